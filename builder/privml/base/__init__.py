@@ -1,0 +1,1 @@
+"""Standard library only: errors, processes, steps, files, strict JSON. Everything may import this room."""
