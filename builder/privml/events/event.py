@@ -1,0 +1,73 @@
+"""One predicted or explained measurement: what is extended into which register, from which input, known how well."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from privml.base.errors import EvidenceError
+from privml.base.strictjson import Fields
+from privml.events.registers import DIGEST_SIZE, Register, register_named
+
+
+class Evidence(StrEnum):
+    """How a rule is known: a real TD showed it, real firmware under a software TPM did, or only its source did."""
+
+    HARDWARE = "hardware"
+    TPM_BOOT = "tpm-boot"
+    SOURCE = "source"
+
+    @property
+    def strength(self) -> int:
+        """2 for hardware, 1 for tpm-boot, 0 for source; the weakest one speaks for a register."""
+        return _STRENGTH[self]
+
+
+_STRENGTH = {Evidence.HARDWARE: 2, Evidence.TPM_BOOT: 1, Evidence.SOURCE: 0}
+
+
+@dataclass(frozen=True)
+class Event:
+    """A 48-byte SHA-384 ``digest`` that is extended into ``register`` as TCG event ``type``.
+
+    ``origin`` names the input (``uki.efi .cmdline (recipes/demo-cpu.yaml:4 name)``), ``evidence`` how well the rule
+    is known, ``note`` anything a reader of a difference should know.
+    """
+
+    register: Register
+    type: int
+    digest: bytes
+    origin: str
+    evidence: Evidence
+    note: str = ""
+
+    def __post_init__(self) -> None:
+        if len(self.digest) != DIGEST_SIZE:
+            raise EvidenceError(f"event digest is {len(self.digest)} bytes, expected {DIGEST_SIZE}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of predicate v1 (``SHAPE.events``)."""
+        return {
+            "register": self.register.name.lower(),
+            "type": self.type,
+            "digest": self.digest.hex(),
+            "origin": self.origin,
+            "evidence": self.evidence.value,
+            "note": self.note,
+        }
+
+    @classmethod
+    def from_dict(cls, value: object, path: str = "event") -> Event:
+        """Read what ``to_dict`` writes; ``EvidenceError`` for anything else, naming the field under ``path``."""
+        fields = Fields(value, path)
+        event = cls(
+            register=register_named(fields.text("register")),
+            type=fields.integer("type", high=0xFFFFFFFF),
+            digest=fields.hexadecimal("digest", DIGEST_SIZE),
+            origin=fields.text("origin"),
+            evidence=Evidence(fields.text("evidence", one_of=tuple(level.value for level in Evidence))),
+            note=fields.text("note"),
+        )
+        fields.end()
+        return event

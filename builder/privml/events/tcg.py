@@ -1,0 +1,155 @@
+"""Crypto-agile TCG event logs: the TPM's (``binary_bios_measurements``) and the CC log of a TD (``CCEL``).
+
+Both have one layout: a TCG_PCR_EVENT (SHA-1 form) whose data is the Spec ID event, then TCG_PCR_EVENT2 records.
+A TPM log stores PCR numbers and one digest for each active bank; a CCEL stores MrIndex and SHA-384 only, and the
+table is padded with 0xFF up to its length. Source: TCG PC Client Platform Firmware Profile 1.06 sections 10.2 and
+10.4.5; UEFI 2.10 section 38.4.2. All integers are little-endian.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from privml.base.errors import EvidenceError
+from privml.events.types import EV_NO_ACTION
+
+ALG_SHA1 = 0x0004
+ALG_SHA256 = 0x000B
+ALG_SHA384 = 0x000C
+ALG_SHA512 = 0x000D
+
+MAX_LOG = 16 * 1024 * 1024
+_SIGNATURE = b"Spec ID Event03\0"
+_MAX_ALGORITHMS = 8
+_END = 0xFFFFFFFF
+_U32 = struct.Struct("<I")
+_FIRST = struct.Struct("<II20sI")
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """One TCG_PCR_EVENT2: ``index`` is a PCR number or an MrIndex, ``digests`` maps TPM algorithm to digest."""
+
+    index: int
+    type: int
+    digests: Mapping[int, bytes]
+    data: bytes
+
+    @property
+    def sha384(self) -> bytes:
+        """The SHA-384 digest; ``EvidenceError`` when the log was written without that bank."""
+        try:
+            return self.digests[ALG_SHA384]
+        except KeyError:
+            raise EvidenceError("event log has no SHA-384 digests: the TPM's SHA-384 bank was not active") from None
+
+
+class _Reader:
+    def __init__(self, data: bytes, offset: int, what: str) -> None:
+        self.data = data
+        self.offset = offset
+        self.what = what
+
+    def take(self, size: int) -> bytes:
+        end = self.offset + size
+        if end > len(self.data):
+            raise EvidenceError(
+                f"{self.what}: cut off at byte {self.offset}: "
+                f"{size} bytes expected, {len(self.data) - self.offset} left"
+            )
+        piece = self.data[self.offset : end]
+        self.offset = end
+        return piece
+
+    def u8(self) -> int:
+        return self.take(1)[0]
+
+    def u16(self) -> int:
+        return int.from_bytes(self.take(2), "little")
+
+    def u32(self) -> int:
+        return int.from_bytes(self.take(4), "little")
+
+
+def _spec_id(data: bytes) -> dict[int, int]:
+    """Algorithm number -> digest size, as the Spec ID event declares them."""
+    reader = _Reader(data, 0, "event log: Spec ID event")
+    if reader.take(16) != _SIGNATURE:
+        raise EvidenceError("event log: the first event is not a `Spec ID Event03`: not a crypto-agile log")
+    reader.take(8)  # platform class, version 2.0 minor/major/errata, size of UINTN: nothing depends on them
+    count = reader.u32()
+    if not 1 <= count <= _MAX_ALGORITHMS:
+        raise EvidenceError(f"event log: {count} digest algorithms declared, expected 1 to {_MAX_ALGORITHMS}")
+    sizes: dict[int, int] = {}
+    for _ in range(count):
+        algorithm, size = reader.u16(), reader.u16()
+        if algorithm in sizes or not 1 <= size <= 64:
+            raise EvidenceError(f"event log: digest algorithm 0x{algorithm:04x} of {size} bytes is declared wrongly")
+        sizes[algorithm] = size
+    reader.take(reader.u8())
+    if sizes.get(ALG_SHA384, 48) != 48:
+        raise EvidenceError(f"event log: SHA-384 digests of {sizes[ALG_SHA384]} bytes declared, expected 48")
+    return sizes
+
+
+def parse_log(log: bytes) -> list[LogEntry]:
+    """Decode a whole log, leaving out the Spec ID event that opens it; 0xFF padding at the end is accepted.
+
+    Every event must have exactly one digest for each declared algorithm. ``EvidenceError`` for anything malformed:
+    a log is attacker-supplied until a quote confirms its replay.
+    """
+    if len(log) > MAX_LOG:
+        raise EvidenceError(f"event log: {len(log)} bytes, expected at most {MAX_LOG}")
+    reader = _Reader(log, 0, "event log")
+    _, kind, digest, size = _FIRST.unpack(reader.take(_FIRST.size))
+    if kind != EV_NO_ACTION or digest != bytes(20):
+        raise EvidenceError(
+            "event log: the first event is not EV_NO_ACTION with a zero digest: not a crypto-agile log"
+        )
+    sizes = _spec_id(reader.take(size))
+    entries: list[LogEntry] = []
+    while reader.offset < len(log):
+        start = reader.offset
+        if log[start : start + 4] == b"\xff" * min(4, len(log) - start):
+            if log.count(b"\xff", start) != len(log) - start:
+                raise EvidenceError(f"event log: the padding that starts at byte {start} is not all 0xFF")
+            break
+        index, kind, count = reader.u32(), reader.u32(), reader.u32()
+        if count != len(sizes):
+            raise EvidenceError(f"event log: {count} digests at byte {start}, expected {len(sizes)}")
+        digests: dict[int, bytes] = {}
+        for _ in range(count):
+            algorithm = reader.u16()
+            if algorithm not in sizes or algorithm in digests:
+                raise EvidenceError(f"event log: unexpected digest algorithm 0x{algorithm:04x} at byte {start}")
+            digests[algorithm] = reader.take(sizes[algorithm])
+        entries.append(LogEntry(index, kind, digests, reader.take(reader.u32())))
+    return entries
+
+
+def encode_log(entries: Iterable[LogEntry], algorithms: Mapping[int, int] | None = None, *, pad_to: int = 0) -> bytes:
+    """Write a log that ``parse_log`` reads back as ``entries``, padded with 0xFF to ``pad_to`` bytes.
+
+    ``algorithms`` maps algorithm number to digest size (SHA-384 only when None). ``EvidenceError`` when an entry's
+    digests are not exactly those.
+    """
+    sizes = dict(algorithms) if algorithms is not None else {ALG_SHA384: 48}
+    spec = _SIGNATURE + struct.pack("<IBBBBI", 0, 0, 2, 0, 2, len(sizes))
+    spec += b"".join(struct.pack("<HH", algorithm, size) for algorithm, size in sizes.items()) + b"\0"
+    out = [_FIRST.pack(0, EV_NO_ACTION, bytes(20), len(spec)), spec]
+    for entry in entries:
+        if {algorithm: len(digest) for algorithm, digest in entry.digests.items()} != sizes:
+            raise EvidenceError("event log: an entry's digests are not the declared algorithms")
+        if entry.index == _END:
+            raise EvidenceError("event log: index 0xffffffff marks the end of a log")
+        out.append(struct.pack("<III", entry.index, entry.type, len(entry.digests)))
+        out.extend(_digest(algorithm, entry.digests[algorithm]) for algorithm in sizes)
+        out.extend((_U32.pack(len(entry.data)), entry.data))
+    log = b"".join(out)
+    return log + b"\xff" * max(0, pad_to - len(log))
+
+
+def _digest(algorithm: int, digest: bytes) -> bytes:
+    return struct.pack("<H", algorithm) + digest
