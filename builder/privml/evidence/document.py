@@ -1,0 +1,113 @@
+"""Attestation document v1: what ``GET /.well-known/privml-attestation?nonce=HEX64`` answers.
+
+Strict JSON (ARCHITECTURE "Attestation document v1"). Sections stay the bytes that were transmitted, because the
+quote's report data is over those bytes; nothing here decides whether a document is acceptable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from privml.base.errors import EvidenceError
+from privml.base.strictjson import Fields, b64, canonical, loads
+from privml.evidence.merkle import MAX_DEPTH, NONCE_SIZE, SIDES, Step
+from privml.evidence.report_data import FORMAT
+
+MAX_DOCUMENT = 16 * 1024 * 1024
+MAX_SECTION = 64 * 1024
+MAX_EVENTLOG = 1024 * 1024
+MAX_BOOTLOG = 4 * 1024 * 1024
+MAX_QUOTE = 64 * 1024
+MAX_COLLATERAL_FIELD = 1024 * 1024
+
+COLLATERAL_FIELDS = (
+    "pck_crl_issuer_chain",
+    "root_ca_crl",
+    "pck_crl",
+    "tcb_info_issuer_chain",
+    "tcb_info",
+    "tcb_info_signature",
+    "qe_identity_issuer_chain",
+    "qe_identity",
+    "qe_identity_signature",
+)
+"""The QVL's nine fields: PEM chains, JSON texts as Intel signed them, CRLs and signatures in hex."""
+
+
+@dataclass(frozen=True)
+class Document:
+    """One answer of a guest to one nonce.
+
+    ``header``, ``keys``, ``devices`` (canonical JSON, `evidence.report_data`), ``eventlog`` (agent log lines),
+    ``bootlog`` (CCEL or TPM log; may be empty) and ``quote`` are raw bytes; ``nonce`` has 32 bytes; ``path`` goes
+    from the nonce's leaf up; ``collateral`` maps `COLLATERAL_FIELDS` to text, or is None.
+    """
+
+    header: bytes
+    nonce: bytes
+    path: tuple[Step, ...]
+    keys: bytes
+    devices: bytes
+    eventlog: bytes
+    bootlog: bytes
+    quote: bytes
+    collateral: Mapping[str, str] | None = None
+
+    def encode(self) -> bytes:
+        """The document's bytes, canonical JSON."""
+        return canonical(
+            {
+                "format": FORMAT,
+                "header": b64(self.header),
+                "nonce": self.nonce.hex(),
+                "path": [{"side": step.side, "hash": step.hash.hex()} for step in self.path],
+                "keys": b64(self.keys),
+                "devices": b64(self.devices),
+                "eventlog": b64(self.eventlog),
+                "bootlog": b64(self.bootlog),
+                "quote": b64(self.quote),
+                "collateral": None if self.collateral is None else dict(self.collateral),
+            }
+        )
+
+
+def parse(data: bytes) -> Document:
+    """Read a document; ``EvidenceError`` for anything that is not exactly v1. Sections are not looked into."""
+    fields = Fields(loads(data, what="attestation document", limit=MAX_DOCUMENT), "document")
+    fields.text("format", one_of=(FORMAT,))
+    path = []
+    for index, item in enumerate(fields.array("path", limit=MAX_DEPTH)):
+        step = Fields(item, f"document.path[{index}]")
+        path.append(Step(step.text("side", one_of=SIDES), step.hexadecimal("hash", 32)))
+        step.end()
+    document = Document(
+        header=fields.base64("header", limit=MAX_SECTION),
+        nonce=fields.hexadecimal("nonce", NONCE_SIZE),
+        path=tuple(path),
+        keys=fields.base64("keys", limit=MAX_SECTION),
+        devices=fields.base64("devices", limit=MAX_SECTION),
+        eventlog=fields.base64("eventlog", limit=MAX_EVENTLOG),
+        bootlog=fields.base64("bootlog", limit=MAX_BOOTLOG),
+        quote=fields.base64("quote", limit=MAX_QUOTE),
+        collateral=_collateral(fields.take("collateral")),
+    )
+    fields.end()
+    return document
+
+
+def _collateral(value: object) -> dict[str, str] | None:
+    if value is None:
+        return None
+    return decode_collateral(value, "document.collateral")
+
+
+def decode_collateral(value: object, path: str = "collateral") -> dict[str, str]:
+    """The nine fields out of decoded JSON; ``EvidenceError`` for a missing, unknown or empty one."""
+    fields = Fields(value, path)
+    collateral = {name: fields.text(name, limit=MAX_COLLATERAL_FIELD) for name in COLLATERAL_FIELDS}
+    fields.end()
+    for name, text in collateral.items():
+        if not text:
+            raise EvidenceError(f"{path}.{name}: empty")
+    return collateral
