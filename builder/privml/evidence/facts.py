@@ -1,0 +1,140 @@
+"""What a document says, worked out and compared with itself. No policy: nothing here is accepted or refused.
+
+A document that cannot be read is an ``EvidenceError``. A boot log that cannot be read is not: it is untrusted and
+only explains, so it is a fact of its own.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from privml.base.errors import EvidenceError
+from privml.events import agent, tcg
+from privml.events.agent import AgentEvent
+from privml.events.registers import RTMRS, Register
+from privml.events.replay import extended, replay_digests
+from privml.events.tcg import LogEntry
+from privml.evidence import merkle, quote, report_data
+from privml.evidence.document import Document
+from privml.evidence.quote import Quote
+from privml.evidence.report_data import Devices, Header, Keys
+
+LOGGED = (Register.RTMR0, Register.RTMR1, Register.RTMR2)
+"""The registers that firmware, stub and kernel extend and log; RTMR3 has the agent's own log."""
+
+
+@dataclass(frozen=True)
+class LoggedEvent:
+    """One extend as a boot log tells it. ``bound`` is true when ``digest`` is the SHA-384 of ``data`` itself, so that
+    a matching replay also proves ``data``; else ``data`` is only what the log says.
+    """
+
+    register: Register
+    type: int
+    digest: bytes
+    data: bytes
+    bound: bool
+
+
+@dataclass(frozen=True)
+class BootLog:
+    """The firmware's log. ``kind`` is ``ccel``, ``tpm``, ``absent`` or ``malformed`` (then ``error`` says why).
+
+    ``matches`` holds the registers (out of `LOGGED`) whose replay equals the quote; events of others are hearsay.
+    """
+
+    kind: str
+    events: tuple[LoggedEvent, ...] = ()
+    matches: frozenset[Register] = frozenset()
+    error: str = ""
+
+    def of(self, register: Register) -> tuple[LoggedEvent, ...]:
+        """The events of one register, in order."""
+        return tuple(event for event in self.events if event.register is register)
+
+
+@dataclass(frozen=True)
+class Facts:
+    """Everything a verdict is made from, except the signature.
+
+    ``report_data`` is what the sections and the nonce give (64 bytes), to compare with ``quote.body.report_data``;
+    ``agent_rtmr3`` is what the agent's log replays to (48 bytes); ``nonce`` is the one the document claims.
+    """
+
+    quote: Quote
+    nonce: bytes
+    header: Header
+    keys: Keys
+    devices: Devices
+    report_data: bytes
+    agent_events: tuple[AgentEvent, ...]
+    agent_rtmr3: bytes
+    boot_log: BootLog
+
+    def register(self, register: Register) -> bytes:
+        """The quote's 48 bytes of ``register``."""
+        if register is Register.MRTD:
+            return self.quote.body.mr_td
+        return self.quote.body.rtmrs[RTMRS.index(register)]
+
+
+def collect(document: Document) -> Facts:
+    """Work out the facts of ``document``; ``EvidenceError`` when a part other than the boot log is malformed."""
+    parsed = quote.parse(document.quote)
+    return Facts(
+        quote=parsed,
+        nonce=document.nonce,
+        header=Header.decode(document.header),
+        keys=Keys.decode(document.keys),
+        devices=Devices.decode(document.devices),
+        report_data=report_data.compute(
+            header=document.header,
+            root=merkle.root(document.nonce, document.path),
+            keys=document.keys,
+            devices=document.devices,
+            eventlog=document.eventlog,
+        ),
+        agent_events=agent.parse_log(document.eventlog),
+        agent_rtmr3=agent.replay_log(document.eventlog),
+        boot_log=read_boot_log(document.bootlog, dict(zip(RTMRS, parsed.body.rtmrs, strict=True))),
+    )
+
+
+def read_boot_log(data: bytes, registers: Mapping[Register, bytes]) -> BootLog:
+    """Read a CCEL or TPM log and say which of ``registers`` it replays to. Never raises for bad data.
+
+    A log with other banks than SHA-384, or with an index above 4, is a TPM's; its PCRs stand for registers as
+    `events.registers` maps them. A TPM log that happens to look like a CCEL is tried both ways.
+    """
+    if not data:
+        return BootLog("absent")
+    try:
+        entries = tcg.parse_log(data)
+        if any(len(entry.digests) != 1 or entry.index > max(Register) for entry in entries):
+            return _read(entries, registers, tpm=True)
+        as_ccel = _read(entries, registers, tpm=False)
+        as_tpm = _read(entries, registers, tpm=True)
+    except EvidenceError as error:
+        return BootLog("malformed", error=error.message)
+    return as_tpm if len(as_tpm.matches) > len(as_ccel.matches) else as_ccel
+
+
+def _read(entries: list[LogEntry], registers: Mapping[Register, bytes], *, tpm: bool) -> BootLog:
+    events = []
+    for entry in entries:
+        # A TPM log goes on where the PCR map ends (PCR 16 and up); those stand for no register of a TD.
+        if tpm and entry.index > 15:
+            continue
+        pair = extended(entry, tpm=tpm)
+        if pair is not None:
+            register, digest = pair
+            bound = hashlib.sha384(entry.data).digest() == digest
+            events.append(LoggedEvent(register, entry.type, digest, entry.data, bound))
+    matches = frozenset(
+        register
+        for register in LOGGED
+        if replay_digests(event.digest for event in events if event.register is register) == registers[register]
+    )
+    return BootLog("tpm" if tpm else "ccel", tuple(events), matches)

@@ -1,0 +1,146 @@
+"""The quote's signature: the QVL's answer as facts. Never imported by the guest (``dcap_qvl``, ``cryptography``).
+
+The library checks chain, revocation, QE report, QE identity, TCB level and the quote's signature against collateral
+at a time that the caller gives (attestation specification, section 3.2 steps 2-7). It is used without any policy of
+its own; what is acceptable is decided in `verify`.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dcap_qvl
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from privml.base.errors import EvidenceError
+from privml.evidence import quote as quotes
+
+INTEL_ROOT_DER = base64.b64decode(
+    "MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3Qg"
+    "Q0ExGjAYBgNVBAoMEUludGVsIENvcnBvcmF0aW9uMRQwEgYDVQQHDAtTYW50YSBDbGFyYTELMAkGA1UECAwCQ0ExCzAJBgNVBAYT"
+    "AlVTMB4XDTE4MDUyMTEwNDUxMFoXDTQ5MTIzMTIzNTk1OVowaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3QgQ0ExGjAYBgNVBAoM"
+    "EUludGVsIENvcnBvcmF0aW9uMRQwEgYDVQQHDAtTYW50YSBDbGFyYTELMAkGA1UECAwCQ0ExCzAJBgNVBAYTAlVTMFkwEwYHKoZI"
+    "zj0CAQYIKoZIzj0DAQcDQgAEC6nEwMDIYZOj/iPWsCzaEKi71OiOSLRFhWGjbnBVJfVnkY4u3IjkDYYL0MxO4mqsyYjlBalTVYxF"
+    "P2sJBK5zlKOBuzCBuDAfBgNVHSMEGDAWgBQiZQzWWp00ifODtJVSv1AbOScGrDBSBgNVHR8ESzBJMEegRaBDhkFodHRwczovL2Nl"
+    "cnRpZmljYXRlcy50cnVzdGVkc2VydmljZXMuaW50ZWwuY29tL0ludGVsU0dYUm9vdENBLmRlcjAdBgNVHQ4EFgQUImUM1lqdNInz"
+    "g7SVUr9QGzknBqwwDgYDVR0PAQH/BAQDAgEGMBIGA1UdEwEB/wQIMAYBAf8CAQEwCgYIKoZIzj0EAwIDSQAwRgIhAOW/5QkR+S9C"
+    "iSDcNoowLuPRLsWGf/Yi7GSX94BgwTwgAiEA4J0lrHoMs+Xo5o/sX6O9QWxHRAvZUGOdRQ7cvqRXaqI="
+)
+"""Intel SGX Root CA (CN=Intel SGX Root CA, valid to 2049-12-31), the one anchor of genuine quotes."""
+
+SIMULATED = "SIMULATED"
+"""The word in every subject of a simulated PKI (`sim.pki`); it never makes a quote acceptable, only explains."""
+
+
+@dataclass(frozen=True)
+class QuoteFacts:
+    """A quote whose signature and chain are good at ``time`` (Unix seconds).
+
+    ``root_sha256`` (hex) is the digest of the root certificate's DER on which the chain ends. ``tcb_status`` is
+    Intel's word (``UpToDate``, ``OutOfDate``, ...), merged over platform, module and quoting enclave;
+    ``tcb_evaluation_number`` the lower one of TCB info and QE identity. ``fmspc`` (6 bytes), ``ppid`` (16 bytes) and
+    ``platform_instance_id`` (16 bytes or None) identify the machine. ``collateral_issued`` (the newest part) and
+    ``collateral_expires`` (the first part to expire) are Unix seconds.
+    """
+
+    root_sha256: str
+    time: int
+    tcb_status: str
+    advisory_ids: tuple[str, ...]
+    tcb_evaluation_number: int
+    fmspc: bytes
+    ppid: bytes
+    platform_instance_id: bytes | None
+    collateral_issued: int
+    collateral_expires: int
+
+
+@dataclass(frozen=True)
+class SignatureFailure:
+    """A signature that could not be shown to be good. ``claims_simulated``: the chain in the quote says SIMULATED."""
+
+    reason: str
+    claims_simulated: bool = False
+    collateral_missing: bool = False
+
+
+def check(
+    quote: bytes,
+    collateral: Mapping[str, str] | None,
+    *,
+    now: int,
+    simulated_root: bytes | None = None,
+) -> QuoteFacts | SignatureFailure:
+    """Check a quote against Intel's root and, when the caller names one, the root of a simulation (DER).
+
+    ``collateral`` has the nine fields of `evidence.document`; ``now`` is Unix seconds by the caller's clock. Returns
+    a failure instead of raising, because a verdict lists every reason; ``EvidenceError`` only for a malformed quote.
+    """
+    parsed = quotes.parse(quote)
+    simulated = claims_simulation(parsed)
+    if collateral is None:
+        return SignatureFailure("no collateral was given", simulated, collateral_missing=True)
+    signed = quote[: parsed.signed_length]
+    roots = [INTEL_ROOT_DER] if simulated_root is None else [INTEL_ROOT_DER, simulated_root]
+    reasons = []
+    for root in roots:
+        try:
+            return _verify(signed, collateral, root, now)
+        except ValueError as error:
+            reasons.append(str(error))
+    # The last root tried is the one the caller believes in; its reason is the useful one.
+    return SignatureFailure(reasons[-1], simulated)
+
+
+def claims_simulation(parsed: quotes.Quote) -> bool:
+    """True when any certificate in the quote has SIMULATED in its subject. A claim, not a proof."""
+    if parsed.signature.certificate_type != quotes.CERT_PEM_CHAIN:
+        return False
+    try:
+        chain = x509.load_pem_x509_certificates(parsed.signature.certificates.rstrip(b"\0"))
+    except ValueError:
+        return False
+    return any(
+        SIMULATED in str(name.value)
+        for certificate in chain
+        for name in certificate.subject.get_attributes_for_oid(NameOID.COMMON_NAME)
+    )
+
+
+def root_der(pem_or_der: bytes) -> bytes:
+    """The DER of one root certificate given as PEM or DER; ``EvidenceError`` when it is neither."""
+    try:
+        if pem_or_der.lstrip().startswith(b"-----BEGIN"):
+            return x509.load_pem_x509_certificate(pem_or_der).public_bytes(Encoding.DER)
+        return x509.load_der_x509_certificate(pem_or_der).public_bytes(Encoding.DER)
+    except ValueError as error:
+        raise EvidenceError(f"root certificate: {error}") from error
+
+
+def _verify(signed: bytes, collateral: Mapping[str, str], root: bytes, now: int) -> QuoteFacts:
+    library_collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(dict(collateral)))
+    policy = dcap_qvl.QuotePolicy.claims_only(now)
+    claims: dict[str, Any] = json.loads(
+        dcap_qvl.QuoteVerifier(root).verify_with_policy(signed, library_collateral, now, policy).to_json()
+    )
+    tcb, platform, pck = claims["tcb"], claims["platform"], claims["platform"]["pck"]
+    instance = pck["platform_instance_id"]
+    return QuoteFacts(
+        root_sha256=hashlib.sha256(root).hexdigest(),
+        time=now,
+        tcb_status=tcb["status"],
+        advisory_ids=tuple(tcb["advisory_ids"]),
+        tcb_evaluation_number=min(tcb["eval_data_number"], claims["qe"]["tcb_eval_data_number"]),
+        fmspc=bytes(platform["pck"]["fmspc"]),
+        ppid=bytes(pck["ppid"]),
+        platform_instance_id=None if instance is None else bytes(instance),
+        collateral_issued=claims["latest_issue_date"],
+        collateral_expires=min(claims["earliest_expiration_date"], claims["qe_iden_earliest_expiration_date"]),
+    )
