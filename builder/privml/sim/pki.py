@@ -1,0 +1,270 @@
+"""The simulated PKI: what Intel's certificates and collateral are for real quotes. It runs as ``-m privml.sim.pki``.
+
+Anybody can forge everything here: all keys come from the public seed in `sim.quote`. It exists so that development
+images and tests go the whole way through the QVL; a verdict on it says so and has its own exit code. Every subject
+holds SIMULATED. The files under ``sim/pki/`` are this module's output, byte for byte (RFC 6979 signatures, fixed
+dates and serials); a test compares.
+
+Layouts: Intel "SGX PCK Certificate and CRL Profile" 1.6 (extension 1.2.840.113741.1.13.1), PCS API v4 (TCB info v3,
+QE identity v2). dcap-qvl wants an authority key identifier and a CRL number in each CRL.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509.oid import NameOID
+
+from privml.base.files import write_atomic
+from privml.base.strictjson import pretty
+from privml.evidence.quote import CERT_PEM_CHAIN
+from privml.sim.quote import TEE_TCB_SVN, private_key, public_point, sign
+
+NOT_BEFORE = datetime(2026, 1, 1, tzinfo=UTC)
+NOT_AFTER = datetime(2049, 12, 31, 23, 59, 59, tzinfo=UTC)
+FMSPC = bytes.fromhex("53494d554c41")
+PPID = hashlib.sha256(b"SIMULATED platform").digest()[:16]
+PCE_SVN = 13
+CPU_SVN = bytes([4] * 8 + [0] * 8)
+EVALUATION_NUMBER = 1000
+QE_MRSIGNER = hashlib.sha256(b"SIMULATED quoting enclave signer").digest()
+QE_ATTRIBUTES = bytes.fromhex("1100000000000000e700000000000000")
+QE_ISV_SVN = 8
+QE_AUTHENTICATION_DATA = bytes(range(32))
+
+_SGX = "1.2.840.113741.1.13.1"
+_Key = ec.EllipticCurvePrivateKey
+
+
+def generate() -> dict[str, bytes]:
+    """All static files by name: ``root.pem``, ``collateral.json``, ``certification.bin`` (QE report, PCK chain)."""
+    root_key, ca_key, pck_key, tcb_key = (private_key(name) for name in ("root", "processor", "pck", "tcb signing"))
+    root_name, ca_name = _name("Root CA"), _name("PCK Processor CA")
+    root = _certificate(root_name, root_key, root_name, root_key, serial=1, authority=True)
+    authority = _certificate(ca_name, ca_key, root_name, root_key, serial=2, authority=True)
+    pck = _certificate(
+        _name("PCK Certificate"), pck_key, ca_name, ca_key, serial=3, authority=False, extension=sgx_extension()
+    )
+    tcb = _certificate(_name("TCB Signing"), tcb_key, root_name, root_key, serial=4, authority=False)
+    tcb_info, qe_identity = _compact(tcb_info_json()), _compact(qe_identity_json())
+    collateral = {
+        "pck_crl_issuer_chain": _pem(authority, root),
+        "root_ca_crl": _crl(root_name, root_key).hex(),
+        "pck_crl": _crl(ca_name, ca_key).hex(),
+        "tcb_info_issuer_chain": _pem(tcb, root),
+        "tcb_info": tcb_info,
+        "tcb_info_signature": sign(tcb_key, tcb_info.encode()).hex(),
+        "qe_identity_issuer_chain": _pem(tcb, root),
+        "qe_identity": qe_identity,
+        "qe_identity_signature": sign(tcb_key, qe_identity.encode()).hex(),
+    }
+    return {
+        "root.pem": _pem(root).encode(),
+        "collateral.json": pretty(collateral),
+        "certification.bin": certification(pck_key, _pem(pck, authority, root).encode()),
+    }
+
+
+def certification(pck_key: _Key, chain: bytes) -> bytes:
+    """The quoting enclave's part of a quote: its report over the attestation key, the PCK's signature, the chain."""
+    point = public_point(private_key("attestation key"))
+    report_data = hashlib.sha256(point + QE_AUTHENTICATION_DATA).digest() + bytes(32)
+    report = struct.pack(
+        "<16sI28s16s32s32s32s96sHH60s64s",
+        CPU_SVN,
+        0,
+        b"",
+        QE_ATTRIBUTES,
+        hashlib.sha256(b"SIMULATED quoting enclave").digest(),
+        b"",
+        QE_MRSIGNER,
+        b"",
+        2,
+        QE_ISV_SVN,
+        b"",
+        report_data,
+    )
+    authentication = struct.pack("<H", len(QE_AUTHENTICATION_DATA)) + QE_AUTHENTICATION_DATA
+    return report + sign(pck_key, report) + authentication + struct.pack("<HI", CERT_PEM_CHAIN, len(chain)) + chain
+
+
+def tcb_info_json() -> dict[str, object]:
+    """TCB info v3 (id TDX) with one level, which the simulated platform meets."""
+    return {
+        "id": "TDX",
+        "version": 3,
+        "issueDate": _date(NOT_BEFORE),
+        "nextUpdate": _date(NOT_AFTER),
+        "fmspc": FMSPC.hex().upper(),
+        "pceId": "0000",
+        "tcbType": 0,
+        "tcbEvaluationDataNumber": EVALUATION_NUMBER,
+        "tdxModule": {"mrsigner": "00" * 48, "attributes": "00" * 8, "attributesMask": "FF" * 8},
+        "tcbLevels": [
+            {
+                "tcb": {
+                    "sgxtcbcomponents": [{"svn": svn} for svn in CPU_SVN],
+                    "pcesvn": PCE_SVN,
+                    "tdxtcbcomponents": [{"svn": svn} for svn in TEE_TCB_SVN],
+                },
+                "tcbDate": _date(NOT_BEFORE),
+                "tcbStatus": "UpToDate",
+            }
+        ],
+    }
+
+
+def qe_identity_json() -> dict[str, object]:
+    """QE identity v2 (id TD_QE) of the simulated quoting enclave."""
+    return {
+        "id": "TD_QE",
+        "version": 2,
+        "issueDate": _date(NOT_BEFORE),
+        "nextUpdate": _date(NOT_AFTER),
+        "tcbEvaluationDataNumber": EVALUATION_NUMBER,
+        "miscselect": "00000000",
+        "miscselectMask": "FFFFFFFF",
+        "attributes": "11000000000000000000000000000000",
+        "attributesMask": "FBFFFFFFFFFFFFFF0000000000000000",
+        "mrsigner": QE_MRSIGNER.hex().upper(),
+        "isvprodid": 2,
+        "tcbLevels": [{"tcb": {"isvsvn": QE_ISV_SVN}, "tcbDate": _date(NOT_BEFORE), "tcbStatus": "UpToDate"}],
+    }
+
+
+def sgx_extension() -> bytes:
+    """DER of the PCK certificate's SGX extension: PPID, TCB, PCE id, FMSPC and SGX type (standard)."""
+    components = [_entry(f"{_SGX}.2.{index + 1}", _integer(svn)) for index, svn in enumerate(CPU_SVN)]
+    components.append(_entry(f"{_SGX}.2.17", _integer(PCE_SVN)))
+    components.append(_entry(f"{_SGX}.2.18", _tlv(0x04, CPU_SVN)))
+    return _tlv(
+        0x30,
+        _entry(f"{_SGX}.1", _tlv(0x04, PPID))
+        + _entry(f"{_SGX}.2", _tlv(0x30, b"".join(components)))
+        + _entry(f"{_SGX}.3", _tlv(0x04, bytes(2)))
+        + _entry(f"{_SGX}.4", _tlv(0x04, FMSPC))
+        + _entry(f"{_SGX}.5", _tlv(0x0A, b"\0")),
+    )
+
+
+def _name(what: str) -> x509.Name:
+    return x509.Name(
+        [
+            x509.NameAttribute(NameOID.COMMON_NAME, f"SIMULATED privml-build {what}"),
+            x509.NameAttribute(NameOID.ORGANIZATION_NAME, "SIMULATED, anybody can forge this"),
+        ]
+    )
+
+
+def _certificate(
+    subject: x509.Name,
+    key: _Key,
+    issuer: x509.Name,
+    issuer_key: _Key,
+    *,
+    serial: int,
+    authority: bool,
+    extension: bytes | None = None,
+) -> x509.Certificate:
+    builder = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(serial)
+        .not_valid_before(NOT_BEFORE)
+        .not_valid_after(NOT_AFTER)
+        .add_extension(x509.BasicConstraints(ca=authority, path_length=None), critical=True)
+        .add_extension(_usage(authority=authority), critical=True)
+        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key.public_key()), critical=False)
+    )
+    if extension is not None:
+        sgx = x509.UnrecognizedExtension(x509.ObjectIdentifier(_SGX), extension)
+        builder = builder.add_extension(sgx, critical=False)
+    return builder.sign(issuer_key, hashes.SHA256(), ecdsa_deterministic=True)
+
+
+def _usage(*, authority: bool) -> x509.KeyUsage:
+    return x509.KeyUsage(
+        digital_signature=not authority,
+        content_commitment=not authority,
+        key_encipherment=False,
+        data_encipherment=False,
+        key_agreement=False,
+        key_cert_sign=authority,
+        crl_sign=authority,
+        encipher_only=False,
+        decipher_only=False,
+    )
+
+
+def _crl(issuer: x509.Name, key: _Key) -> bytes:
+    return (
+        x509.CertificateRevocationListBuilder()
+        .issuer_name(issuer)
+        .last_update(NOT_BEFORE)
+        .next_update(NOT_AFTER)
+        .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
+        .add_extension(x509.CRLNumber(1), critical=False)
+        .sign(key, hashes.SHA256(), ecdsa_deterministic=True)
+        .public_bytes(Encoding.DER)
+    )
+
+
+def _pem(*certificates: x509.Certificate) -> str:
+    return b"".join(certificate.public_bytes(Encoding.PEM) for certificate in certificates).decode("ascii")
+
+
+def _compact(value: dict[str, object]) -> str:
+    return json.dumps(value, separators=(",", ":"))
+
+
+def _date(moment: datetime) -> str:
+    return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+def _tlv(tag: int, content: bytes) -> bytes:
+    size = len(content)
+    if size < 0x80:
+        return bytes([tag, size]) + content
+    length = size.to_bytes((size.bit_length() + 7) // 8)
+    return bytes([tag, 0x80 | len(length)]) + length + content
+
+
+def _integer(value: int) -> bytes:
+    return _tlv(0x02, value.to_bytes(value.bit_length() // 8 + 1))
+
+
+def _oid(dotted: str) -> bytes:
+    first, second, *rest = (int(arc) for arc in dotted.split("."))
+    content = bytes([first * 40 + second])
+    for arc in rest:
+        digits = [arc & 0x7F]
+        while arc := arc >> 7:
+            digits.append(0x80 | arc & 0x7F)
+        content += bytes(reversed(digits))
+    return _tlv(0x06, content)
+
+
+def _entry(oid: str, value: bytes) -> bytes:
+    return _tlv(0x30, _oid(oid) + value)
+
+
+def main() -> None:
+    """Write the static files beside this module."""
+    directory = Path(__file__).with_name("pki")
+    for name, data in generate().items():
+        write_atomic(directory / name, data)
+
+
+if __name__ == "__main__":
+    main()
