@@ -1,0 +1,368 @@
+"""apt as a solver and as the checker of signatures, in a state of its own.
+
+Nothing of the host's apt state is read or written: lists, status, preferences and trust are those of a temporary
+folder, with one keyring. apt itself comes out of the tools tree; to make the very first tools tree, or one whose
+lock is lost, the host's apt with the host's Debian archive keyring is the declared starting point.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+import urllib.parse
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+
+from privml.base.errors import HostError, InputsError
+from privml.base.run import Completed, run
+from privml.lock.debian import PackagesIndex, Release, dependency_names, parse_inrelease
+from privml.lock.models import Archive, Package, format_time, parse_time
+from privml.store.mirrors import Mirrors
+
+# Runs a program of some tree to its end: argv, and the host's folders it needs at which paths inside.
+# It raises HostError with the program's output when the program fails.
+AptRun = Callable[[list[str], Mapping[str, str]], Completed]
+
+KEYRINGS = ("usr/share/keyrings/debian-archive-keyring.gpg", "usr/share/keyrings/debian-archive-keyring.pgp")
+_TARGET_FORMAT = "$(FILENAME)|$(BASE_URI)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
+_PRINTED = re.compile(r"\A'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)")
+
+
+@dataclass(frozen=True)
+class AptTools:
+    """Which apt works: how to run it, and its keyring's path as it sees it."""
+
+    run: AptRun
+    keyring: str
+    described: str
+
+
+@dataclass(frozen=True)
+class Suite:
+    """One suite of one archive."""
+
+    label: str
+    name: str
+    components: tuple[str, ...] = ("main",)
+
+
+def suites_of(release: str) -> tuple[Suite, ...]:
+    """The suites that a recipe's ``base.release`` stands for."""
+    if release == "forky":
+        return (Suite("debian", "forky"),)
+    return (
+        Suite("debian", release),
+        Suite("debian", f"{release}-updates"),
+        Suite("debian-security", f"{release}-security"),
+    )
+
+
+def host_tools(root: Path = Path("/")) -> AptTools:
+    """The host's own apt and keyring; ``HostError`` when the host is no declared starting point."""
+    keyring = next((root / name for name in KEYRINGS if (root / name).is_file()), None)
+    missing = [name for name in ("apt-get", "gpgv") if shutil.which(name, path="/usr/bin:/bin") is None]
+    if keyring is None:
+        missing.append("debian-archive-keyring")
+    if missing or keyring is None:
+        raise HostError(
+            f"no verified tools tree, and the host lacks {', '.join(missing)}",
+            hint="archive signatures are always checked: lock on a Debian host, or with a built tools tree",
+        )
+    return AptTools(lambda argv, _: run(argv, timeout=600), str(keyring), "the host's apt and archive keyring")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What to resolve: ``install`` with all dependencies, ``alone`` without them."""
+
+    suites: tuple[Suite, ...]
+    install: tuple[str, ...]
+    alone: tuple[str, ...] = ()
+    # Old versions to keep where the archive still has them, by package name.
+    pins: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Resolution:
+    """What apt chose, and from which signed states of the archives."""
+
+    archives: tuple[Archive, ...]
+    inreleases: tuple[bytes, ...]
+    requested: tuple[str, ...]
+    packages: tuple[Package, ...]
+    alone: tuple[Package, ...]
+
+    @property
+    def epoch(self) -> int:
+        """The newest Date among the archives, in seconds."""
+        return max(int(parse_time(archive.date).timestamp()) for archive in self.archives)
+
+
+def resolve(
+    tools: AptTools,
+    mirrors: Mirrors,
+    wanted: Wanted,
+    *,
+    before: Sequence[Archive] = (),
+    allow_expired: bool = False,
+    now: datetime | None = None,
+) -> Resolution:
+    """Update the lists (signatures checked), refuse old or expired ones, and let apt solve the set."""
+    with _Session.opened(tools, mirrors, wanted) as session:
+        archives, inreleases = session.archives(before, allow_expired=allow_expired, now=now or datetime.now(UTC))
+        indexes = session.indexes()
+        requested = tuple(part for name in wanted.install for part in session.kernel_parts(name, indexes))
+        return Resolution(
+            archives,
+            inreleases,
+            requested,
+            _sorted(session.solve(requested, indexes)),
+            _sorted([session.candidate(name, indexes) for name in wanted.alone]),
+        )
+
+
+class _Session:
+    """One temporary apt state."""
+
+    def __init__(self, tools: AptTools, folder: Path, wanted: Wanted) -> None:
+        self._tools = tools
+        self._folder = folder
+        self._wanted = wanted
+
+    @classmethod
+    @contextmanager
+    def opened(cls, tools: AptTools, mirrors: Mirrors, wanted: Wanted) -> Iterator[_Session]:
+        with tempfile.TemporaryDirectory(prefix="privml-apt.") as name:
+            session = cls(tools, Path(name), wanted)
+            session.update(mirrors)
+            yield session
+
+    def update(self, mirrors: Mirrors) -> None:
+        """Fetch the lists from the first combination of mirrors that serves all suites."""
+        labels = sorted({suite.label for suite in self._wanted.suites})
+        for label in labels:
+            if not mirrors.get(label):
+                raise InputsError(
+                    f"no mirror of the archive `{label}` is configured on this host",
+                    hint="name one in mirrors.yaml (see `privml-build lock --help`)",
+                )
+        tried = []
+        for turn in range(max(len(mirrors[label]) for label in labels)):
+            chosen = {label: mirrors[label][min(turn, len(mirrors[label]) - 1)] for label in labels}
+            self._write(chosen)
+            try:
+                self._apt("update", "--error-on=any", "-qq")
+            except HostError as error:
+                tried.append(error.message)
+                continue
+            return
+        raise InputsError("the archives' lists cannot be had:\n" + "\n".join(tried))
+
+    def _write(self, chosen: Mapping[str, str]) -> None:
+        for name in ("lists/partial", "state", "cache/archives/partial", "log"):
+            path = self._folder / name
+            shutil.rmtree(path, ignore_errors=True)
+            path.mkdir(parents=True)
+        (self._folder / "status").write_bytes(b"")
+        sources = "".join(
+            f"deb [signed-by={self._tools.keyring}] {chosen[suite.label]} {suite.name} {' '.join(suite.components)}\n"
+            for suite in self._wanted.suites
+        )
+        (self._folder / "sources.list").write_text(sources, encoding="utf-8")
+        pins = "".join(
+            f"Package: {name}\nPin: version {version}\nPin-Priority: 1001\n\n"
+            for name, version in sorted(self._wanted.pins.items())
+        )
+        (self._folder / "preferences").write_text(pins, encoding="utf-8")
+        (self._folder / "apt.conf").write_text(apt_configuration(self._folder), encoding="utf-8")
+
+    def _apt(self, *words: str, program: str = "apt-get") -> str:
+        # APT_CONFIG, because that file alone is read before the configuration of the tree that apt comes from.
+        argv = ["/usr/bin/env", f"APT_CONFIG={self._folder}/apt.conf", program, *words]
+        return self._tools.run(argv, {str(self._folder): str(self._folder)}).stdout.decode("utf-8")
+
+    def _targets(self) -> list[list[str]]:
+        listing = self._apt("indextargets", "--format", _TARGET_FORMAT, "Created-By: Packages")
+        targets = [line.split("|") for line in listing.splitlines() if line]
+        found = {(target[3], target[4]) for target in targets}
+        for suite in self._wanted.suites:
+            for component in suite.components:
+                if (suite.name, component) not in found:
+                    raise InputsError(f"{suite.label}: the suite `{suite.name}` has no component `{component}`")
+        return targets
+
+    def archives(
+        self, before: Sequence[Archive], *, allow_expired: bool, now: datetime
+    ) -> tuple[tuple[Archive, ...], tuple[bytes, ...]]:
+        """The signed states, after the checks that a signature alone does not make."""
+        files = {}
+        for filename, _, _, release, component in self._targets():
+            escaped = component.replace("/", "_")
+            files[release] = Path(re.sub(rf"_{re.escape(escaped)}_binary-amd64_Packages\Z", "_InRelease", filename))
+        archives, inreleases = [], []
+        for suite in self._wanted.suites:
+            data = files[suite.name].read_bytes()
+            archives.append(
+                judge(suite, parse_inrelease(data), hashlib.sha256(data).hexdigest(), before, allow_expired, now)
+            )
+            inreleases.append(data)
+        return tuple(archives), tuple(inreleases)
+
+    def indexes(self) -> list[PackagesIndex]:
+        """The lists that apt has checked against the signed states."""
+        labels = {suite.name: suite.label for suite in self._wanted.suites}
+        return [
+            PackagesIndex.read(
+                Path(filename), label=labels[release], suite=release, component=component, base=repository
+            )
+            for filename, _, repository, release, component in self._targets()
+        ]
+
+    def kernel_parts(self, name: str, indexes: Sequence[PackagesIndex]) -> list[str]:
+        """A kernel's metapackage as the packages that hold its files; any other name as it is.
+
+        The packages above them want an initrd generator, which has no business in a guest whose initrd we make.
+        """
+        if not name.startswith("linux-image-"):
+            return [name]
+        fields = self._candidate_fields(name, indexes)
+        depends = [other for other in dependency_names(fields.get("Depends", "")) if other.startswith("linux-")]
+        binaries = [other for other in depends if other.startswith("linux-binary-")]
+        if binaries:
+            return sorted(other for other in depends if other.startswith(("linux-binary-", "linux-modules-")))
+        images = [other for other in depends if other.startswith("linux-image-")]
+        return self.kernel_parts(images[0], indexes) if images else [name]
+
+    def solve(self, names: Sequence[str], indexes: Sequence[PackagesIndex]) -> list[Package]:
+        """apt's solution for installing ``names`` into an empty system."""
+        try:
+            printed = self._apt("install", "--print-uris", "-y", "-qq", "--no-install-recommends", *names)
+        except HostError as error:
+            raise InputsError(f"apt finds no solution for the requested packages\n{error.message}") from error
+        return [_found(uri, indexes) for uri in printed_uris(printed)]
+
+    def candidate(self, name: str, indexes: Sequence[PackagesIndex]) -> Package:
+        """The version of ``name`` that apt would choose, alone."""
+        return _found(self._candidate_uri(name), indexes)
+
+    def _candidate_fields(self, name: str, indexes: Sequence[PackagesIndex]) -> dict[str, str]:
+        index, pool = _locate(self._candidate_uri(name), indexes)
+        return index.fields(pool)
+
+    def _candidate_uri(self, name: str) -> str:
+        try:
+            uris = printed_uris(self._apt("download", "--print-uris", "-qq", name))
+        except HostError as error:
+            raise InputsError(f"no suite has the package `{name}`\n{error.message}") from error
+        if len(uris) != 1:
+            raise InputsError(f"`{name}`: apt names {len(uris)} files, expected one")
+        return uris[0]
+
+
+def judge(
+    suite: Suite, release: Release, digest: str, before: Sequence[Archive], allow_expired: bool, now: datetime
+) -> Archive:
+    """Refuse another archive's or suite's signed state, a roll-back, and an expired one (unless accepted)."""
+    name = f"{suite.label}/{suite.name}"
+    if release.origin != "Debian" or suite.name not in (release.codename, release.suite):
+        raise InputsError(
+            f"{name}: the signed state is of {release.origin} {release.codename} ({release.suite}), "
+            f"expected Debian {suite.name}"
+        )
+    for old in before:
+        if (old.label, old.suite) == (suite.label, suite.name) and release.date < parse_time(old.date):
+            raise InputsError(
+                f"{name}: roll-back: the mirror's state is of {format_time(release.date)}, the lock's of {old.date}",
+                hint="use another mirror; an old state could bring back packages with known holes",
+            )
+    expired = release.valid_until is not None and release.valid_until < now
+    if expired and release.valid_until is not None and not allow_expired:
+        raise InputsError(
+            f"{name}: the mirror's state expired at {format_time(release.valid_until)}",
+            hint="use a mirror that is up to date, or accept and record it with --allow-expired",
+        )
+    return Archive(
+        label=suite.label,
+        suite=suite.name,
+        inrelease_sha256=digest,
+        date=format_time(release.date),
+        valid_until=format_time(release.valid_until) if release.valid_until else None,
+        expired=expired,
+    )
+
+
+def apt_configuration(folder: Path) -> str:
+    """apt.conf of a state in ``folder``, which reads no other configuration.
+
+    Valid-Until is judged by us, because apt's only choices are to fail or to say nothing.
+    """
+    settings = {
+        "Dir::Etc::main": "/dev/null",
+        "Dir::Etc::parts": "/dev/null",
+        "Dir::Etc::sourcelist": f"{folder}/sources.list",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::Etc::preferences": f"{folder}/preferences",
+        "Dir::Etc::preferencesparts": "/dev/null",
+        "Dir::Etc::trusted": "/dev/null",
+        "Dir::Etc::trustedparts": "/dev/null",
+        "Dir::State": f"{folder}/state",
+        "Dir::State::lists": f"{folder}/lists",
+        "Dir::State::status": f"{folder}/status",
+        "Dir::Cache": f"{folder}/cache",
+        "Dir::Log": f"{folder}/log",
+        "APT::Architecture": "amd64",
+        "APT::Architectures": "amd64",
+        "APT::Install-Recommends": "false",
+        "APT::Install-Suggests": "false",
+        "APT::Sandbox::User": "root",
+        "Acquire::AllowInsecureRepositories": "false",
+        "Acquire::AllowWeakRepositories": "false",
+        "Acquire::Check-Valid-Until": "false",
+        "Acquire::GzipIndexes": "false",
+        "Acquire::Languages": "none",
+        "Acquire::PDiffs": "false",
+        "Acquire::Retries": "8",
+    }
+    settings |= host_proxies()
+    return "".join(f'{name} "{value}";\n' for name, value in settings.items())
+
+
+def host_proxies() -> dict[str, str]:
+    """The proxies that the host's apt uses: they belong to the way to the network, not to what comes over it."""
+    if shutil.which("apt-config", path="/usr/bin:/bin") is None:
+        return {}
+    dumped = run(["apt-config", "dump", "--format", "%F|%v%n"], check=False).stdout.decode("utf-8", "replace")
+    pairs = (line.partition("|")[::2] for line in dumped.splitlines())
+    return {
+        name: value
+        for name, value in pairs
+        if re.fullmatch(r"(?i)Acquire::https?::Proxy(::[^\s:]+)?", name) and value and '"' not in value
+    }
+
+
+def printed_uris(text: str) -> list[str]:
+    """The addresses in the output of ``--print-uris``."""
+    return [match["uri"] for line in text.splitlines() if (match := _PRINTED.match(line))]
+
+
+def _locate(uri: str, indexes: Sequence[PackagesIndex]) -> tuple[PackagesIndex, str]:
+    for index in indexes:
+        if uri.startswith(index.base + "/"):
+            pool = urllib.parse.unquote(uri.removeprefix(index.base + "/"))
+            if index.has(pool):
+                return index, pool
+    raise InputsError(f"apt names {uri}, which is in none of its lists")
+
+
+def _found(uri: str, indexes: Sequence[PackagesIndex]) -> Package:
+    index, pool = _locate(uri, indexes)
+    return index.package(pool)
+
+
+def _sorted(packages: Sequence[Package]) -> tuple[Package, ...]:
+    return tuple(sorted(packages, key=lambda package: (package.name, package.architecture)))

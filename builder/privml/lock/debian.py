@@ -1,0 +1,120 @@
+"""Readers for what a Debian archive publishes: InRelease headers and Packages stanzas. Pure."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from datetime import datetime
+from email.utils import parsedate_to_datetime
+from pathlib import Path
+
+from privml.base.errors import InputsError
+from privml.lock.models import Package
+
+_BEGIN = "-----BEGIN PGP SIGNED MESSAGE-----"
+_END = "-----BEGIN PGP SIGNATURE-----"
+
+
+@dataclass(frozen=True)
+class Release:
+    """The head of an InRelease file (its signature was checked by apt)."""
+
+    origin: str
+    label: str
+    suite: str
+    codename: str
+    date: datetime
+    valid_until: datetime | None
+
+
+def parse_inrelease(data: bytes) -> Release:
+    """Read the signed part's fields; text outside the signature is refused, because nobody signed it."""
+    lines = data.decode("utf-8", "replace").splitlines()
+    if not lines or lines[0] != _BEGIN or "" not in lines or lines.count(_END) != 1 or lines.count(_BEGIN) != 1:
+        raise InputsError("InRelease: not one clear-signed message")
+    fields = _fields("\n".join(lines[lines.index("") + 1 : lines.index(_END)]))
+    until = fields.get("Valid-Until")
+    return Release(
+        fields.get("Origin", ""),
+        fields.get("Label", ""),
+        fields.get("Suite", ""),
+        fields.get("Codename", ""),
+        _date(fields, "Date"),
+        _date(fields, "Valid-Until") if until else None,
+    )
+
+
+def _date(fields: dict[str, str], name: str) -> datetime:
+    try:
+        moment = parsedate_to_datetime(fields[name])
+    except (KeyError, ValueError) as error:
+        raise InputsError(f"InRelease: {name} is missing or is not a date") from error
+    if moment.tzinfo is None or moment.utcoffset():
+        raise InputsError(f"InRelease: {name} `{fields[name]}` is not in UTC")
+    return moment
+
+
+def _fields(stanza: str) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    name = ""
+    for line in stanza.splitlines():
+        if line[:1] in (" ", "\t"):
+            if name:
+                fields[name] += "\n" + line.strip()
+        elif ":" in line:
+            name, _, value = line.partition(":")
+            fields[name] = value.strip()
+    return fields
+
+
+class PackagesIndex:
+    """One suite component's Packages file, searched by pool path without parsing all of it."""
+
+    def __init__(self, data: bytes, *, label: str, suite: str, component: str, base: str) -> None:
+        self._data = data
+        self._prefix = f"{label}/{suite}/{component}"
+        self.base = base.rstrip("/")
+        self._at = {match[1]: match.start() for match in re.finditer(rb"^Filename: (\S+)$", data, re.M)}
+
+    @classmethod
+    def read(cls, path: Path, *, label: str, suite: str, component: str, base: str) -> PackagesIndex:
+        """Read apt's uncompressed list."""
+        return cls(path.read_bytes(), label=label, suite=suite, component=component, base=base)
+
+    def has(self, pool: str) -> bool:
+        """Whether a package with this pool path is listed."""
+        return pool.encode() in self._at
+
+    def fields(self, pool: str) -> dict[str, str]:
+        """All fields of the package with this pool path."""
+        at = self._at[pool.encode()]
+        start = self._data.rfind(b"\n\n", 0, at) + 2 if b"\n\n" in self._data[:at] else 0
+        end = self._data.find(b"\n\n", at)
+        return _fields(self._data[start : end if end >= 0 else None].decode("utf-8"))
+
+    def package(self, pool: str) -> Package:
+        """The record to lock of the package with this pool path."""
+        fields = self.fields(pool)
+        try:
+            return Package.model_validate(
+                {
+                    "name": fields["Package"],
+                    "version": fields["Version"],
+                    "architecture": fields["Architecture"],
+                    "sha256": fields["SHA256"],
+                    "size": int(fields["Size"]),
+                    "origin": f"{self._prefix}/{fields['Filename']}",
+                }
+            )
+        except (KeyError, ValueError) as error:
+            raise InputsError(f"{self._prefix}: the entry of {pool} is not usable: {error}") from error
+
+
+def dependency_names(field: str) -> list[str]:
+    """The first alternative of each dependency, without versions and architectures."""
+    names = []
+    for group in field.split(","):
+        match = re.match(r"\s*([a-z0-9][a-z0-9+.-]+)", group)
+        if match:
+            names.append(match[1])
+    return names

@@ -1,0 +1,127 @@
+"""A small HTTP client that keeps connections open and uses the proxies that the host configures."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import ssl
+import urllib.parse
+import urllib.request
+from collections.abc import Mapping
+from types import TracebackType
+
+REDIRECTS = 5
+AGENT = "privml-build"
+
+
+class Connections:
+    """Open connections of one thread, by scheme, host and proxy. Not to be shared between threads."""
+
+    def __init__(self, timeout: float = 30.0) -> None:
+        self._timeout = timeout
+        self._open: dict[tuple[str, str], http.client.HTTPConnection] = {}
+        self._tls: ssl.SSLContext | None = None
+
+    def __enter__(self) -> Connections:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Close every connection."""
+        for connection in self._open.values():
+            connection.close()
+        self._open.clear()
+
+    def get(self, url: str, headers: Mapping[str, str] | None = None) -> http.client.HTTPResponse:
+        """Send GET and return the response with its body unread; redirects are followed.
+
+        Raises ``OSError`` or ``http.client.HTTPException``. The caller reads the body to its end or calls ``drop``.
+        """
+        for _ in range(REDIRECTS + 1):
+            response = self._once(url, headers or {})
+            if response.status not in (301, 302, 303, 307, 308):
+                return response
+            target = response.getheader("Location", "")
+            response.read()
+            url = urllib.parse.urljoin(url, target)
+        raise OSError(f"more than {REDIRECTS} redirects")
+
+    def drop(self, url: str) -> None:
+        """Forget the connections to ``url``'s host, because a body was not read to its end."""
+        netloc = urllib.parse.urlsplit(url).netloc
+        for key in [key for key in self._open if key[1] == netloc]:
+            self._open.pop(key).close()
+
+    def _once(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        parts = urllib.parse.urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise OSError(f"`{url}` is not an http(s) address")
+        key = (parts.scheme, parts.netloc)
+        proxy = _proxy_for(parts)
+        target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
+        sent = {"User-Agent": AGENT, "Accept-Encoding": "identity", **headers}
+        if proxy is not None and parts.scheme == "http":
+            target = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path or "/", parts.query, ""))
+            sent.update(_proxy_headers(proxy))
+        reused = key in self._open
+        try:
+            return self._send(key, parts, proxy, target, sent)
+        except (OSError, http.client.HTTPException):
+            if not reused:
+                raise
+            # A server may close an idle connection at any time; only a fresh one says something about the server.
+            return self._send(key, parts, proxy, target, sent)
+
+    def _send(
+        self,
+        key: tuple[str, str],
+        parts: urllib.parse.SplitResult,
+        proxy: urllib.parse.SplitResult | None,
+        target: str,
+        headers: dict[str, str],
+    ) -> http.client.HTTPResponse:
+        connection = self._open.get(key)
+        if connection is None:
+            connection = self._connect(parts, proxy)
+            self._open[key] = connection
+        try:
+            connection.request("GET", target, headers=headers)
+            return connection.getresponse()
+        except BaseException:
+            self._open.pop(key, None)
+            connection.close()
+            raise
+
+    def _connect(
+        self, parts: urllib.parse.SplitResult, proxy: urllib.parse.SplitResult | None
+    ) -> http.client.HTTPConnection:
+        host = (proxy or parts).hostname or ""
+        port = (proxy or parts).port
+        if parts.scheme == "http":
+            return http.client.HTTPConnection(host, port, timeout=self._timeout)
+        if self._tls is None:
+            self._tls = ssl.create_default_context()
+        connection = http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
+        if proxy is not None:
+            connection.set_tunnel(parts.hostname or "", parts.port or 443, headers=_proxy_headers(proxy))
+        return connection
+
+
+def _proxy_for(parts: urllib.parse.SplitResult) -> urllib.parse.SplitResult | None:
+    if urllib.request.proxy_bypass(parts.netloc):
+        return None
+    address = urllib.request.getproxies().get(parts.scheme)
+    if not address:
+        return None
+    return urllib.parse.urlsplit(address if "://" in address else f"http://{address}")
+
+
+def _proxy_headers(proxy: urllib.parse.SplitResult) -> dict[str, str]:
+    if proxy.username is None:
+        return {}
+    pair = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
+    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}

@@ -1,0 +1,191 @@
+"""Where Debian archives are: the user's ``mirrors.yaml``, then the host's own apt configuration.
+
+privml-build names no package host. ``$XDG_CONFIG_HOME/privml-build/mirrors.yaml`` maps an archive's label to
+addresses, for example::
+
+    debian: [https://mirror.example.invalid/debian]
+    debian-security: [https://mirror.example.invalid/debian-security]
+
+Without an entry for a label, the addresses come from the host's ``sources.list`` and ``sources.list.d``: every
+http(s) address (also in the files that ``mirror+file:`` names) of a Debian suite with the component ``main``, signed
+by Debian's archive keyring or by a key that is not named. What a mirror serves is believed only by signature or hash.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import urllib.parse
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from privml.base.errors import HostError
+
+Mirrors = dict[str, tuple[str, ...]]
+
+_CODENAMES = ("bullseye", "bookworm", "trixie", "forky", "duke", "sid")
+_CLASSES = ("oldoldstable", "oldstable", "stable", "testing", "unstable", "experimental")
+_SUITE = re.compile(
+    rf"\A(?:{'|'.join(_CODENAMES + _CLASSES)})(?:[-/](?:updates|backports|security|proposed-updates))?\Z"
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """One binary-package source of the host's apt configuration."""
+
+    uris: tuple[str, ...]
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    signed_by: str = ""
+
+    @property
+    def is_debian(self) -> bool:
+        """True when this looks like a Debian archive: suite, component and keyring agree."""
+        keyring = Path(self.signed_by).name
+        return (
+            "main" in self.components
+            and any(_SUITE.match(suite) for suite in self.suites)
+            and (not keyring or keyring.startswith("debian-archive"))
+        )
+
+    @property
+    def label(self) -> str:
+        """``debian-security`` for the security archive, else ``debian``."""
+        security = all(suite.endswith(("-security", "/updates")) for suite in self.suites)
+        return "debian-security" if security else "debian"
+
+
+def host_mirrors(apt: Path = Path("/etc/apt"), config: Path | None = None) -> Mirrors:
+    """Addresses by archive label, best first, without a final slash; the user's file replaces a label's whole list."""
+    found: dict[str, list[str]] = {}
+    # A source that names Debian's keyring is surer than one that names none, so it is asked first.
+    for source in sorted(apt_sources(apt), key=lambda source: not source.signed_by):
+        if source.is_debian:
+            addresses = found.setdefault(source.label, [])
+            for uri in _expand(source.uris):
+                if uri not in addresses:
+                    addresses.append(uri)
+    mirrors: Mirrors = {label: tuple(addresses) for label, addresses in found.items()}
+    mirrors.update(_configured(config or _config_file()))
+    return mirrors
+
+
+def apt_sources(apt: Path) -> list[Source]:
+    """Every enabled ``deb`` source below ``apt``, both of the old one-line form and of deb822."""
+    sources: list[Source] = []
+    parts = apt / "sources.list.d"
+    files = [apt / "sources.list", *(sorted(parts.iterdir()) if parts.is_dir() else [])]
+    for file in files:
+        if not file.is_file():
+            continue
+        text = file.read_text(encoding="utf-8", errors="replace")
+        if file.suffix == ".list":
+            sources += [source for line in text.splitlines() if (source := one_line(line))]
+        elif file.suffix == ".sources":
+            sources += deb822_sources(text)
+    return sources
+
+
+def one_line(line: str) -> Source | None:
+    """``deb [options] URI SUITE COMPONENT...``; None for anything else."""
+    match = re.match(r"\s*deb\s+(?:\[(?P<options>[^\]]*)\]\s*)?(?P<rest>[^#]*)", line)
+    if not match:
+        return None
+    words = match["rest"].split()
+    if len(words) < 2:
+        return None
+    try:
+        options = dict(word.partition("=")[::2] for word in shlex.split(match["options"] or ""))
+    except ValueError:
+        return None
+    return Source((words[0],), (words[1],), tuple(words[2:]), options.get("signed-by", ""))
+
+
+def deb822_sources(text: str) -> list[Source]:
+    """The stanzas of a ``.sources`` file."""
+    sources = []
+    for fields in _stanzas(text):
+        if "deb" not in fields.get("types", "").split() or fields.get("enabled", "yes").lower() in (
+            "no",
+            "false",
+            "0",
+        ):
+            continue
+        sources.append(
+            Source(
+                tuple(fields.get("uris", "").split()),
+                tuple(fields.get("suites", "").split()),
+                tuple(fields.get("components", "").split()),
+                fields.get("signed-by", ""),
+            )
+        )
+    return sources
+
+
+def _stanzas(text: str) -> Iterator[dict[str, str]]:
+    for block in re.split(r"\n[ \t]*\n", text):
+        fields: dict[str, str] = {}
+        name = ""
+        for line in block.splitlines():
+            if line.startswith("#"):
+                continue
+            if line[:1] in (" ", "\t") and name:
+                fields[name] += "\n" + line.strip()
+            elif ":" in line:
+                name, _, value = line.partition(":")
+                name = name.strip().lower()
+                fields[name] = value.strip()
+        if fields:
+            yield fields
+
+
+def _expand(uris: Iterable[str]) -> Iterator[str]:
+    for uri in uris:
+        if uri.startswith("mirror+file:"):
+            listing = Path("/" + uri.partition(":")[2].lstrip("/"))
+            if listing.is_file():
+                lines = listing.read_text(encoding="utf-8", errors="replace").splitlines()
+                yield from _expand(words[0] for line in lines if (words := line.split("#")[0].split()))
+        elif uri.startswith(("http://", "https://")):
+            yield uri.rstrip("/")
+
+
+def _config_file() -> Path:
+    home = os.environ.get("XDG_CONFIG_HOME", "")
+    base = Path(home) if home.startswith("/") else Path.home() / ".config"
+    return base / "privml-build" / "mirrors.yaml"
+
+
+def _configured(file: Path) -> Mirrors:
+    if not file.is_file():
+        return {}
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise HostError(f"{file}: not readable as YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise HostError(f"{file}: expected a mapping of an archive's label to a list of addresses")
+    mirrors: Mirrors = {}
+    for label, addresses in content.items():
+        listed = [addresses] if isinstance(addresses, str) else addresses
+        if not isinstance(listed, list) or not all(isinstance(address, str) for address in listed):
+            raise HostError(f"{file}: {label}: expected a list of addresses")
+        for address in listed:
+            if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
+                raise HostError(f"{file}: {label}: `{address}` is not an http(s) address")
+        mirrors[str(label)] = tuple(address.rstrip("/") for address in listed)
+    return mirrors
+
+
+def urls_of(origin: str, mirrors: Mirrors) -> tuple[str, ...]:
+    """Addresses of a locked .deb, whose origin is ``LABEL/SUITE/COMPONENT/pool/...``."""
+    label, _, rest = origin.partition("/")
+    pool = "/".join(rest.split("/")[2:])
+    return tuple(f"{mirror}/{urllib.parse.quote(pool, safe='/')}" for mirror in mirrors.get(label, ()))

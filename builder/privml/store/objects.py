@@ -1,0 +1,158 @@
+"""The content-addressed store: every object is a file named by its SHA-256, whole or absent."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import BinaryIO
+
+from privml.base.errors import HostError, InputsError
+from privml.base.files import CHUNK, fsync_directory, locked, sha256_file
+
+_DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
+
+
+def default_root() -> Path:
+    """``$PRIVML_STORE``, else ``privml-build/store`` in the user's XDG cache."""
+    explicit = os.environ.get("PRIVML_STORE")
+    if explicit:
+        return Path(explicit).absolute()
+    cache = os.environ.get("XDG_CACHE_HOME", "")
+    # The XDG specification tells to ignore a relative path: it would mean a different store in each directory.
+    base = Path(cache) if cache.startswith("/") else Path.home() / ".cache"
+    return base / "privml-build" / "store"
+
+
+class Store:
+    """Objects under ``root/objects/sha256/ab/cdef...``; temporary files and locks beside them, never among them."""
+
+    def __init__(self, root: Path | None = None) -> None:
+        self.root = (root or default_root()).absolute()
+        self._objects = self.root / "objects" / "sha256"
+
+    def _place(self, digest: str) -> Path:
+        if not _DIGEST.match(digest):
+            raise ValueError(f"{digest!r} is not a SHA-256 in lower-case hex")
+        return self._objects / digest[:2] / digest[2:]
+
+    def has(self, digest: str) -> bool:
+        """True when the object is there."""
+        return self._place(digest).is_file()
+
+    def path(self, digest: str, *, verify: bool = False) -> Path:
+        """The object's file, to be read only; ``InputsError`` when it is absent or (``verify``) damaged."""
+        place = self._place(digest)
+        if not place.is_file():
+            raise InputsError(
+                f"sha256:{digest} is not in the store", hint="`privml-build lock` brings what a lock names"
+            )
+        if verify:
+            found = sha256_file(place)
+            if found != digest:
+                # A damaged object would be found damaged for ever: drop it, so that the next fetch repairs the store.
+                place.unlink(missing_ok=True)
+                raise InputsError(
+                    f"the store's object sha256:{digest} is damaged: got {found}; it was removed",
+                    hint="run the same command again to fetch it",
+                )
+        return place
+
+    def open(self, digest: str, *, verify: bool = False) -> BinaryIO:
+        """Open the object for reading."""
+        return self.path(digest, verify=verify).open("rb")
+
+    def read(self, digest: str, *, verify: bool = True) -> bytes:
+        """The object's bytes."""
+        return self.path(digest, verify=verify).read_bytes()
+
+    def add_bytes(self, data: bytes, *, expect: str | None = None) -> str:
+        """Keep ``data``; its SHA-256. ``InputsError`` when that is not ``expect``."""
+        digest = hashlib.sha256(data).hexdigest()
+        _agree(digest, expect, "the given bytes")
+        if not self.has(digest):
+            temporary = self.temporary()
+            temporary.write_bytes(data)
+            self.adopt(temporary, digest)
+        return digest
+
+    def add_file(self, path: Path, *, expect: str | None = None) -> str:
+        """Keep a copy of the file; its SHA-256, taken over the bytes that were copied."""
+        temporary = self.temporary()
+        hasher = hashlib.sha256()
+        try:
+            with path.open("rb") as source, temporary.open("wb") as target:
+                while block := source.read(CHUNK):
+                    hasher.update(block)
+                    target.write(block)
+            digest = hasher.hexdigest()
+            _agree(digest, expect, str(path))
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        self.adopt(temporary, digest)
+        return digest
+
+    def temporary(self) -> Path:
+        """A new empty file on the store's filesystem, for ``adopt``."""
+        folder = self._folder("temp")
+        handle, name = tempfile.mkstemp(prefix="new.", dir=folder)
+        os.close(handle)
+        return Path(name)
+
+    def partial(self, digest: str) -> Path:
+        """Where a download of ``digest`` grows; a killed one is continued from here."""
+        self._place(digest)
+        return self._folder("temp") / f"{digest}.part"
+
+    def adopt(self, temporary: Path, digest: str) -> Path:
+        """Give a finished temporary file its final name. The caller has checked that its SHA-256 is ``digest``."""
+        place = self._place(digest)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.chmod(0o444)
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary.replace(place)
+        fsync_directory(place.parent)
+        return place
+
+    def locked(self, digest: str) -> AbstractContextManager[None]:
+        """Hold the lock of one key, so that two processes do not bring the same object at once."""
+        self._place(digest)
+        return locked(self._folder("locks") / digest[:2])
+
+    def digests(self) -> Iterator[str]:
+        """Every object's SHA-256, sorted."""
+        for folder in sorted(self._objects.glob("[0-9a-f][0-9a-f]")):
+            for place in sorted(folder.iterdir()):
+                yield folder.name + place.name
+
+    def size(self) -> tuple[int, int]:
+        """How many objects there are, and their bytes in all."""
+        sizes = [self._place(digest).stat().st_size for digest in self.digests()]
+        return len(sizes), sum(sizes)
+
+    def clean_temporary(self) -> None:
+        """Remove what killed commands left."""
+        shutil.rmtree(self.root / "temp", ignore_errors=True)
+
+    def _folder(self, name: str) -> Path:
+        folder = self.root / name
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise HostError(
+                f"the store {self.root} cannot be written: {error.strerror}",
+                hint="set PRIVML_STORE to a writable folder",
+            ) from error
+        return folder
+
+
+def _agree(digest: str, expect: str | None, what: str) -> None:
+    if expect is not None and digest != expect:
+        raise InputsError(f"{what}: sha256 got {digest}, expected {expect}")

@@ -1,0 +1,65 @@
+"""Wheels through the host's own pip, as the host configures it (index, mirrors, certificates, proxy)."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+from privml.base.errors import InputsError
+from privml.base.files import sha256_file
+from privml.base.run import run
+from privml.store.objects import Store
+
+_PASSED_ON = re.compile(
+    r"\A(PIP_.*|(?:https?|no|all)_proxy|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|HOME|XDG_CONFIG_(?:HOME|DIRS))\Z",
+    re.I,
+)
+
+
+def download_wheel(store: Store, name: str, version: str, *, sha256: str | None = None) -> tuple[str, str, int]:
+    """Bring one wheel into the store: its file name, SHA-256 and size.
+
+    With ``sha256`` pip itself refuses other bytes (``--require-hashes``); without, whatever the configured index
+    gives for exactly that version is taken, which is for ``lock`` alone.
+    """
+    requirement = f"{name}=={version}"
+    words = ["download", "--no-deps", "--only-binary=:all:", "--quiet", "--no-cache-dir"]
+    with tempfile.TemporaryDirectory(prefix="privml-pip.") as folder:
+        target = Path(folder) / "wheels"
+        target.mkdir()
+        if sha256 is None:
+            words += ["--dest", str(target), requirement]
+        else:
+            listing = Path(folder) / "requirements.txt"
+            listing.write_text(f"{requirement} --hash=sha256:{sha256}\n", encoding="utf-8")
+            words += ["--dest", str(target), "--require-hashes", "--requirement", str(listing)]
+        _pip(words, requirement)
+        files = sorted(target.iterdir())
+        if len(files) != 1 or files[0].suffix != ".whl":
+            got = ", ".join(file.name for file in files) or "nothing"
+            raise InputsError(f"{requirement}: pip gave {got}, expected one wheel")
+        wheel = files[0]
+        digest = store.add_file(wheel, expect=sha256)
+        return wheel.name, digest, wheel.stat().st_size
+
+
+def ensure_wheel(store: Store, name: str, version: str, sha256: str) -> None:
+    """Bring a locked wheel when the store lacks it."""
+    if not store.has(sha256):
+        download_wheel(store, name, version, sha256=sha256)
+
+
+def _pip(words: Sequence[str], requirement: str) -> None:
+    environment = {name: value for name, value in os.environ.items() if _PASSED_ON.match(name)}
+    run(
+        [sys.executable, "-m", "pip", *words],
+        env=environment,
+        timeout=1800,
+        what=f"pip download {requirement}",
+        error=InputsError,
+        hint="pip takes wheels from where the host's pip configuration says; `pip config list` shows it",
+    )
