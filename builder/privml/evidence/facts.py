@@ -27,15 +27,15 @@ LOGGED = (Register.RTMR0, Register.RTMR1, Register.RTMR2)
 
 @dataclass(frozen=True)
 class LoggedEvent:
-    """One extend as a boot log tells it. ``bound`` is true when ``digest`` is the SHA-384 of ``data`` itself, so that
-    a matching replay also proves ``data``; else ``data`` is only what the log says.
+    """One extend as a boot log tells it: TCG event ``type``, 48-byte ``digest``.
+
+    A replay that matches the quote proves the digests, not ``data``, which is only what the log says.
     """
 
     register: Register
     type: int
     digest: bytes
     data: bytes
-    bound: bool
 
 
 @dataclass(frozen=True)
@@ -60,10 +60,12 @@ class Facts:
     """Everything a verdict is made from, except the signature.
 
     ``report_data`` is what the sections and the nonce give (64 bytes), to compare with ``quote.body.report_data``;
-    ``agent_rtmr3`` is what the agent's log replays to (48 bytes); ``nonce`` is the one the document claims.
+    ``agent_rtmr3`` is what the agent's log replays to (48 bytes); ``nonce`` is the one the document claims;
+    ``quote_sha256`` (hex) is over the quote without its padding, and ties these facts to those of the signature.
     """
 
     quote: Quote
+    quote_sha256: str
     nonce: bytes
     header: Header
     keys: Keys
@@ -85,6 +87,7 @@ def collect(document: Document) -> Facts:
     parsed = quote.parse(document.quote)
     return Facts(
         quote=parsed,
+        quote_sha256=hashlib.sha256(document.quote[: parsed.signed_length]).hexdigest(),
         nonce=document.nonce,
         header=Header.decode(document.header),
         keys=Keys.decode(document.keys),
@@ -130,8 +133,7 @@ def _read(entries: list[LogEntry], registers: Mapping[Register, bytes], *, tpm: 
         pair = extended(entry, tpm=tpm)
         if pair is not None:
             register, digest = pair
-            bound = hashlib.sha384(entry.data).digest() == digest
-            events.append(LoggedEvent(register, entry.type, digest, entry.data, bound))
+            events.append(LoggedEvent(register, entry.type, digest, entry.data))
     matches = frozenset(
         register
         for register in LOGGED

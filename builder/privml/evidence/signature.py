@@ -43,6 +43,7 @@ SIMULATED = "SIMULATED"
 class QuoteFacts:
     """A quote whose signature and chain are good at ``time`` (Unix seconds).
 
+    ``quote_sha256`` (hex) says which one: it is over the quote without its padding.
     ``root_sha256`` (hex) is the digest of the root certificate's DER on which the chain ends. ``tcb_status`` is
     Intel's word (``UpToDate``, ``OutOfDate``, ...), merged over platform, module and quoting enclave;
     ``tcb_evaluation_number`` the lower one of TCB info and QE identity. ``fmspc`` (6 bytes), ``ppid`` (16 bytes) and
@@ -50,6 +51,7 @@ class QuoteFacts:
     ``collateral_expires`` (the first part to expire) are Unix seconds.
     """
 
+    quote_sha256: str
     root_sha256: str
     time: int
     tcb_status: str
@@ -133,6 +135,7 @@ def _verify(signed: bytes, collateral: Mapping[str, str], root: bytes, now: int)
     tcb, platform, pck = claims["tcb"], claims["platform"], claims["platform"]["pck"]
     instance = pck["platform_instance_id"]
     return QuoteFacts(
+        quote_sha256=hashlib.sha256(signed).hexdigest(),
         root_sha256=hashlib.sha256(root).hexdigest(),
         time=now,
         tcb_status=tcb["status"],

@@ -1,0 +1,66 @@
+"""in-toto Statement v1 around predicate v1: which artefacts, by SHA-256, the predicate is about.
+
+https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md; only the fields privml uses are accepted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from privml.base.errors import EvidenceError
+from privml.base.strictjson import Fields, canonical, loads
+from privml.statement.predicate import PREDICATE_TYPE, Predicate
+
+STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
+MAX_SUBJECTS = 64
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One artefact: its name (``uki.efi``) and SHA-256 (32 bytes)."""
+
+    name: str
+    sha256: bytes
+
+
+@dataclass(frozen=True)
+class Statement:
+    """Artefacts and what is predicted for them."""
+
+    subjects: tuple[Subject, ...]
+    predicate: Predicate
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": item.name, "digest": {"sha256": item.sha256.hex()}} for item in self.subjects],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": self.predicate.to_dict(),
+        }
+
+
+def encode(statement: Statement) -> bytes:
+    """Canonical JSON: the bytes that a signature is over."""
+    return canonical(statement.to_dict())
+
+
+def decode(data: bytes) -> Statement:
+    """Read a Statement; ``EvidenceError`` when it is not v1 with predicate v1, or when a subject is named twice."""
+    fields = Fields(loads(data, what="statement"), "statement")
+    fields.text("_type", one_of=(STATEMENT_TYPE,))
+    subjects = []
+    for index, item in enumerate(fields.array("subject", limit=MAX_SUBJECTS)):
+        subject = Fields(item, f"statement.subject[{index}]")
+        digest = subject.fields("digest")
+        subjects.append(Subject(subject.text("name", limit=256), digest.hexadecimal("sha256", 32)))
+        digest.end()
+        subject.end()
+    names = [subject.name for subject in subjects]
+    if not names or len(set(names)) != len(names):
+        raise EvidenceError("statement.subject: expected one artefact or more, each once")
+    fields.text("predicateType", one_of=(PREDICATE_TYPE,))
+    statement = Statement(tuple(subjects), Predicate.from_dict(fields.take("predicate"), "statement.predicate"))
+    fields.end()
+    return statement
