@@ -11,7 +11,6 @@ import base64
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import dcap_qvl
@@ -21,6 +20,7 @@ from cryptography.x509.oid import NameOID
 
 from privml.base.errors import EvidenceError
 from privml.evidence import quote as quotes
+from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
 
 INTEL_ROOT_DER = base64.b64decode(
     "MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3Qg"
@@ -37,40 +37,6 @@ INTEL_ROOT_DER = base64.b64decode(
 
 SIMULATED = "SIMULATED"
 """The word in every subject of a simulated PKI (`sim.pki`); it never makes a quote acceptable, only explains."""
-
-
-@dataclass(frozen=True)
-class QuoteFacts:
-    """A quote whose signature and chain are good at ``time`` (Unix seconds).
-
-    ``quote_sha256`` (hex) says which one: it is over the quote without its padding.
-    ``root_sha256`` (hex) is the digest of the root certificate's DER on which the chain ends. ``tcb_status`` is
-    Intel's word (``UpToDate``, ``OutOfDate``, ...), merged over platform, module and quoting enclave;
-    ``tcb_evaluation_number`` the lower one of TCB info and QE identity. ``fmspc`` (6 bytes), ``ppid`` (16 bytes) and
-    ``platform_instance_id`` (16 bytes or None) identify the machine. ``collateral_issued`` (the newest part) and
-    ``collateral_expires`` (the first part to expire) are Unix seconds.
-    """
-
-    quote_sha256: str
-    root_sha256: str
-    time: int
-    tcb_status: str
-    advisory_ids: tuple[str, ...]
-    tcb_evaluation_number: int
-    fmspc: bytes
-    ppid: bytes
-    platform_instance_id: bytes | None
-    collateral_issued: int
-    collateral_expires: int
-
-
-@dataclass(frozen=True)
-class SignatureFailure:
-    """A signature that could not be shown to be good. ``claims_simulated``: the chain in the quote says SIMULATED."""
-
-    reason: str
-    claims_simulated: bool = False
-    collateral_missing: bool = False
 
 
 def check(
@@ -94,7 +60,7 @@ def check(
     reasons = []
     for root in roots:
         try:
-            return _verify(signed, collateral, root, now)
+            return _verify(signed, collateral, root, now, simulated=simulated)
         except ValueError as error:
             reasons.append(str(error))
     # The last root tried is the one the caller believes in; its reason is the useful one.
@@ -126,7 +92,7 @@ def root_der(pem_or_der: bytes) -> bytes:
         raise EvidenceError(f"root certificate: {error}") from error
 
 
-def _verify(signed: bytes, collateral: Mapping[str, str], root: bytes, now: int) -> QuoteFacts:
+def _verify(signed: bytes, collateral: Mapping[str, str], root: bytes, now: int, *, simulated: bool) -> QuoteFacts:
     library_collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(dict(collateral)))
     policy = dcap_qvl.QuotePolicy.claims_only(now)
     claims: dict[str, Any] = json.loads(
@@ -146,4 +112,5 @@ def _verify(signed: bytes, collateral: Mapping[str, str], root: bytes, now: int)
         platform_instance_id=None if instance is None else bytes(instance),
         collateral_issued=claims["latest_issue_date"],
         collateral_expires=min(claims["earliest_expiration_date"], claims["qe_iden_earliest_expiration_date"]),
+        claims_simulated=simulated,
     )

@@ -1,1 +1,1 @@
-""""""
+"""Policy and verdict. Facts in, one answer out, with every reason. No I/O, no clock."""

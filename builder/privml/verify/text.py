@@ -1,0 +1,83 @@
+"""Readable words for logged events. What is printed comes from an untrusted machine, so only printable text passes.
+
+Event data: TCG PC Client Platform Firmware Profile 1.06 section 10.4; the Linux EFI stub and systemd-stub write
+UTF-16LE. A log's data need not be what was hashed; `describe` says so when the digest does not prove it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import struct
+
+from privml.events import types
+from privml.evidence.facts import LoggedEvent
+
+LIMIT = 300
+_VARIABLES = (
+    types.EV_EFI_VARIABLE_DRIVER_CONFIG,
+    types.EV_EFI_VARIABLE_BOOT,
+    types.EV_EFI_VARIABLE_BOOT2,
+    types.EV_EFI_VARIABLE_AUTHORITY,
+)
+
+
+def describe(event: LoggedEvent) -> str:
+    """``EV_IPL "console=ttyS0 privml.log=1"``: type and decoded text of one logged event."""
+    name = types.type_name(event.type)
+    data = event.data
+    if event.type in _VARIABLES:
+        variable = _variable_name(data)
+        return f"{name} variable {variable}" if variable else f"{name}, {len(data)} bytes"
+    if event.type == types.EV_EVENT_TAG:
+        tagged = _tagged(data)
+        data = data if tagged is None else tagged
+    text = decode(data)
+    if text is None:
+        return f"{name}, {len(data)} bytes, digest {event.digest.hex()[:16]}"
+    proven = "" if _proves(event, text) else f" (the log's words, digest {event.digest.hex()[:16]})"
+    return f"{name} {quoted(text)}{proven}"
+
+
+def decode(data: bytes) -> str | None:
+    """Printable text out of UTF-16LE or UTF-8 bytes, without trailing NULs; None when it is something else."""
+    codecs = ("utf-16-le", "utf-8") if len(data) % 2 == 0 and data[1:2] == b"\0" else ("utf-8", "utf-16-le")
+    for codec in codecs:
+        try:
+            text = data.decode(codec).rstrip("\0")
+        except UnicodeDecodeError:
+            continue
+        if text and text.isprintable():
+            return text
+    return None
+
+
+def quoted(text: str) -> str:
+    """``text`` in double quotes, cut after `LIMIT` characters."""
+    return f'"{text}"' if len(text) <= LIMIT else f'"{text[:LIMIT]}..." ({len(text)} characters)'
+
+
+def _proves(event: LoggedEvent, text: str) -> bool:
+    spellings = (
+        event.data,
+        text.encode(),
+        text.encode() + b"\0",
+        text.encode("utf-16-le"),
+        text.encode("utf-16-le") + b"\0\0",
+    )
+    return any(hashlib.sha384(spelling).digest() == event.digest for spelling in spellings)
+
+
+def _tagged(data: bytes) -> bytes | None:
+    if len(data) < 8:
+        return None
+    _, size = struct.unpack_from("<II", data)
+    return data[8:] if len(data) == 8 + size else None
+
+
+def _variable_name(data: bytes) -> str | None:
+    if len(data) < 32:
+        return None
+    characters, _ = struct.unpack_from("<QQ", data, 16)
+    if characters > 256:
+        return None
+    return decode(data[32 : 32 + 2 * characters])
