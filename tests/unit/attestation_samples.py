@@ -1,0 +1,161 @@
+"""An honest simulated guest: prediction, boot log, document, facts, signature. Tests bend one thing at a time."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from privml.events import agent, tcg, types
+from privml.events.agent import AgentEvent
+from privml.events.event import Event, Evidence
+from privml.events.registers import RTMRS, Register
+from privml.events.replay import replay_digests
+from privml.events.tcg import LogEntry
+from privml.evidence import facts, merkle, report_data, signature
+from privml.evidence.document import Document
+from privml.evidence.facts import Facts
+from privml.evidence.quote_facts import QuoteFacts
+from privml.sim import quote as sim
+from privml.statement.predicate import MeasuredShape, Predicate
+from privml.verify.policy import Expected, Policy
+
+REPOSITORY = Path(__file__).parents[2]
+VECTORS = REPOSITORY / "tests" / "vectors" / "attestation"
+SHARED = REPOSITORY.parent / "shared" / "vectors" / "attestation"
+
+NOW = 1_795_000_000
+NONCE = bytes(range(32))
+SPKI = hashlib.sha256(b"a public key").digest()
+MRTD = hashlib.sha384(b"firmware").digest()
+ROOT = signature.root_der(sim.root_pem())
+SIMULATED = Policy(allow_simulated=ROOT)
+AGENT_EVENTS = (
+    agent.config_event("11" * 32),
+    agent.model_event("smollm2", "22" * 32),
+    agent.engine_event("llama-server", ["llama-server", "--port", "8080"]),
+    agent.system_ready_event(),
+)
+CMDLINE = "console=ttyS0 privml.root=abc"
+
+# (register, type, what is hashed, what the log says, origin)
+Extend = tuple[Register, int, bytes, bytes, str]
+
+
+def utf16(text: str) -> bytes:
+    return text.encode("utf-16-le") + b"\0\0"
+
+
+def extends(memory: int, cmdline: str = CMDLINE) -> list[Extend]:
+    return [
+        (Register.RTMR0, types.EV_EFI_HANDOFF_TABLES2, b"hob%d" % memory, b"\x01\x02", "TD HOB (shape)"),
+        (Register.RTMR0, types.EV_SEPARATOR, bytes(4), bytes(4), "separator"),
+        (Register.RTMR1, types.EV_EFI_BOOT_SERVICES_APPLICATION, b"uki", b"\x00\x01device", "uki.efi"),
+        (Register.RTMR2, types.EV_IPL, b".cmdline\0", utf16(".cmdline"), "uki.efi .cmdline name"),
+        (
+            Register.RTMR2,
+            types.EV_IPL,
+            utf16(cmdline),
+            utf16(cmdline),
+            "uki.efi .cmdline (recipes/demo-cpu.yaml:9 kernel.package)",
+        ),
+        (Register.RTMR2, types.EV_EVENT_TAG, b"initrd", _tagged("Linux initrd"), "uki.efi .initrd"),
+    ]
+
+
+def _tagged(text: str) -> bytes:
+    return bytes.fromhex("ec223b8f") + len(text).to_bytes(4, "little") + text.encode()
+
+
+def boot_log(items: Sequence[Extend]) -> bytes:
+    return tcg.encode_log(
+        [
+            LogEntry(int(register), kind, {tcg.ALG_SHA384: hashlib.sha384(hashed).digest()}, data)
+            for register, kind, hashed, data, _ in items
+        ],
+        pad_to=4096,
+    )
+
+
+def registers(items: Sequence[Extend], agent_events: Sequence[AgentEvent] = AGENT_EVENTS) -> dict[Register, bytes]:
+    values = {
+        register: replay_digests(hashlib.sha384(item[2]).digest() for item in items if item[0] is register)
+        for register in RTMRS[:3]
+    }
+    values[Register.RTMR3] = replay_digests(agent.digests(agent_events))
+    values[Register.MRTD] = MRTD
+    return values
+
+
+def shape(vcpus: int, memory: int) -> MeasuredShape:
+    items = extends(memory)
+    values = registers(items)
+    return MeasuredShape(
+        platform="qemu-11-q35",
+        vcpus=vcpus,
+        memory=memory,
+        mrtd=(MRTD, hashlib.sha384(b"two-pass").digest()),
+        rtmrs=(values[RTMRS[0]], values[RTMRS[1]], values[RTMRS[2]], values[RTMRS[3]]),
+        evidence=dict.fromkeys(Register, Evidence.TPM_BOOT),
+        events=tuple(
+            Event(register, kind, hashlib.sha384(hashed).digest(), origin, Evidence.TPM_BOOT)
+            for register, kind, hashed, _, origin in items
+        ),
+    )
+
+
+PREDICATE = Predicate(
+    name="demo-cpu",
+    variant="production",
+    manifest_sha256=bytes(32),
+    agent_events=AGENT_EVENTS,
+    shapes=(shape(2, 2 << 30), shape(4, 4 << 30)),
+)
+EXPECTED = Expected(PREDICATE, "the build in out/demo-cpu")
+
+
+def document(
+    items: Sequence[Extend] | None = None,
+    *,
+    variant: str = "production",
+    agent_events: Sequence[AgentEvent] = AGENT_EVENTS,
+    log: bytes | None = None,
+    nonce: bytes = NONCE,
+    spki: bytes = SPKI,
+    body: bytes | None = None,
+) -> Document:
+    """A document whose quote really signs what it carries (4 vcpus, 4 GiB unless ``items`` says otherwise)."""
+    items = extends(4 << 30) if items is None else items
+    tree = merkle.build([nonce, bytes(32)])
+    parts = {
+        "header": report_data.Header(variant).encode(),
+        "keys": report_data.Keys(spki).encode(),
+        "devices": report_data.Devices().encode(),
+        "eventlog": agent.encode_log(agent_events),
+    }
+    data = report_data.compute(root=tree.root, **parts)
+    quote = sim.make_quote(registers(items, agent_events), data) if body is None else sim.assemble(body)
+    return Document(
+        nonce=nonce,
+        path=tree.paths[0],
+        bootlog=boot_log(items) if log is None else log,
+        quote=quote,
+        collateral=sim.collateral(),
+        **parts,
+    )
+
+
+def facts_of(made: Document) -> Facts:
+    return facts.collect(made)
+
+
+def signature_of(made: Document) -> QuoteFacts:
+    checked = signature.check(made.quote, made.collateral, now=NOW, simulated_root=ROOT)
+    assert isinstance(checked, QuoteFacts), checked
+    return checked
+
+
+def with_body(given: Facts, **changes: object) -> Facts:
+    body = dataclasses.replace(given.quote.body, **changes)  # type: ignore[arg-type]
+    return dataclasses.replace(given, quote=dataclasses.replace(given.quote, body=body))

@@ -1,0 +1,175 @@
+"""Report data, nonce tree and document: exact bytes, one spelling, nothing unknown."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+
+import attestation_samples as samples
+import pytest
+
+from privml.base.errors import EvidenceError
+from privml.base.strictjson import canonical, loads
+from privml.evidence import document, facts, merkle, report_data
+from privml.evidence.report_data import Devices, Header, Keys
+
+
+def sha256(data: bytes) -> bytes:
+    return hashlib.sha256(data).digest()
+
+
+def test_report_data_is_the_published_formula() -> None:
+    parts = {"header": b"h", "keys": b"k", "devices": b"d", "eventlog": b"e"}
+    text = b"privml-report-data/v1\0" + sha256(b"h") + bytes(32) + sha256(b"k") + sha256(b"d") + sha256(b"e")
+    assert report_data.compute(root=bytes(32), **parts) == sha256(text) + bytes(32)
+
+
+@pytest.mark.parametrize("name", ["header", "keys", "devices", "eventlog", "root"])
+def test_report_data_moves_with_every_part(name: str) -> None:
+    parts = {"header": b"h", "keys": b"k", "devices": b"d", "eventlog": b"e", "root": bytes(32)}
+    assert report_data.compute(**parts) != report_data.compute(**{**parts, name: b"\1" * 32})
+
+
+def test_sections_have_one_spelling() -> None:
+    assert Header.decode(Header("production").encode()) == Header("production", "serve", "ready")
+    assert Keys.decode(Keys(samples.SPKI).encode()) == Keys(samples.SPKI)
+    assert Devices.decode(b'{"gpus":[],"switches":[],"v":1}') == Devices()
+
+
+@pytest.mark.parametrize(
+    ("decode", "data", "words"),
+    [
+        (Header.decode, b'{"format": "privml-attestation/v1"}', "not canonical"),
+        (Header.decode, canonical({"format": "privml-attestation/v2"}), "privml-attestation/v1"),
+        (
+            Header.decode,
+            canonical({"format": report_data.FORMAT, "variant": "prod", "purpose": "serve", "stage": "x"}),
+            "production, development",
+        ),
+        (Keys.decode, canonical({"v": 1, "tls_spki_sha256": "00", "hpke": [], "signing": []}), "1 bytes"),
+        (
+            Keys.decode,
+            canonical({"v": 1, "tls_spki_sha256": "00" * 32, "hpke": ["x"], "signing": []}),
+            "only an empty list",
+        ),
+        (Devices.decode, canonical({"v": 1, "gpus": [{}], "switches": []}), "only an empty list"),
+        (Devices.decode, canonical({"v": 1, "gpus": [], "switches": [], "more": 1}), "unknown field"),
+        (Devices.decode, b"[]", "expected an object"),
+    ],
+)
+def test_other_sections_are_refused(decode: object, data: bytes, words: str) -> None:
+    with pytest.raises(EvidenceError, match=words):
+        decode(data)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 64])
+def test_every_nonce_of_a_batch_proves_the_root(count: int) -> None:
+    nonces = [sha256(b"%d" % index) for index in range(count)]
+    tree = merkle.build(nonces)
+    assert {merkle.root(nonce, path) for nonce, path in zip(nonces, tree.paths, strict=True)} == {tree.root}
+    assert merkle.root(sha256(b"other"), tree.paths[0]) != tree.root
+
+
+def test_one_caller_has_an_empty_path_and_leaf_and_node_differ() -> None:
+    tree = merkle.build([samples.NONCE])
+    assert tree.paths == ((),)
+    assert tree.root == sha256(b"\0privml-nonce/v1\0" + samples.NONCE)
+    left, right, third = (merkle.leaf(bytes([n]) * 32) for n in range(3))
+    above = sha256(b"\1" + left + right)
+    assert merkle.build([bytes([n]) * 32 for n in range(3)]).root == sha256(b"\1" + above + third)
+
+
+@pytest.mark.parametrize(
+    ("nonce", "path"),
+    [
+        (b"short", ()),
+        (bytes(32), (merkle.Step("up", bytes(32)),)),
+        (bytes(32), (merkle.Step("left", bytes(31)),)),
+        (bytes(32), (merkle.Step("left", bytes(32)),) * 33),
+    ],
+)
+def test_paths_that_no_tree_has(nonce: bytes, path: tuple[merkle.Step, ...]) -> None:
+    with pytest.raises(EvidenceError):
+        merkle.root(nonce, path)
+
+
+def test_a_document_comes_back_as_it_went() -> None:
+    made = samples.document()
+    assert document.parse(made.encode()) == made
+    bare = dataclasses.replace(made, collateral=None, path=())
+    assert document.parse(bare.encode()) == bare
+
+
+@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(document.Document)])
+def test_a_document_without_a_field_is_refused(name: str) -> None:
+    value = loads(samples.document().encode())
+    del value[name]
+    with pytest.raises(EvidenceError, match=f"document.{name}: missing"):
+        document.parse(canonical(value))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": "privml-attestation/v2"}, "document.format"),
+        ({"nonce": "00"}, "document.nonce: 1 bytes"),
+        ({"nonce": "AA" * 32}, "lower-case hex"),
+        ({"quote": "AAA"}, "not base64"),
+        ({"quote": "AAB="}, "canonical base64"),
+        ({"path": [{"side": "up", "hash": "00" * 32}]}, "expected one of left, right"),
+        ({"path": [{"side": "left", "hash": "00" * 32, "more": 1}]}, "unknown field"),
+        ({"path": [{"side": "left", "hash": "00" * 32}] * 33}, "at most 32"),
+        ({"collateral": {}}, "missing"),
+        ({"collateral": []}, "expected an object"),
+        ({"extra": 1}, "document.extra: unknown field"),
+    ],
+)
+def test_a_document_with_anything_else_is_refused(changes: dict[str, object], words: str) -> None:
+    value = {**loads(samples.document().encode()), **changes}
+    with pytest.raises(EvidenceError, match=words):
+        document.parse(canonical(value))
+
+
+def test_facts_of_an_honest_document_agree_with_each_other() -> None:
+    found = facts.collect(samples.document())
+    assert found.report_data == found.quote.body.report_data
+    assert found.agent_rtmr3 == found.quote.body.rtmrs[3]
+    assert found.boot_log.kind == "ccel"
+    assert found.boot_log.matches == set(facts.LOGGED)
+    assert len(found.boot_log.events) == len(samples.extends(0))
+
+
+def test_a_bad_boot_log_is_a_fact_and_no_error() -> None:
+    assert facts.collect(samples.document(log=b"")).boot_log.kind == "absent"
+    broken = facts.collect(samples.document(log=b"nonsense")).boot_log
+    assert (broken.kind, broken.matches) == ("malformed", frozenset())
+    assert "event log" in broken.error
+    other = facts.collect(samples.document(log=samples.boot_log(samples.extends(1)))).boot_log
+    assert other.matches == {facts.LOGGED[1], facts.LOGGED[2]}
+
+
+def test_a_tpm_log_is_read_as_registers() -> None:
+    from privml.events import tcg
+    from privml.events.registers import Register
+    from privml.events.tcg import LogEntry
+
+    pcrs = {Register.RTMR0: 1, Register.RTMR1: 4, Register.RTMR2: 9}
+    entries = [
+        LogEntry(pcrs[register], kind, {tcg.ALG_SHA256: bytes(32), tcg.ALG_SHA384: _sha384(hashed)}, data)
+        for register, kind, hashed, data, _ in samples.extends(4 << 30)
+    ]
+    entries.insert(0, LogEntry(0, 8, {tcg.ALG_SHA256: bytes(32), tcg.ALG_SHA384: bytes(48)}, b"version"))
+    entries.append(LogEntry(23, 13, {tcg.ALG_SHA256: bytes(32), tcg.ALG_SHA384: bytes(48)}, b"application"))
+    log = tcg.encode_log(entries, {tcg.ALG_SHA256: 32, tcg.ALG_SHA384: 48})
+    found = facts.collect(samples.document(log=log)).boot_log
+    assert (found.kind, found.matches) == ("tpm", set(facts.LOGGED))
+
+
+def _sha384(data: bytes) -> bytes:
+    return hashlib.sha384(data).digest()
+
+
+@pytest.mark.parametrize("name", ["header", "keys", "devices", "eventlog", "quote"])
+def test_a_malformed_section_is_an_error(name: str) -> None:
+    with pytest.raises(EvidenceError):
+        facts.collect(dataclasses.replace(samples.document(), **{name: b"nonsense"}))
