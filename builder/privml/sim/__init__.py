@@ -1,1 +1,1 @@
-""""""
+"""A simulated TDX platform, for development images and tests. No production image holds a byte of it."""

@@ -1,0 +1,85 @@
+"""One quote at a time, many callers a quote: whoever asks while a quote is made waits for the next one.
+
+A quote takes seconds and the platform makes one at a time. Each batch has a Merkle root over its callers' nonces, so
+every caller still gets a document over a nonce that was not known before the caller sent it.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from privml.base.errors import PrivmlError
+from privml.evidence import merkle
+from privml.evidence.document import Document
+
+MAX_WAITING = 1024
+
+
+class Busy(PrivmlError):
+    """More callers wait than one tree takes, or the answer did not come in time."""
+
+
+@dataclass
+class _Waiter:
+    nonce: bytes
+    done: threading.Event = field(default_factory=threading.Event)
+    document: Document | None = None
+    error: PrivmlError | None = None
+
+
+class QuoteBatch:
+    """``quote`` gives document parts over a root (`broker.BrokerClient.quote`); callers come from many threads."""
+
+    def __init__(self, quote: Callable[[bytes], Mapping[str, Any]]) -> None:
+        self._quote = quote
+        self._lock = threading.Lock()
+        self._waiting: list[_Waiter] = []
+        self._working = False
+
+    def document(self, nonce: bytes, *, timeout: float) -> Document:
+        """A document over ``nonce`` (32 bytes). Raises what the quote raised, or ``Busy``.
+
+        The caller who finds nobody at work starts the thread that makes quotes until nobody waits.
+        """
+        waiter = _Waiter(nonce)
+        with self._lock:
+            if len(self._waiting) >= MAX_WAITING:
+                raise Busy(f"attestation: {MAX_WAITING} callers wait already")
+            self._waiting.append(waiter)
+            leads = not self._working
+            self._working = True
+        if leads:
+            threading.Thread(target=self._work, daemon=True).start()
+        if not waiter.done.wait(timeout):
+            raise Busy(f"attestation: no quote within {timeout:g} s")
+        if waiter.error is not None:
+            raise waiter.error
+        assert waiter.document is not None
+        return waiter.document
+
+    def _work(self) -> None:
+        while True:
+            with self._lock:
+                batch, self._waiting = self._waiting, []
+                if not batch:
+                    self._working = False
+                    return
+            self._serve(batch)
+
+    def _serve(self, batch: list[_Waiter]) -> None:
+        try:
+            tree = merkle.build([waiter.nonce for waiter in batch])
+            parts = self._quote(tree.root)
+            for waiter, path in zip(batch, tree.paths, strict=True):
+                waiter.document = Document(nonce=waiter.nonce, path=path, **parts)
+        except PrivmlError as error:
+            for waiter in batch:
+                waiter.error = error
+        finally:
+            for waiter in batch:
+                if waiter.document is None and waiter.error is None:
+                    waiter.error = Busy("attestation: the quote could not be made")
+                waiter.done.set()

@@ -1,0 +1,307 @@
+"""The root process that owns what is attested: the keys section, the agent's log, RTMR3, and quotes.
+
+Two sockets. The stage socket (root) takes `platform`, `keys`, `extend` and `ready`, in the order that the measured
+configuration fixes, and is closed and unlinked for good at `ready`. The quote socket (the server's group) takes
+exactly `quote` with a 32-byte root, and answers only after `ready`. So whoever takes the network-facing process can
+have quotes over this machine's real keys and real log, and nothing else.
+
+SIGUSR1 means that something broke: `failed` is extended before anything else happens, and quotes end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from privml.agent import config as configuration
+from privml.agent import wire
+from privml.agent.config import Config
+from privml.agent.layout import Layout
+from privml.agent.tee import NoTeeError, Tee, detect
+from privml.base.errors import EvidenceError, HostError, PrivmlError
+from privml.base.strictjson import Fields, b64
+from privml.events.agent import AgentEvent, digest, encode_line, failed_event, system_ready_event
+from privml.events.registers import ZERO
+from privml.events.replay import extend
+from privml.evidence.report_data import Devices, Header, Keys, compute
+
+_REQUEST_TIMEOUT = 10.0
+
+
+class RefusedRequest(PrivmlError):
+    """The broker does not do this, now or ever; ``code`` is for the program that asked."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Broker:
+    """The state machine, without its sockets. Every operation is one critical section, quotes included: the log that
+    a quote carries is the log that the register holds."""
+
+    def __init__(self, config: Config, tee: Tee) -> None:
+        if tee.name == "simulated" and config.variant != "development":
+            raise HostError("broker: a simulated platform in an image that is not a development image")
+        self.tee = tee
+        self._lock = threading.Lock()
+        self._expected = list(config.events())
+        self._header = Header(variant=config.variant).encode()
+        self._devices = Devices().encode()
+        self._keys: bytes | None = None
+        self._log = b""
+        self._seq = 0
+        self._value = ZERO
+        self._staged = config.rtmr3 == "staged"
+        self._broken = ""
+        self._is_ready = False
+        if self._staged and tee.rtmr3() != ZERO:
+            raise HostError("broker: RTMR3 is not zero at the start: somebody extended it before the agent")
+
+    @property
+    def is_ready(self) -> bool:
+        """True from `system-ready` on, until something fails."""
+        return self._is_ready and not self._broken
+
+    def keys(self, section: bytes) -> None:
+        """Take the keys section, once."""
+        Keys.decode(section)
+        with self._lock:
+            self._usable()
+            if self._keys is not None:
+                raise RefusedRequest("order", "keys: they are already set")
+            self._keys = section
+
+    def extend(self, event: AgentEvent) -> None:
+        """Take the next event of the sequence, and only that one; `system-ready` comes by ``ready`` alone."""
+        with self._lock:
+            self._usable()
+            expected = self._expected[0]
+            if event.name != expected.name or event.name == system_ready_event().name:
+                raise RefusedRequest("order", f"extend: got `{event.name}`, expected `{expected.name}`")
+            if event != expected:
+                raise RefusedRequest("payload", f"extend: `{event.name}` is not what the configuration fixes")
+            self._append(event)
+            del self._expected[0]
+
+    def ready(self) -> None:
+        """The last extend: `system-ready`. Quotes begin, stages end."""
+        with self._lock:
+            self._usable()
+            if [event.name for event in self._expected] != [system_ready_event().name]:
+                raise RefusedRequest("order", f"ready: `{self._expected[0].name}` is still to come")
+            if self._keys is None:
+                raise RefusedRequest("order", "ready: there are no keys")
+            self._append(self._expected.pop())
+            self._is_ready = True
+
+    def fail(self, why: str) -> None:
+        """Extend `failed` if quotes could have been given, then refuse everything for good."""
+        with self._lock:
+            if self._broken:
+                return
+            if self._is_ready:
+                self._append(failed_event())
+            self._broken = why
+
+    def quote(self, root: bytes) -> dict[str, Any]:
+        """The parts of a document over ``root`` (32 bytes); nonce and path are the server's to add."""
+        with self._lock:
+            if self._broken:
+                raise RefusedRequest("failed", f"quote: this machine failed: {self._broken}")
+            if not self._is_ready or self._keys is None:
+                raise RefusedRequest("not-ready", "quote: the stages are not through")
+            data = compute(header=self._header, root=root, keys=self._keys, devices=self._devices, eventlog=self._log)
+            quote = self.tee.quote(data)
+            collateral: Mapping[str, str] | None = self.tee.collateral()
+            return {
+                "header": b64(self._header),
+                "keys": b64(self._keys),
+                "devices": b64(self._devices),
+                "eventlog": b64(self._log),
+                "bootlog": b64(self.tee.boot_log()),
+                "quote": b64(quote),
+                "collateral": None if collateral is None else dict(collateral),
+            }
+
+    def _usable(self) -> None:
+        if self._broken:
+            raise RefusedRequest("failed", f"this machine failed: {self._broken}")
+        if self._is_ready:
+            raise RefusedRequest("order", "the stages are over")
+
+    def _append(self, event: AgentEvent) -> None:
+        # The line is written before the register is touched: a log that is one line ahead of its register is refused
+        # by every verifier, and an extend without its line would be too; either way nothing is believed by accident.
+        line = encode_line(self._seq, event)
+        self._log += line + b"\n"
+        self._seq += 1
+        if not self._staged:
+            return
+        try:
+            self._extend_register(digest(line))
+        except BaseException as error:
+            self._broken = f"extend of `{event.name}`: {error}"
+            raise
+
+    def _extend_register(self, value: bytes) -> None:
+        self.tee.extend(value)
+        self._value = extend(self._value, value)
+        if self.tee.rtmr3() != self._value:
+            raise HostError("RTMR3 is not what the log gives")
+
+
+def serve(*, tee: Tee | None = None, layout: Layout | None = None) -> int:
+    """Run the broker until SIGTERM. Every thread but this one has its signals blocked."""
+    layout = layout or Layout()
+    signals = {signal.SIGUSR1, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        broker = Broker(configuration.read(layout.config), tee or detect())
+        stage = wire.listen(layout.stage_socket, mode=0o600)
+        quotes = wire.listen(layout.quote_socket, mode=0o660, group=layout.server_id)
+    except (PrivmlError, OSError) as error:
+        sys.stderr.write(f"privml: broker: {error}\n")
+        return 1
+    threading.Thread(target=_serve_stages, args=(broker, stage, layout), daemon=True).start()
+    threading.Thread(target=_serve_quotes, args=(broker, quotes, layout), daemon=True).start()
+    while signal.sigwait(signals) == signal.SIGUSR1:
+        try:
+            broker.fail("a stage or the engine failed")
+        except (PrivmlError, OSError) as error:
+            sys.stderr.write(f"privml: broker: {error}\n")
+    return 0
+
+
+def _serve_stages(broker: Broker, listener: socket.socket, layout: Layout) -> None:
+    """One caller after the other until `ready`; then the socket is gone, before anything can be quoted over it."""
+    over = False
+
+    def answer(value: object) -> dict[str, Any]:
+        nonlocal over
+        request = Fields(value, "request")
+        op = request.text("op", one_of=("platform", "keys", "extend", "ready"))
+        section = request.base64("keys") if op == "keys" else b""
+        event = None
+        if op == "extend":
+            event = AgentEvent(request.text("name"), request.base64("payload"))
+        request.end()
+        if op == "keys":
+            broker.keys(section)
+        elif event is not None:
+            broker.extend(event)
+        elif op == "ready":
+            broker.ready()
+            over = True
+            layout.stage_socket.unlink()
+            listener.close()
+        return {"tee": broker.tee.name}
+
+    while not over:
+        connection, _ = listener.accept()
+        _converse(connection, (layout.root_id,), answer)
+
+
+def _serve_quotes(broker: Broker, listener: socket.socket, layout: Layout) -> None:
+    def answer(value: object) -> dict[str, Any]:
+        request = Fields(value, "request")
+        request.text("op", one_of=("quote",))
+        root = request.hexadecimal("root", 32)
+        request.end()
+        return broker.quote(root)
+
+    while True:
+        connection, _ = listener.accept()
+        _converse(connection, (layout.root_id, layout.server_id), answer)
+
+
+def _converse(connection: socket.socket, allowed: tuple[int, ...], answer: Any) -> None:
+    """Read one request, answer it or say why not. Nothing that a caller sends ends the thread."""
+    with connection:
+        try:
+            if wire.peer(connection)[1] not in allowed:
+                return
+            request = wire.receive(connection, limit=wire.MAX_REQUEST, timeout=_REQUEST_TIMEOUT)
+            reply = _reply(answer, request)
+            connection.settimeout(_REQUEST_TIMEOUT)
+            wire.send(connection, reply)
+        except (OSError, EvidenceError):
+            return
+
+
+def _reply(answer: Any, request: object) -> dict[str, Any]:
+    try:
+        return {"ok": answer(request)}
+    except RefusedRequest as refused:
+        code, why = refused.code, refused.message
+    except NoTeeError as absent:
+        code, why = "no-tee", absent.message
+    except EvidenceError as malformed:
+        code, why = "malformed", malformed.message
+    except (PrivmlError, OSError) as error:
+        code, why = "unavailable", str(error)
+    return {"error": {"code": code, "message": why}}
+
+
+class BrokerClient:
+    """The broker as the other processes see it."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def platform(self) -> str:
+        """Name of the TEE; ``HostError`` while the broker is not up."""
+        return str(self._stage({"op": "platform"}).get("tee"))
+
+    def keys(self, section: bytes) -> None:
+        """Hand over the keys section (once)."""
+        self._stage({"op": "keys", "keys": b64(section)})
+
+    def extend(self, event: AgentEvent) -> None:
+        """Extend one stage's event."""
+        self._stage({"op": "extend", "name": event.name, "payload": b64(event.payload)})
+
+    def ready(self) -> None:
+        """Extend `system-ready` and close the stage socket."""
+        self._stage({"op": "ready"})
+
+    def watch(self) -> int:
+        """A pidfd of the broker: readable when it has ended."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_REQUEST_TIMEOUT)
+            connection.connect(str(self._layout.stage_socket))
+            return os.pidfd_open(wire.peer(connection)[0])
+
+    def quote(self, root: bytes, *, timeout: float) -> dict[str, bytes | dict[str, str] | None]:
+        """Document parts over ``root``; ``RefusedRequest`` with the broker's code."""
+        fields = Fields(
+            self._ask(self._layout.quote_socket, {"op": "quote", "root": root.hex()}, timeout=timeout), "quote"
+        )
+        names = ("header", "keys", "devices", "eventlog", "bootlog", "quote")
+        parts: dict[str, bytes | dict[str, str] | None] = {name: fields.base64(name) for name in names}
+        parts["collateral"] = fields.take("collateral")
+        fields.end()
+        return parts
+
+    def _stage(self, request: dict[str, Any]) -> dict[str, Any]:
+        return self._ask(self._layout.stage_socket, request, timeout=60.0)
+
+    def _ask(self, path: Any, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
+        answer = Fields(wire.ask(path, request, timeout=timeout), "broker")
+        if answer.has("error"):
+            error = answer.fields("error")
+            raise RefusedRequest(error.text("code"), f"broker: {error.text('message', limit=100_000)}")
+        result = answer.take("ok")
+        answer.end()
+        if not isinstance(result, dict):
+            raise EvidenceError("broker.ok: not an object")
+        return result
+
+
+if __name__ == "__main__":
+    sys.exit(serve())

@@ -1,0 +1,170 @@
+"""The measured configuration: what this image was built to do. Strict: an unknown field is an error.
+
+The file lies in the verity root, so RTMR2 covers it through the root hash on the command line; the agent extends its
+digest again so that a reader of the agent's log alone can see which configuration ran.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from privml.base.errors import EvidenceError
+from privml.base.strictjson import Fields, canonical, loads
+from privml.events import agent as events
+
+FORMAT = "privml-config/v1"
+VARIANTS = ("production", "development")
+BLOCK_SIZE = 4096
+_MAX_FILE = 64 * 1024
+
+
+@dataclass(frozen=True)
+class Verity:
+    """dm-verity parameters: root hash and salt (32 bytes each), blocks of 4096 bytes, where the hash tree begins."""
+
+    root_hash: bytes
+    salt: bytes
+    data_blocks: int
+    hash_start: int
+
+
+@dataclass(frozen=True)
+class Config:
+    """The decoded configuration; ``sha256`` is the hex digest of the file's bytes."""
+
+    sha256: str
+    name: str
+    variant: str
+    listen: int
+    max_concurrency: int
+    engine_name: str
+    engine_argv: tuple[str, ...]
+    engine_port: int
+    model_name: str
+    model_file: str
+    model_verity: Verity
+    devices: tuple[str, ...]
+    rtmr3: str
+
+    def events(self) -> tuple[events.AgentEvent, ...]:
+        """The agent's events of a healthy boot with this configuration, in order: there are no others."""
+        made = {
+            event.name: event
+            for event in (
+                events.config_event(self.sha256),
+                events.model_event(self.model_name, self.model_verity.root_hash.hex()),
+                events.engine_event(self.engine_name, list(self.engine_argv)),
+                events.system_ready_event(),
+            )
+        }
+        return tuple(made[name] for name in events.sequence(gpus=False))
+
+
+def read(path: Path) -> Config:
+    """The configuration in ``path``; ``EvidenceError`` when it is not there or not exactly v1."""
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise EvidenceError(f"configuration {path}: {error.strerror}") from error
+    return decode(data)
+
+
+def decode(data: bytes) -> Config:
+    """Decode canonical bytes; ``EvidenceError`` for anything else."""
+    value = loads(data, what="config", limit=_MAX_FILE)
+    top = Fields(value, "config")
+    if canonical(value) != data:
+        raise EvidenceError("config: not canonical JSON")
+    top.text("format", one_of=(FORMAT,))
+    name = _nonempty(top, "name")
+    variant = top.text("variant", one_of=VARIANTS)
+    agent = top.fields("agent")
+    listen = agent.integer("listen", low=1024, high=65535)
+    max_concurrency = agent.integer("max_concurrency", low=1, high=1024)
+    agent.end()
+    engine = top.fields("engine")
+    engine_name = engine.text("name", one_of=("llama-server",))
+    engine_argv = _texts(engine, "argv")
+    engine_port = engine.integer("port", low=1024, high=65535)
+    engine.end()
+    if not engine_argv or not engine_argv[0].startswith("/"):
+        raise EvidenceError("config.engine.argv: expected an absolute program path first")
+    if engine_port == listen:
+        raise EvidenceError("config.engine.port: got the port of agent.listen")
+    model = top.fields("model")
+    model_name = _nonempty(model, "name")
+    model_file = _nonempty(model, "file")
+    if "/" in model_file or model_file in (".", ".."):
+        raise EvidenceError(f"config.model.file: got `{model_file[:80]}`, expected a file name")
+    verity = model.fields("verity")
+    model_verity = Verity(
+        root_hash=verity.hexadecimal("root_hash", 32),
+        salt=verity.hexadecimal("salt", 32),
+        data_blocks=verity.integer("data_blocks", low=1, high=2**40),
+        hash_start=verity.integer("hash_start", high=2**40),
+    )
+    verity.integer("block_size", low=BLOCK_SIZE, high=BLOCK_SIZE)
+    verity.end()
+    model.end()
+    devices = _texts(top, "devices")
+    rtmr3 = top.text("rtmr3", one_of=("staged", "unused"))
+    top.end()
+    return Config(
+        sha256=hashlib.sha256(data).hexdigest(),
+        name=name,
+        variant=variant,
+        listen=listen,
+        max_concurrency=max_concurrency,
+        engine_name=engine_name,
+        engine_argv=engine_argv,
+        engine_port=engine_port,
+        model_name=model_name,
+        model_file=model_file,
+        model_verity=model_verity,
+        devices=devices,
+        rtmr3=rtmr3,
+    )
+
+
+def encode(config: Config) -> bytes:
+    """The canonical bytes of ``config`` (``sha256`` is not a field of the file)."""
+    verity = config.model_verity
+    fields: Mapping[str, object] = {
+        "format": FORMAT,
+        "name": config.name,
+        "variant": config.variant,
+        "agent": {"listen": config.listen, "max_concurrency": config.max_concurrency},
+        "engine": {"name": config.engine_name, "argv": list(config.engine_argv), "port": config.engine_port},
+        "model": {
+            "name": config.model_name,
+            "file": config.model_file,
+            "verity": {
+                "root_hash": verity.root_hash.hex(),
+                "salt": verity.salt.hex(),
+                "data_blocks": verity.data_blocks,
+                "hash_start": verity.hash_start,
+                "block_size": BLOCK_SIZE,
+            },
+        },
+        "devices": list(config.devices),
+        "rtmr3": config.rtmr3,
+    }
+    return canonical(dict(fields))
+
+
+def _nonempty(fields: Fields, key: str) -> str:
+    text = fields.text(key, limit=255)
+    if not text or not text.isprintable():
+        raise EvidenceError(f"{fields.path}.{key}: empty or not printable")
+    return text
+
+
+def _texts(fields: Fields, key: str) -> tuple[str, ...]:
+    items = fields.array(key, limit=256)
+    for index, item in enumerate(items):
+        if not isinstance(item, str) or not item or not item.isprintable():
+            raise EvidenceError(f"{fields.path}.{key}[{index}]: expected a printable string")
+    return tuple(items)

@@ -1,0 +1,62 @@
+"""The TLS identity of this boot: a key that never leaves this machine's memory, and a certificate to carry it.
+
+Callers trust the key's digest in an attestation document, not the certificate: its name and dates say nothing, and
+the dates span everything because the host sets the guest's clock.
+"""
+
+from __future__ import annotations
+
+import datetime
+import hashlib
+import os
+from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
+
+from privml.agent.layout import Layout
+
+_FROM = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
+_TO = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
+
+
+def create(layout: Layout) -> bytes:
+    """Make key and certificate for this boot; SHA-256 of the SubjectPublicKeyInfo.
+
+    The certificate is written last: the server starts when it is there.
+    """
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "privml guest")])
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(name)
+        .issuer_name(name)
+        .public_key(key.public_key())
+        .serial_number(x509.random_serial_number())
+        .not_valid_before(_FROM)
+        .not_valid_after(_TO)
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("privml.invalid")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    spki = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
+    layout.tls_key.parent.mkdir(mode=0o755, exist_ok=True)
+    pem = key.private_bytes(
+        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+    )
+    _write(layout.tls_key, pem, 0o400, layout.server_id)
+    _write(layout.tls_certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o444, layout.server_id)
+    return hashlib.sha256(spki).digest()
+
+
+def _write(path: Path, data: bytes, mode: int, owner: int) -> None:
+    """Create ``path`` once: never readable by others, and whole under its name."""
+    temporary = path.with_name(path.name + ".new")
+    handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400)
+    with os.fdopen(handle, "wb") as file:
+        file.write(data)
+        os.fchown(file.fileno(), owner, owner)
+        os.fchmod(file.fileno(), mode)
+    temporary.rename(path)

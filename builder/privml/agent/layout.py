@@ -1,0 +1,55 @@
+"""Where things are in the guest, and who may talk to whom: one value that tests replace."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+SERVER_ID = 900
+"""uid and gid of the user `privml` (images/guest: sysusers.d/privml.conf)."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Paths and numbers of the running guest.
+
+    ``run`` is a tmpfs directory of root's; ``root_id`` is the uid that may drive the stages, ``server_id`` the uid
+    (and group) that may ask for quotes and owns the TLS key.
+    """
+
+    config: Path = Path("/etc/privml/config.json")
+    run: Path = Path("/run/privml")
+    sys: Path = Path("/sys")
+    dev: Path = Path("/dev")
+    root_id: int = 0
+    server_id: int = SERVER_ID
+
+    @property
+    def stages(self) -> Path:
+        """The stage table, JSON, for the server."""
+        return self.run / "stages.json"
+
+    @property
+    def stage_socket(self) -> Path:
+        """The broker's socket for the boot stages: root only, gone after `system-ready`."""
+        return self.run / "broker" / "stage.sock"
+
+    @property
+    def quote_socket(self) -> Path:
+        """The broker's socket for quotes: the server's group."""
+        return self.run / "broker" / "quote.sock"
+
+    @property
+    def tls_key(self) -> Path:
+        """PEM private key of this boot, mode 0400, owned by the server's user."""
+        return self.run / "tls" / "key.pem"
+
+    @property
+    def tls_certificate(self) -> Path:
+        """PEM self-signed certificate of this boot."""
+        return self.run / "tls" / "certificate.pem"
+
+    @property
+    def model(self) -> Path:
+        """Where the model volume is mounted."""
+        return self.run / "model"

@@ -1,0 +1,105 @@
+"""One HTTP request to the engine on the loopback interface, its answer piece by piece as the engine gives it."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+from collections.abc import Iterator, Sequence
+from types import TracebackType
+
+import h11
+
+from privml.base.errors import HostError
+
+_PIECE = 64 * 1024
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class Exchange:
+    """A request that was sent, and its response: ``status``, ``headers``, then ``pieces()`` to the end.
+
+    ``timeout`` bounds each wait for the engine's next bytes, not the whole answer: a long answer is a good one.
+    Leaving the block closes the connection, which tells the engine to stop working for a caller who is gone.
+    """
+
+    def __init__(
+        self, port: int, method: str, target: str, headers: Headers = (), body: bytes = b"", *, timeout: float
+    ) -> None:
+        self._http = h11.Connection(h11.CLIENT)
+        try:
+            self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+        except OSError as error:
+            raise HostError(f"engine: {error.strerror or error}") from error
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            sent: list[tuple[bytes, bytes]] = [
+                (b"host", b"127.0.0.1"),
+                (b"connection", b"close"),
+                *headers,
+                (b"content-length", str(len(body)).encode()),
+            ]
+            request = h11.Request(method=method, target=target, headers=sent)
+            self._socket.sendall(self._http.send(request) or b"")
+            if body:
+                self._socket.sendall(self._http.send(h11.Data(data=body)) or b"")
+            self._socket.sendall(self._http.send(h11.EndOfMessage()) or b"")
+            head = self._head()
+        except BaseException:
+            self.close()
+            raise
+        self.status: int = head.status_code
+        self.headers: list[tuple[bytes, bytes]] = [(bytes(name), bytes(value)) for name, value in head.headers]
+
+    def pieces(self) -> Iterator[bytes]:
+        """The body as it comes; ``HostError`` when the engine stops in the middle."""
+        while isinstance(event := self._next(), h11.Data):
+            yield bytes(event.data)
+
+    def close(self) -> None:
+        """End the connection, answered or not."""
+        with contextlib.suppress(OSError):
+            self._socket.close()
+
+    def __enter__(self) -> Exchange:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _head(self) -> h11.Response:
+        event = self._next()
+        while isinstance(event, h11.InformationalResponse):
+            event = self._next()
+        if not isinstance(event, h11.Response):
+            raise HostError("engine: the connection ended without a response")
+        return event
+
+    def _next(self) -> h11.Event | None:
+        """The next event; None when the connection has nothing more to give."""
+        try:
+            while True:
+                event = self._http.next_event()
+                if isinstance(event, h11.Event):
+                    return event
+                if event is h11.PAUSED:
+                    return None
+                self._http.receive_data(self._socket.recv(_PIECE))
+        except OSError as error:
+            raise HostError(f"engine: {error.strerror or error}") from error
+        except h11.RemoteProtocolError as error:
+            raise HostError(f"engine: not HTTP: {error}") from error
+
+
+def whole(
+    port: int, method: str, target: str, headers: Headers = (), body: bytes = b"", *, timeout: float, limit: int
+) -> tuple[int, bytes]:
+    """Status and whole body of one exchange; ``HostError`` above ``limit`` bytes."""
+    data = b""
+    with Exchange(port, method, target, headers, body, timeout=timeout) as exchange:
+        for piece in exchange.pieces():
+            data += piece
+            if len(data) > limit:
+                raise HostError(f"engine: an answer of more than {limit} bytes")
+        return exchange.status, data

@@ -1,0 +1,338 @@
+"""The only process that the network reaches: TLS 1.3, five paths, and no memory of what passes through.
+
+`/healthz`, `/readyz`, `/boot-stages` and `/.well-known/privml-attestation` are answered here; `/v1/` goes to the
+engine, only while every stage is through. Nothing of a request or answer is written anywhere but to its connection.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import ssl
+import sys
+import threading
+import time
+from collections.abc import Iterable
+from urllib.parse import parse_qsl
+
+import h11
+
+from privml.agent import config as configuration
+from privml.agent.batch import Busy, QuoteBatch
+from privml.agent.broker import BrokerClient, RefusedRequest
+from privml.agent.config import Config
+from privml.agent.layout import Layout
+from privml.agent.loopback import Exchange
+from privml.base.errors import EvidenceError, PrivmlError
+from privml.base.strictjson import canonical, loads, unhex
+
+MAX_BODY = 16 * 1024 * 1024
+MAX_HEAD = 32 * 1024
+HANDSHAKE_TIMEOUT = 30.0
+IDLE_TIMEOUT = 60.0
+BODY_TIMEOUT = 120.0
+WRITE_TIMEOUT = 120.0
+QUOTE_TIMEOUT = 120.0
+ENGINE_TIMEOUT = 900.0
+ATTESTATION = "/.well-known/privml-attestation"
+_HOP_BY_HOP = frozenset(
+    (
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    )
+)
+_NOT_FORWARDED = _HOP_BY_HOP | {
+    b"host",
+    b"content-length",
+    b"expect",
+    b"accept-encoding",
+    b"authorization",
+    b"cookie",
+}
+_NOT_RETURNED = _HOP_BY_HOP | {b"server", b"date", b"set-cookie"}
+
+
+class _Answer(PrivmlError):
+    """A request that ends in a status and a JSON error."""
+
+    def __init__(self, status: int, code: str, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+        self.code = code
+
+
+class Server:
+    """Connections in threads: as many as a server of ``max_concurrency`` answers needs, and some for questions."""
+
+    def __init__(self, config: Config, layout: Layout) -> None:
+        self._config = config
+        self._stages_file = layout.stages
+        broker = BrokerClient(layout)
+        self._quotes = QuoteBatch(lambda root: broker.quote(root, timeout=QUOTE_TIMEOUT))
+        self._answers = threading.BoundedSemaphore(config.max_concurrency)
+        self._connections = threading.BoundedSemaphore(2 * config.max_concurrency + 32)
+        self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        self._context.minimum_version = ssl.TLSVersion.TLSv1_3
+        self._context.num_tickets = 0
+        self._context.set_alpn_protocols(["http/1.1"])
+        self._context.load_cert_chain(layout.tls_certificate, layout.tls_key)
+
+    def serve(self, listener: socket.socket) -> None:
+        """Accept for ever; a connection over the limit waits in the kernel's queue."""
+        while True:
+            self._connections.acquire()
+            try:
+                connection, _ = listener.accept()
+            except OSError:
+                self._connections.release()
+                time.sleep(0.1)  # out of descriptors, or the caller is gone already
+                continue
+            threading.Thread(target=self._connection, args=(connection,), daemon=True).start()
+
+    def _connection(self, connection: socket.socket) -> None:
+        try:
+            with connection:
+                connection.settimeout(HANDSHAKE_TIMEOUT)
+                connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                with self._context.wrap_socket(connection, server_side=True) as tls:
+                    _Conversation(self, tls).run()
+        except (OSError, h11.ProtocolError):
+            return  # the caller is gone, or never spoke TLS or HTTP; there is nobody to tell
+        finally:
+            self._connections.release()
+
+    # What a conversation asks of the server.
+
+    def stages(self) -> tuple[bool, bytes]:
+        """(ready, the stage table's bytes), as the boot process last wrote them."""
+        try:
+            data = self._stages_file.read_bytes()
+            value = loads(data, what="stages")
+        except (OSError, EvidenceError):
+            return False, b'{"format":"privml-stages/v1","ready":false,"stages":[]}\n'
+        return isinstance(value, dict) and value.get("ready") is True, data
+
+    def document(self, query: str) -> bytes:
+        """The attestation document over the caller's nonce."""
+        try:
+            pairs = parse_qsl(query, keep_blank_values=True, strict_parsing=True, max_num_fields=4)
+        except ValueError:
+            pairs = []
+        if [name for name, _ in pairs] != ["nonce"]:
+            raise _Answer(400, "nonce", "give exactly `?nonce=` and 64 lower-case hex digits")
+        try:
+            nonce = unhex(pairs[0][1], 32, what="nonce")
+        except EvidenceError as error:
+            raise _Answer(400, "nonce", error.message) from error
+        try:
+            return self._quotes.document(nonce, timeout=QUOTE_TIMEOUT).encode()
+        except RefusedRequest as refused:
+            raise _Answer(503, refused.code, refused.message) from refused
+        except Busy as busy:
+            raise _Answer(503, "busy", busy.message) from busy
+        except PrivmlError as error:
+            raise _Answer(503, "unavailable", "attestation: the broker does not answer") from error
+
+    def forward(self, request: h11.Request, target: str, body: bytes) -> Exchange:
+        """Send a request on to the engine; its response is read by the caller."""
+        headers = [(bytes(name), bytes(value)) for name, value in request.headers]
+        dropped = _NOT_FORWARDED | _named_by_connection(headers)
+        try:
+            return Exchange(
+                self._config.engine_port,
+                request.method.decode("ascii"),
+                target,
+                [(name, value) for name, value in headers if name not in dropped],
+                body,
+                timeout=ENGINE_TIMEOUT,
+            )
+        except PrivmlError as error:
+            raise _Answer(502, "engine", "the engine does not answer") from error
+
+    @property
+    def answers(self) -> threading.BoundedSemaphore:
+        """One permit an answer of the engine."""
+        return self._answers
+
+
+class _Conversation:
+    """One TLS connection: requests one after the other, until either side closes or breaks the rules."""
+
+    def __init__(self, server: Server, tls: ssl.SSLSocket) -> None:
+        self._server = server
+        self._tls = tls
+        self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+
+    def run(self) -> None:
+        while True:
+            try:
+                event = self._next(time.monotonic() + IDLE_TIMEOUT)
+                if not isinstance(event, h11.Request):
+                    return
+                self._request(event)
+            except h11.RemoteProtocolError as error:
+                self._error(_Answer(error.error_status_hint, "malformed", "not HTTP/1.1 as this server reads it"))
+                return
+            except _Answer as answer:
+                self._error(answer)
+            if self._http.our_state is not h11.DONE or self._http.their_state is not h11.DONE:
+                return
+            self._http.start_next_cycle()
+
+    def _request(self, request: h11.Request) -> None:
+        target = request.target.decode("ascii")
+        path, _, query = target.partition("?")
+        method = request.method.decode("ascii")
+        if path.startswith("/v1/"):
+            self._inference(request, target)
+            return
+        ready, stages = self._server.stages()
+        if path not in ("/healthz", "/readyz", "/boot-stages", ATTESTATION):
+            raise _Answer(404, "not-found", "there is no such path here")
+        if method not in ("GET", "HEAD"):
+            raise _Answer(405, "method", f"{path} takes GET")
+        self._body(request, 0)
+        if path == "/healthz":
+            self._respond(200, b'{"alive":true}\n')
+        elif path == "/readyz":
+            self._respond(200 if ready else 503, canonical({"ready": ready}) + b"\n")
+        elif path == "/boot-stages":
+            self._respond(200, stages)
+        else:
+            self._respond(200, self._server.document(query))
+
+    def _inference(self, request: h11.Request, target: str) -> None:
+        ready, stages = self._server.stages()
+        if not ready:
+            # The stage list stands beside the error, so that an operator sees why from any client.
+            table = loads(stages, what="stages")
+            raise_body = {"error": _error_object("not-ready", "this machine is not ready"), "stages": table}
+            self._respond(503, canonical(raise_body) + b"\n", close=True)
+            return
+        if not self._server.answers.acquire(blocking=False):
+            raise _Answer(429, "busy", "as many requests as this machine takes are under way")
+        try:
+            body = self._body(request, MAX_BODY)
+            with self._server.forward(request, target, body) as exchange:
+                self._stream(exchange)
+        finally:
+            self._server.answers.release()
+
+    def _stream(self, exchange: Exchange) -> None:
+        """Pass the engine's answer on, each piece when it comes."""
+        dropped = _NOT_RETURNED | _named_by_connection(exchange.headers)
+        headers = [(name, value) for name, value in exchange.headers if name not in dropped]
+        self._tls.settimeout(WRITE_TIMEOUT)
+        self._send(h11.Response(status_code=exchange.status, headers=headers))
+        try:
+            for piece in exchange.pieces():
+                self._send(h11.Data(data=piece))
+        except PrivmlError as error:
+            # The head is out: the only honest end of half an answer is a broken connection.
+            raise ConnectionAbortedError("the engine stopped") from error
+        self._send(h11.EndOfMessage())
+
+    def _body(self, request: h11.Request, limit: int) -> bytes:
+        declared = next((value for name, value in request.headers if name == b"content-length"), b"0")
+        if int(declared) > limit:
+            raise _Answer(413, "too-large", f"a body of more than {limit} bytes")
+        if self._http.they_are_waiting_for_100_continue:
+            self._send(h11.InformationalResponse(status_code=100, headers=[]))
+        end = time.monotonic() + BODY_TIMEOUT
+        body = bytearray()
+        while isinstance(event := self._next(end), h11.Data):
+            body += event.data
+            if len(body) > limit:
+                raise _Answer(413, "too-large", f"a body of more than {limit} bytes")
+        return bytes(body)
+
+    def _error(self, answer: _Answer) -> None:
+        body = canonical({"error": _error_object(answer.code, answer.message)}) + b"\n"
+        self._respond(answer.status, body, close=True)
+
+    def _respond(self, status: int, body: bytes, *, close: bool = False) -> None:
+        if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
+            return
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", str(len(body)).encode()),
+            (b"cache-control", b"no-store"),
+        ]
+        if close:
+            headers.append((b"connection", b"close"))
+        self._tls.settimeout(WRITE_TIMEOUT)
+        self._send(h11.Response(status_code=status, headers=headers))
+        self._send(h11.Data(data=body))
+        self._send(h11.EndOfMessage())
+        if close:
+            with contextlib.suppress(OSError):
+                self._drain()
+
+    def _drain(self) -> None:
+        """Let the answer arrive: a socket closed over unread bytes resets the connection, and the answer with it."""
+        self._tls.settimeout(1.0)
+        end = time.monotonic() + 2.0
+        while time.monotonic() < end and self._tls.recv(64 * 1024):
+            pass
+
+    def _send(self, event: h11.Event) -> None:
+        data = self._http.send(event)
+        if data:
+            self._tls.sendall(data)
+
+    def _next(self, end: float) -> h11.Event | None:
+        """The next event; None when the peer must be answered before it may go on."""
+        while True:
+            event = self._http.next_event()
+            if isinstance(event, h11.Event):
+                return event
+            if event is h11.PAUSED:
+                return None
+            left = end - time.monotonic()
+            if left <= 0:
+                raise TimeoutError
+            self._tls.settimeout(left)
+            self._http.receive_data(self._tls.recv(64 * 1024))
+
+
+def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    """Header names that the Connection header declares to be of this hop."""
+    return {
+        word.strip().lower() for name, value in headers if name.lower() == b"connection" for word in value.split(b",")
+    }
+
+
+def _error_object(code: str, message: str) -> dict[str, str]:
+    return {"code": code, "message": message, "type": "privml"}
+
+
+def listen(port: int, host: str = "0.0.0.0") -> socket.socket:  # noqa: S104 -- the guest's one open port
+    """The TCP socket of the server."""
+    return socket.create_server((host, port), backlog=256)
+
+
+def main(layout: Layout | None = None) -> int:
+    """Wait for this boot's identity, then serve."""
+    layout = layout or Layout()
+    try:
+        config = configuration.read(layout.config)
+        while not layout.tls_certificate.exists():
+            time.sleep(0.1)
+        server = Server(config, layout)
+        listener = listen(config.listen)
+    except (PrivmlError, OSError) as error:
+        sys.stderr.write(f"privml: server: {error}\n")
+        return 1
+    server.serve(listener)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

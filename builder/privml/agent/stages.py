@@ -1,0 +1,89 @@
+"""The stages of a boot, as anybody may see them: what ran, how long it took, what went wrong.
+
+The table is a file that the boot process replaces whole and the server shows at `/boot-stages`. It is told to
+strangers, so details hold names and digests, never keys or prompts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from privml.base.strictjson import canonical
+
+FORMAT = "privml-stages/v1"
+NAMES = ("platform", "config", "identity", "devices", "model", "engine", "system-ready")
+STATUSES = ("pending", "running", "ok", "warning", "failed")
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One stage: its status out of ``STATUSES``, and its times in milliseconds since the agent started."""
+
+    name: str
+    status: str = "pending"
+    detail: str = ""
+    started_ms: int | None = None
+    ended_ms: int | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The stage as the file holds it."""
+        return {
+            "name": self.name,
+            "status": self.status,
+            "detail": self.detail,
+            "started_ms": self.started_ms,
+            "ended_ms": self.ended_ms,
+        }
+
+
+class StageTable:
+    """The table and its file; every change is on disk before the call returns."""
+
+    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._start = clock()
+        self._stages = {name: Stage(name) for name in NAMES}
+        self._ready = False
+        self._write()
+
+    @property
+    def ready(self) -> bool:
+        """True when every stage is through and none failed."""
+        return self._ready
+
+    def stage(self, name: str) -> Stage:
+        """One row."""
+        return self._stages[name]
+
+    def begin(self, name: str) -> None:
+        """The stage runs now."""
+        self._stages[name] = replace(self._stages[name], status="running", started_ms=self._now())
+        self._write()
+
+    def end(self, name: str, status: str, detail: str = "") -> None:
+        """The stage ended; a failed one takes readiness with it, whenever that happens."""
+        assert status in STATUSES
+        self._stages[name] = replace(self._stages[name], status=status, detail=detail[:1000], ended_ms=self._now())
+        if status == "failed":
+            self._ready = False
+        elif name == NAMES[-1]:
+            self._ready = all(stage.status in ("ok", "warning") for stage in self._stages.values())
+        self._write()
+
+    def _now(self) -> int:
+        return int((self._clock() - self._start) * 1000)
+
+    def _write(self) -> None:
+        # tmpfs: a rename is all that a reader needs, and nothing has to survive a power cut.
+        data = canonical(
+            {"format": FORMAT, "ready": self._ready, "stages": [s.to_json() for s in self._stages.values()]}
+        )
+        temporary = self._path.with_name(self._path.name + ".new")
+        temporary.write_bytes(data + b"\n")
+        temporary.chmod(0o644)
+        temporary.replace(self._path)

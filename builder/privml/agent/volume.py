@@ -1,0 +1,117 @@
+"""The model volume: the host's disk under the measured root hash.
+
+The host chooses which disk carries the names; dm-verity with the parameters of the measured configuration accepts
+only the right bytes. For the model a wrong block is an I/O error and not a panic, so that a wrong volume is a stage
+that failed and can be told.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from privml.agent.config import BLOCK_SIZE, Verity
+from privml.base.errors import HostError
+from privml.base.run import run
+
+NAME = "privml-model"
+_EROFS_MAGIC = 0xE0F5E1E2.to_bytes(4, "little")
+_EROFS_OFFSET = 1024
+
+Runner = Callable[[Sequence[str]], None]
+
+
+def command(argv: Sequence[str]) -> None:
+    """Run one tool of the guest to its end; ``HostError`` with its output when it fails."""
+    run(argv, timeout=180)
+
+
+class ModelVolume:
+    """Finds, opens and mounts the volume. ``runner`` starts dmsetup and mount."""
+
+    def __init__(
+        self,
+        *,
+        sys: Path = Path("/sys"),
+        dev: Path = Path("/dev"),
+        runner: Runner = command,
+        wait: float = 60.0,
+    ) -> None:
+        self._sys = sys
+        self._dev = dev
+        self._runner = runner
+        self._wait = wait
+
+    def open(self, verity: Verity, mount: Path) -> None:
+        """Put the filesystem under ``verity`` read-only at ``mount``; ``HostError`` if it is not as measured."""
+        data = self._partition(NAME)
+        tree = self._partition(f"{NAME}-verity")
+        self._runner(
+            [
+                "dmsetup",
+                "create",
+                NAME,
+                "--readonly",
+                "--noudevsync",
+                "--noudevrules",
+                "--table",
+                table(verity, data, tree),
+            ]
+        )
+        device = self._dev / "mapper" / NAME
+        self._prove(device, verity)
+        mount.mkdir(mode=0o755, exist_ok=True)
+        self._runner(["mount", "-t", "erofs", "-o", "ro,nosuid,nodev,noexec", str(device), str(mount)])
+
+    def _partition(self, name: str) -> Path:
+        """The only partition called ``name``; waits a while, because disks appear late."""
+        end = time.monotonic() + self._wait
+        while True:
+            found = sorted(self._named(name))
+            if len(found) == 1:
+                return self._dev / found[0]
+            if len(found) > 1:
+                raise HostError(f"model: {len(found)} partitions are named {name} ({', '.join(found)}), expected one")
+            if time.monotonic() >= end:
+                raise HostError(f"model: no partition is named {name}: is the model's disk attached?")
+            time.sleep(0.1)
+
+    def _named(self, name: str) -> list[str]:
+        found = []
+        for uevent in (self._sys / "class" / "block").glob("*/uevent"):
+            try:
+                text = uevent.read_text("utf-8", "replace")
+            except OSError:
+                continue  # the device went away while we looked
+            fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
+            if fields.get("PARTNAME") == name and fields.get("DEVNAME"):
+                found.append(fields["DEVNAME"])
+        return found
+
+    def _prove(self, device: Path, verity: Verity) -> None:
+        """Read the first and the last block, which walks the tree from both ends up to the root hash."""
+        wrong = f"model: the volume is not the one of the measured configuration (root hash {verity.root_hash.hex()})"
+        try:
+            handle = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                first = os.pread(handle, BLOCK_SIZE, 0)
+                last = os.pread(handle, BLOCK_SIZE, (verity.data_blocks - 1) * BLOCK_SIZE)
+            finally:
+                os.close(handle)
+        except OSError as error:
+            raise HostError(f"{wrong}: {error.strerror}") from error
+        if len(first) != BLOCK_SIZE or len(last) != BLOCK_SIZE:
+            raise HostError(f"{wrong}: it is shorter than {verity.data_blocks} blocks")
+        if first[_EROFS_OFFSET : _EROFS_OFFSET + 4] != _EROFS_MAGIC:
+            raise HostError("model: the measured volume holds no erofs filesystem")
+
+
+def table(verity: Verity, data: Path, tree: Path) -> str:
+    """The device-mapper table: every parameter is measured, only the two device names are the host's."""
+    sectors = verity.data_blocks * (BLOCK_SIZE // 512)
+    return (
+        f"0 {sectors} verity 1 {data} {tree} {BLOCK_SIZE} {BLOCK_SIZE} {verity.data_blocks} {verity.hash_start} "
+        f"sha256 {verity.root_hash.hex()} {verity.salt.hex()}"
+    )

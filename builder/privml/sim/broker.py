@@ -1,0 +1,23 @@
+"""The broker of development images: the production broker over a simulated platform."""
+
+from __future__ import annotations
+
+import sys
+
+from privml.agent.broker import serve
+from privml.base.errors import PrivmlError
+from privml.sim.tee import SimulatedTee
+
+
+def main() -> int:
+    """Serve until SIGTERM."""
+    try:
+        tee = SimulatedTee()
+    except PrivmlError as error:
+        sys.stderr.write(f"privml: broker: {error}\n")
+        return 1
+    return serve(tee=tee)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,66 @@
+"""A platform that measures this boot and signs with keys that everybody has.
+
+RTMR0..2 come from the TPM log that this boot's firmware and kernel wrote, MRTD from the launcher, which computes it
+from the firmware file that it really started. A prediction is never an input: that gives a comparison its worth.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from privml.base.errors import HostError
+from privml.base.strictjson import unhex
+from privml.events.registers import DIGEST_SIZE, ZERO, Register
+from privml.events.replay import extend, replay_tpm_as_rtmrs
+from privml.events.tcg import parse_log
+from privml.sim.quote import collateral, make_quote
+
+
+class SimulatedTee:
+    """The `agent.tee.Tee` of development images. RTMR3 lives in this process."""
+
+    name = "simulated"
+
+    def __init__(
+        self,
+        *,
+        tpm_log: Path = Path("/sys/kernel/security/tpm0/binary_bios_measurements"),
+        mrtd: Path = Path("/sys/firmware/qemu_fw_cfg/by_name/opt/org.privml/sim-mrtd/raw"),
+    ) -> None:
+        self._log = _read(tpm_log, "the TPM's log")
+        replayed = replay_tpm_as_rtmrs(parse_log(self._log))
+        mrtd_text = _read(mrtd, "the launcher's MRTD").decode("ascii", "replace").strip("\n\0 ")
+        self._registers = {
+            Register.MRTD: unhex(mrtd_text, DIGEST_SIZE, what="sim-mrtd"),
+            Register.RTMR0: replayed[Register.RTMR0],
+            Register.RTMR1: replayed[Register.RTMR1],
+            Register.RTMR2: replayed[Register.RTMR2],
+            Register.RTMR3: ZERO,
+        }
+
+    def quote(self, report_data: bytes) -> bytes:
+        """A quote of the simulated platform."""
+        return make_quote(self._registers, report_data)
+
+    def extend(self, digest: bytes) -> None:
+        """Extend the RTMR3 of this process."""
+        self._registers[Register.RTMR3] = extend(self._registers[Register.RTMR3], digest)
+
+    def rtmr3(self) -> bytes:
+        """RTMR3 as extended so far."""
+        return self._registers[Register.RTMR3]
+
+    def boot_log(self) -> bytes:
+        """The TPM's log of this boot."""
+        return self._log
+
+    def collateral(self) -> dict[str, str]:
+        """The simulated platform's collateral."""
+        return collateral()
+
+
+def _read(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise HostError(f"simulation: {what} ({path}) cannot be read: {error.strerror}") from error
