@@ -39,16 +39,16 @@ def describe(event: LoggedEvent) -> str:
 
 
 def decode(data: bytes) -> str | None:
-    """Printable text out of UTF-16LE or UTF-8 bytes, without trailing NULs; None when it is something else."""
-    codecs = ("utf-16-le", "utf-8") if len(data) % 2 == 0 and data[1:2] == b"\0" else ("utf-8", "utf-16-le")
-    for codec in codecs:
-        try:
-            text = data.decode(codec).rstrip("\0")
-        except UnicodeDecodeError:
-            continue
-        if text and text.isprintable():
-            return text
-    return None
+    """Printable text out of UTF-16LE or UTF-8 bytes, without trailing NULs; None when it is something else.
+
+    UTF-16 is taken only for text that begins with a Latin character: nearly any pair of bytes is one of its letters.
+    """
+    codec = "utf-16-le" if len(data) % 2 == 0 and data[1:2] == b"\0" else "utf-8"
+    try:
+        text = data.decode(codec).rstrip("\0")
+    except UnicodeDecodeError:
+        return None
+    return text if text and text.isprintable() else None
 
 
 def quoted(text: str) -> str:

@@ -1,0 +1,78 @@
+"""The committed simulated PKI is its generator's output, says SIMULATED everywhere, and signs quickly."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+import attestation_samples as samples
+import pytest
+from cryptography import x509
+
+from privml.base.errors import EvidenceError
+from privml.events.registers import Register
+from privml.evidence import quote as quotes
+from privml.sim import pki, quote
+
+DIRECTORY = Path(pki.__file__).with_name("pki")
+
+
+def test_the_committed_files_are_regenerated_byte_for_byte() -> None:
+    generated = pki.generate()
+    assert {path.name for path in DIRECTORY.iterdir()} == set(generated)
+    for name, data in generated.items():
+        assert (DIRECTORY / name).read_bytes() == data, f"{name}: run `python -m privml.sim.pki`"
+
+
+def test_every_subject_says_simulated() -> None:
+    made = quotes.parse(quote.make_quote(dict.fromkeys(Register, bytes(48)), bytes(64)))
+    collateral = quote.collateral()
+    chains = [
+        made.signature.certificates,
+        collateral["tcb_info_issuer_chain"].encode(),
+        collateral["qe_identity_issuer_chain"].encode(),
+        collateral["pck_crl_issuer_chain"].encode(),
+        quote.root_pem(),
+    ]
+    for chain in chains:
+        for certificate in x509.load_pem_x509_certificates(chain):
+            for attribute in certificate.subject:
+                assert "SIMULATED" in str(attribute.value)
+
+
+def test_a_quote_carries_what_it_was_given() -> None:
+    registers = {register: bytes([register + 1]) * 48 for register in Register}
+    parsed = quotes.parse(quote.make_quote(registers, bytes(range(64))))
+    assert parsed.body.mr_td == registers[Register.MRTD]
+    assert parsed.body.rtmrs == tuple(registers[register] for register in list(Register)[1:])
+    assert parsed.body.report_data == bytes(range(64))
+    assert parsed.padding == 0
+
+
+def test_a_quote_is_deterministic() -> None:
+    given = dict.fromkeys(Register, bytes(48))
+    assert quote.make_quote(given, bytes(64)) == quote.make_quote(given, bytes(64))
+
+
+@pytest.mark.parametrize(("size", "report_data"), [(47, bytes(64)), (48, bytes(63))])
+def test_wrong_sizes_are_refused(size: int, report_data: bytes) -> None:
+    with pytest.raises(EvidenceError):
+        quote.make_quote(dict.fromkeys(Register, bytes(size)), report_data)
+
+
+def test_the_guest_needs_no_certificate_code() -> None:
+    """`sim.quote` runs under emulation: the certificate half of `cryptography` stays out of its imports."""
+    tree = ast.parse(Path(quote.__file__).read_text())
+    imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
+    assert not [name for name in imported if "x509" in name or "serialization" in name]
+
+
+def test_a_second_signer_is_not_the_platform() -> None:
+    """A QE report over another attestation key is refused although the PCK signed it."""
+    from privml.evidence import signature
+
+    forged = pki.certification(quote.private_key("processor"), b"")
+    made = samples.document()
+    body = made.quote[48:632]
+    data = quote.assemble(body, forged)
+    assert not hasattr(signature.check(data, made.collateral, now=samples.NOW, simulated_root=samples.ROOT), "ppid")
