@@ -164,7 +164,7 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
         elif response.status == 200:
             mode, hasher, have = "wb", hashlib.sha256(), 0
         else:
-            _refused(response, have, partial)
+            raise _refusal(response, have, partial)
         announced = response.getheader("Content-Length")
         if announced is not None and announced.isdigit() and int(announced) + have != item.size:
             raise _WrongBytesError(f"{int(announced) + have} bytes, expected {item.size}")
@@ -182,15 +182,15 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
         raise _WrongBytesError(f"sha256 got {hasher.hexdigest()}, expected {item.sha256}")
 
 
-def _refused(response: http.client.HTTPResponse, have: int, partial: Path) -> None:
+def _refusal(response: http.client.HTTPResponse, have: int, partial: Path) -> Exception:
     status = f"HTTP {response.status} {response.reason}"
     if response.status == 416 and have:
         # This server's file is shorter than the part another one gave: begin anew here.
         partial.unlink(missing_ok=True)
-        raise OSError(status)
+        return OSError(status)
     if 400 <= response.status < 500 and response.status not in (408, 425, 429):
-        raise _WrongBytesError(status)
-    raise OSError(status)
+        return _WrongBytesError(status)
+    return OSError(status)
 
 
 def _text(error: Exception) -> str:

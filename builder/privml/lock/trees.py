@@ -1,0 +1,179 @@
+"""The source trees that enter an image: the agent's modules and the guest's overlay files."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from privml.base.errors import InputsError
+from privml.lock.models import Tree, TreeFile
+
+PACKAGE = "privml"
+AGENT_ROOTS = ("privml.agent",)
+DEVELOPMENT_ROOTS = ("privml.agent", "privml.sim")
+# What the guest has besides the standard library: Debian's python3-cryptography and python3-h11.
+GUEST_LIBRARIES = frozenset({"cryptography", "h11"})
+_DATA_SUFFIXES = (".pem", ".json")
+
+
+def agent_tree(variant: str, source: Path | None = None) -> Tree:
+    """The module closure of the agent (and of the simulated platform, in development), below ``source``.
+
+    ``source`` is the folder that holds the package; by default the one this module runs from.
+    """
+    root = source if source is not None else Path(__file__).resolve().parents[2]
+    names = AGENT_ROOTS if variant == "production" else DEVELOPMENT_ROOTS
+    files = sorted({*module_closure(root, names), *_package_data(root, names)})
+    return Tree.of([_entry(root, root / path) for path in files])
+
+
+def images_folder() -> Path:
+    """Where the guest's own files are: package data in an installed privml-build, ``images`` in a checkout."""
+    package = Path(__file__).resolve().parents[1]
+    data = package / "image" / "data"
+    return data if data.is_dir() else package.parents[1] / "images"
+
+
+def guest_folders(variant: str) -> tuple[str, ...]:
+    """The overlays of a variant, in the order of laying them over each other; then what else shapes the guest."""
+    return ("guest/common", f"guest/{variant}", "initrd", "mkosi")
+
+
+def guest_tree(images: Path, variant: str) -> Tree:
+    """The guest's overlays, its initrd's files and the templates, below ``images``; a folder may be absent."""
+    files: list[TreeFile] = []
+    for folder in guest_folders(variant):
+        if (images / folder).is_dir():
+            files += [_entry(images, path) for path in _walk(images / folder)]
+    if not files:
+        raise InputsError(f"{images} holds none of the guest's own files, which belong to every image")
+    return Tree.of(files)
+
+
+def module_closure(root: Path, names: Iterable[str]) -> set[str]:
+    """The files of the packages ``names`` and of everything of ours that they import, as paths below ``root``.
+
+    Only real imports count: what stands under ``if TYPE_CHECKING`` never runs. ``InputsError`` when a module
+    imports what the guest does not have.
+    """
+    waiting = [module for name in names for module in _modules_of(root, name)]
+    found: dict[str, str] = {}
+    while waiting:
+        module = waiting.pop()
+        if module in found:
+            continue
+        path = _file_of(root, module)
+        if path is None:
+            raise InputsError(f"the agent imports `{module}`, which is not there")
+        found[module] = path
+        if "." in module:
+            waiting.append(module.rpartition(".")[0])
+        waiting += _imports(root, module, path)
+    return set(found.values())
+
+
+def _modules_of(root: Path, package: str) -> Iterator[str]:
+    folder = root / package.replace(".", "/")
+    if not (folder / "__init__.py").is_file():
+        raise InputsError(f"the package `{package}` is not there")
+    for path in sorted(folder.rglob("*.py")):
+        parts = path.relative_to(root).with_suffix("").parts
+        yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def _file_of(root: Path, module: str) -> str | None:
+    stem = module.replace(".", "/")
+    for path in (f"{stem}/__init__.py", f"{stem}.py"):
+        if (root / path).is_file():
+            return path
+    return None
+
+
+def _imports(root: Path, module: str, path: str) -> list[str]:
+    try:
+        tree = ast.parse((root / path).read_bytes(), filename=path)
+    except SyntaxError as error:
+        raise InputsError(f"{path}:{error.lineno}: {error.msg}") from error
+    package = module if path.endswith("/__init__.py") else module.rpartition(".")[0]
+    needed: list[str] = []
+    for node in _running(tree):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                needed += _ours(alias.name, path, node.lineno)
+        elif isinstance(node, ast.ImportFrom):
+            base = node.module or ""
+            if node.level:
+                above = package.split(".")[: len(package.split(".")) - node.level + 1]
+                base = ".".join([*above, base] if base else above)
+            for name in _ours(base, path, node.lineno):
+                needed.append(name)
+                # `from package import x`: x is a module of its own, or a name inside the package.
+                submodules = [f"{name}.{alias.name}" for alias in node.names]
+                needed += [submodule for submodule in submodules if _file_of(root, submodule)]
+    return needed
+
+
+def _ours(name: str, path: str, line: int) -> list[str]:
+    top = name.partition(".")[0]
+    if top == PACKAGE:
+        return [name]
+    if top not in sys.stdlib_module_names and top not in GUEST_LIBRARIES:
+        raise InputsError(f"{path}:{line}: imports `{name}`, which the guest does not have")
+    return []
+
+
+def _running(tree: ast.AST) -> Iterator[ast.AST]:
+    """All nodes but those that only a type checker sees."""
+    for node in ast.iter_child_nodes(tree):
+        if isinstance(node, ast.If) and _is_type_checking(node.test):
+            for other in node.orelse:
+                yield other
+                yield from _running(other)
+            continue
+        yield node
+        yield from _running(node)
+
+
+def _is_type_checking(test: ast.expr) -> bool:
+    return (isinstance(test, ast.Name) and test.id == "TYPE_CHECKING") or (
+        isinstance(test, ast.Attribute) and test.attr == "TYPE_CHECKING"
+    )
+
+
+def _package_data(root: Path, names: Iterable[str]) -> Iterator[str]:
+    """Certificates and constants beside the modules of the root packages."""
+    for name in names:
+        for path in sorted((root / name.replace(".", "/")).rglob("*")):
+            if path.suffix in _DATA_SUFFIXES and path.is_file():
+                yield path.relative_to(root).as_posix()
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path in sorted(folder.iterdir()):
+        if path.name == "__pycache__":
+            continue
+        if path.is_dir() and not path.is_symlink():
+            yield from _walk(path)
+        else:
+            yield path
+
+
+def _entry(root: Path, path: Path) -> TreeFile:
+    mode = path.lstat().st_mode
+    name = path.relative_to(root).as_posix()
+    if stat.S_ISLNK(mode):
+        data = str(path.readlink()).encode()
+        kind = "symlink"
+    elif stat.S_ISREG(mode):
+        data = path.read_bytes()
+        # git keeps no other bit of the mode, so no other bit may count.
+        kind = "executable" if mode & stat.S_IXUSR else "file"
+    else:
+        raise InputsError(f"{name}: neither a file nor a symlink")
+    return TreeFile.model_validate(
+        {"path": name, "kind": kind, "sha256": hashlib.sha256(data).hexdigest(), "size": len(data)}
+    )

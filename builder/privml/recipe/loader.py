@@ -1,0 +1,170 @@
+"""Find, read and check recipes and platforms."""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from privml.base import strictjson
+from privml.base.errors import RecipeError
+from privml.recipe import document
+from privml.recipe.document import Document
+from privml.recipe.models import Content
+from privml.recipe.platform import PlatformFile
+from privml.recipe.validation import mark_of, validate
+
+EXTENDS = "extends"
+# What only production may hold, and what only development may: an image that trusts its VMM is not production.
+PRODUCTION_FIRMWARE = ("ovmf-inteltdx",)
+DEVELOPMENT_FIRMWARE = ("ovmf-generic",)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe with everything that its parent gave it.
+
+    ``digest`` covers the effective content and the bytes of each file it came from: manifests name recipe lines,
+    so a moved line is a changed input.
+    """
+
+    name: str
+    path: Path
+    content: Content
+    digest: str
+    source: Document
+
+    def origin(self, field: str) -> str:
+        """Where a field's value was written, as ``recipes/demo-cpu.yaml:4 kernel.package``."""
+        path: document.Path = ()
+        for part in field.replace("[", ".").replace("]", "").split("."):
+            path = (*path, int(part) if part.isdigit() else part)
+        given = path in self.source.marks
+        return f"{mark_of(path, self.source)} {field}{'' if given else ' (default)'}"
+
+    @property
+    def lock_path(self) -> Path:
+        """Where this recipe's lock is."""
+        return self.path.with_name(f"{self.name}.lock.json")
+
+
+def shipped() -> Path:
+    """The recipes that privml-build comes with: package data when installed, ``recipes`` in a checkout."""
+    package = Path(__file__).resolve().parent
+    return package / "data" if (package / "data").is_dir() else package.parents[2] / "recipes"
+
+
+def find(target: str, directory: Path | None = None) -> Path:
+    """A recipe by path, or by name in ``recipes`` (then in ``.``) below ``directory``, the current one by default."""
+    base = directory or Path()
+    if target.endswith(".yaml") or "/" in target:
+        path = base / target
+        if not path.is_file():
+            raise RecipeError(f"there is no recipe {target}")
+        return path
+    folders = (base / "recipes", base, shipped())
+    for folder in folders:
+        if (folder / f"{target}.yaml").is_file():
+            return folder / f"{target}.yaml"
+    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml") if is_recipe(path)})
+    near = difflib.get_close_matches(target, known, n=1)
+    guess = f"did you mean `{near[0]}`? " if near else ""
+    raise RecipeError(f"there is no recipe `{target}`", hint=f"{guess}known recipes: {', '.join(known) or 'none'}")
+
+
+def is_recipe(path: Path) -> bool:
+    """True when a YAML file says that it is a recipe (it may still be a wrong one)."""
+    try:
+        start = path.read_bytes()[: document.MAX_BYTES]
+    except OSError:
+        return False
+    return re.search(rb"^(?:schema|extends):", start, re.M) is not None
+
+
+def load(path: Path) -> Recipe:
+    """Read a recipe; ``RecipeError`` names every problem with its file and line."""
+    data = _read(path, str(path))
+    own = document.parse(data, label(path, path.parent))
+    files = [hashlib.sha256(data).hexdigest()]
+    source = own
+    if EXTENDS in own.value:
+        parent_path = _parent_of(path, own)
+        parent_data = _read(parent_path, str(own.marks[(EXTENDS,)]))
+        parent = document.parse(parent_data, label(parent_path, path.parent))
+        if EXTENDS in parent.value:
+            raise RecipeError(
+                f"{parent.marks[(EXTENDS,)]}: extends: {own.marks[()].file} extends it; only one level is allowed"
+            )
+        files.append(hashlib.sha256(parent_data).hexdigest())
+        source = document.merged(_without_extends(own), parent)
+    content = validate(source, Content)
+    _check_variant(content, source)
+    effective = content.model_dump(mode="json", by_alias=True)
+    digest = hashlib.sha256(strictjson.canonical({"content": effective, "files": files})).hexdigest()
+    return Recipe(path.name.removesuffix(".yaml"), path, content, digest, source)
+
+
+def load_platform(name: str, directory: Path) -> PlatformFile:
+    """Read ``directory/platforms/NAME.yaml``."""
+    path = directory / "platforms" / f"{name}.yaml"
+    if not path.is_file():
+        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
+        raise RecipeError(f"there is no platform `{name}`", hint=f"known platforms: {known}")
+    parsed = document.parse(_read(path, str(path)), label(path, directory))
+    platform = validate(parsed, PlatformFile)
+    if platform.name != name:
+        raise RecipeError(
+            f"{parsed.marks[('name',)]}: name: got `{platform.name}`, expected the file's name, `{name}`"
+        )
+    return platform
+
+
+def label(path: Path, directory: Path) -> str:
+    """How a file is called in messages and manifests: never with a folder of this machine.
+
+    Manifests carry it, so it must be the same wherever the checkout stands.
+    """
+    inner = path.resolve().relative_to(directory.resolve()).as_posix()
+    return f"recipes/{inner}" if directory.resolve().name == "recipes" else inner
+
+
+def _read(path: Path, asked_by: str) -> bytes:
+    try:
+        with path.open("rb") as file:
+            return file.read(document.MAX_BYTES + 1)
+    except OSError as error:
+        raise RecipeError(f"{asked_by}: `{path.name}` cannot be read: {(error.strerror or '').lower()}") from error
+
+
+def _parent_of(path: Path, own: Document) -> Path:
+    mark = own.marks[(EXTENDS,)]
+    given = own.value[EXTENDS]
+    if not isinstance(given, str) or not given.endswith(".yaml"):
+        raise RecipeError(
+            f"{mark}: extends: got `{given}`, expected a recipe beside this one, such as ./demo-cpu.yaml"
+        )
+    directory = path.parent.resolve()
+    parent = (directory / given).resolve()
+    if Path(given).is_absolute() or not parent.is_relative_to(directory):
+        raise RecipeError(f"{mark}: extends: `{given}` is outside this recipe's folder")
+    if parent == path.resolve():
+        raise RecipeError(f"{mark}: extends: a recipe cannot extend itself")
+    return parent
+
+
+def _without_extends(own: Document) -> Document:
+    value = {key: item for key, item in own.value.items() if key != EXTENDS}
+    marks = {path: mark for path, mark in own.marks.items() if path[:1] != (EXTENDS,)}
+    return Document(value, marks)
+
+
+def _check_variant(content: Content, source: Document) -> None:
+    package, variant = content.firmware.package, content.variant
+    allowed = PRODUCTION_FIRMWARE if variant == "production" else PRODUCTION_FIRMWARE + DEVELOPMENT_FIRMWARE
+    if package not in allowed:
+        raise RecipeError(
+            f"{mark_of(('firmware', 'package'), source)}: firmware.package: got `{package}`, "
+            f"expected {' or '.join(allowed)} in a {variant} recipe"
+        )

@@ -1,0 +1,116 @@
+"""From a parsed document to a model: every problem at once, each with its file, line, field and a way out."""
+
+from __future__ import annotations
+
+import difflib
+import typing
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from privml.base.errors import RecipeError
+from privml.recipe.document import Document, Mark, Path, spelled
+
+AnyModel = TypeVar("AnyModel", bound=BaseModel)
+
+_KINDS = {
+    "string_type": "text",
+    "int_type": "a whole number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "dict_type": "fields",
+    "model_type": "fields",
+    "model_attributes_type": "fields",
+}
+
+
+def validate(document: Document, model: type[AnyModel]) -> AnyModel:
+    """Build ``model``; ``RecipeError`` with one line for each problem, in the order of the file."""
+    try:
+        return model.model_validate(document.value)
+    except ValidationError as error:
+        problems = []
+        for number, problem in enumerate(error.errors(include_url=False)):
+            path = _existing(problem["loc"], document)
+            mark = mark_of(path, document)
+            shown = tuple(part for part in problem["loc"]) if problem["type"] == "missing" else path
+            text = (
+                f"{mark}: {spelled(shown)}: {_said(problem, model)}" if shown else f"{mark}: {_said(problem, model)}"
+            )
+            problems.append((mark.file, mark.line, number, text))
+        raise RecipeError("\n".join(text for _, _, _, text in sorted(problems))) from error
+
+
+def mark_of(path: Path, document: Document) -> Mark:
+    """The mark of ``path``, or of the nearest field around it that is written down."""
+    while path not in document.marks:
+        path = path[:-1]
+    return document.marks[path]
+
+
+def _existing(loc: Path, document: Document) -> Path:
+    path = tuple(loc)
+    while path not in document.marks:
+        path = path[:-1]
+    return path
+
+
+def _said(problem: Any, model: type[BaseModel]) -> str:
+    kind, given, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "extra_forbidden":
+        name = str(problem["loc"][-1])
+        near = difflib.get_close_matches(name, _fields_at(model, problem["loc"][:-1]), n=1)
+        return f"unknown field; did you mean `{near[0]}`?" if near else "unknown field"
+    if kind == "missing":
+        return "missing"
+    if kind == "literal_error":
+        allowed = _allowed(context)
+        near = difflib.get_close_matches(str(given), allowed, n=1)
+        guess = f"; did you mean `{near[0]}`?" if near and near[0] != str(given) else ""
+        return f"got `{given}`, expected {' or '.join(allowed)}{guess}"
+    if kind == "value_error":
+        return str(context["error"])
+    if kind == "string_pattern_mismatch":
+        return f"got `{given}`, expected text of the form {context['pattern']}"
+    if kind in _KINDS:
+        return f"got {_shown(given)}, expected {_KINDS[kind]}"
+    message = str(problem["msg"])
+    return f"got {_shown(given)}: {message[:1].lower()}{message[1:]}"
+
+
+def _allowed(context: Any) -> list[str]:
+    return [word.strip(" '") for word in str(context["expected"]).replace(" or ", ",").split(",")]
+
+
+def _shown(value: object) -> str:
+    if value is None:
+        return "nothing"
+    if isinstance(value, dict):
+        return "fields"
+    if isinstance(value, list):
+        return f"a list of {len(value)}"
+    return f"`{str(value)[:80]}`"
+
+
+def _fields_at(model: type[BaseModel], loc: Path) -> list[str]:
+    """The names of the fields that the model knows at ``loc``."""
+    found: Any = model
+    for part in loc:
+        if isinstance(part, int):
+            continue
+        fields = {(info.alias or name): info for name, info in found.model_fields.items()}
+        if part not in fields:
+            return []
+        found = _model_in(fields[part].annotation)
+        if found is None:
+            return []
+    return [info.alias or name for name, info in found.model_fields.items()]
+
+
+def _model_in(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in typing.get_args(annotation):
+        if found := _model_in(argument):
+            return found
+    return None
