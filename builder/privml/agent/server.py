@@ -28,6 +28,7 @@ from privml.base.strictjson import canonical, loads, unhex
 
 MAX_BODY = 16 * 1024 * 1024
 MAX_HEAD = 32 * 1024
+_PIECE = 16 * 1024  # one TLS record; a head can pass the limit by one piece and no more
 HANDSHAKE_TIMEOUT = 30.0
 IDLE_TIMEOUT = 60.0
 BODY_TIMEOUT = 120.0
@@ -272,15 +273,19 @@ class _Conversation:
         self._send(h11.Data(data=body))
         self._send(h11.EndOfMessage())
         if close:
-            with contextlib.suppress(OSError):
-                self._drain()
+            self._drain()
 
     def _drain(self) -> None:
         """Let the answer arrive: a socket closed over unread bytes resets the connection, and the answer with it."""
-        self._tls.settimeout(1.0)
-        end = time.monotonic() + 2.0
-        while time.monotonic() < end and self._tls.recv(64 * 1024):
-            pass
+        with contextlib.suppress(OSError):
+            self._tls.settimeout(0)
+            self._tls.unwrap()  # sends the end of TLS; the peer's own is not waited for
+        with contextlib.suppress(OSError):
+            self._tls.shutdown(socket.SHUT_WR)
+            self._tls.settimeout(1.0)
+            end = time.monotonic() + 2.0
+            while time.monotonic() < end and self._tls.recv(_PIECE):
+                pass
 
     def _send(self, event: h11.Event) -> None:
         data = self._http.send(event)
@@ -299,7 +304,7 @@ class _Conversation:
             if left <= 0:
                 raise TimeoutError
             self._tls.settimeout(left)
-            self._http.receive_data(self._tls.recv(64 * 1024))
+            self._http.receive_data(self._tls.recv(_PIECE))
 
 
 def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:

@@ -1,0 +1,298 @@
+"""A guest in a temporary directory: real broker and server processes, a fake disk, a fake engine, a simulated TEE.
+
+The broker and the server run as they do in the guest, as processes of their own over real sockets; only their
+`Layout` differs. Directories stand for the kernel's interfaces.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import http.client
+import http.server
+import json
+import os
+import shutil
+import signal
+import socket
+import ssl
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import privml
+from privml.agent.boot import Boot
+from privml.agent.config import Config, Verity, encode
+from privml.agent.layout import Layout
+from privml.agent.volume import ModelVolume
+from privml.events.tcg import LogEntry, encode_log
+
+BLOCKS = 4
+IMAGE = bytes(1024) + bytes.fromhex("e2e1f5e0") + bytes(BLOCKS * 4096 - 1028)
+MRTD = bytes(range(48))
+SHA384 = 0x000C
+TPM_LOG = encode_log(
+    [
+        LogEntry(1, 0x80000001, {SHA384: b"\x01" * 48}, b"variable"),
+        LogEntry(4, 0x80000003, {SHA384: b"\x02" * 48}, b"application"),
+        LogEntry(9, 0x00000006, {SHA384: b"\x03" * 48}, b"initrd"),
+    ]
+)
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def a_config(**changes: object) -> Config:
+    """A configuration whose ports are free here."""
+    config = Config(
+        sha256="",
+        name="demo",
+        variant="development",
+        listen=free_port(),
+        max_concurrency=2,
+        engine_name="llama-server",
+        engine_argv=("/usr/bin/llama-server", "--model", "/run/privml/model/model.gguf"),
+        engine_port=free_port(),
+        model_name="tiny",
+        model_file="model.gguf",
+        model_verity=Verity(b"\xaa" * 32, b"\xbb" * 32, BLOCKS, 1),
+        devices=("virtio-blk", "virtio-net"),
+        rtmr3="staged",
+    )
+    return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+class FakeEngine:
+    """An engine that answers on the loopback interface; also the `Engine` that the boot starts and watches."""
+
+    def __init__(self, port: int) -> None:
+        self.port = port
+        self.started = False
+        self.living = True
+        self.requests: list[tuple[str, dict[str, str], bytes]] = []
+        self.hold = threading.Event()
+        self.hold.set()
+        self.completion_status = 200
+        engine = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def do_GET(self) -> None:
+                self._answer(200, b'{"status":"ok"}')
+
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["content-length"]))
+                engine.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
+                if b'"stream":true' in body:
+                    self._stream()
+                elif self.path == "/v1/completions":
+                    self._answer(engine.completion_status, b'{"choices":[{"text":" Paris."}]}')
+                else:
+                    engine.hold.wait(10)
+                    self._answer(200, b'{"choices":[]}')
+
+            def _answer(self, status: int, body: bytes) -> None:
+                self.send_response(status)
+                self.send_header("content-type", "application/json")
+                self.send_header("content-length", str(len(body)))
+                self.send_header("connection", "close, x-internal")
+                self.send_header("x-internal", "1")
+                self.send_header("keep-alive", "timeout=5")
+                self.end_headers()
+                self.wfile.write(body)
+
+            def _stream(self) -> None:
+                self.send_response(200)
+                self.send_header("content-type", "text/event-stream")
+                self.send_header("transfer-encoding", "chunked")
+                self.end_headers()
+                for text in (b"data: one\n\n", b"data: two\n\n"):
+                    self.wfile.write(b"%x\r\n%s\r\n" % (len(text), text))
+                    self.wfile.flush()
+                    engine.hold.wait(10)
+                self.wfile.write(b"0\r\n\r\n")
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._handler = Handler
+        self._server: http.server.ThreadingHTTPServer | None = None
+
+    def start(self) -> None:
+        self.started = True
+        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), self._handler)
+        self._server.daemon_threads = True
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def alive(self) -> bool:
+        return self.living
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+
+class Guest:
+    """The directory tree, the processes, and ways to talk to them."""
+
+    def __init__(self, root: Path, config: Config, *, tee: str = "simulated") -> None:
+        self.root = root
+        me = os.getuid()
+        self.layout = Layout(
+            config=root / "config.json",
+            run=root / "run",
+            sys=root / "sys",
+            dev=root / "dev",
+            root_id=me,
+            server_id=me,
+        )
+        self.config = config
+        self.layout.run.mkdir()
+        self.layout.config.write_bytes(encode(config))
+        self._disk()
+        for slot, (vendor, device) in enumerate([(0x8086, 0x29C0), (0x1AF4, 0x1042), (0x1AF4, 0x1041)]):
+            self.add_pci(slot, vendor, device)
+        (root / "tpm.log").write_bytes(TPM_LOG)
+        (root / "mrtd").write_text(MRTD.hex() + "\n")
+        self.engine = FakeEngine(config.engine_port)
+        self.said: list[str] = []
+        self.commands: list[list[str]] = []
+        self._children: list[subprocess.Popen[bytes]] = []
+        self.broker = self._child(
+            "from privml.agent.broker import serve\n"
+            "from privml.agent.tee import NoTee\n"
+            "from privml.sim.tee import SimulatedTee\n"
+            f"tee = SimulatedTee(tpm_log=Path({str(root / 'tpm.log')!r}), mrtd=Path({str(root / 'mrtd')!r}))\n"
+            f"raise SystemExit(serve(tee=tee if {tee!r} == 'simulated' else NoTee(), layout=layout))"
+        )
+
+    def _disk(self) -> None:
+        for name, partition in (("vdb1", "privml-model"), ("vdb2", "privml-model-verity"), ("vda1", "privml-root")):
+            entry = self.layout.sys / "class" / "block" / name
+            entry.mkdir(parents=True)
+            (entry / "uevent").write_text(f"MAJOR=254\nDEVNAME={name}\nDEVTYPE=partition\nPARTNAME={partition}\n")
+        (self.layout.dev / "mapper").mkdir(parents=True)
+
+    def add_pci(self, slot: int, vendor: int, device: int, class_code: int = 0x010000) -> None:
+        entry = self.layout.sys / "bus" / "pci" / "devices" / f"0000:00:{slot:02x}.0"
+        entry.mkdir(parents=True)
+        for name, value in (("vendor", vendor), ("device", device), ("class", class_code)):
+            (entry / name).write_text(f"0x{value:04x}\n")
+
+    def _child(self, work: str) -> subprocess.Popen[bytes]:
+        me = os.getuid()
+        code = (
+            "from pathlib import Path, PosixPath\n"
+            "from privml.agent.layout import Layout\n"
+            f"layout = {self.layout!r}\n"
+            f"assert layout.root_id == {me}\n{work}\n"
+        )
+        source = Path(privml.__file__).parent.parent
+        path = os.pathsep.join([str(source), *(entry for entry in sys.path if entry)])
+        child = subprocess.Popen(
+            [sys.executable, "-B", "-P", "-c", code],
+            env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
+            stdin=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        self._children.append(child)
+        return child
+
+    def start_server(self) -> None:
+        self.server = self._child("from privml.agent.server import main\nraise SystemExit(main(layout))")
+
+    def runner(self, argv: Sequence[str]) -> None:
+        """dmsetup and mount, as far as the volume sees them."""
+        self.commands.append(list(argv))
+        if argv[0] == "dmsetup":
+            (self.layout.dev / "mapper" / "privml-model").write_bytes(IMAGE)
+        elif argv[0] == "mount":
+            (Path(argv[-1]) / "model.gguf").write_bytes(b"GGUF")
+
+    def boot(self, **changes: object) -> Boot:
+        given: dict[str, object] = {
+            "volume": ModelVolume(sys=self.layout.sys, dev=self.layout.dev, runner=self.runner, wait=0.2),
+            "engine": self.engine,
+            "say": self.said.append,
+            "broker_wait": 10.0,
+            "engine_wait": 10.0,
+        }
+        return Boot(self.layout, **{**given, **changes})  # type: ignore[arg-type]
+
+    def wait_for(self, condition: object, what: str, seconds: float = 10.0) -> None:
+        end = time.monotonic() + seconds
+        while not condition():  # type: ignore[operator]
+            assert time.monotonic() < end, f"no {what} after {seconds} s"
+            time.sleep(0.01)
+
+    def connect(self) -> ssl.SSLSocket:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname = False
+        context.verify_mode = ssl.CERT_NONE
+        end = time.monotonic() + 10
+        while True:
+            try:
+                raw = socket.create_connection(("127.0.0.1", self.config.listen), timeout=10)
+                return context.wrap_socket(raw)
+            except ConnectionRefusedError:
+                assert time.monotonic() < end
+                time.sleep(0.02)
+
+    def raw(self, data: bytes) -> bytes:
+        """Send bytes, read to the end."""
+        with self.connect() as tls:
+            tls.sendall(data)
+            answer = b""
+            while piece := tls.recv(65536):
+                answer += piece
+            return answer
+
+    def request(
+        self, method: str, path: str, body: bytes | None = None, headers: dict[str, str] | None = None
+    ) -> tuple[int, dict[str, str], bytes]:
+        connection = http.client.HTTPSConnection("127.0.0.1", self.config.listen, timeout=10)
+        connection.sock = self.connect()
+        try:
+            connection.request(method, path, body, headers or {})
+            response = connection.getresponse()
+            return response.status, {k.lower(): v for k, v in response.getheaders()}, response.read()
+        finally:
+            connection.close()
+
+    def json(self, path: str) -> tuple[int, dict[str, object]]:
+        status, _, body = self.request("GET", path)
+        return status, json.loads(body)
+
+    def close(self) -> None:
+        self.engine.hold.set()
+        self.engine.stop()
+        for child in self._children:
+            child.send_signal(signal.SIGKILL)
+        for child in self._children:
+            child.communicate()
+
+
+@contextmanager
+def guest(config: Config | None = None, *, tee: str = "simulated") -> Iterator[Guest]:
+    """A guest whose broker is up; short paths, because socket names are short."""
+    root = Path(tempfile.mkdtemp(prefix="privml-"))
+    made = None
+    try:
+        made = Guest(root, config or a_config(), tee=tee)
+        yield made
+    finally:
+        if made is not None:
+            made.close()
+        shutil.rmtree(root, ignore_errors=True)

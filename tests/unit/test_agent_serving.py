@@ -1,0 +1,336 @@
+"""The agent as its callers meet it: broker and server processes, TLS, a boot through all stages."""
+
+from __future__ import annotations
+
+import hashlib
+import http.client
+import json
+import threading
+import time
+from collections.abc import Iterator
+
+import pytest
+from agent_guest import MRTD, Guest, guest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from privml.agent import wire
+from privml.agent.broker import BrokerClient, RefusedRequest
+from privml.base.errors import HostError
+from privml.events.agent import SEQUENCE_CPU, AgentEvent, parse_log, replay_log
+from privml.evidence import document, merkle, quote, report_data
+
+NONCE = "5a" * 32
+ATTESTATION = "/.well-known/privml-attestation"
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Guest]:
+    """A guest that went through every stage."""
+    with guest() as made:
+        made.start_server()
+        assert made.boot().run(), made.said
+        yield made
+
+
+def test_document_of_a_ready_guest_binds_key_log_and_nonce(served: Guest) -> None:
+    status, headers, body = served.request("GET", f"{ATTESTATION}?nonce={NONCE}")
+    assert (status, headers["cache-control"]) == (200, "no-store")
+    found = document.parse(body)
+    assert found.nonce.hex() == NONCE
+    assert report_data.Header.decode(found.header) == report_data.Header("development", "serve", "ready")
+    events = parse_log(found.eventlog)
+    assert [event.name for event in events] == list(SEQUENCE_CPU)
+    digest = hashlib.sha256(served.layout.config.read_bytes()).hexdigest()
+    assert json.loads(events[0].payload) == {"sha256": digest}
+    assert json.loads(events[1].payload) == {"name": "tiny", "root_hash": "aa" * 32}
+    parsed = quote.parse(found.quote)
+    expected = report_data.compute(
+        header=found.header,
+        root=merkle.root(found.nonce, found.path),
+        keys=found.keys,
+        devices=found.devices,
+        eventlog=found.eventlog,
+    )
+    assert parsed.body.report_data == expected
+    assert parsed.body.mr_td == MRTD
+    assert parsed.body.rtmrs[3] == replay_log(found.eventlog)
+    with served.connect() as tls:
+        assert tls.version() == "TLSv1.3"
+        certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert report_data.Keys.decode(found.keys).tls_spki_sha256 == hashlib.sha256(spki).digest()
+
+
+@pytest.mark.parametrize(
+    "query",
+    [
+        "",
+        "?nonce=",
+        "?nonce=" + "5a" * 31,
+        "?nonce=" + "5A" * 32,
+        f"?nonce={NONCE}&nonce={NONCE}",
+        f"?nonce={NONCE}&more=1",
+    ],
+)
+def test_attestation_wants_exactly_one_nonce(served: Guest, query: str) -> None:
+    status, answer = served.json(ATTESTATION + query)
+    assert (status, answer["error"]["code"]) == (400, "nonce")  # type: ignore[index]
+
+
+def test_many_callers_at_once_each_get_their_own_nonce(served: Guest) -> None:
+    nonces = [bytes([n]) * 32 for n in range(24)]
+    found: dict[bytes, document.Document] = {}
+
+    def ask(nonce: bytes) -> None:
+        found[nonce] = document.parse(served.request("GET", f"{ATTESTATION}?nonce={nonce.hex()}")[2])
+
+    threads = [threading.Thread(target=ask, args=(nonce,)) for nonce in nonces]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for nonce in nonces:
+        one = found[nonce]
+        assert one.nonce == nonce
+        expected = report_data.compute(
+            header=one.header,
+            root=merkle.root(nonce, one.path),
+            keys=one.keys,
+            devices=one.devices,
+            eventlog=one.eventlog,
+        )
+        assert quote.parse(one.quote).body.report_data == expected
+
+
+def test_ready_guest_shows_its_stages(served: Guest) -> None:
+    assert served.json("/healthz") == (200, {"alive": True})
+    assert served.json("/readyz") == (200, {"ready": True})
+    status, table = served.json("/boot-stages")
+    assert (status, table["ready"]) == (200, True)
+    assert {stage["status"] for stage in table["stages"]} == {"ok"}  # type: ignore[index, attr-defined]
+
+
+def test_stage_socket_is_gone_after_ready(served: Guest) -> None:
+    assert not served.layout.stage_socket.exists()
+    with pytest.raises(HostError):
+        BrokerClient(served.layout).ready()
+
+
+def test_quote_socket_takes_only_quotes(served: Guest) -> None:
+    for request in (
+        {"op": "extend", "name": "failed", "payload": "e30="},
+        {"op": "ready"},
+        {"op": "quote"},
+        {"op": "quote", "root": "00" * 31},
+        {"op": "quote", "root": "00" * 32, "header": ""},
+        [],
+    ):
+        answer = wire.ask(served.layout.quote_socket, request, timeout=5)  # type: ignore[arg-type]
+        assert answer["error"]["code"] == "malformed", request
+
+
+def test_completion_goes_to_the_engine_and_back(served: Guest) -> None:
+    body = b'{"prompt":"The capital of France is"}'
+    headers = {
+        "content-type": "application/json",
+        "authorization": "Bearer secret",
+        "connection": "keep-alive, x-hop",
+        "x-hop": "1",
+    }
+    status, got, answer = served.request("POST", "/v1/completions?a=b", body, headers)
+    assert (status, answer) == (200, b'{"choices":[]}')
+    path, sent, forwarded = served.engine.requests[-1]
+    assert (path, forwarded) == ("/v1/completions?a=b", body)
+    assert sent["content-type"] == "application/json"
+    assert not {"authorization", "x-hop"} & set(sent)
+    assert not {"x-internal", "keep-alive", "server"} & set(got)
+
+
+def test_stream_arrives_piece_by_piece(served: Guest) -> None:
+    served.engine.hold.clear()
+    connection = http.client.HTTPSConnection("127.0.0.1", served.config.listen, timeout=5)
+    connection.sock = served.connect()
+    try:
+        connection.request("POST", "/v1/chat/completions", b'{"stream":true}')
+        response = connection.getresponse()
+        assert response.getheader("content-type") == "text/event-stream"
+        assert response.read1() == b"data: one\n\n"  # the engine has not made the second one yet
+        served.engine.hold.set()
+        assert response.read() == b"data: two\n\n"
+    finally:
+        served.engine.hold.set()
+        connection.close()
+
+
+def test_no_more_requests_than_the_configuration_allows(served: Guest) -> None:
+    served.engine.hold.clear()
+    before = len(served.engine.requests)
+    statuses: list[int] = []
+    threads = [
+        threading.Thread(target=lambda: statuses.append(served.request("POST", "/v1/chat/completions", b"{}")[0]))
+        for _ in range(2)
+    ]
+    for thread in threads:
+        thread.start()
+    served.wait_for(lambda: len(served.engine.requests) == before + 2, "two requests under way")
+    status, _, body = served.request("POST", "/v1/chat/completions", b"{}")
+    assert (status, json.loads(body)["error"]["code"]) == (429, "busy")
+    assert served.json("/readyz")[0] == 200
+    served.engine.hold.set()
+    for thread in threads:
+        thread.join()
+    assert statuses == [200, 200]
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"POST /v1/completions HTTP/1.1\r\nhost: a\r\ncontent-length: 16777217\r\n\r\n", 413),
+        (b"GET / HTTP/1.1\r\nhost: a\r\n\r\n", 404),
+        (b"GET /v1 HTTP/1.1\r\nhost: a\r\n\r\n", 404),
+        (b"POST /healthz HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n", 405),
+        (b"GET /healthz HTTP/1.1\r\nhost: a\r\ncontent-length: 5\r\n\r\nhello", 413),
+        (b"GET /healthz HTTP/1.1\r\n\r\n", 400),
+        (b"NONSENSE\r\n\r\n", 400),
+        (b"POST /v1/x HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n", 400),
+        (b"GET /healthz HTTP/1.1\r\nhost: a\r\nx: " + b"a" * 60000 + b"\r\n\r\n", 431),
+    ],
+)
+def test_malformed_and_oversized_requests_are_refused(served: Guest, data: bytes, status: int) -> None:
+    answer = served.raw(data)
+    assert answer.startswith(b"HTTP/1.1 %d " % status), answer[:200]
+    assert served.json("/healthz")[0] == 200
+
+
+def test_body_that_grows_past_the_limit_is_refused(served: Guest) -> None:
+    def body() -> Iterator[bytes]:
+        for _ in range(17):
+            yield bytes(1024 * 1024)
+
+    before = len(served.engine.requests)
+    try:
+        status, _, _ = served.request("POST", "/v1/completions", body())  # type: ignore[arg-type]
+        assert status == 413
+    except (BrokenPipeError, ConnectionResetError):
+        pass  # the server stopped reading before the client stopped writing
+    assert len(served.engine.requests) == before
+
+
+def test_connection_serves_several_requests(served: Guest) -> None:
+    connection = http.client.HTTPSConnection("127.0.0.1", served.config.listen, timeout=5)
+    connection.sock = served.connect()
+    try:
+        for _ in range(3):
+            connection.request("GET", "/healthz")
+            assert connection.getresponse().read() == b'{"alive":true}\n'
+    finally:
+        connection.close()
+
+
+def test_old_tls_and_plain_text_get_nothing(served: Guest) -> None:
+    import socket
+    import ssl
+
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.maximum_version = ssl.TLSVersion.TLSv1_2
+    with socket.create_connection(("127.0.0.1", served.config.listen), timeout=5) as raw, pytest.raises(ssl.SSLError):
+        context.wrap_socket(raw)
+    with socket.create_connection(("127.0.0.1", served.config.listen), timeout=5) as raw:
+        raw.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
+        try:
+            assert b"200" not in raw.recv(1000)
+        except ConnectionResetError:
+            pass  # the shortest refusal
+
+
+def test_tls_key_is_for_the_server_only(served: Guest) -> None:
+    assert served.layout.tls_key.stat().st_mode & 0o777 == 0o400
+    assert served.layout.quote_socket.stat().st_mode & 0o777 == 0o660
+
+
+def test_no_answer_before_ready_and_none_after_the_engine_ends() -> None:
+    with guest() as made:
+        made.start_server()
+        boot = made.boot()
+        made.engine.completion_status = 500
+        assert not boot.run()
+        assert any("stage engine failed" in line and "status 500" in line for line in made.said), made.said
+        status, _, body = made.request("POST", "/v1/completions", b'{"prompt":"secret"}')
+        answer = json.loads(body)
+        assert (status, answer["error"]["code"], answer["stages"]["ready"]) == (503, "not-ready", False)
+        assert made.json("/readyz") == (503, {"ready": False})
+        assert made.json(f"{ATTESTATION}?nonce={NONCE}")[1]["error"]["code"] == "failed"  # type: ignore[index]
+        assert [path for path, _, _ in made.engine.requests] == ["/v1/completions"]  # the boot's own
+
+
+def test_engine_that_ends_after_ready_ends_quotes_and_answers() -> None:
+    with guest() as made:
+        made.start_server()
+        boot = made.boot()
+        assert boot.run(), made.said
+        assert made.json(f"{ATTESTATION}?nonce={NONCE}")[0] == 200
+        made.engine.living = False
+        boot.watch(interval=0.01)
+        assert "privml: stage engine failed: the engine ended" in made.said
+        made.wait_for(lambda: made.json(f"{ATTESTATION}?nonce={NONCE}")[0] == 503, "end of quotes")
+        assert made.request("POST", "/v1/completions", b"{}")[0] == 503
+
+
+def test_broker_that_ends_is_a_failure() -> None:
+    with guest() as made:
+        boot = made.boot()
+        assert boot.run(), made.said
+        made.broker.kill()
+        boot.watch(interval=0.01)
+        assert made.said[-1] == "privml: stage system-ready failed: the broker ended"
+        assert not boot.table.ready
+
+
+def test_machine_without_a_tee_answers_and_proves_nothing() -> None:
+    with guest(tee="none") as made:
+        made.start_server()
+        assert made.boot().run(), made.said
+        assert made.request("POST", "/v1/completions", b"{}")[0] == 200
+        status, answer = made.json(f"{ATTESTATION}?nonce={NONCE}")
+        assert (status, answer["error"]["code"]) == (503, "no-tee")  # type: ignore[index]
+        stages = made.json("/boot-stages")[1]["stages"]
+        assert stages[0]["status"] == "warning"  # type: ignore[index]
+
+
+def test_broker_process_keeps_the_order() -> None:
+    with guest() as made:
+        client = BrokerClient(made.layout)
+        made.wait_for(made.layout.stage_socket.exists, "stage socket")
+        time.sleep(0.05)
+        events = made_events(made)
+        refused(lambda: client.extend(events[1]), "order")
+        refused(lambda: client.quote(bytes(32), timeout=5), "not-ready")
+        client.extend(events[0])
+        refused(lambda: client.extend(events[0]), "order")
+        keys = report_data.Keys(b"k" * 32).encode()
+        client.keys(keys)
+        refused(lambda: client.keys(keys), "order")
+        refused(lambda: client.extend(AgentEvent("model", b"{}")), "payload")
+        refused(client.ready, "order")
+        client.extend(events[1])
+        client.extend(events[2])
+        refused(lambda: client.extend(events[3]), "order")
+        refused(lambda: client.quote(bytes(32), timeout=5), "not-ready")
+        client.ready()
+        parts = client.quote(bytes(32), timeout=5)
+        assert parts["keys"] == keys
+
+
+def made_events(made: Guest) -> tuple[AgentEvent, ...]:
+    from privml.agent.config import read
+
+    return read(made.layout.config).events()
+
+
+def refused(call: object, code: str) -> None:
+    with pytest.raises(RefusedRequest) as caught:
+        call()  # type: ignore[operator]
+    assert caught.value.code == code
