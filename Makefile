@@ -1,0 +1,55 @@
+# privml-build: every target does the set-up that it needs. `make help` lists them.
+
+NAME ?= demo-cpu
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+PRIVML := $(BIN)/privml-build
+READY := $(VENV)/.ready
+
+.PHONY: help host venv image test check check-full demo bench lock clean lint
+.DEFAULT_GOAL := help
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+host: ## say what this machine lacks; as root, install it
+	@sh tests/host.sh $(PYTHON)
+
+venv: $(READY) ## make .venv with the locked requirements
+
+$(READY): requirements.txt pyproject.toml | host
+	@rm -rf $(VENV) && $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --require-hashes -r requirements.txt
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
+	@touch $(READY)
+
+image: venv ## build out/NAME (NAME=demo-cpu)
+	@$(PRIVML) image $(NAME)
+
+lint: venv ## formatters, linters, types, layers
+	@$(BIN)/ruff format --check builder tests
+	@$(BIN)/ruff check builder tests
+	@cd builder && ../$(BIN)/mypy --config-file ../pyproject.toml -p privml
+	@$(BIN)/lint-imports --no-logo
+
+test: venv lint ## fast tests, linters, types and layers included
+	@$(BIN)/pytest
+
+check: venv ## real build, boot comparison, demo with its refusals
+	@$(BIN)/pytest -m real tests/real --durations=0
+
+check-full: venv ## everything that `check` does, over all shapes and tampers
+	@PRIVML_FULL=1 $(BIN)/pytest -m real tests/real --durations=0
+
+demo: venv ## accept the honest image, refuse the tampered ones
+	@$(BIN)/python -m tests.real.demo
+
+bench: venv ## one JSON line a figure; fails nothing
+	@$(BIN)/python benchmarks/run.py
+
+lock: venv ## renew the recipes' locks (packages stay unless UPGRADE=1)
+	@$(PRIVML) lock $(if $(UPGRADE),--upgrade) demo-cpu demo-cpu-dev
+
+clean: ## remove out/ and .venv (the store of inputs stays)
+	rm -rf out $(VENV) dist

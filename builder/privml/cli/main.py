@@ -1,0 +1,82 @@
+"""The command line: verbs, one module each; errors become one message and the exit code of who must act."""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import sys
+from collections.abc import Sequence
+
+import click
+
+from privml import __version__
+from privml.base.errors import PrivmlError
+from privml.base.steps import set_quiet
+
+# verb -> one line of help; modules are imported only when their verb runs, so that --help is quick.
+VERBS = {
+    "lint": "Check recipes.",
+    "lock": "Name every input of a recipe by its digest.",
+    "image": "Build an image from its recipe and lock.",
+    "run": "Boot an image here and ask its model.",
+    "measure": "Predict the registers of an image; --boot compares with a real boot.",
+    "verify": "Check a running image's attestation.",
+    "proxy": "Serve an OpenAI endpoint locally that only talks to a verified image.",
+    "store": "Look after the store of input bytes.",
+}
+
+
+class Verbs(click.Group):
+    """Loads a verb's module when it is asked for."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs in the order of a user's work."""
+        return list(VERBS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The verb's command, None for an unknown name."""
+        if cmd_name not in VERBS:
+            return None
+        command: click.Command = getattr(importlib.import_module(f"privml.cli.{cmd_name}"), cmd_name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The list of verbs, without importing any."""
+        with formatter.section("Verbs"):
+            formatter.write_dl(list(VERBS.items()))
+
+
+@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
+@click.version_option(__version__, prog_name="privml-build")
+@click.option("-v", "--verbose", is_flag=True, help="Show the commands that are run, and what they say.")
+@click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
+def cli(*, verbose: bool, quiet: bool) -> None:
+    """Measured, reproducible TDX guest images for private LLM inference.
+
+    \b
+    privml-build image demo-cpu                  build out/demo-cpu
+    privml-build run demo-cpu --prompt "Hello"   boot it here and ask
+    privml-build measure demo-cpu                predict its registers
+    """
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    set_quiet(quiet)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run the command line and exit."""
+    try:
+        code = cli.main(args=list(argv) if argv is not None else None, standalone_mode=False)
+    except PrivmlError as error:
+        click.echo(f"privml-build: {error.message}", err=True)
+        if error.hint:
+            click.echo(f"hint: {error.hint}", err=True)
+        sys.exit(error.exit_code)
+    except click.exceptions.Exit as done:
+        sys.exit(done.exit_code)
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (KeyboardInterrupt, click.exceptions.Abort):
+        click.echo("privml-build: stopped", err=True)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

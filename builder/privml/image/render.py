@@ -1,0 +1,96 @@
+"""The mkosi tree of an image, rendered from a recipe: a pure function from records to files.
+
+What is not here is not in the image: mkosi runs on exactly these files and the packages of the lock.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import jinja2
+
+from privml.base import strictjson
+from privml.image.volume import definitions
+
+ROOT_LABEL = "privml-root"
+MODEL_LABEL = "privml-model"
+AGENT_ROOT = "usr/lib/privml"
+INITRD_MODULES = ("virtio_blk", "dm_verity", "erofs")
+GUEST_MODULES = ("virtio_net", "dm_verity", "erofs", "configfs", "tdx_guest", "af_packet")
+DEVELOPMENT_MODULES = ("qemu_fw_cfg",)
+# Generators make units from what the host can choose (disks, command line, credentials). None is needed.
+GENERATORS: tuple[str, ...] = ()
+_NAMESPACE = uuid.UUID("6d0b8a7e-1f3c-5a55-9a0e-6c1f2b7d4e90")
+
+
+@dataclass(frozen=True)
+class File:
+    """A file of a tree; a symbolic link when ``link`` is set."""
+
+    data: bytes = b""
+    executable: bool = False
+    link: str | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What the tree is rendered from; ``overlay`` holds the guest's own files (path -> file)."""
+
+    name: str
+    release: str
+    packages: tuple[str, ...]
+    epoch: int
+    tools: str
+    overlay: Mapping[str, File]
+    development: bool
+
+    @property
+    def seed(self) -> str:
+        """The seed of every UUID and salt: a function of the image's name alone, so that rebuilds agree."""
+        return str(uuid.uuid5(_NAMESPACE, self.name))
+
+
+def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
+    """The mkosi tree: relative path -> file. ``templates`` are the files of ``images/mkosi``."""
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - mkosi.conf, not HTML
+    conf = environment.from_string(templates["mkosi.conf.j2"].decode()).render(
+        release=plan.release,
+        seed=plan.seed,
+        tools=plan.tools,
+        packages=sorted(plan.packages),
+        source_date_epoch=plan.epoch,
+    )
+    facts = {
+        "modules": sorted((*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()))),
+        "initrd_modules": list(INITRD_MODULES),
+        "generators": list(GENERATORS),
+        "overlay": sorted(plan.overlay),
+        "epoch": plan.epoch,
+    }
+    files = {
+        "mkosi.conf": File(conf.encode()),
+        "mkosi.finalize": File(templates["finalize.py"], executable=True),
+        # Values with spaces do not survive Environment= (mkosi issue 2962).
+        "mkosi.env": File(f"SYSTEMD_REPART_MKFS_OPTIONS_EROFS=--all-root -T{plan.epoch}\n".encode()),
+        # No archive at all: everything comes from PackageDirectories=.
+        "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources": File(b""),
+        "privml.json": File(strictjson.pretty(facts)),
+    }
+    parts = definitions(ROOT_LABEL, "root-x86-64", "root-x86-64-verity", copy="/", compression="lz4hc,9")
+    files |= {f"mkosi.repart/{name}": File(text.encode()) for name, text in parts.items()}
+    files |= {f"mkosi.extra/{path}": file for path, file in plan.overlay.items()}
+    return dict(sorted(files.items()))
+
+
+def digest(files: Mapping[str, File], *, leave_out: tuple[str, ...] = ()) -> str:
+    """SHA-256 over a rendered tree: paths, kinds, modes and bytes."""
+    hasher = hashlib.sha256()
+    for path, file in sorted(files.items()):
+        if path not in leave_out:
+            kind = "link" if file.link is not None else "x" if file.executable else "f"
+            body = (file.link or "").encode() if file.link is not None else file.data
+            hasher.update(f"{kind} {path}\0{hashlib.sha256(body).hexdigest()}\n".encode())
+    return hasher.hexdigest()

@@ -1,0 +1,45 @@
+"""The files that privml-build brings along: mkosi templates, the guest's own files, the agent's modules.
+
+In a checkout they are under ``images/``; in an installed wheel they are package data.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import privml
+from privml.image.render import AGENT_ROOT, File
+from privml.lock.trees import images_folder
+
+
+def templates() -> dict[str, bytes]:
+    """The files of ``images/mkosi``."""
+    folder = images_folder() / "mkosi"
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir()) if path.is_file()}
+
+
+def read_tree(root: Path) -> dict[str, File]:
+    """Every file and link under ``root`` (relative path -> file)."""
+    files: dict[str, File] = {}
+    for path in sorted(root.rglob("*")):
+        name = str(path.relative_to(root))
+        if path.is_symlink():
+            files[name] = File(link=str(path.readlink()))
+        elif path.is_file():
+            files[name] = File(path.read_bytes(), executable=bool(path.stat().st_mode & 0o100))
+    return files
+
+
+def overlay(agent_files: Iterable[str], *, development: bool, config: bytes) -> dict[str, File]:
+    """The guest's own files: units, the agent's module closure, the initrd's init, the measured configuration."""
+    root = images_folder()
+    files = read_tree(root / "guest/common")
+    if development:
+        files |= read_tree(root / "guest/development")
+    package = Path(privml.__file__).resolve().parent.parent
+    for name in agent_files:
+        files[f"{AGENT_ROOT}/{name}"] = File((package / name).read_bytes())
+    files[f"{AGENT_ROOT}/initrd-init"] = File((root / "initrd/init").read_bytes(), executable=True)
+    files["etc/privml/config.json"] = File(config)
+    return files

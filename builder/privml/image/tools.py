@@ -1,0 +1,162 @@
+"""The tools tree: every program that shapes an image, unpacked from locked .debs, run in a sandbox.
+
+What maintainer scripts would have made is the short list in ``_finish``. Programs run through mkosi-sandbox (part
+of the locked mkosi, a separate process): the tree is /usr, nothing of the host's file system is visible but what
+is bound, and there is no network unless asked for. It works as root and, with user namespaces, as anybody.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from privml.base.errors import HostError, PrivmlError
+from privml.base.files import directory_atomic, locked
+from privml.base.run import Completed, run
+from privml.base.steps import step
+from privml.image import deb
+from privml.lock.models import Package, ToolsLock
+from privml.store.objects import Store
+
+LAYOUT = "1"  # changes when `_finish` does: part of the tree's key
+
+
+@dataclass(frozen=True)
+class Bind:
+    """A host path visible in the sandbox at ``target`` (read-only unless ``writable``)."""
+
+    source: Path
+    target: str
+    writable: bool = False
+
+
+@dataclass(frozen=True)
+class ToolsTree:
+    """An unpacked, finished tools tree."""
+
+    root: Path
+    digest: str
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def mkosi_packages(self) -> Path:
+        """The directory that holds the Python package ``mkosi``."""
+        return self.root / "usr/lib/python3/dist-packages"
+
+    def loader(self, program: str) -> list[str]:
+        """argv prefix that runs the tree's ``program`` on the bare host, with the tree's own loader and libraries."""
+        usr = self.root / "usr"
+        return [
+            str(usr / "lib64/ld-linux-x86-64.so.2"),
+            "--library-path",
+            str(usr / "lib/x86_64-linux-gnu"),
+            str(self.root / program.lstrip("/")),
+        ]
+
+    def command(
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        binds: Sequence[Bind] = (),
+        network: bool = False,
+        devices: bool = False,
+        env: Mapping[str, str] | None = None,
+        chdir: str | None = None,
+    ) -> list[str]:
+        """The host argv that runs ``argv`` in the sandbox: for ``run()`` and for long-running children alike."""
+        words = [sys.executable, "-I", str(self.mkosi_packages / "mkosi/sandbox.py")]
+        words += ["--ro-bind", str(self.root / "usr"), "/usr", "--ro-bind", str(self.root / "etc"), "/etc"]
+        for link in ("bin", "sbin", "lib", "lib64"):
+            words += ["--symlink", f"usr/{link}", f"/{link}"]
+        words += ["--bind", "/proc", "/proc"]
+        words += ["--bind", "/dev", "/dev"] if devices else ["--dev", "/dev"]
+        for directory in ("/tmp", "/run", "/var/tmp", "/root"):  # noqa: S108 - inside the sandbox
+            words += ["--tmpfs", directory]
+        for bind in binds:
+            words += ["--bind" if bind.writable else "--ro-bind", str(bind.source), bind.target]
+        if not network:
+            words.append("--unshare-net")
+        words.append("--become-root")
+        for key, value in {"HOME": "/root", **self.environment, **(env or {})}.items():
+            words += ["--setenv", key, value]
+        if chdir:
+            words += ["--chdir", chdir]
+        return [*words, "--", *(os.fspath(word) for word in argv)]
+
+    def run(
+        self,
+        argv: Sequence[str | os.PathLike[str]],
+        *,
+        binds: Sequence[Bind] = (),
+        network: bool = False,
+        env: Mapping[str, str] | None = None,
+        chdir: str | None = None,
+        stdin: bytes | None = None,
+        check: bool = True,
+        timeout: float | None = None,
+        what: str | None = None,
+        error: type[PrivmlError] = HostError,
+    ) -> Completed:
+        """Run a program of the tree to its end; see ``base.run.run`` for errors."""
+        return run(
+            self.command(argv, binds=binds, network=network, env=env, chdir=chdir),
+            stdin=stdin,
+            check=check,
+            timeout=timeout,
+            what=what or f"tools: {os.fspath(argv[0])}",
+            error=error,
+        )
+
+
+def tree_key(packages: Sequence[Package]) -> str:
+    """The key of the tree that these packages make."""
+    lines = sorted(f"{package.sha256} {package.name}" for package in packages)
+    return hashlib.sha256("\n".join([LAYOUT, *lines]).encode()).hexdigest()
+
+
+def ensure(store: Store, lock: ToolsLock) -> ToolsTree:
+    """The tools tree of ``lock``, unpacked under the store if it is not there; its .debs must be in the store."""
+    key = tree_key(lock.packages)
+    trees = store.root / "trees"
+    root = trees / key
+    if root.is_dir():
+        return ToolsTree(root, key)
+    with locked(trees / f"{key}.lock"):
+        if not root.is_dir():
+            with step(f"Unpacking the tools tree ({len(lock.packages)} packages)"), directory_atomic(root) as fresh:
+                _unpack(store, lock.packages, fresh)
+                _finish(ToolsTree(fresh, key))
+    return ToolsTree(root, key)
+
+
+def _unpack(store: Store, packages: Sequence[Package], root: Path) -> None:
+    # base-files first: it brings the merged-/usr links that every other package's paths go through.
+    ordered = sorted(packages, key=lambda package: (package.name != "base-files", package.name))
+    with ThreadPoolExecutor(2) as pool:
+        bodies = pool.map(lambda package: store.read(package.sha256), ordered)
+        for package, body in zip(ordered, bodies, strict=True):
+            deb.unpack(body, root, f"{package.name} {package.version}")
+
+
+def _finish(tree: ToolsTree) -> None:
+    """What the packages' maintainer scripts would have made, as far as our programs need it."""
+    root = tree.root
+    etc = root / "etc"
+    for name in ("passwd", "group"):
+        shutil.copyfile(root / f"usr/share/base-passwd/{name}.master", etc / name)
+    certificates = sorted((root / "usr/share/ca-certificates/mozilla").glob("*.crt"))
+    bundle = etc / "ssl/certs/ca-certificates.crt"
+    bundle.parent.mkdir(parents=True, exist_ok=True)
+    bundle.write_bytes(b"".join(path.read_bytes() for path in certificates))
+    (etc / "resolv.conf").write_bytes(b"")
+    awk = root / "usr/bin/awk"
+    if not awk.exists():
+        awk.symlink_to("mawk")
+    tree.run(["ldconfig", "-r", "/tree"], binds=[Bind(root, "/tree", writable=True)], what="tools: ldconfig")
+    shutil.rmtree(root / "var/cache/ldconfig", ignore_errors=True)

@@ -1,0 +1,79 @@
+"""The UKI and its two hand-made parts: the initrd and the kernel's command line."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from privml.base.errors import BuildError
+from privml.image import cpio
+from privml.image.tools import Bind, ToolsTree
+from privml.image.volume import Verity
+
+# Each word closes a door that the host could otherwise use, or keeps a prompt from leaving by the console.
+BASE_WORDS = (
+    "console=ttyS0",
+    "quiet",
+    "loglevel=4",
+    "panic=-1",
+    "oops=panic",
+    "sysrq_always_enabled=0",
+    "lockdown=integrity",
+    "nohibernate",
+    "systemd.show_status=no",
+    "systemd.log_target=journal",
+    "systemd.gpt_auto=no",
+    "systemd.import_credentials=no",
+    "systemd.swap=no",
+    "systemd.firstboot=no",
+    "systemd.mask=systemd-networkd-wait-online.service",
+)
+
+
+def command_line(root: Verity) -> str:
+    """The kernel's command line, whole: it is measured into RTMR2 and carries the root hash."""
+    return " ".join((*BASE_WORDS, f"privml.root={root.argument()}"))
+
+
+def initrd(parts: Path, *, epoch: int) -> bytes:
+    """The initrd from the files that mkosi's finalize took out of the tree (``parts``)."""
+    members = {
+        str(path.relative_to(parts)): cpio.Member(path.read_bytes(), executable=bool(path.stat().st_mode & 0o100))
+        for path in sorted(parts.rglob("*"))
+        if path.is_file() and not path.is_symlink()
+    }
+    for needed in ("init", "bin/busybox", "sbin/dmsetup"):
+        if needed not in members:
+            raise BuildError(f"initrd: {needed} is missing among {sorted(members)}")
+    for directory in ("dev", "proc", "sys", "run", "sysroot", "tmp"):
+        members[directory] = cpio.Member(None)
+    return cpio.archive(members, mtime=epoch)
+
+
+def build(
+    tools: ToolsTree, work: Path, *, kernel: Path, initrd: bytes, cmdline: str, release: str, name: str
+) -> Path:
+    """Make ``work/uki.efi`` with the tree's ukify and stub; ``release`` is the kernel's ``uname -r``."""
+    (work / "initrd").write_bytes(initrd)
+    (work / "cmdline").write_text(cmdline)
+    (work / "os-release").write_text(f"ID=privml\nNAME=privml\nVARIANT_ID={name}\n")
+    if kernel != work / "vmlinuz":
+        (work / "vmlinuz").write_bytes(kernel.read_bytes())
+    tools.run(
+        [
+            "ukify",
+            "build",
+            "--linux=/work/vmlinuz",
+            "--initrd=/work/initrd",
+            "--cmdline=@/work/cmdline",
+            "--os-release=@/work/os-release",
+            f"--uname={release}",
+            "--stub=/usr/lib/systemd/boot/efi/linuxx64.efi.stub",
+            "--output=/work/uki.efi",
+        ],
+        binds=[Bind(work, "/work", writable=True)],
+        what="ukify",
+        error=BuildError,
+    )
+    for part in ("initrd", "cmdline", "os-release"):
+        (work / part).unlink()
+    return work / "uki.efi"

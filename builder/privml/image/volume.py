@@ -1,0 +1,164 @@
+"""Volumes: a GPT disk of two partitions, erofs data and its dm-verity tree, made by systemd-repart.
+
+The verity parameters are read once, here, from the volume just made, and travel in measured places (the command
+line for the root, the configuration for the model). The guest never reads the superblock.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from privml.base.errors import BuildError
+from privml.image.tools import Bind, ToolsTree
+
+BLOCK = 4096
+SECTOR = 512
+_GPT_ENTRY = struct.Struct("<16s16sQQQ72s")
+_SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s")  # cryptsetup docs/on-disk-format: verity superblock v1
+
+
+@dataclass(frozen=True)
+class Verity:
+    """dm-verity parameters: what the guest needs and all it uses. Blocks are 4096 bytes."""
+
+    root_hash: str
+    salt: str
+    data_blocks: int
+    hash_start: int
+
+    def to_dict(self) -> dict[str, object]:
+        """The VERITY object of docs/ARCHITECTURE.md."""
+        return {
+            "root_hash": self.root_hash,
+            "salt": self.salt,
+            "data_blocks": self.data_blocks,
+            "hash_start": self.hash_start,
+            "block_size": BLOCK,
+        }
+
+    def argument(self) -> str:
+        """The value of ``privml.root=`` on the kernel command line."""
+        return f"{self.root_hash}:{self.salt}:{self.data_blocks}:{self.hash_start}"
+
+
+@dataclass(frozen=True)
+class Partition:
+    """A GPT entry: its name and its place in bytes."""
+
+    name: str
+    offset: int
+    size: int
+
+
+def partitions(path: Path) -> tuple[Partition, ...]:
+    """The partitions of a GPT disk image (UEFI 2.10 section 5.3); ``BuildError`` when it has no GPT."""
+    with path.open("rb") as file:
+        file.seek(SECTOR)
+        header = file.read(92)
+        if header[:8] != b"EFI PART":
+            raise BuildError(f"{path.name}: no GPT")
+        table, count, size = struct.unpack_from("<QII", header, 72)
+        if size != _GPT_ENTRY.size or count > 1024:
+            raise BuildError(f"{path.name}: GPT entries of {size} bytes, {count} of them")
+        file.seek(table * SECTOR)
+        raw = file.read(count * size)
+    found = []
+    for kind, _, first, last, _, name in _GPT_ENTRY.iter_unpack(raw):
+        if kind != bytes(16):
+            text = name.decode("utf-16-le").split("\0")[0]
+            found.append(Partition(text, first * SECTOR, (last - first + 1) * SECTOR))
+    return tuple(found)
+
+
+def verity_of(path: Path, label: str, root_hash: str) -> Verity:
+    """Parameters of the volume ``label`` in ``path``, read from the superblock of its hash partition."""
+    places = {partition.name: partition for partition in partitions(path)}
+    if sorted(places) != sorted((label, f"{label}-verity")):
+        raise BuildError(f"{path.name}: partitions {sorted(places)}, expected {label} and {label}-verity")
+    with path.open("rb") as file:
+        file.seek(places[f"{label}-verity"].offset)
+        raw = file.read(_SUPERBLOCK.size)
+    magic, version, kind, _, algorithm, data, hashes, blocks, length, salt = _SUPERBLOCK.unpack(raw)
+    found = (magic, version, kind, algorithm.rstrip(b"\0"), data, hashes, length)
+    if found != (b"verity\0\0", 1, 1, b"sha256", BLOCK, BLOCK, 32):
+        raise BuildError(f"{path.name}: verity superblock {found} is not sha256 over {BLOCK}-byte blocks")
+    if blocks * BLOCK > places[label].size:
+        raise BuildError(f"{path.name}: {blocks} data blocks do not fit the partition")
+    return Verity(root_hash, salt[:32].hex(), blocks, 1)
+
+
+def definitions(label: str, kind: str, verity_kind: str, *, copy: str, compression: str | None) -> dict[str, str]:
+    """repart.d(5) files for one volume; both disks of an image are made from this one shape."""
+    data = [
+        "[Partition]",
+        f"Type={kind}",
+        f"Label={label}",
+        "Format=erofs",
+        f"CopyFiles={copy}",
+        "Verity=data",
+        f"VerityMatchKey={label}",
+        "Minimize=best",
+    ]
+    if compression:
+        algorithm, level = compression.split(",")
+        data += [f"Compression={algorithm}", f"CompressionLevel={level}"]
+    tree = [
+        "[Partition]",
+        f"Type={verity_kind}",
+        f"Label={label}-verity",
+        "Verity=hash",
+        f"VerityMatchKey={label}",
+        f"VerityDataBlockSizeBytes={BLOCK}",
+        f"VerityHashBlockSizeBytes={BLOCK}",
+        "Minimize=best",
+    ]
+    return {"10-data.conf": "\n".join(data) + "\n", "11-verity.conf": "\n".join(tree) + "\n"}
+
+
+def make(
+    tools: ToolsTree, work: Path, name: str, label: str, files: Mapping[str, Path], *, seed: str, epoch: int
+) -> tuple[Path, Verity]:
+    """Make ``work/name`` holding ``files`` (name -> host path) as volume ``label``; gives it and its parameters."""
+    definitions_directory = work / "repart"
+    definitions_directory.mkdir(parents=True)
+    texts = definitions(label, "linux-generic", "linux-generic", copy="/:/", compression=None)
+    for file, text in texts.items():
+        (definitions_directory / file).write_text(text)
+    tree = work / "tree"
+    tree.mkdir(mode=0o755)
+    for file, source in files.items():
+        target = tree / file
+        target.write_bytes(source.read_bytes())
+        target.chmod(0o644)
+    done = tools.run(
+        [
+            "systemd-repart",
+            "--empty=create",
+            "--size=auto",
+            "--dry-run=no",
+            "--json=short",
+            "--no-pager",
+            "--offline=yes",
+            f"--seed={seed}",
+            "--root=/work/tree",
+            "--definitions=/work/repart",
+            f"/work/{name}",
+        ],
+        binds=[Bind(work, "/work", writable=True)],
+        env={
+            "SOURCE_DATE_EPOCH": str(epoch),
+            # One owner, one time, one order: what the files were on this host leaves no trace.
+            "SYSTEMD_REPART_MKFS_OPTIONS_EROFS": f"--all-root -T{epoch}",
+        },
+        what="systemd-repart",
+        error=BuildError,
+    )
+    rows = json.loads(done.stdout)
+    hashes = sorted({row["roothash"] for row in rows if row.get("roothash")})
+    if len(hashes) != 1:
+        raise BuildError(f"systemd-repart gave root hashes {hashes}, expected one")
+    return work / name, verity_of(work / name, label, hashes[0])

@@ -1,0 +1,67 @@
+"""Platforms and shapes: everything about the virtual machine that its measurements depend on."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from privml.base.errors import RecipeError
+
+_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+
+
+@dataclass(frozen=True)
+class Device:
+    """One PCI device: ``kind`` is ``virtio-blk`` or ``virtio-net``, ``slot`` its number on the root bus (1 to 30)."""
+
+    kind: str
+    slot: int
+
+
+@dataclass(frozen=True)
+class Platform:
+    """A QEMU version with its machine, its CPU identity and its devices, each in its slot.
+
+    ``tpm`` adds a software TPM (swtpm); a platform with one exists for development and for comparing logs, never
+    for a TD. ``qemu`` is the exact version that the ACPI and SMBIOS blobs come from.
+    """
+
+    name: str
+    qemu: str
+    machine: str
+    options: tuple[tuple[str, str], ...]
+    cpu: str
+    devices: tuple[Device, ...]
+    tpm: bool = False
+
+    def __post_init__(self) -> None:
+        slots = [device.slot for device in self.devices]
+        if len(set(slots)) != len(slots):
+            raise RecipeError(f"platform {self.name}: two devices share a slot: {sorted(slots)}")
+
+
+@dataclass(frozen=True)
+class Shape:
+    """A size of the virtual machine; ``memory`` is in bytes."""
+
+    vcpus: int
+    memory: int
+
+    def __str__(self) -> str:
+        return f"{self.vcpus} vCPU / {size_text(self.memory)}"
+
+
+def size_of(text: str) -> int:
+    """Bytes of ``2GiB`` and the like; ``RecipeError`` for anything else."""
+    match = re.fullmatch(r"([1-9][0-9]{0,6})(KiB|MiB|GiB|TiB)", text)
+    if match is None:
+        raise RecipeError(f"size `{text}`: expected a number with KiB, MiB, GiB or TiB, as in 2GiB")
+    return int(match[1]) * _UNITS[match[2]]
+
+
+def size_text(size: int) -> str:
+    """The shortest exact text of a size."""
+    for unit, factor in reversed(_UNITS.items()):
+        if size % factor == 0 and size:
+            return f"{size // factor}{unit}"
+    return f"{size} bytes"

@@ -1,0 +1,108 @@
+"""The QEMU argument list of a platform, a shape and what to boot. Pure: run, qtest and launch all use this one.
+
+No ``-uuid`` and no SMBIOS options: type 1 would carry host-chosen text into RTMR0. Option ROMs are off: they would be
+measured into RTMR1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from privml.machine.platform import Platform, Shape
+
+
+@dataclass(frozen=True)
+class Boot:
+    """What to boot and how to reach it. Paths are as QEMU sees them.
+
+    ``disks`` go to the platform's virtio-blk devices in slot order, read-only. ``forwards`` are (host port, guest
+    port) pairs on 127.0.0.1. ``append`` is what a host may do against us (the stub then takes it for load options).
+    """
+
+    firmware: str
+    kernel: str | None = None
+    append: str | None = None
+    disks: tuple[str, ...] = ()
+    forwards: tuple[tuple[int, int], ...] = ()
+    serial: str = "none"
+    tpm_socket: str | None = None
+    qmp_socket: str | None = None
+    fw_cfg: tuple[tuple[str, str], ...] = ()
+    capture: str | None = None
+
+
+Accelerator = Literal["tcg", "kvm", "qtest"]
+
+
+def arguments(platform: Platform, shape: Shape, boot: Boot, accelerator: Accelerator, *extra: str) -> list[str]:
+    """argv after the program's name. ``kernel_irqchip`` exists with KVM only and leaves no trace in the tables."""
+    options = [f"{key}={value}" for key, value in platform.options if key != "kernel_irqchip" or accelerator == "kvm"]
+    argv = [
+        "-nodefaults",
+        "-no-user-config",
+        "-no-reboot",
+        "-display",
+        "none",
+        "-machine",
+        ",".join([platform.machine, *options]),
+        "-accel",
+        {"tcg": "tcg,thread=multi", "kvm": "kvm", "qtest": "qtest"}[accelerator],
+        "-cpu",
+        platform.cpu,
+        "-smp",
+        str(shape.vcpus),
+        "-m",
+        f"{shape.memory >> 20}M",
+        "-bios",
+        boot.firmware,
+        "-serial",
+        boot.serial,
+    ]
+    if boot.kernel is not None:
+        argv += ["-kernel", boot.kernel]
+    if boot.append is not None:
+        argv += ["-append", boot.append]
+    argv += _devices(platform, boot)
+    if platform.tpm and boot.tpm_socket is not None:
+        argv += ["-chardev", f"socket,id=tpm,path={boot.tpm_socket}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
+        argv += ["-device", "tpm-tis,tpmdev=tpm0"]
+    if boot.qmp_socket is not None:
+        argv += ["-qmp", f"unix:{boot.qmp_socket},server=on,wait=off"]
+    for name, path in boot.fw_cfg:
+        argv += ["-fw_cfg", f"name={name},file={path}"]
+    return [*argv, *extra]
+
+
+def _devices(platform: Platform, boot: Boot) -> list[str]:
+    argv: list[str] = []
+    disks = 0
+    for device in sorted(platform.devices, key=lambda device: device.slot):
+        place = f"bus=pcie.0,addr={device.slot:#x}"
+        if device.kind == "virtio-blk":
+            # A drive without a file keeps the device, and so the tables, the same when only the blobs are wanted.
+            path = boot.disks[disks] if disks < len(boot.disks) else None
+            node = f"disk{disks}"
+            if path is None:
+                argv += ["-blockdev", f"driver=null-co,node-name={node},size=1048576,read-only=on"]
+            else:
+                argv += [
+                    "-blockdev",
+                    f"driver=raw,node-name={node},read-only=on,file.driver=file,file.filename={path}",
+                ]
+            argv += ["-device", f"virtio-blk-pci,drive={node},{place}"]
+            disks += 1
+        elif device.kind == "virtio-net":
+            argv += ["-netdev", _network(boot.forwards), "-device", f"virtio-net-pci,netdev=net0,romfile=,{place}"]
+            if boot.capture is not None:
+                argv += ["-object", f"filter-dump,id=dump0,netdev=net0,file={boot.capture}"]
+        else:
+            raise ValueError(f"device kind `{device.kind}`")
+    return argv
+
+
+def _network(forwards: Sequence[tuple[int, int]]) -> str:
+    words = ["user", "id=net0", "restrict=on"]
+    words += [f"hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in forwards]
+    return ",".join(words)

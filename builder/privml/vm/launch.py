@@ -1,0 +1,38 @@
+"""How a built image is started: from its manifest to a Launch."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from privml.image.manifest import Manifest, check_artefacts
+from privml.machine.platform import Platform, Shape
+from privml.vm.machine import Launch
+from privml.vm.platforms import platform as load_platform
+
+SIM_MRTD = "opt/org.privml/sim-mrtd"
+
+
+def launch_of(
+    directory: Path,
+    manifest: Manifest,
+    recipes: Path,
+    *,
+    platform: Platform | None = None,
+    shape: Shape | None = None,
+) -> Launch:
+    """The first platform and shape of ``manifest`` unless told otherwise; artefacts are checked first."""
+    check_artefacts(directory, manifest)
+    chosen = platform or load_platform(manifest.platforms[0], recipes)
+    launch = Launch(directory, chosen, shape or manifest.shapes[0], forward=manifest.listen)
+    if manifest.variant == "development":
+        launch = replace(launch, fw_cfg=simulation(launch))
+    return launch
+
+
+def simulation(launch: Launch) -> dict[str, bytes]:
+    """What the simulated TDX module of a development guest is told: the MRTD of the firmware really used."""
+    from privml.measure.mrtd import mrtd
+
+    firmware = (launch.replaced.get("firmware.fd") or launch.image / "firmware.fd").read_bytes()
+    return {SIM_MRTD: mrtd(firmware).hex().encode()}

@@ -1,0 +1,85 @@
+"""A long-running child of the tools tree (QEMU, swtpm): started in the sandbox, watched, always ended."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from privml.base.errors import HostError
+from privml.base.run import BASE_ENVIRONMENT
+from privml.image.tools import Bind, ToolsTree
+
+
+class Child:
+    """One running program. ``log`` holds what it wrote; ``stop`` ends it, gently first."""
+
+    def __init__(
+        self,
+        tools: ToolsTree,
+        argv: Sequence[str],
+        log: Path,
+        *,
+        binds: Sequence[Bind] = (),
+        network: bool = False,
+        devices: bool = False,
+    ) -> None:
+        self.name = Path(argv[0]).name
+        self.log = log
+        with log.open("wb") as output:
+            self._process = subprocess.Popen(
+                tools.command(argv, binds=binds, network=network, devices=devices),
+                stdin=subprocess.DEVNULL,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                env=dict(BASE_ENVIRONMENT),
+                start_new_session=True,
+                umask=0o022,
+            )
+
+    def running(self) -> bool:
+        """True until it has ended."""
+        return self._process.poll() is None
+
+    @property
+    def status(self) -> int | None:
+        """Its exit status, None while it runs."""
+        return self._process.poll()
+
+    def wait(self, timeout: float) -> int | None:
+        """Wait for its end; its status, or None when it still runs."""
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            return self._process.wait(timeout)
+        return None
+
+    def await_path(self, path: Path, timeout: float = 20) -> None:
+        """Wait until the child has made ``path``; ``HostError`` when it ends or does not."""
+        self.await_until(path.exists, f"made no {path.name}", timeout)
+
+    def await_until(self, ready: Callable[[], bool], complaint: str, timeout: float) -> None:
+        """Wait until ``ready``; ``HostError`` with the child's output when it ends first or time runs out."""
+        end = time.monotonic() + timeout
+        while not ready():
+            if not self.running():
+                raise HostError(f"{self.name} ended with status {self.status}\n{self.tail()}")
+            if time.monotonic() > end:
+                raise HostError(f"{self.name} {complaint} within {timeout:g} s\n{self.tail()}")
+            time.sleep(0.05)
+
+    def tail(self, lines: int = 30) -> str:
+        """The last lines that it wrote."""
+        text = self.log.read_bytes().decode("utf-8", "replace") if self.log.exists() else ""
+        return "\n".join("  | " + line for line in text.splitlines()[-lines:])
+
+    def stop(self) -> None:
+        """End it: SIGTERM, then SIGKILL, for its whole session."""
+        for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
+            if not self.running():
+                return
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, number)
+            self.wait(patience)

@@ -1,0 +1,52 @@
+"""A minimal QMP client (QEMU docs/interop/qmp-spec): one command at a time, events skipped."""
+
+from __future__ import annotations
+
+import json
+import socket
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+class Qmp:
+    """A connection to QEMU's monitor socket; ``ValueError`` when QEMU answers a command with an error."""
+
+    def __init__(self, path: Path, timeout: float = 30) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(timeout)
+        self._socket.connect(str(path))
+        self._file = self._socket.makefile("rwb")
+        self._read()
+        self.command("qmp_capabilities")
+
+    def command(self, name: str, **arguments: Any) -> Any:
+        """Run one command; its return value."""
+        self._file.write(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
+        self._file.flush()
+        while True:
+            answer = self._read()
+            if "error" in answer:
+                raise ValueError(f"QMP {name}: {answer['error'].get('desc')}")
+            if "return" in answer:
+                return answer["return"]
+
+    def _read(self) -> dict[str, Any]:
+        line = self._file.readline()
+        if not line:
+            raise OSError("QEMU closed its monitor")
+        answer: dict[str, Any] = json.loads(line)
+        return answer
+
+    def close(self) -> None:
+        """Close the connection; QEMU goes on."""
+        self._file.close()
+        self._socket.close()
+
+    def __enter__(self) -> Qmp:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()

@@ -1,0 +1,155 @@
+"""Firmware blobs of a platform and shape, from an unpatched QEMU under ``-accel qtest``.
+
+QEMU builds its ACPI tables when they are first read, from the PCI registers as firmware has programmed them; so the
+four registers that OVMF programs are written first (spec/measurement.md section 10: shown exact for all four blobs).
+Files are read by fw_cfg DMA (QEMU docs/specs/fw_cfg). The guest never runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import json
+import socket
+import struct
+import tempfile
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from privml.base import strictjson
+from privml.base.errors import MeasurementError
+from privml.base.files import write_atomic
+from privml.image.tools import Bind, ToolsTree
+from privml.machine.platform import Platform, Shape
+from privml.machine.qemu import Boot, arguments
+from privml.vm import swtpm
+from privml.vm.process import Child
+
+_FIRMWARE = "/usr/share/ovmf/OVMF.fd"
+_DIRECTORY_KEY = 0x19
+_DMA_PORT = 0x514
+_DMA_AT = 0x100000
+_DATA_AT = 0x200000
+_READ, _SELECT = 0x02, 0x08
+_CACHE_VERSION = "1"
+
+
+class _Qtest:
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(60)
+        self._socket.connect(str(path))
+        self._file = self._socket.makefile("rwb")
+
+    def command(self, text: str) -> str:
+        self._file.write(text.encode() + b"\n")
+        self._file.flush()
+        while True:
+            line = self._file.readline().decode().strip()
+            if not line:
+                raise MeasurementError(f"qtest: QEMU ended at `{text[:60]}`")
+            if line.startswith("IRQ"):
+                continue
+            if not line.startswith("OK"):
+                raise MeasurementError(f"qtest: `{text[:60]}` gave `{line}`")
+            return line[2:].strip()
+
+    def configuration(self, device: int, register: int, value: int, width: str) -> None:
+        """Write a PCI configuration register on bus 0 by CF8/CFC."""
+        self.command(f"outl 0xcf8 {0x80000000 | device << 11 | register & ~3:#x}")
+        self.command(f"out{width} {0xCFC + (register & 3):#x} {value:#x}")
+
+    def item(self, key: int, size: int) -> bytes:
+        """Read ``size`` bytes of a fw_cfg item by DMA."""
+        access = struct.pack(">IIQ", key << 16 | _READ | _SELECT, size, _DATA_AT)
+        self.command(f"write {_DMA_AT:#x} {len(access)} 0x{access.hex()}")
+        # The address register is big-endian; the low half starts the transfer.
+        self.command(f"outl {_DMA_PORT:#x} 0x0")
+        self.command(f"outl {_DMA_PORT + 4:#x} {int.from_bytes(_DMA_AT.to_bytes(4, 'big'), 'little'):#x}")
+        left = self.command(f"read {_DMA_AT:#x} 4")
+        if int(left, 16) != 0:
+            raise MeasurementError(f"fw_cfg DMA of item {key:#x} ended with control {left}")
+        return base64.b64decode(self.command(f"b64read {_DATA_AT:#x} {size}")) if size else b""
+
+
+def read_blobs(tools: ToolsTree, platform: Platform, shape: Shape, *, kernel: bool) -> dict[str, bytes]:
+    """All fw_cfg files that firmware may measure (name -> bytes), as QEMU makes them for this machine."""
+    with tempfile.TemporaryDirectory(prefix="privml-qtest.") as name:
+        directory = Path(name)
+        binds = [Bind(directory, "/vm", writable=True)]
+        boot = Boot(_FIRMWARE)
+        if kernel:
+            # Only its presence matters (it makes fw_cfg items, none of which is measured as ACPI).
+            (directory / "kernel").write_bytes(_tiny_kernel())
+            boot = replace(boot, kernel="/vm/kernel")
+        children = []
+        try:
+            if platform.tpm:
+                children.append(swtpm.start(tools, directory))
+                boot = replace(boot, tpm_socket=f"/vm/{swtpm.SOCKET}")
+            argv = arguments(
+                platform,
+                shape,
+                boot,
+                "qtest",
+                "-qtest",
+                "unix:/vm/qtest.sock,server=on,wait=off",
+                "-qtest-log",
+                "none",
+            )
+            qemu = Child(tools, ["qemu-system-x86_64", *argv], directory / "qemu.log", binds=binds)
+            children.append(qemu)
+            qemu.await_path(directory / "qtest.sock")
+            return _read_all(_Qtest(directory / "qtest.sock"))
+        finally:
+            for child in reversed(children):
+                child.stop()
+
+
+def _read_all(qtest: _Qtest) -> dict[str, bytes]:
+    host_bridge, lpc = 0, 0x1F << 3
+    qtest.configuration(host_bridge, 0x64, 0, "l")
+    qtest.configuration(host_bridge, 0x60, 0xE0000001, "l")  # PCIEXBAR
+    qtest.configuration(lpc, 0x40, 0x600, "l")  # PMBASE
+    qtest.configuration(lpc, 0x44, 0x80, "b")  # ACPI_CNTL: enable
+    count = struct.unpack(">I", qtest.item(_DIRECTORY_KEY, 4))[0]
+    if count > 4096:
+        raise MeasurementError(f"fw_cfg directory of {count} files")
+    raw = qtest.item(_DIRECTORY_KEY, 4 + 64 * count)
+    blobs = {}
+    for at in range(4, len(raw), 64):
+        size, key, _, name = struct.unpack(">IHH56s", raw[at : at + 64])
+        text = name.split(b"\0")[0].decode("ascii")
+        if size <= 1 << 20 and not text.startswith("etc/boot/"):
+            blobs[text] = qtest.item(key, size)
+    return blobs
+
+
+def _tiny_kernel() -> bytes:
+    """The smallest file that QEMU takes as a PE/bzImage kernel: a setup header of protocol 2.12."""
+    image = bytearray(4096)
+    image[0x1F1] = 1  # setup_sects
+    image[0x1FE:0x200] = b"\x55\xaa"
+    image[0x202:0x206] = b"HdrS"
+    image[0x206:0x208] = (0x20C).to_bytes(2, "little")
+    image[0x211] = 1  # LOADED_HIGH
+    image[0x22C:0x230] = (0x7FFFFFFF).to_bytes(4, "little")
+    return bytes(image)
+
+
+def blobs(tools: ToolsTree, platform: Platform, shape: Shape, cache: Path) -> dict[str, bytes]:
+    """``read_blobs`` with a cache keyed by everything they depend on: tools, platform, shape."""
+    facts = {
+        "version": _CACHE_VERSION,
+        "tools": tools.digest,
+        "platform": json.loads(json.dumps(asdict(platform))),
+        "vcpus": shape.vcpus,
+        "memory": shape.memory,
+    }
+    place = cache / "blobs" / f"{hashlib.sha256(strictjson.canonical(facts)).hexdigest()}.json"
+    if place.is_file():
+        stored = strictjson.loads(place.read_bytes(), what="cached blobs")
+        return {name: strictjson.unb64(body) for name, body in stored.items()}
+    found = read_blobs(tools, platform, shape, kernel=True)
+    write_atomic(place, strictjson.canonical({name: strictjson.b64(body) for name, body in found.items()}))
+    return found
