@@ -1,0 +1,160 @@
+"""Ask a guest for its attestation document, judge it, and know with whom the next connection must be."""
+
+from __future__ import annotations
+
+import http.client
+import secrets
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from privml.base.errors import EvidenceError, HostError
+from privml.base.strictjson import loads
+from privml.client.connection import AttestedConnection, Endpoint, endpoint
+from privml.evidence import document, facts, signature
+from privml.verify.check import verify
+from privml.verify.policy import Expected, Policy
+from privml.verify.verdict import Verdict
+
+__all__ = ["Attested", "AttestedConnection", "Fetched", "attest", "fetch", "judge", "new_nonce"]
+
+PATH = "/.well-known/privml-attestation"
+STAGES = "/boot-stages"
+TIMEOUT = 150.0
+_MAX_ERROR = 256 * 1024
+_PIECE = 64 * 1024
+
+
+class Fetched(NamedTuple):
+    """A document's bytes and the SHA-256 (32 bytes) of the public key of the connection that brought them."""
+
+    document: bytes
+    tls_spki_sha256: bytes
+
+
+@dataclass(frozen=True)
+class Attested:
+    """One attestation: what was asked, what came, over which key, and the verdict."""
+
+    nonce: bytes
+    document: bytes
+    tls_spki_sha256: bytes
+    verdict: Verdict
+
+
+def new_nonce() -> bytes:
+    """32 fresh random bytes; never use one twice."""
+    return secrets.token_bytes(32)
+
+
+def attest(
+    url: str,
+    expected: Expected,
+    policy: Policy,
+    *,
+    now: int,
+    collateral: Mapping[str, str] | None = None,
+    timeout: float = TIMEOUT,
+) -> Attested:
+    """Fetch with a fresh nonce and judge. ``HostError`` when there is no answer, ``EvidenceError`` for a bad one."""
+    nonce = new_nonce()
+    fetched = fetch(url, nonce, timeout)
+    verdict = judge(
+        fetched.document, expected, policy, now=now, nonce=nonce, tls_spki_sha256=fetched.tls_spki_sha256,
+        collateral=collateral,
+    )  # fmt: skip
+    return Attested(nonce, fetched.document, fetched.tls_spki_sha256, verdict)
+
+
+def judge(
+    data: bytes,
+    expected: Expected,
+    policy: Policy,
+    *,
+    now: int,
+    nonce: bytes | None,
+    tls_spki_sha256: bytes | None,
+    collateral: Mapping[str, str] | None = None,
+) -> Verdict:
+    """Judge a document's bytes, fetched just now or captured before; ``EvidenceError`` when they cannot be read.
+
+    ``now`` is Unix seconds by the caller's own clock. ``collateral`` replaces the document's; neither is trusted.
+    """
+    parsed = document.parse(data)
+    checked = signature.check(
+        parsed.quote,
+        parsed.collateral if collateral is None else collateral,
+        now=now,
+        simulated_root=policy.allow_simulated,
+    )
+    return verify(facts.collect(parsed), checked, expected, policy, nonce=nonce, tls_spki_sha256=tls_spki_sha256)
+
+
+def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:
+    """Ask the guest at ``https://HOST:PORT`` for a document over ``nonce`` (32 bytes).
+
+    ``timeout`` is seconds for the whole answer. ``HostError`` when nobody answers, or when the guest is not ready:
+    then the message lists its boot stages (which nothing vouches for).
+    """
+    where = endpoint(url)
+    connection = AttestedConnection(where, spki_sha256=None, timeout=timeout)
+    try:
+        status, body = _get(connection, f"{PATH}?nonce={nonce.hex()}", timeout, document.MAX_DOCUMENT)
+        key = connection.peer_spki_sha256
+    except (OSError, http.client.HTTPException) as error:
+        raise HostError(f"{where.url}: no attestation document: {error or type(error).__name__}") from error
+    finally:
+        connection.abort()
+    assert key is not None
+    if status == 503:
+        raise HostError(f"{where.url} is not ready: {_reason(body)}\n{_stages(where)}".rstrip())
+    if status != 200:
+        raise HostError(f"{where.url}: status {status} for an attestation document: {_reason(body)}")
+    return Fetched(body, key)
+
+
+def _get(connection: AttestedConnection, path: str, timeout: float, limit: int) -> tuple[int, bytes]:
+    end = time.monotonic() + timeout
+    connection.request("GET", path, headers={"Accept": "application/json"})
+    response = connection.getresponse()
+    limit = limit if response.status == 200 else _MAX_ERROR
+    body = bytearray()
+    while piece := response.read1(_PIECE):
+        body += piece
+        if len(body) > limit:
+            raise EvidenceError(f"attestation: an answer of more than {limit} bytes")
+        if time.monotonic() > end:
+            raise TimeoutError(f"no whole answer within {timeout:g} s")
+    return response.status, bytes(body)
+
+
+def _stages(where: Endpoint) -> str:
+    """The guest's stage table in words, or nothing when it cannot be had."""
+    connection = AttestedConnection(where, spki_sha256=None, timeout=10.0)
+    try:
+        _, body = _get(connection, STAGES, 10.0, _MAX_ERROR)
+        value = loads(body, what="stages")
+        rows = value["stages"]
+        return "\n".join(_stage(row) for row in rows[:32])
+    except (OSError, http.client.HTTPException, EvidenceError, KeyError, TypeError, AttributeError):
+        return ""
+    finally:
+        connection.abort()
+
+
+def _stage(row: Any) -> str:
+    detail = f": {_printable(row['detail'])}" if row.get("detail") else ""
+    return f"  {_printable(row['name'])}: {_printable(row['status'])}{detail}"
+
+
+def _reason(body: bytes) -> str:
+    """The message of an error answer. A stranger wrote it, so only printable text passes."""
+    try:
+        return _printable(loads(body, what="error")["error"]["message"])
+    except (EvidenceError, KeyError, TypeError):
+        return "no reason given"
+
+
+def _printable(text: object) -> str:
+    return "".join(character if character.isprintable() else "?" for character in str(text))[:300]

@@ -1,0 +1,116 @@
+"""TLS to a guest whose key is what an attestation document says, not what a certificate authority says.
+
+The certificate's name and issuer mean nothing here: the guest makes its key at boot, and the quote's report data
+holds the key's digest. A connection that must be the attested one compares right after the handshake, before any byte of a
+request leaves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import http.client
+import socket
+import ssl
+from dataclasses import dataclass
+from urllib.parse import urlsplit
+
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+from privml.base.errors import Refused, UsageError
+
+DEFAULT_PORT = 8443
+CONNECT_TIMEOUT = 30.0
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a guest listens."""
+
+    host: str
+    port: int
+
+    @property
+    def url(self) -> str:
+        """``https://HOST:PORT``."""
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"https://{host}:{self.port}"
+
+
+def endpoint(url: str) -> Endpoint:
+    """Read ``https://HOST[:PORT]`` (port 8443 when left out); ``UsageError`` for anything more or else."""
+    try:
+        parts = urlsplit(url)
+        host, port = parts.hostname, parts.port
+    except ValueError as error:
+        raise UsageError(f"`{url}` is not a URL: {error}") from error
+    plain = not (parts.query or parts.fragment or parts.username or parts.password) and parts.path in ("", "/")
+    if parts.scheme != "https" or not host or not plain:
+        raise UsageError(f"`{url}`: expected https://HOST[:PORT]", hint="The path is always the same; leave it out.")
+    return Endpoint(host, port or DEFAULT_PORT)
+
+
+def tls_context() -> ssl.SSLContext:
+    """TLS 1.3 without certificate checks: the attested key takes their place (see the module's text)."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class AttestedConnection(http.client.HTTPSConnection):
+    """An HTTPS connection to a guest.
+
+    With ``spki_sha256`` (32 bytes) it is pinned: when the peer's key is another one, ``connect()`` (and so the first
+    ``request()``) closes the socket and raises ``Refused`` before a byte of any request is sent. Without it, it is
+    open to anybody, and good only for asking for a document. ``timeout`` is seconds for each socket operation.
+    """
+
+    def __init__(self, where: Endpoint, *, spki_sha256: bytes | None, timeout: float) -> None:
+        super().__init__(where.host, where.port, timeout=CONNECT_TIMEOUT, context=tls_context())
+        self._pinned = spki_sha256
+        self._operation_timeout = timeout
+        self._raw: socket.socket | None = None
+        self.peer_spki_sha256: bytes | None = None
+
+    def connect(self) -> None:
+        """Connect, shake hands, compare the key. ``Refused`` when it is not the pinned one."""
+        try:
+            super().connect()
+            self.peer_spki_sha256 = _spki_sha256(self.sock)
+            self._compare(self.peer_spki_sha256)
+        except BaseException:
+            self.close()
+            raise
+        self.sock.settimeout(self._operation_timeout)
+        self._raw = self.sock
+
+    def _compare(self, key: bytes) -> None:
+        if self._pinned is not None and not hmac.compare_digest(key, self._pinned):
+            raise Refused(
+                f"tls-key: got {key.hex()}, expected {self._pinned.hex()}: "
+                "the machine at this address is not the attested one"
+            )
+
+    def abort(self) -> None:
+        """Cut the connection, also under a thread that is reading from it."""
+        if self._raw is not None:
+            with contextlib.suppress(OSError):
+                self._raw.shutdown(socket.SHUT_RDWR)
+        self.close()
+
+
+def _spki_sha256(sock: ssl.SSLSocket) -> bytes:
+    certificate = sock.getpeercert(binary_form=True)
+    if certificate is None:
+        raise Refused("tls-key: the peer shows no certificate")
+    try:
+        key = x509.load_der_x509_certificate(certificate).public_key()
+        spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    except Exception as error:  # a stranger's certificate: the library has many ways to dislike one
+        raise Refused(f"tls-key: the peer's certificate has no key that can be read ({error})") from error
+    return hashlib.sha256(spki).digest()

@@ -1,0 +1,246 @@
+"""A local OpenAI-compatible endpoint that forwards to an attested guest, or refuses and forwards nothing.
+
+For each request the gate is asked first, before the body is read; the request then goes over a new TLS connection
+that is checked against the attested key. Logs hold verdicts, never anything of a request or an answer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import http.client
+import logging
+from collections.abc import AsyncIterator
+from functools import partial
+from typing import Any
+
+import uvicorn
+from anyio.to_thread import current_default_thread_limiter, run_sync
+from starlette.applications import Starlette
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
+
+from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused, UsageError
+from privml.client.connection import AttestedConnection
+from privml.client.gate import INTERVAL, Check, Decision, Gate
+
+log = logging.getLogger("privml")
+
+MAX_BODY = 16 * 1024 * 1024
+MAX_HEAD = 32 * 1024
+MAX_CONNECTIONS = 256
+BODY_TIMEOUT = 120.0
+ANSWER_TIMEOUT = 900.0
+_PIECE = 64 * 1024
+_METHODS = ["GET", "POST", "DELETE"]
+# What of a request the guest needs. Credentials, cookies and the client's fingerprint stay here.
+_FORWARDED = ("content-type", "accept")
+_RETURNED = ("content-type", "content-length", "cache-control", "retry-after", "x-request-id")
+
+
+class _Answer(PrivmlError):
+    """A request that ends in a status and an OpenAI-shaped error."""
+
+    def __init__(self, status: int, kind: str, message: str, **more: Any) -> None:
+        super().__init__(message)
+        self.response = JSONResponse(
+            {"error": {"type": kind, "code": kind, "param": None, "message": message, **more}}, status
+        )
+
+
+def serve(
+    listen: tuple[str, int],
+    upstream: str,
+    check: Check,
+    *,
+    interval: float = INTERVAL,
+    allow_simulated: bool = False,
+) -> None:
+    """Verify ``upstream`` and serve on ``listen`` (host, port) until interrupted.
+
+    ``check`` judges a fetched document (`client.gate.Check`). A refused upstream does not end the proxy: clients get
+    403 with the reasons, and the upstream is verified again when they ask. ``HostError`` when it cannot listen.
+    """
+    server(listen, Gate(upstream, check, interval=interval, allow_simulated=allow_simulated), interval).run()
+
+
+def server(listen: tuple[str, int], gate: Gate, interval: float = INTERVAL) -> uvicorn.Server:
+    """The HTTP server of `serve`, not yet running (port 0: any)."""
+    host, port = listen
+    if host not in ("127.0.0.1", "::1", "localhost"):
+        raise UsageError(f"{host}: the proxy listens on this machine only: expected 127.0.0.1 or ::1")
+    config = uvicorn.Config(
+        application(gate, interval),
+        host=host,
+        port=port,
+        http="h11",
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        h11_max_incomplete_event_size=MAX_HEAD,
+        timeout_keep_alive=30,
+        limit_concurrency=MAX_CONNECTIONS,
+    )
+    return _Server(config)
+
+
+class _Server(uvicorn.Server):
+    """uvicorn exits the process when it cannot bind; here that is an error like others."""
+
+    async def startup(self, sockets: list[Any] | None = None) -> None:
+        try:
+            await super().startup(sockets)
+        except SystemExit as error:
+            raise HostError(f"cannot listen on {self.config.host}:{self.config.port}") from error
+
+
+def application(gate: Gate, interval: float = INTERVAL) -> Starlette:
+    """The ASGI application; its lifespan verifies at start and then every ``interval`` seconds."""
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: Starlette) -> AsyncIterator[None]:
+        # Each open answer waits in a thread; the usual 40 would let a few slow ones keep the gate from being asked.
+        current_default_thread_limiter().total_tokens = 2 * MAX_CONNECTIONS
+        task = asyncio.create_task(_keep_fresh(gate, interval))
+        yield
+        task.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await task
+
+    return Starlette(
+        routes=[
+            Route("/v1/{path:path}", partial(_answer, gate), methods=_METHODS),
+            Route("/healthz", partial(_health, gate), methods=["GET"]),
+        ],
+        lifespan=lifespan,
+    )
+
+
+async def _keep_fresh(gate: Gate, interval: float) -> None:
+    while True:
+        await run_sync(partial(gate.decide, fresh=True), abandon_on_cancel=True)
+        await asyncio.sleep(interval)
+
+
+async def _health(gate: Gate, _: Request) -> Response:
+    last = gate.last
+    verdict = None if last is None or last.verdict is None else last.verdict.to_dict()
+    is_open = last is not None and last.open
+    message = "not verified yet" if last is None else last.message
+    return JSONResponse({"open": is_open, "message": message, "verdict": verdict}, 200 if is_open else 503)
+
+
+async def _answer(gate: Gate, request: Request) -> Response:
+    try:
+        decision = await run_sync(gate.decide)
+        _must_be_open(decision)
+        connection = await _connect(gate, decision)
+        try:
+            return await _forward(connection, request)
+        except BaseException:
+            connection.abort()
+            raise
+    except _Answer as answer:
+        return answer.response
+
+
+def _must_be_open(decision: Decision) -> None:
+    if decision.open:
+        return
+    if decision.error is not None and not isinstance(decision.error, EvidenceError | Refused):
+        raise _Answer(503, "attestation_unavailable", decision.message)
+    refusals = [refusal.to_dict() for refusal in decision.refusals]
+    raise _Answer(403, "attestation_refused", decision.message, refusals=refusals)
+
+
+async def _connect(gate: Gate, decision: Decision) -> AttestedConnection:
+    """A pinned connection. Another key means another boot: the upstream is then verified once more, from nothing."""
+    connect = partial(gate.connect, timeout=ANSWER_TIMEOUT)
+    try:
+        try:
+            return await run_sync(connect, decision)
+        except Refused:
+            decision = await run_sync(partial(gate.decide, not_key=decision.key))
+            _must_be_open(decision)
+            return await run_sync(connect, decision)
+    except Refused as refused:
+        raise _Answer(403, "attestation_refused", refused.message, refusals=[]) from refused
+    except OSError as error:
+        raise _Answer(502, "upstream_unavailable", f"no connection to the attested machine: {error}") from error
+
+
+async def _forward(connection: AttestedConnection, request: Request) -> Response:
+    body = await _body(request)
+    headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
+    try:
+        send = partial(connection.request, request.method, _target(request), body, headers)
+        await run_sync(send, abandon_on_cancel=True)
+        response = await run_sync(connection.getresponse, abandon_on_cancel=True)
+    except (OSError, http.client.HTTPException) as error:
+        raise _Answer(502, "upstream_unavailable", f"the attested machine: {type(error).__name__}") from error
+    if not response.chunked and response.length is None:
+        # Its end could not be told from a cut, and half an answer must not look whole.
+        raise _Answer(502, "upstream_unavailable", "the attested machine: an answer without a length")
+    kept = {name: value for name in _RETURNED if (value := response.getheader(name)) is not None}
+    return _Relay(connection, response, kept)
+
+
+class _Relay(StreamingResponse):
+    """The guest's answer, piece by piece; its connection ends with it, also when the client leaves."""
+
+    def __init__(
+        self, connection: AttestedConnection, response: http.client.HTTPResponse, headers: dict[str, str]
+    ) -> None:
+        super().__init__(_pieces(response), response.status, headers)
+        self._connection = connection
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._connection.abort()
+
+
+async def _pieces(response: http.client.HTTPResponse) -> AsyncIterator[bytes]:
+    left = None if response.chunked else response.length
+    try:
+        while piece := await run_sync(response.read1, _PIECE, abandon_on_cancel=True):
+            left = None if left is None else left - len(piece)
+            yield piece
+        if left:
+            raise http.client.IncompleteRead(b"", left)  # noqa: TRY301 -- as chunked answers end when they are cut
+    except (OSError, http.client.HTTPException) as error:
+        # The head is out: the only honest end of half an answer is a broken connection.
+        log.warning("the attested machine stopped in the middle of an answer: %s", type(error).__name__)
+        raise ConnectionAbortedError from error
+
+
+async def _body(request: Request) -> bytes:
+    too_large = _Answer(413, "request_too_large", f"a body of more than {MAX_BODY} bytes")
+    declared = request.headers.get("content-length", "0")
+    if declared.isdecimal() and int(declared) > MAX_BODY:
+        raise too_large
+    body = bytearray()
+    try:
+        async with asyncio.timeout(BODY_TIMEOUT):
+            async for piece in request.stream():
+                body += piece
+                if len(body) > MAX_BODY:
+                    raise too_large
+    except TimeoutError as error:
+        raise _Answer(408, "request_timeout", f"no whole body within {BODY_TIMEOUT:g} s") from error
+    except ClientDisconnect as error:
+        raise _Answer(400, "request_aborted", "the client went away") from error
+    return bytes(body)
+
+
+def _target(request: Request) -> str:
+    raw: bytes = request.scope["raw_path"]
+    query: bytes = request.scope["query_string"]
+    target = (raw + (b"?" + query if query else b"")).decode("ascii", "replace")
+    if not target.startswith("/v1/") or "/../" in target or not target.isascii() or not target.isprintable():
+        raise _Answer(400, "invalid_path", "a path that is not plain ASCII under /v1/")
+    return target
