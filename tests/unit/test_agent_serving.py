@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import http.client
 import json
@@ -240,10 +241,8 @@ def test_old_tls_and_plain_text_get_nothing(served: Guest) -> None:
         context.wrap_socket(raw)
     with socket.create_connection(("127.0.0.1", served.config.listen), timeout=5) as raw:
         raw.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
-        try:
+        with contextlib.suppress(ConnectionResetError):  # the shortest refusal
             assert b"200" not in raw.recv(1000)
-        except ConnectionResetError:
-            pass  # the shortest refusal
 
 
 def test_tls_key_is_for_the_server_only(served: Guest) -> None:

@@ -1,0 +1,347 @@
+"""Stages that fail: each one parks the machine with a message, and the engine never starts."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import socket
+from pathlib import Path
+
+import pytest
+from agent_guest import Guest, a_config, guest
+
+from privml.agent import devices
+from privml.agent.broker import Broker, RefusedRequest, _converse
+from privml.agent.config import Config, decode, encode
+from privml.agent.stages import NAMES, StageTable
+from privml.agent.tee import NoTee
+from privml.agent.volume import ModelVolume, table
+from privml.base.errors import EvidenceError, HostError
+from privml.base.strictjson import canonical, loads
+from privml.events.agent import encode_log, failed_event, parse_log, replay_log
+from privml.evidence.report_data import Keys
+
+KEYS = Keys(b"k" * 32).encode()
+
+
+class Recorder(NoTee):
+    """A platform whose quotes are their report data, and that can be broken."""
+
+    name = "recorder"
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.fault: Exception | None = None
+        self.foreign = b""
+
+    def quote(self, report_data: bytes) -> bytes:
+        return report_data
+
+    def extend(self, digest: bytes) -> None:
+        if self.fault is not None:
+            raise self.fault
+        super().extend(digest)
+
+    def rtmr3(self) -> bytes:
+        return self.foreign or super().rtmr3()
+
+
+def measured(**changes: object) -> Config:
+    return decode(encode(a_config(**changes)))
+
+
+def readied(tee: Recorder, config: Config) -> Broker:
+    broker = Broker(config, tee)
+    broker.keys(KEYS)
+    for event in config.events()[:-1]:
+        broker.extend(event)
+    broker.ready()
+    return broker
+
+
+# The broker, without sockets.
+
+
+def test_failure_after_ready_is_extended_before_quotes_end() -> None:
+    tee = Recorder()
+    broker = readied(tee, measured())
+    assert broker.is_ready
+    log = broker.quote(bytes(32))["eventlog"]
+    broker.fail("the engine ended")
+    broker.fail("again")
+    assert tee.rtmr3() != replay_log(base64.b64decode(log))
+    with pytest.raises(RefusedRequest) as caught:
+        broker.quote(bytes(32))
+    assert caught.value.code == "failed"
+    assert not broker.is_ready
+
+
+def test_register_after_failure_holds_the_failed_event() -> None:
+    tee, config = Recorder(), measured()
+    broker = readied(tee, config)
+    broker.fail("x")
+    assert tee.rtmr3() == replay_log(encode_log([*config.events(), failed_event()]))
+
+
+def test_failure_before_ready_ends_the_stages() -> None:
+    config = measured()
+    broker = Broker(config, Recorder())
+    broker.fail("x")
+    for call in (lambda: broker.extend(config.events()[0]), lambda: broker.keys(KEYS), broker.ready):
+        with pytest.raises(RefusedRequest):
+            call()
+
+
+@pytest.mark.parametrize("fault", [HostError("rtmr3: no"), OSError(5, "I/O error")])
+def test_extend_that_fails_ends_everything(fault: Exception) -> None:
+    tee, config = Recorder(), measured()
+    broker = Broker(config, tee)
+    tee.fault = fault
+    with pytest.raises(type(fault)):
+        broker.extend(config.events()[0])
+    tee.fault = None
+    with pytest.raises(RefusedRequest):
+        broker.extend(config.events()[1])
+
+
+def test_foreign_extend_is_noticed() -> None:
+    tee, config = Recorder(), measured()
+    tee.foreign = b"\x01" * 48
+    with pytest.raises(HostError, match="not zero"):
+        Broker(config, tee)
+    tee.foreign = b""
+    broker = Broker(config, tee)
+    tee.foreign = b"\x01" * 48
+    with pytest.raises(HostError, match="not what the log gives"):
+        broker.extend(config.events()[0])
+
+
+def test_unused_rtmr3_is_never_touched() -> None:
+    tee = Recorder()
+    tee.fault = HostError("this kernel has no such file")
+    broker = readied(tee, measured(rtmr3="unused"))
+    assert broker.quote(bytes(32))["bootlog"] == ""
+    assert tee.rtmr3() == bytes(48)
+
+
+def test_malformed_keys_are_refused() -> None:
+    broker = Broker(measured(), Recorder())
+    with pytest.raises(EvidenceError):
+        broker.keys(b'{"v":1}')
+
+
+def test_simulated_platform_needs_a_development_image() -> None:
+    tee = Recorder()
+    tee.name = "simulated"
+    with pytest.raises(HostError, match="development"):
+        Broker(measured(variant="production"), tee)
+
+
+def test_strangers_get_no_answer() -> None:
+    asked: list[object] = []
+
+    def answer(request: object) -> dict[str, object]:
+        asked.append(request)
+        return {}
+
+    for allowed, expected in (((os.getuid() + 1,), b""), ((os.getuid(),), b'{"ok":{}}\n')):
+        ours, theirs = socket.socketpair()
+        with ours:
+            ours.sendall(b'{"op":"quote"}\n')
+            _converse(theirs, allowed, answer)
+            try:
+                assert ours.recv(100) == expected
+            except ConnectionResetError:
+                assert expected == b""  # closed over the unread request
+    assert asked == [{"op": "quote"}]
+
+
+# The stages.
+
+
+@pytest.fixture
+def made() -> object:
+    with guest() as machine:
+        yield machine
+
+
+def failed_in(made: Guest, stage: str, text: str) -> None:
+    assert not made.boot().run()
+    assert made.said[-1].startswith(f"privml: stage {stage} failed: "), made.said
+    assert text in made.said[-1], made.said
+    assert not made.engine.started
+    value = loads(made.layout.stages.read_bytes())
+    statuses = [row["status"] for row in value["stages"]]
+    at = NAMES.index(stage)
+    assert value["ready"] is False
+    assert set(statuses[:at]) <= {"ok"}
+    assert statuses[at] == "failed"
+    assert set(statuses[at + 1 :]) <= {"pending"}
+
+
+def test_wrong_volume_fails_in_its_stage(made: Guest) -> None:
+    def runner(argv: object) -> None:
+        made.runner(argv)  # type: ignore[arg-type]
+        (made.layout.dev / "mapper" / "privml-model").unlink(missing_ok=True)
+        (made.layout.dev / "mapper" / "privml-model").mkdir()  # a read that errors, as EIO would
+
+    boot = made.boot(volume=ModelVolume(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
+    assert not boot.run()
+    assert "not the one of the measured configuration (root hash " + "aa" * 32 in made.said[-1]
+    assert not made.engine.started
+    assert [command[0] for command in made.commands] == ["dmsetup"]
+
+
+def test_volume_table_holds_only_measured_parameters(made: Guest) -> None:
+    assert made.boot().run(), made.said
+    create, mount = made.commands
+    verity = made.config.model_verity
+    assert create[:3] == ["dmsetup", "create", "privml-model"]
+    assert create[-1] == table(verity, made.layout.dev / "vdb1", made.layout.dev / "vdb2")
+    assert create[-1].split()[3:] == [
+        "1",
+        str(made.layout.dev / "vdb1"),
+        str(made.layout.dev / "vdb2"),
+        "4096",
+        "4096",
+        "4",
+        "1",
+        "sha256",
+        "aa" * 32,
+        "bb" * 32,
+    ]
+    assert mount[1:5] == ["-t", "erofs", "-o", "ro,nosuid,nodev,noexec"]
+
+
+def test_missing_volume_is_told(made: Guest) -> None:
+    (made.layout.sys / "class" / "block" / "vdb1" / "uevent").write_text("DEVNAME=vdb1\n")
+    failed_in(made, "model", "no partition is named privml-model: is the model's disk attached?")
+
+
+def test_two_volumes_of_one_name_are_refused(made: Guest) -> None:
+    entry = made.layout.sys / "class" / "block" / "vdc1"
+    entry.mkdir()
+    (entry / "uevent").write_text("DEVNAME=vdc1\nPARTNAME=privml-model\n")
+    failed_in(made, "model", "2 partitions are named privml-model (vdb1, vdc1)")
+
+
+def test_tool_that_fails_is_told(made: Guest) -> None:
+    def runner(argv: object) -> None:
+        raise HostError("dmsetup failed with status 1\n  | device-mapper: reload failed")
+
+    boot = made.boot(volume=ModelVolume(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
+    assert not boot.run()
+    assert made.said[-1] == (
+        "privml: stage model failed: dmsetup failed with status 1 | device-mapper: reload failed"
+    )
+
+
+def test_undeclared_device_parks_the_machine(made: Guest) -> None:
+    made.add_pci(9, 0x1AF4, 0x1050)
+    failed_in(made, "devices", "1 x virtio-gpu not declared")
+    assert made.layout.tls_certificate.exists()  # so that the server can say so
+
+
+def test_missing_device_parks_the_machine(made: Guest) -> None:
+    for file in (made.layout.sys / "bus" / "pci" / "devices" / "0000:00:02.0").iterdir():
+        file.unlink()
+    (made.layout.sys / "bus" / "pci" / "devices" / "0000:00:02.0").rmdir()
+    failed_in(made, "devices", "1 x virtio-net declared and not there")
+
+
+def test_changed_configuration_parks_the_machine(made: Guest) -> None:
+    made.wait_for(made.layout.stage_socket.exists, "stage socket")
+    made.layout.config.write_bytes(encode(a_config(name="other")))
+    failed_in(made, "config", "is not what the configuration fixes")
+
+
+def test_engine_that_dies_while_starting(made: Guest) -> None:
+    made.engine.start = lambda: setattr(made.engine, "living", False)  # type: ignore[method-assign]
+    failed_in(made, "engine", "it ended before it was ready")
+
+
+def test_broker_that_is_not_there(made: Guest) -> None:
+    made.broker.kill()
+    made.broker.wait()
+    assert not made.boot(broker_wait=0.2).run()
+    assert made.said[-1].startswith("privml: stage platform failed: broker: ")
+
+
+def test_table_is_replaced_whole(tmp_path: Path) -> None:
+    now = [5.0]
+    path = tmp_path / "stages.json"
+    rows = StageTable(path, clock=lambda: now[0])
+    for name in NAMES:
+        rows.begin(name)
+        now[0] += 1.5
+        rows.end(name, "ok", "x" * 5000)
+    assert rows.ready
+    value = json.loads(path.read_bytes())
+    assert value["ready"] is True
+    assert value["stages"][1]["started_ms"] == 1500
+    assert value["stages"][1]["ended_ms"] == 3000
+    rows.end("engine", "failed", "gone")
+    assert json.loads(path.read_bytes())["ready"] is False
+    assert [entry.name for entry in tmp_path.iterdir()] == ["stages.json"]
+
+
+# The configuration and the device names.
+
+
+def test_configuration_reads_back() -> None:
+    config = a_config()
+    data = encode(config)
+    assert encode(decode(data)) == data
+    assert [event.name for event in decode(data).events()] == ["config", "model", "engine", "system-ready"]
+    assert parse_log(b"") == ()
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "text"),
+    [
+        ("extra", 1, "unknown"),
+        ("format", "privml-config/v2", "format"),
+        ("variant", "debug", "variant"),
+        ("agent.listen", 80, "listen"),
+        ("agent.max_concurrency", 0, "max_concurrency"),
+        ("engine.argv", [], "absolute"),
+        ("engine.argv", ["llama-server"], "absolute"),
+        ("engine.argv", ["/usr/bin/x", "a\nb"], "printable"),
+        ("model.file", "../key", "file name"),
+        ("model.verity.root_hash", "AA" * 32, "hex"),
+        ("model.verity.block_size", 512, "block_size"),
+        ("devices", [1], "printable"),
+        ("rtmr3", "sometimes", "rtmr3"),
+    ],
+)
+def test_configuration_is_strict(path: str, value: object, text: str) -> None:
+    top = loads(encode(a_config()))
+    at = top
+    *parents, last = path.split(".")
+    for parent in parents:
+        at = at[parent]
+    at[last] = value
+    with pytest.raises(EvidenceError, match=text):
+        decode(canonical(top))
+
+
+def test_configuration_must_be_canonical() -> None:
+    with pytest.raises(EvidenceError, match="canonical"):
+        decode(encode(a_config()) + b"\n")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "name"),
+    [
+        ((0x1AF4, 0x1042, 0x010000), "virtio-blk"),
+        ((0x1AF4, 0x1001, 0x010000), "virtio-blk"),
+        ((0x1AF4, 0x1041, 0x020000), "virtio-net"),
+        ((0x8086, 0x29C0, 0x060000), None),
+        ((0x10DE, 0x2331, 0x030200), "nvidia-gpu"),
+        ((0x10DE, 0x22A3, 0x068000), "nvidia-nvswitch"),
+        ((0x1234, 0x1111, 0x030000), "pci-1234:1111"),
+    ],
+)
+def test_device_names(numbers: tuple[int, int, int], name: str | None) -> None:
+    assert devices.kind(*numbers) == name

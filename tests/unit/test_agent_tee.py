@@ -1,0 +1,191 @@
+"""Quotes and RTMR3 through the kernel's files: a small kernel stands behind the file calls."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from privml.agent.tee import ATTEMPTS, KernelFiles, NoTee, NoTeeError, TdxTee, detect
+from privml.base.errors import HostError
+from privml.events.registers import ZERO
+from privml.events.replay import extend
+
+QUOTE = b"\x04\x00" + bytes(4998)
+REPORTS = Path("/configfs/tsm/report")
+MEASUREMENTS = Path("/measurements")
+CCEL = Path("/ccel")
+
+
+class Kernel(KernelFiles):
+    """configfs-tsm and the tdx_guest measurements, as far as they show themselves in file calls."""
+
+    def __init__(self) -> None:
+        self.entries: dict[Path, dict[str, bytes]] = {}
+        self.removed: list[Path] = []
+        self.provider = b"tdx_guest\n"
+        self.outblob = QUOTE
+        self.inblobs: list[bytes] = []
+        self.errors: list[int] = []
+        self.generation_step = 1
+        self.rtmr3 = ZERO
+        self.extends = True
+
+    def mkdir(self, path: Path) -> None:
+        if path.parent != REPORTS or self.provider == b"":
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        if path in self.entries:
+            raise FileExistsError(errno.EEXIST, "File exists", str(path))
+        self.entries[path] = {"generation": b"0"}
+
+    def rmdir(self, path: Path) -> None:
+        del self.entries[path]
+        self.removed.append(path)
+
+    def read(self, path: Path, limit: int) -> bytes:
+        if path.parent == MEASUREMENTS:
+            return self.rtmr3
+        if path == CCEL:
+            raise FileNotFoundError(errno.ENOENT, "No such file or directory", str(path))
+        entry = self.entries[path.parent]
+        if path.name == "provider":
+            return self.provider
+        if path.name == "generation":
+            return entry["generation"] + b"\n"
+        assert path.name == "outblob"
+        if self.errors:
+            number = self.errors.pop(0)
+            raise OSError(number, errno.errorcode[number], str(path))
+        assert len(entry["inblob"]) == 64
+        return self.outblob
+
+    def write(self, path: Path, data: bytes) -> None:
+        if path.parent == MEASUREMENTS:
+            assert path.name == "rtmr3:sha384"
+            assert len(data) == 48
+            if self.extends:
+                self.rtmr3 = extend(self.rtmr3, data)
+            return
+        entry = self.entries[path.parent]
+        assert path.name == "inblob"
+        entry["inblob"] = data
+        self.inblobs.append(data)
+        entry["generation"] = str(int(entry["generation"]) + self.generation_step).encode()
+
+
+@pytest.fixture
+def kernel() -> Kernel:
+    return Kernel()
+
+
+@pytest.fixture
+def slept() -> list[float]:
+    return []
+
+
+@pytest.fixture
+def tee(kernel: Kernel, slept: list[float]) -> TdxTee:
+    return TdxTee(reports=REPORTS, measurements=MEASUREMENTS, ccel=CCEL, files=kernel, sleep=slept.append)
+
+
+def test_quote_uses_a_directory_of_its_own_and_removes_it(tee: TdxTee, kernel: Kernel) -> None:
+    data = bytes(range(64))
+    assert tee.quote(data) == QUOTE
+    assert tee.quote(data) == QUOTE
+    assert kernel.inblobs == [data, data]
+    assert not kernel.entries
+    assert len(set(kernel.removed)) == 2
+
+
+@pytest.mark.parametrize("size", [0, 32, 63, 65])
+def test_report_data_of_another_size_never_reaches_the_kernel(tee: TdxTee, kernel: Kernel, size: int) -> None:
+    with pytest.raises(HostError, match="expected 64"):
+        tee.quote(bytes(size))
+    assert not kernel.removed
+
+
+@pytest.mark.parametrize("outblob", [b"", bytes(1020)])
+def test_empty_quote_is_an_error(tee: TdxTee, kernel: Kernel, outblob: bytes) -> None:
+    kernel.outblob = outblob
+    with pytest.raises(HostError, match="QGS"):
+        tee.quote(bytes(64))
+    assert not kernel.entries
+
+
+def test_busy_kernel_is_asked_again(tee: TdxTee, kernel: Kernel, slept: list[float]) -> None:
+    kernel.errors = [errno.EBUSY, errno.EINTR, errno.ETIMEDOUT]
+    assert tee.quote(bytes(64)) == QUOTE
+    assert len(slept) == 3
+    assert len(kernel.removed) == 4
+
+
+def test_tries_are_bounded(tee: TdxTee, kernel: Kernel) -> None:
+    kernel.errors = [errno.EBUSY] * 100
+    with pytest.raises(HostError, match=f"{ATTEMPTS} tries"):
+        tee.quote(bytes(64))
+    assert len(kernel.removed) == ATTEMPTS
+
+
+def test_other_errors_are_final(tee: TdxTee, kernel: Kernel) -> None:
+    kernel.errors = [errno.EIO]
+    with pytest.raises(HostError, match="EIO"):
+        tee.quote(bytes(64))
+    assert len(kernel.removed) == 1
+
+
+def test_answer_to_somebody_elses_request_is_not_taken(tee: TdxTee, kernel: Kernel) -> None:
+    kernel.generation_step = 2
+    with pytest.raises(HostError, match="another request"):
+        tee.quote(bytes(64))
+
+
+def test_other_provider_is_refused(tee: TdxTee, kernel: Kernel) -> None:
+    kernel.provider = b"sev_guest\n"
+    assert not tee.present()
+    with pytest.raises(HostError, match="sev_guest"):
+        tee.quote(bytes(64))
+
+
+def test_extend_is_read_back(tee: TdxTee, kernel: Kernel) -> None:
+    tee.extend(b"\x01" * 48)
+    assert tee.rtmr3() == extend(ZERO, b"\x01" * 48)
+    kernel.extends = False
+    with pytest.raises(HostError, match="somebody else"):
+        tee.extend(b"\x02" * 48)
+    with pytest.raises(HostError, match="expected 48"):
+        tee.extend(b"\x02" * 47)
+
+
+def test_detection(tee: TdxTee, kernel: Kernel) -> None:
+    assert detect(tee) is tee
+    kernel.provider = b""
+    none = detect(tee)
+    assert none.name == "none"
+
+
+def test_no_tee_records_and_refuses() -> None:
+    none = NoTee()
+    none.extend(b"\x01" * 48)
+    assert none.rtmr3() == extend(ZERO, b"\x01" * 48)
+    with pytest.raises(NoTeeError, match="no-tee"):
+        none.quote(bytes(64))
+
+
+def test_missing_boot_log_is_empty(tee: TdxTee) -> None:
+    assert tee.boot_log() == b""
+    assert tee.collateral() is None
+
+
+def test_kernel_files_write_in_place(tmp_path: Path) -> None:
+    files = KernelFiles()
+    path = tmp_path / "inblob"
+    path.write_bytes(b"x" * 100)
+    files.write(path, b"y" * 64)
+    assert files.read(path, 200) == b"y" * 64 + b"x" * 36  # no truncation: configfs has none
+    with pytest.raises(OSError, match="too large"):
+        files.read(path, 99)
+    (tmp_path / "entry").mkdir()
+    files.rmdir(tmp_path / "entry")
+    with pytest.raises(FileNotFoundError):
+        files.write(tmp_path / "none", b"")
