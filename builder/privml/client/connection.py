@@ -1,8 +1,8 @@
 """TLS to a guest whose key is what an attestation document says, not what a certificate authority says.
 
 The certificate's name and issuer mean nothing here: the guest makes its key at boot, and the quote's report data
-holds the key's digest. A connection that must be the attested one compares right after the handshake, before any byte of a
-request leaves.
+holds the key's digest. A connection that must be the attested one compares right after the handshake, before any
+byte of a request leaves.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class AttestedConnection(http.client.HTTPSConnection):
     """
 
     def __init__(self, where: Endpoint, *, spki_sha256: bytes | None, timeout: float) -> None:
-        super().__init__(where.host, where.port, timeout=CONNECT_TIMEOUT, context=tls_context())
+        super().__init__(where.host, where.port, timeout=min(timeout, CONNECT_TIMEOUT), context=tls_context())
         self._pinned = spki_sha256
         self._operation_timeout = timeout
         self._raw: socket.socket | None = None

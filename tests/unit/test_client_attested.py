@@ -1,0 +1,144 @@
+"""The client against a real TLS server: who is asked, what comes back, and that a wrong key gets no byte."""
+
+from __future__ import annotations
+
+import hashlib
+import socket
+import time
+from collections.abc import Iterator
+
+import attestation_samples as samples
+import guest_fake
+import pytest
+from guest_fake import Guest
+
+from privml.base.errors import EvidenceError, HostError, Refused, UsageError
+from privml.client import attested
+from privml.client.connection import AttestedConnection, Endpoint, endpoint
+from privml.verify.policy import Policy
+from privml.verify.verdict import Outcome
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    with guest_fake.running(Guest()) as running:
+        yield running
+
+
+def test_an_honest_guest_is_attested_over_its_connection(guest: Guest) -> None:
+    found = attested.attest(guest.url, samples.EXPECTED, samples.SIMULATED, now=samples.NOW)
+    assert found.verdict.outcome is Outcome.ACCEPTED_SIMULATED
+    assert found.tls_spki_sha256 == guest.spki
+    again = attested.judge(
+        found.document,
+        samples.EXPECTED,
+        samples.SIMULATED,
+        now=samples.NOW,
+        nonce=found.nonce,
+        tls_spki_sha256=found.tls_spki_sha256,
+    )
+    assert again == found.verdict
+
+
+def test_the_nonce_is_fresh_each_time(guest: Guest) -> None:
+    nonces = {attested.attest(guest.url, samples.EXPECTED, Policy(), now=samples.NOW).nonce for _ in range(3)}
+    assert len(nonces) == 3
+
+
+def test_a_relayed_document_names_the_key(guest: Guest) -> None:
+    """A machine in the middle that passes on an honest document cannot have its key."""
+    guest.claimed_spki = hashlib.sha256(b"the honest guest behind").digest()
+    found = attested.attest(guest.url, samples.EXPECTED, samples.SIMULATED, now=samples.NOW)
+    assert [refusal.code for refusal in found.verdict.refusals] == ["tls-key"]
+
+
+def test_a_replayed_document_names_the_nonce(guest: Guest) -> None:
+    guest.document = lambda _: samples.document(nonce=bytes(32), spki=guest.spki).encode()
+    found = attested.attest(guest.url, samples.EXPECTED, samples.SIMULATED, now=samples.NOW)
+    assert [refusal.code for refusal in found.verdict.refusals] == ["nonce"]
+
+
+def test_a_guest_that_is_not_ready_tells_its_stages(guest: Guest) -> None:
+    guest.ready = False
+    with pytest.raises(HostError) as caught:
+        attested.fetch(guest.url, bytes(32), 10)
+    assert caught.value.message.splitlines() == [
+        f"{guest.url} is not ready: not? yet",
+        "  config: ok",
+        "  model: failed: bad?[31m hash",
+    ]
+
+
+def test_answers_that_are_no_documents(guest: Guest) -> None:
+    guest.document = lambda _: b"hello"
+    with pytest.raises(EvidenceError):
+        attested.attest(guest.url, samples.EXPECTED, Policy(), now=samples.NOW)
+
+
+def test_an_answer_that_never_ends_is_cut(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attested.document, "MAX_DOCUMENT", 1000)
+    with pytest.raises(EvidenceError, match="more than 1000 bytes"):
+        attested.fetch(guest.url, bytes(32), 10)
+
+
+def test_nobody_there_is_an_error_of_the_host() -> None:
+    with pytest.raises(HostError, match="no attestation document"):
+        attested.fetch(f"https://127.0.0.1:{guest_fake.unused_port()}", bytes(32), 2)
+
+
+def test_a_machine_that_says_nothing_is_given_up() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        url = f"https://127.0.0.1:{listener.getsockname()[1]}"
+        start = time.monotonic()
+        with pytest.raises(HostError, match="timed out"):
+            attested.fetch(url, bytes(32), 0.3)
+        assert time.monotonic() - start < 3
+
+
+def test_a_pinned_connection_carries_requests(guest: Guest) -> None:
+    connection = AttestedConnection(endpoint(guest.url), spki_sha256=guest.spki, timeout=5)
+    connection.request("POST", "/v1/chat", body=b"prompt")
+    assert connection.getresponse().read() == b'{"echo": "prompt"}'
+    connection.abort()
+
+
+def test_another_key_gets_no_byte(guest: Guest) -> None:
+    connection = AttestedConnection(endpoint(guest.url), spki_sha256=bytes(32), timeout=5)
+    with pytest.raises(Refused, match="tls-key"):
+        connection.request("POST", "/v1/chat", body=b"prompt")
+    assert connection.sock is None
+    assert guest.requests == []
+
+
+def test_a_reconnect_is_checked_too(guest: Guest) -> None:
+    """`http.client` opens a closed connection again by itself; the key is compared again."""
+    connection = AttestedConnection(endpoint(guest.url), spki_sha256=guest.spki, timeout=5)
+    connection.request("POST", "/v1/chat", body=b"one")
+    connection.getresponse().read()
+    connection.close()
+    guest.reboot()
+    with pytest.raises(Refused):
+        connection.request("POST", "/v1/chat", body=b"two")
+    assert [body for *_, body in guest.requests] == [b"one"]
+
+
+@pytest.mark.parametrize(
+    ("url", "where"),
+    [
+        ("https://127.0.0.1:8443", Endpoint("127.0.0.1", 8443)),
+        ("https://example.test/", Endpoint("example.test", 8443)),
+        ("https://[::1]:9", Endpoint("::1", 9)),
+    ],
+)
+def test_addresses(url: str, where: Endpoint) -> None:
+    assert endpoint(url) == where
+    assert endpoint(where.url) == where
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["http://h", "h:8443", "https://", "https://h/v1", "https://h?x=1", "https://u@h", "https://h:x", "https://[::"],
+)
+def test_addresses_that_are_none(url: str) -> None:
+    with pytest.raises(UsageError):
+        endpoint(url)

@@ -1,0 +1,342 @@
+"""The proxy between a real HTTP client and a real TLS guest: what is refused leaves nothing on the other side."""
+
+from __future__ import annotations
+
+import contextlib
+import http.client
+import json
+import logging
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from typing import Any
+
+import attestation_samples as samples
+import guest_fake
+import pytest
+from guest_fake import Guest
+
+from privml.base.errors import HostError, UsageError
+from privml.client import attested, proxy
+from privml.client.gate import Gate
+from privml.events import types
+from privml.events.registers import Register
+from privml.verify.policy import Policy
+from privml.verify.verdict import Verdict
+
+SECRET = "the prompt that must not leave"
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    with guest_fake.running(Guest()) as running:
+        yield running
+
+
+def check(policy: Policy = samples.SIMULATED) -> Any:
+    def judge(document: bytes, nonce: bytes, key: bytes) -> Verdict:
+        return attested.judge(document, samples.EXPECTED, policy, now=samples.NOW, nonce=nonce, tls_spki_sha256=key)
+
+    return judge
+
+
+@contextlib.contextmanager
+def proxied(gate: Gate, interval: float = 300.0) -> Iterator[int]:
+    """The proxy on a free port, as `serve` runs it."""
+    server = proxy.server(("127.0.0.1", 0), gate, interval)
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        end = time.monotonic() + 10
+        while not server.started:
+            assert time.monotonic() < end
+            time.sleep(0.01)
+        yield server.servers[0].sockets[0].getsockname()[1]
+    finally:
+        server.should_exit = True
+        thread.join()
+
+
+def gate_for(guest: Guest, **options: Any) -> Gate:
+    options = {"allow_simulated": True, "timeout": 5.0, **options}
+    return Gate(guest.url, options.pop("check", check()), **options)
+
+
+def ask(
+    port: int, path: str = "/v1/chat/completions", body: bytes = SECRET.encode(), **headers: str
+) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("POST", path, body, headers)
+        response = connection.getresponse()
+        return response.status, json.loads(response.read())
+    finally:
+        connection.close()
+
+
+def nothing_left(guest: Guest) -> bool:
+    return guest.requests == []
+
+
+def test_an_attested_guest_gets_the_request_and_little_else(guest: Guest) -> None:
+    with proxied(gate_for(guest)) as port:
+        headers = {"Authorization": "Bearer sk-x", "Cookie": "a=b", "Content-Type": "application/json", "X-Y": "z"}
+        assert ask(port, "/v1/chat/completions?a=b", **headers) == (200, {"echo": SECRET})
+    ((method, path, sent, body),) = guest.requests
+    assert (method, path, body) == ("POST", "/v1/chat/completions?a=b", SECRET.encode())
+    assert {name.lower() for name in sent} == {"host", "accept-encoding", "content-length", "content-type"}
+
+
+def test_one_verification_serves_many_requests(guest: Guest) -> None:
+    with proxied(gate_for(guest)) as port:
+        for _ in range(5):
+            assert ask(port)[0] == 200
+    assert guest.attestations == 1
+
+
+def test_a_logger_in_the_image_is_refused_by_event_and_recipe_line(guest: Guest) -> None:
+    guest.items = samples.extends(4 << 30, samples.CMDLINE + " privml.log_prompts=1")
+    with proxied(gate_for(guest)) as port:
+        status, answer = ask(port)
+    assert status == 403
+    error = answer["error"]
+    assert error["type"] == "attestation_refused"
+    assert error["message"].startswith("refused: demo-cpu, against the build in out/demo-cpu: rtmr2")
+    (refusal,) = error["refusals"]
+    assert refusal["code"] == "rtmr2"
+    assert "recipes/demo-cpu.yaml:9 kernel.package" in refusal["where"]
+    assert "privml.log_prompts=1" in refusal["where"]
+    assert nothing_left(guest)
+
+
+def test_an_accepted_simulation_is_refused_unless_asked_for(guest: Guest) -> None:
+    with proxied(gate_for(guest, allow_simulated=False)) as port:
+        status, answer = ask(port)
+    assert status == 403
+    assert [refusal["code"] for refusal in answer["error"]["refusals"]] == ["simulated"]
+    assert nothing_left(guest)
+
+
+def test_a_policy_without_simulation_refuses_it_too(guest: Guest) -> None:
+    with proxied(gate_for(guest, check=check(Policy()), allow_simulated=False)) as port:
+        status, answer = ask(port)
+    assert status == 403
+    assert [refusal["code"] for refusal in answer["error"]["refusals"]] == ["simulated"]
+    assert nothing_left(guest)
+
+
+def test_malformed_evidence_is_refused(guest: Guest) -> None:
+    guest.document = lambda _: b"{}"
+    with proxied(gate_for(guest)) as port:
+        status, answer = ask(port)
+    assert (status, answer["error"]["type"]) == (403, "attestation_refused")
+    assert nothing_left(guest)
+
+
+def test_a_guest_that_is_not_ready_is_unavailable(guest: Guest) -> None:
+    guest.ready = False
+    with proxied(gate_for(guest)) as port:
+        status, answer = ask(port)
+    assert (status, answer["error"]["type"]) == (503, "attestation_unavailable")
+    assert "is not ready" in answer["error"]["message"]
+    assert nothing_left(guest)
+
+
+def test_nobody_upstream(guest: Guest) -> None:
+    gate = Gate(f"https://127.0.0.1:{guest_fake.unused_port()}", check(), timeout=2)
+    with proxied(gate) as port:
+        assert ask(port)[0] == 503
+
+
+def test_a_check_that_breaks_lets_nothing_through(guest: Guest) -> None:
+    def broken(*_: bytes) -> Verdict:
+        raise RuntimeError("a bug")
+
+    gate = gate_for(guest, check=broken)
+    with pytest.raises(RuntimeError):
+        gate.decide()
+    assert gate.last is None
+    assert nothing_left(guest)
+
+
+def test_a_new_boot_with_the_same_image_is_verified_again(guest: Guest) -> None:
+    with proxied(gate_for(guest)) as port:
+        assert ask(port)[0] == 200
+        guest.reboot()
+        assert ask(port)[0] == 200
+    assert guest.attestations == 2
+
+
+def test_a_new_boot_with_another_image_gets_nothing(guest: Guest) -> None:
+    with proxied(gate_for(guest)) as port:
+        assert ask(port)[0] == 200
+        guest.requests.clear()
+        guest.reboot()
+        guest.items = samples.extends(4 << 30, "evil")
+        assert ask(port)[0] == 403
+        assert ask(port)[0] == 403
+    assert nothing_left(guest)
+
+
+def test_a_switch_to_another_machine_after_the_verdict_gets_nothing(guest: Guest) -> None:
+    """The host swaps the machine behind the address; the swapped one relays the honest guest's documents."""
+    with proxied(gate_for(guest)) as port:
+        assert ask(port)[0] == 200
+        guest.requests.clear()
+        guest.claimed_spki = guest.spki
+        guest.reboot()
+        status, answer = ask(port)
+    assert status == 403
+    assert [refusal["code"] for refusal in answer["error"]["refusals"]] == ["tls-key"]
+    assert nothing_left(guest)
+
+
+def test_an_old_verdict_is_renewed_before_anything_is_sent(guest: Guest) -> None:
+    now = [0.0]
+    gate = gate_for(guest, interval=60.0, clock=lambda: now[0])
+    with proxied(gate) as port:
+        assert ask(port)[0] == 200
+        guest.requests.clear()
+        guest.items = samples.extends(4 << 30, "evil")
+        now[0] = 59.0
+        assert gate.decide().open
+        now[0] = 61.0
+        assert ask(port)[0] == 403
+    assert nothing_left(guest)
+
+
+def test_the_upstream_is_verified_again_without_being_asked(guest: Guest) -> None:
+    gate = gate_for(guest, interval=0.1)
+    with proxied(gate, interval=0.1):
+        end = time.monotonic() + 5
+        while guest.attestations < 3:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
+def test_an_unreachable_upstream_closes_an_open_gate(guest: Guest) -> None:
+    now = [0.0]
+    gate = gate_for(guest, interval=60.0, clock=lambda: now[0])
+    assert gate.decide().open
+    guest.ready = False
+    now[0] = 61.0
+    assert not gate.decide().open
+
+
+def test_the_gate_is_asked_before_the_body_is_read(guest: Guest) -> None:
+    guest.items = samples.extends(4 << 30, "evil")
+    with proxied(gate_for(guest)) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+        raw.sendall(b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        assert raw.recv(65536).startswith(b"HTTP/1.1 403 ")
+    assert nothing_left(guest)
+
+
+def test_an_answer_streams_as_it_comes(guest: Guest) -> None:
+    with proxied(gate_for(guest)) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("POST", "/v1/stream", b"x")
+        response = connection.getresponse()
+        times = []
+        while response.read1(100):
+            times.append(time.monotonic())
+        connection.close()
+    assert response.getheader("Content-Type") == "text/event-stream"
+    assert response.getheader("Set-Cookie") is None
+    assert len(times) == 3
+    assert times[-1] - times[0] > 0.05
+
+
+@pytest.mark.parametrize("path", ["/v1/stream", "/v1/whole"])
+def test_half_an_answer_does_not_look_whole(guest: Guest, path: str) -> None:
+    with proxied(gate_for(guest)) as port:
+        guest_ready = ask(port)
+        assert guest_ready[0] == 200
+        guest.cut = True
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("POST", path, b"x")
+        with pytest.raises((http.client.HTTPException, OSError)):
+            connection.getresponse().read()
+        connection.close()
+
+
+def test_an_answer_without_a_length_is_not_passed_on(guest: Guest) -> None:
+    with proxied(gate_for(guest)) as port:
+        guest.lengthless = True
+        assert ask(port)[0] == 502
+
+
+def test_a_body_that_is_too_large_is_not_passed_on(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(proxy, "MAX_BODY", 1000)
+    with proxied(gate_for(guest)) as port:
+        status, answer = ask(port, body=b"x" * 1001)
+        assert (status, answer["error"]["type"]) == (413, "request_too_large")
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("POST", "/v1/x", iter([b"x" * 600, b"x" * 600]), encode_chunked=True,
+                           headers={"Transfer-Encoding": "chunked"})  # fmt: skip
+        assert connection.getresponse().status == 413
+        connection.close()
+    assert nothing_left(guest)
+
+
+def test_too_long_a_head_is_refused(guest: Guest) -> None:
+    with proxied(gate_for(guest)) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        with contextlib.closing(connection):
+            connection.request("GET", "/v1/models", headers={"X": "y" * 60_000})
+            assert connection.getresponse().status in (400, 431)
+    assert nothing_left(guest)
+
+
+@pytest.mark.parametrize("path", ["/v1/../.well-known/privml-attestation", "/v1/%C3%A4/../x", "/other", "/"])
+def test_other_paths_do_not_pass(guest: Guest, path: str) -> None:
+    with proxied(gate_for(guest)) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("POST", path, b"x")
+        assert connection.getresponse().status in (400, 404)
+        connection.close()
+    assert nothing_left(guest)
+
+
+def test_health_tells_the_verdict(guest: Guest) -> None:
+    with proxied(gate_for(guest)) as port:
+        ask(port)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("GET", "/healthz")
+        value = json.loads(connection.getresponse().read())
+        connection.close()
+    assert value["open"] is True
+    assert value["verdict"]["outcome"] == "accepted-simulated"
+
+
+def test_logs_hold_no_prompt(guest: Guest, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with proxied(gate_for(guest)) as port:
+        ask(port)
+        guest.reboot()
+        guest.items = samples.extends(4 << 30, "evil")
+        ask(port)
+    assert "accepted-simulated: demo-cpu" in caplog.text
+    assert "refused: demo-cpu" in caplog.text
+    assert SECRET not in caplog.text
+
+
+def test_it_listens_on_this_machine_only(guest: Guest) -> None:
+    with pytest.raises(UsageError, match="this machine only"):
+        proxy.server(("0.0.0.0", 0), gate_for(guest))
+
+
+def test_a_taken_port_is_an_error_of_the_host(guest: Guest) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HostError, match="cannot listen"):
+        proxy.serve(("127.0.0.1", taken.getsockname()[1]), guest.url, check())
+
+
+def test_an_unmodified_openai_client(guest: Guest) -> None:
+    """The library that people use sees our refusal as an ordinary error of permission."""
+    openai = pytest.importorskip("openai")
+    guest.items = [*samples.extends(4 << 30), (Register.RTMR2, types.EV_IPL, b"x", b"x", "")]
+    with proxied(gate_for(guest)) as port:
+        client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
+        with client, pytest.raises(openai.PermissionDeniedError, match="rtmr2"):
+            client.chat.completions.create(model="m", messages=[{"role": "user", "content": SECRET}])
+    assert nothing_left(guest)
