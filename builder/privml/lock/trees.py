@@ -17,7 +17,6 @@ AGENT_ROOTS = ("privml.agent",)
 DEVELOPMENT_ROOTS = ("privml.agent", "privml.sim")
 # What the guest has besides the standard library: Debian's python3-cryptography and python3-h11.
 GUEST_LIBRARIES = frozenset({"cryptography", "h11"})
-_DATA_SUFFIXES = (".pem", ".json")
 
 
 def agent_tree(variant: str, source: Path | None = None) -> Tree:
@@ -148,7 +147,7 @@ def _package_data(root: Path, names: Iterable[str]) -> Iterator[str]:
     """Certificates and constants beside the modules of the root packages."""
     for name in names:
         for path in sorted((root / name.replace(".", "/")).rglob("*")):
-            if path.suffix in _DATA_SUFFIXES and path.is_file():
+            if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts:
                 yield path.relative_to(root).as_posix()
 
 

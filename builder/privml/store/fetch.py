@@ -149,6 +149,7 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
     """Append what is missing to ``partial`` and check the whole of it."""
     hasher = hashlib.sha256()
     have = 0
+    resumed = False
     if partial.exists():
         with partial.open("rb") as file:
             while block := file.read(CHUNK):
@@ -160,7 +161,7 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
     if have < item.size or item.size == 0:
         response = connections.get(url, {"Range": f"bytes={have}-"} if have else None)
         if response.status == 206 and response.getheader("Content-Range", "").startswith(f"bytes {have}-"):
-            mode = "ab"
+            mode, resumed = "ab", True
         elif response.status == 200:
             mode, hasher, have = "wb", hashlib.sha256(), 0
         else:
@@ -169,16 +170,22 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
         if announced is not None and announced.isdigit() and int(announced) + have != item.size:
             raise _WrongBytesError(f"{int(announced) + have} bytes, expected {item.size}")
         with partial.open(mode) as file:
-            while block := response.read(CHUNK):
+            while block := response.read1(CHUNK):
                 have += len(block)
                 if have > item.size:
                     raise _WrongBytesError(f"more than the expected {item.size} bytes")
                 hasher.update(block)
                 file.write(block)
                 meter.add(len(block))
+        # Before Python 3.13 `read1` does not notice the end by itself, and the connection could not be used again.
+        response.read()
     if have < item.size:
         raise OSError(f"ended after {have} of {item.size} bytes")
     if hasher.hexdigest() != item.sha256:
+        if resumed:
+            # The part may have come from another source: only a whole answer says something about this one.
+            partial.unlink()
+            raise OSError("the earlier part does not belong to this file")
         raise _WrongBytesError(f"sha256 got {hasher.hexdigest()}, expected {item.sha256}")
 
 

@@ -1,0 +1,256 @@
+"""Fetching against a server that misbehaves on demand."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+
+from privml.base.errors import InputsError
+from privml.store.fetch import Item, fetch
+from privml.store.objects import Store
+
+DATA = bytes(range(256)) * 2000
+DIGEST = hashlib.sha256(DATA).hexdigest()
+
+
+class Server(ThreadingHTTPServer):
+    """Serves DATA; the first part of the path says how."""
+
+    daemon_threads = True
+    allow_reuse_address = True
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.requests: list[tuple[str, str | None]] = []
+        self.connections: set[object] = set()
+        self.release = threading.Event()
+
+    def url(self, path: str) -> str:
+        return f"http://127.0.0.1:{self.server_address[1]}/{path}"
+
+    def asked(self, path: str) -> list[str | None]:
+        return [header for asked, header in self.requests if asked == "/" + path]
+
+
+class Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: Server
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+    def do_GET(self) -> None:
+        server = self.server
+        server.requests.append((self.path, self.headers["Range"]))
+        server.connections.add(self.client_address)
+        times = len(server.asked(self.path[1:]))
+        how = self.path.split("/")[1]
+        start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-")) if self.headers["Range"] else 0
+        if how == "moved":
+            self.answer(302, b"", Location="/good")
+        elif how == "flaky" and times < 3:
+            self.answer(503, b"busy")
+        elif how == "missing":
+            self.answer(404, b"no")
+        elif how == "busy":
+            self.answer(503, b"no")
+        elif how == "head":
+            self.answer(200, DATA[:1000])
+        elif how == "wrong":
+            self.answer(200, DATA[::-1])
+        elif how == "longer":
+            self.answer(200, DATA + b"x")
+        elif how == "endless":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(DATA + b"x" * 100)
+            self.close_connection = True
+        elif how == "stall":
+            self.part(start, DATA[start : start + 200_000], wait=True)
+        elif how == "cut" and times < 3:
+            self.part(start, DATA[start : start + 200_000])
+        elif how == "norange":
+            self.part(0, DATA[:1000]) if times == 1 else self.answer(200, DATA)
+        elif start:
+            self.answer(206, DATA[start:], **{"Content-Range": f"bytes {start}-{len(DATA) - 1}/{len(DATA)}"})
+        else:
+            self.answer(200, DATA)
+
+    def answer(self, status: int, body: bytes, **headers: str) -> None:
+        self.send_response(status)
+        for name, value in headers.items():
+            self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def part(self, start: int, body: bytes, *, wait: bool = False) -> None:
+        """Announce all that is left, send only ``body``."""
+        self.send_response(206 if start else 200)
+        if start:
+            self.send_header("Content-Range", f"bytes {start}-{len(DATA) - 1}/{len(DATA)}")
+        self.send_header("Content-Length", str(len(DATA) - start))
+        self.end_headers()
+        self.wfile.write(body)
+        self.wfile.flush()
+        if wait:
+            self.server.release.wait(10)
+        self.close_connection = True
+
+
+@pytest.fixture
+def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+    found = Server()
+    thread = threading.Thread(target=found.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield found
+    found.release.set()
+    found.shutdown()
+    thread.join()
+    found.server_close()
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def item(*urls: str, digest: str = DIGEST, size: int = len(DATA)) -> Item:
+    return Item(digest, size, "thing", urls)
+
+
+def get(store: Store, *items: Item, attempts: int = 4) -> int:
+    return fetch(store, items, attempts=attempts, sleep=lambda _: None)
+
+
+def files(store: Store) -> list[str]:
+    return sorted(
+        path.parent.name + "/" + path.name
+        for path in store.root.rglob("*")
+        if path.is_file() and "locks" not in path.parts
+    )
+
+
+def test_a_fetched_object_is_there_and_not_asked_for_again(store: Store, server: Server) -> None:
+    assert get(store, item(server.url("good"))) == len(DATA)
+    assert store.read(DIGEST) == DATA
+    assert get(store, item(server.url("good"))) == 0
+    assert len(server.requests) == 1
+    assert len(files(store)) == 1
+
+
+def test_items_share_a_connection(store: Store, server: Server) -> None:
+    head = item(server.url("head"), digest=hashlib.sha256(DATA[:1000]).hexdigest(), size=1000)
+    assert fetch(store, [item(server.url("good")), head], threads=1) == len(DATA) + 1000
+    assert len(server.requests) == 2
+    assert len(server.connections) == 1
+
+
+@pytest.mark.parametrize("how", ["moved", "flaky", "cut", "norange"])
+def test_what_can_be_had_with_patience_is_had(store: Store, server: Server, how: str) -> None:
+    get(store, item(server.url(how)))
+    assert store.read(DIGEST) == DATA
+    assert len(files(store)) == 1
+
+
+def test_a_cut_download_goes_on_where_it_stopped(store: Store, server: Server) -> None:
+    get(store, item(server.url("cut")))
+    assert server.asked("cut") == [None, "bytes=200000-", "bytes=400000-"]
+
+
+@pytest.mark.parametrize("how", ["wrong", "longer", "endless", "missing"])
+def test_a_bad_source_is_asked_once_and_the_next_is_tried(store: Store, server: Server, how: str) -> None:
+    get(store, item(server.url(how), server.url("good")))
+    assert store.read(DIGEST) == DATA
+    assert len(server.asked(how)) == 1
+
+
+def test_what_no_source_gives_is_told_with_all_that_was_tried(store: Store, server: Server) -> None:
+    gone = item(server.url("missing"), digest="1" * 64)
+    with pytest.raises(InputsError) as caught:
+        get(store, gone, item(server.url("wrong"), server.url("missing"), server.url("busy"), server.url("longer")))
+    message = caught.value.message
+    assert store.has(DIGEST) is False
+    assert files(store) == []
+    assert "thing (sha256:" in message
+    if f"sha256:{DIGEST}" in message:
+        assert f"/wrong: sha256 got {hashlib.sha256(DATA[::-1]).hexdigest()}, expected {DIGEST}" in message
+        assert "/missing: HTTP 404" in message
+        assert "/busy: HTTP 503" in message
+        assert f"/longer: {len(DATA) + 1} bytes, expected {len(DATA)}" in message
+    assert caught.value.exit_code == 4
+
+
+def test_every_attempt_is_counted(store: Store, server: Server) -> None:
+    pauses: list[float] = []
+    with pytest.raises(InputsError, match=r"HTTP 503.*\(8 attempts\)"):
+        fetch(store, [item(server.url("busy"))], sleep=pauses.append)
+    assert pauses == [0.25, 0.5, 1, 2, 4, 8, 8]
+
+
+def test_no_source_at_all(store: Store) -> None:
+    with pytest.raises(InputsError, match="no source is configured"):
+        get(store, item())
+
+
+def test_a_host_that_is_not_there(store: Store) -> None:
+    with pytest.raises(InputsError, match=r"127.0.0.1:9/x: .*\(2 attempts\)"):
+        get(store, item("http://127.0.0.1:9/x"), attempts=2)
+
+
+def test_a_proxy_of_the_host_is_used(store: Store, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("http_proxy", server.url(""))
+    monkeypatch.setenv("no_proxy", "")
+    get(store, item("http://mirror.example.invalid/good"))
+    assert server.requests == [("http://mirror.example.invalid/good", None)]
+
+
+def test_a_killed_fetch_leaves_only_a_part_and_the_next_goes_on(store: Store, server: Server) -> None:
+    program = (
+        "import sys; from pathlib import Path; from privml.store.fetch import *; from privml.store.objects import *\n"
+        f"fetch(Store(Path(sys.argv[1])), [Item('{DIGEST}', {len(DATA)}, 'thing', (sys.argv[2],))])"
+    )
+    environment = {"PYTHONPATH": os.pathsep.join(sys.path), "PATH": os.environ["PATH"]}
+    child = subprocess.Popen(
+        [sys.executable, "-c", program, str(store.root), server.url("stall")],
+        env=environment,
+        stderr=subprocess.DEVNULL,
+    )
+    partial = store.partial(DIGEST)
+    deadline = time.monotonic() + 8
+    while (not partial.exists() or partial.stat().st_size == 0) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    child.send_signal(signal.SIGKILL)
+    child.wait()
+    server.release.set()
+    have = partial.stat().st_size
+    assert 0 < have < len(DATA)
+    assert files(store) == [f"temp/{DIGEST}.part"]
+    get(store, item(server.url("good")))
+    assert server.asked("good") == [f"bytes={have}-"]
+    assert store.read(DIGEST) == DATA
+
+
+def test_a_damaged_part_is_thrown_away(store: Store, server: Server) -> None:
+    store.partial(DIGEST).write_bytes(b"x" * len(DATA))
+    get(store, item(server.url("good")))
+    assert store.read(DIGEST) == DATA
+
+
+def test_a_part_that_began_wrong_is_not_this_sources_fault(store: Store, server: Server) -> None:
+    store.partial(DIGEST).write_bytes(b"x" * 1000)
+    get(store, item(server.url("good")))
+    assert server.asked("good") == ["bytes=1000-", None]
+    assert store.read(DIGEST) == DATA
