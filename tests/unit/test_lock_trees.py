@@ -1,0 +1,127 @@
+"""The agent's module closure and the guest's overlays."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from privml.base.errors import InputsError
+from privml.lock.models import Tree
+from privml.lock.trees import agent_tree, guest_tree, images_folder, module_closure
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    texts = {
+        "privml/__init__.py": "",
+        "privml/agent/__init__.py": "",
+        "privml/agent/main.py": "import json\nfrom privml.base import files\nfrom . import other\nimport h11.x\n",
+        "privml/agent/other.py": (
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import privml.unused, pydantic\n"
+            "else:\n    import privml.base.late\n"
+        ),
+        "privml/agent/data.pem": "pem",
+        "privml/agent/__pycache__/main.pyc": "junk",
+        "privml/base/__init__.py": "from privml.base.errors import Error\n",
+        "privml/base/errors.py": "class Error: ...\n",
+        "privml/base/files.py": "def f():\n    from ..deep.inner import name\n",
+        "privml/base/late.py": "",
+        "privml/deep/__init__.py": "",
+        "privml/deep/inner.py": "name = 1\n",
+        "privml/unused.py": "",
+        "privml/sim/__init__.py": "import cryptography\n",
+    }
+    for name, text in texts.items():
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    return tmp_path
+
+
+def names(tree: Tree) -> list[str]:
+    return [file.path for file in tree.files]
+
+
+def test_the_closure_is_what_is_imported_and_nothing_else(source: Path) -> None:
+    production = [
+        "privml/__init__.py",
+        "privml/agent/__init__.py",
+        "privml/agent/data.pem",
+        "privml/agent/main.py",
+        "privml/agent/other.py",
+        "privml/base/__init__.py",
+        "privml/base/errors.py",
+        "privml/base/files.py",
+        "privml/base/late.py",
+        "privml/deep/__init__.py",
+        "privml/deep/inner.py",
+    ]
+    assert names(agent_tree("production", source)) == production
+    assert names(agent_tree("development", source)) == sorted([*production, "privml/sim/__init__.py"])
+
+
+def test_the_digest_follows_content_only(source: Path) -> None:
+    first = agent_tree("production", source)
+    (source / "privml/agent/main.py").touch()
+    assert agent_tree("production", source) == first
+    (source / "privml/deep/inner.py").write_text("name = 2\n")
+    assert agent_tree("production", source).sha256 != first.sha256
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import pydantic\n", "privml/agent/bad.py:1: imports `pydantic`, which the guest does not have"),
+        ("import privml.gone\n", "`privml.gone`, which is not there"),
+        ("def f(:\n", "privml/agent/bad.py:1: "),
+    ],
+)
+def test_what_the_guest_cannot_import_is_refused(source: Path, text: str, message: str) -> None:
+    (source / "privml/agent/bad.py").write_text(text)
+    with pytest.raises(InputsError) as caught:
+        module_closure(source, ["privml.agent"])
+    assert message in caught.value.message
+
+
+def test_the_real_agent_can_be_carried() -> None:
+    production = names(agent_tree("production"))
+    assert "privml/agent/__init__.py" in production
+    assert not [name for name in production if name.startswith("privml/sim/")]
+    assert {name.split("/")[1] for name in production} <= {"__init__.py", "agent", "base", "events", "evidence"}
+
+
+def test_guest_overlays(tmp_path: Path) -> None:
+    for name in (
+        "guest/common/etc/a",
+        "guest/development/etc/b",
+        "guest/production/etc/c",
+        "initrd/init",
+        "mkosi/x.j2",
+    ):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+    (tmp_path / "initrd/init").chmod(0o775)
+    (tmp_path / "guest/common/etc/masked").symlink_to("/dev/null")
+    tree = guest_tree(tmp_path, "production")
+    assert [(file.path, file.kind) for file in tree.files] == [
+        ("guest/common/etc/a", "file"),
+        ("guest/common/etc/masked", "symlink"),
+        ("guest/production/etc/c", "file"),
+        ("initrd/init", "executable"),
+        ("mkosi/x.j2", "file"),
+    ]
+    (tmp_path / "initrd/init").chmod(0o755)
+    assert guest_tree(tmp_path, "production") == tree
+    (tmp_path / "initrd/init").chmod(0o644)
+    assert guest_tree(tmp_path, "production") != tree
+    assert "guest/development/etc/b" in names(guest_tree(tmp_path, "development"))
+
+
+def test_no_overlays_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(InputsError, match="none of the guest's own files"):
+        guest_tree(tmp_path, "production")
+
+
+def test_the_real_overlays() -> None:
+    assert "initrd/init" in names(guest_tree(images_folder(), "production"))
