@@ -183,7 +183,7 @@ class Guest:
             entry = self.layout.sys / "class" / "block" / name
             entry.mkdir(parents=True)
             (entry / "uevent").write_text(f"MAJOR=254\nDEVNAME={name}\nDEVTYPE=partition\nPARTNAME={partition}\n")
-        (self.layout.dev / "mapper").mkdir(parents=True)
+        self.layout.dev.mkdir(parents=True, exist_ok=True)
 
     def add_pci(self, slot: int, vendor: int, device: int, class_code: int = 0x010000) -> None:
         entry = self.layout.sys / "bus" / "pci" / "devices" / f"0000:00:{slot:02x}.0"
@@ -217,7 +217,10 @@ class Guest:
         """dmsetup and mount, as far as the volume sees them."""
         self.commands.append(list(argv))
         if argv[0] == "dmsetup":
-            (self.layout.dev / "mapper" / "privml-model").write_bytes(IMAGE)
+            mapped = self.layout.sys / "class" / "block" / "dm-1" / "dm"
+            mapped.mkdir(parents=True)
+            (mapped / "name").write_text("privml-model\n")
+            (self.layout.dev / "dm-1").write_bytes(IMAGE)
         elif argv[0] == "mount":
             (Path(argv[-1]) / "model.gguf").write_bytes(b"GGUF")
 

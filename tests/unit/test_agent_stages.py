@@ -183,8 +183,8 @@ def failed_in(made: Guest, stage: str, text: str) -> None:
 def test_wrong_volume_fails_in_its_stage(made: Guest) -> None:
     def runner(argv: object) -> None:
         made.runner(argv)  # type: ignore[arg-type]
-        (made.layout.dev / "mapper" / "privml-model").unlink(missing_ok=True)
-        (made.layout.dev / "mapper" / "privml-model").mkdir()  # a read that errors, as EIO would
+        (made.layout.dev / "dm-1").unlink(missing_ok=True)
+        (made.layout.dev / "dm-1").mkdir()  # a read that errors, as EIO would
 
     boot = made.boot(volume=ModelVolume(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
     assert not boot.run()

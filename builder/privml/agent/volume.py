@@ -7,6 +7,7 @@ that failed and can be told.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -60,7 +61,7 @@ class ModelVolume:
                 table(verity, data, tree),
             ]
         )
-        device = self._dev / "mapper" / NAME
+        device = self._mapped()
         self._prove(device, verity)
         mount.mkdir(mode=0o755, exist_ok=True)
         self._runner(["mount", "-t", "erofs", "-o", "ro,nosuid,nodev,noexec", str(device), str(mount)])
@@ -89,6 +90,14 @@ class ModelVolume:
             if fields.get("PARTNAME") == name and fields.get("DEVNAME"):
                 found.append(fields["DEVNAME"])
         return found
+
+    def _mapped(self) -> Path:
+        """The kernel's own node of the mapped device: names under /dev/mapper are udev's work, done when it likes."""
+        for entry in (self._sys / "class" / "block").glob("dm-*"):
+            with contextlib.suppress(OSError):
+                if (entry / "dm" / "name").read_text().strip() == NAME:
+                    return self._dev / entry.name
+        raise HostError(f"model: device-mapper made no device called {NAME}")
 
     def _prove(self, device: Path, verity: Verity) -> None:
         """Read the first and the last block, which walks the tree from both ends up to the root hash."""

@@ -55,6 +55,7 @@ def build_key(recipe: Recipe, lock: Lock) -> str:
 
 def build(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, output: Path, *, force: bool = False) -> Built:
     """Build ``recipe`` into ``output``, or find it there already."""
+    output = output.absolute()
     key = build_key(recipe, lock)
     with locked(output.parent / f".{output.name}.lock"):
         if not force and (output / KEY_FILE).is_file() and (output / KEY_FILE).read_text() == key:
@@ -259,7 +260,6 @@ def run_mkosi(tools: ToolsTree, source: Path) -> None:
             env={"PYTHONPATH": str(tools.mkosi_packages), "HOME": workspace},
             what="mkosi",
             error=BuildError,
-            hint="the rendered tree can be kept and looked at with `privml-build image NAME --render-only DIR`",
         )
 
 

@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import HostError, PrivmlError
@@ -42,7 +42,6 @@ class ToolsTree:
 
     root: Path
     digest: str
-    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def mkosi_packages(self) -> Path:
@@ -83,7 +82,7 @@ class ToolsTree:
         if not network:
             words.append("--unshare-net")
         words.append("--become-root")
-        for key, value in {"HOME": "/root", **self.environment, **(env or {})}.items():
+        for key, value in {"HOME": "/root", **(env or {})}.items():
             words += ["--setenv", key, value]
         if chdir:
             words += ["--chdir", chdir]
