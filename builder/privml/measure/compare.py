@@ -1,0 +1,259 @@
+"""A boot's log against its prediction: per register, event by event, with the first difference named.
+
+The log is untrusted text; the caller checks that it replays to the registers that the quote or TPM reports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from typing import Any, Literal
+
+from privml.events.event import Event
+from privml.events.explain import explain_event
+from privml.events.registers import RTMRS, Register
+from privml.events.replay import extended
+from privml.events.tcg import LogEntry
+from privml.events.types import EV_EFI_ACTION, EV_EVENT_TAG, EV_IPL, EV_PLATFORM_CONFIG_FLAGS, type_name
+from privml.measure import smbios
+from privml.measure.digest import sha384
+from privml.measure.predict import AGENT_EVENT_TYPE
+from privml.measure.uki import load_options
+
+Kind = Literal["differs", "missing", "extra"]
+
+
+@dataclass(frozen=True)
+class KnownDifference:
+    """A difference that has a name: ``id``, what it means, and where that is known from."""
+
+    id: str
+    meaning: str
+    source: str
+
+
+@dataclass(frozen=True)
+class Difference:
+    """``predicted`` is None for an extra event, ``logged`` is None for a missing one; ``position`` counts from 1."""
+
+    kind: Kind
+    register: Register
+    position: int
+    predicted: Event | None
+    logged: LogEntry | None
+    known: KnownDifference | None
+
+    def text(self) -> str:
+        """One line for a person."""
+        place = f"{self.register.name.lower()} event {self.position}"
+        parts = [f"{place}: {self.kind}"]
+        if self.predicted is not None:
+            parts.append(f"predicted {self.predicted.digest.hex()[:16]}.. from {self.predicted.origin}")
+        if self.logged is not None:
+            what = f"{type_name(self.logged.type)}, {explain_event(self.logged)}"
+            parts.append(f"logged {self.logged.sha384.hex()[:16]}.. {what}")
+        if self.known is not None:
+            parts.append(f"[{self.known.id}] {self.known.meaning}")
+        return "; ".join(parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object with everything that ``text`` says, digests whole."""
+        return {
+            "kind": self.kind,
+            "register": self.register.name.lower(),
+            "position": self.position,
+            "predicted": self.predicted.to_dict() if self.predicted else None,
+            "logged": {
+                "type": self.logged.type,
+                "type_name": type_name(self.logged.type),
+                "digest": self.logged.sha384.hex(),
+                "text": explain_event(self.logged),
+            }
+            if self.logged
+            else None,
+            "known": self.known.id if self.known else None,
+        }
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """``matched`` counts equal events of each register; ``differences`` are in register and log order."""
+
+    matched: dict[Register, int]
+    differences: tuple[Difference, ...]
+
+    @property
+    def equal(self) -> bool:
+        """True when every event of every compared register is the predicted one."""
+        return not self.differences
+
+    @property
+    def first(self) -> Difference | None:
+        """The first difference, None when there is none."""
+        return self.differences[0] if self.differences else None
+
+
+def compare(
+    predicted: Sequence[Event], log: Iterable[LogEntry], *, tpm: bool, registers: Sequence[Register] = RTMRS[:3]
+) -> Comparison:
+    """Align ``log`` with ``predicted`` in each of ``registers`` (RTMR0..2: firmware's log knows nothing of RTMR3).
+
+    ``tpm`` says that the log's indices are PCR numbers. ``EvidenceError`` as ``replay``.
+    """
+    logged: dict[Register, list[LogEntry]] = {register: [] for register in registers}
+    for entry in log:
+        pair = extended(entry, tpm=tpm)
+        if pair is not None and pair[0] in logged:
+            logged[pair[0]].append(entry)
+    matched: dict[Register, int] = {}
+    differences: list[Difference] = []
+    for register in registers:
+        expected = [event for event in predicted if event.register is register]
+        matched[register] = _align(register, expected, logged[register], differences)
+    return Comparison(matched, tuple(differences))
+
+
+def _align(register: Register, expected: list[Event], logged: list[LogEntry], out: list[Difference]) -> int:
+    matcher = SequenceMatcher(
+        None, [event.digest for event in expected], [entry.sha384 for entry in logged], autojunk=False
+    )
+    matched = 0
+    for tag, low, high, from_, to in matcher.get_opcodes():
+        if tag == "equal":
+            matched += high - low
+            continue
+        for event, entry, position in _pairs(expected[low:high], logged[from_:to], from_):
+            kind: Kind = "extra" if event is None else "missing" if entry is None else "differs"
+            out.append(Difference(kind, register, position, event, entry, _known(event, entry)))
+    return matched
+
+
+def _pairs(
+    expected: list[Event], logged: list[LogEntry], offset: int
+) -> Iterable[tuple[Event | None, LogEntry | None, int]]:
+    """Within a replaced stretch, pair events of one type in order; what finds no partner is extra or missing."""
+    left = list(expected)
+    for number, entry in enumerate(logged):
+        partner = next((event for event in left if event.type == entry.type), None)
+        if partner is not None:
+            while left[0] is not partner:
+                yield left.pop(0), None, offset + number + 1
+            left.pop(0)
+        yield partner, entry, offset + number + 1
+    for event in left:
+        yield event, None, offset + len(logged) + 1
+
+
+# --- differences that have a name ---------------------------------------------------------------------------------
+
+_Test = Callable[[Event | None, LogEntry | None], bool]
+
+_CONSOLES = ("console=hvc0", *(f"console=uart,io,0x{port:x}" for port in (0x3F8, 0x2F8, 0x3E8, 0x2E8)))
+_LOAD_OPTIONS = b"LOADED_IMAGE::LoadOptions"
+
+
+def _exit_retried(event: Event | None, entry: LogEntry | None) -> bool:
+    return (
+        event is None
+        and entry is not None
+        and entry.type == EV_EFI_ACTION
+        and entry.data.startswith(b"Exit Boot Services")
+    )
+
+
+def _host_options(event: Event | None, entry: LogEntry | None) -> bool:
+    return (
+        event is None
+        and entry is not None
+        and entry.type == EV_IPL
+        and entry.sha384 == sha384(entry.data)
+        and entry.data.endswith(b"\0\0")
+    )
+
+
+def _is_load_options(event: Event | None, entry: LogEntry | None) -> bool:
+    return event is not None and entry is not None and entry.type == EV_EVENT_TAG and _LOAD_OPTIONS in entry.data
+
+
+def _stub_console(event: Event | None, entry: LogEntry | None) -> bool:
+    if not _is_load_options(event, entry) or event is None or entry is None:
+        return False
+    return any(entry.sha384 == sha384(load_options(f"{event.note} {console}")) for console in _CONSOLES)
+
+
+def _acpi(event: Event | None, entry: LogEntry | None) -> bool:
+    found = event is not None and event.origin.startswith("etc/acpi/tables")
+    return found and entry is not None and entry.type == EV_PLATFORM_CONFIG_FLAGS
+
+
+def _stub_smbios(event: Event | None, entry: LogEntry | None) -> bool:
+    named = entry is not None and "smbios:type".encode("utf-16-le") in entry.data
+    return named or (entry is None and event is not None and event.origin.startswith(f"{smbios.TABLES} type"))
+
+
+KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
+    (
+        KnownDifference(
+            "exit-boot-services-retried",
+            "the kernel called ExitBootServices twice, because the memory map changed in between",
+            "six boots from a disk, QEMU 11.1.2, OVMF 2026.08",
+        ),
+        _exit_retried,
+    ),
+    (
+        KnownDifference(
+            "host-load-options",
+            "the host gave the UKI a command line, which the stub measured and used instead of the embedded one",
+            "systemd 262 src/boot/stub.c settle_command_line; boot with -append",
+        ),
+        _host_options,
+    ),
+    (
+        KnownDifference(
+            "stub-console",
+            "the stub appended a console= to the command line, after looking at the machine's devices",
+            "systemd 262 src/boot/console.c cmdline_append_console",
+        ),
+        _stub_console,
+    ),
+    (
+        KnownDifference(
+            "other-command-line",
+            "the kernel got another command line than the UKI's: from the host, an addon or an SMBIOS string",
+            "systemd 262 src/boot/stub.c",
+        ),
+        _is_load_options,
+    ),
+    (
+        KnownDifference(
+            "acpi-tables",
+            "another machine: vCPUs, memory, devices, QEMU version, or the address of the 64-bit PCI window",
+            "QEMU 11.1 hw/i386/acpi-build.c",
+        ),
+        _acpi,
+    ),
+    (
+        KnownDifference(
+            "stub-smbios",
+            "the stub measures SMBIOS types 1, 2 and 11: a serial number, UUID or OEM string of the host's choice",
+            "systemd 262 src/boot/measure-smbios.c",
+        ),
+        _stub_smbios,
+    ),
+)
+
+
+def _known(event: Event | None, entry: LogEntry | None) -> KnownDifference | None:
+    return next((known for known, test in KNOWN if test(event, entry)), None)
+
+
+__all__ = [
+    "AGENT_EVENT_TYPE",
+    "KNOWN",
+    "Comparison",
+    "Difference",
+    "KnownDifference",
+    "compare",
+    "explain_event",
+]

@@ -1,0 +1,79 @@
+"""Boot profiles as data: which firmware build under which TPM or TDX logs which kinds of events.
+
+A profile is chosen from a pinned firmware and a log of a real boot, never from a version string: distributions
+back-port. Specification sheet sections 3.1, 4, 5 and 10.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from privml.base.errors import MeasurementError
+from privml.events.event import Evidence
+from privml.measure.bootvars import BOOT_MANAGER_MENU, FIRMWARE_SETUP, BootOption
+
+# Rows 3 of section 3.1, in the firmware's fixed order (edk2 OvmfPkg/Library/QemuFwCfgLib/QemuFwCfgCacheInit.c);
+# None: any size. An item of another size is not measured.
+FW_CFG_ITEMS: tuple[tuple[str, int | None], ...] = (
+    ("etc/extra-pci-roots", 8),
+    ("BootMenu", 2),
+    ("etc/boot-menu-wait", 2),
+    ("etc/reserved-memory-end", 8),
+    ("opt/ovmf/X-PciMmio64Mb", None),
+    ("bootorder", None),
+)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """How one firmware build measures.
+
+    ``tpm``: a software TPM's log (PCRs mapped to registers) instead of a TD's. ``secure_boot``: the build has Secure
+    Boot. ``fw_cfg_items``, ``smbios``: whether those rows exist. ``boot_options``: the firmware's own.
+    ``separators``: how many ReadyToBoot separators reach RTMR0 and RTMR1. ``evidence``: of the rows that only this
+    profile has.
+    """
+
+    name: str
+    tpm: bool
+    secure_boot: bool
+    fw_cfg_items: bool
+    smbios: bool
+    boot_options: tuple[BootOption, ...]
+    separators: tuple[int, int]
+    evidence: Evidence
+    source: str
+
+
+TD_INTELTDX = Profile(
+    name="td-inteltdx-202608",
+    tpm=False,
+    secure_boot=True,
+    fw_cfg_items=True,
+    smbios=True,
+    boot_options=(),
+    separators=(0, 1),
+    evidence=Evidence.SOURCE,
+    source="edk2 IntelTdxX64 from 202605 (03a07cb0f5), direct kernel boot: specification sheet section 3.1, P4",
+)
+
+TPM = Profile(
+    name="tpm-ovmf-202608",
+    tpm=True,
+    secure_boot=False,
+    fw_cfg_items=False,
+    smbios=True,
+    boot_options=(BOOT_MANAGER_MENU, FIRMWARE_SETUP),
+    separators=(1, 5),
+    evidence=Evidence.TPM_BOOT,
+    source="Debian OVMF.fd 2026.08, QEMU 11.1.2, software TPM, direct kernel boot: logs compared event by event",
+)
+
+PROFILES = {profile.name: profile for profile in (TD_INTELTDX, TPM)}
+
+
+def profile_named(name: str) -> Profile:
+    """The profile of that name; ``MeasurementError`` listing the known ones."""
+    if name not in PROFILES:
+        raise MeasurementError(f"profile `{name[:40]}` is not known: expected one of {', '.join(PROFILES)}")
+    return PROFILES[name]
