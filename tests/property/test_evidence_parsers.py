@@ -1,0 +1,136 @@
+"""Parsers of untrusted bytes end in a value or an ``EvidenceError``, whatever the bytes are."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from privml.base.errors import EvidenceError
+from privml.base.strictjson import canonical, loads
+from privml.events.registers import RTMRS, ZERO, Register
+from privml.evidence import document, facts, merkle, quote, report_data, signature
+from privml.evidence.document import COLLATERAL_FIELDS, Document, decode_collateral
+from privml.evidence.report_data import Devices, Header, Keys
+from privml.statement import intoto, predicate
+from privml.verify.text import describe
+
+VECTORS = Path(__file__).parents[1] / "vectors" / "attestation"
+REAL = [(VECTORS / name).read_bytes() for name in ("tdx_quote.bin", "tdx_quote_v5.bin")]
+COLLATERAL = decode_collateral(loads((VECTORS / "tdx_quote_collateral.json").read_bytes()))
+JUNE_2025 = 1_750_420_000
+FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+
+PARSERS: list[Callable[[bytes], Any]] = [
+    quote.parse,
+    document.parse,
+    Header.decode,
+    Keys.decode,
+    Devices.decode,
+    predicate.decode,
+    intoto.decode,
+]
+
+
+def survives(parse: Callable[[bytes], Any], data: bytes) -> None:
+    with contextlib.suppress(EvidenceError):
+        parse(data)
+
+
+@pytest.mark.parametrize("parse", PARSERS)
+@FAST
+@given(data=st.binary(max_size=2000))
+def test_any_bytes(parse: Callable[[bytes], Any], data: bytes) -> None:
+    survives(parse, data)
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53) + 1, 2**53 - 1) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from("abv"), inner, max_size=3),
+    max_leaves=8,
+)
+
+
+@FAST
+@given(data=st.data())
+def test_a_document_with_any_value_in_any_field(data: st.DataObject) -> None:
+    honest = Document(b"{}", bytes(32), (), b"{}", b"{}", b"", b"", b"", dict.fromkeys(COLLATERAL_FIELDS, "x"))
+    value = loads(honest.encode())
+    value[data.draw(st.sampled_from(sorted(value)))] = data.draw(JSON)
+    survives(document.parse, canonical(value))
+
+
+@FAST
+@given(base=st.sampled_from(REAL), data=st.data())
+def test_a_real_quote_with_changes(base: bytes, data: st.DataObject) -> None:
+    changed = bytearray(base)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(changed) - 1) | st.integers(0, 60) | st.integers(630, 780))
+        changed[at] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(changed)))
+    survives(quote.parse, bytes(changed))
+    survives(quote.parse, bytes(changed[:cut]))
+
+
+@FAST
+@given(at=st.integers(0, 4935), bit=st.integers(0, 7))
+def test_no_changed_bit_of_a_genuine_quote_verifies_as_another_quote(at: int, bit: int) -> None:
+    """The library may skip a byte (line ends of a PEM file); the measured part it may not."""
+    changed = bytearray(REAL[0])
+    changed[at] ^= 1 << bit
+    try:
+        found = signature.check(bytes(changed), COLLATERAL, now=JUNE_2025)
+    except EvidenceError:
+        return
+    if not isinstance(found, signature.SignatureFailure):
+        assert at > 1270, "a signed byte changed and the quote still verifies"
+
+
+@FAST
+@given(name=st.sampled_from(COLLATERAL_FIELDS), text=st.text(max_size=200))
+def test_any_text_as_collateral_is_a_failure(name: str, text: str) -> None:
+    found = signature.check(REAL[0], {**COLLATERAL, name: text}, now=JUNE_2025)
+    assert isinstance(found, signature.SignatureFailure) or name == "pck_crl_issuer_chain"
+
+
+@FAST
+@given(nonces=st.lists(st.binary(min_size=32, max_size=32), min_size=1, max_size=40), other=st.binary(min_size=32))
+def test_a_tree_proves_its_nonces_and_no_other(nonces: list[bytes], other: bytes) -> None:
+    tree = merkle.build(nonces)
+    for nonce, path in zip(nonces, tree.paths, strict=True):
+        assert merkle.root(nonce, path) == tree.root
+        assert len(path) <= 6
+    stranger = hashlib.sha256(other).digest()
+    if stranger not in nonces:
+        assert all(merkle.root(stranger, path) != tree.root for path in tree.paths)
+
+
+@FAST
+@given(parts=st.lists(st.binary(max_size=8), min_size=8, max_size=8))
+def test_report_data_is_injective_over_its_parts(parts: list[bytes]) -> None:
+    """No bytes can move from one section into the next without moving the report data."""
+    first, second = parts[:4], parts[4:]
+    names = ("header", "keys", "devices", "eventlog")
+    one, two = (
+        report_data.compute(root=bytes(32), **dict(zip(names, four, strict=True))) for four in (first, second)
+    )
+    assert (one == two) == (first == second)
+
+
+@FAST
+@given(data=st.binary(max_size=400))
+def test_any_boot_log_is_a_fact(data: bytes) -> None:
+    log = facts.read_boot_log(data, dict.fromkeys(RTMRS, ZERO))
+    assert log.kind in ("absent", "malformed", "ccel", "tpm")
+
+
+@FAST
+@given(kind=st.sampled_from([3, 6, 13, 0x80000001, 0x800000E0]) | st.integers(0, 2**32 - 1), data=st.binary())
+def test_any_logged_event_is_printable_words(kind: int, data: bytes) -> None:
+    assert describe(facts.LoggedEvent(Register.RTMR2, kind, bytes(48), data)).isprintable()
