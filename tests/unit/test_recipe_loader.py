@@ -168,6 +168,11 @@ def test_the_digest_follows_every_file_and_no_place(folder: Path, tmp_path: Path
     assert load(child).digest != first
 
 
+def test_a_recipe_may_itself_be_a_link(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "here.yaml").symlink_to(folder / "x.yaml")
+    assert load(tmp_path / "here.yaml").origin("base") == "here.yaml:3 base"
+
+
 def test_lint_compares_with_the_platform(folder: Path) -> None:
     (folder / "x.yaml").write_text(DEMO.replace("virtio-net: 1", "virtio-net: 2"))
     assert lint(load(folder / "x.yaml")) == ["recipes/x.yaml:10: devices: 2 virtio-net, but `qemu-11-q35` has 1"]

@@ -11,7 +11,7 @@ from privml.base.errors import UsageError
 from privml.base.run import Completed
 from privml.base.steps import say, step
 from privml.image import tools as tools_room
-from privml.lock.apt import AptTools, host_tools
+from privml.lock.apt import AptTools, described, host_tools
 from privml.lock.changes import changes
 from privml.lock.make import Solver, bring, check, current_inputs, make_lock, make_tools_lock
 from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock, write_lock
@@ -103,7 +103,7 @@ def _apt(choice: str, tools_path: Path, store: Store) -> Callable[[], AptTools]:
 
         def run(argv: list[str], binds: Mapping[str, str]) -> Completed:
             folders = [tools_room.Bind(Path(outside), inside, writable=True) for outside, inside in binds.items()]
-            return found.run(argv, binds=[*folders, names], network=True, timeout=600)
+            return found.run(argv, binds=[*folders, names], network=True, timeout=600, what=described(argv))
 
         return AptTools(run, "/usr/share/keyrings/debian-archive-keyring.gpg", "the tools tree's apt")
 

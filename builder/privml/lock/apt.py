@@ -73,7 +73,16 @@ def host_tools(root: Path = Path("/")) -> AptTools:
             f"no verified tools tree, and the host lacks {', '.join(missing)}",
             hint="archive signatures are always checked: lock on a Debian host, or with a built tools tree",
         )
-    return AptTools(lambda argv, _: run(argv, timeout=600), str(keyring), "the host's apt and archive keyring")
+    return AptTools(
+        lambda argv, _: run(argv, timeout=600, what=described(argv)),
+        str(keyring),
+        "the host's apt and archive keyring",
+    )
+
+
+def described(argv: Sequence[str]) -> str:
+    """``apt-get update`` of the argv that an ``AptRun`` is given."""
+    return " ".join(argv[2:4])
 
 
 @dataclass(frozen=True)

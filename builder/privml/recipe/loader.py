@@ -126,8 +126,11 @@ def label(path: Path, directory: Path) -> str:
 
     Manifests carry it, so it must be the same wherever the checkout stands.
     """
-    inner = path.resolve().relative_to(directory.resolve()).as_posix()
-    return f"recipes/{inner}" if directory.resolve().name == "recipes" else inner
+    real, folder = path.resolve(), directory.resolve()
+    # A recipe that is itself a link to elsewhere is called by the name that was asked for.
+    inner = real.relative_to(folder).as_posix() if real.is_relative_to(folder) else path.name
+    ours = directory.resolve() == shipped().resolve() or directory.resolve().name == "recipes"
+    return f"recipes/{inner}" if ours else inner
 
 
 def _read(path: Path, asked_by: str) -> bytes:

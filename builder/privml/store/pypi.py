@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
+import shutil
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from privml.base.errors import InputsError
+from privml.base.errors import HostError, InputsError
 from privml.base.run import run
 from privml.store.objects import Store
 
@@ -52,10 +54,20 @@ def ensure_wheel(store: Store, name: str, version: str, sha256: str) -> None:
         download_wheel(store, name, version, sha256=sha256)
 
 
+def _pip_program() -> list[str]:
+    if importlib.util.find_spec("pip") is not None:
+        return [sys.executable, "-m", "pip"]
+    # Virtual environments of some tools come without pip; any pip of the host is configured the same way.
+    found = shutil.which("pip3") or shutil.which("pip")
+    if found is None:
+        raise HostError("wheels are fetched by pip, and this host has none", hint="install pip (python3-pip)")
+    return [found]
+
+
 def _pip(words: Sequence[str], requirement: str) -> None:
     environment = {name: value for name, value in os.environ.items() if _PASSED_ON.match(name)}
     run(
-        [sys.executable, "-m", "pip", *words],
+        [*_pip_program(), *words],
         env=environment,
         timeout=1800,
         what=f"pip download {requirement}",
