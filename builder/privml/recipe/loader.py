@@ -86,13 +86,14 @@ def is_recipe(path: Path) -> bool:
 def load(path: Path) -> Recipe:
     """Read a recipe; ``RecipeError`` names every problem with its file and line."""
     data = _read(path, str(path))
-    own = document.parse(data, label(path, path.parent))
+    own = document.parse(data, label(path.name, path.parent))
     files = [hashlib.sha256(data).hexdigest()]
     source = own
     if EXTENDS in own.value:
         parent_path = _parent_of(path, own)
+        inner = parent_path.relative_to(path.parent.resolve()).as_posix()
         parent_data = _read(parent_path, str(own.marks[(EXTENDS,)]))
-        parent = document.parse(parent_data, label(parent_path, path.parent))
+        parent = document.parse(parent_data, label(inner, path.parent))
         if EXTENDS in parent.value:
             raise RecipeError(
                 f"{parent.marks[(EXTENDS,)]}: extends: {own.marks[()].file} extends it; only one level is allowed"
@@ -112,7 +113,7 @@ def load_platform(name: str, directory: Path) -> PlatformFile:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
         raise RecipeError(f"there is no platform `{name}`", hint=f"known platforms: {known}")
-    parsed = document.parse(_read(path, str(path)), label(path, directory))
+    parsed = document.parse(_read(path, str(path)), label(f"platforms/{path.name}", directory))
     platform = validate(parsed, PlatformFile)
     if platform.name != name:
         raise RecipeError(
@@ -121,14 +122,11 @@ def load_platform(name: str, directory: Path) -> PlatformFile:
     return platform
 
 
-def label(path: Path, directory: Path) -> str:
-    """How a file is called in messages and manifests: never with a folder of this machine.
+def label(inner: str, directory: Path) -> str:
+    """How ``directory/inner`` is called in messages and manifests: never with a folder of this machine.
 
     Manifests carry it, so it must be the same wherever the checkout stands.
     """
-    real, folder = path.resolve(), directory.resolve()
-    # A recipe that is itself a link to elsewhere is called by the name that was asked for.
-    inner = real.relative_to(folder).as_posix() if real.is_relative_to(folder) else path.name
     ours = directory.resolve() == shipped().resolve() or directory.resolve().name == "recipes"
     return f"recipes/{inner}" if ours else inner
 
