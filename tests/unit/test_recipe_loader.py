@@ -95,6 +95,8 @@ def test_origins_name_file_line_and_field() -> None:
             "recipes/x.yaml:3: base: got `debian`, expected fields",
         ),
         ("platforms: [qemu-11-q35]", "platforms: []", "platforms: got a list of 0"),
+        ("release: forky", 'release: "\\e[2Jx\\n"', "base.release: got `\\x1b[2Jx\\n`, expected forky or trixie"),
+        ("agent: {", 'agent: {"a\\nb": 1, ', "agent.a\\nb: unknown field"),
     ],
 )
 def test_messages_name_file_line_field_and_a_way_out(folder: Path, old: str, new: str, message: str) -> None:

@@ -55,7 +55,7 @@ class _Loader(yaml.SafeLoader):
                 raise RecipeError(f"{mark}: anchors and aliases are not used in recipes; write the value out")
             tag = getattr(event, "tag", None)
             if tag is not None:
-                raise RecipeError(f"{mark}: the tag `{tag}` is not used in recipes")
+                raise RecipeError(f"{mark}: the tag `{printable(str(tag))}` is not used in recipes")
             if self.depth >= MAX_DEPTH:
                 raise RecipeError(f"{mark}: nested deeper than {MAX_DEPTH} levels")
         self.depth += 1
@@ -155,7 +155,14 @@ def spelled(path: Path) -> str:
     text = ""
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
-    return text
+    return printable(text)
+
+
+def printable(text: str) -> str:
+    """``text`` on one line and without control characters, so that a recipe cannot write on a terminal."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 def merged(child: Document, parent: Document) -> Document:

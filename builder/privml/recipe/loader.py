@@ -142,9 +142,9 @@ def _read(path: Path, asked_by: str) -> bytes:
 def _parent_of(path: Path, own: Document) -> Path:
     mark = own.marks[(EXTENDS,)]
     given = own.value[EXTENDS]
-    if not isinstance(given, str) or not given.endswith(".yaml"):
+    if not isinstance(given, str) or not given.endswith(".yaml") or not given.isprintable():
         raise RecipeError(
-            f"{mark}: extends: got `{given}`, expected a recipe beside this one, such as ./demo-cpu.yaml"
+            f"{mark}: extends: got `{document.printable(str(given))}`, expected a recipe beside this one, such as ./demo-cpu.yaml"
         )
     directory = path.parent.resolve()
     parent = (directory / given).resolve()

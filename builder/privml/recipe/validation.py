@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from privml.base.errors import RecipeError
-from privml.recipe.document import Document, Mark, Path, spelled
+from privml.recipe.document import Document, Mark, Path, printable, spelled
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
@@ -37,7 +37,7 @@ def validate(document: Document, model: type[AnyModel]) -> AnyModel:
             text = (
                 f"{mark}: {spelled(shown)}: {_said(problem, model)}" if shown else f"{mark}: {_said(problem, model)}"
             )
-            problems.append((mark.file, mark.line, number, text))
+            problems.append((mark.file, mark.line, number, printable(text)))
         raise RecipeError("\n".join(text for _, _, _, text in sorted(problems))) from error
 
 
