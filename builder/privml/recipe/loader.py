@@ -144,7 +144,8 @@ def _parent_of(path: Path, own: Document) -> Path:
     given = own.value[EXTENDS]
     if not isinstance(given, str) or not given.endswith(".yaml") or not given.isprintable():
         raise RecipeError(
-            f"{mark}: extends: got `{document.printable(str(given))}`, expected a recipe beside this one, such as ./demo-cpu.yaml"
+            f"{mark}: extends: got `{document.printable(str(given))}`, "
+            "expected a recipe beside this one, such as ./demo-cpu.yaml"
         )
     directory = path.parent.resolve()
     parent = (directory / given).resolve()
