@@ -107,6 +107,7 @@ def test_a_logger_in_the_image_is_refused_by_event_and_recipe_line(guest: Guest)
     assert refusal["code"] == "rtmr2"
     assert "recipes/demo-cpu.yaml:9 kernel.package" in refusal["where"]
     assert "privml.log_prompts=1" in refusal["where"]
+    assert guest.attestations == 1
     assert nothing_left(guest)
 
 
@@ -149,15 +150,20 @@ def test_nobody_upstream(guest: Guest) -> None:
         assert ask(port)[0] == 503
 
 
-def test_a_check_that_breaks_lets_nothing_through(guest: Guest) -> None:
-    def broken(*_: bytes) -> Verdict:
-        raise RuntimeError("a bug")
+def test_a_check_that_breaks_leaves_no_old_verdict(guest: Guest) -> None:
+    broken = False
 
-    gate = gate_for(guest, check=broken)
+    def breaks(*arguments: bytes) -> Verdict:
+        if broken:
+            raise RuntimeError("a bug")
+        return check()(*arguments)  # type: ignore[no-any-return]
+
+    gate = gate_for(guest, check=breaks)
+    assert gate.decide().open
+    broken = True
     with pytest.raises(RuntimeError):
-        gate.decide()
+        gate.decide(fresh=True)
     assert gate.last is None
-    assert nothing_left(guest)
 
 
 def test_a_new_boot_with_the_same_image_is_verified_again(guest: Guest) -> None:
@@ -248,7 +254,7 @@ def test_an_answer_streams_as_it_comes(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/v1/whole"])
-def test_half_an_answer_does_not_look_whole(guest: Guest, path: str) -> None:
+def test_half_an_answer_does_not_look_whole(guest: Guest, path: str, caplog: pytest.LogCaptureFixture) -> None:
     with proxied(gate_for(guest)) as port:
         guest_ready = ask(port)
         assert guest_ready[0] == 200
@@ -258,6 +264,7 @@ def test_half_an_answer_does_not_look_whole(guest: Guest, path: str) -> None:
         with pytest.raises((http.client.HTTPException, OSError)):
             connection.getresponse().read()
         connection.close()
+    assert "stopped in the middle of an answer" in caplog.text
 
 
 def test_an_answer_without_a_length_is_not_passed_on(guest: Guest) -> None:
@@ -276,6 +283,13 @@ def test_a_body_that_is_too_large_is_not_passed_on(guest: Guest, monkeypatch: py
                            headers={"Transfer-Encoding": "chunked"})  # fmt: skip
         assert connection.getresponse().status == 413
         connection.close()
+    assert nothing_left(guest)
+
+
+def test_a_declared_size_is_refused_before_it_is_sent(guest: Guest) -> None:
+    with proxied(gate_for(guest)) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
+        raw.sendall(b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 17000000\r\n\r\n")
+        assert raw.recv(65536).startswith(b"HTTP/1.1 413 ")
     assert nothing_left(guest)
 
 

@@ -15,6 +15,7 @@ from privml.evidence import quote
 V4 = (VECTORS / "tdx_quote.bin").read_bytes()
 V5 = (VECTORS / "tdx_quote_v5.bin").read_bytes()
 SIGNED = 4936
+CHAIN = 636 + 128 + 6 + 384 + 64 + 2 + 32 + 2  # where the length of the certificate chain stands
 
 
 def test_a_real_v4_quote_has_every_field() -> None:
@@ -74,6 +75,8 @@ def test_zero_padding_is_accepted_and_told(data: bytes) -> None:
         (V4[:632] + struct.pack("<I", 2**32 - 1) + V4[636:], "signature data needs"),
         (V4[:632] + struct.pack("<I", 4301) + V4[636:SIGNED] + b"\0", "unexplained"),
         (V4[:764] + struct.pack("<H", 5) + V4[766:], "certification data type 5"),
+        (V4[:CHAIN] + struct.pack("<I", 3677) + V4[CHAIN + 4 :], "1 unexplained bytes"),
+        (V4[:CHAIN] + struct.pack("<I", 3679) + V4[CHAIN + 4 :], "certificates needs 3679"),
         (V5[:48] + struct.pack("<HI", 1, 384) + V5[54:], "body type 1"),
         (V5[:48] + struct.pack("<HI", 3, 584) + V5[54:], "584 bytes, expected 648"),
         (bytes(70_000), "at most 65536"),
