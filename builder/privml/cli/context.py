@@ -8,6 +8,7 @@ from pathlib import Path
 
 from privml.base.errors import UsageError
 from privml.base.steps import step
+from privml.cli.lock import tools_lock_path
 from privml.image import manifest
 from privml.image.tools import ToolsTree, ensure
 from privml.lock.make import bring, check, current_inputs
@@ -52,14 +53,9 @@ class Workplace:
         """The content-addressed store."""
         return Store()
 
-    def tools_lock_path(self, recipe: Path | None) -> Path:
-        """The tools lock beside the recipe, else the shipped one."""
-        beside = recipe.with_name("tools.lock.json") if recipe else None
-        return beside if beside is not None and beside.is_file() else shipped() / "tools.lock.json"
-
     def tools(self, recipe: Path | None = None) -> ToolsTree:
         """The locked tools tree, fetched and unpacked when it is not there."""
-        lock = read_tools_lock(self.tools_lock_path(recipe))
+        lock = read_tools_lock(tools_lock_path(recipe or shipped() / "any.yaml"))
         if any(not self.store.has(package.sha256) for package in lock.packages):
             with step(f"Fetching the tools ({len(lock.packages)} packages)"):
                 bring(self.store, lock.packages)
@@ -69,7 +65,7 @@ class Workplace:
         """A recipe with its lock; ``InputsError`` when the lock is stale."""
         recipe = load(path)
         lock = read_lock(recipe.lock_path)
-        check(recipe, lock, current_inputs(recipe, images_folder(), self.tools_lock_path(path)))
+        check(recipe, lock, current_inputs(recipe, images_folder(), tools_lock_path(path)))
         return recipe, lock
 
 

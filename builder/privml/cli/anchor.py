@@ -1,0 +1,48 @@
+"""What `verify` and `proxy` share: the anchor (whose word is believed) and the policy, from options to records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from privml.base.errors import UsageError
+from privml.evidence.signature import root_der
+from privml.image import manifest as manifests
+from privml.verify.policy import Expected, Policy
+from privml.vm.predicted import read_prediction
+
+
+def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--expect` and `--allow-simulated` to a command."""
+    command = click.option(
+        "--allow-simulated",
+        "simulated_root",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Also accept a simulated TDX platform with this root certificate. It proves nothing about hardware.",
+    )(command)
+    return click.option(
+        "--expect",
+        required=True,
+        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        help="Directory of the image that you built yourself, with its prediction.json.",
+    )(command)
+
+
+def expected_of(directory: Path) -> Expected:
+    """What the build in ``directory`` must measure to."""
+    manifest = manifests.read(directory)
+    manifests.check_artefacts(directory, manifest)
+    return Expected(read_prediction(directory, manifest), anchor=f"the build in {directory}")
+
+
+def policy_of(simulated_root: Path | None) -> Policy:
+    """The strict policy, with a simulated root when one is named."""
+    if simulated_root is None:
+        return Policy()
+    try:
+        return Policy(allow_simulated=root_der(simulated_root.read_bytes()))
+    except ValueError as error:
+        raise UsageError(f"--allow-simulated {simulated_root}: {error}") from error

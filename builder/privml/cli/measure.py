@@ -1,0 +1,123 @@
+"""`measure`: predict an image's registers; hold the prediction against a real boot."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from privml.base.errors import Differs, UsageError
+from privml.base.steps import say, step
+from privml.cli.context import Target, Workplace, recipes_directory, resolve
+from privml.events.registers import Register
+from privml.image.manifest import Manifest
+from privml.machine.platform import Platform, Shape, size_of
+from privml.measure.compare import Comparison, compare
+from privml.statement.predicate import MeasuredShape
+from privml.vm import bootlog
+from privml.vm.launch import launch_of
+from privml.vm.machine import GENERIC_FIRMWARE, started
+from privml.vm.platforms import platform as load_platform
+from privml.vm.predicted import Predictor, predict_image, write_prediction
+
+
+@click.command()
+@click.argument("target")
+@click.option("--vcpus", type=click.IntRange(1, 255), help="Another shape than the recipe's: processors.")
+@click.option("--memory", help="Another shape than the recipe's: memory, as in 4GiB.")
+@click.option("--boot", is_flag=True, help="Boot it under generic OVMF and swtpm, and compare event by event.")
+@click.option("--events", is_flag=True, help="List every event with its origin and evidence.")
+@click.option("--json", "as_json", is_flag=True, help="Print predicate v1 (or the comparison) as JSON.")
+def measure(target: str, *, vcpus: int | None, memory: str | None, boot: bool, events: bool, as_json: bool) -> None:
+    """Predict MRTD and RTMR0..3 of TARGET for its platforms and shapes, and write prediction.json beside it.
+
+    Every event says how its rule is known: `hardware` (a real TD's log or quote shows it), `tpm-boot` (real
+    firmware under a software TPM), `source` (read, not seen). The weakest of a register is shown with its value.
+
+    \b
+    privml-build measure demo-cpu
+    privml-build measure demo-cpu --events
+    privml-build measure demo-cpu --boot
+    """
+    found = resolve(target)
+    manifest = found.manifest()
+    shapes = _shapes(vcpus, memory)
+    place = Workplace()
+    if boot:
+        shape = shapes[0] if shapes else manifest.shapes[0]
+        _boot(place, found, manifest, shape, as_json=as_json)
+        return
+    tools = place.tools(found.recipe)
+    with step("Predicting"):
+        predicate = predict_image(
+            tools, place.store.root, found.directory, manifest, recipes_directory(found), shapes
+        )
+    if not shapes:
+        say(f"wrote {write_prediction(found.directory, manifest, predicate)}")
+    if as_json:
+        click.echo(json.dumps(predicate.to_dict(), indent=2, sort_keys=True))
+        return
+    for measured in predicate.shapes:
+        _show(measured, events=events)
+
+
+def _shapes(vcpus: int | None, memory: str | None) -> tuple[Shape, ...]:
+    if vcpus is None and memory is None:
+        return ()
+    if vcpus is None or memory is None:
+        raise UsageError("a shape needs both --vcpus and --memory")
+    return (Shape(vcpus, size_of(memory)),)
+
+
+def _show(shape: MeasuredShape, *, events: bool) -> None:
+    click.echo(shape.label)
+    for register in Register:
+        name = register.name.lower()
+        for number, value in enumerate(shape.accepted(register)):
+            note = "" if register is not Register.MRTD else ("single-pass", "two-pass")[number]
+            click.echo(f"  {name}  {value.hex()}  {shape.evidence[register].value}  {note}".rstrip())
+        if events:
+            for event in shape.of(register):
+                click.echo(f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}")
+
+
+def _boot(place: Workplace, found: Target, manifest: Manifest, shape: Shape, *, as_json: bool) -> None:
+    tools = place.tools(found.recipe)
+    recipes = recipes_directory(found)
+    # The same machine with a TPM: its log is a TD's log under PCR numbers (UEFI 2.10 section 38.4.1).
+    platform = replace(load_platform(manifest.platforms[0], recipes), tpm=True)
+    predictor = Predictor(tools, place.store.root, found.directory, manifest)
+    predictor.use_firmware((tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
+    prediction = predictor.predict(platform, shape)
+    launch = launch_of(found.directory, manifest, recipes, platform=platform, shape=shape)
+    launch = replace(launch, generic_firmware=True, share_memory=True)
+    with started(tools, launch) as machine, step("Booting until the kernel has taken over"):
+        log = bootlog.wait_for(machine)
+    comparison = compare(prediction.events, log, tpm=True)
+    if as_json:
+        click.echo(json.dumps(_as_json(platform, shape, comparison), indent=2, sort_keys=True))
+    else:
+        for register, count in comparison.matched.items():
+            total = len([event for event in prediction.events if event.register is register])
+            click.echo(f"{register.name.lower()}: {count} of {total} predicted events are in the log")
+        for difference in comparison.differences:
+            click.echo(difference.text())
+    if not comparison.equal:
+        raise Differs(
+            f"the boot's log differs from the prediction in {len(comparison.differences)} events",
+            hint="the first difference says which input to look at",
+        )
+    click.echo("the log is the prediction, event by event", err=as_json)
+
+
+def _as_json(platform: Platform, shape: Shape, comparison: Comparison) -> dict[str, Any]:
+    return {
+        "platform": platform.name,
+        "vcpus": shape.vcpus,
+        "memory": shape.memory,
+        "equal": comparison.equal,
+        "matched": {register.name.lower(): count for register, count in comparison.matched.items()},
+        "differences": [difference.to_dict() for difference in comparison.differences],
+    }

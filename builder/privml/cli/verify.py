@@ -1,0 +1,67 @@
+"""`verify`: check a running image, or a document captured from one."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import click
+
+from privml.base.errors import UsageError
+from privml.base.strictjson import unhex
+from privml.cli.anchor import anchor_options, expected_of, policy_of
+from privml.client import attested
+from privml.verify.report import render
+
+
+@click.command()
+@click.argument("source", metavar="URL|DOCUMENT")
+@anchor_options
+@click.option("--nonce", help="The nonce (64 hex digits) that DOCUMENT was fetched with.")
+@click.option("--spki", help="SHA-256 (64 hex digits) of the public key of the connection that brought DOCUMENT.")
+@click.option("--save", type=click.Path(path_type=Path), help="Keep the fetched document in this file.")
+@click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@click.pass_context
+def verify(
+    context: click.Context,
+    source: str,
+    *,
+    expect: Path,
+    simulated_root: Path | None,
+    nonce: str | None,
+    spki: str | None,
+    save: Path | None,
+    as_json: bool,
+) -> None:
+    """Ask the guest at URL for its attestation and judge it, all of it; or judge a captured DOCUMENT.
+
+    Exit status: 0 accepted, 8 refused, 9 malformed, 10 accepted but only as a simulation.
+
+    \b
+    privml-build verify https://127.0.0.1:8443 --expect out/demo-cpu
+    """
+    expected, policy = expected_of(expect), policy_of(simulated_root)
+    now = int(time.time())
+    if source.startswith("https://"):
+        if nonce or spki:
+            raise UsageError("--nonce and --spki belong to a captured document, not to a URL")
+        fetched = attested.attest(source, expected, policy, now=now)
+        verdict = fetched.verdict
+        if save is not None:
+            save.write_bytes(fetched.document)
+            click.echo(f"nonce {fetched.nonce.hex()}, spki {fetched.tls_spki_sha256.hex()}: {save}", err=True)
+    else:
+        path = Path(source)
+        if not path.is_file():
+            raise UsageError(f"`{source}` is neither an https:// address nor a file")
+        verdict = attested.judge(
+            path.read_bytes(),
+            expected,
+            policy,
+            now=now,
+            nonce=unhex(nonce, 32, what="--nonce") if nonce else None,
+            tls_spki_sha256=unhex(spki, 32, what="--spki") if spki else None,
+        )
+    click.echo(json.dumps(verdict.to_dict(), indent=2, sort_keys=True) if as_json else render(verdict))
+    context.exit(verdict.exit_code)

@@ -1,0 +1,104 @@
+"""Take the firmware's measured-boot log out of a running guest's memory, from outside.
+
+The guest is production, unchanged, and would give nothing away; so its memory is a file (``Launch.share_memory``)
+and the log is found in it by its first record, as a TCG log that parses. Firmware keeps a master copy and the kernel
+another; the longest is the whole one.
+"""
+
+from __future__ import annotations
+
+import mmap
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+from privml.base.errors import EvidenceError, HostError
+from privml.events.registers import Register
+from privml.events.replay import extended
+from privml.events.tcg import LogEntry, parse_log
+from privml.events.types import EV_EFI_ACTION
+from privml.vm.machine import Machine
+
+_SIGNATURE = b"Spec ID Event03\0"
+_HEADER = 32  # TCG_PCR_EVENT before its data: index, type, SHA-1 digest, size
+_LIMIT = 1 << 20
+LAST = b"Exit Boot Services Returned with Success"
+
+
+def candidates(memory: mmap.mmap | bytes) -> Iterator[list[LogEntry]]:
+    """Every TCG log in ``memory`` that parses, cut at its first unreadable record."""
+    at = -1
+    while (at := memory.find(_SIGNATURE, at + 1)) >= 0:
+        start = at - _HEADER
+        if start < 0:
+            continue
+        entries = longest(memory[start : start + _LIMIT])
+        if entries:
+            yield entries
+
+
+def longest(data: bytes) -> list[LogEntry]:
+    """The records at the start of ``data``: what follows a log in memory is not part of it."""
+    low, high = 0, _record_end(data)
+    ends = [low]
+    while high is not None:
+        ends.append(high)
+        high = _record_end(data, high)
+    for end in reversed(ends):
+        try:
+            return list(parse_log(data[:end]))
+        except EvidenceError:
+            continue
+    return []
+
+
+def _record_end(data: bytes, at: int = 0) -> int | None:
+    """Where the record at ``at`` ends: the TCG_PCR_EVENT at 0, TCG_PCR_EVENT2 afterwards; None when none is there."""
+    sizes = {0x0004: 20, 0x000B: 32, 0x000C: 48, 0x000D: 64, 0x0012: 32}
+    if at == 0:
+        return _sized(data, 28)
+    if at + 12 > len(data):
+        return None
+    index, kind, count = (int.from_bytes(data[at + n : at + n + 4], "little") for n in (0, 4, 8))
+    if index > 23 or kind in (0, 0xFFFFFFFF) or not 1 <= count <= 5:
+        return None
+    place = at + 12
+    for _ in range(count):
+        size = sizes.get(int.from_bytes(data[place : place + 2], "little"))
+        if size is None:
+            return None
+        place += 2 + size
+    return _sized(data, place)
+
+
+def _sized(data: bytes, at: int) -> int | None:
+    if at + 4 > len(data):
+        return None
+    end = at + 4 + int.from_bytes(data[at : at + 4], "little")
+    return end if end <= len(data) else None
+
+
+def read(memory: Path) -> list[LogEntry]:
+    """The longest log in a guest's memory file; empty when there is none yet."""
+    with memory.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
+        return max(candidates(view), key=len, default=[])
+
+
+def complete(entries: list[LogEntry]) -> bool:
+    """True when the log goes up to the kernel's taking over."""
+    return any(
+        entry.type == EV_EFI_ACTION and entry.data == LAST and extended(entry, tpm=True) is not None
+        for entry in entries
+    ) and any(pair is not None and pair[0] is Register.RTMR2 for pair in (extended(e, tpm=True) for e in entries))
+
+
+def wait_for(machine: Machine, timeout: float = 120) -> list[LogEntry]:
+    """The firmware's whole log, as soon as the kernel has started; ``HostError`` when it does not come."""
+    end = time.monotonic() + timeout
+    while time.monotonic() < end:
+        machine.check_running()
+        time.sleep(2)
+        entries = read(machine.memory)
+        if complete(entries):
+            return entries
+    raise HostError(f"no measured-boot log in the guest's memory within {timeout:g} s\n{machine.console_tail()}")

@@ -1,0 +1,118 @@
+"""Predict a built image: artefacts, platforms' blobs and shapes, into predicate v1 and prediction.json."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from privml.base.errors import MeasurementError
+from privml.base.files import write_atomic
+from privml.base.strictjson import pretty
+from privml.events.registers import RTMRS, Register
+from privml.image.manifest import Manifest, check_artefacts
+from privml.image.tools import ToolsTree
+from privml.machine.platform import Platform, Shape
+from privml.measure import firmware, uki
+from privml.measure.predict import Prediction, predict
+from privml.measure.profiles import TD_INTELTDX, TPM, Profile
+from privml.statement import intoto
+from privml.statement.predicate import MeasuredShape, Predicate
+from privml.vm.platforms import platform as load_platform
+from privml.vm.qtest import blobs
+
+PREDICTION_FILE = "prediction.json"
+
+
+def profile_of(platform: Platform) -> Profile:
+    """The boot profile of a platform: a software TPM's log where it has one, else a TD's."""
+    return TPM if platform.tpm else TD_INTELTDX
+
+
+class Predictor:
+    """Predicts one image on any machine; what depends on the image alone is computed once."""
+
+    def __init__(self, tools: ToolsTree, cache: Path, directory: Path, manifest: Manifest) -> None:
+        self._tools = tools
+        self._cache = cache
+        self._manifest = manifest
+        self._uki = uki.facts((directory / "uki.efi").read_bytes())
+        self._firmware = firmware.facts((directory / "firmware.fd").read_bytes())
+
+    def use_firmware(self, data: bytes) -> None:
+        """Predict with another firmware than the image's (the generic one, to compare logs)."""
+        self._firmware = firmware.facts(data)
+
+    def predict(self, platform: Platform, shape: Shape, *, host_cmdline: str | None = None) -> Prediction:
+        """The prediction for one machine."""
+        return predict(
+            self._uki,
+            self._firmware,
+            blobs(self._tools, platform, shape, self._cache),
+            shape.memory,
+            profile_of(platform),
+            origins=self._manifest.origins,
+            agent_events=self._manifest.agent_events,
+            host_cmdline=host_cmdline,
+        )
+
+
+def measured_shape(prediction: Prediction, platform: Platform, shape: Shape) -> MeasuredShape:
+    """One shape of predicate v1 from its prediction."""
+    registers = prediction.registers()
+    rtmr0, rtmr1, rtmr2, rtmr3 = (registers[register] for register in RTMRS)
+    return MeasuredShape(
+        platform=platform.name,
+        vcpus=shape.vcpus,
+        memory=shape.memory,
+        mrtd=(prediction.mrtd_single, prediction.mrtd_two),
+        rtmrs=(rtmr0, rtmr1, rtmr2, rtmr3),
+        evidence={register: prediction.evidence()[register] for register in Register},
+        events=prediction.events,
+    )
+
+
+def predict_image(
+    tools: ToolsTree, cache: Path, directory: Path, manifest: Manifest, recipes: Path, shapes: Iterable[Shape] = ()
+) -> Predicate:
+    """Predicate v1 of the image in ``directory``: its platforms, and its own shapes unless others are given."""
+    check_artefacts(directory, manifest)
+    predictor = Predictor(tools, cache, directory, manifest)
+    chosen = tuple(shapes) or manifest.shapes
+    measured = []
+    for name in manifest.platforms:
+        platform = load_platform(name, recipes)
+        measured += [measured_shape(predictor.predict(platform, shape), platform, shape) for shape in chosen]
+    return Predicate(
+        name=manifest.name,
+        variant=manifest.variant,
+        manifest_sha256=hashlib.sha256(manifest.encode()).digest(),
+        agent_events=manifest.agent_events,
+        shapes=tuple(measured),
+    )
+
+
+def write_prediction(directory: Path, manifest: Manifest, predicate: Predicate) -> Path:
+    """Write ``prediction.json``: an unsigned in-toto Statement over the artefacts, with the predicate."""
+    statement = intoto.Statement(
+        subjects=tuple(
+            intoto.Subject(name, bytes.fromhex(artefact.sha256))
+            for name, artefact in sorted(manifest.artefacts.items())
+        ),
+        predicate=predicate,
+    )
+    path = directory / PREDICTION_FILE
+    write_atomic(path, pretty(statement.to_dict()))
+    return path
+
+
+def read_prediction(directory: Path, manifest: Manifest) -> Predicate:
+    """The predicate in ``prediction.json``; ``MeasurementError`` when it is not of this very image."""
+    path = directory / PREDICTION_FILE
+    hint = f"predict it with `privml-build measure {directory}`"
+    if not path.is_file():
+        raise MeasurementError(f"{path} is not there", hint=hint)
+    predicate = intoto.decode(path.read_bytes()).predicate
+    if predicate.manifest_sha256 != hashlib.sha256(manifest.encode()).digest():
+        raise MeasurementError(f"{path} is of another build than manifest.json", hint=hint)
+    return predicate
