@@ -1,0 +1,122 @@
+"""The real agent (broker and server processes, simulated platform) judged by the real client, and behind the proxy.
+
+The prediction is made here from what the agent was given, not from what it answers.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import time
+from collections.abc import Iterator
+
+import attestation_samples as samples
+import pytest
+from agent_guest import MRTD, TPM_LOG, Guest, guest
+from test_client_proxy import ask, proxied
+
+from privml.base.errors import HostError
+from privml.client import attested
+from privml.client.gate import Gate
+from privml.events import agent, tcg
+from privml.events.event import Event, Evidence
+from privml.events.registers import RTMRS, Register
+from privml.events.replay import replay_digests, replay_tpm_as_rtmrs
+from privml.statement.predicate import MeasuredShape, Predicate, decode, encode
+from privml.verify.policy import Expected, Policy
+from privml.verify.verdict import Outcome, Verdict
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[Guest]:
+    with guest() as made:
+        made.start_server()
+        assert made.boot().run(), made.said
+        made.connect().close()  # waits for the server
+        yield made
+
+
+def url(made: Guest) -> str:
+    return f"https://127.0.0.1:{made.config.listen}"
+
+
+def prediction(made: Guest) -> Predicate:
+    config = made.config
+    events = (
+        agent.config_event(hashlib.sha256(made.layout.config.read_bytes()).hexdigest()),
+        agent.model_event(config.model_name, config.model_verity.root_hash.hex()),
+        agent.engine_event(config.engine_name, list(config.engine_argv)),
+        agent.system_ready_event(),
+    )
+    registers = replay_tpm_as_rtmrs(tcg.parse_log(TPM_LOG))
+    values = [registers[register] for register in RTMRS[:3]]
+    shape = MeasuredShape(
+        platform="qemu",
+        vcpus=2,
+        memory=2 << 30,
+        mrtd=(MRTD,),
+        rtmrs=(values[0], values[1], values[2], replay_digests(agent.digests(events))),
+        evidence=dict.fromkeys(Register, Evidence.SOURCE),
+        events=(Event(Register.RTMR2, 6, b"\x03" * 48, "uki.efi .initrd", Evidence.SOURCE),),
+    )
+    predicate = Predicate(config.name, config.variant, bytes(32), events, (shape,))
+    return decode(encode(predicate))
+
+
+def judge(made: Guest, predicate: Predicate, policy: Policy = samples.SIMULATED) -> Verdict:
+    return attested.attest(url(made), Expected(predicate, "the build"), policy, now=int(time.time())).verdict
+
+
+def test_the_agent_is_accepted_as_a_simulation(served: Guest) -> None:
+    verdict = judge(served, prediction(served))
+    assert (verdict.outcome, verdict.refusals) == (Outcome.ACCEPTED_SIMULATED, ())
+
+
+def test_without_the_simulated_root_it_is_refused(served: Guest) -> None:
+    verdict = judge(served, prediction(served), Policy())
+    assert {refusal.code for refusal in verdict.refusals} == {"simulated", "development"}
+
+
+def test_another_initrd_is_named_from_the_tpm_log(served: Guest) -> None:
+    expected = prediction(served)
+    digest = b"\x04" * 48
+    shape = expected.shapes[0]
+    changed = dataclasses.replace(
+        shape,
+        rtmrs=(shape.rtmrs[0], shape.rtmrs[1], replay_digests([digest]), shape.rtmrs[3]),
+        events=(dataclasses.replace(shape.events[0], digest=digest),),
+    )
+    verdict = judge(served, dataclasses.replace(expected, shapes=(changed,)))
+    (refusal,) = verdict.refusals
+    assert refusal.code == "rtmr2"
+    assert "RTMR2 event 0: predicted EV_EVENT_TAG from uki.efi .initrd; logged EV_EVENT_TAG" in refusal.where
+
+
+def test_the_proxy_reaches_its_engine(served: Guest) -> None:
+    predicate = prediction(served)
+
+    def check(document: bytes, nonce: bytes, key: bytes) -> Verdict:
+        return attested.judge(
+            document,
+            Expected(predicate, "the build"),
+            samples.SIMULATED,
+            now=int(time.time()),
+            nonce=nonce,
+            tls_spki_sha256=key,
+        )
+
+    with proxied(Gate(url(served), check, allow_simulated=True)) as port:
+        assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
+    assert served.engine.requests[-1][2] == b'{"messages":[]}'
+
+
+def test_a_guest_that_still_boots_tells_its_stages() -> None:
+    with guest() as made:
+        made.start_server()
+        boot = made.boot(engine_wait=0.1)
+        made.engine.completion_status = 500
+        assert not boot.run()
+        made.connect().close()
+        with pytest.raises(HostError, match="is not ready") as caught:
+            attested.fetch(url(made), bytes(32), 10)
+        assert "failed" in caught.value.message
