@@ -153,6 +153,7 @@ class Guest:
         self.layout = Layout(
             config=root / "config.json",
             run=root / "run",
+            proc=root / "proc",
             sys=root / "sys",
             dev=root / "dev",
             root_id=me,
@@ -184,6 +185,9 @@ class Guest:
             entry.mkdir(parents=True)
             (entry / "uevent").write_text(f"MAJOR=254\nDEVNAME={name}\nDEVTYPE=partition\nPARTNAME={partition}\n")
         self.layout.dev.mkdir(parents=True, exist_ok=True)
+        kernel = self.layout.proc / "sys" / "kernel"
+        kernel.mkdir(parents=True)
+        (kernel / "modules_disabled").write_text("1\n")
 
     def add_pci(self, slot: int, vendor: int, device: int, class_code: int = 0x010000) -> None:
         entry = self.layout.sys / "bus" / "pci" / "devices" / f"0000:00:{slot:02x}.0"

@@ -243,6 +243,11 @@ def test_undeclared_device_parks_the_machine(made: Guest) -> None:
     assert made.layout.tls_certificate.exists()  # so that the server can say so
 
 
+def test_kernel_that_takes_modules_parks_the_machine(made: Guest) -> None:
+    (made.layout.proc / "sys" / "kernel" / "modules_disabled").write_text("0\n")
+    failed_in(made, "devices", "still loads modules")
+
+
 def test_missing_device_parks_the_machine(made: Guest) -> None:
     for file in (made.layout.sys / "bus" / "pci" / "devices" / "0000:00:02.0").iterdir():
         file.unlink()

@@ -19,6 +19,7 @@ class Layout:
 
     config: Path = Path("/etc/privml/config.json")
     run: Path = Path("/run/privml")
+    proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     dev: Path = Path("/dev")
     root_id: int = 0
