@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Literal
 
 from privml.base.errors import RecipeError
 
@@ -22,7 +23,8 @@ class Device:
 class Platform:
     """A QEMU version with its machine, its CPU identity and its devices, each in its slot.
 
-    ``tpm`` adds a software TPM (swtpm); a platform with one exists for development and for comparing logs, never
+    ``cpu`` is QEMU's ``-cpu`` value; ``vendor`` and ``phys_bits`` are those of its parts that firmware lays memory out
+    by (1 GiB pages are always on). ``tpm`` adds a software TPM (swtpm); a platform with one exists for development and for comparing logs, never
     for a TD. ``qemu`` is the exact version that the ACPI and SMBIOS blobs come from.
     """
 
@@ -31,6 +33,8 @@ class Platform:
     machine: str
     options: tuple[tuple[str, str], ...]
     cpu: str
+    vendor: Literal["GenuineIntel", "AuthenticAMD"]
+    phys_bits: int
     devices: tuple[Device, ...]
     tpm: bool = False
 

@@ -17,6 +17,7 @@ from privml.machine.platform import Platform, Shape
 class Boot:
     """What to boot and how to reach it. Paths are as QEMU sees them.
 
+    ``serial`` is QEMU's character device: the port itself is always there, since the ACPI tables name it.
     ``disks`` go to the platform's virtio-blk devices in slot order, read-only. ``forwards`` are (host port, guest
     port) pairs on 127.0.0.1. ``append`` is what a host may do against us (the stub then takes it for load options).
     """
@@ -26,7 +27,7 @@ class Boot:
     append: str | None = None
     disks: tuple[str, ...] = ()
     forwards: tuple[tuple[int, int], ...] = ()
-    serial: str = "none"
+    serial: str = "null"
     tpm_socket: str | None = None
     qmp_socket: str | None = None
     fw_cfg: tuple[tuple[str, str], ...] = ()

@@ -22,6 +22,7 @@ class CpuIdentity(Section):
     """What the guest's CPUID says it is, so that firmware tables do not depend on the host's CPU."""
 
     model_name: Option
+    vendor: Literal["GenuineIntel", "AuthenticAMD"]
     family: Annotated[int, Field(ge=0, le=255)]
     model: Annotated[int, Field(ge=0, le=255)]
     stepping: Annotated[int, Field(ge=0, le=15)]
@@ -31,8 +32,9 @@ class CpuIdentity(Section):
     def argument(self) -> str:
         """QEMU's ``-cpu`` value."""
         return (
-            f"{self.model_name},family={self.family},model={self.model},stepping={self.stepping},"
-            f"phys-bits={self.phys_bits}"
+            # 1 GiB pages decide, with phys-bits, where the firmware puts its 64-bit PCI window.
+            f"{self.model_name},vendor={self.vendor},family={self.family},model={self.model},"
+            f"stepping={self.stepping},phys-bits={self.phys_bits},pdpe1gb=on"
         )
 
 

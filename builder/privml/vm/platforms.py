@@ -17,6 +17,8 @@ def platform(name: str, directory: Path) -> Platform:
         machine=file.machine.type,
         options=tuple(sorted(file.machine.options.items())),
         cpu=file.cpu,
+        vendor=file.identity.vendor,
+        phys_bits=file.identity.phys_bits,
         devices=tuple(Device(device.kind, int(device.slot.split(".")[0], 16)) for device in file.devices),
         tpm=file.tpm,
     )

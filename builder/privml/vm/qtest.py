@@ -22,16 +22,19 @@ from privml.base.files import write_atomic
 from privml.image.tools import Bind, ToolsTree
 from privml.machine.platform import Platform, Shape
 from privml.machine.qemu import Boot, arguments
+from privml.measure.pciwindow import E820, window_base
 from privml.vm import swtpm
 from privml.vm.process import Child
 
 _FIRMWARE = "/usr/share/ovmf/OVMF.fd"
 _DIRECTORY_KEY = 0x19
+_LEGACY_ITEMS = {"BootMenu": (0x0E, 2)}  # items without a file name that firmware measures
 _DMA_PORT = 0x514
 _DMA_AT = 0x100000
 _DATA_AT = 0x200000
 _READ, _SELECT = 0x02, 0x08
-_CACHE_VERSION = "1"
+_VIRTIO_BAR, _COMMAND, _MEMORY = 0x20, 0x04, 0x02
+_CACHE_VERSION = "4"
 
 
 class _Qtest:
@@ -54,9 +57,9 @@ class _Qtest:
                 raise MeasurementError(f"qtest: `{text[:60]}` gave `{line}`")
             return line[2:].strip()
 
-    def configuration(self, device: int, register: int, value: int, width: str) -> None:
+    def configuration(self, devfn: int, register: int, value: int, width: str) -> None:
         """Write a PCI configuration register on bus 0 by CF8/CFC."""
-        self.command(f"outl 0xcf8 {0x80000000 | device << 11 | register & ~3:#x}")
+        self.command(f"outl 0xcf8 {0x80000000 | devfn << 8 | register & ~3:#x}")
         self.command(f"out{width} {0xCFC + (register & 3):#x} {value:#x}")
 
     def item(self, key: int, size: int) -> bytes:
@@ -100,29 +103,49 @@ def read_blobs(tools: ToolsTree, platform: Platform, shape: Shape, *, kernel: bo
             qemu = Child(tools, ["qemu-system-x86_64", *argv], directory / "qemu.log", binds=binds)
             children.append(qemu)
             qemu.await_path(directory / "qtest.sock")
-            return _read_all(_Qtest(directory / "qtest.sock"))
+            return _read_all(_Qtest(directory / "qtest.sock"), platform)
         finally:
             for child in reversed(children):
                 child.stop()
 
 
-def _read_all(qtest: _Qtest) -> dict[str, bytes]:
+def _read_all(qtest: _Qtest, platform: Platform) -> dict[str, bytes]:
+    files = _directory(qtest)
+    _program_bars(qtest, platform, qtest.item(*files[E820]))
     host_bridge, lpc = 0, 0x1F << 3
     qtest.configuration(host_bridge, 0x64, 0, "l")
     qtest.configuration(host_bridge, 0x60, 0xE0000001, "l")  # PCIEXBAR
     qtest.configuration(lpc, 0x40, 0x600, "l")  # PMBASE
     qtest.configuration(lpc, 0x44, 0x80, "b")  # ACPI_CNTL: enable
+    blobs = {name: qtest.item(key, size) for name, (key, size) in _LEGACY_ITEMS.items()}
+    for name, (key, size) in files.items():
+        if size <= 1 << 20 and not name.startswith("etc/boot/"):
+            blobs[name] = qtest.item(key, size)
+    return blobs
+
+
+def _directory(qtest: _Qtest) -> dict[str, tuple[int, int]]:
+    """fw_cfg files: name -> (key, size)."""
     count = struct.unpack(">I", qtest.item(_DIRECTORY_KEY, 4))[0]
     if count > 4096:
         raise MeasurementError(f"fw_cfg directory of {count} files")
     raw = qtest.item(_DIRECTORY_KEY, 4 + 64 * count)
-    blobs = {}
+    files = {}
     for at in range(4, len(raw), 64):
         size, key, _, name = struct.unpack(">IHH56s", raw[at : at + 64])
-        text = name.split(b"\0")[0].decode("ascii")
-        if size <= 1 << 20 and not text.startswith("etc/boot/"):
-            blobs[text] = qtest.item(key, size)
-    return blobs
+        files[name.split(b"\0")[0].decode("ascii")] = (key, size)
+    return files
+
+
+def _program_bars(qtest: _Qtest, platform: Platform, e820: bytes) -> None:
+    """Put the first device's 64-bit BAR where the firmware would put the lowest one: the DSDT's PCI hole begins there."""
+    base = window_base(e820, vendor=platform.vendor, phys_bits=platform.phys_bits, gigabyte_pages=True)
+    for device in platform.devices:
+        place = device.slot << 3
+        qtest.configuration(place, _VIRTIO_BAR, base & 0xFFFFFFFF, "l")
+        qtest.configuration(place, _VIRTIO_BAR + 4, base >> 32, "l")
+        qtest.configuration(place, _COMMAND, _MEMORY, "w")
+        return
 
 
 def _tiny_kernel() -> bytes:
