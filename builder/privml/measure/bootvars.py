@@ -33,6 +33,7 @@ class BootOption:
 BOOT_MANAGER_MENU = BootOption(
     _ACTIVE | _HIDDEN | _CATEGORY_APP, "BootManagerMenuApp", uuid.UUID("eec25bdc-67f2-4d95-b1d5-f81b2039d11d")
 )
+UI_APP = BootOption(_ACTIVE | _HIDDEN | _CATEGORY_APP, "UiApp", uuid.UUID("462caa21-7614-4503-836e-8ab6f4662331"))
 FIRMWARE_SETUP = BootOption(
     _ACTIVE | _CATEGORY_APP, "EFI Firmware Setup", uuid.UUID("462caa21-7614-4503-836e-8ab6f4662331")
 )

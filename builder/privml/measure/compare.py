@@ -15,7 +15,7 @@ from privml.events.explain import explain_event
 from privml.events.registers import RTMRS, Register
 from privml.events.replay import extended
 from privml.events.tcg import LogEntry
-from privml.events.types import EV_EFI_ACTION, EV_EVENT_TAG, EV_IPL, EV_PLATFORM_CONFIG_FLAGS, type_name
+from privml.events.types import EV_EFI_ACTION, EV_EVENT_TAG, EV_IPL, type_name
 from privml.measure import smbios
 from privml.measure.digest import sha384
 from privml.measure.predict import AGENT_EVENT_TYPE
@@ -182,9 +182,9 @@ def _stub_console(event: Event | None, entry: LogEntry | None) -> bool:
     return any(entry.sha384 == sha384(load_options(f"{event.note} {console}")) for console in _CONSOLES)
 
 
-def _acpi(event: Event | None, entry: LogEntry | None) -> bool:
-    found = event is not None and event.origin.startswith("etc/acpi/tables")
-    return found and entry is not None and entry.type == EV_PLATFORM_CONFIG_FLAGS
+def _from(*prefixes: str) -> _Test:
+    """True when both are there and the predicted event's origin begins with one of ``prefixes``."""
+    return lambda event, entry: event is not None and entry is not None and event.origin.startswith(prefixes)
 
 
 def _stub_smbios(event: Event | None, entry: LogEntry | None) -> bool:
@@ -231,7 +231,7 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
             "another machine: vCPUs, memory, devices, QEMU version, or the address of the 64-bit PCI window",
             "QEMU 11.1 hw/i386/acpi-build.c",
         ),
-        _acpi,
+        _from("etc/table-loader", "etc/acpi/"),
     ),
     (
         KnownDifference(
@@ -240,6 +240,22 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
             "systemd 262 src/boot/measure-smbios.c",
         ),
         _stub_smbios,
+    ),
+    (
+        KnownDifference(
+            "smbios-table",
+            "another machine: sockets, memory, CPU model, QEMU version, or another build of the firmware",
+            "edk2 MdeModulePkg/Universal/SmbiosMeasurementDxe",
+        ),
+        _from(smbios.TABLES),
+    ),
+    (
+        KnownDifference(
+            "secure-boot-variables",
+            "the firmware's variables differ: keys enrolled or deleted, or another build of the firmware",
+            "edk2 MdeModulePkg/Universal/Variable/RuntimeDxe/Measurement.c",
+        ),
+        _from("firmware.fd variable"),
     ),
 )
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from privml.base.errors import MeasurementError
 from privml.events.event import Evidence
-from privml.measure.bootvars import BOOT_MANAGER_MENU, FIRMWARE_SETUP, BootOption
+from privml.measure.bootvars import BOOT_MANAGER_MENU, FIRMWARE_SETUP, UI_APP, BootOption
 
 # Rows 3 of section 3.1, in the firmware's fixed order (edk2 OvmfPkg/Library/QemuFwCfgLib/QemuFwCfgCacheInit.c);
 # None: any size. An item of another size is not measured.
@@ -57,6 +57,18 @@ TD_INTELTDX = Profile(
     source="edk2 IntelTdxX64 from 202605 (03a07cb0f5), direct kernel boot: specification sheet section 3.1, P4",
 )
 
+TD_OVMF_2025 = Profile(
+    name="td-ovmf-202502",
+    tpm=False,
+    secure_boot=False,
+    fw_cfg_items=False,
+    smbios=False,
+    boot_options=(UI_APP,),
+    separators=(0, 1),
+    evidence=Evidence.HARDWARE,
+    source="edk2 202411 to 202502 OvmfPkgX64, direct kernel boot: specification sheet section 3.1, P2",
+)
+
 TPM = Profile(
     name="tpm-ovmf-202608",
     tpm=True,
@@ -69,7 +81,7 @@ TPM = Profile(
     source="Debian OVMF.fd 2026.08, QEMU 11.1.2, software TPM, direct kernel boot: logs compared event by event",
 )
 
-PROFILES = {profile.name: profile for profile in (TD_INTELTDX, TPM)}
+PROFILES = {profile.name: profile for profile in (TD_INTELTDX, TD_OVMF_2025, TPM)}
 
 
 def profile_named(name: str) -> Profile:

@@ -148,6 +148,7 @@ _LZMA_SECTION = uuid.UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf").bytes_le
 _TEXT = re.compile(rb"(?:[\x20-\x7e]\0){3,127}\0\0")
 _DATE = re.compile(r"[0-9]{2}/[0-9]{2}/[0-9]{4}")
 _NEAR = 512
+_ALIGNMENT = 8
 
 
 def firmware_strings(firmware: bytes) -> FirmwareStrings:
@@ -160,13 +161,25 @@ def firmware_strings(firmware: bytes) -> FirmwareStrings:
         at = volume.find(_FIRMWARE_FIXED)
         if at < 0:
             continue
-        near = volume[at + len(_FIRMWARE_FIXED) : at + len(_FIRMWARE_FIXED) + _NEAR]
-        texts = [match.group().decode("utf-16-le").rstrip("\0") for match in _TEXT.finditer(near)]
-        while texts and not _DATE.fullmatch(texts[0]):  # alignment bytes before the first constant can look like text
-            texts.pop(0)
-        if len(texts) >= 3:
+        texts = _constants(volume[at : at + _NEAR])
+        if len(texts) >= 3 and _DATE.fullmatch(texts[0]):
             return FirmwareStrings(vendor=texts[2], version=texts[1], date=texts[0])
     raise MeasurementError("firmware: the strings of its SMBIOS Type 0 structure were not found")
+
+
+def _constants(data: bytes) -> list[str]:
+    """The UTF-16 constants behind the template. They share its alignment; what fills the gaps (no-operation
+    instructions) can look like one more character, so only aligned positions begin a text."""
+    texts: list[str] = []
+    position = _ALIGNMENT * -(-len(_FIRMWARE_FIXED) // _ALIGNMENT)
+    while position < len(data):
+        match = _TEXT.match(data, position)
+        if match is None:
+            position += _ALIGNMENT
+            continue
+        texts.append(match.group()[:-2].decode("utf-16-le"))
+        position += _ALIGNMENT * -(-len(match.group()) // _ALIGNMENT)
+    return texts
 
 
 def _volumes(firmware: bytes) -> Iterator[bytes]:

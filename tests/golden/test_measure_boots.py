@@ -1,0 +1,146 @@
+"""Real boots: every event that firmware, stub and kernel logged is predicted, in the order of the log."""
+
+import base64
+import json
+import lzma
+import uuid
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from privml.events.event import Evidence
+from privml.events.registers import Register
+from privml.events.replay import extended, replay_tpm_as_rtmrs
+from privml.events.tcg import LogEntry, parse_log
+from privml.measure import pciwindow
+from privml.measure.compare import compare
+from privml.measure.firmware import FirmwareFacts
+from privml.measure.predict import Prediction, predict
+from privml.measure.profiles import TPM
+from privml.measure.smbios import FirmwareStrings
+from privml.measure.tdvf import FirmwareSection
+from privml.measure.uki import UkiFacts
+
+VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
+BOOTS: dict[str, dict[str, Any]] = {
+    "base": {},
+    "append": {"host_cmdline": "console=ttyS0 evil=1"},
+    "noconsole": {"stub_console": "console=uart,io,0x3f8"},
+    "big": {},
+    "intel-cpu": {},
+}
+
+
+def load(name: str) -> tuple[UkiFacts, FirmwareFacts, dict[str, bytes], int, list[LogEntry]]:
+    folder = VECTORS / f"boot-tpm-{name}"
+    facts = json.loads((folder / "facts.json").read_text())
+    uki, firmware = facts["uki"], facts["firmware"]
+    return (
+        UkiFacts(
+            bytes.fromhex(uki["authenticode"]),
+            tuple((section, bytes.fromhex(digest)) for section, digest in uki["sections"]),
+            uki["cmdline"],
+            bytes.fromhex(uki["initrd"]),
+        ),
+        FirmwareFacts(
+            tuple(FirmwareSection(*row) for row in firmware["sections"]),
+            bytes.fromhex(firmware["mrtd_single"]),
+            bytes.fromhex(firmware["mrtd_two"]),
+            bytes.fromhex(firmware["cfv"]),
+            {(uuid.UUID(vendor), key): bytes.fromhex(value) for vendor, key, value in firmware["variables"]},
+            FirmwareStrings(*firmware["strings"]),
+        ),
+        {
+            key: base64.b64decode(value)
+            for key, value in json.loads(lzma.decompress((folder / "blobs.json.xz").read_bytes())).items()
+        },
+        facts["memory"],
+        parse_log((folder / "log.bin").read_bytes()),
+    )
+
+
+def predicted(name: str, **more: Any) -> tuple[Prediction, list[LogEntry]]:
+    uki, firmware, blobs, memory, log = load(name)
+    return predict(uki, firmware, blobs, memory, TPM, **more), log
+
+
+@pytest.mark.parametrize("name", sorted(BOOTS))
+def test_every_event_in_order(name: str) -> None:
+    prediction, log = predicted(name, **BOOTS[name])
+    logged = [(pair[0], entry.type, pair[1]) for entry in log if (pair := extended(entry, tpm=True)) is not None]
+    assert [(event.register, event.type, event.digest) for event in prediction.events] == logged
+    assert len(logged) in (39, 40)
+
+
+@pytest.mark.parametrize("name", sorted(BOOTS))
+def test_registers_and_comparison(name: str) -> None:
+    prediction, log = predicted(name, **BOOTS[name])
+    values = prediction.registers()
+    assert {register: values[register] for register in replay_tpm_as_rtmrs(log)} == replay_tpm_as_rtmrs(log)
+    comparison = compare(prediction.events, log, tpm=True)
+    assert comparison.equal and comparison.first is None
+    assert sum(comparison.matched.values()) == len(prediction.events)
+    assert set(prediction.evidence().values()) <= {Evidence.TPM_BOOT, Evidence.HARDWARE}
+
+
+def test_a_command_line_of_the_host_s_is_found_and_read_out() -> None:
+    prediction, log = predicted("append")
+    extra, other = compare(prediction.events, log, tpm=True).differences
+    assert (extra.kind, extra.register, extra.known and extra.known.id) == (
+        "extra",
+        Register.RTMR2,
+        "host-load-options",
+    )
+    assert "console=ttyS0 evil=1" in extra.text()
+    assert (other.kind, other.known and other.known.id) == ("differs", "other-command-line")
+
+
+def test_a_console_that_the_stub_added_is_named() -> None:
+    prediction, log = predicted("noconsole", stub_console="")
+    (difference,) = compare(prediction.events, log, tpm=True).differences
+    assert difference.known is not None and difference.known.id == "stub-console"
+
+
+def test_an_oem_string_reaches_two_registers() -> None:
+    """Under a software TPM the stub obeys SMBIOS strings; in a TD it does not, but measures them all the same."""
+    prediction, log = predicted("oem")
+    comparison = compare(prediction.events, log, tpm=True)
+    assert {difference.register for difference in comparison.differences} == {Register.RTMR2}
+    assert any("smb=1" in difference.text() for difference in comparison.differences)
+    assert any("type 11" in event.origin for event in prediction.events)
+
+
+def test_another_machine_is_named_at_its_first_event() -> None:
+    uki, firmware, blobs, memory, _ = load("base")
+    log = load("big")[-1]
+    comparison = compare(predict(uki, firmware, blobs, memory, TPM).events, log, tpm=True)
+    assert comparison.first is not None and comparison.first.register is Register.RTMR0
+    assert comparison.first.predicted is not None and comparison.first.predicted.origin == "etc/table-loader"
+    named = [difference.known.id for difference in comparison.differences if difference.known is not None]
+    assert named == ["acpi-tables", "acpi-tables", "acpi-tables", "smbios-table"]
+    assert comparison.matched[Register.RTMR2] == 14
+
+
+@pytest.mark.parametrize(
+    ("name", "vendor", "base"),
+    [
+        ("base", "AuthenticAMD", 0xC000000000),
+        ("big", "AuthenticAMD", 0xC000000000),
+        ("intel-cpu", "GenuineIntel", 1 << 35),
+    ],
+)
+def test_the_pci_window_that_the_blobs_were_read_with(name: str, vendor: pciwindow.Vendor, base: int) -> None:
+    e820 = load(name)[2]["etc/e820"]
+    assert pciwindow.window_base(e820, vendor=vendor, phys_bits=40, gigabyte_pages=True) == base
+
+
+def test_the_whole_prediction_is_pinned() -> None:
+    values = predicted("base")[0].registers()
+    assert {register.name: value.hex()[:16] for register, value in values.items()} == {
+        "MRTD": "ab742989d480d040",
+        "RTMR0": "cd6c777ca6328663",
+        "RTMR1": "25a4717339e9885f",
+        "RTMR2": "c13fd6edf0930070",
+        "RTMR3": "0000000000000000",
+    }

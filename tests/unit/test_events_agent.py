@@ -1,0 +1,70 @@
+"""The agent's event log: one spelling, contiguous numbers, known names; and fixed digests."""
+
+import hashlib
+
+import pytest
+
+from privml.base.errors import EvidenceError
+from privml.events import agent
+from privml.events.agent import AgentEvent, digest, encode_line, encode_log, parse_log, replay_log
+from privml.events.registers import ZERO
+from privml.events.replay import extend
+
+EVENTS = (
+    agent.config_event("ab" * 32),
+    agent.model_event("smollm2", "cd" * 32),
+    agent.engine_event("llama-server", ["llama-server", "-m", "x"]),
+    agent.system_ready_event(),
+)
+LOG = encode_log(EVENTS)
+
+
+def test_a_line_is_canonical_json_and_its_digest_has_a_domain() -> None:
+    line = encode_line(0, AgentEvent("system-ready", b"{}"))
+    assert line == b'{"name":"system-ready","payload":"e30=","seq":0}'
+    assert digest(line) == hashlib.sha384(b"privml-event-v1\0" + line).digest()
+
+
+def test_a_log_reads_back_and_replays() -> None:
+    assert parse_log(LOG) == EVENTS
+    value = ZERO
+    for line in LOG[:-1].split(b"\n"):
+        value = extend(value, digest(line))
+    assert replay_log(LOG) == value
+    assert parse_log(b"") == ()
+    assert replay_log(b"") == ZERO
+
+
+@pytest.mark.parametrize(
+    "log",
+    [
+        LOG[:-1],
+        LOG + b"\n",
+        b"\n",
+        LOG.replace(b'"seq":1', b'"seq":2'),
+        LOG.replace(b'"seq":0', b'"seq":00'),
+        LOG.replace(b'{"name"', b'{ "name"'),
+        LOG.replace(b"system-ready", b"systemready"),
+        LOG.replace(b'"name":"config",', b'"name":"config","name":"config",'),
+        LOG.replace(b'"seq":0', b'"seq":0,"x":1'),
+        LOG.replace(b"e30=", b"e31="),
+        LOG.replace(b"\n", b"\r\n"),
+        LOG * 5,
+        b"\xff\n",
+        b"[" * 5000 + b"\n",
+    ],
+)
+def test_any_other_spelling_is_refused(log: bytes) -> None:
+    assert log != LOG
+    with pytest.raises(EvidenceError):
+        parse_log(log)
+
+
+def test_sequences() -> None:
+    assert agent.sequence(gpus=False) == ("config", "model", "engine", "system-ready")
+    assert agent.sequence(gpus=True)[1:3] == ("gpu-policy", "gpu-ready")
+    with pytest.raises(EvidenceError):
+        AgentEvent("shell", b"")
+    with pytest.raises(EvidenceError):
+        AgentEvent("config", bytes(65 * 1024))
+    assert agent.failed_event().name == "failed"

@@ -1,0 +1,87 @@
+"""Events as JSON, and a log's events in words."""
+
+import hashlib
+import struct
+
+import pytest
+
+from privml.base.errors import EvidenceError
+from privml.events.event import Event, Evidence
+from privml.events.explain import explain_event
+from privml.events.registers import Register
+from privml.events.replay import replay_events
+from privml.events.tcg import ALG_SHA384, LogEntry
+from privml.events.types import (
+    EV_EFI_ACTION,
+    EV_EFI_VARIABLE_DRIVER_CONFIG,
+    EV_EVENT_TAG,
+    EV_IPL,
+    EV_PLATFORM_CONFIG_FLAGS,
+    type_name,
+)
+
+EVENT = Event(Register.RTMR2, EV_IPL, bytes(48), "uki.efi .cmdline", Evidence.HARDWARE, "a note")
+
+
+def test_an_event_survives_json() -> None:
+    value = EVENT.to_dict()
+    assert value == {
+        "register": "rtmr2",
+        "type": 13,
+        "digest": "00" * 48,
+        "origin": "uki.efi .cmdline",
+        "evidence": "hardware",
+        "note": "a note",
+    }
+    assert Event.from_dict(value) == EVENT
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"register": "pcr7"}, {"type": -1}, {"digest": "00"}, {"evidence": "sure"}, {"extra": 1}, {"note": None}],
+)
+def test_a_malformed_event_names_its_field(change: dict[str, object]) -> None:
+    with pytest.raises(EvidenceError):
+        Event.from_dict({**EVENT.to_dict(), **change}, "shapes[0].events[3]")
+
+
+def test_nothing_extends_mrtd() -> None:
+    with pytest.raises(EvidenceError, match="MRTD"):
+        replay_events([Event(Register.MRTD, EV_IPL, bytes(48), "x", Evidence.SOURCE)])
+    with pytest.raises(EvidenceError, match="47 bytes"):
+        Event(Register.RTMR0, EV_IPL, bytes(47), "x", Evidence.SOURCE)
+
+
+def entry(kind: int, data: bytes, hashed: bytes | None = None) -> LogEntry:
+    return LogEntry(1, kind, {ALG_SHA384: hashlib.sha384(data if hashed is None else hashed).digest()}, data)
+
+
+def test_explanations() -> None:
+    assert (
+        explain_event(entry(EV_EFI_ACTION, b"Exit Boot Services Invocation"))
+        == "action `Exit Boot Services Invocation`"
+    )
+    assert explain_event(entry(EV_IPL, "quiet x=1\0".encode("utf-16-le"))) == "loader: `quiet x=1`"
+    tagged = struct.pack("<II", 0x8F3B22ED, 3) + b"abc"
+    assert explain_event(entry(EV_EVENT_TAG, tagged)) == "tag 0x8f3b22ed `abc`"
+    assert "fw_cfg BootMenu" in explain_event(
+        entry(EV_PLATFORM_CONFIG_FLAGS, b"QEMU FW CFG\0BootMenu".ljust(68, b"\0"))
+    )
+    name = "PK".encode("utf-16-le")
+    variable = bytes(16) + struct.pack("<QQ", 2, 1) + name + b"\1"
+    assert explain_event(entry(EV_EFI_VARIABLE_DRIVER_CONFIG, variable)).startswith("variable PK (")
+    assert "malformed" in explain_event(entry(EV_EFI_VARIABLE_DRIVER_CONFIG, variable + b"\0"))
+
+
+def test_an_explanation_says_when_the_digest_is_of_something_else() -> None:
+    assert "something else" in explain_event(entry(EV_EFI_ACTION, b"Exit Boot Services Invocation", b"other"))
+
+
+def test_control_characters_never_reach_a_terminal() -> None:
+    assert "\x1b" not in explain_event(entry(EV_IPL, b"\x1b[2Jevil\x07"))
+    assert len(explain_event(entry(EV_IPL, b"A" * 10_000))) <= 400
+
+
+def test_type_names() -> None:
+    assert type_name(EV_IPL) == "EV_IPL"
+    assert type_name(0x12345678) == "0x12345678"

@@ -1,0 +1,133 @@
+"""TCG logs: the published logs replay to their quotes; anything malformed is EvidenceError."""
+
+import json
+import lzma
+import struct
+from pathlib import Path
+
+import pytest
+
+from privml.base.errors import EvidenceError
+from privml.events.registers import Register, register_named, register_of_index, register_of_pcr
+from privml.events.replay import extend, replay, replay_digests, replay_tpm_as_rtmrs
+from privml.events.tcg import ALG_SHA256, ALG_SHA384, LogEntry, encode_log, parse_log
+from privml.events.types import EV_NO_ACTION, EV_SEPARATOR
+
+ROOT = Path(__file__).resolve().parents[2]
+VECTORS = ROOT / "tests/vectors/measurement"
+SHARED = ROOT.parent / "shared/vectors/measurement"
+EXPECTED = json.loads((VECTORS / "replay_expected.json").read_text())
+
+
+def vector(name: str) -> bytes:
+    if (VECTORS / name).exists():
+        return (VECTORS / name).read_bytes()
+    if (VECTORS / f"{name}.xz").exists():
+        return lzma.decompress((VECTORS / f"{name}.xz").read_bytes())
+    if not (SHARED / name).exists():
+        pytest.skip(f"{name} is not in this checkout")
+    return (SHARED / name).read_bytes()
+
+
+@pytest.mark.parametrize("name", sorted(EXPECTED))
+def test_published_logs_replay_to_the_quoted_registers(name: str) -> None:
+    expected = EXPECTED[name]
+    entries = parse_log(vector(name))
+    assert len(entries) == expected["events"] - 1  # the Spec ID event is counted there
+    values = replay(entries)
+    assert {r.name.lower(): v.hex() for r, v in values.items() if r is not Register.RTMR3} == {
+        key: value for key, value in expected.items() if key != "events"
+    }
+    assert values[Register.RTMR3] == bytes(48)
+
+
+def test_quotes_hold_what_the_log_replays_to() -> None:
+    quote = vector("gcp-cos113/cos-113-tdx-quote.dat")
+    values = replay(parse_log(vector("gcp-cos113/ccel_data.dat")))
+    fields = json.loads((SHARED / "quote_fields.json").read_text())["gcp-cos113/cos-113-tdx-quote.dat"]
+    for number, register in enumerate((Register.RTMR0, Register.RTMR1, Register.RTMR2)):
+        at = 48 + 328 + 48 * number
+        assert quote[at : at + 48] == values[register] == bytes.fromhex(fields[register.name.lower()])
+
+
+def entry(index: int = 1, data: bytes = b"x", kind: int = EV_SEPARATOR) -> LogEntry:
+    return LogEntry(index, kind, {ALG_SHA384: bytes(range(48))}, data)
+
+
+def test_encode_then_parse_is_the_same_log() -> None:
+    entries = [entry(1), entry(3, b""), entry(0, b"note", EV_NO_ACTION)]
+    assert parse_log(encode_log(entries, pad_to=4096)) == entries
+    assert len(encode_log(entries, pad_to=4096)) == 4096
+    banks = {ALG_SHA256: 32, ALG_SHA384: 48}
+    two = [LogEntry(7, 4, {ALG_SHA256: bytes(32), ALG_SHA384: bytes(48)}, b"")]
+    assert parse_log(encode_log(two, banks)) == two
+
+
+def test_encode_refuses_other_banks() -> None:
+    with pytest.raises(EvidenceError, match="declared algorithms"):
+        encode_log([LogEntry(1, 4, {ALG_SHA256: bytes(32)}, b"")])
+
+
+@pytest.mark.parametrize("cut", [1, 10, 31, 32, 60, 70, 100, 130])
+def test_a_cut_log_is_refused(cut: int) -> None:
+    log = encode_log([entry()])
+    with pytest.raises(EvidenceError):
+        parse_log(log[: len(log) - cut])
+
+
+def test_a_huge_size_does_not_over_read() -> None:
+    log = bytearray(encode_log([entry()]))
+    log[-5:-1] = struct.pack("<I", 0xFFFFFFF0)
+    with pytest.raises(EvidenceError, match="cut off"):
+        parse_log(bytes(log))
+
+
+def test_digest_count_and_algorithms_are_the_declared_ones() -> None:
+    log = encode_log([entry()])
+    start = len(log) - (12 + 2 + 48 + 4 + 1)
+    for offset, value in ((8, 0), (8, 2), (12, ALG_SHA256)):
+        bad = bytearray(log)
+        struct.pack_into("<H", bad, start + offset, value)
+        with pytest.raises(EvidenceError):
+            parse_log(bytes(bad))
+
+
+def test_padding_is_only_0xff() -> None:
+    log = encode_log([entry()])
+    assert parse_log(log + b"\xff" * 3) == [entry()]
+    with pytest.raises(EvidenceError, match="padding"):
+        parse_log(log + b"\xff" * 8 + b"\0")
+
+
+def test_an_old_sha1_log_is_refused() -> None:
+    with pytest.raises(EvidenceError, match="crypto-agile"):
+        parse_log(struct.pack("<II20sI", 0, 8, bytes(20), 4) + b"abcd")
+    with pytest.raises(EvidenceError):
+        parse_log(b"")
+
+
+def test_replay_rules() -> None:
+    assert extend(bytes(48), bytes(48)) == replay_digests([bytes(48)])
+    with pytest.raises(EvidenceError):
+        extend(bytes(48), bytes(32))
+    assert replay([entry(0, b"", EV_NO_ACTION)])[Register.RTMR0] == bytes(48)
+    with pytest.raises(EvidenceError, match="MRTD"):
+        replay([entry(0)])
+    with pytest.raises(EvidenceError, match="index is 5"):
+        replay([entry(5)])
+    assert replay_tpm_as_rtmrs([entry(0)]) == replay([])
+    assert replay_tpm_as_rtmrs([entry(11)])[Register.RTMR2] == replay([entry(3)])[Register.RTMR2]
+    with pytest.raises(EvidenceError, match="SHA-384"):
+        replay_tpm_as_rtmrs([LogEntry(1, 4, {ALG_SHA256: bytes(32)}, b"")])
+    with pytest.raises(EvidenceError, match="PCR 16"):
+        replay_tpm_as_rtmrs([entry(16)])
+
+
+def test_the_pcr_map_is_the_specification_s() -> None:
+    names = [register_of_pcr(pcr).name for pcr in range(16)]
+    assert names == ["MRTD", "RTMR0", *["RTMR1"] * 5, "RTMR0", *["RTMR2"] * 8]
+    assert register_named("rtmr3") is Register.RTMR3
+    with pytest.raises(EvidenceError):
+        register_named("RTMR0")
+    with pytest.raises(EvidenceError):
+        register_of_index(-1)

@@ -1,0 +1,82 @@
+"""The table loader's commands decide what is measured; the PCI window decides one field of the tables."""
+
+import struct
+
+import pytest
+
+from privml.base.errors import MeasurementError
+from privml.measure import acpi, pciwindow
+
+GIB = 1 << 30
+
+
+def allocate(name: bytes) -> bytes:
+    return (struct.pack("<I56sIB", 1, name, 16, 2)).ljust(128, b"\0")
+
+
+POINTER = struct.pack("<I", 2).ljust(128, b"\0")
+LOADER = allocate(b"etc/acpi/rsdp") + allocate(b"etc/tpm/log") + POINTER + allocate(b"etc/acpi/tables") + bytes(512)
+
+
+def test_the_loader_comes_first_then_files_in_its_order() -> None:
+    blobs = {"etc/acpi/tables": b"t", "etc/acpi/rsdp": b"r", "etc/tpm/log": b"l", "etc/table-loader": LOADER}
+    assert acpi.measured(blobs) == (
+        ("etc/table-loader", LOADER),
+        ("etc/acpi/rsdp", b"r"),
+        ("etc/tpm/log", b"l"),
+        ("etc/acpi/tables", b"t"),
+    )
+    for name in blobs:
+        with pytest.raises(MeasurementError, match=name):
+            acpi.measured({key: value for key, value in blobs.items() if key != name})
+
+
+@pytest.mark.parametrize(
+    "loader",
+    [
+        LOADER[:-1],
+        allocate(b""),
+        allocate(b"x" * 56),
+        allocate(b"\xff\xfe"),
+        allocate(b"a") * 2,
+        struct.pack("<I", 9).ljust(128, b"\0"),
+        b"\0\0\0\0x".ljust(128, b"\0"),
+    ],
+)
+def test_malformed_loaders_are_refused(loader: bytes) -> None:
+    with pytest.raises(MeasurementError):
+        acpi.allocated_files(loader)
+
+
+def e820(*entries: tuple[int, int, int]) -> bytes:
+    return b"".join(struct.pack("<QQI", *entry) for entry in entries)
+
+
+RAM = (0, 2 * GIB, 1)
+AMD_HOLE = (0xFD00000000, 0x300000000, 2)
+
+
+@pytest.mark.parametrize(
+    ("entries", "vendor", "bits", "pages", "base"),
+    [
+        ((AMD_HOLE, RAM), "AuthenticAMD", 40, True, 0xC000000000),  # seen in a boot
+        ((RAM,), "GenuineIntel", 40, True, 0x800000000),  # seen in a boot
+        ((RAM,), "AuthenticAMD", 40, True, 0xE000000000),
+        ((RAM,), "GenuineIntel", 46, True, 0x380000000000),
+        ((RAM,), "GenuineIntel", 52, True, 0x380000000000),
+        ((RAM,), "GenuineIntel", 46, False, 0xE000000000),
+        ((RAM,), "GenuineIntel", 36, True, 0x800000000),
+        ((RAM, (4 * GIB, 40 * GIB, 1)), "GenuineIntel", 40, True, 0x1000000000),
+    ],
+)
+def test_pci_window(
+    entries: tuple[tuple[int, int, int], ...], vendor: str, bits: int, pages: bool, base: int
+) -> None:
+    assert vendor in ("GenuineIntel", "AuthenticAMD")
+    found = pciwindow.window_base(e820(*entries), vendor=vendor, phys_bits=bits, gigabyte_pages=pages)
+    assert found == base
+
+
+def test_a_malformed_memory_map_is_refused() -> None:
+    with pytest.raises(MeasurementError, match="e820"):
+        pciwindow.window_base(b"x", vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True)

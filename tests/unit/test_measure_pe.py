@@ -1,0 +1,130 @@
+"""PE images and UKIs, made here byte by byte, so that each rule of the digest is visible."""
+
+import hashlib
+import struct
+
+import pytest
+
+from privml.base.errors import MeasurementError
+from privml.measure import pe, uki
+
+HEADERS = 0x400
+
+
+def make_pe(
+    sections: list[tuple[str, bytes, int]], *, tail: bytes = b"", certificate: bytes = b"", swap: bool = False
+) -> bytes:
+    """A PE32+ file: (name, contents, virtual size) one after another, then ``tail``, then ``certificate``."""
+    optional = bytearray(240)
+    struct.pack_into("<H", optional, 0, 0x20B)
+    struct.pack_into("<I", optional, 60, HEADERS)
+    struct.pack_into("<I", optional, 64, 0xDEADBEEF)
+    struct.pack_into("<I", optional, 108, 16)
+    body, rows, offset = b"", [], HEADERS
+    for name, contents, virtual in sections:
+        rows.append(
+            name.encode().ljust(8, b"\0") + struct.pack("<IIII", virtual, 0x1000, len(contents), offset) + bytes(16)
+        )
+        body += contents
+        offset += len(contents)
+    if swap:
+        rows.reverse()
+    if certificate:
+        struct.pack_into("<II", optional, 112 + 4 * 8, offset + len(tail), len(certificate))
+    head = b"MZ".ljust(0x3C, b"\0") + struct.pack("<I", 0x80)
+    head = head.ljust(0x80, b"\0") + b"PE\0\0" + struct.pack("<HHIIIHH", 0x8664, len(sections), 0, 0, 0, 240, 0)
+    return (head + optional + b"".join(rows)).ljust(HEADERS, b"\0") + body + tail + certificate
+
+
+def expected(image: bytes, certificate: int = 0) -> bytes:
+    checksum = 0x80 + 24 + 64
+    security = 0x80 + 24 + 112 + 32
+    kept = image[:checksum] + image[checksum + 4 : security] + image[security + 8 : len(image) - certificate]
+    return hashlib.sha384(kept).digest()
+
+
+SECTIONS = [(".text", b"t" * 512, 500), (".data", b"d" * 512, 700)]
+
+
+def test_checksum_and_certificate_are_left_out_and_the_tail_is_not() -> None:
+    plain = make_pe(SECTIONS)
+    assert pe.authenticode(plain) == expected(plain)
+    assert pe.authenticode(plain, "sha256") != pe.authenticode(plain)
+    odd = make_pe(SECTIONS, tail=b"abc", certificate=b"C" * 16)
+    assert pe.authenticode(odd) == expected(odd, 16)
+    assert pe.authenticode(odd) != pe.authenticode(make_pe(SECTIONS, certificate=b"C" * 16))
+
+
+def test_sections_are_hashed_by_file_offset_not_by_table_order() -> None:
+    swapped = make_pe(SECTIONS, swap=True)
+    assert pe.authenticode(swapped) == expected(swapped)
+
+
+def test_memory_contents_have_virtual_size() -> None:
+    image = make_pe(SECTIONS)
+    text, data = pe.headers(image).sections
+    assert pe.in_memory(image, text) == b"t" * 500
+    assert pe.in_memory(image, data) == b"d" * 512 + bytes(188)
+
+
+@pytest.mark.parametrize("cut", [1, 10, 0x3E, 0x90, 0x180, HEADERS, HEADERS + 600])
+def test_a_cut_image_is_refused(cut: int) -> None:
+    with pytest.raises(MeasurementError):
+        pe.authenticode(make_pe(SECTIONS)[:cut])
+
+
+def make_uki(**replace: bytes | None) -> bytes:
+    parts: dict[str, bytes | None] = {
+        ".sdmagic": b"#### LoaderInfo: systemd-stub 262-1 ####",
+        ".sbat": b"sbat,1",
+        ".osrel": b"ID=x\n",
+        ".cmdline": b" a=1\tb\n\x7f",
+        ".initrd": b"initrd",
+        ".linux": b"kernel!!",
+    }
+    parts.update({"." + key: value for key, value in replace.items()})
+    return make_pe([(name, data, len(data)) for name, data in parts.items() if data is not None])
+
+
+def test_facts_are_in_the_stubs_order_and_the_command_line_is_cleaned() -> None:
+    facts = uki.facts(make_uki())
+    assert [name for name, _ in facts.sections] == [".linux", ".osrel", ".cmdline", ".initrd", ".sbat"]
+    assert facts.sections[0][1] == hashlib.sha384(b"kernel!!").digest()
+    assert facts.sections[2][1] == hashlib.sha384(b" a=1\tb\n\x7f").digest()
+    assert facts.cmdline == "a=1 b"
+
+
+def test_the_initrd_is_padded_and_followed_by_the_os_release() -> None:
+    joined = b"initrd\0\0" + uki.extra_cpio("os-release", b"ID=x\n")
+    assert uki.facts(make_uki()).initrd == hashlib.sha384(joined).digest()
+    assert uki.facts(make_uki(osrel=None)).initrd == hashlib.sha384(b"initrd").digest()
+    assert uki.facts(make_uki(osrel=None, initrd=None)).initrd is None
+
+
+def test_pcrsig_is_not_measured_but_reaches_the_initrd() -> None:
+    signed = uki.facts(make_uki(pcrsig=b"{}"))
+    assert ".pcrsig" not in [name for name, _ in signed.sections]
+    assert signed.initrd != uki.facts(make_uki()).initrd
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"sdmagic": b"#### LoaderInfo: systemd-stub 257.13-1 ####"}, "systemd 257, expected 262"),
+        ({"sdmagic": None}, "no systemd-stub"),
+        ({"linux": None}, "no .linux"),
+        ({"profile": b"ID=a"}, ".profile"),
+        ({"ucode": b"u"}, ".ucode"),
+        ({"cmdline": b"\xff\xfe"}, "UTF-8"),
+    ],
+)
+def test_what_is_not_modelled_is_refused(change: dict[str, bytes | None], message: str) -> None:
+    with pytest.raises(MeasurementError, match=message):
+        uki.facts(make_uki(**change))
+
+
+def test_the_stub_adds_a_console_only_without_one() -> None:
+    assert uki.has_console("console=ttyS0")
+    assert uki.has_console("quiet console=hvc0")
+    assert not uki.has_console("quiet myconsole=1")
+    assert uki.load_options("a") == b"a\0\0\0"

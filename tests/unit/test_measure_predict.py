@@ -1,0 +1,192 @@
+"""The TD profile: rows, order, origins and evidence; and what prediction refuses."""
+
+import struct
+import uuid
+from typing import Any
+
+import pytest
+
+from privml.base.errors import MeasurementError
+from privml.events import agent
+from privml.events.event import Event, Evidence
+from privml.events.registers import Register
+from privml.events.replay import replay_digests
+from privml.events.types import EV_IPL, EV_PLATFORM_CONFIG_FLAGS, type_name
+from privml.measure.digest import sha384
+from privml.measure.efivars import GLOBAL
+from privml.measure.firmware import FirmwareFacts
+from privml.measure.predict import Prediction, predict
+from privml.measure.profiles import PROFILES, TD_INTELTDX, TPM, profile_named
+from privml.measure.smbios import TABLES, FirmwareStrings
+from privml.measure.tdvf import FirmwareSection
+from privml.measure.uki import UkiFacts, load_options
+
+SYSTEM = bytes((1, 27, 0, 1, 1, 2, 3, 0)) + bytes(16) + b"\6\0\0" + b"QEMU\0PC\0q35\0\0"
+BLOBS = {
+    "etc/table-loader": struct.pack("<I56sIB", 1, b"etc/acpi/tables", 64, 1).ljust(128, b"\0"),
+    "etc/acpi/tables": b"tables",
+    TABLES: SYSTEM + bytes.fromhex("7f04fffe0000"),
+    "BootMenu": b"\0\0",
+    "bootorder": b"/rom@genroms/linuxboot_dma.bin\0",
+    "etc/reserved-memory-end": b"short",
+}
+FIRMWARE = FirmwareFacts(
+    (FirmwareSection(2, 0, 0, 0x809000, 0x2000, 0),),
+    b"s" * 48,
+    b"t" * 48,
+    b"c" * 48,
+    {},
+    FirmwareStrings("v", "1", "01/01/2026"),
+)
+UKI = UkiFacts(b"k" * 48, ((".linux", b"l" * 48), (".cmdline", b"m" * 48)), "console=hvc0 a=1", b"i" * 48)
+VARIABLES = ("SecureBoot", "PK", "KEK", "db", "dbx")
+AGENT = (agent.config_event("00" * 32), agent.system_ready_event())
+
+
+def td(uki: UkiFacts = UKI, blobs: dict[str, bytes] = BLOBS, **more: Any) -> Prediction:
+    return predict(uki, FIRMWARE, blobs, 2 << 30, TD_INTELTDX, **more)
+
+
+def names(events: tuple[Event, ...], register: Register) -> list[str]:
+    return [f"{type_name(event.type)} {event.origin}" for event in events if event.register is register]
+
+
+def test_rows_of_a_td() -> None:
+    events = td(agent_events=AGENT).events
+    assert names(events, Register.RTMR0) == [
+        "EV_EFI_HANDOFF_TABLES2 TD HOB",
+        "EV_EFI_PLATFORM_FIRMWARE_BLOB2 firmware.fd CFV",
+        "EV_PLATFORM_CONFIG_FLAGS BootMenu",
+        "EV_PLATFORM_CONFIG_FLAGS bootorder",
+        *[
+            f"EV_EFI_VARIABLE_DRIVER_CONFIG firmware.fd variable {name}"
+            for name in ("SecureBoot", "PK", "KEK", "db", "dbx")
+        ],
+        "EV_SEPARATOR firmware: separator after the Secure Boot variables",
+        "EV_PLATFORM_CONFIG_FLAGS etc/table-loader",
+        "EV_PLATFORM_CONFIG_FLAGS etc/acpi/tables",
+        "EV_EFI_HANDOFF_TABLES etc/smbios/smbios-tables",
+        "EV_IPL etc/smbios/smbios-tables type 1",
+    ]
+    assert names(events, Register.RTMR1) == [
+        "EV_EFI_BOOT_SERVICES_APPLICATION uki.efi",
+        "EV_EFI_ACTION firmware: boot option starts",
+        "EV_SEPARATOR firmware: separator before the boot option starts",
+        "EV_EFI_ACTION firmware: Exit Boot Services Invocation",
+        "EV_EFI_ACTION firmware: Exit Boot Services Returned with Success",
+    ]
+    assert [name.split(" ", 1)[1] for name in names(events, Register.RTMR2)] == [
+        "uki.efi .linux (its name)",
+        "uki.efi .linux",
+        "uki.efi .cmdline (its name)",
+        "uki.efi .cmdline",
+        "uki.efi .cmdline as the kernel's LoadOptions",
+        "uki.efi .initrd with the stub's additions",
+    ]
+    assert names(events, Register.RTMR3) == ["0x00000000 agent: config", "0x00000000 agent: system-ready"]
+
+
+def test_rtmr3_is_the_agent_s_log() -> None:
+    prediction = td(agent_events=AGENT)
+    assert prediction.registers()[Register.RTMR3] == agent.replay_log(agent.encode_log(AGENT))
+    assert td().registers()[Register.RTMR3] == bytes(48)
+    assert prediction.registers()[Register.MRTD] == b"s" * 48 and prediction.mrtd_two == b"t" * 48
+
+
+def test_registers_replay_the_events() -> None:
+    prediction = td()
+    digests = [event.digest for event in prediction.events if event.register is Register.RTMR2]
+    assert prediction.registers()[Register.RTMR2] == replay_digests(digests)
+    assert sha384(load_options("console=hvc0 a=1")) in digests
+
+
+def test_the_weakest_evidence_speaks_for_a_register() -> None:
+    levels = td().evidence()
+    assert levels[Register.RTMR0] is Evidence.SOURCE  # fw_cfg items and the stub's SMBIOS event
+    assert levels[Register.RTMR1] is Evidence.SOURCE  # where the separator goes
+    assert levels[Register.MRTD] is Evidence.HARDWARE
+    assert Evidence.HARDWARE not in {event.evidence for event in predict(UKI, FIRMWARE, BLOBS, 2 << 30, TPM).events}
+
+
+def test_origins_name_the_recipe_s_line() -> None:
+    events = td(
+        origins={".cmdline": "recipes/a.yaml:4 kernel.cmdline", "firmware.fd": "recipes/a.yaml:7 firmware"}
+    ).events
+    origins = [event.origin for event in events]
+    assert "uki.efi .cmdline (recipes/a.yaml:4 kernel.cmdline)" in origins
+    assert "uki.efi .cmdline as the kernel's LoadOptions (recipes/a.yaml:4 kernel.cmdline)" in origins
+    assert "firmware.fd CFV (recipes/a.yaml:7 firmware)" in origins
+
+
+def test_a_host_command_line_replaces_the_embedded_one() -> None:
+    mine, theirs = td().events, td(host_cmdline="console=x evil").events
+    extra = [event for event in theirs if event not in mine]
+    assert [event.note for event in extra] == ["console=x evil"] * 2
+    assert extra[0].type == EV_IPL
+    assert td(host_cmdline="").events == mine
+    assert td(host_cmdline=" \n ").events == mine
+
+
+def test_enrolled_keys_change_secure_boot() -> None:
+    keyed = FirmwareFacts(
+        FIRMWARE.sections, b"s" * 48, b"t" * 48, b"c" * 48, {(GLOBAL, "PK"): b"key"}, FIRMWARE.strings
+    )
+    mine = td().registers()[Register.RTMR0]
+    assert predict(UKI, keyed, BLOBS, 2 << 30, TD_INTELTDX).registers()[Register.RTMR0] != mine
+
+
+@pytest.mark.parametrize("change", ["memory", "bootorder", "boot menu", "cfv", "tables", "serial"])
+def test_each_input_of_the_machine_moves_rtmr0(change: str) -> None:
+    mine = td().registers()
+    firmware, blobs, memory = FIRMWARE, dict(BLOBS), 2 << 30
+    if change == "memory":
+        memory = 4 << 30
+    elif change == "bootorder":
+        blobs["bootorder"] = b"/pci@i0cf8\0"
+    elif change == "boot menu":
+        blobs["BootMenu"] = b"\1\0"
+    elif change == "cfv":
+        firmware = FirmwareFacts(FIRMWARE.sections, b"s" * 48, b"t" * 48, b"d" * 48, {}, FIRMWARE.strings)
+    elif change == "tables":
+        blobs["etc/acpi/tables"] = b"other"
+    else:  # the firmware blanks a UUID, the stub does not
+        blobs[TABLES] = SYSTEM[:8] + b"U" * 16 + SYSTEM[24:] + bytes.fromhex("7f04fffe0000")
+    other = predict(UKI, firmware, blobs, memory, TD_INTELTDX).registers()
+    assert other[Register.RTMR0] != mine[Register.RTMR0]
+    assert {register for register in mine if mine[register] != other[register]} == {Register.RTMR0}
+
+
+@pytest.mark.parametrize("name", ["etc/table-loader", "etc/acpi/tables", TABLES, "BootMenu"])
+def test_a_missing_blob_is_refused(name: str) -> None:
+    with pytest.raises(MeasurementError, match=name):
+        td(blobs={key: value for key, value in BLOBS.items() if key != name})
+
+
+def test_the_console_is_not_left_to_the_stub() -> None:
+    silent = UkiFacts(b"k" * 48, (), "quiet", None)
+    with pytest.raises(MeasurementError, match="console=") as caught:
+        td(silent)
+    assert caught.value.hint is not None
+    assert sha384(load_options("quiet console=hvc0")) in [
+        event.digest for event in td(silent, stub_console="console=hvc0").events
+    ]
+    assert sha384(load_options("quiet")) in [event.digest for event in td(silent, stub_console="").events]
+    bare = td(UkiFacts(b"k" * 48, (), "", None), stub_console="").events
+    assert not any(event.register is Register.RTMR2 for event in bare)
+
+
+def test_profiles_are_found_by_name() -> None:
+    assert all(profile_named(name).name == name for name in PROFILES)
+    with pytest.raises(MeasurementError, match="expected one of"):
+        profile_named("ovmf")
+
+
+def test_an_fw_cfg_item_of_another_size_is_not_measured() -> None:
+    items = [event.origin for event in td().events if event.type == EV_PLATFORM_CONFIG_FLAGS]
+    assert "etc/reserved-memory-end" not in items
+    blobs = {**BLOBS, "etc/reserved-memory-end": bytes(8)}
+    assert "etc/reserved-memory-end" in [event.origin for event in td(blobs=blobs).events]
+
+
+def test_vendor_guids_are_the_specification_s() -> None:
+    assert uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c") == GLOBAL
