@@ -68,6 +68,10 @@ class Guest:
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.cut = False
         self.lengthless = False
+        self.endless = False
+        self.pause = 0.02
+        self.wake = threading.Event()
+        self.broken = threading.Event()
         self.port = 0
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.use(self.pem)
@@ -130,13 +134,23 @@ def _handler(guest: Guest) -> type[BaseHTTPRequestHandler]:
             self.send_header("Content-Type", "text/event-stream")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
+            try:
+                self._tokens()
+            except OSError:
+                guest.broken.set()
+                raise
+            if not guest.cut:
+                self.wfile.write(b"0\r\n\r\n")
+            self.close_connection = True
+
+        def _tokens(self) -> None:
             for index in range(3):
                 self.wfile.write(b"f\r\ndata: token %d\n\n\r\n" % index)
                 self.wfile.flush()
                 time.sleep(0.05)
-            if not guest.cut:
-                self.wfile.write(b"0\r\n\r\n")
-            self.close_connection = True
+            while guest.endless:
+                self.wfile.write(b"4\r\nmore\r\n")
+                guest.wake.wait(guest.pause)
 
         def _json(self, status: int, value: object) -> None:
             self._send(status, json.dumps(value).encode())

@@ -253,6 +253,31 @@ def test_an_answer_streams_as_it_comes(guest: Guest) -> None:
     assert times[-1] - times[0] > 0.05
 
 
+def test_a_client_that_leaves_ends_the_work_upstream(guest: Guest) -> None:
+    guest.endless = True
+    with proxied(gate_for(guest)) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("POST", "/v1/stream", b"x")
+        assert connection.getresponse().read1(100)
+        connection.sock.shutdown(socket.SHUT_RDWR)
+        connection.close()
+        assert guest.broken.wait(5)
+
+
+def test_many_slow_answers_do_not_keep_others_waiting(guest: Guest) -> None:
+    """More open answers than anyio has threads by default, and the gate can still be asked."""
+    guest.endless, guest.pause = True, 60.0
+    gate = gate_for(guest)
+    with proxied(gate) as port, contextlib.ExitStack() as stack:
+        for _ in range(45):
+            raw = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
+            raw.sendall(b"POST /v1/stream HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            assert raw.recv(12) == b"HTTP/1.1 200"
+        assert ask(port)[0] == 200
+        guest.endless = False
+        guest.wake.set()
+
+
 @pytest.mark.parametrize("path", ["/v1/stream", "/v1/whole"])
 def test_half_an_answer_does_not_look_whole(guest: Guest, path: str, caplog: pytest.LogCaptureFixture) -> None:
     with proxied(gate_for(guest)) as port:

@@ -10,8 +10,10 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, loads
-from privml.evidence import document, facts, merkle, report_data
+from privml.events.registers import RTMRS
+from privml.evidence import document, facts, merkle, quote, report_data
 from privml.evidence.report_data import Devices, Header, Keys
+from privml.verify.text import describe
 
 
 def sha256(data: bytes) -> bytes:
@@ -173,3 +175,14 @@ def _sha384(data: bytes) -> bytes:
 def test_a_malformed_section_is_an_error(name: str) -> None:
     with pytest.raises(EvidenceError):
         facts.collect(dataclasses.replace(samples.document(), **{name: b"nonsense"}))
+
+
+@pytest.mark.skipif(not samples.SHARED.is_dir(), reason="the shared vectors are not beside this checkout")
+def test_a_real_log_replays_to_its_real_quote() -> None:
+    directory = samples.SHARED / "google_go-tdx-guest" / "ccel"
+    parsed = quote.parse((directory / "cos-113-tdx-quote.dat").read_bytes())
+    assert parsed.body.report_data == (directory / "nonce.dat").read_bytes()
+    registers = dict(zip(RTMRS, parsed.body.rtmrs, strict=True))
+    log = facts.read_boot_log((directory / "ccel_data.dat").read_bytes(), registers)
+    assert (log.kind, log.matches) == ("ccel", set(facts.LOGGED))
+    assert all(describe(event).isprintable() for event in log.events)

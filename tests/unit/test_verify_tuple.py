@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Callable
 from typing import Any
 
 import attestation_samples as samples
 import pytest
 
+from privml.base.strictjson import loads
 from privml.events import agent
 from privml.events.registers import Register
+from privml.evidence import quote
+from privml.evidence.document import decode_collateral
 from privml.evidence.facts import Facts
 from privml.evidence.quote import TdBody
 from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
 from privml.evidence.report_data import Header
+from privml.evidence.signature import check
 from privml.statement.predicate import MeasuredShape
 from privml.verify.check import verify
 from privml.verify.policy import INTEL_ROOT_SHA256, Expected, Policy
@@ -273,3 +278,15 @@ def test_refusal_codes_are_known_ones() -> None:
         Refusal("nonsense", "", "")
     assert all(register.name.lower() in CODES for register in Register)
     assert isinstance(SIGNATURE, QuoteFacts)
+
+
+def test_a_real_server_meets_the_strict_policy() -> None:
+    """A genuine quote over our document is refused for what it measures and binds, and for nothing else."""
+    data = (samples.VECTORS / "tdx_quote.bin").read_bytes()
+    collateral = decode_collateral(loads((samples.VECTORS / "tdx_quote_collateral.json").read_bytes()))
+    signed = check(data, collateral, now=1_750_420_000)
+    parsed = quote.parse(data)
+    facts = dataclasses.replace(FACTS, quote=parsed, quote_sha256=hashlib.sha256(data[:4936]).hexdigest())
+    image = {"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "report-data"}
+    assert codes(judge(facts=facts, signature=signed)) == image | {"tcb-evaluation-number"}
+    assert codes(judge(facts=facts, signature=signed, policy=Policy(min_tcb_evaluation_number=17))) == image
