@@ -11,7 +11,7 @@ import functools
 import hashlib
 import struct
 from collections.abc import Mapping
-from importlib.resources import files
+from pathlib import Path
 
 from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -35,6 +35,8 @@ TEE_TCB_SVN = bytes([3, 0, 7]) + bytes(13)
 MR_SEAM = hashlib.sha384(b"SIMULATED TDX module").digest()
 TD_ATTRIBUTES = bytes.fromhex("0000001000000000")
 XFAM = bytes.fromhex("e702060000000000")
+# Beside this module, found by path: `importlib.resources` costs a second of imports in an emulated guest.
+_STATIC = Path(__file__).with_name("pki")
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
 
@@ -88,13 +90,13 @@ def assemble(td_report: bytes, certification: bytes | None = None) -> bytes:
 
 def collateral() -> dict[str, str]:
     """The simulated platform's collateral: the nine fields of `evidence.document`."""
-    data = files("privml.sim").joinpath("pki", "collateral.json").read_bytes()
+    data = (_STATIC / "collateral.json").read_bytes()
     return decode_collateral(loads(data, what="simulated collateral"))
 
 
 def root_pem() -> bytes:
     """The root certificate of the simulation, PEM: what a caller names to accept it."""
-    return files("privml.sim").joinpath("pki", "root.pem").read_bytes()
+    return (_STATIC / "root.pem").read_bytes()
 
 
 @functools.cache
@@ -104,4 +106,4 @@ def _attestation_key() -> ec.EllipticCurvePrivateKey:
 
 @functools.cache
 def _certification() -> bytes:
-    return files("privml.sim").joinpath("pki", "certification.bin").read_bytes()
+    return (_STATIC / "certification.bin").read_bytes()
