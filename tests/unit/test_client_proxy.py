@@ -221,6 +221,27 @@ def test_the_upstream_is_verified_again_without_being_asked(guest: Guest) -> Non
             time.sleep(0.02)
 
 
+def test_the_timer_outlives_a_check_that_breaks(guest: Guest, caplog: pytest.LogCaptureFixture) -> None:
+    broken = True
+
+    def breaks(*arguments: bytes) -> Verdict:
+        if broken:
+            raise RuntimeError("a bug")
+        return check()(*arguments)  # type: ignore[no-any-return]
+
+    gate = gate_for(guest, check=breaks, interval=0.1)
+    with proxied(gate, interval=0.1):
+        end = time.monotonic() + 5
+        while "cannot be verified" not in caplog.text:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+        assert gate.last is None
+        broken = False
+        while gate.last is None or not gate.last.open:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+
+
 def test_an_unreachable_upstream_closes_an_open_gate(guest: Guest) -> None:
     now = [0.0]
     gate = gate_for(guest, interval=60.0, clock=lambda: now[0])
@@ -327,7 +348,9 @@ def test_too_long_a_head_is_refused(guest: Guest) -> None:
     assert nothing_left(guest)
 
 
-@pytest.mark.parametrize("path", ["/v1/../.well-known/privml-attestation", "/v1/%C3%A4/../x", "/other", "/"])
+@pytest.mark.parametrize(
+    "path", ["/v1/../.well-known/privml-attestation", "/v1/%C3%A4/../x", "/v1/..", "/v1/%2e%2E/x", "/other", "/"]
+)
 def test_other_paths_do_not_pass(guest: Guest, path: str) -> None:
     with proxied(gate_for(guest)) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)

@@ -13,6 +13,7 @@ import logging
 from collections.abc import AsyncIterator
 from functools import partial
 from typing import Any
+from urllib.parse import unquote
 
 import uvicorn
 from anyio.to_thread import current_default_thread_limiter, run_sync
@@ -121,7 +122,11 @@ def application(gate: Gate, interval: float = INTERVAL) -> Starlette:
 
 async def _keep_fresh(gate: Gate, interval: float) -> None:
     while True:
-        await run_sync(partial(gate.decide, fresh=True), abandon_on_cancel=True)
+        try:
+            await run_sync(partial(gate.decide, fresh=True), abandon_on_cancel=True)
+        except Exception:
+            # The gate is shut by now, and each request asks it again; only the timer must go on.
+            log.exception("%s: cannot be verified", gate.upstream.url)
         await asyncio.sleep(interval)
 
 
@@ -249,6 +254,7 @@ def _target(request: Request) -> str:
     raw: bytes = request.scope["raw_path"]
     query: bytes = request.scope["query_string"]
     target = (raw + (b"?" + query if query else b"")).decode("ascii", "replace")
-    if not target.startswith("/v1/") or "/../" in target or not target.isascii() or not target.isprintable():
+    dots = any(unquote(segment) in (".", "..") for segment in raw.decode("ascii", "replace").split("/"))
+    if dots or not target.startswith("/v1/") or not target.isascii() or not target.isprintable():
         raise _Answer(400, "invalid_path", "a path that is not plain ASCII under /v1/")
     return target
