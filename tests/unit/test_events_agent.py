@@ -60,6 +60,11 @@ def test_any_other_spelling_is_refused(log: bytes) -> None:
         parse_log(log)
 
 
+def test_a_wrong_number_is_told() -> None:
+    with pytest.raises(EvidenceError, match="line 2: seq is 2, expected 1"):
+        parse_log(LOG.replace(b'"seq":1', b'"seq":2'))
+
+
 def test_sequences() -> None:
     assert agent.sequence(gpus=False) == ("config", "model", "engine", "system-ready")
     assert agent.sequence(gpus=True)[1:3] == ("gpu-policy", "gpu-ready")

@@ -92,6 +92,11 @@ def test_digest_count_and_algorithms_are_the_declared_ones() -> None:
             parse_log(bytes(bad))
 
 
+def test_an_event_without_digests_is_refused_although_it_is_whole() -> None:
+    with pytest.raises(EvidenceError, match="0 digests"):
+        parse_log(encode_log([entry()]) + struct.pack("<IIII", 1, 4, 0, 0))
+
+
 def test_padding_is_only_0xff() -> None:
     log = encode_log([entry()])
     assert parse_log(log + b"\xff" * 3) == [entry()]

@@ -85,6 +85,7 @@ def test_published_mrtd_of_debian_s_firmware() -> None:
         ([(0, 0x1000, 0xFFFFE001, 0x1000, 0, 1)], "malformed"),
         ([(0, 0x1000, 0xFFFFE000, 0x800, 0, 1)], "malformed"),
         ([(0, 0x800, 0xFFFFE000, 0x1000, 0, 1)], "not whole"),
+        ([(0, 0, 0x100000, 1 << 30, 3, 0)], "malformed"),
         ([], "0 TDVF sections"),
     ],
 )

@@ -103,7 +103,7 @@ def test_registers_replay_the_events() -> None:
 def test_the_weakest_evidence_speaks_for_a_register() -> None:
     levels = td().evidence()
     assert levels[Register.RTMR0] is Evidence.SOURCE  # fw_cfg items and the stub's SMBIOS event
-    assert levels[Register.RTMR1] is Evidence.SOURCE  # where the separator goes
+    assert levels[Register.RTMR1] is levels[Register.RTMR2] is Evidence.TPM_BOOT  # what the stub does
     assert levels[Register.MRTD] is Evidence.HARDWARE
     assert Evidence.HARDWARE not in {event.evidence for event in predict(UKI, FIRMWARE, BLOBS, 2 << 30, TPM).events}
 
@@ -132,7 +132,10 @@ def test_enrolled_keys_change_secure_boot() -> None:
         FIRMWARE.sections, b"s" * 48, b"t" * 48, b"c" * 48, {(GLOBAL, "PK"): b"key"}, FIRMWARE.strings
     )
     mine = td().registers()[Register.RTMR0]
-    assert predict(UKI, keyed, BLOBS, 2 << 30, TD_INTELTDX).registers()[Register.RTMR0] != mine
+    theirs = predict(UKI, keyed, BLOBS, 2 << 30, TD_INTELTDX)
+    assert theirs.registers()[Register.RTMR0] != mine
+    with_options = predict(UKI, keyed, BLOBS, 2 << 30, TD_INTELTDX, host_cmdline="console=x evil")
+    assert with_options.events == theirs.events  # the stub drops what the host says
 
 
 @pytest.mark.parametrize("change", ["memory", "bootorder", "boot menu", "cfv", "tables", "serial"])

@@ -18,7 +18,6 @@ from privml.events.tcg import LogEntry
 from privml.events.types import EV_EFI_ACTION, EV_EVENT_TAG, EV_IPL, type_name
 from privml.measure import smbios
 from privml.measure.digest import sha384
-from privml.measure.predict import AGENT_EVENT_TYPE
 from privml.measure.uki import load_options
 
 Kind = Literal["differs", "missing", "extra"]
@@ -262,14 +261,3 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
 
 def _known(event: Event | None, entry: LogEntry | None) -> KnownDifference | None:
     return next((known for known, test in KNOWN if test(event, entry)), None)
-
-
-__all__ = [
-    "AGENT_EVENT_TYPE",
-    "KNOWN",
-    "Comparison",
-    "Difference",
-    "KnownDifference",
-    "compare",
-    "explain_event",
-]

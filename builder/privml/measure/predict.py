@@ -116,7 +116,8 @@ def predict(
     events = _Events(profile, origins or {})
     if not profile.tpm:
         _launch(events, firmware, blobs, memory, profile)
-    for variable in secure_boot_variables(firmware.variables, capable=profile.secure_boot):
+    variables = secure_boot_variables(firmware.variables, capable=profile.secure_boot)
+    for variable in variables:
         events.add(
             Register.RTMR0,
             EV_EFI_VARIABLE_DRIVER_CONFIG,
@@ -125,7 +126,7 @@ def predict(
             key="firmware.fd",
             evidence=Evidence.HARDWARE,
         )
-    _separator(events, Register.RTMR0, "after the Secure Boot variables", evidence=Evidence.HARDWARE)
+    _separator(events, Register.RTMR0, "after the Secure Boot variables")
     for name, blob in acpi.measured(blobs):
         events.add(Register.RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(blob), name, evidence=Evidence.HARDWARE)
     events.add(
@@ -133,8 +134,8 @@ def predict(
         EV_EFI_BOOT_SERVICES_APPLICATION,
         uki.authenticode,
         "uki.efi",
-        evidence=Evidence.HARDWARE,
-        note="Authenticode SHA-384 of the whole image",
+        evidence=Evidence.TPM_BOOT,
+        note="Authenticode SHA-384 of the whole image; the stub maps the kernel inside itself, without an event",
     )
     table = _smbios_table(firmware, blobs)
     if profile.smbios:
@@ -156,18 +157,23 @@ def predict(
     for register, count in zip((Register.RTMR0, Register.RTMR1), profile.separators, strict=True):
         for _ in range(count):
             _separator(events, register, "before the boot option starts")
+    if variables[0].data == b"\1" and (uki.cmdline or not profile.tpm):
+        host_cmdline = None  # with Secure Boot on the stub drops it, unmeasured
     _stub(events, uki, table, profile, host_cmdline, stub_console)
     for action in (EXIT_INVOKED, EXIT_SUCCEEDED):
         text = f"firmware: {action.decode()}"
         events.add(Register.RTMR1, EV_EFI_ACTION, sha384(action), text, evidence=Evidence.HARDWARE)
     listed = tuple(agent_events)
     for event, digest in zip(listed, digests(listed), strict=True):
-        events.add(Register.RTMR3, AGENT_EVENT_TYPE, digest, f"agent: {event.name}", key=event.name)
+        events.add(
+            Register.RTMR3, AGENT_EVENT_TYPE, digest, f"agent: {event.name}", key=event.name, evidence=Evidence.SOURCE
+        )
     return Prediction(tuple(events.rows), firmware.mrtd_single, firmware.mrtd_two)
 
 
-def _separator(events: _Events, register: Register, when: str, *, evidence: Evidence | None = None) -> None:
-    events.add(register, EV_SEPARATOR, sha384(_SEPARATOR), f"firmware: separator {when}", evidence=evidence)
+def _separator(events: _Events, register: Register, when: str) -> None:
+    origin = f"firmware: separator {when}"
+    events.add(register, EV_SEPARATOR, sha384(_SEPARATOR), origin, evidence=Evidence.HARDWARE)
 
 
 def _launch(
@@ -270,4 +276,5 @@ def _stub(
             uki.initrd,
             "uki.efi .initrd with the stub's additions",
             key=".initrd",
+            evidence=Evidence.TPM_BOOT,
         )

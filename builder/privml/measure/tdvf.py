@@ -25,6 +25,7 @@ PAGE = 4096
 _FOOTER = uuid.UUID("96b582de-1fb2-45f7-baea-a366c55a082d").bytes_le
 _TDX_OFFSET = uuid.UUID("e47a6535-984a-4798-865e-4685a7bf8ec2").bytes_le
 _MAX_SECTIONS = 32
+_MAX_MEMORY = 1 << 28  # of an added section; real ones have 4 MiB
 _ENTRY = 18  # u16 length and GUID, which follow an entry's data
 
 
@@ -102,7 +103,7 @@ def _section(firmware: bytes, at: int) -> FirmwareSection:
             f"firmware: section {section.type_name} ends at byte {offset + raw} of a file of {len(firmware)} bytes",
             hint="a split OVMF_CODE file has lost its variables: use the unified OVMF.fd or OVMF.inteltdx.fd",
         )
-    if gpa % PAGE or memory % PAGE or memory < raw or memory >= 1 << 40:
+    if gpa % PAGE or memory % PAGE or memory < raw or (memory > _MAX_MEMORY and not attributes & ATTRIBUTE_PAGE_AUG):
         raise MeasurementError(
             f"firmware: section {section.type_name} at 0x{gpa:x} of 0x{memory:x} bytes is malformed"
         )
