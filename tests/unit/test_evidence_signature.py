@@ -60,6 +60,18 @@ def test_every_part_of_the_collateral_counts(name: str) -> None:
     assert isinstance(found, SignatureFailure), name
 
 
+def test_the_reason_is_that_of_the_root_the_chain_names() -> None:
+    """Not "unknown root" from the other one that was tried too."""
+    later = JUNE_2025 + 90 * 86400
+    genuine = signature.check(QUOTE, COLLATERAL, now=later, simulated_root=samples.ROOT)
+    assert isinstance(genuine, SignatureFailure)
+    assert "xpired" in genuine.reason
+    made = samples.document()
+    simulated = signature.check(made.quote, made.collateral, now=2**32, simulated_root=samples.ROOT)
+    assert isinstance(simulated, SignatureFailure)
+    assert "xpired" in simulated.reason
+
+
 def test_no_collateral_is_a_failure_of_its_own() -> None:
     found = signature.check(QUOTE, None, now=JUNE_2025)
     assert isinstance(found, SignatureFailure)

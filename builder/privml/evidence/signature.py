@@ -66,8 +66,8 @@ def check(
             return _verify(signed, collateral, root, now, simulated=simulated)
         except ValueError as error:
             reasons.append(str(error))
-    # The last root tried is the one the caller believes in; its reason is the useful one.
-    return SignatureFailure(reasons[-1], simulated)
+    # The reason that helps is the one of the root that the chain itself names.
+    return SignatureFailure(reasons[-1 if simulated else 0], simulated)
 
 
 def claims_simulation(parsed: quotes.Quote) -> bool:
