@@ -1,0 +1,99 @@
+"""The guest's unit files say what the agent's code relies on."""
+
+from __future__ import annotations
+
+import configparser
+import importlib.util
+import re
+from pathlib import Path
+
+import pytest
+
+from privml.agent.boot import EngineUnit
+from privml.agent.layout import SERVER_ID, Layout
+
+GUEST = Path(__file__).parents[2] / "images" / "guest"
+COMMON = GUEST / "common"
+UNITS = COMMON / "usr" / "lib" / "systemd" / "system"
+MASKS = COMMON / "etc" / "systemd" / "system"
+SERVICES = ("broker", "boot", "server", "engine")
+
+
+def unit(path: Path) -> dict[str, dict[str, list[str]]]:
+    """A unit file: section, key, values."""
+    sections: dict[str, dict[str, list[str]]] = {}
+    section: dict[str, list[str]] = {}
+    for line in path.read_text().splitlines():
+        if line.startswith("["):
+            section = sections.setdefault(line.strip("[]"), {})
+        elif line and not line.startswith("#"):
+            key, _, value = line.partition("=")
+            section.setdefault(key, []).append(value)
+    return sections
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_services_start_modules_that_exist(name: str) -> None:
+    service = unit(UNITS / f"privml-{name}.service")["Service"]
+    module = service["ExecStart"][-1].split()[-1]
+    assert module == f"privml.agent.{name}"
+    assert importlib.util.find_spec(module) is not None
+    assert service["NoNewPrivileges"] == ["yes"]
+    assert service["Environment"] == ["PYTHONPATH=/usr/lib/privml"]
+
+
+@pytest.mark.parametrize("path", sorted([*UNITS.iterdir(), *MASKS.iterdir()]), ids=lambda path: path.name)
+def test_no_unit_draws_in_the_distributions_defaults(path: Path) -> None:
+    if path.stat().st_size:
+        assert unit(path)["Unit"]["DefaultDependencies"] == ["no"]
+
+
+def test_only_the_two_root_services_have_no_user_of_their_own() -> None:
+    users = {name: unit(UNITS / f"privml-{name}.service")["Service"].get("User") for name in SERVICES}
+    assert users == {"broker": None, "boot": None, "server": ["privml"], "engine": ["privml-engine"]}
+
+
+def test_broker_and_engine_never_start_twice() -> None:
+    for name in ("broker", "boot", "engine"):
+        assert unit(UNITS / f"privml-{name}.service")["Service"]["Restart"] == ["no"]
+    assert unit(UNITS / "privml-boot.service")["Unit"]["FailureAction"] == ["poweroff-force"]
+
+
+def test_nothing_but_the_boot_starts_the_engine() -> None:
+    for path in [*UNITS.iterdir(), *MASKS.iterdir()]:
+        assert EngineUnit.UNIT not in path.read_text() or path.name == EngineUnit.UNIT
+    assert (UNITS / EngineUnit.UNIT).is_file()
+
+
+def test_numbers_and_folders_are_the_codes() -> None:
+    text = (COMMON / "usr/lib/sysusers.d/privml.conf").read_text()
+    assert re.search(rf"^u privml {SERVER_ID}:{SERVER_ID} ", text, re.MULTILINE)
+    layout = Layout()
+    folders = unit(UNITS / "privml-broker.service")["Service"]["RuntimeDirectory"][0].split()
+    assert folders == [str(path.relative_to("/run")) for path in (layout.run, layout.stage_socket.parent)]
+
+
+def test_kernel_is_closed_by_sysctl() -> None:
+    parser = configparser.ConfigParser()
+    parser.read_string("[sysctl]\n" + (COMMON / "etc/sysctl.d/privml.conf").read_text())
+    values = parser["sysctl"]
+    assert values["kernel.modules_disabled"] == "1"
+    assert values["kernel.sysrq"] == "0"
+    assert values["kernel.kexec_load_disabled"] == "1"
+
+
+@pytest.mark.parametrize("name", ["emergency", "rescue"])
+def test_modes_for_people_power_off(name: str) -> None:
+    service = unit(MASKS / f"{name}.service")["Service"]
+    assert service["ExecStart"] == ["/usr/bin/systemctl poweroff --force --force"]
+
+
+def test_simulation_is_in_the_development_overlay_only() -> None:
+    assert not any("privml.sim" in path.read_text() for path in COMMON.rglob("*") if path.is_file())
+    dropin = GUEST / "development/etc/systemd/system/privml-broker.service.d/simulated.conf"
+    assert unit(dropin)["Service"]["ExecStart"] == ["", "/usr/bin/python3 -B -P -m privml.sim.broker"]
+
+
+def test_udev_loads_no_module_and_reads_no_disk() -> None:
+    for rule in ("80-drivers", "60-persistent-storage", "55-dm"):
+        assert (COMMON / f"etc/udev/rules.d/{rule}.rules").read_bytes() == b""
