@@ -1,0 +1,73 @@
+"""The simulated platform: what it measures is this boot's, and it refuses to guess."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from agent_guest import MRTD, SHA384, TPM_LOG
+
+from privml.agent.tee import Tee
+from privml.base.errors import EvidenceError, HostError
+from privml.events.registers import ZERO, Register
+from privml.events.replay import extend, replay_tpm_as_rtmrs
+from privml.events.tcg import LogEntry, encode_log, parse_log
+from privml.evidence import quote
+from privml.evidence.document import COLLATERAL_FIELDS
+from privml.sim import broker
+from privml.sim.tee import SimulatedTee
+
+
+def platform(top: Path, *, log: bytes = TPM_LOG, mrtd: str = MRTD.hex() + "\n") -> SimulatedTee:
+    (top / "log").write_bytes(log)
+    (top / "mrtd").write_text(mrtd)
+    return SimulatedTee(tpm_log=top / "log", mrtd=top / "mrtd")
+
+
+def test_quote_carries_this_boots_log_and_the_launchers_mrtd(tmp_path: Path) -> None:
+    tee: Tee = platform(tmp_path)
+    tee.extend(b"\x07" * 48)
+    body = quote.parse(tee.quote(bytes(range(64)))).body
+    replayed = replay_tpm_as_rtmrs(parse_log(TPM_LOG))
+    assert body.mr_td == MRTD
+    assert body.rtmrs[:3] == tuple(replayed[r] for r in (Register.RTMR0, Register.RTMR1, Register.RTMR2))
+    assert all(value != ZERO for value in body.rtmrs[:3])
+    assert body.rtmrs[3] == tee.rtmr3() == extend(ZERO, b"\x07" * 48)
+    assert body.report_data == bytes(range(64))
+    assert tee.boot_log() == TPM_LOG
+    assert set(tee.collateral() or {}) == set(COLLATERAL_FIELDS)
+
+
+def test_another_boot_gives_another_quote(tmp_path: Path) -> None:
+    other = encode_log([*parse_log(TPM_LOG), LogEntry(9, 0x00000006, {SHA384: b"\x09" * 48}, b"another initrd")])
+    body = quote.parse(platform(tmp_path, log=other).quote(bytes(64))).body
+    assert body.rtmrs[2] != replay_tpm_as_rtmrs(parse_log(TPM_LOG))[Register.RTMR2]
+
+
+@pytest.mark.parametrize("mrtd", ["", "00" * 47, "AB" * 48, "zz" * 48, "00" * 48 + " 00"])
+def test_mrtd_must_be_what_a_launcher_writes(tmp_path: Path, mrtd: str) -> None:
+    with pytest.raises(EvidenceError):
+        platform(tmp_path, mrtd=mrtd)
+
+
+def test_firmware_that_measured_nothing_readable_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(EvidenceError):
+        platform(tmp_path, log=b"")
+    with pytest.raises(EvidenceError):
+        platform(tmp_path, log=TPM_LOG[:-1])
+
+
+def test_machine_without_a_tpm_is_told(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="the TPM's log"):
+        SimulatedTee(tpm_log=tmp_path / "none", mrtd=tmp_path / "none")
+
+
+def test_development_broker_says_why_it_does_not_start(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def absent() -> SimulatedTee:
+        raise HostError("simulation: no log")
+
+    monkeypatch.setattr(broker, "SimulatedTee", absent)
+    assert broker.main() == 1
+    assert capsys.readouterr().err == "privml: broker: simulation: no log\n"
