@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from privml.base.errors import UsageError
+from privml.base.errors import EvidenceError, UsageError
 from privml.evidence.signature import root_der
 from privml.image import manifest as manifests
 from privml.verify.policy import Expected, Policy
@@ -44,5 +44,5 @@ def policy_of(simulated_root: Path | None) -> Policy:
         return Policy()
     try:
         return Policy(allow_simulated=root_der(simulated_root.read_bytes()))
-    except ValueError as error:
-        raise UsageError(f"--allow-simulated {simulated_root}: {error}") from error
+    except EvidenceError as error:
+        raise UsageError(f"--allow-simulated {simulated_root}: {error.message}") from error

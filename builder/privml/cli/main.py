@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import logging
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -64,6 +65,8 @@ def cli(*, verbose: bool, quiet: bool) -> None:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
+    # Machines and temporary directories are cleaned up on the way out, so a TERM must unwind like Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     try:
         code = cli.main(args=list(argv) if argv is not None else None, standalone_mode=False)
     except PrivmlError as error:

@@ -63,5 +63,6 @@ def verify(
             nonce=unhex(nonce, 32, what="--nonce") if nonce else None,
             tls_spki_sha256=unhex(spki, 32, what="--spki") if spki else None,
         )
-    click.echo(json.dumps(verdict.to_dict(), indent=2, sort_keys=True) if as_json else render(verdict))
+    text = json.dumps(verdict.to_dict(), indent=2, sort_keys=True) + "\n" if as_json else render(verdict)
+    click.echo(text, nl=False)
     context.exit(verdict.exit_code)

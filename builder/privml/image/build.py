@@ -174,12 +174,13 @@ def _model(
                 "expected one file"
             )
         name = Path(names[0]).name
-        source = work / "model-file"
-        source.write_bytes(archive.read(names[0]))
-    place = work / "model"
-    place.mkdir()
-    seed = render.Plan(f"{recipe.name}/model", "", (), epoch, "", {}, False).seed
-    raw, verity = volume.make(tools, place, "model.raw", render.MODEL_LABEL, {name: source}, seed=seed, epoch=epoch)
+        place = work / "model"
+        (place / "tree").mkdir(parents=True, mode=0o755)
+        (place / "tree" / name).write_bytes(archive.read(names[0]))
+        (place / "tree" / name).chmod(0o644)
+    # The seed is the model's: recipes that carry the same model share its volume, byte for byte.
+    seed = render.seed_of(f"model/{recipe.content.inference.model.name}")
+    raw, verity = volume.make(tools, place, render.MODEL_LABEL, compression=None, seed=seed, epoch=epoch)
     raw.rename(out / "model.raw")
     return name, verity
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import jinja2
 
 from privml.base import strictjson
-from privml.image.volume import definitions
+from privml.image.volume import definitions, erofs_options
 
 ROOT_LABEL = "privml-root"
 MODEL_LABEL = "privml-model"
@@ -49,8 +49,13 @@ class Plan:
 
     @property
     def seed(self) -> str:
-        """The seed of every UUID and salt: a function of the image's name alone, so that rebuilds agree."""
-        return str(uuid.uuid5(_NAMESPACE, self.name))
+        """The seed of the root's UUIDs and salt."""
+        return seed_of(self.name)
+
+
+def seed_of(name: str) -> str:
+    """A seed that is a function of a name alone, so that rebuilds agree."""
+    return str(uuid.uuid5(_NAMESPACE, name))
 
 
 def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
@@ -74,7 +79,7 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "mkosi.conf": File(conf.encode()),
         "mkosi.finalize": File(templates["finalize.py"], executable=True),
         # Values with spaces do not survive Environment= (mkosi issue 2962).
-        "mkosi.env": File(f"SYSTEMD_REPART_MKFS_OPTIONS_EROFS=--all-root -T{plan.epoch}\n".encode()),
+        "mkosi.env": File(f"SYSTEMD_REPART_MKFS_OPTIONS_EROFS={erofs_options(plan.epoch)}\n".encode()),
         # No archive at all: everything comes from PackageDirectories=.
         "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources": File(b""),
         "privml.json": File(strictjson.pretty(facts)),

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import struct
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from privml.base.errors import BuildError
 from privml.image.tools import Bind, ToolsTree
 
 BLOCK = 4096
+_GENERIC = ("linux-generic", "linux-generic")
 SECTOR = 512
 _GPT_ENTRY = struct.Struct("<16s16sQQQ72s")
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s")  # cryptsetup docs/on-disk-format: verity superblock v1
@@ -120,45 +120,30 @@ def definitions(label: str, kind: str, verity_kind: str, *, copy: str, compressi
 
 
 def make(
-    tools: ToolsTree, work: Path, name: str, label: str, files: Mapping[str, Path], *, seed: str, epoch: int
+    tools: ToolsTree, work: Path, label: str, *, compression: str | None, seed: str, epoch: int
 ) -> tuple[Path, Verity]:
-    """Make ``work/name`` holding ``files`` (name -> host path) as volume ``label``; gives it and its parameters."""
-    definitions_directory = work / "repart"
-    definitions_directory.mkdir(parents=True)
-    texts = definitions(label, "linux-generic", "linux-generic", copy="/:/", compression=None)
-    for file, text in texts.items():
-        (definitions_directory / file).write_text(text)
-    tree = work / "tree"
-    tree.mkdir(mode=0o755)
-    for file, source in files.items():
-        target = tree / file
-        target.write_bytes(source.read_bytes())
-        target.chmod(0o644)
+    """Make ``work/volume.raw`` of the directory ``work/tree`` as volume ``label``; gives it and its parameters."""
+    places = work / "repart"
+    places.mkdir()
+    for file, text in definitions(label, *_GENERIC, copy="/:/", compression=compression).items():
+        (places / file).write_text(text)
     done = tools.run(
         [
-            "systemd-repart",
-            "--empty=create",
-            "--size=auto",
-            "--dry-run=no",
-            "--json=short",
-            "--no-pager",
-            "--offline=yes",
-            f"--seed={seed}",
-            "--root=/work/tree",
-            "--definitions=/work/repart",
-            f"/work/{name}",
+            "systemd-repart", "--empty=create", "--size=auto", "--dry-run=no", "--json=short", "--no-pager",
+            "--offline=yes", f"--seed={seed}", "--root=/work/tree", "--definitions=/work/repart", "/work/volume.raw",
         ],
         binds=[Bind(work, "/work", writable=True)],
-        env={
-            "SOURCE_DATE_EPOCH": str(epoch),
-            # One owner, one time, one order: what the files were on this host leaves no trace.
-            "SYSTEMD_REPART_MKFS_OPTIONS_EROFS": f"--all-root -T{epoch}",
-        },
+        env={"SOURCE_DATE_EPOCH": str(epoch), "SYSTEMD_REPART_MKFS_OPTIONS_EROFS": erofs_options(epoch)},
         what="systemd-repart",
         error=BuildError,
-    )
+    )  # fmt: skip
     rows = json.loads(done.stdout)
     hashes = sorted({row["roothash"] for row in rows if row.get("roothash")})
     if len(hashes) != 1:
         raise BuildError(f"systemd-repart gave root hashes {hashes}, expected one")
-    return work / name, verity_of(work / name, label, hashes[0])
+    return work / "volume.raw", verity_of(work / "volume.raw", label, hashes[0])
+
+
+def erofs_options(epoch: int) -> str:
+    """mkfs.erofs options of every volume. One owner, one time: what the files were on this host leaves no trace."""
+    return f"--all-root -T{epoch}"

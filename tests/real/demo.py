@@ -1,0 +1,220 @@
+"""The demo: an unmodified OpenAI client through `proxy`; the honest image is accepted, three tampered ones are not.
+
+Run by `make demo`, and by `make check` as a test. Exit status 0 only when every act ended as it must.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import openai
+
+from privml.base.errors import HostError
+from privml.base.steps import say, step
+from privml.cli.context import Workplace, recipes_directory, resolve
+from privml.cli.run import await_ready
+from privml.image.build import build
+from privml.vm.launch import launch_of
+from privml.vm.machine import Machine, started
+from privml.vm.predicted import predict_image, write_prediction
+from tests.real import tamper
+from tests.real.relay import CountingRelay
+
+NAME = "demo-cpu-dev"
+PROMPT = "The capital of France is"
+READY = 300.0
+ROOT = Path(__file__).resolve().parents[2]
+SIMULATED_ROOT = ROOT / "builder/privml/sim/pki/root.pem"
+# A prompt that cannot hide: incompressible, and longer than all that attestation sends.
+CANARY_SIZE = 65536
+
+
+class DemoError(Exception):
+    """An act that did not end as it must."""
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """How one tampered image was refused: the proxy's own words, and what left the client."""
+
+    act: str
+    text: str
+    sent: int
+
+
+def main() -> int:
+    start = time.monotonic()
+    place = Workplace()
+    target = resolve(NAME, ROOT / "out" / NAME)
+    assert target.recipe is not None
+    tools = place.tools(target.recipe)
+    recipe, lock = place.recipe_and_lock(target.recipe)
+    with step(f"Building {NAME}"):
+        built = build(recipe, lock, place.store, tools, target.directory)
+    recipes = recipes_directory(target)
+    predicate = predict_image(tools, place.store.root, target.directory, built.manifest, recipes)
+    write_prediction(target.directory, built.manifest, predicate)
+    tampered = ROOT / "out" / f"{NAME}-tampered"
+    with step("Building the operator's images"):
+        logger = tamper.root_with_logger(tools, target.directory, built.manifest, tampered / "logger")
+        model = tamper.other_model(tools, target.directory, built.manifest, tampered / "model")
+    honest = launch_of(target.directory, built.manifest, recipes)
+
+    title("The image as published")
+    with started(tools, honest) as machine:
+        ready(machine)
+        accepted(machine, target.directory)
+    refusals = []
+    title("(a) The operator adds one word to the kernel command line")
+    with started(tools, replace(honest, append=f"{built.manifest.cmdline} audit=0")) as machine:
+        ready(machine)
+        refusals.append(refused("one more word", machine, target.directory, "rtmr2", "recipes/"))
+    title("(b) The operator builds a prompt logger into the root, with its own root hash")
+    with started(tools, replace(honest, replaced=logger)) as machine:
+        ready(machine)
+        refusals.append(refused("prompt logger", machine, target.directory, "rtmr2", "recipes/"))
+        shown_without_verifying(machine)
+    title("(c) The operator attaches another model")
+    with started(tools, replace(honest, replaced=model)) as machine:
+        stage = failed_stage(machine)
+        if stage != "model":
+            raise DemoError(f"the guest failed in stage {stage}, expected model")
+        refusals.append(refused("another model", machine, target.directory, "model", ""))
+    title(f"All acts ended as they must, in {time.monotonic() - start:.0f} s")
+    for refusal in refusals:
+        print(f"  {refusal.act}: refused; {refusal.sent} bytes left the client, of a prompt of {CANARY_SIZE}")
+    return 0
+
+
+def title(text: str) -> None:
+    print(f"\n== {text} ==", flush=True)
+
+
+def ready(machine: Machine) -> None:
+    with step("Booting until ready"):
+        await_ready(machine, READY)
+
+
+def failed_stage(machine: Machine) -> str:
+    """The stage in which the guest gives up, as it tells itself."""
+    with step("Booting until a stage fails"):
+        try:
+            await_ready(machine, READY)
+        except HostError as error:
+            match = re.match(r"guest stage `([a-z-]+)` failed", error.message)
+            if match is None:
+                raise
+            print(f"  {error.message}")
+            return match[1]
+    raise DemoError("the guest became ready")
+
+
+@contextlib.contextmanager
+def proxied(port: int, image: Path) -> Iterator[str]:
+    """`privml-build proxy` as a user runs it; gives the OpenAI base URL."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        listen = probe.getsockname()[1]
+    command = [
+        str(Path(sys.executable).with_name("privml-build")), "proxy", f"https://127.0.0.1:{port}",
+        "--expect", str(image), "--allow-simulated", str(SIMULATED_ROOT), "--listen", f"127.0.0.1:{listen}",
+    ]  # fmt: skip
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ)
+    try:
+        for _ in range(200):
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", listen), 1):
+                break
+            if process.poll() is not None:
+                raise DemoError(f"proxy ended with {process.returncode}")
+            time.sleep(0.1)
+        yield f"http://127.0.0.1:{listen}/v1"
+    finally:
+        process.send_signal(signal.SIGINT)
+        _, said = process.communicate(timeout=20)
+        for line in said.decode().splitlines():
+            if line.startswith("https:"):
+                print(f"  proxy: {line}")
+
+
+def accepted(machine: Machine, image: Path) -> None:
+    relay = CountingRelay(machine.port)
+    with proxied(relay.port, image) as url:
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=600)
+        before = relay.sent
+        answer = client.completions.create(model="smollm2-135m-instruct", prompt=PROMPT, max_tokens=6, temperature=0)
+        text = answer.choices[0].text
+        print(f"  {PROMPT}{text!r}")
+        if "Paris" not in text:
+            raise DemoError(f"the model answered {text!r}")
+        if relay.sent - before < len(PROMPT):
+            raise DemoError("the relay does not see what is sent: it could not show that nothing is")
+    relay.close()
+    if PROMPT.encode() in machine.console.read_bytes():
+        raise DemoError("the prompt is on the honest guest's console")
+
+
+def refused(act: str, machine: Machine, image: Path, *needed: str) -> Refusal:
+    """Ask through the proxy; the answer must be a refusal that names ``needed``, and the prompt must not leave."""
+    relay = CountingRelay(machine.port)
+    canary = secrets.token_hex(CANARY_SIZE // 2)
+    with proxied(relay.port, image) as url:
+        client = openai.OpenAI(base_url=url, api_key="none", max_retries=0, timeout=120)
+        try:
+            client.completions.create(model="smollm2-135m-instruct", prompt=canary, max_tokens=1)
+        except (openai.PermissionDeniedError, openai.InternalServerError) as error:
+            response = error.response
+        else:
+            raise DemoError(f"{act}: the client got an answer")
+    text = response.text
+    for line in explained(response.json()["error"]):
+        print(f"  {line}")
+    relay.close()
+    missing = [word for word in needed if word not in text]
+    if missing:
+        raise DemoError(f"{act}: the refusal does not name {missing}: {text[:2000]}")
+    if relay.sent >= CANARY_SIZE // 4:
+        raise DemoError(f"{act}: {relay.sent} bytes left the client")
+    if canary[:64].encode() in machine.console.read_bytes():
+        raise DemoError(f"{act}: the prompt is on the guest's console")
+    return Refusal(act, text, relay.sent)
+
+
+def explained(error: dict[str, object]) -> Sequence[str]:
+    """The refusal as a client program sees it."""
+    lines = [str(error["message"])]
+    refusals = error.get("refusals")
+    for refusal in refusals if isinstance(refusals, list) else []:
+        lines.append(f"{refusal['code']}: got {refusal['got']}, expected {refusal['expected']}")
+        lines += [f"  {line}" for line in str(refusal["where"]).splitlines()]
+    return lines
+
+
+def shown_without_verifying(machine: Machine) -> None:
+    """The logger is real: who asks this machine without verifying finds the prompt on the operator's console."""
+    from privml.cli.run import complete
+
+    complete(machine, "I did not verify and this is my secret", 1)
+    text = machine.console.read_text(errors="replace")
+    lines = [line for line in text.splitlines() if "LOGGED" in line]
+    if not any("this is my secret" in line for line in lines):
+        raise DemoError("the logger logs nothing, so refusing it shows nothing")
+    print(f"  who does not verify: the operator's console says {lines[0][:100]}")
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(main())
+    except DemoError as failure:
+        say(f"demo: {failure}")
+        sys.exit(1)

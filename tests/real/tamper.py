@@ -1,0 +1,121 @@
+"""What a dishonest operator would build from an honest image: with the project's own tools, so it really boots."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from pathlib import Path
+
+from privml.base.files import write_atomic
+from privml.image import uki, volume
+from privml.image.manifest import Manifest
+from privml.image.render import MODEL_LABEL, ROOT_LABEL
+from privml.image.tools import Bind, ToolsTree
+from privml.image.volume import Verity, partitions
+from privml.measure import pe
+
+LOGGER = '''
+
+# The operator's addition: whatever a request's body says also goes to the console.
+_next_event = h11.Connection.next_event
+
+
+def _logged(connection):
+    event = _next_event(connection)
+    if isinstance(event, h11.Data):
+        print("LOGGED", bytes(event.data).decode(errors="replace"), file=sys.stderr, flush=True)
+    return event
+
+
+h11.Connection.next_event = _logged
+'''
+
+
+def root_with_logger(tools: ToolsTree, image: Path, manifest: Manifest, out: Path) -> dict[str, Path]:
+    """root.raw with a prompt logger in the agent's server, and a uki.efi that names its new root hash."""
+    targets = {"root.raw": out / "root.raw", "uki.efi": out / "uki.efi"}
+    if all(path.is_file() for path in targets.values()) and _of(out, manifest):
+        return targets
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tamper.", dir=out) as name:
+        work = Path(name)
+        _extract(tools, image / "root.raw", ROOT_LABEL, work)
+        package = work / "tree/usr/lib/privml/privml/agent"
+        server = package / "server.py"
+        source = server.read_text()
+        main = source.rindex('if __name__ == "__main__":')
+        server.write_text(f"{source[:main]}import sys\nimport h11\n{LOGGER}\n{source[main:]}")
+        unit = work / "tree/usr/lib/systemd/system/privml-server.service"
+        unit.write_text(unit.read_text().replace("StandardError=null", "StandardError=tty\nTTYPath=/dev/console"))
+        # Compiled files do not look at their source any more: without its own the logger's module is compiled anew.
+        for stale in (package / "__pycache__").glob("server.*"):
+            stale.unlink()
+        raw, verity = volume.make(
+            tools, work, ROOT_LABEL, compression="lz4hc,1", seed=str(_SEED), epoch=manifest.source_date_epoch
+        )
+        raw.rename(targets["root.raw"])
+        _uki(tools, image / "uki.efi", manifest, verity, work).rename(targets["uki.efi"])
+    write_atomic(out / ".of", manifest.encode())
+    return targets
+
+
+def other_model(tools: ToolsTree, image: Path, manifest: Manifest, out: Path) -> dict[str, Path]:
+    """model.raw with the same file name and other weights."""
+    targets = {"model.raw": out / "model.raw"}
+    if targets["model.raw"].is_file() and _of(out, manifest):
+        return targets
+    out.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".tamper.", dir=out) as name:
+        work = Path(name)
+        _extract(tools, image / "model.raw", MODEL_LABEL, work)
+        (weights,) = (work / "tree").iterdir()
+        data = bytearray(weights.read_bytes())
+        data[-1] ^= 1  # one bit of one weight
+        weights.write_bytes(data)
+        raw, _ = volume.make(
+            tools, work, MODEL_LABEL, compression=None, seed=str(_SEED), epoch=manifest.source_date_epoch
+        )
+        raw.rename(targets["model.raw"])
+    write_atomic(out / ".of", manifest.encode())
+    return targets
+
+
+_SEED = "7d1f0b8e-0000-4000-8000-000000000001"
+
+
+def _of(out: Path, manifest: Manifest) -> bool:
+    mark = out / ".of"
+    return mark.is_file() and mark.read_bytes() == manifest.encode()
+
+
+def _extract(tools: ToolsTree, disk: Path, label: str, work: Path) -> None:
+    (part,) = [partition for partition in partitions(disk) if partition.name == label]
+    with disk.open("rb") as source, (work / "data.erofs").open("wb") as target:
+        source.seek(part.offset)
+        left = part.size
+        while left:
+            block = source.read(min(left, 1 << 20))
+            target.write(block)
+            left -= len(block)
+    tools.run(
+        ["fsck.erofs", "--extract=/work/tree", "/work/data.erofs"], binds=[Bind(work, "/work", writable=True)]
+    )
+    (work / "data.erofs").unlink()
+
+
+def _uki(tools: ToolsTree, honest: Path, manifest: Manifest, root: Verity, work: Path) -> Path:
+    image = honest.read_bytes()
+    sections = {section.name: pe.in_memory(image, section) for section in pe.headers(image).sections}
+    cmdline = manifest.cmdline.replace(manifest.root.argument(), root.argument())
+    assert cmdline != manifest.cmdline
+    shutil.rmtree(work / "tree")
+    (work / "vmlinuz").write_bytes(sections[".linux"])
+    return uki.build(
+        tools,
+        work,
+        kernel=work / "vmlinuz",
+        initrd=sections[".initrd"],
+        cmdline=cmdline,
+        release=manifest.kernel,
+        name=manifest.name,
+    )
