@@ -214,7 +214,7 @@ def test_platforms_are_read_as_strictly(folder: Path, old: str, new: str, messag
 def test_a_platform_keeps_off_as_text(folder: Path) -> None:
     platform = load_platform("qemu-11-q35", folder)
     assert platform.machine.options["smm"] == "off"
-    assert platform.cpu == "SapphireRapids,family=6,model=143,stepping=8,phys-bits=46"
+    assert platform.cpu == "SapphireRapids,vendor=GenuineIntel,family=6,model=143,stepping=8,phys-bits=46,pdpe1gb=on"
 
 
 def test_find(folder: Path) -> None:
