@@ -26,9 +26,9 @@ from pathlib import Path
 
 import privml
 from privml.agent.boot import Boot
-from privml.agent.config import Config, Verity, encode
 from privml.agent.layout import Layout
 from privml.agent.volume import ModelVolume
+from privml.events.configuration import Config, Verity, encode
 from privml.events.tcg import LogEntry, encode_log
 
 BLOCKS = 4

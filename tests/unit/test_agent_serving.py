@@ -324,7 +324,7 @@ def test_broker_process_keeps_the_order() -> None:
 
 
 def made_events(made: Guest) -> tuple[AgentEvent, ...]:
-    from privml.agent.config import read
+    from privml.events.configuration import read
 
     return read(made.layout.config).events()
 

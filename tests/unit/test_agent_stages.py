@@ -13,13 +13,13 @@ from agent_guest import Guest, a_config, guest
 
 from privml.agent import devices
 from privml.agent.broker import Broker, RefusedRequest, _converse
-from privml.agent.config import Config, decode, encode
 from privml.agent.stages import NAMES, StageTable
 from privml.agent.tee import NoTee
 from privml.agent.volume import ModelVolume, table
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
 from privml.events.agent import encode_log, failed_event, parse_log, replay_log
+from privml.events.configuration import Config, decode, encode
 from privml.evidence.report_data import Keys
 
 KEYS = Keys(b"k" * 32).encode()

@@ -16,16 +16,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
-from privml.agent import config as configuration
 from privml.agent import devices
 from privml.agent.broker import BrokerClient
-from privml.agent.config import Config
 from privml.agent.layout import Layout
 from privml.agent.stages import StageTable
 from privml.agent.volume import ModelVolume, command
 from privml.base.errors import HostError, PrivmlError
 from privml.base.strictjson import canonical
+from privml.events import configuration
 from privml.events.agent import CONFIG, ENGINE, MODEL, AgentEvent
+from privml.events.configuration import Config
 from privml.evidence.report_data import Keys
 
 BROKER_WAIT = 120.0

@@ -18,14 +18,14 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from privml.agent import config as configuration
 from privml.agent import wire
-from privml.agent.config import Config
 from privml.agent.layout import Layout
 from privml.agent.tee import NoTeeError, Tee, detect
 from privml.base.errors import EvidenceError, HostError, PrivmlError
 from privml.base.strictjson import Fields, b64
+from privml.events import configuration
 from privml.events.agent import AgentEvent, digest, encode_line, failed_event, system_ready_event
+from privml.events.configuration import Config
 from privml.events.registers import ZERO
 from privml.events.replay import extend
 from privml.evidence.report_data import Devices, Header, Keys, compute

@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import sys
 
-from privml.agent import config as configuration
 from privml.agent.layout import Layout
 from privml.base.errors import PrivmlError
+from privml.events import configuration
 
 ENVIRONMENT = {
     "PATH": "/usr/bin",

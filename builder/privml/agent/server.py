@@ -17,14 +17,14 @@ from urllib.parse import parse_qsl
 
 import h11
 
-from privml.agent import config as configuration
 from privml.agent.batch import Busy, QuoteBatch
 from privml.agent.broker import BrokerClient, RefusedRequest
-from privml.agent.config import Config
 from privml.agent.layout import Layout
 from privml.agent.loopback import Exchange
 from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.strictjson import canonical, loads, unhex
+from privml.events import configuration
+from privml.events.configuration import Config
 
 MAX_BODY = 16 * 1024 * 1024
 MAX_HEAD = 32 * 1024

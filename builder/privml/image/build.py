@@ -16,12 +16,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from privml.agent import config as configuration
 from privml.base import strictjson
 from privml.base.errors import BuildError, InputsError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
 from privml.base.run import run
 from privml.base.steps import say, step
+from privml.events import configuration
 from privml.image import engine, firmware, manifest, render, resources, uki, volume
 from privml.image.tools import ToolsTree
 from privml.lock.make import bring

@@ -16,16 +16,17 @@ BASE_WORDS = (
     "loglevel=4",
     "panic=-1",
     "oops=panic",
-    "sysrq_always_enabled=0",
+    "sysctl.kernel.sysrq=0",  # not sysrq_always_enabled=0: its very presence turns SysRq on for good
     "lockdown=integrity",
     "nohibernate",
     "systemd.show_status=no",
-    "systemd.log_target=journal",
+    "systemd.log_target=kmsg",
+    "systemd.log_color=no",
     "systemd.gpt_auto=no",
     "systemd.import_credentials=no",
     "systemd.swap=no",
     "systemd.firstboot=no",
-    "systemd.mask=systemd-networkd-wait-online.service",
+    "TERM=dumb",
 )
 
 

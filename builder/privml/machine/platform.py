@@ -23,8 +23,8 @@ class Device:
 class Platform:
     """A QEMU version with its machine, its CPU identity and its devices, each in its slot.
 
-    ``cpu`` is QEMU's ``-cpu`` value; ``vendor`` and ``phys_bits`` are those of its parts that firmware lays memory out
-    by (1 GiB pages are always on). ``tpm`` adds a software TPM (swtpm); a platform with one exists for development and for comparing logs, never
+    ``cpu`` is QEMU's ``-cpu`` value; ``vendor`` and ``phys_bits`` are its parts by which firmware lays out memory
+    (1 GiB pages are always on). ``tpm`` adds a software TPM (swtpm): for development and for comparing logs, never
     for a TD. ``qemu`` is the exact version that the ACPI and SMBIOS blobs come from.
     """
 

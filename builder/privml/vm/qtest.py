@@ -138,7 +138,7 @@ def _directory(qtest: _Qtest) -> dict[str, tuple[int, int]]:
 
 
 def _program_bars(qtest: _Qtest, platform: Platform, e820: bytes) -> None:
-    """Put the first device's 64-bit BAR where the firmware would put the lowest one: the DSDT's PCI hole begins there."""
+    """Put 64-bit BARs where the firmware would put the lowest one: the DSDT's PCI hole begins there."""
     base = window_base(e820, vendor=platform.vendor, phys_bits=platform.phys_bits, gigabyte_pages=True)
     for device in platform.devices:
         place = device.slot << 3
