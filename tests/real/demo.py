@@ -19,6 +19,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import openai
+from tests.real import tamper
+from tests.real.relay import CountingRelay
 
 from privml.base.errors import HostError
 from privml.base.steps import say, step
@@ -28,8 +30,6 @@ from privml.image.build import build
 from privml.vm.launch import launch_of
 from privml.vm.machine import Machine, started
 from privml.vm.predicted import predict_image, write_prediction
-from tests.real import tamper
-from tests.real.relay import CountingRelay
 
 NAME = "demo-cpu-dev"
 PROMPT = "The capital of France is"

@@ -14,7 +14,7 @@ from privml.image.tools import Bind, ToolsTree
 from privml.image.volume import Verity, partitions
 from privml.measure import pe
 
-LOGGER = '''
+LOGGER = """
 
 # The operator's addition: whatever a request's body says also goes to the console.
 _next_event = h11.Connection.next_event
@@ -28,7 +28,7 @@ def _logged(connection):
 
 
 h11.Connection.next_event = _logged
-'''
+"""
 
 
 def root_with_logger(tools: ToolsTree, image: Path, manifest: Manifest, out: Path) -> dict[str, Path]:
@@ -97,9 +97,7 @@ def _extract(tools: ToolsTree, disk: Path, label: str, work: Path) -> None:
             block = source.read(min(left, 1 << 20))
             target.write(block)
             left -= len(block)
-    tools.run(
-        ["fsck.erofs", "--extract=/work/tree", "/work/data.erofs"], binds=[Bind(work, "/work", writable=True)]
-    )
+    tools.run(["fsck.erofs", "--extract=/work/tree", "/work/data.erofs"], binds=[Bind(work, "/work", writable=True)])
     (work / "data.erofs").unlink()
 
 

@@ -1,0 +1,68 @@
+"""`make bench`: one JSON line a figure; bounds are told, never enforced.
+
+{"name", "value", "bound", "unit", "ok", "runs"}; ratios are taken in pairs, alternating, and the median is given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from privml.cli.context import Workplace, recipes_directory, resolve
+from privml.vm.platforms import platform as load_platform
+from privml.vm.predicted import Predictor
+
+PRIVML = str(Path(sys.executable).with_name("privml-build"))
+
+
+def seconds(work: Callable[[], object]) -> float:
+    start = time.perf_counter()
+    work()
+    return time.perf_counter() - start
+
+
+def command(*words: str) -> Callable[[], object]:
+    return lambda: subprocess.run([PRIVML, *words], check=True, capture_output=True)
+
+
+def figure(name: str, values: list[float], bound: float, unit: str) -> None:
+    value = round(statistics.median(values), 4)
+    line = {"name": name, "value": value, "bound": bound, "unit": unit, "ok": value <= bound, "runs": len(values)}
+    print(json.dumps(line), flush=True)
+
+
+def main() -> None:
+    figure("help", [1000 * seconds(command("--help")) for _ in range(9)], 150, "ms")
+    command("image", "demo-cpu")()
+    figure("image-unchanged", [seconds(command("image", "demo-cpu")) for _ in range(5)], 1, "s")
+    target = resolve("demo-cpu")
+    manifest = target.manifest()
+    sizes = sum((target.directory / name).stat().st_size for name in ("root.raw", "uki.efi"))
+    figure("root-and-uki", [sizes / 1e6], 250, "MB")
+    place = Workplace()
+    platform = load_platform(manifest.platforms[0], recipes_directory(target))
+    tools = place.tools(target.recipe)
+
+    def predict() -> None:
+        Predictor(tools, place.store.root, target.directory, manifest).predict(platform, manifest.shapes[0])
+
+    def digest() -> None:
+        for name in ("uki.efi", "firmware.fd"):
+            hashlib.sha384((target.directory / name).read_bytes()).digest()
+
+    predict()
+    # Paired: the bound is twice the digest of the same bytes plus 250 ms, so the excess over that is what is told.
+    pairs = [(seconds(predict), seconds(digest)) for _ in range(9)]
+    figure("predict-over-bound", [(p - 2 * d) * 1000 for p, d in pairs], 250, "ms")
+    start_to_token = seconds(command("run", "demo-cpu", "--prompt", "The capital of France is", "--max-tokens", "1"))
+    figure("start-to-first-token", [start_to_token], 180, "s")
+
+
+if __name__ == "__main__":
+    main()

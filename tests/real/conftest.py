@@ -1,0 +1,47 @@
+"""Real parts, built once a session: every later test uses the same images."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def privml(*words: str, timeout: float = 1500, **more: object) -> subprocess.CompletedProcess[str]:
+    """`privml-build` as a user runs it, from the checkout's root."""
+    command = [str(Path(sys.executable).with_name("privml-build")), *words]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=timeout, check=False, env=dict(os.environ), **more
+    )
+
+
+def succeeded(done: subprocess.CompletedProcess[str], code: int = 0) -> subprocess.CompletedProcess[str]:
+    assert done.returncode == code, f"exit {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
+    return done
+
+
+@pytest.fixture(scope="session")
+def demo_cpu() -> Path:
+    """out/demo-cpu, built."""
+    succeeded(privml("image", "demo-cpu"))
+    return ROOT / "out/demo-cpu"
+
+
+@pytest.fixture(scope="session")
+def demo_cpu_dev() -> Path:
+    """out/demo-cpu-dev, built."""
+    succeeded(privml("image", "demo-cpu-dev"))
+    return ROOT / "out/demo-cpu-dev"
+
+
+@pytest.fixture(scope="session")
+def full() -> bool:
+    """True in `make check-full`."""
+    return os.environ.get("PRIVML_FULL") == "1"

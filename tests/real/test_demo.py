@@ -1,0 +1,23 @@
+"""The demo, as `make demo` runs it: accepted once, refused three times."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.real.conftest import ROOT
+
+pytestmark = pytest.mark.real
+
+
+def test_demo(demo_cpu_dev: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.real.demo"], cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False
+    )
+    print(done.stdout)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "accepted-simulated: demo-cpu-dev" in done.stdout
+    for act in ("one more word", "prompt logger", "another model"):
+        assert f"{act}: refused" in done.stdout

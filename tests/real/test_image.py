@@ -1,0 +1,84 @@
+"""The production image: whole, cached, booted, and its log predicted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from tests.real.conftest import privml, succeeded
+
+from privml.image.manifest import ARTEFACTS, read
+
+pytestmark = pytest.mark.real
+
+
+def test_image_is_whole_and_found_again(demo_cpu: Path) -> None:
+    manifest = read(demo_cpu)
+    assert manifest.variant == "production"
+    assert {path.name for path in demo_cpu.iterdir()} >= {*ARTEFACTS, "manifest.json"}
+    again = json.loads(succeeded(privml("image", "demo-cpu", "--json")).stdout)
+    assert again["cached"] is True
+    assert again["root_hash"] == manifest.root.root_hash
+    assert not list(demo_cpu.parent.glob(".demo-cpu.*.*")), "a build left its working directory"
+
+
+def test_small_enough(demo_cpu: Path) -> None:
+    assert sum((demo_cpu / name).stat().st_size for name in ("root.raw", "uki.efi")) <= 250_000_000
+
+
+def test_production_holds_nothing_of_the_simulation(demo_cpu: Path, demo_cpu_dev: Path) -> None:
+    lock = json.loads((demo_cpu.parents[1] / "recipes/demo-cpu.lock.json").read_bytes())
+    assert not [file["path"] for file in lock["agent"]["files"] if "/sim/" in file["path"]]
+    production, development = read(demo_cpu), read(demo_cpu_dev)
+    assert production.root.root_hash != development.root.root_hash
+    assert production.artefacts["uki.efi"] != development.artefacts["uki.efi"]
+    assert production.artefacts["model.raw"] == development.artefacts["model.raw"]
+
+
+def test_it_boots_and_answers(demo_cpu: Path) -> None:
+    done = succeeded(privml("run", "demo-cpu", "--prompt", "The capital of France is", "--max-tokens", "6"))
+    assert "Paris" in done.stdout
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("demo-cpu", None), ("demo-cpu-dev", None), ("demo-cpu", ("4", "4GiB")), ("demo-cpu", ("1", "1GiB"))],
+)
+def test_a_boots_log_is_the_prediction(
+    name: str, shape: tuple[str, str] | None, demo_cpu: Path, demo_cpu_dev: Path, full: bool
+) -> None:
+    if shape is not None and not full:
+        pytest.skip("further shapes are booted by `make check-full`")
+    words = ("--vcpus", shape[0], "--memory", shape[1]) if shape else ()
+    found = json.loads(succeeded(privml("measure", name, "--boot", "--json", *words)).stdout)
+    assert found["equal"] is True
+    assert found["matched"] == {"rtmr0": 16, "rtmr1": 9, "rtmr2": 14}
+
+
+def test_another_command_line_is_seen_in_the_log(demo_cpu: Path, tmp_path: Path) -> None:
+    """The comparison can fail: an image whose manifest promises other bytes than it boots is told apart."""
+    copy = tmp_path / "image"
+    copy.mkdir()
+    for name in (*ARTEFACTS, "manifest.json"):
+        (copy / name).symlink_to(demo_cpu / name)
+    (copy / "uki.efi").unlink()
+    (copy / "uki.efi").write_bytes(_with_word(demo_cpu / "uki.efi"))
+    done = privml("measure", str(copy), "--boot")
+    assert done.returncode == 6, done.stderr
+    assert "uki.efi is not what manifest.json says" in done.stderr
+
+
+def _with_word(uki: Path) -> bytes:
+    data = uki.read_bytes()
+    assert data.count(b"console=ttyS0 quiet") == 1
+    return data.replace(b"console=ttyS0 quiet", b"console=ttyS0 debug")
+
+
+def test_a_missing_artefact_is_named(demo_cpu: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "image"
+    shutil.copytree(demo_cpu, copy, ignore=shutil.ignore_patterns("root.raw"))
+    done = privml("run", str(copy))
+    assert done.returncode == 6
+    assert "root.raw is missing" in done.stderr
