@@ -28,7 +28,9 @@ def archive(members: Mapping[str, Member], *, mtime: int) -> bytes:
             raise ValueError(f"cpio path `{path}` is not a plain relative path")
         parts = path.split("/")
         for depth in range(1, len(parts)):
-            full.setdefault("/".join(parts[:depth]), Member(None))
+            parent = "/".join(parts[:depth])
+            if full.setdefault(parent, members.get(parent, Member(None))).data is not None:
+                raise ValueError(f"cpio path `{path}` lies in `{parent}`, which is a file")
         full[path] = member
     out = bytearray()
     for inode, path in enumerate(sorted(full), start=1):

@@ -8,6 +8,7 @@ scripts are never run.
 from __future__ import annotations
 
 import io
+import lzma
 import os
 import shutil
 import tarfile
@@ -30,10 +31,13 @@ def members(data: bytes, what: str) -> Iterator[tuple[str, memoryview]]:
         if len(header) != 60 or header[58:] != b"`\n":
             raise InputsError(f"{what}: broken ar header at byte {at}")
         try:
-            name, size = header[:16].decode("ascii").rstrip(" ").rstrip("/"), int(header[48:58])
+            name, digits = header[:16].decode("ascii").rstrip(" ").rstrip("/"), header[48:58].rstrip(b" ")
         except ValueError as error:
             raise InputsError(f"{what}: broken ar header at byte {at}") from error
-        if size < 0 or at + 60 + size > len(data):
+        if not digits.isdigit():
+            raise InputsError(f"{what}: broken ar header at byte {at}")
+        size = int(digits)
+        if at + 60 + size > len(data):
             raise InputsError(f"{what}: member `{name}` is cut: {size} bytes promised")
         yield name, view[at + 60 : at + 60 + size]
         at += 60 + size + (size & 1)
@@ -56,8 +60,11 @@ def unpack(data: bytes, root: Path, what: str) -> None:
         with tar_of(data, "data.tar", what) as archive:
             for entry in archive:
                 _place(archive, entry, root, what)
-    except (tarfile.TarError, EOFError) as error:
+    except (tarfile.TarError, lzma.LZMAError, EOFError) as error:
         raise InputsError(f"{what}: {error}") from error
+    except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
+        name = Path(error.filename).name
+        raise InputsError(f"{what}: `{name}` does not fit what is there: {error.strerror}") from error
 
 
 def _place(archive: tarfile.TarFile, entry: tarfile.TarInfo, root: Path, what: str) -> None:
@@ -68,10 +75,12 @@ def _place(archive: tarfile.TarFile, entry: tarfile.TarInfo, root: Path, what: s
         return
     target = inside(root, path.parent, what) / path.name
     if entry.isdir():
-        if target.is_symlink() and inside(root, path, what).is_dir():
+        if target.is_symlink():
+            # Kept, and followed inside the root; the directory's mode is whoever's it really is.
+            inside(root, path, what).mkdir(exist_ok=True, parents=True)
             return
         target.mkdir(exist_ok=True, parents=True)
-        target.chmod(entry.mode & 0o7777 | 0o700)
+        target.chmod(entry.mode & 0o1777 | 0o700)
         return
     target.parent.mkdir(exist_ok=True, parents=True)
     if target.is_dir() and not target.is_symlink():
@@ -83,13 +92,14 @@ def _place(archive: tarfile.TarFile, entry: tarfile.TarInfo, root: Path, what: s
         link = PurePosixPath(entry.linkname)
         if link.is_absolute() or ".." in link.parts:
             raise InputsError(f"{what}: link `{entry.name}` leaves the tree")
-        target.hardlink_to(inside(root, link.parent, what) / link.name)
+        os.link(inside(root, link.parent, what) / link.name, target, follow_symlinks=False)
     elif entry.isfile():
         source = archive.extractfile(entry)
         assert source is not None
         with target.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
-        target.chmod(entry.mode & 0o7777)
+        # Never set-id: the tree belongs to whoever unpacks it, and lies where others may reach it.
+        target.chmod(entry.mode & 0o777)
         os.utime(target, (entry.mtime, entry.mtime))
     else:
         raise InputsError(f"{what}: `{entry.name}` is a device or of an unknown type")

@@ -59,35 +59,46 @@ def partitions(path: Path) -> tuple[Partition, ...]:
     with path.open("rb") as file:
         file.seek(SECTOR)
         header = file.read(92)
-        if header[:8] != b"EFI PART":
+        if len(header) != 92 or header[:8] != b"EFI PART":
             raise BuildError(f"{path.name}: no GPT")
         table, count, size = struct.unpack_from("<QII", header, 72)
         if size != _GPT_ENTRY.size or count > 1024:
             raise BuildError(f"{path.name}: GPT entries of {size} bytes, {count} of them")
         file.seek(table * SECTOR)
         raw = file.read(count * size)
+        end = file.seek(0, 2)
+    if len(raw) != count * size:
+        raise BuildError(f"{path.name}: the GPT is cut: {len(raw)} bytes of entries, expected {count * size}")
     found = []
     for kind, _, first, last, _, name in _GPT_ENTRY.iter_unpack(raw):
         if kind != bytes(16):
-            text = name.decode("utf-16-le").split("\0")[0]
+            text = name.decode("utf-16-le", "replace").split("\0")[0]
+            if not first <= last < end // SECTOR:
+                raise BuildError(f"{path.name}: partition `{text}` from {first} to {last} does not fit the disk")
             found.append(Partition(text, first * SECTOR, (last - first + 1) * SECTOR))
     return tuple(found)
 
 
 def verity_of(path: Path, label: str, root_hash: str) -> Verity:
     """Parameters of the volume ``label`` in ``path``, read from the superblock of its hash partition."""
-    places = {partition.name: partition for partition in partitions(path)}
-    if sorted(places) != sorted((label, f"{label}-verity")):
-        raise BuildError(f"{path.name}: partitions {sorted(places)}, expected {label} and {label}-verity")
+    found_partitions = partitions(path)
+    names = sorted(partition.name for partition in found_partitions)
+    if names != sorted((label, f"{label}-verity")):
+        raise BuildError(f"{path.name}: partitions {names}, expected {label} and {label}-verity")
+    places = {partition.name: partition for partition in found_partitions}
     with path.open("rb") as file:
         file.seek(places[f"{label}-verity"].offset)
         raw = file.read(_SUPERBLOCK.size)
+    if len(raw) != _SUPERBLOCK.size:
+        raise BuildError(f"{path.name}: the verity superblock is cut")
     magic, version, kind, _, algorithm, data, hashes, blocks, length, salt = _SUPERBLOCK.unpack(raw)
     found = (magic, version, kind, algorithm.rstrip(b"\0"), data, hashes, length)
     if found != (b"verity\0\0", 1, 1, b"sha256", BLOCK, BLOCK, 32):
         raise BuildError(f"{path.name}: verity superblock {found} is not sha256 over {BLOCK}-byte blocks")
-    if blocks * BLOCK > places[label].size:
+    if not 0 < blocks * BLOCK <= places[label].size:
         raise BuildError(f"{path.name}: {blocks} data blocks do not fit the partition")
+    if len(root_hash) != 64 or root_hash.strip("0123456789abcdef"):
+        raise BuildError(f"{path.name}: `{root_hash[:80]}` is not a SHA-256 root hash")
     return Verity(root_hash, salt[:32].hex(), blocks, 1)
 
 
