@@ -1,0 +1,41 @@
+"""Synthetic volumes: a GPT with two partitions and a verity superblock, and nothing else."""
+
+from __future__ import annotations
+
+import struct
+
+SALT = bytes(range(32))
+
+
+def gpt(parts: list[tuple[str, int, int]], *, table: int = 2, count: int = 128, size: int = 128) -> bytes:
+    """A disk that starts with a GPT; ``parts`` are (name, first sector, last sector)."""
+    header = struct.pack(
+        "<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, 0, 0, 1, 0, 34, 0, bytes(16), table, count, size, 0
+    )
+    entries = b"".join(
+        struct.pack("<16s16sQQQ72s", b"K" * 16, bytes(16), first, last, 0, name.encode("utf-16-le"))
+        for name, first, last in parts
+    )
+    return (bytes(512) + header).ljust(512 * table, b"\0") + entries.ljust(count * 128, b"\0")
+
+
+def superblock(
+    *,
+    magic: bytes = b"verity\0\0",
+    version: int = 1,
+    kind: int = 1,
+    algorithm: bytes = b"sha256",
+    data: int = 4096,
+    hashes: int = 4096,
+    blocks: int = 2,
+    length: int = 32,
+) -> bytes:
+    return struct.pack(
+        "<8sII16s32sIIQH6x256s", magic, version, kind, bytes(16), algorithm, data, hashes, blocks, length, SALT
+    )
+
+
+def volume(label: str, block: bytes | None = None) -> bytes:
+    """Data of two blocks at sector 40, its hash tree at sector 56."""
+    head = gpt([(label, 40, 55), (f"{label}-verity", 56, 63)])
+    return (head.ljust(56 * 512, b"\0") + (superblock() if block is None else block)).ljust(64 * 512, b"\0")
