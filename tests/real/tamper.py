@@ -39,7 +39,7 @@ def root_with_logger(tools: ToolsTree, image: Path, manifest: Manifest, out: Pat
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tamper.", dir=out) as name:
         work = Path(name)
-        _extract(tools, image / "root.raw", ROOT_LABEL, work)
+        extract(tools, image / "root.raw", ROOT_LABEL, work)
         package = work / "tree/usr/lib/privml/privml/agent"
         server = package / "server.py"
         source = server.read_text()
@@ -67,7 +67,7 @@ def other_model(tools: ToolsTree, image: Path, manifest: Manifest, out: Path) ->
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tamper.", dir=out) as name:
         work = Path(name)
-        _extract(tools, image / "model.raw", MODEL_LABEL, work)
+        extract(tools, image / "model.raw", MODEL_LABEL, work)
         (weights,) = (work / "tree").iterdir()
         data = bytearray(weights.read_bytes())
         data[-1] ^= 1  # one bit of one weight
@@ -88,7 +88,8 @@ def _of(out: Path, manifest: Manifest) -> bool:
     return mark.is_file() and mark.read_bytes() == manifest.encode()
 
 
-def _extract(tools: ToolsTree, disk: Path, label: str, work: Path) -> None:
+def extract(tools: ToolsTree, disk: Path, label: str, work: Path) -> None:
+    """Put the files of one volume of a disk into ``work/tree``."""
     (part,) = [partition for partition in partitions(disk) if partition.name == label]
     with disk.open("rb") as source, (work / "data.erofs").open("wb") as target:
         source.seek(part.offset)

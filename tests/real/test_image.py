@@ -8,8 +8,11 @@ from pathlib import Path
 
 import pytest
 from tests.real.conftest import privml, succeeded
+from tests.real.tamper import extract
 
+from privml.cli.context import Workplace
 from privml.image.manifest import ARTEFACTS, read
+from privml.image.render import PROGRAMS, ROOT_LABEL
 
 pytestmark = pytest.mark.real
 
@@ -35,6 +38,18 @@ def test_production_holds_nothing_of_the_simulation(demo_cpu: Path, demo_cpu_dev
     assert production.root.root_hash != development.root.root_hash
     assert production.artefacts["uki.efi"] != development.artefacts["uki.efi"]
     assert production.artefacts["model.raw"] == development.artefacts["model.raw"]
+
+
+def test_the_root_has_only_the_programs_on_the_list(demo_cpu: Path, tmp_path: Path) -> None:
+    extract(Workplace().tools(), demo_cpu / "root.raw", ROOT_LABEL, tmp_path)
+    root = tmp_path / "tree"
+    found = {path.name for folder in ("usr/bin", "usr/sbin") for path in (root / folder).iterdir()}
+    assert found == {*PROGRAMS, "llama-server"}
+    names = {path.name for path in root.rglob("*")}
+    assert not names & {"sh", "bash", "dash", "busybox", "perl", "dpkg", "apt", "agetty", "sulogin", "su", "sudo"}
+    assert not [path for path in root.rglob("*") if path.lstat().st_mode & 0o6000], "setuid or setgid files"
+    assert not list((root / "usr/lib/systemd/system-generators").iterdir())
+    assert not (root / "usr/lib/privml/privml/sim").exists()
 
 
 def test_it_boots_and_answers(demo_cpu: Path) -> None:

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base import strictjson
-from privml.base.errors import BuildError, InputsError
+from privml.base.errors import BuildError, EvidenceError, InputsError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
 from privml.base.run import run
 from privml.base.steps import say, step
@@ -58,9 +58,7 @@ def build(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, output: Pa
     output = output.absolute()
     key = build_key(recipe, lock)
     with locked(output.parent / f".{output.name}.lock"):
-        if not force and (output / KEY_FILE).is_file() and (output / KEY_FILE).read_text() == key:
-            found = manifest.read(output)
-            manifest.check_artefacts(output, found)
+        if not force and (found := _cached(output, key)) is not None:
             say(f"{output}: cached, nothing it is made from has changed")
             return Built(output, found, cached=True)
         bring(store, (*lock.packages, *lock.firmware), lock.wheels)
@@ -69,6 +67,19 @@ def build(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, output: Pa
             write_atomic(fresh / KEY_FILE, key.encode())
             write_atomic(fresh / "manifest.json", made.encode())
     return Built(output, made, cached=False)
+
+
+def _cached(output: Path, key: str) -> manifest.Manifest | None:
+    """The image in ``output`` when it was made from the same things and is still whole."""
+    if not (output / KEY_FILE).is_file() or (output / KEY_FILE).read_bytes() != key.encode():
+        return None
+    try:
+        found = manifest.read(output)
+        manifest.check_artefacts(output, found)
+    except (BuildError, EvidenceError) as error:
+        say(f"{error.message}: building it again")
+        return None
+    return found
 
 
 def _make(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path) -> manifest.Manifest:
@@ -83,7 +94,7 @@ def _make(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path)
     with step("Making root.raw with mkosi"):
         root = _root(plan, lock, store, tools, work / "mkosi", out)
     parts = work / "mkosi"
-    release = (parts / "kernel-version").read_text().strip()
+    release = _word(parts, "kernel-version")
     cmdline = uki.command_line(root)
     with step("Making uki.efi"):
         initrd = uki.initrd(parts / "initrd", epoch=epoch)
@@ -195,6 +206,7 @@ def _plan(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> render
         tools=str(tools.root),
         overlay=resources.overlay([file.path for file in lock.agent.files], development=development, config=config),
         development=development,
+        engine=recipe.content.inference.engine,
     )
 
 
@@ -225,13 +237,21 @@ def _root(plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source:
         )
     run_mkosi(tools, source)
     raw = source / "root.raw"
-    if not raw.is_file():
-        raise BuildError("mkosi ended well but made no root.raw")
+    for name in ("root.raw", "root.manifest", "root.roothash", "kernel-version", "vmlinuz"):
+        if not (source / name).is_file():
+            raise BuildError(f"mkosi ended well but made no {name}")
     _check_installed(source / "root.manifest", lock)
-    root_hash = (source / "root.roothash").read_text().strip()
+    root_hash = _word(source, "root.roothash")
     verity = volume.verity_of(raw, render.ROOT_LABEL, root_hash)
     raw.rename(out / "root.raw")
     return verity
+
+
+def _word(folder: Path, name: str) -> str:
+    text = (folder / name).read_bytes().decode("ascii", "replace").strip()
+    if not text or not text.isprintable() or " " in text:
+        raise BuildError(f"mkosi's {name} holds {text[:80]!r}, expected one word")
+    return text
 
 
 def run_mkosi(tools: ToolsTree, source: Path) -> None:
@@ -266,8 +286,11 @@ def run_mkosi(tools: ToolsTree, source: Path) -> None:
 
 def _check_installed(path: Path, lock: Lock) -> None:
     """Fail closed when the installed packages are not exactly the locked ones."""
-    document = strictjson.loads(path.read_bytes(), what="mkosi's manifest")
-    installed = {(row["name"], row["version"], row["architecture"]) for row in document["packages"]}
+    try:
+        document = strictjson.loads(path.read_bytes(), what="mkosi's manifest")
+        installed = {(row["name"], row["version"], row["architecture"]) for row in document["packages"]}
+    except (EvidenceError, KeyError, TypeError) as error:
+        raise BuildError(f"mkosi's manifest is not one: {error}") from error
     locked_set = {(package.name, package.version, package.architecture) for package in lock.packages}
     if installed != locked_set:
         extra = ", ".join(sorted(" ".join(row) for row in installed - locked_set)) or "none"

@@ -23,6 +23,21 @@ GUEST_MODULES = ("virtio_net", "dm_verity", "erofs", "configfs", "tdx_guest", "a
 DEVELOPMENT_MODULES = ("qemu_fw_cfg",)
 # Generators make units from what the host can choose (disks, command line, credentials). None is needed.
 GENERATORS: tuple[str, ...] = ()
+# All that stays in /usr/bin and /usr/sbin. There is no shell among them, so nothing in the guest can be talked into
+# running one.
+PROGRAMS = (
+    "dmsetup",
+    "init",
+    "kmod",
+    "modprobe",
+    "mount",
+    "python3",
+    "python3.14",
+    "systemctl",
+    "udevadm",
+    "umount",
+)
+ENGINE_PROGRAMS = {"llama-server": ("llama-server",)}
 _NAMESPACE = uuid.UUID("6d0b8a7e-1f3c-5a55-9a0e-6c1f2b7d4e90")
 
 
@@ -46,6 +61,7 @@ class Plan:
     tools: str
     overlay: Mapping[str, File]
     development: bool
+    engine: str
 
     @property
     def seed(self) -> str:
@@ -72,6 +88,7 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "modules": sorted((*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()))),
         "initrd_modules": list(INITRD_MODULES),
         "generators": list(GENERATORS),
+        "programs": sorted((*PROGRAMS, *ENGINE_PROGRAMS[plan.engine])),
         "overlay": sorted(plan.overlay),
         "epoch": plan.epoch,
     }

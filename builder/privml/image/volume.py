@@ -148,8 +148,10 @@ def make(
         what="systemd-repart",
         error=BuildError,
     )  # fmt: skip
-    rows = json.loads(done.stdout)
-    hashes = sorted({row["roothash"] for row in rows if row.get("roothash")})
+    try:
+        hashes = sorted({row["roothash"] for row in json.loads(done.stdout) if row.get("roothash")})
+    except (ValueError, TypeError, AttributeError) as error:
+        raise BuildError(f"systemd-repart's output is not a list of partitions: {error}") from error
     if len(hashes) != 1:
         raise BuildError(f"systemd-repart gave root hashes {hashes}, expected one")
     return work / "volume.raw", verity_of(work / "volume.raw", label, hashes[0])
