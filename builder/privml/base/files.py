@@ -59,7 +59,13 @@ def directory_atomic(path: Path) -> Iterator[Path]:
         if path.exists():
             old = Path(tempfile.mkdtemp(prefix=f".{path.name}.old.", dir=path.parent))
             path.rename(old / "was")
-        temporary.rename(path)
+        try:
+            temporary.rename(path)
+        except BaseException:
+            if old is not None:
+                (old / "was").rename(path)
+                old.rmdir()
+            raise
         fsync_directory(path.parent)
         if old is not None:
             remove_tree(old)

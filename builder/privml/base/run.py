@@ -75,6 +75,8 @@ def run(
         raise error(f"{name}: `{missing.filename or words[0]}` is not there", hint=hint) from missing
     except PermissionError as denied:
         raise error(f"{name}: `{words[0]}` may not be run: {denied.strerror}", hint=hint) from denied
+    except OSError as refused:
+        raise error(f"{name}: `{words[0]}` cannot be run: {refused.strerror}", hint=hint) from refused
     except subprocess.TimeoutExpired as late:
         raise error(f"{name}: no end after {timeout:g} s\n{_tail(late.stdout, late.stderr)}", hint=hint) from late
     if streams and done.stderr:

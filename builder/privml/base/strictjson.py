@@ -53,6 +53,12 @@ def loads(data: bytes, *, what: str = "JSON", limit: int = MAX_BYTES) -> Any:
     except RecursionError as error:
         raise EvidenceError(f"{what}: nested too deeply") from error
     _check_depth(value, what)
+    if "\\u" in text:
+        # Half a surrogate pair is no character (RFC 8785 section 3.2.2.2): nothing could write it again.
+        try:
+            json.dumps(value, ensure_ascii=False).encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise EvidenceError(f"{what}: a string holds a lone surrogate") from error
     return value
 
 
