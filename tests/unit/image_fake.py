@@ -123,7 +123,7 @@ def keep(store: Store, name: str, body: bytes) -> Package:
 
 @cache
 def _agent() -> Tree:
-    return agent_tree("production")
+    return Tree.of([entry for entry in agent_tree("production").files if "/agent/" in entry.path])
 
 
 @cache

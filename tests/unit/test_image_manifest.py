@@ -1,0 +1,170 @@
+"""manifest.json v1: it comes back as it went, and nothing else is taken for one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from privml.base.errors import BuildError, EvidenceError
+from privml.base.strictjson import loads, pretty
+from privml.events.agent import AgentEvent
+from privml.image import manifest
+from privml.image.manifest import ARTEFACTS, Manifest
+from privml.image.volume import Verity
+from privml.machine.platform import Shape
+
+
+def sample(folder: Path) -> Manifest:
+    """A manifest of artefacts that are really there."""
+    folder.mkdir(exist_ok=True)
+    for name in ARTEFACTS:
+        (folder / name).write_bytes(name.encode())
+    return Manifest(
+        name="demo-cpu",
+        variant="production",
+        recipe_sha256="1" * 64,
+        lock_sha256="2" * 64,
+        refreshed=False,
+        source_date_epoch=1_750_000_000,
+        listen=8443,
+        cmdline="quiet privml.root=x",
+        kernel="6.99",
+        root=Verity("3" * 64, "4" * 64, 10, 1),
+        model_name="small",
+        model=Verity("5" * 64, "6" * 64, 20, 1),
+        config_sha256="7" * 64,
+        agent_events=(AgentEvent("config", b"{}"), AgentEvent("system-ready", b"{}")),
+        artefacts={name: manifest.artefact(folder / name) for name in ARTEFACTS},
+        platforms=("qemu-11-q35",),
+        shapes=(Shape(2, 2 << 30),),
+        packages=(("bash", "5.3", "amd64", "8" * 64),),
+        origins={"uki.efi": "recipes/demo-cpu.yaml:4 kernel.package"},
+    )
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made = sample(tmp_path / "image")
+    (tmp_path / "image/manifest.json").write_bytes(made.encode())
+    return tmp_path / "image"
+
+
+def test_it_comes_back_as_it_went(folder: Path) -> None:
+    data = sample(folder).encode()
+    assert manifest.decode(data) == sample(folder)
+    assert manifest.decode(data).encode() == data
+    assert manifest.read(folder) == sample(folder)
+    assert data.endswith(b"}\n")
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """Every place in the document, objects and arrays included."""
+    if path:
+        yield path
+    items = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
+    for key, item in items:
+        yield from places(item, (*path, key))
+
+
+def bent(data: bytes, path: tuple[Any, ...], change: Any) -> bytes:
+    document = loads(data)
+    at = document
+    for key in path[:-1]:
+        at = at[key]
+    change(at, path[-1])
+    return pretty(document)
+
+
+def field_paths(data: bytes) -> list[tuple[Any, ...]]:
+    return [path for path in places(loads(data)) if isinstance(path[-1], str) and path[0] != "origins"]
+
+
+def test_every_missing_field_is_refused(folder: Path) -> None:
+    data = sample(folder).encode()
+    paths = field_paths(data)
+    assert len(paths) > 45
+    for path in paths:
+        with pytest.raises(EvidenceError) as caught:
+            manifest.decode(bent(data, path, lambda at, key: at.pop(key)))
+        assert str(path[-1]) in caught.value.message, path
+
+
+def test_every_field_of_a_wrong_type_is_refused(folder: Path) -> None:
+    data = sample(folder).encode()
+
+    def put(wrong: Any) -> Any:
+        return lambda at, key: at.__setitem__(key, wrong)
+
+    for path in places(loads(data)):
+        old = loads(data)
+        for key in path:
+            old = old[key]
+        for wrong in (None, True, 3, "?", ["?", None], {"?": None}):
+            if type(wrong) is type(old) and not isinstance(old, list | dict):
+                continue
+            with pytest.raises(EvidenceError):
+                manifest.decode(bent(data, path, put(wrong)))
+
+
+def test_every_unknown_field_is_refused(folder: Path) -> None:
+    data = sample(folder).encode()
+    objects = {path[:-1] for path in field_paths(data)}
+    assert len(objects) > 9
+    for path in objects:
+        with pytest.raises(EvidenceError, match="unexpected: unknown field"):
+            manifest.decode(bent(data, (*path, "unexpected"), lambda at, key: at.update({key: 1})))
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        (("format",), "privml-manifest/v2"),
+        (("variant",), "test"),
+        (("recipe_sha256",), "1" * 62),
+        (("recipe_sha256",), "A" * 64),
+        (("listen",), 0),
+        (("listen",), 65536),
+        (("root", "block_size"), 512),
+        (("root", "data_blocks"), 0),
+        (("root", "root_hash"), "3" * 66),
+        (("model", "verity", "salt"), ""),
+        (("shapes", 0, "vcpus"), 0),
+        (("shapes", 0, "memory"), 0),
+        (("agent_events", 0, "payload"), "e30"),
+        (("artefacts", "uki.efi", "size"), -1),
+        (("packages", 0, "sha256"), "zz" * 32),
+    ],
+)
+def test_values_out_of_range_are_refused(folder: Path, path: tuple[Any, ...], value: Any) -> None:
+    data = sample(folder).encode()
+
+    def change(at: Any, key: Any) -> None:
+        assert at[key] != value
+        at[key] = value
+
+    with pytest.raises(EvidenceError):
+        manifest.decode(bent(data, path, change))
+
+
+def test_a_directory_without_one_is_told(tmp_path: Path) -> None:
+    with pytest.raises(BuildError) as caught:
+        manifest.read(tmp_path)
+    assert "no manifest.json" in caught.value.message
+    assert "privml-build image" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("name", ARTEFACTS)
+def test_an_artefact_must_be_there_and_be_the_one(folder: Path, name: str) -> None:
+    made = manifest.read(folder)
+    manifest.check_artefacts(folder, made)
+    body = (folder / name).read_bytes()
+    for harm in (body + b"x", body[:-1] + b"?", b""):
+        (folder / name).write_bytes(harm)
+        with pytest.raises(BuildError, match=f"{name} is not what manifest.json says"):
+            manifest.check_artefacts(folder, made)
+    (folder / name).unlink()
+    with pytest.raises(BuildError, match=f"{name} is missing"):
+        manifest.check_artefacts(folder, made)

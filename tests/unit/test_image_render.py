@@ -1,0 +1,156 @@
+"""The mkosi tree: a pure function of the plan, with nothing in it that nobody asked for."""
+
+from __future__ import annotations
+
+import configparser
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import replace
+
+import jinja2
+import pytest
+
+from privml.image import render, resources
+from privml.image.render import File, Plan, tree
+from privml.lock.trees import agent_tree
+
+PLAN = Plan(
+    name="demo-cpu",
+    release="forky",
+    packages=("systemd", "bash", "llama.cpp"),
+    epoch=1_750_000_000,
+    tools="/the/tools",
+    overlay={"etc/b": File(b"b"), "etc/a": File(link="b")},
+    development=False,
+    engine="llama-server",
+)
+
+
+def made(plan: Plan = PLAN) -> dict[str, File]:
+    return tree(plan, resources.templates())
+
+
+def options(files: Mapping[str, File]) -> dict[str, str]:
+    parser = configparser.RawConfigParser(strict=True)
+    parser.optionxform = str  # type: ignore[method-assign, assignment]
+    parser.read_string(files["mkosi.conf"].data.decode())
+    return {key: value for section in parser.sections() for key, value in parser[section].items()}
+
+
+def guest(*, development: bool) -> Plan:
+    files = [file.path for file in agent_tree("development" if development else "production").files]
+    overlay = resources.overlay(files, development=development, config=b"{}")
+    return replace(PLAN, overlay=overlay, development=development)
+
+
+def test_the_same_plan_makes_the_same_tree() -> None:
+    assert made() == made()
+    shuffled = replace(PLAN, packages=PLAN.packages[::-1], overlay=dict(reversed(PLAN.overlay.items())))
+    assert made(shuffled) == made()
+    assert list(made(shuffled)) == sorted(made())
+
+
+def test_these_files_and_no_others() -> None:
+    assert sorted(made()) == [
+        "mkosi.conf",
+        "mkosi.env",
+        "mkosi.extra/etc/a",
+        "mkosi.extra/etc/b",
+        "mkosi.finalize",
+        "mkosi.repart/10-data.conf",
+        "mkosi.repart/11-verity.conf",
+        "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources",
+        "privml.json",
+    ]
+
+
+def test_packages_are_sorted_and_each_on_its_line() -> None:
+    assert options(made())["Packages"].split() == ["bash", "llama.cpp", "systemd"]
+
+
+def test_options_that_keep_builds_equal_and_offline() -> None:
+    found = options(made())
+    expected = {
+        "Seed": PLAN.seed,
+        "SourceDateEpoch": "1750000000",
+        "Release": "forky",
+        "ToolsTree": "/the/tools",
+        "WithNetwork": "no",
+        "Incremental": "no",
+        "History": "no",
+        "WithRecommends": "no",
+        "Bootable": "no",
+        "MakeInitrd": "no",
+        "PackageDirectories": "packages",
+        "SplitArtifacts": "roothash",
+        "ManifestFormat": "json",
+        "Output": "root",
+    }
+    assert {key: found.get(key) for key in expected} == expected
+    assert not [key for key in found if "Script" in key or "Password" in key or "Ssh" in key or "Autologin" in key]
+
+
+def test_apt_gets_no_archive_at_all() -> None:
+    assert made()["mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources"].data == b""
+
+
+def test_a_template_with_an_unknown_name_fails() -> None:
+    templates = {**resources.templates(), "mkosi.conf.j2": b"Release={{ relase }}\n"}
+    with pytest.raises(jinja2.UndefinedError):
+        tree(PLAN, templates)
+
+
+def test_the_seed_is_a_function_of_the_name() -> None:
+    assert uuid.UUID(PLAN.seed).version == 5
+    assert render.seed_of("demo-cpu") == PLAN.seed
+    assert render.seed_of("demo-cpu-dev") != PLAN.seed
+    changed = replace(PLAN, packages=("other",), epoch=1, tools="/elsewhere", overlay={}, development=True)
+    assert changed.seed == PLAN.seed
+
+
+def test_the_path_of_the_tools_is_in_the_configuration_alone() -> None:
+    here, there = made(), made(replace(PLAN, tools="/elsewhere"))
+    assert [name for name in here if here[name] != there[name]] == ["mkosi.conf"]
+
+
+def test_a_production_tree_has_no_shell_script_but_the_initrd_s_init() -> None:
+    scripts = {
+        path for path, file in made(guest(development=False)).items() if file.executable or file.data[:2] == b"#!"
+    }
+    assert scripts == {"mkosi.finalize", "mkosi.extra/usr/lib/privml/initrd-init"}
+    assert made()["mkosi.finalize"].data.startswith(b"#!/usr/bin/python3\n")
+
+
+def test_only_a_development_tree_holds_simulation() -> None:
+    production, development = made(guest(development=False)), made(guest(development=True))
+
+    def simulated(files: Mapping[str, File]) -> list[str]:
+        return [
+            path
+            for path, file in files.items()
+            if "/sim" in path or (b"simulated" in file.data and "etc/systemd" in path)
+        ]
+
+    assert simulated(production) == []
+    assert simulated(development)
+    facts = [json.loads(files["privml.json"].data) for files in (production, development)]
+    assert "qemu_fw_cfg" not in facts[0]["modules"]
+    assert "qemu_fw_cfg" in facts[1]["modules"]
+
+
+def test_finalize_is_told_every_overlay_path() -> None:
+    plan = guest(development=False)
+    facts = json.loads(made(plan)["privml.json"].data)
+    assert facts["overlay"] == sorted(plan.overlay)
+    assert facts["epoch"] == PLAN.epoch
+    assert facts["generators"] == []
+    assert {"erofs", "dm_verity", "virtio_blk"} == set(facts["initrd_modules"])
+
+
+def test_the_overlay_holds_the_configuration_and_the_agent() -> None:
+    files = resources.overlay(["privml/agent/boot.py"], development=False, config=b"{1}")
+    assert files["etc/privml/config.json"] == File(b"{1}")
+    assert files["usr/lib/privml/privml/agent/boot.py"].data.startswith(b'"""')
+    assert files["usr/lib/privml/initrd-init"].executable
+    assert files["etc/systemd/system/debug-shell.service"] == File(b"")  # an empty unit is a masked one
