@@ -5,7 +5,7 @@ Runs in the tools tree's sandbox. Reads ``privml.json`` beside mkosi.conf:
 {"modules": [names], "initrd_modules": [names, in load order], "generators": [names], "programs": [names], "overlay": [paths],
 "epoch": n}
 Takes kernel and initrd parts out to $OUTPUTDIR, removes what the guest does not need or what differs between builds,
-compiles Python, and fails when something that must not be there is there.
+compiles Python, and brings owners, modes and times into one form. Fails when a kernel, module or program is missing.
 """
 
 import compileall

@@ -79,7 +79,7 @@ def main() -> int:
     title("(a) The operator adds one word to the kernel command line")
     with started(tools, replace(honest, append=f"{built.manifest.cmdline} audit=0")) as machine:
         ready(machine)
-        refusals.append(refused("one more word", machine, target.directory, "rtmr2", "recipes/"))
+        refusals.append(refused("one more word", machine, target.directory, "rtmr2", "recipes/", "audit=0"))
     title("(b) The operator builds a prompt logger into the root, with its own root hash")
     with started(tools, replace(honest, replaced=logger)) as machine:
         ready(machine)

@@ -93,7 +93,7 @@ class FakeEngine:
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
                 engine.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
-                if b'"stream":true' in body:
+                if b'"stream": true' in body:
                     self._stream()
                 elif self.path == "/v1/completions":
                     self._answer(engine.completion_status, b'{"choices":[{"text":" Paris."}]}')

@@ -139,10 +139,11 @@ def test_completion_goes_to_the_engine_and_back(served: Guest) -> None:
         "connection": "keep-alive, x-hop",
         "x-hop": "1",
     }
-    status, got, answer = served.request("POST", "/v1/completions?a=b", body, headers)
-    assert (status, answer) == (200, b'{"choices":[]}')
+    status, got, answer = served.request("POST", "/v1/completions", body, headers)
+    assert (status, answer) == (200, b'{"choices":[{"text":" Paris."}]}')
     path, sent, forwarded = served.engine.requests[-1]
-    assert (path, forwarded) == ("/v1/completions?a=b", body)
+    assert path == "/v1/completions"
+    assert json.loads(forwarded) == {**json.loads(body), "cache_prompt": False}
     assert sent["content-type"] == "application/json"
     assert not {"authorization", "x-hop"} & set(sent)
     assert not {"x-internal", "keep-alive", "server"} & set(got)

@@ -107,7 +107,7 @@ def test_the_proxy_reaches_its_engine(served: Guest) -> None:
 
     with proxied(Gate(url(served), check, allow_simulated=True)) as port:
         assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
-    assert served.engine.requests[-1][2] == b'{"messages":[]}'
+    assert served.engine.requests[-1][2] == b'{"messages": [], "cache_prompt": false}'
 
 
 def test_a_guest_that_still_boots_tells_its_stages() -> None:

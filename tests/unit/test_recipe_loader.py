@@ -67,7 +67,7 @@ def test_origins_name_file_line_and_field() -> None:
         ),
         ('file: "*.gguf"', 'flie: "*.gguf"', "recipes/x.yaml:8: inference.model.file: missing"),
         ("schema: 1", "schema: 2", "recipes/x.yaml:1: schema: got `2`, expected 1"),
-        ("release: forky", "release: fork", "release: got `fork`, expected forky or trixie; did you mean `forky`?"),
+        ("release: forky", "release: fork", "release: got `fork`, expected forky; did you mean `forky`?"),
         ("listen: 8443", 'listen: "8443"', "recipes/x.yaml:9: agent.listen: got `8443`, expected a whole number"),
         ("listen: 8443", "listen: 70000", "recipes/x.yaml:9: agent.listen: got `70000`"),
         ("listen: 8443", "listen: true", "agent.listen: got `True`, expected a whole number"),
@@ -95,7 +95,7 @@ def test_origins_name_file_line_and_field() -> None:
             "recipes/x.yaml:3: base: got `debian`, expected fields",
         ),
         ("platforms: [qemu-11-q35]", "platforms: []", "platforms: got a list of 0"),
-        ("release: forky", 'release: "\\e[2Jx\\n"', "base.release: got `\\x1b[2Jx\\n`, expected forky or trixie"),
+        ("release: forky", 'release: "\\e[2Jx\\n"', "base.release: got `\\x1b[2Jx\\n`, expected forky"),
         ("agent: {", 'agent: {"a\\nb": 1, ', "agent.a\\nb: unknown field"),
     ],
 )

@@ -19,6 +19,7 @@ import h11
 
 from privml.agent.batch import Busy, QuoteBatch
 from privml.agent.broker import BrokerClient, RefusedRequest
+from privml.agent.inference import UnsupportedError, engine_body
 from privml.agent.layout import Layout
 from privml.agent.loopback import Exchange
 from privml.base.errors import EvidenceError, PrivmlError
@@ -221,7 +222,12 @@ class _Conversation:
             raise _Answer(429, "busy", "as many requests as this machine takes are under way")
         try:
             body = self._body(request, MAX_BODY)
-            with self._server.forward(request, target, body) as exchange:
+            path, _, query = target.partition("?")
+            try:
+                shown = engine_body(request.method.decode("ascii"), path, query, body)
+            except UnsupportedError as error:
+                raise _Answer(error.status, "unsupported", error.message) from error
+            with self._server.forward(request, path, shown) as exchange:
                 self._stream(exchange)
         finally:
             self._server.answers.release()

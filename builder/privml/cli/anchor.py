@@ -9,6 +9,8 @@ from typing import Any
 import click
 
 from privml.base.errors import EvidenceError, UsageError
+from privml.base.strictjson import loads
+from privml.evidence.document import decode_collateral
 from privml.evidence.signature import root_der
 from privml.image import manifest as manifests
 from privml.verify.policy import Expected, Policy
@@ -16,12 +18,18 @@ from privml.vm.predicted import read_prediction
 
 
 def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--expect` and `--allow-simulated` to a command."""
+    """Add `--expect`, `--collateral` and `--allow-simulated` to a command."""
     command = click.option(
         "--allow-simulated",
         "simulated_root",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Also accept a simulated TDX platform with this root certificate. It proves nothing about hardware.",
+    )(command)
+    command = click.option(
+        "--collateral",
+        "collateral_file",
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        help="Intel's collateral for the quote (the QVL's nine-field JSON), when the document carries none.",
     )(command)
     return click.option(
         "--expect",
@@ -36,6 +44,11 @@ def expected_of(directory: Path) -> Expected:
     manifest = manifests.read(directory)
     manifests.check_artefacts(directory, manifest)
     return Expected(read_prediction(directory, manifest), anchor=f"the build in {directory}")
+
+
+def collateral_of(path: Path | None) -> dict[str, str] | None:
+    """The collateral in a file; it is checked against Intel's root like any other."""
+    return None if path is None else decode_collateral(loads(path.read_bytes(), what=path.name), path.name)
 
 
 def policy_of(simulated_root: Path | None) -> Policy:

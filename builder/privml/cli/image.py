@@ -8,7 +8,8 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
-from privml.cli.context import Workplace, resolve
+from privml.base.steps import step
+from privml.cli.context import Workplace, recipes_directory, resolve
 
 
 @click.command()
@@ -17,13 +18,14 @@ from privml.cli.context import Workplace, resolve
 @click.option("--force", is_flag=True, help="Build again even when nothing has changed.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's facts as JSON.")
 def image(target: str, *, output: Path | None, force: bool, as_json: bool) -> None:
-    """Build TARGET: uki.efi, root.raw, model.raw, firmware.fd and manifest.json.
+    """Build TARGET: uki.efi, root.raw, model.raw, firmware.fd, manifest.json and prediction.json.
 
     \b
     privml-build image demo-cpu
     privml-build image recipes/demo-cpu-dev.yaml -o /tmp/dev
     """
     from privml.image.build import build
+    from privml.vm.predicted import has_prediction, predict_image, write_prediction
 
     found = resolve(target, output)
     if found.recipe is None:
@@ -31,6 +33,12 @@ def image(target: str, *, output: Path | None, force: bool, as_json: bool) -> No
     place = Workplace()
     recipe, lock = place.recipe_and_lock(found.recipe)
     built = build(recipe, lock, place.store, place.tools(found.recipe), found.directory, force=force)
+    tools = place.tools(found.recipe)
+    if not (built.cached and has_prediction(built.directory, built.manifest)):
+        with step("Predicting its registers"):
+            recipes = recipes_directory(found)
+            predicate = predict_image(tools, place.store.root, built.directory, built.manifest, recipes)
+            write_prediction(built.directory, built.manifest, predicate)
     artefacts = {name: vars(artefact) for name, artefact in built.manifest.artefacts.items()}
     if as_json:
         facts = {

@@ -9,7 +9,7 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
-from privml.cli.anchor import anchor_options, expected_of, policy_of
+from privml.cli.anchor import anchor_options, collateral_of, expected_of, policy_of
 from privml.client import attested
 from privml.client.proxy import serve
 from privml.verify.verdict import Verdict
@@ -20,7 +20,15 @@ from privml.verify.verdict import Verdict
 @anchor_options
 @click.option("--listen", default="127.0.0.1:8000", show_default=True, help="Where to listen, on this machine only.")
 @click.option("--interval", default=300, show_default=True, help="Seconds after which the guest is verified again.")
-def proxy(upstream: str, *, expect: Path, simulated_root: Path | None, listen: str, interval: int) -> None:
+def proxy(
+    upstream: str,
+    *,
+    expect: Path,
+    simulated_root: Path | None,
+    collateral_file: Path | None,
+    listen: str,
+    interval: int,
+) -> None:
     """Serve an OpenAI-compatible endpoint that forwards to URL once, and as long as, it verifies.
 
     A refused guest gets nothing: clients are answered 403 with every reason, and no byte of a prompt leaves.
@@ -30,12 +38,15 @@ def proxy(upstream: str, *, expect: Path, simulated_root: Path | None, listen: s
     OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none your-program
     """
     host, _, port = listen.rpartition(":")
-    if not port.isdigit():
+    if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"--listen {listen}: expected HOST:PORT")
     expected, policy = expected_of(expect), policy_of(simulated_root)
+    collateral = collateral_of(collateral_file)
     logging.getLogger("privml").setLevel(logging.INFO)
 
     def check(document: bytes, nonce: bytes, spki: bytes) -> Verdict:
-        return attested.judge(document, expected, policy, now=int(time.time()), nonce=nonce, tls_spki_sha256=spki)
+        return attested.judge(
+            document, expected, policy, now=int(time.time()), nonce=nonce, tls_spki_sha256=spki, collateral=collateral
+        )
 
     serve((host, int(port)), upstream, check, interval=interval, allow_simulated=simulated_root is not None)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import click
 
-from privml.base.errors import UsageError
+from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import unhex
-from privml.cli.anchor import anchor_options, expected_of, policy_of
+from privml.cli.anchor import anchor_options, collateral_of, expected_of, policy_of
 from privml.client import attested
 from privml.verify.report import render
 
@@ -29,6 +29,7 @@ def verify(
     *,
     expect: Path,
     simulated_root: Path | None,
+    collateral_file: Path | None,
     nonce: str | None,
     spki: str | None,
     save: Path | None,
@@ -41,28 +42,41 @@ def verify(
     \b
     privml-build verify https://127.0.0.1:8443 --expect out/demo-cpu
     """
+    given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
+    remote = source.startswith("https://")
+    if remote and any(given.values()):
+        raise UsageError("--nonce and --spki belong to a captured document, not to a URL")
+    if not remote and not Path(source).is_file():
+        raise UsageError(f"`{source}` is neither an https:// address nor a file")
+    if save is not None and not save.parent.is_dir():
+        raise UsageError(f"--save {save}: there is no directory {save.parent}")
     expected, policy = expected_of(expect), policy_of(simulated_root)
+    collateral = collateral_of(collateral_file)
     now = int(time.time())
-    if source.startswith("https://"):
-        if nonce or spki:
-            raise UsageError("--nonce and --spki belong to a captured document, not to a URL")
-        fetched = attested.attest(source, expected, policy, now=now)
+    if remote:
+        fetched = attested.attest(source, expected, policy, now=now, collateral=collateral)
         verdict = fetched.verdict
         if save is not None:
             save.write_bytes(fetched.document)
             click.echo(f"nonce {fetched.nonce.hex()}, spki {fetched.tls_spki_sha256.hex()}: {save}", err=True)
     else:
-        path = Path(source)
-        if not path.is_file():
-            raise UsageError(f"`{source}` is neither an https:// address nor a file")
         verdict = attested.judge(
-            path.read_bytes(),
+            Path(source).read_bytes(),
             expected,
             policy,
             now=now,
-            nonce=unhex(nonce, 32, what="--nonce") if nonce else None,
-            tls_spki_sha256=unhex(spki, 32, what="--spki") if spki else None,
+            nonce=given["--nonce"],
+            tls_spki_sha256=given["--spki"],
         )
     text = json.dumps(verdict.to_dict(), indent=2, sort_keys=True) + "\n" if as_json else render(verdict)
     click.echo(text, nl=False)
     context.exit(verdict.exit_code)
+
+
+def _digits(option: str, text: str | None) -> bytes | None:
+    if text is None:
+        return None
+    try:
+        return unhex(text, 32, what=option)
+    except EvidenceError as error:
+        raise UsageError(f"{error.message}: expected 64 hex digits") from error

@@ -28,6 +28,7 @@ from privml.lock.make import bring
 from privml.lock.models import Lock, serialise
 from privml.machine.platform import Shape
 from privml.recipe.loader import Recipe
+from privml.recipe.models import ENGINE_PORT
 from privml.store.objects import Store
 
 KEY_FILE = ".build-key"
@@ -161,7 +162,7 @@ def measured_config(recipe: Recipe, model_file: str, model: volume.Verity) -> co
         max_concurrency=content.agent.max_concurrency,
         engine_name=content.inference.engine,
         engine_argv=engine.llama_server(model_file, content.inference.model.name),
-        engine_port=engine.ENGINE_PORT,
+        engine_port=ENGINE_PORT,
         model_name=content.inference.model.name,
         model_file=model_file,
         model_verity=configuration.Verity(

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from privml.recipe.models import ENGINE_PORT
+
 MODEL_DIRECTORY = "/run/privml/model"
-ENGINE_PORT = 8080
 CONTEXT = 2048
 
 
 def llama_server(model_file: str, model_name: str) -> tuple[str, ...]:
-    """argv of llama-server: loopback only, nothing logged, nothing of one prompt kept for the next."""
+    """argv of llama-server: loopback only, no log, no cache of prompts (`agent.inference` closes what is left)."""
     return (
         "/usr/bin/llama-server",
         "--model", f"{MODEL_DIRECTORY}/{model_file}",
@@ -18,6 +19,7 @@ def llama_server(model_file: str, model_name: str) -> tuple[str, ...]:
         "--ctx-size", str(CONTEXT),
         "--parallel", "1",
         "--cache-ram", "0",
+        "--no-cache-prompt",
         "--no-slots",
         "--no-webui",
         "--no-warmup",

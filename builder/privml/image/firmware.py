@@ -15,7 +15,6 @@ from privml.image.tools import Bind, ToolsTree
 # package -> (file in it, whether it carries enrolled keys)
 FIRMWARES = {
     "ovmf-inteltdx": ("usr/share/ovmf/OVMF.inteltdx.ms.fd", True),
-    "ovmf": ("usr/share/ovmf/OVMF.fd", False),
     "ovmf-generic": ("usr/share/ovmf/OVMF.fd", False),
 }
 _KEY_VARIABLES = ("PK", "KEK", "db", "dbx")

@@ -11,6 +11,7 @@ MIB = 1 << 20
 _UNITS = {"MiB": MIB, "GiB": MIB << 10}
 _SIZE = re.compile(r"\A([1-9][0-9]{0,6})(MiB|GiB)\Z")
 MIN_MEMORY = 512 * MIB
+ENGINE_PORT = 8080
 
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$", max_length=64)]
@@ -39,6 +40,12 @@ def _inner_glob(value: str) -> str:
     return value
 
 
+def _not_the_engines(value: int) -> int:
+    if value == ENGINE_PORT:
+        raise ValueError(f"got {value}, which is the engine's own port inside the guest")
+    return value
+
+
 def _device(value: object) -> object:
     if isinstance(value, dict) and len(value) == 1:
         kind, count = next(iter(value.items()))
@@ -56,7 +63,7 @@ class Base(Section):
     """The distribution that the guest is made from."""
 
     distribution: Literal["debian"]
-    release: Literal["forky", "trixie"]
+    release: Literal["forky"]
 
 
 class Kernel(Section):
@@ -96,8 +103,8 @@ class Inference(Section):
 class Agent(Section):
     """The boot agent's server."""
 
-    listen: Annotated[int, Field(ge=1, le=65535)]
-    max_concurrency: Annotated[int, Field(ge=1, le=4096)]
+    listen: Annotated[int, Field(ge=1024, le=65535), AfterValidator(_not_the_engines)]
+    max_concurrency: Annotated[int, Field(ge=1, le=1024)]
 
 
 class Device(Section):

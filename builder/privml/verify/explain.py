@@ -14,7 +14,7 @@ from privml.events.event import Event
 from privml.events.registers import Register
 from privml.evidence.facts import Facts, LoggedEvent
 from privml.statement.predicate import MeasuredShape
-from privml.verify.text import decode, describe, quoted
+from privml.verify.text import decode, describe, quoted, text_of, word_changes
 
 MAX_DIFFERENCES = 8
 _MAX_ALIGNED = 512
@@ -86,6 +86,11 @@ def _differences(register: Register, predicted: Sequence[Event], logged: Sequenc
 
 
 def _replaced(name: str, at: int, want: Event, got: LoggedEvent) -> str:
+    text = text_of(got)
+    changes = word_changes(want.note, text) if text is not None and want.note else None
+    if changes is not None:
+        source = f"{types.type_name(want.type)} from {want.origin}"
+        return f"{name} event {at}: predicted {source}; logged {types.type_name(got.type)} {changes}"
     return f"{name} event {at}: predicted {_origin(want)}; logged {describe(got)}"
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import struct
+from difflib import SequenceMatcher
 
 from privml.events import types
 from privml.evidence.facts import LoggedEvent
@@ -28,14 +29,32 @@ def describe(event: LoggedEvent) -> str:
     if event.type in _VARIABLES:
         variable = _variable_name(data)
         return f"{name} variable {variable}" if variable else f"{name}, {len(data)} bytes"
-    if event.type == types.EV_EVENT_TAG:
-        tagged = _tagged(data)
-        data = data if tagged is None else tagged
-    text = decode(data)
+    text = text_of(event)
     if text is None:
         return f"{name}, {len(data)} bytes, digest {event.digest.hex()[:16]}"
     proven = "" if _proves(event, text) else f" (the log's words, digest {event.digest.hex()[:16]})"
     return f"{name} {quoted(text)}{proven}"
+
+
+def text_of(event: LoggedEvent) -> str | None:
+    """The printable text that an event's data holds, whole; None when it holds none."""
+    tagged = _tagged(event.data) if event.type == types.EV_EVENT_TAG else None
+    return decode(event.data if tagged is None else tagged)
+
+
+def word_changes(predicted: str, logged: str) -> str | None:
+    """``with "audit=0" added``: how one list of words became another; None when they have little in common."""
+    old, new = predicted.split(), logged.split()
+    matcher = SequenceMatcher(None, old, new, autojunk=False)
+    if len(old) < 2 or matcher.ratio() < 0.5:
+        return None
+    removed, added = [], []
+    for tag, low, high, new_low, new_high in matcher.get_opcodes():
+        if tag != "equal":
+            removed += old[low:high]
+            added += new[new_low:new_high]
+    parts = [f"{quoted(' '.join(words))} {what}" for words, what in ((added, "added"), (removed, "removed")) if words]
+    return "with " + " and ".join(parts) if parts else "with other spaces"
 
 
 def decode(data: bytes) -> str | None:

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from privml.base.errors import MeasurementError
+from privml.base.errors import MeasurementError, PrivmlError
 from privml.base.files import write_atomic
 from privml.base.strictjson import pretty
 from privml.events.registers import RTMRS, Register
@@ -116,3 +116,12 @@ def read_prediction(directory: Path, manifest: Manifest) -> Predicate:
     if predicate.manifest_sha256 != hashlib.sha256(manifest.encode()).digest():
         raise MeasurementError(f"{path} is of another build than manifest.json", hint=hint)
     return predicate
+
+
+def has_prediction(directory: Path, manifest: Manifest) -> bool:
+    """True when ``prediction.json`` is there and is of this very image."""
+    try:
+        read_prediction(directory, manifest)
+    except PrivmlError:
+        return False
+    return True

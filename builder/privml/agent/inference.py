@@ -1,0 +1,76 @@
+"""Which requests reach the engine, and in which form: an allow-list of OpenAI paths and fields.
+
+The engine takes more than OpenAI's API: fields that choose a slot, keep a cache or read files. One of them,
+``cache_prompt``, would let a caller learn by timing (and by ``cached_tokens``) how the last caller's prompt began, so
+it is always sent, as false. What is not on the list is refused by name, never dropped: a caller must not believe that
+something took effect.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any, NoReturn
+
+from privml.base.errors import EvidenceError
+
+_COMMON = frozenset(
+    {
+        "model", "max_tokens", "temperature", "top_p", "n", "stream", "stream_options", "stop", "presence_penalty",
+        "frequency_penalty", "seed", "logprobs", "logit_bias", "user",
+    }
+)  # fmt: skip
+FIELDS = {
+    "/v1/completions": _COMMON | {"prompt", "echo", "suffix", "best_of"},
+    "/v1/chat/completions": _COMMON
+    | {"messages", "max_completion_tokens", "top_logprobs", "response_format", "tools", "tool_choice",
+       "parallel_tool_calls"},
+}  # fmt: skip
+READABLE = frozenset({"/v1/models"})
+
+
+class UnsupportedError(EvidenceError):
+    """A request that the engine will not be shown; ``status`` is its HTTP status."""
+
+    def __init__(self, status: int, message: str) -> None:
+        super().__init__(message)
+        self.status = status
+
+
+def engine_body(method: str, path: str, query: str, body: bytes) -> bytes:
+    """The body to send to the engine for a caller's request; ``UnsupportedError`` when it is not to be sent."""
+    if path not in READABLE and path not in FIELDS:
+        raise UnsupportedError(404, f"there is no {path[:80]} here: only {', '.join(sorted((*FIELDS, *READABLE)))}")
+    expected = "GET" if path in READABLE else "POST"
+    if method != expected:
+        raise UnsupportedError(405, f"{path} takes {expected}")
+    if query:
+        raise UnsupportedError(400, f"{path} takes no query")
+    if path in READABLE:
+        if body:
+            raise UnsupportedError(400, f"{path} takes no body")
+        return b""
+    value = _object(body)
+    unknown = sorted(value.keys() - FIELDS[path])
+    if unknown:
+        raise UnsupportedError(400, f"field `{unknown[0][:80]}` is not supported by {path}")
+    return json.dumps({**value, "cache_prompt": False}, ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+def _object(body: bytes) -> dict[str, Any]:
+    def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        result = dict(items)
+        if len(result) != len(items):
+            raise UnsupportedError(400, "the body gives a key twice")
+        return result
+
+    def constant(_: str) -> NoReturn:
+        raise UnsupportedError(400, "the body holds a number that is not one")
+
+    try:
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+    except (UnicodeDecodeError, ValueError, RecursionError) as error:
+        # Never the parser's own words: they may quote the prompt.
+        raise UnsupportedError(400, "the body is not JSON") from error
+    if not isinstance(value, dict):
+        raise UnsupportedError(400, "the body is not a JSON object")
+    return value
