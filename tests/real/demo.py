@@ -157,6 +157,16 @@ def accepted(machine: Machine, image: Path) -> None:
         print(f"  {PROMPT}{text!r}")
         if "Paris" not in text:
             raise DemoError(f"the model answered {text!r}")
+        again = client.completions.create(model="smollm2-135m-instruct", prompt=PROMPT, max_tokens=1, temperature=0)
+        details = again.usage.prompt_tokens_details if again.usage else None
+        if details is None or details.cached_tokens != 0:
+            raise DemoError(f"the engine kept something of the last prompt: {details}")
+        try:
+            client.completions.create(model="x", prompt=PROMPT, max_tokens=1, extra_body={"cache_prompt": True})
+        except openai.BadRequestError:
+            pass
+        else:
+            raise DemoError("a caller may turn the prompt cache on")
         if relay.sent - before < len(PROMPT):
             raise DemoError("the relay does not see what is sent: it could not show that nothing is")
     relay.close()

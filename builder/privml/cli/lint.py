@@ -12,7 +12,11 @@ from privml.recipe.loader import find, is_recipe, load, shipped
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
 def lint(targets: tuple[str, ...]) -> None:
-    """Check recipes (all of `recipes` by default) without network, store or build."""
+    """Check recipes (all of `recipes` by default) without network, store or build.
+
+    \b
+    privml-build lint demo-cpu
+    """
     folder = find(targets[0]).parent if targets else shipped()
     chosen = [find(target) for target in targets] or [
         path for path in sorted(folder.glob("*.yaml")) if is_recipe(path)

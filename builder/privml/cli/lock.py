@@ -47,6 +47,11 @@ def lock(
     Debian packages come from the mirrors that this host's apt uses, or from those in
     $XDG_CONFIG_HOME/privml-build/mirrors.yaml (for example `debian: [https://mirror.example.invalid/debian]`);
     wheels come through this host's pip.
+
+    \b
+    privml-build lock demo-cpu
+    privml-build lock demo-cpu --check
+    privml-build lock demo-cpu --upgrade-package systemd
     """
     if not targets and not tools:
         raise UsageError("nothing to lock: name a recipe, or give --tools")

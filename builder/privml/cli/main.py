@@ -11,7 +11,7 @@ from collections.abc import Sequence
 import click
 
 from privml import __version__
-from privml.base.errors import PrivmlError
+from privml.base.errors import HostError, PrivmlError
 from privml.base.steps import set_quiet
 
 # verb -> one line of help; modules are imported only when their verb runs, so that --help is quick.
@@ -79,6 +79,12 @@ def main(argv: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         error.show()
         sys.exit(error.exit_code)
+    except OSError as error:
+        # A full disk, a folder that may not be written: the machine's, and no traceback helps its owner.
+        click.echo(
+            f"privml-build: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True
+        )
+        sys.exit(HostError.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo("privml-build: stopped", err=True)
         sys.exit(130)

@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from privml.base.errors import Differs, UsageError
+from privml.base.errors import Differs, RecipeError, UsageError
 from privml.base.steps import say, step
 from privml.cli.context import Target, Workplace, recipes_directory, resolve
 from privml.events.registers import Register
@@ -68,7 +68,13 @@ def _shapes(vcpus: int | None, memory: str | None) -> tuple[Shape, ...]:
         return ()
     if vcpus is None or memory is None:
         raise UsageError("a shape needs both --vcpus and --memory")
-    return (Shape(vcpus, size_of(memory)),)
+    try:
+        size = size_of(memory)
+    except RecipeError as error:
+        raise UsageError(f"--memory: {error.message}") from error
+    if size % (1 << 20):
+        raise UsageError(f"--memory {memory}: expected whole MiB")
+    return (Shape(vcpus, size),)
 
 
 def _show(shape: MeasuredShape, *, events: bool) -> None:

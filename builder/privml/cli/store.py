@@ -11,7 +11,12 @@ from privml.store.objects import Store
 
 @click.group()
 def store() -> None:
-    """The store of input bytes, named by their SHA-256."""
+    """The store of input bytes, named by their SHA-256.
+
+    \b
+    privml-build store status
+    privml-build store verify
+    """
 
 
 @store.command()

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from privml.base.steps import say
-from privml.image.tools import ToolsTree
+from privml.image.tools import Bind, ToolsTree
 from privml.vm.process import Child
 from privml.vm.qmp import Qmp
 
@@ -22,8 +22,6 @@ def choose(tools: ToolsTree) -> Literal["kvm", "tcg"]:
     """``kvm`` when a trial start of the firmware survives it, else ``tcg``, with the reason said."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
-    from privml.image.tools import Bind
-
     with tempfile.TemporaryDirectory(prefix="privml-kvm.") as name:
         directory = Path(name)
         child = Child(
