@@ -1,0 +1,417 @@
+"""The command line: what a TARGET means, where data and talk go, and one exit code for each who must act."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+
+import attestation_samples as samples
+import click
+import pytest
+from test_image_manifest import sample
+
+from privml.base import errors
+from privml.base.errors import BuildError, PrivmlError, RecipeError, UsageError
+from privml.base.steps import set_quiet
+from privml.base.strictjson import pretty
+from privml.cli import main as main_module
+from privml.cli.context import recipes_directory, resolve
+from privml.cli.main import VERBS, main
+from privml.image import manifest
+from privml.recipe.loader import shipped
+from privml.statement.predicate import Predicate
+from privml.vm.predicted import read_prediction, write_prediction
+
+CODES = {
+    "Differs": 1,
+    "UsageError": 2,
+    "RecipeError": 3,
+    "InputsError": 4,
+    "HostError": 5,
+    "BuildError": 6,
+    "MeasurementError": 7,
+    "Refused": 8,
+    "EvidenceError": 9,
+}
+
+
+@pytest.fixture(autouse=True)
+def as_found() -> Iterator[None]:
+    """`main` sets a signal handler, steps and logging; other tests are not to notice."""
+    before, level, handlers = signal.getsignal(signal.SIGTERM), logging.root.level, logging.root.handlers[:]
+    yield
+    signal.signal(signal.SIGTERM, before)
+    logging.root.setLevel(level)
+    logging.root.handlers[:] = handlers
+    set_quiet(False)
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty folder to work in, with an empty store."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRIVML_STORE", str(tmp_path / "store"))
+    return tmp_path
+
+
+class Outcome:
+    def __init__(self, capsys: pytest.CaptureFixture[str], *words: str) -> None:
+        with pytest.raises(SystemExit) as caught:
+            main(words)
+        self.code = caught.value.code
+        self.stdout, self.stderr = capsys.readouterr()
+
+
+def image(place: Path) -> Path:
+    """An image directory with a prediction, as `image` and `measure` leave it; its bytes are made up."""
+    folder = place / "out/demo-cpu"
+    folder.parent.mkdir(exist_ok=True)
+    made = sample(folder)
+    (folder / "manifest.json").write_bytes(made.encode())
+    predicate = Predicate(
+        name=samples.PREDICATE.name,
+        variant=samples.PREDICATE.variant,
+        manifest_sha256=hashlib.sha256(made.encode()).digest(),
+        agent_events=samples.PREDICATE.agent_events,
+        shapes=samples.PREDICATE.shapes,
+    )
+    write_prediction(folder, made, predicate)
+    return folder
+
+
+def test_every_error_class_has_its_code() -> None:
+    found = {
+        name: kind.exit_code
+        for name, kind in vars(errors).items()
+        if isinstance(kind, type) and issubclass(kind, PrivmlError) and kind is not PrivmlError
+    }
+    assert found == CODES
+    assert errors.EXIT_ACCEPTED_SIMULATED == 10
+
+
+@pytest.mark.parametrize(("name", "code"), CODES.items())
+@pytest.mark.parametrize("hint", ["do that", None])
+def test_an_error_is_a_message_a_hint_and_a_code(
+    name: str, code: int, hint: str | None, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def fails() -> None:
+        raise getattr(errors, name)("it is so", hint=hint)
+
+    monkeypatch.setattr(main_module.Verbs, "get_command", lambda *_: fails)
+    outcome = Outcome(capsys, "image")
+    assert outcome.code == code
+    assert outcome.stderr == "privml-build: it is so\n" + (f"hint: {hint}\n" if hint else "")
+    assert outcome.stdout == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "text"),
+    [
+        (KeyboardInterrupt(), 130, "stopped"),
+        (OSError(28, "No space left on device", "/x/y"), 5, "No space left on device: /x/y"),
+        (PermissionError(13, "Permission denied"), 5, "Permission denied"),
+    ],
+)
+def test_what_is_nobody_s_error_has_a_code_too(
+    error: BaseException, code: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    def fails() -> None:
+        raise error
+
+    monkeypatch.setattr(main_module.Verbs, "get_command", lambda *_: fails)
+    outcome = Outcome(capsys, "image")
+    assert outcome.code == code
+    assert outcome.stderr.strip() == f"privml-build: {text}"
+
+
+def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    @click.command()
+    def fails() -> None:
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(main_module.Verbs, "get_command", lambda *_: fails)
+    with pytest.raises(ZeroDivisionError):
+        main(["image"])
+
+
+def test_a_verb_can_end_with_a_code_of_its_own(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    @click.command()
+    @click.pass_context
+    def ends(context: click.Context) -> None:
+        click.echo("data")
+        context.exit(10)
+
+    monkeypatch.setattr(main_module.Verbs, "get_command", lambda *_: ends)
+    outcome = Outcome(capsys, "verify")
+    assert (outcome.code, outcome.stdout, outcome.stderr) == (10, "data\n", "")
+
+
+@pytest.mark.parametrize("words", [["imgae"], ["--frobnicate"], ["image"], ["measure", "x", "--vcpus", "0"]])
+def test_what_makes_no_sense_is_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(capsys, *words)
+    assert outcome.code == 2
+    assert outcome.stdout == ""
+    assert "Error: " in outcome.stderr
+    assert "--help" in outcome.stderr
+
+
+def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "imgae" in Outcome(capsys, "imgae").stderr
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_a_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(capsys, verb, "--help")
+    assert outcome.code == 0
+    assert outcome.stderr == ""
+    assert f"\n  privml-build {verb} " in outcome.stdout
+
+
+def test_help_names_every_verb_without_loading_any(capsys: pytest.CaptureFixture[str]) -> None:
+    def no(*_: object) -> None:
+        raise AssertionError("a verb was loaded")
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(main_module.importlib, "import_module", no)
+        outcome = Outcome(capsys, "--help")
+    assert outcome.code == 0
+    lines = outcome.stdout.split("Verbs:\n")[1].splitlines()
+    assert [line.split()[0] for line in lines if line[2:3] != " "] == list(VERBS)
+
+
+def test_version(capsys: pytest.CaptureFixture[str]) -> None:
+    assert Outcome(capsys, "--version").stdout.startswith("privml-build, version ")
+
+
+# -- TARGET ------------------------------------------------------------------------------------------------------
+
+
+def test_a_name_is_a_recipe_and_its_directory_is_under_out(place: Path) -> None:
+    found = resolve("demo-cpu")
+    assert found.recipe == shipped() / "demo-cpu.yaml"
+    assert found.directory == Path("out/demo-cpu")
+    assert recipes_directory(found) == shipped()
+    assert resolve("demo-cpu", place / "x").directory == place / "x"
+
+
+def test_a_path_is_a_recipe_wherever_it_is(place: Path) -> None:
+    (place / "mine").mkdir()
+    (place / "mine/own.yaml").write_text("schema: 1\n")
+    found = resolve("mine/own.yaml")
+    assert found.recipe == Path("mine/own.yaml")
+    assert found.directory == Path("out/own")
+    assert recipes_directory(found) == Path("mine")
+
+
+def test_a_directory_with_a_manifest_is_an_image(place: Path) -> None:
+    folder = image(place)
+    found = resolve(str(folder))
+    assert found.recipe is None
+    assert found.directory == folder
+    assert found.manifest() == manifest.read(folder)
+    assert recipes_directory(found) == shipped()
+
+
+def test_a_directory_without_one_is_not(place: Path) -> None:
+    (place / "empty").mkdir()
+    with pytest.raises(UsageError, match=r"without a manifest\.json"):
+        resolve("empty")
+
+
+@pytest.mark.parametrize("text", ["demo-gpu", "nowhere/x.yaml", "nowhere/x", ""])
+def test_anything_else_is_no_target(place: Path, text: str) -> None:
+    with pytest.raises((RecipeError, UsageError)):
+        resolve(text)
+
+
+def test_a_recipe_that_is_not_built_yet_tells_how(place: Path) -> None:
+    with pytest.raises(BuildError) as caught:
+        resolve("demo-cpu").manifest()
+    assert "privml-build image" in (caught.value.hint or "")
+
+
+# -- verbs -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("verb", ["measure", "run"])
+def test_a_verb_on_what_is_not_built(verb: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "empty").mkdir()
+    outcome = Outcome(capsys, verb, "empty")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "without a manifest.json" in outcome.stderr
+    assert "hint: " in outcome.stderr
+    outcome = Outcome(capsys, verb, "demo-cpu")
+    assert (outcome.code, outcome.stdout) == (6, "")
+    assert "privml-build image" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["--vcpus", "2"], "both --vcpus and --memory"),
+        (["--memory", "2GiB"], "both --vcpus and --memory"),
+        (["--vcpus", "2", "--memory", "2GB"], "expected a number with KiB"),
+        (["--vcpus", "2", "--memory", "100KiB"], "expected whole MiB"),
+    ],
+)
+def test_half_a_shape_is_usage(words: list[str], text: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(capsys, "measure", str(image(place)), *words)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert text in outcome.stderr
+
+
+def test_an_image_cannot_be_built_from_an_image(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(capsys, "image", str(image(place)))
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "hint: give the recipe" in outcome.stderr
+
+
+def test_a_stale_lock_stops_a_build(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "recipes").mkdir()
+    for name in ("demo-cpu.yaml", "demo-cpu.lock.json"):
+        (place / "recipes" / name).write_bytes((shipped() / name).read_bytes())
+    (place / "recipes/platforms").symlink_to(shipped() / "platforms")
+    with (place / "recipes/demo-cpu.yaml").open("a") as file:
+        file.write("# changed\n")
+    outcome = Outcome(capsys, "image", "demo-cpu")
+    assert (outcome.code, outcome.stdout) == (4, "")
+    assert "stale" in outcome.stderr
+    assert not (place / "out").exists()
+
+
+def test_a_malformed_document_is_9(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = image(place)
+    for text in ("", "{}", '{"format": "privml-attestation/v2"}', "\x00", "[" * 99):
+        (place / "doc.json").write_text(text)
+        outcome = Outcome(capsys, "verify", "doc.json", "--expect", str(folder))
+        assert (outcome.code, outcome.stdout) == (9, ""), text
+        assert outcome.stderr.startswith("privml-build: ")
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["nowhere.json"], "neither an https:// address nor a file"),
+        (["http://127.0.0.1:1"], "neither an https:// address nor a file"),
+        (["doc.json", "--nonce", "12"], "--nonce"),
+        (["doc.json", "--spki", "Z" * 64], "--spki"),
+        (["https://127.0.0.1:1", "--nonce", "1" * 64], "belong to a captured document"),
+        (["https://127.0.0.1:1", "--save", "nowhere/doc.json"], "there is no directory nowhere"),
+    ],
+)
+def test_verify_refuses_what_makes_no_sense(
+    words: list[str], text: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (place / "doc.json").write_text("{}")
+    outcome = Outcome(capsys, "verify", *words, "--expect", str(image(place)))
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert text in outcome.stderr
+
+
+def test_verify_needs_an_anchor(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "doc.json").write_text("{}")
+    assert Outcome(capsys, "verify", "doc.json").code == 2
+    assert Outcome(capsys, "verify", "doc.json", "--expect", "nowhere").code == 2
+    folder = image(place)
+    (folder / "prediction.json").unlink()
+    outcome = Outcome(capsys, "verify", "doc.json", "--expect", str(folder))
+    assert outcome.code == 7
+    assert "hint: predict it with `privml-build measure" in outcome.stderr
+
+
+def test_an_anchor_whose_artefacts_changed_is_none(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (place / "doc.json").write_text("{}")
+    folder = image(place)
+    (folder / "uki.efi").write_bytes(b"other")
+    assert Outcome(capsys, "verify", "doc.json", "--expect", str(folder)).code == 6
+
+
+def test_a_prediction_of_another_build_is_none(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = image(place)
+    data = json.loads((folder / "manifest.json").read_bytes())
+    (folder / "manifest.json").write_bytes(pretty({**data, "refreshed": True}))
+    (place / "doc.json").write_text("{}")
+    outcome = Outcome(capsys, "verify", "doc.json", "--expect", str(folder))
+    assert outcome.code == 7
+    assert "of another build" in outcome.stderr
+
+
+def captured(place: Path) -> list[str]:
+    """A good document of the made-up image, and the words that verify it."""
+    document = samples.document()
+    (place / "doc.json").write_bytes(document.encode())
+    (place / "root.pem").write_bytes(samples.sim.root_pem())
+    return [
+        "verify",
+        "doc.json",
+        "--expect",
+        str(image(place)),
+        "--nonce",
+        samples.NONCE.hex(),
+        "--spki",
+        samples.SPKI.hex(),
+    ]
+
+
+def test_an_accepted_simulation_is_10_and_refused_without_its_root(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
+    words = captured(place)
+    accepted = Outcome(capsys, *words, "--allow-simulated", "root.pem")
+    assert accepted.code == 10, accepted.stdout + accepted.stderr
+    refused = Outcome(capsys, *words)
+    assert refused.code == 8
+    assert (refused.stderr, accepted.stderr) == ("", "")
+    told = json.loads(Outcome(capsys, *words, "--json").stdout)
+    assert told["outcome"] == "refused"
+    assert told["refusals"]
+
+
+def test_another_nonce_is_a_refusal(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
+    words = [word if word != samples.NONCE.hex() else "ff" * 32 for word in captured(place)]
+    assert Outcome(capsys, *words, "--allow-simulated", "root.pem").code == 8
+
+
+@pytest.mark.parametrize("listen", ["8000", ":8000", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:99999", "127.0.0.1:²"])
+def test_proxy_wants_a_host_and_a_port(listen: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(capsys, "proxy", "https://127.0.0.1:1", "--expect", str(image(place)), "--listen", listen)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "expected HOST:PORT" in outcome.stderr
+
+
+def test_proxy_listens_here_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(capsys, "proxy", "https://127.0.0.1:1", "--expect", str(image(place)), "--listen", "0.0.0.0:0")
+    assert outcome.code == 2
+    assert "this machine only" in outcome.stderr
+
+
+def test_an_anchor_is_the_prediction_beside_the_image(place: Path) -> None:
+    folder = image(place)
+    assert read_prediction(folder, manifest.read(folder)).shapes == samples.PREDICATE.shapes
+
+
+def test_the_store_is_counted_and_checked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    from privml.store.objects import Store
+
+    digest = Store().add_bytes(b"hello")
+    assert Outcome(capsys, "store", "status").stdout == f"{place}/store: 1 objects, 0.0 MiB\n"
+    assert Outcome(capsys, "store", "verify").stdout == "ok 1 objects\n"
+    path = Store().path(digest)
+    path.chmod(0o644)
+    path.write_bytes(b"other")
+    outcome = Outcome(capsys, "store", "verify")
+    assert (outcome.code, outcome.stdout) == (4, "")
+    assert digest in outcome.stderr
+    assert not path.exists()

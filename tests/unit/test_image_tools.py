@@ -1,0 +1,181 @@
+"""The tools tree: what a sandboxed command sees, and when a tree is unpacked."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+from image_fake import keep
+from test_image_deb import file, folder, link, package
+
+from privml.base.errors import BuildError, HostError
+from privml.image import tools as room
+from privml.image.tools import Bind, ToolsTree, ensure, tree_key
+from privml.lock.models import Package, ToolsLock
+from privml.store.objects import Store
+
+TREE = ToolsTree(Path("/store/trees/k"), "k")
+MOUNTS = {"--ro-bind": 2, "--bind": 2, "--symlink": 2, "--dev": 1, "--tmpfs": 1, "--setenv": 2, "--chdir": 1}
+
+
+def mounts(words: list[str]) -> dict[str, list[tuple[str, ...]]]:
+    """The sandbox's options before ``--``, by name; anything unknown to this test is an error."""
+    assert words[:3] == [sys.executable, "-I", "/store/trees/k/usr/lib/python3/dist-packages/mkosi/sandbox.py"]
+    found: dict[str, list[tuple[str, ...]]] = {}
+    left = words[3 : words.index("--")]
+    while left:
+        name, *left = left
+        count = MOUNTS.get(name, 0)
+        assert count or name in ("--unshare-net", "--become-root"), name
+        found.setdefault(name, []).append(tuple(left[:count]))
+        left = left[count:]
+    return found
+
+
+def test_a_command_sees_the_tree_and_what_is_named() -> None:
+    words = TREE.command(
+        ["mkfs.erofs", Path("/work/x")], binds=[Bind(Path("/a"), "/work", writable=True), Bind(Path("/b"), "/c")]
+    )
+    assert words[words.index("--") + 1 :] == ["mkfs.erofs", "/work/x"]
+    found = mounts(words)
+    assert found["--ro-bind"] == [("/store/trees/k/usr", "/usr"), ("/store/trees/k/etc", "/etc"), ("/b", "/c")]
+    assert found["--bind"] == [("/proc", "/proc"), ("/a", "/work")]
+    assert found["--symlink"] == [(f"usr/{name}", f"/{name}") for name in ("bin", "sbin", "lib", "lib64")]
+    assert found["--dev"] == [("/dev",)]
+    assert found["--tmpfs"] == [("/tmp",), ("/run",), ("/var/tmp",), ("/root",)]
+    assert found["--setenv"] == [("HOME", "/root")]
+    assert "--unshare-net" in found
+
+
+def test_network_and_devices_come_only_when_asked() -> None:
+    found = mounts(TREE.command(["apt"], network=True, devices=True, env={"A": "1", "HOME": "/h"}, chdir="/work"))
+    assert "--unshare-net" not in found
+    assert ("/dev", "/dev") in found["--bind"]
+    assert "--dev" not in found
+    assert found["--setenv"] == [("HOME", "/h"), ("A", "1")]
+    assert found["--chdir"] == [("/work",)]
+
+
+def test_a_program_on_the_bare_host_has_the_tree_s_loader_and_libraries() -> None:
+    assert TREE.loader("usr/bin/unshare") == TREE.loader("/usr/bin/unshare") == [
+        "/store/trees/k/usr/lib64/ld-linux-x86-64.so.2",
+        "--library-path",
+        "/store/trees/k/usr/lib/x86_64-linux-gnu",
+        "/store/trees/k/usr/bin/unshare",
+    ]  # fmt: skip
+
+
+SANDBOX = b"""
+import pathlib, sys
+words = sys.argv[1:]
+argv = words[words.index("--") + 1 :]
+if argv[0] == "ldconfig":
+    tree = pathlib.Path(words[words.index("/tree") - 1])
+    (tree / "etc/ld.so.cache").write_text("made")
+elif argv[0] == "fails":
+    sys.exit("it says why")
+print(argv)
+"""
+
+
+def lock_of(*packages: Package) -> ToolsLock:
+    return ToolsLock(
+        source_date_epoch=0,
+        archives=(),
+        packages_requested=(),
+        packages=tuple(sorted(packages, key=lambda p: p.name)),
+    )
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def lock(store: Store) -> ToolsLock:
+    base = [
+        folder("usr"),
+        folder("usr/bin"),
+        folder("usr/lib"),
+        link("bin", "usr/bin"),
+        link("lib", "usr/lib"),
+        folder("etc"),
+    ]
+    # In the order of names "aaa" comes first; its /bin must still go through base-files' link.
+    return lock_of(
+        keep(store, "base-files", package(base)),
+        keep(store, "aaa", package([folder("bin"), file("bin/mawk", b"awk", 0o755)])),
+        keep(
+            store,
+            "mkosi",
+            package(
+                [
+                    file("usr/lib/python3/dist-packages/mkosi/sandbox.py", SANDBOX),
+                    file("usr/share/base-passwd/passwd.master", b"root:*:0:0::/root:/bin/sh\n"),
+                    file("usr/share/base-passwd/group.master", b"root:*:0:\n"),
+                    file("usr/share/ca-certificates/mozilla/b.crt", b"B\n"),
+                    file("usr/share/ca-certificates/mozilla/a.crt", b"A\n"),
+                ]
+            ),
+        ),
+    )
+
+
+def test_a_tree_is_unpacked_and_finished(store: Store, lock: ToolsLock) -> None:
+    tree = ensure(store, lock)
+    assert tree.root == store.root / "trees" / tree_key(lock.packages)
+    assert tree.digest == tree.root.name
+    assert (tree.root / "bin").is_symlink()
+    assert (tree.root / "usr/bin/mawk").read_bytes() == b"awk"
+    assert (tree.root / "usr/bin/awk").readlink() == Path("mawk")
+    assert (tree.root / "etc/passwd").read_text().startswith("root:")
+    assert (tree.root / "etc/ssl/certs/ca-certificates.crt").read_bytes() == b"A\nB\n"
+    assert (tree.root / "etc/ld.so.cache").read_text() == "made"
+    assert (tree.root / "etc/resolv.conf").read_bytes() == b""
+
+
+def test_a_tree_that_is_there_is_taken_as_it_is(store: Store, lock: ToolsLock) -> None:
+    first = ensure(store, lock)
+    (first.root / "mark").touch()
+    for entry in lock.packages:
+        store.path(entry.sha256).unlink()
+    assert ensure(store, lock) == first
+    assert (first.root / "mark").exists()
+
+
+def test_a_tree_that_cannot_be_finished_is_not_there(
+    store: Store, lock: ToolsLock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(_: ToolsTree) -> None:
+        raise HostError("no user namespaces")
+
+    monkeypatch.setattr(room, "_finish", fails)
+    with pytest.raises(HostError):
+        ensure(store, lock)
+    assert [path.suffix for path in (store.root / "trees").iterdir()] == [".lock"]
+
+
+def test_the_key_is_of_bytes_and_names(lock: ToolsLock, monkeypatch: pytest.MonkeyPatch) -> None:
+    packages = lock.packages
+    key = tree_key(packages)
+    assert key == tree_key(packages[::-1])
+    keys = {
+        key,
+        tree_key(packages[1:]),
+        tree_key([packages[0].model_copy(update={"sha256": "0" * 64}), *packages[1:]]),
+        tree_key([packages[0].model_copy(update={"name": "other"}), *packages[1:]]),
+    }
+    monkeypatch.setattr(room, "LAYOUT", "0")
+    assert len({*keys, tree_key(packages)}) == 5
+
+
+def test_a_tool_that_fails_is_told_with_its_name(store: Store, lock: ToolsLock) -> None:
+    tree = ensure(store, lock)
+    assert tree.run(["works", "x"]).stdout == b"['works', 'x']\n"
+    with pytest.raises(HostError, match=r"^tools: fails failed with status 1\n  \| it says why$"):
+        tree.run(["fails"])
+    with pytest.raises(BuildError, match=r"^ukify failed"):
+        tree.run(["fails"], what="ukify", error=BuildError)
+    assert tree.run(["fails"], check=False).returncode == 1

@@ -1,0 +1,183 @@
+"""From a built image to a started machine: what QEMU is given, and that nothing of a run stays."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from test_image_manifest import sample
+
+from privml.base.errors import BuildError, HostError, RecipeError
+from privml.image.tools import ToolsTree
+from privml.machine.platform import Shape
+from privml.measure import mrtd
+from privml.recipe.loader import shipped
+from privml.vm import accelerator, launch, machine, swtpm
+from privml.vm.launch import SIM_MRTD, launch_of
+from privml.vm.machine import Launch, started
+from privml.vm.platforms import platform
+from privml.vm.process import Child
+
+FAKE_SANDBOX = """
+import json, pathlib, sys, time
+words = sys.argv[1:]
+argv = words[words.index("--") + 1 :]
+binds = {words[n + 2]: words[n + 1] for n, word in enumerate(words) if word in ("--bind", "--ro-bind")}
+vm = pathlib.Path(binds["/vm"])
+seen = {"argv": argv, "binds": binds, "writable": [words[n + 2] for n, word in enumerate(words) if word == "--bind"],
+        "network": "--unshare-net" not in words, "vm": {p.name: p.read_text() for p in vm.glob("fw_cfg.*")}}
+(pathlib.Path(__file__).parent / "seen.json").write_text(json.dumps(seen))
+print("qemu says hello", flush=True)
+if (pathlib.Path(__file__).parent / "fails").exists():
+    sys.exit("qemu: no such machine")
+(vm / "console.log").write_text("Linux version\\nready\\n")
+(vm / "qmp.sock").touch()
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "image"
+
+
+@pytest.fixture
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ToolsTree]:
+    """A tools tree whose sandbox stands in for QEMU; runs leave nothing in the temporary folder."""
+    sandbox = tmp_path / "tools/usr/lib/python3/dist-packages/mkosi/sandbox.py"
+    sandbox.parent.mkdir(parents=True)
+    sandbox.write_text(FAKE_SANDBOX)
+    (tmp_path / "temp").mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
+    monkeypatch.setattr(accelerator, "choose", lambda _: "tcg")
+    yield ToolsTree(tmp_path / "tools", "f" * 64)
+    assert list((tmp_path / "temp").iterdir()) == []
+
+
+def seen(tools: ToolsTree) -> dict[str, Any]:
+
+    found: dict[str, Any] = json.loads((tools.mkosi_packages / "mkosi/seen.json").read_text())
+    return found
+
+
+def test_the_first_platform_and_shape_unless_told(folder: Path) -> None:
+    made = sample(folder)
+    found = launch_of(folder, made, shipped())
+    assert found == Launch(folder, platform("qemu-11-q35", shipped()), Shape(2, 2 << 30), forward=8443)
+    other = launch_of(
+        folder, made, shipped(), platform=platform("qemu-11-q35-tpm", shipped()), shape=Shape(4, 4 << 30)
+    )
+    assert (other.platform.tpm, other.shape) == (True, Shape(4, 4 << 30))
+
+
+def test_artefacts_are_looked_at_before_anything_starts(folder: Path) -> None:
+    made = sample(folder)
+    (folder / "root.raw").write_bytes(b"other")
+    with pytest.raises(BuildError, match=r"root\.raw is not what"):
+        launch_of(folder, made, shipped())
+
+
+def test_a_platform_that_the_recipes_lack_is_told(folder: Path) -> None:
+    with pytest.raises(RecipeError, match="no platform `other`"):
+        launch_of(folder, replace(sample(folder), platforms=("other",)), shipped())
+
+
+def test_only_a_development_guest_is_told_of_a_simulation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mrtd, "mrtd", lambda data: b"\x01" + data[:3])
+    made = sample(folder)
+    assert launch_of(folder, made, shipped()).fw_cfg == {}
+    found = launch_of(folder, replace(made, variant="development"), shipped())
+    assert found.fw_cfg == {SIM_MRTD: (b"\x01" + b"fir").hex().encode()}
+    (folder / "mine.fd").write_bytes(b"xyz")
+    used = replace(found, replaced={"firmware.fd": folder / "mine.fd"})
+    assert launch.simulation(used) == {SIM_MRTD: b"0178797a"}
+
+
+def test_a_started_machine_has_the_image_read_only(folder: Path, tools: ToolsTree) -> None:
+    made = launch_of(folder, sample(folder), shipped())
+    with started(tools, made) as running:
+        found = seen(tools)
+        assert running.console.read_text().endswith("ready\n")
+        assert "  | ready" in running.console_tail()
+        running.check_running()
+        directory = running.directory
+    assert not directory.exists()
+    assert not running.qemu.running()
+    assert found["binds"]["/image"] == str(folder)
+    assert found["writable"] == ["/proc", "/vm"]
+    argv = found["argv"]
+    assert argv[0] == "qemu-system-x86_64"
+    assert argv[argv.index("-bios") + 1] == "/image/firmware.fd"
+    assert argv[argv.index("-kernel") + 1] == "/image/uki.efi"
+    assert f"user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:{running.port}-:8443" in argv
+    assert argv[-2:] == ["-run-with", "exit-with-parent=on"]
+
+
+def test_replaced_files_take_the_place_of_the_image_s(folder: Path, tools: ToolsTree, tmp_path: Path) -> None:
+    (tmp_path / "evil.raw").write_bytes(b"x")
+    made = replace(
+        launch_of(folder, sample(folder), shipped()),
+        replaced={"root.raw": tmp_path / "evil.raw"},
+        append="init=/bin/sh",
+        share_memory=True,
+        fw_cfg={"opt/b": b"2", "opt/a": b"1"},
+    )
+    with started(tools, made):
+        found = seen(tools)
+    words = " ".join(found["argv"])
+    assert found["binds"]["/replaced/0"] == str(tmp_path / "evil.raw")
+    assert "filename=/replaced/0" in words
+    assert "filename=/image/root.raw" not in words
+    assert "-append init=/bin/sh" in words
+    assert f"memory-backend-file,id=ram,size={2 << 30},mem-path=/vm/ram,share=on" in words
+    assert "-fw_cfg name=opt/a,file=/vm/fw_cfg.0 -fw_cfg name=opt/b,file=/vm/fw_cfg.1" in words
+    assert found["vm"] == {"fw_cfg.0": "1", "fw_cfg.1": "2"}
+
+
+def test_generic_firmware_is_the_tree_s(folder: Path, tools: ToolsTree) -> None:
+    made = replace(launch_of(folder, sample(folder), shipped()), generic_firmware=True)
+    with started(tools, made):
+        argv = seen(tools)["argv"]
+    assert argv[argv.index("-bios") + 1] == machine.GENERIC_FIRMWARE
+
+
+def test_a_machine_that_does_not_start_tells_what_qemu_said(folder: Path, tools: ToolsTree) -> None:
+    (tools.mkosi_packages / "mkosi/fails").touch()
+    made = launch_of(folder, sample(folder), shipped())
+    with pytest.raises(HostError) as caught, started(tools, made):
+        pass
+    assert "qemu-system-x86_64 ended with status 1" in caught.value.message
+    assert "  | qemu: no such machine" in caught.value.message
+
+
+def test_a_machine_that_ends_is_noticed(folder: Path, tools: ToolsTree) -> None:
+    with started(tools, launch_of(folder, sample(folder), shipped())) as running:
+        running.qemu.stop()
+        with pytest.raises(HostError, match="the machine ended") as caught:
+            running.check_running()
+    assert "  | qemu says hello" in caught.value.message
+    assert "  | ready" in caught.value.message
+
+
+def test_an_error_in_the_block_ends_the_machine(folder: Path, tools: ToolsTree) -> None:
+    with pytest.raises(KeyboardInterrupt), started(tools, launch_of(folder, sample(folder), shipped())) as running:
+        raise KeyboardInterrupt
+    assert not running.qemu.running()
+
+
+def test_a_tpm_that_does_not_start_leaves_nothing(
+    folder: Path, tools: ToolsTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no(*_: object) -> Child:
+        raise HostError("swtpm: no")
+
+    monkeypatch.setattr(swtpm, "start", no)
+    made = launch_of(folder, sample(folder), shipped(), platform=platform("qemu-11-q35-tpm", shipped()))
+    with pytest.raises(HostError, match="swtpm: no"), started(tools, made):
+        pass
+    assert not (tools.mkosi_packages / "mkosi/seen.json").exists()
