@@ -1,0 +1,142 @@
+"""Every program that shapes an image is the tools tree's: the host's own are hidden, and nothing is missed.
+
+The outer sandbox is the host as it is, but every program of the host whose name the tree has too is covered by an
+empty file that cannot be run. What works in there works without the host's tools.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from privml.cli.context import Workplace
+from privml.image.tools import Bind, ToolsTree
+
+pytestmark = pytest.mark.real
+
+FOLDERS = tuple(f"{place}/{name}" for place in ("/usr/local", "/usr", "") for name in ("bin", "sbin"))
+PROGRAMS = {
+    "mkfs.erofs": "usr/bin/mkfs.erofs",
+    "qemu-system-x86_64": "usr/bin/qemu-system-x86_64",
+    "swtpm": "usr/bin/swtpm",
+    "ukify": "usr/bin/ukify",
+    "mkosi": "usr/bin/mkosi",
+    "systemd-repart": "usr/bin/systemd-repart",
+    "apt-get": "usr/bin/apt-get",
+}
+RUN = """
+import json, sys
+from privml.cli.context import Workplace
+tools = Workplace().tools()
+told = {}
+for name in sys.argv[1:]:
+    done = tools.run([name, "--version"])
+    place = tools.run(["sh", "-c", 'stat -L -c %d:%i "$(command -v "$0")"', name])
+    told[name] = [(done.stdout + done.stderr).decode(), place.stdout.decode().strip()]
+print(json.dumps(told))
+"""
+
+
+@pytest.fixture(scope="module")
+def tools() -> ToolsTree:
+    return Workplace().tools()
+
+
+def hidden(tools: ToolsTree) -> list[str]:
+    """The host's programs that the tree has too, but for Python, which is the host's to bring."""
+    names = {path.name for folder in ("bin", "sbin") for path in (tools.root / "usr" / folder).iterdir()}
+    found = {Path(os.path.realpath(f"{folder}/{name}")) for folder in FOLDERS for name in names}
+    # `ld.so` is a link to the host's loader, without which nothing of the host runs, Python included.
+    programs = {path for path in found if path.is_file() and str(path.parent) in FOLDERS}
+    return sorted(str(path) for path in programs if not path.name.startswith("python"))
+
+
+@pytest.fixture(scope="module")
+def bare(tools: ToolsTree, tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """argv prefix that runs a program on this host without the host's tools, and with an empty PATH."""
+    place = tmp_path_factory.mktemp("bare")
+    nothing = place / "nothing"
+    nothing.touch(mode=0o444)
+    (place / "empty").mkdir()
+    words = [sys.executable, "-I", str(tools.mkosi_packages / "mkosi/sandbox.py"), "--bind", "/", "/"]
+    for path in hidden(tools):
+        words += ["--ro-bind", str(nothing), path]
+    return [*words, "--setenv", "PATH", str(place / "empty"), "--"]
+
+
+def run(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, capture_output=True, text=True, check=False, timeout=600, **more)  # type: ignore[call-overload, no-any-return]
+
+
+def test_the_host_s_tools_are_really_hidden(tools: ToolsTree, bare: list[str]) -> None:
+    paths = hidden(tools)
+    assert any(path.endswith(("/apt-get", "/tar")) for path in paths)
+    code = "import os, sys; print([p for p in sys.argv[1:] if os.access(p, os.X_OK) or os.path.getsize(p)])"
+    done = run(*bare, sys.executable, "-c", code, *paths)
+    assert (done.returncode, done.stdout) == (0, "[]\n"), done.stderr
+    done = run(*bare, sys.executable, "-c", "import shutil; print(shutil.which('tar'), shutil.which('sh'))")
+    assert done.stdout == "None None\n"
+
+
+def test_programs_run_and_are_the_tree_s(tools: ToolsTree, bare: list[str]) -> None:
+    done = run(*bare, sys.executable, "-c", RUN, *PROGRAMS)
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    for name, path in PROGRAMS.items():
+        version, place = told[name]
+        assert any(character.isdigit() for character in version), (name, version)
+        status = (tools.root / path).stat()
+        assert place == f"{status.st_dev}:{status.st_ino}", name
+    assert "11.1" in told["qemu-system-x86_64"][0]
+
+
+def test_mkosi_starts_with_the_tree_s_unshare_alone(tools: ToolsTree, bare: list[str]) -> None:
+    unshare = [*tools.loader("usr/bin/unshare"), "--net", *(["--user", "--map-root-user"] if os.geteuid() else [])]
+    done = run(
+        *bare,
+        *unshare,
+        "--",
+        sys.executable,
+        "-m",
+        "mkosi",
+        "--version",
+        env={"PYTHONPATH": str(tools.mkosi_packages)},
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("mkosi 2")
+
+
+def test_a_command_sees_no_file_of_the_host_but_what_is_named(tools: ToolsTree, tmp_path: Path) -> None:
+    (tmp_path / "given").mkdir()
+    (tmp_path / "given/file").write_text("x")
+    script = (
+        "echo /*; ls /work; cut -d' ' -f5 /proc/self/mountinfo | sort; "
+        'for p in "$0" /home /var/lib /opt /sys /boot; do [ ! -e "$p" ] || echo seen "$p"; done; '
+        "ls -A /root /tmp /run; cat /proc/net/dev | wc -l"
+    )
+    done = tools.run(["sh", "-c", script, str(tmp_path)], binds=[Bind(tmp_path / "given", "/work")])
+    lines = done.stdout.decode().splitlines()
+    assert lines[0].split() == [
+        "/bin", "/dev", "/etc", "/lib", "/lib64", "/proc", "/root", "/run", "/sbin", "/tmp", "/usr", "/var", "/work",
+    ]  # fmt: skip
+    assert lines[1] == "file"
+    mounted = [line for line in lines[2:] if line.startswith("/") and not line.startswith(("/dev", "/proc"))]
+    assert sorted(set(mounted) - {"/root:", "/run:", "/tmp:"}) == [
+        "/", "/etc", "/root", "/run", "/tmp", "/usr", "/var/tmp", "/work",
+    ]  # fmt: skip
+    assert not [line for line in lines if line.startswith("seen")]
+    assert lines[-1] == "3"  # two lines of heading, and the loopback
+
+
+@pytest.mark.parametrize("target", ["/usr/x", "/etc/x", "/work/x"])
+def test_nothing_of_the_tree_or_of_a_read_only_bind_can_be_written(
+    tools: ToolsTree, tmp_path: Path, target: str
+) -> None:
+    done = tools.run(["touch", target], binds=[Bind(tmp_path, "/work")], check=False)
+    assert done.returncode != 0
+    assert b"Read-only file system" in done.stderr
