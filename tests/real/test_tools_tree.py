@@ -13,8 +13,10 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.real.conftest import ROOT
 
 from privml.cli.context import Workplace
+from privml.image.manifest import read
 from privml.image.tools import Bind, ToolsTree
 
 pytestmark = pytest.mark.real
@@ -31,6 +33,8 @@ PROGRAMS = {
 }
 RUN = """
 import json, sys
+from tests.real.conftest import ROOT
+
 from privml.cli.context import Workplace
 tools = Workplace().tools()
 told = {}
@@ -140,3 +144,14 @@ def test_nothing_of_the_tree_or_of_a_read_only_bind_can_be_written(
     done = tools.run(["touch", target], binds=[Bind(tmp_path, "/work")], check=False)
     assert done.returncode != 0
     assert b"Read-only file system" in done.stderr
+
+
+def test_an_image_is_the_same_without_the_host_s_tools(
+    demo_cpu: Path, bare: list[str], tmp_path: Path, full: bool
+) -> None:
+    if not full:
+        pytest.skip("a whole build more: `make check-full` does it")
+    command = str(Path(sys.executable).with_name("privml-build"))
+    done = run(*bare, command, "image", "demo-cpu", "--output", str(tmp_path / "image"), cwd=ROOT)
+    assert done.returncode == 0, done.stderr
+    assert read(tmp_path / "image").artefacts == read(demo_cpu).artefacts

@@ -48,6 +48,23 @@ def test_a_log_is_found_whatever_surrounds_it(tmp_path: Path, after: bytes) -> N
         assert best(before + BYTES + after, tmp_path) == LOG
 
 
+def record(item: LogEntry) -> bytes:
+    sizes = {algorithm: len(digest) for algorithm, digest in item.digests.items()}
+    return encode_log([item], sizes)[len(encode_log([], sizes)) :]
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        LogEntry(4, types.EV_IPL, {ALG_SHA384: bytes(48)}, b"of another log"),
+        entry(24, types.EV_IPL, b"of no PCR"),
+        entry(4, 0, b"of no type"),
+    ],
+)
+def test_what_only_looks_like_a_record_is_not_of_the_log(tmp_path: Path, more: LogEntry) -> None:
+    assert best(BYTES + record(more) + noise(99), tmp_path) == LOG
+
+
 def test_the_longer_of_two_copies_is_the_whole_one(tmp_path: Path) -> None:
     short = encode_log(LOG[:3], SIZES) + b"\xff" * 100
     assert best(noise(100) + short + noise(50) + BYTES + noise(50), tmp_path) == LOG
