@@ -5,7 +5,6 @@ What is not here is not in the image: mkosi runs on exactly these files and the 
 
 from __future__ import annotations
 
-import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -105,14 +104,3 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
     files |= {f"mkosi.repart/{name}": File(text.encode()) for name, text in parts.items()}
     files |= {f"mkosi.extra/{path}": file for path, file in plan.overlay.items()}
     return dict(sorted(files.items()))
-
-
-def digest(files: Mapping[str, File], *, leave_out: tuple[str, ...] = ()) -> str:
-    """SHA-256 over a rendered tree: paths, kinds, modes and bytes."""
-    hasher = hashlib.sha256()
-    for path, file in sorted(files.items()):
-        if path not in leave_out:
-            kind = "link" if file.link is not None else "x" if file.executable else "f"
-            body = (file.link or "").encode() if file.link is not None else file.data
-            hasher.update(f"{kind} {path}\0{hashlib.sha256(body).hexdigest()}\n".encode())
-    return hasher.hexdigest()

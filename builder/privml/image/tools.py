@@ -24,7 +24,7 @@ from privml.image import deb
 from privml.lock.models import Package, ToolsLock
 from privml.store.objects import Store
 
-LAYOUT = "1"  # changes when `_finish` does: part of the tree's key
+LAYOUT = "2"  # changes when `_finish` does: part of the tree's key
 
 
 @dataclass(frozen=True)
