@@ -174,7 +174,7 @@ remove(
     "lib32", "libx32", "usr/lib32", "usr/libx32", "usr/libexec/coreutils", "usr/libexec/dpkg", "usr/libexec/libselinux",
     "usr/share/applications", "usr/share/binfmts", "usr/share/cruft", "usr/share/dict", "usr/share/doc-base",
     "usr/share/libc-bin", "usr/share/tabset", "usr/share/util-linux", "usr/share/user-tmpfiles.d", "usr/lib/mime",
-    "usr/lib/binfmt.d", "usr/lib/credstore", "usr/lib/pam.d", "usr/lib/lsb", "etc/shells", "etc/subuid", "etc/subgid",
+    "usr/lib/binfmt.d", "usr/lib/credstore", "usr/lib/pam.d", "usr/lib/lsb", "etc/shells", "etc/pam.d", "etc/pam.conf", "etc/subuid", "etc/subgid",
     "usr/lib/systemd/system/*getty*", "usr/lib/systemd/system/debug-shell*", "usr/lib/systemd/systemd-sulogin-shell",
     "usr/lib/systemd/system/*/*getty*", "etc/systemd/system/*getty*", "etc/systemd/system/*/*getty*",
     "usr/lib/systemd/systemd-ssh-*", "usr/lib/systemd/user", "usr/lib/systemd/user-*", "usr/lib/systemd/system-shutdown/*",

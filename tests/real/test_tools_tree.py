@@ -33,8 +33,6 @@ PROGRAMS = {
 }
 RUN = """
 import json, sys
-from tests.real.conftest import ROOT
-
 from privml.cli.context import Workplace
 tools = Workplace().tools()
 told = {}
