@@ -136,6 +136,8 @@ def test_completion_goes_to_the_engine_and_back(served: Guest) -> None:
     headers = {
         "content-type": "application/json",
         "authorization": "Bearer secret",
+        "accept": "application/json",
+        "x-conversation-id": "llama-server keeps an answer under this",
         "connection": "keep-alive, x-hop",
         "x-hop": "1",
     }
@@ -144,8 +146,8 @@ def test_completion_goes_to_the_engine_and_back(served: Guest) -> None:
     path, sent, forwarded = served.engine.requests[-1]
     assert path == "/v1/completions"
     assert json.loads(forwarded) == {**json.loads(body), "cache_prompt": False}
-    assert sent["content-type"] == "application/json"
-    assert not {"authorization", "x-hop"} & set(sent)
+    assert sent["content-type"] == sent["accept"] == "application/json"
+    assert set(sent) == {"host", "connection", "content-type", "accept", "content-length"}
     assert not {"x-internal", "keep-alive", "server"} & set(got)
 
 

@@ -50,14 +50,9 @@ _HOP_BY_HOP = frozenset(
         b"upgrade",
     )
 )
-_NOT_FORWARDED = _HOP_BY_HOP | {
-    b"host",
-    b"content-length",
-    b"expect",
-    b"accept-encoding",
-    b"authorization",
-    b"cookie",
-}
+_FORWARDED = frozenset((b"content-type", b"accept"))
+"""What of a request's head the engine is shown. It obeys others: under ``X-Conversation-Id`` llama-server keeps an
+answer for later, goes on for a caller who left, and stops whoever else is being answered under the same words."""
 _NOT_RETURNED = _HOP_BY_HOP | {b"server", b"date", b"set-cookie"}
 
 
@@ -145,13 +140,13 @@ class Server:
     def forward(self, request: h11.Request, target: str, body: bytes) -> Exchange:
         """Send a request on to the engine; its response is read by the caller."""
         headers = [(bytes(name), bytes(value)) for name, value in request.headers]
-        dropped = _NOT_FORWARDED | _named_by_connection(headers)
+        shown = _FORWARDED - _named_by_connection(headers)
         try:
             return Exchange(
                 self._config.engine_port,
                 request.method.decode("ascii"),
                 target,
-                [(name, value) for name, value in headers if name not in dropped],
+                [(name, value) for name, value in headers if name in shown],
                 body,
                 timeout=ENGINE_TIMEOUT,
             )
