@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 import logging
@@ -382,6 +383,23 @@ def test_another_nonce_is_a_refusal(
     monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
     words = [word if word != samples.NONCE.hex() else "ff" * 32 for word in captured(place)]
     assert Outcome(capsys, *words, "--allow-simulated", "root.pem").code == 8
+
+
+def test_the_callers_collateral_judges_a_captured_document(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In place of the document's own, which may be older, or missing."""
+    monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
+    words = [*captured(place), "--allow-simulated", "root.pem", "--collateral", "collateral.json"]
+    own = samples.sim.collateral()
+    (place / "collateral.json").write_bytes(pretty(own))
+    (place / "doc.json").write_bytes(dataclasses.replace(samples.document(), collateral=None).encode())
+    assert Outcome(capsys, *words).code == 10
+    (place / "doc.json").write_bytes(samples.document().encode())
+    (place / "collateral.json").write_bytes(pretty({**own, "tcb_info_signature": "00" * 64}))
+    refused = Outcome(capsys, *words)
+    assert refused.code == 8
+    assert "quote-signature" in refused.stdout
 
 
 @pytest.mark.parametrize("listen", ["8000", ":8000", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:99999", "127.0.0.1:²"])

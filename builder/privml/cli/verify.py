@@ -67,6 +67,7 @@ def verify(
             now=now,
             nonce=given["--nonce"],
             tls_spki_sha256=given["--spki"],
+            collateral=collateral,
         )
     text = json.dumps(verdict.to_dict(), indent=2, sort_keys=True) + "\n" if as_json else render(verdict)
     click.echo(text, nl=False)
