@@ -95,7 +95,7 @@ def test_good_command_line_hands_over(initrd: Initrd) -> None:
     words = (initrd.top / "table").read_text().splitlines()
     data, tree = initrd.top / "dev/vda1", initrd.top / "dev/vda2"
     assert words[-1] == (
-        f"0 800 verity 1 {data} {tree} 4096 4096 100 1 sha256 {ROOT_HASH} {SALT} 1 panic_on_corruption"
+        f"0 800 verity 1 {data} {tree} 4096 4096 100 1 sha256 {ROOT_HASH} {SALT} 2 panic_on_corruption panic_on_error"
     )
     assert "--readonly" in words
     loaded = [call.rsplit("/", 1)[1] for call in initrd.calls if call.startswith("insmod")]
