@@ -57,6 +57,39 @@ def test_what_is_not_on_the_list_is_refused(method: str, path: str, query: str, 
     assert caught.value.status == status
 
 
+def schema_request(schema: object) -> dict[str, object]:
+    return {"messages": [], "response_format": {"type": "json_schema", "json_schema": {"schema": schema}}}
+
+
+def test_no_depth_that_could_end_the_engine() -> None:
+    schema: dict[str, object] = {"type": "string"}
+    for _ in range(25):
+        schema = {"type": "object", "properties": {"a": schema}}
+    assert shown(schema_request(schema), "/v1/chat/completions")
+    for field in ("prompt", "logit_bias", "stop"):
+        with pytest.raises(UnsupportedError, match="nested deeper than 64") as caught:
+            engine_body("POST", PATH, "", b'{"%s":%s}' % (field.encode(), b"[" * 70 + b"]" * 70))
+        assert caught.value.status == 400
+
+
+@pytest.mark.parametrize(
+    ("word", "bad"),
+    [
+        ("pattern", {"type": "string", "pattern": "^((((a?){1,1000})?){1,1000})*$"}),
+        (r"\$ref", {"anyOf": [{"$ref": "#/$defs/a"}, {"$ref": "#/$defs/a"}]}),
+    ],
+)
+def test_no_schema_that_could_keep_the_engine_busy(word: str, bad: object) -> None:
+    tool = {"type": "function", "function": {"name": "f", "parameters": {"type": "object", "properties": {"a": bad}}}}
+    for request in (schema_request(bad), schema_request({"anyOf": [bad]}), {"messages": [], "tools": [tool]}):
+        with pytest.raises(UnsupportedError, match=f"`{word}` is not supported"):
+            shown(request, "/v1/chat/completions")
+    named = {"type": "object", "properties": {"pattern": {"type": "string"}}}
+    assert shown(schema_request(named), "/v1/chat/completions")
+    said = {"role": "user", "content": [{"type": "text", "pattern": "x"}]}
+    assert shown({"messages": [said]}, "/v1/chat/completions")
+
+
 def test_an_error_does_not_quote_the_prompt() -> None:
     with pytest.raises(UnsupportedError) as caught:
         engine_body("POST", PATH, "", b'{"prompt": "my secret" "')

@@ -26,6 +26,10 @@ FIELDS = {
        "parallel_tool_calls"},
 }  # fmt: skip
 READABLE = frozenset({"/v1/models"})
+MAX_DEPTH = 64
+_SCHEMAS = frozenset({"response_format", "tools"})
+"""Fields out of which the engine makes a grammar."""
+_COSTLY = ("pattern", "$ref")
 
 
 class UnsupportedError(EvidenceError):
@@ -53,7 +57,31 @@ def engine_body(method: str, path: str, query: str, body: bytes) -> bytes:
     unknown = sorted(value.keys() - FIELDS[path])
     if unknown:
         raise UnsupportedError(400, f"field `{unknown[0][:80]}` is not supported by {path}")
+    _check_nested(value)
     return json.dumps({**value, "cache_prompt": False}, ensure_ascii=True, allow_nan=False).encode("ascii")
+
+
+def _check_nested(value: dict[str, Any]) -> None:
+    """What is inside must not end the engine: it runs once a boot, and a machine without it is over.
+
+    A schema nested 9000 deep makes llama-server crash; ``pattern`` and ``$ref`` can make a grammar that keeps its one
+    slot busy for minutes or for good, and leaving does not stop that.
+    """
+    level: list[tuple[Any, bool]] = [(child, key in _SCHEMAS) for key, child in value.items()]
+    for _ in range(MAX_DEPTH):
+        below: list[tuple[Any, bool]] = []
+        for item, schema in level:
+            if isinstance(item, dict):
+                for word in _COSTLY if schema else ():
+                    if isinstance(item.get(word), str):
+                        raise UnsupportedError(400, f"a schema with `{word}` is not supported")
+                below.extend((child, schema) for child in item.values())
+            elif isinstance(item, list):
+                below.extend((child, schema) for child in item)
+        if not below:
+            return
+        level = below
+    raise UnsupportedError(400, f"the body is nested deeper than {MAX_DEPTH} levels")
 
 
 def _object(body: bytes) -> dict[str, Any]:
