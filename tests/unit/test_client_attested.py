@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import http.client
 import socket
 import time
 from collections.abc import Iterator
@@ -73,6 +74,16 @@ def test_answers_that_are_no_documents(guest: Guest) -> None:
     guest.document = lambda _: b"hello"
     with pytest.raises(EvidenceError):
         attested.attest(guest.url, samples.EXPECTED, Policy(), now=samples.NOW)
+
+
+def test_a_status_line_writes_no_line_of_the_error(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    def bad(_: object) -> None:
+        raise http.client.BadStatusLine("\x1b[2J\nACCEPTED: demo-cpu")
+
+    monkeypatch.setattr(AttestedConnection, "getresponse", bad)
+    with pytest.raises(HostError) as caught:
+        attested.fetch(guest.url, bytes(32))
+    assert caught.value.message.isprintable()
 
 
 def test_an_answer_that_never_ends_is_cut(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:

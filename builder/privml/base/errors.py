@@ -70,9 +70,21 @@ class Refused(PrivmlError):
 
 
 class EvidenceError(PrivmlError):
-    """Evidence (quote, log, attestation document) is malformed: it cannot even be judged."""
+    """Evidence (quote, log, attestation document) is malformed: it cannot even be judged.
+
+    Messages quote what a stranger wrote, so only printable text passes: no control sequences for the terminal that
+    shows them, and no lines of its own.
+    """
 
     exit_code = 9
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(printable(message), hint=hint)
+
+
+def printable(text: str) -> str:
+    """``text`` as one line that a terminal shows and does not obey: a ``?`` for whatever is not printable."""
+    return "".join(character if character.isprintable() else "?" for character in text)
 
 
 EXIT_ACCEPTED_SIMULATED = 10

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from privml.base.errors import EvidenceError, HostError
+from privml.base.errors import EvidenceError, HostError, printable
 from privml.base.strictjson import loads
 from privml.client.connection import AttestedConnection, Endpoint, endpoint
 from privml.evidence import document, facts, signature
@@ -103,7 +103,9 @@ def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:
         status, body = _get(connection, f"{PATH}?nonce={nonce.hex()}", timeout, document.MAX_DOCUMENT)
         key = connection.peer_spki_sha256
     except (OSError, http.client.HTTPException) as error:
-        raise HostError(f"{where.url}: no attestation document: {error or type(error).__name__}") from error
+        raise HostError(
+            f"{where.url}: no attestation document: {_printable(error) or type(error).__name__}"
+        ) from error
     finally:
         connection.abort()
     assert key is not None
@@ -157,4 +159,4 @@ def _reason(body: bytes) -> str:
 
 
 def _printable(text: object) -> str:
-    return "".join(character if character.isprintable() else "?" for character in str(text))[:300]
+    return printable(str(text))[:300]

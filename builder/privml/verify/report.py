@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from privml.base.errors import printable
 from privml.verify.verdict import CODES, Outcome, Verdict
 
 _HEADLINES = {
@@ -12,7 +13,10 @@ _HEADLINES = {
 
 
 def render(verdict: Verdict) -> str:
-    """Lines of text, ended by a newline; the first says the outcome, what was judged and on whose word."""
+    """Lines of text, ended by a newline; the first says the outcome, what was judged and on whose word.
+
+    What was found is the refused machine's word (a stage, a reason of the QVL): it cannot add or repaint a line.
+    """
     lines = [f"{_HEADLINES[verdict.outcome]}: {verdict.name} ({verdict.variant}), against {verdict.anchor}"]
     if verdict.shape:
         lines.append(f"  shape: {verdict.shape}")
@@ -22,4 +26,4 @@ def render(verdict: Verdict) -> str:
         lines.append(f"    expected {refusal.expected}")
         lines.extend(f"    {line}" for line in refusal.where.splitlines())
     lines.extend(f"  note: {note}" for note in verdict.notes)
-    return "\n".join(lines) + "\n"
+    return "\n".join(printable(line) for line in lines) + "\n"

@@ -1,0 +1,46 @@
+"""A verdict on a terminal: the refused machine's own words stay words."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import attestation_samples as samples
+import pytest
+
+from privml.base.errors import EvidenceError
+from privml.base.strictjson import Fields
+from privml.evidence import report_data
+from privml.verify.check import verify
+from privml.verify.report import render
+
+
+@pytest.mark.parametrize(
+    "stage", ["\x1b[H\x1b[2JACCEPTED: demo-cpu", "\nACCEPTED: demo-cpu", "\u2028ACCEPTED", "\u202e"]
+)
+def test_a_refused_machine_writes_no_line_of_the_report(stage: str) -> None:
+    header = report_data.Header("production", stage=stage).encode()
+    made = dataclasses.replace(samples.document(), header=header)
+    verdict = verify(
+        samples.facts_of(made),
+        samples.signature_of(made),
+        samples.EXPECTED,
+        samples.SIMULATED,
+        nonce=samples.NONCE,
+        tls_spki_sha256=samples.SPKI,
+    )
+    text = render(verdict)
+    assert {refusal.code for refusal in verdict.refusals} == {"stage", "report-data"}
+    assert text.replace("\n", "").isprintable()
+    lines = text.splitlines()
+    assert lines[0].startswith("REFUSED: ")
+    assert all(line.startswith("  ") for line in lines[1:])
+
+
+def test_a_malformed_document_writes_no_line_of_the_error() -> None:
+    for value in ({"a": "\x1b[2Jx\nACCEPTED"}, {"a": "v1", "\x1b[2J\nACCEPTED": 1}):
+        fields = Fields(value, "document")
+        with pytest.raises(EvidenceError) as caught:
+            fields.text("a", one_of=("v1",))
+            fields.end()
+        assert caught.value.message.isprintable()
+        assert str(caught.value) == caught.value.message
