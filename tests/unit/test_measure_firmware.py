@@ -118,6 +118,14 @@ def test_td_hob_of_quoted_guests(row: dict[str, object]) -> None:
     assert hashlib.sha384(hob).hexdigest().startswith(str(row["td_hob_sha384_prefix"]))
 
 
+@pytest.mark.parametrize(("gpa", "size"), [(0x90000000, 0x1000), (0x7FFFF000, 0x2000), (0x1000, 0)])
+def test_td_hob_of_a_section_outside_memory_is_none(gpa: int, size: int) -> None:
+    """It was left out in silence, with a plausible digest."""
+    bad = tdvf.FirmwareSection(tdvf.TEMP_MEM, 0, 0, gpa, size, 0)
+    with pytest.raises(MeasurementError, match="does not lie in the machine's RAM"):
+        tdhob.td_hob((*layout("IntelTdxX64"), bad), 2 << 30)
+
+
 def test_td_hob_covers_all_memory_once() -> None:
     hob = tdhob.td_hob(layout("IntelTdxX64"), 4 << 30)
     ranges = [struct.unpack_from("<QQ", hob, at + 32) for at in range(56, len(hob), 48)]

@@ -37,8 +37,13 @@ def td_hob(sections: tuple[FirmwareSection, ...], memory: int) -> bytes:
         raise MeasurementError(f"memory of {memory} bytes: expected a multiple of 4096, at least {_MIN_MEMORY}")
     hob = only(sections, TD_HOB)
     added = sorted((one.gpa, one.gpa + one.memory_size) for one in sections if one.type in (TD_HOB, TEMP_MEM))
+    ranges = ram_ranges(memory)
+    for start, end in added:
+        # QEMU starts no such machine, so there is nothing to predict.
+        if not any(low <= start < end <= high for low, high in ranges):
+            raise MeasurementError(f"firmware: section at 0x{start:x} does not lie in the machine's RAM")
     resources: list[bytes] = []
-    for low, high in ram_ranges(memory):
+    for low, high in ranges:
         position = low
         for start, end in added:
             if not low <= start < end <= high:
