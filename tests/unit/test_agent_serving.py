@@ -228,6 +228,9 @@ def test_connection_serves_several_requests(served: Guest) -> None:
         for _ in range(3):
             connection.request("GET", "/healthz")
             assert connection.getresponse().read() == b'{"alive":true}\n'
+            connection.request("HEAD", "/healthz")  # its answer has no body, and does not end the connection
+            response = connection.getresponse()
+            assert (response.getheader("content-length"), response.read()) == ("15", b"")
     finally:
         connection.close()
 

@@ -166,6 +166,7 @@ class _Conversation:
         self._server = server
         self._tls = tls
         self._http = h11.Connection(h11.SERVER, max_incomplete_event_size=MAX_HEAD)
+        self._head_only = False
 
     def run(self) -> None:
         while True:
@@ -187,6 +188,7 @@ class _Conversation:
         target = request.target.decode("ascii")
         path, _, query = target.partition("?")
         method = request.method.decode("ascii")
+        self._head_only = method == "HEAD"
         if path.startswith("/v1/"):
             self._inference(request, target)
             return
@@ -271,7 +273,8 @@ class _Conversation:
             headers.append((b"connection", b"close"))
         self._tls.settimeout(WRITE_TIMEOUT)
         self._send(h11.Response(status_code=status, headers=headers))
-        self._send(h11.Data(data=body))
+        if not self._head_only:
+            self._send(h11.Data(data=body))
         self._send(h11.EndOfMessage())
         if close:
             self._drain()
