@@ -184,3 +184,19 @@ def test_secure_boot_digests_seen_on_hardware(store: efivars.Store, capable: boo
 def test_dbt_is_measured_only_when_it_is_there() -> None:
     names = [one.name for one in efivars.secure_boot_variables({efivars.TIMESTAMP_DATABASE: b"x"}, capable=True)]
     assert names[-1] == "dbt"
+
+
+@pytest.mark.parametrize("states", [(0x3F, 0x3E), (0x3E, 0x3F), (0x3F, 0x3F)])
+def test_two_live_copies_of_a_variable_are_not_guessed(states: tuple[int, int]) -> None:
+    """The last one was taken, also where edk2 takes the other (added before about-to-be-replaced)."""
+    name = "PK".encode("utf-16-le") + b"\0\0"
+    variables = b""
+    for state in states:
+        sizes = struct.pack("<HBBIQ16xIII", 0x55AA, state, 0, 7, 0, 0, len(name), 4)
+        variables += sizes + GLOBAL.bytes_le + name + bytes([state]) * 4 + b"\xff\xff"
+    head = bytearray(72)
+    head[40:44], head[48:50] = b"_FVH", (72).to_bytes(2, "little")
+    guid = uuid.UUID("aaf32c78-947b-439a-a180-2e144ec37792").bytes_le
+    store = guid + struct.pack("<IBBHI", 28 + len(variables), 0x5A, 0xFE, 0, 0) + variables
+    with pytest.raises(MeasurementError, match="two live copies of the variable PK"):
+        efivars.store(bytes(head) + store)

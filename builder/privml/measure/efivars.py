@@ -68,7 +68,11 @@ def store(cfv: bytes) -> dict[tuple[uuid.UUID, str], bytes]:
             raise MeasurementError(f"firmware: variable at byte {position} of the CFV passes the store's end")
         if header[2] in _ADDED:
             name = _name(cfv[body : body + name_size])
-            found[uuid.UUID(bytes_le=header[44:60]), name] = cfv[body + name_size : body + name_size + data_size]
+            key = uuid.UUID(bytes_le=header[44:60]), name
+            if key in found:
+                # A replacement that was cut short: which of the two counts is the firmware's to decide.
+                raise MeasurementError(f"firmware: the CFV holds two live copies of the variable {name[:40]}")
+            found[key] = cfv[body + name_size : body + name_size + data_size]
         position = (body + name_size + data_size + 3) & ~3
     return found
 
