@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from image_fake import keep
-from test_image_deb import file, folder, link, package
+from test_lock_deb import file, folder, link, package
 
 from privml.base.errors import BuildError, HostError
 from privml.image import tools as room

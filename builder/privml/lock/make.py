@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -18,8 +19,10 @@ from privml.recipe.packages import FORBIDDEN_IN_PRODUCTION, firmware_packages, g
 from privml.store.fetch import Item, fetch
 from privml.store.mirrors import Mirrors, host_mirrors, urls_of
 from privml.store.objects import Store
+from privml.store.pools import Pool
 from privml.store.pypi import download_wheel, ensure_wheel
 
+log = logging.getLogger("privml")
 _SHOWN = 6
 
 TOOLS_RELEASE = "forky"
@@ -166,9 +169,13 @@ def bring(
     packages: Iterable[Package],
     wheels: Iterable[Wheel] = (),
     *,
+    pools: Sequence[Pool] = (),
     mirrors: Callable[[], Mirrors] = host_mirrors,
 ) -> int:
-    """Bring the locked bytes that the store lacks; the number of bytes fetched. Offline when nothing is missing."""
+    """Bring the locked bytes that the store lacks, from pools, then mirrors; the number of bytes fetched.
+
+    Offline when nothing is missing. ``GoneError`` names every package that no source has any more.
+    """
     missing = [package for package in packages if not store.has(package.sha256)]
     fetched = 0
     if missing:
@@ -176,10 +183,22 @@ def bring(
         fetched = fetch(
             store,
             [Item(package.sha256, package.size, str(package), urls_of(package.origin, known)) for package in missing],
+            pools=pools,
         )
     for wheel in wheels:
-        ensure_wheel(store, wheel.name, wheel.version, wheel.sha256)
+        if not store.has(wheel.sha256):
+            fetched += _bring_wheel(store, wheel, pools)
     return fetched
+
+
+def _bring_wheel(store: Store, wheel: Wheel, pools: Sequence[Pool]) -> int:
+    if pools:
+        try:
+            return fetch(store, [Item(wheel.sha256, wheel.size, str(wheel), ())], pools=pools)
+        except InputsError as error:
+            log.debug("no pool has it: %s", error.message)
+    ensure_wheel(store, wheel.name, wheel.version, wheel.sha256)
+    return wheel.size
 
 
 def _solve(wanted: Wanted, before: Sequence[Archive], store: Store, solver: Solver) -> Resolution:

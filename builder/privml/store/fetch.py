@@ -123,7 +123,9 @@ def fetch(
                 hint="give a pool that has them (--pool), or see what replaces them with "
                 "`privml-build lock NAME --refresh-to FILE`",
             )
-        raise InputsError(message, hint="give another mirror in mirrors.yaml, or a pool (--pool); then run this again")
+        raise InputsError(
+            message, hint="give another mirror in mirrors.yaml, or a pool (--pool); then run this again"
+        )
     work.meter.show(final=True)
     return work.meter.bytes
 
@@ -199,9 +201,7 @@ def _from_folder(work: _Work, item: Item, tried: list[str]) -> bool:
     return False
 
 
-def _from_address(
-    work: _Work, item: Item, url: str, partial: Path, connections: Connections, attempts: int
-) -> None:
+def _from_address(work: _Work, item: Item, url: str, partial: Path, connections: Connections, attempts: int) -> None:
     """Download and adopt; raises what the last attempt raised."""
     for attempt in range(attempts):
         if work.stop.is_set():
@@ -266,7 +266,7 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
             raise _WrongBytesError(f"{int(announced) + have} bytes, expected {item.size}")
         with _on_the_store(partial):
             # Unbuffered: a part that cannot be written is known now, and not when the file is closed.
-            target: FileIO = partial.open(mode, buffering=0)
+            target = FileIO(partial, mode)
         with target:
             while block := response.read1(CHUNK):
                 have += len(block)

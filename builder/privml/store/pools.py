@@ -1,6 +1,6 @@
 """Pools: folders or web addresses that hold bytes by their SHA-256, asked before any mirror.
 
-A pool's layout is ``sha256/ab/cdef...``, as in the store's own ``objects`` folder: that folder is a pool as it stands,
+A pool's layout is ``sha256/ab/cdef...``, as in the store's own ``objects`` folder: that folder is a pool already,
 and so is whatever a static web server makes of it. A pool is believed only by hash.
 """
 
