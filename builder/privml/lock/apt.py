@@ -256,7 +256,7 @@ class Session:
     def solve(self, names: Sequence[str], indexes: Sequence[PackagesIndex]) -> list[Package]:
         """apt's solution for installing ``names`` into an empty system."""
         try:
-            printed = self._apt("install", "--print-uris", "-y", "-qq", "--no-install-recommends", *names)
+            printed = self._apt("install", "--print-uris", "-y", "-q", "--no-install-recommends", *names)
         except HostError as error:
             raise InputsError(f"apt finds no solution for the requested packages\n{error.message}") from error
         return [self._found(uri, indexes) for uri in printed_uris(printed)]
