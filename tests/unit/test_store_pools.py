@@ -133,7 +133,7 @@ def test_import_refuses_what_is_not_what_it_is_called_and_takes_the_rest(store: 
     pool = keep(tmp_path / "pool", DATA)
     keep(pool, b"rotten", "00" * 32)
     (pool / "sha256/00/.hidden").write_bytes(b"a name that is none of ours")
-    with pytest.raises(InputsError, match="sha256 got .*, expected 0000"):
+    with pytest.raises(InputsError, match=r"sha256 got .*, expected 0000"):
         take_in(store, pool)
     assert list(store.digests()) == [DIGEST]
     assert not list((store.root / "temp").iterdir())

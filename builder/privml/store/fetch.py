@@ -38,7 +38,7 @@ class Item:
 
 
 class GoneError(InputsError):
-    """Every source answered, and none has these items: they are gone, not merely out of reach."""
+    """Every mirror says that it does not have these items: they are gone, not merely out of reach."""
 
     def __init__(self, items: Sequence[Item], message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -47,6 +47,10 @@ class GoneError(InputsError):
 
 class _WrongBytesError(Exception):
     """The source answered with something else: asking it again cannot help."""
+
+
+class _AbsentError(_WrongBytesError):
+    """The source says that it does not have it."""
 
 
 class _Stopped(Exception):
@@ -147,7 +151,8 @@ class _Work:
 def _bring(work: _Work, item: Item, connections: Connections) -> None:
     partial = work.store.partial(item.sha256)
     tried: list[str] = []
-    unreachable = False
+    # A mirror that lies or is out of reach says nothing about whether an honest one still has it.
+    gone = bool(item.urls)
     try:
         if _from_folder(work, item, tried):
             return
@@ -157,10 +162,11 @@ def _bring(work: _Work, item: Item, connections: Connections) -> None:
             try:
                 _from_address(work, item, url, partial, connections, attempts)
             except _WrongBytesError as wrong:
+                gone = gone and (url not in item.urls or isinstance(wrong, _AbsentError))
                 partial.unlink(missing_ok=True)
                 tried.append(f"  {url}: {wrong}")
             except (OSError, http.client.HTTPException) as error:
-                unreachable = True
+                gone = False
                 tried.append(f"  {url}: {_text(error)} ({attempts} attempts)")
             else:
                 work.meter.finished()
@@ -171,9 +177,7 @@ def _bring(work: _Work, item: Item, connections: Connections) -> None:
     if not item.urls:
         tried.append("  no mirror is configured for it")
     message = f"{item.name} (sha256:{item.sha256}) cannot be had:\n" + "\n".join(tried)
-    if unreachable or not item.urls:
-        raise InputsError(message)
-    raise GoneError([item], message)
+    raise GoneError([item], message) if gone else InputsError(message)
 
 
 def _from_folder(work: _Work, item: Item, tried: list[str]) -> bool:
@@ -301,7 +305,7 @@ def _refusal(response: http.client.HTTPResponse, have: int, partial: Path) -> Ex
         partial.unlink(missing_ok=True)
         return OSError(status)
     if 400 <= response.status < 500 and response.status not in (408, 425, 429):
-        return _WrongBytesError(status)
+        return _AbsentError(status)
     return OSError(status)
 
 
