@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -14,9 +15,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from image_fake import keep
 from pool_server import serving
+from test_lock_deb import file, folder, package
 
 from privml.base.errors import HostError
+from privml.image.tools import ensure
+from privml.lock.models import ToolsLock
 from privml.store.fetch import Item, fetch
 from privml.store.objects import Store
 from privml.store.pools import Pool, relative
@@ -87,6 +92,8 @@ def test_a_full_disk_is_told_at_once_and_room_is_enough_to_go_on(small: Path, po
 CHILD = """
 import sys
 from pathlib import Path
+from privml.image.tools import ensure
+from privml.lock.models import ToolsLock
 from privml.store.fetch import Item, fetch
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -147,3 +154,21 @@ def test_gc_keeps_what_is_named(tmp_path: Path) -> None:
     assert fresh.exists()
     assert not old.exists()
     assert sweep(store, {keep}, {kept, busy}, dry_run=False, now=time.time() + 2 * STALE).temporary == (fresh.name,)
+
+
+@needs_root
+def test_no_room_for_the_tools_tree(small: Path) -> None:
+    store = Store(small / "store")
+    head = [folder("usr"), folder("usr/bin"), folder("etc")]
+    bulk = [file(f"usr/bin/program-{n}", os.urandom(60_000)) for n in range(5)]
+    lock = ToolsLock(
+        source_date_epoch=0,
+        archives=(),
+        packages_requested=(),
+        packages=(keep(store, "base-files", package([*head, *bulk])),),
+    )
+    with pytest.raises(OSError, match="No space left on device") as caught:
+        ensure(store, lock)
+    assert caught.value.errno == errno.ENOSPC
+    assert [path.suffix for path in (store.root / "trees").iterdir()] == [".lock"]
+    assert whole(store) == {lock.packages[0].sha256}
