@@ -5,6 +5,8 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 PRIVML := $(BIN)/privml-build
+POOLS = $(foreach pool,$(POOL),--pool $(pool))
+REFRESHED = out/locks/$(NAME).lock.json
 READY := $(VENV)/.ready
 
 .PHONY: help host venv image test check check-full demo bench lock clean lint
@@ -24,8 +26,12 @@ $(READY): requirements.txt pyproject.toml | host
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-image: venv ## build out/NAME (NAME=demo-cpu)
-	@$(PRIVML) image $(NAME)
+image: venv ## build out/NAME (NAME=demo-cpu POOL="DIR|URL ..."); when inputs are gone, a refreshed one
+	@$(PRIVML) image $(NAME) $(POOLS) || { status=$$?; [ $$status = 4 ] || exit $$status; \
+	echo "*** Inputs of $(NAME) are gone or damaged. Replacing ONLY WHAT IS GONE, in $(REFRESHED)." >&2; \
+	echo "*** The image has other measurements than the committed lock's, and its manifest says \`refreshed\`." >&2; \
+	$(PRIVML) lock $(NAME) --refresh-to $(REFRESHED) $(POOLS) && \
+	$(PRIVML) image $(NAME) --lock $(REFRESHED) $(POOLS); }
 
 lint: venv ## formatters, linters, types, layers
 	@$(BIN)/ruff format --check builder tests

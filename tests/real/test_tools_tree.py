@@ -107,7 +107,7 @@ def test_mkosi_starts_with_the_tree_s_unshare_alone(tools: ToolsTree, bare: list
         "-m",
         "mkosi",
         "--version",
-        env={"PYTHONPATH": str(tools.mkosi_packages)},
+        env={"PYTHONPATH": str(tools.mkosi_packages), "PYTHONDONTWRITEBYTECODE": "1"},
     )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("mkosi 2")

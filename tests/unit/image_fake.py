@@ -18,8 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from image_volume import volume
-from test_image_deb import file as deb_file
-from test_image_deb import package as deb_package
+from test_lock_deb import file as deb_file
+from test_lock_deb import package as deb_package
 
 from privml.image.tools import ToolsTree
 from privml.lock.models import Lock, Package, Tree, TreeFile, Wheel

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from image_fake import keep
-from test_image_deb import file, folder, link, package
+from test_lock_deb import file, folder, link, package
 
-from privml.base.errors import BuildError, HostError
+from privml.base.errors import BuildError, HostError, InputsError
+from privml.image import content
 from privml.image import tools as room
-from privml.image.tools import Bind, ToolsTree, ensure, tree_key
+from privml.image.tools import Bind, ToolsTree, ensure, is_there, tree_key
 from privml.lock.models import Package, ToolsLock
 from privml.store.objects import Store
 
@@ -136,13 +139,82 @@ def test_a_tree_is_unpacked_and_finished(store: Store, lock: ToolsLock) -> None:
     assert (tree.root / "etc/resolv.conf").read_bytes() == b""
 
 
-def test_a_tree_that_is_there_is_taken_as_it_is(store: Store, lock: ToolsLock) -> None:
+def test_a_tree_that_is_there_needs_no_packages(store: Store, lock: ToolsLock) -> None:
+    assert not is_there(store, lock)
     first = ensure(store, lock)
-    (first.root / "mark").touch()
+    assert is_there(store, lock)
     for entry in lock.packages:
         store.path(entry.sha256).unlink()
     assert ensure(store, lock) == first
-    assert (first.root / "mark").exists()
+
+
+def _write(path: Path) -> None:
+    path.chmod(0o755)
+    path.write_bytes(b"awl")
+
+
+CHANGES: dict[str, Callable[[Path], object]] = {
+    "usr/bin/mawk changed": lambda root: _write(root / "usr/bin/mawk"),
+    "etc/passwd changed": lambda root: (root / "etc/passwd").chmod(0o600),
+    "usr/bin/mawk is missing": lambda root: (root / "usr/bin/mawk").unlink(),
+    "usr/bin/mark was not there": lambda root: (root / "usr/bin/mark").touch(),
+    "usr/bin/empty was not there": lambda root: (root / "usr/bin/empty").mkdir(),
+    "usr/bin/awk changed": lambda root: ((root / "usr/bin/awk").unlink(), (root / "usr/bin/awk").symlink_to("x")),
+}
+
+
+@pytest.mark.parametrize("told", CHANGES)
+def test_a_tree_that_was_changed_is_refused_by_name_and_made_again(store: Store, lock: ToolsLock, told: str) -> None:
+    root = ensure(store, lock).root
+    before = content.read(root)
+    CHANGES[told](root)
+    with pytest.raises(InputsError, match=rf"not what was unpacked:\n  {told}$") as caught:
+        ensure(store, lock)
+    assert "run the same command again" in (caught.value.hint or "")
+    assert not root.exists()
+    assert content.read(ensure(store, lock).root) == before
+
+
+def test_a_change_with_its_old_times_is_seen(store: Store, lock: ToolsLock) -> None:
+    program = ensure(store, lock).root / "usr/bin/mawk"
+    status = program.stat()
+    program.write_bytes(b"awl")
+    os.utime(program, ns=(status.st_atime_ns, status.st_mtime_ns))
+    assert program.stat().st_size == status.st_size
+    with pytest.raises(InputsError, match="usr/bin/mawk changed"):
+        ensure(store, lock)
+
+
+def test_a_tree_that_was_only_touched_is_read_once(
+    store: Store, lock: ToolsLock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    tree = ensure(store, lock)
+    (tree.root / "usr/bin/mawk").touch()
+    capsys.readouterr()
+    assert ensure(store, lock) == tree
+    assert "something in it was touched" in capsys.readouterr().err
+    monkeypatch.setattr(content, "read", lambda _: pytest.fail("it was read although nothing changed"))
+    assert ensure(store, lock) == tree
+
+
+@pytest.mark.parametrize("record", [None, b"", b"0" * 64 + b"\nusr\tdirectory\t0755\t-\n"])
+def test_a_tree_whose_record_is_lost_is_made_again(store: Store, lock: ToolsLock, record: bytes | None) -> None:
+    root = ensure(store, lock).root
+    (root / "mark").touch()
+    kept = root.with_name(f"{root.name}.content")
+    kept.unlink()
+    if record is not None:
+        kept.write_bytes(record)
+    assert not (ensure(store, lock).root / "mark").exists()
+
+
+def test_what_a_killed_unpack_left_goes(store: Store, lock: ToolsLock) -> None:
+    key = tree_key(lock.packages)
+    trees = store.root / "trees"
+    for name in (f".{key}.abcd1234", f".{key}.old.abcd1234", f".{'0' * 64}.abcd1234"):
+        (trees / name / "usr").mkdir(parents=True)
+    ensure(store, lock)
+    assert sorted(path.name for path in trees.iterdir() if path.is_dir()) == [f".{'0' * 64}.abcd1234", key]
 
 
 def test_a_tree_that_cannot_be_finished_is_not_there(

@@ -11,18 +11,18 @@ import pytest
 
 from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed
-from privml.lock import apt
+from privml.lock import aptstate
 from privml.lock.apt import (
     AptTools,
     Suite,
     Wanted,
-    apt_configuration,
     host_tools,
     judge,
     printed_uris,
     resolve,
     suites_of,
 )
+from privml.lock.aptstate import apt_configuration
 from privml.lock.debian import parse_inrelease
 from privml.lock.models import Archive
 
@@ -177,7 +177,9 @@ def test_another_suite_or_archive_is_refused(data: bytes) -> None:
 
 
 def test_the_configuration_reads_nothing_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(apt, "host_proxies", lambda: {"Acquire::http::Proxy": "http://proxy.example.invalid:3128"})
+    monkeypatch.setattr(
+        aptstate, "host_proxies", lambda: {"Acquire::http::Proxy": "http://proxy.example.invalid:3128"}
+    )
     text = apt_configuration(tmp_path)
     assert 'Dir::Etc::parts "/dev/null";' in text
     assert 'Dir::Etc::trustedparts "/dev/null";' in text

@@ -201,7 +201,7 @@ def test_every_attempt_is_counted(store: Store, server: Server) -> None:
 
 
 def test_no_source_at_all(store: Store) -> None:
-    with pytest.raises(InputsError, match="no source is configured"):
+    with pytest.raises(InputsError, match="no mirror is configured"):
         get(store, item())
 
 

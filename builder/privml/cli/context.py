@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
 from privml.base.errors import UsageError
-from privml.base.steps import step
-from privml.cli.lock import tools_lock_path
 from privml.image import manifest
-from privml.image.tools import ToolsTree, ensure
-from privml.lock.make import bring, check, current_inputs
+from privml.image.bootstrap import tools_tree
+from privml.image.tools import ToolsTree
+from privml.lock.make import check, current_inputs
 from privml.lock.models import Lock, read_lock, read_tools_lock
 from privml.lock.trees import images_folder
 from privml.recipe.loader import Recipe, find, load, shipped
 from privml.store.objects import Store
+from privml.store.pools import Pool
 
 
 @dataclass(frozen=True)
@@ -45,8 +46,14 @@ def resolve(text: str, output: Path | None = None) -> Target:
     return Target(recipe, output or Path("out") / name)
 
 
+@dataclass
 class Workplace:
     """The store, the tools tree and locks, opened when first needed."""
+
+    pools: Sequence[Pool] = ()
+    # A lock to build by instead of the recipe's own.
+    lock_file: Path | None = None
+    _trees: dict[Path, ToolsTree] = field(default_factory=dict)
 
     @cached_property
     def store(self) -> Store:
@@ -54,19 +61,43 @@ class Workplace:
         return Store()
 
     def tools(self, recipe: Path | None = None) -> ToolsTree:
-        """The locked tools tree, fetched and unpacked when it is not there."""
-        lock = read_tools_lock(tools_lock_path(recipe or shipped() / "any.yaml"))
-        if any(not self.store.has(package.sha256) for package in lock.packages):
-            with step(f"Fetching the tools ({len(lock.packages)} packages)"):
-                bring(self.store, lock.packages)
-        return ensure(self.store, lock)
+        """The locked tools tree, fetched and unpacked when it is not there, and looked at once."""
+        path = tools_lock_path(recipe or shipped() / "any.yaml", self.lock_file)
+        if path not in self._trees:
+            self._trees[path] = tools_tree(self.store, read_tools_lock(path), self.pools)
+        return self._trees[path]
 
     def recipe_and_lock(self, path: Path) -> tuple[Recipe, Lock]:
         """A recipe with its lock; ``InputsError`` when the lock is stale."""
         recipe = load(path)
-        lock = read_lock(recipe.lock_path)
-        check(recipe, lock, current_inputs(recipe, images_folder(), tools_lock_path(path)))
+        lock_path = self.lock_file or recipe.lock_path
+        lock = read_lock(lock_path)
+        check(
+            recipe,
+            lock,
+            current_inputs(recipe, images_folder(), tools_lock_path(path, self.lock_file)),
+            path=lock_path,
+        )
         return recipe, lock
+
+    def is_refreshed(self, recipe: Recipe, lock: Lock) -> bool:
+        """True when ``lock`` is not the one that the recipe is committed with."""
+        if self.lock_file is None:
+            return False
+        return not recipe.lock_path.is_file() or read_lock(recipe.lock_path) != lock
+
+
+def tools_lock_path(recipe: Path, lock_file: Path | None = None) -> Path:
+    """The tools lock that belongs to a lock: its own when refreshed, else the recipe's, else the shipped one."""
+    if lock_file is not None and (own := refreshed_tools(lock_file)).is_file():
+        return own
+    beside = recipe.with_name("tools.lock.json")
+    return beside if beside.is_file() else shipped() / "tools.lock.json"
+
+
+def refreshed_tools(lock_file: Path) -> Path:
+    """Where the refreshed tools lock of ``NAME.lock.json`` is: ``NAME.tools.lock.json`` beside it."""
+    return lock_file.with_name(f"{lock_file.name.removesuffix('.lock.json')}.tools.lock.json")
 
 
 def recipes_directory(target: Target) -> Path:

@@ -8,17 +8,34 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
-from privml.base.steps import step
+from privml.base.steps import say, step
 from privml.cli.context import Workplace, recipes_directory, resolve
+from privml.store.fetch import GoneError
+from privml.store.pools import Pool
 
 
 @click.command()
 @click.argument("target")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to put it (default: out/NAME).")
 @click.option("--force", is_flag=True, help="Build again even when nothing has changed.")
+@click.option(
+    "--lock", "lock_file", type=click.Path(path_type=Path), help="Build by this lock, from `lock --refresh-to`."
+)
+@click.option("--pool", "pools", multiple=True, metavar="DIR|URL", help="Where missing inputs are looked for first.")
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's facts as JSON.")
-def image(target: str, *, output: Path | None, force: bool, as_json: bool) -> None:
+def image(
+    target: str,
+    *,
+    output: Path | None,
+    force: bool,
+    lock_file: Path | None,
+    pools: tuple[str, ...],
+    as_json: bool,
+) -> None:
     """Build TARGET: uki.efi, root.raw, model.raw, firmware.fd, manifest.json and prediction.json.
+
+    Inputs come from the store, then from pools (folders or addresses with files named sha256/ab/cdef...), then from
+    this host's mirrors.
 
     \b
     privml-build image demo-cpu
@@ -30,10 +47,31 @@ def image(target: str, *, output: Path | None, force: bool, as_json: bool) -> No
     found = resolve(target, output)
     if found.recipe is None:
         raise UsageError(f"`{target}` is a built image", hint="give the recipe that it is to be built from")
-    place = Workplace()
+    place = Workplace([Pool.parse(pool) for pool in pools], lock_file)
     recipe, lock = place.recipe_and_lock(found.recipe)
-    built = build(recipe, lock, place.store, place.tools(found.recipe), found.directory, force=force)
-    tools = place.tools(found.recipe)
+    refreshed = place.is_refreshed(recipe, lock)
+    try:
+        tools = place.tools(found.recipe)
+        built = build(
+            recipe,
+            lock,
+            place.store,
+            tools,
+            found.directory,
+            force=force,
+            refreshed=refreshed,
+            pools=place.pools,
+        )
+    except GoneError as gone:
+        elsewhere = f"out/locks/{recipe.name}.lock.json"
+        gone.hint = (
+            "give a pool that has them (--pool); or replace only what is gone, and build that: "
+            f"`privml-build lock {recipe.name} --refresh-to {elsewhere}`, "
+            f"then `privml-build image {recipe.name} --lock {elsewhere}`"
+        )
+        raise
+    if refreshed:
+        say(f"built by {lock_file}, not by the committed lock: the manifest says `refreshed`")
     if not (built.cached and has_prediction(built.directory, built.manifest)):
         with step("Predicting its registers"):
             recipes = recipes_directory(found)

@@ -2,22 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import click
 
 from privml.base.errors import UsageError
-from privml.base.run import Completed
+from privml.base.files import sha256_file
 from privml.base.steps import say, step
-from privml.image import tools as tools_room
-from privml.lock.apt import AptTools, described, host_tools
+from privml.cli.context import refreshed_tools, tools_lock_path
+from privml.image.bootstrap import mended, tools_tree, tree_apt
+from privml.lock.apt import AptTools, host_tools
 from privml.lock.changes import changes
 from privml.lock.make import Solver, bring, check, current_inputs, make_lock, make_tools_lock
-from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock, write_lock
+from privml.lock.models import Lock, Package, ToolsLock, read_lock, read_tools_lock, write_lock
+from privml.lock.moves import moves
+from privml.lock.refresh import refresh
 from privml.lock.trees import images_folder
 from privml.recipe.loader import find, load, shipped
+from privml.store.fetch import GoneError
 from privml.store.objects import Store
+from privml.store.pools import Pool
 
 
 @click.command()
@@ -30,10 +36,19 @@ from privml.store.objects import Store
 @click.option("--upgrade-package", "packages", multiple=True, metavar="NAME", help="Take the newest version of NAME.")
 @click.option("--allow-expired", is_flag=True, help="Accept an archive whose Valid-Until has passed, and record it.")
 @click.option("--apt", type=click.Choice(["tree", "host"]), default="tree", help="Whose apt solves and checks.")
+@click.option(
+    "--refresh-to",
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    help="Leave the lock; write FILE, where only what no source has any more is replaced.",
+)
+@click.option("--pool", "pools", multiple=True, metavar="DIR|URL", help="Where missing inputs are looked for first.")
 @click.option("--fetch/--no-fetch", default=True, help="Also bring the locked bytes into the store.")
 def lock(
     targets: tuple[str, ...],
     *,
+    refresh_to: Path | None,
+    pools: tuple[str, ...],
     tools: bool,
     only_check: bool,
     upgrade: bool,
@@ -52,6 +67,7 @@ def lock(
     privml-build lock demo-cpu
     privml-build lock demo-cpu --check
     privml-build lock demo-cpu --upgrade-package systemd
+    privml-build lock demo-cpu --refresh-to out/locks/demo-cpu.lock.json
     """
     if not targets and not tools:
         raise UsageError("nothing to lock: name a recipe, or give --tools")
@@ -64,52 +80,92 @@ def lock(
             click.echo(f"ok {recipe.name}")
         return
     store = Store()
+    sources = [Pool.parse(pool) for pool in pools]
     moved = () if upgrade else packages or None
-    solver = Solver(tools=_apt(apt, tools_path, store), allow_expired=allow_expired, upgrade=moved)
+    solver = Solver(tools=_apt(apt, tools_path, store, sources), allow_expired=allow_expired, upgrade=moved)
+    if refresh_to is not None:
+        if len(paths) != 1 or tools or moved is not None:
+            raise UsageError("--refresh-to goes with one recipe, and with neither --tools nor upgrades")
+        _refresh(paths[0], refresh_to, solver, apt, store, sources)
+        return
     if tools:
         before = read_tools_lock(tools_path) if tools_path.is_file() else None
         first = solver if before else Solver(tools=host_tools, allow_expired=allow_expired)
-        _write(tools_path, before, make_tools_lock(before, store, first), store, fetch=fetch)
+        after = make_tools_lock(before, store, first)
+        if fetch and after == before:
+            after = mended(store, after, solver, sources)
+        _write(tools_path, before, after, store, sources, fetch=fetch)
     for path in paths:
         recipe = load(path)
         previous = read_lock(recipe.lock_path) if recipe.lock_path.is_file() else None
         with step(f"Locking {recipe.name}"):
             current = current_inputs(recipe, images_folder(), tools_path)
-            _write(
-                recipe.lock_path, previous, make_lock(recipe, current, previous, store, solver), store, fetch=fetch
-            )
+            made = make_lock(recipe, current, previous, store, solver)
+            _write(recipe.lock_path, previous, made, store, sources, fetch=fetch)
 
 
-def tools_lock_path(recipe: Path) -> Path:
-    """The tools lock that belongs to a recipe: the one beside it, else the one that privml-build ships."""
-    beside = recipe.with_name("tools.lock.json")
-    return beside if beside.is_file() else shipped() / "tools.lock.json"
+def _refresh(path: Path, target: Path, solver: Solver, apt: str, store: Store, pools: Sequence[Pool]) -> None:
+    """Write ``target``: the committed lock with what is gone replaced, and its tools lock if that had to move."""
+    recipe = load(path)
+    committed = read_lock(recipe.lock_path)
+    tools_path = tools_lock_path(path)
+    check(recipe, committed, current_inputs(recipe, images_folder(), tools_path))
+    tools_before = read_tools_lock(tools_path)
+    tools_after = mended(store, tools_before, solver, pools)
+    digest = committed.tools_sha256
+    own = refreshed_tools(target)
+    if tools_after != tools_before:
+        _tell(tools_before, tools_after)
+        write_lock(own, tools_after)
+        digest = sha256_file(own)
+    else:
+        own.unlink(missing_ok=True)
+    if apt == "tree":
+        solver = replace(solver, tools=lambda: tree_apt(tools_tree(store, tools_after, pools)))
+
+    def fetch_packages(packages: Sequence[Package]) -> int:
+        return bring(store, packages, pools=pools, mirrors=solver.mirrors)
+
+    bring(store, (), committed.wheels, pools=pools)
+    with step(f"Refreshing the lock of {recipe.name}"):
+        after = refresh(recipe, committed, store, solver, fetch_packages)
+    after = after.model_copy(update={"tools_sha256": digest})
+    if after == committed:
+        say("nothing is gone")
+    _tell(committed, after)
+    fetch_packages((*after.packages, *after.firmware))
+    click.echo(f"{'wrote' if write_lock(target, after) else 'unchanged'} {target}")
+
+
+def _tell(before: Lock | ToolsLock | None, after: Lock | ToolsLock) -> None:
+    for line in (*changes(before, after), *moves(before, after)):
+        say(line)
 
 
 def _write(
-    path: Path, before: Lock | ToolsLock | None, after: Lock | ToolsLock, store: Store, *, fetch: bool
+    path: Path,
+    before: Lock | ToolsLock | None,
+    after: Lock | ToolsLock,
+    store: Store,
+    pools: Sequence[Pool],
+    *,
+    fetch: bool,
 ) -> None:
-    for line in changes(before, after):
-        say(line)
+    _tell(before, after)
     if fetch:
         if isinstance(after, Lock):
-            bring(store, (*after.packages, *after.firmware), after.wheels)
+            bring(store, (*after.packages, *after.firmware), after.wheels, pools=pools)
         else:
-            bring(store, after.packages)
+            bring(store, after.packages, pools=pools)
     click.echo(f"{'wrote' if write_lock(path, after) else 'unchanged'} {path}")
 
 
-def _apt(choice: str, tools_path: Path, store: Store) -> Callable[[], AptTools]:
+def _apt(choice: str, tools_path: Path, store: Store, pools: Sequence[Pool]) -> Callable[[], AptTools]:
     def tree() -> AptTools:
-        known = read_tools_lock(tools_path)
-        bring(store, known.packages)
-        found = tools_room.ensure(store, known)
-        names = tools_room.Bind(Path("/etc/resolv.conf"), "/etc/resolv.conf")
-
-        def run(argv: list[str], binds: Mapping[str, str]) -> Completed:
-            folders = [tools_room.Bind(Path(outside), inside, writable=True) for outside, inside in binds.items()]
-            return found.run(argv, binds=[*folders, names], network=True, timeout=600, what=described(argv))
-
-        return AptTools(run, "/usr/share/keyrings/debian-archive-keyring.gpg", "the tools tree's apt")
+        try:
+            return tree_apt(tools_tree(store, read_tools_lock(tools_path), pools))
+        except GoneError as gone:
+            gone.hint = "renew what is gone of the tools with `privml-build lock --tools`, or solve with --apt host"
+            raise
 
     return host_tools if choice == "host" else tree

@@ -1,12 +1,24 @@
-"""`store`: what is in the content-addressed store, and is it whole?"""
+"""`store`: what is in the content-addressed store, is it whole, and carry it elsewhere."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
-from privml.base.errors import InputsError
-from privml.base.steps import progress
+from privml.base.errors import InputsError, UsageError
+from privml.base.steps import progress, say
+from privml.cli.context import tools_lock_path
+from privml.image.tools import tree_key
+from privml.lock.make import bring
+from privml.lock.models import Lock, ToolsLock, read_any_lock, read_lock, read_tools_lock
+from privml.recipe.loader import find, load, shipped
 from privml.store.objects import Store
+from privml.store.pools import export as write_pool
+from privml.store.pools import take_in
+from privml.store.sweep import sweep
+
+MIB = 1 << 20
 
 
 @click.group()
@@ -14,17 +26,19 @@ def store() -> None:
     """The store of input bytes, named by their SHA-256.
 
     \b
-    privml-build store status
+    privml-build store size
     privml-build store verify
+    privml-build store export demo-cpu /media/pool
+    privml-build store gc --dry-run
     """
 
 
 @store.command()
-def status() -> None:
+def size() -> None:
     """Where the store is, and how much it holds."""
     found = Store()
-    count, size = found.size()
-    click.echo(f"{found.root}: {count} objects, {size / (1 << 20):.1f} MiB")
+    count, total = found.size()
+    click.echo(f"{found.root}: {count} objects, {total / MIB:.1f} MiB")
 
 
 @store.command()
@@ -42,3 +56,78 @@ def verify() -> None:
     if damaged:
         raise InputsError("\n".join(damaged), hint="run `privml-build lock NAME` to fetch them again")
     click.echo(f"ok {count} objects")
+
+
+@store.command()
+@click.argument("target")
+@click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
+def export(target: str, folder: Path) -> None:
+    """Copy all that building TARGET needs into FOLDER, a pool for `--pool`; what the store lacks is fetched first.
+
+    TARGET is a recipe, or a lock file.
+    """
+    found = Store()
+    locks = _locks_of(target)
+    for each in locks:
+        if isinstance(each, Lock):
+            bring(found, (*each.packages, *each.firmware), each.wheels)
+        else:
+            bring(found, each.packages)
+    copied, total = write_pool(found, named(locks, found), folder)
+    click.echo(f"{folder}: {copied} objects written, {total / MIB:.1f} MiB")
+
+
+@store.command("import")
+@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+def import_(folder: Path) -> None:
+    """Copy a pool's objects into the store, each checked against its name."""
+    new, total = take_in(Store(), folder)
+    click.echo(f"{new} new objects, {total / MIB:.1f} MiB")
+
+
+@store.command()
+@click.argument("locks", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
+    """Remove what none of LOCKS names: objects, tools trees, and what killed commands left a day ago.
+
+    Without LOCKS: the locks found in recipes/, here, in out/locks/, and those that privml-build comes with.
+    """
+    found = Store()
+    paths = locks or tuple(_found_locks())
+    if not paths:
+        raise UsageError("no lock was found, so everything would go", hint="name the locks to keep")
+    kept = [read_any_lock(path) for path in paths]
+    for path in paths:
+        say(f"keeping what {path} names")
+    trees = {tree_key(each.packages) for each in kept if isinstance(each, ToolsLock)}
+    swept = sweep(found, named(kept, found), trees, dry_run=dry_run)
+    click.echo(
+        f"{'would remove' if dry_run else 'removed'} {len(swept.objects)} objects, {len(swept.trees)} tools trees, "
+        f"{len(swept.temporary)} leftovers: {swept.bytes / MIB:.1f} MiB"
+    )
+
+
+def named(locks: list[Lock | ToolsLock], found: Store) -> set[str]:
+    """The digests that locks name: packages, wheels, and the signed archive states as far as the store has them."""
+    digests = set()
+    for each in locks:
+        digests |= {package.sha256 for package in each.packages}
+        digests |= {state.inrelease_sha256 for state in each.archives if found.has(state.inrelease_sha256)}
+        if isinstance(each, Lock):
+            digests |= {package.sha256 for package in each.firmware} | {wheel.sha256 for wheel in each.wheels}
+    return digests
+
+
+def _locks_of(target: str) -> list[Lock | ToolsLock]:
+    if target.endswith(".lock.json"):
+        path = Path(target)
+        first = read_any_lock(path)
+        return [first] if isinstance(first, ToolsLock) else [first, read_tools_lock(tools_lock_path(path, path))]
+    recipe = load(find(target))
+    return [read_lock(recipe.lock_path), read_tools_lock(tools_lock_path(recipe.path))]
+
+
+def _found_locks() -> list[Path]:
+    folders = (Path("recipes"), Path(), Path("out/locks"), shipped())
+    return sorted({path.resolve() for folder in folders for path in folder.glob("*.lock.json")})

@@ -12,7 +12,7 @@ import os
 import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from privml.base.run import run
 from privml.base.steps import say, step
 from privml.events import configuration
 from privml.image import engine, firmware, manifest, render, resources, uki, volume
+from privml.image.leftovers import remove_leftovers
 from privml.image.tools import ToolsTree
 from privml.lock.make import bring
 from privml.lock.models import Lock, serialise
@@ -30,6 +31,7 @@ from privml.machine.platform import Shape
 from privml.recipe.loader import Recipe
 from privml.recipe.models import ENGINE_PORT
 from privml.store.objects import Store
+from privml.store.pools import Pool
 
 KEY_FILE = ".build-key"
 
@@ -43,28 +45,42 @@ class Built:
     cached: bool
 
 
-def build_key(recipe: Recipe, lock: Lock) -> str:
+def build_key(recipe: Recipe, lock: Lock, *, refreshed: bool = False) -> str:
     """What an output depends on: recipe, lock (which holds agent, guest files and tools), and our own templates."""
     hasher = hashlib.sha256()
     own = {name: hashlib.sha256(body).hexdigest() for name, body in resources.templates().items()}
     for module in sorted(Path(__file__).parent.glob("*.py")):
         own[module.name] = hashlib.sha256(module.read_bytes()).hexdigest()
     hasher.update(recipe.digest.encode() + hashlib.sha256(serialise(lock)).digest())
-    hasher.update(repr(sorted(own.items())).encode())
+    hasher.update(repr((sorted(own.items()), refreshed)).encode())
     return hasher.hexdigest()
 
 
-def build(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, output: Path, *, force: bool = False) -> Built:
-    """Build ``recipe`` into ``output``, or find it there already."""
+def build(
+    recipe: Recipe,
+    lock: Lock,
+    store: Store,
+    tools: ToolsTree,
+    output: Path,
+    *,
+    force: bool = False,
+    refreshed: bool = False,
+    pools: Sequence[Pool] = (),
+) -> Built:
+    """Build ``recipe`` into ``output``, or find it there already.
+
+    ``refreshed`` marks the manifest: the lock is not the recipe's committed one.
+    """
     output = output.absolute()
-    key = build_key(recipe, lock)
+    key = build_key(recipe, lock, refreshed=refreshed)
     with locked(output.parent / f".{output.name}.lock"):
         if not force and (found := _cached(output, key)) is not None:
             say(f"{output}: cached, nothing it is made from has changed")
             return Built(output, found, cached=True)
-        bring(store, (*lock.packages, *lock.firmware), lock.wheels)
+        bring(store, (*lock.packages, *lock.firmware), lock.wheels, pools=pools)
+        remove_leftovers(output)
         with directory_atomic(output) as fresh:
-            made = _make(recipe, lock, store, tools, fresh)
+            made = _make(recipe, lock, store, tools, fresh, refreshed=refreshed)
             write_atomic(fresh / KEY_FILE, key.encode())
             write_atomic(fresh / "manifest.json", made.encode())
     return Built(output, made, cached=False)
@@ -83,7 +99,9 @@ def _cached(output: Path, key: str) -> manifest.Manifest | None:
     return found
 
 
-def _make(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path) -> manifest.Manifest:
+def _make(
+    recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path, *, refreshed: bool
+) -> manifest.Manifest:
     content = recipe.content
     epoch = lock.source_date_epoch
     work = out / ".work"
@@ -114,7 +132,7 @@ def _make(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path)
         variant=content.variant,
         recipe_sha256=recipe.digest,
         lock_sha256=hashlib.sha256(serialise(lock)).hexdigest(),
-        refreshed=False,
+        refreshed=refreshed,
         source_date_epoch=epoch,
         listen=content.agent.listen,
         cmdline=cmdline,

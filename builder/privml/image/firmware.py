@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 
 from privml.base.errors import BuildError
-from privml.image import deb
 from privml.image.tools import Bind, ToolsTree
+from privml.lock import deb
 
 # package -> (file in it, whether it carries enrolled keys)
 FIRMWARES = {

@@ -16,15 +16,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from privml.base.errors import HostError, PrivmlError
-from privml.base.files import directory_atomic, locked
+from privml.base.errors import HostError, InputsError, PrivmlError
+from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
 from privml.base.run import Completed, run
-from privml.base.steps import step
-from privml.image import deb
+from privml.base.steps import say, step
+from privml.image import content
+from privml.image.leftovers import remove_leftovers
+from privml.lock import deb
 from privml.lock.models import Package, ToolsLock
 from privml.store.objects import Store
 
-LAYOUT = "2"  # changes when `_finish` does: part of the tree's key
+LAYOUT = "3"  # changes when `_finish` does: part of the tree's key
+_SHOWN = 6
 
 
 @dataclass(frozen=True)
@@ -119,19 +122,63 @@ def tree_key(packages: Sequence[Package]) -> str:
     return hashlib.sha256("\n".join([LAYOUT, *lines]).encode()).hexdigest()
 
 
-def ensure(store: Store, lock: ToolsLock) -> ToolsTree:
-    """The tools tree of ``lock``, unpacked under the store if it is not there; its .debs must be in the store."""
+def is_there(store: Store, lock: ToolsLock) -> bool:
+    """True when the tree of ``lock`` is unpacked, so that its packages are not needed."""
     key = tree_key(lock.packages)
-    trees = store.root / "trees"
-    root = trees / key
-    if root.is_dir():
+    return (store.root / "trees" / key).is_dir() and _record(store, key).is_file()
+
+
+def ensure(store: Store, lock: ToolsLock) -> ToolsTree:
+    """The tools tree of ``lock``, unpacked under the store if it is not there; its .debs must be in the store then.
+
+    A tree that is there is used only as it was when it was unpacked: ``InputsError`` names what changed since, and
+    the tree is removed, so that the next run makes it again.
+    """
+    key = tree_key(lock.packages)
+    root = store.root / "trees" / key
+    record = _record(store, key)
+    seen = root.with_name(f"{key}.seen")
+    if root.is_dir() and record.is_file() and _same(seen, content.look(root)):
         return ToolsTree(root, key)
-    with locked(trees / f"{key}.lock"):
-        if not root.is_dir():
+    with locked(root.with_name(f"{key}.lock")):
+        known = content.saved(record)
+        if root.is_dir() and known is None:
+            say("the tools tree is made again: nothing tells what it held when it was unpacked")
+        if root.is_dir() and known is not None:
+            if not _same(seen, content.look(root)):
+                with step("Reading the tools tree again, because something in it was touched"):
+                    _check(root, known, record)
+        else:
+            remove_leftovers(root)
             with step(f"Unpacking the tools tree ({len(lock.packages)} packages)"), directory_atomic(root) as fresh:
                 _unpack(store, lock.packages, fresh)
                 _finish(ToolsTree(fresh, key))
+                # Before the tree gets its name: a tree without a record would have to be made again.
+                content.save(content.read(fresh), record)
+        write_atomic(seen, content.look(root).encode())
     return ToolsTree(root, key)
+
+
+def _record(store: Store, key: str) -> Path:
+    return store.root / "trees" / f"{key}.content"
+
+
+def _same(seen: Path, look: str) -> bool:
+    return seen.is_file() and seen.read_bytes() == look.encode()
+
+
+def _check(root: Path, known: content.Listing, record: Path) -> None:
+    changed = known.differences(content.read(root))
+    if not changed:
+        return
+    record.unlink()
+    remove_tree(root)
+    told = "\n".join(f"  {line}" for line in changed[:_SHOWN])
+    more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
+    raise InputsError(
+        f"the tools tree {root} is not what was unpacked:\n{told}{more}",
+        hint="it was removed; run the same command again to unpack it anew, and find out who writes there",
+    )
 
 
 def _unpack(store: Store, packages: Sequence[Package], root: Path) -> None:

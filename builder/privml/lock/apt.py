@@ -15,11 +15,12 @@ import urllib.parse
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed, run
+from privml.lock.aptstate import KEPT, Kept, apt_configuration, preferences, write_kept
 from privml.lock.debian import PackagesIndex, Release, dependency_names, parse_inrelease
 from privml.lock.models import Archive, Package, format_time, parse_time
 from privml.store.mirrors import Mirrors
@@ -30,6 +31,7 @@ AptRun = Callable[[list[str], Mapping[str, str]], Completed]
 
 KEYRINGS = ("usr/share/keyrings/debian-archive-keyring.gpg", "usr/share/keyrings/debian-archive-keyring.pgp")
 _TARGET_FORMAT = "$(FILENAME)|$(BASE_URI)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
+_AHEAD = timedelta(days=1)  # what a clock may be behind before we say so
 _PRINTED = re.compile(r"\A'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)")
 
 
@@ -94,6 +96,8 @@ class Wanted:
     alone: tuple[str, ...] = ()
     # Old versions to keep where the archive still has them, by package name.
     pins: Mapping[str, str] = field(default_factory=dict)
+    # Locked packages that may be chosen whether or not an archive still lists them.
+    kept: tuple[Kept, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -122,7 +126,7 @@ def resolve(
     now: datetime | None = None,
 ) -> Resolution:
     """Update the lists (signatures checked), refuse old or expired ones, and let apt solve the set."""
-    with _Session.opened(tools, mirrors, wanted) as session:
+    with Session.opened(tools, mirrors, wanted) as session:
         archives, inreleases = session.archives(before, allow_expired=allow_expired, now=now or datetime.now(UTC))
         indexes = session.indexes()
         requested = tuple(part for name in wanted.install for part in session.kernel_parts(name, indexes))
@@ -130,13 +134,13 @@ def resolve(
             archives,
             inreleases,
             requested,
-            _sorted(session.solve(requested, indexes)),
-            _sorted([session.candidate(name, indexes) for name in wanted.alone]),
+            in_order(session.solve(requested, indexes)),
+            in_order([session.candidate(name, indexes) for name in wanted.alone]),
         )
 
 
-class _Session:
-    """One temporary apt state."""
+class Session:
+    """One temporary apt state, with its lists up to date."""
 
     def __init__(self, tools: AptTools, folder: Path, wanted: Wanted) -> None:
         self._tools = tools
@@ -145,7 +149,8 @@ class _Session:
 
     @classmethod
     @contextmanager
-    def opened(cls, tools: AptTools, mirrors: Mirrors, wanted: Wanted) -> Iterator[_Session]:
+    def opened(cls, tools: AptTools, mirrors: Mirrors, wanted: Wanted) -> Iterator[Session]:
+        """A state in a temporary folder, gone afterwards."""
         with tempfile.TemporaryDirectory(prefix="privml-apt.") as name:
             session = cls(tools, Path(name), wanted)
             session.update(mirrors)
@@ -182,13 +187,14 @@ class _Session:
             f"deb [signed-by={self._tools.keyring}] {chosen[suite.label]} {suite.name} {' '.join(suite.components)}\n"
             for suite in self._wanted.suites
         )
+        sources += write_kept(self._folder, self._wanted.kept)
         (self._folder / "sources.list").write_text(sources, encoding="utf-8")
-        pins = "".join(
-            f"Package: {name}\nPin: version {version}\nPin-Priority: 1001\n\n"
-            for name, version in sorted(self._wanted.pins.items())
-        )
-        (self._folder / "preferences").write_text(pins, encoding="utf-8")
+        self.pin(self._wanted.pins)
         (self._folder / "apt.conf").write_text(apt_configuration(self._folder), encoding="utf-8")
+
+    def pin(self, pins: Mapping[str, str]) -> None:
+        """Take exactly these versions from now on."""
+        (self._folder / "preferences").write_text(preferences(pins), encoding="utf-8")
 
     def _apt(self, *words: str, program: str = "apt-get") -> str:
         # APT_CONFIG, because that file alone is read before the configuration of the tree that apt comes from.
@@ -197,7 +203,7 @@ class _Session:
 
     def _targets(self) -> list[list[str]]:
         listing = self._apt("indextargets", "--format", _TARGET_FORMAT, "Created-By: Packages")
-        targets = [line.split("|") for line in listing.splitlines() if line]
+        targets = [line.split("|") for line in listing.splitlines() if line and f"|file:{self._folder}/" not in line]
         found = {(target[3], target[4]) for target in targets}
         for suite in self._wanted.suites:
             for component in suite.components:
@@ -250,14 +256,14 @@ class _Session:
     def solve(self, names: Sequence[str], indexes: Sequence[PackagesIndex]) -> list[Package]:
         """apt's solution for installing ``names`` into an empty system."""
         try:
-            printed = self._apt("install", "--print-uris", "-y", "-qq", "--no-install-recommends", *names)
+            printed = self._apt("install", "--print-uris", "-y", "-q", "--no-install-recommends", *names)
         except HostError as error:
             raise InputsError(f"apt finds no solution for the requested packages\n{error.message}") from error
-        return [_found(uri, indexes) for uri in printed_uris(printed)]
+        return [self._found(uri, indexes) for uri in printed_uris(printed)]
 
     def candidate(self, name: str, indexes: Sequence[PackagesIndex]) -> Package:
         """The version of ``name`` that apt would choose, alone."""
-        return _found(self._candidate_uri(name), indexes)
+        return self._found(self._candidate_uri(name), indexes)
 
     def _candidate_fields(self, name: str, indexes: Sequence[PackagesIndex]) -> dict[str, str]:
         index, pool = _locate(self._candidate_uri(name), indexes)
@@ -271,6 +277,14 @@ class _Session:
         if len(uris) != 1:
             raise InputsError(f"`{name}`: apt names {len(uris)} files, expected one")
         return uris[0]
+
+    def _found(self, uri: str, indexes: Sequence[PackagesIndex]) -> Package:
+        held = f"file:{self._folder}/{KEPT}/"
+        if uri.startswith(held):
+            digest = uri.removeprefix(held).removeprefix("./").removesuffix(".deb")
+            return next(kept.package for kept in self._wanted.kept if kept.package.sha256 == digest)
+        index, pool = _locate(uri, indexes)
+        return index.package(pool)
 
 
 def judge(
@@ -289,6 +303,12 @@ def judge(
                 f"{name}: roll-back: the mirror's state is of {format_time(release.date)}, the lock's of {old.date}",
                 hint="use another mirror; an old state could bring back packages with known holes",
             )
+    if release.date > now + _AHEAD:
+        raise InputsError(
+            f"{name}: the mirror's state is of {format_time(release.date)}, but this machine's clock says "
+            f"{format_time(now)}",
+            hint="set the clock: with a wrong one, nobody can tell whether a state has expired",
+        )
     expired = release.valid_until is not None and release.valid_until < now
     if expired and release.valid_until is not None and not allow_expired:
         raise InputsError(
@@ -305,55 +325,6 @@ def judge(
     )
 
 
-def apt_configuration(folder: Path) -> str:
-    """apt.conf of a state in ``folder``, which reads no other configuration.
-
-    Valid-Until is judged by us, because apt's only choices are to fail or to say nothing.
-    """
-    settings = {
-        "Dir::Etc::main": "/dev/null",
-        "Dir::Etc::parts": "/dev/null",
-        "Dir::Etc::sourcelist": f"{folder}/sources.list",
-        "Dir::Etc::sourceparts": "/dev/null",
-        "Dir::Etc::preferences": f"{folder}/preferences",
-        "Dir::Etc::preferencesparts": "/dev/null",
-        "Dir::Etc::trusted": "/dev/null",
-        "Dir::Etc::trustedparts": "/dev/null",
-        "Dir::State": f"{folder}/state",
-        "Dir::State::lists": f"{folder}/lists",
-        "Dir::State::status": f"{folder}/status",
-        "Dir::Cache": f"{folder}/cache",
-        "Dir::Log": f"{folder}/log",
-        "APT::Architecture": "amd64",
-        "APT::Architectures": "amd64",
-        "APT::Install-Recommends": "false",
-        "APT::Install-Suggests": "false",
-        "APT::Sandbox::User": "root",
-        "Acquire::AllowInsecureRepositories": "false",
-        "Acquire::AllowWeakRepositories": "false",
-        "Acquire::Check-Valid-Until": "false",
-        "Acquire::GzipIndexes": "false",
-        "Acquire::Languages": "none",
-        "Acquire::PDiffs": "false",
-        "Acquire::Retries": "8",
-    }
-    settings |= host_proxies()
-    return "".join(f'{name} "{value}";\n' for name, value in settings.items())
-
-
-def host_proxies() -> dict[str, str]:
-    """The proxies that the host's apt uses: they belong to the way to the network, not to what comes over it."""
-    if shutil.which("apt-config", path="/usr/bin:/bin") is None:
-        return {}
-    dumped = run(["apt-config", "dump", "--format", "%F|%v%n"], check=False).stdout.decode("utf-8", "replace")
-    pairs = (line.partition("|")[::2] for line in dumped.splitlines())
-    return {
-        name: value
-        for name, value in pairs
-        if re.fullmatch(r"(?i)Acquire::https?::Proxy(::[^\s:]+)?", name) and value and '"' not in value
-    }
-
-
 def printed_uris(text: str) -> list[str]:
     """The addresses in the output of ``--print-uris``."""
     return [match["uri"] for line in text.splitlines() if (match := _PRINTED.match(line))]
@@ -368,10 +339,6 @@ def _locate(uri: str, indexes: Sequence[PackagesIndex]) -> tuple[PackagesIndex, 
     raise InputsError(f"apt names {uri}, which is in none of its lists")
 
 
-def _found(uri: str, indexes: Sequence[PackagesIndex]) -> Package:
-    index, pool = _locate(uri, indexes)
-    return index.package(pool)
-
-
-def _sorted(packages: Sequence[Package]) -> tuple[Package, ...]:
+def in_order(packages: Sequence[Package]) -> tuple[Package, ...]:
+    """As locks hold them."""
     return tuple(sorted(packages, key=lambda package: (package.name, package.architecture)))

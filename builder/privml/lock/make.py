@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.base.files import sha256_file
-from privml.lock.apt import AptTools, Resolution, Suite, Wanted, resolve, suites_of
+from privml.lock.apt import AptTools, Resolution, Session, Suite, Wanted, resolve, suites_of
 from privml.lock.changes import tree_changes
 from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
 from privml.lock.trees import agent_tree, guest_tree
@@ -18,8 +19,10 @@ from privml.recipe.packages import FORBIDDEN_IN_PRODUCTION, firmware_packages, g
 from privml.store.fetch import Item, fetch
 from privml.store.mirrors import Mirrors, host_mirrors, urls_of
 from privml.store.objects import Store
+from privml.store.pools import Pool
 from privml.store.pypi import download_wheel, ensure_wheel
 
+log = logging.getLogger("privml")
 _SHOWN = 6
 
 TOOLS_RELEASE = "forky"
@@ -106,7 +109,7 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
             solver,
         )
         archives, packages, alone = found.archives, found.packages, found.alone
-    _check_packages(recipe, packages)
+    check_packages(recipe, packages)
     return Lock(
         recipe_sha256=current.recipe_sha256,
         source_date_epoch=_epoch(archives),
@@ -142,8 +145,8 @@ def make_tools_lock(previous: ToolsLock | None, store: Store, solver: Solver) ->
     )
 
 
-def check(recipe: Recipe, lock: Lock, current: Current) -> None:
-    """``InputsError`` that names each part of the lock that is no longer what is there."""
+def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = None) -> None:
+    """``InputsError`` that names each part of the lock (at ``path``) that is no longer what is there."""
     stale = []
     if lock.recipe_sha256 != current.recipe_sha256:
         stale.append("recipe: it, or what it extends, was changed after the lock was made")
@@ -156,7 +159,7 @@ def check(recipe: Recipe, lock: Lock, current: Current) -> None:
         stale.append("tools: the tools lock is another one")
     if stale:
         raise InputsError(
-            f"{recipe.lock_path.name} is stale:\n" + "\n".join(f"  {line}" for line in stale),
+            f"{(path or recipe.lock_path).name} is stale:\n" + "\n".join(f"  {line}" for line in stale),
             hint=f"renew it with `privml-build lock {recipe.name}`; packages stay as they are",
         )
 
@@ -166,9 +169,13 @@ def bring(
     packages: Iterable[Package],
     wheels: Iterable[Wheel] = (),
     *,
+    pools: Sequence[Pool] = (),
     mirrors: Callable[[], Mirrors] = host_mirrors,
 ) -> int:
-    """Bring the locked bytes that the store lacks; the number of bytes fetched. Offline when nothing is missing."""
+    """Bring the locked bytes that the store lacks, from pools, then mirrors; the number of bytes fetched.
+
+    Offline when nothing is missing. ``GoneError`` names every package that no source has any more.
+    """
     missing = [package for package in packages if not store.has(package.sha256)]
     fetched = 0
     if missing:
@@ -176,10 +183,22 @@ def bring(
         fetched = fetch(
             store,
             [Item(package.sha256, package.size, str(package), urls_of(package.origin, known)) for package in missing],
+            pools=pools,
         )
     for wheel in wheels:
-        ensure_wheel(store, wheel.name, wheel.version, wheel.sha256)
+        if not store.has(wheel.sha256):
+            fetched += _bring_wheel(store, wheel, pools)
     return fetched
+
+
+def _bring_wheel(store: Store, wheel: Wheel, pools: Sequence[Pool]) -> int:
+    if pools:
+        try:
+            return fetch(store, [Item(wheel.sha256, wheel.size, str(wheel), ())], pools=pools)
+        except InputsError as error:
+            log.debug("no pool has it: %s", error.message)
+    ensure_wheel(store, wheel.name, wheel.version, wheel.sha256)
+    return wheel.size
 
 
 def _solve(wanted: Wanted, before: Sequence[Archive], store: Store, solver: Solver) -> Resolution:
@@ -189,6 +208,16 @@ def _solve(wanted: Wanted, before: Sequence[Archive], store: Store, solver: Solv
     for inrelease in found.inreleases:
         store.add_bytes(inrelease)
     return found
+
+
+def judged_archives(session: Session, before: Sequence[Archive], store: Store, solver: Solver) -> tuple[Archive, ...]:
+    """The signed states of an open apt session, judged and kept in the store."""
+    archives, inreleases = session.archives(
+        before, allow_expired=solver.allow_expired, now=solver.now or datetime.now(UTC)
+    )
+    for inrelease in inreleases:
+        store.add_bytes(inrelease)
+    return archives
 
 
 def _same_request(previous: Lock, requested: Sequence[str], firmware: Sequence[str], suites: Sequence[Suite]) -> bool:
@@ -214,7 +243,8 @@ def _epoch(archives: Sequence[Archive]) -> int:
     return Resolution(tuple(archives), (), (), (), ()).epoch
 
 
-def _check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
+def check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
+    """``InputsError`` when a production guest would hold what it may not."""
     if recipe.content.variant != "production":
         return
     found = sorted({package.name for package in packages} & set(FORBIDDEN_IN_PRODUCTION))

@@ -162,6 +162,13 @@ def read_tools_lock(path: Path) -> ToolsLock:
     return parse(_bytes(path, "lock --tools"), ToolsLock, str(path))
 
 
+def read_any_lock(path: Path) -> Lock | ToolsLock:
+    """Read a recipe's lock or a tools lock, whichever the file is."""
+    data = _bytes(path, "lock")
+    is_tools = b'"format": "privml-tools-lock/v1"' in data
+    return parse(data, ToolsLock, str(path)) if is_tools else parse(data, Lock, str(path))
+
+
 def parse(data: bytes, model: type[AnyLock], what: str) -> AnyLock:
     """Decode a lock from bytes."""
     hint = "locks are written by `privml-build lock` only; take the committed one back, or renew it"

@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import hashlib
 import http.client
 import threading
 import time
-from collections.abc import Callable, Iterable
+import urllib.parse
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import FileIO
 from pathlib import Path
 
-from privml.base.errors import InputsError
+from privml.base.errors import HostError, InputsError
 from privml.base.files import CHUNK
-from privml.base.steps import progress
+from privml.base.steps import progress, say
 from privml.store.http import Connections
 from privml.store.objects import Store
+from privml.store.pools import Pool
 
 THREADS = 4
 ATTEMPTS = 8
@@ -32,8 +37,20 @@ class Item:
     urls: tuple[str, ...]
 
 
+class GoneError(InputsError):
+    """Every mirror says that it does not have these items: they are gone, not merely out of reach."""
+
+    def __init__(self, items: Sequence[Item], message: str, *, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.items = tuple(items)
+
+
 class _WrongBytesError(Exception):
     """The source answered with something else: asking it again cannot help."""
+
+
+class _AbsentError(_WrongBytesError):
+    """The source says that it does not have it."""
 
 
 class _Stopped(Exception):
@@ -44,21 +61,22 @@ def fetch(
     store: Store,
     items: Iterable[Item],
     *,
+    pools: Sequence[Pool] = (),
     threads: int = THREADS,
     attempts: int = ATTEMPTS,
     sleep: Callable[[float], object] = time.sleep,
 ) -> int:
-    """Bring every item that the store lacks; the number of bytes fetched.
+    """Bring every item that the store lacks, from a pool or an address; the number of bytes fetched.
 
     A source that answers with other bytes is not asked again; one that fails otherwise is retried with growing
-    pauses, going on from where it stopped when the server can. ``InputsError`` names each item that no source gave,
-    with what was tried; nothing of a failed item stays in the store.
+    pauses, going on from where it stopped when the server can. What is gone does not stop the rest: ``GoneError``
+    names all of it at the end. Any other failure stops everything: ``InputsError`` with what was tried. Nothing of a
+    failed item stays in the store.
     """
     missing = {item.sha256: item for item in items if not store.has(item.sha256)}
     if not missing:
         return 0
-    meter = _Meter(len(missing), sum(item.size for item in missing.values()))
-    stop = threading.Event()
+    work = _Work(store, pools, attempts, sleep, _Meter(len(missing), sum(item.size for item in missing.values())))
     local = threading.local()
     opened: list[Connections] = []
 
@@ -69,80 +87,161 @@ def fetch(
         found: Connections = local.connections
         return found
 
-    def one(item: Item) -> None:
+    def one(item: Item) -> GoneError | None:
         with store.locked(item.sha256):
             if not store.has(item.sha256):
-                _bring(store, item, connections(), meter, attempts=attempts, sleep=sleep, stop=stop)
+                try:
+                    _bring(work, item, connections())
+                except GoneError as gone:
+                    return gone
+        return None
 
-    failures: list[InputsError] = []
     with ThreadPoolExecutor(max_workers=threads, thread_name_prefix="fetch") as pool:
         futures = [pool.submit(one, item) for item in missing.values()]
         try:
             done, _ = wait(futures, return_when=FIRST_EXCEPTION)
             if any(future.exception() for future in done):
-                stop.set()
+                work.stop.set()
                 wait(futures)
         except BaseException:
-            stop.set()
+            work.stop.set()
             pool.shutdown(cancel_futures=True)
             raise
         finally:
             for each in opened:
                 each.close()
+    failures: list[InputsError] = []
     for future in futures:
         error = future.exception()
         if isinstance(error, InputsError):
             failures.append(error)
         elif error is not None and not isinstance(error, _Stopped):
             raise error
-    if failures:
+    gone = [found for future in futures if not future.exception() and (found := future.result())]
+    if failures or gone:
+        message = "\n".join(sorted(failure.message for failure in (*failures, *gone)))
+        if not failures:
+            raise GoneError(
+                [item for found in gone for item in found.items],
+                message,
+                hint="give a pool that has them (--pool), or see what replaces them with "
+                "`privml-build lock NAME --refresh-to FILE`",
+            )
         raise InputsError(
-            "\n".join(sorted(failure.message for failure in failures)),
-            hint="give another mirror in mirrors.yaml, or renew the lock with `privml-build lock NAME --upgrade`",
+            message, hint="give another mirror in mirrors.yaml, or a pool (--pool); then run this again"
         )
-    meter.show(final=True)
-    return meter.bytes
+    work.meter.show(final=True)
+    return work.meter.bytes
 
 
-def _bring(
-    store: Store,
-    item: Item,
-    connections: Connections,
-    meter: _Meter,
-    *,
-    attempts: int,
-    sleep: Callable[[float], object],
-    stop: threading.Event,
-) -> None:
-    partial = store.partial(item.sha256)
+@dataclass
+class _Work:
+    """What the threads of one ``fetch`` share."""
+
+    store: Store
+    pools: Sequence[Pool]
+    attempts: int
+    sleep: Callable[[float], object]
+    meter: _Meter
+    stop: threading.Event = field(default_factory=threading.Event)
+    # Hosts that used up all attempts on one item: the next item asks them once.
+    tired: set[str] = field(default_factory=set)
+
+
+def _bring(work: _Work, item: Item, connections: Connections) -> None:
+    partial = work.store.partial(item.sha256)
     tried: list[str] = []
+    # A mirror that lies or is out of reach says nothing about whether an honest one still has it.
+    gone = bool(item.urls)
     try:
-        for url in item.urls:
-            for attempt in range(attempts):
-                if stop.is_set():
-                    raise _Stopped
-                if attempt:
-                    sleep(min(_LONGEST_WAIT, 0.25 * 2 ** (attempt - 1)))
-                try:
-                    _download(url, item, partial, connections, meter)
-                    store.adopt(partial, item.sha256)
-                except _WrongBytesError as wrong:
-                    connections.drop(url)
-                    partial.unlink(missing_ok=True)
-                    tried.append(f"  {url}: {wrong}")
-                    break
-                except (OSError, http.client.HTTPException) as error:
-                    connections.drop(url)
-                    if attempt == attempts - 1:
-                        tried.append(f"  {url}: {_text(error)} ({attempts} attempts)")
-                else:
-                    meter.finished()
-                    return
+        if _from_folder(work, item, tried):
+            return
+        urls = [url for pool in work.pools if (url := pool.url(item.sha256))]
+        for url in (*urls, *item.urls):
+            attempts = 1 if urllib.parse.urlsplit(url).netloc in work.tired else work.attempts
+            try:
+                _from_address(work, item, url, partial, connections, attempts)
+            except _WrongBytesError as wrong:
+                gone = gone and (url not in item.urls or isinstance(wrong, _AbsentError))
+                partial.unlink(missing_ok=True)
+                tried.append(f"  {url}: {wrong}")
+            except (OSError, http.client.HTTPException) as error:
+                gone = False
+                tried.append(f"  {url}: {_text(error)} ({attempts} attempts)")
+            else:
+                work.meter.finished()
+                return
     finally:
         # After success the name is gone already. A killed process leaves the part, and the next one goes on from it.
         partial.unlink(missing_ok=True)
-    where = "\n".join(tried) if tried else "  no source is configured for it"
-    raise InputsError(f"{item.name} (sha256:{item.sha256}) cannot be had:\n{where}")
+    if not item.urls:
+        tried.append("  no mirror is configured for it")
+    message = f"{item.name} (sha256:{item.sha256}) cannot be had:\n" + "\n".join(tried)
+    raise GoneError([item], message) if gone else InputsError(message)
+
+
+def _from_folder(work: _Work, item: Item, tried: list[str]) -> bool:
+    for pool in work.pools:
+        file = pool.file(item.sha256)
+        if file is None:
+            continue
+        if not file.is_file():
+            tried.append(f"  {pool.place}: not in this pool")
+            continue
+        try:
+            work.store.add_file(file, expect=item.sha256)
+        except InputsError as wrong:
+            say(f"a pool's file is not used: {wrong.message}")
+            tried.append(f"  {wrong.message}")
+            continue
+        except OSError as error:
+            if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+                raise _store_fails(work.store.root, error) from error
+            tried.append(f"  {file}: {_text(error)}")
+            continue
+        work.meter.add(item.size)
+        work.meter.finished()
+        return True
+    return False
+
+
+def _from_address(work: _Work, item: Item, url: str, partial: Path, connections: Connections, attempts: int) -> None:
+    """Download and adopt; raises what the last attempt raised."""
+    for attempt in range(attempts):
+        if work.stop.is_set():
+            raise _Stopped
+        if attempt:
+            work.sleep(min(_LONGEST_WAIT, 0.25 * 2 ** (attempt - 1)))
+        try:
+            _download(url, item, partial, connections, work.meter)
+        except _WrongBytesError:
+            connections.drop(url)
+            raise
+        except (OSError, http.client.HTTPException):
+            connections.drop(url)
+            if attempt == attempts - 1:
+                work.tired.add(urllib.parse.urlsplit(url).netloc)
+                raise
+        else:
+            break
+    with _on_the_store(partial):
+        work.store.adopt(partial, item.sha256)
+
+
+@contextlib.contextmanager
+def _on_the_store(partial: Path) -> Iterator[None]:
+    """A failure inside is this machine's, not the server's: asking again or elsewhere cannot help."""
+    try:
+        yield
+    except OSError as error:
+        raise _store_fails(partial.parent.parent, error) from error
+
+
+def _store_fails(root: Path, error: OSError) -> HostError:
+    return HostError(
+        f"the store {root} cannot be written: {(error.strerror or str(error)).lower()}",
+        hint="make room (`privml-build store gc --dry-run` shows what no lock names), or set PRIVML_STORE elsewhere",
+    )
 
 
 def _download(url: str, item: Item, partial: Path, connections: Connections, meter: _Meter) -> None:
@@ -169,13 +268,17 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
         announced = response.getheader("Content-Length")
         if announced is not None and announced.isdigit() and int(announced) + have != item.size:
             raise _WrongBytesError(f"{int(announced) + have} bytes, expected {item.size}")
-        with partial.open(mode) as file:
+        with _on_the_store(partial):
+            # Unbuffered: a part that cannot be written is known now, and not when the file is closed.
+            target = FileIO(partial, mode)
+        with target:
             while block := response.read1(CHUNK):
                 have += len(block)
                 if have > item.size:
                     raise _WrongBytesError(f"more than the expected {item.size} bytes")
                 hasher.update(block)
-                file.write(block)
+                with _on_the_store(partial):
+                    _write(target, block)
                 meter.add(len(block))
         # Before Python 3.13 `read1` does not notice the end by itself, and the connection could not be used again.
         response.read()
@@ -189,6 +292,12 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
         raise _WrongBytesError(f"sha256 got {hasher.hexdigest()}, expected {item.sha256}")
 
 
+def _write(file: FileIO, block: bytes) -> None:
+    view = memoryview(block)
+    while view:
+        view = view[file.write(view) :]
+
+
 def _refusal(response: http.client.HTTPResponse, have: int, partial: Path) -> Exception:
     status = f"HTTP {response.status} {response.reason}"
     if response.status == 416 and have:
@@ -196,7 +305,7 @@ def _refusal(response: http.client.HTTPResponse, have: int, partial: Path) -> Ex
         partial.unlink(missing_ok=True)
         return OSError(status)
     if 400 <= response.status < 500 and response.status not in (408, 425, 429):
-        return _WrongBytesError(status)
+        return _AbsentError(status)
     return OSError(status)
 
 

@@ -15,7 +15,7 @@ from typing import BinaryIO
 from privml.base.errors import HostError, InputsError
 from privml.base.files import CHUNK, fsync_directory, locked, sha256_file
 
-_DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
+DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
 
 
 def default_root() -> Path:
@@ -37,7 +37,7 @@ class Store:
         self._objects = self.root / "objects" / "sha256"
 
     def _place(self, digest: str) -> Path:
-        if not _DIGEST.match(digest):
+        if not DIGEST.match(digest):
             raise ValueError(f"{digest!r} is not a SHA-256 in lower-case hex")
         return self._objects / digest[:2] / digest[2:]
 

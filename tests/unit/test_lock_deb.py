@@ -11,7 +11,7 @@ from pathlib import Path, PurePosixPath
 import pytest
 
 from privml.base.errors import InputsError
-from privml.image import deb
+from privml.lock import deb
 
 Entry = tuple[tarfile.TarInfo, bytes]
 

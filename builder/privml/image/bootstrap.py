@@ -1,0 +1,79 @@
+"""Whose apt resolves: the tools tree's own; and how there comes to be a tools tree.
+
+Three states. The tools lock is good: its packages are fetched by hash and unpacked. A locked tools package is gone:
+the host's apt, with its gpgv and Debian's archive keyring, replaces what is gone and nothing else, and says so. The
+host has no gpgv or no keyring: nothing can be checked, so nothing is made.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from privml.base.run import Completed
+from privml.base.steps import say, step
+from privml.image import tools as tree_of_tools
+from privml.image.tools import Bind, ToolsTree
+from privml.lock.apt import AptTools, described, host_tools
+from privml.lock.make import Solver, bring
+from privml.lock.models import ToolsLock
+from privml.lock.refresh import refresh_tools
+from privml.store.mirrors import Mirrors, host_mirrors
+from privml.store.objects import Store
+from privml.store.pools import Pool
+
+_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
+
+
+def tools_tree(
+    store: Store,
+    lock: ToolsLock,
+    pools: Sequence[Pool] = (),
+    *,
+    mirrors: Callable[[], Mirrors] = host_mirrors,
+) -> ToolsTree:
+    """The tree of ``lock``, fetched and unpacked when it is not there; ``GoneError`` when it cannot be had."""
+    if not tree_of_tools.is_there(store, lock) and any(not store.has(each.sha256) for each in lock.packages):
+        with step(f"Fetching the tools ({len(lock.packages)} packages)"):
+            bring(store, lock.packages, pools=pools, mirrors=mirrors)
+    return tree_of_tools.ensure(store, lock)
+
+
+def tree_apt(tools: ToolsTree) -> AptTools:
+    """The tree's own apt."""
+    names = Bind(Path("/etc/resolv.conf"), "/etc/resolv.conf")
+
+    def run(argv: list[str], binds: Mapping[str, str]) -> Completed:
+        folders = [Bind(Path(outside), inside, writable=True) for outside, inside in binds.items()]
+        return tools.run(argv, binds=[*folders, names], network=True, timeout=600, what=described(argv))
+
+    return AptTools(run, _KEYRING, "the tools tree's apt")
+
+
+def mended(
+    store: Store,
+    lock: ToolsLock,
+    solver: Solver,
+    pools: Sequence[Pool] = (),
+    *,
+    host: Callable[[], AptTools] = host_tools,
+) -> ToolsLock:
+    """``lock``, or, when some of its packages are gone, one with only these replaced by the host's apt.
+
+    ``HostError`` when something is gone and the host is no declared starting point.
+    """
+    if tree_of_tools.is_there(store, lock):
+        return lock
+
+    def chosen() -> AptTools:
+        tools = host()
+        say(f"the tools tree cannot be made as it is locked: what is gone is resolved by {tools.described}")
+        return tools
+
+    return refresh_tools(
+        lock,
+        store,
+        replace(solver, tools=chosen),
+        lambda packages: bring(store, packages, pools=pools, mirrors=solver.mirrors),
+    )

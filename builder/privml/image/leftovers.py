@@ -1,0 +1,21 @@
+"""What a killed command leaves beside a directory that it was making."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from privml.base.files import remove_tree
+
+_RANDOM = r"(?:old\.)?[a-z0-9_]{8}"  # the name that `directory_atomic` has from mkdtemp
+
+
+def remove_leftovers(directory: Path) -> int:
+    """Remove the temporary directories of ``directory``; the caller holds its lock, so nobody is at work in them."""
+    if not directory.parent.is_dir():
+        return 0
+    pattern = re.compile(rf"\.{re.escape(directory.name)}\.{_RANDOM}")
+    found = [path for path in directory.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
+    for path in found:
+        remove_tree(path)
+    return len(found)

@@ -1,0 +1,115 @@
+"""What a temporary apt state is told: its configuration, its pins, and the locked packages that we hold ourselves."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from privml.base.errors import InputsError
+from privml.base.run import run
+from privml.lock import deb
+from privml.lock.models import Package
+from privml.store.objects import Store
+
+KEPT = "kept"
+
+
+@dataclass(frozen=True)
+class Kept:
+    """A locked package whose bytes we hold: apt may choose it even where no archive lists it any more."""
+
+    package: Package
+    control: str
+
+    @classmethod
+    def of(cls, store: Store, package: Package) -> Kept:
+        """Read the control fields out of the store's .deb, whose hash is checked."""
+        what = str(package)
+        with deb.tar_of(store.read(package.sha256), "control.tar", what) as archive:
+            for entry in archive:
+                if entry.name in ("control", "./control") and (file := archive.extractfile(entry)) is not None:
+                    return cls(package, file.read().decode("utf-8").strip())
+        raise InputsError(f"{what}: its control archive has no file `control`")
+
+
+def write_kept(folder: Path, kept: Sequence[Kept]) -> str:
+    """A repository of ``kept`` in the state's folder; its line for sources.list, empty when nothing is kept.
+
+    It needs no signature: every package in it was named, by its SHA-256, by the lock that is being refreshed.
+    """
+    if not kept:
+        return ""
+    place = folder / KEPT
+    place.mkdir(exist_ok=True)
+    stanzas = "".join(
+        f"{each.control}\nFilename: ./{each.package.sha256}.deb\nSize: {each.package.size}\n"
+        f"SHA256: {each.package.sha256}\n\n"
+        for each in kept
+    ).encode()
+    (place / "Packages").write_bytes(stanzas)
+    (place / "Release").write_text(
+        f"Origin: privml\nSHA256:\n {hashlib.sha256(stanzas).hexdigest()} {len(stanzas)} Packages\n", encoding="utf-8"
+    )
+    return f"deb [trusted=yes] file:{place} ./\n"
+
+
+def preferences(pins: Mapping[str, str]) -> str:
+    """Versions to take although newer ones may be there."""
+    return "".join(
+        f"Package: {name}\nPin: version {version}\nPin-Priority: 1001\n\n" for name, version in sorted(pins.items())
+    )
+
+
+def apt_configuration(folder: Path) -> str:
+    """apt.conf of a state in ``folder``, which reads no other configuration.
+
+    Date and Valid-Until are judged by us: apt's only choices are to fail, without a word of this machine's clock, or
+    to say nothing.
+    """
+    settings = {
+        "Dir::Etc::main": "/dev/null",
+        "Dir::Etc::parts": "/dev/null",
+        "Dir::Etc::sourcelist": f"{folder}/sources.list",
+        "Dir::Etc::sourceparts": "/dev/null",
+        "Dir::Etc::preferences": f"{folder}/preferences",
+        "Dir::Etc::preferencesparts": "/dev/null",
+        "Dir::Etc::trusted": "/dev/null",
+        "Dir::Etc::trustedparts": "/dev/null",
+        "Dir::State": f"{folder}/state",
+        "Dir::State::lists": f"{folder}/lists",
+        "Dir::State::status": f"{folder}/status",
+        "Dir::Cache": f"{folder}/cache",
+        "Dir::Log": f"{folder}/log",
+        "APT::Architecture": "amd64",
+        "APT::Architectures": "amd64",
+        "APT::Install-Recommends": "false",
+        "APT::Install-Suggests": "false",
+        "APT::Sandbox::User": "root",
+        "Acquire::AllowInsecureRepositories": "false",
+        "Acquire::AllowWeakRepositories": "false",
+        "Acquire::Check-Date": "false",
+        "Acquire::Check-Valid-Until": "false",
+        "Acquire::GzipIndexes": "false",
+        "Acquire::Languages": "none",
+        "Acquire::PDiffs": "false",
+        "Acquire::Retries": "8",
+    }
+    settings |= host_proxies()
+    return "".join(f'{name} "{value}";\n' for name, value in settings.items())
+
+
+def host_proxies() -> dict[str, str]:
+    """The proxies that the host's apt uses: they belong to the way to the network, not to what comes over it."""
+    if shutil.which("apt-config", path="/usr/bin:/bin") is None:
+        return {}
+    dumped = run(["apt-config", "dump", "--format", "%F|%v%n"], check=False).stdout.decode("utf-8", "replace")
+    pairs = (line.partition("|")[::2] for line in dumped.splitlines())
+    return {
+        name: value
+        for name, value in pairs
+        if re.fullmatch(r"(?i)Acquire::https?::Proxy(::[^\s:]+)?", name) and value and '"' not in value
+    }

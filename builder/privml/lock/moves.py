@@ -1,0 +1,74 @@
+"""Which registers a change of a lock moves: the answer before anything is built."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from privml.lock.models import Lock, Package, ToolsLock, Wheel
+
+REGISTERS = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
+# The UKI is measured whole into RTMR1 and by section into RTMR2, where the command line names the root's hash.
+_FIRMWARE = ("MRTD", "RTMR0")
+_UKI = ("RTMR1", "RTMR2")
+# The model's verity parameters stand in the measured configuration: in the root, and in the agent's events.
+_MODEL = ("RTMR1", "RTMR2", "RTMR3")
+_Note = Callable[[Iterable[str], str], None]
+
+
+def moves(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
+    """One line for each register that moves or may move, with the reasons; none when nothing does.
+
+    "moves" follows from what the part is measured by. "may move" is for what has no such bound: other tools can make
+    other bytes of anything, and a recipe's line can mean anything, or nothing when it is a remark.
+    """
+    if old is None or type(old) is not type(new):
+        return []
+    surely: dict[str, list[str]] = {register: [] for register in REGISTERS}
+    perhaps: dict[str, list[str]] = {register: [] for register in REGISTERS}
+
+    def note(where: dict[str, list[str]], registers: Iterable[str], reason: str) -> None:
+        for register in registers:
+            where[register].append(reason)
+
+    if isinstance(new, ToolsLock) or isinstance(old, ToolsLock):
+        if old.packages != new.packages:
+            note(perhaps, REGISTERS, "other tools")
+    else:
+        _of_locks(old, new, lambda registers, reason: note(surely, registers, reason))
+        if old.tools_sha256 != new.tools_sha256:
+            note(perhaps, REGISTERS, "other tools")
+        if old.recipe_sha256 != new.recipe_sha256:
+            note(perhaps, REGISTERS, "the recipe")
+    lines = []
+    for register in REGISTERS:
+        if surely[register]:
+            lines.append(f"{register} moves: {', '.join(surely[register])}")
+        elif perhaps[register]:
+            lines.append(f"{register} may move: {', '.join(perhaps[register])}")
+    return lines
+
+
+def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
+    if _bytes(old.firmware) != _bytes(new.firmware):
+        note(_FIRMWARE, "firmware")
+    kernel = [_bytes(package for package in lock.packages if _is_kernel(package)) for lock in (old, new)]
+    if kernel[0] != kernel[1]:
+        note(_UKI, "kernel")
+    guest = [_bytes(package for package in lock.packages if not _is_kernel(package)) for lock in (old, new)]
+    if changed := len({name for name, _ in guest[0] ^ guest[1]}):
+        note(_UKI, f"{changed} guest package{'s' if changed > 1 else ''}")
+    for name, was, now in (("agent", old.agent, new.agent), ("guest files", old.guest, new.guest)):
+        if was.sha256 != now.sha256:
+            note(_UKI, name)
+    if _bytes(old.wheels) != _bytes(new.wheels):
+        note(_MODEL, "model")
+    if old.source_date_epoch != new.source_date_epoch:
+        note(_MODEL, "times in root and model")
+
+
+def _is_kernel(package: Package) -> bool:
+    return package.name.startswith("linux-")
+
+
+def _bytes(packages: Iterable[Package | Wheel]) -> set[tuple[str, str]]:
+    return {(package.name, package.sha256) for package in packages}

@@ -1,0 +1,101 @@
+"""Pools: folders or web addresses that hold bytes by their SHA-256, asked before any mirror.
+
+A pool's layout is ``sha256/ab/cdef...``, as in the store's own ``objects`` folder: that folder is a pool already,
+and so is whatever a static web server makes of it. A pool is believed only by hash.
+"""
+
+from __future__ import annotations
+
+import shutil
+import urllib.parse
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from privml.base.errors import InputsError, UsageError
+from privml.base.files import fsync_directory, sha256_file
+from privml.base.steps import progress
+from privml.store.objects import DIGEST, Store
+
+
+@dataclass(frozen=True)
+class Pool:
+    """One pool: a folder, or an http(s) address without a final slash."""
+
+    place: Path | str
+
+    @classmethod
+    def parse(cls, text: str) -> Pool:
+        """What ``--pool`` was given; ``UsageError`` for a folder that is not there."""
+        if urllib.parse.urlsplit(text).scheme in ("http", "https"):
+            return cls(text.rstrip("/"))
+        folder = Path(text).absolute()
+        if not folder.is_dir():
+            raise UsageError(f"--pool: `{text}` is neither a folder nor an http(s) address")
+        return cls(folder)
+
+    def file(self, digest: str) -> Path | None:
+        """Where the object would be in this folder; None for an address."""
+        return self.place / relative(digest) if isinstance(self.place, Path) else None
+
+    def url(self, digest: str) -> str | None:
+        """Where the object would be at this address; None for a folder."""
+        return f"{self.place}/{relative(digest)}" if isinstance(self.place, str) else None
+
+
+def relative(digest: str) -> str:
+    """An object's path inside a pool."""
+    return f"sha256/{digest[:2]}/{digest[2:]}"
+
+
+def objects_in(folder: Path) -> Iterator[tuple[str, Path]]:
+    """The digests that the files of a pool folder are named by, sorted; other names are none of ours."""
+    for file in sorted((folder / "sha256").glob("[0-9a-f][0-9a-f]/*")):
+        digest = file.parent.name + file.name
+        if DIGEST.match(digest) and file.is_file():
+            yield digest, file
+
+
+def export(store: Store, digests: Iterable[str], folder: Path) -> tuple[int, int]:
+    """Copy objects into a pool folder, checked on the way; how many were copied, and their bytes."""
+    copied = size = 0
+    for digest in sorted(set(digests)):
+        target = folder / relative(digest)
+        if target.is_file() and sha256_file(target) == digest:
+            continue
+        source = store.path(digest, verify=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.with_name(f".{target.name}.part")
+        try:
+            shutil.copyfile(source, temporary)
+            temporary.chmod(0o444)
+            temporary.replace(target)
+        except BaseException:
+            temporary.unlink(missing_ok=True)
+            raise
+        fsync_directory(target.parent)
+        copied, size = copied + 1, size + source.stat().st_size
+        progress(f"exported {copied} objects, {size / (1 << 20):.1f} MiB")
+    return copied, size
+
+
+def take_in(store: Store, folder: Path) -> tuple[int, int]:
+    """Copy a pool folder's objects into the store, each checked; how many were new, and their bytes.
+
+    ``InputsError`` names the files whose bytes are not what their name says; all others are taken.
+    """
+    new = size = 0
+    wrong = []
+    for digest, file in objects_in(folder):
+        if store.has(digest):
+            continue
+        try:
+            store.add_file(file, expect=digest)
+        except InputsError as error:
+            wrong.append(error.message)
+            continue
+        new, size = new + 1, size + file.stat().st_size
+        progress(f"imported {new} objects, {size / (1 << 20):.1f} MiB")
+    if wrong:
+        raise InputsError("\n".join(wrong), hint=f"{new} other objects were imported; get the named ones elsewhere")
+    return new, size

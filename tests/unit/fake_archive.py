@@ -1,0 +1,142 @@
+"""A Debian archive in miniature: .debs and lists made here, InRelease files signed once by a throwaway key.
+
+`python tests/unit/fake_archive.py` signs anew, with a new key that is forgotten at once; it needs gpg. What is signed
+is a function of this file, and a test holds both against each other.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import subprocess
+import sys
+import tarfile
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+
+HERE = Path(__file__).parent / "archive"
+KEYRING = HERE / "keyring.gpg"
+
+
+@dataclass(frozen=True)
+class Deb:
+    """One package of the archive."""
+
+    name: str
+    version: str
+    depends: str = ""
+
+    @property
+    def control(self) -> str:
+        depends = f"Depends: {self.depends}\n" if self.depends else ""
+        return (
+            f"Package: {self.name}\nVersion: {self.version}\nArchitecture: amd64\nMaintainer: nobody\n"
+            f"{depends}Description: nothing\n"
+        )
+
+    @property
+    def pool(self) -> str:
+        return f"pool/main/{self.name}_{self.version}_amd64.deb"
+
+    @property
+    def data(self) -> bytes:
+        out = b"!<arch>\n"
+        members = {
+            "debian-binary": b"2.0\n",
+            "control.tar": _tar("./control", self.control.encode()),
+            "data.tar": _tar(f"./usr/share/{self.name}", self.version.encode()),
+        }
+        for name, body in members.items():
+            out += b"%-16s%-12d%-6d%-6d%-8o%-10d`\n" % (name.encode(), 0, 0, 0, 0o100644, len(body))
+            out += body + b"\n" * (len(body) & 1)
+        return out
+
+    @property
+    def stanza(self) -> str:
+        digest = hashlib.sha256(self.data).hexdigest()
+        return f"{self.control}Filename: {self.pool}\nSize: {len(self.data)}\nSHA256: {digest}\n\n"
+
+
+@dataclass(frozen=True)
+class State:
+    """The archive as it once was."""
+
+    date: str
+    valid_until: str
+    debs: tuple[Deb, ...]
+
+    @property
+    def packages(self) -> bytes:
+        return "".join(deb.stanza for deb in self.debs).encode()
+
+    @property
+    def release(self) -> str:
+        data = self.packages
+        return (
+            "Origin: Debian\nLabel: Debian\nSuite: testing\nCodename: forky\n"
+            f"Date: {self.date}\nValid-Until: {self.valid_until}\nArchitectures: amd64\nComponents: main\n"
+            f"SHA256:\n {hashlib.sha256(data).hexdigest()} {len(data)} main/binary-amd64/Packages\n"
+        )
+
+
+STATES = {
+    "first": State(
+        "Fri, 30 Oct 2026 08:08:01 UTC",
+        "Fri, 06 Nov 2026 08:08:01 UTC",
+        (Deb("app", "1", "lib (= 1), common"), Deb("lib", "1"), Deb("common", "1"), Deb("firm", "1")),
+    ),
+    # Everything has moved on, and the pool holds only what is new.
+    "second": State(
+        "Fri, 13 Nov 2026 08:08:01 UTC",
+        "Fri, 20 Nov 2026 08:08:01 UTC",
+        (Deb("app", "2", "lib (= 2), common"), Deb("lib", "2"), Deb("common", "2"), Deb("firm", "2")),
+    ),
+    "future": State("Fri, 01 Jan 2100 08:08:01 UTC", "Fri, 08 Jan 2100 08:08:01 UTC", (Deb("app", "9"),)),
+}
+SIGNED = {"first": "first", "second": "second", "future": "future", "stranger": "first"}
+
+
+def write(folder: Path, name: str) -> Path:
+    """Put the archive's files in ``folder``, in the state whose signed file is ``name``."""
+    state = STATES[SIGNED[name]]
+    dists = folder / "dists/forky"
+    (dists / "main/binary-amd64").mkdir(parents=True, exist_ok=True)
+    (dists / "main/binary-amd64/Packages").write_bytes(state.packages)
+    (dists / "InRelease").write_bytes((HERE / f"{name}.InRelease").read_bytes())
+    (folder / "pool/main").mkdir(parents=True, exist_ok=True)
+    for old in (folder / "pool/main").iterdir():
+        old.unlink()
+    for deb in state.debs:
+        (folder / deb.pool).write_bytes(deb.data)
+    return folder
+
+
+def _tar(name: str, data: bytes) -> bytes:
+    body = io.BytesIO()
+    with tarfile.open(fileobj=body, mode="w", format=tarfile.GNU_FORMAT) as archive:
+        entry = tarfile.TarInfo(name)
+        entry.size, entry.mtime = len(data), 1_700_000_000
+        archive.addfile(entry, io.BytesIO(data))
+    return body.getvalue()
+
+
+def sign() -> None:
+    """Make two keys, sign every state, keep the first one's public half, forget the rest."""
+    HERE.mkdir(exist_ok=True)
+    for user, names in (("archive", ("first", "second", "future")), ("stranger", ("stranger",))):
+        with tempfile.TemporaryDirectory() as home:
+            gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
+            subprocess.run([*gpg, "--quick-generate-key", f"test {user}", "ed25519", "sign", "never"], check=True)
+            if user == "archive":
+                KEYRING.write_bytes(subprocess.run([*gpg, "--export"], check=True, capture_output=True).stdout)
+            for name in names:
+                text = STATES[SIGNED[name]].release.encode()
+                done = subprocess.run(
+                    [*gpg, "--digest-algo", "SHA512", "--clearsign"], input=text, check=True, capture_output=True
+                )
+                (HERE / f"{name}.InRelease").write_bytes(done.stdout)
+
+
+if __name__ == "__main__":
+    sys.exit(sign())

@@ -1,0 +1,122 @@
+"""The three states in which a tools tree begins, against the fake archive and the host's own apt and gpgv."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fake_archive
+import pytest
+from fake_archive import Deb
+from pool_server import serving
+from test_lock_archive import EARLY, LATE, TOOLS, needs_apt, solved
+
+from privml.base.errors import HostError
+from privml.image.bootstrap import mended, tools_tree
+from privml.image.tools import tree_key
+from privml.lock.apt import AptTools, host_tools
+from privml.lock.make import Solver
+from privml.lock.models import ToolsLock
+from privml.lock.moves import moves
+from privml.store.fetch import GoneError
+from privml.store.mirrors import Mirrors
+from privml.store.objects import Store
+
+pytestmark = needs_apt
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("privml.lock.aptstate.host_proxies", dict)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return fake_archive.write(tmp_path / "archive", "first")
+
+
+@pytest.fixture
+def mirrors(folder: Path) -> Iterator[Mirrors]:
+    with serving(folder) as (address, _):
+        yield {"debian": (address,)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+@pytest.fixture
+def lock(mirrors: Mirrors) -> ToolsLock:
+    found = solved(mirrors, now=EARLY)
+    return ToolsLock(
+        source_date_epoch=found.epoch,
+        archives=found.archives,
+        packages_requested=("app",),
+        packages=found.packages,
+    )
+
+
+def solver(mirrors: Mirrors) -> Solver:
+    return Solver(tools=lambda: pytest.fail("only the host's apt may be asked"), mirrors=lambda: mirrors, now=LATE)
+
+
+def no_host() -> AptTools:
+    pytest.fail("the host's apt was asked although nothing is gone")
+
+
+def test_1_the_lock_is_good(lock: ToolsLock, store: Store, mirrors: Mirrors) -> None:
+    assert mended(store, lock, solver(mirrors), host=no_host) is lock
+    assert all(store.has(package.sha256) for package in lock.packages)
+
+
+def test_1_a_tree_that_is_there_needs_no_package(lock: ToolsLock, store: Store, folder: Path) -> None:
+    root = store.root / "trees" / tree_key(lock.packages)
+    root.mkdir(parents=True)
+    root.with_name(f"{root.name}.content").touch()
+    assert mended(store, lock, solver({"debian": ("http://127.0.0.1:9",)}), host=no_host) is lock
+
+
+def test_2_what_is_gone_is_replaced_by_the_host_s_apt_loudly(
+    lock: ToolsLock, store: Store, folder: Path, mirrors: Mirrors, capsys: pytest.CaptureFixture[str]
+) -> None:
+    store.add_bytes(Deb("app", "1", "lib (= 1), common").data)
+    store.add_bytes(Deb("lib", "1").data)
+    fake_archive.write(folder, "second")
+    after = mended(store, lock, solver(mirrors), host=lambda: TOOLS)
+    assert [str(package) for package in after.packages] == ["app 1", "common 2", "lib 1"]
+    told = capsys.readouterr().err
+    assert "tools: 1 of 3 locked packages are gone" in told
+    assert "resolved by the host's apt with the test's key" in told
+    assert moves(lock, after) == [
+        f"{register} may move: other tools" for register in ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
+    ]
+
+
+def test_3_without_gpgv_or_keyring_nothing_is_made(
+    lock: ToolsLock, store: Store, folder: Path, mirrors: Mirrors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_archive.write(folder, "second")
+    with pytest.raises(
+        HostError, match="no verified tools tree, and the host lacks debian-archive-keyring"
+    ) as caught:
+        mended(store, lock, solver(mirrors), host=lambda: host_tools(tmp_path))
+    assert caught.value.exit_code == 5
+    keyring = tmp_path / "usr/share/keyrings/debian-archive-keyring.gpg"
+    keyring.parent.mkdir(parents=True)
+    keyring.touch()
+    monkeypatch.setattr("privml.lock.apt.shutil.which", lambda name, **_: None if name == "gpgv" else "/usr/bin/x")
+    with pytest.raises(HostError, match="the host lacks gpgv"):
+        mended(store, lock, solver(mirrors), host=lambda: host_tools(tmp_path))
+    assert not (store.root / "trees").exists()
+
+
+def test_an_image_is_never_made_by_other_tools_than_the_locked(
+    lock: ToolsLock, store: Store, folder: Path, mirrors: Mirrors
+) -> None:
+    fake_archive.write(folder, "second")
+    with pytest.raises(GoneError) as caught:
+        tools_tree(store, lock, mirrors=lambda: mirrors)
+    assert [item.name for item in caught.value.items] == ["app 1", "common 1", "lib 1"]

@@ -1,0 +1,244 @@
+"""The resolver and the refresher against the fake archive, with the host's own apt and gpgv: no fakes in between."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+
+import fake_archive
+import pytest
+from fake_archive import KEYRING, SIGNED, STATES, Deb
+from pool_server import serving
+
+from privml.base.errors import InputsError
+from privml.base.run import run
+from privml.lock.apt import AptTools, Resolution, Suite, Wanted, resolve
+from privml.lock.changes import changes
+from privml.lock.make import Solver, bring
+from privml.lock.models import Archive, Lock, Tree, TreeFile
+from privml.lock.moves import moves
+from privml.lock.refresh import refresh
+from privml.recipe.loader import load, shipped
+from privml.store.fetch import GoneError
+from privml.store.mirrors import Mirrors
+from privml.store.objects import Store
+from privml.store.pools import Pool, relative
+
+needs_apt = pytest.mark.skipif(
+    not (shutil.which("apt-get") and shutil.which("gpgv")), reason="this host has no apt-get with gpgv"
+)
+TOOLS = AptTools(lambda argv, _: run(argv, timeout=60), str(KEYRING), "the host's apt with the test's key")
+FORKY = Suite("debian", "forky")
+EARLY = datetime(2026, 11, 1, tzinfo=UTC)
+LATE = datetime(2026, 11, 15, tzinfo=UTC)
+TREE = Tree.of([TreeFile(path="a", kind="file", sha256="1" * 64, size=1)])
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("privml.lock.aptstate.host_proxies", dict)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return fake_archive.write(tmp_path / "archive", "first")
+
+
+@pytest.fixture
+def mirrors(folder: Path) -> Iterator[Mirrors]:
+    with serving(folder) as (address, _):
+        yield {"debian": (address,)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def solved(mirrors: Mirrors, *, before: tuple[Archive, ...] = (), now: datetime = EARLY, **more: bool) -> Resolution:
+    return resolve(TOOLS, mirrors, Wanted((FORKY,), ("app",), ("firm",)), before=before, now=now, **more)
+
+
+def test_what_was_signed_is_what_this_code_makes() -> None:
+    for name, state in SIGNED.items():
+        signed = (fake_archive.HERE / f"{name}.InRelease").read_text()
+        body = signed.partition("\n\n")[2].partition("-----BEGIN PGP SIGNATURE-----")[0]
+        assert body == STATES[state].release, "sign anew: python tests/unit/fake_archive.py"
+
+
+@needs_apt
+def test_a_good_archive(mirrors: Mirrors) -> None:
+    found = solved(mirrors)
+    assert [str(package) for package in found.packages] == ["app 1", "common 1", "lib 1"]
+    assert [str(package) for package in found.alone] == ["firm 1"]
+    assert found.archives[0].date == "2026-10-30T08:08:01Z"
+
+
+@needs_apt
+def test_another_key_is_refused(folder: Path, mirrors: Mirrors) -> None:
+    fake_archive.write(folder, "stranger")
+    with pytest.raises(InputsError, match=r"(?s)lists cannot be had.*(not signed|couldn't be verified|NO_PUBKEY)"):
+        solved(mirrors)
+
+
+@needs_apt
+@pytest.mark.parametrize(
+    "change", [(b"Components: main", b"Components: mean"), (b"\nDate: Fri, 30", b"\nDate: Fri, 31")]
+)
+def test_signed_text_that_was_changed_is_refused(folder: Path, mirrors: Mirrors, change: tuple[bytes, bytes]) -> None:
+    path = folder / "dists/forky/InRelease"
+    assert change[0] in path.read_bytes()
+    path.write_bytes(path.read_bytes().replace(*change))
+    with pytest.raises(InputsError, match="lists cannot be had"):
+        solved(mirrors)
+
+
+@needs_apt
+def test_no_signature_is_refused(folder: Path, mirrors: Mirrors) -> None:
+    (folder / "dists/forky/InRelease").unlink()
+    (folder / "dists/forky/Release").write_text(STATES["first"].release)
+    with pytest.raises(InputsError, match="lists cannot be had"):
+        solved(mirrors)
+
+
+@needs_apt
+@pytest.mark.parametrize("cut", [0, 300])
+def test_a_list_that_is_cut_or_changed_is_refused(folder: Path, mirrors: Mirrors, cut: int) -> None:
+    path = folder / "dists/forky/main/binary-amd64/Packages"
+    data = path.read_bytes()
+    path.write_bytes(data[:-cut] if cut else data.replace(b"Version: 1", b"Version: 7"))
+    with pytest.raises(InputsError, match="lists cannot be had"):
+        solved(mirrors)
+
+
+@needs_apt
+def test_expired_roll_back_and_a_clock_far_off(folder: Path, mirrors: Mirrors) -> None:
+    with pytest.raises(InputsError, match="expired at 2026-11-06"):
+        solved(mirrors, now=LATE)
+    accepted = solved(mirrors, now=LATE, allow_expired=True).archives
+    assert accepted[0].expired
+    fake_archive.write(folder, "second")
+    newer = solved(mirrors, before=accepted, now=LATE).archives
+    fake_archive.write(folder, "first")
+    with pytest.raises(InputsError, match="roll-back"):
+        solved(mirrors, before=newer, now=LATE, allow_expired=True)
+    fake_archive.write(folder, "future")
+    with pytest.raises(InputsError, match="this machine's clock says 2026-11-15") as caught:
+        solved(mirrors, now=LATE, allow_expired=True)
+    assert "set the clock" in (caught.value.hint or "")
+    with pytest.raises(InputsError, match="expired at 2026-11-06"):
+        fake_archive.write(folder, "first")
+        solved(mirrors, now=datetime(2077, 1, 1, tzinfo=UTC))
+
+
+def lock_of(found: Resolution) -> Lock:
+    return Lock(
+        recipe_sha256="0" * 64,
+        source_date_epoch=found.epoch,
+        archives=found.archives,
+        packages_requested=("app",),
+        packages=found.packages,
+        firmware_requested=("firm",),
+        firmware=found.alone,
+        wheels=(),
+        agent=TREE,
+        guest=TREE,
+        tools_sha256="0" * 64,
+    )
+
+
+def refreshed(lock: Lock, store: Store, mirrors: Mirrors, *pools: Path) -> Lock:
+    solver = Solver(tools=lambda: TOOLS, mirrors=lambda: mirrors, now=LATE)
+    places = [Pool.parse(str(pool)) for pool in pools]
+    return refresh(
+        load(shipped() / "demo-cpu.yaml"),
+        lock,
+        store,
+        solver,
+        lambda packages: bring(store, packages, pools=places, mirrors=lambda: mirrors),
+    )
+
+
+def versions(lock: Lock) -> list[str]:
+    return [str(package) for package in (*lock.packages, *lock.firmware)]
+
+
+@needs_apt
+def test_nothing_gone_moves_nothing(mirrors: Mirrors, store: Store) -> None:
+    lock = lock_of(solved(mirrors))
+    assert refreshed(lock, store, mirrors) is lock
+
+
+@needs_apt
+def test_what_the_store_has_stays_although_the_archive_moved_on(folder: Path, mirrors: Mirrors, store: Store) -> None:
+    lock = lock_of(solved(mirrors))
+    for name in ("app", "common", "lib"):
+        store.add_bytes(Deb(name, "1", "lib (= 1), common" if name == "app" else "").data)
+    fake_archive.write(folder, "second")
+    after = refreshed(lock, store, mirrors)
+    assert versions(after) == ["app 1", "common 1", "lib 1", "firm 2"]
+    assert after.packages == lock.packages
+    assert after.source_date_epoch == lock.source_date_epoch
+    assert changes(lock, after)[1:] == ["firmware firm 1 -> 2"]
+    assert moves(lock, after) == ["MRTD moves: firmware", "RTMR0 moves: firmware"]
+
+
+@needs_apt
+def test_what_is_gone_takes_along_only_what_it_forces(
+    folder: Path, mirrors: Mirrors, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = lock_of(solved(mirrors))
+    for name in ("common", "lib", "firm"):
+        store.add_bytes(Deb(name, "1").data)
+    fake_archive.write(folder, "second")
+    after = refreshed(lock, store, mirrors)
+    assert versions(after) == ["app 2", "common 1", "lib 2", "firm 1"]
+    told = capsys.readouterr().err
+    assert "1 of 4 locked packages are gone; 3 are kept" in told
+    assert "gone - app 1" in told
+    assert "forces others to move: lib\n" in told
+    assert moves(lock, after) == ["RTMR1 moves: 2 guest packages", "RTMR2 moves: 2 guest packages"]
+
+
+@needs_apt
+def test_a_pool_makes_it_not_gone(folder: Path, mirrors: Mirrors, store: Store, tmp_path: Path) -> None:
+    lock = lock_of(solved(mirrors))
+    fake_archive.write(folder, "second")
+    with pytest.raises(GoneError) as caught:
+        bring(store, (*lock.packages, *lock.firmware), mirrors=lambda: mirrors)
+    assert sorted(item.name for item in caught.value.items) == ["app 1", "common 1", "firm 1", "lib 1"]
+    pool = tmp_path / "pool"
+    for deb in STATES["first"].debs:
+        digest = Store(tmp_path / "other").add_bytes(deb.data)
+        (pool / relative(digest)).parent.mkdir(parents=True)
+        (pool / relative(digest)).write_bytes(deb.data)
+    assert refreshed(lock, store, mirrors, pool) is lock
+
+
+@needs_apt
+def test_partly_gone_is_not_gone(folder: Path, mirrors: Mirrors, store: Store, tmp_path: Path) -> None:
+    lock = lock_of(solved(mirrors))
+    old = fake_archive.write(tmp_path / "old", "first")
+    fake_archive.write(folder, "second")
+    with serving(old) as (address, _):
+        bring(store, lock.packages, mirrors=lambda: {"debian": (*mirrors["debian"], address)})
+    assert all(store.has(package.sha256) for package in lock.packages)
+
+
+@needs_apt
+@pytest.mark.parametrize("cut", [True, False])
+def test_a_package_that_is_cut_or_wrong_never_gets_its_name(
+    folder: Path, mirrors: Mirrors, store: Store, *, cut: bool
+) -> None:
+    lock = lock_of(solved(mirrors))
+    place = folder / Deb("lib", "1").pool
+    data = place.read_bytes()
+    place.write_bytes(data[:-10] if cut else data[:-10] + b"0123456789")
+    with pytest.raises(InputsError, match=r"lib 1 .* cannot be had:\n.*expected") as caught:
+        bring(store, lock.packages, mirrors=lambda: mirrors)
+    assert not isinstance(caught.value, GoneError), "a mirror that lies does not make it gone"
+    assert not store.has(lock.package("lib").sha256)

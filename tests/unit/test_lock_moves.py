@@ -1,0 +1,75 @@
+"""Which part of a lock moves which register."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from test_lock_make import TREE, archive, package
+
+from privml.lock.models import Lock, ToolsLock, Tree, TreeFile, Wheel
+from privml.lock.moves import REGISTERS, moves
+
+OTHER = Tree.of([TreeFile(path="a/b.py", kind="file", sha256="9" * 64, size=1)])
+WHEEL = Wheel(name="m", version="1", file="m-1-py3-none-any.whl", sha256="5" * 64, size=1, origin="pypi:m/m.whl")
+LOCK = Lock(
+    recipe_sha256="0" * 64,
+    source_date_epoch=5,
+    archives=(archive(),),
+    packages_requested=("a",),
+    packages=(package("a"), package("linux-binary-7"), package("z")),
+    firmware_requested=("f",),
+    firmware=(package("f"),),
+    wheels=(WHEEL,),
+    agent=TREE,
+    guest=TREE,
+    tools_sha256="0" * 64,
+)
+TOOLS = ToolsLock(source_date_epoch=5, archives=(archive(),), packages_requested=("a",), packages=(package("a"),))
+BOTH = ("RTMR1", "RTMR2")
+
+
+@pytest.mark.parametrize(
+    ("change", "registers", "reason"),
+    [
+        ({"firmware": (package("f", "2", "7"),)}, ("MRTD", "RTMR0"), "firmware"),
+        ({"packages": (package("a"), package("linux-binary-8"), package("z"))}, BOTH, "kernel"),
+        ({"packages": (package("a", "2", "7"), *LOCK.packages[1:])}, BOTH, "1 guest package"),
+        ({"packages": LOCK.packages[1:2]}, BOTH, "2 guest packages"),
+        ({"agent": OTHER}, BOTH, "agent"),
+        ({"guest": OTHER}, BOTH, "guest files"),
+        ({"wheels": (WHEEL.model_copy(update={"sha256": "6" * 64}),)}, (*BOTH, "RTMR3"), "model"),
+        ({"source_date_epoch": 6}, (*BOTH, "RTMR3"), "times in root and model"),
+    ],
+)
+def test_a_part_moves_its_registers(change: dict[str, Any], registers: tuple[str, ...], reason: str) -> None:
+    assert moves(LOCK, LOCK.model_copy(update=change)) == [f"{register} moves: {reason}" for register in registers]
+
+
+@pytest.mark.parametrize(("field", "reason"), [("tools_sha256", "other tools"), ("recipe_sha256", "the recipe")])
+def test_what_has_no_bound_may_move_all(field: str, reason: str) -> None:
+    after = LOCK.model_copy(update={field: "1" * 64})
+    assert moves(LOCK, after) == [f"{register} may move: {reason}" for register in REGISTERS]
+
+
+def test_what_surely_moves_is_not_called_a_maybe() -> None:
+    after = LOCK.model_copy(update={"tools_sha256": "1" * 64, "firmware": (package("f", "2", "7"),)})
+    assert moves(LOCK, after) == [
+        "MRTD moves: firmware",
+        "RTMR0 moves: firmware",
+        "RTMR1 may move: other tools",
+        "RTMR2 may move: other tools",
+        "RTMR3 may move: other tools",
+    ]
+
+
+def test_another_archive_state_with_the_same_bytes_moves_nothing() -> None:
+    assert moves(LOCK, LOCK.model_copy(update={"archives": (archive("2026-11-30T08:08:01Z"),)})) == []
+    assert moves(None, LOCK) == []
+    assert moves(LOCK, LOCK) == []
+
+
+def test_a_tools_lock_may_move_all() -> None:
+    after = TOOLS.model_copy(update={"packages": (package("a", "2", "7"),)})
+    assert moves(TOOLS, after) == [f"{register} may move: other tools" for register in REGISTERS]
+    assert moves(TOOLS, TOOLS) == []

@@ -1,0 +1,50 @@
+"""`make image` when inputs are gone: loudly, and only then, a refreshed image."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+REFRESHED = "out/locks/demo-cpu.lock.json"
+pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="this host has no make")
+
+
+def make(tmp_path: Path, codes: list[int], *words: str) -> tuple[int, list[str], str]:
+    """`make image` with a privml-build that ends with ``codes``, one after the other: status, its calls, its talk."""
+    fake = tmp_path / "fake"
+    fake.write_text(
+        f'#!/bin/sh\necho "$*" >> "{tmp_path}/calls"\n'
+        f'n=$(wc -l < "{tmp_path}/calls")\nset -- {" ".join(map(str, codes))}\nshift $((n - 1))\nexit "$1"\n'
+    )
+    fake.chmod(0o755)
+    argv = ["make", "--silent", "--old-file=venv", f"PRIVML={fake}", *words, "image"]
+    done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, check=False)
+    return done.returncode, (tmp_path / "calls").read_text().splitlines(), done.stderr
+
+
+def test_good_inputs_are_built_and_that_is_all(tmp_path: Path) -> None:
+    assert make(tmp_path, [0]) == (0, ["image demo-cpu"], "")
+
+
+def test_gone_inputs_are_refreshed_aloud(tmp_path: Path) -> None:
+    code, calls, talk = make(tmp_path, [4, 0, 0], "POOL=/a https://b.example.invalid")
+    pools = "--pool /a --pool https://b.example.invalid"
+    assert code == 0
+    assert calls == [
+        f"image demo-cpu {pools}",
+        f"lock demo-cpu --refresh-to {REFRESHED} {pools}",
+        f"image demo-cpu --lock {REFRESHED} {pools}",
+    ]
+    assert "ONLY WHAT IS GONE" in talk
+    assert "`refreshed`" in talk
+
+
+@pytest.mark.parametrize("codes", [[6], [3], [4, 4], [4, 5], [4, 0, 6]])
+def test_any_other_failure_is_one(tmp_path: Path, codes: list[int]) -> None:
+    code, calls, _ = make(tmp_path, codes)
+    assert code != 0
+    assert len(calls) == len(codes)

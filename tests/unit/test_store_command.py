@@ -1,0 +1,192 @@
+"""`store`, `lock --refresh-to` and `image --lock/--pool` as a person runs them, offline."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from privml.base.errors import InputsError, UsageError
+from privml.cli import lock as lock_verb
+from privml.cli.context import Workplace, refreshed_tools, tools_lock_path
+from privml.cli.image import image
+from privml.cli.lock import lock
+from privml.cli.store import store as store_verb
+from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock, write_lock
+from privml.recipe.loader import load, shipped
+from privml.store.fetch import GoneError, Item
+from privml.store.objects import Store
+from privml.store.pools import relative
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with recipes whose locks name a few small objects, and a store that has them."""
+    place = tmp_path_factory.mktemp("template")
+    folder = place / "recipes"
+    shutil.copytree(shipped(), folder)
+    store = Store(place / "store")
+    first = read_tools_lock(folder / "tools.lock.json")
+    tool = first.packages[0].model_copy(update={"sha256": store.add_bytes(b"a tool"), "size": 6})
+    write_lock(folder / "tools.lock.json", first.model_copy(update={"packages": (tool,)}))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        patch.setenv("PRIVML_STORE", str(store.root))
+        assert CliRunner().invoke(lock, ["demo-cpu", "demo-cpu-dev", "--no-fetch"]).exit_code == 0
+    for name in ("demo-cpu", "demo-cpu-dev"):
+        path = folder / f"{name}.lock.json"
+        known = read_lock(path)
+        named = {
+            field: tuple(
+                entry.model_copy(update={"sha256": store.add_bytes(entry.name.encode()), "size": len(entry.name)})
+                for entry in getattr(known, field)[:2]
+            )
+            for field in ("packages", "firmware", "wheels")
+        }
+        write_lock(path, known.model_copy(update=named))
+    return place
+
+
+@pytest.fixture
+def recipes(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The template's recipes, copied; the current folder and the store are the copies."""
+    shutil.copytree(template, tmp_path, dirs_exist_ok=True)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRIVML_STORE", str(tmp_path / "store"))
+    monkeypatch.setattr("privml.cli.store.shipped", lambda: tmp_path / "recipes")
+    return tmp_path / "recipes"
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(store_verb, list(words))
+
+
+def refresh_to(*words: str) -> Result:
+    return CliRunner().invoke(lock, ["demo-cpu", "--refresh-to", "out/locks/demo-cpu.lock.json", *words])
+
+
+def test_export_gc_and_import(recipes: Path) -> None:
+    store = Store()
+    count, _ = store.size()
+    stray = store.add_bytes(b"named by no lock")
+    assert run("size").stdout.endswith(f"{count + 1} objects, 0.0 MiB\n")
+    assert run("export", "demo-cpu", "pool").exit_code == 0
+    assert (Path("pool") / relative(hashlib.sha256(b"a tool").hexdigest())).read_bytes() == b"a tool"
+    exported = sum(path.is_file() for path in Path("pool").rglob("*"))
+    assert run("gc", "--dry-run").stdout.startswith("would remove 1 objects, 0 tools trees")
+    assert store.has(stray)
+    assert run("gc").stdout.startswith("removed 1 objects")
+    assert not store.has(stray)
+    assert store.size()[0] == count
+    shutil.rmtree(store.root)
+    assert run("import", "pool").stdout.startswith(f"{exported} new objects")
+    assert run("verify").stdout == f"ok {exported} objects\n"
+    assert run("export", "recipes/demo-cpu.lock.json", "again").stdout.startswith(f"again: {exported} objects")
+
+
+def test_gc_keeps_only_the_named_locks(recipes: Path) -> None:
+    before = set(Store().digests())
+    assert run("gc", str(recipes / "tools.lock.json")).exit_code == 0
+    assert set(Store().digests()) == {hashlib.sha256(b"a tool").hexdigest()} < before
+
+
+def test_gc_without_any_lock_removes_nothing(recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr("privml.cli.store.shipped", lambda: tmp_path / "nothing")
+    before = set(Store().digests())
+    assert isinstance(run("gc").exception, UsageError)
+    assert set(Store().digests()) == before
+
+
+@pytest.fixture
+def gone(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], None]:
+    """Says that a guest package is gone, that a tool is, or both; each is replaced by another."""
+
+    def other(found: Lock | ToolsLock) -> dict[str, object]:
+        first = found.packages[0]
+        return {"packages": (first.model_copy(update={"version": "99", "sha256": "9" * 64}), *found.packages[1:])}
+
+    def choose(guest: bool, tools: bool) -> None:
+        monkeypatch.setattr(lock_verb, "bring", lambda *_, **__: 0)
+        monkeypatch.setattr(
+            lock_verb, "mended", lambda _, before, *__: before.model_copy(update=other(before)) if tools else before
+        )
+        monkeypatch.setattr(
+            lock_verb,
+            "refresh",
+            lambda _, before, *__: before.model_copy(update=other(before)) if guest else before,
+        )
+
+    return choose
+
+
+def test_refresh_to_writes_beside_and_leaves_the_lock(recipes: Path, gone: Callable[[bool, bool], None]) -> None:
+    before = (recipes / "demo-cpu.lock.json").read_bytes()
+    gone(True, True)
+    done = refresh_to()
+    assert done.exit_code == 0, done.exception
+    target = Path("out/locks/demo-cpu.lock.json")
+    own = refreshed_tools(target)
+    assert own.name == "demo-cpu.tools.lock.json"
+    assert (recipes / "demo-cpu.lock.json").read_bytes() == before
+    refreshed = read_lock(target)
+    assert refreshed.tools_sha256 == hashlib.sha256(own.read_bytes()).hexdigest()
+    assert tools_lock_path(recipes / "demo-cpu.yaml", target) == own
+    assert "-> 99" in done.stderr
+    assert "RTMR1 moves: 1 guest package" in done.stderr
+    assert "MRTD may move: other tools" in done.stderr
+    place = Workplace(lock_file=target)
+    recipe, found = place.recipe_and_lock(recipes / "demo-cpu.yaml")
+    assert found == refreshed
+    assert place.is_refreshed(recipe, found)
+    gone(True, False)
+    assert refresh_to().exit_code == 0
+    assert not own.exists(), "an older refreshed tools lock would be taken for this one's"
+    assert tools_lock_path(recipes / "demo-cpu.yaml", target) == recipes / "tools.lock.json"
+
+
+def test_nothing_gone_is_not_refreshed(recipes: Path, gone: Callable[[bool, bool], None]) -> None:
+    gone(False, False)
+    done = refresh_to()
+    assert "nothing is gone" in done.stderr
+    recipe = load(recipes / "demo-cpu.yaml")
+    place = Workplace(lock_file=Path("out/locks/demo-cpu.lock.json"))
+    assert not place.is_refreshed(recipe, read_lock(Path("out/locks/demo-cpu.lock.json")))
+    assert not Workplace().is_refreshed(recipe, read_lock(recipe.lock_path))
+    recipe.lock_path.unlink()
+    assert place.is_refreshed(recipe, read_lock(Path("out/locks/demo-cpu.lock.json")))
+
+
+def test_a_stale_lock_is_not_refreshed(recipes: Path) -> None:
+    with (recipes / "demo-cpu.yaml").open("a") as file:
+        file.write("# a remark\n")
+    done = refresh_to()
+    assert isinstance(done.exception, InputsError)
+    assert "is stale" in done.exception.message
+    assert not Path("out/locks").exists()
+
+
+@pytest.mark.parametrize("words", [("--tools",), ("--upgrade",), ("--upgrade-package", "x"), ("demo-cpu-dev",)])
+def test_refresh_to_goes_alone(recipes: Path, words: tuple[str, ...]) -> None:
+    assert isinstance(refresh_to(*words).exception, UsageError)
+
+
+def test_image_lists_what_is_gone_and_says_what_to_do(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def vanish(*_: object, **__: object) -> None:
+        raise GoneError([Item("0" * 64, 1, "thing 1", ())], "thing 1 cannot be had")
+
+    monkeypatch.setattr("privml.cli.context.tools_tree", vanish)
+    done = CliRunner().invoke(image, ["demo-cpu"])
+    assert isinstance(done.exception, GoneError)
+    assert done.exception.exit_code == 4
+    assert "`privml-build lock demo-cpu --refresh-to out/locks/demo-cpu.lock.json`" in (done.exception.hint or "")
+    assert "`privml-build image demo-cpu --lock out/locks/demo-cpu.lock.json`" in (done.exception.hint or "")
+
+
+def test_image_refuses_a_pool_that_is_not_there(recipes: Path) -> None:
+    assert isinstance(CliRunner().invoke(image, ["demo-cpu", "--pool", "absent"]).exception, UsageError)

@@ -1,0 +1,157 @@
+"""Pools: what they are asked for, in which order, and that they are believed only by hash."""
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pytest
+from pool_server import serving
+
+from privml.base.errors import InputsError, UsageError
+from privml.store.fetch import GoneError, Item, fetch
+from privml.store.objects import Store
+from privml.store.pools import Pool, export, relative, take_in
+
+DATA = b"bytes of a package"
+DIGEST = hashlib.sha256(DATA).hexdigest()
+ITEM = Item(DIGEST, len(DATA), "thing", ("http://127.0.0.1:9/mirror",))
+
+
+@pytest.fixture(autouse=True)
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
+
+
+def keep(folder: Path, data: bytes, digest: str | None = None) -> Path:
+    place = folder / relative(digest or hashlib.sha256(data).hexdigest())
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.write_bytes(data)
+    return folder
+
+
+def get(store: Store, item: Item, *pools: Path | str) -> int:
+    return fetch(store, [item], pools=[Pool.parse(str(pool)) for pool in pools], attempts=2, sleep=lambda _: None)
+
+
+def test_a_folder_is_asked_before_any_address(store: Store, tmp_path: Path) -> None:
+    assert get(store, ITEM, keep(tmp_path / "pool", DATA)) == len(DATA)
+    assert store.read(DIGEST) == DATA
+
+
+def test_another_store_s_objects_are_a_pool(store: Store, tmp_path: Path) -> None:
+    other = Store(tmp_path / "other")
+    other.add_bytes(DATA)
+    get(store, ITEM, other.root / "objects")
+    assert store.read(DIGEST) == DATA
+
+
+def test_an_address_is_a_pool(store: Store, tmp_path: Path) -> None:
+    with serving(keep(tmp_path / "pool", DATA)) as (address, asked):
+        get(store, ITEM, f"{address}/")
+        assert asked == [f"/{relative(DIGEST)}"]
+    assert store.read(DIGEST) == DATA
+
+
+def test_the_store_then_pools_in_their_order_then_mirrors(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with serving(keep(tmp_path / "web", DATA)) as (address, asked):
+        item = Item(DIGEST, len(DATA), "thing", (f"{address}/{relative(DIGEST)}",))
+        get(store, item, tmp_path / "empty", f"{address}/nothing")
+        assert asked == [f"/nothing/{relative(DIGEST)}", f"/{relative(DIGEST)}"]
+        get(store, item, f"{address}/nothing")
+        assert len(asked) == 2
+
+
+@pytest.mark.parametrize("lie", [b"other bytes of it!", b"short", DATA + b"more", b""])
+def test_a_lying_pool_is_passed_over(store: Store, tmp_path: Path, lie: bytes) -> None:
+    liar, good = keep(tmp_path / "liar", lie, DIGEST), keep(tmp_path / "good", DATA)
+    get(store, ITEM, liar, good)
+    assert store.read(DIGEST) == DATA
+    other = Store(tmp_path / "other")
+    with serving(liar) as (address, _):
+        get(other, ITEM, address, good)
+    assert other.read(DIGEST) == DATA
+
+
+def test_gone_is_what_every_source_says_it_has_not(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with serving(tmp_path / "empty") as (address, _):
+        gone = [Item(str(n) * 64, 5, f"thing-{n}", (f"{address}/{n}",)) for n in range(3)]
+        here = Item(DIGEST, len(DATA), "here", (f"{address}/here",))
+        (tmp_path / "empty/here").write_bytes(DATA)
+        with pytest.raises(GoneError) as caught:
+            fetch(store, [*gone, here], pools=[Pool.parse(str(tmp_path / "empty"))], threads=1)
+    assert [item.name for item in caught.value.items] == ["thing-0", "thing-1", "thing-2"]
+    assert "not in this pool" in caught.value.message
+    assert "--refresh-to" in (caught.value.hint or "")
+    assert store.has(DIGEST), "what is gone does not keep the rest away"
+
+
+def test_out_of_reach_is_not_gone(store: Store, tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    with serving(tmp_path / "empty") as (address, _):
+        item = Item(DIGEST, 5, "thing", (f"{address}/x", "http://127.0.0.1:9/x"))
+        with pytest.raises(InputsError) as caught:
+            get(store, item)
+    assert not isinstance(caught.value, GoneError)
+    assert "HTTP 404" in caught.value.message
+
+
+def test_a_dead_pool_is_asked_with_patience_only_once(store: Store, tmp_path: Path) -> None:
+    pauses: list[float] = []
+    with serving(tmp_path) as (address, _):
+        items = []
+        for n in range(3):
+            (tmp_path / f"{n}").write_bytes(bytes([n]))
+            items.append(Item(hashlib.sha256(bytes([n])).hexdigest(), 1, f"{n}", (f"{address}/{n}",)))
+        fetch(store, items, pools=[Pool("http://127.0.0.1:9")], threads=1, attempts=4, sleep=pauses.append)
+    assert pauses == [0.25, 0.5, 1.0]
+
+
+def test_export_and_import(store: Store, tmp_path: Path) -> None:
+    digests = [store.add_bytes(bytes([n])) for n in range(3)]
+    pool = tmp_path / "pool"
+    assert export(store, digests[:2], pool) == (2, 2)
+    (pool / relative(digests[0])).chmod(0o644)
+    (pool / relative(digests[0])).write_bytes(b"rotten")
+    assert export(store, digests[:2], pool) == (1, 1)
+    assert sorted(path.name for path in pool.rglob("*") if path.is_file()) == sorted(d[2:] for d in digests[:2])
+    other = Store(tmp_path / "other")
+    assert take_in(other, pool) == (2, 2)
+    assert take_in(other, pool) == (0, 0)
+    assert list(other.digests()) == sorted(digests[:2])
+
+
+def test_import_refuses_what_is_not_what_it_is_called_and_takes_the_rest(store: Store, tmp_path: Path) -> None:
+    pool = keep(tmp_path / "pool", DATA)
+    keep(pool, b"rotten", "00" * 32)
+    (pool / "sha256/00/.hidden").write_bytes(b"a name that is none of ours")
+    with pytest.raises(InputsError, match=r"sha256 got .*, expected 0000"):
+        take_in(store, pool)
+    assert list(store.digests()) == [DIGEST]
+    assert not list((store.root / "temp").iterdir())
+
+
+def test_a_damaged_object_is_not_exported(store: Store, tmp_path: Path) -> None:
+    place = store.path(store.add_bytes(DATA))
+    place.chmod(0o644)
+    place.write_bytes(b"rotten")
+    with pytest.raises(InputsError, match="damaged"):
+        export(store, [DIGEST], tmp_path / "pool")
+    assert not [path for path in (tmp_path / "pool").rglob("*") if path.is_file()]
+
+
+def test_a_pool_is_a_folder_or_an_address(tmp_path: Path) -> None:
+    assert Pool.parse("https://pool.example.invalid/x/").url(DIGEST) == (
+        f"https://pool.example.invalid/x/sha256/{DIGEST[:2]}/{DIGEST[2:]}"
+    )
+    for text in (str(tmp_path / "absent"), "ftp://pool.example.invalid/"):
+        with pytest.raises(UsageError, match="neither a folder nor"):
+            Pool.parse(text)
