@@ -140,8 +140,8 @@ def test_messages_name_the_parent_where_the_parent_is_wrong(folder: Path) -> Non
         (
             DEMO,
             "extends: x.yaml\nagent:\n  listen: 80\n",
-            "recipes/child.yaml:3: agent.listen: got `80`, expected a port from 1024 to 65535 (laid over recipes/x.yaml:9)"
-            " [privileged-port]",
+            "recipes/child.yaml:3: agent.listen: got `80`, expected a port from 1024 to 65535 "
+            "(laid over recipes/x.yaml:9) [privileged-port]",
         ),
         (
             DEMO.replace("kernel: {", "kernal: {"),
@@ -151,8 +151,8 @@ def test_messages_name_the_parent_where_the_parent_is_wrong(folder: Path) -> Non
         (
             DEMO,
             "extends: x.yaml\nfirmware: {package: ovmf-generic}\n",
-            "recipes/child.yaml:2: firmware.package: got `ovmf-generic`, expected ovmf-inteltdx in a production recipe "
-            "(laid over recipes/x.yaml:5) [development-firmware]",
+            "recipes/child.yaml:2: firmware.package: got `ovmf-generic`, expected ovmf-inteltdx in a production "
+            "recipe (laid over recipes/x.yaml:5) [development-firmware]",
         ),
         (
             DEMO.replace("ovmf-inteltdx", "ovmf-generic"),

@@ -136,7 +136,7 @@ def test_a_field_is_explained_with_the_registers_that_it_moves() -> None:
     assert [line.split()[0] for line in lines[1:]] == ["type", "default", "example", "moves"]
     assert lines[-1].split() == ["moves", "RTMR1", "RTMR2", "RTMR3"]
     assert "production or development" in run("--explain", "variant").stdout
-    assert json.loads(run("--explain", "shapes.memory", "--json").stdout)["type"] == "text"
+    assert json.loads(run("--explain", "shapes.memory", "--json").stdout)["kind"] == "text"
 
 
 def test_what_cannot_be_explained_names_what_is_near() -> None:

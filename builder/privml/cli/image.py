@@ -16,15 +16,22 @@ from privml.cli.context import Workplace, recipes_directory, resolve
 @click.argument("target")
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to put it (default: out/NAME).")
 @click.option("--force", is_flag=True, help="Build again even when nothing has changed.")
+@click.option(
+    "--render-only",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Only write what mkosi would be given to DIR, which must be new or empty.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's facts as JSON.")
-def image(target: str, *, output: Path | None, force: bool, as_json: bool) -> None:
+def image(target: str, *, output: Path | None, force: bool, render_only: Path | None, as_json: bool) -> None:
     """Build TARGET: uki.efi, root.raw, model.raw, firmware.fd, manifest.json and prediction.json.
 
     \b
     privml-build image demo-cpu
     privml-build image recipes/demo-cpu-dev.yaml -o /tmp/dev
+    privml-build image demo-cpu --render-only /tmp/tree
     """
-    from privml.image.build import build
+    from privml.image import build as room
     from privml.vm.predicted import has_prediction, predict_image, write_prediction
 
     found = resolve(target, output)
@@ -32,7 +39,12 @@ def image(target: str, *, output: Path | None, force: bool, as_json: bool) -> No
         raise UsageError(f"`{target}` is a built image", hint="give the recipe that it is to be built from")
     place = Workplace()
     recipe, lock = place.recipe_and_lock(found.recipe)
-    built = build(recipe, lock, place.store, place.tools(found.recipe), found.directory, force=force)
+    if render_only is not None:
+        room.render_only(recipe, lock, place.store, place.tools(found.recipe), render_only)
+        files = sum(path.is_file() or path.is_symlink() for path in render_only.rglob("*"))
+        click.echo(json.dumps({"directory": str(render_only), "files": files}) if as_json else f"wrote {render_only}")
+        return
+    built = room.build(recipe, lock, place.store, place.tools(found.recipe), found.directory, force=force)
     tools = place.tools(found.recipe)
     if not (built.cached and has_prediction(built.directory, built.manifest)):
         with step("Predicting its registers"):

@@ -16,6 +16,7 @@ from privml.base.steps import set_quiet
 
 # verb -> one line of help; modules are imported only when their verb runs, so that --help is quick.
 VERBS = {
+    "init": "Start a recipe of your own.",
     "lint": "Check recipes.",
     "lock": "Name every input of a recipe by its digest.",
     "image": "Build an image from its recipe and lock.",

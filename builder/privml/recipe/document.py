@@ -161,6 +161,11 @@ def _scalar(node: ScalarNode, path: Path, file: str) -> str | int | bool | None:
     return text
 
 
+def is_plain(text: str) -> bool:
+    """True when ``text``, written without quotes, is read as text again."""
+    return text not in _WORDS and not _INTEGER.match(text)
+
+
 def _has_surrogate(text: str) -> bool:
     # YAML's escapes can write half a character, which no file can hold.
     return any("\ud800" <= character <= "\udfff" for character in text)

@@ -19,10 +19,10 @@ PLATFORM = "platform"
 
 @dataclass(frozen=True)
 class Fact:
-    """One field. ``path`` is spelled with dots; ``model`` is set when the field holds fields, or a list of such."""
+    """One field. ``path`` is spelled with dots; ``model`` is set when it holds fields, or a list of such."""
 
     path: str
-    type: str
+    kind: str
     default: str
     meaning: str
     example: str
@@ -31,7 +31,7 @@ class Fact:
 
     def lines(self) -> list[str]:
         """The whole of it, for `lint --explain`."""
-        shown = [f"{self.path}: {self.meaning}", f"  type      {self.type}", f"  default   {self.default}"]
+        shown = [f"{self.path}: {self.meaning}", f"  type      {self.kind}", f"  default   {self.default}"]
         if self.example:
             shown.append(f"  example   {self.example}")
         shown.append(f"  moves     {' '.join(self.moves) or 'no register'}")
@@ -46,7 +46,7 @@ def facts() -> dict[str, Fact]:
         "extends",
         "text",
         "none",
-        "A recipe in the same folder that this one is laid over, field by field; lists are replaced whole. One level.",
+        "A recipe in the same folder that this one is laid over, field by field (lists whole). One level.",
         "./demo-cpu.yaml",
         (),
         None,
@@ -64,7 +64,7 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Fact]:
         example = (info.examples or [""])[0]
         yield Fact(
             path=path,
-            type=_type(info),
+            kind=_kind(info),
             default="none, it must be given" if info.is_required() else str(info.default),
             meaning=info.description or "",
             example=str(example).lower() if isinstance(example, bool) else str(example or ""),
@@ -75,7 +75,7 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Fact]:
             yield from _walk(inner, f"{path}.")
 
 
-def _type(info: FieldInfo) -> str:
+def _kind(info: FieldInfo) -> str:
     # What is written need not be what is kept: a size is text in the file and bytes in the model.
     written = [entry.json_schema for entry in info.metadata if isinstance(entry, WithJsonSchema)]
     if written and written[0] and written[0]["type"] == "string":

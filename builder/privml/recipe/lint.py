@@ -48,7 +48,7 @@ def platforms_of(recipe: Recipe) -> list[PlatformFile]:
 
 
 def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
-    """Problems in the order of the rules; none when the recipe is right. Without ``lock`` nothing is said of locks."""
+    """Problems in the order of the rules; none when the recipe is right. Without ``lock`` none about locks."""
     return [
         *_of_platforms(recipe, platforms_of(recipe)),
         *_of_sizes(recipe, lock.model_size if lock else 0),

@@ -37,7 +37,7 @@ CONFIG = (*ROOT, "RTMR3")
 
 
 def about(meaning: str, example: object = None, moves: tuple[str, ...] = (), **limits: Any) -> Any:
-    """A field's meaning, an example and the registers that it moves: what `init`, `lint --explain` and editors show."""
+    """A field's meaning, an example and the registers that it moves, for `init`, `lint --explain` and editors."""
     examples = None if example is None else [example]
     return Field(description=meaning, examples=examples, json_schema_extra={"x-moves": list(moves)}, **limits)
 

@@ -46,7 +46,7 @@ _ALL = (
         "error",
         "read",
         "A production recipe uses the firmware that is made for a TD.",
-        "An image shipped with a generic OVMF: TDs hung on it, and the published MRTD was one that no guest could have.",
+        "An image came with a generic OVMF: TDs hung on it, and its MRTD was one that no guest could have.",
         "confidential-dot-ai/confidential-os-builder#60",
     ),
     Rule(
@@ -54,8 +54,8 @@ _ALL = (
         "error",
         "read",
         "Each device kind, platform and shape is listed once.",
-        "Registers are published by platform, CPUs and memory, because memory alone already moves them; a second entry "
-        "for the same machine leaves open which one a verifier takes.",
+        "Registers are published by platform, CPUs and memory, because memory alone moves them; a second entry for "
+        "the same machine leaves open which one a verifier takes.",
         "Dstack-TEE/meta-dstack#63",
     ),
     Rule(
@@ -63,8 +63,8 @@ _ALL = (
         "error",
         "read",
         "A recipe extends one that extends nothing.",
-        "A setting of mkosi was inherited by some parts and silently not by others, so what looked pinned was not; with "
-        "one level, two files say everything.",
+        "A setting of mkosi was inherited by some parts and silently not by others, so what looked pinned was not; "
+        "with one level, two files say everything.",
         "systemd/mkosi#4420",
     ),
     Rule(
@@ -80,8 +80,8 @@ _ALL = (
         "error",
         "judge",
         "A production recipe's platforms have no TPM.",
-        "A software TPM's registers are the host's word; a verifier that believed a value chosen by the host reported "
-        "it as verified.",
+        "A software TPM's registers are the host's word; a verifier that believed a value of the host's choice "
+        "reported it as verified.",
         "Dstack-TEE/dstack#1266",
     ),
     Rule(
@@ -89,7 +89,7 @@ _ALL = (
         "error",
         "judge",
         "A production recipe's platforms run under TDX.",
-        "Registers that only a special QEMU can give were published as the product's: what was measured was not what ran.",
+        "Registers that only a special QEMU can give were published: what was measured was not what ran.",
         "Datura-ai/lium-io#1106",
     ),
     Rule(
@@ -97,8 +97,8 @@ _ALL = (
         "error",
         "judge",
         "A recipe declares exactly the devices that each of its platforms has, two of them disks for root and model.",
-        "One image had another RTMR0 on another machine: devices are in the ACPI tables. In the guest, one that is not "
-        "declared is not expected.",
+        "One image had another RTMR0 on another machine: devices are in the ACPI tables. The guest expects those "
+        "that are declared.",
         "near/mpc#1105",
     ),
     Rule(
@@ -114,7 +114,7 @@ _ALL = (
         "warning",
         "judge",
         "A shape's memory holds the model's file and 512 MiB more.",
-        "A machine that is found too small is given more memory, and then measures differently from what was published.",
+        "A machine that is found too small is given more memory, and RTMR0 is no longer the published one.",
         "canonical/tdx#289",
     ),
     Rule(
@@ -122,8 +122,8 @@ _ALL = (
         "warning",
         "judge",
         "The pattern of the model's file says more than a star.",
-        "Whatever lies there is taken: inputs chosen by place instead of by name made a project's mismatches carry no "
-        "information.",
+        "Whatever lies there is taken: inputs chosen by place instead of by name made a project's mismatches carry "
+        "no information.",
         "celo-org/optimism#532",
     ),
     Rule(
@@ -131,7 +131,7 @@ _ALL = (
         "warning",
         "judge",
         "A recipe has its lock beside it.",
-        "Inputs that nobody wrote down move with the archive from day to day; a mismatch then carries no information.",
+        "Inputs that nobody wrote down move with the archive every day; a mismatch then carries no information.",
         "celo-org/optimism#532",
     ),
     Rule(
@@ -139,7 +139,7 @@ _ALL = (
         "warning",
         "judge",
         "The lock is the lock of this recipe, these guest files and these tools.",
-        "A pin that everybody believed to hold did not reach the tools: 74 of 478 packages came live from the archive.",
+        "A pin that was believed to hold did not reach the tools: 74 of 478 packages came live from the archive.",
         "confidential-dot-ai/confidential-os-builder#96",
     ),
 )
