@@ -25,6 +25,7 @@ VERBS = {
     "verify": "Check a running image's attestation.",
     "proxy": "Serve an OpenAI endpoint locally that only talks to a verified image.",
     "store": "Look after the store of input bytes.",
+    "doctor": "Say what this machine lacks.",
 }
 
 
