@@ -42,9 +42,10 @@ def init(name: str, *, source: str) -> None:
     if path.exists():
         raise UsageError(f"{path} is there already", hint="take another name, or edit it")
     origin = load(find(source))
+    platforms = platforms_of(origin)
     folder.mkdir(exist_ok=True)
     _keep(folder / "tools.lock.json", tools_lock_path(origin.path).read_bytes())
-    for platform in platforms_of(origin):
+    for platform in platforms:
         _keep(folder / f"platforms/{platform.name}.yaml", _platform_file(origin, platform.name).read_bytes())
     for file, body in schema.files().items():
         _put(folder / "schemas" / file, body)
