@@ -21,6 +21,10 @@ def doctor(*, as_json: bool) -> None:
     """Look at this machine: one line each, `ok`, `warn` or `fail`, with what to do about it.
 
     Exit 5 when something fails that a build needs. Nothing is changed; mirrors are asked for headers only.
+
+    \b
+    privml-build doctor
+    privml-build doctor --json
     """
     folder = Path("recipes") if Path("recipes").is_dir() else shipped()
     tools_lock = tools_lock_path(folder / "any.yaml")
