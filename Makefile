@@ -51,8 +51,8 @@ check-full: venv ## everything that `check` does, over all shapes and tampers
 demo: venv ## accept the honest image, refuse the tampered ones
 	@$(BIN)/python -m tests.real.demo
 
-bench: venv ## one JSON line a figure; fails nothing
-	@$(BIN)/python benchmarks/run.py
+bench: venv ## one JSON line a figure; fails nothing (BENCH_FULL=1: whole builds too)
+	@$(BIN)/python -m benchmarks.run
 
 lock: venv ## renew the recipes' locks (packages stay unless UPGRADE=1)
 	@$(PRIVML) lock $(if $(UPGRADE),--upgrade) demo-cpu demo-cpu-dev

@@ -1,20 +1,26 @@
 """`make bench`: one JSON line a figure; bounds are told, never enforced.
 
 {"name", "value", "bound", "unit", "ok", "runs"}; ratios are taken in pairs, alternating, and the median is given.
+BENCH_FULL=1 adds the lines that need whole builds (about six minutes on two cores).
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+import os
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks.checkout import Checkout
+
 from privml.cli.context import Workplace, recipes_directory, resolve
+from privml.image.build import run_mkosi
 from privml.vm.platforms import platform as load_platform
 from privml.vm.predicted import Predictor
 
@@ -35,6 +41,29 @@ def figure(name: str, values: list[float], bound: float, unit: str) -> None:
     value = round(statistics.median(values), 4)
     line = {"name": name, "value": value, "bound": bound, "unit": unit, "ok": value <= bound, "runs": len(values)}
     print(json.dumps(line), flush=True)
+
+
+def image_over_mkosi(mkosi_first: bool) -> float:
+    """Seconds of a whole `image` over those of mkosi alone on the tree that `image --render-only` wrote."""
+    tools = Workplace().tools(resolve("demo-cpu").recipe)
+    with tempfile.TemporaryDirectory(prefix="privml-bench.") as name:
+        tree, out = Path(name) / "tree", Path(name) / "out"
+        command("image", "demo-cpu", "--render-only", str(tree))()
+        before = seconds(lambda: run_mkosi(tools, tree)) if mkosi_first else 0.0
+        image = seconds(command("image", "demo-cpu", "--output", str(out)))
+        return image / (before or seconds(lambda: run_mkosi(tools, tree)))
+
+
+def agent_change_over_cold() -> float:
+    """Seconds until an image with one changed agent module is there, over those of a first build of all of it."""
+    store = Workplace().store.root
+    with tempfile.TemporaryDirectory(prefix="privml-bench.", dir=store.parent) as name:
+        checkout = Checkout.of(Path(name), store)
+        checkout.privml("lock", "--no-fetch", "demo-cpu")
+        cold = seconds(lambda: checkout.privml("image", "demo-cpu"))
+        checkout.change_agent("# one more line\n")
+        checkout.privml("lock", "--no-fetch", "demo-cpu")
+        return seconds(lambda: checkout.privml("image", "demo-cpu")) / cold
 
 
 def main() -> None:
@@ -62,6 +91,10 @@ def main() -> None:
     figure("predict-over-bound", [(p - 2 * d) * 1000 for p, d in pairs], 250, "ms")
     start_to_token = seconds(command("run", "demo-cpu", "--prompt", "The capital of France is", "--max-tokens", "1"))
     figure("start-to-first-token", [start_to_token], 180, "s")
+    if os.environ.get("BENCH_FULL") == "1":
+        # The order alternates, so that what warms up favours neither.
+        figure("image-over-mkosi", [image_over_mkosi(first) for first in (False, True, False)], 1.05, "ratio")
+        figure("agent-change-over-cold", [agent_change_over_cold()], 0.4, "ratio")
 
 
 if __name__ == "__main__":

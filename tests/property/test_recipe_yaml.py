@@ -62,7 +62,7 @@ def test_every_merged_path_has_a_mark(child: dict[str, object], parent: dict[str
     over, under = (parsed(json.dumps(value).encode()) for value in (child, parent))
     if over is None or under is None:
         return
-    both = merged(over, under)
+    both = merged(over, under, over.marks[()])
 
     def paths(value: object, path: tuple[str | int, ...]) -> set[tuple[str | int, ...]]:
         found = {path}

@@ -16,7 +16,7 @@ import image_fake
 import pytest
 from image_fake import HASH, KERNEL, Fake, listing, sha256
 
-from privml.base.errors import BuildError, InputsError
+from privml.base.errors import BuildError, InputsError, UsageError
 from privml.events import configuration
 from privml.image import build as room
 from privml.image import manifest
@@ -317,3 +317,45 @@ def test_the_output_needs_no_absolute_path(fake: Fake, tmp_path: Path, monkeypat
     built = made(fake, Path("out/demo-cpu"))
     assert built.directory.is_absolute()
     assert json.loads((tmp_path / "out/demo-cpu/manifest.json").read_text())["format"] == "privml-manifest/v1"
+
+
+def rendered(fake: Fake, directory: Path) -> None:
+    room.render_only(fake.recipe, fake.lock, fake.store, fake.tools, directory)
+
+
+def test_what_is_rendered_is_what_mkosi_is_given(fake: Fake, out: Path, tmp_path: Path) -> None:
+    rendered(fake, tmp_path / "tree")
+    assert [call[0] for call in fake.calls()] == ["systemd-repart"]
+    made(fake, out)
+    given = fake.read("seen.json")
+    tree = tmp_path / "tree"
+    assert sorted(str(path.relative_to(tree)) for path in tree.rglob("*")) == given
+    assert json.loads((tree / "mkosi.extra/etc/privml/config.json").read_bytes())["name"] == "demo-cpu"
+    assert (tree / "packages/alpha_2%3a1.0-1_amd64.deb").read_bytes() == b"one"
+    assert listing(tmp_path) == ["out", "store", "tools", "tree"]
+
+
+def test_rendering_twice_gives_the_same_bytes_and_times(fake: Fake, tmp_path: Path) -> None:
+    def state(tree: Path) -> list[tuple[str, int, float, bytes]]:
+        return [
+            (str(path.relative_to(tree)), path.lstat().st_mode, path.lstat().st_mtime, path.read_bytes())
+            for path in sorted(tree.rglob("*"))
+            if path.is_file() and not path.is_symlink()
+        ]
+
+    for name in ("a", "b"):
+        rendered(fake, tmp_path / name)
+    assert state(tmp_path / "a") == state(tmp_path / "b")
+
+
+def test_a_tree_is_rendered_into_an_empty_directory_only(fake: Fake, tmp_path: Path) -> None:
+    directory = tmp_path / "tree"
+    directory.mkdir()
+    (directory / "mine").write_text("keep me")
+    with pytest.raises(UsageError, match="is not empty"):
+        rendered(fake, directory)
+    assert listing(directory) == ["mine"]
+    assert fake.calls() == []
+    (directory / "mine").unlink()
+    rendered(fake, directory)
+    assert (directory / "mkosi.conf").is_file()

@@ -69,7 +69,7 @@ def test_size_and_encoding() -> None:
 def test_merged_marks_name_the_right_file() -> None:
     parent = parse(b"a: {x: 1, y: 2}\nl: [1, {z: 2}]\nk: 1\n", "parent")
     child = parse(b"\n\na: {y: 3}\nl: [9]\n", "child")
-    both = merged(child, parent)
+    both = merged(child, parent, Mark("child", 1))
     assert both.value == {"a": {"x": 1, "y": 3}, "l": [9], "k": 1}
     assert str(both.marks[("a", "x")]) == "parent:1"
     assert str(both.marks[("a", "y")]) == "child:3"
@@ -77,6 +77,17 @@ def test_merged_marks_name_the_right_file() -> None:
     assert ("l", 1) not in both.marks
     assert ("l", 1, "z") not in both.marks
     assert str(both.marks[("k",)]) == "parent:3"
+
+
+def test_a_merged_document_knows_the_other_file_of_each_field() -> None:
+    parent = parse(b"a: {x: 1, y: 2}\nk: 1\n", "parent")
+    child = parse(b"\n\na: {y: 3}\nn: 4\n", "child")
+    both = merged(child, parent, Mark("child", 1))
+    assert both.beside(("a", "x")) == " (extended by child:1)"
+    assert both.beside(("a", "y")) == " (laid over parent:1)"
+    assert both.beside(("n",)) == " (extends parent:1)"
+    assert both.beside(()) == " (laid over parent:1)"
+    assert parent.beside(("k",)) == ""
 
 
 def test_spelled() -> None:

@@ -128,8 +128,64 @@ def test_messages_name_the_parent_where_the_parent_is_wrong(folder: Path) -> Non
     (folder / "x.yaml").write_text(DEMO.replace("vcpus: 4", "vcpus: none"))
     (folder / "child.yaml").write_text("extends: ./x.yaml\nagent: {listne: 2}\n")
     message = refused(folder / "child.yaml")
-    assert "recipes/child.yaml:2: agent.listne: unknown field; did you mean `listen`?" in message
-    assert "recipes/x.yaml:12: shapes[1].vcpus: got `none`, expected a whole number" in message
+    assert message.splitlines() == [
+        "recipes/child.yaml:2: agent.listne: unknown field; did you mean `listen`? (extends recipes/x.yaml:9)",
+        "recipes/x.yaml:12: shapes[1].vcpus: got `none`, expected a whole number (extended by recipes/child.yaml:1)",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("parent", "child", "message"),
+    [
+        (
+            DEMO,
+            "extends: x.yaml\nagent:\n  listen: 80\n",
+            "recipes/child.yaml:3: agent.listen: got `80`, expected a port from 1024 to 65535 "
+            "(laid over recipes/x.yaml:9) [privileged-port]",
+        ),
+        (
+            DEMO.replace("kernel: {", "kernal: {"),
+            "extends: x.yaml\n",
+            "recipes/child.yaml:1: kernel: missing (extends recipes/x.yaml:1)",
+        ),
+        (
+            DEMO,
+            "extends: x.yaml\nfirmware: {package: ovmf-generic}\n",
+            "recipes/child.yaml:2: firmware.package: got `ovmf-generic`, expected ovmf-inteltdx in a production "
+            "recipe (laid over recipes/x.yaml:5) [development-firmware]",
+        ),
+        (
+            DEMO.replace("ovmf-inteltdx", "ovmf-generic"),
+            "# why\nextends: x.yaml\n",
+            "recipes/x.yaml:5: firmware.package: got `ovmf-generic`, expected ovmf-inteltdx in a production recipe "
+            "(extended by recipes/child.yaml:2) [development-firmware]",
+        ),
+        (
+            DEMO + "schema: 1\n",
+            "extends: x.yaml\n",
+            "recipes/x.yaml:13: schema: given twice, first in line 1 (extended by recipes/child.yaml:1)",
+        ),
+        (
+            "\n# another\nextends: y.yaml\n",
+            "extends: x.yaml\n",
+            "recipes/child.yaml:1: extends: `x.yaml` extends another recipe itself (recipes/x.yaml:3); "
+            "only one level is allowed [extends-chain]",
+        ),
+    ],
+)
+def test_what_is_wrong_between_two_files_names_both(folder: Path, parent: str, child: str, message: str) -> None:
+    (folder / "x.yaml").write_text(parent)
+    (folder / "child.yaml").write_text(child)
+    assert message in refused(folder / "child.yaml").splitlines()
+
+
+def test_a_platform_that_a_variant_lacks_names_both_files(folder: Path) -> None:
+    (folder / "child.yaml").write_text("extends: x.yaml\nplatforms: [qemu-12]\n")
+    with pytest.raises(RecipeError) as caught:
+        platforms_of(load(folder / "child.yaml"))
+    assert caught.value.message == (
+        "recipes/child.yaml:2: platforms[0]: there is no platform `qemu-12` (laid over recipes/x.yaml:11)"
+    )
 
 
 @pytest.mark.parametrize(
@@ -177,12 +233,14 @@ def test_a_recipe_may_itself_be_a_link(folder: Path, tmp_path: Path) -> None:
 
 def test_lint_compares_with_the_platform(folder: Path) -> None:
     (folder / "x.yaml").write_text(DEMO.replace("virtio-net: 1", "virtio-net: 2"))
-    assert lint(load(folder / "x.yaml")) == ["recipes/x.yaml:10: devices: 2 virtio-net, but `qemu-11-q35` has 1"]
+    assert [str(finding) for finding in lint(load(folder / "x.yaml"))] == [
+        "recipes/x.yaml:10: devices: 2 virtio-net, but `qemu-11-q35` has 1 [platform-devices]"
+    ]
 
 
 def test_production_has_no_tpm(folder: Path) -> None:
     (folder / "platforms" / "qemu-11-q35.yaml").write_text(PLATFORM.replace("tpm: false", "tpm: true"))
-    assert "only a development recipe may have" in lint(load(folder / "x.yaml"))[0]
+    assert "only a development recipe may have" in lint(load(folder / "x.yaml"))[0].text
 
 
 def test_an_unknown_platform_lists_the_known_ones(folder: Path) -> None:

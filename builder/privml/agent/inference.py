@@ -20,7 +20,7 @@ _COMMON = frozenset(
     }
 )  # fmt: skip
 FIELDS = {
-    "/v1/completions": _COMMON | {"prompt", "echo", "suffix", "best_of"},
+    "/v1/completions": _COMMON | {"prompt", "echo"},
     "/v1/chat/completions": _COMMON
     | {"messages", "max_completion_tokens", "top_logprobs", "response_format", "tools", "tool_choice",
        "parallel_tool_calls"},

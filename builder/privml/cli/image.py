@@ -22,6 +22,12 @@ from privml.store.pools import Pool
     "--lock", "lock_file", type=click.Path(path_type=Path), help="Build by this lock, from `lock --refresh-to`."
 )
 @click.option("--pool", "pools", multiple=True, metavar="DIR|URL", help="Where missing inputs are looked for first.")
+@click.option(
+    "--render-only",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="Only write what mkosi would be given to DIR, which must be new or empty.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the manifest's facts as JSON.")
 def image(
     target: str,
@@ -30,6 +36,7 @@ def image(
     force: bool,
     lock_file: Path | None,
     pools: tuple[str, ...],
+    render_only: Path | None,
     as_json: bool,
 ) -> None:
     """Build TARGET: uki.efi, root.raw, model.raw, firmware.fd, manifest.json and prediction.json.
@@ -40,8 +47,9 @@ def image(
     \b
     privml-build image demo-cpu
     privml-build image recipes/demo-cpu-dev.yaml -o /tmp/dev
+    privml-build image demo-cpu --render-only /tmp/tree
     """
-    from privml.image.build import build
+    from privml.image import build as room
     from privml.vm.predicted import has_prediction, predict_image, write_prediction
 
     found = resolve(target, output)
@@ -52,7 +60,13 @@ def image(
     refreshed = place.is_refreshed(recipe, lock)
     try:
         tools = place.tools(found.recipe)
-        built = build(
+        if render_only is not None:
+            room.render_only(recipe, lock, place.store, tools, render_only, pools=place.pools)
+            files = sum(path.is_file() or path.is_symlink() for path in render_only.rglob("*"))
+            told = json.dumps({"directory": str(render_only), "files": files})
+            click.echo(told if as_json else f"wrote {render_only}")
+            return
+        built = room.build(
             recipe,
             lock,
             place.store,

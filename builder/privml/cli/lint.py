@@ -1,36 +1,115 @@
-"""`lint`: is a recipe right?"""
+"""`lint`: is a recipe right, and what do its fields and our rules mean?"""
 
 from __future__ import annotations
 
+import difflib
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
 import click
 
-from privml.base.errors import RecipeError
-from privml.recipe.lint import lint as problems_of
-from privml.recipe.loader import find, is_recipe, load, shipped
+from privml.base.errors import InputsError, RecipeError, UsageError
+from privml.cli.context import tools_lock_path
+from privml.lock.make import check, current_inputs
+from privml.lock.models import read_lock
+from privml.lock.trees import images_folder
+from privml.recipe.fields import facts
+from privml.recipe.finding import Finding, RecipeProblems
+from privml.recipe.lint import LockFacts
+from privml.recipe.lint import lint as findings_of
+from privml.recipe.loader import Recipe, find, is_recipe, load, shipped
+from privml.recipe.rules import RULES
 
 
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
-def lint(targets: tuple[str, ...]) -> None:
+@click.option("--explain", metavar="RULE|FIELD", help="Say what a rule demands and why, or what a field means.")
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> None:
     """Check recipes (all of `recipes` by default) without network, store or build.
+
+    Errors end in exit 3; warnings are told on standard error.
 
     \b
     privml-build lint demo-cpu
+    privml-build lint --explain agent.listen
+    privml-build lint --explain platform-devices
     """
-    folder = find(targets[0]).parent if targets else shipped()
-    chosen = [find(target) for target in targets] or [
-        path for path in sorted(folder.glob("*.yaml")) if is_recipe(path)
-    ]
+    if explain is not None:
+        _explain(explain, as_json=as_json)
+        return
     wrong: list[str] = []
-    for path in chosen:
-        try:
-            recipe = load(path)
-            problems = problems_of(recipe)
-        except RecipeError as error:
-            problems = [error.message + (f" ({error.hint})" if error.hint else "")]
-        else:
-            if not problems:
-                click.echo(f"ok {recipe.name}")
-        wrong += problems
+    told: list[dict[str, Any]] = []
+    for path in _chosen(targets):
+        found = _findings(path)
+        errors = [finding for finding in found if finding.severity == "error"]
+        wrong += [str(finding) for finding in errors]
+        name = path.name.removesuffix(".yaml")
+        told.append({"name": name, "ok": not errors, "findings": [asdict(finding) for finding in found]})
+        for finding in found:
+            if finding.severity == "warning":
+                click.echo(f"warning: {finding}", err=True)
+        if not errors and not as_json:
+            click.echo(f"ok {name}")
+    if as_json:
+        click.echo(json.dumps({"recipes": told}, indent=2, sort_keys=True))
     if wrong:
-        raise RecipeError("\n".join(wrong))
+        raise RecipeError("\n".join(wrong), hint=_hint(wrong))
+
+
+def _chosen(targets: tuple[str, ...]) -> list[Path]:
+    if targets:
+        return [find(target) for target in targets]
+    folder = Path("recipes") if Path("recipes").is_dir() else shipped()
+    return [path for path in sorted(folder.glob("*.yaml")) if is_recipe(path)]
+
+
+def _findings(path: Path) -> list[Finding]:
+    try:
+        recipe = load(path)
+        return findings_of(recipe, lock_facts(recipe))
+    except RecipeProblems as error:
+        return list(error.findings)
+    except RecipeError as error:
+        return [Finding(error.message + (f" ({error.hint})" if error.hint else ""))]
+
+
+def lock_facts(recipe: Recipe) -> LockFacts:
+    """Look at the recipe's lock, and at what lies in the checkout; no store, no network."""
+    if not recipe.lock_path.is_file():
+        return LockFacts(there=False)
+    try:
+        lock = read_lock(recipe.lock_path)
+        size = sum(wheel.size for wheel in lock.wheels)
+    except InputsError as error:
+        return LockFacts(there=True, stale=error.message)
+    try:
+        check(recipe, lock, current_inputs(recipe, images_folder(), tools_lock_path(recipe.path)))
+    except InputsError as error:
+        return LockFacts(there=True, stale=error.message.replace("\n ", ""), model_size=size)
+    return LockFacts(there=True, model_size=size)
+
+
+def _hint(wrong: list[str]) -> str | None:
+    named = [rule for rule in RULES if any(line.endswith(f"[{rule}]") for line in wrong)]
+    return f"why: `privml-build lint --explain {named[0]}`" if named else None
+
+
+def _explain(word: str, *, as_json: bool) -> None:
+    fields = facts()
+    found = RULES.get(word) or fields.get(word)
+    if found is None:
+        known = [*RULES, *fields]
+        near = difflib.get_close_matches(word, known, n=3) or [name for name in known if name.endswith(f".{word}")]
+        guess = f"did you mean {' or '.join(f'`{name}`' for name in near)}? " if near else ""
+        raise UsageError(
+            f"`{word}` is neither a rule nor a field",
+            hint=f"{guess}rules: {', '.join(RULES)}; fields: as in a recipe, `agent.listen`, or `platform.qemu`",
+        )
+    if as_json:
+        plain = {key: value for key, value in asdict(found).items() if key != "model"}
+        click.echo(json.dumps(plain, indent=2, sort_keys=True))
+        return
+    click.echo("\n".join(found.lines()))

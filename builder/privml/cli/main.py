@@ -16,6 +16,7 @@ from privml.base.steps import set_quiet
 
 # verb -> one line of help; modules are imported only when their verb runs, so that --help is quick.
 VERBS = {
+    "init": "Start a recipe of your own.",
     "lint": "Check recipes.",
     "lock": "Name every input of a recipe by its digest.",
     "image": "Build an image from its recipe and lock.",
@@ -24,6 +25,7 @@ VERBS = {
     "verify": "Check a running image's attestation.",
     "proxy": "Serve an OpenAI endpoint locally that only talks to a verified image.",
     "store": "Look after the store of input bytes.",
+    "doctor": "Say what this machine lacks.",
 }
 
 

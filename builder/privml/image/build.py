@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base import strictjson
-from privml.base.errors import BuildError, EvidenceError, InputsError
+from privml.base.errors import BuildError, EvidenceError, InputsError, UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
 from privml.base.run import run
 from privml.base.steps import say, step
@@ -245,7 +245,27 @@ def write_tree(files: Mapping[str, render.File], root: Path, *, epoch: int) -> N
         os.utime(path, (epoch, epoch), follow_symlinks=False)
 
 
-def _root(plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, out: Path) -> volume.Verity:
+def render_only(
+    recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, directory: Path, *, pools: Sequence[Pool] = ()
+) -> None:
+    """Write into ``directory`` what mkosi would be given; it is to be absent or empty.
+
+    The model's volume is made on the way and thrown away: its root hash is in the measured configuration.
+    """
+    if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
+        raise UsageError(f"{directory} is not empty", hint="give a new directory")
+    bring(store, (*lock.packages, *lock.firmware), lock.wheels, pools=pools)
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="privml-render.", dir=directory.parent) as name:
+        work = Path(name)
+        with step("Making model.raw, for its root hash"):
+            model_file, model = _model(recipe, lock, store, tools, work, work, lock.source_date_epoch)
+        config = configuration.encode(measured_config(recipe, model_file, model))
+        _write_source(_plan(recipe, lock, tools, config), lock, store, work / "tree")
+        (work / "tree").rename(directory)
+
+
+def _write_source(plan: render.Plan, lock: Lock, store: Store, source: Path) -> None:
     source.mkdir()
     write_tree(render.tree(plan, resources.templates()), source, epoch=plan.epoch)
     pool = source / "packages"
@@ -254,6 +274,10 @@ def _root(plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source:
         (pool / package.file.replace("%3a", ":").replace(":", "%3a")).symlink_to(
             store.path(package.sha256, verify=True)
         )
+
+
+def _root(plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, out: Path) -> volume.Verity:
+    _write_source(plan, lock, store, source)
     run_mkosi(tools, source)
     raw = source / "root.raw"
     for name in ("root.raw", "root.manifest", "root.roothash", "kernel-version", "vmlinuz"):

@@ -26,7 +26,7 @@ from privml.lock import deb
 from privml.lock.models import Package, ToolsLock
 from privml.store.objects import Store
 
-LAYOUT = "3"  # changes when `_finish` does: part of the tree's key
+LAYOUT = "2"  # changes when `_finish` does: part of the tree's key
 _SHOWN = 6
 
 

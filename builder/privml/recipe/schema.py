@@ -1,0 +1,93 @@
+"""JSON Schemas of recipes and platforms, for editors, generated from the models.
+
+A recipe that extends another gives only what differs, so the schema has two forms, chosen by the field ``extends``;
+sections of a variant need none of their fields, items of lists still need theirs. What only the models can say
+(devices given twice, firmware by variant) is left to `lint`.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+from privml.base import strictjson
+from privml.recipe.fields import facts
+from privml.recipe.models import Content
+from privml.recipe.platform import PlatformFile
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
+RECIPE_FILE = "recipe.schema.json"
+PLATFORM_FILE = "platform.schema.json"
+_SECTIONS = ("Base", "Kernel", "Firmware", "Model", "Inference", "Agent")
+
+
+def recipe_schema() -> dict[str, Any]:
+    """The schema of ``recipes/NAME.yaml``."""
+    whole = Content.model_json_schema(by_alias=True)
+    definitions: dict[str, Any] = whole.pop("$defs")
+    part = copy.deepcopy(whole)
+    part.pop("required")
+    part["properties"] = {"extends": {"description": facts()["extends"].meaning, "type": "string"}} | {
+        name: _in_variant(schema) for name, schema in part["properties"].items()
+    }
+    part["required"] = ["extends"]
+    part["description"] = "A recipe that is laid over another."
+    for name in _SECTIONS:
+        section = copy.deepcopy(definitions[name])
+        section.pop("required")
+        section["properties"] = {key: _in_variant(schema) for key, schema in section["properties"].items()}
+        definitions[f"{name}InVariant"] = section
+    return {
+        "$schema": DIALECT,
+        "title": "privml-build recipe",
+        "type": "object",
+        "if": {"required": ["extends"]},
+        "then": {"$ref": "#/$defs/Variant"},
+        "else": {"$ref": "#/$defs/Recipe"},
+        "$defs": definitions | {"Recipe": whole, "Variant": part},
+    }
+
+
+def platform_schema() -> dict[str, Any]:
+    """The schema of ``recipes/platforms/NAME.yaml``."""
+    return {"$schema": DIALECT, **PlatformFile.model_json_schema(by_alias=True), "title": "privml-build platform"}
+
+
+def files() -> dict[str, bytes]:
+    """Every schema's file name and bytes."""
+    return {
+        RECIPE_FILE: strictjson.pretty(_plain(recipe_schema())),
+        PLATFORM_FILE: strictjson.pretty(_plain(platform_schema())),
+    }
+
+
+def write(folder: Path) -> None:
+    """Renew the schemas in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, body in files().items():
+        (folder / name).write_bytes(body)
+
+
+def _plain(schema: Any, *, top: bool = True) -> Any:
+    """Without the titles that pydantic makes of field names: they say nothing that the names do not."""
+    if isinstance(schema, list):
+        return [_plain(item, top=False) for item in schema]
+    if not isinstance(schema, dict):
+        return schema
+    return {key: _plain(value, top=False) for key, value in schema.items() if top or not _is_title(key, value)}
+
+
+def _is_title(key: str, value: object) -> bool:
+    return key == "title" and isinstance(value, str)
+
+
+def _in_variant(schema: dict[str, Any]) -> dict[str, Any]:
+    reference = schema.get("$ref", "")
+    if reference.rpartition("/")[2] in _SECTIONS:
+        return {**schema, "$ref": f"{reference}InVariant"}
+    return schema
+
+
+if __name__ == "__main__":
+    write(Path("docs/schemas"))

@@ -1,0 +1,136 @@
+"""What `init` writes: a recipe with a comment for each field, and a workflow that checks and builds it.
+
+Comments come from the models (``fields``), so that no field is described twice.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+from pydantic import BaseModel
+
+from privml.recipe.document import is_plain
+from privml.recipe.fields import Fact, facts
+from privml.recipe.models import MIB, Content
+
+SCHEMA = "schemas/recipe.schema.json"
+WORKFLOW_PATH = ".github/workflows/image.yml"
+
+_HEAD = """\
+# yaml-language-server: $schema={schema}
+# From {origin}, by `privml-build init`. More about a field: `privml-build lint --explain FIELD`.
+"""
+
+_WORKFLOW = """\
+# Checks the recipes and their locks, and builds the images. Made by `privml-build init`; it is yours to change.
+#
+# Two variables of the repository say where things come from, since privml-build names no package host:
+#   PRIVML_BUILD    what pip installs: best a wheel's address with its #sha256=
+#   PRIVML_MIRRORS  the lines of mirrors.yaml, where the runner's own apt knows no Debian archive
+name: image
+on: [push, pull_request]
+permissions: {{contents: read}}
+env:
+  RECIPES: {name}
+jobs:
+  image:
+    runs-on: ubuntu-24.04
+    timeout-minutes: 60
+    steps:
+      - uses: actions/checkout@11bd71901bbe5b1630ceea73d27597364c9af683 # v4.2.2
+        with: {{persist-credentials: false}}
+      - name: privml-build
+        env:
+          PRIVML_BUILD: ${{{{ vars.PRIVML_BUILD }}}}
+          PRIVML_MIRRORS: ${{{{ vars.PRIVML_MIRRORS }}}}
+        run: |
+          python3 -m venv "$HOME/privml"
+          "$HOME/privml/bin/pip" install "${{PRIVML_BUILD:?set this variable of the repository}}"
+          echo "$HOME/privml/bin" >> "$GITHUB_PATH"
+          mkdir -p "$HOME/.config/privml-build"
+          printf '%s\\n' "$PRIVML_MIRRORS" > "$HOME/.config/privml-build/mirrors.yaml"
+      - name: user namespaces
+        run: |
+          sudo apt-get install --yes --no-install-recommends uidmap
+          sudo sysctl --write kernel.apparmor_restrict_unprivileged_userns=0
+      - name: lint
+        run: privml-build lint $RECIPES
+      - name: lock
+        run: privml-build lock --check $RECIPES
+      - name: image
+        run: for recipe in $RECIPES; do privml-build image "$recipe"; done
+"""
+
+
+def workflow(name: str) -> str:
+    """The CI workflow for the recipe ``name``."""
+    return _WORKFLOW.format(name=name)
+
+
+def commented(content: Content, origin: str) -> str:
+    """``content`` as a recipe file, with one line of comment for each field."""
+    known = facts()
+    lines = _HEAD.format(schema=SCHEMA, origin=origin).splitlines()
+    for name, value in _written(content).items():
+        lines += ["", *_field(known, name, value, "", "")]
+    return "\n".join(lines) + "\n"
+
+
+def _written(content: Content) -> dict[str, Any]:
+    """The fields as a person writes them, which for devices and sizes is not how the model holds them."""
+    value: dict[str, Any] = content.model_dump(mode="json", by_alias=True)
+    value["devices"] = [{device.kind: device.count} for device in content.devices]
+    value["shapes"] = [{"vcpus": shape.vcpus, "memory": size_text(shape.memory)} for shape in content.shapes]
+    return value
+
+
+def size_text(size: int) -> str:
+    """Bytes as recipes write them: ``2GiB``."""
+    mebibytes = size // MIB
+    return f"{mebibytes >> 10}GiB" if mebibytes % 1024 == 0 else f"{mebibytes}MiB"
+
+
+def _field(known: dict[str, Fact], name: str, value: Any, path: str, indent: str) -> list[str]:
+    fact = known[path + name]
+    lines = [f"{indent}# {fact.meaning}"]
+    if isinstance(value, dict):
+        lines.append(f"{indent}{name}:")
+        for inner, item in value.items():
+            lines += _field(known, inner, item, f"{path}{name}.", f"{indent}  ")
+    elif isinstance(value, list):
+        lines.append(f"{indent}{name}:")
+        for number, item in enumerate(value):
+            lines += _item(known, item, f"{path}{name}.", f"{indent}  ", fact.model if number == 0 else None)
+    else:
+        lines.append(f"{indent}{name}: {scalar(value)}")
+    return lines
+
+
+def _item(known: dict[str, Fact], item: Any, path: str, indent: str, described: type[BaseModel] | None) -> list[str]:
+    """One item of a list; the fields of the first are described."""
+    if not isinstance(item, dict):
+        return [f"{indent}- {scalar(item)}"]
+    lines = []
+    for number, (name, value) in enumerate(item.items()):
+        if described:
+            lines.append(f"{indent}{'' if number == 0 else '  '}# {known[path + name].meaning}")
+        lines.append(f"{indent}{'- ' if number == 0 else '  '}{name}: {scalar(value)}")
+    return lines
+
+
+def scalar(value: str | int | bool) -> str:
+    """One value in YAML, quoted where it would otherwise be read as something else."""
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    if isinstance(value, int):
+        return str(value)
+    if re.fullmatch(r"[A-Za-z0-9](?:[\w .,;()/=+-]|:(?! ))*[\w.)]|[A-Za-z]", value, re.ASCII) and is_plain(value):
+        return value
+    return '"' + "".join(_quoted(character) for character in value) + '"'
+
+
+def _quoted(character: str) -> str:
+    if character in '"\\':
+        return "\\" + character
+    return character if character.isprintable() else f"\\U{ord(character):08x}"

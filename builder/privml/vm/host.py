@@ -1,0 +1,193 @@
+"""What this machine brings for building and running images: a record of facts, and what each fact means.
+
+Looking (``survey``) and judging are apart, so that every state of a machine can be judged without having it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Literal
+
+GIB = 1 << 30
+# A demo image and what it is made from while it is made; the tools and inputs of one recipe.
+OUT_NEED, OUT_EASY = 2 * GIB, 6 * GIB
+STORE_NEED, STORE_EASY = 2 * GIB, 4 * GIB
+SUBORDINATE_IDS = 65536
+
+Kvm = Literal["usable", "absent", "forbidden", "failing", "untried"]
+
+
+@dataclass(frozen=True)
+class MirrorFact:
+    """One suite on one configured mirror; ``problem`` is empty when its InRelease answered."""
+
+    suite: str
+    address: str
+    problem: str = ""
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """A machine as it was found. Texts named ``..._problem`` are empty when there is none; sizes are in bytes."""
+
+    root: bool
+    namespaces_problem: str
+    apparmor_restricts: bool
+    subuids: int
+    subgids: int
+    id_programs: bool
+    store: Path
+    store_problem: str
+    store_size: int
+    store_free: int
+    out: Path
+    out_free: int
+    tools_lock_problem: str
+    locked_at: datetime | None
+    # How many locked files the store lacks.
+    missing: int
+    mirrors: tuple[MirrorFact, ...]
+    mirrors_problem: str
+    pip: str
+    pip_configured: bool
+    kvm: Kvm
+    tdx_host: str
+    tdx_guest: bool
+    now: datetime
+
+
+@dataclass(frozen=True)
+class Line:
+    """One finding: ``fail`` is only for what a build needs."""
+
+    status: Literal["ok", "warn", "fail"]
+    name: str
+    found: str
+    remedy: str = ""
+
+    def __str__(self) -> str:
+        return f"{self.status:<4} {self.name}: {self.found}{f'; {self.remedy}' if self.remedy else ''}"
+
+
+def judge(facts: HostFacts) -> list[Line]:
+    """Every finding, in the order in which a build would meet it."""
+    return [*_rights(facts), *_disk(facts), *_inputs(facts), *_machines(facts)]
+
+
+def _rights(facts: HostFacts) -> Iterator[Line]:
+    who = "root" if facts.root else "not root"
+    if facts.namespaces_problem:
+        remedy = (
+            "run outside this container, or give it CAP_SYS_ADMIN"
+            if facts.root
+            else "allow user namespaces (sysctl user.max_user_namespaces), or be root"
+        )
+        yield Line("fail", "userns", f"{who}, and no namespaces: {facts.namespaces_problem}", remedy)
+    else:
+        yield Line("ok", "userns", f"{who}, namespaces can be made")
+    if not facts.apparmor_restricts:
+        yield Line("ok", "apparmor", "does not restrict user namespaces")
+    elif facts.root or not facts.namespaces_problem:
+        yield Line("ok", "apparmor", f"restricts user namespaces, which does not matter here ({who})")
+    else:
+        remedy = "as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0"
+        yield Line("fail", "apparmor", "restricts user namespaces", remedy)
+    if facts.root:
+        yield Line("ok", "subids", "not needed by root")
+    elif not facts.id_programs:
+        yield Line("fail", "subids", "newuidmap or newgidmap is missing", "install uidmap")
+    elif min(facts.subuids, facts.subgids) < SUBORDINATE_IDS:
+        found = f"{facts.subuids} subordinate user ids and {facts.subgids} group ids, expected {SUBORDINATE_IDS}"
+        remedy = "as root: usermod --add-subuids 100000-165535 --add-subgids 100000-165535 USER"
+        yield Line("fail", "subids", found, remedy)
+    else:
+        yield Line("ok", "subids", f"{facts.subuids} user ids and {facts.subgids} group ids")
+
+
+def _disk(facts: HostFacts) -> Iterator[Line]:
+    if facts.store_problem:
+        remedy = "set PRIVML_STORE to a folder that you may write"
+        yield Line("fail", "store", f"{facts.store}: {facts.store_problem}", remedy)
+    else:
+        yield Line("ok", "store", f"{facts.store}, {facts.store_size / GIB:.1f} GiB")
+    # A full store that holds everything is no hindrance.
+    need = STORE_NEED if facts.missing else 0
+    remedy = "make room, or set PRIVML_STORE to another disk"
+    yield _room("store-disk", facts.store_free, need, STORE_EASY if facts.missing else 0, remedy)
+    yield _room(
+        "out-disk", facts.out_free, OUT_NEED, OUT_EASY, f"make room below {facts.out}, or use `image --output`"
+    )
+
+
+def _room(name: str, free: int, need: int, easy: int, remedy: str) -> Line:
+    found = f"{free / GIB:.1f} GiB free"
+    if free < need:
+        return Line("fail", name, f"{found}, a build needs {need / GIB:.0f}", remedy)
+    if free < easy:
+        return Line("warn", name, f"{found}, enough for one image", remedy)
+    return Line("ok", name, found)
+
+
+def _inputs(facts: HostFacts) -> Iterator[Line]:
+    if facts.tools_lock_problem:
+        remedy = "take recipes/tools.lock.json back, or make it with `privml-build lock --tools`"
+        yield Line("fail", "tools-lock", facts.tools_lock_problem, remedy)
+    elif facts.missing:
+        yield Line("ok", "tools-lock", f"there; the store still lacks {facts.missing} locked files")
+    else:
+        yield Line("ok", "tools-lock", "there, and the store has all that the locks name")
+    if facts.locked_at is not None:
+        if facts.now < facts.locked_at:
+            found = f"{facts.now:%Y-%m-%d}, but the locks are of {facts.locked_at:%Y-%m-%d}"
+            yield Line("fail", "clock", found, "set the clock: signatures and certificates are judged by it")
+        else:
+            yield Line("ok", "clock", f"{facts.now:%Y-%m-%d}, after the locks' {facts.locked_at:%Y-%m-%d}")
+    yield _mirrors(facts)
+    if not facts.pip:
+        status: Literal["warn", "fail"] = "fail" if facts.missing else "warn"
+        yield Line(
+            status, "pip", "none, and wheels come through it", "install python3-pip, or make the environment anew"
+        )
+    else:
+        yield Line("ok", "pip", f"{facts.pip}, {'configured' if facts.pip_configured else 'with its default index'}")
+
+
+def _mirrors(facts: HostFacts) -> Line:
+    away = [mirror for mirror in facts.mirrors if mirror.problem]
+    there = {mirror.suite for mirror in facts.mirrors if not mirror.problem}
+    lost = sorted({mirror.suite for mirror in away} - there)
+    told = "; ".join(f"{mirror.suite} at {mirror.address}: {mirror.problem}" for mirror in away)
+    remedy = "give mirrors in mirrors.yaml (docs/BUILDING.md)"
+    status: Literal["warn", "fail"] = "fail" if facts.missing else "warn"
+    if facts.mirrors_problem:
+        return Line(status, "mirrors", facts.mirrors_problem, remedy)
+    if not facts.mirrors:
+        return Line(status, "mirrors", "none is configured", remedy)
+    if lost:
+        return Line(status, "mirrors", told, remedy)
+    if away:
+        return Line("warn", "mirrors", told, "others have the same suites")
+    return Line("ok", "mirrors", f"{len(facts.mirrors)} answered for {', '.join(sorted(there))}")
+
+
+def _machines(facts: HostFacts) -> Iterator[Line]:
+    states: dict[Kvm, Line] = {
+        "usable": Line("ok", "kvm", "runs the firmware"),
+        "absent": Line("warn", "kvm", "not there, machines are emulated", "enable virtualisation, or wait longer"),
+        "forbidden": Line("warn", "kvm", "/dev/kvm may not be used", "join the group kvm"),
+        "failing": Line(
+            "warn", "kvm", "there, but cannot run the firmware", "machines are emulated, which is slower"
+        ),
+        "untried": Line("ok", "kvm", "there; it is tried once the tools are unpacked"),
+    }
+    yield states[facts.kvm]
+    if facts.tdx_host == "Y":
+        yield Line("ok", "tdx-host", "kvm_intel has TDX")
+    else:
+        found = f"kvm_intel says {facts.tdx_host}" if facts.tdx_host else "kvm_intel knows no TDX"
+        remedy = "no TD can run here; images are built and predicted all the same"
+        yield Line("warn", "tdx-host", found, remedy)
+    yield Line("ok", "tdx-guest", "this is a TD" if facts.tdx_guest else "this is no TD, and need not be one")

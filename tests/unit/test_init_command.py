@@ -1,0 +1,176 @@
+"""`init` as a person runs it in an empty directory, offline: what it writes is right at once, and nothing is lost."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+from click.testing import CliRunner, Result
+from hypothesis import given
+from hypothesis import strategies as st
+
+from privml.base.errors import UsageError
+from privml.cli.init import init
+from privml.cli.lint import lint
+from privml.cli.lock import lock
+from privml.cli.main import VERBS
+from privml.recipe import document, schema
+from privml.recipe.fields import facts
+from privml.recipe.loader import load, shipped
+from privml.recipe.packages import guest_packages
+from privml.recipe.starter import commented, scalar, size_text
+
+MADE = {
+    ".github/workflows/image.yml",
+    "recipes/mine.lock.json",
+    "recipes/mine.yaml",
+    "recipes/platforms/qemu-11-q35.yaml",
+    "recipes/schemas/platform.schema.json",
+    "recipes/schemas/recipe.schema.json",
+    "recipes/tools.lock.json",
+}
+
+
+@pytest.fixture
+def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty directory to work in, with a store that nobody may need."""
+    place = tmp_path / "desk"
+    place.mkdir()
+    monkeypatch.chdir(place)
+    monkeypatch.setenv("PRIVML_STORE", str(tmp_path / "store"))
+    return place
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(init, list(words))
+
+
+def files(desk: Path) -> dict[str, bytes]:
+    return {
+        path.relative_to(desk).as_posix(): path.read_bytes() for path in sorted(desk.rglob("*")) if path.is_file()
+    }
+
+
+def lock_matches(name: str) -> bool:
+    """True when the shipped lock is the lock of what is here now; while the code is changed it may not be."""
+    request = load(shipped() / f"{name}.yaml")
+    locked = json.loads(request.lock_path.read_bytes())
+    return locked["packages_requested"] == list(guest_packages(request))
+
+
+def test_what_is_written_is_right_at_once(desk: Path) -> None:
+    result = run("mine")
+    assert result.exit_code == 0, result.output
+    expected = MADE if lock_matches("demo-cpu") else MADE - {"recipes/mine.lock.json"}
+    assert set(files(desk)) == expected
+    assert CliRunner().invoke(lint, []).stdout == "ok mine\n"
+    if lock_matches("demo-cpu"):
+        assert CliRunner().invoke(lock, ["--check", "mine"]).stdout == "ok mine\n"
+        ours = json.loads((desk / "recipes/mine.lock.json").read_bytes())
+        theirs = json.loads((shipped() / "demo-cpu.lock.json").read_bytes())
+        assert (ours["packages"], ours["wheels"]) == (theirs["packages"], theirs["wheels"])
+    assert not (desk.parent / "store").exists(), "no store is needed to start"
+
+
+def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
+    run("mine")
+    lines = (desk / "recipes/mine.yaml").read_text().splitlines()
+    assert lines[0] == "# yaml-language-server: $schema=schemas/recipe.schema.json"
+    assert (desk / "recipes" / lines[0].partition("=")[2]).read_bytes() == schema.files()[schema.RECIPE_FILE]
+    for path, fact in facts().items():
+        if not path.startswith("platform.") and path != "extends":
+            field = path.rpartition(".")[2]
+            (at,) = [n for n, line in enumerate(lines) if line.strip() == f"# {fact.meaning}"]
+            assert re.match(rf"\s*(- )?{field}:", lines[at + 1]), path
+
+
+def test_it_is_the_recipe_that_it_comes_from(desk: Path) -> None:
+    for source in ("demo-cpu", "demo-cpu-dev"):
+        assert run(f"my-{source}", "--from", source).exit_code == 0
+        assert load(desk / f"recipes/my-{source}.yaml").content == load(shipped() / f"{source}.yaml").content
+    assert (desk / "recipes/platforms/qemu-11-q35-tpm.yaml").is_file()
+
+
+def test_a_recipe_of_ones_own_can_be_the_start(desk: Path) -> None:
+    run("mine")
+    path = desk / "recipes/mine.yaml"
+    path.write_text(path.read_text().replace("8443", "9443"))
+    assert run("second", "--from", "mine").exit_code == 0
+    assert load(desk / "recipes/second.yaml").content.agent.listen == 9443
+
+
+def test_nothing_that_is_there_is_changed(desk: Path) -> None:
+    run("mine")
+    (desk / "recipes/platforms/qemu-11-q35.yaml").write_text(
+        (shipped() / "platforms/qemu-11-q35.yaml").read_text() + "# mine\n"
+    )
+    (desk / ".github/workflows/image.yml").write_text("name: mine\n")
+    before = files(desk)
+    again = run("mine")
+    assert isinstance(again.exception, UsageError)
+    assert files(desk) == before
+    second = run("second")
+    assert "kept .github/workflows/image.yml" in second.stdout
+    assert "add second to RECIPES" in second.stderr
+    assert {name: body for name, body in files(desk).items() if name in before} == before
+
+
+@pytest.mark.parametrize("name", ["../x", "A", "a b", "", "tools", "a" * 65, "-x"])
+def test_a_bad_name_writes_nothing(desk: Path, name: str) -> None:
+    assert run("--", name).exit_code != 0
+    assert files(desk) == {}
+
+
+def test_a_source_that_is_not_there_writes_nothing(desk: Path) -> None:
+    assert run("mine", "--from", "demo-gpu").exit_code != 0
+    assert files(desk) == {}
+
+
+def test_a_source_without_a_lock_gives_none(desk: Path) -> None:
+    shutil.copytree(shipped() / "platforms", desk / "recipes/platforms")
+    (desk / "recipes/bare.yaml").write_text((shipped() / "demo-cpu.yaml").read_text())
+    result = run("mine", "--from", "bare")
+    assert (result.exit_code, "no lock: bare has none" in result.stderr) == (0, True)
+    assert not (desk / "recipes/mine.lock.json").exists()
+
+
+def test_the_workflow_calls_verbs_that_exist_and_names_no_package_host(desk: Path) -> None:
+    run("mine")
+    text = (desk / ".github/workflows/image.yml").read_text()
+    made = yaml.safe_load(text)
+    assert made["env"] == {"RECIPES": "mine"}
+    verbs = re.findall(r"run: .*?privml-build ([a-z]+)", text)
+    assert verbs == ["lint", "lock", "image"]
+    assert set(verbs) <= set(VERBS)
+    assert "://" not in text
+    assert all(
+        re.search(r"@[0-9a-f]{40}$", step["uses"]) for step in made["jobs"]["image"]["steps"] if "uses" in step
+    )
+
+
+@given(st.text(max_size=40).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text)))
+def test_any_text_is_read_again_as_it_was(text: str) -> None:
+    assert document.parse(f"a: {scalar(text)}\n".encode(), "t").value == {"a": text}
+
+
+@pytest.mark.parametrize(
+    "text", ["true", "null", "12", "-1", "~", "a: b", "a #b", "- a", "*.gguf", "x:", "a ", " a", "&a", "0x1"]
+)
+def test_text_that_looks_like_something_else_is_quoted(text: str) -> None:
+    assert document.parse(f"a: {scalar(text)}\n".encode(), "t").value == {"a": text}
+
+
+def test_sizes_are_written_as_they_are_read() -> None:
+    assert [size_text(size << 20) for size in (512, 1024, 1536, 2048)] == ["512MiB", "1GiB", "1536MiB", "2GiB"]
+
+
+def test_a_long_description_stays_on_its_line(tmp_path: Path) -> None:
+    content = load(shipped() / "demo-cpu.yaml").content.model_copy(
+        update={"description": 'says "x": #1\n\u2028\x85' * 9}
+    )
+    (tmp_path / "x.yaml").write_text(commented(content, "demo-cpu"))
+    assert load(tmp_path / "x.yaml").content == content

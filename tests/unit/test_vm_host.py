@@ -1,0 +1,203 @@
+"""`doctor`: every state of a machine is judged, and each that is not well comes with its remedy."""
+
+from __future__ import annotations
+
+import http.server
+import json
+import threading
+from collections.abc import Iterator
+from dataclasses import fields, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from privml.base.errors import HostError
+from privml.cli import doctor as verb
+from privml.recipe.loader import shipped
+from privml.vm import survey
+from privml.vm.host import GIB, HostFacts, Line, MirrorFact, judge
+
+HEALTHY = HostFacts(
+    root=False,
+    namespaces_problem="",
+    apparmor_restricts=False,
+    subuids=65536,
+    subgids=65536,
+    id_programs=True,
+    store=Path("/store"),
+    store_problem="",
+    store_size=GIB,
+    store_free=20 * GIB,
+    out=Path("/work/out"),
+    out_free=20 * GIB,
+    tools_lock_problem="",
+    locked_at=datetime(2026, 11, 1, tzinfo=UTC),
+    missing=0,
+    mirrors=(MirrorFact("debian/forky", "mirror.example.invalid"),),
+    mirrors_problem="",
+    pip="pip 26.0",
+    pip_configured=True,
+    kvm="usable",
+    tdx_host="Y",
+    tdx_guest=False,
+    now=datetime(2026, 11, 21, tzinfo=UTC),
+)
+AWAY = (MirrorFact("debian/forky", "mirror.example.invalid", "timed out"),)
+
+# (what differs from a healthy machine, the line, its status, words of it)
+STATES: list[tuple[dict[str, object], str, str, str]] = [
+    ({}, "userns", "ok", "not root"),
+    ({"root": True}, "userns", "ok", "root, namespaces can be made"),
+    ({"namespaces_problem": "Operation not permitted"}, "userns", "fail", "Operation not permitted; allow user"),
+    ({"namespaces_problem": "no", "root": True}, "userns", "fail", "CAP_SYS_ADMIN"),
+    ({}, "apparmor", "ok", "does not restrict"),
+    ({"apparmor_restricts": True}, "apparmor", "ok", "does not matter here"),
+    ({"apparmor_restricts": True, "root": True}, "apparmor", "ok", "does not matter here"),
+    ({"apparmor_restricts": True, "namespaces_problem": "no"}, "apparmor", "fail", "sysctl kernel.apparmor"),
+    ({}, "subids", "ok", "65536 user ids"),
+    ({"root": True, "subuids": 0, "id_programs": False}, "subids", "ok", "not needed by root"),
+    ({"id_programs": False}, "subids", "fail", "install uidmap"),
+    ({"subuids": 65535}, "subids", "fail", "65535 subordinate user ids"),
+    ({"subgids": 0}, "subids", "fail", "usermod --add-subuids"),
+    ({}, "store", "ok", "/store, 1.0 GiB"),
+    ({"store_problem": "may not be written"}, "store", "fail", "set PRIVML_STORE"),
+    ({"store_free": 0}, "store-disk", "ok", "0.0 GiB free"),
+    ({"store_free": GIB, "missing": 1}, "store-disk", "fail", "a build needs 2; make room"),
+    ({"store_free": 3 * GIB, "missing": 1}, "store-disk", "warn", "enough for one image"),
+    ({"store_free": 4 * GIB, "missing": 1}, "store-disk", "ok", "4.0 GiB free"),
+    ({"out_free": 2 * GIB - 1}, "out-disk", "fail", "a build needs 2; make room below /work/out"),
+    ({"out_free": 2 * GIB}, "out-disk", "warn", "enough for one image"),
+    ({"out_free": 6 * GIB}, "out-disk", "ok", "6.0 GiB free"),
+    ({}, "tools-lock", "ok", "the store has all"),
+    ({"missing": 3}, "tools-lock", "ok", "lacks 3 locked files"),
+    ({"tools_lock_problem": "it is not there"}, "tools-lock", "fail", "it is not there; take"),
+    ({}, "clock", "ok", "2026-11-21, after the locks' 2026-11-01"),
+    ({"now": datetime(2026, 10, 31, tzinfo=UTC)}, "clock", "fail", "set the clock"),
+    ({}, "mirrors", "ok", "1 answered for debian/forky"),
+    ({"mirrors": ()}, "mirrors", "warn", "none is configured; give mirrors"),
+    ({"mirrors": (), "missing": 1}, "mirrors", "fail", "none is configured"),
+    ({"mirrors": AWAY}, "mirrors", "warn", "mirror.example.invalid: timed out"),
+    ({"mirrors": AWAY, "missing": 1}, "mirrors", "fail", "timed out; give mirrors"),
+    ({"mirrors": (*AWAY, MirrorFact("debian/forky", "b")), "missing": 1}, "mirrors", "warn", "others have"),
+    ({"mirrors_problem": "mirrors.yaml: not readable", "missing": 1}, "mirrors", "fail", "not readable"),
+    ({}, "pip", "ok", "pip 26.0, configured"),
+    ({"pip_configured": False}, "pip", "ok", "with its default index"),
+    ({"pip": ""}, "pip", "warn", "install python3-pip"),
+    ({"pip": "", "missing": 1}, "pip", "fail", "install python3-pip"),
+    ({}, "kvm", "ok", "runs the firmware"),
+    ({"kvm": "absent"}, "kvm", "warn", "emulated"),
+    ({"kvm": "forbidden"}, "kvm", "warn", "join the group kvm"),
+    ({"kvm": "failing"}, "kvm", "warn", "cannot run the firmware"),
+    ({"kvm": "untried"}, "kvm", "ok", "once the tools are unpacked"),
+    ({}, "tdx-host", "ok", "kvm_intel has TDX"),
+    ({"tdx_host": "N"}, "tdx-host", "warn", "kvm_intel says N"),
+    ({"tdx_host": ""}, "tdx-host", "warn", "knows no TDX"),
+    ({}, "tdx-guest", "ok", "no TD, and need not be one"),
+    ({"tdx_guest": True}, "tdx-guest", "ok", "this is a TD"),
+]
+
+
+def line(facts: HostFacts, name: str) -> Line:
+    (found,) = [line for line in judge(facts) if line.name == name]
+    return found
+
+
+@pytest.mark.parametrize(("changes", "name", "status", "words"), STATES)
+def test_each_state_has_its_line(changes: dict[str, object], name: str, status: str, words: str) -> None:
+    found = line(replace(HEALTHY, **changes), name)
+    assert (found.status, words in str(found)) == (status, True), str(found)
+    assert bool(found.remedy) == (status != "ok")
+
+
+def test_every_fact_decides_something() -> None:
+    decisive = {name for changes, *_ in STATES for name in changes}
+    assert {field.name for field in fields(HostFacts)} - decisive == {"store", "store_size", "out", "locked_at"}
+
+
+def test_without_locks_nothing_is_said_of_the_clock() -> None:
+    assert "clock" not in [line.name for line in judge(replace(HEALTHY, locked_at=None))]
+
+
+def test_only_what_a_build_needs_ends_in_exit_5(monkeypatch: pytest.MonkeyPatch) -> None:
+    emulated = replace(HEALTHY, kvm="absent", tdx_host="")
+    monkeypatch.setattr(verb, "look", lambda *_: emulated)
+    done = CliRunner().invoke(verb.doctor, [])
+    assert done.exit_code == 0
+    assert "warn kvm: not there, machines are emulated; enable" in done.stdout
+    monkeypatch.setattr(verb, "look", lambda *_: replace(emulated, out_free=0))
+    done = CliRunner().invoke(verb.doctor, ["--json"])
+    assert isinstance(done.exception, HostError)
+    assert done.exception.message == "a build needs: out-disk"
+    told = json.loads(done.stdout)
+    assert told["ok"] is False
+    assert [line["name"] for line in told["lines"] if line["status"] == "fail"] == ["out-disk"]
+
+
+def test_looking_at_an_empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRIVML_STORE", str(tmp_path / "a/b/store"))
+    monkeypatch.setattr(survey, "host_mirrors", dict)
+    facts = survey.look(shipped() / "tools.lock.json", [shipped() / "demo-cpu.lock.json"], root=tmp_path)
+    assert (facts.kvm, facts.tdx_host, facts.tdx_guest, facts.apparmor_restricts) == ("absent", "", False, False)
+    assert facts.missing > 100
+    assert facts.mirrors == ()
+    assert facts.store_problem == ""
+    assert facts.pip.startswith("pip")
+    assert facts.locked_at is not None
+    assert not (tmp_path / "a").exists(), "looking made the store"
+    (tmp_path / "proc/sys/kernel").mkdir(parents=True)
+    (tmp_path / "proc/sys/kernel/apparmor_restrict_unprivileged_userns").write_text("1\n")
+    (tmp_path / "sys/module/kvm_intel/parameters").mkdir(parents=True)
+    (tmp_path / "sys/module/kvm_intel/parameters/tdx").write_text("Y\n")
+    (tmp_path / "dev").mkdir()
+    for device in ("kvm", "tdx_guest"):
+        (tmp_path / "dev" / device).touch()
+    facts = survey.look(tmp_path / "tools.lock.json", [], root=tmp_path)
+    assert (facts.kvm, facts.tdx_host, facts.tdx_guest, facts.apparmor_restricts) == ("untried", "Y", True, True)
+    assert "is not there" in facts.tools_lock_problem
+    assert facts.locked_at is None
+
+
+def test_a_store_below_a_file_cannot_be_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("PRIVML_STORE", str(tmp_path / "file/store"))
+    monkeypatch.setattr(survey, "host_mirrors", dict)
+    assert "is not a directory" in survey.look(tmp_path / "none", [], root=tmp_path).store_problem
+
+
+def test_subordinate_ids_are_counted_by_name_and_number(tmp_path: Path) -> None:
+    table = tmp_path / "subuid"
+    table.write_text("me:100000:65536\nother:165536:65536\n1000:300000:10\nme:broken\n:1:5\nme:1:x\n")
+    assert survey.subordinate(table, "me", 1000) == 65546
+    assert survey.subordinate(table, "", 7) == 0
+    assert survey.subordinate(tmp_path / "none", "me", 1000) == 0
+
+
+@pytest.fixture
+def mirror() -> Iterator[str]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_HEAD(self) -> None:
+            self.send_response(200 if self.path == "/debian/dists/forky/InRelease" else 404)
+            self.end_headers()
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/debian"
+    server.shutdown()
+    server.server_close()
+
+
+def test_a_mirror_is_asked_for_headers_and_told_without_a_password(
+    mirror: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("no_proxy", "*")
+    assert survey.ask("debian/forky", mirror) == MirrorFact("debian/forky", "127.0.0.1")
+    assert survey.ask("debian/trixie", mirror).problem == "status 404"
+    away = survey.ask("debian/forky", "http://me:secret@127.0.0.1:1/debian")
+    assert away.problem
+    assert "secret" not in f"{away}"
