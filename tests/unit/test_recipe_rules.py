@@ -101,6 +101,17 @@ def test_a_warning_stops_nobody(recipes: Path) -> None:
     assert "there is no demo-cpu.lock.json" in result.stderr
 
 
+def test_every_stale_part_is_named_in_one_line(recipes: Path) -> None:
+    broken(recipes, "stale-lock")
+    with (recipes / "tools.lock.json").open("a") as file:
+        file.write("\n")
+    (line,) = run("demo-cpu").stderr.splitlines()
+    assert (
+        "demo-cpu.lock.json is stale: recipe: it, or what it extends, was changed after the lock was made; " in line
+    )
+    assert "; tools: the tools lock is another one [stale-lock]" in line
+
+
 def test_memory_is_counted_to_the_byte(recipes: Path) -> None:
     recipe = load(recipes / RECIPE)
     just = LockFacts(there=True, model_size=1536 * MIB)

@@ -88,7 +88,8 @@ def lock_facts(recipe: Recipe) -> LockFacts:
     try:
         check(recipe, lock, current_inputs(recipe, images_folder(), tools_lock_path(recipe.path)))
     except InputsError as error:
-        return LockFacts(there=True, stale=error.message.replace("\n ", ""), model_size=size)
+        head, *parts = error.message.splitlines()
+        return LockFacts(there=True, stale=f"{head} {'; '.join(part.strip() for part in parts)}", model_size=size)
     return LockFacts(there=True, model_size=size)
 
 
