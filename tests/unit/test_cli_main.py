@@ -406,7 +406,7 @@ def test_the_store_is_counted_and_checked(place: Path, capsys: pytest.CaptureFix
     from privml.store.objects import Store
 
     digest = Store().add_bytes(b"hello")
-    assert Outcome(capsys, "store", "status").stdout == f"{place}/store: 1 objects, 0.0 MiB\n"
+    assert Outcome(capsys, "store", "size").stdout == f"{place}/store: 1 objects, 0.0 MiB\n"
     assert Outcome(capsys, "store", "verify").stdout == "ok 1 objects\n"
     path = Store().path(digest)
     path.chmod(0o644)
