@@ -131,6 +131,23 @@ def test_a_second_build_makes_nothing(fake: Fake, out: Path) -> None:
     assert len(fake.calls()) == calls
 
 
+def test_a_refreshed_image_says_so_and_is_another_build(fake: Fake, out: Path) -> None:
+    plain = made(fake, out)
+    assert not plain.manifest.refreshed
+    built = build(fake.recipe, fake.lock, fake.store, fake.tools, out, refreshed=True)
+    assert not built.cached
+    assert manifest.read(out).refreshed
+    assert built.manifest.artefacts == plain.manifest.artefacts
+
+
+def test_what_a_killed_build_left_goes_with_the_next(fake: Fake, out: Path) -> None:
+    names = [f".{out.name}.abcd1234", f".{out.name}.old.abcd1234", f".{out.name}-dev.abcd1234"]
+    for name in names:
+        (out.parent / name / "was").mkdir(parents=True)
+    made(fake, out)
+    assert [name for name in names if (out.parent / name).exists()] == names[2:]
+
+
 def test_force_builds_again_and_the_bytes_agree(fake: Fake, out: Path) -> None:
     first = made(fake, out)
     bodies = {name: (out / name).read_bytes() for name in PARTS}

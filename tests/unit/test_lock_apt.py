@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -123,6 +124,11 @@ def test_packages_come_with_digest_and_origin() -> None:
 def test_the_kernels_metapackage_becomes_its_parts() -> None:
     found = resolve(Apt().tools(), MIRRORS, wanted("linux-image-cloud-amd64", "a"), now=NOW)
     assert found.requested == ("linux-binary-7", "linux-modules-7", "a")
+
+
+def test_a_kernel_that_stays_is_not_followed() -> None:
+    kept = replace(wanted("linux-image-cloud-amd64", "a"), kernel=("linux-binary-7",))
+    assert resolve(Apt().tools(), MIRRORS, kept, now=NOW).requested == ("linux-binary-7", "a")
 
 
 def test_a_kernel_in_one_piece_stays_as_it_is() -> None:

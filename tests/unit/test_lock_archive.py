@@ -16,7 +16,7 @@ from privml.base.errors import InputsError
 from privml.base.run import run
 from privml.lock.apt import AptTools, Resolution, Suite, Wanted, resolve
 from privml.lock.changes import changes
-from privml.lock.make import Solver, bring
+from privml.lock.make import Solver, bring, solve
 from privml.lock.models import Archive, Lock, Tree, TreeFile
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
@@ -200,8 +200,23 @@ def test_what_is_gone_takes_along_only_what_it_forces(
     told = capsys.readouterr().err
     assert "1 of 4 locked packages are gone; 3 are kept" in told
     assert "gone - app 1" in told
-    assert "forces others to move: lib\n" in told
+    assert "what moves forces others to move: lib\n" in told
     assert moves(lock, after) == ["RTMR1 moves: 2 guest packages", "RTMR2 moves: 2 guest packages"]
+
+
+@needs_apt
+def test_an_upgrade_of_one_package_keeps_what_the_archive_no_longer_lists(
+    folder: Path, mirrors: Mirrors, store: Store, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lock = lock_of(solved(mirrors))
+    bring(store, (*lock.packages, *lock.firmware), mirrors=lambda: mirrors)
+    fake_archive.write(folder, "second")
+    held = (*lock.packages, *lock.firmware)
+    pins = {package.name: package.version for package in held if package.name != "lib"}
+    solver = Solver(tools=lambda: TOOLS, mirrors=lambda: mirrors, now=LATE)
+    found = solve(Wanted((FORKY,), ("app",), ("firm",), pins), held, lock.archives, store, solver)
+    assert [str(package) for package in (*found.packages, *found.alone)] == ["app 2", "common 1", "lib 2", "firm 1"]
+    assert "what moves forces others to move: app\n" in capsys.readouterr().err
 
 
 @needs_apt

@@ -137,6 +137,25 @@ def test_upgrades_drop_the_pins_they_should(
     assert archives.asked[-1].pins == {}
 
 
+def test_a_kernel_that_is_here_stays_until_it_shall_move(
+    archives: Archives, recipe: Recipe, current: Current, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parts = ("linux-binary-7", "linux-modules-7")
+    archives.packages = (package("a"), *(package(name) for name in (*parts, "linux-base-7")))
+    first = make_lock(recipe, current, None, store, solver())
+    monkeypatch.setattr(make.Kept, "of", lambda _, found: make.Kept(found, ""))
+    monkeypatch.setattr(Store, "has", lambda *_: True)
+    make_lock(recipe, current, first, store, solver(("a",)))
+    assert archives.asked[-1].kernel == parts
+    for moving in ((), ("linux-modules-7",), ("linux-image-cloud-amd64",)):
+        make_lock(recipe, current, first, store, solver(moving))
+        assert archives.asked[-1].kernel == ()
+    monkeypatch.setattr(Store, "has", lambda _, digest: False)
+    monkeypatch.setattr(Store, "add_bytes", lambda *_: "")
+    make_lock(recipe, current, first, store, solver(("a",)))
+    assert archives.asked[-1].kernel == ()
+
+
 def test_another_request_is_solved_again_with_all_pins(
     archives: Archives, recipe: Recipe, current: Current, store: Store
 ) -> None:

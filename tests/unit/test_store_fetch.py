@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from privml.base.errors import InputsError
-from privml.store.fetch import Item, fetch
+from privml.store.fetch import GoneError, Item, fetch
 from privml.store.objects import Store
 
 DATA = bytes(range(256)) * 2000
@@ -201,8 +201,9 @@ def test_every_attempt_is_counted(store: Store, server: Server) -> None:
 
 
 def test_no_source_at_all(store: Store) -> None:
-    with pytest.raises(InputsError, match="no mirror is configured"):
+    with pytest.raises(InputsError, match="no mirror is configured") as caught:
         get(store, item())
+    assert not isinstance(caught.value, GoneError), "where nobody was asked, nobody said that it is gone"
 
 
 def test_a_host_that_is_not_there(store: Store) -> None:

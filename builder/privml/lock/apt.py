@@ -20,7 +20,8 @@ from pathlib import Path
 
 from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed, run
-from privml.lock.aptstate import KEPT, Kept, apt_configuration, preferences, write_kept
+from privml.base.steps import say
+from privml.lock.aptstate import KEPT, Kept, apt_configuration, blamed, preferences, write_kept
 from privml.lock.debian import PackagesIndex, Release, dependency_names, parse_inrelease
 from privml.lock.models import Archive, Package, format_time, parse_time
 from privml.store.mirrors import Mirrors
@@ -98,6 +99,8 @@ class Wanted:
     pins: Mapping[str, str] = field(default_factory=dict)
     # Locked packages that may be chosen whether or not an archive still lists them.
     kept: tuple[Kept, ...] = ()
+    # The kernel's packages when they stay: the metapackage would lead to the newest ones.
+    kernel: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -125,18 +128,17 @@ def resolve(
     allow_expired: bool = False,
     now: datetime | None = None,
 ) -> Resolution:
-    """Update the lists (signatures checked), refuse old or expired ones, and let apt solve the set."""
+    """Update the lists (signatures checked), refuse old or expired ones, and let apt solve the set.
+
+    Pins are kept but where apt finds no solution with them: those that its complaint names are let go, aloud.
+    """
     with Session.opened(tools, mirrors, wanted) as session:
         archives, inreleases = session.archives(before, allow_expired=allow_expired, now=now or datetime.now(UTC))
         indexes = session.indexes()
         requested = tuple(part for name in wanted.install for part in session.kernel_parts(name, indexes))
-        return Resolution(
-            archives,
-            inreleases,
-            requested,
-            in_order(session.solve(requested, indexes)),
-            in_order([session.candidate(name, indexes) for name in wanted.alone]),
-        )
+        packages = session.solve_keeping(requested, indexes)
+        alone = [session.candidate(name, indexes) for name in wanted.alone]
+        return Resolution(archives, inreleases, requested, in_order(packages), in_order(alone))
 
 
 class Session:
@@ -245,6 +247,8 @@ class Session:
         """
         if not name.startswith("linux-image-"):
             return [name]
+        if self._wanted.kernel:
+            return list(self._wanted.kernel)
         fields = self._candidate_fields(name, indexes)
         depends = [other for other in dependency_names(fields.get("Depends", "")) if other.startswith("linux-")]
         binaries = [other for other in depends if other.startswith("linux-binary-")]
@@ -260,6 +264,20 @@ class Session:
         except HostError as error:
             raise InputsError(f"apt finds no solution for the requested packages\n{error.message}") from error
         return [self._found(uri, indexes) for uri in printed_uris(printed)]
+
+    def solve_keeping(self, names: Sequence[str], indexes: Sequence[PackagesIndex]) -> list[Package]:
+        """``solve``; pins that make a solution impossible are let go until there is one."""
+        pins = dict(self._wanted.pins)
+        while True:
+            try:
+                return self.solve(names, indexes)
+            except InputsError as error:
+                forced = blamed(error.message, pins)
+                if not forced:
+                    raise
+                say("what moves forces others to move: " + ", ".join(forced))
+                pins = {name: version for name, version in pins.items() if name not in forced}
+                self.pin(pins)
 
     def candidate(self, name: str, indexes: Sequence[PackagesIndex]) -> Package:
         """The version of ``name`` that apt would choose, alone."""
@@ -284,7 +302,10 @@ class Session:
             digest = uri.removeprefix(held).removeprefix("./").removesuffix(".deb")
             return next(kept.package for kept in self._wanted.kept if kept.package.sha256 == digest)
         index, pool = _locate(uri, indexes)
-        return index.package(pool)
+        listed = index.package(pool)
+        # The very record of before, so that a package which stays is no line of a diff.
+        same = (kept.package for kept in self._wanted.kept if kept.package.sha256 == listed.sha256)
+        return next(same, listed)
 
 
 def judge(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,6 +34,23 @@ class Kept:
                 if entry.name in ("control", "./control") and (file := archive.extractfile(entry)) is not None:
                     return cls(package, file.read().decode("utf-8").strip())
         raise InputsError(f"{what}: its control archive has no file `control`")
+
+
+def kernel_of(packages: Iterable[Package]) -> tuple[str, ...]:
+    """The names to ask for so that the kernel among ``packages`` stays; none when there is none."""
+    names = [package.name for package in packages if package.name.startswith("linux-")]
+    split = any(name.startswith("linux-binary-") for name in names)
+    return tuple(
+        name for name in names if name.startswith(("linux-binary-", "linux-modules-") if split else "linux-image-")
+    )
+
+
+def blamed(message: str, pins: Mapping[str, str]) -> list[str]:
+    """The pinned packages that apt's complaint names; all of them when it names none."""
+    # Only apt's lines about relations: its prose holds words such as "file" and "time", which are packages too.
+    lines = [line for line in message.splitlines() if re.search(r"Depends|Breaks|Conflicts|selected", line)]
+    words = {word.strip("`'\",.;()[]").partition(":")[0] for line in lines for word in line.split()}
+    return sorted(words & pins.keys()) or sorted(pins)
 
 
 def write_kept(folder: Path, kept: Sequence[Kept]) -> str:

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.base.files import sha256_file
-from privml.lock.apt import AptTools, Resolution, Session, Suite, Wanted, resolve, suites_of
+from privml.lock.apt import AptTools, Resolution, Suite, Wanted, resolve, suites_of
+from privml.lock.aptstate import Kept, kernel_of
 from privml.lock.changes import tree_changes
 from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
 from privml.lock.trees import agent_tree, guest_tree
@@ -102,8 +103,10 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
         archives, packages, alone = previous.archives, previous.packages, previous.firmware
     else:
         known = (*previous.packages, *previous.firmware) if previous is not None else ()
-        found = _solve(
-            Wanted(suites, requested, firmware, _pins(known, solver)),
+        pins = _pins(known, solver)
+        found = solve(
+            Wanted(suites, requested, firmware, pins, kernel=_kernel(previous, requested, pins, store, solver)),
+            known,
             previous.archives if previous else (),
             store,
             solver,
@@ -135,8 +138,9 @@ def make_tools_lock(previous: ToolsLock | None, store: Store, solver: Solver) ->
         and _suite_names(previous.archives) == [(suite.label, suite.name) for suite in suites]
     ):
         return previous
-    wanted = Wanted(suites, TOOLS_REQUESTED, (), _pins(previous.packages if previous else (), solver))
-    found = _solve(wanted, previous.archives if previous else (), store, solver)
+    known = previous.packages if previous else ()
+    wanted = Wanted(suites, TOOLS_REQUESTED, (), _pins(known, solver))
+    found = solve(wanted, known, previous.archives if previous else (), store, solver)
     return ToolsLock(
         source_date_epoch=_epoch(found.archives),
         archives=found.archives,
@@ -201,23 +205,22 @@ def _bring_wheel(store: Store, wheel: Wheel, pools: Sequence[Pool]) -> int:
     return wheel.size
 
 
-def _solve(wanted: Wanted, before: Sequence[Archive], store: Store, solver: Solver) -> Resolution:
+def solve(
+    wanted: Wanted, held: Iterable[Package], before: Sequence[Archive], store: Store, solver: Solver
+) -> Resolution:
+    """Resolve, keeping what is pinned: also the .debs of ``held`` in the store that no archive lists any more."""
+    kept = [package for package in held if package.name in wanted.pins and store.has(package.sha256)]
     found = resolve(
-        solver.tools(), solver.mirrors(), wanted, before=before, allow_expired=solver.allow_expired, now=solver.now
+        solver.tools(),
+        solver.mirrors(),
+        replace(wanted, kept=tuple(Kept.of(store, package) for package in kept)),
+        before=before,
+        allow_expired=solver.allow_expired,
+        now=solver.now,
     )
     for inrelease in found.inreleases:
         store.add_bytes(inrelease)
     return found
-
-
-def judged_archives(session: Session, before: Sequence[Archive], store: Store, solver: Solver) -> tuple[Archive, ...]:
-    """The signed states of an open apt session, judged and kept in the store."""
-    archives, inreleases = session.archives(
-        before, allow_expired=solver.allow_expired, now=solver.now or datetime.now(UTC)
-    )
-    for inrelease in inreleases:
-        store.add_bytes(inrelease)
-    return archives
 
 
 def _same_request(previous: Lock, requested: Sequence[str], firmware: Sequence[str], suites: Sequence[Suite]) -> bool:
@@ -237,6 +240,23 @@ def _pins(packages: Iterable[Package], solver: Solver) -> dict[str, str]:
         return {}
     moving = solver.upgrade or ()
     return {package.name: package.version for package in packages if package.name not in moving}
+
+
+def _kernel(
+    previous: Lock | None, requested: Sequence[str], pins: Mapping[str, str], store: Store, solver: Solver
+) -> tuple[str, ...]:
+    """The locked kernel's packages when the same kernel is asked for, it shall stay, and all of it is here."""
+    if previous is None or not _images(requested) or _images(requested) != _images(previous.packages_requested):
+        return ()
+    if set(_images(requested)) & set(solver.upgrade or ()):
+        return ()
+    held = [package for package in previous.packages if package.name.startswith("linux-")]
+    here = all(package.name in pins and store.has(package.sha256) for package in held)
+    return kernel_of(held) if here else ()
+
+
+def _images(requested: Sequence[str]) -> list[str]:
+    return [name for name in requested if name.startswith("linux-image-")]
 
 
 def _epoch(archives: Sequence[Archive]) -> int:
