@@ -76,6 +76,7 @@ class Result:
     differs: str = ""
     prompts: list[bytes] = field(default_factory=list)
     canary: list[str] = field(default_factory=list)
+    begun: list[str] = field(default_factory=list)
     sysrq: bool = False
     after: str = ""
     written: bool = False
@@ -83,7 +84,7 @@ class Result:
     @property
     def held(self) -> bool:
         """True when the guest ended as it must, and gave nothing away."""
-        quiet = not (self.prompts or self.canary or self.sysrq or self.written)
+        quiet = not (self.prompts or self.canary or self.begun or self.sysrq or self.written)
         return quiet and re.match(self.attempt.ends, self.ended) is not None
 
     def row(self) -> str:
@@ -112,6 +113,7 @@ def run(bench: Bench, attempt: Attempt) -> Result:
                 canary = _ask(machine)
                 result.sysrq, result.after = hands.break_in()
                 result.canary = _found(machine, canary, copies.values())
+        result.begun = disks.begun(machine.packets)
         result.seconds = time.monotonic() - start
         result.prompts = sorted({match[0] for match in PROMPT.finditer(machine.console.read_bytes())})
         if result.prompts or re.match(attempt.ends, result.ended) is None:
@@ -145,11 +147,14 @@ def _ending(machine: Machine) -> str:
 
 
 def _last_words(machine: Machine) -> str:
-    """Why it is off, in the guest's own words: the last line that says so."""
+    """Why it is off, in the guest's own words."""
     text = machine.console.read_bytes().decode("utf-8", "replace")
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
-    telling = [line for line in lines if re.search(r"privml-init:|Kernel panic|systemd\[1\]|Failed|Power", line)]
-    last = telling[-1] if telling else next((line for line in reversed(lines) if line), "nothing said")
+    for telling in (r"privml-init:|Kernel panic", r"dm-verity|systemd\[1\].*Failed", r"reboot:", r"."):
+        found = [line for line in lines if re.search(telling, line)]
+        if found:
+            break
+    last = found[0] if found else "nothing said"
     return re.sub(r"^\[ *[0-9.]+\] ", "", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last))[:160]
 
 
@@ -252,7 +257,7 @@ class Typist:
 
     def _flood(self) -> None:
         with contextlib.suppress(OSError, ValueError):
-            while not self._over.wait(0.3):
+            while not self._over.wait(1.0):
                 for line in self.LINES:
                     self._socket.sendall(line)
                 # Not `b` or `c`: early in the boot, before /init, the kernel's own default lets some keys through.

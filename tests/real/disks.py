@@ -1,4 +1,4 @@
-"""Disks as a dishonest host would hand them in: emptied, corrupted, or with partitions more than they should have."""
+"""Disks as a dishonest host would hand them in, and what it can read afterwards: disks and packets."""
 
 from __future__ import annotations
 
@@ -121,3 +121,29 @@ def holds(path: Path, needle: bytes) -> bool:
         return False
     with path.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
         return view.find(needle) >= 0
+
+
+def begun(packets: Path) -> list[str]:
+    """What the guest began to say to others (pcap of its network), but for ARP and DHCP: nothing, if all is well."""
+    data = packets.read_bytes() if packets.exists() else b""
+    guest = bytes.fromhex("525400123456")  # QEMU's default for the first card
+    found = []
+    at = 24
+    while at + 16 <= len(data):
+        (size,) = struct.unpack_from("<I", data, at + 8)
+        frame = data[at + 16 : at + 16 + size]
+        at += 16 + size
+        if frame[6:12] != guest or frame[12:14] == b"\x08\x06":
+            continue
+        if frame[12:14] != b"\x08\x00":
+            found.append(f"ethertype {frame[12:14].hex()}")
+            continue
+        head = 14 + (frame[14] & 15) * 4
+        protocol, target = frame[23], ".".join(str(part) for part in frame[30:34])
+        source_port, port = struct.unpack_from(">HH", frame, head)
+        if protocol == 17 and (source_port, port) == (68, 67):
+            continue
+        if protocol == 6 and frame[head + 13] & 0x12 != 0x02:
+            continue  # not a SYN alone: part of an answer
+        found.append(f"protocol {protocol} to {target}:{port}")
+    return found

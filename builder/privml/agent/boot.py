@@ -1,8 +1,8 @@
 """The boot, as root: stage after stage, and nothing goes on after one that failed.
 
 A failed stage stops here, for good: the engine never starts, the server (if it has an identity) answers 503 and
-shows the table, and no quote is ever given. After the last stage this process watches engine, broker and devices; when one
-of them ends or a device is plugged in, the broker extends `failed` before anything else is said.
+shows the table, and no quote is ever given. After the last stage this process watches engine, broker and devices;
+when one of them ends or a device is plugged in, the broker extends `failed` before anything else is said.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ the way to an allowed path are allowed. FORBIDDEN are names that may be nowhere,
 
 from __future__ import annotations
 
-# Units of the distribution that stay; ours come from images/guest. What is not there cannot be started, masked or not.
+# Units of the distribution that stay; ours come from images/guest. What is not there needs no mask.
 UNITS = (
     "final.target",
     "network-pre.target",
@@ -84,8 +84,8 @@ ALLOWED = (
     "var/tmp",
 )
 FORBIDDEN = (
-    "*getty*",
     "*.timer",
+    "*getty*",
     "apt*",
     "authorized_keys*",
     "ash",

@@ -31,8 +31,8 @@ class Launch:
     makes the guest's memory a file, so that the firmware's log can be read from outside. ``fw_cfg`` are files
     handed to the guest by the host (name -> bytes).
 
-    For those who try to get in: ``extra`` arguments for QEMU, ``attached`` files that they may name as /attached/NAME,
-    ``writable`` disks (give copies in ``replaced``), and ``typed``: the serial console as a socket to type at.
+    For those who try to get in: ``extra`` arguments for QEMU, ``attached`` files that these may name as
+    /attached/NAME, ``writable`` disks (give copies in ``replaced``), ``typed``: a console that can be typed at.
     """
 
     image: Path
