@@ -2,13 +2,15 @@
 """mkosi's finalize script: bring the tree into its final, normal form before verity seals it.
 
 Runs in the tools tree's sandbox. Reads ``privml.json`` beside mkosi.conf:
-{"modules": [names], "initrd_modules": [names, in load order], "generators": [names], "programs": [names], "overlay": [paths],
-"epoch": n}
+{"modules": [names], "initrd_modules": [names, in load order], "generators": [names], "programs": [names],
+"units": [names], "systemd": [names], "paths": [patterns], "forbidden": [names], "overlay": [paths], "epoch": n}
 Takes kernel and initrd parts out to $OUTPUTDIR, removes what the guest does not need or what differs between builds,
-compiles Python, and brings owners, modes and times into one form. Fails when a kernel, module or program is missing.
+compiles Python, and brings owners, modes and times into one form. Fails when a kernel, module, program or unit is
+missing, and when the tree holds a path that nobody declared.
 """
 
 import compileall
+import fnmatch
 import json
 import lzma
 import os
@@ -46,6 +48,13 @@ def libraries(program: Path) -> list[Path]:
     ).stdout
     return [root / path.lstrip("/") for path in re.findall(r"(/\S+) \(0x", text)]
 
+
+# -- which package brought which path, while dpkg's lists are still there ---------------------------------------
+packages: dict[str, str] = {}
+for path in sorted((root / "var/lib/dpkg/info").glob("*.list")):
+    for line in path.read_text().splitlines():
+        name = line.lstrip("/")
+        packages[name] = packages[f"usr/{name}"] = path.stem
 
 # -- kernel and initrd parts leave the tree ---------------------------------------------------------------------
 kernels = sorted((root / "usr/lib/modules").iterdir())
@@ -188,15 +197,38 @@ generators = root / "usr/lib/systemd/system-generators"
 for path in sorted(generators.iterdir()) if generators.is_dir() else []:
     if path.name not in facts["generators"]:
         path.unlink()
-# Units are enabled, masked and drawn in by the overlay alone: what presets and maintainer scripts linked goes.
+# Units are enabled and drawn in by the overlay alone: what presets and maintainer scripts linked goes, and so do the
+# distribution's units, programs and rules that are not on the lists.
 overlay = set(facts["overlay"])
-for base in ("etc/systemd/system", "etc/systemd/network", "etc/modules-load.d", "etc/sysctl.d", "etc/udev/rules.d"):
+units = root / "usr/lib/systemd/system"
+missing = [name for name in facts["units"] if not (units / name).is_file()]
+if missing:
+    fail(f"units that the guest needs are not there: {missing}")
+for path in sorted(units.iterdir()):
+    if path.name not in facts["units"] and str(path.relative_to(root)) not in overlay:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+for path in sorted((root / "usr/lib/systemd").iterdir()):
+    if path.name not in facts["systemd"]:
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+for base in ("etc/systemd", "etc/modules-load.d", "etc/sysctl.d", "etc/udev", "usr/lib/systemd/system-preset",
+             "usr/lib/sysusers.d"):
     for path in sorted((root / base).rglob("*"), reverse=True):
         if path.is_dir() and not path.is_symlink():
             if not any(path.iterdir()):
                 path.rmdir()
         elif str(path.relative_to(root)) not in overlay:
             path.unlink()
+remove(
+    "boot", "efi", "home", "media", "mnt", "opt", "srv", "init", "etc/udev", "usr/local", "usr/lib/udev",
+    "usr/lib/tmpfiles.d", "usr/lib/sysctl.d", "usr/lib/modprobe.d", "usr/lib/depmod.d", "usr/lib/environment.d",
+    "usr/lib/x86_64-linux-gnu/engines-3", "usr/lib/x86_64-linux-gnu/llama/libllama-[bcq]*", "usr/share",
+    "usr/lib/python3/dist-packages/bcrypt*", "var/cache", "var/lib/*", "var/lock",
+    "etc/bindresvport.blacklist", "etc/binfmt.d", "etc/credstore*", "etc/debian_version", "etc/default", "etc/depmod.d",
+    "etc/environment", "etc/ethertypes", "etc/host.conf", "etc/inputrc", "etc/ld.so.conf*", "etc/libaudit.conf",
+    "etc/locale.conf", "etc/localtime", "etc/mime.types", "etc/modprobe.d", "etc/modules", "etc/networks", "etc/pam.*",
+    "etc/protocols", "etc/python3*", "etc/rmt", "etc/rpc", "etc/security", "etc/services", "etc/terminfo",
+    "etc/tmpfiles.d", "etc/vconsole.conf", "etc/wgetrc", "etc/xattr.conf", "etc/xdg",
+)
 
 # -- fixed forms --------------------------------------------------------------------------------------------------
 (root / "etc/machine-id").write_bytes(b"")
@@ -223,6 +255,49 @@ for tree in (root / "usr/lib/python3.14", root / "usr/lib/python3/dist-packages"
         invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
     ) and tree.name == "privml":
         fail("the agent does not compile")
+
+# -- nothing that nobody declared ---------------------------------------------------------------------------------
+allowed = {name for name in facts["paths"] if "*" not in name} | overlay - {"usr/lib/privml/initrd-init"}
+allowed |= {f"usr/lib/systemd/{name}" for name in facts["systemd"]}
+allowed |= {f"usr/lib/systemd/system/{name}" for name in facts["units"]}
+patterns = [name for name in facts["paths"] if "*" in name]
+trees = [name.removesuffix("/**") for name in patterns if name.endswith("/**")]
+
+
+def same_depth(name: str, pattern: str) -> bool:
+    """A `*` is a part of one name, never a slash."""
+    parts, wanted = name.split("/"), pattern.split("/")
+    return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
+
+
+def declared(name: str, *, directory: bool) -> bool:
+    """Whether a path is on the list, below a tree of the list, or on the way to something that is."""
+    parts = name.split("/")
+    if name in allowed or (parts[:2] in (["usr", "bin"], ["usr", "sbin"]) and len(parts) <= 3):
+        return True  # programs were compared with their own list above
+    if any(same_depth(name, pattern) for pattern in patterns):
+        return True
+    for tree in trees:
+        depth = tree.count("/") + 1
+        if len(parts) >= depth and same_depth("/".join(parts[:depth]), tree):
+            return True
+    if not directory:
+        return False
+    ways = [*allowed, *patterns]
+    return any(len(way.split("/")) > len(parts) and same_depth(name, "/".join(way.split("/")[: len(parts)])) for way in ways)
+
+
+wrong = []
+for path in sorted(root.rglob("*")):
+    name = str(path.relative_to(root))
+    directory = path.is_dir() and not path.is_symlink()
+    if any(fnmatch.fnmatchcase(path.name, bad) for bad in facts["forbidden"]):
+        wrong.append(f"/{name} ({packages.get(name, 'no package')}) is forbidden")
+    elif not declared(name, directory=directory):
+        wrong.append(f"/{name} ({packages.get(name, 'no package')}) is not declared")
+if wrong:
+    more = f"\n  and {len(wrong) - 40} more" if len(wrong) > 40 else ""
+    fail("the tree holds what nobody declared (image/paths.py):\n  " + "\n  ".join(wrong[:40]) + more)
 
 for path in [root, *root.rglob("*")]:
     status = path.lstat()

@@ -31,8 +31,64 @@ h11.Connection.next_event = _logged
 """
 
 
+CALLER = """
+
+# Somebody else's code in the server's process: every way to begin to speak to the outside.
+def _calls():
+    import errno
+
+    there = ("10.0.2.2", 9)
+
+    def tcp(family=socket.AF_INET, address=there, protocol=0):
+        with socket.socket(family, socket.SOCK_STREAM, protocol) as call:
+            call.settimeout(2)
+            call.connect(address)
+
+    def udp():
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as call:
+            call.sendto(b"x", there)
+
+    def fastopen():
+        with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as call:
+            call.settimeout(2)
+            call.sendto(b"x", socket.MSG_FASTOPEN, there)
+
+    def again():
+        # An accepted socket was open to the outside already: forget the caller, call somebody else.
+        import ctypes
+
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            with socket.create_connection(listener.getsockname()), listener.accept()[0] as call:
+                libc = ctypes.CDLL(None)
+                libc.connect(call.fileno(), bytes(16), 16)
+                call.connect(there)
+
+    def mapped():
+        tcp(socket.AF_INET6, ("::ffff:10.0.2.2", 9))
+
+    def mptcp():
+        tcp(protocol=262)
+
+    for probe in (tcp, udp, fastopen, again, mapped, mptcp):
+        try:
+            probe()
+            said = "went-out"
+        except OSError as error:
+            said = errno.errorcode.get(error.errno, str(error)).replace(" ", "-")
+        print("PROBE", probe.__name__, said, file=sys.stderr, flush=True)
+
+
+threading.Thread(target=_calls).start()
+"""
+
+
 def root_with_logger(tools: ToolsTree, image: Path, manifest: Manifest, out: Path) -> dict[str, Path]:
     """root.raw with a prompt logger in the agent's server, and a uki.efi that names its new root hash."""
+    return root_with(tools, image, manifest, out, LOGGER)
+
+
+def root_with(tools: ToolsTree, image: Path, manifest: Manifest, out: Path, addition: str) -> dict[str, Path]:
+    """root.raw with further code in the agent's server, and a uki.efi that names its new root hash."""
     targets = {"root.raw": out / "root.raw", "uki.efi": out / "uki.efi"}
     if all(path.is_file() for path in targets.values()) and _of(out, manifest):
         return targets
@@ -44,7 +100,7 @@ def root_with_logger(tools: ToolsTree, image: Path, manifest: Manifest, out: Pat
         server = package / "server.py"
         source = server.read_text()
         main = source.rindex('if __name__ == "__main__":')
-        server.write_text(f"{source[:main]}import sys\nimport h11\n{LOGGER}\n{source[main:]}")
+        server.write_text(f"{source[:main]}import sys\nimport h11\n{addition}\n{source[main:]}")
         unit = work / "tree/usr/lib/systemd/system/privml-server.service"
         unit.write_text(unit.read_text().replace("StandardError=null", "StandardError=tty\nTTYPath=/dev/console"))
         # Compiled files do not look at their source any more: without its own the logger's module is compiled anew.

@@ -169,6 +169,7 @@ class Guest:
         (root / "mrtd").write_text(MRTD.hex() + "\n")
         self.engine = FakeEngine(config.engine_port)
         self.said: list[str] = []
+        self.closed: list[bool] = []
         self.commands: list[list[str]] = []
         self._children: list[subprocess.Popen[bytes]] = []
         self.broker = self._child(
@@ -233,6 +234,7 @@ class Guest:
             "volume": ModelVolume(sys=self.layout.sys, dev=self.layout.dev, runner=self.runner, wait=0.2),
             "engine": self.engine,
             "say": self.said.append,
+            "outbound": lambda: self.closed.append(self.layout.tls_key.exists()),
             "broker_wait": 10.0,
             "engine_wait": 10.0,
         }

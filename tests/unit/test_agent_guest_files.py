@@ -9,13 +9,15 @@ from pathlib import Path
 
 import pytest
 
+from privml.agent import outbound
 from privml.agent.boot import EngineUnit
 from privml.agent.layout import SERVER_ID, Layout
+from privml.image import paths
 
 GUEST = Path(__file__).parents[2] / "images" / "guest"
 COMMON = GUEST / "common"
 UNITS = COMMON / "usr" / "lib" / "systemd" / "system"
-MASKS = COMMON / "etc" / "systemd" / "system"
+REPLACED = COMMON / "etc" / "systemd" / "system"
 SERVICES = ("broker", "boot", "server", "engine")
 
 
@@ -42,10 +44,12 @@ def test_services_start_modules_that_exist(name: str) -> None:
     assert service["Environment"] == ["PYTHONPATH=/usr/lib/privml"]
 
 
-@pytest.mark.parametrize("path", sorted([*UNITS.iterdir(), *MASKS.iterdir()]), ids=lambda path: path.name)
+OURS = sorted(path for folder in (UNITS, REPLACED) for path in folder.iterdir() if path.is_file())
+
+
+@pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
 def test_no_unit_draws_in_the_distributions_defaults(path: Path) -> None:
-    if path.stat().st_size:
-        assert unit(path)["Unit"]["DefaultDependencies"] == ["no"]
+    assert unit(path)["Unit"]["DefaultDependencies"] == ["no"]
 
 
 def test_only_the_two_root_services_have_no_user_of_their_own() -> None:
@@ -60,7 +64,7 @@ def test_broker_and_engine_never_start_twice() -> None:
 
 
 def test_nothing_but_the_boot_starts_the_engine() -> None:
-    for path in [*UNITS.iterdir(), *MASKS.iterdir()]:
+    for path in OURS:
         assert EngineUnit.UNIT not in path.read_text() or path.name == EngineUnit.UNIT
     assert (UNITS / EngineUnit.UNIT).is_file()
 
@@ -84,7 +88,7 @@ def test_kernel_is_closed_by_sysctl() -> None:
 
 @pytest.mark.parametrize("name", ["emergency", "rescue"])
 def test_modes_for_people_power_off(name: str) -> None:
-    service = unit(MASKS / f"{name}.service")["Service"]
+    service = unit(REPLACED / f"{name}.service")["Service"]
     assert service["ExecStart"] == ["/usr/bin/systemctl poweroff --force --force"]
 
 
@@ -94,6 +98,25 @@ def test_simulation_is_in_the_development_overlay_only() -> None:
     assert unit(dropin)["Service"]["ExecStart"] == ["", "/usr/bin/python3 -B -P -m privml.sim.broker"]
 
 
-def test_udev_loads_no_module_and_reads_no_disk() -> None:
-    for rule in ("80-drivers", "60-persistent-storage", "55-dm"):
-        assert (COMMON / f"etc/udev/rules.d/{rule}.rules").read_bytes() == b""
+def test_udev_has_no_rule_and_no_helper() -> None:
+    assert not (COMMON / "etc/udev").exists()
+    assert not [path for path in paths.ALLOWED if "udev" in path]
+
+
+def test_what_the_target_wants_is_on_the_list_of_units() -> None:
+    wanted = {name for line in unit(UNITS / "privml.target")["Unit"]["Wants"] for name in line.split()}
+    assert wanted - {path.name for path in OURS} <= set(paths.UNITS)
+
+
+def test_the_rule_for_connections_is_set_on_the_group_of_every_service_but_the_network_s() -> None:
+    dropin = REPLACED / "systemd-networkd.service.d/privml.conf"
+    assert unit(dropin)["Service"]["Slice"] == ["network.slice"]
+    for path in OURS:
+        assert "Slice" not in unit(path).get("Service", {})
+    assert outbound.GROUP.endswith("/system.slice")
+
+
+def test_dhcp_gives_an_address_and_a_gateway_and_nothing_else() -> None:
+    dhcp = unit(COMMON / "etc/systemd/network/10-privml.network")["DHCPv4"]
+    assert dhcp.pop("UseGateway") == ["yes"]
+    assert {value for values in dhcp.values() for value in values} == {"no"}

@@ -294,6 +294,16 @@ def test_broker_that_ends_is_a_failure() -> None:
         assert not boot.table.ready
 
 
+def test_device_that_is_plugged_in_later_is_a_failure() -> None:
+    with guest() as made:
+        boot = made.boot()
+        assert boot.run(), made.said
+        made.add_pci(9, 0x1AF4, 0x1044)
+        boot.watch(interval=0.01)
+        assert made.said[-1] == "privml: stage devices failed: devices: 1 x virtio-rng not declared"
+        assert not boot.table.ready
+
+
 def test_machine_without_a_tee_answers_and_proves_nothing() -> None:
     with guest(tee="none") as made:
         made.start_server()

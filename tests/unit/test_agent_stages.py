@@ -245,6 +245,21 @@ def test_undeclared_device_parks_the_machine(made: Guest) -> None:
     assert made.layout.tls_certificate.exists()  # so that the server can say so
 
 
+def test_there_is_no_key_before_the_rule_for_connections(made: Guest) -> None:
+    def fails() -> None:
+        raise HostError("outbound: connect4: Operation not permitted")
+
+    boot = made.boot(outbound=fails)
+    assert not boot.run()
+    assert boot.table.stage("identity").detail == "outbound: connect4: Operation not permitted"
+    assert not made.layout.tls_key.exists()
+
+
+def test_the_rule_is_set_once_and_first(made: Guest) -> None:
+    assert made.boot().run(), made.said
+    assert made.closed == [False]  # it was asked for when there was no key
+
+
 def test_kernel_that_takes_modules_parks_the_machine(made: Guest) -> None:
     (made.layout.proc / "sys" / "kernel" / "modules_disabled").write_text("0\n")
     failed_in(made, "devices", "still loads modules")
@@ -348,6 +363,7 @@ def test_configuration_must_be_canonical() -> None:
         ((0x10DE, 0x2331, 0x030200), "nvidia-gpu"),
         ((0x10DE, 0x22A3, 0x068000), "nvidia-nvswitch"),
         ((0x1234, 0x1111, 0x030000), "pci-1234:1111"),
+        ((0x1B36, 0x000C, 0x060400), "pcie-root-port"),
     ],
 )
 def test_device_names(numbers: tuple[int, int, int], name: str | None) -> None:

@@ -169,3 +169,12 @@ def test_other_sizes_are_refused(text: str) -> None:
 def test_a_size_that_is_no_unit_s_is_told_in_bytes() -> None:
     assert size_text((2 << 30) + 1) == "2147483649 bytes"
     assert size_text(0) == "0 bytes"
+
+
+def test_what_a_host_may_do_against_us_comes_last() -> None:
+    hostile = replace(BOOT, writable=True, extra=("-device", "e1000"))
+    argv = arguments(PLATFORM, SHAPE, hostile, "tcg", "-run-with", "exit-with-parent=on")
+    assert argv[-2:] == ["-device", "e1000"]
+    honest = arguments(PLATFORM, SHAPE, BOOT, "tcg", "-run-with", "exit-with-parent=on")
+    assert [word.replace("read-only=off", "read-only=on") for word in argv[:-2]] == honest
+    assert argv[:-2] != honest

@@ -1,8 +1,8 @@
 """The boot, as root: stage after stage, and nothing goes on after one that failed.
 
 A failed stage stops here, for good: the engine never starts, the server (if it has an identity) answers 503 and
-shows the table, and no quote is ever given. After the last stage this process watches engine and broker; when one of
-them ends, the broker extends `failed` before anything else is said.
+shows the table, and no quote is ever given. After the last stage this process watches engine, broker and devices;
+when one of them ends or a device is plugged in, the broker extends `failed` before anything else is said.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from typing import Protocol
 from privml.agent import devices
 from privml.agent.broker import BrokerClient
 from privml.agent.layout import Layout
+from privml.agent.outbound import close_outbound
 from privml.agent.stages import StageTable
 from privml.agent.volume import ModelVolume, command
 from privml.base.errors import HostError, PrivmlError
@@ -73,6 +74,7 @@ class Boot:
         volume: ModelVolume,
         engine: Engine,
         say: Callable[[str], None],
+        outbound: Callable[[], None],
         broker_wait: float = BROKER_WAIT,
         engine_wait: float = ENGINE_WAIT,
     ) -> None:
@@ -80,6 +82,7 @@ class Boot:
         self._volume = volume
         self._engine = engine
         self._say = say
+        self._outbound = outbound
         self._broker_wait = broker_wait
         self._engine_wait = engine_wait
         self._broker = BrokerClient(layout)
@@ -110,7 +113,7 @@ class Boot:
         return True
 
     def watch(self, interval: float = WATCH_INTERVAL) -> None:
-        """Return when the engine or the broker has ended, with everything told that needs to be told."""
+        """Return when engine or broker has ended or the devices are others, and all that need to know are told."""
         while True:
             time.sleep(interval)
             if not self._engine.alive():
@@ -118,6 +121,11 @@ class Boot:
                 return
             if self._broker_ended():
                 self._failed("system-ready", "the broker ended")
+                return
+            try:
+                self._check_devices()  # one may be plugged in at any time
+            except (PrivmlError, OSError) as error:
+                self._failed("devices", str(error))
                 return
 
     def _failed(self, name: str, why: str) -> None:
@@ -152,6 +160,8 @@ class Boot:
     def _identity(self) -> tuple[str, str]:
         from privml.agent import identity
 
+        # Before there is a key nothing listens: whoever talks to the server finds the rule already there.
+        self._outbound()
         spki = identity.create(self._layout)
         self._broker.keys(Keys(tls_spki_sha256=spki).encode())
         return "ok", f"TLS key sha256 {spki.hex()}"
@@ -160,9 +170,12 @@ class Boot:
         # The image closes module loading before the network; a kernel that still takes code is another machine.
         if (self._layout.proc / "sys" / "kernel" / "modules_disabled").read_text().strip() != "1":
             raise HostError("devices: the kernel still loads modules (kernel.modules_disabled is not 1)")
+        return "ok", ", ".join(self._check_devices())
+
+    def _check_devices(self) -> list[str]:
         found = devices.present(self._layout.sys / "bus" / "pci" / "devices")
         devices.check(self._measured.devices, found)
-        return "ok", ", ".join(found)
+        return found
 
     def _model(self) -> tuple[str, str]:
         config = self._measured
@@ -241,7 +254,11 @@ def main(layout: Layout | None = None) -> int:
     layout = layout or Layout()
     os.umask(0o022)
     boot = Boot(
-        layout, volume=ModelVolume(sys=layout.sys, dev=layout.dev), engine=EngineUnit(layout.sys), say=_console
+        layout,
+        volume=ModelVolume(sys=layout.sys, dev=layout.dev),
+        engine=EngineUnit(layout.sys),
+        say=_console,
+        outbound=lambda: close_outbound(layout.sys),
     )
     if boot.run():
         _console("privml: ready")

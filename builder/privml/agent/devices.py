@@ -39,9 +39,9 @@ _CHIPSET = {
     (0x8086, 0x2918): "ich9 isa bridge",
     (0x8086, 0x2922): "ich9 ahci",
     (0x8086, 0x2930): "ich9 smbus",
-    (0x1B36, 0x000C): "pcie root port",
-    (0x1B36, 0x000E): "pcie-pci bridge",
 }
+# A port is a place to plug something in later, so it is declared as what is plugged in is.
+_PORTS = {(0x1B36, 0x000C): "pcie-root-port", (0x1B36, 0x000E): "pcie-pci-bridge"}
 _NVIDIA = 0x10DE
 
 
@@ -49,6 +49,8 @@ def kind(vendor: int, device: int, class_code: int) -> str | None:
     """The declared name for these PCI numbers; None for the chipset."""
     if (vendor, device) in _CHIPSET:
         return None
+    if (vendor, device) in _PORTS:
+        return _PORTS[vendor, device]
     if vendor == 0x1AF4 and 0x1040 <= device < 0x1080:
         return _VIRTIO.get(device - 0x1040, f"virtio-{device - 0x1040}")
     if vendor == 0x1AF4 and device in _TRANSITIONAL:

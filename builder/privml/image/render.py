@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import jinja2
 
 from privml.base import strictjson
+from privml.image import paths
 from privml.image.volume import definitions, erofs_options
 
 ROOT_LABEL = "privml-root"
@@ -88,6 +89,10 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "initrd_modules": list(INITRD_MODULES),
         "generators": list(GENERATORS),
         "programs": sorted((*PROGRAMS, *ENGINE_PROGRAMS[plan.engine])),
+        "units": list(paths.UNITS),
+        "systemd": list(paths.SYSTEMD),
+        "paths": list(paths.ALLOWED),
+        "forbidden": list(paths.FORBIDDEN),
         "overlay": sorted(plan.overlay),
         "epoch": plan.epoch,
     }

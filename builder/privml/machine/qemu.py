@@ -19,7 +19,8 @@ class Boot:
 
     ``serial`` is QEMU's character device: the port itself is always there, since the ACPI tables name it.
     ``disks`` go to the platform's virtio-blk devices in slot order, read-only. ``forwards`` are (host port, guest
-    port) pairs on 127.0.0.1. ``append`` is what a host may do against us (the stub then takes it for load options).
+    port) pairs on 127.0.0.1. What a host may do against us: ``append`` (the stub then takes it for load options),
+    ``writable`` disks, and ``extra``, arguments of any kind that come last.
     """
 
     firmware: str
@@ -32,6 +33,8 @@ class Boot:
     qmp_socket: str | None = None
     fw_cfg: tuple[tuple[str, str], ...] = ()
     capture: str | None = None
+    writable: bool = False
+    extra: tuple[str, ...] = ()
 
 
 Accelerator = Literal["tcg", "kvm", "qtest"]
@@ -73,7 +76,7 @@ def arguments(platform: Platform, shape: Shape, boot: Boot, accelerator: Acceler
         argv += ["-qmp", f"unix:{boot.qmp_socket},server=on,wait=off"]
     for name, path in boot.fw_cfg:
         argv += ["-fw_cfg", f"name={name},file={path}"]
-    return [*argv, *extra]
+    return [*argv, *extra, *boot.extra]
 
 
 def _devices(platform: Platform, boot: Boot) -> list[str]:
@@ -88,9 +91,10 @@ def _devices(platform: Platform, boot: Boot) -> list[str]:
             if path is None:
                 argv += ["-blockdev", f"driver=null-co,node-name={node},size=1048576,read-only=on"]
             else:
+                access = "off" if boot.writable else "on"
                 argv += [
                     "-blockdev",
-                    f"driver=raw,node-name={node},read-only=on,file.driver=file,file.filename={path}",
+                    f"driver=raw,node-name={node},read-only={access},file.driver=file,file.filename={path}",
                 ]
             argv += ["-device", f"virtio-blk-pci,drive={node},{place}"]
             disks += 1

@@ -20,6 +20,7 @@ from privml.vm import accelerator, swtpm
 from privml.vm.process import Child
 
 GENERIC_FIRMWARE = "/usr/share/ovmf/OVMF.fd"
+_TYPED = "unix:/vm/serial.sock,server=on,wait=off,logfile=/vm/console.log"
 
 
 @dataclass(frozen=True)
@@ -29,6 +30,9 @@ class Launch:
     ``append`` is a host's addition to the command line. ``forward`` is the guest port to reach. ``share_memory``
     makes the guest's memory a file, so that the firmware's log can be read from outside. ``fw_cfg`` are files
     handed to the guest by the host (name -> bytes).
+
+    For those who try to get in: ``extra`` arguments for QEMU, ``attached`` files that these may name as
+    /attached/NAME, ``writable`` disks (give copies in ``replaced``), ``typed``: a console that can be typed at.
     """
 
     image: Path
@@ -41,6 +45,10 @@ class Launch:
     share_memory: bool = False
     capture: bool = False
     fw_cfg: Mapping[str, bytes] = field(default_factory=dict)
+    extra: tuple[str, ...] = ()
+    attached: Mapping[str, Path] = field(default_factory=dict)
+    writable: bool = False
+    typed: bool = False
 
 
 @dataclass
@@ -57,6 +65,16 @@ class Machine:
     def console(self) -> Path:
         """What the guest wrote on its serial console."""
         return self.directory / "console.log"
+
+    @property
+    def keyboard(self) -> Path:
+        """The serial console's socket (with ``typed``)."""
+        return self.directory / "serial.sock"
+
+    @property
+    def monitor(self) -> Path:
+        """QEMU's monitor, for ``Qmp``."""
+        return self.directory / "qmp.sock"
 
     @property
     def memory(self) -> Path:
@@ -93,7 +111,8 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
         paths = {name: f"/image/{name}" for name in ("uki.efi", "root.raw", "model.raw", "firmware.fd")}
         for number, (name, source) in enumerate(sorted(launch.replaced.items())):
             paths[name] = f"/replaced/{number}"
-            binds.append(Bind(source.resolve(), paths[name]))
+            binds.append(Bind(source.resolve(), paths[name], writable=launch.writable))
+        binds += [Bind(source.resolve(), f"/attached/{name}") for name, source in sorted(launch.attached.items())]
         if launch.generic_firmware:
             paths["firmware.fd"] = GENERIC_FIRMWARE
         port = _free_port()
@@ -112,11 +131,13 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
             append=launch.append,
             disks=(paths["root.raw"], paths["model.raw"]),
             forwards=((port, launch.forward),) if launch.forward is not None else (),
-            serial="file:/vm/console.log",
+            serial=_TYPED if launch.typed else "file:/vm/console.log",
             tpm_socket=tpm_socket,
             qmp_socket="/vm/qmp.sock",
             fw_cfg=tuple(fw_cfg),
             capture="/vm/net.pcap" if launch.capture else None,
+            writable=launch.writable,
+            extra=launch.extra,
         )
         extra = ["-run-with", "exit-with-parent=on"]
         if launch.share_memory:

@@ -8,6 +8,7 @@ Files are read by fw_cfg DMA (QEMU docs/specs/fw_cfg). The guest never runs.
 from __future__ import annotations
 
 import base64
+import contextlib
 import hashlib
 import json
 import socket
@@ -43,6 +44,11 @@ class _Qtest:
         self._socket.settimeout(60)
         self._socket.connect(str(path))
         self._file = self._socket.makefile("rwb")
+
+    def close(self) -> None:
+        """Close the connection; QEMU goes on."""
+        self._file.close()
+        self._socket.close()
 
     def command(self, text: str) -> str:
         self._file.write(text.encode() + b"\n")
@@ -103,7 +109,8 @@ def read_blobs(tools: ToolsTree, platform: Platform, shape: Shape, *, kernel: bo
             qemu = Child(tools, ["qemu-system-x86_64", *argv], directory / "qemu.log", binds=binds)
             children.append(qemu)
             qemu.await_path(directory / "qtest.sock")
-            return _read_all(_Qtest(directory / "qtest.sock"), platform)
+            with contextlib.closing(_Qtest(directory / "qtest.sock")) as qtest:
+                return _read_all(qtest, platform)
         finally:
             for child in reversed(children):
                 child.stop()

@@ -1,0 +1,113 @@
+"""The rule against connections from the guest: what its programs decide, and that a kernel without it is noticed."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import socket
+import struct
+from pathlib import Path
+
+import pytest
+
+from privml.agent import outbound
+from privml.base.errors import HostError
+
+
+def decides(program: bytes, address: str) -> int:
+    """Run a program of the five instructions that ours use."""
+    context = struct.pack("<I", socket.AF_INET) + socket.inet_aton(address) + bytes(64)
+    registers = [0] * 11
+    code = list(struct.iter_unpack("<BBhi", program))
+    at = 0
+    while True:
+        operation, which, offset, value = code[at]
+        target = which & 15
+        at += 1
+        if operation == 0x61:
+            assert which >> 4 == 1, "only the context can be read"
+            (registers[target],) = struct.unpack_from("<I", context, offset)
+        elif operation == 0x57:
+            registers[target] &= value
+        elif operation == 0xB7:
+            registers[target] = value
+        elif operation == 0x55:
+            at += offset if registers[target] != value else 0
+        else:
+            assert operation == 0x95
+            return registers[0]
+
+
+@pytest.mark.parametrize(
+    ("address", "passes"),
+    [("127.0.0.1", 1), ("127.9.9.9", 1), ("10.0.2.2", 0), ("0.0.0.0", 0), ("1.2.3.127", 0), ("128.0.0.1", 0)],
+)
+def test_only_the_loopback_passes(address: str, passes: int) -> None:
+    assert decides(outbound.LOOPBACK, address) == passes
+    assert decides(outbound.NEVER, address) == 0
+    assert {name for name, (_, body) in outbound.HOOKS.items() if body == outbound.LOOPBACK} == {
+        "connect4", "sendmsg4",
+    }  # fmt: skip
+
+
+class Kernel:
+    """bpf as the kernel does it: programs are file descriptors, a group has programs at hooks."""
+
+    def __init__(self, *, refuses: int | None = None, forgets: bool = False) -> None:
+        self.refuses, self.forgets = refuses, forgets
+        self.loaded: list[tuple[int, bytes]] = []
+        self.attached: dict[int, int] = {}
+
+    def __call__(self, command: int, attributes: bytearray) -> int:
+        if command == self.refuses:
+            raise PermissionError(1, "Operation not permitted")
+        if command == 5:
+            kind, count, code, licence = struct.unpack_from("<IIQQ", attributes)
+            assert kind == 18
+            assert ctypes.string_at(licence) == b"MIT"
+            self.loaded.append((struct.unpack_from("<I", attributes, 68)[0], ctypes.string_at(code, count * 8)))
+            return os.open("/dev/null", os.O_RDONLY)
+        group, *_ = struct.unpack_from("<I", attributes)
+        assert os.readlink(f"/proc/self/fd/{group}").endswith("system.slice")
+        if command == 8:
+            _, _, hook, flags = struct.unpack("<IIII", attributes)
+            assert flags == 2
+            self.attached[hook] = 1
+        else:
+            (hook,) = struct.unpack_from("<I", attributes, 4)
+            struct.pack_into("<I", attributes, 24, 0 if self.forgets else self.attached.get(hook, 0))
+        return 0
+
+
+@pytest.fixture
+def sys_tree(tmp_path: Path) -> Path:
+    (tmp_path / outbound.GROUP).mkdir(parents=True)
+    return tmp_path
+
+
+def test_every_hook_gets_its_program_and_no_descriptor_is_left(sys_tree: Path) -> None:
+    before = len(os.listdir("/proc/self/fd"))
+    kernel = Kernel()
+    outbound.close_outbound(sys_tree, kernel)
+    assert kernel.loaded == list(outbound.HOOKS.values())
+    assert set(kernel.attached) == {10, 11, 14, 15}
+    assert len(os.listdir("/proc/self/fd")) == before
+
+
+@pytest.mark.parametrize(
+    ("kernel", "text"),
+    [
+        (Kernel(refuses=5), "connect4: Operation not permitted"),
+        (Kernel(refuses=8), "connect4: Operation not permitted"),
+        (Kernel(refuses=16), "connect4: Operation not permitted"),
+        (Kernel(forgets=True), "the kernel forgot the rule for connect4"),
+    ],
+)
+def test_a_kernel_without_the_rule_is_an_error(sys_tree: Path, kernel: Kernel, text: str) -> None:
+    with pytest.raises(HostError, match=text):
+        outbound.close_outbound(sys_tree, kernel)
+
+
+def test_without_the_group_there_is_no_rule(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match=r"no group fs/cgroup/system\.slice"):
+        outbound.close_outbound(tmp_path, Kernel())
