@@ -20,11 +20,11 @@ from privml.image.manifest import Manifest
 from privml.machine.matrix import shapes as shapes_of
 from privml.machine.platform import Platform, Shape
 from privml.measure.artefact import Finding
-from privml.measure.compare import Comparison, compare
 from privml.statement.predicate import MeasuredShape
-from privml.vm import bootlog
+from privml.vm.compared import Boot
+from privml.vm.compared import boot as boot_compared
 from privml.vm.launch import launch_of
-from privml.vm.machine import GENERIC_FIRMWARE, started
+from privml.vm.machine import GENERIC_FIRMWARE
 from privml.vm.platforms import platform as load_platform
 from privml.vm.predicted import Predictor, predict_image, write_prediction
 
@@ -57,9 +57,9 @@ def measure(target: str, *, vcpus: str | None, memory: str | None, boot: bool, e
             raise UsageError(f"{target} is a file: --boot, --vcpus and --memory are for images")
         _file(files.read(Path(target)).finding, events=events, as_json=as_json)
         return
+    shapes = _shapes(vcpus, memory)
     found = resolve(target)
     manifest = found.manifest()
-    shapes = _shapes(vcpus, memory)
     place = Workplace()
     if boot:
         if len(shapes) > 1:
@@ -149,32 +149,38 @@ def _boot(place: Workplace, found: Target, manifest: Manifest, shape: Shape, *, 
     predictor.use_firmware((tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
     prediction = predictor.predict(platform, shape)
     launch = launch_of(found.directory, manifest, recipes, platform=platform, shape=shape)
-    launch = replace(launch, generic_firmware=True, share_memory=True)
-    with started(tools, launch) as machine, step("Booting until the kernel has taken over"):
-        log = bootlog.wait_for(machine)
-    comparison = compare(prediction.events, log, tpm=True)
+    with step("Booting until the kernel has taken over"):
+        booted = boot_compared(tools, launch, prediction.events)
+    comparison = booted.comparison
     if as_json:
-        click.echo(json.dumps(_as_json(platform, shape, comparison), indent=2, sort_keys=True))
+        click.echo(json.dumps(_as_json(platform, shape, booted), indent=2, sort_keys=True))
     else:
         for register, count in comparison.matched.items():
             total = len([event for event in prediction.events if event.register is register])
             click.echo(f"{register.name.lower()}: {count} of {total} predicted events are in the log")
         for difference in comparison.differences:
             click.echo(difference.text())
+    if booted.disagreeing:
+        raise Differs(
+            f"the TPM's registers are not the replay of the log: PCR {', '.join(map(str, booted.disagreeing))}",
+            hint="something extended a register without an event, or the log in memory is not whole",
+        )
     if not comparison.equal:
         raise Differs(
             f"the boot's log differs from the prediction in {len(comparison.differences)} events",
             hint="the first difference says which input to look at",
         )
-    click.echo("the log is the prediction, event by event", err=as_json)
+    click.echo("the log is the prediction, event by event, and the TPM's registers are the log's", err=as_json)
 
 
-def _as_json(platform: Platform, shape: Shape, comparison: Comparison) -> dict[str, Any]:
+def _as_json(platform: Platform, shape: Shape, booted: Boot) -> dict[str, Any]:
+    comparison = booted.comparison
     return {
         "platform": platform.name,
         "vcpus": shape.vcpus,
         "memory": shape.memory,
-        "equal": comparison.equal,
+        "equal": booted.equal,
+        "tpm_disagrees": list(booted.disagreeing),
         "matched": {register.name.lower(): count for register, count in comparison.matched.items()},
         "differences": [difference.to_dict() for difference in comparison.differences],
     }
