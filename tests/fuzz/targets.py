@@ -1,8 +1,7 @@
-"""Every parser of files that others make, with a seed: what `python -m tests.fuzz.targets NAME SECONDS` feeds.
+"""Every parser of files that others make, with a seed: what `python -m tests.fuzz.search NAME SECONDS` feeds.
 
-With atheris (an optional tool: `pip install atheris`, where there is a wheel for this Python) inputs are found by
-coverage; without it they are random changes of the seed. An input that raises anything but the room's own error is
-written beside `crashes/` by its digest and becomes a regression case when it is committed there.
+An input that raises anything but the rooms' own errors is written into `crashes/` and, committed there, becomes a
+regression case.
 """
 
 from __future__ import annotations
@@ -120,25 +119,3 @@ def run(name: str, seconds: float) -> int:
             raise
         count += 1
     return count
-
-
-def main() -> None:
-    name, seconds = sys.argv[1], float(sys.argv[2])
-    try:
-        import atheris
-    except ImportError:
-        print(f"{name}: {run(name, seconds)} inputs by chance (no atheris)")
-        return
-    atheris.instrument_all()
-    CRASHES.mkdir(exist_ok=True)
-    corpus = CRASHES.parent / "corpus" / name
-    corpus.mkdir(parents=True, exist_ok=True)
-    (corpus / "seed").write_bytes(TARGETS[name][0])
-    prefix = f"-artifact_prefix={CRASHES}/{name}."
-    limits = [f"-max_total_time={int(seconds)}", "-rss_limit_mb=2048", "-timeout=10", prefix]
-    atheris.Setup([sys.argv[0], *limits, str(corpus)], lambda data: one_input(name, data))
-    atheris.Fuzz()
-
-
-if __name__ == "__main__":
-    main()

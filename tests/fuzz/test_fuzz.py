@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 from tests.fuzz.targets import CRASHES, TARGETS, one_input, run
 

@@ -17,7 +17,7 @@ pytestmark = pytest.mark.real
 def _fuzz(name: str) -> str:
     seconds = "180" if os.environ.get("PRIVML_FULL") == "1" else "15"
     done = subprocess.run(
-        [sys.executable, "-m", "tests.fuzz.targets", name, seconds],
+        [sys.executable, "-m", "tests.fuzz.search", name, seconds],
         cwd=ROOT,
         capture_output=True,
         text=True,

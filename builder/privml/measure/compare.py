@@ -269,6 +269,14 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
     ),
     (
         KnownDifference(
+            "host-initrd",
+            "the kernel got another initrd: the host's own, which the stub puts before the embedded one",
+            "systemd 262 src/boot/stub.c; boot with fw_cfg etc/boot/initrd",
+        ),
+        _from("uki.efi .initrd with"),
+    ),
+    (
+        KnownDifference(
             "acpi-tables",
             "another machine: vCPUs, memory, devices, QEMU version, or the address of the 64-bit PCI window",
             "QEMU 11.1 hw/i386/acpi-build.c",
