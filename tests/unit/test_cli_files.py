@@ -6,7 +6,6 @@ import base64
 import hashlib
 import json
 import lzma
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ import pytest
 from test_cli_main import Outcome, as_found, image, place  # noqa: F401 - fixtures
 from test_measure_bzimage import kernel
 from test_measure_disk import disk, fat16
+from tests.property.test_measure_parsers import UKI
 
 from privml.cli import files, replayed
 from privml.events.event import Event, Evidence
@@ -27,8 +27,6 @@ from privml.statement import predicate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 VECTORS = REPOSITORY / "tests/vectors/measurement"
-sys.path.insert(0, str(REPOSITORY))
-from tests.property.test_measure_parsers import FIRMWARE, UKI  # noqa: E402
 
 LOG = lzma.decompress((VECTORS / "gcp-cos113/ccel_data.dat.xz").read_bytes())
 QUOTE = lzma.decompress((VECTORS / "gcp-cos113/cos-113-tdx-quote.dat.xz").read_bytes())
@@ -39,7 +37,6 @@ TABLES = lzma.decompress((VECTORS / "canonical-defaults/acpi_tables.bin.xz").rea
 PUBLISHED = bytes.fromhex((VECTORS / "smbios/dmi_published.hex").read_text())
 QEMU_SMBIOS = bytes.fromhex((VECTORS / "smbios/qemu_smbios_tables.hex").read_text())
 TPM_LOG = (VECTORS / "boot-tpm-base/log.bin").read_bytes()
-CFV_FIRMWARE = FIRMWARE
 RTMR0 = "3fa2f61f395b7f5f"
 
 
