@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import resource
 import statistics
 import subprocess
 import sys
@@ -20,7 +21,14 @@ from pathlib import Path
 from benchmarks.checkout import Checkout
 
 from privml.cli.context import Workplace, recipes_directory, resolve
+from privml.events.event import Event, Evidence
+from privml.events.registers import Register
+from privml.events.replay import replay
+from privml.events.tcg import LogEntry, encode_log, parse_log
 from privml.image.build import run_mkosi
+from privml.machine.matrix import shapes
+from privml.machine.platform import Platform
+from privml.measure.compare import compare
 from privml.vm.platforms import platform as load_platform
 from privml.vm.predicted import Predictor
 
@@ -66,6 +74,39 @@ def agent_change_over_cold() -> float:
         return seconds(lambda: checkout.privml("image", "demo-cpu")) / cold
 
 
+def thousand(predictor: Predictor, platform: Platform) -> None:
+    """1,000 shapes of one image whose blobs are cached. A first round over fewer shapes fills the cache."""
+    distinct = shapes("1..20", "2GiB,4GiB,8GiB,16GiB,32GiB")
+    for shape in distinct:
+        predictor.predict(platform, shape)
+
+    def all_of_them() -> None:
+        for _ in range(10):
+            for shape in distinct:
+                predictor.predict(platform, shape).registers()
+
+    figure("predict-1000-shapes", [seconds(all_of_them)], 20, "s")
+    figure("predict-memory", [resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024], 250, "MB")
+
+
+def log_of_500() -> Callable[[], object]:
+    """Reading, replaying and comparing a log of 500 events."""
+    digests = [hashlib.sha384(bytes([number % 256, number // 256])).digest() for number in range(500)]
+    log = encode_log(
+        [LogEntry(1 + number % 3, 4, {0x0C: digest}, b"x" * 64) for number, digest in enumerate(digests)]
+    )
+    predicted = [
+        Event(Register(1 + number % 3), 4, digest, "x", Evidence.SOURCE) for number, digest in enumerate(digests)
+    ]
+
+    def work() -> None:
+        entries = parse_log(log)
+        replay(entries)
+        compare(predicted, entries, tpm=False)
+
+    return work
+
+
 def main() -> None:
     figure("help", [1000 * seconds(command("--help")) for _ in range(9)], 150, "ms")
     command("image", "demo-cpu")()
@@ -89,6 +130,8 @@ def main() -> None:
     # Paired: the bound is twice the digest of the same bytes plus 250 ms, so the excess over that is what is told.
     pairs = [(seconds(predict), seconds(digest)) for _ in range(9)]
     figure("predict-over-bound", [(p - 2 * d) * 1000 for p, d in pairs], 250, "ms")
+    thousand(Predictor(tools, place.store.root, target.directory, manifest), platform)
+    figure("log-of-500-events", [1000 * seconds(log_of_500()) for _ in range(9)], 10, "ms")
     start_to_token = seconds(command("run", "demo-cpu", "--prompt", "The capital of France is", "--max-tokens", "1"))
     figure("start-to-first-token", [start_to_token], 180, "s")
     if os.environ.get("BENCH_FULL") == "1":

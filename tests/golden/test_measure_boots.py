@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from privml.events.event import Evidence
+from privml.events.event import Event, Evidence
 from privml.events.registers import Register
 from privml.events.replay import extended, replay_tpm_as_rtmrs
 from privml.events.tcg import LogEntry, parse_log
@@ -144,3 +144,19 @@ def test_the_whole_prediction_is_pinned() -> None:
         "RTMR2": "c13fd6edf0930070",
         "RTMR3": "0000000000000000",
     }
+
+
+def test_a_host_s_command_line_credential_and_initrd_each_move_their_register() -> None:
+    folder = VECTORS / "boot-tpm-hostile"
+    predicted_events = [
+        Event.from_dict(row) for row in json.loads(lzma.decompress((folder / "predicted.json.xz").read_bytes()))
+    ]
+    found = compare(predicted_events, parse_log((folder / "log.bin").read_bytes()), tpm=True)
+    assert [(one.register.name, one.known and one.known.id) for one in found.differences] == [
+        ("RTMR0", "smbios-table"),
+        ("RTMR0", "stub-smbios"),
+        ("RTMR2", "host-load-options"),
+        ("RTMR2", "other-command-line"),
+        ("RTMR2", "host-initrd"),
+    ]
+    assert found.matched[Register.RTMR1] == 9

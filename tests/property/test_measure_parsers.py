@@ -9,15 +9,19 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.test_measure_bzimage import kernel
+from tests.unit.test_measure_disk import FIRST, IMAGE
 
 from privml.base.errors import EvidenceError, MeasurementError
 from privml.events import agent, explain, replay, tcg
-from privml.measure import acpi, efivars, mrtd, pciwindow, pe, smbios, tdvf, uki
+from privml.evidence import tdreport
+from privml.measure import acpi, artefact, bzimage, efivars, fat, gpt, mrtd, pciwindow, pe, smbios, tdvf, uki
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
 LOG = (VECTORS / "boot-tpm-base/log.bin").read_bytes()
 CCEL = lzma.decompress((VECTORS / "direct-boot-2g/CCEL_data_ovmf.xz").read_bytes())[:4096]
 TABLE = bytes.fromhex((VECTORS / "smbios/dmi_published.hex").read_text())
+ACPI = lzma.decompress((VECTORS / "canonical-defaults/acpi_tables.bin.xz").read_bytes())[:16384]
 AGENT = agent.encode_log([agent.config_event("00" * 32), agent.system_ready_event()])
 
 
@@ -74,6 +78,7 @@ EVIDENCE: list[tuple[bytes, Callable[[bytes], object]]] = [
     (LOG, parse_and_replay),
     (CCEL, lambda data: replay.replay(tcg.parse_log(data))),
     (AGENT, agent.replay_log),
+    (bytes(1024), tdreport.parse),
 ]
 MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (FIRMWARE, tdvf.sections),
@@ -84,6 +89,16 @@ MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (TABLE, smbios.filtered),
     (TABLE, smbios.stub_structures),
     (b"\1\0\0\0name".ljust(256, b"\0"), acpi.allocated_files),
+    (kernel(), lambda data: bzimage.patched(data, memory=2 << 30, initrd_size=5000, cmdline="vga=ask")),
+    (IMAGE[: 34 * 512], gpt.table),
+    (gpt.table(IMAGE).event, gpt.decode_event),
+    (IMAGE[FIRST : FIRST + 64 * 512], lambda data: fat.read(data, 0)),
+    (ACPI, acpi.derived),
+    (UKI, uki.other_stub),
+    (UKI, artefact.identify),
+    (FIRMWARE, artefact.identify),
+    (ACPI, artefact.identify),
+    (TABLE, artefact.identify),
     (bytes(60), lambda data: pciwindow.window_base(data, vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True)),
 ]
 

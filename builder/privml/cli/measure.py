@@ -1,37 +1,46 @@
-"""`measure`: predict an image's registers; hold the prediction against a real boot."""
+"""`measure`: predict an image's registers; hold the prediction against a real boot; say what a file measures to."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import click
 
-from privml.base.errors import Differs, RecipeError, UsageError
+from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
+from privml.cli import files
 from privml.cli.context import Target, Workplace, recipes_directory, resolve
-from privml.events.registers import Register
+from privml.events.event import Event
+from privml.events.registers import RTMRS, Register
+from privml.events.types import type_name
 from privml.image.manifest import Manifest
-from privml.machine.platform import Platform, Shape, size_of
-from privml.measure.compare import Comparison, compare
+from privml.machine.matrix import shapes as shapes_of
+from privml.machine.platform import Platform, Shape
+from privml.measure.artefact import Finding
 from privml.statement.predicate import MeasuredShape
-from privml.vm import bootlog
+from privml.vm.compared import Boot
+from privml.vm.compared import boot as boot_compared
 from privml.vm.launch import launch_of
-from privml.vm.machine import GENERIC_FIRMWARE, started
+from privml.vm.machine import GENERIC_FIRMWARE
 from privml.vm.platforms import platform as load_platform
 from privml.vm.predicted import Predictor, predict_image, write_prediction
 
 
 @click.command()
 @click.argument("target")
-@click.option("--vcpus", type=click.IntRange(1, 255), help="Another shape than the recipe's: processors.")
-@click.option("--memory", help="Another shape than the recipe's: memory, as in 4GiB.")
+@click.option("--vcpus", metavar="N", help="Other shapes than the recipe's: processors, as in 2 or 1,2,4 or 1..64.")
+@click.option("--memory", metavar="SIZE", help="Their memory, as in 4GiB or 2GiB,2815MiB or 2GiB..512GiB (doubling).")
 @click.option("--boot", is_flag=True, help="Boot it under generic OVMF and swtpm, and compare event by event.")
 @click.option("--events", is_flag=True, help="List every event with its origin and evidence.")
 @click.option("--json", "as_json", is_flag=True, help="Print predicate v1 (or the comparison) as JSON.")
-def measure(target: str, *, vcpus: int | None, memory: str | None, boot: bool, events: bool, as_json: bool) -> None:
+def measure(target: str, *, vcpus: str | None, memory: str | None, boot: bool, events: bool, as_json: bool) -> None:
     """Predict MRTD and RTMR0..3 of TARGET for its platforms and shapes, and write prediction.json beside it.
+
+    TARGET may also be a file: TDX firmware, a PE image, kernel or UKI, a GPT disk, a CCEL or TPM log, a quote,
+    TDREPORT or ACPI and SMBIOS blobs of fw_cfg. Then say what it is and what it measures to.
 
     Every event says how its rule is known: `hardware` (a real TD's log or quote shows it), `tpm-boot` (real
     firmware under a software TPM), `source` (read, not seen). The weakest of a register is shown with its value.
@@ -40,12 +49,21 @@ def measure(target: str, *, vcpus: int | None, memory: str | None, boot: bool, e
     privml-build measure demo-cpu
     privml-build measure demo-cpu --events
     privml-build measure demo-cpu --boot
+    privml-build measure demo-cpu --vcpus 1..64 --memory 2GiB..64GiB --json
+    privml-build measure OVMF.fd
     """
+    if Path(target).is_file() and Path(target).suffix not in (".yaml", ".yml"):
+        if boot or vcpus is not None or memory is not None:
+            raise UsageError(f"{target} is a file: --boot, --vcpus and --memory are for images")
+        _file(files.read(Path(target)).finding, events=events, as_json=as_json)
+        return
+    shapes = _shapes(vcpus, memory)
     found = resolve(target)
     manifest = found.manifest()
-    shapes = _shapes(vcpus, memory)
     place = Workplace()
     if boot:
+        if len(shapes) > 1:
+            raise UsageError("--boot boots one shape")
         shape = shapes[0] if shapes else manifest.shapes[0]
         _boot(place, found, manifest, shape, as_json=as_json)
         return
@@ -56,6 +74,9 @@ def measure(target: str, *, vcpus: int | None, memory: str | None, boot: bool, e
         )
     if not shapes:
         say(f"wrote {write_prediction(found.directory, manifest, predicate)}")
+    if as_json and len(shapes) > 1:
+        click.echo(json.dumps([_matrix_row(one, events=events) for one in predicate.shapes], indent=2))
+        return
     if as_json:
         click.echo(json.dumps(predicate.to_dict(), indent=2, sort_keys=True))
         return
@@ -63,18 +84,48 @@ def measure(target: str, *, vcpus: int | None, memory: str | None, boot: bool, e
         _show(measured, events=events)
 
 
-def _shapes(vcpus: int | None, memory: str | None) -> tuple[Shape, ...]:
+def _shapes(vcpus: str | None, memory: str | None) -> tuple[Shape, ...]:
     if vcpus is None and memory is None:
         return ()
     if vcpus is None or memory is None:
         raise UsageError("a shape needs both --vcpus and --memory")
-    try:
-        size = size_of(memory)
-    except RecipeError as error:
-        raise UsageError(f"--memory: {error.message}") from error
-    if size % (1 << 20):
-        raise UsageError(f"--memory {memory}: expected whole MiB")
-    return (Shape(vcpus, size),)
+    return shapes_of(vcpus, memory)
+
+
+def _file(finding: Finding, *, events: bool, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(finding.to_dict(), indent=2))
+        return
+    click.echo(finding.title)
+    for order, value in finding.mrtd.items():
+        click.echo(f"  mrtd   {value.hex()}  {'' if order == 'mrtd' else order.replace('_', '-')}".rstrip())
+    for register, value in finding.registers.items():
+        click.echo(f"  {register.name.lower()}  {value.hex()}")
+    for event in finding.events if events or not finding.registers else ():
+        click.echo(f"    {event.register.name.lower()}  {event.digest.hex()}  {_what(event)}")
+    for name, text in finding.facts.items():
+        click.echo(f"  {name}: {text}")
+    for note in finding.notes:
+        click.echo(f"  note: {note}")
+
+
+def _what(event: Event) -> str:
+    return f"{event.evidence.value:9}  {type_name(event.type)}  {event.origin}  {event.note}".rstrip()
+
+
+def _matrix_row(shape: MeasuredShape, *, events: bool) -> dict[str, Any]:
+    """One shape of a matrix: values and evidence, and the events when they are asked for."""
+    row: dict[str, Any] = {
+        "platform": shape.platform,
+        "vcpus": shape.vcpus,
+        "memory": shape.memory,
+        "mrtd": dict(zip(("single_pass", "two_pass"), (value.hex() for value in shape.mrtd), strict=False)),
+    }
+    row.update({register.name.lower(): shape.accepted(register)[0].hex() for register in RTMRS})
+    row["evidence"] = {register.name.lower(): shape.evidence[register].value for register in Register}
+    if events:
+        row["events"] = [event.to_dict() for event in shape.events]
+    return row
 
 
 def _show(shape: MeasuredShape, *, events: bool) -> None:
@@ -98,32 +149,38 @@ def _boot(place: Workplace, found: Target, manifest: Manifest, shape: Shape, *, 
     predictor.use_firmware((tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
     prediction = predictor.predict(platform, shape)
     launch = launch_of(found.directory, manifest, recipes, platform=platform, shape=shape)
-    launch = replace(launch, generic_firmware=True, share_memory=True)
-    with started(tools, launch) as machine, step("Booting until the kernel has taken over"):
-        log = bootlog.wait_for(machine)
-    comparison = compare(prediction.events, log, tpm=True)
+    with step("Booting until the kernel has taken over"):
+        booted = boot_compared(tools, launch, prediction.events)
+    comparison = booted.comparison
     if as_json:
-        click.echo(json.dumps(_as_json(platform, shape, comparison), indent=2, sort_keys=True))
+        click.echo(json.dumps(_as_json(platform, shape, booted), indent=2, sort_keys=True))
     else:
         for register, count in comparison.matched.items():
             total = len([event for event in prediction.events if event.register is register])
             click.echo(f"{register.name.lower()}: {count} of {total} predicted events are in the log")
         for difference in comparison.differences:
             click.echo(difference.text())
+    if booted.disagreeing:
+        raise Differs(
+            f"the TPM's registers are not the replay of the log: PCR {', '.join(map(str, booted.disagreeing))}",
+            hint="something extended a register without an event, or the log in memory is not whole",
+        )
     if not comparison.equal:
         raise Differs(
             f"the boot's log differs from the prediction in {len(comparison.differences)} events",
             hint="the first difference says which input to look at",
         )
-    click.echo("the log is the prediction, event by event", err=as_json)
+    click.echo("the log is the prediction, event by event, and the TPM's registers are the log's", err=as_json)
 
 
-def _as_json(platform: Platform, shape: Shape, comparison: Comparison) -> dict[str, Any]:
+def _as_json(platform: Platform, shape: Shape, booted: Boot) -> dict[str, Any]:
+    comparison = booted.comparison
     return {
         "platform": platform.name,
         "vcpus": shape.vcpus,
         "memory": shape.memory,
-        "equal": comparison.equal,
+        "equal": booted.equal,
+        "tpm_disagrees": list(booted.disagreeing),
         "matched": {register.name.lower(): count for register, count in comparison.matched.items()},
         "differences": [difference.to_dict() for difference in comparison.differences],
     }

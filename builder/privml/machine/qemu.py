@@ -1,7 +1,7 @@
 """The QEMU argument list of a platform, a shape and what to boot. Pure: run, qtest and launch all use this one.
 
-No ``-uuid`` and no SMBIOS options: type 1 would carry host-chosen text into RTMR0. Option ROMs are off: they would be
-measured into RTMR1.
+No ``-uuid``, and no SMBIOS options of an honest host: type 1 would carry host-chosen text into RTMR0. Option ROMs are
+off: they would be measured into RTMR1.
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ class Boot:
     ``serial`` is QEMU's character device: the port itself is always there, since the ACPI tables name it.
     ``disks`` go to the platform's virtio-blk devices in slot order, read-only. ``forwards`` are (host port, guest
     port) pairs on 127.0.0.1. What a host may do against us: ``append`` (the stub then takes it for load options),
-    ``writable`` disks, and ``extra``, arguments of any kind that come last.
+    ``initrd``, ``oem_strings`` (SMBIOS type 11), ``writable`` disks, and ``extra``, arguments of any kind that come
+    last.
     """
 
     firmware: str
     kernel: str | None = None
     append: str | None = None
+    initrd: str | None = None
+    oem_strings: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
     forwards: tuple[tuple[int, int], ...] = ()
     serial: str = "null"
@@ -68,6 +71,10 @@ def arguments(platform: Platform, shape: Shape, boot: Boot, accelerator: Acceler
         argv += ["-kernel", boot.kernel]
     if boot.append is not None:
         argv += ["-append", boot.append]
+    if boot.initrd is not None:
+        argv += ["-initrd", boot.initrd]
+    for text in boot.oem_strings:
+        argv += ["-smbios", f"type=11,value={text}"]
     argv += _devices(platform, boot)
     if platform.tpm and boot.tpm_socket is not None:
         argv += ["-chardev", f"socket,id=tpm,path={boot.tpm_socket}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]

@@ -5,7 +5,7 @@ The log is untrusted text; the caller checks that it replays to the registers th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from typing import Any, Literal
@@ -114,34 +114,77 @@ def compare(
 
 
 def _align(register: Register, expected: list[Event], logged: list[LogEntry], out: list[Difference]) -> int:
-    matcher = SequenceMatcher(
-        None, [event.digest for event in expected], [entry.sha384 for entry in logged], autojunk=False
-    )
     matched = 0
-    for tag, low, high, from_, to in matcher.get_opcodes():
-        if tag == "equal":
-            matched += high - low
+    pairs = align([(event.type, event.digest) for event in expected], [(one.type, one.sha384) for one in logged])
+    for left, right, position in pairs:
+        event = None if left is None else expected[left]
+        entry = None if right is None else logged[right]
+        if event is not None and entry is not None and event.digest == entry.sha384:
+            matched += 1
             continue
-        for event, entry, position in _pairs(expected[low:high], logged[from_:to], from_):
-            kind: Kind = "extra" if event is None else "missing" if entry is None else "differs"
-            out.append(Difference(kind, register, position, event, entry, _known(event, entry)))
+        kind: Kind = "extra" if event is None else "missing" if entry is None else "differs"
+        out.append(Difference(kind, register, position, event, entry, known(event, entry)))
     return matched
 
 
+_Extend = tuple[int, bytes]
+_MAX_ALIGNED = 2048
+
+
+def align(left: Sequence[_Extend], right: Sequence[_Extend]) -> Iterator[tuple[int | None, int | None, int]]:
+    """Pair (type, digest) rows of two lists: (index in ``left``, index in ``right``, position in ``right`` from 1).
+
+    Rows with one digest are paired as in a text difference; within a replaced stretch those of one type are, in
+    order; what finds no partner has None on the other side. Long lists are paired by position between what they have
+    in common at both ends, since alignment is quadratic and a log's length is the host's choice.
+    """
+    low = 0
+    while low < min(len(left), len(right)) and left[low][1] == right[low][1]:
+        yield low, low, low + 1
+        low += 1
+    tail = 0
+    while tail < min(len(left), len(right)) - low and left[-1 - tail][1] == right[-1 - tail][1]:
+        tail += 1
+    first, second = left[low : len(left) - tail], right[low : len(right) - tail]
+    blocks = [("replace", 0, len(first), 0, len(second))]
+    if max(len(first), len(second)) <= _MAX_ALIGNED:
+        blocks = list(
+            SequenceMatcher(
+                None, [digest for _, digest in first], [digest for _, digest in second], autojunk=False
+            ).get_opcodes()
+        )
+    for tag, a, b, c, d in blocks:
+        if tag == "equal":
+            for offset in range(b - a):
+                yield low + a + offset, low + c + offset, low + c + offset + 1
+        else:
+            yield from _pairs(left, right, range(low + a, low + b), range(low + c, low + d))
+    for offset in range(tail):
+        yield len(left) - tail + offset, len(right) - tail + offset, len(right) - tail + offset + 1
+
+
 def _pairs(
-    expected: list[Event], logged: list[LogEntry], offset: int
-) -> Iterable[tuple[Event | None, LogEntry | None, int]]:
-    """Within a replaced stretch, pair events of one type in order; what finds no partner is extra or missing."""
-    left = list(expected)
-    for number, entry in enumerate(logged):
-        partner = next((event for event in left if event.type == entry.type), None)
+    left: Sequence[_Extend], right: Sequence[_Extend], ours: range, theirs: range
+) -> Iterator[tuple[int | None, int | None, int]]:
+    """Within a replaced stretch, pair rows of one type in order."""
+    following = ours.start
+    places: dict[int, list[int]] = {}
+    for index in ours:
+        places.setdefault(left[index][0], []).append(index)
+    taken = dict.fromkeys(places, 0)
+    for other in theirs:
+        kind = right[other][0]
+        known_places = places.get(kind, [])
+        while kind in taken and taken[kind] < len(known_places) and known_places[taken[kind]] < following:
+            taken[kind] += 1
+        partner = known_places[taken[kind]] if kind in taken and taken[kind] < len(known_places) else None
         if partner is not None:
-            while left[0] is not partner:
-                yield left.pop(0), None, offset + number + 1
-            left.pop(0)
-        yield partner, entry, offset + number + 1
-    for event in left:
-        yield event, None, offset + len(logged) + 1
+            for index in range(following, partner):
+                yield index, None, other + 1
+            following = partner + 1
+        yield partner, other, other + 1
+    for index in range(following, ours.stop):
+        yield index, None, theirs.stop + 1
 
 
 # --- differences that have a name ---------------------------------------------------------------------------------
@@ -226,6 +269,14 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
     ),
     (
         KnownDifference(
+            "host-initrd",
+            "the kernel got another initrd: the host's own, which the stub puts before the embedded one",
+            "systemd 262 src/boot/stub.c; boot with fw_cfg etc/boot/initrd",
+        ),
+        _from("uki.efi .initrd with"),
+    ),
+    (
+        KnownDifference(
             "acpi-tables",
             "another machine: vCPUs, memory, devices, QEMU version, or the address of the 64-bit PCI window",
             "QEMU 11.1 hw/i386/acpi-build.c",
@@ -259,5 +310,6 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
 )
 
 
-def _known(event: Event | None, entry: LogEntry | None) -> KnownDifference | None:
-    return next((known for known, test in KNOWN if test(event, entry)), None)
+def known(event: Event | None, entry: LogEntry | None) -> KnownDifference | None:
+    """The difference's name, when it has one."""
+    return next((name for name, test in KNOWN if test(event, entry)), None)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import mmap
+from typing import TypeAlias
 
 from privml.base.errors import MeasurementError
+
+Bytes: TypeAlias = bytes | mmap.mmap
+"""An artefact: in memory, or a file that is too big for that. Slices of both are ``bytes``."""
 
 
 def sha384(data: bytes) -> bytes:
@@ -12,7 +17,7 @@ def sha384(data: bytes) -> bytes:
     return hashlib.sha384(data).digest()
 
 
-def piece(data: bytes, offset: int, size: int, what: str) -> bytes:
+def piece(data: Bytes, offset: int, size: int, what: str) -> bytes:
     """``size`` bytes of ``data`` at ``offset``; ``MeasurementError`` naming ``what`` when they are not all there.
 
     A slice would shorten silently and yield a plausible, wrong digest.
@@ -22,6 +27,6 @@ def piece(data: bytes, offset: int, size: int, what: str) -> bytes:
     return data[offset : offset + size]
 
 
-def unsigned(data: bytes, offset: int, size: int, what: str) -> int:
+def unsigned(data: Bytes, offset: int, size: int, what: str) -> int:
     """A little-endian unsigned integer of ``size`` bytes; ``MeasurementError`` as ``piece``."""
     return int.from_bytes(piece(data, offset, size, what), "little")

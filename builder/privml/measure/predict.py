@@ -15,34 +15,26 @@ from privml.events.event import Event, Evidence
 from privml.events.registers import RTMRS, Register
 from privml.events.replay import replay_events
 from privml.events.types import (
-    EV_EFI_ACTION,
-    EV_EFI_BOOT_SERVICES_APPLICATION,
     EV_EFI_HANDOFF_TABLES,
     EV_EFI_HANDOFF_TABLES2,
     EV_EFI_PLATFORM_FIRMWARE_BLOB2,
     EV_EFI_VARIABLE_BOOT,
     EV_EFI_VARIABLE_DRIVER_CONFIG,
-    EV_EVENT_TAG,
-    EV_IPL,
     EV_PLATFORM_CONFIG_FLAGS,
-    EV_SEPARATOR,
 )
 from privml.measure import acpi, smbios
 from privml.measure.bootvars import boot_variables
 from privml.measure.digest import sha384
 from privml.measure.efivars import secure_boot_variables
+from privml.measure.eventlist import EventList
 from privml.measure.firmware import FirmwareFacts
+from privml.measure.payload import Payload, loaded, ran
 from privml.measure.profiles import FW_CFG_ITEMS, Profile
 from privml.measure.tdhob import td_hob
-from privml.measure.uki import UkiFacts, has_console, load_options, mangle
+from privml.measure.uki import UkiFacts
 
 AGENT_EVENT_TYPE = 0x0
 """The TCG type of RTMR3 events in a prediction: the agent's log is its own format and has none."""
-
-_SEPARATOR = bytes(4)
-CALLING = b"Calling EFI Application from Boot Option"
-EXIT_INVOKED = b"Exit Boot Services Invocation"
-EXIT_SUCCEEDED = b"Exit Boot Services Returned with Success"
 
 
 @dataclass(frozen=True)
@@ -66,34 +58,8 @@ class Prediction:
         return weakest
 
 
-class _Events:
-    """Collects events; the profile's evidence is the ceiling of each row's."""
-
-    def __init__(self, profile: Profile, origins: Mapping[str, str]) -> None:
-        self.rows: list[Event] = []
-        self._profile = profile
-        self._origins = origins
-
-    def add(
-        self,
-        register: Register,
-        kind: int,
-        digest: bytes,
-        origin: str,
-        *,
-        key: str = "",
-        evidence: Evidence | None = None,
-        note: str = "",
-    ) -> None:
-        line = self._origins.get(key or origin)
-        level = evidence or self._profile.evidence
-        if self._profile.tpm and level is Evidence.HARDWARE:
-            level = Evidence.TPM_BOOT
-        self.rows.append(Event(register, kind, digest, f"{origin} ({line})" if line else origin, level, note))
-
-
 def predict(
-    uki: UkiFacts,
+    payload: Payload,
     firmware: FirmwareFacts,
     blobs: Mapping[str, bytes],
     memory: int,
@@ -104,7 +70,7 @@ def predict(
     host_cmdline: str | None = None,
     stub_console: str | None = None,
 ) -> Prediction:
-    """Predict a direct boot of ``uki`` by ``firmware`` on a q35 machine of ``memory`` bytes.
+    """Predict a direct boot of ``payload`` by ``firmware`` on a q35 machine of ``memory`` bytes.
 
     ``blobs`` maps fw_cfg names to bytes, as this machine's QEMU offers them under qtest: etc/table-loader, the files
     that it loads, etc/smbios/smbios-tables, and for a TD BootMenu and bootorder (present with ``-kernel``).
@@ -113,7 +79,7 @@ def predict(
     stub appends when the command line has no ``console=``; its guess depends on the machine's devices (empty: it
     found none). ``MeasurementError`` when a blob is missing or the console is left to the stub.
     """
-    events = _Events(profile, origins or {})
+    events = EventList(profile, origins)
     if not profile.tpm:
         _launch(events, firmware, blobs, memory, profile)
     variables = secure_boot_variables(firmware.variables, capable=profile.secure_boot)
@@ -126,17 +92,10 @@ def predict(
             key="firmware.fd",
             evidence=Evidence.HARDWARE,
         )
-    _separator(events, Register.RTMR0, "after the Secure Boot variables")
+    events.separator(Register.RTMR0, "after the Secure Boot variables")
     for name, blob in acpi.measured(blobs):
         events.add(Register.RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(blob), name, evidence=Evidence.HARDWARE)
-    events.add(
-        Register.RTMR1,
-        EV_EFI_BOOT_SERVICES_APPLICATION,
-        uki.authenticode,
-        "uki.efi",
-        evidence=Evidence.TPM_BOOT,
-        note="Authenticode SHA-384 of the whole image; the stub maps the kernel inside itself, without an event",
-    )
+    loaded(events, payload)
     table = _smbios_table(firmware, blobs)
     if profile.smbios:
         events.add(
@@ -151,18 +110,11 @@ def predict(
         events.add(
             Register.RTMR0, EV_EFI_VARIABLE_BOOT, sha384(data), f"firmware.fd variable {name}", key="firmware.fd"
         )
-    events.add(
-        Register.RTMR1, EV_EFI_ACTION, sha384(CALLING), "firmware: boot option starts", evidence=Evidence.HARDWARE
-    )
-    for register, count in zip((Register.RTMR0, Register.RTMR1), profile.separators, strict=True):
-        for _ in range(count):
-            _separator(events, register, "before the boot option starts")
-    if variables[0].data == b"\1" and (uki.cmdline or not profile.tpm):
+    events.calling()
+    if variables[0].data == b"\1" and isinstance(payload, UkiFacts) and (payload.cmdline or not profile.tpm):
         host_cmdline = None  # with Secure Boot on the stub drops it, unmeasured
-    _stub(events, uki, table, profile, host_cmdline, stub_console)
-    for action in (EXIT_INVOKED, EXIT_SUCCEEDED):
-        text = f"firmware: {action.decode()}"
-        events.add(Register.RTMR1, EV_EFI_ACTION, sha384(action), text, evidence=Evidence.HARDWARE)
+    ran(events, payload, table, host_cmdline=host_cmdline, stub_console=stub_console)
+    events.exit_boot_services()
     listed = tuple(agent_events)
     for event, digest in zip(listed, digests(listed), strict=True):
         events.add(
@@ -171,13 +123,8 @@ def predict(
     return Prediction(tuple(events.rows), firmware.mrtd_single, firmware.mrtd_two)
 
 
-def _separator(events: _Events, register: Register, when: str) -> None:
-    origin = f"firmware: separator {when}"
-    events.add(register, EV_SEPARATOR, sha384(_SEPARATOR), origin, evidence=Evidence.HARDWARE)
-
-
 def _launch(
-    events: _Events, firmware: FirmwareFacts, blobs: Mapping[str, bytes], memory: int, profile: Profile
+    events: EventList, firmware: FirmwareFacts, blobs: Mapping[str, bytes], memory: int, profile: Profile
 ) -> None:
     """What a TD's firmware measures before anything else: memory, its variables' volume, QEMU's switches."""
     events.add(
@@ -212,69 +159,3 @@ def _smbios_table(firmware: FirmwareFacts, blobs: Mapping[str, bytes]) -> bytes:
     if smbios.TABLES not in blobs:
         raise MeasurementError(f"fw_cfg: {smbios.TABLES} is not among the blobs")
     return smbios.published(blobs[smbios.TABLES], firmware.strings)
-
-
-def _stub(
-    events: _Events,
-    uki: UkiFacts,
-    table: bytes,
-    profile: Profile,
-    host_cmdline: str | None,
-    stub_console: str | None,
-) -> None:
-    """The UKI's sections, the stub's own events, and the kernel's LoadOptions and initrd."""
-    for name, digest in uki.sections:
-        events.add(
-            Register.RTMR2,
-            EV_IPL,
-            sha384(name.encode("ascii") + b"\0"),
-            f"uki.efi {name} (its name)",
-            evidence=Evidence.HARDWARE,
-        )
-        events.add(Register.RTMR2, EV_IPL, digest, f"uki.efi {name}", key=name, evidence=Evidence.HARDWARE)
-    cmdline = uki.cmdline
-    given = mangle(host_cmdline.encode("utf-8")) if host_cmdline is not None else ""
-    if given:
-        cmdline = given
-        events.add(
-            Register.RTMR2,
-            EV_IPL,
-            sha384(load_options(given)),
-            "command line from the host",
-            note=given[:2048],
-        )
-    # A TD's firmware has no tagged events: there the stub sends the same bytes as EV_IPL (read in its binary).
-    for kind, data in smbios.stub_structures(table):
-        events.add(
-            Register.RTMR0,
-            EV_EVENT_TAG if profile.tpm else EV_IPL,
-            sha384(data),
-            f"{smbios.TABLES} type {kind}",
-            note="written by the UKI's stub; serial number and UUID are in it",
-        )
-    if not has_console(cmdline):
-        if stub_console is None:
-            raise MeasurementError(
-                "the command line has no console=: the UKI's stub would add one by looking at the host's devices",
-                hint="put a console= into the recipe's command line",
-            )
-        cmdline = " ".join(part for part in (cmdline, stub_console) if part)
-    if cmdline:
-        events.add(
-            Register.RTMR2,
-            EV_EVENT_TAG,
-            sha384(load_options(cmdline)),
-            "command line from the host" if given else "uki.efi .cmdline as the kernel's LoadOptions",
-            key="" if given else ".cmdline",
-            evidence=Evidence.HARDWARE,
-            note=cmdline[:2048],
-        )
-    if uki.initrd is not None:
-        events.add(
-            Register.RTMR2,
-            EV_EVENT_TAG,
-            uki.initrd,
-            "uki.efi .initrd with the stub's additions",
-            key=".initrd",
-            evidence=Evidence.TPM_BOOT,
-        )

@@ -7,6 +7,7 @@ back-port. Specification sheet sections 3.1, 4, 5 and 10.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from privml.base.errors import MeasurementError
 from privml.events.event import Evidence
@@ -31,7 +32,10 @@ class Profile:
     ``tpm``: a software TPM's log (PCRs mapped to registers) instead of a TD's. ``secure_boot``: the build has Secure
     Boot. ``fw_cfg_items``, ``smbios``: whether those rows exist. ``boot_options``: the firmware's own.
     ``separators``: how many ReadyToBoot separators reach RTMR0 and RTMR1. ``evidence``: of the rows that only this
-    profile has.
+    profile has. ``tagged_events``: whether the stub's SMBIOS events reach a TD's registers (``cc``) or a TPM only.
+    ``initrd_argument``: where firmware puts ``initrd=initrd`` in the command line of a ``-kernel`` boot with an
+    initrd. ``kernel_patch``: whether QEMU's changes to the kernel's setup header are in what firmware loads.
+    ``disk_exit_retried``: the kernel's first ExitBootServices fails when it was started from a disk.
     """
 
     name: str
@@ -43,6 +47,10 @@ class Profile:
     separators: tuple[int, int]
     evidence: Evidence
     source: str
+    tagged_events: Literal["tpm-only", "cc"] = "cc"
+    initrd_argument: Literal["suffix", "prefix"] = "prefix"
+    kernel_patch: Literal["none", "qemu"] = "none"
+    disk_exit_retried: bool = False
 
 
 TD_INTELTDX = Profile(
@@ -57,6 +65,22 @@ TD_INTELTDX = Profile(
     source="edk2 IntelTdxX64 from 202605 (03a07cb0f5), direct kernel boot: specification sheet section 3.1, P4",
 )
 
+TD_OVMF_2024 = Profile(
+    name="td-ovmf-202408",
+    tpm=False,
+    secure_boot=False,
+    fw_cfg_items=False,
+    smbios=False,
+    boot_options=(UI_APP,),
+    separators=(1, 0),
+    evidence=Evidence.HARDWARE,
+    source="edk2 up to 202408, whose ReadyToBoot separator went to RTMR0 (fixed by efaf8931bb): section 3.1, P1; "
+    "event logs of a 2 GiB direct boot and of a cloud machine",
+    tagged_events="tpm-only",
+    initrd_argument="suffix",
+    kernel_patch="qemu",
+)
+
 TD_OVMF_2025 = Profile(
     name="td-ovmf-202502",
     tpm=False,
@@ -67,6 +91,22 @@ TD_OVMF_2025 = Profile(
     separators=(0, 1),
     evidence=Evidence.HARDWARE,
     source="edk2 202411 to 202502 OvmfPkgX64, direct kernel boot: specification sheet section 3.1, P2",
+    tagged_events="tpm-only",
+    initrd_argument="suffix",
+    kernel_patch="qemu",
+)
+
+TD_OVMF_2026 = Profile(
+    name="td-ovmf-202608",
+    tpm=False,
+    secure_boot=False,
+    fw_cfg_items=True,
+    smbios=True,
+    boot_options=(BOOT_MANAGER_MENU, FIRMWARE_SETUP),
+    separators=(0, 1),
+    evidence=Evidence.SOURCE,
+    source="edk2 from 202505 OvmfPkgX64: section 3.1, P3 (and P4, whose plain build keeps the boot options); the "
+    "order of its rows is that of software-TPM boots of 2026.08, no TD's log was at hand",
 )
 
 TPM = Profile(
@@ -79,9 +119,10 @@ TPM = Profile(
     separators=(1, 5),
     evidence=Evidence.TPM_BOOT,
     source="Debian OVMF.fd 2026.08, QEMU 11.1.2, software TPM, direct kernel boot: logs compared event by event",
+    disk_exit_retried=True,
 )
 
-PROFILES = {profile.name: profile for profile in (TD_INTELTDX, TD_OVMF_2025, TPM)}
+PROFILES = {profile.name: profile for profile in (TD_INTELTDX, TD_OVMF_2024, TD_OVMF_2025, TD_OVMF_2026, TPM)}
 
 
 def profile_named(name: str) -> Profile:

@@ -22,7 +22,7 @@ ATTRIBUTE_EXTEND = 1
 ATTRIBUTE_PAGE_AUG = 2
 PAGE = 4096
 
-_FOOTER = uuid.UUID("96b582de-1fb2-45f7-baea-a366c55a082d").bytes_le
+FOOTER = uuid.UUID("96b582de-1fb2-45f7-baea-a366c55a082d").bytes_le
 _TDX_OFFSET = uuid.UUID("e47a6535-984a-4798-865e-4685a7bf8ec2").bytes_le
 _MAX_SECTIONS = 32
 _MAX_MEMORY = 1 << 28  # of an added section; real ones have 4 MiB
@@ -74,7 +74,7 @@ def only(found: tuple[FirmwareSection, ...], kind: int) -> FirmwareSection:
 
 def _descriptor(firmware: bytes) -> int:
     end = len(firmware) - 32
-    if end < _ENTRY or firmware[end - 16 : end] != _FOOTER:
+    if end < _ENTRY or firmware[end - 16 : end] != FOOTER:
         raise MeasurementError("firmware: no GUID table at its end: not an OVMF image")
     total = unsigned(firmware, end - _ENTRY, 2, "GUID table length")
     start = end - total

@@ -34,6 +34,7 @@ SECTION_ORDER = (
 UNMEASURED = ".pcrsig"
 _MAGIC = re.compile(rb"#### LoaderInfo: systemd-stub ([0-9]+)[^#]{0,64} ####")
 _STUB_VERSION = 262
+_LOADS_KERNEL = 257
 
 
 @dataclass(frozen=True)
@@ -42,13 +43,21 @@ class UkiFacts:
 
     ``authenticode`` is the image's SHA-384 Authenticode digest, ``sections`` the (name, SHA-384 of memory contents)
     of each measured section in the stub's order, ``cmdline`` the embedded text as the stub passes it on, ``initrd``
-    the SHA-384 of the whole initrd that the kernel receives, None when it gets none.
+    the SHA-384 of the whole initrd that the kernel receives, None when it gets none. ``inner_kernel`` is the
+    Authenticode digest of the .linux section where the stub has firmware load it, as stubs up to 257 do.
     """
 
     authenticode: bytes
     sections: tuple[tuple[str, bytes], ...]
     cmdline: str
     initrd: bytes | None
+    inner_kernel: bytes | None = None
+
+
+def stub_version(image: bytes) -> int | None:
+    """The systemd version that a stub says it is of; None when there is no stub in ``image``."""
+    match = _MAGIC.search(image)
+    return int(match[1][:9]) if match is not None else None
 
 
 def facts(image: bytes) -> UkiFacts:
@@ -56,35 +65,57 @@ def facts(image: bytes) -> UkiFacts:
 
     Not modelled: profiles, microcode and device trees (their choice depends on the machine).
     """
-    match = _MAGIC.search(image)
-    if match is None:
+    version = stub_version(image)
+    if version is None:
         raise MeasurementError("not a unified kernel image: there is no systemd-stub in it")
-    version = int(match[1][:9])
     if version != _STUB_VERSION:
         raise MeasurementError(
             f"the UKI's stub is systemd {version}, expected {_STUB_VERSION}",
             hint="what a stub measures changes between releases: pin the tools' systemd, or model the new stub",
         )
+    contents = _contents(image)
+    for name in (".profile", ".ucode", ".dtb", ".dtbauto", ".hwids", ".efifw"):
+        if name in contents:
+            raise MeasurementError(f"the UKI has a {name} section: what the stub does with it is not modelled")
+    return UkiFacts(
+        authenticode=authenticode(image),
+        sections=_measured(contents),
+        cmdline=mangle(contents.get(".cmdline", b"").split(b"\0", 1)[0]),
+        initrd=_initrd(contents),
+    )
+
+
+def other_stub(image: bytes) -> UkiFacts:
+    """What is known of a UKI with another stub than the pinned one: image, sections, the kernel up to stub 257.
+
+    Command line and initrd as the kernel measures them are left empty. ``MeasurementError`` as ``facts``.
+    """
+    version = stub_version(image)
+    contents = _contents(image)
+    inner = version is not None and version <= _LOADS_KERNEL
+    return UkiFacts(
+        authenticode=authenticode(image),
+        sections=_measured(contents),
+        cmdline="",
+        initrd=None,
+        inner_kernel=authenticode(contents[".linux"]) if inner else None,
+    )
+
+
+def _contents(image: bytes) -> dict[str, bytes]:
     found: dict[str, Section] = {}
     for section in headers(image).sections:
         if section.name in SECTION_ORDER and section.virtual_size:
             if section.name in found:
                 raise MeasurementError(f"the UKI has two {section.name} sections: profiles are not modelled")
             found[section.name] = section
-    for name in (".profile", ".ucode", ".dtb", ".dtbauto", ".hwids", ".efifw"):
-        if name in found:
-            raise MeasurementError(f"the UKI has a {name} section: what the stub does with it is not modelled")
     if ".linux" not in found:
         raise MeasurementError("not a unified kernel image: it has no .linux section")
-    contents = {name: in_memory(image, section) for name, section in found.items()}
-    return UkiFacts(
-        authenticode=authenticode(image),
-        sections=tuple(
-            (name, sha384(contents[name])) for name in SECTION_ORDER if name in contents and name != UNMEASURED
-        ),
-        cmdline=mangle(contents.get(".cmdline", b"").split(b"\0", 1)[0]),
-        initrd=_initrd(contents),
-    )
+    return {name: in_memory(image, section) for name, section in found.items()}
+
+
+def _measured(contents: dict[str, bytes]) -> tuple[tuple[str, bytes], ...]:
+    return tuple((name, sha384(contents[name])) for name in SECTION_ORDER if name in contents and name != UNMEASURED)
 
 
 def mangle(cmdline: bytes) -> str:

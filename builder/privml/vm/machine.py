@@ -27,7 +27,8 @@ _TYPED = "unix:/vm/serial.sock,server=on,wait=off,logfile=/vm/console.log"
 class Launch:
     """What to start. ``image`` holds uki.efi, root.raw, model.raw, firmware.fd; single files can be replaced.
 
-    ``append`` is a host's addition to the command line. ``forward`` is the guest port to reach. ``share_memory``
+    ``append`` is a host's addition to the command line, ``oem_strings`` what it puts into SMBIOS type 11; an
+    initrd of the host's is ``initrd`` among the replaced. ``forward`` is the guest port to reach. ``share_memory``
     makes the guest's memory a file, so that the firmware's log can be read from outside. ``fw_cfg`` are files
     handed to the guest by the host (name -> bytes).
 
@@ -41,6 +42,7 @@ class Launch:
     replaced: Mapping[str, Path] = field(default_factory=dict)
     generic_firmware: bool = False
     append: str | None = None
+    oem_strings: tuple[str, ...] = ()
     forward: int | None = None
     share_memory: bool = False
     capture: bool = False
@@ -122,13 +124,15 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
             fw_cfg.append((name, f"/vm/fw_cfg.{number}"))
         tpm_socket = None
         if launch.platform.tpm:
-            children.append(swtpm.start(tools, directory))
+            children.append(swtpm.start(tools, directory, keep=launch.share_memory))
             tpm_socket = f"/vm/{swtpm.SOCKET}"
         chosen = accelerator.choose(tools)
         boot = Boot(
             firmware=paths["firmware.fd"],
             kernel=paths["uki.efi"],
             append=launch.append,
+            initrd=paths.get("initrd"),
+            oem_strings=launch.oem_strings,
             disks=(paths["root.raw"], paths["model.raw"]),
             forwards=((port, launch.forward),) if launch.forward is not None else (),
             serial=_TYPED if launch.typed else "file:/vm/console.log",

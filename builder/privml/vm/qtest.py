@@ -18,7 +18,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 from privml.base import strictjson
-from privml.base.errors import MeasurementError
+from privml.base.errors import HostError, MeasurementError
 from privml.base.files import write_atomic
 from privml.image.tools import Bind, ToolsTree
 from privml.machine.platform import Platform, Shape
@@ -39,10 +39,13 @@ _CACHE_VERSION = "4"
 
 
 class _Qtest:
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, qemu: Child) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(60)
-        self._socket.connect(str(path))
+        try:
+            self._socket.connect(str(path))
+        except OSError as error:
+            raise HostError(f"qtest: QEMU does not answer for this shape\n{qemu.tail()}") from error
         self._file = self._socket.makefile("rwb")
 
     def close(self) -> None:
@@ -105,11 +108,16 @@ def read_blobs(tools: ToolsTree, platform: Platform, shape: Shape, *, kernel: bo
                 "unix:/vm/qtest.sock,server=on,wait=off",
                 "-qtest-log",
                 "none",
+                # The guest never runs: its memory need not be there, however much it is.
+                "-object",
+                f"memory-backend-ram,id=ram,size={shape.memory},reserve=off",
+                "-machine",
+                "memory-backend=ram",
             )
             qemu = Child(tools, ["qemu-system-x86_64", *argv], directory / "qemu.log", binds=binds)
             children.append(qemu)
             qemu.await_path(directory / "qtest.sock")
-            with contextlib.closing(_Qtest(directory / "qtest.sock")) as qtest:
+            with contextlib.closing(_Qtest(directory / "qtest.sock", qemu)) as qtest:
                 return _read_all(qtest, platform)
         finally:
             for child in reversed(children):

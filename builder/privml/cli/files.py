@@ -1,0 +1,239 @@
+"""What `measure`, `explain` and `diff` share: a stranger's FILE read into a finding, told by its content."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import mmap
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from privml.base import strictjson
+from privml.base.errors import EvidenceError, MeasurementError, UsageError
+from privml.events import tcg
+from privml.events.event import Event, Evidence
+from privml.events.explain import explain_event
+from privml.events.registers import RTMRS, Register
+from privml.events.replay import extended, replay_digests
+from privml.events.tcg import LogEntry
+from privml.evidence import dstack, quote, tdreport
+from privml.measure import artefact
+from privml.measure.artefact import Finding
+from privml.statement import intoto, predicate
+from privml.statement.predicate import MeasuredShape
+
+_SPEC_ID = b"Spec ID Event03\0"
+_TEXT_LIMIT = 4 << 20
+_HEX = re.compile(rb"\A(?:0x)?[0-9A-Fa-f\s]+\Z")
+_BASE64 = re.compile(rb"\A[A-Za-z0-9+/_\s-]+={0,2}\s*\Z")
+_QUOTE_VERSIONS = (3, 4, 5)
+_CCEL_TABLE = 56
+
+
+@dataclass(frozen=True)
+class Log:
+    """A firmware's log: its entries, and whether they are under PCR numbers."""
+
+    entries: tuple[LogEntry, ...]
+    tpm: bool
+
+    def events(self) -> tuple[Event, ...]:
+        """The extends as events, in the log's order: where each stands, and what it says it is."""
+        level = Evidence.TPM_BOOT if self.tpm else Evidence.HARDWARE
+        found = []
+        for number, entry in enumerate(self.entries, 1):
+            if self.tpm and entry.index > 15:
+                continue  # PCR 16 and up stand for no register
+            pair = extended(entry, tpm=self.tpm)
+            if pair is not None:
+                words = explain_event(entry)
+                found.append(Event(pair[0], entry.type, pair[1], f"log record {number}", level, words))
+        return tuple(found)
+
+    def registers(self) -> dict[Register, bytes]:
+        """RTMR0..3 as the log replays."""
+        events = self.events()
+        return {
+            register: replay_digests(event.digest for event in events if event.register is register)
+            for register in RTMRS
+        }
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that was read. ``log`` of logs, ``shapes`` of a prediction, ``claimed`` registers of a quote or report
+    (a dstack report has a log and a quote)."""
+
+    path: Path
+    finding: Finding
+    log: Log | None = None
+    shapes: tuple[MeasuredShape, ...] = ()
+    claimed: dict[Register, bytes] | None = None
+
+
+def read(path: Path) -> File:
+    """Read and identify ``path``; ``MeasurementError`` when it is nothing known, or malformed."""
+    if not path.is_file():
+        raise UsageError(f"`{path}` is not a file")
+    if not path.stat().st_size:
+        raise MeasurementError(f"{path} is empty")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
+        return _identify(path, view)
+
+
+def _identify(path: Path, view: mmap.mmap) -> File:
+    head = view[:65536]
+    if head[32:48] == _SPEC_ID:
+        return _log(path, view[: tcg.MAX_LOG + 1])
+    if _is_quote(head):
+        return _quote(path, view[: quote.MAX_SIZE + 1])
+    if len(view) == tdreport.SIZE and head[0] == 0x81:
+        return _report(path, view[:])
+    if head[:4] == b"CCEL" and len(view) == _CCEL_TABLE:
+        return File(path, _ccel_table(head))
+    if head.lstrip()[:1] == b"{":
+        return _json(path, view[: strictjson.MAX_BYTES + 1])
+    decoded = _decoded(view[: _TEXT_LIMIT + 1])
+    if decoded is not None:
+        if decoded[32:48] == _SPEC_ID:
+            return _log(path, decoded)
+        if _is_quote(decoded):
+            return _quote(path, decoded)
+        if len(decoded) == tdreport.SIZE and decoded[0] == 0x81:
+            return _report(path, decoded)
+    found = artefact.identify(view) or (artefact.identify(decoded) if decoded else None)
+    if found is None:
+        raise MeasurementError(
+            f"{path}: not recognised",
+            hint="known: TDX firmware, PE image, kernel, UKI, GPT disk, CCEL or TPM log, TDX quote, TDREPORT, "
+            "ACPI and SMBIOS blobs of fw_cfg, prediction.json",
+        )
+    return File(path, found)
+
+
+def _is_quote(head: bytes) -> bool:
+    version, tee = int.from_bytes(head[:2], "little"), int.from_bytes(head[4:8], "little")
+    return version in _QUOTE_VERSIONS and tee in (0, quote.TEE_TDX) and head[12:28] == quote.INTEL_QE_VENDOR
+
+
+def _decoded(data: bytes) -> bytes | None:
+    """The bytes that hexadecimal or base64 text stands for; None when ``data`` is no such text."""
+    if len(data) > _TEXT_LIMIT:
+        return None
+    if _HEX.match(data):
+        digits = b"".join(data.removeprefix(b"0x").split())
+        return None if len(digits) % 2 else binascii.unhexlify(digits)
+    if _BASE64.match(data):
+        text = b"".join(data.split()).replace(b"-", b"+").replace(b"_", b"/")
+        try:
+            return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
+        except binascii.Error:
+            return None
+    return None
+
+
+def read_log(data: bytes) -> Log:
+    """A CCEL or TPM log, told by its banks and indices (a TD's has SHA-384 only, and indices up to 4)."""
+    entries = tuple(tcg.parse_log(data))
+    tpm = any(len(entry.digests) != 1 or entry.index > max(Register) for entry in entries)
+    return Log(entries, tpm)
+
+
+def _log(path: Path, data: bytes) -> File:
+    return _log_of(path, read_log(data))
+
+
+def _log_of(path: Path, log: Log) -> File:
+    kind, what = ("tpm-log", "TPM event log, mapped to a TD's registers") if log.tpm else ("ccel", "CC event log")
+    notes = ["a log is only what it says: `explain LOG --against QUOTE` checks it"]
+    if log.tpm:
+        notes.append("PCR 0 stands for MRTD, which a TD's firmware does not extend")
+    return File(
+        path,
+        Finding(
+            kind,
+            f"{what}, {len(log.entries)} records",
+            registers=log.registers(),
+            events=log.events(),
+            notes=tuple(notes),
+        ),
+        log=log,
+    )
+
+
+def _quote(path: Path, data: bytes) -> File:
+    parsed = quote.parse(data)
+    body = parsed.body
+    registers = dict(zip(RTMRS, body.rtmrs, strict=True))
+    facts = {
+        "mrconfigid": body.mr_config_id.hex(),
+        "mrowner": body.mr_owner.hex(),
+        "mrownerconfig": body.mr_owner_config.hex(),
+        "report data": body.report_data.hex(),
+        "td attributes": body.td_attributes.hex(),
+        "xfam": body.xfam.hex(),
+        "mrseam": body.mr_seam.hex(),
+        "tee tcb svn": body.tee_tcb_svn.hex(),
+    }
+    finding = Finding(
+        "quote",
+        f"TDX quote, version {parsed.header.version}, TD {'1.0' if body.mr_service_td is None else '1.5'} body",
+        mrtd={"mrtd": body.mr_td},
+        registers=registers,
+        facts=facts,
+        notes=("its signature was not checked: `verify` does that",),
+    )
+    return File(path, finding, claimed={Register.MRTD: body.mr_td, **registers})
+
+
+def _report(path: Path, data: bytes) -> File:
+    parsed = tdreport.parse(data)
+    registers = dict(zip(RTMRS, parsed.rtmrs, strict=True))
+    facts = {
+        "mrconfigid": parsed.mr_config_id.hex(),
+        "report data": parsed.report_data.hex(),
+        "td attributes": parsed.td_attributes.hex(),
+        "xfam": parsed.xfam.hex(),
+    }
+    finding = Finding(
+        "tdreport",
+        "TDREPORT",
+        mrtd={"mrtd": parsed.mr_td},
+        registers=registers,
+        facts=facts,
+        notes=("its MAC can be checked on its own machine only",),
+    )
+    return File(path, finding, claimed={Register.MRTD: parsed.mr_td, **registers})
+
+
+def _ccel_table(data: bytes) -> Finding:
+    length, address = (int.from_bytes(data[at : at + 8], "little") for at in (40, 48))
+    facts = {"log's size": f"{length} bytes", "log's address": f"0x{address:x}"}
+    return Finding("ccel-table", "ACPI table CCEL: where the log lies, not the log", facts=facts)
+
+
+def _json(path: Path, data: bytes) -> File:
+    value = strictjson.loads(data, what=str(path))
+    if dstack.is_report(value):
+        body, entries = dstack.parse(value)
+        log = _log_of(path, Log(tuple(entries), tpm=False))
+        return replace(log, claimed=_quote(path, body).claimed)
+    try:
+        found = intoto.decode(data).predicate
+    except EvidenceError:
+        try:
+            found = predicate.decode(data)
+        except EvidenceError as error:
+            raise MeasurementError(f"{path}: not a prediction: {error.message}") from error
+    shapes = ", ".join(shape.label for shape in found.shapes)
+    first = found.shapes[0] if len(found.shapes) == 1 else None
+    finding = Finding(
+        "prediction",
+        f"prediction of {found.name} ({found.variant})",
+        mrtd=dict(zip(("single_pass", "two_pass"), first.mrtd, strict=False)) if first else {},
+        registers=dict(zip(RTMRS, first.rtmrs, strict=True)) if first else {},
+        events=first.events if first else (),
+        facts={"shapes": shapes},
+    )
+    return File(path, finding, shapes=found.shapes)

@@ -1,0 +1,60 @@
+"""Many shapes from one line: ``1..64`` processors, ``2GiB..512GiB`` of memory."""
+
+from __future__ import annotations
+
+import re
+
+from privml.base.errors import RecipeError, UsageError
+from privml.machine.platform import Shape, size_of, size_text
+
+MAX_SHAPES = 4096
+_MAX_VCPUS = 255
+_MIB = 1 << 20
+
+
+def vcpu_counts(text: str) -> tuple[int, ...]:
+    """``2``, ``1,2,4``, ``1..64`` (each of them); ``UsageError`` for anything else."""
+    counts: list[int] = []
+    for word in text.split(","):
+        match = re.fullmatch(r"([0-9]{1,3})(?:\.\.([0-9]{1,3}))?", word)
+        if match is None:
+            raise UsageError(f"--vcpus `{word[:40]}`: expected a number or a range, as in 2 or 1..64")
+        low, high = int(match[1]), int(match[2] or match[1])
+        if not 1 <= low <= high <= _MAX_VCPUS:
+            raise UsageError(f"--vcpus {word}: expected 1 to {_MAX_VCPUS}")
+        counts.extend(range(low, high + 1))
+    return tuple(dict.fromkeys(counts))
+
+
+def memory_sizes(text: str) -> tuple[int, ...]:
+    """``4GiB``, ``2GiB,2815MiB``, ``2GiB..512GiB`` (doubling); bytes. ``UsageError`` for anything else."""
+    sizes: list[int] = []
+    for word in text.split(","):
+        ends = [_size(end) for end in word.split("..")]
+        if len(ends) > 2 or ends[0] > ends[-1]:
+            raise UsageError(f"--memory {word[:40]}: expected a size or a range, as in 4GiB or 2GiB..512GiB")
+        size = ends[0]
+        while size <= ends[-1]:
+            sizes.append(size)
+            size *= 2
+        if len(ends) == 2 and sizes[-1] != ends[1]:
+            raise UsageError(f"--memory {word}: doubling {size_text(ends[0])} does not reach {size_text(ends[1])}")
+    return tuple(dict.fromkeys(sizes))
+
+
+def _size(text: str) -> int:
+    try:
+        size = size_of(text)
+    except RecipeError as error:
+        raise UsageError(f"--memory: {error.message}") from error
+    if size % _MIB:
+        raise UsageError(f"--memory {text}: expected whole MiB")
+    return size
+
+
+def shapes(vcpus: str, memory: str) -> tuple[Shape, ...]:
+    """Every pair of a processor count and a size, processors first; ``UsageError`` for more than `MAX_SHAPES`."""
+    counts, sizes = vcpu_counts(vcpus), memory_sizes(memory)
+    if len(counts) * len(sizes) > MAX_SHAPES:
+        raise UsageError(f"{len(counts) * len(sizes)} shapes: expected at most {MAX_SHAPES}")
+    return tuple(Shape(count, size) for size in sizes for count in counts)

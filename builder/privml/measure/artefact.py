@@ -1,0 +1,274 @@
+"""What a stranger's file is, and what it measures to by itself: firmware, PE, kernel, UKI, disk, fw_cfg blobs.
+
+Told by content, never by name. What needs a machine to be known is said in a note, and not guessed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from privml.base.errors import MeasurementError
+from privml.events.event import Event, Evidence
+from privml.events.registers import Register
+from privml.events.replay import replay_digests
+from privml.events.types import (
+    EV_EFI_BOOT_SERVICES_APPLICATION,
+    EV_EFI_GPT_EVENT,
+    EV_EFI_HANDOFF_TABLES,
+    EV_EFI_PLATFORM_FIRMWARE_BLOB2,
+    EV_EFI_VARIABLE_DRIVER_CONFIG,
+    EV_IPL,
+    EV_PLATFORM_CONFIG_FLAGS,
+)
+from privml.measure import acpi, bzimage, fat, gpt, mrtd, payload, pe, smbios, tdvf, uki
+from privml.measure.digest import Bytes, piece, sha384
+from privml.measure.efivars import secure_boot_variables, store
+from privml.measure.profiles import TD_INTELTDX
+
+
+@dataclass(frozen=True)
+class Finding:
+    """``kind`` is a word for programs, ``title`` a line for a person.
+
+    ``mrtd`` maps a page order (``single_pass``, ``two_pass``), or ``mrtd`` for a value that was read, to 48 bytes.
+    ``registers`` are whole values; ``events`` are extends, of which there may be some without a whole register.
+    ``facts`` are named values, ``notes`` say what the file alone does not tell.
+    """
+
+    kind: str
+    title: str
+    mrtd: dict[str, bytes] = field(default_factory=dict)
+    registers: dict[Register, bytes] = field(default_factory=dict)
+    events: tuple[Event, ...] = ()
+    facts: dict[str, str] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of ``measure FILE --json``."""
+        result: dict[str, Any] = {"kind": self.kind, "title": self.title}
+        if "mrtd" in self.mrtd:
+            result["mrtd"] = self.mrtd["mrtd"].hex()
+        elif self.mrtd:
+            result["mrtd"] = {order: value.hex() for order, value in self.mrtd.items()}
+        result.update({register.name.lower(): value.hex() for register, value in self.registers.items()})
+        result["events"] = [event.to_dict() for event in self.events]
+        return {**result, "facts": self.facts, "notes": list(self.notes)}
+
+
+def identify(data: Bytes) -> Finding | None:
+    """What ``data`` is; None when it is nothing known here. ``MeasurementError`` when it is, but malformed."""
+    if gpt.is_disk(data):
+        return _disk(data)
+    if data[:2] == b"MZ":
+        whole = data[:]
+        return _uki(whole) if uki.stub_version(whole) is not None and _has_linux(whole) else _pe(whole)
+    whole = data[:]
+    if _is_firmware(whole):
+        return _firmware(whole)
+    return _blob(whole)
+
+
+def _has_linux(image: bytes) -> bool:
+    return any(section.name == ".linux" for section in pe.headers(image).sections)
+
+
+def _is_firmware(data: bytes) -> bool:
+    return tdvf.FOOTER in data[-4096:] and data[-48:-32] == tdvf.FOOTER
+
+
+def _firmware(data: bytes) -> Finding:
+    found = tdvf.sections(data)
+    section = tdvf.only(found, tdvf.CFV)
+    cfv = piece(data, section.offset, section.raw_size, "CFV section")
+    events = [_event(Register.RTMR0, EV_EFI_PLATFORM_FIRMWARE_BLOB2, sha384(cfv), "CFV: its variables' volume")]
+    notes = ["RTMR0 needs the machine too: give `measure` a built image, or compare a log with `explain`"]
+    variables = store(cfv)
+    for capable in (False, True):
+        state, *rest = secure_boot_variables(variables, capable=capable)
+        if capable or not state.data:
+            note = "in a build with Secure Boot" if capable else "in a build without Secure Boot"
+            events.append(_variable(state.name, state.encoded(), note))
+        if capable:
+            events += [_variable(one.name, one.encoded(), "") for one in rest]
+    facts = {
+        f"section {number} {one.type_name}": f"0x{one.gpa:x}, {one.memory_size} bytes"
+        + (", measured" if one.attributes & tdvf.ATTRIBUTE_EXTEND else "")
+        for number, one in enumerate(found)
+    }
+    try:
+        strings = smbios.firmware_strings(data)
+        facts["SMBIOS Type 0"] = f"{strings.vendor}, {strings.version}, {strings.date}"
+    except MeasurementError as error:
+        notes.append(error.message)
+    return Finding(
+        "firmware",
+        f"TDVF firmware of {len(data)} bytes",
+        mrtd={"single_pass": mrtd.mrtd(data, "single"), "two_pass": mrtd.mrtd(data, "two")},
+        events=tuple(events),
+        facts=facts,
+        notes=tuple(notes),
+    )
+
+
+def _variable(name: str, encoded: bytes, note: str) -> Event:
+    return _event(Register.RTMR0, EV_EFI_VARIABLE_DRIVER_CONFIG, sha384(encoded), f"variable {name}", note=note)
+
+
+def _event(
+    register: Register, kind: int, digest: bytes, origin: str, *, level: Evidence = Evidence.HARDWARE, note: str = ""
+) -> Event:
+    return Event(register, kind, digest, origin, level, note)
+
+
+def _application(digest: bytes, origin: str, note: str = "") -> Event:
+    return _event(Register.RTMR1, EV_EFI_BOOT_SERVICES_APPLICATION, digest, origin, note=note)
+
+
+def _pe(data: bytes) -> Finding:
+    facts = {"Authenticode SHA-256": pe.authenticode(data, "sha256").hex()}
+    notes = []
+    if bzimage.is_kernel(data):
+        header = bzimage.setup_header(data)
+        facts["boot protocol"] = f"{header.protocol >> 8}.{header.protocol & 0xFF}"
+        notes.append(
+            "before QEMU 10.0 or edk2 202502 the kernel is patched before it is loaded, and the digest is another: "
+            "it depends on the initrd's size, and on memory below 2816 MiB"
+        )
+    return Finding(
+        "kernel" if notes else "pe",
+        f"Linux kernel (bzImage) of {len(data)} bytes" if notes else f"PE image of {len(data)} bytes",
+        events=(_application(pe.authenticode(data), "PE image", "Authenticode SHA-384, as edk2 hashes it"),),
+        facts=facts,
+        notes=tuple(notes),
+    )
+
+
+def _uki(data: bytes) -> Finding:
+    version = uki.stub_version(data)
+    title = f"unified kernel image of {len(data)} bytes, stub systemd {version}"
+    facts = {"Authenticode SHA-256": pe.authenticode(data, "sha256").hex()}
+    try:
+        found = uki.facts(data)
+        events = payload.direct(found, TD_INTELTDX)
+    except MeasurementError as error:
+        other = uki.other_stub(data)
+        partial = [_application(other.authenticode, "uki.efi")]
+        for name, digest in other.sections:
+            partial.append(_event(Register.RTMR2, EV_IPL, sha384(name.encode() + b"\0"), f"{name} (its name)"))
+            partial.append(_event(Register.RTMR2, EV_IPL, digest, name))
+        if other.inner_kernel is not None:
+            partial.append(_application(other.inner_kernel, ".linux, loaded by the stub"))
+        notes = (f"no whole registers: {error.message}", "stubs before 256 measure nothing in a TD")
+        return Finding("uki", title, events=tuple(partial), facts=facts, notes=notes)
+    return Finding(
+        "uki",
+        title,
+        registers=_registers(events),
+        events=events,
+        facts={**facts, "command line": found.cmdline},
+        notes=("values of a direct boot (QEMU -kernel, edk2 from 202411); from a disk RTMR1 is another",),
+    )
+
+
+def _registers(events: tuple[Event, ...]) -> dict[Register, bytes]:
+    return {
+        register: replay_digests(event.digest for event in events if event.register is register)
+        for register in (Register.RTMR1, Register.RTMR2)
+    }
+
+
+def _disk(data: Bytes) -> Finding:
+    found = gpt.table(data)
+    event = _event(Register.RTMR1, EV_EFI_GPT_EVENT, sha384(found.event), "partition table (GPT)")
+    facts = {"disk": str(found.disk)}
+    for number, one in enumerate(found.partitions, 1):
+        facts[f"partition {number}"] = f"{one.name}, {one.guid}, bytes {one.start} to {one.end}"
+    esp = next((one for one in found.partitions if one.type == gpt.ESP), None)
+    title = f"disk image with {len(found.partitions)} partitions"
+    if esp is None:
+        return Finding("disk", title, events=(event,), facts=facts, notes=("it has no EFI system partition",))
+    try:
+        loader = fat.read(data, esp.start)
+        authenticode = pe.authenticode(loader)
+    except MeasurementError as error:
+        return Finding("disk", title, events=(event,), facts=facts, notes=(error.message,))
+    path = "/".join(fat.REMOVABLE)
+    facts[path] = f"{len(loader)} bytes"
+    try:
+        events = payload.from_disk(uki.facts(loader), found.event, TD_INTELTDX)
+    except MeasurementError as error:
+        notes = (f"no whole registers: {error.message}",)
+        return Finding("disk", title, events=(event, _application(authenticode, path)), facts=facts, notes=notes)
+    about = (
+        f"values of a boot from {path}; RTMR0 then holds boot options that depend on the machine's devices",
+        "software-TPM boots called ExitBootServices twice here, which adds two events to RTMR1",
+    )
+    return Finding("disk", title, registers=_registers(events), events=events, facts=facts, notes=about)
+
+
+def _blob(data: bytes) -> Finding | None:
+    for reader in (_loader, _acpi, _smbios):
+        found = reader(data)
+        if found is not None:
+            return found
+    return None
+
+
+def _acpi_event(name: str, data: bytes) -> Event:
+    return _event(Register.RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(data), name, note="ACPI DATA")
+
+
+def _loader(data: bytes) -> Finding | None:
+    if data[:4] != b"\1\0\0\0" or data[4:8] != b"etc/" or len(data) % 128:
+        return None
+    names = acpi.allocated_files(data)
+    return Finding(
+        "table-loader",
+        f"fw_cfg {acpi.TABLE_LOADER}",
+        events=(_acpi_event(acpi.TABLE_LOADER, data),),
+        facts={"loads": ", ".join(names)},
+        notes=("each file that it loads is measured after it, in this order",),
+    )
+
+
+def _acpi(data: bytes) -> Finding | None:
+    if data[:8] == b"RSD PTR " and len(data) in (20, 36):
+        return Finding("rsdp", f"fw_cfg {acpi.RSDP}", events=(_acpi_event(acpi.RSDP, data),))
+    if data[:4] not in (b"FACS", b"DSDT"):
+        return None
+    names = ", ".join(table.name for table in acpi.tables(data))
+    try:
+        blobs = acpi.derived(data)
+    except MeasurementError as error:
+        return Finding(
+            "acpi-tables",
+            f"fw_cfg {acpi.TABLES}",
+            events=(_acpi_event(acpi.TABLES, data),),
+            facts={"tables": names},
+            notes=(error.message,),
+        )
+    events = tuple(_acpi_event(name, blobs[name]) for name in (acpi.TABLE_LOADER, acpi.RSDP, acpi.TABLES))
+    notes = (f"{acpi.TABLE_LOADER} and {acpi.RSDP} follow from the tables, when no device adds commands of its own",)
+    return Finding("acpi-tables", f"fw_cfg {acpi.TABLES}", events=events, facts={"tables": names}, notes=notes)
+
+
+def _smbios(data: bytes) -> Finding | None:
+    try:
+        kinds = [data[start] for start, _, _ in smbios.structures(data)]
+    except MeasurementError:
+        return None
+    if not kinds or kinds[0] > smbios.TYPE_END or len(kinds) < 2:
+        return None
+    events = [
+        _event(
+            Register.RTMR0, EV_IPL, sha384(body), f"type {kind}", level=Evidence.SOURCE, note="by systemd-stub 262"
+        )
+        for kind, body in smbios.stub_structures(data)
+    ]
+    facts = {"types": ", ".join(map(str, kinds))}
+    if smbios.TYPE_FIRMWARE not in kinds:
+        notes = ("QEMU's table: firmware adds its Type 0 before it measures, so the table's digest depends on it",)
+        return Finding("smbios", f"fw_cfg {smbios.TABLES}", events=tuple(events), facts=facts, notes=notes)
+    table = _event(Register.RTMR0, EV_EFI_HANDOFF_TABLES, sha384(smbios.filtered(data)), "SMBIOS table, filtered")
+    return Finding("smbios", "SMBIOS table as firmware publishes it", events=(table, *events), facts=facts)

@@ -1,0 +1,222 @@
+"""What firmware starts, and what that measures: a UKI, a kernel given by ``-kernel``, or a UKI on a disk.
+
+Rules: specification sheet sections 4, 5 and 10. The stub's were read in systemd 262 and seen in software-TPM boots;
+a kernel's two events, and the order of a disk's, are in hardware logs.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from privml.base.errors import MeasurementError
+from privml.events.event import Event, Evidence
+from privml.events.registers import Register
+from privml.events.types import (
+    EV_EFI_BOOT_SERVICES_APPLICATION,
+    EV_EFI_GPT_EVENT,
+    EV_EVENT_TAG,
+    EV_IPL,
+)
+from privml.measure import bzimage, pe, smbios
+from privml.measure.digest import sha384
+from privml.measure.eventlist import EventList
+from privml.measure.profiles import Profile
+from privml.measure.uki import UkiFacts, has_console, load_options, mangle
+
+
+@dataclass(frozen=True)
+class KernelFacts:
+    """A kernel given by ``-kernel``: its Authenticode SHA-384 as loaded, the LoadOptions text, its initrd's SHA-384.
+
+    ``initrd`` is None without one. ``cmdline`` is the whole text, with what firmware adds to it.
+    """
+
+    authenticode: bytes
+    cmdline: str
+    initrd: bytes | None
+
+
+Payload = UkiFacts | KernelFacts
+
+
+def kernel_facts(
+    kernel: bytes, profile: Profile, *, cmdline: str = "", initrd: bytes = b"", memory: int | None = None
+) -> KernelFacts:
+    """Read what ``-kernel``, ``-append`` and ``-initrd`` are given.
+
+    ``memory`` (bytes) is needed where the profile's machine patches the kernel. ``cmdline`` is taken as it is: a
+    final line feed counts. ``MeasurementError`` for a file that is no PE image, and for a text that is not ASCII.
+    """
+    if profile.kernel_patch == "qemu":
+        if memory is None:
+            raise MeasurementError("the machine of this profile patches the kernel: its memory must be given")
+        kernel = bzimage.patched(kernel, memory=memory, initrd_size=len(initrd), cmdline=cmdline)
+    if not cmdline.isascii():
+        raise MeasurementError("the kernel's command line is not ASCII: how firmware widens it is not modelled")
+    text = cmdline
+    if initrd:
+        text = f"initrd=initrd {cmdline}" if profile.initrd_argument == "prefix" else f"{cmdline} initrd=initrd"
+    return KernelFacts(pe.authenticode(kernel), text, sha384(initrd) if initrd else None)
+
+
+def loaded(events: EventList, payload: Payload) -> None:
+    """Firmware loads the payload's PE image."""
+    if isinstance(payload, KernelFacts):
+        events.add(
+            Register.RTMR1,
+            EV_EFI_BOOT_SERVICES_APPLICATION,
+            payload.authenticode,
+            "kernel",
+            evidence=Evidence.HARDWARE,
+            note="Authenticode SHA-384 of the kernel as firmware gets it",
+        )
+        return
+    events.add(
+        Register.RTMR1,
+        EV_EFI_BOOT_SERVICES_APPLICATION,
+        payload.authenticode,
+        "uki.efi",
+        evidence=Evidence.TPM_BOOT,
+        note="Authenticode SHA-384 of the whole image"
+        + ("" if payload.inner_kernel else "; the stub maps the kernel inside itself, without an event"),
+    )
+
+
+def ran(
+    events: EventList,
+    payload: Payload,
+    table: bytes | None,
+    *,
+    host_cmdline: str | None = None,
+    stub_console: str | None = None,
+) -> None:
+    """The payload runs until its kernel calls ExitBootServices. ``table`` is the published SMBIOS table, None when
+    RTMR0 is not predicted. The other arguments are ``predict``'s."""
+    if isinstance(payload, KernelFacts):
+        _kernel(events, payload.cmdline, "kernel's command line", payload.initrd, "initrd", Evidence.HARDWARE)
+    else:
+        _stub(events, payload, table, host_cmdline, stub_console)
+
+
+def _kernel(
+    events: EventList,
+    cmdline: str,
+    from_: str,
+    initrd: bytes | None,
+    initrd_from: str,
+    level: Evidence,
+    *,
+    keys: tuple[str, str] = ("", ""),
+) -> None:
+    """The kernel's own two events (Linux drivers/firmware/efi/libstub/efi-stub-helper.c)."""
+    if cmdline:
+        events.add(
+            Register.RTMR2,
+            EV_EVENT_TAG,
+            sha384(load_options(cmdline)),
+            from_,
+            key=keys[0],
+            evidence=Evidence.HARDWARE,
+            note=cmdline[:2048],
+        )
+    if initrd is not None:
+        events.add(Register.RTMR2, EV_EVENT_TAG, initrd, initrd_from, key=keys[1], evidence=level)
+
+
+def _stub(
+    events: EventList, uki: UkiFacts, table: bytes | None, host_cmdline: str | None, stub_console: str | None
+) -> None:
+    """The UKI's sections, the stub's own events, and the kernel's LoadOptions and initrd."""
+    profile = events.profile
+    for name, digest in uki.sections:
+        events.add(
+            Register.RTMR2,
+            EV_IPL,
+            sha384(name.encode("ascii") + b"\0"),
+            f"uki.efi {name} (its name)",
+            evidence=Evidence.HARDWARE,
+        )
+        events.add(Register.RTMR2, EV_IPL, digest, f"uki.efi {name}", key=name, evidence=Evidence.HARDWARE)
+    cmdline = uki.cmdline
+    given = mangle(host_cmdline.encode("utf-8")) if host_cmdline is not None else ""
+    if given:
+        cmdline = given
+        events.add(
+            Register.RTMR2,
+            EV_IPL,
+            sha384(load_options(given)),
+            "command line from the host",
+            note=given[:2048],
+        )
+    # A TD's firmware has no tagged events: there the stub sends the same bytes as EV_IPL (read in its binary).
+    if table is not None and (profile.tpm or profile.tagged_events == "cc"):
+        for kind, data in smbios.stub_structures(table):
+            events.add(
+                Register.RTMR0,
+                EV_EVENT_TAG if profile.tpm else EV_IPL,
+                sha384(data),
+                f"{smbios.TABLES} type {kind}",
+                note="written by the UKI's stub; serial number and UUID are in it",
+            )
+    if not has_console(cmdline):
+        if stub_console is None:
+            raise MeasurementError(
+                "the command line has no console=: the UKI's stub would add one by looking at the host's devices",
+                hint="put a console= into the recipe's command line",
+            )
+        cmdline = " ".join(part for part in (cmdline, stub_console) if part)
+    if uki.inner_kernel is not None:
+        events.add(
+            Register.RTMR1,
+            EV_EFI_BOOT_SERVICES_APPLICATION,
+            uki.inner_kernel,
+            "uki.efi .linux, loaded by the stub",
+            key=".linux",
+            evidence=Evidence.HARDWARE,
+        )
+    _kernel(
+        events,
+        cmdline,
+        "command line from the host" if given else "uki.efi .cmdline as the kernel's LoadOptions",
+        uki.initrd,
+        "uki.efi .initrd with the stub's additions",
+        Evidence.TPM_BOOT,
+        keys=("" if given else ".cmdline", ".initrd"),
+    )
+
+
+def direct(payload: Payload, profile: Profile, *, stub_console: str | None = None) -> tuple[Event, ...]:
+    """RTMR1 and RTMR2 of a direct boot (``-kernel``), which no machine changes."""
+    events = EventList(profile)
+    loaded(events, payload)
+    events.calling()
+    ran(events, payload, None, stub_console=stub_console)
+    events.exit_boot_services()
+    return _without_rtmr0(events)
+
+
+def from_disk(
+    uki: UkiFacts, gpt_event: bytes, profile: Profile, *, stub_console: str | None = None
+) -> tuple[Event, ...]:
+    """RTMR1 and RTMR2 of a boot from a disk's ``EFI/BOOT/BOOTX64.EFI``; ``gpt_event`` as ``gpt.table`` gives it.
+
+    RTMR0 holds the boot options that firmware makes for each disk and network card it finds: not modelled.
+    """
+    events = EventList(profile)
+    events.calling()
+    events.add(
+        Register.RTMR1,
+        EV_EFI_GPT_EVENT,
+        sha384(gpt_event),
+        "disk's partition table (GPT)",
+        evidence=Evidence.HARDWARE,
+        note="GUIDs, names and places of all partitions",
+    )
+    loaded(events, uki)
+    ran(events, uki, None, stub_console=stub_console)
+    events.exit_boot_services(retried=profile.disk_exit_retried)
+    return _without_rtmr0(events)
+
+
+def _without_rtmr0(events: EventList) -> tuple[Event, ...]:
+    return tuple(event for event in events.rows if event.register is not Register.RTMR0)

@@ -1,0 +1,55 @@
+"""A boot held against its prediction: the log from the guest's memory, and the TPM's registers against that log."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
+
+from privml.events.event import Event
+from privml.events.registers import RTMRS, ZERO, Register
+from privml.events.replay import extend
+from privml.events.tcg import LogEntry
+from privml.events.types import EV_NO_ACTION
+from privml.image.tools import ToolsTree
+from privml.measure.compare import Comparison, compare
+from privml.vm import bootlog, swtpm
+from privml.vm.machine import Launch, started
+
+_MAPPED = range(1, 16)  # PCR 0 stands for MRTD; 16 and up for nothing
+
+
+@dataclass(frozen=True)
+class Boot:
+    """``log`` as it was found in memory. ``disagreeing`` are the PCRs whose value is not the log's replay; none when
+    log and TPM tell the same."""
+
+    log: tuple[LogEntry, ...]
+    comparison: Comparison
+    disagreeing: tuple[int, ...]
+
+    @property
+    def equal(self) -> bool:
+        """True when the log is the prediction and the TPM's registers are the log's."""
+        return self.comparison.equal and not self.disagreeing
+
+
+def boot(
+    tools: ToolsTree, launch: Launch, predicted: Sequence[Event], *, registers: Sequence[Register] = RTMRS[:3]
+) -> Boot:
+    """Boot ``launch`` under generic OVMF and a software TPM until its kernel has taken over, and compare."""
+    launch = replace(launch, generic_firmware=True, share_memory=True)
+    with started(tools, launch) as machine:
+        log = tuple(bootlog.wait_for(machine))
+        # QEMU would end the TPM with itself; killed, it leaves it behind with its registers as they are.
+        machine.qemu.kill()
+        values = swtpm.read_pcrs(machine.directory / swtpm.SOCKET)
+    return Boot(log, compare(predicted, log, tpm=True, registers=registers), disagreeing(log, values))
+
+
+def disagreeing(log: Iterable[LogEntry], values: dict[int, bytes]) -> tuple[int, ...]:
+    """The PCRs among those that stand for RTMRs whose ``values`` are not the replay of ``log``'s SHA-384 digests."""
+    replayed = dict.fromkeys(_MAPPED, ZERO)
+    for entry in log:
+        if entry.type != EV_NO_ACTION and entry.index in replayed:
+            replayed[entry.index] = extend(replayed[entry.index], entry.sha384)
+    return tuple(pcr for pcr, value in replayed.items() if values.get(pcr) != value)

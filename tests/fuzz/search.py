@@ -1,0 +1,35 @@
+"""`python -m tests.fuzz.search NAME SECONDS`: look for an input that breaks a parser.
+
+With atheris (an optional tool: `pip install atheris`, where there is a wheel for this Python) inputs are found by
+coverage; without it they are random changes of the seed.
+"""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+from pathlib import Path
+
+
+def main() -> None:
+    name, seconds = sys.argv[1], float(sys.argv[2])
+    try:
+        import atheris
+    except ImportError:
+        from tests.fuzz import targets
+
+        print(f"{name}: {targets.run(name, seconds)} inputs by chance (no atheris)")
+        return
+    with atheris.instrument_imports(include=["privml.measure", "privml.evidence", "privml.events"]):
+        from tests.fuzz import targets
+    targets.CRASHES.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="privml-fuzz.") as folder:
+        (Path(folder) / "seed").write_bytes(targets.TARGETS[name][0])
+        words = [f"-max_total_time={int(seconds)}", "-rss_limit_mb=2048", "-timeout=10", "-verbosity=0"]
+        prefix = f"-artifact_prefix={targets.CRASHES}/{name}."
+        atheris.Setup([sys.argv[0], *words, prefix, folder], lambda data: targets.one_input(name, data))
+        atheris.Fuzz()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,121 @@
+"""Every parser of files that others make, with a seed: what `python -m tests.fuzz.search NAME SECONDS` feeds.
+
+An input that raises anything but the rooms' own errors is written into `crashes/` and, committed there, becomes a
+regression case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import lzma
+import random
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
+from tests.unit.test_measure_bzimage import kernel
+from tests.unit.test_measure_disk import FIRST, IMAGE
+
+from privml.base.errors import EvidenceError, MeasurementError
+from privml.evidence import dstack, quote, tdreport
+from privml.measure import acpi, artefact, bzimage, efivars, fat, gpt, mrtd, pciwindow, pe, smbios, tdvf, uki
+
+VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+CRASHES = Path(__file__).resolve().parent / "crashes"
+ACPI = lzma.decompress((VECTORS / "measurement/canonical-defaults/acpi_tables.bin.xz").read_bytes())
+REPORT = lzma.decompress((VECTORS / "measurement/tdreport/tdx_report_1.bin.xz").read_bytes())
+DSTACK = lzma.decompress((VECTORS / "measurement/dstack-gpu-64g/quote-report.json.xz").read_bytes())
+
+Parser = Callable[[bytes], object]
+
+
+def _dstack(data: bytes) -> None:
+    try:
+        value = json.loads(data)
+    except (ValueError, RecursionError):
+        return
+    if dstack.is_report(value):
+        dstack.parse(value)
+
+
+def _patched(data: bytes) -> None:
+    bzimage.patched(data, memory=2 << 30, initrd_size=len(data), cmdline=data[:64].decode("latin-1"))
+
+
+TARGETS: dict[str, tuple[bytes, Parser]] = {
+    "tdvf": (FIRMWARE, tdvf.sections),
+    "mrtd": (FIRMWARE, mrtd.mrtd),
+    "efivars": (bytes(40) + b"_FVH" + bytes(200), efivars.store),
+    "authenticode": (UKI, pe.authenticode),
+    "uki": (UKI, uki.facts),
+    "other-stub": (UKI, uki.other_stub),
+    "bzimage": (kernel(), _patched),
+    "gpt": (IMAGE[: 34 * 512], gpt.table),
+    "gpt-event": (gpt.table(IMAGE).event, gpt.decode_event),
+    "fat": (IMAGE[FIRST : FIRST + 40 * 512], lambda data: fat.read(data, 0)),
+    "acpi-tables": (ACPI[:16384], acpi.derived),
+    "table-loader": (acpi.derived(ACPI)[acpi.TABLE_LOADER], acpi.allocated_files),
+    "smbios": (TABLE, smbios.filtered),
+    "smbios-stub": (TABLE, smbios.stub_structures),
+    "e820": (
+        bytes(60),
+        lambda data: pciwindow.window_base(data, vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True),
+    ),
+    "ccel": (CCEL, parse_and_replay),
+    "tpm-log": (LOG, parse_and_replay),
+    "quote": ((VECTORS / "attestation/tdx_quote.bin").read_bytes(), quote.parse),
+    "tdreport": (REPORT, tdreport.parse),
+    "dstack": (DSTACK, _dstack),
+    "any-file": (UKI, artefact.identify),
+}
+
+
+def one_input(name: str, data: bytes) -> None:
+    """Feed one input; only the rooms' own errors are answers."""
+    try:
+        TARGETS[name][1](data)
+    except (MeasurementError, EvidenceError):
+        return
+
+
+def _keep(name: str, data: bytes) -> Path:
+    CRASHES.mkdir(exist_ok=True)
+    path = CRASHES / f"{name}.{hashlib.sha256(data).hexdigest()[:16]}"
+    path.write_bytes(data)
+    return path
+
+
+def _mutated(seed: bytes, dice: random.Random) -> bytes:
+    data = bytearray(seed)
+    for _ in range(dice.randint(1, 6)):
+        at = dice.randrange(len(data) + 1)
+        match dice.randrange(5):
+            case 0:
+                data[at : at + 1] = dice.randbytes(1)
+            case 1:
+                data[at : at + 4] = dice.choice((0, 1, 0xFFFFFFFF, 0x7FFFFFFF, len(seed))).to_bytes(4, "little")
+            case 2:
+                del data[at : at + dice.randint(1, 64)]
+            case 3:
+                data[at:at] = data[: dice.randint(1, 64)]
+            case _:
+                del data[at:]
+    return bytes(data)
+
+
+def run(name: str, seconds: float) -> int:
+    """Feed changes of the seed for so long; how many."""
+    dice, seed, count = random.Random(name), TARGETS[name][0], 0
+    end = time.monotonic() + seconds
+    while time.monotonic() < end:
+        data = _mutated(seed, dice)
+        try:
+            one_input(name, data)
+        except Exception:
+            print(f"{name}: kept as {_keep(name, data)}", file=sys.stderr)
+            raise
+        count += 1
+    return count
