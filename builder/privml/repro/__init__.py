@@ -1,1 +1,1 @@
-"""Is a build reproducible? Two legs in different surroundings, compared layer by layer, each difference with its cause."""
+"""Is a build reproducible? Two legs in different surroundings, compared by layers; every difference has a cause."""

@@ -57,7 +57,9 @@ class Comparer:
         owner = self.owners.package(path) if path else "unknown"
         self.findings.append(Finding(layer, place, what, a, b, name_cause(symptom), owner, origin))
 
-    def plain(self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "", **more: str) -> None:
+    def plain(
+        self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "", **more: str
+    ) -> None:
         """Keep one difference outside a tree."""
         self.add(layer, place, what, a, b, symptom=Symptom(kind, key or what), **more)
 
@@ -75,10 +77,10 @@ class Comparer:
             self.count(Layer.BYTES)
             if "missing" in kinds:
                 kind = "absent" if name in REQUIRED else "surplus"
-                self.plain(Layer.BYTES, name, "presence", *kinds, kind)
+                self.plain(Layer.BYTES, name, "presence", kinds[0], kinds[1], kind)
             elif kinds != ["file", "file"]:
                 kind = "empty" if {*kinds} <= {"file", "empty"} else "kind"
-                self.plain(Layer.BYTES, name, "kind", *kinds, kind)
+                self.plain(Layer.BYTES, name, "kind", kinds[0], kinds[1], kind)
             else:
                 good.append(name)
         for name in good:
@@ -147,7 +149,7 @@ class Comparer:
                 continue
             values = ["missing" if body is None else _short(body, name) for body in (a, b)]
             origin = self.origins.get(name, "")
-            self.plain(Layer.UKI, f"uki.efi:{name}", "section", *values, "section", name, origin=origin)
+            self.plain(Layer.UKI, f"uki.efi:{name}", "section", values[0], values[1], "section", name, origin=origin)
             if name == ".initrd" and a is not None and b is not None:
                 self._initrd(a, b)
 
@@ -182,7 +184,9 @@ class Comparer:
         for name in sorted({*tables[0], *tables[1]}):
             values = [table.get(name, "not installed") for table in tables]
             if values[0] != values[1]:
-                self.plain(Layer.TREE, f"manifest.json:packages/{name}", "package", *values, "package", name)
+                self.plain(
+                    Layer.TREE, f"manifest.json:packages/{name}", "package", values[0], values[1], "package", name
+                )
 
     # -- volumes -----------------------------------------------------------------------------------------------
     def volume(self, name: str) -> None:
@@ -255,7 +259,7 @@ class Comparer:
             except PrivmlError as error:
                 problems[number] = error.message
         if len(found) != 2:
-            self.plain(Layer.BYTES, name, "reading", *problems, "unreadable")
+            self.plain(Layer.BYTES, name, "reading", problems[0], problems[1], "unreadable")
             return None
         return found[0], found[1]
 
@@ -327,7 +331,9 @@ def _where(a: Path, b: Path) -> str:
             if x != y:
                 blocks += 1
                 if first is None:
-                    same = next((n for n, (p, q) in enumerate(zip(x, y, strict=False)) if p != q), min(len(x), len(y)))
+                    same = next(
+                        (n for n, (p, q) in enumerate(zip(x, y, strict=False)) if p != q), min(len(x), len(y))
+                    )
                     first = at + same
             at += _BLOCK
     return f"from byte {first}, in {blocks} blocks of {_BLOCK}"

@@ -222,4 +222,6 @@ def pyc_code(a: bytes, b: bytes) -> bool:
 
 def key_material(a: bytes, b: bytes) -> bool:
     """Keys or certificates that were made anew."""
-    return bool(re.search(rb"-----BEGIN [A-Z ]*(?:KEY|CERTIFICATE)|^ssh-(?:rsa|ed25519) ", a + b"\n" + b, re.MULTILINE))
+    return bool(
+        re.search(rb"-----BEGIN [A-Z ]*(?:KEY|CERTIFICATE)|^ssh-(?:rsa|ed25519) ", a + b"\n" + b, re.MULTILINE)
+    )

@@ -31,7 +31,10 @@ _KEEP = 32 << 20
 
 @dataclass(frozen=True)
 class Entry:
-    """One path. ``content`` is a SHA-256, a link's target or a device's number; ``links`` names the first of its hard links."""
+    """One path. ``content`` is a SHA-256, a link's target or a device's number.
+
+    ``links`` names the first of its hard links, or its place in an archive.
+    """
 
     type: str
     content: str
@@ -149,7 +152,9 @@ def read_cpio(data: bytes) -> Tree:
         kind = _KINDS.get(stat.S_IFMT(mode), "file")
         content = hashlib.sha256(body).hexdigest() if kind == "file" else body.decode("utf-8", "replace")
         # Two archives of the same members in another order are two archives.
-        entries[name] = Entry(kind, content, stat.S_IMODE(mode), uid, gid, size, mtime, links=f"member {len(entries)}")
+        entries[name] = Entry(
+            kind, content, stat.S_IMODE(mode), uid, gid, size, mtime, links=f"member {len(entries)}"
+        )
         at = start + size
         at += -at % 4
     return Tree(entries, bodies=bodies)
