@@ -19,6 +19,7 @@ VERBS = {
     "lint": "Check recipes.",
     "lock": "Name every input of a recipe by its digest.",
     "image": "Build an image from its recipe and lock.",
+    "repro": "Build twice in different surroundings, and compare bit by bit.",
     "run": "Boot an image here and ask its model.",
     "measure": "Predict the registers of an image; --boot compares with a real boot.",
     "verify": "Check a running image's attestation.",

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import zipfile
@@ -32,6 +33,9 @@ from privml.recipe.models import ENGINE_PORT
 from privml.store.objects import Store
 
 KEY_FILE = ".build-key"
+# What apt says of each address it asks: "Get:1 file:/repository ./ name 1.0 [2 kB]", "Err:2 ...".
+_APT_LINE = re.compile(rb"^\s*(?:\xe2\x80\xa3\s*)?(?:Get|Hit|Ign|Err):\s?\d+ (\S+)")
+_APT_POOL = re.compile(rb"^(?:file|copy):/*repository(?:/|$)")
 
 
 @dataclass(frozen=True)
@@ -41,6 +45,14 @@ class Built:
     directory: Path
     manifest: manifest.Manifest
     cached: bool
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What `repro` puts beside mkosi's files to look into a build, and which of its outputs go where."""
+
+    files: Mapping[str, render.File]
+    keep: Mapping[str, Path]
 
 
 def build_key(recipe: Recipe, lock: Lock) -> str:
@@ -54,7 +66,16 @@ def build_key(recipe: Recipe, lock: Lock) -> str:
     return hasher.hexdigest()
 
 
-def build(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, output: Path, *, force: bool = False) -> Built:
+def build(
+    recipe: Recipe,
+    lock: Lock,
+    store: Store,
+    tools: ToolsTree,
+    output: Path,
+    *,
+    force: bool = False,
+    probe: Probe | None = None,
+) -> Built:
     """Build ``recipe`` into ``output``, or find it there already."""
     output = output.absolute()
     key = build_key(recipe, lock)
@@ -64,7 +85,7 @@ def build(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, output: Pa
             return Built(output, found, cached=True)
         bring(store, (*lock.packages, *lock.firmware), lock.wheels)
         with directory_atomic(output) as fresh:
-            made = _make(recipe, lock, store, tools, fresh)
+            made = _make(recipe, lock, store, tools, fresh, probe)
             write_atomic(fresh / KEY_FILE, key.encode())
             write_atomic(fresh / "manifest.json", made.encode())
     return Built(output, made, cached=False)
@@ -83,7 +104,9 @@ def _cached(output: Path, key: str) -> manifest.Manifest | None:
     return found
 
 
-def _make(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path) -> manifest.Manifest:
+def _make(
+    recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path, probe: Probe | None
+) -> manifest.Manifest:
     content = recipe.content
     epoch = lock.source_date_epoch
     work = out / ".work"
@@ -93,7 +116,7 @@ def _make(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path)
     config = measured_config(recipe, model_file, model)
     plan = _plan(recipe, lock, tools, configuration.encode(config))
     with step("Making root.raw with mkosi"):
-        root = _root(plan, lock, store, tools, work / "mkosi", out)
+        root = _root(plan, lock, store, tools, work / "mkosi", out, probe)
     parts = work / "mkosi"
     release = _word(parts, "kernel-version")
     cmdline = uki.command_line(root)
@@ -227,9 +250,16 @@ def write_tree(files: Mapping[str, render.File], root: Path, *, epoch: int) -> N
         os.utime(path, (epoch, epoch), follow_symlinks=False)
 
 
-def _root(plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, out: Path) -> volume.Verity:
+def _root(
+    plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, out: Path, probe: Probe | None
+) -> volume.Verity:
     source.mkdir()
-    write_tree(render.tree(plan, resources.templates()), source, epoch=plan.epoch)
+    files = render.tree(plan, resources.templates())
+    if tools.environment:
+        # mkosi starts its tools, and they the maintainer scripts, from its own environment and this file.
+        lines = "".join(f"{key}={value}\n" for key, value in sorted(tools.environment.items()))
+        files["mkosi.env"] = render.File(files["mkosi.env"].data + lines.encode())
+    write_tree(files | dict(probe.files) if probe else files, source, epoch=plan.epoch)
     pool = source / "packages"
     pool.mkdir()
     for package in lock.packages:
@@ -237,6 +267,9 @@ def _root(plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source:
             store.path(package.sha256, verify=True)
         )
     run_mkosi(tools, source)
+    for name, place in (probe.keep if probe else {}).items():
+        if (source / name).is_file():
+            place.write_bytes((source / name).read_bytes())
     raw = source / "root.raw"
     for name in ("root.raw", "root.manifest", "root.roothash", "kernel-version", "vmlinuz"):
         if not (source / name).is_file():
@@ -263,7 +296,7 @@ def run_mkosi(tools: ToolsTree, source: Path) -> None:
     if os.geteuid() != 0:
         unshare += ["--user", "--map-auto", "--map-root-user", "--mount"]
     with tempfile.TemporaryDirectory(prefix="privml-mkosi.", dir=source.parent) as workspace:
-        run(
+        done = run(
             [
                 *unshare,
                 "--",
@@ -283,6 +316,19 @@ def run_mkosi(tools: ToolsTree, source: Path) -> None:
             what="mkosi",
             error=BuildError,
         )
+    check_sources(done.stdout + b"\n" + done.stderr)
+
+
+def check_sources(output: bytes) -> None:
+    """Fail closed when apt spoke of any address but the pool of locked packages, even one that gave nothing."""
+    for line in output.splitlines():
+        found = _APT_LINE.match(line)
+        if found and not _APT_POOL.match(found[1]):
+            address = found[1].decode("utf-8", "replace")
+            raise BuildError(
+                f"apt went to `{address}`, which is not the pool of locked packages",
+                hint="no archive belongs into mkosi's tree: see images/mkosi and mkosi.sandbox",
+            )
 
 
 def _check_installed(path: Path, lock: Lock) -> None:
