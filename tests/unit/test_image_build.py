@@ -25,7 +25,12 @@ from privml.image.render import File
 from privml.image.uki import BASE_WORDS
 
 SALT = bytes(range(32)).hex()
-PARTS = [".build-key", "firmware.fd", "manifest.json", "model.raw", "root.raw", "uki.efi"]
+PARTS = [".build-key", "firmware.fd", "manifest.json", "model.raw"] + [
+    "provenance.json",
+    "root.raw",
+    "sbom.cdx.json",
+    "uki.efi",
+]
 
 
 @pytest.fixture

@@ -23,7 +23,7 @@ from privml.base.files import directory_atomic, locked, remove_tree, write_atomi
 from privml.base.run import run
 from privml.base.steps import say, step
 from privml.events import configuration
-from privml.image import engine, firmware, manifest, render, resources, uki, volume
+from privml.image import engine, firmware, manifest, provenance, render, resources, sbom, uki, volume
 from privml.image.tools import ToolsTree
 from privml.lock.make import bring
 from privml.lock.models import Lock, serialise
@@ -85,7 +85,12 @@ def build(
             return Built(output, found, cached=True)
         bring(store, (*lock.packages, *lock.firmware), lock.wheels)
         with directory_atomic(output) as fresh:
-            made = _make(recipe, lock, store, tools, fresh, probe)
+            made, licences = _make(recipe, lock, store, tools, fresh, probe)
+            inside = sbom.sbom(made, lock, recipe.content.base.release, licences)
+            write_atomic(fresh / sbom.FILE, inside)
+            write_atomic(
+                fresh / provenance.FILE, provenance.provenance(made, lock, recipe.content.base.release, inside)
+            )
             write_atomic(fresh / KEY_FILE, key.encode())
             write_atomic(fresh / "manifest.json", made.encode())
     return Built(output, made, cached=False)
@@ -106,7 +111,7 @@ def _cached(output: Path, key: str) -> manifest.Manifest | None:
 
 def _make(
     recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path, probe: Probe | None
-) -> manifest.Manifest:
+) -> tuple[manifest.Manifest, dict[str, list[str]]]:
     content = recipe.content
     epoch = lock.source_date_epoch
     work = out / ".work"
@@ -129,10 +134,11 @@ def _make(
     with step("Making firmware.fd"):
         bodies = {package.name: store.read(package.sha256) for package in lock.firmware}
         firmware.derive(tools, out, content.firmware.package, bodies)
+    licences = _licences(parts / "licences.json")
     remove_tree(work)
     for name in manifest.ARTEFACTS:
         (out / name).chmod(0o644)
-    return manifest.Manifest(
+    made = manifest.Manifest(
         name=recipe.name,
         variant=content.variant,
         recipe_sha256=recipe.digest,
@@ -153,6 +159,15 @@ def _make(
         packages=tuple((p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
         origins=origins(recipe),
     )
+    return made, licences
+
+
+def _licences(path: Path) -> dict[str, list[str]]:
+    """Package -> short names of licences, as finalize read them from the copyright files before it removed them."""
+    if not path.is_file():
+        return {}
+    found: dict[str, list[str]] = strictjson.loads(path.read_bytes(), what="licences.json")
+    return found
 
 
 def origins(recipe: Recipe) -> dict[str, str]:
