@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -158,8 +157,3 @@ def test_rows_for_what_is_outside_the_tree_are_all_reachable() -> None:
     for cause in OUTSIDE:
         path = cause.globs[0].replace("*", "x") if cause.globs != ("*",) else "x"
         assert name_cause(Symptom(cause.fields[0], path)).id == cause.id
-
-
-@contextmanager
-def nothing(*_: object):
-    yield Path()

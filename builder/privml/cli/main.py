@@ -20,6 +20,8 @@ VERBS = {
     "lock": "Name every input of a recipe by its digest.",
     "image": "Build an image from its recipe and lock.",
     "repro": "Build twice in different surroundings, and compare bit by bit.",
+    "inspect": "Tell what a built image is made of.",
+    "diff": "Tell what changed between two images, and which registers that moves.",
     "run": "Boot an image here and ask its model.",
     "measure": "Predict the registers of an image; --boot compares with a real boot.",
     "verify": "Check a running image's attestation.",

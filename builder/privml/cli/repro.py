@@ -17,6 +17,7 @@ from privml.cli.lock import tools_lock_path
 from privml.image.tools import ToolsTree
 from privml.lock.make import bring
 from privml.lock.models import Lock
+from privml.repro import current
 from privml.repro.compare import Surroundings, compare
 from privml.repro.disk import extracted
 from privml.repro.layers import Layer, Report
@@ -36,7 +37,10 @@ _SHOWN = 20
 @click.option(
     "--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep both images, as DIRECTORY/a and b."
 )
-def repro(target: str, *, html: Path | None, as_json: bool, keep: Path | None) -> None:
+@click.option(
+    "--record", type=click.Path(dir_okay=False, path_type=Path), help="When equal, write the digests to this file."
+)
+def repro(target: str, *, html: Path | None, as_json: bool, keep: Path | None, record: Path | None) -> None:
     """Build TARGET twice from its lock, in surroundings as different as this machine allows, and compare the images.
 
     Exit status: 0 when they are equal bit for bit, 1 when they differ. Every difference is told with its layer, its
@@ -45,6 +49,7 @@ def repro(target: str, *, html: Path | None, as_json: bool, keep: Path | None) -
     \b
     privml-build repro demo-cpu
     privml-build repro demo-cpu --html repro.html
+    privml-build repro demo-cpu --record measurements/demo-cpu/current.json
     """
     found = resolve(target)
     if found.recipe is None:
@@ -56,7 +61,10 @@ def repro(target: str, *, html: Path | None, as_json: bool, keep: Path | None) -
     tools_lock = tools_lock_path(found.recipe)
     with two_legs(found.recipe, tools_lock, place.store.root, recipe.name, keep=keep) as legs, step("Comparing"):
         report = compared(legs.a, legs.b, tools, owners_of(lock, place.store), legs.known)
+        digests = current.of(legs.a)
     show(f"privml-build repro {recipe.name}", report, legs.variations, html=html, as_json=as_json)
+    if record is not None:
+        write_atomic(record, digests)
 
 
 def owners_of(lock: Lock, store: Store) -> Owners:

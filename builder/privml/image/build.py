@@ -225,7 +225,8 @@ def _model(
             )
         name = Path(names[0]).name
         place = work / "model"
-        (place / "tree").mkdir(parents=True, mode=0o755)
+        (place / "tree").mkdir(parents=True)
+        (place / "tree").chmod(0o755)  # the volume's own root directory: mkdir's mode would obey the caller's umask
         (place / "tree" / name).write_bytes(archive.read(names[0]))
         (place / "tree" / name).chmod(0o644)
     # The seed is the model's: recipes that carry the same model share its volume, byte for byte.
