@@ -20,6 +20,8 @@ from privml.cli.context import Workplace, recipes_directory, resolve
 def image(target: str, *, output: Path | None, force: bool, as_json: bool) -> None:
     """Build TARGET: uki.efi, root.raw, model.raw, firmware.fd, manifest.json and prediction.json.
 
+    Beside them lie sbom.cdx.json and provenance.json: what is inside, and what it was made from.
+
     \b
     privml-build image demo-cpu
     privml-build image recipes/demo-cpu-dev.yaml -o /tmp/dev

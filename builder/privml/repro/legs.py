@@ -16,7 +16,7 @@ from privml.base import strictjson
 from privml.base.errors import BuildError, HostError
 from privml.base.files import remove_tree
 from privml.base.run import BASE_ENVIRONMENT, run
-from privml.base.steps import say, step
+from privml.base.steps import step
 from privml.lock.trees import images_folder
 from privml.repro import child
 from privml.repro.namespaces import FIRST_ID
@@ -54,8 +54,6 @@ def two_legs(recipe: Path, tools_lock: Path, store: Path, name: str, *, keep: Pa
             with step(f"Leg {leg.name} in {leg.workspace}"):
                 seen.append(_build(leg, environment))
         found = variations(seen[0], seen[1], reasons)
-        for one_variation in found:
-            say(one_variation.text())
         if keep is not None:
             for leg in (one, two):
                 remove_tree(keep / leg.name)
