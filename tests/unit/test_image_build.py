@@ -25,7 +25,7 @@ from privml.image.render import File
 from privml.image.uki import BASE_WORDS
 
 SALT = bytes(range(32)).hex()
-PARTS = [".build-key", "firmware.fd", "manifest.json", "model.raw", "root.raw", "uki.efi"]
+PARTS = sorted([".build-key", "manifest.json", "provenance.json", "sbom.cdx.json", *manifest.ARTEFACTS])
 
 
 @pytest.fixture
@@ -62,6 +62,24 @@ def test_an_image_is_five_files_and_a_key(fake: Fake, out: Path) -> None:
     assert manifest.read(out) == built.manifest
     manifest.check_artefacts(out, built.manifest)
     assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o644}
+    assert out.stat().st_mode & 0o777 == 0o755
+
+
+def test_the_callers_umask_leaves_no_trace(fake: Fake, out: Path) -> None:
+    fake.sandbox.write_text(
+        image_fake.SANDBOX.replace(
+            'if argv[0] == "systemd-repart":',
+            'if argv[0] == "systemd-repart":\n'
+            '    modes = [oct(p.stat().st_mode) for p in (work / "tree", *sorted((work / "tree").rglob("*")))]\n'
+            '    (here / "modes.json").write_text(json.dumps(modes))',
+        )
+    )
+    before = os.umask(0o077)
+    try:
+        made(fake, out)
+    finally:
+        os.umask(before)
+    assert fake.read("modes.json") == ["0o40755", "0o100644"]
     assert out.stat().st_mode & 0o777 == 0o755
 
 
@@ -376,3 +394,33 @@ def test_a_tree_is_rendered_into_an_empty_directory_only(fake: Fake, tmp_path: P
     (directory / "mine").unlink()
     rendered(fake, directory)
     assert (directory / "mkosi.conf").is_file()
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "http://deb.example.invalid/debian",
+        "https://example.invalid/repository",
+        "file:/srv/other",
+        "file:/repository-of-another",
+        "cdrom://Debian",
+        "mirror+file:/etc/mirrors",
+    ],
+)
+@pytest.mark.parametrize("verb", ["Get", "Hit", "Ign", "Err"])
+def test_an_address_outside_the_pool_of_packages_fails_closed(verb: str, address: str) -> None:
+    said = f"Reading package lists...\n{verb}:7 {address} forky/main amd64 tool 1.0 [2 kB]\n"
+    with pytest.raises(BuildError, match="not the pool"):
+        room.check_sources(said.encode())
+
+
+def test_the_pool_of_packages_is_the_one_address() -> None:
+    room.check_sources(
+        b"Get:1 file:/repository ./ InRelease\nIgn:1 file:/repository ./ InRelease\n"
+        b"Get:2 file:///repository ./ Packages\nFetched 1 kB from http://deb.example.invalid/ in 0s\n"
+    )
+
+
+def test_a_build_whose_apt_went_elsewhere_leaves_nothing(fake: Fake, out: Path) -> None:
+    fake.mkosi.write_text(image_fake.MKOSI + 'print("Get:1 http://deb.example.invalid/debian forky InRelease")\n')
+    failing(fake, out, "deb.example.invalid", "pool of locked packages")

@@ -106,6 +106,8 @@ BAD = [
     ("lock", "machine"),
     ("image", "agent"),
     ("image", "vm"),
+    ("vm", "repro"),
+    ("repro", "client"),
     ("client", "recipe"),
     ("agent", "verify"),
     ("agent", "sim"),

@@ -1,99 +1,79 @@
-"""`diff`: what two predictions, two logs, or a log and a prediction do not share."""
+"""`diff`: what changed between two things of one kind, and which registers that moves.
+
+``kind_of`` sniffs what an argument is and ``KINDS`` says who compares two of that kind: another kind is one more row.
+"""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from privml.base.errors import Differs, UsageError
-from privml.cli import files, replayed
-from privml.cli.replayed import Change
-from privml.events.event import Event
-from privml.events.registers import RTMRS
-from privml.statement.predicate import MeasuredShape
+from privml.base.strictjson import pretty
+from privml.cli.context import Workplace, resolve
+from privml.cli.diff_events import diff_events
+from privml.cli.repro import compared
+from privml.image import manifest as manifests
+from privml.repro.changes import changes, moved
+from privml.repro.owners import Owners
+
+_SHOWN = 40
 
 
 @click.command()
-@click.argument("a", type=click.Path(path_type=Path))
-@click.argument("b", type=click.Path(path_type=Path))
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
-def diff(a: Path, b: Path, *, as_json: bool) -> None:
-    """Compare A and B event by event; each is a prediction.json or a CCEL or TPM event log.
+@click.argument("before", metavar="A")
+@click.argument("after", metavar="B")
+@click.option("--json", "as_json", is_flag=True, help="Print all changes as JSON.")
+def diff(before: str, after: str, *, as_json: bool) -> None:
+    """Tell what changed from A to B, and which registers each change moves.
 
-    Two predictions are compared for each platform and shape that both have; a log with the shape nearest to it. A log
-    of firmware's is not asked for RTMR3. Exit status 1 when they differ.
+    An image is a recipe's name or the directory of a built image. A file is a prediction.json or a CCEL or TPM event
+    log; those are compared event by event. Exit status: 0 for no change, 1 for any.
 
     \b
+    privml-build diff out/demo-cpu /tmp/rebuilt
+    privml-build diff demo-cpu demo-cpu-dev
     privml-build diff old/prediction.json out/demo-cpu/prediction.json
     privml-build diff yesterday.ccel today.ccel
     """
-    left, right = files.read(a), files.read(b)
-    for file in (left, right):
-        if file.log is None and not file.shapes:
-            raise UsageError(f"{file.path} is neither a prediction nor an event log: it is {file.finding.title}")
-    results = []
-    differ = False
-    for label, ours, theirs, mrtd in _pairs(left, right):
-        registers = RTMRS if left.log is None and right.log is None else RTMRS[:3]
-        if left.log is not None and right.log is not None:
-            registers = RTMRS
-        found: list[Change] = []
-        if ours is not None and theirs is not None:
-            found = replayed.changes(ours, theirs, registers, replayed.entry_maker(right))
-        alone = None if ours is not None and theirs is not None else str(a if theirs is None else b)
-        differ = differ or bool(found) or not mrtd or alone is not None
-        results.append(
-            {
-                "shape": label,
-                "only_in": alone,
-                "mrtd_equal": mrtd,
-                "differences": [change.to_dict() for change in found],
-            }
-        )
-        if not as_json:
-            _show(label, found, mrtd=mrtd, alone=alone, names=("A", "B"))
+    kinds = (kind_of(before), kind_of(after))
+    if kinds[0] != kinds[1]:
+        raise UsageError(f"`{before}` is of kind {kinds[0]}, `{after}` of kind {kinds[1]}: nothing to compare")
+    KINDS[kinds[0]](before, after, as_json=as_json)
+
+
+def kind_of(text: str) -> str:
+    """What an argument is: ``events`` for a file that is no recipe, ``image`` for whatever names one."""
+    return "events" if Path(text).is_file() and not text.endswith(".yaml") else "image"
+
+
+def diff_images(before: str, after: str, *, as_json: bool) -> None:
+    """Compare two built images, with the owner of every file from the packages of the first."""
+    a, b = resolve(before).directory, resolve(after).directory
+    one, two = manifests.read(a), manifests.read(b)
+    place = Workplace()
+    owners = Owners(((row[0], row[3]) for row in one.packages), place.store)
+    report = compared(a, b, place.tools(), owners)
+    found = changes(one, two, report)
+    registers = moved(report)
     if as_json:
-        click.echo(json.dumps({"a": str(a), "b": str(b), "equal": not differ, "shapes": results}, indent=2))
-    if differ:
-        raise Differs(f"{a} and {b} differ")
+        document = {
+            "equal": report.equal,
+            "registers_moved": list(registers),
+            "changes": [change.to_dict() for change in found],
+        }
+        click.echo(pretty(document).decode(), nl=False)
+    else:
+        for change in found[:_SHOWN]:
+            click.echo(change.text())
+        if len(found) > _SHOWN:
+            click.echo(f"{len(found) - _SHOWN} more: see --json")
+        click.echo(f"registers that move: {', '.join(registers) or 'none'}")
+    if not report.equal:
+        told = len(found) or len(report.findings)
+        raise Differs(f"the images differ in {told} things", hint="`--json` lists all of them")
 
 
-def _show(label: str, found: list[Change], *, mrtd: bool, alone: str | None, names: tuple[str, str]) -> None:
-    click.echo(label)
-    if alone is not None:
-        click.echo(f"  only in {alone}")
-    if not mrtd:
-        click.echo("  mrtd differs: another firmware file")
-    for change in found:
-        click.echo(f"  {change.text(names)}")
-    if mrtd and not found and alone is None:
-        click.echo("  equal")
-
-
-_Pair = tuple[str, tuple[Event, ...] | None, tuple[Event, ...] | None, bool]
-
-
-def _pairs(left: files.File, right: files.File) -> Iterator[_Pair]:
-    """(label, events of A, events of B, whether MRTD is the same) for each comparison to make."""
-    if left.shapes and right.shapes:
-        ours, theirs = ({_key(shape): shape for shape in file.shapes} for file in (left, right))
-        for key in dict.fromkeys([*ours, *theirs]):
-            one, other = ours.get(key), theirs.get(key)
-            label = (one or other or left.shapes[0]).label
-            same = one is None or other is None or one.mrtd == other.mrtd
-            yield label, one.events if one else None, other.events if other else None, same
-        return
-    if left.shapes or right.shapes:
-        shapes, log = (left.shapes, right) if left.shapes else (right.shapes, left)
-        shape = replayed.nearest(shapes, log.finding.events)
-        pair = (shape.events, log.finding.events)
-        yield shape.label, *(pair if left.shapes else pair[::-1]), True
-        return
-    yield "event logs", left.finding.events, right.finding.events, True
-
-
-def _key(shape: MeasuredShape) -> tuple[str, int, int]:
-    return shape.platform, shape.vcpus, shape.memory
+KINDS: dict[str, Callable[..., None]] = {"image": diff_images, "events": diff_events}

@@ -41,6 +41,8 @@ def image(
 ) -> None:
     """Build TARGET: uki.efi, root.raw, model.raw, firmware.fd, manifest.json and prediction.json.
 
+    Beside them lie sbom.cdx.json and provenance.json: what is inside, and what it was made from.
+
     Inputs come from the store, then from pools (folders or addresses with files named sha256/ab/cdef...), then from
     this host's mirrors.
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import fnmatch
 import hashlib
 import os
+import re
 import sys
 import tempfile
 import zipfile
@@ -22,7 +23,7 @@ from privml.base.files import directory_atomic, locked, remove_tree, write_atomi
 from privml.base.run import run
 from privml.base.steps import say, step
 from privml.events import configuration
-from privml.image import engine, firmware, manifest, render, resources, uki, volume
+from privml.image import engine, firmware, manifest, provenance, render, resources, sbom, uki, volume
 from privml.image.leftovers import remove_leftovers
 from privml.image.tools import ToolsTree
 from privml.lock.make import bring
@@ -34,6 +35,9 @@ from privml.store.objects import Store
 from privml.store.pools import Pool
 
 KEY_FILE = ".build-key"
+# What apt says of each address it asks: "Get:1 file:/repository ./ name 1.0 [2 kB]", "Err:2 ...".
+_APT_LINE = re.compile(rb"^\s*(?:\xe2\x80\xa3\s*)?(?:Get|Hit|Ign|Err):\s?\d+ (\S+)")
+_APT_POOL = re.compile(rb"^(?:file|copy):/*repository(?:/|$)")
 
 
 @dataclass(frozen=True)
@@ -43,6 +47,14 @@ class Built:
     directory: Path
     manifest: manifest.Manifest
     cached: bool
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What `repro` puts beside mkosi's files to look into a build, and which of its outputs go where."""
+
+    files: Mapping[str, render.File]
+    keep: Mapping[str, Path]
 
 
 def build_key(recipe: Recipe, lock: Lock, *, refreshed: bool = False) -> str:
@@ -66,6 +78,7 @@ def build(
     force: bool = False,
     refreshed: bool = False,
     pools: Sequence[Pool] = (),
+    probe: Probe | None = None,
 ) -> Built:
     """Build ``recipe`` into ``output``, or find it there already.
 
@@ -80,7 +93,12 @@ def build(
         bring(store, (*lock.packages, *lock.firmware), lock.wheels, pools=pools)
         remove_leftovers(output)
         with directory_atomic(output) as fresh:
-            made = _make(recipe, lock, store, tools, fresh, refreshed=refreshed)
+            made, licences = _make(recipe, lock, store, tools, fresh, probe, refreshed=refreshed)
+            inside = sbom.sbom(made, lock, recipe.content.base.release, licences)
+            write_atomic(fresh / sbom.FILE, inside)
+            write_atomic(
+                fresh / provenance.FILE, provenance.provenance(made, lock, recipe.content.base.release, inside)
+            )
             write_atomic(fresh / KEY_FILE, key.encode())
             write_atomic(fresh / "manifest.json", made.encode())
     return Built(output, made, cached=False)
@@ -100,8 +118,8 @@ def _cached(output: Path, key: str) -> manifest.Manifest | None:
 
 
 def _make(
-    recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path, *, refreshed: bool
-) -> manifest.Manifest:
+    recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path, probe: Probe | None, *, refreshed: bool
+) -> tuple[manifest.Manifest, dict[str, list[str]]]:
     content = recipe.content
     epoch = lock.source_date_epoch
     work = out / ".work"
@@ -111,7 +129,7 @@ def _make(
     config = measured_config(recipe, model_file, model)
     plan = _plan(recipe, lock, tools, configuration.encode(config))
     with step("Making root.raw with mkosi"):
-        root = _root(plan, lock, store, tools, work / "mkosi", out)
+        root = _root(plan, lock, store, tools, work / "mkosi", out, probe)
     parts = work / "mkosi"
     release = _word(parts, "kernel-version")
     cmdline = uki.command_line(root)
@@ -124,10 +142,11 @@ def _make(
     with step("Making firmware.fd"):
         bodies = {package.name: store.read(package.sha256) for package in lock.firmware}
         firmware.derive(tools, out, content.firmware.package, bodies)
+    licences = _licences(parts / "licences.json")
     remove_tree(work)
     for name in manifest.ARTEFACTS:
         (out / name).chmod(0o644)
-    return manifest.Manifest(
+    made = manifest.Manifest(
         name=recipe.name,
         variant=content.variant,
         recipe_sha256=recipe.digest,
@@ -148,6 +167,15 @@ def _make(
         packages=tuple((p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
         origins=origins(recipe),
     )
+    return made, licences
+
+
+def _licences(path: Path) -> dict[str, list[str]]:
+    """Package -> short names of licences, as finalize read them from the copyright files before it removed them."""
+    if not path.is_file():
+        return {}
+    found: dict[str, list[str]] = strictjson.loads(path.read_bytes(), what="licences.json")
+    return found
 
 
 def origins(recipe: Recipe) -> dict[str, str]:
@@ -205,7 +233,8 @@ def _model(
             )
         name = Path(names[0]).name
         place = work / "model"
-        (place / "tree").mkdir(parents=True, mode=0o755)
+        (place / "tree").mkdir(parents=True)
+        (place / "tree").chmod(0o755)  # the volume's own root directory: mkdir's mode would obey the caller's umask
         (place / "tree" / name).write_bytes(archive.read(names[0]))
         (place / "tree" / name).chmod(0o644)
     # The seed is the model's: recipes that carry the same model share its volume, byte for byte.
@@ -261,13 +290,20 @@ def render_only(
         with step("Making model.raw, for its root hash"):
             model_file, model = _model(recipe, lock, store, tools, work, work, lock.source_date_epoch)
         config = configuration.encode(measured_config(recipe, model_file, model))
-        _write_source(_plan(recipe, lock, tools, config), lock, store, work / "tree")
+        _write_source(_plan(recipe, lock, tools, config), lock, store, tools, work / "tree", None)
         (work / "tree").rename(directory)
 
 
-def _write_source(plan: render.Plan, lock: Lock, store: Store, source: Path) -> None:
+def _write_source(
+    plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, probe: Probe | None
+) -> None:
     source.mkdir()
-    write_tree(render.tree(plan, resources.templates()), source, epoch=plan.epoch)
+    files = render.tree(plan, resources.templates())
+    if tools.environment:
+        # mkosi starts its tools, and they the maintainer scripts, from its own environment and this file.
+        lines = "".join(f"{key}={value}\n" for key, value in sorted(tools.environment.items()))
+        files["mkosi.env"] = render.File(files["mkosi.env"].data + lines.encode())
+    write_tree(files | dict(probe.files) if probe else files, source, epoch=plan.epoch)
     pool = source / "packages"
     pool.mkdir()
     for package in lock.packages:
@@ -276,9 +312,14 @@ def _write_source(plan: render.Plan, lock: Lock, store: Store, source: Path) -> 
         )
 
 
-def _root(plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, out: Path) -> volume.Verity:
-    _write_source(plan, lock, store, source)
+def _root(
+    plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, out: Path, probe: Probe | None
+) -> volume.Verity:
+    _write_source(plan, lock, store, tools, source, probe)
     run_mkosi(tools, source)
+    for name, place in (probe.keep if probe else {}).items():
+        if (source / name).is_file():
+            place.write_bytes((source / name).read_bytes())
     raw = source / "root.raw"
     for name in ("root.raw", "root.manifest", "root.roothash", "kernel-version", "vmlinuz"):
         if not (source / name).is_file():
@@ -305,7 +346,7 @@ def run_mkosi(tools: ToolsTree, source: Path) -> None:
     if os.geteuid() != 0:
         unshare += ["--user", "--map-auto", "--map-root-user", "--mount"]
     with tempfile.TemporaryDirectory(prefix="privml-mkosi.", dir=source.parent) as workspace:
-        run(
+        done = run(
             [
                 *unshare,
                 "--",
@@ -325,6 +366,19 @@ def run_mkosi(tools: ToolsTree, source: Path) -> None:
             what="mkosi",
             error=BuildError,
         )
+    check_sources(done.stdout + b"\n" + done.stderr)
+
+
+def check_sources(output: bytes) -> None:
+    """Fail closed when apt spoke of any address but the pool of locked packages, even one that gave nothing."""
+    for line in output.splitlines():
+        found = _APT_LINE.match(line)
+        if found and not _APT_POOL.match(found[1]):
+            address = found[1].decode("utf-8", "replace")
+            raise BuildError(
+                f"apt went to `{address}`, which is not the pool of locked packages",
+                hint="no archive belongs into mkosi's tree: see images/mkosi and mkosi.sandbox",
+            )
 
 
 def _check_installed(path: Path, lock: Lock) -> None:

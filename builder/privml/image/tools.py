@@ -13,7 +13,7 @@ import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from privml.base.errors import HostError, InputsError, PrivmlError
@@ -41,10 +41,11 @@ class Bind:
 
 @dataclass(frozen=True)
 class ToolsTree:
-    """An unpacked, finished tools tree."""
+    """An unpacked, finished tools tree; ``environment`` is what its programs get besides (`repro`'s clock)."""
 
     root: Path
     digest: str
+    environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def mkosi_packages(self) -> Path:
@@ -85,7 +86,7 @@ class ToolsTree:
         if not network:
             words.append("--unshare-net")
         words.append("--become-root")
-        for key, value in {"HOME": "/root", **(env or {})}.items():
+        for key, value in {"HOME": "/root", **self.environment, **(env or {})}.items():
             words += ["--setenv", key, value]
         if chdir:
             words += ["--chdir", chdir]

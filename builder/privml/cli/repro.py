@@ -1,0 +1,108 @@
+"""`repro`: build twice in different surroundings, and compare."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+import click
+
+from privml.base.errors import BuildError, Differs, UsageError
+from privml.base.files import write_atomic
+from privml.base.steps import step
+from privml.base.strictjson import pretty
+from privml.cli.context import Workplace, resolve, tools_lock_path
+from privml.image.tools import ToolsTree
+from privml.lock.make import bring
+from privml.lock.models import Lock
+from privml.repro import current
+from privml.repro.compare import Surroundings, compare
+from privml.repro.disk import extracted
+from privml.repro.layers import Layer, Report
+from privml.repro.legs import two_legs
+from privml.repro.owners import Owners
+from privml.repro.page import page
+from privml.repro.variations import Variation
+from privml.store.objects import Store
+
+_SHOWN = 20
+
+
+@click.command()
+@click.argument("target")
+@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Also write the report as a page.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report, whole, as JSON.")
+@click.option(
+    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep both images, as DIRECTORY/a and b."
+)
+@click.option(
+    "--record", type=click.Path(dir_okay=False, path_type=Path), help="When equal, write the digests to this file."
+)
+def repro(target: str, *, html: Path | None, as_json: bool, keep: Path | None, record: Path | None) -> None:
+    """Build TARGET twice from its lock, in surroundings as different as this machine allows, and compare the images.
+
+    Exit status: 0 when they are equal bit for bit, 1 when they differ. Every difference is told with its layer, its
+    cause and the way to be rid of it. What could not be varied is told as `not varied`, with the reason.
+
+    \b
+    privml-build repro demo-cpu
+    privml-build repro demo-cpu --html repro.html
+    privml-build repro demo-cpu --record measurements/demo-cpu/current.json
+    """
+    found = resolve(target)
+    if found.recipe is None:
+        raise UsageError(f"`{target}` is a built image", hint="give the recipe that it is to be built from")
+    place = Workplace()
+    recipe, lock = place.recipe_and_lock(found.recipe)
+    bring(place.store, (*lock.packages, *lock.firmware), lock.wheels)
+    tools = place.tools(found.recipe)
+    tools_lock = tools_lock_path(found.recipe)
+    with two_legs(found.recipe, tools_lock, place.store.root, recipe.name, keep=keep) as legs, step("Comparing"):
+        report = compared(legs.a, legs.b, tools, owners_of(lock, place.store), legs.known)
+        digests = current.of(legs.a)
+    show(f"privml-build repro {recipe.name}", report, legs.variations, html=html, as_json=as_json)
+    if record is not None:
+        write_atomic(record, digests)
+
+
+def owners_of(lock: Lock, store: Store) -> Owners:
+    """Whose a file is, from the locked packages in the store."""
+    return Owners(((package.name, package.sha256) for package in lock.packages), store)
+
+
+def compared(a: Path, b: Path, tools: ToolsTree, owners: Owners, known: Surroundings | None = None) -> Report:
+    """Compare two images with the tools tree's own reader of file systems."""
+    try:
+        return compare(a, b, opener=partial(extracted, tools), owners=owners, surroundings=known)
+    except OSError as error:
+        raise BuildError(f"cannot compare: {error.strerror or error}: {error.filename or ''}") from error
+
+
+def show(title: str, report: Report, variations: Sequence[Variation], *, html: Path | None, as_json: bool) -> None:
+    """Tell the report; ``Differs`` when there is a difference."""
+    if html is not None:
+        write_atomic(html, page(title, report, variations).encode())
+    if as_json:
+        facts = {**report.to_dict(), "variations": [variation.to_dict() for variation in variations]}
+        click.echo(pretty(facts).decode(), nl=False)
+    else:
+        for variation in variations:
+            click.echo(variation.text())
+        for layer in Layer:
+            number = sum(finding.layer is layer for finding in report.findings)
+            click.echo(f"{layer.title}: {report.compared.get(layer, 0)} compared, {number} differ")
+        for finding in report.findings[:_SHOWN]:
+            click.echo(finding.text())
+        for name, (one, two) in sorted(report.digests.items()):
+            click.echo(f"{one}  {name}" if one == two else f"{one} | {two}  {name}")
+    if report.first is not None:
+        number = len(report.findings)
+        named = ", ".join(f"{name} ({count})" for name, count in report.causes()[:5])
+        raise Differs(
+            f"the images differ: first in {report.first.title}; {number} differences; causes: {named}",
+            hint=None if number <= _SHOWN or as_json else "--json and --html show all of them",
+        )
+    if not report.equal:
+        raise Differs("nothing was compared")
+    click.echo("the images are equal, bit for bit", err=as_json)

@@ -1,0 +1,62 @@
+"""What an image was made from, as SLSA provenance v1 in an in-toto Statement v1, without a signature.
+
+https://slsa.dev/spec/v1.0/provenance. Byte-stable: no time, no place and no id of a run, since whoever builds again
+from the same recipe and lock must write the same document. Inputs are package URLs with digests, never addresses.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+from privml import __version__
+from privml.base import strictjson
+from privml.image.manifest import Manifest
+from privml.image.sbom import FILE as SBOM_FILE
+from privml.image.sbom import deb_purl, wheel_purl
+from privml.lock.models import Lock
+from privml.statement.intoto import STATEMENT_TYPE
+
+FILE = "provenance.json"
+PREDICATE_TYPE = "https://slsa.dev/provenance/v1"
+BUILD_TYPE = "https://privml-build.dev/buildtypes/image/v1"
+BUILDER = "https://privml-build.dev/builders/privml-build/v1"
+
+
+def provenance(manifest: Manifest, lock: Lock, release: str, sbom: bytes) -> bytes:
+    """The document's bytes; its subjects are the artefacts, the manifest and the SBOM."""
+    digests = {name: artefact.sha256 for name, artefact in manifest.artefacts.items()}
+    digests["manifest.json"] = hashlib.sha256(manifest.encode()).hexdigest()
+    digests[SBOM_FILE] = hashlib.sha256(sbom).hexdigest()
+    return strictjson.pretty(
+        {
+            "_type": STATEMENT_TYPE,
+            "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(digests.items())],
+            "predicateType": PREDICATE_TYPE,
+            "predicate": {
+                "buildDefinition": {
+                    "buildType": BUILD_TYPE,
+                    "externalParameters": {"recipe": manifest.name, "variant": manifest.variant},
+                    "internalParameters": {"source_date_epoch": manifest.source_date_epoch},
+                    "resolvedDependencies": _inputs(manifest, lock, release),
+                },
+                "runDetails": {"builder": {"id": BUILDER, "version": {"privml-build": __version__}}},
+            },
+        }
+    )
+
+
+def _inputs(manifest: Manifest, lock: Lock, release: str) -> list[dict[str, Any]]:
+    named = {
+        "recipe": manifest.recipe_sha256,
+        "lock": manifest.lock_sha256,
+        "tools lock": lock.tools_sha256,
+        "agent files": lock.agent.sha256,
+        "guest files": lock.guest.sha256,
+    }
+    found: list[dict[str, Any]] = [
+        {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(named.items())
+    ]
+    purls = {deb_purl(package, release): package.sha256 for package in (*lock.packages, *lock.firmware)}
+    purls |= {wheel_purl(wheel): wheel.sha256 for wheel in lock.wheels}
+    return found + [{"uri": purl, "digest": {"sha256": digest}} for purl, digest in sorted(purls.items())]

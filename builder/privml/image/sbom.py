@@ -1,0 +1,127 @@
+"""What is inside an image, as CycloneDX 1.6 JSON: packages, wheel, model, firmware, and the artefacts themselves.
+
+A pure function of manifest and lock, so that every rebuild writes the same bytes: the time is the image's own epoch,
+the serial number follows from the root hash. The subject is the root hash, which is what a guest measures.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any
+from urllib.parse import quote
+
+from privml import __version__
+from privml.base import strictjson
+from privml.image.manifest import Manifest
+from privml.lock.models import Lock, Package, Wheel
+
+FILE = "sbom.cdx.json"
+_NAMESPACE = uuid.UUID("0c4a1c2e-3f0b-5d0e-8a5e-6f5f2b1c9d77")
+
+
+def deb_purl(package: Package, release: str) -> str:
+    """The package URL of a Debian package; it names no archive."""
+    name = quote(package.name, safe=".-_~")
+    version = quote(package.version, safe=".-_~:")
+    return f"pkg:deb/debian/{name}@{version}?arch={package.architecture}&distro={release}"
+
+
+def wheel_purl(wheel: Wheel) -> str:
+    """The package URL of a wheel."""
+    return f"pkg:pypi/{quote(wheel.name, safe='.-_~')}@{quote(wheel.version, safe='.-_~:')}"
+
+
+def sbom(manifest: Manifest, lock: Lock, release: str, licences: Mapping[str, Sequence[str]]) -> bytes:
+    """The document's bytes; ``licences`` are the short names in packages' copyright files, where there are any."""
+    parts = [_package(package, release, licences, "library") for package in lock.packages]
+    parts += [_package(package, release, licences, "firmware") for package in lock.firmware]
+    parts += [_wheel(wheel) for wheel in lock.wheels]
+    parts += [_model(manifest), *_files(manifest)]
+    parts.sort(key=lambda part: str(part["bom-ref"]))
+    subject = f"root:{manifest.root.root_hash}"
+    return strictjson.pretty(
+        {
+            "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
+            "bomFormat": "CycloneDX",
+            "specVersion": "1.6",
+            "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMESPACE, manifest.root.root_hash)}",
+            "version": 1,
+            "metadata": {
+                "timestamp": datetime.fromtimestamp(manifest.source_date_epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
+                "tools": {"components": [{"type": "application", "name": "privml-build", "version": __version__}]},
+                "component": {
+                    "type": "operating-system",
+                    "bom-ref": subject,
+                    "name": manifest.name,
+                    "version": manifest.root.root_hash,
+                    "properties": _properties(
+                        {
+                            "config_sha256": manifest.config_sha256,
+                            "kernel": manifest.kernel,
+                            "lock_sha256": manifest.lock_sha256,
+                            "recipe_sha256": manifest.recipe_sha256,
+                            "root_hash": manifest.root.root_hash,
+                            "tools_lock_sha256": lock.tools_sha256,
+                            "variant": manifest.variant,
+                        }
+                    ),
+                },
+            },
+            "components": parts,
+            "dependencies": [{"ref": subject, "dependsOn": [part["bom-ref"] for part in parts]}],
+        }
+    )
+
+
+def _package(package: Package, release: str, licences: Mapping[str, Sequence[str]], kind: str) -> dict[str, Any]:
+    purl = deb_purl(package, release)
+    part: dict[str, Any] = {
+        "type": kind,
+        "bom-ref": purl,
+        "name": package.name,
+        "version": package.version,
+        "purl": purl,
+        "hashes": _hashes(package.sha256),
+    }
+    if names := licences.get(package.name):
+        part["licenses"] = [{"license": {"name": name}} for name in sorted(set(names))]
+    return part
+
+
+def _wheel(wheel: Wheel) -> dict[str, Any]:
+    purl = wheel_purl(wheel)
+    return {
+        "type": "library",
+        "bom-ref": purl,
+        "name": wheel.name,
+        "version": wheel.version,
+        "purl": purl,
+        "hashes": _hashes(wheel.sha256),
+        "properties": _properties({"file": wheel.file}),
+    }
+
+
+def _model(manifest: Manifest) -> dict[str, Any]:
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": f"model:{manifest.model.root_hash}",
+        "name": manifest.model_name,
+        "properties": _properties({"root_hash": manifest.model.root_hash}),
+    }
+
+
+def _files(manifest: Manifest) -> list[dict[str, Any]]:
+    return [
+        {"type": "file", "bom-ref": f"file:{name}", "name": name, "hashes": _hashes(artefact.sha256)}
+        for name, artefact in manifest.artefacts.items()
+    ]
+
+
+def _hashes(sha256: str) -> list[dict[str, str]]:
+    return [{"alg": "SHA-256", "content": sha256}]
+
+
+def _properties(values: Mapping[str, str]) -> list[dict[str, str]]:
+    return [{"name": f"privml:{name}", "value": value} for name, value in sorted(values.items())]

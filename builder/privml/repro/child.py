@@ -1,0 +1,75 @@
+"""One leg in its own process (``python -m privml.repro.child LEG.json``): build, predict, tell what was seen."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from privml.base import strictjson
+from privml.base.errors import PrivmlError
+from privml.base.files import write_atomic
+from privml.base.steps import step
+from privml.image.build import Probe, build
+from privml.image.tools import ensure
+from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock
+from privml.recipe.loader import load
+from privml.repro import surroundings
+from privml.repro.namespaces import enter
+from privml.repro.surroundings import SCRIPT_CLOCK, TOOL_CLOCK, Leg
+from privml.store.objects import Store
+from privml.vm.predicted import predict_image, write_prediction
+
+OBSERVED = "observed.json"
+
+
+def work(leg: Leg) -> None:
+    """Build the leg's image and write what was seen into its workspace."""
+    os.umask(leg.umask)
+    if leg.processors:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: leg.processors])
+    workspace = Path(leg.workspace)
+    recipe = load(Path(leg.recipe))
+    lock, tools_lock = read_lock(recipe.lock_path), read_tools_lock(Path(leg.tools_lock))
+    store = Store(Path(leg.store))
+    if leg.import_from:
+        with step("Importing the inputs into an empty store"):
+            bring_from(Store(Path(leg.import_from)), store, lock, tools_lock)
+    tools = surroundings.with_clock(ensure(store, tools_lock), leg.clock)
+    seen = surroundings.look_around(leg, tools)
+    clocks = {TOOL_CLOCK: workspace / TOOL_CLOCK, SCRIPT_CLOCK: workspace / SCRIPT_CLOCK}
+    output = Path(leg.output)
+    built = build(
+        recipe, lock, store, tools, output, force=True, probe=Probe(surroundings.probe_files(tools), clocks)
+    )
+    predicate = predict_image(tools, store.root, output, built.manifest, Path(leg.recipe).parent)
+    write_prediction(output, built.manifest, predicate)
+    for key, place in (("tool_clock", clocks[TOOL_CLOCK]), ("script_clock", clocks[SCRIPT_CLOCK])):
+        seen[key] = place.read_text(errors="replace").strip() if place.is_file() else ""
+    write_atomic(workspace / OBSERVED, strictjson.pretty(seen))
+
+
+def bring_from(source: Store, target: Store, lock: Lock, tools: ToolsLock) -> None:
+    """Copy what the locks name from one store to another; every byte is checked on the way."""
+    wanted = {package.sha256 for package in (*lock.packages, *lock.firmware, *tools.packages)}
+    for digest in sorted(wanted | {wheel.sha256 for wheel in lock.wheels}):
+        if not target.has(digest):
+            target.add_file(source.path(digest), expect=digest)
+
+
+def main(path: str) -> int:
+    """Enter the leg's namespaces and do its work; the exit status is that of the error, as on the command line."""
+    leg = Leg.decode(Path(path).read_bytes())
+    try:
+        status = enter(leg.host_name or None, other_user=leg.other_user)
+        if status is not None:
+            return status if status >= 0 else 1
+        work(leg)
+    except PrivmlError as error:
+        sys.stderr.write(f"leg {leg.name}: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        return error.exit_code
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1]))

@@ -1,0 +1,356 @@
+"""Two output directories, layer by layer. Equality is decided by bytes alone; the layers above say where and why.
+
+A file that one side lacks, an empty artefact, a link in an artefact's place and a manifest that is not of its own
+files are differences like any other, also when both sides have them.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from privml.base import strictjson
+from privml.base.errors import PrivmlError, UsageError
+from privml.base.files import sha256_file
+from privml.events.registers import Register
+from privml.image.manifest import ARTEFACTS, Manifest
+from privml.image.manifest import decode as decode_manifest
+from privml.image.volume import Partition, partitions
+from privml.measure.pe import headers, in_memory
+from privml.repro import disk
+from privml.repro.causes import Symptom, name_cause
+from privml.repro.layers import Finding, Layer, Report, ordered
+from privml.repro.owners import Owners
+from privml.repro.tree import Tree, read_cpio, read_tree
+from privml.statement import intoto
+from privml.statement.predicate import Predicate
+
+Opener = Callable[[Path, Partition], AbstractContextManager[Path]]
+Surroundings = Mapping[str, tuple[tuple[str, str], ...]]
+REQUIRED = (*ARTEFACTS, "manifest.json", "prediction.json")
+DOCUMENTS = ("manifest.json", "prediction.json", "sbom.cdx.json", "provenance.json")
+_BLOCK = 4096
+
+
+@dataclass
+class Comparer:
+    """One comparison while it is made; ``compare`` is the way in."""
+
+    sides: tuple[Path, Path]
+    opener: Opener
+    owners: Owners
+    surroundings: Surroundings
+    findings: list[Finding] = field(default_factory=list)
+    compared: dict[Layer, int] = field(default_factory=dict)
+    digests: dict[str, tuple[str, str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    origins: dict[str, str] = field(default_factory=dict)
+
+    def add(self, layer: Layer, place: str, what: str, a: str, b: str, *, symptom: Symptom, origin: str = "") -> None:
+        """Keep one difference, with its cause."""
+        path = symptom.path if layer is Layer.TREE else ""
+        owner = self.owners.package(path) if path else "unknown"
+        self.findings.append(Finding(layer, place, what, a, b, name_cause(symptom), owner, origin))
+
+    def plain(
+        self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "", **more: str
+    ) -> None:
+        """Keep one difference outside a tree."""
+        self.add(layer, place, what, a, b, symptom=Symptom(kind, key or what), **more)
+
+    def count(self, layer: Layer, number: int = 1) -> None:
+        """Say that ``number`` things of a layer were held against each other."""
+        self.compared[layer] = self.compared.get(layer, 0) + number
+
+    # -- files -------------------------------------------------------------------------------------------------
+    def files(self) -> list[str]:
+        """Artefacts by name and kind; the names that are a plain, non-empty file on both sides."""
+        listed = [{path.name: path for path in side.iterdir()} for side in self.sides]
+        good = []
+        for name in sorted({*listed[0], *listed[1], *REQUIRED}):
+            kinds = [_kind(paths.get(name)) for paths in listed]
+            self.count(Layer.BYTES)
+            if "missing" in kinds:
+                kind = "absent" if name in REQUIRED else "surplus"
+                self.plain(Layer.BYTES, name, "presence", kinds[0], kinds[1], kind)
+            elif kinds != ["file", "file"]:
+                kind = "empty" if {*kinds} <= {"file", "empty"} else "kind"
+                self.plain(Layer.BYTES, name, "kind", kinds[0], kinds[1], kind)
+            else:
+                good.append(name)
+        for name in good:
+            if (self.sides[0] / name).samefile(self.sides[1] / name):
+                raise UsageError(f"{name} is one and the same file in both directories: nothing to compare")
+        with ThreadPoolExecutor(2) as pool:
+            sums = list(pool.map(sha256_file, [side / name for name in good for side in self.sides]))
+        self.digests = {name: (sums[2 * n], sums[2 * n + 1]) for n, name in enumerate(good)}
+        return good
+
+    def raw(self) -> None:
+        """Every file's bytes, and the fields of documents."""
+        explained = {finding.place.partition(":")[0] for finding in self.findings}
+        for name, (a, b) in self.digests.items():
+            if a == b:
+                continue
+            if name in DOCUMENTS:
+                self.document(name)
+                continue
+            where = _where(*(side / name for side in self.sides))
+            kind = "follows" if name in explained or name == ".build-key" else "raw"
+            self.plain(Layer.BYTES, name, "bytes", f"sha256 {a}", f"sha256 {b}; {where}", kind)
+
+    def document(self, name: str) -> None:
+        """The fields in which two JSON documents differ, else their spelling."""
+        try:
+            values = [strictjson.loads((side / name).read_bytes(), what=name) for side in self.sides]
+        except PrivmlError as error:
+            self.plain(Layer.BYTES, name, "reading", error.message, error.message, "unreadable")
+            return
+        found = list(_differing(values[0], values[1], ""))
+        for pointer, a, b in found or [("spelling", "the same value", "in other bytes")]:
+            self.plain(Layer.BYTES, f"{name}:{pointer}", "value", a, b, "document")
+
+    # -- what is measured --------------------------------------------------------------------------------------
+    def registers(self) -> None:
+        """The registers of both predictions, and whether these are of the files beside them."""
+        found = self._both("prediction.json", lambda data: intoto.decode(data))
+        if found is None:
+            return
+        for number, statement in enumerate(found):
+            for subject in statement.subjects:
+                held = self.digests.get(subject.name, ("", ""))[number]
+                if held and held != subject.sha256.hex():
+                    self._claim("prediction.json", number, subject.name, subject.sha256.hex(), held)
+        tables = [_registers(statement.predicate) for statement in found]
+        for name in sorted({*tables[0], *tables[1]}):
+            self.count(Layer.REGISTERS)
+            a, b = (table.get(name, "none") for table in tables)
+            if a != b:
+                self.plain(Layer.REGISTERS, f"prediction.json:{name}", "value", a, b, "register", name)
+
+    def _claim(self, document: str, number: int, name: str, said: str, held: str) -> None:
+        side = "ab"[number]
+        self.plain(Layer.REGISTERS, f"{document}:{name}", f"of side {side}", f"says {said}", f"is {held}", "claim")
+
+    def uki(self) -> None:
+        """The UKI's sections as they are measured, the initrd's members among them."""
+        found = self._both("uki.efi", _sections)
+        if found is None:
+            return
+        for name in dict.fromkeys([*found[0], *found[1]]):
+            self.count(Layer.UKI)
+            a, b = (sections.get(name) for sections in found)
+            if a == b:
+                continue
+            values = ["missing" if body is None else _short(body, name) for body in (a, b)]
+            origin = self.origins.get(name, "")
+            self.plain(Layer.UKI, f"uki.efi:{name}", "section", values[0], values[1], "section", name, origin=origin)
+            if name == ".initrd" and a is not None and b is not None:
+                self._initrd(a, b)
+
+    def _initrd(self, a: bytes, b: bytes) -> None:
+        try:
+            self.trees("uki.efi:.initrd", read_cpio(a), read_cpio(b))
+        except PrivmlError as error:
+            self.plain(Layer.UKI, "uki.efi:.initrd", "reading", error.message, error.message, "unreadable")
+
+    def manifests(self) -> None:
+        """Root hashes and packages of both manifests, and whether these are of the files beside them."""
+        found = self._both("manifest.json", decode_manifest)
+        if found is None:
+            return
+        self.origins = dict(found[0].origins)
+        for number, manifest in enumerate(found):
+            for name, artefact in manifest.artefacts.items():
+                held = self.digests.get(name, ("", ""))[number]
+                if held and held != artefact.sha256:
+                    self._claim("manifest.json", number, name, artefact.sha256, held)
+        for volume in ("root", "model"):
+            pair = [getattr(manifest, volume) for manifest in found]
+            for fact in ("root_hash", "salt", "data_blocks", "hash_start"):
+                self.count(Layer.ROOT_HASH)
+                a, b = (str(getattr(verity, fact)) for verity in pair)
+                if a != b:
+                    self.plain(Layer.ROOT_HASH, f"{volume}.raw:{fact}", "verity", a, b, "verity", fact)
+        self._packages(found[0], found[1])
+
+    def _packages(self, a: Manifest, b: Manifest) -> None:
+        tables = [{row[0]: f"{row[1]} {row[3][:16]}" for row in manifest.packages} for manifest in (a, b)]
+        for name in sorted({*tables[0], *tables[1]}):
+            values = [table.get(name, "not installed") for table in tables]
+            if values[0] != values[1]:
+                self.plain(
+                    Layer.TREE, f"manifest.json:packages/{name}", "package", values[0], values[1], "package", name
+                )
+
+    # -- volumes -----------------------------------------------------------------------------------------------
+    def volume(self, name: str) -> None:
+        """A disk image: its table, its superblocks, and the tree in it when its bytes differ."""
+        found = self._both_paths(name, lambda path: (disk.gpt_facts(path), partitions(path)))
+        if found is None:
+            return
+        self._facts(Layer.PARTITIONS, name, "gpt", found[0][0], found[1][0])
+        tables = [{part.name: part for part in places} for _, places in found]
+        for label in dict.fromkeys([*tables[0], *tables[1]]):
+            parts = [table.get(label) for table in tables]
+            if parts[0] is None or parts[1] is None:
+                continue  # the table's facts have said so
+            self._partition(name, label, (parts[0], parts[1]))
+
+    def _partition(self, name: str, label: str, parts: tuple[Partition, Partition]) -> None:
+        paths = [side / name for side in self.sides]
+        place = f"{name}:{label}"
+        erofs = [disk.erofs_facts(path, part) for path, part in zip(paths, parts, strict=True)]
+        verity = [disk.verity_facts(path, part) for path, part in zip(paths, parts, strict=True)]
+        self._facts(Layer.PARTITIONS, place, "erofs", *erofs)
+        self._facts(Layer.ROOT_HASH, place, "verity", *verity)
+        sums = [disk.digest_of(path, part) for path, part in zip(paths, parts, strict=True)]
+        if verity[0] or verity[1]:
+            return
+        if sums[0] == sums[1]:
+            self.count(Layer.TREE)
+            self.notes.append(f"{place}: equal byte for byte, so its tree is")
+            return
+        with self.opener(paths[0], parts[0]) as one, self.opener(paths[1], parts[1]) as two:
+            before = len(self.findings)
+            self.trees(name, read_tree(one), read_tree(two))
+            if len(self.findings) == before and erofs[0] == erofs[1]:
+                self.plain(Layer.PARTITIONS, place, "layout", sums[0], sums[1], "erofs")
+
+    def _facts(self, layer: Layer, place: str, kind: str, a: Mapping[str, str], b: Mapping[str, str]) -> None:
+        for fact in dict.fromkeys([*a, *b]):
+            self.count(layer)
+            one, two = a.get(fact, "none"), b.get(fact, "none")
+            if one != two:
+                self.plain(layer, f"{place}:{fact}", kind, one, two, kind, fact)
+
+    def trees(self, name: str, a: Tree, b: Tree) -> None:
+        """Two trees, path by path and field by field."""
+        paths = sorted({*a.entries, *b.entries})
+        self.count(Layer.TREE, len(paths))
+        for path in paths:
+            one, two = a.entries.get(path), b.entries.get(path)
+            place = f"{name}:/{path.removeprefix('.')}" if path == "." else f"{name}:/{path}"
+            if one is None or two is None:
+                values = ["missing" if entry is None else entry.type for entry in (one, two)]
+                self.add(Layer.TREE, place, "presence", *values, symptom=Symptom("presence", path, one, two))
+                continue
+            for what in one.differing(two):
+                data = (a.read(path), b.read(path)) if what == "content" else (None, None)
+                symptom = Symptom(what, path, one, two, *data, self.surroundings)
+                self.add(Layer.TREE, place, what, one.shown(what), two.shown(what), symptom=symptom)
+
+    # -- reading both sides ------------------------------------------------------------------------------------
+    def _both(self, name: str, read: Callable[[bytes], Any]) -> tuple[Any, Any] | None:
+        return self._both_paths(name, lambda path: read(path.read_bytes()))
+
+    def _both_paths(self, name: str, read: Callable[[Path], Any]) -> tuple[Any, Any] | None:
+        if name not in self.digests:
+            return None  # its absence is told already
+        found, problems = [], ["readable", "readable"]
+        for number, side in enumerate(self.sides):
+            try:
+                found.append(read(side / name))
+            except PrivmlError as error:
+                problems[number] = error.message
+        if len(found) != 2:
+            self.plain(Layer.BYTES, name, "reading", problems[0], problems[1], "unreadable")
+            return None
+        return found[0], found[1]
+
+
+def compare(
+    a: Path, b: Path, *, opener: Opener, owners: Owners | None = None, surroundings: Surroundings | None = None
+) -> Report:
+    """Compare the outputs in ``a`` and ``b``; ``opener`` makes a directory of an erofs partition."""
+    for side in (a, b):
+        if not side.is_dir():
+            raise UsageError(f"{side} is no directory")
+    if a.samefile(b):
+        raise UsageError(f"{a} and {b} are one directory: nothing to compare")
+    work = Comparer((a, b), opener, owners or Owners(), surroundings or {})
+    names = work.files()
+    work.manifests()
+    work.registers()
+    work.uki()
+    for name in names:
+        if name in ("root.raw", "model.raw"):
+            work.volume(name)
+    work.raw()
+    return Report(ordered(work.findings), work.compared, work.digests, tuple(work.notes))
+
+
+def _kind(path: Path | None) -> str:
+    if path is None:
+        return "missing"
+    if path.is_symlink():
+        return "link"
+    if not path.is_file():
+        return "directory" if path.is_dir() else "special"
+    return "file" if path.stat().st_size else "empty"
+
+
+def _registers(predicate: Predicate) -> dict[str, str]:
+    return {
+        f"{shape.label}, {register.name.lower()}": " ".join(value.hex() for value in shape.accepted(register))
+        for shape in predicate.shapes
+        for register in Register
+    }
+
+
+def _sections(image: bytes) -> dict[str, bytes]:
+    found: dict[str, bytes] = {}
+    for section in headers(image).sections:
+        name = section.name
+        while name in found:
+            name += "'"
+        found[name] = in_memory(image, section)
+    return found
+
+
+def _short(body: bytes, name: str) -> str:
+    text = body.rstrip(b"\0")
+    if name in (".cmdline", ".uname", ".osrel") and text.isascii():
+        return text.decode("ascii")
+    return f"sha256 {hashlib.sha256(body).hexdigest()} ({len(body)} bytes)"
+
+
+def _where(a: Path, b: Path) -> str:
+    """The first differing byte, and how many blocks differ."""
+    first, blocks, at = None, 0, 0
+    with a.open("rb") as one, b.open("rb") as two:
+        while True:
+            x, y = one.read(_BLOCK), two.read(_BLOCK)
+            if not x and not y:
+                break
+            if x != y:
+                blocks += 1
+                if first is None:
+                    same = next(
+                        (n for n, (p, q) in enumerate(zip(x, y, strict=False)) if p != q), min(len(x), len(y))
+                    )
+                    first = at + same
+            at += _BLOCK
+    return f"from byte {first}, in {blocks} blocks of {_BLOCK}"
+
+
+def _differing(a: Any, b: Any, pointer: str) -> list[tuple[str, str, str]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        rows = [(key, a.get(key, _NONE), b.get(key, _NONE)) for key in sorted({*a, *b})]
+    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
+        rows = [(str(n), x, y) for n, (x, y) in enumerate(zip(a, b, strict=True))]
+    else:
+        return [] if a == b and type(a) is type(b) else [(pointer or "/", _text(a), _text(b))]
+    return [found for key, x, y in rows for found in _differing(x, y, f"{pointer}/{key}")]
+
+
+_NONE = object()
+
+
+def _text(value: Any) -> str:
+    return "none" if value is _NONE else strictjson.canonical(value).decode("utf-8")[:200]

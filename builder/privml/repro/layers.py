@@ -1,0 +1,123 @@
+"""The layers of a comparison, measured things first, and what is found in them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import IntEnum
+from typing import Any
+
+from privml.repro.causes import Cause
+
+
+class Layer(IntEnum):
+    """In the order in which they are told. What is measured comes before what it is made of."""
+
+    REGISTERS = 1
+    UKI = 2
+    ROOT_HASH = 3
+    TREE = 4
+    PARTITIONS = 5
+    BYTES = 6
+
+    @property
+    def title(self) -> str:
+        """The layer's name for a person."""
+        return _TITLES[self]
+
+
+_TITLES = {
+    Layer.REGISTERS: "registers",
+    Layer.UKI: "UKI sections",
+    Layer.ROOT_HASH: "root hashes",
+    Layer.TREE: "trees",
+    Layer.PARTITIONS: "partition tables and file systems",
+    Layer.BYTES: "files, byte by byte",
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One difference: where (``root.raw:/etc/passwd``), in which field, both values, why, whose, and what to do."""
+
+    layer: Layer
+    place: str
+    field: str
+    a: str
+    b: str
+    cause: Cause
+    package: str = "unknown"
+    origin: str = ""
+
+    def text(self) -> str:
+        """Two lines for a person."""
+        whose = f", package {self.package}" if self.package != "unknown" else ""
+        line = f", {self.origin}" if self.origin else ""
+        return (
+            f"{self.place}: {self.field}: {self.a} | {self.b}\n"
+            f"    [{self.cause.id}] {self.cause.cause}{whose}{line}; fix: {self.cause.fix}"
+        )
+
+    def to_dict(self) -> dict[str, str]:
+        """The JSON object."""
+        return {
+            "layer": self.layer.title,
+            "place": self.place,
+            "field": self.field,
+            "a": self.a,
+            "b": self.b,
+            "cause_id": self.cause.id,
+            "cause": self.cause.cause,
+            "fix": self.cause.fix,
+            "package": self.package,
+            "origin": self.origin,
+        }
+
+
+@dataclass(frozen=True)
+class Report:
+    """All differences in the order of layers, and for each layer how many things were held against each other."""
+
+    findings: tuple[Finding, ...]
+    compared: dict[Layer, int]
+    digests: dict[str, tuple[str, str]]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def equal(self) -> bool:
+        """True when nothing differs, and something was compared in every layer that must be there."""
+        return not self.findings and self.compared.get(Layer.BYTES, 0) > 0
+
+    @property
+    def first(self) -> Layer | None:
+        """The first layer with a difference."""
+        return min((finding.layer for finding in self.findings), default=None)
+
+    @property
+    def exit_code(self) -> int:
+        """0 or 1; never a count, which would wrap at 256."""
+        return 0 if self.equal else 1
+
+    def causes(self) -> list[tuple[str, int]]:
+        """(cause, how often), the most frequent first."""
+        counted = Counter(finding.cause.id for finding in self.findings)
+        return sorted(counted.items(), key=lambda item: (-item[1], item[0]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object; every finding is in it."""
+        return {
+            "equal": self.equal,
+            "first_differing_layer": self.first.title if self.first else None,
+            "differences": len(self.findings),
+            "compared": {layer.title: self.compared.get(layer, 0) for layer in Layer},
+            "digests": {name: list(pair) for name, pair in sorted(self.digests.items())},
+            "causes": dict(self.causes()),
+            "notes": list(self.notes),
+            "findings": [finding.to_dict() for finding in self.findings],
+        }
+
+
+def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """Findings by layer, and within it in the order in which they were made."""
+    return tuple(sorted(findings, key=lambda finding: finding.layer))

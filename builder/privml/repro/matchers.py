@@ -1,0 +1,227 @@
+"""What two versions of a file's bytes have in common, once the thing that moved is taken away.
+
+Each matcher answers one question about one pair of byte strings; the table of causes says which question belongs to
+which cause. None of them decides whether files differ: that is done by digest, before anybody asks why.
+"""
+
+from __future__ import annotations
+
+import gzip
+import io
+import json
+import lzma
+import re
+import tarfile
+import zipfile
+import zlib
+from collections import Counter
+from collections.abc import Callable
+
+from privml.base.errors import PrivmlError
+from privml.lock.deb import members
+
+Matcher = Callable[[bytes, bytes], bool]
+
+_MONTH = rb"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"
+_DAY = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
+DATE = (
+    rb"\d{4}[-/]\d\d[-/]\d\d(?:[T ]\d\d:?\d\d(?::?\d\d(?:[.,]\d+)?)?)?Z?"
+    rb"|(?:" + _DAY + rb",? +)?(?:\d{1,2} " + _MONTH + rb"|" + _MONTH + rb" +\d{1,2}),? *(?:\d{4})?"
+    rb"(?: *\d\d:\d\d(?::\d\d)?)?(?: *(?:AM|PM))?(?: *[A-Z]{3,4})?(?: *\d{4})?"
+    rb"|\b\d\d:\d\d:\d\d\b|\b1[5-9]\d{8}(?:\d{3})?\b"
+)
+ZONE = rb"[+-]\d\d:?\d\d\b|\b(?:[A-Z][a-z]+/[A-Z][A-Za-z_]+|[A-Z]{1,3}ST|CET|GMT|UTC|EDT|PDT)\b"
+UUID = rb"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}"
+HEX = rb"\b[0-9a-fA-F]{16,}\b"
+PATH = rb"/(?:build|dev/shm|home|mnt|private|root|run|srv|tmp|var/tmp|workspace)(?:/[^\s\0\"'<>:;,)]*)+"
+TEMPORARY = rb"\btmp[a-z0-9_]{6,10}\b|\.[A-Za-z0-9]{6,10}\b"
+ADDRESS = rb"\b0x[0-9a-fA-F]{6,16}\b"
+JOBS = rb"-j ?\d+\b|\b(?:jobs|nproc|cpus|processors|threads|workers)\s*[=:]\s*\d+\b"
+LOCALE = rb"\b(?:[a-z]{2,3}_[A-Z]{2}(?:[.@][\w-]+)*|C\.UTF-8|C\.utf8|POSIX|LC_ALL=C)"
+BUILDER = rb"[\w.+-]+@[\w.-]+"
+GIT = rb"-g[0-9a-f]{7,40}\b|-dirty\b"
+
+
+def without(pattern: bytes) -> Matcher:
+    """Equal when every match of ``pattern`` is taken out of both, and at least one was different."""
+    compiled = re.compile(pattern)
+
+    def match(a: bytes, b: bytes) -> bool:
+        return compiled.sub(b"\0", a) == compiled.sub(b"\0", b) and compiled.findall(a) != compiled.findall(b)
+
+    return match
+
+
+def head(magic: bytes, start: int, end: int) -> Matcher:
+    """Both begin with ``magic`` and differ between the offsets ``start`` and ``end`` only."""
+
+    def match(a: bytes, b: bytes) -> bool:
+        return a[: len(magic)] == magic == b[: len(magic)] and a[:start] + a[end:] == b[:start] + b[end:]
+
+    return match
+
+
+def either(*matchers: Matcher) -> Matcher:
+    """Any of them."""
+    return lambda a, b: any(matcher(a, b) for matcher in matchers)
+
+
+def always(_: bytes, __: bytes) -> bool:
+    """The path alone tells."""
+    return True
+
+
+def holds(pattern: bytes) -> Matcher:
+    """One of them holds ``pattern``."""
+    compiled = re.compile(pattern)
+    return lambda a, b: bool(compiled.search(a) or compiled.search(b))
+
+
+def one_empty(a: bytes, b: bytes) -> bool:
+    """Exactly one of them is empty, or is nothing but zeros."""
+    return bool(a.strip(b"\0")) != bool(b.strip(b"\0"))
+
+
+def same_lines(a: bytes, b: bytes) -> bool:
+    """The same lines in another order."""
+    lines = a.splitlines()
+    return len(lines) > 1 and Counter(lines) == Counter(b.splitlines())
+
+
+def same_words(a: bytes, b: bytes) -> bool:
+    """The same words in another order: a set or a hash table that was printed."""
+    words = re.findall(rb"[\w.+/-]+", a)
+    return len(words) > 1 and Counter(words) == Counter(re.findall(rb"[\w.+/-]+", b))
+
+
+def same_json(a: bytes, b: bytes) -> bool:
+    """The same JSON value, spelled in another order or another way."""
+    try:
+        return bool(json.loads(a) == json.loads(b))
+    except ValueError:
+        return False
+
+
+def same_columns(column: int) -> Matcher:
+    """The same ``:`` separated lines but for one column."""
+
+    def match(a: bytes, b: bytes) -> bool:
+        def cut(data: bytes) -> list[list[bytes]]:
+            rows = [line.split(b":") for line in data.splitlines()]
+            return sorted(row[:column] + row[column + 1 :] for row in rows)
+
+        return cut(a) == cut(b)
+
+    return match
+
+
+def same_accounts(a: bytes, b: bytes) -> bool:
+    """The same names with other numbers."""
+
+    def names(data: bytes) -> list[bytes]:
+        return sorted(line.split(b":")[0] for line in data.splitlines())
+
+    return names(a) == names(b) and b":" in a
+
+
+def unpacked(data: bytes) -> bytes | None:
+    """What a gzip, xz or zlib stream holds; None for anything else."""
+    try:
+        if data[:2] == b"\x1f\x8b":
+            return gzip.decompress(data)
+        if data[:6] == b"\xfd7zXZ\0":
+            return lzma.decompress(data)
+        if data[:1] == b"\x78":
+            return zlib.decompress(data)
+    except (OSError, EOFError, lzma.LZMAError, zlib.error):
+        return None
+    return None
+
+
+def same_unpacked(a: bytes, b: bytes) -> bool:
+    """Two compressed streams of the same bytes; of zstd, which Python cannot read yet, only that both are that."""
+    if a[:4] == b"\x28\xb5\x2f\xfd" == b[:4]:
+        return True
+    first = unpacked(a)
+    return first is not None and first == unpacked(b)
+
+
+def listed(data: bytes) -> list[tuple[str, bytes]] | None:
+    """(name, digestible fact) of the members of a zip, tar or ar archive, in their order; None for anything else."""
+    try:
+        if data[:4] == b"PK\x03\x04":
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                return [(item.filename, b"%08x" % item.CRC) for item in archive.infolist()]
+        if data[:8] == b"!<arch>\n":
+            return [(name, bytes(body)) for name, body in members(data, "archive")]
+        with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+            found = []
+            for item in tar:
+                body = tar.extractfile(item) if item.isfile() else None
+                found.append((item.name, body.read() if body else item.linkname.encode()))
+            return found
+    except (OSError, EOFError, ValueError, tarfile.TarError, zipfile.BadZipFile, PrivmlError):
+        return None
+
+
+def same_members(a: bytes, b: bytes) -> bool:
+    """Archives with the same members in the same order: only their headers (times, owners) differ."""
+    first = listed(a)
+    return bool(first) and first == listed(b)
+
+
+def reordered_members(a: bytes, b: bytes) -> bool:
+    """Archives with the same members in another order."""
+    first, second = listed(a), listed(b)
+    return bool(first) and second is not None and first != second and sorted(first or []) == sorted(second)
+
+
+def pe_stamp(a: bytes, b: bytes) -> bool:
+    """PE images that differ in TimeDateStamp (and checksum) only."""
+
+    def cut(data: bytes) -> bytes | None:
+        start = int.from_bytes(data[0x3C:0x40], "little")
+        if data[:2] != b"MZ" or data[start : start + 4] != b"PE\0\0":
+            return None
+        return data[: start + 8] + data[start + 12 : start + 88] + data[start + 92 :]
+
+    first = cut(a)
+    return first is not None and first == cut(b)
+
+
+def build_id(a: bytes, b: bytes) -> bool:
+    """ELF files that differ in their GNU build id only."""
+    note = re.compile(rb"\x14\0\0\0\x03\0\0\0GNU\0.{20}", re.DOTALL)
+    return a[:4] == b"\x7fELF" and note.sub(b"", a) == note.sub(b"", b) and note.findall(a) != note.findall(b)
+
+
+def module_signature(a: bytes, b: bytes) -> bool:
+    """Kernel modules that are equal up to the signature at their end."""
+    mark = b"~Module signature appended~\n"
+    if not (a.endswith(mark) or b.endswith(mark)):
+        return False
+
+    def body(data: bytes) -> bytes:
+        if not data.endswith(mark):
+            return data
+        size = int.from_bytes(data[-len(mark) - 4 : -len(mark)], "big")
+        return data[: max(0, len(data) - len(mark) - 12 - size)]
+
+    return body(a) == body(b)
+
+
+def pyc_header(a: bytes, b: bytes) -> bool:
+    """Compiled Python whose code is the same: the source's time or size in the header moved."""
+    return a[2:4] == b"\r\n" == b[2:4] and a[16:] == b[16:]
+
+
+def pyc_code(a: bytes, b: bytes) -> bool:
+    """Compiled Python whose code is of one length, in another order."""
+    return a[2:4] == b"\r\n" == b[2:4] and a[16:] != b[16:]
+
+
+def key_material(a: bytes, b: bytes) -> bool:
+    """Keys or certificates that were made anew."""
+    return bool(
+        re.search(rb"-----BEGIN [A-Z ]*(?:KEY|CERTIFICATE)|^ssh-(?:rsa|ed25519) ", a + b"\n" + b, re.MULTILINE)
+    )

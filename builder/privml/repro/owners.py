@@ -1,0 +1,68 @@
+"""Which package a path of the guest comes from: dpkg's lists where they are, else the locked .debs themselves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import cached_property
+from pathlib import Path, PurePosixPath
+
+from privml.base.errors import InputsError
+from privml.lock import deb
+from privml.store.objects import Store
+
+_MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
+
+
+class Owners:
+    """Path -> package, read when first asked: nobody needs it while nothing differs."""
+
+    def __init__(self, packages: Iterable[tuple[str, str]] = (), store: Store | None = None) -> None:
+        self._packages = tuple(packages)
+        self._store = store
+
+    @cached_property
+    def _of(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for name, digest in self._packages:
+            if self._store is None or not self._store.has(digest):
+                continue
+            try:
+                with deb.tar_of(self._store.read(digest, verify=False), "data.tar", name) as archive:
+                    for entry in archive:
+                        if not entry.isdir():
+                            found.setdefault(merged(entry.name), name)
+            except InputsError:
+                continue
+        return found
+
+    def package(self, path: str) -> str:
+        """The package's name, ``overlay`` for the guest's own files, ``unknown`` when no package ships the path."""
+        if path.startswith(("usr/lib/privml/", "etc/privml/")):
+            return "overlay"
+        compiled = PurePosixPath(path)
+        if compiled.suffix == ".pyc" and compiled.parent.name == "__pycache__":
+            path = str(compiled.parent.parent / (compiled.name.split(".")[0] + ".py"))
+        return self._of.get(path, "unknown")
+
+
+class DpkgOwners(Owners):
+    """Owners from the lists under ``var/lib/dpkg/info`` of a tree that still has them."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__()
+        self._root = root
+
+    @cached_property
+    def _of(self) -> Mapping[str, str]:
+        found: dict[str, str] = {}
+        for path in sorted((self._root / "var/lib/dpkg/info").glob("*.list")):
+            for line in path.read_text(errors="replace").splitlines():
+                found.setdefault(merged(line), path.stem.split(":")[0])
+        return found
+
+
+def merged(name: str) -> str:
+    """A path as it is in a tree with merged /usr, without a leading slash or dot."""
+    path = name.removeprefix(".").lstrip("/")
+    first = path.partition("/")[0]
+    return f"usr/{path}" if first in _MERGED and "/" in path else path

@@ -1,0 +1,118 @@
+"""A report as one HTML page: no script, no address outside the page, readable without style too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+
+from privml.repro.layers import Finding, Layer, Report
+from privml.repro.variations import Variation
+
+# A page of 65,536 rows helps nobody; the JSON report has them all, and the page says how many it left out.
+SHOWN = 500
+
+_STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 72rem; padding: 0 1rem; color: #1b1b1b;
+  background: #fff; }
+h1 { margin-bottom: 0; }
+.verdict { font-size: 1.2rem; padding: .6rem 1rem; border-left: .4rem solid; margin: 1rem 0; }
+.same { border-color: #1a7f37; background: #eaf6ec; }
+.differs { border-color: #b42318; background: #fdeceb; }
+table { border-collapse: collapse; width: 100%; margin: .5rem 0 1.5rem; }
+th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bottom: 1px solid #ddd; }
+th { background: #f5f5f5; }
+td.value, code { font-family: ui-monospace, monospace; font-size: .85rem; overflow-wrap: anywhere; }
+.still { color: #8a4b00; }
+@media (prefers-color-scheme: dark) {
+  body { color: #e8e8e8; background: #161616; } th { background: #262626; } th, td { border-color: #3a3a3a; }
+  .same { background: #10301a; } .differs { background: #3a1512; } .still { color: #f0b060; }
+}
+"""
+
+
+def page(title: str, report: Report, variations: Sequence[Variation] = ()) -> str:
+    """The page of one comparison."""
+    parts = [
+        "<!doctype html>",
+        '<html lang="en"><head><meta charset="utf-8">',
+        '<meta name="viewport" content="width=device-width, initial-scale=1">',
+        f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
+        f"<h1>{escape(title)}</h1>",
+        _verdict(report),
+        _layers(report),
+    ]
+    if report.findings:
+        parts.append(_causes(report))
+        parts += [_findings(report, layer) for layer in Layer]
+    if variations:
+        parts.append(_variations(variations))
+    parts += [_digests(report), "</body></html>"]
+    return "\n".join(part for part in parts if part) + "\n"
+
+
+def _verdict(report: Report) -> str:
+    if report.equal:
+        return '<p class="verdict same">Equal, byte for byte.</p>'
+    first = report.first.title if report.first else "nothing was compared"
+    number = len(report.findings)
+    return f'<p class="verdict differs">{number:,} differences; the first layer that differs: {escape(first)}.</p>'
+
+
+def _layers(report: Report) -> str:
+    rows = []
+    for layer in Layer:
+        number = sum(finding.layer is layer for finding in report.findings)
+        rows.append([layer.title, f"{report.compared.get(layer, 0):,}", f"{number:,}"])
+    notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
+    return _table("Layers, measured things first", ["layer", "compared", "differences"], rows) + (
+        f"<ul>{notes}</ul>" if notes else ""
+    )
+
+
+def _causes(report: Report) -> str:
+    table = {finding.cause.id: finding.cause for finding in report.findings}
+    rows = [[name, f"{count:,}", table[name].cause, table[name].fix] for name, count in report.causes()]
+    return _table("Causes", ["id", "times", "cause", "fix"], rows)
+
+
+def _findings(report: Report, layer: Layer) -> str:
+    found = [finding for finding in report.findings if finding.layer is layer]
+    if not found:
+        return ""
+    rows = [_row(finding) for finding in found[:SHOWN]]
+    text = _table(
+        f"Differences: {layer.title}", ["place", "field", "one", "other", "cause", "package, recipe"], rows, values=4
+    )
+    left = len(found) - len(rows)
+    return text + (f"<p>{left:,} more are in the JSON report.</p>" if left else "")
+
+
+def _row(finding: Finding) -> list[str]:
+    whose = ", ".join(part for part in (finding.package, finding.origin) if part)
+    return [finding.place, finding.field, finding.a, finding.b, finding.cause.id, whose]
+
+
+def _variations(variations: Sequence[Variation]) -> str:
+    rows = [[one.name, one.a, one.b, "varied" if one.varied else f"not varied: {one.why}"] for one in variations]
+    return _table("What differed around the two builds, as each of them saw it", ["what", "a", "b", ""], rows)
+
+
+def _digests(report: Report) -> str:
+    rows = [[name, *pair] for name, pair in sorted(report.digests.items())]
+    return _table("SHA-256", ["file", "a", "b"], rows, values=3)
+
+
+def _table(title: str, heads: list[str], rows: list[list[str]], *, values: int = 0) -> str:
+    head = "".join(f'<th scope="col">{escape(text)}</th>' for text in heads)
+    body = []
+    for row in rows:
+        cells = []
+        for number, text in enumerate(row):
+            kind = ' class="value"' if number < values else ' class="still"' if text.startswith("not varied") else ""
+            cells.append(f"<td{kind}>{escape(text)}</td>")
+        body.append(f"<tr>{''.join(cells)}</tr>")
+    return (
+        f"<h2>{escape(title)}</h2>\n<table><thead><tr>{head}</tr></thead>\n<tbody>\n"
+        + "\n".join(body)
+        + "\n</tbody></table>"
+    )

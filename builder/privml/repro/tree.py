@@ -1,0 +1,160 @@
+"""A tree of files as values: every fact of every path that goes into an image, so that two trees can be compared.
+
+Nothing is followed and nothing is skipped: a link is its target, a device its number, a directory counts like a file.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from privml.base.files import CHUNK
+from privml.measure.digest import piece
+
+# In the order in which they are told: what a path is, then its bytes, then what is around them.
+FIELDS = ("type", "content", "mode", "uid", "gid", "mtime", "xattrs", "links")
+_KINDS = {
+    stat.S_IFREG: "file",
+    stat.S_IFDIR: "directory",
+    stat.S_IFLNK: "link",
+    stat.S_IFCHR: "character device",
+    stat.S_IFBLK: "block device",
+    stat.S_IFIFO: "pipe",
+    stat.S_IFSOCK: "socket",
+}
+_KEEP = 32 << 20
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One path. ``content`` is a SHA-256, a link's target or a device's number.
+
+    ``links`` names the first of its hard links, or its place in an archive.
+    """
+
+    type: str
+    content: str
+    mode: int
+    uid: int
+    gid: int
+    size: int
+    mtime: int
+    xattrs: tuple[tuple[str, str], ...] = ()
+    links: str = ""
+
+    def shown(self, field: str) -> str:
+        """A field as a person reads it."""
+        if field == "mode":
+            return f"{self.mode:04o}"
+        if field == "content":
+            return f"{self.content[:16]}.. ({self.size} bytes)" if self.type == "file" else self.content
+        if field == "xattrs":
+            return ", ".join(f"{name}={value[:40]}" for name, value in self.xattrs) or "none"
+        return str(getattr(self, field)) or "none"
+
+    def differing(self, other: Entry) -> tuple[str, ...]:
+        """The fields that differ; of two types nothing more is said."""
+        if self.type != other.type:
+            return ("type",)
+        return tuple(field for field in FIELDS if getattr(self, field) != getattr(other, field))
+
+
+@dataclass(frozen=True)
+class Tree:
+    """Path -> entry, in order of paths, and where a file's bytes can be had (None for one too big to look into)."""
+
+    entries: Mapping[str, Entry]
+    root: Path | None = None
+    bodies: Mapping[str, bytes] | None = None
+
+    def read(self, path: str) -> bytes | None:
+        """The bytes of a regular file, for those who look for a cause."""
+        entry = self.entries.get(path)
+        if entry is None or entry.type != "file" or entry.size > _KEEP:
+            return None
+        if self.bodies is not None:
+            return self.bodies[path]
+        return None if self.root is None else (self.root / path).read_bytes()
+
+
+def read_tree(root: Path) -> Tree:
+    """The tree under a directory, that directory itself included as ``.``."""
+    entries: dict[str, Entry] = {}
+    first: dict[tuple[int, int], str] = {}
+    for path, name in _walk(root):
+        status = path.lstat()
+        links = ""
+        if status.st_nlink > 1 and not stat.S_ISDIR(status.st_mode):
+            links = first.setdefault((status.st_dev, status.st_ino), name)
+        entries[name] = Entry(
+            type=_KINDS[stat.S_IFMT(status.st_mode)],
+            content=_content(path, status),
+            mode=stat.S_IMODE(status.st_mode),
+            uid=status.st_uid,
+            gid=status.st_gid,
+            size=0 if stat.S_ISDIR(status.st_mode) else status.st_size,
+            mtime=int(status.st_mtime),
+            xattrs=tuple(
+                (attribute, os.getxattr(path, attribute, follow_symlinks=False).hex())
+                for attribute in sorted(os.listxattr(path, follow_symlinks=False))
+            ),
+            links=links,
+        )
+    return Tree(entries, root=root)
+
+
+def _walk(root: Path) -> Iterator[tuple[Path, str]]:
+    yield root, "."
+    todo = [(root, "")]
+    while todo:
+        folder, prefix = todo.pop()
+        for item in sorted(os.scandir(folder), key=lambda one: one.name):
+            name = f"{prefix}{item.name}"
+            yield Path(item.path), name
+            if item.is_dir(follow_symlinks=False):
+                todo.append((Path(item.path), name + "/"))
+
+
+def _content(path: Path, status: os.stat_result) -> str:
+    if stat.S_ISREG(status.st_mode):
+        hasher = hashlib.sha256()
+        with path.open("rb") as file:
+            while block := file.read(CHUNK):
+                hasher.update(block)
+        return hasher.hexdigest()
+    if stat.S_ISLNK(status.st_mode):
+        return str(path.readlink())
+    if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
+        return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
+    return ""
+
+
+def read_cpio(data: bytes) -> Tree:
+    """The members of a newc archive, ``links`` holding each one's place; ``MeasurementError`` when cut."""
+    entries: dict[str, Entry] = {}
+    bodies: dict[str, bytes] = {}
+    at = 0
+    while data[at : at + 6] == b"070701":
+        header = piece(data, at, 110, "cpio header")
+        fields = [int(header[6 + 8 * n : 14 + 8 * n], 16) for n in range(13)]
+        mode, uid, gid, _, mtime, size, name_size = *fields[1:7], fields[11]
+        name = data[at + 110 : at + 109 + name_size].decode("utf-8", "replace")
+        start = at + 110 + name_size
+        start += -start % 4
+        if name == "TRAILER!!!":
+            break
+        body = piece(data, start, size, f"cpio member {name}")
+        bodies[name] = body
+        kind = _KINDS.get(stat.S_IFMT(mode), "file")
+        content = hashlib.sha256(body).hexdigest() if kind == "file" else body.decode("utf-8", "replace")
+        # Two archives of the same members in another order are two archives.
+        entries[name] = Entry(
+            kind, content, stat.S_IMODE(mode), uid, gid, size, mtime, links=f"member {len(entries)}"
+        )
+        at = start + size
+        at += -at % 4
+    return Tree(entries, bodies=bodies)

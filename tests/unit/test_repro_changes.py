@@ -1,0 +1,133 @@
+"""What changed between two images is told in their builder's words, with the registers that it moves."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import attestation_samples as samples
+import pytest
+from test_measure_pe import make_uki
+from test_repro_compare import bend, initrd, opener, output, sealed
+
+from privml.base.errors import Differs, PrivmlError, UsageError
+from privml.cli import diff as verb
+from privml.cli import inspect as inspector
+from privml.image import manifest as manifests
+from privml.repro.changes import MOVES, Change, changes, moved
+from privml.repro.compare import compare
+from privml.vm.predicted import write_prediction
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    return output(tmp_path / "one"), output(tmp_path / "two")
+
+
+def told(pair: tuple[Path, Path]) -> list[Change]:
+    return list(changes(*map(manifests.read, pair), compare(*pair, opener=opener)))
+
+
+def test_nothing_changed(pair: tuple[Path, Path]) -> None:
+    assert told(pair) == []
+
+
+def test_packages_options_files_and_sections_are_told(pair: tuple[Path, Path]) -> None:
+    bend(pair[1] / "root.raw", 40 * 512, b"other data")
+    (pair[1].parent / "two.root.raw.tree/etc/name").write_bytes(b"other")
+    (pair[1] / "uki.efi").write_bytes(make_uki(initrd=initrd(b"tini"), linux=b"kernel??"))
+    old = manifests.read(pair[1])
+    sealed(
+        pair[1],
+        packages=(("bash", "5.4", "amd64", "9" * 64), ("dash", "1", "amd64", "a" * 64)),
+        cmdline="quiet privml.root=y audit=0",
+        root=replace(old.root, root_hash="b" * 64),
+        config_sha256="c" * 64,
+    )
+    found = {(change.kind, change.name): change for change in told(pair)}
+    assert found["package", "bash"].before == "5.3"
+    assert found["package", "bash"].after == "5.4"
+    assert found["package", "dash"].before == "not installed"
+    assert found["kernel option", "audit"].after == "audit=0"
+    assert found["kernel option", "privml.root"].before == "privml.root=x"
+    assert ("file", "/etc/name content") in found
+    assert ("initrd file", "/init content") in found
+    assert ("UKI section", ".linux") in found
+    assert ("root hash", "root.raw") in found
+    assert found["measured configuration", "config.json"].moves == ("rtmr1", "rtmr2", "rtmr3")
+    assert {change.kind for change in found.values()} <= set(MOVES)
+
+
+def test_one_version_with_other_bytes_is_a_change(pair: tuple[Path, Path]) -> None:
+    sealed(pair[1], packages=(("bash", "5.3", "amd64", "9" * 64),))
+    assert [change.after for change in told(pair)] == ["5.3, other bytes"]
+
+
+def test_options_in_another_order_are_a_change(pair: tuple[Path, Path]) -> None:
+    sealed(pair[1], cmdline="privml.root=x quiet")
+    assert [(change.kind, change.name) for change in told(pair)] == [("kernel option", "order")]
+
+
+def test_registers_that_really_move_are_read_from_the_predictions(pair: tuple[Path, Path]) -> None:
+    shape = replace(samples.PREDICATE.shapes[0], mrtd=(b"\1" * 48,))
+    write_prediction(
+        pair[1], manifests.read(pair[1]), replace(samples.PREDICATE, shapes=(shape, *samples.PREDICATE.shapes[1:]))
+    )
+    assert moved(compare(*pair, opener=opener)) == ("mrtd",)
+
+
+class Place:
+    store = None
+
+    def tools(self) -> None:
+        return None
+
+
+@pytest.fixture
+def without_tools(monkeypatch: pytest.MonkeyPatch) -> None:
+    @contextmanager
+    def extracted(_: object, path: Path, part: object):
+        with opener(path, part) as tree:
+            yield tree
+
+    monkeypatch.setattr("privml.cli.diff.Workplace", Place)
+    monkeypatch.setattr("privml.cli.repro.extracted", extracted)
+
+
+@pytest.mark.usefixtures("without_tools")
+def test_diff_is_1_for_a_change_and_0_for_none(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    one, two = map(str, pair)
+    verb.diff.callback(one, two, as_json=False)
+    assert "registers that move: none" in capsys.readouterr().out
+    sealed(pair[1], cmdline="quiet privml.root=x audit=0")
+    with pytest.raises(Differs, match="differ in 1 things"):
+        verb.diff.callback(one, two, as_json=True)
+    document = json.loads(capsys.readouterr().out)
+    assert [change["name"] for change in document["changes"]] == ["audit"]
+    assert document["changes"][0]["moves"] == ["rtmr1", "rtmr2"]
+
+
+def test_diff_does_not_guess(tmp_path: Path) -> None:
+    (tmp_path / "a.txt").write_text("x")
+    with pytest.raises(UsageError, match="nothing to compare"):
+        verb.diff.callback(str(tmp_path / "a.txt"), str(tmp_path), as_json=False)
+
+
+def test_inspect_tells_what_is_inside(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    (pair[0] / "sbom.cdx.json").write_text('{"components": [{"type": "library"}, {"type": "library"}]}')
+    inspector.inspect.callback(str(pair[0]), packages=True, as_json=False)
+    text = capsys.readouterr().out
+    for words in ("root hash " + "3" * 64, "  privml.root=x", "bash 5.3 amd64", "privml-root-verity", "2 library"):
+        assert words in text
+    inspector.inspect.callback(str(pair[0]), packages=False, as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert {row["name"] for row in facts["uki"]} >= {".linux", ".cmdline"}
+    assert facts["sbom"] == {"library": 2}
+
+
+def test_a_damaged_image_is_not_described(pair: tuple[Path, Path]) -> None:
+    (pair[0] / "root.raw").write_bytes(b"x")
+    with pytest.raises(PrivmlError, match="not what manifest"):
+        inspector.inspect.callback(str(pair[0]), packages=False, as_json=False)

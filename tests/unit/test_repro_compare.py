@@ -1,0 +1,345 @@
+"""Two output directories: each way in which one can be unlike the other fails, in its layer, and says why."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import attestation_samples as samples
+import pytest
+from image_volume import volume
+from test_image_manifest import sample
+from test_measure_pe import make_uki
+
+from privml.base.errors import Differs, UsageError
+from privml.cli.repro import show
+from privml.image import manifest as manifests
+from privml.image.cpio import Member, archive
+from privml.image.manifest import Manifest
+from privml.image.volume import Partition
+from privml.repro import current
+from privml.repro import page as pages
+from privml.repro.compare import REQUIRED, compare
+from privml.repro.layers import Layer, Report
+from privml.repro.variations import NAMES, variations
+from privml.vm.predicted import write_prediction
+
+EPOCH = 1_700_000_000
+
+
+def initrd(body: bytes = b"init") -> bytes:
+    return archive({"init": Member(body, executable=True), "lib/a": Member(b"1")}, mtime=1)
+
+
+def sealed(folder: Path, **changes: object) -> Manifest:
+    """Manifest and prediction of what lies in ``folder``, as a build writes them at its end."""
+    made = replace(
+        sample(folder.parent / "sample"),
+        artefacts={name: manifests.artefact(folder / name) for name in manifests.ARTEFACTS},
+        **changes,
+    )
+    (folder / "manifest.json").write_bytes(made.encode())
+    write_prediction(folder, made, samples.PREDICATE)
+    return made
+
+
+def output(folder: Path) -> Path:
+    """A small whole image; its trees lie beside it, where ``opener`` finds them."""
+    folder.mkdir(parents=True)
+    (folder / "uki.efi").write_bytes(make_uki(initrd=initrd()))
+    (folder / "root.raw").write_bytes(volume("privml-root"))
+    (folder / "model.raw").write_bytes(volume("privml-model"))
+    (folder / "firmware.fd").write_bytes(b"firmware")
+    for name in ("root.raw", "model.raw"):
+        tree = folder.parent / f"{folder.name}.{name}.tree"
+        (tree / "etc").mkdir(parents=True)
+        (tree / "etc/name").write_bytes(b"privml")
+    sealed(folder)
+    return folder
+
+
+@contextmanager
+def opener(path: Path, _: Partition) -> Iterator[Path]:
+    tree = path.parent.parent / f"{path.parent.name}.{path.name}.tree"
+    for place in [tree, *tree.rglob("*")]:
+        os.utime(place, (EPOCH, EPOCH), follow_symlinks=False)
+    yield tree
+
+
+def bend(path: Path, at: int, data: bytes) -> None:
+    body = bytearray(path.read_bytes())
+    body[at : at + len(data)] = data
+    path.write_bytes(bytes(body))
+
+
+@pytest.fixture
+def pair(tmp_path: Path) -> tuple[Path, Path]:
+    return output(tmp_path / "one"), output(tmp_path / "two")
+
+
+def judged(pair: tuple[Path, Path]) -> Report:
+    report = compare(*pair, opener=opener)
+    assert report.exit_code == (0 if report.equal else 1)
+    return report
+
+
+def causes(report: Report) -> set[str]:
+    return {finding.cause.id for finding in report.findings}
+
+
+def test_equal_images_are_equal_in_every_layer(pair: tuple[Path, Path]) -> None:
+    report = judged(pair)
+    assert report.equal, [finding.text() for finding in report.findings]
+    assert all(report.compared[layer] for layer in Layer)
+    assert set(report.digests) == set(REQUIRED)
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("sides", [(0,), (1,), (0, 1)])
+def test_a_missing_file_is_a_difference_also_when_both_lack_it(
+    pair: tuple[Path, Path], name: str, sides: tuple[int, ...]
+) -> None:
+    for side in sides:
+        (pair[side] / name).unlink()
+    assert causes(judged(pair)) == {"absent-artefact"}
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("sides", [(0,), (0, 1)])
+def test_an_empty_file_is_a_difference_also_when_both_are(
+    pair: tuple[Path, Path], name: str, sides: tuple[int, ...]
+) -> None:
+    for side in sides:
+        (pair[side] / name).write_bytes(b"")
+    assert "empty-artefact" in causes(judged(pair))
+
+
+def test_an_extra_file_is_a_difference(pair: tuple[Path, Path]) -> None:
+    (pair[1] / "notes.txt").write_bytes(b"x")
+    assert causes(judged(pair)) == {"surplus-artefact"}
+
+
+def test_a_link_in_an_artefacts_place_is_a_difference(pair: tuple[Path, Path]) -> None:
+    (pair[1] / "root.raw").unlink()
+    (pair[1] / "root.raw").symlink_to(pair[0] / "root.raw")
+    assert causes(judged(pair)) == {"unlike-artefact"}
+
+
+def test_one_directory_or_one_file_twice_is_no_comparison(pair: tuple[Path, Path]) -> None:
+    with pytest.raises(UsageError, match="one directory"):
+        compare(pair[0], pair[0], opener=opener)
+    (pair[1] / "root.raw").unlink()
+    os.link(pair[0] / "root.raw", pair[1] / "root.raw")
+    with pytest.raises(UsageError, match="same file"):
+        compare(*pair, opener=opener)
+
+
+def test_another_kernel_under_the_same_root_is_told_by_its_section(pair: tuple[Path, Path]) -> None:
+    (pair[1] / "uki.efi").write_bytes(make_uki(initrd=initrd(), linux=b"kernel??"))
+    sealed(pair[1])
+    report = judged(pair)
+    assert report.first is Layer.UKI
+    assert [f.place for f in report.findings if f.layer is Layer.UKI] == ["uki.efi:.linux"]
+    assert "other-kernel" in causes(report)
+    assert not [f for f in report.findings if f.layer in (Layer.ROOT_HASH, Layer.TREE)]
+
+
+def test_a_kernel_that_the_documents_do_not_own_up_to_is_told_too(pair: tuple[Path, Path]) -> None:
+    (pair[1] / "uki.efi").write_bytes(make_uki(initrd=initrd(), linux=b"kernel??"))
+    report = judged(pair)
+    assert report.first is Layer.REGISTERS
+    assert {"false-manifest", "other-kernel"} <= causes(report)
+
+
+def test_an_initrds_member_is_named(pair: tuple[Path, Path]) -> None:
+    (pair[1] / "uki.efi").write_bytes(make_uki(initrd=initrd(b"tini")))
+    sealed(pair[1])
+    report = judged(pair)
+    assert "uki.efi:.initrd:/init" in [finding.place for finding in report.findings]
+
+
+def test_registers_come_first(pair: tuple[Path, Path]) -> None:
+    made = manifests.read(pair[1])
+    shape = replace(samples.PREDICATE.shapes[0], mrtd=(b"\1" * 48,))
+    write_prediction(pair[1], made, replace(samples.PREDICATE, shapes=(shape, *samples.PREDICATE.shapes[1:])))
+    report = judged(pair)
+    assert report.first is Layer.REGISTERS
+    assert "firmware-register" in causes(report)
+    assert "mrtd" in report.findings[0].place
+
+
+def test_a_shape_that_one_prediction_lacks_is_a_difference(pair: tuple[Path, Path]) -> None:
+    write_prediction(
+        pair[1], manifests.read(pair[1]), replace(samples.PREDICATE, shapes=samples.PREDICATE.shapes[:1])
+    )
+    assert len([f for f in judged(pair).findings if f.layer is Layer.REGISTERS and f.b == "none"]) == 5
+
+
+def test_a_file_of_the_tree_is_named_with_its_cause(pair: tuple[Path, Path]) -> None:
+    bend(pair[1] / "root.raw", 40 * 512, b"other data")
+    (pair[1].parent / "two.root.raw.tree/etc/name").write_bytes(b"made 2026-01-01 01:02:03")
+    (pair[0].parent / "one.root.raw.tree/etc/name").write_bytes(b"made 2027-02-02 02:03:04")
+    sealed(pair[1], root=replace(manifests.read(pair[1]).root, root_hash="a" * 64))
+    report = judged(pair)
+    assert report.first is Layer.ROOT_HASH
+    found = next(finding for finding in report.findings if finding.layer is Layer.TREE)
+    assert (found.place, found.cause.id) == ("root.raw:/etc/name", "time-stamp")
+    assert {"tree-hash", "explained-above"} <= causes(report)
+
+
+def test_equal_trees_in_other_bytes_are_a_difference_of_layout(pair: tuple[Path, Path]) -> None:
+    bend(pair[1] / "root.raw", 40 * 512, b"other data")
+    sealed(pair[1])
+    report = judged(pair)
+    assert report.first is Layer.PARTITIONS
+    assert "filesystem-layout" in causes(report)
+
+
+def erofs(identifier: bytes, seconds: int) -> bytes:
+    return struct.pack("<IIIBBHQQIIII16s", 0xE0F5E1E2, 0, 0, 12, 0, 36, 5, seconds, 0, 2, 0, 0, identifier)
+
+
+def test_ids_and_times_of_table_and_file_systems_are_told(pair: tuple[Path, Path]) -> None:
+    for number, folder in enumerate(pair):
+        bend(folder / "root.raw", 40 * 512 + 1024, erofs(bytes([number]) * 16, number))
+        bend(folder / "root.raw", 512 + 56, bytes([number]) * 16)
+        bend(folder / "root.raw", 1024 + 16, bytes([number]) * 16)
+        bend(folder / "root.raw", 56 * 512 + 88, bytes([number]) * 32)
+        sealed(folder)
+    report = judged(pair)
+    assert {"filesystem-id", "filesystem-time", "partition-id", "verity-salt"} <= causes(report)
+    assert {"root.raw:disk id", "root.raw:privml-root id"} <= {finding.place for finding in report.findings}
+
+
+@pytest.mark.parametrize("at", [100, 63 * 512 + 500])
+def test_bytes_that_no_layer_looks_at_are_compared_all_the_same(pair: tuple[Path, Path], at: int) -> None:
+    bend(pair[1] / "root.raw", at, b"\x77")
+    sealed(pair[1])
+    report = judged(pair)
+    assert not report.equal
+    assert "unexplained-bytes" in causes(report)
+    assert f"from byte {at}, in 1 blocks" in next(f.b for f in report.findings if f.cause.id == "unexplained-bytes")
+
+
+def test_what_cannot_be_read_is_a_difference_even_when_it_is_the_same(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        (folder / "uki.efi").write_bytes(b"no UKI")
+        (folder / "root.raw").write_bytes(b"no disk")
+        sealed(folder)
+    report = judged(pair)
+    assert sorted(f.place for f in report.findings if f.cause.id == "unreadable-artefact") == ["root.raw", "uki.efi"]
+
+
+def test_packages_and_other_fields_of_documents_are_told(pair: tuple[Path, Path]) -> None:
+    sealed(pair[1], packages=(("bash", "5.4", "amd64", "9" * 64),), kernel="7.0")
+    report = judged(pair)
+    assert "manifest.json:packages/bash" in [finding.place for finding in report.findings]
+    assert "manifest.json:/kernel" in [finding.place for finding in report.findings]
+
+
+def test_one_document_in_another_spelling_is_a_difference(pair: tuple[Path, Path]) -> None:
+    path = pair[1] / "manifest.json"
+    path.write_bytes(json.dumps(json.loads(path.read_bytes())).encode())
+    assert causes(judged(pair)) == {"document-field"}
+
+
+class Well(HTMLParser):
+    """Every tag that is opened is closed, in order; nothing is loaded from elsewhere."""
+
+    void = ("meta",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.rows = 0
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        assert tag != "script"
+        assert not {name for name, _ in attrs} & {"src", "href", "onclick"}
+        self.rows += tag == "tr"
+        if tag not in self.void:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+
+@pytest.mark.parametrize("differ", [False, True])
+def test_the_page_is_well_formed_whatever_names_files_have(pair: tuple[Path, Path], differ: bool) -> None:
+    if differ:
+        (pair[1] / "<script>alert(1)").write_bytes(b"x")
+        for n in range(pages.SHOWN + 5):
+            (pair[1] / f"extra-{n}").write_bytes(b"x")
+    report = judged(pair)
+    text = pages.page("a <b> & c", report, variations({"umask": "0022"}, {"umask": "0077"}, {}))
+    parser = Well()
+    parser.feed(text)
+    parser.close()
+    assert parser.open == []
+    assert parser.rows > len(NAMES)
+    assert ("6 more are in the JSON report" in text) is differ
+    assert ("Equal, byte for byte" in text) is not differ
+
+
+def test_the_verb_differs_with_status_1_and_tells_the_first_layer(
+    pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for n in range(256):
+        (pair[1] / f"extra-{n}").write_bytes(b"x")
+    with pytest.raises(Differs, match="first in files, byte by byte; 256 differences; causes: surplus") as caught:
+        show("t", judged(pair), (), html=tmp_path / "r.html", as_json=True)
+    assert caught.value.exit_code == 1
+    document = json.loads(capsys.readouterr().out)
+    assert len(document["findings"]) == document["differences"] == 256
+    assert (tmp_path / "r.html").read_text().startswith("<!doctype html>")
+
+
+def test_the_verb_says_that_equal_images_are_equal(
+    pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    show("t", judged(pair), (), html=None, as_json=False)
+    assert "equal, bit for bit" in capsys.readouterr().out
+
+
+def test_only_what_was_seen_to_move_counts_as_varied() -> None:
+    a = dict.fromkeys(NAMES, "same") | {"umask": "0022", "tool_clock": "2026-01-01T00:00:00Z"}
+    b = dict.fromkeys(NAMES, "same") | {"umask": "0077", "tool_clock": "2026-01-01T23:00:00Z"}
+    del b["home"]
+    found = {one.name: one for one in variations(a, b, {"kernel": "one machine"})}
+    assert [one.name for one in found.values() if one.varied] == ["umask"]
+    assert found["kernel"].text() == "not varied: kernel: one machine (same)"
+    assert found[NAMES["home"]].why == "a leg did not see it"
+    assert not found[NAMES["tool_clock"]].varied  # the same day: a leg takes minutes, that proves nothing
+    later = variations(a, b | {"tool_clock": "2027-02-02T00:00:00Z"}, {})
+    assert {one.name for one in later if one.varied} == {"umask", NAMES["tool_clock"]}
+
+
+def test_a_record_of_digests_names_what_is_no_longer_so(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        for name in set(current.FILES) - set(REQUIRED):
+            (folder / name).write_bytes(b"{}")
+    first = current.of(pair[0])
+    assert current.differences(first, current.of(pair[1])) == []
+    (pair[1] / "root.raw").write_bytes(b"other")
+    lines = current.differences(first, current.of(pair[1]))
+    assert len(lines) == 1
+    assert lines[0].startswith("files/root.raw: recorded ")
+
+
+def test_no_comparison_of_nothing_is_equal(tmp_path: Path) -> None:
+    assert not Report((), {}, {}).equal
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    report = compare(tmp_path / "a", tmp_path / "b", opener=opener)
+    assert causes(report) == {"absent-artefact"}
+    assert len(report.findings) == len(REQUIRED)
+    shutil.rmtree(tmp_path / "b")
+    with pytest.raises(UsageError, match="no directory"):
+        compare(tmp_path / "a", tmp_path / "b", opener=opener)
