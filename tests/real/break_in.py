@@ -198,9 +198,9 @@ class Typist:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._qmp = Qmp(machine.monitor)
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(machine.keyboard))
-        self._qmp = Qmp(machine.monitor)
         self._lock = threading.Lock()
         self._over = threading.Event()
         threading.Thread(target=self._drain, daemon=True).start()
@@ -275,6 +275,8 @@ def typist(machine: Machine, *, busy: bool) -> Iterator[Typist]:
     end = time.monotonic() + 10
     while not machine.keyboard.exists() and time.monotonic() < end:
         time.sleep(0.05)
+    time.sleep(0.5)
+    machine.check_running()  # words that QEMU refuses are told with its own
     hands = Typist(machine)
     try:
         if busy:
