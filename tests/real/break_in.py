@@ -150,12 +150,12 @@ def _last_words(machine: Machine) -> str:
     """Why it is off, in the guest's own words."""
     text = machine.console.read_bytes().decode("utf-8", "replace")
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
-    for telling in (r"privml-init:|Kernel panic", r"dm-verity|systemd\[1\].*Failed", r"reboot:", r"."):
+    for telling in (r"privml-init:|Kernel panic", r"dm-verity", r"reboot:", r"."):
         found = [line for line in lines if re.search(telling, line)]
         if found:
             break
     last = found[0] if found else "nothing said"
-    return re.sub(r"^\[ *[0-9.]+\] ", "", re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", last))[:160]
+    return re.sub(r"^\[ *[0-9.]+\] ", "", re.sub(r"\x1b\[[=0-9;?]*[A-Za-z]", "", last))[:160]
 
 
 def _difference(bench: Bench, launch: Launch, machine: Machine) -> str:
@@ -198,9 +198,9 @@ class Typist:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
+        self._qmp = Qmp(machine.monitor)
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.connect(str(machine.keyboard))
-        self._qmp = Qmp(machine.monitor)
         self._lock = threading.Lock()
         self._over = threading.Event()
         threading.Thread(target=self._drain, daemon=True).start()
@@ -275,6 +275,8 @@ def typist(machine: Machine, *, busy: bool) -> Iterator[Typist]:
     end = time.monotonic() + 10
     while not machine.keyboard.exists() and time.monotonic() < end:
         time.sleep(0.05)
+    time.sleep(0.5)
+    machine.check_running()  # words that QEMU refuses are told with its own
     hands = Typist(machine)
     try:
         if busy:

@@ -33,10 +33,14 @@ h11.Connection.next_event = _logged
 
 CALLER = """
 
-# Somebody else's code in the server's process: every way to begin to speak to the outside.
+# Somebody else's code in the server's process: every way to begin to speak to the outside, from the moment on in
+# which somebody could have brought it there (before there is a key, nothing listens).
 def _calls():
     import errno
+    from pathlib import Path
 
+    while not Path("/run/privml/tls/certificate.pem").exists():
+        time.sleep(0.2)
     there = ("10.0.2.2", 9)
 
     def tcp(family=socket.AF_INET, address=there, protocol=0):
@@ -54,7 +58,7 @@ def _calls():
             call.sendto(b"x", socket.MSG_FASTOPEN, there)
 
     def again():
-        # An accepted socket was open to the outside already: forget the caller, call somebody else.
+        # An accepted socket is there already: forget the caller (AF_UNSPEC), call somebody else.
         import ctypes
 
         with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -132,12 +132,12 @@ ATTEMPTS = (
             lambda b: with_root(b, _partitions(b)), READY),
     Attempt("disk on the chipset's SATA", "an ESP with a command-line addon, on a disk of the built-in controller",
             lambda b: replace(b.honest, attached={"esp": _esp(b)}, extra=(
-                "-blockdev", "driver=raw,node-name=esp,read-only=on,file.driver=file,file.filename=/attached/esp",
+                "-drive", "if=none,id=esp,format=raw,snapshot=on,file=/attached/esp",
                 "-device", "ide-hd,drive=esp,bus=ide.0")), READY, logged=True),
     Attempt("ESP with an addon", "the same on a virtio disk more",
             lambda b: replace(b.honest, attached={"esp": _esp(b)}, extra=(
                 "-blockdev", "driver=raw,node-name=esp,read-only=on,file.driver=file,file.filename=/attached/esp",
-                "-device", "virtio-blk-pci,drive=esp,bootindex=0")), PARKED),
+                "-device", "virtio-blk-pci,drive=esp,bootindex=1")), PARKED),
     Attempt("SMBIOS credentials", "units, drop-ins, sysctl, network, fstab and a root password by SMBIOS type 11",
             lambda b: with_devices(b, *smbios_credentials()), READY, logged=True),
     Attempt("fw_cfg credentials", "the same by fw_cfg files",
@@ -224,9 +224,8 @@ def test_a_taken_server_reaches_nobody(bench: Bench, full: bool) -> None:
     with started(bench.tools, replace(bench.honest, replaced=taken, capture=True)) as machine:
         await_ready(machine, 240)
         said = dict(re.findall(r"PROBE (\S+) (\S+)", machine.console.read_text(errors="replace")))
-        assert {name: said[name] for name in ("tcp", "udp", "fastopen", "again")} == dict.fromkeys(
-            ("tcp", "udp", "fastopen", "again"), "EPERM"
-        )
+        refused = ("tcp", "udp", "fastopen", "again")
+        assert {name: said[name] for name in refused} == dict.fromkeys(refused, "EPERM")
         assert said["mapped"] in ("EPERM", "EAFNOSUPPORT")
         assert said["mptcp"] in ("EPERM", "ENOPROTOOPT", "EPROTONOSUPPORT")
         assert disks.begun(machine.packets) == []
