@@ -26,7 +26,6 @@ from privml.measure.digest import Bytes, piece, sha384
 from privml.measure.efivars import secure_boot_variables, store
 from privml.measure.profiles import TD_INTELTDX
 
-
 _MAX_IN_MEMORY = 1 << 30  # a disk image may be bigger: it is read in pieces
 
 
