@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from tests.fuzz.targets import CRASHES, TARGETS, one_input, run
 
@@ -16,6 +14,6 @@ def test_seeds_are_read_and_a_few_changes_answered(name: str) -> None:
     assert run(name, 0.03) > 0
 
 
-@pytest.mark.parametrize("path", sorted(CRASHES.glob("*")), ids=lambda path: path.name)
-def test_a_past_crash_is_answered(path: Path) -> None:
-    one_input(path.name.split(".")[0], path.read_bytes())
+def test_past_crashes_are_answered() -> None:
+    for path in sorted(CRASHES.glob("*")):
+        one_input(path.name.split(".")[0], path.read_bytes())

@@ -121,6 +121,12 @@ def test_a_disk_with_a_uki_has_whole_registers(tmp_path: Path) -> None:
     assert "rtmr1" not in bare and any("MZ" in note for note in bare["notes"])
 
 
+def test_a_tpm_log_with_one_bank_is_told_by_its_indices(tmp_path: Path) -> None:
+    entries = [LogEntry(one.index, one.type, {ALG_SHA384: one.sha384}, one.data) for one in parse_log(TPM_LOG)]
+    one, two = found(tmp_path, encode_log(entries)), found(tmp_path, TPM_LOG)
+    assert one["kind"] == "tpm-log" and one["rtmr0"] == two["rtmr0"]
+
+
 def test_the_command_line_prints_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     path = written(place, QUOTE, "quote.bin")
     outcome = Outcome(capsys, "measure", str(path))

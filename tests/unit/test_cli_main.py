@@ -155,7 +155,7 @@ def test_a_verb_can_end_with_a_code_of_its_own(
     assert (outcome.code, outcome.stdout, outcome.stderr) == (10, "data\n", "")
 
 
-@pytest.mark.parametrize("words", [["imgae"], ["--frobnicate"], ["image"], ["measure", "--vcpus"]])
+@pytest.mark.parametrize("words", [["imgae"], ["--frobnicate"], ["image"], ["diff", "a"]])
 def test_what_makes_no_sense_is_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, *words)
     assert outcome.code == 2
@@ -434,3 +434,8 @@ def test_the_store_is_counted_and_checked(place: Path, capsys: pytest.CaptureFix
     assert (outcome.code, outcome.stdout) == (4, "")
     assert digest in outcome.stderr
     assert not path.exists()
+
+
+def test_shapes_that_make_no_sense_are_usage(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for words in (["--vcpus", "0", "--memory", "2GiB"], ["--vcpus", "1"], ["--vcpus", "1", "--memory", "2GB"]):
+        assert Outcome(capsys, "measure", "demo-cpu", *words).code == 2

@@ -44,7 +44,7 @@ def test_published_logs_replay_to_the_quoted_registers(name: str) -> None:
 def test_quotes_hold_what_the_log_replays_to() -> None:
     quote = vector("gcp-cos113/cos-113-tdx-quote.dat")
     values = replay(parse_log(vector("gcp-cos113/ccel_data.dat")))
-    fields = json.loads((SHARED / "quote_fields.json").read_text())["gcp-cos113/cos-113-tdx-quote.dat"]
+    fields = json.loads(vector("quote_fields.json"))["gcp-cos113/cos-113-tdx-quote.dat"]
     for number, register in enumerate((Register.RTMR0, Register.RTMR1, Register.RTMR2)):
         at = 48 + 328 + 48 * number
         assert quote[at : at + 48] == values[register] == bytes.fromhex(fields[register.name.lower()])

@@ -173,7 +173,7 @@ def test_an_error_in_the_block_ends_the_machine(folder: Path, tools: ToolsTree) 
 def test_a_tpm_that_does_not_start_leaves_nothing(
     folder: Path, tools: ToolsTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def no(*_: object, **__: object) -> Child:
+    def no(*_: object, **_more: object) -> Child:
         raise HostError("swtpm: no")
 
     monkeypatch.setattr(swtpm, "start", no)

@@ -26,6 +26,8 @@ from privml.measure.digest import Bytes, piece, sha384
 from privml.measure.efivars import secure_boot_variables, store
 from privml.measure.profiles import TD_INTELTDX
 
+_MAX_IN_MEMORY = 1 << 30  # a disk image may be bigger: it is read in pieces
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -60,6 +62,8 @@ def identify(data: Bytes) -> Finding | None:
     """What ``data`` is; None when it is nothing known here. ``MeasurementError`` when it is, but malformed."""
     if gpt.is_disk(data):
         return _disk(data)
+    if len(data) > _MAX_IN_MEMORY:
+        return None
     if data[:2] == b"MZ":
         whole = data[:]
         return _uki(whole) if uki.stub_version(whole) is not None and _has_linux(whole) else _pe(whole)

@@ -13,7 +13,7 @@ from privml.measure.digest import Bytes, piece, unsigned
 
 REMOVABLE = ("EFI", "BOOT", "BOOTX64.EFI")
 _ENTRY = 32
-_DIRECTORY, _VOLUME, _LONG = 0x10, 0x08, 0x0F
+_DIRECTORY, _VOLUME = 0x10, 0x08
 _MAX_DIRECTORY = 1 << 20
 _MAX_FILE = 1 << 30
 _FAT12_CLUSTERS, _FAT16_CLUSTERS = 4085, 65525
@@ -134,9 +134,8 @@ def _find(directory: bytes, name: str) -> tuple[int, int, int]:
         row = directory[at : at + _ENTRY]
         if row[0] == 0:
             break
-        if row[0] == 0xE5 or row[11] & _LONG == _LONG or row[11] & _VOLUME:
-            continue
-        if row[:11] == wanted:
+        # A long name's row has the volume bit too; a deleted row's first byte is no letter.
+        if row[:11] == wanted and not row[11] & _VOLUME:
             cluster = int.from_bytes(row[20:22], "little") << 16 | int.from_bytes(row[26:28], "little")
             return row[11], cluster, int.from_bytes(row[28:32], "little")
     raise MeasurementError(f"FAT: there is no `{name}`")

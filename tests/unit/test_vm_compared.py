@@ -1,0 +1,78 @@
+"""The TPM's registers after QEMU: asked over swtpm's control socket, and held against the log."""
+
+from __future__ import annotations
+
+import socket
+import struct
+import threading
+from pathlib import Path
+
+import pytest
+
+from privml.base.errors import HostError
+from privml.events.replay import replay_digests
+from privml.events.tcg import LogEntry
+from privml.machine.platform import Device, Platform, Shape
+from privml.machine.qemu import Boot, arguments
+from privml.vm import swtpm
+from privml.vm.compared import disagreeing
+
+VALUES = {pcr: bytes([pcr]) * 48 for pcr in range(24)}
+
+
+def serve(listener: socket.socket, code: int) -> None:
+    """A TPM with `VALUES`, for one client that takes over its data channel."""
+    connection, _ = listener.accept()
+    with connection:
+        _, descriptors, _, _ = socket.recv_fds(connection, 4, 1)
+        connection.sendall(bytes(4))
+        with socket.socket(fileno=descriptors[0]) as data:
+            while request := data.recv(64):
+                first = 8 * request[17:20].index(0xFF)
+                body = struct.pack(">IIHB", 1, 1, 12, 3) + request[17:20] + struct.pack(">I", 8)
+                body += b"".join(b"\0\x30" + VALUES[pcr] for pcr in range(first, first + 8))
+                body = b"" if code else body
+                data.sendall(struct.pack(">HII", 0x8001, 10 + len(body), code) + body)
+
+
+@pytest.mark.parametrize("code", [0, 0x101])
+def test_registers_are_read(code: int, tmp_path: Path) -> None:
+    with socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(tmp_path / "tpm.sock"))
+        listener.listen()
+        thread = threading.Thread(target=serve, args=(listener, code))
+        thread.start()
+        if code:
+            with pytest.raises(HostError, match="0x101"):
+                swtpm.read_pcrs(tmp_path / "tpm.sock")
+        else:
+            assert swtpm.read_pcrs(tmp_path / "tpm.sock") == VALUES
+        thread.join()
+
+
+def test_a_tpm_that_is_gone_is_told(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="swtpm"):
+        swtpm.read_pcrs(tmp_path / "tpm.sock")
+    with pytest.raises(HostError, match="registers came back"):
+        swtpm.pcr_values(bytes(40))
+
+
+def test_a_register_that_is_not_the_log_s_replay_is_named() -> None:
+    log = [LogEntry(7, 4, {0x0C: b"a" * 48}, b""), LogEntry(4, 4, {0x0C: b"b" * 48}, b""), LogEntry(7, 3, {}, b"")]
+    values = {pcr: bytes(48) for pcr in range(24)}
+    values[7], values[4] = replay_digests([b"a" * 48]), replay_digests([b"b" * 48])
+    assert disagreeing(log, values) == ()
+    assert disagreeing(log[1:], values) == (7,)
+    assert disagreeing(log, {**values, 9: b"x" * 48}) == (9,)
+    assert disagreeing(log, {**values, 0: b"x" * 48, 16: b"x" * 48}) == ()
+
+
+def test_what_a_host_may_add_is_in_the_argument_list_only_then() -> None:
+    platform = Platform("p", "11.1.2", "pc-q35-11.1", (), "max", "GenuineIntel", 46, (Device("virtio-blk", 2),))
+    plain = arguments(platform, Shape(1, 1 << 30), Boot("/fw", kernel="/k"), "tcg")
+    hostile = arguments(
+        platform, Shape(1, 1 << 30), Boot("/fw", kernel="/k", initrd="/i", oem_strings=("a=1",)), "tcg"
+    )
+    assert "-initrd" not in plain and "-smbios" not in plain
+    at = hostile.index("-initrd")
+    assert hostile[at : at + 4] == ["-initrd", "/i", "-smbios", "type=11,value=a=1"]
