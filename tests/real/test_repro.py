@@ -41,5 +41,5 @@ def test_inspect_and_diff_tell_of_both_images(demo_cpu: Path, demo_cpu_dev: Path
     assert facts["sbom"]["library"] == len(facts["packages"]) + 1
     assert facts["sbom"]["firmware"] == facts["sbom"]["machine-learning-model"] == 1
     told = json.loads(succeeded(privml("diff", str(demo_cpu), str(demo_cpu_dev), "--json"), 1).stdout)
-    assert {"rtmr1", "rtmr2", "rtmr3"} <= set(told["registers_moved"])
+    assert told["registers_moved"] is None  # the development image has another machine
     assert not {change["kind"] for change in told["changes"]} & {"model", "firmware"}

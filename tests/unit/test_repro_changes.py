@@ -10,7 +10,7 @@ from pathlib import Path
 import attestation_samples as samples
 import pytest
 from test_measure_pe import make_uki
-from test_repro_compare import bend, initrd, opener, output, sealed
+from test_repro_compare import bend, initrd, opener, output, predicted, sealed
 
 from privml.base.errors import Differs, PrivmlError, UsageError
 from privml.cli import diff as verb
@@ -18,7 +18,6 @@ from privml.cli import inspect as inspector
 from privml.image import manifest as manifests
 from privml.repro.changes import MOVES, Change, changes, moved
 from privml.repro.compare import compare
-from privml.vm.predicted import write_prediction
 
 
 @pytest.fixture
@@ -72,10 +71,14 @@ def test_options_in_another_order_are_a_change(pair: tuple[Path, Path]) -> None:
 
 def test_registers_that_really_move_are_read_from_the_predictions(pair: tuple[Path, Path]) -> None:
     shape = replace(samples.PREDICATE.shapes[0], mrtd=(b"\1" * 48,))
-    write_prediction(
-        pair[1], manifests.read(pair[1]), replace(samples.PREDICATE, shapes=(shape, *samples.PREDICATE.shapes[1:]))
-    )
+    predicted(pair[1], shapes=(shape, *samples.PREDICATE.shapes[1:]))
     assert moved(compare(*pair, opener=opener)) == ("mrtd",)
+
+
+def test_images_for_different_machines_are_not_said_to_agree(pair: tuple[Path, Path]) -> None:
+    shapes = tuple(replace(shape, platform="another") for shape in samples.PREDICATE.shapes)
+    predicted(pair[1], shapes=shapes)
+    assert moved(compare(*pair, opener=opener)) is None
 
 
 class Place:

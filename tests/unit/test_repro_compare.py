@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -46,8 +47,15 @@ def sealed(folder: Path, **changes: object) -> Manifest:
         **changes,
     )
     (folder / "manifest.json").write_bytes(made.encode())
-    write_prediction(folder, made, samples.PREDICATE)
+    predicted(folder)
     return made
+
+
+def predicted(folder: Path, **changes: object) -> None:
+    """A prediction of the manifest in ``folder``."""
+    made = manifests.read(folder)
+    digest = hashlib.sha256(made.encode()).digest()
+    write_prediction(folder, made, replace(samples.PREDICATE, manifest_sha256=digest, **changes))
 
 
 def output(folder: Path) -> Path:
@@ -158,6 +166,31 @@ def test_a_kernel_that_the_documents_do_not_own_up_to_is_told_too(pair: tuple[Pa
     assert {"false-manifest", "other-kernel"} <= causes(report)
 
 
+def test_a_prediction_of_other_files_is_told_though_both_have_it(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        document = json.loads((folder / "prediction.json").read_bytes())
+        document["subject"][0]["digest"]["sha256"] = "d" * 64
+        (folder / "prediction.json").write_text(json.dumps(document))
+    assert causes(judged(pair)) == {"false-manifest"}
+
+
+def test_a_prediction_of_another_manifest_is_told_though_both_have_it(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        write_prediction(folder, manifests.read(folder), samples.PREDICATE)
+    assert causes(judged(pair)) == {"false-manifest"}
+
+
+def test_a_manifest_of_other_files_is_told_though_both_have_it(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        (folder / "firmware.fd").write_bytes(b"other firmware")
+    report = judged(pair)
+    assert causes(report) == {"false-manifest"}
+    assert {finding.place for finding in report.findings} == {
+        "manifest.json:firmware.fd",
+        "prediction.json:firmware.fd",
+    }
+
+
 def test_an_initrds_member_is_named(pair: tuple[Path, Path]) -> None:
     (pair[1] / "uki.efi").write_bytes(make_uki(initrd=initrd(b"tini")))
     sealed(pair[1])
@@ -166,9 +199,8 @@ def test_an_initrds_member_is_named(pair: tuple[Path, Path]) -> None:
 
 
 def test_registers_come_first(pair: tuple[Path, Path]) -> None:
-    made = manifests.read(pair[1])
     shape = replace(samples.PREDICATE.shapes[0], mrtd=(b"\1" * 48,))
-    write_prediction(pair[1], made, replace(samples.PREDICATE, shapes=(shape, *samples.PREDICATE.shapes[1:])))
+    predicted(pair[1], shapes=(shape, *samples.PREDICATE.shapes[1:]))
     report = judged(pair)
     assert report.first is Layer.REGISTERS
     assert "firmware-register" in causes(report)
@@ -247,7 +279,7 @@ def test_packages_and_other_fields_of_documents_are_told(pair: tuple[Path, Path]
 def test_one_document_in_another_spelling_is_a_difference(pair: tuple[Path, Path]) -> None:
     path = pair[1] / "manifest.json"
     path.write_bytes(json.dumps(json.loads(path.read_bytes())).encode())
-    assert causes(judged(pair)) == {"document-field"}
+    assert causes(judged(pair)) == {"document-field", "false-manifest"}
 
 
 class Well(HTMLParser):

@@ -61,7 +61,7 @@ def diff_images(before: str, after: str, *, as_json: bool) -> None:
     if as_json:
         document = {
             "equal": report.equal,
-            "registers_moved": list(registers),
+            "registers_moved": None if registers is None else list(registers),
             "changes": [change.to_dict() for change in found],
         }
         click.echo(pretty(document).decode(), nl=False)
@@ -70,7 +70,10 @@ def diff_images(before: str, after: str, *, as_json: bool) -> None:
             click.echo(change.text())
         if len(found) > _SHOWN:
             click.echo(f"{len(found) - _SHOWN} more: see --json")
-        click.echo(f"registers that move: {', '.join(registers) or 'none'}")
+        if registers is None:
+            click.echo("registers that move: unknown, the images are predicted for different machines")
+        else:
+            click.echo(f"registers that move: {', '.join(registers) or 'none'}")
     if not report.equal:
         told = len(found) or len(report.findings)
         raise Differs(f"the images differ in {told} things", hint="`--json` lists all of them")

@@ -71,12 +71,13 @@ def changes(a: Manifest, b: Manifest, report: Report) -> tuple[Change, ...]:
     return tuple(found)
 
 
-def moved(report: Report) -> tuple[str, ...]:
-    """The registers whose predicted values really differ, in any shape."""
-    places = {
-        finding.place.rpartition(", ")[2] for finding in report.findings if finding.cause.fields == ("register",)
-    }
-    return tuple(sorted(places))
+def moved(report: Report) -> tuple[str, ...] | None:
+    """The registers whose predicted values differ on a machine that both are predicted for; None without such one."""
+    told = [finding for finding in report.findings if finding.cause.fields == ("register",)]
+    common = [finding for finding in told if "none" not in (finding.a, finding.b)]
+    if report.compared.get(Layer.REGISTERS, 0) == len(told) - len(common):
+        return None
+    return tuple(sorted({finding.place.rpartition(", ")[2] for finding in common}))
 
 
 def _packages(a: Manifest, b: Manifest) -> Iterable[Change]:

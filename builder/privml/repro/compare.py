@@ -122,6 +122,12 @@ class Comparer:
         if found is None:
             return
         for number, statement in enumerate(found):
+            said, held = (
+                statement.predicate.manifest_sha256.hex(),
+                self.digests.get("manifest.json", ("", ""))[number],
+            )
+            if held and held != said:
+                self._claim("prediction.json", number, "manifest.json", said, held)
             for subject in statement.subjects:
                 held = self.digests.get(subject.name, ("", ""))[number]
                 if held and held != subject.sha256.hex():
@@ -316,7 +322,7 @@ def _sections(image: bytes) -> dict[str, bytes]:
 def _short(body: bytes, name: str) -> str:
     text = body.rstrip(b"\0")
     if name in (".cmdline", ".uname", ".osrel") and text.isascii():
-        return text.decode("ascii")
+        return text.decode("ascii").strip().replace("\n", "; ")
     return f"sha256 {hashlib.sha256(body).hexdigest()} ({len(body)} bytes)"
 
 
