@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
+only_full = pytest.mark.skipif(os.environ.get("PRIVML_FULL") != "1", reason="minutes more: `make check-full` does it")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 

@@ -17,7 +17,7 @@ from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import pytest
-from tests.real.conftest import ROOT, privml, succeeded
+from tests.real.conftest import ROOT, only_full, privml, succeeded
 
 from privml.base.files import sha256_file
 from privml.cli.context import Workplace, tools_lock_path
@@ -27,7 +27,7 @@ from privml.lock.models import read_tools_lock
 from privml.recipe.loader import shipped
 from privml.store.objects import Store
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, only_full]
 
 COMMAND = str(Path(sys.executable).with_name("privml-build"))
 NOWHERE = "http://127.0.0.1:9"

@@ -12,12 +12,12 @@ from pathlib import Path
 
 import pytest
 import yaml
-from tests.real.conftest import ROOT, succeeded
+from tests.real.conftest import ROOT, only_full, succeeded
 
 from privml.image.manifest import read
 from privml.recipe import schema
 
-pytestmark = pytest.mark.real
+pytestmark = [pytest.mark.real, only_full]
 
 
 @pytest.fixture(scope="module")
