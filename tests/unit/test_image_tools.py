@@ -251,3 +251,8 @@ def test_a_tool_that_fails_is_told_with_its_name(store: Store, lock: ToolsLock) 
     with pytest.raises(BuildError, match=r"^ukify failed"):
         tree.run(["fails"], what="ukify", error=BuildError)
     assert tree.run(["fails"], check=False).returncode == 1
+
+
+def test_a_tree_can_be_a_key_whatever_its_environment() -> None:
+    """The trial of accelerators is remembered for each tree."""
+    assert hash(ToolsTree(Path("/t"), "d", {"A": "1"})) == hash(ToolsTree(Path("/t"), "d"))

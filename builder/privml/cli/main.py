@@ -22,7 +22,7 @@ VERBS = {
     "image": "Build an image from its recipe and lock.",
     "repro": "Build twice in different surroundings, and compare bit by bit.",
     "inspect": "Tell what a built image is made of.",
-    "diff": "Tell what changed between two images, and which registers that moves.",
+    "diff": "Tell what changed between two images, predictions or logs.",
     "run": "Boot an image here and ask its model.",
     "measure": "Predict the registers of an image, or say what a file measures to; --boot compares with a real boot.",
     "explain": "Say why a register is what it is, and which event of a log differs.",

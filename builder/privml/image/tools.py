@@ -45,7 +45,7 @@ class ToolsTree:
 
     root: Path
     digest: str
-    environment: Mapping[str, str] = field(default_factory=dict)
+    environment: Mapping[str, str] = field(default_factory=dict, hash=False)
 
     @property
     def mkosi_packages(self) -> Path:
