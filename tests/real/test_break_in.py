@@ -69,7 +69,7 @@ WORDS = {
     "all that wait": "init=/bin/sh rd.break rd.shell systemd.debug_shell=1 systemd.crash_shell=1 "
     "systemd.gpt_auto=yes "
     "systemd.default_debug_tty=ttyS0 systemd.run=/usr/bin/python3 systemd.wants=debug-shell.service root=/dev/vda1 "
-    f"systemd.swap=yes systemd.import_credentials=yes systemd.set_credential=sysctl.extra:kernel.sysrq=1{MARK}",
+    "systemd.swap=yes systemd.import_credentials=yes systemd.set_credential=sysctl.extra:kernel.sysrq=1",
     "rescue": "systemd.unit=rescue.target",
     "emergency": "emergency",
     "two roots": "privml.root=" + "0" * 64 + ":" + "0" * 64 + ":1:0",
@@ -140,9 +140,9 @@ ATTEMPTS = (
                 "-device", "virtio-blk-pci,drive=esp,bootindex=1")), PARKED),
     Attempt("SMBIOS credentials", "units, drop-ins, sysctl, network, fstab and a root password by SMBIOS type 11",
             lambda b: with_devices(b, *smbios_credentials()), READY, logged=True),
-    Attempt("fw_cfg credentials", "the same by fw_cfg files",
+    Attempt("fw_cfg credentials", "the same by fw_cfg files, as far as their names fit",
             lambda b: replace(b.honest, fw_cfg={f"opt/io.systemd.credentials/{name}": body.encode()
-                                                for name, body in CREDENTIALS.items()}), READY),
+                                                for name, body in CREDENTIALS.items() if len(name) <= 28}), READY),
     Attempt("SMBIOS stub words", f"io.systemd.stub.kernel-cmdline-extra={EXTRA}",
             lambda b: with_devices(b, *smbios(f"io.systemd.stub.kernel-cmdline-extra={EXTRA}")),
             f"{OFF}|{READY}", logged=True),

@@ -120,3 +120,8 @@ def test_dhcp_gives_an_address_and_a_gateway_and_nothing_else() -> None:
     dhcp = unit(COMMON / "etc/systemd/network/10-privml.network")["DHCPv4"]
     assert dhcp.pop("UseGateway") == ["yes"]
     assert {value for values in dhcp.values() for value in values} == {"no"}
+
+
+@pytest.mark.parametrize("name", ["systemd-sysctl", "systemd-networkd"])
+def test_the_distributions_services_import_no_credential(name: str) -> None:
+    assert unit(REPLACED / f"{name}.service.d/privml.conf")["Service"]["ImportCredential"] == [""]
