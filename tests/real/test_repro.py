@@ -42,4 +42,6 @@ def test_inspect_and_diff_tell_of_both_images(demo_cpu: Path, demo_cpu_dev: Path
     assert facts["sbom"]["firmware"] == facts["sbom"]["machine-learning-model"] == 1
     told = json.loads(succeeded(privml("diff", str(demo_cpu), str(demo_cpu_dev), "--json"), 1).stdout)
     assert told["registers_moved"] is None  # the development image has another machine
-    assert not {change["kind"] for change in told["changes"]} & {"model", "firmware"}
+    kinds = {change["kind"] for change in told["changes"]}
+    assert "firmware" in kinds  # generic OVMF instead of the TDX build
+    assert "model" not in kinds  # the very same volume
