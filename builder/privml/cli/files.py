@@ -7,15 +7,17 @@ import binascii
 import mmap
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from privml.base import strictjson
 from privml.base.errors import EvidenceError, MeasurementError, UsageError
 from privml.events import tcg
-from privml.events.event import Event, Evidence
-from privml.events.explain import explain_event
+from privml.events.event import Event
+from privml.events.explain import as_event
+from privml.events.logged import LoggedEvent, is_tpm_log, logged
 from privml.events.registers import RTMRS, Register
-from privml.events.replay import extended, replay_digests
+from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.evidence import dstack, quote, tdreport
 from privml.measure import artefact
@@ -38,24 +40,19 @@ class Log:
     entries: tuple[LogEntry, ...]
     tpm: bool
 
+    @cached_property
+    def logged(self) -> tuple[LoggedEvent, ...]:
+        """The extends, in the log's order."""
+        return logged(self.entries, tpm=self.tpm)
+
     def events(self) -> tuple[Event, ...]:
         """The extends as events, in the log's order: where each stands, and what it says it is."""
-        level = Evidence.TPM_BOOT if self.tpm else Evidence.HARDWARE
-        found = []
-        for number, entry in enumerate(self.entries, 1):
-            if self.tpm and entry.index > 15:
-                continue  # PCR 16 and up stand for no register
-            pair = extended(entry, tpm=self.tpm)
-            if pair is not None:
-                words = explain_event(entry)
-                found.append(Event(pair[0], entry.type, pair[1], f"log record {number}", level, words))
-        return tuple(found)
+        return tuple(as_event(one) for one in self.logged)
 
     def registers(self) -> dict[Register, bytes]:
         """RTMR0..3 as the log replays."""
-        events = self.events()
         return {
-            register: replay_digests(event.digest for event in events if event.register is register)
+            register: replay_digests(event.digest for event in self.logged if event.register is register)
             for register in RTMRS
         }
 
@@ -70,6 +67,10 @@ class File:
     log: Log | None = None
     shapes: tuple[MeasuredShape, ...] = ()
     claimed: dict[Register, bytes] | None = None
+
+    def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
+        """What it can be compared by: a log's extends with their data, else the finding's events."""
+        return self.log.logged if self.log is not None else self.finding.events
 
 
 def read(path: Path) -> File:
@@ -134,10 +135,9 @@ def _decoded(data: bytes) -> bytes | None:
 
 
 def read_log(data: bytes) -> Log:
-    """A CCEL or TPM log, told by its banks and indices (a TD's has SHA-384 only, and indices up to 4)."""
+    """A CCEL or TPM log, told by its indices."""
     entries = tuple(tcg.parse_log(data))
-    tpm = any(len(entry.digests) != 1 or entry.index > max(Register) for entry in entries)
-    return Log(entries, tpm)
+    return Log(entries, is_tpm_log(entries))
 
 
 def _log(path: Path, data: bytes) -> File:
