@@ -163,7 +163,7 @@ def _log_of(path: Path, log: Log) -> File:
 
 
 def _quote(path: Path, data: bytes) -> File:
-    parsed = quote.parse(data)
+    parsed = quote.read(data)
     body = parsed.body
     registers = dict(zip(RTMRS, body.rtmrs, strict=True))
     facts = {
@@ -176,13 +176,21 @@ def _quote(path: Path, data: bytes) -> File:
         "mrseam": body.mr_seam.hex(),
         "tee tcb svn": body.tee_tcb_svn.hex(),
     }
+    if body.mr_service_td is not None:
+        facts["mrservicetd"] = body.mr_service_td.hex()
+    notes = ["its signature was not checked: `verify` does that"]
+    if parsed.foreign:
+        notes.append(
+            f"{parsed.foreign} bytes follow the quote, which ends at byte {parsed.signed_length}: nothing signs them, "
+            "and `verify` refuses a document with such a quote"
+        )
     finding = Finding(
         "quote",
         f"TDX quote, version {parsed.header.version}, TD {'1.0' if body.mr_service_td is None else '1.5'} body",
         mrtd={"mrtd": body.mr_td},
         registers=registers,
         facts=facts,
-        notes=("its signature was not checked: `verify` does that",),
+        notes=tuple(notes),
     )
     return File(path, finding, claimed={Register.MRTD: body.mr_td, **registers})
 
@@ -215,6 +223,10 @@ def _ccel_table(data: bytes) -> Finding:
 
 def _json(path: Path, data: bytes) -> File:
     value = strictjson.loads(data, what=str(path))
+    if isinstance(value, dict) and isinstance(value.get("quote"), str) and "event_log" not in value:
+        decoded = _decoded(value["quote"].encode("utf-8", "replace"))
+        if decoded is not None and _is_quote(decoded):
+            return _quote(path, decoded)
     if dstack.is_report(value):
         body, entries = dstack.parse(value)
         log = _log_of(path, Log(tuple(entries), tpm=False))
