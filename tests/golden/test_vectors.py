@@ -43,7 +43,7 @@ def name_of(path: Path) -> str:
 CONFIRMED = {
     "measurement/gcp-cos113/ccel_data.dat": "measurement/gcp-cos113/cos-113-tdx-quote.dat",
     "measurement/gcp-cos113/goel-cos-113-intel-tdx.bin": "measurement/gcp-cos113/cos-113-tdx-quote.dat",
-    "attestation/google_go-tdx-guest/ccel/ccel_data.dat": "attestation/google_go-tdx-guest/ccel/cos-113-tdx-quote.dat",
+    "attestation/google_go-tdx-guest/ccel/ccel_data.dat": "measurement/gcp-cos113/cos-113-tdx-quote.dat",
     "attestation/google_go-eventlog/cos-113-intel-tdx.bin": "measurement/gcp-cos113/cos-113-tdx-quote.dat",
 }
 

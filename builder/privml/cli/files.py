@@ -181,8 +181,8 @@ def _quote(path: Path, data: bytes) -> File:
     notes = ["its signature was not checked: `verify` does that"]
     if parsed.foreign:
         notes.append(
-            f"{parsed.foreign} bytes follow the quote, which ends at byte {parsed.signed_length}: nothing signs them, "
-            "and `verify` refuses a document with such a quote"
+            f"{parsed.foreign} bytes follow the quote, which ends at byte {parsed.signed_length}: nothing signs "
+            "them, and `verify` refuses a document with such a quote"
         )
     finding = Finding(
         "quote",

@@ -1,9 +1,9 @@
 """Crypto-agile TCG event logs: the TPM's (``binary_bios_measurements``) and the CC log of a TD (``CCEL``).
 
 Both have one layout: a TCG_PCR_EVENT (SHA-1 form) whose data is the Spec ID event, then TCG_PCR_EVENT2 records.
-A TPM log stores PCR numbers and one digest for each active bank; a CCEL stores MrIndex and SHA-384 only, and the
-table is padded with 0xFF up to its length (by OVMF; memory that firmware left alone is zeros). Source: TCG PC Client Platform Firmware Profile 1.06 sections 10.2 and
-10.4.5; UEFI 2.10 section 38.4.2. All integers are little-endian.
+A TPM log stores PCR numbers and one digest for each active bank; a CCEL stores MrIndex and as a rule SHA-384 alone,
+and the table is padded with 0xFF up to its length (memory that firmware left alone is zeros). Source: TCG PC Client
+Platform Firmware Profile 1.06 sections 10.2 and 10.4.5; UEFI 2.10 section 38.4.2. All integers are little-endian.
 """
 
 from __future__ import annotations

@@ -146,7 +146,9 @@ def parse(data: bytes) -> Quote:
     """A TDX quote as evidence; ``EvidenceError`` for another TEE, version or length, and for bytes behind it."""
     found = read(data)
     if found.foreign:
-        raise EvidenceError(f"quote: bytes other than zero padding behind the signature data at {found.signed_length}")
+        raise EvidenceError(
+            f"quote: bytes other than zero padding behind the signature data at {found.signed_length}"
+        )
     return found
 
 
