@@ -30,7 +30,6 @@ from privml.lock.make import bring
 from privml.lock.models import Lock, serialise
 from privml.machine.platform import Shape
 from privml.recipe.loader import Recipe
-from privml.recipe.models import ENGINE_PORT
 from privml.store.objects import Store
 from privml.store.pools import Pool
 
@@ -208,7 +207,6 @@ def measured_config(recipe: Recipe, model_file: str, model: volume.Verity) -> co
         max_concurrency=content.agent.max_concurrency,
         engine_name=content.inference.engine,
         engine_argv=engine.llama_server(model_file, content.inference.model.name),
-        engine_port=ENGINE_PORT,
         model_name=content.inference.model.name,
         model_file=model_file,
         model_verity=configuration.Verity(
