@@ -110,7 +110,8 @@ def _file(finding: Finding, *, events: bool, as_json: bool) -> None:
 
 
 def _what(event: Event) -> str:
-    return f"{event.evidence.value:9}  {type_name(event.type)}  {event.origin}  {event.note}".rstrip()
+    seen = f"  (seen on {event.seen})" if event.seen else ""
+    return f"{event.evidence.value:9}  {type_name(event.type)}  {event.origin}  {event.note}".rstrip() + seen
 
 
 def _matrix_row(shape: MeasuredShape, *, events: bool) -> dict[str, Any]:
@@ -133,11 +134,21 @@ def _show(shape: MeasuredShape, *, events: bool) -> None:
     for register in Register:
         name = register.name.lower()
         for number, value in enumerate(shape.accepted(register)):
-            note = "" if register is not Register.MRTD else ("single-pass", "two-pass")[number]
+            note = ("single-pass", "two-pass")[number] if register is Register.MRTD else _weakest(shape, register)
             click.echo(f"  {name}  {value.hex()}  {shape.evidence[register].value}  {note}".rstrip())
         if events:
             for event in shape.of(register):
-                click.echo(f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}")
+                seen = f"  (seen on {event.seen})" if event.seen else ""
+                click.echo(f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}{seen}")
+
+
+def _weakest(shape: MeasuredShape, register: Register) -> str:
+    """Which events keep a register at its level: how many of them, and the first."""
+    events = shape.of(register)
+    weakest = [event for event in events if event.evidence is shape.evidence[register]]
+    if not weakest or len(weakest) == len(events):
+        return ""
+    return f"for {len(weakest)} of {len(events)} events, first {weakest[0].origin}"
 
 
 def _boot(place: Workplace, found: Target, manifest: Manifest, shape: Shape, *, as_json: bool) -> None:
