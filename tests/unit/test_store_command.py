@@ -12,11 +12,11 @@ from click.testing import CliRunner, Result
 
 from privml.base.errors import InputsError, UsageError
 from privml.cli import lock as lock_verb
-from privml.cli.context import Workplace, refreshed_tools, tools_lock_path
+from privml.cli.context import Workplace, tools_lock_path
 from privml.cli.image import image
 from privml.cli.lock import lock
 from privml.cli.store import store as store_verb
-from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock, write_lock
+from privml.lock.models import Lock, ToolsLock, own_tools_lock, read_lock, read_tools_lock, write_lock
 from privml.recipe.loader import load, shipped
 from privml.store.fetch import GoneError, Item
 from privml.store.objects import Store
@@ -131,7 +131,7 @@ def test_refresh_to_writes_beside_and_leaves_the_lock(recipes: Path, gone: Calla
     done = refresh_to()
     assert done.exit_code == 0, done.exception
     target = Path("out/locks/demo-cpu.lock.json")
-    own = refreshed_tools(target)
+    own = own_tools_lock(target)
     assert own.name == "demo-cpu.tools.lock.json"
     assert (recipes / "demo-cpu.lock.json").read_bytes() == before
     refreshed = read_lock(target)

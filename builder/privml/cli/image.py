@@ -9,7 +9,7 @@ import click
 
 from privml.base.errors import UsageError
 from privml.base.steps import say, step
-from privml.cli.context import Workplace, recipes_directory, resolve
+from privml.cli.context import Workplace, recipes_directory, resolve, tools_lock_path
 from privml.store.fetch import GoneError
 from privml.store.pools import Pool
 
@@ -52,6 +52,7 @@ def image(
     privml-build image demo-cpu --render-only /tmp/tree
     """
     from privml.image import build as room
+    from privml.image import madeby
     from privml.vm.predicted import has_prediction, predict_image, write_prediction
 
     found = resolve(target, output)
@@ -86,6 +87,7 @@ def image(
             f"then `privml-build image {recipe.name} --lock {elsewhere}`"
         )
         raise
+    madeby.keep(built.directory, built.manifest, lock, tools_lock_path(found.recipe, lock_file))
     if refreshed:
         say(f"built by {lock_file}, not by the committed lock: the manifest says `refreshed`")
     if not (built.cached and has_prediction(built.directory, built.manifest)):

@@ -67,7 +67,7 @@ def measure(target: str, *, vcpus: str | None, memory: str | None, boot: bool, e
         shape = shapes[0] if shapes else manifest.shapes[0]
         _boot(place, found, manifest, shape, as_json=as_json)
         return
-    tools = place.tools(found.recipe)
+    tools = place.tools_of(found)
     with step("Predicting"):
         predicate = predict_image(
             tools, place.store.root, found.directory, manifest, recipes_directory(found), shapes
@@ -141,7 +141,7 @@ def _show(shape: MeasuredShape, *, events: bool) -> None:
 
 
 def _boot(place: Workplace, found: Target, manifest: Manifest, shape: Shape, *, as_json: bool) -> None:
-    tools = place.tools(found.recipe)
+    tools = place.tools_of(found)
     recipes = recipes_directory(found)
     # The same machine with a TPM: its log is a TD's log under PCR numbers (UEFI 2.10 section 38.4.1).
     platform = replace(load_platform(manifest.platforms[0], recipes), tpm=True)

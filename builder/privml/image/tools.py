@@ -62,6 +62,20 @@ class ToolsTree:
             str(self.root / program.lstrip("/")),
         ]
 
+    def cell(self) -> list[str]:
+        """argv prefix for a program of many processes on the bare host: no network, and no life without us.
+
+        The network namespace has a downed loopback, no more. The program is the first of a process namespace whose
+        maker is killed with the thread that started it, so that even after `kill -9` nothing goes on, whatever daemon
+        it made of itself. That wish is made last: a change of user, as entering a user namespace is, forgets it.
+        """
+        first = [*self.loader("usr/bin/unshare"), "--net"]
+        if os.geteuid() != 0:
+            first += ["--user", "--map-auto", "--map-root-user", "--mount"]
+        wish = [*self.loader("usr/bin/setpriv"), "--pdeathsig", "KILL"]
+        second = [*self.loader("usr/bin/unshare"), "--pid", "--fork", "--kill-child=KILL"]
+        return [*first, "--", *wish, "--", *second, "--"]
+
     def command(
         self,
         argv: Sequence[str | os.PathLike[str]],
