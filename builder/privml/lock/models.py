@@ -45,7 +45,9 @@ def parse_time(text: str) -> datetime:
 class Record(BaseModel):
     """What all parts of a lock share: unknown fields refused, no conversions, not to be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, json_schema_serialization_defaults_required=True
+    )
 
 
 class Archive(Record):
