@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from privml.base.errors import InputsError, UsageError
+from privml.base.errors import BuildError, HostError, InputsError, UsageError
 from privml.cli import lock as lock_verb
 from privml.cli.context import Workplace, tools_lock_path
 from privml.cli.image import image
@@ -186,6 +188,28 @@ def test_image_lists_what_is_gone_and_says_what_to_do(recipes: Path, monkeypatch
     assert done.exception.exit_code == 4
     assert "`privml-build lock demo-cpu --refresh-to out/locks/demo-cpu.lock.json`" in (done.exception.hint or "")
     assert "`privml-build image demo-cpu --lock out/locks/demo-cpu.lock.json`" in (done.exception.hint or "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/out/x"),
+        BuildError("mkosi failed with status 1\n  | cp: error writing 'x': No space left on device"),
+    ],
+)
+def test_a_build_that_fills_the_disk_names_the_place(
+    recipes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("privml.cli.context.tools_tree", lambda *_, **__: None)
+    monkeypatch.setattr("privml.image.build.build", full)
+    found = CliRunner().invoke(image, ["demo-cpu", "--output", str(tmp_path / "elsewhere")]).exception
+    assert isinstance(found, HostError)
+    assert f"no space left on the file system of {tmp_path} while building there; " in found.message
+    assert "--output" in (found.hint or "")
+    assert not isinstance(error, BuildError) or "cp: error writing" in found.message
 
 
 def test_image_refuses_a_pool_that_is_not_there(recipes: Path) -> None:

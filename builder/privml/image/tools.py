@@ -25,6 +25,7 @@ from privml.image.leftovers import remove_leftovers
 from privml.lock import deb
 from privml.lock.models import Package, ToolsLock
 from privml.store.objects import Store
+from privml.store.room import STORE_HINT, writing
 
 LAYOUT = "2"  # changes when `_finish` does: part of the tree's key
 _SHOWN = 6
@@ -165,7 +166,11 @@ def ensure(store: Store, lock: ToolsLock) -> ToolsTree:
                     _check(root, known, record)
         else:
             remove_leftovers(root)
-            with step(f"Unpacking the tools tree ({len(lock.packages)} packages)"), directory_atomic(root) as fresh:
+            with (
+                step(f"Unpacking the tools tree ({len(lock.packages)} packages)"),
+                writing(store.root, "the store", STORE_HINT),
+                directory_atomic(root) as fresh,
+            ):
                 _unpack(store, lock.packages, fresh)
                 _finish(ToolsTree(fresh, key))
                 # Before the tree gets its name: a tree without a record would have to be made again.
