@@ -36,6 +36,8 @@ Accept = Callable[["Suite", bytes], Archive]
 KEYRINGS = ("usr/share/keyrings/debian-archive-keyring.gpg", "usr/share/keyrings/debian-archive-keyring.pgp")
 _TARGET_FORMAT = "$(FILENAME)|$(BASE_URI)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
 _AHEAD = timedelta(days=1)  # what a clock may be behind before we say so
+# What sqv, gpgv and apt itself say of a signature of tomorrow.
+_TOO_EARLY = ("Not live until", "from the future", "is not valid yet")
 _PRINTED = re.compile(r"\A'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)")
 
 
@@ -203,7 +205,13 @@ class Session:
             return
         if refused:
             raise InputsError("\n".join([refused[0].message, *tried]), hint=refused[0].hint)
-        raise InputsError("the archives' lists cannot be had:\n" + "\n".join(tried))
+        early = any(words in message for message in tried for words in _TOO_EARLY)
+        raise InputsError(
+            "the archives' lists cannot be had:\n" + "\n".join(tried),
+            hint=f"set the clock: it says {format_time(datetime.now(UTC))}, when nothing of this was signed yet"
+            if early
+            else "give mirrors that can be reached in mirrors.yaml (`privml-build doctor` asks each of them)",
+        )
 
     def _write(self, chosen: Mapping[str, str]) -> None:
         for name in ("lists/partial", "state", "cache/archives/partial", "log"):
@@ -351,7 +359,8 @@ def judge(
     expired = release.valid_until is not None and release.valid_until < now
     if expired and release.valid_until is not None and not allow_expired:
         raise InputsError(
-            f"{name}: the mirror's state expired at {format_time(release.valid_until)}",
+            f"{name}: the mirror's state expired at {format_time(release.valid_until)}, and this machine's clock "
+            f"says {format_time(now)}",
             hint="use a mirror that is up to date, or accept and record it with --allow-expired",
         )
     return Archive(
