@@ -22,8 +22,9 @@ from privml.repro.variations import NAMES
 from privml.store.objects import Store
 
 LEG = Leg(
-    name="b", recipe="r.yaml", tools_lock="t.json", workspace="/w", output="/w/out", store="/s", import_from="/o",
-    umask=0o077, processors=1, host_name="h.invalid", other_user=True, clock="+400d",
+    name="b", recipe="r.yaml", lock="l.json", tools_lock="t.json", refreshed=False, workspace="/w",
+    output="/w/out", store="/s", import_from="/o", umask=0o077, processors=1, host_name="h.invalid",
+    other_user=True, clock="+400d",
 )  # fmt: skip
 
 

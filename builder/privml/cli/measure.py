@@ -68,7 +68,7 @@ def measure(
     if boot:
         _boots(place, found, manifest, shapes or manifest.shapes[:1], disk=disk, as_json=as_json)
         return
-    tools = place.tools(found.recipe)
+    tools = place.tools_of(found)
     with step("Predicting"):
         predicate = predict_image(
             tools, place.store.root, found.directory, manifest, recipes_directory(found), shapes
@@ -161,7 +161,7 @@ def _boots(
     disk: bool,
     as_json: bool,
 ) -> None:
-    tools = place.tools(found.recipe)
+    tools = place.tools_of(found)
     bench = Bench(tools, place.store.root, found.directory, manifest, recipes_directory(found))
     rows, problems = [], []
     with tempfile.TemporaryDirectory(prefix="privml-boot.") as name:

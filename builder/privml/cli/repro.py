@@ -8,19 +8,23 @@ from pathlib import Path
 
 import click
 
-from privml.base.errors import BuildError, Differs, UsageError
+from privml.base.errors import BuildError, Differs, InputsError, UsageError
 from privml.base.files import write_atomic
 from privml.base.steps import step
 from privml.base.strictjson import pretty
-from privml.cli.context import Workplace, resolve, tools_lock_path
+from privml.cli.context import Target, Workplace, resolve, tools_lock_path
+from privml.image import madeby
+from privml.image.bootstrap import tools_tree
 from privml.image.tools import ToolsTree
-from privml.lock.make import bring
-from privml.lock.models import Lock
+from privml.lock.make import bring, check, current_inputs
+from privml.lock.models import Lock, read_tools_lock
+from privml.lock.trees import images_folder
+from privml.recipe.loader import Recipe, find, load
 from privml.repro import current
 from privml.repro.compare import Surroundings, compare
 from privml.repro.disk import extracted
 from privml.repro.layers import Layer, Report
-from privml.repro.legs import two_legs
+from privml.repro.legs import Inputs, two_legs
 from privml.repro.owners import Owners
 from privml.repro.page import page
 from privml.repro.variations import Variation
@@ -42,28 +46,57 @@ _SHOWN = 20
 def repro(target: str, *, html: Path | None, as_json: bool, keep: Path | None, record: Path | None) -> None:
     """Build TARGET twice from its lock, in surroundings as different as this machine allows, and compare the images.
 
+    TARGET is a recipe, or the directory of an image: then it is built by the locks that lie in there (a refreshed
+    one, too), and must also come out as it is.
+
     Exit status: 0 when they are equal bit for bit, 1 when they differ. Every difference is told with its layer, its
     cause and the way to be rid of it. What could not be varied is told as `not varied`, with the reason.
 
     \b
     privml-build repro demo-cpu
+    privml-build repro out/demo-cpu
     privml-build repro demo-cpu --html repro.html
     privml-build repro demo-cpu --record measurements/demo-cpu/current.json
     """
     found = resolve(target)
-    if found.recipe is None:
-        raise UsageError(f"`{target}` is a built image", hint="give the recipe that it is to be built from")
     place = Workplace()
-    recipe, lock = place.recipe_and_lock(found.recipe)
-    bring(place.store, (*lock.packages, *lock.firmware), lock.wheels)
-    tools = place.tools(found.recipe)
-    tools_lock = tools_lock_path(found.recipe)
-    with two_legs(found.recipe, tools_lock, place.store.root, recipe.name, keep=keep) as legs, step("Comparing"):
+    recipe, lock, inputs = _inputs(place, found)
+    tools_lock = read_tools_lock(inputs.tools_lock)
+    bring(place.store, (*lock.packages, *lock.firmware, *tools_lock.packages), lock.wheels)
+    tools = tools_tree(place.store, tools_lock)
+    with two_legs(inputs, place.store.root, recipe.name, keep=keep) as legs, step("Comparing"):
         report = compared(legs.a, legs.b, tools, owners_of(lock, place.store), legs.known)
         digests = current.of(legs.a)
     show(f"privml-build repro {recipe.name}", report, legs.variations, html=html, as_json=as_json)
+    if found.recipe is None and (others := current.differences(current.of(found.directory), digests)):
+        told = "\n".join(f"  {line}" for line in others)
+        raise Differs(f"two rebuilds are equal, but {found.directory} is another image:\n{told}")
     if record is not None:
         write_atomic(record, digests)
+
+
+def _inputs(place: Workplace, found: Target) -> tuple[Recipe, Lock, Inputs]:
+    """What the legs build: a recipe by its lock, or what a built image says that it was built by."""
+    if found.recipe is not None:
+        recipe, lock = place.recipe_and_lock(found.recipe)
+        return recipe, lock, Inputs(found.recipe, recipe.lock_path, tools_lock_path(found.recipe))
+    manifest = found.manifest()
+    made = madeby.read(found.directory, manifest)
+    if made is None:
+        raise UsageError(
+            f"{found.directory} does not hold the locks that it was built by",
+            hint=f"give the recipe: `privml-build repro {manifest.name}`",
+        )
+    recipe = load(find(manifest.name))
+    if recipe.digest != manifest.recipe_sha256:
+        raise InputsError(
+            f"{recipe.path} is not the recipe that {found.directory} was built from: got {recipe.digest}, expected "
+            f"{manifest.recipe_sha256}",
+            hint="take that version of the recipe back",
+        )
+    current_now = current_inputs(recipe, images_folder(), made.tools_path)
+    check(recipe, made.lock, current_now, path=made.lock_path)
+    return recipe, made.lock, Inputs(recipe.path, made.lock_path, made.tools_path, refreshed=manifest.refreshed)
 
 
 def owners_of(lock: Lock, store: Store) -> Owners:

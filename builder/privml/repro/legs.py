@@ -6,7 +6,7 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -34,6 +34,16 @@ _ENVIRONMENTS: dict[str, dict[str, str]] = {
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What both legs build: a recipe, by which lock and tools lock, and whether that is not the committed one."""
+
+    recipe: Path
+    lock: Path
+    tools_lock: Path
+    refreshed: bool = False
+
+
+@dataclass(frozen=True)
 class Legs:
     """Two outputs, and what moved between the surroundings in which they were made."""
 
@@ -44,11 +54,11 @@ class Legs:
 
 
 @contextmanager
-def two_legs(recipe: Path, tools_lock: Path, store: Path, name: str, *, keep: Path | None = None) -> Iterator[Legs]:
-    """Build ``recipe`` twice. The outputs live as long as the block, unless ``keep`` is a directory for them."""
+def two_legs(inputs: Inputs, store: Path, name: str, *, keep: Path | None = None) -> Iterator[Legs]:
+    """Build ``inputs`` twice. The outputs live as long as the block, unless ``keep`` is a directory for them."""
     reasons: dict[str, str] = {}
     with _workspace(_disk()) as first, _workspace(_memory(reasons)) as second:
-        one, two = _plan(recipe, tools_lock, store, name, first, second, reasons)
+        one, two = _plan(inputs, store, name, first, second, reasons)
         seen = []
         for leg, environment in ((one, _ENVIRONMENTS["a"]), (two, _ENVIRONMENTS["b"])):
             with step(f"Leg {leg.name} in {leg.workspace}"):
@@ -93,14 +103,13 @@ def _workspace(parent: Path) -> Iterator[Path]:
 
 
 def _plan(
-    recipe: Path, tools_lock: Path, store: Path, name: str, first: Path, second: Path, reasons: dict[str, str]
+    inputs: Inputs, store: Path, name: str, first: Path, second: Path, reasons: dict[str, str]
 ) -> tuple[Leg, Leg]:
     root = os.geteuid() == 0
     if not root:
         reasons["host_name"] = reasons["user"] = "only root can give a leg a host name and ids of its own"
-    closed = _closed(
-        (Path(sys.executable).resolve(), Path(privml.__file__), images_folder(), recipe.resolve(), store)
-    )
+    ours = (Path(sys.executable), Path(privml.__file__), images_folder(), store)
+    closed = _closed([path.resolve() for path in (*ours, inputs.recipe, inputs.lock, inputs.tools_lock)])
     if root and closed is not None:
         reasons["user"] = f"another user cannot read {closed}"
     if len(os.sched_getaffinity(0)) < 2:
@@ -108,20 +117,25 @@ def _plan(
     reasons["builder_clock"] = "privml-build and mkosi run on the host's Python, which no preload of the tree reaches"
     for key in ("kernel", "processor_model", "python"):
         reasons[key] = "both legs ran on this machine; repeat on another and compare with `privml-build diff`"
-    common = {"recipe": str(recipe.resolve()), "tools_lock": str(tools_lock.resolve())}
+    common = {
+        "recipe": str(inputs.recipe.resolve()),
+        "lock": str(inputs.lock.resolve()),
+        "tools_lock": str(inputs.tools_lock.resolve()),
+    }
     a = Leg(
         name="a", workspace=str(first), output=str(first / "out" / name), store=str(store), import_from="",
-        umask=0o022, processors=0, host_name="", other_user=False, clock="", **common,
+        umask=0o022, processors=0, host_name="", other_user=False, clock="", refreshed=inputs.refreshed, **common,
     )  # fmt: skip
     b = Leg(
         name="b", workspace=str(second), output=str(second / "another/deeper/place" / f"{name}-again"),
         store=str(second / "store"), import_from=str(store), umask=0o077, processors=1,
-        host_name="privml-leg-b.invalid" if root else "", other_user=root and closed is None, clock=CLOCK, **common,
+        host_name="privml-leg-b.invalid" if root else "", other_user=root and closed is None, clock=CLOCK,
+        refreshed=inputs.refreshed, **common,
     )  # fmt: skip
     return a, b
 
 
-def _closed(paths: tuple[Path, ...]) -> Path | None:
+def _closed(paths: Sequence[Path]) -> Path | None:
     """The first of ``paths`` and of what leads to them that not everybody may read; None when all are open."""
     for path in paths:
         for step_up in path.parents:

@@ -38,7 +38,9 @@ class Leg:
 
     name: str
     recipe: str
+    lock: str
     tools_lock: str
+    refreshed: bool
     workspace: str
     output: str
     store: str
