@@ -100,6 +100,15 @@ def refreshed_tools(lock_file: Path) -> Path:
     return lock_file.with_name(f"{lock_file.name.removesuffix('.lock.json')}.tools.lock.json")
 
 
+def refresh_hint(name: str, verb: str) -> str:
+    """What to do when inputs of recipe ``name`` are gone: the command that replaces them, then ``verb`` by that."""
+    elsewhere = f"out/locks/{name}.lock.json"
+    return (
+        "replace only what is gone, and go on by that: "
+        f"`privml-build lock {name} --refresh-to {elsewhere}`, then `privml-build {verb} {name} --lock {elsewhere}`"
+    )
+
+
 def recipes_directory(target: Target) -> Path:
     """The directory whose ``platforms`` describe the target's machines."""
     return target.recipe.parent if target.recipe is not None else shipped()

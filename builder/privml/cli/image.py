@@ -9,7 +9,7 @@ import click
 
 from privml.base.errors import UsageError
 from privml.base.steps import say, step
-from privml.cli.context import Workplace, recipes_directory, resolve
+from privml.cli.context import Workplace, recipes_directory, refresh_hint, resolve
 from privml.store.fetch import GoneError
 from privml.store.pools import Pool
 
@@ -79,12 +79,7 @@ def image(
             pools=place.pools,
         )
     except GoneError as gone:
-        elsewhere = f"out/locks/{recipe.name}.lock.json"
-        gone.hint = (
-            "give a pool that has them (--pool); or replace only what is gone, and build that: "
-            f"`privml-build lock {recipe.name} --refresh-to {elsewhere}`, "
-            f"then `privml-build image {recipe.name} --lock {elsewhere}`"
-        )
+        gone.hint = f"give a pool that has them (--pool); or {refresh_hint(recipe.name, 'image')}"
         raise
     if refreshed:
         say(f"built by {lock_file}, not by the committed lock: the manifest says `refreshed`")
