@@ -114,6 +114,15 @@ def tools_lock_path(recipe: Path, lock_file: Path | None = None) -> Path:
     return beside if beside.is_file() else shipped() / "tools.lock.json"
 
 
+def refresh_hint(name: str, verb: str) -> str:
+    """What to do when inputs of recipe ``name`` are gone: the command that replaces them, then ``verb`` by that."""
+    elsewhere = f"out/locks/{name}.lock.json"
+    return (
+        "replace only what is gone, and go on by that: "
+        f"`privml-build lock {name} --refresh-to {elsewhere}`, then `privml-build {verb} {name} --lock {elsewhere}`"
+    )
+
+
 def recipes_directory(target: Target) -> Path:
     """The directory whose ``platforms`` describe the target's machines: that of its recipe, else the shipped one."""
     if target.recipe is not None:

@@ -12,7 +12,7 @@ import click
 
 from privml.base.errors import BuildError, HostError, UsageError
 from privml.base.steps import say, step
-from privml.cli.context import Workplace, recipes_directory, resolve, tools_lock_path
+from privml.cli.context import Workplace, recipes_directory, refresh_hint, resolve, tools_lock_path
 from privml.store.fetch import GoneError
 from privml.store.pools import Pool
 
@@ -93,12 +93,7 @@ def image(
             raise
         raise HostError(_no_room(found.directory), hint=_ROOM) from error
     except GoneError as gone:
-        elsewhere = f"out/locks/{recipe.name}.lock.json"
-        gone.hint = (
-            "give a pool that has them (--pool); or replace only what is gone, and build that: "
-            f"`privml-build lock {recipe.name} --refresh-to {elsewhere}`, "
-            f"then `privml-build image {recipe.name} --lock {elsewhere}`"
-        )
+        gone.hint = f"give a pool that has them (--pool); or {refresh_hint(recipe.name, 'image')}"
         raise
     madeby.keep(built.directory, built.manifest, lock, tools_lock_path(found.recipe, lock_file))
     if refreshed:
