@@ -187,8 +187,6 @@ def _show_boot(shape: Shape, booted: Boot) -> None:
         click.echo(f"  {register.name.lower()}: {count} of {count + missing} predicted events are in the log")
     for difference in booted.comparison.differences:
         click.echo(f"  {difference.text()}")
-    if booted.exit_failed:
-        click.echo("  the kernel called ExitBootServices twice, as it may: two events more in rtmr1")
     if booted.account is not None:
         total = sum(booted.account.used.values())
         click.echo(f"  from a TD it differs in {total} events, each by one of {len(booted.account.used)} rules")
@@ -221,7 +219,6 @@ def _as_json(platform: Platform, shape: Shape, booted: Boot) -> dict[str, Any]:
         "memory": shape.memory,
         "equal": booted.equal,
         "tpm_disagrees": list(booted.disagreeing),
-        "exit_failed": booted.exit_failed,
         "td_rules": dict(booted.account.used) if booted.account else {},
         "td_unexplained": [one.to_dict() for one in booted.account.unexplained] if booted.account else [],
         "td_unused": list(booted.account.unused) if booted.account else [],
