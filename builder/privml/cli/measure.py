@@ -12,6 +12,7 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
 from privml.cli import files
+from privml.cli import replay as held
 from privml.cli.context import Target, Workplace, recipes_directory, resolve
 from privml.events.event import Event
 from privml.events.registers import RTMRS, Register
@@ -34,9 +35,19 @@ from privml.vm.predicted import Predictor, predict_image, write_prediction
 @click.option("--vcpus", metavar="N", help="Other shapes than the recipe's: processors, as in 2 or 1,2,4 or 1..64.")
 @click.option("--memory", metavar="SIZE", help="Their memory, as in 4GiB or 2GiB,2815MiB or 2GiB..512GiB (doubling).")
 @click.option("--boot", is_flag=True, help="Boot it under generic OVMF and swtpm, and compare event by event.")
+@click.option("--replay", type=click.Path(path_type=Path), help="Hold it against this `capture` of a real TD.")
 @click.option("--events", is_flag=True, help="List every event with its origin and evidence.")
 @click.option("--json", "as_json", is_flag=True, help="Print predicate v1 (or the comparison) as JSON.")
-def measure(target: str, *, vcpus: str | None, memory: str | None, boot: bool, events: bool, as_json: bool) -> None:
+def measure(
+    target: str,
+    *,
+    vcpus: str | None,
+    memory: str | None,
+    boot: bool,
+    replay: Path | None,
+    events: bool,
+    as_json: bool,
+) -> None:
     """Predict MRTD and RTMR0..3 of TARGET for its platforms and shapes, and write prediction.json beside it.
 
     TARGET may also be a file: TDX firmware, a PE image, kernel or UKI, a GPT disk, a CCEL or TPM log, a quote,
@@ -50,16 +61,22 @@ def measure(target: str, *, vcpus: str | None, memory: str | None, boot: bool, e
     privml-build measure demo-cpu --events
     privml-build measure demo-cpu --boot
     privml-build measure demo-cpu --vcpus 1..64 --memory 2GiB..64GiB --json
+    privml-build measure out/demo-cpu --replay my-td.tar
     privml-build measure OVMF.fd
     """
+    if replay is not None and (boot or vcpus is not None or memory is not None):
+        raise UsageError("--replay takes the machine from the capture: no --boot, --vcpus or --memory")
     if Path(target).is_file() and Path(target).suffix not in (".yaml", ".yml"):
-        if boot or vcpus is not None or memory is not None:
-            raise UsageError(f"{target} is a file: --boot, --vcpus and --memory are for images")
+        if boot or vcpus is not None or memory is not None or replay is not None:
+            raise UsageError(f"{target} is a file: --boot, --replay, --vcpus and --memory are for images")
         _file(files.read(Path(target)).finding, events=events, as_json=as_json)
         return
     shapes = _shapes(vcpus, memory)
     found = resolve(target)
     manifest = found.manifest()
+    if replay is not None:
+        held.replay(found.directory, manifest, replay, as_json=as_json)
+        return
     place = Workplace()
     if boot:
         if len(shapes) > 1:
