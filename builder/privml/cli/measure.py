@@ -22,6 +22,7 @@ from privml.machine.matrix import shapes as shapes_of
 from privml.machine.platform import Platform, Shape
 from privml.measure.artefact import Finding
 from privml.statement.predicate import MeasuredShape
+from privml.vm import crosscheck
 from privml.vm.compared import Boot
 from privml.vm.compared import boot as boot_compared
 from privml.vm.launch import launch_of
@@ -36,6 +37,7 @@ from privml.vm.predicted import Predictor, predict_image, write_prediction
 @click.option("--memory", metavar="SIZE", help="Their memory, as in 4GiB or 2GiB,2815MiB or 2GiB..512GiB (doubling).")
 @click.option("--boot", is_flag=True, help="Boot it under generic OVMF and swtpm, and compare event by event.")
 @click.option("--replay", type=click.Path(path_type=Path), help="Hold it against this `capture` of a real TD.")
+@click.option("--cross-check", is_flag=True, help="Let `tdx-measure` (of others, on PATH) measure the same machines.")
 @click.option("--events", is_flag=True, help="List every event with its origin and evidence.")
 @click.option("--json", "as_json", is_flag=True, help="Print predicate v1 (or the comparison) as JSON.")
 def measure(
@@ -45,6 +47,7 @@ def measure(
     memory: str | None,
     boot: bool,
     replay: Path | None,
+    cross_check: bool,
     events: bool,
     as_json: bool,
 ) -> None:
@@ -64,6 +67,8 @@ def measure(
     privml-build measure out/demo-cpu --replay my-td.tar
     privml-build measure OVMF.fd
     """
+    if cross_check and (boot or replay is not None or Path(target).is_file()):
+        raise UsageError("--cross-check is for an image's prediction: no file, --boot or --replay")
     if replay is not None and (boot or vcpus is not None or memory is not None):
         raise UsageError("--replay takes the machine from the capture: no --boot, --vcpus or --memory")
     if Path(target).is_file() and Path(target).suffix not in (".yaml", ".yml"):
@@ -84,6 +89,9 @@ def measure(
         shape = shapes[0] if shapes else manifest.shapes[0]
         _boot(place, found, manifest, shape, as_json=as_json)
         return
+    if cross_check:
+        _cross_check(place, found, manifest, shapes or manifest.shapes, as_json=as_json)
+        return
     tools = place.tools(found.recipe)
     with step("Predicting"):
         predicate = predict_image(
@@ -99,6 +107,35 @@ def measure(
         return
     for measured in predicate.shapes:
         _show(measured, events=events)
+
+
+def _cross_check(
+    place: Workplace, found: Target, manifest: Manifest, shapes: tuple[Shape, ...], *, as_json: bool
+) -> None:
+    tool = crosscheck.program()
+    predictor = Predictor(place.tools(found.recipe), place.store.root, found.directory, manifest)
+    rows: list[dict[str, Any]] = []
+    for name in manifest.platforms:
+        platform = load_platform(name, recipes_directory(found))
+        for shape in shapes:
+            checks = predictor.cross_check(tool, platform, shape, found.directory / "firmware.fd")
+            rows.append(
+                {
+                    "platform": name,
+                    "vcpus": shape.vcpus,
+                    "memory": shape.memory,
+                    "equal": all(check.equal for check in checks),
+                    "checks": [str(check) for check in checks],
+                }
+            )
+            if not as_json:
+                click.echo("\n".join([f"{name}, {shape}", *(f"  {check}" for check in checks)]))
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    if not all(row["equal"] for row in rows):
+        raise Differs(
+            f"{crosscheck.PROGRAM} measures another value", hint="one of the two rules is wrong: see docs/adr"
+        )
 
 
 def _shapes(vcpus: str | None, memory: str | None) -> tuple[Shape, ...]:
