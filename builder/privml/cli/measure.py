@@ -133,9 +133,7 @@ def _cross_check(
     if as_json:
         click.echo(json.dumps(rows, indent=2))
     if not all(row["equal"] for row in rows):
-        raise Differs(
-            f"{crosscheck.PROGRAM} measures another value", hint="one of the two rules is wrong: see docs/adr"
-        )
+        raise Differs(f"{crosscheck.PROGRAM} measures another value", hint="one of the two is wrong")
 
 
 def _shapes(vcpus: str | None, memory: str | None) -> tuple[Shape, ...]:

@@ -51,7 +51,7 @@ def program() -> Path:
     if found is None:
         raise HostError(
             f"{PROGRAM} is not on PATH",
-            hint="it is a project of others (virtee/tdx-measure); build it and put it there",
+            hint="it is a project of others (virtee/tdx-measure); put it there",
         )
     return Path(found)
 
