@@ -1,6 +1,6 @@
 """Licences of what is in an image, as they are declared: Debian copyright files and the metadata of wheels.
 
-Sources: the machine-readable debian/copyright format 1.0 ("DEP-5"), Debian Policy 12.5, core metadata 2.4 and the SPDX
+Sources: the machine-readable debian/copyright format 1.0 ("DEP-5"), Debian Policy 12.5, core metadata 2.4, the SPDX
 licence list. A name is an SPDX id only where the two lists mean the same text; else it is told as it was found.
 """
 
@@ -26,8 +26,8 @@ FILE = "licences.json"
 _FORMAT = re.compile(r"^Format:\s*\S*(?:copyright-format|dep5)", re.IGNORECASE | re.MULTILINE)
 _COMMON = re.compile(r"/usr/share/common-licenses/([A-Za-z0-9][A-Za-z0-9.+-]*[A-Za-z0-9+])")
 
-# DEP-5's short names that mean exactly one text of the SPDX list. Not among them, on purpose: `MIT` (DEP-5: "there are
-# many versions of the MIT license"), `BSD`, `Artistic`, `GFDL-*` (invariant sections), `public-domain`.
+# DEP-5's short names that mean exactly one text of the SPDX list. Not among them, on purpose: `MIT` (DEP-5: "there
+# are many versions of the MIT license"), `BSD`, `Artistic`, `GFDL-*` (invariant sections), `public-domain`.
 SPDX = {
     "0BSD": "0BSD",
     "Apache-1.0": "Apache-1.0",
