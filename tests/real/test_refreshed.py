@@ -1,7 +1,7 @@
 """Inputs that are gone: `make image` says so and replaces them, and everything else works on what comes of it.
 
-The locks name a .deb of the guest and one of the tools that nobody has. What the archive has instead takes their place;
-where that is the very package of the committed lock, the image must have the committed image's bytes too.
+The locks name a .deb of the guest and one of the tools that nobody has. What the archive has instead takes their
+place; where that is the very package of the committed lock, the image must have the committed image's bytes too.
 """
 
 from __future__ import annotations
@@ -53,7 +53,6 @@ def privml(desk: Path, *words: str, timeout: float = 1500) -> subprocess.Complet
         text=True,
         timeout=timeout,
         check=False,
-        env=dict(os.environ),
     )
 
 
