@@ -195,7 +195,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, own: object)
     monkeypatch.setattr(legs, "account", lambda _: own)
     monkeypatch.setattr(legs, "stranger", lambda: own)
     monkeypatch.setattr(legs, "_closed", lambda _: None)
-    files = {"recipe": "r", "lock": "l", "tools_lock": "t", "refreshed": True}
+    files = legs.Inputs(Path("r"), Path("l"), Path("t"), refreshed=True)
     reasons: dict[str, str] = {}
     _, leg = legs._plan(files, tmp_path, "n", tmp_path / "a", tmp_path / "b", reasons)
     assert leg.refreshed

@@ -25,7 +25,8 @@ from privml.statement.predicate import MeasuredShape
 from privml.vm import bootdisk, crosscheck
 from privml.vm.bench import Bench
 from privml.vm.compared import Boot
-from privml.vm.predicted import predict_image, write_prediction
+from privml.vm.platforms import platform as load_platform
+from privml.vm.predicted import Predictor, predict_image, write_prediction
 
 
 @click.command()
