@@ -90,6 +90,11 @@ class Workplace:
         """A recipe with its lock; ``InputsError`` when the lock is stale."""
         recipe = load(path)
         lock_path = self.lock_file or recipe.lock_path
+        if self.lock_file is not None and not self.lock_file.is_file():
+            raise InputsError(
+                f"{self.lock_file} is not there",
+                hint=f"make it with `privml-build lock {recipe.name} --refresh-to {self.lock_file}`",
+            )
         lock = read_lock(lock_path)
         check(
             recipe,
