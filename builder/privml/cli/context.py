@@ -46,6 +46,19 @@ def resolve(text: str, output: Path | None = None) -> Target:
     return Target(recipe, output or Path("out") / name)
 
 
+def check_output(directory: Path) -> None:
+    """``UsageError`` when something is there that no build has made: a build replaces its output whole."""
+    from privml.image.build import KEY_FILE
+
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    if not (directory / "manifest.json").is_file() or not (directory / KEY_FILE).is_file():
+        raise UsageError(
+            f"{directory} is there and is no image that `image` made: it would be replaced, with all that it holds",
+            hint="give a new or empty folder with --output, or remove it yourself",
+        )
+
+
 @dataclass
 class Workplace:
     """The store, the tools tree and locks, opened when first needed."""
@@ -117,6 +130,15 @@ def tools_lock_path(recipe: Path, lock_file: Path | None = None) -> Path:
         return own
     beside = recipe.with_name("tools.lock.json")
     return beside if beside.is_file() else shipped() / "tools.lock.json"
+
+
+def refresh_hint(name: str, verb: str) -> str:
+    """What to do when inputs of recipe ``name`` are gone: the command that replaces them, then ``verb`` by that."""
+    elsewhere = f"out/locks/{name}.lock.json"
+    return (
+        "replace only what is gone, and go on by that: "
+        f"`privml-build lock {name} --refresh-to {elsewhere}`, then `privml-build {verb} {name} --lock {elsewhere}`"
+    )
 
 
 def recipes_directory(target: Target) -> Path:

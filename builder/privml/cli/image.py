@@ -12,7 +12,7 @@ import click
 
 from privml.base.errors import BuildError, HostError, UsageError
 from privml.base.steps import say, step
-from privml.cli.context import Workplace, recipes_directory, resolve, tools_lock_path
+from privml.cli.context import Workplace, check_output, recipes_directory, refresh_hint, resolve, tools_lock_path
 from privml.image import madeby
 from privml.store.fetch import GoneError
 from privml.store.pools import Pool
@@ -64,7 +64,7 @@ def image(
     if found.recipe is None:
         raise UsageError(f"`{target}` is a built image", hint="give the recipe that it is to be built from")
     if render_only is None:
-        _check_output(found.directory)
+        check_output(found.directory)
     place = Workplace([Pool.parse(pool) for pool in pools], lock_file)
     recipe, lock = place.recipe_and_lock(found.recipe)
     refreshed = place.is_refreshed(recipe, lock)
@@ -95,12 +95,7 @@ def image(
             raise
         raise HostError(_no_room(found.directory), hint=_ROOM) from error
     except GoneError as gone:
-        elsewhere = f"out/locks/{recipe.name}.lock.json"
-        gone.hint = (
-            "give a pool that has them (--pool); or replace only what is gone, and build that: "
-            f"`privml-build lock {recipe.name} --refresh-to {elsewhere}`, "
-            f"then `privml-build image {recipe.name} --lock {elsewhere}`"
-        )
+        gone.hint = f"give a pool that has them (--pool); or {refresh_hint(recipe.name, 'image')}"
         raise
     madeby.keep(built.directory, built.manifest, lock, tools_lock_path(found.recipe, lock_file))
     if refreshed:
@@ -122,19 +117,6 @@ def image(
     for name, artefact in sorted(artefacts.items()):
         click.echo(f"{artefact['sha256']}  {built.directory / name}  {artefact['size'] / 1e6:.1f} MB")
     click.echo(f"root hash {built.manifest.root.root_hash}")
-
-
-def _check_output(directory: Path) -> None:
-    """``UsageError`` when something is there that no build has made: a build replaces its output whole."""
-    from privml.image.build import KEY_FILE
-
-    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
-        return
-    if not (directory / "manifest.json").is_file() or not (directory / KEY_FILE).is_file():
-        raise UsageError(
-            f"{directory} is there and is no image that `image` made: it would be replaced, with all that it holds",
-            hint="give a new or empty folder with --output, or remove it yourself",
-        )
 
 
 def _no_room(directory: Path) -> str:

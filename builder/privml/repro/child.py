@@ -60,7 +60,7 @@ def main(path: str) -> int:
     """Enter the leg's namespaces and do its work; the exit status is that of the error, as on the command line."""
     leg = Leg.decode(Path(path).read_bytes())
     try:
-        status = enter(leg.host_name or None, other_user=leg.other_user)
+        status = enter(leg.host_name or None, leg.user)
         if status is not None:
             return status if status >= 0 else 1
         work(leg)
