@@ -12,7 +12,8 @@ import click
 
 from privml.base.errors import BuildError, HostError, UsageError
 from privml.base.steps import say, step
-from privml.cli.context import Workplace, recipes_directory, refresh_hint, resolve, tools_lock_path
+from privml.cli.context import Workplace, check_output, recipes_directory, refresh_hint, resolve, tools_lock_path
+from privml.image import madeby
 from privml.store.fetch import GoneError
 from privml.store.pools import Pool
 
@@ -57,12 +58,13 @@ def image(
     privml-build image demo-cpu --render-only /tmp/tree
     """
     from privml.image import build as room
-    from privml.image import madeby
     from privml.vm.predicted import has_prediction, predict_image, write_prediction
 
     found = resolve(target, output)
     if found.recipe is None:
         raise UsageError(f"`{target}` is a built image", hint="give the recipe that it is to be built from")
+    if render_only is None:
+        check_output(found.directory)
     place = Workplace([Pool.parse(pool) for pool in pools], lock_file)
     recipe, lock = place.recipe_and_lock(found.recipe)
     refreshed = place.is_refreshed(recipe, lock)
