@@ -102,7 +102,7 @@ def _firmware(data: bytes) -> Finding:
     return Finding(
         "firmware",
         f"TDVF firmware of {len(data)} bytes",
-        mrtd={"single_pass": mrtd.mrtd(data, "single"), "two_pass": mrtd.mrtd(data, "two")},
+        mrtd={f"{order}_pass": value for order, value in mrtd.both(data).items()},
         events=tuple(events),
         facts=facts,
         notes=tuple(notes),

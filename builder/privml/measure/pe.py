@@ -114,4 +114,4 @@ def in_memory(image: bytes, section: Section) -> bytes:
     if section.virtual_size > section.raw_size + len(image):
         raise MeasurementError(f"PE section {section.name}: VirtualSize {section.virtual_size} is not plausible")
     raw = piece(image, section.raw_offset, min(section.raw_size, section.virtual_size), f"PE section {section.name}")
-    return raw + bytes(section.virtual_size - len(raw))
+    return raw if len(raw) == section.virtual_size else raw + bytes(section.virtual_size - len(raw))
