@@ -1,7 +1,7 @@
 """`python -m tests.fuzz.search NAME SECONDS`: look for an input that breaks a parser.
 
-With atheris (an optional tool: `pip install atheris`, where there is a wheel for this Python) inputs are found by
-coverage; without it they are random changes of the seed.
+With atheris (among the locked requirements, for the Pythons that it has a wheel for) inputs are found by coverage;
+without it they are random changes of the seed.
 """
 
 from __future__ import annotations
