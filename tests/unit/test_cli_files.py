@@ -15,6 +15,7 @@ import pytest
 from test_cli_main import Outcome, as_found, image, place  # noqa: F401 - fixtures
 from test_measure_bzimage import kernel
 from test_measure_disk import disk, fat16
+from test_measure_firmware import make_store
 from tests.property.test_measure_parsers import UKI
 
 from privml.cli import files
@@ -23,6 +24,7 @@ from privml.events.registers import Register
 from privml.events.replay import replay_digests
 from privml.events.tcg import ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.measure import acpi, gpt
+from privml.measure.efivars import GLOBAL
 from privml.statement import predicate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,6 +39,7 @@ TABLES = lzma.decompress((VECTORS / "canonical-defaults/acpi_tables.bin.xz").rea
 PUBLISHED = bytes.fromhex((VECTORS / "smbios/dmi_published.hex").read_text())
 QEMU_SMBIOS = bytes.fromhex((VECTORS / "smbios/qemu_smbios_tables.hex").read_text())
 TPM_LOG = (VECTORS / "boot-tpm-base/log.bin").read_bytes()
+VARIABLES = make_store([(0x3F, GLOBAL, "PK", b"key")])
 RTMR0 = "3fa2f61f395b7f5f"
 
 
@@ -76,6 +79,7 @@ def found(folder: Path, data: bytes) -> dict[str, Any]:
             json.loads((VECTORS / "smbios/expected.json").read_text())["expected_event_digest_sha384"],
         ),
         (QEMU_SMBIOS, "smbios", None),
+        (VARIABLES, "variables", hashlib.sha384(VARIABLES).hexdigest()),
         (b"CCEL\x38\0\0\0".ljust(40, b"\0") + (65536).to_bytes(8, "little") + bytes(8), "ccel-table", None),
     ],
 )
