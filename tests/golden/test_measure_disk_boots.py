@@ -49,7 +49,7 @@ def kept(name: str) -> Kept:
     folder = VECTORS / f"boot-tpm-{name}"
     facts = json.loads((folder / "facts.json").read_text())
     packed = json.loads(lzma.decompress((folder / "blobs.json.xz").read_bytes()))
-    devices = tuple(Device(**row) for row in facts["devices"])
+    devices = tuple(Device(**{**row, "bars": tuple(row["bars"])}) for row in facts["devices"])
     disk = DiskBoot(bytes.fromhex(facts["gpt_event"]), devices) if "gpt_event" in facts else None
     uki, firmware = read_facts(facts)
     _, td_firmware = read_facts({**facts, "firmware": facts["td_firmware"]})
