@@ -24,6 +24,8 @@ from privml.vm.platforms import platform as load_platform
 from privml.vm.qtest import blobs
 
 PREDICTION_FILE = "prediction.json"
+LARGEST_BOOTED = Shape(8, 8 << 30)
+"""Up to here the tables of every shape that was tried were those of a boot (tests/real/test_boots.py)."""
 _OPTION_ROM = "usr/share/qemu/efi-virtio.rom"
 
 
@@ -60,6 +62,7 @@ class Predictor:
             agent_events=self._manifest.agent_events,
             host_cmdline=host_cmdline,
             disk=None if gpt_event is None else DiskBoot(gpt_event, platform.devices),
+            booted=_booted(platform, shape),
             roms=[(self._tools.root / _OPTION_ROM).read_bytes() for one in platform.devices if one.rom],
         )
 
@@ -69,6 +72,12 @@ class Predictor:
         theirs = crosscheck.measured_by(tool, firmware_file, found, shape)
         ours = predict(self._uki, self._firmware, found, shape.memory, TD_OVMF_2025)
         return crosscheck.judge(theirs, (ours.mrtd_single, ours.mrtd_two), ours.registers()[Register.RTMR0])
+
+
+def _booted(platform: Platform, shape: Shape) -> bool:
+    """False for machines beyond those that were booted: larger ones, and cards that no QEMU device can stand for."""
+    cards = any(len(device.bars) > 1 and not device.functions for device in platform.devices)
+    return not cards and shape.vcpus <= LARGEST_BOOTED.vcpus and shape.memory <= LARGEST_BOOTED.memory
 
 
 def measured_shape(prediction: Prediction, platform: Platform, shape: Shape) -> MeasuredShape:
