@@ -9,9 +9,12 @@ import click
 
 from privml.base.errors import UsageError
 from privml.base.steps import say, step
-from privml.cli.context import Workplace, recipes_directory, resolve
+from privml.cli.context import Target, Workplace, recipes_directory, resolve
+from privml.image import build as room
+from privml.image.build import Built
 from privml.store.fetch import GoneError
 from privml.store.pools import Pool
+from privml.vm.prediction import has_prediction
 
 
 @click.command()
@@ -51,9 +54,6 @@ def image(
     privml-build image recipes/demo-cpu-dev.yaml -o /tmp/dev
     privml-build image demo-cpu --render-only /tmp/tree
     """
-    from privml.image import build as room
-    from privml.vm.predicted import has_prediction, predict_image, write_prediction
-
     found = resolve(target, output)
     if found.recipe is None:
         raise UsageError(f"`{target}` is a built image", hint="give the recipe that it is to be built from")
@@ -61,18 +61,19 @@ def image(
     recipe, lock = place.recipe_and_lock(found.recipe)
     refreshed = place.is_refreshed(recipe, lock)
     try:
-        tools = place.tools(found.recipe)
         if render_only is not None:
-            room.render_only(recipe, lock, place.store, tools, render_only, pools=place.pools)
+            room.render_only(recipe, lock, place.store, place.tools(found.recipe), render_only, pools=place.pools)
             files = sum(path.is_file() or path.is_symlink() for path in render_only.rglob("*"))
             told = json.dumps({"directory": str(render_only), "files": files})
             click.echo(told if as_json else f"wrote {render_only}")
             return
-        built = room.build(
+        # An image that is whole needs no tools: they are not even looked at.
+        whole = None if force else room.find(recipe, lock, place.store, found.directory, refreshed=refreshed)
+        built = whole or room.build(
             recipe,
             lock,
             place.store,
-            tools,
+            place.tools(found.recipe),
             found.directory,
             force=force,
             refreshed=refreshed,
@@ -89,15 +90,13 @@ def image(
     if refreshed:
         say(f"built by {lock_file}, not by the committed lock: the manifest says `refreshed`")
     if not (built.cached and has_prediction(built.directory, built.manifest)):
-        with step("Predicting its registers"):
-            recipes = recipes_directory(found)
-            predicate = predict_image(tools, place.store.root, built.directory, built.manifest, recipes)
-            write_prediction(built.directory, built.manifest, predicate)
+        _predict(place, found, built)
     artefacts = {name: vars(artefact) for name, artefact in built.manifest.artefacts.items()}
     if as_json:
         facts = {
             "directory": str(built.directory),
             "cached": built.cached,
+            "steps": {name: {"cached": not why, "because": list(why)} for name, why in built.because.items()},
             "root_hash": built.manifest.root.root_hash,
         }
         click.echo(json.dumps({**facts, "artefacts": artefacts}, indent=2, sort_keys=True))
@@ -105,3 +104,12 @@ def image(
     for name, artefact in sorted(artefacts.items()):
         click.echo(f"{artefact['sha256']}  {built.directory / name}  {artefact['size'] / 1e6:.1f} MB")
     click.echo(f"root hash {built.manifest.root.root_hash}")
+
+
+def _predict(place: Workplace, found: Target, built: Built) -> None:
+    from privml.vm.predicted import predict_image, write_prediction
+
+    tools = place.tools(found.recipe)
+    with step("Predicting its registers"):
+        predicate = predict_image(tools, place.store.root, built.directory, built.manifest, recipes_directory(found))
+        write_prediction(built.directory, built.manifest, predicate)

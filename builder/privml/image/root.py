@@ -7,7 +7,7 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from privml.base import strictjson
@@ -74,6 +74,8 @@ def write_source(
         lines = "".join(f"{key}={value}\n" for key, value in sorted(tools.environment.items()))
         files["mkosi.env"] = render.File(files["mkosi.env"].data + lines.encode())
     write_tree(files | dict(probe.files) if probe else files, source, epoch=plan.epoch)
+    if plan.based:
+        return
     pool = source / "packages"
     pool.mkdir()
     for package in lock.packages:
@@ -83,22 +85,42 @@ def write_source(
 
 
 def make(
-    plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, out: Path, probe: Probe | None
+    plan: render.Plan,
+    lock: Lock,
+    store: Store,
+    tools: ToolsTree,
+    source: Path,
+    out: Path,
+    *,
+    base: str | None = None,
+    fresh: bool = False,
+    probe: Probe | None = None,
 ) -> volume.Verity:
-    """Make ``out/root.raw`` in the new directory ``source``, where kernel and initrd parts stay; its parameters."""
+    """Make ``out/root.raw`` in the new directory ``source``, where kernel and initrd parts stay; its parameters.
+
+    ``base`` is the key of the tree of packages: it is taken from the store unless ``fresh``, and kept there for the
+    next build. A probed build does neither.
+    """
+    kept = source.with_name(render.BASE)
+    if base is not None and probe is None and not fresh and store.derived.take(base, kept):
+        plan = replace(plan, based=True)
     write_source(plan, lock, store, tools, source, probe)
+    if plan.based:
+        kept.rename(source / render.BASE)
     run_mkosi(tools, source)
     for name, place in (probe.keep if probe else {}).items():
         if (source / name).is_file():
             place.write_bytes((source / name).read_bytes())
     raw = source / "root.raw"
-    for name in ("root.raw", "root.manifest", "root.roothash", "kernel-version", "vmlinuz"):
+    for name in ("root.raw", "installed.json", "root.roothash", "kernel-version", "vmlinuz", render.BASE):
         if not (source / name).is_file():
             raise BuildError(f"mkosi ended well but made no {name}")
-    _check_installed(source / "root.manifest", lock)
+    _check_installed(source / "installed.json", lock)
     root_hash = word(source, "root.roothash")
     verity = volume.verity_of(raw, render.ROOT_LABEL, root_hash)
     raw.rename(out / "root.raw")
+    if base is not None and probe is None and not plan.based:
+        store.derived.keep(base, source / render.BASE)
     return verity
 
 
@@ -156,10 +178,10 @@ def check_sources(output: bytes) -> None:
 def _check_installed(path: Path, lock: Lock) -> None:
     """Fail closed when the installed packages are not exactly the locked ones."""
     try:
-        document = strictjson.loads(path.read_bytes(), what="mkosi's manifest")
-        installed = {(row["name"], row["version"], row["architecture"]) for row in document["packages"]}
+        rows = strictjson.loads(path.read_bytes(), what=path.name)
+        installed = {(row["package"], row["version"], row["architecture"]) for row in rows}
     except (EvidenceError, KeyError, TypeError) as error:
-        raise BuildError(f"mkosi's manifest is not one: {error}") from error
+        raise BuildError(f"finalize's list of installed packages is not one: {error}") from error
     locked_set = {(package.name, package.version, package.architecture) for package in lock.packages}
     if installed != locked_set:
         extra = ", ".join(sorted(" ".join(row) for row in installed - locked_set)) or "none"

@@ -18,6 +18,7 @@ from privml.base import strictjson
 from privml.base.errors import PrivmlError, UsageError
 from privml.base.files import sha256_file
 from privml.events.registers import Register
+from privml.image.inputs import FILE as INPUTS_FILE
 from privml.image.manifest import ARTEFACTS, Manifest
 from privml.image.manifest import decode as decode_manifest
 from privml.image.volume import Partition, partitions
@@ -101,7 +102,7 @@ class Comparer:
                 self.document(name)
                 continue
             where = _where(*(side / name for side in self.sides))
-            kind = "follows" if name in explained or name == ".build-key" else "raw"
+            kind = "follows" if name in explained or name == INPUTS_FILE else "raw"
             self.plain(Layer.BYTES, name, "bytes", f"sha256 {a}", f"sha256 {b}; {where}", kind)
 
     def document(self, name: str) -> None:
