@@ -40,7 +40,8 @@ class Derived:
             self._drop(key)
             return False
         with contextlib.suppress(OSError):
-            os.utime(place)
+            for path in (place, self._record(key)):
+                os.utime(path)
         return True
 
     def keep(self, key: str, file: Path) -> None:
@@ -55,7 +56,8 @@ class Derived:
             os.utime(place)
             write_atomic(self._record(key), sha256_file(file).encode())
         except OSError:
-            fresh.unlink(missing_ok=True)
+            with contextlib.suppress(OSError):
+                fresh.unlink()
             self._drop(key)
         self._shrink()
 
