@@ -54,9 +54,9 @@ def figure(name: str, values: list[float], bound: float, unit: str) -> None:
 def image_over_mkosi(mkosi_first: bool) -> float:
     """Seconds of `image --force` over those of mkosi alone, on the very tree that `image --render-only` writes.
 
-    Both make the root from the packages, in the same run of mkosi. `image` also makes the model's volume (before it,
-    because the root holds its hash), firmware, UKI, manifest, SBOM and prediction, and starts Python: all this is what
-    the ratio is about, so none of it is taken from what an earlier build left.
+    Both make the root from the packages, in the same run of mkosi with the same scripts. `image` also makes the
+    model's volume (before it, because the root holds its hash), firmware, UKI, manifest, SBOM and prediction, keeps
+    the tree of packages, and starts Python: the ratio is about all this, so none of it comes from an earlier build.
     """
     tools = Workplace().tools(resolve("demo-cpu").recipe)
     with tempfile.TemporaryDirectory(prefix="privml-bench.") as name:
