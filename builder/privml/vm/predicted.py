@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from privml.base.errors import MeasurementError, PrivmlError
 from privml.base.files import write_atomic
 from privml.base.strictjson import pretty
 from privml.events.registers import RTMRS, Register
@@ -21,9 +20,9 @@ from privml.statement.predicate import MeasuredShape, Predicate
 from privml.vm import crosscheck
 from privml.vm.crosscheck import Check
 from privml.vm.platforms import platform as load_platform
+from privml.vm.prediction import PREDICTION_FILE
 from privml.vm.qtest import blobs
 
-PREDICTION_FILE = "prediction.json"
 LARGEST_BOOTED = Shape(8, 8 << 30)
 """Up to here the tables of every shape that was tried were those of a boot (tests/real/test_boots.py)."""
 _OPTION_ROM = "usr/share/qemu/efi-virtio.rom"
@@ -127,24 +126,3 @@ def write_prediction(directory: Path, manifest: Manifest, predicate: Predicate) 
     path = directory / PREDICTION_FILE
     write_atomic(path, pretty(statement.to_dict()))
     return path
-
-
-def read_prediction(directory: Path, manifest: Manifest) -> Predicate:
-    """The predicate in ``prediction.json``; ``MeasurementError`` when it is not of this very image."""
-    path = directory / PREDICTION_FILE
-    hint = f"predict it with `privml-build measure {directory}`"
-    if not path.is_file():
-        raise MeasurementError(f"{path} is not there", hint=hint)
-    predicate = intoto.decode(path.read_bytes()).predicate
-    if predicate.manifest_sha256 != hashlib.sha256(manifest.encode()).digest():
-        raise MeasurementError(f"{path} is of another build than manifest.json", hint=hint)
-    return predicate
-
-
-def has_prediction(directory: Path, manifest: Manifest) -> bool:
-    """True when ``prediction.json`` is there and is of this very image."""
-    try:
-        read_prediction(directory, manifest)
-    except PrivmlError:
-        return False
-    return True
