@@ -126,10 +126,11 @@ def tell(
     """
     place = f"{register.name} event {position}"
     ours, theirs = names
-    if left is None or right is None:
-        if left is not None:
-            return f"{place}: missing: {ours} {words(left)}"
-        return f"{place}: not {ours}: {theirs} {words(right)}" if right is not None else place
+    predicted = ours == "predicted"
+    if right is None:
+        return f"{place}: {f'missing: {ours}' if predicted else f'only {ours} has'} {words(left)}" if left else place
+    if left is None:
+        return f"{place}: {f'not {ours}: {theirs}' if predicted else f'only {theirs} has'} {words(right)}"
     changed = word_changes(_text(left), _text(right))
     if changed is None:
         return f"{place}: {ours} {words(left)}; {theirs} {words(right)}"
