@@ -13,7 +13,6 @@ from privml.measure.sightings import seen_on
 
 CALLING = b"Calling EFI Application from Boot Option"
 EXIT_INVOKED = b"Exit Boot Services Invocation"
-EXIT_FAILED = b"Exit Boot Services Returned with Failure"
 EXIT_SUCCEEDED = b"Exit Boot Services Returned with Success"
 _SEPARATOR = bytes(4)
 
@@ -59,9 +58,13 @@ class EventList:
             for _ in range(count):
                 self.separator(register, "before the boot option starts")
 
-    def exit_boot_services(self, *, retried: bool = False) -> None:
-        """The kernel takes over; ``retried``: at the second call only, because the memory map had changed."""
-        actions = (EXIT_INVOKED, EXIT_SUCCEEDED)
-        for action in (EXIT_INVOKED, EXIT_FAILED, *actions) if retried else actions:
-            text = f"firmware: {action.decode()}"
-            self.add(Register.RTMR1, EV_EFI_ACTION, sha384(action), text, evidence=Evidence.HARDWARE)
+    def exit_boot_services(self) -> None:
+        """The kernel takes over."""
+        for action in (EXIT_INVOKED, EXIT_SUCCEEDED):
+            self.add(
+                Register.RTMR1,
+                EV_EFI_ACTION,
+                sha384(action),
+                f"firmware: {action.decode()}",
+                evidence=Evidence.HARDWARE,
+            )
