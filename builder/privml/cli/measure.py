@@ -162,8 +162,14 @@ def _file(finding: Finding, *, events: bool, as_json: bool) -> None:
 
 
 def _what(event: Event) -> str:
-    seen = f"  (seen on {event.seen})" if event.seen else ""
-    return f"{event.evidence.value:9}  {type_name(event.type)}  {event.origin}  {event.note}".rstrip() + seen
+    return f"{event.evidence.value:9}  {type_name(event.type)}  {event.origin}  {event.note}".rstrip() + _seen(event)
+
+
+def _seen(event: Event) -> str:
+    """Short, for a line: the whole name is in the JSON."""
+    kind, colon, digest = event.seen.partition(":")
+    short = f"{kind}:{digest[:16]}.." if colon else event.seen
+    return f"  (seen on {short})" if short else ""
 
 
 def _matrix_row(shape: MeasuredShape, *, events: bool) -> dict[str, Any]:
@@ -190,8 +196,7 @@ def _show(shape: MeasuredShape, *, events: bool) -> None:
             click.echo(f"  {name}  {value.hex()}  {shape.evidence[register].value}  {note}".rstrip())
         if events:
             for event in shape.of(register):
-                seen = f"  (seen on {event.seen})" if event.seen else ""
-                click.echo(f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}{seen}")
+                click.echo(f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}{_seen(event)}")
 
 
 def _weakest(shape: MeasuredShape, register: Register) -> str:
