@@ -23,14 +23,13 @@ from privml.base.files import directory_atomic, locked, remove_tree, write_atomi
 from privml.base.run import run
 from privml.base.steps import say, step
 from privml.events import configuration
-from privml.image import engine, firmware, manifest, provenance, render, resources, sbom, uki, volume
+from privml.image import engine, firmware, licences, manifest, provenance, render, resources, sbom, uki, volume
 from privml.image.leftovers import remove_leftovers
 from privml.image.tools import ToolsTree
 from privml.lock.make import bring
 from privml.lock.models import Lock, serialise
 from privml.machine.platform import Shape
 from privml.recipe.loader import Recipe
-from privml.recipe.models import ENGINE_PORT
 from privml.store.objects import Store
 from privml.store.pools import Pool
 
@@ -93,8 +92,8 @@ def build(
         bring(store, (*lock.packages, *lock.firmware), lock.wheels, pools=pools)
         remove_leftovers(output)
         with directory_atomic(output) as fresh:
-            made, licences = _make(recipe, lock, store, tools, fresh, probe, refreshed=refreshed)
-            inside = sbom.sbom(made, lock, recipe.content.base.release, licences)
+            made, declared = _make(recipe, lock, store, tools, fresh, probe, refreshed=refreshed)
+            inside = sbom.sbom(made, lock, recipe.content.base.release, declared)
             write_atomic(fresh / sbom.FILE, inside)
             write_atomic(
                 fresh / provenance.FILE, provenance.provenance(made, lock, recipe.content.base.release, inside)
@@ -142,7 +141,7 @@ def _make(
     with step("Making firmware.fd"):
         bodies = {package.name: store.read(package.sha256) for package in lock.firmware}
         firmware.derive(tools, out, content.firmware.package, bodies)
-    licences = _licences(parts / "licences.json")
+    declared = licences.of_tree(parts / licences.FILE) | licences.of_inputs(lock, store)
     remove_tree(work)
     for name in manifest.ARTEFACTS:
         (out / name).chmod(0o644)
@@ -167,15 +166,7 @@ def _make(
         packages=tuple((p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
         origins=origins(recipe),
     )
-    return made, licences
-
-
-def _licences(path: Path) -> dict[str, list[str]]:
-    """Package -> short names of licences, as finalize read them from the copyright files before it removed them."""
-    if not path.is_file():
-        return {}
-    found: dict[str, list[str]] = strictjson.loads(path.read_bytes(), what="licences.json")
-    return found
+    return made, declared
 
 
 def origins(recipe: Recipe) -> dict[str, str]:
@@ -208,7 +199,6 @@ def measured_config(recipe: Recipe, model_file: str, model: volume.Verity) -> co
         max_concurrency=content.agent.max_concurrency,
         engine_name=content.inference.engine,
         engine_argv=engine.llama_server(model_file, content.inference.model.name),
-        engine_port=ENGINE_PORT,
         model_name=content.inference.model.name,
         model_file=model_file,
         model_verity=configuration.Verity(
@@ -340,16 +330,11 @@ def _word(folder: Path, name: str) -> str:
 
 def run_mkosi(tools: ToolsTree, source: Path) -> None:
     """Run the tree's mkosi on the rendered tree in ``source``, without a network."""
-    # A new network namespace for the whole of mkosi, made by the tree's own unshare: apt, maintainer scripts and
-    # finalize see no interface but a downed loopback.
-    unshare = [*tools.loader("usr/bin/unshare"), "--net"]
-    if os.geteuid() != 0:
-        unshare += ["--user", "--map-auto", "--map-root-user", "--mount"]
+    # apt, maintainer scripts and finalize see no interface but a downed loopback.
     with tempfile.TemporaryDirectory(prefix="privml-mkosi.", dir=source.parent) as workspace:
         done = run(
             [
-                *unshare,
-                "--",
+                *tools.cell(),
                 sys.executable,
                 "-m",
                 "mkosi",

@@ -9,6 +9,7 @@ from privml.events.registers import Register
 from privml.events.types import EV_EFI_ACTION, EV_SEPARATOR
 from privml.measure.digest import sha384
 from privml.measure.profiles import Profile
+from privml.measure.sightings import seen_on
 
 CALLING = b"Calling EFI Application from Boot Option"
 EXIT_INVOKED = b"Exit Boot Services Invocation"
@@ -40,7 +41,8 @@ class EventList:
         level = evidence or self.profile.evidence
         if self.profile.tpm and level is Evidence.HARDWARE:
             level = Evidence.TPM_BOOT
-        self.rows.append(Event(register, kind, digest, f"{origin} ({line})" if line else origin, level, note))
+        full = f"{origin} ({line})" if line else origin
+        self.rows.append(Event(register, kind, digest, full, level, note, seen_on(origin, level)))
 
     def separator(self, register: Register, when: str) -> None:
         """An EV_SEPARATOR of four zero bytes."""
