@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.real.conftest import ROOT, only_full, privml, succeeded
+from tests.real.conftest import ROOT, only_full, privml, processes, settled, succeeded
 from tests.unit import fake_archive
 from tests.unit.fake_archive import KEYRING
 from tests.unit.pool_server import serving
@@ -56,22 +56,6 @@ def resize(place: Path, options: str) -> None:
 def files(folder: Path) -> list[str]:
     """What lies in a folder, but for the lock of an output, which stays."""
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
-
-
-def processes(word: str) -> list[str]:
-    """Every process whose command line, directory or root has ``word`` in it."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdigit() or int(entry.name) == os.getpid():
-            continue
-        try:
-            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
-            places = [os.readlink(entry / name) for name in ("cwd", "root")]
-        except OSError:
-            continue
-        if word in " ".join([line, *places]):
-            found.append(f"{entry.name} {line}")
-    return found
 
 
 def mounts(word: str) -> list[str]:
@@ -156,14 +140,6 @@ def test_no_room_for_the_tools_tree(small: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     assert had <= set(Store(small / "store").digests())
-
-
-def settled(word: str, patience: float) -> list[str]:
-    """The processes that are left after a while."""
-    end = time.monotonic() + patience
-    while (left := processes(word)) and time.monotonic() < end:
-        time.sleep(0.1)
-    return left
 
 
 def test_kill_9_at_random_points_of_a_build(demo_cpu: Path, tmp_path: Path) -> None:
