@@ -90,7 +90,7 @@ def build(
             say(f"{output}: cached, nothing it is made from has changed")
             return Built(output, found, cached=True)
         bring(store, (*lock.packages, *lock.firmware), lock.wheels, pools=pools)
-        remove_leftovers(output)
+        remove_leftovers(output, tools.remove_of_subordinates)
         with directory_atomic(output) as fresh:
             made, declared = _make(recipe, lock, store, tools, fresh, probe, refreshed=refreshed)
             inside = sbom.sbom(made, lock, recipe.content.base.release, declared)
@@ -331,7 +331,9 @@ def _word(folder: Path, name: str) -> str:
 def run_mkosi(tools: ToolsTree, source: Path) -> None:
     """Run the tree's mkosi on the rendered tree in ``source``, without a network."""
     # apt, maintainer scripts and finalize see no interface but a downed loopback.
-    with tempfile.TemporaryDirectory(prefix="privml-mkosi.", dir=source.parent) as workspace:
+    with tempfile.TemporaryDirectory(
+        prefix="privml-mkosi.", dir=source.parent, ignore_cleanup_errors=True
+    ) as workspace:
         done = run(
             [
                 *tools.cell(),
