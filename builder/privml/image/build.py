@@ -114,7 +114,7 @@ def build(
         if (found := _whole(recipe, lock, before, refreshed=refreshed)) is not None:
             return found
         bring(store, (*lock.packages, *lock.firmware), lock.wheels, pools=pools)
-        remove_leftovers(output)
+        remove_leftovers(output, tools.remove_of_subordinates)
         job = _Job(recipe, lock, store, tools, before, force, refreshed, probe)
         with directory_atomic(output) as fresh:
             made, because = _make(job, fresh)

@@ -143,7 +143,9 @@ def word(folder: Path, name: str) -> str:
 def run_mkosi(tools: ToolsTree, source: Path) -> None:
     """Run the tree's mkosi on the rendered tree in ``source``, without a network."""
     # apt, maintainer scripts and finalize see no interface but a downed loopback.
-    with tempfile.TemporaryDirectory(prefix="privml-mkosi.", dir=source.parent) as workspace:
+    with tempfile.TemporaryDirectory(
+        prefix="privml-mkosi.", dir=source.parent, ignore_cleanup_errors=True
+    ) as workspace:
         done = run(
             [
                 *tools.cell(),

@@ -109,6 +109,9 @@ def read_blobs(tools: ToolsTree, platform: Platform, shape: Shape, *, kernel: bo
                 f"memory-backend-ram,id=ram,size={shape.memory},reserve=off",
                 "-machine",
                 "memory-backend=ram",
+                # After `kill -9` nobody is left to stop it.
+                "-run-with",
+                "exit-with-parent=on",
             )
             qemu = Child(tools, ["qemu-system-x86_64", *argv], directory / "qemu.log", binds=binds)
             children.append(qemu)
