@@ -110,13 +110,14 @@ def build(
     anew from the locked inputs.
     """
     output = output.absolute()
+    forced = force or probe is not None
     with locked(_lock_of(output)):
-        before = None if force else steps.earlier(output, store.seen)
+        before = None if forced else steps.earlier(output, store.seen)
         if (found := _whole(recipe, lock, before, refreshed=refreshed)) is not None:
             return found
         bring(store, (*lock.packages, *lock.firmware), lock.wheels, pools=pools)
         remove_leftovers(output)
-        job = _Job(recipe, lock, store, tools, before, force, refreshed, probe)
+        job = _Job(recipe, lock, store, tools, before, forced, refreshed, probe)
         with directory_atomic(output) as fresh:
             made, because = _make(job, fresh)
             inside = sbom.sbom(made, lock, recipe.content.base.release, _licences(fresh / _LICENCES))
@@ -148,15 +149,21 @@ def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, steps.Reasons]:
         before.take(inputs.MODEL, out)
     config = measured_config(recipe, model_file, model)
     now, reasons = job.decide(config)
-    # Firmware and root have nothing to do with each other, and mkosi leaves a processor idle most of the time.
-    with ThreadPoolExecutor(1) as beside:
+    base = inputs.key(now, inputs.BASE)
+    if reasons[inputs.ROOT] and not reasons[inputs.BASE] and not job.store.derived.take(base, work / render.BASE):
+        now, reasons = job.decide(config)  # what was kept is damaged, and dropped now
+    # What does not wait for the root is done beside it: mkosi leaves a processor idle most of the time.
+    with ThreadPoolExecutor(2) as beside:
         steps.tell(inputs.FIRMWARE, reasons[inputs.FIRMWARE])
-        firmware_done = beside.submit(_firmware, job, reasons, out)
-        root, release = _root_and_uki(job, now, reasons, config, work, out)
-        firmware_done.result()
+        sealed = {
+            inputs.FIRMWARE: beside.submit(_firmware, job, reasons, out),
+            inputs.MODEL: beside.submit(_seal, out / inputs.MODEL),
+        }
+        root, release = _root_and_uki(job, reasons, config, work, out)
+        sealed |= {name: beside.submit(_seal, out / name) for name in (inputs.ROOT, inputs.UKI)}
+        if reasons[inputs.BASE] and job.probe is None:
+            beside.submit(job.store.derived.keep, base, work / "mkosi" / render.BASE).result()
     remove_tree(work)
-    for name in manifest.ARTEFACTS:
-        (out / name).chmod(0o644)
     write_atomic(out / inputs.FILE, now.encode())
     cmdline = uki.command_line(root)
     made = manifest.Manifest(
@@ -174,7 +181,7 @@ def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, steps.Reasons]:
         model=model,
         config_sha256=hashlib.sha256(configuration.encode(config)).hexdigest(),
         agent_events=configuration.decode(configuration.encode(config)).events(),
-        artefacts={name: manifest.artefact(out / name) for name in manifest.ARTEFACTS},
+        artefacts={name: sealed[name].result() for name in manifest.ARTEFACTS},
         platforms=tuple(recipe.content.platforms),
         shapes=tuple(Shape(shape.vcpus, shape.memory) for shape in recipe.content.shapes),
         packages=tuple((p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
@@ -184,12 +191,7 @@ def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, steps.Reasons]:
 
 
 def _root_and_uki(
-    job: _Job,
-    now: inputs.Record,
-    reasons: steps.Reasons,
-    config: configuration.Config,
-    work: Path,
-    out: Path,
+    job: _Job, reasons: steps.Reasons, config: configuration.Config, work: Path, out: Path
 ) -> tuple[volume.Verity, str]:
     """Make or take over root.raw and uki.efi; the root's parameters and the kernel's release."""
     for name in (inputs.BASE, inputs.ROOT, inputs.UKI):
@@ -204,7 +206,7 @@ def _root_and_uki(
     with step("Making root.raw with mkosi"):
         root = root_volume.make(
             plan, job.lock, job.store, job.tools, parts, out,
-            base=inputs.key(now, inputs.BASE), fresh=job.forced, probe=job.probe,
+            base=None if reasons[inputs.BASE] else work / render.BASE, probe=job.probe,
         )  # fmt: skip
     release = root_volume.word(parts, "kernel-version")
     with step("Making uki.efi"):
@@ -219,12 +221,18 @@ def _root_and_uki(
     return root, release
 
 
-def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> None:
+def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> manifest.Artefact:
     if not reasons[inputs.FIRMWARE] and job.before is not None:
         job.before.take(inputs.FIRMWARE, out)
-        return
-    bodies = {package.name: job.store.read(package.sha256) for package in job.lock.firmware}
-    firmware.derive(job.tools, out, job.recipe.content.firmware.package, bodies)
+    else:
+        bodies = {package.name: job.store.read(package.sha256) for package in job.lock.firmware}
+        firmware.derive(job.tools, out, job.recipe.content.firmware.package, bodies)
+    return _seal(out / inputs.FIRMWARE)
+
+
+def _seal(path: Path) -> manifest.Artefact:
+    path.chmod(0o644)
+    return manifest.artefact(path)
 
 
 def _licences(path: Path) -> dict[str, list[str]]:
