@@ -56,7 +56,7 @@ def image_over_mkosi(mkosi_first: bool) -> float:
     """Seconds of `image` when the root must be made from the packages, over those of mkosi alone on the same tree.
 
     mkosi runs with the very same files and scripts, those that `image --render-only` writes. `image` also looks at
-    the tools, checks every package, keeps their tree, and makes UKI, manifest, SBOM and prediction. Model and firmware
+    the tools, checks every package, keeps their tree, makes UKI, manifest, SBOM and prediction. Model and firmware
     are taken over from the output, as after any change that makes a new root.
     """
     place = Workplace()
