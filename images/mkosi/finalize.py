@@ -4,8 +4,9 @@
 Runs in the tools tree's sandbox. Reads ``privml.json`` beside mkosi.conf:
 {"modules": [names], "initrd_modules": [names, in load order], "generators": [names], "programs": [names],
 "units": [names], "systemd": [names], "paths": [patterns], "forbidden": [names], "overlay": [paths], "epoch": n}
-Takes kernel, initrd parts and the list of installed packages out to $OUTPUTDIR, removes what the guest does not need or what differs between builds,
-compiles the agent, and brings owners, modes and times into one form. Fails when a kernel, module, program or unit is
+Takes kernel, initrd parts, the copyright files and the list of installed packages out to $OUTPUTDIR, removes what the
+guest does not need or what differs between builds, compiles the agent, and brings owners, modes and times into one
+form. Fails when a package is half installed, when a kernel, module, program or unit is
 missing, and when the tree holds a path that nobody declared.
 """
 
@@ -63,6 +64,20 @@ for entry in (root / "var/lib/dpkg/status").read_text().strip().split("\n\n"):
         fail(f"package {fields['Package']} is in the state `{fields['Status']}`")
     installed.append({key.lower(): fields[key] for key in ("Package", "Version", "Architecture")})
 (out / "installed.json").write_text(json.dumps(installed))
+
+# -- what each package declares as its licence, for the list of what is inside --------------------------------------
+# A folder may be a link to that of another package of the same source (Debian Policy 12.5).
+copyrights = {
+    folder.name: (folder / "copyright").read_text(errors="replace")
+    for folder in sorted((root / "usr/share/doc").iterdir())
+    if (folder / "copyright").is_file() and (folder / "copyright").resolve().is_relative_to(root.resolve())
+}
+common = {
+    path.name: os.readlink(path)
+    for path in sorted((root / "usr/share/common-licenses").glob("*"))
+    if path.is_symlink()
+}
+(out / "licences.json").write_text(json.dumps({"copyright": copyrights, "common": common}, sort_keys=True))
 
 # -- kernel and initrd parts leave the tree ---------------------------------------------------------------------
 kernels = sorted((root / "usr/lib/modules").iterdir())

@@ -323,7 +323,8 @@ def test_configuration_reads_back() -> None:
     ("path", "value", "text"),
     [
         ("extra", 1, "unknown"),
-        ("format", "privml-config/v2", "format"),
+        ("format", "privml-config/v1", "format"),
+        ("engine.port", 8080, "unknown"),
         ("variant", "debug", "variant"),
         ("agent.listen", 80, "listen"),
         ("agent.max_concurrency", 0, "max_concurrency"),

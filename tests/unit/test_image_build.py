@@ -390,10 +390,11 @@ def test_a_failing_root_keeps_no_tree(fake: Fake, out: Path) -> None:
 
 
 def test_licences_come_over_with_the_root(fake: Fake, out: Path) -> None:
-    fake.mkosi.write_text(image_fake.MKOSI + '(source / "licences.json").write_text(\'{"alpha": ["MIT"]}\')\n')
+    said = {"copyright": {"alpha": "Format: https://x/copyright-format/1.0/\n\nLicense: Curious-1\n"}, "common": {}}
+    fake.mkosi.write_text(image_fake.MKOSI + f'(source / "licences.json").write_text({json.dumps(said)!r})\n')
     made(fake, out)
     before = (out / "sbom.cdx.json").read_bytes()
-    assert b"MIT" in before
+    assert b"Curious-1" in before
     (out / "firmware.fd").unlink()
     programs(fake)
     made(fake, out)

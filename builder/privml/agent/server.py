@@ -19,9 +19,9 @@ import h11
 
 from privml.agent.batch import Busy, QuoteBatch
 from privml.agent.broker import BrokerClient, RefusedRequest
+from privml.agent.exchange import Exchange
 from privml.agent.inference import UnsupportedError, engine_body
 from privml.agent.layout import Layout
-from privml.agent.loopback import Exchange
 from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.strictjson import canonical, loads, unhex
 from privml.events import configuration
@@ -69,7 +69,7 @@ class Server:
     """Connections in threads: as many as a server of ``max_concurrency`` answers needs, and some for questions."""
 
     def __init__(self, config: Config, layout: Layout) -> None:
-        self._config = config
+        self._engine = layout.engine_socket
         self._stages_file = layout.stages
         broker = BrokerClient(layout)
         self._quotes = QuoteBatch(lambda root: broker.quote(root, timeout=QUOTE_TIMEOUT))
@@ -143,7 +143,7 @@ class Server:
         shown = _FORWARDED - _named_by_connection(headers)
         try:
             return Exchange(
-                self._config.engine_port,
+                self._engine,
                 request.method.decode("ascii"),
                 target,
                 [(name, value) for name, value in headers if name in shown],

@@ -38,7 +38,7 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
     manifest = found.manifest()
     place = Workplace()
     launch = launch_of(found.directory, manifest, recipes_directory(found))
-    with started(place.tools(found.recipe), launch) as machine:
+    with started(place.tools_of(found), launch) as machine:
         try:
             with step("Booting until ready"):
                 seconds = await_ready(machine, timeout)

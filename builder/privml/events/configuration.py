@@ -15,7 +15,7 @@ from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
 from privml.events import agent as events
 
-FORMAT = "privml-config/v1"
+FORMAT = "privml-config/v2"
 VARIANTS = ("production", "development")
 BLOCK_SIZE = 4096
 _MAX_FILE = 64 * 1024
@@ -42,7 +42,6 @@ class Config:
     max_concurrency: int
     engine_name: str
     engine_argv: tuple[str, ...]
-    engine_port: int
     model_name: str
     model_file: str
     model_verity: Verity
@@ -64,7 +63,7 @@ class Config:
 
 
 def read(path: Path) -> Config:
-    """The configuration in ``path``; ``EvidenceError`` when it is not there or not exactly v1."""
+    """The configuration in ``path``; ``EvidenceError`` when it is not there or not exactly v2."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -88,12 +87,9 @@ def decode(data: bytes) -> Config:
     engine = top.fields("engine")
     engine_name = engine.text("name", one_of=("llama-server",))
     engine_argv = _texts(engine, "argv")
-    engine_port = engine.integer("port", low=1024, high=65535)
     engine.end()
     if not engine_argv or not engine_argv[0].startswith("/"):
         raise EvidenceError("config.engine.argv: expected an absolute program path first")
-    if engine_port == listen:
-        raise EvidenceError("config.engine.port: got the port of agent.listen")
     model = top.fields("model")
     model_name = _nonempty(model, "name")
     model_file = _nonempty(model, "file")
@@ -120,7 +116,6 @@ def decode(data: bytes) -> Config:
         max_concurrency=max_concurrency,
         engine_name=engine_name,
         engine_argv=engine_argv,
-        engine_port=engine_port,
         model_name=model_name,
         model_file=model_file,
         model_verity=model_verity,
@@ -137,7 +132,7 @@ def encode(config: Config) -> bytes:
         "name": config.name,
         "variant": config.variant,
         "agent": {"listen": config.listen, "max_concurrency": config.max_concurrency},
-        "engine": {"name": config.engine_name, "argv": list(config.engine_argv), "port": config.engine_port},
+        "engine": {"name": config.engine_name, "argv": list(config.engine_argv)},
         "model": {
             "name": config.model_name,
             "file": config.model_file,

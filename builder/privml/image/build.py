@@ -10,17 +10,16 @@ import fnmatch
 import hashlib
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from privml.base import strictjson
 from privml.base.errors import InputsError, UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
 from privml.base.steps import step
 from privml.events import configuration
-from privml.image import engine, firmware, inputs, manifest, provenance, render, sbom, steps, uki, volume
+from privml.image import engine, firmware, inputs, licences, manifest, provenance, render, sbom, steps, uki, volume
 from privml.image import root as root_volume
 from privml.image.leftovers import remove_leftovers
 from privml.image.steps import Earlier
@@ -29,11 +28,8 @@ from privml.lock.make import bring
 from privml.lock.models import Lock, serialise
 from privml.machine.platform import Shape
 from privml.recipe.loader import Recipe
-from privml.recipe.models import ENGINE_PORT
 from privml.store.objects import Store
 from privml.store.pools import Pool
-
-_LICENCES = ".licences.json"
 
 
 @dataclass(frozen=True)
@@ -119,12 +115,14 @@ def build(
         remove_leftovers(output)
         job = _Job(recipe, lock, store, tools, before, forced, refreshed, probe)
         with directory_atomic(output) as fresh:
-            made, because = _make(job, fresh)
-            inside = sbom.sbom(made, lock, recipe.content.base.release, _licences(fresh / _LICENCES))
+            made, record, because = _make(job, fresh)
+            declared = {**record.licences, **licences.of_inputs(lock, store)}
+            inside = sbom.sbom(made, lock, recipe.content.base.release, declared)
             write_atomic(fresh / sbom.FILE, inside)
             write_atomic(
                 fresh / provenance.FILE, provenance.provenance(made, lock, recipe.content.base.release, inside)
             )
+            write_atomic(fresh / inputs.FILE, record.encode())
             write_atomic(fresh / manifest.FILE, made.encode())
     return Built(output, made, because)
 
@@ -133,8 +131,8 @@ def _lock_of(output: Path) -> Path:
     return output.parent / f".{output.name}.lock"
 
 
-def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, steps.Reasons]:
-    """Make or take over every artefact, and write down what each was made from."""
+def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, inputs.Record, steps.Reasons]:
+    """Make or take over every artefact; the manifest, what each was made from, and why."""
     recipe, lock, before = job.recipe, job.lock, job.before
     epoch = lock.source_date_epoch
     work = out / ".work"
@@ -159,12 +157,11 @@ def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, steps.Reasons]:
             inputs.FIRMWARE: beside.submit(_firmware, job, reasons, out),
             inputs.MODEL: beside.submit(_seal, out / inputs.MODEL),
         }
-        root, release = _root_and_uki(job, reasons, config, work, out)
+        root, release, declared = _root_and_uki(job, reasons, config, work, out)
         sealed |= {name: beside.submit(_seal, out / name) for name in (inputs.ROOT, inputs.UKI)}
         if reasons[inputs.BASE] and job.probe is None:
             beside.submit(job.store.derived.keep, base, work / "mkosi" / render.BASE).result()
     remove_tree(work)
-    write_atomic(out / inputs.FILE, now.encode())
     cmdline = uki.command_line(root)
     made = manifest.Manifest(
         name=recipe.name,
@@ -187,20 +184,19 @@ def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, steps.Reasons]:
         packages=tuple((p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
         origins=origins(recipe),
     )
-    return made, reasons
+    return made, replace(now, licences=declared), reasons
 
 
 def _root_and_uki(
     job: _Job, reasons: steps.Reasons, config: configuration.Config, work: Path, out: Path
-) -> tuple[volume.Verity, str]:
-    """Make or take over root.raw and uki.efi; the root's parameters and the kernel's release."""
+) -> tuple[volume.Verity, str, Mapping[str, list[str]]]:
+    """Make or take over root.raw and uki.efi; the root's parameters, the kernel's release, packages' licences."""
     for name in (inputs.BASE, inputs.ROOT, inputs.UKI):
         steps.tell(name, reasons[name])
     if not reasons[inputs.ROOT] and job.before is not None:
-        for name in (inputs.ROOT, inputs.UKI, _LICENCES):
-            if (job.before.directory / name).is_file():
-                job.before.take(name, out)
-        return job.before.manifest.root, job.before.manifest.kernel
+        for name in (inputs.ROOT, inputs.UKI):
+            job.before.take(name, out)
+        return job.before.manifest.root, job.before.manifest.kernel, job.before.record.licences
     parts = work / "mkosi"
     plan = root_volume.plan_of(job.recipe, job.lock, job.tools, configuration.encode(config))
     with step("Making root.raw with mkosi"):
@@ -216,9 +212,7 @@ def _root_and_uki(
             name=job.recipe.name,
         )  # fmt: skip
         (out / "vmlinuz").unlink()
-    if (parts / "licences.json").is_file():
-        (parts / "licences.json").rename(out / _LICENCES)
-    return root, release
+    return root, release, licences.of_tree(parts / licences.FILE)
 
 
 def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> manifest.Artefact:
@@ -233,14 +227,6 @@ def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> manifest.Artefact
 def _seal(path: Path) -> manifest.Artefact:
     path.chmod(0o644)
     return manifest.artefact(path)
-
-
-def _licences(path: Path) -> dict[str, list[str]]:
-    """Package -> short names of licences, as finalize read them from the copyright files before it removed them."""
-    if not path.is_file():
-        return {}
-    found: dict[str, list[str]] = strictjson.loads(path.read_bytes(), what="licences.json")
-    return found
 
 
 def origins(recipe: Recipe) -> dict[str, str]:
@@ -273,7 +259,6 @@ def measured_config(recipe: Recipe, model_file: str, model: volume.Verity) -> co
         max_concurrency=content.agent.max_concurrency,
         engine_name=content.inference.engine,
         engine_argv=engine.llama_server(model_file, content.inference.model.name),
-        engine_port=ENGINE_PORT,
         model_name=content.inference.model.name,
         model_file=model_file,
         model_verity=configuration.Verity(

@@ -9,10 +9,10 @@ from privml.events.registers import Register
 from privml.events.types import EV_EFI_ACTION, EV_SEPARATOR
 from privml.measure.digest import sha384
 from privml.measure.profiles import Profile
+from privml.measure.sightings import seen_on
 
 CALLING = b"Calling EFI Application from Boot Option"
 EXIT_INVOKED = b"Exit Boot Services Invocation"
-EXIT_FAILED = b"Exit Boot Services Returned with Failure"
 EXIT_SUCCEEDED = b"Exit Boot Services Returned with Success"
 _SEPARATOR = bytes(4)
 
@@ -41,7 +41,8 @@ class EventList:
         level = evidence or self.profile.evidence
         if self.profile.tpm and level is Evidence.HARDWARE:
             level = Evidence.TPM_BOOT
-        self.rows.append(Event(register, kind, digest, f"{origin} ({line})" if line else origin, level, note))
+        full = f"{origin} ({line})" if line else origin
+        self.rows.append(Event(register, kind, digest, full, level, note, seen_on(origin, level)))
 
     def separator(self, register: Register, when: str) -> None:
         """An EV_SEPARATOR of four zero bytes."""
@@ -57,9 +58,13 @@ class EventList:
             for _ in range(count):
                 self.separator(register, "before the boot option starts")
 
-    def exit_boot_services(self, *, retried: bool = False) -> None:
-        """The kernel takes over; ``retried``: at the second call only, because the memory map had changed."""
-        actions = (EXIT_INVOKED, EXIT_SUCCEEDED)
-        for action in (EXIT_INVOKED, EXIT_FAILED, *actions) if retried else actions:
-            text = f"firmware: {action.decode()}"
-            self.add(Register.RTMR1, EV_EFI_ACTION, sha384(action), text, evidence=Evidence.HARDWARE)
+    def exit_boot_services(self) -> None:
+        """The kernel takes over."""
+        for action in (EXIT_INVOKED, EXIT_SUCCEEDED):
+            self.add(
+                Register.RTMR1,
+                EV_EFI_ACTION,
+                sha384(action),
+                f"firmware: {action.decode()}",
+                evidence=Evidence.HARDWARE,
+            )

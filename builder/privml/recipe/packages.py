@@ -16,8 +16,6 @@ SYSTEM = (
     "dmsetup",
     # systemd loads it at run time, and without it silently leaves out the system call filters of our units.
     "libseccomp2",
-    # Likewise: without it the engine's limit to loopback (IPAddressDeny=) does nothing.
-    "libbpf1",
 )
 INITRD = ("busybox-static",)
 AGENT = ("python3-minimal", "libpython3-stdlib", "python3-cryptography", "python3-h11")

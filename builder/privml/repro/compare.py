@@ -1,7 +1,8 @@
 """Two output directories, layer by layer. Equality is decided by bytes alone; the layers above say where and why.
 
-A file that one side lacks, an empty artefact, a link in an artefact's place and a manifest that is not of its own
-files are differences like any other, also when both sides have them.
+The build's own note for its cache (``INPUTS_FILE``) is no part of an image. A file that one side lacks, an empty
+artefact, a link in an artefact's place and a manifest that is not of its own files are differences like any other,
+also when both sides have them.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from privml.image.volume import Partition, partitions
 from privml.measure.pe import headers, in_memory
 from privml.repro import disk
 from privml.repro.causes import Symptom, name_cause
-from privml.repro.layers import Finding, Layer, Report, ordered
+from privml.repro.external import LOOKS, Look
+from privml.repro.layers import Finding, Layer, Report, ordered, told
 from privml.repro.owners import Owners
-from privml.repro.tree import Tree, read_cpio, read_tree
+from privml.repro.tree import Tree, read_cpio, read_trees
 from privml.statement import intoto
 from privml.statement.predicate import Predicate
 
@@ -51,18 +53,20 @@ class Comparer:
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     origins: dict[str, str] = field(default_factory=dict)
+    look: Look | None = None
+    looks: int = 0
 
-    def add(self, layer: Layer, place: str, what: str, a: str, b: str, *, symptom: Symptom, origin: str = "") -> None:
-        """Keep one difference, with its cause."""
-        path = symptom.path if layer is Layer.TREE else ""
+    def add(self, layer: Layer, place: str, what: str, a: str, b: str, *, symptom: Symptom, detail: str = "") -> None:
+        """Keep one difference, with its cause, its package and the recipe's line."""
+        path = symptom.path if layer is Layer.TREE and symptom.field != "package" else ""
         owner = self.owners.package(path) if path else "unknown"
-        self.findings.append(Finding(layer, place, what, a, b, name_cause(symptom), owner, origin))
+        origin = self.origins.get(origin_key(place, owner), "")
+        cause = name_cause(symptom)
+        self.findings.append(Finding(layer, told(place), what, told(a), told(b), cause, owner, origin, detail))
 
-    def plain(
-        self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "", **more: str
-    ) -> None:
+    def plain(self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "") -> None:
         """Keep one difference outside a tree."""
-        self.add(layer, place, what, a, b, symptom=Symptom(kind, key or what), **more)
+        self.add(layer, place, what, a, b, symptom=Symptom(kind, key or what))
 
     def count(self, layer: Layer, number: int = 1) -> None:
         """Say that ``number`` things of a layer were held against each other."""
@@ -71,7 +75,7 @@ class Comparer:
     # -- files -------------------------------------------------------------------------------------------------
     def files(self) -> list[str]:
         """Artefacts by name and kind; the names that are a plain, non-empty file on both sides."""
-        listed = [{path.name: path for path in side.iterdir()} for side in self.sides]
+        listed = [{path.name: path for path in side.iterdir() if path.name != INPUTS_FILE} for side in self.sides]
         good = []
         for name in sorted({*listed[0], *listed[1], *REQUIRED}):
             kinds = [_kind(paths.get(name)) for paths in listed]
@@ -102,7 +106,7 @@ class Comparer:
                 self.document(name)
                 continue
             where = _where(*(side / name for side in self.sides))
-            kind = "follows" if name in explained or name == INPUTS_FILE else "raw"
+            kind = "follows" if name in explained else "raw"
             self.plain(Layer.BYTES, name, "bytes", f"sha256 {a}", f"sha256 {b}; {where}", kind)
 
     def document(self, name: str) -> None:
@@ -155,14 +159,17 @@ class Comparer:
             if a == b:
                 continue
             values = ["missing" if body is None else _short(body, name) for body in (a, b)]
-            origin = self.origins.get(name, "")
-            self.plain(Layer.UKI, f"uki.efi:{name}", "section", values[0], values[1], "section", name, origin=origin)
+            self.plain(Layer.UKI, f"uki.efi:{name}", "section", values[0], values[1], "section", name)
             if name == ".initrd" and a is not None and b is not None:
                 self._initrd(a, b)
 
     def _initrd(self, a: bytes, b: bytes) -> None:
+        before = len(self.findings)
         try:
             self.trees("uki.efi:.initrd", read_cpio(a), read_cpio(b))
+            if len(self.findings) == before:
+                sums = [hashlib.sha256(data).hexdigest() for data in (a, b)]
+                self.plain(Layer.UKI, "uki.efi:.initrd", "layout", sums[0], sums[1], "cpio")
         except PrivmlError as error:
             self.plain(Layer.UKI, "uki.efi:.initrd", "reading", error.message, error.message, "unreadable")
 
@@ -216,18 +223,26 @@ class Comparer:
         verity = [disk.verity_facts(path, part) for path, part in zip(paths, parts, strict=True)]
         self._facts(Layer.PARTITIONS, place, "erofs", *erofs)
         self._facts(Layer.ROOT_HASH, place, "verity", *verity)
-        sums = [disk.digest_of(path, part) for path, part in zip(paths, parts, strict=True)]
         if verity[0] or verity[1]:
             return
+        if self.digests[name][0] == self.digests[name][1]:
+            sums = [self.digests[name][0]] * 2  # equal as a whole, so in every part: nothing is read again
+        else:
+            with ThreadPoolExecutor(2) as pool:
+                sums = list(pool.map(disk.digest_of, paths, parts))
         if sums[0] == sums[1]:
             self.count(Layer.TREE)
             self.notes.append(f"{place}: equal byte for byte, so its tree is")
             return
-        with self.opener(paths[0], parts[0]) as one, self.opener(paths[1], parts[1]) as two:
-            before = len(self.findings)
-            self.trees(name, read_tree(one), read_tree(two))
-            if len(self.findings) == before and erofs[0] == erofs[1]:
-                self.plain(Layer.PARTITIONS, place, "layout", sums[0], sums[1], "erofs")
+        before = len(self.findings)
+        try:
+            with self.opener(paths[0], parts[0]) as one, self.opener(paths[1], parts[1]) as two:
+                self.trees(name, *read_trees(one, two))
+        except PrivmlError as error:
+            # The bytes differ already; that nobody can say in which file is no reason to end otherwise.
+            self.plain(Layer.TREE, place, "reading", sums[0], f"{sums[1]}; {error.message}", "unreadable")
+        if len(self.findings) == before and erofs[0] == erofs[1]:
+            self.plain(Layer.PARTITIONS, place, "layout", sums[0], sums[1], "erofs")
 
     def _facts(self, layer: Layer, place: str, kind: str, a: Mapping[str, str], b: Mapping[str, str]) -> None:
         for fact in dict.fromkeys([*a, *b]):
@@ -250,7 +265,21 @@ class Comparer:
             for what in one.differing(two):
                 data = (a.read(path), b.read(path)) if what == "content" else (None, None)
                 symptom = Symptom(what, path, one, two, *data, self.surroundings)
-                self.add(Layer.TREE, place, what, one.shown(what), two.shown(what), symptom=symptom)
+                detail = self._looked(a, b, path) if what == "content" and one.type == "file" else ""
+                self.add(Layer.TREE, place, what, one.shown(what), two.shown(what), symptom=symptom, detail=detail)
+
+    def _looked(self, a: Tree, b: Tree, path: str) -> str:
+        if self.look is None or self.looks >= LOOKS:
+            return ""
+        self.looks += 1
+        with a.file(path) as one, b.file(path) as two:
+            return self.look(one, two)
+
+    def nothing(self) -> None:
+        """Where nothing differs, a layer in which nothing was held against anything still proves nothing."""
+        for layer in Layer if not self.findings else ():
+            if not self.compared.get(layer):
+                self.plain(layer, layer.title, "number", "0", "0", "nothing")
 
     # -- reading both sides ------------------------------------------------------------------------------------
     def _both(self, name: str, read: Callable[[bytes], Any]) -> tuple[Any, Any] | None:
@@ -272,15 +301,24 @@ class Comparer:
 
 
 def compare(
-    a: Path, b: Path, *, opener: Opener, owners: Owners | None = None, surroundings: Surroundings | None = None
+    a: Path,
+    b: Path,
+    *,
+    opener: Opener,
+    owners: Owners | None = None,
+    surroundings: Surroundings | None = None,
+    look: Look | None = None,
 ) -> Report:
-    """Compare the outputs in ``a`` and ``b``; ``opener`` makes a directory of an erofs partition."""
+    """Compare the outputs in ``a`` and ``b``; ``opener`` makes a directory of an erofs partition.
+
+    ``look`` is asked for a detail of the first differing files, for a person.
+    """
     for side in (a, b):
         if not side.is_dir():
             raise UsageError(f"{side} is no directory")
     if a.samefile(b):
         raise UsageError(f"{a} and {b} are one directory: nothing to compare")
-    work = Comparer((a, b), opener, owners or Owners(), surroundings or {})
+    work = Comparer((a, b), opener, owners or Owners(), surroundings or {}, look=look)
     names = work.files()
     work.manifests()
     work.registers()
@@ -289,7 +327,26 @@ def compare(
         if name in ("root.raw", "model.raw"):
             work.volume(name)
     work.raw()
+    work.nothing()
     return Report(ordered(work.findings), work.compared, work.digests, tuple(work.notes))
+
+
+def origin_key(place: str, package: str = "unknown") -> str:
+    """Which of a manifest's ``origins`` a difference at ``place`` comes from; packages come from the release."""
+    file, _, inside = place.partition(":")
+    if file == "uki.efi":
+        return inside.partition(":")[0] or file
+    if file == "model.raw":
+        return "model"
+    if file == "prediction.json":
+        return "platform" if inside.endswith("rtmr0") else "firmware.fd" if inside.endswith("mrtd") else "uki.efi"
+    if file == "root.raw":
+        if inside.startswith("/etc/privml/"):
+            return "config"
+        if inside.startswith("/usr/lib/modules/") or package.startswith("linux-"):
+            return ".linux"
+        return "engine" if package.startswith("llama") else ".cmdline"
+    return file
 
 
 def _kind(path: Path | None) -> str:

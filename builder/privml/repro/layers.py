@@ -39,7 +39,10 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One difference: where (``root.raw:/etc/passwd``), in which field, both values, why, whose, and what to do."""
+    """One difference: where (``root.raw:/etc/passwd``), in which field, both values, why, whose, and what to do.
+
+    ``detail`` is what an external program saw in it, where one was asked.
+    """
 
     layer: Layer
     place: str
@@ -49,6 +52,7 @@ class Finding:
     cause: Cause
     package: str = "unknown"
     origin: str = ""
+    detail: str = ""
 
     def text(self) -> str:
         """Two lines for a person."""
@@ -72,6 +76,7 @@ class Finding:
             "fix": self.cause.fix,
             "package": self.package,
             "origin": self.origin,
+            "detail": self.detail,
         }
 
 
@@ -116,6 +121,13 @@ class Report:
             "notes": list(self.notes),
             "findings": [finding.to_dict() for finding in self.findings],
         }
+
+
+def told(text: str) -> str:
+    """``text`` as one line that every terminal, page and JSON file can hold: names in a tree may be any bytes."""
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
