@@ -6,7 +6,8 @@ Runs in the tools tree's sandbox. Reads ``privml.json`` beside mkosi.conf:
 "units": [names], "systemd": [names], "paths": [patterns], "forbidden": [names], "overlay": [paths], "epoch": n}
 Takes kernel, initrd parts, the copyright files and the list of installed packages out to $OUTPUTDIR, removes what the
 guest does not need or what differs between builds, compiles the agent, and brings owners, modes and times into one
-form. Fails when a kernel, module, program or unit is missing, and when the tree holds a path that nobody declared.
+form. Fails when a package is half installed, when a kernel, module, program or unit is
+missing, and when the tree holds a path that nobody declared.
 """
 
 import compileall
@@ -56,6 +57,14 @@ for path in sorted((root / "var/lib/dpkg/info").glob("*.list")):
         name = line.lstrip("/")
         packages[name] = packages[f"usr/{name}"] = path.stem
 
+installed = []
+for entry in (root / "var/lib/dpkg/status").read_text().strip().split("\n\n"):
+    fields = dict(line.split(": ", 1) for line in entry.splitlines() if ": " in line and not line.startswith(" "))
+    if fields["Status"] != "install ok installed":
+        fail(f"package {fields['Package']} is in the state `{fields['Status']}`")
+    installed.append({key.lower(): fields[key] for key in ("Package", "Version", "Architecture")})
+(out / "installed.json").write_text(json.dumps(installed))
+
 # -- what each package declares as its licence, for the list of what is inside --------------------------------------
 # A folder may be a link to that of another package of the same source (Debian Policy 12.5).
 copyrights = {
@@ -69,13 +78,6 @@ common = {
     if path.is_symlink()
 }
 (out / "licences.json").write_text(json.dumps({"copyright": copyrights, "common": common}, sort_keys=True))
-installed = []
-for entry in (root / "var/lib/dpkg/status").read_text().strip().split("\n\n"):
-    fields = dict(line.split(": ", 1) for line in entry.splitlines() if ": " in line and not line.startswith(" "))
-    if fields["Status"] != "install ok installed":
-        fail(f"package {fields['Package']} is in the state `{fields['Status']}`")
-    installed.append({key.lower(): fields[key] for key in ("Package", "Version", "Architecture")})
-(out / "installed.json").write_text(json.dumps(installed))
 
 # -- kernel and initrd parts leave the tree ---------------------------------------------------------------------
 kernels = sorted((root / "usr/lib/modules").iterdir())

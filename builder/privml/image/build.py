@@ -10,12 +10,11 @@ import fnmatch
 import hashlib
 import tempfile
 import zipfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from privml.base import strictjson
 from privml.base.errors import InputsError, UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
 from privml.base.steps import step
@@ -31,8 +30,6 @@ from privml.machine.platform import Shape
 from privml.recipe.loader import Recipe
 from privml.store.objects import Store
 from privml.store.pools import Pool
-
-_LICENCES = ".licences.json"
 
 
 @dataclass(frozen=True)
@@ -109,21 +106,23 @@ def build(
     anew from the locked inputs.
     """
     output = output.absolute()
+    forced = force or probe is not None
     with locked(_lock_of(output)):
-        before = None if force else steps.earlier(output, store.seen)
+        before = None if forced else steps.earlier(output, store.seen)
         if (found := _whole(recipe, lock, before, refreshed=refreshed)) is not None:
             return found
         bring(store, (*lock.packages, *lock.firmware), lock.wheels, pools=pools)
         remove_leftovers(output, tools.remove_of_subordinates)
-        job = _Job(recipe, lock, store, tools, before, force, refreshed, probe)
+        job = _Job(recipe, lock, store, tools, before, forced, refreshed, probe)
         with directory_atomic(output) as fresh:
-            made, because = _make(job, fresh)
-            declared = _declared(fresh / _LICENCES) | licences.of_inputs(lock, store)
+            made, record, because = _make(job, fresh)
+            declared = {**record.licences, **licences.of_inputs(lock, store)}
             inside = sbom.sbom(made, lock, recipe.content.base.release, declared)
             write_atomic(fresh / sbom.FILE, inside)
             write_atomic(
                 fresh / provenance.FILE, provenance.provenance(made, lock, recipe.content.base.release, inside)
             )
+            write_atomic(fresh / inputs.FILE, record.encode())
             write_atomic(fresh / manifest.FILE, made.encode())
     return Built(output, made, because)
 
@@ -132,8 +131,8 @@ def _lock_of(output: Path) -> Path:
     return output.parent / f".{output.name}.lock"
 
 
-def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, steps.Reasons]:
-    """Make or take over every artefact, and write down what each was made from."""
+def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, inputs.Record, steps.Reasons]:
+    """Make or take over every artefact; the manifest, what each was made from, and why."""
     recipe, lock, before = job.recipe, job.lock, job.before
     epoch = lock.source_date_epoch
     work = out / ".work"
@@ -148,16 +147,21 @@ def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, steps.Reasons]:
         before.take(inputs.MODEL, out)
     config = measured_config(recipe, model_file, model)
     now, reasons = job.decide(config)
-    # Firmware and root have nothing to do with each other, and mkosi leaves a processor idle most of the time.
-    with ThreadPoolExecutor(1) as beside:
+    base = inputs.key(now, inputs.BASE)
+    if reasons[inputs.ROOT] and not reasons[inputs.BASE] and not job.store.derived.take(base, work / render.BASE):
+        now, reasons = job.decide(config)  # what was kept is damaged, and dropped now
+    # What does not wait for the root is done beside it: mkosi leaves a processor idle most of the time.
+    with ThreadPoolExecutor(2) as beside:
         steps.tell(inputs.FIRMWARE, reasons[inputs.FIRMWARE])
-        firmware_done = beside.submit(_firmware, job, reasons, out)
-        root, release = _root_and_uki(job, now, reasons, config, work, out)
-        firmware_done.result()
+        sealed = {
+            inputs.FIRMWARE: beside.submit(_firmware, job, reasons, out),
+            inputs.MODEL: beside.submit(_seal, out / inputs.MODEL),
+        }
+        root, release, declared = _root_and_uki(job, reasons, config, work, out)
+        sealed |= {name: beside.submit(_seal, out / name) for name in (inputs.ROOT, inputs.UKI)}
+        if reasons[inputs.BASE] and job.probe is None:
+            beside.submit(job.store.derived.keep, base, work / "mkosi" / render.BASE).result()
     remove_tree(work)
-    for name in manifest.ARTEFACTS:
-        (out / name).chmod(0o644)
-    write_atomic(out / inputs.FILE, now.encode())
     cmdline = uki.command_line(root)
     made = manifest.Manifest(
         name=recipe.name,
@@ -174,37 +178,31 @@ def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, steps.Reasons]:
         model=model,
         config_sha256=hashlib.sha256(configuration.encode(config)).hexdigest(),
         agent_events=configuration.decode(configuration.encode(config)).events(),
-        artefacts={name: manifest.artefact(out / name) for name in manifest.ARTEFACTS},
+        artefacts={name: sealed[name].result() for name in manifest.ARTEFACTS},
         platforms=tuple(recipe.content.platforms),
         shapes=tuple(Shape(shape.vcpus, shape.memory) for shape in recipe.content.shapes),
         packages=tuple((p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
         origins=origins(recipe),
     )
-    return made, reasons
+    return made, replace(now, licences=declared), reasons
 
 
 def _root_and_uki(
-    job: _Job,
-    now: inputs.Record,
-    reasons: steps.Reasons,
-    config: configuration.Config,
-    work: Path,
-    out: Path,
-) -> tuple[volume.Verity, str]:
-    """Make or take over root.raw and uki.efi; the root's parameters and the kernel's release."""
+    job: _Job, reasons: steps.Reasons, config: configuration.Config, work: Path, out: Path
+) -> tuple[volume.Verity, str, Mapping[str, list[str]]]:
+    """Make or take over root.raw and uki.efi; the root's parameters, the kernel's release, packages' licences."""
     for name in (inputs.BASE, inputs.ROOT, inputs.UKI):
         steps.tell(name, reasons[name])
     if not reasons[inputs.ROOT] and job.before is not None:
-        for name in (inputs.ROOT, inputs.UKI, _LICENCES):
-            if (job.before.directory / name).is_file():
-                job.before.take(name, out)
-        return job.before.manifest.root, job.before.manifest.kernel
+        for name in (inputs.ROOT, inputs.UKI):
+            job.before.take(name, out)
+        return job.before.manifest.root, job.before.manifest.kernel, job.before.record.licences
     parts = work / "mkosi"
     plan = root_volume.plan_of(job.recipe, job.lock, job.tools, configuration.encode(config))
     with step("Making root.raw with mkosi"):
         root = root_volume.make(
             plan, job.lock, job.store, job.tools, parts, out,
-            base=inputs.key(now, inputs.BASE), fresh=job.forced, probe=job.probe,
+            base=None if reasons[inputs.BASE] else work / render.BASE, probe=job.probe,
         )  # fmt: skip
     release = root_volume.word(parts, "kernel-version")
     with step("Making uki.efi"):
@@ -214,22 +212,21 @@ def _root_and_uki(
             name=job.recipe.name,
         )  # fmt: skip
         (out / "vmlinuz").unlink()
-    write_atomic(out / _LICENCES, strictjson.canonical(licences.of_tree(parts / licences.FILE)))
-    return root, release
+    return root, release, licences.of_tree(parts / licences.FILE)
 
 
-def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> None:
+def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> manifest.Artefact:
     if not reasons[inputs.FIRMWARE] and job.before is not None:
         job.before.take(inputs.FIRMWARE, out)
-        return
-    bodies = {package.name: job.store.read(package.sha256) for package in job.lock.firmware}
-    firmware.derive(job.tools, out, job.recipe.content.firmware.package, bodies)
+    else:
+        bodies = {package.name: job.store.read(package.sha256) for package in job.lock.firmware}
+        firmware.derive(job.tools, out, job.recipe.content.firmware.package, bodies)
+    return _seal(out / inputs.FIRMWARE)
 
 
-def _declared(path: Path) -> dict[str, list[str]]:
-    """Package -> licences, as `_root_and_uki` found them in the tree, in this build or in an earlier one."""
-    found: dict[str, list[str]] = strictjson.loads(path.read_bytes(), what=path.name)
-    return found
+def _seal(path: Path) -> manifest.Artefact:
+    path.chmod(0o644)
+    return manifest.artefact(path)
 
 
 def origins(recipe: Recipe) -> dict[str, str]:

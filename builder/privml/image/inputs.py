@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -34,15 +34,24 @@ _DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
 
 @dataclass(frozen=True)
 class Record:
-    """The inputs of every step of an image when it was made; ``model_file`` is the model's name in its volume."""
+    """The inputs of every step of an image when it was made, and what a later one needs that takes parts of it over.
+
+    ``model_file`` is the model's name in its volume, ``licences`` are those of the root's packages.
+    """
 
     model_file: str
     steps: Mapping[str, Inputs]
+    licences: Mapping[str, list[str]] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The file's bytes."""
         return strictjson.pretty(
-            {"format": FORMAT, "model_file": self.model_file, "steps": {k: dict(v) for k, v in self.steps.items()}}
+            {
+                "format": FORMAT,
+                "model_file": self.model_file,
+                "licences": dict(self.licences),
+                "steps": dict(self.steps),
+            }
         )
 
 
@@ -58,8 +67,12 @@ def decode(data: bytes) -> Record:
         if wrong := [name for name, value in found[step].items() if not isinstance(value, str)]:
             raise EvidenceError(f"inputs.steps.{step}.{wrong[0]}: expected a string")
     steps.end()
+    licences = top.fields("licences").rest()
+    for name, value in licences.items():
+        if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+            raise EvidenceError(f"inputs.licences.{name}: expected strings")
     top.end()
-    return Record(model_file, found)
+    return Record(model_file, found, licences)
 
 
 def record(recipe: Recipe, lock: Lock, config: configuration.Config, *, refreshed: bool) -> Record:

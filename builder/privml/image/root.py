@@ -92,21 +92,16 @@ def make(
     source: Path,
     out: Path,
     *,
-    base: str | None = None,
-    fresh: bool = False,
+    base: Path | None = None,
     probe: Probe | None = None,
 ) -> volume.Verity:
-    """Make ``out/root.raw`` in the new directory ``source``, where kernel and initrd parts stay; its parameters.
+    """Make ``out/root.raw`` in the new directory ``source``, where the other things that mkosi made stay.
 
-    ``base`` is the key of the tree of packages: it is taken from the store unless ``fresh``, and kept there for the
-    next build. A probed build does neither.
+    It begins with the tree of packages ``base``, which is moved there, or with the packages. Gives its parameters.
     """
-    kept = source.with_name(render.BASE)
-    if base is not None and probe is None and not fresh and store.derived.take(base, kept):
-        plan = replace(plan, based=True)
-    write_source(plan, lock, store, tools, source, probe)
-    if plan.based:
-        kept.rename(source / render.BASE)
+    write_source(replace(plan, based=base is not None), lock, store, tools, source, probe)
+    if base is not None:
+        base.rename(source / render.BASE)
     run_mkosi(tools, source)
     for name, place in (probe.keep if probe else {}).items():
         if (source / name).is_file():
@@ -127,8 +122,6 @@ def make(
     root_hash = word(source, "root.roothash")
     verity = volume.verity_of(raw, render.ROOT_LABEL, root_hash)
     raw.rename(out / "root.raw")
-    if base is not None and probe is None and not plan.based:
-        store.derived.keep(base, source / render.BASE)
     return verity
 
 
