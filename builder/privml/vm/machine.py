@@ -25,7 +25,7 @@ _TYPED = "unix:/vm/serial.sock,server=on,wait=off,logfile=/vm/console.log"
 
 @dataclass(frozen=True)
 class Launch:
-    """What to start. ``image`` holds uki.efi, root.raw, model.raw, firmware.fd; single files can be replaced.
+    """What to start. ``image`` holds uki.efi, firmware.fd and ``disks``; single files can be replaced.
 
     ``append`` is a host's addition to the command line, ``oem_strings`` what it puts into SMBIOS type 11; an
     initrd of the host's is ``initrd`` among the replaced. ``forward`` is the guest port to reach. ``share_memory``
@@ -39,6 +39,7 @@ class Launch:
     image: Path
     platform: Platform
     shape: Shape
+    disks: tuple[str, ...] = ("root.raw", "model.raw")
     replaced: Mapping[str, Path] = field(default_factory=dict)
     generic_firmware: bool = False
     append: str | None = None
@@ -110,7 +111,7 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
     children: list[Child] = []
     try:
         binds = [Bind(directory, "/vm", writable=True), Bind(image, "/image")]
-        paths = {name: f"/image/{name}" for name in ("uki.efi", "root.raw", "model.raw", "firmware.fd")}
+        paths = {name: f"/image/{name}" for name in ("uki.efi", "firmware.fd", *launch.disks)}
         for number, (name, source) in enumerate(sorted(launch.replaced.items())):
             paths[name] = f"/replaced/{number}"
             binds.append(Bind(source.resolve(), paths[name], writable=launch.writable))
@@ -133,7 +134,7 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
             append=launch.append,
             initrd=paths.get("initrd"),
             oem_strings=launch.oem_strings,
-            disks=(paths["root.raw"], paths["model.raw"]),
+            disks=tuple(paths[name] for name in launch.disks),
             forwards=((port, launch.forward),) if launch.forward is not None else (),
             serial=_TYPED if launch.typed else "file:/vm/console.log",
             tpm_socket=tpm_socket,
