@@ -19,7 +19,7 @@ from image_fake import HASH, KERNEL, Fake, listing, sha256
 from privml.base.errors import BuildError, InputsError, UsageError
 from privml.events import configuration
 from privml.image import build as room
-from privml.image import manifest
+from privml.image import manifest, root
 from privml.image.build import Built, build, build_key
 from privml.image.render import File
 from privml.image.uki import BASE_WORDS
@@ -337,7 +337,7 @@ def test_a_killed_build_leaves_nothing_under_the_name_and_blocks_nobody(tmp_path
 def test_a_tree_is_written_with_its_own_modes_and_times(tmp_path: Path) -> None:
     old = os.umask(0o077)
     try:
-        room.write_tree(
+        root.write_tree(
             {"a/b": File(b"x"), "a/c": File(b"y", executable=True), "a/d": File(link="b")}, tmp_path, epoch=9
         )
     finally:
@@ -411,11 +411,11 @@ def test_a_tree_is_rendered_into_an_empty_directory_only(fake: Fake, tmp_path: P
 def test_an_address_outside_the_pool_of_packages_fails_closed(verb: str, address: str) -> None:
     said = f"Reading package lists...\n{verb}:7 {address} forky/main amd64 tool 1.0 [2 kB]\n"
     with pytest.raises(BuildError, match="not the pool"):
-        room.check_sources(said.encode())
+        root.check_sources(said.encode())
 
 
 def test_the_pool_of_packages_is_the_one_address() -> None:
-    room.check_sources(
+    root.check_sources(
         b"Get:1 file:/repository ./ InRelease\nIgn:1 file:/repository ./ InRelease\n"
         b"Get:2 file:///repository ./ Packages\nFetched 1 kB from http://deb.example.invalid/ in 0s\n"
     )

@@ -1,7 +1,8 @@
 """The only process that the network reaches: TLS 1.3, five paths, and no memory of what passes through.
 
 `/healthz`, `/readyz`, `/boot-stages` and `/.well-known/privml-attestation` are answered here; `/v1/` goes to the
-engine, if the measured configuration names one, and only while every stage is through. Nothing of a request or answer is written anywhere but to its connection.
+engine, if the measured configuration names one, and only while every stage is through. Nothing of a request or answer
+is written anywhere but to its connection.
 """
 
 from __future__ import annotations

