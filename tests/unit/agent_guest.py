@@ -28,7 +28,7 @@ import privml
 from privml.agent.boot import Boot
 from privml.agent.layout import Layout
 from privml.agent.volume import ModelVolume
-from privml.events.configuration import Config, Verity, encode
+from privml.events.configuration import Config, Inference, Verity, encode
 from privml.events.tcg import LogEntry, encode_log
 
 BLOCKS = 4
@@ -59,12 +59,14 @@ def a_config(**changes: object) -> Config:
         variant="development",
         listen=free_port(),
         max_concurrency=2,
-        engine_name="llama-server",
-        engine_argv=("/usr/bin/llama-server", "--model", "/run/privml/model/model.gguf"),
-        engine_port=free_port(),
-        model_name="tiny",
-        model_file="model.gguf",
-        model_verity=Verity(b"\xaa" * 32, b"\xbb" * 32, BLOCKS, 1),
+        inference=Inference(
+            engine_name="llama-server",
+            engine_argv=("/usr/bin/llama-server", "--model", "/run/privml/model/model.gguf"),
+            engine_port=free_port(),
+            model_name="tiny",
+            model_file="model.gguf",
+            model_verity=Verity(b"\xaa" * 32, b"\xbb" * 32, BLOCKS, 1),
+        ),
         devices=("virtio-blk", "virtio-net"),
         rtmr3="staged",
     )
@@ -167,7 +169,7 @@ class Guest:
             self.add_pci(slot, vendor, device)
         (root / "tpm.log").write_bytes(TPM_LOG)
         (root / "mrtd").write_text(MRTD.hex() + "\n")
-        self.engine = FakeEngine(config.engine_port)
+        self.engine = FakeEngine(config.inference.engine_port if config.inference else free_port())
         self.said: list[str] = []
         self.closed: list[bool] = []
         self.commands: list[list[str]] = []

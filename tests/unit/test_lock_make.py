@@ -107,6 +107,15 @@ def test_a_first_lock(archives: Archives, recipe: Recipe, current: Current, stor
     assert archives.asked[0].pins == {}
 
 
+def test_a_recipe_without_a_model_locks_no_wheel(archives: Archives, current: Current, store: Store) -> None:
+    recipe = load(shipped() / "tdx-min.yaml")
+    assert make_lock(recipe, current, None, store, solver()).wheels == ()
+    before = make_lock(load(shipped() / "demo-cpu.yaml"), current, None, store, solver())
+    after = make_lock(recipe, current, before, store, solver())
+    assert (after.wheels, after.packages) == ((), before.packages)
+    assert archives.asked[-1].pins == {"a": "1", "b": "1", "ovmf-inteltdx": "1"}
+
+
 def test_a_second_lock_keeps_packages_without_asking(
     archives: Archives, recipe: Recipe, current: Current, store: Store
 ) -> None:

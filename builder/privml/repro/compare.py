@@ -292,7 +292,7 @@ def compare(
 
 
 def required_of(directory: Path) -> tuple[str, ...]:
-    """The files that must be in an output: the artefacts of its manifest, or all that there are without a manifest."""
+    """The files that must be in an output: the artefacts of its manifest, or without one all that there are."""
     try:
         artefacts = tuple(decode_manifest((directory / "manifest.json").read_bytes()).artefacts)
     except (PrivmlError, OSError):
