@@ -279,7 +279,7 @@ def test_the_committed_locks_are_whole() -> None:
     tools = read_tools_lock(shipped() / "tools.lock.json")
     assert tools.packages_requested == make.TOOLS_REQUESTED
     assert {"mkosi", "qemu-system-x86", "swtpm"} <= {found.name for found in tools.packages}
-    for name in ("demo-cpu", "demo-cpu-dev"):
+    for name in ("demo-cpu", "demo-cpu-dev", "tdx-min"):
         lock = read_lock(shipped() / f"{name}.lock.json")
         assert not {"apt", "dracut", "initramfs-tools"} & {found.name for found in lock.packages}
         assert json.loads(serialise(lock)) == json.loads((shipped() / f"{name}.lock.json").read_bytes())
