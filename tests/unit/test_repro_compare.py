@@ -136,6 +136,16 @@ def test_a_model_on_one_side_only_is_a_difference(pair: tuple[Path, Path]) -> No
     assert [finding.b for finding in report.findings if finding.place == "model.raw"] == ["missing"]
 
 
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_model_that_one_manifest_names_is_missed_on_both_sides(pair: tuple[Path, Path], side: int) -> None:
+    without_model(pair[1 - side])
+    (pair[side] / "model.raw").unlink()
+    found = [finding for finding in judged(pair).findings if finding.place == "model.raw"]
+    assert [(finding.a, finding.b, finding.cause.id) for finding in found] == [
+        ("missing", "missing", "absent-artefact")
+    ]
+
+
 def test_a_model_that_the_manifest_does_not_name_is_a_difference(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         without_model(folder)
