@@ -4,7 +4,7 @@
 Runs in the tools tree's sandbox. Reads ``privml.json`` beside mkosi.conf:
 {"modules": [names], "initrd_modules": [names, in load order], "generators": [names], "programs": [names],
 "units": [names], "systemd": [names], "paths": [patterns], "forbidden": [names], "overlay": [paths], "epoch": n}
-Takes kernel and initrd parts out to $OUTPUTDIR, removes what the guest does not need or what differs between builds,
+Takes kernel, initrd parts and the copyright files out to $OUTPUTDIR, removes what the guest does not need or what differs between builds,
 compiles Python, and brings owners, modes and times into one form. Fails when a kernel, module, program or unit is
 missing, and when the tree holds a path that nobody declared.
 """
@@ -55,6 +55,20 @@ for path in sorted((root / "var/lib/dpkg/info").glob("*.list")):
     for line in path.read_text().splitlines():
         name = line.lstrip("/")
         packages[name] = packages[f"usr/{name}"] = path.stem
+
+# -- what each package declares as its licence, for the list of what is inside --------------------------------------
+# A folder may be a link to that of another package of the same source (Debian Policy 12.5).
+copyrights = {
+    folder.name: (folder / "copyright").read_text(errors="replace")
+    for folder in sorted((root / "usr/share/doc").iterdir())
+    if (folder / "copyright").is_file() and (folder / "copyright").resolve().is_relative_to(root.resolve())
+}
+common = {
+    path.name: os.readlink(path)
+    for path in sorted((root / "usr/share/common-licenses").glob("*"))
+    if path.is_symlink()
+}
+(out / "licences.json").write_text(json.dumps({"copyright": copyrights, "common": common}, sort_keys=True))
 
 # -- kernel and initrd parts leave the tree ---------------------------------------------------------------------
 kernels = sorted((root / "usr/lib/modules").iterdir())

@@ -13,6 +13,7 @@ from privml.agent import outbound
 from privml.agent.boot import EngineUnit
 from privml.agent.layout import SERVER_ID, Layout
 from privml.image import paths
+from privml.image.engine import SOCKET, llama_server
 
 GUEST = Path(__file__).parents[2] / "images" / "guest"
 COMMON = GUEST / "common"
@@ -85,6 +86,20 @@ def test_numbers_and_folders_are_the_codes() -> None:
     layout = Layout()
     folders = unit(UNITS / "privml-broker.service")["Service"]["RuntimeDirectory"][0].split()
     assert folders == [str(path.relative_to("/run")) for path in (layout.run, layout.stage_socket.parent)]
+
+
+def test_prompts_go_to_an_engine_without_a_network_over_a_socket_that_only_the_server_may_open() -> None:
+    engine, server = (unit(UNITS / f"privml-{name}.service")["Service"] for name in ("engine", "server"))
+    assert engine["PrivateNetwork"] == ["yes"]
+    assert engine["RestrictAddressFamilies"] == ["AF_UNIX"]
+    assert (engine["RuntimeDirectoryMode"], engine["UMask"]) == (["0710"], ["0007"])
+    assert [Path("/run") / name for name in engine["RuntimeDirectory"]] == [Layout().engine_socket.parent]
+    members = [
+        path.name for path in OURS if "privml-engine" in unit(path).get("Service", {}).get("SupplementaryGroups", [])
+    ]
+    assert members == ["privml-server.service"]
+    assert server["SupplementaryGroups"] == engine["Group"]
+    assert str(Layout().engine_socket) == SOCKET == llama_server("m", "m")[llama_server("m", "m").index("--host") + 1]
 
 
 def test_kernel_is_closed_by_sysctl() -> None:

@@ -349,7 +349,8 @@ def test_configuration_reads_back() -> None:
     ("path", "value", "text"),
     [
         ("extra", 1, "unknown"),
-        ("format", "privml-config/v2", "format"),
+        ("format", "privml-config/v1", "format"),
+        ("engine.port", 8080, "unknown"),
         ("variant", "debug", "variant"),
         ("agent.listen", 80, "listen"),
         ("agent.max_concurrency", 0, "max_concurrency"),
@@ -401,13 +402,12 @@ def test_a_configuration_says_null_and_leaves_nothing_out(gone: tuple[str, ...])
 
 
 def test_the_bytes_of_a_configuration_with_inference_are_as_ever() -> None:
-    """Format v1, written down: what an image with a model measures must not move."""
+    """Format v2, written down: what an image with a model measures must not move."""
     config = a_config(listen=8443)
-    config = dataclasses.replace(config, inference=dataclasses.replace(config.inference, engine_port=8080))
     assert encode(config) == (
         b'{"agent":{"listen":8443,"max_concurrency":2},"devices":["virtio-blk","virtio-net"],'
         b'"engine":{"argv":["/usr/bin/llama-server","--model","/run/privml/model/model.gguf"],'
-        b'"name":"llama-server","port":8080},"format":"privml-config/v1","model":{"file":"model.gguf","name":"tiny",'
+        b'"name":"llama-server"},"format":"privml-config/v2","model":{"file":"model.gguf","name":"tiny",'
         b'"verity":{"block_size":4096,"data_blocks":4,"hash_start":1,"root_hash":"'
         + b"aa" * 32
         + b'","salt":"'

@@ -112,15 +112,23 @@ def test_an_error_is_a_message_a_hint_and_a_code(
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "text"),
+    ("error", "code", "text", "hint"),
     [
-        (KeyboardInterrupt(), 130, "stopped"),
-        (OSError(28, "No space left on device", "/x/y"), 5, "No space left on device: /x/y"),
-        (PermissionError(13, "Permission denied"), 5, "Permission denied"),
+        (KeyboardInterrupt(), 130, "stopped", ""),
+        (OSError(28, "No space left on device", "/x/y"), 5, "No space left on device: /x/y", "make room; "),
+        (PermissionError(13, "Permission denied"), 5, "Permission denied", "a place that you may write"),
+        (OSError(30, "Read-only file system", "/ro/x"), 5, "Read-only file system: /ro/x", "`--output`"),
+        (OSError(20, "Not a directory", "f/x"), 5, "Not a directory: f/x", "a file stands where"),
+        (OSError(71, "Protocol error"), 5, "Protocol error", ""),
     ],
 )
 def test_what_is_nobody_s_error_has_a_code_too(
-    error: BaseException, code: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    code: int,
+    text: str,
+    hint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     @click.command()
     def fails() -> None:
@@ -129,7 +137,9 @@ def test_what_is_nobody_s_error_has_a_code_too(
     monkeypatch.setattr(main_module.Verbs, "get_command", lambda *_: fails)
     outcome = Outcome(capsys, "image")
     assert outcome.code == code
-    assert outcome.stderr.strip() == f"privml-build: {text}"
+    first, *rest = outcome.stderr.strip().splitlines()
+    assert first == f"privml-build: {text}"
+    assert [line.startswith("hint: ") and hint in line for line in rest] == ([True] if hint else [])
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:

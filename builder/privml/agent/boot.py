@@ -195,32 +195,40 @@ class Boot:
             return _SKIPPED
         self._engine.start()
         end = time.monotonic() + self._engine_wait
-        while not self._engine_is_healthy(inference.engine_port):
+        while not self._engine_is_healthy():
             if not self._engine.alive():
                 raise HostError("engine: it ended before it was ready")
             if time.monotonic() >= end:
                 raise HostError(f"engine: not ready after {self._engine_wait:g} s")
             time.sleep(0.2)
-        self._try_engine(inference.engine_port)
+        self._try_engine()
         self._extend(ENGINE)
         return "ok", inference.engine_name
 
-    def _engine_is_healthy(self, port: int) -> bool:
-        from privml.agent import loopback
+    def _engine_is_healthy(self) -> bool:
+        from privml.agent import exchange
 
         try:
-            return loopback.whole(port, "GET", "/health", timeout=30.0, limit=64 * 1024)[0] == 200
+            engine = self._layout.engine_socket
+            return exchange.whole(engine, "GET", "/health", timeout=30.0, limit=64 * 1024)[0] == 200
         except HostError:
             return False
 
-    def _try_engine(self, port: int) -> None:
+    def _try_engine(self) -> None:
         """One token of a fixed text: what cannot answer this is not ready."""
-        from privml.agent import loopback
+        from privml.agent import exchange
 
         request = canonical({"prompt": "Hello", "max_tokens": 1})
         headers = [(b"content-type", b"application/json")]
-        left = self._engine_wait
-        status, _ = loopback.whole(port, "POST", "/v1/completions", headers, request, timeout=left, limit=1 << 20)
+        status, _ = exchange.whole(
+            self._layout.engine_socket,
+            "POST",
+            "/v1/completions",
+            headers,
+            request,
+            timeout=self._engine_wait,
+            limit=1 << 20,
+        )
         if status != 200:
             raise HostError(f"engine: the first completion was answered with status {status}")
 

@@ -14,15 +14,16 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import h11
 
 from privml.agent.batch import Busy, QuoteBatch
 from privml.agent.broker import BrokerClient, RefusedRequest
+from privml.agent.exchange import Exchange
 from privml.agent.inference import UnsupportedError, engine_body
 from privml.agent.layout import Layout
-from privml.agent.loopback import Exchange
 from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.strictjson import canonical, loads, unhex
 from privml.events import configuration
@@ -67,10 +68,13 @@ class _Answer(PrivmlError):
 
 
 class Server:
-    """Connections in threads: as many as a server of ``max_concurrency`` answers needs, and some for questions."""
+    """Connections in threads: as many as a server of ``max_concurrency`` answers needs, and some for questions.
+
+    ``engine`` is the engine's socket; None when the measured configuration names no engine.
+    """
 
     def __init__(self, config: Config, layout: Layout) -> None:
-        self._config = config
+        self.engine = None if config.inference is None else layout.engine_socket
         self._stages_file = layout.stages
         broker = BrokerClient(layout)
         self._quotes = QuoteBatch(lambda root: broker.quote(root, timeout=QUOTE_TIMEOUT))
@@ -138,19 +142,13 @@ class Server:
         except PrivmlError as error:
             raise _Answer(503, "unavailable", "attestation: the broker does not answer") from error
 
-    @property
-    def engine_port(self) -> int | None:
-        """Where the engine listens on the loopback interface; None when the configuration names none."""
-        inference = self._config.inference
-        return None if inference is None else inference.engine_port
-
-    def forward(self, port: int, request: h11.Request, target: str, body: bytes) -> Exchange:
+    def forward(self, engine: Path, request: h11.Request, target: str, body: bytes) -> Exchange:
         """Send a request on to the engine; its response is read by the caller."""
         headers = [(bytes(name), bytes(value)) for name, value in request.headers]
         shown = _FORWARDED - _named_by_connection(headers)
         try:
             return Exchange(
-                port,
+                engine,
                 request.method.decode("ascii"),
                 target,
                 [(name, value) for name, value in headers if name in shown],
@@ -215,8 +213,8 @@ class _Conversation:
             self._respond(200, self._server.document(query))
 
     def _inference(self, request: h11.Request, target: str) -> None:
-        engine_port = self._server.engine_port
-        if engine_port is None:
+        engine = self._server.engine
+        if engine is None:
             raise _Answer(404, "no-inference", "this image runs no model: it only attests")
         ready, stages = self._server.stages()
         if not ready:
@@ -234,7 +232,7 @@ class _Conversation:
                 shown = engine_body(request.method.decode("ascii"), path, query, body)
             except UnsupportedError as error:
                 raise _Answer(error.status, "unsupported", error.message) from error
-            with self._server.forward(engine_port, request, path, shown) as exchange:
+            with self._server.forward(engine, request, path, shown) as exchange:
                 self._stream(exchange)
         finally:
             self._server.answers.release()

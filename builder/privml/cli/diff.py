@@ -5,71 +5,115 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import json
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import click
 
-from privml.base.errors import Differs, UsageError
+from privml.base.errors import Differs, MeasurementError, UsageError
 from privml.base.strictjson import pretty
+from privml.cli import files
 from privml.cli.context import Workplace, resolve
 from privml.cli.diff_events import diff_events
 from privml.cli.repro import compared
 from privml.image import manifest as manifests
-from privml.repro.changes import changes, moved
+from privml.lock.models import read_lock, read_tools_lock
+from privml.repro import external
+from privml.repro.changes import Change, changes, lock_changes, moved
 from privml.repro.owners import Owners
 
 _SHOWN = 40
+_TEXT_LIMIT = 16 << 20
+_FORMATS = {"privml-lock/v1": "lock", "privml-tools-lock/v1": "tools lock"}
 
 
 @click.command()
 @click.argument("before", metavar="A")
 @click.argument("after", metavar="B")
 @click.option("--json", "as_json", is_flag=True, help="Print all changes as JSON.")
-def diff(before: str, after: str, *, as_json: bool) -> None:
+@click.option("--diffoscope", is_flag=True, help="Let diffoscope, when it is installed, look into differing files.")
+def diff(before: str, after: str, *, as_json: bool, diffoscope: bool) -> None:
     """Tell what changed from A to B, and which registers each change moves.
 
-    An image is a recipe's name or the directory of a built image. A file is a prediction.json or a CCEL or TPM event
-    log; those are compared event by event. Exit status: 0 for no change, 1 for any.
+    An image is a recipe's name or the directory of a built image. A file is a lock, a prediction.json or a CCEL or
+    TPM event log, told by its content; predictions and logs are compared event by event. Exit status: 0 for no
+    change, 1 for any.
 
     \b
     privml-build diff out/demo-cpu /tmp/rebuilt
     privml-build diff demo-cpu demo-cpu-dev
+    privml-build diff old.lock.json recipes/demo-cpu.lock.json
     privml-build diff old/prediction.json out/demo-cpu/prediction.json
     privml-build diff yesterday.ccel today.ccel
     """
     kinds = (kind_of(before), kind_of(after))
     if kinds[0] != kinds[1]:
-        raise UsageError(f"`{before}` is of kind {kinds[0]}, `{after}` of kind {kinds[1]}: nothing to compare")
-    KINDS[kinds[0]](before, after, as_json=as_json)
+        raise UsageError(
+            f"`{before}` is {TITLES[kinds[0]]}, `{after}` is {TITLES[kinds[1]]}: nothing to compare",
+            hint="give two of one kind; the prediction and the manifest of an image lie in its directory",
+        )
+    if diffoscope and kinds[0] != "image":
+        raise UsageError(f"--diffoscope looks into files of images, not into {TITLES[kinds[0]]}")
+    if kinds[0] == "image":
+        diff_images(before, after, as_json=as_json, look=external.diffoscope() if diffoscope else None)
+    else:
+        KINDS[kinds[0]](before, after, as_json=as_json)
 
 
 def kind_of(text: str) -> str:
-    """What an argument is: ``events`` for a file that is no recipe, ``image`` for whatever names one."""
-    return "events" if Path(text).is_file() and not text.endswith(".yaml") else "image"
+    """What an argument is, by its content: a key of ``KINDS``; ``UsageError`` for a file that is nothing of these."""
+    path = Path(text)
+    if not path.is_file() or text.endswith(".yaml"):
+        return "image"
+    found = _FORMATS.get(_format_of(path))
+    if found is not None:
+        return found
+    hint = "give two images, two locks, or two predictions or event logs"
+    if path.name == "manifest.json":
+        raise UsageError(f"`{text}` is of an image, and not all of it", hint=f"give the directory: `{path.parent}`")
+    try:
+        file = files.read(path)
+    except MeasurementError as error:
+        raise UsageError(f"`{text}` is nothing that can be compared: {error.message}", hint=hint) from error
+    if file.log is None and not file.shapes:
+        raise UsageError(f"`{text}` is neither a lock, a prediction nor a log: it is {file.finding.title}", hint=hint)
+    return "events"
 
 
-def diff_images(before: str, after: str, *, as_json: bool) -> None:
+def _format_of(path: Path) -> str:
+    if path.stat().st_size > _TEXT_LIMIT:
+        return ""
+    data = path.read_bytes()
+    try:
+        document = json.loads(data) if data.lstrip()[:1] == b"{" else None
+    except ValueError:
+        return ""
+    return str(document.get("format", "")) if isinstance(document, dict) else ""
+
+
+def diff_images(before: str, after: str, *, as_json: bool, look: external.Look | None = None) -> None:
     """Compare two built images, with the owner of every file from the packages of the first."""
     a, b = resolve(before).directory, resolve(after).directory
     one, two = manifests.read(a), manifests.read(b)
     place = Workplace()
     owners = Owners(((row[0], row[3]) for row in one.packages), place.store)
-    report = compared(a, b, place.tools(), owners)
+    report = compared(a, b, place.tools(), owners, look=look)
     found = changes(one, two, report)
     registers = moved(report)
+    details = {finding.place: finding.detail for finding in report.findings if finding.detail}
     if as_json:
         document = {
             "equal": report.equal,
             "registers_moved": None if registers is None else list(registers),
             "changes": [change.to_dict() for change in found],
+            "details": details,
         }
         click.echo(pretty(document).decode(), nl=False)
     else:
-        for change in found[:_SHOWN]:
-            click.echo(change.text())
-        if len(found) > _SHOWN:
-            click.echo(f"{len(found) - _SHOWN} more: see --json")
+        _show(found)
+        for name, text in details.items():
+            click.echo(f"--- {name}\n{text}")
         if registers is None:
             click.echo("registers that move: unknown, the images are predicted for different machines")
         else:
@@ -79,4 +123,52 @@ def diff_images(before: str, after: str, *, as_json: bool) -> None:
         raise Differs(f"the images differ in {told} things", hint="`--json` lists all of them")
 
 
-KINDS: dict[str, Callable[..., None]] = {"image": diff_images, "events": diff_events}
+def diff_locks(before: str, after: str, *, as_json: bool) -> None:
+    """Compare two locks of images."""
+    _told(lock_changes(read_lock(Path(before)), read_lock(Path(after))), as_json=as_json)
+
+
+def diff_tools(before: str, after: str, *, as_json: bool) -> None:
+    """Compare two locks of tools."""
+    _told(lock_changes(read_tools_lock(Path(before)), read_tools_lock(Path(after))), as_json=as_json)
+
+
+def _told(found: Sequence[Change], *, as_json: bool) -> None:
+    surely = {register for change in found if change.certain for register in change.moves}
+    perhaps = {register for change in found if not change.certain for register in change.moves} - surely
+    if as_json:
+        document = {
+            "equal": not found,
+            "registers_moved": sorted(surely),
+            "registers_that_may_move": sorted(perhaps),
+            "changes": [change.to_dict() for change in found],
+        }
+        click.echo(pretty(document).decode(), nl=False)
+    else:
+        _show(found)
+        click.echo(f"registers that move: {', '.join(sorted(surely)) or 'none'}")
+        if perhaps:
+            click.echo(f"registers that may move: {', '.join(sorted(perhaps))}")
+    if found:
+        raise Differs(f"the locks differ in {len(found)} things", hint="`--json` lists all of them")
+
+
+def _show(found: Sequence[Change]) -> None:
+    for change in found[:_SHOWN]:
+        click.echo(change.text())
+    if len(found) > _SHOWN:
+        click.echo(f"{len(found) - _SHOWN} more: see --json")
+
+
+KINDS: dict[str, Callable[..., None]] = {
+    "image": diff_images,
+    "events": diff_events,
+    "lock": diff_locks,
+    "tools lock": diff_tools,
+}
+TITLES = {
+    "image": "an image",
+    "events": "a prediction or an event log",
+    "lock": "a lock of an image",
+    "tools lock": "a lock of tools",
+}

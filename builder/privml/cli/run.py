@@ -40,7 +40,7 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
         raise UsageError(f"{manifest.name} holds no model, so it answers no prompt", hint="leave out --prompt")
     place = Workplace()
     launch = launch_of(found.directory, manifest, recipes_directory(found))
-    with started(place.tools(found.recipe), launch) as machine:
+    with started(place.tools_of(found), launch) as machine:
         try:
             with step("Booting until ready"):
                 seconds = await_ready(machine, timeout)

@@ -15,7 +15,7 @@ from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
 from privml.events import agent as events
 
-FORMAT = "privml-config/v1"
+FORMAT = "privml-config/v2"
 VARIANTS = ("production", "development")
 BLOCK_SIZE = 4096
 _MAX_FILE = 64 * 1024
@@ -33,11 +33,10 @@ class Verity:
 
 @dataclass(frozen=True)
 class Inference:
-    """What answers prompts: the engine's name, argv and loopback port, and the model's name, file and volume."""
+    """What answers prompts: the engine's name and argv, and the model's name, file and volume."""
 
     engine_name: str
     engine_argv: tuple[str, ...]
-    engine_port: int
     model_name: str
     model_file: str
     model_verity: Verity
@@ -71,7 +70,7 @@ class Config:
 
 
 def read(path: Path) -> Config:
-    """The configuration in ``path``; ``EvidenceError`` when it is not there or not exactly v1."""
+    """The configuration in ``path``; ``EvidenceError`` when it is not there or not exactly v2."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -92,7 +91,7 @@ def decode(data: bytes) -> Config:
     listen = agent.integer("listen", low=1024, high=65535)
     max_concurrency = agent.integer("max_concurrency", low=1, high=1024)
     agent.end()
-    inference = _inference(top, listen)
+    inference = _inference(top)
     devices = _texts(top, "devices")
     rtmr3 = top.text("rtmr3", one_of=("staged", "unused"))
     top.end()
@@ -122,7 +121,7 @@ def encode(config: Config) -> bytes:
     return canonical(dict(fields))
 
 
-def _inference(top: Fields, listen: int) -> Inference | None:
+def _inference(top: Fields) -> Inference | None:
     """``engine`` and ``model``: both fields, or both null; one alone is no configuration."""
     engine, model = top.fields_or_null("engine"), top.fields_or_null("model")
     if engine is None and model is None:
@@ -131,12 +130,9 @@ def _inference(top: Fields, listen: int) -> Inference | None:
         raise EvidenceError("config: one of engine and model is null; expected both objects, or both null")
     engine_name = engine.text("name", one_of=("llama-server",))
     engine_argv = _texts(engine, "argv")
-    engine_port = engine.integer("port", low=1024, high=65535)
     engine.end()
     if not engine_argv or not engine_argv[0].startswith("/"):
         raise EvidenceError("config.engine.argv: expected an absolute program path first")
-    if engine_port == listen:
-        raise EvidenceError("config.engine.port: got the port of agent.listen")
     model_name = _nonempty(model, "name")
     model_file = _nonempty(model, "file")
     if "/" in model_file or model_file in (".", ".."):
@@ -151,7 +147,7 @@ def _inference(top: Fields, listen: int) -> Inference | None:
     verity.integer("block_size", low=BLOCK_SIZE, high=BLOCK_SIZE)
     verity.end()
     model.end()
-    return Inference(engine_name, engine_argv, engine_port, model_name, model_file, model_verity)
+    return Inference(engine_name, engine_argv, model_name, model_file, model_verity)
 
 
 def _inference_fields(inference: Inference | None) -> dict[str, object]:
@@ -159,11 +155,7 @@ def _inference_fields(inference: Inference | None) -> dict[str, object]:
         return {"engine": None, "model": None}
     verity = inference.model_verity
     return {
-        "engine": {
-            "name": inference.engine_name,
-            "argv": list(inference.engine_argv),
-            "port": inference.engine_port,
-        },
+        "engine": {"name": inference.engine_name, "argv": list(inference.engine_argv)},
         "model": {
             "name": inference.model_name,
             "file": inference.model_file,

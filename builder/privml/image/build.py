@@ -14,12 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from privml.base import strictjson
 from privml.base.errors import BuildError, EvidenceError, InputsError, UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
 from privml.base.steps import say, step
 from privml.events import configuration
-from privml.image import engine, firmware, manifest, provenance, render, resources, sbom, uki, volume
+from privml.image import engine, firmware, licences, manifest, provenance, render, resources, sbom, uki, volume
 from privml.image import root as root_volume
 from privml.image.leftovers import remove_leftovers
 from privml.image.tools import ToolsTree
@@ -27,7 +26,7 @@ from privml.lock.make import bring
 from privml.lock.models import Lock, serialise
 from privml.machine.platform import Shape
 from privml.recipe.loader import Recipe
-from privml.recipe.models import ENGINE_PORT, Inference, Model
+from privml.recipe.models import Inference, Model
 from privml.store.objects import Store
 from privml.store.pools import Pool
 
@@ -88,8 +87,8 @@ def build(
         bring(store, (*lock.packages, *lock.firmware), lock.wheels, pools=pools)
         remove_leftovers(output)
         with directory_atomic(output) as fresh:
-            made, licences = _make(recipe, lock, store, tools, fresh, probe, refreshed=refreshed)
-            inside = sbom.sbom(made, lock, recipe.content.base.release, licences)
+            made, declared = _make(recipe, lock, store, tools, fresh, probe, refreshed=refreshed)
+            inside = sbom.sbom(made, lock, recipe.content.base.release, declared)
             write_atomic(fresh / sbom.FILE, inside)
             write_atomic(
                 fresh / provenance.FILE, provenance.provenance(made, lock, recipe.content.base.release, inside)
@@ -143,7 +142,7 @@ def _make(
     with step("Making firmware.fd"):
         bodies = {package.name: store.read(package.sha256) for package in lock.firmware}
         firmware.derive(tools, out, content.firmware.package, bodies)
-    licences = _licences(parts / "licences.json")
+    declared = licences.of_tree(parts / licences.FILE) | licences.of_inputs(lock, store)
     remove_tree(work)
     names = manifest.artefacts_of(model=model is not None)
     for name in names:
@@ -168,15 +167,7 @@ def _make(
         packages=tuple((p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
         origins=origins(recipe),
     )
-    return made, licences
-
-
-def _licences(path: Path) -> dict[str, list[str]]:
-    """Package -> short names of licences, as finalize read them from the copyright files before it removed them."""
-    if not path.is_file():
-        return {}
-    found: dict[str, list[str]] = strictjson.loads(path.read_bytes(), what="licences.json")
-    return found
+    return made, declared
 
 
 def origins(recipe: Recipe) -> dict[str, str]:
@@ -223,7 +214,6 @@ def _inference(inference: Inference | None, model: ModelVolume | None) -> config
     return configuration.Inference(
         engine_name=inference.engine,
         engine_argv=engine.llama_server(model.file, model.name),
-        engine_port=ENGINE_PORT,
         model_name=model.name,
         model_file=model.file,
         model_verity=configuration.Verity(

@@ -112,16 +112,11 @@ def word(folder: Path, name: str) -> str:
 
 def run_mkosi(tools: ToolsTree, source: Path) -> None:
     """Run the tree's mkosi on the rendered tree in ``source``, without a network."""
-    # A new network namespace for the whole of mkosi, made by the tree's own unshare: apt, maintainer scripts and
-    # finalize see no interface but a downed loopback.
-    unshare = [*tools.loader("usr/bin/unshare"), "--net"]
-    if os.geteuid() != 0:
-        unshare += ["--user", "--map-auto", "--map-root-user", "--mount"]
+    # apt, maintainer scripts and finalize see no interface but a downed loopback.
     with tempfile.TemporaryDirectory(prefix="privml-mkosi.", dir=source.parent) as workspace:
         done = run(
             [
-                *unshare,
-                "--",
+                *tools.cell(),
                 sys.executable,
                 "-m",
                 "mkosi",

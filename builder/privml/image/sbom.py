@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from privml import __version__
 from privml.base import strictjson
+from privml.image.licences import UNKNOWN, declared
 from privml.image.manifest import Manifest, Model
 from privml.lock.models import Lock, Package, Wheel
 
@@ -34,10 +35,10 @@ def wheel_purl(wheel: Wheel) -> str:
 
 
 def sbom(manifest: Manifest, lock: Lock, release: str, licences: Mapping[str, Sequence[str]]) -> bytes:
-    """The document's bytes; ``licences`` are the short names in packages' copyright files, where there are any."""
+    """The document's bytes; ``licences`` are the declared names of packages and wheels, where they are known."""
     parts = [_package(package, release, licences, "library") for package in lock.packages]
     parts += [_package(package, release, licences, "firmware") for package in lock.firmware]
-    parts += [_wheel(wheel) for wheel in lock.wheels]
+    parts += [_wheel(wheel, licences) for wheel in lock.wheels]
     parts += [*_model(manifest.model), *_files(manifest)]
     parts.sort(key=lambda part: str(part["bom-ref"]))
     subject = f"root:{manifest.root.root_hash}"
@@ -77,20 +78,18 @@ def sbom(manifest: Manifest, lock: Lock, release: str, licences: Mapping[str, Se
 
 def _package(package: Package, release: str, licences: Mapping[str, Sequence[str]], kind: str) -> dict[str, Any]:
     purl = deb_purl(package, release)
-    part: dict[str, Any] = {
+    return {
         "type": kind,
         "bom-ref": purl,
         "name": package.name,
         "version": package.version,
         "purl": purl,
         "hashes": _hashes(package.sha256),
+        "licenses": declared(licences.get(package.name, [UNKNOWN])),
     }
-    if names := licences.get(package.name):
-        part["licenses"] = [{"license": {"name": name}} for name in sorted(set(names))]
-    return part
 
 
-def _wheel(wheel: Wheel) -> dict[str, Any]:
+def _wheel(wheel: Wheel, licences: Mapping[str, Sequence[str]]) -> dict[str, Any]:
     purl = wheel_purl(wheel)
     return {
         "type": "library",
@@ -99,6 +98,7 @@ def _wheel(wheel: Wheel) -> dict[str, Any]:
         "version": wheel.version,
         "purl": purl,
         "hashes": _hashes(wheel.sha256),
+        "licenses": declared(licences.get(wheel.name, [UNKNOWN])),
         "properties": _properties({"file": wheel.file}),
     }
 

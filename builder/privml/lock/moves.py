@@ -8,10 +8,10 @@ from privml.lock.models import Lock, Package, ToolsLock, Wheel
 
 REGISTERS = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
 # The UKI is measured whole into RTMR1 and by section into RTMR2, where the command line names the root's hash.
-_FIRMWARE = ("MRTD", "RTMR0")
-_UKI = ("RTMR1", "RTMR2")
+FIRMWARE = ("MRTD", "RTMR0")
+UKI = ("RTMR1", "RTMR2")
 # The model's verity parameters stand in the measured configuration: in the root, and in the agent's events.
-_MODEL = ("RTMR1", "RTMR2", "RTMR3")
+MODEL = ("RTMR1", "RTMR2", "RTMR3")
 _Note = Callable[[Iterable[str], str], None]
 
 
@@ -50,23 +50,24 @@ def moves(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
 
 def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
     if _bytes(old.firmware) != _bytes(new.firmware):
-        note(_FIRMWARE, "firmware")
-    kernel = [_bytes(package for package in lock.packages if _is_kernel(package)) for lock in (old, new)]
+        note(FIRMWARE, "firmware")
+    kernel = [_bytes(package for package in lock.packages if is_kernel(package)) for lock in (old, new)]
     if kernel[0] != kernel[1]:
-        note(_UKI, "kernel")
-    guest = [_bytes(package for package in lock.packages if not _is_kernel(package)) for lock in (old, new)]
+        note(UKI, "kernel")
+    guest = [_bytes(package for package in lock.packages if not is_kernel(package)) for lock in (old, new)]
     if changed := len({name for name, _ in guest[0] ^ guest[1]}):
-        note(_UKI, f"{changed} guest package{'s' if changed > 1 else ''}")
+        note(UKI, f"{changed} guest package{'s' if changed > 1 else ''}")
     for name, was, now in (("agent", old.agent, new.agent), ("guest files", old.guest, new.guest)):
         if was.sha256 != now.sha256:
-            note(_UKI, name)
+            note(UKI, name)
     if _bytes(old.wheels) != _bytes(new.wheels):
-        note(_MODEL, "model")
+        note(MODEL, "model")
     if old.source_date_epoch != new.source_date_epoch:
-        note(_MODEL, "times in root and model")
+        note(MODEL, "times in root and model")
 
 
-def _is_kernel(package: Package) -> bool:
+def is_kernel(package: Package | Wheel) -> bool:
+    """Whether a package is the kernel's."""
     return package.name.startswith("linux-")
 
 

@@ -22,7 +22,6 @@ MIB = 1 << 20
 _UNITS = {"MiB": MIB, "GiB": MIB << 10}
 _SIZE = re.compile(r"\A([1-9][0-9]{0,6})(MiB|GiB)\Z")
 MIN_MEMORY = 512 * MIB
-ENGINE_PORT = 8080
 FIRST_PORT = 1024
 
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
@@ -68,8 +67,6 @@ def _inner_glob(value: str) -> str:
 def _port(value: int) -> int:
     if value < FIRST_PORT:
         raise RuleBroken("privileged-port", f"got `{value}`, expected a port from {FIRST_PORT} to 65535")
-    if value == ENGINE_PORT:
-        raise ValueError(f"got {value}, which is the engine's own port inside the guest")
     return value
 
 
@@ -170,8 +167,8 @@ class Agent(Section):
     listen: Annotated[
         int,
         AfterValidator(_port),
-        about("The guest's TCP port, from 1024 and not 8080, which is the engine's.", 8443, CONFIG, le=65535),
-        WithJsonSchema({"type": "integer", "minimum": FIRST_PORT, "maximum": 65535, "not": {"const": ENGINE_PORT}}),
+        about("The guest's TCP port, from 1024.", 8443, CONFIG, le=65535),
+        WithJsonSchema({"type": "integer", "minimum": FIRST_PORT, "maximum": 65535}),
     ]
     max_concurrency: Annotated[
         int, about("How many answers are given at once; more callers are told 429.", 64, CONFIG, ge=1, le=1024)

@@ -17,8 +17,6 @@ SYSTEM = (
     # systemd loads it at run time, and without it silently leaves out the system call filters of our units.
     "libseccomp2",
 )
-# Likewise: without it the engine's limit to loopback (IPAddressDeny=) does nothing.
-ENGINE_SANDBOX = ("libbpf1",)
 INITRD = ("busybox-static",)
 AGENT = ("python3-minimal", "libpython3-stdlib", "python3-cryptography", "python3-h11")
 ENGINES = {"llama-server": ("llama.cpp-tools",)}
@@ -42,8 +40,8 @@ FORBIDDEN_IN_PRODUCTION = (
 def guest_packages(recipe: Recipe) -> tuple[str, ...]:
     """What to ask apt for; the kernel's metapackage is narrowed to its parts when the lock is made."""
     inference = recipe.content.inference
-    sandbox, engine = (ENGINE_SANDBOX, ENGINES[inference.engine]) if inference is not None else ((), ())
-    return (*ESSENTIAL, *SYSTEM, *sandbox, *INITRD, *AGENT, *engine, recipe.content.kernel.package)
+    engine = () if inference is None else ENGINES[inference.engine]
+    return (*ESSENTIAL, *SYSTEM, *INITRD, *AGENT, *engine, recipe.content.kernel.package)
 
 
 def firmware_packages(recipe: Recipe) -> tuple[str, ...]:

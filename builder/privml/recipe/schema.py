@@ -1,4 +1,4 @@
-"""JSON Schemas of recipes and platforms, for editors, generated from the models.
+"""JSON Schemas of recipes and platforms, for editors, generated from the models (``image.schemas`` writes the files).
 
 A recipe that extends another gives only what differs, so the schema has two forms, chosen by the field ``extends``;
 sections of a variant need none of their fields, items of lists still need theirs. A section that may be left out is
@@ -9,7 +9,6 @@ never null in a whole recipe; null in a variant takes the other recipe's away. W
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 from privml.base import strictjson
@@ -63,25 +62,18 @@ def platform_schema() -> dict[str, Any]:
 def files() -> dict[str, bytes]:
     """Every schema's file name and bytes."""
     return {
-        RECIPE_FILE: strictjson.pretty(_plain(recipe_schema())),
-        PLATFORM_FILE: strictjson.pretty(_plain(platform_schema())),
+        RECIPE_FILE: strictjson.pretty(plain(recipe_schema())),
+        PLATFORM_FILE: strictjson.pretty(plain(platform_schema())),
     }
 
 
-def write(folder: Path) -> None:
-    """Renew the schemas in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, body in files().items():
-        (folder / name).write_bytes(body)
-
-
-def _plain(schema: Any, *, top: bool = True) -> Any:
+def plain(schema: Any, *, top: bool = True) -> Any:
     """Without the titles that pydantic makes of field names: they say nothing that the names do not."""
     if isinstance(schema, list):
-        return [_plain(item, top=False) for item in schema]
+        return [plain(item, top=False) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    return {key: _plain(value, top=False) for key, value in schema.items() if top or not _is_title(key, value)}
+    return {key: plain(value, top=False) for key, value in schema.items() if top or not _is_title(key, value)}
 
 
 def _is_title(key: str, value: object) -> bool:
@@ -103,7 +95,3 @@ def _in_variant(schema: dict[str, Any]) -> dict[str, Any]:
     if reference.rpartition("/")[2] in _SECTIONS:
         return {**schema, "$ref": f"{reference}InVariant"}
     return schema
-
-
-if __name__ == "__main__":
-    write(Path("docs/schemas"))

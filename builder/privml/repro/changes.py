@@ -1,16 +1,21 @@
-"""What changed from one image to another, in the words of whoever changed it, and which registers that moves."""
+"""What changed from one image or lock to another, in the words of who changed it, and which registers it moves."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from privml.image.manifest import Manifest
+from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
+from privml.lock.moves import FIRMWARE, MODEL, REGISTERS, UKI, is_kernel
 from privml.repro.layers import Finding, Layer, Report
 
-# Through the root hash on the command line, which is in the UKI: its file is in RTMR1, its sections are in RTMR2.
-_BY_UKI = ("rtmr1", "rtmr2")
-_BY_CONFIG = ("rtmr1", "rtmr2", "rtmr3")
+
+def _lower(registers: Iterable[str]) -> tuple[str, ...]:
+    return tuple(register.lower() for register in registers)
+
+
+_BY_UKI, _BY_CONFIG, _ALL = _lower(UKI), _lower(MODEL), _lower(REGISTERS)
 MOVES: dict[str, tuple[str, ...]] = {
     "package": _BY_UKI,
     "file": _BY_UKI,
@@ -20,8 +25,21 @@ MOVES: dict[str, tuple[str, ...]] = {
     "root hash": _BY_UKI,
     "model": _BY_CONFIG,
     "measured configuration": _BY_CONFIG,
-    "firmware": ("mrtd", "rtmr0"),
+    "firmware": _lower(FIRMWARE),
+    # Of locks alone.
+    "kernel package": _BY_UKI,
+    "firmware package": _lower(FIRMWARE),
+    "wheel": _BY_CONFIG,
+    "agent file": _BY_UKI,
+    "guest file": _BY_UKI,
+    "times": _BY_CONFIG,
+    "archive": (),
+    "tool": _ALL,
+    "tools": _ALL,
+    "recipe": _ALL,
 }
+# Other tools can make other bytes of anything, and a recipe's line can mean anything, or nothing when it is a remark.
+PERHAPS = frozenset({"tool", "tools", "recipe"})
 
 
 @dataclass(frozen=True)
@@ -38,9 +56,15 @@ class Change:
         """The registers that a change of this kind moves."""
         return MOVES[self.kind]
 
+    @property
+    def certain(self) -> bool:
+        """False when it may move them, or none: it depends on what the change is."""
+        return self.kind not in PERHAPS
+
     def text(self) -> str:
         """One line for a person."""
-        return f"{self.kind} {self.name}: {self.before} -> {self.after} [moves {', '.join(self.moves)}]"
+        verb = "moves" if self.certain else "may move"
+        return f"{self.kind} {self.name}: {self.before} -> {self.after} [{verb} {', '.join(self.moves) or 'nothing'}]"
 
     def to_dict(self) -> dict[str, object]:
         """The JSON object."""
@@ -50,6 +74,7 @@ class Change:
             "before": self.before,
             "after": self.after,
             "moves": list(self.moves),
+            "certain": self.certain,
         }
 
 
@@ -87,6 +112,56 @@ def _models(a: Manifest, b: Manifest) -> tuple[str, str, str]:
         manifest.model.verity.root_hash if manifest.model is not None else "absent" for manifest in (a, b)
     )
     return names[0] if names else "none", before, after
+
+
+def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]:
+    """All changes from lock ``a`` to lock ``b``, which are of one kind."""
+    found = list(_archives(a.archives, b.archives))
+    if isinstance(a, ToolsLock) or isinstance(b, ToolsLock):
+        return (*found, *_inputs("tool", a.packages, b.packages))
+    found += _inputs("package", a.packages, b.packages)
+    found += _inputs("firmware package", a.firmware, b.firmware)
+    found += _inputs("wheel", a.wheels, b.wheels)
+    found += [*_files("agent file", a.agent, b.agent), *_files("guest file", a.guest, b.guest)]
+    facts = (
+        ("times", "source_date_epoch", str(a.source_date_epoch), str(b.source_date_epoch)),
+        ("tools", "tools.lock.json", a.tools_sha256, b.tools_sha256),
+        ("recipe", "sha256", a.recipe_sha256, b.recipe_sha256),
+    )
+    return (*found, *(Change(*fact) for fact in facts if fact[2] != fact[3]))
+
+
+def _archives(a: Sequence[Archive], b: Sequence[Archive]) -> Iterable[Change]:
+    tables = [{f"{one.label}/{one.suite}": one for one in archives} for archives in (a, b)]
+    for name in sorted({*tables[0], *tables[1]}):
+        one, two = (table.get(name) for table in tables)
+        if one != two:
+            yield Change("archive", name, *("not used" if each is None else each.date for each in (one, two)))
+
+
+def _inputs(kind: str, a: Sequence[Package | Wheel], b: Sequence[Package | Wheel]) -> Iterable[Change]:
+    tables = [{one.name: one for one in inputs} for inputs in (a, b)]
+    for name in sorted({*tables[0], *tables[1]}):
+        one, two = (table.get(name) for table in tables)
+        if (one and one.sha256) == (two and two.sha256):
+            continue
+        before, after = ("not locked" if each is None else each.version for each in (one, two))
+        known = one or two
+        assert known is not None
+        told = "kernel package" if kind == "package" and is_kernel(known) else kind
+        yield Change(told, name, before, f"{after}, other bytes" if before == after else after)
+
+
+def _files(kind: str, a: Tree, b: Tree) -> Iterable[Change]:
+    tables = [{file.path: file for file in tree.files} for tree in (a, b)]
+    for path in sorted({*tables[0], *tables[1]}):
+        one, two = (table.get(path) for table in tables)
+        if one != two:
+            yield Change(
+                kind,
+                path,
+                *("absent" if each is None else f"{each.kind} {each.sha256[:16]}.." for each in (one, two)),
+            )
 
 
 def _packages(a: Manifest, b: Manifest) -> Iterable[Change]:

@@ -31,7 +31,7 @@ def work(leg: Leg) -> None:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: leg.processors])
     workspace = Path(leg.workspace)
     recipe = load(Path(leg.recipe))
-    lock, tools_lock = read_lock(recipe.lock_path), read_tools_lock(Path(leg.tools_lock))
+    lock, tools_lock = read_lock(Path(leg.lock)), read_tools_lock(Path(leg.tools_lock))
     store = Store(Path(leg.store))
     if leg.import_from:
         with step("Importing the inputs into an empty store"):
@@ -40,9 +40,8 @@ def work(leg: Leg) -> None:
     seen = surroundings.look_around(leg, tools)
     clocks = {TOOL_CLOCK: workspace / TOOL_CLOCK, SCRIPT_CLOCK: workspace / SCRIPT_CLOCK}
     output = Path(leg.output)
-    built = build(
-        recipe, lock, store, tools, output, force=True, probe=Probe(surroundings.probe_files(tools), clocks)
-    )
+    probe = Probe(surroundings.probe_files(tools), clocks)
+    built = build(recipe, lock, store, tools, output, force=True, refreshed=leg.refreshed, probe=probe)
     predicate = predict_image(tools, store.root, output, built.manifest, Path(leg.recipe).parent)
     write_prediction(output, built.manifest, predicate)
     for key, place in (("tool_clock", clocks[TOOL_CLOCK]), ("script_clock", clocks[SCRIPT_CLOCK])):
@@ -62,7 +61,7 @@ def main(path: str) -> int:
     """Enter the leg's namespaces and do its work; the exit status is that of the error, as on the command line."""
     leg = Leg.decode(Path(path).read_bytes())
     try:
-        status = enter(leg.host_name or None, other_user=leg.other_user)
+        status = enter(leg.host_name or None, leg.user)
         if status is not None:
             return status if status >= 0 else 1
         work(leg)

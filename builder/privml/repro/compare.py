@@ -24,9 +24,10 @@ from privml.image.volume import Partition, partitions
 from privml.measure.pe import headers, in_memory
 from privml.repro import disk
 from privml.repro.causes import Symptom, name_cause
+from privml.repro.external import LOOKS, Look
 from privml.repro.layers import Finding, Layer, Report, ordered
 from privml.repro.owners import Owners
-from privml.repro.tree import Tree, read_cpio, read_tree
+from privml.repro.tree import Tree, read_cpio, read_trees
 from privml.statement import intoto
 from privml.statement.predicate import Predicate
 
@@ -49,18 +50,19 @@ class Comparer:
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     origins: dict[str, str] = field(default_factory=dict)
+    look: Look | None = None
+    looks: int = 0
 
-    def add(self, layer: Layer, place: str, what: str, a: str, b: str, *, symptom: Symptom, origin: str = "") -> None:
-        """Keep one difference, with its cause."""
-        path = symptom.path if layer is Layer.TREE else ""
+    def add(self, layer: Layer, place: str, what: str, a: str, b: str, *, symptom: Symptom, detail: str = "") -> None:
+        """Keep one difference, with its cause, its package and the recipe's line."""
+        path = symptom.path if layer is Layer.TREE and symptom.field != "package" else ""
         owner = self.owners.package(path) if path else "unknown"
-        self.findings.append(Finding(layer, place, what, a, b, name_cause(symptom), owner, origin))
+        origin = self.origins.get(origin_key(place, owner), "")
+        self.findings.append(Finding(layer, place, what, a, b, name_cause(symptom), owner, origin, detail))
 
-    def plain(
-        self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "", **more: str
-    ) -> None:
+    def plain(self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "") -> None:
         """Keep one difference outside a tree."""
-        self.add(layer, place, what, a, b, symptom=Symptom(kind, key or what), **more)
+        self.add(layer, place, what, a, b, symptom=Symptom(kind, key or what))
 
     def count(self, layer: Layer, number: int = 1) -> None:
         """Say that ``number`` things of a layer were held against each other."""
@@ -154,8 +156,7 @@ class Comparer:
             if a == b:
                 continue
             values = ["missing" if body is None else _short(body, name) for body in (a, b)]
-            origin = self.origins.get(name, "")
-            self.plain(Layer.UKI, f"uki.efi:{name}", "section", values[0], values[1], "section", name, origin=origin)
+            self.plain(Layer.UKI, f"uki.efi:{name}", "section", values[0], values[1], "section", name)
             if name == ".initrd" and a is not None and b is not None:
                 self._initrd(a, b)
 
@@ -215,16 +216,20 @@ class Comparer:
         verity = [disk.verity_facts(path, part) for path, part in zip(paths, parts, strict=True)]
         self._facts(Layer.PARTITIONS, place, "erofs", *erofs)
         self._facts(Layer.ROOT_HASH, place, "verity", *verity)
-        sums = [disk.digest_of(path, part) for path, part in zip(paths, parts, strict=True)]
         if verity[0] or verity[1]:
             return
+        if self.digests[name][0] == self.digests[name][1]:
+            sums = [self.digests[name][0]] * 2  # equal as a whole, so in every part: nothing is read again
+        else:
+            with ThreadPoolExecutor(2) as pool:
+                sums = list(pool.map(disk.digest_of, paths, parts))
         if sums[0] == sums[1]:
             self.count(Layer.TREE)
             self.notes.append(f"{place}: equal byte for byte, so its tree is")
             return
         with self.opener(paths[0], parts[0]) as one, self.opener(paths[1], parts[1]) as two:
             before = len(self.findings)
-            self.trees(name, read_tree(one), read_tree(two))
+            self.trees(name, *read_trees(one, two))
             if len(self.findings) == before and erofs[0] == erofs[1]:
                 self.plain(Layer.PARTITIONS, place, "layout", sums[0], sums[1], "erofs")
 
@@ -249,7 +254,15 @@ class Comparer:
             for what in one.differing(two):
                 data = (a.read(path), b.read(path)) if what == "content" else (None, None)
                 symptom = Symptom(what, path, one, two, *data, self.surroundings)
-                self.add(Layer.TREE, place, what, one.shown(what), two.shown(what), symptom=symptom)
+                detail = self._looked(a, b, path) if what == "content" and one.type == "file" else ""
+                self.add(Layer.TREE, place, what, one.shown(what), two.shown(what), symptom=symptom, detail=detail)
+
+    def _looked(self, a: Tree, b: Tree, path: str) -> str:
+        if self.look is None or self.looks >= LOOKS:
+            return ""
+        self.looks += 1
+        with a.file(path) as one, b.file(path) as two:
+            return self.look(one, two)
 
     # -- reading both sides ------------------------------------------------------------------------------------
     def _both(self, name: str, read: Callable[[bytes], Any]) -> tuple[Any, Any] | None:
@@ -271,15 +284,24 @@ class Comparer:
 
 
 def compare(
-    a: Path, b: Path, *, opener: Opener, owners: Owners | None = None, surroundings: Surroundings | None = None
+    a: Path,
+    b: Path,
+    *,
+    opener: Opener,
+    owners: Owners | None = None,
+    surroundings: Surroundings | None = None,
+    look: Look | None = None,
 ) -> Report:
-    """Compare the outputs in ``a`` and ``b``; ``opener`` makes a directory of an erofs partition."""
+    """Compare the outputs in ``a`` and ``b``; ``opener`` makes a directory of an erofs partition.
+
+    ``look`` is asked for a detail of the first differing files, for a person.
+    """
     for side in (a, b):
         if not side.is_dir():
             raise UsageError(f"{side} is no directory")
     if a.samefile(b):
         raise UsageError(f"{a} and {b} are one directory: nothing to compare")
-    work = Comparer((a, b), opener, owners or Owners(), surroundings or {})
+    work = Comparer((a, b), opener, owners or Owners(), surroundings or {}, look=look)
     names = work.files()
     work.manifests()
     work.registers()
@@ -298,6 +320,24 @@ def required_of(directory: Path) -> tuple[str, ...]:
     except (PrivmlError, OSError):
         artefacts = ARTEFACTS
     return (*artefacts, "manifest.json", "prediction.json")
+
+
+def origin_key(place: str, package: str = "unknown") -> str:
+    """Which of a manifest's ``origins`` a difference at ``place`` comes from; packages come from the release."""
+    file, _, inside = place.partition(":")
+    if file == "uki.efi":
+        return inside.partition(":")[0] or file
+    if file == "model.raw":
+        return "model"
+    if file == "prediction.json":
+        return "platform" if inside.endswith("rtmr0") else "firmware.fd" if inside.endswith("mrtd") else "uki.efi"
+    if file == "root.raw":
+        if inside.startswith("/etc/privml/"):
+            return "config"
+        if inside.startswith("/usr/lib/modules/") or package.startswith("linux-"):
+            return ".linux"
+        return "engine" if package.startswith("llama") else ".cmdline"
+    return file
 
 
 def _kind(path: Path | None) -> str:

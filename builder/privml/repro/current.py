@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from privml.base import strictjson
 from privml.base.files import sha256_file
@@ -11,6 +14,48 @@ from privml.image import provenance, sbom
 
 FORMAT = "privml-current/v1"
 DOCUMENTS = ("manifest.json", "prediction.json", sbom.FILE, provenance.FILE)
+
+
+@dataclass(frozen=True)
+class Record:
+    """How an image stands to its record. ``state`` is ``equal``, ``differs``, ``none`` (there is no record) or
+    ``refreshed`` (its lock is another one, so the record says nothing of it); ``renew`` writes it."""
+
+    path: str
+    state: str
+    lines: Sequence[str]
+    renew: str
+
+    def text(self) -> str:
+        """What a person is told."""
+        said = {
+            "equal": f"{self.path}: still so",
+            "none": f"{self.path} is not there; to write it: {self.renew}",
+            "refreshed": f"{self.path}: not compared, the image is built by another lock (`refreshed`)",
+            "differs": f"{self.path} is no longer so; if that is meant: {self.renew}",
+        }
+        return "\n".join([*(f"  {line}" for line in self.lines), said[self.state]])
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {"path": self.path, "state": self.state, "differences": list(self.lines), "renew": self.renew}
+
+
+def place_of(name: str) -> Path:
+    """Where the record of a recipe is, below the directory that holds ``recipes`` and ``out``."""
+    return Path("measurements") / name / "current.json"
+
+
+def record_of(name: str, found: bytes, *, refreshed: bool) -> Record:
+    """Hold the digests ``found`` against the record of recipe ``name``."""
+    path = place_of(name)
+    renew = f"privml-build repro {name} --record {path}"
+    if refreshed:
+        return Record(str(path), "refreshed", (), renew)
+    if not path.is_file():
+        return Record(str(path), "none", (), renew)
+    lines = differences(path.read_bytes(), found)
+    return Record(str(path), "differs" if lines else "equal", lines, renew)
 
 
 def of(directory: Path) -> bytes:

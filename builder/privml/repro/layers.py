@@ -39,7 +39,10 @@ _TITLES = {
 
 @dataclass(frozen=True)
 class Finding:
-    """One difference: where (``root.raw:/etc/passwd``), in which field, both values, why, whose, and what to do."""
+    """One difference: where (``root.raw:/etc/passwd``), in which field, both values, why, whose, and what to do.
+
+    ``detail`` is what an external program saw in it, where one was asked.
+    """
 
     layer: Layer
     place: str
@@ -49,6 +52,7 @@ class Finding:
     cause: Cause
     package: str = "unknown"
     origin: str = ""
+    detail: str = ""
 
     def text(self) -> str:
         """Two lines for a person."""
@@ -72,6 +76,7 @@ class Finding:
             "fix": self.cause.fix,
             "package": self.package,
             "origin": self.origin,
+            "detail": self.detail,
         }
 
 

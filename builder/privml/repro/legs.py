@@ -6,10 +6,11 @@ import os
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import privml
 from privml.base import strictjson
@@ -19,7 +20,7 @@ from privml.base.run import BASE_ENVIRONMENT, run
 from privml.base.steps import step
 from privml.lock.trees import images_folder
 from privml.repro import child
-from privml.repro.namespaces import FIRST_ID
+from privml.repro.namespaces import FIRST_ID, MAPPED, OWN_RANGE, account, stranger
 from privml.repro.surroundings import Leg, file_system
 from privml.repro.variations import Variation, variations
 
@@ -34,6 +35,16 @@ _ENVIRONMENTS: dict[str, dict[str, str]] = {
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What both legs build: a recipe, by which lock and tools lock, and whether that is not the committed one."""
+
+    recipe: Path
+    lock: Path
+    tools_lock: Path
+    refreshed: bool = False
+
+
+@dataclass(frozen=True)
 class Legs:
     """Two outputs, and what moved between the surroundings in which they were made."""
 
@@ -44,11 +55,14 @@ class Legs:
 
 
 @contextmanager
-def two_legs(recipe: Path, tools_lock: Path, store: Path, name: str, *, keep: Path | None = None) -> Iterator[Legs]:
-    """Build ``recipe`` twice. The outputs live as long as the block, unless ``keep`` is a directory for them."""
+def two_legs(inputs: Inputs, store: Path, name: str, *, keep: Path | None = None) -> Iterator[Legs]:
+    """Build ``inputs`` twice; both manifests say whether they are ``refreshed``.
+
+    The outputs live as long as the block, unless ``keep`` is a directory for them.
+    """
     reasons: dict[str, str] = {}
     with _workspace(_disk()) as first, _workspace(_memory(reasons)) as second:
-        one, two = _plan(recipe, tools_lock, store, name, first, second, reasons)
+        one, two = _plan(inputs, store, name, first, second, reasons)
         seen = []
         for leg, environment in ((one, _ENVIRONMENTS["a"]), (two, _ENVIRONMENTS["b"])):
             with step(f"Leg {leg.name} in {leg.workspace}"):
@@ -93,35 +107,50 @@ def _workspace(parent: Path) -> Iterator[Path]:
 
 
 def _plan(
-    recipe: Path, tools_lock: Path, store: Path, name: str, first: Path, second: Path, reasons: dict[str, str]
+    inputs: Inputs, store: Path, name: str, first: Path, second: Path, reasons: dict[str, str]
 ) -> tuple[Leg, Leg]:
-    root = os.geteuid() == 0
-    if not root:
-        reasons["host_name"] = reasons["user"] = "only root can give a leg a host name and ids of its own"
-    closed = _closed(
-        (Path(sys.executable).resolve(), Path(privml.__file__), images_folder(), recipe.resolve(), store)
-    )
-    if root and closed is not None:
-        reasons["user"] = f"another user cannot read {closed}"
+    user = _user((inputs.recipe.resolve(), inputs.lock.resolve(), inputs.tools_lock.resolve()), store, reasons)
     if len(os.sched_getaffinity(0)) < 2:
         reasons["processors"] = "this process may use one processor only"
     reasons["builder_clock"] = "privml-build and mkosi run on the host's Python, which no preload of the tree reaches"
+    reasons["directory_order"] = reasons.get("file_system", "both file systems list the names in one order")
     for key in ("kernel", "processor_model", "python"):
         reasons[key] = "both legs ran on this machine; repeat on another and compare with `privml-build diff`"
-    common = {"recipe": str(recipe.resolve()), "tools_lock": str(tools_lock.resolve())}
+    common: dict[str, Any] = {
+        "recipe": str(inputs.recipe.resolve()),
+        "lock": str(inputs.lock.resolve()),
+        "tools_lock": str(inputs.tools_lock.resolve()),
+        "refreshed": inputs.refreshed,
+    }
     a = Leg(
         name="a", workspace=str(first), output=str(first / "out" / name), store=str(store), import_from="",
-        umask=0o022, processors=0, host_name="", other_user=False, clock="", **common,
+        umask=0o022, processors=0, host_name="", user="", clock="", **common,
     )  # fmt: skip
     b = Leg(
         name="b", workspace=str(second), output=str(second / "another/deeper/place" / f"{name}-again"),
         store=str(second / "store"), import_from=str(store), umask=0o077, processors=1,
-        host_name="privml-leg-b.invalid" if root else "", other_user=root and closed is None, clock=CLOCK, **common,
+        host_name="privml-leg-b.invalid" if os.geteuid() == 0 or user else "", user=user, clock=CLOCK, **common,
     )  # fmt: skip
     return a, b
 
 
-def _closed(paths: tuple[Path, ...]) -> Path | None:
+def _user(files: Sequence[Path], store: Path, reasons: dict[str, str]) -> str:
+    """Whom leg b is built by: a true unprivileged user when root calls, else the root of a map of ids."""
+    if os.geteuid() != 0:
+        if account(os.geteuid()) is not None:
+            return OWN_RANGE
+        reasons["user"] = "this user has no ids of its own to give: see /etc/subuid, and install uidmap"
+        reasons["host_name"] = "only root, of the host or of a map of ids, gives a host name"
+        return ""
+    needed = (Path(sys.executable).resolve(), Path(privml.__file__), images_folder(), *files, store)
+    if (closed := _closed(needed)) is not None:
+        reasons["user"] = f"another user cannot read {closed}"
+        return ""
+    other = stranger()
+    return f"{other.uid}:{other.gid}" if other is not None else MAPPED
+
+
+def _closed(paths: Sequence[Path]) -> Path | None:
     """The first of ``paths`` and of what leads to them that not everybody may read; None when all are open."""
     for path in paths:
         for step_up in path.parents:
@@ -138,9 +167,10 @@ def _build(leg: Leg, environment: Mapping[str, str]) -> dict[str, str]:
     home.mkdir()
     spec = workspace / "leg.json"
     spec.write_bytes(leg.encode())
-    if leg.other_user:
+    if leg.user and leg.user != OWN_RANGE:
+        uid, gid = (FIRST_ID, FIRST_ID) if leg.user == MAPPED else map(int, leg.user.split(":"))
         for path in (workspace, home, spec):
-            os.chown(path, FIRST_ID, FIRST_ID)
+            os.chown(path, uid, gid)
     package = str(Path(privml.__file__).resolve().parents[1])
     run(
         [sys.executable, "-m", child.__name__, str(spec)],

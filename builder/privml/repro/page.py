@@ -23,15 +23,18 @@ th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; border-bot
 th { background: #f5f5f5; }
 td.value, code { font-family: ui-monospace, monospace; font-size: .85rem; overflow-wrap: anywhere; }
 .still { color: #8a4b00; }
+dl { display: grid; grid-template-columns: max-content 1fr; gap: .2rem 1rem; }
+dt { font-weight: 600; } dd { margin: 0; overflow-wrap: anywhere; }
+pre { background: #f5f5f5; padding: .6rem 1rem; white-space: pre-wrap; overflow-wrap: anywhere; }
 @media (prefers-color-scheme: dark) {
-  body { color: #e8e8e8; background: #161616; } th { background: #262626; } th, td { border-color: #3a3a3a; }
+  body { color: #e8e8e8; background: #161616; } th, pre { background: #262626; } th, td { border-color: #3a3a3a; }
   .same { background: #10301a; } .differs { background: #3a1512; } .still { color: #f0b060; }
 }
 """
 
 
-def page(title: str, report: Report, variations: Sequence[Variation] = ()) -> str:
-    """The page of one comparison."""
+def page(title: str, report: Report, variations: Sequence[Variation] = (), record: str = "") -> str:
+    """The page of one comparison; ``record`` is what is to be said of the record of digests."""
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -39,8 +42,12 @@ def page(title: str, report: Report, variations: Sequence[Variation] = ()) -> st
         f"<title>{escape(title)}</title><style>{_STYLE}</style></head><body>",
         f"<h1>{escape(title)}</h1>",
         _verdict(report),
-        _layers(report),
     ]
+    if report.findings:
+        parts.append(_first(report.findings[0]))
+    if record:
+        parts.append(f"<pre>{escape(record)}</pre>")
+    parts.append(_layers(report))
     if report.findings:
         parts.append(_causes(report))
         parts += [_findings(report, layer) for layer in Layer]
@@ -56,6 +63,17 @@ def _verdict(report: Report) -> str:
     first = report.first.title if report.first else "nothing was compared"
     number = len(report.findings)
     return f'<p class="verdict differs">{number:,} differences; the first layer that differs: {escape(first)}.</p>'
+
+
+def _first(finding: Finding) -> str:
+    """What to look at first: where, why, whose, and what to do."""
+    rows = [
+        ("layer", finding.layer.title), ("place", finding.place), ("field", finding.field), ("a", finding.a),
+        ("b", finding.b), ("cause", f"{finding.cause.cause} ({finding.cause.id})"), ("fix", finding.cause.fix),
+        ("package", finding.package), ("recipe", finding.origin or "no line of it"),
+    ]  # fmt: skip
+    items = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
+    return f"<h2>Look here first</h2>\n<dl>\n{items}\n</dl>"
 
 
 def _layers(report: Report) -> str:
@@ -81,10 +99,14 @@ def _findings(report: Report, layer: Layer) -> str:
         return ""
     rows = [_row(finding) for finding in found[:SHOWN]]
     text = _table(
-        f"Differences: {layer.title}", ["place", "field", "one", "other", "cause", "package, recipe"], rows, values=4
+        f"Differences: {layer.title}", ["place", "field", "a", "b", "cause", "package, recipe line"], rows, values=4
     )
     left = len(found) - len(rows)
-    return text + (f"<p>{left:,} more are in the JSON report.</p>" if left else "")
+    text += f"<p>{left:,} more are in the JSON report.</p>" if left else ""
+    for finding in found:
+        if finding.detail:
+            text += f"\n<h3>{escape(finding.place)}</h3>\n<pre>{escape(finding.detail)}</pre>"
+    return text
 
 
 def _row(finding: Finding) -> list[str]:
@@ -94,7 +116,8 @@ def _row(finding: Finding) -> list[str]:
 
 def _variations(variations: Sequence[Variation]) -> str:
     rows = [[one.name, one.a, one.b, "varied" if one.varied else f"not varied: {one.why}"] for one in variations]
-    return _table("What differed around the two builds, as each of them saw it", ["what", "a", "b", ""], rows)
+    heads = ["what", "leg a", "leg b", "varied?"]
+    return _table("What differed around the two builds, as each of them saw it", heads, rows)
 
 
 def _digests(report: Report) -> str:

@@ -34,11 +34,16 @@ sed -n 's/^update-alternatives \([0-9-]*\) \([0-9:]*\):.*/\1T\2Z/p' "$BUILDROOT/
 
 @dataclass(frozen=True)
 class Leg:
-    """What one leg is asked to be. ``import_from`` fills an empty store; ``clock`` is an offset as in ``+400d``."""
+    """What one leg is asked to be.
+
+    ``import_from`` fills an empty store; ``clock`` is an offset as in ``+400d``; ``user`` as in ``namespaces.enter``.
+    """
 
     name: str
     recipe: str
+    lock: str
     tools_lock: str
+    refreshed: bool
     workspace: str
     output: str
     store: str
@@ -46,7 +51,7 @@ class Leg:
     umask: int
     processors: int
     host_name: str
-    other_user: bool
+    user: str
     clock: str
 
     def encode(self) -> bytes:

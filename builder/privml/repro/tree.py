@@ -8,11 +8,14 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import tempfile
 from collections.abc import Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from privml.base.files import CHUNK
+from privml.base.files import sha256_file
 from privml.measure.digest import piece
 
 # In the order in which they are told: what a path is, then its bytes, then what is around them.
@@ -80,6 +83,17 @@ class Tree:
             return self.bodies[path]
         return None if self.root is None else (self.root / path).read_bytes()
 
+    @contextmanager
+    def file(self, path: str) -> Iterator[Path]:
+        """A file with the bytes of ``path``, for a program that wants one."""
+        if self.root is not None:
+            yield self.root / path
+            return
+        with tempfile.NamedTemporaryFile(prefix="privml-look.") as file:
+            file.write((self.bodies or {})[path])
+            file.flush()
+            yield Path(file.name)
+
 
 def read_tree(root: Path) -> Tree:
     """The tree under a directory, that directory itself included as ``.``."""
@@ -97,7 +111,7 @@ def read_tree(root: Path) -> Tree:
             uid=status.st_uid,
             gid=status.st_gid,
             size=0 if stat.S_ISDIR(status.st_mode) else status.st_size,
-            mtime=int(status.st_mtime),
+            mtime=status.st_mtime_ns,
             xattrs=tuple(
                 (attribute, os.getxattr(path, attribute, follow_symlinks=False).hex())
                 for attribute in sorted(os.listxattr(path, follow_symlinks=False))
@@ -105,6 +119,13 @@ def read_tree(root: Path) -> Tree:
             links=links,
         )
     return Tree(entries, root=root)
+
+
+def read_trees(a: Path, b: Path) -> tuple[Tree, Tree]:
+    """Both trees at once: hashing lets the other thread run."""
+    with ThreadPoolExecutor(2) as pool:
+        one, two = pool.map(read_tree, (a, b))
+    return one, two
 
 
 def _walk(root: Path) -> Iterator[tuple[Path, str]]:
@@ -121,11 +142,7 @@ def _walk(root: Path) -> Iterator[tuple[Path, str]]:
 
 def _content(path: Path, status: os.stat_result) -> str:
     if stat.S_ISREG(status.st_mode):
-        hasher = hashlib.sha256()
-        with path.open("rb") as file:
-            while block := file.read(CHUNK):
-                hasher.update(block)
-        return hasher.hexdigest()
+        return sha256_file(path)
     if stat.S_ISLNK(status.st_mode):
         return str(path.readlink())
     if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):

