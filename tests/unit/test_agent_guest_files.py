@@ -71,6 +71,12 @@ def test_broker_and_engine_never_start_twice() -> None:
     assert unit(UNITS / "privml-boot.service")["Unit"]["FailureAction"] == ["poweroff-force"]
 
 
+def test_a_guest_without_an_engine_names_none_of_its_users() -> None:
+    """A unit with a user or group that is not there does not start."""
+    common = [path for path in COMMON.rglob("*") if path.is_file()]
+    assert not [path for path in common if b"privml-engine" in path.read_bytes()]
+
+
 def test_nothing_but_the_boot_starts_the_engine() -> None:
     for path in OURS:
         assert EngineUnit.UNIT not in path.read_text() or path.name == EngineUnit.UNIT
@@ -89,16 +95,20 @@ def test_numbers_and_folders_are_the_codes() -> None:
 
 
 def test_prompts_go_to_an_engine_without_a_network_over_a_socket_that_only_the_server_may_open() -> None:
-    engine, server = (unit(UNITS / f"privml-{name}.service")["Service"] for name in ("engine", "server"))
+    engine = service_of("engine")
     assert engine["PrivateNetwork"] == ["yes"]
     assert engine["RestrictAddressFamilies"] == ["AF_UNIX"]
     assert (engine["RuntimeDirectoryMode"], engine["UMask"]) == (["0710"], ["0007"])
     assert [Path("/run") / name for name in engine["RuntimeDirectory"]] == [Layout().engine_socket.parent]
+    # A drop-in of the engine's overlay: without an engine there is no such group, and no server would start in it.
+    drop_in = "etc/systemd/system/privml-server.service.d/engine.conf"
     members = [
-        path.name for path in OURS if "privml-engine" in unit(path).get("Service", {}).get("SupplementaryGroups", [])
+        path.relative_to(GUEST).as_posix()
+        for path in GUEST.rglob("*")
+        if path.is_file() and b"SupplementaryGroups" in path.read_bytes()
     ]
-    assert members == ["privml-server.service"]
-    assert server["SupplementaryGroups"] == engine["Group"]
+    assert members == [f"engine/{drop_in}"]
+    assert unit(ENGINE / drop_in)["Service"]["SupplementaryGroups"] == engine["Group"]
     assert str(Layout().engine_socket) == SOCKET == llama_server("m", "m")[llama_server("m", "m").index("--host") + 1]
 
 
