@@ -42,10 +42,9 @@ class Exchange:
                 (b"content-length", str(len(body)).encode()),
             ]
             request = h11.Request(method=method, target=target, headers=sent)
-            self._socket.sendall(self._http.send(request) or b"")
-            if body:
-                self._socket.sendall(self._http.send(h11.Data(data=body)) or b"")
-            self._socket.sendall(self._http.send(h11.EndOfMessage()) or b"")
+            events = (request, *((h11.Data(data=body),) if body else ()), h11.EndOfMessage())
+            # In one piece: an engine closes once it has all and has answered; to send even nothing then is EPIPE.
+            self._send(b"".join(self._http.send(event) or b"" for event in events))
             head = self._head()
         except BaseException:
             self.close()
@@ -70,6 +69,12 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._socket.sendall(data)
+        except OSError as error:
+            raise HostError(f"engine: {error.strerror or error}") from error
 
     def _head(self) -> h11.Response:
         event = self._next()
