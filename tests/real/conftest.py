@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from privml.cli.context import Workplace, recipes_directory, resolve
+from privml.vm.bench import Bench
+
 ROOT = Path(__file__).resolve().parents[2]
 only_full = pytest.mark.skipif(os.environ.get("PRIVML_FULL") != "1", reason="minutes more: `make check-full` does it")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -47,6 +50,14 @@ def tdx_min() -> Path:
     """out/tdx-min, built."""
     succeeded(privml("image", "tdx-min"))
     return ROOT / "out/tdx-min"
+
+
+@pytest.fixture(scope="session")
+def bench(demo_cpu: Path) -> Bench:
+    """Boots of out/demo-cpu, each compared with its predictions."""
+    target, place = resolve("demo-cpu"), Workplace()
+    tools = place.tools(target.recipe)
+    return Bench(tools, place.store.root, demo_cpu, target.manifest(), recipes_directory(target))
 
 
 @pytest.fixture(scope="session")

@@ -1,12 +1,12 @@
-"""One request to the engine: an engine that is quick, or gone, is neither an error of ours nor an unnamed one."""
+"""The way to the engine: what an engine that misbehaves does to a request."""
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import tempfile
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -14,46 +14,62 @@ import pytest
 from privml.agent import exchange
 from privml.base.errors import HostError
 
-OK = b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n"
+ANSWER = b"HTTP/1.1 413 too large\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno"
 
 
-@contextmanager
-def engine(serve: Callable[[socket.socket], None]) -> Iterator[Path]:
-    """A socket at which ``serve`` is done with each connection, which is then closed."""
-    with tempfile.TemporaryDirectory(prefix="privml-") as folder, socket.socket(socket.AF_UNIX) as listener:
-        path = Path(folder) / "engine.sock"
+@contextlib.contextmanager
+def engine(behave: Callable[[socket.socket], object]) -> Iterator[Path]:
+    """A socket at which one caller is met as ``behave`` says, and left."""
+    with tempfile.TemporaryDirectory(prefix="privml-") as name, socket.socket(socket.AF_UNIX) as listener:
+        path = Path(name) / "engine.sock"
         listener.bind(str(path))
         listener.listen()
 
-        def work() -> None:
-            while True:
-                try:
-                    connection, _ = listener.accept()
-                except OSError:
-                    return
-                with connection:
-                    serve(connection)
+        def meet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                behave(connection)
 
-        thread = threading.Thread(target=work, daemon=True)
-        thread.start()
-        yield path
-        listener.shutdown(socket.SHUT_RDWR)
-        thread.join()
+        one = threading.Thread(target=meet)
+        one.start()
+        try:
+            yield path
+        finally:
+            one.join(60)
 
 
-def quick(connection: socket.socket) -> None:
-    data = b""
-    while b"\r\n\r\n" not in data:
-        data += connection.recv(4096)
-    connection.sendall(OK)
+def ask(path: Path, body: bytes = b"", *, timeout: float = 60) -> tuple[int, bytes]:
+    return exchange.whole(path, "POST", "/v1/completions", (), body, timeout=timeout, limit=1000)
 
 
-def test_an_engine_that_answers_and_closes_at_once_has_answered() -> None:
-    with engine(quick) as path:
-        for _ in range(300):
-            assert exchange.whole(path, "GET", "/health", timeout=10, limit=100) == (200, b"")
+def test_an_engine_that_refuses_before_it_has_read_is_heard() -> None:
+    with engine(lambda connection: connection.sendall(ANSWER)) as path:
+        assert ask(path, b"x" * (4 << 20)) == (413, b"no")
 
 
-def test_an_engine_that_closes_unasked_is_named() -> None:
-    with engine(lambda connection: None) as path, pytest.raises(HostError, match=r"^engine: "):
-        exchange.whole(path, "POST", "/v1/completions", (), b"x" * (8 << 20), timeout=10, limit=100)
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (b"", "not HTTP"),
+        (b"HTTP/1.1 200 ok\r\ncontent-length: 9\r\n\r\nhalf", "not HTTP|ended"),
+        (b"SSH-2.0-x\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 ok\r\ncontent-length: 2000\r\n\r\n" + b"y" * 2000, "more than 1000 bytes"),
+    ],
+)
+def test_what_is_no_answer_is_an_error_of_the_engine(said: bytes, text: str) -> None:
+    def behave(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(said)
+
+    with engine(behave) as path, pytest.raises(HostError, match=f"engine: .*({text})"):
+        ask(path)
+
+
+def test_an_engine_that_is_silent_or_away_is_an_error() -> None:
+    release = threading.Event()
+    with engine(lambda _: release.wait(60)) as path:
+        with pytest.raises(HostError, match="engine: timed out"):
+            ask(path, timeout=0.1)
+        release.set()
+    with pytest.raises(HostError, match="engine: No such file"):
+        ask(path)

@@ -1,10 +1,12 @@
 """The table loader's commands decide what is measured; the PCI window decides one field of the tables."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 
 from privml.base.errors import MeasurementError
+from privml.machine.platform import Device
 from privml.measure import acpi, pciwindow
 
 GIB = 1 << 30
@@ -80,3 +82,26 @@ def test_pci_window(
 def test_a_malformed_memory_map_is_refused() -> None:
     with pytest.raises(MeasurementError, match="e820"):
         pciwindow.window(b"x", vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True)
+
+
+VIRTIO = Device("virtio-blk", 2)
+BIG = Device("memory", 6, bar=8 * GIB, port=True)
+
+
+def test_bars_are_placed_by_size_and_slot() -> None:
+    window = pciwindow.Window(0x380000000000, 1 << 43)
+    devices = (VIRTIO, Device("virtio-net", 3), Device("memory", 5, bar=GIB), BIG)
+    assert pciwindow.placed(window, devices) == (
+        pciwindow.Bar(6, 0, 0x380000000000, 8 * GIB),
+        pciwindow.Bar(5, 0x18, 0x380200000000, GIB),
+        pciwindow.Bar(2, 0x20, 0x380240000000, 0x4000),
+        pciwindow.Bar(3, 0x20, 0x380240004000, 0x4000),
+    )
+    assert pciwindow.placed(window, ()) == ()
+
+
+def test_bars_are_aligned_and_must_fit() -> None:
+    small = pciwindow.Window(4 * GIB, 16 * GIB)
+    assert [bar.address for bar in pciwindow.placed(small, (BIG, VIRTIO))] == [8 * GIB, 16 * GIB]
+    with pytest.raises(MeasurementError, match="end at 0x600000000, the firmware's window at 0x500000000"):
+        pciwindow.placed(small, (BIG, replace(BIG, slot=7)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import pwd
 import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -12,7 +14,7 @@ import image_fake
 import pytest
 
 from privml.base import run as base_run
-from privml.base.errors import BuildError
+from privml.base.errors import BuildError, HostError
 from privml.image import build as room
 from privml.image.root import Probe
 from privml.image.tools import ToolsTree
@@ -148,3 +150,84 @@ def test_a_leg_that_fails_fails_the_command_with_its_words(tmp_path: Path) -> No
     with pytest.raises(BuildError, match=r"none\.yaml") as caught:
         legs._build(leg, {"TZ": "UTC"})
     assert caught.value.exit_code == 6
+
+
+def test_a_leg_in_which_no_tool_ran_is_no_second_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A build that took the other leg's output would agree with it, and would have seen nothing of its own."""
+    seen = {"tool_clock": ""}
+    monkeypatch.setattr(legs, "run", lambda *_, **__: (tmp_path / child.OBSERVED).write_text(json.dumps(seen)))
+    leg = replace(LEG, workspace=str(tmp_path), user="", host_name="")
+    with pytest.raises(BuildError, match="not a build of its own"):
+        legs._build(leg, {"TZ": "UTC"})
+    seen["tool_clock"] = "2026-01-01T00:00:00Z"
+    (tmp_path / "home-of-b").rmdir()
+    assert legs._build(leg, {"TZ": "UTC"}) == seen
+
+
+def test_a_leg_that_saw_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(legs, "run", lambda *_, **__: None)
+    with pytest.raises(HostError, match="saw nothing"):
+        legs._build(replace(LEG, workspace=str(tmp_path), user=""), {})
+
+
+def etc(folder: Path, subuid: str, subgid: str | None = None) -> Path:
+    folder.mkdir()
+    (folder / "subuid").write_text(subuid)
+    (folder / "subgid").write_text(subuid if subgid is None else subgid)
+    return folder
+
+
+def test_a_stranger_is_the_first_who_may_have_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(namespaces.shutil, "which", lambda name: f"/usr/bin/{name}")
+    name = pwd.getpwuid(1).pw_name
+    rows = f"root:1:65536\nnobody-knows-me:1:65536\n{name}:200000:65536\n"
+    found = namespaces.stranger(etc(tmp_path / "a", rows))
+    assert found is not None
+    assert (found.uid, found.gid, found.users) == (1, pwd.getpwuid(1).pw_gid, (200_000, 65_536))
+    assert namespaces.stranger(etc(tmp_path / "few", f"{name}:200000:1000\n")) is None
+    assert namespaces.stranger(etc(tmp_path / "no groups", rows, "")) is None
+    assert namespaces.stranger(tmp_path / "absent") is None
+    monkeypatch.setattr(namespaces.shutil, "which", lambda _: None)
+    assert namespaces.stranger(tmp_path / "a") is None
+
+
+def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, own: object) -> tuple[Leg, dict[str, str]]:
+    monkeypatch.setattr(legs.os, "geteuid", lambda: uid)
+    monkeypatch.setattr(legs, "account", lambda _: own)
+    monkeypatch.setattr(legs, "stranger", lambda: own)
+    monkeypatch.setattr(legs, "_closed", lambda _: None)
+    files = legs.Inputs(Path("r"), Path("l"), Path("t"), refreshed=True)
+    reasons: dict[str, str] = {}
+    _, leg = legs._plan(files, tmp_path, "n", tmp_path / "a", tmp_path / "b", reasons)
+    assert leg.refreshed
+    return leg, reasons
+
+
+def test_who_calls_decides_whom_leg_b_is_built_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    own = namespaces.Account(1001, 1002, (1, 65536), (1, 65536))
+    assert plan(tmp_path, monkeypatch, 0, own)[0].user == "1001:1002"
+    assert plan(tmp_path, monkeypatch, 0, None)[0].user == namespaces.MAPPED
+    leg, reasons = plan(tmp_path, monkeypatch, 1001, own)
+    assert (leg.user, leg.host_name) == (namespaces.OWN_RANGE, "privml-leg-b.invalid")
+    assert not {"user", "host_name"} & set(reasons)
+    leg, reasons = plan(tmp_path, monkeypatch, 1001, None)
+    assert (leg.user, leg.host_name) == ("", "")
+    assert {"user", "host_name"} <= set(reasons)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
+def test_root_becomes_a_true_unprivileged_user(open_to_all: Path) -> None:
+    done = base_run.run(
+        [
+            legs.sys.executable,
+            "-c",
+            "import os, sys; from privml.repro import namespaces as n\n"
+            "code = n.enter('leg.invalid', '1:1')\n"
+            "sys.exit(code) if code is not None else None\n"
+            f"open({str(open_to_all / 'mine')!r}, 'w').close()\n"
+            "print(os.uname().nodename, os.getresuid(), os.getresgid(), os.getgroups())",
+        ],
+        env={"PYTHONPATH": str(Path(namespaces.__file__).parents[2])},
+    )
+    assert done.stdout.decode().strip() == "leg.invalid (1, 1, 1) (1, 1, 1) []"
+    assert (open_to_all / "mine").stat().st_uid == 1

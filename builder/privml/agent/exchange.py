@@ -41,10 +41,16 @@ class Exchange:
                 *headers,
                 (b"content-length", str(len(body)).encode()),
             ]
-            request = h11.Request(method=method, target=target, headers=sent)
-            events = (request, *((h11.Data(data=body),) if body else ()), h11.EndOfMessage())
-            # In one piece: an engine closes once it has all and has answered; to send even nothing then is EPIPE.
-            self._send(b"".join(self._http.send(event) or b"" for event in events))
+            message: list[h11.Event] = [h11.Request(method=method, target=target, headers=sent)]
+            message += [h11.Data(data=body), h11.EndOfMessage()]
+            # In one piece: an engine that answers at once and closes must not find us still writing nothing.
+            wire = b"".join(self._http.send(event) or b"" for event in message)
+            try:
+                self._socket.sendall(wire)
+            except BrokenPipeError:
+                pass  # it may refuse before it has read everything; what it said is still to be read
+            except OSError as error:
+                raise HostError(f"engine: {error.strerror or error}") from error
             head = self._head()
         except BaseException:
             self.close()
@@ -69,12 +75,6 @@ class Exchange:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _send(self, data: bytes) -> None:
-        try:
-            self._socket.sendall(data)
-        except OSError as error:
-            raise HostError(f"engine: {error.strerror or error}") from error
 
     def _head(self) -> h11.Response:
         event = self._next()

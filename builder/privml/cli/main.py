@@ -27,6 +27,7 @@ VERBS = {
     "run": "Boot an image here and ask its model.",
     "measure": "Predict the registers of an image, or say what a file measures to; --boot compares with a real boot.",
     "explain": "Say why a register is what it is, and which event of a log differs.",
+    "capture": "In a TD: write what it measured and was measured from into one archive, to test predictions with.",
     "verify": "Check a running image's attestation.",
     "proxy": "Serve an OpenAI endpoint locally that only talks to a verified image.",
     "store": "Look after the store of input bytes.",

@@ -12,6 +12,7 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
 from privml.cli import files
+from privml.cli import replay as held
 from privml.cli.context import Target, Workplace, recipes_directory, resolve
 from privml.events.event import Event
 from privml.events.registers import RTMRS, Register
@@ -21,10 +22,11 @@ from privml.machine.matrix import shapes as shapes_of
 from privml.machine.platform import Platform, Shape
 from privml.measure.artefact import Finding
 from privml.statement.predicate import MeasuredShape
-from privml.vm import bootdisk
+from privml.vm import bootdisk, crosscheck
 from privml.vm.bench import Bench
 from privml.vm.compared import Boot
-from privml.vm.predicted import predict_image, write_prediction
+from privml.vm.platforms import platform as load_platform
+from privml.vm.predicted import Predictor, predict_image, write_prediction
 
 
 @click.command()
@@ -33,10 +35,21 @@ from privml.vm.predicted import predict_image, write_prediction
 @click.option("--memory", metavar="SIZE", help="Their memory, as in 4GiB or 2GiB,2815MiB or 2GiB..512GiB (doubling).")
 @click.option("--boot", is_flag=True, help="Boot it under generic OVMF and swtpm, and compare event by event.")
 @click.option("--disk", is_flag=True, help="With --boot: start the UKI from a disk that is made for it.")
+@click.option("--replay", type=click.Path(path_type=Path), help="Hold it against this `capture` of a real TD.")
+@click.option("--cross-check", is_flag=True, help="Let `tdx-measure` (of others, on PATH) measure the same machines.")
 @click.option("--events", is_flag=True, help="List every event with its origin and evidence.")
 @click.option("--json", "as_json", is_flag=True, help="Print predicate v1 (or the comparison) as JSON.")
 def measure(
-    target: str, *, vcpus: str | None, memory: str | None, boot: bool, disk: bool, events: bool, as_json: bool
+    target: str,
+    *,
+    vcpus: str | None,
+    memory: str | None,
+    boot: bool,
+    disk: bool,
+    replay: Path | None,
+    cross_check: bool,
+    events: bool,
+    as_json: bool,
 ) -> None:
     """Predict MRTD and RTMR0..3 of TARGET for its platforms and shapes, and write prediction.json beside it.
 
@@ -52,21 +65,32 @@ def measure(
     privml-build measure demo-cpu --boot
     privml-build measure demo-cpu --boot --disk --vcpus 1,4 --memory 2815MiB
     privml-build measure demo-cpu --vcpus 1..64 --memory 2GiB..64GiB --json
+    privml-build measure out/demo-cpu --replay my-td.tar
     privml-build measure OVMF.fd
     """
     if disk and not boot:
         raise UsageError("--disk is for --boot")
+    if cross_check and (boot or replay is not None or Path(target).is_file()):
+        raise UsageError("--cross-check is for an image's prediction: no file, --boot or --replay")
+    if replay is not None and (boot or vcpus is not None or memory is not None):
+        raise UsageError("--replay takes the machine from the capture: no --boot, --vcpus or --memory")
     if Path(target).is_file() and Path(target).suffix not in (".yaml", ".yml"):
-        if boot or vcpus is not None or memory is not None:
-            raise UsageError(f"{target} is a file: --boot, --vcpus and --memory are for images")
+        if boot or vcpus is not None or memory is not None or replay is not None:
+            raise UsageError(f"{target} is a file: --boot, --replay, --vcpus and --memory are for images")
         _file(files.read(Path(target)).finding, events=events, as_json=as_json)
         return
     shapes = _shapes(vcpus, memory)
     found = resolve(target)
     manifest = found.manifest()
+    if replay is not None:
+        held.replay(found.directory, manifest, replay, as_json=as_json)
+        return
     place = Workplace()
     if boot:
         _boots(place, found, manifest, shapes or manifest.shapes[:1], disk=disk, as_json=as_json)
+        return
+    if cross_check:
+        _cross_check(place, found, manifest, shapes or manifest.shapes, as_json=as_json)
         return
     tools = place.tools_of(found)
     with step("Predicting"):
@@ -83,6 +107,33 @@ def measure(
         return
     for measured in predicate.shapes:
         _show(measured, events=events)
+
+
+def _cross_check(
+    place: Workplace, found: Target, manifest: Manifest, shapes: tuple[Shape, ...], *, as_json: bool
+) -> None:
+    tool = crosscheck.program()
+    predictor = Predictor(place.tools_of(found), place.store.root, found.directory, manifest)
+    rows: list[dict[str, Any]] = []
+    for name in manifest.platforms:
+        platform = load_platform(name, recipes_directory(found))
+        for shape in shapes:
+            checks = predictor.cross_check(tool, platform, shape, found.directory / "firmware.fd")
+            rows.append(
+                {
+                    "platform": name,
+                    "vcpus": shape.vcpus,
+                    "memory": shape.memory,
+                    "equal": all(check.equal for check in checks),
+                    "checks": [str(check) for check in checks],
+                }
+            )
+            if not as_json:
+                click.echo("\n".join([f"{name}, {shape}", *(f"  {check}" for check in checks)]))
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    if not all(row["equal"] for row in rows):
+        raise Differs(f"{crosscheck.PROGRAM} measures another value", hint="one of the two is wrong")
 
 
 def _shapes(vcpus: str | None, memory: str | None) -> tuple[Shape, ...]:
@@ -187,8 +238,6 @@ def _show_boot(shape: Shape, booted: Boot) -> None:
         click.echo(f"  {register.name.lower()}: {count} of {count + missing} predicted events are in the log")
     for difference in booted.comparison.differences:
         click.echo(f"  {difference.text()}")
-    if booted.exit_failed:
-        click.echo("  the kernel called ExitBootServices twice, as it may: two events more in rtmr1")
     if booted.account is not None:
         total = sum(booted.account.used.values())
         click.echo(f"  from a TD it differs in {total} events, each by one of {len(booted.account.used)} rules")
@@ -221,7 +270,6 @@ def _as_json(platform: Platform, shape: Shape, booted: Boot) -> dict[str, Any]:
         "memory": shape.memory,
         "equal": booted.equal,
         "tpm_disagrees": list(booted.disagreeing),
-        "exit_failed": booted.exit_failed,
         "td_rules": dict(booted.account.used) if booted.account else {},
         "td_unexplained": [one.to_dict() for one in booted.account.unexplained] if booted.account else [],
         "td_unused": list(booted.account.unused) if booted.account else [],

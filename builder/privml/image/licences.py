@@ -1,7 +1,7 @@
 """Licences of what is in an image, as they are declared: Debian copyright files and the metadata of wheels.
 
-Sources: the machine-readable debian/copyright format 1.0 ("DEP-5"), Debian Policy 12.5, core metadata 2.4 and the
-SPDX licence list. A name is an SPDX id only where the two lists mean the same text; else it is told as it was found.
+Sources: the machine-readable debian/copyright format 1.0 ("DEP-5"), Debian Policy 12.5, core metadata 2.4, the SPDX
+licence list. A name is an SPDX id only where the two lists mean the same text; else it is told as it was found.
 """
 
 from __future__ import annotations

@@ -115,3 +115,11 @@ def _entries(e820: bytes) -> list[tuple[int, int, int]]:
 
 def _align(value: int, unit: int) -> int:
     return -(-value // unit) * unit
+
+
+def ram(e820: bytes) -> int:
+    """The machine's memory in bytes, by QEMU's ``etc/e820``; ``MeasurementError`` when it lists none."""
+    total = sum(length for _, length, kind in _entries(e820) if kind == _RAM)
+    if not total:
+        raise MeasurementError(f"{E820}: it is not there, or lists no RAM")
+    return total

@@ -13,7 +13,6 @@ from privml.events.event import Event
 from privml.events.registers import Register
 from privml.events.tcg import LogEntry
 from privml.events.types import (
-    EV_EFI_ACTION,
     EV_EFI_BOOT_SERVICES_DRIVER,
     EV_EFI_HANDOFF_TABLES2,
     EV_EFI_PLATFORM_FIRMWARE_BLOB2,
@@ -36,7 +35,7 @@ class Rule:
 
     It matches an event of this ``register`` and TCG ``type`` whose predicted origin begins with ``origin`` and whose
     logged data contains ``data`` (where the difference has such a side). It is for boots whose situations include one
-    of ``boots``, and must be used in each of those unless it is ``conditional``.
+    of ``boots``, and must be used in each of those.
     """
 
     id: str
@@ -47,7 +46,6 @@ class Rule:
     origin: str = ""
     data: bytes = b""
     boots: tuple[str, ...] = (DIRECT, DISK)
-    conditional: bool = False
 
     def matches(self, difference: Difference) -> bool:
         """True when ``difference`` is of this kind."""
@@ -170,22 +168,6 @@ RULES: tuple[Rule, ...] = (
         "edk2 OvmfPkg/IncompatiblePciDeviceSupportDxe: in a TD option ROMs are not loaded",
         boots=(ROM,),
     ),
-    *(
-        Rule(
-            id_,
-            Register.RTMR1,
-            "extra",
-            EV_EFI_ACTION,
-            "boots from a disk under TCG, most of them: the memory map changed before the first ExitBootServices",
-            data=text,
-            boots=(DISK,),
-            conditional=True,
-        )
-        for id_, text in (
-            ("exit-retried", b"Exit Boot Services Invocation"),
-            ("exit-failed", b"Exit Boot Services Returned with Failure"),
-        )
-    ),
 )
 
 
@@ -215,6 +197,4 @@ def account(td: Sequence[Event], log: Iterable[LogEntry], situations: frozenset[
             used[matching[0].id] = used.get(matching[0].id, 0) + 1
         else:
             unexplained.append(difference)
-    return Account(
-        used, tuple(unexplained), tuple(rule.id for rule in allowed if not rule.conditional and rule.id not in used)
-    )
+    return Account(used, tuple(unexplained), tuple(rule.id for rule in allowed if rule.id not in used))

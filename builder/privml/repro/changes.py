@@ -1,4 +1,4 @@
-"""What changed from one image or lock to another, in the words of who changed it, and which registers it moves."""
+"""What changed from one image or lock to another, in the words of whoever changed it, and which registers move."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Two output directories, layer by layer. Equality is decided by bytes alone; the layers above say where and why.
 
-A file that one side lacks, an empty artefact, a link in an artefact's place and a manifest that is not of its own
-files are differences like any other, also when both sides have them.
+The build's own note for its cache (``KEY_FILE``) is no part of an image. A file that one side lacks, an empty
+artefact, a link in an artefact's place and a manifest that is not of its own files are differences like any other,
+also when both sides have them.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from privml.base import strictjson
 from privml.base.errors import PrivmlError, UsageError
 from privml.base.files import sha256_file
 from privml.events.registers import Register
+from privml.image.build import KEY_FILE
 from privml.image.manifest import ARTEFACTS, VOLUMES, Manifest
 from privml.image.manifest import decode as decode_manifest
 from privml.image.volume import Partition, partitions
@@ -25,7 +27,7 @@ from privml.measure.pe import headers, in_memory
 from privml.repro import disk
 from privml.repro.causes import Symptom, name_cause
 from privml.repro.external import LOOKS, Look
-from privml.repro.layers import Finding, Layer, Report, ordered
+from privml.repro.layers import Finding, Layer, Report, ordered, told
 from privml.repro.owners import Owners
 from privml.repro.tree import Tree, read_cpio, read_trees
 from privml.statement import intoto
@@ -58,7 +60,8 @@ class Comparer:
         path = symptom.path if layer is Layer.TREE and symptom.field != "package" else ""
         owner = self.owners.package(path) if path else "unknown"
         origin = self.origins.get(origin_key(place, owner), "")
-        self.findings.append(Finding(layer, place, what, a, b, name_cause(symptom), owner, origin, detail))
+        cause = name_cause(symptom)
+        self.findings.append(Finding(layer, told(place), what, told(a), told(b), cause, owner, origin, detail))
 
     def plain(self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "") -> None:
         """Keep one difference outside a tree."""
@@ -71,7 +74,7 @@ class Comparer:
     # -- files -------------------------------------------------------------------------------------------------
     def files(self) -> list[str]:
         """Artefacts by name and kind; the names that are a plain, non-empty file on both sides."""
-        listed = [{path.name: path for path in side.iterdir()} for side in self.sides]
+        listed = [{path.name: path for path in side.iterdir() if path.name != KEY_FILE} for side in self.sides]
         required = {name for side in self.sides for name in required_of(side)}
         good = []
         for name in sorted({*listed[0], *listed[1], *required}):
@@ -103,7 +106,7 @@ class Comparer:
                 self.document(name)
                 continue
             where = _where(*(side / name for side in self.sides))
-            kind = "follows" if name in explained or name == ".build-key" else "raw"
+            kind = "follows" if name in explained else "raw"
             self.plain(Layer.BYTES, name, "bytes", f"sha256 {a}", f"sha256 {b}; {where}", kind)
 
     def document(self, name: str) -> None:
@@ -161,8 +164,12 @@ class Comparer:
                 self._initrd(a, b)
 
     def _initrd(self, a: bytes, b: bytes) -> None:
+        before = len(self.findings)
         try:
             self.trees("uki.efi:.initrd", read_cpio(a), read_cpio(b))
+            if len(self.findings) == before:
+                sums = [hashlib.sha256(data).hexdigest() for data in (a, b)]
+                self.plain(Layer.UKI, "uki.efi:.initrd", "layout", sums[0], sums[1], "cpio")
         except PrivmlError as error:
             self.plain(Layer.UKI, "uki.efi:.initrd", "reading", error.message, error.message, "unreadable")
 
@@ -227,11 +234,15 @@ class Comparer:
             self.count(Layer.TREE)
             self.notes.append(f"{place}: equal byte for byte, so its tree is")
             return
-        with self.opener(paths[0], parts[0]) as one, self.opener(paths[1], parts[1]) as two:
-            before = len(self.findings)
-            self.trees(name, *read_trees(one, two))
-            if len(self.findings) == before and erofs[0] == erofs[1]:
-                self.plain(Layer.PARTITIONS, place, "layout", sums[0], sums[1], "erofs")
+        before = len(self.findings)
+        try:
+            with self.opener(paths[0], parts[0]) as one, self.opener(paths[1], parts[1]) as two:
+                self.trees(name, *read_trees(one, two))
+        except PrivmlError as error:
+            # The bytes differ already; that nobody can say in which file is no reason to end otherwise.
+            self.plain(Layer.TREE, place, "reading", sums[0], f"{sums[1]}; {error.message}", "unreadable")
+        if len(self.findings) == before and erofs[0] == erofs[1]:
+            self.plain(Layer.PARTITIONS, place, "layout", sums[0], sums[1], "erofs")
 
     def _facts(self, layer: Layer, place: str, kind: str, a: Mapping[str, str], b: Mapping[str, str]) -> None:
         for fact in dict.fromkeys([*a, *b]):
@@ -263,6 +274,12 @@ class Comparer:
         self.looks += 1
         with a.file(path) as one, b.file(path) as two:
             return self.look(one, two)
+
+    def nothing(self) -> None:
+        """Where nothing differs, a layer in which nothing was held against anything still proves nothing."""
+        for layer in Layer if not self.findings else ():
+            if not self.compared.get(layer):
+                self.plain(layer, layer.title, "number", "0", "0", "nothing")
 
     # -- reading both sides ------------------------------------------------------------------------------------
     def _both(self, name: str, read: Callable[[bytes], Any]) -> tuple[Any, Any] | None:
@@ -310,6 +327,7 @@ def compare(
         if name in VOLUMES:
             work.volume(name)
     work.raw()
+    work.nothing()
     return Report(ordered(work.findings), work.compared, work.digests, tuple(work.notes))
 
 

@@ -18,8 +18,11 @@ DOCUMENTS = ("manifest.json", "prediction.json", sbom.FILE, provenance.FILE)
 
 @dataclass(frozen=True)
 class Record:
-    """How an image stands to its record. ``state`` is ``equal``, ``differs``, ``none`` (there is no record) or
-    ``refreshed`` (its lock is another one, so the record says nothing of it); ``renew`` writes it."""
+    """How an image stands to its record, and the command that writes it anew.
+
+    ``state`` is ``equal``, ``differs``, ``none`` (there is no record) or ``refreshed`` (its lock is another one, so
+    the record says nothing of it).
+    """
 
     path: str
     state: str

@@ -183,6 +183,11 @@ def _build(leg: Leg, environment: Mapping[str, str]) -> dict[str, str]:
     if not observed.is_file():
         raise HostError(f"leg {leg.name} ended well but saw nothing: {observed} is not there")
     seen: dict[str, str] = strictjson.loads(observed.read_bytes(), what=child.OBSERVED)
+    if not seen.get("tool_clock"):
+        raise BuildError(
+            f"leg {leg.name} has an image, but no tool of mkosi ran in it: it is not a build of its own",
+            hint="look for a cache or a copy between the legs",
+        )
     return seen
 
 

@@ -16,11 +16,15 @@ import zipfile
 import zlib
 from collections import Counter
 from collections.abc import Callable
+from functools import lru_cache
 
 from privml.base.errors import PrivmlError
 from privml.lock.deb import members
 
 Matcher = Callable[[bytes, bytes], bool]
+
+_AROUND = 8 << 10
+_WINDOW = 1 << 20
 
 _MONTH = rb"(?:Jan|Feb|Mar|Apr|May|Jun|Jul|Aug|Sep|Oct|Nov|Dec)[a-z]*"
 _DAY = rb"(?:Mon|Tue|Wed|Thu|Fri|Sat|Sun)[a-z]*"
@@ -42,11 +46,42 @@ BUILDER = rb"[\w.+-]+@[\w.-]+"
 GIT = rb"-g[0-9a-f]{7,40}\b|-dirty\b"
 
 
+@lru_cache(maxsize=1)
+def window(a: bytes, b: bytes) -> tuple[bytes, bytes]:
+    """What is between the common beginning and the common end, with what stands around it, in whole lines.
+
+    Text is looked at there only: a pattern over 32 MiB takes seconds, and what is equal names no cause.
+    """
+    head = _common(a, b)
+    tail = min(_common(a[::-1], b[::-1]), min(len(a), len(b)) - head)
+    start = max(0, head - _AROUND)
+    start = a.rfind(b"\n", max(0, start - _AROUND), start) + 1 or start
+    rest = max(0, tail - _AROUND)  # what is cut from both ends
+    line = a.find(b"\n", len(a) - rest, len(a) - rest + _AROUND)
+    rest = len(a) - line - 1 if line >= 0 else rest
+    return a[start : len(a) - rest][:_WINDOW], b[start : len(b) - rest][:_WINDOW]
+
+
+def _common(a: bytes, b: bytes) -> int:
+    """How many bytes at the beginning are equal."""
+    low, high = 0, min(len(a), len(b))
+    if a[:high] == b[:high]:
+        return high
+    while high - low > 1:
+        middle = (low + high) // 2
+        if a[low:middle] == b[low:middle]:
+            low = middle
+        else:
+            high = middle
+    return low
+
+
 def without(pattern: bytes) -> Matcher:
     """Equal when every match of ``pattern`` is taken out of both, and at least one was different."""
     compiled = re.compile(pattern)
 
     def match(a: bytes, b: bytes) -> bool:
+        a, b = window(a, b)
         return compiled.sub(b"\0", a) == compiled.sub(b"\0", b) and compiled.findall(a) != compiled.findall(b)
 
     return match
@@ -84,18 +119,24 @@ def one_empty(a: bytes, b: bytes) -> bool:
 
 def same_lines(a: bytes, b: bytes) -> bool:
     """The same lines in another order."""
+    a, b = window(a, b)
     lines = a.splitlines()
     return len(lines) > 1 and Counter(lines) == Counter(b.splitlines())
 
 
 def same_words(a: bytes, b: bytes) -> bool:
-    """The same words in another order: a set or a hash table that was printed."""
+    """The same words in another order: a set or a hash table that was printed, so it is text."""
+    if b"\0" in a or b"\0" in b:
+        return False
+    a, b = window(a, b)
     words = re.findall(rb"[\w.+/-]+", a)
     return len(words) > 1 and Counter(words) == Counter(re.findall(rb"[\w.+/-]+", b))
 
 
 def same_json(a: bytes, b: bytes) -> bool:
     """The same JSON value, spelled in another order or another way."""
+    if a.lstrip()[:1] not in (b"{", b"["):
+        return False
     try:
         return bool(json.loads(a) == json.loads(b))
     except ValueError:
@@ -222,6 +263,7 @@ def pyc_code(a: bytes, b: bytes) -> bool:
 
 def key_material(a: bytes, b: bytes) -> bool:
     """Keys or certificates that were made anew."""
+    a, b = window(a, b)
     return bool(
         re.search(rb"-----BEGIN [A-Z ]*(?:KEY|CERTIFICATE)|^ssh-(?:rsa|ed25519) ", a + b"\n" + b, re.MULTILINE)
     )

@@ -36,7 +36,7 @@ _KEEP = 32 << 20
 class Entry:
     """One path. ``content`` is a SHA-256, a link's target or a device's number.
 
-    ``links`` names the first of its hard links, or its place in an archive.
+    ``mtime`` is in nanoseconds. ``links`` names the first of its hard links, or its place in an archive.
     """
 
     type: str
@@ -57,6 +57,8 @@ class Entry:
             return f"{self.content[:16]}.. ({self.size} bytes)" if self.type == "file" else self.content
         if field == "xattrs":
             return ", ".join(f"{name}={value[:40]}" for name, value in self.xattrs) or "none"
+        if field == "mtime":
+            return f"{self.mtime // 10**9}.{self.mtime % 10**9:09}".removesuffix(".000000000")
         return str(getattr(self, field)) or "none"
 
     def differing(self, other: Entry) -> tuple[str, ...]:
@@ -144,7 +146,7 @@ def _content(path: Path, status: os.stat_result) -> str:
     if stat.S_ISREG(status.st_mode):
         return sha256_file(path)
     if stat.S_ISLNK(status.st_mode):
-        return str(path.readlink())
+        return os.readlink(path)  # noqa: PTH115 - Path would tidy the target up
     if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
         return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     return ""
@@ -159,6 +161,7 @@ def read_cpio(data: bytes) -> Tree:
         header = piece(data, at, 110, "cpio header")
         fields = [int(header[6 + 8 * n : 14 + 8 * n], 16) for n in range(13)]
         mode, uid, gid, _, mtime, size, name_size = *fields[1:7], fields[11]
+        device = f"{fields[9]}:{fields[10]}"
         name = data[at + 110 : at + 109 + name_size].decode("utf-8", "replace")
         start = at + 110 + name_size
         start += -start % 4
@@ -167,10 +170,14 @@ def read_cpio(data: bytes) -> Tree:
         body = piece(data, start, size, f"cpio member {name}")
         bodies[name] = body
         kind = _KINDS.get(stat.S_IFMT(mode), "file")
-        content = hashlib.sha256(body).hexdigest() if kind == "file" else body.decode("utf-8", "replace")
+        content = body.decode("utf-8", "backslashreplace") if kind == "link" else ""
+        if kind == "file":
+            content = hashlib.sha256(body).hexdigest()
+        elif kind.endswith("device"):
+            content = device
         # Two archives of the same members in another order are two archives.
         entries[name] = Entry(
-            kind, content, stat.S_IMODE(mode), uid, gid, size, mtime, links=f"member {len(entries)}"
+            kind, content, stat.S_IMODE(mode), uid, gid, size, mtime * 10**9, links=f"member {len(entries)}"
         )
         at = start + size
         at += -at % 4

@@ -15,9 +15,11 @@ from privml.image.tools import ToolsTree
 from privml.machine.platform import Platform, Shape
 from privml.measure import firmware, uki
 from privml.measure.predict import DiskBoot, Prediction, predict
-from privml.measure.profiles import TD_INTELTDX, TPM, Profile
+from privml.measure.profiles import TD_INTELTDX, TD_OVMF_2025, TPM, Profile
 from privml.statement import intoto
 from privml.statement.predicate import MeasuredShape, Predicate
+from privml.vm import crosscheck
+from privml.vm.crosscheck import Check
 from privml.vm.platforms import platform as load_platform
 from privml.vm.qtest import blobs
 
@@ -60,6 +62,13 @@ class Predictor:
             disk=None if gpt_event is None else DiskBoot(gpt_event, platform.devices),
             roms=[(self._tools.root / _OPTION_ROM).read_bytes() for one in platform.devices if one.rom],
         )
+
+    def cross_check(self, tool: Path, platform: Platform, shape: Shape, firmware_file: Path) -> tuple[Check, ...]:
+        """One machine, measured by a tool of others (`vm.crosscheck`) and by its rules here."""
+        found = blobs(self._tools, platform, shape, self._cache)
+        theirs = crosscheck.measured_by(tool, firmware_file, found, shape)
+        ours = predict(self._uki, self._firmware, found, shape.memory, TD_OVMF_2025)
+        return crosscheck.judge(theirs, (ours.mrtd_single, ours.mrtd_two), ours.registers()[Register.RTMR0])
 
 
 def measured_shape(prediction: Prediction, platform: Platform, shape: Shape) -> MeasuredShape:

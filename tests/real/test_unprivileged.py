@@ -1,0 +1,101 @@
+"""Building without being root: the same bytes, and nothing of the user in them."""
+
+from __future__ import annotations
+
+import os
+import pwd
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.real.conftest import ROOT, only_full, privml, succeeded
+
+from privml.image.manifest import read
+from privml.vm.host import SUBORDINATE_IDS
+from privml.vm.survey import subordinate
+
+pytestmark = [pytest.mark.real, only_full]
+
+
+def somebody() -> pwd.struct_passwd:
+    """A user of this machine who may make user namespaces as big as a guest needs; skips when there is none."""
+    if os.geteuid() != 0:
+        pytest.skip("this is no root already: every build of this run is unprivileged")
+    for user in pwd.getpwall():
+        tables = (Path("/etc/subuid"), Path("/etc/subgid"))
+        if user.pw_uid >= 1000 and all(
+            subordinate(table, user.pw_name, user.pw_uid) >= SUBORDINATE_IDS for table in tables
+        ):
+            return user
+    pytest.skip(f"no user of this machine has {SUBORDINATE_IDS} subordinate ids (/etc/subuid, /etc/subgid)")
+
+
+def python_for(user: pwd.struct_passwd) -> str:
+    """A Python of our own version, for which our wheels are, that the user may run."""
+    minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for candidate in (os.path.realpath(sys.executable), f"/usr/bin/{minor}", f"/usr/local/bin/{minor}"):
+        done = (
+            subprocess.run([candidate, "-c", ""], user=user.pw_uid, group=user.pw_gid, extra_groups=[], check=False)
+            if Path(candidate).is_file() and not _closed(Path(candidate))
+            else None
+        )
+        if done is not None and done.returncode == 0:
+            return candidate
+    pytest.skip(f"no {minor} that {user.pw_name} may run: {sys.executable} is in a closed folder")
+
+
+def _closed(path: Path) -> bool:
+    return any(not folder.stat().st_mode & 0o001 for folder in path.parents)
+
+
+@pytest.fixture
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pwd.struct_passwd, str, Path]]:
+    """A user, a Python for it, and a folder of its own with a copy of what privml-build is."""
+    user = somebody()
+    python = python_for(user)
+    place = Path("/var/tmp") / f"privml-unprivileged.{os.getpid()}"
+    place.mkdir(mode=0o755)
+    try:
+        for name in ("builder", "recipes", "images"):
+            shutil.copytree(ROOT / name, place / "checkout" / name)
+        libraries = Path(pytest.__file__).parents[1]
+        shutil.copytree(libraries, place / "libraries", ignore=shutil.ignore_patterns("_privml*", "__editable__*"))
+        succeeded(privml("store", "export", "demo-cpu", str(place / "pool")))
+        (place / "work").mkdir()
+        os.chown(place / "work", user.pw_uid, user.pw_gid)
+        yield user, python, place
+    finally:
+        shutil.rmtree(place)
+
+
+def test_anybody_builds_the_same_bytes(demo_cpu: Path, theirs: tuple[pwd.struct_passwd, str, Path]) -> None:
+    user, python, place = theirs
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(place / "work"),
+        "PRIVML_STORE": str(place / "work/store"),
+        "PYTHONPATH": f"{place}/checkout/builder:{place}/libraries",
+    }
+    words = ["image", "demo-cpu", "--pool", str(place / "pool"), "--output", str(place / "work/image")]
+    done = subprocess.run(
+        [python, "-c", "from privml.cli.main import main; main()", *words],
+        cwd=place / "checkout",
+        env=environment,
+        user=user.pw_uid,
+        group=user.pw_gid,
+        extra_groups=[],
+        umask=0o077,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    made = place / "work/image"
+    assert (made / "root.raw").stat().st_uid == user.pw_uid
+    assert read(made).artefacts == read(demo_cpu).artefacts
+    for name in ("manifest.json", "prediction.json", "sbom.cdx.json", "provenance.json"):
+        assert (made / name).read_bytes() == (demo_cpu / name).read_bytes()
