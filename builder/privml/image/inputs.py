@@ -36,7 +36,8 @@ _DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
 class Record:
     """The inputs of every step of an image when it was made, and what a later one needs that takes parts of it over.
 
-    ``model_file`` is the model's name in its volume, ``licences`` are those of the root's packages.
+    ``model_file`` is the model's name in its volume (empty: there is no model, and that step has no inputs),
+    ``licences`` are those of the root's packages.
     """
 
     model_file: str
@@ -89,7 +90,7 @@ def record(recipe: Recipe, lock: Lock, config: configuration.Config, *, refreshe
     }
     root = {
         BASE: _digest(base),
-        MODEL: config.model_verity.root_hash.hex(),
+        **({MODEL: config.inference.model_verity.root_hash.hex()} if config.inference else {}),
         **templates,
         **_tree("guest file", lock.guest, "guest/", "initrd/"),
         **_tree("agent file", lock.agent, ""),
@@ -114,11 +115,13 @@ def record(recipe: Recipe, lock: Lock, config: configuration.Config, *, refreshe
         "refreshed": str(refreshed).lower(),
         **{step: _digest(inputs) for step, inputs in steps.items()},
     }
-    return Record(config.model_file, steps)
+    return Record(config.inference.model_file if config.inference else "", steps)
 
 
 def model(recipe: Recipe, lock: Lock) -> Inputs:
-    """The inputs of the model's volume; it is made first, and its root hash is an input of what follows."""
+    """The inputs of the model's volume, which is made first: its root hash is one of what follows. None: no model."""
+    if recipe.content.inference is None:
+        return {}
     chosen = recipe.content.inference.model
     return {
         **_common(lock),

@@ -34,16 +34,16 @@ class Probe:
 
 def plan_of(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> render.Plan:
     """What the tree of ``recipe`` is rendered from; ``config`` is the measured configuration."""
-    development = recipe.content.variant == "development"
+    inference = recipe.content.inference
     return render.Plan(
         name=recipe.name,
         release=recipe.content.base.release,
         packages=tuple(package.name for package in lock.packages),
         epoch=lock.source_date_epoch,
         tools=str(tools.root),
-        overlay=resources.overlay([file.path for file in lock.agent.files], development=development, config=config),
-        development=development,
-        engine=recipe.content.inference.engine,
+        overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config),
+        development=recipe.content.variant == "development",
+        engine=None if inference is None else inference.engine,
     )
 
 

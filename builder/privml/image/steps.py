@@ -62,7 +62,7 @@ def why(step: str, now: Inputs, before: Earlier | None, *, forced: bool) -> tupl
 
 def decide(now: Record, before: Earlier | None, *, forced: bool, base_kept: bool) -> Reasons:
     """Why each step is made, what hangs together being made together; ``base_kept``: the store has the base tree."""
-    because = {step: why(step, now.steps[step], before, forced=forced) for step in STEPS}
+    because = {step: why(step, now.steps[step], before, forced=forced) for step in STEPS if now.steps[step]}
     # One run of mkosi gives the root, and the kernel and initrd of the UKI.
     if because[UKI] and not because[ROOT]:
         because[ROOT] = ("the kernel and initrd of uki.efi come from the same run of mkosi",)
@@ -72,7 +72,7 @@ def decide(now: Record, before: Earlier | None, *, forced: bool, base_kept: bool
         because[BASE] = ()
     elif not because[BASE]:
         because[BASE] = ("the store does not hold it",)
-    if any(because[step] for step in (MODEL, ROOT, UKI, FIRMWARE)) and not because[MANIFEST]:
+    if any(because.get(step) for step in (MODEL, ROOT, UKI, FIRMWARE)) and not because[MANIFEST]:
         because[MANIFEST] = ("an artefact is rebuilt",)
     return because
 
