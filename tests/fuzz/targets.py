@@ -17,8 +17,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
+from tests.property.test_option_roms import ROM
 from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
+from tests.unit.test_measure_optionrom import stored
 
 from privml.base.errors import EvidenceError, HostError, MeasurementError
 from privml.events.align import differences
@@ -29,6 +31,8 @@ from privml.events.tcg import parse_log
 from privml.evidence import capture, dstack, facts, quote, tdreport
 from privml.evidence.capture import Capture
 from privml.measure import acpi, artefact, bzimage, efivars, fat, gpt, mrtd, pciwindow, pe, smbios, tdvf, uki
+from privml.measure.lzh import decompress
+from privml.measure.optionrom import drivers
 from privml.vm import crosscheck
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
@@ -83,6 +87,8 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "fat": (IMAGE[FIRST : FIRST + 40 * 512], lambda data: fat.read(data, 0)),
     "acpi-tables": (ACPI[:16384], acpi.derived),
     "table-loader": (acpi.derived(ACPI)[acpi.TABLE_LOADER], acpi.allocated_files),
+    "option-rom": (ROM, drivers),
+    "compressed": (stored(UKI[:600]), decompress),
     "smbios": (TABLE, smbios.filtered),
     "smbios-stub": (TABLE, smbios.stub_structures),
     "e820": (

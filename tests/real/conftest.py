@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -29,6 +30,30 @@ def privml(*words: str, timeout: float = 1500, **more: object) -> subprocess.Com
 def succeeded(done: subprocess.CompletedProcess[str], code: int = 0) -> subprocess.CompletedProcess[str]:
     assert done.returncode == code, f"exit {done.returncode}, expected {code}\n{done.stdout}\n{done.stderr}"
     return done
+
+
+def processes(word: str) -> list[str]:
+    """Every process whose command line, directory or root has ``word`` in it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            places = [os.readlink(entry / name) for name in ("cwd", "root")]
+        except OSError:
+            continue
+        if word in " ".join([line, *places]):
+            found.append(f"{entry.name} {line}")
+    return found
+
+
+def settled(word: str, patience: float) -> list[str]:
+    """The processes that are left after a while."""
+    end = time.monotonic() + patience
+    while (left := processes(word)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
 
 
 @pytest.fixture(scope="session")

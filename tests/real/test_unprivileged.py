@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import pwd
 import shutil
+import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.real.conftest import ROOT, only_full, privml, succeeded
+from tests.real.conftest import ROOT, only_full, privml, settled, succeeded
 
 from privml.image.manifest import read
 from privml.vm.host import SUBORDINATE_IDS
@@ -51,6 +54,17 @@ def _closed(path: Path) -> bool:
     return any(not folder.stat().st_mode & 0o001 for folder in path.parents)
 
 
+def _of_others(folder: Path, uid: int) -> bool:
+    """Whether a folder of a build in the making holds something of another user."""
+    for place in folder.glob(".image.*"):
+        for path, folders, files in os.walk(place):
+            for name in (*folders, *files):
+                with contextlib.suppress(OSError):
+                    if os.lstat(f"{path}/{name}").st_uid != uid:
+                        return True
+    return False
+
+
 @pytest.fixture
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pwd.struct_passwd, str, Path]]:
     """A user, a Python for it, and a folder of its own with a copy of what privml-build is."""
@@ -72,6 +86,7 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pwd.struc
 
 
 def test_anybody_builds_the_same_bytes(demo_cpu: Path, theirs: tuple[pwd.struct_passwd, str, Path]) -> None:
+    """Also after builds that were ended in the middle, whose trees hold files of ids that are not the user's own."""
     user, python, place = theirs
     environment = {
         "PATH": "/usr/bin:/bin",
@@ -80,20 +95,37 @@ def test_anybody_builds_the_same_bytes(demo_cpu: Path, theirs: tuple[pwd.struct_
         "PYTHONPATH": f"{place}/checkout/builder:{place}/libraries",
     }
     words = ["image", "demo-cpu", "--pool", str(place / "pool"), "--output", str(place / "work/image")]
-    done = subprocess.run(
-        [python, "-c", "from privml.cli.main import main; main()", *words],
-        cwd=place / "checkout",
-        env=environment,
-        user=user.pw_uid,
-        group=user.pw_gid,
-        extra_groups=[],
-        umask=0o077,
-        capture_output=True,
-        text=True,
-        timeout=900,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [python, "-c", "from privml.cli.main import main; main()", *words],
+            cwd=place / "checkout",
+            env=environment,
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+            umask=0o077,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        child = start()
+        until = time.monotonic() + 300
+        while not _of_others(place / "work", user.pw_uid) and child.poll() is None and time.monotonic() < until:
+            time.sleep(0.2)
+        assert _of_others(place / "work", user.pw_uid), "the guest's tree was never seen"
+        child.send_signal(number)
+        _, told = child.communicate(timeout=60)
+        if number == signal.SIGTERM:
+            assert (child.returncode, told.splitlines()[-1]) == (130, "privml-build: stopped")
+        assert settled(f"{place}/work/", 5) == []
+    child = start()
+    _, told = child.communicate(timeout=900)
+    assert child.returncode == 0, told
+    left = sorted(path.name for path in (place / "work").iterdir())
+    assert left == [".image.lock", "image", "store"], "what the ended builds had made is gone"
     made = place / "work/image"
     assert (made / "root.raw").stat().st_uid == user.pw_uid
     assert read(made).artefacts == read(demo_cpu).artefacts

@@ -42,6 +42,8 @@ _ADVICE = {
     errno.EACCES: "name a place that you may write (`--output`, PRIVML_STORE)",
     errno.EPERM: "name a place that you may write (`--output`, PRIVML_STORE)",
     errno.ENOTDIR: "a file stands where a folder is needed: name another place",
+    errno.EEXIST: "a file stands where a folder is needed: name another place",
+    errno.ENOENT: "name a place that is there and may be written",
     errno.ENAMETOOLONG: "name a shorter path",
 }
 

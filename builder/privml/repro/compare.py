@@ -1,6 +1,6 @@
 """Two output directories, layer by layer. Equality is decided by bytes alone; the layers above say where and why.
 
-The build's own note for its cache (``KEY_FILE``) is no part of an image. A file that one side lacks, an empty
+The build's own note of its inputs (``inputs.FILE``) is no part of an image. A file that one side lacks, an empty
 artefact, a link in an artefact's place and a manifest that is not of its own files are differences like any other,
 also when both sides have them.
 """
@@ -19,7 +19,7 @@ from privml.base import strictjson
 from privml.base.errors import PrivmlError, UsageError
 from privml.base.files import sha256_file
 from privml.events.registers import Register
-from privml.image.build import KEY_FILE
+from privml.image.inputs import FILE as INPUTS_FILE
 from privml.image.manifest import ARTEFACTS, Manifest
 from privml.image.manifest import decode as decode_manifest
 from privml.image.volume import Partition, partitions
@@ -75,7 +75,7 @@ class Comparer:
     # -- files -------------------------------------------------------------------------------------------------
     def files(self) -> list[str]:
         """Artefacts by name and kind; the names that are a plain, non-empty file on both sides."""
-        listed = [{path.name: path for path in side.iterdir() if path.name != KEY_FILE} for side in self.sides]
+        listed = [{path.name: path for path in side.iterdir() if path.name != INPUTS_FILE} for side in self.sides]
         good = []
         for name in sorted({*listed[0], *listed[1], *REQUIRED}):
             kinds = [_kind(paths.get(name)) for paths in listed]
