@@ -169,7 +169,7 @@ class Comparer:
             self.trees("uki.efi:.initrd", read_cpio(a), read_cpio(b))
             if len(self.findings) == before:
                 sums = [hashlib.sha256(data).hexdigest() for data in (a, b)]
-                self.plain(Layer.UKI, "uki.efi:.initrd", "layout", *sums, "cpio")
+                self.plain(Layer.UKI, "uki.efi:.initrd", "layout", sums[0], sums[1], "cpio")
         except PrivmlError as error:
             self.plain(Layer.UKI, "uki.efi:.initrd", "reading", error.message, error.message, "unreadable")
 
