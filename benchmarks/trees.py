@@ -1,8 +1,8 @@
 """Comparing two trees of 1 GB, over `sha256sum` of the same files on both cores; and the memory that takes.
 
-``compare-trees-KIND-over-sha256sum`` is a ratio, taken in pairs that alternate; ``compare-trees-memory`` is the peak of
-a process that does nothing else. The kinds: ``same``, equal trees, and ``other``, trees in which each hundredth file
-differs. ``python -m benchmarks.trees compare A B`` is one comparison.
+``compare-trees-KIND-over-sha256sum`` is a ratio, taken in pairs that alternate; ``compare-trees-memory`` is the peak
+of a process that does nothing else. The kinds: ``same``, equal trees, and ``other``, trees in which each hundredth
+file differs. ``python -m benchmarks.trees compare A B`` is one comparison.
 """
 
 from __future__ import annotations
