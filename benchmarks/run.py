@@ -26,7 +26,7 @@ from privml.events.event import Event, Evidence
 from privml.events.registers import Register
 from privml.events.replay import replay
 from privml.events.tcg import LogEntry, encode_log, parse_log
-from privml.image.build import run_mkosi
+from privml.image.root import run_mkosi
 from privml.machine.matrix import shapes
 from privml.machine.platform import Platform
 from privml.measure.compare import compare

@@ -244,6 +244,10 @@ remove(
     "etc/tmpfiles.d", "etc/vconsole.conf", "etc/wgetrc", "etc/xattr.conf", "etc/xdg",
 )
 
+for name in ("usr/libexec",):  # an engine may have a part of it
+    if (root / name).is_dir() and not any((root / name).iterdir()):
+        (root / name).rmdir()
+
 # -- fixed forms --------------------------------------------------------------------------------------------------
 (root / "etc/machine-id").write_bytes(b"")
 for name in ("resolv.conf", "hostname", "mtab"):

@@ -62,7 +62,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "smbios-stub": (TABLE, smbios.stub_structures),
     "e820": (
         bytes(60),
-        lambda data: pciwindow.window_base(data, vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True),
+        lambda data: pciwindow.window(data, vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True),
     ),
     "ccel": (CCEL, parse_and_replay),
     "tpm-log": (LOG, parse_and_replay),

@@ -132,7 +132,7 @@ def test_another_machine_is_named_at_its_first_event() -> None:
 )
 def test_the_pci_window_that_the_blobs_were_read_with(name: str, vendor: pciwindow.Vendor, base: int) -> None:
     e820 = load(name)[2]["etc/e820"]
-    assert pciwindow.window_base(e820, vendor=vendor, phys_bits=40, gigabyte_pages=True) == base
+    assert pciwindow.window(e820, vendor=vendor, phys_bits=40, gigabyte_pages=True).base == base
 
 
 def test_the_whole_prediction_is_pinned() -> None:

@@ -100,3 +100,28 @@ def test_section_names_of_a_hardware_log() -> None:
     rtmr2 = [entry.sha384 for entry in log if entry.index == Register.RTMR2]
     names = [sha384(name + b"\0") for name in (b".linux", b".osrel", b".cmdline", b".initrd", b".uname", b".sbat")]
     assert [digest for digest in rtmr2 if digest in names] == names
+
+
+def test_every_rule_known_from_a_boot_names_the_firmware_that_showed_it() -> None:
+    """The names are those that the vectors themselves hold."""
+    from tests.golden.test_measure_boots import load
+
+    from privml.events.event import Event, Evidence
+    from privml.events.tcg import parse_log
+    from privml.measure import sightings
+    from privml.measure.profiles import PROFILES
+
+    uki, made_of, blobs, memory, _ = load("base")
+    for profile in PROFILES.values():
+        events = predict(uki, made_of, {**blobs, "BootMenu": bytes(2)}, memory, profile).events
+        for event in events:
+            assert bool(event.seen) == (event.evidence is not Evidence.SOURCE), event
+            assert Event.from_dict(event.to_dict()) == event
+    fields = json.loads((VECTORS / "quote_fields.json").read_text())
+    quoted = {"gcp-cos113": "gcp-cos113/cos-113-tdx-quote.dat", "dstack-gpu-64g": "dstack-gpu-64g/quote-report.json"}
+    for sighting in (sightings.GCP, sightings.DSTACK):
+        assert sighting.firmware == f"mrtd:{fields[quoted[sighting.vector]]['mrtd']}"
+    for sighting, name in ((sightings.DIRECT, "CCEL_data_ovmf"), (sightings.GKE, "CCEL_data_grub_gke")):
+        log = parse_log(lzma.decompress((VECTORS / sighting.vector / f"{name}.xz").read_bytes()))
+        assert f"cfv:{next(one.sha384.hex() for one in log if one.type == 0x8000000A)}" == sighting.firmware
+    assert sightings.DEBIAN_202608.firmware.removeprefix("sha256:") in (VECTORS / "ORIGIN.md").read_text()

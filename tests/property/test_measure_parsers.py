@@ -99,7 +99,7 @@ MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (FIRMWARE, artefact.identify),
     (ACPI, artefact.identify),
     (TABLE, artefact.identify),
-    (bytes(60), lambda data: pciwindow.window_base(data, vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True)),
+    (bytes(60), lambda data: pciwindow.window(data, vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True)),
 ]
 
 

@@ -238,7 +238,8 @@ class Typist:
         for name, press in others.items():
             if self._machine.qemu.running():
                 press()
-                if self._machine.qemu.wait(2.0) is not None:
+                # Ctrl-Alt-Del, the last, is an orderly end: seconds under emulation.
+                if self._machine.qemu.wait(30.0 if name == "Ctrl-Alt-Del" else 2.0) is not None:
                     return obeyed, f"off after {name}"
         return obeyed, ""
 

@@ -43,6 +43,13 @@ def demo_cpu_dev() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tdx_min() -> Path:
+    """out/tdx-min, built."""
+    succeeded(privml("image", "tdx-min"))
+    return ROOT / "out/tdx-min"
+
+
+@pytest.fixture(scope="session")
 def full() -> bool:
     """True in `make check-full`."""
     return os.environ.get("PRIVML_FULL") == "1"

@@ -61,11 +61,13 @@ def _calls():
         # An accepted socket is there already: forget the caller (AF_UNSPEC), call somebody else.
         import ctypes
 
-        with socket.create_server(("127.0.0.1", 0)) as listener:
-            with socket.create_connection(listener.getsockname()), listener.accept()[0] as call:
-                libc = ctypes.CDLL(None)
-                libc.connect(call.fileno(), bytes(16), 16)
-                call.connect(there)
+        with accepted.get(timeout=120) as call:
+            if ctypes.CDLL(None).connect(call.fileno(), bytes(16), 16):
+                raise TimeoutError("it still has its caller")
+            call.connect(there)
+
+    def loopback():
+        tcp(address=("127.0.0.1", 9))
 
     def mapped():
         tcp(socket.AF_INET6, ("::ffff:10.0.2.2", 9))
@@ -73,7 +75,7 @@ def _calls():
     def mptcp():
         tcp(protocol=262)
 
-    for probe in (tcp, udp, fastopen, again, mapped, mptcp):
+    for probe in (tcp, udp, fastopen, again, loopback, mapped, mptcp):
         try:
             probe()
             said = "went-out"
@@ -82,6 +84,20 @@ def _calls():
         print("PROBE", probe.__name__, said, file=sys.stderr, flush=True)
 
 
+import queue
+
+accepted = queue.SimpleQueue()
+_first = threading.Lock()
+_honest = Server._connection
+
+
+def _connection(self, connection):
+    if _first.acquire(blocking=False):
+        accepted.put(connection.dup())
+    _honest(self, connection)
+
+
+Server._connection = _connection
 threading.Thread(target=_calls).start()
 """
 

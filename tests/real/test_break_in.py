@@ -224,7 +224,7 @@ def test_a_taken_server_reaches_nobody(bench: Bench, full: bool) -> None:
     with started(bench.tools, replace(bench.honest, replaced=taken, capture=True)) as machine:
         await_ready(machine, 240)
         said = dict(re.findall(r"PROBE (\S+) (\S+)", machine.console.read_text(errors="replace")))
-        refused = ("tcp", "udp", "fastopen", "again")
+        refused = ("tcp", "udp", "fastopen", "again", "loopback")
         assert {name: said[name] for name in refused} == dict.fromkeys(refused, "EPERM")
         assert said["mapped"] in ("EPERM", "EAFNOSUPPORT")
         assert said["mptcp"] in ("EPERM", "ENOPROTOOPT", "EPROTONOSUPPORT")

@@ -14,6 +14,7 @@ import os
 import shutil
 import signal
 import socket
+import socketserver
 import ssl
 import subprocess
 import sys
@@ -28,9 +29,11 @@ import privml
 from privml.agent.boot import Boot
 from privml.agent.layout import Layout
 from privml.agent.volume import ModelVolume
-from privml.events.configuration import Config, Verity, encode
+from privml.events.configuration import Config, Inference, Verity, encode
 from privml.events.tcg import LogEntry, encode_log
 
+# Seconds that no healthy test needs, on a machine however busy.
+LIMIT = 60.0
 BLOCKS = 4
 IMAGE = bytes(1024) + bytes.fromhex("e2e1f5e0") + bytes(BLOCKS * 4096 - 1028)
 MRTD = bytes(range(48))
@@ -59,23 +62,34 @@ def a_config(**changes: object) -> Config:
         variant="development",
         listen=free_port(),
         max_concurrency=2,
-        engine_name="llama-server",
-        engine_argv=("/usr/bin/llama-server", "--model", "/run/privml/model/model.gguf"),
-        engine_port=free_port(),
-        model_name="tiny",
-        model_file="model.gguf",
-        model_verity=Verity(b"\xaa" * 32, b"\xbb" * 32, BLOCKS, 1),
+        inference=Inference(
+            engine_name="llama-server",
+            engine_argv=("/usr/bin/llama-server", "--model", "/run/privml/model/model.gguf"),
+            model_name="tiny",
+            model_file="model.gguf",
+            model_verity=Verity(b"\xaa" * 32, b"\xbb" * 32, BLOCKS, 1),
+        ),
         devices=("virtio-blk", "virtio-net"),
         rtmr3="staged",
     )
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
 
 
-class FakeEngine:
-    """An engine that answers on the loopback interface; also the `Engine` that the boot starts and watches."""
+class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
+    """HTTP over a unix socket."""
 
-    def __init__(self, port: int) -> None:
-        self.port = port
+    daemon_threads = True
+
+    def get_request(self) -> tuple[socket.socket, tuple[str, int]]:
+        connection, _ = super().get_request()
+        return connection, ("engine", 0)  # http.server names its callers
+
+
+class FakeEngine:
+    """An engine that answers on a unix socket; also the `Engine` that the boot starts and watches."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
         self.started = False
         self.living = True
         self.requests: list[tuple[str, dict[str, str], bytes]] = []
@@ -126,12 +140,11 @@ class FakeEngine:
                 pass
 
         self._handler = Handler
-        self._server: http.server.ThreadingHTTPServer | None = None
+        self._server: UnixServer | None = None
 
     def start(self) -> None:
         self.started = True
-        self._server = http.server.ThreadingHTTPServer(("127.0.0.1", self.port), self._handler)
-        self._server.daemon_threads = True
+        self._server = UnixServer(str(self.socket), self._handler)
         threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
 
     def alive(self) -> bool:
@@ -153,6 +166,7 @@ class Guest:
         self.layout = Layout(
             config=root / "config.json",
             run=root / "run",
+            engine=root / "engine",
             proc=root / "proc",
             sys=root / "sys",
             dev=root / "dev",
@@ -161,13 +175,14 @@ class Guest:
         )
         self.config = config
         self.layout.run.mkdir()
+        self.layout.engine.mkdir()
         self.layout.config.write_bytes(encode(config))
         self._disk()
         for slot, (vendor, device) in enumerate([(0x8086, 0x29C0), (0x1AF4, 0x1042), (0x1AF4, 0x1041)]):
             self.add_pci(slot, vendor, device)
         (root / "tpm.log").write_bytes(TPM_LOG)
         (root / "mrtd").write_text(MRTD.hex() + "\n")
-        self.engine = FakeEngine(config.engine_port)
+        self.engine = FakeEngine(self.layout.engine_socket)
         self.said: list[str] = []
         self.closed: list[bool] = []
         self.commands: list[list[str]] = []
@@ -235,12 +250,12 @@ class Guest:
             "engine": self.engine,
             "say": self.said.append,
             "outbound": lambda: self.closed.append(self.layout.tls_key.exists()),
-            "broker_wait": 10.0,
-            "engine_wait": 10.0,
+            "broker_wait": LIMIT,
+            "engine_wait": LIMIT,
         }
         return Boot(self.layout, **{**given, **changes})  # type: ignore[arg-type]
 
-    def wait_for(self, condition: object, what: str, seconds: float = 10.0) -> None:
+    def wait_for(self, condition: object, what: str, seconds: float = LIMIT) -> None:
         end = time.monotonic() + seconds
         while not condition():  # type: ignore[operator]
             assert time.monotonic() < end, f"no {what} after {seconds} s"
@@ -250,7 +265,7 @@ class Guest:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
         context.check_hostname = False
         context.verify_mode = ssl.CERT_NONE
-        end = time.monotonic() + 10
+        end = time.monotonic() + LIMIT
         while True:
             try:
                 raw = socket.create_connection(("127.0.0.1", self.config.listen), timeout=10)

@@ -65,6 +65,8 @@ class State:
     date: str
     valid_until: str
     debs: tuple[Deb, ...]
+    # Lists are then asked for by their digest, so that a mirror in the middle of an update has them all.
+    by_hash: bool = False
 
     @property
     def packages(self) -> bytes:
@@ -73,9 +75,10 @@ class State:
     @property
     def release(self) -> str:
         data = self.packages
+        by_hash = "Acquire-By-Hash: yes\n" if self.by_hash else ""
         return (
             "Origin: Debian\nLabel: Debian\nSuite: testing\nCodename: forky\n"
-            f"Date: {self.date}\nValid-Until: {self.valid_until}\nArchitectures: amd64\nComponents: main\n"
+            f"Date: {self.date}\nValid-Until: {self.valid_until}\n{by_hash}Architectures: amd64\nComponents: main\n"
             f"SHA256:\n {hashlib.sha256(data).hexdigest()} {len(data)} main/binary-amd64/Packages\n"
         )
 
@@ -92,9 +95,16 @@ STATES = {
         "Fri, 20 Nov 2026 08:08:01 UTC",
         (Deb("app", "2", "lib (= 2), common"), Deb("lib", "2"), Deb("common", "2"), Deb("firm", "2")),
     ),
+    # Between the two: what a mirror that lags behind serves while the archive is at the second, and not expired yet.
+    "lagging": State(
+        "Tue, 10 Nov 2026 08:08:01 UTC",
+        "Tue, 17 Nov 2026 08:08:01 UTC",
+        (Deb("app", "1.5", "common"), Deb("common", "2"), Deb("firm", "2")),
+        by_hash=True,
+    ),
     "future": State("Fri, 01 Jan 2100 08:08:01 UTC", "Fri, 08 Jan 2100 08:08:01 UTC", (Deb("app", "9"),)),
 }
-SIGNED = {"first": "first", "second": "second", "future": "future", "stranger": "first"}
+SIGNED = {"first": "first", "second": "second", "lagging": "lagging", "future": "future", "stranger": "first"}
 
 
 def write(folder: Path, name: str) -> Path:
@@ -103,6 +113,9 @@ def write(folder: Path, name: str) -> Path:
     dists = folder / "dists/forky"
     (dists / "main/binary-amd64").mkdir(parents=True, exist_ok=True)
     (dists / "main/binary-amd64/Packages").write_bytes(state.packages)
+    by_hash = dists / "main/binary-amd64/by-hash/SHA256"
+    by_hash.mkdir(parents=True, exist_ok=True)
+    (by_hash / hashlib.sha256(state.packages).hexdigest()).write_bytes(state.packages)
     (dists / "InRelease").write_bytes((HERE / f"{name}.InRelease").read_bytes())
     (folder / "pool/main").mkdir(parents=True, exist_ok=True)
     for old in (folder / "pool/main").iterdir():
@@ -124,9 +137,11 @@ def _tar(name: str, data: bytes) -> bytes:
 def sign() -> None:
     """Make two keys, sign every state, keep the first one's public half, forget the rest."""
     HERE.mkdir(exist_ok=True)
-    for user, names in (("archive", ("first", "second", "future")), ("stranger", ("stranger",))):
+    for user, names in (("archive", ("first", "second", "lagging", "future")), ("stranger", ("stranger",))):
         with tempfile.TemporaryDirectory() as home:
             gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
+            # A signature of tomorrow is none: these are good on machines whose clock is behind, too.
+            gpg += ["--faked-system-time", "20250101T000000"]
             subprocess.run([*gpg, "--quick-generate-key", f"test {user}", "ed25519", "sign", "never"], check=True)
             if user == "archive":
                 KEYRING.write_bytes(subprocess.run([*gpg, "--export"], check=True, capture_output=True).stdout)

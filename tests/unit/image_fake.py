@@ -177,6 +177,13 @@ def make(folder: Path) -> Fake:
     return fake
 
 
+def without_model(fake: Fake) -> Fake:
+    """The same place for a recipe that only attests."""
+    fake.recipe = load(shipped() / "tdx-min.yaml")
+    fake.lock = fake.lock.model_copy(update={"wheels": ()})
+    return fake
+
+
 def sha256(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 

@@ -17,8 +17,8 @@ from test_measure_bzimage import kernel
 from test_measure_disk import disk, fat16
 from tests.property.test_measure_parsers import UKI
 
-from privml.cli import files, replayed
-from privml.events.event import Event, Evidence
+from privml.cli import files
+from privml.events.event import Event
 from privml.events.registers import Register
 from privml.events.replay import replay_digests
 from privml.events.tcg import ALG_SHA384, LogEntry, encode_log, parse_log
@@ -241,13 +241,3 @@ def test_two_predictions_and_a_log(place: Path, capsys: pytest.CaptureFixture[st
     log = written(place, encode_log(as_log(first.events)), "log")
     assert Outcome(capsys, "diff", str(one), str(log)).code == 0
     assert Outcome(capsys, "diff", str(log), str(one)).code == 0
-
-
-def test_long_lists_are_compared_in_time() -> None:
-    events = [
-        Event(Register.RTMR0, 4, hashlib.sha384(bytes([number % 251])).digest(), "x", Evidence.SOURCE)
-        for number in range(6000)
-    ]
-    other = [Event(one.register, 4, bytes(48), "y", one.evidence) if at % 2 else one for at, one in enumerate(events)]
-    entry = replayed.entry_maker(files.File(Path(), files.Finding("x", "x")))
-    assert len(replayed.changes(events, other, (Register.RTMR0,), entry)) == 3000

@@ -13,13 +13,14 @@ from pathlib import Path
 import attestation_samples as samples
 import click
 import pytest
-from test_image_manifest import sample
+from test_image_manifest import sample, without_model
 
 from privml.base import errors
 from privml.base.errors import BuildError, PrivmlError, RecipeError, UsageError
 from privml.base.steps import set_quiet
 from privml.base.strictjson import pretty
 from privml.cli import main as main_module
+from privml.cli.anchor import expected_of
 from privml.cli.context import recipes_directory, resolve
 from privml.cli.main import VERBS, main
 from privml.image import manifest
@@ -111,15 +112,23 @@ def test_an_error_is_a_message_a_hint_and_a_code(
 
 
 @pytest.mark.parametrize(
-    ("error", "code", "text"),
+    ("error", "code", "text", "hint"),
     [
-        (KeyboardInterrupt(), 130, "stopped"),
-        (OSError(28, "No space left on device", "/x/y"), 5, "No space left on device: /x/y"),
-        (PermissionError(13, "Permission denied"), 5, "Permission denied"),
+        (KeyboardInterrupt(), 130, "stopped", ""),
+        (OSError(28, "No space left on device", "/x/y"), 5, "No space left on device: /x/y", "make room; "),
+        (PermissionError(13, "Permission denied"), 5, "Permission denied", "a place that you may write"),
+        (OSError(30, "Read-only file system", "/ro/x"), 5, "Read-only file system: /ro/x", "`--output`"),
+        (OSError(20, "Not a directory", "f/x"), 5, "Not a directory: f/x", "a file stands where"),
+        (OSError(71, "Protocol error"), 5, "Protocol error", ""),
     ],
 )
 def test_what_is_nobody_s_error_has_a_code_too(
-    error: BaseException, code: int, text: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    error: BaseException,
+    code: int,
+    text: str,
+    hint: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     @click.command()
     def fails() -> None:
@@ -128,7 +137,9 @@ def test_what_is_nobody_s_error_has_a_code_too(
     monkeypatch.setattr(main_module.Verbs, "get_command", lambda *_: fails)
     outcome = Outcome(capsys, "image")
     assert outcome.code == code
-    assert outcome.stderr.strip() == f"privml-build: {text}"
+    first, *rest = outcome.stderr.strip().splitlines()
+    assert first == f"privml-build: {text}"
+    assert [line.startswith("hint: ") and hint in line for line in rest] == ([True] if hint else [])
 
 
 def test_a_bug_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -253,6 +264,26 @@ def test_a_verb_on_what_is_not_built(verb: str, place: Path, capsys: pytest.Capt
     outcome = Outcome(capsys, verb, "demo-cpu")
     assert (outcome.code, outcome.stdout) == (6, "")
     assert "privml-build image" in outcome.stderr
+
+
+def test_an_image_without_a_model_is_asked_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = place / "image"
+    made = without_model(folder)
+    (folder / "model.raw").unlink()
+    (folder / "manifest.json").write_bytes(made.encode())
+    outcome = Outcome(capsys, "run", "image", "--prompt", "The capital of France is")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "demo-cpu holds no model, so it answers no prompt" in outcome.stderr
+
+
+def test_an_image_without_a_model_is_an_anchor(place: Path) -> None:
+    folder = place / "image"
+    made = without_model(folder)
+    (folder / "model.raw").unlink()
+    (folder / "manifest.json").write_bytes(made.encode())
+    digest = hashlib.sha256(made.encode()).digest()
+    write_prediction(folder, made, dataclasses.replace(samples.PREDICATE, manifest_sha256=digest))
+    assert expected_of(folder).predicate.manifest_sha256 == digest
 
 
 @pytest.mark.parametrize(

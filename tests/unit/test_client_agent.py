@@ -44,8 +44,8 @@ def prediction(made: Guest) -> Predicate:
     config = made.config
     events = (
         agent.config_event(hashlib.sha256(made.layout.config.read_bytes()).hexdigest()),
-        agent.model_event(config.model_name, config.model_verity.root_hash.hex()),
-        agent.engine_event(config.engine_name, list(config.engine_argv)),
+        agent.model_event(config.inference.model_name, config.inference.model_verity.root_hash.hex()),
+        agent.engine_event(config.inference.engine_name, list(config.inference.engine_argv)),
         agent.system_ready_event(),
     )
     registers = replay_tpm_as_rtmrs(tcg.parse_log(TPM_LOG))
@@ -89,7 +89,7 @@ def test_another_initrd_is_named_from_the_tpm_log(served: Guest) -> None:
     verdict = judge(served, dataclasses.replace(expected, shapes=(changed,)))
     (refusal,) = verdict.refusals
     assert refusal.code == "rtmr2"
-    assert "RTMR2 event 0: predicted EV_EVENT_TAG from uki.efi .initrd; logged EV_EVENT_TAG" in refusal.where
+    assert "RTMR2 event 1: predicted EV_EVENT_TAG from uki.efi .initrd" in refusal.where
 
 
 def test_the_proxy_reaches_its_engine(served: Guest) -> None:

@@ -7,12 +7,17 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.events.event import Event, Evidence
-from privml.events.explain import explain_event
+from privml.events.explain import describe, explain_event, proven
 from privml.events.registers import Register
 from privml.events.replay import replay_events
 from privml.events.tcg import ALG_SHA384, LogEntry
 from privml.events.types import (
+    DSTACK_RUNTIME_EVENT,
     EV_EFI_ACTION,
+    EV_EFI_BOOT_SERVICES_APPLICATION,
+    EV_EFI_GPT_EVENT,
+    EV_EFI_HANDOFF_TABLES2,
+    EV_EFI_VARIABLE_BOOT,
     EV_EFI_VARIABLE_DRIVER_CONFIG,
     EV_EVENT_TAG,
     EV_IPL,
@@ -57,13 +62,10 @@ def entry(kind: int, data: bytes, hashed: bytes | None = None) -> LogEntry:
 
 
 def test_explanations() -> None:
-    assert (
-        explain_event(entry(EV_EFI_ACTION, b"Exit Boot Services Invocation"))
-        == "action `Exit Boot Services Invocation`"
-    )
-    assert explain_event(entry(EV_IPL, "quiet x=1\0".encode("utf-16-le"))) == "loader: `quiet x=1`"
+    assert explain_event(entry(EV_EFI_ACTION, b"Exit Boot Services Invocation")) == '"Exit Boot Services Invocation"'
+    assert explain_event(entry(EV_IPL, "quiet x=1\0".encode("utf-16-le"))) == '"quiet x=1"'
     tagged = struct.pack("<II", 0x8F3B22ED, 3) + b"abc"
-    assert explain_event(entry(EV_EVENT_TAG, tagged)) == "tag 0x8f3b22ed `abc`"
+    assert explain_event(entry(EV_EVENT_TAG, tagged)) == '"abc" (tag 0x8f3b22ed)'
     assert "fw_cfg BootMenu" in explain_event(
         entry(EV_PLATFORM_CONFIG_FLAGS, b"QEMU FW CFG\0BootMenu".ljust(68, b"\0"))
     )
@@ -71,6 +73,42 @@ def test_explanations() -> None:
     variable = bytes(16) + struct.pack("<QQ", 2, 1) + name + b"\1"
     assert explain_event(entry(EV_EFI_VARIABLE_DRIVER_CONFIG, variable)).startswith("variable PK (")
     assert "malformed" in explain_event(entry(EV_EFI_VARIABLE_DRIVER_CONFIG, variable + b"\0"))
+
+
+def path_node(kind: int, subtype: int, body: bytes) -> bytes:
+    return struct.pack("<BBH", kind, subtype, 4 + len(body)) + body
+
+
+def test_events_with_structures_are_read_out() -> None:
+    path = path_node(4, 4, "\\EFI\\BOOT\\BOOTX64.EFI\0".encode("utf-16-le")) + path_node(0x7F, 0xFF, b"")
+    image = explain_event(entry(EV_EFI_BOOT_SERVICES_APPLICATION, bytes(24) + struct.pack("<Q", len(path)) + path))
+    assert image == "EFI application \\EFI\\BOOT\\BOOTX64.EFI"
+    volume = path_node(4, 7, bytes(16)) + path_node(4, 6, b"\1" + bytes(15))
+    inside = explain_event(entry(EV_EFI_BOOT_SERVICES_APPLICATION, bytes(32) + volume))
+    assert inside.startswith("EFI application Fv(00000000-") and "/FvFile(00000001-" in inside
+    name = "Boot0000".encode("utf-16-le")
+    option = struct.pack("<IH", 0x109, 4) + "UiApp\0".encode("utf-16-le") + bytes(4)
+    boot = bytes(16) + struct.pack("<QQ", 8, len(option)) + name + option
+    assert explain_event(entry(EV_EFI_VARIABLE_BOOT, boot, option)).endswith('"UiApp"')
+    assert explain_event(entry(EV_EFI_VARIABLE_BOOT, boot, b"?")).endswith("(its digest is of something else)")
+    label = "root".encode("utf-16-le").ljust(72, b"\0")
+    table = b"EFI PART".ljust(92, b"\0") + struct.pack("<Q", 1) + bytes(56) + label
+    assert explain_event(entry(EV_EFI_GPT_EVENT, table)).endswith(", 1 partitions: root")
+    assert explain_event(entry(EV_EFI_HANDOFF_TABLES2, b"\x09TdxTable\0" + bytes(32))) == '"TdxTable"'
+    runtime = entry(DSTACK_RUNTIME_EVENT, b"\1\0\0\x08:app-id:\xff\xee")
+    assert explain_event(runtime) == "run-time event app-id ffee"
+    assert explain_event(entry(EV_IPL, b"grub_cmd: set x=1", b"set x=1")) == '"grub_cmd: set x=1"'
+
+
+def test_a_digest_is_of_the_words_of_something_else_or_of_what_they_name() -> None:
+    assert proven(entry(EV_IPL, "a\0".encode("utf-16-le"))) is True
+    assert proven(entry(EV_IPL, b"grub_cmd: set x=1", b"set x=1")) is True
+    assert proven(entry(EV_IPL, b".linux", b"content")) is None
+    assert proven(entry(EV_EFI_ACTION, b"Exit", b"content")) is False
+    assert proven(entry(EV_IPL, ".linux".encode("utf-16-le"), b".linux\0")) is True
+    assert proven(entry(EV_IPL, "a b\0".encode("utf-16-le"), "a b".encode("utf-16-le"))) is True
+    assert explain_event(entry(EV_IPL, b"grub_cmd: menuentry {\n\tx\n}")) == '"grub_cmd: menuentry {\\n x\\n}"'
+    assert "(the log's words, digest" in describe(entry(EV_IPL, b".linux", b"content"))
 
 
 def test_an_explanation_says_when_the_digest_is_of_something_else() -> None:

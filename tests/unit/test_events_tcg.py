@@ -97,9 +97,12 @@ def test_an_event_without_digests_is_refused_although_it_is_whole() -> None:
         parse_log(encode_log([entry()]) + struct.pack("<IIII", 1, 4, 0, 0))
 
 
-def test_padding_is_only_0xff() -> None:
+def test_padding_is_0xff_or_zeros_and_nothing_else() -> None:
     log = encode_log([entry()])
     assert parse_log(log + b"\xff" * 3) == [entry()]
+    assert parse_log(log + bytes(3)) == parse_log(log + bytes(4096)) == [entry()]
+    with pytest.raises(EvidenceError, match="0 digests"):
+        parse_log(log + bytes(4096) + b"\1")
     with pytest.raises(EvidenceError, match="padding"):
         parse_log(log + b"\xff" * 8 + b"\0")
 

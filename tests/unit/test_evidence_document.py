@@ -10,10 +10,10 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, loads
+from privml.events.explain import describe
 from privml.events.registers import RTMRS
 from privml.evidence import document, facts, merkle, quote, report_data
 from privml.evidence.report_data import Devices, Header, Keys
-from privml.verify.text import describe
 
 
 def sha256(data: bytes) -> bytes:
@@ -185,4 +185,4 @@ def test_a_real_log_replays_to_its_real_quote() -> None:
     registers = dict(zip(RTMRS, parsed.body.rtmrs, strict=True))
     log = facts.read_boot_log((directory / "ccel_data.dat").read_bytes(), registers)
     assert (log.kind, log.matches) == ("ccel", set(facts.LOGGED))
-    assert all(describe(event).isprintable() for event in log.events)
+    assert all(describe(event.entry).isprintable() for event in log.events)

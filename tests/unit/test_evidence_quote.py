@@ -102,8 +102,11 @@ def test_more_real_quotes(path: str) -> None:
 
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared vectors are not beside this checkout")
 def test_real_files_that_are_no_quotes() -> None:
+    extra = (SHARED / "google_go-tdx-guest/tdx_prod_quote_SPR_E4.dat").read_bytes()
     with pytest.raises(EvidenceError, match="other than zero padding"):
-        quote.parse((SHARED / "google_go-tdx-guest/tdx_prod_quote_SPR_E4.dat").read_bytes())
+        quote.parse(extra)
+    # Its makers wrote a line of text behind the quote (ADR 0036).
+    assert extra[quote.read(extra).signed_length :] == b"\nextra bytes(only for testing purpose)\n"
     with pytest.raises(EvidenceError, match="version 3"):
         quote.parse((SHARED / "Phala-Network_dcap-qvl/sgx_quote.bin").read_bytes())
     with pytest.raises(EvidenceError):

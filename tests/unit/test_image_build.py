@@ -19,7 +19,7 @@ from image_fake import HASH, KERNEL, Fake, listing, sha256
 from privml.base.errors import BuildError, InputsError, UsageError
 from privml.events import configuration
 from privml.image import build as room
-from privml.image import manifest
+from privml.image import manifest, root
 from privml.image.build import Built, build, build_key
 from privml.image.render import File
 from privml.image.uki import BASE_WORDS
@@ -95,7 +95,7 @@ def test_the_manifest_tells_what_was_made(fake: Fake, out: Path) -> None:
     assert found.cmdline.encode() in (out / "uki.efi").read_bytes()
     assert (out / "firmware.fd").read_bytes() == b"firmware without keys"
     assert found.kernel == KERNEL
-    assert found.root.root_hash == found.model.root_hash == HASH
+    assert found.root.root_hash == found.model.verity.root_hash == HASH
     assert (found.name, found.variant, found.listen) == ("demo-cpu", "production", 8443)
     assert found.artefacts["uki.efi"].sha256 == sha256((out / "uki.efi").read_bytes())
     assert [row[0] for row in found.packages] == ["alpha", "beta"]
@@ -113,8 +113,8 @@ def test_the_measured_configuration_is_in_the_tree_that_mkosi_sees(fake: Fake, o
     data = (fake.root / "config.json").read_bytes()
     assert sha256(data) == found.config_sha256
     config = configuration.decode(data)
-    assert config.model_verity.root_hash.hex() == HASH
-    assert config.model_file == "small.gguf"
+    assert config.inference.model_verity.root_hash.hex() == HASH
+    assert config.inference.model_file == "small.gguf"
     assert config.events() == found.agent_events
     seen = fake.read("seen.json")
     assert [name for name in seen if name.startswith("packages/")] == [
@@ -337,7 +337,7 @@ def test_a_killed_build_leaves_nothing_under_the_name_and_blocks_nobody(tmp_path
 def test_a_tree_is_written_with_its_own_modes_and_times(tmp_path: Path) -> None:
     old = os.umask(0o077)
     try:
-        room.write_tree(
+        root.write_tree(
             {"a/b": File(b"x"), "a/c": File(b"y", executable=True), "a/d": File(link="b")}, tmp_path, epoch=9
         )
     finally:
@@ -411,11 +411,11 @@ def test_a_tree_is_rendered_into_an_empty_directory_only(fake: Fake, tmp_path: P
 def test_an_address_outside_the_pool_of_packages_fails_closed(verb: str, address: str) -> None:
     said = f"Reading package lists...\n{verb}:7 {address} forky/main amd64 tool 1.0 [2 kB]\n"
     with pytest.raises(BuildError, match="not the pool"):
-        room.check_sources(said.encode())
+        root.check_sources(said.encode())
 
 
 def test_the_pool_of_packages_is_the_one_address() -> None:
-    room.check_sources(
+    root.check_sources(
         b"Get:1 file:/repository ./ InRelease\nIgn:1 file:/repository ./ InRelease\n"
         b"Get:2 file:///repository ./ Packages\nFetched 1 kB from http://deb.example.invalid/ in 0s\n"
     )
@@ -424,3 +424,32 @@ def test_the_pool_of_packages_is_the_one_address() -> None:
 def test_a_build_whose_apt_went_elsewhere_leaves_nothing(fake: Fake, out: Path) -> None:
     fake.mkosi.write_text(image_fake.MKOSI + 'print("Get:1 http://deb.example.invalid/debian forky InRelease")\n')
     failing(fake, out, "deb.example.invalid", "pool of locked packages")
+
+
+def test_an_image_without_a_model_has_no_volume_for_one(fake: Fake, tmp_path: Path) -> None:
+    fake.mkosi.write_text(
+        image_fake.MKOSI
+        + '(here / "config.json").write_bytes((source / "mkosi.extra/etc/privml/config.json").read_bytes())\n'
+    )
+    out = tmp_path / "out/tdx-min"
+    found = made(image_fake.without_model(fake), out).manifest
+    assert listing(out) == [name for name in PARTS if name != manifest.MODEL_FILE]
+    assert [call[0] for call in fake.calls()] == ["mkosi", "ukify", "virt-fw-vars"]
+    assert found.model is None
+    assert manifest.read(out) == found
+    assert [event.name for event in found.agent_events] == ["config", "system-ready"]
+    assert not {"model", "engine"} & found.origins.keys()
+    config = configuration.decode((fake.root / "config.json").read_bytes())
+    assert config.inference is None
+    assert config.devices == ("virtio-blk", "virtio-net")
+    assert not [name for name in fake.read("seen.json") if "engine" in name and "privml/agent" not in name]
+    parts = json.loads((out / "sbom.cdx.json").read_bytes())["components"]
+    assert not [part for part in parts if part["type"] == "machine-learning-model" or part["name"] == "model.raw"]
+    subjects = {row["name"] for row in json.loads((out / "provenance.json").read_bytes())["subject"]}
+    assert subjects == {*manifest.artefacts_of(model=False), "manifest.json", "sbom.cdx.json"}
+
+
+def test_what_is_rendered_without_a_model_needs_no_tool(fake: Fake, tmp_path: Path) -> None:
+    rendered(image_fake.without_model(fake), tmp_path / "tree")
+    assert fake.calls() == []
+    assert json.loads((tmp_path / "tree/mkosi.extra/etc/privml/config.json").read_bytes())["model"] is None

@@ -14,6 +14,7 @@ import pytest
 from privml.image import render, resources
 from privml.image.render import File, Plan, tree
 from privml.lock.trees import agent_tree
+from privml.recipe.loader import load, shipped
 
 PLAN = Plan(
     name="demo-cpu",
@@ -39,8 +40,9 @@ def options(files: Mapping[str, File]) -> dict[str, str]:
 
 
 def guest(*, development: bool) -> Plan:
-    files = [file.path for file in agent_tree("development" if development else "production").files]
-    overlay = resources.overlay(files, development=development, config=b"{}")
+    recipe = load(shipped() / ("demo-cpu-dev.yaml" if development else "demo-cpu.yaml"))
+    files = [file.path for file in agent_tree(recipe.content.variant).files]
+    overlay = resources.overlay(recipe, files, config=b"{}")
     return replace(PLAN, overlay=overlay, development=development)
 
 
@@ -151,8 +153,20 @@ def test_finalize_is_told_every_overlay_path() -> None:
 
 
 def test_the_overlay_holds_the_configuration_and_the_agent() -> None:
-    files = resources.overlay(["privml/agent/boot.py"], development=False, config=b"{1}")
+    files = resources.overlay(load(shipped() / "demo-cpu.yaml"), ["privml/agent/boot.py"], config=b"{1}")
     assert files["etc/privml/config.json"] == File(b"{1}")
     assert files["usr/lib/privml/privml/agent/boot.py"].data.startswith(b'"""')
     assert files["usr/lib/privml/initrd-init"].executable
     assert b"poweroff --force --force" in files["etc/systemd/system/emergency.service"].data
+    assert "usr/lib/systemd/system/privml-engine.service" in files
+
+
+def test_a_guest_without_an_engine_has_nothing_of_one() -> None:
+    overlay = resources.overlay(load(shipped() / "tdx-min.yaml"), [], config=b"{}")
+    assert not [name for name in overlay if "engine" in name]
+    facts = json.loads(made(replace(PLAN, overlay=overlay, engine=None))["privml.json"].data)
+    assert facts["programs"] == sorted(render.PROGRAMS)
+    assert not [path for path in facts["paths"] if "llama" in path or "ggml" in path]
+    with_engine = json.loads(made()["privml.json"].data)
+    assert "llama-server" in with_engine["programs"]
+    assert set(facts["paths"]) < set(with_engine["paths"])

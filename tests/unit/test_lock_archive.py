@@ -98,6 +98,15 @@ def test_signed_text_that_was_changed_is_refused(folder: Path, mirrors: Mirrors,
 
 
 @needs_apt
+@pytest.mark.parametrize("keep", [0, 40, 250, -60, -1])
+def test_a_signed_state_that_is_cut_is_refused(folder: Path, mirrors: Mirrors, keep: int) -> None:
+    path = folder / "dists/forky/InRelease"
+    path.write_bytes(path.read_bytes()[:keep].rstrip(b"-") if keep == -1 else path.read_bytes()[:keep])
+    with pytest.raises(InputsError, match="lists cannot be had"):
+        solved(mirrors)
+
+
+@needs_apt
 def test_no_signature_is_refused(folder: Path, mirrors: Mirrors) -> None:
     (folder / "dists/forky/InRelease").unlink()
     (folder / "dists/forky/Release").write_text(STATES["first"].release)
@@ -113,6 +122,56 @@ def test_a_list_that_is_cut_or_changed_is_refused(folder: Path, mirrors: Mirrors
     path.write_bytes(data[:-cut] if cut else data.replace(b"Version: 1", b"Version: 7"))
     with pytest.raises(InputsError, match="lists cannot be had"):
         solved(mirrors)
+
+
+@needs_apt
+def test_a_mirror_that_lags_behind_is_passed_over(
+    folder: Path, mirrors: Mirrors, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its state is signed and has not expired; only the last lock knows that the archive has been further."""
+    stale = fake_archive.write(tmp_path / "stale", "lagging")
+    current = fake_archive.write(folder, "second")
+    locked = solved(mirrors, now=LATE).archives
+    with serving(stale) as (address, asked):
+        behind = {"debian": (address,)}
+        assert [str(package) for package in solved(behind, now=LATE).packages] == ["app 1.5", "common 2"]
+        with pytest.raises(InputsError, match=r"roll-back: .* of 2026-11-10T.*, the lock's of 2026-11-13") as caught:
+            solved(behind, before=locked, now=LATE)
+        assert "another mirror" in (caught.value.hint or "")
+        capsys.readouterr()
+        del asked[:]
+        found = solved({"debian": (address, *mirrors["debian"])}, before=locked, now=LATE)
+        assert asked, "the mirror that lags was asked first"
+    assert found.archives == locked
+    assert found.inreleases == ((current / "dists/forky/InRelease").read_bytes(),)
+    assert [str(package) for package in found.packages] == ["app 2", "common 2", "lib 2"]
+    assert "roll-back" in (told := capsys.readouterr().err)
+    assert "asking the next mirror" in told
+
+
+@needs_apt
+def test_an_expired_mirror_is_passed_over_too(folder: Path, mirrors: Mirrors, tmp_path: Path) -> None:
+    fake_archive.write(folder, "second")
+    with serving(fake_archive.write(tmp_path / "old", "first")) as (address, _):
+        found = solved({"debian": (address, *mirrors["debian"])}, now=LATE)
+        assert found.archives[0].date.startswith("2026-11-13")
+        with pytest.raises(InputsError, match=r"(?s)expired at 2026-11-06.*\n.*(NO_PUBKEY|not signed|verified)"):
+            fake_archive.write(folder, "stranger")
+            solved({"debian": (address, *mirrors["debian"])}, now=LATE)
+
+
+@needs_apt
+def test_a_mirror_in_the_middle_of_an_update_has_its_lists_by_hash(folder: Path, mirrors: Mirrors) -> None:
+    fake_archive.write(folder, "lagging")
+    place = folder / "dists/forky/main/binary-amd64"
+    (place / "Packages").write_bytes(STATES["second"].packages)
+    assert [str(package) for package in solved(mirrors, now=LATE).packages] == ["app 1.5", "common 2"]
+    (held,) = (
+        path for path in (place / "by-hash/SHA256").iterdir() if path.read_bytes() == STATES["lagging"].packages
+    )
+    held.write_bytes(STATES["second"].packages)
+    with pytest.raises(InputsError, match="lists cannot be had"):
+        solved(mirrors, now=LATE)
 
 
 @needs_apt

@@ -1,64 +1,124 @@
-"""`lock` as a person runs it, in a folder with copies of the shipped recipes, offline."""
+"""`lock` as a person runs it: whose files it writes, and whose it leaves alone."""
 
 from __future__ import annotations
 
+import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from click.testing import CliRunner, Result
 
 from privml.base.errors import InputsError, UsageError
+from privml.cli import lock as lock_verb
 from privml.cli.lock import lock
+from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock
+from privml.recipe import loader
 from privml.recipe.loader import shipped
 
 
 @pytest.fixture
-def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    folder = tmp_path / "recipes"
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """What an installed privml-build comes with; the current folder is empty."""
+    folder = tmp_path / "site-packages/privml/recipe/data"
     shutil.copytree(shipped(), folder)
-    monkeypatch.chdir(tmp_path)
+    desk = tmp_path / "desk"
+    desk.mkdir()
+    monkeypatch.chdir(desk)
     monkeypatch.setenv("PRIVML_STORE", str(tmp_path / "store"))
+    for place in ("privml.recipe.loader.shipped", "privml.cli.context.shipped"):
+        monkeypatch.setattr(place, lambda: folder)
     return folder
+
+
+@pytest.fixture
+def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[Lock | ToolsLock | None], Lock | ToolsLock]:
+    """Resolving gives another version of the first package; nothing is fetched."""
+
+    def change(before: Lock | ToolsLock | None) -> Lock | ToolsLock:
+        assert before is not None, "the pins of the shipped lock are where it starts"
+        first = before.packages[0].model_copy(update={"version": "99", "sha256": "9" * 64})
+        return before.model_copy(update={"packages": (first, *before.packages[1:])})
+
+    monkeypatch.setattr(lock_verb, "make_tools_lock", lambda before, *_: change(before))
+    monkeypatch.setattr(lock_verb, "make_lock", lambda _r, _c, before, *_: change(before))
+    monkeypatch.setattr(lock_verb, "bring", lambda *_, **__: 0)
+    return change
 
 
 def run(*words: str) -> Result:
     return CliRunner().invoke(lock, list(words))
 
 
-def test_a_changed_recipe_is_stale_until_locked_again(recipes: Path) -> None:
-    assert run("demo-cpu", "--no-fetch").exit_code == 0
-    assert run("demo-cpu", "--check").stdout == "ok demo-cpu\n"
-    before = (recipes / "demo-cpu.lock.json").read_bytes()
-    with (recipes / "demo-cpu.yaml").open("a") as file:
-        file.write("# a remark\n")
-    stale = run("demo-cpu", "--check")
-    assert isinstance(stale.exception, InputsError)
-    assert "recipe: it, or what it extends, was changed" in stale.exception.message
-    again = run("demo-cpu", "--no-fetch")
-    assert again.stdout == "wrote recipes/demo-cpu.lock.json\n"
-    assert "recipe: changed" in again.stderr
-    assert "package" not in again.stderr
-    assert run("demo-cpu", "--no-fetch").stdout == "unchanged recipes/demo-cpu.lock.json\n"
-    after = (recipes / "demo-cpu.lock.json").read_bytes()
-    lines = zip(before.splitlines(), after.splitlines(), strict=True)
-    assert [old.split()[0] for old, new in lines if old != new] == [b'"recipe_sha256":']
+def bytes_of(folder: Path) -> dict[str, bytes]:
+    return {str(path): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
 
 
-def test_another_tools_lock_is_stale(recipes: Path) -> None:
-    run("demo-cpu", "--no-fetch")
-    with (recipes / "tools.lock.json").open("a") as file:
-        file.write("\n")
-    stale = run("demo-cpu", "--check")
-    assert isinstance(stale.exception, InputsError)
-    assert "tools: the tools lock is another one" in stale.exception.message
+@pytest.mark.parametrize("words", [("--tools", "demo-cpu"), ("demo-cpu",)])
+def test_the_installed_files_are_nobodys_to_change(
+    installed: Path, other: object, words: tuple[str, ...], tmp_path: Path
+) -> None:
+    before = bytes_of(installed)
+    error = run(*words).exception
+    assert isinstance(error, UsageError)
+    assert "belongs to the installed privml-build" in error.message
+    assert "privml-build " in (error.hint or "")
+    assert bytes_of(installed) == before
+    assert not list((tmp_path / "desk").iterdir())
 
 
-def test_the_tools_lock_stays_without_an_upgrade(recipes: Path) -> None:
-    before = (recipes / "tools.lock.json").read_bytes()
-    assert run("--tools", "--no-fetch").stdout.startswith("unchanged ")
-    assert (recipes / "tools.lock.json").read_bytes() == before
+def test_without_a_recipe_there_must_be_recipes_here(installed: Path, other: object, tmp_path: Path) -> None:
+    error = run("--tools").exception
+    assert isinstance(error, UsageError)
+    assert "whose tools lock?" in error.message
+    Path("recipes").mkdir()
+    before = bytes_of(installed)
+    done = run("--tools")
+    assert done.exit_code == 0, done.exception
+    assert done.stdout == "wrote recipes/tools.lock.json\n"
+    assert read_tools_lock(Path("recipes/tools.lock.json")).packages[0].version == "99"
+    assert bytes_of(installed) == before
 
 
-def test_nothing_to_lock() -> None:
-    assert isinstance(run().exception, UsageError)
+def test_the_tools_lock_of_ones_own_recipe_is_beside_it(installed: Path, other: object) -> None:
+    shutil.copytree(installed, "mine")
+    Path("mine/tools.lock.json").unlink()
+    done = run("--tools", "mine/demo-cpu.yaml")
+    assert done.exit_code == 0, done.exception
+    assert "wrote mine/tools.lock.json" in done.stdout
+    # The recipe's lock is made for the tools lock that was just written.
+    assert read_tools_lock(Path("mine/tools.lock.json")).packages[0].version == "99"
+
+
+def test_each_recipe_is_locked_for_its_own_tools(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        shutil.copytree(installed, name)
+    document = json.loads(Path("two/tools.lock.json").read_bytes())
+    Path("two/tools.lock.json").write_text(json.dumps(document))
+    assert run("--no-fetch", "one/demo-cpu.yaml", "two/demo-cpu.yaml").exit_code == 0
+    assert run("--check", "one/demo-cpu.yaml", "two/demo-cpu.yaml").exit_code == 0
+    one, two = (read_lock(Path(name) / "demo-cpu.lock.json").tools_sha256 for name in ("one", "two"))
+    assert one != two
+
+
+def test_a_check_of_nothing_is_no_check(installed: Path) -> None:
+    Path("recipes").mkdir()
+    assert isinstance(run("--tools", "--check").exception, UsageError)
+
+
+def test_a_checkouts_recipes_are_no_installed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loader, "shipped", lambda: tmp_path / "recipes")
+    assert not loader.is_installed(tmp_path / "recipes/demo-cpu.lock.json")
+    monkeypatch.setattr(loader, "shipped", lambda: tmp_path / "data")
+    assert loader.is_installed(tmp_path / "data/demo-cpu.lock.json")
+    assert not loader.is_installed(tmp_path / "recipes/demo-cpu.lock.json")
+
+
+def test_a_lock_says_its_format(tmp_path: Path) -> None:
+    path = tmp_path / "x.lock.json"
+    document = json.loads((shipped() / "demo-cpu.lock.json").read_bytes())
+    del document["format"]
+    path.write_text(json.dumps(document))
+    with pytest.raises(InputsError, match="says no format"):
+        read_lock(path)

@@ -46,7 +46,7 @@ def test_a_run_is_these_words() -> None:
         "-blockdev", DISK.format(0, "root"), "-device", "virtio-blk-pci,drive=disk0,bus=pcie.0,addr=0x2",
         "-blockdev", DISK.format(1, "model"), "-device", "virtio-blk-pci,drive=disk1,bus=pcie.0,addr=0x3",
         "-netdev", "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:40001-:8443",
-        "-device", "virtio-net-pci,netdev=net0,romfile=,bus=pcie.0,addr=0x4",
+        "-device", "virtio-net-pci,netdev=net0,mac=52:54:00:12:34:56,romfile=,bus=pcie.0,addr=0x4",
         "-qmp", "unix:/vm/qmp.sock,server=on,wait=off",
         "-run-with", "exit-with-parent=on",
     ]  # fmt: skip
@@ -60,7 +60,7 @@ def test_a_qtest_is_these_words() -> None:
         "-blockdev", NO_DISK.format(0), "-device", "virtio-blk-pci,drive=disk0,bus=pcie.0,addr=0x2",
         "-blockdev", NO_DISK.format(1), "-device", "virtio-blk-pci,drive=disk1,bus=pcie.0,addr=0x3",
         "-netdev", "user,id=net0,restrict=on",
-        "-device", "virtio-net-pci,netdev=net0,romfile=,bus=pcie.0,addr=0x4",
+        "-device", "virtio-net-pci,netdev=net0,mac=52:54:00:12:34:56,romfile=,bus=pcie.0,addr=0x4",
         "-qtest", "x",
     ]  # fmt: skip
 

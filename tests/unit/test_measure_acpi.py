@@ -73,10 +73,10 @@ def test_pci_window(
     entries: tuple[tuple[int, int, int], ...], vendor: str, bits: int, pages: bool, base: int
 ) -> None:
     assert vendor in ("GenuineIntel", "AuthenticAMD")
-    found = pciwindow.window_base(e820(*entries), vendor=vendor, phys_bits=bits, gigabyte_pages=pages)
-    assert found == base
+    found = pciwindow.window(e820(*entries), vendor=vendor, phys_bits=bits, gigabyte_pages=pages)
+    assert found.base == base
 
 
 def test_a_malformed_memory_map_is_refused() -> None:
     with pytest.raises(MeasurementError, match="e820"):
-        pciwindow.window_base(b"x", vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True)
+        pciwindow.window(b"x", vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True)

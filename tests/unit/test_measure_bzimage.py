@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from privml.base.errors import EvidenceError, MeasurementError
+from privml.events.types import DSTACK_RUNTIME_EVENT
 from privml.evidence import dstack, tdreport
 from privml.measure import acpi, bzimage
 from privml.measure.payload import kernel_facts
@@ -133,7 +134,7 @@ def test_a_real_tdreport_and_filler() -> None:
 
 def test_a_dstack_event_s_digest_is_checked() -> None:
     data = dstack.runtime_data("app-id", b"x")
-    event = {"imr": 3, "event_type": dstack.RUNTIME_EVENT, "event": "app-id", "event_payload": "78"}
+    event = {"imr": 3, "event_type": DSTACK_RUNTIME_EVENT, "event": "app-id", "event_payload": "78"}
     good = {"quote": "00", "event_log": [{**event, "digest": hashlib.sha384(data).hexdigest()}]}
     assert dstack.is_report(good) and dstack.parse(good)[1][0].index == 4
     for change in ({"event": "other"}, {"imr": 4}, {"digest": "00"}, {"event_payload": 5}):

@@ -20,15 +20,9 @@ from privml.cli import repro as verb
 from privml.lock.models import read_lock, write_lock
 from privml.recipe.loader import shipped
 from privml.repro import current, external
-from privml.repro.legs import Legs
+from privml.repro.legs import Inputs, Legs
 from privml.store.fetch import GoneError, Item
-
-
-class Store:
-    root = Path("store")
-
-    def has(self, _: str) -> bool:
-        return False
+from privml.store.objects import Store
 
 
 class Bench:
@@ -36,19 +30,14 @@ class Bench:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
-        self.asked: dict[str, Any] = {}
+        self.asked: Inputs | None = None
         self.gone = False
         self.spoil: Path | None = None
 
     @contextmanager
-    def two_legs(
-        self, recipe: Path, lock: Path, tools_lock: Path, store: Path, name: str, **more: Any
-    ) -> Iterator[Legs]:
-        self.asked = {"lock": lock, "tools_lock": tools_lock, **more}
+    def two_legs(self, inputs: Inputs, store: Path, name: str, *, keep: Path | None = None) -> Iterator[Legs]:
+        self.asked = inputs
         a, b = (output(self.folder / leg) for leg in ("leg-a", "leg-b"))
-        for leg in (a, b):
-            for document in ("sbom.cdx.json", "provenance.json"):
-                (leg / document).write_text("{}")
         if self.spoil is not None:
             (b / self.spoil).write_bytes(b"other")
         yield Legs(a, b, (), {})
@@ -72,8 +61,8 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     monkeypatch.chdir(tmp_path)
     for name, stand_in in (("two_legs", made.two_legs), ("bring", made.bring)):
         monkeypatch.setattr(verb, name, stand_in)
-    monkeypatch.setattr(verb.Workplace, "store", Store())
-    monkeypatch.setattr(verb.Workplace, "tools", lambda *_: SimpleNamespace())
+    monkeypatch.setattr(verb.Workplace, "store", Store(tmp_path / "store"))
+    monkeypatch.setattr(verb, "tools_tree", lambda *_: SimpleNamespace())
     monkeypatch.setattr("privml.cli.context.check", lambda *_, **__: None)
 
     @contextmanager
@@ -147,7 +136,8 @@ def test_a_refreshed_lock_is_an_outcome_of_its_own(bench: Bench, capsys: pytest.
         "refreshed",
     )
     assert "refreshed: both legs are built by a lock that is not the committed one" in err
-    assert (bench.asked["lock"], bench.asked["refreshed"]) == (path, True)
+    assert bench.asked is not None
+    assert (bench.asked.lock, bench.asked.refreshed) == (path, True)
     with pytest.raises(UsageError, match="not the record's"):
         bench.run("demo-cpu", lock_file=path, record=Path("record.json"))
 
@@ -157,9 +147,9 @@ def test_the_committed_lock_given_by_name_is_not_refreshed(bench: Bench, capsys:
     assert told(capsys)["outcome"] == "equal"
 
 
-def test_a_built_image_cannot_be_rebuilt(bench: Bench) -> None:
+def test_an_image_without_its_locks_cannot_be_rebuilt(bench: Bench) -> None:
     output(Path("image"))
-    with pytest.raises(UsageError, match="is a built image"):
+    with pytest.raises(UsageError, match="does not hold the locks"):
         bench.run("image")
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +12,13 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
-from privml.base.errors import InputsError, UsageError
+from privml.base.errors import BuildError, HostError, InputsError, UsageError
 from privml.cli import lock as lock_verb
-from privml.cli.context import Workplace, refreshed_tools, tools_lock_path
+from privml.cli.context import Workplace, tools_lock_path
 from privml.cli.image import image
 from privml.cli.lock import lock
 from privml.cli.store import store as store_verb
-from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock, write_lock
+from privml.lock.models import Lock, ToolsLock, own_tools_lock, read_lock, read_tools_lock, write_lock
 from privml.recipe.loader import load, shipped
 from privml.store.fetch import GoneError, Item
 from privml.store.objects import Store
@@ -131,7 +133,7 @@ def test_refresh_to_writes_beside_and_leaves_the_lock(recipes: Path, gone: Calla
     done = refresh_to()
     assert done.exit_code == 0, done.exception
     target = Path("out/locks/demo-cpu.lock.json")
-    own = refreshed_tools(target)
+    own = own_tools_lock(target)
     assert own.name == "demo-cpu.tools.lock.json"
     assert (recipes / "demo-cpu.lock.json").read_bytes() == before
     refreshed = read_lock(target)
@@ -186,6 +188,28 @@ def test_image_lists_what_is_gone_and_says_what_to_do(recipes: Path, monkeypatch
     assert done.exception.exit_code == 4
     assert "`privml-build lock demo-cpu --refresh-to out/locks/demo-cpu.lock.json`" in (done.exception.hint or "")
     assert "`privml-build image demo-cpu --lock out/locks/demo-cpu.lock.json`" in (done.exception.hint or "")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/out/x"),
+        BuildError("mkosi failed with status 1\n  | cp: error writing 'x': No space left on device"),
+    ],
+)
+def test_a_build_that_fills_the_disk_names_the_place(
+    recipes: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, error: Exception
+) -> None:
+    def full(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("privml.cli.context.tools_tree", lambda *_, **__: None)
+    monkeypatch.setattr("privml.image.build.build", full)
+    found = CliRunner().invoke(image, ["demo-cpu", "--output", str(tmp_path / "elsewhere")]).exception
+    assert isinstance(found, HostError)
+    assert f"no space left on the file system of {tmp_path} while building there; " in found.message
+    assert "--output" in (found.hint or "")
+    assert not isinstance(error, BuildError) or "cp: error writing" in found.message
 
 
 def test_image_refuses_a_pool_that_is_not_there(recipes: Path) -> None:

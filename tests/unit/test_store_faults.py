@@ -20,11 +20,13 @@ from pool_server import serving
 from test_lock_deb import file, folder, package
 
 from privml.base.errors import HostError
+from privml.base.files import sha256_file
 from privml.image.tools import ensure
 from privml.lock.models import ToolsLock
 from privml.store.fetch import Item, fetch
 from privml.store.objects import Store
-from privml.store.pools import Pool, relative
+from privml.store.pools import Pool, export, objects_in, relative, take_in
+from privml.store.room import writing
 from privml.store.sweep import STALE, sweep
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small tmpfs")
@@ -167,8 +169,48 @@ def test_no_room_for_the_tools_tree(small: Path) -> None:
         packages_requested=(),
         packages=(keep(store, "base-files", package([*head, *bulk])),),
     )
-    with pytest.raises(OSError, match="No space left on device") as caught:
+    with pytest.raises(HostError, match=rf"the store {small}/store cannot be written: no space left") as caught:
         ensure(store, lock)
-    assert caught.value.errno == errno.ENOSPC
+    assert "PRIVML_STORE" in (caught.value.hint or "")
     assert [path.suffix for path in (store.root / "trees").iterdir()] == [".lock"]
     assert whole(store) == {lock.packages[0].sha256}
+
+
+@needs_root
+def test_a_pool_without_room_is_told_and_keeps_what_it_has(small: Path, tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    digests = [store.add_bytes(blob) for blob in BLOBS]
+    with pytest.raises(HostError, match=rf"the pool {small}/pool cannot be written: no space left") as caught:
+        export(store, digests, small / "pool")
+    assert "export to another folder" in (caught.value.hint or "")
+    kept = dict(objects_in(small / "pool"))
+    assert kept
+    assert all(sha256_file(path) == digest for digest, path in kept.items())
+    assert not list((small / "pool").rglob(".*.part"))
+    with pytest.raises(HostError, match=rf"the store {small}/store cannot be written: no space left"):
+        take_in(Store(small / "store"), store.root / "objects")
+    subprocess.run(["mount", "-o", "remount,size=8m", str(small)], check=True)
+    assert export(store, digests, small / "pool")[0] == len(BLOBS) - len(kept)
+    assert take_in(Store(small / "store"), store.root / "objects")[0] > 0
+    assert whole(Store(small / "store")) == set(digests)
+
+
+@needs_root
+def test_a_read_only_store_is_named(small: Path, pool: Path) -> None:
+    store = Store(small / "store")
+    fetch(store, items()[:1], pools=[Pool(pool)])
+    subprocess.run(["mount", "-o", "remount,ro", str(small)], check=True)
+    with pytest.raises((HostError, OSError)) as caught:
+        fetch(store, items(), pools=[Pool(pool)])
+    told = str(caught.value)
+    assert str(small / "store") in told
+    assert "ead-only file system" in told
+
+
+def test_only_what_is_about_the_place_is_the_machines_fault(tmp_path: Path) -> None:
+    told = "the thing .* cannot be written: disk quota exceeded"
+    with pytest.raises(HostError, match=told), writing(tmp_path, "the thing", "make room"):
+        raise OSError(errno.EDQUOT, "Disk quota exceeded")
+    with pytest.raises(OSError, match="Connection reset") as caught, writing(tmp_path, "the thing", "make room"):
+        raise OSError(errno.ECONNRESET, "Connection reset")
+    assert not isinstance(caught.value, HostError)

@@ -5,15 +5,22 @@ from __future__ import annotations
 import hashlib
 import os
 import signal
+import ssl
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from ipaddress import ip_address
 from pathlib import Path
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from privml.base.errors import InputsError
 from privml.store.fetch import GoneError, Item, fetch
@@ -60,6 +67,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(302, b"", Location="/good")
         elif how == "flaky" and times < 3:
             self.answer(503, b"busy")
+        elif how.startswith("status-"):
+            self.answer(int(how[7:]), b"no")
         elif how == "missing":
             self.answer(404, b"no")
         elif how == "busy":
@@ -209,6 +218,48 @@ def test_no_source_at_all(store: Store) -> None:
 def test_a_host_that_is_not_there(store: Store) -> None:
     with pytest.raises(InputsError, match=r"127.0.0.1:9/x: .*\(2 attempts\)"):
         get(store, item("http://127.0.0.1:9/x"), attempts=2)
+
+
+@pytest.mark.parametrize("days", [-400, 400])
+def test_a_clock_far_off_is_named_beside_the_certificate_that_it_makes_bad(
+    store: Store, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
+) -> None:
+    """A certificate of a week, a year away on either side."""
+    certificate = tmp_path / "certificate.pem"
+    certificate.write_bytes(week_around(datetime.now(UTC) + timedelta(days)))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(certificate)
+    server.socket = context.wrap_socket(server.socket, server_side=True)
+    monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(InputsError, match=r"certificate (has expired|is not yet valid).*clock says 20") as caught:
+        get(store, item(server.url("good").replace("http:", "https:")), attempts=1)
+    assert not isinstance(caught.value, GoneError)
+
+
+def week_around(moment: datetime) -> bytes:
+    """A certificate for the loopback, its own authority, with its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, moment - timedelta(3), moment + timedelta(4))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ip_address("127.0.0.1"))]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = serialization.Encoding.PEM
+    secret = key.private_bytes(pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    return secret + made.public_bytes(pem)
+
+
+@pytest.mark.parametrize("status", [401, 403, 407, 451])
+def test_to_be_turned_away_says_nothing_about_what_is_there(store: Store, server: Server, status: int) -> None:
+    with pytest.raises(InputsError, match=f"HTTP {status}") as caught:
+        get(store, item(server.url(f"status-{status}")))
+    assert not isinstance(caught.value, GoneError)
+    assert len(server.requests) == 1, "asking again is no use"
+    with pytest.raises(GoneError):
+        get(store, item(server.url("status-410")))
 
 
 def test_a_proxy_of_the_host_is_used(store: Store, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:

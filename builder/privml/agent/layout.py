@@ -19,6 +19,7 @@ class Layout:
 
     config: Path = Path("/etc/privml/config.json")
     run: Path = Path("/run/privml")
+    engine: Path = Path("/run/privml-engine")
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     dev: Path = Path("/dev")
@@ -49,6 +50,11 @@ class Layout:
     def tls_certificate(self) -> Path:
         """PEM self-signed certificate of this boot."""
         return self.run / "tls" / "certificate.pem"
+
+    @property
+    def engine_socket(self) -> Path:
+        """The engine's socket, in a directory of its own user's that only the server's user may enter besides."""
+        return self.engine / "engine.sock"
 
     @property
     def model(self) -> Path:

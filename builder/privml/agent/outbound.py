@@ -1,10 +1,10 @@
-"""Nothing in the guest begins a connection: a cgroup rule of two small BPF programs, set before there is a TLS key.
+"""Nothing in the guest begins a connection: a cgroup rule of one small BPF program, set before there is a TLS key.
 
 The services run in ``system.slice``. Every ``connect`` and every datagram with an address passes a program of that
-group, whichever process uses the socket: IPv4 to 127.0.0.0/8 passes (the engine), all else is refused with EPERM, and
-IPv6 always. TCP fast open counts as a connect. systemd has no such setting (its address filters look at packets, so
-they would cut off the callers too), and seccomp cannot read addresses. The network daemon, which must speak DHCP, is
-in a group of its own; it sees no prompt.
+group, whichever process uses the socket, and is refused with EPERM: server and engine talk over a unix socket, so
+there is nothing to let pass, not even the loopback. TCP fast open counts as a connect. systemd has no such setting
+(its address filters look at packets, so they would cut off the callers too), and seccomp cannot read addresses. The
+network daemon, which must speak DHCP, is in a group of its own; it sees no prompt.
 """
 
 from __future__ import annotations
@@ -23,19 +23,10 @@ _PROG_LOAD, _PROG_ATTACH, _PROG_QUERY = 5, 8, 16
 _CGROUP_SOCK_ADDR = 18
 _ALLOW_MULTI = 2
 _INSTRUCTION = struct.Struct("<BBhi")
-_EXIT = _INSTRUCTION.pack(0x95, 0, 0, 0)
-_R0_IS = 0xB7
-NEVER = _INSTRUCTION.pack(_R0_IS, 0, 0, 0) + _EXIT
-LOOPBACK = (
-    _INSTRUCTION.pack(0x61, 0x12, 4, 0)  # r2 = context->user_ip4, in network order
-    + _INSTRUCTION.pack(0x57, 2, 0, 0xFF)  # its first octet
-    + _INSTRUCTION.pack(_R0_IS, 0, 0, 0)
-    + _INSTRUCTION.pack(0x55, 2, 1, 127)  # not 127: over the next one
-    + _INSTRUCTION.pack(_R0_IS, 0, 0, 1)
-    + _EXIT
-)
-HOOKS = {"connect4": (10, LOOPBACK), "connect6": (11, NEVER), "sendmsg4": (14, LOOPBACK), "sendmsg6": (15, NEVER)}
-"""Name -> (the kernel's attach type, program)."""
+NEVER = _INSTRUCTION.pack(0xB7, 0, 0, 0) + _INSTRUCTION.pack(0x95, 0, 0, 0)
+"""r0 = 0; exit: refuse."""
+HOOKS = {"connect4": 10, "connect6": 11, "sendmsg4": 14, "sendmsg6": 15}
+"""Name -> the kernel's attach type."""
 
 Bpf = Callable[[int, bytearray], int]
 """The bpf system call: command and attributes, into which the kernel may write."""
@@ -60,9 +51,9 @@ def close_outbound(sys: Path = Path("/sys"), bpf: Bpf = kernel) -> None:
     except OSError as error:
         raise HostError(f"outbound: no group {GROUP}: {error.strerror}") from error
     try:
-        for name, (hook, body) in HOOKS.items():
+        for name, hook in HOOKS.items():
             try:
-                program = _load(bpf, hook, body)
+                program = _load(bpf, hook)
                 try:
                     bpf(_PROG_ATTACH, bytearray(struct.pack("<IIII", group, program, hook, _ALLOW_MULTI)))
                 finally:
@@ -75,15 +66,15 @@ def close_outbound(sys: Path = Path("/sys"), bpf: Bpf = kernel) -> None:
         os.close(group)
 
 
-def _load(bpf: Bpf, hook: int, body: bytes) -> int:
-    code = ctypes.create_string_buffer(body, len(body))
+def _load(bpf: Bpf, hook: int) -> int:
+    code = ctypes.create_string_buffer(NEVER, len(NEVER))
     license_ = ctypes.create_string_buffer(b"MIT")
     # prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, kern_version, prog_flags, prog_name,
     # prog_ifindex, expected_attach_type
     attributes = struct.pack(
         "<IIQQIIQII16sII",
         _CGROUP_SOCK_ADDR,
-        len(body) // _INSTRUCTION.size,
+        len(NEVER) // _INSTRUCTION.size,
         ctypes.addressof(code),
         ctypes.addressof(license_),
         0,

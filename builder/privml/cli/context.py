@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from privml.base.errors import UsageError
-from privml.image import manifest
+from privml.base.errors import InputsError, RecipeError, UsageError
+from privml.image import madeby, manifest
 from privml.image.bootstrap import tools_tree
 from privml.image.tools import ToolsTree
 from privml.lock.make import check, current_inputs
-from privml.lock.models import Lock, read_lock, read_tools_lock
+from privml.lock.models import Lock, own_tools_lock, read_lock, read_tools_lock
 from privml.lock.trees import images_folder
 from privml.recipe.finding import RecipeProblems
 from privml.recipe.guestfiles import GuestFile, errors, lint_guest
@@ -66,7 +66,26 @@ class Workplace:
 
     def tools(self, recipe: Path | None = None) -> ToolsTree:
         """The locked tools tree, fetched and unpacked when it is not there, and looked at once."""
-        path = tools_lock_path(recipe or shipped() / "any.yaml", self.lock_file)
+        return self._tree(tools_lock_path(recipe or shipped() / "any.yaml", self.lock_file))
+
+    def tools_of(self, target: Target) -> ToolsTree:
+        """The tools that the target's image was built with, which are also those that run and measure it.
+
+        They are named beside the image. One without that record is taken for one of the committed tools lock, unless
+        its manifest says otherwise: then ``InputsError``.
+        """
+        found = target.manifest()
+        made = madeby.read(target.directory, found)
+        if made is not None:
+            return self._tree(made.tools_path)
+        if found.refreshed:
+            raise InputsError(
+                f"{target.directory} was built by another lock than the committed one, and does not hold it",
+                hint=f"bring its {found.name}.lock.json and {found.name}.tools.lock.json, or build it again",
+            )
+        return self.tools(target.recipe)
+
+    def _tree(self, path: Path) -> ToolsTree:
         if path not in self._trees:
             self._trees[path] = tools_tree(self.store, read_tools_lock(path), self.pools)
         return self._trees[path]
@@ -106,16 +125,11 @@ def guest_files(images: Path) -> dict[str, GuestFile]:
 
 
 def tools_lock_path(recipe: Path, lock_file: Path | None = None) -> Path:
-    """The tools lock that belongs to a lock: its own when refreshed, else the recipe's, else the shipped one."""
-    if lock_file is not None and (own := refreshed_tools(lock_file)).is_file():
+    """The tools lock that belongs to a lock: its own when it has one, else the recipe's, else the shipped one."""
+    if lock_file is not None and (own := own_tools_lock(lock_file)).is_file():
         return own
     beside = recipe.with_name("tools.lock.json")
     return beside if beside.is_file() else shipped() / "tools.lock.json"
-
-
-def refreshed_tools(lock_file: Path) -> Path:
-    """Where the refreshed tools lock of ``NAME.lock.json`` is: ``NAME.tools.lock.json`` beside it."""
-    return lock_file.with_name(f"{lock_file.name.removesuffix('.lock.json')}.tools.lock.json")
 
 
 def refresh_hint(name: str, verb: str) -> str:
@@ -128,5 +142,10 @@ def refresh_hint(name: str, verb: str) -> str:
 
 
 def recipes_directory(target: Target) -> Path:
-    """The directory whose ``platforms`` describe the target's machines."""
-    return target.recipe.parent if target.recipe is not None else shipped()
+    """The directory whose ``platforms`` describe the target's machines: that of its recipe, else the shipped one."""
+    if target.recipe is not None:
+        return target.recipe.parent
+    try:
+        return find(target.manifest().name).parent
+    except RecipeError:
+        return shipped()

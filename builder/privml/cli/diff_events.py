@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import click
 
 from privml.base.errors import Differs, UsageError
 from privml.cli import files, replayed
-from privml.cli.replayed import Change
-from privml.events.event import Event
+from privml.cli.replayed import Change, Item
 from privml.events.registers import RTMRS
 from privml.statement.predicate import MeasuredShape
 
@@ -35,7 +34,7 @@ def diff_events(before: str, after: str, *, as_json: bool) -> None:
             registers = RTMRS
         found: list[Change] = []
         if ours is not None and theirs is not None:
-            found = replayed.changes(ours, theirs, registers, replayed.entry_maker(right))
+            found = replayed.changes(ours, theirs, registers)
         alone = None if ours is not None and theirs is not None else str(a if theirs is None else b)
         differ = differ or bool(found) or not mrtd or alone is not None
         results.append(
@@ -66,7 +65,7 @@ def _show(label: str, found: list[Change], *, mrtd: bool, alone: str | None, nam
         click.echo("  equal")
 
 
-_Pair = tuple[str, tuple[Event, ...] | None, tuple[Event, ...] | None, bool]
+_Pair = tuple[str, Sequence[Item] | None, Sequence[Item] | None, bool]
 
 
 def _pairs(left: files.File, right: files.File) -> Iterator[_Pair]:
@@ -82,10 +81,10 @@ def _pairs(left: files.File, right: files.File) -> Iterator[_Pair]:
     if left.shapes or right.shapes:
         shapes, log = (left.shapes, right) if left.shapes else (right.shapes, left)
         shape = replayed.nearest(shapes, log.finding.events)
-        pair = (shape.events, log.finding.events)
+        pair: tuple[Sequence[Item], Sequence[Item]] = (shape.events, log.items())
         yield shape.label, *(pair if left.shapes else pair[::-1]), True
         return
-    yield "event logs", left.finding.events, right.finding.events, True
+    yield "event logs", left.items(), right.items(), True
 
 
 def _key(shape: MeasuredShape) -> tuple[str, int, int]:

@@ -81,9 +81,8 @@ def _against_values(file: files.File, other: files.File, result: dict[str, Any])
     registers: dict[str, Any] = {}
     lines = [f"{file.finding.title}, against {other.finding.title if other is not file else 'the quote beside it'}"]
     agrees = True
-    make = replayed.entry_maker(file)
     for register in RTMRS:
-        events = [event for event in file.finding.events if event.register is register]
+        events = [event for event in log.logged if event.register is register]
         equal = file.finding.registers[register] == claimed[register]
         name = register.name.lower()
         row: dict[str, Any] = {"equal": equal, "log": file.finding.registers[register].hex()}
@@ -95,7 +94,7 @@ def _against_values(file: files.File, other: files.File, result: dict[str, Any])
             row["note"] = "extended by software in the TD"
         else:
             agrees = False
-            why = replayed.one_change(events, [make(event) for event in events], claimed[register])
+            why = replayed.one_change(events, claimed[register])
             row["change"] = why
             told = why or "no single change of the log explains it: it is another boot's, or several events differ"
             lines.append(f"{name}: differs; {told}")
@@ -108,9 +107,9 @@ def _against_events(file: files.File, other: files.File, result: dict[str, Any])
     shape: MeasuredShape | None = None
     if other.shapes:
         shape = replayed.nearest(other.shapes, file.finding.events)
-    expected = shape.events if shape is not None else other.finding.events
+    expected = shape.events if shape is not None else other.items()
     names = ("predicted", "logged") if shape is not None else (str(other.path), str(file.path))
-    found = replayed.changes(expected, file.finding.events, _LOGGED, replayed.entry_maker(file))
+    found = replayed.changes(expected, file.items(), _LOGGED)
     title = f"prediction for {shape.label}" if shape is not None else other.finding.title
     lines = [f"{file.finding.title}, against {title}"]
     for register in _LOGGED:

@@ -7,15 +7,17 @@ import binascii
 import mmap
 import re
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 
 from privml.base import strictjson
 from privml.base.errors import EvidenceError, MeasurementError, UsageError
 from privml.events import tcg
-from privml.events.event import Event, Evidence
-from privml.events.explain import explain_event
+from privml.events.event import Event
+from privml.events.explain import as_event
+from privml.events.logged import LoggedEvent, is_tpm_log, logged
 from privml.events.registers import RTMRS, Register
-from privml.events.replay import extended, replay_digests
+from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.evidence import dstack, quote, tdreport
 from privml.measure import artefact
@@ -38,24 +40,19 @@ class Log:
     entries: tuple[LogEntry, ...]
     tpm: bool
 
+    @cached_property
+    def logged(self) -> tuple[LoggedEvent, ...]:
+        """The extends, in the log's order."""
+        return logged(self.entries, tpm=self.tpm)
+
     def events(self) -> tuple[Event, ...]:
         """The extends as events, in the log's order: where each stands, and what it says it is."""
-        level = Evidence.TPM_BOOT if self.tpm else Evidence.HARDWARE
-        found = []
-        for number, entry in enumerate(self.entries, 1):
-            if self.tpm and entry.index > 15:
-                continue  # PCR 16 and up stand for no register
-            pair = extended(entry, tpm=self.tpm)
-            if pair is not None:
-                words = explain_event(entry)
-                found.append(Event(pair[0], entry.type, pair[1], f"log record {number}", level, words))
-        return tuple(found)
+        return tuple(as_event(one) for one in self.logged)
 
     def registers(self) -> dict[Register, bytes]:
         """RTMR0..3 as the log replays."""
-        events = self.events()
         return {
-            register: replay_digests(event.digest for event in events if event.register is register)
+            register: replay_digests(event.digest for event in self.logged if event.register is register)
             for register in RTMRS
         }
 
@@ -70,6 +67,10 @@ class File:
     log: Log | None = None
     shapes: tuple[MeasuredShape, ...] = ()
     claimed: dict[Register, bytes] | None = None
+
+    def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
+        """What it can be compared by: a log's extends with their data, else the finding's events."""
+        return self.log.logged if self.log is not None else self.finding.events
 
 
 def read(path: Path) -> File:
@@ -134,10 +135,9 @@ def _decoded(data: bytes) -> bytes | None:
 
 
 def read_log(data: bytes) -> Log:
-    """A CCEL or TPM log, told by its banks and indices (a TD's has SHA-384 only, and indices up to 4)."""
+    """A CCEL or TPM log, told by its indices."""
     entries = tuple(tcg.parse_log(data))
-    tpm = any(len(entry.digests) != 1 or entry.index > max(Register) for entry in entries)
-    return Log(entries, tpm)
+    return Log(entries, is_tpm_log(entries))
 
 
 def _log(path: Path, data: bytes) -> File:
@@ -163,7 +163,7 @@ def _log_of(path: Path, log: Log) -> File:
 
 
 def _quote(path: Path, data: bytes) -> File:
-    parsed = quote.parse(data)
+    parsed = quote.read(data)
     body = parsed.body
     registers = dict(zip(RTMRS, body.rtmrs, strict=True))
     facts = {
@@ -176,13 +176,21 @@ def _quote(path: Path, data: bytes) -> File:
         "mrseam": body.mr_seam.hex(),
         "tee tcb svn": body.tee_tcb_svn.hex(),
     }
+    if body.mr_service_td is not None:
+        facts["mrservicetd"] = body.mr_service_td.hex()
+    notes = ["its signature was not checked: `verify` does that"]
+    if parsed.foreign:
+        notes.append(
+            f"{parsed.foreign} bytes follow the quote, which ends at byte {parsed.signed_length}: nothing signs "
+            "them, and `verify` refuses a document with such a quote"
+        )
     finding = Finding(
         "quote",
         f"TDX quote, version {parsed.header.version}, TD {'1.0' if body.mr_service_td is None else '1.5'} body",
         mrtd={"mrtd": body.mr_td},
         registers=registers,
         facts=facts,
-        notes=("its signature was not checked: `verify` does that",),
+        notes=tuple(notes),
     )
     return File(path, finding, claimed={Register.MRTD: body.mr_td, **registers})
 
@@ -215,6 +223,10 @@ def _ccel_table(data: bytes) -> Finding:
 
 def _json(path: Path, data: bytes) -> File:
     value = strictjson.loads(data, what=str(path))
+    if isinstance(value, dict) and isinstance(value.get("quote"), str) and "event_log" not in value:
+        decoded = _decoded(value["quote"].encode("utf-8", "replace"))
+        if decoded is not None and _is_quote(decoded):
+            return _quote(path, decoded)
     if dstack.is_report(value):
         body, entries = dstack.parse(value)
         log = _log_of(path, Log(tuple(entries), tpm=False))

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import shutil
 from pathlib import Path
 
 import click
 
-from privml.base.errors import UsageError
+from privml.base.errors import BuildError, HostError, UsageError
 from privml.base.steps import say, step
-from privml.cli.context import Workplace, recipes_directory, refresh_hint, resolve
+from privml.cli.context import Workplace, recipes_directory, refresh_hint, resolve, tools_lock_path
 from privml.store.fetch import GoneError
 from privml.store.pools import Pool
+
+_ROOM = "make room there, or give another place with --output; `privml-build doctor` says how much is needed"
 
 
 @click.command()
@@ -52,6 +57,7 @@ def image(
     privml-build image demo-cpu --render-only /tmp/tree
     """
     from privml.image import build as room
+    from privml.image import madeby
     from privml.vm.predicted import has_prediction, predict_image, write_prediction
 
     found = resolve(target, output)
@@ -78,9 +84,18 @@ def image(
             refreshed=refreshed,
             pools=place.pools,
         )
+    except (BuildError, HostError) as error:
+        if os.strerror(errno.ENOSPC) in error.message:
+            raise HostError(f"{error.message}\n{_no_room(found.directory)}", hint=_ROOM) from error
+        raise
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        raise HostError(_no_room(found.directory), hint=_ROOM) from error
     except GoneError as gone:
         gone.hint = f"give a pool that has them (--pool); or {refresh_hint(recipe.name, 'image')}"
         raise
+    madeby.keep(built.directory, built.manifest, lock, tools_lock_path(found.recipe, lock_file))
     if refreshed:
         say(f"built by {lock_file}, not by the committed lock: the manifest says `refreshed`")
     if not (built.cached and has_prediction(built.directory, built.manifest)):
@@ -100,3 +115,10 @@ def image(
     for name, artefact in sorted(artefacts.items()):
         click.echo(f"{artefact['sha256']}  {built.directory / name}  {artefact['size'] / 1e6:.1f} MB")
     click.echo(f"root hash {built.manifest.root.root_hash}")
+
+
+def _no_room(directory: Path) -> str:
+    """What is told when a build has filled the file system of its output; what it had made is removed by then."""
+    place = directory.absolute().parent
+    free = shutil.disk_usage(place).free / (1 << 20) if place.is_dir() else 0
+    return f"no space left on the file system of {place} while building there; {free:.0f} MiB are free again"

@@ -11,16 +11,25 @@ import click
 from privml.base.errors import UsageError
 from privml.base.files import sha256_file
 from privml.base.steps import say, step
-from privml.cli.context import refreshed_tools, tools_lock_path
+from privml.cli.context import tools_lock_path
 from privml.image.bootstrap import mended, tools_tree, tree_apt
 from privml.lock.apt import AptTools, host_tools
 from privml.lock.changes import changes
-from privml.lock.make import Solver, bring, check, current_inputs, make_lock, make_tools_lock
-from privml.lock.models import Lock, Package, ToolsLock, read_lock, read_tools_lock, write_lock
+from privml.lock.make import Current, Solver, bring, check, current_inputs, make_lock, make_tools_lock
+from privml.lock.models import (
+    Lock,
+    Package,
+    ToolsLock,
+    own_tools_lock,
+    read_lock,
+    read_tools_lock,
+    serialise,
+    write_lock,
+)
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
 from privml.lock.trees import images_folder
-from privml.recipe.loader import find, load, shipped
+from privml.recipe.loader import Recipe, find, is_installed, load
 from privml.store.fetch import GoneError
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -28,7 +37,11 @@ from privml.store.pools import Pool
 
 @click.command()
 @click.argument("targets", nargs=-1, metavar="[TARGET]...")
-@click.option("--tools", is_flag=True, help="Renew the lock of the tools tree too (before the recipes').")
+@click.option(
+    "--tools",
+    is_flag=True,
+    help="Renew tools.lock.json too, beside the recipes (without TARGET: the one in recipes/, alone).",
+)
 @click.option(
     "--check", "only_check", is_flag=True, help="Only say whether the locks are up to date (exit 4 if not)."
 )
@@ -67,16 +80,20 @@ def lock(
     privml-build lock demo-cpu
     privml-build lock demo-cpu --check
     privml-build lock demo-cpu --upgrade-package systemd
+    privml-build lock demo-cpu --tools --upgrade
     privml-build lock demo-cpu --refresh-to out/locks/demo-cpu.lock.json
     """
     if not targets and not tools:
         raise UsageError("nothing to lock: name a recipe, or give --tools")
     paths = [find(target) for target in targets]
-    tools_path = tools_lock_path(paths[0] if paths else shipped() / "any.yaml")
+    own_tools = _own_tools(paths) if tools else None
+    tools_path = tools_lock_path(paths[0] if paths else Path("recipes/any.yaml"))
     if only_check:
+        if not paths:
+            raise UsageError("--check is about recipes' locks: name a recipe")
         for path in paths:
             recipe = load(path)
-            check(recipe, read_lock(recipe.lock_path), current_inputs(recipe, images_folder(), tools_path))
+            check(recipe, read_lock(recipe.lock_path), _current(recipe))
             click.echo(f"ok {recipe.name}")
         return
     store = Store()
@@ -88,20 +105,33 @@ def lock(
             raise UsageError("--refresh-to goes with one recipe, and with neither --tools nor upgrades")
         _refresh(paths[0], refresh_to, solver, apt, store, sources)
         return
-    if tools:
+    if own_tools is not None:
         before = read_tools_lock(tools_path) if tools_path.is_file() else None
         first = solver if before else Solver(tools=host_tools, allow_expired=allow_expired)
         after = make_tools_lock(before, store, first)
         if fetch and after == before:
             after = mended(store, after, solver, sources)
-        _write(tools_path, before, after, store, sources, fetch=fetch)
+        _write(own_tools, before, after, store, sources, fetch=fetch)
     for path in paths:
         recipe = load(path)
         previous = read_lock(recipe.lock_path) if recipe.lock_path.is_file() else None
         with step(f"Locking {recipe.name}"):
-            current = current_inputs(recipe, images_folder(), tools_path)
-            made = make_lock(recipe, current, previous, store, solver)
+            made = make_lock(recipe, _current(recipe), previous, store, solver)
             _write(recipe.lock_path, previous, made, store, sources, fetch=fetch)
+
+
+def _current(recipe: Recipe) -> Current:
+    return current_inputs(recipe, images_folder(), tools_lock_path(recipe.path))
+
+
+def _own_tools(paths: Sequence[Path]) -> Path:
+    """The tools lock that `--tools` renews: beside the recipe that is named first, else in `recipes/` here."""
+    if not paths and not Path("recipes").is_dir():
+        raise UsageError(
+            "whose tools lock? No recipe is named, and there is no `recipes/` here",
+            hint="name a recipe, or start one with `privml-build init NAME`",
+        )
+    return paths[0].with_name("tools.lock.json") if paths else Path("recipes/tools.lock.json")
 
 
 def _refresh(path: Path, target: Path, solver: Solver, apt: str, store: Store, pools: Sequence[Pool]) -> None:
@@ -109,11 +139,11 @@ def _refresh(path: Path, target: Path, solver: Solver, apt: str, store: Store, p
     recipe = load(path)
     committed = read_lock(recipe.lock_path)
     tools_path = tools_lock_path(path)
-    check(recipe, committed, current_inputs(recipe, images_folder(), tools_path))
+    check(recipe, committed, _current(recipe))
     tools_before = read_tools_lock(tools_path)
     tools_after = mended(store, tools_before, solver, pools)
     digest = committed.tools_sha256
-    own = refreshed_tools(target)
+    own = own_tools_lock(target)
     if tools_after != tools_before:
         _tell(tools_before, tools_after)
         write_lock(own, tools_after)
@@ -152,6 +182,13 @@ def _write(
     fetch: bool,
 ) -> None:
     _tell(before, after)
+    if is_installed(path) and (not path.is_file() or path.read_bytes() != serialise(after)):
+        raise UsageError(
+            f"{path.name} belongs to the installed privml-build, which stays as it is",
+            hint=f"make a recipe of your own: `privml-build init NAME --from {path.name.removesuffix('.lock.json')}`"
+            if isinstance(after, Lock)
+            else "name a recipe of your own: `privml-build lock --tools NAME`",
+        )
     if fetch:
         if isinstance(after, Lock):
             bring(store, (*after.packages, *after.firmware), after.wheels, pools=pools)

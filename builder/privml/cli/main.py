@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 import logging
 import signal
@@ -30,6 +31,17 @@ VERBS = {
     "proxy": "Serve an OpenAI endpoint locally that only talks to a verified image.",
     "store": "Look after the store of input bytes.",
     "doctor": "Say what this machine lacks.",
+}
+
+
+_ADVICE = {
+    errno.ENOSPC: "make room; `privml-build doctor` says how much is needed and where",
+    errno.EDQUOT: "your quota is used up: make room; `privml-build doctor` says how much is needed and where",
+    errno.EROFS: "that file system is read-only: name another place (`--output`, PRIVML_STORE)",
+    errno.EACCES: "name a place that you may write (`--output`, PRIVML_STORE)",
+    errno.EPERM: "name a place that you may write (`--output`, PRIVML_STORE)",
+    errno.ENOTDIR: "a file stands where a folder is needed: name another place",
+    errno.ENAMETOOLONG: "name a shorter path",
 }
 
 
@@ -90,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         click.echo(
             f"privml-build: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True
         )
+        if error.errno in _ADVICE:
+            click.echo(f"hint: {_ADVICE[error.errno]}", err=True)
         sys.exit(HostError.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
         click.echo("privml-build: stopped", err=True)

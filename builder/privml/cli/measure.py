@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +21,10 @@ from privml.machine.matrix import shapes as shapes_of
 from privml.machine.platform import Platform, Shape
 from privml.measure.artefact import Finding
 from privml.statement.predicate import MeasuredShape
+from privml.vm import bootdisk
+from privml.vm.bench import Bench
 from privml.vm.compared import Boot
-from privml.vm.compared import boot as boot_compared
-from privml.vm.launch import launch_of
-from privml.vm.machine import GENERIC_FIRMWARE
-from privml.vm.platforms import platform as load_platform
-from privml.vm.predicted import Predictor, predict_image, write_prediction
+from privml.vm.predicted import predict_image, write_prediction
 
 
 @click.command()
@@ -34,9 +32,12 @@ from privml.vm.predicted import Predictor, predict_image, write_prediction
 @click.option("--vcpus", metavar="N", help="Other shapes than the recipe's: processors, as in 2 or 1,2,4 or 1..64.")
 @click.option("--memory", metavar="SIZE", help="Their memory, as in 4GiB or 2GiB,2815MiB or 2GiB..512GiB (doubling).")
 @click.option("--boot", is_flag=True, help="Boot it under generic OVMF and swtpm, and compare event by event.")
+@click.option("--disk", is_flag=True, help="With --boot: start the UKI from a disk that is made for it.")
 @click.option("--events", is_flag=True, help="List every event with its origin and evidence.")
 @click.option("--json", "as_json", is_flag=True, help="Print predicate v1 (or the comparison) as JSON.")
-def measure(target: str, *, vcpus: str | None, memory: str | None, boot: bool, events: bool, as_json: bool) -> None:
+def measure(
+    target: str, *, vcpus: str | None, memory: str | None, boot: bool, disk: bool, events: bool, as_json: bool
+) -> None:
     """Predict MRTD and RTMR0..3 of TARGET for its platforms and shapes, and write prediction.json beside it.
 
     TARGET may also be a file: TDX firmware, a PE image, kernel or UKI, a GPT disk, a CCEL or TPM log, a quote,
@@ -49,9 +50,12 @@ def measure(target: str, *, vcpus: str | None, memory: str | None, boot: bool, e
     privml-build measure demo-cpu
     privml-build measure demo-cpu --events
     privml-build measure demo-cpu --boot
+    privml-build measure demo-cpu --boot --disk --vcpus 1,4 --memory 2815MiB
     privml-build measure demo-cpu --vcpus 1..64 --memory 2GiB..64GiB --json
     privml-build measure OVMF.fd
     """
+    if disk and not boot:
+        raise UsageError("--disk is for --boot")
     if Path(target).is_file() and Path(target).suffix not in (".yaml", ".yml"):
         if boot or vcpus is not None or memory is not None:
             raise UsageError(f"{target} is a file: --boot, --vcpus and --memory are for images")
@@ -62,12 +66,9 @@ def measure(target: str, *, vcpus: str | None, memory: str | None, boot: bool, e
     manifest = found.manifest()
     place = Workplace()
     if boot:
-        if len(shapes) > 1:
-            raise UsageError("--boot boots one shape")
-        shape = shapes[0] if shapes else manifest.shapes[0]
-        _boot(place, found, manifest, shape, as_json=as_json)
+        _boots(place, found, manifest, shapes or manifest.shapes[:1], disk=disk, as_json=as_json)
         return
-    tools = place.tools(found.recipe)
+    tools = place.tools_of(found)
     with step("Predicting"):
         predicate = predict_image(
             tools, place.store.root, found.directory, manifest, recipes_directory(found), shapes
@@ -110,7 +111,8 @@ def _file(finding: Finding, *, events: bool, as_json: bool) -> None:
 
 
 def _what(event: Event) -> str:
-    return f"{event.evidence.value:9}  {type_name(event.type)}  {event.origin}  {event.note}".rstrip()
+    seen = f"  (seen on {event.seen})" if event.seen else ""
+    return f"{event.evidence.value:9}  {type_name(event.type)}  {event.origin}  {event.note}".rstrip() + seen
 
 
 def _matrix_row(shape: MeasuredShape, *, events: bool) -> dict[str, Any]:
@@ -133,44 +135,82 @@ def _show(shape: MeasuredShape, *, events: bool) -> None:
     for register in Register:
         name = register.name.lower()
         for number, value in enumerate(shape.accepted(register)):
-            note = "" if register is not Register.MRTD else ("single-pass", "two-pass")[number]
+            note = ("single-pass", "two-pass")[number] if register is Register.MRTD else _weakest(shape, register)
             click.echo(f"  {name}  {value.hex()}  {shape.evidence[register].value}  {note}".rstrip())
         if events:
             for event in shape.of(register):
-                click.echo(f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}")
+                seen = f"  (seen on {event.seen})" if event.seen else ""
+                click.echo(f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}{seen}")
 
 
-def _boot(place: Workplace, found: Target, manifest: Manifest, shape: Shape, *, as_json: bool) -> None:
-    tools = place.tools(found.recipe)
-    recipes = recipes_directory(found)
-    # The same machine with a TPM: its log is a TD's log under PCR numbers (UEFI 2.10 section 38.4.1).
-    platform = replace(load_platform(manifest.platforms[0], recipes), tpm=True)
-    predictor = Predictor(tools, place.store.root, found.directory, manifest)
-    predictor.use_firmware((tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
-    prediction = predictor.predict(platform, shape)
-    launch = launch_of(found.directory, manifest, recipes, platform=platform, shape=shape)
-    with step("Booting until the kernel has taken over"):
-        booted = boot_compared(tools, launch, prediction.events)
-    comparison = booted.comparison
+def _weakest(shape: MeasuredShape, register: Register) -> str:
+    """Which events keep a register at its level: how many of them, and the first."""
+    events = shape.of(register)
+    weakest = [event for event in events if event.evidence is shape.evidence[register]]
+    if not weakest or len(weakest) == len(events):
+        return ""
+    return f"for {len(weakest)} of {len(events)} events, first {weakest[0].origin}"
+
+
+def _boots(
+    place: Workplace,
+    found: Target,
+    manifest: Manifest,
+    shapes: tuple[Shape, ...],
+    *,
+    disk: bool,
+    as_json: bool,
+) -> None:
+    tools = place.tools_of(found)
+    bench = Bench(tools, place.store.root, found.directory, manifest, recipes_directory(found))
+    rows, problems = [], []
+    with tempfile.TemporaryDirectory(prefix="privml-boot.") as name:
+        boot_disk = bootdisk.make(tools, found.directory / "uki.efi", Path(name) / "boot.raw") if disk else None
+        for shape in shapes:
+            with step(f"Booting {shape} until the kernel has taken over"):
+                booted = bench.boot(shape, boot_disk=boot_disk)
+            rows.append(_as_json(bench.platform, shape, booted))
+            problems += [f"{shape}: {problem}" for problem in _problems(booted)]
+            if not as_json:
+                _show_boot(shape, booted)
     if as_json:
-        click.echo(json.dumps(_as_json(platform, shape, booted), indent=2, sort_keys=True))
-    else:
-        for register, count in comparison.matched.items():
-            total = len([event for event in prediction.events if event.register is register])
-            click.echo(f"{register.name.lower()}: {count} of {total} predicted events are in the log")
-        for difference in comparison.differences:
-            click.echo(difference.text())
-    if booted.disagreeing:
-        raise Differs(
-            f"the TPM's registers are not the replay of the log: PCR {', '.join(map(str, booted.disagreeing))}",
-            hint="something extended a register without an event, or the log in memory is not whole",
-        )
-    if not comparison.equal:
-        raise Differs(
-            f"the boot's log differs from the prediction in {len(comparison.differences)} events",
-            hint="the first difference says which input to look at",
-        )
+        click.echo(json.dumps(rows if len(shapes) > 1 else rows[0], indent=2, sort_keys=True))
+    if problems:
+        raise Differs("\n".join(problems), hint="the first difference says which input to look at")
     click.echo("the log is the prediction, event by event, and the TPM's registers are the log's", err=as_json)
+
+
+def _show_boot(shape: Shape, booted: Boot) -> None:
+    click.echo(str(shape))
+    for register, count in booted.comparison.matched.items():
+        missing = sum(one.register is register and one.predicted is not None for one in booted.comparison.differences)
+        click.echo(f"  {register.name.lower()}: {count} of {count + missing} predicted events are in the log")
+    for difference in booted.comparison.differences:
+        click.echo(f"  {difference.text()}")
+    if booted.exit_failed:
+        click.echo("  the kernel called ExitBootServices twice, as it may: two events more in rtmr1")
+    if booted.account is not None:
+        total = sum(booted.account.used.values())
+        click.echo(f"  from a TD it differs in {total} events, each by one of {len(booted.account.used)} rules")
+        for difference in booted.account.unexplained:
+            click.echo(f"  no rule: {difference.text()}")
+
+
+def _problems(booted: Boot) -> list[str]:
+    found = []
+    if booted.disagreeing:
+        numbers = ", ".join(map(str, booted.disagreeing))
+        found.append(
+            f"the TPM's registers are not the replay of the log (PCR {numbers}): something extended a register "
+            "without an event, or the log in memory is not whole"
+        )
+    if not booted.comparison.equal:
+        found.append(f"the log differs from the prediction in {len(booted.comparison.differences)} events")
+    if booted.account is not None and booted.account.unexplained:
+        found.append(f"{len(booted.account.unexplained)} differences from a TD's prediction are no rule's")
+    if booted.account is not None and booted.account.unused:
+        found.append(f"differences from a TD that this boot does not show: {', '.join(booted.account.unused)}")
+    return found
 
 
 def _as_json(platform: Platform, shape: Shape, booted: Boot) -> dict[str, Any]:
@@ -181,6 +221,10 @@ def _as_json(platform: Platform, shape: Shape, booted: Boot) -> dict[str, Any]:
         "memory": shape.memory,
         "equal": booted.equal,
         "tpm_disagrees": list(booted.disagreeing),
+        "exit_failed": booted.exit_failed,
+        "td_rules": dict(booted.account.used) if booted.account else {},
+        "td_unexplained": [one.to_dict() for one in booted.account.unexplained] if booted.account else [],
+        "td_unused": list(booted.account.unused) if booted.account else [],
         "matched": {register.name.lower(): count for register, count in comparison.matched.items()},
         "differences": [difference.to_dict() for difference in comparison.differences],
     }

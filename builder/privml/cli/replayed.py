@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from privml.cli.files import File
+from privml.events.align import differences
 from privml.events.event import Event
+from privml.events.explain import as_event, describe, hashed, tell
+from privml.events.logged import LoggedEvent
 from privml.events.registers import Register
 from privml.events.replay import extend, replay_digests
-from privml.events.tcg import LogEntry
-from privml.events.types import EV_EFI_VARIABLE_BOOT, EV_SEPARATOR, type_name
-from privml.measure.compare import KnownDifference, align, known
+from privml.events.tcg import ALG_SHA384, LogEntry
+from privml.events.types import EV_SEPARATOR, type_name
+from privml.measure.compare import KnownDifference, known
 from privml.statement.predicate import MeasuredShape
+
+Item = Event | LoggedEvent
+"""What is compared: a predicted event, or a log's."""
 
 _SEPARATOR = hashlib.sha384(bytes(4)).digest()
 _MAX_TRIED = 1024
@@ -26,67 +31,52 @@ class Change:
 
     register: Register
     position: int
-    left: Event | None
-    right: Event | None
+    left: Item | None
+    right: Item | None
     known: KnownDifference | None
 
     def text(self, names: tuple[str, str]) -> str:
         """One line for a person; ``names`` say whose events they are."""
-        parts = [f"{self.register.name.lower()} event {self.position}"]
-        for name, event in zip(names, (self.left, self.right), strict=True):
-            parts.append(f"{name}: {words(event)}" if event is not None else f"{name}: nothing")
-        if self.known is not None:
-            parts.append(f"[{self.known.id}] {self.known.meaning}")
-        return "; ".join(parts)
+        line = tell(self.register, self.position, self.left, self.right, names)
+        return line if self.known is None else f"{line}; [{self.known.id}] {self.known.meaning}"
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object; ``a`` and ``b`` are the two sides."""
         return {
             "register": self.register.name.lower(),
             "position": self.position,
-            "a": self.left.to_dict() if self.left else None,
-            "b": self.right.to_dict() if self.right else None,
+            "a": _event(self.left).to_dict() if self.left else None,
+            "b": _event(self.right).to_dict() if self.right else None,
             "known": self.known.id if self.known else None,
         }
 
 
-def words(event: Event) -> str:
-    """Type, where it is from, what it says, and the beginning of its digest."""
-    note = f" ({event.note})" if event.note else ""
-    return f"{type_name(event.type)} {event.digest.hex()[:16]}.. {event.origin}{note}"
-
-
-def changes(
-    left: Sequence[Event], right: Sequence[Event], registers: Sequence[Register], entry: Callable[[Event], LogEntry]
-) -> list[Change]:
-    """The events that the two lists do not share, register by register.
-
-    ``entry`` makes the log's entry of an event on the right, by which a known difference gets its name.
-    """
+def changes(left: Sequence[Item], right: Sequence[Item], registers: Sequence[Register]) -> list[Change]:
+    """The events that the two lists do not share, register by register."""
     found: list[Change] = []
     for register in registers:
         ours = [event for event in left if event.register is register]
         theirs = [event for event in right if event.register is register]
-        rows = [[(event.type, event.digest) for event in side] for side in (ours, theirs)]
-        for a, b, position in align(*rows):
-            one = None if a is None else ours[a]
-            other = None if b is None else theirs[b]
-            if one is not None and other is not None and one.digest == other.digest:
-                continue
-            name = known(one, entry(other) if other is not None else None)
-            found.append(Change(register, position, one, other, name))
+        for one, other, position in differences(ours, theirs):
+            found.append(Change(register, position, one, other, known(*_for_rules(one, other))))
     return found
 
 
-def entry_maker(file: File) -> Callable[[Event], LogEntry]:
-    """What ``changes`` needs of the file on the right: its log's own entries, or entries without data."""
-    if file.log is None:
-        return lambda event: LogEntry(int(event.register), event.type, {0x0C: event.digest}, b"")
-    by_number = dict(enumerate(file.log.entries, 1))
-    return lambda event: by_number[int(event.origin.removeprefix("log record "))]
+def _for_rules(one: Item | None, other: Item | None) -> tuple[Event | None, LogEntry | None]:
+    """The two sides as `compare.known` takes them: a prediction's event and a log's record, whichever side it is."""
+    if isinstance(one, LoggedEvent) and not isinstance(other, LoggedEvent):
+        one, other = other, one
+    event = None if one is None else _event(one)
+    if isinstance(other, Event):
+        return event, LogEntry(int(other.register), other.type, {ALG_SHA384: other.digest}, b"")
+    return event, None if other is None else other.entry
 
 
-def nearest(shapes: Sequence[MeasuredShape], events: Sequence[Event]) -> MeasuredShape:
+def _event(item: Item) -> Event:
+    return as_event(item) if isinstance(item, LoggedEvent) else item
+
+
+def nearest(shapes: Sequence[MeasuredShape], events: Sequence[Item]) -> MeasuredShape:
     """The shape whose events have most in common with ``events``."""
     digests = {(event.register, event.digest) for event in events}
     return max(
@@ -98,11 +88,11 @@ def nearest(shapes: Sequence[MeasuredShape], events: Sequence[Event]) -> Measure
 # --- one change that makes a log replay to a value ----------------------------------------------------------------
 
 
-def one_change(events: Sequence[Event], entries: Sequence[LogEntry], value: bytes) -> str | None:
+def one_change(events: Sequence[LoggedEvent], value: bytes) -> str | None:
     """In words, the one change to a register's ``events`` after which they replay to ``value``; None when none does.
 
     Tried: the log goes on after the quote was taken, one event left out, one separator added, one digest replaced by
-    that of the event's own data. ``entries`` are the log's, one for each event.
+    that of the event's own data.
     """
     if len(events) > _MAX_TRIED:
         return None
@@ -113,7 +103,7 @@ def one_change(events: Sequence[Event], entries: Sequence[LogEntry], value: byte
     for count in range(len(events)):
         if before[count] == value:
             rest = len(events) - count
-            first = words(events[count])
+            first = describe(events[count].entry)
             return f"the value is that before the last {rest} events, from {first}"
 
     def rest_of(state: bytes, following: int) -> bytes:
@@ -123,19 +113,13 @@ def one_change(events: Sequence[Event], entries: Sequence[LogEntry], value: byte
 
     for at, event in enumerate(events):
         if rest_of(before[at], at + 1) == value:
-            return f"the value is that without event {at + 1}: {words(event)}"
-        own = hashlib.sha384(_hashed(entries[at])).digest()
-        if own != event.digest and rest_of(extend(before[at], own), at + 1) == value:
-            return f"event {at + 1} was extended with the digest of its data, which is another: {words(event)}"
+            return f"the value is that without event {at + 1}: {describe(event.entry)}"
+        for candidate in hashed(event.entry):
+            own = hashlib.sha384(candidate).digest()
+            if own != event.digest and rest_of(extend(before[at], own), at + 1) == value:
+                said = describe(event.entry)
+                return f"event {at + 1} was extended with the digest of its data, which is another: {said}"
     for at in range(len(events) + 1):
         if rest_of(extend(before[at], _SEPARATOR), at) == value:
             return f"the value has a separator ({type_name(EV_SEPARATOR)}) more, before event {at + 1}"
     return None
-
-
-def _hashed(entry: LogEntry) -> bytes:
-    """The part of an event's data that its digest is of: a boot variable's value, else all of it."""
-    data = entry.data
-    if entry.type == EV_EFI_VARIABLE_BOOT and len(data) >= 32:
-        return data[32 + 2 * int.from_bytes(data[16:24], "little") :]
-    return data

@@ -10,19 +10,23 @@ from typing import Any
 
 import click
 
-from privml.base.errors import BuildError, Differs, UsageError
+from privml.base.errors import BuildError, Differs, InputsError, UsageError
 from privml.base.files import directory_atomic, locked, write_atomic
 from privml.base.steps import step
 from privml.base.strictjson import pretty
-from privml.cli.context import Workplace, refresh_hint, resolve, tools_lock_path
+from privml.cli.context import Target, Workplace, refresh_hint, resolve, tools_lock_path
+from privml.image import madeby
+from privml.image.bootstrap import tools_tree
 from privml.image.tools import ToolsTree
-from privml.lock.make import bring
+from privml.lock.make import bring, check, current_inputs
 from privml.lock.models import Lock, read_tools_lock
+from privml.lock.trees import images_folder
+from privml.recipe.loader import Recipe, find, load
 from privml.repro import current, external
 from privml.repro.compare import Surroundings, compare
 from privml.repro.disk import extracted
 from privml.repro.layers import Layer, Report
-from privml.repro.legs import two_legs
+from privml.repro.legs import Inputs, two_legs
 from privml.repro.owners import Owners
 from privml.repro.page import page
 from privml.repro.variations import Variation
@@ -60,40 +64,39 @@ def repro(
 ) -> None:
     """Build TARGET twice from its lock, in surroundings as different as this machine allows, and compare the images.
 
+    TARGET is a recipe, or the directory of an image: then it is built by the locks that lie in there (a refreshed
+    one, too), and must also come out as it is.
+
     Exit status: 0 when they are equal bit for bit, 1 when they differ, 4 when inputs are gone. Every difference is
     told with its layer, its cause and the way to be rid of it. What could not be varied is told as `not varied`, with
     the reason. The digests are held against measurements/NAME/current.json, unless the lock is a refreshed one.
 
     \b
     privml-build repro demo-cpu
+    privml-build repro out/demo-cpu
     privml-build repro demo-cpu --html repro.html
     privml-build repro demo-cpu --record measurements/demo-cpu/current.json
     privml-build repro demo-cpu --lock out/locks/demo-cpu.lock.json
     """
     found = resolve(target)
-    if found.recipe is None:
-        raise UsageError(f"`{target}` is a built image", hint="give the recipe that it is to be built from")
+    if found.recipe is None and lock_file is not None:
+        raise UsageError(f"`{target}` is a built image, with locks of its own", hint="leave out --lock")
     place = Workplace(lock_file=lock_file)
     look = external.diffoscope() if diffoscope else None
-    recipe, lock = place.recipe_and_lock(found.recipe)
-    refreshed = place.is_refreshed(recipe, lock)
-    if refreshed and record is not None:
+    recipe, lock, inputs = _inputs(place, found, lock_file)
+    if inputs.refreshed and record is not None:
         raise UsageError("the digests of a refreshed image are not the record's", hint="leave out --record")
-    tools_lock = tools_lock_path(found.recipe, lock_file)
+    tools_lock = read_tools_lock(inputs.tools_lock)
     try:
-        bring(place.store, (*lock.packages, *lock.firmware, *read_tools_lock(tools_lock).packages), lock.wheels)
-        tools = place.tools(found.recipe)
+        bring(place.store, (*lock.packages, *lock.firmware, *tools_lock.packages), lock.wheels)
+        tools = tools_tree(place.store, tools_lock)
     except GoneError as gone:
         if as_json:
             told = {"outcome": "inputs-gone", "gone": sorted(item.name for item in gone.items)}
             click.echo(pretty(told).decode(), nl=False)
         gone.hint = refresh_hint(recipe.name, "repro")
         raise
-    legs_of = two_legs(
-        found.recipe, lock_file or recipe.lock_path, tools_lock, place.store.root, recipe.name,
-        refreshed=refreshed, keep=keep,
-    )  # fmt: skip
-    with legs_of as legs:
+    with two_legs(inputs, place.store.root, recipe.name, keep=keep) as legs:
         with step("Comparing"):
             owners = owners_of(lock, place.store)
             report = compared(legs.a, legs.b, tools, owners, legs.known, look)
@@ -101,15 +104,44 @@ def repro(
         if output is not None and report.equal:
             with locked(output.absolute().parent / f".{output.name}.lock"), directory_atomic(output) as fresh:
                 shutil.copytree(legs.a, fresh, dirs_exist_ok=True)
-    if refreshed:
+    if inputs.refreshed:
         click.echo("refreshed: both legs are built by a lock that is not the committed one", err=True)
     if record is not None and digests is not None:
         write_atomic(record, digests)
-    state = None if digests is None else current.record_of(recipe.name, digests, refreshed=refreshed)
+    state = None if digests is None else current.record_of(recipe.name, digests, refreshed=inputs.refreshed)
     show(
         f"privml-build repro {recipe.name}", report, legs.variations, html=html, as_json=as_json,
-        refreshed=refreshed, record=state,
+        refreshed=inputs.refreshed, record=state,
     )  # fmt: skip
+    if found.recipe is None and digests and (others := current.differences(current.of(found.directory), digests)):
+        lines = "\n".join(f"  {line}" for line in others)
+        raise Differs(f"two rebuilds are equal, but {found.directory} is another image:\n{lines}")
+
+
+def _inputs(place: Workplace, found: Target, lock_file: Path | None) -> tuple[Recipe, Lock, Inputs]:
+    """What the legs build: a recipe by its lock, or what a built image says that it was built by."""
+    if found.recipe is not None:
+        recipe, lock = place.recipe_and_lock(found.recipe)
+        path = lock_file or recipe.lock_path
+        tools_lock = tools_lock_path(found.recipe, lock_file)
+        return recipe, lock, Inputs(found.recipe, path, tools_lock, refreshed=place.is_refreshed(recipe, lock))
+    manifest = found.manifest()
+    made = madeby.read(found.directory, manifest)
+    if made is None:
+        raise UsageError(
+            f"{found.directory} does not hold the locks that it was built by",
+            hint=f"give the recipe: `privml-build repro {manifest.name}`",
+        )
+    recipe = load(find(manifest.name))
+    if recipe.digest != manifest.recipe_sha256:
+        raise InputsError(
+            f"{recipe.path} is not the recipe that {found.directory} was built from: got {recipe.digest}, expected "
+            f"{manifest.recipe_sha256}",
+            hint="take that version of the recipe back",
+        )
+    current_now = current_inputs(recipe, images_folder(), made.tools_path)
+    check(recipe, made.lock, current_now, path=made.lock_path)
+    return recipe, made.lock, Inputs(recipe.path, made.lock_path, made.tools_path, refreshed=manifest.refreshed)
 
 
 def owners_of(lock: Lock, store: Store) -> Owners:

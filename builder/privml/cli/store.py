@@ -91,7 +91,7 @@ def import_(folder: Path) -> None:
 def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
     """Remove what none of LOCKS names: objects, tools trees, and what killed commands left a day ago.
 
-    Without LOCKS: the locks found in recipes/, here, in out/locks/, and those that privml-build comes with.
+    Without LOCKS: the locks found in recipes/, here, in the folders of out/, and those that privml-build comes with.
     """
     found = Store()
     paths = locks or tuple(_found_locks())
@@ -129,5 +129,5 @@ def _locks_of(target: str) -> list[Lock | ToolsLock]:
 
 
 def _found_locks() -> list[Path]:
-    folders = (Path("recipes"), Path(), Path("out/locks"), shipped())
+    folders = (Path("recipes"), Path(), *Path("out").glob("*"), shipped())
     return sorted({path.resolve() for folder in folders for path in folder.glob("*.lock.json")})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -24,6 +25,7 @@ class Evidence(StrEnum):
         return _STRENGTH[self]
 
 
+_SEEN = re.compile(r"(?:(.*) )?\[seen on ([^\[\]]+)\]", re.DOTALL)
 _STRENGTH = {Evidence.HARDWARE: 2, Evidence.TPM_BOOT: 1, Evidence.SOURCE: 0}
 
 
@@ -32,7 +34,8 @@ class Event:
     """A 48-byte SHA-384 ``digest`` that is extended into ``register`` as TCG event ``type``.
 
     ``origin`` names the input (``uki.efi .cmdline (recipes/demo-cpu.yaml:4 name)``), ``evidence`` how well the rule
-    is known, ``note`` anything a reader of a difference should know.
+    is known, ``note`` anything a reader of a difference should know, ``seen`` the firmware on which the rule was seen
+    (``sha256:`` of its file, ``mrtd:`` or ``cfv:``; empty when on none). In JSON ``seen`` ends the note.
     """
 
     register: Register
@@ -41,6 +44,7 @@ class Event:
     origin: str
     evidence: Evidence
     note: str = ""
+    seen: str = ""
 
     def __post_init__(self) -> None:
         if len(self.digest) != DIGEST_SIZE:
@@ -54,20 +58,27 @@ class Event:
             "digest": self.digest.hex(),
             "origin": self.origin,
             "evidence": self.evidence.value,
-            "note": self.note,
+            "note": self.note + (f"{' ' if self.note else ''}[seen on {self.seen}]" if self.seen else ""),
         }
 
     @classmethod
     def from_dict(cls, value: object, path: str = "event") -> Event:
         """Read what ``to_dict`` writes; ``EvidenceError`` for anything else, naming the field under ``path``."""
         fields = Fields(value, path)
+        note, seen = _split(fields.text("note"))
         event = cls(
             register=register_named(fields.text("register")),
             type=fields.integer("type", high=0xFFFFFFFF),
             digest=fields.hexadecimal("digest", DIGEST_SIZE),
             origin=fields.text("origin"),
             evidence=Evidence(fields.text("evidence", one_of=tuple(level.value for level in Evidence))),
-            note=fields.text("note"),
+            note=note,
+            seen=seen,
         )
         fields.end()
         return event
+
+
+def _split(text: str) -> tuple[str, str]:
+    found = _SEEN.fullmatch(text)
+    return (found[1] or "", found[2]) if found else (text, "")

@@ -1,6 +1,8 @@
-"""One event of a log in words.
+"""Events in words: what a record of a log says it is, and how a logged event differs from a predicted one.
 
-Event data is a hint: a host can log any text beside any digest, so say when they disagree.
+Event data is a hint: a host can log any text beside any digest. So the words say whether the digest is of the data,
+and only printable text passes, because what is shown may come from an untrusted machine. Data: TCG PC Client Platform
+Firmware Profile 1.06 section 10.4; the Linux EFI stub and systemd-stub write UTF-16LE.
 """
 
 from __future__ import annotations
@@ -8,82 +10,288 @@ from __future__ import annotations
 import hashlib
 import struct
 import uuid
+from collections.abc import Callable
+from difflib import SequenceMatcher
 
-from privml.events.tcg import ALG_SHA384, LogEntry
-from privml.events.types import (
-    EV_EFI_ACTION,
-    EV_EFI_BOOT_SERVICES_APPLICATION,
-    EV_EFI_VARIABLE_AUTHORITY,
-    EV_EFI_VARIABLE_BOOT,
-    EV_EFI_VARIABLE_DRIVER_CONFIG,
-    EV_EVENT_TAG,
-    EV_IPL,
-    EV_PLATFORM_CONFIG_FLAGS,
-    EV_SEPARATOR,
-    type_name,
-)
+from privml.events import types
+from privml.events.event import Event, Evidence
+from privml.events.logged import LoggedEvent
+from privml.events.registers import Register
+from privml.events.tcg import LogEntry
 
-_LIMIT = 400
+LIMIT = 300
 _TAG = struct.Struct("<II")
-_VARIABLES = (EV_EFI_VARIABLE_DRIVER_CONFIG, EV_EFI_VARIABLE_BOOT, EV_EFI_VARIABLE_AUTHORITY)
+_BOOT = (types.EV_EFI_VARIABLE_BOOT, types.EV_EFI_VARIABLE_BOOT2)
+_VARIABLES = (types.EV_EFI_VARIABLE_DRIVER_CONFIG, types.EV_EFI_VARIABLE_AUTHORITY, *_BOOT)
+_IMAGES = (
+    types.EV_EFI_BOOT_SERVICES_APPLICATION,
+    types.EV_EFI_BOOT_SERVICES_DRIVER,
+    types.EV_EFI_RUNTIME_SERVICES_DRIVER,
+)
+# What their digest is of: all of their data.
+_WHOLE = (
+    types.EV_EFI_ACTION,
+    types.EV_SEPARATOR,
+    types.EV_EFI_GPT_EVENT,
+    types.EV_EFI_VARIABLE_DRIVER_CONFIG,
+    types.EV_EFI_VARIABLE_AUTHORITY,
+)
+_GPT_HEADER = 92
+_GPT_ENTRY = 128
 
 
 def explain_event(entry: LogEntry) -> str:
     """One printable line: what the event's data says it is. Never fails; unknown data is shown in hex, shortened."""
-    text = _explain(entry)
-    return text if len(text) <= _LIMIT else text[: _LIMIT - 3] + "..."
+    said = _READERS.get(entry.type, _plain)(entry)
+    return said + (" (its digest is of something else)" if proven(entry) is False else "")
 
 
-def _explain(entry: LogEntry) -> str:
+def as_event(logged: LoggedEvent) -> Event:
+    """A log's event for lists that hold predicted ones too: its origin is its place, its note what it says."""
+    level = Evidence.TPM_BOOT if logged.tpm else Evidence.HARDWARE
+    place = f"log record {logged.number}"
+    return Event(logged.register, logged.type, logged.digest, place, level, explain_event(logged.entry))
+
+
+def describe(entry: LogEntry) -> str:
+    """``EV_IPL "console=ttyS0 privml.log=1"``: type and words, and the digest where the words do not prove it."""
+    remark = f" (the log's words, digest {entry.sha384.hex()[:16]})" if proven(entry) is None else ""
+    return f"{types.type_name(entry.type)} {explain_event(entry)}{remark}"
+
+
+def proven(entry: LogEntry) -> bool | None:
+    """True when the digest is that of the data; False when it should be and is not; None when the data only names
+    what was hashed."""
+    digest = entry.sha384
+    candidates = hashed(entry)
+    if any(hashlib.sha384(candidate).digest() == digest for candidate in candidates):
+        return True
+    return False if entry.type in (*_WHOLE, *_BOOT) else None
+
+
+def hashed(entry: LogEntry) -> tuple[bytes, ...]:
+    """What an event's digest may be of, as far as its data tells; the likeliest first."""
     data = entry.data
-    if entry.type in (EV_EFI_ACTION, EV_SEPARATOR):
-        shown = f"action `{_ascii(data)}`" if entry.type == EV_EFI_ACTION else f"separator {data.hex()[:32]}"
-        return shown + _disagrees(entry, data)
-    if entry.type == EV_EVENT_TAG and len(data) >= _TAG.size:
-        tag, size = _TAG.unpack_from(data)
-        return f"tag 0x{tag:08x} `{_text(data[_TAG.size : _TAG.size + size])}`"
-    if entry.type == EV_IPL:
-        return f"loader: `{_text(data)}`"
-    if entry.type == EV_PLATFORM_CONFIG_FLAGS:
-        return f"platform configuration `{_ascii(data.replace(b'QEMU FW CFG' + bytes(1), b'fw_cfg '))}`"
-    if entry.type in _VARIABLES:
-        return _variable(entry)
-    if entry.type == EV_EFI_BOOT_SERVICES_APPLICATION:
-        return "EFI application (Authenticode digest)"
-    return f"{type_name(entry.type)} {data[:32].hex()}"
+    if entry.type in _BOOT:
+        variable = _variable_parts(data)
+        return (data,) if variable is None else (variable[2], data)
+    if entry.type == types.EV_IPL:
+        # Loaders log a text and measure it without its NUL, with one, or without grub's "grub_cmd: "; systemd-stub
+        # logs a section's name in UTF-16 and measures it in ASCII.
+        text = (text_of(entry) or "").encode("utf-8") if data[1:2] == b"\0" else data.rstrip(b"\0")
+        command = text.partition(b": ")[2]
+        wide = (data.removesuffix(b"\0\0"), data + b"\0\0")
+        return tuple(
+            dict.fromkeys((data, *wide, *(one + end for one in (text, command) if one for end in (b"", b"\0"))))
+        )
+    return (data,)
+
+
+def text_of(entry: LogEntry) -> str | None:
+    """The printable text that an event's data holds, whole; None when it holds none."""
+    return text_in(_tagged(entry.data)[1] if entry.type == types.EV_EVENT_TAG else entry.data)
+
+
+def text_in(data: bytes) -> str | None:
+    """Printable text out of UTF-16LE or UTF-8 bytes, without trailing NULs; None when it is something else.
+
+    UTF-16 is taken only for text that begins with a Latin character: nearly any pair of bytes is one of its letters.
+    """
+    codec = "utf-16-le" if len(data) % 2 == 0 and data[1:2] == b"\0" else "utf-8"
+    try:
+        text = data.decode(codec).rstrip("\0")
+    except UnicodeDecodeError:
+        return None
+    return text if text and text.isprintable() else None
+
+
+def quoted(text: str) -> str:
+    """``text`` in double quotes, cut after `LIMIT` characters."""
+    return f'"{text}"' if len(text) <= LIMIT else f'"{text[:LIMIT]}..." ({len(text)} characters)'
+
+
+# --- differences ----------------------------------------------------------------------------------------------------
+
+
+def tell(
+    register: Register,
+    position: int,
+    left: Event | LoggedEvent | None,
+    right: Event | LoggedEvent | None,
+    names: tuple[str, str] = ("predicted", "logged"),
+) -> str:
+    """One line: what stands at ``position`` (from 1) of ``right``'s events of a register, and what of ``left``'s.
+
+    ``names`` say whose they are. Of two texts only the words that changed are given.
+    """
+    place = f"{register.name} event {position}"
+    ours, theirs = names
+    if left is None or right is None:
+        if left is not None:
+            return f"{place}: missing: {ours} {words(left)}"
+        return f"{place}: not {ours}: {theirs} {words(right)}" if right is not None else place
+    changed = word_changes(_text(left), _text(right))
+    if changed is None:
+        return f"{place}: {ours} {words(left)}; {theirs} {words(right)}"
+    return f"{place}: {ours} {words(left, note=False)}; {theirs} {types.type_name(right.type)} {changed}"
+
+
+def words(event: Event | LoggedEvent, *, note: bool = True) -> str:
+    """Type and where it is from, with its note; of a logged one what the log says."""
+    if isinstance(event, LoggedEvent):
+        return describe(event.entry)
+    said = f" [{event.note if len(event.note) <= LIMIT else quoted(event.note)}]"
+    if not note:
+        return f"{types.type_name(event.type)} from {event.origin}"
+    digest = f", digest {event.digest.hex()[:16]}"
+    return f"{types.type_name(event.type)} from {event.origin}{said if event.note else ''}{digest}"
+
+
+def _text(event: Event | LoggedEvent) -> str:
+    return event.note if isinstance(event, Event) else text_of(event.entry) or ""
+
+
+def word_changes(before: str, after: str) -> str | None:
+    """``with "audit=0" added``: how one list of words became another; None when they have little in common."""
+    old, new = before.split(), after.split()
+    if len(old) < 2:
+        return None
+    matcher = SequenceMatcher(None, old, new, autojunk=False)
+    if matcher.ratio() < 0.5:
+        return None
+    removed, added = [], []
+    for tag, low, high, new_low, new_high in matcher.get_opcodes():
+        if tag != "equal":
+            removed += old[low:high]
+            added += new[new_low:new_high]
+    parts = [f"{quoted(' '.join(some))} {what}" for some, what in ((added, "added"), (removed, "removed")) if some]
+    return "with " + " and ".join(parts) if parts else "with other spaces"
+
+
+# --- one type of event each -----------------------------------------------------------------------------------------
+
+
+def _plain(entry: LogEntry) -> str:
+    # A boot loader's commands may have several lines.
+    text = text_of(entry) or text_in(entry.data.replace(b"\n", b"\\n").replace(b"\t", b" "))
+    if text is not None:
+        return quoted(text)
+    return f"{len(entry.data)} bytes {entry.data[:32].hex()}".rstrip()
+
+
+def _separator(entry: LogEntry) -> str:
+    return f"separator {entry.data[:16].hex()}"
+
+
+def _tag(entry: LogEntry) -> str:
+    number, data = _tagged(entry.data)
+    text = text_in(data)
+    said = quoted(text) if text is not None else f"{len(data)} bytes {data[:32].hex()}".rstrip()
+    return said if number is None else f"{said} (tag 0x{number:08x})"
+
+
+def _tagged(data: bytes) -> tuple[int | None, bytes]:
+    """The tag's number and what follows; None and all of the data when the lengths do not fit."""
+    if len(data) >= _TAG.size:
+        number, size = _TAG.unpack_from(data)
+        if len(data) >= _TAG.size + size:
+            return number, data[_TAG.size : _TAG.size + size]
+    return None, data
+
+
+def _fw_cfg(entry: LogEntry) -> str:
+    name = entry.data.removeprefix(b"QEMU FW CFG\0")
+    return _plain(entry) if name == entry.data else f"fw_cfg {text_in(name.rstrip(bytes(1))) or name.hex()}"
+
+
+def _variable_parts(data: bytes) -> tuple[uuid.UUID, str, bytes] | None:
+    """UEFI_VARIABLE_DATA: vendor, name, value; None when its lengths are not those of ``data``."""
+    if len(data) < 32:
+        return None
+    name_length, size = struct.unpack_from("<QQ", data, 16)
+    if 32 + 2 * name_length + size != len(data):
+        return None
+    name = data[32 : 32 + 2 * name_length].decode("utf-16-le", "replace")
+    return uuid.UUID(bytes_le=data[:16]), name, data[32 + 2 * name_length :]
 
 
 def _variable(entry: LogEntry) -> str:
+    parts = _variable_parts(entry.data)
+    if parts is None:
+        return f"malformed variable data, {len(entry.data)} bytes"
+    vendor, name, value = parts
+    said = f"variable {_printable(name[:64])} ({vendor}), {len(value)} bytes {value[:16].hex()}".rstrip()
+    if entry.type in _BOOT and name.startswith("Boot") and name != "BootOrder":
+        # EFI_LOAD_OPTION: u32 attributes, u16 length of the device path, the description in UTF-16 up to a NUL.
+        description, end, _ = value[6:].decode("utf-16-le", "replace").partition("\0")
+        said += f" {quoted(_printable(description))}" if description and end else ""
+    return said
+
+
+def _image(entry: LogEntry) -> str:
+    """UEFI_IMAGE_LOAD_EVENT: address, size, link address, length of the device path (u64 each), the path's nodes."""
+    what = "EFI application" if entry.type == types.EV_EFI_BOOT_SERVICES_APPLICATION else "EFI driver"
+    return f"{what} {_device_path(entry.data[32:])}".rstrip()
+
+
+def _device_path(data: bytes) -> str:
+    """What of a device path names a file: the file path (type 4, subtype 4) or the firmware volume's file (4, 6)."""
+    at, found = 0, []
+    while at + 4 <= len(data):
+        kind, subtype, size = struct.unpack_from("<BBH", data, at)
+        if size < 4 or at + size > len(data):
+            break
+        body = data[at + 4 : at + size]
+        if (kind, subtype) == (4, 4):
+            found.append(_printable(body.decode("utf-16-le", "replace").rstrip("\0"))[:LIMIT])
+        elif (kind, subtype) in ((4, 6), (4, 7)) and len(body) == 16:
+            found.append(f"{'FvFile' if subtype == 6 else 'Fv'}({uuid.UUID(bytes_le=body)})")
+        at += size
+    return "/".join(found)
+
+
+def _gpt(entry: LogEntry) -> str:
     data = entry.data
-    if len(data) < 32:
-        return f"{type_name(entry.type)} {data.hex()}"
-    vendor = uuid.UUID(bytes_le=data[:16])
-    name_length, size = struct.unpack_from("<QQ", data, 16)
-    if 32 + 2 * name_length + size != len(data):
-        return f"{type_name(entry.type)}: malformed variable data"
-    name = data[32 : 32 + 2 * name_length].decode("utf-16-le", "replace")
-    value = data[32 + 2 * name_length :]
-    hashed = value if entry.type == EV_EFI_VARIABLE_BOOT else data
-    return f"variable {_printable(name)} ({vendor}), {size} bytes {value[:16].hex()}" + _disagrees(entry, hashed)
+    if len(data) < _GPT_HEADER + 8 or data[:8] != b"EFI PART":
+        return _plain(entry)
+    names = [
+        _printable(data[at + 56 : at + _GPT_ENTRY].decode("utf-16-le", "replace").partition("\0")[0])
+        for at in range(_GPT_HEADER + 8, len(data) - _GPT_ENTRY + 1, _GPT_ENTRY)
+    ]
+    disk = uuid.UUID(bytes_le=data[56:72])
+    return f"partition table of disk {disk}, {len(names)} partitions: {', '.join(names)[:LIMIT]}"
 
 
-def _disagrees(entry: LogEntry, hashed: bytes) -> str:
-    digest = entry.digests.get(ALG_SHA384)
-    if digest is None or digest == hashlib.sha384(hashed).digest():
-        return ""
-    return " (its digest is of something else)"
+def _named_blob(entry: LogEntry) -> str:
+    """EFI_PLATFORM_FIRMWARE_BLOB2 and HANDOFF_TABLES2 begin with one byte of length and a description."""
+    size = entry.data[0] if entry.data else 0
+    text = text_in(entry.data[1 : 1 + size])
+    return quoted(text) if size and text is not None else _plain(entry)
 
 
-def _text(data: bytes) -> str:
-    """UTF-16 where every other byte says so, else ASCII."""
-    if len(data) >= 2 and len(data) % 2 == 0 and not any(data[1:64:2]):
-        return _printable(data.decode("utf-16-le", "replace").rstrip("\0"))
-    return _ascii(data)
-
-
-def _ascii(data: bytes) -> str:
-    return _printable(data.rstrip(b"\0").decode("latin-1"))
+def _runtime(entry: LogEntry) -> str:
+    """dstack's run-time event: u32 type, name and payload with colons between (`evidence.dstack`)."""
+    _, _, rest = entry.data.partition(b":")
+    name, colon, payload = rest.partition(b":")
+    text = text_in(name)
+    if not colon or text is None:
+        return _plain(entry)
+    value = text_in(payload)
+    return f"run-time event {text[:64]} {quoted(value) if value is not None else payload[:48].hex()}".rstrip()
 
 
 def _printable(text: str) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
+
+
+_READERS: dict[int, Callable[[LogEntry], str]] = {
+    types.EV_SEPARATOR: _separator,
+    types.EV_EVENT_TAG: _tag,
+    types.EV_PLATFORM_CONFIG_FLAGS: _fw_cfg,
+    types.EV_EFI_GPT_EVENT: _gpt,
+    types.EV_EFI_PLATFORM_FIRMWARE_BLOB2: _named_blob,
+    types.EV_EFI_HANDOFF_TABLES2: _named_blob,
+    types.DSTACK_RUNTIME_EVENT: _runtime,
+    **dict.fromkeys(_VARIABLES, _variable),
+    **dict.fromkeys(_IMAGES, _image),
+}

@@ -26,8 +26,10 @@ EV_EFI_PLATFORM_FIRMWARE_BLOB2 = 0x8000000A
 EV_EFI_HANDOFF_TABLES2 = 0x8000000B
 EV_EFI_VARIABLE_BOOT2 = 0x8000000C
 EV_EFI_VARIABLE_AUTHORITY = 0x800000E0
+DSTACK_RUNTIME_EVENT = 0x08000001
+"""Not TCG's: Dstack-TEE/dstack cc-eventlog/src/runtime_events.rs."""
 
-_NAMES = {number: name for name, number in list(globals().items()) if name.startswith("EV_")}
+_NAMES = {number: name for name, number in list(globals().items()) if name.startswith(("EV_", "DSTACK_"))}
 
 
 def type_name(number: int) -> str:

@@ -14,8 +14,8 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import EvidenceError
 from privml.events.tcg import ALG_SHA384, LogEntry
+from privml.events.types import DSTACK_RUNTIME_EVENT
 
-RUNTIME_EVENT = 0x08000001
 _MAX_EVENTS = 100_000
 
 
@@ -44,7 +44,7 @@ def _entry(item: object, path: str) -> LogEntry:
     if len(digest) != 48 or not isinstance(name, str):
         raise EvidenceError(f"{path}: expected a digest of 48 bytes, and text as its event")
     data = _hex(item.get("event_payload", ""), f"{path}.event_payload")
-    if kind == RUNTIME_EVENT:
+    if kind == DSTACK_RUNTIME_EVENT:
         data = runtime_data(name, data)
         if hashlib.sha384(data).digest() != digest:
             raise EvidenceError(f"{path}: the digest of `{name[:40]}` is not that of its name and payload")
@@ -53,7 +53,7 @@ def _entry(item: object, path: str) -> LogEntry:
 
 def runtime_data(name: str, payload: bytes) -> bytes:
     """What a run-time event hashes."""
-    return RUNTIME_EVENT.to_bytes(4, "little") + b":" + name.encode("utf-8", "replace") + b":" + payload
+    return DSTACK_RUNTIME_EVENT.to_bytes(4, "little") + b":" + name.encode("utf-8", "replace") + b":" + payload
 
 
 def _hex(value: object, path: str) -> bytes:

@@ -13,8 +13,9 @@ from dataclasses import dataclass
 from privml.base.errors import EvidenceError
 from privml.events import agent, tcg
 from privml.events.agent import AgentEvent
+from privml.events.logged import LoggedEvent, is_tpm_log, logged
 from privml.events.registers import RTMRS, Register
-from privml.events.replay import extended, replay_digests
+from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.evidence import merkle, quote, report_data
 from privml.evidence.document import Document
@@ -23,19 +24,6 @@ from privml.evidence.report_data import Devices, Header, Keys
 
 LOGGED = (Register.RTMR0, Register.RTMR1, Register.RTMR2)
 """The registers that firmware, stub and kernel extend and log; RTMR3 has the agent's own log."""
-
-
-@dataclass(frozen=True)
-class LoggedEvent:
-    """One extend as a boot log tells it: TCG event ``type``, 48-byte ``digest``.
-
-    A replay that matches the quote proves the digests, not ``data``, which is only what the log says.
-    """
-
-    register: Register
-    type: int
-    digest: bytes
-    data: bytes
 
 
 @dataclass(frozen=True)
@@ -108,14 +96,14 @@ def collect(document: Document) -> Facts:
 def read_boot_log(data: bytes, registers: Mapping[Register, bytes]) -> BootLog:
     """Read a CCEL or TPM log and say which of ``registers`` it replays to. Never raises for bad data.
 
-    A log with other banks than SHA-384, or with an index above 4, is a TPM's; its PCRs stand for registers as
-    `events.registers` maps them. A TPM log that happens to look like a CCEL is tried both ways.
+    The PCRs of a TPM's log stand for registers as `events.registers` maps them. A log that may be either is tried
+    both ways.
     """
     if not data:
         return BootLog("absent")
     try:
         entries = tcg.parse_log(data)
-        if any(len(entry.digests) != 1 or entry.index > max(Register) for entry in entries):
+        if is_tpm_log(entries):
             return _read(entries, registers, tpm=True)
         as_ccel = _read(entries, registers, tpm=False)
         as_tpm = _read(entries, registers, tpm=True)
@@ -125,18 +113,10 @@ def read_boot_log(data: bytes, registers: Mapping[Register, bytes]) -> BootLog:
 
 
 def _read(entries: list[LogEntry], registers: Mapping[Register, bytes], *, tpm: bool) -> BootLog:
-    events = []
-    for entry in entries:
-        # A TPM log goes on where the PCR map ends (PCR 16 and up); those stand for no register of a TD.
-        if tpm and entry.index > 15:
-            continue
-        pair = extended(entry, tpm=tpm)
-        if pair is not None:
-            register, digest = pair
-            events.append(LoggedEvent(register, entry.type, digest, entry.data))
+    events = logged(entries, tpm=tpm)
     matches = frozenset(
         register
         for register in LOGGED
         if replay_digests(event.digest for event in events if event.register is register) == registers[register]
     )
-    return BootLog("tpm" if tpm else "ccel", tuple(events), matches)
+    return BootLog("tpm" if tpm else "ccel", events, matches)

@@ -2,8 +2,9 @@
 
 Layout: Intel TDX DCAP Quoting Library API, "Quote format" (v4 appendix 3, v5), little endian. A v4 quote is a 48-byte
 header, a 584-byte TD 1.0 body, u32 length and signature data; v5 puts u16 body type and u32 body size before
-the body (TD 1.0, or TD 1.5 of 648 bytes). A quoting service may pad with zeros behind the signature data; anything
-else behind it is refused, because a signature library that ignores it would let two files mean one quote.
+the body (TD 1.0, or TD 1.5 of 648 bytes). The quote ends with its signature data. A quoting service may pad with
+zeros behind it; anything else behind it is refused where a quote is evidence (`parse`), because a signature library
+that ignores it would let two files mean one quote, and told where a file is only read (`read`; ADR 0036).
 """
 
 from __future__ import annotations
@@ -102,7 +103,8 @@ class SignatureData:
 
 @dataclass(frozen=True)
 class Quote:
-    """One parsed quote. ``signed_length`` is where its signature data ends; ``padding`` zeros follow."""
+    """One parsed quote. ``signed_length`` is where its signature data ends; ``padding`` zeros follow, or ``foreign``
+    bytes that are no part of it."""
 
     header: QuoteHeader
     body_type: int
@@ -110,6 +112,7 @@ class Quote:
     signature: SignatureData
     signed_length: int
     padding: int
+    foreign: int = 0
 
 
 class _Reader:
@@ -140,7 +143,17 @@ class _Reader:
 
 
 def parse(data: bytes) -> Quote:
-    """Read a TDX quote; ``EvidenceError`` for another TEE, another version, a wrong length or trailing bytes."""
+    """A TDX quote as evidence; ``EvidenceError`` for another TEE, version or length, and for bytes behind it."""
+    found = read(data)
+    if found.foreign:
+        raise EvidenceError(
+            f"quote: bytes other than zero padding behind the signature data at {found.signed_length}"
+        )
+    return found
+
+
+def read(data: bytes) -> Quote:
+    """A TDX quote at the beginning of ``data``, with what follows it counted; ``EvidenceError`` as ``parse``."""
     if len(data) > MAX_SIZE:
         raise EvidenceError(f"quote: {len(data)} bytes, expected at most {MAX_SIZE}")
     reader = _Reader(data, "quote")
@@ -156,10 +169,11 @@ def parse(data: bytes) -> Quote:
             raise EvidenceError(f"quote: body type {body_type} with {size} bytes, expected {expected}")
     body = _body(reader.take(size, "TD report"))
     signature = _signature(reader.take(reader.u32("signature data length"), "signature data"))
-    padding = data[reader.at :]
-    if padding.count(0) != len(padding):
-        raise EvidenceError(f"quote: bytes other than zero padding behind the signature data at {reader.at}")
-    return Quote(header, body_type, body, signature, reader.at, len(padding))
+    rest = data[reader.at :]
+    zeros = rest.count(0) == len(rest)
+    return Quote(
+        header, body_type, body, signature, reader.at, len(rest) if zeros else 0, foreign=0 if zeros else len(rest)
+    )
 
 
 def _header(reader: _Reader) -> QuoteHeader:

@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-from privml.recipe.models import ENGINE_PORT
-
 MODEL_DIRECTORY = "/run/privml/model"
+SOCKET = "/run/privml-engine/engine.sock"
+"""`agent.layout`'s; llama-server takes a host that ends in `.sock` for the path of a unix socket."""
 CONTEXT = 2048
 
 
 def llama_server(model_file: str, model_name: str) -> tuple[str, ...]:
-    """argv of llama-server: loopback only, no log, no cache of prompts (`agent.inference` closes what is left)."""
+    """argv of llama-server: no network, no log, no cache of prompts (`agent.inference` closes what is left)."""
     return (
         "/usr/bin/llama-server",
         "--model", f"{MODEL_DIRECTORY}/{model_file}",
         "--alias", model_name,
-        "--host", "127.0.0.1",
-        "--port", str(ENGINE_PORT),
+        "--host", SOCKET,
         "--ctx-size", str(CONTEXT),
         "--parallel", "1",
         "--cache-ram", "0",

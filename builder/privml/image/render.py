@@ -61,7 +61,7 @@ class Plan:
     tools: str
     overlay: Mapping[str, File]
     development: bool
-    engine: str
+    engine: str | None
 
     @property
     def seed(self) -> str:
@@ -88,10 +88,10 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "modules": sorted((*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()))),
         "initrd_modules": list(INITRD_MODULES),
         "generators": list(GENERATORS),
-        "programs": sorted((*PROGRAMS, *ENGINE_PROGRAMS[plan.engine])),
+        "programs": sorted((*PROGRAMS, *(ENGINE_PROGRAMS[plan.engine] if plan.engine else ()))),
         "units": list(paths.UNITS),
         "systemd": list(paths.SYSTEMD),
-        "paths": list(paths.ALLOWED),
+        "paths": [*paths.ALLOWED, *(paths.OF_ENGINE[plan.engine] if plan.engine else ())],
         "forbidden": list(paths.FORBIDDEN),
         "overlay": sorted(plan.overlay),
         "epoch": plan.epoch,

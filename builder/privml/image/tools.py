@@ -25,6 +25,7 @@ from privml.image.leftovers import remove_leftovers
 from privml.lock import deb
 from privml.lock.models import Package, ToolsLock
 from privml.store.objects import Store
+from privml.store.room import STORE_HINT, writing
 
 LAYOUT = "2"  # changes when `_finish` does: part of the tree's key
 _SHOWN = 6
@@ -61,6 +62,20 @@ class ToolsTree:
             str(usr / "lib/x86_64-linux-gnu"),
             str(self.root / program.lstrip("/")),
         ]
+
+    def cell(self) -> list[str]:
+        """argv prefix for a program of many processes on the bare host: no network, and no life without us.
+
+        The network namespace has a downed loopback, no more. The program is the first of a process namespace whose
+        maker is killed with the thread that started it, so that even after `kill -9` nothing goes on, whatever daemon
+        it made of itself. That wish is made last: a change of user, as entering a user namespace is, forgets it.
+        """
+        first = [*self.loader("usr/bin/unshare"), "--net"]
+        if os.geteuid() != 0:
+            first += ["--user", "--map-auto", "--map-root-user", "--mount"]
+        wish = [*self.loader("usr/bin/setpriv"), "--pdeathsig", "KILL"]
+        second = [*self.loader("usr/bin/unshare"), "--pid", "--fork", "--kill-child=KILL"]
+        return [*first, "--", *wish, "--", *second, "--"]
 
     def command(
         self,
@@ -151,7 +166,11 @@ def ensure(store: Store, lock: ToolsLock) -> ToolsTree:
                     _check(root, known, record)
         else:
             remove_leftovers(root)
-            with step(f"Unpacking the tools tree ({len(lock.packages)} packages)"), directory_atomic(root) as fresh:
+            with (
+                step(f"Unpacking the tools tree ({len(lock.packages)} packages)"),
+                writing(store.root, "the store", STORE_HINT),
+                directory_atomic(root) as fresh,
+            ):
                 _unpack(store, lock.packages, fresh)
                 _finish(ToolsTree(fresh, key))
                 # Before the tree gets its name: a tree without a record would have to be made again.

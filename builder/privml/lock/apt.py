@@ -30,9 +30,14 @@ from privml.store.mirrors import Mirrors
 # It raises HostError with the program's output when the program fails.
 AptRun = Callable[[list[str], Mapping[str, str]], Completed]
 
+# Whether the signed state of a suite (an InRelease's bytes) will do; InputsError when it will not.
+Accept = Callable[["Suite", bytes], Archive]
+
 KEYRINGS = ("usr/share/keyrings/debian-archive-keyring.gpg", "usr/share/keyrings/debian-archive-keyring.pgp")
 _TARGET_FORMAT = "$(FILENAME)|$(BASE_URI)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
 _AHEAD = timedelta(days=1)  # what a clock may be behind before we say so
+# What sqv, gpgv and apt itself say of a signature of tomorrow.
+_TOO_EARLY = ("Not live until", "from the future", "is not valid yet")
 _PRINTED = re.compile(r"\A'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)")
 
 
@@ -132,8 +137,14 @@ def resolve(
 
     Pins are kept but where apt finds no solution with them: those that its complaint names are let go, aloud.
     """
-    with Session.opened(tools, mirrors, wanted) as session:
-        archives, inreleases = session.archives(before, allow_expired=allow_expired, now=now or datetime.now(UTC))
+    moment = now or datetime.now(UTC)
+
+    def accept(suite: Suite, inrelease: bytes) -> Archive:
+        digest = hashlib.sha256(inrelease).hexdigest()
+        return judge(suite, parse_inrelease(inrelease), digest, before, allow_expired, moment)
+
+    with Session.opened(tools, mirrors, wanted, accept) as session:
+        archives, inreleases = session.archives, session.inreleases
         indexes = session.indexes()
         requested = tuple(part for name in wanted.install for part in session.kernel_parts(name, indexes))
         packages = session.solve_keeping(requested, indexes)
@@ -142,24 +153,30 @@ def resolve(
 
 
 class Session:
-    """One temporary apt state, with its lists up to date."""
+    """One temporary apt state, with its lists up to date. ``archives`` are the signed states that it has."""
 
     def __init__(self, tools: AptTools, folder: Path, wanted: Wanted) -> None:
         self._tools = tools
         self._folder = folder
         self._wanted = wanted
+        self.archives: tuple[Archive, ...] = ()
+        self.inreleases: tuple[bytes, ...] = ()
 
     @classmethod
     @contextmanager
-    def opened(cls, tools: AptTools, mirrors: Mirrors, wanted: Wanted) -> Iterator[Session]:
+    def opened(cls, tools: AptTools, mirrors: Mirrors, wanted: Wanted, accept: Accept) -> Iterator[Session]:
         """A state in a temporary folder, gone afterwards."""
         with tempfile.TemporaryDirectory(prefix="privml-apt.") as name:
             session = cls(tools, Path(name), wanted)
-            session.update(mirrors)
+            session.update(mirrors, accept)
             yield session
 
-    def update(self, mirrors: Mirrors) -> None:
-        """Fetch the lists from the first combination of mirrors that serves all suites."""
+    def update(self, mirrors: Mirrors, accept: Accept) -> None:
+        """Fetch the lists from the first combination of mirrors that serves all suites in acceptable states.
+
+        A mirror that lags behind is no reason to give up while another one is up to date. Signed states that all
+        mirrors agree on and that are not acceptable end in the ``InputsError`` of the first of them.
+        """
         labels = sorted({suite.label for suite in self._wanted.suites})
         for label in labels:
             if not mirrors.get(label):
@@ -167,17 +184,34 @@ class Session:
                     f"no mirror of the archive `{label}` is configured on this host",
                     hint="name one in mirrors.yaml (see `privml-build lock --help`)",
                 )
-        tried = []
-        for turn in range(max(len(mirrors[label]) for label in labels)):
+        tried: list[str] = []
+        refused: list[InputsError] = []
+        turns = max(len(mirrors[label]) for label in labels)
+        for turn in range(turns):
             chosen = {label: mirrors[label][min(turn, len(mirrors[label]) - 1)] for label in labels}
             self._write(chosen)
             try:
                 self._apt("update", "--error-on=any", "-qq")
+                self.inreleases = tuple(self._signed_states())
+                self.archives = tuple(map(accept, self._wanted.suites, self.inreleases))
             except HostError as error:
                 tried.append(error.message)
                 continue
+            except InputsError as error:
+                refused.append(error)
+                if turn + 1 < turns:
+                    say(f"{error.message}; asking the next mirror")
+                continue
             return
-        raise InputsError("the archives' lists cannot be had:\n" + "\n".join(tried))
+        if refused:
+            raise InputsError("\n".join([refused[0].message, *tried]), hint=refused[0].hint)
+        early = any(words in message for message in tried for words in _TOO_EARLY)
+        raise InputsError(
+            "the archives' lists cannot be had:\n" + "\n".join(tried),
+            hint=f"set the clock: it says {format_time(datetime.now(UTC))}, when nothing of this was signed yet"
+            if early
+            else "give mirrors that can be reached in mirrors.yaml (`privml-build doctor` asks each of them)",
+        )
 
     def _write(self, chosen: Mapping[str, str]) -> None:
         for name in ("lists/partial", "state", "cache/archives/partial", "log"):
@@ -213,22 +247,14 @@ class Session:
                     raise InputsError(f"{suite.label}: the suite `{suite.name}` has no component `{component}`")
         return targets
 
-    def archives(
-        self, before: Sequence[Archive], *, allow_expired: bool, now: datetime
-    ) -> tuple[tuple[Archive, ...], tuple[bytes, ...]]:
-        """The signed states, after the checks that a signature alone does not make."""
+    def _signed_states(self) -> Iterator[bytes]:
+        """The InRelease files that apt has checked, in the order of the suites."""
         files = {}
         for filename, _, _, release, component in self._targets():
             escaped = component.replace("/", "_")
             files[release] = Path(re.sub(rf"_{re.escape(escaped)}_binary-amd64_Packages\Z", "_InRelease", filename))
-        archives, inreleases = [], []
         for suite in self._wanted.suites:
-            data = files[suite.name].read_bytes()
-            archives.append(
-                judge(suite, parse_inrelease(data), hashlib.sha256(data).hexdigest(), before, allow_expired, now)
-            )
-            inreleases.append(data)
-        return tuple(archives), tuple(inreleases)
+            yield files[suite.name].read_bytes()
 
     def indexes(self) -> list[PackagesIndex]:
         """The lists that apt has checked against the signed states."""
@@ -333,7 +359,8 @@ def judge(
     expired = release.valid_until is not None and release.valid_until < now
     if expired and release.valid_until is not None and not allow_expired:
         raise InputsError(
-            f"{name}: the mirror's state expired at {format_time(release.valid_until)}",
+            f"{name}: the mirror's state expired at {format_time(release.valid_until)}, and this machine's clock "
+            f"says {format_time(now)}",
             hint="use a mirror that is up to date, or accept and record it with --allow-expired",
         )
     return Archive(

@@ -45,7 +45,9 @@ def parse_time(text: str) -> datetime:
 class Record(BaseModel):
     """What all parts of a lock share: unknown fields refused, no conversions, not to be changed."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+    model_config = ConfigDict(
+        extra="forbid", frozen=True, strict=True, json_schema_serialization_defaults_required=True
+    )
 
 
 class Archive(Record):
@@ -188,6 +190,11 @@ def parse(data: bytes, model: type[AnyLock], what: str) -> AnyLock:
     return lock
 
 
+def own_tools_lock(lock_file: Path) -> Path:
+    """Where the tools lock is that belongs to ``NAME.lock.json`` alone: ``NAME.tools.lock.json`` beside it."""
+    return lock_file.with_name(f"{lock_file.name.removesuffix('.lock.json')}.tools.lock.json")
+
+
 def serialise(lock: Lock | ToolsLock) -> bytes:
     """The bytes of a lock file."""
     return strictjson.pretty(lock.model_dump(mode="json"))
@@ -205,9 +212,11 @@ def write_lock(path: Path, lock: Lock | ToolsLock) -> bool:
 def _checked(data: bytes, what: str) -> bytes:
     # pydantic would silently take the last of two equal keys.
     try:
-        strictjson.loads(data, what=what)
+        document = strictjson.loads(data, what=what)
     except PrivmlError as error:
         raise InputsError(error.message) from error
+    if not isinstance(document, dict) or "format" not in document:
+        raise InputsError(f"{what}: no lock: it says no format")
     return data
 
 

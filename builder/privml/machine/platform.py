@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,10 +14,36 @@ _UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 
 @dataclass(frozen=True)
 class Device:
-    """One PCI device: ``kind`` is ``virtio-blk`` or ``virtio-net``, ``slot`` its number on the root bus (1 to 30)."""
+    """One PCI device: ``kind`` is ``virtio-blk``, ``virtio-net`` or ``memory``, ``slot`` its number on the root bus
+    (1 to 30).
+
+    A ``memory`` device stands in for one with a large 64-bit prefetchable BAR of ``bar`` bytes (a power of two).
+    ``port``: it sits behind a PCIe root port of its own, which has the slot. ``rom``: a network card keeps the option
+    ROM that QEMU gives it.
+    """
 
     kind: str
     slot: int
+    bar: int = 0
+    port: bool = False
+    rom: bool = False
+
+    def __post_init__(self) -> None:
+        if self.kind == "memory" and (self.bar < 1 << 20 or self.bar & (self.bar - 1)):
+            raise RecipeError(f"device at slot {self.slot}: a BAR of {self.bar} bytes, expected a power of two")
+        if self.kind != "memory" and (self.bar or self.port):
+            raise RecipeError(f"device at slot {self.slot}: {self.kind} has no BAR to choose and no root port")
+        if self.kind != "virtio-net" and self.rom:
+            raise RecipeError(f"device at slot {self.slot}: {self.kind} has no option ROM")
+
+
+_FIRST_MAC = 0x525400123456
+
+
+def mac_addresses(devices: Iterable[Device]) -> dict[Device, bytes]:
+    """The network cards' addresses in slot order: QEMU's own choice, written out so that it is no default."""
+    cards = [one for one in sorted(devices, key=lambda one: one.slot) if one.kind == "virtio-net"]
+    return {card: (_FIRST_MAC + number).to_bytes(6, "big") for number, card in enumerate(cards)}
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The QEMU argument list of a platform, a shape and what to boot. Pure: run, qtest and launch all use this one.
 
 No ``-uuid``, and no SMBIOS options of an honest host: type 1 would carry host-chosen text into RTMR0. Option ROMs are
-off: they would be measured into RTMR1.
+off unless a device says otherwise: outside a TD they are measured into RTMR1.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from privml.machine.platform import Platform, Shape
+from privml.machine.platform import Platform, Shape, mac_addresses
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def arguments(platform: Platform, shape: Shape, boot: Boot, accelerator: Acceler
 
 def _devices(platform: Platform, boot: Boot) -> list[str]:
     argv: list[str] = []
-    disks = 0
+    disks, cards = 0, 0
     for device in sorted(platform.devices, key=lambda device: device.slot):
         place = f"bus=pcie.0,addr={device.slot:#x}"
         if device.kind == "virtio-blk":
@@ -106,15 +106,26 @@ def _devices(platform: Platform, boot: Boot) -> list[str]:
             argv += ["-device", f"virtio-blk-pci,drive={node},{place}"]
             disks += 1
         elif device.kind == "virtio-net":
-            argv += ["-netdev", _network(boot.forwards), "-device", f"virtio-net-pci,netdev=net0,romfile=,{place}"]
-            if boot.capture is not None:
+            rom = "" if device.rom else "romfile=,"
+            # Ports are forwarded to, and packets taken from, the first card.
+            network = _network(f"net{cards}", () if cards else boot.forwards)
+            address = mac_addresses(platform.devices)[device].hex(":")
+            argv += ["-netdev", network, "-device", f"virtio-net-pci,netdev=net{cards},mac={address},{rom}{place}"]
+            if boot.capture is not None and not cards:
                 argv += ["-object", f"filter-dump,id=dump0,netdev=net0,file={boot.capture}"]
+            cards += 1
+        elif device.kind == "memory":
+            if device.port:
+                name = f"port{device.slot}"
+                argv += ["-device", f"pcie-root-port,id={name},chassis={device.slot},{place}"]
+                place = f"bus={name},addr=0x0"
+            argv += ["-device", f"pci-testdev,membar={device.bar},{place}"]
         else:
             raise ValueError(f"device kind `{device.kind}`")
     return argv
 
 
-def _network(forwards: Sequence[tuple[int, int]]) -> str:
-    words = ["user", "id=net0", "restrict=on"]
+def _network(name: str, forwards: Sequence[tuple[int, int]]) -> str:
+    words = ["user", f"id={name}", "restrict=on"]
     words += [f"hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in forwards]
     return ",".join(words)

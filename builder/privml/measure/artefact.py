@@ -83,18 +83,12 @@ def _is_firmware(data: bytes) -> bool:
 
 def _firmware(data: bytes) -> Finding:
     found = tdvf.sections(data)
-    section = tdvf.only(found, tdvf.CFV)
-    cfv = piece(data, section.offset, section.raw_size, "CFV section")
-    events = [_event(Register.RTMR0, EV_EFI_PLATFORM_FIRMWARE_BLOB2, sha384(cfv), "CFV: its variables' volume")]
     notes = ["RTMR0 needs the machine too: give `measure` a built image, or compare a log with `explain`"]
-    variables = store(cfv)
-    for capable in (False, True):
-        state, *rest = secure_boot_variables(variables, capable=capable)
-        if capable or not state.data:
-            note = "in a build with Secure Boot" if capable else "in a build without Secure Boot"
-            events.append(_variable(state.name, state.encoded(), note))
-        if capable:
-            events += [_variable(one.name, one.encoded(), "") for one in rest]
+    events: list[Event] = []
+    if any(section.type == tdvf.CFV for section in found):
+        events = _variables_volume(data, tdvf.only(found, tdvf.CFV), notes)
+    else:
+        notes.append("it has no CFV section: not an OVMF build, and its events are others")
     facts = {
         f"section {number} {one.type_name}": f"0x{one.gpa:x}, {one.memory_size} bytes"
         + (", measured" if one.attributes & tdvf.ATTRIBUTE_EXTEND else "")
@@ -113,6 +107,25 @@ def _firmware(data: bytes) -> Finding:
         facts=facts,
         notes=tuple(notes),
     )
+
+
+def _variables_volume(data: bytes, section: tdvf.FirmwareSection, notes: list[str]) -> list[Event]:
+    """The CFV's event, and its Secure Boot variables' as far as it can be read."""
+    cfv = piece(data, section.offset, section.raw_size, "CFV section")
+    events = [_event(Register.RTMR0, EV_EFI_PLATFORM_FIRMWARE_BLOB2, sha384(cfv), "CFV: its variables' volume")]
+    try:
+        variables = store(cfv)
+    except MeasurementError as error:
+        notes.append(f"the Secure Boot variables are not known: {error.message}")
+        return events
+    for capable in (False, True):
+        state, *rest = secure_boot_variables(variables, capable=capable)
+        if capable or not state.data:
+            note = "in a build with Secure Boot" if capable else "in a build without Secure Boot"
+            events.append(_variable(state.name, state.encoded(), note))
+        if capable:
+            events += [_variable(one.name, one.encoded(), "") for one in rest]
+    return events
 
 
 def _variable(name: str, encoded: bytes, note: str) -> Event:

@@ -5,15 +5,15 @@ The log is untrusted text; the caller checks that it replays to the registers th
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from difflib import SequenceMatcher
 from typing import Any, Literal
 
+from privml.events.align import differences
 from privml.events.event import Event
-from privml.events.explain import explain_event
+from privml.events.explain import explain_event, tell
+from privml.events.logged import LoggedEvent, logged
 from privml.events.registers import RTMRS, Register
-from privml.events.replay import extended
 from privml.events.tcg import LogEntry
 from privml.events.types import EV_EFI_ACTION, EV_EVENT_TAG, EV_IPL, type_name
 from privml.measure import smbios
@@ -45,16 +45,9 @@ class Difference:
 
     def text(self) -> str:
         """One line for a person."""
-        place = f"{self.register.name.lower()} event {self.position}"
-        parts = [f"{place}: {self.kind}"]
-        if self.predicted is not None:
-            parts.append(f"predicted {self.predicted.digest.hex()[:16]}.. from {self.predicted.origin}")
-        if self.logged is not None:
-            what = f"{type_name(self.logged.type)}, {explain_event(self.logged)}"
-            parts.append(f"logged {self.logged.sha384.hex()[:16]}.. {what}")
-        if self.known is not None:
-            parts.append(f"[{self.known.id}] {self.known.meaning}")
-        return "; ".join(parts)
+        logged = None if self.logged is None else LoggedEvent(self.register, self.logged, 0)
+        line = tell(self.register, self.position, self.predicted, logged)
+        return line if self.known is None else f"{line}; [{self.known.id}] {self.known.meaning}"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object with everything that ``text`` says, digests whole."""
@@ -100,91 +93,19 @@ def compare(
 
     ``tpm`` says that the log's indices are PCR numbers. ``EvidenceError`` as ``replay``.
     """
-    logged: dict[Register, list[LogEntry]] = {register: [] for register in registers}
-    for entry in log:
-        pair = extended(entry, tpm=tpm)
-        if pair is not None and pair[0] in logged:
-            logged[pair[0]].append(entry)
+    entries = logged(log, tpm=tpm)
     matched: dict[Register, int] = {}
-    differences: list[Difference] = []
+    found: list[Difference] = []
     for register in registers:
         expected = [event for event in predicted if event.register is register]
-        matched[register] = _align(register, expected, logged[register], differences)
-    return Comparison(matched, tuple(differences))
-
-
-def _align(register: Register, expected: list[Event], logged: list[LogEntry], out: list[Difference]) -> int:
-    matched = 0
-    pairs = align([(event.type, event.digest) for event in expected], [(one.type, one.sha384) for one in logged])
-    for left, right, position in pairs:
-        event = None if left is None else expected[left]
-        entry = None if right is None else logged[right]
-        if event is not None and entry is not None and event.digest == entry.sha384:
-            matched += 1
-            continue
-        kind: Kind = "extra" if event is None else "missing" if entry is None else "differs"
-        out.append(Difference(kind, register, position, event, entry, known(event, entry)))
-    return matched
-
-
-_Extend = tuple[int, bytes]
-_MAX_ALIGNED = 2048
-
-
-def align(left: Sequence[_Extend], right: Sequence[_Extend]) -> Iterator[tuple[int | None, int | None, int]]:
-    """Pair (type, digest) rows of two lists: (index in ``left``, index in ``right``, position in ``right`` from 1).
-
-    Rows with one digest are paired as in a text difference; within a replaced stretch those of one type are, in
-    order; what finds no partner has None on the other side. Long lists are paired by position between what they have
-    in common at both ends, since alignment is quadratic and a log's length is the host's choice.
-    """
-    low = 0
-    while low < min(len(left), len(right)) and left[low][1] == right[low][1]:
-        yield low, low, low + 1
-        low += 1
-    tail = 0
-    while tail < min(len(left), len(right)) - low and left[-1 - tail][1] == right[-1 - tail][1]:
-        tail += 1
-    first, second = left[low : len(left) - tail], right[low : len(right) - tail]
-    blocks = [("replace", 0, len(first), 0, len(second))]
-    if max(len(first), len(second)) <= _MAX_ALIGNED:
-        blocks = list(
-            SequenceMatcher(
-                None, [digest for _, digest in first], [digest for _, digest in second], autojunk=False
-            ).get_opcodes()
-        )
-    for tag, a, b, c, d in blocks:
-        if tag == "equal":
-            for offset in range(b - a):
-                yield low + a + offset, low + c + offset, low + c + offset + 1
-        else:
-            yield from _pairs(left, right, range(low + a, low + b), range(low + c, low + d))
-    for offset in range(tail):
-        yield len(left) - tail + offset, len(right) - tail + offset, len(right) - tail + offset + 1
-
-
-def _pairs(
-    left: Sequence[_Extend], right: Sequence[_Extend], ours: range, theirs: range
-) -> Iterator[tuple[int | None, int | None, int]]:
-    """Within a replaced stretch, pair rows of one type in order."""
-    following = ours.start
-    places: dict[int, list[int]] = {}
-    for index in ours:
-        places.setdefault(left[index][0], []).append(index)
-    taken = dict.fromkeys(places, 0)
-    for other in theirs:
-        kind = right[other][0]
-        known_places = places.get(kind, [])
-        while kind in taken and taken[kind] < len(known_places) and known_places[taken[kind]] < following:
-            taken[kind] += 1
-        partner = known_places[taken[kind]] if kind in taken and taken[kind] < len(known_places) else None
-        if partner is not None:
-            for index in range(following, partner):
-                yield index, None, other + 1
-            following = partner + 1
-        yield partner, other, other + 1
-    for index in range(following, ours.stop):
-        yield index, None, theirs.stop + 1
+        here = [entry for entry in entries if entry.register is register]
+        matched[register] = len(here)
+        for event, got, position in differences(expected, here):
+            matched[register] -= got is not None
+            kind: Kind = "extra" if event is None else "missing" if got is None else "differs"
+            entry = None if got is None else got.entry
+            found.append(Difference(kind, register, position, event, entry, known(event, entry)))
+    return Comparison(matched, tuple(found))
 
 
 # --- differences that have a name ---------------------------------------------------------------------------------

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 from privml.events.event import Event, Evidence
 from privml.events.registers import Register
 from privml.events.types import EV_EFI_ACTION, EV_SEPARATOR
 from privml.measure.digest import sha384
 from privml.measure.profiles import Profile
+from privml.measure.sightings import seen_on
 
 CALLING = b"Calling EFI Application from Boot Option"
 EXIT_INVOKED = b"Exit Boot Services Invocation"
@@ -41,7 +43,8 @@ class EventList:
         level = evidence or self.profile.evidence
         if self.profile.tpm and level is Evidence.HARDWARE:
             level = Evidence.TPM_BOOT
-        self.rows.append(Event(register, kind, digest, f"{origin} ({line})" if line else origin, level, note))
+        full = f"{origin} ({line})" if line else origin
+        self.rows.append(Event(register, kind, digest, full, level, note, seen_on(origin, level)))
 
     def separator(self, register: Register, when: str) -> None:
         """An EV_SEPARATOR of four zero bytes."""
@@ -57,9 +60,26 @@ class EventList:
             for _ in range(count):
                 self.separator(register, "before the boot option starts")
 
-    def exit_boot_services(self, *, retried: bool = False) -> None:
-        """The kernel takes over; ``retried``: at the second call only, because the memory map had changed."""
-        actions = (EXIT_INVOKED, EXIT_SUCCEEDED)
-        for action in (EXIT_INVOKED, EXIT_FAILED, *actions) if retried else actions:
-            text = f"firmware: {action.decode()}"
-            self.add(Register.RTMR1, EV_EFI_ACTION, sha384(action), text, evidence=Evidence.HARDWARE)
+    def exit_boot_services(self) -> None:
+        """The kernel takes over."""
+        for action in (EXIT_INVOKED, EXIT_SUCCEEDED):
+            self.add(Register.RTMR1, EV_EFI_ACTION, sha384(action), _exit(action), evidence=Evidence.HARDWARE)
+
+
+def _exit(action: bytes) -> str:
+    return f"firmware: {action.decode()}"
+
+
+def with_failed_exit(events: Sequence[Event]) -> tuple[Event, ...]:
+    """``events`` when the kernel's first ExitBootServices failed and it called again: two events more in RTMR1.
+
+    It fails when the memory map changed since the kernel asked for it. Then a timer of the firmware's was quicker
+    (network drivers have some), so no prediction can say which of the two a boot will be.
+    """
+    rows: list[Event] = []
+    for event in events:
+        if event.type == EV_EFI_ACTION and event.digest == sha384(EXIT_SUCCEEDED):
+            for action in (EXIT_FAILED, EXIT_INVOKED):
+                rows.append(replace(event, digest=sha384(action), origin=_exit(action), evidence=Evidence.TPM_BOOT))
+        rows.append(event)
+    return tuple(rows)

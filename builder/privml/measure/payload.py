@@ -6,6 +6,7 @@ a kernel's two events, and the order of a disk's, are in hardware logs.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from privml.base.errors import MeasurementError
@@ -17,7 +18,7 @@ from privml.events.types import (
     EV_EVENT_TAG,
     EV_IPL,
 )
-from privml.measure import bzimage, pe, smbios
+from privml.measure import bzimage, optionrom, pe, smbios
 from privml.measure.digest import sha384
 from privml.measure.eventlist import EventList
 from privml.measure.profiles import Profile
@@ -189,32 +190,59 @@ def direct(payload: Payload, profile: Profile, *, stub_console: str | None = Non
     """RTMR1 and RTMR2 of a direct boot (``-kernel``), which no machine changes."""
     events = EventList(profile)
     loaded(events, payload)
-    events.calling()
-    ran(events, payload, None, stub_console=stub_console)
-    events.exit_boot_services()
+    started(events, payload, None, stub_console=stub_console)
     return _without_rtmr0(events)
+
+
+def started(
+    events: EventList,
+    payload: Payload,
+    table: bytes | None,
+    *,
+    gpt_event: bytes | None = None,
+    host_cmdline: str | None = None,
+    stub_console: str | None = None,
+) -> None:
+    """From the boot option's start to the kernel's ExitBootServices.
+
+    ``gpt_event`` (as ``gpt.table`` gives it) says that ``payload`` is on a disk; a direct boot has loaded it before.
+    """
+    events.calling()
+    if gpt_event is not None:
+        events.add(
+            Register.RTMR1,
+            EV_EFI_GPT_EVENT,
+            sha384(gpt_event),
+            "disk's partition table (GPT)",
+            evidence=Evidence.HARDWARE,
+            note="GUIDs, names and places of all partitions",
+        )
+        loaded(events, payload)
+    ran(events, payload, table, host_cmdline=host_cmdline, stub_console=stub_console)
+    events.exit_boot_services()
+
+
+def option_roms(events: EventList, roms: Iterable[bytes]) -> None:
+    """The drivers in the cards' option ROMs, which firmware starts when it finds the cards; a TD ignores them."""
+    if not events.profile.tpm:
+        return
+    for rom in roms:
+        for driver in optionrom.drivers(rom):
+            events.add(
+                Register.RTMR1,
+                driver.type,
+                driver.authenticode,
+                "driver of an option ROM",
+                note="Authenticode SHA-384 of the driver, unpacked",
+            )
 
 
 def from_disk(
     uki: UkiFacts, gpt_event: bytes, profile: Profile, *, stub_console: str | None = None
 ) -> tuple[Event, ...]:
-    """RTMR1 and RTMR2 of a boot from a disk's ``EFI/BOOT/BOOTX64.EFI``; ``gpt_event`` as ``gpt.table`` gives it.
-
-    RTMR0 holds the boot options that firmware makes for each disk and network card it finds: not modelled.
-    """
+    """RTMR1 and RTMR2 of a boot from a disk's ``EFI/BOOT/BOOTX64.EFI``, which no machine changes."""
     events = EventList(profile)
-    events.calling()
-    events.add(
-        Register.RTMR1,
-        EV_EFI_GPT_EVENT,
-        sha384(gpt_event),
-        "disk's partition table (GPT)",
-        evidence=Evidence.HARDWARE,
-        note="GUIDs, names and places of all partitions",
-    )
-    loaded(events, uki)
-    ran(events, uki, None, stub_console=stub_console)
-    events.exit_boot_services(retried=profile.disk_exit_retried)
+    started(events, uki, None, gpt_event=gpt_event, stub_console=stub_console)
     return _without_rtmr0(events)
 
 

@@ -1,18 +1,24 @@
-"""Where OVMF puts 64-bit PCI BARs: QEMU writes that address into the DSDT, which is measured.
+"""Where OVMF puts 64-bit PCI BARs: QEMU writes their range into the DSDT, which is measured.
 
 QEMU builds the ACPI tables when firmware first asks for them, after it has programmed the BARs; the PCI hole that the
-DSDT describes begins at the lowest 64-bit BAR. Reading the tables without firmware (qtest) therefore needs one
-device with a 64-bit BAR at this address and its memory decoding on. Machines without such a BAR need nothing.
+DSDT describes begins at the root bus's lowest 64-bit BAR or prefetchable bridge window, and ends at the highest, or
+32 GiB after the beginning when that is further. Reading the tables without firmware (qtest) therefore needs the
+devices' BARs at these addresses and their memory decoding on. Machines without such a BAR need nothing.
 Source: edk2 OvmfPkg/Library/PlatformInitLib/MemDetect.c (PlatformAddressWidthFromCpuid, PlatformDynamicMmioWindow,
-PlatformReservationConflictCB); QEMU 11.1 hw/pci-host/q35.c. Seen in software-TPM boots for both windows.
+PlatformReservationConflictCB), MdeModulePkg/Bus/Pci/PciBusDxe/PciResourceSupport.c (CalculateResourceAperture); QEMU
+11.1 hw/pci-host/q35.c, hw/pci/pci.c (pci_bus_get_w64_range). Seen in software-TPM boots for both windows, and with
+BARs of up to 128 GiB on the root bus and behind a root port.
 """
 
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Literal
 
 from privml.base.errors import MeasurementError
+from privml.machine.platform import Device
 
 E820 = "etc/e820"
 _ENTRY = struct.Struct("<QQI")
@@ -23,8 +29,16 @@ _RAM = 1
 Vendor = Literal["GenuineIntel", "AuthenticAMD"]
 
 
-def window_base(e820: bytes, *, vendor: Vendor, phys_bits: int, gigabyte_pages: bool) -> int:
-    """The first address of the 64-bit PCI window.
+@dataclass(frozen=True)
+class Window:
+    """The 64-bit PCI window: first address and size in bytes."""
+
+    base: int
+    size: int
+
+
+def window(e820: bytes, *, vendor: Vendor, phys_bits: int, gigabyte_pages: bool) -> Window:
+    """The window as OVMF lays it out.
 
     ``e820`` is QEMU's fw_cfg file of that name; the rest is what CPUID tells the guest: vendor, physical address bits
     and 1 GiB pages. ``MeasurementError`` for a malformed ``e820``. Not modelled: etc/reserved-memory-end (memory
@@ -32,18 +46,57 @@ def window_base(e820: bytes, *, vendor: Vendor, phys_bits: int, gigabyte_pages: 
     """
     entries = _entries(e820)
     end = max((start + length for start, length, kind in entries if kind == _RAM), default=0)
-    base = _align(_align(max(end, 4 * _GIB), _GIB), _CLASSIC_SIZE)
+    classic = Window(_align(_align(max(end, 4 * _GIB), _GIB), _CLASSIC_SIZE), _CLASSIC_SIZE)
     bits = _usable_bits(vendor, phys_bits, gigabyte_pages)
     if bits is None:
-        return base
+        return classic
     size = 1 << (bits - 3)
-    if not (size > _CLASSIC_SIZE and base + size < 1 << bits):
-        return base
+    if not (size > _CLASSIC_SIZE and classic.base + size < 1 << bits):
+        return classic
     base = (1 << bits) - size
     for start, length, _ in entries:
         if max(start, base) < min(start + length, base + size):
             base = (start - size) & ~(size - 1)
-    return base
+    return Window(base, size)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A placed 64-bit BAR on the root bus (configuration ``register``), or a root port's window (``register`` 0)."""
+
+    slot: int
+    register: int
+    address: int
+    size: int
+
+
+_VIRTIO_BAR, _VIRTIO_SIZE = 0x20, 0x4000
+_MEMORY_BAR = 0x18
+
+
+def placed(window: Window, devices: Iterable[Device]) -> tuple[Bar, ...]:
+    """Where OVMF puts the devices' 64-bit BARs: by falling size, then by slot, each at a multiple of its size.
+
+    ``MeasurementError`` when they do not fit into the window.
+    """
+    wanted = [
+        (_VIRTIO_SIZE, one.slot, _VIRTIO_BAR)
+        if one.kind != "memory"
+        else (one.bar, one.slot, 0 if one.port else _MEMORY_BAR)
+        for one in devices
+    ]
+    bars: list[Bar] = []
+    at = window.base
+    for size, slot, register in sorted(wanted, key=lambda one: (-one[0], one[1])):
+        at = _align(at, size)
+        bars.append(Bar(slot, register, at, size))
+        at += size
+    if at > window.base + window.size:
+        raise MeasurementError(
+            f"PCI: the devices' BARs end at {at:#x}, the firmware's window at {window.base + window.size:#x}",
+            hint="a machine with more physical address bits has a larger window",
+        )
+    return tuple(bars)
 
 
 def _usable_bits(vendor: Vendor, bits: int, gigabyte_pages: bool) -> int | None:

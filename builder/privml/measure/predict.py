@@ -22,13 +22,14 @@ from privml.events.types import (
     EV_EFI_VARIABLE_DRIVER_CONFIG,
     EV_PLATFORM_CONFIG_FLAGS,
 )
+from privml.machine.platform import Device
 from privml.measure import acpi, smbios
-from privml.measure.bootvars import boot_variables
+from privml.measure.bootvars import DeviceOption, LoadOption, boot_variables, found
 from privml.measure.digest import sha384
 from privml.measure.efivars import secure_boot_variables
 from privml.measure.eventlist import EventList
 from privml.measure.firmware import FirmwareFacts
-from privml.measure.payload import Payload, loaded, ran
+from privml.measure.payload import Payload, loaded, option_roms, started
 from privml.measure.profiles import FW_CFG_ITEMS, Profile
 from privml.measure.tdhob import td_hob
 from privml.measure.uki import UkiFacts
@@ -58,6 +59,18 @@ class Prediction:
         return weakest
 
 
+@dataclass(frozen=True)
+class DiskBoot:
+    """A boot from the first of ``devices``' disks; ``gpt_event``, as ``gpt.table`` gives it, is of that disk."""
+
+    gpt_event: bytes
+    devices: tuple[Device, ...]
+
+    def options(self, profile: Profile) -> tuple[DeviceOption, ...]:
+        """The boot options that firmware makes for the machine's devices."""
+        return found(self.devices, network=profile.network_boot)
+
+
 def predict(
     payload: Payload,
     firmware: FirmwareFacts,
@@ -69,15 +82,18 @@ def predict(
     agent_events: Iterable[AgentEvent] = (),
     host_cmdline: str | None = None,
     stub_console: str | None = None,
+    disk: DiskBoot | None = None,
+    roms: Iterable[bytes] = (),
 ) -> Prediction:
-    """Predict a direct boot of ``payload`` by ``firmware`` on a q35 machine of ``memory`` bytes.
+    """Predict a boot of ``payload`` by ``firmware`` on a q35 machine of ``memory`` bytes, direct or from ``disk``.
 
     ``blobs`` maps fw_cfg names to bytes, as this machine's QEMU offers them under qtest: etc/table-loader, the files
     that it loads, etc/smbios/smbios-tables, and for a TD BootMenu and bootorder (present with ``-kernel``).
     ``origins`` maps a section (``.cmdline``), artefact (``firmware.fd``) or blob name to its recipe line.
     ``host_cmdline`` is what ``-append`` gives the UKI instead of its own command line. ``stub_console`` is what the
     stub appends when the command line has no ``console=``; its guess depends on the machine's devices (empty: it
-    found none). ``MeasurementError`` when a blob is missing or the console is left to the stub.
+    found none). ``roms`` are the option ROMs of the machine's cards, in slot order. ``MeasurementError`` when a blob
+    is missing or the console is left to the stub.
     """
     events = EventList(profile, origins)
     if not profile.tpm:
@@ -95,7 +111,12 @@ def predict(
     events.separator(Register.RTMR0, "after the Secure Boot variables")
     for name, blob in acpi.measured(blobs):
         events.add(Register.RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(blob), name, evidence=Evidence.HARDWARE)
-    loaded(events, payload)
+    option_roms(events, roms)
+    options: tuple[LoadOption, ...] = profile.boot_options
+    if disk is None:
+        loaded(events, payload)
+    else:
+        options = (*profile.boot_options, *disk.options(profile), *profile.last_options)
     table = _smbios_table(firmware, blobs)
     if profile.smbios:
         events.add(
@@ -106,15 +127,14 @@ def predict(
             evidence=Evidence.HARDWARE,
             note="with the firmware's Type 0 structure, serial numbers and UUID blanked",
         )
-    for name, data in boot_variables(profile.boot_options):
+    for name, data in boot_variables(options):
         events.add(
             Register.RTMR0, EV_EFI_VARIABLE_BOOT, sha384(data), f"firmware.fd variable {name}", key="firmware.fd"
         )
-    events.calling()
     if variables[0].data == b"\1" and isinstance(payload, UkiFacts) and (payload.cmdline or not profile.tpm):
         host_cmdline = None  # with Secure Boot on the stub drops it, unmeasured
-    ran(events, payload, table, host_cmdline=host_cmdline, stub_console=stub_console)
-    events.exit_boot_services()
+    gpt_event = None if disk is None else disk.gpt_event
+    started(events, payload, table, gpt_event=gpt_event, host_cmdline=host_cmdline, stub_console=stub_console)
     listed = tuple(agent_events)
     for event, digest in zip(listed, digests(listed), strict=True):
         events.add(

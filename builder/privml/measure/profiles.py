@@ -11,7 +11,7 @@ from typing import Literal
 
 from privml.base.errors import MeasurementError
 from privml.events.event import Evidence
-from privml.measure.bootvars import BOOT_MANAGER_MENU, FIRMWARE_SETUP, UI_APP, BootOption
+from privml.measure.bootvars import BOOT_MANAGER_MENU, FIRMWARE_SETUP, SHELL, UI_APP, BootOption
 
 # Rows 3 of section 3.1, in the firmware's fixed order (edk2 OvmfPkg/Library/QemuFwCfgLib/QemuFwCfgCacheInit.c);
 # None: any size. An item of another size is not measured.
@@ -35,7 +35,8 @@ class Profile:
     profile has. ``tagged_events``: whether the stub's SMBIOS events reach a TD's registers (``cc``) or a TPM only.
     ``initrd_argument``: where firmware puts ``initrd=initrd`` in the command line of a ``-kernel`` boot with an
     initrd. ``kernel_patch``: whether QEMU's changes to the kernel's setup header are in what firmware loads.
-    ``disk_exit_retried``: the kernel's first ExitBootServices fails when it was started from a disk.
+    For boots from a disk ``network_boot`` says that network cards have options, ``last_options`` are the firmware's
+    own that come after the devices'.
     """
 
     name: str
@@ -50,7 +51,8 @@ class Profile:
     tagged_events: Literal["tpm-only", "cc"] = "cc"
     initrd_argument: Literal["suffix", "prefix"] = "prefix"
     kernel_patch: Literal["none", "qemu"] = "none"
-    disk_exit_retried: bool = False
+    network_boot: bool = False
+    last_options: tuple[BootOption, ...] = ()
 
 
 TD_INTELTDX = Profile(
@@ -118,8 +120,10 @@ TPM = Profile(
     boot_options=(BOOT_MANAGER_MENU, FIRMWARE_SETUP),
     separators=(1, 5),
     evidence=Evidence.TPM_BOOT,
-    source="Debian OVMF.fd 2026.08, QEMU 11.1.2, software TPM, direct kernel boot: logs compared event by event",
-    disk_exit_retried=True,
+    source="Debian OVMF.fd 2026.08, QEMU 11.1.2, software TPM: logs of direct boots and of boots from a "
+    "disk compared event by event",
+    network_boot=True,
+    last_options=(SHELL,),
 )
 
 PROFILES = {profile.name: profile for profile in (TD_INTELTDX, TD_OVMF_2024, TD_OVMF_2025, TD_OVMF_2026, TPM)}

@@ -16,7 +16,16 @@ BFV = 0
 CFV = 1
 TD_HOB = 2
 TEMP_MEM = 3
-TYPE_NAMES = {BFV: "BFV", CFV: "CFV", TD_HOB: "TD_HOB", TEMP_MEM: "TempMem"}
+TYPE_NAMES = {
+    BFV: "BFV",
+    CFV: "CFV",
+    TD_HOB: "TD_HOB",
+    TEMP_MEM: "TempMem",
+    4: "PermMem",
+    5: "Payload",
+    6: "PayloadParam",
+    7: "TD_INFO",
+}
 
 ATTRIBUTE_EXTEND = 1
 ATTRIBUTE_PAGE_AUG = 2

@@ -57,6 +57,11 @@ def shipped() -> Path:
     return package / "data" if (package / "data").is_dir() else package.parents[2] / "recipes"
 
 
+def is_installed(path: Path) -> bool:
+    """True for what an installed privml-build comes with: nobody writes there, the next installation replaces it."""
+    return shipped().name == "data" and path.resolve().is_relative_to(shipped().resolve())
+
+
 def find(target: str, directory: Path | None = None) -> Path:
     """A recipe by path, or by name in ``recipes`` (then in ``.``) below ``directory``, the current one by default."""
     base = directory or Path()

@@ -22,7 +22,6 @@ MIB = 1 << 20
 _UNITS = {"MiB": MIB, "GiB": MIB << 10}
 _SIZE = re.compile(r"\A([1-9][0-9]{0,6})(MiB|GiB)\Z")
 MIN_MEMORY = 512 * MIB
-ENGINE_PORT = 8080
 FIRST_PORT = 1024
 
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
@@ -68,8 +67,12 @@ def _inner_glob(value: str) -> str:
 def _port(value: int) -> int:
     if value < FIRST_PORT:
         raise RuleBroken("privileged-port", f"got `{value}`, expected a port from {FIRST_PORT} to 65535")
-    if value == ENGINE_PORT:
-        raise ValueError(f"got {value}, which is the engine's own port inside the guest")
+    return value
+
+
+def _given(value: object) -> object:
+    if value is None:
+        raise ValueError("got nothing, expected fields; leave it out for an image that only attests")
     return value
 
 
@@ -164,8 +167,8 @@ class Agent(Section):
     listen: Annotated[
         int,
         AfterValidator(_port),
-        about("The guest's TCP port, from 1024 and not 8080, which is the engine's.", 8443, CONFIG, le=65535),
-        WithJsonSchema({"type": "integer", "minimum": FIRST_PORT, "maximum": 65535, "not": {"const": ENGINE_PORT}}),
+        about("The guest's TCP port, from 1024.", 8443, CONFIG, le=65535),
+        WithJsonSchema({"type": "integer", "minimum": FIRST_PORT, "maximum": 65535}),
     ]
     max_concurrency: Annotated[
         int, about("How many answers are given at once; more callers are told 429.", 64, CONFIG, ge=1, le=1024)
@@ -227,12 +230,17 @@ class Content(Section):
     base: Annotated[Base, about("The distribution that the guest is made from.", moves=ALL)]
     kernel: Annotated[Kernel, about("The guest's kernel.", moves=ROOT)]
     firmware: Annotated[Firmware, about("The firmware that starts the guest.", moves=("MRTD", "RTMR0"))]
-    inference: Annotated[Inference, about("What answers prompts.", moves=CONFIG)]
+    inference: Annotated[
+        Inference | None,
+        BeforeValidator(_given),
+        about("What answers prompts; an image without it only attests.", moves=CONFIG),
+    ] = None
     agent: Annotated[Agent, about("The boot agent's server.", moves=CONFIG)]
     devices: Annotated[
         list[Annotated[Device, BeforeValidator(_device), WithJsonSchema(_DEVICE_SCHEMA)]],
         about(
-            "What the guest will find, one KIND: COUNT each, as its platforms have it; two disks for root and model.",
+            "What the guest will find, one KIND: COUNT each, as its platforms have it; a disk for the root, one more "
+            "for a model.",
             "virtio-blk: 2",
             CONFIG,
             min_length=1,

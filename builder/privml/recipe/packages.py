@@ -16,8 +16,6 @@ SYSTEM = (
     "dmsetup",
     # systemd loads it at run time, and without it silently leaves out the system call filters of our units.
     "libseccomp2",
-    # Likewise: without it the engine's limit to loopback (IPAddressDeny=) does nothing.
-    "libbpf1",
 )
 INITRD = ("busybox-static",)
 AGENT = ("python3-minimal", "libpython3-stdlib", "python3-cryptography", "python3-h11")
@@ -41,7 +39,8 @@ FORBIDDEN_IN_PRODUCTION = (
 
 def guest_packages(recipe: Recipe) -> tuple[str, ...]:
     """What to ask apt for; the kernel's metapackage is narrowed to its parts when the lock is made."""
-    engine = ENGINES[recipe.content.inference.engine]
+    inference = recipe.content.inference
+    engine = () if inference is None else ENGINES[inference.engine]
     return (*ESSENTIAL, *SYSTEM, *INITRD, *AGENT, *engine, recipe.content.kernel.package)
 
 

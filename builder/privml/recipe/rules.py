@@ -97,7 +97,7 @@ _ALL = (
         "platform-devices",
         "error",
         "judge",
-        "A recipe declares exactly the devices that each of its platforms has, two of them disks for root and model.",
+        "A recipe declares exactly the devices that each of its platforms has: a disk for the root, one for a model.",
         "One image had another RTMR0 on another machine: devices are in the ACPI tables. The guest expects those "
         "that are declared.",
         "near/mpc#1105",

@@ -1,14 +1,14 @@
-"""JSON Schemas of recipes and platforms, for editors, generated from the models.
+"""JSON Schemas of recipes and platforms, for editors, generated from the models (``image.schemas`` writes the files).
 
 A recipe that extends another gives only what differs, so the schema has two forms, chosen by the field ``extends``;
-sections of a variant need none of their fields, items of lists still need theirs. What only the models can say
+sections of a variant need none of their fields, items of lists still need theirs. A section that may be left out is
+never null in a whole recipe; null in a variant takes the other recipe's away. What only the models can say
 (devices given twice, firmware by variant) is left to `lint`.
 """
 
 from __future__ import annotations
 
 import copy
-from pathlib import Path
 from typing import Any
 
 from privml.base import strictjson
@@ -19,6 +19,7 @@ from privml.recipe.platform import PlatformFile
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 RECIPE_FILE = "recipe.schema.json"
 PLATFORM_FILE = "platform.schema.json"
+_NULL = {"type": "null"}
 _SECTIONS = ("Base", "Kernel", "Firmware", "Model", "Inference", "Agent")
 
 
@@ -26,10 +27,14 @@ def recipe_schema() -> dict[str, Any]:
     """The schema of ``recipes/NAME.yaml``."""
     whole = Content.model_json_schema(by_alias=True)
     definitions: dict[str, Any] = whole.pop("$defs")
+    optional = {name for name, schema in whole["properties"].items() if _NULL in schema.get("anyOf", ())}
+    for name in optional:
+        whole["properties"][name] = _without_null(whole["properties"][name])
     part = copy.deepcopy(whole)
     part.pop("required")
     part["properties"] = {"extends": {"description": facts()["extends"].meaning, "type": "string"}} | {
-        name: _in_variant(schema) for name, schema in part["properties"].items()
+        name: _or_null(_in_variant(schema)) if name in optional else _in_variant(schema)
+        for name, schema in part["properties"].items()
     }
     part["required"] = ["extends"]
     part["description"] = "A recipe that is laid over another."
@@ -57,29 +62,32 @@ def platform_schema() -> dict[str, Any]:
 def files() -> dict[str, bytes]:
     """Every schema's file name and bytes."""
     return {
-        RECIPE_FILE: strictjson.pretty(_plain(recipe_schema())),
-        PLATFORM_FILE: strictjson.pretty(_plain(platform_schema())),
+        RECIPE_FILE: strictjson.pretty(plain(recipe_schema())),
+        PLATFORM_FILE: strictjson.pretty(plain(platform_schema())),
     }
 
 
-def write(folder: Path) -> None:
-    """Renew the schemas in ``folder``."""
-    folder.mkdir(parents=True, exist_ok=True)
-    for name, body in files().items():
-        (folder / name).write_bytes(body)
-
-
-def _plain(schema: Any, *, top: bool = True) -> Any:
+def plain(schema: Any, *, top: bool = True) -> Any:
     """Without the titles that pydantic makes of field names: they say nothing that the names do not."""
     if isinstance(schema, list):
-        return [_plain(item, top=False) for item in schema]
+        return [plain(item, top=False) for item in schema]
     if not isinstance(schema, dict):
         return schema
-    return {key: _plain(value, top=False) for key, value in schema.items() if top or not _is_title(key, value)}
+    return {key: plain(value, top=False) for key, value in schema.items() if top or not _is_title(key, value)}
 
 
 def _is_title(key: str, value: object) -> bool:
     return key == "title" and isinstance(value, str)
+
+
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    reference: dict[str, Any] = next(form for form in schema["anyOf"] if form != _NULL)
+    return reference | {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    rest = {key: value for key, value in schema.items() if key != "$ref"}
+    return {"anyOf": [{"$ref": schema["$ref"]}, _NULL], **rest}
 
 
 def _in_variant(schema: dict[str, Any]) -> dict[str, Any]:
@@ -87,7 +95,3 @@ def _in_variant(schema: dict[str, Any]) -> dict[str, Any]:
     if reference.rpartition("/")[2] in _SECTIONS:
         return {**schema, "$ref": f"{reference}InVariant"}
     return schema
-
-
-if __name__ == "__main__":
-    write(Path("docs/schemas"))

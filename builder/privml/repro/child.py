@@ -10,7 +10,9 @@ from privml.base import strictjson
 from privml.base.errors import PrivmlError
 from privml.base.files import write_atomic
 from privml.base.steps import step
-from privml.image.build import Probe, build
+from privml.image import madeby
+from privml.image.build import build
+from privml.image.root import Probe
 from privml.image.tools import ensure
 from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock
 from privml.recipe.loader import load
@@ -39,18 +41,11 @@ def work(leg: Leg) -> None:
     seen = surroundings.look_around(leg, tools)
     clocks = {TOOL_CLOCK: workspace / TOOL_CLOCK, SCRIPT_CLOCK: workspace / SCRIPT_CLOCK}
     output = Path(leg.output)
-    built = build(
-        recipe,
-        lock,
-        store,
-        tools,
-        output,
-        force=True,
-        refreshed=leg.refreshed,
-        probe=Probe(surroundings.probe_files(tools), clocks),
-    )
+    probe = Probe(surroundings.probe_files(tools), clocks)
+    built = build(recipe, lock, store, tools, output, force=True, refreshed=leg.refreshed, probe=probe)
     predicate = predict_image(tools, store.root, output, built.manifest, Path(leg.recipe).parent)
     write_prediction(output, built.manifest, predicate)
+    madeby.keep(output, built.manifest, lock, Path(leg.tools_lock))
     for key, place in (("tool_clock", clocks[TOOL_CLOCK]), ("script_clock", clocks[SCRIPT_CLOCK])):
         seen[key] = place.read_text(errors="replace").strip() if place.is_file() else ""
     write_atomic(workspace / OBSERVED, strictjson.pretty(seen))

@@ -35,6 +35,16 @@ _ENVIRONMENTS: dict[str, dict[str, str]] = {
 
 
 @dataclass(frozen=True)
+class Inputs:
+    """What both legs build: a recipe, by which lock and tools lock, and whether that is not the committed one."""
+
+    recipe: Path
+    lock: Path
+    tools_lock: Path
+    refreshed: bool = False
+
+
+@dataclass(frozen=True)
 class Legs:
     """Two outputs, and what moved between the surroundings in which they were made."""
 
@@ -45,20 +55,14 @@ class Legs:
 
 
 @contextmanager
-def two_legs(
-    recipe: Path, lock: Path, tools_lock: Path, store: Path, name: str, *, refreshed: bool, keep: Path | None = None
-) -> Iterator[Legs]:
-    """Build ``recipe`` twice by ``lock``; both manifests say whether that is ``refreshed``.
+def two_legs(inputs: Inputs, store: Path, name: str, *, keep: Path | None = None) -> Iterator[Legs]:
+    """Build ``inputs`` twice; both manifests say whether they are ``refreshed``.
 
     The outputs live as long as the block, unless ``keep`` is a directory for them.
     """
     reasons: dict[str, str] = {}
     with _workspace(_disk()) as first, _workspace(_memory(reasons)) as second:
-        common = {
-            "recipe": str(recipe.resolve()), "lock": str(lock.resolve()), "tools_lock": str(tools_lock.resolve()),
-            "refreshed": refreshed,
-        }  # fmt: skip
-        one, two = _plan(common, store, name, first, second, reasons)
+        one, two = _plan(inputs, store, name, first, second, reasons)
         seen = []
         for leg, environment in ((one, _ENVIRONMENTS["a"]), (two, _ENVIRONMENTS["b"])):
             with step(f"Leg {leg.name} in {leg.workspace}"):
@@ -103,15 +107,21 @@ def _workspace(parent: Path) -> Iterator[Path]:
 
 
 def _plan(
-    common: dict[str, Any], store: Path, name: str, first: Path, second: Path, reasons: dict[str, str]
+    inputs: Inputs, store: Path, name: str, first: Path, second: Path, reasons: dict[str, str]
 ) -> tuple[Leg, Leg]:
-    user = _user([Path(common[key]) for key in ("recipe", "lock", "tools_lock")], store, reasons)
+    user = _user((inputs.recipe.resolve(), inputs.lock.resolve(), inputs.tools_lock.resolve()), store, reasons)
     if len(os.sched_getaffinity(0)) < 2:
         reasons["processors"] = "this process may use one processor only"
     reasons["builder_clock"] = "privml-build and mkosi run on the host's Python, which no preload of the tree reaches"
     reasons["directory_order"] = reasons.get("file_system", "both file systems list the names in one order")
     for key in ("kernel", "processor_model", "python"):
         reasons[key] = "both legs ran on this machine; repeat on another and compare with `privml-build diff`"
+    common: dict[str, Any] = {
+        "recipe": str(inputs.recipe.resolve()),
+        "lock": str(inputs.lock.resolve()),
+        "tools_lock": str(inputs.tools_lock.resolve()),
+        "refreshed": inputs.refreshed,
+    }
     a = Leg(
         name="a", workspace=str(first), output=str(first / "out" / name), store=str(store), import_from="",
         umask=0o022, processors=0, host_name="", user="", clock="", **common,

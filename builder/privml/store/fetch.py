@@ -2,29 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import hashlib
 import http.client
+import ssl
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from io import FileIO
 from pathlib import Path
 
-from privml.base.errors import HostError, InputsError
+from privml.base.errors import InputsError
 from privml.base.files import CHUNK
 from privml.base.steps import progress, say
 from privml.store.http import Connections
 from privml.store.objects import Store
 from privml.store.pools import Pool
+from privml.store.room import STORE_HINT, cannot_write, writing
 
 THREADS = 4
 ATTEMPTS = 8
 _LONGEST_WAIT = 8.0
+_ABOUT_TIME = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
 @dataclass(frozen=True)
@@ -196,7 +200,7 @@ def _from_folder(work: _Work, item: Item, tried: list[str]) -> bool:
             continue
         except OSError as error:
             if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
-                raise _store_fails(work.store.root, error) from error
+                raise cannot_write(work.store.root, "the store", STORE_HINT, error) from error
             tried.append(f"  {file}: {_text(error)}")
             continue
         work.meter.add(item.size)
@@ -228,20 +232,9 @@ def _from_address(work: _Work, item: Item, url: str, partial: Path, connections:
         work.store.adopt(partial, item.sha256)
 
 
-@contextlib.contextmanager
-def _on_the_store(partial: Path) -> Iterator[None]:
+def _on_the_store(partial: Path) -> AbstractContextManager[None]:
     """A failure inside is this machine's, not the server's: asking again or elsewhere cannot help."""
-    try:
-        yield
-    except OSError as error:
-        raise _store_fails(partial.parent.parent, error) from error
-
-
-def _store_fails(root: Path, error: OSError) -> HostError:
-    return HostError(
-        f"the store {root} cannot be written: {(error.strerror or str(error)).lower()}",
-        hint="make room (`privml-build store gc --dry-run` shows what no lock names), or set PRIVML_STORE elsewhere",
-    )
+    return writing(partial.parent.parent, "the store", STORE_HINT)
 
 
 def _download(url: str, item: Item, partial: Path, connections: Connections, meter: _Meter) -> None:
@@ -258,30 +251,31 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
         partial.unlink()
         hasher, have = hashlib.sha256(), 0
     if have < item.size or item.size == 0:
-        response = connections.get(url, {"Range": f"bytes={have}-"} if have else None)
-        if response.status == 206 and response.getheader("Content-Range", "").startswith(f"bytes {have}-"):
-            mode, resumed = "ab", True
-        elif response.status == 200:
-            mode, hasher, have = "wb", hashlib.sha256(), 0
-        else:
-            raise _refusal(response, have, partial)
-        announced = response.getheader("Content-Length")
-        if announced is not None and announced.isdigit() and int(announced) + have != item.size:
-            raise _WrongBytesError(f"{int(announced) + have} bytes, expected {item.size}")
-        with _on_the_store(partial):
-            # Unbuffered: a part that cannot be written is known now, and not when the file is closed.
-            target = FileIO(partial, mode)
-        with target:
-            while block := response.read1(CHUNK):
-                have += len(block)
-                if have > item.size:
-                    raise _WrongBytesError(f"more than the expected {item.size} bytes")
-                hasher.update(block)
-                with _on_the_store(partial):
-                    _write(target, block)
-                meter.add(len(block))
-        # Before Python 3.13 `read1` does not notice the end by itself, and the connection could not be used again.
-        response.read()
+        # Closed whatever happens: after an answer that ends with its connection, nobody else would.
+        with connections.get(url, {"Range": f"bytes={have}-"} if have else None) as response:
+            if response.status == 206 and response.getheader("Content-Range", "").startswith(f"bytes {have}-"):
+                mode, resumed = "ab", True
+            elif response.status == 200:
+                mode, hasher, have = "wb", hashlib.sha256(), 0
+            else:
+                raise _refusal(response, have, partial)
+            announced = response.getheader("Content-Length")
+            if announced is not None and announced.isdigit() and int(announced) + have != item.size:
+                raise _WrongBytesError(f"{int(announced) + have} bytes, expected {item.size}")
+            with _on_the_store(partial):
+                # Unbuffered: a part that cannot be written is known now, and not when the file is closed.
+                target = FileIO(partial, mode)
+            with target:
+                while block := response.read1(CHUNK):
+                    have += len(block)
+                    if have > item.size:
+                        raise _WrongBytesError(f"more than the expected {item.size} bytes")
+                    hasher.update(block)
+                    with _on_the_store(partial):
+                        _write(target, block)
+                    meter.add(len(block))
+            # Before Python 3.13 `read1` does not notice the end by itself, and the connection could not be reused.
+            response.read()
     if have < item.size:
         raise OSError(f"ended after {have} of {item.size} bytes")
     if hasher.hexdigest() != item.sha256:
@@ -304,13 +298,19 @@ def _refusal(response: http.client.HTTPResponse, have: int, partial: Path) -> Ex
         # This server's file is shorter than the part another one gave: begin anew here.
         partial.unlink(missing_ok=True)
         return OSError(status)
-    if 400 <= response.status < 500 and response.status not in (408, 425, 429):
+    if response.status in (404, 410):
         return _AbsentError(status)
+    if 400 <= response.status < 500 and response.status not in (408, 425, 429):
+        # Forbidden, or a proxy's own opinion: asking again is no use, but it says nothing about what the mirror has.
+        return _WrongBytesError(status)
     return OSError(status)
 
 
 def _text(error: Exception) -> str:
-    return str(error) or type(error).__name__
+    text = str(error) or type(error).__name__
+    if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _ABOUT_TIME:
+        return f"{text} (this machine's clock says {datetime.now(UTC):%Y-%m-%d %H:%M}: is that right?)"
+    return text
 
 
 class _Meter:

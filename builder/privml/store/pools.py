@@ -16,6 +16,7 @@ from privml.base.errors import InputsError, UsageError
 from privml.base.files import fsync_directory, sha256_file
 from privml.base.steps import progress
 from privml.store.objects import DIGEST, Store
+from privml.store.room import STORE_HINT, writing
 
 
 @dataclass(frozen=True)
@@ -64,19 +65,24 @@ def export(store: Store, digests: Iterable[str], folder: Path) -> tuple[int, int
         if target.is_file() and sha256_file(target) == digest:
             continue
         source = store.path(digest, verify=True)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.with_name(f".{target.name}.part")
-        try:
-            shutil.copyfile(source, temporary)
-            temporary.chmod(0o444)
-            temporary.replace(target)
-        except BaseException:
-            temporary.unlink(missing_ok=True)
-            raise
-        fsync_directory(target.parent)
+        with writing(folder, "the pool", "make room there, or export to another folder; what is there already stays"):
+            _copy(source, target)
         copied, size = copied + 1, size + source.stat().st_size
         progress(f"exported {copied} objects, {size / (1 << 20):.1f} MiB")
     return copied, size
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.part")
+    try:
+        shutil.copyfile(source, temporary)
+        temporary.chmod(0o444)
+        temporary.replace(target)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    fsync_directory(target.parent)
 
 
 def take_in(store: Store, folder: Path) -> tuple[int, int]:
@@ -90,7 +96,8 @@ def take_in(store: Store, folder: Path) -> tuple[int, int]:
         if store.has(digest):
             continue
         try:
-            store.add_file(file, expect=digest)
+            with writing(store.root, "the store", STORE_HINT):
+                store.add_file(file, expect=digest)
         except InputsError as error:
             wrong.append(error.message)
             continue

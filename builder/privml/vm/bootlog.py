@@ -7,9 +7,11 @@ another; the longest is the whole one.
 
 from __future__ import annotations
 
+import errno
 import mmap
+import os
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from privml.base.errors import EvidenceError, HostError
@@ -25,16 +27,34 @@ _LIMIT = 1 << 20
 LAST = b"Exit Boot Services Returned with Success"
 
 
-def candidates(memory: mmap.mmap | bytes) -> Iterator[list[LogEntry]]:
-    """Every TCG log in ``memory`` that parses, cut at its first unreadable record."""
-    at = -1
-    while (at := memory.find(_SIGNATURE, at + 1)) >= 0:
-        start = at - _HEADER
-        if start < 0:
-            continue
-        entries = longest(memory[start : start + _LIMIT])
-        if entries:
-            yield entries
+def candidates(memory: mmap.mmap | bytes, used: Iterable[tuple[int, int]] | None = None) -> Iterator[list[LogEntry]]:
+    """Every TCG log in ``memory`` that parses, cut at its first unreadable record.
+
+    ``used`` are the ranges (start, end) to look for a beginning in; all of ``memory`` unless given.
+    """
+    for low, high in used if used is not None else [(0, len(memory))]:
+        at = low - 1
+        while (at := memory.find(_SIGNATURE, at + 1, high)) >= 0:
+            start = at - _HEADER
+            if start < 0:
+                continue
+            entries = longest(memory[start : start + _LIMIT])
+            if entries:
+                yield entries
+
+
+def used_ranges(descriptor: int) -> Iterator[tuple[int, int]]:
+    """The (start, end) of what was ever written to a sparse file: a guest touches little of a large memory."""
+    at, size = 0, os.fstat(descriptor).st_size
+    while at < size:
+        try:
+            start = os.lseek(descriptor, at, os.SEEK_DATA)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        at = os.lseek(descriptor, start, os.SEEK_HOLE)
+        yield start, at
 
 
 def longest(data: bytes) -> list[LogEntry]:
@@ -81,7 +101,7 @@ def _sized(data: bytes, at: int) -> int | None:
 def read(memory: Path) -> list[LogEntry]:
     """The longest log in a guest's memory file; empty when there is none yet."""
     with memory.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
-        return max(candidates(view), key=len, default=[])
+        return max(candidates(view, used_ranges(file.fileno())), key=len, default=[])
 
 
 def complete(entries: list[LogEntry]) -> bool:
@@ -97,7 +117,7 @@ def wait_for(machine: Machine, timeout: float = 120) -> list[LogEntry]:
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         machine.check_running()
-        time.sleep(2)
+        time.sleep(1)
         entries = read(machine.memory)
         if complete(entries):
             return entries

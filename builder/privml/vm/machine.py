@@ -25,12 +25,13 @@ _TYPED = "unix:/vm/serial.sock,server=on,wait=off,logfile=/vm/console.log"
 
 @dataclass(frozen=True)
 class Launch:
-    """What to start. ``image`` holds uki.efi, root.raw, model.raw, firmware.fd; single files can be replaced.
+    """What to start. ``image`` holds uki.efi, firmware.fd and ``disks``; single files can be replaced.
 
     ``append`` is a host's addition to the command line, ``oem_strings`` what it puts into SMBIOS type 11; an
     initrd of the host's is ``initrd`` among the replaced. ``forward`` is the guest port to reach. ``share_memory``
     makes the guest's memory a file, so that the firmware's log can be read from outside. ``fw_cfg`` are files
-    handed to the guest by the host (name -> bytes).
+    handed to the guest by the host (name -> bytes). ``boot_disk`` is a disk to boot from, in the first virtio-blk
+    device's slot, instead of by ``-kernel``.
 
     For those who try to get in: ``extra`` arguments for QEMU, ``attached`` files that these may name as
     /attached/NAME, ``writable`` disks (give copies in ``replaced``), ``typed``: a console that can be typed at.
@@ -39,6 +40,7 @@ class Launch:
     image: Path
     platform: Platform
     shape: Shape
+    disks: tuple[str, ...] = ("root.raw", "model.raw")
     replaced: Mapping[str, Path] = field(default_factory=dict)
     generic_firmware: bool = False
     append: str | None = None
@@ -51,6 +53,7 @@ class Launch:
     attached: Mapping[str, Path] = field(default_factory=dict)
     writable: bool = False
     typed: bool = False
+    boot_disk: Path | None = None
 
 
 @dataclass
@@ -110,11 +113,15 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
     children: list[Child] = []
     try:
         binds = [Bind(directory, "/vm", writable=True), Bind(image, "/image")]
-        paths = {name: f"/image/{name}" for name in ("uki.efi", "root.raw", "model.raw", "firmware.fd")}
+        paths = {name: f"/image/{name}" for name in ("uki.efi", "firmware.fd", *launch.disks)}
         for number, (name, source) in enumerate(sorted(launch.replaced.items())):
             paths[name] = f"/replaced/{number}"
             binds.append(Bind(source.resolve(), paths[name], writable=launch.writable))
         binds += [Bind(source.resolve(), f"/attached/{name}") for name, source in sorted(launch.attached.items())]
+        disks = [paths[name] for name in launch.disks]
+        if launch.boot_disk is not None:
+            binds.append(Bind(launch.boot_disk.resolve(), "/boot.raw"))
+            disks.insert(0, "/boot.raw")
         if launch.generic_firmware:
             paths["firmware.fd"] = GENERIC_FIRMWARE
         port = _free_port()
@@ -129,11 +136,11 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
         chosen = accelerator.choose(tools)
         boot = Boot(
             firmware=paths["firmware.fd"],
-            kernel=paths["uki.efi"],
+            kernel=paths["uki.efi"] if launch.boot_disk is None else None,
             append=launch.append,
             initrd=paths.get("initrd"),
             oem_strings=launch.oem_strings,
-            disks=(paths["root.raw"], paths["model.raw"]),
+            disks=tuple(disks),
             forwards=((port, launch.forward),) if launch.forward is not None else (),
             serial=_TYPED if launch.typed else "file:/vm/console.log",
             tpm_socket=tpm_socket,

@@ -14,7 +14,7 @@ from privml.image.manifest import Manifest, check_artefacts
 from privml.image.tools import ToolsTree
 from privml.machine.platform import Platform, Shape
 from privml.measure import firmware, uki
-from privml.measure.predict import Prediction, predict
+from privml.measure.predict import DiskBoot, Prediction, predict
 from privml.measure.profiles import TD_INTELTDX, TPM, Profile
 from privml.statement import intoto
 from privml.statement.predicate import MeasuredShape, Predicate
@@ -22,6 +22,7 @@ from privml.vm.platforms import platform as load_platform
 from privml.vm.qtest import blobs
 
 PREDICTION_FILE = "prediction.json"
+_OPTION_ROM = "usr/share/qemu/efi-virtio.rom"
 
 
 def profile_of(platform: Platform) -> Profile:
@@ -43,17 +44,21 @@ class Predictor:
         """Predict with another firmware than the image's (the generic one, to compare logs)."""
         self._firmware = firmware.facts(data)
 
-    def predict(self, platform: Platform, shape: Shape, *, host_cmdline: str | None = None) -> Prediction:
-        """The prediction for one machine."""
+    def predict(
+        self, platform: Platform, shape: Shape, *, host_cmdline: str | None = None, gpt_event: bytes | None = None
+    ) -> Prediction:
+        """The prediction for one machine; ``gpt_event``: it boots from a disk with that partition table."""
         return predict(
             self._uki,
             self._firmware,
-            blobs(self._tools, platform, shape, self._cache),
+            blobs(self._tools, platform, shape, self._cache, kernel=gpt_event is None),
             shape.memory,
             profile_of(platform),
             origins=self._manifest.origins,
             agent_events=self._manifest.agent_events,
             host_cmdline=host_cmdline,
+            disk=None if gpt_event is None else DiskBoot(gpt_event, platform.devices),
+            roms=[(self._tools.root / _OPTION_ROM).read_bytes() for one in platform.devices if one.rom],
         )
 
 

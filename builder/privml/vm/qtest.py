@@ -23,7 +23,7 @@ from privml.base.files import write_atomic
 from privml.image.tools import Bind, ToolsTree
 from privml.machine.platform import Platform, Shape
 from privml.machine.qemu import Boot, arguments
-from privml.measure.pciwindow import E820, window_base
+from privml.measure import pciwindow
 from privml.vm import swtpm
 from privml.vm.process import Child
 
@@ -34,8 +34,9 @@ _DMA_PORT = 0x514
 _DMA_AT = 0x100000
 _DATA_AT = 0x200000
 _READ, _SELECT = 0x02, 0x08
-_VIRTIO_BAR, _COMMAND, _MEMORY = 0x20, 0x04, 0x02
-_CACHE_VERSION = "4"
+_COMMAND, _MEMORY = 0x04, 0x02
+_BASE_AND_LIMIT = 0x24  # of a bridge's prefetchable window; the upper halves follow
+_CACHE_VERSION = "5"
 
 
 class _Qtest:
@@ -126,7 +127,7 @@ def read_blobs(tools: ToolsTree, platform: Platform, shape: Shape, *, kernel: bo
 
 def _read_all(qtest: _Qtest, platform: Platform) -> dict[str, bytes]:
     files = _directory(qtest)
-    _program_bars(qtest, platform, qtest.item(*files[E820]))
+    _program_bars(qtest, platform, qtest.item(*files[pciwindow.E820]))
     host_bridge, lpc = 0, 0x1F << 3
     qtest.configuration(host_bridge, 0x64, 0, "l")
     qtest.configuration(host_bridge, 0x60, 0xE0000001, "l")  # PCIEXBAR
@@ -153,14 +154,24 @@ def _directory(qtest: _Qtest) -> dict[str, tuple[int, int]]:
 
 
 def _program_bars(qtest: _Qtest, platform: Platform, e820: bytes) -> None:
-    """Put 64-bit BARs where the firmware would put the lowest one: the DSDT's PCI hole begins there."""
-    base = window_base(e820, vendor=platform.vendor, phys_bits=platform.phys_bits, gigabyte_pages=True)
-    for device in platform.devices:
-        place = device.slot << 3
-        qtest.configuration(place, _VIRTIO_BAR, base & 0xFFFFFFFF, "l")
-        qtest.configuration(place, _VIRTIO_BAR + 4, base >> 32, "l")
+    """Put 64-bit BARs and windows where the firmware puts them: the DSDT's PCI hole spans them."""
+    window = pciwindow.window(e820, vendor=platform.vendor, phys_bits=platform.phys_bits, gigabyte_pages=True)
+    for bar in pciwindow.placed(window, platform.devices):
+        place = bar.slot << 3
+        if bar.register:
+            qtest.configuration(place, bar.register, bar.address & 0xFFFFFFFF, "l")
+            qtest.configuration(place, bar.register + 4, bar.address >> 32, "l")
+        else:
+            limit = bar.address + bar.size - 1
+            qtest.configuration(place, _BASE_AND_LIMIT, _granules(bar.address) | _granules(limit) << 16, "l")
+            qtest.configuration(place, _BASE_AND_LIMIT + 4, bar.address >> 32, "l")
+            qtest.configuration(place, _BASE_AND_LIMIT + 8, limit >> 32, "l")
         qtest.configuration(place, _COMMAND, _MEMORY, "w")
-        return
+
+
+def _granules(address: int) -> int:
+    """Bits 31 to 20 of an end of a prefetchable window, as a bridge's 16-bit register has them."""
+    return address >> 16 & 0xFFF0
 
 
 def _tiny_kernel() -> bytes:
@@ -175,19 +186,22 @@ def _tiny_kernel() -> bytes:
     return bytes(image)
 
 
-def blobs(tools: ToolsTree, platform: Platform, shape: Shape, cache: Path) -> dict[str, bytes]:
-    """``read_blobs`` with a cache keyed by everything they depend on: tools, platform, shape."""
+def blobs(
+    tools: ToolsTree, platform: Platform, shape: Shape, cache: Path, *, kernel: bool = True
+) -> dict[str, bytes]:
+    """``read_blobs`` with a cache keyed by everything they depend on: tools, platform, shape, way of booting."""
     facts = {
         "version": _CACHE_VERSION,
         "tools": tools.digest,
         "platform": json.loads(json.dumps(asdict(platform))),
         "vcpus": shape.vcpus,
         "memory": shape.memory,
+        "kernel": kernel,
     }
     place = cache / "blobs" / f"{hashlib.sha256(strictjson.canonical(facts)).hexdigest()}.json"
     if place.is_file():
         stored = strictjson.loads(place.read_bytes(), what="cached blobs")
         return {name: strictjson.unb64(body) for name, body in stored.items()}
-    found = read_blobs(tools, platform, shape, kernel=True)
+    found = read_blobs(tools, platform, shape, kernel=kernel)
     write_atomic(place, strictjson.canonical({name: strictjson.b64(body) for name, body in found.items()}))
     return found

@@ -1,10 +1,11 @@
-"""One HTTP request to the engine on the loopback interface, its answer piece by piece as the engine gives it."""
+"""One HTTP request to the engine over its unix socket, its answer piece by piece as the engine gives it."""
 
 from __future__ import annotations
 
 import contextlib
 import socket
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from types import TracebackType
 
 import h11
@@ -23,17 +24,19 @@ class Exchange:
     """
 
     def __init__(
-        self, port: int, method: str, target: str, headers: Headers = (), body: bytes = b"", *, timeout: float
+        self, engine: Path, method: str, target: str, headers: Headers = (), body: bytes = b"", *, timeout: float
     ) -> None:
         self._http = h11.Connection(h11.CLIENT)
+        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket.settimeout(timeout)
         try:
-            self._socket = socket.create_connection(("127.0.0.1", port), timeout=timeout)
+            self._socket.connect(str(engine))
         except OSError as error:
+            self.close()
             raise HostError(f"engine: {error.strerror or error}") from error
         try:
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             sent: list[tuple[bytes, bytes]] = [
-                (b"host", b"127.0.0.1"),
+                (b"host", b"localhost"),
                 (b"connection", b"close"),
                 *headers,
                 (b"content-length", str(len(body)).encode()),
@@ -93,11 +96,11 @@ class Exchange:
 
 
 def whole(
-    port: int, method: str, target: str, headers: Headers = (), body: bytes = b"", *, timeout: float, limit: int
+    engine: Path, method: str, target: str, headers: Headers = (), body: bytes = b"", *, timeout: float, limit: int
 ) -> tuple[int, bytes]:
     """Status and whole body of one exchange; ``HostError`` above ``limit`` bytes."""
     data = b""
-    with Exchange(port, method, target, headers, body, timeout=timeout) as exchange:
+    with Exchange(engine, method, target, headers, body, timeout=timeout) as exchange:
         for piece in exchange.pieces():
             data += piece
             if len(data) > limit:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from privml.verify.text import word_changes
+from privml.events.explain import word_changes
 
 LINE = "console=ttyS0 quiet panic=-1 privml.root=aa:bb:1:1"
 

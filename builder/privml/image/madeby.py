@@ -1,0 +1,60 @@
+"""The locks that an image was built by, kept beside it: what runs, measures or rebuilds it takes the same tools.
+
+``NAME.lock.json`` is the lock that the manifest names by ``lock_sha256``, and ``NAME.tools.lock.json`` the tools lock
+that this one names by ``tools_sha256``; so both are believed by digest, from the manifest on. `image --lock` takes
+the first as it is.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+
+from privml.base.errors import BuildError
+from privml.base.files import sha256_file, write_atomic
+from privml.image.manifest import Manifest
+from privml.lock.models import Lock, own_tools_lock, parse, serialise
+
+
+@dataclass(frozen=True)
+class MadeBy:
+    """The lock of a built image, and where it and its tools lock are."""
+
+    lock: Lock
+    lock_path: Path
+    tools_path: Path
+
+
+def lock_file(directory: Path, manifest: Manifest) -> Path:
+    """Where the lock of the image in ``directory`` is."""
+    return directory / f"{manifest.name}.lock.json"
+
+
+def keep(directory: Path, manifest: Manifest, lock: Lock, tools_lock: Path) -> None:
+    """Put both locks beside the image in ``directory``; what is there and right already stays."""
+    own = lock_file(directory, manifest)
+    for path, data in ((own, serialise(lock)), (own_tools_lock(own), tools_lock.read_bytes())):
+        if not path.is_file() or path.read_bytes() != data:
+            write_atomic(path, data)
+
+
+def read(directory: Path, manifest: Manifest) -> MadeBy | None:
+    """The locks beside an image, None when it has none; ``BuildError`` when they are not those it was built by."""
+    lock_path = lock_file(directory, manifest)
+    tools_path = own_tools_lock(lock_path)
+    if not lock_path.is_file() or not tools_path.is_file():
+        return None
+    data = lock_path.read_bytes()
+    _agree(lock_path, hashlib.sha256(data).hexdigest(), manifest.lock_sha256, "manifest.json", manifest.name)
+    lock = parse(data, Lock, str(lock_path))
+    _agree(tools_path, sha256_file(tools_path), lock.tools_sha256, lock_path.name, manifest.name)
+    return MadeBy(lock, lock_path, tools_path)
+
+
+def _agree(path: Path, got: str, expected: str, namer: str, image: str) -> None:
+    if got != expected:
+        raise BuildError(
+            f"{path} is not what the image was built by: got sha256 {got}, {namer} names {expected}",
+            hint=f"build it again with `privml-build image {image}`",
+        )

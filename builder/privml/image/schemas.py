@@ -1,0 +1,117 @@
+"""JSON Schemas of all that people write or read: recipes, platforms, locks, manifests; and their files.
+
+Recipes, platforms and locks are pydantic models, and their schemas are made from these. A manifest is read by a
+decoder of our own, so its schema is written here, and a test holds the two against each other.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel
+
+from privml.base import strictjson
+from privml.events.agent import NAMES
+from privml.image.manifest import FORMAT, artefacts_of
+from privml.image.volume import BLOCK
+from privml.lock.models import Lock, ToolsLock
+from privml.recipe import schema
+
+LOCK_FILE = "lock.schema.json"
+TOOLS_LOCK_FILE = "tools-lock.schema.json"
+MANIFEST_FILE = "manifest.schema.json"
+
+_TEXT = {"type": "string", "maxLength": 4096}
+_SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
+_COUNT = {"type": "integer", "minimum": 1}
+_SIZE = {"type": "integer", "minimum": 0}
+_VERITY = {"$ref": "#/$defs/verity"}
+
+
+def lock_schema(model: type[BaseModel], title: str) -> dict[str, Any]:
+    """The schema of a lock as it is written: every field is there."""
+    return {"$schema": schema.DIALECT, **model.model_json_schema(mode="serialization"), "title": title}
+
+
+def manifest_schema() -> dict[str, Any]:
+    """The schema of ``out/NAME/manifest.json``."""
+    fields = {
+        "format": {"const": FORMAT},
+        "name": _TEXT,
+        "variant": {"enum": ["production", "development"]},
+        "recipe_sha256": _SHA256,
+        "lock_sha256": _SHA256,
+        "refreshed": {
+            "description": "The lock is not the one that the recipe is committed with.",
+            "type": "boolean",
+        },
+        "source_date_epoch": _SIZE,
+        "listen": {"type": "integer", "minimum": 1, "maximum": 65535},
+        "cmdline": _TEXT,
+        "kernel": _TEXT,
+        "root": _VERITY,
+        "model": {"anyOf": [_object({"name": _TEXT, "verity": _VERITY}), {"type": "null"}]},
+        "config_sha256": _SHA256,
+        "agent_events": _array(
+            _object({"name": {"enum": list(NAMES)}, "payload": {"type": "string", "contentEncoding": "base64"}})
+        ),
+        "artefacts": {"type": "object"},
+        "platforms": _array({"type": "string"}),
+        "shapes": _array(_object({"vcpus": _COUNT, "memory": {"description": "Bytes.", **_COUNT}})),
+        "packages": _array(_object({"name": _TEXT, "version": _TEXT, "architecture": _TEXT, "sha256": _SHA256})),
+        "origins": {
+            "description": "Which recipe line each measured part comes from.",
+            "type": "object",
+            "additionalProperties": {"type": "string"},
+        },
+    }
+    verity = {
+        "root_hash": _SHA256,
+        "salt": _SHA256,
+        "data_blocks": _COUNT,
+        "hash_start": {"description": "The block of the hash partition at which the tree begins.", **_SIZE},
+        "block_size": {"const": BLOCK},
+    }
+    return {
+        "$schema": schema.DIALECT,
+        "title": "privml-build manifest",
+        **_object(fields),
+        "if": {"properties": {"model": {"type": "null"}}},
+        "then": {"properties": {"artefacts": _artefacts(artefacts_of(model=False))}},
+        "else": {"properties": {"artefacts": _artefacts(artefacts_of(model=True))}},
+        "$defs": {"verity": _object(verity)},
+    }
+
+
+def files() -> dict[str, bytes]:
+    """Every schema's file name and bytes."""
+    made = {
+        LOCK_FILE: lock_schema(Lock, "privml-build lock"),
+        TOOLS_LOCK_FILE: lock_schema(ToolsLock, "privml-build tools lock"),
+        MANIFEST_FILE: manifest_schema(),
+    }
+    return schema.files() | {name: strictjson.pretty(schema.plain(body)) for name, body in made.items()}
+
+
+def write(folder: Path) -> None:
+    """Renew the schemas in ``folder``."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, body in files().items():
+        (folder / name).write_bytes(body)
+
+
+def _artefacts(names: tuple[str, ...]) -> dict[str, Any]:
+    return _object({name: _object({"sha256": _SHA256, "size": _SIZE}) for name in names})
+
+
+def _object(fields: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+
+
+def _array(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items, "maxItems": 4096}
+
+
+if __name__ == "__main__":
+    write(Path("docs/schemas"))

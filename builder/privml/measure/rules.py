@@ -1,0 +1,220 @@
+"""How a software-TPM boot's log differs from the prediction for a TD: rules as data, each tied to its source.
+
+A boot here cannot be a TD. It shows a TD's prediction right as far as every difference between the two is a rule's:
+each differing event is matched by exactly one rule, and each rule that the boot's situation calls for is used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from privml.events.event import Event
+from privml.events.registers import Register
+from privml.events.tcg import LogEntry
+from privml.events.types import (
+    EV_EFI_ACTION,
+    EV_EFI_BOOT_SERVICES_DRIVER,
+    EV_EFI_HANDOFF_TABLES2,
+    EV_EFI_PLATFORM_FIRMWARE_BLOB2,
+    EV_EFI_VARIABLE_BOOT,
+    EV_EFI_VARIABLE_DRIVER_CONFIG,
+    EV_PLATFORM_CONFIG_FLAGS,
+    EV_SEPARATOR,
+)
+from privml.measure.compare import Difference, Kind, compare
+
+DIRECT, DISK, ROM = "direct", "disk", "rom"
+"""Situations of a boot: by ``-kernel``, from a disk, with a card that has an option ROM."""
+
+_ACPI_DATA = b"ACPI DATA"
+
+
+@dataclass(frozen=True)
+class Rule:
+    """One kind of difference: ``missing`` from the log, ``extra`` in it, or ``differs``.
+
+    It matches an event of this ``register`` and TCG ``type`` whose predicted origin begins with ``origin`` and whose
+    logged data contains ``data`` (where the difference has such a side). It is for boots whose situations include one
+    of ``boots``, and must be used in each of those unless it is ``conditional``.
+    """
+
+    id: str
+    register: Register
+    kind: Kind
+    type: int
+    source: str
+    origin: str = ""
+    data: bytes = b""
+    boots: tuple[str, ...] = (DIRECT, DISK)
+    conditional: bool = False
+
+    def matches(self, difference: Difference) -> bool:
+        """True when ``difference`` is of this kind."""
+        event, entry = difference.predicted, difference.logged
+        return (
+            difference.register is self.register
+            and difference.kind == self.kind
+            and all(side.type == self.type for side in (event, entry) if side is not None)
+            and (event is None or event.origin.startswith(self.origin))
+            and (entry is None or self.data in entry.data)
+        )
+
+
+def _variable(name: str) -> bytes:
+    return name.encode("utf-16-le")
+
+
+_TPM_TABLES = "QEMU 11.1 hw/i386/acpi-build.c: a TPM adds its table, its device in the DSDT and the file etc/tpm/log"
+_OPTIONS = (
+    "edk2 03a07cb0f5: a TD's firmware leaves its menu, its setup and network boot out; OvmfPkgX64 has them and, from "
+    "a disk, the shell"
+)
+_NOT_A_TD = "edk2 OvmfPkg/IntelTdx: done only in a TD"
+
+RULES: tuple[Rule, ...] = (
+    Rule(
+        "td-hob", Register.RTMR0, "missing", EV_EFI_HANDOFF_TABLES2, f"{_NOT_A_TD} (TdxHelperMeasureTdHob)", "TD HOB"
+    ),
+    Rule(
+        "variable-volume",
+        Register.RTMR0,
+        "missing",
+        EV_EFI_PLATFORM_FIRMWARE_BLOB2,
+        f"{_NOT_A_TD} (TdxHelperMeasureCfvImage); a TPM boot measures volumes into PCR 0, which stands for MRTD",
+        "firmware.fd CFV",
+    ),
+    Rule(
+        "boot-menu-item",
+        Register.RTMR0,
+        "missing",
+        EV_PLATFORM_CONFIG_FLAGS,
+        "edk2 OvmfPkg/Library/QemuFwCfgLib/QemuFwCfgCacheInit.c: fw_cfg items are measured in a TD only",
+        "BootMenu",
+    ),
+    Rule(
+        "boot-order-item",
+        Register.RTMR0,
+        "missing",
+        EV_PLATFORM_CONFIG_FLAGS,
+        "the same; QEMU has the file bootorder with -kernel, whose loader ROM has a place in the order",
+        "bootorder",
+        boots=(DIRECT,),
+    ),
+    Rule(
+        "no-secure-boot",
+        Register.RTMR0,
+        "differs",
+        EV_EFI_VARIABLE_DRIVER_CONFIG,
+        "Debian's OVMF.fd is built without Secure Boot: the variable is absent, not 0",
+        "firmware.fd variable SecureBoot",
+        _variable("SecureBoot"),
+    ),
+    *(
+        Rule(id_, Register.RTMR0, "differs", EV_PLATFORM_CONFIG_FLAGS, _TPM_TABLES, name, _ACPI_DATA)
+        for id_, name in (
+            ("tpm-loader-script", "etc/table-loader"),
+            ("tpm-root-pointer", "etc/acpi/rsdp"),
+            ("tpm-tables", "etc/acpi/tables"),
+        )
+    ),
+    Rule("tpm-log-file", Register.RTMR0, "extra", EV_PLATFORM_CONFIG_FLAGS, _TPM_TABLES, data=_ACPI_DATA),
+    Rule(
+        "boot-order",
+        Register.RTMR0,
+        "extra",
+        EV_EFI_VARIABLE_BOOT,
+        _OPTIONS,
+        data=_variable("BootOrder"),
+        boots=(DIRECT,),
+    ),
+    Rule(
+        "other-boot-order",
+        Register.RTMR0,
+        "differs",
+        EV_EFI_VARIABLE_BOOT,
+        _OPTIONS,
+        "firmware.fd variable BootOrder",
+        _variable("BootOrder"),
+        boots=(DISK,),
+    ),
+    *(
+        Rule(id_, Register.RTMR0, "extra", EV_EFI_VARIABLE_BOOT, _OPTIONS, data=_variable(text), boots=boots)
+        for id_, text, boots in (
+            ("menu-option", "BootManagerMenuApp", (DIRECT, DISK)),
+            ("setup-option", "EFI Firmware Setup", (DIRECT, DISK)),
+            ("pxe-option", "UEFI PXEv", (DISK,)),
+            ("http-option", "UEFI HTTPv", (DISK,)),
+            ("shell-option", "EFI Internal Shell", (DISK,)),
+        )
+    ),
+    Rule(
+        "pcr-1-separator",
+        Register.RTMR0,
+        "extra",
+        EV_SEPARATOR,
+        "edk2 SecurityPkg/Tcg/Tcg2Dxe: at ReadyToBoot a separator in each of PCR 0 to 6; 1 stands for RTMR0",
+    ),
+    Rule(
+        "pcr-2-to-6-separators",
+        Register.RTMR1,
+        "extra",
+        EV_SEPARATOR,
+        "the same: PCR 2 to 6 stand for RTMR1, where a TD's firmware (OvmfPkg/Tcg/TdTcg2Dxe) sends one",
+    ),
+    Rule(
+        "option-rom",
+        Register.RTMR1,
+        "extra",
+        EV_EFI_BOOT_SERVICES_DRIVER,
+        "edk2 OvmfPkg/IncompatiblePciDeviceSupportDxe: in a TD option ROMs are not loaded",
+        boots=(ROM,),
+    ),
+    *(
+        Rule(
+            id_,
+            Register.RTMR1,
+            "extra",
+            EV_EFI_ACTION,
+            "boots from a disk under TCG, most of them: the memory map changed before the first ExitBootServices",
+            data=text,
+            boots=(DISK,),
+            conditional=True,
+        )
+        for id_, text in (
+            ("exit-retried", b"Exit Boot Services Invocation"),
+            ("exit-failed", b"Exit Boot Services Returned with Failure"),
+        )
+    ),
+)
+
+
+@dataclass(frozen=True)
+class Account:
+    """``used`` counts the events that each rule matched. ``unexplained`` differences are no rule's, or more than
+    one's; ``unused`` are the rules that every such boot uses, and this one did not."""
+
+    used: dict[str, int]
+    unexplained: tuple[Difference, ...]
+    unused: tuple[str, ...]
+
+    @property
+    def settled(self) -> bool:
+        """True when every difference is one rule's, and every rule for such boots was used."""
+        return not self.unexplained and not self.unused
+
+
+def account(td: Sequence[Event], log: Iterable[LogEntry], situations: frozenset[str]) -> Account:
+    """Hold a TD's prediction against a software TPM's log, under ``situations`` of the boot."""
+    used: dict[str, int] = {}
+    unexplained: list[Difference] = []
+    allowed = [rule for rule in RULES if situations.intersection(rule.boots)]
+    for difference in compare(td, log, tpm=True).differences:
+        matching = [rule for rule in allowed if rule.matches(difference)]
+        if len(matching) == 1:
+            used[matching[0].id] = used.get(matching[0].id, 0) + 1
+        else:
+            unexplained.append(difference)
+    return Account(
+        used, tuple(unexplained), tuple(rule.id for rule in allowed if not rule.conditional and rule.id not in used)
+    )

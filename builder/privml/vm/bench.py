@@ -1,0 +1,67 @@
+"""Boots of one built image on any machine, each held against its predictions: as it is booted, and as a TD."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from privml.image.manifest import Manifest
+from privml.image.tools import ToolsTree
+from privml.machine.platform import Device, Platform, Shape
+from privml.measure import gpt
+from privml.vm.compared import Boot, boot
+from privml.vm.launch import launch_of
+from privml.vm.machine import GENERIC_FIRMWARE, Launch
+from privml.vm.platforms import platform as load_platform
+from privml.vm.predicted import Predictor
+
+BOOT_SLOT = 1
+"""Where a disk to boot from goes: before the platform's own devices."""
+
+
+class Bench:
+    """The image in ``directory``, on the machine of its first platform unless told otherwise.
+
+    ``platform`` is that machine with a software TPM: its log is a TD's under PCR numbers (UEFI 2.10 section 38.4.1).
+    """
+
+    def __init__(self, tools: ToolsTree, cache: Path, directory: Path, manifest: Manifest, recipes: Path) -> None:
+        self._tools = tools
+        self._directory = directory
+        self._manifest = manifest
+        self._recipes = recipes
+        self.platform: Platform = replace(load_platform(manifest.platforms[0], recipes), tpm=True)
+        self._as_td = Predictor(tools, cache, directory, manifest)
+        self._as_booted = Predictor(tools, cache, directory, manifest)
+        self._as_booted.use_firmware((tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
+
+    def boot(
+        self,
+        shape: Shape,
+        *,
+        devices: Sequence[Device] = (),
+        boot_disk: Path | None = None,
+        change: Callable[[Launch], Launch] | None = None,
+    ) -> Boot:
+        """Boot and compare: with further ``devices``, and from ``boot_disk`` instead of directly.
+
+        ``change`` is what a host does behind the prediction's back.
+        """
+        first = () if boot_disk is None else (Device("virtio-blk", BOOT_SLOT),)
+        machine = replace(self.platform, devices=(*first, *self.platform.devices, *devices))
+        gpt_event = None
+        if boot_disk is not None:
+            with boot_disk.open("rb") as file:
+                gpt_event = gpt.table(file.read(_TABLE)).event
+        launch = launch_of(self._directory, self._manifest, self._recipes, platform=machine, shape=shape)
+        launch = replace(launch, boot_disk=boot_disk)
+        return boot(
+            self._tools,
+            change(launch) if change else launch,
+            self._as_booted.predict(machine, shape, gpt_event=gpt_event).events,
+            td=self._as_td.predict(replace(machine, tpm=False), shape, gpt_event=gpt_event).events,
+        )
+
+
+_TABLE = 64 * 1024  # header and entries of a primary partition table

@@ -1,0 +1,279 @@
+"""Faults of this machine in the middle of real builds: no room, read-only, `kill -9`, two at once, a clock far off.
+
+Nothing is lost: the next run goes on or begins anew, and makes the same bytes.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from tests.real.conftest import ROOT, only_full, privml, succeeded
+from tests.unit import fake_archive
+from tests.unit.fake_archive import KEYRING
+from tests.unit.pool_server import serving
+
+from privml.base.errors import InputsError
+from privml.base.run import Completed
+from privml.cli.context import Workplace
+from privml.image.manifest import Manifest, read
+from privml.image.tools import Bind, ToolsTree
+from privml.lock.apt import AptTools, Suite, Wanted, resolve
+from privml.store.objects import Store, default_root
+
+pytestmark = [pytest.mark.real, only_full]
+
+COMMAND = str(Path(sys.executable).with_name("privml-build"))
+needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a small tmpfs")
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Iterator[Path]:
+    """A file system of its own, of 24 MiB."""
+    place = tmp_path / "small"
+    place.mkdir()
+    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(place)], check=False)
+    if done.returncode != 0:
+        pytest.skip("this root may not mount a tmpfs")
+    yield place
+    subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def resize(place: Path, options: str) -> None:
+    subprocess.run(["mount", "-o", f"remount,{options}", str(place)], check=True)
+
+
+def files(folder: Path) -> list[str]:
+    """What lies in a folder, but for the lock of an output, which stays."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
+
+
+def processes(word: str) -> list[str]:
+    """Every process whose command line, directory or root has ``word`` in it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            places = [os.readlink(entry / name) for name in ("cwd", "root")]
+        except OSError:
+            continue
+        if word in " ".join([line, *places]):
+            found.append(f"{entry.name} {line}")
+    return found
+
+
+def mounts(word: str) -> list[str]:
+    return [line for line in Path("/proc/self/mounts").read_text().splitlines() if word in line]
+
+
+def same(directory: Path, honest: Path) -> Manifest:
+    made = read(directory)
+    assert made.artefacts == read(honest).artefacts
+    assert (directory / "manifest.json").read_bytes() == (honest / "manifest.json").read_bytes()
+    assert (directory / "prediction.json").read_bytes() == (honest / "prediction.json").read_bytes()
+    return made
+
+
+@needs_root
+def test_no_room_for_the_image(demo_cpu: Path, small: Path) -> None:
+    """It fills while the model, mkosi's tree and the root volume are made; then there is room."""
+    output = small / "image"
+    ended = []
+    for size in (24, 160, 400, 700):
+        resize(small, f"size={size}m")
+        done = privml("image", "demo-cpu", "--output", str(output))
+        ended.append((size, done.returncode, done.stderr.strip().splitlines()[-2:]))
+        if done.returncode == 0:
+            break
+        assert done.returncode == 5, done.stderr
+        assert f"no space left on the file system of {small} while building there; " in done.stderr, done.stderr
+        assert "hint: make room there, or give another place with --output" in done.stderr
+        assert "Traceback" not in done.stderr.split("  | ")[0]
+        assert files(small) == [], "what was half-made is gone"
+        assert not processes(str(small))
+        assert not mounts(f"{small}/")
+    print(json.dumps(ended))
+    assert len([line for line in ended if line[1]]) >= 2
+    resize(small, "size=6g")
+    succeeded(privml("image", "demo-cpu", "--output", str(output)))
+    same(output, demo_cpu)
+
+
+@needs_root
+def test_a_read_only_place(demo_cpu: Path, small: Path) -> None:
+    resize(small, "ro")
+    for output in (small / "image", small / "deeper/image"):
+        done = privml("image", "demo-cpu", "--output", str(output))
+        assert done.returncode == 5, done.stderr
+        assert f"privml-build: Read-only file system: {small}" in done.stderr
+        assert "hint: that file system is read-only: name another place (`--output`" in done.stderr
+    done = privml("image", "demo-cpu", "--output", f"{demo_cpu}/manifest.json/image")
+    assert done.returncode == 5
+    assert "hint: a file stands where a folder is needed" in done.stderr
+
+
+@needs_root
+def test_no_room_for_the_tools_tree(small: Path) -> None:
+    """Neither for the packages nor for the tree; each time with room enough the next run goes on."""
+    objects = default_root() / "objects"
+    words = ["image", "demo-cpu", "--pool", str(objects), "--render-only", str(small / "tree")]
+    told = []
+    for size in (24, 320):
+        resize(small, f"size={size}m")
+        done = subprocess.run(
+            [COMMAND, *words],
+            cwd=ROOT,
+            env={**os.environ, "PRIVML_STORE": str(small / "store")},
+            capture_output=True,
+            text=True,
+            timeout=500,
+            check=False,
+        )
+        assert done.returncode == 5, done.stderr
+        assert f"the store {small}/store cannot be written: no space left on device" in done.stderr
+        assert "hint: make room (`privml-build store gc" in done.stderr
+        told.append("Unpacking the tools tree" in done.stderr)
+        trees = small / "store/trees"
+        assert [path for path in trees.glob("*") if path.is_dir()] == []
+    assert told == [False, True], "the first had no room for the packages, the second none for the tree"
+    had = set(Store(small / "store").digests())
+    resize(small, "size=4g")
+    environment = {**os.environ, "PRIVML_STORE": str(small / "store")}
+    done = subprocess.run(
+        [COMMAND, *words], cwd=ROOT, env=environment, capture_output=True, text=True, timeout=500, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert had <= set(Store(small / "store").digests())
+
+
+def settled(word: str, patience: float) -> list[str]:
+    """The processes that are left after a while."""
+    end = time.monotonic() + patience
+    while (left := processes(word)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
+
+
+def test_kill_9_at_random_points_of_a_build(demo_cpu: Path, tmp_path: Path) -> None:
+    """Only the command itself is killed, as the kernel does it when memory runs out: who tells its children?"""
+    output = tmp_path / "image"
+    words = [COMMAND, "image", "demo-cpu", "--output", str(output)]
+    seed = random.randrange(1 << 30)
+    print("seed", seed)
+    chance = random.Random(seed)
+    deepest = 0
+    for turn in range(20):
+        child = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        # Three kinds of points: anywhere in the first seconds, in mkosi as early and as late as this machine has it.
+        try:
+            child.wait(chance.uniform(0.5, 6.0) if turn % 4 else chance.uniform(5.0, 45.0))
+        except subprocess.TimeoutExpired:
+            deepest = max(deepest, len(processes(str(tmp_path))))
+            child.send_signal(signal.SIGKILL)
+            child.wait()
+            left = settled(str(tmp_path), 5.0)
+            assert left == [], f"turn {turn}: these go on after the kill: {left}"
+            assert not (output / "manifest.json").exists(), "a build that was killed looks like one that was not"
+        else:
+            shutil.rmtree(output)  # it came to its end before its time: once more
+        assert mounts(str(tmp_path)) == []
+    assert deepest > 4, "no kill found mkosi at work"
+    succeeded(privml(*words[1:]))
+    same(output, demo_cpu)
+    assert files(tmp_path) == ["image"]
+
+
+def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+    output = tmp_path / "image"
+    words = [COMMAND, "image", "demo-cpu", "--output", str(output)]
+    for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
+        child = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        time.sleep(8)
+        child.send_signal(number)
+        _, told = child.communicate(timeout=30)
+        assert child.returncode == code
+        assert told.endswith("privml-build: stopped\n")
+        assert settled(str(tmp_path), 5.0) == []
+        assert files(tmp_path) == []
+
+
+def test_two_builds_at_once_on_one_store(demo_cpu: Path, tmp_path: Path) -> None:
+    """A new store, which both fill; two builds of one output, of which the second finds it; a third elsewhere."""
+    environment = {**os.environ, "PRIVML_STORE": str(tmp_path / "store")}
+    pool = ["--pool", str(default_root() / "objects")]
+    outputs = [tmp_path / "one", tmp_path / "one", tmp_path / "two"]
+    children = [
+        subprocess.Popen(
+            [COMMAND, "image", "demo-cpu", *pool, "--output", str(output), "--json"],
+            cwd=ROOT,
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for output in outputs
+    ]
+    told = [child.communicate(timeout=900) for child in children]
+    assert [child.returncode for child in children] == [0, 0, 0], told
+    assert sorted(json.loads(out)["cached"] for out, _ in told) == [False, False, True]
+    for output in set(outputs):
+        same(output, demo_cpu)
+    assert not list((tmp_path / "store/temp").glob("*"))
+    shutil.rmtree(tmp_path / "store")
+
+
+def apt_at(tools: ToolsTree, offset: str) -> AptTools:
+    """The tree's own apt and sqv, with another clock and the test's keyring."""
+    environment = {
+        "LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
+        "FAKETIME": offset,
+        "NO_FAKE_STAT": "1",
+        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
+        "FAKETIME_DISABLE_SHM": "1",
+    }
+    faked = ToolsTree(tools.root, tools.digest, environment)
+
+    def run(argv: list[str], folders: Mapping[str, str]) -> Completed:
+        binds = [Bind(Path(outside), inside, writable=True) for outside, inside in folders.items()]
+        return faked.run(argv, binds=[*binds, Bind(KEYRING, "/keyring.gpg")], network=True, timeout=60)
+
+    return AptTools(run, "/keyring.gpg", "the tree's apt at another time")
+
+
+@pytest.mark.parametrize(
+    ("days", "message", "hint"),
+    [
+        (-10950, "Not live until 2025-01-01", "set the clock: it says "),
+        (-200, "the mirror's state is of 2026-11-13T08:08:01Z, but this machine's clock says ", "set the clock"),
+        (9000, "expired at 2026-11-20T08:08:01Z, and this machine's clock says 20", "--allow-expired"),
+    ],
+)
+def test_a_clock_far_off_is_named(
+    days: int, message: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("privml.lock.aptstate.host_proxies", dict)
+    archive = fake_archive.write(tmp_path / "archive", "second")
+    signed = datetime(2026, 11, 15, tzinfo=UTC)
+    # The machine's real clock is whatever it is; the one that apt sees is that far from the archive's day.
+    offset = f"{int((signed - datetime.now(UTC)).total_seconds() + days * 86400):+d}s"
+    wanted = Wanted((Suite("debian", "forky"),), ("app",), ("firm",))
+    with serving(archive) as (address, _):
+        tools = apt_at(Workplace().tools(), offset)
+        with pytest.raises(InputsError) as caught:
+            resolve(tools, {"debian": (address,)}, wanted, now=signed + timedelta(days))
+        right = apt_at(Workplace().tools(), f"{int((signed - datetime.now(UTC)).total_seconds()):+d}s")
+        assert len(resolve(right, {"debian": (address,)}, wanted, now=signed).packages) == 3
+    assert message in caught.value.message
+    assert hint in (caught.value.hint or "")

@@ -1,0 +1,174 @@
+"""An image's own locks: kept beside it, believed from the manifest on, and taken by what runs or measures it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+from test_image_manifest import sample
+
+from privml.base.errors import BuildError, InputsError, PrivmlError, UsageError
+from privml.base.files import sha256_file
+from privml.cli.context import Target, Workplace, recipes_directory, resolve
+from privml.cli.measure import measure
+from privml.cli.repro import repro
+from privml.cli.run import run
+from privml.image import madeby
+from privml.image.manifest import Manifest
+from privml.lock.models import Lock, read_lock, serialise
+from privml.recipe.loader import load, shipped
+
+
+@pytest.fixture
+def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with recipes, the current one."""
+    shutil.copytree(shipped(), tmp_path / "recipes")
+    (tmp_path / "out").mkdir()
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PRIVML_STORE", str(tmp_path / "store"))
+    return tmp_path
+
+
+@pytest.fixture
+def tools(place: Path) -> Path:
+    """Another tools lock than the committed one, as `--refresh-to` writes it."""
+    path = place / "out/locks/demo-cpu.tools.lock.json"
+    path.parent.mkdir()
+    path.write_bytes(
+        (shipped() / "tools.lock.json").read_bytes().replace(b'"source_date_epoch": ', b'"source_date_epoch": 1', 1)
+    )
+    assert sha256_file(path) != sha256_file(place / "recipes/tools.lock.json")
+    return path
+
+
+@pytest.fixture
+def lock(place: Path, tools: Path) -> Lock:
+    known = read_lock(place / "recipes/demo-cpu.lock.json")
+    return known.model_copy(update={"tools_sha256": sha256_file(tools)})
+
+
+@pytest.fixture
+def built(place: Path, lock: Lock) -> Target:
+    """A refreshed image as `image --lock` leaves it, but for its locks."""
+    folder = place / "out/demo-cpu"
+    made = replace(
+        sample(folder),
+        refreshed=True,
+        lock_sha256=_digest(lock),
+        recipe_sha256=load(place / "recipes/demo-cpu.yaml").digest,
+    )
+    (folder / "manifest.json").write_bytes(made.encode())
+    return resolve("out/demo-cpu")
+
+
+def _digest(lock: Lock) -> str:
+    import hashlib
+
+    return hashlib.sha256(serialise(lock)).hexdigest()
+
+
+def keep(target: Target, lock: Lock, tools: Path) -> Manifest:
+    madeby.keep(target.directory, target.manifest(), lock, tools)
+    return target.manifest()
+
+
+def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
+    """Notes which tools locks are asked for, and stops there."""
+    asked: list[bytes] = []
+
+    def note(_store: object, lock: object, _pools: object = ()) -> None:
+        asked.append(serialise(lock))  # type: ignore[arg-type]
+        raise InputsError("far enough")
+
+    monkeypatch.setattr("privml.cli.context.tools_tree", note)
+    return asked
+
+
+def test_they_come_back_as_they_went(built: Target, lock: Lock, tools: Path) -> None:
+    assert madeby.read(built.directory, built.manifest()) is None
+    manifest = keep(built, lock, tools)
+    found = madeby.read(built.directory, manifest)
+    assert found is not None
+    assert found.lock == lock
+    assert found.tools_path.read_bytes() == tools.read_bytes()
+    assert Workplace(lock_file=found.lock_path).recipe_and_lock(Path("recipes/demo-cpu.yaml"))[1] == lock
+
+
+def test_what_is_there_and_right_is_not_written_again(built: Target, lock: Lock, tools: Path) -> None:
+    keep(built, lock, tools)
+    paths = [madeby.lock_file(built.directory, built.manifest())]
+    before = [path.stat().st_ino for path in paths]
+    keep(built, lock, tools)
+    assert [path.stat().st_ino for path in paths] == before
+
+
+@pytest.mark.parametrize("name", ["demo-cpu.lock.json", "demo-cpu.tools.lock.json"])
+def test_other_locks_are_not_believed(built: Target, lock: Lock, tools: Path, name: str) -> None:
+    keep(built, lock, tools)
+    path = built.directory / name
+    document = json.loads(path.read_bytes())
+    document["source_date_epoch"] += 1
+    path.write_text(json.dumps(document))
+    with pytest.raises(BuildError, match=rf"{name} is not what the image was built by: got sha256 .* names "):
+        madeby.read(built.directory, built.manifest())
+
+
+@pytest.mark.parametrize("words", [("out/demo-cpu",), ("demo-cpu",)])
+@pytest.mark.parametrize("verb", [run, measure])
+def test_an_image_is_run_and_measured_with_its_own_tools(
+    verb: object, words: tuple[str, ...], built: Target, lock: Lock, tools: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By directory, and by the recipe whose output it is."""
+    keep(built, lock, tools)
+    asked = taken(monkeypatch)
+    CliRunner().invoke(verb, list(words))  # type: ignore[arg-type]
+    assert [json.loads(each) for each in asked] == [json.loads(tools.read_bytes())]
+
+
+def test_a_refreshed_image_without_them_is_refused(built: Target, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = taken(monkeypatch)
+    error = CliRunner().invoke(run, ["out/demo-cpu"]).exception
+    assert isinstance(error, InputsError)
+    assert "was built by another lock than the committed one, and does not hold it" in error.message
+    assert "demo-cpu.tools.lock.json" in (error.hint or "")
+    assert not asked
+
+
+def test_any_other_image_without_them_has_the_committed_ones(
+    built: Target, place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manifest = replace(built.manifest(), refreshed=False)
+    (built.directory / "manifest.json").write_bytes(manifest.encode())
+    asked = taken(monkeypatch)
+    CliRunner().invoke(run, ["demo-cpu"])
+    assert json.loads(asked[0]) == json.loads((place / "recipes/tools.lock.json").read_bytes())
+
+
+def test_an_images_platforms_are_those_of_its_recipe(built: Target, place: Path) -> None:
+    assert recipes_directory(built) == Path("recipes")
+    (place / "recipes/demo-cpu.yaml").rename(place / "recipes/another.yaml")
+    assert recipes_directory(built) == shipped()
+
+
+def failure(*words: str) -> PrivmlError:
+    error = CliRunner().invoke(repro, list(words)).exception
+    assert isinstance(error, PrivmlError), error
+    return error
+
+
+def test_repro_of_an_image_needs_its_locks_and_its_recipe(
+    built: Target, lock: Lock, tools: Path, place: Path
+) -> None:
+    error = failure("out/demo-cpu")
+    assert isinstance(error, UsageError)
+    assert "`privml-build repro demo-cpu`" in (error.hint or "")
+    keep(built, lock, tools)
+    with (place / "recipes/demo-cpu.yaml").open("a") as file:
+        file.write("# another\n")
+    error = failure("out/demo-cpu")
+    assert isinstance(error, InputsError)
+    assert "is not the recipe that out/demo-cpu was built from: got" in error.message

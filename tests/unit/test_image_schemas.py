@@ -1,0 +1,129 @@
+"""The schemas in docs/schemas: fresh, true of what is committed and built, and as strict as the readers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import image_fake
+import pytest
+from json_schema import accepts
+from test_image_manifest import sample, without_model
+
+from privml.base.errors import PrivmlError
+from privml.base.strictjson import loads, pretty
+from privml.image import build as room
+from privml.image import manifest, schemas
+from privml.lock.models import Lock, ToolsLock, parse
+from privml.recipe import schema
+from privml.recipe.loader import shipped
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+LOCK = schemas.lock_schema(Lock, "lock")
+TOOLS_LOCK = schemas.lock_schema(ToolsLock, "tools lock")
+MANIFEST = schemas.manifest_schema()
+
+
+@pytest.mark.parametrize("name", schemas.files())
+def test_the_committed_schemas_are_fresh(name: str) -> None:
+    path = REPOSITORY / "docs/schemas" / name
+    assert path.read_bytes() == schemas.files()[name], "renew them: .venv/bin/python -m privml.image.schemas"
+    assert json.loads(path.read_bytes())["$schema"] == schema.DIALECT
+
+
+def test_there_is_no_other_file() -> None:
+    assert {path.name for path in (REPOSITORY / "docs/schemas").iterdir()} == set(schemas.files())
+
+
+def test_the_committed_locks_fit() -> None:
+    paths = list(shipped().glob("*.lock.json"))
+    assert len(paths) > 2
+    for path in paths:
+        fits = TOOLS_LOCK if path.name == "tools.lock.json" else LOCK
+        assert accepts(fits, json.loads(path.read_bytes()), fits), path.name
+        other = LOCK if fits is TOOLS_LOCK else TOOLS_LOCK
+        assert not accepts(other, json.loads(path.read_bytes()), other)
+
+
+def test_a_built_manifest_fits(tmp_path: Path) -> None:
+    fake = image_fake.make(tmp_path)
+    built = room.build(fake.recipe, fake.lock, fake.store, fake.tools, tmp_path / "out/x")
+    written = json.loads((built.directory / "manifest.json").read_bytes())
+    assert accepts(MANIFEST, written, MANIFEST)
+
+
+def small(document: dict[str, Any]) -> dict[str, Any]:
+    """A lock with lists of one, so that all of it can be changed in turn."""
+    return {key: value[:1] if isinstance(value, list) else value for key, value in document.items()}
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value inside."""
+    yield path
+    inner: Iterator[tuple[Any, Any]] = iter(())
+    if isinstance(value, dict):
+        inner = iter(value.items())
+    elif isinstance(value, list):
+        inner = iter(enumerate(value[:1]))
+    for key, item in inner:
+        yield from places(item, (*path, key))
+
+
+def at(value: Any, path: tuple[Any, ...]) -> Any:
+    for key in path:
+        value = value[key]
+    return value
+
+
+def changes(document: Any) -> Iterator[tuple[str, Any]]:
+    """The document with one thing wrong, for every thing: gone, of another type, out of range, one field too many."""
+    for path in places(document):
+        if path and isinstance(path[-1], str):
+            copy = loads(pretty(document))
+            del at(copy, path[:-1])[path[-1]]
+            yield f"{path} gone", copy
+        for wrong in (None, [], {}, "", "x", -1, True):
+            if path and wrong != at(document, path):
+                copy = loads(pretty(document))
+                at(copy, path[:-1])[path[-1]] = wrong
+                yield f"{path} = {wrong!r}", copy
+        if isinstance(at(document, path), dict):
+            copy = loads(pretty(document))
+            at(copy, path)["one-too-many"] = 1
+            yield f"{path} + 1", copy
+
+
+def agreement(document: Any, fits: dict[str, Any], read: Callable[[bytes], object]) -> dict[str, tuple[bool, bool]]:
+    """What the reader and the schema judge differently: (the schema's word, the reader's)."""
+    apart = {}
+    for what, copy in changes(document):
+        try:
+            read(pretty(copy))
+            readable = True
+        except PrivmlError:
+            readable = False
+        if readable != (fitting := accepts(fits, copy, fits)):
+            apart[what] = (fitting, readable)
+    return apart
+
+
+@pytest.mark.parametrize("made", [sample, without_model])
+def test_a_manifest_that_the_reader_refuses_the_schema_refuses(
+    tmp_path: Path, made: Callable[[Path], manifest.Manifest]
+) -> None:
+    document = loads(made(tmp_path / "image").encode())
+    assert accepts(MANIFEST, document, MANIFEST)
+    # What stands in base64 is text to a schema.
+    assert set(agreement(document, MANIFEST, manifest.decode)) == {"('agent_events', 0, 'payload') = 'x'"}
+
+
+def test_a_lock_that_the_reader_refuses_the_schema_refuses() -> None:
+    document = small(json.loads((shipped() / "tools.lock.json").read_bytes()))
+    assert agreement(document, TOOLS_LOCK, lambda data: parse(data, ToolsLock, "t")) == {}
+    document = small(json.loads((shipped() / "demo-cpu.lock.json").read_bytes()))
+    apart = agreement(document, LOCK, lambda data: parse(data, Lock, "t"))
+    # A schema cannot say that a tree's digest is that of its files; nothing else may be apart.
+    assert {what.partition("'")[2].partition("'")[0] for what in apart} <= {"agent", "guest"}
+    assert all(fitting for fitting, _ in apart.values())
