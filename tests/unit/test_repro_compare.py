@@ -270,6 +270,10 @@ def test_a_file_of_the_tree_is_named_with_its_cause(pair: tuple[Path, Path]) -> 
     found = next(finding for finding in report.findings if finding.layer is Layer.TREE)
     assert (found.place, found.cause.id) == ("root.raw:/etc/name", "time-stamp")
     assert {"tree-hash", "explained-above"} <= causes(report)
+    assert report.findings[0].cause.id == "tree-hash"
+    assert report.reason == found
+    assert report.to_dict()["look_first"]["place"] == "root.raw:/etc/name"
+    assert "<dd>root.raw:/etc/name</dd>" in pages.page("t", report)
 
 
 def test_equal_trees_in_other_bytes_are_a_difference_of_layout(pair: tuple[Path, Path]) -> None:
