@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from benchmarks import repro, trees
 from benchmarks.checkout import Checkout
 
 from privml.cli.context import Workplace, recipes_directory, resolve
@@ -144,7 +145,9 @@ def main() -> None:
     figure("log-of-500-events", [1000 * seconds(log_of_500()) for _ in range(9)], 10, "ms")
     start_to_token = seconds(command("run", "demo-cpu", "--prompt", "The capital of France is", "--max-tokens", "1"))
     figure("start-to-first-token", [start_to_token], 180, "s")
+    trees.run(figure)
     if os.environ.get("BENCH_FULL") == "1":
+        repro.run(figure)
         # The order alternates, so that what warms up favours neither.
         figure("image-over-mkosi", [image_over_mkosi(first) for first in (False, True, False)], 1.05, "ratio")
         first, after_change = first_and_next()

@@ -657,13 +657,16 @@ def test_an_image_without_a_model_has_no_volume_for_one(fake: Fake, tmp_path: Pa
 
 
 def test_a_model_that_comes_or_goes_makes_another_image(fake: Fake, tmp_path: Path) -> None:
-    out, bare = tmp_path / "out/tdx-min", image_fake.without_model(fake)
-    assert "model.raw" not in made(bare, out).because
-    assert made(bare, out).cached
+    out, whole = tmp_path / "out/tdx-min", (fake.recipe, fake.lock)
+    bare = (image_fake.without_model(fake).recipe, fake.lock)
+    assert "model.raw" not in made(fake, out).because
+    assert made(fake, out).cached
+    fake.recipe, fake.lock = whole
     assert made(fake, out).because["model.raw"]
     assert (out / "model.raw").is_file()
     assert made(fake, out).cached
-    assert made(bare, out).manifest.model is None
+    fake.recipe, fake.lock = bare
+    assert made(fake, out).manifest.model is None
     assert not (out / "model.raw").exists()
 
 

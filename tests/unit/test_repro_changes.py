@@ -79,6 +79,22 @@ def test_options_in_another_order_are_a_change(pair: tuple[Path, Path]) -> None:
     assert [(change.kind, change.name) for change in told(pair)] == [("kernel option", "order")]
 
 
+def test_what_is_measured_nowhere_is_told_all_the_same(pair: tuple[Path, Path]) -> None:
+    (pair[1] / "notes.txt").write_bytes(b"x")
+    bend(pair[1] / "root.raw", 100, b"x")
+    sealed(pair[1])
+    found = {(change.kind, change.name): change.moves for change in told(pair)}
+    assert found == {("output", "notes.txt presence"): (), ("output", "root.raw bytes"): ()}
+    assert "[moves nothing]" in told(pair)[0].text()
+
+
+def test_a_partitions_flag_alone_is_told(pair: tuple[Path, Path]) -> None:
+    for number, folder in enumerate(pair):
+        bend(folder / "root.raw", 1024 + 48, bytes([number]))
+        sealed(folder)
+    assert "root.raw:privml-root flags gpt" in {change.name for change in told(pair)}
+
+
 def test_registers_that_really_move_are_read_from_the_predictions(pair: tuple[Path, Path]) -> None:
     shape = replace(samples.PREDICATE.shapes[0], mrtd=(b"\1" * 48,))
     predicted(pair[1], shapes=(shape, *samples.PREDICATE.shapes[1:]))

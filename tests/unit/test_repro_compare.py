@@ -33,7 +33,7 @@ from privml.repro.variations import NAMES, variations
 from privml.vm.predicted import write_prediction
 
 EPOCH = 1_700_000_000
-REQUIRED = (*manifests.ARTEFACTS, "manifest.json", "prediction.json")
+REQUIRED = (*manifests.ARTEFACTS, *current.DOCUMENTS)
 
 
 def initrd(body: bytes = b"init") -> bytes:
@@ -64,6 +64,8 @@ def output(folder: Path) -> Path:
     (folder / "root.raw").write_bytes(volume("privml-root"))
     (folder / "model.raw").write_bytes(volume("privml-model"))
     (folder / "firmware.fd").write_bytes(b"firmware")
+    for name in ("sbom.cdx.json", "provenance.json"):
+        (folder / name).write_bytes(b'{"components": []}')
     for name in ("root.raw", "model.raw"):
         tree = folder.parent / f"{folder.name}.{name}.tree"
         (tree / "etc").mkdir(parents=True)
@@ -118,7 +120,7 @@ def test_equal_images_are_equal_in_every_layer(pair: tuple[Path, Path]) -> None:
 def test_images_without_a_model_are_compared_whole(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         without_model(folder)
-        assert required_of(folder) == ("uki.efi", "root.raw", "firmware.fd", "manifest.json", "prediction.json")
+        assert required_of(folder) == ("uki.efi", "root.raw", "firmware.fd", *current.DOCUMENTS)
     report = judged(pair)
     assert report.equal, [finding.text() for finding in report.findings]
     assert all(report.compared[layer] for layer in Layer)
@@ -268,6 +270,10 @@ def test_a_file_of_the_tree_is_named_with_its_cause(pair: tuple[Path, Path]) -> 
     found = next(finding for finding in report.findings if finding.layer is Layer.TREE)
     assert (found.place, found.cause.id) == ("root.raw:/etc/name", "time-stamp")
     assert {"tree-hash", "explained-above"} <= causes(report)
+    assert report.findings[0].cause.id == "tree-hash"
+    assert report.reason == found
+    assert report.to_dict()["look_first"]["place"] == "root.raw:/etc/name"
+    assert "<dd>root.raw:/etc/name</dd>" in pages.page("t", report)
 
 
 def test_equal_trees_in_other_bytes_are_a_difference_of_layout(pair: tuple[Path, Path]) -> None:
@@ -400,7 +406,7 @@ def test_only_what_was_seen_to_move_counts_as_varied() -> None:
 def test_a_record_of_digests_names_what_is_no_longer_so(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         for name in set(current.DOCUMENTS) - set(REQUIRED):
-            (folder / name).write_bytes(b"{}")
+            (folder / name).write_bytes(b'{"components": []}')
     first = current.of(pair[0])
     assert current.differences(first, current.of(pair[1])) == []
     (pair[1] / "root.raw").write_bytes(b"other")

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from repro_faults import TREE_FAULTS, put
 
-from privml.repro.causes import OUTSIDE, TABLE, TREE, Symptom, name_cause
+from privml.repro.causes import FOLLOWS, OUTSIDE, TABLE, TREE, Symptom, name_cause
 from privml.repro.compare import Comparer
 from privml.repro.layers import Layer, Report
 from privml.repro.owners import DpkgOwners, Owners
@@ -62,6 +62,7 @@ def test_honest_trees_are_equal_and_all_of_them_was_compared(pair: tuple[Path, P
 def test_every_cause_has_an_injection() -> None:
     assert {cause.id for cause in TREE} - {"member-order"} == set(TREE_FAULTS)
     assert len({cause.id for cause in TABLE}) == len(TABLE)
+    assert {cause.id for cause in OUTSIDE} > FOLLOWS  # no difference inside a tree merely follows from another
 
 
 @pytest.mark.parametrize("identifier", sorted(TREE_FAULTS))

@@ -202,7 +202,9 @@ def show(
             click.echo(f"{one}  {name}" if one == two else f"{one} | {two}  {name}")
         if record is not None:
             click.echo(record.text())
-    if report.first is not None:
+    if report.first is not None and report.reason is not None:
+        if not as_json:
+            click.echo(f"look here first: {report.reason.text()}")
         number = len(report.findings)
         named = ", ".join(f"{name} ({count})" for name, count in report.causes()[:5])
         raise Differs(

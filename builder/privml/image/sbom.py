@@ -39,7 +39,9 @@ def sbom(manifest: Manifest, lock: Lock, release: str, licences: Mapping[str, Se
     parts = [_package(package, release, licences, "library") for package in lock.packages]
     parts += [_package(package, release, licences, "firmware") for package in lock.firmware]
     parts += [_wheel(wheel, licences) for wheel in lock.wheels]
-    parts += [*_model(manifest.model), *_files(manifest)]
+    # The model is a file of its wheel, which declares one licence for all that is in it.
+    of_model = [name for wheel in lock.wheels for name in licences.get(wheel.name, [UNKNOWN])]
+    parts += [*_model(manifest.model, of_model), *_files(manifest)]
     parts.sort(key=lambda part: str(part["bom-ref"]))
     subject = f"root:{manifest.root.root_hash}"
     return strictjson.pretty(
@@ -103,7 +105,7 @@ def _wheel(wheel: Wheel, licences: Mapping[str, Sequence[str]]) -> dict[str, Any
     }
 
 
-def _model(model: Model | None) -> list[dict[str, Any]]:
+def _model(model: Model | None, names: Sequence[str]) -> list[dict[str, Any]]:
     if model is None:
         return []
     return [
@@ -111,6 +113,7 @@ def _model(model: Model | None) -> list[dict[str, Any]]:
             "type": "machine-learning-model",
             "bom-ref": f"model:{model.verity.root_hash}",
             "name": model.name,
+            "licenses": declared(names or [UNKNOWN]),
             "properties": _properties({"root_hash": model.verity.root_hash}),
         }
     ]

@@ -248,6 +248,11 @@ OUTSIDE: tuple[Cause, ...] = (
 )  # fmt: skip
 
 TABLE = (*TREE, *OUTSIDE)
+# What is so because of something else that is told too, and is to be looked for there.
+FOLLOWS = frozenset({
+    "firmware-register", "image-register", "tree-hash", "other-command-line", "other-initrd", "partition-id",
+    "partition-place", "document-field", "explained-above",
+})  # fmt: skip
 BY_ID = {cause.id: cause for cause in TABLE}
 # One look tells that no row knows a path: with tens of thousands of differences that is most of the work.
 _KNOWN = re.compile("|".join(translate(glob) for cause in TREE if cause.globs != _EVERYWHERE for glob in cause.globs))

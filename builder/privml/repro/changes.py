@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from privml.image.manifest import Manifest
 from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
 from privml.lock.moves import FIRMWARE, MODEL, REGISTERS, UKI, is_kernel
+from privml.repro.causes import FOLLOWS
 from privml.repro.layers import Finding, Layer, Report
 
 
@@ -26,6 +27,8 @@ MOVES: dict[str, tuple[str, ...]] = {
     "model": _BY_CONFIG,
     "measured configuration": _BY_CONFIG,
     "firmware": _lower(FIRMWARE),
+    # What lies in the directory and is measured nowhere, or only by what is told beside it.
+    "output": (),
     # Of locks alone.
     "kernel package": _BY_UKI,
     "firmware package": _lower(FIRMWARE),
@@ -86,6 +89,8 @@ def changes(a: Manifest, b: Manifest, report: Report) -> tuple[Change, ...]:
             found.append(_file(finding))
         elif finding.layer is Layer.UKI and finding.place != "uki.efi:.cmdline":
             found.append(Change("UKI section", finding.place.partition(":")[2], finding.a, finding.b))
+        elif finding.layer is not Layer.TREE and finding.cause.id not in FOLLOWS and finding.field != "verity":
+            found.append(_of_output(finding))
     facts = (
         ("root hash", "root.raw", a.root.root_hash, b.root.root_hash),
         ("model", *_models(a, b)),
@@ -93,7 +98,8 @@ def changes(a: Manifest, b: Manifest, report: Report) -> tuple[Change, ...]:
         ("firmware", "firmware.fd", a.artefacts["firmware.fd"].sha256, b.artefacts["firmware.fd"].sha256),
     )
     found += [Change(kind, name, before, after) for kind, name, before, after in facts if before != after]
-    return tuple(found)
+    # Consequences of nothing that is told are told themselves.
+    return tuple(found or (_of_output(finding) for finding in report.findings))
 
 
 def moved(report: Report) -> tuple[str, ...] | None:
@@ -184,6 +190,10 @@ def _options(a: Manifest, b: Manifest) -> Iterable[Change]:
             yield Change("kernel option", key, before, after)
     if words[0] != words[1] and sorted(words[0]) == sorted(words[1]):
         yield Change("kernel option", "order", "the same words", "in another order")
+
+
+def _of_output(finding: Finding) -> Change:
+    return Change("output", f"{finding.place} {finding.field}", finding.a, finding.b)
 
 
 def _file(finding: Finding) -> Change:

@@ -10,6 +10,7 @@ from privml.base import strictjson
 from privml.base.errors import PrivmlError
 from privml.base.files import write_atomic
 from privml.base.steps import step
+from privml.image import madeby
 from privml.image.build import build
 from privml.image.root import Probe
 from privml.image.tools import ensure
@@ -44,6 +45,7 @@ def work(leg: Leg) -> None:
     built = build(recipe, lock, store, tools, output, force=True, refreshed=leg.refreshed, probe=probe)
     predicate = predict_image(tools, store.root, output, built.manifest, Path(leg.recipe).parent)
     write_prediction(output, built.manifest, predicate)
+    madeby.keep(output, built.manifest, lock, Path(leg.tools_lock))
     for key, place in (("tool_clock", clocks[TOOL_CLOCK]), ("script_clock", clocks[SCRIPT_CLOCK])):
         seen[key] = place.read_text(errors="replace").strip() if place.is_file() else ""
     write_atomic(workspace / OBSERVED, strictjson.pretty(seen))

@@ -26,6 +26,7 @@ from privml.image.volume import Partition, partitions
 from privml.measure.pe import headers, in_memory
 from privml.repro import disk
 from privml.repro.causes import Symptom, name_cause
+from privml.repro.current import DOCUMENTS
 from privml.repro.external import LOOKS, Look
 from privml.repro.layers import Finding, Layer, Report, ordered, told
 from privml.repro.owners import Owners
@@ -35,7 +36,6 @@ from privml.statement.predicate import Predicate
 
 Opener = Callable[[Path, Partition], AbstractContextManager[Path]]
 Surroundings = Mapping[str, tuple[tuple[str, str], ...]]
-DOCUMENTS = ("manifest.json", "prediction.json", "sbom.cdx.json", "provenance.json")
 _BLOCK = 4096
 
 
@@ -102,7 +102,7 @@ class Comparer:
         for name, (a, b) in self.digests.items():
             if a == b:
                 continue
-            if name in DOCUMENTS:
+            if name in DOCUMENTS or name.endswith(".lock.json"):
                 self.document(name)
                 continue
             where = _where(*(side / name for side in self.sides))
@@ -337,7 +337,7 @@ def required_of(directory: Path) -> tuple[str, ...]:
         artefacts = tuple(decode_manifest((directory / "manifest.json").read_bytes()).artefacts)
     except (PrivmlError, OSError):
         artefacts = ARTEFACTS
-    return (*artefacts, "manifest.json", "prediction.json")
+    return (*artefacts, *DOCUMENTS)
 
 
 def origin_key(place: str, package: str = "unknown") -> str:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import IntEnum
 from typing import Any
 
-from privml.repro.causes import Cause
+from privml.repro.causes import FOLLOWS, Cause
 
 
 class Layer(IntEnum):
@@ -100,6 +100,12 @@ class Report:
         return min((finding.layer for finding in self.findings), default=None)
 
     @property
+    def reason(self) -> Finding | None:
+        """The first difference that does not merely follow from another; the first of all when all do."""
+        own = (finding for finding in self.findings if finding.cause.id not in FOLLOWS)
+        return next(own, self.findings[0] if self.findings else None)
+
+    @property
     def exit_code(self) -> int:
         """0 or 1; never a count, which would wrap at 256."""
         return 0 if self.equal else 1
@@ -114,6 +120,7 @@ class Report:
         return {
             "equal": self.equal,
             "first_differing_layer": self.first.title if self.first else None,
+            "look_first": self.reason.to_dict() if self.reason else None,
             "differences": len(self.findings),
             "compared": {layer.title: self.compared.get(layer, 0) for layer in Layer},
             "digests": {name: list(pair) for name, pair in sorted(self.digests.items())},

@@ -43,8 +43,8 @@ def page(title: str, report: Report, variations: Sequence[Variation] = (), recor
         f"<h1>{escape(title)}</h1>",
         _verdict(report),
     ]
-    if report.findings:
-        parts.append(_first(report.findings[0]))
+    if report.reason is not None:
+        parts.append(_first(report.reason))
     if record:
         parts.append(f"<pre>{escape(record)}</pre>")
     parts.append(_layers(report))
@@ -70,7 +70,7 @@ def _first(finding: Finding) -> str:
     rows = [
         ("layer", finding.layer.title), ("place", finding.place), ("field", finding.field), ("a", finding.a),
         ("b", finding.b), ("cause", f"{finding.cause.cause} ({finding.cause.id})"), ("fix", finding.cause.fix),
-        ("package", finding.package), ("recipe", finding.origin or "no line of it"),
+        ("package", finding.package), ("recipe line", finding.origin or "unknown"),
     ]  # fmt: skip
     items = "\n".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in rows)
     return f"<h2>Look here first</h2>\n<dl>\n{items}\n</dl>"
@@ -110,7 +110,7 @@ def _findings(report: Report, layer: Layer) -> str:
 
 
 def _row(finding: Finding) -> list[str]:
-    whose = ", ".join(part for part in (finding.package, finding.origin) if part)
+    whose = ", ".join(part for part in (finding.package, finding.origin) if part not in ("", "unknown"))
     return [finding.place, finding.field, finding.a, finding.b, finding.cause.id, whose]
 
 

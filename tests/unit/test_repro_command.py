@@ -1,0 +1,224 @@
+"""`repro` as a command, with legs that are made at once: outcomes, the record, refreshed locks, leg a's image."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from test_repro_compare import opener, output
+
+from privml.base.errors import Differs, HostError, UsageError
+from privml.cli import repro as verb
+from privml.lock.models import read_lock, write_lock
+from privml.recipe.loader import shipped
+from privml.repro import current, external
+from privml.repro.legs import Inputs, Legs
+from privml.store.fetch import GoneError, Item
+from privml.store.objects import Store
+
+
+class Bench:
+    """Two legs that are made at once, and what the verb asked of them."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.asked: Inputs | None = None
+        self.gone = False
+        self.spoil: Path | None = None
+
+    @contextmanager
+    def two_legs(self, inputs: Inputs, store: Path, name: str, *, keep: Path | None = None) -> Iterator[Legs]:
+        self.asked = inputs
+        a, b = (output(self.folder / leg) for leg in ("leg-a", "leg-b"))
+        if self.spoil is not None:
+            (b / self.spoil).write_bytes(b"other")
+        yield Legs(a, b, (), {})
+
+    def bring(self, *_: object) -> None:
+        if self.gone:
+            raise GoneError([Item("0" * 64, 1, "bash 5.3", ()), Item("1" * 64, 1, "attr 2", ())], "2 are gone")
+
+    def run(self, *words: str, **options: Any) -> None:
+        given = {
+            "html": None, "as_json": False, "keep": None, "output": None, "record": None, "lock_file": None,
+            "diffoscope": False, **options,
+        }  # fmt: skip
+        verb.repro.callback(*words, **given)
+
+
+@pytest.fixture
+def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    made = Bench(tmp_path / "legs")
+    shutil.copytree(shipped(), tmp_path / "recipes")
+    monkeypatch.chdir(tmp_path)
+    for name, stand_in in (("two_legs", made.two_legs), ("bring", made.bring)):
+        monkeypatch.setattr(verb, name, stand_in)
+    monkeypatch.setattr(verb.Workplace, "store", Store(tmp_path / "store"))
+    monkeypatch.setattr(verb, "tools_tree", lambda *_: SimpleNamespace())
+    monkeypatch.setattr("privml.cli.context.check", lambda *_, **__: None)
+
+    @contextmanager
+    def extracted(_: object, path: Path, part: Any) -> Iterator[Path]:
+        with opener(path, part) as tree:
+            yield tree
+
+    monkeypatch.setattr(verb, "extracted", extracted)
+    return made
+
+
+def told(capsys: pytest.CaptureFixture[str]) -> Any:
+    return json.loads(capsys.readouterr().out)
+
+
+def test_equal_legs_are_held_against_the_record(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.run("demo-cpu", as_json=True)
+    document = told(capsys)
+    assert (document["outcome"], document["refreshed"], document["record"]["state"]) == ("equal", False, "none")
+    renew = "privml-build repro demo-cpu --record measurements/demo-cpu/current.json"
+    assert document["record"]["renew"] == renew
+    shutil.rmtree(bench.folder)
+    bench.run("demo-cpu", record=current.place_of("demo-cpu"))
+    assert "measurements/demo-cpu/current.json: still so" in capsys.readouterr().out
+    record = json.loads(current.place_of("demo-cpu").read_bytes())
+    record["files"]["uki.efi"] = "0" * 64
+    current.place_of("demo-cpu").write_text(json.dumps(record))
+    shutil.rmtree(bench.folder)
+    bench.run("demo-cpu")  # the legs agree: exit 0; the record is no promise
+    text = capsys.readouterr().out
+    assert "  files/uki.efi: recorded " + "0" * 64 in text
+    assert f"is no longer so; if that is meant: {renew}" in text
+
+
+def test_unlike_legs_write_no_record_and_no_image(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.spoil = Path("firmware.fd")
+    with pytest.raises(Differs) as caught:
+        bench.run("demo-cpu", as_json=True, record=Path("record.json"), output=Path("out/demo-cpu"))
+    assert caught.value.exit_code == 1
+    document = told(capsys)
+    assert (document["outcome"], document["record"]) == ("differs", None)
+    assert not Path("record.json").exists()
+    assert not Path("out/demo-cpu").exists()
+
+
+def test_leg_as_image_can_be_used_on(bench: Bench) -> None:
+    bench.run("demo-cpu", output=Path("out/demo-cpu"))
+    assert (Path("out/demo-cpu/uki.efi").read_bytes()) == (bench.folder / "leg-a/uki.efi").read_bytes()
+
+
+def test_gone_inputs_are_an_outcome_of_their_own(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.gone = True
+    with pytest.raises(GoneError) as caught:
+        bench.run("demo-cpu", as_json=True)
+    assert caught.value.exit_code == 4
+    assert told(capsys) == {"outcome": "inputs-gone", "gone": ["attr 2", "bash 5.3"]}
+    assert "privml-build lock demo-cpu --refresh-to out/locks/demo-cpu.lock.json" in str(caught.value.hint)
+    assert "privml-build repro demo-cpu --lock out/locks/demo-cpu.lock.json" in str(caught.value.hint)
+
+
+def test_a_refreshed_lock_is_an_outcome_of_its_own(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    lock = read_lock(Path("recipes/demo-cpu.lock.json"))
+    path = Path("out/locks/demo-cpu.lock.json")
+    write_lock(path, lock.model_copy(update={"packages": lock.packages[1:]}))
+    bench.run("demo-cpu", lock_file=path, as_json=True)
+    out, err = capsys.readouterr()
+    document = json.loads(out)
+    assert (document["outcome"], document["refreshed"], document["record"]["state"]) == (
+        "refreshed",
+        True,
+        "refreshed",
+    )
+    assert "refreshed: both legs are built by a lock that is not the committed one" in err
+    assert bench.asked is not None
+    assert (bench.asked.lock, bench.asked.refreshed) == (path, True)
+    with pytest.raises(UsageError, match="not the record's"):
+        bench.run("demo-cpu", lock_file=path, record=Path("record.json"))
+
+
+def test_the_committed_lock_given_by_name_is_not_refreshed(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+    bench.run("demo-cpu", lock_file=Path("recipes/demo-cpu.lock.json"), as_json=True)
+    assert told(capsys)["outcome"] == "equal"
+
+
+def test_an_image_without_its_locks_cannot_be_rebuilt(bench: Bench) -> None:
+    output(Path("image"))
+    with pytest.raises(UsageError, match="does not hold the locks"):
+        bench.run("image")
+
+
+DIFFOSCOPE = """#!/bin/sh
+echo "$@" >> "$(dirname "$0")/words"
+echo "--- $7"
+echo "+++ <b>"
+exit %d
+"""
+
+
+def program(folder: Path, status: int, body: str = DIFFOSCOPE) -> Path:
+    folder.mkdir(exist_ok=True)
+    path = folder / "diffoscope"
+    path.write_text(body % status if "%d" in body else body)
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+def test_diffoscope_is_asked_about_the_first_files_and_decides_nothing(
+    bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("PATH", f"{program(tmp_path / 'bin', 1).parent}:{os.environ['PATH']}")
+    bench.spoil = Path("root.raw")
+
+    def spoiled(self: Bench = bench) -> None:
+        for number in range(external.LOOKS + 3):
+            for leg in ("leg-a", "leg-b"):
+                place = self.folder / f"{leg}.root.raw.tree/etc/f{number}"
+                place.write_text(leg)
+
+    original = bench.two_legs
+
+    @contextmanager
+    def with_trees(*words: Any, **more: Any) -> Iterator[Legs]:
+        with original(*words, **more) as legs:
+            data = bytearray((legs.a / "root.raw").read_bytes())
+            data[40 * 512] ^= 1
+            (legs.b / "root.raw").write_bytes(bytes(data))
+            spoiled()
+            yield legs
+
+    monkeypatch.setattr(verb, "two_legs", with_trees)
+    with pytest.raises(Differs):
+        bench.run("demo-cpu", as_json=True, diffoscope=True, html=Path("r.html"))
+    findings = told(capsys)["findings"]
+    details = [finding["detail"] for finding in findings if finding["detail"]]
+    assert len(details) == external.LOOKS
+    assert all("+++ <b>" in detail for detail in details)
+    assert "+++ &lt;b&gt;" in Path("r.html").read_text()
+    assert len((tmp_path / "bin/words").read_text().splitlines()) == external.LOOKS
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        (DIFFOSCOPE, "gave nothing: status 2"),
+        ("#!/bin/sh\necho broken >&2\nexit 1\n", "gave nothing: status 1, broken"),
+        ("#!/nonexistent/interpreter\n", "gave nothing: "),
+    ],
+)
+def test_a_diffoscope_that_fails_spoils_no_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, words: str
+) -> None:
+    monkeypatch.setenv("PATH", str(program(tmp_path / "bin", 2, body).parent) + ":/usr/bin:/bin")
+    assert words in external.diffoscope()(tmp_path / "a", tmp_path / "b")
+
+
+def test_without_diffoscope_who_asks_for_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(HostError, match="not on PATH"):
+        external.diffoscope()
