@@ -55,7 +55,7 @@ bench: venv ## one JSON line a figure; fails nothing (BENCH_FULL=1: whole builds
 	@$(BIN)/python -m benchmarks.run
 
 lock: venv ## renew the recipes' locks (packages stay unless UPGRADE=1)
-	@$(PRIVML) lock $(if $(UPGRADE),--upgrade) demo-cpu demo-cpu-dev
+	@$(PRIVML) lock $(if $(UPGRADE),--upgrade) demo-cpu demo-cpu-dev tdx-min
 
 clean: ## remove out/ and .venv (the store of inputs stays)
 	rm -rf out $(VENV) dist

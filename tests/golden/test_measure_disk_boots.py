@@ -14,16 +14,16 @@ from tests.golden.test_measure_boots import VECTORS, read_facts
 from privml.events.event import Event
 from privml.events.registers import Register
 from privml.events.tcg import LogEntry, parse_log
-from privml.events.types import type_name
+from privml.events.types import EV_EFI_VARIABLE_BOOT, EV_SEPARATOR, type_name
 from privml.machine.platform import Device
 from privml.measure import payload
 from privml.measure.compare import compare
 from privml.measure.optionrom import Driver
 from privml.measure.predict import DiskBoot, predict
 from privml.measure.profiles import TD_INTELTDX, TPM
-from privml.measure.rules import DIRECT, DISK, ROM, RULES, account
+from privml.measure.rules import DIRECT, DISK, NETWORK, ROM, RULES, account
 
-SITUATIONS = {"disk": frozenset({DISK}), "port": frozenset({DIRECT}), "rom": frozenset({DIRECT, ROM})}
+SITUATIONS = {"disk": frozenset({DISK, NETWORK}), "port": frozenset({DIRECT}), "rom": frozenset({DIRECT, ROM})}
 # Authenticode SHA-384 of the driver in efi-virtio.rom of Debian's ipxe-qemu, as `optionrom.drivers` reads it.
 IPXE = bytes.fromhex(
     "8a860dea771b71802e3216ec391daddd9bea8ba2ec446b0afa84112ce5d575833eced227936a3930a713ab975acc1ced"
@@ -49,7 +49,7 @@ def kept(name: str) -> Kept:
     folder = VECTORS / f"boot-tpm-{name}"
     facts = json.loads((folder / "facts.json").read_text())
     packed = json.loads(lzma.decompress((folder / "blobs.json.xz").read_bytes()))
-    devices = tuple(Device(**row) for row in facts["devices"])
+    devices = tuple(Device(**{**row, "bars": tuple(row["bars"])}) for row in facts["devices"])
     disk = DiskBoot(bytes.fromhex(facts["gpt_event"]), devices) if "gpt_event" in facts else None
     uki, firmware = read_facts(facts)
     _, td_firmware = read_facts({**facts, "firmware": facts["td_firmware"]})
@@ -95,6 +95,16 @@ def test_a_rule_that_nothing_needs_is_told() -> None:
     assert (found.unused, found.settled) == (("option-rom",), False)
     other = account(kept("rom").td, kept("rom").log, frozenset({DIRECT}))
     assert [one.register for one in other.unexplained] == [Register.RTMR1]
+
+
+def test_a_rule_takes_no_more_events_than_it_is_for() -> None:
+    """A fifth separator, or a second menu, is nobody's."""
+    boot = kept("port")
+    for kind, data in ((EV_SEPARATOR, bytes(4)), (EV_EFI_VARIABLE_BOOT, b"")):
+        entry = next(one for one in reversed(boot.log) if one.type == kind and data in one.data and one.index != 7)
+        log = [one for old in boot.log for one in ([old, old] if old is entry else [old])]
+        found = account(boot.td, log, SITUATIONS["port"])
+        assert [one.logged and one.logged.type for one in found.unexplained] == [kind]
 
 
 def test_an_option_rom_s_driver_moves_rtmr1_and_is_first() -> None:

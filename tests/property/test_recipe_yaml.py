@@ -71,4 +71,10 @@ def test_every_merged_path_has_a_mark(child: dict[str, object], parent: dict[str
             found |= paths(item, (*path, key))
         return found
 
-    assert set(both.marks) == paths(both.value, ())
+    def taken(over: object, under: object, path: tuple[str | int, ...]) -> set[tuple[str | int, ...]]:
+        """Fields that the child takes away; whoever misses one is told of the line with the null."""
+        if not isinstance(over, dict) or not isinstance(under, dict):
+            return {path} if over is None else set()
+        return set().union(*(taken(over[key], under[key], (*path, key)) for key in over.keys() & under.keys()))
+
+    assert set(both.marks) == paths(both.value, ()) | taken(over.value, under.value, ())

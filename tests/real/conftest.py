@@ -71,6 +71,13 @@ def demo_cpu_dev() -> Path:
 
 
 @pytest.fixture(scope="session")
+def tdx_min() -> Path:
+    """out/tdx-min, built."""
+    succeeded(privml("image", "tdx-min"))
+    return ROOT / "out/tdx-min"
+
+
+@pytest.fixture(scope="session")
 def bench(demo_cpu: Path) -> Bench:
     """Boots of out/demo-cpu, each compared with its predictions."""
     target, place = resolve("demo-cpu"), Workplace()

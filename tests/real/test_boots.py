@@ -26,13 +26,16 @@ SHAPES = [(vcpus, memory) for memory in ("2GiB", "2815MiB", "4GiB", "8GiB") for 
 IN_CHECK = ((1, "2815MiB"), (4, "4GiB"))
 SMALL = Shape(2, size_of("2GiB"))
 GIB = 1 << 30
+H100 = (128 * GIB, 32 << 20, 16 << 20)
 MACHINES: dict[str, tuple[Device, ...]] = {
-    "a 64-bit BAR above 4 GiB": (Device("memory", 5, bar=8 * GIB),),
-    "a GPU's BAR behind a root port": (Device("memory", 5, bar=128 * GIB, port=True),),
-    "two GPUs' BARs behind root ports, and one on the root bus": (
-        Device("memory", 5, bar=128 * GIB, port=True),
-        Device("memory", 6, bar=64 * GIB, port=True),
-        Device("memory", 7, bar=16 * GIB),
+    "a 64-bit BAR above 4 GiB": (Device("memory", 5, bars=(8 * GIB,)),),
+    "a GPU's BAR behind a root port": (Device("memory", 5, bars=(128 * GIB,), port=True),),
+    # As an H100 has them, each a function of its own; the third card's order decides where the hole ends.
+    "GPUs with three BARs behind root ports, and a BAR on the root bus": (
+        Device("memory", 5, bars=H100, port=True, functions=True),
+        Device("memory", 6, bars=H100[:1], port=True),
+        Device("memory", 7, bars=H100, port=True, functions=True),
+        Device("memory", 8, bars=(16 * GIB,)),
     ),
     "an option ROM": (Device("virtio-net", 5, rom=True),),
 }
@@ -78,7 +81,7 @@ def test_a_machine(bench: Bench, name: str) -> None:
     [
         (SMALL, ()),
         (Shape(4, size_of("2815MiB")), (Device("virtio-net", 6),)),
-        (Shape(1, size_of("4GiB")), (Device("virtio-blk", 5), Device("memory", 6, bar=64 * GIB, port=True))),
+        (Shape(1, size_of("4GiB")), (Device("virtio-blk", 5), Device("memory", 6, bars=(64 * GIB,), port=True))),
     ],
     ids=["two disks and a card beside it", "two cards", "three disks and a large BAR"],
 )

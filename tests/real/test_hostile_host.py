@@ -90,9 +90,13 @@ def test_a_disk_that_can_be_written_to_moves_registers(bench: Bench, demo_cpu: P
 def test_a_matrix_of_shapes(demo_cpu: Path, full: bool) -> None:
     vcpus, memory = ("1..64", "2GiB..512GiB") if full else ("1..4", "2GiB,2815MiB,4GiB")
     count = 64 * 9 if full else 12
-    done = succeeded(privml("measure", "demo-cpu", "--vcpus", vcpus, "--memory", memory, "--json"))
+    done = succeeded(privml("measure", "demo-cpu", "--vcpus", vcpus, "--memory", memory, "--json", "--events"))
     rows = json.loads(done.stdout)
     assert len(rows) == count and len({row["rtmr0"] for row in rows}) == count
     assert len({row["rtmr1"] for row in rows}) == len({row["rtmr2"] for row in rows}) == 1
     assert set(rows[0]["mrtd"]) == {"single_pass", "two_pass"}
     assert {row["evidence"]["rtmr0"] for row in rows} == {"source"}
+    for row in rows:
+        (tables,) = [event for event in row["events"] if event["origin"] == "etc/acpi/tables"]
+        shown = row["vcpus"] <= 8 and row["memory"] <= 8 << 30
+        assert tables["evidence"] == ("hardware" if shown else "source")

@@ -11,8 +11,12 @@ from tests.real.conftest import privml, succeeded
 from tests.real.tamper import extract
 
 from privml.cli.context import Workplace
+from privml.cli.run import await_ready, request
 from privml.image.manifest import ARTEFACTS, read
 from privml.image.render import PROGRAMS, ROOT_LABEL
+from privml.recipe.loader import shipped
+from privml.vm.launch import launch_of
+from privml.vm.machine import started
 
 pytestmark = pytest.mark.real
 
@@ -57,12 +61,52 @@ def test_it_boots_and_answers(demo_cpu: Path) -> None:
     assert "Paris" in done.stdout
 
 
+def test_an_image_without_a_model_boots_and_has_nothing_of_an_engine(
+    tdx_min: Path, demo_cpu: Path, tmp_path: Path
+) -> None:
+    """As far as a machine that is no TD goes: every stage is through, nothing is attested, nothing is inferred."""
+    manifest = read(tdx_min)
+    assert (manifest.variant, manifest.model) == ("production", None)
+    assert not (tdx_min / "model.raw").exists()
+    assert (tdx_min / "root.raw").stat().st_size < (demo_cpu / "root.raw").stat().st_size
+    ours, theirs = ({row[0]: row for row in read(image).packages} for image in (tdx_min, demo_cpu))
+    assert ours.items() < theirs.items()  # the same packages, fewer of them
+    tools = Workplace().tools()
+    extract(tools, tdx_min / "root.raw", ROOT_LABEL, tmp_path)
+    root = tmp_path / "tree"
+    assert {path.name for folder in ("usr/bin", "usr/sbin") for path in (root / folder).iterdir()} == set(PROGRAMS)
+    assert not [
+        path for path in root.rglob("*") if any(word in path.name for word in ("llama", "ggml", "privml-engine"))
+    ]
+    assert "privml-engine" not in (root / "etc/passwd").read_text() + (root / "etc/group").read_text()
+    with started(tools, launch_of(tdx_min, manifest, shipped())) as machine:
+        await_ready(machine, 300)
+        stages = {
+            row["name"]: row["status"]
+            for row in json.loads(request(machine, "/boot-stages", timeout=30)[1])["stages"]
+        }
+        assert (stages["model"], stages["engine"], stages["system-ready"]) == ("skipped", "skipped", "ok")
+        status, body = request(machine, "/v1/completions", data=b'{"prompt":"x"}', timeout=30)
+        assert (status, json.loads(body)["error"]["code"]) == (404, "no-inference")
+        nonce = "5a" * 32
+        status, body = request(machine, f"/.well-known/privml-attestation?nonce={nonce}", timeout=30)
+        assert (status, json.loads(body)["error"]["code"]) == (503, "no-tee")
+    assert "holds no model" in succeeded(privml("run", "tdx-min", "--prompt", "x"), 2).stderr
+
+
 @pytest.mark.parametrize(
     ("name", "shape"),
-    [("demo-cpu", None), ("demo-cpu-dev", None), ("demo-cpu", ("4", "4GiB")), ("demo-cpu", ("1", "1GiB"))],
+    [
+        ("demo-cpu", None),
+        ("demo-cpu-dev", None),
+        ("tdx-min", None),
+        ("demo-cpu", ("4", "4GiB")),
+        ("demo-cpu", ("1", "1GiB")),
+        ("tdx-min", ("4", "4GiB")),
+    ],
 )
 def test_a_boots_log_is_the_prediction(
-    name: str, shape: tuple[str, str] | None, demo_cpu: Path, demo_cpu_dev: Path, full: bool
+    name: str, shape: tuple[str, str] | None, demo_cpu: Path, demo_cpu_dev: Path, tdx_min: Path, full: bool
 ) -> None:
     if shape is not None and not full:
         pytest.skip("further shapes are booted by `make check-full`")

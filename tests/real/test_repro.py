@@ -12,22 +12,29 @@ from privml.repro import current
 
 pytestmark = pytest.mark.real
 
-RECORD = ROOT / "measurements/demo-cpu/current.json"
-RENEW = "privml-build repro demo-cpu --record measurements/demo-cpu/current.json"
+NAMES = ("tdx-min", "demo-cpu")
 
 
-def test_the_image_is_the_recorded_one(demo_cpu: Path) -> None:
-    lines = current.differences(RECORD.read_bytes(), current.of(demo_cpu))
-    assert lines == [], "\n".join([*lines, f"if that is meant: {RENEW}"])
+def record(name: str) -> Path:
+    return ROOT / f"measurements/{name}/current.json"
 
 
-def test_two_legs_agree_and_are_the_recorded_image(tmp_path: Path) -> None:
-    done = succeeded(privml("repro", "demo-cpu", "--json", "--html", str(tmp_path / "r.html"), timeout=3000))
+@pytest.mark.parametrize("name", NAMES)
+def test_the_image_is_the_recorded_one(name: str, tdx_min: Path, demo_cpu: Path) -> None:
+    found = current.of(tdx_min.with_name(name))
+    lines = current.differences(record(name).read_bytes(), found)
+    renew = f"privml-build repro {name} --record measurements/{name}/current.json"
+    assert lines == [], "\n".join([*lines, f"if that is meant: {renew}"])
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_two_legs_agree_and_are_the_recorded_image(name: str, tmp_path: Path) -> None:
+    done = succeeded(privml("repro", name, "--json", "--html", str(tmp_path / "r.html"), timeout=3000))
     report = json.loads(done.stdout)
     assert report["equal"] is True
     assert report["findings"] == []
     assert all(report["compared"].values())
-    recorded = json.loads(RECORD.read_bytes())["files"]
+    recorded = json.loads(record(name).read_bytes())["files"]
     assert {name: report["digests"][name] for name in recorded} == {name: [d, d] for name, d in recorded.items()}
     varied = {row["name"] for row in report["variations"] if row["varied"]}
     # What any machine can vary; the rest needs root, memory or a second processor, and says so itself.

@@ -29,7 +29,7 @@ import privml
 from privml.agent.boot import Boot
 from privml.agent.layout import Layout
 from privml.agent.volume import ModelVolume
-from privml.events.configuration import Config, Verity, encode
+from privml.events.configuration import Config, Inference, Verity, encode
 from privml.events.tcg import LogEntry, encode_log
 
 # Seconds that no healthy test needs, on a machine however busy.
@@ -62,11 +62,13 @@ def a_config(**changes: object) -> Config:
         variant="development",
         listen=free_port(),
         max_concurrency=2,
-        engine_name="llama-server",
-        engine_argv=("/usr/bin/llama-server", "--model", "/run/privml/model/model.gguf"),
-        model_name="tiny",
-        model_file="model.gguf",
-        model_verity=Verity(b"\xaa" * 32, b"\xbb" * 32, BLOCKS, 1),
+        inference=Inference(
+            engine_name="llama-server",
+            engine_argv=("/usr/bin/llama-server", "--model", "/run/privml/model/model.gguf"),
+            model_name="tiny",
+            model_file="model.gguf",
+            model_verity=Verity(b"\xaa" * 32, b"\xbb" * 32, BLOCKS, 1),
+        ),
         devices=("virtio-blk", "virtio-net"),
         rtmr3="staged",
     )

@@ -17,7 +17,9 @@ from privml.image.engine import SOCKET, llama_server
 
 GUEST = Path(__file__).parents[2] / "images" / "guest"
 COMMON = GUEST / "common"
+ENGINE = GUEST / "engine"
 UNITS = COMMON / "usr" / "lib" / "systemd" / "system"
+ENGINE_UNITS = ENGINE / "usr" / "lib" / "systemd" / "system"
 REPLACED = COMMON / "etc" / "systemd" / "system"
 SERVICES = ("broker", "boot", "server", "engine")
 
@@ -35,9 +37,14 @@ def unit(path: Path) -> dict[str, dict[str, list[str]]]:
     return sections
 
 
+def service_of(name: str) -> dict[str, list[str]]:
+    folder = ENGINE_UNITS if name == "engine" else UNITS
+    return unit(folder / f"privml-{name}.service")["Service"]
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_services_start_modules_that_exist(name: str) -> None:
-    service = unit(UNITS / f"privml-{name}.service")["Service"]
+    service = service_of(name)
     module = service["ExecStart"][-1].split()[-1]
     assert module == f"privml.agent.{name}"
     assert importlib.util.find_spec(module) is not None
@@ -45,7 +52,7 @@ def test_services_start_modules_that_exist(name: str) -> None:
     assert service["Environment"] == ["PYTHONPATH=/usr/lib/privml"]
 
 
-OURS = sorted(path for folder in (UNITS, REPLACED) for path in folder.iterdir() if path.is_file())
+OURS = sorted(path for folder in (UNITS, ENGINE_UNITS, REPLACED) for path in folder.iterdir() if path.is_file())
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
@@ -54,41 +61,54 @@ def test_no_unit_draws_in_the_distributions_defaults(path: Path) -> None:
 
 
 def test_only_the_two_root_services_have_no_user_of_their_own() -> None:
-    users = {name: unit(UNITS / f"privml-{name}.service")["Service"].get("User") for name in SERVICES}
+    users = {name: service_of(name).get("User") for name in SERVICES}
     assert users == {"broker": None, "boot": None, "server": ["privml"], "engine": ["privml-engine"]}
 
 
 def test_broker_and_engine_never_start_twice() -> None:
     for name in ("broker", "boot", "engine"):
-        assert unit(UNITS / f"privml-{name}.service")["Service"]["Restart"] == ["no"]
+        assert service_of(name)["Restart"] == ["no"]
     assert unit(UNITS / "privml-boot.service")["Unit"]["FailureAction"] == ["poweroff-force"]
+
+
+def test_a_guest_without_an_engine_names_none_of_its_users() -> None:
+    """A unit with a user or group that is not there does not start."""
+    common = [path for path in COMMON.rglob("*") if path.is_file()]
+    assert not [path for path in common if b"privml-engine" in path.read_bytes()]
 
 
 def test_nothing_but_the_boot_starts_the_engine() -> None:
     for path in OURS:
         assert EngineUnit.UNIT not in path.read_text() or path.name == EngineUnit.UNIT
-    assert (UNITS / EngineUnit.UNIT).is_file()
+    assert (ENGINE_UNITS / EngineUnit.UNIT).is_file()
 
 
 def test_numbers_and_folders_are_the_codes() -> None:
     text = (COMMON / "usr/lib/sysusers.d/privml.conf").read_text()
     assert re.search(rf"^u privml {SERVER_ID}:{SERVER_ID} ", text, re.MULTILINE)
+    assert "privml-engine" not in text  # a guest without an engine has no user for one
+    text = (ENGINE / "usr/lib/sysusers.d/privml-engine.conf").read_text()
+    assert re.search(r"^u privml-engine 901:901 ", text, re.MULTILINE)
     layout = Layout()
     folders = unit(UNITS / "privml-broker.service")["Service"]["RuntimeDirectory"][0].split()
     assert folders == [str(path.relative_to("/run")) for path in (layout.run, layout.stage_socket.parent)]
 
 
 def test_prompts_go_to_an_engine_without_a_network_over_a_socket_that_only_the_server_may_open() -> None:
-    engine, server = (unit(UNITS / f"privml-{name}.service")["Service"] for name in ("engine", "server"))
+    engine = service_of("engine")
     assert engine["PrivateNetwork"] == ["yes"]
     assert engine["RestrictAddressFamilies"] == ["AF_UNIX"]
     assert (engine["RuntimeDirectoryMode"], engine["UMask"]) == (["0710"], ["0007"])
     assert [Path("/run") / name for name in engine["RuntimeDirectory"]] == [Layout().engine_socket.parent]
+    # A drop-in of the engine's overlay: without an engine there is no such group, and no server would start in it.
+    drop_in = "etc/systemd/system/privml-server.service.d/engine.conf"
     members = [
-        path.name for path in OURS if "privml-engine" in unit(path).get("Service", {}).get("SupplementaryGroups", [])
+        path.relative_to(GUEST).as_posix()
+        for path in GUEST.rglob("*")
+        if path.is_file() and b"SupplementaryGroups" in path.read_bytes()
     ]
-    assert members == ["privml-server.service"]
-    assert server["SupplementaryGroups"] == engine["Group"]
+    assert members == [f"engine/{drop_in}"]
+    assert unit(ENGINE / drop_in)["Service"]["SupplementaryGroups"] == engine["Group"]
     assert str(Layout().engine_socket) == SOCKET == llama_server("m", "m")[llama_server("m", "m").index("--host") + 1]
 
 

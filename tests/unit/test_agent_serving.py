@@ -11,14 +11,14 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from agent_guest import MRTD, Guest, guest
+from agent_guest import MRTD, Guest, a_config, guest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from privml.agent import wire
 from privml.agent.broker import BrokerClient, RefusedRequest
 from privml.base.errors import HostError
-from privml.events.agent import SEQUENCE_CPU, AgentEvent, parse_log, replay_log
+from privml.events.agent import AgentEvent, parse_log, replay_log
 from privml.evidence import document, merkle, quote, report_data
 
 NONCE = "5a" * 32
@@ -41,7 +41,7 @@ def test_document_of_a_ready_guest_binds_key_log_and_nonce(served: Guest) -> Non
     assert found.nonce.hex() == NONCE
     assert report_data.Header.decode(found.header) == report_data.Header("development", "serve", "ready")
     events = parse_log(found.eventlog)
-    assert [event.name for event in events] == list(SEQUENCE_CPU)
+    assert [event.name for event in events] == ["config", "model", "engine", "system-ready"]
     digest = hashlib.sha256(served.layout.config.read_bytes()).hexdigest()
     assert json.loads(events[0].payload) == {"sha256": digest}
     assert json.loads(events[1].payload) == {"name": "tiny", "root_hash": "aa" * 32}
@@ -110,6 +110,56 @@ def test_ready_guest_shows_its_stages(served: Guest) -> None:
     status, table = served.json("/boot-stages")
     assert (status, table["ready"]) == (200, True)
     assert {stage["status"] for stage in table["stages"]} == {"ok"}  # type: ignore[index, attr-defined]
+
+
+@pytest.fixture(scope="module")
+def attesting() -> Iterator[Guest]:
+    """A guest without a model, through every stage: its engine would fail the test, were it ever started."""
+    with guest(a_config(inference=None)) as made:
+        made.start_server()
+        made.engine.living = False
+        assert made.boot().run(), made.said
+        yield made
+
+
+def test_a_guest_without_a_model_attests(attesting: Guest) -> None:
+    found = document.parse(attesting.request("GET", f"{ATTESTATION}?nonce={NONCE}")[2])
+    events = parse_log(found.eventlog)
+    assert [event.name for event in events] == ["config", "system-ready"]
+    assert json.loads(events[0].payload) == {
+        "sha256": hashlib.sha256(attesting.layout.config.read_bytes()).hexdigest()
+    }
+    assert quote.parse(found.quote).body.rtmrs[3] == replay_log(found.eventlog)
+    assert attesting.json("/readyz") == (200, {"ready": True})
+
+
+def test_a_guest_without_a_model_shows_what_it_skipped(attesting: Guest) -> None:
+    _, table = attesting.json("/boot-stages")
+    statuses = {stage["name"]: stage["status"] for stage in table["stages"]}  # type: ignore[index, attr-defined]
+    assert {name for name, status in statuses.items() if status == "skipped"} == {"model", "engine"}
+    assert {status for name, status in statuses.items() if name not in ("model", "engine")} == {"ok"}
+    assert (attesting.commands, attesting.engine.started) == ([], False)
+
+
+@pytest.mark.parametrize(
+    ("method", "path"),
+    [("POST", "/v1/completions"), ("POST", "/v1/chat/completions"), ("GET", "/v1/models"), ("GET", "/v1/other")],
+)
+def test_a_guest_without_a_model_has_no_inference_routes(attesting: Guest, method: str, path: str) -> None:
+    status, headers, body = attesting.request(method, path, b'{"prompt":"x"}' if method == "POST" else None)
+    assert (status, headers["content-type"]) == (404, "application/json")
+    assert json.loads(body)["error"]["code"] == "no-inference"
+
+
+def test_a_guest_without_a_model_still_watches_its_broker() -> None:
+    with guest(a_config(inference=None)) as made:
+        made.engine.living = False
+        boot = made.boot()
+        assert boot.run(), made.said
+        made.broker.kill()
+        made.broker.wait()
+        boot.watch(interval=0.01)
+        assert made.said[-1] == "privml: stage system-ready failed: the broker ended"
 
 
 def test_stage_socket_is_gone_after_ready(served: Guest) -> None:

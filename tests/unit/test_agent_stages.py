@@ -18,7 +18,7 @@ from privml.agent.tee import NoTee
 from privml.agent.volume import ModelVolume, table
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
-from privml.events.agent import encode_log, failed_event, parse_log, replay_log
+from privml.events.agent import encode_log, failed_event, model_event, parse_log, replay_log
 from privml.events.configuration import Config, decode, encode
 from privml.evidence.report_data import Keys
 
@@ -198,7 +198,7 @@ def test_wrong_volume_fails_in_its_stage(made: Guest) -> None:
 def test_volume_table_holds_only_measured_parameters(made: Guest) -> None:
     assert made.boot().run(), made.said
     create, mount = made.commands
-    verity = made.config.model_verity
+    verity = made.config.inference.model_verity
     assert create[:3] == ["dmsetup", "create", "privml-model"]
     assert create[-1] == table(verity, made.layout.dev / "vdb1", made.layout.dev / "vdb2")
     assert create[-1].split()[3:] == [
@@ -278,6 +278,31 @@ def test_changed_configuration_parks_the_machine(made: Guest) -> None:
     failed_in(made, "config", "is not what the configuration fixes")
 
 
+@pytest.mark.parametrize("ours", [True, False])
+def test_boot_and_broker_must_agree_on_inference(ours: bool) -> None:
+    """Should they ever read different configurations, nothing is skipped and nothing is added: the boot stops."""
+    one, other = a_config(inference=None), a_config()
+    with guest(one if ours else other) as made:
+        made.wait_for(made.layout.stage_socket.exists, "stage socket")
+        made.layout.config.write_bytes(encode(other if ours else one))
+        failed_in(made, "config", "is not what the configuration fixes")
+
+
+def test_a_broker_that_expects_a_model_is_not_made_ready_without() -> None:
+    broker = Broker(measured(), Recorder())
+    broker.keys(KEYS)
+    broker.extend(broker._expected[0])
+    with pytest.raises(RefusedRequest, match="`model` is still to come"):
+        broker.ready()
+    without = Broker(measured(inference=None), Recorder())
+    without.keys(KEYS)
+    without.extend(without._expected[0])
+    with pytest.raises(RefusedRequest, match="got `model`, expected `system-ready`"):
+        without.extend(model_event("tiny", "aa" * 32))
+    without.ready()
+    assert without.is_ready
+
+
 def test_engine_that_dies_while_starting(made: Guest) -> None:
     made.engine.start = lambda: setattr(made.engine, "living", False)  # type: ignore[method-assign]
     failed_in(made, "engine", "it ended before it was ready")
@@ -328,6 +353,12 @@ def test_configuration_reads_back() -> None:
         ("variant", "debug", "variant"),
         ("agent.listen", 80, "listen"),
         ("agent.max_concurrency", 0, "max_concurrency"),
+        ("engine", None, "one of engine and model is null"),
+        ("model", None, "one of engine and model is null"),
+        ("engine", {}, "config.engine.name: missing"),
+        ("model", False, "config.model: a boolean, expected an object"),
+        ("engine.argv", None, "config.engine.argv: null"),
+        ("model.verity", None, "config.model.verity: null"),
         ("engine.argv", [], "absolute"),
         ("engine.argv", ["llama-server"], "absolute"),
         ("engine.argv", ["/usr/bin/x", "a\nb"], "printable"),
@@ -347,6 +378,41 @@ def test_configuration_is_strict(path: str, value: object, text: str) -> None:
     at[last] = value
     with pytest.raises(EvidenceError, match=text):
         decode(canonical(top))
+
+
+def test_a_configuration_without_inference_reads_back() -> None:
+    data = encode(a_config(inference=None))
+    top = loads(data)
+    assert (top["engine"], top["model"]) == (None, None)
+    assert top.keys() == loads(encode(a_config())).keys()
+    config = decode(data)
+    assert encode(config) == data
+    assert config.inference is None
+    assert [event.name for event in config.events()] == ["config", "system-ready"]
+
+
+@pytest.mark.parametrize("gone", [("engine",), ("model",), ("engine", "model")])
+def test_a_configuration_says_null_and_leaves_nothing_out(gone: tuple[str, ...]) -> None:
+    top = loads(encode(a_config(inference=None)))
+    for key in gone:
+        del top[key]
+    with pytest.raises(EvidenceError, match=rf"config\.{gone[0]}: missing"):
+        decode(canonical(top))
+
+
+def test_the_bytes_of_a_configuration_with_inference_are_as_ever() -> None:
+    """Format v2, written down: what an image with a model measures must not move."""
+    config = a_config(listen=8443)
+    assert encode(config) == (
+        b'{"agent":{"listen":8443,"max_concurrency":2},"devices":["virtio-blk","virtio-net"],'
+        b'"engine":{"argv":["/usr/bin/llama-server","--model","/run/privml/model/model.gguf"],'
+        b'"name":"llama-server"},"format":"privml-config/v2","model":{"file":"model.gguf","name":"tiny",'
+        b'"verity":{"block_size":4096,"data_blocks":4,"hash_start":1,"root_hash":"'
+        + b"aa" * 32
+        + b'","salt":"'
+        + b"bb" * 32
+        + b'"}},"name":"demo","rtmr3":"staged","variant":"development"}'
+    )
 
 
 def test_configuration_must_be_canonical() -> None:

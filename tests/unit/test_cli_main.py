@@ -13,19 +13,21 @@ from pathlib import Path
 import attestation_samples as samples
 import click
 import pytest
-from test_image_manifest import sample
+from test_image_manifest import sample, without_model
 
 from privml.base import errors
 from privml.base.errors import BuildError, PrivmlError, RecipeError, UsageError
 from privml.base.steps import set_quiet
 from privml.base.strictjson import pretty
 from privml.cli import main as main_module
+from privml.cli.anchor import expected_of
 from privml.cli.context import recipes_directory, resolve
 from privml.cli.main import VERBS, main
 from privml.image import manifest
 from privml.recipe.loader import shipped
 from privml.statement.predicate import Predicate
-from privml.vm.predicted import read_prediction, write_prediction
+from privml.vm.predicted import write_prediction
+from privml.vm.prediction import read_prediction
 
 CODES = {
     "Differs": 1,
@@ -263,6 +265,26 @@ def test_a_verb_on_what_is_not_built(verb: str, place: Path, capsys: pytest.Capt
     outcome = Outcome(capsys, verb, "demo-cpu")
     assert (outcome.code, outcome.stdout) == (6, "")
     assert "privml-build image" in outcome.stderr
+
+
+def test_an_image_without_a_model_is_asked_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = place / "image"
+    made = without_model(folder)
+    (folder / "model.raw").unlink()
+    (folder / "manifest.json").write_bytes(made.encode())
+    outcome = Outcome(capsys, "run", "image", "--prompt", "The capital of France is")
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "demo-cpu holds no model, so it answers no prompt" in outcome.stderr
+
+
+def test_an_image_without_a_model_is_an_anchor(place: Path) -> None:
+    folder = place / "image"
+    made = without_model(folder)
+    (folder / "model.raw").unlink()
+    (folder / "manifest.json").write_bytes(made.encode())
+    digest = hashlib.sha256(made.encode()).digest()
+    write_prediction(folder, made, dataclasses.replace(samples.PREDICATE, manifest_sha256=digest))
+    assert expected_of(folder).predicate.manifest_sha256 == digest
 
 
 @pytest.mark.parametrize(

@@ -44,8 +44,8 @@ def prediction(made: Guest) -> Predicate:
     config = made.config
     events = (
         agent.config_event(hashlib.sha256(made.layout.config.read_bytes()).hexdigest()),
-        agent.model_event(config.model_name, config.model_verity.root_hash.hex()),
-        agent.engine_event(config.engine_name, list(config.engine_argv)),
+        agent.model_event(config.inference.model_name, config.inference.model_verity.root_hash.hex()),
+        agent.engine_event(config.inference.engine_name, list(config.inference.engine_argv)),
         agent.system_ready_event(),
     )
     registers = replay_tpm_as_rtmrs(tcg.parse_log(TPM_LOG))

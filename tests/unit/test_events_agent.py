@@ -66,8 +66,10 @@ def test_a_wrong_number_is_told() -> None:
 
 
 def test_sequences() -> None:
-    assert agent.sequence(gpus=False) == ("config", "model", "engine", "system-ready")
-    assert agent.sequence(gpus=True)[1:3] == ("gpu-policy", "gpu-ready")
+    assert agent.sequence(gpus=False, inference=True) == ("config", "model", "engine", "system-ready")
+    assert agent.sequence(gpus=False, inference=False) == ("config", "system-ready")
+    assert agent.sequence(gpus=True, inference=True) == agent.SEQUENCE
+    assert agent.SEQUENCE[1:3] == ("gpu-policy", "gpu-ready")
     with pytest.raises(EvidenceError):
         AgentEvent("shell", b"")
     with pytest.raises(EvidenceError):

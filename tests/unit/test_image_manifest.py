@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,9 @@ import pytest
 
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.strictjson import loads, pretty
-from privml.events.agent import AgentEvent
+from privml.events.agent import AgentEvent, engine_event, model_event
 from privml.image import manifest
-from privml.image.manifest import ARTEFACTS, Manifest
+from privml.image.manifest import ARTEFACTS, Manifest, Model
 from privml.image.volume import Verity
 from privml.machine.platform import Shape
 
@@ -33,8 +34,7 @@ def sample(folder: Path) -> Manifest:
         cmdline="quiet privml.root=x",
         kernel="6.99",
         root=Verity("3" * 64, "4" * 64, 10, 1),
-        model_name="small",
-        model=Verity("5" * 64, "6" * 64, 20, 1),
+        model=Model("small", Verity("5" * 64, "6" * 64, 20, 1)),
         config_sha256="7" * 64,
         agent_events=(AgentEvent("config", b"{}"), AgentEvent("system-ready", b"{}")),
         artefacts={name: manifest.artefact(folder / name) for name in ARTEFACTS},
@@ -116,6 +116,50 @@ def test_every_unknown_field_is_refused(folder: Path) -> None:
     for path in objects:
         with pytest.raises(EvidenceError, match="unexpected: unknown field"):
             manifest.decode(bent(data, (*path, "unexpected"), lambda at, key: at.update({key: 1})))
+
+
+def without_model(folder: Path) -> Manifest:
+    made = sample(folder)
+    artefacts = {name: found for name, found in made.artefacts.items() if name != manifest.MODEL_FILE}
+    return replace(made, model=None, artefacts=artefacts)
+
+
+def test_one_without_a_model_comes_back_as_it_went(folder: Path) -> None:
+    data = without_model(folder).encode()
+    assert loads(data)["model"] is None
+    assert loads(data).keys() == loads(sample(folder).encode()).keys()
+    assert manifest.decode(data) == without_model(folder)
+    assert manifest.decode(data).encode() == data
+    (folder / manifest.MODEL_FILE).unlink()
+    manifest.check_artefacts(folder, without_model(folder))
+
+
+@pytest.mark.parametrize(
+    ("with_model", "path", "value", "text"),
+    [
+        (True, ("model",), None, "artefacts.model.raw: unknown field"),
+        (True, ("artefacts", "model.raw"), None, "artefacts.model.raw: null, expected an object"),
+        (True, ("model", "verity"), None, "model.verity: null, expected an object"),
+        (False, ("model",), {}, "model.name: missing"),
+        (False, ("model",), False, "model: a boolean, expected an object"),
+        (False, ("artefacts", "model.raw"), {"sha256": "1" * 64, "size": 1}, "artefacts.model.raw: unknown field"),
+        (False, ("artefacts", "model.raw"), None, "artefacts.model.raw: unknown field"),
+    ],
+)
+def test_a_model_and_its_volume_are_there_together_or_not_at_all(
+    folder: Path, with_model: bool, path: tuple[Any, ...], value: Any, text: str
+) -> None:
+    data = (sample(folder) if with_model else without_model(folder)).encode()
+    with pytest.raises(EvidenceError, match=f"manifest.{text}"):
+        manifest.decode(bent(data, path, lambda at, key: at.__setitem__(key, value)))
+
+
+@pytest.mark.parametrize("event", [model_event("small", "5" * 64), engine_event("llama-server", ["/x"])])
+def test_events_of_a_model_that_is_not_there_are_refused(folder: Path, event: AgentEvent) -> None:
+    made = without_model(folder)
+    contradicting = replace(made, agent_events=(made.agent_events[0], event, made.agent_events[-1]))
+    with pytest.raises(EvidenceError, match=f"agent_events: `{event.name}`, but manifest.model is null"):
+        manifest.decode(contradicting.encode())
 
 
 @pytest.mark.parametrize(

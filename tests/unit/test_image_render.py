@@ -14,6 +14,7 @@ import pytest
 from privml.image import render, resources
 from privml.image.render import File, Plan, tree
 from privml.lock.trees import agent_tree
+from privml.recipe.loader import load, shipped
 
 PLAN = Plan(
     name="demo-cpu",
@@ -39,8 +40,9 @@ def options(files: Mapping[str, File]) -> dict[str, str]:
 
 
 def guest(*, development: bool) -> Plan:
-    files = [file.path for file in agent_tree("development" if development else "production").files]
-    overlay = resources.overlay(files, development=development, config=b"{}")
+    recipe = load(shipped() / ("demo-cpu-dev.yaml" if development else "demo-cpu.yaml"))
+    files = [file.path for file in agent_tree(recipe.content.variant).files]
+    overlay = resources.overlay(recipe, files, config=b"{}")
     return replace(PLAN, overlay=overlay, development=development)
 
 
@@ -58,6 +60,7 @@ def test_these_files_and_no_others() -> None:
         "mkosi.extra/etc/a",
         "mkosi.extra/etc/b",
         "mkosi.finalize",
+        "mkosi.prepare",
         "mkosi.repart/10-data.conf",
         "mkosi.repart/11-verity.conf",
         "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources",
@@ -84,11 +87,19 @@ def test_options_that_keep_builds_equal_and_offline() -> None:
         "MakeInitrd": "no",
         "PackageDirectories": "packages",
         "SplitArtifacts": "roothash",
-        "ManifestFormat": "json",
         "Output": "root",
     }
     assert {key: found.get(key) for key in expected} == expected
     assert not [key for key in found if "Script" in key or "Password" in key or "Ssh" in key or "Autologin" in key]
+
+
+def test_a_tree_on_a_kept_base_installs_nothing_and_is_the_same_otherwise() -> None:
+    plain, based = made(), made(replace(PLAN, based=True))
+    assert sorted(plain.keys() - based.keys()) == ["mkosi.prepare"]
+    assert [name for name in based if based[name] != plain[name]] == ["mkosi.conf"]
+    before, after = options(plain), options(based)
+    assert after.pop("BaseTrees") == render.BASE
+    assert {key: value for key, value in before.items() if key not in ("Packages", "PackageDirectories")} == after
 
 
 def test_apt_gets_no_archive_at_all() -> None:
@@ -118,7 +129,7 @@ def test_a_production_tree_has_no_shell_script_but_the_initrd_s_init() -> None:
     scripts = {
         path for path, file in made(guest(development=False)).items() if file.executable or file.data[:2] == b"#!"
     }
-    assert scripts == {"mkosi.finalize", "mkosi.extra/usr/lib/privml/initrd-init"}
+    assert scripts == {"mkosi.finalize", "mkosi.prepare", "mkosi.extra/usr/lib/privml/initrd-init"}
     assert made()["mkosi.finalize"].data.startswith(b"#!/usr/bin/python3\n")
 
 
@@ -151,8 +162,20 @@ def test_finalize_is_told_every_overlay_path() -> None:
 
 
 def test_the_overlay_holds_the_configuration_and_the_agent() -> None:
-    files = resources.overlay(["privml/agent/boot.py"], development=False, config=b"{1}")
+    files = resources.overlay(load(shipped() / "demo-cpu.yaml"), ["privml/agent/boot.py"], config=b"{1}")
     assert files["etc/privml/config.json"] == File(b"{1}")
     assert files["usr/lib/privml/privml/agent/boot.py"].data.startswith(b'"""')
     assert files["usr/lib/privml/initrd-init"].executable
     assert b"poweroff --force --force" in files["etc/systemd/system/emergency.service"].data
+    assert "usr/lib/systemd/system/privml-engine.service" in files
+
+
+def test_a_guest_without_an_engine_has_nothing_of_one() -> None:
+    overlay = resources.overlay(load(shipped() / "tdx-min.yaml"), [], config=b"{}")
+    assert not [name for name in overlay if "engine" in name]
+    facts = json.loads(made(replace(PLAN, overlay=overlay, engine=None))["privml.json"].data)
+    assert facts["programs"] == sorted(render.PROGRAMS)
+    assert not [path for path in facts["paths"] if "llama" in path or "ggml" in path]
+    with_engine = json.loads(made()["privml.json"].data)
+    assert "llama-server" in with_engine["programs"]
+    assert set(facts["paths"]) < set(with_engine["paths"])

@@ -10,7 +10,7 @@ from typing import Any
 import image_fake
 import pytest
 from json_schema import accepts
-from test_image_manifest import sample
+from test_image_manifest import sample, without_model
 
 from privml.base.errors import PrivmlError
 from privml.base.strictjson import loads, pretty
@@ -109,8 +109,11 @@ def agreement(document: Any, fits: dict[str, Any], read: Callable[[bytes], objec
     return apart
 
 
-def test_a_manifest_that_the_reader_refuses_the_schema_refuses(tmp_path: Path) -> None:
-    document = loads(sample(tmp_path / "image").encode())
+@pytest.mark.parametrize("made", [sample, without_model])
+def test_a_manifest_that_the_reader_refuses_the_schema_refuses(
+    tmp_path: Path, made: Callable[[Path], manifest.Manifest]
+) -> None:
+    document = loads(made(tmp_path / "image").encode())
     assert accepts(MANIFEST, document, MANIFEST)
     # What stands in base64 is text to a schema.
     assert set(agreement(document, MANIFEST, manifest.decode)) == {"('agent_events', 0, 'payload') = 'x'"}

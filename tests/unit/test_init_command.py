@@ -89,10 +89,11 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
 
 
 def test_it_is_the_recipe_that_it_comes_from(desk: Path) -> None:
-    for source in ("demo-cpu", "demo-cpu-dev"):
+    for source in ("demo-cpu", "demo-cpu-dev", "tdx-min"):
         assert run(f"my-{source}", "--from", source).exit_code == 0
         assert load(desk / f"recipes/my-{source}.yaml").content == load(shipped() / f"{source}.yaml").content
     assert (desk / "recipes/platforms/qemu-11-q35-tpm.yaml").is_file()
+    assert "inference" not in (desk / "recipes/my-tdx-min.yaml").read_text()
 
 
 def test_a_recipe_of_ones_own_can_be_the_start(desk: Path) -> None:

@@ -107,6 +107,15 @@ def test_a_first_lock(archives: Archives, recipe: Recipe, current: Current, stor
     assert archives.asked[0].pins == {}
 
 
+def test_a_recipe_without_a_model_locks_no_wheel(archives: Archives, current: Current, store: Store) -> None:
+    recipe = load(shipped() / "tdx-min.yaml")
+    assert make_lock(recipe, current, None, store, solver()).wheels == ()
+    before = make_lock(load(shipped() / "demo-cpu.yaml"), current, None, store, solver())
+    after = make_lock(recipe, current, before, store, solver())
+    assert (after.wheels, after.packages) == ((), before.packages)
+    assert archives.asked[-1].pins == {"a": "1", "b": "1", "ovmf-inteltdx": "1"}
+
+
 def test_a_second_lock_keeps_packages_without_asking(
     archives: Archives, recipe: Recipe, current: Current, store: Store
 ) -> None:
@@ -270,7 +279,7 @@ def test_the_committed_locks_are_whole() -> None:
     tools = read_tools_lock(shipped() / "tools.lock.json")
     assert tools.packages_requested == make.TOOLS_REQUESTED
     assert {"mkosi", "qemu-system-x86", "swtpm"} <= {found.name for found in tools.packages}
-    for name in ("demo-cpu", "demo-cpu-dev"):
+    for name in ("demo-cpu", "demo-cpu-dev", "tdx-min"):
         lock = read_lock(shipped() / f"{name}.lock.json")
         assert not {"apt", "dracut", "initramfs-tools"} & {found.name for found in lock.packages}
         assert json.loads(serialise(lock)) == json.loads((shipped() / f"{name}.lock.json").read_bytes())

@@ -9,6 +9,15 @@ import pytest
 from privml.base.errors import InputsError
 from privml.lock.models import Tree
 from privml.lock.trees import agent_tree, guest_tree, images_folder, module_closure
+from privml.recipe.loader import load, shipped
+from privml.recipe.models import Content
+
+
+def of(recipe: str) -> Content:
+    return load(shipped() / f"{recipe}.yaml").content
+
+
+PRODUCTION = of("demo-cpu")
 
 
 @pytest.fixture
@@ -95,6 +104,7 @@ def test_guest_overlays(tmp_path: Path) -> None:
     for name in (
         "guest/common/etc/a",
         "guest/development/etc/b",
+        "guest/engine/etc/d",
         "guest/production/etc/c",
         "initrd/init",
         "mkosi/x.j2",
@@ -103,25 +113,31 @@ def test_guest_overlays(tmp_path: Path) -> None:
         (tmp_path / name).write_text(name)
     (tmp_path / "initrd/init").chmod(0o775)
     (tmp_path / "guest/common/etc/masked").symlink_to("/dev/null")
-    tree = guest_tree(tmp_path, "production")
+    tree = guest_tree(tmp_path, PRODUCTION)
     assert [(file.path, file.kind) for file in tree.files] == [
         ("guest/common/etc/a", "file"),
         ("guest/common/etc/masked", "symlink"),
+        ("guest/engine/etc/d", "file"),
         ("guest/production/etc/c", "file"),
         ("initrd/init", "executable"),
         ("mkosi/x.j2", "file"),
     ]
     (tmp_path / "initrd/init").chmod(0o755)
-    assert guest_tree(tmp_path, "production") == tree
+    assert guest_tree(tmp_path, PRODUCTION) == tree
     (tmp_path / "initrd/init").chmod(0o644)
-    assert guest_tree(tmp_path, "production") != tree
-    assert "guest/development/etc/b" in names(guest_tree(tmp_path, "development"))
+    assert guest_tree(tmp_path, PRODUCTION) != tree
+    assert "guest/development/etc/b" in names(guest_tree(tmp_path, of("demo-cpu-dev")))
+    assert names(guest_tree(tmp_path, of("tdx-min"))) == [
+        name for name in names(tree) if name != "guest/engine/etc/d"
+    ]
 
 
 def test_no_overlays_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputsError, match="none of the guest's own files"):
-        guest_tree(tmp_path, "production")
+        guest_tree(tmp_path, PRODUCTION)
 
 
 def test_the_real_overlays() -> None:
-    assert "initrd/init" in names(guest_tree(images_folder(), "production"))
+    assert "initrd/init" in names(guest_tree(images_folder(), PRODUCTION))
+    without = names(guest_tree(images_folder(), of("tdx-min")))
+    assert not [name for name in without if "engine" in name]

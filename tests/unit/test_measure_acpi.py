@@ -85,12 +85,12 @@ def test_a_malformed_memory_map_is_refused() -> None:
 
 
 VIRTIO = Device("virtio-blk", 2)
-BIG = Device("memory", 6, bar=8 * GIB, port=True)
+BIG = Device("memory", 6, bars=(8 * GIB,), port=True)
 
 
 def test_bars_are_placed_by_size_and_slot() -> None:
     window = pciwindow.Window(0x380000000000, 1 << 43)
-    devices = (VIRTIO, Device("virtio-net", 3), Device("memory", 5, bar=GIB), BIG)
+    devices = (VIRTIO, Device("virtio-net", 3), Device("memory", 5, bars=(GIB,)), BIG)
     assert pciwindow.placed(window, devices) == (
         pciwindow.Bar(6, 0, 0x380000000000, 8 * GIB),
         pciwindow.Bar(5, 0x18, 0x380200000000, GIB),
@@ -105,3 +105,17 @@ def test_bars_are_aligned_and_must_fit() -> None:
     assert [bar.address for bar in pciwindow.placed(small, (BIG, VIRTIO))] == [8 * GIB, 16 * GIB]
     with pytest.raises(MeasurementError, match="end at 0x600000000, the firmware's window at 0x500000000"):
         pciwindow.placed(small, (BIG, replace(BIG, slot=7)))
+
+
+def test_windows_with_several_bars() -> None:
+    """A window that is no multiple of its alignment leaves a hole behind it, so their order decides the end."""
+    window = pciwindow.Window(0, 1 << 43)
+    card = Device("memory", 5, bars=(16 << 20, 8 * GIB, 32 << 20), port=True)
+    (bar,) = pciwindow.placed(window, (card,))
+    assert bar == pciwindow.Bar(5, 0, 0, 8 * GIB + (48 << 20))
+    two = pciwindow.placed(window, (card, replace(card, slot=6)))
+    assert [(one.slot, one.address >> 30) for one in two] == [(5, 0), (6, 16)]
+    mixed = pciwindow.placed(window, (card, replace(card, slot=6, bars=(8 * GIB,)), VIRTIO))
+    assert [(one.slot, one.address) for one in mixed] == [(5, 0), (6, 16 * GIB), (2, 24 * GIB)]
+    other = pciwindow.placed(window, (replace(card, bars=(8 * GIB,)), replace(card, slot=6), VIRTIO))
+    assert [(one.slot, one.address >> 30) for one in other] == [(5, 0), (6, 8), (2, 16)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -290,3 +291,72 @@ def test_packages_of_the_demo() -> None:
     assert {"systemd", "llama.cpp-tools", "linux-image-cloud-amd64", "python3-h11"} <= set(packages)
     assert firmware_packages(recipe) == ("ovmf-inteltdx",)
     assert not set(packages) & {"ovmf-inteltdx", "apt"}
+
+
+def changed(text: str, *pairs: tuple[str, str]) -> str:
+    for old, new in pairs:
+        assert old in text, old
+        text = text.replace(old, new)
+    return text
+
+
+ONE_DISK = (("virtio-blk: 2", "virtio-blk: 1"), ("[qemu-11-q35]", "[qemu-11-q35-one-disk]"))
+INFERENCE = DEMO[DEMO.index("inference:") : DEMO.index("agent:")]
+
+
+def test_without_inference_a_recipe_only_attests() -> None:
+    recipe = load(shipped() / "tdx-min.yaml")
+    assert recipe.content.inference is None
+    packages, demo = guest_packages(recipe), guest_packages(load(shipped() / "demo-cpu.yaml"))
+    assert [name for name in demo if name not in packages] == ["llama.cpp-tools"]
+    assert [name for name in demo if name in packages] == list(packages)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (INFERENCE, "inference:\n", "recipes/x.yaml:6: inference: got nothing, expected fields; leave it out"),
+        (INFERENCE, "inference: null\n", "recipes/x.yaml:6: inference: got nothing, expected fields; leave it out"),
+        (INFERENCE, "inference: none\n", "recipes/x.yaml:6: inference: got `none`, expected fields"),
+        (INFERENCE, "inference: {engine: llama-server}\n", "recipes/x.yaml:6: inference.model: missing"),
+        (INFERENCE, "inferense: {}\n", "recipes/x.yaml:6: inferense: unknown field; did you mean `inference`?"),
+    ],
+)
+def test_half_an_inference_is_none(folder: Path, old: str, new: str, message: str) -> None:
+    (folder / "x.yaml").write_text(changed(DEMO, (old, new)))
+    assert message in refused(folder / "x.yaml")
+
+
+def test_disks_are_for_the_root_and_for_a_model(folder: Path) -> None:
+    shutil.copytree(shipped() / "platforms", folder / "platforms", dirs_exist_ok=True)
+    (folder / "x.yaml").write_text(changed(DEMO, (INFERENCE, "")))
+    (finding,) = lint(load(folder / "x.yaml"))
+    assert finding.text == "devices: expected `virtio-blk: 1`, for the root"
+    (folder / "x.yaml").write_text(changed(DEMO, (INFERENCE, ""), *ONE_DISK))
+    assert lint(load(folder / "x.yaml")) == []
+    (folder / "x.yaml").write_text(changed(DEMO, *ONE_DISK))
+    (finding,) = lint(load(folder / "x.yaml"))
+    assert finding.text == "devices: expected `virtio-blk: 2`, for root and model"
+
+
+def test_a_variant_may_take_inference_away_and_add_it(folder: Path) -> None:
+    (folder / "y.yaml").write_text("extends: ./x.yaml\ninference: null\ndevices: [virtio-blk: 1, virtio-net: 1]\n")
+    assert load(folder / "y.yaml").content.inference is None
+    (folder / "z.yaml").write_text((shipped() / "tdx-min.yaml").read_text())
+    (folder / "y.yaml").write_text("extends: ./z.yaml\n" + INFERENCE)
+    content = load(folder / "y.yaml").content
+    assert content.inference == load(folder / "x.yaml").content.inference
+    assert load(folder / "y.yaml").origin("inference.engine") == "recipes/y.yaml:3 inference.engine"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kernel: null", "recipes/y.yaml:2: kernel: missing (laid over recipes/x.yaml:4)"),
+        ("agent: {listen: null}", "recipes/y.yaml:2: agent.listen: missing"),
+        ("inferense: null", "recipes/y.yaml:2: inferense: unknown field; did you mean `inference`?"),
+    ],
+)
+def test_a_null_takes_a_field_away_and_is_where_it_is_missed(folder: Path, text: str, message: str) -> None:
+    (folder / "y.yaml").write_text(f"extends: ./x.yaml\n{text}\n")
+    assert message in refused(folder / "y.yaml")

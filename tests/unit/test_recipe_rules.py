@@ -64,7 +64,7 @@ def broken(recipes: Path, rule: str) -> None:
         path.write_text(text.replace(old, str(new)))
 
 
-@pytest.mark.parametrize("rule", RULES)
+@pytest.mark.parametrize("rule", [rule.id for rule in RULES.values() if rule.stage != "guest"])
 def test_each_rule_has_a_recipe_that_breaks_it(recipes: Path, rule: str) -> None:
     broken(recipes, rule)
     result = run("demo-cpu", "--json")
@@ -84,7 +84,7 @@ def test_each_rule_has_a_recipe_that_breaks_it(recipes: Path, rule: str) -> None
 
 
 def test_the_cases_are_the_rules() -> None:
-    assert list(CASES) == list(RULES)
+    assert list(CASES) == [rule.id for rule in RULES.values() if rule.stage != "guest"]
 
 
 def test_each_rule_cites_what_taught_it() -> None:

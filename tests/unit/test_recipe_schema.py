@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +12,7 @@ from json_schema import accepts
 
 from privml.base.errors import RecipeError
 from privml.events import configuration
-from privml.image.build import measured_config
+from privml.image.build import ModelVolume, measured_config
 from privml.image.volume import Verity
 from privml.recipe import document, schema
 from privml.recipe.fields import facts
@@ -18,8 +20,9 @@ from privml.recipe.loader import load, shipped
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = (shipped() / "demo-cpu.yaml").read_text()
+INFERENCE = re.search(r"^inference:\n(  .*\n)+", DEMO, re.M)[0]
 PLATFORM = (shipped() / "platforms/qemu-11-q35.yaml").read_text()
-VERITY = Verity("5a" * 32, "00" * 32, 1, 2)
+VOLUME = ModelVolume("smollm2-135m-instruct", "model.gguf", Verity("5a" * 32, "00" * 32, 1, 2))
 
 
 def valid(text: str, made: dict[str, Any]) -> bool:
@@ -49,6 +52,7 @@ def test_the_shipped_files_are_valid() -> None:
         ("kernel: {package: linux-image-cloud-amd64}", "kernel: {package: bash}"),
         ("vcpus: 4, ", ""),
         ("agent: {listen: 8443, max_concurrency: 64}\n", ""),
+        (INFERENCE, "inference: null\n"),
     ],
 )
 def test_what_the_models_refuse_the_schema_refuses(tmp_path: Path, old: str, new: str) -> None:
@@ -65,6 +69,9 @@ def test_what_the_models_refuse_the_schema_refuses(tmp_path: Path, old: str, new
     [
         ("extends: ./demo-cpu.yaml\n", True),
         ("extends: ./demo-cpu.yaml\nagent: {listen: 9000}\ninference: {model: {file: x.gguf}}\n", True),
+        ("extends: ./demo-cpu.yaml\ninference: null\n", True),
+        ("extends: ./demo-cpu.yaml\nkernel: null\n", False),
+        ("extends: ./tdx-min.yaml\n", True),
         ("extends: ./demo-cpu.yaml\nagent: {lisen: 9000}\n", False),
         ("extends: ./demo-cpu.yaml\nshapes: [{vcpus: 2}]\n", False),
         ("agent: {listen: 9000}\n", False),
@@ -109,7 +116,9 @@ def test_a_field_moves_rtmr3_just_when_the_measured_configuration_holds_it(
 ) -> None:
     def config(text: str) -> bytes:
         (tmp_path / "x.yaml").write_text(text)
-        return configuration.encode(measured_config(load(tmp_path / "x.yaml"), "model.gguf", VERITY))
+        recipe = load(tmp_path / "x.yaml")
+        volume = replace(VOLUME, name=recipe.content.inference.model.name)
+        return configuration.encode(measured_config(recipe, volume))
 
     assert old in DEMO
     assert (config(DEMO) != config(DEMO.replace(old, new))) is ("RTMR3" in facts()[field].moves)

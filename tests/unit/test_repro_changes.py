@@ -10,7 +10,7 @@ from pathlib import Path
 import attestation_samples as samples
 import pytest
 from test_measure_pe import make_uki
-from test_repro_compare import bend, initrd, opener, output, predicted, sealed
+from test_repro_compare import bend, initrd, opener, output, predicted, sealed, without_model
 
 from privml.base.errors import Differs, PrivmlError, UsageError
 from privml.cli import diff as verb
@@ -57,6 +57,16 @@ def test_packages_options_files_and_sections_are_told(pair: tuple[Path, Path]) -
     assert ("root hash", "root.raw") in found
     assert found["measured configuration", "config.json"].moves == ("rtmr1", "rtmr2", "rtmr3")
     assert {change.kind for change in found.values()} <= set(MOVES)
+
+
+def test_a_model_that_comes_or_goes_is_a_change(pair: tuple[Path, Path]) -> None:
+    without_model(pair[1])
+    found = [change for change in told(pair) if change.kind == "model"]
+    assert [(change.name, change.before, change.after) for change in found] == [("small", "5" * 64, "absent")]
+    back = [change for change in told(pair[::-1]) if change.kind == "model"]
+    assert [(change.name, change.before, change.after) for change in back] == [("small", "absent", "5" * 64)]
+    without_model(pair[0])
+    assert told(pair) == []
 
 
 def test_one_version_with_other_bytes_is_a_change(pair: tuple[Path, Path]) -> None:
@@ -128,6 +138,15 @@ def test_inspect_tells_what_is_inside(pair: tuple[Path, Path], capsys: pytest.Ca
     facts = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in facts["uki"]} >= {".linux", ".cmdline"}
     assert facts["sbom"] == {"library": 2}
+
+
+def test_an_image_without_a_model_is_described(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
+    without_model(pair[0])
+    inspector.inspect.callback(str(pair[0]), packages=False, as_json=False)
+    assert "\nno model\n" in capsys.readouterr().out
+    inspector.inspect.callback(str(pair[0]), packages=False, as_json=True)
+    facts = json.loads(capsys.readouterr().out)
+    assert (facts["model"], list(facts["partitions"])) == (None, ["root.raw"])
 
 
 def test_a_damaged_image_is_not_described(pair: tuple[Path, Path]) -> None:

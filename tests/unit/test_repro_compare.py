@@ -27,12 +27,13 @@ from privml.image.manifest import Manifest
 from privml.image.volume import Partition
 from privml.repro import current
 from privml.repro import page as pages
-from privml.repro.compare import REQUIRED, compare
+from privml.repro.compare import compare, required_of
 from privml.repro.layers import Layer, Report
 from privml.repro.variations import NAMES, variations
 from privml.vm.predicted import write_prediction
 
 EPOCH = 1_700_000_000
+REQUIRED = (*manifests.ARTEFACTS, "manifest.json", "prediction.json")
 
 
 def initrd(body: bytes = b"init") -> bytes:
@@ -41,11 +42,9 @@ def initrd(body: bytes = b"init") -> bytes:
 
 def sealed(folder: Path, **changes: object) -> Manifest:
     """Manifest and prediction of what lies in ``folder``, as a build writes them at its end."""
-    made = replace(
-        sample(folder.parent / "sample"),
-        artefacts={name: manifests.artefact(folder / name) for name in manifests.ARTEFACTS},
-        **changes,
-    )
+    made = replace(sample(folder.parent / "sample"), **changes)
+    names = manifests.artefacts_of(model=made.model is not None)
+    made = replace(made, artefacts={name: manifests.artefact(folder / name) for name in names})
     (folder / "manifest.json").write_bytes(made.encode())
     predicted(folder)
     return made
@@ -70,6 +69,13 @@ def output(folder: Path) -> Path:
         (tree / "etc").mkdir(parents=True)
         (tree / "etc/name").write_bytes(b"privml")
     sealed(folder)
+    return folder
+
+
+def without_model(folder: Path) -> Path:
+    """The same image without its model."""
+    (folder / "model.raw").unlink()
+    sealed(folder, model=None)
     return folder
 
 
@@ -107,6 +113,44 @@ def test_equal_images_are_equal_in_every_layer(pair: tuple[Path, Path]) -> None:
     assert report.equal, [finding.text() for finding in report.findings]
     assert all(report.compared[layer] for layer in Layer)
     assert set(report.digests) == set(REQUIRED)
+
+
+def test_images_without_a_model_are_compared_whole(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        without_model(folder)
+        assert required_of(folder) == ("uki.efi", "root.raw", "firmware.fd", "manifest.json", "prediction.json")
+    report = judged(pair)
+    assert report.equal, [finding.text() for finding in report.findings]
+    assert all(report.compared[layer] for layer in Layer)
+    (pair[0] / "firmware.fd").unlink()
+    (pair[1] / "firmware.fd").unlink()
+    assert causes(judged(pair)) == {"absent-artefact"}
+
+
+def test_a_model_on_one_side_only_is_a_difference(pair: tuple[Path, Path]) -> None:
+    without_model(pair[1])
+    report = judged(pair)
+    assert {finding.place for finding in report.findings if finding.layer is Layer.ROOT_HASH} == {
+        f"model.raw:{fact}" for fact in ("root_hash", "salt", "data_blocks", "hash_start")
+    }
+    assert [finding.b for finding in report.findings if finding.place == "model.raw"] == ["missing"]
+
+
+@pytest.mark.parametrize("side", [0, 1])
+def test_a_model_that_one_manifest_names_is_missed_on_both_sides(pair: tuple[Path, Path], side: int) -> None:
+    without_model(pair[1 - side])
+    (pair[side] / "model.raw").unlink()
+    found = [finding for finding in judged(pair).findings if finding.place == "model.raw"]
+    assert [(finding.a, finding.b, finding.cause.id) for finding in found] == [
+        ("missing", "missing", "absent-artefact")
+    ]
+
+
+def test_a_model_that_the_manifest_does_not_name_is_a_difference(pair: tuple[Path, Path]) -> None:
+    for folder in pair:
+        without_model(folder)
+    (pair[1] / "model.raw").write_bytes(volume("privml-model"))
+    assert causes(judged(pair)) == {"surplus-artefact"}
 
 
 @pytest.mark.parametrize("name", REQUIRED)
@@ -355,7 +399,7 @@ def test_only_what_was_seen_to_move_counts_as_varied() -> None:
 
 def test_a_record_of_digests_names_what_is_no_longer_so(pair: tuple[Path, Path]) -> None:
     for folder in pair:
-        for name in set(current.FILES) - set(REQUIRED):
+        for name in set(current.DOCUMENTS) - set(REQUIRED):
             (folder / name).write_bytes(b"{}")
     first = current.of(pair[0])
     assert current.differences(first, current.of(pair[1])) == []
@@ -363,6 +407,9 @@ def test_a_record_of_digests_names_what_is_no_longer_so(pair: tuple[Path, Path])
     lines = current.differences(first, current.of(pair[1]))
     assert len(lines) == 1
     assert lines[0].startswith("files/root.raw: recorded ")
+    recorded = json.loads(current.of(without_model(pair[0])))
+    assert recorded["model_root_hash"] is None
+    assert set(recorded["files"]) == {*manifests.artefacts_of(model=False), *current.DOCUMENTS}
 
 
 def test_no_comparison_of_nothing_is_equal(tmp_path: Path) -> None:

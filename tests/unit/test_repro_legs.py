@@ -16,6 +16,7 @@ import pytest
 from privml.base import run as base_run
 from privml.base.errors import BuildError, HostError
 from privml.image import build as room
+from privml.image.root import Probe
 from privml.image.tools import ToolsTree
 from privml.lock.models import ToolsLock
 from privml.repro import child, legs, namespaces, surroundings
@@ -70,7 +71,7 @@ def test_a_probe_reaches_mkosi_and_what_it_leaves_is_kept(tmp_path: Path) -> Non
     place.parent.mkdir(parents=True)
     place.write_bytes(b"clock")
     other = surroundings.with_clock(fake.tools, "+400d")
-    probe = room.Probe(surroundings.probe_files(other), {"clock.tool": tmp_path / "seen", "none": tmp_path / "none"})
+    probe = Probe(surroundings.probe_files(other), {"clock.tool": tmp_path / "seen", "none": tmp_path / "none"})
     plain = room.build(fake.recipe, fake.lock, fake.store, fake.tools, tmp_path / "out/a")
     probed = room.build(fake.recipe, fake.lock, fake.store, other, tmp_path / "out/b", probe=probe)
     assert (tmp_path / "seen").read_text() == "2027-01-01T00:00:00Z"

@@ -220,7 +220,7 @@ def test_an_output_that_no_build_made_is_never_replaced(recipes: Path, tmp_path:
     thing = place if kind == "file" else place / ("manifest.json" if kind == "web page" else "thing")
     thing.write_text("mine")
     if kind == "half an image":
-        (place / ".build-key").write_text("x")
+        (place / ".inputs.json").write_text("x")
     before = sorted(path.name for path in tmp_path.iterdir())
     error = CliRunner().invoke(image, ["demo-cpu", "--output", str(place)]).exception
     assert isinstance(error, UsageError)

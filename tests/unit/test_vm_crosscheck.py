@@ -97,7 +97,7 @@ def test_measure_cross_check(
     monkeypatch.setattr(predicted.uki, "facts", lambda data: facts)
     monkeypatch.setattr(predicted.firmware, "facts", lambda data: firmware())
     monkeypatch.setattr(predicted, "blobs", lambda *words: blobs(name))
-    monkeypatch.setattr("privml.cli.measure.Workplace.tools", lambda *words: None)
+    monkeypatch.setattr("privml.cli.measure_image.Workplace.tools", lambda *words: None)
     words = ("measure", str(folder), "--cross-check", "--vcpus", "8", "--memory")
     outcome = Outcome(capsys, *words, "4GiB")
     assert outcome.code == 0 and "RTMR0 by its rules: tdx-measure agrees" in outcome.stdout, outcome.stderr

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_image_manifest import sample
+from test_image_manifest import sample, without_model
 
 from privml.base.errors import BuildError, HostError, RecipeError
 from privml.image.tools import ToolsTree
@@ -73,6 +73,19 @@ def test_the_first_platform_and_shape_unless_told(folder: Path) -> None:
         folder, made, shipped(), platform=platform("qemu-11-q35-tpm", shipped()), shape=Shape(4, 4 << 30)
     )
     assert (other.platform.tpm, other.shape) == (True, Shape(4, 4 << 30))
+
+
+def test_an_image_without_a_model_has_one_disk(folder: Path, tools: ToolsTree) -> None:
+    made = replace(without_model(folder), platforms=("qemu-11-q35-one-disk",))
+    (folder / "model.raw").unlink()
+    found = launch_of(folder, made, shipped())
+    assert found.disks == ("root.raw",)
+    with started(tools, found):
+        words = seen(tools)["argv"]
+    assert [word for word in words if "file.filename=" in word] == [
+        "driver=raw,node-name=disk0,read-only=on,file.driver=file,file.filename=/image/root.raw"
+    ]
+    assert sum(word.startswith("virtio-blk-pci,") for word in words) == 1
 
 
 def test_artefacts_are_looked_at_before_anything_starts(folder: Path) -> None:

@@ -32,6 +32,8 @@ from privml.evidence.report_data import Keys
 BROKER_WAIT = 120.0
 ENGINE_WAIT = 1800.0
 WATCH_INTERVAL = 1.0
+# Nothing is extended for such a stage: the broker's sequence, made of the same configuration, has no place for it.
+_SKIPPED = ("skipped", "the measured configuration names no model")
 
 
 class Engine(Protocol):
@@ -116,7 +118,7 @@ class Boot:
         """Return when engine or broker has ended or the devices are others, and all that need to know are told."""
         while True:
             time.sleep(interval)
-            if not self._engine.alive():
+            if self._engine_ended():
                 self._failed("engine", "the engine ended")
                 return
             if self._broker_ended():
@@ -178,15 +180,19 @@ class Boot:
         return found
 
     def _model(self) -> tuple[str, str]:
-        config = self._measured
-        self._volume.open(config.model_verity, self._layout.model)
-        if not (self._layout.model / config.model_file).is_file():
-            raise HostError(f"model: the volume holds no file `{config.model_file}`")
+        inference = self._measured.inference
+        if inference is None:
+            return _SKIPPED
+        self._volume.open(inference.model_verity, self._layout.model)
+        if not (self._layout.model / inference.model_file).is_file():
+            raise HostError(f"model: the volume holds no file `{inference.model_file}`")
         self._extend(MODEL)
-        return "ok", f"{config.model_name}, root hash {config.model_verity.root_hash.hex()}"
+        return "ok", f"{inference.model_name}, root hash {inference.model_verity.root_hash.hex()}"
 
     def _start_engine(self) -> tuple[str, str]:
-        config = self._measured
+        inference = self._measured.inference
+        if inference is None:
+            return _SKIPPED
         self._engine.start()
         end = time.monotonic() + self._engine_wait
         while not self._engine_is_healthy():
@@ -197,7 +203,7 @@ class Boot:
             time.sleep(0.2)
         self._try_engine()
         self._extend(ENGINE)
-        return "ok", config.engine_name
+        return "ok", inference.engine_name
 
     def _engine_is_healthy(self) -> bool:
         from privml.agent import exchange
@@ -227,7 +233,7 @@ class Boot:
             raise HostError(f"engine: the first completion was answered with status {status}")
 
     def _system_ready(self) -> tuple[str, str]:
-        if not self._engine.alive():
+        if self._engine_ended():
             raise HostError("engine: it ended")
         self._broker.ready()
         return "ok", ""
@@ -242,6 +248,9 @@ class Boot:
     def _measured(self) -> Config:
         assert self._config is not None
         return self._config
+
+    def _engine_ended(self) -> bool:
+        return self._measured.inference is not None and not self._engine.alive()
 
     def _broker_ended(self) -> bool:
         import select

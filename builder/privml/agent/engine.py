@@ -6,7 +6,7 @@ import os
 import sys
 
 from privml.agent.layout import Layout
-from privml.base.errors import PrivmlError
+from privml.base.errors import HostError, PrivmlError
 from privml.events import configuration
 
 ENVIRONMENT = {
@@ -21,7 +21,10 @@ ENVIRONMENT = {
 def main(layout: Layout | None = None) -> int:
     """Replace this process by the engine; returns only when that fails."""
     try:
-        argv = configuration.read((layout or Layout()).config).engine_argv
+        inference = configuration.read((layout or Layout()).config).inference
+        if inference is None:
+            raise HostError("the measured configuration names no engine")
+        argv = inference.engine_argv
         os.execve(argv[0], argv, ENVIRONMENT)  # noqa: S606 -- argv is measured, and there is no shell
     except (PrivmlError, OSError) as error:
         sys.stderr.write(f"privml: engine: {error}\n")

@@ -1,7 +1,8 @@
 """The only process that the network reaches: TLS 1.3, five paths, and no memory of what passes through.
 
 `/healthz`, `/readyz`, `/boot-stages` and `/.well-known/privml-attestation` are answered here; `/v1/` goes to the
-engine, only while every stage is through. Nothing of a request or answer is written anywhere but to its connection.
+engine, if the measured configuration names one, and only while every stage is through. Nothing of a request or answer
+is written anywhere but to its connection.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import h11
@@ -66,10 +68,13 @@ class _Answer(PrivmlError):
 
 
 class Server:
-    """Connections in threads: as many as a server of ``max_concurrency`` answers needs, and some for questions."""
+    """Connections in threads: as many as a server of ``max_concurrency`` answers needs, and some for questions.
+
+    ``engine`` is the engine's socket; None when the measured configuration names no engine.
+    """
 
     def __init__(self, config: Config, layout: Layout) -> None:
-        self._engine = layout.engine_socket
+        self.engine = None if config.inference is None else layout.engine_socket
         self._stages_file = layout.stages
         broker = BrokerClient(layout)
         self._quotes = QuoteBatch(lambda root: broker.quote(root, timeout=QUOTE_TIMEOUT))
@@ -137,13 +142,13 @@ class Server:
         except PrivmlError as error:
             raise _Answer(503, "unavailable", "attestation: the broker does not answer") from error
 
-    def forward(self, request: h11.Request, target: str, body: bytes) -> Exchange:
+    def forward(self, engine: Path, request: h11.Request, target: str, body: bytes) -> Exchange:
         """Send a request on to the engine; its response is read by the caller."""
         headers = [(bytes(name), bytes(value)) for name, value in request.headers]
         shown = _FORWARDED - _named_by_connection(headers)
         try:
             return Exchange(
-                self._engine,
+                engine,
                 request.method.decode("ascii"),
                 target,
                 [(name, value) for name, value in headers if name in shown],
@@ -208,6 +213,9 @@ class _Conversation:
             self._respond(200, self._server.document(query))
 
     def _inference(self, request: h11.Request, target: str) -> None:
+        engine = self._server.engine
+        if engine is None:
+            raise _Answer(404, "no-inference", "this image runs no model: it only attests")
         ready, stages = self._server.stages()
         if not ready:
             # The stage list stands beside the error, so that an operator sees why from any client.
@@ -224,7 +232,7 @@ class _Conversation:
                 shown = engine_body(request.method.decode("ascii"), path, query, body)
             except UnsupportedError as error:
                 raise _Answer(error.status, "unsupported", error.message) from error
-            with self._server.forward(request, path, shown) as exchange:
+            with self._server.forward(engine, request, path, shown) as exchange:
                 self._stream(exchange)
         finally:
             self._server.answers.release()

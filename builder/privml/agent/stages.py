@@ -16,7 +16,8 @@ from privml.base.strictjson import canonical
 
 FORMAT = "privml-stages/v1"
 NAMES = ("platform", "config", "identity", "devices", "model", "engine", "system-ready")
-STATUSES = ("pending", "running", "ok", "warning", "failed")
+STATUSES = ("pending", "running", "ok", "warning", "skipped", "failed")
+_THROUGH = ("ok", "warning", "skipped")
 
 
 @dataclass(frozen=True)
@@ -72,7 +73,7 @@ class StageTable:
         if status == "failed":
             self._ready = False
         elif name == NAMES[-1]:
-            self._ready = all(stage.status in ("ok", "warning") for stage in self._stages.values())
+            self._ready = all(stage.status in _THROUGH for stage in self._stages.values())
         self._write()
 
     def _now(self) -> int:

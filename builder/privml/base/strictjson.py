@@ -206,6 +206,11 @@ class Fields:
         """A nested object."""
         return Fields(self._take(key), f"{self.path}.{key}")
 
+    def fields_or_null(self, key: str) -> Fields | None:
+        """A nested object, or None for null; a missing field is an error like any other."""
+        value = self._take(key)
+        return None if value is None else Fields(value, f"{self.path}.{key}")
+
     def take(self, key: str) -> Any:
         """The raw value, for a union that the caller tells apart."""
         return self._take(key)

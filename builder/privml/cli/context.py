@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -14,6 +15,9 @@ from privml.image.tools import ToolsTree
 from privml.lock.make import check, current_inputs
 from privml.lock.models import Lock, own_tools_lock, read_lock, read_tools_lock
 from privml.lock.trees import images_folder
+from privml.recipe.finding import RecipeProblems
+from privml.recipe.guestfiles import GuestFile, errors, lint_guest
+from privml.recipe.lint import lint
 from privml.recipe.loader import Recipe, find, load, shipped
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -48,11 +52,11 @@ def resolve(text: str, output: Path | None = None) -> Target:
 
 def check_output(directory: Path) -> None:
     """``UsageError`` when something is there that no build has made: a build replaces its output whole."""
-    from privml.image.build import KEY_FILE
+    from privml.image.inputs import FILE as INPUTS_FILE
 
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
-    if not (directory / "manifest.json").is_file() or not (directory / KEY_FILE).is_file():
+    if not (directory / "manifest.json").is_file() or not (directory / INPUTS_FILE).is_file():
         raise UsageError(
             f"{directory} is there and is no image that `image` made: it would be replaced, with all that it holds",
             hint="give a new or empty folder with --output, or remove it yourself",
@@ -100,8 +104,10 @@ class Workplace:
         return self._trees[path]
 
     def recipe_and_lock(self, path: Path) -> tuple[Recipe, Lock]:
-        """A recipe with its lock; ``InputsError`` when the lock is stale."""
+        """A recipe with its lock; ``RecipeError`` when a rule is broken, ``InputsError`` when the lock is stale."""
         recipe = load(path)
+        if wrong := errors([*lint(recipe), *lint_guest(guest_files(images_folder()))]):
+            raise RecipeProblems(wrong, hint=f"why: `privml-build lint --explain {wrong[0].rule}`")
         lock_path = self.lock_file or recipe.lock_path
         if self.lock_file is not None and not self.lock_file.is_file():
             raise InputsError(
@@ -122,6 +128,18 @@ class Workplace:
         if self.lock_file is None:
             return False
         return not recipe.lock_path.is_file() or read_lock(recipe.lock_path) != lock
+
+
+def guest_files(images: Path) -> dict[str, GuestFile]:
+    """The guest's own files below ``images``, as ``lint_guest`` takes them."""
+    found = {}
+    for path in sorted(images.rglob("*")):
+        name = path.relative_to(images).as_posix()
+        if path.is_symlink():
+            found[name] = GuestFile(os.fsencode(path.readlink()), link=True)
+        elif path.is_file() and "__pycache__" not in path.relative_to(images).parts[:-1]:
+            found[name] = GuestFile(path.read_bytes(), path.stat().st_mode & 0o7777)
+    return found
 
 
 def tools_lock_path(recipe: Path, lock_file: Path | None = None) -> Path:

@@ -40,9 +40,9 @@ def inspect(target: str, *, packages: bool, as_json: bool) -> None:
     click.echo(f"{manifest.name} ({manifest.variant}), recipe {manifest.recipe_sha256}")
     for name, row in facts["artefacts"].items():
         click.echo(f"{row['sha256']}  {name}  {row['size'] / 1e6:.1f} MB")
-    click.echo(
-        f"root hash {manifest.root.root_hash}\nmodel {manifest.model_name}, root hash {manifest.model.root_hash}"
-    )
+    click.echo(f"root hash {manifest.root.root_hash}")
+    model = manifest.model
+    click.echo("no model" if model is None else f"model {model.name}, root hash {model.verity.root_hash}")
     click.echo(f"kernel {manifest.kernel}; its options:")
     for word in manifest.cmdline.split():
         click.echo(f"  {word}")
@@ -58,7 +58,7 @@ def inspect(target: str, *, packages: bool, as_json: bool) -> None:
 
 
 def _facts(directory: Path, manifest: manifests.Manifest) -> dict[str, Any]:
-    volumes = ("root.raw", "model.raw")
+    model = manifest.model
     return {
         "name": manifest.name,
         "variant": manifest.variant,
@@ -67,7 +67,7 @@ def _facts(directory: Path, manifest: manifests.Manifest) -> dict[str, Any]:
         "source_date_epoch": manifest.source_date_epoch,
         "artefacts": {name: {"sha256": a.sha256, "size": a.size} for name, a in sorted(manifest.artefacts.items())},
         "root": manifest.root.to_dict(),
-        "model": {"name": manifest.model_name, **manifest.model.to_dict()},
+        "model": model and {"name": model.name, **model.verity.to_dict()},
         "kernel": manifest.kernel,
         "options": manifest.cmdline.split(),
         "uki": [
@@ -76,7 +76,8 @@ def _facts(directory: Path, manifest: manifests.Manifest) -> dict[str, Any]:
         ],
         "partitions": {
             name: [{"name": part.name, "size": part.size} for part in partitions(directory / name)]
-            for name in volumes
+            for name in manifests.VOLUMES
+            if name in manifest.artefacts
         },
         "packages": [list(row) for row in manifest.packages],
         "sbom": _sbom_kinds(directory),

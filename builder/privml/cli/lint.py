@@ -11,16 +11,19 @@ from typing import Any
 import click
 
 from privml.base.errors import InputsError, RecipeError, UsageError
-from privml.cli.context import tools_lock_path
+from privml.cli.context import guest_files, tools_lock_path
 from privml.lock.make import check, current_inputs
 from privml.lock.models import read_lock
 from privml.lock.trees import images_folder
 from privml.recipe.fields import facts
 from privml.recipe.finding import Finding, RecipeProblems
+from privml.recipe.guestfiles import lint_guest
 from privml.recipe.lint import LockFacts
 from privml.recipe.lint import lint as findings_of
 from privml.recipe.loader import Recipe, find, is_recipe, load, shipped
 from privml.recipe.rules import RULES
+
+GUEST = "guest files"
 
 
 @click.command()
@@ -28,7 +31,7 @@ from privml.recipe.rules import RULES
 @click.option("--explain", metavar="RULE|FIELD", help="Say what a rule demands and why, or what a field means.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> None:
-    """Check recipes (all of `recipes` by default) without network, store or build.
+    """Check recipes (all of `recipes` by default) and the guest's own files, without network, store or build.
 
     Errors end in exit 3; warnings are told on standard error.
 
@@ -42,19 +45,19 @@ def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> Non
         return
     wrong: list[str] = []
     told: list[dict[str, Any]] = []
-    for path in _chosen(targets):
-        found = _findings(path)
+    judged = [(path.name.removesuffix(".yaml"), _findings(path)) for path in _chosen(targets)]
+    judged.append((GUEST, lint_guest(guest_files(images_folder()))))
+    for name, found in judged:
         errors = [finding for finding in found if finding.severity == "error"]
         wrong += [str(finding) for finding in errors]
-        name = path.name.removesuffix(".yaml")
         told.append({"name": name, "ok": not errors, "findings": [asdict(finding) for finding in found]})
         for finding in found:
             if finding.severity == "warning":
                 click.echo(f"warning: {finding}", err=True)
-        if not errors and not as_json:
+        if not errors and not as_json and name != GUEST:
             click.echo(f"ok {name}")
     if as_json:
-        click.echo(json.dumps({"recipes": told}, indent=2, sort_keys=True))
+        click.echo(json.dumps({"recipes": told[:-1], "guest": told[-1]}, indent=2, sort_keys=True))
     if wrong:
         raise RecipeError("\n".join(wrong), hint=_hint(wrong))
 

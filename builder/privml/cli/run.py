@@ -12,7 +12,7 @@ from typing import Any
 
 import click
 
-from privml.base.errors import HostError
+from privml.base.errors import HostError, UsageError
 from privml.base.steps import say, step
 from privml.cli.context import Workplace, recipes_directory, resolve
 from privml.vm.launch import launch_of
@@ -36,6 +36,8 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
     """
     found = resolve(target)
     manifest = found.manifest()
+    if prompt is not None and manifest.model is None:
+        raise UsageError(f"{manifest.name} holds no model, so it answers no prompt", hint="leave out --prompt")
     place = Workplace()
     launch = launch_of(found.directory, manifest, recipes_directory(found))
     with started(place.tools_of(found), launch) as machine:
@@ -44,7 +46,8 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
                 seconds = await_ready(machine, timeout)
             say(f"ready after {seconds:.0f} s")
             if prompt is None:
-                click.echo(f"https://127.0.0.1:{machine.port}/v1 (not verified; Ctrl-C stops it)")
+                serves = "/v1" if manifest.model is not None else " attests only"
+                click.echo(f"https://127.0.0.1:{machine.port}{serves} (not verified; Ctrl-C stops it)")
                 while True:
                     machine.check_running()
                     time.sleep(1)

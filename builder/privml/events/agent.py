@@ -23,9 +23,10 @@ ENGINE = "engine"
 SYSTEM_READY = "system-ready"
 FAILED = "failed"
 
-SEQUENCE_CPU = (CONFIG, MODEL, ENGINE, SYSTEM_READY)
-SEQUENCE_GPU = (CONFIG, GPU_POLICY, GPU_READY, MODEL, ENGINE, SYSTEM_READY)
-NAMES = (*SEQUENCE_GPU, FAILED)
+SEQUENCE = (CONFIG, GPU_POLICY, GPU_READY, MODEL, ENGINE, SYSTEM_READY)
+_GPUS = (GPU_POLICY, GPU_READY)
+_INFERENCE = (MODEL, ENGINE)
+NAMES = (*SEQUENCE, FAILED)
 
 MAX_PAYLOAD = 64 * 1024
 MAX_EVENTS = 16
@@ -49,9 +50,10 @@ class AgentEvent:
             )
 
 
-def sequence(*, gpus: bool) -> tuple[str, ...]:
-    """The names a healthy boot extends, in order; ``gpus`` when the measured configuration declares GPUs."""
-    return SEQUENCE_GPU if gpus else SEQUENCE_CPU
+def sequence(*, gpus: bool, inference: bool) -> tuple[str, ...]:
+    """The names a healthy boot extends, in order: what the measured configuration declares is there, all of it."""
+    left_out = (() if gpus else _GPUS) + (() if inference else _INFERENCE)
+    return tuple(name for name in SEQUENCE if name not in left_out)
 
 
 def config_event(sha256: str) -> AgentEvent:

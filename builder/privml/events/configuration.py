@@ -32,34 +32,41 @@ class Verity:
 
 
 @dataclass(frozen=True)
+class Inference:
+    """What answers prompts: the engine's name and argv, and the model's name, file and volume."""
+
+    engine_name: str
+    engine_argv: tuple[str, ...]
+    model_name: str
+    model_file: str
+    model_verity: Verity
+
+
+@dataclass(frozen=True)
 class Config:
-    """The decoded configuration; ``sha256`` is the hex digest of the file's bytes."""
+    """The decoded configuration; ``sha256`` is the hex digest of the file's bytes.
+
+    Without ``inference`` the guest attests and does nothing else; an engine without a model, or a model without an
+    engine, cannot be said.
+    """
 
     sha256: str
     name: str
     variant: str
     listen: int
     max_concurrency: int
-    engine_name: str
-    engine_argv: tuple[str, ...]
-    model_name: str
-    model_file: str
-    model_verity: Verity
+    inference: Inference | None
     devices: tuple[str, ...]
     rtmr3: str
 
     def events(self) -> tuple[events.AgentEvent, ...]:
         """The agent's events of a healthy boot with this configuration, in order: there are no others."""
-        made = {
-            event.name: event
-            for event in (
-                events.config_event(self.sha256),
-                events.model_event(self.model_name, self.model_verity.root_hash.hex()),
-                events.engine_event(self.engine_name, list(self.engine_argv)),
-                events.system_ready_event(),
-            )
-        }
-        return tuple(made[name] for name in events.sequence(gpus=False))
+        made = [events.config_event(self.sha256), events.system_ready_event()]
+        if (inference := self.inference) is not None:
+            made.append(events.model_event(inference.model_name, inference.model_verity.root_hash.hex()))
+            made.append(events.engine_event(inference.engine_name, list(inference.engine_argv)))
+        named = {event.name: event for event in made}
+        return tuple(named[name] for name in events.sequence(gpus=False, inference=inference is not None))
 
 
 def read(path: Path) -> Config:
@@ -84,13 +91,48 @@ def decode(data: bytes) -> Config:
     listen = agent.integer("listen", low=1024, high=65535)
     max_concurrency = agent.integer("max_concurrency", low=1, high=1024)
     agent.end()
-    engine = top.fields("engine")
+    inference = _inference(top)
+    devices = _texts(top, "devices")
+    rtmr3 = top.text("rtmr3", one_of=("staged", "unused"))
+    top.end()
+    return Config(
+        sha256=hashlib.sha256(data).hexdigest(),
+        name=name,
+        variant=variant,
+        listen=listen,
+        max_concurrency=max_concurrency,
+        inference=inference,
+        devices=devices,
+        rtmr3=rtmr3,
+    )
+
+
+def encode(config: Config) -> bytes:
+    """The canonical bytes of ``config`` (``sha256`` is not a field of the file)."""
+    fields: Mapping[str, object] = {
+        "format": FORMAT,
+        "name": config.name,
+        "variant": config.variant,
+        "agent": {"listen": config.listen, "max_concurrency": config.max_concurrency},
+        **_inference_fields(config.inference),
+        "devices": list(config.devices),
+        "rtmr3": config.rtmr3,
+    }
+    return canonical(dict(fields))
+
+
+def _inference(top: Fields) -> Inference | None:
+    """``engine`` and ``model``: both fields, or both null; one alone is no configuration."""
+    engine, model = top.fields_or_null("engine"), top.fields_or_null("model")
+    if engine is None and model is None:
+        return None
+    if engine is None or model is None:
+        raise EvidenceError("config: one of engine and model is null; expected both objects, or both null")
     engine_name = engine.text("name", one_of=("llama-server",))
     engine_argv = _texts(engine, "argv")
     engine.end()
     if not engine_argv or not engine_argv[0].startswith("/"):
         raise EvidenceError("config.engine.argv: expected an absolute program path first")
-    model = top.fields("model")
     model_name = _nonempty(model, "name")
     model_file = _nonempty(model, "file")
     if "/" in model_file or model_file in (".", ".."):
@@ -105,37 +147,18 @@ def decode(data: bytes) -> Config:
     verity.integer("block_size", low=BLOCK_SIZE, high=BLOCK_SIZE)
     verity.end()
     model.end()
-    devices = _texts(top, "devices")
-    rtmr3 = top.text("rtmr3", one_of=("staged", "unused"))
-    top.end()
-    return Config(
-        sha256=hashlib.sha256(data).hexdigest(),
-        name=name,
-        variant=variant,
-        listen=listen,
-        max_concurrency=max_concurrency,
-        engine_name=engine_name,
-        engine_argv=engine_argv,
-        model_name=model_name,
-        model_file=model_file,
-        model_verity=model_verity,
-        devices=devices,
-        rtmr3=rtmr3,
-    )
+    return Inference(engine_name, engine_argv, model_name, model_file, model_verity)
 
 
-def encode(config: Config) -> bytes:
-    """The canonical bytes of ``config`` (``sha256`` is not a field of the file)."""
-    verity = config.model_verity
-    fields: Mapping[str, object] = {
-        "format": FORMAT,
-        "name": config.name,
-        "variant": config.variant,
-        "agent": {"listen": config.listen, "max_concurrency": config.max_concurrency},
-        "engine": {"name": config.engine_name, "argv": list(config.engine_argv)},
+def _inference_fields(inference: Inference | None) -> dict[str, object]:
+    if inference is None:
+        return {"engine": None, "model": None}
+    verity = inference.model_verity
+    return {
+        "engine": {"name": inference.engine_name, "argv": list(inference.engine_argv)},
         "model": {
-            "name": config.model_name,
-            "file": config.model_file,
+            "name": inference.model_name,
+            "file": inference.model_file,
             "verity": {
                 "root_hash": verity.root_hash.hex(),
                 "salt": verity.salt.hex(),
@@ -144,10 +167,7 @@ def encode(config: Config) -> bytes:
                 "block_size": BLOCK_SIZE,
             },
         },
-        "devices": list(config.devices),
-        "rtmr3": config.rtmr3,
     }
-    return canonical(dict(fields))
 
 
 def _nonempty(fields: Fields, key: str) -> str:

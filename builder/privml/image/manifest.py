@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,12 +10,15 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.files import sha256_file
-from privml.events.agent import AgentEvent
+from privml.events.agent import ENGINE, MODEL, AgentEvent
 from privml.image.volume import BLOCK, Verity
 from privml.machine.platform import Shape
 
+FILE = "manifest.json"
 FORMAT = "privml-manifest/v1"
-ARTEFACTS = ("uki.efi", "root.raw", "model.raw", "firmware.fd")
+MODEL_FILE = "model.raw"
+ARTEFACTS = ("uki.efi", "root.raw", MODEL_FILE, "firmware.fd")
+VOLUMES = ("root.raw", MODEL_FILE)
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,19 @@ class Artefact:
 
 
 @dataclass(frozen=True)
+class Model:
+    """The model's name and its volume."""
+
+    name: str
+    verity: Verity
+
+
+@dataclass(frozen=True)
 class Manifest:
-    """docs/ARCHITECTURE.md, "Manifest v1". ``packages`` are (name, version, architecture, sha256)."""
+    """docs/ARCHITECTURE.md, "Manifest v1". ``packages`` are (name, version, architecture, sha256).
+
+    Without ``model`` there is no model.raw, and the agent starts no engine.
+    """
 
     name: str
     variant: str
@@ -39,8 +54,7 @@ class Manifest:
     cmdline: str
     kernel: str
     root: Verity
-    model_name: str
-    model: Verity
+    model: Model | None
     config_sha256: str
     agent_events: tuple[AgentEvent, ...]
     artefacts: dict[str, Artefact]
@@ -64,7 +78,7 @@ class Manifest:
                 "cmdline": self.cmdline,
                 "kernel": self.kernel,
                 "root": self.root.to_dict(),
-                "model": {"name": self.model_name, "verity": self.model.to_dict()},
+                "model": self.model and {"name": self.model.name, "verity": self.model.verity.to_dict()},
                 "config_sha256": self.config_sha256,
                 "agent_events": [{"name": e.name, "payload": strictjson.b64(e.payload)} for e in self.agent_events],
                 "artefacts": {name: {"sha256": a.sha256, "size": a.size} for name, a in self.artefacts.items()},
@@ -79,11 +93,16 @@ class Manifest:
         )
 
 
+def artefacts_of(*, model: bool) -> tuple[str, ...]:
+    """The files that an image is made of, with a model or without."""
+    return tuple(name for name in ARTEFACTS if model or name != MODEL_FILE)
+
+
 def decode(data: bytes) -> Manifest:
     """Parse manifest v1; ``EvidenceError`` for anything else."""
     top = strictjson.Fields(strictjson.loads(data, what="manifest.json"), "manifest")
     top.text("format", one_of=(FORMAT,))
-    model = top.fields("model")
+    model = _model(top.fields_or_null("model"))
     artefacts = top.fields("artefacts")
     manifest = Manifest(
         name=top.text("name"),
@@ -96,43 +115,49 @@ def decode(data: bytes) -> Manifest:
         cmdline=top.text("cmdline"),
         kernel=top.text("kernel"),
         root=_verity(top.fields("root")),
-        model_name=model.text("name"),
-        model=_verity(model.fields("verity")),
+        model=model,
         config_sha256=top.hexadecimal("config_sha256", 32).hex(),
         agent_events=tuple(_event(item, n) for n, item in enumerate(top.array("agent_events"))),
-        artefacts={name: _artefact(artefacts.fields(name)) for name in ARTEFACTS},
+        artefacts={name: _artefact(artefacts.fields(name)) for name in artefacts_of(model=model is not None)},
         platforms=tuple(_text(item, "manifest.platforms") for item in top.array("platforms")),
         shapes=tuple(_shape(item, n) for n, item in enumerate(top.array("shapes"))),
         packages=tuple(_package(item, n) for n, item in enumerate(top.array("packages"))),
         origins={key: _text(value, "manifest.origins") for key, value in top.fields("origins").rest().items()},
     )
-    model.end()
     artefacts.end()
     top.end()
+    extended = {event.name for event in manifest.agent_events} & {MODEL, ENGINE}
+    if model is None and extended:
+        raise EvidenceError(f"manifest.agent_events: `{min(extended)}`, but manifest.model is null")
     return manifest
 
 
 def read(directory: Path) -> Manifest:
     """The manifest of an output directory."""
-    path = directory / "manifest.json"
+    path = directory / FILE
     if not path.is_file():
         raise BuildError(f"{directory} holds no manifest.json", hint="build it with `privml-build image NAME`")
     return decode(path.read_bytes())
 
 
 def check_artefacts(directory: Path, manifest: Manifest) -> None:
-    """``BuildError`` when an artefact is missing or is not the one that the manifest names."""
+    """``BuildError`` when an artefact is missing or is not the one that the manifest names; every byte is read."""
     for name, expected in manifest.artefacts.items():
-        path = directory / name
-        if not path.is_file():
-            raise BuildError(f"{path} is missing", hint=f"build it again with `privml-build image {manifest.name}`")
-        size = path.stat().st_size
-        if size != expected.size or sha256_file(path) != expected.sha256:
-            raise BuildError(
-                f"{path} is not what manifest.json says: got {size} bytes, expected {expected.size} bytes "
-                f"with sha256 {expected.sha256}",
-                hint=f"build it again with `privml-build image {manifest.name}`",
-            )
+        check_artefact(directory / name, expected)
+
+
+def check_artefact(path: Path, expected: Artefact, sha256: Callable[[Path], str] = sha256_file) -> None:
+    """``BuildError`` when ``path`` is missing or is not ``expected``; ``sha256`` gives a file's digest."""
+    hint = "build it again with `privml-build image NAME`"
+    if not path.is_file():
+        raise BuildError(f"{path} is missing", hint=hint)
+    size = path.stat().st_size
+    if size != expected.size or sha256(path) != expected.sha256:
+        raise BuildError(
+            f"{path} is not what manifest.json says: got {size} bytes, expected {expected.size} bytes "
+            f"with sha256 {expected.sha256}",
+            hint=hint,
+        )
 
 
 def artefact(path: Path) -> Artefact:
@@ -150,6 +175,14 @@ def _verity(fields: strictjson.Fields) -> Verity:
     fields.integer("block_size", low=BLOCK, high=BLOCK)
     fields.end()
     return verity
+
+
+def _model(fields: strictjson.Fields | None) -> Model | None:
+    if fields is None:
+        return None
+    model = Model(fields.text("name"), _verity(fields.fields("verity")))
+    fields.end()
+    return model
 
 
 def _artefact(fields: strictjson.Fields) -> Artefact:

@@ -72,17 +72,22 @@ ALLOWED = (
     "usr/lib/sysusers.d/privml.conf",
     "usr/lib/x86_64-linux-gnu/*.so",
     "usr/lib/x86_64-linux-gnu/*.so.*",
-    "usr/lib/x86_64-linux-gnu/ggml/**",
-    "usr/lib/x86_64-linux-gnu/llama/libllama-server-impl.so",
     "usr/lib/x86_64-linux-gnu/ossl-modules/legacy.so",
     "usr/lib/x86_64-linux-gnu/systemd/libsystemd-*.so",
     "usr/lib64/ld-linux-x86-64.so.2",
-    "usr/libexec/x86_64-linux-gnu/ggml/**",
     "var/lib",
     "var/log",
     "var/run",
     "var/tmp",
 )
+# What an engine brings, beside its programs (`render`) and plain libraries.
+OF_ENGINE = {
+    "llama-server": (
+        "usr/lib/x86_64-linux-gnu/ggml/**",
+        "usr/lib/x86_64-linux-gnu/llama/libllama-server-impl.so",
+        "usr/libexec/x86_64-linux-gnu/ggml/**",
+    ),
+}
 FORBIDDEN = (
     "*.timer",
     "*getty*",

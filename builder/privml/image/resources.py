@@ -10,7 +10,8 @@ from pathlib import Path
 
 import privml
 from privml.image.render import AGENT_ROOT, File
-from privml.lock.trees import images_folder
+from privml.lock.trees import images_folder, overlays
+from privml.recipe.loader import Recipe
 
 
 def templates() -> dict[str, bytes]:
@@ -31,12 +32,12 @@ def read_tree(root: Path) -> dict[str, File]:
     return files
 
 
-def overlay(agent_files: Iterable[str], *, development: bool, config: bytes) -> dict[str, File]:
+def overlay(recipe: Recipe, agent_files: Iterable[str], *, config: bytes) -> dict[str, File]:
     """The guest's own files: units, the agent's module closure, the initrd's init, the measured configuration."""
     root = images_folder()
-    files = read_tree(root / "guest/common")
-    if development:
-        files |= read_tree(root / "guest/development")
+    files: dict[str, File] = {}
+    for folder in overlays(recipe.content):
+        files |= read_tree(root / folder)
     package = Path(privml.__file__).resolve().parent.parent
     for name in agent_files:
         files[f"{AGENT_ROOT}/{name}"] = File((package / name).read_bytes())

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from privml import __version__
 from privml.base import strictjson
 from privml.image.licences import UNKNOWN, declared
-from privml.image.manifest import Manifest
+from privml.image.manifest import Manifest, Model
 from privml.lock.models import Lock, Package, Wheel
 
 FILE = "sbom.cdx.json"
@@ -39,7 +39,7 @@ def sbom(manifest: Manifest, lock: Lock, release: str, licences: Mapping[str, Se
     parts = [_package(package, release, licences, "library") for package in lock.packages]
     parts += [_package(package, release, licences, "firmware") for package in lock.firmware]
     parts += [_wheel(wheel, licences) for wheel in lock.wheels]
-    parts += [_model(manifest), *_files(manifest)]
+    parts += [*_model(manifest.model), *_files(manifest)]
     parts.sort(key=lambda part: str(part["bom-ref"]))
     subject = f"root:{manifest.root.root_hash}"
     return strictjson.pretty(
@@ -103,13 +103,17 @@ def _wheel(wheel: Wheel, licences: Mapping[str, Sequence[str]]) -> dict[str, Any
     }
 
 
-def _model(manifest: Manifest) -> dict[str, Any]:
-    return {
-        "type": "machine-learning-model",
-        "bom-ref": f"model:{manifest.model.root_hash}",
-        "name": manifest.model_name,
-        "properties": _properties({"root_hash": manifest.model.root_hash}),
-    }
+def _model(model: Model | None) -> list[dict[str, Any]]:
+    if model is None:
+        return []
+    return [
+        {
+            "type": "machine-learning-model",
+            "bom-ref": f"model:{model.verity.root_hash}",
+            "name": model.name,
+            "properties": _properties({"root_hash": model.verity.root_hash}),
+        }
+    ]
 
 
 def _files(manifest: Manifest) -> list[dict[str, Any]]:

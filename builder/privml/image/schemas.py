@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from privml.base import strictjson
 from privml.events.agent import NAMES
-from privml.image.manifest import ARTEFACTS, FORMAT
+from privml.image.manifest import FORMAT, artefacts_of
 from privml.image.volume import BLOCK
 from privml.lock.models import Lock, ToolsLock
 from privml.recipe import schema
@@ -51,12 +51,12 @@ def manifest_schema() -> dict[str, Any]:
         "cmdline": _TEXT,
         "kernel": _TEXT,
         "root": _VERITY,
-        "model": _object({"name": _TEXT, "verity": _VERITY}),
+        "model": {"anyOf": [_object({"name": _TEXT, "verity": _VERITY}), {"type": "null"}]},
         "config_sha256": _SHA256,
         "agent_events": _array(
             _object({"name": {"enum": list(NAMES)}, "payload": {"type": "string", "contentEncoding": "base64"}})
         ),
-        "artefacts": _object({name: _object({"sha256": _SHA256, "size": _SIZE}) for name in ARTEFACTS}),
+        "artefacts": {"type": "object"},
         "platforms": _array({"type": "string"}),
         "shapes": _array(_object({"vcpus": _COUNT, "memory": {"description": "Bytes.", **_COUNT}})),
         "packages": _array(_object({"name": _TEXT, "version": _TEXT, "architecture": _TEXT, "sha256": _SHA256})),
@@ -77,6 +77,9 @@ def manifest_schema() -> dict[str, Any]:
         "$schema": schema.DIALECT,
         "title": "privml-build manifest",
         **_object(fields),
+        "if": {"properties": {"model": {"type": "null"}}},
+        "then": {"properties": {"artefacts": _artefacts(artefacts_of(model=False))}},
+        "else": {"properties": {"artefacts": _artefacts(artefacts_of(model=True))}},
         "$defs": {"verity": _object(verity)},
     }
 
@@ -96,6 +99,10 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, body in files().items():
         (folder / name).write_bytes(body)
+
+
+def _artefacts(names: tuple[str, ...]) -> dict[str, Any]:
+    return _object({name: _object({"sha256": _SHA256, "size": _SIZE}) for name in names})
 
 
 def _object(fields: dict[str, Any]) -> dict[str, Any]:

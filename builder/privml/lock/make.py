@@ -90,7 +90,7 @@ def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Pa
     return Current(
         recipe.digest,
         agent_tree(recipe.content.variant, source),
-        guest_tree(images, recipe.content.variant),
+        guest_tree(images, recipe.content),
         sha256_file(tools_lock),
     )
 
@@ -276,6 +276,8 @@ def check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
 
 
 def _wheels(recipe: Recipe, previous: Lock | None, store: Store) -> tuple[Wheel, ...]:
+    if recipe.content.inference is None:
+        return ()
     name, version = recipe.content.inference.model.requirement
     for wheel in previous.wheels if previous is not None else ():
         if (wheel.name, wheel.version) == (name, version):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.lock.models import Tree, TreeFile
+from privml.recipe.models import Content
 
 PACKAGE = "privml"
 AGENT_ROOTS = ("privml.agent",)
@@ -37,15 +38,16 @@ def images_folder() -> Path:
     return data if data.is_dir() else package.parents[1] / "images"
 
 
-def guest_folders(variant: str) -> tuple[str, ...]:
-    """The overlays of a variant, in the order of laying them over each other; then what else shapes the guest."""
-    return ("guest/common", f"guest/{variant}", "initrd", "mkosi")
+def overlays(content: Content) -> tuple[str, ...]:
+    """The folders of ``images`` that lie in this guest, in the order of laying them over each other."""
+    engine = () if content.inference is None else ("guest/engine",)
+    return ("guest/common", *engine, f"guest/{content.variant}")
 
 
-def guest_tree(images: Path, variant: str) -> Tree:
+def guest_tree(images: Path, content: Content) -> Tree:
     """The guest's overlays, its initrd's files and the templates, below ``images``; a folder may be absent."""
     files: list[TreeFile] = []
-    for folder in guest_folders(variant):
+    for folder in (*overlays(content), "initrd", "mkosi"):
         if (images / folder).is_dir():
             files += [_entry(images, path) for path in _walk(images / folder)]
     if not files:
@@ -126,8 +128,10 @@ def _ours(name: str, path: str, line: int) -> list[str]:
 
 
 def _running(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those that only a type checker sees."""
+    """All statements but those that only a type checker sees. Expressions hold none, so they are not entered."""
     for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.stmt | ast.excepthandler | ast.match_case):
+            continue
         if isinstance(node, ast.If) and _is_type_checking(node.test):
             for other in node.orelse:
                 yield other

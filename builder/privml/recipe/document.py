@@ -196,7 +196,8 @@ def printable(text: str) -> str:
 def merged(child: Document, parent: Document, joint: Mark) -> Document:
     """``child`` laid over ``parent``: mappings field by field, everything else whole; marks name the right file.
 
-    ``joint`` is where the child names its parent.
+    A null in the child takes the parent's field away; its mark stays, for whoever misses the field. ``joint`` is
+    where the child names its parent.
     """
     marks = dict(parent.marks)
 
@@ -212,7 +213,10 @@ def merged(child: Document, parent: Document, joint: Mark) -> Document:
             for old in [old for old in marks if old[: len(here)] == here]:
                 del marks[old]
             marks.update({new: mark for new, mark in child.marks.items() if new[: len(here)] == here})
-            result[key] = value
+            if value is None and key in under:
+                del result[key]
+            else:
+                result[key] = value
         return result
 
     value = lay(child.value, parent.value, ())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -65,7 +66,7 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Fact]:
         yield Fact(
             path=path,
             kind=_kind(info),
-            default="none, it must be given" if info.is_required() else str(info.default),
+            default=_default(info),
             meaning=info.description or "",
             example=str(example).lower() if isinstance(example, bool) else str(example or ""),
             moves=tuple(extra.get("x-moves", ())),
@@ -73,6 +74,12 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Fact]:
         )
         if inner is not None:
             yield from _walk(inner, f"{path}.")
+
+
+def _default(info: FieldInfo) -> str:
+    if info.is_required():
+        return "none, it must be given"
+    return "none" if info.default is None else str(info.default)
 
 
 def _kind(info: FieldInfo) -> str:
@@ -88,8 +95,8 @@ def _named(annotation: Any) -> str:
     arguments = typing.get_args(annotation)
     if origin is typing.Literal:
         return " or ".join(str(argument) for argument in arguments)
-    if origin is typing.Annotated:
-        return _named(arguments[0])
+    if origin in (typing.Annotated, types.UnionType):
+        return _named(arguments[0])  # of `X | None` the X is what is written
     if origin is list:
         return f"a list of {_named(arguments[0])}"
     if annotation is Device:

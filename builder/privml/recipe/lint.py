@@ -77,8 +77,9 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
             if declared.get(kind, 0) != has.get(kind, 0):
                 text = f"{declared.get(kind, 0)} {kind}, but `{platform.name}` has {has.get(kind, 0)}"
                 yield _finding(recipe, "platform-devices", ("devices",), text)
-    if declared.get("virtio-blk", 0) != 2:
-        yield _finding(recipe, "platform-devices", ("devices",), "expected `virtio-blk: 2`, for root and model")
+    disks, what = (1, "the root") if content.inference is None else (2, "root and model")
+    if declared.get("virtio-blk", 0) != disks:
+        yield _finding(recipe, "platform-devices", ("devices",), f"expected `virtio-blk: {disks}`, for {what}")
 
 
 def _of_sizes(recipe: Recipe, model_size: int) -> Iterator[Finding]:
@@ -87,6 +88,8 @@ def _of_sizes(recipe: Recipe, model_size: int) -> Iterator[Finding]:
         if model_size and shape.memory < need:
             text = f"{shape.memory // MIB}MiB, but the model of {model_size // MIB} MiB needs some {need // MIB}MiB"
             yield _finding(recipe, "memory-for-model", ("shapes", index, "memory"), text)
+    if recipe.content.inference is None:
+        return
     pattern = recipe.content.inference.model.file
     if not set(pattern.rpartition("/")[2]) - set("*?."):
         text = f"`{pattern}` takes any file; name it, or at least its kind"

@@ -70,6 +70,12 @@ def _port(value: int) -> int:
     return value
 
 
+def _given(value: object) -> object:
+    if value is None:
+        raise ValueError("got nothing, expected fields; leave it out for an image that only attests")
+    return value
+
+
 def _device(value: object) -> object:
     if isinstance(value, dict) and len(value) == 1:
         kind, count = next(iter(value.items()))
@@ -224,12 +230,17 @@ class Content(Section):
     base: Annotated[Base, about("The distribution that the guest is made from.", moves=ALL)]
     kernel: Annotated[Kernel, about("The guest's kernel.", moves=ROOT)]
     firmware: Annotated[Firmware, about("The firmware that starts the guest.", moves=("MRTD", "RTMR0"))]
-    inference: Annotated[Inference, about("What answers prompts.", moves=CONFIG)]
+    inference: Annotated[
+        Inference | None,
+        BeforeValidator(_given),
+        about("What answers prompts; an image without it only attests.", moves=CONFIG),
+    ] = None
     agent: Annotated[Agent, about("The boot agent's server.", moves=CONFIG)]
     devices: Annotated[
         list[Annotated[Device, BeforeValidator(_device), WithJsonSchema(_DEVICE_SCHEMA)]],
         about(
-            "What the guest will find, one KIND: COUNT each, as its platforms have it; two disks for root and model.",
+            "What the guest will find, one KIND: COUNT each, as its platforms have it; a disk for the root, one more "
+            "for a model.",
             "virtio-blk: 2",
             CONFIG,
             min_length=1,

@@ -39,7 +39,8 @@ FORBIDDEN_IN_PRODUCTION = (
 
 def guest_packages(recipe: Recipe) -> tuple[str, ...]:
     """What to ask apt for; the kernel's metapackage is narrowed to its parts when the lock is made."""
-    engine = ENGINES[recipe.content.inference.engine]
+    inference = recipe.content.inference
+    engine = () if inference is None else ENGINES[inference.engine]
     return (*ESSENTIAL, *SYSTEM, *INITRD, *AGENT, *engine, recipe.content.kernel.package)
 
 

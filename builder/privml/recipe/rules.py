@@ -1,7 +1,8 @@
 """The rules of `lint`, as data: what each demands, and the incident in somebody's system that taught it.
 
 Rules of the stage ``read`` are applied while a recipe is read (``models``, ``loader``) and end in exit 3 everywhere;
-those of the stage ``judge`` are applied by ``lint`` to a recipe that can be read.
+those of the stage ``judge`` are applied by ``lint`` to a recipe that can be read. Those of the stage ``guest``
+(``guestfiles``) look at the guest's own files below ``images``, also before every build.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ class Rule:
 
     id: str
     severity: Severity
-    stage: Literal["read", "judge"]
+    stage: Literal["read", "judge", "guest"]
     what: str
     why: str
     reference: str
@@ -96,7 +97,7 @@ _ALL = (
         "platform-devices",
         "error",
         "judge",
-        "A recipe declares exactly the devices that each of its platforms has, two of them disks for root and model.",
+        "A recipe declares exactly the devices that each of its platforms has: a disk for the root, one for a model.",
         "One image had another RTMR0 on another machine: devices are in the ACPI tables. The guest expects those "
         "that are declared.",
         "near/mpc#1105",
@@ -141,6 +142,63 @@ _ALL = (
         "The lock is the lock of this recipe, these guest files and these tools.",
         "A pin that was believed to hold did not reach the tools: 74 of 478 packages came live from the archive.",
         "confidential-dot-ai/confidential-os-builder#96",
+    ),
+    Rule(
+        "missing-seed",
+        "error",
+        "guest",
+        "mkosi's configuration sets Seed= and SourceDateEpoch= to values that follow from recipe and lock.",
+        "Without a seed, ids of disks and file systems are drawn at random: no two images of one input were alike.",
+        "pengutronix/genimage#311",
+    ),
+    Rule(
+        "generated-keys",
+        "error",
+        "guest",
+        "Nothing is drawn while an image is made: no keys, ids or seeds, and no program that makes them.",
+        "A package's script made host keys inside the build: anybody could take the private keys out of the release, "
+        "and every rebuild had others.",
+        "p2pool-starter-stack/pithead#894",
+    ),
+    Rule(
+        "latest",
+        "error",
+        "guest",
+        "No name in scripts or mkosi's configuration that moves, such as `latest` or `stable`.",
+        "A service built its verifier from `FROM ...:latest`: what was attested depended on the day of the build.",
+        "near/mpc#3442",
+    ),
+    Rule(
+        "script-network",
+        "error",
+        "guest",
+        "No script fetches anything, and mkosi runs without a network: inputs come through the lock.",
+        "Programs were fetched by curl without a digest while images were built; a rebuild proved nothing.",
+        "celo-org/optimism#532",
+    ),
+    Rule(
+        "baked-cache",
+        "error",
+        "guest",
+        "No cache is part of the guest's files: of Python, of compilers, of GPUs, of model hubs, of the linker.",
+        "A compile cache has a key of the machine that filled it: another process of one service found another key.",
+        "ai-dynamo/dynamo#10695",
+    ),
+    Rule(
+        "overlay-modes",
+        "error",
+        "guest",
+        "An overlay's file has no set-id bit, and only programs are executable; other bits are not taken over.",
+        "Files came into an initramfs with the modes of whoever checked them out: one image locally, another in CI.",
+        "siderolabs/talos#4096",
+    ),
+    Rule(
+        "unknown-setting",
+        "error",
+        "guest",
+        "mkosi's configuration holds only settings that we know, each once.",
+        "mkosi warns of a setting that it does not know, or that does not reach where it is meant to, and goes on.",
+        "systemd/mkosi#4420",
     ),
 )
 

@@ -79,7 +79,7 @@ def commented(content: Content, origin: str) -> str:
 
 def _written(content: Content) -> dict[str, Any]:
     """The fields as a person writes them, which for devices and sizes is not how the model holds them."""
-    value: dict[str, Any] = content.model_dump(mode="json", by_alias=True)
+    value: dict[str, Any] = content.model_dump(mode="json", by_alias=True, exclude_none=True)
     value["devices"] = [{device.kind: device.count} for device in content.devices]
     value["shapes"] = [{"vcpus": shape.vcpus, "memory": size_text(shape.memory)} for shape in content.shapes]
     return value

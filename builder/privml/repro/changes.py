@@ -88,7 +88,7 @@ def changes(a: Manifest, b: Manifest, report: Report) -> tuple[Change, ...]:
             found.append(Change("UKI section", finding.place.partition(":")[2], finding.a, finding.b))
     facts = (
         ("root hash", "root.raw", a.root.root_hash, b.root.root_hash),
-        ("model", b.model_name, a.model.root_hash, b.model.root_hash),
+        ("model", *_models(a, b)),
         ("measured configuration", "config.json", a.config_sha256, b.config_sha256),
         ("firmware", "firmware.fd", a.artefacts["firmware.fd"].sha256, b.artefacts["firmware.fd"].sha256),
     )
@@ -103,6 +103,15 @@ def moved(report: Report) -> tuple[str, ...] | None:
     if report.compared.get(Layer.REGISTERS, 0) == len(told) - len(common):
         return None
     return tuple(sorted({finding.place.rpartition(", ")[2] for finding in common}))
+
+
+def _models(a: Manifest, b: Manifest) -> tuple[str, str, str]:
+    """The model's name, as either has it, and both root hashes."""
+    names = [manifest.model.name for manifest in (b, a) if manifest.model is not None]
+    before, after = (
+        manifest.model.verity.root_hash if manifest.model is not None else "absent" for manifest in (a, b)
+    )
+    return names[0] if names else "none", before, after
 
 
 def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]:

@@ -10,7 +10,8 @@ from privml.base import strictjson
 from privml.base.errors import PrivmlError
 from privml.base.files import write_atomic
 from privml.base.steps import step
-from privml.image.build import Probe, build
+from privml.image.build import build
+from privml.image.root import Probe
 from privml.image.tools import ensure
 from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock
 from privml.recipe.loader import load

@@ -1,6 +1,6 @@
 """Two output directories, layer by layer. Equality is decided by bytes alone; the layers above say where and why.
 
-The build's own note for its cache (``KEY_FILE``) is no part of an image. A file that one side lacks, an empty
+The build's own note of its inputs (``inputs.FILE``) is no part of an image. A file that one side lacks, an empty
 artefact, a link in an artefact's place and a manifest that is not of its own files are differences like any other,
 also when both sides have them.
 """
@@ -19,8 +19,8 @@ from privml.base import strictjson
 from privml.base.errors import PrivmlError, UsageError
 from privml.base.files import sha256_file
 from privml.events.registers import Register
-from privml.image.build import KEY_FILE
-from privml.image.manifest import ARTEFACTS, Manifest
+from privml.image.inputs import FILE as INPUTS_FILE
+from privml.image.manifest import ARTEFACTS, VOLUMES, Manifest
 from privml.image.manifest import decode as decode_manifest
 from privml.image.volume import Partition, partitions
 from privml.measure.pe import headers, in_memory
@@ -35,7 +35,6 @@ from privml.statement.predicate import Predicate
 
 Opener = Callable[[Path, Partition], AbstractContextManager[Path]]
 Surroundings = Mapping[str, tuple[tuple[str, str], ...]]
-REQUIRED = (*ARTEFACTS, "manifest.json", "prediction.json")
 DOCUMENTS = ("manifest.json", "prediction.json", "sbom.cdx.json", "provenance.json")
 _BLOCK = 4096
 
@@ -75,13 +74,14 @@ class Comparer:
     # -- files -------------------------------------------------------------------------------------------------
     def files(self) -> list[str]:
         """Artefacts by name and kind; the names that are a plain, non-empty file on both sides."""
-        listed = [{path.name: path for path in side.iterdir() if path.name != KEY_FILE} for side in self.sides]
+        listed = [{path.name: path for path in side.iterdir() if path.name != INPUTS_FILE} for side in self.sides]
+        required = {name for side in self.sides for name in required_of(side)}
         good = []
-        for name in sorted({*listed[0], *listed[1], *REQUIRED}):
+        for name in sorted({*listed[0], *listed[1], *required}):
             kinds = [_kind(paths.get(name)) for paths in listed]
             self.count(Layer.BYTES)
             if "missing" in kinds:
-                kind = "absent" if name in REQUIRED else "surplus"
+                kind = "absent" if name in required else "surplus"
                 self.plain(Layer.BYTES, name, "presence", kinds[0], kinds[1], kind)
             elif kinds != ["file", "file"]:
                 kind = "empty" if {*kinds} <= {"file", "empty"} else "kind"
@@ -184,11 +184,11 @@ class Comparer:
                 held = self.digests.get(name, ("", ""))[number]
                 if held and held != artefact.sha256:
                     self._claim("manifest.json", number, name, artefact.sha256, held)
-        for volume in ("root", "model"):
-            pair = [getattr(manifest, volume) for manifest in found]
-            for fact in ("root_hash", "salt", "data_blocks", "hash_start"):
+        models = [manifest.model and manifest.model.verity for manifest in found]
+        for volume, pair in (("root", [manifest.root for manifest in found]), ("model", models)):
+            for fact in ("root_hash", "salt", "data_blocks", "hash_start") if any(pair) else ():
                 self.count(Layer.ROOT_HASH)
-                a, b = (str(getattr(verity, fact)) for verity in pair)
+                a, b = ("none" if verity is None else str(getattr(verity, fact)) for verity in pair)
                 if a != b:
                     self.plain(Layer.ROOT_HASH, f"{volume}.raw:{fact}", "verity", a, b, "verity", fact)
         self._packages(found[0], found[1])
@@ -324,11 +324,20 @@ def compare(
     work.registers()
     work.uki()
     for name in names:
-        if name in ("root.raw", "model.raw"):
+        if name in VOLUMES:
             work.volume(name)
     work.raw()
     work.nothing()
     return Report(ordered(work.findings), work.compared, work.digests, tuple(work.notes))
+
+
+def required_of(directory: Path) -> tuple[str, ...]:
+    """The files that must be in an output: the artefacts of its manifest, or without one all that there are."""
+    try:
+        artefacts = tuple(decode_manifest((directory / "manifest.json").read_bytes()).artefacts)
+    except (PrivmlError, OSError):
+        artefacts = ARTEFACTS
+    return (*artefacts, "manifest.json", "prediction.json")
 
 
 def origin_key(place: str, package: str = "unknown") -> str:

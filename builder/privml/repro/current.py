@@ -13,7 +13,7 @@ from privml.image import manifest as manifests
 from privml.image import provenance, sbom
 
 FORMAT = "privml-current/v1"
-FILES = (*manifests.ARTEFACTS, "manifest.json", "prediction.json", sbom.FILE, provenance.FILE)
+DOCUMENTS = ("manifest.json", "prediction.json", sbom.FILE, provenance.FILE)
 
 
 @dataclass(frozen=True)
@@ -70,8 +70,8 @@ def of(directory: Path) -> bytes:
             "name": manifest.name,
             "refreshed": manifest.refreshed,
             "root_hash": manifest.root.root_hash,
-            "model_root_hash": manifest.model.root_hash,
-            "files": {name: sha256_file(directory / name) for name in FILES},
+            "model_root_hash": manifest.model and manifest.model.verity.root_hash,
+            "files": {name: sha256_file(directory / name) for name in (*manifest.artefacts, *DOCUMENTS)},
         }
     )
 

@@ -12,7 +12,7 @@ from privml.events.tcg import LogEntry
 from privml.events.types import EV_NO_ACTION
 from privml.image.tools import ToolsTree
 from privml.measure.compare import Comparison, compare
-from privml.measure.rules import DIRECT, DISK, ROM, Account, account
+from privml.measure.rules import DIRECT, DISK, NETWORK, ROM, Account, account
 from privml.vm import bootlog, swtpm
 from privml.vm.machine import Launch, started
 
@@ -62,6 +62,8 @@ def boot(
 def situations(launch: Launch) -> frozenset[str]:
     """Which of the rules' situations a boot is in."""
     found = {DIRECT if launch.boot_disk is None else DISK}
+    if launch.boot_disk is not None and any(device.kind == "virtio-net" for device in launch.platform.devices):
+        found.add(NETWORK)
     if any(device.rom for device in launch.platform.devices):
         found.add(ROM)
     return frozenset(found)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from privml.image.manifest import Manifest, check_artefacts
+from privml.image.manifest import VOLUMES, Manifest, check_artefacts
 from privml.machine.platform import Platform, Shape
 from privml.vm.machine import Launch
 from privml.vm.platforms import platform as load_platform
@@ -24,7 +24,8 @@ def launch_of(
     """The first platform and shape of ``manifest`` unless told otherwise; artefacts are checked first."""
     check_artefacts(directory, manifest)
     chosen = platform or load_platform(manifest.platforms[0], recipes)
-    launch = Launch(directory, chosen, shape or manifest.shapes[0], forward=manifest.listen)
+    disks = tuple(name for name in VOLUMES if name in manifest.artefacts)
+    launch = Launch(directory, chosen, shape or manifest.shapes[0], disks, forward=manifest.listen)
     if manifest.variant == "development":
         launch = replace(launch, fw_cfg=simulation(launch))
     return launch

@@ -25,7 +25,7 @@ _TYPED = "unix:/vm/serial.sock,server=on,wait=off,logfile=/vm/console.log"
 
 @dataclass(frozen=True)
 class Launch:
-    """What to start. ``image`` holds uki.efi, root.raw, model.raw, firmware.fd; single files can be replaced.
+    """What to start. ``image`` holds uki.efi, firmware.fd and ``disks``; single files can be replaced.
 
     ``append`` is a host's addition to the command line, ``oem_strings`` what it puts into SMBIOS type 11; an
     initrd of the host's is ``initrd`` among the replaced. ``forward`` is the guest port to reach. ``share_memory``
@@ -40,6 +40,7 @@ class Launch:
     image: Path
     platform: Platform
     shape: Shape
+    disks: tuple[str, ...] = ("root.raw", "model.raw")
     replaced: Mapping[str, Path] = field(default_factory=dict)
     generic_firmware: bool = False
     append: str | None = None
@@ -112,12 +113,12 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
     children: list[Child] = []
     try:
         binds = [Bind(directory, "/vm", writable=True), Bind(image, "/image")]
-        paths = {name: f"/image/{name}" for name in ("uki.efi", "root.raw", "model.raw", "firmware.fd")}
+        paths = {name: f"/image/{name}" for name in ("uki.efi", "firmware.fd", *launch.disks)}
         for number, (name, source) in enumerate(sorted(launch.replaced.items())):
             paths[name] = f"/replaced/{number}"
             binds.append(Bind(source.resolve(), paths[name], writable=launch.writable))
         binds += [Bind(source.resolve(), f"/attached/{name}") for name, source in sorted(launch.attached.items())]
-        disks = [paths["root.raw"], paths["model.raw"]]
+        disks = [paths[name] for name in launch.disks]
         if launch.boot_disk is not None:
             binds.append(Bind(launch.boot_disk.resolve(), "/boot.raw", writable=launch.writable))
             disks.insert(0, "/boot.raw")

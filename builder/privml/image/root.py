@@ -1,0 +1,187 @@
+"""The root volume: the rendered tree with the locked packages, mkosi without a network, and what is checked after."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from privml.base import strictjson
+from privml.base.errors import BuildError, EvidenceError
+from privml.base.run import run
+from privml.image import licences, render, resources, volume
+from privml.image.tools import ToolsTree
+from privml.lock.models import Lock
+from privml.recipe.loader import Recipe
+from privml.store.objects import Store
+
+# What apt says of each address it asks: "Get:1 file:/repository ./ name 1.0 [2 kB]", "Err:2 ...".
+_APT_LINE = re.compile(rb"^\s*(?:\xe2\x80\xa3\s*)?(?:Get|Hit|Ign|Err):\s?\d+ (\S+)")
+_APT_POOL = re.compile(rb"^(?:file|copy):/*repository(?:/|$)")
+
+
+@dataclass(frozen=True)
+class Probe:
+    """What `repro` puts beside mkosi's files to look into a build, and which of its outputs go where."""
+
+    files: Mapping[str, render.File]
+    keep: Mapping[str, Path]
+
+
+def plan_of(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> render.Plan:
+    """What the tree of ``recipe`` is rendered from; ``config`` is the measured configuration."""
+    inference = recipe.content.inference
+    return render.Plan(
+        name=recipe.name,
+        release=recipe.content.base.release,
+        packages=tuple(package.name for package in lock.packages),
+        epoch=lock.source_date_epoch,
+        tools=str(tools.root),
+        overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config),
+        development=recipe.content.variant == "development",
+        engine=None if inference is None else inference.engine,
+    )
+
+
+def write_tree(files: Mapping[str, render.File], root: Path, *, epoch: int) -> None:
+    """Write a rendered tree with fixed modes and times, whatever the caller's umask."""
+    for name, file in files.items():
+        path = root / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if file.link is not None:
+            path.symlink_to(file.link)
+        else:
+            path.write_bytes(file.data)
+            path.chmod(0o755 if file.executable else 0o644)
+    for path in [root, *root.rglob("*")]:
+        if path.is_dir() and not path.is_symlink():
+            path.chmod(0o755)
+        os.utime(path, (epoch, epoch), follow_symlinks=False)
+
+
+def write_source(
+    plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, probe: Probe | None
+) -> None:
+    """Write what mkosi is given into the new directory ``source``."""
+    source.mkdir()
+    files = render.tree(plan, resources.templates())
+    if tools.environment:
+        # mkosi starts its tools, and they the maintainer scripts, from its own environment and this file.
+        lines = "".join(f"{key}={value}\n" for key, value in sorted(tools.environment.items()))
+        files["mkosi.env"] = render.File(files["mkosi.env"].data + lines.encode())
+    write_tree(files | dict(probe.files) if probe else files, source, epoch=plan.epoch)
+    if plan.based:
+        return
+    pool = source / "packages"
+    pool.mkdir()
+    for package in lock.packages:
+        (pool / package.file.replace("%3a", ":").replace(":", "%3a")).symlink_to(
+            store.path(package.sha256, verify=True)
+        )
+
+
+def make(
+    plan: render.Plan,
+    lock: Lock,
+    store: Store,
+    tools: ToolsTree,
+    source: Path,
+    out: Path,
+    *,
+    base: Path | None = None,
+    probe: Probe | None = None,
+) -> volume.Verity:
+    """Make ``out/root.raw`` in the new directory ``source``, where the other things that mkosi made stay.
+
+    It begins with the tree of packages ``base``, which is moved there, or with the packages. Gives its parameters.
+    """
+    write_source(replace(plan, based=base is not None), lock, store, tools, source, probe)
+    if base is not None:
+        base.rename(source / render.BASE)
+    run_mkosi(tools, source)
+    for name, place in (probe.keep if probe else {}).items():
+        if (source / name).is_file():
+            place.write_bytes((source / name).read_bytes())
+    raw = source / "root.raw"
+    for name in (
+        "root.raw",
+        "installed.json",
+        licences.FILE,
+        "root.roothash",
+        "kernel-version",
+        "vmlinuz",
+        render.BASE,
+    ):
+        if not (source / name).is_file():
+            raise BuildError(f"mkosi ended well but made no {name}")
+    _check_installed(source / "installed.json", lock)
+    root_hash = word(source, "root.roothash")
+    verity = volume.verity_of(raw, render.ROOT_LABEL, root_hash)
+    raw.rename(out / "root.raw")
+    return verity
+
+
+def word(folder: Path, name: str) -> str:
+    """The one word that the file ``name`` of mkosi's output holds."""
+    text = (folder / name).read_bytes().decode("ascii", "replace").strip()
+    if not text or not text.isprintable() or " " in text:
+        raise BuildError(f"mkosi's {name} holds {text[:80]!r}, expected one word")
+    return text
+
+
+def run_mkosi(tools: ToolsTree, source: Path) -> None:
+    """Run the tree's mkosi on the rendered tree in ``source``, without a network."""
+    # apt, maintainer scripts and finalize see no interface but a downed loopback.
+    with tempfile.TemporaryDirectory(
+        prefix="privml-mkosi.", dir=source.parent, ignore_cleanup_errors=True
+    ) as workspace:
+        done = run(
+            [
+                *tools.cell(),
+                sys.executable,
+                "-m",
+                "mkosi",
+                "--directory",
+                str(source),
+                "--workspace-directory",
+                workspace,
+                "--package-cache-directory",
+                str(Path(workspace) / "cache"),
+                "--force",
+                "build",
+            ],
+            env={"PYTHONPATH": str(tools.mkosi_packages), "HOME": workspace},
+            what="mkosi",
+            error=BuildError,
+        )
+    check_sources(done.stdout + b"\n" + done.stderr)
+
+
+def check_sources(output: bytes) -> None:
+    """Fail closed when apt spoke of any address but the pool of locked packages, even one that gave nothing."""
+    for line in output.splitlines():
+        found = _APT_LINE.match(line)
+        if found and not _APT_POOL.match(found[1]):
+            address = found[1].decode("utf-8", "replace")
+            raise BuildError(
+                f"apt went to `{address}`, which is not the pool of locked packages",
+                hint="no archive belongs into mkosi's tree: see images/mkosi and mkosi.sandbox",
+            )
+
+
+def _check_installed(path: Path, lock: Lock) -> None:
+    """Fail closed when the installed packages are not exactly the locked ones."""
+    try:
+        rows = strictjson.loads(path.read_bytes(), what=path.name)
+        installed = {(row["package"], row["version"], row["architecture"]) for row in rows}
+    except (EvidenceError, KeyError, TypeError) as error:
+        raise BuildError(f"finalize's list of installed packages is not one: {error}") from error
+    locked_set = {(package.name, package.version, package.architecture) for package in lock.packages}
+    if installed != locked_set:
+        extra = ", ".join(sorted(" ".join(row) for row in installed - locked_set)) or "none"
+        missing = ", ".join(sorted(" ".join(row) for row in locked_set - installed)) or "none"
+        raise BuildError(f"installed packages are not the locked ones: extra: {extra}; missing: {missing}")

@@ -1,0 +1,136 @@
+"""What is wrong with the guest's own files (overlays, scripts, mkosi's configuration), told before the long build.
+
+Pure: who calls gives the files. Each finding names a rule of ``rules`` and the line.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatchcase
+
+from privml.recipe.finding import Finding
+from privml.recipe.rules import RULES
+
+CONFIGURATION = "mkosi/mkosi.conf.j2"
+# What our configuration of mkosi may say. A setting that mkosi does not know is a warning there and a pin lost.
+SETTINGS = frozenset({
+    "BaseTrees", "Bootable", "CacheOnly", "CleanPackageMetadata", "Distribution", "ElTorito", "Environment",
+    "EnvironmentFiles", "ExtraTrees", "Format", "History", "Hostname", "Incremental", "Locale", "MakeInitrd",
+    "MinimumVersion", "Output", "PackageDirectories", "Packages", "Release", "SandboxTrees",
+    "Seed", "SourceDateEpoch", "SplitArtifacts", "Timezone", "ToolsTree", "WithDocs", "WithNetwork",
+    "WithRecommends",
+})  # fmt: skip
+_MUST = {
+    "Seed": re.compile(r"\{\{ *seed *\}\}|[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.IGNORECASE),
+    "SourceDateEpoch": re.compile(r"\{\{ *source_date_epoch *\}\}|[1-9][0-9]+"),
+}
+_CACHES = (
+    "*/__pycache__/*", "*.pyc", "*/.cache/*", "*/.triton/*", "*/.nv/*", "*/torchinductor_*", "*/huggingface/*",
+    "*/var/cache/*", "*/ld.so.cache", "*/aux-cache",
+)  # fmt: skip
+_KEY_NAMES = ("*/ssh_host_*", "*/dropbear/*_key", "*.key", "*/random-seed", "*/credential.secret", "*/dkms/*")
+_KEYS = re.compile(rb"-----BEGIN [A-Z ]*PRIVATE KEY-----")
+_KEY_MAKERS = re.compile(
+    r"\b(?:ssh-keygen|uuidgen|mcookie|dkms|make-ssl-cert|openssl\s+(?:genrsa|genpkey|req|rand|ecparam|dhparam)"
+    r"|systemd-machine-id-setup|urandom|token_(?:bytes|hex)|uuid4)\b"
+)
+_NETWORK = re.compile(
+    r"\b(?:curl|wget|git\s+(?:clone|fetch|pull)|(?:apt|apt-get|aptitude)\s+(?:-\S+\s+)*(?:update|install|upgrade)"
+    r"|pip3?\s+(?:download|install)|npm\s+(?:ci|install)|cargo\s+(?:fetch|install)|urllib\.request|http\.client)\b"
+    r"|https?://[a-z0-9]"
+)
+_LATEST = re.compile(r"[:@=/](?:latest|nightly)\b|\b(?:latest|nightly)/", re.IGNORECASE)
+_MOVING = frozenset({"latest", "stable", "testing", "unstable", "sid", "rolling", "oldstable"})
+_PLAIN = (".service", ".socket", ".target", ".mount", ".network", ".conf", ".preset", ".j2", ".json", ".rules")
+
+
+@dataclass(frozen=True)
+class GuestFile:
+    """One file: its bytes (a link's target), its mode bits, and whether it is a link."""
+
+    data: bytes
+    mode: int = 0o644
+    link: bool = False
+
+
+def lint_guest(files: Mapping[str, GuestFile]) -> list[Finding]:
+    """Problems of the files below ``images``, by path and line; none when all is right."""
+    found: list[Finding] = []
+    for path, file in sorted(files.items()):
+        found += _of_path(path, file)
+        if not file.link:
+            found += _of_content(path, file.data)
+    if CONFIGURATION in files:
+        found += _of_configuration(files[CONFIGURATION].data.decode("utf-8", "replace"))
+    else:
+        found.append(_finding("missing-seed", f"there is no {CONFIGURATION}", CONFIGURATION, 0))
+    return found
+
+
+def _of_path(path: str, file: GuestFile) -> Iterator[Finding]:
+    if any(fnmatchcase(f"/{path}", glob) for glob in _CACHES):
+        yield _finding("baked-cache", "a cache does not belong into an image", path, 0)
+    if any(fnmatchcase(f"/{path}", glob) for glob in _KEY_NAMES) and file.data:
+        yield _finding("generated-keys", "a key or a seed does not belong into an image", path, 0)
+    if path.endswith("etc/machine-id") and file.data.strip():
+        yield _finding("generated-keys", "got an id, expected an empty file", path, 0)
+    if file.link:
+        return
+    if file.mode & 0o6000:
+        yield _finding("overlay-modes", f"mode {file.mode & 0o7777:04o} has a set-id bit", path, 0)
+    elif file.mode & 0o111 and path.endswith(_PLAIN):
+        yield _finding("overlay-modes", f"mode {file.mode & 0o7777:04o}, but nobody runs such a file", path, 0)
+
+
+def _of_content(path: str, data: bytes) -> Iterator[Finding]:
+    if _KEYS.search(data):
+        yield _finding("generated-keys", "it holds a private key", path, 0)
+    script = data.startswith(b"#!") or path.startswith("mkosi/")
+    if b"\0" in data or not script:
+        return
+    for number, line in enumerate(data.decode("utf-8", "replace").splitlines(), 1):
+        if line.lstrip().startswith("#"):
+            continue
+        for rule, pattern, text in (
+            ("script-network", _NETWORK, "a script that needs a network"),
+            ("generated-keys", _KEY_MAKERS, "a script that draws something at random"),
+            ("latest", _LATEST, "a name that moves"),
+        ):
+            if match := pattern.search(line):
+                yield _finding(rule, f"`{match[0].strip()}`: {text}", path, number)
+
+
+def _of_configuration(text: str) -> Iterator[Finding]:
+    seen: dict[str, int] = {}
+    for number, line in enumerate(text.splitlines(), 1):
+        key, equals, value = line.partition("=")
+        if not equals or line[:1].isspace() or line.startswith("#"):
+            continue
+        if key not in SETTINGS:
+            yield _finding(
+                "unknown-setting", f"`{key}` is not among the settings that we know", CONFIGURATION, number
+            )
+        if key in seen:
+            yield _finding("unknown-setting", f"`{key}` is set in line {seen[key]} too", CONFIGURATION, number)
+        seen[key] = number
+        if key == "WithNetwork" and value.strip().lower() not in ("no", "false", "0", "never"):
+            yield _finding("script-network", f"got WithNetwork={value}, expected no", CONFIGURATION, number)
+        if key == "Release" and value.strip().lower() in _MOVING:
+            text_ = f"got `{value.strip()}`, which means another release in a year; expected a code name"
+            yield _finding("latest", text_, CONFIGURATION, number)
+        if key in _MUST and not _MUST[key].fullmatch(value.strip()):
+            yield _finding("missing-seed", f"got {key}={value}, expected a fixed value", CONFIGURATION, number)
+    for key in _MUST:
+        if key not in seen:
+            yield _finding("missing-seed", f"{key}= is not set", CONFIGURATION, 0)
+
+
+def _finding(rule: str, text: str, path: str, line: int) -> Finding:
+    return Finding(text, rule, RULES[rule].severity, f"images/{path}", line)
+
+
+def errors(findings: Iterable[Finding]) -> list[Finding]:
+    """Those that stop a build."""
+    return [finding for finding in findings if finding.severity == "error"]

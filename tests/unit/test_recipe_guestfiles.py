@@ -1,0 +1,144 @@
+"""The guest's own files are linted: each rule has a file that breaks it, and our own files break none."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner
+
+from privml.base.errors import RecipeError
+from privml.cli.context import Workplace, guest_files
+from privml.cli.lint import lint
+from privml.lock.trees import images_folder
+from privml.recipe.guestfiles import CONFIGURATION, SETTINGS, GuestFile, lint_guest
+from privml.recipe.loader import shipped
+from privml.recipe.rules import RULES
+
+CONF = b"[Output]\nSeed={{ seed }}\n[Content]\nSourceDateEpoch={{ source_date_epoch }}\nWithNetwork=no\n"
+SCRIPT = "mkosi/finalize.py"
+UNIT = "guest/common/etc/a.service"
+KEY = b"-----BEGIN " + b"PRIVATE KEY-----\nMC4\n"
+
+CASES: dict[str, list[tuple[str, GuestFile]]] = {
+    "missing-seed": [
+        (CONFIGURATION, GuestFile(CONF.replace(b"Seed={{ seed }}\n", b""))),
+        (CONFIGURATION, GuestFile(CONF.replace(b"{{ seed }}", b"random"))),
+        (CONFIGURATION, GuestFile(CONF.replace(b"SourceDateEpoch", b"#SourceDateEpoch"))),
+        (CONFIGURATION, GuestFile(CONF.replace(b"{{ source_date_epoch }}", b"now"))),
+    ],
+    "generated-keys": [
+        ("guest/common/etc/own.pem", GuestFile(KEY)),
+        ("guest/common/etc/ssh/ssh_host_rsa_key", GuestFile(b"x")),
+        ("guest/common/etc/machine-id", GuestFile(b"0123\n")),
+        (SCRIPT, GuestFile(b"#!/bin/sh\nssh-keygen -A\n")),
+        (SCRIPT, GuestFile(b"import uuid\nseed = uuid.uuid4()\n")),
+        ("initrd/init", GuestFile(b"#!/bin/sh\nopenssl genpkey -algorithm ed25519\n", 0o755)),
+    ],
+    "latest": [
+        (SCRIPT, GuestFile(b"IMAGE = 'tools:latest'\n")),
+        (SCRIPT, GuestFile(b"path = 'releases/latest/tool.tar'\n")),
+        (CONFIGURATION, GuestFile(CONF + b"Release=stable\n")),
+    ],
+    "script-network": [
+        (SCRIPT, GuestFile(b"#!/bin/sh\ncurl -O tool\n")),
+        (SCRIPT, GuestFile(b"#!/bin/sh\napt-get -y install tool\n")),
+        (SCRIPT, GuestFile(b"import urllib.request\n")),
+        ("guest/common/usr/lib/a", GuestFile(b"#!/bin/sh\npip install x\n", 0o755)),
+        (CONFIGURATION, GuestFile(CONF.replace(b"=no", b"=yes"))),
+    ],
+    "baked-cache": [
+        ("guest/common/root/.cache/vllm/x", GuestFile(b"x")),
+        ("guest/common/usr/lib/a/__pycache__/a.pyc", GuestFile(b"x")),
+        ("guest/common/root/.triton/k", GuestFile(b"x")),
+        ("guest/common/var/cache/ldconfig/aux-cache", GuestFile(b"x")),
+    ],
+    "overlay-modes": [
+        ("guest/common/usr/bin/a", GuestFile(b"x", 0o4755)),
+        ("guest/common/usr/bin/a", GuestFile(b"x", 0o2755)),
+        (UNIT, GuestFile(b"[Unit]\n", 0o755)),
+    ],
+    "unknown-setting": [
+        (CONFIGURATION, GuestFile(CONF + b"SourceDateEpochs=1\n")),
+        (CONFIGURATION, GuestFile(CONF + b"WithNetwork=no\n")),
+    ],
+}
+
+
+@pytest.mark.parametrize(("rule", "path", "file"), [(rule, *case) for rule, cases in CASES.items() for case in cases])
+def test_each_rule_has_files_that_break_it(rule: str, path: str, file: GuestFile) -> None:
+    found = lint_guest({CONFIGURATION: GuestFile(CONF), path: file})
+    assert {finding.rule for finding in found} == {rule}, found
+    assert found[0].file == f"images/{path}"
+    assert found[0].severity == "error"
+
+
+def test_the_cases_are_the_rules() -> None:
+    assert list(CASES) == [rule.id for rule in RULES.values() if rule.stage == "guest"]
+
+
+def test_what_is_right_is_not_told() -> None:
+    files = {
+        CONFIGURATION: GuestFile(CONF),
+        SCRIPT: GuestFile(
+            b"# curl is what we do not do; see https://example.invalid/latest/\nremove('etc/wgetrc')\n"
+        ),
+        UNIT: GuestFile(b"[Unit]\nDocumentation=https://example.invalid\n"),
+        "guest/common/usr/bin/a": GuestFile(b"#!/bin/sh\nexit 0\n", 0o755),
+        "guest/common/etc/machine-id": GuestFile(b""),
+        "guest/common/usr/bin/link": GuestFile(b"a", 0o777, link=True),
+        "guest/common/etc/group-writable.conf": GuestFile(b"x", 0o664),
+    }
+    assert lint_guest(files) == []
+
+
+def test_a_finding_names_its_line() -> None:
+    (found,) = lint_guest({CONFIGURATION: GuestFile(CONF), SCRIPT: GuestFile(b"#!/bin/sh\n:\nwget x\n")})
+    assert str(found).startswith(f"images/{SCRIPT}:3: `wget`: ")
+
+
+def test_without_a_configuration_nothing_is_seeded() -> None:
+    assert [finding.rule for finding in lint_guest({})] == ["missing-seed"]
+
+
+def test_our_own_files_break_no_rule_and_all_of_them_are_looked_at() -> None:
+    files = guest_files(images_folder())
+    assert {CONFIGURATION, SCRIPT, "initrd/init"} <= set(files)
+    assert lint_guest(files) == []
+    used = {line.partition(b"=")[0].decode() for line in files[CONFIGURATION].data.splitlines() if b"=" in line}
+    assert {name for name in used if not name.startswith((" ", "#"))} == SETTINGS
+
+
+@pytest.fixture
+def bad_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    shutil.copytree(images_folder(), tmp_path / "images")
+    with (tmp_path / "images" / SCRIPT).open("a") as file:
+        file.write("subprocess.run(['curl', 'x'])\n")
+    for module in ("privml.cli.context", "privml.cli.lint"):
+        monkeypatch.setattr(f"{module}.images_folder", lambda: tmp_path / "images")
+
+
+@pytest.mark.usefixtures("bad_images")
+def test_the_verb_tells_them_beside_the_recipes() -> None:
+    result = CliRunner().invoke(lint, ["demo-cpu", "--json"])
+    assert isinstance(result.exception, RecipeError)
+    assert result.exception.hint == "why: `privml-build lint --explain script-network`"
+    told = json.loads(result.stdout)["guest"]
+    assert (told["ok"], [finding["rule"] for finding in told["findings"]]) == (False, ["script-network"])
+
+
+@pytest.mark.usefixtures("bad_images")
+def test_a_broken_rule_stops_a_build_before_it_begins() -> None:
+    with pytest.raises(RecipeError, match=r"finalize\.py:\d+: `curl`") as caught:
+        Workplace().recipe_and_lock(shipped() / "demo-cpu.yaml")
+    assert caught.value.exit_code == 3
+
+
+def test_a_broken_rule_of_the_recipe_stops_a_build_too(tmp_path: Path) -> None:
+    shutil.copytree(shipped(), tmp_path / "recipes")
+    path = tmp_path / "recipes/demo-cpu.yaml"
+    path.write_text(path.read_text().replace("virtio-net: 1", "virtio-net: 2"))
+    with pytest.raises(RecipeError, match="platform-devices"):
+        Workplace().recipe_and_lock(path)
