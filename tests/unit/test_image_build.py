@@ -674,3 +674,17 @@ def test_what_is_rendered_without_a_model_needs_no_tool(fake: Fake, tmp_path: Pa
     rendered(image_fake.without_model(fake), tmp_path / "tree")
     assert fake.calls() == []
     assert json.loads((tmp_path / "tree/mkosi.extra/etc/privml/config.json").read_bytes())["model"] is None
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_a_model_may_come_and_go_in_one_place(fake: Fake, tmp_path: Path, gains: bool) -> None:
+    """What is taken over from an earlier image is never a model that this one has not, or a lack of one."""
+    other = image_fake.without_model(image_fake.make(tmp_path / "other"))
+    out = tmp_path / "out/place"
+    before, after = (other, fake) if gains else (fake, other)
+    made(before, out)
+    found = made(after, out)
+    assert (found.manifest.model is not None) is gains
+    assert (out / "model.raw").exists() is gains
+    assert not found.cached
+    assert found.manifest == made(after, tmp_path / "fresh").manifest
