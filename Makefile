@@ -28,7 +28,7 @@ $(READY): requirements.txt pyproject.toml | host
 
 image: venv ## build out/NAME (NAME=demo-cpu POOL="DIR|URL ..."); when inputs are gone, a refreshed one
 	@$(PRIVML) image $(NAME) $(POOLS) || { status=$$?; [ $$status = 4 ] || exit $$status; \
-	echo "*** Inputs of $(NAME) are gone or damaged. Replacing ONLY WHAT IS GONE, in $(REFRESHED)." >&2; \
+	echo "*** $(NAME) cannot be built from what its lock names. If that is gone: replacing ONLY WHAT IS GONE, in $(REFRESHED)." >&2; \
 	echo "*** The image has other measurements than the committed lock's, and its manifest says \`refreshed\`." >&2; \
 	$(PRIVML) lock $(NAME) --refresh-to $(REFRESHED) $(POOLS) && \
 	$(PRIVML) image $(NAME) --lock $(REFRESHED) $(POOLS); }

@@ -1,4 +1,4 @@
-"""A copy of this checkout with a store of its own, so that a benchmark may change the agent's sources."""
+"""A copy of this checkout with an empty store of its own: a fresh clone, whose agent may be changed."""
 
 from __future__ import annotations
 
@@ -14,16 +14,15 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Checkout:
-    """The copy; its store has all input bytes, but no unpacked tools and nothing that was derived from them."""
+    """The copy. Its store is filled by its first build, from the host's mirrors."""
 
     root: Path
 
     @classmethod
-    def of(cls, root: Path, store: Path) -> Checkout:
-        """Copy the sources to ``root``, which is on the store's filesystem: input bytes are linked, not copied."""
+    def of(cls, root: Path) -> Checkout:
+        """Copy the sources to the directory ``root``."""
         for name in ("builder", "images", "recipes"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"), symlinks=True)
-        shutil.copytree(store / "objects", root / "store/objects", copy_function=os.link)
         return cls(root)
 
     def privml(self, *words: str) -> None:

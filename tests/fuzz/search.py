@@ -1,7 +1,7 @@
 """`python -m tests.fuzz.search NAME SECONDS`: look for an input that breaks a parser.
 
-With atheris (an optional tool: `pip install atheris`, where there is a wheel for this Python) inputs are found by
-coverage; without it they are random changes of the seed.
+With atheris (among the locked requirements, for the Pythons that it has a wheel for) inputs are found by coverage;
+without it they are random changes of the seed.
 """
 
 from __future__ import annotations
@@ -24,8 +24,18 @@ def main() -> None:
         from tests.fuzz import targets
     targets.CRASHES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-fuzz.") as folder:
-        (Path(folder) / "seed").write_bytes(targets.TARGETS[name][0])
-        words = [f"-max_total_time={int(seconds)}", "-rss_limit_mb=2048", "-timeout=10", "-verbosity=0"]
+        # Every seed: "any-file" meets each kind, and a parser meets what it must refuse.
+        for other, (seed, _) in targets.TARGETS.items():
+            (Path(folder) / other).write_bytes(seed)
+        for past in targets.CRASHES.glob(f"{name}.*"):
+            (Path(folder) / past.name).write_bytes(past.read_bytes())
+        words = [
+            f"-max_total_time={int(seconds)}",
+            "-max_len=65536",
+            "-rss_limit_mb=2048",
+            "-timeout=10",
+            "-verbosity=0",
+        ]
         prefix = f"-artifact_prefix={targets.CRASHES}/{name}."
         atheris.Setup([sys.argv[0], *words, prefix, folder], lambda data: targets.one_input(name, data))
         atheris.Fuzz()

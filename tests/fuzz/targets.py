@@ -6,6 +6,7 @@ regression case.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import lzma
@@ -16,18 +17,33 @@ from collections.abc import Callable
 from pathlib import Path
 
 from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
+from tests.property.test_option_roms import ROM
 from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
+from tests.unit.test_measure_optionrom import stored
 
-from privml.base.errors import EvidenceError, MeasurementError
-from privml.evidence import dstack, quote, tdreport
+from privml.base.errors import EvidenceError, HostError, MeasurementError
+from privml.events.align import differences
+from privml.events.explain import describe
+from privml.events.logged import logged
+from privml.events.registers import RTMRS, ZERO
+from privml.events.tcg import parse_log
+from privml.evidence import capture, dstack, facts, quote, tdreport
+from privml.evidence.capture import Capture
 from privml.measure import acpi, artefact, bzimage, efivars, fat, gpt, mrtd, pciwindow, pe, smbios, tdvf, uki
+from privml.measure.lzh import decompress
+from privml.measure.optionrom import drivers
+from privml.vm import crosscheck
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
 CRASHES = Path(__file__).resolve().parent / "crashes"
 ACPI = lzma.decompress((VECTORS / "measurement/canonical-defaults/acpi_tables.bin.xz").read_bytes())
 REPORT = lzma.decompress((VECTORS / "measurement/tdreport/tdx_report_1.bin.xz").read_bytes())
 DSTACK = lzma.decompress((VECTORS / "measurement/dstack-gpu-64g/quote-report.json.xz").read_bytes())
+
+PREDICTED = logged(
+    parse_log(lzma.decompress((VECTORS / "measurement/gcp-cos113/ccel_data.dat.xz").read_bytes())), tpm=False
+)
 
 Parser = Callable[[bytes], object]
 
@@ -45,6 +61,19 @@ def _patched(data: bytes) -> None:
     bzimage.patched(data, memory=2 << 30, initrd_size=len(data), cmdline=data[:64].decode("latin-1"))
 
 
+def _explained(data: bytes) -> None:
+    """A document's log as a verifier meets it: read both ways, every event in words, held against a prediction."""
+    log = facts.read_boot_log(data, dict.fromkeys(RTMRS, ZERO))
+    for register in RTMRS[:3]:
+        for _, event, _ in differences(PREDICTED, log.of(register)):
+            assert event is None or describe(event.entry).isprintable()
+
+
+def _cross_checked(data: bytes) -> None:
+    with contextlib.suppress(HostError):
+        crosscheck.parse(data.decode("utf-8", "replace"))
+
+
 TARGETS: dict[str, tuple[bytes, Parser]] = {
     "tdvf": (FIRMWARE, tdvf.sections),
     "mrtd": (FIRMWARE, mrtd.mrtd),
@@ -58,6 +87,8 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "fat": (IMAGE[FIRST : FIRST + 40 * 512], lambda data: fat.read(data, 0)),
     "acpi-tables": (ACPI[:16384], acpi.derived),
     "table-loader": (acpi.derived(ACPI)[acpi.TABLE_LOADER], acpi.allocated_files),
+    "option-rom": (ROM, drivers),
+    "compressed": (stored(UKI[:600]), decompress),
     "smbios": (TABLE, smbios.filtered),
     "smbios-stub": (TABLE, smbios.stub_structures),
     "e820": (
@@ -69,6 +100,9 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "quote": ((VECTORS / "attestation/tdx_quote.bin").read_bytes(), quote.parse),
     "tdreport": (REPORT, tdreport.parse),
     "dstack": (DSTACK, _dstack),
+    "capture": (Capture({"ccel.bin": CCEL, "cpus": b"0-3\n"}, {"quote.bin": "none"}).encode(), capture.decode),
+    "boot-log": (CCEL, _explained),
+    "cross-check": (b'{"mrtd": "' + b"ab" * 48 + b'", "rtmr0": "' + b"cd" * 48 + b'"}', _cross_checked),
     "any-file": (UKI, artefact.identify),
 }
 

@@ -32,9 +32,8 @@ BOOTS: dict[str, dict[str, Any]] = {
 }
 
 
-def load(name: str) -> tuple[UkiFacts, FirmwareFacts, dict[str, bytes], int, list[LogEntry]]:
-    folder = VECTORS / f"boot-tpm-{name}"
-    facts = json.loads((folder / "facts.json").read_text())
+def read_facts(facts: dict[str, Any]) -> tuple[UkiFacts, FirmwareFacts]:
+    """What a facts.json says of the UKI and the firmware."""
     uki, firmware = facts["uki"], facts["firmware"]
     return (
         UkiFacts(
@@ -51,10 +50,16 @@ def load(name: str) -> tuple[UkiFacts, FirmwareFacts, dict[str, bytes], int, lis
             {(uuid.UUID(vendor), key): bytes.fromhex(value) for vendor, key, value in firmware["variables"]},
             FirmwareStrings(*firmware["strings"]),
         ),
-        {
-            key: base64.b64decode(value)
-            for key, value in json.loads(lzma.decompress((folder / "blobs.json.xz").read_bytes())).items()
-        },
+    )
+
+
+def load(name: str) -> tuple[UkiFacts, FirmwareFacts, dict[str, bytes], int, list[LogEntry]]:
+    folder = VECTORS / f"boot-tpm-{name}"
+    facts = json.loads((folder / "facts.json").read_text())
+    packed = json.loads(lzma.decompress((folder / "blobs.json.xz").read_bytes()))
+    return (
+        *read_facts(facts),
+        {key: base64.b64decode(value) for key, value in packed.items()},
         facts["memory"],
         parse_log((folder / "log.bin").read_bytes()),
     )

@@ -109,12 +109,13 @@ def test_every_rule_known_from_a_boot_names_the_firmware_that_showed_it() -> Non
     from privml.events.event import Event, Evidence
     from privml.events.tcg import parse_log
     from privml.measure import sightings
+    from privml.measure.payload import from_disk
     from privml.measure.profiles import PROFILES
 
     uki, made_of, blobs, memory, _ = load("base")
     for profile in PROFILES.values():
         events = predict(uki, made_of, {**blobs, "BootMenu": bytes(2)}, memory, profile).events
-        for event in events:
+        for event in (*events, *from_disk(uki, b"table", profile)):
             assert bool(event.seen) == (event.evidence is not Evidence.SOURCE), event
             assert Event.from_dict(event.to_dict()) == event
     fields = json.loads((VECTORS / "quote_fields.json").read_text())

@@ -6,12 +6,16 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from privml.cli.context import Workplace, recipes_directory, resolve
+from privml.vm.bench import Bench
 
 ROOT = Path(__file__).resolve().parents[2]
 only_full = pytest.mark.skipif(os.environ.get("PRIVML_FULL") != "1", reason="minutes more: `make check-full` does it")
@@ -41,6 +45,30 @@ def rebuilt(name: str, page: Path) -> dict[str, Any]:
         done = privml(*words, "--lock", elsewhere, timeout=3000)
     report: dict[str, Any] = json.loads(succeeded(done).stdout)
     return report
+
+
+def processes(word: str) -> list[str]:
+    """Every process whose command line, directory or root has ``word`` in it."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit() or int(entry.name) == os.getpid():
+            continue
+        try:
+            line = (entry / "cmdline").read_bytes().replace(b"\0", b" ").decode("utf-8", "replace")
+            places = [os.readlink(entry / name) for name in ("cwd", "root")]
+        except OSError:
+            continue
+        if word in " ".join([line, *places]):
+            found.append(f"{entry.name} {line}")
+    return found
+
+
+def settled(word: str, patience: float) -> list[str]:
+    """The processes that are left after a while."""
+    end = time.monotonic() + patience
+    while (left := processes(word)) and time.monotonic() < end:
+        time.sleep(0.1)
+    return left
 
 
 @pytest.fixture(scope="session")
@@ -75,6 +103,14 @@ def demo_cpu_dev() -> Path:
 def tdx_min(request: pytest.FixtureRequest) -> Path:
     """out/tdx-min, built."""
     return built(request, "tdx-min")
+
+
+@pytest.fixture(scope="session")
+def bench(demo_cpu: Path) -> Bench:
+    """Boots of out/demo-cpu, each compared with its predictions."""
+    target, place = resolve("demo-cpu"), Workplace()
+    tools = place.tools(target.recipe)
+    return Bench(tools, place.store.root, demo_cpu, target.manifest(), recipes_directory(target))
 
 
 @pytest.fixture(scope="session")

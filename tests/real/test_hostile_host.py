@@ -3,54 +3,100 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from tests.real.conftest import privml, succeeded
+from tests.real.conftest import only_full, privml, succeeded
 
-from privml.cli.context import Workplace, recipes_directory, resolve
-from privml.vm.compared import boot
-from privml.vm.launch import launch_of
-from privml.vm.machine import GENERIC_FIRMWARE
-from privml.vm.platforms import platform
-from privml.vm.predicted import Predictor
+from privml.cli.context import Workplace, resolve
+from privml.image.tools import Bind
+from privml.machine.platform import Shape
+from privml.vm import bootdisk
+from privml.vm.bench import Bench
+from privml.vm.machine import Launch
 
 pytestmark = pytest.mark.real
 
+SMALL = Shape(2, 2 << 30)
+Change = Callable[[Launch], Launch]
 
-def test_command_line_credential_and_initrd_are_measured(demo_cpu: Path, full: bool) -> None:
-    if not full:
-        pytest.skip("`make check` has the log of this boot as a golden test; booted anew by `make check-full`")
-    target, place = resolve("demo-cpu"), Workplace()
-    manifest, recipes, tools = target.manifest(), recipes_directory(target), place.tools(target.recipe)
-    machine = replace(platform(manifest.platforms[0], recipes), tpm=True)
-    shape = manifest.shapes[0]
-    predictor = Predictor(tools, place.store.root, target.directory, manifest)
-    predictor.use_firmware((tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
-    launch = launch_of(target.directory, manifest, recipes, platform=machine, shape=shape)
-    # QEMU refuses -initrd beside a UKI (no bzImage), but not the fw_cfg file that firmware would read it from.
-    hostile = replace(
-        launch,
-        append="console=ttyS0 evil=1",
-        oem_strings=("io.systemd.credential:evil=1",),
-        fw_cfg={**launch.fw_cfg, "etc/boot/initrd": b"host initrd" * 100},
-    )
-    booted = boot(tools, hostile, predictor.predict(machine, shape).events)
+# QEMU refuses -initrd beside a UKI (no bzImage), but not the fw_cfg file that firmware would read it from.
+ATTEMPTS: dict[str, tuple[Change, set[tuple[str, str]]]] = {
+    "a command line": (
+        lambda launch: replace(launch, append="console=ttyS0 evil=1"),
+        {("RTMR2", "host-load-options"), ("RTMR2", "other-command-line")},
+    ),
+    "a credential": (
+        lambda launch: replace(launch, oem_strings=("io.systemd.credential:evil=1",)),
+        {("RTMR0", "smbios-table"), ("RTMR0", "stub-smbios")},
+    ),
+    "an initrd": (
+        lambda launch: replace(launch, fw_cfg={**launch.fw_cfg, "etc/boot/initrd": b"host initrd" * 100}),
+        {("RTMR2", "host-initrd")},
+    ),
+}
+
+
+def moved(bench: Bench, change: Change | None = None, boot_disk: Path | None = None) -> set[tuple[str, str]]:
+    """The registers that a boot moved, each with the name of the difference."""
+    booted = bench.boot(SMALL, change=change, boot_disk=boot_disk)
     assert booted.disagreeing == ()
-    moved = {(one.register.name, one.known.id) for one in booted.comparison.differences if one.known is not None}
-    assert moved == {
-        ("RTMR0", "smbios-table"),
-        ("RTMR0", "stub-smbios"),
+    assert booted.account is not None and booted.account.unexplained and not booted.equal
+    return {(one.register.name, one.known.id if one.known else "") for one in booted.comparison.differences}
+
+
+@only_full
+@pytest.mark.parametrize("name", ATTEMPTS)
+def test_what_a_host_adds_is_measured(bench: Bench, name: str) -> None:
+    change, expected = ATTEMPTS[name]
+    assert moved(bench, change) == expected
+
+
+@only_full
+def test_an_addon_beside_the_uki_is_measured(bench: Bench, demo_cpu: Path, tmp_path: Path) -> None:
+    target, place = resolve("demo-cpu"), Workplace()
+    tools = place.tools(target.recipe)
+    tools.run(
+        [
+            "ukify", "build", "--cmdline=evil=1", "--stub=/usr/lib/systemd/boot/efi/addonx64.efi.stub",
+            "--output=/work/evil.addon.efi",
+        ],
+        binds=[Bind(tmp_path, "/work", writable=True)],
+    )  # fmt: skip
+    more = {f"{bootdisk.ADDONS}/evil.addon.efi": (tmp_path / "evil.addon.efi").read_bytes()}
+    disk = bootdisk.make(tools, demo_cpu / "uki.efi", tmp_path / "boot.raw", more)
+    assert moved(bench, boot_disk=disk) == {
+        ("RTMR1", "further-image"),
         ("RTMR2", "host-load-options"),
         ("RTMR2", "other-command-line"),
-        ("RTMR2", "host-initrd"),
     }
 
 
-def test_a_matrix_of_shapes(demo_cpu: Path) -> None:
-    done = succeeded(privml("measure", "demo-cpu", "--vcpus", "1..4", "--memory", "2GiB,2815MiB,4GiB", "--json"))
+@only_full
+def test_a_disk_that_can_be_written_to_moves_registers(bench: Bench, demo_cpu: Path, tmp_path: Path) -> None:
+    """Firmware keeps its variables on it, and the stub a secret that it puts into the initrd."""
+    target, place = resolve("demo-cpu"), Workplace()
+    disk = bootdisk.make(place.tools(target.recipe), demo_cpu / "uki.efi", tmp_path / "boot.raw")
+    for name in ("root.raw", "model.raw"):
+        shutil.copyfile(demo_cpu / name, tmp_path / name)
+    copies = {name: tmp_path / name for name in ("root.raw", "model.raw")}
+    found = moved(bench, lambda launch: replace(launch, writable=True, replaced=copies), disk)
+    assert found == {("RTMR1", "exit-boot-services-retried"), ("RTMR2", "host-initrd")}
+
+
+def test_a_matrix_of_shapes(demo_cpu: Path, full: bool) -> None:
+    vcpus, memory = ("1..64", "2GiB..512GiB") if full else ("1..4", "2GiB,2815MiB,4GiB")
+    count = 64 * 9 if full else 12
+    done = succeeded(privml("measure", "demo-cpu", "--vcpus", vcpus, "--memory", memory, "--json", "--events"))
     rows = json.loads(done.stdout)
-    assert len(rows) == 12 and len({row["rtmr0"] for row in rows}) == 12
+    assert len(rows) == count and len({row["rtmr0"] for row in rows}) == count
     assert len({row["rtmr1"] for row in rows}) == len({row["rtmr2"] for row in rows}) == 1
     assert set(rows[0]["mrtd"]) == {"single_pass", "two_pass"}
+    assert {row["evidence"]["rtmr0"] for row in rows} == {"source"}
+    for row in rows:
+        (tables,) = [event for event in row["events"] if event["origin"] == "etc/acpi/tables"]
+        shown = row["vcpus"] <= 8 and row["memory"] <= 8 << 30
+        assert tables["evidence"] == ("hardware" if shown else "source")

@@ -10,10 +10,11 @@ import json
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
-from tests.real.conftest import ROOT
+from tests.real.conftest import ROOT, processes, settled
 
 from privml.cli.context import Workplace
 from privml.image.manifest import read
@@ -153,3 +154,22 @@ def test_an_image_is_the_same_without_the_host_s_tools(
     done = run(*bare, command, "image", "demo-cpu", "--output", str(tmp_path / "image"), cwd=ROOT)
     assert done.returncode == 0, done.stderr
     assert read(tmp_path / "image").artefacts == read(demo_cpu).artefacts
+
+
+def test_nothing_of_a_cell_outlives_who_made_it(tools: ToolsTree, tmp_path: Path) -> None:
+    """Not even a daemon in a session of its own, when only the maker is killed and can tell nobody."""
+    mark = tmp_path / "mark"
+    daemon = ["sh", "-c", f"setsid sleep 999 & echo > {mark}; wait"]
+    inside = f"import subprocess; subprocess.run({daemon!r}, cwd={str(tmp_path)!r})"
+    maker = tmp_path / "maker.py"
+    maker.write_text(f"import subprocess\nsubprocess.run({[*tools.cell(), sys.executable, '-c', inside]!r})\n")
+    child = subprocess.Popen([sys.executable, str(maker)])
+    end = time.monotonic() + 20
+    while not mark.exists() and time.monotonic() < end:
+        time.sleep(0.05)
+    found = processes(str(tmp_path))
+    child.kill()
+    child.wait()
+    assert any(line.endswith("sleep 999 ") for line in found), found
+    assert len(found) >= 4, "maker, namespaces, program, shell, daemon"
+    assert settled(str(tmp_path), 10) == []

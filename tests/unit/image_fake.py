@@ -45,8 +45,13 @@ with (here / "calls.jsonl").open("a") as log:
     log.write(json.dumps(["mkosi", *sys.argv[1:]]) + "\\n")
 (here / "environment.json").write_text(json.dumps(dict(os.environ)))
 (here / "seen.json").write_text(json.dumps(sorted(str(p.relative_to(source)) for p in source.rglob("*"))))
+if (source / "base.tar").exists():
+    (here / "base.seen").write_bytes((source / "base.tar").read_bytes())
+else:
+    (source / "base.tar").write_bytes(b"tree of packages")
 (source / "root.raw").write_bytes((here / "root.volume").read_bytes())
-(source / "root.manifest").write_bytes((here / "root.packages").read_bytes())
+(source / "installed.json").write_bytes((here / "root.packages").read_bytes())
+(source / "licences.json").write_text('{{"common": {{}}, "copyright": {{}}}}')
 (source / "root.roothash").write_text("{HASH}")
 (source / "kernel-version").write_text("{KERNEL}\\n")
 (source / "vmlinuz").write_bytes(b"kernel")
@@ -106,8 +111,8 @@ class Fake:
         return json.loads((self.root / name).read_text())
 
     def installed(self, *packages: Package) -> None:
-        rows = [{"name": p.name, "version": p.version, "architecture": p.architecture} for p in packages]
-        (self.root / "root.packages").write_text(json.dumps({"packages": rows}))
+        rows = [{"package": p.name, "version": p.version, "architecture": p.architecture} for p in packages]
+        (self.root / "root.packages").write_text(json.dumps(rows))
 
 
 def keep(store: Store, name: str, body: bytes) -> Package:

@@ -35,7 +35,9 @@ def superblock(
     )
 
 
-def volume(label: str, block: bytes | None = None) -> bytes:
-    """Data of two blocks at sector 40, its hash tree at sector 56."""
+def volume(label: str, block: bytes | None = None, *, data: int = 2) -> bytes:
+    """Data of two blocks (``data`` by the superblock) at sector 40, its hash tree at sector 56."""
     head = gpt([(label, 40, 55), (f"{label}-verity", 56, 63)])
-    return (head.ljust(56 * 512, b"\0") + (superblock() if block is None else block)).ljust(64 * 512, b"\0")
+    return (head.ljust(56 * 512, b"\0") + (superblock(blocks=data) if block is None else block)).ljust(
+        64 * 512, b"\0"
+    )

@@ -15,14 +15,16 @@ import pytest
 from test_cli_main import Outcome, as_found, image, place  # noqa: F401 - fixtures
 from test_measure_bzimage import kernel
 from test_measure_disk import disk, fat16
+from test_measure_firmware import make_store
 from tests.property.test_measure_parsers import UKI
 
-from privml.cli import files
+from privml.cli import files, replayed
 from privml.events.event import Event
 from privml.events.registers import Register
 from privml.events.replay import replay_digests
 from privml.events.tcg import ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.measure import acpi, gpt
+from privml.measure.efivars import GLOBAL
 from privml.statement import predicate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -37,6 +39,7 @@ TABLES = lzma.decompress((VECTORS / "canonical-defaults/acpi_tables.bin.xz").rea
 PUBLISHED = bytes.fromhex((VECTORS / "smbios/dmi_published.hex").read_text())
 QEMU_SMBIOS = bytes.fromhex((VECTORS / "smbios/qemu_smbios_tables.hex").read_text())
 TPM_LOG = (VECTORS / "boot-tpm-base/log.bin").read_bytes()
+VARIABLES = make_store([(0x3F, GLOBAL, "PK", b"key")])
 RTMR0 = "3fa2f61f395b7f5f"
 
 
@@ -76,6 +79,7 @@ def found(folder: Path, data: bytes) -> dict[str, Any]:
             json.loads((VECTORS / "smbios/expected.json").read_text())["expected_event_digest_sha384"],
         ),
         (QEMU_SMBIOS, "smbios", None),
+        (VARIABLES, "variables", hashlib.sha384(VARIABLES).hexdigest()),
         (b"CCEL\x38\0\0\0".ljust(40, b"\0") + (65536).to_bytes(8, "little") + bytes(8), "ccel-table", None),
     ],
 )
@@ -158,6 +162,10 @@ def test_a_log_against_its_quote(place: Path, capsys: pytest.CaptureFixture[str]
 
 
 CHANGES: list[tuple[Callable[[list[LogEntry]], list[LogEntry]], str]] = [
+    (
+        lambda log: [log[1], log[0], *log[2:]],
+        "the value is that with events 1 and 2 the other way round: EV_EFI_PLATFORM_FIRMWARE_BLOB2",
+    ),
     (lambda log: [*log, log[0]], "the value is that before the last 1 events"),
     (lambda log: [*log[:2], log[0], *log[2:]], "the value is that without event 3: EV_EFI_HANDOFF_TABLES2"),
     (
@@ -179,6 +187,18 @@ def test_the_one_event_that_differs_from_a_quote_is_named(
     log = written(place, encode_log(change(parse_log(LOG))), "log")
     outcome = Outcome(capsys, "explain", str(log), "--against", str(written(place, QUOTE, "quote")))
     assert outcome.code == 1 and f"rtmr0: differs; {text}" in outcome.stdout
+
+
+def test_an_event_that_was_extended_twice_and_a_register_that_nobody_extended() -> None:
+    log = files.Log(tuple(parse_log(LOG)), tpm=False)
+    events = [event for event in log.logged if event.register is Register.RTMR1]
+    digests = [event.digest for event in events]
+    twice = replay_digests([*digests[:3], digests[2], *digests[3:]])
+    told = replayed.one_change(events, twice) or ""
+    assert told.startswith("the value is that with event 3 twice: EV_EFI_GPT_EVENT partition table of disk e0c6c56e-")
+    assert told.endswith(", OEM, reserved, reserved, RWFW, EFI-SYSTEM")
+    assert "nothing extended the register" in (replayed.one_change(events, bytes(48)) or "")
+    assert replayed.one_change(events, b"x" * 48) is None
 
 
 def as_log(events: tuple[Event, ...]) -> list[LogEntry]:

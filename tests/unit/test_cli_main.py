@@ -26,7 +26,8 @@ from privml.cli.main import VERBS, main
 from privml.image import manifest
 from privml.recipe.loader import shipped
 from privml.statement.predicate import Predicate
-from privml.vm.predicted import read_prediction, write_prediction
+from privml.vm.predicted import write_prediction
+from privml.vm.prediction import read_prediction
 
 CODES = {
     "Differs": 1,

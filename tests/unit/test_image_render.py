@@ -60,6 +60,7 @@ def test_these_files_and_no_others() -> None:
         "mkosi.extra/etc/a",
         "mkosi.extra/etc/b",
         "mkosi.finalize",
+        "mkosi.prepare",
         "mkosi.repart/10-data.conf",
         "mkosi.repart/11-verity.conf",
         "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources",
@@ -86,11 +87,19 @@ def test_options_that_keep_builds_equal_and_offline() -> None:
         "MakeInitrd": "no",
         "PackageDirectories": "packages",
         "SplitArtifacts": "roothash",
-        "ManifestFormat": "json",
         "Output": "root",
     }
     assert {key: found.get(key) for key in expected} == expected
     assert not [key for key in found if "Script" in key or "Password" in key or "Ssh" in key or "Autologin" in key]
+
+
+def test_a_tree_on_a_kept_base_installs_nothing_and_is_the_same_otherwise() -> None:
+    plain, based = made(), made(replace(PLAN, based=True))
+    assert sorted(plain.keys() - based.keys()) == ["mkosi.prepare"]
+    assert [name for name in based if based[name] != plain[name]] == ["mkosi.conf"]
+    before, after = options(plain), options(based)
+    assert after.pop("BaseTrees") == render.BASE
+    assert {key: value for key, value in before.items() if key not in ("Packages", "PackageDirectories")} == after
 
 
 def test_apt_gets_no_archive_at_all() -> None:
@@ -120,7 +129,7 @@ def test_a_production_tree_has_no_shell_script_but_the_initrd_s_init() -> None:
     scripts = {
         path for path, file in made(guest(development=False)).items() if file.executable or file.data[:2] == b"#!"
     }
-    assert scripts == {"mkosi.finalize", "mkosi.extra/usr/lib/privml/initrd-init"}
+    assert scripts == {"mkosi.finalize", "mkosi.prepare", "mkosi.extra/usr/lib/privml/initrd-init"}
     assert made()["mkosi.finalize"].data.startswith(b"#!/usr/bin/python3\n")
 
 

@@ -126,6 +126,14 @@ def test_a_bad_name_writes_nothing(desk: Path, name: str) -> None:
     assert files(desk) == {}
 
 
+def test_recipes_that_is_a_file_is_told(desk: Path) -> None:
+    Path("recipes").write_text("a list of dishes")
+    error = run("mine").exception
+    assert isinstance(error, UsageError)
+    assert "`recipes` is a file here" in error.message
+    assert set(files(desk)) == {"recipes"}
+
+
 def test_a_source_that_is_not_there_writes_nothing(desk: Path) -> None:
     assert run("mine", "--from", "demo-gpu").exit_code != 0
     assert files(desk) == {}

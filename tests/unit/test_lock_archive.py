@@ -264,6 +264,35 @@ def test_what_is_gone_takes_along_only_what_it_forces(
 
 
 @needs_apt
+def test_what_the_archive_lists_and_no_mirror_has_is_not_nothing(
+    folder: Path, mirrors: Mirrors, store: Store
+) -> None:
+    lock = lock_of(solved(mirrors))
+    (folder / Deb("common", "1").pool).unlink()
+    with pytest.raises(InputsError, match="the archive still lists common 1, and no mirror has it") as caught:
+        refresh(
+            load(shipped() / "demo-cpu.yaml"),
+            lock,
+            store,
+            Solver(tools=lambda: TOOLS, mirrors=lambda: mirrors, now=EARLY),
+            lambda packages: bring(store, packages, mirrors=lambda: mirrors),
+        )
+    assert "another mirror" in (caught.value.hint or "")
+
+
+@needs_apt
+def test_an_expired_state_that_the_lock_names_was_accepted_then(folder: Path, mirrors: Mirrors) -> None:
+    accepted = solved(mirrors, now=LATE, allow_expired=True).archives
+    assert solved(mirrors, before=accepted, now=LATE).archives == accepted
+    fresh = tuple(archive.model_copy(update={"expired": False}) for archive in accepted)
+    with pytest.raises(InputsError, match="expired"):
+        solved(mirrors, before=fresh, now=LATE)
+    fake_archive.write(folder, "second")
+    with pytest.raises(InputsError, match="expired"):
+        solved(mirrors, before=accepted, now=datetime(2027, 1, 1, tzinfo=UTC))
+
+
+@needs_apt
 def test_an_upgrade_of_one_package_keeps_what_the_archive_no_longer_lists(
     folder: Path, mirrors: Mirrors, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:

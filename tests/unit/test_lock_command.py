@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from privml.base.errors import InputsError, UsageError
 from privml.cli import lock as lock_verb
+from privml.cli.image import image
 from privml.cli.lock import lock
 from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock
 from privml.recipe import loader
@@ -122,3 +123,42 @@ def test_a_lock_says_its_format(tmp_path: Path) -> None:
     path.write_text(json.dumps(document))
     with pytest.raises(InputsError, match="says no format"):
         read_lock(path)
+
+
+@pytest.mark.parametrize(("name", "guess"), [("systemdd", "did you mean `systemd`"), ("nothing-like-it", None)])
+def test_a_package_to_upgrade_is_a_locked_one(installed: Path, other: object, name: str, guess: str | None) -> None:
+    shutil.copytree(installed, "recipes")
+    error = run("demo-cpu", "--upgrade-package", name).exception
+    assert isinstance(error, UsageError)
+    assert f"--upgrade-package {name}: no such package is locked" in error.message
+    assert (error.hint or "").startswith(guess) if guess else error.hint is None
+    for good in ("systemd", "linux-image-cloud-amd64", "ovmf-inteltdx"):
+        assert run("demo-cpu", "--upgrade-package", good).exit_code == 0
+    assert run("demo-cpu", "--tools", "--upgrade-package", "mkosi").exit_code == 0
+
+
+@pytest.mark.parametrize("target", ["recipes/demo-cpu.lock.json", "recipes/demo-cpu.yaml", "out/precious.txt"])
+def test_refreshing_overwrites_nothing_else(installed: Path, target: str) -> None:
+    shutil.copytree(installed, "recipes")
+    Path("out").mkdir()
+    Path("out/precious.txt").write_text("mine")
+    before = Path(target).read_bytes()
+    error = run("demo-cpu", "--refresh-to", target).exception
+    assert isinstance(error, UsageError)
+    assert "out/locks/demo-cpu.lock.json" in (error.hint or "")
+    assert Path(target).read_bytes() == before
+
+
+def test_a_lock_to_build_by_that_is_not_there(installed: Path) -> None:
+    error = CliRunner().invoke(image, ["demo-cpu", "--lock", "out/locks/x.lock.json"]).exception
+    assert isinstance(error, InputsError)
+    assert error.hint == "make it with `privml-build lock demo-cpu --refresh-to out/locks/x.lock.json`"
+
+
+def test_a_damaged_lock_says_how_to_go_on(installed: Path, other: object) -> None:
+    shutil.copytree(installed, "recipes")
+    path = Path("recipes/demo-cpu.lock.json")
+    path.write_text('{"format": "privml-lock/v1"}')
+    error = run("demo-cpu").exception
+    assert isinstance(error, InputsError)
+    assert "remove it and lock anew" in (error.hint or "")

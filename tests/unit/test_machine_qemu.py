@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
@@ -178,3 +179,57 @@ def test_what_a_host_may_do_against_us_comes_last() -> None:
     honest = arguments(PLATFORM, SHAPE, BOOT, "tcg", "-run-with", "exit-with-parent=on")
     assert [word.replace("read-only=off", "read-only=on") for word in argv[:-2]] == honest
     assert argv[:-2] != honest
+
+
+MORE = (
+    Device("memory", 5, bars=(8 << 30,)),
+    Device("memory", 6, bars=(128 << 30,), port=True),
+    Device("virtio-net", 7, rom=True),
+)
+
+
+def test_large_bars_root_ports_and_option_roms() -> None:
+    argv = arguments(replace(PLATFORM, devices=(*PLATFORM.devices, *MORE)), SHAPE, BOOT, "tcg")
+    assert values(argv, "-device")[3:] == [
+        "pci-testdev,membar=8589934592,bus=pcie.0,addr=0x5",
+        "pcie-root-port,id=port6,chassis=6,bus=pcie.0,addr=0x6",
+        "pci-testdev,membar=137438953472,bus=port6,addr=0x0",
+        "virtio-net-pci,netdev=net1,mac=52:54:00:12:34:57,bus=pcie.0,addr=0x7",
+    ]
+    assert values(argv, "-netdev") == [
+        "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:40001-:8443",
+        "user,id=net1,restrict=on",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("words", "complaint"),
+    [
+        ({"kind": "memory", "bars": (3 << 20,)}, "power of two"),
+        ({"kind": "memory"}, "0 BARs"),
+        ({"kind": "memory", "bars": (1 << 20, 1 << 20)}, "2 BARs"),
+        ({"kind": "virtio-blk", "port": True}, "no root port"),
+        ({"kind": "virtio-net", "bars": (1 << 20,)}, "no BAR"),
+        ({"kind": "virtio-blk", "rom": True}, "no option ROM"),
+    ],
+)
+def test_devices_that_are_none(words: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(RecipeError, match=complaint):
+        Device(slot=5, **words)
+
+
+CARD = Device("memory", 5, bars=(128 << 30, 32 << 20), port=True)
+
+
+def test_a_card_with_several_bars_boots_as_functions_only() -> None:
+    alone = replace(PLATFORM, devices=(CARD,))
+    with pytest.raises(RecipeError, match="no function with 2 large BARs"):
+        arguments(alone, SHAPE, BOOT, "tcg")
+    assert values(arguments(alone, SHAPE, BOOT, "qtest"), "-device")[1:] == [
+        "pci-testdev,membar=137438953472,bus=port5,addr=0x0"
+    ]
+    functions = replace(PLATFORM, devices=(replace(CARD, functions=True),))
+    assert values(arguments(functions, SHAPE, BOOT, "tcg"), "-device")[1:] == [
+        "pci-testdev,membar=137438953472,bus=port5,addr=0x0.0,multifunction=on",
+        "pci-testdev,membar=33554432,bus=port5,addr=0x0.1,multifunction=on",
+    ]

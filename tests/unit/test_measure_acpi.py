@@ -1,10 +1,12 @@
 """The table loader's commands decide what is measured; the PCI window decides one field of the tables."""
 
 import struct
+from dataclasses import replace
 
 import pytest
 
 from privml.base.errors import MeasurementError
+from privml.machine.platform import Device
 from privml.measure import acpi, pciwindow
 
 GIB = 1 << 30
@@ -80,3 +82,40 @@ def test_pci_window(
 def test_a_malformed_memory_map_is_refused() -> None:
     with pytest.raises(MeasurementError, match="e820"):
         pciwindow.window(b"x", vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True)
+
+
+VIRTIO = Device("virtio-blk", 2)
+BIG = Device("memory", 6, bars=(8 * GIB,), port=True)
+
+
+def test_bars_are_placed_by_size_and_slot() -> None:
+    window = pciwindow.Window(0x380000000000, 1 << 43)
+    devices = (VIRTIO, Device("virtio-net", 3), Device("memory", 5, bars=(GIB,)), BIG)
+    assert pciwindow.placed(window, devices) == (
+        pciwindow.Bar(6, 0, 0x380000000000, 8 * GIB),
+        pciwindow.Bar(5, 0x18, 0x380200000000, GIB),
+        pciwindow.Bar(2, 0x20, 0x380240000000, 0x4000),
+        pciwindow.Bar(3, 0x20, 0x380240004000, 0x4000),
+    )
+    assert pciwindow.placed(window, ()) == ()
+
+
+def test_bars_are_aligned_and_must_fit() -> None:
+    small = pciwindow.Window(4 * GIB, 16 * GIB)
+    assert [bar.address for bar in pciwindow.placed(small, (BIG, VIRTIO))] == [8 * GIB, 16 * GIB]
+    with pytest.raises(MeasurementError, match="end at 0x600000000, the firmware's window at 0x500000000"):
+        pciwindow.placed(small, (BIG, replace(BIG, slot=7)))
+
+
+def test_windows_with_several_bars() -> None:
+    """A window that is no multiple of its alignment leaves a hole behind it, so their order decides the end."""
+    window = pciwindow.Window(0, 1 << 43)
+    card = Device("memory", 5, bars=(16 << 20, 8 * GIB, 32 << 20), port=True)
+    (bar,) = pciwindow.placed(window, (card,))
+    assert bar == pciwindow.Bar(5, 0, 0, 8 * GIB + (48 << 20))
+    two = pciwindow.placed(window, (card, replace(card, slot=6)))
+    assert [(one.slot, one.address >> 30) for one in two] == [(5, 0), (6, 16)]
+    mixed = pciwindow.placed(window, (card, replace(card, slot=6, bars=(8 * GIB,)), VIRTIO))
+    assert [(one.slot, one.address) for one in mixed] == [(5, 0), (6, 16 * GIB), (2, 24 * GIB)]
+    other = pciwindow.placed(window, (replace(card, bars=(8 * GIB,)), replace(card, slot=6), VIRTIO))
+    assert [(one.slot, one.address >> 30) for one in other] == [(5, 0), (6, 8), (2, 16)]

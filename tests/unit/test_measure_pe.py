@@ -1,13 +1,16 @@
 """PE images and UKIs, made here byte by byte, so that each rule of the digest is visible."""
 
 import hashlib
+import lzma
 import struct
+from pathlib import Path
 
 import pytest
 
 from privml.base.errors import MeasurementError
-from privml.measure import pe, uki
+from privml.measure import artefact, pe, uki
 
+VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
 HEADERS = 0x400
 
 
@@ -53,6 +56,39 @@ def test_checksum_and_certificate_are_left_out_and_the_tail_is_not() -> None:
     odd = make_pe(SECTIONS, tail=b"abc", certificate=b"C" * 16)
     assert pe.authenticode(odd) == expected(odd, 16)
     assert pe.authenticode(odd) != pe.authenticode(make_pe(SECTIONS, certificate=b"C" * 16))
+
+
+def signed_file() -> bytes:
+    return lzma.decompress((VECTORS / "pe/fbx64.efi.signed.xz").read_bytes())
+
+
+def test_the_digest_is_the_one_that_debian_signed() -> None:
+    """What the signer's tool hashed is in the signature: a second opinion on order, gaps and tail."""
+    image = signed_file()
+    assert pe.signed_digest(image) == pe.authenticode(image, "sha256")
+    assert pe.authenticode(image).hex().startswith("f7d1ce61766186a8")
+    for at in (0x200, 0x1000, len(image) // 2):
+        changed = bytearray(image)
+        changed[at] ^= 1
+        assert pe.signed_digest(bytes(changed)) != pe.authenticode(bytes(changed), "sha256")
+    finding = artefact.identify(image)
+    assert finding is not None and (finding.kind, finding.facts["signature"]) == ("pe", "over this digest")
+    changed = bytearray(image)
+    changed[0x1000] ^= 1
+    finding = artefact.identify(bytes(changed))
+    assert finding is not None and finding.facts["signature"].startswith("over another digest, f08e1ed5")
+
+
+def test_an_unsigned_image_has_no_signed_digest() -> None:
+    assert pe.signed_digest(make_pe([(".text", b"code", 4)])) is None
+    assert pe.signed_digest(make_pe([(".text", b"code", 4)], certificate=b"no PKCS 7")) is None
+    image = signed_file()
+    head = pe.headers(image)
+    beyond = (
+        image[: head.security_entry_offset] + struct.pack("<I", len(image)) + image[head.security_entry_offset + 4 :]
+    )
+    with pytest.raises(MeasurementError, match="certificate table"):
+        pe.signed_digest(beyond)
 
 
 def test_sections_are_hashed_by_file_offset_not_by_table_order() -> None:

@@ -193,3 +193,12 @@ def test_an_fw_cfg_item_of_another_size_is_not_measured() -> None:
 
 def test_vendor_guids_are_the_specification_s() -> None:
     assert uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c") == GLOBAL
+
+
+def test_tables_of_a_machine_that_was_never_booted_are_known_from_source_alone() -> None:
+    levels = [
+        {event.origin: event.evidence for event in td(booted=booted).events if event.origin.startswith("etc/")}
+        for booted in (True, False)
+    ]
+    assert levels[0]["etc/acpi/tables"] is levels[0][TABLES] is Evidence.HARDWARE
+    assert set(levels[1].values()) == {Evidence.SOURCE}

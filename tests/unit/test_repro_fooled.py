@@ -20,7 +20,7 @@ from test_repro_mutation import compared
 
 from privml.base.errors import BuildError
 from privml.image import manifest as manifests
-from privml.image.build import KEY_FILE
+from privml.image.inputs import FILE as INPUTS_FILE
 from privml.repro import page as pages
 from privml.repro.layers import Layer, told
 from privml.repro.tree import Tree, read_cpio, read_tree, read_trees
@@ -200,9 +200,9 @@ def test_a_document_that_nothing_else_depends_on_is_compared(pair: tuple[Path, P
 
 
 def test_the_builds_own_note_is_no_part_of_an_image(pair: tuple[Path, Path]) -> None:
-    (pair[0] / KEY_FILE).write_bytes(b"1")
+    (pair[0] / INPUTS_FILE).write_bytes(b"1")
     assert judged(pair).equal
-    (pair[1] / KEY_FILE).write_bytes(b"2")
+    (pair[1] / INPUTS_FILE).write_bytes(b"2")
     assert judged(pair).equal
 
 

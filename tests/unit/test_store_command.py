@@ -212,5 +212,38 @@ def test_a_build_that_fills_the_disk_names_the_place(
     assert not isinstance(error, BuildError) or "cp: error writing" in found.message
 
 
+@pytest.mark.parametrize("kind", ["file", "folder", "web page", "half an image"])
+def test_an_output_that_no_build_made_is_never_replaced(recipes: Path, tmp_path: Path, kind: str) -> None:
+    place = tmp_path / "precious"
+    if kind != "file":
+        place.mkdir()
+    thing = place if kind == "file" else place / ("manifest.json" if kind == "web page" else "thing")
+    thing.write_text("mine")
+    if kind == "half an image":
+        (place / ".inputs.json").write_text("x")
+    before = sorted(path.name for path in tmp_path.iterdir())
+    error = CliRunner().invoke(image, ["demo-cpu", "--output", str(place)]).exception
+    assert isinstance(error, UsageError)
+    assert f"{place} is there and is no image that `image` made: it would be replaced" in error.message
+    assert thing.read_text() == "mine"
+    assert sorted(path.name for path in tmp_path.iterdir()) == before
+
+
+def test_what_stands_in_the_place_of_the_store_is_no_empty_store(
+    recipes: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PRIVML_STORE", str(recipes / "demo-cpu.yaml"))
+    for words in (("size",), ("verify",), ("gc", "--dry-run"), ("export", "demo-cpu", "pool")):
+        error = run(*words).exception
+        assert isinstance(error, HostError), words
+        assert "is no folder" in error.message
+
+
+def test_what_is_no_pool_is_not_imported_in_silence(recipes: Path) -> None:
+    error = run("import", str(recipes)).exception
+    assert isinstance(error, UsageError)
+    assert "is no pool: it holds no folder `sha256`" in error.message
+
+
 def test_image_refuses_a_pool_that_is_not_there(recipes: Path) -> None:
     assert isinstance(CliRunner().invoke(image, ["demo-cpu", "--pool", "absent"]).exception, UsageError)

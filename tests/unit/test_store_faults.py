@@ -158,6 +158,21 @@ def test_gc_keeps_what_is_named(tmp_path: Path) -> None:
     assert sweep(store, {keep}, {kept, busy}, dry_run=False, now=time.time() + 2 * STALE).temporary == (fresh.name,)
 
 
+def test_gc_drops_what_was_not_used_for_a_day(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store")
+    for key in ("a" * 64, "b" * 64):
+        (tmp_path / key).write_bytes(b"tree")
+        store.derived.keep(key, tmp_path / key)
+    (store.root / "digests").mkdir()
+    (store.root / "digests/1-2").write_bytes(b"of a file that is no more")
+    for path in [*(store.root / "derived").iterdir(), store.root / "digests/1-2"]:
+        os.utime(path, (1, 1))
+    assert store.derived.take("a" * 64, tmp_path / "back")
+    assert len(sweep(store, set(), set(), dry_run=False).temporary) == 3
+    assert [store.derived.has(key) for key in ("a" * 64, "b" * 64)] == [True, False]
+    assert not list((store.root / "digests").iterdir())
+
+
 @needs_root
 def test_no_room_for_the_tools_tree(small: Path) -> None:
     store = Store(small / "store")

@@ -15,7 +15,8 @@ from privml.events.tcg import LogEntry
 from privml.machine.platform import Device, Platform, Shape
 from privml.machine.qemu import Boot, arguments
 from privml.vm import swtpm
-from privml.vm.compared import disagreeing
+from privml.vm.compared import disagreeing, situations
+from privml.vm.machine import Launch
 
 VALUES = {pcr: bytes([pcr]) * 48 for pcr in range(24)}
 
@@ -76,3 +77,17 @@ def test_what_a_host_may_add_is_in_the_argument_list_only_then() -> None:
     assert "-initrd" not in plain and "-smbios" not in plain
     at = hostile.index("-initrd")
     assert hostile[at : at + 4] == ["-initrd", "/i", "-smbios", "type=11,value=a=1"]
+
+
+@pytest.mark.parametrize(
+    ("disk", "devices", "expected"),
+    [
+        (None, (Device("virtio-net", 4),), {"direct"}),
+        (None, (Device("virtio-net", 4, rom=True),), {"direct", "rom"}),
+        (Path("boot.raw"), (Device("virtio-blk", 1),), {"disk"}),
+        (Path("boot.raw"), (Device("virtio-blk", 1), Device("virtio-net", 4)), {"disk", "network"}),
+    ],
+)
+def test_which_rules_a_boot_is_for(disk: Path | None, devices: tuple[Device, ...], expected: set[str]) -> None:
+    platform = Platform("p", "11.1.2", "pc-q35-11.1", (), "max", "GenuineIntel", 46, devices, tpm=True)
+    assert situations(Launch(Path("out"), platform, Shape(1, 2 << 30), boot_disk=disk)) == expected

@@ -14,7 +14,7 @@ from test_image_manifest import sample, without_model
 
 from privml.base.errors import BuildError, HostError, RecipeError
 from privml.image.tools import ToolsTree
-from privml.machine.platform import Shape
+from privml.machine.platform import Device, Shape
 from privml.measure import mrtd
 from privml.recipe.loader import shipped
 from privml.vm import accelerator, launch, machine, swtpm
@@ -150,6 +150,25 @@ def test_replaced_files_take_the_place_of_the_image_s(folder: Path, tools: Tools
     assert f"memory-backend-file,id=ram,size={2 << 30},mem-path=/vm/ram,share=on" in words
     assert "-fw_cfg name=opt/a,file=/vm/fw_cfg.0 -fw_cfg name=opt/b,file=/vm/fw_cfg.1" in words
     assert found["vm"] == {"fw_cfg.0": "1", "fw_cfg.1": "2"}
+
+
+def test_a_disk_to_boot_from_comes_first_and_instead_of_the_kernel(
+    folder: Path, tools: ToolsTree, tmp_path: Path
+) -> None:
+    (tmp_path / "boot.raw").write_bytes(b"x")
+    made = launch_of(folder, sample(folder), shipped())
+    devices = (Device("virtio-blk", 1), *made.platform.devices)
+    made = replace(made, boot_disk=tmp_path / "boot.raw", platform=replace(made.platform, devices=devices))
+    with started(tools, made):
+        found = seen(tools)
+    words = " ".join(found["argv"])
+    assert "-kernel" not in words
+    assert found["binds"]["/boot.raw"] == str(tmp_path / "boot.raw")
+    assert [word.rsplit("=", 1)[1] for word in found["argv"] if word.startswith("driver=raw")] == [
+        "/boot.raw",
+        "/image/root.raw",
+        "/image/model.raw",
+    ]
 
 
 def test_generic_firmware_is_the_tree_s(folder: Path, tools: ToolsTree) -> None:

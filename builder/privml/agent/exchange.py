@@ -41,11 +41,16 @@ class Exchange:
                 *headers,
                 (b"content-length", str(len(body)).encode()),
             ]
-            request = h11.Request(method=method, target=target, headers=sent)
-            self._socket.sendall(self._http.send(request) or b"")
-            if body:
-                self._socket.sendall(self._http.send(h11.Data(data=body)) or b"")
-            self._socket.sendall(self._http.send(h11.EndOfMessage()) or b"")
+            message: list[h11.Event] = [h11.Request(method=method, target=target, headers=sent)]
+            message += [h11.Data(data=body), h11.EndOfMessage()]
+            # In one piece: an engine that answers at once and closes must not find us still writing nothing.
+            wire = b"".join(self._http.send(event) or b"" for event in message)
+            try:
+                self._socket.sendall(wire)
+            except BrokenPipeError:
+                pass  # it may refuse before it has read everything; what it said is still to be read
+            except OSError as error:
+                raise HostError(f"engine: {error.strerror or error}") from error
             head = self._head()
         except BaseException:
             self.close()

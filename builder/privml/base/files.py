@@ -74,6 +74,17 @@ def directory_atomic(path: Path) -> Iterator[Path]:
         raise
 
 
+def link_or_copy(source: Path, target: Path) -> None:
+    """Give a file a second name, or a copy of it where no link can be made; neither is to be written from then on."""
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:
+        # Another file system, one without links, or a file of somebody else's. A missing source fails here again.
+        shutil.copyfile(source, target)
+
+
 def remove_tree(path: Path) -> None:
     """Remove a tree that may hold read-only directories."""
 

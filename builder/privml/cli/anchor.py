@@ -14,7 +14,7 @@ from privml.evidence.document import decode_collateral
 from privml.evidence.signature import root_der
 from privml.image import manifest as manifests
 from privml.verify.policy import Expected, Policy
-from privml.vm.predicted import read_prediction
+from privml.vm.prediction import read_prediction
 
 
 def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:

@@ -50,6 +50,19 @@ def resolve(text: str, output: Path | None = None) -> Target:
     return Target(recipe, output or Path("out") / name)
 
 
+def check_output(directory: Path) -> None:
+    """``UsageError`` when something is there that no build has made: a build replaces its output whole."""
+    from privml.image.inputs import FILE as INPUTS_FILE
+
+    if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
+        return
+    if not (directory / "manifest.json").is_file() or not (directory / INPUTS_FILE).is_file():
+        raise UsageError(
+            f"{directory} is there and is no image that `image` made: it would be replaced, with all that it holds",
+            hint="give a new or empty folder with --output, or remove it yourself",
+        )
+
+
 @dataclass
 class Workplace:
     """The store, the tools tree and locks, opened when first needed."""
@@ -96,6 +109,11 @@ class Workplace:
         if wrong := errors([*lint(recipe), *lint_guest(guest_files(images_folder()))]):
             raise RecipeProblems(wrong, hint=f"why: `privml-build lint --explain {wrong[0].rule}`")
         lock_path = self.lock_file or recipe.lock_path
+        if self.lock_file is not None and not self.lock_file.is_file():
+            raise InputsError(
+                f"{self.lock_file} is not there",
+                hint=f"make it with `privml-build lock {recipe.name} --refresh-to {self.lock_file}`",
+            )
         lock = read_lock(lock_path)
         check(
             recipe,

@@ -19,9 +19,12 @@ from privml.events.logged import LoggedEvent, is_tpm_log, logged
 from privml.events.registers import RTMRS, Register
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
+from privml.evidence import capture as captures
 from privml.evidence import dstack, quote, tdreport
-from privml.measure import artefact
+from privml.evidence.capture import Capture
+from privml.measure import artefact, smbios
 from privml.measure.artefact import Finding
+from privml.measure.digest import sha384
 from privml.statement import intoto, predicate
 from privml.statement.predicate import MeasuredShape
 
@@ -67,6 +70,7 @@ class File:
     log: Log | None = None
     shapes: tuple[MeasuredShape, ...] = ()
     claimed: dict[Register, bytes] | None = None
+    capture: Capture | None = None
 
     def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
         """What it can be compared by: a log's extends with their data, else the finding's events."""
@@ -85,6 +89,8 @@ def read(path: Path) -> File:
 
 def _identify(path: Path, view: mmap.mmap) -> File:
     head = view[:65536]
+    if captures.is_capture(head):
+        return _capture(path, captures.decode(view[: captures.MAX_SIZE + 1]))
     if head[32:48] == _SPEC_ID:
         return _log(path, view[: tcg.MAX_LOG + 1])
     if _is_quote(head):
@@ -213,6 +219,43 @@ def _report(path: Path, data: bytes) -> File:
         notes=("its MAC can be checked on its own machine only",),
     )
     return File(path, finding, claimed={Register.MRTD: parsed.mr_td, **registers})
+
+
+def _capture(path: Path, capture: Capture) -> File:
+    """A capture of a TD: its log, with its quote's values, and which of the captured blobs the log has measured."""
+    log = read_log(capture.files[captures.LOG]) if captures.LOG in capture.files else None
+    facts = {"parts": ", ".join(sorted(capture.files))}
+    notes = [f"{name} is not in it: {why}" for name, why in sorted(capture.missing.items())]
+    claimed = None
+    if captures.QUOTE in capture.files:
+        found = _quote(path, capture.files[captures.QUOTE])
+        claimed = found.claimed
+        bound = found.finding.facts["report data"] == capture.report_data().hex()
+        facts["quote"] = "made for these parts" if bound else "made for something else than these parts"
+        if log is not None and claimed is not None:
+            for register, value in log.registers().items():
+                if register is not Register.RTMR3:
+                    agrees = value == claimed[register]
+                    facts[register.name.lower()] = "log and quote agree" if agrees else "log and quote differ"
+    logged_digests = {event.digest for event in log.logged} if log is not None else set()
+    for name, data in sorted(capture.blobs.items()):
+        if sha384(data) in logged_digests:
+            facts[f"fw_cfg {name}"] = "an event of the log is of it"
+    if captures.SMBIOS in capture.files:
+        measured = sha384(smbios.filtered(capture.files[captures.SMBIOS])) in logged_digests
+        facts[captures.SMBIOS] = (
+            "an event of the log is of it, filtered" if measured else "no event of the log is of it"
+        )
+    finding = Finding(
+        "capture",
+        f"capture of a TD, {len(capture.files)} parts",
+        mrtd={"mrtd": claimed[Register.MRTD]} if claimed is not None else {},
+        registers=log.registers() if log is not None else {},
+        events=log.events() if log is not None else (),
+        facts=facts,
+        notes=tuple(notes),
+    )
+    return File(path, finding, log=log, claimed=claimed, capture=capture)
 
 
 def _ccel_table(data: bytes) -> Finding:

@@ -12,9 +12,21 @@ import click
 
 from privml.base.errors import BuildError, HostError, UsageError
 from privml.base.steps import say, step
-from privml.cli.context import Workplace, recipes_directory, refresh_hint, resolve, tools_lock_path
+from privml.cli.context import (
+    Target,
+    Workplace,
+    check_output,
+    recipes_directory,
+    refresh_hint,
+    resolve,
+    tools_lock_path,
+)
+from privml.image import build as room
+from privml.image import madeby
+from privml.image.build import Built
 from privml.store.fetch import GoneError
 from privml.store.pools import Pool
+from privml.vm.prediction import has_prediction
 
 _ROOM = "make room there, or give another place with --output; `privml-build doctor` says how much is needed"
 
@@ -56,29 +68,28 @@ def image(
     privml-build image recipes/demo-cpu-dev.yaml -o /tmp/dev
     privml-build image demo-cpu --render-only /tmp/tree
     """
-    from privml.image import build as room
-    from privml.image import madeby
-    from privml.vm.predicted import has_prediction, predict_image, write_prediction
-
     found = resolve(target, output)
     if found.recipe is None:
         raise UsageError(f"`{target}` is a built image", hint="give the recipe that it is to be built from")
+    if render_only is None:
+        check_output(found.directory)
     place = Workplace([Pool.parse(pool) for pool in pools], lock_file)
     recipe, lock = place.recipe_and_lock(found.recipe)
     refreshed = place.is_refreshed(recipe, lock)
     try:
-        tools = place.tools(found.recipe)
         if render_only is not None:
-            room.render_only(recipe, lock, place.store, tools, render_only, pools=place.pools)
+            room.render_only(recipe, lock, place.store, place.tools(found.recipe), render_only, pools=place.pools)
             files = sum(path.is_file() or path.is_symlink() for path in render_only.rglob("*"))
             told = json.dumps({"directory": str(render_only), "files": files})
             click.echo(told if as_json else f"wrote {render_only}")
             return
-        built = room.build(
+        # An image that is whole needs no tools: they are not even looked at.
+        whole = None if force else room.find(recipe, lock, place.store, found.directory, refreshed=refreshed)
+        built = whole or room.build(
             recipe,
             lock,
             place.store,
-            tools,
+            place.tools(found.recipe),
             found.directory,
             force=force,
             refreshed=refreshed,
@@ -99,15 +110,13 @@ def image(
     if refreshed:
         say(f"built by {lock_file}, not by the committed lock: the manifest says `refreshed`")
     if not (built.cached and has_prediction(built.directory, built.manifest)):
-        with step("Predicting its registers"):
-            recipes = recipes_directory(found)
-            predicate = predict_image(tools, place.store.root, built.directory, built.manifest, recipes)
-            write_prediction(built.directory, built.manifest, predicate)
+        _predict(place, found, built)
     artefacts = {name: vars(artefact) for name, artefact in built.manifest.artefacts.items()}
     if as_json:
         facts = {
             "directory": str(built.directory),
             "cached": built.cached,
+            "steps": {name: {"cached": not why, "because": list(why)} for name, why in built.because.items()},
             "root_hash": built.manifest.root.root_hash,
         }
         click.echo(json.dumps({**facts, "artefacts": artefacts}, indent=2, sort_keys=True))
@@ -122,3 +131,12 @@ def _no_room(directory: Path) -> str:
     place = directory.absolute().parent
     free = shutil.disk_usage(place).free / (1 << 20) if place.is_dir() else 0
     return f"no space left on the file system of {place} while building there; {free:.0f} MiB are free again"
+
+
+def _predict(place: Workplace, found: Target, built: Built) -> None:
+    from privml.vm.predicted import predict_image, write_prediction
+
+    tools = place.tools(found.recipe)
+    with step("Predicting its registers"):
+        predicate = predict_image(tools, place.store.root, built.directory, built.manifest, recipes_directory(found))
+        write_prediction(built.directory, built.manifest, predicate)

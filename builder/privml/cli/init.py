@@ -35,9 +35,16 @@ def init(name: str, *, source: str) -> None:
     privml-build init my-image
     privml-build init my-image --from demo-cpu-dev
     """
-    if not _NAME.fullmatch(name) or len(name) > 64 or name == "tools":
-        raise UsageError(f"`{name}` is no name for a recipe", hint="use small letters, digits, `-` and `.`")
+    if name == "tools":
+        raise UsageError("`tools` is no name for a recipe: tools.lock.json is the lock of the tools")
+    if not _NAME.fullmatch(name) or len(name) > 64:
+        raise UsageError(
+            f"`{name}` is no name for a recipe",
+            hint="use small letters, digits, and `-` or `.` between them; at most 64",
+        )
     folder = Path("recipes")
+    if folder.exists() and not folder.is_dir():
+        raise UsageError("`recipes` is a file here, expected a folder or nothing", hint="start in another folder")
     path = folder / f"{name}.yaml"
     if path.exists():
         raise UsageError(f"{path} is there already", hint="take another name, or edit it")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -96,6 +97,7 @@ def lock(
             check(recipe, read_lock(recipe.lock_path), _current(recipe))
             click.echo(f"ok {recipe.name}")
         return
+    _check_named(packages, paths, tools_path if tools else None)
     store = Store()
     sources = [Pool.parse(pool) for pool in pools]
     moved = () if upgrade else packages or None
@@ -120,6 +122,22 @@ def lock(
             _write(recipe.lock_path, previous, made, store, sources, fetch=fetch)
 
 
+def _check_named(names: Sequence[str], paths: Sequence[Path], tools_path: Path | None) -> None:
+    """``UsageError`` for a package to upgrade that no lock has: nothing would move, and nobody would know."""
+    locks: list[Lock | ToolsLock] = [
+        read_lock(path) for path in (load(each).lock_path for each in paths) if path.is_file()
+    ]
+    if tools_path is not None and tools_path.is_file():
+        locks.append(read_tools_lock(tools_path))
+    known = {package.name for each in locks for package in each.packages}
+    known |= {package.name for each in locks if isinstance(each, Lock) for package in each.firmware}
+    for name in names:
+        if name not in known and not name.startswith("linux-image-"):
+            near = difflib.get_close_matches(name, known, n=3)
+            guess = f"did you mean {' or '.join(f'`{other}`' for other in near)}?" if near else None
+            raise UsageError(f"--upgrade-package {name}: no such package is locked", hint=guess)
+
+
 def _current(recipe: Recipe) -> Current:
     return current_inputs(recipe, images_folder(), tools_lock_path(recipe.path))
 
@@ -137,6 +155,11 @@ def _own_tools(paths: Sequence[Path]) -> Path:
 def _refresh(path: Path, target: Path, solver: Solver, apt: str, store: Store, pools: Sequence[Pool]) -> None:
     """Write ``target``: the committed lock with what is gone replaced, and its tools lock if that had to move."""
     recipe = load(path)
+    if not target.name.endswith(".lock.json") or target.resolve() == recipe.lock_path.resolve():
+        raise UsageError(
+            f"--refresh-to {target}: expected a new file beside the lock, named ...lock.json",
+            hint=f"as in `privml-build lock {recipe.name} --refresh-to out/locks/{recipe.name}.lock.json`",
+        )
     committed = read_lock(recipe.lock_path)
     tools_path = tools_lock_path(path)
     check(recipe, committed, _current(recipe))

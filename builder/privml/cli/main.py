@@ -27,6 +27,7 @@ VERBS = {
     "run": "Boot an image here and ask its model.",
     "measure": "Predict the registers of an image, or say what a file measures to; --boot compares with a real boot.",
     "explain": "Say why a register is what it is, and which event of a log differs.",
+    "capture": "In a TD: write what it measured and was measured from into one archive, to test predictions with.",
     "verify": "Check a running image's attestation.",
     "proxy": "Serve an OpenAI endpoint locally that only talks to a verified image.",
     "store": "Look after the store of input bytes.",
@@ -41,6 +42,8 @@ _ADVICE = {
     errno.EACCES: "name a place that you may write (`--output`, PRIVML_STORE)",
     errno.EPERM: "name a place that you may write (`--output`, PRIVML_STORE)",
     errno.ENOTDIR: "a file stands where a folder is needed: name another place",
+    errno.EEXIST: "a file stands where a folder is needed: name another place",
+    errno.ENOENT: "name a place that is there and may be written",
     errno.ENAMETOOLONG: "name a shorter path",
 }
 

@@ -11,7 +11,7 @@ from privml.events.align import differences
 from privml.events.event import Event
 from privml.events.explain import as_event, describe, hashed, tell
 from privml.events.logged import LoggedEvent
-from privml.events.registers import Register
+from privml.events.registers import ZERO, Register
 from privml.events.replay import extend, replay_digests
 from privml.events.tcg import ALG_SHA384, LogEntry
 from privml.events.types import EV_SEPARATOR, type_name
@@ -91,11 +91,13 @@ def nearest(shapes: Sequence[MeasuredShape], events: Sequence[Item]) -> Measured
 def one_change(events: Sequence[LoggedEvent], value: bytes) -> str | None:
     """In words, the one change to a register's ``events`` after which they replay to ``value``; None when none does.
 
-    Tried: the log goes on after the quote was taken, one event left out, one separator added, one digest replaced by
-    that of the event's own data.
+    Tried: the log goes on after the quote was taken, one event left out, there twice, or in its neighbour's place,
+    one separator added, one digest replaced by that of the event's own data.
     """
     if len(events) > _MAX_TRIED:
         return None
+    if events and value == ZERO:
+        return "the value is zero: nothing extended the register, so the log is not this machine's"
     digests = [event.digest for event in events]
     before = [replay_digests(())]
     for digest in digests:
@@ -114,6 +116,13 @@ def one_change(events: Sequence[LoggedEvent], value: bytes) -> str | None:
     for at, event in enumerate(events):
         if rest_of(before[at], at + 1) == value:
             return f"the value is that without event {at + 1}: {describe(event.entry)}"
+        if rest_of(extend(before[at + 1], event.digest), at + 1) == value:
+            return f"the value is that with event {at + 1} twice: {describe(event.entry)}"
+        if (
+            at + 1 < len(events)
+            and rest_of(extend(extend(before[at], digests[at + 1]), event.digest), at + 2) == value
+        ):
+            return f"the value is that with events {at + 1} and {at + 2} the other way round: {describe(event.entry)}"
         for candidate in hashed(event.entry):
             own = hashlib.sha384(candidate).digest()
             if own != event.digest and rest_of(extend(before[at], own), at + 1) == value:

@@ -14,8 +14,9 @@ from privml.base.errors import BuildError, Differs, InputsError, UsageError
 from privml.base.files import directory_atomic, locked, write_atomic
 from privml.base.steps import step
 from privml.base.strictjson import pretty
-from privml.cli.context import Target, Workplace, refresh_hint, resolve, tools_lock_path
+from privml.cli.context import Target, Workplace, check_output, refresh_hint, resolve, tools_lock_path
 from privml.image import madeby
+from privml.image import manifest as manifests
 from privml.image.bootstrap import tools_tree
 from privml.image.tools import ToolsTree
 from privml.lock.make import bring, check, current_inputs
@@ -81,6 +82,8 @@ def repro(
     found = resolve(target)
     if found.recipe is None and lock_file is not None:
         raise UsageError(f"`{target}` is a built image, with locks of its own", hint="leave out --lock")
+    if output is not None:
+        check_output(output)
     place = Workplace(lock_file=lock_file)
     look = external.diffoscope() if diffoscope else None
     recipe, lock, inputs = _inputs(place, found, lock_file)
@@ -104,6 +107,7 @@ def repro(
         if output is not None and report.equal:
             with locked(output.absolute().parent / f".{output.name}.lock"), directory_atomic(output) as fresh:
                 shutil.copytree(legs.a, fresh, dirs_exist_ok=True)
+                madeby.keep(fresh, manifests.read(fresh), lock, inputs.tools_lock)
     if inputs.refreshed:
         click.echo("refreshed: both legs are built by a lock that is not the committed one", err=True)
     if record is not None and digests is not None:

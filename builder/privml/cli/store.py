@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from privml.base.errors import InputsError, UsageError
+from privml.base.errors import HostError, InputsError, UsageError
 from privml.base.steps import progress, say
 from privml.cli.context import tools_lock_path
 from privml.image.tools import tree_key
@@ -36,7 +36,7 @@ def store() -> None:
 @store.command()
 def size() -> None:
     """Where the store is, and how much it holds."""
-    found = Store()
+    found = _opened()
     count, total = found.size()
     click.echo(f"{found.root}: {count} objects, {total / MIB:.1f} MiB")
 
@@ -44,7 +44,7 @@ def size() -> None:
 @store.command()
 def verify() -> None:
     """Read every object; damaged ones are named and removed."""
-    found = Store()
+    found = _opened()
     damaged = []
     count = 0
     for count, digest in enumerate(found.digests(), 1):
@@ -66,7 +66,7 @@ def export(target: str, folder: Path) -> None:
 
     TARGET is a recipe, or a lock file.
     """
-    found = Store()
+    found = _opened()
     locks = _locks_of(target)
     for each in locks:
         if isinstance(each, Lock):
@@ -81,7 +81,11 @@ def export(target: str, folder: Path) -> None:
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def import_(folder: Path) -> None:
     """Copy a pool's objects into the store, each checked against its name."""
-    new, total = take_in(Store(), folder)
+    if not (folder / "sha256").is_dir():
+        raise UsageError(
+            f"{folder} is no pool: it holds no folder `sha256`", hint="`privml-build store export` makes pools"
+        )
+    new, total = take_in(_opened(), folder)
     click.echo(f"{new} new objects, {total / MIB:.1f} MiB")
 
 
@@ -93,7 +97,7 @@ def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
 
     Without LOCKS: the locks found in recipes/, here, in the folders of out/, and those that privml-build comes with.
     """
-    found = Store()
+    found = _opened()
     paths = locks or tuple(_found_locks())
     if not paths:
         raise UsageError("no lock was found, so everything would go", hint="name the locks to keep")
@@ -106,6 +110,14 @@ def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
         f"{'would remove' if dry_run else 'removed'} {len(swept.objects)} objects, {len(swept.trees)} tools trees, "
         f"{len(swept.temporary)} leftovers: {swept.bytes / MIB:.1f} MiB"
     )
+
+
+def _opened() -> Store:
+    """The store; ``HostError`` when something else stands in its place, which would look like an empty one."""
+    found = Store()
+    if found.root.exists() and not found.root.is_dir():
+        raise HostError(f"the store {found.root} is no folder", hint="set PRIVML_STORE to a folder")
+    return found
 
 
 def named(locks: list[Lock | ToolsLock], found: Store) -> set[str]:

@@ -126,10 +126,11 @@ def tell(
     """
     place = f"{register.name} event {position}"
     ours, theirs = names
-    if left is None or right is None:
-        if left is not None:
-            return f"{place}: missing: {ours} {words(left)}"
-        return f"{place}: not {ours}: {theirs} {words(right)}" if right is not None else place
+    predicted = ours == "predicted"
+    if right is None:
+        return f"{place}: {f'missing: {ours}' if predicted else f'only {ours} has'} {words(left)}" if left else place
+    if left is None:
+        return f"{place}: {f'not {ours}: {theirs}' if predicted else f'only {theirs} has'} {words(right)}"
     changed = word_changes(_text(left), _text(right))
     if changed is None:
         return f"{place}: {ours} {words(left)}; {theirs} {words(right)}"
@@ -145,6 +146,13 @@ def words(event: Event | LoggedEvent, *, note: bool = True) -> str:
         return f"{types.type_name(event.type)} from {event.origin}"
     digest = f", digest {event.digest.hex()[:16]}"
     return f"{types.type_name(event.type)} from {event.origin}{said if event.note else ''}{digest}"
+
+
+def seen_words(event: Event) -> str:
+    """`` (seen on mrtd:b24d3b24e9e3c160..)`` to end a line with: the whole name is in the JSON. Empty for none."""
+    kind, colon, digest = event.seen.partition(":")
+    short = f"{kind}:{digest[:16]}.." if colon else event.seen
+    return f"  (seen on {short})" if short else ""
 
 
 def _text(event: Event | LoggedEvent) -> str:

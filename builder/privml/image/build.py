@@ -10,17 +10,19 @@ import fnmatch
 import hashlib
 import tempfile
 import zipfile
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from privml.base.errors import BuildError, EvidenceError, InputsError, UsageError
+from privml.base.errors import InputsError, UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
-from privml.base.steps import say, step
+from privml.base.steps import step
 from privml.events import configuration
-from privml.image import engine, firmware, licences, manifest, provenance, render, resources, sbom, uki, volume
+from privml.image import engine, firmware, inputs, licences, manifest, provenance, render, sbom, steps, uki, volume
 from privml.image import root as root_volume
 from privml.image.leftovers import remove_leftovers
+from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
 from privml.lock.make import bring
 from privml.lock.models import Lock, serialise
@@ -30,16 +32,19 @@ from privml.recipe.models import Inference, Model
 from privml.store.objects import Store
 from privml.store.pools import Pool
 
-KEY_FILE = ".build-key"
-
 
 @dataclass(frozen=True)
 class Built:
-    """An output directory with its manifest; ``cached`` when nothing had to be made."""
+    """An output directory with its manifest, and why each of its steps was made (empty: it was not)."""
 
     directory: Path
     manifest: manifest.Manifest
-    cached: bool
+    because: steps.Reasons
+
+    @property
+    def cached(self) -> bool:
+        """True when nothing had to be made."""
+        return not any(self.because.values())
 
 
 @dataclass(frozen=True)
@@ -51,15 +56,54 @@ class ModelVolume:
     verity: volume.Verity
 
 
-def build_key(recipe: Recipe, lock: Lock, *, refreshed: bool = False) -> str:
-    """What an output depends on: recipe, lock (which holds agent, guest files and tools), and our own templates."""
-    hasher = hashlib.sha256()
-    own = {name: hashlib.sha256(body).hexdigest() for name, body in resources.templates().items()}
-    for module in sorted(Path(__file__).parent.glob("*.py")):
-        own[module.name] = hashlib.sha256(module.read_bytes()).hexdigest()
-    hasher.update(recipe.digest.encode() + hashlib.sha256(serialise(lock)).digest())
-    hasher.update(repr((sorted(own.items()), refreshed)).encode())
-    return hasher.hexdigest()
+@dataclass(frozen=True)
+class _Job:
+    """What one build is made of; ``before`` is the image that the output holds, as far as it may be used."""
+
+    recipe: Recipe
+    lock: Lock
+    store: Store
+    tools: ToolsTree
+    before: Earlier | None
+    forced: bool
+    refreshed: bool
+    probe: root_volume.Probe | None
+
+    def decide(self, config: configuration.Config) -> tuple[inputs.Record, steps.Reasons]:
+        """The inputs of all steps, and why each is made."""
+        now = inputs.record(self.recipe, self.lock, config, refreshed=self.refreshed)
+        kept = self.store.derived.has(inputs.key(now, inputs.BASE))
+        return now, steps.decide(now, self.before, forced=self.forced, base_kept=kept)
+
+
+def find(recipe: Recipe, lock: Lock, store: Store, output: Path, *, refreshed: bool = False) -> Built | None:
+    """The image in ``output`` when all of it is what `build` would make now. It needs no tools and no input bytes."""
+    output = output.absolute()
+    if not output.is_dir():
+        return None
+    with locked(_lock_of(output)):
+        return _whole(recipe, lock, steps.earlier(output, store.seen), refreshed=refreshed)
+
+
+def _whole(recipe: Recipe, lock: Lock, before: Earlier | None, *, refreshed: bool) -> Built | None:
+    if before is None:
+        return None
+    model = _model_of(before)
+    if (model is None) != (recipe.content.inference is None):
+        return None
+    now = inputs.record(recipe, lock, measured_config(recipe, model), refreshed=refreshed)
+    because = steps.decide(now, before, forced=False, base_kept=False)
+    if any(because.values()):
+        return None
+    for name in because:
+        steps.tell(name, ())
+    return Built(before.directory, before.manifest, because)
+
+
+def _model_of(before: Earlier) -> ModelVolume | None:
+    """The model's volume of an image that is there."""
+    model = before.manifest.model
+    return None if model is None else ModelVolume(model.name, before.record.model_file, model.verity)
 
 
 def build(
@@ -74,100 +118,124 @@ def build(
     pools: Sequence[Pool] = (),
     probe: root_volume.Probe | None = None,
 ) -> Built:
-    """Build ``recipe`` into ``output``, or find it there already.
+    """Build ``recipe`` into ``output``, as far as it is not there already.
 
-    ``refreshed`` marks the manifest: the lock is not the recipe's committed one.
+    ``refreshed`` marks the manifest: the lock is not the recipe's committed one. With ``force`` everything is made
+    anew from the locked inputs.
     """
     output = output.absolute()
-    key = build_key(recipe, lock, refreshed=refreshed)
-    with locked(output.parent / f".{output.name}.lock"):
-        if not force and (found := _cached(output, key)) is not None:
-            say(f"{output}: cached, nothing it is made from has changed")
-            return Built(output, found, cached=True)
+    forced = force or probe is not None
+    with locked(_lock_of(output)):
+        before = None if forced else steps.earlier(output, store.seen)
+        if (found := _whole(recipe, lock, before, refreshed=refreshed)) is not None:
+            return found
         bring(store, (*lock.packages, *lock.firmware), lock.wheels, pools=pools)
-        remove_leftovers(output)
+        remove_leftovers(output, tools.remove_of_subordinates)
+        job = _Job(recipe, lock, store, tools, before, forced, refreshed, probe)
         with directory_atomic(output) as fresh:
-            made, declared = _make(recipe, lock, store, tools, fresh, probe, refreshed=refreshed)
+            made, record, because = _make(job, fresh)
+            declared = {**record.licences, **licences.of_inputs(lock, store)}
             inside = sbom.sbom(made, lock, recipe.content.base.release, declared)
             write_atomic(fresh / sbom.FILE, inside)
             write_atomic(
                 fresh / provenance.FILE, provenance.provenance(made, lock, recipe.content.base.release, inside)
             )
-            write_atomic(fresh / KEY_FILE, key.encode())
-            write_atomic(fresh / "manifest.json", made.encode())
-    return Built(output, made, cached=False)
+            write_atomic(fresh / inputs.FILE, record.encode())
+            write_atomic(fresh / manifest.FILE, made.encode())
+    return Built(output, made, because)
 
 
-def _cached(output: Path, key: str) -> manifest.Manifest | None:
-    """The image in ``output`` when it was made from the same things and is still whole."""
-    if not (output / KEY_FILE).is_file() or (output / KEY_FILE).read_bytes() != key.encode():
-        return None
-    try:
-        found = manifest.read(output)
-        manifest.check_artefacts(output, found)
-    except (BuildError, EvidenceError) as error:
-        say(f"{error.message}: building it again")
-        return None
-    return found
+def _lock_of(output: Path) -> Path:
+    return output.parent / f".{output.name}.lock"
 
 
-def _make(
-    recipe: Recipe,
-    lock: Lock,
-    store: Store,
-    tools: ToolsTree,
-    out: Path,
-    probe: root_volume.Probe | None,
-    *,
-    refreshed: bool,
-) -> tuple[manifest.Manifest, dict[str, list[str]]]:
-    content = recipe.content
+def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, inputs.Record, steps.Reasons]:
+    """Make or take over every artefact; the manifest, what each was made from, and why."""
+    recipe, lock = job.recipe, job.lock
     epoch = lock.source_date_epoch
     work = out / ".work"
     work.mkdir()
-    model = _model(recipe, lock, store, tools, work, out)
+    model = _model(job, work, out)
     config = measured_config(recipe, model)
-    plan = root_volume.plan_of(recipe, lock, tools, configuration.encode(config))
-    with step("Making root.raw with mkosi"):
-        root = root_volume.make(plan, lock, store, tools, work / "mkosi", out, probe)
-    parts = work / "mkosi"
-    release = root_volume.word(parts, "kernel-version")
-    cmdline = uki.command_line(root)
-    with step("Making uki.efi"):
-        initrd = uki.initrd(parts / "initrd", epoch=epoch)
-        uki.build(
-            tools, out, kernel=parts / "vmlinuz", initrd=initrd, cmdline=cmdline, release=release, name=recipe.name
-        )
-        (out / "vmlinuz").unlink()
-    with step("Making firmware.fd"):
-        bodies = {package.name: store.read(package.sha256) for package in lock.firmware}
-        firmware.derive(tools, out, content.firmware.package, bodies)
-    declared = licences.of_tree(parts / licences.FILE) | licences.of_inputs(lock, store)
+    now, reasons = job.decide(config)
+    base = inputs.key(now, inputs.BASE)
+    if reasons[inputs.ROOT] and not reasons[inputs.BASE] and not job.store.derived.take(base, work / render.BASE):
+        now, reasons = job.decide(config)  # what was kept is damaged, and dropped now
+    # What does not wait for the root is done beside it: mkosi leaves a processor idle most of the time.
+    with ThreadPoolExecutor(2) as beside:
+        steps.tell(inputs.FIRMWARE, reasons[inputs.FIRMWARE])
+        sealed = {inputs.FIRMWARE: beside.submit(_firmware, job, reasons, out)}
+        if model is not None:
+            sealed[inputs.MODEL] = beside.submit(_seal, out / inputs.MODEL)
+        root, release, declared = _root_and_uki(job, reasons, config, work, out)
+        sealed |= {name: beside.submit(_seal, out / name) for name in (inputs.ROOT, inputs.UKI)}
+        if reasons[inputs.BASE] and job.probe is None:
+            beside.submit(job.store.derived.keep, base, work / "mkosi" / render.BASE).result()
     remove_tree(work)
-    names = manifest.artefacts_of(model=model is not None)
-    for name in names:
-        (out / name).chmod(0o644)
+    cmdline = uki.command_line(root)
     made = manifest.Manifest(
         name=recipe.name,
-        variant=content.variant,
+        variant=recipe.content.variant,
         recipe_sha256=recipe.digest,
         lock_sha256=hashlib.sha256(serialise(lock)).hexdigest(),
-        refreshed=refreshed,
+        refreshed=job.refreshed,
         source_date_epoch=epoch,
-        listen=content.agent.listen,
+        listen=recipe.content.agent.listen,
         cmdline=cmdline,
         kernel=release,
         root=root,
         model=None if model is None else manifest.Model(model.name, model.verity),
         config_sha256=hashlib.sha256(configuration.encode(config)).hexdigest(),
         agent_events=configuration.decode(configuration.encode(config)).events(),
-        artefacts={name: manifest.artefact(out / name) for name in names},
-        platforms=tuple(content.platforms),
-        shapes=tuple(Shape(shape.vcpus, shape.memory) for shape in content.shapes),
+        artefacts={name: sealed[name].result() for name in manifest.artefacts_of(model=model is not None)},
+        platforms=tuple(recipe.content.platforms),
+        shapes=tuple(Shape(shape.vcpus, shape.memory) for shape in recipe.content.shapes),
         packages=tuple((p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
         origins=origins(recipe),
     )
-    return made, declared
+    return made, replace(now, licences=declared), reasons
+
+
+def _root_and_uki(
+    job: _Job, reasons: steps.Reasons, config: configuration.Config, work: Path, out: Path
+) -> tuple[volume.Verity, str, Mapping[str, list[str]]]:
+    """Make or take over root.raw and uki.efi; the root's parameters, the kernel's release, packages' licences."""
+    for name in (inputs.BASE, inputs.ROOT, inputs.UKI):
+        steps.tell(name, reasons[name])
+    if not reasons[inputs.ROOT] and job.before is not None:
+        for name in (inputs.ROOT, inputs.UKI):
+            job.before.take(name, out)
+        return job.before.manifest.root, job.before.manifest.kernel, job.before.record.licences
+    parts = work / "mkosi"
+    plan = root_volume.plan_of(job.recipe, job.lock, job.tools, configuration.encode(config))
+    with step("Making root.raw with mkosi"):
+        root = root_volume.make(
+            plan, job.lock, job.store, job.tools, parts, out,
+            base=None if reasons[inputs.BASE] else work / render.BASE, probe=job.probe,
+        )  # fmt: skip
+    release = root_volume.word(parts, "kernel-version")
+    with step("Making uki.efi"):
+        initrd = uki.initrd(parts / "initrd", epoch=job.lock.source_date_epoch)
+        uki.build(
+            job.tools, out, kernel=parts / "vmlinuz", initrd=initrd, cmdline=uki.command_line(root), release=release,
+            name=job.recipe.name,
+        )  # fmt: skip
+        (out / "vmlinuz").unlink()
+    return root, release, licences.of_tree(parts / licences.FILE)
+
+
+def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> manifest.Artefact:
+    if not reasons[inputs.FIRMWARE] and job.before is not None:
+        job.before.take(inputs.FIRMWARE, out)
+    else:
+        bodies = {package.name: job.store.read(package.sha256) for package in job.lock.firmware}
+        firmware.derive(job.tools, out, job.recipe.content.firmware.package, bodies)
+    return _seal(out / inputs.FIRMWARE)
+
+
+def _seal(path: Path) -> manifest.Artefact:
+    path.chmod(0o644)
+    return manifest.artefact(path)
 
 
 def origins(recipe: Recipe) -> dict[str, str]:
@@ -222,12 +290,19 @@ def _inference(inference: Inference | None, model: ModelVolume | None) -> config
     )
 
 
-def _model(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path) -> ModelVolume | None:
-    """Make ``out/model.raw`` when the recipe has a model."""
-    if recipe.content.inference is None:
+def _model(job: _Job, work: Path, out: Path) -> ModelVolume | None:
+    """Make or take over model.raw, when the recipe has a model."""
+    if job.recipe.content.inference is None:
         return None
+    because = steps.why(inputs.MODEL, inputs.model(job.recipe, job.lock), job.before, forced=job.forced)
+    steps.tell(inputs.MODEL, because)
+    if job.before is not None and not because:
+        job.before.take(inputs.MODEL, out)
+        return _model_of(job.before)
     with step("Making model.raw"):
-        return _model_volume(recipe, recipe.content.inference.model, lock, store, tools, work, out)
+        return _model_volume(
+            job.recipe, job.recipe.content.inference.model, job.lock, job.store, job.tools, work, out
+        )
 
 
 def _model_volume(
@@ -269,7 +344,10 @@ def render_only(
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-render.", dir=directory.parent) as name:
         work = Path(name)
-        model = _model(recipe, lock, store, tools, work, work)
+        inference, model = recipe.content.inference, None
+        if inference is not None:
+            with step("Making model.raw, for its root hash"):
+                model = _model_volume(recipe, inference.model, lock, store, tools, work, work)
         config = configuration.encode(measured_config(recipe, model))
         root_volume.write_source(
             root_volume.plan_of(recipe, lock, tools, config), lock, store, tools, work / "tree", None

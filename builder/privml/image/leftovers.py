@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from privml.base.files import remove_tree
@@ -10,12 +11,17 @@ from privml.base.files import remove_tree
 _RANDOM = r"(?:old\.)?[a-z0-9_]{8}"  # the name that `directory_atomic` has from mkdtemp
 
 
-def remove_leftovers(directory: Path) -> int:
-    """Remove the temporary directories of ``directory``; the caller holds its lock, so nobody is at work in them."""
+def remove_leftovers(directory: Path, remove_of_others: Callable[[Path], object] | None = None) -> int:
+    """Remove the temporary directories of ``directory``; the caller holds its lock, so nobody is at work in them.
+
+    ``remove_of_others`` is asked where something stays: without root, a guest's tree has files of subordinate ids.
+    """
     if not directory.parent.is_dir():
         return 0
     pattern = re.compile(rf"\.{re.escape(directory.name)}\.{_RANDOM}")
     found = [path for path in directory.parent.iterdir() if pattern.fullmatch(path.name) and path.is_dir()]
     for path in found:
         remove_tree(path)
+        if path.exists() and remove_of_others is not None:
+            remove_of_others(path)
     return len(found)

@@ -112,8 +112,6 @@ def declared(names: Iterable[str]) -> list[dict[str, Any]]:
 
 def of_tree(path: Path) -> dict[str, list[str]]:
     """Package -> licences, from the copyright files that finalize read before it removed them."""
-    if not path.is_file():
-        return {}
     document = strictjson.loads(path.read_bytes(), what=FILE)
     return {name: short_names(text, document["common"]) for name, text in document["copyright"].items()}
 

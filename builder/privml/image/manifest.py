@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from privml.events.agent import ENGINE, MODEL, AgentEvent
 from privml.image.volume import BLOCK, Verity
 from privml.machine.platform import Shape
 
+FILE = "manifest.json"
 FORMAT = "privml-manifest/v1"
 MODEL_FILE = "model.raw"
 ARTEFACTS = ("uki.efi", "root.raw", MODEL_FILE, "firmware.fd")
@@ -132,25 +134,30 @@ def decode(data: bytes) -> Manifest:
 
 def read(directory: Path) -> Manifest:
     """The manifest of an output directory."""
-    path = directory / "manifest.json"
+    path = directory / FILE
     if not path.is_file():
         raise BuildError(f"{directory} holds no manifest.json", hint="build it with `privml-build image NAME`")
     return decode(path.read_bytes())
 
 
 def check_artefacts(directory: Path, manifest: Manifest) -> None:
-    """``BuildError`` when an artefact is missing or is not the one that the manifest names."""
+    """``BuildError`` when an artefact is missing or is not the one that the manifest names; every byte is read."""
     for name, expected in manifest.artefacts.items():
-        path = directory / name
-        if not path.is_file():
-            raise BuildError(f"{path} is missing", hint=f"build it again with `privml-build image {manifest.name}`")
-        size = path.stat().st_size
-        if size != expected.size or sha256_file(path) != expected.sha256:
-            raise BuildError(
-                f"{path} is not what manifest.json says: got {size} bytes, expected {expected.size} bytes "
-                f"with sha256 {expected.sha256}",
-                hint=f"build it again with `privml-build image {manifest.name}`",
-            )
+        check_artefact(directory / name, expected)
+
+
+def check_artefact(path: Path, expected: Artefact, sha256: Callable[[Path], str] = sha256_file) -> None:
+    """``BuildError`` when ``path`` is missing or is not ``expected``; ``sha256`` gives a file's digest."""
+    hint = "build it again with `privml-build image NAME`"
+    if not path.is_file():
+        raise BuildError(f"{path} is missing", hint=hint)
+    size = path.stat().st_size
+    if size != expected.size or sha256(path) != expected.sha256:
+        raise BuildError(
+            f"{path} is not what manifest.json says: got {size} bytes, expected {expected.size} bytes "
+            f"with sha256 {expected.sha256}",
+            hint=hint,
+        )
 
 
 def artefact(path: Path) -> Artefact:

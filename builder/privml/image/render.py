@@ -9,14 +9,14 @@ import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import jinja2
-
 from privml.base import strictjson
 from privml.image import paths
 from privml.image.volume import definitions, erofs_options
 
 ROOT_LABEL = "privml-root"
 MODEL_LABEL = "privml-model"
+# The tree as it was before the guest's own files came in: prepare.py leaves it, and a later build starts with it.
+BASE = "base.tar"
 AGENT_ROOT = "usr/lib/privml"
 INITRD_MODULES = ("virtio_blk", "dm_verity", "erofs")
 GUEST_MODULES = ("virtio_net", "dm_verity", "erofs", "configfs", "tdx_guest", "af_packet")
@@ -52,7 +52,10 @@ class File:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the tree is rendered from; ``overlay`` holds the guest's own files (path -> file)."""
+    """What the tree is rendered from; ``overlay`` holds the guest's own files (path -> file).
+
+    With ``based`` the packages are not installed: the tree begins with what an earlier build's ``prepare.py`` kept.
+    """
 
     name: str
     release: str
@@ -62,6 +65,7 @@ class Plan:
     overlay: Mapping[str, File]
     development: bool
     engine: str | None
+    based: bool = False
 
     @property
     def seed(self) -> str:
@@ -76,12 +80,15 @@ def seed_of(name: str) -> str:
 
 def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
     """The mkosi tree: relative path -> file. ``templates`` are the files of ``images/mkosi``."""
+    import jinja2  # an image that is whole renders nothing, and should not wait for this
+
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - mkosi.conf, not HTML
     conf = environment.from_string(templates["mkosi.conf.j2"].decode()).render(
         release=plan.release,
         seed=plan.seed,
         tools=plan.tools,
         packages=sorted(plan.packages),
+        base=BASE if plan.based else None,
         source_date_epoch=plan.epoch,
     )
     facts = {
@@ -105,6 +112,8 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources": File(b""),
         "privml.json": File(strictjson.pretty(facts)),
     }
+    if not plan.based:
+        files["mkosi.prepare"] = File(templates["prepare.py"], executable=True)
     parts = definitions(ROOT_LABEL, "root-x86-64", "root-x86-64-verity", copy="/", compression="lz4hc,9")
     files |= {f"mkosi.repart/{name}": File(text.encode()) for name, text in parts.items()}
     files |= {f"mkosi.extra/{path}": file for path, file in plan.overlay.items()}

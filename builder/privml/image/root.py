@@ -7,13 +7,13 @@ import re
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from privml.base import strictjson
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.run import run
-from privml.image import render, resources, volume
+from privml.image import licences, render, resources, volume
 from privml.image.tools import ToolsTree
 from privml.lock.models import Lock
 from privml.recipe.loader import Recipe
@@ -74,6 +74,8 @@ def write_source(
         lines = "".join(f"{key}={value}\n" for key, value in sorted(tools.environment.items()))
         files["mkosi.env"] = render.File(files["mkosi.env"].data + lines.encode())
     write_tree(files | dict(probe.files) if probe else files, source, epoch=plan.epoch)
+    if plan.based:
+        return
     pool = source / "packages"
     pool.mkdir()
     for package in lock.packages:
@@ -83,19 +85,40 @@ def write_source(
 
 
 def make(
-    plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, out: Path, probe: Probe | None
+    plan: render.Plan,
+    lock: Lock,
+    store: Store,
+    tools: ToolsTree,
+    source: Path,
+    out: Path,
+    *,
+    base: Path | None = None,
+    probe: Probe | None = None,
 ) -> volume.Verity:
-    """Make ``out/root.raw`` in the new directory ``source``, where kernel and initrd parts stay; its parameters."""
-    write_source(plan, lock, store, tools, source, probe)
+    """Make ``out/root.raw`` in the new directory ``source``, where the other things that mkosi made stay.
+
+    It begins with the tree of packages ``base``, which is moved there, or with the packages. Gives its parameters.
+    """
+    write_source(replace(plan, based=base is not None), lock, store, tools, source, probe)
+    if base is not None:
+        base.rename(source / render.BASE)
     run_mkosi(tools, source)
     for name, place in (probe.keep if probe else {}).items():
         if (source / name).is_file():
             place.write_bytes((source / name).read_bytes())
     raw = source / "root.raw"
-    for name in ("root.raw", "root.manifest", "root.roothash", "kernel-version", "vmlinuz"):
+    for name in (
+        "root.raw",
+        "installed.json",
+        licences.FILE,
+        "root.roothash",
+        "kernel-version",
+        "vmlinuz",
+        render.BASE,
+    ):
         if not (source / name).is_file():
             raise BuildError(f"mkosi ended well but made no {name}")
-    _check_installed(source / "root.manifest", lock)
+    _check_installed(source / "installed.json", lock)
     root_hash = word(source, "root.roothash")
     verity = volume.verity_of(raw, render.ROOT_LABEL, root_hash)
     raw.rename(out / "root.raw")
@@ -113,7 +136,9 @@ def word(folder: Path, name: str) -> str:
 def run_mkosi(tools: ToolsTree, source: Path) -> None:
     """Run the tree's mkosi on the rendered tree in ``source``, without a network."""
     # apt, maintainer scripts and finalize see no interface but a downed loopback.
-    with tempfile.TemporaryDirectory(prefix="privml-mkosi.", dir=source.parent) as workspace:
+    with tempfile.TemporaryDirectory(
+        prefix="privml-mkosi.", dir=source.parent, ignore_cleanup_errors=True
+    ) as workspace:
         done = run(
             [
                 *tools.cell(),
@@ -151,10 +176,10 @@ def check_sources(output: bytes) -> None:
 def _check_installed(path: Path, lock: Lock) -> None:
     """Fail closed when the installed packages are not exactly the locked ones."""
     try:
-        document = strictjson.loads(path.read_bytes(), what="mkosi's manifest")
-        installed = {(row["name"], row["version"], row["architecture"]) for row in document["packages"]}
+        rows = strictjson.loads(path.read_bytes(), what=path.name)
+        installed = {(row["package"], row["version"], row["architecture"]) for row in rows}
     except (EvidenceError, KeyError, TypeError) as error:
-        raise BuildError(f"mkosi's manifest is not one: {error}") from error
+        raise BuildError(f"finalize's list of installed packages is not one: {error}") from error
     locked_set = {(package.name, package.version, package.architecture) for package in lock.packages}
     if installed != locked_set:
         extra = ", ".join(sorted(" ".join(row) for row in installed - locked_set)) or "none"

@@ -77,6 +77,12 @@ class ToolsTree:
         second = [*self.loader("usr/bin/unshare"), "--pid", "--fork", "--kill-child=KILL"]
         return [*first, "--", *wish, "--", *second, "--"]
 
+    def remove_of_subordinates(self, path: Path) -> None:
+        """Remove a tree with files of this user's subordinate ids, which only a user namespace may touch."""
+        code = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
+        unshare = [*self.loader("usr/bin/unshare"), "--user", "--map-auto", "--map-root-user"]
+        run([*unshare, "--", sys.executable, "-I", "-c", code, path], what="removing what a killed build left")
+
     def command(
         self,
         argv: Sequence[str | os.PathLike[str]],

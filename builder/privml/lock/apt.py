@@ -357,7 +357,9 @@ def judge(
             hint="set the clock: with a wrong one, nobody can tell whether a state has expired",
         )
     expired = release.valid_until is not None and release.valid_until < now
-    if expired and release.valid_until is not None and not allow_expired:
+    # The very state that the lock says somebody accepted, expired as it was, is no news.
+    known = any(old.expired and old.inrelease_sha256 == digest for old in before)
+    if expired and not known and release.valid_until is not None and not allow_expired:
         raise InputsError(
             f"{name}: the mirror's state expired at {format_time(release.valid_until)}, and this machine's clock "
             f"says {format_time(now)}",

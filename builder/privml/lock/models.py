@@ -173,7 +173,7 @@ def read_any_lock(path: Path) -> Lock | ToolsLock:
 
 def parse(data: bytes, model: type[AnyLock], what: str) -> AnyLock:
     """Decode a lock from bytes."""
-    hint = "locks are written by `privml-build lock` only; take the committed one back, or renew it"
+    hint = "only `privml-build lock` writes locks: take the committed one back, or remove it and lock anew"
     try:
         lock = model.model_validate_json(_checked(data, what))
     except ValidationError as error:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from privml.base.errors import InputsError
 from privml.base.steps import say
 from privml.lock.apt import Wanted, suites_of
 from privml.lock.aptstate import kernel_of
@@ -48,6 +49,7 @@ def refresh(recipe: Recipe, lock: Lock, store: Store, solver: Solver, bring: Bri
         kernel=() if any(package.sha256 in gone for package in kernel) else kernel_of(kernel),
     )
     found = solve(wanted, here, lock.archives, store, solver)
+    _no_ghosts((*found.packages, *found.alone), gone)
     check_packages(recipe, found.packages)
     return lock.model_copy(update={"archives": found.archives, "packages": found.packages, "firmware": found.alone})
 
@@ -62,7 +64,18 @@ def refresh_tools(lock: ToolsLock, store: Store, solver: Solver, bring: Bring) -
     pins = {package.name: package.version for package in here}
     wanted = Wanted(suites_of(TOOLS_RELEASE), lock.packages_requested, (), pins)
     found = solve(wanted, here, lock.archives, store, solver)
+    _no_ghosts(found.packages, gone)
     return lock.model_copy(update={"archives": found.archives, "packages": found.packages})
+
+
+def _no_ghosts(found: Sequence[Package], gone: frozenset[str]) -> None:
+    """``InputsError`` when the archive still lists what no mirror of it has: then nothing can take its place."""
+    ghosts = [str(package) for package in found if package.sha256 in gone]
+    if ghosts:
+        raise InputsError(
+            f"the archive still lists {', '.join(ghosts)}, and no mirror has it",
+            hint="a mirror is being updated, or a proxy hides files: try later, or give another mirror",
+        )
 
 
 def _tell(name: str, held: Sequence[Package], gone: frozenset[str]) -> None:

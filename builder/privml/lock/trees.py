@@ -128,8 +128,10 @@ def _ours(name: str, path: str, line: int) -> list[str]:
 
 
 def _running(tree: ast.AST) -> Iterator[ast.AST]:
-    """All nodes but those that only a type checker sees."""
+    """All statements but those that only a type checker sees. Expressions hold none, so they are not entered."""
     for node in ast.iter_child_nodes(tree):
+        if not isinstance(node, ast.stmt | ast.excepthandler | ast.match_case):
+            continue
         if isinstance(node, ast.If) and _is_type_checking(node.test):
             for other in node.orelse:
                 yield other

@@ -17,24 +17,31 @@ class Device:
     """One PCI device: ``kind`` is ``virtio-blk``, ``virtio-net`` or ``memory``, ``slot`` its number on the root bus
     (1 to 30).
 
-    A ``memory`` device stands in for one with a large 64-bit prefetchable BAR of ``bar`` bytes (a power of two).
-    ``port``: it sits behind a PCIe root port of its own, which has the slot. ``rom``: a network card keeps the option
-    ROM that QEMU gives it.
+    A ``memory`` device stands in for one with large 64-bit prefetchable BARs of ``bars`` bytes (powers of two), such
+    as a GPU. ``port``: it sits behind a PCIe root port of its own, which has the slot. ``functions``: each BAR is a
+    function of its own. QEMU has no single function with several, and only such a stand-in can boot; the tables of a
+    card with one function are read with its first BAR and the window of all. ``rom``: a network card keeps the
+    option ROM that QEMU gives it.
     """
 
     kind: str
     slot: int
-    bar: int = 0
+    bars: tuple[int, ...] = ()
     port: bool = False
+    functions: bool = False
     rom: bool = False
 
     def __post_init__(self) -> None:
-        if self.kind == "memory" and (self.bar < 1 << 20 or self.bar & (self.bar - 1)):
-            raise RecipeError(f"device at slot {self.slot}: a BAR of {self.bar} bytes, expected a power of two")
-        if self.kind != "memory" and (self.bar or self.port):
-            raise RecipeError(f"device at slot {self.slot}: {self.kind} has no BAR to choose and no root port")
+        where = f"device at slot {self.slot}"
+        if self.kind != "memory" and (self.bars or self.port or self.functions):
+            raise RecipeError(f"{where}: {self.kind} has no BARs to choose and no root port")
+        if self.kind == "memory" and not 1 <= len(self.bars) <= (8 if self.port else 1):
+            raise RecipeError(f"{where}: {len(self.bars)} BARs, expected one, or up to eight behind a root port")
+        for bar in self.bars:
+            if bar < 1 << 20 or bar & (bar - 1):
+                raise RecipeError(f"{where}: a BAR of {bar} bytes, expected a power of two from 1 MiB")
         if self.kind != "virtio-net" and self.rom:
-            raise RecipeError(f"device at slot {self.slot}: {self.kind} has no option ROM")
+            raise RecipeError(f"{where}: {self.kind} has no option ROM")
 
 
 _FIRST_MAC = 0x525400123456

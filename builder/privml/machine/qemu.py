@@ -10,7 +10,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from privml.machine.platform import Platform, Shape, mac_addresses
+from privml.base.errors import RecipeError
+from privml.machine.platform import Device, Platform, Shape, mac_addresses
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def arguments(platform: Platform, shape: Shape, boot: Boot, accelerator: Acceler
         argv += ["-initrd", boot.initrd]
     for text in boot.oem_strings:
         argv += ["-smbios", f"type=11,value={text}"]
-    argv += _devices(platform, boot)
+    argv += _devices(platform, boot, qtest=accelerator == "qtest")
     if platform.tpm and boot.tpm_socket is not None:
         argv += ["-chardev", f"socket,id=tpm,path={boot.tpm_socket}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
         argv += ["-device", "tpm-tis,tpmdev=tpm0"]
@@ -86,7 +87,7 @@ def arguments(platform: Platform, shape: Shape, boot: Boot, accelerator: Acceler
     return [*argv, *extra, *boot.extra]
 
 
-def _devices(platform: Platform, boot: Boot) -> list[str]:
+def _devices(platform: Platform, boot: Boot, *, qtest: bool) -> list[str]:
     argv: list[str] = []
     disks, cards = 0, 0
     for device in sorted(platform.devices, key=lambda device: device.slot):
@@ -115,13 +116,26 @@ def _devices(platform: Platform, boot: Boot) -> list[str]:
                 argv += ["-object", f"filter-dump,id=dump0,netdev=net0,file={boot.capture}"]
             cards += 1
         elif device.kind == "memory":
-            if device.port:
-                name = f"port{device.slot}"
-                argv += ["-device", f"pcie-root-port,id={name},chassis={device.slot},{place}"]
-                place = f"bus={name},addr=0x0"
-            argv += ["-device", f"pci-testdev,membar={device.bar},{place}"]
+            argv += _memory(device, place, alone=qtest)
         else:
             raise ValueError(f"device kind `{device.kind}`")
+    return argv
+
+
+def _memory(device: Device, place: str, *, alone: bool) -> list[str]:
+    """A stand-in; ``alone``: only the tables are wanted, and one function with its first BAR will do."""
+    argv: list[str] = []
+    if len(device.bars) > 1 and not device.functions and not alone:
+        raise RecipeError(
+            f"device at slot {device.slot}: QEMU has no function with {len(device.bars)} large BARs to boot with"
+        )
+    if device.port:
+        argv += ["-device", f"pcie-root-port,id=port{device.slot},chassis={device.slot},{place}"]
+        place = f"bus=port{device.slot},addr=0x0"
+    if not device.functions:
+        return [*argv, "-device", f"pci-testdev,membar={device.bars[0]},{place}"]
+    for number, bar in enumerate(device.bars):
+        argv += ["-device", f"pci-testdev,membar={bar},{place}.{number:x},multifunction=on"]
     return argv
 
 

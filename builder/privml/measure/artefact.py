@@ -26,6 +26,7 @@ from privml.measure.digest import Bytes, piece, sha384
 from privml.measure.efivars import secure_boot_variables, store
 from privml.measure.profiles import TD_INTELTDX
 
+_MAX_VARIABLES = 1 << 22
 _MAX_IN_MEMORY = 1 << 30  # a disk image may be bigger: it is read in pieces
 
 
@@ -70,6 +71,8 @@ def identify(data: Bytes) -> Finding | None:
     whole = data[:]
     if _is_firmware(whole):
         return _firmware(whole)
+    if whole[40:44] == b"_FVH" and len(whole) <= _MAX_VARIABLES:
+        return _split_variables(whole)
     return _blob(whole)
 
 
@@ -86,7 +89,8 @@ def _firmware(data: bytes) -> Finding:
     notes = ["RTMR0 needs the machine too: give `measure` a built image, or compare a log with `explain`"]
     events: list[Event] = []
     if any(section.type == tdvf.CFV for section in found):
-        events = _variables_volume(data, tdvf.only(found, tdvf.CFV), notes)
+        section = tdvf.only(found, tdvf.CFV)
+        events = _variables_volume(piece(data, section.offset, section.raw_size, "CFV section"), notes)
     else:
         notes.append("it has no CFV section: not an OVMF build, and its events are others")
     facts = {
@@ -102,16 +106,26 @@ def _firmware(data: bytes) -> Finding:
     return Finding(
         "firmware",
         f"TDVF firmware of {len(data)} bytes",
-        mrtd={"single_pass": mrtd.mrtd(data, "single"), "two_pass": mrtd.mrtd(data, "two")},
+        mrtd={f"{order}_pass": value for order, value in mrtd.both(data).items()},
         events=tuple(events),
         facts=facts,
         notes=tuple(notes),
     )
 
 
-def _variables_volume(data: bytes, section: tdvf.FirmwareSection, notes: list[str]) -> list[Event]:
+def _split_variables(data: bytes) -> Finding:
+    """An ``OVMF_VARS`` file: the volume that a unified firmware has as its CFV."""
+    notes = ["half of a firmware: MRTD needs the unified file, which begins with this volume"]
+    return Finding(
+        "variables",
+        f"UEFI variables' volume of {len(data)} bytes",
+        events=tuple(_variables_volume(data, notes)),
+        notes=tuple(notes),
+    )
+
+
+def _variables_volume(cfv: bytes, notes: list[str]) -> list[Event]:
     """The CFV's event, and its Secure Boot variables' as far as it can be read."""
-    cfv = piece(data, section.offset, section.raw_size, "CFV section")
     events = [_event(Register.RTMR0, EV_EFI_PLATFORM_FIRMWARE_BLOB2, sha384(cfv), "CFV: its variables' volume")]
     try:
         variables = store(cfv)
@@ -142,10 +156,21 @@ def _application(digest: bytes, origin: str, note: str = "") -> Event:
     return _event(Register.RTMR1, EV_EFI_BOOT_SERVICES_APPLICATION, digest, origin, note=note)
 
 
+def _signature(data: bytes) -> dict[str, str]:
+    """The digest that a signature is over, and whether it is over what is signed now."""
+    digest = pe.authenticode(data, "sha256")
+    signed = pe.signed_digest(data)
+    facts = {"Authenticode SHA-256": digest.hex()}
+    if signed is not None:
+        facts["signature"] = "over this digest" if signed == digest else f"over another digest, {signed.hex()}"
+    return facts
+
+
 def _pe(data: bytes) -> Finding:
-    facts = {"Authenticode SHA-256": pe.authenticode(data, "sha256").hex()}
+    facts = _signature(data)
     notes = []
-    if bzimage.is_kernel(data):
+    kernel = bzimage.is_kernel(data)
+    if kernel:
         header = bzimage.setup_header(data)
         facts["boot protocol"] = f"{header.protocol >> 8}.{header.protocol & 0xFF}"
         notes.append(
@@ -153,8 +178,8 @@ def _pe(data: bytes) -> Finding:
             "it depends on the initrd's size, and on memory below 2816 MiB"
         )
     return Finding(
-        "kernel" if notes else "pe",
-        f"Linux kernel (bzImage) of {len(data)} bytes" if notes else f"PE image of {len(data)} bytes",
+        "kernel" if kernel else "pe",
+        f"Linux kernel (bzImage) of {len(data)} bytes" if kernel else f"PE image of {len(data)} bytes",
         events=(_application(pe.authenticode(data), "PE image", "Authenticode SHA-384, as edk2 hashes it"),),
         facts=facts,
         notes=tuple(notes),
@@ -164,7 +189,7 @@ def _pe(data: bytes) -> Finding:
 def _uki(data: bytes) -> Finding:
     version = uki.stub_version(data)
     title = f"unified kernel image of {len(data)} bytes, stub systemd {version}"
-    facts = {"Authenticode SHA-256": pe.authenticode(data, "sha256").hex()}
+    facts = _signature(data)
     try:
         found = uki.facts(data)
         events = payload.direct(found, TD_INTELTDX)

@@ -15,7 +15,15 @@ from privml.events.explain import explain_event, tell
 from privml.events.logged import LoggedEvent, logged
 from privml.events.registers import RTMRS, Register
 from privml.events.tcg import LogEntry
-from privml.events.types import EV_EFI_ACTION, EV_EVENT_TAG, EV_IPL, type_name
+from privml.events.types import (
+    EV_EFI_ACTION,
+    EV_EFI_BOOT_SERVICES_APPLICATION,
+    EV_EFI_BOOT_SERVICES_DRIVER,
+    EV_EFI_VARIABLE_BOOT,
+    EV_EVENT_TAG,
+    EV_IPL,
+    type_name,
+)
 from privml.measure import smbios
 from privml.measure.digest import sha384
 from privml.measure.uki import load_options
@@ -145,6 +153,18 @@ def _stub_console(event: Event | None, entry: LogEntry | None) -> bool:
     return any(entry.sha384 == sha384(load_options(f"{event.note} {console}")) for console in _CONSOLES)
 
 
+def _further_image(event: Event | None, entry: LogEntry | None) -> bool:
+    return event is None and entry is not None and entry.type == EV_EFI_BOOT_SERVICES_APPLICATION
+
+
+def _option_rom(event: Event | None, entry: LogEntry | None) -> bool:
+    return event is None and entry is not None and entry.type == EV_EFI_BOOT_SERVICES_DRIVER
+
+
+def _boot_option(event: Event | None, entry: LogEntry | None) -> bool:
+    return any(side is not None and side.type == EV_EFI_VARIABLE_BOOT for side in (event, entry))
+
+
 def _from(*prefixes: str) -> _Test:
     """True when both are there and the predicted event's origin begins with one of ``prefixes``."""
     return lambda event, entry: event is not None and entry is not None and event.origin.startswith(prefixes)
@@ -159,16 +179,17 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
     (
         KnownDifference(
             "exit-boot-services-retried",
-            "the kernel called ExitBootServices twice, because the memory map changed in between",
-            "six boots from a disk, QEMU 11.1.2, OVMF 2026.08",
+            "the kernel called ExitBootServices twice: generic OVMF could write its variables to the boot disk",
+            "boots from a disk, QEMU 11.1.2, OVMF 2026.08: always when it is writable, never when it is not",
         ),
         _exit_retried,
     ),
     (
         KnownDifference(
             "host-load-options",
-            "the host gave the UKI a command line, which the stub measured and used instead of the embedded one",
-            "systemd 262 src/boot/stub.c settle_command_line; boot with -append",
+            "the host gave the UKI a command line, which the stub measured and used: instead of the embedded one, or "
+            "an addon's, behind it",
+            "systemd 262 src/boot/stub.c settle_command_line; boots with -append and with an addon",
         ),
         _host_options,
     ),
@@ -190,9 +211,26 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
     ),
     (
         KnownDifference(
+            "further-image",
+            "firmware or the stub loaded one more image: an addon beside the UKI, or another boot option",
+            "systemd 262 src/boot/stub.c load_addons; boot with an addon",
+        ),
+        _further_image,
+    ),
+    (
+        KnownDifference(
+            "option-rom",
+            "a card brought a driver in its option ROM; in a TD firmware loads none",
+            "edk2 OvmfPkg/IncompatiblePciDeviceSupportDxe; boot with QEMU's efi-virtio.rom",
+        ),
+        _option_rom,
+    ),
+    (
+        KnownDifference(
             "host-initrd",
-            "the kernel got another initrd: the host's own, which the stub puts before the embedded one",
-            "systemd 262 src/boot/stub.c; boot with fw_cfg etc/boot/initrd",
+            "the kernel got another initrd: with the host's own before the embedded one, or with a random boot "
+            "secret, which the stub makes when it can write to the boot disk",
+            "systemd 262 src/boot/stub.c, src/boot/boot-secret.c; boots with fw_cfg etc/boot/initrd and from a disk",
         ),
         _from("uki.efi .initrd with"),
     ),
@@ -219,6 +257,14 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
             "edk2 MdeModulePkg/Universal/SmbiosMeasurementDxe",
         ),
         _from(smbios.TABLES),
+    ),
+    (
+        KnownDifference(
+            "boot-options",
+            "firmware made itself other boot options: other disks or network cards, addresses of cards, or slots",
+            "edk2 MdeModulePkg/Library/UefiBootManagerLib/BmBoot.c",
+        ),
+        _boot_option,
     ),
     (
         KnownDifference(

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import Mapping
 
 from privml.events.event import Event, Evidence
 from privml.events.registers import Register
@@ -14,7 +13,6 @@ from privml.measure.sightings import seen_on
 
 CALLING = b"Calling EFI Application from Boot Option"
 EXIT_INVOKED = b"Exit Boot Services Invocation"
-EXIT_FAILED = b"Exit Boot Services Returned with Failure"
 EXIT_SUCCEEDED = b"Exit Boot Services Returned with Success"
 _SEPARATOR = bytes(4)
 
@@ -63,23 +61,10 @@ class EventList:
     def exit_boot_services(self) -> None:
         """The kernel takes over."""
         for action in (EXIT_INVOKED, EXIT_SUCCEEDED):
-            self.add(Register.RTMR1, EV_EFI_ACTION, sha384(action), _exit(action), evidence=Evidence.HARDWARE)
-
-
-def _exit(action: bytes) -> str:
-    return f"firmware: {action.decode()}"
-
-
-def with_failed_exit(events: Sequence[Event]) -> tuple[Event, ...]:
-    """``events`` when the kernel's first ExitBootServices failed and it called again: two events more in RTMR1.
-
-    It fails when the memory map changed since the kernel asked for it. Then a timer of the firmware's was quicker
-    (network drivers have some), so no prediction can say which of the two a boot will be.
-    """
-    rows: list[Event] = []
-    for event in events:
-        if event.type == EV_EFI_ACTION and event.digest == sha384(EXIT_SUCCEEDED):
-            for action in (EXIT_FAILED, EXIT_INVOKED):
-                rows.append(replace(event, digest=sha384(action), origin=_exit(action), evidence=Evidence.TPM_BOOT))
-        rows.append(event)
-    return tuple(rows)
+            self.add(
+                Register.RTMR1,
+                EV_EFI_ACTION,
+                sha384(action),
+                f"firmware: {action.decode()}",
+                evidence=Evidence.HARDWARE,
+            )

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from privml.measure.digest import piece, sha384
 from privml.measure.efivars import Store, store
-from privml.measure.mrtd import mrtd
+from privml.measure.mrtd import both
 from privml.measure.smbios import FirmwareStrings, firmware_strings
 from privml.measure.tdvf import CFV, FirmwareSection, only, sections
 
@@ -27,11 +27,12 @@ def facts(firmware: bytes) -> FirmwareFacts:
     """Read a unified firmware file; ``MeasurementError`` when it is none that can start a TD."""
     found = sections(firmware)
     section = only(found, CFV)
+    orders = both(firmware)
     cfv = piece(firmware, section.offset, section.raw_size, "CFV section")
     return FirmwareFacts(
         sections=found,
-        mrtd_single=mrtd(firmware, "single"),
-        mrtd_two=mrtd(firmware, "two"),
+        mrtd_single=orders["single"],
+        mrtd_two=orders["two"],
         cfv=sha384(cfv),
         variables=store(cfv),
         strings=firmware_strings(firmware),

@@ -18,7 +18,7 @@ _SYMBOLS, _SYMBOL_BITS = 510, 9
 _LENGTHS, _LENGTHS_BITS = 19, 5
 _POSITIONS, _POSITIONS_BITS = 31, 4
 _LONGEST_CODE = 16
-_MAX_SIZE = 64 << 20
+_MAX_SIZE = 4 << 20  # a ROM's driver has some 100 KiB; a stream of no bits at all may claim as much
 _WHAT = "compressed image"
 
 

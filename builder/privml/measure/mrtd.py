@@ -17,6 +17,7 @@ PageOrder = Literal["single", "two"]
 
 _ADD = b"MEM.PAGE.ADD".ljust(16, b"\0")
 _EXTEND = b"MR.EXTEND".ljust(16, b"\0")
+_REST = bytes(104)  # of a record of 128 bytes, behind its tag and address
 _CHUNK = 256
 
 
@@ -26,31 +27,32 @@ def mrtd(firmware: bytes, order: PageOrder = "single") -> bytes:
     ``order`` is the VMM's: ``single`` adds and extends page by page (mainline KVM and QEMU), ``two`` adds all pages
     of a section and then extends them (Canonical's 8.2 and qemu-tdx trees). ``MeasurementError`` as ``sections``.
     """
-    hasher = hashlib.sha384()
+    return both(firmware)[order]
+
+
+def both(firmware: bytes) -> dict[PageOrder, bytes]:
+    """``mrtd`` in both orders: they hash the same records, which are made once."""
+    single, two = hashlib.sha384(), hashlib.sha384()
     for section in sections(firmware):
         if section.attributes & ATTRIBUTE_PAGE_AUG:
             continue
-        pages = range(section.gpa, section.gpa + section.memory_size, PAGE)
-        measured = bool(section.attributes & ATTRIBUTE_EXTEND)
-        if order == "single":
-            for gpa in pages:
-                hasher.update(_record(_ADD, gpa))
-                if measured:
-                    _extend(hasher, firmware, section, gpa)
-        else:
-            for gpa in pages:
-                hasher.update(_record(_ADD, gpa))
-            for gpa in pages if measured else ():
-                _extend(hasher, firmware, section, gpa)
-    return hasher.digest()
+        extends: list[bytes] = []
+        for gpa in range(section.gpa, section.gpa + section.memory_size, PAGE):
+            added = _ADD + gpa.to_bytes(8, "little") + _REST
+            single.update(added)
+            two.update(added)
+            if section.attributes & ATTRIBUTE_EXTEND:
+                extends.append(_extends(firmware, section, gpa))
+                single.update(extends[-1])
+        two.update(b"".join(extends))
+    return {"single": single.digest(), "two": two.digest()}
 
 
-def _extend(hasher: hashlib._Hash, firmware: bytes, section: FirmwareSection, gpa: int) -> None:
+def _extends(firmware: bytes, section: FirmwareSection, gpa: int) -> bytes:
+    """The records of one measured page, each with its chunk."""
     page = piece(firmware, section.offset + gpa - section.gpa, PAGE, f"firmware section {section.type_name}")
-    for start in range(0, PAGE, _CHUNK):
-        hasher.update(_record(_EXTEND, gpa + start))
-        hasher.update(page[start : start + _CHUNK])
-
-
-def _record(tag: bytes, gpa: int) -> bytes:
-    return tag + gpa.to_bytes(8, "little") + bytes(104)
+    return b"".join(
+        part
+        for start in range(0, PAGE, _CHUNK)
+        for part in (_EXTEND, (gpa + start).to_bytes(8, "little"), _REST, page[start : start + _CHUNK])
+    )

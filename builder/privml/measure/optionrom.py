@@ -16,7 +16,7 @@ from privml.measure import lzh, pe
 from privml.measure.digest import piece, unsigned
 
 _UNIT = 512
-_EFI_CODE = 3
+_EFI_CODE, _LAST = 3, 0x80
 _EFI_SIGNATURE = 0x0EF1
 _X64 = 0x8664
 _TYPES = {11: EV_EFI_BOOT_SERVICES_DRIVER, 12: EV_EFI_RUNTIME_SERVICES_DRIVER}
@@ -47,9 +47,10 @@ def drivers(rom: bytes) -> tuple[Driver, ...]:
         size = unsigned(rom, data + 0x10, 2, "option ROM") * _UNIT
         if size == 0:
             raise MeasurementError(f"option ROM: the image at byte {at} says that it is empty")
-        if rom[data + 0x14] == _EFI_CODE:
+        code, indicator = (unsigned(rom, data + offset, 1, "option ROM") for offset in (0x14, 0x15))
+        if code == _EFI_CODE:
             found += _driver(piece(rom, at, size, "option ROM image"))
-        if rom[data + 0x15] & 0x80:
+        if indicator & _LAST:
             return tuple(found)
         at += size
     raise MeasurementError(f"option ROM: more than {_MAX_IMAGES} images")

@@ -72,25 +72,59 @@ class Bar:
 
 _VIRTIO_BAR, _VIRTIO_SIZE = 0x20, 0x4000
 _MEMORY_BAR = 0x18
+_WINDOW_UNIT = 1 << 20
+
+
+@dataclass(frozen=True)
+class _Node:
+    """What a device takes of the window, as PciBusDxe's resource node: alignment, length, whose."""
+
+    alignment: int
+    length: int
+    slot: int
+    register: int
+
+
+def _node(device: Device) -> _Node:
+    if device.kind != "memory":
+        return _Node(_VIRTIO_SIZE, _VIRTIO_SIZE, device.slot, _VIRTIO_BAR)
+    largest = max(device.bars)
+    if not device.port:
+        return _Node(largest, largest, device.slot, _MEMORY_BAR)
+    return _Node(largest, _align(sum(device.bars), _WINDOW_UNIT), device.slot, 0)
+
+
+def _insert(nodes: list[_Node], node: _Node) -> None:
+    """PciBusDxe's InsertResourceNode: by falling alignment; among equals before the first that it need not follow."""
+    rest = node.length % node.alignment
+    index = 0
+    for other in nodes:
+        if node.alignment > other.alignment:
+            break
+        if node.alignment == other.alignment and (rest == 0 or rest >= other.length % other.alignment):
+            break
+        index += 1
+    nodes.insert(index, node)
 
 
 def placed(window: Window, devices: Iterable[Device]) -> tuple[Bar, ...]:
-    """Where OVMF puts the devices' 64-bit BARs: by falling size, then by slot, each at a multiple of its size.
+    """Where OVMF puts the devices' 64-bit BARs and their ports' windows.
 
-    ``MeasurementError`` when they do not fit into the window.
+    A BAR is aligned to its size, a window to its largest BAR; a window holds its BARs one behind the other and ends
+    at a whole MiB. The largest come first. ``MeasurementError`` when they do not fit into the machine's window.
     """
-    wanted = [
-        (_VIRTIO_SIZE, one.slot, _VIRTIO_BAR)
-        if one.kind != "memory"
-        else (one.bar, one.slot, 0 if one.port else _MEMORY_BAR)
-        for one in devices
-    ]
+    prefetchable: list[_Node] = []
+    for device in sorted(devices, key=lambda one: one.slot):
+        _insert(prefetchable, _node(device))
+    combined: list[_Node] = []  # the root bridge has one window for both kinds of 64-bit memory
+    for node in prefetchable:
+        _insert(combined, node)
     bars: list[Bar] = []
     at = window.base
-    for size, slot, register in sorted(wanted, key=lambda one: (-one[0], one[1])):
-        at = _align(at, size)
-        bars.append(Bar(slot, register, at, size))
-        at += size
+    for node in combined:
+        at = _align(at, node.alignment)
+        bars.append(Bar(node.slot, node.register, at, node.length))
+        at += node.length
     if at > window.base + window.size:
         raise MeasurementError(
             f"PCI: the devices' BARs end at {at:#x}, the firmware's window at {window.base + window.size:#x}",
@@ -115,3 +149,11 @@ def _entries(e820: bytes) -> list[tuple[int, int, int]]:
 
 def _align(value: int, unit: int) -> int:
     return -(-value // unit) * unit
+
+
+def ram(e820: bytes) -> int:
+    """The machine's memory in bytes, by QEMU's ``etc/e820``; ``MeasurementError`` when it lists none."""
+    total = sum(length for _, length, kind in _entries(e820) if kind == _RAM)
+    if not total:
+        raise MeasurementError(f"{E820}: it is not there, or lists no RAM")
+    return total

@@ -102,6 +102,29 @@ def authenticode(image: bytes, algorithm: Literal["sha256", "sha384"] = "sha384"
     return hasher.digest()
 
 
+# DigestInfo of SHA-256, as DER writes it: AlgorithmIdentifier with NULL, then the 32 bytes.
+_INDIRECT_DATA = bytes.fromhex("060a2b060104018237020104")
+_SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
+
+
+def signed_digest(image: bytes) -> bytes | None:
+    """The SHA-256 that the image's signature is over (SpcIndirectDataContent); None for an unsigned image.
+
+    It is what the signer's tool computed, so it shows whether ``authenticode`` computes the same; whose signature it
+    is, and whether it is good, is not looked at. ``MeasurementError`` when the certificate table is not in the file.
+    """
+    head = headers(image)
+    if head.directories <= 4 or not head.security_size:
+        return None
+    offset = unsigned(image, head.security_entry_offset, 4, "PE security directory")
+    table = piece(image, offset, head.security_size, "PE certificate table")
+    start = table.find(_SHA256, max(table.find(_INDIRECT_DATA), 0))
+    if _INDIRECT_DATA not in table or start < 0:
+        return None
+    start += len(_SHA256)
+    return table[start : start + 32] if start + 32 <= len(table) else None
+
+
 def _between(image: bytes, start: int, end: int) -> bytes:
     return piece(image, start, end - start, "PE headers")
 
@@ -114,4 +137,4 @@ def in_memory(image: bytes, section: Section) -> bytes:
     if section.virtual_size > section.raw_size + len(image):
         raise MeasurementError(f"PE section {section.name}: VirtualSize {section.virtual_size} is not plausible")
     raw = piece(image, section.raw_offset, min(section.raw_size, section.virtual_size), f"PE section {section.name}")
-    return raw + bytes(section.virtual_size - len(raw))
+    return raw if len(raw) == section.virtual_size else raw + bytes(section.virtual_size - len(raw))

@@ -84,6 +84,7 @@ def predict(
     stub_console: str | None = None,
     disk: DiskBoot | None = None,
     roms: Iterable[bytes] = (),
+    booted: bool = True,
 ) -> Prediction:
     """Predict a boot of ``payload`` by ``firmware`` on a q35 machine of ``memory`` bytes, direct or from ``disk``.
 
@@ -92,8 +93,9 @@ def predict(
     ``origins`` maps a section (``.cmdline``), artefact (``firmware.fd``) or blob name to its recipe line.
     ``host_cmdline`` is what ``-append`` gives the UKI instead of its own command line. ``stub_console`` is what the
     stub appends when the command line has no ``console=``; its guess depends on the machine's devices (empty: it
-    found none). ``roms`` are the option ROMs of the machine's cards, in slot order. ``MeasurementError`` when a blob
-    is missing or the console is left to the stub.
+    found none). ``roms`` are the option ROMs of the machine's cards, in slot order. ``booted``: a boot has shown the
+    blobs of machines like this one to be what firmware gets; else the evidence of their events is ``source``.
+    ``MeasurementError`` when a blob is missing or the console is left to the stub.
     """
     events = EventList(profile, origins)
     if not profile.tpm:
@@ -109,8 +111,9 @@ def predict(
             evidence=Evidence.HARDWARE,
         )
     events.separator(Register.RTMR0, "after the Secure Boot variables")
+    level, unseen = (Evidence.HARDWARE, "") if booted else (Evidence.SOURCE, "no such machine was booted")
     for name, blob in acpi.measured(blobs):
-        events.add(Register.RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(blob), name, evidence=Evidence.HARDWARE)
+        events.add(Register.RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(blob), name, evidence=level, note=unseen)
     option_roms(events, roms)
     options: tuple[LoadOption, ...] = profile.boot_options
     if disk is None:
@@ -124,7 +127,7 @@ def predict(
             EV_EFI_HANDOFF_TABLES,
             sha384(smbios.filtered(table)),
             smbios.TABLES,
-            evidence=Evidence.HARDWARE,
+            evidence=level,
             note="with the firmware's Type 0 structure, serial numbers and UUID blanked",
         )
     for name, data in boot_variables(options):

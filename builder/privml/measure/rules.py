@@ -13,7 +13,6 @@ from privml.events.event import Event
 from privml.events.registers import Register
 from privml.events.tcg import LogEntry
 from privml.events.types import (
-    EV_EFI_ACTION,
     EV_EFI_BOOT_SERVICES_DRIVER,
     EV_EFI_HANDOFF_TABLES2,
     EV_EFI_PLATFORM_FIRMWARE_BLOB2,
@@ -24,8 +23,8 @@ from privml.events.types import (
 )
 from privml.measure.compare import Difference, Kind, compare
 
-DIRECT, DISK, ROM = "direct", "disk", "rom"
-"""Situations of a boot: by ``-kernel``, from a disk, with a card that has an option ROM."""
+DIRECT, DISK, NETWORK, ROM = "direct", "disk", "network", "rom"
+"""Situations of a boot: by ``-kernel``; from a disk; from a disk, beside network cards; with option ROMs."""
 
 _ACPI_DATA = b"ACPI DATA"
 
@@ -36,7 +35,7 @@ class Rule:
 
     It matches an event of this ``register`` and TCG ``type`` whose predicted origin begins with ``origin`` and whose
     logged data contains ``data`` (where the difference has such a side). It is for boots whose situations include one
-    of ``boots``, and must be used in each of those unless it is ``conditional``.
+    of ``boots``, and takes exactly ``times`` events in each of those; None: one or more, as the cards are.
     """
 
     id: str
@@ -47,7 +46,7 @@ class Rule:
     origin: str = ""
     data: bytes = b""
     boots: tuple[str, ...] = (DIRECT, DISK)
-    conditional: bool = False
+    times: int | None = 1
 
     def matches(self, difference: Difference) -> bool:
         """True when ``difference`` is of this kind."""
@@ -139,12 +138,21 @@ RULES: tuple[Rule, ...] = (
         boots=(DISK,),
     ),
     *(
-        Rule(id_, Register.RTMR0, "extra", EV_EFI_VARIABLE_BOOT, _OPTIONS, data=_variable(text), boots=boots)
+        Rule(
+            id_,
+            Register.RTMR0,
+            "extra",
+            EV_EFI_VARIABLE_BOOT,
+            _OPTIONS,
+            data=_variable(text),
+            boots=boots,
+            times=None if boots == (NETWORK,) else 1,
+        )
         for id_, text, boots in (
             ("menu-option", "BootManagerMenuApp", (DIRECT, DISK)),
             ("setup-option", "EFI Firmware Setup", (DIRECT, DISK)),
-            ("pxe-option", "UEFI PXEv", (DISK,)),
-            ("http-option", "UEFI HTTPv", (DISK,)),
+            ("pxe-option", "UEFI PXEv", (NETWORK,)),
+            ("http-option", "UEFI HTTPv", (NETWORK,)),
             ("shell-option", "EFI Internal Shell", (DISK,)),
         )
     ),
@@ -161,6 +169,7 @@ RULES: tuple[Rule, ...] = (
         "extra",
         EV_SEPARATOR,
         "the same: PCR 2 to 6 stand for RTMR1, where a TD's firmware (OvmfPkg/Tcg/TdTcg2Dxe) sends one",
+        times=4,
     ),
     Rule(
         "option-rom",
@@ -169,30 +178,15 @@ RULES: tuple[Rule, ...] = (
         EV_EFI_BOOT_SERVICES_DRIVER,
         "edk2 OvmfPkg/IncompatiblePciDeviceSupportDxe: in a TD option ROMs are not loaded",
         boots=(ROM,),
-    ),
-    *(
-        Rule(
-            id_,
-            Register.RTMR1,
-            "extra",
-            EV_EFI_ACTION,
-            "boots from a disk under TCG, most of them: the memory map changed before the first ExitBootServices",
-            data=text,
-            boots=(DISK,),
-            conditional=True,
-        )
-        for id_, text in (
-            ("exit-retried", b"Exit Boot Services Invocation"),
-            ("exit-failed", b"Exit Boot Services Returned with Failure"),
-        )
+        times=None,
     ),
 )
 
 
 @dataclass(frozen=True)
 class Account:
-    """``used`` counts the events that each rule matched. ``unexplained`` differences are no rule's, or more than
-    one's; ``unused`` are the rules that every such boot uses, and this one did not."""
+    """``used`` counts the events that each rule matched. ``unexplained`` differences are no rule's, more than one's,
+    or one more than their rule has; ``unused`` are the rules that found fewer events than every such boot has."""
 
     used: dict[str, int]
     unexplained: tuple[Difference, ...]
@@ -210,11 +204,10 @@ def account(td: Sequence[Event], log: Iterable[LogEntry], situations: frozenset[
     unexplained: list[Difference] = []
     allowed = [rule for rule in RULES if situations.intersection(rule.boots)]
     for difference in compare(td, log, tpm=True).differences:
-        matching = [rule for rule in allowed if rule.matches(difference)]
+        matching = [rule for rule in allowed if rule.matches(difference) and used.get(rule.id, 0) != rule.times]
         if len(matching) == 1:
             used[matching[0].id] = used.get(matching[0].id, 0) + 1
         else:
             unexplained.append(difference)
-    return Account(
-        used, tuple(unexplained), tuple(rule.id for rule in allowed if not rule.conditional and rule.id not in used)
-    )
+    unused = tuple(rule.id for rule in allowed if used.get(rule.id, 0) < (rule.times or 1))
+    return Account(used, tuple(unexplained), unused)

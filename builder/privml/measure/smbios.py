@@ -148,6 +148,7 @@ _LZMA_SECTION = uuid.UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf").bytes_le
 _TEXT = re.compile(rb"(?:[\x20-\x7e]\0){3,127}\0\0")
 _DATE = re.compile(r"[0-9]{2}/[0-9]{2}/[0-9]{4}")
 _NEAR = 512
+_STEP = 1 << 20
 _ALIGNMENT = 8
 
 
@@ -157,11 +158,8 @@ def firmware_strings(firmware: bytes) -> FirmwareStrings:
     They are constants of OvmfPkg/SmbiosPlatformDxe, which follow its Type 0 template: date, version, vendor.
     ``MeasurementError`` when they are not found there as expected.
     """
-    for volume in _volumes(firmware):
-        at = volume.find(_FIRMWARE_FIXED)
-        if at < 0:
-            continue
-        texts = _constants(volume[at : at + _NEAR])
+    for near in _templates(firmware):
+        texts = _constants(near)
         if len(texts) >= 3 and _DATE.fullmatch(texts[0]):
             return FirmwareStrings(vendor=texts[2], version=texts[1], date=texts[0])
     raise MeasurementError("firmware: the strings of its SMBIOS Type 0 structure were not found")
@@ -182,11 +180,26 @@ def _constants(data: bytes) -> list[str]:
     return texts
 
 
-def _volumes(firmware: bytes) -> Iterator[bytes]:
+def _templates(firmware: bytes) -> Iterator[bytes]:
+    """What follows the Type 0 template in each compressed volume that has it.
+
+    Unpacking takes longer than all else that a prediction does, so it ends where the template was found.
+    """
     position = firmware.find(_LZMA_SECTION)
     while position >= 0:
         start = position - 4 + int.from_bytes(piece(firmware, position + 16, 2, "LZMA section"), "little")
         with contextlib.suppress(lzma.LZMAError):  # the GUID also occurs where no section follows it
             decompressor = lzma.LZMADecompressor(lzma.FORMAT_ALONE, memlimit=_MAX_VOLUME * 4)
-            yield decompressor.decompress(firmware[start:], max_length=_MAX_VOLUME)
+            volume, packed, at = bytearray(), firmware[start:], -1
+            while len(volume) < _MAX_VOLUME and not decompressor.eof:
+                unpacked = decompressor.decompress(packed, max_length=_STEP)
+                if not unpacked and not decompressor.eof:
+                    break  # cut off
+                packed, searched = b"", max(len(volume) - len(_FIRMWARE_FIXED), 0)
+                volume += unpacked
+                at = volume.find(_FIRMWARE_FIXED, searched) if at < 0 else at
+                if 0 <= at <= len(volume) - _NEAR:
+                    break
+            if at >= 0:
+                yield bytes(volume[at : at + _NEAR])
         position = firmware.find(_LZMA_SECTION, position + 16)

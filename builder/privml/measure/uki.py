@@ -7,6 +7,7 @@ may append a ``console=`` of its own to the command line, which the kernel then 
 
 from __future__ import annotations
 
+import hashlib
 import re
 from dataclasses import dataclass
 
@@ -155,7 +156,11 @@ def _initrd(contents: dict[str, bytes]) -> bytes | None:
         return None
     if len(parts) == 1:
         return sha384(parts[0])
-    return sha384(b"".join(part + bytes(-len(part) % 4) for part in parts))
+    hasher = hashlib.sha384()
+    for part in parts:
+        hasher.update(part)
+        hasher.update(bytes(-len(part) % 4))
+    return hasher.digest()
 
 
 def extra_cpio(name: str, data: bytes) -> bytes:

@@ -16,9 +16,9 @@ from privml.recipe.rules import RULES
 CONFIGURATION = "mkosi/mkosi.conf.j2"
 # What our configuration of mkosi may say. A setting that mkosi does not know is a warning there and a pin lost.
 SETTINGS = frozenset({
-    "Bootable", "CacheOnly", "CleanPackageMetadata", "Distribution", "ElTorito", "Environment",
+    "BaseTrees", "Bootable", "CacheOnly", "CleanPackageMetadata", "Distribution", "ElTorito", "Environment",
     "EnvironmentFiles", "ExtraTrees", "Format", "History", "Hostname", "Incremental", "Locale", "MakeInitrd",
-    "ManifestFormat", "MinimumVersion", "Output", "PackageDirectories", "Packages", "Release", "SandboxTrees",
+    "MinimumVersion", "Output", "PackageDirectories", "Packages", "Release", "SandboxTrees",
     "Seed", "SourceDateEpoch", "SplitArtifacts", "Timezone", "ToolsTree", "WithDocs", "WithNetwork",
     "WithRecommends",
 })  # fmt: skip

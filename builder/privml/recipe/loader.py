@@ -67,8 +67,12 @@ def find(target: str, directory: Path | None = None) -> Path:
     base = directory or Path()
     if target.endswith(".yaml") or "/" in target:
         path = base / target
+        if path.is_dir():
+            raise RecipeError(f"`{target}` is a folder, expected a recipe's name or file")
         if not path.is_file():
-            raise RecipeError(f"there is no recipe {target}")
+            raise RecipeError(
+                f"there is no recipe {target}", hint="start one with `privml-build init NAME`, or give a name alone"
+            )
         return path
     folders = (base / "recipes", base, shipped())
     for folder in folders:

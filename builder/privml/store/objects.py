@@ -14,6 +14,8 @@ from typing import BinaryIO
 
 from privml.base.errors import HostError, InputsError
 from privml.base.files import CHUNK, fsync_directory, locked, sha256_file
+from privml.store.derived import Derived
+from privml.store.digests import Digests
 
 DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
 
@@ -35,6 +37,16 @@ class Store:
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or default_root()).absolute()
         self._objects = self.root / "objects" / "sha256"
+
+    @property
+    def seen(self) -> Digests:
+        """Digests of files outside the store, remembered in it."""
+        return Digests(self.root / "digests")
+
+    @property
+    def derived(self) -> Derived:
+        """What was derived from inputs, and is made again when it is gone."""
+        return Derived(self.root / "derived")
 
     def _place(self, digest: str) -> Path:
         if not DIGEST.match(digest):

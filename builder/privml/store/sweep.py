@@ -51,7 +51,8 @@ def sweep(store: Store, keep: Set[str], trees: Set[str], *, dry_run: bool, now: 
                             path.with_name(path.name + suffix).unlink(missing_ok=True)
                         remove_tree(path)
     old = []
-    for path in sorted((store.root / "temp").glob("*")):
+    # What was remembered or derived is made again when it is asked for; using it makes it younger.
+    for path in [path for name in ("temp", "digests", "derived") for path in sorted((store.root / name).glob("*"))]:
         if path.is_file() and path.stat().st_mtime < (time.time() if now is None else now) - STALE:
             old.append(path.name)
             size += path.stat().st_size

@@ -29,7 +29,7 @@ def choose(tools: ToolsTree) -> Literal["kvm", "tcg"]:
             [
                 "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,smm=off",
                 "-accel", "kvm", "-cpu", "host", "-m", "256M", "-bios", "/usr/share/ovmf/OVMF.fd",
-                "-qmp", "unix:/vm/qmp.sock,server=on,wait=off",
+                "-qmp", "unix:/vm/qmp.sock,server=on,wait=off", "-run-with", "exit-with-parent=on",
             ],
             directory / "qemu.log",
             binds=[Bind(directory, "/vm", writable=True)],

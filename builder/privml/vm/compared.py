@@ -9,11 +9,10 @@ from privml.events.event import Event
 from privml.events.registers import RTMRS, ZERO, Register
 from privml.events.replay import extend
 from privml.events.tcg import LogEntry
-from privml.events.types import EV_EFI_ACTION, EV_NO_ACTION
+from privml.events.types import EV_NO_ACTION
 from privml.image.tools import ToolsTree
 from privml.measure.compare import Comparison, compare
-from privml.measure.eventlist import EXIT_FAILED, with_failed_exit
-from privml.measure.rules import DIRECT, DISK, ROM, Account, account
+from privml.measure.rules import DIRECT, DISK, NETWORK, ROM, Account, account
 from privml.vm import bootlog, swtpm
 from privml.vm.machine import Launch, started
 
@@ -23,14 +22,12 @@ _MAPPED = range(1, 16)  # PCR 0 stands for MRTD; 16 and up for nothing
 @dataclass(frozen=True)
 class Boot:
     """``log`` as it was found in memory. ``disagreeing`` are the PCRs whose value is not the log's replay; none when
-    log and TPM tell the same. ``account`` explains the differences from a TD's prediction, where one was given.
-    ``exit_failed``: the kernel called ExitBootServices twice, and the prediction was compared as such."""
+    log and TPM tell the same. ``account`` explains the differences from a TD's prediction, where one was given."""
 
     log: tuple[LogEntry, ...]
     comparison: Comparison
     disagreeing: tuple[int, ...]
     account: Account | None = None
-    exit_failed: bool = False
 
     @property
     def equal(self) -> bool:
@@ -57,17 +54,16 @@ def boot(
         # QEMU would end the TPM with itself; killed, it leaves it behind with its registers as they are.
         machine.qemu.kill()
         values = swtpm.read_pcrs(machine.directory / swtpm.SOCKET)
-    exit_failed = any(entry.type == EV_EFI_ACTION and entry.data == EXIT_FAILED for entry in log)
-    comparison = compare(
-        with_failed_exit(predicted) if exit_failed else predicted, log, tpm=True, registers=registers
-    )
+    comparison = compare(predicted, log, tpm=True, registers=registers)
     accounted = None if td is None else account(td, log, situations(launch))
-    return Boot(log, comparison, disagreeing(log, values), accounted, exit_failed)
+    return Boot(log, comparison, disagreeing(log, values), accounted)
 
 
 def situations(launch: Launch) -> frozenset[str]:
     """Which of the rules' situations a boot is in."""
     found = {DIRECT if launch.boot_disk is None else DISK}
+    if launch.boot_disk is not None and any(device.kind == "virtio-net" for device in launch.platform.devices):
+        found.add(NETWORK)
     if any(device.rom for device in launch.platform.devices):
         found.add(ROM)
     return frozenset(found)

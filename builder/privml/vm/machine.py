@@ -120,7 +120,7 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
         binds += [Bind(source.resolve(), f"/attached/{name}") for name, source in sorted(launch.attached.items())]
         disks = [paths[name] for name in launch.disks]
         if launch.boot_disk is not None:
-            binds.append(Bind(launch.boot_disk.resolve(), "/boot.raw"))
+            binds.append(Bind(launch.boot_disk.resolve(), "/boot.raw", writable=launch.writable))
             disks.insert(0, "/boot.raw")
         if launch.generic_firmware:
             paths["firmware.fd"] = GENERIC_FIRMWARE

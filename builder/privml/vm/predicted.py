@@ -6,7 +6,6 @@ import hashlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from privml.base.errors import MeasurementError, PrivmlError
 from privml.base.files import write_atomic
 from privml.base.strictjson import pretty
 from privml.events.registers import RTMRS, Register
@@ -15,13 +14,17 @@ from privml.image.tools import ToolsTree
 from privml.machine.platform import Platform, Shape
 from privml.measure import firmware, uki
 from privml.measure.predict import DiskBoot, Prediction, predict
-from privml.measure.profiles import TD_INTELTDX, TPM, Profile
+from privml.measure.profiles import TD_INTELTDX, TD_OVMF_2025, TPM, Profile
 from privml.statement import intoto
 from privml.statement.predicate import MeasuredShape, Predicate
+from privml.vm import crosscheck
+from privml.vm.crosscheck import Check
 from privml.vm.platforms import platform as load_platform
+from privml.vm.prediction import PREDICTION_FILE
 from privml.vm.qtest import blobs
 
-PREDICTION_FILE = "prediction.json"
+LARGEST_BOOTED = Shape(8, 8 << 30)
+"""Up to here the tables of every shape that was tried were those of a boot (tests/real/test_boots.py)."""
 _OPTION_ROM = "usr/share/qemu/efi-virtio.rom"
 
 
@@ -58,8 +61,22 @@ class Predictor:
             agent_events=self._manifest.agent_events,
             host_cmdline=host_cmdline,
             disk=None if gpt_event is None else DiskBoot(gpt_event, platform.devices),
+            booted=_booted(platform, shape),
             roms=[(self._tools.root / _OPTION_ROM).read_bytes() for one in platform.devices if one.rom],
         )
+
+    def cross_check(self, tool: Path, platform: Platform, shape: Shape, firmware_file: Path) -> tuple[Check, ...]:
+        """One machine, measured by a tool of others (`vm.crosscheck`) and by its rules here."""
+        found = blobs(self._tools, platform, shape, self._cache)
+        theirs = crosscheck.measured_by(tool, firmware_file, found, shape)
+        ours = predict(self._uki, self._firmware, found, shape.memory, TD_OVMF_2025)
+        return crosscheck.judge(theirs, (ours.mrtd_single, ours.mrtd_two), ours.registers()[Register.RTMR0])
+
+
+def _booted(platform: Platform, shape: Shape) -> bool:
+    """False for machines beyond those that were booted: larger ones, and cards that no QEMU device can stand for."""
+    cards = any(len(device.bars) > 1 and not device.functions for device in platform.devices)
+    return not cards and shape.vcpus <= LARGEST_BOOTED.vcpus and shape.memory <= LARGEST_BOOTED.memory
 
 
 def measured_shape(prediction: Prediction, platform: Platform, shape: Shape) -> MeasuredShape:
@@ -109,24 +126,3 @@ def write_prediction(directory: Path, manifest: Manifest, predicate: Predicate) 
     path = directory / PREDICTION_FILE
     write_atomic(path, pretty(statement.to_dict()))
     return path
-
-
-def read_prediction(directory: Path, manifest: Manifest) -> Predicate:
-    """The predicate in ``prediction.json``; ``MeasurementError`` when it is not of this very image."""
-    path = directory / PREDICTION_FILE
-    hint = f"predict it with `privml-build measure {directory}`"
-    if not path.is_file():
-        raise MeasurementError(f"{path} is not there", hint=hint)
-    predicate = intoto.decode(path.read_bytes()).predicate
-    if predicate.manifest_sha256 != hashlib.sha256(manifest.encode()).digest():
-        raise MeasurementError(f"{path} is of another build than manifest.json", hint=hint)
-    return predicate
-
-
-def has_prediction(directory: Path, manifest: Manifest) -> bool:
-    """True when ``prediction.json`` is there and is of this very image."""
-    try:
-        read_prediction(directory, manifest)
-    except PrivmlError:
-        return False
-    return True

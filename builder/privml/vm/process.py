@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -59,6 +60,26 @@ class Child:
     def await_path(self, path: Path, timeout: float = 20) -> None:
         """Wait until the child has made ``path``; ``HostError`` when it ends or does not."""
         self.await_until(path.exists, f"made no {path.name}", timeout)
+
+    def connect(self, path: Path, timeout: float = 20) -> socket.socket:
+        """A connection to the child's Unix socket ``path``; ``HostError`` as ``await_path``.
+
+        The file is there before the child listens, so a refusal at first means nothing.
+        """
+        connections: list[socket.socket] = []
+
+        def answers() -> bool:
+            connection = socket.socket(socket.AF_UNIX)
+            try:
+                connection.connect(str(path))
+            except OSError:
+                connection.close()
+                return False
+            connections.append(connection)
+            return True
+
+        self.await_until(answers, f"does not answer at {path.name}", timeout)
+        return connections[0]
 
     def await_until(self, ready: Callable[[], bool], complaint: str, timeout: float) -> None:
         """Wait until ``ready``; ``HostError`` with the child's output when it ends first or time runs out."""

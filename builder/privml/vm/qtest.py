@@ -11,14 +11,13 @@ import base64
 import contextlib
 import hashlib
 import json
-import socket
 import struct
 import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from privml.base import strictjson
-from privml.base.errors import HostError, MeasurementError
+from privml.base.errors import MeasurementError
 from privml.base.files import write_atomic
 from privml.image.tools import Bind, ToolsTree
 from privml.machine.platform import Platform, Shape
@@ -41,12 +40,8 @@ _CACHE_VERSION = "5"
 
 class _Qtest:
     def __init__(self, path: Path, qemu: Child) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
+        self._socket = qemu.connect(path)
         self._socket.settimeout(60)
-        try:
-            self._socket.connect(str(path))
-        except OSError as error:
-            raise HostError(f"qtest: QEMU does not answer for this shape\n{qemu.tail()}") from error
         self._file = self._socket.makefile("rwb")
 
     def close(self) -> None:
@@ -114,10 +109,12 @@ def read_blobs(tools: ToolsTree, platform: Platform, shape: Shape, *, kernel: bo
                 f"memory-backend-ram,id=ram,size={shape.memory},reserve=off",
                 "-machine",
                 "memory-backend=ram",
+                # After `kill -9` nobody is left to stop it.
+                "-run-with",
+                "exit-with-parent=on",
             )
             qemu = Child(tools, ["qemu-system-x86_64", *argv], directory / "qemu.log", binds=binds)
             children.append(qemu)
-            qemu.await_path(directory / "qtest.sock")
             with contextlib.closing(_Qtest(directory / "qtest.sock", qemu)) as qtest:
                 return _read_all(qtest, platform)
         finally:

@@ -1,0 +1,217 @@
+"""`measure` of an image: predict its registers, and hold the prediction against a boot, a capture, another tool."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import click
+
+from privml.base.errors import Differs, UsageError
+from privml.base.steps import say, step
+from privml.cli import replay as held
+from privml.cli.context import Target, Workplace, recipes_directory, resolve
+from privml.events.explain import seen_words
+from privml.events.registers import RTMRS, Register
+from privml.image.manifest import Manifest
+from privml.machine.matrix import shapes as shapes_of
+from privml.machine.platform import Platform, Shape
+from privml.statement.predicate import MeasuredShape
+from privml.vm import bootdisk, crosscheck
+from privml.vm.bench import Bench
+from privml.vm.compared import Boot
+from privml.vm.platforms import platform as load_platform
+from privml.vm.predicted import Predictor, predict_image, write_prediction
+
+
+def measure_image(
+    target: str,
+    *,
+    vcpus: str | None,
+    memory: str | None,
+    boot: bool,
+    disk: bool,
+    replay: Path | None,
+    cross_check: bool,
+    events: bool,
+    as_json: bool,
+) -> None:
+    """What `measure TARGET` does when TARGET is an image; the arguments are the verb's options."""
+    shapes = _shapes(vcpus, memory)
+    found = resolve(target)
+    manifest = found.manifest()
+    if replay is not None:
+        held.replay(found.directory, manifest, replay, as_json=as_json)
+        return
+    place = Workplace()
+    if boot:
+        _boots(place, found, manifest, shapes or manifest.shapes[:1], disk=disk, as_json=as_json)
+        return
+    if cross_check:
+        _cross_check(place, found, manifest, shapes or manifest.shapes, as_json=as_json)
+        return
+    tools = place.tools_of(found)
+    with step("Predicting"):
+        predicate = predict_image(
+            tools, place.store.root, found.directory, manifest, recipes_directory(found), shapes
+        )
+    if not shapes:
+        say(f"wrote {write_prediction(found.directory, manifest, predicate)}")
+    if as_json and len(shapes) > 1:
+        click.echo(json.dumps([_matrix_row(one, events=events) for one in predicate.shapes], indent=2))
+        return
+    if as_json:
+        click.echo(json.dumps(predicate.to_dict(), indent=2, sort_keys=True))
+        return
+    for measured in predicate.shapes:
+        _show(measured, events=events)
+
+
+def _cross_check(
+    place: Workplace, found: Target, manifest: Manifest, shapes: tuple[Shape, ...], *, as_json: bool
+) -> None:
+    tool = crosscheck.program()
+    predictor = Predictor(place.tools_of(found), place.store.root, found.directory, manifest)
+    rows: list[dict[str, Any]] = []
+    for name in manifest.platforms:
+        platform = load_platform(name, recipes_directory(found))
+        for shape in shapes:
+            checks = predictor.cross_check(tool, platform, shape, found.directory / "firmware.fd")
+            rows.append(
+                {
+                    "platform": name,
+                    "vcpus": shape.vcpus,
+                    "memory": shape.memory,
+                    "equal": all(check.equal for check in checks),
+                    "checks": [str(check) for check in checks],
+                }
+            )
+            if not as_json:
+                click.echo("\n".join([f"{name}, {shape}", *(f"  {check}" for check in checks)]))
+    if as_json:
+        click.echo(json.dumps(rows, indent=2))
+    if not all(row["equal"] for row in rows):
+        raise Differs(f"{crosscheck.PROGRAM} measures another value", hint="one of the two is wrong")
+
+
+def _shapes(vcpus: str | None, memory: str | None) -> tuple[Shape, ...]:
+    if vcpus is None and memory is None:
+        return ()
+    if vcpus is None or memory is None:
+        raise UsageError("a shape needs both --vcpus and --memory")
+    return shapes_of(vcpus, memory)
+
+
+def _matrix_row(shape: MeasuredShape, *, events: bool) -> dict[str, Any]:
+    """One shape of a matrix: values and evidence, and the events when they are asked for."""
+    row: dict[str, Any] = {
+        "platform": shape.platform,
+        "vcpus": shape.vcpus,
+        "memory": shape.memory,
+        "mrtd": dict(zip(("single_pass", "two_pass"), (value.hex() for value in shape.mrtd), strict=False)),
+    }
+    row.update({register.name.lower(): shape.accepted(register)[0].hex() for register in RTMRS})
+    row["evidence"] = {register.name.lower(): shape.evidence[register].value for register in Register}
+    if events:
+        row["events"] = [event.to_dict() for event in shape.events]
+    return row
+
+
+def _show(shape: MeasuredShape, *, events: bool) -> None:
+    click.echo(shape.label)
+    for register in Register:
+        name = register.name.lower()
+        for number, value in enumerate(shape.accepted(register)):
+            note = ("single-pass", "two-pass")[number] if register is Register.MRTD else _weakest(shape, register)
+            click.echo(f"  {name}  {value.hex()}  {shape.evidence[register].value}  {note}".rstrip())
+        if events:
+            for event in shape.of(register):
+                click.echo(
+                    f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}{seen_words(event)}"
+                )
+
+
+def _weakest(shape: MeasuredShape, register: Register) -> str:
+    """Which events keep a register at its level: how many of them, and the first."""
+    events = shape.of(register)
+    weakest = [event for event in events if event.evidence is shape.evidence[register]]
+    if not weakest or len(weakest) == len(events):
+        return ""
+    return f"for {len(weakest)} of {len(events)} events, first {weakest[0].origin}"
+
+
+def _boots(
+    place: Workplace,
+    found: Target,
+    manifest: Manifest,
+    shapes: tuple[Shape, ...],
+    *,
+    disk: bool,
+    as_json: bool,
+) -> None:
+    tools = place.tools_of(found)
+    bench = Bench(tools, place.store.root, found.directory, manifest, recipes_directory(found))
+    rows, problems = [], []
+    with tempfile.TemporaryDirectory(prefix="privml-boot.") as name:
+        boot_disk = bootdisk.make(tools, found.directory / "uki.efi", Path(name) / "boot.raw") if disk else None
+        for shape in shapes:
+            with step(f"Booting {shape} until the kernel has taken over"):
+                booted = bench.boot(shape, boot_disk=boot_disk)
+            rows.append(_as_json(bench.platform, shape, booted))
+            problems += [f"{shape}: {problem}" for problem in _problems(booted)]
+            if not as_json:
+                _show_boot(shape, booted)
+    if as_json:
+        click.echo(json.dumps(rows if len(shapes) > 1 else rows[0], indent=2, sort_keys=True))
+    if problems:
+        raise Differs("\n".join(problems), hint="the first difference says which input to look at")
+    click.echo("the log is the prediction, event by event, and the TPM's registers are the log's", err=as_json)
+
+
+def _show_boot(shape: Shape, booted: Boot) -> None:
+    click.echo(str(shape))
+    for register, count in booted.comparison.matched.items():
+        missing = sum(one.register is register and one.predicted is not None for one in booted.comparison.differences)
+        click.echo(f"  {register.name.lower()}: {count} of {count + missing} predicted events are in the log")
+    for difference in booted.comparison.differences:
+        click.echo(f"  {difference.text()}")
+    if booted.account is not None:
+        total = sum(booted.account.used.values())
+        click.echo(f"  from a TD it differs in {total} events, each by one of {len(booted.account.used)} rules")
+        for difference in booted.account.unexplained:
+            click.echo(f"  no rule: {difference.text()}")
+
+
+def _problems(booted: Boot) -> list[str]:
+    found = []
+    if booted.disagreeing:
+        numbers = ", ".join(map(str, booted.disagreeing))
+        found.append(
+            f"the TPM's registers are not the replay of the log (PCR {numbers}): something extended a register "
+            "without an event, or the log in memory is not whole"
+        )
+    if not booted.comparison.equal:
+        found.append(f"the log differs from the prediction in {len(booted.comparison.differences)} events")
+    if booted.account is not None and booted.account.unexplained:
+        found.append(f"{len(booted.account.unexplained)} differences from a TD's prediction are no rule's")
+    if booted.account is not None and booted.account.unused:
+        found.append(f"differences from a TD that this boot does not show: {', '.join(booted.account.unused)}")
+    return found
+
+
+def _as_json(platform: Platform, shape: Shape, booted: Boot) -> dict[str, Any]:
+    comparison = booted.comparison
+    return {
+        "platform": platform.name,
+        "vcpus": shape.vcpus,
+        "memory": shape.memory,
+        "equal": booted.equal,
+        "tpm_disagrees": list(booted.disagreeing),
+        "td_rules": dict(booted.account.used) if booted.account else {},
+        "td_unexplained": [one.to_dict() for one in booted.account.unexplained] if booted.account else [],
+        "td_unused": list(booted.account.unused) if booted.account else [],
+        "matched": {register.name.lower(): count for register, count in comparison.matched.items()},
+        "differences": [difference.to_dict() for difference in comparison.differences],
+    }

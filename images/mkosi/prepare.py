@@ -1,0 +1,44 @@
+#!/usr/bin/python3
+"""mkosi's prepare script: all that depends on the packages alone; then their tree is kept for the next build.
+
+Runs in the tools tree's sandbox, after the packages are installed and before any file of ours is in the tree. Removes
+the parts of Python that nobody imports in the guest and compiles the rest. Leaves the tree in ``base.tar`` beside
+mkosi.conf: a build with the same packages begins with it (``BaseTrees=``) and does not run this again.
+"""
+
+import compileall
+import os
+import py_compile
+import shutil
+import subprocess
+from pathlib import Path
+
+UNUSED = (
+    "test", "idlelib", "ensurepip", "tkinter", "turtledemo", "pydoc_data", "lib2to3", "venv", "unittest", "xmlrpc",
+    "wsgiref", "dbm", "curses", "sqlite3", "__phello__",
+)
+
+
+def main(root: Path, place: Path) -> None:
+    for pattern in (*(f"usr/lib/python3*/{name}" for name in UNUSED), "usr/lib/python3/dist-packages/*.egg-info"):
+        for path in sorted(root.glob(pattern)):
+            shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+    # What maintainer scripts compiled has times in it.
+    for directory in [*root.rglob("__pycache__")]:
+        shutil.rmtree(directory)
+    for tree in (root / "usr/lib/python3.14", root / "usr/lib/python3/dist-packages"):
+        if tree.is_dir():
+            compileall.compile_dir(
+                tree, quiet=2, workers=0, stripdir=str(root), prependdir="/",
+                invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+            )
+    subprocess.run(
+        ["tar", "--create", "--file", place / "base.tar", "--directory", root,
+         "--format=pax", "--numeric-owner", "--xattrs", "--sort=name", "."],
+        check=True,
+    )
+
+
+# compileall's helpers import this file again.
+if __name__ == "__main__":
+    main(Path(os.environ["BUILDROOT"]), Path(os.environ["SRCDIR"]))

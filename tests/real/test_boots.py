@@ -1,0 +1,95 @@
+"""Production's files, unchanged, on many machines: every event that firmware, stub and kernel log is predicted.
+
+Each boot ends when its kernel has taken over. The TPM's registers are the log's, and every difference from the
+prediction for a TD is one rule's (privml.measure.rules); a rule that no boot needed fails the full run.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+from tests.real.conftest import only_full
+
+from privml.cli.context import Workplace, resolve
+from privml.machine.platform import Device, Shape, size_of
+from privml.measure.rules import RULES
+from privml.vm import bootdisk
+from privml.vm.bench import Bench
+from privml.vm.compared import Boot
+
+pytestmark = pytest.mark.real
+
+SHAPES = [(vcpus, memory) for memory in ("2GiB", "2815MiB", "4GiB", "8GiB") for vcpus in (1, 2, 4, 8)]
+IN_CHECK = ((1, "2815MiB"), (4, "4GiB"))
+SMALL = Shape(2, size_of("2GiB"))
+GIB = 1 << 30
+H100 = (128 * GIB, 32 << 20, 16 << 20)
+MACHINES: dict[str, tuple[Device, ...]] = {
+    "a 64-bit BAR above 4 GiB": (Device("memory", 5, bars=(8 * GIB,)),),
+    "a GPU's BAR behind a root port": (Device("memory", 5, bars=(128 * GIB,), port=True),),
+    # As an H100 has them, each a function of its own; the third card's order decides where the hole ends.
+    "GPUs with three BARs behind root ports, and a BAR on the root bus": (
+        Device("memory", 5, bars=H100, port=True, functions=True),
+        Device("memory", 6, bars=H100[:1], port=True),
+        Device("memory", 7, bars=H100, port=True, functions=True),
+        Device("memory", 8, bars=(16 * GIB,)),
+    ),
+    "an option ROM": (Device("virtio-net", 5, rom=True),),
+}
+USED: Counter[str] = Counter()
+
+
+@pytest.fixture(scope="module")
+def boot_disk(demo_cpu: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A disk with the production UKI on it."""
+    target, place = resolve("demo-cpu"), Workplace()
+    tools = place.tools(target.recipe)
+    return bootdisk.make(tools, demo_cpu / "uki.efi", tmp_path_factory.mktemp("disk") / "boot.raw")
+
+
+def predicted(booted: Boot) -> Boot:
+    """Require that everything about a boot is as predicted, and remember the rules that it used."""
+    assert [one.text() for one in booted.comparison.differences] == []
+    assert booted.disagreeing == ()
+    assert booted.account is not None
+    assert [one.text() for one in booted.account.unexplained] == []
+    assert booted.account.unused == ()
+    assert all(booted.comparison.matched.values())
+    USED.update(booted.account.used)
+    return booted
+
+
+@pytest.mark.parametrize(("vcpus", "memory"), SHAPES, ids=lambda value: str(value))
+def test_a_shape(bench: Bench, full: bool, vcpus: int, memory: str) -> None:
+    if not full and (vcpus, memory) not in IN_CHECK:
+        pytest.skip("`make check-full` boots all shapes")
+    predicted(bench.boot(Shape(vcpus, size_of(memory))))
+
+
+@only_full
+@pytest.mark.parametrize("name", MACHINES)
+def test_a_machine(bench: Bench, name: str) -> None:
+    predicted(bench.boot(SMALL, devices=MACHINES[name]))
+
+
+@only_full
+@pytest.mark.parametrize(
+    ("shape", "devices"),
+    [
+        (SMALL, ()),
+        (Shape(4, size_of("2815MiB")), (Device("virtio-net", 6),)),
+        (Shape(1, size_of("4GiB")), (Device("virtio-blk", 5), Device("memory", 6, bars=(64 * GIB,), port=True))),
+    ],
+    ids=["two disks and a card beside it", "two cards", "three disks and a large BAR"],
+)
+def test_from_a_disk(bench: Bench, boot_disk: Path, shape: Shape, devices: Sequence[Device]) -> None:
+    predicted(bench.boot(shape, devices=devices, boot_disk=boot_disk))
+
+
+@only_full
+def test_no_rule_is_unused() -> None:
+    """Last, and for the whole matrix: a rule that nothing needed is no rule."""
+    assert sorted(rule.id for rule in RULES if not USED[rule.id]) == []

@@ -1,0 +1,150 @@
+"""Inputs that are gone: `make image` says so and replaces them, and everything else works on what comes of it.
+
+The locks name a .deb of the guest and one of the tools that nobody has. What the archive has instead takes their
+place; where that is the very package of the committed lock, the image must have the committed image's bytes too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+from tests.real.conftest import ROOT, only_full, succeeded
+from tests.real.demo import SIMULATED_ROOT
+
+from privml.base.files import sha256_file
+from privml.image.manifest import read
+from privml.lock.models import Package, read_lock, read_tools_lock, write_lock
+
+pytestmark = [pytest.mark.real, only_full]
+
+NAME = "demo-cpu-dev"
+VICTIM = "netbase"
+COMMAND = str(Path(sys.executable).with_name("privml-build"))
+OUT = f"out/{NAME}"
+
+
+def lost(package: Package) -> Package:
+    """The same package at a version that no source has."""
+    if package.name != VICTIM:
+        return package
+    return package.model_copy(
+        update={
+            "version": f"{package.version}~gone",
+            "sha256": hashlib.sha256(b"what nobody has").hexdigest(),
+            "origin": package.origin.replace(".deb", "~gone.deb"),
+        }
+    )
+
+
+def privml(desk: Path, *words: str, timeout: float = 1500) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [COMMAND, *words],
+        cwd=desk,
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+        check=False,
+    )
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder whose locks name what is gone."""
+    place = tmp_path_factory.mktemp("refreshed")
+    shutil.copytree(ROOT / "recipes", place / "recipes")
+    tools = place / "recipes/tools.lock.json"
+    known = read_tools_lock(tools)
+    write_lock(tools, known.model_copy(update={"packages": tuple(map(lost, known.packages))}))
+    path = place / f"recipes/{NAME}.lock.json"
+    lock = read_lock(path)
+    assert VICTIM in {package.name for package in lock.packages} & {package.name for package in known.packages}
+    moved = {"packages": tuple(map(lost, lock.packages)), "tools_sha256": sha256_file(tools)}
+    write_lock(path, lock.model_copy(update=moved))
+    return place
+
+
+@pytest.fixture(scope="module")
+def made(desk: Path) -> Path:
+    """What `make image` makes of it."""
+    (desk / "pool").mkdir()
+    words = ["--old-file=venv", f"PRIVML={COMMAND}", f"NAME={NAME}", "POOL=pool", "image"]
+    done = subprocess.run(
+        ["make", "--silent", "-f", str(ROOT / "Makefile"), *words],
+        cwd=desk,
+        capture_output=True,
+        text=True,
+        timeout=900,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert f"{VICTIM} " in done.stderr
+    assert "cannot be had:\n" in done.stderr
+    assert "ONLY WHAT IS GONE" in done.stderr
+    assert len(re.findall(r"1 of \d+ locked packages are gone", done.stderr)) == 2, "the tools' and the guest's"
+    assert "the manifest says `refreshed`" in done.stderr
+    return desk / OUT
+
+
+def test_it_says_that_it_is_refreshed_and_only_what_was_gone_is_another(
+    made: Path, demo_cpu_dev: Path, desk: Path
+) -> None:
+    manifest = read(made)
+    assert manifest.refreshed
+    own = read_lock(made / f"{NAME}.lock.json")
+    committed = read_lock(desk / f"recipes/{NAME}.lock.json")
+    changed = {package.name for package in {*committed.packages} ^ {*own.packages}}
+    assert changed == {VICTIM}
+    assert own.tools_sha256 == sha256_file(made / f"{NAME}.tools.lock.json") != committed.tools_sha256
+    if own.package(VICTIM).sha256 == read_lock(ROOT / f"recipes/{NAME}.lock.json").package(VICTIM).sha256:
+        assert manifest.artefacts == read(demo_cpu_dev).artefacts
+
+
+def test_it_is_measured_as_it_was_predicted(made: Path, desk: Path) -> None:
+    before = (made / "prediction.json").read_bytes()
+    for target in (OUT, NAME):
+        done = succeeded(privml(desk, "measure", target, "--json"))
+        assert len(json.loads(done.stdout)["shapes"]) == len(read(made).shapes)
+        assert (made / "prediction.json").read_bytes() == before
+    other = desk / "without"
+    shutil.copytree(made, other, ignore=shutil.ignore_patterns("*.lock.json"))
+    done = privml(desk, "measure", "without")
+    assert done.returncode == 4
+    assert "was built by another lock than the committed one, and does not hold it" in done.stderr
+
+
+def test_it_answers_and_is_verified(made: Path, desk: Path) -> None:
+    machine = subprocess.Popen(
+        [COMMAND, "run", OUT], cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
+    )
+    watch = threading.Timer(400, machine.kill)
+    watch.start()
+    try:
+        assert machine.stdout is not None
+        address = machine.stdout.readline()
+        found = re.match(r"(https://127\.0\.0\.1:\d+)/v1 ", address)
+        assert found is not None, address
+        words = ["verify", found[1], "--expect", OUT, "--allow-simulated", str(SIMULATED_ROOT)]
+        done = succeeded(privml(desk, *words), 10)
+        assert "accepted" in done.stdout + done.stderr
+    finally:
+        watch.cancel()
+        machine.send_signal(signal.SIGINT)
+        machine.communicate(timeout=60)
+
+
+def test_it_is_reproducible_by_its_own_locks(made: Path, desk: Path) -> None:
+    done = succeeded(privml(desk, "repro", OUT, "--json"))
+    report = json.loads(done.stdout)
+    assert report["equal"] is True
+    assert report["digests"]["manifest.json"] == [sha256_file(made / "manifest.json")] * 2
+    # By the committed lock there is nothing to build from.
+    assert privml(desk, "repro", NAME).returncode == 4

@@ -1,0 +1,44 @@
+"""What is taken over or begun with gives the same bytes as what is made from nothing."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from tests.real.conftest import only_full, privml, succeeded
+
+from privml.image import inputs, manifest
+
+pytestmark = pytest.mark.real
+
+WHOLE = {step: {"because": [], "cached": True} for step in inputs.STEPS}
+
+
+def steps(*words: str) -> dict[str, dict[str, object]]:
+    told = json.loads(succeeded(privml("image", "demo-cpu", "--json", *words)).stdout)
+    found: dict[str, dict[str, object]] = told["steps"]
+    return found
+
+
+def test_nothing_changed(demo_cpu: Path) -> None:
+    assert steps() == WHOLE
+
+
+def test_a_root_on_the_kept_packages_is_the_image(demo_cpu: Path, tmp_path: Path) -> None:
+    """No packages are installed here: the tree of them comes out of the store."""
+    found = steps("--output", str(tmp_path / "other"))
+    assert found[inputs.BASE]["cached"]
+    assert not found[inputs.ROOT]["cached"]
+    assert manifest.read(tmp_path / "other") == manifest.read(demo_cpu)
+    (tmp_path / "other/root.raw").unlink()
+    again = steps("--output", str(tmp_path / "other"))
+    assert {name for name, step in again.items() if step["cached"]} == {inputs.MODEL, inputs.BASE, inputs.FIRMWARE}
+    assert manifest.read(tmp_path / "other") == manifest.read(demo_cpu)
+
+
+@only_full
+def test_a_forced_build_uses_nothing_kept_and_is_the_image(demo_cpu: Path, tmp_path: Path) -> None:
+    found = steps("--force", "--output", str(tmp_path / "other"))
+    assert not [name for name, step in found.items() if step["cached"]]
+    assert manifest.read(tmp_path / "other") == manifest.read(demo_cpu)

@@ -1,0 +1,133 @@
+"""Building without being root: the same bytes, and nothing of the user in them."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import pwd
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from tests.real.conftest import ROOT, only_full, privml, settled, succeeded
+
+from privml.image.manifest import read
+from privml.vm.host import SUBORDINATE_IDS
+from privml.vm.survey import subordinate
+
+pytestmark = [pytest.mark.real, only_full]
+
+
+def somebody() -> pwd.struct_passwd:
+    """A user of this machine who may make user namespaces as big as a guest needs; skips when there is none."""
+    if os.geteuid() != 0:
+        pytest.skip("this is no root already: every build of this run is unprivileged")
+    for user in pwd.getpwall():
+        tables = (Path("/etc/subuid"), Path("/etc/subgid"))
+        if user.pw_uid >= 1000 and all(
+            subordinate(table, user.pw_name, user.pw_uid) >= SUBORDINATE_IDS for table in tables
+        ):
+            return user
+    pytest.skip(f"no user of this machine has {SUBORDINATE_IDS} subordinate ids (/etc/subuid, /etc/subgid)")
+
+
+def python_for(user: pwd.struct_passwd) -> str:
+    """A Python of our own version, for which our wheels are, that the user may run."""
+    minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    for candidate in (os.path.realpath(sys.executable), f"/usr/bin/{minor}", f"/usr/local/bin/{minor}"):
+        done = (
+            subprocess.run([candidate, "-c", ""], user=user.pw_uid, group=user.pw_gid, extra_groups=[], check=False)
+            if Path(candidate).is_file() and not _closed(Path(candidate))
+            else None
+        )
+        if done is not None and done.returncode == 0:
+            return candidate
+    pytest.skip(f"no {minor} that {user.pw_name} may run: {sys.executable} is in a closed folder")
+
+
+def _closed(path: Path) -> bool:
+    return any(not folder.stat().st_mode & 0o001 for folder in path.parents)
+
+
+def _of_others(folder: Path, uid: int) -> bool:
+    """Whether a folder of a build in the making holds something of another user."""
+    for place in folder.glob(".image.*"):
+        for path, folders, files in os.walk(place):
+            for name in (*folders, *files):
+                with contextlib.suppress(OSError):
+                    if os.lstat(f"{path}/{name}").st_uid != uid:
+                        return True
+    return False
+
+
+@pytest.fixture
+def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pwd.struct_passwd, str, Path]]:
+    """A user, a Python for it, and a folder of its own with a copy of what privml-build is."""
+    user = somebody()
+    python = python_for(user)
+    place = Path("/var/tmp") / f"privml-unprivileged.{os.getpid()}"
+    place.mkdir(mode=0o755)
+    try:
+        for name in ("builder", "recipes", "images"):
+            shutil.copytree(ROOT / name, place / "checkout" / name)
+        libraries = Path(pytest.__file__).parents[1]
+        shutil.copytree(libraries, place / "libraries", ignore=shutil.ignore_patterns("_privml*", "__editable__*"))
+        succeeded(privml("store", "export", "demo-cpu", str(place / "pool")))
+        (place / "work").mkdir()
+        os.chown(place / "work", user.pw_uid, user.pw_gid)
+        yield user, python, place
+    finally:
+        shutil.rmtree(place)
+
+
+def test_anybody_builds_the_same_bytes(demo_cpu: Path, theirs: tuple[pwd.struct_passwd, str, Path]) -> None:
+    """Also after builds that were ended in the middle, whose trees hold files of ids that are not the user's own."""
+    user, python, place = theirs
+    environment = {
+        "PATH": "/usr/bin:/bin",
+        "HOME": str(place / "work"),
+        "PRIVML_STORE": str(place / "work/store"),
+        "PYTHONPATH": f"{place}/checkout/builder:{place}/libraries",
+    }
+    words = ["image", "demo-cpu", "--pool", str(place / "pool"), "--output", str(place / "work/image")]
+
+    def start() -> subprocess.Popen[str]:
+        return subprocess.Popen(
+            [python, "-c", "from privml.cli.main import main; main()", *words],
+            cwd=place / "checkout",
+            env=environment,
+            user=user.pw_uid,
+            group=user.pw_gid,
+            extra_groups=[],
+            umask=0o077,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+
+    for number in (signal.SIGKILL, signal.SIGTERM):
+        child = start()
+        until = time.monotonic() + 300
+        while not _of_others(place / "work", user.pw_uid) and child.poll() is None and time.monotonic() < until:
+            time.sleep(0.2)
+        assert _of_others(place / "work", user.pw_uid), "the guest's tree was never seen"
+        child.send_signal(number)
+        _, told = child.communicate(timeout=60)
+        if number == signal.SIGTERM:
+            assert (child.returncode, told.splitlines()[-1]) == (130, "privml-build: stopped")
+        assert settled(f"{place}/work/", 5) == []
+    child = start()
+    _, told = child.communicate(timeout=900)
+    assert child.returncode == 0, told
+    left = sorted(path.name for path in (place / "work").iterdir())
+    assert left == [".image.lock", "image", "store"], "what the ended builds had made is gone"
+    made = place / "work/image"
+    assert (made / "root.raw").stat().st_uid == user.pw_uid
+    assert read(made).artefacts == read(demo_cpu).artefacts
+    for name in ("manifest.json", "prediction.json", "sbom.cdx.json", "provenance.json"):
+        assert (made / name).read_bytes() == (demo_cpu / name).read_bytes()

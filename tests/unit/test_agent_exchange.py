@@ -1,0 +1,75 @@
+"""The way to the engine: what an engine that misbehaves does to a request."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import tempfile
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from privml.agent import exchange
+from privml.base.errors import HostError
+
+ANSWER = b"HTTP/1.1 413 too large\r\ncontent-length: 2\r\nconnection: close\r\n\r\nno"
+
+
+@contextlib.contextmanager
+def engine(behave: Callable[[socket.socket], object]) -> Iterator[Path]:
+    """A socket at which one caller is met as ``behave`` says, and left."""
+    with tempfile.TemporaryDirectory(prefix="privml-") as name, socket.socket(socket.AF_UNIX) as listener:
+        path = Path(name) / "engine.sock"
+        listener.bind(str(path))
+        listener.listen()
+
+        def meet() -> None:
+            connection, _ = listener.accept()
+            with connection:
+                behave(connection)
+
+        one = threading.Thread(target=meet)
+        one.start()
+        try:
+            yield path
+        finally:
+            one.join(60)
+
+
+def ask(path: Path, body: bytes = b"", *, timeout: float = 60) -> tuple[int, bytes]:
+    return exchange.whole(path, "POST", "/v1/completions", (), body, timeout=timeout, limit=1000)
+
+
+def test_an_engine_that_refuses_before_it_has_read_is_heard() -> None:
+    with engine(lambda connection: connection.sendall(ANSWER)) as path:
+        assert ask(path, b"x" * (4 << 20)) == (413, b"no")
+
+
+@pytest.mark.parametrize(
+    ("said", "text"),
+    [
+        (b"", "not HTTP"),
+        (b"HTTP/1.1 200 ok\r\ncontent-length: 9\r\n\r\nhalf", "not HTTP|ended"),
+        (b"SSH-2.0-x\r\n\r\n", "not HTTP"),
+        (b"HTTP/1.1 200 ok\r\ncontent-length: 2000\r\n\r\n" + b"y" * 2000, "more than 1000 bytes"),
+    ],
+)
+def test_what_is_no_answer_is_an_error_of_the_engine(said: bytes, text: str) -> None:
+    def behave(connection: socket.socket) -> None:
+        connection.recv(65536)
+        connection.sendall(said)
+
+    with engine(behave) as path, pytest.raises(HostError, match=f"engine: .*({text})"):
+        ask(path)
+
+
+def test_an_engine_that_is_silent_or_away_is_an_error() -> None:
+    release = threading.Event()
+    with engine(lambda _: release.wait(60)) as path:
+        with pytest.raises(HostError, match="engine: timed out"):
+            ask(path, timeout=0.1)
+        release.set()
+    with pytest.raises(HostError, match="engine: No such file"):
+        ask(path)

@@ -1,0 +1,64 @@
+"""A child's socket: there before the child listens, and never when the child has ended."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from privml.base.errors import HostError
+from privml.vm.process import Child
+
+SERVER = """
+import socket, sys, time
+listener = socket.socket(socket.AF_UNIX)
+listener.bind(sys.argv[1])
+time.sleep(0.4)
+listener.listen()
+connection, _ = listener.accept()
+connection.sendall(b"hello")
+time.sleep(60)
+"""
+
+
+@pytest.fixture
+def bare() -> Any:
+    """A tools tree without a sandbox."""
+    return SimpleNamespace(command=lambda argv, **_: list(argv))
+
+
+@pytest.fixture
+def children() -> Iterator[list[Child]]:
+    started: list[Child] = []
+    yield started
+    for child in started:
+        child.stop()
+
+
+def start(bare: Any, children: list[Child], tmp_path: Path, words: Sequence[str]) -> Child:
+    children.append(Child(bare, [sys.executable, "-c", *words], tmp_path / "log"))
+    return children[-1]
+
+
+def test_a_socket_that_is_not_listened_to_yet(bare: Any, children: list[Child], tmp_path: Path) -> None:
+    child = start(bare, children, tmp_path, [SERVER, str(tmp_path / "s")])
+    child.await_path(tmp_path / "s")
+    with child.connect(tmp_path / "s") as connection:
+        connection.settimeout(20)
+        assert connection.recv(5) == b"hello"
+
+
+def test_a_child_that_ended_is_told_with_its_words(bare: Any, children: list[Child], tmp_path: Path) -> None:
+    child = start(bare, children, tmp_path, ["import sys; sys.exit('no such machine')"])
+    with pytest.raises(HostError, match="ended with status 1\n  \\| no such machine"):
+        child.connect(tmp_path / "s")
+
+
+def test_a_child_that_never_listens_is_told(bare: Any, children: list[Child], tmp_path: Path) -> None:
+    child = start(bare, children, tmp_path, ["import time; time.sleep(60)"])
+    with pytest.raises(HostError, match=r"does not answer at s within 0\.2 s"):
+        child.connect(tmp_path / "s", timeout=0.2)
