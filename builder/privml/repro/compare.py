@@ -31,12 +31,12 @@ from privml.repro.external import LOOKS, Look
 from privml.repro.layers import Finding, Layer, Report, ordered, told
 from privml.repro.owners import Owners
 from privml.repro.tree import Tree, read_cpio, read_trees
+from privml.repro.values import differing, where
 from privml.statement import intoto
 from privml.statement.predicate import Predicate
 
 Opener = Callable[[Path, Partition], AbstractContextManager[Path]]
 Surroundings = Mapping[str, tuple[tuple[str, str], ...]]
-_BLOCK = 4096
 
 
 @dataclass
@@ -105,9 +105,9 @@ class Comparer:
             if name in DOCUMENTS or name.endswith(".lock.json"):
                 self.document(name)
                 continue
-            where = _where(*(side / name for side in self.sides))
+            found = where(*(side / name for side in self.sides))
             kind = "follows" if name in explained else "raw"
-            self.plain(Layer.BYTES, name, "bytes", f"sha256 {a}", f"sha256 {b}; {where}", kind)
+            self.plain(Layer.BYTES, name, "bytes", f"sha256 {a}", f"sha256 {b}; {found}", kind)
 
     def document(self, name: str) -> None:
         """The fields in which two JSON documents differ, else their spelling."""
@@ -116,7 +116,7 @@ class Comparer:
         except PrivmlError as error:
             self.plain(Layer.BYTES, name, "reading", error.message, error.message, "unreadable")
             return
-        found = list(_differing(values[0], values[1], ""))
+        found = differing(values[0], values[1])
         for pointer, a, b in found or [("spelling", "the same value", "in other bytes")]:
             self.plain(Layer.BYTES, f"{name}:{pointer}", "value", a, b, "document")
 
@@ -391,39 +391,3 @@ def _short(body: bytes, name: str) -> str:
     if name in (".cmdline", ".uname", ".osrel") and text.isascii():
         return text.decode("ascii").strip().replace("\n", "; ")
     return f"sha256 {hashlib.sha256(body).hexdigest()} ({len(body)} bytes)"
-
-
-def _where(a: Path, b: Path) -> str:
-    """The first differing byte, and how many blocks differ."""
-    first, blocks, at = None, 0, 0
-    with a.open("rb") as one, b.open("rb") as two:
-        while True:
-            x, y = one.read(_BLOCK), two.read(_BLOCK)
-            if not x and not y:
-                break
-            if x != y:
-                blocks += 1
-                if first is None:
-                    same = next(
-                        (n for n, (p, q) in enumerate(zip(x, y, strict=False)) if p != q), min(len(x), len(y))
-                    )
-                    first = at + same
-            at += _BLOCK
-    return f"from byte {first}, in {blocks} blocks of {_BLOCK}"
-
-
-def _differing(a: Any, b: Any, pointer: str) -> list[tuple[str, str, str]]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        rows = [(key, a.get(key, _NONE), b.get(key, _NONE)) for key in sorted({*a, *b})]
-    elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):
-        rows = [(str(n), x, y) for n, (x, y) in enumerate(zip(a, b, strict=True))]
-    else:
-        return [] if a == b and type(a) is type(b) else [(pointer or "/", _text(a), _text(b))]
-    return [found for key, x, y in rows for found in _differing(x, y, f"{pointer}/{key}")]
-
-
-_NONE = object()
-
-
-def _text(value: Any) -> str:
-    return "none" if value is _NONE else strictjson.canonical(value).decode("utf-8")[:200]
