@@ -44,10 +44,19 @@ class _Qtest:
         self._socket = socket.socket(socket.AF_UNIX)
         self._socket.settimeout(60)
         try:
-            self._socket.connect(str(path))
-        except OSError as error:
-            raise HostError(f"qtest: QEMU does not answer for this shape\n{qemu.tail()}") from error
+            qemu.await_until(lambda: self._connects(path), "does not answer by qtest for this shape", 20)
+        except HostError:
+            self._socket.close()
+            raise
         self._file = self._socket.makefile("rwb")
+
+    def _connects(self, path: Path) -> bool:
+        # QEMU makes the path first and listens there a moment later.
+        try:
+            self._socket.connect(str(path))
+        except (FileNotFoundError, ConnectionRefusedError):
+            return False
+        return True
 
     def close(self) -> None:
         """Close the connection; QEMU goes on."""
@@ -117,7 +126,6 @@ def read_blobs(tools: ToolsTree, platform: Platform, shape: Shape, *, kernel: bo
             )
             qemu = Child(tools, ["qemu-system-x86_64", *argv], directory / "qemu.log", binds=binds)
             children.append(qemu)
-            qemu.await_path(directory / "qtest.sock")
             with contextlib.closing(_Qtest(directory / "qtest.sock", qemu)) as qtest:
                 return _read_all(qtest, platform)
         finally:
