@@ -52,11 +52,11 @@ def resolve(text: str, output: Path | None = None) -> Target:
 
 def check_output(directory: Path) -> None:
     """``UsageError`` when something is there that no build has made: a build replaces its output whole."""
-    from privml.image.inputs import FILE as INPUTS_FILE
-
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
-    if not (directory / "manifest.json").is_file() or not (directory / INPUTS_FILE).is_file():
+    path = directory / "manifest.json"
+    # Of any version, and even when it is damaged: what matters is whose folder it is.
+    if not path.is_file() or b'"privml-manifest/' not in path.read_bytes():
         raise UsageError(
             f"{directory} is there and is no image that `image` made: it would be replaced, with all that it holds",
             hint="give a new or empty folder with --output, or remove it yourself",
