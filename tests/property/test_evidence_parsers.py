@@ -30,6 +30,7 @@ FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthChe
 
 PARSERS: list[Callable[[bytes], Any]] = [
     quote.parse,
+    quote.read,
     document.parse,
     Header.decode,
     Keys.decode,

@@ -14,7 +14,8 @@ from tests.unit.test_measure_disk import FIRST, IMAGE
 
 from privml.base.errors import EvidenceError, MeasurementError
 from privml.events import agent, explain, replay, tcg
-from privml.evidence import tdreport
+from privml.evidence import capture, tdreport
+from privml.evidence.capture import Capture
 from privml.measure import acpi, artefact, bzimage, efivars, fat, gpt, mrtd, pciwindow, pe, smbios, tdvf, uki
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
@@ -22,6 +23,8 @@ LOG = (VECTORS / "boot-tpm-base/log.bin").read_bytes()
 CCEL = lzma.decompress((VECTORS / "direct-boot-2g/CCEL_data_ovmf.xz").read_bytes())[:4096]
 TABLE = bytes.fromhex((VECTORS / "smbios/dmi_published.hex").read_text())
 ACPI = lzma.decompress((VECTORS / "canonical-defaults/acpi_tables.bin.xz").read_bytes())[:16384]
+ARCHIVE = Capture({"ccel.bin": CCEL[:600], "cpus": b"0-3\n"}, {"quote.bin": "none"}).encode()
+SIGNED = lzma.decompress((VECTORS / "pe/fbx64.efi.signed.xz").read_bytes())
 AGENT = agent.encode_log([agent.config_event("00" * 32), agent.system_ready_event()])
 
 
@@ -79,11 +82,15 @@ EVIDENCE: list[tuple[bytes, Callable[[bytes], object]]] = [
     (CCEL, lambda data: replay.replay(tcg.parse_log(data))),
     (AGENT, agent.replay_log),
     (bytes(1024), tdreport.parse),
+    (ARCHIVE, capture.decode),
+    (CCEL, lambda data: [explain.describe(entry).isprintable() for entry in tcg.parse_log(data)]),
 ]
 MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (FIRMWARE, tdvf.sections),
     (FIRMWARE, mrtd.mrtd),
     (UKI, pe.authenticode),
+    (SIGNED, pe.signed_digest),
+    (bytes(60), pciwindow.ram),
     (UKI, uki.facts),
     (bytes(40) + b"_FVH" + bytes(200), efivars.store),
     (TABLE, smbios.filtered),
@@ -143,3 +150,13 @@ def test_logs_round_trip(entries: list[tcg.LogEntry], pad: int) -> None:
 def test_agent_logs_round_trip(pairs: list[tuple[str, bytes]]) -> None:
     events = tuple(agent.AgentEvent(name, payload) for name, payload in pairs)
     assert agent.parse_log(agent.encode_log(events)) == events
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.dictionaries(st.sampled_from(capture.NAMES), st.binary(max_size=1500), max_size=6),
+    st.dictionaries(st.sampled_from(capture.NAMES), st.text(st.characters(codec="ascii"), max_size=20), max_size=3),
+)
+def test_captures_round_trip(parts: dict[str, bytes], missing: dict[str, str]) -> None:
+    made = Capture(parts, missing)
+    assert capture.decode(made.encode()) == made

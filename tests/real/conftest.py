@@ -35,18 +35,6 @@ def succeeded(done: subprocess.CompletedProcess[str], code: int = 0) -> subproce
     return done
 
 
-def rebuilt(name: str, page: Path) -> dict[str, Any]:
-    """The report of `repro NAME`, whose leg a is out/NAME then; when inputs are gone, by a refreshed lock."""
-    words = ("repro", name, "--json", "--html", str(page), "--output", f"out/{name}")
-    done = privml(*words, timeout=3000)
-    if done.returncode == 4 and json.loads(done.stdout)["outcome"] == "inputs-gone":
-        elsewhere = f"out/locks/{name}.lock.json"
-        succeeded(privml("lock", name, "--refresh-to", elsewhere))
-        done = privml(*words, "--lock", elsewhere, timeout=3000)
-    report: dict[str, Any] = json.loads(succeeded(done).stdout)
-    return report
-
-
 def processes(word: str) -> list[str]:
     """Every process whose command line, directory or root has ``word`` in it."""
     found = []
@@ -69,6 +57,18 @@ def settled(word: str, patience: float) -> list[str]:
     while (left := processes(word)) and time.monotonic() < end:
         time.sleep(0.1)
     return left
+
+
+def rebuilt(name: str, page: Path) -> dict[str, Any]:
+    """The report of `repro NAME`, whose leg a is out/NAME then; when inputs are gone, by a refreshed lock."""
+    words = ("repro", name, "--json", "--html", str(page), "--output", f"out/{name}")
+    done = privml(*words, timeout=3000)
+    if done.returncode == 4 and json.loads(done.stdout)["outcome"] == "inputs-gone":
+        elsewhere = f"out/locks/{name}.lock.json"
+        succeeded(privml("lock", name, "--refresh-to", elsewhere))
+        done = privml(*words, "--lock", elsewhere, timeout=3000)
+    report: dict[str, Any] = json.loads(succeeded(done).stdout)
+    return report
 
 
 @pytest.fixture(scope="session")

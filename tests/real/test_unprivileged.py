@@ -54,9 +54,9 @@ def _closed(path: Path) -> bool:
     return any(not folder.stat().st_mode & 0o001 for folder in path.parents)
 
 
-def _of_others(folder: Path, uid: int) -> bool:
-    """Whether a folder of a build in the making holds something of another user."""
-    for place in folder.glob(".image.*"):
+def _of_others(folder: Path, uid: int, known: set[Path]) -> bool:
+    """Whether a folder of a build in the making, none of those ``known``, holds something of another user."""
+    for place in set(folder.glob(".image.*")) - known:
         for path, folders, files in os.walk(place):
             for name in (*folders, *files):
                 with contextlib.suppress(OSError):
@@ -111,11 +111,13 @@ def test_anybody_builds_the_same_bytes(demo_cpu: Path, theirs: tuple[pwd.struct_
         )
 
     for number in (signal.SIGKILL, signal.SIGTERM):
+        known = set((place / "work").glob(".image.*"))
         child = start()
         until = time.monotonic() + 300
-        while not _of_others(place / "work", user.pw_uid) and child.poll() is None and time.monotonic() < until:
+        while not (seen := _of_others(place / "work", user.pw_uid, known)) and time.monotonic() < until:
+            assert child.poll() is None, "it ended before its time"
             time.sleep(0.2)
-        assert _of_others(place / "work", user.pw_uid), "the guest's tree was never seen"
+        assert seen, "the guest's tree was never there"
         child.send_signal(number)
         _, told = child.communicate(timeout=60)
         if number == signal.SIGTERM:

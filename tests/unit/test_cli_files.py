@@ -64,6 +64,7 @@ def found(folder: Path, data: bytes) -> dict[str, Any]:
         (base64.encodebytes(QUOTE), "quote", None),
         (base64.urlsafe_b64encode(QUOTE).rstrip(b"="), "quote", None),
         (REPORT, "tdreport", None),
+        (b"HCLA".ljust(32, b"\0") + REPORT.ljust(1184, b"\0") + b"{}", "tdreport", None),
         (base64.b64encode(LOG), "ccel", None),
         (DSTACK, "ccel", None),
         (UKI, "uki", None),
@@ -104,6 +105,13 @@ def test_registers_of_logs_and_quotes(tmp_path: Path) -> None:
         assert log[name] == claimed[name]
     assert claimed["rtmr0"].startswith(RTMR0) and len(claimed["mrtd"]) == 96
     assert set(found(tmp_path, UKI)) >= {"events", "kind"}
+
+
+def test_secure_boot_variables_of_a_volume(tmp_path: Path) -> None:
+    enrolled = [event["note"] for event in found(tmp_path, VARIABLES)["events"] if "SecureBoot" in event["origin"]]
+    assert enrolled == ["in a build with Secure Boot"]
+    blank = [event for event in found(tmp_path, make_store([]))["events"] if "SecureBoot" in event["origin"]]
+    assert [event["digest"][:8] for event in blank] == ["9dc3a1f8", "cfa4e2c6"]
 
 
 def test_a_disk_with_a_uki_has_whole_registers(tmp_path: Path) -> None:

@@ -657,13 +657,16 @@ def test_an_image_without_a_model_has_no_volume_for_one(fake: Fake, tmp_path: Pa
 
 
 def test_a_model_that_comes_or_goes_makes_another_image(fake: Fake, tmp_path: Path) -> None:
-    out, bare = tmp_path / "out/tdx-min", image_fake.without_model(fake)
-    assert "model.raw" not in made(bare, out).because
-    assert made(bare, out).cached
+    out, whole = tmp_path / "out/tdx-min", (fake.recipe, fake.lock)
+    bare = (image_fake.without_model(fake).recipe, fake.lock)
+    assert "model.raw" not in made(fake, out).because
+    assert made(fake, out).cached
+    fake.recipe, fake.lock = whole
     assert made(fake, out).because["model.raw"]
     assert (out / "model.raw").is_file()
     assert made(fake, out).cached
-    assert made(bare, out).manifest.model is None
+    fake.recipe, fake.lock = bare
+    assert made(fake, out).manifest.model is None
     assert not (out / "model.raw").exists()
 
 
@@ -671,3 +674,17 @@ def test_what_is_rendered_without_a_model_needs_no_tool(fake: Fake, tmp_path: Pa
     rendered(image_fake.without_model(fake), tmp_path / "tree")
     assert fake.calls() == []
     assert json.loads((tmp_path / "tree/mkosi.extra/etc/privml/config.json").read_bytes())["model"] is None
+
+
+@pytest.mark.parametrize("gains", [True, False])
+def test_a_model_may_come_and_go_in_one_place(fake: Fake, tmp_path: Path, gains: bool) -> None:
+    """What is taken over from an earlier image is never a model that this one has not, or a lack of one."""
+    other = image_fake.without_model(image_fake.make(tmp_path / "other"))
+    out = tmp_path / "out/place"
+    before, after = (other, fake) if gains else (fake, other)
+    made(before, out)
+    found = made(after, out)
+    assert (found.manifest.model is not None) is gains
+    assert (out / "model.raw").exists() is gains
+    assert not found.cached
+    assert found.manifest == made(after, tmp_path / "fresh").manifest

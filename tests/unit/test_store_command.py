@@ -212,7 +212,7 @@ def test_a_build_that_fills_the_disk_names_the_place(
     assert not isinstance(error, BuildError) or "cp: error writing" in found.message
 
 
-@pytest.mark.parametrize("kind", ["file", "folder", "web page", "half an image"])
+@pytest.mark.parametrize("kind", ["file", "folder", "web page"])
 def test_an_output_that_no_build_made_is_never_replaced(recipes: Path, tmp_path: Path, kind: str) -> None:
     place = tmp_path / "precious"
     if kind != "file":
@@ -227,6 +227,10 @@ def test_an_output_that_no_build_made_is_never_replaced(recipes: Path, tmp_path:
     assert f"{place} is there and is no image that `image` made: it would be replaced" in error.message
     assert thing.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == before
+    if kind == "web page":
+        thing.write_text('{"format": "privml-manifest/v0"}')
+        error = CliRunner().invoke(image, ["demo-cpu", "--output", str(place), "--pool", "absent"]).exception
+        assert "`absent` is neither" in str(error), "an image of an older version may be replaced"
 
 
 def test_what_stands_in_the_place_of_the_store_is_no_empty_store(

@@ -20,7 +20,9 @@ from privml.evidence.capture import NAMES
 )
 @click.option("--uki", type=click.Path(path_type=Path), help="The UKI that was booted: its SHA-256 is noted.")
 @click.option("--no-quote", is_flag=True, help="Ask for no quote (then nothing vouches for the log).")
-@click.option("--leave-out", multiple=True, type=click.Choice(NAMES), help="A part to leave out; may be repeated.")
+@click.option(
+    "--leave-out", metavar="PART", multiple=True, type=click.Choice(NAMES), help="Leave a part out; repeatable."
+)
 @click.option("--root", type=click.Path(path_type=Path), default=Path("/"), help="Where /sys and /proc are.")
 def capture(
     archive: Path,

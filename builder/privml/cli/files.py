@@ -34,6 +34,9 @@ _HEX = re.compile(rb"\A(?:0x)?[0-9A-Fa-f\s]+\Z")
 _BASE64 = re.compile(rb"\A[A-Za-z0-9+/_\s-]+={0,2}\s*\Z")
 _QUOTE_VERSIONS = (3, 4, 5)
 _CCEL_TABLE = 56
+# What Azure's paravisor leaves in the vTPM (NV index 0x01400001): a header of 32 bytes, then the hardware's report.
+_HCL = b"HCLA"
+_HCL_HEADER = 32
 
 
 @dataclass(frozen=True)
@@ -97,6 +100,10 @@ def _identify(path: Path, view: mmap.mmap) -> File:
         return _quote(path, view[: quote.MAX_SIZE + 1])
     if len(view) == tdreport.SIZE and head[0] == 0x81:
         return _report(path, view[:])
+    if head[:4] == _HCL and len(head) >= _HCL_HEADER + tdreport.SIZE and head[_HCL_HEADER] == 0x81:
+        inner = _report(path, head[_HCL_HEADER : _HCL_HEADER + tdreport.SIZE])
+        note = "from a paravisor's report (HCL): its RTMRs are the paravisor's, the guest's boot is in its vTPM"
+        return replace(inner, finding=replace(inner.finding, notes=(*inner.finding.notes, note)))
     if head[:4] == b"CCEL" and len(view) == _CCEL_TABLE:
         return File(path, _ccel_table(head))
     if head.lstrip()[:1] == b"{":

@@ -23,7 +23,7 @@ from privml.events.types import (
 )
 from privml.measure import acpi, bzimage, fat, gpt, mrtd, payload, pe, smbios, tdvf, uki
 from privml.measure.digest import Bytes, piece, sha384
-from privml.measure.efivars import secure_boot_variables, store
+from privml.measure.efivars import GLOBAL, secure_boot_variables, store
 from privml.measure.profiles import TD_INTELTDX
 
 _MAX_VARIABLES = 1 << 22
@@ -132,7 +132,8 @@ def _variables_volume(cfv: bytes, notes: list[str]) -> list[Event]:
     except MeasurementError as error:
         notes.append(f"the Secure Boot variables are not known: {error.message}")
         return events
-    for capable in (False, True):
+    # Keys in a firmware without Secure Boot would be measured too, but nobody enrols them there.
+    for capable in (True,) if variables.get((GLOBAL, "PK")) else (False, True):
         state, *rest = secure_boot_variables(variables, capable=capable)
         if capable or not state.data:
             note = "in a build with Secure Boot" if capable else "in a build without Secure Boot"
