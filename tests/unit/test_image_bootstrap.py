@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import fake_archive
 import pytest
 from fake_archive import Deb
-from pool_server import serving
 from test_lock_archive import EARLY, LATE, TOOLS, needs_apt, solved
 
 from privml.base.errors import HostError
@@ -22,30 +20,7 @@ from privml.store.fetch import GoneError
 from privml.store.mirrors import Mirrors
 from privml.store.objects import Store
 
-pytestmark = needs_apt
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privml.lock.aptstate.host_proxies", dict)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return fake_archive.write(tmp_path / "archive", "first")
-
-
-@pytest.fixture
-def mirrors(folder: Path) -> Iterator[Mirrors]:
-    with serving(folder) as (address, _):
-        yield {"debian": (address,)}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+pytestmark = [needs_apt, pytest.mark.usefixtures("no_proxy")]
 
 
 @pytest.fixture

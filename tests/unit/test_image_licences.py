@@ -64,7 +64,7 @@ def test_a_machine_readable_file_gives_its_synopses() -> None:
 
 
 def test_older_formats_are_machine_readable_too() -> None:
-    old = "Format: http://svn.debian.org/wsvn/dep/web/deps/dep5.mdwn?rev=174\n\nFiles: *\nLicense: Zlib\n"
+    old = "Format: http://svn.example.invalid/wsvn/dep/web/deps/dep5.mdwn?rev=174\n\nFiles: *\nLicense: Zlib\n"
     assert short_names(old) == ["Zlib"]
     assert short_names("Files: *\nLicense: Zlib\n") == ["NOASSERTION"], "without Format: it is prose"
 

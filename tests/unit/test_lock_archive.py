@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -34,29 +33,7 @@ FORKY = Suite("debian", "forky")
 EARLY = datetime(2026, 11, 1, tzinfo=UTC)
 LATE = datetime(2026, 11, 15, tzinfo=UTC)
 TREE = Tree.of([TreeFile(path="a", kind="file", sha256="1" * 64, size=1)])
-
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("privml.lock.aptstate.host_proxies", dict)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return fake_archive.write(tmp_path / "archive", "first")
-
-
-@pytest.fixture
-def mirrors(folder: Path) -> Iterator[Mirrors]:
-    with serving(folder) as (address, _):
-        yield {"debian": (address,)}
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 def solved(mirrors: Mirrors, *, before: tuple[Archive, ...] = (), now: datetime = EARLY, **more: bool) -> Resolution:

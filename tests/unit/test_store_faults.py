@@ -33,11 +33,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a
 BLOBS = [bytes([n]) * (40_000 + n) for n in range(30)]
 ITEMS = [(hashlib.sha256(blob).hexdigest(), len(blob)) for blob in BLOBS]
 
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 @pytest.fixture

@@ -17,16 +17,7 @@ DATA = b"bytes of a package"
 DIGEST = hashlib.sha256(DATA).hexdigest()
 ITEM = Item(DIGEST, len(DATA), "thing", ("http://127.0.0.1:9/mirror",))
 
-
-@pytest.fixture(autouse=True)
-def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 def keep(folder: Path, data: bytes, digest: str | None = None) -> Path:

@@ -1,0 +1,37 @@
+"""What tests of the fake archive share: the archive in its first state, a mirror that serves it, an empty store."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import fake_archive
+import pytest
+from pool_server import serving
+
+from privml.store.mirrors import Mirrors
+from privml.store.objects import Store
+
+
+@pytest.fixture
+def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The host's proxies do not lead to servers of a test."""
+    monkeypatch.setattr("privml.lock.aptstate.host_proxies", dict)
+    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return fake_archive.write(tmp_path / "archive", "first")
+
+
+@pytest.fixture
+def mirrors(folder: Path, no_proxy: None) -> Iterator[Mirrors]:
+    with serving(folder) as (address, _):
+        yield {"debian": (address,)}
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store")
