@@ -1,4 +1,4 @@
-"""What tests of the fake archive share: the archive in its first state, a mirror that serves it, an empty store."""
+"""What many tests share: an empty store; the fake archive in its first state, and a mirror that serves it."""
 
 from __future__ import annotations
 

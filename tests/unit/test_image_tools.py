@@ -92,11 +92,6 @@ def lock_of(*packages: Package) -> ToolsLock:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def lock(store: Store) -> ToolsLock:
     base = [
         folder("usr"),

@@ -61,11 +61,6 @@ def recipe() -> Recipe:
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
-@pytest.fixture
 def current(recipe: Recipe) -> Current:
     return Current(recipe.digest, TREE, TREE, "4" * 64)
 

@@ -131,11 +131,6 @@ def server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     found.server_close()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 def item(*urls: str, digest: str = DIGEST, size: int = len(DATA)) -> Item:
     return Item(digest, size, "thing", urls)
 
