@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import hashlib
+
 import pytest
 
-from privml.events.explain import word_changes
+from privml.events import types
+from privml.events.event import Event, Evidence
+from privml.events.explain import tell, word_changes
+from privml.events.logged import LoggedEvent
+from privml.events.registers import Register
+from privml.events.tcg import ALG_SHA384, LogEntry
 
 LINE = "console=ttyS0 quiet panic=-1 privml.root=aa:bb:1:1"
 
@@ -24,5 +31,28 @@ def test_changes_of_words(logged: str, told: str | None) -> None:
     assert word_changes(LINE, logged) == told
 
 
+def test_a_line_that_a_host_made_very_long_is_not_compared() -> None:
+    assert word_changes(LINE, f"{LINE} {'x ' * 100_000}") is None
+
+
 def test_a_note_that_is_no_command_line_is_left_alone() -> None:
     assert word_changes("Authenticode", "Authenticode x") is None
+
+
+def test_a_command_line_that_stands_as_an_event_of_its_own_is_told_by_its_words() -> None:
+    # The stub measures a host's words once more, in an event that nobody predicted; the kernel's own has no text.
+    line = "console=ttyS0 quiet privml.root=abc"
+    predicted = Event(
+        Register.RTMR2, types.EV_EVENT_TAG, b"\1" * 48, "uki.efi .cmdline (recipes/x.yaml:3 a)", Evidence.SOURCE, line
+    )
+    text = f"{line} audit=0\0".encode("utf-16-le")
+    entry = LogEntry(3, types.EV_IPL, {ALG_SHA384: hashlib.sha384(text).digest()}, text)
+    told = tell(Register.RTMR2, 13, None, LoggedEvent(Register.RTMR2, entry, 0), near=[predicted])
+    assert told == (
+        "RTMR2 event 13: not predicted: logged EV_IPL, the text of EV_EVENT_TAG from uki.efi .cmdline "
+        '(recipes/x.yaml:3 a) with "audit=0" added'
+    )
+    other = LogEntry(3, types.EV_IPL, entry.digests, "something else\0".encode("utf-16-le"))
+    alone = tell(Register.RTMR2, 13, None, LoggedEvent(Register.RTMR2, other, 0), near=[predicted])
+    assert "the text of" not in alone
+    assert '"something else"' in alone

@@ -60,7 +60,7 @@ def _show(label: str, found: list[Change], *, mrtd: bool, alone: str | None, nam
     if not mrtd:
         click.echo("  mrtd differs: another firmware file")
     for change in found:
-        click.echo(f"  {change.text(names)}")
+        click.echo(f"  {change.text(names, found)}")
     if mrtd and not found and alone is None:
         click.echo("  equal")
 

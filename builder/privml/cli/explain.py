@@ -119,8 +119,8 @@ def _against_events(file: files.File, other: files.File, result: dict[str, Any])
             lines.append(f"{register.name.lower()}: agrees ({count} events)")
             continue
         lines.append(f"{register.name.lower()}: {len(of)} differences; the first is")
-        lines.append(f"  {of[0].text(names)}")
-        lines += [f"  then {change.text(names)}" for change in of[1:]]
+        lines.append(f"  {of[0].text(names, of)}")
+        lines += [f"  then {change.text(names, of)}" for change in of[1:]]
     result["against"] = {
         "kind": other.finding.kind,
         "path": str(other.path),

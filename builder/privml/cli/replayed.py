@@ -23,6 +23,7 @@ Item = Event | LoggedEvent
 
 _SEPARATOR = hashlib.sha384(bytes(4)).digest()
 _MAX_TRIED = 1024
+_NEAR = 8  # how many events the length of a log, which its host chooses, may make a line cost
 
 
 @dataclass(frozen=True)
@@ -35,9 +36,10 @@ class Change:
     right: Item | None
     known: KnownDifference | None
 
-    def text(self, names: tuple[str, str]) -> str:
-        """One line for a person; ``names`` say whose events they are."""
-        line = tell(self.register, self.position, self.left, self.right, names)
+    def text(self, names: tuple[str, str], near: Sequence[Change] = ()) -> str:
+        """One line for a person; ``names`` say whose events they are, ``near`` holds the other changes."""
+        others = [one.left for one in near if one.left is not None and one.register is self.register][:_NEAR]
+        line = tell(self.register, self.position, self.left, self.right, names, others)
         return line if self.known is None else f"{line}; [{self.known.id}] {self.known.meaning}"
 
     def to_dict(self) -> dict[str, Any]:

@@ -10,10 +10,11 @@ from __future__ import annotations
 import hashlib
 import struct
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 
 from privml.events import types
+from privml.events.align import MAX_ALIGNED
 from privml.events.event import Event, Evidence
 from privml.events.logged import LoggedEvent
 from privml.events.registers import Register
@@ -119,10 +120,13 @@ def tell(
     left: Event | LoggedEvent | None,
     right: Event | LoggedEvent | None,
     names: tuple[str, str] = ("predicted", "logged"),
+    near: Sequence[Event | LoggedEvent] = (),
 ) -> str:
     """One line: what stands at ``position`` (from 1) of ``right``'s events of a register, and what of ``left``'s.
 
-    ``names`` say whose they are. Of two texts only the words that changed are given.
+    ``names`` say whose they are. Of two texts only the words that changed are given; an event of ``right`` alone is
+    also held against ``near``, events of ``left`` at which the two differ: a command line that the host chose is an
+    event more, in other words than the predicted one's.
     """
     place = f"{register.name} event {position}"
     ours, theirs = names
@@ -130,6 +134,11 @@ def tell(
     if right is None:
         return f"{place}: {f'missing: {ours}' if predicted else f'only {ours} has'} {words(left)}" if left else place
     if left is None:
+        for one in near:
+            if (changed := word_changes(_text(one), _text(right))) is not None:
+                new = types.type_name(right.type)
+                more = f"not {ours}: {theirs}" if predicted else f"only {theirs} has"
+                return f"{place}: {more} {new}, the text of {words(one, note=False)} {changed}"
         return f"{place}: {f'not {ours}: {theirs}' if predicted else f'only {theirs} has'} {words(right)}"
     changed = word_changes(_text(left), _text(right))
     if changed is None:
@@ -162,7 +171,7 @@ def _text(event: Event | LoggedEvent) -> str:
 def word_changes(before: str, after: str) -> str | None:
     """``with "audit=0" added``: how one list of words became another; None when they have little in common."""
     old, new = before.split(), after.split()
-    if len(old) < 2:
+    if len(old) < 2 or len(old) * len(new) > MAX_ALIGNED:
         return None
     matcher = SequenceMatcher(None, old, new, autojunk=False)
     if matcher.ratio() < 0.5:

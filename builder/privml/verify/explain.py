@@ -60,7 +60,9 @@ def _agent_words(event: AgentEvent) -> str:
 def _differences(register: Register, predicted: Sequence[Event], logged: Sequence[LoggedEvent]) -> list[str]:
     found = list(differences(predicted, logged))
     # Only those are put into words that are shown: how many there are is the host's choice.
-    lines = [tell(register, position, want, got) for want, got, position in found[:MAX_DIFFERENCES]]
+    shown = found[:MAX_DIFFERENCES]
+    near = [want for want, _, _ in shown if want is not None]
+    lines = [tell(register, position, want, got, near=near) for want, got, position in shown]
     return _cut(lines, len(found)) or [f"{register.name}: the same events are logged and predicted"]
 
 
