@@ -259,9 +259,11 @@ class Typist:
     def _flood(self) -> None:
         with contextlib.suppress(OSError, ValueError):
             while not self._over.wait(1.0):
+                # No `o` and no `b`: before /init the kernel's own default lets SysRq power off and reboot, and a
+                # BREAK overtakes what was typed before it, so any letter may become its key.
                 for line in self.LINES:
-                    self._socket.sendall(line)
-                # Not `b` or `c`: early in the boot, before /init, the kernel's own default lets some keys through.
+                    if not set(line) & set(b"ob"):
+                        self._socket.sendall(line)
                 self.sysrq(b"h")
 
     def _drain(self) -> None:
