@@ -24,7 +24,6 @@ from benchmarks.checkout import Checkout
 
 from privml.cli.context import Workplace, recipes_directory, resolve
 from privml.events.event import Event, Evidence
-from privml.events.registers import Register
 from privml.events.replay import replay
 from privml.events.tcg import LogEntry, encode_log, parse_log
 from privml.image.root import run_mkosi
@@ -107,7 +106,7 @@ def log_of_500() -> Callable[[], object]:
         [LogEntry(1 + number % 3, 4, {0x0C: digest}, b"x" * 64) for number, digest in enumerate(digests)]
     )
     predicted = [
-        Event(Register(1 + number % 3), 4, digest, "x", Evidence.SOURCE) for number, digest in enumerate(digests)
+        Event(str(1 + number % 3), 4, digest, "x", Evidence.SOURCE) for number, digest in enumerate(digests)
     ]
 
     def work() -> None:

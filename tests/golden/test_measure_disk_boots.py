@@ -12,7 +12,7 @@ import pytest
 from tests.golden.test_measure_boots import VECTORS, read_facts
 
 from privml.events.event import Event
-from privml.events.registers import Register
+from privml.events.registers import RTMR1, RTMR3
 from privml.events.tcg import LogEntry, parse_log
 from privml.events.types import EV_EFI_VARIABLE_BOOT, EV_SEPARATOR, type_name
 from privml.machine.platform import Device
@@ -94,7 +94,7 @@ def test_a_rule_that_nothing_needs_is_told() -> None:
     found = account(kept("port").td, kept("port").log, frozenset({DIRECT, ROM}))
     assert (found.unused, found.settled) == (("option-rom",), False)
     other = account(kept("rom").td, kept("rom").log, frozenset({DIRECT}))
-    assert [one.register for one in other.unexplained] == [Register.RTMR1]
+    assert [one.register for one in other.unexplained] == [RTMR1]
 
 
 def test_a_rule_takes_no_more_events_than_it_is_for() -> None:
@@ -109,7 +109,7 @@ def test_a_rule_takes_no_more_events_than_it_is_for() -> None:
 
 def test_an_option_rom_s_driver_moves_rtmr1_and_is_first() -> None:
     rom, without = kept("rom"), kept("port")
-    first = next(event for event in rom.booted if event.register is Register.RTMR1)
+    first = next(event for event in rom.booted if event.register == RTMR1)
     assert (first.digest, type_name(first.type)) == (IPXE, "EV_EFI_BOOT_SERVICES_DRIVER")
     assert "option ROM" not in " ".join(event.origin for event in (*without.booted, *rom.td))
 
@@ -120,7 +120,7 @@ def test_any_altered_event_is_found(name: str) -> None:
     boot = kept(name)
     kinds = set()
     for number, event in enumerate(boot.booted):
-        if event.register is Register.RTMR3:
+        if event.register == RTMR3:
             continue
         altered = list(boot.booted)
         altered[number] = replace(event, digest=bytes([event.digest[0] ^ 1]) + event.digest[1:])

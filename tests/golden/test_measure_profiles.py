@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from privml.events.event import Event
-from privml.events.registers import RTMRS, Register
+from privml.events.registers import RTMR1, RTMR2, RTMR3, RTMRS
 from privml.events.replay import extended, replay
 from privml.events.tcg import LogEntry, parse_log
 from privml.events.types import EV_EFI_BOOT_SERVICES_APPLICATION, EV_EFI_GPT_EVENT
@@ -38,18 +38,18 @@ def unpacked(name: str) -> bytes:
     return lzma.decompress((VECTORS / f"{name}.xz").read_bytes())
 
 
-def rows(events: list[Event] | tuple[Event, ...]) -> list[tuple[Register, int, bytes]]:
+def rows(events: list[Event] | tuple[Event, ...]) -> list[tuple[str, int, bytes]]:
     return [(event.register, event.type, event.digest) for event in events]
 
 
-def logged(entries: list[LogEntry]) -> list[tuple[Register, int, bytes]]:
+def logged(entries: list[LogEntry]) -> list[tuple[str, int, bytes]]:
     pairs = [(entry.type, extended(entry, tpm=False)) for entry in entries]
-    return [(pair[0], kind, pair[1]) for kind, pair in pairs if pair is not None and pair[0] is not Register.RTMR3]
+    return [(pair[0], kind, pair[1]) for kind, pair in pairs if pair is not None and pair[0] != RTMR3]
 
 
-def direct_boot(profile: Profile, log: list[tuple[Register, int, bytes]], memory: int) -> tuple[Event, ...]:
+def direct_boot(profile: Profile, log: list[tuple[str, int, bytes]], memory: int) -> tuple[Event, ...]:
     """The profile's prediction, with the log's digests for what only that machine's owner has."""
-    rtmr0, rtmr1, rtmr2 = ([row[2] for row in log if row[0] is register] for register in RTMRS[:3])
+    rtmr0, rtmr1, rtmr2 = ([row[2] for row in log if row[0] == register] for register in RTMRS[:3])
     firmware = FirmwareFacts(INTEL_TDX, bytes(48), bytes(48), BLANK_CFV, {}, FirmwareStrings("v", "1", "d"))
     blobs = {"etc/table-loader": b"", TABLES: bytes.fromhex("7f04fffe0000")}
     events = predict(KernelFacts(rtmr1[0], "text", rtmr2[1]), firmware, blobs, memory, profile).events
@@ -95,15 +95,15 @@ def test_partition_tables_of_real_disks(name: str) -> None:
 def test_a_uki_on_a_disk_is_the_log_of_a_cloud_guest() -> None:
     """Stub and kernel of that guest are older: they load the kernel as an image, and log no command line."""
     log = logged(parse_log(unpacked("gke-uki/CCEL_data_grub_gke")))
-    rtmr1, rtmr2 = ([row for row in log if row[0] is register] for register in (Register.RTMR1, Register.RTMR2))
+    rtmr1, rtmr2 = ([row for row in log if row[0] == register] for register in (RTMR1, RTMR2))
     applications = [row[2] for row in rtmr1 if row[1] == EV_EFI_BOOT_SERVICES_APPLICATION]
     names = (".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat")
     sections = tuple(zip(names, [row[2] for row in rtmr2[1::2]], strict=True))
     uki = UkiFacts(applications[0], sections, "", None, inner_kernel=applications[1])
     event = next(e for e in parse_log(unpacked("gke-uki/CCEL_data_grub_gke")) if e.type == EV_EFI_GPT_EVENT).data
     predicted = rows(from_disk(uki, gpt.decode_event(event).event, TD_OVMF_2025, stub_console=""))
-    for register, expected in ((Register.RTMR1, rtmr1), (Register.RTMR2, rtmr2)):
-        assert [row for row in predicted if row[0] is register] == expected
+    for register, expected in ((RTMR1, rtmr1), (RTMR2, rtmr2)):
+        assert [row for row in predicted if row[0] == register] == expected
 
 
 def test_p1_and_p2_of_one_cloud_machine_differ_by_where_the_separator_went() -> None:
@@ -112,7 +112,7 @@ def test_p1_and_p2_of_one_cloud_machine_differ_by_where_the_separator_went() -> 
     separator = sha384(bytes(4))
     for log, profile in ((old, TD_OVMF_2024), (new, TD_OVMF_2025)):
         found = tuple(
-            [row for row in log if row[0] is register].count((register, 4, separator)) for register in RTMRS[:2]
+            [row for row in log if row[0] == register].count((register, 4, separator)) for register in RTMRS[:2]
         )
         assert found == (1 + profile.separators[0], profile.separators[1])
 
@@ -130,7 +130,7 @@ def test_a_kernel_without_a_uki_under_a_software_tpm() -> None:
     assert facts["cmdline"].startswith("initrd=initrd console=")
     kernel = KernelFacts(bytes.fromhex(facts["authenticode"]), facts["cmdline"], bytes.fromhex(facts["initrd"]))
     log = parse_log((folder / "log.bin").read_bytes())
-    found = compare(direct(kernel, TPM), log, tpm=True, registers=(Register.RTMR1, Register.RTMR2))
-    assert found.equal and found.matched == {Register.RTMR1: 9, Register.RTMR2: 2}
+    found = compare(direct(kernel, TPM), log, tpm=True, registers=(RTMR1, RTMR2))
+    assert found.equal and found.matched == {RTMR1: 9, RTMR2: 2}
     other = KernelFacts(kernel.authenticode, facts["cmdline"] + " ", kernel.initrd)
-    assert not compare(direct(other, TPM), log, tpm=True, registers=(Register.RTMR2,)).equal
+    assert not compare(direct(other, TPM), log, tpm=True, registers=(RTMR2,)).equal

@@ -169,7 +169,7 @@ def _difference(bench: Bench, launch: Launch, machine: Machine) -> str:
         return "no log: it was off before"
     found: dict[str, set[str]] = {}
     for difference in compare(prediction.events, log, tpm=True).differences:
-        reasons = found.setdefault(difference.register.name.lower(), set())
+        reasons = found.setdefault(difference.register, set())
         reasons.add(difference.known.id if difference.known else difference.kind)
     if not found:
         return "measured as the honest boot"

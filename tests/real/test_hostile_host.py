@@ -45,7 +45,7 @@ def moved(bench: Bench, change: Change | None = None, boot_disk: Path | None = N
     booted = bench.boot(SMALL, change=change, boot_disk=boot_disk)
     assert booted.disagreeing == ()
     assert booted.account is not None and booted.account.unexplained and not booted.equal
-    return {(one.register.name, one.known.id if one.known else "") for one in booted.comparison.differences}
+    return {(one.register.upper(), one.known.id if one.known else "") for one in booted.comparison.differences}
 
 
 @only_full

@@ -10,7 +10,7 @@ from pathlib import Path
 from privml.events import agent, tcg, types
 from privml.events.agent import AgentEvent
 from privml.events.event import Event, Evidence
-from privml.events.registers import RTMRS, Register
+from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3, RTMRS, TDX_REGISTERS, index_of_register
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.evidence import facts, merkle, report_data, signature
@@ -28,7 +28,7 @@ SHARED = REPOSITORY.parent / "shared" / "vectors" / "attestation"
 NOW = 1_795_000_000
 NONCE = bytes(range(32))
 SPKI = hashlib.sha256(b"a public key").digest()
-MRTD = hashlib.sha384(b"firmware").digest()
+FIRMWARE_MRTD = hashlib.sha384(b"firmware").digest()
 ROOT = signature.root_der(sim.root_pem())
 SIMULATED = Policy(allow_simulated=ROOT)
 AGENT_EVENTS = (
@@ -40,7 +40,7 @@ AGENT_EVENTS = (
 CMDLINE = "console=ttyS0 privml.root=abc"
 
 # (register, type, what is hashed, what the log says, origin)
-Extend = tuple[Register, int, bytes, bytes, str]
+Extend = tuple[str, int, bytes, bytes, str]
 
 
 def utf16(text: str) -> bytes:
@@ -49,18 +49,18 @@ def utf16(text: str) -> bytes:
 
 def extends(memory: int, cmdline: str = CMDLINE) -> list[Extend]:
     return [
-        (Register.RTMR0, types.EV_EFI_HANDOFF_TABLES2, b"hob%d" % memory, b"\x01\x02", "TD HOB (shape)"),
-        (Register.RTMR0, types.EV_SEPARATOR, bytes(4), bytes(4), "separator"),
-        (Register.RTMR1, types.EV_EFI_BOOT_SERVICES_APPLICATION, b"uki", b"\x00\x01device", "uki.efi"),
-        (Register.RTMR2, types.EV_IPL, b".cmdline\0", utf16(".cmdline"), "uki.efi .cmdline name"),
+        (RTMR0, types.EV_EFI_HANDOFF_TABLES2, b"hob%d" % memory, b"\x01\x02", "TD HOB (shape)"),
+        (RTMR0, types.EV_SEPARATOR, bytes(4), bytes(4), "separator"),
+        (RTMR1, types.EV_EFI_BOOT_SERVICES_APPLICATION, b"uki", b"\x00\x01device", "uki.efi"),
+        (RTMR2, types.EV_IPL, b".cmdline\0", utf16(".cmdline"), "uki.efi .cmdline name"),
         (
-            Register.RTMR2,
+            RTMR2,
             types.EV_IPL,
             utf16(cmdline),
             utf16(cmdline),
             "uki.efi .cmdline (recipes/demo-cpu.yaml:9 kernel.package)",
         ),
-        (Register.RTMR2, types.EV_EVENT_TAG, b"initrd", _tagged("Linux initrd"), "uki.efi .initrd"),
+        (RTMR2, types.EV_EVENT_TAG, b"initrd", _tagged("Linux initrd"), "uki.efi .initrd"),
     ]
 
 
@@ -71,20 +71,20 @@ def _tagged(text: str) -> bytes:
 def boot_log(items: Sequence[Extend]) -> bytes:
     return tcg.encode_log(
         [
-            LogEntry(int(register), kind, {tcg.ALG_SHA384: hashlib.sha384(hashed).digest()}, data)
+            LogEntry(index_of_register(register), kind, {tcg.ALG_SHA384: hashlib.sha384(hashed).digest()}, data)
             for register, kind, hashed, data, _ in items
         ],
         pad_to=4096,
     )
 
 
-def registers(items: Sequence[Extend], agent_events: Sequence[AgentEvent] = AGENT_EVENTS) -> dict[Register, bytes]:
+def registers(items: Sequence[Extend], agent_events: Sequence[AgentEvent] = AGENT_EVENTS) -> dict[str, bytes]:
     values = {
-        register: replay_digests(hashlib.sha384(item[2]).digest() for item in items if item[0] is register)
+        register: replay_digests(hashlib.sha384(item[2]).digest() for item in items if item[0] == register)
         for register in RTMRS[:3]
     }
-    values[Register.RTMR3] = replay_digests(agent.digests(agent_events))
-    values[Register.MRTD] = MRTD
+    values[RTMR3] = replay_digests(agent.digests(agent_events))
+    values[MRTD] = FIRMWARE_MRTD
     return values
 
 
@@ -95,9 +95,9 @@ def shape(vcpus: int, memory: int) -> MeasuredShape:
         platform="qemu-11-q35",
         vcpus=vcpus,
         memory=memory,
-        mrtd=(MRTD, hashlib.sha384(b"two-pass").digest()),
+        mrtd=(FIRMWARE_MRTD, hashlib.sha384(b"two-pass").digest()),
         rtmrs=(values[RTMRS[0]], values[RTMRS[1]], values[RTMRS[2]], values[RTMRS[3]]),
-        evidence=dict.fromkeys(Register, Evidence.TPM_BOOT),
+        evidence=dict.fromkeys(TDX_REGISTERS, Evidence.TPM_BOOT),
         events=tuple(
             Event(register, kind, hashlib.sha384(hashed).digest(), origin, Evidence.TPM_BOOT)
             for register, kind, hashed, _, origin in items

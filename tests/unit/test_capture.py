@@ -20,7 +20,7 @@ from privml.agent.tee import TdxTee
 from privml.base.errors import EvidenceError, HostError
 from privml.cli import captured, files
 from privml.cli import replay as held
-from privml.events.registers import Register
+from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR3, index_of_register, register_of_index
 from privml.events.replay import replay
 from privml.events.tcg import ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.evidence import capture
@@ -140,7 +140,7 @@ def test_the_verb(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # n
 # --- a prediction held against it -----------------------------------------------------------------------------------
 
 
-def machine() -> tuple[uki.UkiFacts, firmware.FirmwareFacts, dict[str, bytes], list[LogEntry], dict[Register, bytes]]:
+def machine() -> tuple[uki.UkiFacts, firmware.FirmwareFacts, dict[str, bytes], list[LogEntry], dict[str, bytes]]:
     """A TD that does not exist: the log and registers that are predicted for a machine whose blobs are a vector's."""
     image_facts, firmware_facts, blobs, memory, _ = load("base")
     blobs["BootMenu"] = bytes(2)
@@ -148,9 +148,9 @@ def machine() -> tuple[uki.UkiFacts, firmware.FirmwareFacts, dict[str, bytes], l
         image_facts, firmware_facts, blobs, memory, TD_INTELTDX, agent_events=samples.PREDICATE.agent_events
     )
     log = [
-        LogEntry(int(event.register), event.type, {ALG_SHA384: event.digest}, b"")
+        LogEntry(index_of_register(event.register), event.type, {ALG_SHA384: event.digest}, b"")
         for event in prediction.events
-        if event.register is not Register.RTMR3
+        if event.register != RTMR3
     ]
     return image_facts, firmware_facts, blobs, log, prediction.registers()
 
@@ -158,7 +158,7 @@ def machine() -> tuple[uki.UkiFacts, firmware.FirmwareFacts, dict[str, bytes], l
 MANIFEST = SimpleNamespace(origins={}, agent_events=samples.PREDICATE.agent_events)
 
 
-def archive(folder: Path, log: list[LogEntry], values: dict[Register, bytes], blobs: dict[str, bytes]) -> Path:
+def archive(folder: Path, log: list[LogEntry], values: dict[str, bytes], blobs: dict[str, bytes]) -> Path:
     parts = {f"fw_cfg/{name}": data for name, data in blobs.items() if name in capture.FW_CFG}
     parts[capture.LOG] = encode_log(log, pad_to=65536)
     parts[capture.QUOTE] = sim.make_quote(values, Capture(parts).report_data())
@@ -177,7 +177,7 @@ def test_the_predicted_machine_is_accepted_whole(tmp_path: Path) -> None:
     _, _, blobs, log, values = machine()
     path = archive(tmp_path, log, values, blobs)
     found = hold(path)
-    assert found.equal and found.comparison.matched[Register.RTMR0] > 10, found.problems
+    assert found.equal and found.comparison.matched[RTMR0] > 10, found.problems
     facts = files.read(path).finding.facts
     assert facts["quote"] == "made for these parts" and facts["fw_cfg etc/acpi/tables"].startswith("an event")
 
@@ -186,23 +186,23 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
     _, _, blobs, log, values = machine()
     for at, entry in enumerate(log):
         changed = [*log[:at], LogEntry(entry.index, entry.type, {ALG_SHA384: b"x" * 48}, b""), *log[at + 1 :]]
-        moved = {**values, **{one: value for one, value in replay(changed).items() if one is not Register.RTMR3}}
+        moved = {**values, **{one: value for one, value in replay(changed).items() if one != RTMR3}}
         found = hold(archive(tmp_path, changed, moved, blobs))
         (difference,) = found.comparison.differences
-        assert (difference.register, difference.kind) == (Register(entry.index), "differs")
+        assert (difference.register, difference.kind) == (register_of_index(entry.index), "differs")
         assert not found.problems and not found.equal
-    found = hold(archive(tmp_path, log, {**values, Register.RTMR1: bytes(48)}, blobs))
+    found = hold(archive(tmp_path, log, {**values, RTMR1: bytes(48)}, blobs))
     assert found.problems == ("RTMR1: the quote's value is not that of the captured log",)
-    found = hold(archive(tmp_path, log, {**values, Register.MRTD: bytes(48)}, blobs))
+    found = hold(archive(tmp_path, log, {**values, MRTD: bytes(48)}, blobs))
     assert "another firmware file" in found.problems[0]
-    found = hold(archive(tmp_path, log, {**values, Register.RTMR3: bytes(48)}, blobs))
+    found = hold(archive(tmp_path, log, {**values, RTMR3: bytes(48)}, blobs))
     assert "the agent was not ready" in found.problems[0]
 
 
 def test_without_the_machine_s_blobs_rtmr0_is_left_out_and_said_to_be(tmp_path: Path) -> None:
     _, _, blobs, log, values = machine()
     found = hold(archive(tmp_path, log, values, {**blobs, "etc/e820": b""}))
-    assert found.equal and Register.RTMR0 not in found.comparison.matched
+    assert found.equal and RTMR0 not in found.comparison.matched
     assert any("rtmr0 is not compared" in note for note in found.notes)
 
 

@@ -20,7 +20,7 @@ from tests.property.test_measure_parsers import UKI
 
 from privml.cli import files, replayed
 from privml.events.event import Event
-from privml.events.registers import Register
+from privml.events.registers import RTMR1, RTMR2, RTMR3, index_of_register
 from privml.events.replay import replay_digests
 from privml.events.tcg import ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.measure import acpi, gpt
@@ -199,7 +199,7 @@ def test_the_one_event_that_differs_from_a_quote_is_named(
 
 def test_an_event_that_was_extended_twice_and_a_register_that_nobody_extended() -> None:
     log = files.Log(tuple(parse_log(LOG)), tpm=False)
-    events = [event for event in log.logged if event.register is Register.RTMR1]
+    events = [event for event in log.logged if event.register == RTMR1]
     digests = [event.digest for event in events]
     twice = replay_digests([*digests[:3], digests[2], *digests[3:]])
     told = replayed.one_change(events, twice) or ""
@@ -211,9 +211,9 @@ def test_an_event_that_was_extended_twice_and_a_register_that_nobody_extended() 
 
 def as_log(events: tuple[Event, ...]) -> list[LogEntry]:
     return [
-        LogEntry(int(event.register), event.type, {ALG_SHA384: event.digest}, b"")
+        LogEntry(index_of_register(event.register), event.type, {ALG_SHA384: event.digest}, b"")
         for event in events
-        if event.register is not Register.RTMR3
+        if event.register != RTMR3
     ]
 
 
@@ -224,13 +224,13 @@ def test_a_log_against_a_prediction(place: Path, capsys: pytest.CaptureFixture[s
     outcome = Outcome(capsys, "explain", str(honest), "--against", str(prediction))
     assert outcome.code == 0, outcome.stdout
     entries = as_log(events)
-    at = next(number for number, entry in enumerate(entries) if entry.index == Register.RTMR2)
+    at = next(number for number, entry in enumerate(entries) if entry.index == index_of_register(RTMR2))
     entries[at] = LogEntry(3, entries[at].type, {ALG_SHA384: b"e" * 48}, b"")
     evil = written(place, encode_log(entries), "evil")
     outcome = Outcome(capsys, "explain", str(evil), "--against", str(prediction), "--json")
     assert outcome.code == 1
     (difference,) = json.loads(outcome.stdout)["against"]["differences"]
-    first = next(event for event in events if event.register is Register.RTMR2)
+    first = next(event for event in events if event.register == RTMR2)
     assert difference["register"] == "rtmr2" and difference["a"]["origin"] == first.origin
     assert difference["b"]["digest"] == (b"e" * 48).hex()
     told = Outcome(capsys, "explain", str(evil), "--against", str(prediction)).stdout

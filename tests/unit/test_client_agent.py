@@ -20,7 +20,7 @@ from privml.client import attested
 from privml.client.gate import Gate
 from privml.events import agent, tcg
 from privml.events.event import Event, Evidence
-from privml.events.registers import RTMRS, Register
+from privml.events.registers import RTMR2, RTMRS, TDX_REGISTERS
 from privml.events.replay import replay_digests, replay_tpm_as_rtmrs
 from privml.statement.predicate import MeasuredShape, Predicate, decode, encode
 from privml.verify.policy import Expected, Policy
@@ -56,8 +56,8 @@ def prediction(made: Guest) -> Predicate:
         memory=2 << 30,
         mrtd=(MRTD,),
         rtmrs=(values[0], values[1], values[2], replay_digests(agent.digests(events))),
-        evidence=dict.fromkeys(Register, Evidence.SOURCE),
-        events=(Event(Register.RTMR2, 6, b"\x03" * 48, "uki.efi .initrd", Evidence.SOURCE),),
+        evidence=dict.fromkeys(TDX_REGISTERS, Evidence.SOURCE),
+        events=(Event(RTMR2, 6, b"\x03" * 48, "uki.efi .initrd", Evidence.SOURCE),),
     )
     predicate = Predicate(config.name, config.variant, bytes(32), events, (shape,))
     return decode(encode(predicate))

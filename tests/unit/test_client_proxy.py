@@ -21,7 +21,7 @@ from privml.base.errors import HostError, UsageError
 from privml.client import attested, proxy
 from privml.client.gate import Gate
 from privml.events import types
-from privml.events.registers import Register
+from privml.events.registers import RTMR2
 from privml.verify.policy import Policy
 from privml.verify.verdict import Verdict
 
@@ -396,7 +396,7 @@ def test_a_taken_port_is_an_error_of_the_host(guest: Guest) -> None:
 def test_an_unmodified_openai_client(guest: Guest) -> None:
     """The library that people use sees our refusal as an ordinary error of permission."""
     openai = pytest.importorskip("openai")
-    guest.items = [*samples.extends(4 << 30), (Register.RTMR2, types.EV_IPL, b"x", b"x", "")]
+    guest.items = [*samples.extends(4 << 30), (RTMR2, types.EV_IPL, b"x", b"x", "")]
     with proxied(gate_for(guest)) as port:
         client = openai.OpenAI(base_url=f"http://127.0.0.1:{port}/v1", api_key="none", max_retries=0)
         with client, pytest.raises(openai.PermissionDeniedError, match="rtmr2"):

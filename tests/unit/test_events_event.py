@@ -8,7 +8,7 @@ import pytest
 from privml.base.errors import EvidenceError
 from privml.events.event import Event, Evidence
 from privml.events.explain import describe, explain_event, proven
-from privml.events.registers import Register
+from privml.events.registers import MRTD, RTMR0, RTMR2
 from privml.events.replay import replay_events
 from privml.events.tcg import ALG_SHA384, LogEntry
 from privml.events.types import (
@@ -25,7 +25,7 @@ from privml.events.types import (
     type_name,
 )
 
-EVENT = Event(Register.RTMR2, EV_IPL, bytes(48), "uki.efi .cmdline", Evidence.HARDWARE, "a note")
+EVENT = Event(RTMR2, EV_IPL, bytes(48), "uki.efi .cmdline", Evidence.HARDWARE, "a note")
 
 
 def test_an_event_survives_json() -> None:
@@ -52,9 +52,9 @@ def test_a_malformed_event_names_its_field(change: dict[str, object]) -> None:
 
 def test_nothing_extends_mrtd() -> None:
     with pytest.raises(EvidenceError, match="MRTD"):
-        replay_events([Event(Register.MRTD, EV_IPL, bytes(48), "x", Evidence.SOURCE)])
+        replay_events([Event(MRTD, EV_IPL, bytes(48), "x", Evidence.SOURCE)])
     with pytest.raises(EvidenceError, match="47 bytes"):
-        Event(Register.RTMR0, EV_IPL, bytes(47), "x", Evidence.SOURCE)
+        Event(RTMR0, EV_IPL, bytes(47), "x", Evidence.SOURCE)
 
 
 def entry(kind: int, data: bytes, hashed: bytes | None = None) -> LogEntry:

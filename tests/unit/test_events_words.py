@@ -10,7 +10,7 @@ from privml.events import types
 from privml.events.event import Event, Evidence
 from privml.events.explain import tell, word_changes
 from privml.events.logged import LoggedEvent
-from privml.events.registers import Register
+from privml.events.registers import RTMR2
 from privml.events.tcg import ALG_SHA384, LogEntry
 
 LINE = "console=ttyS0 quiet panic=-1 privml.root=aa:bb:1:1"
@@ -43,16 +43,16 @@ def test_a_command_line_that_stands_as_an_event_of_its_own_is_told_by_its_words(
     # The stub measures a host's words once more, in an event that nobody predicted; the kernel's own has no text.
     line = "console=ttyS0 quiet privml.root=abc"
     predicted = Event(
-        Register.RTMR2, types.EV_EVENT_TAG, b"\1" * 48, "uki.efi .cmdline (recipes/x.yaml:3 a)", Evidence.SOURCE, line
+        RTMR2, types.EV_EVENT_TAG, b"\1" * 48, "uki.efi .cmdline (recipes/x.yaml:3 a)", Evidence.SOURCE, line
     )
     text = f"{line} audit=0\0".encode("utf-16-le")
     entry = LogEntry(3, types.EV_IPL, {ALG_SHA384: hashlib.sha384(text).digest()}, text)
-    told = tell(Register.RTMR2, 13, None, LoggedEvent(Register.RTMR2, entry, 0), near=[predicted])
+    told = tell(RTMR2, 13, None, LoggedEvent(RTMR2, entry, 0), near=[predicted])
     assert told == (
         "RTMR2 event 13: not predicted: logged EV_IPL, the text of EV_EVENT_TAG from uki.efi .cmdline "
         '(recipes/x.yaml:3 a) with "audit=0" added'
     )
     other = LogEntry(3, types.EV_IPL, entry.digests, "something else\0".encode("utf-16-le"))
-    alone = tell(Register.RTMR2, 13, None, LoggedEvent(Register.RTMR2, other, 0), near=[predicted])
+    alone = tell(RTMR2, 13, None, LoggedEvent(RTMR2, other, 0), near=[predicted])
     assert "the text of" not in alone
     assert '"something else"' in alone

@@ -11,7 +11,7 @@ import pytest
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, loads
 from privml.events.explain import describe
-from privml.events.registers import RTMRS
+from privml.events.registers import RTMR0, RTMR1, RTMR2, RTMRS
 from privml.evidence import document, facts, merkle, quote, report_data
 from privml.evidence.report_data import Devices, Header, Keys
 
@@ -152,10 +152,9 @@ def test_a_bad_boot_log_is_a_fact_and_no_error() -> None:
 
 def test_a_tpm_log_is_read_as_registers() -> None:
     from privml.events import tcg
-    from privml.events.registers import Register
     from privml.events.tcg import LogEntry
 
-    pcrs = {Register.RTMR0: 1, Register.RTMR1: 4, Register.RTMR2: 9}
+    pcrs = {RTMR0: 1, RTMR1: 4, RTMR2: 9}
     entries = [
         LogEntry(pcrs[register], kind, {tcg.ALG_SHA256: bytes(32), tcg.ALG_SHA384: _sha384(hashed)}, data)
         for register, kind, hashed, data, _ in samples.extends(4 << 30)

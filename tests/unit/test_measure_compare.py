@@ -6,7 +6,7 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.events.event import Event, Evidence
-from privml.events.registers import Register
+from privml.events.registers import RTMR0, RTMR1, RTMR2
 from privml.events.tcg import ALG_SHA256, ALG_SHA384, LogEntry
 from privml.events.types import EV_EFI_ACTION, EV_EVENT_TAG, EV_IPL
 from privml.measure.compare import KNOWN, compare
@@ -16,7 +16,7 @@ def digest(text: str) -> bytes:
     return hashlib.sha384(text.encode()).digest()
 
 
-def event(text: str, register: Register = Register.RTMR1, kind: int = EV_EFI_ACTION) -> Event:
+def event(text: str, register: str = RTMR1, kind: int = EV_EFI_ACTION) -> Event:
     return Event(register, kind, digest(text), f"input {text}", Evidence.SOURCE)
 
 
@@ -50,8 +50,8 @@ def test_a_replaced_stretch_pairs_events_of_one_type() -> None:
 
 def test_registers_are_compared_one_by_one() -> None:
     log = [entry("z", 1), entry("a"), entry("b"), entry("c")]
-    comparison = compare([*PREDICTED, event("z", Register.RTMR0)], log, tpm=False)
-    assert comparison.equal and comparison.matched == {Register.RTMR0: 1, Register.RTMR1: 3, Register.RTMR2: 0}
+    comparison = compare([*PREDICTED, event("z", RTMR0)], log, tpm=False)
+    assert comparison.equal and comparison.matched == {RTMR0: 1, RTMR1: 3, RTMR2: 0}
 
 
 def test_a_tpm_log_is_mapped() -> None:
@@ -69,7 +69,7 @@ def test_a_retried_exit_is_named() -> None:
 def test_another_command_line_is_named() -> None:
     data = b"\xed\x22\x3b\x8f\x1a\0\0\0LOADED_IMAGE::LoadOptions\0"
     logged = LogEntry(3, EV_EVENT_TAG, {ALG_SHA384: digest("evil")}, data)
-    predicted = [event("good", Register.RTMR2, EV_EVENT_TAG)]
+    predicted = [event("good", RTMR2, EV_EVENT_TAG)]
     (difference,) = compare(predicted, [logged], tpm=False).differences
     assert difference.known is not None and difference.known.id == "other-command-line"
 

@@ -9,7 +9,7 @@ import pytest
 from privml.base.errors import MeasurementError
 from privml.events import agent
 from privml.events.event import Event, Evidence
-from privml.events.registers import Register
+from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3
 from privml.events.replay import replay_digests
 from privml.events.types import EV_IPL, EV_PLATFORM_CONFIG_FLAGS, type_name
 from privml.measure.digest import sha384
@@ -47,13 +47,13 @@ def td(uki: UkiFacts = UKI, blobs: dict[str, bytes] = BLOBS, **more: Any) -> Pre
     return predict(uki, FIRMWARE, blobs, 2 << 30, TD_INTELTDX, **more)
 
 
-def names(events: tuple[Event, ...], register: Register) -> list[str]:
-    return [f"{type_name(event.type)} {event.origin}" for event in events if event.register is register]
+def names(events: tuple[Event, ...], register: str) -> list[str]:
+    return [f"{type_name(event.type)} {event.origin}" for event in events if event.register == register]
 
 
 def test_rows_of_a_td() -> None:
     events = td(agent_events=AGENT).events
-    assert names(events, Register.RTMR0) == [
+    assert names(events, RTMR0) == [
         "EV_EFI_HANDOFF_TABLES2 TD HOB",
         "EV_EFI_PLATFORM_FIRMWARE_BLOB2 firmware.fd CFV",
         "EV_PLATFORM_CONFIG_FLAGS BootMenu",
@@ -68,14 +68,14 @@ def test_rows_of_a_td() -> None:
         "EV_EFI_HANDOFF_TABLES etc/smbios/smbios-tables",
         "EV_IPL etc/smbios/smbios-tables type 1",
     ]
-    assert names(events, Register.RTMR1) == [
+    assert names(events, RTMR1) == [
         "EV_EFI_BOOT_SERVICES_APPLICATION uki.efi",
         "EV_EFI_ACTION firmware: boot option starts",
         "EV_SEPARATOR firmware: separator before the boot option starts",
         "EV_EFI_ACTION firmware: Exit Boot Services Invocation",
         "EV_EFI_ACTION firmware: Exit Boot Services Returned with Success",
     ]
-    assert [name.split(" ", 1)[1] for name in names(events, Register.RTMR2)] == [
+    assert [name.split(" ", 1)[1] for name in names(events, RTMR2)] == [
         "uki.efi .linux (its name)",
         "uki.efi .linux",
         "uki.efi .cmdline (its name)",
@@ -83,28 +83,28 @@ def test_rows_of_a_td() -> None:
         "uki.efi .cmdline as the kernel's LoadOptions",
         "uki.efi .initrd with the stub's additions",
     ]
-    assert names(events, Register.RTMR3) == ["0x00000000 agent: config", "0x00000000 agent: system-ready"]
+    assert names(events, RTMR3) == ["0x00000000 agent: config", "0x00000000 agent: system-ready"]
 
 
 def test_rtmr3_is_the_agent_s_log() -> None:
     prediction = td(agent_events=AGENT)
-    assert prediction.registers()[Register.RTMR3] == agent.replay_log(agent.encode_log(AGENT))
-    assert td().registers()[Register.RTMR3] == bytes(48)
-    assert prediction.registers()[Register.MRTD] == b"s" * 48 and prediction.mrtd_two == b"t" * 48
+    assert prediction.registers()[RTMR3] == agent.replay_log(agent.encode_log(AGENT))
+    assert td().registers()[RTMR3] == bytes(48)
+    assert prediction.registers()[MRTD] == b"s" * 48 and prediction.mrtd_two == b"t" * 48
 
 
 def test_registers_replay_the_events() -> None:
     prediction = td()
-    digests = [event.digest for event in prediction.events if event.register is Register.RTMR2]
-    assert prediction.registers()[Register.RTMR2] == replay_digests(digests)
+    digests = [event.digest for event in prediction.events if event.register == RTMR2]
+    assert prediction.registers()[RTMR2] == replay_digests(digests)
     assert sha384(load_options("console=hvc0 a=1")) in digests
 
 
 def test_the_weakest_evidence_speaks_for_a_register() -> None:
     levels = td().evidence()
-    assert levels[Register.RTMR0] is Evidence.SOURCE  # fw_cfg items and the stub's SMBIOS event
-    assert levels[Register.RTMR1] is levels[Register.RTMR2] is Evidence.TPM_BOOT  # what the stub does
-    assert levels[Register.MRTD] is Evidence.HARDWARE
+    assert levels[RTMR0] is Evidence.SOURCE  # fw_cfg items and the stub's SMBIOS event
+    assert levels[RTMR1] is levels[RTMR2] is Evidence.TPM_BOOT  # what the stub does
+    assert levels[MRTD] is Evidence.HARDWARE
     assert Evidence.HARDWARE not in {event.evidence for event in predict(UKI, FIRMWARE, BLOBS, 2 << 30, TPM).events}
 
 
@@ -131,9 +131,9 @@ def test_enrolled_keys_change_secure_boot() -> None:
     keyed = FirmwareFacts(
         FIRMWARE.sections, b"s" * 48, b"t" * 48, b"c" * 48, {(GLOBAL, "PK"): b"key"}, FIRMWARE.strings
     )
-    mine = td().registers()[Register.RTMR0]
+    mine = td().registers()[RTMR0]
     theirs = predict(UKI, keyed, BLOBS, 2 << 30, TD_INTELTDX)
-    assert theirs.registers()[Register.RTMR0] != mine
+    assert theirs.registers()[RTMR0] != mine
     with_options = predict(UKI, keyed, BLOBS, 2 << 30, TD_INTELTDX, host_cmdline="console=x evil")
     assert with_options.events == theirs.events  # the stub drops what the host says
 
@@ -155,8 +155,8 @@ def test_each_input_of_the_machine_moves_rtmr0(change: str) -> None:
     else:  # the firmware blanks a UUID, the stub does not
         blobs[TABLES] = SYSTEM[:8] + b"U" * 16 + SYSTEM[24:] + bytes.fromhex("7f04fffe0000")
     other = predict(UKI, firmware, blobs, memory, TD_INTELTDX).registers()
-    assert other[Register.RTMR0] != mine[Register.RTMR0]
-    assert {register for register in mine if mine[register] != other[register]} == {Register.RTMR0}
+    assert other[RTMR0] != mine[RTMR0]
+    assert {register for register in mine if mine[register] != other[register]} == {RTMR0}
 
 
 @pytest.mark.parametrize("name", ["etc/table-loader", "etc/acpi/tables", TABLES, "BootMenu"])
@@ -175,7 +175,7 @@ def test_the_console_is_not_left_to_the_stub() -> None:
     ]
     assert sha384(load_options("quiet")) in [event.digest for event in td(silent, stub_console="").events]
     bare = td(UkiFacts(b"k" * 48, (), "", None), stub_console="").events
-    assert not any(event.register is Register.RTMR2 for event in bare)
+    assert not any(event.register == RTMR2 for event in bare)
 
 
 def test_profiles_are_found_by_name() -> None:

@@ -9,7 +9,7 @@ from agent_guest import MRTD, SHA384, TPM_LOG
 
 from privml.agent.tee import Tee
 from privml.base.errors import EvidenceError, HostError
-from privml.events.registers import ZERO, Register
+from privml.events.registers import RTMR0, RTMR1, RTMR2, ZERO
 from privml.events.replay import extend, replay_tpm_as_rtmrs
 from privml.events.tcg import LogEntry, encode_log, parse_log
 from privml.evidence import quote
@@ -30,7 +30,7 @@ def test_quote_carries_this_boots_log_and_the_launchers_mrtd(tmp_path: Path) -> 
     body = quote.parse(tee.quote(bytes(range(64)))).body
     replayed = replay_tpm_as_rtmrs(parse_log(TPM_LOG))
     assert body.mr_td == MRTD
-    assert body.rtmrs[:3] == tuple(replayed[r] for r in (Register.RTMR0, Register.RTMR1, Register.RTMR2))
+    assert body.rtmrs[:3] == tuple(replayed[r] for r in (RTMR0, RTMR1, RTMR2))
     assert all(value != ZERO for value in body.rtmrs[:3])
     assert body.rtmrs[3] == tee.rtmr3() == extend(ZERO, b"\x07" * 48)
     assert body.report_data == bytes(range(64))
@@ -41,7 +41,7 @@ def test_quote_carries_this_boots_log_and_the_launchers_mrtd(tmp_path: Path) -> 
 def test_another_boot_gives_another_quote(tmp_path: Path) -> None:
     other = encode_log([*parse_log(TPM_LOG), LogEntry(9, 0x00000006, {SHA384: b"\x09" * 48}, b"another initrd")])
     body = quote.parse(platform(tmp_path, log=other).quote(bytes(64))).body
-    assert body.rtmrs[2] != replay_tpm_as_rtmrs(parse_log(TPM_LOG))[Register.RTMR2]
+    assert body.rtmrs[2] != replay_tpm_as_rtmrs(parse_log(TPM_LOG))[RTMR2]
 
 
 @pytest.mark.parametrize("mrtd", ["", "00" * 47, "AB" * 48, "zz" * 48, "00" * 48 + " 00"])

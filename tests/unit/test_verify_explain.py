@@ -10,7 +10,7 @@ import pytest
 
 from privml.events import agent, types
 from privml.events.explain import describe
-from privml.events.registers import Register
+from privml.events.registers import RTMR2
 from privml.events.tcg import ALG_SHA384, LogEntry
 from privml.verify.check import verify
 from privml.verify.policy import Policy
@@ -37,7 +37,7 @@ def where(verdict: Verdict, code: str) -> str:
 
 
 def extra(text: str) -> samples.Extend:
-    return (Register.RTMR2, types.EV_IPL, samples.utf16(text), samples.utf16(text), "nobody")
+    return (RTMR2, types.EV_IPL, samples.utf16(text), samples.utf16(text), "nobody")
 
 
 def test_another_command_line_names_recipe_line_and_text() -> None:

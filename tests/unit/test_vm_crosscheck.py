@@ -11,7 +11,7 @@ from test_cli_main import Outcome, as_found, image, place  # noqa: F401 - fixtur
 from tests.golden.test_measure_fixtures import END, firmware, loader_and_rsdp
 
 from privml.base.errors import HostError
-from privml.events.registers import Register
+from privml.events.registers import RTMR0
 from privml.machine.platform import Shape
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_OVMF_2025
@@ -51,14 +51,14 @@ def test_its_captured_output_agrees_and_a_changed_one_does_not(name: str, tmp_pa
         UkiFacts(bytes(48), (), "console=ttyS0", None), firmware(), blobs(name), shape.memory, TD_OVMF_2025
     )
     mrtd = (made.mrtd_single, made.mrtd_two)
-    checks = crosscheck.judge(theirs, mrtd, made.registers()[Register.RTMR0])
+    checks = crosscheck.judge(theirs, mrtd, made.registers()[RTMR0])
     assert [check.equal for check in checks] == [True, True], [str(check) for check in checks]
     assert "agrees" in str(checks[0])
     metadata = json.loads((tmp_path / "metadata").read_text())["boot_config"]
     assert (metadata["cpus"], metadata["memory"]) == (shape.vcpus, f"{shape.memory >> 20}M")
     assert (tmp_path / "loader").read_bytes() == blobs(name)["etc/table-loader"]
     assert (tmp_path / "words").read_text().startswith("--platform-only --json ")
-    wrong = crosscheck.judge({**theirs, "rtmr0": "ab" * 48}, mrtd, made.registers()[Register.RTMR0])
+    wrong = crosscheck.judge({**theirs, "rtmr0": "ab" * 48}, mrtd, made.registers()[RTMR0])
     assert not wrong[1].equal and f"says {'ab' * 48}" in str(wrong[1])
 
 

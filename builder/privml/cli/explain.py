@@ -11,7 +11,7 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.cli import files, replayed
 from privml.events.event import Event
-from privml.events.registers import RTMRS, Register
+from privml.events.registers import RTMR3, RTMRS
 from privml.events.types import type_name
 from privml.statement.predicate import MeasuredShape
 
@@ -40,7 +40,7 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     other = files.read(against) if against is not None else file if file.claimed else None
     result: dict[str, Any] = {
         "log": {"kind": file.finding.kind, "path": str(log)},
-        "registers": {name.name.lower(): value.hex() for name, value in file.finding.registers.items()},
+        "registers": {name: value.hex() for name, value in file.finding.registers.items()},
         "events": [event.to_dict() for event in file.finding.events],
     }
     lines: list[str]
@@ -64,8 +64,8 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
 def _events(file: files.File) -> list[str]:
     lines = [file.finding.title]
     for register in RTMRS:
-        of = [event for event in file.finding.events if event.register is register]
-        lines.append(f"{register.name.lower()}  {file.finding.registers[register].hex()}  {len(of)} events")
+        of = [event for event in file.finding.events if event.register == register]
+        lines.append(f"{register}  {file.finding.registers[register].hex()}  {len(of)} events")
         lines += [_line(number, event) for number, event in enumerate(of, 1)]
     return lines
 
@@ -82,14 +82,14 @@ def _against_values(file: files.File, other: files.File, result: dict[str, Any])
     lines = [f"{file.finding.title}, against {other.finding.title if other is not file else 'the quote beside it'}"]
     agrees = True
     for register in RTMRS:
-        events = [event for event in log.logged if event.register is register]
+        events = [event for event in log.logged if event.register == register]
         equal = file.finding.registers[register] == claimed[register]
-        name = register.name.lower()
+        name = register
         row: dict[str, Any] = {"equal": equal, "log": file.finding.registers[register].hex()}
         row["quote"] = claimed[register].hex()
         if equal:
             lines.append(f"{name}: agrees ({len(events)} events)")
-        elif register is Register.RTMR3 and not events:
+        elif register == RTMR3 and not events:
             lines.append(f"{name}: software in the TD extended it; firmware's log knows nothing of that")
             row["note"] = "extended by software in the TD"
         else:
@@ -113,12 +113,12 @@ def _against_events(file: files.File, other: files.File, result: dict[str, Any])
     title = f"prediction for {shape.label}" if shape is not None else other.finding.title
     lines = [f"{file.finding.title}, against {title}"]
     for register in _LOGGED:
-        of = [change for change in found if change.register is register]
-        count = len([event for event in expected if event.register is register])
+        of = [change for change in found if change.register == register]
+        count = len([event for event in expected if event.register == register])
         if not of:
-            lines.append(f"{register.name.lower()}: agrees ({count} events)")
+            lines.append(f"{register}: agrees ({count} events)")
             continue
-        lines.append(f"{register.name.lower()}: {len(of)} differences; the first is")
+        lines.append(f"{register}: {len(of)} differences; the first is")
         lines.append(f"  {of[0].text(names, of)}")
         lines += [f"  then {change.text(names, of)}" for change in of[1:]]
     result["against"] = {

@@ -16,7 +16,7 @@ from privml.events import tcg
 from privml.events.event import Event
 from privml.events.explain import as_event
 from privml.events.logged import LoggedEvent, is_tpm_log, logged
-from privml.events.registers import RTMRS, Register
+from privml.events.registers import MRTD, RTMR3, RTMRS
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.evidence import capture as captures
@@ -55,10 +55,10 @@ class Log:
         """The extends as events, in the log's order: where each stands, and what it says it is."""
         return tuple(as_event(one) for one in self.logged)
 
-    def registers(self) -> dict[Register, bytes]:
+    def registers(self) -> dict[str, bytes]:
         """RTMR0..3 as the log replays."""
         return {
-            register: replay_digests(event.digest for event in self.logged if event.register is register)
+            register: replay_digests(event.digest for event in self.logged if event.register == register)
             for register in RTMRS
         }
 
@@ -72,7 +72,7 @@ class File:
     finding: Finding
     log: Log | None = None
     shapes: tuple[MeasuredShape, ...] = ()
-    claimed: dict[Register, bytes] | None = None
+    claimed: dict[str, bytes] | None = None
     capture: Capture | None = None
 
     def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
@@ -205,7 +205,7 @@ def _quote(path: Path, data: bytes) -> File:
         facts=facts,
         notes=tuple(notes),
     )
-    return File(path, finding, claimed={Register.MRTD: body.mr_td, **registers})
+    return File(path, finding, claimed={MRTD: body.mr_td, **registers})
 
 
 def _report(path: Path, data: bytes) -> File:
@@ -225,7 +225,7 @@ def _report(path: Path, data: bytes) -> File:
         facts=facts,
         notes=("its MAC can be checked on its own machine only",),
     )
-    return File(path, finding, claimed={Register.MRTD: parsed.mr_td, **registers})
+    return File(path, finding, claimed={MRTD: parsed.mr_td, **registers})
 
 
 def _capture(path: Path, capture: Capture) -> File:
@@ -241,9 +241,9 @@ def _capture(path: Path, capture: Capture) -> File:
         facts["quote"] = "made for these parts" if bound else "made for something else than these parts"
         if log is not None and claimed is not None:
             for register, value in log.registers().items():
-                if register is not Register.RTMR3:
+                if register != RTMR3:
                     agrees = value == claimed[register]
-                    facts[register.name.lower()] = "log and quote agree" if agrees else "log and quote differ"
+                    facts[register] = "log and quote agree" if agrees else "log and quote differ"
     logged_digests = {event.digest for event in log.logged} if log is not None else set()
     for name, data in sorted(capture.blobs.items()):
         if sha384(data) in logged_digests:
@@ -256,7 +256,7 @@ def _capture(path: Path, capture: Capture) -> File:
     finding = Finding(
         "capture",
         f"capture of a TD, {len(capture.files)} parts",
-        mrtd={"mrtd": claimed[Register.MRTD]} if claimed is not None else {},
+        mrtd={"mrtd": claimed[MRTD]} if claimed is not None else {},
         registers=log.registers() if log is not None else {},
         events=log.events() if log is not None else (),
         facts=facts,

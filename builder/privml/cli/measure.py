@@ -89,9 +89,9 @@ def _file(finding: Finding, *, events: bool, as_json: bool) -> None:
     for order, value in finding.mrtd.items():
         click.echo(f"  mrtd   {value.hex()}  {'' if order == 'mrtd' else order.replace('_', '-')}".rstrip())
     for register, value in finding.registers.items():
-        click.echo(f"  {register.name.lower()}  {value.hex()}")
+        click.echo(f"  {register}  {value.hex()}")
     for event in finding.events if events or not finding.registers else ():
-        click.echo(f"    {event.register.name.lower()}  {event.digest.hex()}  {_what(event)}")
+        click.echo(f"    {event.register}  {event.digest.hex()}  {_what(event)}")
     for name, text in finding.facts.items():
         click.echo(f"  {name}: {text}")
     for note in finding.notes:

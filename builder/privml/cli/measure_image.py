@@ -14,7 +14,7 @@ from privml.base.steps import say, step
 from privml.cli import replay as held
 from privml.cli.context import Target, Workplace, recipes_directory, resolve
 from privml.events.explain import seen_words
-from privml.events.registers import RTMRS, Register
+from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
 from privml.image.manifest import Manifest
 from privml.machine.matrix import shapes as shapes_of
 from privml.machine.platform import Platform, Shape
@@ -112,8 +112,8 @@ def _matrix_row(shape: MeasuredShape, *, events: bool) -> dict[str, Any]:
         "memory": shape.memory,
         "mrtd": dict(zip(("single_pass", "two_pass"), (value.hex() for value in shape.mrtd), strict=False)),
     }
-    row.update({register.name.lower(): shape.accepted(register)[0].hex() for register in RTMRS})
-    row["evidence"] = {register.name.lower(): shape.evidence[register].value for register in Register}
+    row.update({register: shape.accepted(register)[0].hex() for register in RTMRS})
+    row["evidence"] = {register: shape.evidence[register].value for register in TDX_REGISTERS}
     if events:
         row["events"] = [event.to_dict() for event in shape.events]
     return row
@@ -121,10 +121,10 @@ def _matrix_row(shape: MeasuredShape, *, events: bool) -> dict[str, Any]:
 
 def _show(shape: MeasuredShape, *, events: bool) -> None:
     click.echo(shape.label)
-    for register in Register:
-        name = register.name.lower()
+    for register in TDX_REGISTERS:
+        name = register
         for number, value in enumerate(shape.accepted(register)):
-            note = ("single-pass", "two-pass")[number] if register is Register.MRTD else _weakest(shape, register)
+            note = ("single-pass", "two-pass")[number] if register == MRTD else _weakest(shape, register)
             click.echo(f"  {name}  {value.hex()}  {shape.evidence[register].value}  {note}".rstrip())
         if events:
             for event in shape.of(register):
@@ -133,7 +133,7 @@ def _show(shape: MeasuredShape, *, events: bool) -> None:
                 )
 
 
-def _weakest(shape: MeasuredShape, register: Register) -> str:
+def _weakest(shape: MeasuredShape, register: str) -> str:
     """Which events keep a register at its level: how many of them, and the first."""
     events = shape.of(register)
     weakest = [event for event in events if event.evidence is shape.evidence[register]]
@@ -173,8 +173,8 @@ def _boots(
 def _show_boot(shape: Shape, booted: Boot) -> None:
     click.echo(str(shape))
     for register, count in booted.comparison.matched.items():
-        missing = sum(one.register is register and one.predicted is not None for one in booted.comparison.differences)
-        click.echo(f"  {register.name.lower()}: {count} of {count + missing} predicted events are in the log")
+        missing = sum(one.register == register and one.predicted is not None for one in booted.comparison.differences)
+        click.echo(f"  {register}: {count} of {count + missing} predicted events are in the log")
     for difference in booted.comparison.differences:
         click.echo(f"  {difference.text()}")
     if booted.account is not None:
@@ -212,6 +212,6 @@ def _as_json(platform: Platform, shape: Shape, booted: Boot) -> dict[str, Any]:
         "td_rules": dict(booted.account.used) if booted.account else {},
         "td_unexplained": [one.to_dict() for one in booted.account.unexplained] if booted.account else [],
         "td_unused": list(booted.account.unused) if booted.account else [],
-        "matched": {register.name.lower(): count for register, count in comparison.matched.items()},
+        "matched": dict(comparison.matched.items()),
         "differences": [difference.to_dict() for difference in comparison.differences],
     }

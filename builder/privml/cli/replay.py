@@ -12,7 +12,7 @@ import click
 from privml.base.errors import Differs, MeasurementError, UsageError
 from privml.cli import files
 from privml.events.event import Event
-from privml.events.registers import RTMRS, Register
+from privml.events.registers import MRTD, RTMR3, RTMRS
 from privml.events.replay import replay_digests
 from privml.image.manifest import Manifest, check_artefacts
 from privml.measure import firmware, payload, pciwindow, uki
@@ -56,8 +56,8 @@ def replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool)
         click.echo(json.dumps(_as_json(found), indent=2, sort_keys=True))
     else:
         for register, count in found.comparison.matched.items():
-            total = sum(event.register is register for event in found.predicted)
-            click.echo(f"{register.name.lower()}: {count} of {total} predicted events are in the log")
+            total = sum(event.register == register for event in found.predicted)
+            click.echo(f"{register}: {count} of {total} predicted events are in the log")
         for line in (*(one.text() for one in found.comparison.differences), *found.problems):
             click.echo(line)
         for note in found.notes:
@@ -74,7 +74,7 @@ def hold(image: UkiFacts, fw: FirmwareFacts, manifest: Manifest, file: files.Fil
         raise MeasurementError(f"{file.path}: the capture has no event log")
     notes = list(file.finding.notes)
     blobs = {"BootMenu": _BOOT_MENU, **capture.blobs}
-    registers: tuple[Register, ...] = _LOGGED
+    registers: tuple[str, ...] = _LOGGED
     try:
         memory = pciwindow.ram(blobs.get(pciwindow.E820, b""))
         prediction = predict(
@@ -94,19 +94,19 @@ def hold(image: UkiFacts, fw: FirmwareFacts, manifest: Manifest, file: files.Fil
     problems = []
     for register in _LOGGED if file.claimed is not None else ():
         if file.finding.registers[register] != (file.claimed or {})[register]:
-            problems.append(f"{register.name}: the quote's value is not that of the captured log")
+            problems.append(f"{register.upper()}: the quote's value is not that of the captured log")
     if file.claimed is None:
         notes.append("no quote: nothing vouches for the log, and MRTD and RTMR3 are not compared")
     else:
-        if file.claimed[Register.MRTD] not in (fw.mrtd_single, fw.mrtd_two):
+        if file.claimed[MRTD] not in (fw.mrtd_single, fw.mrtd_two):
             problems.append(
                 f"MRTD: predicted {fw.mrtd_single.hex()} or {fw.mrtd_two.hex()}, quoted "
-                f"{file.claimed[Register.MRTD].hex()}: another firmware file"
+                f"{file.claimed[MRTD].hex()}: another firmware file"
             )
-        wanted = replay_digests(event.digest for event in events if event.register is Register.RTMR3)
-        if file.claimed[Register.RTMR3] != wanted and registers == _LOGGED:
+        wanted = replay_digests(event.digest for event in events if event.register == RTMR3)
+        if file.claimed[RTMR3] != wanted and registers == _LOGGED:
             problems.append(
-                f"RTMR3: predicted {wanted.hex()}, quoted {file.claimed[Register.RTMR3].hex()}: "
+                f"RTMR3: predicted {wanted.hex()}, quoted {file.claimed[RTMR3].hex()}: "
                 "the agent was not ready, or something else extended it"
             )
     return Replayed(comparison, events, tuple(problems), tuple(notes))
@@ -115,7 +115,7 @@ def hold(image: UkiFacts, fw: FirmwareFacts, manifest: Manifest, file: files.Fil
 def _as_json(found: Replayed) -> dict[str, Any]:
     return {
         "equal": found.equal,
-        "matched": {register.name.lower(): count for register, count in found.comparison.matched.items()},
+        "matched": dict(found.comparison.matched.items()),
         "differences": [difference.to_dict() for difference in found.comparison.differences],
         "problems": list(found.problems),
         "notes": list(found.notes),

@@ -11,7 +11,7 @@ from privml.events.align import differences
 from privml.events.event import Event
 from privml.events.explain import as_event, describe, hashed, tell
 from privml.events.logged import LoggedEvent
-from privml.events.registers import ZERO, Register
+from privml.events.registers import ZERO, index_of_register
 from privml.events.replay import extend, replay_digests
 from privml.events.tcg import ALG_SHA384, LogEntry
 from privml.events.types import EV_SEPARATOR, type_name
@@ -30,7 +30,7 @@ _NEAR = 8  # how many events the length of a log, which its host chooses, may ma
 class Change:
     """One event that two lists do not share; ``position`` is where it stands among the second's of the register."""
 
-    register: Register
+    register: str
     position: int
     left: Item | None
     right: Item | None
@@ -38,14 +38,14 @@ class Change:
 
     def text(self, names: tuple[str, str], near: Sequence[Change] = ()) -> str:
         """One line for a person; ``names`` say whose events they are, ``near`` holds the other changes."""
-        others = [one.left for one in near if one.left is not None and one.register is self.register][:_NEAR]
+        others = [one.left for one in near if one.left is not None and one.register == self.register][:_NEAR]
         line = tell(self.register, self.position, self.left, self.right, names, others)
         return line if self.known is None else f"{line}; [{self.known.id}] {self.known.meaning}"
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object; ``a`` and ``b`` are the two sides."""
         return {
-            "register": self.register.name.lower(),
+            "register": self.register,
             "position": self.position,
             "a": _event(self.left).to_dict() if self.left else None,
             "b": _event(self.right).to_dict() if self.right else None,
@@ -53,12 +53,12 @@ class Change:
         }
 
 
-def changes(left: Sequence[Item], right: Sequence[Item], registers: Sequence[Register]) -> list[Change]:
+def changes(left: Sequence[Item], right: Sequence[Item], registers: Sequence[str]) -> list[Change]:
     """The events that the two lists do not share, register by register."""
     found: list[Change] = []
     for register in registers:
-        ours = [event for event in left if event.register is register]
-        theirs = [event for event in right if event.register is register]
+        ours = [event for event in left if event.register == register]
+        theirs = [event for event in right if event.register == register]
         for one, other, position in differences(ours, theirs):
             found.append(Change(register, position, one, other, known(*_for_rules(one, other))))
     return found
@@ -70,7 +70,7 @@ def _for_rules(one: Item | None, other: Item | None) -> tuple[Event | None, LogE
         one, other = other, one
     event = None if one is None else _event(one)
     if isinstance(other, Event):
-        return event, LogEntry(int(other.register), other.type, {ALG_SHA384: other.digest}, b"")
+        return event, LogEntry(index_of_register(other.register), other.type, {ALG_SHA384: other.digest}, b"")
     return event, None if other is None else other.entry
 
 

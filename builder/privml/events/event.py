@@ -9,7 +9,7 @@ from typing import Any
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields
-from privml.events.registers import DIGEST_SIZE, Register, register_named
+from privml.events.registers import DIGEST_SIZE, register_named
 
 
 class Evidence(StrEnum):
@@ -38,7 +38,7 @@ class Event:
     (``sha256:`` of its file, ``mrtd:`` or ``cfv:``; empty when on none). In JSON ``seen`` ends the note.
     """
 
-    register: Register
+    register: str
     type: int
     digest: bytes
     origin: str
@@ -53,7 +53,7 @@ class Event:
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of predicate v1 (``SHAPE.events``)."""
         return {
-            "register": self.register.name.lower(),
+            "register": self.register,
             "type": self.type,
             "digest": self.digest.hex(),
             "origin": self.origin,

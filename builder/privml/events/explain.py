@@ -17,7 +17,6 @@ from privml.events import types
 from privml.events.align import MAX_ALIGNED
 from privml.events.event import Event, Evidence
 from privml.events.logged import LoggedEvent
-from privml.events.registers import Register
 from privml.events.tcg import LogEntry
 
 LIMIT = 300
@@ -115,7 +114,7 @@ def quoted(text: str) -> str:
 
 
 def tell(
-    register: Register,
+    register: str,
     position: int,
     left: Event | LoggedEvent | None,
     right: Event | LoggedEvent | None,
@@ -128,7 +127,7 @@ def tell(
     also held against ``near``, events of ``left`` at which the two differ: a command line that the host chose is an
     event more, in other words than the predicted one's.
     """
-    place = f"{register.name} event {position}"
+    place = f"{register.upper()} event {position}"
     ours, theirs = names
     predicted = ours == "predicted"
     if right is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from privml.events.registers import Register
+from privml.events.registers import MrIndex
 from privml.events.replay import extended
 from privml.events.tcg import LogEntry
 from privml.events.types import EV_NO_ACTION
@@ -21,7 +21,7 @@ class LoggedEvent:
     A replay that matches a quote proves the digests, not the data, which is only what the log says.
     """
 
-    register: Register
+    register: str
     entry: LogEntry
     number: int
     tpm: bool = False
@@ -42,7 +42,7 @@ def is_tpm_log(entries: Iterable[LogEntry]) -> bool:
 
     The banks do not tell: a TD's firmware may declare two, and a TPM may have one.
     """
-    return any(entry.index > max(Register) or (entry.index == 0 and entry.type != EV_NO_ACTION) for entry in entries)
+    return any(entry.index > max(MrIndex) or (entry.index == 0 and entry.type != EV_NO_ACTION) for entry in entries)
 
 
 def logged(entries: Iterable[LogEntry], *, tpm: bool) -> tuple[LoggedEvent, ...]:

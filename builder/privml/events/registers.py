@@ -1,6 +1,8 @@
-"""The five measurement registers of a TD, and which TPM PCR stands for which of them.
+"""Measurement registers by name, and which index of a log stands for which of them.
 
-Source: UEFI 2.10 section 38.4.1; edk2 OvmfPkg/IntelTdx/TdxMeasurementLib/TdxMeasurementCommon.c.
+A register is a name everywhere: ``mrtd``, ``rtmr0`` .. ``rtmr3`` of a TD, ``launch`` of an SNP guest. Only logs
+number them: a CC event log by MrIndex, a TPM's by PCR. Source: UEFI 2.10 section 38.4.1; edk2
+OvmfPkg/IntelTdx/TdxMeasurementLib/TdxMeasurementCommon.c.
 """
 
 from __future__ import annotations
@@ -12,9 +14,23 @@ from privml.base.errors import EvidenceError
 DIGEST_SIZE = 48
 ZERO = bytes(DIGEST_SIZE)
 
+MRTD = "mrtd"
+RTMR0 = "rtmr0"
+RTMR1 = "rtmr1"
+RTMR2 = "rtmr2"
+RTMR3 = "rtmr3"
+RTMRS = (RTMR0, RTMR1, RTMR2, RTMR3)
+TDX_REGISTERS = (MRTD, *RTMRS)
+LAUNCH = "launch"
 
-class Register(IntEnum):
-    """A measurement register; its number is the MrIndex of a CC event log, ``name.lower()`` its spelling."""
+REGISTERS = {"tdx": TDX_REGISTERS, "snp": (LAUNCH,)}
+"""Every register of each TEE, in the order in which they are shown."""
+EXTENDED = frozenset(RTMRS)
+"""Registers that start as 48 zero bytes and are extended; the others are computed in another way."""
+
+
+class MrIndex(IntEnum):
+    """The number by which a CC event log names a TD's register."""
 
     MRTD = 0
     RTMR0 = 1
@@ -23,36 +39,38 @@ class Register(IntEnum):
     RTMR3 = 4
 
 
-RTMRS = (Register.RTMR0, Register.RTMR1, Register.RTMR2, Register.RTMR3)
+def register_named(name: str) -> str:
+    """``name`` when some TEE has such a register; ``EvidenceError`` for any other text."""
+    known = [register for registers in REGISTERS.values() for register in registers]
+    if name not in known:
+        raise EvidenceError(f"register `{name[:40]}` is not known: expected one of {', '.join(known)}")
+    return name
 
 
-def register_named(name: str) -> Register:
-    """``mrtd``, ``rtmr0`` .. ``rtmr3`` to the register; ``EvidenceError`` for any other text."""
-    for register in Register:
-        if register.name.lower() == name:
-            return register
-    raise EvidenceError(f"register `{name[:40]}` is not known: expected mrtd or rtmr0 to rtmr3")
-
-
-def register_of_index(index: int) -> Register:
+def register_of_index(index: int) -> str:
     """The register of a CC event log's MrIndex; ``EvidenceError`` above 4."""
     try:
-        return Register(index)
+        return MrIndex(index).name.lower()
     except ValueError:
-        raise EvidenceError(f"measurement register index is {index}: expected 0 to 4") from None
+        raise EvidenceError(f"measurement register index is {index}: expected 0 to {max(MrIndex)}") from None
 
 
-def register_of_pcr(pcr: int) -> Register:
+def index_of_register(register: str) -> MrIndex:
+    """The MrIndex of a TD's register; ``KeyError`` for a register of another TEE."""
+    return MrIndex[register.upper()]
+
+
+def register_of_pcr(pcr: int) -> str:
     """The register that a TD's firmware extends where a TPM platform's would extend ``pcr``.
 
     PCR 0 maps to MRTD, which firmware cannot extend. ``EvidenceError`` above PCR 15: no mapping is defined.
     """
     if pcr == 0:
-        return Register.MRTD
+        return MRTD
     if pcr in (1, 7):
-        return Register.RTMR0
+        return RTMR0
     if 2 <= pcr <= 6:
-        return Register.RTMR1
+        return RTMR1
     if 8 <= pcr <= 15:
-        return Register.RTMR2
+        return RTMR2
     raise EvidenceError(f"PCR {pcr} stands for no measurement register: expected 0 to 15")

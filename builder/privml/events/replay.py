@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from privml.base.errors import EvidenceError
 from privml.events.event import Event
-from privml.events.registers import DIGEST_SIZE, RTMRS, ZERO, Register, register_of_index, register_of_pcr
+from privml.events.registers import DIGEST_SIZE, MRTD, RTMRS, ZERO, register_of_index, register_of_pcr
 from privml.events.tcg import LogEntry
 from privml.events.types import EV_NO_ACTION
 
@@ -32,22 +32,22 @@ def replay_digests(digests: Iterable[bytes]) -> bytes:
     return value
 
 
-def _replay(pairs: Iterable[tuple[Register, bytes]]) -> dict[Register, bytes]:
+def _replay(pairs: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
     values = dict.fromkeys(RTMRS, ZERO)
     for register, digest in pairs:
         values[register] = extend(values[register], digest)
     return values
 
 
-def replay_events(events: Iterable[Event]) -> dict[Register, bytes]:
+def replay_events(events: Iterable[Event]) -> dict[str, bytes]:
     """RTMR0..3 after ``events`` in order; ``EvidenceError`` for an event of MRTD, which nobody can extend."""
     pairs = [(event.register, event.digest) for event in events]
-    if any(register is Register.MRTD for register, _ in pairs):
+    if any(register == MRTD for register, _ in pairs):
         raise EvidenceError("an event extends MRTD: it is fixed before the guest runs")
     return _replay(pairs)
 
 
-def replay(entries: Iterable[LogEntry]) -> dict[Register, bytes]:
+def replay(entries: Iterable[LogEntry]) -> dict[str, bytes]:
     """RTMR0..3 after a CC event log (``index`` is an MrIndex); EV_NO_ACTION extends nothing.
 
     ``EvidenceError`` for an index above 4, for another event of MRTD, or for a log without SHA-384.
@@ -55,7 +55,7 @@ def replay(entries: Iterable[LogEntry]) -> dict[Register, bytes]:
     return _replay(pair for entry in entries if (pair := extended(entry, tpm=False)) is not None)
 
 
-def replay_tpm_as_rtmrs(entries: Iterable[LogEntry]) -> dict[Register, bytes]:
+def replay_tpm_as_rtmrs(entries: Iterable[LogEntry]) -> dict[str, bytes]:
     """RTMR0..3 as a TD would have them had its firmware logged this TPM log (SHA-384 bank, PCR map).
 
     PCR 0 (firmware version and volumes, which MRTD covers in a TD) and EV_NO_ACTION are skipped. ``EvidenceError``
@@ -64,7 +64,7 @@ def replay_tpm_as_rtmrs(entries: Iterable[LogEntry]) -> dict[Register, bytes]:
     return _replay(pair for entry in entries if (pair := extended(entry, tpm=True)) is not None)
 
 
-def extended(entry: LogEntry, *, tpm: bool) -> tuple[Register, bytes] | None:
+def extended(entry: LogEntry, *, tpm: bool) -> tuple[str, bytes] | None:
     """The register that ``entry`` extends and its SHA-384 digest; None for an entry that extends no RTMR.
 
     ``tpm`` says whether ``entry.index`` is a PCR number (True) or an MrIndex (False).
@@ -73,7 +73,7 @@ def extended(entry: LogEntry, *, tpm: bool) -> tuple[Register, bytes] | None:
     if entry.type == EV_NO_ACTION:
         return None
     register = register_of_pcr(entry.index) if tpm else register_of_index(entry.index)
-    if register is Register.MRTD:
+    if register == MRTD:
         if tpm:
             return None
         raise EvidenceError("event log: an event extends MRTD: it is fixed before the guest runs")

@@ -14,7 +14,7 @@ from privml.base.errors import EvidenceError
 from privml.events import agent, tcg
 from privml.events.agent import AgentEvent
 from privml.events.logged import LoggedEvent, is_tpm_log, logged
-from privml.events.registers import RTMRS, Register
+from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMRS
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.evidence import merkle, quote, report_data
@@ -22,7 +22,7 @@ from privml.evidence.document import Document
 from privml.evidence.quote import Quote
 from privml.evidence.report_data import Devices, Header, Keys
 
-LOGGED = (Register.RTMR0, Register.RTMR1, Register.RTMR2)
+LOGGED = (RTMR0, RTMR1, RTMR2)
 """The registers that firmware, stub and kernel extend and log; RTMR3 has the agent's own log."""
 
 
@@ -35,12 +35,12 @@ class BootLog:
 
     kind: str
     events: tuple[LoggedEvent, ...] = ()
-    matches: frozenset[Register] = frozenset()
+    matches: frozenset[str] = frozenset()
     error: str = ""
 
-    def of(self, register: Register) -> tuple[LoggedEvent, ...]:
+    def of(self, register: str) -> tuple[LoggedEvent, ...]:
         """The events of one register, in order."""
-        return tuple(event for event in self.events if event.register is register)
+        return tuple(event for event in self.events if event.register == register)
 
 
 @dataclass(frozen=True)
@@ -63,9 +63,9 @@ class Facts:
     agent_rtmr3: bytes
     boot_log: BootLog
 
-    def register(self, register: Register) -> bytes:
+    def register(self, register: str) -> bytes:
         """The quote's 48 bytes of ``register``."""
-        if register is Register.MRTD:
+        if register == MRTD:
             return self.quote.body.mr_td
         return self.quote.body.rtmrs[RTMRS.index(register)]
 
@@ -93,7 +93,7 @@ def collect(document: Document) -> Facts:
     )
 
 
-def read_boot_log(data: bytes, registers: Mapping[Register, bytes]) -> BootLog:
+def read_boot_log(data: bytes, registers: Mapping[str, bytes]) -> BootLog:
     """Read a CCEL or TPM log and say which of ``registers`` it replays to. Never raises for bad data.
 
     The PCRs of a TPM's log stand for registers as `events.registers` maps them. A log that may be either is tried
@@ -112,11 +112,11 @@ def read_boot_log(data: bytes, registers: Mapping[Register, bytes]) -> BootLog:
     return as_tpm if len(as_tpm.matches) > len(as_ccel.matches) else as_ccel
 
 
-def _read(entries: list[LogEntry], registers: Mapping[Register, bytes], *, tpm: bool) -> BootLog:
+def _read(entries: list[LogEntry], registers: Mapping[str, bytes], *, tpm: bool) -> BootLog:
     events = logged(entries, tpm=tpm)
     matches = frozenset(
         register
         for register in LOGGED
-        if replay_digests(event.digest for event in events if event.register is register) == registers[register]
+        if replay_digests(event.digest for event in events if event.register == register) == registers[register]
     )
     return BootLog("tpm" if tpm else "ccel", events, matches)

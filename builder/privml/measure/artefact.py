@@ -10,7 +10,7 @@ from typing import Any
 
 from privml.base.errors import MeasurementError
 from privml.events.event import Event, Evidence
-from privml.events.registers import Register
+from privml.events.registers import RTMR0, RTMR1, RTMR2
 from privml.events.replay import replay_digests
 from privml.events.types import (
     EV_EFI_BOOT_SERVICES_APPLICATION,
@@ -42,7 +42,7 @@ class Finding:
     kind: str
     title: str
     mrtd: dict[str, bytes] = field(default_factory=dict)
-    registers: dict[Register, bytes] = field(default_factory=dict)
+    registers: dict[str, bytes] = field(default_factory=dict)
     events: tuple[Event, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
@@ -54,7 +54,7 @@ class Finding:
             result["mrtd"] = self.mrtd["mrtd"].hex()
         elif self.mrtd:
             result["mrtd"] = {order: value.hex() for order, value in self.mrtd.items()}
-        result.update({register.name.lower(): value.hex() for register, value in self.registers.items()})
+        result.update({register: value.hex() for register, value in self.registers.items()})
         result["events"] = [event.to_dict() for event in self.events]
         return {**result, "facts": self.facts, "notes": list(self.notes)}
 
@@ -126,7 +126,7 @@ def _split_variables(data: bytes) -> Finding:
 
 def _variables_volume(cfv: bytes, notes: list[str]) -> list[Event]:
     """The CFV's event, and its Secure Boot variables' as far as it can be read."""
-    events = [_event(Register.RTMR0, EV_EFI_PLATFORM_FIRMWARE_BLOB2, sha384(cfv), "CFV: its variables' volume")]
+    events = [_event(RTMR0, EV_EFI_PLATFORM_FIRMWARE_BLOB2, sha384(cfv), "CFV: its variables' volume")]
     try:
         variables = store(cfv)
     except MeasurementError as error:
@@ -144,17 +144,17 @@ def _variables_volume(cfv: bytes, notes: list[str]) -> list[Event]:
 
 
 def _variable(name: str, encoded: bytes, note: str) -> Event:
-    return _event(Register.RTMR0, EV_EFI_VARIABLE_DRIVER_CONFIG, sha384(encoded), f"variable {name}", note=note)
+    return _event(RTMR0, EV_EFI_VARIABLE_DRIVER_CONFIG, sha384(encoded), f"variable {name}", note=note)
 
 
 def _event(
-    register: Register, kind: int, digest: bytes, origin: str, *, level: Evidence = Evidence.HARDWARE, note: str = ""
+    register: str, kind: int, digest: bytes, origin: str, *, level: Evidence = Evidence.HARDWARE, note: str = ""
 ) -> Event:
     return Event(register, kind, digest, origin, level, note)
 
 
 def _application(digest: bytes, origin: str, note: str = "") -> Event:
-    return _event(Register.RTMR1, EV_EFI_BOOT_SERVICES_APPLICATION, digest, origin, note=note)
+    return _event(RTMR1, EV_EFI_BOOT_SERVICES_APPLICATION, digest, origin, note=note)
 
 
 def _signature(data: bytes) -> dict[str, str]:
@@ -198,8 +198,8 @@ def _uki(data: bytes) -> Finding:
         other = uki.other_stub(data)
         partial = [_application(other.authenticode, "uki.efi")]
         for name, digest in other.sections:
-            partial.append(_event(Register.RTMR2, EV_IPL, sha384(name.encode() + b"\0"), f"{name} (its name)"))
-            partial.append(_event(Register.RTMR2, EV_IPL, digest, name))
+            partial.append(_event(RTMR2, EV_IPL, sha384(name.encode() + b"\0"), f"{name} (its name)"))
+            partial.append(_event(RTMR2, EV_IPL, digest, name))
         if other.inner_kernel is not None:
             partial.append(_application(other.inner_kernel, ".linux, loaded by the stub"))
         notes = (f"no whole registers: {error.message}", "stubs before 256 measure nothing in a TD")
@@ -214,16 +214,16 @@ def _uki(data: bytes) -> Finding:
     )
 
 
-def _registers(events: tuple[Event, ...]) -> dict[Register, bytes]:
+def _registers(events: tuple[Event, ...]) -> dict[str, bytes]:
     return {
-        register: replay_digests(event.digest for event in events if event.register is register)
-        for register in (Register.RTMR1, Register.RTMR2)
+        register: replay_digests(event.digest for event in events if event.register == register)
+        for register in (RTMR1, RTMR2)
     }
 
 
 def _disk(data: Bytes) -> Finding:
     found = gpt.table(data)
-    event = _event(Register.RTMR1, EV_EFI_GPT_EVENT, sha384(found.event), "partition table (GPT)")
+    event = _event(RTMR1, EV_EFI_GPT_EVENT, sha384(found.event), "partition table (GPT)")
     facts = {"disk": str(found.disk)}
     for number, one in enumerate(found.partitions, 1):
         facts[f"partition {number}"] = f"{one.name}, {one.guid}, bytes {one.start} to {one.end}"
@@ -259,7 +259,7 @@ def _blob(data: bytes) -> Finding | None:
 
 
 def _acpi_event(name: str, data: bytes) -> Event:
-    return _event(Register.RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(data), name, note="ACPI DATA")
+    return _event(RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(data), name, note="ACPI DATA")
 
 
 def _loader(data: bytes) -> Finding | None:
@@ -304,14 +304,12 @@ def _smbios(data: bytes) -> Finding | None:
     if not kinds or kinds[0] > smbios.TYPE_END or len(kinds) < 2:
         return None
     events = [
-        _event(
-            Register.RTMR0, EV_IPL, sha384(body), f"type {kind}", level=Evidence.SOURCE, note="by systemd-stub 262"
-        )
+        _event(RTMR0, EV_IPL, sha384(body), f"type {kind}", level=Evidence.SOURCE, note="by systemd-stub 262")
         for kind, body in smbios.stub_structures(data)
     ]
     facts = {"types": ", ".join(map(str, kinds))}
     if smbios.TYPE_FIRMWARE not in kinds:
         notes = ("QEMU's table: firmware adds its Type 0 before it measures, so the table's digest depends on it",)
         return Finding("smbios", f"fw_cfg {smbios.TABLES}", events=tuple(events), facts=facts, notes=notes)
-    table = _event(Register.RTMR0, EV_EFI_HANDOFF_TABLES, sha384(smbios.filtered(data)), "SMBIOS table, filtered")
+    table = _event(RTMR0, EV_EFI_HANDOFF_TABLES, sha384(smbios.filtered(data)), "SMBIOS table, filtered")
     return Finding("smbios", "SMBIOS table as firmware publishes it", events=(table, *events), facts=facts)

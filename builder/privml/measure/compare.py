@@ -13,7 +13,7 @@ from privml.events.align import differences
 from privml.events.event import Event
 from privml.events.explain import explain_event, tell
 from privml.events.logged import LoggedEvent, logged
-from privml.events.registers import RTMRS, Register
+from privml.events.registers import RTMRS
 from privml.events.tcg import LogEntry
 from privml.events.types import (
     EV_EFI_ACTION,
@@ -45,7 +45,7 @@ class Difference:
     """``predicted`` is None for an extra event, ``logged`` is None for a missing one; ``position`` counts from 1."""
 
     kind: Kind
-    register: Register
+    register: str
     position: int
     predicted: Event | None
     logged: LogEntry | None
@@ -61,7 +61,7 @@ class Difference:
         """A JSON object with everything that ``text`` says, digests whole."""
         return {
             "kind": self.kind,
-            "register": self.register.name.lower(),
+            "register": self.register,
             "position": self.position,
             "predicted": self.predicted.to_dict() if self.predicted else None,
             "logged": {
@@ -80,7 +80,7 @@ class Difference:
 class Comparison:
     """``matched`` counts equal events of each register; ``differences`` are in register and log order."""
 
-    matched: dict[Register, int]
+    matched: dict[str, int]
     differences: tuple[Difference, ...]
 
     @property
@@ -95,18 +95,18 @@ class Comparison:
 
 
 def compare(
-    predicted: Sequence[Event], log: Iterable[LogEntry], *, tpm: bool, registers: Sequence[Register] = RTMRS[:3]
+    predicted: Sequence[Event], log: Iterable[LogEntry], *, tpm: bool, registers: Sequence[str] = RTMRS[:3]
 ) -> Comparison:
     """Align ``log`` with ``predicted`` in each of ``registers`` (RTMR0..2: firmware's log knows nothing of RTMR3).
 
     ``tpm`` says that the log's indices are PCR numbers. ``EvidenceError`` as ``replay``.
     """
     entries = logged(log, tpm=tpm)
-    matched: dict[Register, int] = {}
+    matched: dict[str, int] = {}
     found: list[Difference] = []
     for register in registers:
-        expected = [event for event in predicted if event.register is register]
-        here = [entry for entry in entries if entry.register is register]
+        expected = [event for event in predicted if event.register == register]
+        here = [entry for entry in entries if entry.register == register]
         matched[register] = len(here)
         for event, got, position in differences(expected, here):
             matched[register] -= got is not None

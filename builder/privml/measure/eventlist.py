@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from privml.events.event import Event, Evidence
-from privml.events.registers import Register
+from privml.events.registers import RTMR0, RTMR1
 from privml.events.types import EV_EFI_ACTION, EV_SEPARATOR
 from privml.measure.digest import sha384
 from privml.measure.profiles import Profile
@@ -27,7 +27,7 @@ class EventList:
 
     def add(
         self,
-        register: Register,
+        register: str,
         kind: int,
         digest: bytes,
         origin: str,
@@ -44,17 +44,15 @@ class EventList:
         full = f"{origin} ({line})" if line else origin
         self.rows.append(Event(register, kind, digest, full, level, note, seen_on(origin, level)))
 
-    def separator(self, register: Register, when: str) -> None:
+    def separator(self, register: str, when: str) -> None:
         """An EV_SEPARATOR of four zero bytes."""
         origin = f"firmware: separator {when}"
         self.add(register, EV_SEPARATOR, sha384(_SEPARATOR), origin, evidence=Evidence.HARDWARE)
 
     def calling(self) -> None:
         """The firmware starts a boot option: the action, and the separators of ReadyToBoot."""
-        self.add(
-            Register.RTMR1, EV_EFI_ACTION, sha384(CALLING), "firmware: boot option starts", evidence=Evidence.HARDWARE
-        )
-        for register, count in zip((Register.RTMR0, Register.RTMR1), self.profile.separators, strict=True):
+        self.add(RTMR1, EV_EFI_ACTION, sha384(CALLING), "firmware: boot option starts", evidence=Evidence.HARDWARE)
+        for register, count in zip((RTMR0, RTMR1), self.profile.separators, strict=True):
             for _ in range(count):
                 self.separator(register, "before the boot option starts")
 
@@ -62,7 +60,7 @@ class EventList:
         """The kernel takes over."""
         for action in (EXIT_INVOKED, EXIT_SUCCEEDED):
             self.add(
-                Register.RTMR1,
+                RTMR1,
                 EV_EFI_ACTION,
                 sha384(action),
                 f"firmware: {action.decode()}",

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from privml.base.errors import MeasurementError
 from privml.events.event import Event, Evidence
-from privml.events.registers import Register
+from privml.events.registers import RTMR0, RTMR1, RTMR2
 from privml.events.types import (
     EV_EFI_BOOT_SERVICES_APPLICATION,
     EV_EFI_GPT_EVENT,
@@ -64,7 +64,7 @@ def loaded(events: EventList, payload: Payload) -> None:
     """Firmware loads the payload's PE image."""
     if isinstance(payload, KernelFacts):
         events.add(
-            Register.RTMR1,
+            RTMR1,
             EV_EFI_BOOT_SERVICES_APPLICATION,
             payload.authenticode,
             "kernel",
@@ -73,7 +73,7 @@ def loaded(events: EventList, payload: Payload) -> None:
         )
         return
     events.add(
-        Register.RTMR1,
+        RTMR1,
         EV_EFI_BOOT_SERVICES_APPLICATION,
         payload.authenticode,
         "uki.efi",
@@ -112,7 +112,7 @@ def _kernel(
     """The kernel's own two events (Linux drivers/firmware/efi/libstub/efi-stub-helper.c)."""
     if cmdline:
         events.add(
-            Register.RTMR2,
+            RTMR2,
             EV_EVENT_TAG,
             sha384(load_options(cmdline)),
             from_,
@@ -121,7 +121,7 @@ def _kernel(
             note=cmdline[:2048],
         )
     if initrd is not None:
-        events.add(Register.RTMR2, EV_EVENT_TAG, initrd, initrd_from, key=keys[1], evidence=level)
+        events.add(RTMR2, EV_EVENT_TAG, initrd, initrd_from, key=keys[1], evidence=level)
 
 
 def _stub(
@@ -131,19 +131,19 @@ def _stub(
     profile = events.profile
     for name, digest in uki.sections:
         events.add(
-            Register.RTMR2,
+            RTMR2,
             EV_IPL,
             sha384(name.encode("ascii") + b"\0"),
             f"uki.efi {name} (its name)",
             evidence=Evidence.HARDWARE,
         )
-        events.add(Register.RTMR2, EV_IPL, digest, f"uki.efi {name}", key=name, evidence=Evidence.HARDWARE)
+        events.add(RTMR2, EV_IPL, digest, f"uki.efi {name}", key=name, evidence=Evidence.HARDWARE)
     cmdline = uki.cmdline
     given = mangle(host_cmdline.encode("utf-8")) if host_cmdline is not None else ""
     if given:
         cmdline = given
         events.add(
-            Register.RTMR2,
+            RTMR2,
             EV_IPL,
             sha384(load_options(given)),
             "command line from the host",
@@ -153,7 +153,7 @@ def _stub(
     if table is not None and (profile.tpm or profile.tagged_events == "cc"):
         for kind, data in smbios.stub_structures(table):
             events.add(
-                Register.RTMR0,
+                RTMR0,
                 EV_EVENT_TAG if profile.tpm else EV_IPL,
                 sha384(data),
                 f"{smbios.TABLES} type {kind}",
@@ -168,7 +168,7 @@ def _stub(
         cmdline = " ".join(part for part in (cmdline, stub_console) if part)
     if uki.inner_kernel is not None:
         events.add(
-            Register.RTMR1,
+            RTMR1,
             EV_EFI_BOOT_SERVICES_APPLICATION,
             uki.inner_kernel,
             "uki.efi .linux, loaded by the stub",
@@ -210,7 +210,7 @@ def started(
     events.calling()
     if gpt_event is not None:
         events.add(
-            Register.RTMR1,
+            RTMR1,
             EV_EFI_GPT_EVENT,
             sha384(gpt_event),
             "disk's partition table (GPT)",
@@ -229,7 +229,7 @@ def option_roms(events: EventList, roms: Iterable[bytes]) -> None:
     for rom in roms:
         for driver in optionrom.drivers(rom):
             events.add(
-                Register.RTMR1,
+                RTMR1,
                 driver.type,
                 driver.authenticode,
                 "driver of an option ROM",
@@ -247,4 +247,4 @@ def from_disk(
 
 
 def _without_rtmr0(events: EventList) -> tuple[Event, ...]:
-    return tuple(event for event in events.rows if event.register is not Register.RTMR0)
+    return tuple(event for event in events.rows if event.register != RTMR0)

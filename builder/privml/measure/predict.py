@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from privml.base.errors import MeasurementError
 from privml.events.agent import AgentEvent, digests
 from privml.events.event import Event, Evidence
-from privml.events.registers import RTMRS, Register
+from privml.events.registers import MRTD, RTMR0, RTMR3, RTMRS
 from privml.events.replay import replay_events
 from privml.events.types import (
     EV_EFI_HANDOFF_TABLES,
@@ -46,15 +46,15 @@ class Prediction:
     mrtd_single: bytes
     mrtd_two: bytes
 
-    def registers(self) -> dict[Register, bytes]:
+    def registers(self) -> dict[str, bytes]:
         """MRTD (single-pass) and RTMR0..3 after all events."""
-        return {Register.MRTD: self.mrtd_single, **replay_events(self.events)}
+        return {MRTD: self.mrtd_single, **replay_events(self.events)}
 
-    def evidence(self) -> dict[Register, Evidence]:
+    def evidence(self) -> dict[str, Evidence]:
         """The weakest evidence of each register's events; a register without events is zeros, known from hardware."""
-        weakest = {Register.MRTD: Evidence.HARDWARE}
+        weakest = {MRTD: Evidence.HARDWARE}
         for register in RTMRS:
-            levels = [event.evidence for event in self.events if event.register is register]
+            levels = [event.evidence for event in self.events if event.register == register]
             weakest[register] = min(levels, key=lambda level: level.strength, default=Evidence.HARDWARE)
         return weakest
 
@@ -103,17 +103,17 @@ def predict(
     variables = secure_boot_variables(firmware.variables, capable=profile.secure_boot)
     for variable in variables:
         events.add(
-            Register.RTMR0,
+            RTMR0,
             EV_EFI_VARIABLE_DRIVER_CONFIG,
             sha384(variable.encoded()),
             f"firmware.fd variable {variable.name}",
             key="firmware.fd",
             evidence=Evidence.HARDWARE,
         )
-    events.separator(Register.RTMR0, "after the Secure Boot variables")
+    events.separator(RTMR0, "after the Secure Boot variables")
     level, unseen = (Evidence.HARDWARE, "") if booted else (Evidence.SOURCE, "no such machine was booted")
     for name, blob in acpi.measured(blobs):
-        events.add(Register.RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(blob), name, evidence=level, note=unseen)
+        events.add(RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(blob), name, evidence=level, note=unseen)
     option_roms(events, roms)
     options: tuple[LoadOption, ...] = profile.boot_options
     if disk is None:
@@ -123,7 +123,7 @@ def predict(
     table = _smbios_table(firmware, blobs)
     if profile.smbios:
         events.add(
-            Register.RTMR0,
+            RTMR0,
             EV_EFI_HANDOFF_TABLES,
             sha384(smbios.filtered(table)),
             smbios.TABLES,
@@ -131,18 +131,14 @@ def predict(
             note="with the firmware's Type 0 structure, serial numbers and UUID blanked",
         )
     for name, data in boot_variables(options):
-        events.add(
-            Register.RTMR0, EV_EFI_VARIABLE_BOOT, sha384(data), f"firmware.fd variable {name}", key="firmware.fd"
-        )
+        events.add(RTMR0, EV_EFI_VARIABLE_BOOT, sha384(data), f"firmware.fd variable {name}", key="firmware.fd")
     if variables[0].data == b"\1" and isinstance(payload, UkiFacts) and (payload.cmdline or not profile.tpm):
         host_cmdline = None  # with Secure Boot on the stub drops it, unmeasured
     gpt_event = None if disk is None else disk.gpt_event
     started(events, payload, table, gpt_event=gpt_event, host_cmdline=host_cmdline, stub_console=stub_console)
     listed = tuple(agent_events)
     for event, digest in zip(listed, digests(listed), strict=True):
-        events.add(
-            Register.RTMR3, AGENT_EVENT_TYPE, digest, f"agent: {event.name}", key=event.name, evidence=Evidence.SOURCE
-        )
+        events.add(RTMR3, AGENT_EVENT_TYPE, digest, f"agent: {event.name}", key=event.name, evidence=Evidence.SOURCE)
     return Prediction(tuple(events.rows), firmware.mrtd_single, firmware.mrtd_two)
 
 
@@ -151,7 +147,7 @@ def _launch(
 ) -> None:
     """What a TD's firmware measures before anything else: memory, its variables' volume, QEMU's switches."""
     events.add(
-        Register.RTMR0,
+        RTMR0,
         EV_EFI_HANDOFF_TABLES2,
         sha384(td_hob(firmware.sections, memory)),
         "TD HOB",
@@ -159,7 +155,7 @@ def _launch(
         note=f"{memory >> 20} MiB of RAM and the firmware's memory layout",
     )
     events.add(
-        Register.RTMR0,
+        RTMR0,
         EV_EFI_PLATFORM_FIRMWARE_BLOB2,
         firmware.cfv,
         "firmware.fd CFV",
@@ -175,7 +171,7 @@ def _launch(
     for name, size in FW_CFG_ITEMS:
         blob = blobs.get(name, b"")
         if blob and size in (None, len(blob)):
-            events.add(Register.RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(blob), name)
+            events.add(RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(blob), name)
 
 
 def _smbios_table(firmware: FirmwareFacts, blobs: Mapping[str, bytes]) -> bytes:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from privml.events.event import Event
-from privml.events.registers import Register
+from privml.events.registers import RTMR0, RTMR1
 from privml.events.tcg import LogEntry
 from privml.events.types import (
     EV_EFI_BOOT_SERVICES_DRIVER,
@@ -39,7 +39,7 @@ class Rule:
     """
 
     id: str
-    register: Register
+    register: str
     kind: Kind
     type: int
     source: str
@@ -52,7 +52,7 @@ class Rule:
         """True when ``difference`` is of this kind."""
         event, entry = difference.predicted, difference.logged
         return (
-            difference.register is self.register
+            difference.register == self.register
             and difference.kind == self.kind
             and all(side.type == self.type for side in (event, entry) if side is not None)
             and (event is None or event.origin.startswith(self.origin))
@@ -72,12 +72,10 @@ _OPTIONS = (
 _NOT_A_TD = "edk2 OvmfPkg/IntelTdx: done only in a TD"
 
 RULES: tuple[Rule, ...] = (
-    Rule(
-        "td-hob", Register.RTMR0, "missing", EV_EFI_HANDOFF_TABLES2, f"{_NOT_A_TD} (TdxHelperMeasureTdHob)", "TD HOB"
-    ),
+    Rule("td-hob", RTMR0, "missing", EV_EFI_HANDOFF_TABLES2, f"{_NOT_A_TD} (TdxHelperMeasureTdHob)", "TD HOB"),
     Rule(
         "variable-volume",
-        Register.RTMR0,
+        RTMR0,
         "missing",
         EV_EFI_PLATFORM_FIRMWARE_BLOB2,
         f"{_NOT_A_TD} (TdxHelperMeasureCfvImage); a TPM boot measures volumes into PCR 0, which stands for MRTD",
@@ -85,7 +83,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "boot-menu-item",
-        Register.RTMR0,
+        RTMR0,
         "missing",
         EV_PLATFORM_CONFIG_FLAGS,
         "edk2 OvmfPkg/Library/QemuFwCfgLib/QemuFwCfgCacheInit.c: fw_cfg items are measured in a TD only",
@@ -93,7 +91,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "boot-order-item",
-        Register.RTMR0,
+        RTMR0,
         "missing",
         EV_PLATFORM_CONFIG_FLAGS,
         "the same; QEMU has the file bootorder with -kernel, whose loader ROM has a place in the order",
@@ -102,7 +100,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "no-secure-boot",
-        Register.RTMR0,
+        RTMR0,
         "differs",
         EV_EFI_VARIABLE_DRIVER_CONFIG,
         "Debian's OVMF.fd is built without Secure Boot: the variable is absent, not 0",
@@ -110,17 +108,17 @@ RULES: tuple[Rule, ...] = (
         _variable("SecureBoot"),
     ),
     *(
-        Rule(id_, Register.RTMR0, "differs", EV_PLATFORM_CONFIG_FLAGS, _TPM_TABLES, name, _ACPI_DATA)
+        Rule(id_, RTMR0, "differs", EV_PLATFORM_CONFIG_FLAGS, _TPM_TABLES, name, _ACPI_DATA)
         for id_, name in (
             ("tpm-loader-script", "etc/table-loader"),
             ("tpm-root-pointer", "etc/acpi/rsdp"),
             ("tpm-tables", "etc/acpi/tables"),
         )
     ),
-    Rule("tpm-log-file", Register.RTMR0, "extra", EV_PLATFORM_CONFIG_FLAGS, _TPM_TABLES, data=_ACPI_DATA),
+    Rule("tpm-log-file", RTMR0, "extra", EV_PLATFORM_CONFIG_FLAGS, _TPM_TABLES, data=_ACPI_DATA),
     Rule(
         "boot-order",
-        Register.RTMR0,
+        RTMR0,
         "extra",
         EV_EFI_VARIABLE_BOOT,
         _OPTIONS,
@@ -129,7 +127,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "other-boot-order",
-        Register.RTMR0,
+        RTMR0,
         "differs",
         EV_EFI_VARIABLE_BOOT,
         _OPTIONS,
@@ -140,7 +138,7 @@ RULES: tuple[Rule, ...] = (
     *(
         Rule(
             id_,
-            Register.RTMR0,
+            RTMR0,
             "extra",
             EV_EFI_VARIABLE_BOOT,
             _OPTIONS,
@@ -158,14 +156,14 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "pcr-1-separator",
-        Register.RTMR0,
+        RTMR0,
         "extra",
         EV_SEPARATOR,
         "edk2 SecurityPkg/Tcg/Tcg2Dxe: at ReadyToBoot a separator in each of PCR 0 to 6; 1 stands for RTMR0",
     ),
     Rule(
         "pcr-2-to-6-separators",
-        Register.RTMR1,
+        RTMR1,
         "extra",
         EV_SEPARATOR,
         "the same: PCR 2 to 6 stand for RTMR1, where a TD's firmware (OvmfPkg/Tcg/TdTcg2Dxe) sends one",
@@ -173,7 +171,7 @@ RULES: tuple[Rule, ...] = (
     ),
     Rule(
         "option-rom",
-        Register.RTMR1,
+        RTMR1,
         "extra",
         EV_EFI_BOOT_SERVICES_DRIVER,
         "edk2 OvmfPkg/IncompatiblePciDeviceSupportDxe: in a TD option ROMs are not loaded",

@@ -18,7 +18,7 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import PrivmlError, UsageError
 from privml.base.files import sha256_file
-from privml.events.registers import Register
+from privml.events.registers import TDX_REGISTERS
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.image.manifest import ARTEFACTS, VOLUMES, Manifest
 from privml.image.manifest import decode as decode_manifest
@@ -370,9 +370,9 @@ def _kind(path: Path | None) -> str:
 
 def _registers(predicate: Predicate) -> dict[str, str]:
     return {
-        f"{shape.label}, {register.name.lower()}": " ".join(value.hex() for value in shape.accepted(register))
+        f"{shape.label}, {register}": " ".join(value.hex() for value in shape.accepted(register))
         for shape in predicate.shapes
-        for register in Register
+        for register in TDX_REGISTERS
     }
 
 

@@ -19,7 +19,7 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import loads
-from privml.events.registers import DIGEST_SIZE, RTMRS, Register
+from privml.events.registers import DIGEST_SIZE, MRTD, RTMRS
 from privml.evidence.document import decode_collateral
 from privml.evidence.quote import (
     BODY_10_SIZE,
@@ -58,9 +58,9 @@ def sign(key: ec.EllipticCurvePrivateKey, data: bytes) -> bytes:
     return r.to_bytes(32) + s.to_bytes(32)
 
 
-def body(registers: Mapping[Register, bytes], report_data: bytes) -> bytes:
+def body(registers: Mapping[str, bytes], report_data: bytes) -> bytes:
     """A TD 1.0 report (584 bytes) over MRTD and RTMR0..3 (48 bytes each) and 64 bytes of report data."""
-    values = [registers[register] for register in (Register.MRTD, *RTMRS)]
+    values = [registers[register] for register in (MRTD, *RTMRS)]
     if any(len(value) != DIGEST_SIZE for value in values):
         raise EvidenceError(f"simulated quote: a register is not {DIGEST_SIZE} bytes long")
     if len(report_data) != 64:
@@ -72,7 +72,7 @@ def body(registers: Mapping[Register, bytes], report_data: bytes) -> bytes:
     return report
 
 
-def make_quote(registers: Mapping[Register, bytes], report_data: bytes) -> bytes:
+def make_quote(registers: Mapping[str, bytes], report_data: bytes) -> bytes:
     """A v4 quote that `evidence.signature.check` accepts with the simulated root and `collateral`."""
     return assemble(body(registers, report_data))
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from privml.base.errors import HostError
 from privml.base.strictjson import unhex
-from privml.events.registers import DIGEST_SIZE, ZERO, Register
+from privml.events.registers import DIGEST_SIZE, MRTD, RTMR0, RTMR1, RTMR2, RTMR3, ZERO
 from privml.events.replay import extend, replay_tpm_as_rtmrs
 from privml.events.tcg import parse_log
 from privml.sim.quote import collateral, make_quote
@@ -31,11 +31,11 @@ class SimulatedTee:
         replayed = replay_tpm_as_rtmrs(parse_log(self._log))
         mrtd_text = _read(mrtd, "the launcher's MRTD").decode("ascii", "replace").strip("\n\0 ")
         self._registers = {
-            Register.MRTD: unhex(mrtd_text, DIGEST_SIZE, what="sim-mrtd"),
-            Register.RTMR0: replayed[Register.RTMR0],
-            Register.RTMR1: replayed[Register.RTMR1],
-            Register.RTMR2: replayed[Register.RTMR2],
-            Register.RTMR3: ZERO,
+            MRTD: unhex(mrtd_text, DIGEST_SIZE, what="sim-mrtd"),
+            RTMR0: replayed[RTMR0],
+            RTMR1: replayed[RTMR1],
+            RTMR2: replayed[RTMR2],
+            RTMR3: ZERO,
         }
 
     def quote(self, report_data: bytes) -> bytes:
@@ -44,11 +44,11 @@ class SimulatedTee:
 
     def extend(self, digest: bytes) -> None:
         """Extend the RTMR3 of this process."""
-        self._registers[Register.RTMR3] = extend(self._registers[Register.RTMR3], digest)
+        self._registers[RTMR3] = extend(self._registers[RTMR3], digest)
 
     def rtmr3(self) -> bytes:
         """RTMR3 as extended so far."""
-        return self._registers[Register.RTMR3]
+        return self._registers[RTMR3]
 
     def boot_log(self) -> bytes:
         """The TPM's log of this boot."""

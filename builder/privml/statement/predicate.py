@@ -15,7 +15,7 @@ from privml.base.strictjson import Fields, b64, canonical, loads
 from privml.events import agent
 from privml.events.agent import AgentEvent
 from privml.events.event import Event, Evidence
-from privml.events.registers import DIGEST_SIZE, RTMRS, ZERO, Register
+from privml.events.registers import DIGEST_SIZE, MRTD, RTMRS, TDX_REGISTERS, ZERO
 from privml.events.replay import replay_digests
 
 PREDICATE_TYPE = "https://privml-build.dev/predicate/tdx-measurements/v1"
@@ -38,7 +38,7 @@ class MeasuredShape:
     memory: int
     mrtd: tuple[bytes, ...]
     rtmrs: tuple[bytes, bytes, bytes, bytes]
-    evidence: Mapping[Register, Evidence]
+    evidence: Mapping[str, Evidence]
     events: tuple[Event, ...] = ()
 
     @property
@@ -46,13 +46,13 @@ class MeasuredShape:
         """``qemu-11-q35, 2 vcpus, 2048 MiB``."""
         return f"{self.platform}, {self.vcpus} vcpus, {self.memory // (1 << 20)} MiB"
 
-    def accepted(self, register: Register) -> tuple[bytes, ...]:
+    def accepted(self, register: str) -> tuple[bytes, ...]:
         """The values that ``register`` may have."""
-        return self.mrtd if register is Register.MRTD else (self.rtmrs[RTMRS.index(register)],)
+        return self.mrtd if register == MRTD else (self.rtmrs[RTMRS.index(register)],)
 
-    def of(self, register: Register) -> tuple[Event, ...]:
+    def of(self, register: str) -> tuple[Event, ...]:
         """The predicted events of one register, in order."""
-        return tuple(event for event in self.events if event.register is register)
+        return tuple(event for event in self.events if event.register == register)
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object SHAPE."""
@@ -61,8 +61,8 @@ class MeasuredShape:
             "vcpus": self.vcpus,
             "memory": self.memory,
             "mrtd": [value.hex() for value in self.mrtd],
-            **{register.name.lower(): value.hex() for register, value in zip(RTMRS, self.rtmrs, strict=True)},
-            "evidence": {register.name.lower(): self.evidence[register].value for register in Register},
+            **{register: value.hex() for register, value in zip(RTMRS, self.rtmrs, strict=True)},
+            "evidence": {register: self.evidence[register].value for register in TDX_REGISTERS},
             "events": [event.to_dict() for event in self.events],
         }
 
@@ -74,9 +74,9 @@ class MeasuredShape:
         vcpus = fields.integer("vcpus", low=1, high=4096)
         memory = fields.integer("memory", low=1)
         mrtd = _digests(fields.array("mrtd", limit=8), f"{path}.mrtd")
-        rtmr0, rtmr1, rtmr2, rtmr3 = (fields.hexadecimal(register.name.lower(), DIGEST_SIZE) for register in RTMRS)
+        rtmr0, rtmr1, rtmr2, rtmr3 = (fields.hexadecimal(register, DIGEST_SIZE) for register in RTMRS)
         levels = fields.fields("evidence")
-        evidence = {register: Evidence(levels.text(register.name.lower(), one_of=_LEVELS)) for register in Register}
+        evidence = {register: Evidence(levels.text(register, one_of=_LEVELS)) for register in TDX_REGISTERS}
         levels.end()
         events = tuple(
             Event.from_dict(item, f"{path}.events[{index}]")
@@ -87,7 +87,7 @@ class MeasuredShape:
         for register in RTMRS:
             predicted = shape.of(register)
             if predicted and replay_digests(event.digest for event in predicted) not in shape.accepted(register):
-                raise EvidenceError(f"{path}: the events of {register.name} do not replay to its value")
+                raise EvidenceError(f"{path}: the events of {register.upper()} do not replay to its value")
         return shape
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hmac
 from collections.abc import Iterable, Iterator
 
-from privml.events.registers import RTMRS, Register
+from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
 from privml.evidence.facts import Facts
 from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
 from privml.statement.predicate import MeasuredShape
@@ -114,7 +114,7 @@ def _td(facts: Facts, policy: Policy) -> Iterator[Refusal]:
 
 def _closest(facts: Facts, shapes: tuple[MeasuredShape, ...]) -> MeasuredShape | None:
     def equal(shape: MeasuredShape) -> int:
-        return sum(facts.register(register) in shape.accepted(register) for register in Register)
+        return sum(facts.register(register) in shape.accepted(register) for register in TDX_REGISTERS)
 
     return max(shapes, key=equal, default=None)
 
@@ -123,11 +123,11 @@ def _registers(facts: Facts, shape: MeasuredShape | None) -> Iterator[Refusal]:
     if shape is None:
         yield Refusal("shapes", "none", "one shape or more")
         return
-    for register in (Register.MRTD, *RTMRS):
+    for register in (MRTD, *RTMRS):
         got, accepted = facts.register(register), shape.accepted(register)
         if got not in accepted:
             where = f"closest shape: {shape.label}\n{register_difference(register, facts, shape)}"
-            yield Refusal(register.name.lower(), got.hex(), " or ".join(value.hex() for value in accepted), where)
+            yield Refusal(register, got.hex(), " or ".join(value.hex() for value in accepted), where)
 
 
 def _agent(facts: Facts, expected: Expected) -> Iterator[Refusal]:
@@ -176,7 +176,7 @@ def _notes(signature: QuoteFacts | SignatureFailure, shape: MeasuredShape | None
         yield "MRSEAM: any TDX module that Intel signed, at an accepted TCB level"
     if shape is not None:
         weakest = min(shape.evidence.items(), key=lambda item: item[1].strength)
-        yield f"prediction: weakest register {weakest[0].name}, known from {weakest[1].value}"
+        yield f"prediction: weakest register {weakest[0].upper()}, known from {weakest[1].value}"
 
 
 def _roots(policy: Policy) -> str:

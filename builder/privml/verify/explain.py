@@ -12,18 +12,18 @@ from privml.events.align import differences
 from privml.events.event import Event
 from privml.events.explain import quoted, tell, text_in
 from privml.events.logged import LoggedEvent
-from privml.events.registers import Register
+from privml.events.registers import MRTD, RTMR3
 from privml.evidence.facts import Facts
 from privml.statement.predicate import MeasuredShape
 
 MAX_DIFFERENCES = 8
 
 
-def register_difference(register: Register, facts: Facts, shape: MeasuredShape) -> str:
+def register_difference(register: str, facts: Facts, shape: MeasuredShape) -> str:
     """One line for each differing event of ``register``, at most `MAX_DIFFERENCES`; or why the log is no help."""
-    if register is Register.MRTD:
+    if register == MRTD:
         return "MRTD has no log: the TD was started with another firmware file, or by another method"
-    if register is Register.RTMR3:
+    if register == RTMR3:
         if facts.agent_rtmr3 != facts.register(register):
             return (
                 "the agent's log does not replay to RTMR3: something else extended it, or the log is not this boot's"
@@ -35,7 +35,7 @@ def register_difference(register: Register, facts: Facts, shape: MeasuredShape) 
     if log.kind == "malformed":
         return f"the boot log cannot be read: {log.error}"
     if register not in log.matches:
-        return f"the boot log does not replay to {register.name}: it explains nothing"
+        return f"the boot log does not replay to {register.upper()}: it explains nothing"
     predicted, logged = shape.of(register), log.of(register)
     if not predicted:
         return "the statement lists no events of this register"
@@ -57,13 +57,13 @@ def _agent_words(event: AgentEvent) -> str:
     return f"{event.name} {quoted(text_in(event.payload) or event.payload.hex())}"
 
 
-def _differences(register: Register, predicted: Sequence[Event], logged: Sequence[LoggedEvent]) -> list[str]:
+def _differences(register: str, predicted: Sequence[Event], logged: Sequence[LoggedEvent]) -> list[str]:
     found = list(differences(predicted, logged))
     # Only those are put into words that are shown: how many there are is the host's choice.
     shown = found[:MAX_DIFFERENCES]
     near = [want for want, _, _ in shown if want is not None]
     lines = [tell(register, position, want, got, near=near) for want, got, position in shown]
-    return _cut(lines, len(found)) or [f"{register.name}: the same events are logged and predicted"]
+    return _cut(lines, len(found)) or [f"{register.upper()}: the same events are logged and predicted"]
 
 
 def _cut(lines: list[str], count: int) -> list[str]:

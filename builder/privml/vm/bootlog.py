@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from privml.base.errors import EvidenceError, HostError
-from privml.events.registers import Register
+from privml.events.registers import RTMR2
 from privml.events.replay import extended
 from privml.events.tcg import LogEntry, parse_log
 from privml.events.types import EV_EFI_ACTION
@@ -109,7 +109,7 @@ def complete(entries: list[LogEntry]) -> bool:
     return any(
         entry.type == EV_EFI_ACTION and entry.data == LAST and extended(entry, tpm=True) is not None
         for entry in entries
-    ) and any(pair is not None and pair[0] is Register.RTMR2 for pair in (extended(e, tpm=True) for e in entries))
+    ) and any(pair is not None and pair[0] == RTMR2 for pair in (extended(e, tpm=True) for e in entries))
 
 
 def wait_for(machine: Machine, timeout: float = 120) -> list[LogEntry]:

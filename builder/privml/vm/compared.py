@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from privml.events.event import Event
-from privml.events.registers import RTMRS, ZERO, Register
+from privml.events.registers import RTMRS, ZERO
 from privml.events.replay import extend
 from privml.events.tcg import LogEntry
 from privml.events.types import EV_NO_ACTION
@@ -42,7 +42,7 @@ def boot(
     predicted: Sequence[Event],
     *,
     td: Sequence[Event] | None = None,
-    registers: Sequence[Register] = RTMRS[:3],
+    registers: Sequence[str] = RTMRS[:3],
 ) -> Boot:
     """Boot ``launch`` under generic OVMF and a software TPM until its kernel has taken over, and compare.
 

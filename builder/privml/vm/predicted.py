@@ -8,7 +8,7 @@ from pathlib import Path
 
 from privml.base.files import write_atomic
 from privml.base.strictjson import pretty
-from privml.events.registers import RTMRS, Register
+from privml.events.registers import RTMR0, RTMRS, TDX_REGISTERS
 from privml.image.manifest import Manifest, check_artefacts
 from privml.image.tools import ToolsTree
 from privml.machine.platform import Platform, Shape
@@ -70,7 +70,7 @@ class Predictor:
         found = blobs(self._tools, platform, shape, self._cache)
         theirs = crosscheck.measured_by(tool, firmware_file, found, shape)
         ours = predict(self._uki, self._firmware, found, shape.memory, TD_OVMF_2025)
-        return crosscheck.judge(theirs, (ours.mrtd_single, ours.mrtd_two), ours.registers()[Register.RTMR0])
+        return crosscheck.judge(theirs, (ours.mrtd_single, ours.mrtd_two), ours.registers()[RTMR0])
 
 
 def _booted(platform: Platform, shape: Shape) -> bool:
@@ -89,7 +89,7 @@ def measured_shape(prediction: Prediction, platform: Platform, shape: Shape) -> 
         memory=shape.memory,
         mrtd=(prediction.mrtd_single, prediction.mrtd_two),
         rtmrs=(rtmr0, rtmr1, rtmr2, rtmr3),
-        evidence={register: prediction.evidence()[register] for register in Register},
+        evidence={register: prediction.evidence()[register] for register in TDX_REGISTERS},
         events=prediction.events,
     )
 
