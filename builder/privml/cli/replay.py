@@ -18,6 +18,7 @@ from privml.image.manifest import Manifest, check_artefacts
 from privml.measure import firmware, payload, pciwindow, uki
 from privml.measure.compare import Comparison, compare
 from privml.measure.firmware import FirmwareFacts
+from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX
 from privml.measure.uki import UkiFacts
@@ -76,16 +77,8 @@ def hold(image: UkiFacts, fw: FirmwareFacts, manifest: Manifest, file: files.Fil
     blobs = {"BootMenu": _BOOT_MENU, **capture.blobs}
     registers: tuple[str, ...] = _LOGGED
     try:
-        memory = pciwindow.ram(blobs.get(pciwindow.E820, b""))
-        prediction = predict(
-            image,
-            fw,
-            blobs,
-            memory,
-            TD_INTELTDX,
-            origins=manifest.origins,
-            agent_events=manifest.agent_events,
-        )
+        machine = MeasuredMachine(blobs, pciwindow.ram(blobs.get(pciwindow.E820, b"")), TD_INTELTDX)
+        prediction = predict(image, fw, machine, agent_events=manifest.agent_events, origins=manifest.origins)
         events = prediction.events
     except MeasurementError as error:
         notes.append(f"rtmr0 is not compared: {error.message}")
