@@ -296,18 +296,20 @@ def test_the_epoch_and_the_tools_make_everything_again(fake: Fake, out: Path, wh
     assert told["firmware.fd"] == told["model.raw"] == shown[which]
 
 
+@pytest.mark.parametrize("module", ["image/uki.py", "measure/cpio.py"])
 def test_our_own_modules_make_everything_again(
-    fake: Fake, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    fake: Fake, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, module: str
 ) -> None:
     made(fake, out)
-    copy = tmp_path / "image"
-    shutil.copytree(Path(inputs.__file__).parent, copy)
-    monkeypatch.setattr(inputs, "__file__", str(copy / "inputs.py"))
+    copy = tmp_path / "privml"
+    for name in ("image", "measure"):
+        shutil.copytree(Path(inputs.__file__).parents[1] / name, copy / name)
+    monkeypatch.setattr(inputs, "__file__", str(copy / "image/inputs.py"))
     assert made(fake, out).cached
-    (copy / "cpio.py").write_bytes((copy / "cpio.py").read_bytes() + b"#\n")
+    (copy / module).write_bytes((copy / module).read_bytes() + b"#\n")
     told = rebuilt(made(fake, out))
     assert set(told) == ALL
-    assert told["uki.efi"] == "module image/cpio.py changed, root.raw changed"
+    assert told["uki.efi"] == f"module {module} changed, root.raw changed"
 
 
 def test_a_model_that_comes_out_the_same_moves_nothing_after_it(fake: Fake, out: Path) -> None:
@@ -453,7 +455,7 @@ def test_an_output_that_is_missing_is_a_build_error(fake: Fake, out: Path, name:
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ('(source / "root.raw").write_bytes(bytes(9999))', "no GPT"),
+        ('(source / "root.raw").write_bytes(bytes(9999))', "not a GPT disk image"),
         ('(source / "root.roothash").write_text("short")', "not a SHA-256 root hash"),
         ('(source / "root.roothash").write_text("")', "expected one word"),
         ('(source / "kernel-version").write_text("6.1 init=/bin/sh")', "expected one word"),

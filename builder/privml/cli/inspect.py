@@ -9,11 +9,12 @@ from typing import Any
 import click
 
 from privml.base import strictjson
+from privml.base.errors import BuildError
 from privml.base.strictjson import pretty
 from privml.cli.context import resolve
 from privml.image import manifest as manifests
 from privml.image import sbom
-from privml.image.volume import partitions
+from privml.measure import gpt
 from privml.measure.pe import headers
 
 
@@ -75,7 +76,10 @@ def _facts(directory: Path, manifest: manifests.Manifest) -> dict[str, Any]:
             for section in headers((directory / "uki.efi").read_bytes()).sections
         ],
         "partitions": {
-            name: [{"name": part.name, "size": part.size} for part in partitions(directory / name)]
+            name: [
+                {"name": part.name, "size": part.size}
+                for part in gpt.read(directory / name, error=BuildError).partitions
+            ]
             for name in manifests.VOLUMES
             if name in manifest.artefacts
         },

@@ -29,6 +29,8 @@ STEPS = (MODEL, BASE, ROOT, UKI, FIRMWARE, MANIFEST)
 
 Inputs = dict[str, str]
 _SHOWN = 60
+# Modules of other rooms that write or read what goes into an image.
+_OUTSIDE = ("measure/cpio.py", "measure/gpt.py", "measure/verity.py")
 _DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
 
 
@@ -153,8 +155,9 @@ def key(record: Record, step: str) -> str:
 
 
 def _common(lock: Lock) -> Inputs:
-    folder = Path(__file__).parent
-    modules = {f"module image/{path.name}": sha256_file(path) for path in sorted(folder.glob("*.py"))}
+    rooms = Path(__file__).parents[1]
+    paths = (*sorted((rooms / "image").glob("*.py")), *(rooms / path for path in _OUTSIDE))
+    modules = {f"module {path.relative_to(rooms)}": sha256_file(path) for path in paths}
     return {"source date epoch": str(lock.source_date_epoch), "tools tree": lock.tools_sha256, **modules}
 
 

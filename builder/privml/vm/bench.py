@@ -52,8 +52,7 @@ class Bench:
         machine = replace(self.platform, devices=(*first, *self.platform.devices, *devices))
         gpt_event = None
         if boot_disk is not None:
-            with boot_disk.open("rb") as file:
-                gpt_event = gpt.table(file.read(_TABLE)).event
+            gpt_event = gpt.read(boot_disk).event
         launch = launch_of(self._directory, self._manifest, self._recipes, platform=machine, shape=shape)
         launch = replace(launch, boot_disk=boot_disk)
         return boot(
@@ -62,6 +61,3 @@ class Bench:
             self._as_booted.predict(machine, shape, gpt_event=gpt_event).events,
             td=self._as_td.predict(replace(machine, tpm=False), shape, gpt_event=gpt_event).events,
         )
-
-
-_TABLE = 64 * 1024  # header and entries of a primary partition table
