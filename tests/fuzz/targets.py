@@ -26,6 +26,7 @@ from tests.unit.test_measure_optionrom import stored
 from privml.base.errors import EvidenceError, HostError, MeasurementError
 from privml.events.align import differences
 from privml.events.explain import describe
+from privml.events.gpt import decode
 from privml.events.logged import logged
 from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import parse_log
@@ -99,7 +100,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "other-stub": (UKI, uki.other_stub),
     "bzimage": (kernel(), _patched),
     "gpt": (IMAGE[: 34 * 512], gpt.table),
-    "gpt-event": (gpt.table(IMAGE).event, gpt.decode_event),
+    "gpt-event": (gpt.table(IMAGE).event, decode),
     "verity": (superblock(), verity.superblock),
     "cpio": (cpio.archive({"a/b": cpio.Member(b"x")}, mtime=1), lambda data: list(cpio.entries(data))),
     "fat": (IMAGE[FIRST : FIRST + 40 * 512], lambda data: fat.read(data, 0)),

@@ -11,8 +11,8 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from privml.events.gpt import SECTOR
 from privml.measure import gpt
-from privml.measure.gpt import SECTOR
 
 SWAP = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"
 VAR = "4d21b016-b534-45c2-a9fb-5c16e091fd2d"

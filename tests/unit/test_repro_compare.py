@@ -21,10 +21,10 @@ from test_measure_pe import make_uki
 
 from privml.base.errors import Differs, UsageError
 from privml.cli.repro import show
+from privml.events.gpt import Partition
 from privml.image import manifest as manifests
 from privml.image.manifest import Manifest
 from privml.measure.cpio import Member, archive
-from privml.measure.gpt import Partition
 from privml.repro import current
 from privml.repro import page as pages
 from privml.repro.compare import compare, required_of

@@ -18,12 +18,12 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import PrivmlError, UsageError
 from privml.base.files import sha256_file
+from privml.events.gpt import Partition
 from privml.events.registers import TDX_REGISTERS
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.image.manifest import ARTEFACTS, VOLUMES, Manifest
 from privml.image.manifest import decode as decode_manifest
 from privml.measure import gpt
-from privml.measure.gpt import Partition
 from privml.measure.pe import headers, in_memory
 from privml.repro import disk
 from privml.repro.causes import Symptom, name_cause
