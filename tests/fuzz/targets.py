@@ -74,10 +74,6 @@ def _dstack(data: bytes) -> None:
         dstack.parse(value)
 
 
-def _patched(data: bytes) -> None:
-    bzimage.patched(data, memory=2 << 30, initrd_size=len(data), cmdline=data[:64].decode("latin-1"))
-
-
 def _explained(data: bytes) -> None:
     """A document's log as a verifier meets it: read both ways, every event in words, held against a prediction."""
     log = facts.read_boot_log(data, dict.fromkeys(RTMRS, ZERO))
@@ -98,7 +94,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "authenticode": (UKI, pe.authenticode),
     "uki": (UKI, uki.facts),
     "other-stub": (UKI, uki.other_stub),
-    "bzimage": (kernel(), _patched),
+    "bzimage": (kernel(), bzimage.protocol),
     "gpt": (IMAGE[: 34 * 512], gpt.table),
     "gpt-event": (gpt.table(IMAGE).event, decode),
     "verity": (superblock(), verity.superblock),

@@ -114,7 +114,7 @@ MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (TABLE, smbios.filtered),
     (TABLE, smbios.stub_structures),
     (b"\1\0\0\0name".ljust(256, b"\0"), acpi.allocated_files),
-    (kernel(), lambda data: bzimage.patched(data, memory=2 << 30, initrd_size=5000, cmdline="vga=ask")),
+    (kernel(), bzimage.protocol),
     (IMAGE[: 34 * 512], gpt.table),
     (superblock(), verity.superblock),
     (cpio.archive({"a/b": cpio.Member(b"x")}, mtime=1), lambda data: list(cpio.entries(data))),

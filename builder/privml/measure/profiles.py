@@ -9,7 +9,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from privml.base.errors import MeasurementError
 from privml.events.event import Evidence
 from privml.measure.bootvars import BOOT_MANAGER_MENU, FIRMWARE_SETUP, SHELL, UI_APP, BootOption
 
@@ -33,8 +32,6 @@ class Profile:
     Boot. ``fw_cfg_items``, ``smbios``: whether those rows exist. ``boot_options``: the firmware's own.
     ``separators``: how many ReadyToBoot separators reach RTMR0 and RTMR1. ``evidence``: of the rows that only this
     profile has. ``tagged_events``: whether the stub's SMBIOS events reach a TD's registers (``cc``) or a TPM only.
-    ``initrd_argument``: where firmware puts ``initrd=initrd`` in the command line of a ``-kernel`` boot with an
-    initrd. ``kernel_patch``: whether QEMU's changes to the kernel's setup header are in what firmware loads.
     For boots from a disk ``network_boot`` says that network cards have options, ``last_options`` are the firmware's
     own that come after the devices'.
     """
@@ -49,8 +46,6 @@ class Profile:
     evidence: Evidence
     source: str
     tagged_events: Literal["tpm-only", "cc"] = "cc"
-    initrd_argument: Literal["suffix", "prefix"] = "prefix"
-    kernel_patch: Literal["none", "qemu"] = "none"
     network_boot: bool = False
     last_options: tuple[BootOption, ...] = ()
 
@@ -79,8 +74,6 @@ TD_OVMF_2024 = Profile(
     source="edk2 up to 202408, whose ReadyToBoot separator went to RTMR0 (fixed by efaf8931bb): section 3.1, P1; "
     "event logs of a 2 GiB direct boot and of a cloud machine",
     tagged_events="tpm-only",
-    initrd_argument="suffix",
-    kernel_patch="qemu",
 )
 
 TD_OVMF_2025 = Profile(
@@ -94,8 +87,6 @@ TD_OVMF_2025 = Profile(
     evidence=Evidence.HARDWARE,
     source="edk2 202411 to 202502 OvmfPkgX64, direct kernel boot: specification sheet section 3.1, P2",
     tagged_events="tpm-only",
-    initrd_argument="suffix",
-    kernel_patch="qemu",
 )
 
 TD_OVMF_2026 = Profile(
@@ -127,10 +118,3 @@ TPM = Profile(
 )
 
 PROFILES = {profile.name: profile for profile in (TD_INTELTDX, TD_OVMF_2024, TD_OVMF_2025, TD_OVMF_2026, TPM)}
-
-
-def profile_named(name: str) -> Profile:
-    """The profile of that name; ``MeasurementError`` listing the known ones."""
-    if name not in PROFILES:
-        raise MeasurementError(f"profile `{name[:40]}` is not known: expected one of {', '.join(PROFILES)}")
-    return PROFILES[name]
