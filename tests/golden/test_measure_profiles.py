@@ -26,7 +26,7 @@ from privml.measure.tdvf import FirmwareSection
 from privml.measure.uki import UkiFacts
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
-# The IntelTdxX64 layout of edk2 2024, which both direct boots have (specification sheet section 1).
+# The IntelTdxX64 layout of edk2 2024, which both direct boots have.
 INTEL_TDX = (
     FirmwareSection(3, 0, 0, 0x810000, 0x10000, 0),
     FirmwareSection(3, 0, 0, 0x80B000, 0x2000, 0),

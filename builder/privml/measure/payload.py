@@ -1,7 +1,7 @@
 """What firmware starts, and what that measures: a UKI, a kernel given by ``-kernel``, or a UKI on a disk.
 
-Rules: specification sheet sections 4, 5 and 10. The stub's were read in systemd 262 and seen in software-TPM boots;
-a kernel's two events, and the order of a disk's, are in hardware logs.
+The stub's rules were read in systemd 262 (src/boot/stub.c) and seen in software-TPM boots; a kernel's two events
+(Linux drivers/firmware/efi/libstub), and the order of a disk's, are in hardware logs.
 """
 
 from __future__ import annotations

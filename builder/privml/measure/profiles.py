@@ -1,7 +1,7 @@
 """Boot profiles as data: which firmware build under which TPM or TDX logs which kinds of events.
 
 A profile is chosen from a pinned firmware and a log of a real boot, never from a version string: distributions
-back-port. Specification sheet sections 3.1, 4, 5 and 10.
+back-port. ADR 0022 and 0034 say what was seen; tests/golden/test_measure_profiles.py holds logs of TDs.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from typing import Literal
 from privml.events.event import Evidence
 from privml.measure.bootvars import BOOT_MANAGER_MENU, FIRMWARE_SETUP, SHELL, UI_APP, BootOption
 
-# Rows 3 of section 3.1, in the firmware's fixed order (edk2 OvmfPkg/Library/QemuFwCfgLib/QemuFwCfgCacheInit.c);
-# None: any size. An item of another size is not measured.
+# The fw_cfg items that are measured, in the firmware's fixed order (edk2 OvmfPkg/Library/QemuFwCfgLib,
+# QemuFwCfgCacheInit.c); None: any size. An item of another size is not measured.
 FW_CFG_ITEMS: tuple[tuple[str, int | None], ...] = (
     ("etc/extra-pci-roots", 8),
     ("BootMenu", 2),
@@ -59,7 +59,7 @@ TD_INTELTDX = Profile(
     boot_options=(),
     separators=(0, 1),
     evidence=Evidence.SOURCE,
-    source="edk2 IntelTdxX64 from 202605 (03a07cb0f5), direct kernel boot: specification sheet section 3.1, P4",
+    source="edk2 IntelTdxX64 from 202605 (03a07cb0f5), direct kernel boot",
 )
 
 TD_OVMF_2024 = Profile(
@@ -71,7 +71,7 @@ TD_OVMF_2024 = Profile(
     boot_options=(UI_APP,),
     separators=(1, 0),
     evidence=Evidence.HARDWARE,
-    source="edk2 up to 202408, whose ReadyToBoot separator went to RTMR0 (fixed by efaf8931bb): section 3.1, P1; "
+    source="edk2 up to 202408, whose ReadyToBoot separator went to RTMR0 (fixed by efaf8931bb); "
     "event logs of a 2 GiB direct boot and of a cloud machine",
     tagged_events="tpm-only",
 )
@@ -85,7 +85,7 @@ TD_OVMF_2025 = Profile(
     boot_options=(UI_APP,),
     separators=(0, 1),
     evidence=Evidence.HARDWARE,
-    source="edk2 202411 to 202502 OvmfPkgX64, direct kernel boot: specification sheet section 3.1, P2",
+    source="edk2 202411 to 202502 OvmfPkgX64, direct kernel boot",
     tagged_events="tpm-only",
 )
 
@@ -98,7 +98,7 @@ TD_OVMF_2026 = Profile(
     boot_options=(BOOT_MANAGER_MENU, FIRMWARE_SETUP),
     separators=(0, 1),
     evidence=Evidence.SOURCE,
-    source="edk2 from 202505 OvmfPkgX64: section 3.1, P3 (and P4, whose plain build keeps the boot options); the "
+    source="edk2 from 202505 OvmfPkgX64; the "
     "order of its rows is that of software-TPM boots of 2026.08, no TD's log was at hand",
 )
 
