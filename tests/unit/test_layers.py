@@ -115,8 +115,9 @@ def test_every_folder_of_the_package_is_a_row() -> None:
     assert [room for room in rooms(BUILDER) if room not in ALLOWED] == []
 
 
-def test_only_the_simulated_platform_may_import_itself() -> None:
+def test_guest_code_is_imported_by_no_host_room() -> None:
     assert [room for room, may in ALLOWED.items() if "sim" in may] == []
+    assert [room for room, may in ALLOWED.items() if "agent" in may] == ["sim"]
 
 
 @pytest.fixture
@@ -158,6 +159,8 @@ BAD = [
     ("client", "sim"),
     ("readers", "verify"),
     ("host", "repro"),
+    ("readers", "agent"),
+    ("cli", "agent"),
     ("cli", "sim"),
 ]
 
