@@ -18,7 +18,6 @@ from urllib.parse import unquote
 import pytest
 
 from privml.base.errors import EvidenceError, MeasurementError
-from privml.cli import files
 from privml.events.explain import describe, proven
 from privml.events.registers import MRTD, RTMR0, RTMRS
 from privml.events.tcg import ALG_SHA256, ALG_SHA384, LogEntry, encode_log, parse_log
@@ -26,6 +25,7 @@ from privml.evidence import quote, signature
 from privml.evidence.quote_facts import QuoteFacts
 from privml.measure import acpi, smbios
 from privml.measure.digest import sha384
+from privml.readers import files
 
 SHARED = Path(__file__).resolve().parents[3] / "shared/vectors"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared vectors are not beside this checkout")

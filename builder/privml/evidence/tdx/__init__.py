@@ -1,0 +1,1 @@
+"""Intel TDX: what its guests show, and how Linux lets them."""
