@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 from tests.real.conftest import only_full, privml, succeeded
 
-from privml.cli.context import Workplace, resolve
+from privml.image.target import resolve
 from privml.image.tools import Bind
+from privml.image.workplace import Workplace
 from privml.machine.platform import Shape
 from privml.vm import bootdisk
 from privml.vm.bench import Bench

@@ -21,9 +21,9 @@ from privml.base.steps import set_quiet
 from privml.base.strictjson import pretty
 from privml.cli import main as main_module
 from privml.cli.anchor import expected_of
-from privml.cli.context import recipes_directory, resolve
 from privml.cli.main import VERBS, main
 from privml.image import manifest
+from privml.image.target import recipes_directory, resolve
 from privml.recipe.loader import shipped
 from privml.statement.predicate import Predicate
 from privml.vm.predicted import write_prediction

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from pathlib import Path
@@ -12,18 +11,14 @@ import click
 
 from privml.base.errors import BuildError, HostError, UsageError
 from privml.base.steps import say, step
-from privml.cli.context import (
-    Target,
-    Workplace,
-    check_output,
-    recipes_directory,
-    refresh_hint,
-    resolve,
-    tools_lock_path,
-)
+from privml.cli.output import print_json
 from privml.image import build as room
 from privml.image import madeby
 from privml.image.build import Built
+from privml.image.target import Target, check_output, recipes_directory, resolve
+from privml.image.workplace import Workplace
+from privml.lock.locate import tools_lock_path
+from privml.lock.refresh import refresh_hint
 from privml.store.fetch import GoneError
 from privml.store.pools import Pool
 from privml.vm.prediction import has_prediction
@@ -80,8 +75,10 @@ def image(
         if render_only is not None:
             room.render_only(recipe, lock, place.store, place.tools(found.recipe), render_only, pools=place.pools)
             files = sum(path.is_file() or path.is_symlink() for path in render_only.rglob("*"))
-            told = json.dumps({"directory": str(render_only), "files": files})
-            click.echo(told if as_json else f"wrote {render_only}")
+            if as_json:
+                print_json({"directory": str(render_only), "files": files})
+            else:
+                click.echo(f"wrote {render_only}")
             return
         # An image that is whole needs no tools: they are not even looked at.
         whole = None if force else room.find(recipe, lock, place.store, found.directory, refreshed=refreshed)
@@ -113,13 +110,16 @@ def image(
         _predict(place, found, built)
     artefacts = {name: vars(artefact) for name, artefact in built.manifest.artefacts.items()}
     if as_json:
-        facts = {
-            "directory": str(built.directory),
-            "cached": built.cached,
-            "steps": {name: {"cached": not why, "because": list(why)} for name, why in built.because.items()},
-            "root_hash": built.manifest.root.root_hash,
-        }
-        click.echo(json.dumps({**facts, "artefacts": artefacts}, indent=2, sort_keys=True))
+        steps = {name: {"cached": not why, "because": list(why)} for name, why in built.because.items()}
+        print_json(
+            {
+                "directory": str(built.directory),
+                "cached": built.cached,
+                "steps": steps,
+                "root_hash": built.manifest.root.root_hash,
+                "artefacts": artefacts,
+            }
+        )
         return
     for name, artefact in sorted(artefacts.items()):
         click.echo(f"{artefact['sha256']}  {built.directory / name}  {artefact['size'] / 1e6:.1f} MB")
