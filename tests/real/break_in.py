@@ -22,9 +22,9 @@ from pathlib import Path
 from tests.real import disks
 
 from privml.base.errors import HostError
-from privml.image.manifest import Manifest
 from privml.image.tools import ToolsTree
 from privml.measure.compare import compare
+from privml.output.manifest import Manifest
 from privml.vm import bootlog
 from privml.vm.ask import request
 from privml.vm.machine import GENERIC_FIRMWARE, Launch, Machine, started

@@ -27,10 +27,11 @@ from privml.base.steps import say, step
 from privml.image.build import build
 from privml.image.target import recipes_directory, resolve
 from privml.image.workplace import Workplace
+from privml.output.prediction import write_prediction
 from privml.vm.ask import await_ready
 from privml.vm.launch import launch_of
 from privml.vm.machine import Machine, started
-from privml.vm.predicted import predict_image, write_prediction
+from privml.vm.predicted import predict_image
 
 NAME = "demo-cpu-dev"
 PROMPT = "The capital of France is"

@@ -21,10 +21,10 @@ from tests.real.conftest import ROOT, only_full, privml, succeeded
 
 from privml.base.files import sha256_file
 from privml.image import content
-from privml.image.manifest import read
 from privml.image.workplace import Workplace
 from privml.lock.locate import tools_lock_path
 from privml.lock.models import read_tools_lock
+from privml.output.manifest import read
 from privml.recipe.loader import shipped
 from privml.store.objects import Store
 

@@ -18,7 +18,7 @@ from tests.real.conftest import ROOT, only_full, privml, settled, succeeded
 
 from privml.host.facts import SUBORDINATE_IDS
 from privml.host.survey import subordinate
-from privml.image.manifest import read
+from privml.output.manifest import read
 
 pytestmark = [pytest.mark.real, only_full]
 

@@ -22,10 +22,10 @@ from privml.events.tcg import ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.evidence import capture
 from privml.evidence.capture import Capture
 from privml.evidence.tdx.kernel import TdxTee
-from privml.image import manifest as manifests
 from privml.measure import firmware, uki
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX
+from privml.output import manifest as manifests
 from privml.readers import captured, files
 from privml.readers.replay import Replayed
 from privml.readers.replay import replay as replay_capture

@@ -20,7 +20,6 @@ from privml.evidence.quote import TdBody
 from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
 from privml.evidence.report_data import Header
 from privml.evidence.signature import check
-from privml.statement.predicate import MeasuredShape
 from privml.verify.check import verify
 from privml.verify.policy import INTEL_ROOT_SHA256, Expected, Policy
 from privml.verify.report import render
@@ -144,7 +143,7 @@ OTHER: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"agent-events"},
     ),
     "no shapes": (
-        {"expected": Expected(dataclasses.replace(samples.PREDICATE, shapes=()), "x")},
+        {"expected": Expected(dataclasses.replace(samples.PREDICATE, launches=()), "x")},
         {"shapes"},
     ),
     "qe vendor": (
@@ -258,19 +257,17 @@ def test_all_reasons_are_given_at_once() -> None:
 
 def test_a_mix_of_two_shapes_is_no_shape() -> None:
     values = list(FACTS.quote.body.rtmrs)
-    values[0] = samples.PREDICATE.shapes[0].rtmrs[0]
-    mixed: tuple[MeasuredShape, ...] = (
-        dataclasses.replace(samples.PREDICATE.shapes[0], mrtd=(FLIP_48,)),
-        samples.PREDICATE.shapes[1],
-    )
-    expected = Expected(dataclasses.replace(samples.PREDICATE, shapes=mixed), "x")
+    first, second = samples.PREDICATE.launches
+    values[0] = first.accepted("rtmr0")[0]
+    mixed = (samples.with_register(first, "mrtd", FLIP_48), second)
+    expected = Expected(dataclasses.replace(samples.PREDICATE, launches=mixed), "x")
     verdict = judge(facts=samples.with_body(FACTS, rtmrs=tuple(values)), expected=expected)
     assert verdict.outcome is Outcome.REFUSED
     assert len(verdict.refusals) == 1
 
 
 def test_the_two_pass_mrtd_is_accepted_too() -> None:
-    assert judge(facts=samples.with_body(FACTS, mr_td=samples.PREDICATE.shapes[1].mrtd[1])).accepted
+    assert judge(facts=samples.with_body(FACTS, mr_td=samples.PREDICATE.launches[1].accepted("mrtd")[1])).accepted
 
 
 def test_refusal_codes_are_known_ones() -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import click
 
 from privml.cli.output import print_json
-from privml.image import manifest as manifests
 from privml.image import sbom
 from privml.image.inspection import facts_of
 from privml.image.target import resolve
+from privml.output.artefacts import check_artefacts
 
 
 @click.command()
@@ -26,7 +26,7 @@ def inspect(target: str, *, packages: bool, as_json: bool) -> None:
     """
     found = resolve(target)
     manifest = found.manifest()
-    manifests.check_artefacts(found.directory, manifest)
+    check_artefacts(found.directory, manifest.artefacts)
     facts = facts_of(found.directory, manifest)
     if as_json:
         print_json(facts)
@@ -34,9 +34,11 @@ def inspect(target: str, *, packages: bool, as_json: bool) -> None:
     click.echo(f"{manifest.name} ({manifest.variant}), recipe {manifest.recipe_sha256}")
     for name, row in facts["artefacts"].items():
         click.echo(f"{row['sha256']}  {name}  {row['size'] / 1e6:.1f} MB")
-    click.echo(f"root hash {manifest.root.root_hash}")
-    model = manifest.model
-    click.echo("no model" if model is None else f"model {model.name}, root hash {model.verity.root_hash}")
+    click.echo(f"root hash {manifest.root.root_hash.hex()}")
+    for model in manifest.models:
+        click.echo(f"model {model.name}, root hash {model.verity.root_hash.hex()}")
+    if not manifest.models:
+        click.echo("no model")
     click.echo(f"kernel {manifest.kernel}; its options:")
     for word in manifest.cmdline.split():
         click.echo(f"  {word}")
@@ -45,7 +47,7 @@ def inspect(target: str, *, packages: bool, as_json: bool) -> None:
     click.echo("uki.efi: " + ", ".join(f"{row['name']} {row['size']}" for row in facts["uki"]))
     click.echo(f"{len(manifest.packages)} packages{'' if packages else ' (--packages lists them)'}")
     if packages:
-        for name, version, architecture, _ in manifest.packages:
-            click.echo(f"  {name} {version} {architecture}")
+        for package in manifest.packages:
+            click.echo(f"  {package.name} {package.version} {package.architecture}")
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(facts["sbom"].items()))
     click.echo(f"{sbom.FILE}: {kinds or 'not there'}")

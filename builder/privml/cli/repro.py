@@ -13,13 +13,13 @@ from privml.base.files import directory_atomic, locked, write_atomic
 from privml.base.steps import step
 from privml.cli.output import print_json
 from privml.image import madeby
-from privml.image import manifest as manifests
 from privml.image.bootstrap import tools_tree
 from privml.image.target import check_output, resolve
 from privml.image.workplace import Workplace
 from privml.lock.contents import bring_all
 from privml.lock.models import read_tools_lock
 from privml.lock.refresh import refresh_hint
+from privml.output import manifest as manifests
 from privml.repro import current, external
 from privml.repro.images import compared, owners_of
 from privml.repro.inputs import inputs_of

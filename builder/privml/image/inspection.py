@@ -7,15 +7,14 @@ from pathlib import Path
 from typing import Any
 
 from privml.base import strictjson
-from privml.image import manifest as manifests
 from privml.image import sbom
 from privml.image.volume import partitions
 from privml.measure.pe import headers
+from privml.output.manifest import Manifest
 
 
-def facts_of(directory: Path, manifest: manifests.Manifest) -> dict[str, Any]:
+def facts_of(directory: Path, manifest: Manifest) -> dict[str, Any]:
     """The contents of the image in ``directory`` as a JSON object; its artefacts are not checked here."""
-    model = manifest.model
     return {
         "name": manifest.name,
         "variant": manifest.variant,
@@ -24,7 +23,7 @@ def facts_of(directory: Path, manifest: manifests.Manifest) -> dict[str, Any]:
         "source_date_epoch": manifest.source_date_epoch,
         "artefacts": {name: {"sha256": a.sha256, "size": a.size} for name, a in sorted(manifest.artefacts.items())},
         "root": manifest.root.to_dict(),
-        "model": model and {"name": model.name, **model.verity.to_dict()},
+        "models": [{"name": model.name, **model.verity.to_dict()} for model in manifest.models],
         "kernel": manifest.kernel,
         "options": manifest.cmdline.split(),
         "uki": [
@@ -33,10 +32,9 @@ def facts_of(directory: Path, manifest: manifests.Manifest) -> dict[str, Any]:
         ],
         "partitions": {
             name: [{"name": part.name, "size": part.size} for part in partitions(directory / name)]
-            for name in manifests.VOLUMES
-            if name in manifest.artefacts
+            for name in manifest.volumes
         },
-        "packages": [list(row) for row in manifest.packages],
+        "packages": [list(vars(package).values()) for package in manifest.packages],
         "sbom": _sbom_kinds(directory),
     }
 

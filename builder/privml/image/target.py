@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import RecipeError, UsageError
-from privml.image import manifest
+from privml.output import manifest
 from privml.recipe.loader import find, shipped
 
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from privml.base.errors import UsageError
-from privml.events.registers import RTMR3, RTMRS
+from privml.events.registers import MRTD, RTMR3, RTMRS
 from privml.readers.changes import Change, Item, changes, nearest, one_change
 from privml.readers.files import File, Log
-from privml.statement.predicate import MeasuredShape
+from privml.statement.launch import MeasuredLaunch, TdMachine
 
 FIRMWARE_REGISTERS = RTMRS[:3]
 """The registers that a firmware's log accounts for; RTMR3 belongs to the software in the TD."""
@@ -66,7 +66,7 @@ def _pairs(left: File, right: File) -> Iterator[Pair]:
             one, other = ours.get(key), theirs.get(key)
             if one is not None and other is not None:
                 found = tuple(changes(one.events, other.events, RTMRS))
-                yield Pair(one.label, found, mrtd_equal=one.mrtd == other.mrtd)
+                yield Pair(one.label, found, mrtd_equal=one.registers[MRTD] == other.registers[MRTD])
             elif one is not None:
                 yield Pair(one.label, only_in=left.path)
             elif other is not None:
@@ -81,8 +81,8 @@ def _pairs(left: File, right: File) -> Iterator[Pair]:
         yield Pair("event logs", tuple(changes(left.items(), right.items(), RTMRS)))
 
 
-def _key(shape: MeasuredShape) -> tuple[str, int, int]:
-    return shape.platform, shape.vcpus, shape.memory
+def _key(shape: MeasuredLaunch) -> tuple[str, str, TdMachine]:
+    return shape.tee, shape.platform, shape.machine
 
 
 # --- a log against values or events, as `explain` compares them ---------------------------------------------------
@@ -137,7 +137,7 @@ def with_values(log: Log, claimed: dict[str, bytes]) -> tuple[RegisterCheck, ...
 class EventCheck:
     """A log against another file's events; ``shape`` is the nearest of a prediction, None for another log."""
 
-    shape: MeasuredShape | None
+    shape: MeasuredLaunch | None
     expected: Sequence[Item]
     changes: tuple[Change, ...]
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from privml.base.errors import BuildError
-from privml.image import manifest as manifests
 from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
 from privml.lock.models import Lock
+from privml.output import manifest as manifests
 from privml.repro.changes import Change, changes, moved
 from privml.repro.compare import Surroundings, compare
 from privml.repro.disk import extracted
@@ -47,7 +47,7 @@ class ImageDiff:
 def diff(a: Path, b: Path, place: Workplace, look: Look | None = None) -> ImageDiff:
     """Compare two built images; a file's owner is looked up in the packages of the first."""
     one, two = manifests.read(a), manifests.read(b)
-    owners = Owners(((row[0], row[3]) for row in one.packages), place.store)
+    owners = Owners(((row.name, row.sha256) for row in one.packages), place.store)
     report = compared(a, b, place.tools(), owners, look=look)
     return ImageDiff(report, changes(one, two, report), moved(report))
 
