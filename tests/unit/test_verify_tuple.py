@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -163,7 +164,7 @@ OTHER: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"signature": SignatureFailure("bad", claims_simulated=True), "policy": samples.SIMULATED},
         {"quote-signature"},
     ),
-    "collateral": ({"signature": SignatureFailure("none", collateral_missing=True)}, {"collateral-missing"}),
+    "collateral": ({"signature": SignatureFailure("none", code="collateral-missing")}, {"collateral-missing"}),
     "simulated": ({"signature": SIGNATURE}, {"simulated"}),
     "other root": ({"signature": dataclasses.replace(GENUINE, root_sha256="00" * 32)}, {"root"}),
     "other simulation": (
@@ -275,6 +276,13 @@ def test_refusal_codes_are_known_ones() -> None:
         Refusal("nonsense", "", "")
     assert all(register in CODES for register in TDX_REGISTERS)
     assert isinstance(SIGNATURE, QuoteFacts)
+
+
+def test_the_documentation_lists_every_refusal_code() -> None:
+    text = (samples.REPOSITORY / "docs/VERIFYING.md").read_text()
+    rows = re.findall(r"^\| ((?:`[a-z0-9-]+`(?:, )?)+) \|", text.partition("## Refusal codes")[2], re.MULTILINE)
+    listed = [code.strip("`") for row in rows for code in row.split(", ")]
+    assert sorted(listed) == sorted(CODES)
 
 
 def test_a_real_server_meets_the_strict_policy() -> None:

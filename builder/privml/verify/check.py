@@ -62,10 +62,8 @@ def _signature(facts: Facts, signature: QuoteFacts | SignatureFailure, policy: P
     if isinstance(signature, SignatureFailure):
         if signature.claims_simulated and policy.allow_simulated is None:
             yield Refusal("simulated", "a chain that says SIMULATED", "a chain from Intel's root")
-        elif signature.collateral_missing:
-            yield Refusal("collateral-missing", "none", "collateral in the document or from the caller")
         else:
-            yield Refusal("quote-signature", signature.reason, "a quote that the QVL verifies")
+            yield Refusal(signature.code, signature.reason, signature.expected)
         return
     if signature.quote_sha256 != facts.quote_sha256:
         yield Refusal(

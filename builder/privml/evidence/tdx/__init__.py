@@ -1,1 +1,1 @@
-"""Intel TDX: what its guests show, and how Linux lets them."""
+"""Evidence of Intel TDX. The package itself imports nothing, so the guest can carry some of its modules only."""
