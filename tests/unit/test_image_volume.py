@@ -22,7 +22,7 @@ def disk(tmp_path: Path) -> Path:
 
 def test_verity_parameters_come_from_the_superblock(disk: Path) -> None:
     found = verity_of(disk, "privml-root", HASH)
-    assert found == Verity(HASH, SALT.hex(), 2, 1)
+    assert found == Verity(bytes.fromhex(HASH), SALT, 2, 1)
     assert found.argument() == f"{HASH}:{SALT.hex()}:2:1"
     assert found.to_dict() == {
         "root_hash": HASH,

@@ -13,7 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 
-from privml.base.errors import EvidenceError
+from privml.base.errors import EvidenceError, printable
 from privml.events import gpt, types
 from privml.events.align import MAX_ALIGNED
 from privml.events.event import Event, Evidence
@@ -235,11 +235,11 @@ def _variable(entry: LogEntry) -> str:
     if parts is None:
         return f"malformed variable data, {len(entry.data)} bytes"
     vendor, name, value = parts
-    said = f"variable {_printable(name[:64])} ({vendor}), {len(value)} bytes {value[:16].hex()}".rstrip()
+    said = f"variable {printable(name[:64])} ({vendor}), {len(value)} bytes {value[:16].hex()}".rstrip()
     if entry.type in _BOOT and name.startswith("Boot") and name != "BootOrder":
         # EFI_LOAD_OPTION: u32 attributes, u16 length of the device path, the description in UTF-16 up to a NUL.
         description, end, _ = value[6:].decode("utf-16-le", "replace").partition("\0")
-        said += f" {quoted(_printable(description))}" if description and end else ""
+        said += f" {quoted(printable(description))}" if description and end else ""
     return said
 
 
@@ -258,7 +258,7 @@ def _device_path(data: bytes) -> str:
             break
         body = data[at + 4 : at + size]
         if (kind, subtype) == (4, 4):
-            found.append(_printable(body.decode("utf-16-le", "replace").rstrip("\0"))[:LIMIT])
+            found.append(printable(body.decode("utf-16-le", "replace").rstrip("\0"))[:LIMIT])
         elif (kind, subtype) in ((4, 6), (4, 7)) and len(body) == 16:
             found.append(f"{'FvFile' if subtype == 6 else 'Fv'}({uuid.UUID(bytes_le=body)})")
         at += size
@@ -270,7 +270,7 @@ def _gpt(entry: LogEntry) -> str:
         table = gpt.decode(entry.data)
     except EvidenceError:
         return _plain(entry)
-    names = [_printable(partition.name) for partition in table.partitions]
+    names = [printable(partition.name) for partition in table.partitions]
     return f"partition table of disk {table.disk}, {len(names)} partitions: {', '.join(names)[:LIMIT]}"
 
 
@@ -290,10 +290,6 @@ def _runtime(entry: LogEntry) -> str:
         return _plain(entry)
     value = text_in(payload)
     return f"run-time event {text[:64]} {quoted(value) if value is not None else payload[:48].hex()}".rstrip()
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 _READERS: dict[int, Callable[[LogEntry], str]] = {

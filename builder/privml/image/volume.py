@@ -7,39 +7,14 @@ line for the root, the configuration for the model). The guest never reads the s
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import BuildError
+from privml.events.verity import BLOCK_SIZE, Verity
 from privml.image.tools import Bind, ToolsTree
 from privml.measure import gpt, verity
 
-BLOCK = 4096
 _GENERIC = ("linux-generic", "linux-generic")
-
-
-@dataclass(frozen=True)
-class Verity:
-    """dm-verity parameters: what the guest needs and all it uses. Blocks are 4096 bytes."""
-
-    root_hash: str
-    salt: str
-    data_blocks: int
-    hash_start: int
-
-    def to_dict(self) -> dict[str, object]:
-        """The VERITY object of docs/ARCHITECTURE.md."""
-        return {
-            "root_hash": self.root_hash,
-            "salt": self.salt,
-            "data_blocks": self.data_blocks,
-            "hash_start": self.hash_start,
-            "block_size": BLOCK,
-        }
-
-    def argument(self) -> str:
-        """The value of ``privml.root=`` on the kernel command line."""
-        return f"{self.root_hash}:{self.salt}:{self.data_blocks}:{self.hash_start}"
 
 
 def verity_of(path: Path, label: str, root_hash: str) -> Verity:
@@ -51,13 +26,13 @@ def verity_of(path: Path, label: str, root_hash: str) -> Verity:
     places = {partition.name: partition for partition in partitions}
     found = verity.read(path, places[f"{label}-verity"].start, error=BuildError)
     kind = (found.hash_type, found.algorithm, found.data_block, found.hash_block, len(found.salt))
-    if kind != (1, "sha256", BLOCK, BLOCK, 32):
-        raise BuildError(f"{path.name}: verity superblock {kind} is not sha256 over {BLOCK}-byte blocks")
-    if not 0 < found.data_blocks * BLOCK <= places[label].size:
+    if kind != (1, "sha256", BLOCK_SIZE, BLOCK_SIZE, 32):
+        raise BuildError(f"{path.name}: verity superblock {kind} is not sha256 over {BLOCK_SIZE}-byte blocks")
+    if not 0 < found.data_blocks * BLOCK_SIZE <= places[label].size:
         raise BuildError(f"{path.name}: {found.data_blocks} data blocks do not fit the partition")
     if len(root_hash) != 64 or root_hash.strip("0123456789abcdef"):
         raise BuildError(f"{path.name}: `{root_hash[:80]}` is not a SHA-256 root hash")
-    return Verity(root_hash, found.salt.hex(), found.data_blocks, 1)
+    return Verity(bytes.fromhex(root_hash), found.salt, found.data_blocks, 1)
 
 
 def definitions(label: str, kind: str, verity_kind: str, *, copy: str, compression: str | None) -> dict[str, str]:
@@ -81,8 +56,8 @@ def definitions(label: str, kind: str, verity_kind: str, *, copy: str, compressi
         f"Label={label}-verity",
         "Verity=hash",
         f"VerityMatchKey={label}",
-        f"VerityDataBlockSizeBytes={BLOCK}",
-        f"VerityHashBlockSizeBytes={BLOCK}",
+        f"VerityDataBlockSizeBytes={BLOCK_SIZE}",
+        f"VerityHashBlockSizeBytes={BLOCK_SIZE}",
         "Minimize=best",
     ]
     return {"10-data.conf": "\n".join(data) + "\n", "11-verity.conf": "\n".join(tree) + "\n"}
