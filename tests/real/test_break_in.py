@@ -41,7 +41,7 @@ NULL_DISK = ("-blockdev", "driver=null-co,node-name=extra,size=1048576,read-only
 
 # Each kind by the name that the guest must give it; a machine holds a whole group, and every name must be said.
 DEVICES: dict[str, dict[str, tuple[str, ...]]] = {
-    "e1000": {"pci-8086:100e": ("-netdev", "user,id=net1,restrict=on", "-device", "e1000,netdev=net1,romfile=")},
+    "e1000": {"pci-8086:100e": ("-netdev", "user,id=net1,net=10.0.3.0/24,restrict=on", "-device", "e1000,netdev=net1,romfile=")},
     "virtio": {
         "virtio-rng": ("-device", "virtio-rng-pci"),
         "virtio-balloon": ("-device", "virtio-balloon-pci"),
@@ -52,7 +52,7 @@ DEVICES: dict[str, dict[str, tuple[str, ...]]] = {
         "virtio-scsi": ("-device", "virtio-scsi-pci"),
         "virtio-gpu": ("-device", "virtio-gpu-pci"),
         "virtio-input": ("-device", "virtio-keyboard-pci"),
-        "virtio-net": ("-netdev", "user,id=net1,restrict=on", "-device", "virtio-net-pci,netdev=net1,romfile="),
+        "virtio-net": ("-netdev", "user,id=net1,net=10.0.3.0/24,restrict=on", "-device", "virtio-net-pci,netdev=net1,romfile="),
         "virtio-blk": (*NULL_DISK, "-device", "virtio-blk-pci,drive=extra"),
     },
     "emulated": {
