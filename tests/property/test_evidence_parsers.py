@@ -19,7 +19,7 @@ from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import ALG_SHA384, LogEntry
 from privml.evidence import document, facts, merkle, quote, report_data, signature
 from privml.evidence.document import COLLATERAL_FIELDS, Document, decode_collateral
-from privml.evidence.report_data import Devices, Header, Keys
+from privml.evidence.sections import Devices, Header, Keys
 from privml.statement import intoto, predicate
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "attestation"
@@ -62,7 +62,9 @@ JSON = st.recursive(
 @FAST
 @given(data=st.data())
 def test_a_document_with_any_value_in_any_field(data: st.DataObject) -> None:
-    honest = Document(b"{}", bytes(32), (), b"{}", b"{}", b"", b"", b"", dict.fromkeys(COLLATERAL_FIELDS, "x"))
+    honest = Document(
+        b"{}", bytes(32), (), b"{}", b"{}", b"", b"", b"", (), {"tdx": dict.fromkeys(COLLATERAL_FIELDS, "x")}
+    )
     value = loads(honest.encode())
     value[data.draw(st.sampled_from(sorted(value)))] = data.draw(JSON)
     survives(document.parse, canonical(value))

@@ -13,10 +13,11 @@ from privml.events.event import Event, Evidence
 from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3, RTMRS, TDX_REGISTERS, index_of_register
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
-from privml.evidence import facts, merkle, report_data, signature
+from privml.evidence import facts, merkle, report_data, sections, signature
 from privml.evidence.document import Document
 from privml.evidence.facts import Facts
 from privml.evidence.quote_facts import QuoteFacts
+from privml.evidence.sections import Key, Keys
 from privml.sim import quote as sim
 from privml.statement.predicate import MeasuredShape, Predicate
 from privml.verify.policy import Expected, Policy
@@ -115,6 +116,11 @@ PREDICATE = Predicate(
 EXPECTED = Expected(PREDICATE, "the build in out/demo-cpu")
 
 
+def tls_keys(spki: bytes) -> Keys:
+    """The keys section of a guest that has a TLS key and no other."""
+    return Keys((Key(*sections.TLS_KEY, spki),))
+
+
 def document(
     items: Sequence[Extend] | None = None,
     *,
@@ -129,9 +135,9 @@ def document(
     items = extends(4 << 30) if items is None else items
     tree = merkle.build([nonce, bytes(32)])
     parts = {
-        "header": report_data.Header(variant).encode(),
-        "keys": report_data.Keys(spki).encode(),
-        "devices": report_data.Devices().encode(),
+        "header": sections.Header(variant, "tdx").encode(),
+        "keys": tls_keys(spki).encode(),
+        "devices": sections.Devices().encode(),
         "eventlog": agent.encode_log(agent_events),
     }
     data = report_data.compute(root=tree.root, **parts)
@@ -140,8 +146,8 @@ def document(
         nonce=nonce,
         path=tree.paths[0],
         bootlog=boot_log(items) if log is None else log,
-        quote=quote,
-        collateral=sim.collateral(),
+        evidence=quote,
+        collateral={"tdx": sim.collateral()},
         **parts,
     )
 
@@ -151,7 +157,7 @@ def facts_of(made: Document) -> Facts:
 
 
 def signature_of(made: Document) -> QuoteFacts:
-    checked = signature.check(made.quote, made.collateral, now=NOW, simulated_root=ROOT)
+    checked = signature.check(made.evidence, sim.collateral(), now=NOW, simulated_root=ROOT)
     assert isinstance(checked, QuoteFacts), checked
     return checked
 

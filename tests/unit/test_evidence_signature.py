@@ -12,6 +12,7 @@ from privml.base.strictjson import loads
 from privml.evidence import signature
 from privml.evidence.document import COLLATERAL_FIELDS, decode_collateral
 from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
+from privml.sim import quote as sim
 from privml.verify.policy import INTEL_ROOT_SHA256
 
 QUOTE = (samples.VECTORS / "tdx_quote.bin").read_bytes()
@@ -67,7 +68,7 @@ def test_the_reason_is_that_of_the_root_the_chain_names() -> None:
     assert isinstance(genuine, SignatureFailure)
     assert "xpired" in genuine.reason
     made = samples.document()
-    simulated = signature.check(made.quote, made.collateral, now=2**32, simulated_root=samples.ROOT)
+    simulated = signature.check(made.evidence, sim.collateral(), now=2**32, simulated_root=samples.ROOT)
     assert isinstance(simulated, SignatureFailure)
     assert "xpired" in simulated.reason
 
@@ -88,7 +89,7 @@ def test_a_simulated_quote_needs_its_root() -> None:
     found = samples.signature_of(made)
     assert found.root_sha256 == hashlib.sha256(samples.ROOT).hexdigest()
     assert (found.tcb_status, found.claims_simulated) == ("UpToDate", True)
-    without = signature.check(made.quote, made.collateral, now=samples.NOW)
+    without = signature.check(made.evidence, sim.collateral(), now=samples.NOW)
     assert isinstance(without, SignatureFailure)
     assert without.claims_simulated
 

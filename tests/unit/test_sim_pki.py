@@ -73,6 +73,8 @@ def test_a_second_signer_is_not_the_platform() -> None:
 
     forged = pki.certification(quote.private_key("processor"), b"")
     made = samples.document()
-    body = made.quote[48:632]
+    body = made.evidence[48:632]
     data = quote.assemble(body, forged)
-    assert not hasattr(signature.check(data, made.collateral, now=samples.NOW, simulated_root=samples.ROOT), "ppid")
+    assert not hasattr(
+        signature.check(data, quote.collateral(), now=samples.NOW, simulated_root=samples.ROOT), "ppid"
+    )

@@ -24,8 +24,8 @@ HONEST = samples.document()
 
 
 def judge(made: Document, collateral: dict[str, str] | None = None, policy: Policy = samples.SIMULATED) -> Verdict:
-    given = made.collateral if collateral is None else collateral
-    checked = signature.check(made.quote, given, now=samples.NOW, simulated_root=samples.ROOT)
+    given = quote.collateral() if collateral is None else collateral
+    checked = signature.check(made.evidence, given, now=samples.NOW, simulated_root=samples.ROOT)
     return verify(
         samples.facts_of(made),
         checked,
@@ -118,9 +118,9 @@ def test_a_revoked_machine(serial: int, found: list[str]) -> None:
 
 
 def test_a_debug_td_is_refused_whatever_the_library_thinks() -> None:
-    body = bytearray(HONEST.quote[48:632])
+    body = bytearray(HONEST.evidence[48:632])
     body[120] |= 1
-    verdict = judge(dataclasses.replace(HONEST, quote=quote.assemble(bytes(body))))
+    verdict = judge(dataclasses.replace(HONEST, evidence=quote.assemble(bytes(body))))
     assert "td-attributes" in codes(verdict)
 
 
@@ -146,9 +146,9 @@ SIGNED_CHANGES = {
 @pytest.mark.parametrize("at", SIGNED_CHANGES)
 def test_a_change_that_the_platform_itself_signed(at: int) -> None:
     """The signature is good, so only the tuple stands between this TD and the prompt."""
-    body = bytearray(HONEST.quote[48:632])
+    body = bytearray(HONEST.evidence[48:632])
     body[at] ^= 0x20
-    found = set(codes(judge(dataclasses.replace(HONEST, quote=quote.assemble(bytes(body))))))
+    found = set(codes(judge(dataclasses.replace(HONEST, evidence=quote.assemble(bytes(body))))))
     # The library has an opinion of its own on the module's signer and on reserved attributes.
     assert SIGNED_CHANGES[at] in found
     assert found <= {SIGNED_CHANGES[at], "quote-signature"}

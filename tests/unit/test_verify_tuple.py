@@ -18,7 +18,7 @@ from privml.evidence.document import decode_collateral
 from privml.evidence.facts import Facts
 from privml.evidence.quote import TdBody
 from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
-from privml.evidence.report_data import Header
+from privml.evidence.sections import Header, Keys
 from privml.evidence.signature import check
 from privml.statement.predicate import MeasuredShape
 from privml.verify.check import verify
@@ -121,7 +121,7 @@ def test_every_td_attribute_is_exact(bit: int) -> None:
 
 
 def header(**changes: str) -> Facts:
-    return dataclasses.replace(FACTS, header=dataclasses.replace(Header("production"), **changes))
+    return dataclasses.replace(FACTS, header=dataclasses.replace(Header("production", "tdx"), **changes))
 
 
 OTHER: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -130,6 +130,11 @@ OTHER: dict[str, tuple[dict[str, Any], set[str]]] = {
     "nonce short": ({"nonce": b""}, {"nonce"}),
     "key": ({"tls_spki_sha256": bytes(32)}, {"tls-key"}),
     "key missing": ({"tls_spki_sha256": None}, {"tls-key"}),
+    "no tls key": ({"facts": dataclasses.replace(FACTS, keys=Keys(()))}, {"tls-key"}),
+    "no tls key, no connection": (
+        {"facts": dataclasses.replace(FACTS, keys=Keys(())), "tls_spki_sha256": None},
+        {"tls-key"},
+    ),
     "report data upper half": (
         {"facts": body("report_data", FACTS.report_data[:32] + b"\1" * 32)(FACTS)},
         {"report-data"},
@@ -137,7 +142,7 @@ OTHER: dict[str, tuple[dict[str, Any], set[str]]] = {
     "variant": ({"facts": header(variant="development"), "policy": samples.SIMULATED}, {"variant"}),
     "development": ({"facts": header(variant="development")}, {"variant", "development"}),
     "purpose": ({"facts": header(purpose="key-release")}, {"purpose"}),
-    "stage": ({"facts": header(stage="booting")}, {"stage"}),
+    "stage": ({"facts": header(stage="keys")}, {"stage"}),
     "no agent events": ({"facts": dataclasses.replace(FACTS, agent_events=())}, {"agent-events"}),
     "failed": (
         {"facts": dataclasses.replace(FACTS, agent_events=(*FACTS.agent_events, agent.failed_event()))},

@@ -83,8 +83,8 @@ def judge(
     """
     parsed = document.parse(data)
     checked = signature.check(
-        parsed.quote,
-        parsed.collateral if collateral is None else collateral,
+        parsed.evidence,
+        (parsed.collateral or {}).get("tdx") if collateral is None else collateral,
         now=now,
         simulated_root=policy.allow_simulated,
     )

@@ -14,9 +14,9 @@ from pathlib import Path
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
 from privml.events import agent as events
+from privml.events.variants import VARIANTS
 
 FORMAT = "privml-config/v2"
-VARIANTS = ("production", "development")
 BLOCK_SIZE = 4096
 _MAX_FILE = 64 * 1024
 

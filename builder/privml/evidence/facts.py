@@ -20,7 +20,7 @@ from privml.events.tcg import LogEntry
 from privml.evidence import merkle, quote, report_data
 from privml.evidence.document import Document
 from privml.evidence.quote import Quote
-from privml.evidence.report_data import Devices, Header, Keys
+from privml.evidence.sections import Devices, Header, Keys
 
 LOGGED = (RTMR0, RTMR1, RTMR2)
 """The registers that firmware, stub and kernel extend and log; RTMR3 has the agent's own log."""
@@ -72,12 +72,17 @@ class Facts:
 
 def collect(document: Document) -> Facts:
     """Work out the facts of ``document``; ``EvidenceError`` when a part other than the boot log is malformed."""
-    parsed = quote.parse(document.quote)
+    header = Header.decode(document.header)
+    if header.tee != "tdx":
+        raise EvidenceError(f"header.tee: `{header.tee}` evidence cannot be read by this version, expected tdx")
+    if document.certificates:
+        raise EvidenceError("document.certificates: a TDX quote holds its own, expected none")
+    parsed = quote.parse(document.evidence)
     return Facts(
         quote=parsed,
-        quote_sha256=hashlib.sha256(document.quote[: parsed.signed_length]).hexdigest(),
+        quote_sha256=hashlib.sha256(document.evidence[: parsed.signed_length]).hexdigest(),
         nonce=document.nonce,
-        header=Header.decode(document.header),
+        header=header,
         keys=Keys.decode(document.keys),
         devices=Devices.decode(document.devices),
         report_data=report_data.compute(

@@ -11,6 +11,7 @@ from privml.base import strictjson
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.files import sha256_file
 from privml.events.agent import ENGINE, MODEL, AgentEvent
+from privml.events.variants import VARIANTS
 from privml.image.volume import BLOCK, Verity
 from privml.machine.platform import Shape
 
@@ -106,7 +107,7 @@ def decode(data: bytes) -> Manifest:
     artefacts = top.fields("artefacts")
     manifest = Manifest(
         name=top.text("name"),
-        variant=top.text("variant", one_of=("production", "development")),
+        variant=top.text("variant", one_of=VARIANTS),
         recipe_sha256=top.hexadecimal("recipe_sha256", 32).hex(),
         lock_sha256=top.hexadecimal("lock_sha256", 32).hex(),
         refreshed=top.boolean("refreshed"),

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from privml.base import strictjson
 from privml.events.agent import NAMES
+from privml.events.variants import VARIANTS
 from privml.image.manifest import FORMAT, artefacts_of
 from privml.image.volume import BLOCK
 from privml.lock.models import Lock, ToolsLock
@@ -39,7 +40,7 @@ def manifest_schema() -> dict[str, Any]:
     fields = {
         "format": {"const": FORMAT},
         "name": _TEXT,
-        "variant": {"enum": ["production", "development"]},
+        "variant": {"enum": list(VARIANTS)},
         "recipe_sha256": _SHA256,
         "lock_sha256": _SHA256,
         "refreshed": {

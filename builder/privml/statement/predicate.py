@@ -17,9 +17,9 @@ from privml.events.agent import AgentEvent
 from privml.events.event import Event, Evidence
 from privml.events.registers import DIGEST_SIZE, MRTD, RTMRS, TDX_REGISTERS, ZERO
 from privml.events.replay import replay_digests
+from privml.events.variants import VARIANTS
 
 PREDICATE_TYPE = "https://privml-build.dev/predicate/tdx-measurements/v1"
-VARIANTS = ("production", "development")
 MAX_SHAPES = 256
 MAX_EVENTS = 4096
 _LEVELS = tuple(level.value for level in Evidence)

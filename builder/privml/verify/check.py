@@ -11,6 +11,7 @@ from collections.abc import Iterable, Iterator
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
 from privml.evidence.facts import Facts
 from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
+from privml.evidence.sections import TLS_KEY
 from privml.statement.predicate import MeasuredShape
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.policy import INTEL_ROOT_SHA256, Expected, Policy
@@ -139,7 +140,7 @@ def _agent(facts: Facts, expected: Expected) -> Iterator[Refusal]:
             " ".join(event.name for event in wanted) or "no events",
             agent_difference(facts.agent_events, wanted),
         )
-    # Attestation document v1 has no place for GPU evidence (`report_data.Devices`), so such an image cannot pass.
+    # The devices section is empty until GPU evidence can be read (`sections.Devices`), so such an image cannot pass.
     if any(event.name.startswith("gpu-") for event in wanted):
         yield Refusal("gpu-evidence", "none", "evidence for each declared GPU")
 
@@ -149,9 +150,10 @@ def _binding(facts: Facts, nonce: bytes | None, tls_spki_sha256: bytes | None) -
         yield Refusal("nonce", facts.nonce.hex(), "the caller's own" if nonce is None else nonce.hex())
     if facts.quote.body.report_data != facts.report_data:
         yield Refusal("report-data", facts.quote.body.report_data.hex(), facts.report_data.hex())
-    if tls_spki_sha256 != facts.keys.tls_spki_sha256:
+    attested = facts.keys.find(*TLS_KEY)
+    if attested is None or tls_spki_sha256 != attested:
         got = "no connection" if tls_spki_sha256 is None else tls_spki_sha256.hex()
-        yield Refusal("tls-key", got, facts.keys.tls_spki_sha256.hex())
+        yield Refusal("tls-key", got, "a TLS key in the document" if attested is None else attested.hex())
 
 
 def _header(facts: Facts, expected: Expected, policy: Policy) -> Iterator[Refusal]:
