@@ -18,8 +18,11 @@ from pathlib import Path
 from privml.base.errors import InputsError, UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
 from privml.base.steps import step
-from privml.events import configuration
-from privml.image import engine, firmware, inputs, licences, manifest, provenance, render, sbom, steps, uki, volume
+from privml.engines.engine import ServedModel
+from privml.engines.registry import engine_named
+from privml.events import configuration, stages, volumes
+from privml.events.verity import Verity
+from privml.image import firmware, inputs, licences, manifest, provenance, render, sbom, steps, uki, volume
 from privml.image import root as root_volume
 from privml.image.leftovers import remove_leftovers
 from privml.image.steps import Earlier
@@ -186,7 +189,7 @@ def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, inputs.Record, steps
         root=root,
         model=None if model is None else manifest.Model(model.name, model.verity),
         config_sha256=hashlib.sha256(configuration.encode(config)).hexdigest(),
-        agent_events=configuration.decode(configuration.encode(config)).events(),
+        agent_events=stages.sequence(configuration.decode(configuration.encode(config))),
         artefacts={name: sealed[name].result() for name in manifest.artefacts_of(model=model is not None)},
         platforms=tuple(recipe.content.platforms),
         shapes=tuple(Shape(shape.vcpus, shape.memory) for shape in recipe.content.shapes),
@@ -262,32 +265,29 @@ def origins(recipe: Recipe) -> dict[str, str]:
 def measured_config(recipe: Recipe, model: ModelVolume | None) -> configuration.Config:
     """The measured configuration of ``recipe`` with the model volume just made; None when it has no inference."""
     content = recipe.content
+    models = () if model is None else (model,)
     return configuration.Config(
         sha256="",
         name=recipe.name,
         variant=content.variant,
         listen=content.agent.listen,
         max_concurrency=content.agent.max_concurrency,
-        inference=_inference(content.inference, model),
+        engine=_engine(content.inference, models),
+        models=tuple(configuration.Model(model.name, model.file, _measured(model.verity)) for model in models),
         devices=tuple(device.kind for device in content.devices for _ in range(device.count)),
         rtmr3="staged",
     )
 
 
-def _inference(inference: Inference | None, model: ModelVolume | None) -> configuration.Inference | None:
+def _engine(inference: Inference | None, models: Sequence[ModelVolume]) -> configuration.Engine | None:
     if inference is None:
         return None
-    assert model is not None
-    verity = model.verity
-    return configuration.Inference(
-        engine_name=inference.engine,
-        engine_argv=engine.llama_server(model.file, model.name),
-        model_name=model.name,
-        model_file=model.file,
-        model_verity=configuration.Verity(
-            bytes.fromhex(verity.root_hash), bytes.fromhex(verity.salt), verity.data_blocks, verity.hash_start
-        ),
-    )
+    served = [ServedModel(model.name, model.file, volumes.directory(n)) for n, model in enumerate(models)]
+    return configuration.Engine(inference.engine, engine_named(inference.engine).argv(served))
+
+
+def _measured(verity: volume.Verity) -> Verity:
+    return Verity(bytes.fromhex(verity.root_hash), bytes.fromhex(verity.salt), verity.data_blocks, verity.hash_start)
 
 
 def _model(job: _Job, work: Path, out: Path) -> ModelVolume | None:

@@ -16,7 +16,7 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import EvidenceError
 from privml.base.files import sha256_file
-from privml.events import configuration
+from privml.events import configuration, volumes
 from privml.lock.models import Lock, Package, Tree, Wheel, serialise
 from privml.recipe.loader import Recipe
 
@@ -90,7 +90,7 @@ def record(recipe: Recipe, lock: Lock, config: configuration.Config, *, refreshe
     }
     root = {
         BASE: _digest(base),
-        **({MODEL: config.inference.model_verity.root_hash.hex()} if config.inference else {}),
+        **{volumes.file(number): model.verity.root_hash.hex() for number, model in enumerate(config.models)},
         **templates,
         **_tree("guest file", lock.guest, "guest/", "initrd/"),
         **_tree("agent file", lock.agent, ""),
@@ -115,7 +115,7 @@ def record(recipe: Recipe, lock: Lock, config: configuration.Config, *, refreshe
         "refreshed": str(refreshed).lower(),
         **{step: _digest(inputs) for step, inputs in steps.items()},
     }
-    return Record(config.inference.model_file if config.inference else "", steps)
+    return Record("".join(model.file for model in config.models), steps)
 
 
 def model(recipe: Recipe, lock: Lock) -> Inputs:
@@ -172,11 +172,14 @@ def _tree(kind: str, tree: Tree, *folders: str) -> Inputs:
 
 
 def _flat(value: Mapping[str, Any], prefix: str) -> Inputs:
-    """The leaves of nested objects by their paths; a list is a leaf."""
+    """The leaves of nested objects by their paths; a list that holds no objects is a leaf."""
     found: Inputs = {}
     for name, item in value.items():
         if isinstance(item, dict):
             found |= _flat(item, f"{prefix}{name}.")
+        elif isinstance(item, list) and item and all(isinstance(one, dict) for one in item):
+            for number, one in enumerate(item):
+                found |= _flat(one, f"{prefix}{name}[{number}].")
         else:
             text = item if isinstance(item, str) else strictjson.canonical(item).decode()
             found[f"{prefix}{name}"] = text if " " not in text and len(text) <= _SHOWN else _sha256(text.encode())

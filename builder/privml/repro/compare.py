@@ -18,6 +18,7 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import PrivmlError, UsageError
 from privml.base.files import sha256_file
+from privml.engines.registry import ENGINES
 from privml.events.registers import TDX_REGISTERS
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.image.manifest import ARTEFACTS, VOLUMES, Manifest
@@ -354,7 +355,7 @@ def origin_key(place: str, package: str = "unknown") -> str:
             return "config"
         if inside.startswith("/usr/lib/modules/") or package.startswith("linux-"):
             return ".linux"
-        return "engine" if package.startswith("llama") else ".cmdline"
+        return "engine" if any(package in engine.packages for engine in ENGINES.values()) else ".cmdline"
     return file
 
 
