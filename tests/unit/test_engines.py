@@ -24,9 +24,10 @@ from privml.engines.engine import DIRECTORY, ENVIRONMENT, Engine, Health, Option
 from privml.engines.registry import ENGINES, engine_named
 from privml.events import stages
 from privml.events.configuration import decode, encode
+from privml.events.verity import Verity
 from privml.image import paths, render, resources
-from privml.image.build import ModelVolume, measured_config
-from privml.image.volume import Verity
+from privml.image.config import measured_config
+from privml.image.modelvolume import ModelVolume
 from privml.recipe.loader import load, shipped
 from privml.recipe.packages import guest_packages
 
@@ -169,8 +170,8 @@ def test_the_root_keeps_what_the_engine_brings(toy: Engine) -> None:
 
 def test_the_measured_configuration_names_the_engine(toy: Engine, tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text(recipe_text())
-    volume = ModelVolume("tiny", "tiny.toy", Verity("aa" * 32, "bb" * 32, 4, 1))
-    config = decode(encode(measured_config(load(tmp_path / "toy.yaml"), volume)))
+    volume = ModelVolume("tiny", "tiny.toy", Verity(b"\xaa" * 32, b"\xbb" * 32, 4, 1))
+    config = decode(encode(measured_config(load(tmp_path / "toy.yaml"), [volume])))
     assert config.engine is not None
     assert config.engine.name == "toy"
     assert config.engine.argv == (

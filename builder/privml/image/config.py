@@ -1,0 +1,56 @@
+"""The measured configuration of an image, and which recipe line each measured part comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from privml.engines.engine import ServedModel
+from privml.engines.registry import engine_named
+from privml.events import configuration, volumes
+from privml.image.modelvolume import ModelVolume
+from privml.recipe.loader import Recipe
+
+
+def measured_config(recipe: Recipe, models: Sequence[ModelVolume]) -> configuration.Config:
+    """The measured configuration of ``recipe`` with the model volumes just made."""
+    content = recipe.content
+    return configuration.Config(
+        sha256="",
+        name=recipe.name,
+        variant=content.variant,
+        listen=content.agent.listen,
+        max_concurrency=content.agent.max_concurrency,
+        engine=_engine(recipe, models),
+        models=tuple(configuration.Model(model.name, model.file, model.verity) for model in models),
+        devices=tuple(device.kind for device in content.devices for _ in range(device.count)),
+        rtmr3="staged",
+    )
+
+
+def _engine(recipe: Recipe, models: Sequence[ModelVolume]) -> configuration.Engine | None:
+    inference = recipe.content.inference
+    if inference is None:
+        return None
+    served = [ServedModel(model.name, model.file, volumes.directory(n)) for n, model in enumerate(models)]
+    return configuration.Engine(inference.engine, engine_named(inference.engine).argv(served))
+
+
+def origins(recipe: Recipe) -> dict[str, str]:
+    """Which recipe line each measured part comes from."""
+    found = {
+        ".linux": recipe.origin("kernel.package"),
+        ".initrd": recipe.origin("kernel.package"),
+        ".uname": recipe.origin("kernel.package"),
+        ".osrel": recipe.origin("schema"),
+        ".cmdline": recipe.origin("base.release"),
+        ".sbat": recipe.origin("base.release"),
+        "uki.efi": recipe.origin("kernel.package"),
+        "firmware.fd": recipe.origin("firmware.package"),
+        "platform": recipe.origin("platforms"),
+        "shape": recipe.origin("shapes"),
+        "config": recipe.origin("agent.listen"),
+    }
+    if recipe.content.inference is not None:
+        found["model"] = recipe.origin("inference.model.source")
+        found["engine"] = recipe.origin("inference.engine")
+    return found
