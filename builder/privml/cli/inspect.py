@@ -9,10 +9,11 @@ from typing import Any
 import click
 
 from privml.base import strictjson
+from privml.base.errors import BuildError
 from privml.base.strictjson import pretty
 from privml.cli.context import resolve
 from privml.image import sbom
-from privml.image.volume import partitions
+from privml.measure import gpt
 from privml.measure.pe import headers
 from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
@@ -77,7 +78,10 @@ def _facts(directory: Path, manifest: Manifest) -> dict[str, Any]:
             for section in headers((directory / "uki.efi").read_bytes()).sections
         ],
         "partitions": {
-            name: [{"name": part.name, "size": part.size} for part in partitions(directory / name)]
+            name: [
+                {"name": part.name, "size": part.size}
+                for part in gpt.read(directory / name, error=BuildError).partitions
+            ]
             for name in manifest.volumes
         },
         "packages": [list(vars(package).values()) for package in manifest.packages],
