@@ -46,6 +46,7 @@ TOY = Engine(
     paths=("usr/lib/toy/**",),
     removals=("usr/lib/toy/examples",),
     model_format="toy",
+    model_file="*.toy",
     max_models=2,
     options={"heads": Option("How many heads.", 1, 1, 9)},
     arguments=toy_arguments,
@@ -88,6 +89,7 @@ def test_a_record_is_complete_and_agrees_with_itself(engine: Engine) -> None:
         assert option.low <= option.default <= option.high, name
         assert option.meaning
     assert set(ENVIRONMENT) <= set(engine.environment)
+    assert fnmatchcase(f"any.{engine.model_format}", engine.model_file)
     for path in (*engine.requests, *engine.readable):
         assert path.startswith("/v1/")
     assert not set(engine.requests) & engine.readable

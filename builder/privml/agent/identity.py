@@ -16,11 +16,6 @@ import os
 import ssl
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from privml.agent.layout import Layout
 from privml.evidence.sections import TLS_KEY, Key, Keys
 
@@ -47,6 +42,12 @@ def load_tls(layout: Layout, context: ssl.SSLContext) -> None:
 
 
 def _create_tls(layout: Layout) -> Key:
+    # Only the boot process makes keys; the server, which loads them, should not wait for this import.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "privml guest")])
     certificate = (

@@ -85,6 +85,7 @@ class Engine:
 
     ``packages`` are the packages to ask the archive for. ``programs`` stay in ``/usr/bin``, ``paths`` are patterns of
     further paths that may be in the root (as in `image.paths`), and ``removals`` are patterns that finalize deletes.
+    ``model_file`` matches the names of files in ``model_format``, for recipes that name no file of their own.
     ``requests`` maps each path that takes a POST to the fields that it may have, ``readable`` are the paths for GET,
     and ``forced`` fields are set in every request, whatever the caller sent.
     """
@@ -95,6 +96,7 @@ class Engine:
     paths: tuple[str, ...]
     removals: tuple[str, ...]
     model_format: str
+    model_file: str
     max_models: int
     options: Mapping[str, Option]
     arguments: Arguments

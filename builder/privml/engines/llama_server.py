@@ -46,6 +46,7 @@ LLAMA_SERVER = Engine(
     # The libraries of llama.cpp's other programs, which come in the same package.
     removals=("usr/lib/x86_64-linux-gnu/llama/libllama-[bcq]*",),
     model_format="gguf",
+    model_file="*.gguf",
     max_models=1,
     options={"context": Option("How many tokens a prompt and its answer may have together.", 2048, 256, 1 << 17)},
     arguments=_arguments,

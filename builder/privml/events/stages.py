@@ -1,8 +1,8 @@
 """The stages of a boot: one table that the agent, the attestor, the manifest and the prediction read.
 
-A stage extends the agent events that are written beside it, as far as the measured configuration has any for them. A
-purpose may be quoted while its stage is the current one and all of the stage's events are extended: neither earlier
-nor later. So each purpose has one prefix of the agent's log, and one value of RTMR3.
+A stage extends the agent events listed with it, as far as the measured configuration has any for them. A purpose may
+be quoted while its stage is the current one and all of the stage's events are extended: neither earlier nor later. So
+each purpose has one prefix of the agent's log, and one value of RTMR3.
 """
 
 from __future__ import annotations
