@@ -56,6 +56,8 @@ def test_the_longest_sequence_fits_a_log() -> None:
 def test_each_purpose_has_its_number_of_events() -> None:
     assert stages.purposes(measured()) == {"serve": 4}
     assert stages.purposes(measured(**NO_MODEL)) == {"serve": 2}
+    three = measured(models=(a_model(), a_model("b", 1), a_model("c", 2)))
+    assert stages.purposes(three) == {"serve": 6}
     assert stages.purposes(measured(), WITH_KEYS) == {"key-release": 1, "serve": 4}
     assert names(measured(), WITH_KEYS) == names(measured())
 
