@@ -23,11 +23,11 @@ from tests.real import disks, levers
 from tests.real.levers import pulled
 
 from privml.base.errors import HostError
-from privml.cli.run import request
 from privml.image.tools import ToolsTree
 from privml.measure.compare import compare
 from privml.output.manifest import Manifest
 from privml.vm import bootlog
+from privml.vm.ask import request
 from privml.vm.machine import GENERIC_FIRMWARE, Launch, Machine, started
 from privml.vm.predicted import Predictor
 from privml.vm.qmp import Qmp

@@ -25,10 +25,11 @@ from tests.real.relay import CountingRelay
 
 from privml.base.errors import HostError
 from privml.base.steps import say, step
-from privml.cli.context import Workplace, recipes_directory, resolve
-from privml.cli.run import await_ready
 from privml.image.build import build
+from privml.image.target import recipes_directory, resolve
+from privml.image.workplace import Workplace
 from privml.output.prediction import write_prediction
+from privml.vm.ask import await_ready
 from privml.vm.launch import launch_of
 from privml.vm.machine import Machine, started
 from privml.vm.predicted import predict_image
@@ -214,7 +215,7 @@ def explained(error: dict[str, object]) -> Sequence[str]:
 
 def shown_without_verifying(machine: Machine) -> None:
     """The logger is real: who asks this machine without verifying finds the prompt on the operator's console."""
-    from privml.cli.run import complete
+    from privml.vm.ask import complete
 
     complete(machine, "I did not verify and this is my secret", 1)
     text = machine.console.read_text(errors="replace")

@@ -14,7 +14,8 @@ import pytest
 from tests.real.conftest import only_full
 
 from privml.base.sizes import size_of
-from privml.cli.context import Workplace, resolve
+from privml.image.target import resolve
+from privml.image.workplace import Workplace
 from privml.machine.platform import Device, Shape
 from privml.measure.rules import RULES
 from privml.vm import bootdisk

@@ -24,10 +24,11 @@ from tests.real.break_in import (
 from tests.real.conftest import ROOT
 from tests.real.levers import more, oem_strings, packets, pulled, recorded, swapped
 
-from privml.cli.context import Workplace, recipes_directory, resolve
-from privml.cli.run import await_ready
 from privml.image.render import ROOT_LABEL
+from privml.image.target import recipes_directory, resolve
 from privml.image.tools import Bind
+from privml.image.workplace import Workplace
+from privml.vm.ask import await_ready
 from privml.vm.launch import launch_of
 from privml.vm.machine import started
 

@@ -10,8 +10,9 @@ from tests.real import disks
 from tests.real.conftest import only_full, privml, succeeded
 from tests.real.levers import append, fw_cfg, oem_strings, pulled, writable
 
-from privml.cli.context import Workplace, resolve
+from privml.image.target import resolve
 from privml.image.tools import Bind
+from privml.image.workplace import Workplace
 from privml.machine.platform import Shape
 from privml.vm import bootdisk
 from privml.vm.bench import Bench

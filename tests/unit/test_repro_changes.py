@@ -127,7 +127,7 @@ def without_tools(monkeypatch: pytest.MonkeyPatch) -> None:
             yield tree
 
     monkeypatch.setattr("privml.cli.diff.Workplace", Place)
-    monkeypatch.setattr("privml.cli.repro.extracted", extracted)
+    monkeypatch.setattr("privml.repro.images.extracted", extracted)
 
 
 @pytest.mark.usefixtures("without_tools")

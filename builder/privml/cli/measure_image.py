@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,9 +10,11 @@ import click
 
 from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
-from privml.cli.context import Target, Workplace, recipes_directory, resolve
+from privml.cli.output import print_json
 from privml.events.explain import seen_words
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
+from privml.image.target import Target, recipes_directory, resolve
+from privml.image.workplace import Workplace
 from privml.machine.matrix import shapes as shapes_of
 from privml.machine.platform import Platform, Shape
 from privml.measure import firmware, uki
@@ -64,10 +65,10 @@ def measure_image(
     if not shapes:
         say(f"wrote {write_prediction(found.directory, manifest, predicate)}")
     if as_json and len(shapes) > 1:
-        click.echo(json.dumps([_matrix_row(one, events=events) for one in predicate.launches], indent=2))
+        print_json([_matrix_row(one, events=events) for one in predicate.launches])
         return
     if as_json:
-        click.echo(json.dumps(predicate.to_dict(), indent=2, sort_keys=True))
+        print_json(predicate.to_dict())
         return
     for measured in predicate.launches:
         _show(measured, events=events)
@@ -89,7 +90,7 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
         agent_events=manifest.agent_events,
     )
     if as_json:
-        click.echo(json.dumps(found.to_dict(), indent=2, sort_keys=True))
+        print_json(found.to_dict())
     else:
         for register, count in found.comparison.matched.items():
             total = sum(event.register == register for event in found.predicted)
@@ -125,7 +126,7 @@ def _cross_check(
             if not as_json:
                 click.echo("\n".join([f"{name}, {shape}", *(f"  {check}" for check in checks)]))
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
     if not all(row["equal"] for row in rows):
         raise Differs(f"{crosscheck.PROGRAM} measures another value", hint="one of the two is wrong")
 
@@ -197,7 +198,7 @@ def _boots(
             if not as_json:
                 _show_boot(shape, booted)
     if as_json:
-        click.echo(json.dumps(rows if len(shapes) > 1 else rows[0], indent=2, sort_keys=True))
+        print_json(rows if len(shapes) > 1 else rows[0])
     if problems:
         raise Differs("\n".join(problems), hint="the first difference says which input to look at")
     click.echo("the log is the prediction, event by event, and the TPM's registers are the log's", err=as_json)
