@@ -14,7 +14,6 @@ from privml.image import paths
 from privml.image.volume import definitions, erofs_options
 
 ROOT_LABEL = "privml-root"
-MODEL_LABEL = "privml-model"
 # The tree as it was before the guest's own files came in: prepare.py leaves it, and a later build starts with it.
 BASE = "base.tar"
 AGENT_ROOT = "usr/lib/privml"
