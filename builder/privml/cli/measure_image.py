@@ -79,7 +79,7 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
     file = files.read(archive)
     if file.capture is None:
         raise UsageError(
-            f"{archive} is no capture: it is {file.finding.title}", hint="`privml-build capture` makes one"
+            f"{archive} is no capture: it is {file.description.title}", hint="`privml-build capture` makes one"
         )
     check_artefacts(directory, manifest.artefacts)
     found = replays.replay(
