@@ -13,7 +13,7 @@ from privml.repro.causes import FOLLOWS, OUTSIDE, TABLE, TREE, Symptom, name_cau
 from privml.repro.compare import Comparer
 from privml.repro.layers import Layer, Report
 from privml.repro.owners import Owners
-from privml.repro.tree import Entry, Tree, read_cpio, read_tree
+from privml.repro.tree import Entry, FileTree, read_cpio, read_tree
 
 EPOCH = 1_700_000_000
 
@@ -37,7 +37,7 @@ def settle(root: Path) -> None:
             os.utime(path, (EPOCH, EPOCH), follow_symlinks=False)
 
 
-def compared(one: Tree, two: Tree, owners: Owners | None = None, surroundings=None) -> Report:
+def compared(one: FileTree, two: FileTree, owners: Owners | None = None, surroundings=None) -> Report:
     work = Comparer((Path("a"), Path("b")), lambda *_: None, owners or Owners(), surroundings or {})
     work.trees("root.raw", one, two)
     work.count(Layer.BYTES)
@@ -107,15 +107,15 @@ def test_an_injected_cause_is_found_and_named(pair: tuple[Path, Path], identifie
 def test_no_fact_of_a_path_is_left_out(field: str, change: dict[str, object]) -> None:
     entry = Entry("file", "1" * 64, 0o644, 0, 0, 3, 1)
     other = dataclasses.replace(entry, **change)
-    report = compared(Tree({"a": entry}), Tree({"a": other}))
+    report = compared(FileTree({"a": entry}), FileTree({"a": other}))
     assert [finding.field for finding in report.findings] == [field]
     assert report.exit_code == 1
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 512, 65_536])
 def test_no_number_of_differences_wraps_to_success(count: int) -> None:
-    one = Tree({f"{n:06}": Entry("file", "1" * 64, 0o644, 0, 0, 1, 1) for n in range(count)})
-    two = Tree({f"{n:06}": Entry("file", "2" * 64, 0o644, 0, 0, 1, 1) for n in range(count)})
+    one = FileTree({f"{n:06}": Entry("file", "1" * 64, 0o644, 0, 0, 1, 1) for n in range(count)})
+    two = FileTree({f"{n:06}": Entry("file", "2" * 64, 0o644, 0, 0, 1, 1) for n in range(count)})
     report = compared(one, two)
     assert len(report.findings) == count
     assert (report.equal, report.exit_code, report.exit_code % 256) == (False, 1, 1)
@@ -131,7 +131,7 @@ def test_what_is_known_of_the_surroundings_tells_first() -> None:
 
 def test_a_file_that_no_process_could_read_whole_is_still_a_difference() -> None:
     one = Entry("file", "1" * 64, 0o644, 0, 0, 1 << 40, 1)
-    report = compared(Tree({"a": one}), Tree({"a": dataclasses.replace(one, content="2" * 64)}))
+    report = compared(FileTree({"a": one}), FileTree({"a": dataclasses.replace(one, content="2" * 64)}))
     assert [finding.cause.id for finding in report.findings] == ["unknown-content"]
 
 
