@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, loads
-from privml.events.explain import describe
 from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import ALG_SHA384, LogEntry
+from privml.events.wording import describe
 from privml.evidence import document, facts, merkle, quote, report_data, signature
 from privml.evidence.document import COLLATERAL_FIELDS, Document, decode_collateral
 from privml.evidence.report_data import Devices, Header, Keys

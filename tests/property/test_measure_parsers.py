@@ -13,7 +13,7 @@ from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
 
 from privml.base.errors import EvidenceError, MeasurementError
-from privml.events import agent, explain, replay, tcg
+from privml.events import agent, replay, tcg, wording
 from privml.evidence import capture, tdreport
 from privml.evidence.capture import Capture
 from privml.measure import acpi, artefact, bzimage, efivars, fat, gpt, mrtd, pciwindow, pe, smbios, tdvf, uki
@@ -83,7 +83,7 @@ EVIDENCE: list[tuple[bytes, Callable[[bytes], object]]] = [
     (AGENT, agent.replay_log),
     (bytes(1024), tdreport.parse),
     (ARCHIVE, capture.decode),
-    (CCEL, lambda data: [explain.describe(entry).isprintable() for entry in tcg.parse_log(data)]),
+    (CCEL, lambda data: [wording.describe(entry).isprintable() for entry in tcg.parse_log(data)]),
 ]
 MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (FIRMWARE, tdvf.sections),

@@ -10,8 +10,8 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, loads
-from privml.events.explain import describe
 from privml.events.registers import RTMR0, RTMR1, RTMR2, RTMRS
+from privml.events.wording import describe
 from privml.evidence import document, facts, merkle, quote, report_data
 from privml.evidence.report_data import Devices, Header, Keys
 

@@ -9,9 +9,9 @@ import attestation_samples as samples
 import pytest
 
 from privml.events import agent, types
-from privml.events.explain import describe
 from privml.events.registers import RTMR2
 from privml.events.tcg import ALG_SHA384, LogEntry
+from privml.events.wording import describe
 from privml.verify.check import verify
 from privml.verify.policy import Policy
 from privml.verify.verdict import Verdict

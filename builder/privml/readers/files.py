@@ -14,11 +14,11 @@ from privml.base import strictjson
 from privml.base.errors import EvidenceError, MeasurementError, UsageError
 from privml.events import tcg
 from privml.events.event import Event
-from privml.events.explain import as_event
 from privml.events.logged import LoggedEvent, is_tpm_log, logged
 from privml.events.registers import MRTD, RTMR3, RTMRS
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
+from privml.events.wording import as_event
 from privml.evidence import capture as captures
 from privml.evidence import dstack, quote, tdreport
 from privml.evidence.capture import Capture

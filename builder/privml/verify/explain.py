@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from privml.events.agent import AgentEvent
 from privml.events.align import differences
 from privml.events.event import Event
-from privml.events.explain import quoted, tell, text_in
 from privml.events.logged import LoggedEvent
 from privml.events.registers import MRTD, RTMR3
+from privml.events.wording import quoted, tell, text_in
 from privml.evidence.facts import Facts
 from privml.statement.launch import MeasuredLaunch
 

@@ -12,7 +12,7 @@ from privml.events.tcg import LogEntry
 from privml.events.types import EV_NO_ACTION
 from privml.image.tools import ToolsTree
 from privml.measure.compare import Comparison, compare
-from privml.measure.rules import DIRECT, DISK, NETWORK, ROM, Account, account
+from privml.measure.tdtpm import DIRECT, DISK, NETWORK, ROM, Account, account
 from privml.vm import bootlog, swtpm
 from privml.vm.machine import Launch, started
 
