@@ -73,7 +73,7 @@ def mutated(seed: bytes) -> st.SearchStrategy[bytes]:
 def parse_and_replay(data: bytes) -> None:
     entries = tcg.parse_log(data)
     for entry in entries:
-        explain.explain_event(entry)
+        wording.explain_event(entry)
     replay.replay_tpm_as_rtmrs(entries)
 
 
