@@ -15,11 +15,12 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import openai
 from tests.real import tamper
+from tests.real.levers import append, pulled, swapped
 from tests.real.relay import CountingRelay
 
 from privml.base.errors import HostError
@@ -79,16 +80,16 @@ def main() -> int:
         accepted(machine, target.directory)
     refusals = []
     title("(a) The operator adds one word to the kernel command line")
-    with started(tools, replace(honest, append=f"{built.manifest.cmdline} audit=0")) as machine:
+    with started(tools, pulled(honest, append(f"{built.manifest.cmdline} audit=0"))) as machine:
         ready(machine)
         refusals.append(refused("one more word", machine, target.directory, "rtmr2", "recipes/", "audit=0"))
     title("(b) The operator builds a prompt logger into the root, with its own root hash")
-    with started(tools, replace(honest, replaced=logger)) as machine:
+    with started(tools, pulled(honest, swapped(*logger), attached=logger)) as machine:
         ready(machine)
         refusals.append(refused("prompt logger", machine, target.directory, "rtmr2", "recipes/"))
         shown_without_verifying(machine)
     title("(c) The operator attaches another model")
-    with started(tools, replace(honest, replaced=model)) as machine:
+    with started(tools, pulled(honest, swapped(*model), attached=model)) as machine:
         stage = failed_stage(machine)
         if stage != "model":
             raise DemoError(f"the guest failed in stage {stage}, expected model")

@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any
 
 from privml.base import strictjson
+from privml.base.errors import BuildError
 from privml.image import sbom
-from privml.image.volume import partitions
+from privml.measure import gpt
 from privml.measure.pe import headers
 from privml.output.manifest import Manifest
 
@@ -31,7 +32,10 @@ def facts_of(directory: Path, manifest: Manifest) -> dict[str, Any]:
             for section in headers((directory / "uki.efi").read_bytes()).sections
         ],
         "partitions": {
-            name: [{"name": part.name, "size": part.size} for part in partitions(directory / name)]
+            name: [
+                {"name": part.name, "size": part.size}
+                for part in gpt.read(directory / name, error=BuildError).partitions
+            ]
             for name in manifest.volumes
         },
         "packages": [list(vars(package).values()) for package in manifest.packages],
