@@ -27,6 +27,7 @@ from privml.base import dsse
 from privml.base.dsse import Envelope, Signature
 from privml.base.errors import EvidenceError, HostError, MeasurementError
 from privml.events.align import differences
+from privml.events.gpt import decode
 from privml.events.logged import logged
 from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import parse_log
@@ -75,10 +76,6 @@ def _dstack(data: bytes) -> None:
         dstack.parse(value)
 
 
-def _patched(data: bytes) -> None:
-    bzimage.patched(data, memory=2 << 30, initrd_size=len(data), cmdline=data[:64].decode("latin-1"))
-
-
 def _explained(data: bytes) -> None:
     """A document's log as a verifier meets it: read both ways, every event in words, held against a prediction."""
     log = facts.read_boot_log(data, dict.fromkeys(RTMRS, ZERO))
@@ -99,9 +96,9 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "authenticode": (UKI, pe.authenticode),
     "uki": (UKI, uki.facts),
     "other-stub": (UKI, uki.other_stub),
-    "bzimage": (kernel(), _patched),
+    "bzimage": (kernel(), bzimage.protocol),
     "gpt": (IMAGE[: 34 * 512], gpt.table),
-    "gpt-event": (gpt.table(IMAGE).event, gpt.decode_event),
+    "gpt-event": (gpt.table(IMAGE).event, decode),
     "verity": (superblock(), verity.superblock),
     "cpio": (cpio.archive({"a/b": cpio.Member(b"x")}, mtime=1), lambda data: list(cpio.entries(data))),
     "fat": (IMAGE[FIRST : FIRST + 40 * 512], lambda data: fat.read(data, 0)),

@@ -33,6 +33,7 @@ STEPS = (BASE, ROOT, UKI, FIRMWARE, MANIFEST, PREDICTION)
 
 Inputs = dict[str, str]
 _SHOWN = 60
+_DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
 # The modules whose code decides a step's bytes; what they merely carry (packages, files) is among its other inputs.
 _MODEL_CODE = ("image/modelvolume.py", "image/volume.py", "measure/gpt.py", "measure/verity.py")
 _BASE_CODE = ("image/render.py", "image/root.py")

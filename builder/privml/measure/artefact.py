@@ -172,8 +172,8 @@ def _pe(data: bytes) -> Description:
     notes = []
     kernel = bzimage.is_kernel(data)
     if kernel:
-        header = bzimage.setup_header(data)
-        facts["boot protocol"] = f"{header.protocol >> 8}.{header.protocol & 0xFF}"
+        protocol = bzimage.protocol(data)
+        facts["boot protocol"] = f"{protocol >> 8}.{protocol & 0xFF}"
         notes.append(
             "before QEMU 10.0 or edk2 202502 the kernel is patched before it is loaded, and the digest is another: "
             "it depends on the initrd's size, and on memory below 2816 MiB"

@@ -88,11 +88,6 @@ class Comparison:
         """True when every event of every compared register is the predicted one."""
         return not self.differences
 
-    @property
-    def first(self) -> Difference | None:
-        """The first difference, None when there is none."""
-        return self.differences[0] if self.differences else None
-
 
 def compare(
     predicted: Sequence[Event], log: Iterable[LogEntry], *, tpm: bool, registers: Sequence[str] = RTMRS[:3]

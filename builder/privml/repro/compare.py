@@ -18,9 +18,9 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import PrivmlError, UsageError, printable
 from privml.base.files import sha256_file
+from privml.events.gpt import Partition
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.measure import gpt
-from privml.measure.gpt import Partition
 from privml.measure.pe import headers, in_memory
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume, model_volume
 from privml.output.manifest import Manifest
