@@ -28,8 +28,9 @@ from privml.events.explain import describe
 from privml.events.logged import logged
 from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import parse_log
-from privml.evidence import capture, dstack, facts, quote, tdreport
+from privml.evidence import capture, dstack, facts
 from privml.evidence.capture import Capture
+from privml.evidence.tdx import quote, tdreport
 from privml.measure import acpi, artefact, bzimage, efivars, fat, gpt, mrtd, pciwindow, pe, smbios, tdvf, uki
 from privml.measure.lzh import decompress
 from privml.measure.optionrom import drivers

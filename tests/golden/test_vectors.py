@@ -22,8 +22,8 @@ from privml.cli import files
 from privml.events.explain import describe, proven
 from privml.events.registers import MRTD, RTMR0, RTMRS
 from privml.events.tcg import ALG_SHA256, ALG_SHA384, LogEntry, encode_log, parse_log
-from privml.evidence import quote, signature
-from privml.evidence.quote_facts import QuoteFacts
+from privml.evidence.tdx import quote, signature
+from privml.evidence.tdx.quote_facts import QuoteFacts
 from privml.measure import acpi, smbios
 from privml.measure.digest import sha384
 

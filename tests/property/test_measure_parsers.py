@@ -14,8 +14,9 @@ from tests.unit.test_measure_disk import FIRST, IMAGE
 
 from privml.base.errors import EvidenceError, MeasurementError
 from privml.events import agent, explain, replay, tcg
-from privml.evidence import capture, tdreport
+from privml.evidence import capture
 from privml.evidence.capture import Capture
+from privml.evidence.tdx import tdreport
 from privml.measure import acpi, artefact, bzimage, efivars, fat, gpt, mrtd, pciwindow, pe, smbios, tdvf, uki
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"

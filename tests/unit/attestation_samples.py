@@ -13,11 +13,12 @@ from privml.events.event import Event, Evidence
 from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3, RTMRS, TDX_REGISTERS, index_of_register
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
-from privml.evidence import facts, merkle, report_data, sections, signature
+from privml.evidence import facts, merkle, report_data, sections
 from privml.evidence.document import Document
 from privml.evidence.facts import Facts
-from privml.evidence.quote_facts import QuoteFacts
 from privml.evidence.sections import Key, Keys
+from privml.evidence.tdx import signature
+from privml.evidence.tdx.quote_facts import QuoteFacts
 from privml.sim import quote as sim
 from privml.statement.predicate import MeasuredShape, Predicate
 from privml.verify.policy import Expected, Policy
@@ -162,6 +163,14 @@ def signature_of(made: Document) -> QuoteFacts:
     return checked
 
 
-def with_body(given: Facts, **changes: object) -> Facts:
-    body = dataclasses.replace(given.quote.body, **changes)  # type: ignore[arg-type]
-    return dataclasses.replace(given, quote=dataclasses.replace(given.quote, body=body))
+def with_claims(given: Facts, **changes: object) -> Facts:
+    """``given`` with other claims: fields of `Claims`."""
+    return dataclasses.replace(given, claims=dataclasses.replace(given.claims, **changes))  # type: ignore[arg-type]
+
+
+def with_register(given: Facts, register: str, value: bytes) -> Facts:
+    return with_claims(given, registers={**given.claims.registers, register: value})
+
+
+def with_field(given: Facts, name: str, value: bytes) -> Facts:
+    return with_claims(given, fields={**given.claims.fields, name: value})

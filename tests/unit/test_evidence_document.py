@@ -12,9 +12,10 @@ import pytest
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import b64, canonical, loads
 from privml.events.explain import describe
-from privml.events.registers import RTMR0, RTMR1, RTMR2, RTMRS
-from privml.evidence import document, facts, merkle, quote, report_data, sections
+from privml.events.registers import RTMR0, RTMR1, RTMR2, RTMR3, RTMRS
+from privml.evidence import document, facts, merkle, report_data, sections
 from privml.evidence.sections import KEY_SIZES, RELEASE_KEYS, TLS_KEY, Devices, Header, Key, Keys
+from privml.evidence.tdx import quote
 
 ALL_KEYS = Keys(tuple(Key(*pair, bytes(size)) for pair, size in sorted(KEY_SIZES.items())))
 
@@ -190,8 +191,8 @@ def test_a_document_with_anything_else_is_refused(changes: dict[str, object], wo
 
 def test_facts_of_an_honest_document_agree_with_each_other() -> None:
     found = facts.collect(samples.document())
-    assert found.report_data == found.quote.body.report_data
-    assert found.agent_rtmr3 == found.quote.body.rtmrs[3]
+    assert found.report_data == found.claims.report_data
+    assert found.agent_rtmr3 == found.claims.registers[RTMR3]
     assert found.boot_log.kind == "ccel"
     assert found.boot_log.matches == set(facts.LOGGED)
     assert len(found.boot_log.events) == len(samples.extends(0))

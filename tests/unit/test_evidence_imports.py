@@ -12,9 +12,9 @@ import privml
 
 SOURCE = Path(privml.__file__).parent
 MODULES = sorted(
-    f"privml.{room}.{path.stem}"
+    ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts)
     for room in ("evidence", "statement", "verify")
-    for path in (SOURCE / room).glob("*.py")
+    for path in (SOURCE / room).rglob("*.py")
     if path.stem not in ("__init__", "signature")
 )
 

@@ -12,9 +12,10 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from privml.base.strictjson import loads
-from privml.evidence import signature
-from privml.evidence.document import Document, decode_collateral
-from privml.evidence.quote_facts import QuoteFacts
+from privml.evidence.document import Document
+from privml.evidence.tdx import collateral as collaterals
+from privml.evidence.tdx import signature
+from privml.evidence.tdx.quote_facts import QuoteFacts
 from privml.sim import pki, quote
 from privml.verify.check import verify
 from privml.verify.policy import Policy
@@ -43,7 +44,7 @@ def codes(verdict: Verdict) -> list[str]:
 def collateral_with(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> dict[str, str]:
     value = {**getattr(pki, name)(), **changes}
     monkeypatch.setattr(pki, name, lambda: value)
-    return decode_collateral(loads(pki.generate()["collateral.json"]))
+    return collaterals.decode(loads(pki.generate()["collateral.json"]))
 
 
 def level(**changes: Any) -> list[Any]:

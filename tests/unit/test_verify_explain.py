@@ -10,7 +10,7 @@ import pytest
 
 from privml.events import agent, types
 from privml.events.explain import describe
-from privml.events.registers import RTMR2
+from privml.events.registers import RTMR2, RTMR3
 from privml.events.tcg import ALG_SHA384, LogEntry
 from privml.verify.check import verify
 from privml.verify.policy import Policy
@@ -110,7 +110,7 @@ def test_failed_after_ready_is_named() -> None:
 
 
 def test_an_rtmr3_that_the_log_does_not_give() -> None:
-    found = samples.with_body(samples.facts_of(samples.document()), rtmrs=(bytes(48),) * 4)
+    found = samples.with_register(samples.facts_of(samples.document()), RTMR3, bytes(48))
     verdict = verify(
         found,
         samples.signature_of(samples.document()),

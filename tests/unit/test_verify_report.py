@@ -7,7 +7,7 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields
-from privml.evidence.quote_facts import SignatureFailure
+from privml.evidence.claims import SignatureFailure
 from privml.verify.check import verify
 from privml.verify.report import render
 

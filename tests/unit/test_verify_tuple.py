@@ -12,14 +12,15 @@ import pytest
 
 from privml.base.strictjson import loads
 from privml.events import agent
-from privml.events.registers import TDX_REGISTERS
-from privml.evidence import quote
-from privml.evidence.document import decode_collateral
+from privml.events.registers import MRTD, RTMR0, TDX_REGISTERS
+from privml.evidence.claims import SignatureFailure
 from privml.evidence.facts import Facts
-from privml.evidence.quote import TdBody
-from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
 from privml.evidence.sections import Header, Keys
-from privml.evidence.signature import check
+from privml.evidence.tdx import collateral as collaterals
+from privml.evidence.tdx import quote
+from privml.evidence.tdx.claims import read
+from privml.evidence.tdx.quote_facts import QuoteFacts
+from privml.evidence.tdx.signature import check
 from privml.statement.predicate import MeasuredShape
 from privml.verify.check import verify
 from privml.verify.policy import INTEL_ROOT_SHA256, Expected, Policy
@@ -66,58 +67,59 @@ def test_the_honest_simulation_is_accepted_as_such() -> None:
     assert render(verdict).startswith("ACCEPTED-SIMULATED (no hardware vouches for this): demo-cpu")
 
 
-def rtmr(index: int) -> Callable[[Facts], Facts]:
-    def change(facts: Facts) -> Facts:
-        values = list(facts.quote.body.rtmrs)
-        values[index] = FLIP_48
-        return samples.with_body(facts, rtmrs=tuple(values))
-
-    return change
+def register(name: str) -> Callable[[Facts], Facts]:
+    return lambda facts: samples.with_register(facts, name, FLIP_48)
 
 
-def body(name: str, value: bytes) -> Callable[[Facts], Facts]:
-    return lambda facts: samples.with_body(facts, **{name: value})
+def field(name: str, value: bytes) -> Callable[[Facts], Facts]:
+    return lambda facts: samples.with_field(facts, name, value)
+
+
+def report_data(value: bytes) -> Callable[[Facts], Facts]:
+    return lambda facts: samples.with_claims(facts, report_data=value)
 
 
 # Every field of a TD report, bent: (new facts, the one refusal that must follow).
 BODY: dict[str, tuple[Callable[[Facts], Facts], str | None]] = {
-    "tee_tcb_svn": (body("tee_tcb_svn", FLIP_48[:16]), None),  # judged by the QVL as part of the TCB level
-    "tee_tcb_svn2": (body("tee_tcb_svn2", FLIP_48[:16]), None),
-    "mr_seam": (body("mr_seam", FLIP_48), "mrseam"),
-    "mr_signer_seam": (body("mr_signer_seam", FLIP_48), "mrsignerseam"),
-    "seam_attributes": (body("seam_attributes", FLIP_8), "seam-attributes"),
-    "td_attributes": (body("td_attributes", bytes.fromhex("0100001000000000")), "td-attributes"),
-    "xfam": (body("xfam", FLIP_8), "xfam"),
-    "mr_td": (body("mr_td", FLIP_48), "mrtd"),
-    "mr_config_id": (body("mr_config_id", FLIP_48), "mrconfigid"),
-    "mr_owner": (body("mr_owner", FLIP_48), "mrowner"),
-    "mr_owner_config": (body("mr_owner_config", FLIP_48), "mrownerconfig"),
-    "rtmrs": (rtmr(0), "rtmr0"),
-    "report_data": (body("report_data", FLIP_48[:32] + bytes(32)), "report-data"),
-    "mr_service_td": (body("mr_service_td", FLIP_48), "mrservicetd"),
+    "tee-tcb-svn": (field("tee-tcb-svn", FLIP_48[:16]), None),  # judged by the QVL as part of the TCB level
+    "tee-tcb-svn2": (field("tee-tcb-svn2", FLIP_48[:16]), None),
+    "qe-vendor": (field("qe-vendor", bytes(16)), "qe-vendor"),
+    "mrseam": (field("mrseam", FLIP_48), "mrseam"),
+    "mrsignerseam": (field("mrsignerseam", FLIP_48), "mrsignerseam"),
+    "seam-attributes": (field("seam-attributes", FLIP_8), "seam-attributes"),
+    "td-attributes": (field("td-attributes", bytes.fromhex("0100001000000000")), "td-attributes"),
+    "xfam": (field("xfam", FLIP_8), "xfam"),
+    "mrconfigid": (field("mrconfigid", FLIP_48), "mrconfigid"),
+    "mrowner": (field("mrowner", FLIP_48), "mrowner"),
+    "mrownerconfig": (field("mrownerconfig", FLIP_48), "mrownerconfig"),
+    "mrservicetd": (field("mrservicetd", FLIP_48), "mrservicetd"),
+    "report data": (report_data(FLIP_48[:32] + bytes(32)), "report-data"),
+    **{name: (register(name), name) for name in TDX_REGISTERS},
 }
+V5 = (samples.VECTORS / "tdx_quote_v5.bin").read_bytes()
 
 
 def test_no_field_of_a_td_report_is_forgotten() -> None:
-    assert set(BODY) == {field.name for field in dataclasses.fields(TdBody)}
+    claims = read(V5)
+    assert set(BODY) == {"report data", *claims.registers, *claims.fields}
+    body = quote.parse(V5).body
+    claimed = [*claims.registers.values(), *claims.fields.values(), claims.report_data]
+    for part in dataclasses.fields(body):
+        value = getattr(body, part.name)
+        assert all(one in claimed for one in (value if isinstance(value, tuple) else (value,))), part.name
 
 
 @pytest.mark.parametrize("name", BODY)
 def test_each_bent_field_of_the_report_is_its_own_refusal(name: str) -> None:
     change, code = BODY[name]
-    policy = Policy(mr_seams=frozenset({FACTS.quote.body.mr_seam}))
+    policy = Policy(mr_seams=frozenset({FACTS.claims.fields["mrseam"]}))
     assert codes(judge(facts=change(FACTS), policy=policy)) == ({code} if code else set())
-
-
-@pytest.mark.parametrize("index", range(4))
-def test_each_rtmr_is_compared(index: int) -> None:
-    assert codes(judge(facts=rtmr(index)(FACTS))) == {f"rtmr{index}"}
 
 
 @pytest.mark.parametrize("bit", range(64))
 def test_every_td_attribute_is_exact(bit: int) -> None:
-    flipped = (int.from_bytes(FACTS.quote.body.td_attributes, "little") ^ 1 << bit).to_bytes(8, "little")
-    assert codes(judge(facts=body("td_attributes", flipped)(FACTS))) == {"td-attributes"}
+    flipped = (int.from_bytes(FACTS.claims.fields["td-attributes"], "little") ^ 1 << bit).to_bytes(8, "little")
+    assert codes(judge(facts=field("td-attributes", flipped)(FACTS))) == {"td-attributes"}
 
 
 def header(**changes: str) -> Facts:
@@ -136,7 +138,7 @@ OTHER: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"tls-key"},
     ),
     "report data upper half": (
-        {"facts": body("report_data", FACTS.report_data[:32] + b"\1" * 32)(FACTS)},
+        {"facts": report_data(FACTS.report_data[:32] + b"\1" * 32)(FACTS)},
         {"report-data"},
     ),
     "variant": ({"facts": header(variant="development"), "policy": samples.SIMULATED}, {"variant"}),
@@ -152,24 +154,13 @@ OTHER: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"expected": Expected(dataclasses.replace(samples.PREDICATE, shapes=()), "x")},
         {"shapes"},
     ),
-    "qe vendor": (
-        {
-            "facts": dataclasses.replace(
-                FACTS,
-                quote=dataclasses.replace(
-                    FACTS.quote, header=dataclasses.replace(FACTS.quote.header, qe_vendor=bytes(16))
-                ),
-            )
-        },
-        {"qe-vendor"},
-    ),
     "signature": ({"signature": SignatureFailure("bad")}, {"quote-signature"}),
     "signature simulated": ({"signature": SignatureFailure("bad", claims_simulated=True)}, {"simulated"}),
     "signature simulated, allowed": (
         {"signature": SignatureFailure("bad", claims_simulated=True), "policy": samples.SIMULATED},
         {"quote-signature"},
     ),
-    "collateral": ({"signature": SignatureFailure("none", collateral_missing=True)}, {"collateral-missing"}),
+    "collateral": ({"signature": SignatureFailure("none", code="collateral-missing")}, {"collateral-missing"}),
     "simulated": ({"signature": SIGNATURE}, {"simulated"}),
     "other root": ({"signature": dataclasses.replace(GENUINE, root_sha256="00" * 32)}, {"root"}),
     "other simulation": (
@@ -177,7 +168,7 @@ OTHER: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"root"},
     ),
     "another quote's signature": (
-        {"signature": dataclasses.replace(GENUINE, quote_sha256="00" * 32)},
+        {"signature": dataclasses.replace(GENUINE, evidence_sha256="00" * 32)},
         {"quote-signature"},
     ),
     "tcb": ({"signature": dataclasses.replace(GENUINE, tcb_status="OutOfDate")}, {"tcb-status"}),
@@ -228,7 +219,7 @@ def test_every_policy_field_is_used() -> None:
         "allow_simulated": None,
     }
     assert set(impossible) == {field.name for field in dataclasses.fields(Policy)}
-    facts = samples.with_body(FACTS, mr_service_td=bytes(48))
+    facts = samples.with_field(FACTS, "mrservicetd", bytes(48))
     advised = dataclasses.replace(GENUINE, advisory_ids=("A",))
     assert judge(facts=facts, signature=advised).accepted
     for name, value in impossible.items():
@@ -253,7 +244,9 @@ def test_an_image_with_gpus_needs_gpu_evidence() -> None:
 
 
 def test_all_reasons_are_given_at_once() -> None:
-    facts = samples.with_body(rtmr(2)(header(purpose="key-release")), mr_td=FLIP_48, xfam=FLIP_8)
+    facts = header(purpose="key-release")
+    for change in (register("rtmr2"), register("mrtd"), field("xfam", FLIP_8)):
+        facts = change(facts)
     verdict = judge(facts=facts, nonce=None, signature=dataclasses.replace(GENUINE, tcb_status="OutOfDate"))
     assert codes(verdict) == {"rtmr2", "purpose", "mrtd", "xfam", "nonce", "tcb-status"}
     text = render(verdict)
@@ -262,20 +255,19 @@ def test_all_reasons_are_given_at_once() -> None:
 
 
 def test_a_mix_of_two_shapes_is_no_shape() -> None:
-    values = list(FACTS.quote.body.rtmrs)
-    values[0] = samples.PREDICATE.shapes[0].rtmrs[0]
     mixed: tuple[MeasuredShape, ...] = (
         dataclasses.replace(samples.PREDICATE.shapes[0], mrtd=(FLIP_48,)),
         samples.PREDICATE.shapes[1],
     )
     expected = Expected(dataclasses.replace(samples.PREDICATE, shapes=mixed), "x")
-    verdict = judge(facts=samples.with_body(FACTS, rtmrs=tuple(values)), expected=expected)
+    facts = samples.with_register(FACTS, RTMR0, samples.PREDICATE.shapes[0].rtmrs[0])
+    verdict = judge(facts=facts, expected=expected)
     assert verdict.outcome is Outcome.REFUSED
     assert len(verdict.refusals) == 1
 
 
 def test_the_two_pass_mrtd_is_accepted_too() -> None:
-    assert judge(facts=samples.with_body(FACTS, mr_td=samples.PREDICATE.shapes[1].mrtd[1])).accepted
+    assert judge(facts=samples.with_register(FACTS, MRTD, samples.PREDICATE.shapes[1].mrtd[1])).accepted
 
 
 def test_refusal_codes_are_known_ones() -> None:
@@ -288,10 +280,10 @@ def test_refusal_codes_are_known_ones() -> None:
 def test_a_real_server_meets_the_strict_policy() -> None:
     """A genuine quote over our document is refused for what it measures and binds, and for nothing else."""
     data = (samples.VECTORS / "tdx_quote.bin").read_bytes()
-    collateral = decode_collateral(loads((samples.VECTORS / "tdx_quote_collateral.json").read_bytes()))
+    collateral = collaterals.decode(loads((samples.VECTORS / "tdx_quote_collateral.json").read_bytes()))
     signed = check(data, collateral, now=1_750_420_000)
-    parsed = quote.parse(data)
-    facts = dataclasses.replace(FACTS, quote=parsed, quote_sha256=hashlib.sha256(data[:4936]).hexdigest())
+    facts = dataclasses.replace(FACTS, claims=read(data))
+    assert facts.claims.evidence_sha256 == hashlib.sha256(data[:4936]).hexdigest()
     image = {"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "report-data"}
     assert codes(judge(facts=facts, signature=signed)) == image | {"tcb-evaluation-number"}
     assert codes(judge(facts=facts, signature=signed, policy=Policy(min_tcb_evaluation_number=17))) == image

@@ -10,8 +10,8 @@ import click
 
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import loads
-from privml.evidence.document import decode_collateral
-from privml.evidence.signature import root_der
+from privml.evidence.tdx import collateral
+from privml.evidence.tdx.signature import root_der
 from privml.image import manifest as manifests
 from privml.verify.policy import Expected, Policy
 from privml.vm.prediction import read_prediction
@@ -48,7 +48,7 @@ def expected_of(directory: Path) -> Expected:
 
 def collateral_of(path: Path | None) -> dict[str, str] | None:
     """The collateral in a file; it is checked against Intel's root like any other."""
-    return None if path is None else decode_collateral(loads(path.read_bytes(), what=path.name), path.name)
+    return None if path is None else collateral.decode(loads(path.read_bytes(), what=path.name), path.name)
 
 
 def policy_of(simulated_root: Path | None) -> Policy:

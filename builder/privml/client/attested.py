@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from privml.base.errors import EvidenceError, HostError, printable
 from privml.base.strictjson import loads
 from privml.client.connection import AttestedConnection, Endpoint, endpoint
-from privml.evidence import document, facts, signature
+from privml.evidence import document, facts, tees
 from privml.verify.check import verify
 from privml.verify.policy import Expected, Policy
 from privml.verify.verdict import Verdict
@@ -82,13 +82,11 @@ def judge(
     ``now`` is Unix seconds by the caller's own clock. ``collateral`` replaces the document's; neither is trusted.
     """
     parsed = document.parse(data)
-    checked = signature.check(
-        parsed.evidence,
-        (parsed.collateral or {}).get("tdx") if collateral is None else collateral,
-        now=now,
-        simulated_root=policy.allow_simulated,
+    found = facts.collect(parsed)
+    checked = tees.check_signature(
+        parsed, found.header.tee, collateral=collateral, now=now, simulated_root=policy.allow_simulated
     )
-    return verify(facts.collect(parsed), checked, expected, policy, nonce=nonce, tls_spki_sha256=tls_spki_sha256)
+    return verify(found, checked, expected, policy, nonce=nonce, tls_spki_sha256=tls_spki_sha256)
 
 
 def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:

@@ -9,9 +9,10 @@ import hmac
 from collections.abc import Iterable, Iterator
 
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
+from privml.evidence.claims import Checked, SignatureFailure
 from privml.evidence.facts import Facts
-from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
 from privml.evidence.sections import TLS_KEY
+from privml.evidence.tdx.quote_facts import QuoteFacts
 from privml.statement.predicate import MeasuredShape
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.policy import INTEL_ROOT_SHA256, Expected, Policy
@@ -20,7 +21,7 @@ from privml.verify.verdict import Outcome, Refusal, Verdict
 
 def verify(
     facts: Facts,
-    signature: QuoteFacts | SignatureFailure,
+    signature: Checked,
     expected: Expected,
     policy: Policy,
     *,
@@ -53,28 +54,27 @@ def verify(
     )
 
 
-def _outcome(facts: Facts, signature: QuoteFacts | SignatureFailure) -> Outcome:
-    genuine = isinstance(signature, QuoteFacts) and signature.root_sha256 == INTEL_ROOT_SHA256
+def _outcome(facts: Facts, signature: Checked) -> Outcome:
+    genuine = not isinstance(signature, SignatureFailure) and signature.root_sha256 == INTEL_ROOT_SHA256
     # A development image can hold anything, so genuine hardware under it makes it no better than a simulation.
     return Outcome.ACCEPTED if genuine and facts.header.variant == "production" else Outcome.ACCEPTED_SIMULATED
 
 
-def _signature(facts: Facts, signature: QuoteFacts | SignatureFailure, policy: Policy) -> Iterator[Refusal]:
+def _signature(facts: Facts, signature: Checked, policy: Policy) -> Iterator[Refusal]:
     if isinstance(signature, SignatureFailure):
         if signature.claims_simulated and policy.allow_simulated is None:
             yield Refusal("simulated", "a chain that says SIMULATED", "a chain from Intel's root")
-        elif signature.collateral_missing:
-            yield Refusal("collateral-missing", "none", "collateral in the document or from the caller")
         else:
-            yield Refusal("quote-signature", signature.reason, "a quote that the QVL verifies")
+            yield Refusal(signature.code, signature.reason, signature.expected)
         return
-    if signature.quote_sha256 != facts.quote_sha256:
-        yield Refusal(
-            "quote-signature", f"a check of quote {signature.quote_sha256}", f"of quote {facts.quote_sha256}"
-        )
+    checked, claimed = signature.evidence_sha256, facts.claims.evidence_sha256
+    if checked != claimed:
+        yield Refusal("quote-signature", f"a check of quote {checked}", f"of quote {claimed}")
     if signature.root_sha256 != INTEL_ROOT_SHA256 and signature.root_sha256 != policy.simulated_root_sha256:
         code = "simulated" if signature.claims_simulated and policy.allow_simulated is None else "root"
         yield Refusal(code, f"root {signature.root_sha256}", _roots(policy))
+    if not isinstance(signature, QuoteFacts):
+        return
     if signature.tcb_status not in policy.tcb_statuses:
         found = signature.tcb_status
         if signature.advisory_ids:
@@ -91,31 +91,32 @@ def _signature(facts: Facts, signature: QuoteFacts | SignatureFailure, policy: P
 
 
 def _td(facts: Facts, policy: Policy) -> Iterator[Refusal]:
-    body = facts.quote.body
-    exact = (
-        ("qe-vendor", facts.quote.header.qe_vendor, policy.qe_vendor),
-        ("td-attributes", body.td_attributes, policy.td_attributes),
-        ("mrsignerseam", body.mr_signer_seam, policy.mr_signer_seam),
-        ("seam-attributes", body.seam_attributes, policy.seam_attributes),
-        ("mrconfigid", body.mr_config_id, policy.mr_config_id),
-        ("mrowner", body.mr_owner, policy.mr_owner),
-        ("mrownerconfig", body.mr_owner_config, policy.mr_owner_config),
-    )
-    for code, got, want in exact:
-        if got != want:
-            yield Refusal(code, got.hex(), want.hex())
-    if body.xfam not in policy.xfams:
-        yield Refusal("xfam", body.xfam.hex(), _any_of(xfam.hex() for xfam in policy.xfams))
-    if policy.mr_seams and body.mr_seam not in policy.mr_seams:
-        yield Refusal("mrseam", body.mr_seam.hex(), _any_of(seam.hex() for seam in policy.mr_seams))
+    fields = facts.claims.fields
+    exact = {
+        "qe-vendor": policy.qe_vendor,
+        "td-attributes": policy.td_attributes,
+        "mrsignerseam": policy.mr_signer_seam,
+        "seam-attributes": policy.seam_attributes,
+        "mrconfigid": policy.mr_config_id,
+        "mrowner": policy.mr_owner,
+        "mrownerconfig": policy.mr_owner_config,
+    }
+    for name, want in exact.items():
+        if fields[name] != want:
+            yield Refusal(name, fields[name].hex(), want.hex())
+    if fields["xfam"] not in policy.xfams:
+        yield Refusal("xfam", fields["xfam"].hex(), _any_of(xfam.hex() for xfam in policy.xfams))
+    if policy.mr_seams and fields["mrseam"] not in policy.mr_seams:
+        yield Refusal("mrseam", fields["mrseam"].hex(), _any_of(seam.hex() for seam in policy.mr_seams))
     # A TD 1.0 report has no such field: the module that wrote it knows no service TDs.
-    if body.mr_service_td is not None and body.mr_service_td != policy.mr_service_td:
-        yield Refusal("mrservicetd", body.mr_service_td.hex(), policy.mr_service_td.hex())
+    service_td = fields.get("mrservicetd", policy.mr_service_td)
+    if service_td != policy.mr_service_td:
+        yield Refusal("mrservicetd", service_td.hex(), policy.mr_service_td.hex())
 
 
 def _closest(facts: Facts, shapes: tuple[MeasuredShape, ...]) -> MeasuredShape | None:
     def equal(shape: MeasuredShape) -> int:
-        return sum(facts.register(register) in shape.accepted(register) for register in TDX_REGISTERS)
+        return sum(facts.claims.registers[register] in shape.accepted(register) for register in TDX_REGISTERS)
 
     return max(shapes, key=equal, default=None)
 
@@ -125,7 +126,7 @@ def _registers(facts: Facts, shape: MeasuredShape | None) -> Iterator[Refusal]:
         yield Refusal("shapes", "none", "one shape or more")
         return
     for register in (MRTD, *RTMRS):
-        got, accepted = facts.register(register), shape.accepted(register)
+        got, accepted = facts.claims.registers[register], shape.accepted(register)
         if got not in accepted:
             where = f"closest shape: {shape.label}\n{register_difference(register, facts, shape)}"
             yield Refusal(register, got.hex(), " or ".join(value.hex() for value in accepted), where)
@@ -148,8 +149,8 @@ def _agent(facts: Facts, expected: Expected) -> Iterator[Refusal]:
 def _binding(facts: Facts, nonce: bytes | None, tls_spki_sha256: bytes | None) -> Iterator[Refusal]:
     if nonce is None or not hmac.compare_digest(facts.nonce, nonce):
         yield Refusal("nonce", facts.nonce.hex(), "the caller's own" if nonce is None else nonce.hex())
-    if facts.quote.body.report_data != facts.report_data:
-        yield Refusal("report-data", facts.quote.body.report_data.hex(), facts.report_data.hex())
+    if facts.claims.report_data != facts.report_data:
+        yield Refusal("report-data", facts.claims.report_data.hex(), facts.report_data.hex())
     attested = facts.keys.find(*TLS_KEY)
     if attested is None or tls_spki_sha256 != attested:
         got = "no connection" if tls_spki_sha256 is None else tls_spki_sha256.hex()
@@ -168,7 +169,7 @@ def _header(facts: Facts, expected: Expected, policy: Policy) -> Iterator[Refusa
         yield Refusal("stage", header.stage, policy.stage)
 
 
-def _notes(signature: QuoteFacts | SignatureFailure, shape: MeasuredShape | None, policy: Policy) -> Iterator[str]:
+def _notes(signature: Checked, shape: MeasuredShape | None, policy: Policy) -> Iterator[str]:
     if isinstance(signature, QuoteFacts):
         level = f"TCB {signature.tcb_status}, evaluation {signature.tcb_evaluation_number}"
         yield f"{level}, FMSPC {signature.fmspc.hex()}"

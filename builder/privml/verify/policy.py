@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 
-from privml.evidence.quote import INTEL_QE_VENDOR
+from privml.evidence.tdx.quote import INTEL_QE_VENDOR
 from privml.statement.predicate import Predicate
 
 INTEL_ROOT_SHA256 = "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"

@@ -20,8 +20,9 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from privml.base.errors import EvidenceError
-from privml.evidence import quote as quotes
-from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
+from privml.evidence.claims import SignatureFailure
+from privml.evidence.tdx import quote as quotes
+from privml.evidence.tdx.quote_facts import QuoteFacts
 
 INTEL_ROOT_DER = base64.b64decode(
     "MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3Qg"
@@ -51,13 +52,16 @@ def check(
 ) -> QuoteFacts | SignatureFailure:
     """Check a quote against Intel's root and, when the caller names one, the root of a simulation (DER).
 
-    ``collateral`` has the nine fields of `evidence.document`; ``now`` is Unix seconds by the caller's clock. Returns
-    a failure instead of raising, because a verdict lists every reason; ``EvidenceError`` only for a malformed quote.
+    ``collateral`` has the nine fields of `evidence.tdx.collateral`; ``now`` is Unix seconds by the caller's clock.
+    Returns a failure instead of raising, because a verdict lists every reason; ``EvidenceError`` only for a malformed
+    quote.
     """
     parsed = quotes.parse(quote)
     simulated = claims_simulation(parsed)
     if collateral is None:
-        return SignatureFailure("no collateral was given", simulated, collateral_missing=True)
+        return SignatureFailure(
+            "none", simulated, code="collateral-missing", expected="collateral in the document or from the caller"
+        )
     signed = quote[: parsed.signed_length]
     roots = [INTEL_ROOT_DER] if simulated_root is None else [INTEL_ROOT_DER, simulated_root]
     reasons = []
@@ -103,7 +107,7 @@ def _verify(signed: bytes, collateral: Mapping[str, str], root: bytes, now: int,
     tcb, platform, pck = claims["tcb"], claims["platform"], claims["platform"]["pck"]
     instance = pck["platform_instance_id"]
     return QuoteFacts(
-        quote_sha256=hashlib.sha256(signed).hexdigest(),
+        evidence_sha256=hashlib.sha256(signed).hexdigest(),
         root_sha256=hashlib.sha256(root).hexdigest(),
         time=now,
         tcb_status=tcb["status"],
