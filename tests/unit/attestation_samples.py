@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from privml.events import agent, tcg, types
 from privml.events.agent import AgentEvent
@@ -21,7 +22,10 @@ from privml.evidence.tdx import signature
 from privml.evidence.tdx.quote_facts import QuoteFacts
 from privml.sim import quote as sim
 from privml.statement.predicate import MeasuredShape, Predicate
-from privml.verify.policy import Expected, Policy
+from privml.verify.anchor import Built, Expected
+from privml.verify.check import verify
+from privml.verify.judgement import Judgement
+from privml.verify.policy import Policy
 
 REPOSITORY = Path(__file__).parents[2]
 VECTORS = REPOSITORY / "tests" / "vectors" / "attestation"
@@ -114,7 +118,7 @@ PREDICATE = Predicate(
     agent_events=AGENT_EVENTS,
     shapes=(shape(2, 2 << 30), shape(4, 4 << 30)),
 )
-EXPECTED = Expected(PREDICATE, "the build in out/demo-cpu")
+EXPECTED = Expected(PREDICATE, Built("out/demo-cpu"))
 
 
 def tls_keys(spki: bytes) -> Keys:
@@ -161,6 +165,22 @@ def signature_of(made: Document) -> QuoteFacts:
     checked = signature.check(made.evidence, sim.collateral(), now=NOW, simulated_root=ROOT)
     assert isinstance(checked, QuoteFacts), checked
     return checked
+
+
+def judge(made: Document | None = None, **changes: Any) -> Judgement:
+    """The judgement of a document (the honest one), with the simulation allowed unless ``changes`` says otherwise."""
+    made = document() if made is None else made
+    checked = changes["signature"] if "signature" in changes else signature_of(made)
+    arguments: dict[str, Any] = {
+        "facts": facts_of(made),
+        "signature": checked,
+        "expected": EXPECTED,
+        "policy": SIMULATED,
+        "nonce": NONCE,
+        "tls_spki_sha256": SPKI,
+        **changes,
+    }
+    return verify(**arguments)
 
 
 def with_claims(given: Facts, **changes: object) -> Facts:

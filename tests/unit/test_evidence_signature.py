@@ -14,7 +14,7 @@ from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx import signature
 from privml.evidence.tdx.quote_facts import QuoteFacts
 from privml.sim import quote as sim
-from privml.verify.policy import INTEL_ROOT_SHA256
+from privml.verify.tdx import INTEL_ROOT_SHA256
 
 QUOTE = (samples.VECTORS / "tdx_quote.bin").read_bytes()
 COLLATERAL = collaterals.decode(loads((samples.VECTORS / "tdx_quote_collateral.json").read_bytes()))

@@ -17,8 +17,8 @@ from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx import signature
 from privml.evidence.tdx.quote_facts import QuoteFacts
 from privml.sim import pki, quote
-from privml.verify.check import verify
 from privml.verify.policy import Policy
+from privml.verify.tdx import TdxPolicy
 from privml.verify.verdict import Verdict
 
 HONEST = samples.document()
@@ -27,14 +27,7 @@ HONEST = samples.document()
 def judge(made: Document, collateral: dict[str, str] | None = None, policy: Policy = samples.SIMULATED) -> Verdict:
     given = quote.collateral() if collateral is None else collateral
     checked = signature.check(made.evidence, given, now=samples.NOW, simulated_root=samples.ROOT)
-    return verify(
-        samples.facts_of(made),
-        checked,
-        samples.EXPECTED,
-        policy,
-        nonce=samples.NONCE,
-        tls_spki_sha256=samples.SPKI,
-    )
+    return samples.judge(made, signature=checked, policy=policy).verdict
 
 
 def codes(verdict: Verdict) -> list[str]:
@@ -58,7 +51,7 @@ def test_a_platform_that_needs_something(monkeypatch: pytest.MonkeyPatch, status
     verdict = judge(HONEST, collateral_with(monkeypatch, "tcb_info_json", tcbLevels=levels))
     assert codes(verdict) == ["tcb-status"]
     assert verdict.refusals[0].got == f"{status} (INTEL-SA-00001)"
-    accepted = dataclasses.replace(samples.SIMULATED, tcb_statuses=frozenset({status}))
+    accepted = dataclasses.replace(samples.SIMULATED, tdx=TdxPolicy(tcb_statuses=frozenset({status})))
     assert codes(judge(HONEST, collateral_with(monkeypatch, "tcb_info_json", tcbLevels=levels), accepted)) == []
 
 

@@ -13,7 +13,8 @@ from privml.base.strictjson import loads
 from privml.evidence.tdx import collateral
 from privml.evidence.tdx.signature import root_der
 from privml.image import manifest as manifests
-from privml.verify.policy import Expected, Policy
+from privml.verify.anchor import Built, Expected
+from privml.verify.policy import Policy
 from privml.vm.prediction import read_prediction
 
 
@@ -43,7 +44,7 @@ def expected_of(directory: Path) -> Expected:
     """What the build in ``directory`` must measure to."""
     manifest = manifests.read(directory)
     manifests.check_artefacts(directory, manifest)
-    return Expected(read_prediction(directory, manifest), anchor=f"the build in {directory}")
+    return Expected(read_prediction(directory, manifest), Built(str(directory)))
 
 
 def collateral_of(path: Path | None) -> dict[str, str] | None:

@@ -12,7 +12,7 @@ from privml.base.errors import UsageError
 from privml.cli.anchor import anchor_options, collateral_of, expected_of, policy_of
 from privml.client import attested
 from privml.client.proxy import serve
-from privml.verify.verdict import Verdict
+from privml.verify.judgement import Judgement
 
 
 @click.command()
@@ -44,9 +44,9 @@ def proxy(
     collateral = collateral_of(collateral_file)
     logging.getLogger("privml").setLevel(logging.INFO)
 
-    def check(document: bytes, nonce: bytes, spki: bytes) -> Verdict:
+    def check(document: bytes, nonce: bytes, spki: bytes) -> Judgement:
         return attested.judge(
             document, expected, policy, now=int(time.time()), nonce=nonce, tls_spki_sha256=spki, collateral=collateral
         )
 
-    serve((host, int(port)), upstream, check, interval=interval, allow_simulated=simulated_root is not None)
+    serve((host, int(port)), upstream, check, interval=interval)

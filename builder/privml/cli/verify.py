@@ -55,12 +55,12 @@ def verify(
     now = int(time.time())
     if remote:
         fetched = attested.attest(source, expected, policy, now=now, collateral=collateral)
-        verdict = fetched.verdict
+        judgement = fetched.judgement
         if save is not None:
             save.write_bytes(fetched.document)
             click.echo(f"nonce {fetched.nonce.hex()}, spki {fetched.tls_spki_sha256.hex()}: {save}", err=True)
     else:
-        verdict = attested.judge(
+        judgement = attested.judge(
             Path(source).read_bytes(),
             expected,
             policy,
@@ -69,6 +69,7 @@ def verify(
             tls_spki_sha256=given["--spki"],
             collateral=collateral,
         )
+    verdict = judgement.verdict
     text = json.dumps(verdict.to_dict(), indent=2, sort_keys=True) + "\n" if as_json else render(verdict)
     click.echo(text, nl=False)
     context.exit(verdict.exit_code)
