@@ -23,9 +23,9 @@ from tests.real import disks
 
 from privml.base.errors import HostError
 from privml.cli.run import request
-from privml.image.manifest import Manifest
 from privml.image.tools import ToolsTree
 from privml.measure.compare import compare
+from privml.output.manifest import Manifest
 from privml.vm import bootlog
 from privml.vm.machine import GENERIC_FIRMWARE, Launch, Machine, started
 from privml.vm.predicted import Predictor

@@ -27,9 +27,10 @@ from privml.base.steps import say, step
 from privml.cli.context import Workplace, recipes_directory, resolve
 from privml.cli.run import await_ready
 from privml.image.build import build
+from privml.output.prediction import write_prediction
 from privml.vm.launch import launch_of
 from privml.vm.machine import Machine, started
-from privml.vm.predicted import predict_image, write_prediction
+from privml.vm.predicted import predict_image
 
 NAME = "demo-cpu-dev"
 PROMPT = "The capital of France is"

@@ -7,12 +7,13 @@ import tempfile
 from pathlib import Path
 
 from privml.base.files import write_atomic
+from privml.events.verity import Verity
 from privml.image import uki, volume
-from privml.image.manifest import Manifest
 from privml.image.render import MODEL_LABEL, ROOT_LABEL
 from privml.image.tools import Bind, ToolsTree
-from privml.image.volume import Verity, partitions
+from privml.image.volume import partitions
 from privml.measure import pe
+from privml.output.manifest import Manifest
 
 LOGGER = """
 

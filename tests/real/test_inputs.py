@@ -22,8 +22,8 @@ from tests.real.conftest import ROOT, only_full, privml, succeeded
 from privml.base.files import sha256_file
 from privml.cli.context import Workplace, tools_lock_path
 from privml.image import content
-from privml.image.manifest import read
 from privml.lock.models import read_tools_lock
+from privml.output.manifest import read
 from privml.recipe.loader import shipped
 from privml.store.objects import Store
 

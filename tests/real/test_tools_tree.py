@@ -17,8 +17,8 @@ import pytest
 from tests.real.conftest import ROOT, processes, settled
 
 from privml.cli.context import Workplace
-from privml.image.manifest import read
 from privml.image.tools import Bind, ToolsTree
+from privml.output.manifest import read
 
 pytestmark = pytest.mark.real
 

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 from tests.real.conftest import ROOT, only_full, privml, settled, succeeded
 
-from privml.image.manifest import read
+from privml.output.manifest import read
 from privml.vm.host import SUBORDINATE_IDS
 from privml.vm.survey import subordinate
 

@@ -25,11 +25,11 @@ from privml.events.replay import replay
 from privml.events.tcg import ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.evidence import capture
 from privml.evidence.capture import Capture
-from privml.image import manifest as manifests
-from privml.image.manifest import Manifest
 from privml.measure import firmware, uki
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX
+from privml.output import manifest as manifests
+from privml.output.manifest import Manifest
 from privml.sim import quote as sim
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"

@@ -219,7 +219,7 @@ def as_log(events: tuple[Event, ...]) -> list[LogEntry]:
 
 def test_a_log_against_a_prediction(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     prediction = image(place) / "prediction.json"
-    events = samples.PREDICATE.shapes[0].events
+    events = samples.PREDICATE.launches[0].events
     honest = written(place, encode_log(as_log(events)), "honest")
     outcome = Outcome(capsys, "explain", str(honest), "--against", str(prediction))
     assert outcome.code == 0, outcome.stdout
@@ -258,8 +258,8 @@ def test_two_logs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # n
 def test_two_predictions_and_a_log(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     one = image(place) / "prediction.json"
     text = predicate.encode(samples.PREDICATE).decode()
-    first = samples.PREDICATE.shapes[0]
-    mrtd = written(place, text.replace(first.mrtd[0].hex(), "ab" * 48).encode(), "mrtd.json")
+    first = samples.PREDICATE.launches[0]
+    mrtd = written(place, text.replace(first.accepted("mrtd")[0].hex(), "ab" * 48).encode(), "mrtd.json")
     assert Outcome(capsys, "diff", str(one), str(one)).code == 0
     outcome = Outcome(capsys, "diff", str(one), str(mrtd))
     assert outcome.code == 1 and "mrtd differs" in outcome.stdout

@@ -18,8 +18,8 @@ from privml.cli.measure import measure
 from privml.cli.repro import repro
 from privml.cli.run import run
 from privml.image import madeby
-from privml.image.manifest import Manifest
 from privml.lock.models import Lock, read_lock, serialise
+from privml.output.manifest import Manifest
 from privml.recipe.loader import load, shipped
 
 

@@ -29,7 +29,7 @@ def test_partitions_are_read_from_the_gpt(disk: Path) -> None:
 
 def test_verity_parameters_come_from_the_superblock(disk: Path) -> None:
     found = verity_of(disk, "privml-root", HASH)
-    assert found == Verity(HASH, SALT.hex(), 2, 1)
+    assert found == Verity(bytes.fromhex(HASH), SALT, 2, 1)
     assert found.argument() == f"{HASH}:{SALT.hex()}:2:1"
     assert found.to_dict() == {
         "root_hash": HASH,

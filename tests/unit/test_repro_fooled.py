@@ -8,19 +8,18 @@ import os
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import attestation_samples as samples
 import pytest
 from repro_faults import put
 from test_measure_pe import make_uki
-from test_repro_compare import bend, causes, compare, initrd, judged, output, predicted, sealed
+from test_repro_compare import bend, causes, compare, initrd, judged, other_firmware, output, predicted, sealed
 from test_repro_mutation import compared
 
 from privml.base.errors import BuildError
-from privml.image import manifest as manifests
 from privml.image.inputs import FILE as INPUTS_FILE
+from privml.output import manifest as manifests
 from privml.repro import page as pages
 from privml.repro.layers import Layer, told
 from privml.repro.tree import Tree, read_cpio, read_tree, read_trees
@@ -260,8 +259,7 @@ def test_origins_are_the_recipes_lines(pair: tuple[Path, Path]) -> None:
         for path in ("etc/privml/config.json", "usr/lib/modules/7/a.ko", "usr/bin/x"):
             put(folder.parent / f"{name}.root.raw.tree", path, name.encode())
         sealed(folder, origins=lines)
-    shape = replace(samples.PREDICATE.shapes[0], mrtd=(b"\1" * 48,))
-    predicted(pair[1], shapes=(shape, *samples.PREDICATE.shapes[1:]))
+    predicted(pair[1], launches=(other_firmware(), *samples.PREDICATE.launches[1:]))
     found = {finding.place: finding.origin for finding in judged(pair).findings}
     assert found["uki.efi:.linux"] == found["root.raw:/usr/lib/modules/7/a.ko"] == lines[".linux"]
     assert found["root.raw:/etc/privml/config.json"] == lines["config"]

@@ -111,7 +111,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "no agent events": ({"facts": logged()}, {"agent-events"}),
     "failed": ({"facts": logged(*FACTS.agent_events, agent.failed_event())}, {"agent-events"}),
     "gpus": ({"facts": logged(*GPU_EVENTS), "expected": expecting(agent_events=GPU_EVENTS)}, {"gpu-evidence"}),
-    "no shapes": ({"expected": expecting(shapes=())}, {"shapes"}),
+    "no shapes": ({"expected": expecting(launches=())}, {"shapes"}),
     "simulated": ({"signature": SIGNATURE}, {"simulated"}),
     "other root": ({"signature": dataclasses.replace(GENUINE, root_sha256="00" * 32)}, {"root"}),
     "other simulation": (
@@ -205,12 +205,12 @@ def test_all_reasons_are_given_at_once() -> None:
 
 
 def test_a_mix_of_two_shapes_is_no_shape() -> None:
-    first, second = samples.PREDICATE.shapes
-    expected = expecting(shapes=(dataclasses.replace(first, mrtd=(FLIP_48,)), second))
-    verdict = judge(facts=samples.with_register(FACTS, RTMR0, first.rtmrs[0]), expected=expected)
+    first, second = samples.PREDICATE.launches
+    expected = expecting(launches=(samples.with_values(first, MRTD, FLIP_48), second))
+    verdict = judge(facts=samples.with_register(FACTS, RTMR0, *first.accepted(RTMR0)), expected=expected)
     assert verdict.outcome is Outcome.REFUSED
     assert len(verdict.refusals) == 1
 
 
 def test_the_two_pass_mrtd_is_accepted_too() -> None:
-    assert judge(facts=samples.with_register(FACTS, MRTD, samples.PREDICATE.shapes[1].mrtd[1])).accepted
+    assert judge(facts=samples.with_register(FACTS, MRTD, samples.PREDICATE.launches[1].accepted(MRTD)[1])).accepted

@@ -9,12 +9,13 @@ from functools import cached_property
 from pathlib import Path
 
 from privml.base.errors import InputsError, RecipeError, UsageError
-from privml.image import madeby, manifest
+from privml.image import madeby
 from privml.image.bootstrap import tools_tree
 from privml.image.tools import ToolsTree
 from privml.lock.make import check, current_inputs
 from privml.lock.models import Lock, own_tools_lock, read_lock, read_tools_lock
 from privml.lock.trees import images_folder
+from privml.output import manifest
 from privml.recipe.finding import RecipeProblems
 from privml.recipe.guestfiles import GuestFile, errors, lint_guest
 from privml.recipe.lint import lint

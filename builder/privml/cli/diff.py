@@ -17,8 +17,8 @@ from privml.cli import files
 from privml.cli.context import Workplace, resolve
 from privml.cli.diff_events import diff_events
 from privml.cli.repro import compared
-from privml.image import manifest as manifests
 from privml.lock.models import read_lock, read_tools_lock
+from privml.output import manifest as manifests
 from privml.repro import external
 from privml.repro.changes import Change, changes, lock_changes, moved
 from privml.repro.owners import Owners
@@ -97,7 +97,7 @@ def diff_images(before: str, after: str, *, as_json: bool, look: external.Look |
     a, b = resolve(before).directory, resolve(after).directory
     one, two = manifests.read(a), manifests.read(b)
     place = Workplace()
-    owners = Owners(((row[0], row[3]) for row in one.packages), place.store)
+    owners = Owners(((row.name, row.sha256) for row in one.packages), place.store)
     report = compared(a, b, place.tools(), owners, look=look)
     found = changes(one, two, report)
     registers = moved(report)

@@ -11,8 +11,8 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.cli import files, replayed
 from privml.cli.replayed import Change, Item
-from privml.events.registers import RTMRS
-from privml.statement.predicate import MeasuredShape
+from privml.events.registers import MRTD, RTMRS
+from privml.statement.launch import MeasuredLaunch, TdMachine
 
 
 def diff_events(before: str, after: str, *, as_json: bool) -> None:
@@ -75,7 +75,7 @@ def _pairs(left: files.File, right: files.File) -> Iterator[_Pair]:
         for key in dict.fromkeys([*ours, *theirs]):
             one, other = ours.get(key), theirs.get(key)
             label = (one or other or left.shapes[0]).label
-            same = one is None or other is None or one.mrtd == other.mrtd
+            same = one is None or other is None or one.registers[MRTD] == other.registers[MRTD]
             yield label, one.events if one else None, other.events if other else None, same
         return
     if left.shapes or right.shapes:
@@ -87,5 +87,5 @@ def _pairs(left: files.File, right: files.File) -> Iterator[_Pair]:
     yield "event logs", left.items(), right.items(), True
 
 
-def _key(shape: MeasuredShape) -> tuple[str, int, int]:
-    return shape.platform, shape.vcpus, shape.memory
+def _key(shape: MeasuredLaunch) -> tuple[str, str, TdMachine]:
+    return shape.tee, shape.platform, shape.machine

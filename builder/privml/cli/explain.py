@@ -13,7 +13,7 @@ from privml.cli import files, replayed
 from privml.events.event import Event
 from privml.events.registers import RTMR3, RTMRS
 from privml.events.types import type_name
-from privml.statement.predicate import MeasuredShape
+from privml.statement.launch import MeasuredLaunch
 
 _LOGGED = RTMRS[:3]
 
@@ -104,7 +104,7 @@ def _against_values(file: files.File, other: files.File, result: dict[str, Any])
 
 
 def _against_events(file: files.File, other: files.File, result: dict[str, Any]) -> tuple[list[str], bool]:
-    shape: MeasuredShape | None = None
+    shape: MeasuredLaunch | None = None
     if other.shapes:
         shape = replayed.nearest(other.shapes, file.finding.events)
     expected = shape.events if shape is not None else other.items()

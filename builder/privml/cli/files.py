@@ -27,7 +27,7 @@ from privml.measure import artefact, smbios
 from privml.measure.artefact import Finding
 from privml.measure.digest import sha384
 from privml.statement import intoto, predicate
-from privml.statement.predicate import MeasuredShape
+from privml.statement.launch import MeasuredLaunch
 
 _SPEC_ID = b"Spec ID Event03\0"
 _TEXT_LIMIT = 4 << 20
@@ -72,7 +72,7 @@ class File:
     path: Path
     finding: Finding
     log: Log | None = None
-    shapes: tuple[MeasuredShape, ...] = ()
+    shapes: tuple[MeasuredLaunch, ...] = ()
     claimed: dict[str, bytes] | None = None
     capture: Capture | None = None
 
@@ -289,14 +289,14 @@ def _json(path: Path, data: bytes) -> File:
             found = predicate.decode(data)
         except EvidenceError as error:
             raise MeasurementError(f"{path}: not a prediction: {error.message}") from error
-    shapes = ", ".join(shape.label for shape in found.shapes)
-    first = found.shapes[0] if len(found.shapes) == 1 else None
+    shapes = ", ".join(shape.label for shape in found.launches)
+    first = found.launches[0] if len(found.launches) == 1 else None
     finding = Finding(
         "prediction",
         f"prediction of {found.name} ({found.variant})",
-        mrtd=dict(zip(("single_pass", "two_pass"), first.mrtd, strict=False)) if first else {},
-        registers=dict(zip(RTMRS, first.rtmrs, strict=True)) if first else {},
+        mrtd=dict(zip(("single_pass", "two_pass"), first.accepted(MRTD), strict=False)) if first else {},
+        registers={name: first.accepted(name)[0] for name in RTMRS if first.accepted(name)} if first else {},
         events=first.events if first else (),
         facts={"shapes": shapes},
     )
-    return File(path, finding, shapes=found.shapes)
+    return File(path, finding, shapes=found.launches)

@@ -15,15 +15,16 @@ from privml.cli import replay as held
 from privml.cli.context import Target, Workplace, recipes_directory, resolve
 from privml.events.explain import seen_words
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
-from privml.image.manifest import Manifest
 from privml.machine.matrix import shapes as shapes_of
 from privml.machine.platform import Platform, Shape
-from privml.statement.predicate import MeasuredShape
+from privml.output.manifest import Manifest
+from privml.output.prediction import write_prediction
+from privml.statement.launch import MeasuredLaunch
 from privml.vm import bootdisk, crosscheck
 from privml.vm.bench import Bench
 from privml.vm.compared import Boot
 from privml.vm.platforms import platform as load_platform
-from privml.vm.predicted import Predictor, predict_image, write_prediction
+from privml.vm.predicted import Predictor, predict_image
 
 
 def measure_image(
@@ -60,12 +61,12 @@ def measure_image(
     if not shapes:
         say(f"wrote {write_prediction(found.directory, manifest, predicate)}")
     if as_json and len(shapes) > 1:
-        click.echo(json.dumps([_matrix_row(one, events=events) for one in predicate.shapes], indent=2))
+        click.echo(json.dumps([_matrix_row(one, events=events) for one in predicate.launches], indent=2))
         return
     if as_json:
         click.echo(json.dumps(predicate.to_dict(), indent=2, sort_keys=True))
         return
-    for measured in predicate.shapes:
+    for measured in predicate.launches:
         _show(measured, events=events)
 
 
@@ -104,28 +105,27 @@ def _shapes(vcpus: str | None, memory: str | None) -> tuple[Shape, ...]:
     return shapes_of(vcpus, memory)
 
 
-def _matrix_row(shape: MeasuredShape, *, events: bool) -> dict[str, Any]:
+def _matrix_row(shape: MeasuredLaunch, *, events: bool) -> dict[str, Any]:
     """One shape of a matrix: values and evidence, and the events when they are asked for."""
     row: dict[str, Any] = {
         "platform": shape.platform,
-        "vcpus": shape.vcpus,
-        "memory": shape.memory,
-        "mrtd": dict(zip(("single_pass", "two_pass"), (value.hex() for value in shape.mrtd), strict=False)),
+        **shape.machine.to_dict(),
+        "mrtd": dict(zip(("single_pass", "two_pass"), (value.hex() for value in shape.accepted(MRTD)), strict=False)),
     }
     row.update({register: shape.accepted(register)[0].hex() for register in RTMRS})
-    row["evidence"] = {register: shape.evidence[register].value for register in TDX_REGISTERS}
+    row["evidence"] = {register: level.value for register, level in shape.evidence().items()}
     if events:
         row["events"] = [event.to_dict() for event in shape.events]
     return row
 
 
-def _show(shape: MeasuredShape, *, events: bool) -> None:
+def _show(shape: MeasuredLaunch, *, events: bool) -> None:
     click.echo(shape.label)
     for register in TDX_REGISTERS:
         name = register
         for number, value in enumerate(shape.accepted(register)):
             note = ("single-pass", "two-pass")[number] if register == MRTD else _weakest(shape, register)
-            click.echo(f"  {name}  {value.hex()}  {shape.evidence[register].value}  {note}".rstrip())
+            click.echo(f"  {name}  {value.hex()}  {shape.evidence()[register].value}  {note}".rstrip())
         if events:
             for event in shape.of(register):
                 click.echo(
@@ -133,10 +133,10 @@ def _show(shape: MeasuredShape, *, events: bool) -> None:
                 )
 
 
-def _weakest(shape: MeasuredShape, register: str) -> str:
+def _weakest(shape: MeasuredLaunch, register: str) -> str:
     """Which events keep a register at its level: how many of them, and the first."""
     events = shape.of(register)
-    weakest = [event for event in events if event.evidence is shape.evidence[register]]
+    weakest = [event for event in events if event.evidence is shape.evidence()[register]]
     if not weakest or len(weakest) == len(events):
         return ""
     return f"for {len(weakest)} of {len(events)} events, first {weakest[0].origin}"

@@ -14,13 +14,14 @@ from privml.cli import files
 from privml.events.event import Event
 from privml.events.registers import MRTD, RTMR3, RTMRS
 from privml.events.replay import replay_digests
-from privml.image.manifest import Manifest, check_artefacts
 from privml.measure import firmware, payload, pciwindow, uki
 from privml.measure.compare import Comparison, compare
 from privml.measure.firmware import FirmwareFacts
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX
 from privml.measure.uki import UkiFacts
+from privml.output.artefacts import check_artefacts
+from privml.output.manifest import Manifest
 
 # QEMU's legacy key of that name is in no guest's file system; it holds this unless the host said `-boot menu=on`.
 _BOOT_MENU = bytes(2)
@@ -49,7 +50,7 @@ def replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool)
         raise UsageError(
             f"{archive} is no capture: it is {file.finding.title}", hint="`privml-build capture` makes one"
         )
-    check_artefacts(directory, manifest)
+    check_artefacts(directory, manifest.artefacts)
     image = uki.facts((directory / "uki.efi").read_bytes())
     found = hold(image, firmware.facts((directory / "firmware.fd").read_bytes()), manifest, file)
     if as_json:

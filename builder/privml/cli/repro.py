@@ -16,12 +16,12 @@ from privml.base.steps import step
 from privml.base.strictjson import pretty
 from privml.cli.context import Target, Workplace, check_output, refresh_hint, resolve, tools_lock_path
 from privml.image import madeby
-from privml.image import manifest as manifests
 from privml.image.bootstrap import tools_tree
 from privml.image.tools import ToolsTree
 from privml.lock.make import bring, check, current_inputs
 from privml.lock.models import Lock, read_tools_lock
 from privml.lock.trees import images_folder
+from privml.output import manifest as manifests
 from privml.recipe.loader import Recipe, find, load
 from privml.repro import current, external
 from privml.repro.compare import Surroundings, compare

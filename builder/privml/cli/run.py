@@ -36,7 +36,7 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
     """
     found = resolve(target)
     manifest = found.manifest()
-    if prompt is not None and manifest.model is None:
+    if prompt is not None and manifest.engine is None:
         raise UsageError(f"{manifest.name} holds no model, so it answers no prompt", hint="leave out --prompt")
     place = Workplace()
     launch = launch_of(found.directory, manifest, recipes_directory(found))
@@ -46,7 +46,7 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
                 seconds = await_ready(machine, timeout)
             say(f"ready after {seconds:.0f} s")
             if prompt is None:
-                serves = "/v1" if manifest.model is not None else " attests only"
+                serves = "/v1" if manifest.engine is not None else " attests only"
                 click.echo(f"https://127.0.0.1:{machine.port}{serves} (not verified; Ctrl-C stops it)")
                 while True:
                     machine.check_running()

@@ -6,6 +6,7 @@ and runs as a process.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path, PurePosixPath
 
 from privml.base.errors import BuildError
@@ -20,16 +21,20 @@ FIRMWARES = {
 _KEY_VARIABLES = ("PK", "KEK", "db", "dbx")
 
 
-def derive(tools: ToolsTree, work: Path, package: str, debs: dict[str, bytes]) -> Path:
-    """Make ``work/firmware.fd`` of the locked firmware ``package``; ``debs`` holds its closure (name -> bytes)."""
+def derive(tools: ToolsTree, work: Path, package: str, debs: dict[str, bytes]) -> str:
+    """Make ``work/firmware.fd`` of the locked firmware ``package``; ``debs`` holds its closure (name -> bytes).
+
+    Gives the hex SHA-256 of the package's own binary.
+    """
     if package not in FIRMWARES:
         raise BuildError(f"firmware package `{package}` is not known: expected one of {', '.join(FIRMWARES)}")
     path, keys = FIRMWARES[package]
     target = work / "firmware.fd"
     data = _find(path, debs)
+    source = hashlib.sha256(data).hexdigest()
     if not keys:
         target.write_bytes(data)
-        return target
+        return source
     (work / "firmware.in").write_bytes(data)
     words = [word for variable in _KEY_VARIABLES for word in ("-d", variable)]
     tools.run(
@@ -39,7 +44,7 @@ def derive(tools: ToolsTree, work: Path, package: str, debs: dict[str, bytes]) -
         error=BuildError,
     )
     (work / "firmware.in").unlink()
-    return target
+    return source
 
 
 def _find(path: str, debs: dict[str, bytes]) -> bytes:

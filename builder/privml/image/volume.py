@@ -12,37 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import BuildError
+from privml.events.verity import BLOCK_SIZE, Verity
 from privml.image.tools import Bind, ToolsTree
 
-BLOCK = 4096
 _GENERIC = ("linux-generic", "linux-generic")
 SECTOR = 512
 _GPT_ENTRY = struct.Struct("<16s16sQQQ72s")
 _SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s")  # cryptsetup docs/on-disk-format: verity superblock v1
-
-
-@dataclass(frozen=True)
-class Verity:
-    """dm-verity parameters: what the guest needs and all it uses. Blocks are 4096 bytes."""
-
-    root_hash: str
-    salt: str
-    data_blocks: int
-    hash_start: int
-
-    def to_dict(self) -> dict[str, object]:
-        """The VERITY object of docs/ARCHITECTURE.md."""
-        return {
-            "root_hash": self.root_hash,
-            "salt": self.salt,
-            "data_blocks": self.data_blocks,
-            "hash_start": self.hash_start,
-            "block_size": BLOCK,
-        }
-
-    def argument(self) -> str:
-        """The value of ``privml.root=`` on the kernel command line."""
-        return f"{self.root_hash}:{self.salt}:{self.data_blocks}:{self.hash_start}"
 
 
 @dataclass(frozen=True)
@@ -93,13 +69,13 @@ def verity_of(path: Path, label: str, root_hash: str) -> Verity:
         raise BuildError(f"{path.name}: the verity superblock is cut")
     magic, version, kind, _, algorithm, data, hashes, blocks, length, salt = _SUPERBLOCK.unpack(raw)
     found = (magic, version, kind, algorithm.rstrip(b"\0"), data, hashes, length)
-    if found != (b"verity\0\0", 1, 1, b"sha256", BLOCK, BLOCK, 32):
-        raise BuildError(f"{path.name}: verity superblock {found} is not sha256 over {BLOCK}-byte blocks")
-    if not 0 < blocks * BLOCK <= places[label].size:
+    if found != (b"verity\0\0", 1, 1, b"sha256", BLOCK_SIZE, BLOCK_SIZE, 32):
+        raise BuildError(f"{path.name}: verity superblock {found} is not sha256 over {BLOCK_SIZE}-byte blocks")
+    if not 0 < blocks * BLOCK_SIZE <= places[label].size:
         raise BuildError(f"{path.name}: {blocks} data blocks do not fit the partition")
     if len(root_hash) != 64 or root_hash.strip("0123456789abcdef"):
         raise BuildError(f"{path.name}: `{root_hash[:80]}` is not a SHA-256 root hash")
-    return Verity(root_hash, salt[:32].hex(), blocks, 1)
+    return Verity(bytes.fromhex(root_hash), salt[:32], blocks, 1)
 
 
 def definitions(label: str, kind: str, verity_kind: str, *, copy: str, compression: str | None) -> dict[str, str]:
@@ -123,8 +99,8 @@ def definitions(label: str, kind: str, verity_kind: str, *, copy: str, compressi
         f"Label={label}-verity",
         "Verity=hash",
         f"VerityMatchKey={label}",
-        f"VerityDataBlockSizeBytes={BLOCK}",
-        f"VerityHashBlockSizeBytes={BLOCK}",
+        f"VerityDataBlockSizeBytes={BLOCK_SIZE}",
+        f"VerityHashBlockSizeBytes={BLOCK_SIZE}",
         "Minimize=best",
     ]
     return {"10-data.conf": "\n".join(data) + "\n", "11-verity.conf": "\n".join(tree) + "\n"}

@@ -16,7 +16,7 @@ from privml.events.variants import PRODUCTION
 from privml.evidence.claims import Checked, SignatureFailure
 from privml.evidence.facts import Facts
 from privml.evidence.sections import TLS_KEY
-from privml.statement.predicate import MeasuredShape
+from privml.statement.launch import MeasuredLaunch
 from privml.verify import tdx
 from privml.verify.anchor import Expected
 from privml.verify.explain import agent_difference, register_difference
@@ -39,7 +39,7 @@ class Case:
     policy: Policy
     nonce: bytes | None
     tls_spki_sha256: bytes | None
-    shape: MeasuredShape | None
+    shape: MeasuredLaunch | None
 
     @property
     def rules(self) -> TeeRules[Any]:
@@ -73,7 +73,7 @@ def verify(
     connection that brought the answer (and will bring the prompts). Either may be None only because a caller has
     none; the verdict then refuses.
     """
-    shape = _closest(facts, expected.predicate.shapes)
+    shape = _closest(facts, expected.predicate.launches)
     case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, shape)
     refusals = tuple(_refusals(case))
     verdict = Verdict(
@@ -201,8 +201,8 @@ def _refusals(case: Case) -> Iterator[Refusal]:
         yield from core(case)
 
 
-def _closest(facts: Facts, shapes: tuple[MeasuredShape, ...]) -> MeasuredShape | None:
-    def equal(shape: MeasuredShape) -> int:
+def _closest(facts: Facts, shapes: tuple[MeasuredLaunch, ...]) -> MeasuredLaunch | None:
+    def equal(shape: MeasuredLaunch) -> int:
         return sum(value in shape.accepted(register) for register, value in facts.claims.registers.items())
 
     return max(shapes, key=equal, default=None)
@@ -218,7 +218,7 @@ def _outcome(case: Case) -> Outcome:
 def _notes(case: Case) -> Iterator[str]:
     yield from case.rules.notes(case.evidence)
     if case.shape is not None:
-        weakest = min(case.shape.evidence.items(), key=lambda item: item[1].strength)
+        weakest = min(case.shape.evidence().items(), key=lambda item: item[1].strength)
         yield f"prediction: weakest register {weakest[0].upper()}, known from {weakest[1].value}"
 
 

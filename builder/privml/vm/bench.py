@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from privml.image.manifest import Manifest
 from privml.image.tools import ToolsTree
 from privml.machine.platform import Device, Platform, Shape
 from privml.measure import gpt
+from privml.output.manifest import Manifest
 from privml.vm.compared import Boot, boot
 from privml.vm.launch import launch_of
 from privml.vm.machine import GENERIC_FIRMWARE, Launch
