@@ -15,9 +15,10 @@ import pytest
 import test_verify_tdx as tdx_cases
 
 from privml.events import agent
-from privml.events.registers import MRTD, REGISTERS, RTMR0, TDX_REGISTERS
+from privml.events.registers import MRTD, REGISTERS, RTMR0, RTMR3, TDX_REGISTERS, ZERO
 from privml.evidence.facts import Facts
 from privml.evidence.sections import STAGE_OF, Header, Keys
+from privml.statement.launch import FilledBy, MeasuredLaunch
 from privml.verify import check
 from privml.verify.anchor import Built, Expected, Signed
 from privml.verify.check import CODES, RULES
@@ -83,6 +84,12 @@ def logged(*events: agent.AgentEvent) -> Facts:
     return dataclasses.replace(FACTS, agent_events=events)
 
 
+def open_launch(register: str, value: FilledBy | None) -> MeasuredLaunch:
+    """The honest launch, with a register that has no accepted values."""
+    launch = samples.PREDICATE.launches[1]
+    return dataclasses.replace(launch, registers={**launch.registers, register: value})
+
+
 GPU_EVENTS = (*samples.AGENT_EVENTS[:1], agent.AgentEvent("gpu-ready", b"{}"), *samples.AGENT_EVENTS[1:])
 
 # What is bent -> the refusals that must follow, and no other.
@@ -110,8 +117,39 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "no agent events": ({"facts": logged()}, {"agent-events"}),
     "failed": ({"facts": logged(*FACTS.agent_events, agent.failed_event())}, {"agent-events"}),
-    "gpus": ({"facts": logged(*GPU_EVENTS), "expected": expecting(agent_events=GPU_EVENTS)}, {"gpu-evidence"}),
+    "gpus": (
+        {"facts": logged(*GPU_EVENTS), "expected": expecting(agent_events=GPU_EVENTS, purposes={"serve": 5})},
+        {"gpu-evidence", "rtmr3"},
+    ),
+    "purpose that the image does not serve": (
+        {
+            "facts": header(purpose="key-release", stage="keys"),
+            "policy": Policy(purpose="key-release"),
+        },
+        {"purpose"},
+    ),
+    "stage of another purpose": (
+        {
+            "facts": header(purpose="key-release"),
+            "policy": Policy(purpose="key-release"),
+            "expected": expecting(purposes={"key-release": 4}),
+        },
+        {"stage"},
+    ),
+    "more events than the purpose has": (
+        {"expected": expecting(purposes={"serve": 3})},
+        {"rtmr3", "agent-events"},
+    ),
     "no shapes": ({"expected": expecting(launches=())}, {"shapes"}),
+    "another tee's shapes": (
+        {"expected": expecting(launches=(dataclasses.replace(samples.PREDICATE.launches[0], tee="snp"),))},
+        {"shapes"},
+    ),
+    "register without a value": ({"expected": expecting(launches=(open_launch(RTMR0, None),))}, {"unpinned"}),
+    "register that others fill": (
+        {"expected": expecting(launches=(open_launch(MRTD, FilledBy("a cloud")),))},
+        {"unpinned"},
+    ),
     "simulated": ({"signature": SIGNATURE}, {"simulated"}),
     "other root": ({"signature": dataclasses.replace(GENUINE, root_sha256="00" * 32)}, {"root"}),
     "other simulation": (
@@ -172,10 +210,41 @@ def test_every_policy_field_is_used() -> None:
     assert codes(judge(policy=Policy(tdx=TdxPolicy(td_attributes=bytes(8))))) == impossible["tdx"]
 
 
-@pytest.mark.parametrize("purpose", STAGE_OF)
-def test_each_purpose_has_its_stage(purpose: str) -> None:
-    verdict = judge(facts=header(purpose=purpose, stage=STAGE_OF[purpose]), policy=Policy(purpose=purpose))
-    assert not codes(verdict) & {"purpose", "stage"}
+@pytest.mark.parametrize(("purpose", "count"), [("serve", 4), ("key-release", 1)])
+def test_each_purpose_has_its_stage_and_its_first_events(purpose: str, count: int) -> None:
+    """RTMR3 and the log are what the statement says for the purpose, whatever this version's own order of stages."""
+    made = samples.document(agent_events=samples.AGENT_EVENTS[:count])
+    facts = dataclasses.replace(
+        samples.facts_of(made), header=Header("production", "tdx", purpose, STAGE_OF[purpose])
+    )
+    facts = samples.with_claims(facts, report_data=facts.report_data)
+    signature = dataclasses.replace(GENUINE, evidence_sha256=facts.claims.evidence_sha256)
+    expected = expecting(purposes={purpose: count})
+    assert judge(facts=facts, signature=signature, policy=Policy(purpose=purpose), expected=expected).accepted
+
+
+def test_a_register_that_the_kernel_cannot_extend_stays_zero_for_every_purpose() -> None:
+    launch = samples.with_values(samples.PREDICATE.launches[1], RTMR3, ZERO)
+    expected = expecting(purposes={"serve": 4, "key-release": 1}, launches=(launch,))
+    assert judge(facts=samples.with_register(FACTS, RTMR3, ZERO), expected=expected).accepted
+    assert codes(judge(expected=expected)) == {"rtmr3"}
+
+
+@pytest.mark.parametrize(
+    ("value", "note"),
+    [
+        (None, "RTMR0: not compared, the statement gives no value"),
+        (FilledBy("a cloud"), "RTMR0: not compared, the statement leaves it to a cloud"),
+    ],
+)
+def test_a_development_image_may_leave_a_register_open_and_the_verdict_says_so(
+    value: FilledBy | None, note: str
+) -> None:
+    expected = expecting(variant="development", launches=(open_launch(RTMR0, value),))
+    facts = samples.with_register(header(variant="development"), RTMR0, FLIP_48)
+    verdict = judge(facts=facts, expected=expected, policy=samples.SIMULATED)
+    assert verdict.outcome is Outcome.ACCEPTED_SIMULATED
+    assert note in verdict.notes
 
 
 def test_a_policy_for_an_unknown_purpose_cannot_be_made() -> None:

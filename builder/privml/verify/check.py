@@ -11,18 +11,19 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from privml.events.agent import AgentEvent
 from privml.events.registers import REGISTERS
 from privml.events.variants import PRODUCTION
 from privml.evidence.claims import Checked, SignatureFailure
 from privml.evidence.facts import Facts
 from privml.evidence.sections import TLS_KEY
-from privml.statement.launch import MeasuredLaunch
+from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
 from privml.verify import tdx
 from privml.verify.anchor import Expected
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
-from privml.verify.rules import Check, TeeCase, TeeRules, refuses
+from privml.verify.rules import Check, TeeCase, TeeRules, any_of, refuses
 from privml.verify.verdict import Outcome, Refusal, Verdict
 
 RULES: Mapping[str, TeeRules[Any]] = {"tdx": tdx.RULES}
@@ -31,7 +32,7 @@ RULES: Mapping[str, TeeRules[Any]] = {"tdx": tdx.RULES}
 
 @dataclass(frozen=True)
 class Case:
-    """Everything that the checks look at. ``shape`` is the predicted shape with most registers in common."""
+    """Everything that the checks look at. ``launch`` is the predicted one with most registers in common."""
 
     facts: Facts
     signature: Checked
@@ -39,7 +40,7 @@ class Case:
     policy: Policy
     nonce: bytes | None
     tls_spki_sha256: bytes | None
-    shape: MeasuredLaunch | None
+    launch: MeasuredLaunch | None
 
     @property
     def rules(self) -> TeeRules[Any]:
@@ -51,6 +52,11 @@ class Case:
         """The part that the TEE's own checks look at, with that TEE's policy."""
         claims = self.facts.claims
         return TeeCase(claims, self.signature, getattr(self.policy, claims.tee))
+
+    @property
+    def agent_events(self) -> tuple[AgentEvent, ...] | None:
+        """The agent events before a document for the policy's purpose; None when the image gives no such document."""
+        return self.expected.predicate.events_of(self.policy.purpose)
 
     @property
     def unwanted_simulation(self) -> bool:
@@ -73,15 +79,15 @@ def verify(
     connection that brought the answer (and will bring the prompts). Either may be None only because a caller has
     none; the verdict then refuses.
     """
-    shape = _closest(facts, expected.predicate.launches)
-    case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, shape)
+    launch = _closest(facts, expected.predicate.launches)
+    case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch)
     refusals = tuple(_refusals(case))
     verdict = Verdict(
         outcome=_outcome(case) if not refusals else Outcome.REFUSED,
         name=expected.predicate.name,
         variant=expected.predicate.variant,
         anchor=expected.anchor,
-        shape="" if shape is None else shape.label,
+        shape="" if launch is None else launch.label,
         refusals=refusals,
         notes=tuple(_notes(case)),
     )
@@ -111,20 +117,37 @@ def origin(case: Case) -> Iterator[Refusal]:
 @refuses(
     {
         "shapes": "the statement lists no shape",
+        "unpinned": "the statement gives no value of a register",
         **{register: meaning for rules in RULES.values() for register, meaning in rules.registers.items()},
     }
 )
 def registers(case: Case) -> Iterator[Refusal]:
-    """Every register of the TEE is one that the closest shape may have."""
-    if case.shape is None:
-        yield Refusal("shapes", "none", "one shape or more")
+    """Every register of the TEE has a value that the closest launch may have."""
+    launch, claims = case.launch, case.facts.claims
+    if launch is None:
+        others = any_of({launch.tee for launch in case.expected.predicate.launches})
+        found, wanted = (f"only {others}", f"one for {claims.tee}") if others else ("none", "one shape or more")
+        yield Refusal("shapes", found, wanted)
         return
-    for register in REGISTERS[case.facts.claims.tee]:
-        got, accepted = case.facts.claims.registers[register], case.shape.accepted(register)
-        if got not in accepted:
-            difference = register_difference(register, case.facts, case.shape)
-            where = f"closest shape: {case.shape.label}\n{difference}"
+    for register in REGISTERS[claims.tee]:
+        if register == LAYOUTS[launch.tee].runtime and case.agent_events is None:
+            continue  # no value is expected for this purpose: `header` refuses it
+        got, accepted = claims.registers[register], _accepted(case, launch, register)
+        if accepted is None:
+            if case.expected.predicate.variant == PRODUCTION:
+                yield Refusal("unpinned", f"{register.upper()} {got.hex()}", "a value in the statement")
+        elif got not in accepted:
+            where = f"closest shape: {launch.label}\n{register_difference(register, case.facts, launch)}"
             yield Refusal(register, got.hex(), " or ".join(value.hex() for value in accepted), where)
+
+
+def _accepted(case: Case, launch: MeasuredLaunch, register: str) -> tuple[bytes, ...] | None:
+    """The values that ``register`` may have in a document for the policy's purpose; None when it is not pinned."""
+    if not isinstance(launch.registers[register], Accepted):
+        return None
+    if register == LAYOUTS[launch.tee].runtime:
+        return (case.expected.predicate.runtime_of(launch, case.policy.purpose),)
+    return launch.accepted(register)
 
 
 @refuses(
@@ -135,7 +158,9 @@ def registers(case: Case) -> Iterator[Refusal]:
 )
 def agent_log(case: Case) -> Iterator[Refusal]:
     """The agent did what the image is built to do, all of it and nothing else."""
-    logged, wanted = case.facts.agent_events, case.expected.predicate.agent_events
+    logged, wanted = case.facts.agent_events, case.agent_events
+    if wanted is None:
+        return  # `header` refuses the purpose
     if logged != wanted:
         yield Refusal(
             "agent-events",
@@ -185,6 +210,8 @@ def header(case: Case) -> Iterator[Refusal]:
         yield Refusal("development", found.variant, PRODUCTION)
     if found.purpose != case.policy.purpose:
         yield Refusal("purpose", found.purpose, case.policy.purpose)
+    elif case.agent_events is None:
+        yield Refusal("purpose", found.purpose, any_of(case.expected.predicate.purposes) or "no document at all")
     if found.stage != case.policy.stage:
         yield Refusal("stage", found.stage, case.policy.stage)
 
@@ -201,11 +228,11 @@ def _refusals(case: Case) -> Iterator[Refusal]:
         yield from core(case)
 
 
-def _closest(facts: Facts, shapes: tuple[MeasuredLaunch, ...]) -> MeasuredLaunch | None:
-    def equal(shape: MeasuredLaunch) -> int:
-        return sum(value in shape.accepted(register) for register, value in facts.claims.registers.items())
+def _closest(facts: Facts, launches: tuple[MeasuredLaunch, ...]) -> MeasuredLaunch | None:
+    def equal(launch: MeasuredLaunch) -> int:
+        return sum(value in launch.accepted(register) for register, value in facts.claims.registers.items())
 
-    return max(shapes, key=equal, default=None)
+    return max((launch for launch in launches if launch.tee == facts.claims.tee), key=equal, default=None)
 
 
 def _outcome(case: Case) -> Outcome:
@@ -217,9 +244,17 @@ def _outcome(case: Case) -> Outcome:
 
 def _notes(case: Case) -> Iterator[str]:
     yield from case.rules.notes(case.evidence)
-    if case.shape is not None:
-        weakest = min(case.shape.evidence().items(), key=lambda item: item[1].strength)
+    if case.launch is None:
+        return
+    levels = case.launch.evidence()
+    if levels:
+        weakest = min(levels.items(), key=lambda item: item[1].strength)
         yield f"prediction: weakest register {weakest[0].upper()}, known from {weakest[1].value}"
+    for register, value in case.launch.registers.items():
+        if isinstance(value, FilledBy):
+            yield f"{register.upper()}: not compared, the statement leaves it to {value.source}"
+        elif value is None:
+            yield f"{register.upper()}: not compared, the statement gives no value"
 
 
 def _union(checks: Iterable[Check[Any]]) -> dict[str, str]:
