@@ -22,6 +22,8 @@ from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
 from tests.unit.test_measure_optionrom import stored
 
+from privml.base import dsse
+from privml.base.dsse import Envelope, Signature
 from privml.base.errors import EvidenceError, HostError, MeasurementError
 from privml.events.align import differences
 from privml.events.explain import describe
@@ -103,6 +105,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "dstack": (DSTACK, _dstack),
     "capture": (Capture({"ccel.bin": CCEL, "cpus": b"0-3\n"}, {"quote.bin": "none"}).encode(), capture.decode),
     "boot-log": (CCEL, _explained),
+    "dsse": (Envelope("application/x", b"{}", (Signature(bytes(64), "k"),)).encode(), dsse.decode),
     "cross-check": (b'{"mrtd": "' + b"ab" * 48 + b'", "rtmr0": "' + b"cd" * 48 + b'"}', _cross_checked),
     "any-file": (UKI, artefact.identify),
 }

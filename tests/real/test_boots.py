@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from tests.real.conftest import only_full
 
+from privml.base.sizes import size_of
 from privml.cli.context import Workplace, resolve
-from privml.machine.platform import Device, Shape, size_of
+from privml.machine.platform import Device, Shape
 from privml.measure.rules import RULES
 from privml.vm import bootdisk
 from privml.vm.bench import Bench

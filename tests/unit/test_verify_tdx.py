@@ -70,6 +70,8 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"quote-signature"},
     ),
     "collateral": ({"signature": SignatureFailure("none", code="collateral-missing")}, {"collateral-missing"}),
+    "chain in the quote": ({"signature": SignatureFailure("bad", code="pck-chain")}, {"pck-chain"}),
+    "chain of the collateral": ({"signature": SignatureFailure("bad", code="collateral-role")}, {"collateral-role"}),
     "another quote's signature": (checked(evidence_sha256="00" * 32), {"quote-signature"}),
     "tcb": (checked(tcb_status="OutOfDate"), {"tcb-status"}),
     "evaluation": (checked(tcb_evaluation_number=17), {"tcb-evaluation-number"}),

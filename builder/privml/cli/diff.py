@@ -13,12 +13,12 @@ import click
 
 from privml.base.errors import Differs, MeasurementError, UsageError
 from privml.base.strictjson import pretty
-from privml.cli import files
 from privml.cli.context import Workplace, resolve
-from privml.cli.diff_events import diff_events
 from privml.cli.repro import compared
 from privml.lock.models import read_lock, read_tools_lock
 from privml.output import manifest as manifests
+from privml.readers import compare, files
+from privml.readers.compare import Pair
 from privml.repro import external
 from privml.repro.changes import Change, changes, lock_changes, moved
 from privml.repro.owners import Owners
@@ -121,6 +121,34 @@ def diff_images(before: str, after: str, *, as_json: bool, look: external.Look |
     if not report.equal:
         told = len(found) or len(report.findings)
         raise Differs(f"the images differ in {told} things", hint="`--json` lists all of them")
+
+
+def diff_events(before: str, after: str, *, as_json: bool) -> None:
+    """Compare two predictions or event logs event by event."""
+    left, right = files.read(Path(before)), files.read(Path(after))
+    found = compare.pairs(left, right)
+    equal = all(pair.equal for pair in found)
+    if as_json:
+        shapes = [pair.to_dict() for pair in found]
+        document = {"a": str(left.path), "b": str(right.path), "equal": equal, "shapes": shapes}
+        click.echo(json.dumps(document, indent=2))
+    else:
+        for pair in found:
+            _show_pair(pair)
+    if not equal:
+        raise Differs(f"{left.path} and {right.path} differ")
+
+
+def _show_pair(pair: Pair) -> None:
+    click.echo(pair.label)
+    if pair.only_in is not None:
+        click.echo(f"  only in {pair.only_in}")
+    if not pair.mrtd_equal:
+        click.echo("  mrtd differs: another firmware file")
+    for change in pair.changes:
+        click.echo(f"  {change.text(('A', 'B'), pair.changes)}")
+    if pair.equal:
+        click.echo("  equal")
 
 
 def diff_locks(before: str, after: str, *, as_json: bool) -> None:

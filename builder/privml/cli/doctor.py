@@ -10,9 +10,9 @@ import click
 
 from privml.base.errors import HostError
 from privml.cli.context import tools_lock_path
+from privml.host.facts import judge
+from privml.host.survey import look
 from privml.recipe.loader import shipped
-from privml.vm.host import judge
-from privml.vm.survey import look
 
 
 @click.command()

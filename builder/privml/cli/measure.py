@@ -8,11 +8,11 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
-from privml.cli import files
 from privml.events.event import Event
 from privml.events.explain import seen_words
 from privml.events.types import type_name
 from privml.measure.artefact import Finding
+from privml.readers import files
 
 
 @click.command()

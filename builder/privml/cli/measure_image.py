@@ -11,14 +11,17 @@ import click
 
 from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
-from privml.cli import replay as held
 from privml.cli.context import Target, Workplace, recipes_directory, resolve
 from privml.events.explain import seen_words
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
 from privml.machine.matrix import shapes as shapes_of
 from privml.machine.platform import Platform, Shape
+from privml.measure import firmware, uki
+from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
 from privml.output.prediction import write_prediction
+from privml.readers import files
+from privml.readers import replay as replays
 from privml.statement.launch import MeasuredLaunch
 from privml.vm import bootdisk, crosscheck
 from privml.vm.bench import Bench
@@ -44,7 +47,7 @@ def measure_image(
     found = resolve(target)
     manifest = found.manifest()
     if replay is not None:
-        held.replay(found.directory, manifest, replay, as_json=as_json)
+        _replay(found.directory, manifest, replay, as_json=as_json)
         return
     place = Workplace()
     if boot:
@@ -68,6 +71,36 @@ def measure_image(
         return
     for measured in predicate.launches:
         _show(measured, events=events)
+
+
+def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool) -> None:
+    """Print how the capture differs from the image's prediction; ``Differs`` when it does."""
+    file = files.read(archive)
+    if file.capture is None:
+        raise UsageError(
+            f"{archive} is no capture: it is {file.finding.title}", hint="`privml-build capture` makes one"
+        )
+    check_artefacts(directory, manifest.artefacts)
+    found = replays.replay(
+        uki.facts((directory / "uki.efi").read_bytes()),
+        firmware.facts((directory / "firmware.fd").read_bytes()),
+        file,
+        origins=manifest.origins,
+        agent_events=manifest.agent_events,
+    )
+    if as_json:
+        click.echo(json.dumps(found.to_dict(), indent=2, sort_keys=True))
+    else:
+        for register, count in found.comparison.matched.items():
+            total = sum(event.register == register for event in found.predicted)
+            click.echo(f"{register}: {count} of {total} predicted events are in the log")
+        for line in (*(one.text() for one in found.comparison.differences), *found.problems):
+            click.echo(line)
+        for note in found.notes:
+            click.echo(f"note: {note}")
+    if not found.equal:
+        count = len(found.comparison.differences) + len(found.problems)
+        raise Differs(f"{archive} differs from the prediction in {count} places", hint="the first one decides")
 
 
 def _cross_check(

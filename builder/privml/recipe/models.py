@@ -16,11 +16,11 @@ from pydantic import (
     model_validator,
 )
 
+from privml.base.sizes import size_of
 from privml.recipe.finding import RuleBroken
 
 MIB = 1 << 20
-_UNITS = {"MiB": MIB, "GiB": MIB << 10}
-_SIZE = re.compile(r"\A([1-9][0-9]{0,6})(MiB|GiB)\Z")
+MEMORY_UNITS = ("MiB", "GiB")
 MIN_MEMORY = 512 * MIB
 FIRST_PORT = 1024
 
@@ -43,10 +43,10 @@ def about(meaning: str, example: object = None, moves: tuple[str, ...] = (), **l
 
 def memory_size(value: object) -> int:
     """``2GiB`` in bytes."""
-    match = _SIZE.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"got `{value}`, expected a size such as 2GiB or 1536MiB")
-    size = int(match[1]) * _UNITS[match[2]]
+    try:
+        size = size_of(value if isinstance(value, str) else "", MEMORY_UNITS)
+    except ValueError as error:
+        raise ValueError(f"got `{value}`, expected a size such as 2GiB or 1536MiB") from error
     if size < MIN_MEMORY:
         raise ValueError(f"got {value}, expected at least {MIN_MEMORY // MIB}MiB")
     return size

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from privml.base import strictjson
-from privml.base.errors import PrivmlError, UsageError
+from privml.base.errors import PrivmlError, UsageError, printable
 from privml.base.files import sha256_file
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.image.volume import Partition, partitions
@@ -28,7 +28,7 @@ from privml.repro import disk
 from privml.repro.causes import Symptom, name_cause
 from privml.repro.current import DOCUMENTS
 from privml.repro.external import LOOKS, Look
-from privml.repro.layers import Finding, Layer, Report, ordered, told
+from privml.repro.layers import Finding, Layer, Report, ordered
 from privml.repro.owners import Owners
 from privml.repro.tree import Tree, read_cpio, read_trees
 from privml.repro.values import differing, where
@@ -61,7 +61,9 @@ class Comparer:
         owner = self.owners.package(path) if path else "unknown"
         origin = self.origins.get(origin_key(place, owner), "")
         cause = name_cause(symptom)
-        self.findings.append(Finding(layer, told(place), what, told(a), told(b), cause, owner, origin, detail))
+        self.findings.append(
+            Finding(layer, printable(place), what, printable(a), printable(b), cause, owner, origin, detail)
+        )
 
     def plain(self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "") -> None:
         """Keep one difference outside a tree."""

@@ -51,6 +51,8 @@ class TdxPolicy:
 @refuses(
     {
         "quote-signature": "the quote's signature, certificate chain or collateral is not good",
+        "pck-chain": "the certificates in the quote are not exactly a PCK, its PCK CA and the root",
+        "collateral-role": "the collateral's certificates are not exactly those whose role is to sign it",
         "collateral-missing": "nobody gave the collateral that the signature is checked with",
     }
 )

@@ -1,4 +1,4 @@
-"""Why a register is what it is: a log against a quote's values, and two lists of events against each other."""
+"""Why a register is what it is: which events two lists do not share, and which one change explains a value."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What `measure`, `explain` and `diff` share: a stranger's FILE read into a finding, told by its content."""
+"""Identify an arbitrary file by its content and describe it."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _HCL_HEADER = 32
 
 @dataclass(frozen=True)
 class Log:
-    """A firmware's log: its entries, and whether they are under PCR numbers."""
+    """A firmware's event log: its entries, and whether they are numbered as PCRs."""
 
     entries: tuple[LogEntry, ...]
     tpm: bool
@@ -66,8 +66,11 @@ class Log:
 
 @dataclass(frozen=True)
 class File:
-    """A file that was read. ``log`` of logs, ``shapes`` of a prediction, ``claimed`` registers of a quote or report
-    (a dstack report has a log and a quote)."""
+    """A file that was read: what it is, and what of it can be compared.
+
+    A log has ``log``, a prediction ``shapes``, a quote or report ``claimed`` registers. A dstack report and a capture
+    have a log and a quote.
+    """
 
     path: Path
     finding: Finding
@@ -77,12 +80,12 @@ class File:
     capture: Capture | None = None
 
     def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
-        """What it can be compared by: a log's extends with their data, else the finding's events."""
+        """The events to compare the file by: a log's extends with their data, else those that were described."""
         return self.log.logged if self.log is not None else self.finding.events
 
 
 def read(path: Path) -> File:
-    """Read and identify ``path``; ``MeasurementError`` when it is nothing known, or malformed."""
+    """Read and identify ``path``; ``MeasurementError`` when its content is unknown or malformed."""
     if not path.is_file():
         raise UsageError(f"`{path}` is not a file")
     if not path.stat().st_size:
@@ -133,7 +136,7 @@ def _is_quote(head: bytes) -> bool:
 
 
 def _decoded(data: bytes) -> bytes | None:
-    """The bytes that hexadecimal or base64 text stands for; None when ``data`` is no such text."""
+    """The bytes that hexadecimal or base64 text stands for; None when ``data`` is neither."""
     if len(data) > _TEXT_LIMIT:
         return None
     if _HEX.match(data):
@@ -149,7 +152,7 @@ def _decoded(data: bytes) -> bytes | None:
 
 
 def read_log(data: bytes) -> Log:
-    """A CCEL or TPM log, told by its indices."""
+    """Parse a CCEL or TPM log; which of the two it is follows from its indices."""
     entries = tuple(tcg.parse_log(data))
     return Log(entries, is_tpm_log(entries))
 
