@@ -15,7 +15,7 @@ from privml.verify.report import render
     "reason", ["\x1b[H\x1b[2JACCEPTED: demo-cpu", "\nACCEPTED: demo-cpu", "\u2028ACCEPTED", "\u202e"]
 )
 def test_a_refused_machine_writes_no_line_of_the_report(reason: str) -> None:
-    verdict = samples.judge(signature=SignatureFailure(reason)).verdict
+    verdict = samples.judge(signature=SignatureFailure("quote-signature", reason, "good")).verdict
     text = render(verdict)
     assert {refusal.code for refusal in verdict.refusals} == {"quote-signature"}
     assert text.replace("\n", "").isprintable()

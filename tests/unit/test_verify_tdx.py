@@ -63,15 +63,24 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
         name: ({"facts": samples.with_field(FACTS, name, value), "policy": THIS_MODULE}, {code} if code else set())
         for name, (value, code) in FIELDS.items()
     },
-    "signature": ({"signature": SignatureFailure("bad")}, {"quote-signature"}),
-    "signature simulated": ({"signature": SignatureFailure("bad", claims_simulated=True)}, {"simulated"}),
+    "signature": ({"signature": SignatureFailure("quote-signature", "bad", "good")}, {"quote-signature"}),
+    "signature simulated": (
+        {"signature": SignatureFailure("quote-signature", "bad", "good", claims_simulated=True)},
+        {"simulated"},
+    ),
     "signature simulated, allowed": (
-        {"signature": SignatureFailure("bad", claims_simulated=True), "policy": samples.SIMULATED},
+        {
+            "signature": SignatureFailure("quote-signature", "bad", "good", claims_simulated=True),
+            "policy": samples.SIMULATED,
+        },
         {"quote-signature"},
     ),
-    "collateral": ({"signature": SignatureFailure("none", code="collateral-missing")}, {"collateral-missing"}),
-    "chain in the quote": ({"signature": SignatureFailure("bad", code="pck-chain")}, {"pck-chain"}),
-    "chain of the collateral": ({"signature": SignatureFailure("bad", code="collateral-role")}, {"collateral-role"}),
+    "collateral": ({"signature": SignatureFailure("collateral-missing", "bad", "good")}, {"collateral-missing"}),
+    "chain in the quote": ({"signature": SignatureFailure("pck-chain", "bad", "good")}, {"pck-chain"}),
+    "chain of the collateral": (
+        {"signature": SignatureFailure("collateral-role", "bad", "good")},
+        {"collateral-role"},
+    ),
     "another quote's signature": (checked(evidence_sha256="00" * 32), {"quote-signature"}),
     "tcb": (checked(tcb_status="OutOfDate"), {"tcb-status"}),
     "evaluation": (checked(tcb_evaluation_number=17), {"tcb-evaluation-number"}),
@@ -142,7 +151,7 @@ def test_notes_say_the_patch_level_and_what_the_policy_leaves_open() -> None:
         "MRSEAM: any TDX module that Intel signed, at an accepted TCB level",
     )
     assert not any("MRSEAM" in note for note in judge(policy=THIS_MODULE).notes)
-    assert judge(signature=SignatureFailure("bad")).notes[0].startswith("MRSEAM")
+    assert judge(signature=SignatureFailure("quote-signature", "bad", "good")).notes[0].startswith("MRSEAM")
 
 
 def test_the_pinned_root_is_the_one_that_signatures_are_checked_with() -> None:

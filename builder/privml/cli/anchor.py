@@ -12,10 +12,6 @@ from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import loads
 from privml.evidence.tdx import collateral
 from privml.evidence.tdx.signature import root_der
-from privml.output import manifest as manifests
-from privml.output.artefacts import check_artefacts
-from privml.output.prediction import read_prediction
-from privml.verify.anchor import Built, Expected
 from privml.verify.policy import Policy
 
 
@@ -39,13 +35,6 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(exists=True, file_okay=False, path_type=Path),
         help="Directory of the image that you built yourself, with its prediction.json.",
     )(command)
-
-
-def expected_of(directory: Path) -> Expected:
-    """What the build in ``directory`` must measure to."""
-    manifest = manifests.read(directory)
-    check_artefacts(directory, manifest.artefacts)
-    return Expected(read_prediction(directory, manifest), Built(str(directory)))
 
 
 def collateral_of(path: Path | None) -> dict[str, str] | None:

@@ -9,8 +9,8 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
-from privml.cli.anchor import anchor_options, collateral_of, expected_of, policy_of
-from privml.client import attested
+from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.client import anchors, attested
 from privml.client.proxy import serve
 from privml.verify.judgement import Judgement
 
@@ -40,7 +40,7 @@ def proxy(
     host, _, port = listen.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"--listen {listen}: expected HOST:PORT")
-    expected, policy = expected_of(expect), policy_of(simulated_root)
+    expected, policy = anchors.built(expect), policy_of(simulated_root)
     collateral = collateral_of(collateral_file)
     logging.getLogger("privml").setLevel(logging.INFO)
 

@@ -10,8 +10,8 @@ import click
 
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import unhex
-from privml.cli.anchor import anchor_options, collateral_of, expected_of, policy_of
-from privml.client import attested
+from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.client import anchors, attested
 from privml.verify.report import render
 
 
@@ -50,7 +50,7 @@ def verify(
         raise UsageError(f"`{source}` is neither an https:// address nor a file")
     if save is not None and not save.parent.is_dir():
         raise UsageError(f"--save {save}: there is no directory {save.parent}")
-    expected, policy = expected_of(expect), policy_of(simulated_root)
+    expected, policy = anchors.built(expect), policy_of(simulated_root)
     collateral = collateral_of(collateral_file)
     now = int(time.time())
     if remote:

@@ -48,10 +48,10 @@ class SignatureFailure:
     ``claims_simulated``: a certificate in the evidence says SIMULATED.
     """
 
+    code: str
     reason: str
+    expected: str
     claims_simulated: bool = False
-    code: str = "quote-signature"
-    expected: str = "a quote that the QVL verifies"
 
 
 Checked = SignatureFacts | SignatureFailure

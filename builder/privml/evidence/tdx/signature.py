@@ -63,7 +63,7 @@ def check(
     simulated = claims_simulation(parsed)
     if collateral is None:
         wanted = "collateral in the document or from the caller"
-        return SignatureFailure("none", simulated, code="collateral-missing", expected=wanted)
+        return SignatureFailure("collateral-missing", "none", wanted, simulated)
     anchors = [(INTEL_ROOT_DER, chain.INTEL)]
     if simulated_root is not None:
         anchors.append((simulated_root, chain.SIMULATION))
@@ -73,9 +73,11 @@ def check(
             chain.check(_pck_chain(parsed), collateral, root=root, naming=naming)
             return _verify(quote[: parsed.signed_length], collateral, root, now, simulated=simulated)
         except chain.ChainError as error:
-            failures.append(SignatureFailure(error.found, simulated, error.code, error.expected))
+            failures.append(SignatureFailure(error.code, error.found, error.expected, simulated))
         except ValueError as error:
-            failures.append(SignatureFailure(str(error), simulated))
+            failures.append(
+                SignatureFailure("quote-signature", str(error), "a quote that the QVL verifies", simulated)
+            )
     # The reason that helps is the one of the root that the chain itself names.
     return failures[-1 if simulated else 0]
 
