@@ -25,8 +25,8 @@ from tests.unit.pool_server import serving
 
 from privml.base.errors import InputsError
 from privml.base.run import Completed
-from privml.cli.context import Workplace
 from privml.image.tools import Bind, ToolsTree
+from privml.image.workplace import Workplace
 from privml.lock.apt import AptTools, Suite, Wanted, resolve
 from privml.output.manifest import Manifest, read
 from privml.store.objects import Store, default_root

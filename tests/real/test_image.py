@@ -10,11 +10,11 @@ import pytest
 from tests.real.conftest import privml, succeeded
 from tests.real.tamper import extract
 
-from privml.cli.context import Workplace
-from privml.cli.run import await_ready, request
 from privml.image.render import PROGRAMS, ROOT_LABEL
+from privml.image.workplace import Workplace
 from privml.output.manifest import read
 from privml.recipe.loader import shipped
+from privml.vm.ask import await_ready, request
 from privml.vm.launch import launch_of
 from privml.vm.machine import started
 

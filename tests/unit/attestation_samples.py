@@ -19,7 +19,7 @@ from privml.evidence.document import Document
 from privml.evidence.facts import Facts
 from privml.evidence.sections import Key, Keys
 from privml.evidence.tdx import signature
-from privml.evidence.tdx.quote_facts import QuoteFacts
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.sim import quote as sim
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate

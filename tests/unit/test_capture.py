@@ -23,6 +23,7 @@ from privml.evidence import capture
 from privml.evidence.capture import Capture
 from privml.evidence.tdx.kernel import TdxTee
 from privml.measure import firmware, uki
+from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX
 from privml.output import manifest as manifests
@@ -143,9 +144,8 @@ def machine() -> tuple[uki.UkiFacts, firmware.FirmwareFacts, dict[str, bytes], l
     """A TD that does not exist: the log and registers that are predicted for a machine whose blobs are a vector's."""
     image_facts, firmware_facts, blobs, memory, _ = load("base")
     blobs["BootMenu"] = bytes(2)
-    prediction = predict(
-        image_facts, firmware_facts, blobs, memory, TD_INTELTDX, agent_events=samples.PREDICATE.agent_events
-    )
+    captured = MeasuredMachine(blobs, memory, TD_INTELTDX)
+    prediction = predict(image_facts, firmware_facts, captured, agent_events=samples.PREDICATE.agent_events)
     log = [
         LogEntry(index_of_register(event.register), event.type, {ALG_SHA384: event.digest}, b"")
         for event in prediction.events
@@ -212,7 +212,8 @@ def test_measure_replay(
     monkeypatch.setattr(uki, "facts", lambda data: image_facts)
     monkeypatch.setattr(firmware, "facts", lambda data: firmware_facts)
     agent_events = manifests.read(folder).agent_events
-    mine = predict(image_facts, firmware_facts, blobs, load("base")[3], TD_INTELTDX, agent_events=agent_events)
+    captured = MeasuredMachine(blobs, load("base")[3], TD_INTELTDX)
+    mine = predict(image_facts, firmware_facts, captured, agent_events=agent_events)
     path = archive(place, log, mine.registers(), blobs)
     outcome = Outcome(capsys, "measure", str(folder), "--replay", str(path))
     assert outcome.code == 0, outcome.stdout + outcome.stderr

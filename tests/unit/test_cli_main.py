@@ -20,9 +20,9 @@ from privml.base.errors import BuildError, PrivmlError, RecipeError, UsageError
 from privml.base.steps import set_quiet
 from privml.base.strictjson import canonical, pretty
 from privml.cli import main as main_module
-from privml.cli.context import recipes_directory, resolve
 from privml.cli.main import VERBS, main
 from privml.client import anchors
+from privml.image.target import recipes_directory, resolve
 from privml.output import manifest
 from privml.output.prediction import read_prediction, write_prediction
 from privml.recipe.loader import shipped

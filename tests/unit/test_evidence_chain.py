@@ -22,7 +22,7 @@ from privml.evidence.tdx import chain, signature
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx import quote as quotes
 from privml.evidence.tdx.chain import PCK, PCK_CA, ROOT, TCB_SIGNING, Place, Role
-from privml.evidence.tdx.quote_facts import QuoteFacts
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.sim import pki, quote
 from privml.verify.policy import Policy
 

@@ -11,7 +11,7 @@ from privml.base.errors import EvidenceError
 from privml.events.registers import REGISTERS
 from privml.evidence.claims import SignatureFailure
 from privml.evidence.tdx import claims, quote
-from privml.evidence.tdx.quote_facts import QuoteFacts
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.evidence.tees import KINDS, check_signature, kind_of
 
 V4 = (samples.VECTORS / "tdx_quote.bin").read_bytes()

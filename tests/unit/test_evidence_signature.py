@@ -12,7 +12,7 @@ from privml.base.strictjson import loads
 from privml.evidence.claims import SignatureFailure
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx import signature
-from privml.evidence.tdx.quote_facts import QuoteFacts
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.sim import quote as sim
 from privml.verify.tdx import INTEL_ROOT_SHA256
 

@@ -322,10 +322,10 @@ def test_a_step_is_made_again_when_the_code_that_shapes_it_changes(
         (package / name).write_text((package / name).read_text() + text)
         return rebuilt(made(fake, out))
 
-    assert changed("image/cpio.py", "# a remark\n") == {}
+    assert changed("measure/cpio.py", "# a remark\n") == {}
     assert changed("image/schemas.py", "MORE = 1\n") == {}
-    told = changed("image/cpio.py", "MORE = 1\n")
-    assert told["uki.efi"] == "module image/cpio.py changed"
+    told = changed("measure/cpio.py", "MORE = 1\n")
+    assert told["uki.efi"] == "module measure/cpio.py changed"
     assert set(told) == {"root.raw", "uki.efi", "manifest.json", "prediction.json"}
     told = changed("lock/deb.py", "MORE = 1\n")
     assert told["firmware.fd"] == "module lock/deb.py changed"
@@ -517,7 +517,7 @@ def test_an_output_that_is_missing_is_a_build_error(fake: Fake, out: Path, name:
 @pytest.mark.parametrize(
     ("code", "words"),
     [
-        ('(source / "root.raw").write_bytes(bytes(9999))', "no GPT"),
+        ('(source / "root.raw").write_bytes(bytes(9999))', "not a GPT disk image"),
         ('(source / "root.roothash").write_text("short")', "not a SHA-256 root hash"),
         ('(source / "root.roothash").write_text("")', "expected one word"),
         ('(source / "kernel-version").write_text("6.1 init=/bin/sh")', "expected one word"),

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import attestation_samples as samples
 import pytest
+from image_volume import reseal
 from test_measure_pe import make_uki
 from test_repro_compare import bend, initrd, opener, other_firmware, output, predicted, sealed, without_model
 
@@ -95,6 +96,7 @@ def test_what_is_measured_nowhere_is_told_all_the_same(pair: tuple[Path, Path]) 
 def test_a_partitions_flag_alone_is_told(pair: tuple[Path, Path]) -> None:
     for number, folder in enumerate(pair):
         bend(folder / "root.raw", 1024 + 48, bytes([number]))
+        reseal(folder / "root.raw")
         sealed(folder)
     assert "root.raw:privml-root flags gpt" in {change.name for change in told(pair)}
 
@@ -125,7 +127,7 @@ def without_tools(monkeypatch: pytest.MonkeyPatch) -> None:
             yield tree
 
     monkeypatch.setattr("privml.cli.diff.Workplace", Place)
-    monkeypatch.setattr("privml.cli.repro.extracted", extracted)
+    monkeypatch.setattr("privml.repro.images.extracted", extracted)
 
 
 @pytest.mark.usefixtures("without_tools")

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import attestation_samples as samples
 import pytest
-from image_volume import volume
+from image_volume import reseal, volume
 from test_image_manifest import sample
 from test_image_manifest import without_model as sample_without_model
 from test_measure_pe import make_uki
@@ -23,8 +23,8 @@ from privml.base.errors import Differs, UsageError
 from privml.cli.repro import show
 from privml.events.event import Evidence
 from privml.events.registers import MRTD
-from privml.image.cpio import Member, archive
-from privml.image.volume import Partition
+from privml.measure.cpio import Member, archive
+from privml.measure.gpt import Partition
 from privml.output import manifest as manifests
 from privml.output.artefacts import artefact
 from privml.output.manifest import Manifest
@@ -293,6 +293,13 @@ def test_equal_trees_in_other_bytes_are_a_difference_of_layout(pair: tuple[Path,
     assert "filesystem-layout" in causes(report)
 
 
+def test_a_malformed_superblock_is_a_difference_and_no_end(pair: tuple[Path, Path]) -> None:
+    bend(pair[1] / "root.raw", 56 * 512 + 80, (300).to_bytes(2, "little"))
+    sealed(pair[1])
+    found = {finding.place: finding.b for finding in judged(pair).findings}
+    assert "a salt of 300 bytes" in found["root.raw:privml-root-verity:superblock"]
+
+
 def erofs(identifier: bytes, seconds: int) -> bytes:
     return struct.pack("<IIIBBHQQIIII16s", 0xE0F5E1E2, 0, 0, 12, 0, 36, 5, seconds, 0, 2, 0, 0, identifier)
 
@@ -302,6 +309,7 @@ def test_ids_and_times_of_table_and_file_systems_are_told(pair: tuple[Path, Path
         bend(folder / "root.raw", 40 * 512 + 1024, erofs(bytes([number]) * 16, number))
         bend(folder / "root.raw", 512 + 56, bytes([number]) * 16)
         bend(folder / "root.raw", 1024 + 16, bytes([number]) * 16)
+        reseal(folder / "root.raw")
         bend(folder / "root.raw", 56 * 512 + 88, bytes([number]) * 32)
         sealed(folder)
     report = judged(pair)

@@ -15,7 +15,7 @@ from privml.base.strictjson import loads
 from privml.evidence.document import Document
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx import signature
-from privml.evidence.tdx.quote_facts import QuoteFacts
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.sim import pki, quote
 from privml.verify.policy import Policy
 from privml.verify.tdx import TdxPolicy

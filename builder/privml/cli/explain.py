@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from privml.base.errors import Differs, UsageError
+from privml.cli.output import print_json
 from privml.events.event import Event
 from privml.events.registers import RTMRS
 from privml.events.types import type_name
@@ -65,7 +65,10 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     else:
         raise UsageError(f"{against} is a {other.finding.title}: nothing to hold a log against")
     result["agrees"] = agrees
-    click.echo(json.dumps(result, indent=2, sort_keys=True) if as_json else "\n".join(lines))
+    if as_json:
+        print_json(result)
+    else:
+        click.echo("\n".join(lines))
     if not agrees:
         raise Differs(
             f"{log} does not agree with {other.path if other is not None else log}",

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from functools import partial
@@ -13,15 +12,12 @@ import click
 
 from privml.base.errors import BuildError, HostError, UsageError
 from privml.base.steps import say
-from privml.cli.context import (
-    Workplace,
-    check_output,
-    recipes_directory,
-    refresh_hint,
-    resolve,
-    tools_lock_path,
-)
+from privml.cli.output import print_json
 from privml.image import build as room
+from privml.image.target import check_output, recipes_directory, resolve
+from privml.image.workplace import Workplace
+from privml.lock.locate import tools_lock_path
+from privml.lock.refresh import refresh_hint
 from privml.store.fetch import GoneError
 from privml.store.pools import Pool
 from privml.vm.predicted import ImagePredictor
@@ -88,8 +84,10 @@ def image(
         if render_only is not None:
             room.render_only(order, render_only)
             files = sum(path.is_file() or path.is_symlink() for path in render_only.rglob("*"))
-            told = json.dumps({"directory": str(render_only), "files": files})
-            click.echo(told if as_json else f"wrote {render_only}")
+            if as_json:
+                print_json({"directory": str(render_only), "files": files})
+            else:
+                click.echo(f"wrote {render_only}")
             return
         built = room.build(order, found.directory, force=force)
     except (BuildError, HostError) as error:
@@ -107,13 +105,16 @@ def image(
         say(f"built by {lock_file}, not by the committed lock: the manifest says `refreshed`")
     artefacts = {name: vars(artefact) for name, artefact in built.manifest.artefacts.items()}
     if as_json:
-        facts = {
-            "directory": str(built.directory),
-            "cached": built.cached,
-            "steps": {name: {"cached": not why, "because": list(why)} for name, why in built.because.items()},
-            "root_hash": built.manifest.root.root_hash.hex(),
-        }
-        click.echo(json.dumps({**facts, "artefacts": artefacts}, indent=2, sort_keys=True))
+        steps = {name: {"cached": not why, "because": list(why)} for name, why in built.because.items()}
+        print_json(
+            {
+                "directory": str(built.directory),
+                "cached": built.cached,
+                "steps": steps,
+                "root_hash": built.manifest.root.root_hash.hex(),
+                "artefacts": artefacts,
+            }
+        )
         return
     for name, artefact in sorted(artefacts.items()):
         click.echo(f"{artefact['sha256']}  {built.directory / name}  {artefact['size'] / 1e6:.1f} MB")

@@ -33,12 +33,14 @@ STEPS = (BASE, ROOT, UKI, FIRMWARE, MANIFEST, PREDICTION)
 
 Inputs = dict[str, str]
 _SHOWN = 60
+# Modules of other rooms that write or read what goes into an image.
+_OUTSIDE = ("measure/cpio.py", "measure/gpt.py", "measure/verity.py")
 _DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
 # The modules whose code decides a step's bytes; what they merely carry (packages, files) is among its other inputs.
-_MODEL_CODE = ("image/modelvolume.py", "image/volume.py")
+_MODEL_CODE = ("image/modelvolume.py", "image/volume.py", "measure/gpt.py", "measure/verity.py")
 _BASE_CODE = ("image/render.py", "image/root.py")
 _ROOT_CODE = (*_BASE_CODE, "image/paths.py", "image/resources.py", "image/volume.py", "image/config.py")
-_UKI_CODE = ("image/uki.py", "image/cpio.py")
+_UKI_CODE = ("image/uki.py", "measure/cpio.py")
 _FIRMWARE_CODE = ("image/firmware.py", "lock/deb.py")
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 from privml.base.errors import BuildError
 from privml.events.verity import Verity
-from privml.image import cpio
 from privml.image.tools import Bind, ToolsTree
+from privml.measure import cpio
 
 # Each word closes a door that the host could otherwise use, or keeps a prompt from leaving by the console.
 BASE_WORDS = (

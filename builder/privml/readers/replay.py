@@ -14,6 +14,7 @@ from privml.events.replay import replay_digests
 from privml.measure import payload, pciwindow
 from privml.measure.compare import Comparison, compare
 from privml.measure.firmware import FirmwareFacts
+from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX
 from privml.measure.uki import UkiFacts
@@ -65,16 +66,8 @@ def replay(
     blobs = {"BootMenu": _BOOT_MENU, **capture.blobs}
     registers: tuple[str, ...] = _LOGGED
     try:
-        memory = pciwindow.ram(blobs.get(pciwindow.E820, b""))
-        prediction = predict(
-            image,
-            fw,
-            blobs,
-            memory,
-            TD_INTELTDX,
-            origins=origins,
-            agent_events=agent_events,
-        )
+        machine = MeasuredMachine(blobs, pciwindow.ram(blobs.get(pciwindow.E820, b"")), TD_INTELTDX)
+        prediction = predict(image, fw, machine, agent_events=agent_events, origins=origins)
         events = prediction.events
     except MeasurementError as error:
         notes.append(f"rtmr0 is not compared: {error.message}")

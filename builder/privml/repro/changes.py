@@ -138,6 +138,14 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
     return (*found, *(Change(*fact) for fact in facts if fact[2] != fact[3]))
 
 
+def registers_moved(found: Iterable[Change]) -> tuple[list[str], list[str]]:
+    """The registers that the changes of a lock move for certain, and those that they may move."""
+    found = list(found)
+    certain = {register for change in found if change.certain for register in change.moves}
+    possible = {register for change in found if not change.certain for register in change.moves}
+    return sorted(certain), sorted(possible - certain)
+
+
 def _archives(a: Sequence[Archive], b: Sequence[Archive]) -> Iterable[Change]:
     tables = [{f"{one.label}/{one.suite}": one for one in archives} for archives in (a, b)]
     for name in sorted({*tables[0], *tables[1]}):

@@ -13,6 +13,7 @@ from privml.base.steps import step
 from privml.image.build import Order, build
 from privml.image.root import Probe
 from privml.image.tools import ensure
+from privml.lock.contents import digests
 from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock
 from privml.recipe.loader import load
 from privml.repro import surroundings
@@ -58,8 +59,7 @@ def work(leg: Leg) -> None:
 
 def bring_from(source: Store, target: Store, lock: Lock, tools: ToolsLock) -> None:
     """Copy what the locks name from one store to another; every byte is checked on the way."""
-    wanted = {package.sha256 for package in (*lock.packages, *lock.firmware, *tools.packages)}
-    for digest in sorted(wanted | {wheel.sha256 for wheel in lock.wheels}):
+    for digest in sorted(digests([lock, tools])):
         if not target.has(digest):
             target.add_file(source.path(digest), expect=digest)
 

@@ -19,7 +19,8 @@ from privml.base import strictjson
 from privml.base.errors import PrivmlError, UsageError, printable
 from privml.base.files import sha256_file
 from privml.image.inputs import FILE as INPUTS_FILE
-from privml.image.volume import Partition, partitions
+from privml.measure import gpt
+from privml.measure.gpt import Partition
 from privml.measure.pe import headers, in_memory
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume, model_volume
 from privml.output.manifest import Manifest
@@ -208,11 +209,11 @@ class Comparer:
     # -- volumes -----------------------------------------------------------------------------------------------
     def volume(self, name: str) -> None:
         """A disk image: its table, its superblocks, and the tree in it when its bytes differ."""
-        found = self._both_paths(name, lambda path: (disk.gpt_facts(path), partitions(path)))
+        found = self._both_paths(name, gpt.read)
         if found is None:
             return
-        self._facts(Layer.PARTITIONS, name, "gpt", found[0][0], found[1][0])
-        tables = [{part.name: part for part in places} for _, places in found]
+        self._facts(Layer.PARTITIONS, name, "gpt", *(disk.gpt_facts(table) for table in found))
+        tables = [{part.name: part for part in table.partitions} for table in found]
         for label in dict.fromkeys([*tables[0], *tables[1]]):
             parts = [table.get(label) for table in tables]
             if parts[0] is None or parts[1] is None:

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 
 from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3
 from privml.evidence.claims import SignatureFailure
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.evidence.tdx.quote import INTEL_QE_VENDOR
-from privml.evidence.tdx.quote_facts import QuoteFacts
 from privml.verify.rules import TeeCase, TeeRules, any_of, refuses
 from privml.verify.verdict import Refusal
 

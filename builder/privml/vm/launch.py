@@ -27,13 +27,12 @@ def launch_of(
     chosen = platform or load_platform(manifest.platforms[0], recipes)
     launch = Launch(directory, chosen, shape or manifest.shapes[0], manifest.volumes, forward=manifest.listen)
     if manifest.variant == "development":
-        launch = replace(launch, fw_cfg=simulation(launch))
+        launch = replace(launch, fw_cfg=simulation(directory))
     return launch
 
 
-def simulation(launch: Launch) -> dict[str, bytes]:
-    """What the simulated TDX module of a development guest is told: the MRTD of the firmware really used."""
+def simulation(directory: Path) -> dict[str, bytes]:
+    """What the simulated TDX module of a development guest is told: the MRTD of the image's firmware."""
     from privml.measure.mrtd import mrtd
 
-    firmware = (launch.replaced.get("firmware.fd") or launch.image / "firmware.fd").read_bytes()
-    return {SIM_MRTD: mrtd(firmware).hex().encode()}
+    return {SIM_MRTD: mrtd((directory / "firmware.fd").read_bytes()).hex().encode()}

@@ -12,7 +12,8 @@ from privml.image import code
 from privml.image.tools import ToolsTree
 from privml.machine.platform import Platform, Shape
 from privml.measure import firmware, uki
-from privml.measure.predict import DiskBoot, Prediction, predict
+from privml.measure.machine import DiskBoot, MeasuredMachine
+from privml.measure.predict import Prediction, predict
 from privml.measure.profiles import TD_INTELTDX, TD_OVMF_2025, TPM, Profile
 from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
@@ -51,25 +52,28 @@ class Predictor:
         self, platform: Platform, shape: Shape, *, host_cmdline: str | None = None, gpt_event: bytes | None = None
     ) -> Prediction:
         """The prediction for one machine; ``gpt_event``: it boots from a disk with that partition table."""
-        return predict(
-            self._uki,
-            self._firmware,
+        machine = MeasuredMachine(
             blobs(self._tools, platform, shape, self._cache, kernel=gpt_event is None),
             shape.memory,
             profile_of(platform),
-            origins=self._manifest.origins,
-            agent_events=self._manifest.agent_events,
-            host_cmdline=host_cmdline,
             disk=None if gpt_event is None else DiskBoot(gpt_event, platform.devices),
+            roms=tuple((self._tools.root / _OPTION_ROM).read_bytes() for one in platform.devices if one.rom),
+            host_cmdline=host_cmdline,
             booted=_booted(platform, shape),
-            roms=[(self._tools.root / _OPTION_ROM).read_bytes() for one in platform.devices if one.rom],
+        )
+        return predict(
+            self._uki,
+            self._firmware,
+            machine,
+            agent_events=self._manifest.agent_events,
+            origins=self._manifest.origins,
         )
 
     def cross_check(self, tool: Path, platform: Platform, shape: Shape, firmware_file: Path) -> tuple[Check, ...]:
         """One machine, measured by a tool of others (`vm.crosscheck`) and by its rules here."""
         found = blobs(self._tools, platform, shape, self._cache)
         theirs = crosscheck.measured_by(tool, firmware_file, found, shape)
-        ours = predict(self._uki, self._firmware, found, shape.memory, TD_OVMF_2025)
+        ours = predict(self._uki, self._firmware, MeasuredMachine(found, shape.memory, TD_OVMF_2025))
         return crosscheck.judge(theirs, (ours.mrtd_single, ours.mrtd_two), ours.registers()[RTMR0])
 
 

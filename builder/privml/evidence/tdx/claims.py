@@ -1,16 +1,40 @@
-"""A TDX quote as claims."""
+"""A TDX quote as claims, and what checking its signature adds. Plain records, no library.
+
+`evidence.tdx.signature` makes the second; `verify.tdx` judges both.
+"""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from privml.base.errors import EvidenceError
 from privml.events.registers import MRTD, RTMRS
-from privml.evidence.claims import Claims
+from privml.evidence.claims import Claims, SignatureFacts
 from privml.evidence.tdx import quote
 
 TEE = "tdx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuoteFacts(SignatureFacts):
+    """A quote whose signature and chain are good.
+
+    ``tcb_status`` is Intel's word (``UpToDate``, ``OutOfDate``, ...), merged over platform, module and quoting
+    enclave; ``tcb_evaluation_number`` the lower one of TCB info and QE identity. ``fmspc`` (6 bytes), ``ppid`` (16
+    bytes) and ``platform_instance_id`` (16 bytes or None) identify the machine. ``collateral_issued`` (the newest
+    part) and ``collateral_expires`` (the first part to expire) are Unix seconds.
+    """
+
+    tcb_status: str
+    advisory_ids: tuple[str, ...]
+    tcb_evaluation_number: int
+    fmspc: bytes
+    ppid: bytes
+    platform_instance_id: bytes | None
+    collateral_issued: int
+    collateral_expires: int
 
 
 def read(evidence: bytes, certificates: Sequence[bytes] = ()) -> Claims:

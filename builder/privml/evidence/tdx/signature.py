@@ -25,7 +25,7 @@ from privml.evidence.claims import SignatureFailure
 from privml.evidence.tdx import chain
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx import quote as quotes
-from privml.evidence.tdx.quote_facts import QuoteFacts
+from privml.evidence.tdx.claims import QuoteFacts
 
 INTEL_ROOT_DER = base64.b64decode(
     "MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3Qg"
