@@ -18,6 +18,7 @@ from privml.events import agent
 from privml.events.registers import MRTD, REGISTERS, RTMR0, RTMR3, TDX_REGISTERS, ZERO
 from privml.evidence.facts import Facts
 from privml.evidence.sections import STAGE_OF, Header, Keys
+from privml.evidence.tees import KINDS
 from privml.statement.launch import FilledBy, MeasuredLaunch
 from privml.verify import check
 from privml.verify.anchor import Built, Expected, Signed
@@ -188,6 +189,7 @@ def test_a_check_gives_only_codes_that_it_declares() -> None:
 
 
 def test_every_tee_has_its_policy_and_says_what_its_registers_mean() -> None:
+    assert set(RULES) == set(KINDS)
     assert set(RULES) <= {field.name for field in dataclasses.fields(Policy)}
     for tee, rules in RULES.items():
         assert tuple(rules.registers) == REGISTERS[tee]

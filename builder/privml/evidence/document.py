@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, b64, canonical, loads, unb64
 from privml.evidence.merkle import MAX_DEPTH, NONCE_SIZE, SIDES, Step
-from privml.evidence.sections import FORMAT, MAX_SECTION, expect_empty
+from privml.evidence.sections import FORMAT, MAX_SECTION
 from privml.evidence.tdx import collateral
 
 MAX_DOCUMENT = 16 * 1024 * 1024
@@ -74,7 +74,7 @@ def parse(data: bytes) -> Document:
         step = Fields(item, f"document.path[{index}]")
         path.append(Step(step.text("side", one_of=SIDES), step.hexadecimal("hash", 32)))
         step.end()
-    expect_empty(fields, "device_evidence")
+    fields.empty("device_evidence")
     document = Document(
         header=fields.base64("header", limit=MAX_SECTION),
         nonce=fields.hexadecimal("nonce", NONCE_SIZE),
