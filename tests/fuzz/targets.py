@@ -32,8 +32,9 @@ from privml.events.logged import logged
 from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import parse_log
 from privml.events.wording import describe
-from privml.evidence import capture, dstack, facts, quote, tdreport
+from privml.evidence import capture, dstack, facts
 from privml.evidence.capture import Capture
+from privml.evidence.tdx import quote, tdreport
 from privml.measure import (
     acpi,
     artefact,

@@ -21,9 +21,9 @@ from privml.base.errors import EvidenceError, MeasurementError
 from privml.events.registers import MRTD, RTMR0, RTMRS
 from privml.events.tcg import ALG_SHA256, ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.events.wording import describe, proven
-from privml.evidence import quote, signature
-from privml.evidence.quote_facts import QuoteFacts
 from privml.evidence.tdx import chain as chains
+from privml.evidence.tdx import quote, signature
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.measure import acpi, smbios
 from privml.measure.digest import sha384
 from privml.readers import files

@@ -16,8 +16,9 @@ from tests.unit.test_measure_disk import FIRST, IMAGE
 from privml.base.errors import EvidenceError, MeasurementError
 from privml.events import agent, replay, tcg, wording
 from privml.events.gpt import decode
-from privml.evidence import capture, tdreport
+from privml.evidence import capture
 from privml.evidence.capture import Capture
+from privml.evidence.tdx import tdreport
 from privml.measure import (
     acpi,
     artefact,

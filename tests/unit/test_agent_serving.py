@@ -19,7 +19,9 @@ from privml.agent import wire
 from privml.agent.broker import BrokerClient, RefusedRequest
 from privml.base.errors import HostError
 from privml.events.agent import AgentEvent, parse_log, replay_log
-from privml.evidence import document, merkle, quote, report_data
+from privml.evidence import document, merkle, report_data, sections
+from privml.evidence.sections import TLS_KEY, Key, Keys
+from privml.evidence.tdx import quote
 
 NONCE = "5a" * 32
 ATTESTATION = "/.well-known/privml-attestation"
@@ -39,13 +41,13 @@ def test_document_of_a_ready_guest_binds_key_log_and_nonce(served: Guest) -> Non
     assert (status, headers["cache-control"]) == (200, "no-store")
     found = document.parse(body)
     assert found.nonce.hex() == NONCE
-    assert report_data.Header.decode(found.header) == report_data.Header("development", "serve", "ready")
+    assert sections.Header.decode(found.header) == sections.Header("development", "tdx", "serve", "ready")
     events = parse_log(found.eventlog)
     assert [event.name for event in events] == ["config", "model", "engine", "system-ready"]
     digest = hashlib.sha256(served.layout.config.read_bytes()).hexdigest()
     assert json.loads(events[0].payload) == {"sha256": digest}
     assert json.loads(events[1].payload) == {"name": "tiny", "root_hash": "aa" * 32}
-    parsed = quote.parse(found.quote)
+    parsed = quote.parse(found.evidence)
     expected = report_data.compute(
         header=found.header,
         root=merkle.root(found.nonce, found.path),
@@ -60,7 +62,7 @@ def test_document_of_a_ready_guest_binds_key_log_and_nonce(served: Guest) -> Non
         assert tls.version() == "TLSv1.3"
         certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    assert report_data.Keys.decode(found.keys).tls_spki_sha256 == hashlib.sha256(spki).digest()
+    assert sections.Keys.decode(found.keys) == Keys((Key(*TLS_KEY, hashlib.sha256(spki).digest()),))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,7 @@ def test_many_callers_at_once_each_get_their_own_nonce(served: Guest) -> None:
             devices=one.devices,
             eventlog=one.eventlog,
         )
-        assert quote.parse(one.quote).body.report_data == expected
+        assert quote.parse(one.evidence).body.report_data == expected
 
 
 def test_ready_guest_shows_its_stages(served: Guest) -> None:
@@ -129,7 +131,7 @@ def test_a_guest_without_a_model_attests(attesting: Guest) -> None:
     assert json.loads(events[0].payload) == {
         "sha256": hashlib.sha256(attesting.layout.config.read_bytes()).hexdigest()
     }
-    assert quote.parse(found.quote).body.rtmrs[3] == replay_log(found.eventlog)
+    assert quote.parse(found.evidence).body.rtmrs[3] == replay_log(found.eventlog)
     assert attesting.json("/readyz") == (200, {"ready": True})
 
 
@@ -375,7 +377,7 @@ def test_broker_process_keeps_the_order() -> None:
         refused(lambda: client.quote(bytes(32), timeout=5), "not-ready")
         client.extend(events[0])
         refused(lambda: client.extend(events[0]), "order")
-        keys = report_data.Keys(b"k" * 32).encode()
+        keys = Keys((Key(*TLS_KEY, b"k" * 32),)).encode()
         client.keys(keys)
         refused(lambda: client.keys(keys), "order")
         refused(lambda: client.extend(AgentEvent("model", b"{}")), "payload")

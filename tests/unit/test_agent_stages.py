@@ -20,9 +20,9 @@ from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
 from privml.events.agent import encode_log, failed_event, model_event, parse_log, replay_log
 from privml.events.configuration import Config, decode, encode
-from privml.evidence.report_data import Keys
+from privml.evidence.sections import TLS_KEY, Key, Keys
 
-KEYS = Keys(b"k" * 32).encode()
+KEYS = Keys((Key(*TLS_KEY, b"k" * 32),)).encode()
 
 
 class Recorder(NoTee):

@@ -27,7 +27,7 @@ from privml.base.strictjson import canonical
 from privml.events import configuration
 from privml.events.agent import CONFIG, ENGINE, MODEL, AgentEvent
 from privml.events.configuration import Config
-from privml.evidence.report_data import Keys
+from privml.evidence.sections import TLS_KEY, Key, Keys
 
 BROKER_WAIT = 120.0
 ENGINE_WAIT = 1800.0
@@ -165,7 +165,7 @@ class Boot:
         # Before there is a key nothing listens: whoever talks to the server finds the rule already there.
         self._outbound()
         spki = identity.create(self._layout)
-        self._broker.keys(Keys(tls_spki_sha256=spki).encode())
+        self._broker.keys(Keys((Key(*TLS_KEY, spki),)).encode())
         return "ok", f"TLS key sha256 {spki.hex()}"
 
     def _devices(self) -> tuple[str, str]:

@@ -28,7 +28,8 @@ from privml.events.agent import AgentEvent, digest, encode_line, failed_event, s
 from privml.events.configuration import Config
 from privml.events.registers import ZERO
 from privml.events.replay import extend
-from privml.evidence.report_data import Devices, Header, Keys, compute
+from privml.evidence.report_data import compute
+from privml.evidence.sections import Devices, Header, Keys
 
 _REQUEST_TIMEOUT = 10.0
 
@@ -51,7 +52,7 @@ class Broker:
         self.tee = tee
         self._lock = threading.Lock()
         self._expected = list(config.events())
-        self._header = Header(variant=config.variant).encode()
+        self._header = Header(variant=config.variant, tee=tee.kind).encode()
         self._devices = Devices().encode()
         self._keys: bytes | None = None
         self._log = b""
@@ -117,7 +118,7 @@ class Broker:
             if not self._is_ready or self._keys is None:
                 raise RefusedRequest("not-ready", "quote: the stages are not through")
             data = compute(header=self._header, root=root, keys=self._keys, devices=self._devices, eventlog=self._log)
-            quote = self.tee.quote(data)
+            evidence = self.tee.quote(data)
             collateral: Mapping[str, str] | None = self.tee.collateral()
             return {
                 "header": b64(self._header),
@@ -125,8 +126,8 @@ class Broker:
                 "devices": b64(self._devices),
                 "eventlog": b64(self._log),
                 "bootlog": b64(self.tee.boot_log()),
-                "quote": b64(quote),
-                "collateral": None if collateral is None else dict(collateral),
+                "evidence": b64(evidence),
+                "collateral": None if collateral is None else {self.tee.kind: dict(collateral)},
             }
 
     def _usable(self) -> None:
@@ -277,13 +278,13 @@ class BrokerClient:
             connection.connect(str(self._layout.stage_socket))
             return os.pidfd_open(wire.peer(connection)[0])
 
-    def quote(self, root: bytes, *, timeout: float) -> dict[str, bytes | dict[str, str] | None]:
+    def quote(self, root: bytes, *, timeout: float) -> dict[str, bytes | dict[str, dict[str, str]] | None]:
         """Document parts over ``root``; ``RefusedRequest`` with the broker's code."""
         fields = Fields(
             self._ask(self._layout.quote_socket, {"op": "quote", "root": root.hex()}, timeout=timeout), "quote"
         )
-        names = ("header", "keys", "devices", "eventlog", "bootlog", "quote")
-        parts: dict[str, bytes | dict[str, str] | None] = {name: fields.base64(name) for name in names}
+        names = ("header", "keys", "devices", "eventlog", "bootlog", "evidence")
+        parts: dict[str, bytes | dict[str, dict[str, str]] | None] = {name: fields.base64(name) for name in names}
         parts["collateral"] = fields.take("collateral")
         fields.end()
         return parts

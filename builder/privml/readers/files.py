@@ -20,8 +20,9 @@ from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.events.wording import as_event
 from privml.evidence import capture as captures
-from privml.evidence import dstack, quote, tdreport
+from privml.evidence import dstack
 from privml.evidence.capture import Capture
+from privml.evidence.tdx import quote, tdreport
 from privml.measure import artefact, smbios
 from privml.measure.artefact import Description
 from privml.measure.digest import sha384

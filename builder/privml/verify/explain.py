@@ -24,7 +24,7 @@ def register_difference(register: str, facts: Facts, shape: MeasuredLaunch) -> s
     if register == MRTD:
         return "MRTD has no log: the TD was started with another firmware file, or by another method"
     if register == RTMR3:
-        if facts.agent_rtmr3 != facts.register(register):
+        if facts.agent_rtmr3 != facts.claims.registers[register]:
             return (
                 "the agent's log does not replay to RTMR3: something else extended it, or the log is not this boot's"
             )
