@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,22 +14,33 @@ from agent_guest import LIMIT, MRTD, TPM_LOG, a_config, driven, guest
 from test_events_stages import WITH_KEYS
 
 from privml.agent.attestor import Attestor, AttestorClient, RefusedRequest
-from privml.agent.boot import Outcome
+from privml.agent.boot import Outcome as Result
+from privml.agent.boot import Work
 from privml.base.errors import EvidenceError
+from privml.client import attested
 from privml.events import stages
 from privml.events.agent import digests, encode_log, failed_event
 from privml.events.configuration import Config, decode, encode
-from privml.events.registers import RTMRS
+from privml.events.event import Event, Evidence
+from privml.events.registers import RTMR2, TDX_REGISTERS, ZERO
 from privml.events.replay import replay_digests, replay_tpm_as_rtmrs
 from privml.events.stages import KEY_RELEASE, SERVE, STAGES, Stage
 from privml.events.tcg import parse_log
-from privml.evidence import facts, merkle, signature
+from privml.evidence import merkle
 from privml.evidence.document import Document
-from privml.evidence.quote_facts import QuoteFacts
 from privml.evidence.sections import TLS_KEY, Key, Keys
+from privml.evidence.tdx import signature
 from privml.sim import quote as sim
 from privml.sim.tee import SimulatedTee
+from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
+from privml.statement.predicate import Predicate
+from privml.statement.predicate import decode as decode_predicate
+from privml.statement.predicate import encode as encode_predicate
+from privml.verify.anchor import Built, Expected
+from privml.verify.policy import Policy
+from privml.verify.verdict import Outcome
 
+ROOT = signature.root_der(sim.root_pem())
 KEYS = Keys((Key(*TLS_KEY, b"k" * 32),)).encode()
 TREE = merkle.build([bytes(range(32)), bytes(32)])
 NONCE = bytes(range(32))
@@ -61,18 +71,43 @@ def quoted(attestor: Attestor) -> set[str]:
     return found
 
 
-def proves(parts: dict[str, object], config: Config, purpose: str, stage: str) -> None:
-    """The document is genuine, is for ``purpose`` at ``stage``, and shows exactly the events predicted for that."""
-    found = facts.collect(Document(nonce=NONCE, path=TREE.paths[0], **parts))  # type: ignore[arg-type]
-    assert found.quote.body.report_data == found.report_data
-    assert (found.header.variant, found.header.tee) == ("development", "tdx")
-    assert (found.header.purpose, found.header.stage) == (purpose, stage)
-    count = stages.purposes(config, WITH_KEYS)[purpose]
-    assert found.agent_events == stages.sequence(config, WITH_KEYS)[:count]
-    registers = replay_tpm_as_rtmrs(parse_log(TPM_LOG))
-    predicted = [*(registers[register] for register in RTMRS[:3]), replay_digests(digests(found.agent_events))]
-    assert list(found.quote.body.rtmrs) == predicted
-    assert found.quote.body.mr_td == MRTD
+def prediction(config: Config) -> Predicate:
+    """What the build of ``config`` would say, with the table of these tests."""
+    events = stages.sequence(config, WITH_KEYS)
+    values = {
+        **replay_tpm_as_rtmrs(parse_log(TPM_LOG)),
+        "mrtd": MRTD,
+        "rtmr3": ZERO if config.rtmr3 == "unused" else replay_digests(digests(events)),
+    }
+    launch = MeasuredLaunch(
+        tee="tdx",
+        platform="qemu",
+        machine=TdMachine(2, 2 << 30),
+        registers={register: Accepted((values[register],), Evidence.SOURCE) for register in TDX_REGISTERS},
+        events=(Event(RTMR2, 6, b"\x03" * 48, "uki.efi .initrd", Evidence.SOURCE),),
+    )
+    purposes = stages.purposes(config, WITH_KEYS)
+    return decode_predicate(
+        encode_predicate(Predicate(config.name, config.variant, bytes(32), events, purposes, (launch,)))
+    )
+
+
+def judged(parts: dict[str, object], config: Config, purpose: str) -> tuple[Outcome, set[str]]:
+    """The verifier's outcome for a caller who asked for ``purpose``, and the codes of its refusals."""
+    data = Document(nonce=NONCE, path=TREE.paths[0], **parts).encode()  # type: ignore[arg-type]
+    key = Keys.decode(parts["keys"]).find(*TLS_KEY)  # type: ignore[arg-type]
+    verdict = attested.judge(
+        data,
+        Expected(prediction(config), Built("out")),
+        Policy(purpose=purpose, allow_simulated=ROOT),
+        now=int(time.time()),
+        nonce=NONCE,
+        tls_spki_sha256=key,
+    ).verdict
+    return verdict.outcome, {refusal.code for refusal in verdict.refusals}
+
+
+ACCEPTED = (Outcome.ACCEPTED_SIMULATED, set[str]())
 
 
 def decoded(parts: dict[str, object]) -> dict[str, object]:
@@ -107,20 +142,15 @@ def test_with_the_shipped_table_no_key_is_ever_released(tee: SimulatedTee, confi
 def test_quotes_prove_the_prefix_of_their_purpose(tee: SimulatedTee, config: Config) -> None:
     attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, KEYS, until="keys", table=WITH_KEYS)
     early = decoded(attestor.quote(TREE.root, KEY_RELEASE))
-    proves(early, config, KEY_RELEASE, "keys")
+    assert judged(early, config, KEY_RELEASE) == ACCEPTED
     for step in stages.steps(config, WITH_KEYS)[5:]:
         attestor.stage(step.stage.name)
         for event in step.events:
             attestor.extend(event)
     late = decoded(attestor.quote(TREE.root, SERVE))
-    proves(late, config, SERVE, "ready")
-    for parts, purpose, stage in ((early, SERVE, "ready"), (late, KEY_RELEASE, "keys")):
-        with pytest.raises(AssertionError):
-            proves(parts, config, purpose, stage)
-    checked = signature.check(
-        late["evidence"], sim.collateral(), now=int(time.time()), simulated_root=signature.root_der(sim.root_pem())  # type: ignore[arg-type]
-    )  # fmt: skip
-    assert isinstance(checked, QuoteFacts)
+    assert judged(late, config, SERVE) == ACCEPTED
+    wrong = (Outcome.REFUSED, {"purpose", "stage", "agent-events", "rtmr3"})
+    assert judged(early, config, SERVE) == judged(late, config, KEY_RELEASE) == wrong
 
 
 @pytest.mark.parametrize("until", ["keys", "model"])
@@ -140,7 +170,8 @@ def test_unused_rtmr3_stays_zero_at_every_stage(tee: SimulatedTee) -> None:
     attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, KEYS, until="keys", table=WITH_KEYS)
     parts = decoded(attestor.quote(TREE.root, KEY_RELEASE))
     assert parts["eventlog"] == encode_log(stages.sequence(config)[:1])
-    assert tee.rtmr3() == bytes(48)
+    assert judged(parts, config, KEY_RELEASE) == ACCEPTED
+    assert tee.rtmr3() == ZERO
 
 
 def test_a_boot_quotes_for_key_release_in_the_middle_and_for_serve_at_the_end() -> None:
@@ -158,8 +189,8 @@ def test_a_boot_quotes_for_key_release_in_the_middle_and_for_serve_at_the_end() 
 
         boot = made.boot(table=WITH_KEYS, work={"keys": lambda: ("ok", "released")})
 
-        def watched(name: str, work: Callable[[], Outcome]) -> Callable[[], Outcome]:
-            def both() -> Outcome:
+        def watched(name: str, work: Work) -> Work:
+            def both() -> Result:
                 if name != "platform":
                     try_quotes(name)
                 result = work()
@@ -176,8 +207,9 @@ def test_a_boot_quotes_for_key_release_in_the_middle_and_for_serve_at_the_end() 
             ("keys", KEY_RELEASE), ("keys", KEY_RELEASE), ("after", SERVE),
         ]  # fmt: skip
         config = decode(made.layout.config.read_bytes())
-        proves(quotes[0][2], config, KEY_RELEASE, "keys")
-        proves(quotes[-1][2], config, SERVE, "ready")
+        assert judged(quotes[0][2], config, KEY_RELEASE) == ACCEPTED
+        assert judged(quotes[-1][2], config, SERVE) == ACCEPTED
+        assert judged(quotes[0][2], config, SERVE)[0] is Outcome.REFUSED
         assert "privml: stage keys: ok: released" in made.said
         names = [stage.name for stage in WITH_KEYS]
         assert [row.name for row in boot.progress._stages.values()] == names

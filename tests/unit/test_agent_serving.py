@@ -21,8 +21,9 @@ from privml.base.errors import HostError
 from privml.events import configuration
 from privml.events.agent import AgentEvent, parse_log, replay_log
 from privml.events.stages import KEY_RELEASE, SERVE, sequence
-from privml.evidence import document, merkle, quote, report_data, sections
+from privml.evidence import document, merkle, report_data, sections
 from privml.evidence.sections import TLS_KEY, Key, Keys
+from privml.evidence.tdx import quote
 
 NONCE = "5a" * 32
 ATTESTATION = "/.well-known/privml-attestation"

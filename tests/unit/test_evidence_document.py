@@ -11,10 +11,11 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import b64, canonical, loads
-from privml.events.explain import describe
-from privml.events.registers import RTMR0, RTMR1, RTMR2, RTMRS
-from privml.evidence import document, facts, merkle, quote, report_data, sections
+from privml.events.registers import RTMR0, RTMR1, RTMR2, RTMR3, RTMRS
+from privml.events.wording import describe
+from privml.evidence import document, facts, merkle, report_data, sections
 from privml.evidence.sections import KEY_SIZES, RELEASE_KEYS, TLS_KEY, Devices, Header, Key, Keys
+from privml.evidence.tdx import quote
 
 ALL_KEYS = Keys(tuple(Key(*pair, bytes(size)) for pair, size in sorted(KEY_SIZES.items())))
 
@@ -95,8 +96,8 @@ OTHER = {"use": "other", "alg": "a", "key": "00"}
         (Keys.decode, {"v": 2, "keys": [{**OTHER, "alg": ""}]}, "alg ``, expected"),
         (Keys.decode, {"v": 2, "keys": [{**OTHER, "use": f"u{n:02}"} for n in range(17)]}, "at most 16"),
         (Devices.decode, {"v": 1, "gpus": [], "switches": []}, "devices.v: got 1, expected 2"),
-        (Devices.decode, {"v": 2, "gpus": [{}], "switches": []}, "only an empty list"),
-        (Devices.decode, {"v": 2, "gpus": [], "switches": [{}]}, "only an empty list"),
+        (Devices.decode, {"v": 2, "gpus": [{}], "switches": []}, "expected an empty list"),
+        (Devices.decode, {"v": 2, "gpus": [], "switches": [{}]}, "expected an empty list"),
         (Devices.decode, {"v": 2, "gpus": [], "switches": [], "more": 1}, "unknown field"),
         (Devices.decode, [], "expected an object"),
     ],
@@ -171,7 +172,7 @@ def test_a_document_without_a_field_is_refused(name: str) -> None:
         ({"certificates": [1]}, "expected a base64 string"),
         ({"certificates": ["AAAA"] * 9}, "at most 8"),
         ({"certificates": [b64(bytes(16390))]}, "at most 16384 bytes"),
-        ({"device_evidence": [{}]}, "only an empty list"),
+        ({"device_evidence": [{}]}, "expected an empty list"),
         ({"path": [{"side": "up", "hash": "00" * 32}]}, "expected one of left, right"),
         ({"path": [{"side": "left", "hash": "00" * 32, "more": 1}]}, "unknown field"),
         ({"path": [{"side": "left", "hash": "00" * 32}] * 33}, "at most 32"),
@@ -190,8 +191,8 @@ def test_a_document_with_anything_else_is_refused(changes: dict[str, object], wo
 
 def test_facts_of_an_honest_document_agree_with_each_other() -> None:
     found = facts.collect(samples.document())
-    assert found.report_data == found.quote.body.report_data
-    assert found.agent_rtmr3 == found.quote.body.rtmrs[3]
+    assert found.report_data == found.claims.report_data
+    assert found.agent_rtmr3 == found.claims.registers[RTMR3]
     assert found.boot_log.kind == "ccel"
     assert found.boot_log.matches == set(facts.LOGGED)
     assert len(found.boot_log.events) == len(samples.extends(0))

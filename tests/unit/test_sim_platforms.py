@@ -12,12 +12,13 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from privml.base.strictjson import loads
-from privml.evidence import signature
-from privml.evidence.document import Document, decode_collateral
-from privml.evidence.quote_facts import QuoteFacts
+from privml.evidence.document import Document
+from privml.evidence.tdx import collateral as collaterals
+from privml.evidence.tdx import signature
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.sim import pki, quote
-from privml.verify.check import verify
 from privml.verify.policy import Policy
+from privml.verify.tdx import TdxPolicy
 from privml.verify.verdict import Verdict
 
 HONEST = samples.document()
@@ -26,14 +27,7 @@ HONEST = samples.document()
 def judge(made: Document, collateral: dict[str, str] | None = None, policy: Policy = samples.SIMULATED) -> Verdict:
     given = quote.collateral() if collateral is None else collateral
     checked = signature.check(made.evidence, given, now=samples.NOW, simulated_root=samples.ROOT)
-    return verify(
-        samples.facts_of(made),
-        checked,
-        samples.EXPECTED,
-        policy,
-        nonce=samples.NONCE,
-        tls_spki_sha256=samples.SPKI,
-    )
+    return samples.judge(made, signature=checked, policy=policy).verdict
 
 
 def codes(verdict: Verdict) -> list[str]:
@@ -43,7 +37,7 @@ def codes(verdict: Verdict) -> list[str]:
 def collateral_with(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> dict[str, str]:
     value = {**getattr(pki, name)(), **changes}
     monkeypatch.setattr(pki, name, lambda: value)
-    return decode_collateral(loads(pki.generate()["collateral.json"]))
+    return collaterals.decode(loads(pki.generate()["collateral.json"]))
 
 
 def level(**changes: Any) -> list[Any]:
@@ -57,7 +51,7 @@ def test_a_platform_that_needs_something(monkeypatch: pytest.MonkeyPatch, status
     verdict = judge(HONEST, collateral_with(monkeypatch, "tcb_info_json", tcbLevels=levels))
     assert codes(verdict) == ["tcb-status"]
     assert verdict.refusals[0].got == f"{status} (INTEL-SA-00001)"
-    accepted = dataclasses.replace(samples.SIMULATED, tcb_statuses=frozenset({status}))
+    accepted = dataclasses.replace(samples.SIMULATED, tdx=TdxPolicy(tcb_statuses=frozenset({status})))
     assert codes(judge(HONEST, collateral_with(monkeypatch, "tcb_info_json", tcbLevels=levels), accepted)) == []
 
 

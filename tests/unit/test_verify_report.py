@@ -7,8 +7,7 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields
-from privml.evidence.quote_facts import SignatureFailure
-from privml.verify.check import verify
+from privml.evidence.claims import SignatureFailure
 from privml.verify.report import render
 
 
@@ -16,14 +15,7 @@ from privml.verify.report import render
     "reason", ["\x1b[H\x1b[2JACCEPTED: demo-cpu", "\nACCEPTED: demo-cpu", "\u2028ACCEPTED", "\u202e"]
 )
 def test_a_refused_machine_writes_no_line_of_the_report(reason: str) -> None:
-    verdict = verify(
-        samples.facts_of(samples.document()),
-        SignatureFailure(reason),
-        samples.EXPECTED,
-        samples.SIMULATED,
-        nonce=samples.NONCE,
-        tls_spki_sha256=samples.SPKI,
-    )
+    verdict = samples.judge(signature=SignatureFailure("quote-signature", reason, "good")).verdict
     text = render(verdict)
     assert {refusal.code for refusal in verdict.refusals} == {"quote-signature"}
     assert text.replace("\n", "").isprintable()

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, b64, canonical, loads, unb64
 from privml.evidence.merkle import MAX_DEPTH, NONCE_SIZE, SIDES, Step
-from privml.evidence.sections import FORMAT, MAX_SECTION, expect_empty
+from privml.evidence.sections import FORMAT, MAX_SECTION
+from privml.evidence.tdx import collateral
 
 MAX_DOCUMENT = 16 * 1024 * 1024
 MAX_EVENTLOG = 1024 * 1024
@@ -20,20 +21,6 @@ MAX_BOOTLOG = 4 * 1024 * 1024
 MAX_EVIDENCE = 64 * 1024
 MAX_CERTIFICATES = 8
 MAX_CERTIFICATE = 16 * 1024
-MAX_COLLATERAL_FIELD = 1024 * 1024
-
-COLLATERAL_FIELDS = (
-    "pck_crl_issuer_chain",
-    "root_ca_crl",
-    "pck_crl",
-    "tcb_info_issuer_chain",
-    "tcb_info",
-    "tcb_info_signature",
-    "qe_identity_issuer_chain",
-    "qe_identity",
-    "qe_identity_signature",
-)
-"""The QVL's nine fields: PEM chains, JSON texts as Intel signed them, CRLs and signatures in hex."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +31,7 @@ class Document:
     ``bootlog`` (CCEL or TPM log; may be empty) and ``evidence`` (a quote or report, by the header's TEE) are raw
     bytes; ``nonce`` has 32 bytes; ``path`` goes from the nonce's leaf up. ``certificates`` are those of an SNP
     report, none on TDX, whose quotes hold their own. ``collateral`` is untrusted: for ``tdx`` the nine
-    `COLLATERAL_FIELDS`, or None.
+    fields of `evidence.tdx.collateral`, or None.
     """
 
     header: bytes
@@ -87,7 +74,7 @@ def parse(data: bytes) -> Document:
         step = Fields(item, f"document.path[{index}]")
         path.append(Step(step.text("side", one_of=SIDES), step.hexadecimal("hash", 32)))
         step.end()
-    expect_empty(fields, "device_evidence")
+    fields.empty("device_evidence")
     document = Document(
         header=fields.base64("header", limit=MAX_SECTION),
         nonce=fields.hexadecimal("nonce", NONCE_SIZE),
@@ -107,18 +94,7 @@ def parse(data: bytes) -> Document:
     return document
 
 
-def decode_collateral(value: object, path: str = "collateral") -> dict[str, str]:
-    """The nine fields out of decoded JSON; ``EvidenceError`` for a missing, unknown or empty one."""
-    fields = Fields(value, path)
-    collateral = {name: fields.text(name, limit=MAX_COLLATERAL_FIELD) for name in COLLATERAL_FIELDS}
-    fields.end()
-    for name, text in collateral.items():
-        if not text:
-            raise EvidenceError(f"{path}.{name}: empty")
-    return collateral
-
-
-_COLLATERAL: Mapping[str, Callable[[object, str], Mapping[str, str]]] = {"tdx": decode_collateral}
+_COLLATERAL: Mapping[str, Callable[[object, str], Mapping[str, str]]] = {"tdx": collateral.decode}
 """Whose collateral a document may carry, and how it is read."""
 
 
@@ -137,5 +113,5 @@ def _collateral(value: object) -> dict[str, Mapping[str, str]] | None:
     return found
 
 
-def _collateral_json(collateral: Mapping[str, Mapping[str, str]] | None) -> dict[str, dict[str, str]] | None:
-    return None if collateral is None else {kind: dict(given) for kind, given in collateral.items()}
+def _collateral_json(kinds: Mapping[str, Mapping[str, str]] | None) -> dict[str, dict[str, str]] | None:
+    return None if kinds is None else {kind: dict(given) for kind, given in kinds.items()}

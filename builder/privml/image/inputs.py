@@ -33,8 +33,6 @@ STEPS = (BASE, ROOT, UKI, FIRMWARE, MANIFEST, PREDICTION)
 
 Inputs = dict[str, str]
 _SHOWN = 60
-# Modules of other rooms that write or read what goes into an image.
-_OUTSIDE = ("measure/cpio.py", "measure/gpt.py", "measure/verity.py")
 _DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
 # The modules whose code decides a step's bytes; what they merely carry (packages, files) is among its other inputs.
 _MODEL_CODE = ("image/modelvolume.py", "image/volume.py", "measure/gpt.py", "measure/verity.py")
