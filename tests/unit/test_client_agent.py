@@ -1,4 +1,4 @@
-"""The real agent (broker and server processes, simulated platform) judged by the real client, and behind the proxy.
+"""The real agent (attestor and server processes, simulated platform) judged by the real client, and behind the proxy.
 
 The prediction is made here from what the agent was given, not from what it answers.
 """
@@ -45,10 +45,11 @@ def url(made: Guest) -> str:
 
 def prediction(made: Guest) -> Predicate:
     config = made.config
+    assert config.engine is not None
     events = (
         agent.config_event(hashlib.sha256(made.layout.config.read_bytes()).hexdigest()),
-        agent.model_event(config.inference.model_name, config.inference.model_verity.root_hash.hex()),
-        agent.engine_event(config.inference.engine_name, list(config.inference.engine_argv)),
+        agent.model_event(config.models[0].name, config.models[0].verity.root_hash.hex()),
+        agent.engine_event(config.engine.name, list(config.engine.argv)),
         agent.system_ready_event(),
     )
     registers = replay_tpm_as_rtmrs(tcg.parse_log(TPM_LOG))

@@ -16,7 +16,7 @@ class NoTeeError(HostError):
 
 
 class Tee(Protocol):
-    """What the broker needs of a platform. Calls may block as long as a quote takes; the broker serialises them.
+    """What the attestor needs of a platform. Calls may block as long as a quote takes; the attestor serialises them.
 
     ``kind`` is the TEE whose evidence it makes, as the document's header names it; a simulation has its own ``name``.
     """

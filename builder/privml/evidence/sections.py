@@ -14,14 +14,13 @@ from typing import Any
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
 from privml.events.registers import REGISTERS
+from privml.events.stages import STAGE_OF
 from privml.events.variants import VARIANTS
 
 FORMAT = "privml-attestation/v2"
 MAX_SECTION = 64 * 1024
 
 TEES = tuple(REGISTERS)
-STAGE_OF: Mapping[str, str] = {"serve": "ready", "key-release": "keys"}
-"""What a document may be made for, and the stage of the boot that belongs to it."""
 PURPOSES = tuple(STAGE_OF)
 STAGES = tuple(STAGE_OF.values())
 

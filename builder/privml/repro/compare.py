@@ -18,11 +18,13 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import PrivmlError, UsageError, printable
 from privml.base.files import sha256_file
+from privml.engines.registry import ENGINES
+from privml.events import volumes
 from privml.events.gpt import Partition
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.measure import gpt
 from privml.measure.pe import headers, in_memory
-from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume, model_volume
+from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
 from privml.output.manifest import Manifest
 from privml.output.manifest import decode as decode_manifest
 from privml.repro import disk
@@ -340,7 +342,7 @@ def required_of(directory: Path) -> tuple[str, ...]:
     try:
         artefacts = tuple(decode_manifest((directory / "manifest.json").read_bytes()).artefacts)
     except (PrivmlError, OSError):
-        artefacts = (UKI, ROOT, model_volume(0), FIRMWARE)
+        artefacts = (UKI, ROOT, volumes.file(0), FIRMWARE)
     return (*artefacts, *DOCUMENTS)
 
 
@@ -358,7 +360,7 @@ def origin_key(place: str, package: str = "unknown") -> str:
             return "config"
         if inside.startswith("/usr/lib/modules/") or package.startswith("linux-"):
             return ".linux"
-        return "engine" if package.startswith("llama") else ".cmdline"
+        return "engine" if any(package in engine.packages for engine in ENGINES.values()) else ".cmdline"
     return file
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from privml.evidence.sections import STAGE_OF
+from privml.events.stages import STAGE_OF
 from privml.verify.tdx import TdxPolicy
 
 
