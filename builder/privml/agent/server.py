@@ -22,14 +22,13 @@ import h11
 from privml.agent.batch import Busy, QuoteBatch
 from privml.agent.broker import BrokerClient, RefusedRequest
 from privml.agent.exchange import Exchange
-from privml.agent.inference import UnsupportedError, engine_body
+from privml.agent.inference import MAX_BODY, UnsupportedError, engine_body
 from privml.agent.layout import Layout
 from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.strictjson import canonical, loads, unhex
 from privml.events import configuration
 from privml.events.configuration import Config
 
-MAX_BODY = 16 * 1024 * 1024
 MAX_HEAD = 32 * 1024
 _PIECE = 16 * 1024  # one TLS record; a head can pass the limit by one piece and no more
 HANDSHAKE_TIMEOUT = 30.0
