@@ -27,13 +27,14 @@ from privml.base import dsse
 from privml.base.dsse import Envelope, Signature
 from privml.base.errors import EvidenceError, HostError, MeasurementError
 from privml.events.align import differences
-from privml.events.explain import describe
 from privml.events.gpt import decode
 from privml.events.logged import logged
 from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import parse_log
-from privml.evidence import capture, dstack, facts, quote, tdreport
+from privml.events.wording import describe
+from privml.evidence import capture, dstack, facts
 from privml.evidence.capture import Capture
+from privml.evidence.tdx import quote, tdreport
 from privml.measure import (
     acpi,
     artefact,

@@ -12,7 +12,8 @@ from privml.events.registers import RTMR1, RTMR2, RTMR3, RTMRS
 from privml.events.replay import extended, replay
 from privml.events.tcg import LogEntry, parse_log
 from privml.events.types import EV_EFI_BOOT_SERVICES_APPLICATION, EV_EFI_GPT_EVENT
-from privml.evidence import dstack, quote
+from privml.evidence import dstack
+from privml.evidence.tdx import quote
 from privml.measure import gpt
 from privml.measure.compare import compare
 from privml.measure.digest import sha384

@@ -14,10 +14,11 @@ from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
 
 from privml.base.errors import EvidenceError, MeasurementError
-from privml.events import agent, explain, replay, tcg
+from privml.events import agent, replay, tcg, wording
 from privml.events.gpt import decode
-from privml.evidence import capture, tdreport
+from privml.evidence import capture
 from privml.evidence.capture import Capture
+from privml.evidence.tdx import tdreport
 from privml.measure import (
     acpi,
     artefact,
@@ -90,7 +91,7 @@ def mutated(seed: bytes) -> st.SearchStrategy[bytes]:
 def parse_and_replay(data: bytes) -> None:
     entries = tcg.parse_log(data)
     for entry in entries:
-        explain.explain_event(entry)
+        wording.explain_event(entry)
     replay.replay_tpm_as_rtmrs(entries)
 
 
@@ -101,7 +102,7 @@ EVIDENCE: list[tuple[bytes, Callable[[bytes], object]]] = [
     (bytes(1024), tdreport.parse),
     (ARCHIVE, capture.decode),
     (gpt.table(IMAGE).event, decode),
-    (CCEL, lambda data: [explain.describe(entry).isprintable() for entry in tcg.parse_log(data)]),
+    (CCEL, lambda data: [wording.describe(entry).isprintable() for entry in tcg.parse_log(data)]),
 ]
 MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (FIRMWARE, tdvf.sections),

@@ -8,7 +8,6 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.events.event import Event, Evidence
-from privml.events.explain import describe, explain_event, proven
 from privml.events.registers import MRTD, RTMR0, RTMR2
 from privml.events.replay import replay_events
 from privml.events.tcg import ALG_SHA384, LogEntry
@@ -25,6 +24,7 @@ from privml.events.types import (
     EV_PLATFORM_CONFIG_FLAGS,
     type_name,
 )
+from privml.events.wording import describe, explain_event, proven
 
 EVENT = Event(RTMR2, EV_IPL, bytes(48), "uki.efi .cmdline", Evidence.HARDWARE, "a note")
 

@@ -8,7 +8,8 @@ import pytest
 
 from privml.base.errors import EvidenceError, MeasurementError
 from privml.events.types import DSTACK_RUNTIME_EVENT
-from privml.evidence import dstack, tdreport
+from privml.evidence import dstack
+from privml.evidence.tdx import tdreport
 from privml.measure import acpi, bzimage
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"

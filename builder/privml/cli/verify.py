@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -10,8 +9,9 @@ import click
 
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import unhex
-from privml.cli.anchor import anchor_options, collateral_of, expected_of, policy_of
-from privml.client import attested
+from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.cli.output import print_json
+from privml.client import anchors, attested
 from privml.verify.report import render
 
 
@@ -50,17 +50,17 @@ def verify(
         raise UsageError(f"`{source}` is neither an https:// address nor a file")
     if save is not None and not save.parent.is_dir():
         raise UsageError(f"--save {save}: there is no directory {save.parent}")
-    expected, policy = expected_of(expect), policy_of(simulated_root)
+    expected, policy = anchors.built(expect), policy_of(simulated_root)
     collateral = collateral_of(collateral_file)
     now = int(time.time())
     if remote:
         fetched = attested.attest(source, expected, policy, now=now, collateral=collateral)
-        verdict = fetched.verdict
+        judgement = fetched.judgement
         if save is not None:
             save.write_bytes(fetched.document)
             click.echo(f"nonce {fetched.nonce.hex()}, spki {fetched.tls_spki_sha256.hex()}: {save}", err=True)
     else:
-        verdict = attested.judge(
+        judgement = attested.judge(
             Path(source).read_bytes(),
             expected,
             policy,
@@ -69,8 +69,11 @@ def verify(
             tls_spki_sha256=given["--spki"],
             collateral=collateral,
         )
-    text = json.dumps(verdict.to_dict(), indent=2, sort_keys=True) + "\n" if as_json else render(verdict)
-    click.echo(text, nl=False)
+    verdict = judgement.verdict
+    if as_json:
+        print_json(verdict.to_dict())
+    else:
+        click.echo(render(verdict), nl=False)
     context.exit(verdict.exit_code)
 
 

@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from privml.events.align import differences
 from privml.events.event import Event
-from privml.events.explain import explain_event, tell
 from privml.events.logged import LoggedEvent, logged
 from privml.events.registers import RTMRS
 from privml.events.tcg import LogEntry
@@ -24,6 +23,7 @@ from privml.events.types import (
     EV_IPL,
     type_name,
 )
+from privml.events.wording import explain_event, tell
 from privml.measure import smbios
 from privml.measure.digest import sha384
 from privml.measure.uki import load_options

@@ -17,6 +17,7 @@ from pydantic import (
 )
 
 from privml.base.sizes import size_of
+from privml.engines.registry import ENGINES
 from privml.recipe.finding import RuleBroken
 
 MIB = 1 << 20
@@ -61,6 +62,12 @@ def _source(value: str) -> str:
 def _inner_glob(value: str) -> str:
     if value.startswith("/") or ".." in value.split("/") or not value.isprintable():
         raise ValueError(f"got `{value}`, expected a path or pattern inside the wheel")
+    return value
+
+
+def _engine(value: str) -> str:
+    if value not in ENGINES:
+        raise ValueError(f"got `{value}`, expected {' or '.join(f'`{name}`' for name in sorted(ENGINES))}")
     return value
 
 
@@ -155,8 +162,10 @@ class Inference(Section):
     """What answers prompts."""
 
     engine: Annotated[
-        Literal["llama-server"],
-        about("The program that runs the model; its arguments are fixed.", "llama-server", CONFIG),
+        str,
+        AfterValidator(_engine),
+        about("The program that runs the model; its arguments are fixed.", next(iter(ENGINES)), CONFIG),
+        WithJsonSchema({"type": "string", "enum": sorted(ENGINES)}),
     ]
     model: Annotated[Model, about("The model that is served.", moves=CONFIG)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from privml.engines.registry import engine_named
 from privml.recipe.loader import Recipe
 
 # apt is Essential to itself alone; a guest has no use for a package manager.
@@ -19,7 +20,6 @@ SYSTEM = (
 )
 INITRD = ("busybox-static",)
 AGENT = ("python3-minimal", "libpython3-stdlib", "python3-cryptography", "python3-h11")
-ENGINES = {"llama-server": ("llama.cpp-tools",)}
 
 # Packages that give a way in, or change what runs; a production recipe's closure may not hold them.
 FORBIDDEN_IN_PRODUCTION = (
@@ -40,7 +40,7 @@ FORBIDDEN_IN_PRODUCTION = (
 def guest_packages(recipe: Recipe) -> tuple[str, ...]:
     """What to ask apt for; the kernel's metapackage is narrowed to its parts when the lock is made."""
     inference = recipe.content.inference
-    engine = () if inference is None else ENGINES[inference.engine]
+    engine = () if inference is None else engine_named(inference.engine).packages
     return (*ESSENTIAL, *SYSTEM, *INITRD, *AGENT, *engine, recipe.content.kernel.package)
 
 
