@@ -20,19 +20,17 @@ from pathlib import Path
 
 import openai
 from tests.real import tamper
+from tests.real.conftest import privml, succeeded
 from tests.real.levers import append, pulled, swapped
 from tests.real.relay import CountingRelay
 
 from privml.base.errors import HostError
 from privml.base.steps import say, step
-from privml.image.build import build
 from privml.image.target import recipes_directory, resolve
 from privml.image.workplace import Workplace
-from privml.output.prediction import write_prediction
 from privml.vm.ask import await_ready
 from privml.vm.launch import launch_of
 from privml.vm.machine import Machine, started
-from privml.vm.predicted import predict_image
 
 NAME = "demo-cpu-dev"
 PROMPT = "The capital of France is"
@@ -62,17 +60,14 @@ def main() -> int:
     target = resolve(NAME, ROOT / "out" / NAME)
     assert target.recipe is not None
     tools = place.tools(target.recipe)
-    recipe, lock = place.recipe_and_lock(target.recipe)
     with step(f"Building {NAME}"):
-        built = build(recipe, lock, place.store, tools, target.directory)
-    recipes = recipes_directory(target)
-    predicate = predict_image(tools, place.store.root, target.directory, built.manifest, recipes)
-    write_prediction(target.directory, built.manifest, predicate)
+        succeeded(privml("image", NAME))
+    manifest = target.manifest()
     tampered = ROOT / "out" / f"{NAME}-tampered"
     with step("Building the operator's images"):
-        logger = tamper.root_with_logger(tools, target.directory, built.manifest, tampered / "logger")
-        model = tamper.other_model(tools, target.directory, built.manifest, tampered / "model")
-    honest = launch_of(target.directory, built.manifest, recipes)
+        logger = tamper.root_with_logger(tools, target.directory, manifest, tampered / "logger")
+        model = tamper.other_model(tools, target.directory, manifest, tampered / "model")
+    honest = launch_of(target.directory, manifest, recipes_directory(target))
 
     title("The image as published")
     with started(tools, honest) as machine:
@@ -80,7 +75,7 @@ def main() -> int:
         accepted(machine, target.directory)
     refusals = []
     title("(a) The operator adds one word to the kernel command line")
-    with started(tools, pulled(honest, append(f"{built.manifest.cmdline} audit=0"))) as machine:
+    with started(tools, pulled(honest, append(f"{manifest.cmdline} audit=0"))) as machine:
         ready(machine)
         refusals.append(refused("one more word", machine, target.directory, "rtmr2", "recipes/", "audit=0"))
     title("(b) The operator builds a prompt logger into the root, with its own root hash")

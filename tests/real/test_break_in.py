@@ -37,11 +37,13 @@ pytestmark = pytest.mark.real
 TABLE = ROOT / "docs/results/break-in.md"
 OFF, READY = r"off: ", r"ready$"
 PARKED = r"parked: devices: .*not declared.*\(503\)"
+# A subnet of its own: with two cards on one, the guest's answers take either.
+NETWORK = ("-netdev", "user,id=net1,net=10.0.3.0/24,restrict=on")
 NULL_DISK = ("-blockdev", "driver=null-co,node-name=extra,size=1048576,read-only=on")
 
 # Each kind by the name that the guest must give it; a machine holds a whole group, and every name must be said.
 DEVICES: dict[str, dict[str, tuple[str, ...]]] = {
-    "e1000": {"pci-8086:100e": ("-netdev", "user,id=net1,net=10.0.3.0/24,restrict=on", "-device", "e1000,netdev=net1,romfile=")},
+    "e1000": {"pci-8086:100e": (*NETWORK, "-device", "e1000,netdev=net1,romfile=")},
     "virtio": {
         "virtio-rng": ("-device", "virtio-rng-pci"),
         "virtio-balloon": ("-device", "virtio-balloon-pci"),
@@ -52,7 +54,7 @@ DEVICES: dict[str, dict[str, tuple[str, ...]]] = {
         "virtio-scsi": ("-device", "virtio-scsi-pci"),
         "virtio-gpu": ("-device", "virtio-gpu-pci"),
         "virtio-input": ("-device", "virtio-keyboard-pci"),
-        "virtio-net": ("-netdev", "user,id=net1,net=10.0.3.0/24,restrict=on", "-device", "virtio-net-pci,netdev=net1,romfile="),
+        "virtio-net": (*NETWORK, "-device", "virtio-net-pci,netdev=net1,romfile="),
         "virtio-blk": (*NULL_DISK, "-device", "virtio-blk-pci,drive=extra"),
     },
     "emulated": {
