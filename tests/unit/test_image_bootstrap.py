@@ -16,6 +16,7 @@ from privml.lock.apt import AptTools, host_tools
 from privml.lock.make import Solver
 from privml.lock.models import ToolsLock
 from privml.lock.moves import moves
+from privml.recipe.distributions import Distribution
 from privml.store.fetch import GoneError
 from privml.store.mirrors import Mirrors
 from privml.store.objects import Store
@@ -35,10 +36,10 @@ def lock(mirrors: Mirrors) -> ToolsLock:
 
 
 def solver(mirrors: Mirrors) -> Solver:
-    return Solver(tools=lambda: pytest.fail("only the host's apt may be asked"), mirrors=lambda: mirrors, now=LATE)
+    return Solver(tools=lambda _: pytest.fail("only the host's apt may be asked"), mirrors=lambda: mirrors, now=LATE)
 
 
-def no_host() -> AptTools:
+def no_host(_: Distribution) -> AptTools:
     pytest.fail("the host's apt was asked although nothing is gone")
 
 
@@ -60,7 +61,7 @@ def test_2_what_is_gone_is_replaced_by_the_host_s_apt_loudly(
     store.add_bytes(Deb("app", "1", "lib (= 1), common").data)
     store.add_bytes(Deb("lib", "1").data)
     fake_archive.write(folder, "second")
-    after = mended(store, lock, solver(mirrors), host=lambda: TOOLS)
+    after = mended(store, lock, solver(mirrors), host=lambda _: TOOLS)
     assert [str(package) for package in after.packages] == ["app 1", "common 2", "lib 1"]
     told = capsys.readouterr().err
     assert "tools: 1 of 3 locked packages are gone" in told
@@ -77,14 +78,14 @@ def test_3_without_gpgv_or_keyring_nothing_is_made(
     with pytest.raises(
         HostError, match="no verified tools tree, and the host lacks debian-archive-keyring"
     ) as caught:
-        mended(store, lock, solver(mirrors), host=lambda: host_tools(tmp_path))
+        mended(store, lock, solver(mirrors), host=lambda each: host_tools(each, tmp_path))
     assert caught.value.exit_code == 5
     keyring = tmp_path / "usr/share/keyrings/debian-archive-keyring.gpg"
     keyring.parent.mkdir(parents=True)
     keyring.touch()
     monkeypatch.setattr("privml.lock.apt.shutil.which", lambda name, **_: None if name == "gpgv" else "/usr/bin/x")
     with pytest.raises(HostError, match="the host lacks gpgv"):
-        mended(store, lock, solver(mirrors), host=lambda: host_tools(tmp_path))
+        mended(store, lock, solver(mirrors), host=lambda each: host_tools(each, tmp_path))
     assert not (store.root / "trees").exists()
 
 

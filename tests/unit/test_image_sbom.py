@@ -13,6 +13,7 @@ from image_fake import Fake, sha256
 
 from privml.image import provenance, sbom
 from privml.image.build import Built, build
+from privml.recipe.distributions import base
 
 PURL = re.compile(r"^pkg:(deb/debian|pypi)/[a-z0-9.+_%-]+@[A-Za-z0-9.:~_%-]+(\?arch=(amd64|all)&distro=[a-z]+)?$")
 DEP5 = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -88,7 +89,10 @@ def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built
 
 def test_versions_are_encoded_as_package_urls_want_it(built: tuple[Fake, Built]) -> None:
     package = built[0].lock.packages[0].model_copy(update={"name": "libstdc++6", "version": "2:1.0+dfsg~1-1"})
-    assert sbom.deb_purl(package, "forky") == "pkg:deb/debian/libstdc%2B%2B6@2:1.0%2Bdfsg~1-1?arch=amd64&distro=forky"
+    assert (
+        sbom.deb_purl(package, base("debian", "forky"))
+        == "pkg:deb/debian/libstdc%2B%2B6@2:1.0%2Bdfsg~1-1?arch=amd64&distro=forky"
+    )
 
 
 def test_the_provenance_is_an_unsigned_slsa_statement(built: tuple[Fake, Built]) -> None:

@@ -15,21 +15,20 @@ from privml.base.run import Completed
 from privml.lock import aptstate
 from privml.lock.apt import (
     AptTools,
-    Suite,
     Wanted,
     host_tools,
     judge,
     printed_uris,
     resolve,
-    suites_of,
 )
 from privml.lock.aptstate import apt_configuration
 from privml.lock.debian import parse_inrelease
 from privml.lock.models import Archive
+from privml.recipe.distributions import DEBIAN, base
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 LATER = datetime(2026, 11, 21, tzinfo=UTC)
-FORKY = Suite("debian", "forky")
+FORKY = base("debian", "forky")
 MIRRORS = {"debian": ("http://bad.example.invalid/debian", "http://good.example.invalid/debian")}
 
 
@@ -105,7 +104,7 @@ class Apt:
 
 
 def wanted(*install: str, alone: tuple[str, ...] = (), pins: Mapping[str, str] | None = None) -> Wanted:
-    return Wanted((FORKY,), install, alone, pins or {})
+    return Wanted(FORKY, install, alone, pins or {})
 
 
 def test_packages_come_with_digest_and_origin() -> None:
@@ -165,7 +164,9 @@ def test_an_expired_archive_is_refused_unless_accepted_and_then_recorded() -> No
 
 
 def judged(data: bytes, before: tuple[Archive, ...] = (), *, allow_expired: bool = True) -> Archive:
-    return judge(FORKY, parse_inrelease(data), hashlib.sha256(data).hexdigest(), before, allow_expired, LATER)
+    (suite,) = FORKY.release.suites
+    digest = hashlib.sha256(data).hexdigest()
+    return judge(suite, parse_inrelease(data), digest, before, allow_expired, LATER, DEBIAN.origin)
 
 
 def test_a_roll_back_is_refused_even_when_expired_is_accepted() -> None:
@@ -198,17 +199,8 @@ def test_a_host_without_a_keyring_is_no_starting_point(tmp_path: Path) -> None:
     with pytest.raises(
         HostError, match=r"no verified tools tree, and the host lacks .*debian-archive-keyring"
     ) as caught:
-        host_tools(tmp_path)
+        host_tools(DEBIAN, tmp_path)
     assert caught.value.exit_code == 5
-
-
-def test_suites() -> None:
-    assert [(suite.label, suite.name) for suite in suites_of("trixie")] == [
-        ("debian", "trixie"),
-        ("debian", "trixie-updates"),
-        ("debian-security", "trixie-security"),
-    ]
-    assert suites_of("forky") == (FORKY,)
 
 
 def test_printed_uris() -> None:

@@ -13,12 +13,13 @@ from pool_server import serving
 
 from privml.base.errors import InputsError
 from privml.base.run import run
-from privml.lock.apt import AptTools, Resolution, Suite, Wanted, resolve
+from privml.lock.apt import AptTools, Resolution, Wanted, resolve
 from privml.lock.changes import changes
 from privml.lock.make import Solver, bring, solve
 from privml.lock.models import Archive, Lock, Tree, TreeFile
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
+from privml.recipe.distributions import base
 from privml.recipe.loader import load, shipped
 from privml.store.fetch import GoneError
 from privml.store.mirrors import Mirrors
@@ -29,7 +30,7 @@ needs_apt = pytest.mark.skipif(
     not (shutil.which("apt-get") and shutil.which("gpgv")), reason="this host has no apt-get with gpgv"
 )
 TOOLS = AptTools(lambda argv, _: run(argv, timeout=60), str(KEYRING), "the host's apt with the test's key")
-FORKY = Suite("debian", "forky")
+FORKY = base("debian", "forky")
 EARLY = datetime(2026, 11, 1, tzinfo=UTC)
 LATE = datetime(2026, 11, 15, tzinfo=UTC)
 TREE = Tree.of([TreeFile(path="a", kind="file", sha256="1" * 64, size=1)])
@@ -37,7 +38,7 @@ pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 def solved(mirrors: Mirrors, *, before: tuple[Archive, ...] = (), now: datetime = EARLY, **more: bool) -> Resolution:
-    return resolve(TOOLS, mirrors, Wanted((FORKY,), ("app",), ("firm",)), before=before, now=now, **more)
+    return resolve(TOOLS, mirrors, Wanted(FORKY, ("app",), ("firm",)), before=before, now=now, **more)
 
 
 def test_what_was_signed_is_what_this_code_makes() -> None:
@@ -188,7 +189,7 @@ def lock_of(found: Resolution) -> Lock:
 
 
 def refreshed(lock: Lock, store: Store, mirrors: Mirrors, *pools: Path) -> Lock:
-    solver = Solver(tools=lambda: TOOLS, mirrors=lambda: mirrors, now=LATE)
+    solver = Solver(tools=lambda _: TOOLS, mirrors=lambda: mirrors, now=LATE)
     places = [Pool.parse(str(pool)) for pool in pools]
     return refresh(
         load(shipped() / "demo-cpu.yaml"),
@@ -251,7 +252,7 @@ def test_what_the_archive_lists_and_no_mirror_has_is_not_nothing(
             load(shipped() / "demo-cpu.yaml"),
             lock,
             store,
-            Solver(tools=lambda: TOOLS, mirrors=lambda: mirrors, now=EARLY),
+            Solver(tools=lambda _: TOOLS, mirrors=lambda: mirrors, now=EARLY),
             lambda packages: bring(store, packages, mirrors=lambda: mirrors),
         )
     assert "another mirror" in (caught.value.hint or "")
@@ -278,8 +279,8 @@ def test_an_upgrade_of_one_package_keeps_what_the_archive_no_longer_lists(
     fake_archive.write(folder, "second")
     held = (*lock.packages, *lock.firmware)
     pins = {package.name: package.version for package in held if package.name != "lib"}
-    solver = Solver(tools=lambda: TOOLS, mirrors=lambda: mirrors, now=LATE)
-    found = solve(Wanted((FORKY,), ("app",), ("firm",), pins), held, lock.archives, store, solver)
+    solver = Solver(tools=lambda _: TOOLS, mirrors=lambda: mirrors, now=LATE)
+    found = solve(Wanted(FORKY, ("app",), ("firm",), pins), held, lock.archives, store, solver)
     assert [str(package) for package in (*found.packages, *found.alone)] == ["app 2", "common 1", "lib 2", "firm 1"]
     assert "what moves forces others to move: app\n" in capsys.readouterr().err
 

@@ -27,6 +27,7 @@ from privml.lock.models import (
     write_lock,
 )
 from privml.lock.trees import images_folder
+from privml.recipe.distributions import TOOLS
 from privml.recipe.loader import Recipe, load, shipped
 from privml.store.objects import Store
 
@@ -88,7 +89,7 @@ def archives(monkeypatch: pytest.MonkeyPatch) -> Archives:
 
 def solver(upgrade: tuple[str, ...] | None = None) -> Solver:
     return Solver(
-        tools=lambda: AptTools(lambda *_: pytest.fail("apt was run"), "", ""), mirrors=dict, upgrade=upgrade
+        tools=lambda _: AptTools(lambda *_: pytest.fail("apt was run"), "", ""), mirrors=dict, upgrade=upgrade
     )
 
 
@@ -272,7 +273,7 @@ def test_bring_is_offline_when_nothing_is_missing(store: Store) -> None:
 
 def test_the_committed_locks_are_whole() -> None:
     tools = read_tools_lock(shipped() / "tools.lock.json")
-    assert tools.packages_requested == make.TOOLS_REQUESTED
+    assert tools.packages_requested == TOOLS.distribution.packages.tools
     assert {"mkosi", "qemu-system-x86", "swtpm"} <= {found.name for found in tools.packages}
     for name in ("demo-cpu", "demo-cpu-dev", "tdx-min"):
         lock = read_lock(shipped() / f"{name}.lock.json")

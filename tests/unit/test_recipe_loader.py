@@ -91,6 +91,11 @@ def test_origins_name_file_line_and_field() -> None:
         ("package: ovmf-inteltdx", "package: ovmf-generic", "recipes/x.yaml:5: firmware.package: got `ovmf-generic`"),
         ("package: linux-image-cloud-amd64", "package: -o evil", "kernel.package: got `-o evil`"),
         (
+            "package: linux-image-cloud-amd64",
+            "package: bash",
+            "recipes/x.yaml:4: kernel.package: got `bash`, expected a package linux-image-...",
+        ),
+        (
             "base: {distribution: debian, release: forky}",
             "base: debian",
             "recipes/x.yaml:3: base: got `debian`, expected fields",

@@ -15,6 +15,7 @@ from privml.lock.make import Solver, current_inputs, make_lock
 from privml.lock.models import read_lock, write_lock
 from privml.lock.trees import images_folder
 from privml.recipe import schema, starter
+from privml.recipe.distributions import Distribution
 from privml.recipe.lint import platforms_of
 from privml.recipe.loader import Recipe, find, load, shipped
 from privml.store.objects import Store
@@ -84,7 +85,7 @@ def _lock(recipe: Recipe, origin: Recipe) -> None:
     click.echo(f"wrote {recipe.lock_path}")
 
 
-def _offline() -> AptTools:
+def _offline(_: Distribution) -> AptTools:
     raise InputsError("the lock that it comes from names other packages than are needed now")
 
 

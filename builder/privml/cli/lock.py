@@ -30,6 +30,7 @@ from privml.lock.models import (
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
 from privml.lock.trees import images_folder
+from privml.recipe.distributions import DISTRIBUTIONS, Distribution
 from privml.recipe.loader import Recipe, find, is_installed, load
 from privml.store.fetch import GoneError
 from privml.store.objects import Store
@@ -132,7 +133,7 @@ def _check_named(names: Sequence[str], paths: Sequence[Path], tools_path: Path |
     known = {package.name for each in locks for package in each.packages}
     known |= {package.name for each in locks if isinstance(each, Lock) for package in each.firmware}
     for name in names:
-        if name not in known and not name.startswith("linux-image-"):
+        if name not in known and not any(each.kernel.is_image(name) for each in DISTRIBUTIONS.values()):
             near = difflib.get_close_matches(name, known, n=3)
             guess = f"did you mean {' or '.join(f'`{other}`' for other in near)}?" if near else None
             raise UsageError(f"--upgrade-package {name}: no such package is locked", hint=guess)
@@ -174,7 +175,9 @@ def _refresh(path: Path, target: Path, solver: Solver, apt: str, store: Store, p
     else:
         own.unlink(missing_ok=True)
     if apt == "tree":
-        solver = replace(solver, tools=lambda: tree_apt(tools_tree(store, tools_after, pools)))
+        solver = replace(
+            solver, tools=lambda distribution: tree_apt(tools_tree(store, tools_after, pools), distribution)
+        )
 
     def fetch_packages(packages: Sequence[Package]) -> int:
         return bring(store, packages, pools=pools, mirrors=solver.mirrors)
@@ -220,10 +223,10 @@ def _write(
     click.echo(f"{'wrote' if write_lock(path, after) else 'unchanged'} {path}")
 
 
-def _apt(choice: str, tools_path: Path, store: Store, pools: Sequence[Pool]) -> Callable[[], AptTools]:
-    def tree() -> AptTools:
+def _apt(choice: str, tools_path: Path, store: Store, pools: Sequence[Pool]) -> Callable[[Distribution], AptTools]:
+    def tree(distribution: Distribution) -> AptTools:
         try:
-            return tree_apt(tools_tree(store, read_tools_lock(tools_path), pools))
+            return tree_apt(tools_tree(store, read_tools_lock(tools_path), pools), distribution)
         except GoneError as gone:
             gone.hint = "renew what is gone of the tools with `privml-build lock --tools`, or solve with --apt host"
             raise

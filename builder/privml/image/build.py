@@ -91,7 +91,7 @@ def _whole(recipe: Recipe, lock: Lock, before: Earlier | None, *, refreshed: boo
     model = _model_of(before)
     if (model is None) != (recipe.content.inference is None):
         return None
-    now = inputs.record(recipe, lock, measured_config(recipe, model), refreshed=refreshed)
+    now = inputs.record(recipe, lock, measured_config(recipe, lock, model), refreshed=refreshed)
     because = steps.decide(now, before, forced=False, base_kept=False)
     if any(because.values()):
         return None
@@ -135,11 +135,9 @@ def build(
         with directory_atomic(output) as fresh:
             made, record, because = _make(job, fresh)
             declared = {**record.licences, **licences.of_inputs(lock, store)}
-            inside = sbom.sbom(made, lock, recipe.content.base.release, declared)
+            inside = sbom.sbom(made, lock, declared)
             write_atomic(fresh / sbom.FILE, inside)
-            write_atomic(
-                fresh / provenance.FILE, provenance.provenance(made, lock, recipe.content.base.release, inside)
-            )
+            write_atomic(fresh / provenance.FILE, provenance.provenance(made, lock, inside))
             write_atomic(fresh / inputs.FILE, record.encode())
             write_atomic(fresh / manifest.FILE, made.encode())
     return Built(output, made, because)
@@ -156,7 +154,7 @@ def _make(job: _Job, out: Path) -> tuple[manifest.Manifest, inputs.Record, steps
     work = out / ".work"
     work.mkdir()
     model = _model(job, work, out)
-    config = measured_config(recipe, model)
+    config = measured_config(recipe, lock, model)
     now, reasons = job.decide(config)
     base = inputs.key(now, inputs.BASE)
     if reasons[inputs.ROOT] and not reasons[inputs.BASE] and not job.store.derived.take(base, work / render.BASE):
@@ -229,7 +227,10 @@ def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> manifest.Artefact
         job.before.take(inputs.FIRMWARE, out)
     else:
         bodies = {package.name: job.store.read(package.sha256) for package in job.lock.firmware}
-        firmware.derive(job.tools, out, job.recipe.content.firmware.package, bodies)
+        package = job.recipe.content.firmware.package
+        chosen = job.lock.base.distribution.firmware_named(package, "tdx")
+        assert chosen is not None, "the recipe was checked when it was read"
+        firmware.derive(job.tools, out, chosen, bodies)
     return _seal(out / inputs.FIRMWARE)
 
 
@@ -259,7 +260,7 @@ def origins(recipe: Recipe) -> dict[str, str]:
     return found
 
 
-def measured_config(recipe: Recipe, model: ModelVolume | None) -> configuration.Config:
+def measured_config(recipe: Recipe, lock: Lock, model: ModelVolume | None) -> configuration.Config:
     """The measured configuration of ``recipe`` with the model volume just made; None when it has no inference."""
     content = recipe.content
     return configuration.Config(
@@ -270,7 +271,7 @@ def measured_config(recipe: Recipe, model: ModelVolume | None) -> configuration.
         max_concurrency=content.agent.max_concurrency,
         inference=_inference(content.inference, model),
         devices=tuple(device.kind for device in content.devices for _ in range(device.count)),
-        rtmr3="staged",
+        rtmr3=lock.rtmr3,
     )
 
 
@@ -348,7 +349,7 @@ def render_only(
         if inference is not None:
             with step("Making model.raw, for its root hash"):
                 model = _model_volume(recipe, inference.model, lock, store, tools, work, work)
-        config = configuration.encode(measured_config(recipe, model))
+        config = configuration.encode(measured_config(recipe, lock, model))
         root_volume.write_source(
             root_volume.plan_of(recipe, lock, tools, config), lock, store, tools, work / "tree", None
         )

@@ -83,6 +83,7 @@ def record(recipe: Recipe, lock: Lock, config: configuration.Config, *, refreshe
     templates = _tree("template", lock.guest, "mkosi/")
     base = {
         **common,
+        "recipe base.distribution": content.base.distribution,
         "recipe base.release": content.base.release,
         **_packages("package", lock.packages),
         # What becomes of the tree after the packages is in finalize.

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from privml.base import strictjson
 from privml.image import paths
 from privml.image.volume import definitions, erofs_options
+from privml.recipe.distributions import Base
 
 ROOT_LABEL = "privml-root"
 MODEL_LABEL = "privml-model"
@@ -32,7 +33,6 @@ PROGRAMS = (
     "modprobe",
     "mount",
     "python3",
-    "python3.14",
     "systemctl",
     "udevadm",
     "umount",
@@ -58,7 +58,7 @@ class Plan:
     """
 
     name: str
-    release: str
+    base: Base
     packages: tuple[str, ...]
     epoch: int
     tools: str
@@ -84,21 +84,27 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - mkosi.conf, not HTML
     conf = environment.from_string(templates["mkosi.conf.j2"].decode()).render(
-        release=plan.release,
+        distribution=plan.base.distribution.name,
+        release=plan.base.release.codename,
         seed=plan.seed,
         tools=plan.tools,
         packages=sorted(plan.packages),
         base=BASE if plan.based else None,
         source_date_epoch=plan.epoch,
     )
+    python = plan.base.release.python
     facts = {
         "modules": sorted((*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()))),
         "initrd_modules": list(INITRD_MODULES),
         "generators": list(GENERATORS),
-        "programs": sorted((*PROGRAMS, *(ENGINE_PROGRAMS[plan.engine] if plan.engine else ()))),
+        "programs": sorted((*PROGRAMS, python, *(ENGINE_PROGRAMS[plan.engine] if plan.engine else ()))),
         "units": list(paths.UNITS),
         "systemd": list(paths.SYSTEMD),
-        "paths": [*paths.ALLOWED, *(paths.OF_ENGINE[plan.engine] if plan.engine else ())],
+        "paths": [
+            *paths.ALLOWED,
+            paths.OF_PYTHON.format(python=python),
+            *(paths.OF_ENGINE[plan.engine] if plan.engine else ()),
+        ],
         "forbidden": list(paths.FORBIDDEN),
         "overlay": sorted(plan.overlay),
         "epoch": plan.epoch,

@@ -37,7 +37,7 @@ def plan_of(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> rend
     inference = recipe.content.inference
     return render.Plan(
         name=recipe.name,
-        release=recipe.content.base.release,
+        base=recipe.content.base.record,
         packages=tuple(package.name for package in lock.packages),
         epoch=lock.source_date_epoch,
         tools=str(tools.root),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -34,15 +34,6 @@ class Kept:
                 if entry.name in ("control", "./control") and (file := archive.extractfile(entry)) is not None:
                     return cls(package, file.read().decode("utf-8").strip())
         raise InputsError(f"{what}: its control archive has no file `control`")
-
-
-def kernel_of(packages: Iterable[Package]) -> tuple[str, ...]:
-    """The names to ask for so that the kernel among ``packages`` stays; none when there is none."""
-    names = [package.name for package in packages if package.name.startswith("linux-")]
-    split = any(name.startswith("linux-binary-") for name in names)
-    return tuple(
-        name for name in names if name.startswith(("linux-binary-", "linux-modules-") if split else "linux-image-")
-    )
 
 
 def blamed(message: str, pins: Mapping[str, str]) -> list[str]:

@@ -10,13 +10,14 @@ from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.base.files import sha256_file
-from privml.lock.apt import AptTools, Resolution, Suite, Wanted, resolve, suites_of
-from privml.lock.aptstate import Kept, kernel_of
+from privml.lock.apt import AptTools, Resolution, Wanted, resolve
+from privml.lock.aptstate import Kept
 from privml.lock.changes import tree_changes
 from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
 from privml.lock.trees import agent_tree, guest_tree
+from privml.recipe.distributions import TOOLS, Distribution, Kernel, Suite
 from privml.recipe.loader import Recipe
-from privml.recipe.packages import FORBIDDEN_IN_PRODUCTION, firmware_packages, guest_packages
+from privml.recipe.packages import firmware_packages, guest_packages
 from privml.store.fetch import Item, fetch
 from privml.store.mirrors import Mirrors, host_mirrors, urls_of
 from privml.store.objects import Store
@@ -26,46 +27,12 @@ from privml.store.pypi import download_wheel, ensure_wheel
 log = logging.getLogger("privml")
 _SHOWN = 6
 
-TOOLS_RELEASE = "forky"
-TOOLS_REQUESTED = (
-    "?essential",
-    "mkosi",
-    "systemd",
-    "systemd-repart",
-    "systemd-ukify",
-    "systemd-boot-efi",
-    "erofs-utils",
-    "cryptsetup-bin",
-    "apt",
-    "apt-utils",
-    "dpkg",
-    "qemu-system-x86",
-    "swtpm",
-    "swtpm-tools",
-    "ovmf",
-    "ovmf-inteltdx",
-    "python3-virt-firmware",
-    "libfaketime",
-    "debian-archive-keyring",
-    "cpio",
-    "zstd",
-    "xz-utils",
-    "kmod",
-    "util-linux",
-    "dosfstools",
-    "mtools",
-    "e2fsprogs",
-    "ca-certificates",
-    "gpgv",
-    "fdisk",
-)
-
 
 @dataclass(frozen=True)
 class Solver:
-    """What is needed when packages must be chosen anew. ``tools`` is only called then: it may have to make a tree."""
+    """What is needed to choose packages again. ``tools`` is only called then: it may have to make a tree."""
 
-    tools: Callable[[], AptTools]
+    tools: Callable[[Distribution], AptTools]
     mirrors: Callable[[], Mirrors] = host_mirrors
     allow_expired: bool = False
     # None keeps all pins, an empty tuple moves all, names move those.
@@ -98,14 +65,21 @@ def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Pa
 def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: Store, solver: Solver) -> Lock:
     """The lock of ``recipe`` as it is now; packages stay as in ``previous`` unless they must or shall move."""
     requested, firmware = guest_packages(recipe), firmware_packages(recipe)
-    suites = suites_of(recipe.content.base.release)
+    system = recipe.content.base.record
+    suites = system.release.suites
     if previous is not None and solver.upgrade is None and _same_request(previous, requested, firmware, suites):
         archives, packages, alone = previous.archives, previous.packages, previous.firmware
     else:
         known = (*previous.packages, *previous.firmware) if previous is not None else ()
         pins = _pins(known, solver)
         found = solve(
-            Wanted(suites, requested, firmware, pins, kernel=_kernel(previous, requested, pins, store, solver)),
+            Wanted(
+                system,
+                requested,
+                firmware,
+                pins,
+                kernel=_kernel(system.distribution.kernel, previous, requested, pins, store, solver),
+            ),
             known,
             previous.archives if previous else (),
             store,
@@ -130,21 +104,21 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
 
 def make_tools_lock(previous: ToolsLock | None, store: Store, solver: Solver) -> ToolsLock:
     """The tools lock; it stays as it is unless the list of tools changed or an upgrade is wanted."""
-    suites = suites_of(TOOLS_RELEASE)
+    requested = TOOLS.distribution.packages.tools
     if (
         previous is not None
         and solver.upgrade is None
-        and previous.packages_requested == TOOLS_REQUESTED
-        and _suite_names(previous.archives) == [(suite.label, suite.name) for suite in suites]
+        and previous.packages_requested == requested
+        and _of_suites(previous.archives, TOOLS.release.suites)
     ):
         return previous
     known = previous.packages if previous else ()
-    wanted = Wanted(suites, TOOLS_REQUESTED, (), _pins(known, solver))
+    wanted = Wanted(TOOLS, requested, (), _pins(known, solver))
     found = solve(wanted, known, previous.archives if previous else (), store, solver)
     return ToolsLock(
         source_date_epoch=_epoch(found.archives),
         archives=found.archives,
-        packages_requested=TOOLS_REQUESTED,
+        packages_requested=requested,
         packages=found.packages,
     )
 
@@ -211,7 +185,7 @@ def solve(
     """Resolve, keeping what is pinned: also the .debs of ``held`` in the store that no archive lists any more."""
     kept = [package for package in held if package.name in wanted.pins and store.has(package.sha256)]
     found = resolve(
-        solver.tools(),
+        solver.tools(wanted.base.distribution),
         solver.mirrors(),
         replace(wanted, kept=tuple(Kept.of(store, package) for package in kept)),
         before=before,
@@ -227,12 +201,14 @@ def _same_request(previous: Lock, requested: Sequence[str], firmware: Sequence[s
     return (
         previous.packages_requested == requested
         and previous.firmware_requested == firmware
-        and _suite_names(previous.archives) == [(suite.label, suite.name) for suite in suites]
+        and _of_suites(previous.archives, suites)
     )
 
 
-def _suite_names(archives: Sequence[Archive]) -> list[tuple[str, str]]:
-    return [(archive.label, archive.suite) for archive in archives]
+def _of_suites(archives: Sequence[Archive], suites: Sequence[Suite]) -> bool:
+    return [(archive.label, archive.suite) for archive in archives] == [
+        (suite.archive, suite.name) for suite in suites
+    ]
 
 
 def _pins(packages: Iterable[Package], solver: Solver) -> dict[str, str]:
@@ -243,20 +219,22 @@ def _pins(packages: Iterable[Package], solver: Solver) -> dict[str, str]:
 
 
 def _kernel(
-    previous: Lock | None, requested: Sequence[str], pins: Mapping[str, str], store: Store, solver: Solver
+    kernel: Kernel,
+    previous: Lock | None,
+    requested: Sequence[str],
+    pins: Mapping[str, str],
+    store: Store,
+    solver: Solver,
 ) -> tuple[str, ...]:
     """The locked kernel's packages when the same kernel is asked for, it shall stay, and all of it is here."""
-    if previous is None or not _images(requested) or _images(requested) != _images(previous.packages_requested):
+    images = list(filter(kernel.is_image, requested))
+    if previous is None or not images or images != list(filter(kernel.is_image, previous.packages_requested)):
         return ()
-    if set(_images(requested)) & set(solver.upgrade or ()):
+    if set(images) & set(solver.upgrade or ()):
         return ()
-    held = [package for package in previous.packages if package.name.startswith("linux-")]
+    held = [package for package in previous.packages if kernel.is_kernel(package.name)]
     here = all(package.name in pins and store.has(package.sha256) for package in held)
-    return kernel_of(held) if here else ()
-
-
-def _images(requested: Sequence[str]) -> list[str]:
-    return [name for name in requested if name.startswith("linux-image-")]
+    return kernel.chosen(package.name for package in held) if here else ()
 
 
 def _epoch(archives: Sequence[Archive]) -> int:
@@ -267,7 +245,8 @@ def check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
     """``InputsError`` when a production guest would hold what it may not."""
     if recipe.content.variant != "production":
         return
-    found = sorted({package.name for package in packages} & set(FORBIDDEN_IN_PRODUCTION))
+    forbidden = recipe.content.base.record.distribution.packages.forbidden
+    found = sorted({package.name for package in packages} & set(forbidden))
     if found:
         raise InputsError(
             f"{recipe.name}: a production guest may not hold {', '.join(found)}",

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstra
 from privml.base import strictjson
 from privml.base.errors import InputsError, PrivmlError
 from privml.base.files import write_atomic
+from privml.recipe.distributions import Base, Rtmr3, base
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=400)]
@@ -132,6 +133,16 @@ class Lock(Record):
     agent: Tree
     guest: Tree
     tools_sha256: Sha256
+
+    @property
+    def base(self) -> Base:
+        """What the packages were chosen from."""
+        return base("debian", "forky")
+
+    @property
+    def rtmr3(self) -> Rtmr3:
+        """Whether a guest with the locked kernel extends RTMR3."""
+        return self.base.distribution.kernel.rtmr3((package.name, package.version) for package in self.packages)
 
     def package(self, name: str) -> Package:
         """The locked package called ``name``; ``InputsError`` when there is none."""

@@ -10,7 +10,7 @@ REGISTERS = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
 # The UKI is measured whole into RTMR1 and by section into RTMR2, where the command line names the root's hash.
 FIRMWARE = ("MRTD", "RTMR0")
 UKI = ("RTMR1", "RTMR2")
-# The model's verity parameters stand in the measured configuration: in the root, and in the agent's events.
+# The measured configuration, with the model's verity parameters, is in the root and in the agent's events.
 MODEL = ("RTMR1", "RTMR2", "RTMR3")
 _Note = Callable[[Iterable[str], str], None]
 
@@ -51,10 +51,15 @@ def moves(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
 def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
     if _bytes(old.firmware) != _bytes(new.firmware):
         note(FIRMWARE, "firmware")
-    kernel = [_bytes(package for package in lock.packages if is_kernel(package)) for lock in (old, new)]
+    kernel, guest = [], []
+    for lock in (old, new):
+        is_kernel = lock.base.distribution.kernel.is_kernel
+        kernel.append(_bytes(package for package in lock.packages if is_kernel(package.name)))
+        guest.append(_bytes(package for package in lock.packages if not is_kernel(package.name)))
     if kernel[0] != kernel[1]:
         note(UKI, "kernel")
-    guest = [_bytes(package for package in lock.packages if not is_kernel(package)) for lock in (old, new)]
+    if old.rtmr3 != new.rtmr3:
+        note(MODEL, f"RTMR3 is {new.rtmr3} with this kernel")
     if changed := len({name for name, _ in guest[0] ^ guest[1]}):
         note(UKI, f"{changed} guest package{'s' if changed > 1 else ''}")
     for name, was, now in (("agent", old.agent, new.agent), ("guest files", old.guest, new.guest)):
@@ -64,11 +69,6 @@ def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
         note(MODEL, "model")
     if old.source_date_epoch != new.source_date_epoch:
         note(MODEL, "times in root and model")
-
-
-def is_kernel(package: Package | Wheel) -> bool:
-    """Whether a package is the kernel's."""
-    return package.name.startswith("linux-")
 
 
 def _bytes(packages: Iterable[Package | Wheel]) -> set[tuple[str, str]]:

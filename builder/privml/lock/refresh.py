@@ -11,11 +11,11 @@ from collections.abc import Callable, Sequence
 
 from privml.base.errors import InputsError
 from privml.base.steps import say
-from privml.lock.apt import Wanted, suites_of
-from privml.lock.aptstate import kernel_of
+from privml.lock.apt import Wanted
 from privml.lock.changes import package_changes
-from privml.lock.make import TOOLS_RELEASE, Solver, check_packages, solve
+from privml.lock.make import Solver, check_packages, solve
 from privml.lock.models import Lock, Package, ToolsLock
+from privml.recipe.distributions import TOOLS
 from privml.recipe.loader import Recipe
 from privml.store.fetch import GoneError
 from privml.store.objects import Store
@@ -40,13 +40,15 @@ def refresh(recipe: Recipe, lock: Lock, store: Store, solver: Solver, bring: Bri
         return lock
     _tell(recipe.name, held, gone)
     here = [package for package in held if package.sha256 not in gone]
-    kernel = [package for package in lock.packages if package.name.startswith("linux-")]
+    base = recipe.content.base.record
+    kernel = [package for package in lock.packages if base.distribution.kernel.is_kernel(package.name)]
+    moves = any(package.sha256 in gone for package in kernel)
     wanted = Wanted(
-        suites_of(recipe.content.base.release),
+        base,
         lock.packages_requested,
         lock.firmware_requested,
         {package.name: package.version for package in here},
-        kernel=() if any(package.sha256 in gone for package in kernel) else kernel_of(kernel),
+        kernel=() if moves else base.distribution.kernel.chosen(package.name for package in kernel),
     )
     found = solve(wanted, here, lock.archives, store, solver)
     _no_ghosts((*found.packages, *found.alone), gone)
@@ -62,7 +64,7 @@ def refresh_tools(lock: ToolsLock, store: Store, solver: Solver, bring: Bring) -
     _tell("tools", lock.packages, gone)
     here = [package for package in lock.packages if package.sha256 not in gone]
     pins = {package.name: package.version for package in here}
-    wanted = Wanted(suites_of(TOOLS_RELEASE), lock.packages_requested, (), pins)
+    wanted = Wanted(TOOLS, lock.packages_requested, (), pins)
     found = solve(wanted, here, lock.archives, store, solver)
     _no_ghosts(found.packages, gone)
     return lock.model_copy(update={"archives": found.archives, "packages": found.packages})

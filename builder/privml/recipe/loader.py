@@ -18,9 +18,6 @@ from privml.recipe.platform import PlatformFile
 from privml.recipe.validation import mark_of, validate
 
 EXTENDS = "extends"
-# What only production may hold, and what only development may: an image that trusts its VMM is not production.
-PRODUCTION_FIRMWARE = ("ovmf-inteltdx",)
-DEVELOPMENT_FIRMWARE = ("ovmf-generic",)
 
 
 @dataclass(frozen=True)
@@ -123,7 +120,7 @@ def load(path: Path) -> Recipe:
         files.append(hashlib.sha256(parent_data).hexdigest())
         source = document.merged(_without_extends(own), parent, joint)
     content = validate(source, Content)
-    _check_variant(content, source)
+    _check_packages(content, source)
     effective = content.model_dump(mode="json", by_alias=True)
     digest = hashlib.sha256(strictjson.canonical({"content": effective, "files": files})).hexdigest()
     return Recipe(path.name.removesuffix(".yaml"), path, content, digest, source)
@@ -184,20 +181,23 @@ def _without_extends(own: Document) -> Document:
     return Document(value, marks)
 
 
-def _check_variant(content: Content, source: Document) -> None:
-    package, variant = content.firmware.package, content.variant
-    allowed = PRODUCTION_FIRMWARE if variant == "production" else PRODUCTION_FIRMWARE + DEVELOPMENT_FIRMWARE
-    if package not in allowed:
-        path = ("firmware", "package")
+def _check_packages(content: Content, source: Document) -> None:
+    """``RecipeProblems`` for packages that the distribution's record, or the variant, does not allow."""
+    distribution, variant = content.base.record.distribution, content.variant
+    found = []
+
+    def refuse(path: document.Path, got: str, expected: str, rule: str = "") -> None:
         mark = mark_of(path, source)
-        raise RecipeProblems(
-            [
-                Finding(
-                    f"firmware.package: got `{package}`, expected {' or '.join(allowed)} in a {variant} recipe"
-                    + source.beside(path),
-                    rule="development-firmware" if package in DEVELOPMENT_FIRMWARE else "",
-                    file=mark.file,
-                    line=mark.line,
-                )
-            ]
-        )
+        text = f"{document.spelled(path)}: got `{got}`, expected {expected}{source.beside(path)}"
+        found.append(Finding(text, rule=rule, file=mark.file, line=mark.line))
+
+    if not distribution.kernel.is_image(content.kernel.package):
+        refuse(("kernel", "package"), content.kernel.package, f"a package {distribution.kernel.image}...")
+    package = content.firmware.package
+    allowed = [one.package for one in distribution.firmwares("tdx", production=variant == "production")]
+    if package not in allowed:
+        known = [one.package for one in distribution.firmwares("tdx", production=False)]
+        rule = "development-firmware" if package in known else ""
+        refuse(("firmware", "package"), package, f"{' or '.join(allowed)} in a {variant} recipe", rule)
+    if found:
+        raise RecipeProblems(found)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -12,10 +14,14 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
+from privml.recipe import distributions
+from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
 
 MIB = 1 << 20
@@ -64,6 +70,19 @@ def _inner_glob(value: str) -> str:
     return value
 
 
+def one_of(value: str, known: Sequence[str]) -> str:
+    """``value`` when it is known; ``ValueError`` with the known ones, and a guess."""
+    if value in known:
+        return value
+    near = difflib.get_close_matches(value, known, n=1)
+    guess = f"; did you mean `{near[0]}`?" if near else ""
+    raise ValueError(f"got `{value}`, expected {' or '.join(known)}{guess}")
+
+
+def _distribution(value: str) -> str:
+    return one_of(value, list(DISTRIBUTIONS))
+
+
 def _port(value: int) -> int:
     if value < FIRST_PORT:
         raise RuleBroken("privileged-port", f"got `{value}`, expected a port from {FIRST_PORT} to 65535")
@@ -83,6 +102,9 @@ def _device(value: object) -> object:
     raise ValueError(f"got `{value}`, expected one `KIND: COUNT`, such as `virtio-blk: 2`")
 
 
+_KERNELS = f"^(?:{'|'.join(each.kernel.image for each in DISTRIBUTIONS.values())})[a-z0-9+.-]+$"
+
+
 class Section(BaseModel):
     """What all parts share: unknown fields refused, no conversions, not to be changed."""
 
@@ -92,8 +114,30 @@ class Section(BaseModel):
 class Base(Section):
     """The distribution that the guest is made from."""
 
-    distribution: Annotated[Literal["debian"], about("The distribution.", "debian", ALL)]
-    release: Annotated[Literal["forky"], about("The release, by its code name.", "forky", ALL)]
+    distribution: Annotated[
+        str,
+        AfterValidator(_distribution),
+        about("The distribution.", TOOLS.distribution.name, ALL),
+        WithJsonSchema({"type": "string", "enum": list(DISTRIBUTIONS)}),
+    ]
+    release: Annotated[
+        str,
+        about("The release, by its code name.", TOOLS.release.codename, ALL),
+        WithJsonSchema(
+            {"type": "string", "enum": sorted({name for each in DISTRIBUTIONS.values() for name in each.releases})}
+        ),
+    ]
+
+    @field_validator("release")
+    @classmethod
+    def _of_the_distribution(cls, value: str, info: ValidationInfo) -> str:
+        known = DISTRIBUTIONS.get(info.data.get("distribution", ""))
+        return value if known is None else one_of(value, list(known.releases))
+
+    @property
+    def record(self) -> distributions.Base:
+        """The records of both."""
+        return distributions.base(self.distribution, self.release)
 
 
 class Kernel(Section):
@@ -101,10 +145,10 @@ class Kernel(Section):
 
     package: Annotated[
         PackageName,
-        StringConstraints(pattern=r"^linux-image-"),
         about(
             "The kernel's package; a metapackage is followed when the lock is made.", "linux-image-cloud-amd64", ROOT
         ),
+        WithJsonSchema({"type": "string", "maxLength": 100, "pattern": _KERNELS}),
     ]
 
 

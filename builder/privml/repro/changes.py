@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from privml.image.manifest import Manifest
 from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
-from privml.lock.moves import FIRMWARE, MODEL, REGISTERS, UKI, is_kernel
+from privml.lock.moves import FIRMWARE, MODEL, REGISTERS, UKI
+from privml.recipe.distributions import Kernel
 from privml.repro.causes import FOLLOWS
 from privml.repro.layers import Finding, Layer, Report
 
@@ -36,6 +37,7 @@ MOVES: dict[str, tuple[str, ...]] = {
     "agent file": _BY_UKI,
     "guest file": _BY_UKI,
     "times": _BY_CONFIG,
+    "use of RTMR3": _BY_CONFIG,
     "archive": (),
     "tool": _ALL,
     "tools": _ALL,
@@ -125,12 +127,13 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
     found = list(_archives(a.archives, b.archives))
     if isinstance(a, ToolsLock) or isinstance(b, ToolsLock):
         return (*found, *_inputs("tool", a.packages, b.packages))
-    found += _inputs("package", a.packages, b.packages)
+    found += _inputs("package", a.packages, b.packages, (a.base.distribution.kernel, b.base.distribution.kernel))
     found += _inputs("firmware package", a.firmware, b.firmware)
     found += _inputs("wheel", a.wheels, b.wheels)
     found += [*_files("agent file", a.agent, b.agent), *_files("guest file", a.guest, b.guest)]
     facts = (
         ("times", "source_date_epoch", str(a.source_date_epoch), str(b.source_date_epoch)),
+        ("use of RTMR3", "by the kernel", a.rtmr3, b.rtmr3),
         ("tools", "tools.lock.json", a.tools_sha256, b.tools_sha256),
         ("recipe", "sha256", a.recipe_sha256, b.recipe_sha256),
     )
@@ -145,16 +148,16 @@ def _archives(a: Sequence[Archive], b: Sequence[Archive]) -> Iterable[Change]:
             yield Change("archive", name, *("not used" if each is None else each.date for each in (one, two)))
 
 
-def _inputs(kind: str, a: Sequence[Package | Wheel], b: Sequence[Package | Wheel]) -> Iterable[Change]:
+def _inputs(
+    kind: str, a: Sequence[Package | Wheel], b: Sequence[Package | Wheel], kernels: Sequence[Kernel] = ()
+) -> Iterable[Change]:
     tables = [{one.name: one for one in inputs} for inputs in (a, b)]
     for name in sorted({*tables[0], *tables[1]}):
         one, two = (table.get(name) for table in tables)
         if (one and one.sha256) == (two and two.sha256):
             continue
         before, after = ("not locked" if each is None else each.version for each in (one, two))
-        known = one or two
-        assert known is not None
-        told = "kernel package" if kind == "package" and is_kernel(known) else kind
+        told = "kernel package" if any(kernel.is_kernel(name) for kernel in kernels) else kind
         yield Change(told, name, before, f"{after}, other bytes" if before == after else after)
 
 
