@@ -500,11 +500,11 @@ def test_another_version_is_told_both_ways(fake: Fake, out: Path) -> None:
 
 
 def test_a_pattern_must_match_one_file(fake: Fake, out: Path) -> None:
-    model = fake.recipe.content.inference.model.model_copy(update={"file": "llm/*"})
-    inference = fake.recipe.content.inference.model_copy(update={"model": model})
+    model = fake.recipe.content.inference.models[0].model_copy(update={"file": "llm/*"})
+    inference = fake.recipe.content.inference.model_copy(update={"models": [model]})
     content = fake.recipe.content.model_copy(update={"inference": inference})
     fake.recipe = replace(fake.recipe, content=content)
-    failing(fake, out, "expected one file", "demo-cpu.yaml:8 inference.model.file")
+    failing(fake, out, "expected one file", "demo-cpu.yaml:9 inference.models[0].file")
 
 
 def test_damaged_inputs_are_refused(fake: Fake, out: Path) -> None:

@@ -85,7 +85,7 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
         if not path.startswith("platform.") and path != "extends":
             field = path.rpartition(".")[2]
             (at,) = [n for n, line in enumerate(lines) if line.strip() == f"# {fact.meaning}"]
-            assert re.match(rf"\s*(- )?{field}:", lines[at + 1]), path
+            assert re.match(rf"\s*(- |# )?{field}:", lines[at + 1]), path
 
 
 def test_it_is_the_recipe_that_it_comes_from(desk: Path) -> None:

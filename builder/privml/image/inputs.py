@@ -19,6 +19,7 @@ from privml.base.files import sha256_file
 from privml.events import configuration
 from privml.lock.models import Lock, Package, Tree, Wheel, serialise
 from privml.recipe.loader import Recipe
+from privml.recipe.models import pattern_of
 
 FILE = ".inputs.json"
 FORMAT = "privml-inputs/v1"
@@ -99,7 +100,7 @@ def record(recipe: Recipe, lock: Lock, config: configuration.Config, *, refreshe
     }
     firmware = {
         **common,
-        "recipe firmware.package": content.firmware.package,
+        **{f"recipe firmware.{tee}.package": one.package for tee, one in content.firmware.items()},
         **_packages("firmware", lock.firmware),
     }
     steps = {
@@ -123,11 +124,11 @@ def model(recipe: Recipe, lock: Lock) -> Inputs:
     """The inputs of the model's volume, which is made first: its root hash is one of what follows. None: no model."""
     if recipe.content.inference is None:
         return {}
-    chosen = recipe.content.inference.model
+    (chosen,) = recipe.content.inference.models
     return {
         **_common(lock),
-        "recipe inference.model.file": chosen.file,
-        "recipe inference.model.name": chosen.name,
+        "recipe inference.models[0].file": pattern_of(recipe.content.inference, chosen),
+        "recipe inference.models[0].name": chosen.name,
         **_packages("wheel", lock.wheels),
     }
 

@@ -43,7 +43,7 @@ def plan_of(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> rend
         tools=str(tools.root),
         overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config),
         development=recipe.content.variant == "development",
-        engine=None if inference is None else inference.engine,
+        engine=None if inference is None else inference.engine.name,
     )
 
 

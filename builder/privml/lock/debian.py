@@ -110,6 +110,12 @@ class PackagesIndex:
             raise InputsError(f"{self._prefix}: the entry of {pool} is not usable: {error}") from error
 
 
+def upstream_version(version: str) -> str:
+    """The upstream version's numbers in a package's version: ``0.7.0`` of ``1:0.7.0+dfsg-2``; empty without any."""
+    match = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version)
+    return match[1] if match else ""
+
+
 def dependency_names(field: str) -> list[str]:
     """The first alternative of each dependency, without versions and architectures."""
     names = []

