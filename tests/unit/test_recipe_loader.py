@@ -314,6 +314,20 @@ def test_an_unknown_platform_lists_the_known_ones(folder: Path) -> None:
         ('slot: "03.0"', 'slot: "20.0"', "devices[1].slot: got `20.0`, expected a PCI slot"),
         ("smm: off", "smm: [off]", "machine.options.smm: got a list of 1, expected text"),
         ("name: qemu-11-q35", "name: other", "recipes/platforms/qemu-11-q35.yaml:2: name: got `other`"),
+        ("tee: tdx", "tee: snp", "recipes/platforms/qemu-11-q35.yaml:4: tee: images for `snp` are not built yet"),
+        ("tee: tdx", "tee: sgx", "tee: got `sgx`, expected a TEE: tdx"),
+        ("tee: tdx", "tee: null", "tee: got nothing, expected text"),
+        ("kind: qemu", "kind: vmware", "vmm.kind: got `vmware`, expected qemu"),
+        ("firmware: image", "firmware: cloud", "firmware: got `cloud`, expected image"),
+        ("mrtd: firmware, ", "", "registers: got rtmr0, expected mrtd and rtmr0"),
+        ("mrtd: firmware", "mrtd: tables", "registers: mrtd: got `tables`, expected firmware"),
+        ("rtmr0: booted-tables", "rtmr0: hope", "registers: rtmr0: got `hope`, expected tables or booted-tables"),
+        (
+            "tee: tdx",
+            "tee: none",
+            "recipes/platforms/qemu-11-q35.yaml:17: tpm: got `false` with `tee: none`: nothing would measure such a "
+            "machine, expected true [platform-unmeasured]",
+        ),
         ("tpm: false", "tpm: no", "tpm: got `no`, expected true or false"),
     ],
 )

@@ -124,7 +124,7 @@ def _explain(word: str, *, as_json: bool) -> None:
         guess = f"did you mean {' or '.join(f'`{name}`' for name in near)}? " if near else ""
         raise UsageError(
             f"`{word}` is neither a rule nor a field",
-            hint=f"{guess}rules: {', '.join(RULES)}; fields: as in a recipe, `agent.listen`, or `platform.qemu`",
+            hint=f"{guess}rules: {', '.join(RULES)}; fields: as in a recipe, `agent.listen`, or `platform.tpm`",
         )
     if as_json:
         plain = {key: value for key, value in asdict(found).items() if key != "model"}

@@ -10,7 +10,7 @@ from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
 from privml.recipe.loader import Recipe, platforms_of
 from privml.recipe.models import MIB
-from privml.recipe.platform import PlatformFile
+from privml.recipe.platform import NO_TEE, PlatformFile
 from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
 
@@ -46,8 +46,8 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
             if platform.tpm:
                 text = f"`{platform.name}` has a TPM, which only a development recipe may have"
                 yield _finding(recipe, "platform-tpm", path, text)
-            if platform.accel != "tdx":
-                text = f"`{platform.name}` is for {platform.accel}, which only a development recipe may use"
+            if platform.tee == NO_TEE:
+                text = f"`{platform.name}` runs in no TEE, which only a development recipe may use"
                 yield _finding(recipe, "platform-emulated", path, text)
         left = [option for option in PINNED_OPTIONS if option not in platform.machine.options]
         if left:
