@@ -33,13 +33,12 @@ image: venv ## build out/NAME (NAME=demo-cpu POOL="DIR|URL ..."); when inputs ar
 	$(PRIVML) lock $(NAME) --refresh-to $(REFRESHED) $(POOLS) && \
 	$(PRIVML) image $(NAME) --lock $(REFRESHED) $(POOLS); }
 
-lint: venv ## formatters, linters, types, layers
+lint: venv ## formatters, linters, types
 	@$(BIN)/ruff format --check builder tests
 	@$(BIN)/ruff check builder tests
 	@cd builder && ../$(BIN)/mypy --config-file ../pyproject.toml -p privml
-	@$(BIN)/lint-imports --no-logo
 
-test: venv lint ## fast tests, linters, types and layers included
+test: venv lint ## fast tests, linters and types included
 	@$(BIN)/pytest
 
 check: venv ## real build, boot comparison, demo with its refusals

@@ -22,11 +22,12 @@ from pathlib import Path
 from benchmarks import repro, trees
 from benchmarks.checkout import Checkout
 
-from privml.cli.context import Workplace, recipes_directory, resolve
 from privml.events.event import Event, Evidence
 from privml.events.replay import replay
 from privml.events.tcg import LogEntry, encode_log, parse_log
 from privml.image.root import run_mkosi
+from privml.image.target import recipes_directory, resolve
+from privml.image.workplace import Workplace
 from privml.machine.matrix import shapes
 from privml.machine.platform import Platform
 from privml.measure.compare import compare
@@ -105,9 +106,7 @@ def log_of_500() -> Callable[[], object]:
     log = encode_log(
         [LogEntry(1 + number % 3, 4, {0x0C: digest}, b"x" * 64) for number, digest in enumerate(digests)]
     )
-    predicted = [
-        Event(str(1 + number % 3), 4, digest, "x", Evidence.SOURCE) for number, digest in enumerate(digests)
-    ]
+    predicted = [Event(str(1 + number % 3), 4, digest, "x", Evidence.SOURCE) for number, digest in enumerate(digests)]
 
     def work() -> None:
         entries = parse_log(log)

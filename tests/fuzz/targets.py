@@ -18,10 +18,13 @@ from pathlib import Path
 
 from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
 from tests.property.test_option_roms import ROM
+from tests.unit.image_volume import superblock
 from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
 from tests.unit.test_measure_optionrom import stored
 
+from privml.base import dsse
+from privml.base.dsse import Envelope, Signature
 from privml.base.errors import EvidenceError, HostError, MeasurementError
 from privml.events.align import differences
 from privml.events.explain import describe
@@ -30,7 +33,22 @@ from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import parse_log
 from privml.evidence import capture, dstack, facts, quote, tdreport
 from privml.evidence.capture import Capture
-from privml.measure import acpi, artefact, bzimage, efivars, fat, gpt, mrtd, pciwindow, pe, smbios, tdvf, uki
+from privml.measure import (
+    acpi,
+    artefact,
+    bzimage,
+    cpio,
+    efivars,
+    fat,
+    gpt,
+    mrtd,
+    pciwindow,
+    pe,
+    smbios,
+    tdvf,
+    uki,
+    verity,
+)
 from privml.measure.lzh import decompress
 from privml.measure.optionrom import drivers
 from privml.vm import crosscheck
@@ -84,6 +102,8 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "bzimage": (kernel(), _patched),
     "gpt": (IMAGE[: 34 * 512], gpt.table),
     "gpt-event": (gpt.table(IMAGE).event, gpt.decode_event),
+    "verity": (superblock(), verity.superblock),
+    "cpio": (cpio.archive({"a/b": cpio.Member(b"x")}, mtime=1), lambda data: list(cpio.entries(data))),
     "fat": (IMAGE[FIRST : FIRST + 40 * 512], lambda data: fat.read(data, 0)),
     "acpi-tables": (ACPI[:16384], acpi.derived),
     "table-loader": (acpi.derived(ACPI)[acpi.TABLE_LOADER], acpi.allocated_files),
@@ -102,6 +122,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "dstack": (DSTACK, _dstack),
     "capture": (Capture({"ccel.bin": CCEL, "cpus": b"0-3\n"}, {"quote.bin": "none"}).encode(), capture.decode),
     "boot-log": (CCEL, _explained),
+    "dsse": (Envelope("application/x", b"{}", (Signature(bytes(64), "k"),)).encode(), dsse.decode),
     "cross-check": (b'{"mrtd": "' + b"ab" * 48 + b'", "rtmr0": "' + b"cd" * 48 + b'"}', _cross_checked),
     "any-file": (UKI, artefact.identify),
 }

@@ -16,6 +16,7 @@ from privml.events.tcg import LogEntry, parse_log
 from privml.measure import pciwindow
 from privml.measure.compare import compare
 from privml.measure.firmware import FirmwareFacts
+from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import Prediction, predict
 from privml.measure.profiles import TPM
 from privml.measure.smbios import FirmwareStrings
@@ -67,7 +68,7 @@ def load(name: str) -> tuple[UkiFacts, FirmwareFacts, dict[str, bytes], int, lis
 
 def predicted(name: str, **more: Any) -> tuple[Prediction, list[LogEntry]]:
     uki, firmware, blobs, memory, log = load(name)
-    return predict(uki, firmware, blobs, memory, TPM, **more), log
+    return predict(uki, firmware, MeasuredMachine(blobs, memory, TPM, **more)), log
 
 
 @pytest.mark.parametrize("name", sorted(BOOTS))
@@ -119,7 +120,7 @@ def test_an_oem_string_reaches_two_registers() -> None:
 def test_another_machine_is_named_at_its_first_event() -> None:
     uki, firmware, blobs, memory, _ = load("base")
     log = load("big")[-1]
-    comparison = compare(predict(uki, firmware, blobs, memory, TPM).events, log, tpm=True)
+    comparison = compare(predict(uki, firmware, MeasuredMachine(blobs, memory, TPM)).events, log, tpm=True)
     assert comparison.first is not None and comparison.first.register == RTMR0
     assert comparison.first.predicted is not None and comparison.first.predicted.origin == "etc/table-loader"
     named = [difference.known.id for difference in comparison.differences if difference.known is not None]

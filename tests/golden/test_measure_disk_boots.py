@@ -18,8 +18,9 @@ from privml.events.types import EV_EFI_VARIABLE_BOOT, EV_SEPARATOR, type_name
 from privml.machine.platform import Device
 from privml.measure import payload
 from privml.measure.compare import compare
+from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.optionrom import Driver
-from privml.measure.predict import DiskBoot, predict
+from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX, TPM
 from privml.measure.rules import DIRECT, DISK, NETWORK, ROM, RULES, account
 
@@ -57,11 +58,13 @@ def kept(name: str) -> Kept:
         predict(
             uki,
             its_firmware,
-            {key: base64.b64decode(value) for key, value in packed[kind].items()},
-            facts["memory"],
-            profile,
-            disk=disk,
-            roms=[b"" for device in devices if device.rom],
+            MeasuredMachine(
+                {key: base64.b64decode(value) for key, value in packed[kind].items()},
+                facts["memory"],
+                profile,
+                disk=disk,
+                roms=tuple(b"" for device in devices if device.rom),
+            ),
         ).events
         for kind, its_firmware, profile in (("tpm", firmware, TPM), ("td", td_firmware, TD_INTELTDX))
     ]

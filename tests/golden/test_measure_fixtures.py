@@ -10,6 +10,7 @@ import pytest
 from privml.events.registers import MRTD, RTMR0, RTMR2, index_of_register
 from privml.measure.digest import sha384
 from privml.measure.firmware import FirmwareFacts
+from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_OVMF_2025
 from privml.measure.smbios import TABLES, FirmwareStrings
@@ -73,7 +74,7 @@ def test_rtmr0_of_the_fixture(name: str, memory: int) -> None:
     loader, rsdp = loader_and_rsdp(tables)
     blobs = {"etc/table-loader": loader, "etc/acpi/rsdp": rsdp, "etc/acpi/tables": tables, TABLES: END}
     uki = UkiFacts(bytes(48), (), "console=ttyS0", None)
-    prediction = predict(uki, firmware(), blobs, memory, TD_OVMF_2025)
+    prediction = predict(uki, firmware(), MeasuredMachine(blobs, memory, TD_OVMF_2025))
     expected = json.loads((VECTORS / name / "expected.json").read_text())
     assert prediction.registers()[MRTD].hex() == expected["mrtd"]
     assert prediction.registers()[RTMR0].hex() == expected["rtmr0"]
@@ -87,7 +88,7 @@ def test_digests_of_a_hardware_log_that_need_no_input() -> None:
     logged = {entry.sha384 for entry in log}
     blobs = {"etc/table-loader": b"", TABLES: END}
     uki = UkiFacts(bytes(48), (), "console=ttyS0", None)
-    events = predict(uki, firmware(), blobs, 2 << 30, TD_OVMF_2025).events
+    events = predict(uki, firmware(), MeasuredMachine(blobs, 2 << 30, TD_OVMF_2025)).events
     origins = {event.origin for event in events if event.digest in logged}
     assert {"firmware.fd variable PK", "firmware.fd variable dbx", "firmware.fd variable Boot0000"} <= origins
     assert "firmware: Exit Boot Services Returned with Success" in origins
@@ -114,7 +115,8 @@ def test_every_rule_known_from_a_boot_names_the_firmware_that_showed_it() -> Non
 
     uki, made_of, blobs, memory, _ = load("base")
     for profile in PROFILES.values():
-        events = predict(uki, made_of, {**blobs, "BootMenu": bytes(2)}, memory, profile).events
+        machine = MeasuredMachine({**blobs, "BootMenu": bytes(2)}, memory, profile)
+        events = predict(uki, made_of, machine).events
         for event in (*events, *from_disk(uki, b"table", profile)):
             assert bool(event.seen) == (event.evidence is not Evidence.SOURCE), event
             assert Event.from_dict(event.to_dict()) == event

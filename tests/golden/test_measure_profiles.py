@@ -16,6 +16,7 @@ from privml.measure import gpt
 from privml.measure.compare import compare
 from privml.measure.digest import sha384
 from privml.measure.firmware import FirmwareFacts
+from privml.measure.machine import MeasuredMachine
 from privml.measure.payload import KernelFacts, direct, from_disk
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_OVMF_2024, TD_OVMF_2025, TPM, Profile
@@ -52,7 +53,8 @@ def direct_boot(profile: Profile, log: list[tuple[str, int, bytes]], memory: int
     rtmr0, rtmr1, rtmr2 = ([row[2] for row in log if row[0] == register] for register in RTMRS[:3])
     firmware = FirmwareFacts(INTEL_TDX, bytes(48), bytes(48), BLANK_CFV, {}, FirmwareStrings("v", "1", "d"))
     blobs = {"etc/table-loader": b"", TABLES: bytes.fromhex("7f04fffe0000")}
-    events = predict(KernelFacts(rtmr1[0], "text", rtmr2[1]), firmware, blobs, memory, profile).events
+    machine = MeasuredMachine(blobs, memory, profile)
+    events = predict(KernelFacts(rtmr1[0], "text", rtmr2[1]), firmware, machine).events
     given = {"kernel's command line": rtmr2[0]}
     result = []
     for event in events:

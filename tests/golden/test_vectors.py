@@ -18,14 +18,15 @@ from urllib.parse import unquote
 import pytest
 
 from privml.base.errors import EvidenceError, MeasurementError
-from privml.cli import files
 from privml.events.explain import describe, proven
 from privml.events.registers import MRTD, RTMR0, RTMRS
 from privml.events.tcg import ALG_SHA256, ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.evidence import quote, signature
 from privml.evidence.quote_facts import QuoteFacts
+from privml.evidence.tdx import chain as chains
 from privml.measure import acpi, smbios
 from privml.measure.digest import sha384
+from privml.readers import files
 
 SHARED = Path(__file__).resolve().parents[3] / "shared/vectors"
 pytestmark = pytest.mark.skipif(not SHARED.is_dir(), reason="the shared vectors are not beside this checkout")
@@ -112,6 +113,10 @@ def dstack_report(path: Path, tmp_path: Path) -> None:
     found = files.read(path)
     assert found.claimed is not None and found.log is not None
     assert {register: found.claimed[register] for register in RTMRS} == found.finding.registers
+    data = bytes.fromhex(json.loads(path.read_text())["quote"])
+    checked = signature.check(data, collateral("90c06f000000"), now=FEBRUARY_2026)
+    assert isinstance(checked, QuoteFacts), checked
+    assert checked.tcb_status == "UpToDate"
 
 
 # --- quotes ---------------------------------------------------------------------------------------------------------
@@ -171,6 +176,18 @@ EXPECTED: dict[str, tuple[Callable[[], dict[str, str]], int, str]] = {
 }
 
 
+def intel_chain(place: chains.Place, pem: bytes) -> None:
+    """Whatever the TCB level: the chain has exactly the shape and names of its role."""
+    chains.read(place, pem, root=signature.INTEL_ROOT_DER, naming=chains.INTEL)
+
+
+def issuer_chain(path: Path, tmp_path: Path) -> None:
+    """A header of Intel's service, as it was sent."""
+    place = chains.PCK_CRL if "pck_crl" in path.name else chains.QE_IDENTITY
+    intel_chain(place, unquote(path.read_text()).encode())
+    unknown(path, tmp_path)
+
+
 def tdx_quote(path: Path, tmp_path: Path) -> None:
     """Its registers are read; spelled otherwise and padded it is the same quote; its signature says what it must."""
     found = files.read(path)
@@ -178,6 +195,7 @@ def tdx_quote(path: Path, tmp_path: Path) -> None:
     text = path.read_bytes()
     data = bytes.fromhex(text.decode().strip().removeprefix("0x")) if path.suffix == ".hex" else text
     parsed = quote.read(data)
+    intel_chain(chains.QUOTE, parsed.signature.certificates)
     for number, variant in enumerate(
         (
             data.hex().encode(),
@@ -218,6 +236,7 @@ def quote_with_text_behind_it(path: Path, tmp_path: Path) -> None:
     with pytest.raises(EvidenceError, match="other than zero padding"):
         quote.parse(path.read_bytes())
     parsed = quote.read(path.read_bytes())
+    intel_chain(chains.QUOTE, parsed.signature.certificates)
     assert parsed.body.td_attributes.hex() == "0000004000000000"  # PKS without SEPT_VE_DISABLE
 
 
@@ -294,6 +313,7 @@ ROWS: tuple[tuple[str, Row], ...] = (
     ("measurement/smbios/*.hex", smbios_table),
     ("measurement/*.json", elsewhere),
     # Collateral is used by the quotes; no verb reads it alone. Random filler instead of a report, a nonce, a text.
+    (f"{TINFOIL}/*_chain.txt", issuer_chain),
     ("attestation/tinfoilsh_verifier/*", unknown),
     ("attestation/confidential-containers_trustee/*.json", unknown),
     (f"{PHALA}/*", unknown),

@@ -82,23 +82,22 @@ def test_a_real_quote_with_changes(base: bytes, data: st.DataObject) -> None:
 
 @FAST
 @given(at=st.integers(0, 4935), bit=st.integers(0, 7))
-def test_no_changed_bit_of_a_genuine_quote_verifies_as_another_quote(at: int, bit: int) -> None:
-    """The library may skip a byte (line ends of a PEM file); the measured part it may not."""
+def test_no_changed_bit_of_a_genuine_quote_verifies(at: int, bit: int) -> None:
+    """Also not in the line ends of its PEM chain, which the library skips."""
     changed = bytearray(REAL[0])
     changed[at] ^= 1 << bit
     try:
         found = signature.check(bytes(changed), COLLATERAL, now=JUNE_2025)
     except EvidenceError:
         return
-    if not isinstance(found, signature.SignatureFailure):
-        assert at > 1270, "a signed byte changed and the quote still verifies"
+    assert isinstance(found, signature.SignatureFailure)
 
 
 @FAST
 @given(name=st.sampled_from(COLLATERAL_FIELDS), text=st.text(max_size=200))
 def test_any_text_as_collateral_is_a_failure(name: str, text: str) -> None:
     found = signature.check(REAL[0], {**COLLATERAL, name: text}, now=JUNE_2025)
-    assert isinstance(found, signature.SignatureFailure) or name == "pck_crl_issuer_chain"
+    assert isinstance(found, signature.SignatureFailure)
 
 
 @FAST

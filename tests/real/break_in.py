@@ -1,8 +1,8 @@
 """Attempts to get into a production guest: what a host tries, how the boot ended, and what the console showed.
 
-A host owns everything around the guest, so each attempt is a changed ``Launch`` and, where one must act, a person at
-the console. A boot ends in one of three ways: the machine is off, it is parked in a stage (503, no quote, no
-engine), or it is ready and serves as if nothing had been tried.
+A host owns everything around the guest, so each attempt is a ``Launch`` with levers pulled and, where one must act, a
+person at the console. A boot ends in one of three ways: the machine is off, it is parked in a stage (503, no quote,
+no engine), or it is ready and serves as if nothing had been tried.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from tests.real import disks
+from tests.real import disks, levers
+from tests.real.levers import pulled
 
 from privml.base.errors import HostError
-from privml.cli.run import request
-from privml.image.manifest import Manifest
 from privml.image.tools import ToolsTree
 from privml.measure.compare import compare
+from privml.output.manifest import Manifest
 from privml.vm import bootlog
+from privml.vm.ask import request
 from privml.vm.machine import GENERIC_FIRMWARE, Launch, Machine, started
 from privml.vm.predicted import Predictor
 from privml.vm.qmp import Qmp
@@ -98,7 +99,7 @@ def run(bench: Bench, attempt: Attempt) -> Result:
     result = Result(attempt)
     launch = attempt.change(bench)
     copies = {name: disks.copy(path, bench.work / f"written-{name}") for name, path in _disks(launch).items()}
-    launch = replace(launch, typed=True, writable=True, capture=True, replaced={**launch.replaced, **copies})
+    launch = pulled(launch, levers.typed, levers.recorded, levers.writable(*copies), attached=copies)
     before = {name: disks.digest(path) for name, path in copies.items()}
     if attempt.logged:
         platform = replace(launch.platform, tpm=True)
@@ -113,7 +114,7 @@ def run(bench: Bench, attempt: Attempt) -> Result:
                 canary = _ask(machine)
                 result.sysrq, result.after = hands.break_in()
                 result.canary = _found(machine, canary, copies.values())
-        result.begun = disks.begun(machine.packets)
+        result.begun = disks.begun(levers.packets(machine))
         result.seconds = time.monotonic() - start
         result.prompts = sorted({match[0] for match in PROMPT.finditer(machine.console.read_bytes())})
         if result.prompts or re.match(attempt.ends, result.ended) is None:
@@ -125,7 +126,7 @@ def run(bench: Bench, attempt: Attempt) -> Result:
 
 
 def _disks(launch: Launch) -> dict[str, Path]:
-    return {name: launch.replaced.get(name, launch.image / name) for name in ("root.raw", "model.raw")}
+    return {name: launch.attached.get(name, launch.image / name) for name in launch.disks}
 
 
 def _ending(machine: Machine) -> str:
@@ -187,7 +188,7 @@ def _ask(machine: Machine) -> bytes:
 
 def _found(machine: Machine, canary: bytes, files: Iterable[Path]) -> list[str]:
     """Where the host can read it."""
-    places = [machine.console, machine.packets, *machine.directory.glob("*.log"), *files]
+    places = [machine.console, levers.packets(machine), *machine.directory.glob("*.log"), *files]
     return [path.name for path in places if path.exists() and disks.holds(path, canary)]
 
 
@@ -198,9 +199,9 @@ class Typist:
 
     def __init__(self, machine: Machine) -> None:
         self._machine = machine
-        self._qmp = Qmp(machine.monitor)
+        self._qmp = Qmp(levers.monitor(machine))
         self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.connect(str(machine.keyboard))
+        self._socket.connect(str(levers.keyboard(machine)))
         self._lock = threading.Lock()
         self._over = threading.Event()
         threading.Thread(target=self._drain, daemon=True).start()
@@ -276,7 +277,7 @@ class Typist:
 def typist(machine: Machine, *, busy: bool) -> Iterator[Typist]:
     """Somebody at the console, who types from the first second on when ``busy``."""
     end = time.monotonic() + 10
-    while not machine.keyboard.exists() and time.monotonic() < end:
+    while not levers.keyboard(machine).exists() and time.monotonic() < end:
         time.sleep(0.05)
     time.sleep(0.5)
     machine.check_running()  # words that QEMU refuses are told with its own
@@ -312,31 +313,17 @@ CREDENTIALS = {
 }
 
 
-def smbios(*values: str) -> tuple[str, ...]:
-    """QEMU's words for SMBIOS type 11 strings."""
-    return tuple(word for value in values for word in ("-smbios", "type=11,value=" + value.replace(",", ",,")))
-
-
-def smbios_credentials() -> tuple[str, ...]:
-    """``CREDENTIALS`` as SMBIOS strings."""
-    return smbios(
-        *(
-            f"io.systemd.credential.binary:{name}={base64.b64encode(body.encode()).decode()}"
-            for name, body in CREDENTIALS.items()
-        )
-    )
+SMBIOS_CREDENTIALS = tuple(
+    f"io.systemd.credential.binary:{name}={base64.b64encode(body.encode()).decode()}"
+    for name, body in CREDENTIALS.items()
+)
 
 
 def appended(bench: Bench, words: str) -> Launch:
     """The honest machine with further words on its command line."""
-    return replace(bench.honest, append=f"{bench.manifest.cmdline} {words}")
-
-
-def with_devices(bench: Bench, *words: str) -> Launch:
-    """The honest machine with further arguments for QEMU."""
-    return replace(bench.honest, extra=words)
+    return pulled(bench.honest, levers.append(f"{bench.manifest.cmdline} {words}"))
 
 
 def with_root(bench: Bench, root: Path) -> Launch:
     """The honest machine with another root disk."""
-    return replace(bench.honest, replaced={"root.raw": root})
+    return pulled(bench.honest, levers.swapped("root.raw"), attached={"root.raw": root})

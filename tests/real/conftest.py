@@ -14,7 +14,8 @@ from typing import Any
 
 import pytest
 
-from privml.cli.context import Workplace, recipes_directory, resolve
+from privml.image.target import recipes_directory, resolve
+from privml.image.workplace import Workplace
 from privml.vm.bench import Bench
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -15,21 +15,24 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import openai
 from tests.real import tamper
+from tests.real.levers import append, pulled, swapped
 from tests.real.relay import CountingRelay
 
 from privml.base.errors import HostError
 from privml.base.steps import say, step
-from privml.cli.context import Workplace, recipes_directory, resolve
-from privml.cli.run import await_ready
 from privml.image.build import build
+from privml.image.target import recipes_directory, resolve
+from privml.image.workplace import Workplace
+from privml.output.prediction import write_prediction
+from privml.vm.ask import await_ready
 from privml.vm.launch import launch_of
 from privml.vm.machine import Machine, started
-from privml.vm.predicted import predict_image, write_prediction
+from privml.vm.predicted import predict_image
 
 NAME = "demo-cpu-dev"
 PROMPT = "The capital of France is"
@@ -77,16 +80,16 @@ def main() -> int:
         accepted(machine, target.directory)
     refusals = []
     title("(a) The operator adds one word to the kernel command line")
-    with started(tools, replace(honest, append=f"{built.manifest.cmdline} audit=0")) as machine:
+    with started(tools, pulled(honest, append(f"{built.manifest.cmdline} audit=0"))) as machine:
         ready(machine)
         refusals.append(refused("one more word", machine, target.directory, "rtmr2", "recipes/", "audit=0"))
     title("(b) The operator builds a prompt logger into the root, with its own root hash")
-    with started(tools, replace(honest, replaced=logger)) as machine:
+    with started(tools, pulled(honest, swapped(*logger), attached=logger)) as machine:
         ready(machine)
         refusals.append(refused("prompt logger", machine, target.directory, "rtmr2", "recipes/"))
         shown_without_verifying(machine)
     title("(c) The operator attaches another model")
-    with started(tools, replace(honest, replaced=model)) as machine:
+    with started(tools, pulled(honest, swapped(*model), attached=model)) as machine:
         stage = failed_stage(machine)
         if stage != "model":
             raise DemoError(f"the guest failed in stage {stage}, expected model")
@@ -212,7 +215,7 @@ def explained(error: dict[str, object]) -> Sequence[str]:
 
 def shown_without_verifying(machine: Machine) -> None:
     """The logger is real: who asks this machine without verifying finds the prompt on the operator's console."""
-    from privml.cli.run import complete
+    from privml.vm.ask import complete
 
     complete(machine, "I did not verify and this is my secret", 1)
     text = machine.console.read_text(errors="replace")

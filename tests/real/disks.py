@@ -11,7 +11,8 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from privml.image.volume import SECTOR, partitions
+from privml.measure import gpt
+from privml.measure.gpt import SECTOR
 
 SWAP = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"
 VAR = "4d21b016-b534-45c2-a9fb-5c16e091fd2d"
@@ -42,12 +43,12 @@ def empty(target: Path) -> Path:
 def corrupted(source: Path, target: Path, name: str, blocks: Iterable[int]) -> Path:
     """``source`` with one bit flipped in each of these 4096-byte blocks of the partition ``name``."""
     copy(source, target)
-    (part,) = [partition for partition in partitions(source) if partition.name == name]
+    (part,) = [partition for partition in gpt.read(source).partitions if partition.name == name]
     with target.open("r+b") as file:
         for block in blocks:
             if block * 4096 >= part.size:
                 break
-            place = part.offset + block * 4096 + 1024
+            place = part.start + block * 4096 + 1024
             file.seek(place)
             (byte,) = file.read(1)
             file.seek(place)

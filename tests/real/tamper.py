@@ -7,12 +7,12 @@ import tempfile
 from pathlib import Path
 
 from privml.base.files import write_atomic
+from privml.events.verity import Verity
 from privml.image import uki, volume
-from privml.image.manifest import Manifest
 from privml.image.render import MODEL_LABEL, ROOT_LABEL
 from privml.image.tools import Bind, ToolsTree
-from privml.image.volume import Verity, partitions
-from privml.measure import pe
+from privml.measure import gpt, pe
+from privml.output.manifest import Manifest
 
 LOGGER = """
 
@@ -166,9 +166,9 @@ def _of(out: Path, manifest: Manifest) -> bool:
 
 def extract(tools: ToolsTree, disk: Path, label: str, work: Path) -> None:
     """Put the files of one volume of a disk into ``work/tree``."""
-    (part,) = [partition for partition in partitions(disk) if partition.name == label]
+    (part,) = [partition for partition in gpt.read(disk).partitions if partition.name == label]
     with disk.open("rb") as source, (work / "data.erofs").open("wb") as target:
-        source.seek(part.offset)
+        source.seek(part.start)
         left = part.size
         while left:
             block = source.read(min(left, 1 << 20))

@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 from tests.real.conftest import only_full
 
-from privml.cli.context import Workplace, resolve
-from privml.machine.platform import Device, Shape, size_of
+from privml.base.sizes import size_of
+from privml.image.target import resolve
+from privml.image.workplace import Workplace
+from privml.machine.platform import Device, Shape
 from privml.measure.rules import RULES
 from privml.vm import bootdisk
 from privml.vm.bench import Bench
-from privml.vm.compared import Boot
+from privml.vm.compared import ComparedBoot
 
 pytestmark = pytest.mark.real
 
@@ -50,11 +52,10 @@ def boot_disk(demo_cpu: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return bootdisk.make(tools, demo_cpu / "uki.efi", tmp_path_factory.mktemp("disk") / "boot.raw")
 
 
-def predicted(booted: Boot) -> Boot:
+def predicted(booted: ComparedBoot) -> ComparedBoot:
     """Require that everything about a boot is as predicted, and remember the rules that it used."""
     assert [one.text() for one in booted.comparison.differences] == []
     assert booted.disagreeing == ()
-    assert booted.account is not None
     assert [one.text() for one in booted.account.unexplained] == []
     assert booted.account.unused == ()
     assert all(booted.comparison.matched.values())
@@ -66,13 +67,13 @@ def predicted(booted: Boot) -> Boot:
 def test_a_shape(bench: Bench, full: bool, vcpus: int, memory: str) -> None:
     if not full and (vcpus, memory) not in IN_CHECK:
         pytest.skip("`make check-full` boots all shapes")
-    predicted(bench.boot(Shape(vcpus, size_of(memory))))
+    predicted(bench.boot(bench.launch(Shape(vcpus, size_of(memory)))))
 
 
 @only_full
 @pytest.mark.parametrize("name", MACHINES)
 def test_a_machine(bench: Bench, name: str) -> None:
-    predicted(bench.boot(SMALL, devices=MACHINES[name]))
+    predicted(bench.boot(bench.launch(SMALL, devices=MACHINES[name])))
 
 
 @only_full
@@ -86,7 +87,7 @@ def test_a_machine(bench: Bench, name: str) -> None:
     ids=["two disks and a card beside it", "two cards", "three disks and a large BAR"],
 )
 def test_from_a_disk(bench: Bench, boot_disk: Path, shape: Shape, devices: Sequence[Device]) -> None:
-    predicted(bench.boot(shape, devices=devices, boot_disk=boot_disk))
+    predicted(bench.boot(bench.launch(shape, devices=devices, boot_disk=boot_disk)))
 
 
 @only_full

@@ -13,22 +13,22 @@ from tests.real import disks, tamper
 from tests.real.break_in import (
     CREDENTIALS,
     MARK,
+    SMBIOS_CREDENTIALS,
     Attempt,
     Bench,
     Result,
     appended,
     run,
-    smbios,
-    smbios_credentials,
-    with_devices,
     with_root,
 )
 from tests.real.conftest import ROOT
+from tests.real.levers import more, oem_strings, packets, pulled, recorded, swapped
 
-from privml.cli.context import Workplace, recipes_directory, resolve
-from privml.cli.run import await_ready
 from privml.image.render import ROOT_LABEL
+from privml.image.target import recipes_directory, resolve
 from privml.image.tools import Bind
+from privml.image.workplace import Workplace
+from privml.vm.ask import await_ready
 from privml.vm.launch import launch_of
 from privml.vm.machine import started
 
@@ -131,29 +131,30 @@ ATTEMPTS = (
     Attempt("partitions", "swap, /var and /home partitions on the root's disk",
             lambda b: with_root(b, _partitions(b)), READY),
     Attempt("disk on the chipset's SATA", "an ESP with a command-line addon, on a disk of the built-in controller",
-            lambda b: replace(b.honest, attached={"esp": _esp(b)}, extra=(
+            lambda b: pulled(b.honest, more(
                 "-drive", "if=none,id=esp,format=raw,snapshot=on,file=/attached/esp",
-                "-device", "ide-hd,drive=esp,bus=ide.0")), READY, logged=True),
+                "-device", "ide-hd,drive=esp,bus=ide.0"), attached={"esp": _esp(b)}), READY, logged=True),
     Attempt("ESP with an addon", "the same on a virtio disk more",
-            lambda b: replace(b.honest, attached={"esp": _esp(b)}, extra=(
+            lambda b: pulled(b.honest, more(
                 "-blockdev", "driver=raw,node-name=esp,read-only=on,file.driver=file,file.filename=/attached/esp",
-                "-device", "virtio-blk-pci,drive=esp,bootindex=1")), PARKED),
+                "-device", "virtio-blk-pci,drive=esp,bootindex=1"), attached={"esp": _esp(b)}), PARKED),
     Attempt("SMBIOS credentials", "units, drop-ins, sysctl, network, fstab and a root password by SMBIOS type 11",
-            lambda b: with_devices(b, *smbios_credentials()), READY, logged=True),
+            lambda b: pulled(b.honest, oem_strings(*SMBIOS_CREDENTIALS)), READY, logged=True),
     Attempt("fw_cfg credentials", "the same by fw_cfg files, as far as their names fit",
             lambda b: replace(b.honest, fw_cfg={f"opt/io.systemd.credentials/{name}": body.encode()
                                                 for name, body in CREDENTIALS.items() if len(name) <= 28}), READY),
     Attempt("SMBIOS stub words", f"io.systemd.stub.kernel-cmdline-extra={EXTRA}",
-            lambda b: with_devices(b, *smbios(f"io.systemd.stub.kernel-cmdline-extra={EXTRA}")),
+            lambda b: pulled(b.honest, oem_strings(f"io.systemd.stub.kernel-cmdline-extra={EXTRA}")),
             f"{OFF}|{READY}", logged=True),
     Attempt("SMBIOS boot words", f"io.systemd.boot.kernel-cmdline-extra={EXTRA}",
-            lambda b: with_devices(b, *smbios(f"io.systemd.boot.kernel-cmdline-extra={EXTRA}")), READY, logged=True),
+            lambda b: pulled(b.honest, oem_strings(f"io.systemd.boot.kernel-cmdline-extra={EXTRA}")),
+            READY, logged=True),
     *(Attempt(f"word: {name}", f"`-append` with `{words if name != 'two roots' else 'privml.root=0..'}`",
               lambda b, words=words: appended(b, words), WORD_ENDS.get(name, READY), logged=True)  # type: ignore[misc]
       for name, words in WORDS.items()),
     *(Attempt(f"devices: {name}", ", ".join(words[-1] if len(kinds) == 1 else kind for kind, words in kinds.items()),
-              lambda b, kinds=kinds: replace(b.honest, attached={"nothing": b.work},  # type: ignore[misc]
-                                             extra=tuple(word for words in kinds.values() for word in words)),
+              lambda b, kinds=kinds: pulled(b.honest, more(*(  # type: ignore[misc]
+                  word for words in kinds.values() for word in words)), attached={"nothing": b.work}),
               "".join(f"(?=.*{kind} not declared)" for kind in kinds) + PARKED)
       for name, kinds in DEVICES.items()),
 )  # fmt: skip
@@ -221,11 +222,11 @@ def test_a_taken_server_reaches_nobody(bench: Bench, full: bool) -> None:
     if not full:
         pytest.skip("`make check-full` builds this image")
     taken = tamper.root_with(bench.tools, bench.image, bench.manifest, bench.work / "taken", tamper.CALLER)
-    with started(bench.tools, replace(bench.honest, replaced=taken, capture=True)) as machine:
+    with started(bench.tools, pulled(bench.honest, swapped(*taken), recorded, attached=taken)) as machine:
         await_ready(machine, 240)
         said = dict(re.findall(r"PROBE (\S+) (\S+)", machine.console.read_text(errors="replace")))
         refused = ("tcp", "udp", "fastopen", "again", "loopback")
         assert {name: said[name] for name in refused} == dict.fromkeys(refused, "EPERM")
         assert said["mapped"] in ("EPERM", "EAFNOSUPPORT")
         assert said["mptcp"] in ("EPERM", "ENOPROTOOPT", "EPROTONOSUPPORT")
-        assert disks.begun(machine.packets) == []
+        assert disks.begun(packets(machine)) == []

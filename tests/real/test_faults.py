@@ -25,10 +25,10 @@ from tests.unit.pool_server import serving
 
 from privml.base.errors import InputsError
 from privml.base.run import Completed
-from privml.cli.context import Workplace
-from privml.image.manifest import Manifest, read
 from privml.image.tools import Bind, ToolsTree
+from privml.image.workplace import Workplace
 from privml.lock.apt import AptTools, Wanted, resolve
+from privml.output.manifest import Manifest, read
 from privml.recipe.distributions import base
 from privml.store.objects import Store, default_root
 

@@ -3,56 +3,57 @@
 from __future__ import annotations
 
 import json
-import shutil
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from tests.real import disks
 from tests.real.conftest import only_full, privml, succeeded
+from tests.real.levers import append, fw_cfg, oem_strings, pulled, writable
 
-from privml.cli.context import Workplace, resolve
+from privml.image.target import resolve
 from privml.image.tools import Bind
+from privml.image.workplace import Workplace
 from privml.machine.platform import Shape
 from privml.vm import bootdisk
 from privml.vm.bench import Bench
-from privml.vm.machine import Launch
+from privml.vm.machine import Change, Launch
 
 pytestmark = pytest.mark.real
 
 SMALL = Shape(2, 2 << 30)
-Change = Callable[[Launch], Launch]
 
 # QEMU refuses -initrd beside a UKI (no bzImage), but not the fw_cfg file that firmware would read it from.
 ATTEMPTS: dict[str, tuple[Change, set[tuple[str, str]]]] = {
     "a command line": (
-        lambda launch: replace(launch, append="console=ttyS0 evil=1"),
+        append("console=ttyS0 evil=1"),
         {("RTMR2", "host-load-options"), ("RTMR2", "other-command-line")},
     ),
     "a credential": (
-        lambda launch: replace(launch, oem_strings=("io.systemd.credential:evil=1",)),
+        oem_strings("io.systemd.credential:evil=1"),
         {("RTMR0", "smbios-table"), ("RTMR0", "stub-smbios")},
     ),
     "an initrd": (
-        lambda launch: replace(launch, fw_cfg={**launch.fw_cfg, "etc/boot/initrd": b"host initrd" * 100}),
+        fw_cfg("etc/boot/initrd", "initrd"),
         {("RTMR2", "host-initrd")},
     ),
 }
 
 
-def moved(bench: Bench, change: Change | None = None, boot_disk: Path | None = None) -> set[tuple[str, str]]:
+def moved(bench: Bench, launch: Launch) -> set[tuple[str, str]]:
     """The registers that a boot moved, each with the name of the difference."""
-    booted = bench.boot(SMALL, change=change, boot_disk=boot_disk)
+    booted = bench.boot(launch)
     assert booted.disagreeing == ()
-    assert booted.account is not None and booted.account.unexplained and not booted.equal
+    assert booted.account.unexplained and not booted.equal
     return {(one.register.upper(), one.known.id if one.known else "") for one in booted.comparison.differences}
 
 
 @only_full
 @pytest.mark.parametrize("name", ATTEMPTS)
-def test_what_a_host_adds_is_measured(bench: Bench, name: str) -> None:
+def test_what_a_host_adds_is_measured(bench: Bench, tmp_path: Path, name: str) -> None:
     change, expected = ATTEMPTS[name]
-    assert moved(bench, change) == expected
+    initrd = tmp_path / "initrd"
+    initrd.write_bytes(b"host initrd" * 100)
+    assert moved(bench, pulled(bench.launch(SMALL), change, attached={"initrd": initrd})) == expected
 
 
 @only_full
@@ -68,7 +69,7 @@ def test_an_addon_beside_the_uki_is_measured(bench: Bench, demo_cpu: Path, tmp_p
     )  # fmt: skip
     more = {f"{bootdisk.ADDONS}/evil.addon.efi": (tmp_path / "evil.addon.efi").read_bytes()}
     disk = bootdisk.make(tools, demo_cpu / "uki.efi", tmp_path / "boot.raw", more)
-    assert moved(bench, boot_disk=disk) == {
+    assert moved(bench, bench.launch(SMALL, boot_disk=disk)) == {
         ("RTMR1", "further-image"),
         ("RTMR2", "host-load-options"),
         ("RTMR2", "other-command-line"),
@@ -80,10 +81,10 @@ def test_a_disk_that_can_be_written_to_moves_registers(bench: Bench, demo_cpu: P
     """Firmware keeps its variables on it, and the stub a secret that it puts into the initrd."""
     target, place = resolve("demo-cpu"), Workplace()
     disk = bootdisk.make(place.tools(target.recipe), demo_cpu / "uki.efi", tmp_path / "boot.raw")
-    for name in ("root.raw", "model.raw"):
-        shutil.copyfile(demo_cpu / name, tmp_path / name)
-    copies = {name: tmp_path / name for name in ("root.raw", "model.raw")}
-    found = moved(bench, lambda launch: replace(launch, writable=True, replaced=copies), disk)
+    launch = bench.launch(SMALL, boot_disk=disk)
+    copies = {name: disks.copy(demo_cpu / name, tmp_path / name) for name in launch.disks}
+    copies["boot.raw"] = disk
+    found = moved(bench, pulled(launch, writable(*copies), attached=copies))
     assert found == {("RTMR1", "exit-boot-services-retried"), ("RTMR2", "host-initrd")}
 
 

@@ -10,15 +10,17 @@ import pytest
 from tests.real.conftest import privml, succeeded
 from tests.real.tamper import extract
 
-from privml.cli.context import Workplace
-from privml.cli.run import await_ready, request
-from privml.image.manifest import ARTEFACTS, read
 from privml.image.render import PROGRAMS, ROOT_LABEL
+from privml.image.workplace import Workplace
+from privml.output.manifest import read
 from privml.recipe.loader import shipped
+from privml.vm.ask import await_ready, request
 from privml.vm.launch import launch_of
 from privml.vm.machine import started
 
 pytestmark = pytest.mark.real
+
+ARTEFACTS = ("firmware.fd", "model.raw", "root.raw", "uki.efi")
 
 
 def test_image_is_whole_and_found_again(demo_cpu: Path) -> None:
@@ -66,7 +68,7 @@ def test_an_image_without_a_model_boots_and_has_nothing_of_an_engine(
 ) -> None:
     """As far as a machine that is no TD goes: every stage is through, nothing is attested, nothing is inferred."""
     manifest = read(tdx_min)
-    assert (manifest.variant, manifest.model) == ("production", None)
+    assert (manifest.variant, manifest.models, manifest.engine) == ("production", (), None)
     assert not (tdx_min / "model.raw").exists()
     assert (tdx_min / "root.raw").stat().st_size < (demo_cpu / "root.raw").stat().st_size
     ours, theirs = ({row[0]: row for row in read(image).packages} for image in (tdx_min, demo_cpu))

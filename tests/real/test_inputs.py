@@ -20,10 +20,11 @@ import pytest
 from tests.real.conftest import ROOT, only_full, privml, succeeded
 
 from privml.base.files import sha256_file
-from privml.cli.context import Workplace, tools_lock_path
 from privml.image import content
-from privml.image.manifest import read
+from privml.image.workplace import Workplace
+from privml.lock.locate import tools_lock_path
 from privml.lock.models import read_tools_lock
+from privml.output.manifest import read
 from privml.recipe.loader import shipped
 from privml.store.objects import Store
 
@@ -126,7 +127,7 @@ def test_kill_9_at_20_points_of_fetch_and_unpack(address: str, tmp_path: Path) -
     place = tmp_path / "store"
     environment = {**os.environ, "PRIVML_STORE": str(place), "no_proxy": "*"}
     program = (
-        "import sys\nfrom privml.cli.context import Workplace\nfrom privml.store.pools import Pool\n"
+        "import sys\nfrom privml.image.workplace import Workplace\nfrom privml.store.pools import Pool\n"
         "print(Workplace([Pool(sys.argv[1])]).tools().root)"
     )
     words = [sys.executable, "-c", program, address]
@@ -163,7 +164,7 @@ def test_kill_9_at_20_points_of_fetch_and_unpack(address: str, tmp_path: Path) -
 def test_two_processes_on_one_store(address: str, tmp_path: Path) -> None:
     environment = {**os.environ, "PRIVML_STORE": str(tmp_path / "store"), "no_proxy": "*"}
     program = (
-        "import sys\nfrom privml.cli.context import Workplace\nfrom privml.store.pools import Pool\n"
+        "import sys\nfrom privml.image.workplace import Workplace\nfrom privml.store.pools import Pool\n"
         "print(Workplace([Pool(sys.argv[1])]).tools().root)"
     )
     words = [sys.executable, "-c", program, address]

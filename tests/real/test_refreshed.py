@@ -21,8 +21,8 @@ from tests.real.conftest import ROOT, only_full, succeeded
 from tests.real.demo import SIMULATED_ROOT
 
 from privml.base.files import sha256_file
-from privml.image.manifest import read
 from privml.lock.models import Package, read_lock, read_tools_lock, write_lock
+from privml.output.manifest import read
 
 pytestmark = [pytest.mark.real, only_full]
 
@@ -112,7 +112,7 @@ def test_it_is_measured_as_it_was_predicted(made: Path, desk: Path) -> None:
     before = (made / "prediction.json").read_bytes()
     for target in (OUT, NAME):
         done = succeeded(privml(desk, "measure", target, "--json"))
-        assert len(json.loads(done.stdout)["shapes"]) == len(read(made).shapes)
+        assert len(json.loads(done.stdout)["launches"]) == len(read(made).shapes)
         assert (made / "prediction.json").read_bytes() == before
     other = desk / "without"
     shutil.copytree(made, other, ignore=shutil.ignore_patterns("*.lock.json"))

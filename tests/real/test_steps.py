@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from tests.real.conftest import only_full, privml, succeeded
 
-from privml.image import inputs, manifest
+from privml.image import inputs
+from privml.output import manifest
 
 pytestmark = pytest.mark.real
 

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from tests.real.conftest import ROOT, processes, settled
 
-from privml.cli.context import Workplace
-from privml.image.manifest import read
 from privml.image.tools import Bind, ToolsTree
+from privml.image.workplace import Workplace
+from privml.output.manifest import read
 
 pytestmark = pytest.mark.real
 
@@ -34,7 +34,7 @@ PROGRAMS = {
 }
 RUN = """
 import json, sys
-from privml.cli.context import Workplace
+from privml.image.workplace import Workplace
 tools = Workplace().tools()
 told = {}
 for name in sys.argv[1:]:

@@ -16,9 +16,9 @@ from pathlib import Path
 import pytest
 from tests.real.conftest import ROOT, only_full, privml, settled, succeeded
 
-from privml.image.manifest import read
-from privml.vm.host import SUBORDINATE_IDS
-from privml.vm.survey import subordinate
+from privml.host.facts import SUBORDINATE_IDS
+from privml.host.survey import subordinate
+from privml.output.manifest import read
 
 pytestmark = [pytest.mark.real, only_full]
 

@@ -14,7 +14,7 @@ import pytest
 import yaml
 from tests.real.conftest import ROOT, only_full, succeeded
 
-from privml.image.manifest import read
+from privml.output.manifest import read
 from privml.recipe import schema
 
 pytestmark = [pytest.mark.real, only_full]

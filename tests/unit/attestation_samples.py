@@ -18,7 +18,8 @@ from privml.evidence.document import Document
 from privml.evidence.facts import Facts
 from privml.evidence.quote_facts import QuoteFacts
 from privml.sim import quote as sim
-from privml.statement.predicate import MeasuredShape, Predicate
+from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
+from privml.statement.predicate import Predicate
 from privml.verify.policy import Expected, Policy
 
 REPOSITORY = Path(__file__).parents[2]
@@ -88,16 +89,21 @@ def registers(items: Sequence[Extend], agent_events: Sequence[AgentEvent] = AGEN
     return values
 
 
-def shape(vcpus: int, memory: int) -> MeasuredShape:
+def with_register(launch: MeasuredLaunch, register: str, *values: bytes) -> MeasuredLaunch:
+    """``launch`` with other accepted values of one register."""
+    return dataclasses.replace(launch, registers={**launch.registers, register: Accepted(values, Evidence.TPM_BOOT)})
+
+
+def launch(vcpus: int, memory: int) -> MeasuredLaunch:
     items = extends(memory)
     values = registers(items)
-    return MeasuredShape(
+    accepted = {register: (value,) for register, value in values.items()}
+    accepted[MRTD] = (FIRMWARE_MRTD, hashlib.sha384(b"two-pass").digest())
+    return MeasuredLaunch(
+        tee="tdx",
         platform="qemu-11-q35",
-        vcpus=vcpus,
-        memory=memory,
-        mrtd=(FIRMWARE_MRTD, hashlib.sha384(b"two-pass").digest()),
-        rtmrs=(values[RTMRS[0]], values[RTMRS[1]], values[RTMRS[2]], values[RTMRS[3]]),
-        evidence=dict.fromkeys(TDX_REGISTERS, Evidence.TPM_BOOT),
+        machine=TdMachine(vcpus, memory),
+        registers={register: Accepted(accepted[register], Evidence.TPM_BOOT) for register in TDX_REGISTERS},
         events=tuple(
             Event(register, kind, hashlib.sha384(hashed).digest(), origin, Evidence.TPM_BOOT)
             for register, kind, hashed, _, origin in items
@@ -110,7 +116,8 @@ PREDICATE = Predicate(
     variant="production",
     manifest_sha256=bytes(32),
     agent_events=AGENT_EVENTS,
-    shapes=(shape(2, 2 << 30), shape(4, 4 << 30)),
+    purposes={"serve": len(AGENT_EVENTS)},
+    launches=(launch(2, 2 << 30), launch(4, 4 << 30)),
 )
 EXPECTED = Expected(PREDICATE, "the build in out/demo-cpu")
 

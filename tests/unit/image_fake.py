@@ -11,7 +11,8 @@ import hashlib
 import json
 import os
 import zipfile
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import cache
 from io import BytesIO
 from pathlib import Path
@@ -21,15 +22,20 @@ from image_volume import volume
 from test_lock_deb import file as deb_file
 from test_lock_deb import package as deb_package
 
+from privml.image.build import Order
 from privml.image.tools import ToolsTree
 from privml.lock.models import Lock, Package, Tree, TreeFile, Wheel
 from privml.lock.trees import agent_tree
+from privml.output.manifest import Manifest
 from privml.recipe.loader import Recipe, load, shipped
+from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 
 HASH = "5a" * 32
 KERNEL = "6.99-test"
 FIRMWARE = b"firmware with keys"
+TOOLS_LOCK = b"the lock of the tools"
+TOOLS_SHA256 = hashlib.sha256(TOOLS_LOCK).hexdigest()
 
 LOADER = """#!/bin/sh
 while [ "$1" != -- ]; do echo "$1" >> "$(dirname "$0")/../../loader.words"; shift; done
@@ -82,6 +88,23 @@ else:
 """
 
 
+@dataclass(frozen=True)
+class Predictor:
+    """Predicts nothing, and counts how often."""
+
+    root: Path
+
+    def inputs(self, platforms: Sequence[str]) -> dict[str, str]:
+        return {f"platform {name}": "1" for name in platforms}
+
+    def predict(self, tools: ToolsTree, directory: Path, manifest: Manifest) -> Predicate:
+        with (self.root / "predicted").open("a") as log:
+            log.write(f"{manifest.name}\n")
+        return Predicate(
+            manifest.name, manifest.variant, manifest.sha256, manifest.agent_events, manifest.purposes, launches=()
+        )
+
+
 @dataclass
 class Fake:
     """Everything that `build` takes, with a place for stand-ins that misbehave."""
@@ -94,6 +117,22 @@ class Fake:
     @property
     def tools(self) -> ToolsTree:
         return ToolsTree(self.root, "f" * 64)
+
+    @property
+    def tools_lock(self) -> Path:
+        return self.root.with_name("tools.lock.json")
+
+    def order(self, **changes: Any) -> Order:
+        """What `build` is asked for; the tools lock on disk is the one that the lock names."""
+        made = Order(
+            recipe=self.recipe,
+            lock=self.lock,
+            tools_lock=self.tools_lock,
+            store=self.store,
+            tools=lambda: self.tools,
+            predictor=Predictor(self.root),
+        )
+        return replace(made, **changes)
 
     @property
     def mkosi(self) -> Path:
@@ -157,7 +196,7 @@ def make(folder: Path) -> Fake:
         source_date_epoch=1_750_000_000,
         archives=(),
         packages_requested=("alpha",),
-        packages=(keep(store, "alpha", b"one"), keep(store, "beta", b"two")),
+        packages=tuple(keep(store, name, name.encode()) for name in ("alpha", "beta", "llama.cpp-tools")),
         firmware_requested=("ovmf-inteltdx",),
         firmware=(
             keep(store, "ovmf-inteltdx", deb_package([deb_file("./usr/share/ovmf/OVMF.inteltdx.ms.fd", FIRMWARE)])),
@@ -165,10 +204,11 @@ def make(folder: Path) -> Fake:
         wheels=(wheel,),
         agent=_agent(),
         guest=Tree.of([TreeFile(path="a", kind="file", sha256="1" * 64, size=1)]),
-        tools_sha256="4" * 64,
+        tools_sha256=TOOLS_SHA256,
     )
     fake = Fake(folder / "tools", _recipe(), lock, store)
     fake.mkosi.parent.mkdir(parents=True)
+    fake.tools_lock.write_bytes(TOOLS_LOCK)
     (fake.mkosi.parent / "__init__.py").write_text("")
     fake.mkosi.write_text(MKOSI)
     fake.sandbox.write_text(SANDBOX)

@@ -1,8 +1,10 @@
-"""Synthetic volumes: a GPT with two partitions and a verity superblock, and nothing else."""
+"""Synthetic volumes: a valid GPT with two partitions and a verity superblock, and nothing else."""
 
 from __future__ import annotations
 
 import struct
+import zlib
+from pathlib import Path
 
 SALT = bytes(range(32))
 
@@ -16,7 +18,20 @@ def gpt(parts: list[tuple[str, int, int]], *, table: int = 2, count: int = 128, 
         struct.pack("<16s16sQQQ72s", b"K" * 16, bytes(16), first, last, 0, name.encode("utf-16-le"))
         for name, first, last in parts
     )
-    return (bytes(512) + header).ljust(512 * table, b"\0") + entries.ljust(count * 128, b"\0")
+    return resealed((bytes(512) + header).ljust(512 * table, b"\0") + entries.ljust(count * 128, b"\0"))
+
+
+def resealed(disk: bytes) -> bytes:
+    """The disk with the checksums that its header and entries need."""
+    at, count, size = struct.unpack_from("<QII", disk, 512 + 72)
+    entries = zlib.crc32(disk[at * 512 : at * 512 + count * size])
+    header = disk[512:528] + bytes(4) + disk[532:600] + entries.to_bytes(4, "little")
+    return disk[:512] + header[:16] + zlib.crc32(header).to_bytes(4, "little") + header[20:] + disk[604:]
+
+
+def reseal(path: Path) -> None:
+    """Make the table of a disk that was changed valid again."""
+    path.write_bytes(resealed(path.read_bytes()))
 
 
 def superblock(

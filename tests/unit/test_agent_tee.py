@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from privml.agent.tee import ATTEMPTS, KernelFiles, NoTee, NoTeeError, TdxTee, detect
+from privml.agent.tee import NoTee, NoTeeError, detect
 from privml.base.errors import HostError
 from privml.events.registers import ZERO
 from privml.events.replay import extend
+from privml.evidence.tdx.kernel import ATTEMPTS, KernelFiles, TdxTee
 
 QUOTE = b"\x04\x00" + bytes(4998)
 REPORTS = Path("/configfs/tsm/report")

@@ -9,7 +9,7 @@ import pytest
 from tests.real import disks
 from tests.real.break_in import PROMPT
 
-from privml.image.volume import partitions
+from privml.measure import gpt
 
 GUEST, HOST = bytes.fromhex("525400123456"), bytes.fromhex("525600000002")
 
@@ -42,7 +42,7 @@ def test_what_the_guest_begins_is_seen(tmp_path: Path, data: bytes, seen: list[s
 def test_a_disk_of_ours_is_one(tmp_path: Path) -> None:
     first = disks.with_partitions(None, tmp_path / "one", [(disks.SWAP, "swap", disks.swap())])
     second = disks.with_partitions(first, tmp_path / "two", [(disks.VAR, "var", b"x" * 100)])
-    assert [(part.name, part.size >> 20) for part in partitions(second)] == [("swap", 4), ("var", 1)]
+    assert [(part.name, part.size >> 20) for part in gpt.read(second).partitions] == [("swap", 4), ("var", 1)]
     bent = disks.corrupted(second, tmp_path / "bent", "swap", range(0, 10**6, 512))
     assert [a == b for a, b in zip(second.read_bytes(), bent.read_bytes(), strict=True)].count(False) == 2
     assert disks.holds(second, b"SWAPSPACE2")

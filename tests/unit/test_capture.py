@@ -8,7 +8,6 @@ import lzma
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import attestation_samples as samples
 import pytest
@@ -16,20 +15,21 @@ from test_agent_tee import Kernel
 from test_cli_main import Outcome, as_found, image, place  # noqa: F401 - fixtures
 from tests.golden.test_measure_boots import load
 
-from privml.agent.tee import TdxTee
 from privml.base.errors import EvidenceError, HostError
-from privml.cli import captured, files
-from privml.cli import replay as held
 from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR3, index_of_register, register_of_index
 from privml.events.replay import replay
 from privml.events.tcg import ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.evidence import capture
 from privml.evidence.capture import Capture
-from privml.image import manifest as manifests
-from privml.image.manifest import Manifest
+from privml.evidence.tdx.kernel import TdxTee
 from privml.measure import firmware, uki
+from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX
+from privml.output import manifest as manifests
+from privml.readers import captured, files
+from privml.readers.replay import Replayed
+from privml.readers.replay import replay as replay_capture
 from privml.sim import quote as sim
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
@@ -144,18 +144,14 @@ def machine() -> tuple[uki.UkiFacts, firmware.FirmwareFacts, dict[str, bytes], l
     """A TD that does not exist: the log and registers that are predicted for a machine whose blobs are a vector's."""
     image_facts, firmware_facts, blobs, memory, _ = load("base")
     blobs["BootMenu"] = bytes(2)
-    prediction = predict(
-        image_facts, firmware_facts, blobs, memory, TD_INTELTDX, agent_events=samples.PREDICATE.agent_events
-    )
+    captured = MeasuredMachine(blobs, memory, TD_INTELTDX)
+    prediction = predict(image_facts, firmware_facts, captured, agent_events=samples.PREDICATE.agent_events)
     log = [
         LogEntry(index_of_register(event.register), event.type, {ALG_SHA384: event.digest}, b"")
         for event in prediction.events
         if event.register != RTMR3
     ]
     return image_facts, firmware_facts, blobs, log, prediction.registers()
-
-
-MANIFEST = SimpleNamespace(origins={}, agent_events=samples.PREDICATE.agent_events)
 
 
 def archive(folder: Path, log: list[LogEntry], values: dict[str, bytes], blobs: dict[str, bytes]) -> Path:
@@ -167,16 +163,16 @@ def archive(folder: Path, log: list[LogEntry], values: dict[str, bytes], blobs: 
     return path
 
 
-def hold(path: Path) -> held.Replayed:
+def replayed(path: Path) -> Replayed:
     image_facts, firmware_facts, *_ = machine()
-    manifest: Manifest = MANIFEST  # type: ignore[assignment]
-    return held.hold(image_facts, firmware_facts, manifest, files.read(path))
+    events = samples.PREDICATE.agent_events
+    return replay_capture(image_facts, firmware_facts, files.read(path), origins={}, agent_events=events)
 
 
 def test_the_predicted_machine_is_accepted_whole(tmp_path: Path) -> None:
     _, _, blobs, log, values = machine()
     path = archive(tmp_path, log, values, blobs)
-    found = hold(path)
+    found = replayed(path)
     assert found.equal and found.comparison.matched[RTMR0] > 10, found.problems
     facts = files.read(path).finding.facts
     assert facts["quote"] == "made for these parts" and facts["fw_cfg etc/acpi/tables"].startswith("an event")
@@ -187,21 +183,21 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
     for at, entry in enumerate(log):
         changed = [*log[:at], LogEntry(entry.index, entry.type, {ALG_SHA384: b"x" * 48}, b""), *log[at + 1 :]]
         moved = {**values, **{one: value for one, value in replay(changed).items() if one != RTMR3}}
-        found = hold(archive(tmp_path, changed, moved, blobs))
+        found = replayed(archive(tmp_path, changed, moved, blobs))
         (difference,) = found.comparison.differences
         assert (difference.register, difference.kind) == (register_of_index(entry.index), "differs")
         assert not found.problems and not found.equal
-    found = hold(archive(tmp_path, log, {**values, RTMR1: bytes(48)}, blobs))
+    found = replayed(archive(tmp_path, log, {**values, RTMR1: bytes(48)}, blobs))
     assert found.problems == ("RTMR1: the quote's value is not that of the captured log",)
-    found = hold(archive(tmp_path, log, {**values, MRTD: bytes(48)}, blobs))
+    found = replayed(archive(tmp_path, log, {**values, MRTD: bytes(48)}, blobs))
     assert "another firmware file" in found.problems[0]
-    found = hold(archive(tmp_path, log, {**values, RTMR3: bytes(48)}, blobs))
+    found = replayed(archive(tmp_path, log, {**values, RTMR3: bytes(48)}, blobs))
     assert "the agent was not ready" in found.problems[0]
 
 
 def test_without_the_machine_s_blobs_rtmr0_is_left_out_and_said_to_be(tmp_path: Path) -> None:
     _, _, blobs, log, values = machine()
-    found = hold(archive(tmp_path, log, values, {**blobs, "etc/e820": b""}))
+    found = replayed(archive(tmp_path, log, values, {**blobs, "etc/e820": b""}))
     assert found.equal and RTMR0 not in found.comparison.matched
     assert any("rtmr0 is not compared" in note for note in found.notes)
 
@@ -216,7 +212,8 @@ def test_measure_replay(
     monkeypatch.setattr(uki, "facts", lambda data: image_facts)
     monkeypatch.setattr(firmware, "facts", lambda data: firmware_facts)
     agent_events = manifests.read(folder).agent_events
-    mine = predict(image_facts, firmware_facts, blobs, load("base")[3], TD_INTELTDX, agent_events=agent_events)
+    captured = MeasuredMachine(blobs, load("base")[3], TD_INTELTDX)
+    mine = predict(image_facts, firmware_facts, captured, agent_events=agent_events)
     path = archive(place, log, mine.registers(), blobs)
     outcome = Outcome(capsys, "measure", str(folder), "--replay", str(path))
     assert outcome.code == 0, outcome.stdout + outcome.stderr

@@ -18,16 +18,14 @@ from test_image_manifest import sample, without_model
 from privml.base import errors
 from privml.base.errors import BuildError, PrivmlError, RecipeError, UsageError
 from privml.base.steps import set_quiet
-from privml.base.strictjson import pretty
+from privml.base.strictjson import canonical, pretty
 from privml.cli import main as main_module
 from privml.cli.anchor import expected_of
-from privml.cli.context import recipes_directory, resolve
 from privml.cli.main import VERBS, main
-from privml.image import manifest
+from privml.image.target import recipes_directory, resolve
+from privml.output import manifest
+from privml.output.prediction import read_prediction, write_prediction
 from privml.recipe.loader import shipped
-from privml.statement.predicate import Predicate
-from privml.vm.predicted import write_prediction
-from privml.vm.prediction import read_prediction
 
 CODES = {
     "Differs": 1,
@@ -75,14 +73,7 @@ def image(place: Path) -> Path:
     folder.parent.mkdir(exist_ok=True)
     made = sample(folder)
     (folder / "manifest.json").write_bytes(made.encode())
-    predicate = Predicate(
-        name=samples.PREDICATE.name,
-        variant=samples.PREDICATE.variant,
-        manifest_sha256=hashlib.sha256(made.encode()).digest(),
-        agent_events=samples.PREDICATE.agent_events,
-        shapes=samples.PREDICATE.shapes,
-    )
-    write_prediction(folder, made, predicate)
+    write_prediction(folder, made, dataclasses.replace(samples.PREDICATE, manifest_sha256=made.sha256))
     return folder
 
 
@@ -371,7 +362,7 @@ def test_an_anchor_whose_artefacts_changed_is_none(place: Path, capsys: pytest.C
 def test_a_prediction_of_another_build_is_none(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = image(place)
     data = json.loads((folder / "manifest.json").read_bytes())
-    (folder / "manifest.json").write_bytes(pretty({**data, "refreshed": True}))
+    (folder / "manifest.json").write_bytes(canonical({**data, "refreshed": True}))
     (place / "doc.json").write_text("{}")
     outcome = Outcome(capsys, "verify", "doc.json", "--expect", str(folder))
     assert outcome.code == 7
@@ -450,7 +441,7 @@ def test_proxy_listens_here_alone(place: Path, capsys: pytest.CaptureFixture[str
 
 def test_an_anchor_is_the_prediction_beside_the_image(place: Path) -> None:
     folder = image(place)
-    assert read_prediction(folder, manifest.read(folder)).shapes == samples.PREDICATE.shapes
+    assert read_prediction(folder, manifest.read(folder)).launches == samples.PREDICATE.launches
 
 
 def test_the_store_is_counted_and_checked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -20,9 +20,10 @@ from privml.client import attested
 from privml.client.gate import Gate
 from privml.events import agent, tcg
 from privml.events.event import Event, Evidence
-from privml.events.registers import RTMR2, RTMRS, TDX_REGISTERS
+from privml.events.registers import RTMR2, TDX_REGISTERS
 from privml.events.replay import replay_digests, replay_tpm_as_rtmrs
-from privml.statement.predicate import MeasuredShape, Predicate, decode, encode
+from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
+from privml.statement.predicate import Predicate, decode, encode
 from privml.verify.policy import Expected, Policy
 from privml.verify.verdict import Outcome, Verdict
 
@@ -49,17 +50,15 @@ def prediction(made: Guest) -> Predicate:
         agent.system_ready_event(),
     )
     registers = replay_tpm_as_rtmrs(tcg.parse_log(TPM_LOG))
-    values = [registers[register] for register in RTMRS[:3]]
-    shape = MeasuredShape(
+    values = {**registers, "mrtd": MRTD, "rtmr3": replay_digests(agent.digests(events))}
+    launch = MeasuredLaunch(
+        tee="tdx",
         platform="qemu",
-        vcpus=2,
-        memory=2 << 30,
-        mrtd=(MRTD,),
-        rtmrs=(values[0], values[1], values[2], replay_digests(agent.digests(events))),
-        evidence=dict.fromkeys(TDX_REGISTERS, Evidence.SOURCE),
+        machine=TdMachine(2, 2 << 30),
+        registers={register: Accepted((values[register],), Evidence.SOURCE) for register in TDX_REGISTERS},
         events=(Event(RTMR2, 6, b"\x03" * 48, "uki.efi .initrd", Evidence.SOURCE),),
     )
-    predicate = Predicate(config.name, config.variant, bytes(32), events, (shape,))
+    predicate = Predicate(config.name, config.variant, bytes(32), events, {"serve": len(events)}, (launch,))
     return decode(encode(predicate))
 
 
@@ -80,13 +79,9 @@ def test_without_the_simulated_root_it_is_refused(served: Guest) -> None:
 def test_another_initrd_is_named_from_the_tpm_log(served: Guest) -> None:
     expected = prediction(served)
     digest = b"\x04" * 48
-    shape = expected.shapes[0]
-    changed = dataclasses.replace(
-        shape,
-        rtmrs=(shape.rtmrs[0], shape.rtmrs[1], replay_digests([digest]), shape.rtmrs[3]),
-        events=(dataclasses.replace(shape.events[0], digest=digest),),
-    )
-    verdict = judge(served, dataclasses.replace(expected, shapes=(changed,)))
+    launch = samples.with_register(expected.launches[0], RTMR2, replay_digests([digest]))
+    changed = dataclasses.replace(launch, events=(dataclasses.replace(launch.events[0], digest=digest),))
+    verdict = judge(served, dataclasses.replace(expected, launches=(changed,)))
     (refusal,) = verdict.refusals
     assert refusal.code == "rtmr2"
     assert "RTMR2 event 1: predicted EV_EVENT_TAG from uki.efi .initrd" in refusal.where

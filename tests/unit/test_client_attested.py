@@ -64,9 +64,9 @@ def test_a_guest_that_is_not_ready_tells_its_stages(guest: Guest) -> None:
     with pytest.raises(HostError) as caught:
         attested.fetch(guest.url, bytes(32), 10)
     assert caught.value.message.splitlines() == [
-        f"{guest.url} is not ready: not? yet",
+        rf"{guest.url} is not ready: not\x07 yet",
         "  config: ok",
-        "  model: failed: bad?[31m hash",
+        r"  model: failed: bad\x1b[31m hash",
     ]
 
 

@@ -40,11 +40,11 @@ def test_one_lock_has_no_changes(lock: Lock) -> None:
 
 
 def test_each_kind_of_input_is_told_with_the_registers_that_it_moves(lock: Lock) -> None:
-    alpha, beta = lock.packages
+    alpha, beta, engine = lock.packages
     kernel = beta.model_copy(update={"name": "linux-image-7"})
     other = lock.model_copy(
         update={
-            "packages": (alpha.model_copy(update={"version": "9", "sha256": "9" * 64}), kernel),
+            "packages": (alpha.model_copy(update={"version": "9", "sha256": "9" * 64}), kernel, engine),
             "firmware": (lock.firmware[0].model_copy(update={"sha256": "8" * 64}),),
             "wheels": (),
             "agent": Tree.of([*lock.agent.files[1:]]),

@@ -13,13 +13,14 @@ from test_image_manifest import sample
 
 from privml.base.errors import BuildError, InputsError, PrivmlError, UsageError
 from privml.base.files import sha256_file
-from privml.cli.context import Target, Workplace, recipes_directory, resolve
 from privml.cli.measure import measure
 from privml.cli.repro import repro
 from privml.cli.run import run
 from privml.image import madeby
-from privml.image.manifest import Manifest
+from privml.image.target import Target, recipes_directory, resolve
+from privml.image.workplace import Workplace
 from privml.lock.models import Lock, read_lock, serialise
+from privml.output.manifest import Manifest
 from privml.recipe.loader import load, shipped
 
 
@@ -84,7 +85,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
         asked.append(serialise(lock))  # type: ignore[arg-type]
         raise InputsError("far enough")
 
-    monkeypatch.setattr("privml.cli.context.tools_tree", note)
+    monkeypatch.setattr("privml.image.workplace.tools_tree", note)
     return asked
 
 

@@ -1,7 +1,9 @@
-"""manifest.json v1: it comes back as it went, and nothing else is taken for one."""
+"""manifest.json v2: it comes back as it went, and nothing else is taken for one."""
 
 from __future__ import annotations
 
+import hashlib
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +12,15 @@ from typing import Any
 import pytest
 
 from privml.base.errors import BuildError, EvidenceError
-from privml.base.strictjson import loads, pretty
+from privml.base.strictjson import canonical, loads, pretty
 from privml.events.agent import AgentEvent, engine_event, model_event
-from privml.image import manifest
-from privml.image.manifest import ARTEFACTS, Manifest, Model
-from privml.image.volume import Verity
+from privml.events.verity import Verity
 from privml.machine.platform import Shape
+from privml.output import manifest
+from privml.output.artefacts import artefact, check_artefacts
+from privml.output.manifest import Engine, Firmware, Manifest, Model, Package
+
+ARTEFACTS = ("firmware.fd", "model.raw", "root.raw", "uki.efi")
 
 
 def sample(folder: Path) -> Manifest:
@@ -33,14 +38,18 @@ def sample(folder: Path) -> Manifest:
         listen=8443,
         cmdline="quiet privml.root=x",
         kernel="6.99",
-        root=Verity("3" * 64, "4" * 64, 10, 1),
-        model=Model("small", Verity("5" * 64, "6" * 64, 20, 1)),
+        root=Verity(b"3" * 32, b"4" * 32, 10, 1),
+        boot="direct",
+        firmware={"tdx": Firmware("firmware.fd", "9" * 64)},
+        models=(Model("small", "model.raw", "gguf", Verity(b"5" * 32, b"6" * 32, 20, 1)),),
+        engine=Engine("llama-server", "1.0"),
         config_sha256="7" * 64,
-        agent_events=(AgentEvent("config", b"{}"), AgentEvent("system-ready", b"{}")),
-        artefacts={name: manifest.artefact(folder / name) for name in ARTEFACTS},
+        agent_events=tuple(AgentEvent(name, b"{}") for name in ("config", "model", "engine", "system-ready")),
+        purposes={"serve": 4},
+        artefacts={name: artefact(folder / name) for name in ARTEFACTS},
         platforms=("qemu-11-q35",),
         shapes=(Shape(2, 2 << 30),),
-        packages=(("bash", "5.3", "amd64", "8" * 64),),
+        packages=(Package("bash", "5.3", "amd64", "8" * 64),),
         origins={"uki.efi": "recipes/demo-cpu.yaml:4 kernel.package"},
     )
 
@@ -57,7 +66,9 @@ def test_it_comes_back_as_it_went(folder: Path) -> None:
     assert manifest.decode(data) == sample(folder)
     assert manifest.decode(data).encode() == data
     assert manifest.read(folder) == sample(folder)
-    assert data.endswith(b"}\n")
+    assert hashlib.sha256(data).digest() == sample(folder).sha256
+    with pytest.raises(EvidenceError, match="not canonical"):
+        manifest.decode(pretty(loads(data)))
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
@@ -75,11 +86,16 @@ def bent(data: bytes, path: tuple[Any, ...], change: Any) -> bytes:
     for key in path[:-1]:
         at = at[key]
     change(at, path[-1])
-    return pretty(document)
+    return canonical(document)
 
 
 def field_paths(data: bytes) -> list[tuple[Any, ...]]:
-    return [path for path in places(loads(data)) if isinstance(path[-1], str) and path[0] != "origins"]
+    """Every field that is not data itself: origins, artefacts and purposes may be any."""
+    return [
+        path
+        for path in places(loads(data))
+        if isinstance(path[-1], str) and (path[0] not in ("origins", "artefacts", "purposes") or len(path) != 2)
+    ]
 
 
 def test_every_missing_field_is_refused(folder: Path) -> None:
@@ -89,7 +105,7 @@ def test_every_missing_field_is_refused(folder: Path) -> None:
     for path in paths:
         with pytest.raises(EvidenceError) as caught:
             manifest.decode(bent(data, path, lambda at, key: at.pop(key)))
-        assert str(path[-1]) in caught.value.message, path
+        assert str(path[-1] if path != ("firmware", "tdx") else "one TEE") in caught.value.message, path
 
 
 def test_every_field_of_a_wrong_type_is_refused(folder: Path) -> None:
@@ -120,37 +136,58 @@ def test_every_unknown_field_is_refused(folder: Path) -> None:
 
 def without_model(folder: Path) -> Manifest:
     made = sample(folder)
-    artefacts = {name: found for name, found in made.artefacts.items() if name != manifest.MODEL_FILE}
-    return replace(made, model=None, artefacts=artefacts)
+    return replace(
+        made,
+        models=(),
+        engine=None,
+        artefacts={name: found for name, found in made.artefacts.items() if name != "model.raw"},
+        agent_events=(made.agent_events[0], made.agent_events[-1]),
+        purposes={"serve": 2},
+    )
 
 
 def test_one_without_a_model_comes_back_as_it_went(folder: Path) -> None:
     data = without_model(folder).encode()
-    assert loads(data)["model"] is None
+    assert (loads(data)["models"], loads(data)["engine"]) == ([], None)
     assert loads(data).keys() == loads(sample(folder).encode()).keys()
     assert manifest.decode(data) == without_model(folder)
     assert manifest.decode(data).encode() == data
-    (folder / manifest.MODEL_FILE).unlink()
-    manifest.check_artefacts(folder, without_model(folder))
+    (folder / "model.raw").unlink()
+    check_artefacts(folder, without_model(folder).artefacts)
 
 
 @pytest.mark.parametrize(
     ("with_model", "path", "value", "text"),
     [
-        (True, ("model",), None, "artefacts.model.raw: unknown field"),
-        (True, ("artefacts", "model.raw"), None, "artefacts.model.raw: null, expected an object"),
-        (True, ("model", "verity"), None, "model.verity: null, expected an object"),
-        (False, ("model",), {}, "model.name: missing"),
-        (False, ("model",), False, "model: a boolean, expected an object"),
-        (False, ("artefacts", "model.raw"), {"sha256": "1" * 64, "size": 1}, "artefacts.model.raw: unknown field"),
-        (False, ("artefacts", "model.raw"), None, "artefacts.model.raw: unknown field"),
+        (True, ("models",), [], ": models without an engine, or an engine without models"),
+        (True, ("engine",), None, ": models without an engine, or an engine without models"),
+        (True, ("artefacts", "model.raw"), None, ".artefacts.model.raw: null, expected an object"),
+        (True, ("models", 0, "verity"), None, ".models[0].verity: null, expected an object"),
+        (True, ("models", 0, "crypt"), {}, ".models[0].crypt: expected null"),
+        (True, ("models", 0, "volume"), "root.raw", ".models: expected the volumes model.raw, in this order"),
+        (True, ("models", 0, "volume"), "model-2.raw", ".models: `model-2.raw` is not among the artefacts"),
+        (False, ("models",), [{}], ".models[0].name: missing"),
+        (False, ("models",), None, ".models: null, expected an array"),
+        (False, ("engine",), {"name": "x", "version": "1"}, ": models without an engine, or an engine without"),
+        (False, ("gpus",), {}, ".gpus: expected null"),
+        (False, ("exceptions",), [1], ".exceptions: expected an empty list"),
+        (False, ("boot",), "disk", ".boot: got `disk`, expected one of direct"),
+        (False, ("firmware",), {}, ".firmware: empty"),
+        (False, ("firmware", "tdx", "file"), "other.fd", ".firmware: `other.fd` is not among the artefacts"),
+        (
+            False,
+            ("artefacts", "../x"),
+            {"sha256": "1" * 64, "size": 1},
+            ".artefacts: `../x` is not a plain file name",
+        ),
+        (False, ("purposes", "serve"), 3, ".purposes.serve: got 3, expected 0 to 2"),
     ],
 )
 def test_a_model_and_its_volume_are_there_together_or_not_at_all(
     folder: Path, with_model: bool, path: tuple[Any, ...], value: Any, text: str
 ) -> None:
     data = (sample(folder) if with_model else without_model(folder)).encode()
-    with pytest.raises(EvidenceError, match=f"manifest.{text}"):
+    with pytest.raises(EvidenceError, match=re.escape(f"manifest{text}")):
         manifest.decode(bent(data, path, lambda at, key: at.__setitem__(key, value)))
 
 
@@ -158,14 +195,14 @@ def test_a_model_and_its_volume_are_there_together_or_not_at_all(
 def test_events_of_a_model_that_is_not_there_are_refused(folder: Path, event: AgentEvent) -> None:
     made = without_model(folder)
     contradicting = replace(made, agent_events=(made.agent_events[0], event, made.agent_events[-1]))
-    with pytest.raises(EvidenceError, match=f"agent_events: `{event.name}`, but manifest.model is null"):
+    with pytest.raises(EvidenceError, match="agent_events: not one `model` event a model"):
         manifest.decode(contradicting.encode())
 
 
 @pytest.mark.parametrize(
     ("path", "value"),
     [
-        (("format",), "privml-manifest/v2"),
+        (("format",), "privml-manifest/v1"),
         (("variant",), "test"),
         (("recipe_sha256",), "1" * 62),
         (("recipe_sha256",), "A" * 64),
@@ -174,7 +211,7 @@ def test_events_of_a_model_that_is_not_there_are_refused(folder: Path, event: Ag
         (("root", "block_size"), 512),
         (("root", "data_blocks"), 0),
         (("root", "root_hash"), "3" * 66),
-        (("model", "verity", "salt"), ""),
+        (("models", 0, "verity", "salt"), ""),
         (("shapes", 0, "vcpus"), 0),
         (("shapes", 0, "memory"), 0),
         (("agent_events", 0, "payload"), "e30"),
@@ -203,12 +240,12 @@ def test_a_directory_without_one_is_told(tmp_path: Path) -> None:
 @pytest.mark.parametrize("name", ARTEFACTS)
 def test_an_artefact_must_be_there_and_be_the_one(folder: Path, name: str) -> None:
     made = manifest.read(folder)
-    manifest.check_artefacts(folder, made)
+    check_artefacts(folder, made.artefacts)
     body = (folder / name).read_bytes()
     for harm in (body + b"x", body[:-1] + b"?", b""):
         (folder / name).write_bytes(harm)
         with pytest.raises(BuildError, match=f"{name} is not what manifest.json says"):
-            manifest.check_artefacts(folder, made)
+            check_artefacts(folder, made.artefacts)
     (folder / name).unlink()
     with pytest.raises(BuildError, match=f"{name} is missing"):
-        manifest.check_artefacts(folder, made)
+        check_artefacts(folder, made.artefacts)

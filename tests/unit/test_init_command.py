@@ -22,7 +22,7 @@ from privml.recipe import document, schema
 from privml.recipe.fields import facts
 from privml.recipe.loader import load, shipped
 from privml.recipe.packages import guest_packages
-from privml.recipe.starter import commented, scalar, size_text
+from privml.recipe.starter import commented, scalar
 
 MADE = {
     ".github/workflows/image.yml",
@@ -173,8 +173,10 @@ def test_text_that_looks_like_something_else_is_quoted(text: str) -> None:
     assert document.parse(f"a: {scalar(text)}\n".encode(), "t").value == {"a": text}
 
 
-def test_sizes_are_written_as_they_are_read() -> None:
-    assert [size_text(size << 20) for size in (512, 1024, 1536, 2048)] == ["512MiB", "1GiB", "1536MiB", "2GiB"]
+def test_memory_of_tebibytes_is_written_in_a_unit_that_recipes_read() -> None:
+    content = load(shipped() / "demo-cpu.yaml").content
+    large = content.model_copy(update={"shapes": [content.shapes[0].model_copy(update={"memory": 1 << 40})]})
+    assert "memory: 1024GiB" in commented(large, "demo-cpu")
 
 
 def test_a_long_description_stays_on_its_line(tmp_path: Path) -> None:

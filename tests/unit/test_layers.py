@@ -1,15 +1,13 @@
-"""Which room may know which: the table of docs/ARCHITECTURE.md, the linter's contract, and the code are one."""
+"""The import contract: the rooms table of docs/ARCHITECTURE.md, checked against every import of the package."""
 
 from __future__ import annotations
 
 import ast
 import re
-import shutil
-import subprocess
 import sys
-import tomllib
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -17,87 +15,135 @@ from privml.lock.trees import AGENT_ROOTS, DEVELOPMENT_ROOTS, module_closure
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 BUILDER = REPOSITORY / "builder"
+PACKAGE = "privml"
 GUEST_LIBRARIES = {"cryptography", "h11"}
+_ROW = re.compile(r"^\| `([a-z]+)` \|.*\| ([^|]+?) \|$", re.MULTILINE)
+# Certificates are checked by the caller: neither their code nor a signature library belongs in the guest.
+VERIFIER_ONLY = {"privml/evidence/signature.py", "privml/evidence/tdx/chain.py"}
 
 
-def table() -> dict[str, str]:
-    """Room -> the text of its last column, in the table's order."""
-    text = (REPOSITORY / "docs/ARCHITECTURE.md").read_text()
-    return dict(re.findall(r"^\| `([a-z]+)` \|.*\| ([^|]+?) \|$", text, re.MULTILINE))
-
-
-def contracts() -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["tool"]["importlinter"][
-        "contracts"
-    ]
+def contract(page: str) -> dict[str, frozenset[str]]:
+    """Room -> the rooms that it may import, in the table's order; ``ValueError`` for a row that makes no sense."""
+    found: dict[str, frozenset[str]] = {}
+    for room, column in _ROW.findall(page.partition("## Rooms\n")[2].partition("\n## ")[0]):
+        above = frozenset(found)
+        if column == "standard library":
+            allowed = frozenset[str]()
+        elif column == "all above":
+            allowed = above
+        else:
+            names = frozenset(column.removeprefix("everything but ").split(", "))
+            if unknown := names - above:
+                raise ValueError(f"`{room}`: {', '.join(sorted(unknown))}: expected names of rooms above it")
+            allowed = above - names if column.startswith("everything but ") else names
+        if room in found:
+            raise ValueError(f"`{room}` has two rows")
+        found[room] = allowed
     return found
 
 
-def narrowed() -> dict[str, set[str]]:
-    """Rooms that may import less than everything above them -> what they may import."""
-    result = {}
-    for room, column in table().items():
-        if column not in ("standard library", "all above", "everything"):
-            result[room] = set(re.findall(r"[a-z]+", column.replace("agent's interfaces", "agent")))
-    return result
+@dataclass(frozen=True)
+class Import:
+    """One import statement, or one of its names: what it names, absolute, and where it stands."""
+
+    file: str
+    line: int
+    name: str
 
 
-def lint(folder: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [Path(sys.executable).with_name("lint-imports"), "--no-logo", "--no-cache"],
-        cwd=folder,
-        env={"PYTHONPATH": str(folder / "builder"), "PATH": ""},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+def imports(root: Path, path: Path) -> Iterator[Import]:
+    """Every import in a module, wherever it stands and whatever guards it; ``from package import name`` as both."""
+    file = path.relative_to(root).as_posix()
+    package = path.relative_to(root).parts[:-1]
+    for node in ast.walk(ast.parse(path.read_bytes(), filename=file)):
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield Import(file, node.lineno, alias.name)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            if base != PACKAGE:
+                yield Import(file, node.lineno, base)
+                continue
+            for alias in node.names:
+                yield Import(file, node.lineno, f"{base}.{alias.name}")
+        elif isinstance(node, ast.Call) and (name := _imported_by_call(node)):
+            yield Import(file, node.lineno, name)
 
 
-@pytest.fixture(scope="module")
-def skeleton(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A package with our rooms and our contract, and nothing in it."""
-    folder = tmp_path_factory.mktemp("skeleton")
-    for room in ("", *table()):
-        (folder / "builder/privml" / room).mkdir(parents=True, exist_ok=True)
-        (folder / "builder/privml" / room / "__init__.py").write_text("")
-    shutil.copy(REPOSITORY / "pyproject.toml", folder)
-    return folder
+def _imported_by_call(call: ast.Call) -> str:
+    """The name that ``import_module`` or ``__import__`` is given as a literal; empty for any other call."""
+    function = getattr(call.func, "id", getattr(call.func, "attr", ""))
+    first = call.args[0] if call.args and function in ("import_module", "__import__") else None
+    return str(first.value) if isinstance(first, ast.Constant) else ""
 
 
-def test_the_code_keeps_the_contract() -> None:
-    done = lint(REPOSITORY)
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert f"{len(contracts())} kept, 0 broken" in done.stdout
+def violations(root: Path, allowed: dict[str, frozenset[str]]) -> list[str]:
+    """Every import below ``root`` that the table forbids: file, line, what is imported, and the rule."""
+    found = []
+    for path in sorted((root / PACKAGE).rglob("*.py")):
+        parts = path.relative_to(root).parts
+        room = parts[1] if len(parts) > 2 else None
+        for one in imports(root, path):
+            top, _, rest = one.name.partition(".")
+            imported = rest.partition(".")[0]
+            where = f"{one.file}:{one.line}: imports {one.name}"
+            if top != PACKAGE:
+                if room == "base" and top not in sys.stdlib_module_names:
+                    found.append(f"{where}: `base` may import: standard library")
+            elif room is None and imported in allowed:
+                found.append(f"{where}: a module outside the rooms may import none of them")
+            elif room is not None and imported != room and imported in allowed:
+                may = allowed.get(room, frozenset())
+                if imported not in may:
+                    names = ", ".join(name for name in allowed if name in may) or "standard library"
+                    found.append(f"{where}: `{room}` may import: {names}")
+    return found
 
 
-def test_the_table_names_every_room_that_there_is() -> None:
-    assert sorted(table()) == sorted(path.parent.name for path in (BUILDER / "privml").glob("*/__init__.py"))
+def rooms(root: Path) -> list[str]:
+    """The folders of the package that hold modules."""
+    return sorted(path.name for path in (root / PACKAGE).iterdir() if path.is_dir() and any(path.rglob("*.py")))
 
 
-def test_the_contract_is_the_table() -> None:
-    rooms = list(table())
-    layers = [contract for contract in contracts() if contract["type"] == "layers"]
-    assert len(layers) == 1
-    assert layers[0]["layers"] == rooms[::-1]
-    assert layers[0]["exhaustive"] is True
-    forbidden = {
-        contract["source_modules"][0]: contract["forbidden_modules"]
-        for contract in contracts()
-        if contract["type"] == "forbidden"
-    }
-    assert forbidden == {
-        f"privml.{room}": [f"privml.{other}" for other in rooms if other != room and other not in allowed]
-        for room, allowed in narrowed().items()
-    }
-    assert not [contract for contract in contracts() if "ignore_imports" in contract]
+ALLOWED = contract((REPOSITORY / "docs/ARCHITECTURE.md").read_text())
+
+
+def test_every_import_of_the_package_keeps_the_contract() -> None:
+    assert violations(BUILDER, ALLOWED) == []
+
+
+def test_every_folder_of_the_package_is_a_row() -> None:
+    assert [room for room in rooms(BUILDER) if room not in ALLOWED] == []
+
+
+def test_guest_code_is_imported_by_no_host_room() -> None:
+    assert [room for room, may in ALLOWED.items() if "sim" in may] == []
+    assert [room for room, may in ALLOWED.items() if "agent" in may] == ["sim"]
+
+
+@pytest.fixture
+def skeleton(tmp_path: Path) -> Path:
+    """A package with an empty folder for each room of the table."""
+    for room in ("", *ALLOWED):
+        (tmp_path / PACKAGE / room).mkdir(parents=True, exist_ok=True)
+        (tmp_path / PACKAGE / room / "__init__.py").write_text("")
+    return tmp_path
+
+
+def judged(skeleton: Path, file: str, text: str) -> list[str]:
+    (skeleton / PACKAGE / file).write_text(text)
+    return violations(skeleton, ALLOWED)
 
 
 BAD = [
     ("base", "events"),
     ("events", "machine"),
+    ("engines", "evidence"),
     ("machine", "evidence"),
     ("evidence", "machine"),
     ("evidence", "statement"),
+    ("output", "measure"),
     ("measure", "evidence"),
     ("verify", "measure"),
     ("recipe", "events"),
@@ -113,58 +159,116 @@ BAD = [
     ("agent", "sim"),
     ("sim", "verify"),
     ("client", "sim"),
+    ("readers", "verify"),
+    ("host", "repro"),
+    ("readers", "agent"),
+    ("cli", "agent"),
     ("cli", "sim"),
 ]
 
 
-@pytest.fixture(scope="module")
-def told(skeleton: Path) -> str:
-    """What the linter says of a package with every import of ``BAD``, one a module."""
-    for room, imported in BAD:
-        module = skeleton / f"builder/privml/{room}/bad_{imported}.py"
-        module.write_text(f"def late() -> None:\n    from privml.{imported} import thing\n")
-    done = lint(skeleton)
-    for room, imported in BAD:
-        (skeleton / f"builder/privml/{room}/bad_{imported}.py").unlink()
-    assert done.returncode == 1, done.stdout + done.stderr
-    return done.stdout
-
-
 @pytest.mark.parametrize(("room", "imported"), BAD)
-def test_an_import_outside_the_table_is_caught(told: str, room: str, imported: str) -> None:
-    assert f"privml.{room}.bad_{imported} -> privml.{imported} " in told
+def test_an_import_outside_the_table_is_reported_with_file_line_and_rule(
+    skeleton: Path, room: str, imported: str
+) -> None:
+    found = judged(skeleton, f"{room}/bad.py", f"def late() -> None:\n    from privml.{imported} import thing\n")
+    may = ", ".join(name for name in ALLOWED if name in ALLOWED[room]) or "standard library"
+    assert found == [f"privml/{room}/bad.py:2: imports privml.{imported}: `{room}` may import: {may}"]
 
 
-def test_imports_within_the_table_are_fine_and_an_unknown_room_is_not(skeleton: Path) -> None:
-    (skeleton / "builder/privml/verify/good.py").write_text("from privml.evidence import thing\n")
-    done = lint(skeleton)
-    assert done.returncode == 0, done.stdout + done.stderr
-    (skeleton / "builder/privml/attic").mkdir()
-    (skeleton / "builder/privml/attic/__init__.py").write_text("")
-    done = lint(skeleton)
-    assert done.returncode == 1
-    assert "attic" in done.stdout + done.stderr
+@pytest.mark.parametrize(
+    "statement",
+    [
+        "import privml.machine.qemu",
+        "import os, privml.machine as other",
+        "from privml import machine",
+        "from privml.machine.qemu import Boot",
+        "from .. import machine",
+        "from ..machine import qemu",
+        "if TYPE_CHECKING:\n    from privml.machine import qemu",
+        "import importlib\nimportlib.import_module('privml.machine.qemu')",
+        "__import__('privml.machine')",
+    ],
+)
+def test_every_spelling_of_an_import_is_seen(skeleton: Path, statement: str) -> None:
+    found = judged(skeleton, "evidence/bad.py", f"{statement}\n")
+    assert len(found) == 1
+    assert found[0].endswith("`evidence` may import: base, events")
+
+
+def test_a_relative_import_in_a_subpackage_is_resolved_from_there(skeleton: Path) -> None:
+    (skeleton / "privml/evidence/tdx").mkdir()
+    assert judged(skeleton, "evidence/tdx/good.py", "from ..quote import parse\nfrom . import other\n") == []
+    found = judged(skeleton, "evidence/tdx/__init__.py", "from ...machine import qemu\n")
+    assert [line.partition(":")[0] for line in found] == ["privml/evidence/tdx/__init__.py"]
+
+
+def test_imports_within_the_table_are_fine(skeleton: Path) -> None:
+    text = "import os\nimport yaml\nfrom privml import __version__\nfrom privml.evidence import thing\n"
+    assert judged(skeleton, "verify/good.py", text + "from privml.verify.policy import Policy\n") == []
+
+
+def test_base_imports_the_standard_library_only(skeleton: Path) -> None:
+    found = judged(skeleton, "base/bad.py", "import json\nimport yaml\n")
+    assert found == ["privml/base/bad.py:2: imports yaml: `base` may import: standard library"]
+
+
+def test_a_module_outside_the_rooms_imports_none_of_them(skeleton: Path) -> None:
+    found = judged(skeleton, "__init__.py", "from privml.base import errors\n")
+    assert found == ["privml/__init__.py:1: imports privml.base: a module outside the rooms may import none of them"]
+
+
+def test_a_folder_without_a_row_is_found(skeleton: Path) -> None:
+    assert [room for room in rooms(skeleton) if room not in ALLOWED] == []
+    (skeleton / "privml/attic/deep").mkdir(parents=True)
+    (skeleton / "privml/attic/deep/thing.py").write_text("")
+    assert [room for room in rooms(skeleton) if room not in ALLOWED] == ["attic"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["base", "events: machine", "machine: base"], "`events`: machine: expected names of rooms above it"),
+        (["base", "events: base, bases"], "`events`: bases: expected names of rooms above it"),
+        (["base", "events: everything but sim"], "`events`: sim: expected names of rooms above it"),
+        (["base", "events: base", "events: base"], "`events` has two rows"),
+    ],
+)
+def test_a_table_that_makes_no_sense_is_refused(rows: list[str], message: str) -> None:
+    lines = []
+    for row in rows:
+        room, _, may = row.partition(": ")
+        lines.append(f"| `{room}` | things | {may or 'standard library'} |")
+    with pytest.raises(ValueError, match=f"^{re.escape(message)}$"):
+        contract("\n".join(["## Rooms", *lines]))
+
+
+def test_all_above_and_everything_but_count_the_rows_above() -> None:
+    rows = [
+        "| `a` | | standard library |",
+        "| `b` | | all above |",
+        "| `c` | | everything but a |",
+        "| `d` | | all above |",
+    ]
+    assert contract("\n".join(["## Rooms", *rows])) == {"a": set(), "b": {"a"}, "c": {"b"}, "d": {"a", "b", "c"}}
 
 
 @pytest.mark.parametrize("roots", [AGENT_ROOTS, DEVELOPMENT_ROOTS])
 def test_the_guest_carries_only_modules_that_need_what_the_guest_has(roots: tuple[str, ...]) -> None:
     files = module_closure(BUILDER, roots)
     assert len(files) > 20
+    carried = {Path(file).parts[1] for file in files if len(Path(file).parts) > 2}
+    named = {root.partition(".")[2] for root in roots}
+    assert {"base", "events", "evidence"} <= carried
+    assert carried <= {*ALLOWED["agent"], *named}
     rooms = {Path(file).parts[1] for file in files if len(Path(file).parts) > 2}
     assert rooms == {"base", "events", "evidence", *(root.partition(".")[2] for root in roots)}
+    assert all((BUILDER / file).is_file() for file in VERIFIER_ONLY)
+    assert not VERIFIER_ONLY & files
     outside = {
-        (file, name) for file in files for name in _imported(BUILDER / file) if name not in sys.stdlib_module_names
+        (one.file, top)
+        for file in files
+        for one in imports(BUILDER, BUILDER / file)
+        if (top := one.name.partition(".")[0]) not in sys.stdlib_module_names
     }
-    assert {name for _, name in outside} <= {"privml", *GUEST_LIBRARIES}, sorted(outside)
-
-
-def _imported(path: Path) -> set[str]:
-    """Top-level packages of every import statement, wherever it stands and whatever guards it."""
-    names = set()
-    for node in ast.walk(ast.parse(path.read_bytes())):
-        if isinstance(node, ast.Import):
-            names |= {alias.name.partition(".")[0] for alias in node.names}
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"{path}: relative import"
-            names.add((node.module or "").partition(".")[0])
-    return names
+    assert {top for _, top in outside} <= {PACKAGE, *GUEST_LIBRARIES}, sorted(outside)

@@ -11,9 +11,9 @@ import pytest
 from click.testing import CliRunner, Result
 
 from privml.base.errors import InputsError, UsageError
-from privml.cli import lock as lock_verb
 from privml.cli.image import image
 from privml.cli.lock import lock
+from privml.image import relock
 from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock
 from privml.recipe import loader
 from privml.recipe.loader import shipped
@@ -28,7 +28,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     desk.mkdir()
     monkeypatch.chdir(desk)
     monkeypatch.setenv("PRIVML_STORE", str(tmp_path / "store"))
-    for place in ("privml.recipe.loader.shipped", "privml.cli.context.shipped"):
+    for place in ("privml.recipe.loader.shipped", "privml.lock.locate.shipped"):
         monkeypatch.setattr(place, lambda: folder)
     return folder
 
@@ -42,9 +42,9 @@ def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[Lock | ToolsLock | None]
         first = before.packages[0].model_copy(update={"version": "99", "sha256": "9" * 64})
         return before.model_copy(update={"packages": (first, *before.packages[1:])})
 
-    monkeypatch.setattr(lock_verb, "make_tools_lock", lambda before, *_: change(before))
-    monkeypatch.setattr(lock_verb, "make_lock", lambda _r, _c, before, *_: change(before))
-    monkeypatch.setattr(lock_verb, "bring", lambda *_, **__: 0)
+    monkeypatch.setattr(relock, "make_tools_lock", lambda before, *_: change(before))
+    monkeypatch.setattr(relock, "make_lock", lambda _r, _c, before, *_: change(before))
+    monkeypatch.setattr(relock, "bring_all", lambda *_, **__: 0)
     return change
 
 

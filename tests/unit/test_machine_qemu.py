@@ -8,15 +8,15 @@ from typing import Any
 import pytest
 
 from privml.base.errors import RecipeError
-from privml.machine.platform import Device, Platform, Shape, size_of, size_text
-from privml.machine.qemu import Accelerator, Boot, arguments
+from privml.machine.platform import Device, Platform, Shape
+from privml.machine.qemu import ACCELERATORS, AcceleratorName, HostSide, arguments
 from privml.recipe.loader import shipped
 from privml.vm.platforms import platform as load_platform
 
 PLATFORM = load_platform("qemu-11-q35", shipped())
 TPM = load_platform("qemu-11-q35-tpm", shipped())
 SHAPE = Shape(4, 4 << 30)
-BOOT = Boot(
+HOST = HostSide(
     firmware="/image/firmware.fd",
     kernel="/image/uki.efi",
     disks=("/image/root.raw", "/image/model.raw"),
@@ -40,7 +40,7 @@ def values(argv: list[str], option: str) -> list[str]:
 
 
 def test_a_run_is_these_words() -> None:
-    assert arguments(PLATFORM, SHAPE, BOOT, "tcg", "-run-with", "exit-with-parent=on") == [
+    assert arguments(PLATFORM, SHAPE, HOST, "tcg", "-run-with", "exit-with-parent=on") == [
         *START, "pc-q35-11.1,hpet=off,pic=off,smm=off",
         "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "4", "-m", "4096M",
         "-bios", "/image/firmware.fd", "-serial", "file:/vm/console.log", "-kernel", "/image/uki.efi",
@@ -54,7 +54,7 @@ def test_a_run_is_these_words() -> None:
 
 
 def test_a_qtest_is_these_words() -> None:
-    assert arguments(PLATFORM, Shape(2, 2 << 30), Boot("/fw", kernel="/vm/kernel"), "qtest", "-qtest", "x") == [
+    assert arguments(PLATFORM, Shape(2, 2 << 30), HostSide("/fw", kernel="/vm/kernel"), "qtest", "-qtest", "x") == [
         *START, "pc-q35-11.1,hpet=off,pic=off,smm=off",
         "-accel", "qtest", "-cpu", CPU, "-smp", "2", "-m", "2048M",
         "-bios", "/fw", "-serial", "null", "-kernel", "/vm/kernel",
@@ -68,36 +68,81 @@ def test_a_qtest_is_these_words() -> None:
 
 def test_blobs_come_from_the_machine_that_runs() -> None:
     """What firmware measures of a machine (devices, slots, CPU, options) is the same in qtest and in a run."""
-    run, qtest = (arguments(PLATFORM, SHAPE, BOOT, kind) for kind in ("tcg", "qtest"))
-    blobs = arguments(PLATFORM, SHAPE, Boot("/fw", kernel="/k"), "qtest")
+    run, qtest = (arguments(PLATFORM, SHAPE, HOST, kind) for kind in ("tcg", "qtest"))
+    blobs = arguments(PLATFORM, SHAPE, HostSide("/fw", kernel="/k"), "qtest")
     for option in ("-machine", "-cpu", "-smp", "-m", "-device"):
         assert values(run, option) == values(qtest, option) == values(blobs, option)
 
 
-@pytest.mark.parametrize("accelerator", ["tcg", "kvm", "qtest"])
-def test_the_irqchip_is_split_with_kvm_alone(accelerator: Accelerator) -> None:
-    argv = arguments(PLATFORM, SHAPE, BOOT, accelerator)
-    assert [value.count("kernel_irqchip=split") for value in values(argv, "-machine")] == [int(accelerator == "kvm")]
-    assert values(argv, "-accel") == [{"tcg": "tcg,thread=multi", "kvm": "kvm", "qtest": "qtest"}[accelerator]]
+@pytest.mark.parametrize(
+    ("accelerator", "accel", "irqchips"),
+    [("tcg", "tcg,thread=multi", 0), ("kvm", "kvm", 1), ("qtest", "qtest", 0), ("tdx", "kvm", 1)],
+)
+def test_the_irqchip_is_split_with_kvm_alone(accelerator: AcceleratorName, accel: str, irqchips: int) -> None:
+    argv = arguments(PLATFORM, SHAPE, HOST, accelerator)
+    assert [value.count("kernel_irqchip=split") for value in values(argv, "-machine")] == [irqchips]
+    assert values(argv, "-accel") == [accel]
+
+
+def test_a_td_is_these_words() -> None:
+    host = replace(HOST, quote_socket=(2, 4050))
+    assert arguments(PLATFORM, SHAPE, host, "tdx", "-run-with", "exit-with-parent=on") == [
+        *START,
+        "pc-q35-11.1,hpet=off,kernel_irqchip=split,pic=off,smm=off,confidential-guest-support=guest0",
+        "-accel", "kvm",
+        "-object", '{"id":"guest0","qom-type":"tdx-guest",'
+        '"quote-generation-socket":{"cid":"2","port":"4050","type":"vsock"},"sept-ve-disable":true}',
+        "-cpu", "host,vendor=GenuineIntel,family=6,model=143,stepping=8,phys-bits=46,pdpe1gb=on",
+        "-smp", "4", "-m", "4096M",
+        "-bios", "/image/firmware.fd", "-serial", "file:/vm/console.log", "-kernel", "/image/uki.efi",
+        "-blockdev", DISK.format(0, "root"), "-device", "virtio-blk-pci,drive=disk0,bus=pcie.0,addr=0x2",
+        "-blockdev", DISK.format(1, "model"), "-device", "virtio-blk-pci,drive=disk1,bus=pcie.0,addr=0x3",
+        "-netdev", "user,id=net0,restrict=on,hostfwd=tcp:127.0.0.1:40001-:8443",
+        "-device", "virtio-net-pci,netdev=net0,mac=52:54:00:12:34:56,romfile=,bus=pcie.0,addr=0x4",
+        "-qmp", "unix:/vm/qmp.sock,server=on,wait=off",
+        "-run-with", "exit-with-parent=on",
+    ]  # fmt: skip
+
+
+def test_a_td_without_a_quote_service_has_no_socket_and_nobody_else_has_one() -> None:
+    (guest,) = values(arguments(PLATFORM, SHAPE, HOST, "tdx"), "-object")
+    assert guest == '{"id":"guest0","qom-type":"tdx-guest","sept-ve-disable":true}'
+    for accelerator in set(ACCELERATORS) - {"tdx"}:
+        argv = arguments(PLATFORM, SHAPE, replace(HOST, quote_socket=(2, 4050)), accelerator)
+        assert argv == arguments(PLATFORM, SHAPE, HOST, accelerator)
+        assert "-object" not in argv
+
+
+def test_a_td_s_tables_are_those_that_qtest_reads() -> None:
+    """Devices in their slots, size and machine are equal; of the CPU all that identifies it."""
+    for platform in (PLATFORM, replace(PLATFORM, devices=(*PLATFORM.devices, *MORE))):
+        td, qtest = (arguments(platform, SHAPE, HOST, kind) for kind in ("tdx", "qtest"))
+        for option in ("-device", "-blockdev", "-netdev", "-smp", "-m", "-bios", "-serial", "-kernel"):
+            assert values(td, option) == values(qtest, option)
+        assert [value.partition(",")[2] for value in values(td, "-cpu")] == [CPU.partition(",")[2]]
+        machine = values(td, "-machine")[0].split(",")
+        assert set(machine) - set(values(qtest, "-machine")[0].split(",")) == {
+            "kernel_irqchip=split", "confidential-guest-support=guest0",
+        }  # fmt: skip
 
 
 @pytest.mark.parametrize("platform", [PLATFORM, TPM])
 def test_nothing_of_the_host_gets_into_the_tables(platform: Platform) -> None:
-    boot = replace(BOOT, tpm_socket="/vm/tpm.sock", fw_cfg=(("opt/x", "/vm/x"),), capture="/vm/net.pcap", append="x")
-    argv = arguments(platform, SHAPE, boot, "kvm")
+    host = replace(HOST, tpm_socket="/vm/tpm.sock", fw_cfg=(("opt/x", "/vm/x"),))
+    argv = arguments(platform, SHAPE, host, "kvm")
     options = {word for word, _ in pairs(argv)}
     assert options == {
         "-nodefaults", "-no-user-config", "-no-reboot", "-display", "-machine", "-accel", "-cpu", "-smp", "-m",
-        "-bios", "-serial", "-kernel", "-append", "-blockdev", "-device", "-netdev", "-object", "-qmp", "-fw_cfg",
+        "-bios", "-serial", "-kernel", "-blockdev", "-device", "-netdev", "-qmp", "-fw_cfg",
         *(("-chardev", "-tpmdev") if platform.tpm else ()),
     }  # fmt: skip
-    assert not {"-uuid", "-smbios", "-drive", "-option-rom", "-hda", "-boot", "-initrd"} & options
+    assert not {"-uuid", "-smbios", "-drive", "-option-rom", "-hda", "-boot", "-initrd", "-append"} & options
     assert all("romfile=," in value for value in values(argv, "-device") if value.startswith("virtio-net"))
 
 
 def test_devices_are_in_their_slots_whatever_their_order() -> None:
     devices = (Device("virtio-net", 9), Device("virtio-blk", 30), Device("virtio-blk", 1))
-    argv = arguments(replace(PLATFORM, devices=devices), SHAPE, BOOT, "tcg")
+    argv = arguments(replace(PLATFORM, devices=devices), SHAPE, HOST, "tcg")
     assert [value.split(",")[0] + value[value.rindex(",") :] for value in values(argv, "-device")] == [
         "virtio-blk-pci,addr=0x1",
         "virtio-net-pci,addr=0x9",
@@ -107,32 +152,27 @@ def test_devices_are_in_their_slots_whatever_their_order() -> None:
 
 
 def test_disks_are_read_only_and_the_network_is_this_machine_s() -> None:
-    argv = arguments(PLATFORM, SHAPE, BOOT, "tcg")
+    argv = arguments(PLATFORM, SHAPE, HOST, "tcg")
     assert all("read-only=on" in value for value in values(argv, "-blockdev"))
     assert all("restrict=on" in value and "0.0.0.0" not in value for value in values(argv, "-netdev"))
 
 
 def test_a_tpm_needs_a_platform_with_one() -> None:
-    boot = replace(BOOT, tpm_socket="/vm/tpm.sock")
-    assert "tpm-tis,tpmdev=tpm0" in arguments(TPM, SHAPE, boot, "tcg")
-    assert not [word for word in arguments(PLATFORM, SHAPE, boot, "tcg") if "tpm" in word]
-    assert not [word for word in arguments(TPM, SHAPE, BOOT, "tcg") if "tpm" in word]
+    host = replace(HOST, tpm_socket="/vm/tpm.sock")
+    assert "tpm-tis,tpmdev=tpm0" in arguments(TPM, SHAPE, host, "tcg")
+    assert not [word for word in arguments(PLATFORM, SHAPE, host, "tcg") if "tpm" in word]
+    assert not [word for word in arguments(TPM, SHAPE, HOST, "tcg") if "tpm" in word]
 
 
-def test_what_a_host_adds_is_there_only_when_asked() -> None:
-    argv = arguments(
-        PLATFORM, SHAPE, replace(BOOT, append="init=/bin/sh", capture="/vm/p", fw_cfg=(("a", "/b"),)), "tcg"
-    )
-    assert values(argv, "-append") == ["init=/bin/sh"]
-    assert values(argv, "-object") == ["filter-dump,id=dump0,netdev=net0,file=/vm/p"]
+def test_fw_cfg_files_are_there_only_when_asked() -> None:
+    argv = arguments(PLATFORM, SHAPE, replace(HOST, fw_cfg=(("a", "/b"),)), "tcg")
     assert values(argv, "-fw_cfg") == ["name=a,file=/b"]
-    bare = arguments(PLATFORM, SHAPE, BOOT, "tcg")
-    assert not {"-append", "-object", "-fw_cfg"} & set(bare)
+    assert "-fw_cfg" not in arguments(PLATFORM, SHAPE, HOST, "tcg")
 
 
 def test_an_unknown_device_is_a_bug() -> None:
     with pytest.raises(ValueError, match="device kind `vga`"):
-        arguments(replace(PLATFORM, devices=(Device("vga", 2),)), SHAPE, BOOT, "tcg")
+        arguments(replace(PLATFORM, devices=(Device("vga", 2),)), SHAPE, HOST, "tcg")
 
 
 def test_two_devices_in_one_slot_are_refused() -> None:
@@ -152,35 +192,8 @@ def test_a_platform_file_becomes_a_record() -> None:
     assert TPM.devices == PLATFORM.devices
 
 
-@pytest.mark.parametrize(
-    ("text", "size"), [("2GiB", 2 << 30), ("1536MiB", 1536 << 20), ("1KiB", 1024), ("1TiB", 1 << 40)]
-)
-def test_sizes_are_read_and_written(text: str, size: int) -> None:
-    assert size_of(text) == size
-    assert size_text(size) == text
-    assert str(Shape(2, size)) == f"2 vCPU / {text}"
-
-
-@pytest.mark.parametrize(
-    "text", ["", "2", "2GB", "2 GiB", "-2GiB", "02GiB", "1.5GiB", "2gib", "2GiB\n", "٢GiB", "0GiB"]
-)
-def test_other_sizes_are_refused(text: str) -> None:
-    with pytest.raises(RecipeError, match="expected a number with KiB"):
-        size_of(text)
-
-
-def test_a_size_that_is_no_unit_s_is_told_in_bytes() -> None:
-    assert size_text((2 << 30) + 1) == "2147483649 bytes"
-    assert size_text(0) == "0 bytes"
-
-
-def test_what_a_host_may_do_against_us_comes_last() -> None:
-    hostile = replace(BOOT, writable=True, extra=("-device", "e1000"))
-    argv = arguments(PLATFORM, SHAPE, hostile, "tcg", "-run-with", "exit-with-parent=on")
-    assert argv[-2:] == ["-device", "e1000"]
-    honest = arguments(PLATFORM, SHAPE, BOOT, "tcg", "-run-with", "exit-with-parent=on")
-    assert [word.replace("read-only=off", "read-only=on") for word in argv[:-2]] == honest
-    assert argv[:-2] != honest
+def test_a_shape_is_written_with_the_shortest_size() -> None:
+    assert str(Shape(2, 1536 << 20)) == "2 vCPU / 1536MiB"
 
 
 MORE = (
@@ -191,7 +204,7 @@ MORE = (
 
 
 def test_large_bars_root_ports_and_option_roms() -> None:
-    argv = arguments(replace(PLATFORM, devices=(*PLATFORM.devices, *MORE)), SHAPE, BOOT, "tcg")
+    argv = arguments(replace(PLATFORM, devices=(*PLATFORM.devices, *MORE)), SHAPE, HOST, "tcg")
     assert values(argv, "-device")[3:] == [
         "pci-testdev,membar=8589934592,bus=pcie.0,addr=0x5",
         "pcie-root-port,id=port6,chassis=6,bus=pcie.0,addr=0x6",
@@ -226,12 +239,12 @@ CARD = Device("memory", 5, bars=(128 << 30, 32 << 20), port=True)
 def test_a_card_with_several_bars_boots_as_functions_only() -> None:
     alone = replace(PLATFORM, devices=(CARD,))
     with pytest.raises(RecipeError, match="no function with 2 large BARs"):
-        arguments(alone, SHAPE, BOOT, "tcg")
-    assert values(arguments(alone, SHAPE, BOOT, "qtest"), "-device")[1:] == [
+        arguments(alone, SHAPE, HOST, "tcg")
+    assert values(arguments(alone, SHAPE, HOST, "qtest"), "-device")[1:] == [
         "pci-testdev,membar=137438953472,bus=port5,addr=0x0"
     ]
     functions = replace(PLATFORM, devices=(replace(CARD, functions=True),))
-    assert values(arguments(functions, SHAPE, BOOT, "tcg"), "-device")[1:] == [
+    assert values(arguments(functions, SHAPE, HOST, "tcg"), "-device")[1:] == [
         "pci-testdev,membar=137438953472,bus=port5,addr=0x0.0,multifunction=on",
         "pci-testdev,membar=33554432,bus=port5,addr=0x0.1,multifunction=on",
     ]

@@ -3,10 +3,13 @@
 import struct
 import uuid
 import zlib
+from pathlib import Path
 
 import pytest
+from tests.unit.image_volume import gpt as table_of
+from tests.unit.image_volume import resealed, volume
 
-from privml.base.errors import MeasurementError
+from privml.base.errors import BuildError, MeasurementError
 from privml.measure import fat, gpt
 
 DISK = uuid.UUID("11111111-2222-3333-4444-555555555555")
@@ -80,6 +83,41 @@ def test_a_changed_table_is_refused(at: int, value: bytes, text: str) -> None:
 def test_entries_that_are_not_there_are_refused() -> None:
     with pytest.raises(MeasurementError, match="GPT entries"):
         gpt.table(IMAGE[:2048])
+
+
+def test_a_disk_image_is_read_with_its_places_and_flags(tmp_path: Path) -> None:
+    path = tmp_path / "root.raw"
+    path.write_bytes(volume("privml-root"))
+    data, tree = gpt.read(path).partitions
+    assert (data.name, data.start, data.size, data.flags) == ("privml-root", 40 * 512, 8192, 0)
+    assert (tree.name, tree.start, tree.size) == ("privml-root-verity", 56 * 512, 4096)
+    flagged = bytearray(path.read_bytes())
+    flagged[1024 + 48 : 1024 + 56] = (1 << 60).to_bytes(8, "little")
+    path.write_bytes(resealed(bytes(flagged)))
+    assert gpt.read(path).partitions[0].flags == 1 << 60
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "not a GPT disk image"),
+        (bytes(4096), "not a GPT disk image"),
+        (table_of([])[: 512 + 60], "GPT header"),
+        (table_of([], size=256).ljust(1 << 16, b"\0"), "128 entries of 256 bytes"),
+        (table_of([], count=5000)[:2048], "5000 entries"),
+        (table_of([])[:4000], "GPT entries"),
+        (table_of([("a", 40, 39)]).ljust(1 << 16, b"\0"), "begins at sector 40 and ends at 39"),
+        (table_of([("a", 40, 1 << 40)]).ljust(1 << 16, b"\0"), "of a disk of 65536 bytes"),
+        (table_of([("a", 40, 128)]).ljust(1 << 16, b"\0"), "ends at byte 66048 of a disk of 65536"),
+    ],
+)
+def test_a_malformed_disk_is_refused_in_the_caller_s_words(tmp_path: Path, data: bytes, words: str) -> None:
+    path = tmp_path / "x.raw"
+    path.write_bytes(data)
+    with pytest.raises(MeasurementError, match=rf"^x\.raw: .*{words}"):
+        gpt.read(path)
+    with pytest.raises(BuildError, match=rf"^x\.raw: .*{words}"):
+        gpt.read(path, error=BuildError)
 
 
 @pytest.mark.parametrize(

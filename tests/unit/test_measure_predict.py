@@ -2,6 +2,7 @@
 
 import struct
 import uuid
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from privml.events.types import EV_IPL, EV_PLATFORM_CONFIG_FLAGS, type_name
 from privml.measure.digest import sha384
 from privml.measure.efivars import GLOBAL
 from privml.measure.firmware import FirmwareFacts
+from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import Prediction, predict
 from privml.measure.profiles import PROFILES, TD_INTELTDX, TPM, profile_named
 from privml.measure.smbios import TABLES, FirmwareStrings
@@ -43,8 +45,11 @@ VARIABLES = ("SecureBoot", "PK", "KEK", "db", "dbx")
 AGENT = (agent.config_event("00" * 32), agent.system_ready_event())
 
 
-def td(uki: UkiFacts = UKI, blobs: dict[str, bytes] = BLOBS, **more: Any) -> Prediction:
-    return predict(uki, FIRMWARE, blobs, 2 << 30, TD_INTELTDX, **more)
+MACHINE = MeasuredMachine(BLOBS, 2 << 30, TD_INTELTDX)
+
+
+def td(machine: MeasuredMachine = MACHINE, uki: UkiFacts = UKI, **more: Any) -> Prediction:
+    return predict(uki, FIRMWARE, machine, **more)
 
 
 def names(events: tuple[Event, ...], register: str) -> list[str]:
@@ -105,7 +110,9 @@ def test_the_weakest_evidence_speaks_for_a_register() -> None:
     assert levels[RTMR0] is Evidence.SOURCE  # fw_cfg items and the stub's SMBIOS event
     assert levels[RTMR1] is levels[RTMR2] is Evidence.TPM_BOOT  # what the stub does
     assert levels[MRTD] is Evidence.HARDWARE
-    assert Evidence.HARDWARE not in {event.evidence for event in predict(UKI, FIRMWARE, BLOBS, 2 << 30, TPM).events}
+    assert Evidence.HARDWARE not in {
+        event.evidence for event in predict(UKI, FIRMWARE, replace(MACHINE, profile=TPM)).events
+    }
 
 
 def test_origins_name_the_recipe_s_line() -> None:
@@ -119,12 +126,12 @@ def test_origins_name_the_recipe_s_line() -> None:
 
 
 def test_a_host_command_line_replaces_the_embedded_one() -> None:
-    mine, theirs = td().events, td(host_cmdline="console=x evil").events
+    mine, theirs = td().events, td(replace(MACHINE, host_cmdline="console=x evil")).events
     extra = [event for event in theirs if event not in mine]
     assert [event.note for event in extra] == ["console=x evil"] * 2
     assert extra[0].type == EV_IPL
-    assert td(host_cmdline="").events == mine
-    assert td(host_cmdline=" \n ").events == mine
+    assert td(replace(MACHINE, host_cmdline="")).events == mine
+    assert td(replace(MACHINE, host_cmdline=" \n ")).events == mine
 
 
 def test_enrolled_keys_change_secure_boot() -> None:
@@ -132,9 +139,9 @@ def test_enrolled_keys_change_secure_boot() -> None:
         FIRMWARE.sections, b"s" * 48, b"t" * 48, b"c" * 48, {(GLOBAL, "PK"): b"key"}, FIRMWARE.strings
     )
     mine = td().registers()[RTMR0]
-    theirs = predict(UKI, keyed, BLOBS, 2 << 30, TD_INTELTDX)
+    theirs = predict(UKI, keyed, MACHINE)
     assert theirs.registers()[RTMR0] != mine
-    with_options = predict(UKI, keyed, BLOBS, 2 << 30, TD_INTELTDX, host_cmdline="console=x evil")
+    with_options = predict(UKI, keyed, replace(MACHINE, host_cmdline="console=x evil"))
     assert with_options.events == theirs.events  # the stub drops what the host says
 
 
@@ -154,7 +161,7 @@ def test_each_input_of_the_machine_moves_rtmr0(change: str) -> None:
         blobs["etc/acpi/tables"] = b"other"
     else:  # the firmware blanks a UUID, the stub does not
         blobs[TABLES] = SYSTEM[:8] + b"U" * 16 + SYSTEM[24:] + bytes.fromhex("7f04fffe0000")
-    other = predict(UKI, firmware, blobs, memory, TD_INTELTDX).registers()
+    other = predict(UKI, firmware, MeasuredMachine(blobs, memory, TD_INTELTDX)).registers()
     assert other[RTMR0] != mine[RTMR0]
     assert {register for register in mine if mine[register] != other[register]} == {RTMR0}
 
@@ -162,19 +169,20 @@ def test_each_input_of_the_machine_moves_rtmr0(change: str) -> None:
 @pytest.mark.parametrize("name", ["etc/table-loader", "etc/acpi/tables", TABLES, "BootMenu"])
 def test_a_missing_blob_is_refused(name: str) -> None:
     with pytest.raises(MeasurementError, match=name):
-        td(blobs={key: value for key, value in BLOBS.items() if key != name})
+        td(replace(MACHINE, blobs={key: value for key, value in BLOBS.items() if key != name}))
 
 
 def test_the_console_is_not_left_to_the_stub() -> None:
     silent = UkiFacts(b"k" * 48, (), "quiet", None)
     with pytest.raises(MeasurementError, match="console=") as caught:
-        td(silent)
+        td(uki=silent)
     assert caught.value.hint is not None
     assert sha384(load_options("quiet console=hvc0")) in [
-        event.digest for event in td(silent, stub_console="console=hvc0").events
+        event.digest for event in td(replace(MACHINE, stub_console="console=hvc0"), silent).events
     ]
-    assert sha384(load_options("quiet")) in [event.digest for event in td(silent, stub_console="").events]
-    bare = td(UkiFacts(b"k" * 48, (), "", None), stub_console="").events
+    none = replace(MACHINE, stub_console="")
+    assert sha384(load_options("quiet")) in [event.digest for event in td(none, silent).events]
+    bare = td(none, UkiFacts(b"k" * 48, (), "", None)).events
     assert not any(event.register == RTMR2 for event in bare)
 
 
@@ -188,7 +196,7 @@ def test_an_fw_cfg_item_of_another_size_is_not_measured() -> None:
     items = [event.origin for event in td().events if event.type == EV_PLATFORM_CONFIG_FLAGS]
     assert "etc/reserved-memory-end" not in items
     blobs = {**BLOBS, "etc/reserved-memory-end": bytes(8)}
-    assert "etc/reserved-memory-end" in [event.origin for event in td(blobs=blobs).events]
+    assert "etc/reserved-memory-end" in [event.origin for event in td(replace(MACHINE, blobs=blobs)).events]
 
 
 def test_vendor_guids_are_the_specification_s() -> None:
@@ -197,7 +205,11 @@ def test_vendor_guids_are_the_specification_s() -> None:
 
 def test_tables_of_a_machine_that_was_never_booted_are_known_from_source_alone() -> None:
     levels = [
-        {event.origin: event.evidence for event in td(booted=booted).events if event.origin.startswith("etc/")}
+        {
+            event.origin: event.evidence
+            for event in td(replace(MACHINE, booted=booted)).events
+            if event.origin.startswith("etc/")
+        }
         for booted in (True, False)
     ]
     assert levels[0]["etc/acpi/tables"] is levels[0][TABLES] is Evidence.HARDWARE

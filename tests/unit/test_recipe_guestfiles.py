@@ -10,10 +10,10 @@ import pytest
 from click.testing import CliRunner
 
 from privml.base.errors import RecipeError
-from privml.cli.context import Workplace, guest_files
 from privml.cli.lint import lint
+from privml.image.workplace import Workplace
 from privml.lock.trees import images_folder
-from privml.recipe.guestfiles import CONFIGURATION, SETTINGS, GuestFile, lint_guest
+from privml.recipe.guestfiles import CONFIGURATION, SETTINGS, GuestFile, lint_guest, read_guest
 from privml.recipe.loader import shipped
 from privml.recipe.rules import RULES
 
@@ -104,7 +104,7 @@ def test_without_a_configuration_nothing_is_seeded() -> None:
 
 
 def test_our_own_files_break_no_rule_and_all_of_them_are_looked_at() -> None:
-    files = guest_files(images_folder())
+    files = read_guest(images_folder())
     assert {CONFIGURATION, SCRIPT, "initrd/init"} <= set(files)
     assert lint_guest(files) == []
     used = {line.partition(b"=")[0].decode() for line in files[CONFIGURATION].data.splitlines() if b"=" in line}
@@ -116,7 +116,7 @@ def bad_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     shutil.copytree(images_folder(), tmp_path / "images")
     with (tmp_path / "images" / SCRIPT).open("a") as file:
         file.write("subprocess.run(['curl', 'x'])\n")
-    for module in ("privml.cli.context", "privml.cli.lint"):
+    for module in ("privml.image.workplace", "privml.cli.lint"):
         monkeypatch.setattr(f"{module}.images_folder", lambda: tmp_path / "images")
 
 

@@ -12,8 +12,9 @@ from json_schema import accepts
 
 from privml.base.errors import RecipeError
 from privml.events import configuration
-from privml.image.build import ModelVolume, measured_config
-from privml.image.volume import Verity
+from privml.events.verity import Verity
+from privml.image.config import measured_config
+from privml.image.modelvolume import ModelVolume
 from privml.lock.models import read_lock
 from privml.recipe import document, schema
 from privml.recipe.fields import facts
@@ -24,7 +25,7 @@ DEMO = (shipped() / "demo-cpu.yaml").read_text()
 INFERENCE = re.search(r"^inference:\n( .*\n)+", DEMO, re.M)[0]
 PLATFORM = (shipped() / "platforms/qemu-11-q35.yaml").read_text()
 LOCK = read_lock(shipped() / "demo-cpu.lock.json")
-VOLUME = ModelVolume("smollm2-135m-instruct", "model.gguf", Verity("5a" * 32, "00" * 32, 1, 2))
+VOLUME = ModelVolume("smollm2-135m-instruct", "model.gguf", Verity(b"Z" * 32, bytes(32), 1, 2))
 
 
 def valid(text: str, made: dict[str, Any]) -> bool:
@@ -130,7 +131,7 @@ def test_a_field_moves_rtmr3_just_when_the_measured_configuration_holds_it(
         (tmp_path / "x.yaml").write_text(text)
         recipe = load(tmp_path / "x.yaml")
         volume = replace(VOLUME, name=recipe.content.inference.models[0].name)
-        return configuration.encode(measured_config(recipe, LOCK, volume))
+        return configuration.encode(measured_config(recipe, LOCK, (volume,)))
 
     assert old in DEMO
     assert (config(DEMO) != config(DEMO.replace(old, new))) is ("RTMR3" in facts()[field].moves)

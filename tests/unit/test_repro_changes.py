@@ -9,13 +9,15 @@ from pathlib import Path
 
 import attestation_samples as samples
 import pytest
+from image_volume import reseal
 from test_measure_pe import make_uki
-from test_repro_compare import bend, initrd, opener, output, predicted, sealed, without_model
+from test_repro_compare import bend, initrd, opener, other_firmware, output, predicted, sealed, without_model
 
 from privml.base.errors import Differs, PrivmlError, UsageError
 from privml.cli import diff as verb
 from privml.cli import inspect as inspector
-from privml.image import manifest as manifests
+from privml.output import manifest as manifests
+from privml.output.manifest import Package
 from privml.repro.changes import MOVES, Change, changes, moved
 from privml.repro.compare import compare
 
@@ -23,6 +25,9 @@ from privml.repro.compare import compare
 @pytest.fixture
 def pair(tmp_path: Path) -> tuple[Path, Path]:
     return output(tmp_path / "one"), output(tmp_path / "two")
+
+
+FIVES = (b"5" * 32).hex()
 
 
 def told(pair: tuple[Path, Path]) -> list[Change]:
@@ -40,9 +45,9 @@ def test_packages_options_files_and_sections_are_told(pair: tuple[Path, Path]) -
     old = manifests.read(pair[1])
     sealed(
         pair[1],
-        packages=(("bash", "5.4", "amd64", "9" * 64), ("dash", "1", "amd64", "a" * 64)),
+        packages=(Package("bash", "5.4", "amd64", "9" * 64), Package("dash", "1", "amd64", "a" * 64)),
         cmdline="quiet privml.root=y audit=0",
-        root=replace(old.root, root_hash="b" * 64),
+        root=replace(old.root, root_hash=b"b" * 32),
         config_sha256="c" * 64,
     )
     found = {(change.kind, change.name): change for change in told(pair)}
@@ -62,15 +67,15 @@ def test_packages_options_files_and_sections_are_told(pair: tuple[Path, Path]) -
 def test_a_model_that_comes_or_goes_is_a_change(pair: tuple[Path, Path]) -> None:
     without_model(pair[1])
     found = [change for change in told(pair) if change.kind == "model"]
-    assert [(change.name, change.before, change.after) for change in found] == [("small", "5" * 64, "absent")]
+    assert [(change.name, change.before, change.after) for change in found] == [("small", FIVES, "absent")]
     back = [change for change in told(pair[::-1]) if change.kind == "model"]
-    assert [(change.name, change.before, change.after) for change in back] == [("small", "absent", "5" * 64)]
+    assert [(change.name, change.before, change.after) for change in back] == [("small", "absent", FIVES)]
     without_model(pair[0])
     assert told(pair) == []
 
 
 def test_one_version_with_other_bytes_is_a_change(pair: tuple[Path, Path]) -> None:
-    sealed(pair[1], packages=(("bash", "5.3", "amd64", "9" * 64),))
+    sealed(pair[1], packages=(Package("bash", "5.3", "amd64", "9" * 64),))
     assert [change.after for change in told(pair)] == ["5.3, other bytes"]
 
 
@@ -91,19 +96,19 @@ def test_what_is_measured_nowhere_is_told_all_the_same(pair: tuple[Path, Path]) 
 def test_a_partitions_flag_alone_is_told(pair: tuple[Path, Path]) -> None:
     for number, folder in enumerate(pair):
         bend(folder / "root.raw", 1024 + 48, bytes([number]))
+        reseal(folder / "root.raw")
         sealed(folder)
     assert "root.raw:privml-root flags gpt" in {change.name for change in told(pair)}
 
 
 def test_registers_that_really_move_are_read_from_the_predictions(pair: tuple[Path, Path]) -> None:
-    shape = replace(samples.PREDICATE.shapes[0], mrtd=(b"\1" * 48,))
-    predicted(pair[1], shapes=(shape, *samples.PREDICATE.shapes[1:]))
+    predicted(pair[1], launches=(other_firmware(), *samples.PREDICATE.launches[1:]))
     assert moved(compare(*pair, opener=opener)) == ("mrtd",)
 
 
 def test_images_for_different_machines_are_not_said_to_agree(pair: tuple[Path, Path]) -> None:
-    shapes = tuple(replace(shape, platform="another") for shape in samples.PREDICATE.shapes)
-    predicted(pair[1], shapes=shapes)
+    launches = tuple(replace(launch, platform="another") for launch in samples.PREDICATE.launches)
+    predicted(pair[1], launches=launches)
     assert moved(compare(*pair, opener=opener)) is None
 
 
@@ -122,7 +127,7 @@ def without_tools(monkeypatch: pytest.MonkeyPatch) -> None:
             yield tree
 
     monkeypatch.setattr("privml.cli.diff.Workplace", Place)
-    monkeypatch.setattr("privml.cli.repro.extracted", extracted)
+    monkeypatch.setattr("privml.repro.images.extracted", extracted)
 
 
 @pytest.mark.usefixtures("without_tools")
@@ -148,7 +153,13 @@ def test_inspect_tells_what_is_inside(pair: tuple[Path, Path], capsys: pytest.Ca
     (pair[0] / "sbom.cdx.json").write_text('{"components": [{"type": "library"}, {"type": "library"}]}')
     inspector.inspect.callback(str(pair[0]), packages=True, as_json=False)
     text = capsys.readouterr().out
-    for words in ("root hash " + "3" * 64, "  privml.root=x", "bash 5.3 amd64", "privml-root-verity", "2 library"):
+    for words in (
+        "root hash " + (b"3" * 32).hex(),
+        "  privml.root=x",
+        "bash 5.3 amd64",
+        "privml-root-verity",
+        "2 library",
+    ):
         assert words in text
     inspector.inspect.callback(str(pair[0]), packages=False, as_json=True)
     facts = json.loads(capsys.readouterr().out)
@@ -162,7 +173,7 @@ def test_an_image_without_a_model_is_described(pair: tuple[Path, Path], capsys: 
     assert "\nno model\n" in capsys.readouterr().out
     inspector.inspect.callback(str(pair[0]), packages=False, as_json=True)
     facts = json.loads(capsys.readouterr().out)
-    assert (facts["model"], list(facts["partitions"])) == (None, ["root.raw"])
+    assert (facts["models"], list(facts["partitions"])) == ([], ["root.raw"])
 
 
 def test_a_damaged_image_is_not_described(pair: tuple[Path, Path]) -> None:

@@ -59,18 +59,18 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     made = Bench(tmp_path / "legs")
     shutil.copytree(shipped(), tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
-    for name, stand_in in (("two_legs", made.two_legs), ("bring", made.bring)):
+    for name, stand_in in (("two_legs", made.two_legs), ("bring_all", made.bring)):
         monkeypatch.setattr(verb, name, stand_in)
     monkeypatch.setattr(verb.Workplace, "store", Store(tmp_path / "store"))
     monkeypatch.setattr(verb, "tools_tree", lambda *_: SimpleNamespace())
-    monkeypatch.setattr("privml.cli.context.check", lambda *_, **__: None)
+    monkeypatch.setattr("privml.image.workplace.check", lambda *_, **__: None)
 
     @contextmanager
     def extracted(_: object, path: Path, part: Any) -> Iterator[Path]:
         with opener(path, part) as tree:
             yield tree
 
-    monkeypatch.setattr(verb, "extracted", extracted)
+    monkeypatch.setattr("privml.repro.images.extracted", extracted)
     return made
 
 

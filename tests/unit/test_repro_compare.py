@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
@@ -15,25 +14,30 @@ from pathlib import Path
 
 import attestation_samples as samples
 import pytest
-from image_volume import volume
+from image_volume import reseal, volume
 from test_image_manifest import sample
+from test_image_manifest import without_model as sample_without_model
 from test_measure_pe import make_uki
 
 from privml.base.errors import Differs, UsageError
 from privml.cli.repro import show
-from privml.image import manifest as manifests
-from privml.image.cpio import Member, archive
-from privml.image.manifest import Manifest
-from privml.image.volume import Partition
+from privml.events.event import Evidence
+from privml.events.registers import MRTD
+from privml.measure.cpio import Member, archive
+from privml.measure.gpt import Partition
+from privml.output import manifest as manifests
+from privml.output.artefacts import artefact
+from privml.output.manifest import Manifest
+from privml.output.prediction import write_prediction
 from privml.repro import current
 from privml.repro import page as pages
 from privml.repro.compare import compare, required_of
 from privml.repro.layers import Layer, Report
 from privml.repro.variations import NAMES, variations
-from privml.vm.predicted import write_prediction
+from privml.statement.launch import Accepted, MeasuredLaunch
 
 EPOCH = 1_700_000_000
-REQUIRED = (*manifests.ARTEFACTS, *current.DOCUMENTS)
+REQUIRED = ("uki.efi", "root.raw", "model.raw", "firmware.fd", *current.DOCUMENTS)
 
 
 def initrd(body: bytes = b"init") -> bytes:
@@ -43,8 +47,8 @@ def initrd(body: bytes = b"init") -> bytes:
 def sealed(folder: Path, **changes: object) -> Manifest:
     """Manifest and prediction of what lies in ``folder``, as a build writes them at its end."""
     made = replace(sample(folder.parent / "sample"), **changes)
-    names = manifests.artefacts_of(model=made.model is not None)
-    made = replace(made, artefacts={name: manifests.artefact(folder / name) for name in names})
+    names = (manifests.UKI, manifests.FIRMWARE, *made.volumes)
+    made = replace(made, artefacts={name: artefact(folder / name) for name in names})
     (folder / "manifest.json").write_bytes(made.encode())
     predicted(folder)
     return made
@@ -53,8 +57,13 @@ def sealed(folder: Path, **changes: object) -> Manifest:
 def predicted(folder: Path, **changes: object) -> None:
     """A prediction of the manifest in ``folder``."""
     made = manifests.read(folder)
-    digest = hashlib.sha256(made.encode()).digest()
-    write_prediction(folder, made, replace(samples.PREDICATE, manifest_sha256=digest, **changes))
+    write_prediction(folder, made, replace(samples.PREDICATE, manifest_sha256=made.sha256, **changes))
+
+
+def other_firmware() -> MeasuredLaunch:
+    """The first launch of the samples, started with another firmware file."""
+    first = samples.PREDICATE.launches[0]
+    return replace(first, registers={**first.registers, MRTD: Accepted((b"\1" * 48,), Evidence.TPM_BOOT)})
 
 
 def output(folder: Path) -> Path:
@@ -77,7 +86,8 @@ def output(folder: Path) -> Path:
 def without_model(folder: Path) -> Path:
     """The same image without its model."""
     (folder / "model.raw").unlink()
-    sealed(folder, model=None)
+    bare = sample_without_model(folder.parent / "sample")
+    sealed(folder, models=(), engine=None, agent_events=bare.agent_events, purposes=bare.purposes)
     return folder
 
 
@@ -120,7 +130,7 @@ def test_equal_images_are_equal_in_every_layer(pair: tuple[Path, Path]) -> None:
 def test_images_without_a_model_are_compared_whole(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         without_model(folder)
-        assert required_of(folder) == ("uki.efi", "root.raw", "firmware.fd", *current.DOCUMENTS)
+        assert required_of(folder) == ("firmware.fd", "root.raw", "uki.efi", *current.DOCUMENTS)
     report = judged(pair)
     assert report.equal, [finding.text() for finding in report.findings]
     assert all(report.compared[layer] for layer in Layer)
@@ -245,8 +255,7 @@ def test_an_initrds_member_is_named(pair: tuple[Path, Path]) -> None:
 
 
 def test_registers_come_first(pair: tuple[Path, Path]) -> None:
-    shape = replace(samples.PREDICATE.shapes[0], mrtd=(b"\1" * 48,))
-    predicted(pair[1], shapes=(shape, *samples.PREDICATE.shapes[1:]))
+    predicted(pair[1], launches=(other_firmware(), *samples.PREDICATE.launches[1:]))
     report = judged(pair)
     assert report.first is Layer.REGISTERS
     assert "firmware-register" in causes(report)
@@ -255,7 +264,7 @@ def test_registers_come_first(pair: tuple[Path, Path]) -> None:
 
 def test_a_shape_that_one_prediction_lacks_is_a_difference(pair: tuple[Path, Path]) -> None:
     write_prediction(
-        pair[1], manifests.read(pair[1]), replace(samples.PREDICATE, shapes=samples.PREDICATE.shapes[:1])
+        pair[1], manifests.read(pair[1]), replace(samples.PREDICATE, launches=samples.PREDICATE.launches[:1])
     )
     assert len([f for f in judged(pair).findings if f.layer is Layer.REGISTERS and f.b == "none"]) == 5
 
@@ -264,7 +273,7 @@ def test_a_file_of_the_tree_is_named_with_its_cause(pair: tuple[Path, Path]) -> 
     bend(pair[1] / "root.raw", 40 * 512, b"other data")
     (pair[1].parent / "two.root.raw.tree/etc/name").write_bytes(b"made 2026-01-01 01:02:03")
     (pair[0].parent / "one.root.raw.tree/etc/name").write_bytes(b"made 2027-02-02 02:03:04")
-    sealed(pair[1], root=replace(manifests.read(pair[1]).root, root_hash="a" * 64))
+    sealed(pair[1], root=replace(manifests.read(pair[1]).root, root_hash=b"a" * 32))
     report = judged(pair)
     assert report.first is Layer.ROOT_HASH
     found = next(finding for finding in report.findings if finding.layer is Layer.TREE)
@@ -284,6 +293,13 @@ def test_equal_trees_in_other_bytes_are_a_difference_of_layout(pair: tuple[Path,
     assert "filesystem-layout" in causes(report)
 
 
+def test_a_malformed_superblock_is_a_difference_and_no_end(pair: tuple[Path, Path]) -> None:
+    bend(pair[1] / "root.raw", 56 * 512 + 80, (300).to_bytes(2, "little"))
+    sealed(pair[1])
+    found = {finding.place: finding.b for finding in judged(pair).findings}
+    assert "a salt of 300 bytes" in found["root.raw:privml-root-verity:superblock"]
+
+
 def erofs(identifier: bytes, seconds: int) -> bytes:
     return struct.pack("<IIIBBHQQIIII16s", 0xE0F5E1E2, 0, 0, 12, 0, 36, 5, seconds, 0, 2, 0, 0, identifier)
 
@@ -293,6 +309,7 @@ def test_ids_and_times_of_table_and_file_systems_are_told(pair: tuple[Path, Path
         bend(folder / "root.raw", 40 * 512 + 1024, erofs(bytes([number]) * 16, number))
         bend(folder / "root.raw", 512 + 56, bytes([number]) * 16)
         bend(folder / "root.raw", 1024 + 16, bytes([number]) * 16)
+        reseal(folder / "root.raw")
         bend(folder / "root.raw", 56 * 512 + 88, bytes([number]) * 32)
         sealed(folder)
     report = judged(pair)
@@ -320,7 +337,7 @@ def test_what_cannot_be_read_is_a_difference_even_when_it_is_the_same(pair: tupl
 
 
 def test_packages_and_other_fields_of_documents_are_told(pair: tuple[Path, Path]) -> None:
-    sealed(pair[1], packages=(("bash", "5.4", "amd64", "9" * 64),), kernel="7.0")
+    sealed(pair[1], packages=(manifests.Package("bash", "5.4", "amd64", "9" * 64),), kernel="7.0")
     report = judged(pair)
     assert "manifest.json:packages/bash" in [finding.place for finding in report.findings]
     assert "manifest.json:/kernel" in [finding.place for finding in report.findings]
@@ -329,7 +346,7 @@ def test_packages_and_other_fields_of_documents_are_told(pair: tuple[Path, Path]
 def test_one_document_in_another_spelling_is_a_difference(pair: tuple[Path, Path]) -> None:
     path = pair[1] / "manifest.json"
     path.write_bytes(json.dumps(json.loads(path.read_bytes())).encode())
-    assert causes(judged(pair)) == {"document-field", "false-manifest"}
+    assert causes(judged(pair)) == {"unreadable-artefact", "document-field", "false-manifest"}
 
 
 class Well(HTMLParser):
@@ -414,8 +431,8 @@ def test_a_record_of_digests_names_what_is_no_longer_so(pair: tuple[Path, Path])
     assert len(lines) == 1
     assert lines[0].startswith("files/root.raw: recorded ")
     recorded = json.loads(current.of(without_model(pair[0])))
-    assert recorded["model_root_hash"] is None
-    assert set(recorded["files"]) == {*manifests.artefacts_of(model=False), *current.DOCUMENTS}
+    assert set(recorded["root_hashes"]) == {"root.raw"}
+    assert set(recorded["files"]) == {"firmware.fd", "root.raw", "uki.efi", *current.DOCUMENTS}
 
 
 def test_no_comparison_of_nothing_is_equal(tmp_path: Path) -> None:

@@ -72,8 +72,8 @@ def test_a_probe_reaches_mkosi_and_what_it_leaves_is_kept(tmp_path: Path) -> Non
     place.write_bytes(b"clock")
     other = surroundings.with_clock(fake.tools, "+400d")
     probe = Probe(surroundings.probe_files(other), {"clock.tool": tmp_path / "seen", "none": tmp_path / "none"})
-    plain = room.build(fake.recipe, fake.lock, fake.store, fake.tools, tmp_path / "out/a")
-    probed = room.build(fake.recipe, fake.lock, fake.store, other, tmp_path / "out/b", probe=probe)
+    plain = room.build(fake.order(), tmp_path / "out/a")
+    probed = room.build(fake.order(tools=lambda: other), tmp_path / "out/b", probe=probe)
     assert (tmp_path / "seen").read_text() == "2027-01-01T00:00:00Z"
     assert not (tmp_path / "none").exists()
     assert "FAKETIME=+400d\n" in (fake.root / "env").read_text()

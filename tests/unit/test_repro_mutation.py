@@ -141,7 +141,7 @@ def test_the_package_of_a_path_is_told(pair: tuple[Path, Path]) -> None:
 
 
 def test_an_archive_in_another_order_is_another_archive() -> None:
-    from privml.image.cpio import Member, archive
+    from privml.measure.cpio import Member, archive
 
     members = {"a": Member(b"1"), "b": Member(b"2")}
     data = archive(members, mtime=1)

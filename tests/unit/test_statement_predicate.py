@@ -1,4 +1,4 @@
-"""Predicate and Statement: they come back as they went, and refuse what is not v1 or contradicts itself."""
+"""Predicate and Statement: they come back as they went, and refuse what is not v2 or contradicts itself."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, loads, pretty
+from privml.events.agent import digests
+from privml.events.registers import TDX_REGISTERS
+from privml.events.replay import replay_digests
 from privml.statement import intoto, predicate
 from privml.statement.intoto import Statement, Subject
+from privml.statement.launch import FilledBy
 
 STATEMENT = Statement((Subject("uki.efi", bytes(32)), Subject("root.raw", b"\1" * 32)), samples.PREDICATE)
 
@@ -23,7 +27,7 @@ def test_a_statement_comes_back_as_it_went() -> None:
     assert intoto.decode(data) == STATEMENT
     value = loads(data)
     assert value["_type"] == "https://in-toto.io/Statement/v1"
-    assert value["predicateType"] == "https://privml-build.dev/predicate/tdx-measurements/v1"
+    assert value["predicateType"] == "https://privml-build.dev/predicate/measurements/v2"
     assert value["subject"][0] == {"name": "uki.efi", "digest": {"sha256": "00" * 32}}
 
 
@@ -46,17 +50,30 @@ def _set(value: object, path: str, new: object) -> bytes:
         ("manifest_sha256", "00", "1 bytes, expected 32"),
         ("extra", 1, "unknown field"),
         ("agent_events.0.name", "hello", "not known"),
-        ("agent_events.0.payload", "e30=", "not the replay of agent_events"),
-        ("shapes.0.mrtd", [], "empty"),
-        ("shapes.0.mrtd.0", "00", "1 bytes, expected 48"),
-        ("shapes.0.memory", 0, "expected 1 to"),
-        ("shapes.0.vcpus", True, "expected an integer"),
-        ("shapes.0.rtmr2", "00" * 48, "events of RTMR2 do not replay"),
-        ("shapes.1.rtmr3", "11" * 48, "not the replay of agent_events"),
-        ("shapes.0.evidence.rtmr0", "guess", "expected one of"),
-        ("shapes.0.evidence.rtmr4", "source", "unknown field"),
-        ("shapes.0.events.0.register", "rtmr9", "not known"),
-        ("shapes.0.events.0.digest", "00" * 48, "do not replay"),
+        ("agent_events.0.payload", "e30=", "neither the replay of agent_events nor zero"),
+        ("exceptions", [{"kind": "shell"}], "expected an empty list"),
+        ("exceptions", None, "expected an array"),
+        ("gpus", {"vendor": "nvidia", "architecture": "hopper", "count": 1}, "expected null"),
+        ("purposes.serve", 99, "expected 0 to"),
+        ("purposes.serve", -1, "expected 0 to"),
+        ("purposes", dict.fromkeys(map(str, range(17)), 0), "17 purposes"),
+        ("launches.0.tee", "snp", "expected one of tdx"),
+        ("launches.0.policy", {}, "expected null"),
+        ("launches.0.machine.memory", 0, "expected 1 to"),
+        ("launches.0.machine.vcpus", True, "expected an integer"),
+        ("launches.0.machine.vmm", "qemu", "unknown field"),
+        ("launches.0.registers.mrtd.accepted", [], "empty"),
+        ("launches.0.registers.mrtd.accepted.0", "00", "1 bytes, expected 48"),
+        ("launches.0.registers.rtmr2.accepted", ["00" * 48], "events of RTMR2 do not replay"),
+        ("launches.1.registers.rtmr3.accepted", ["11" * 48], "neither the replay of agent_events nor zero"),
+        ("launches.0.registers.rtmr0.evidence", "guess", "expected one of"),
+        ("launches.0.registers.rtmr0", None, "null, which only a development image may have"),
+        ("launches.0.registers.rtmr4", None, "unknown field"),
+        ("launches.0.registers.mrtd", {"filled_by": "a", "accepted": []}, "unknown field"),
+        ("launches.0.events.0.register", "rtmr9", "not known"),
+        ("launches.0.events.0.register", "launch", "has no register launch"),
+        ("launches.0.events.0.gpa", 4096, "gpa and count belong to events of `launch`"),
+        ("launches.0.events.0.digest", "00" * 48, "do not replay"),
     ],
 )
 def test_a_bent_predicate_is_refused(path: str, new: object, words: str) -> None:
@@ -66,15 +83,46 @@ def test_a_bent_predicate_is_refused(path: str, new: object, words: str) -> None
 
 def test_an_unused_rtmr3_is_zero() -> None:
     value = samples.PREDICATE.to_dict()
-    value["shapes"][0]["rtmr3"] = "00" * 48
-    assert predicate.decode(canonical(value)).shapes[0].rtmrs[3] == bytes(48)
+    value["launches"][0]["registers"]["rtmr3"]["accepted"] = ["00" * 48]
+    found = predicate.decode(canonical(value))
+    assert found.launches[0].runtime_unused
+    assert found.runtime_of(found.launches[0], "serve") == bytes(48)
+
+
+def test_the_runtime_register_of_a_purpose_is_the_replay_of_its_prefix() -> None:
+    """Also of a purpose that this version knows nothing of: the predicate says how many events precede its quotes."""
+    value = samples.PREDICATE.to_dict()
+    value["purposes"]["key-release"] = 1
+    value["purposes"]["tomorrow"] = 0
+    found = predicate.decode(canonical(value))
+    launch = found.launches[0]
+    first = digests(samples.AGENT_EVENTS[:1])
+    assert found.runtime_of(launch, "key-release") == replay_digests(first)
+    assert found.runtime_of(launch, "tomorrow") == bytes(48)
+    assert found.runtime_of(launch, "serve") == launch.runtime
+    assert found.events_of("key-release") == samples.AGENT_EVENTS[:1]
+    assert found.events_of("unheard-of") is None
+
+
+@pytest.mark.parametrize("register", TDX_REGISTERS)
+def test_a_register_that_nothing_pins_is_for_development_and_one_filled_elsewhere_is_not(register: str) -> None:
+    value = samples.PREDICATE.to_dict()
+    value["launches"][0]["registers"][register] = {"filled_by": "the cloud's firmware endorsement"}
+    filled = predicate.decode(canonical(value)).launches[0]
+    assert filled.accepted(register) == ()
+    assert filled.registers[register] == FilledBy("the cloud's firmware endorsement")
+    value["launches"][0]["registers"][register] = None
+    with pytest.raises(EvidenceError, match=f"registers.{register}: null"):
+        predicate.decode(canonical(value))
+    value["variant"] = "development"
+    assert predicate.decode(canonical(value)).launches[0].registers[register] is None
 
 
 @pytest.mark.parametrize(
     ("path", "new"),
     [
         ("_type", "https://in-toto.io/Statement/v0.1"),
-        ("predicateType", "https://privml-build.dev/predicate/tdx-measurements/v2"),
+        ("predicateType", "https://privml-build.dev/predicate/measurements/v1"),
         ("subject", []),
         ("subject.1.name", "uki.efi"),
         ("subject.0.digest", {"sha512": "00"}),

@@ -13,11 +13,12 @@ import pytest
 from click.testing import CliRunner, Result
 
 from privml.base.errors import BuildError, HostError, InputsError, UsageError
-from privml.cli import lock as lock_verb
-from privml.cli.context import Workplace, tools_lock_path
 from privml.cli.image import image
 from privml.cli.lock import lock
 from privml.cli.store import store as store_verb
+from privml.image import relock
+from privml.image.workplace import Workplace
+from privml.lock.locate import tools_lock_path
 from privml.lock.models import Lock, ToolsLock, own_tools_lock, read_lock, read_tools_lock, write_lock
 from privml.recipe.loader import load, shipped
 from privml.store.fetch import GoneError, Item
@@ -59,7 +60,7 @@ def recipes(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     shutil.copytree(template, tmp_path, dirs_exist_ok=True)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRIVML_STORE", str(tmp_path / "store"))
-    monkeypatch.setattr("privml.cli.store.shipped", lambda: tmp_path / "recipes")
+    monkeypatch.setattr("privml.lock.locate.shipped", lambda: tmp_path / "recipes")
     return tmp_path / "recipes"
 
 
@@ -99,7 +100,7 @@ def test_gc_keeps_only_the_named_locks(recipes: Path) -> None:
 def test_gc_without_any_lock_removes_nothing(recipes: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr("privml.cli.store.shipped", lambda: tmp_path / "nothing")
+    monkeypatch.setattr("privml.lock.locate.shipped", lambda: tmp_path / "nothing")
     before = set(Store().digests())
     assert isinstance(run("gc").exception, UsageError)
     assert set(Store().digests()) == before
@@ -114,12 +115,12 @@ def gone(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool
         return {"packages": (first.model_copy(update={"version": "99", "sha256": "9" * 64}), *found.packages[1:])}
 
     def choose(guest: bool, tools: bool) -> None:
-        monkeypatch.setattr(lock_verb, "bring", lambda *_, **__: 0)
+        monkeypatch.setattr(relock, "bring", lambda *_, **__: 0)
         monkeypatch.setattr(
-            lock_verb, "mended", lambda _, before, *__: before.model_copy(update=other(before)) if tools else before
+            relock, "mended", lambda _, before, *__: before.model_copy(update=other(before)) if tools else before
         )
         monkeypatch.setattr(
-            lock_verb,
+            relock,
             "refresh",
             lambda _, before, *__: before.model_copy(update=other(before)) if guest else before,
         )
@@ -182,7 +183,7 @@ def test_image_lists_what_is_gone_and_says_what_to_do(recipes: Path, monkeypatch
     def vanish(*_: object, **__: object) -> None:
         raise GoneError([Item("0" * 64, 1, "thing 1", ())], "thing 1 cannot be had")
 
-    monkeypatch.setattr("privml.cli.context.tools_tree", vanish)
+    monkeypatch.setattr("privml.image.workplace.tools_tree", vanish)
     done = CliRunner().invoke(image, ["demo-cpu"])
     assert isinstance(done.exception, GoneError)
     assert done.exception.exit_code == 4
@@ -203,7 +204,7 @@ def test_a_build_that_fills_the_disk_names_the_place(
     def full(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("privml.cli.context.tools_tree", lambda *_, **__: None)
+    monkeypatch.setattr("privml.image.workplace.tools_tree", lambda *_, **__: None)
     monkeypatch.setattr("privml.image.build.build", full)
     found = CliRunner().invoke(image, ["demo-cpu", "--output", str(tmp_path / "elsewhere")]).exception
     assert isinstance(found, HostError)

@@ -170,8 +170,8 @@ def test_long_text_is_cut() -> None:
 
 
 def test_events_of_another_shape_do_not_help() -> None:
-    bare = dataclasses.replace(samples.PREDICATE.shapes[1], events=())
-    predicate = dataclasses.replace(samples.PREDICATE, shapes=(bare,))
+    bare = dataclasses.replace(samples.PREDICATE.launches[1], events=())
+    predicate = dataclasses.replace(samples.PREDICATE, launches=(bare,))
     made = samples.document(samples.extends(4 << 30, "guilty"))
     verdict = verify(
         samples.facts_of(made),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import re
 from collections.abc import Callable
 from typing import Any
 
@@ -20,7 +21,6 @@ from privml.evidence.quote import TdBody
 from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
 from privml.evidence.report_data import Header
 from privml.evidence.signature import check
-from privml.statement.predicate import MeasuredShape
 from privml.verify.check import verify
 from privml.verify.policy import INTEL_ROOT_SHA256, Expected, Policy
 from privml.verify.report import render
@@ -144,7 +144,7 @@ OTHER: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"agent-events"},
     ),
     "no shapes": (
-        {"expected": Expected(dataclasses.replace(samples.PREDICATE, shapes=()), "x")},
+        {"expected": Expected(dataclasses.replace(samples.PREDICATE, launches=()), "x")},
         {"shapes"},
     ),
     "qe vendor": (
@@ -164,7 +164,7 @@ OTHER: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"signature": SignatureFailure("bad", claims_simulated=True), "policy": samples.SIMULATED},
         {"quote-signature"},
     ),
-    "collateral": ({"signature": SignatureFailure("none", collateral_missing=True)}, {"collateral-missing"}),
+    "collateral": ({"signature": SignatureFailure("none", code="collateral-missing")}, {"collateral-missing"}),
     "simulated": ({"signature": SIGNATURE}, {"simulated"}),
     "other root": ({"signature": dataclasses.replace(GENUINE, root_sha256="00" * 32)}, {"root"}),
     "other simulation": (
@@ -258,19 +258,17 @@ def test_all_reasons_are_given_at_once() -> None:
 
 def test_a_mix_of_two_shapes_is_no_shape() -> None:
     values = list(FACTS.quote.body.rtmrs)
-    values[0] = samples.PREDICATE.shapes[0].rtmrs[0]
-    mixed: tuple[MeasuredShape, ...] = (
-        dataclasses.replace(samples.PREDICATE.shapes[0], mrtd=(FLIP_48,)),
-        samples.PREDICATE.shapes[1],
-    )
-    expected = Expected(dataclasses.replace(samples.PREDICATE, shapes=mixed), "x")
+    first, second = samples.PREDICATE.launches
+    values[0] = first.accepted("rtmr0")[0]
+    mixed = (samples.with_register(first, "mrtd", FLIP_48), second)
+    expected = Expected(dataclasses.replace(samples.PREDICATE, launches=mixed), "x")
     verdict = judge(facts=samples.with_body(FACTS, rtmrs=tuple(values)), expected=expected)
     assert verdict.outcome is Outcome.REFUSED
     assert len(verdict.refusals) == 1
 
 
 def test_the_two_pass_mrtd_is_accepted_too() -> None:
-    assert judge(facts=samples.with_body(FACTS, mr_td=samples.PREDICATE.shapes[1].mrtd[1])).accepted
+    assert judge(facts=samples.with_body(FACTS, mr_td=samples.PREDICATE.launches[1].accepted("mrtd")[1])).accepted
 
 
 def test_refusal_codes_are_known_ones() -> None:
@@ -278,6 +276,13 @@ def test_refusal_codes_are_known_ones() -> None:
         Refusal("nonsense", "", "")
     assert all(register in CODES for register in TDX_REGISTERS)
     assert isinstance(SIGNATURE, QuoteFacts)
+
+
+def test_the_documentation_lists_every_refusal_code() -> None:
+    text = (samples.REPOSITORY / "docs/VERIFYING.md").read_text()
+    rows = re.findall(r"^\| ((?:`[a-z0-9-]+`(?:, )?)+) \|", text.partition("## Refusal codes")[2], re.MULTILINE)
+    listed = [code.strip("`") for row in rows for code in row.split(", ")]
+    assert sorted(listed) == sorted(CODES)
 
 
 def test_a_real_server_meets_the_strict_policy() -> None:

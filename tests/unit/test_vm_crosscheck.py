@@ -13,6 +13,7 @@ from tests.golden.test_measure_fixtures import END, firmware, loader_and_rsdp
 from privml.base.errors import HostError
 from privml.events.registers import RTMR0
 from privml.machine.platform import Shape
+from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_OVMF_2025
 from privml.measure.smbios import TABLES
@@ -47,9 +48,8 @@ def test_its_captured_output_agrees_and_a_changed_one_does_not(name: str, tmp_pa
     captured = (VECTORS / name / "expected.json").read_text()
     shape = FIXTURES[name]
     theirs = crosscheck.measured_by(tool(tmp_path, captured), tmp_path / "OVMF.fd", blobs(name), shape)
-    made = predict(
-        UkiFacts(bytes(48), (), "console=ttyS0", None), firmware(), blobs(name), shape.memory, TD_OVMF_2025
-    )
+    machine = MeasuredMachine(blobs(name), shape.memory, TD_OVMF_2025)
+    made = predict(UkiFacts(bytes(48), (), "console=ttyS0", None), firmware(), machine)
     mrtd = (made.mrtd_single, made.mrtd_two)
     checks = crosscheck.judge(theirs, mrtd, made.registers()[RTMR0])
     assert [check.equal for check in checks] == [True, True], [str(check) for check in checks]

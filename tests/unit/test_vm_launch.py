@@ -68,7 +68,9 @@ def seen(tools: ToolsTree) -> dict[str, Any]:
 def test_the_first_platform_and_shape_unless_told(folder: Path) -> None:
     made = sample(folder)
     found = launch_of(folder, made, shipped())
-    assert found == Launch(folder, platform("qemu-11-q35", shipped()), Shape(2, 2 << 30), forward=8443)
+    assert found == Launch(
+        folder, platform("qemu-11-q35", shipped()), Shape(2, 2 << 30), ("root.raw", "model.raw"), forward=8443
+    )
     other = launch_of(
         folder, made, shipped(), platform=platform("qemu-11-q35-tpm", shipped()), shape=Shape(4, 4 << 30)
     )
@@ -106,9 +108,7 @@ def test_only_a_development_guest_is_told_of_a_simulation(folder: Path, monkeypa
     assert launch_of(folder, made, shipped()).fw_cfg == {}
     found = launch_of(folder, replace(made, variant="development"), shipped())
     assert found.fw_cfg == {SIM_MRTD: (b"\x01" + b"fir").hex().encode()}
-    (folder / "mine.fd").write_bytes(b"xyz")
-    used = replace(found, replaced={"firmware.fd": folder / "mine.fd"})
-    assert launch.simulation(used) == {SIM_MRTD: b"0178797a"}
+    assert launch.simulation(folder) == found.fw_cfg
 
 
 def test_a_started_machine_has_the_image_read_only(folder: Path, tools: ToolsTree) -> None:
@@ -131,25 +131,41 @@ def test_a_started_machine_has_the_image_read_only(folder: Path, tools: ToolsTre
     assert argv[-2:] == ["-run-with", "exit-with-parent=on"]
 
 
-def test_replaced_files_take_the_place_of_the_image_s(folder: Path, tools: ToolsTree, tmp_path: Path) -> None:
-    (tmp_path / "evil.raw").write_bytes(b"x")
-    made = replace(
-        launch_of(folder, sample(folder), shipped()),
-        replaced={"root.raw": tmp_path / "evil.raw"},
-        append="init=/bin/sh",
-        share_memory=True,
-        fw_cfg={"opt/b": b"2", "opt/a": b"1"},
-    )
-    with started(tools, made):
+def test_memory_and_fw_cfg_are_files_of_the_run(folder: Path, tools: ToolsTree) -> None:
+    made = launch_of(folder, sample(folder), shipped())
+    made = replace(made, share_memory=True, fw_cfg={"opt/b": b"2", "opt/a": b"1"})
+    with started(tools, made) as running:
         found = seen(tools)
+        assert running.memory == running.directory / "ram"
     words = " ".join(found["argv"])
-    assert found["binds"]["/replaced/0"] == str(tmp_path / "evil.raw")
-    assert "filename=/replaced/0" in words
-    assert "filename=/image/root.raw" not in words
-    assert "-append init=/bin/sh" in words
     assert f"memory-backend-file,id=ram,size={2 << 30},mem-path=/vm/ram,share=on" in words
     assert "-fw_cfg name=opt/a,file=/vm/fw_cfg.0 -fw_cfg name=opt/b,file=/vm/fw_cfg.1" in words
     assert found["vm"] == {"fw_cfg.0": "1", "fw_cfg.1": "2"}
+
+
+def test_a_change_is_of_the_whole_list_and_names_what_is_attached(
+    folder: Path, tools: ToolsTree, tmp_path: Path
+) -> None:
+    """Only that the machine ends with us cannot be changed away."""
+    (tmp_path / "evil.raw").write_bytes(b"x")
+    made = replace(launch_of(folder, sample(folder), shipped()), share_memory=True)
+    with started(tools, made):
+        honest = seen(tools)["argv"]
+    lists: list[list[str]] = []
+
+    def change(argv: list[str]) -> list[str]:
+        lists.append(argv)
+        return ["-drive", "file=/attached/evil"]
+
+    with started(tools, replace(made, change=change, attached={"evil": tmp_path / "evil.raw"})):
+        found = seen(tools)
+    assert found["argv"] == ["qemu-system-x86_64", "-drive", "file=/attached/evil", *honest[-2:]]
+    (given,) = lists
+    assert [word for word in given if "hostfwd" not in word] == [
+        word for word in honest[1:-2] if "hostfwd" not in word
+    ]
+    assert found["binds"]["/attached/evil"] == str(tmp_path / "evil.raw")
+    assert found["writable"] == ["/proc", "/vm", "/attached/evil"]
 
 
 def test_a_disk_to_boot_from_comes_first_and_instead_of_the_kernel(

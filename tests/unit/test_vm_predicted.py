@@ -25,7 +25,7 @@ def test_a_platform_is_predicted_by_what_measures_its_guests() -> None:
 
 @pytest.mark.parametrize("tee", [None, "snp"])
 def test_a_machine_that_nothing_measures_is_not_predicted(tee: str | None) -> None:
-    with pytest.raises(MeasurementError, match="qemu-11-q35: its TEE is (none|snp) and it has no TPM"):
+    with pytest.raises(MeasurementError, match=r"qemu-11-q35: its TEE is (none|snp) and it has no TPM"):
         profile_of(replace(TDX, tee=tee))
 
 

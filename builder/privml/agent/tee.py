@@ -1,30 +1,14 @@
-"""The platform under the guest: quotes, and the one register that the agent extends.
-
-`TdxTee` speaks to the kernel through configfs-tsm (quotes, Linux 6.7) and the tdx_guest measurements in sysfs (RTMR3,
-Linux 6.16). There is no fallback to older interfaces: an image with an older kernel declares `rtmr3: unused`.
-"""
+"""The platform under the guest, as the agent needs it: quotes, and the one register that the agent extends."""
 
 from __future__ import annotations
 
-import contextlib
-import errno
-import os
-import secrets
-import threading
-import time
-from collections.abc import Callable, Iterator, Mapping
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Protocol
 
 from privml.base.errors import HostError
-from privml.events.registers import DIGEST_SIZE, ZERO
+from privml.events.registers import ZERO
 from privml.events.replay import extend
-
-REPORT_DATA_SIZE = 64
-MIN_QUOTE = 1020
-MAX_QUOTE = 256 * 1024
-ATTEMPTS = 6
-_AGAIN = (errno.EBUSY, errno.EINTR, errno.ETIMEDOUT, errno.EAGAIN)
+from privml.evidence.tdx.kernel import TdxTee
 
 
 class NoTeeError(HostError):
@@ -50,157 +34,6 @@ class Tee(Protocol):
 
     def collateral(self) -> Mapping[str, str] | None:
         """Verification collateral that the platform itself has, or None."""
-
-
-class KernelFiles:
-    """The file calls that configfs and sysfs understand. Nothing here truncates, renames or caches."""
-
-    def mkdir(self, path: Path) -> None:
-        """Make one directory; configfs fills it."""
-        path.mkdir(mode=0o700)
-
-    def rmdir(self, path: Path) -> None:
-        """Remove an entry of configfs (its files go with it)."""
-        path.rmdir()
-
-    def read(self, path: Path, limit: int) -> bytes:
-        """The whole file in one open, read to its end; ``OSError(EFBIG)`` above ``limit``."""
-        handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            data = b""
-            while piece := os.read(handle, 64 * 1024):
-                data += piece
-                if len(data) > limit:
-                    raise OSError(errno.EFBIG, os.strerror(errno.EFBIG), str(path))
-            return data
-        finally:
-            os.close(handle)
-
-    def write(self, path: Path, data: bytes) -> None:
-        """All of ``data`` in one write at offset 0."""
-        handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
-        try:
-            written = os.write(handle, data)
-        finally:
-            os.close(handle)
-        if written != len(data):
-            raise OSError(errno.EIO, f"{written} of {len(data)} bytes were taken", str(path))
-
-
-class TdxTee:
-    """An Intel TDX guest on Linux >= 6.16."""
-
-    name = "tdx"
-
-    def __init__(
-        self,
-        *,
-        reports: Path = Path("/sys/kernel/config/tsm/report"),
-        measurements: Path = Path("/sys/devices/virtual/misc/tdx_guest/measurements"),
-        ccel: Path = Path("/sys/firmware/acpi/tables/data/CCEL"),
-        files: KernelFiles | None = None,
-        sleep: Callable[[float], None] = time.sleep,
-    ) -> None:
-        self._reports = reports
-        self._rtmr3 = measurements / "rtmr3:sha384"
-        self._ccel = ccel
-        self._files = files or KernelFiles()
-        self._sleep = sleep
-        self._lock = threading.Lock()
-
-    def present(self) -> bool:
-        """True when configfs-tsm here is a TDX guest's. No proof of anything: only a verified quote is."""
-        try:
-            with self._entry() as entry:
-                return self._provider(entry) == b"tdx_guest"
-        except OSError:
-            return False
-
-    def quote(self, report_data: bytes) -> bytes:
-        """A quote over ``report_data`` (64 bytes); a few tries, because the kernel has one buffer for all."""
-        if len(report_data) != REPORT_DATA_SIZE:
-            raise HostError(f"quote: report data of {len(report_data)} bytes, expected {REPORT_DATA_SIZE}")
-        why = ""
-        with self._lock:
-            for attempt in range(ATTEMPTS):
-                if attempt:
-                    self._sleep(min(0.1 * 2**attempt, 5.0))
-                try:
-                    quote = self._quote_once(report_data)
-                except OSError as error:
-                    if error.errno not in _AGAIN:
-                        raise HostError(f"quote: {error.strerror}") from error
-                    why = str(error.strerror)
-                    continue
-                if quote is not None:
-                    return quote
-                why = "another request came between"
-        raise HostError(f"quote: no success in {ATTEMPTS} tries ({why})")
-
-    def _quote_once(self, report_data: bytes) -> bytes | None:
-        """One request; None when the entry's generation says that the answer may belong to another request."""
-        with self._entry() as entry:
-            provider = self._provider(entry)
-            if provider != b"tdx_guest":
-                raise HostError(
-                    f"quote: the provider is `{provider.decode('ascii', 'replace')}`, expected `tdx_guest`"
-                )
-            before = self._generation(entry)
-            self._files.write(entry / "inblob", report_data)
-            quote = self._files.read(entry / "outblob", MAX_QUOTE)
-            if self._generation(entry) != before + 1:
-                return None
-        if len(quote) <= MIN_QUOTE:
-            # A host without a quoting service answers success and nothing.
-            raise HostError(f"quote: {len(quote)} bytes, expected more than {MIN_QUOTE} (is the host's QGS running?)")
-        return quote
-
-    def extend(self, digest: bytes) -> None:
-        """TDG.MR.RTMR.EXTEND on RTMR3, then a read-back."""
-        if len(digest) != DIGEST_SIZE:
-            raise HostError(f"rtmr3: a digest of {len(digest)} bytes, expected {DIGEST_SIZE}")
-        with self._lock:
-            before = self.rtmr3()
-            try:
-                self._files.write(self._rtmr3, digest)
-            except OSError as error:
-                raise HostError(f"rtmr3: cannot be extended: {error.strerror}") from error
-            if self.rtmr3() != extend(before, digest):
-                raise HostError("rtmr3: another value than the extend gives: somebody else extends it")
-
-    def rtmr3(self) -> bytes:
-        """The register, from a fresh TDREPORT."""
-        try:
-            value = self._files.read(self._rtmr3, 4096)
-        except OSError as error:
-            raise HostError(f"rtmr3: cannot be read: {error.strerror} (Linux >= 6.16?)") from error
-        if len(value) != DIGEST_SIZE:
-            raise HostError(f"rtmr3: {len(value)} bytes, expected {DIGEST_SIZE}")
-        return value
-
-    def boot_log(self) -> bytes:
-        """CCEL, as the firmware left it."""
-        with contextlib.suppress(OSError):
-            return self._files.read(self._ccel, 4 * 1024 * 1024)
-        return b""
-
-    def collateral(self) -> None:
-        """None: the caller fetches collateral, or the operator's gateway adds it."""
-
-    @contextlib.contextmanager
-    def _entry(self) -> Iterator[Path]:
-        entry = self._reports / f"privml-{secrets.token_hex(8)}"
-        self._files.mkdir(entry)
-        try:
-            yield entry
-        finally:
-            self._files.rmdir(entry)
-
-    def _provider(self, entry: Path) -> bytes:
-        return self._files.read(entry / "provider", 4096).strip()
-
-    def _generation(self, entry: Path) -> int:
-        return int(self._files.read(entry / "generation", 64))
 
 
 class NoTee:

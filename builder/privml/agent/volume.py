@@ -15,7 +15,7 @@ from pathlib import Path
 
 from privml.base.errors import HostError
 from privml.base.run import run
-from privml.events.configuration import BLOCK_SIZE, Verity
+from privml.events.verity import BLOCK_SIZE, Verity
 
 NAME = "privml-model"
 _EROFS_MAGIC = 0xE0F5E1E2.to_bytes(4, "little")

@@ -83,8 +83,14 @@ class EvidenceError(PrivmlError):
 
 
 def printable(text: str) -> str:
-    """``text`` as one line that a terminal shows and does not obey: a ``?`` for whatever is not printable."""
-    return "".join(character if character.isprintable() else "?" for character in text)
+    """``text`` on one line and without control characters, safe to show on a terminal or in a log.
+
+    What is not printable is shown as Python would escape it (``\\x1b``, ``\\n``, ``\\u200b``): nothing is lost, every
+    output can hold it, and whoever wrote it can see what to change.
+    """
+    return "".join(
+        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
+    )
 
 
 EXIT_ACCEPTED_SIMULATED = 10

@@ -158,6 +158,10 @@ class Fields:
         """True while ``key`` is there and has not been taken."""
         return key in self._left
 
+    def names(self) -> tuple[str, ...]:
+        """The keys that were not taken yet."""
+        return tuple(self._left)
+
     def text(self, key: str, *, one_of: tuple[str, ...] | None = None, limit: int = 4096) -> str:
         """A string of at most ``limit`` characters, out of ``one_of`` when given."""
         value = self._take(key)
@@ -210,6 +214,16 @@ class Fields:
         """A nested object, or None for null; a missing field is an error like any other."""
         value = self._take(key)
         return None if value is None else Fields(value, f"{self.path}.{key}")
+
+    def null(self, key: str) -> None:
+        """A field that this version has no value for yet: null, and nothing else."""
+        if self._take(key) is not None:
+            raise EvidenceError(f"{self.path}.{key}: expected null: this version knows no other value")
+
+    def empty(self, key: str) -> None:
+        """A list that this version has no items for yet: empty."""
+        if self.array(key):
+            raise EvidenceError(f"{self.path}.{key}: expected an empty list: this version knows no item")
 
     def take(self, key: str) -> Any:
         """The raw value, for a union that the caller tells apart."""

@@ -12,9 +12,10 @@ from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import loads
 from privml.evidence.document import decode_collateral
 from privml.evidence.signature import root_der
-from privml.image import manifest as manifests
+from privml.output import manifest as manifests
+from privml.output.artefacts import check_artefacts
+from privml.output.prediction import read_prediction
 from privml.verify.policy import Expected, Policy
-from privml.vm.prediction import read_prediction
 
 
 def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -42,7 +43,7 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def expected_of(directory: Path) -> Expected:
     """What the build in ``directory`` must measure to."""
     manifest = manifests.read(directory)
-    manifests.check_artefacts(directory, manifest)
+    check_artefacts(directory, manifest.artefacts)
     return Expected(read_prediction(directory, manifest), anchor=f"the build in {directory}")
 
 

@@ -9,8 +9,8 @@ import click
 
 from privml.base.errors import UsageError
 from privml.base.files import write_atomic
-from privml.cli import captured
 from privml.evidence.capture import NAMES
+from privml.readers import captured
 
 
 @click.command()

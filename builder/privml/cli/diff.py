@@ -1,6 +1,6 @@
 """`diff`: what changed between two things of one kind, and which registers that moves.
 
-``kind_of`` sniffs what an argument is and ``KINDS`` says who compares two of that kind: another kind is one more row.
+``kind_of`` identifies an argument by its content, and ``KINDS`` names the comparison of two of that kind.
 """
 
 from __future__ import annotations
@@ -12,16 +12,14 @@ from pathlib import Path
 import click
 
 from privml.base.errors import Differs, MeasurementError, UsageError
-from privml.base.strictjson import pretty
-from privml.cli import files
-from privml.cli.context import Workplace, resolve
-from privml.cli.diff_events import diff_events
-from privml.cli.repro import compared
-from privml.image import manifest as manifests
+from privml.cli.output import print_json
+from privml.image.target import resolve
+from privml.image.workplace import Workplace
 from privml.lock.models import read_lock, read_tools_lock
-from privml.repro import external
-from privml.repro.changes import Change, changes, lock_changes, moved
-from privml.repro.owners import Owners
+from privml.readers import compare, files
+from privml.readers.compare import Pair
+from privml.repro import external, images
+from privml.repro.changes import Change, lock_changes, registers_moved
 
 _SHOWN = 40
 _TEXT_LIMIT = 16 << 20
@@ -93,62 +91,76 @@ def _format_of(path: Path) -> str:
 
 
 def diff_images(before: str, after: str, *, as_json: bool, look: external.Look | None = None) -> None:
-    """Compare two built images, with the owner of every file from the packages of the first."""
-    a, b = resolve(before).directory, resolve(after).directory
-    one, two = manifests.read(a), manifests.read(b)
-    place = Workplace()
-    owners = Owners(((row[0], row[3]) for row in one.packages), place.store)
-    report = compared(a, b, place.tools(), owners, look=look)
-    found = changes(one, two, report)
-    registers = moved(report)
-    details = {finding.place: finding.detail for finding in report.findings if finding.detail}
+    """Compare two built images."""
+    found = images.diff(resolve(before).directory, resolve(after).directory, Workplace(), look)
     if as_json:
-        document = {
-            "equal": report.equal,
-            "registers_moved": None if registers is None else list(registers),
-            "changes": [change.to_dict() for change in found],
-            "details": details,
-        }
-        click.echo(pretty(document).decode(), nl=False)
+        print_json(found.to_dict())
     else:
-        _show(found)
-        for name, text in details.items():
+        _show(found.changes)
+        for name, text in found.details.items():
             click.echo(f"--- {name}\n{text}")
-        if registers is None:
+        if found.registers is None:
             click.echo("registers that move: unknown, the images are predicted for different machines")
         else:
-            click.echo(f"registers that move: {', '.join(registers) or 'none'}")
-    if not report.equal:
-        told = len(found) or len(report.findings)
-        raise Differs(f"the images differ in {told} things", hint="`--json` lists all of them")
+            click.echo(f"registers that move: {', '.join(found.registers) or 'none'}")
+    if not found.report.equal:
+        count = len(found.changes) or len(found.report.findings)
+        raise Differs(f"the images differ in {count} things", hint="`--json` lists all of them")
+
+
+def diff_events(before: str, after: str, *, as_json: bool) -> None:
+    """Compare two predictions or event logs event by event."""
+    left, right = files.read(Path(before)), files.read(Path(after))
+    found = compare.pairs(left, right)
+    equal = all(pair.equal for pair in found)
+    if as_json:
+        shapes = [pair.to_dict() for pair in found]
+        print_json({"a": str(left.path), "b": str(right.path), "equal": equal, "shapes": shapes})
+    else:
+        for pair in found:
+            _show_pair(pair)
+    if not equal:
+        raise Differs(f"{left.path} and {right.path} differ")
+
+
+def _show_pair(pair: Pair) -> None:
+    click.echo(pair.label)
+    if pair.only_in is not None:
+        click.echo(f"  only in {pair.only_in}")
+    if not pair.mrtd_equal:
+        click.echo("  mrtd differs: another firmware file")
+    for change in pair.changes:
+        click.echo(f"  {change.text(('A', 'B'), pair.changes)}")
+    if pair.equal:
+        click.echo("  equal")
 
 
 def diff_locks(before: str, after: str, *, as_json: bool) -> None:
     """Compare two locks of images."""
-    _told(lock_changes(read_lock(Path(before)), read_lock(Path(after))), as_json=as_json)
+    _lock_diff(lock_changes(read_lock(Path(before)), read_lock(Path(after))), as_json=as_json)
 
 
 def diff_tools(before: str, after: str, *, as_json: bool) -> None:
     """Compare two locks of tools."""
-    _told(lock_changes(read_tools_lock(Path(before)), read_tools_lock(Path(after))), as_json=as_json)
+    _lock_diff(lock_changes(read_tools_lock(Path(before)), read_tools_lock(Path(after))), as_json=as_json)
 
 
-def _told(found: Sequence[Change], *, as_json: bool) -> None:
-    surely = {register for change in found if change.certain for register in change.moves}
-    perhaps = {register for change in found if not change.certain for register in change.moves} - surely
+def _lock_diff(found: Sequence[Change], *, as_json: bool) -> None:
+    certain, possible = registers_moved(found)
     if as_json:
-        document = {
-            "equal": not found,
-            "registers_moved": sorted(surely),
-            "registers_that_may_move": sorted(perhaps),
-            "changes": [change.to_dict() for change in found],
-        }
-        click.echo(pretty(document).decode(), nl=False)
+        print_json(
+            {
+                "equal": not found,
+                "registers_moved": certain,
+                "registers_that_may_move": possible,
+                "changes": [change.to_dict() for change in found],
+            }
+        )
     else:
         _show(found)
-        click.echo(f"registers that move: {', '.join(sorted(surely)) or 'none'}")
-        if perhaps:
-            click.echo(f"registers that may move: {', '.join(sorted(perhaps))}")
+        click.echo(f"registers that move: {', '.join(certain) or 'none'}")
+        if possible:
+            click.echo(f"registers that may move: {', '.join(possible)}")
     if found:
         raise Differs(f"the locks differ in {len(found)} things", hint="`--json` lists all of them")
 

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 
 import click
 
 from privml.base.errors import HostError
-from privml.cli.context import tools_lock_path
+from privml.cli.output import print_json
+from privml.host.facts import judge
+from privml.host.survey import look
+from privml.lock.locate import recipe_locks, tools_lock_path
 from privml.recipe.loader import shipped
-from privml.vm.host import judge
-from privml.vm.survey import look
 
 
 @click.command()
@@ -27,13 +27,10 @@ def doctor(*, as_json: bool) -> None:
     privml-build doctor --json
     """
     folder = Path("recipes") if Path("recipes").is_dir() else shipped()
-    tools_lock = tools_lock_path(folder / "any.yaml")
-    locks = [path for path in sorted(folder.glob("*.lock.json")) if path.name != "tools.lock.json"]
-    lines = judge(look(tools_lock, locks))
+    lines = judge(look(tools_lock_path(folder / "any.yaml"), list(recipe_locks(folder))))
     failing = [line.name for line in lines if line.status == "fail"]
     if as_json:
-        told = {"ok": not failing, "lines": [asdict(line) for line in lines]}
-        click.echo(json.dumps(told, indent=2, sort_keys=True))
+        print_json({"ok": not failing, "lines": [asdict(line) for line in lines]})
     else:
         for line in lines:
             click.echo(str(line))

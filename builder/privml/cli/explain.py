@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 import click
 
 from privml.base.errors import Differs, UsageError
-from privml.cli import files, replayed
+from privml.cli.output import print_json
 from privml.events.event import Event
-from privml.events.registers import RTMR3, RTMRS
+from privml.events.registers import RTMRS
 from privml.events.types import type_name
-from privml.statement.predicate import MeasuredShape
-
-_LOGGED = RTMRS[:3]
+from privml.readers import compare, files
+from privml.readers.compare import FIRMWARE_REGISTERS, EventCheck, RegisterCheck
+from privml.readers.files import File
 
 
 @click.command()
@@ -43,17 +42,33 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
         "registers": {name: value.hex() for name, value in file.finding.registers.items()},
         "events": [event.to_dict() for event in file.finding.events],
     }
-    lines: list[str]
+    agrees = True
     if other is None:
-        lines, agrees = _events(file), True
+        lines = _events(file)
     elif other.claimed is not None:
-        lines, agrees = _against_values(file, other, result)
+        checks = compare.with_values(file.log, other.claimed)
+        agrees = all(check.agrees for check in checks)
+        lines = [f"{file.finding.title}, against {'the quote beside it' if other is file else other.finding.title}"]
+        lines += [_check(check) for check in checks]
+        registers = {check.register: check.to_dict() for check in checks}
+        result["against"] = {"kind": other.finding.kind, "path": str(other.path), "registers": registers}
     elif other.shapes or other.log is not None:
-        lines, agrees = _against_events(file, other, result)
+        found = compare.with_events(file, other)
+        agrees = not found.changes
+        lines = _differences(file, other, found)
+        result["against"] = {
+            "kind": other.finding.kind,
+            "path": str(other.path),
+            "shape": found.shape.label if found.shape is not None else None,
+            "differences": [change.to_dict() for change in found.changes],
+        }
     else:
         raise UsageError(f"{against} is a {other.finding.title}: nothing to hold a log against")
     result["agrees"] = agrees
-    click.echo(json.dumps(result, indent=2, sort_keys=True) if as_json else "\n".join(lines))
+    if as_json:
+        print_json(result)
+    else:
+        click.echo("\n".join(lines))
     if not agrees:
         raise Differs(
             f"{log} does not agree with {other.path if other is not None else log}",
@@ -61,7 +76,7 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
         )
 
 
-def _events(file: files.File) -> list[str]:
+def _events(file: File) -> list[str]:
     lines = [file.finding.title]
     for register in RTMRS:
         of = [event for event in file.finding.events if event.register == register]
@@ -74,57 +89,26 @@ def _line(number: int, event: Event) -> str:
     return f"  {number:3}  {type_name(event.type)}  {event.digest.hex()[:16]}..  {event.note}"
 
 
-def _against_values(file: files.File, other: files.File, result: dict[str, Any]) -> tuple[list[str], bool]:
-    claimed, log = other.claimed or {}, file.log
-    if log is None:
-        raise UsageError(f"{file.path} is no event log")
-    registers: dict[str, Any] = {}
-    lines = [f"{file.finding.title}, against {other.finding.title if other is not file else 'the quote beside it'}"]
-    agrees = True
-    for register in RTMRS:
-        events = [event for event in log.logged if event.register == register]
-        equal = file.finding.registers[register] == claimed[register]
-        name = register
-        row: dict[str, Any] = {"equal": equal, "log": file.finding.registers[register].hex()}
-        row["quote"] = claimed[register].hex()
-        if equal:
-            lines.append(f"{name}: agrees ({len(events)} events)")
-        elif register == RTMR3 and not events:
-            lines.append(f"{name}: software in the TD extended it; firmware's log knows nothing of that")
-            row["note"] = "extended by software in the TD"
-        else:
-            agrees = False
-            why = replayed.one_change(events, claimed[register])
-            row["change"] = why
-            told = why or "no single change of the log explains it: it is another boot's, or several events differ"
-            lines.append(f"{name}: differs; {told}")
-        registers[name] = row
-    result["against"] = {"kind": other.finding.kind, "path": str(other.path), "registers": registers}
-    return lines, agrees
+def _check(check: RegisterCheck) -> str:
+    if check.equal:
+        return f"{check.register}: agrees ({check.events} events)"
+    if check.extended_in_guest:
+        return f"{check.register}: software in the TD extended it; firmware's log knows nothing of that"
+    why = check.change or "no single change of the log explains it: it is another boot's, or several events differ"
+    return f"{check.register}: differs; {why}"
 
 
-def _against_events(file: files.File, other: files.File, result: dict[str, Any]) -> tuple[list[str], bool]:
-    shape: MeasuredShape | None = None
-    if other.shapes:
-        shape = replayed.nearest(other.shapes, file.finding.events)
-    expected = shape.events if shape is not None else other.items()
+def _differences(file: File, other: File, found: EventCheck) -> list[str]:
+    shape = found.shape
     names = ("predicted", "logged") if shape is not None else (str(other.path), str(file.path))
-    found = replayed.changes(expected, file.items(), _LOGGED)
     title = f"prediction for {shape.label}" if shape is not None else other.finding.title
     lines = [f"{file.finding.title}, against {title}"]
-    for register in _LOGGED:
-        of = [change for change in found if change.register == register]
-        count = len([event for event in expected if event.register == register])
+    for register in FIRMWARE_REGISTERS:
+        of = found.of(register)
         if not of:
-            lines.append(f"{register}: agrees ({count} events)")
+            lines.append(f"{register}: agrees ({found.count(register)} events)")
             continue
         lines.append(f"{register}: {len(of)} differences; the first is")
         lines.append(f"  {of[0].text(names, of)}")
         lines += [f"  then {change.text(names, of)}" for change in of[1:]]
-    result["against"] = {
-        "kind": other.finding.kind,
-        "path": str(other.path),
-        "shape": shape.label if shape is not None else None,
-        "differences": [change.to_dict() for change in found],
-    }
-    return lines, not found
+    return lines

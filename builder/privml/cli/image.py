@@ -3,30 +3,24 @@
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
+from functools import partial
 from pathlib import Path
 
 import click
 
 from privml.base.errors import BuildError, HostError, UsageError
-from privml.base.steps import say, step
-from privml.cli.context import (
-    Target,
-    Workplace,
-    check_output,
-    recipes_directory,
-    refresh_hint,
-    resolve,
-    tools_lock_path,
-)
+from privml.base.steps import say
+from privml.cli.output import print_json
 from privml.image import build as room
-from privml.image import madeby
-from privml.image.build import Built
+from privml.image.target import check_output, recipes_directory, resolve
+from privml.image.workplace import Workplace
+from privml.lock.locate import tools_lock_path
+from privml.lock.refresh import refresh_hint
 from privml.store.fetch import GoneError
 from privml.store.pools import Pool
-from privml.vm.prediction import has_prediction
+from privml.vm.predicted import ImagePredictor
 
 _ROOM = "make room there, or give another place with --output; `privml-build doctor` says how much is needed"
 
@@ -76,25 +70,26 @@ def image(
     place = Workplace([Pool.parse(pool) for pool in pools], lock_file)
     recipe, lock = place.recipe_and_lock(found.recipe)
     refreshed = place.is_refreshed(recipe, lock)
+    order = room.Order(
+        recipe=recipe,
+        lock=lock,
+        tools_lock=tools_lock_path(found.recipe, lock_file),
+        store=place.store,
+        tools=partial(place.tools, found.recipe),
+        predictor=ImagePredictor(place.store.root, recipes_directory(found)),
+        refreshed=refreshed,
+        pools=place.pools,
+    )
     try:
         if render_only is not None:
-            room.render_only(recipe, lock, place.store, place.tools(found.recipe), render_only, pools=place.pools)
+            room.render_only(order, render_only)
             files = sum(path.is_file() or path.is_symlink() for path in render_only.rglob("*"))
-            told = json.dumps({"directory": str(render_only), "files": files})
-            click.echo(told if as_json else f"wrote {render_only}")
+            if as_json:
+                print_json({"directory": str(render_only), "files": files})
+            else:
+                click.echo(f"wrote {render_only}")
             return
-        # An image that is whole needs no tools: they are not even looked at.
-        whole = None if force else room.find(recipe, lock, place.store, found.directory, refreshed=refreshed)
-        built = whole or room.build(
-            recipe,
-            lock,
-            place.store,
-            place.tools(found.recipe),
-            found.directory,
-            force=force,
-            refreshed=refreshed,
-            pools=place.pools,
-        )
+        built = room.build(order, found.directory, force=force)
     except (BuildError, HostError) as error:
         if os.strerror(errno.ENOSPC) in error.message:
             raise HostError(f"{error.message}\n{_no_room(found.directory)}", hint=_ROOM) from error
@@ -106,24 +101,24 @@ def image(
     except GoneError as gone:
         gone.hint = f"give a pool that has them (--pool); or {refresh_hint(recipe.name, 'image')}"
         raise
-    madeby.keep(built.directory, built.manifest, lock, tools_lock_path(found.recipe, lock_file))
     if refreshed:
         say(f"built by {lock_file}, not by the committed lock: the manifest says `refreshed`")
-    if not (built.cached and has_prediction(built.directory, built.manifest)):
-        _predict(place, found, built)
     artefacts = {name: vars(artefact) for name, artefact in built.manifest.artefacts.items()}
     if as_json:
-        facts = {
-            "directory": str(built.directory),
-            "cached": built.cached,
-            "steps": {name: {"cached": not why, "because": list(why)} for name, why in built.because.items()},
-            "root_hash": built.manifest.root.root_hash,
-        }
-        click.echo(json.dumps({**facts, "artefacts": artefacts}, indent=2, sort_keys=True))
+        steps = {name: {"cached": not why, "because": list(why)} for name, why in built.because.items()}
+        print_json(
+            {
+                "directory": str(built.directory),
+                "cached": built.cached,
+                "steps": steps,
+                "root_hash": built.manifest.root.root_hash.hex(),
+                "artefacts": artefacts,
+            }
+        )
         return
     for name, artefact in sorted(artefacts.items()):
         click.echo(f"{artefact['sha256']}  {built.directory / name}  {artefact['size'] / 1e6:.1f} MB")
-    click.echo(f"root hash {built.manifest.root.root_hash}")
+    click.echo(f"root hash {built.manifest.root.root_hash.hex()}")
 
 
 def _no_room(directory: Path) -> str:
@@ -131,12 +126,3 @@ def _no_room(directory: Path) -> str:
     place = directory.absolute().parent
     free = shutil.disk_usage(place).free / (1 << 20) if place.is_dir() else 0
     return f"no space left on the file system of {place} while building there; {free:.0f} MiB are free again"
-
-
-def _predict(place: Workplace, found: Target, built: Built) -> None:
-    from privml.vm.predicted import predict_image, write_prediction
-
-    tools = place.tools(found.recipe)
-    with step("Predicting its registers"):
-        predicate = predict_image(tools, place.store.root, built.directory, built.manifest, recipes_directory(found))
-        write_prediction(built.directory, built.manifest, predicate)

@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import difflib
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import click
 
-from privml.base.errors import InputsError, RecipeError, UsageError
-from privml.cli.context import guest_files, tools_lock_path
-from privml.lock.make import check, current_inputs
-from privml.lock.models import read_lock
+from privml.base.errors import RecipeError, UsageError
+from privml.cli.output import print_json
+from privml.lock.facts import lock_facts
 from privml.lock.trees import images_folder
 from privml.recipe.fields import facts
 from privml.recipe.finding import Finding, RecipeProblems
-from privml.recipe.guestfiles import lint_guest
-from privml.recipe.lint import LockFacts
+from privml.recipe.guestfiles import lint_guest, read_guest
 from privml.recipe.lint import lint as findings_of
-from privml.recipe.loader import OldSchema, Recipe, find, is_recipe, load, shipped
+from privml.recipe.loader import OldSchema, find, is_recipe, load, shipped
 from privml.recipe.migration import NEW
 from privml.recipe.rules import RULES
 
@@ -52,7 +49,7 @@ def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> Non
         name = path.name.removesuffix(".yaml")
         found, rewritten[name] = _findings(path)
         judged.append((name, found))
-    judged.append((GUEST, lint_guest(guest_files(images_folder()))))
+    judged.append((GUEST, lint_guest(read_guest(images_folder()))))
     for name, found in judged:
         errors = [finding for finding in found if finding.severity == "error"]
         wrong += [str(finding) for finding in errors]
@@ -68,7 +65,7 @@ def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> Non
         if not errors and not as_json and name != GUEST:
             click.echo(f"ok {name}")
     if as_json:
-        click.echo(json.dumps({"recipes": told[:-1], "guest": told[-1]}, indent=2, sort_keys=True))
+        print_json({"recipes": told[:-1], "guest": told[-1]})
     if wrong:
         raise RecipeError("\n".join(wrong), hint=_hint(wrong))
 
@@ -93,23 +90,6 @@ def _findings(path: Path) -> tuple[list[Finding], dict[str, str]]:
         return [Finding(error.message + (f" ({error.hint})" if error.hint else ""))], {}
 
 
-def lock_facts(recipe: Recipe) -> LockFacts:
-    """Look at the recipe's lock, and at what lies in the checkout; no store, no network."""
-    if not recipe.lock_path.is_file():
-        return LockFacts(there=False)
-    try:
-        lock = read_lock(recipe.lock_path)
-        size = sum(wheel.size for wheel in lock.wheels)
-    except InputsError as error:
-        return LockFacts(there=True, stale=error.message)
-    try:
-        check(recipe, lock, current_inputs(recipe, images_folder(), tools_lock_path(recipe.path)))
-    except InputsError as error:
-        head, *parts = error.message.splitlines()
-        return LockFacts(there=True, stale=f"{head} {'; '.join(part.strip() for part in parts)}", model_size=size)
-    return LockFacts(there=True, model_size=size)
-
-
 def _hint(wrong: list[str]) -> str | None:
     named = [rule for rule in RULES if any(line.endswith(f"[{rule}]") for line in wrong)]
     return f"why: `privml-build lint --explain {named[0]}`" if named else None
@@ -127,7 +107,6 @@ def _explain(word: str, *, as_json: bool) -> None:
             hint=f"{guess}rules: {', '.join(RULES)}; fields: as in a recipe, `agent.listen`, or `platform.tpm`",
         )
     if as_json:
-        plain = {key: value for key, value in asdict(found).items() if key != "model"}
-        click.echo(json.dumps(plain, indent=2, sort_keys=True))
+        print_json({key: value for key, value in asdict(found).items() if key != "model"})
         return
     click.echo("\n".join(found.lines()))

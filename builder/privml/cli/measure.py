@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import click
 
 from privml.base.errors import UsageError
-from privml.cli import files
+from privml.cli.output import print_json
 from privml.events.event import Event
 from privml.events.explain import seen_words
 from privml.events.types import type_name
 from privml.measure.artefact import Finding
+from privml.readers import files
 
 
 @click.command()
@@ -83,7 +83,7 @@ def measure(
 
 def _file(finding: Finding, *, events: bool, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps(finding.to_dict(), indent=2))
+        print_json(finding.to_dict())
         return
     click.echo(finding.title)
     for order, value in finding.mrtd.items():

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -11,19 +10,25 @@ import click
 
 from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
-from privml.cli import replay as held
-from privml.cli.context import Target, Workplace, recipes_directory, resolve
+from privml.cli.output import print_json
 from privml.events.explain import seen_words
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
-from privml.image.manifest import Manifest
+from privml.image.target import Target, recipes_directory, resolve
+from privml.image.workplace import Workplace
 from privml.machine.matrix import shapes as shapes_of
 from privml.machine.platform import Platform, Shape
-from privml.statement.predicate import MeasuredShape
+from privml.measure import firmware, uki
+from privml.output.artefacts import check_artefacts
+from privml.output.manifest import Manifest
+from privml.output.prediction import write_prediction
+from privml.readers import files
+from privml.readers import replay as replays
+from privml.statement.launch import MeasuredLaunch
 from privml.vm import bootdisk, crosscheck
 from privml.vm.bench import Bench
-from privml.vm.compared import Boot
+from privml.vm.compared import ComparedBoot
 from privml.vm.platforms import platform as load_platform
-from privml.vm.predicted import Predictor, predict_image, write_prediction
+from privml.vm.predicted import Predictor, predict_image
 
 
 def measure_image(
@@ -43,7 +48,7 @@ def measure_image(
     found = resolve(target)
     manifest = found.manifest()
     if replay is not None:
-        held.replay(found.directory, manifest, replay, as_json=as_json)
+        _replay(found.directory, manifest, replay, as_json=as_json)
         return
     place = Workplace()
     if boot:
@@ -60,13 +65,43 @@ def measure_image(
     if not shapes:
         say(f"wrote {write_prediction(found.directory, manifest, predicate)}")
     if as_json and len(shapes) > 1:
-        click.echo(json.dumps([_matrix_row(one, events=events) for one in predicate.shapes], indent=2))
+        print_json([_matrix_row(one, events=events) for one in predicate.launches])
         return
     if as_json:
-        click.echo(json.dumps(predicate.to_dict(), indent=2, sort_keys=True))
+        print_json(predicate.to_dict())
         return
-    for measured in predicate.shapes:
+    for measured in predicate.launches:
         _show(measured, events=events)
+
+
+def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool) -> None:
+    """Print how the capture differs from the image's prediction; ``Differs`` when it does."""
+    file = files.read(archive)
+    if file.capture is None:
+        raise UsageError(
+            f"{archive} is no capture: it is {file.finding.title}", hint="`privml-build capture` makes one"
+        )
+    check_artefacts(directory, manifest.artefacts)
+    found = replays.replay(
+        uki.facts((directory / "uki.efi").read_bytes()),
+        firmware.facts((directory / "firmware.fd").read_bytes()),
+        file,
+        origins=manifest.origins,
+        agent_events=manifest.agent_events,
+    )
+    if as_json:
+        print_json(found.to_dict())
+    else:
+        for register, count in found.comparison.matched.items():
+            total = sum(event.register == register for event in found.predicted)
+            click.echo(f"{register}: {count} of {total} predicted events are in the log")
+        for line in (*(one.text() for one in found.comparison.differences), *found.problems):
+            click.echo(line)
+        for note in found.notes:
+            click.echo(f"note: {note}")
+    if not found.equal:
+        count = len(found.comparison.differences) + len(found.problems)
+        raise Differs(f"{archive} differs from the prediction in {count} places", hint="the first one decides")
 
 
 def _cross_check(
@@ -91,7 +126,7 @@ def _cross_check(
             if not as_json:
                 click.echo("\n".join([f"{name}, {shape}", *(f"  {check}" for check in checks)]))
     if as_json:
-        click.echo(json.dumps(rows, indent=2))
+        print_json(rows)
     if not all(row["equal"] for row in rows):
         raise Differs(f"{crosscheck.PROGRAM} measures another value", hint="one of the two is wrong")
 
@@ -104,28 +139,27 @@ def _shapes(vcpus: str | None, memory: str | None) -> tuple[Shape, ...]:
     return shapes_of(vcpus, memory)
 
 
-def _matrix_row(shape: MeasuredShape, *, events: bool) -> dict[str, Any]:
+def _matrix_row(shape: MeasuredLaunch, *, events: bool) -> dict[str, Any]:
     """One shape of a matrix: values and evidence, and the events when they are asked for."""
     row: dict[str, Any] = {
         "platform": shape.platform,
-        "vcpus": shape.vcpus,
-        "memory": shape.memory,
-        "mrtd": dict(zip(("single_pass", "two_pass"), (value.hex() for value in shape.mrtd), strict=False)),
+        **shape.machine.to_dict(),
+        "mrtd": dict(zip(("single_pass", "two_pass"), (value.hex() for value in shape.accepted(MRTD)), strict=False)),
     }
     row.update({register: shape.accepted(register)[0].hex() for register in RTMRS})
-    row["evidence"] = {register: shape.evidence[register].value for register in TDX_REGISTERS}
+    row["evidence"] = {register: level.value for register, level in shape.evidence().items()}
     if events:
         row["events"] = [event.to_dict() for event in shape.events]
     return row
 
 
-def _show(shape: MeasuredShape, *, events: bool) -> None:
+def _show(shape: MeasuredLaunch, *, events: bool) -> None:
     click.echo(shape.label)
     for register in TDX_REGISTERS:
         name = register
         for number, value in enumerate(shape.accepted(register)):
             note = ("single-pass", "two-pass")[number] if register == MRTD else _weakest(shape, register)
-            click.echo(f"  {name}  {value.hex()}  {shape.evidence[register].value}  {note}".rstrip())
+            click.echo(f"  {name}  {value.hex()}  {shape.evidence()[register].value}  {note}".rstrip())
         if events:
             for event in shape.of(register):
                 click.echo(
@@ -133,10 +167,10 @@ def _show(shape: MeasuredShape, *, events: bool) -> None:
                 )
 
 
-def _weakest(shape: MeasuredShape, register: str) -> str:
+def _weakest(shape: MeasuredLaunch, register: str) -> str:
     """Which events keep a register at its level: how many of them, and the first."""
     events = shape.of(register)
-    weakest = [event for event in events if event.evidence is shape.evidence[register]]
+    weakest = [event for event in events if event.evidence is shape.evidence()[register]]
     if not weakest or len(weakest) == len(events):
         return ""
     return f"for {len(weakest)} of {len(events)} events, first {weakest[0].origin}"
@@ -158,33 +192,32 @@ def _boots(
         boot_disk = bootdisk.make(tools, found.directory / "uki.efi", Path(name) / "boot.raw") if disk else None
         for shape in shapes:
             with step(f"Booting {shape} until the kernel has taken over"):
-                booted = bench.boot(shape, boot_disk=boot_disk)
+                booted = bench.boot(bench.launch(shape, boot_disk=boot_disk))
             rows.append(_as_json(bench.platform, shape, booted))
             problems += [f"{shape}: {problem}" for problem in _problems(booted)]
             if not as_json:
                 _show_boot(shape, booted)
     if as_json:
-        click.echo(json.dumps(rows if len(shapes) > 1 else rows[0], indent=2, sort_keys=True))
+        print_json(rows if len(shapes) > 1 else rows[0])
     if problems:
         raise Differs("\n".join(problems), hint="the first difference says which input to look at")
     click.echo("the log is the prediction, event by event, and the TPM's registers are the log's", err=as_json)
 
 
-def _show_boot(shape: Shape, booted: Boot) -> None:
+def _show_boot(shape: Shape, booted: ComparedBoot) -> None:
     click.echo(str(shape))
     for register, count in booted.comparison.matched.items():
         missing = sum(one.register == register and one.predicted is not None for one in booted.comparison.differences)
         click.echo(f"  {register}: {count} of {count + missing} predicted events are in the log")
     for difference in booted.comparison.differences:
         click.echo(f"  {difference.text()}")
-    if booted.account is not None:
-        total = sum(booted.account.used.values())
-        click.echo(f"  from a TD it differs in {total} events, each by one of {len(booted.account.used)} rules")
-        for difference in booted.account.unexplained:
-            click.echo(f"  no rule: {difference.text()}")
+    total = sum(booted.account.used.values())
+    click.echo(f"  from a TD it differs in {total} events, each by one of {len(booted.account.used)} rules")
+    for difference in booted.account.unexplained:
+        click.echo(f"  no rule: {difference.text()}")
 
 
-def _problems(booted: Boot) -> list[str]:
+def _problems(booted: ComparedBoot) -> list[str]:
     found = []
     if booted.disagreeing:
         numbers = ", ".join(map(str, booted.disagreeing))
@@ -194,14 +227,14 @@ def _problems(booted: Boot) -> list[str]:
         )
     if not booted.comparison.equal:
         found.append(f"the log differs from the prediction in {len(booted.comparison.differences)} events")
-    if booted.account is not None and booted.account.unexplained:
+    if booted.account.unexplained:
         found.append(f"{len(booted.account.unexplained)} differences from a TD's prediction are no rule's")
-    if booted.account is not None and booted.account.unused:
+    if booted.account.unused:
         found.append(f"differences from a TD that this boot does not show: {', '.join(booted.account.unused)}")
     return found
 
 
-def _as_json(platform: Platform, shape: Shape, booted: Boot) -> dict[str, Any]:
+def _as_json(platform: Platform, shape: Shape, booted: ComparedBoot) -> dict[str, Any]:
     comparison = booted.comparison
     return {
         "platform": platform.name,
@@ -209,9 +242,9 @@ def _as_json(platform: Platform, shape: Shape, booted: Boot) -> dict[str, Any]:
         "memory": shape.memory,
         "equal": booted.equal,
         "tpm_disagrees": list(booted.disagreeing),
-        "td_rules": dict(booted.account.used) if booted.account else {},
-        "td_unexplained": [one.to_dict() for one in booted.account.unexplained] if booted.account else [],
-        "td_unused": list(booted.account.unused) if booted.account else [],
+        "td_rules": dict(booted.account.used),
+        "td_unexplained": [one.to_dict() for one in booted.account.unexplained],
+        "td_unused": list(booted.account.unused),
         "matched": dict(comparison.matched.items()),
         "differences": [difference.to_dict() for difference in comparison.differences],
     }

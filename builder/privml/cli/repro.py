@@ -4,35 +4,30 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import click
 
-from privml.base.errors import BuildError, Differs, InputsError, UsageError
+from privml.base.errors import Differs, UsageError
 from privml.base.files import directory_atomic, locked, write_atomic
 from privml.base.steps import step
-from privml.base.strictjson import pretty
-from privml.cli.context import Target, Workplace, check_output, refresh_hint, resolve, tools_lock_path
+from privml.cli.output import print_json
 from privml.image import madeby
-from privml.image import manifest as manifests
 from privml.image.bootstrap import tools_tree
-from privml.image.tools import ToolsTree
-from privml.lock.make import bring, check, current_inputs
-from privml.lock.models import Lock, read_tools_lock
-from privml.lock.trees import images_folder
-from privml.recipe.loader import Recipe, find, load
+from privml.image.target import check_output, resolve
+from privml.image.workplace import Workplace
+from privml.lock.contents import bring_all
+from privml.lock.models import read_tools_lock
+from privml.lock.refresh import refresh_hint
+from privml.output import manifest as manifests
 from privml.repro import current, external
-from privml.repro.compare import Surroundings, compare
-from privml.repro.disk import extracted
+from privml.repro.images import compared, owners_of
+from privml.repro.inputs import inputs_of
 from privml.repro.layers import Layer, Report
-from privml.repro.legs import Inputs, two_legs
-from privml.repro.owners import Owners
+from privml.repro.legs import two_legs
 from privml.repro.page import page
 from privml.repro.variations import Variation
 from privml.store.fetch import GoneError
-from privml.store.objects import Store
 
 _SHOWN = 20
 
@@ -86,17 +81,16 @@ def repro(
         check_output(output)
     place = Workplace(lock_file=lock_file)
     look = external.diffoscope() if diffoscope else None
-    recipe, lock, inputs = _inputs(place, found, lock_file)
+    recipe, lock, inputs = inputs_of(place, found)
     if inputs.refreshed and record is not None:
         raise UsageError("the digests of a refreshed image are not the record's", hint="leave out --record")
     tools_lock = read_tools_lock(inputs.tools_lock)
     try:
-        bring(place.store, (*lock.packages, *lock.firmware, *tools_lock.packages), lock.wheels)
+        bring_all(place.store, [lock, tools_lock])
         tools = tools_tree(place.store, tools_lock)
     except GoneError as gone:
         if as_json:
-            told = {"outcome": "inputs-gone", "gone": sorted(item.name for item in gone.items)}
-            click.echo(pretty(told).decode(), nl=False)
+            print_json({"outcome": "inputs-gone", "gone": sorted(item.name for item in gone.items)})
         gone.hint = refresh_hint(recipe.name, "repro")
         raise
     with two_legs(inputs, place.store.root, recipe.name, keep=keep) as legs:
@@ -122,52 +116,6 @@ def repro(
         raise Differs(f"two rebuilds are equal, but {found.directory} is another image:\n{lines}")
 
 
-def _inputs(place: Workplace, found: Target, lock_file: Path | None) -> tuple[Recipe, Lock, Inputs]:
-    """What the legs build: a recipe by its lock, or what a built image says that it was built by."""
-    if found.recipe is not None:
-        recipe, lock = place.recipe_and_lock(found.recipe)
-        path = lock_file or recipe.lock_path
-        tools_lock = tools_lock_path(found.recipe, lock_file)
-        return recipe, lock, Inputs(found.recipe, path, tools_lock, refreshed=place.is_refreshed(recipe, lock))
-    manifest = found.manifest()
-    made = madeby.read(found.directory, manifest)
-    if made is None:
-        raise UsageError(
-            f"{found.directory} does not hold the locks that it was built by",
-            hint=f"give the recipe: `privml-build repro {manifest.name}`",
-        )
-    recipe = load(find(manifest.name))
-    if recipe.digest != manifest.recipe_sha256:
-        raise InputsError(
-            f"{recipe.path} is not the recipe that {found.directory} was built from: got {recipe.digest}, expected "
-            f"{manifest.recipe_sha256}",
-            hint="take that version of the recipe back",
-        )
-    current_now = current_inputs(recipe, images_folder(), made.tools_path)
-    check(recipe, made.lock, current_now, path=made.lock_path)
-    return recipe, made.lock, Inputs(recipe.path, made.lock_path, made.tools_path, refreshed=manifest.refreshed)
-
-
-def owners_of(lock: Lock, store: Store) -> Owners:
-    """Whose a file is, from the locked packages in the store."""
-    return Owners(((package.name, package.sha256) for package in lock.packages), store)
-
-
-def compared(
-    a: Path,
-    b: Path,
-    tools: ToolsTree,
-    owners: Owners,
-    known: Surroundings | None = None,
-    look: external.Look | None = None,
-) -> Report:
-    """Compare two images with the tools tree's own reader of file systems."""
-    try:
-        return compare(a, b, opener=partial(extracted, tools), owners=owners, surroundings=known, look=look)
-    except OSError as error:
-        raise BuildError(f"cannot compare: {error.strerror or error}: {error.filename or ''}") from error
-
-
 def show(
     title: str,
     report: Report,
@@ -182,14 +130,15 @@ def show(
     if html is not None:
         write_atomic(html, page(title, report, variations, record.text() if record else "").encode())
     if as_json:
-        facts: dict[str, Any] = {
-            **report.to_dict(),
-            "outcome": "differs" if not report.equal else "refreshed" if refreshed else "equal",
-            "refreshed": refreshed,
-            "record": None if record is None else record.to_dict(),
-            "variations": [variation.to_dict() for variation in variations],
-        }
-        click.echo(pretty(facts).decode(), nl=False)
+        print_json(
+            {
+                **report.to_dict(),
+                "outcome": "differs" if not report.equal else "refreshed" if refreshed else "equal",
+                "refreshed": refreshed,
+                "record": None if record is None else record.to_dict(),
+                "variations": [variation.to_dict() for variation in variations],
+            }
+        )
     else:
         for variation in variations:
             click.echo(variation.text())

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import json
-import ssl
 import time
-import urllib.error
-import urllib.request
 from pathlib import Path
-from typing import Any
 
 import click
 
-from privml.base.errors import HostError, UsageError
+from privml.base.errors import UsageError
 from privml.base.steps import say, step
-from privml.cli.context import Workplace, recipes_directory, resolve
+from privml.image.target import recipes_directory, resolve
+from privml.image.workplace import Workplace
+from privml.vm.ask import await_ready, complete
 from privml.vm.launch import launch_of
-from privml.vm.machine import Machine, started
+from privml.vm.machine import started
 
 
 @click.command()
@@ -36,7 +33,7 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
     """
     found = resolve(target)
     manifest = found.manifest()
-    if prompt is not None and manifest.model is None:
+    if prompt is not None and manifest.engine is None:
         raise UsageError(f"{manifest.name} holds no model, so it answers no prompt", hint="leave out --prompt")
     place = Workplace()
     launch = launch_of(found.directory, manifest, recipes_directory(found))
@@ -46,7 +43,7 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
                 seconds = await_ready(machine, timeout)
             say(f"ready after {seconds:.0f} s")
             if prompt is None:
-                serves = "/v1" if manifest.model is not None else " attests only"
+                serves = "/v1" if manifest.engine is not None else " attests only"
                 click.echo(f"https://127.0.0.1:{machine.port}{serves} (not verified; Ctrl-C stops it)")
                 while True:
                     machine.check_running()
@@ -55,52 +52,3 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
         finally:
             if console:
                 click.echo(Path(machine.console).read_text(errors="replace"), err=True)
-
-
-def await_ready(machine: Machine, timeout: float) -> float:
-    """Wait until the guest says that it is ready; ``HostError`` with its stages when one failed or time runs out."""
-    start = time.monotonic()
-    stages: list[dict[str, Any]] = []
-    while time.monotonic() - start < timeout:
-        machine.check_running()
-        try:
-            status, body = request(machine, "/boot-stages", timeout=5)
-            stages = json.loads(body)["stages"] if status == 200 else stages
-            failed = [stage for stage in stages if stage["status"] == "failed"]
-            if failed:
-                raise HostError(
-                    f"guest stage `{failed[0]['name']}` failed: {failed[0]['detail']}",
-                    hint="see the console: --console",
-                )
-            if request(machine, "/readyz", timeout=5)[0] == 200:
-                return time.monotonic() - start
-        except (OSError, ValueError, KeyError):
-            pass
-        time.sleep(0.5)
-    told = ", ".join(f"{stage['name']} {stage['status']}" for stage in stages) or "none told"
-    raise HostError(f"the guest was not ready within {timeout:g} s; stages: {told}\n{machine.console_tail()}")
-
-
-def complete(machine: Machine, prompt: str, max_tokens: int) -> str:
-    """One completion at temperature 0, as text."""
-    body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
-    status, answer = request(machine, "/v1/completions", data=json.dumps(body).encode(), timeout=600)
-    if status != 200:
-        raise HostError(f"the guest answered {status}: {answer[:400].decode('utf-8', 'replace')}")
-    text: str = json.loads(answer)["choices"][0]["text"]
-    return text
-
-
-def request(machine: Machine, path: str, *, data: bytes | None = None, timeout: float) -> tuple[int, bytes]:
-    """One request to the guest over TLS whose certificate nobody checks: it is our own machine."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
-    query = urllib.request.Request(
-        f"https://127.0.0.1:{machine.port}{path}", data=data, headers={"Content-Type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(query, timeout=timeout, context=context) as response:
-            return response.status, response.read()
-    except urllib.error.HTTPError as error:
-        return error.code, error.read()

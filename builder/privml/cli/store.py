@@ -8,11 +8,10 @@ import click
 
 from privml.base.errors import HostError, InputsError, UsageError
 from privml.base.steps import progress, say
-from privml.cli.context import tools_lock_path
 from privml.image.tools import tree_key
-from privml.lock.make import bring
-from privml.lock.models import Lock, ToolsLock, read_any_lock, read_lock, read_tools_lock
-from privml.recipe.loader import find, load, shipped
+from privml.lock.contents import bring_all, kept
+from privml.lock.locate import known_locks, locks_of
+from privml.lock.models import ToolsLock, read_any_lock
 from privml.store.objects import Store
 from privml.store.pools import export as write_pool
 from privml.store.pools import take_in
@@ -67,13 +66,9 @@ def export(target: str, folder: Path) -> None:
     TARGET is a recipe, or a lock file.
     """
     found = _opened()
-    locks = _locks_of(target)
-    for each in locks:
-        if isinstance(each, Lock):
-            bring(found, (*each.packages, *each.firmware), each.wheels)
-        else:
-            bring(found, each.packages)
-    copied, total = write_pool(found, named(locks, found), folder)
+    locks = locks_of(target)
+    bring_all(found, locks)
+    copied, total = write_pool(found, kept(locks, found), folder)
     click.echo(f"{folder}: {copied} objects written, {total / MIB:.1f} MiB")
 
 
@@ -98,14 +93,14 @@ def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
     Without LOCKS: the locks found in recipes/, here, in the folders of out/, and those that privml-build comes with.
     """
     found = _opened()
-    paths = locks or tuple(_found_locks())
+    paths = locks or tuple(known_locks())
     if not paths:
         raise UsageError("no lock was found, so everything would go", hint="name the locks to keep")
-    kept = [read_any_lock(path) for path in paths]
+    needed = [read_any_lock(path) for path in paths]
     for path in paths:
         say(f"keeping what {path} names")
-    trees = {tree_key(each.packages) for each in kept if isinstance(each, ToolsLock)}
-    swept = sweep(found, named(kept, found), trees, dry_run=dry_run)
+    trees = {tree_key(each.packages) for each in needed if isinstance(each, ToolsLock)}
+    swept = sweep(found, kept(needed, found), trees, dry_run=dry_run)
     click.echo(
         f"{'would remove' if dry_run else 'removed'} {len(swept.objects)} objects, {len(swept.trees)} tools trees, "
         f"{len(swept.temporary)} leftovers: {swept.bytes / MIB:.1f} MiB"
@@ -118,28 +113,3 @@ def _opened() -> Store:
     if found.root.exists() and not found.root.is_dir():
         raise HostError(f"the store {found.root} is no folder", hint="set PRIVML_STORE to a folder")
     return found
-
-
-def named(locks: list[Lock | ToolsLock], found: Store) -> set[str]:
-    """The digests that locks name: packages, wheels, and the signed archive states as far as the store has them."""
-    digests = set()
-    for each in locks:
-        digests |= {package.sha256 for package in each.packages}
-        digests |= {state.inrelease_sha256 for state in each.archives if found.has(state.inrelease_sha256)}
-        if isinstance(each, Lock):
-            digests |= {package.sha256 for package in each.firmware} | {wheel.sha256 for wheel in each.wheels}
-    return digests
-
-
-def _locks_of(target: str) -> list[Lock | ToolsLock]:
-    if target.endswith(".lock.json"):
-        path = Path(target)
-        first = read_any_lock(path)
-        return [first] if isinstance(first, ToolsLock) else [first, read_tools_lock(tools_lock_path(path, path))]
-    recipe = load(find(target))
-    return [read_lock(recipe.lock_path), read_tools_lock(tools_lock_path(recipe.path))]
-
-
-def _found_locks() -> list[Path]:
-    folders = (Path("recipes"), Path(), *Path("out").glob("*"), shipped())
-    return sorted({path.resolve() for folder in folders for path in folder.glob("*.lock.json")})

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, b64, canonical, loads
@@ -29,7 +30,7 @@ _INFERENCE = (MODEL, ENGINE)
 NAMES = (*SEQUENCE, FAILED)
 
 MAX_PAYLOAD = 64 * 1024
-MAX_EVENTS = 16
+MAX_EVENTS = 64
 _DOMAIN = b"privml-event-v1\0"
 _MAX_LINE = MAX_PAYLOAD * 4 // 3 + 256
 
@@ -48,6 +49,20 @@ class AgentEvent:
             raise EvidenceError(
                 f"agent event `{self.name}`: payload of {len(self.payload)} bytes, expected at most 64 KiB"
             )
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"name": s, "payload": b64}``, as manifest and predicate hold it."""
+        return {"name": self.name, "payload": b64(self.payload)}
+
+
+def events_from(items: list[Any], path: str) -> tuple[AgentEvent, ...]:
+    """The events of a manifest or predicate; ``EvidenceError`` names the item under ``path``."""
+    found = []
+    for index, item in enumerate(items):
+        fields = Fields(item, f"{path}[{index}]")
+        found.append(AgentEvent(fields.text("name"), fields.base64("payload", limit=MAX_PAYLOAD)))
+        fields.end()
+    return tuple(found)
 
 
 def sequence(*, gpus: bool, inference: bool) -> tuple[str, ...]:

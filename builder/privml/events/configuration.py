@@ -14,21 +14,11 @@ from pathlib import Path
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
 from privml.events import agent as events
+from privml.events.variants import VARIANTS
+from privml.events.verity import Verity
 
 FORMAT = "privml-config/v2"
-VARIANTS = ("production", "development")
-BLOCK_SIZE = 4096
 _MAX_FILE = 64 * 1024
-
-
-@dataclass(frozen=True)
-class Verity:
-    """dm-verity parameters: root hash and salt (32 bytes each), blocks of 4096 bytes, where the hash tree begins."""
-
-    root_hash: bytes
-    salt: bytes
-    data_blocks: int
-    hash_start: int
 
 
 @dataclass(frozen=True)
@@ -137,15 +127,7 @@ def _inference(top: Fields) -> Inference | None:
     model_file = _nonempty(model, "file")
     if "/" in model_file or model_file in (".", ".."):
         raise EvidenceError(f"config.model.file: got `{model_file[:80]}`, expected a file name")
-    verity = model.fields("verity")
-    model_verity = Verity(
-        root_hash=verity.hexadecimal("root_hash", 32),
-        salt=verity.hexadecimal("salt", 32),
-        data_blocks=verity.integer("data_blocks", low=1, high=2**40),
-        hash_start=verity.integer("hash_start", high=2**40),
-    )
-    verity.integer("block_size", low=BLOCK_SIZE, high=BLOCK_SIZE)
-    verity.end()
+    model_verity = Verity.from_fields(model.fields("verity"))
     model.end()
     return Inference(engine_name, engine_argv, model_name, model_file, model_verity)
 
@@ -153,19 +135,12 @@ def _inference(top: Fields) -> Inference | None:
 def _inference_fields(inference: Inference | None) -> dict[str, object]:
     if inference is None:
         return {"engine": None, "model": None}
-    verity = inference.model_verity
     return {
         "engine": {"name": inference.engine_name, "argv": list(inference.engine_argv)},
         "model": {
             "name": inference.model_name,
             "file": inference.model_file,
-            "verity": {
-                "root_hash": verity.root_hash.hex(),
-                "salt": verity.salt.hex(),
-                "data_blocks": verity.data_blocks,
-                "hash_start": verity.hash_start,
-                "block_size": BLOCK_SIZE,
-            },
+            "verity": inference.model_verity.to_dict(),
         },
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields
-from privml.events.registers import DIGEST_SIZE, register_named
+from privml.events.registers import DIGEST_SIZE, LAUNCH, register_named
 
 
 class Evidence(StrEnum):
@@ -36,6 +36,7 @@ class Event:
     ``origin`` names the input (``uki.efi .cmdline (recipes/demo-cpu.yaml:4 name)``), ``evidence`` how well the rule
     is known, ``note`` anything a reader of a difference should know, ``seen`` the firmware on which the rule was seen
     (``sha256:`` of its file, ``mrtd:`` or ``cfv:``; empty when on none). In JSON ``seen`` ends the note.
+    Of pages that a launch digest covers, ``gpa`` is the first's guest-physical address and ``count`` their number.
     """
 
     register: str
@@ -45,14 +46,20 @@ class Event:
     evidence: Evidence
     note: str = ""
     seen: str = ""
+    gpa: int | None = None
+    count: int | None = None
 
     def __post_init__(self) -> None:
+        if self.register != LAUNCH and (self.gpa is not None or self.count is not None):
+            raise EvidenceError(f"event of {self.register}: gpa and count belong to events of `{LAUNCH}`")
         if len(self.digest) != DIGEST_SIZE:
             raise EvidenceError(f"event digest is {len(self.digest)} bytes, expected {DIGEST_SIZE}")
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object of predicate v1 (``SHAPE.events``)."""
+        """The JSON object EVENT (docs/ARCHITECTURE.md, "Predicate v2")."""
+        places = {"gpa": self.gpa, "count": self.count}
         return {
+            **{name: value for name, value in places.items() if value is not None},
             "register": self.register,
             "type": self.type,
             "digest": self.digest.hex(),
@@ -74,6 +81,8 @@ class Event:
             evidence=Evidence(fields.text("evidence", one_of=tuple(level.value for level in Evidence))),
             note=note,
             seen=seen,
+            gpa=fields.integer("gpa") if fields.has("gpa") else None,
+            count=fields.integer("count", low=1) if fields.has("count") else None,
         )
         fields.end()
         return event

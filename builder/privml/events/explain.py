@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 
+from privml.base.errors import printable
 from privml.events import types
 from privml.events.align import MAX_ALIGNED
 from privml.events.event import Event, Evidence
@@ -236,11 +237,11 @@ def _variable(entry: LogEntry) -> str:
     if parts is None:
         return f"malformed variable data, {len(entry.data)} bytes"
     vendor, name, value = parts
-    said = f"variable {_printable(name[:64])} ({vendor}), {len(value)} bytes {value[:16].hex()}".rstrip()
+    said = f"variable {printable(name[:64])} ({vendor}), {len(value)} bytes {value[:16].hex()}".rstrip()
     if entry.type in _BOOT and name.startswith("Boot") and name != "BootOrder":
         # EFI_LOAD_OPTION: u32 attributes, u16 length of the device path, the description in UTF-16 up to a NUL.
         description, end, _ = value[6:].decode("utf-16-le", "replace").partition("\0")
-        said += f" {quoted(_printable(description))}" if description and end else ""
+        said += f" {quoted(printable(description))}" if description and end else ""
     return said
 
 
@@ -259,7 +260,7 @@ def _device_path(data: bytes) -> str:
             break
         body = data[at + 4 : at + size]
         if (kind, subtype) == (4, 4):
-            found.append(_printable(body.decode("utf-16-le", "replace").rstrip("\0"))[:LIMIT])
+            found.append(printable(body.decode("utf-16-le", "replace").rstrip("\0"))[:LIMIT])
         elif (kind, subtype) in ((4, 6), (4, 7)) and len(body) == 16:
             found.append(f"{'FvFile' if subtype == 6 else 'Fv'}({uuid.UUID(bytes_le=body)})")
         at += size
@@ -271,7 +272,7 @@ def _gpt(entry: LogEntry) -> str:
     if len(data) < _GPT_HEADER + 8 or data[:8] != b"EFI PART":
         return _plain(entry)
     names = [
-        _printable(data[at + 56 : at + _GPT_ENTRY].decode("utf-16-le", "replace").partition("\0")[0])
+        printable(data[at + 56 : at + _GPT_ENTRY].decode("utf-16-le", "replace").partition("\0")[0])
         for at in range(_GPT_HEADER + 8, len(data) - _GPT_ENTRY + 1, _GPT_ENTRY)
     ]
     disk = uuid.UUID(bytes_le=data[56:72])
@@ -294,10 +295,6 @@ def _runtime(entry: LogEntry) -> str:
         return _plain(entry)
     value = text_in(payload)
     return f"run-time event {text[:64]} {quoted(value) if value is not None else payload[:48].hex()}".rstrip()
-
-
-def _printable(text: str) -> str:
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 _READERS: dict[int, Callable[[LogEntry], str]] = {

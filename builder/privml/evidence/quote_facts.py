@@ -37,8 +37,13 @@ class QuoteFacts:
 
 @dataclass(frozen=True)
 class SignatureFailure:
-    """A signature that could not be shown to be good. ``claims_simulated``: the chain in the quote says SIMULATED."""
+    """A signature that could not be shown to be good.
+
+    ``code`` is the verdict's refusal code, ``reason`` says what was found and ``expected`` what was wanted.
+    ``claims_simulated``: a certificate in the quote says SIMULATED.
+    """
 
     reason: str
     claims_simulated: bool = False
-    collateral_missing: bool = False
+    code: str = "quote-signature"
+    expected: str = "a quote that the QVL verifies"

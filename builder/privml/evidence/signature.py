@@ -1,8 +1,9 @@
 """The quote's signature: the QVL's answer as facts. Never imported by the guest (``dcap_qvl``, ``cryptography``).
 
-The library checks chain, revocation, QE report, QE identity, TCB level and the quote's signature against collateral
-at a time that the caller gives (attestation specification, section 3.2 steps 2-7). It is used without any policy of
-its own; what is acceptable is decided in `verify`.
+`evidence.tdx.chain` first checks that each certificate chain has its exact shape and names, because the library takes
+collateral from any certificate below the root. Then the library checks revocation, QE report, QE identity, TCB level
+and the quote's signature against collateral at a time that the caller gives (attestation specification, section 3.2
+steps 2-7). It is used without any policy of its own; what is acceptable is decided in `verify`.
 """
 
 from __future__ import annotations
@@ -21,7 +22,9 @@ from cryptography.hazmat.primitives.serialization import Encoding
 
 from privml.base.errors import EvidenceError
 from privml.evidence import quote as quotes
+from privml.evidence.document import COLLATERAL_FIELDS
 from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
+from privml.evidence.tdx import chain
 
 INTEL_ROOT_DER = base64.b64decode(
     "MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3Qg"
@@ -57,17 +60,22 @@ def check(
     parsed = quotes.parse(quote)
     simulated = claims_simulation(parsed)
     if collateral is None:
-        return SignatureFailure("no collateral was given", simulated, collateral_missing=True)
-    signed = quote[: parsed.signed_length]
-    roots = [INTEL_ROOT_DER] if simulated_root is None else [INTEL_ROOT_DER, simulated_root]
-    reasons = []
-    for root in roots:
+        wanted = "collateral in the document or from the caller"
+        return SignatureFailure("none", simulated, code="collateral-missing", expected=wanted)
+    anchors = [(INTEL_ROOT_DER, chain.INTEL)]
+    if simulated_root is not None:
+        anchors.append((simulated_root, chain.SIMULATION))
+    failures = []
+    for root, naming in anchors:
         try:
-            return _verify(signed, collateral, root, now, simulated=simulated)
+            chain.check(_pck_chain(parsed), collateral, root=root, naming=naming)
+            return _verify(quote[: parsed.signed_length], collateral, root, now, simulated=simulated)
+        except chain.ChainError as error:
+            failures.append(SignatureFailure(error.found, simulated, error.code, error.expected))
         except ValueError as error:
-            reasons.append(str(error))
+            failures.append(SignatureFailure(str(error), simulated))
     # The reason that helps is the one of the root that the chain itself names.
-    return SignatureFailure(reasons[-1 if simulated else 0], simulated)
+    return failures[-1 if simulated else 0]
 
 
 def claims_simulation(parsed: quotes.Quote) -> bool:
@@ -94,8 +102,18 @@ def root_der(pem_or_der: bytes) -> bytes:
         raise EvidenceError(f"root certificate: {error}") from error
 
 
+def _pck_chain(parsed: quotes.Quote) -> bytes:
+    kind = parsed.signature.certificate_type
+    if kind != quotes.CERT_PEM_CHAIN:
+        wanted = f"type {quotes.CERT_PEM_CHAIN}, a PEM chain"
+        raise chain.ChainError(chain.QUOTE, f"certification data of type {kind}", wanted)
+    return parsed.signature.certificates
+
+
 def _verify(signed: bytes, collateral: Mapping[str, str], root: bytes, now: int, *, simulated: bool) -> QuoteFacts:
-    library_collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(dict(collateral)))
+    # Only what `chain` has checked: the library has a tenth field, a PCK chain that it prefers to the quote's own.
+    fields = {name: collateral[name] for name in COLLATERAL_FIELDS if name in collateral}
+    library_collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(fields))
     policy = dcap_qvl.QuotePolicy.claims_only(now)
     claims: dict[str, Any] = json.loads(
         dcap_qvl.QuoteVerifier(root).verify_with_policy(signed, library_collateral, now, policy).to_json()

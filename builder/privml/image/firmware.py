@@ -6,6 +6,7 @@ and runs as a process.
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path, PurePosixPath
 
 from privml.base.errors import BuildError
@@ -16,13 +17,17 @@ from privml.recipe.distributions import Firmware
 _KEY_VARIABLES = ("PK", "KEK", "db", "dbx")
 
 
-def derive(tools: ToolsTree, work: Path, firmware: Firmware, debs: dict[str, bytes]) -> Path:
-    """Make ``work/firmware.fd`` of the locked ``firmware``; ``debs`` holds its packages (name -> bytes)."""
+def derive(tools: ToolsTree, work: Path, firmware: Firmware, debs: dict[str, bytes]) -> str:
+    """Make ``work/firmware.fd`` of the locked ``firmware``; ``debs`` holds its packages (name -> bytes).
+
+    Gives the hex SHA-256 of the package's own binary.
+    """
     target = work / "firmware.fd"
     data = _find(firmware.file, debs)
+    source = hashlib.sha256(data).hexdigest()
     if not firmware.enrolled_keys:
         target.write_bytes(data)
-        return target
+        return source
     (work / "firmware.in").write_bytes(data)
     words = [word for variable in _KEY_VARIABLES for word in ("-d", variable)]
     tools.run(
@@ -32,7 +37,7 @@ def derive(tools: ToolsTree, work: Path, firmware: Firmware, debs: dict[str, byt
         error=BuildError,
     )
     (work / "firmware.in").unlink()
-    return target
+    return source
 
 
 def _find(path: str, debs: dict[str, bytes]) -> bytes:

@@ -10,38 +10,48 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from privml.base import strictjson
 from privml.base.errors import EvidenceError
-from privml.base.files import sha256_file
 from privml.events import configuration
+from privml.image import code
+from privml.image.modelvolume import models_of, pattern_of
 from privml.lock.models import Lock, Package, Tree, Wheel, serialise
+from privml.output import manifest as manifests
+from privml.output import prediction as predictions
+from privml.output.artefacts import FIRMWARE, ROOT, UKI, model_volume
 from privml.recipe.loader import Recipe
-from privml.recipe.models import pattern_of
 
 FILE = ".inputs.json"
-FORMAT = "privml-inputs/v1"
-MODEL, BASE, ROOT, UKI, FIRMWARE = "model.raw", "base tree", "root.raw", "uki.efi", "firmware.fd"
-MANIFEST = "manifest.json"
-# In the order of making.
-STEPS = (MODEL, BASE, ROOT, UKI, FIRMWARE, MANIFEST)
+FORMAT = "privml-inputs/v2"
+BASE = "base tree"
+MANIFEST = manifests.FILE
+PREDICTION = predictions.PREDICTION_FILE
+# After the models' volumes, in the order of making.
+STEPS = (BASE, ROOT, UKI, FIRMWARE, MANIFEST, PREDICTION)
 
 Inputs = dict[str, str]
 _SHOWN = 60
+# Modules of other rooms that write or read what goes into an image.
+_OUTSIDE = ("measure/cpio.py", "measure/gpt.py", "measure/verity.py")
 _DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
+# The modules whose code decides a step's bytes; what they merely carry (packages, files) is among its other inputs.
+_MODEL_CODE = ("image/modelvolume.py", "image/volume.py", "measure/gpt.py", "measure/verity.py")
+_BASE_CODE = ("image/render.py", "image/root.py")
+_ROOT_CODE = (*_BASE_CODE, "image/paths.py", "image/resources.py", "image/volume.py", "image/config.py")
+_UKI_CODE = ("image/uki.py", "measure/cpio.py")
+_FIRMWARE_CODE = ("image/firmware.py", "lock/deb.py")
 
 
 @dataclass(frozen=True)
-class Record:
+class StepInputs:
     """The inputs of every step of an image when it was made, and what a later one needs that takes parts of it over.
 
-    ``model_file`` is the model's name in its volume (empty: there is no model, and that step has no inputs),
-    ``licences`` are those of the root's packages.
+    ``model_files`` are the models' names in their volumes, ``licences`` those of the root's packages.
     """
 
-    model_file: str
+    model_files: tuple[str, ...]
     steps: Mapping[str, Inputs]
     licences: Mapping[str, list[str]] = field(default_factory=dict)
 
@@ -50,21 +60,23 @@ class Record:
         return strictjson.pretty(
             {
                 "format": FORMAT,
-                "model_file": self.model_file,
+                "model_files": list(self.model_files),
                 "licences": dict(self.licences),
                 "steps": dict(self.steps),
             }
         )
 
 
-def decode(data: bytes) -> Record:
-    """The inverse of ``Record.encode``; ``EvidenceError`` for anything else."""
+def decode(data: bytes) -> StepInputs:
+    """The inverse of ``StepInputs.encode``; ``EvidenceError`` for anything else."""
     top = strictjson.Fields(strictjson.loads(data, what=FILE), "inputs")
     top.text("format", one_of=(FORMAT,))
-    model_file = top.text("model_file")
+    model_files = top.array("model_files")
+    if not all(isinstance(name, str) for name in model_files):
+        raise EvidenceError("inputs.model_files: expected strings")
     steps = top.fields("steps")
     found = {}
-    for step in STEPS:
+    for step in (*map(model_volume, range(len(model_files))), *STEPS):
         found[step] = steps.fields(step).rest()
         if wrong := [name for name, value in found[step].items() if not isinstance(value, str)]:
             raise EvidenceError(f"inputs.steps.{step}.{wrong[0]}: expected a string")
@@ -74,42 +86,48 @@ def decode(data: bytes) -> Record:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise EvidenceError(f"inputs.licences.{name}: expected strings")
     top.end()
-    return Record(model_file, found, licences)
+    return StepInputs(tuple(model_files), found, licences)
 
 
-def record(recipe: Recipe, lock: Lock, config: configuration.Config, *, refreshed: bool) -> Record:
-    """The inputs of all steps; ``config`` is the measured configuration, which holds the model's root hash."""
-    common = _common(lock)
+def inputs_of(
+    recipe: Recipe, lock: Lock, config: configuration.Config, *, refreshed: bool, prediction: Inputs
+) -> StepInputs:
+    """The inputs of all steps; ``config`` is the measured configuration, which holds the models' root hashes.
+
+    ``prediction`` names what a prediction depends on beside the image: platforms, and the code that predicts.
+    """
     content = recipe.content
     templates = _tree("template", lock.guest, "mkosi/")
     base = {
-        **common,
+        **_common(lock, _BASE_CODE),
         "recipe base.distribution": content.base.distribution,
         "recipe base.release": content.base.release,
         **_packages("package", lock.packages),
         # What becomes of the tree after the packages is in finalize.
         **{name: value for name, value in templates.items() if not name.endswith("finalize.py")},
     }
+    inference = config.inference
     root = {
         BASE: _digest(base),
-        **({MODEL: config.inference.model_verity.root_hash.hex()} if config.inference else {}),
+        **code.digests(_ROOT_CODE),
+        **({model_volume(0): inference.model_verity.root_hash.hex()} if inference else {}),
         **templates,
         **_tree("guest file", lock.guest, "guest/", "initrd/"),
         **_tree("agent file", lock.agent, ""),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }
-    firmware = {
-        **common,
-        **{f"recipe firmware.{tee}.package": one.package for tee, one in content.firmware.items()},
-        **_packages("firmware", lock.firmware),
-    }
+    models = {model_volume(number): model(recipe, lock, number) for number in range(len(models_of(recipe)))}
     steps = {
-        MODEL: model(recipe, lock),
+        **models,
         BASE: base,
         ROOT: root,
         # Kernel and initrd come out of mkosi beside the root, so what makes the root makes them too.
-        UKI: {**common, ROOT: _digest(root)},
-        FIRMWARE: firmware,
+        UKI: {**_common(lock, _UKI_CODE), ROOT: _digest(root)},
+        FIRMWARE: {
+            **_common(lock, _FIRMWARE_CODE),
+            **{f"recipe firmware.{tee}.package": one.package for tee, one in content.firmware.items()},
+            **_packages("firmware", lock.firmware),
+        },
     }
     steps[MANIFEST] = {
         "recipe": recipe.digest,
@@ -117,18 +135,17 @@ def record(recipe: Recipe, lock: Lock, config: configuration.Config, *, refreshe
         "refreshed": str(refreshed).lower(),
         **{step: _digest(inputs) for step, inputs in steps.items()},
     }
-    return Record(config.inference.model_file if config.inference else "", steps)
+    steps[PREDICTION] = {MANIFEST: _digest(steps[MANIFEST]), "tools tree": lock.tools_sha256, **prediction}
+    return StepInputs((inference.model_file,) if inference else (), steps)
 
 
-def model(recipe: Recipe, lock: Lock) -> Inputs:
-    """The inputs of the model's volume, which is made first: its root hash is one of what follows. None: no model."""
-    if recipe.content.inference is None:
-        return {}
-    (chosen,) = recipe.content.inference.models
+def model(recipe: Recipe, lock: Lock, number: int) -> Inputs:
+    """The inputs of a model's volume, which is made first: its root hash is one of what follows."""
+    chosen = models_of(recipe)[number]
     return {
-        **_common(lock),
-        "recipe inference.models[0].file": pattern_of(recipe.content.inference, chosen),
-        "recipe inference.models[0].name": chosen.name,
+        **_common(lock, _MODEL_CODE),
+        f"recipe inference.models[{number}].file": pattern_of(recipe, chosen),
+        f"recipe inference.models[{number}].name": chosen.name,
         **_packages("wheel", lock.wheels),
     }
 
@@ -149,15 +166,17 @@ def changes(before: Inputs, now: Inputs) -> tuple[str, ...]:
     return tuple(told)
 
 
-def key(record: Record, step: str) -> str:
+def key(record: StepInputs, step: str) -> str:
     """A digest over all inputs of a step: a name for what is made from them."""
     return _digest(record.steps[step])
 
 
-def _common(lock: Lock) -> Inputs:
-    folder = Path(__file__).parent
-    modules = {f"module image/{path.name}": sha256_file(path) for path in sorted(folder.glob("*.py"))}
-    return {"source date epoch": str(lock.source_date_epoch), "tools tree": lock.tools_sha256, **modules}
+def _common(lock: Lock, modules: Iterable[str]) -> Inputs:
+    return {
+        "source date epoch": str(lock.source_date_epoch),
+        "tools tree": lock.tools_sha256,
+        **code.digests(modules),
+    }
 
 
 def _packages(kind: str, packages: Iterable[Package | Wheel]) -> Inputs:

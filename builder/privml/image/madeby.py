@@ -13,8 +13,8 @@ from pathlib import Path
 
 from privml.base.errors import BuildError
 from privml.base.files import sha256_file, write_atomic
-from privml.image.manifest import Manifest
 from privml.lock.models import Lock, own_tools_lock, parse, serialise
+from privml.output.manifest import Manifest
 
 
 @dataclass(frozen=True)

@@ -11,10 +11,10 @@ from typing import Any
 
 from privml import __version__
 from privml.base import strictjson
-from privml.image.manifest import Manifest
 from privml.image.sbom import FILE as SBOM_FILE
 from privml.image.sbom import deb_purl, wheel_purl
 from privml.lock.models import Lock
+from privml.output.manifest import Manifest
 from privml.statement.intoto import STATEMENT_TYPE
 
 FILE = "provenance.json"
@@ -26,9 +26,9 @@ BUILDER = "https://privml-build.dev/builders/privml-build/v1"
 def provenance(manifest: Manifest, lock: Lock, sbom: bytes) -> bytes:
     """The document's bytes; its subjects are the artefacts, the manifest and the SBOM."""
     digests = {name: artefact.sha256 for name, artefact in manifest.artefacts.items()}
-    digests["manifest.json"] = hashlib.sha256(manifest.encode()).hexdigest()
+    digests["manifest.json"] = manifest.sha256.hex()
     digests[SBOM_FILE] = hashlib.sha256(sbom).hexdigest()
-    return strictjson.pretty(
+    return strictjson.canonical(
         {
             "_type": STATEMENT_TYPE,
             "subject": [{"name": name, "digest": {"sha256": digest}} for name, digest in sorted(digests.items())],

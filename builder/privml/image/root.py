@@ -13,6 +13,7 @@ from pathlib import Path
 from privml.base import strictjson
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.run import run
+from privml.events.verity import Verity
 from privml.image import licences, render, resources, volume
 from privml.image.tools import ToolsTree
 from privml.lock.models import Lock
@@ -94,7 +95,7 @@ def make(
     *,
     base: Path | None = None,
     probe: Probe | None = None,
-) -> volume.Verity:
+) -> Verity:
     """Make ``out/root.raw`` in the new directory ``source``, where the other things that mkosi made stay.
 
     It begins with the tree of packages ``base``, which is moved there, or with the packages. Gives its parameters.

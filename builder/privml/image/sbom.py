@@ -15,8 +15,8 @@ from urllib.parse import quote
 from privml import __version__
 from privml.base import strictjson
 from privml.image.licences import UNKNOWN, declared
-from privml.image.manifest import Manifest, Model
 from privml.lock.models import Lock, Package, Wheel
+from privml.output.manifest import Manifest, Model
 from privml.recipe.distributions import Base
 
 FILE = "sbom.cdx.json"
@@ -25,9 +25,9 @@ _NAMESPACE = uuid.UUID("0c4a1c2e-3f0b-5d0e-8a5e-6f5f2b1c9d77")
 
 def deb_purl(package: Package, base: Base) -> str:
     """The package URL of a .deb; it names no archive."""
+    distro = base.release.codename
     name = quote(package.name, safe=".-_~")
     version = quote(package.version, safe=".-_~:")
-    distro = base.release.codename
     return f"pkg:deb/{base.distribution.purl}/{name}@{version}?arch={package.architecture}&distro={distro}"
 
 
@@ -43,15 +43,16 @@ def sbom(manifest: Manifest, lock: Lock, licences: Mapping[str, Sequence[str]]) 
     parts += [_wheel(wheel, licences) for wheel in lock.wheels]
     # The model is a file of its wheel, which declares one licence for all that is in it.
     of_model = [name for wheel in lock.wheels for name in licences.get(wheel.name, [UNKNOWN])]
-    parts += [*_model(manifest.model, of_model), *_files(manifest)]
+    parts += [*(_model(model, of_model) for model in manifest.models), *_files(manifest)]
     parts.sort(key=lambda part: str(part["bom-ref"]))
-    subject = f"root:{manifest.root.root_hash}"
+    root_hash = manifest.root.root_hash.hex()
+    subject = f"root:{root_hash}"
     return strictjson.pretty(
         {
             "$schema": "http://cyclonedx.org/schema/bom-1.6.schema.json",
             "bomFormat": "CycloneDX",
             "specVersion": "1.6",
-            "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMESPACE, manifest.root.root_hash)}",
+            "serialNumber": f"urn:uuid:{uuid.uuid5(_NAMESPACE, root_hash)}",
             "version": 1,
             "metadata": {
                 "timestamp": datetime.fromtimestamp(manifest.source_date_epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
@@ -60,14 +61,14 @@ def sbom(manifest: Manifest, lock: Lock, licences: Mapping[str, Sequence[str]]) 
                     "type": "operating-system",
                     "bom-ref": subject,
                     "name": manifest.name,
-                    "version": manifest.root.root_hash,
+                    "version": root_hash,
                     "properties": _properties(
                         {
                             "config_sha256": manifest.config_sha256,
                             "kernel": manifest.kernel,
                             "lock_sha256": manifest.lock_sha256,
                             "recipe_sha256": manifest.recipe_sha256,
-                            "root_hash": manifest.root.root_hash,
+                            "root_hash": root_hash,
                             "tools_lock_sha256": lock.tools_sha256,
                             "variant": manifest.variant,
                         }
@@ -107,24 +108,21 @@ def _wheel(wheel: Wheel, licences: Mapping[str, Sequence[str]]) -> dict[str, Any
     }
 
 
-def _model(model: Model | None, names: Sequence[str]) -> list[dict[str, Any]]:
-    if model is None:
-        return []
-    return [
-        {
-            "type": "machine-learning-model",
-            "bom-ref": f"model:{model.verity.root_hash}",
-            "name": model.name,
-            "licenses": declared(names or [UNKNOWN]),
-            "properties": _properties({"root_hash": model.verity.root_hash}),
-        }
-    ]
+def _model(model: Model, names: Sequence[str]) -> dict[str, Any]:
+    root_hash = model.verity.root_hash.hex()
+    return {
+        "type": "machine-learning-model",
+        "bom-ref": f"model:{root_hash}",
+        "name": model.name,
+        "licenses": declared(names or [UNKNOWN]),
+        "properties": _properties({"root_hash": root_hash}),
+    }
 
 
 def _files(manifest: Manifest) -> list[dict[str, Any]]:
     return [
         {"type": "file", "bom-ref": f"file:{name}", "name": name, "hashes": _hashes(artefact.sha256)}
-        for name, artefact in manifest.artefacts.items()
+        for name, artefact in sorted(manifest.artefacts.items())
     ]
 
 

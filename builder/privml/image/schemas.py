@@ -13,9 +13,11 @@ from pydantic import BaseModel
 
 from privml.base import strictjson
 from privml.events.agent import NAMES
-from privml.image.manifest import FORMAT, artefacts_of
-from privml.image.volume import BLOCK
+from privml.events.registers import REGISTERS
+from privml.events.variants import VARIANTS
+from privml.events.verity import BLOCK_SIZE
 from privml.lock.models import Lock, ToolsLock
+from privml.output.manifest import BOOTS, FORMAT
 from privml.recipe import schema
 
 LOCK_FILE = "lock.schema.json"
@@ -39,7 +41,7 @@ def manifest_schema() -> dict[str, Any]:
     fields = {
         "format": {"const": FORMAT},
         "name": _TEXT,
-        "variant": {"enum": ["production", "development"]},
+        "variant": {"enum": list(VARIANTS)},
         "recipe_sha256": _SHA256,
         "lock_sha256": _SHA256,
         "refreshed": {
@@ -48,15 +50,37 @@ def manifest_schema() -> dict[str, Any]:
         },
         "source_date_epoch": _SIZE,
         "listen": {"type": "integer", "minimum": 1, "maximum": 65535},
+        "boot": {"enum": list(BOOTS)},
         "cmdline": _TEXT,
         "kernel": _TEXT,
         "root": _VERITY,
-        "model": {"anyOf": [_object({"name": _TEXT, "verity": _VERITY}), {"type": "null"}]},
+        "firmware": {
+            "description": "By TEE: an artefact, and the binary that it is derived from.",
+            "type": "object",
+            "properties": {tee: _object({"file": _TEXT, "derived_from": _SHA256}) for tee in REGISTERS},
+            "additionalProperties": False,
+            "minProperties": 1,
+        },
+        "models": _array(
+            _object({"name": _TEXT, "volume": _TEXT, "format": _TEXT, "verity": _VERITY, "crypt": {"type": "null"}})
+        ),
+        "engine": {"anyOf": [_object({"name": _TEXT, "version": _TEXT}), {"type": "null"}]},
+        "gpus": {"type": "null"},
+        "exceptions": {"type": "array", "maxItems": 0},
         "config_sha256": _SHA256,
         "agent_events": _array(
             _object({"name": {"enum": list(NAMES)}, "payload": {"type": "string", "contentEncoding": "base64"}})
         ),
-        "artefacts": {"type": "object"},
+        "purposes": {
+            "description": "After how many agent events a quote for each purpose is given.",
+            "type": "object",
+            "additionalProperties": _SIZE,
+        },
+        "artefacts": {
+            "type": "object",
+            "additionalProperties": _object({"sha256": _SHA256, "size": _SIZE}),
+            "required": ["root.raw", "uki.efi"],
+        },
         "platforms": _array({"type": "string"}),
         "shapes": _array(_object({"vcpus": _COUNT, "memory": {"description": "Bytes.", **_COUNT}})),
         "packages": _array(_object({"name": _TEXT, "version": _TEXT, "architecture": _TEXT, "sha256": _SHA256})),
@@ -71,15 +95,12 @@ def manifest_schema() -> dict[str, Any]:
         "salt": _SHA256,
         "data_blocks": _COUNT,
         "hash_start": {"description": "The block of the hash partition at which the tree begins.", **_SIZE},
-        "block_size": {"const": BLOCK},
+        "block_size": {"const": BLOCK_SIZE},
     }
     return {
         "$schema": schema.DIALECT,
         "title": "privml-build manifest",
         **_object(fields),
-        "if": {"properties": {"model": {"type": "null"}}},
-        "then": {"properties": {"artefacts": _artefacts(artefacts_of(model=False))}},
-        "else": {"properties": {"artefacts": _artefacts(artefacts_of(model=True))}},
         "$defs": {"verity": _object(verity)},
     }
 
@@ -99,10 +120,6 @@ def write(folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for name, body in files().items():
         (folder / name).write_bytes(body)
-
-
-def _artefacts(names: tuple[str, ...]) -> dict[str, Any]:
-    return _object({name: _object({"sha256": _SHA256, "size": _SIZE}) for name in names})
 
 
 def _object(fields: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Which steps of an image are made again, and why; what is not made is taken over from the image that is there."""
+"""Decide which steps of an image to rebuild and why. What is not rebuilt is taken from the image that is there."""
 
 from __future__ import annotations
 
@@ -6,26 +6,37 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from privml.base.errors import BuildError, EvidenceError
+from privml.base.errors import BuildError, EvidenceError, MeasurementError
 from privml.base.files import link_or_copy
 from privml.base.steps import say
-from privml.image import inputs, manifest
-from privml.image.inputs import BASE, FIRMWARE, MANIFEST, MODEL, ROOT, STEPS, UKI, Inputs, Record
+from privml.image import inputs, madeby
+from privml.image.inputs import BASE, MANIFEST, PREDICTION, Inputs, StepInputs
+from privml.image.modelvolume import ModelVolume
+from privml.output import manifest as manifests
+from privml.output.artefacts import ROOT, UKI, check_artefact
+from privml.output.manifest import Manifest
+from privml.output.prediction import read_prediction
 from privml.store.digests import Digests
 
-_TOLD = 4
-# step -> why it is made; empty: it is cached.
+_SHOWN = 4
+# step -> why it is rebuilt; empty: it is cached.
 Reasons = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """The image that an output holds, and what of it is not as it was made (artefact -> why)."""
+    """The image that an output holds, and what of it is not as it was made (step -> why)."""
 
     directory: Path
-    manifest: manifest.Manifest
-    record: Record
+    manifest: Manifest
+    record: StepInputs
     harmed: Mapping[str, str]
+
+    @property
+    def models(self) -> tuple[ModelVolume, ...]:
+        """The volumes of its models."""
+        pairs = zip(self.manifest.models, self.record.model_files, strict=True)
+        return tuple(ModelVolume(model.name, file, model.verity) for model, file in pairs)
 
     def take(self, name: str, target: Path) -> None:
         """Lay the file ``name`` of this image into the directory ``target``."""
@@ -33,36 +44,50 @@ class Earlier:
 
 
 def earlier(directory: Path, digests: Digests) -> Earlier | None:
-    """The image in ``directory``; None when there is none that tells what it is and what it was made from."""
-    if not (directory / manifest.FILE).is_file() or not (directory / inputs.FILE).is_file():
+    """The image in ``directory``; None when none is there that says what it is and what it was made from."""
+    if not (directory / manifests.FILE).is_file() or not (directory / inputs.FILE).is_file():
         return None
     try:
-        found = manifest.read(directory)
+        found = manifests.read(directory)
         record = inputs.decode((directory / inputs.FILE).read_bytes())
     except (BuildError, EvidenceError):
+        return None
+    if len(found.models) != len(record.model_files):
         return None
     harmed = {}
     for name, expected in found.artefacts.items():
         try:
-            manifest.check_artefact(directory / name, expected, digests.sha256)
+            check_artefact(directory / name, expected, digests.sha256)
         except BuildError as error:
             harmed[name] = error.message
+    try:
+        read_prediction(directory, found)
+    except (EvidenceError, MeasurementError) as error:
+        harmed[PREDICTION] = error.message
+    try:
+        if madeby.read(directory, found) is None:
+            harmed[MANIFEST] = "the locks beside it are gone"
+    except BuildError as error:
+        harmed[MANIFEST] = error.message
     return Earlier(directory, found, record, harmed)
 
 
 def why(step: str, now: Inputs, before: Earlier | None, *, forced: bool) -> tuple[str, ...]:
-    """Why a step is made by its own inputs; none when it is cached."""
+    """Why a step is rebuilt by its own inputs; empty when it is cached."""
     if forced:
         return ("it is forced",)
     if before is None:
         return ("there is no earlier image to take it from",)
     harm = before.harmed.get(step)
-    return (*([harm] if harm else []), *inputs.changes(before.record.steps[step], now))
+    return (*([harm] if harm else []), *inputs.changes(before.record.steps.get(step, {}), now))
 
 
-def decide(now: Record, before: Earlier | None, *, forced: bool, base_kept: bool) -> Reasons:
-    """Why each step is made, what hangs together being made together; ``base_kept``: the store has the base tree."""
-    because = {step: why(step, now.steps[step], before, forced=forced) for step in STEPS if now.steps[step]}
+def decide(now: StepInputs, before: Earlier | None, *, forced: bool, base_kept: bool) -> Reasons:
+    """Decide which steps to rebuild and why. Steps that share an mkosi run are rebuilt together.
+
+    ``base_kept``: the store has the base tree.
+    """
+    because = {step: why(step, wanted, before, forced=forced) for step, wanted in now.steps.items()}
     # One run of mkosi gives the root, and the kernel and initrd of the UKI.
     if because[UKI] and not because[ROOT]:
         because[ROOT] = ("the kernel and initrd of uki.efi come from the same run of mkosi",)
@@ -72,12 +97,15 @@ def decide(now: Record, before: Earlier | None, *, forced: bool, base_kept: bool
         because[BASE] = ()
     elif not because[BASE]:
         because[BASE] = ("the store does not hold it",)
-    if any(because.get(step) for step in (MODEL, ROOT, UKI, FIRMWARE)) and not because[MANIFEST]:
+    made = (step for step in because if step not in (BASE, MANIFEST, PREDICTION))
+    if any(because[step] for step in made) and not because[MANIFEST]:
         because[MANIFEST] = ("an artefact is rebuilt",)
+    if because[MANIFEST] and not because[PREDICTION]:
+        because[PREDICTION] = ("manifest.json is rebuilt",)
     return because
 
 
-def tell(step: str, because: tuple[str, ...]) -> None:
-    """Say what becomes of a step."""
-    more = f" and {len(because) - _TOLD} more" if len(because) > _TOLD else ""
-    say(f"{step}: rebuilt because {', '.join(because[:_TOLD])}{more}" if because else f"{step}: cached")
+def announce(step: str, because: tuple[str, ...]) -> None:
+    """Say whether a step is cached or rebuilt, and why."""
+    more = f" and {len(because) - _SHOWN} more" if len(because) > _SHOWN else ""
+    say(f"{step}: rebuilt because {', '.join(because[:_SHOWN])}{more}" if because else f"{step}: cached")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from privml.base.errors import BuildError
-from privml.image import cpio
+from privml.events.verity import Verity
 from privml.image.tools import Bind, ToolsTree
-from privml.image.volume import Verity
+from privml.measure import cpio
 
 # Each word closes a door that the host could otherwise use, or keeps a prompt from leaving by the console.
 BASE_WORDS = (

@@ -7,99 +7,32 @@ line for the root, the configuration for the model). The guest never reads the s
 from __future__ import annotations
 
 import json
-import struct
-from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import BuildError
+from privml.events.verity import BLOCK_SIZE, Verity
 from privml.image.tools import Bind, ToolsTree
+from privml.measure import gpt, verity
 
-BLOCK = 4096
 _GENERIC = ("linux-generic", "linux-generic")
-SECTOR = 512
-_GPT_ENTRY = struct.Struct("<16s16sQQQ72s")
-_SUPERBLOCK = struct.Struct("<8sII16s32sIIQH6x256s")  # cryptsetup docs/on-disk-format: verity superblock v1
-
-
-@dataclass(frozen=True)
-class Verity:
-    """dm-verity parameters: what the guest needs and all it uses. Blocks are 4096 bytes."""
-
-    root_hash: str
-    salt: str
-    data_blocks: int
-    hash_start: int
-
-    def to_dict(self) -> dict[str, object]:
-        """The VERITY object of docs/ARCHITECTURE.md."""
-        return {
-            "root_hash": self.root_hash,
-            "salt": self.salt,
-            "data_blocks": self.data_blocks,
-            "hash_start": self.hash_start,
-            "block_size": BLOCK,
-        }
-
-    def argument(self) -> str:
-        """The value of ``privml.root=`` on the kernel command line."""
-        return f"{self.root_hash}:{self.salt}:{self.data_blocks}:{self.hash_start}"
-
-
-@dataclass(frozen=True)
-class Partition:
-    """A GPT entry: its name and its place in bytes."""
-
-    name: str
-    offset: int
-    size: int
-
-
-def partitions(path: Path) -> tuple[Partition, ...]:
-    """The partitions of a GPT disk image (UEFI 2.10 section 5.3); ``BuildError`` when it has no GPT."""
-    with path.open("rb") as file:
-        file.seek(SECTOR)
-        header = file.read(92)
-        if len(header) != 92 or header[:8] != b"EFI PART":
-            raise BuildError(f"{path.name}: no GPT")
-        table, count, size = struct.unpack_from("<QII", header, 72)
-        if size != _GPT_ENTRY.size or count > 1024:
-            raise BuildError(f"{path.name}: GPT entries of {size} bytes, {count} of them")
-        file.seek(table * SECTOR)
-        raw = file.read(count * size)
-        end = file.seek(0, 2)
-    if len(raw) != count * size:
-        raise BuildError(f"{path.name}: the GPT is cut: {len(raw)} bytes of entries, expected {count * size}")
-    found = []
-    for kind, _, first, last, _, name in _GPT_ENTRY.iter_unpack(raw):
-        if kind != bytes(16):
-            text = name.decode("utf-16-le", "replace").split("\0")[0]
-            if not first <= last < end // SECTOR:
-                raise BuildError(f"{path.name}: partition `{text}` from {first} to {last} does not fit the disk")
-            found.append(Partition(text, first * SECTOR, (last - first + 1) * SECTOR))
-    return tuple(found)
 
 
 def verity_of(path: Path, label: str, root_hash: str) -> Verity:
     """Parameters of the volume ``label`` in ``path``, read from the superblock of its hash partition."""
-    found_partitions = partitions(path)
-    names = sorted(partition.name for partition in found_partitions)
+    partitions = gpt.read(path, error=BuildError).partitions
+    names = sorted(partition.name for partition in partitions)
     if names != sorted((label, f"{label}-verity")):
         raise BuildError(f"{path.name}: partitions {names}, expected {label} and {label}-verity")
-    places = {partition.name: partition for partition in found_partitions}
-    with path.open("rb") as file:
-        file.seek(places[f"{label}-verity"].offset)
-        raw = file.read(_SUPERBLOCK.size)
-    if len(raw) != _SUPERBLOCK.size:
-        raise BuildError(f"{path.name}: the verity superblock is cut")
-    magic, version, kind, _, algorithm, data, hashes, blocks, length, salt = _SUPERBLOCK.unpack(raw)
-    found = (magic, version, kind, algorithm.rstrip(b"\0"), data, hashes, length)
-    if found != (b"verity\0\0", 1, 1, b"sha256", BLOCK, BLOCK, 32):
-        raise BuildError(f"{path.name}: verity superblock {found} is not sha256 over {BLOCK}-byte blocks")
-    if not 0 < blocks * BLOCK <= places[label].size:
-        raise BuildError(f"{path.name}: {blocks} data blocks do not fit the partition")
+    places = {partition.name: partition for partition in partitions}
+    found = verity.read(path, places[f"{label}-verity"].start, error=BuildError)
+    kind = (found.hash_type, found.algorithm, found.data_block, found.hash_block, len(found.salt))
+    if kind != (1, "sha256", BLOCK_SIZE, BLOCK_SIZE, 32):
+        raise BuildError(f"{path.name}: verity superblock {kind} is not sha256 over {BLOCK_SIZE}-byte blocks")
+    if not 0 < found.data_blocks * BLOCK_SIZE <= places[label].size:
+        raise BuildError(f"{path.name}: {found.data_blocks} data blocks do not fit the partition")
     if len(root_hash) != 64 or root_hash.strip("0123456789abcdef"):
         raise BuildError(f"{path.name}: `{root_hash[:80]}` is not a SHA-256 root hash")
-    return Verity(root_hash, salt[:32].hex(), blocks, 1)
+    return Verity(bytes.fromhex(root_hash), found.salt, found.data_blocks, 1)
 
 
 def definitions(label: str, kind: str, verity_kind: str, *, copy: str, compression: str | None) -> dict[str, str]:
@@ -123,8 +56,8 @@ def definitions(label: str, kind: str, verity_kind: str, *, copy: str, compressi
         f"Label={label}-verity",
         "Verity=hash",
         f"VerityMatchKey={label}",
-        f"VerityDataBlockSizeBytes={BLOCK}",
-        f"VerityHashBlockSizeBytes={BLOCK}",
+        f"VerityDataBlockSizeBytes={BLOCK_SIZE}",
+        f"VerityHashBlockSizeBytes={BLOCK_SIZE}",
         "Minimize=best",
     ]
     return {"10-data.conf": "\n".join(data) + "\n", "11-verity.conf": "\n".join(tree) + "\n"}

@@ -70,6 +70,15 @@ def refresh_tools(lock: ToolsLock, store: Store, solver: Solver, bring: Bring) -
     return lock.model_copy(update={"archives": found.archives, "packages": found.packages})
 
 
+def refresh_hint(name: str, verb: str) -> str:
+    """What to do when inputs of recipe ``name`` are gone: the command that replaces them, then ``verb`` by that."""
+    elsewhere = f"out/locks/{name}.lock.json"
+    return (
+        "replace only what is gone, and go on by that: "
+        f"`privml-build lock {name} --refresh-to {elsewhere}`, then `privml-build {verb} {name} --lock {elsewhere}`"
+    )
+
+
 def _no_ghosts(found: Sequence[Package], gone: frozenset[str]) -> None:
     """``InputsError`` when the archive still lists what no mirror of it has: then nothing can take its place."""
     ghosts = [str(package) for package in found if package.sha256 in gone]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from privml.base.errors import RecipeError, UsageError
-from privml.machine.platform import Shape, size_of, size_text
+from privml.base.errors import UsageError
+from privml.base.sizes import size_of, size_text
+from privml.machine.platform import Shape
 
 MAX_SHAPES = 4096
 _MAX_VCPUS = 255
@@ -45,8 +46,8 @@ def memory_sizes(text: str) -> tuple[int, ...]:
 def _size(text: str) -> int:
     try:
         size = size_of(text)
-    except RecipeError as error:
-        raise UsageError(f"--memory: {error.message}") from error
+    except ValueError as error:
+        raise UsageError(f"--memory: {error}") from error
     if size % _MIB:
         raise UsageError(f"--memory {text}: expected whole MiB")
     return size

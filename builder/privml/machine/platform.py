@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Literal
 
 from privml.base.errors import RecipeError
-
-_UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+from privml.base.sizes import size_text
 
 
 @dataclass(frozen=True)
@@ -90,19 +88,3 @@ class Shape:
 
     def __str__(self) -> str:
         return f"{self.vcpus} vCPU / {size_text(self.memory)}"
-
-
-def size_of(text: str) -> int:
-    """Bytes of ``2GiB`` and the like; ``RecipeError`` for anything else."""
-    match = re.fullmatch(r"([1-9][0-9]{0,6})(KiB|MiB|GiB|TiB)", text)
-    if match is None:
-        raise RecipeError(f"size `{text}`: expected a number with KiB, MiB, GiB or TiB, as in 2GiB")
-    return int(match[1]) * _UNITS[match[2]]
-
-
-def size_text(size: int) -> str:
-    """The shortest exact text of a size."""
-    for unit, factor in reversed(_UNITS.items()):
-        if size % factor == 0 and size:
-            return f"{size // factor}{unit}"
-    return f"{size} bytes"

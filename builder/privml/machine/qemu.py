@@ -1,52 +1,88 @@
-"""The QEMU argument list of a platform, a shape and what to boot. Pure: run, qtest and launch all use this one.
+"""The QEMU argument list of a platform, a shape and the host's side. Pure: run, qtest and launch all use this one.
 
-No ``-uuid``, and no SMBIOS options of an honest host: type 1 would carry host-chosen text into RTMR0. Option ROMs are
-off unless a device says otherwise: outside a TD they are measured into RTMR1.
+No ``-uuid`` and no SMBIOS options: type 1 would carry host-chosen text into RTMR0. Option ROMs are off unless a
+device says otherwise: outside a TD they are measured into RTMR1.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, TypeAlias
 
+from privml.base import strictjson
 from privml.base.errors import RecipeError
 from privml.machine.platform import Device, Platform, Shape, mac_addresses
 
 
 @dataclass(frozen=True)
-class Boot:
-    """What to boot and how to reach it. Paths are as QEMU sees them.
+class HostSide:
+    """What the host puts behind a machine: what it boots, and the files and sockets of its devices.
 
-    ``serial`` is QEMU's character device: the port itself is always there, since the ACPI tables name it.
-    ``disks`` go to the platform's virtio-blk devices in slot order, read-only. ``forwards`` are (host port, guest
-    port) pairs on 127.0.0.1. What a host may do against us: ``append`` (the stub then takes it for load options),
-    ``initrd``, ``oem_strings`` (SMBIOS type 11), ``writable`` disks, and ``extra``, arguments of any kind that come
-    last.
+    Paths are as QEMU sees them. ``serial`` is QEMU's character device: the port itself is always there, since the
+    ACPI tables name it. ``disks`` go to the platform's virtio-blk devices in slot order, read-only. ``forwards`` are
+    (host port, guest port) pairs on 127.0.0.1. ``quote_socket`` is the vsock address (CID, port) of the host's quote
+    generation service; only a TD asks it.
     """
 
     firmware: str
     kernel: str | None = None
-    append: str | None = None
-    initrd: str | None = None
-    oem_strings: tuple[str, ...] = ()
     disks: tuple[str, ...] = ()
     forwards: tuple[tuple[int, int], ...] = ()
     serial: str = "null"
     tpm_socket: str | None = None
     qmp_socket: str | None = None
     fw_cfg: tuple[tuple[str, str], ...] = ()
-    capture: str | None = None
-    writable: bool = False
-    extra: tuple[str, ...] = ()
+    quote_socket: tuple[int, int] | None = None
 
 
-Accelerator = Literal["tcg", "kvm", "qtest"]
+@dataclass(frozen=True)
+class Accelerator:
+    """One way to run a machine, and what the argument list has because of it.
+
+    ``kvm``: it needs /dev/kvm, and the machine takes the options that only KVM knows. ``runs`` is False where the
+    guest never runs and only its tables are read. ``guest`` makes the confidential guest object. ``cpu_model`` takes
+    the place of the platform's CPU model; the properties that identify the CPU stay as they are.
+    """
+
+    accel: str
+    kvm: bool = False
+    runs: bool = True
+    guest: Callable[[HostSide], dict[str, object]] | None = None
+    cpu_model: str | None = None
 
 
-def arguments(platform: Platform, shape: Shape, boot: Boot, accelerator: Accelerator, *extra: str) -> list[str]:
-    """argv after the program's name. ``kernel_irqchip`` exists with KVM only and leaves no trace in the tables."""
-    options = [f"{key}={value}" for key, value in platform.options if key != "kernel_irqchip" or accelerator == "kvm"]
+def _tdx_guest(host: HostSide) -> dict[str, object]:
+    guest: dict[str, object] = {"qom-type": "tdx-guest", "sept-ve-disable": True}
+    if host.quote_socket is not None:
+        cid, port = host.quote_socket
+        guest["quote-generation-socket"] = {"type": "vsock", "cid": str(cid), "port": str(port)}
+    return guest
+
+
+AcceleratorName: TypeAlias = Literal["tcg", "kvm", "qtest", "tdx"]
+ACCELERATORS: Mapping[AcceleratorName, Accelerator] = {
+    "tcg": Accelerator("tcg,thread=multi"),
+    "kvm": Accelerator("kvm", kvm=True),
+    "qtest": Accelerator("qtest", runs=False),
+    # QEMU starts a TD with the host's CPU model only (target/i386/kvm/tdx.c, tdx_cpu_instance_init).
+    "tdx": Accelerator("kvm", kvm=True, guest=_tdx_guest, cpu_model="host"),
+}
+_KVM_OPTIONS = ("kernel_irqchip",)  # no trace of it is in the tables
+_GUEST = "guest0"
+
+
+def arguments(
+    platform: Platform, shape: Shape, host: HostSide, accelerator: AcceleratorName, *extra: str
+) -> list[str]:
+    """argv after the program's name; ``extra`` comes last."""
+    how = ACCELERATORS[accelerator]
+    options = [f"{key}={value}" for key, value in platform.options if how.kvm or key not in _KVM_OPTIONS]
+    guest: list[str] = []
+    if how.guest is not None:
+        options.append(f"confidential-guest-support={_GUEST}")
+        guest = ["-object", strictjson.canonical({"id": _GUEST, **how.guest(host)}).decode()]
+    model, comma, identity = platform.cpu.partition(",")
     argv = [
         "-nodefaults",
         "-no-user-config",
@@ -56,67 +92,59 @@ def arguments(platform: Platform, shape: Shape, boot: Boot, accelerator: Acceler
         "-machine",
         ",".join([platform.machine, *options]),
         "-accel",
-        {"tcg": "tcg,thread=multi", "kvm": "kvm", "qtest": "qtest"}[accelerator],
+        how.accel,
+        *guest,
         "-cpu",
-        platform.cpu,
+        (how.cpu_model or model) + comma + identity,
         "-smp",
         str(shape.vcpus),
         "-m",
         f"{shape.memory >> 20}M",
         "-bios",
-        boot.firmware,
+        host.firmware,
         "-serial",
-        boot.serial,
+        host.serial,
     ]
-    if boot.kernel is not None:
-        argv += ["-kernel", boot.kernel]
-    if boot.append is not None:
-        argv += ["-append", boot.append]
-    if boot.initrd is not None:
-        argv += ["-initrd", boot.initrd]
-    for text in boot.oem_strings:
-        argv += ["-smbios", f"type=11,value={text}"]
-    argv += _devices(platform, boot, qtest=accelerator == "qtest")
-    if platform.tpm and boot.tpm_socket is not None:
-        argv += ["-chardev", f"socket,id=tpm,path={boot.tpm_socket}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
+    if host.kernel is not None:
+        argv += ["-kernel", host.kernel]
+    argv += _devices(platform, host, runs=how.runs)
+    if platform.tpm and host.tpm_socket is not None:
+        argv += ["-chardev", f"socket,id=tpm,path={host.tpm_socket}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
         argv += ["-device", "tpm-tis,tpmdev=tpm0"]
-    if boot.qmp_socket is not None:
-        argv += ["-qmp", f"unix:{boot.qmp_socket},server=on,wait=off"]
-    for name, path in boot.fw_cfg:
+    if host.qmp_socket is not None:
+        argv += ["-qmp", f"unix:{host.qmp_socket},server=on,wait=off"]
+    for name, path in host.fw_cfg:
         argv += ["-fw_cfg", f"name={name},file={path}"]
-    return [*argv, *extra, *boot.extra]
+    return [*argv, *extra]
 
 
-def _devices(platform: Platform, boot: Boot, *, qtest: bool) -> list[str]:
+def _devices(platform: Platform, host: HostSide, *, runs: bool) -> list[str]:
     argv: list[str] = []
     disks, cards = 0, 0
     for device in sorted(platform.devices, key=lambda device: device.slot):
         place = f"bus=pcie.0,addr={device.slot:#x}"
         if device.kind == "virtio-blk":
             # A drive without a file keeps the device, and so the tables, the same when only the blobs are wanted.
-            path = boot.disks[disks] if disks < len(boot.disks) else None
+            path = host.disks[disks] if disks < len(host.disks) else None
             node = f"disk{disks}"
             if path is None:
                 argv += ["-blockdev", f"driver=null-co,node-name={node},size=1048576,read-only=on"]
             else:
-                access = "off" if boot.writable else "on"
                 argv += [
                     "-blockdev",
-                    f"driver=raw,node-name={node},read-only={access},file.driver=file,file.filename={path}",
+                    f"driver=raw,node-name={node},read-only=on,file.driver=file,file.filename={path}",
                 ]
             argv += ["-device", f"virtio-blk-pci,drive={node},{place}"]
             disks += 1
         elif device.kind == "virtio-net":
             rom = "" if device.rom else "romfile=,"
-            # Ports are forwarded to, and packets taken from, the first card.
-            network = _network(f"net{cards}", () if cards else boot.forwards)
+            # Ports are forwarded to the first card.
+            network = _network(f"net{cards}", () if cards else host.forwards)
             address = mac_addresses(platform.devices)[device].hex(":")
             argv += ["-netdev", network, "-device", f"virtio-net-pci,netdev=net{cards},mac={address},{rom}{place}"]
-            if boot.capture is not None and not cards:
-                argv += ["-object", f"filter-dump,id=dump0,netdev=net0,file={boot.capture}"]
             cards += 1
         elif device.kind == "memory":
-            argv += _memory(device, place, alone=qtest)
+            argv += _memory(device, place, alone=not runs)
         else:
             raise ValueError(f"device kind `{device.kind}`")
     return argv

@@ -1,4 +1,4 @@
-"""GPT: the bytes that firmware measures of a disk's partition table when it first loads an image from that disk.
+"""GPT: a disk image's partitions, and the bytes that firmware measures when it first loads an image from that disk.
 
 Source: TCG PC Client Platform Firmware Profile 1.06 section 10.2.4 (UEFI_GPT_DATA); edk2 SecurityPkg
 DxeTpm2MeasureBootLib.c Tcg2MeasureGptTable; UEFI 2.10 section 5.3. Edk2 after 202605 checks the header's CRC before
@@ -7,11 +7,13 @@ it measures, and earlier ones measure whatever is there: a table with a wrong CR
 
 from __future__ import annotations
 
+import mmap
 import uuid
 import zlib
 from dataclasses import dataclass
+from pathlib import Path
 
-from privml.base.errors import MeasurementError
+from privml.base.errors import MeasurementError, PrivmlError
 from privml.measure.digest import Bytes, piece, unsigned
 
 SECTOR = 512
@@ -25,13 +27,19 @@ _UNUSED = bytes(16)
 
 @dataclass(frozen=True)
 class Partition:
-    """One used entry: its type and own GUID, the byte range in the image, and its name."""
+    """One used entry: its type and own GUID, the byte range in the image, its name, and its attribute bits."""
 
     type: uuid.UUID
     guid: uuid.UUID
     start: int
     end: int
     name: str
+    flags: int = 0
+
+    @property
+    def size(self) -> int:
+        """Its length in bytes."""
+        return self.end - self.start
 
 
 @dataclass(frozen=True)
@@ -64,6 +72,30 @@ def table(image: Bytes) -> Table:
     return _table(header[:_HEADER], _entries(image, header))
 
 
+def read(path: Path, *, error: type[PrivmlError] = MeasurementError) -> Table:
+    """The partition table of a whole disk image, all of whose partitions must lie in it.
+
+    ``error``, which names the file, when there is no table, or when it is malformed.
+    """
+    try:
+        return _whole(path)
+    except MeasurementError as problem:
+        raise error(f"{path.name}: {problem.message}") from problem
+
+
+def _whole(path: Path) -> Table:
+    if not path.stat().st_size:
+        return table(b"")  # which cannot be mapped
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as image:
+        found = table(image)
+        for one in found.partitions:
+            if one.end > len(image):
+                raise MeasurementError(
+                    f"GPT: partition `{one.name}` ends at byte {one.end} of a disk of {len(image)} bytes"
+                )
+        return found
+
+
 def _entries(image: Bytes, header: bytes) -> list[bytes]:
     at, count, size = (int.from_bytes(header[a:b], "little") for a, b in ((72, 80), (80, 84), (84, 88)))
     if size != _ENTRY or not 1 <= count <= _MAX_ENTRIES:
@@ -94,7 +126,12 @@ def _partition(entry: bytes) -> Partition:
     except UnicodeDecodeError as error:
         raise MeasurementError("GPT: a partition's name is not UTF-16") from error
     return Partition(
-        uuid.UUID(bytes_le=entry[:16]), uuid.UUID(bytes_le=entry[16:32]), first * SECTOR, (last + 1) * SECTOR, name
+        type=uuid.UUID(bytes_le=entry[:16]),
+        guid=uuid.UUID(bytes_le=entry[16:32]),
+        start=first * SECTOR,
+        end=(last + 1) * SECTOR,
+        name=name,
+        flags=int.from_bytes(entry[48:56], "little"),
     )
 
 

@@ -22,15 +22,15 @@ from privml.events.types import (
     EV_EFI_VARIABLE_DRIVER_CONFIG,
     EV_PLATFORM_CONFIG_FLAGS,
 )
-from privml.machine.platform import Device
 from privml.measure import acpi, smbios
-from privml.measure.bootvars import DeviceOption, LoadOption, boot_variables, found
+from privml.measure.bootvars import LoadOption, boot_variables
 from privml.measure.digest import sha384
 from privml.measure.efivars import secure_boot_variables
 from privml.measure.eventlist import EventList
 from privml.measure.firmware import FirmwareFacts
+from privml.measure.machine import MeasuredMachine
 from privml.measure.payload import Payload, loaded, option_roms, started
-from privml.measure.profiles import FW_CFG_ITEMS, Profile
+from privml.measure.profiles import FW_CFG_ITEMS
 from privml.measure.tdhob import td_hob
 from privml.measure.uki import UkiFacts
 
@@ -59,47 +59,23 @@ class Prediction:
         return weakest
 
 
-@dataclass(frozen=True)
-class DiskBoot:
-    """A boot from the first of ``devices``' disks; ``gpt_event``, as ``gpt.table`` gives it, is of that disk."""
-
-    gpt_event: bytes
-    devices: tuple[Device, ...]
-
-    def options(self, profile: Profile) -> tuple[DeviceOption, ...]:
-        """The boot options that firmware makes for the machine's devices."""
-        return found(self.devices, network=profile.network_boot)
-
-
 def predict(
     payload: Payload,
     firmware: FirmwareFacts,
-    blobs: Mapping[str, bytes],
-    memory: int,
-    profile: Profile,
+    machine: MeasuredMachine,
     *,
-    origins: Mapping[str, str] | None = None,
     agent_events: Iterable[AgentEvent] = (),
-    host_cmdline: str | None = None,
-    stub_console: str | None = None,
-    disk: DiskBoot | None = None,
-    roms: Iterable[bytes] = (),
-    booted: bool = True,
+    origins: Mapping[str, str] | None = None,
 ) -> Prediction:
-    """Predict a boot of ``payload`` by ``firmware`` on a q35 machine of ``memory`` bytes, direct or from ``disk``.
+    """Predict a boot of ``payload`` by ``firmware`` on ``machine``, and then the agent's ``agent_events``.
 
-    ``blobs`` maps fw_cfg names to bytes, as this machine's QEMU offers them under qtest: etc/table-loader, the files
-    that it loads, etc/smbios/smbios-tables, and for a TD BootMenu and bootorder (present with ``-kernel``).
     ``origins`` maps a section (``.cmdline``), artefact (``firmware.fd``) or blob name to its recipe line.
-    ``host_cmdline`` is what ``-append`` gives the UKI instead of its own command line. ``stub_console`` is what the
-    stub appends when the command line has no ``console=``; its guess depends on the machine's devices (empty: it
-    found none). ``roms`` are the option ROMs of the machine's cards, in slot order. ``booted``: a boot has shown the
-    blobs of machines like this one to be what firmware gets; else the evidence of their events is ``source``.
     ``MeasurementError`` when a blob is missing or the console is left to the stub.
     """
+    profile, blobs, disk = machine.profile, machine.blobs, machine.disk
     events = EventList(profile, origins)
     if not profile.tpm:
-        _launch(events, firmware, blobs, memory, profile)
+        _launch(events, firmware, machine)
     variables = secure_boot_variables(firmware.variables, capable=profile.secure_boot)
     for variable in variables:
         events.add(
@@ -111,10 +87,10 @@ def predict(
             evidence=Evidence.HARDWARE,
         )
     events.separator(RTMR0, "after the Secure Boot variables")
-    level, unseen = (Evidence.HARDWARE, "") if booted else (Evidence.SOURCE, "no such machine was booted")
+    level, unseen = (Evidence.HARDWARE, "") if machine.booted else (Evidence.SOURCE, "no such machine was booted")
     for name, blob in acpi.measured(blobs):
         events.add(RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(blob), name, evidence=level, note=unseen)
-    option_roms(events, roms)
+    option_roms(events, machine.roms)
     options: tuple[LoadOption, ...] = profile.boot_options
     if disk is None:
         loaded(events, payload)
@@ -132,27 +108,26 @@ def predict(
         )
     for name, data in boot_variables(options):
         events.add(RTMR0, EV_EFI_VARIABLE_BOOT, sha384(data), f"firmware.fd variable {name}", key="firmware.fd")
+    host_cmdline = machine.host_cmdline
     if variables[0].data == b"\1" and isinstance(payload, UkiFacts) and (payload.cmdline or not profile.tpm):
         host_cmdline = None  # with Secure Boot on the stub drops it, unmeasured
     gpt_event = None if disk is None else disk.gpt_event
-    started(events, payload, table, gpt_event=gpt_event, host_cmdline=host_cmdline, stub_console=stub_console)
+    started(events, payload, table, gpt_event=gpt_event, host_cmdline=host_cmdline, stub_console=machine.stub_console)
     listed = tuple(agent_events)
     for event, digest in zip(listed, digests(listed), strict=True):
         events.add(RTMR3, AGENT_EVENT_TYPE, digest, f"agent: {event.name}", key=event.name, evidence=Evidence.SOURCE)
     return Prediction(tuple(events.rows), firmware.mrtd_single, firmware.mrtd_two)
 
 
-def _launch(
-    events: EventList, firmware: FirmwareFacts, blobs: Mapping[str, bytes], memory: int, profile: Profile
-) -> None:
+def _launch(events: EventList, firmware: FirmwareFacts, machine: MeasuredMachine) -> None:
     """What a TD's firmware measures before anything else: memory, its variables' volume, QEMU's switches."""
     events.add(
         RTMR0,
         EV_EFI_HANDOFF_TABLES2,
-        sha384(td_hob(firmware.sections, memory)),
+        sha384(td_hob(firmware.sections, machine.memory)),
         "TD HOB",
         evidence=Evidence.HARDWARE,
-        note=f"{memory >> 20} MiB of RAM and the firmware's memory layout",
+        note=f"{machine.memory >> 20} MiB of RAM and the firmware's memory layout",
     )
     events.add(
         RTMR0,
@@ -162,14 +137,14 @@ def _launch(
         key="firmware.fd",
         evidence=Evidence.HARDWARE,
     )
-    if not profile.fw_cfg_items:
+    if not machine.profile.fw_cfg_items:
         return
-    if "BootMenu" not in blobs:
+    if "BootMenu" not in machine.blobs:
         raise MeasurementError(
             "fw_cfg: BootMenu is not among the blobs: QEMU always has it, and the firmware measures it"
         )
     for name, size in FW_CFG_ITEMS:
-        blob = blobs.get(name, b"")
+        blob = machine.blobs.get(name, b"")
         if blob and size in (None, len(blob)):
             events.add(RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(blob), name)
 

@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import hashlib
 import re
+import stat
 from dataclasses import dataclass
 
 from privml.base.errors import MeasurementError
+from privml.measure.cpio import Entry
 from privml.measure.digest import sha384
 from privml.measure.pe import Section, authenticode, headers, in_memory
 
@@ -168,13 +170,10 @@ def extra_cpio(name: str, data: bytes) -> bytes:
 
     Source: systemd 262 src/boot/cpio.c pack_cpio_literal.
     """
-    return _entry(1, ".extra", 0o040555, b"") + _entry(2, f".extra/{name}", 0o100444, data) + _TRAILER
+    folder = Entry(".extra", 1, stat.S_IFDIR | 0o555)
+    file = Entry(f".extra/{name}", 2, stat.S_IFREG | 0o444, data)
+    return folder.encoded() + file.encoded() + _TRAILER
 
 
-def _entry(inode: int, name: str, mode: int, data: bytes) -> bytes:
-    fields = (inode, mode, 0, 0, 1, 0, len(data), 0, 0, 0, 0, len(name) + 1, 0)
-    head = b"070701" + b"".join(b"%08x" % value for value in fields) + name.encode("ascii") + b"\0"
-    return head + bytes(-len(head) % 4) + data + bytes(-len(data) % 4)
-
-
+# The stub's own, with a digit in upper case that the entries have in lower case.
 _TRAILER = b"070701" + b"00000000" * 4 + b"00000001" + b"00000000" * 6 + b"0000000B" + b"00000000TRAILER!!!\0\0\0\0"

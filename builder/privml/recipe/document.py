@@ -11,7 +11,7 @@ import yaml
 from yaml.events import AliasEvent, NodeEvent
 from yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from privml.base.errors import RecipeError
+from privml.base.errors import RecipeError, printable
 
 MAX_BYTES = 64 * 1024
 MAX_DEPTH = 8
@@ -184,13 +184,6 @@ def spelled(path: Path) -> str:
     for part in path:
         text += f"[{part}]" if isinstance(part, int) else f".{part}" if text else part
     return printable(text)
-
-
-def printable(text: str) -> str:
-    """``text`` on one line and without control characters, so that a recipe cannot write on a terminal."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
 
 
 def merged(child: Document, parent: Document, joint: Mark) -> Document:

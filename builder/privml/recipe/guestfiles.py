@@ -1,14 +1,16 @@
-"""What is wrong with the guest's own files (overlays, scripts, mkosi's configuration), told before the long build.
+"""What is wrong with the guest's own files (overlays, scripts, mkosi's configuration), found before the long build.
 
-Pure: who calls gives the files. Each finding names a rule of ``rules`` and the line.
+``lint_guest`` is pure. Each finding names a rule of ``rules`` and the line.
 """
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
+from pathlib import Path
 
 from privml.recipe.finding import Finding
 from privml.recipe.rules import RULES
@@ -53,6 +55,18 @@ class GuestFile:
     data: bytes
     mode: int = 0o644
     link: bool = False
+
+
+def read_guest(images: Path) -> dict[str, GuestFile]:
+    """The guest's own files below ``images``, as ``lint_guest`` takes them."""
+    found = {}
+    for path in sorted(images.rglob("*")):
+        name = path.relative_to(images).as_posix()
+        if path.is_symlink():
+            found[name] = GuestFile(os.fsencode(path.readlink()), link=True)
+        elif path.is_file() and "__pycache__" not in path.relative_to(images).parts[:-1]:
+            found[name] = GuestFile(path.read_bytes(), path.stat().st_mode & 0o7777)
+    return found
 
 
 def lint_guest(files: Mapping[str, GuestFile]) -> list[Finding]:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base import strictjson
-from privml.base.errors import RecipeError
+from privml.base.errors import RecipeError, printable
 from privml.recipe import document, migration
 from privml.recipe.document import Document
 from privml.recipe.finding import Finding, RecipeProblems
@@ -192,7 +192,7 @@ def _parent_of(path: Path, own: Document) -> Path:
     given = own.value[EXTENDS]
     if not isinstance(given, str) or not given.endswith(".yaml") or not given.isprintable():
         raise RecipeError(
-            f"{mark}: extends: got `{document.printable(str(given))}`, "
+            f"{mark}: extends: got `{printable(str(given))}`, "
             "expected a recipe beside this one, such as ./demo-cpu.yaml"
         )
     directory = path.parent.resolve()

@@ -20,13 +20,13 @@ from pydantic import (
     model_validator,
 )
 
+from privml.base.sizes import size_of
 from privml.recipe import distributions, tees
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
 
 MIB = 1 << 20
-_UNITS = {"MiB": MIB, "GiB": MIB << 10}
-_SIZE = re.compile(r"\A([1-9][0-9]{0,6})(MiB|GiB)\Z")
+MEMORY_UNITS = ("MiB", "GiB")
 MIN_MEMORY = 512 * MIB
 MAX_MODELS = {"llama-server": 1}
 """How many models each engine serves."""
@@ -66,10 +66,10 @@ def about(
 
 def memory_size(value: object) -> int:
     """``2GiB`` in bytes."""
-    match = _SIZE.match(value) if isinstance(value, str) else None
-    if match is None:
-        raise ValueError(f"got `{value}`, expected a size such as 2GiB or 1536MiB")
-    size = int(match[1]) * _UNITS[match[2]]
+    try:
+        size = size_of(value if isinstance(value, str) else "", MEMORY_UNITS)
+    except ValueError as error:
+        raise ValueError(f"got `{value}`, expected a size such as 2GiB or 1536MiB") from error
     if size < MIN_MEMORY:
         raise ValueError(f"got {value}, expected at least {MIN_MEMORY // MIB}MiB")
     return size
@@ -267,11 +267,6 @@ class Inference(Section):
         list[Model],
         about("The models that are served; llama-server serves one.", moves=CONFIG, min_length=1, max_length=16),
     ]
-
-
-def pattern_of(inference: Inference, model: Model) -> str:
-    """The pattern of a model's file in its wheel: the recipe's, else the kind of file that the engine takes."""
-    return model.file or MODEL_FILES[inference.engine.name]
 
 
 class Agent(Section):

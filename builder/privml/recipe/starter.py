@@ -10,9 +10,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from privml.base.sizes import size_text
 from privml.recipe.document import is_plain
 from privml.recipe.fields import Fact, facts
-from privml.recipe.models import MIB, Content
+from privml.recipe.models import MEMORY_UNITS, Content
 
 SCHEMA = "schemas/recipe.schema.json"
 WORKFLOW_PATH = ".github/workflows/image.yml"
@@ -81,14 +82,10 @@ def _written(content: Content) -> dict[str, Any]:
     """The fields as a person writes them, which for devices and sizes is not how the model holds them."""
     value: dict[str, Any] = content.model_dump(mode="json", by_alias=True, exclude_none=True)
     value["devices"] = [{device.kind: device.count} for device in content.devices]
-    value["shapes"] = [{"vcpus": shape.vcpus, "memory": size_text(shape.memory)} for shape in content.shapes]
+    value["shapes"] = [
+        {"vcpus": shape.vcpus, "memory": size_text(shape.memory, MEMORY_UNITS)} for shape in content.shapes
+    ]
     return value
-
-
-def size_text(size: int) -> str:
-    """Bytes as recipes write them: ``2GiB``."""
-    mebibytes = size // MIB
-    return f"{mebibytes >> 10}GiB" if mebibytes % 1024 == 0 else f"{mebibytes}MiB"
 
 
 def _field(known: dict[str, Fact], name: str, value: Any, path: str, indent: str) -> list[str]:

@@ -8,7 +8,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from privml.recipe.document import Document, Mark, Path, nearest, printable, spelled
+from privml.base.errors import printable
+from privml.recipe.document import Document, Mark, Path, nearest, spelled
 from privml.recipe.finding import Finding, RecipeProblems, RuleBroken
 
 AnyModel = TypeVar("AnyModel", bound=BaseModel)

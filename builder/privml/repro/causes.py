@@ -237,7 +237,7 @@ OUTSIDE: tuple[Cause, ...] = (
     Cause("unreadable-artefact", "the artefact is not what its name says", "look at the build that made it",
           ("unreadable",)),
     Cause("initrd-layout", "the same members, packed otherwise (numbers, padding, what follows the end)",
-          "pack with image/cpio.py alone", ("cpio",)),
+          "pack with measure/cpio.py alone", ("cpio",)),
     Cause("nothing-compared", "a layer had nothing in it, so nothing is known of it", "see what is missing above",
           ("nothing",)),
     Cause("explained-above", "the bytes follow from a difference that is told above",

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 
-from privml.image.manifest import Manifest
 from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
 from privml.lock.moves import FIRMWARE, MODEL, REGISTERS, UKI
+from privml.output.artefacts import ROOT, is_volume
+from privml.output.manifest import Manifest
 from privml.recipe.distributions import Kernel
 from privml.repro.causes import FOLLOWS
 from privml.repro.layers import Finding, Layer, Report
@@ -94,8 +96,8 @@ def changes(a: Manifest, b: Manifest, report: Report) -> tuple[Change, ...]:
         elif finding.layer is not Layer.TREE and finding.cause.id not in FOLLOWS and finding.field != "verity":
             found.append(_of_output(finding))
     facts = (
-        ("root hash", "root.raw", a.root.root_hash, b.root.root_hash),
-        ("model", *_models(a, b)),
+        ("root hash", "root.raw", a.root.root_hash.hex(), b.root.root_hash.hex()),
+        *_models(a, b),
         ("measured configuration", "config.json", a.config_sha256, b.config_sha256),
         ("firmware", "firmware.fd", a.artefacts["firmware.fd"].sha256, b.artefacts["firmware.fd"].sha256),
     )
@@ -113,13 +115,12 @@ def moved(report: Report) -> tuple[str, ...] | None:
     return tuple(sorted({finding.place.rpartition(", ")[2] for finding in common}))
 
 
-def _models(a: Manifest, b: Manifest) -> tuple[str, str, str]:
-    """The model's name, as either has it, and both root hashes."""
-    names = [manifest.model.name for manifest in (b, a) if manifest.model is not None]
-    before, after = (
-        manifest.model.verity.root_hash if manifest.model is not None else "absent" for manifest in (a, b)
-    )
-    return names[0] if names else "none", before, after
+def _models(a: Manifest, b: Manifest) -> Iterable[tuple[str, str, str, str]]:
+    """Each model's volume by its place, with the name that either has and both root hashes."""
+    for one, two in zip_longest(a.models, b.models):
+        named = two or one
+        before, after = ("absent" if model is None else model.verity.root_hash.hex() for model in (one, two))
+        yield "model", named.name, before, after
 
 
 def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]:
@@ -138,6 +139,14 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
         ("recipe", "sha256", a.recipe_sha256, b.recipe_sha256),
     )
     return (*found, *(Change(*fact) for fact in facts if fact[2] != fact[3]))
+
+
+def registers_moved(found: Iterable[Change]) -> tuple[list[str], list[str]]:
+    """The registers that the changes of a lock move for certain, and those that they may move."""
+    found = list(found)
+    certain = {register for change in found if change.certain for register in change.moves}
+    possible = {register for change in found if not change.certain for register in change.moves}
+    return sorted(certain), sorted(possible - certain)
 
 
 def _archives(a: Sequence[Archive], b: Sequence[Archive]) -> Iterable[Change]:
@@ -174,7 +183,7 @@ def _files(kind: str, a: Tree, b: Tree) -> Iterable[Change]:
 
 
 def _packages(a: Manifest, b: Manifest) -> Iterable[Change]:
-    tables = [{row[0]: (row[1], row[3]) for row in manifest.packages} for manifest in (a, b)]
+    tables = [{row.name: (row.version, row.sha256) for row in manifest.packages} for manifest in (a, b)]
     for name in sorted({*tables[0], *tables[1]}):
         one, two = (table.get(name) for table in tables)
         if one != two:
@@ -201,7 +210,8 @@ def _of_output(finding: Finding) -> Change:
 
 def _file(finding: Finding) -> Change:
     kind = "initrd file" if finding.place.startswith("uki.efi:") else "file"
-    if finding.place.startswith("model.raw:"):
+    volume = finding.place.partition(":")[0]
+    if is_volume(volume) and volume != ROOT:
         kind = "model"
     owner = f" ({finding.package})" if finding.package != "unknown" else ""
     name = finding.place.partition(":")[2].removeprefix(".initrd:")

@@ -10,17 +10,17 @@ from privml.base import strictjson
 from privml.base.errors import PrivmlError
 from privml.base.files import write_atomic
 from privml.base.steps import step
-from privml.image import madeby
-from privml.image.build import build
+from privml.image.build import Order, build
 from privml.image.root import Probe
 from privml.image.tools import ensure
+from privml.lock.contents import digests
 from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock
 from privml.recipe.loader import load
 from privml.repro import surroundings
 from privml.repro.namespaces import enter
 from privml.repro.surroundings import SCRIPT_CLOCK, TOOL_CLOCK, Leg
 from privml.store.objects import Store
-from privml.vm.predicted import predict_image, write_prediction
+from privml.vm.predicted import ImagePredictor
 
 OBSERVED = "observed.json"
 
@@ -42,10 +42,16 @@ def work(leg: Leg) -> None:
     clocks = {TOOL_CLOCK: workspace / TOOL_CLOCK, SCRIPT_CLOCK: workspace / SCRIPT_CLOCK}
     output = Path(leg.output)
     probe = Probe(surroundings.probe_files(tools), clocks)
-    built = build(recipe, lock, store, tools, output, force=True, refreshed=leg.refreshed, probe=probe)
-    predicate = predict_image(tools, store.root, output, built.manifest, Path(leg.recipe).parent)
-    write_prediction(output, built.manifest, predicate)
-    madeby.keep(output, built.manifest, lock, Path(leg.tools_lock))
+    order = Order(
+        recipe=recipe,
+        lock=lock,
+        tools_lock=Path(leg.tools_lock),
+        store=store,
+        tools=lambda: tools,
+        predictor=ImagePredictor(store.root, Path(leg.recipe).parent),
+        refreshed=leg.refreshed,
+    )
+    build(order, output, force=True, probe=probe)
     for key, place in (("tool_clock", clocks[TOOL_CLOCK]), ("script_clock", clocks[SCRIPT_CLOCK])):
         seen[key] = place.read_text(errors="replace").strip() if place.is_file() else ""
     write_atomic(workspace / OBSERVED, strictjson.pretty(seen))
@@ -53,8 +59,7 @@ def work(leg: Leg) -> None:
 
 def bring_from(source: Store, target: Store, lock: Lock, tools: ToolsLock) -> None:
     """Copy what the locks name from one store to another; every byte is checked on the way."""
-    wanted = {package.sha256 for package in (*lock.packages, *lock.firmware, *tools.packages)}
-    for digest in sorted(wanted | {wheel.sha256 for wheel in lock.wheels}):
+    for digest in sorted(digests([lock, tools])):
         if not target.has(digest):
             target.add_file(source.path(digest), expect=digest)
 

@@ -16,19 +16,20 @@ from pathlib import Path
 from typing import Any
 
 from privml.base import strictjson
-from privml.base.errors import PrivmlError, UsageError
+from privml.base.errors import PrivmlError, UsageError, printable
 from privml.base.files import sha256_file
-from privml.events.registers import TDX_REGISTERS
 from privml.image.inputs import FILE as INPUTS_FILE
-from privml.image.manifest import ARTEFACTS, VOLUMES, Manifest
-from privml.image.manifest import decode as decode_manifest
-from privml.image.volume import Partition, partitions
+from privml.measure import gpt
+from privml.measure.gpt import Partition
 from privml.measure.pe import headers, in_memory
+from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume, model_volume
+from privml.output.manifest import Manifest
+from privml.output.manifest import decode as decode_manifest
 from privml.repro import disk
 from privml.repro.causes import Symptom, name_cause
 from privml.repro.current import DOCUMENTS
 from privml.repro.external import LOOKS, Look
-from privml.repro.layers import Finding, Layer, Report, ordered, told
+from privml.repro.layers import Finding, Layer, Report, ordered
 from privml.repro.owners import Owners
 from privml.repro.tree import Tree, read_cpio, read_trees
 from privml.repro.values import differing, where
@@ -61,7 +62,9 @@ class Comparer:
         owner = self.owners.package(path) if path else "unknown"
         origin = self.origins.get(origin_key(place, owner), "")
         cause = name_cause(symptom)
-        self.findings.append(Finding(layer, told(place), what, told(a), told(b), cause, owner, origin, detail))
+        self.findings.append(
+            Finding(layer, printable(place), what, printable(a), printable(b), cause, owner, origin, detail)
+        )
 
     def plain(self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "") -> None:
         """Keep one difference outside a tree."""
@@ -184,17 +187,18 @@ class Comparer:
                 held = self.digests.get(name, ("", ""))[number]
                 if held and held != artefact.sha256:
                     self._claim("manifest.json", number, name, artefact.sha256, held)
-        models = [manifest.model and manifest.model.verity for manifest in found]
-        for volume, pair in (("root", [manifest.root for manifest in found]), ("model", models)):
-            for fact in ("root_hash", "salt", "data_blocks", "hash_start") if any(pair) else ():
+        tables = [{ROOT: manifest.root} | {m.volume: m.verity for m in manifest.models} for manifest in found]
+        for volume in dict.fromkeys([*tables[0], *tables[1]]):
+            facts = [table[volume].to_dict() if volume in table else {} for table in tables]
+            for fact in ("root_hash", "salt", "data_blocks", "hash_start"):
                 self.count(Layer.ROOT_HASH)
-                a, b = ("none" if verity is None else str(getattr(verity, fact)) for verity in pair)
+                a, b = (str(pair.get(fact, "none")) for pair in facts)
                 if a != b:
-                    self.plain(Layer.ROOT_HASH, f"{volume}.raw:{fact}", "verity", a, b, "verity", fact)
+                    self.plain(Layer.ROOT_HASH, f"{volume}:{fact}", "verity", a, b, "verity", fact)
         self._packages(found[0], found[1])
 
     def _packages(self, a: Manifest, b: Manifest) -> None:
-        tables = [{row[0]: f"{row[1]} {row[3][:16]}" for row in manifest.packages} for manifest in (a, b)]
+        tables = [{row.name: f"{row.version} {row.sha256[:16]}" for row in manifest.packages} for manifest in (a, b)]
         for name in sorted({*tables[0], *tables[1]}):
             values = [table.get(name, "not installed") for table in tables]
             if values[0] != values[1]:
@@ -205,11 +209,11 @@ class Comparer:
     # -- volumes -----------------------------------------------------------------------------------------------
     def volume(self, name: str) -> None:
         """A disk image: its table, its superblocks, and the tree in it when its bytes differ."""
-        found = self._both_paths(name, lambda path: (disk.gpt_facts(path), partitions(path)))
+        found = self._both_paths(name, gpt.read)
         if found is None:
             return
-        self._facts(Layer.PARTITIONS, name, "gpt", found[0][0], found[1][0])
-        tables = [{part.name: part for part in places} for _, places in found]
+        self._facts(Layer.PARTITIONS, name, "gpt", *(disk.gpt_facts(table) for table in found))
+        tables = [{part.name: part for part in table.partitions} for table in found]
         for label in dict.fromkeys([*tables[0], *tables[1]]):
             parts = [table.get(label) for table in tables]
             if parts[0] is None or parts[1] is None:
@@ -324,7 +328,7 @@ def compare(
     work.registers()
     work.uki()
     for name in names:
-        if name in VOLUMES:
+        if is_volume(name):
             work.volume(name)
     work.raw()
     work.nothing()
@@ -336,7 +340,7 @@ def required_of(directory: Path) -> tuple[str, ...]:
     try:
         artefacts = tuple(decode_manifest((directory / "manifest.json").read_bytes()).artefacts)
     except (PrivmlError, OSError):
-        artefacts = ARTEFACTS
+        artefacts = (UKI, ROOT, model_volume(0), FIRMWARE)
     return (*artefacts, *DOCUMENTS)
 
 
@@ -345,7 +349,7 @@ def origin_key(place: str, package: str = "unknown") -> str:
     file, _, inside = place.partition(":")
     if file == "uki.efi":
         return inside.partition(":")[0] or file
-    if file == "model.raw":
+    if is_volume(file) and file != ROOT:
         return "model"
     if file == "prediction.json":
         return "platform" if inside.endswith("rtmr0") else "firmware.fd" if inside.endswith("mrtd") else "uki.efi"
@@ -370,9 +374,9 @@ def _kind(path: Path | None) -> str:
 
 def _registers(predicate: Predicate) -> dict[str, str]:
     return {
-        f"{shape.label}, {register}": " ".join(value.hex() for value in shape.accepted(register))
-        for shape in predicate.shapes
-        for register in TDX_REGISTERS
+        f"{launch.label}, {register}": " ".join(value.hex() for value in launch.accepted(register)) or "not pinned"
+        for launch in predicate.launches
+        for register in launch.registers
     }
 
 

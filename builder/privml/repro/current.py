@@ -9,10 +9,10 @@ from typing import Any
 
 from privml.base import strictjson
 from privml.base.files import sha256_file
-from privml.image import manifest as manifests
 from privml.image import provenance, sbom
+from privml.output import manifest as manifests
 
-FORMAT = "privml-current/v1"
+FORMAT = "privml-current/v2"
 DOCUMENTS = ("manifest.json", "prediction.json", sbom.FILE, provenance.FILE)
 
 
@@ -69,8 +69,10 @@ def of(directory: Path) -> bytes:
             "format": FORMAT,
             "name": manifest.name,
             "refreshed": manifest.refreshed,
-            "root_hash": manifest.root.root_hash,
-            "model_root_hash": manifest.model and manifest.model.verity.root_hash,
+            "root_hashes": {
+                manifests.ROOT: manifest.root.root_hash.hex(),
+                **{model.volume: model.verity.root_hash.hex() for model in manifest.models},
+            },
             "files": {name: sha256_file(directory / name) for name in (*manifest.artefacts, *DOCUMENTS)},
         }
     )
@@ -80,8 +82,12 @@ def differences(recorded: bytes, found: bytes) -> list[str]:
     """What of a record is no longer so; a line for each digest, nothing when all of it still is."""
     documents = [strictjson.loads(data, what="current.json") for data in (recorded, found)]
     tables = [
-        {key: str(value) for key, value in document.items() if key != "files"}
-        | {f"files/{name}": digest for name, digest in document["files"].items()}
+        {key: str(value) for key, value in document.items() if not isinstance(value, dict)}
+        | {
+            f"{table}/{name}": digest
+            for table in ("root_hashes", "files")
+            for name, digest in document.get(table, {}).items()
+        }
         for document in documents
     ]
     lines = []

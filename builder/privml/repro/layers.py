@@ -130,13 +130,6 @@ class Report:
         }
 
 
-def told(text: str) -> str:
-    """``text`` as one line that every terminal, page and JSON file can hold: names in a tree may be any bytes."""
-    return "".join(
-        character if character.isprintable() else character.encode("unicode_escape").decode() for character in text
-    )
-
-
 def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     """Findings by layer, and within it in the order in which they were made."""
     return tuple(sorted(findings, key=lambda finding: finding.layer))

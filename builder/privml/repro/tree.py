@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.files import sha256_file
-from privml.measure.digest import piece
+from privml.measure import cpio
 
 # In the order in which they are told: what a path is, then its bytes, then what is around them.
 FIELDS = ("type", "content", "mode", "uid", "gid", "mtime", "xattrs", "links")
@@ -153,32 +153,26 @@ def _content(path: Path, status: os.stat_result) -> str:
 
 
 def read_cpio(data: bytes) -> Tree:
-    """The members of a newc archive, ``links`` holding each one's place; ``MeasurementError`` when cut."""
-    entries: dict[str, Entry] = {}
+    """The members of a newc archive, ``links`` holding each one's place; ``MeasurementError`` when malformed."""
+    found: dict[str, Entry] = {}
     bodies: dict[str, bytes] = {}
-    at = 0
-    while data[at : at + 6] == b"070701":
-        header = piece(data, at, 110, "cpio header")
-        fields = [int(header[6 + 8 * n : 14 + 8 * n], 16) for n in range(13)]
-        mode, uid, gid, _, mtime, size, name_size = *fields[1:7], fields[11]
-        device = f"{fields[9]}:{fields[10]}"
-        name = data[at + 110 : at + 109 + name_size].decode("utf-8", "replace")
-        start = at + 110 + name_size
-        start += -start % 4
-        if name == "TRAILER!!!":
-            break
-        body = piece(data, start, size, f"cpio member {name}")
-        bodies[name] = body
-        kind = _KINDS.get(stat.S_IFMT(mode), "file")
-        content = body.decode("utf-8", "backslashreplace") if kind == "link" else ""
+    for member in cpio.entries(data):
+        bodies[member.name] = member.data
+        kind = _KINDS.get(stat.S_IFMT(member.mode), "file")
+        content = member.data.decode("utf-8", "backslashreplace") if kind == "link" else ""
         if kind == "file":
-            content = hashlib.sha256(body).hexdigest()
+            content = hashlib.sha256(member.data).hexdigest()
         elif kind.endswith("device"):
-            content = device
+            content = "{}:{}".format(*member.device)
         # Two archives of the same members in another order are two archives.
-        entries[name] = Entry(
-            kind, content, stat.S_IMODE(mode), uid, gid, size, mtime * 10**9, links=f"member {len(entries)}"
+        found[member.name] = Entry(
+            type=kind,
+            content=content,
+            mode=stat.S_IMODE(member.mode),
+            uid=member.uid,
+            gid=member.gid,
+            size=len(member.data),
+            mtime=member.mtime * 10**9,
+            links=f"member {len(found)}",
         )
-        at = start + size
-        at += -at % 4
-    return Tree(entries, bodies=bodies)
+    return Tree(found, bodies=bodies)

@@ -1,4 +1,4 @@
-"""in-toto Statement v1 around predicate v1: which artefacts, by SHA-256, the predicate is about.
+"""in-toto Statement v1 around predicate v2: which artefacts, by SHA-256, the predicate is about.
 
 https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md; only the fields privml uses are accepted.
 """
@@ -47,7 +47,7 @@ def encode(statement: Statement) -> bytes:
 
 
 def decode(data: bytes) -> Statement:
-    """Read a Statement; ``EvidenceError`` when it is not v1 with predicate v1, or when a subject is named twice."""
+    """Read a Statement; ``EvidenceError`` when it is not v1 with predicate v2, or when a subject is named twice."""
     fields = Fields(loads(data, what="statement"), "statement")
     fields.text("_type", one_of=(STATEMENT_TYPE,))
     subjects = []

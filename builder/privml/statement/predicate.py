@@ -1,7 +1,8 @@
-"""Predicate v1, ``https://privml-build.dev/predicate/tdx-measurements/v1``: the registers an image will have.
+"""Predicate v2, ``https://privml-build.dev/predicate/measurements/v2``: the registers that an image will have.
 
-One `MeasuredShape` for each platform and shape on which the image was measured, with the events that lead there, so
-that a verifier can name the difference and not only see it. Strict both ways (ARCHITECTURE "Predicate v1").
+One `MeasuredLaunch` for each TEE, platform and machine size, with the events that lead there, so that a verifier can
+name the difference and not only see it. How many agent events precede each purpose stands in the predicate, so a
+verifier never takes an order of stages from its own version. Strict both ways (docs/ARCHITECTURE.md, "Predicate v2").
 """
 
 from __future__ import annotations
@@ -11,95 +12,42 @@ from dataclasses import dataclass
 from typing import Any
 
 from privml.base.errors import EvidenceError
-from privml.base.strictjson import Fields, b64, canonical, loads
+from privml.base.strictjson import Fields, canonical, loads
 from privml.events import agent
 from privml.events.agent import AgentEvent
-from privml.events.event import Event, Evidence
-from privml.events.registers import DIGEST_SIZE, MRTD, RTMRS, TDX_REGISTERS, ZERO
+from privml.events.registers import ZERO
 from privml.events.replay import replay_digests
+from privml.events.variants import PRODUCTION, VARIANTS
+from privml.statement.launch import MeasuredLaunch
 
-PREDICATE_TYPE = "https://privml-build.dev/predicate/tdx-measurements/v1"
-VARIANTS = ("production", "development")
-MAX_SHAPES = 256
-MAX_EVENTS = 4096
-_LEVELS = tuple(level.value for level in Evidence)
-
-
-@dataclass(frozen=True)
-class MeasuredShape:
-    """The registers on one platform with ``vcpus`` processors and ``memory`` bytes.
-
-    ``mrtd`` lists the accepted values (48 bytes each; single-pass first, then two-pass), ``rtmrs`` are RTMR0..3,
-    ``evidence`` says for each register how well its rules are known. ``events`` are the predicted extends, in order.
-    """
-
-    platform: str
-    vcpus: int
-    memory: int
-    mrtd: tuple[bytes, ...]
-    rtmrs: tuple[bytes, bytes, bytes, bytes]
-    evidence: Mapping[str, Evidence]
-    events: tuple[Event, ...] = ()
-
-    @property
-    def label(self) -> str:
-        """``qemu-11-q35, 2 vcpus, 2048 MiB``."""
-        return f"{self.platform}, {self.vcpus} vcpus, {self.memory // (1 << 20)} MiB"
-
-    def accepted(self, register: str) -> tuple[bytes, ...]:
-        """The values that ``register`` may have."""
-        return self.mrtd if register == MRTD else (self.rtmrs[RTMRS.index(register)],)
-
-    def of(self, register: str) -> tuple[Event, ...]:
-        """The predicted events of one register, in order."""
-        return tuple(event for event in self.events if event.register == register)
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object SHAPE."""
-        return {
-            "platform": self.platform,
-            "vcpus": self.vcpus,
-            "memory": self.memory,
-            "mrtd": [value.hex() for value in self.mrtd],
-            **{register: value.hex() for register, value in zip(RTMRS, self.rtmrs, strict=True)},
-            "evidence": {register: self.evidence[register].value for register in TDX_REGISTERS},
-            "events": [event.to_dict() for event in self.events],
-        }
-
-    @classmethod
-    def from_dict(cls, value: object, path: str = "shape") -> MeasuredShape:
-        """Read SHAPE; ``EvidenceError`` for anything else, also when its events do not replay to its registers."""
-        fields = Fields(value, path)
-        platform = fields.text("platform", limit=128)
-        vcpus = fields.integer("vcpus", low=1, high=4096)
-        memory = fields.integer("memory", low=1)
-        mrtd = _digests(fields.array("mrtd", limit=8), f"{path}.mrtd")
-        rtmr0, rtmr1, rtmr2, rtmr3 = (fields.hexadecimal(register, DIGEST_SIZE) for register in RTMRS)
-        levels = fields.fields("evidence")
-        evidence = {register: Evidence(levels.text(register, one_of=_LEVELS)) for register in TDX_REGISTERS}
-        levels.end()
-        events = tuple(
-            Event.from_dict(item, f"{path}.events[{index}]")
-            for index, item in enumerate(fields.array("events", limit=MAX_EVENTS))
-        )
-        fields.end()
-        shape = cls(platform, vcpus, memory, mrtd, (rtmr0, rtmr1, rtmr2, rtmr3), evidence, events)
-        for register in RTMRS:
-            predicted = shape.of(register)
-            if predicted and replay_digests(event.digest for event in predicted) not in shape.accepted(register):
-                raise EvidenceError(f"{path}: the events of {register.upper()} do not replay to its value")
-        return shape
+PREDICATE_TYPE = "https://privml-build.dev/predicate/measurements/v2"
+MAX_LAUNCHES = 4096
+MAX_PURPOSES = 16
 
 
 @dataclass(frozen=True)
 class Predicate:
-    """What is said about one image: ``manifest_sha256`` (32 bytes) names the build, ``agent_events`` its RTMR3."""
+    """What is said about one image: ``manifest_sha256`` (32 bytes) names the build, ``agent_events`` what its agent
+    extends, in order, and ``purposes`` after how many of them a quote for each purpose is given.
+    """
 
     name: str
     variant: str
     manifest_sha256: bytes
     agent_events: tuple[AgentEvent, ...]
-    shapes: tuple[MeasuredShape, ...]
+    purposes: Mapping[str, int]
+    launches: tuple[MeasuredLaunch, ...]
+
+    def events_of(self, purpose: str) -> tuple[AgentEvent, ...] | None:
+        """The agent's events before a quote for ``purpose``; None when the image gives no such quote."""
+        count = self.purposes.get(purpose)
+        return None if count is None else self.agent_events[:count]
+
+    def runtime_of(self, launch: MeasuredLaunch, purpose: str) -> bytes:
+        """RTMR3 (48 bytes) of ``launch`` in a quote for ``purpose``; zero where the image extends nothing."""
+        if launch.runtime_unused:
+            return ZERO
+        return replay_digests(agent.digests(self.events_of(purpose) or ()))
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
@@ -107,31 +55,56 @@ class Predicate:
             "name": self.name,
             "variant": self.variant,
             "manifest_sha256": self.manifest_sha256.hex(),
-            "agent_events": [{"name": event.name, "payload": b64(event.payload)} for event in self.agent_events],
-            "shapes": [shape.to_dict() for shape in self.shapes],
+            "agent_events": [event.to_dict() for event in self.agent_events],
+            "purposes": dict(self.purposes),
+            "exceptions": [],
+            "gpus": None,
+            "launches": [launch.to_dict() for launch in self.launches],
         }
 
     @classmethod
     def from_dict(cls, value: object, path: str = "predicate") -> Predicate:
-        """Read the object; ``EvidenceError`` for anything that is not v1, or that contradicts itself."""
+        """Read the object; ``EvidenceError`` for anything that is not v2, or that contradicts itself."""
         fields = Fields(value, path)
+        events = agent.events_from(fields.array("agent_events", limit=agent.MAX_EVENTS), f"{path}.agent_events")
         predicate = cls(
             name=fields.text("name", limit=128),
             variant=fields.text("variant", one_of=VARIANTS),
             manifest_sha256=fields.hexadecimal("manifest_sha256", 32),
-            agent_events=_agent_events(fields.array("agent_events", limit=agent.MAX_EVENTS), path),
-            shapes=tuple(
-                MeasuredShape.from_dict(item, f"{path}.shapes[{index}]")
-                for index, item in enumerate(fields.array("shapes", limit=MAX_SHAPES))
+            agent_events=events,
+            purposes=purposes_from(fields.fields("purposes"), len(events)),
+            launches=tuple(
+                MeasuredLaunch.from_dict(item, f"{path}.launches[{index}]")
+                for index, item in enumerate(fields.array("launches", limit=MAX_LAUNCHES))
             ),
         )
+        fields.empty("exceptions")
+        fields.null("gpus")
         fields.end()
-        # RTMR3 is the agent's log, or zeros where the image's kernel cannot extend it (`rtmr3: unused`).
-        replayed = replay_digests(agent.digests(predicate.agent_events))
-        for index, shape in enumerate(predicate.shapes):
-            if shape.rtmrs[3] not in (replayed, ZERO):
-                raise EvidenceError(f"{path}.shapes[{index}].rtmr3: not the replay of agent_events, and not zero")
+        _check(predicate, path)
         return predicate
+
+
+def purposes_from(fields: Fields, events: int) -> dict[str, int]:
+    """``purposes``: each the number of agent events, out of ``events``, that precede its quotes."""
+    found = fields.rest()
+    if len(found) > MAX_PURPOSES:
+        raise EvidenceError(f"{fields.path}: {len(found)} purposes, expected at most {MAX_PURPOSES}")
+    counts = Fields(found, fields.path)
+    return {purpose: counts.integer(purpose, high=events) for purpose in sorted(found)}
+
+
+def _check(predicate: Predicate, path: str) -> None:
+    replayed = replay_digests(agent.digests(predicate.agent_events))
+    for index, launch in enumerate(predicate.launches):
+        place = f"{path}.launches[{index}]"
+        if launch.runtime is not None and launch.runtime not in (replayed, ZERO):
+            raise EvidenceError(f"{place}: its run-time register is neither the replay of agent_events nor zero")
+        open_registers = [name for name, value in launch.registers.items() if value is None]
+        if predicate.variant == PRODUCTION and open_registers:
+            raise EvidenceError(
+                f"{place}.registers.{open_registers[0]}: null, which only a development image may have"
+            )
 
 
 def encode(predicate: Predicate) -> bytes:
@@ -140,21 +113,5 @@ def encode(predicate: Predicate) -> bytes:
 
 
 def decode(data: bytes) -> Predicate:
-    """Read a predicate, canonical or pretty; ``EvidenceError`` when it is not v1."""
+    """Read a predicate, canonical or not; ``EvidenceError`` when it is not v2."""
     return Predicate.from_dict(loads(data, what="predicate"))
-
-
-def _agent_events(items: list[Any], path: str) -> tuple[AgentEvent, ...]:
-    events = []
-    for index, item in enumerate(items):
-        fields = Fields(item, f"{path}.agent_events[{index}]")
-        events.append(AgentEvent(fields.text("name"), fields.base64("payload", limit=agent.MAX_PAYLOAD)))
-        fields.end()
-    return tuple(events)
-
-
-def _digests(items: list[Any], path: str) -> tuple[bytes, ...]:
-    if not items:
-        raise EvidenceError(f"{path}: empty, expected one value or more")
-    fields = Fields({str(index): item for index, item in enumerate(items)}, path)
-    return tuple(fields.hexadecimal(str(index), DIGEST_SIZE) for index in range(len(items)))

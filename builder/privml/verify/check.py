@@ -11,7 +11,7 @@ from collections.abc import Iterable, Iterator
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
 from privml.evidence.facts import Facts
 from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
-from privml.statement.predicate import MeasuredShape
+from privml.statement.launch import MeasuredLaunch
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.policy import INTEL_ROOT_SHA256, Expected, Policy
 from privml.verify.verdict import Outcome, Refusal, Verdict
@@ -32,7 +32,7 @@ def verify(
     connection that brought the answer (and will bring the prompts). Either may be None only because a caller has
     none; the verdict then refuses.
     """
-    shape = _closest(facts, expected.predicate.shapes)
+    shape = _closest(facts, expected.predicate.launches)
     refusals = (
         *_signature(facts, signature, policy),
         *_td(facts, policy),
@@ -62,10 +62,8 @@ def _signature(facts: Facts, signature: QuoteFacts | SignatureFailure, policy: P
     if isinstance(signature, SignatureFailure):
         if signature.claims_simulated and policy.allow_simulated is None:
             yield Refusal("simulated", "a chain that says SIMULATED", "a chain from Intel's root")
-        elif signature.collateral_missing:
-            yield Refusal("collateral-missing", "none", "collateral in the document or from the caller")
         else:
-            yield Refusal("quote-signature", signature.reason, "a quote that the QVL verifies")
+            yield Refusal(signature.code, signature.reason, signature.expected)
         return
     if signature.quote_sha256 != facts.quote_sha256:
         yield Refusal(
@@ -112,14 +110,14 @@ def _td(facts: Facts, policy: Policy) -> Iterator[Refusal]:
         yield Refusal("mrservicetd", body.mr_service_td.hex(), policy.mr_service_td.hex())
 
 
-def _closest(facts: Facts, shapes: tuple[MeasuredShape, ...]) -> MeasuredShape | None:
-    def equal(shape: MeasuredShape) -> int:
+def _closest(facts: Facts, shapes: tuple[MeasuredLaunch, ...]) -> MeasuredLaunch | None:
+    def equal(shape: MeasuredLaunch) -> int:
         return sum(facts.register(register) in shape.accepted(register) for register in TDX_REGISTERS)
 
     return max(shapes, key=equal, default=None)
 
 
-def _registers(facts: Facts, shape: MeasuredShape | None) -> Iterator[Refusal]:
+def _registers(facts: Facts, shape: MeasuredLaunch | None) -> Iterator[Refusal]:
     if shape is None:
         yield Refusal("shapes", "none", "one shape or more")
         return
@@ -166,7 +164,7 @@ def _header(facts: Facts, expected: Expected, policy: Policy) -> Iterator[Refusa
         yield Refusal("stage", header.stage, policy.stage)
 
 
-def _notes(signature: QuoteFacts | SignatureFailure, shape: MeasuredShape | None, policy: Policy) -> Iterator[str]:
+def _notes(signature: QuoteFacts | SignatureFailure, shape: MeasuredLaunch | None, policy: Policy) -> Iterator[str]:
     if isinstance(signature, QuoteFacts):
         level = f"TCB {signature.tcb_status}, evaluation {signature.tcb_evaluation_number}"
         yield f"{level}, FMSPC {signature.fmspc.hex()}"
@@ -175,7 +173,7 @@ def _notes(signature: QuoteFacts | SignatureFailure, shape: MeasuredShape | None
     if not policy.mr_seams:
         yield "MRSEAM: any TDX module that Intel signed, at an accepted TCB level"
     if shape is not None:
-        weakest = min(shape.evidence.items(), key=lambda item: item[1].strength)
+        weakest = min(shape.evidence().items(), key=lambda item: item[1].strength)
         yield f"prediction: weakest register {weakest[0].upper()}, known from {weakest[1].value}"
 
 

@@ -14,12 +14,12 @@ from privml.events.explain import quoted, tell, text_in
 from privml.events.logged import LoggedEvent
 from privml.events.registers import MRTD, RTMR3
 from privml.evidence.facts import Facts
-from privml.statement.predicate import MeasuredShape
+from privml.statement.launch import MeasuredLaunch
 
 MAX_DIFFERENCES = 8
 
 
-def register_difference(register: str, facts: Facts, shape: MeasuredShape) -> str:
+def register_difference(register: str, facts: Facts, shape: MeasuredLaunch) -> str:
     """One line for each differing event of ``register``, at most `MAX_DIFFERENCES`; or why the log is no help."""
     if register == MRTD:
         return "MRTD has no log: the TD was started with another firmware file, or by another method"

@@ -11,6 +11,8 @@ from privml.base.errors import EXIT_ACCEPTED_SIMULATED, Refused
 
 CODES: Mapping[str, str] = {
     "quote-signature": "the quote's signature, certificate chain or collateral is not good",
+    "pck-chain": "the certificates in the quote are not exactly a PCK, its PCK CA and the root",
+    "collateral-role": "the collateral's certificates are not exactly those whose role is to sign it",
     "collateral-missing": "nobody gave the collateral that the signature is checked with",
     "simulated": "the quote comes from a simulation, and no simulated root was allowed",
     "root": "the chain ends in a root that is neither Intel's nor the allowed simulation's",

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from privml.image.manifest import Manifest
 from privml.image.tools import ToolsTree
 from privml.machine.platform import Device, Platform, Shape
 from privml.measure import gpt
-from privml.vm.compared import Boot, boot
+from privml.output.manifest import Manifest
+from privml.vm.compared import ComparedBoot, boot
 from privml.vm.launch import launch_of
 from privml.vm.machine import GENERIC_FIRMWARE, Launch
 from privml.vm.platforms import platform as load_platform
@@ -36,32 +36,20 @@ class Bench:
         self._as_booted = Predictor(tools, cache, directory, manifest)
         self._as_booted.use_firmware((tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
 
-    def boot(
-        self,
-        shape: Shape,
-        *,
-        devices: Sequence[Device] = (),
-        boot_disk: Path | None = None,
-        change: Callable[[Launch], Launch] | None = None,
-    ) -> Boot:
-        """Boot and compare: with further ``devices``, and from ``boot_disk`` instead of directly.
-
-        ``change`` is what a host does behind the prediction's back.
-        """
+    def launch(self, shape: Shape, *, devices: Sequence[Device] = (), boot_disk: Path | None = None) -> Launch:
+        """The image on a machine of that shape with further ``devices``, from ``boot_disk`` instead of directly."""
         first = () if boot_disk is None else (Device("virtio-blk", BOOT_SLOT),)
         machine = replace(self.platform, devices=(*first, *self.platform.devices, *devices))
-        gpt_event = None
-        if boot_disk is not None:
-            with boot_disk.open("rb") as file:
-                gpt_event = gpt.table(file.read(_TABLE)).event
         launch = launch_of(self._directory, self._manifest, self._recipes, platform=machine, shape=shape)
-        launch = replace(launch, boot_disk=boot_disk)
+        return replace(launch, boot_disk=boot_disk)
+
+    def boot(self, launch: Launch) -> ComparedBoot:
+        """Boot one of ``launch``'s, and compare with the predictions for its machine as it should be."""
+        machine, shape = launch.platform, launch.shape
+        gpt_event = None if launch.boot_disk is None else gpt.read(launch.boot_disk).event
         return boot(
             self._tools,
-            change(launch) if change else launch,
+            launch,
             self._as_booted.predict(machine, shape, gpt_event=gpt_event).events,
             td=self._as_td.predict(replace(machine, tpm=False), shape, gpt_event=gpt_event).events,
         )
-
-
-_TABLE = 64 * 1024  # header and entries of a primary partition table

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 
 from privml.events.event import Event
-from privml.events.registers import RTMRS, ZERO
+from privml.events.registers import ZERO
 from privml.events.replay import extend
 from privml.events.tcg import LogEntry
 from privml.events.types import EV_NO_ACTION
@@ -20,30 +20,22 @@ _MAPPED = range(1, 16)  # PCR 0 stands for MRTD; 16 and up for nothing
 
 
 @dataclass(frozen=True)
-class Boot:
+class ComparedBoot:
     """``log`` as it was found in memory. ``disagreeing`` are the PCRs whose value is not the log's replay; none when
-    log and TPM tell the same. ``account`` explains the differences from a TD's prediction, where one was given."""
+    log and TPM tell the same. ``account`` explains the differences from the prediction for a TD."""
 
     log: tuple[LogEntry, ...]
     comparison: Comparison
     disagreeing: tuple[int, ...]
-    account: Account | None = None
+    account: Account
 
     @property
     def equal(self) -> bool:
         """True when the log is the prediction, the TPM's registers are the log's, and a TD differs as it must."""
-        settled = self.account is None or self.account.settled
-        return self.comparison.equal and not self.disagreeing and settled
+        return self.comparison.equal and not self.disagreeing and self.account.settled
 
 
-def boot(
-    tools: ToolsTree,
-    launch: Launch,
-    predicted: Sequence[Event],
-    *,
-    td: Sequence[Event] | None = None,
-    registers: Sequence[str] = RTMRS[:3],
-) -> Boot:
+def boot(tools: ToolsTree, launch: Launch, predicted: Sequence[Event], *, td: Sequence[Event]) -> ComparedBoot:
     """Boot ``launch`` under generic OVMF and a software TPM until its kernel has taken over, and compare.
 
     ``predicted`` is for that boot; ``td`` for the same machine as a TD.
@@ -54,9 +46,8 @@ def boot(
         # QEMU would end the TPM with itself; killed, it leaves it behind with its registers as they are.
         machine.qemu.kill()
         values = swtpm.read_pcrs(machine.directory / swtpm.SOCKET)
-    comparison = compare(predicted, log, tpm=True, registers=registers)
-    accounted = None if td is None else account(td, log, situations(launch))
-    return Boot(log, comparison, disagreeing(log, values), accounted)
+    comparison = compare(predicted, log, tpm=True)
+    return ComparedBoot(log, comparison, disagreeing(log, values), account(td, log, situations(launch)))
 
 
 def situations(launch: Launch) -> frozenset[str]:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from privml.image.manifest import VOLUMES, Manifest, check_artefacts
 from privml.machine.platform import Platform, Shape
+from privml.output.artefacts import check_artefacts
+from privml.output.manifest import Manifest
 from privml.vm.machine import Launch
 from privml.vm.platforms import platform as load_platform
 
@@ -22,18 +23,16 @@ def launch_of(
     shape: Shape | None = None,
 ) -> Launch:
     """The first platform and shape of ``manifest`` unless told otherwise; artefacts are checked first."""
-    check_artefacts(directory, manifest)
+    check_artefacts(directory, manifest.artefacts)
     chosen = platform or load_platform(manifest.platforms[0], recipes)
-    disks = tuple(name for name in VOLUMES if name in manifest.artefacts)
-    launch = Launch(directory, chosen, shape or manifest.shapes[0], disks, forward=manifest.listen)
+    launch = Launch(directory, chosen, shape or manifest.shapes[0], manifest.volumes, forward=manifest.listen)
     if manifest.variant == "development":
-        launch = replace(launch, fw_cfg=simulation(launch))
+        launch = replace(launch, fw_cfg=simulation(directory))
     return launch
 
 
-def simulation(launch: Launch) -> dict[str, bytes]:
-    """What the simulated TDX module of a development guest is told: the MRTD of the firmware really used."""
+def simulation(directory: Path) -> dict[str, bytes]:
+    """What the simulated TDX module of a development guest is told: the MRTD of the image's firmware."""
     from privml.measure.mrtd import mrtd
 
-    firmware = (launch.replaced.get("firmware.fd") or launch.image / "firmware.fd").read_bytes()
-    return {SIM_MRTD: mrtd(firmware).hex().encode()}
+    return {SIM_MRTD: mrtd((directory / "firmware.fd").read_bytes()).hex().encode()}

@@ -7,7 +7,7 @@ import shutil
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,56 +15,48 @@ from privml.base.errors import HostError
 from privml.base.steps import say
 from privml.image.tools import Bind, ToolsTree
 from privml.machine.platform import Platform, Shape
-from privml.machine.qemu import Boot, arguments
+from privml.machine.qemu import ACCELERATORS, HostSide, arguments
 from privml.vm import accelerator, swtpm
 from privml.vm.process import Child
 
 GENERIC_FIRMWARE = "/usr/share/ovmf/OVMF.fd"
-_TYPED = "unix:/vm/serial.sock,server=on,wait=off,logfile=/vm/console.log"
+Change = Callable[[list[str]], list[str]]
+"""From QEMU's argument list to another."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What to start. ``image`` holds uki.efi, firmware.fd and ``disks``; single files can be replaced.
+    """What to start. ``image`` holds uki.efi, firmware.fd and ``disks``.
 
-    ``append`` is a host's addition to the command line, ``oem_strings`` what it puts into SMBIOS type 11; an
-    initrd of the host's is ``initrd`` among the replaced. ``forward`` is the guest port to reach. ``share_memory``
-    makes the guest's memory a file, so that the firmware's log can be read from outside. ``fw_cfg`` are files
-    handed to the guest by the host (name -> bytes). ``boot_disk`` is a disk to boot from, in the first virtio-blk
-    device's slot, instead of by ``-kernel``.
+    ``forward`` is the guest port to reach. ``share_memory`` makes the guest's memory a file, so that the firmware's
+    log can be read from outside. ``fw_cfg`` are files handed to the guest by the host (name -> bytes). ``boot_disk``
+    is a disk to boot from, in the first virtio-blk device's slot, instead of by ``-kernel``.
 
-    For those who try to get in: ``extra`` arguments for QEMU, ``attached`` files that these may name as
-    /attached/NAME, ``writable`` disks (give copies in ``replaced``), ``typed``: a console that can be typed at.
+    A host can give QEMU any arguments: ``change`` makes its list from the honest one, which has the image at
+    /image, the boot disk at /boot.raw and the run's own files at /vm. ``attached`` are further files for it, as
+    /attached/NAME; it may write to them.
     """
 
     image: Path
     platform: Platform
     shape: Shape
-    disks: tuple[str, ...] = ("root.raw", "model.raw")
-    replaced: Mapping[str, Path] = field(default_factory=dict)
+    disks: tuple[str, ...]
     generic_firmware: bool = False
-    append: str | None = None
-    oem_strings: tuple[str, ...] = ()
     forward: int | None = None
     share_memory: bool = False
-    capture: bool = False
     fw_cfg: Mapping[str, bytes] = field(default_factory=dict)
-    extra: tuple[str, ...] = ()
-    attached: Mapping[str, Path] = field(default_factory=dict)
-    writable: bool = False
-    typed: bool = False
     boot_disk: Path | None = None
+    change: Change | None = None
+    attached: Mapping[str, Path] = field(default_factory=dict)
 
 
 @dataclass
 class Machine:
     """A started machine. ``port`` is the host's end of the forward; files of the run are in ``directory``."""
 
-    launch: Launch
     directory: Path
     qemu: Child
     port: int
-    accelerator: str
 
     @property
     def console(self) -> Path:
@@ -72,24 +64,9 @@ class Machine:
         return self.directory / "console.log"
 
     @property
-    def keyboard(self) -> Path:
-        """The serial console's socket (with ``typed``)."""
-        return self.directory / "serial.sock"
-
-    @property
-    def monitor(self) -> Path:
-        """QEMU's monitor, for ``Qmp``."""
-        return self.directory / "qmp.sock"
-
-    @property
     def memory(self) -> Path:
         """The guest's memory (with ``share_memory``)."""
         return self.directory / "ram"
-
-    @property
-    def packets(self) -> Path:
-        """The packets of the guest's network (pcap, with ``capture``)."""
-        return self.directory / "net.pcap"
 
     def console_tail(self, lines: int = 15) -> str:
         """The last lines of the console."""
@@ -113,17 +90,14 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
     children: list[Child] = []
     try:
         binds = [Bind(directory, "/vm", writable=True), Bind(image, "/image")]
-        paths = {name: f"/image/{name}" for name in ("uki.efi", "firmware.fd", *launch.disks)}
-        for number, (name, source) in enumerate(sorted(launch.replaced.items())):
-            paths[name] = f"/replaced/{number}"
-            binds.append(Bind(source.resolve(), paths[name], writable=launch.writable))
-        binds += [Bind(source.resolve(), f"/attached/{name}") for name, source in sorted(launch.attached.items())]
-        disks = [paths[name] for name in launch.disks]
+        binds += [
+            Bind(source.resolve(), f"/attached/{name}", writable=True)
+            for name, source in sorted(launch.attached.items())
+        ]
+        disks = [f"/image/{name}" for name in launch.disks]
         if launch.boot_disk is not None:
-            binds.append(Bind(launch.boot_disk.resolve(), "/boot.raw", writable=launch.writable))
+            binds.append(Bind(launch.boot_disk.resolve(), "/boot.raw"))
             disks.insert(0, "/boot.raw")
-        if launch.generic_firmware:
-            paths["firmware.fd"] = GENERIC_FIRMWARE
         port = _free_port()
         fw_cfg = []
         for number, (name, body) in enumerate(sorted(launch.fw_cfg.items())):
@@ -134,39 +108,34 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
             children.append(swtpm.start(tools, directory, keep=launch.share_memory))
             tpm_socket = f"/vm/{swtpm.SOCKET}"
         chosen = accelerator.choose(tools)
-        boot = Boot(
-            firmware=paths["firmware.fd"],
-            kernel=paths["uki.efi"] if launch.boot_disk is None else None,
-            append=launch.append,
-            initrd=paths.get("initrd"),
-            oem_strings=launch.oem_strings,
+        host = HostSide(
+            firmware=GENERIC_FIRMWARE if launch.generic_firmware else "/image/firmware.fd",
+            kernel="/image/uki.efi" if launch.boot_disk is None else None,
             disks=tuple(disks),
             forwards=((port, launch.forward),) if launch.forward is not None else (),
-            serial=_TYPED if launch.typed else "file:/vm/console.log",
+            serial="file:/vm/console.log",
             tpm_socket=tpm_socket,
             qmp_socket="/vm/qmp.sock",
             fw_cfg=tuple(fw_cfg),
-            capture="/vm/net.pcap" if launch.capture else None,
-            writable=launch.writable,
-            extra=launch.extra,
         )
-        extra = ["-run-with", "exit-with-parent=on"]
+        memory: tuple[str, ...] = ()
         if launch.share_memory:
-            size = launch.shape.memory
-            extra += ["-object", f"memory-backend-file,id=ram,size={size},mem-path=/vm/ram,share=on"]
-            extra += ["-machine", "memory-backend=ram"]
-        argv = arguments(launch.platform, launch.shape, boot, chosen, *extra)
+            backend = f"memory-backend-file,id=ram,size={launch.shape.memory},mem-path=/vm/ram,share=on"
+            memory = ("-object", backend, "-machine", "memory-backend=ram")
+        argv = arguments(launch.platform, launch.shape, host, chosen, *memory)
+        if launch.change is not None:
+            argv = launch.change(argv)
         qemu = Child(
             tools,
-            ["qemu-system-x86_64", *argv],
+            ["qemu-system-x86_64", *argv, "-run-with", "exit-with-parent=on"],
             directory / "qemu.log",
             binds=binds,
             network=True,
-            devices=chosen == "kvm",
+            devices=ACCELERATORS[chosen].kvm,
         )
         children.append(qemu)
         qemu.await_path(directory / "qmp.sock")
-        machine = Machine(launch, directory, qemu, port, chosen)
+        machine = Machine(directory, qemu, port)
         say(f"started {image.name}: {launch.shape}, {chosen}, port {port}")
         yield machine
     finally:

@@ -1,27 +1,28 @@
-"""Predict a built image: artefacts, platforms' blobs and shapes, into predicate v1 and prediction.json."""
+"""Predict a built image: artefacts, platforms' blobs and shapes, into predicate v2."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import MeasurementError
-from privml.base.files import write_atomic
-from privml.base.strictjson import pretty
-from privml.events.registers import RTMR0, RTMRS, TDX_REGISTERS
-from privml.image.manifest import Manifest, check_artefacts
+from privml.events.registers import MRTD, RTMR0, TDX_REGISTERS
+from privml.image import code
 from privml.image.tools import ToolsTree
 from privml.machine.platform import Platform, Shape
 from privml.measure import firmware, uki
-from privml.measure.predict import DiskBoot, Prediction, predict
+from privml.measure.machine import DiskBoot, MeasuredMachine
+from privml.measure.predict import Prediction, predict
 from privml.measure.profiles import TD_INTELTDX, TD_OVMF_2025, TPM, Profile
-from privml.statement import intoto
-from privml.statement.predicate import MeasuredShape, Predicate
+from privml.output.artefacts import check_artefacts
+from privml.output.manifest import Manifest
+from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
+from privml.statement.predicate import Predicate
 from privml.vm import crosscheck
 from privml.vm.crosscheck import Check
 from privml.vm.platforms import platform as load_platform
-from privml.vm.prediction import PREDICTION_FILE
 from privml.vm.qtest import blobs
 
 LARGEST_BOOTED = Shape(8, 8 << 30)
@@ -61,25 +62,28 @@ class Predictor:
         self, platform: Platform, shape: Shape, *, host_cmdline: str | None = None, gpt_event: bytes | None = None
     ) -> Prediction:
         """The prediction for one machine; ``gpt_event``: it boots from a disk with that partition table."""
-        return predict(
-            self._uki,
-            self._firmware,
+        machine = MeasuredMachine(
             blobs(self._tools, platform, shape, self._cache, kernel=gpt_event is None),
             shape.memory,
             profile_of(platform),
-            origins=self._manifest.origins,
-            agent_events=self._manifest.agent_events,
-            host_cmdline=host_cmdline,
             disk=None if gpt_event is None else DiskBoot(gpt_event, platform.devices),
+            roms=tuple((self._tools.root / _OPTION_ROM).read_bytes() for one in platform.devices if one.rom),
+            host_cmdline=host_cmdline,
             booted=_booted(platform, shape),
-            roms=[(self._tools.root / _OPTION_ROM).read_bytes() for one in platform.devices if one.rom],
+        )
+        return predict(
+            self._uki,
+            self._firmware,
+            machine,
+            agent_events=self._manifest.agent_events,
+            origins=self._manifest.origins,
         )
 
     def cross_check(self, tool: Path, platform: Platform, shape: Shape, firmware_file: Path) -> tuple[Check, ...]:
         """One machine, measured by a tool of others (`vm.crosscheck`) and by its rules here."""
         found = blobs(self._tools, platform, shape, self._cache)
         theirs = crosscheck.measured_by(tool, firmware_file, found, shape)
-        ours = predict(self._uki, self._firmware, found, shape.memory, TD_OVMF_2025)
+        ours = predict(self._uki, self._firmware, MeasuredMachine(found, shape.memory, TD_OVMF_2025))
         return crosscheck.judge(theirs, (ours.mrtd_single, ours.mrtd_two), ours.registers()[RTMR0])
 
 
@@ -96,17 +100,16 @@ def _booted(platform: Platform, shape: Shape) -> bool:
     )
 
 
-def measured_shape(prediction: Prediction, platform: Platform, shape: Shape) -> MeasuredShape:
-    """One shape of predicate v1 from its prediction."""
-    registers = prediction.registers()
-    rtmr0, rtmr1, rtmr2, rtmr3 = (registers[register] for register in RTMRS)
-    return MeasuredShape(
+def measured_launch(prediction: Prediction, platform: Platform, shape: Shape) -> MeasuredLaunch:
+    """One launch of predicate v2 from its prediction."""
+    evidence = prediction.evidence()
+    values: dict[str, tuple[bytes, ...]] = {name: (value,) for name, value in prediction.registers().items()}
+    values[MRTD] = (prediction.mrtd_single, prediction.mrtd_two)
+    return MeasuredLaunch(
+        tee="tdx",
         platform=platform.name,
-        vcpus=shape.vcpus,
-        memory=shape.memory,
-        mrtd=(prediction.mrtd_single, prediction.mrtd_two),
-        rtmrs=(rtmr0, rtmr1, rtmr2, rtmr3),
-        evidence={register: prediction.evidence()[register] for register in TDX_REGISTERS},
+        machine=TdMachine(shape.vcpus, shape.memory),
+        registers={name: Accepted(values[name], evidence[name]) for name in TDX_REGISTERS},
         events=prediction.events,
     )
 
@@ -114,32 +117,43 @@ def measured_shape(prediction: Prediction, platform: Platform, shape: Shape) -> 
 def predict_image(
     tools: ToolsTree, cache: Path, directory: Path, manifest: Manifest, recipes: Path, shapes: Iterable[Shape] = ()
 ) -> Predicate:
-    """Predicate v1 of the image in ``directory``: its platforms, and its own shapes unless others are given."""
-    check_artefacts(directory, manifest)
+    """Predicate v2 of the image in ``directory``: its platforms, and its own shapes unless others are given."""
+    check_artefacts(directory, manifest.artefacts)
     predictor = Predictor(tools, cache, directory, manifest)
     chosen = tuple(shapes) or manifest.shapes
     measured = []
     for name in manifest.platforms:
         platform = load_platform(name, recipes)
-        measured += [measured_shape(predictor.predict(platform, shape), platform, shape) for shape in chosen]
+        measured += [measured_launch(predictor.predict(platform, shape), platform, shape) for shape in chosen]
     return Predicate(
         name=manifest.name,
         variant=manifest.variant,
-        manifest_sha256=hashlib.sha256(manifest.encode()).digest(),
+        manifest_sha256=manifest.sha256,
         agent_events=manifest.agent_events,
-        shapes=tuple(measured),
+        purposes=manifest.purposes,
+        launches=tuple(measured),
     )
 
 
-def write_prediction(directory: Path, manifest: Manifest, predicate: Predicate) -> Path:
-    """Write ``prediction.json``: an unsigned in-toto Statement over the artefacts, with the predicate."""
-    statement = intoto.Statement(
-        subjects=tuple(
-            intoto.Subject(name, bytes.fromhex(artefact.sha256))
-            for name, artefact in sorted(manifest.artefacts.items())
-        ),
-        predicate=predicate,
-    )
-    path = directory / PREDICTION_FILE
-    write_atomic(path, pretty(statement.to_dict()))
-    return path
+# The modules whose code decides a prediction's bytes.
+_CODE = ("measure/*.py", "machine/*.py", "statement/*.py", "vm/predicted.py", "vm/qtest.py")
+
+
+@dataclass(frozen=True)
+class ImagePredictor:
+    """Predicts images for `image.build`; ``recipes`` is the directory whose ``platforms`` describe the machines."""
+
+    cache: Path
+    recipes: Path
+
+    def inputs(self, platforms: Sequence[str]) -> dict[str, str]:
+        """What a prediction depends on beside the image: the platforms, and the code that predicts."""
+        described = {
+            f"platform {name}": hashlib.sha256(repr(load_platform(name, self.recipes)).encode()).hexdigest()
+            for name in platforms
+        }
+        return {**described, **code.digests(_CODE)}
+
+    def predict(self, tools: ToolsTree, directory: Path, manifest: Manifest) -> Predicate:
+        """Predicate v2 of the image in ``directory``, on its own platforms and shapes."""
+        return predict_image(tools, self.cache, directory, manifest, self.recipes)

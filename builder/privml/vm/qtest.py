@@ -21,7 +21,7 @@ from privml.base.errors import MeasurementError
 from privml.base.files import write_atomic
 from privml.image.tools import Bind, ToolsTree
 from privml.machine.platform import Platform, Shape
-from privml.machine.qemu import Boot, arguments
+from privml.machine.qemu import HostSide, arguments
 from privml.measure import pciwindow
 from privml.vm import swtpm
 from privml.vm.process import Child
@@ -85,20 +85,20 @@ def read_blobs(tools: ToolsTree, platform: Platform, shape: Shape, *, kernel: bo
     with tempfile.TemporaryDirectory(prefix="privml-qtest.") as name:
         directory = Path(name)
         binds = [Bind(directory, "/vm", writable=True)]
-        boot = Boot(_FIRMWARE)
+        host = HostSide(_FIRMWARE)
         if kernel:
             # Only its presence matters (it makes fw_cfg items, none of which is measured as ACPI).
             (directory / "kernel").write_bytes(_tiny_kernel())
-            boot = replace(boot, kernel="/vm/kernel")
+            host = replace(host, kernel="/vm/kernel")
         children = []
         try:
             if platform.tpm:
                 children.append(swtpm.start(tools, directory))
-                boot = replace(boot, tpm_socket=f"/vm/{swtpm.SOCKET}")
+                host = replace(host, tpm_socket=f"/vm/{swtpm.SOCKET}")
             argv = arguments(
                 platform,
                 shape,
-                boot,
+                host,
                 "qtest",
                 "-qtest",
                 "unix:/vm/qtest.sock,server=on,wait=off",

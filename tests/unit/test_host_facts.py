@@ -15,9 +15,9 @@ from click.testing import CliRunner
 
 from privml.base.errors import HostError
 from privml.cli import doctor as verb
+from privml.host import survey
+from privml.host.facts import GIB, HostFacts, Line, MirrorFact, judge
 from privml.recipe.loader import shipped
-from privml.vm import survey
-from privml.vm.host import GIB, HostFacts, Line, MirrorFact, judge
 
 HEALTHY = HostFacts(
     root=False,

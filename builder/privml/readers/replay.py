@@ -1,26 +1,24 @@
-"""`measure TARGET --replay ARCHIVE`: the prediction for a captured machine, held against what that TD measured."""
+"""The prediction for a captured machine, compared with what that TD measured."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-import click
-
-from privml.base.errors import Differs, MeasurementError, UsageError
-from privml.cli import files
+from privml.base.errors import MeasurementError
+from privml.events.agent import AgentEvent
 from privml.events.event import Event
 from privml.events.registers import MRTD, RTMR3, RTMRS
 from privml.events.replay import replay_digests
-from privml.image.manifest import Manifest, check_artefacts
-from privml.measure import firmware, payload, pciwindow, uki
+from privml.measure import payload, pciwindow
 from privml.measure.compare import Comparison, compare
 from privml.measure.firmware import FirmwareFacts
+from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX
 from privml.measure.uki import UkiFacts
+from privml.readers.files import File
 
 # QEMU's legacy key of that name is in no guest's file system; it holds this unless the host said `-boot menu=on`.
 _BOOT_MENU = bytes(2)
@@ -29,7 +27,7 @@ _LOGGED = RTMRS[:3]
 
 @dataclass(frozen=True)
 class Replayed:
-    """``comparison`` of the log; ``problems``: differences that no event tells, in words; ``notes`` the rest."""
+    """The comparison of the log; ``problems`` are differences without an event, ``notes`` say what was left out."""
 
     comparison: Comparison
     predicted: tuple[Event, ...]
@@ -41,33 +39,25 @@ class Replayed:
         """True when log and quote are those of the prediction."""
         return self.comparison.equal and not self.problems
 
-
-def replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool) -> None:
-    """Print how the capture differs from the image's prediction; ``Differs`` when it does."""
-    file = files.read(archive)
-    if file.capture is None:
-        raise UsageError(
-            f"{archive} is no capture: it is {file.finding.title}", hint="`privml-build capture` makes one"
-        )
-    check_artefacts(directory, manifest)
-    image = uki.facts((directory / "uki.efi").read_bytes())
-    found = hold(image, firmware.facts((directory / "firmware.fd").read_bytes()), manifest, file)
-    if as_json:
-        click.echo(json.dumps(_as_json(found), indent=2, sort_keys=True))
-    else:
-        for register, count in found.comparison.matched.items():
-            total = sum(event.register == register for event in found.predicted)
-            click.echo(f"{register}: {count} of {total} predicted events are in the log")
-        for line in (*(one.text() for one in found.comparison.differences), *found.problems):
-            click.echo(line)
-        for note in found.notes:
-            click.echo(f"note: {note}")
-    if not found.equal:
-        count = len(found.comparison.differences) + len(found.problems)
-        raise Differs(f"{archive} differs from the prediction in {count} places", hint="the first one decides")
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object of `measure --replay --json`."""
+        return {
+            "equal": self.equal,
+            "matched": dict(self.comparison.matched.items()),
+            "differences": [difference.to_dict() for difference in self.comparison.differences],
+            "problems": list(self.problems),
+            "notes": list(self.notes),
+        }
 
 
-def hold(image: UkiFacts, fw: FirmwareFacts, manifest: Manifest, file: files.File) -> Replayed:
+def replay(
+    image: UkiFacts,
+    fw: FirmwareFacts,
+    file: File,
+    *,
+    origins: Mapping[str, str],
+    agent_events: Sequence[AgentEvent],
+) -> Replayed:
     """Predict for the captured machine and compare: the log event by event, the quote by registers."""
     capture = file.capture
     if capture is None or file.log is None:
@@ -76,16 +66,8 @@ def hold(image: UkiFacts, fw: FirmwareFacts, manifest: Manifest, file: files.Fil
     blobs = {"BootMenu": _BOOT_MENU, **capture.blobs}
     registers: tuple[str, ...] = _LOGGED
     try:
-        memory = pciwindow.ram(blobs.get(pciwindow.E820, b""))
-        prediction = predict(
-            image,
-            fw,
-            blobs,
-            memory,
-            TD_INTELTDX,
-            origins=manifest.origins,
-            agent_events=manifest.agent_events,
-        )
+        machine = MeasuredMachine(blobs, pciwindow.ram(blobs.get(pciwindow.E820, b"")), TD_INTELTDX)
+        prediction = predict(image, fw, machine, agent_events=agent_events, origins=origins)
         events = prediction.events
     except MeasurementError as error:
         notes.append(f"rtmr0 is not compared: {error.message}")
@@ -110,13 +92,3 @@ def hold(image: UkiFacts, fw: FirmwareFacts, manifest: Manifest, file: files.Fil
                 "the agent was not ready, or something else extended it"
             )
     return Replayed(comparison, events, tuple(problems), tuple(notes))
-
-
-def _as_json(found: Replayed) -> dict[str, Any]:
-    return {
-        "equal": found.equal,
-        "matched": dict(found.comparison.matched.items()),
-        "differences": [difference.to_dict() for difference in found.comparison.differences],
-        "problems": list(found.problems),
-        "notes": list(found.notes),
-    }

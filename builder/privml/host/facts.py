@@ -1,6 +1,6 @@
-"""What this machine brings for building and running images: a record of facts, and what each fact means.
+"""A record of facts about a machine, and what each fact means for building and running images.
 
-Looking (``survey``) and judging are apart, so that every state of a machine can be judged without having it.
+Collecting the facts (``survey``) is separate, so that every state of a machine can be judged in a test.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class MirrorFact:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """A machine as it was found. Texts named ``..._problem`` are empty when there is none; sizes are in bytes."""
+    """One machine. Texts named ``..._problem`` are empty when there is no problem; sizes are in bytes."""
 
     root: bool
     namespaces_problem: str

@@ -1,4 +1,4 @@
-"""Why a register is what it is: a log against a quote's values, and two lists of events against each other."""
+"""Why a register is what it is: which events two lists do not share, and which one change explains a value."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from privml.events.replay import extend, replay_digests
 from privml.events.tcg import ALG_SHA384, LogEntry
 from privml.events.types import EV_SEPARATOR, type_name
 from privml.measure.compare import KnownDifference, known
-from privml.statement.predicate import MeasuredShape
+from privml.statement.launch import MeasuredLaunch
 
 Item = Event | LoggedEvent
 """What is compared: a predicted event, or a log's."""
@@ -78,7 +78,7 @@ def _event(item: Item) -> Event:
     return as_event(item) if isinstance(item, LoggedEvent) else item
 
 
-def nearest(shapes: Sequence[MeasuredShape], events: Sequence[Item]) -> MeasuredShape:
+def nearest(shapes: Sequence[MeasuredLaunch], events: Sequence[Item]) -> MeasuredLaunch:
     """The shape whose events have most in common with ``events``."""
     digests = {(event.register, event.digest) for event in events}
     return max(

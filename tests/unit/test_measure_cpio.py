@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privml.image.cpio import Member, archive
+from privml.base.errors import MeasurementError
+from privml.measure.cpio import Entry, Member, archive, entries
 
 NAMES = st.text("abcXYZ019._-é", min_size=1, max_size=6).filter(lambda name: name not in (".", ".."))
 PATHS = st.lists(NAMES, min_size=1, max_size=4).map("/".join)
@@ -88,3 +89,45 @@ def test_only_plain_paths(path: str) -> None:
 
 def test_empty_directories_are_members_of_their_own() -> None:
     assert [entry[:3] for entry in parse(archive({"dev": Member(None)}, mtime=0))] == [("dev", 1, 0o40755)]
+
+
+@given(FILES)
+def test_the_reader_and_the_writer_agree(files: dict[str, tuple[bytes, bool]]) -> None:
+    members = {f"{number}/{path}": Member(*member) for number, (path, member) in enumerate(files.items())}
+    made = archive(members, mtime=7)
+    found = list(entries(made))
+    assert [(one.name, one.inode, one.mode, one.mtime, one.data) for one in found] == parse(made)
+    assert {one.name: one.data for one in found if not stat.S_ISDIR(one.mode)} == {
+        path: member.data for path, member in members.items()
+    }
+
+
+def test_every_field_of_an_entry_comes_back() -> None:
+    made = Entry("dev/null", 9, stat.S_IFCHR | 0o666, b"x", links=3, uid=4, gid=5, mtime=6, device=(1, 3))
+    end = Entry("TRAILER!!!", 0, 0).encoded()
+    assert list(entries(made.encoded() + end)) == [made]
+    assert list(entries(made.encoded() + end + b"another archive")) == [made]
+
+
+ONE = Entry("name", 1, stat.S_IFREG, b"data").encoded()
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (b"", "cpio header"),
+        (b"\x1f\x8b" + bytes(200), "no newc header at byte 0"),
+        (ONE + bytes(200), f"no newc header at byte {len(ONE)}"),
+        (ONE, "cpio header"),
+        (ONE[:60], "cpio header"),
+        (ONE[:6] + b"0000000g" + ONE[14:], "no newc header at byte 0"),
+        (ONE[:6] + b"+0000001" + ONE[14:], "no newc header at byte 0"),
+        (ONE[:-4], "cpio member name"),
+        (ONE[:94] + b"00000000" + ONE[102:], "has no end"),
+        (ONE[:94] + b"00000004" + ONE[102:], "has no end"),
+        (ONE[:94] + b"ffffffff" + ONE[102:], "cpio member's name"),
+    ],
+)
+def test_a_cut_or_malformed_archive_is_refused(data: bytes, words: str) -> None:
+    with pytest.raises(MeasurementError, match=words):
+        list(entries(data))

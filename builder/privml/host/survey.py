@@ -1,4 +1,4 @@
-"""Look at this machine: the facts that ``host`` judges. Nothing is changed, and nothing is fetched but headers."""
+"""Collect the facts about this machine. Nothing is changed, and nothing is fetched but HTTP headers."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from pathlib import Path
 
 from privml.base.errors import HostError, InputsError
 from privml.base.run import run
+from privml.host.facts import HostFacts, Kvm, MirrorFact
 from privml.image import tools as tools_room
+from privml.lock.contents import digests
 from privml.lock.models import Lock, ToolsLock, parse_time, read_lock, read_tools_lock
 from privml.store.http import AGENT
 from privml.store.mirrors import Mirrors, host_mirrors
 from privml.store.objects import Store
 from privml.vm.accelerator import choose
-from privml.vm.host import HostFacts, Kvm, MirrorFact
 
 SECONDS = 5.0
 # mount(2) is part of the trial: where AppArmor restricts it, a user namespace can be made, but nothing done in it.
@@ -132,11 +133,7 @@ def _lock(path: Path) -> Lock | None:
 
 
 def _missing(store: Store, recipes: Sequence[Lock], known: Sequence[ToolsLock]) -> int:
-    named = {package.sha256 for lock in known for package in lock.packages}
-    for lock in recipes:
-        named |= {package.sha256 for package in (*lock.packages, *lock.firmware)}
-        named |= {wheel.sha256 for wheel in lock.wheels}
-    return sum(not store.has(digest) for digest in named)
+    return sum(not store.has(digest) for digest in digests([*recipes, *known]))
 
 
 def _kvm(root: Path, store: Store, known: Sequence[ToolsLock]) -> Kvm:

@@ -1,4 +1,4 @@
-"""What `measure`, `explain` and `diff` share: a stranger's FILE read into a finding, told by its content."""
+"""Identify an arbitrary file by its content and describe it."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from privml.measure import artefact, smbios
 from privml.measure.artefact import Finding
 from privml.measure.digest import sha384
 from privml.statement import intoto, predicate
-from privml.statement.predicate import MeasuredShape
+from privml.statement.launch import MeasuredLaunch
 
 _SPEC_ID = b"Spec ID Event03\0"
 _TEXT_LIMIT = 4 << 20
@@ -41,7 +41,7 @@ _HCL_HEADER = 32
 
 @dataclass(frozen=True)
 class Log:
-    """A firmware's log: its entries, and whether they are under PCR numbers."""
+    """A firmware's event log: its entries, and whether they are numbered as PCRs."""
 
     entries: tuple[LogEntry, ...]
     tpm: bool
@@ -65,23 +65,26 @@ class Log:
 
 @dataclass(frozen=True)
 class File:
-    """A file that was read. ``log`` of logs, ``shapes`` of a prediction, ``claimed`` registers of a quote or report
-    (a dstack report has a log and a quote)."""
+    """A file that was read: what it is, and what of it can be compared.
+
+    A log has ``log``, a prediction ``shapes``, a quote or report ``claimed`` registers. A dstack report and a capture
+    have a log and a quote.
+    """
 
     path: Path
     finding: Finding
     log: Log | None = None
-    shapes: tuple[MeasuredShape, ...] = ()
+    shapes: tuple[MeasuredLaunch, ...] = ()
     claimed: dict[str, bytes] | None = None
     capture: Capture | None = None
 
     def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
-        """What it can be compared by: a log's extends with their data, else the finding's events."""
+        """The events to compare the file by: a log's extends with their data, else those that were described."""
         return self.log.logged if self.log is not None else self.finding.events
 
 
 def read(path: Path) -> File:
-    """Read and identify ``path``; ``MeasurementError`` when it is nothing known, or malformed."""
+    """Read and identify ``path``; ``MeasurementError`` when its content is unknown or malformed."""
     if not path.is_file():
         raise UsageError(f"`{path}` is not a file")
     if not path.stat().st_size:
@@ -132,7 +135,7 @@ def _is_quote(head: bytes) -> bool:
 
 
 def _decoded(data: bytes) -> bytes | None:
-    """The bytes that hexadecimal or base64 text stands for; None when ``data`` is no such text."""
+    """The bytes that hexadecimal or base64 text stands for; None when ``data`` is neither."""
     if len(data) > _TEXT_LIMIT:
         return None
     if _HEX.match(data):
@@ -148,7 +151,7 @@ def _decoded(data: bytes) -> bytes | None:
 
 
 def read_log(data: bytes) -> Log:
-    """A CCEL or TPM log, told by its indices."""
+    """Parse a CCEL or TPM log; which of the two it is follows from its indices."""
     entries = tuple(tcg.parse_log(data))
     return Log(entries, is_tpm_log(entries))
 
@@ -288,14 +291,14 @@ def _json(path: Path, data: bytes) -> File:
             found = predicate.decode(data)
         except EvidenceError as error:
             raise MeasurementError(f"{path}: not a prediction: {error.message}") from error
-    shapes = ", ".join(shape.label for shape in found.shapes)
-    first = found.shapes[0] if len(found.shapes) == 1 else None
+    shapes = ", ".join(shape.label for shape in found.launches)
+    first = found.launches[0] if len(found.launches) == 1 else None
     finding = Finding(
         "prediction",
         f"prediction of {found.name} ({found.variant})",
-        mrtd=dict(zip(("single_pass", "two_pass"), first.mrtd, strict=False)) if first else {},
-        registers=dict(zip(RTMRS, first.rtmrs, strict=True)) if first else {},
+        mrtd=dict(zip(("single_pass", "two_pass"), first.accepted(MRTD), strict=False)) if first else {},
+        registers={name: first.accepted(name)[0] for name in RTMRS if first.accepted(name)} if first else {},
         events=first.events if first else (),
         facts={"shapes": shapes},
     )
-    return File(path, finding, shapes=found.shapes)
+    return File(path, finding, shapes=found.launches)

@@ -18,13 +18,14 @@ from test_measure_disk import disk, fat16
 from test_measure_firmware import make_store
 from tests.property.test_measure_parsers import UKI
 
-from privml.cli import files, replayed
 from privml.events.event import Event
 from privml.events.registers import RTMR1, RTMR2, RTMR3, index_of_register
 from privml.events.replay import replay_digests
 from privml.events.tcg import ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.measure import acpi, gpt
 from privml.measure.efivars import GLOBAL
+from privml.readers import files
+from privml.readers.changes import one_change
 from privml.statement import predicate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -202,11 +203,11 @@ def test_an_event_that_was_extended_twice_and_a_register_that_nobody_extended() 
     events = [event for event in log.logged if event.register == RTMR1]
     digests = [event.digest for event in events]
     twice = replay_digests([*digests[:3], digests[2], *digests[3:]])
-    told = replayed.one_change(events, twice) or ""
+    told = one_change(events, twice) or ""
     assert told.startswith("the value is that with event 3 twice: EV_EFI_GPT_EVENT partition table of disk e0c6c56e-")
     assert told.endswith(", OEM, reserved, reserved, RWFW, EFI-SYSTEM")
-    assert "nothing extended the register" in (replayed.one_change(events, bytes(48)) or "")
-    assert replayed.one_change(events, b"x" * 48) is None
+    assert "nothing extended the register" in (one_change(events, bytes(48)) or "")
+    assert one_change(events, b"x" * 48) is None
 
 
 def as_log(events: tuple[Event, ...]) -> list[LogEntry]:
@@ -219,7 +220,7 @@ def as_log(events: tuple[Event, ...]) -> list[LogEntry]:
 
 def test_a_log_against_a_prediction(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     prediction = image(place) / "prediction.json"
-    events = samples.PREDICATE.shapes[0].events
+    events = samples.PREDICATE.launches[0].events
     honest = written(place, encode_log(as_log(events)), "honest")
     outcome = Outcome(capsys, "explain", str(honest), "--against", str(prediction))
     assert outcome.code == 0, outcome.stdout
@@ -258,12 +259,12 @@ def test_two_logs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # n
 def test_two_predictions_and_a_log(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     one = image(place) / "prediction.json"
     text = predicate.encode(samples.PREDICATE).decode()
-    first = samples.PREDICATE.shapes[0]
-    mrtd = written(place, text.replace(first.mrtd[0].hex(), "ab" * 48).encode(), "mrtd.json")
+    first = samples.PREDICATE.launches[0]
+    mrtd = written(place, text.replace(first.accepted("mrtd")[0].hex(), "ab" * 48).encode(), "mrtd.json")
     assert Outcome(capsys, "diff", str(one), str(one)).code == 0
     outcome = Outcome(capsys, "diff", str(one), str(mrtd))
     assert outcome.code == 1 and "mrtd differs" in outcome.stdout
-    gone = written(place, text.replace(f'"vcpus":{first.vcpus}', '"vcpus":77').encode(), "gone.json")
+    gone = written(place, text.replace(f'"vcpus":{first.machine.vcpus}', '"vcpus":77').encode(), "gone.json")
     outcome = Outcome(capsys, "diff", str(one), str(gone))
     assert outcome.code == 1 and f"only in {one}" in outcome.stdout and f"only in {gone}" in outcome.stdout
     log = written(place, encode_log(as_log(first.events)), "log")

@@ -1,6 +1,6 @@
-"""Reading a running TD's own interfaces into a capture: configfs-tsm, ACPI, fw_cfg, SMBIOS, PCI.
+"""Read a running TD's own interfaces into a capture: configfs-tsm, ACPI, fw_cfg, SMBIOS, PCI.
 
-Every path is under a root, so that a copied tree can be read too. What is not there is noted with its reason; nothing
+Every path is under a root, so that a copied tree can be read too. A missing part is recorded with the reason; nothing
 is guessed or filled in.
 """
 
@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privml.agent.tee import KernelFiles, TdxTee
 from privml.base.errors import HostError, printable
 from privml.base.strictjson import canonical
 from privml.evidence import capture
 from privml.evidence.capture import Capture
+from privml.evidence.tdx.kernel import KernelFiles, TdxTee
 
 _LIMIT = 8 * 1024 * 1024
 _PCI = Path("sys/bus/pci/devices")

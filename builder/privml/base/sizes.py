@@ -1,0 +1,28 @@
+"""Sizes of memory and volumes as people write them: ``2GiB``."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
+_ALL = tuple(UNITS)
+
+
+def size_of(text: str, units: Sequence[str] = _ALL) -> int:
+    """Bytes of ``2GiB`` and the like; ``ValueError`` for anything else, and for a unit that is not in ``units``."""
+    match = re.fullmatch(r"([1-9][0-9]{0,6})([KMGT]iB)", text)
+    if match is None or match[2] not in units:
+        *most, last = units
+        named = f"{', '.join(most)} or {last}" if most else last
+        example = "GiB" if "GiB" in units else last
+        raise ValueError(f"size `{text}`: expected a number with {named}, as in 2{example}")
+    return int(match[1]) * UNITS[match[2]]
+
+
+def size_text(size: int, units: Sequence[str] = _ALL) -> str:
+    """The shortest exact text of a size in one of ``units``; in bytes when none divides it."""
+    for unit in sorted(units, key=UNITS.__getitem__, reverse=True):
+        if size and size % UNITS[unit] == 0:
+            return f"{size // UNITS[unit]}{unit}"
+    return f"{size} bytes"

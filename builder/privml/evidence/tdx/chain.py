@@ -1,0 +1,260 @@
+"""Certificate roles and exact chain shapes, checked before the QVL is asked. Never imported by the guest.
+
+The QVL accepts TCB info and QE identity from any certificate below the root. Whoever has one leaked PCK key could
+therefore sign TCB info that calls an outdated platform ``UpToDate``. This module accepts a chain only if it has
+exactly the certificates of its role, with the names that the authority gives them, and no other byte.
+
+The role of the first certificate determines the chain: the role of its issuer is next, up to the root. Layout of the
+certificates: Intel "SGX PCK Certificate and CRL Profile" 1.6, compared with chains that Intel's service sent. The QVL
+checks revocation and validity in time.
+"""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+import re
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from cryptography import x509
+from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.x509.oid import ExtensionOID, NameOID
+
+SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
+"""Holds PPID, TCB and FMSPC in a PCK certificate; no other certificate of Intel's has it."""
+
+MAX_CHAIN = 16 * 1024
+"""Bytes of PEM. Real chains have less than 4 KiB."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What a certificate is for: one row of the table below.
+
+    ``common_names`` are the accepted endings of the subject's common name (`Naming.prefix` comes before them), ``ca``
+    says whether it signs certificates and revocation lists, ``sgx_extension`` whether it has `SGX_EXTENSION`.
+    ``issuer`` is the role of the certificate that signs it; None only for the root, which signs itself.
+    """
+
+    name: str
+    common_names: tuple[str, ...]
+    ca: bool
+    sgx_extension: bool
+    issuer: Role | None
+
+    def chain(self) -> tuple[Role, ...]:
+        """The roles of the whole chain: this one first, the root last."""
+        return (self,) if self.issuer is None else (self, *self.issuer.chain())
+
+
+ROOT = Role("root CA", ("Root CA",), ca=True, sgx_extension=False, issuer=None)
+PCK_CA = Role("PCK CA", ("PCK Platform CA", "PCK Processor CA"), ca=True, sgx_extension=False, issuer=ROOT)
+PCK = Role("PCK", ("PCK Certificate",), ca=False, sgx_extension=True, issuer=PCK_CA)
+TCB_SIGNING = Role("TCB signing", ("TCB Signing",), ca=False, sgx_extension=False, issuer=ROOT)
+ROLES = (ROOT, PCK_CA, PCK, TCB_SIGNING)
+
+
+@dataclass(frozen=True)
+class Naming:
+    """How an authority names its certificates: ``prefix`` of the common name, then ``others``, in this order."""
+
+    prefix: str
+    others: tuple[tuple[x509.ObjectIdentifier, str], ...]
+
+    def subjects(self, role: Role) -> tuple[x509.Name, ...]:
+        """Every subject that a certificate of ``role`` may have."""
+        names = [(NameOID.COMMON_NAME, self.prefix + common_name) for common_name in role.common_names]
+        return tuple(x509.Name([x509.NameAttribute(*part) for part in (name, *self.others)]) for name in names)
+
+
+INTEL = Naming(
+    "Intel SGX ",
+    (
+        (NameOID.ORGANIZATION_NAME, "Intel Corporation"),
+        (NameOID.LOCALITY_NAME, "Santa Clara"),
+        (NameOID.STATE_OR_PROVINCE_NAME, "CA"),
+        (NameOID.COUNTRY_NAME, "US"),
+    ),
+)
+SIMULATION = Naming("SIMULATED privml-build ", ((NameOID.ORGANIZATION_NAME, "SIMULATED, anybody can forge this"),))
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a chain is found, the role of its first certificate, and the refusal code for another one."""
+
+    name: str
+    role: Role
+    code: str
+
+
+QUOTE = Place("quote", PCK, "pck-chain")
+PCK_CRL = Place("pck_crl_issuer_chain", PCK_CA, "collateral-role")
+TCB_INFO = Place("tcb_info_issuer_chain", TCB_SIGNING, "collateral-role")
+QE_IDENTITY = Place("qe_identity_issuer_chain", TCB_SIGNING, "collateral-role")
+
+
+@dataclass(frozen=True)
+class Chain:
+    """One chain that has its exact shape: the DER of its certificates, the root last."""
+
+    role: Role
+    certificates: tuple[bytes, ...]
+
+
+@dataclass(frozen=True)
+class Chains:
+    """The four chains of one quote and its collateral."""
+
+    quote: Chain
+    pck_crl: Chain
+    tcb_info: Chain
+    qe_identity: Chain
+
+
+class ChainError(ValueError):
+    """A chain of another shape or role. ``code`` is the verdict's refusal code."""
+
+    def __init__(self, place: Place, found: str, expected: str) -> None:
+        super().__init__(f"{place.name}: {found}, expected {expected}")
+        self.code = place.code
+        self.found = f"{place.name}: {found}"
+        self.expected = expected
+
+
+def check(certificates: bytes, collateral: Mapping[str, str], *, root: bytes, naming: Naming) -> Chains:
+    """Check the chain in the quote and the three chains of its collateral; ``ChainError`` for the first bad one.
+
+    ``certificates`` is the quote's PEM chain, ``root`` the DER of the anchor, ``naming`` that anchor's names.
+    """
+    quote = read(QUOTE, certificates, root=root, naming=naming)
+    pck_crl, tcb_info, qe_identity = (
+        read(place, collateral.get(place.name, "").encode(errors="replace"), root=root, naming=naming)
+        for place in (PCK_CRL, TCB_INFO, QE_IDENTITY)
+    )
+    if pck_crl.certificates != quote.certificates[1:]:
+        raise ChainError(
+            PCK_CRL,
+            f"a PCK CA certificate with SHA-256 {_digest(pck_crl.certificates[0])}",
+            f"the one in the quote, {_digest(quote.certificates[1])}",
+        )
+    return Chains(quote, pck_crl, tcb_info, qe_identity)
+
+
+def read(place: Place, pem: bytes, *, root: bytes, naming: Naming) -> Chain:
+    """Read one chain and check its shape, names, extensions and signatures; ``ChainError`` when any is not exact."""
+    roles = place.role.chain()
+    encoded = _decode(place, pem)
+    if len(encoded) != len(roles):
+        wanted = ", ".join(role.name for role in roles)
+        raise ChainError(place, f"{len(encoded)} certificates", f"{len(roles)}: {wanted}")
+    if encoded[-1] != root:
+        found = f"a last certificate with SHA-256 {_digest(encoded[-1])}"
+        raise ChainError(place, found, f"the root certificate {_digest(root)}")
+    issuer: x509.Certificate | None = None
+    # From the root down, so that only certificates that the authority signed are interpreted.
+    for number in range(len(roles), 0, -1):
+        try:
+            issuer = _issued(encoded[number - 1], issuer, roles[number - 1], naming)
+        except _UnfitError as error:
+            found = f"certificate {number} of {len(roles)} is {error.found}"
+            raise ChainError(place, found, error.expected) from error
+    return Chain(place.role, encoded)
+
+
+_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)\n-----END CERTIFICATE-----")
+# Quoting services and PCK caches end a chain with none to two line ends, and C strings with their NUL.
+_END = re.compile(rb"\n{0,2}\0?")
+
+
+def _decode(place: Place, pem: bytes) -> tuple[bytes, ...]:
+    """Decode each PEM block to DER, and refuse every other byte.
+
+    PEM readers skip what they do not know, so two of them can see different chains in the same bytes. Only the one
+    spelling that a writer gives these certificates is accepted.
+    """
+    if len(pem) > MAX_CHAIN:
+        raise ChainError(place, f"{len(pem)} bytes", f"at most {MAX_CHAIN}")
+    try:
+        found = tuple(base64.b64decode(block.replace(b"\n", b""), validate=True) for block in _BLOCK.findall(pem))
+    except ValueError as error:
+        raise ChainError(place, f"a PEM block that is not base64 ({error})", "PEM certificates") from error
+    written = "".join(ssl.DER_cert_to_PEM_cert(der) for der in found).encode().removesuffix(b"\n")
+    if not pem.startswith(written) or not _END.fullmatch(pem, len(written)):
+        raise ChainError(
+            place,
+            "bytes before, between or after its certificates, or another spelling of PEM",
+            "PEM certificates in lines of 64 characters, one after the other, and nothing else",
+        )
+    return found
+
+
+class _UnfitError(Exception):
+    """One certificate that is not what its place in the chain asks for."""
+
+    def __init__(self, found: str, expected: str) -> None:
+        super().__init__(found)
+        self.found = found
+        self.expected = expected
+
+
+_UNREADABLE = (
+    ValueError,
+    TypeError,
+    UnsupportedAlgorithm,
+    x509.InvalidVersion,
+    x509.DuplicateExtension,
+    x509.UnsupportedGeneralNameType,
+    UserWarning,  # `cryptography` warns of some malformed fields; raised where warnings are errors
+)
+_KNOWN_CRITICAL = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE}
+
+
+def _issued(der: bytes, issuer: x509.Certificate | None, role: Role, naming: Naming) -> x509.Certificate:
+    """The certificate ``der`` when ``issuer`` (None: itself) issued it for ``role``; ``_UnfitError`` otherwise."""
+    wanted = f"a {role.name} certificate issued by the next one"
+    try:
+        certificate = x509.load_der_x509_certificate(der)
+        certificate.verify_directly_issued_by(issuer or certificate)
+        subject, extensions = certificate.subject, certificate.extensions
+    except InvalidSignature as error:
+        raise _UnfitError("not signed with the key of the next one", wanted) from error
+    except _UNREADABLE as error:
+        raise _UnfitError(f"unreadable or not issued by the next one ({error})", wanted) from error
+    subjects = naming.subjects(role)
+    if subject not in subjects:
+        raise _UnfitError(_text(subject), " or ".join(map(_text, subjects)))
+    is_ca = _is_ca(extensions)
+    if is_ca is not role.ca:
+        words = {True: "a CA", False: "not a CA", None: "neither clearly a CA nor clearly none"}
+        raise _UnfitError(f"{words[is_ca]}, by basic constraints and key usage", f"one that is {words[role.ca]}")
+    has_sgx = any(extension.oid == SGX_EXTENSION for extension in extensions)
+    if has_sgx is not role.sgx_extension:
+        said = f"the SGX extension {SGX_EXTENSION.dotted_string}"
+        found, expected = (f"one {'with' if has else 'without'} {said}" for has in (has_sgx, role.sgx_extension))
+        raise _UnfitError(found, expected)
+    unknown = [item.oid.dotted_string for item in extensions if item.critical and item.oid not in _KNOWN_CRITICAL]
+    if unknown:
+        raise _UnfitError(f"one with the critical extension {unknown[0]}", "basic constraints and key usage only")
+    return certificate
+
+
+def _is_ca(extensions: x509.Extensions) -> bool | None:
+    """Whether basic constraints and key usage make it a CA; None when they disagree or one is missing."""
+    try:
+        constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
+        usage = extensions.get_extension_for_class(x509.KeyUsage).value
+    except x509.ExtensionNotFound:
+        return None
+    said = {constraints.ca, usage.key_cert_sign, usage.crl_sign}
+    return said.pop() if len(said) == 1 else None
+
+
+def _text(name: x509.Name) -> str:
+    return name.rfc4514_string()[:200]
+
+
+def _digest(der: bytes) -> str:
+    return hashlib.sha256(der).hexdigest()

@@ -1,0 +1,41 @@
+"""Which of our own code shapes the bytes of a build step, and a digest of it that comments do not move.
+
+The digest is over the syntax tree without docstrings: a remark rebuilds nothing, a changed statement rebuilds the
+steps that it shapes.
+"""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+from collections.abc import Iterable
+from functools import cache
+from pathlib import Path
+
+_PACKAGE = Path(__file__).resolve().parents[1]
+_DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def digests(patterns: Iterable[str]) -> dict[str, str]:
+    """``module image/volume.py`` -> digest, for each pattern below the package; each must match a file."""
+    found: dict[str, str] = {}
+    for pattern in patterns:
+        paths = sorted(_PACKAGE.glob(pattern))
+        if not paths:
+            raise ValueError(f"no module matches `{pattern}`")
+        found |= {f"module {path.relative_to(_PACKAGE).as_posix()}": _of_file(path) for path in paths}
+    return found
+
+
+def digest(source: bytes) -> str:
+    """Hex SHA-256 of what ``source`` does: its syntax tree, without docstrings, comments and layout."""
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
+            node.body = node.body[1:] or [ast.Pass()]
+    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+
+
+@cache
+def _of_file(path: Path) -> str:
+    return digest(path.read_bytes())

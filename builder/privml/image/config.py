@@ -1,0 +1,61 @@
+"""The measured configuration of an image, and which recipe line each measured part comes from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from privml.events import configuration
+from privml.image import engine
+from privml.image.modelvolume import ModelVolume
+from privml.lock.models import Lock
+from privml.recipe.loader import Recipe
+
+
+def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -> configuration.Config:
+    """The measured configuration of ``recipe`` with the model volumes just made."""
+    content = recipe.content
+    return configuration.Config(
+        sha256="",
+        name=recipe.name,
+        variant=content.variant,
+        listen=content.agent.listen,
+        max_concurrency=content.agent.max_concurrency,
+        inference=_inference(recipe, models),
+        devices=tuple(device.kind for device in content.devices for _ in range(device.count)),
+        rtmr3=lock.rtmr3,
+    )
+
+
+def _inference(recipe: Recipe, models: Sequence[ModelVolume]) -> configuration.Inference | None:
+    inference = recipe.content.inference
+    if inference is None:
+        return None
+    model = models[0]
+    return configuration.Inference(
+        engine_name=inference.engine.name,
+        engine_argv=engine.llama_server(model.file, model.name),
+        model_name=model.name,
+        model_file=model.file,
+        model_verity=model.verity,
+    )
+
+
+def origins(recipe: Recipe) -> dict[str, str]:
+    """Which recipe line each measured part comes from."""
+    found = {
+        ".linux": recipe.origin("kernel.package"),
+        ".initrd": recipe.origin("kernel.package"),
+        ".uname": recipe.origin("kernel.package"),
+        ".osrel": recipe.origin("schema"),
+        ".cmdline": recipe.origin("base.release"),
+        ".sbat": recipe.origin("base.release"),
+        "uki.efi": recipe.origin("kernel.package"),
+        "firmware.fd": recipe.origin("firmware.tdx.package"),
+        "platform": recipe.origin("platforms"),
+        "shape": recipe.origin("shapes"),
+        "config": recipe.origin("agent.listen"),
+    }
+    if recipe.content.inference is not None:
+        found["model"] = recipe.origin("inference.models[0].source")
+        found["engine"] = recipe.origin("inference.engine.name")
+    return found

@@ -1,0 +1,155 @@
+"""Make and refresh the locks of recipes and of the tools, with the tools tree's own apt.
+
+Only this module writes locks that are committed. Every change is said: the packages, and the registers that move.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Literal
+
+from privml.base.errors import UsageError
+from privml.base.files import sha256_file
+from privml.base.steps import say, step
+from privml.image.bootstrap import mended, tools_tree, tree_apt
+from privml.lock.apt import AptTools, host_tools
+from privml.lock.changes import changes
+from privml.lock.contents import bring_all
+from privml.lock.locate import inputs_now, tools_lock_path
+from privml.lock.make import Solver, bring, check, make_lock, make_tools_lock
+from privml.lock.models import (
+    Lock,
+    Package,
+    ToolsLock,
+    own_tools_lock,
+    read_lock,
+    read_tools_lock,
+    serialise,
+    write_lock,
+)
+from privml.lock.moves import moves
+from privml.lock.refresh import refresh
+from privml.recipe.distributions import DISTRIBUTIONS, Distribution
+from privml.recipe.loader import Recipe, is_installed, load
+from privml.store.fetch import GoneError
+from privml.store.objects import Store
+from privml.store.pools import Pool
+
+
+@dataclass(frozen=True)
+class Relocking:
+    """How locks are made: from which store and pools, by whose ``apt``, what may move, and whether to ``fetch``.
+
+    ``upgrade`` is None when all pins stay, empty when all move, else the names that move.
+    """
+
+    store: Store
+    pools: Sequence[Pool]
+    tools_lock: Path
+    apt: Literal["tree", "host"] = "tree"
+    upgrade: tuple[str, ...] | None = None
+    allow_expired: bool = False
+    fetch: bool = True
+
+    def solver(self) -> Solver:
+        """The solver; the tools tree is made only when packages must be chosen."""
+        chosen: Callable[[Distribution], AptTools] = host_tools if self.apt == "host" else self._tree_apt
+        return Solver(tools=chosen, allow_expired=self.allow_expired, upgrade=self.upgrade)
+
+    def _tree_apt(self, distribution: Distribution) -> AptTools:
+        try:
+            return tree_apt(tools_tree(self.store, read_tools_lock(self.tools_lock), self.pools), distribution)
+        except GoneError as gone:
+            gone.hint = "renew what is gone of the tools with `privml-build lock --tools`, or solve with --apt host"
+            raise
+
+    def lock(self, recipe: Recipe) -> bool:
+        """Write the lock of ``recipe``; whether it changed."""
+        previous = read_lock(recipe.lock_path) if recipe.lock_path.is_file() else None
+        with step(f"Locking {recipe.name}"):
+            made = make_lock(recipe, inputs_now(recipe), previous, self.store, self.solver())
+            return self._write(recipe.lock_path, previous, made)
+
+    def lock_tools(self, target: Path) -> bool:
+        """Write the tools lock to ``target``, from the one in use; whether it changed."""
+        before = read_tools_lock(self.tools_lock) if self.tools_lock.is_file() else None
+        solver = self.solver()
+        first = solver if before else Solver(tools=host_tools, allow_expired=self.allow_expired)
+        after = make_tools_lock(before, self.store, first)
+        if self.fetch and after == before:
+            after = mended(self.store, after, solver, self.pools)
+        return self._write(target, before, after)
+
+    def refresh(self, recipe: Recipe, target: Path) -> bool:
+        """Write ``target``: the committed lock with what is gone replaced, and its tools lock if that had to move."""
+        if not target.name.endswith(".lock.json") or target.resolve() == recipe.lock_path.resolve():
+            raise UsageError(
+                f"--refresh-to {target}: expected a new file beside the lock, named ...lock.json",
+                hint=f"as in `privml-build lock {recipe.name} --refresh-to out/locks/{recipe.name}.lock.json`",
+            )
+        committed = read_lock(recipe.lock_path)
+        check(recipe, committed, inputs_now(recipe))
+        solver = self.solver()
+        tools_before = read_tools_lock(tools_lock_path(recipe.path))
+        tools_after = mended(self.store, tools_before, solver, self.pools)
+        digest = committed.tools_sha256
+        own = own_tools_lock(target)
+        if tools_after != tools_before:
+            _say_changes(tools_before, tools_after)
+            write_lock(own, tools_after)
+            digest = sha256_file(own)
+        else:
+            own.unlink(missing_ok=True)
+        if self.apt == "tree":
+            solver = replace(
+                solver, tools=lambda each: tree_apt(tools_tree(self.store, tools_after, self.pools), each)
+            )
+
+        def fetch_packages(packages: Sequence[Package]) -> int:
+            return bring(self.store, packages, pools=self.pools, mirrors=solver.mirrors)
+
+        bring(self.store, (), committed.wheels, pools=self.pools)
+        with step(f"Refreshing the lock of {recipe.name}"):
+            after = refresh(recipe, committed, self.store, solver, fetch_packages)
+        after = after.model_copy(update={"tools_sha256": digest})
+        if after == committed:
+            say("nothing is gone")
+        _say_changes(committed, after)
+        fetch_packages((*after.packages, *after.firmware))
+        return write_lock(target, after)
+
+    def _write(self, path: Path, before: Lock | ToolsLock | None, after: Lock | ToolsLock) -> bool:
+        _say_changes(before, after)
+        if is_installed(path) and (not path.is_file() or path.read_bytes() != serialise(after)):
+            own = f"make a recipe of your own: `privml-build init NAME --from {path.name.removesuffix('.lock.json')}`"
+            tools = "name a recipe of your own: `privml-build lock --tools NAME`"
+            raise UsageError(
+                f"{path.name} belongs to the installed privml-build, which stays as it is",
+                hint=own if isinstance(after, Lock) else tools,
+            )
+        if self.fetch:
+            bring_all(self.store, [after], self.pools)
+        return write_lock(path, after)
+
+
+def check_upgrades(names: Sequence[str], recipes: Sequence[Path], tools_lock: Path | None) -> None:
+    """``UsageError`` for a package to upgrade that no lock has: nothing would move, and nobody would notice."""
+    paths = (load(recipe).lock_path for recipe in recipes)
+    locks: list[Lock | ToolsLock] = [read_lock(path) for path in paths if path.is_file()]
+    if tools_lock is not None and tools_lock.is_file():
+        locks.append(read_tools_lock(tools_lock))
+    known = {package.name for lock in locks for package in lock.packages}
+    known |= {package.name for lock in locks if isinstance(lock, Lock) for package in lock.firmware}
+    for name in names:
+        if name not in known and not any(each.kernel.is_image(name) for each in DISTRIBUTIONS.values()):
+            near = difflib.get_close_matches(name, known, n=3)
+            guess = f"did you mean {' or '.join(f'`{other}`' for other in near)}?" if near else None
+            raise UsageError(f"--upgrade-package {name}: no such package is locked", hint=guess)
+
+
+def _say_changes(before: Lock | ToolsLock | None, after: Lock | ToolsLock) -> None:
+    for line in (*changes(before, after), *moves(before, after)):
+        say(line)

@@ -1,0 +1,48 @@
+"""The input files that locks name: their digests, and how to fetch them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+
+from privml.lock.make import bring
+from privml.lock.models import Lock, Package, ToolsLock, Wheel
+from privml.store.mirrors import Mirrors, host_mirrors
+from privml.store.objects import Store
+from privml.store.pools import Pool
+
+
+def digests(locks: Iterable[Lock | ToolsLock]) -> set[str]:
+    """The SHA-256 of every package and wheel that the locks name."""
+    found: set[str] = set()
+    for lock in locks:
+        found |= {package.sha256 for package in lock.packages}
+        if isinstance(lock, Lock):
+            found |= {package.sha256 for package in lock.firmware} | {wheel.sha256 for wheel in lock.wheels}
+    return found
+
+
+def kept(locks: Iterable[Lock | ToolsLock], store: Store) -> set[str]:
+    """``digests``, and those signed states of the archives that the store has."""
+    locks = list(locks)
+    states = {state.inrelease_sha256 for lock in locks for state in lock.archives}
+    return digests(locks) | {state for state in states if store.has(state)}
+
+
+def bring_all(
+    store: Store,
+    locks: Iterable[Lock | ToolsLock],
+    pools: Sequence[Pool] = (),
+    mirrors: Callable[[], Mirrors] = host_mirrors,
+) -> int:
+    """Fetch everything that the locks name and the store lacks; the number of bytes fetched.
+
+    ``GoneError`` names every package, of any of the locks, that no source has any more.
+    """
+    packages: list[Package] = []
+    wheels: list[Wheel] = []
+    for lock in locks:
+        packages += lock.packages
+        if isinstance(lock, Lock):
+            packages += lock.firmware
+            wheels += lock.wheels
+    return bring(store, packages, wheels, pools=pools, mirrors=mirrors)

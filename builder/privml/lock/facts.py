@@ -1,0 +1,27 @@
+"""The state of a recipe's lock, as `lint` reports it: no store, no network."""
+
+from __future__ import annotations
+
+from privml.base.errors import InputsError
+from privml.lock.locate import inputs_now
+from privml.lock.make import check
+from privml.lock.models import read_lock
+from privml.recipe.lint import LockFacts
+from privml.recipe.loader import Recipe
+
+
+def lock_facts(recipe: Recipe) -> LockFacts:
+    """Whether the recipe's lock is there and up to date, and how large its model is."""
+    if not recipe.lock_path.is_file():
+        return LockFacts(there=False)
+    try:
+        lock = read_lock(recipe.lock_path)
+        size = sum(wheel.size for wheel in lock.wheels)
+    except InputsError as error:
+        return LockFacts(there=True, stale=error.message)
+    try:
+        check(recipe, lock, inputs_now(recipe))
+    except InputsError as error:
+        head, *parts = error.message.splitlines()
+        return LockFacts(there=True, stale=f"{head} {'; '.join(part.strip() for part in parts)}", model_size=size)
+    return LockFacts(there=True, model_size=size)

@@ -1,0 +1,70 @@
+"""The files that an image is made of: their names, and whether a directory holds them as a manifest says."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from privml.base.errors import BuildError
+from privml.base.files import sha256_file
+
+UKI = "uki.efi"
+ROOT = "root.raw"
+FIRMWARE = "firmware.fd"
+_MODEL = "model"
+_PARTITION = "privml-model"
+_VOLUME = re.compile(r"model(?:-[1-9][0-9]*)?\.raw")
+_AGAIN = "build it again with `privml-build image NAME`"
+
+
+@dataclass(frozen=True)
+class Artefact:
+    """Digest (hex SHA-256) and size of one artefact."""
+
+    sha256: str
+    size: int
+
+
+def model_volume(number: int) -> str:
+    """The file of model ``number`` (from 0): ``model.raw``, ``model-2.raw``, ..."""
+    return f"{_numbered(_MODEL, number)}.raw"
+
+
+def model_partition(number: int) -> str:
+    """The GPT name of model ``number`` (from 0): ``privml-model``, ``privml-model-2``, ..."""
+    return _numbered(_PARTITION, number)
+
+
+def is_volume(name: str) -> bool:
+    """True for the file of a disk that an image is made of."""
+    return name == ROOT or _VOLUME.fullmatch(name) is not None
+
+
+def _numbered(stem: str, number: int) -> str:
+    return stem if number == 0 else f"{stem}-{number + 1}"
+
+
+def artefact(path: Path) -> Artefact:
+    """Digest and size of a file."""
+    return Artefact(sha256_file(path), path.stat().st_size)
+
+
+def check_artefacts(directory: Path, artefacts: Mapping[str, Artefact]) -> None:
+    """``BuildError`` when an artefact is missing or is not the one that is named; every byte is read."""
+    for name, expected in artefacts.items():
+        check_artefact(directory / name, expected)
+
+
+def check_artefact(path: Path, expected: Artefact, sha256: Callable[[Path], str] = sha256_file) -> None:
+    """``BuildError`` when ``path`` is missing or is not ``expected``; ``sha256`` gives a file's digest."""
+    if not path.is_file():
+        raise BuildError(f"{path} is missing", hint=_AGAIN)
+    size = path.stat().st_size
+    if size != expected.size or sha256(path) != expected.sha256:
+        raise BuildError(
+            f"{path} is not what manifest.json says: got {size} bytes, expected {expected.size} bytes "
+            f"with sha256 {expected.sha256}",
+            hint=_AGAIN,
+        )

@@ -1,0 +1,313 @@
+"""manifest.json v2: what an image is, in one file; written last, so a directory with one is whole.
+
+The file is canonical JSON, so its SHA-256 is the one that a prediction names. Contract: docs/ARCHITECTURE.md,
+"Manifest v2".
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from privml.base.errors import BuildError, EvidenceError
+from privml.base.strictjson import Fields, canonical, loads
+from privml.events import agent
+from privml.events.agent import ENGINE, MODEL, AgentEvent
+from privml.events.registers import REGISTERS
+from privml.events.variants import VARIANTS
+from privml.events.verity import Verity
+from privml.machine.platform import Shape
+from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, model_volume
+from privml.statement.predicate import purposes_from
+
+FILE = "manifest.json"
+FORMAT = "privml-manifest/v2"
+MARK = b'"privml-manifest/'
+"""What a manifest of any version holds: it tells an image's directory from any other."""
+BOOTS = ("direct",)
+MAX_MODELS = 32
+MAX_ARTEFACTS = 64
+
+
+@dataclass(frozen=True)
+class Firmware:
+    """``file`` is an artefact, ``derived_from`` the hex SHA-256 of the binary that it was derived from."""
+
+    file: str
+    derived_from: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model's name, its volume's file, its format (``gguf``), and the volume's dm-verity parameters."""
+
+    name: str
+    volume: str
+    format: str
+    verity: Verity
+
+
+@dataclass(frozen=True)
+class Engine:
+    """The program that runs the models, and the version of its package."""
+
+    name: str
+    version: str
+
+
+@dataclass(frozen=True)
+class Package:
+    """One package of the root; ``sha256`` (hex) is of its file."""
+
+    name: str
+    version: str
+    architecture: str
+    sha256: str
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """docs/ARCHITECTURE.md, "Manifest v2". Digests are hex SHA-256.
+
+    ``models`` and ``engine`` are both there or both absent; without them the agent only attests. ``purposes`` says
+    after how many of ``agent_events`` a quote for each purpose is given.
+    """
+
+    name: str
+    variant: str
+    recipe_sha256: str
+    lock_sha256: str
+    refreshed: bool
+    source_date_epoch: int
+    listen: int
+    boot: str
+    cmdline: str
+    kernel: str
+    root: Verity
+    firmware: Mapping[str, Firmware]
+    models: tuple[Model, ...]
+    engine: Engine | None
+    config_sha256: str
+    agent_events: tuple[AgentEvent, ...]
+    purposes: Mapping[str, int]
+    artefacts: Mapping[str, Artefact]
+    platforms: tuple[str, ...]
+    shapes: tuple[Shape, ...]
+    packages: tuple[Package, ...]
+    origins: Mapping[str, str]
+
+    @property
+    def volumes(self) -> tuple[str, ...]:
+        """The files of the image's disks: the root, then the models in order."""
+        return (ROOT, *(model.volume for model in self.models))
+
+    @property
+    def sha256(self) -> bytes:
+        """SHA-256 (32 bytes) of the file, by which a prediction names this image."""
+        return hashlib.sha256(self.encode()).digest()
+
+    def encode(self) -> bytes:
+        """The file's bytes, canonical JSON."""
+        return canonical(
+            {
+                "format": FORMAT,
+                "name": self.name,
+                "variant": self.variant,
+                "recipe_sha256": self.recipe_sha256,
+                "lock_sha256": self.lock_sha256,
+                "refreshed": self.refreshed,
+                "source_date_epoch": self.source_date_epoch,
+                "listen": self.listen,
+                "boot": self.boot,
+                "cmdline": self.cmdline,
+                "kernel": self.kernel,
+                "root": self.root.to_dict(),
+                "firmware": {tee: vars(firmware) for tee, firmware in self.firmware.items()},
+                "models": [
+                    {
+                        "name": model.name,
+                        "volume": model.volume,
+                        "format": model.format,
+                        "verity": model.verity.to_dict(),
+                        "crypt": None,
+                    }
+                    for model in self.models
+                ],
+                "engine": self.engine and vars(self.engine),
+                "gpus": None,
+                "exceptions": [],
+                "config_sha256": self.config_sha256,
+                "agent_events": [event.to_dict() for event in self.agent_events],
+                "purposes": dict(self.purposes),
+                "artefacts": {name: vars(artefact) for name, artefact in self.artefacts.items()},
+                "platforms": list(self.platforms),
+                "shapes": [{"vcpus": shape.vcpus, "memory": shape.memory} for shape in self.shapes],
+                "packages": [vars(package) for package in self.packages],
+                "origins": dict(self.origins),
+            }
+        )
+
+
+def decode(data: bytes) -> Manifest:
+    """Parse manifest v2; ``EvidenceError`` for anything else, another spelling of the same JSON included."""
+    value = loads(data, what=FILE)
+    top = Fields(value, "manifest")
+    top.text("format", one_of=(FORMAT,))
+    events = agent.events_from(top.array("agent_events", limit=agent.MAX_EVENTS), "manifest.agent_events")
+    manifest = Manifest(
+        name=top.text("name"),
+        variant=top.text("variant", one_of=VARIANTS),
+        recipe_sha256=top.hexadecimal("recipe_sha256", 32).hex(),
+        lock_sha256=top.hexadecimal("lock_sha256", 32).hex(),
+        refreshed=top.boolean("refreshed"),
+        source_date_epoch=top.integer("source_date_epoch"),
+        listen=top.integer("listen", low=1, high=65535),
+        boot=top.text("boot", one_of=BOOTS),
+        cmdline=top.text("cmdline"),
+        kernel=top.text("kernel"),
+        root=Verity.from_fields(top.fields("root")),
+        firmware=_firmware(top.fields("firmware")),
+        models=tuple(_model(item, n) for n, item in enumerate(top.array("models", limit=MAX_MODELS))),
+        engine=_engine(top.fields_or_null("engine")),
+        config_sha256=top.hexadecimal("config_sha256", 32).hex(),
+        agent_events=events,
+        purposes=purposes_from(top.fields("purposes"), len(events)),
+        artefacts=_artefacts(top.fields("artefacts")),
+        platforms=tuple(_text(item, "manifest.platforms") for item in top.array("platforms")),
+        shapes=tuple(_shape(item, n) for n, item in enumerate(top.array("shapes"))),
+        packages=tuple(_package(item, n) for n, item in enumerate(top.array("packages"))),
+        origins={key: _text(value, "manifest.origins") for key, value in top.fields("origins").rest().items()},
+    )
+    top.null("gpus")
+    top.empty("exceptions")
+    top.end()
+    _check(manifest)
+    if manifest.encode() != data:
+        raise EvidenceError("manifest: not canonical JSON (RFC 8785)")
+    return manifest
+
+
+def _check(manifest: Manifest) -> None:
+    """The parts agree with each other: every file that is named is an artefact, models have events and an engine."""
+    for where, name in (
+        *(("firmware", firmware.file) for firmware in manifest.firmware.values()),
+        *(("models", model.volume) for model in manifest.models),
+        ("artefacts", UKI),
+        ("artefacts", ROOT),
+    ):
+        if name not in manifest.artefacts:
+            raise EvidenceError(f"manifest.{where}: `{name[:80]}` is not among the artefacts")
+    wanted = [model_volume(number) for number in range(len(manifest.models))]
+    if [model.volume for model in manifest.models] != wanted:
+        raise EvidenceError(f"manifest.models: expected the volumes {', '.join(wanted)}, in this order")
+    if bool(manifest.models) != (manifest.engine is not None):
+        raise EvidenceError("manifest: models without an engine, or an engine without models")
+    names = [event.name for event in manifest.agent_events]
+    if names.count(MODEL) != len(manifest.models) or names.count(ENGINE) != (manifest.engine is not None):
+        raise EvidenceError("manifest.agent_events: not one `model` event a model and one `engine` event an engine")
+
+
+def read(directory: Path) -> Manifest:
+    """The manifest of an output directory; ``BuildError`` when there is none, or one of another version."""
+    path = directory / FILE
+    if not path.is_file():
+        raise BuildError(f"{directory} holds no manifest.json", hint="build it with `privml-build image NAME`")
+    data = path.read_bytes()
+    if MARK in data and FORMAT.encode() not in data:
+        raise BuildError(
+            f"{path} is of another version of privml-build, expected {FORMAT}",
+            hint="build it again with `privml-build image NAME`",
+        )
+    return decode(data)
+
+
+def _firmware(fields: Fields) -> dict[str, Firmware]:
+    found = {}
+    for tee in [tee for tee in REGISTERS if fields.has(tee)]:
+        inner = fields.fields(tee)
+        found[tee] = Firmware(inner.text("file", limit=128), inner.hexadecimal("derived_from", 32).hex())
+        inner.end()
+    fields.end()
+    if not found:
+        raise EvidenceError("manifest.firmware: empty, expected one TEE or more")
+    return found
+
+
+def _model(item: Any, number: int) -> Model:
+    fields = Fields(item, f"manifest.models[{number}]")
+    model = Model(
+        fields.text("name"),
+        fields.text("volume", limit=128),
+        fields.text("format", limit=64),
+        Verity.from_fields(fields.fields("verity")),
+    )
+    fields.null("crypt")
+    fields.end()
+    return model
+
+
+def _engine(fields: Fields | None) -> Engine | None:
+    if fields is None:
+        return None
+    engine = Engine(fields.text("name", limit=64), fields.text("version", limit=128))
+    fields.end()
+    return engine
+
+
+def _artefacts(fields: Fields) -> dict[str, Artefact]:
+    names = sorted(fields.names())
+    if len(names) > MAX_ARTEFACTS:
+        raise EvidenceError(f"{fields.path}: {len(names)} artefacts, expected at most {MAX_ARTEFACTS}")
+    found = {}
+    for name in names:
+        if "/" in name or name in ("", ".", "..") or not name.isprintable():
+            raise EvidenceError(f"{fields.path}: `{name[:80]}` is not a plain file name")
+        inner = fields.fields(name)
+        found[name] = Artefact(inner.hexadecimal("sha256", 32).hex(), inner.integer("size"))
+        inner.end()
+    return found
+
+
+def _shape(item: Any, number: int) -> Shape:
+    fields = Fields(item, f"manifest.shapes[{number}]")
+    shape = Shape(fields.integer("vcpus", low=1), fields.integer("memory", low=1))
+    fields.end()
+    return shape
+
+
+def _package(item: Any, number: int) -> Package:
+    fields = Fields(item, f"manifest.packages[{number}]")
+    package = Package(
+        fields.text("name"),
+        fields.text("version"),
+        fields.text("architecture"),
+        fields.hexadecimal("sha256", 32).hex(),
+    )
+    fields.end()
+    return package
+
+
+def _text(item: Any, path: str) -> str:
+    if not isinstance(item, str):
+        raise EvidenceError(f"{path}: expected a string")
+    return item
+
+
+__all__ = [
+    "FILE",
+    "FIRMWARE",
+    "FORMAT",
+    "ROOT",
+    "UKI",
+    "Artefact",
+    "Engine",
+    "Firmware",
+    "Manifest",
+    "Model",
+    "Package",
+    "decode",
+    "read",
+]

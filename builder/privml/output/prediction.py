@@ -1,0 +1,40 @@
+"""``prediction.json`` beside an image: an unsigned in-toto Statement over its artefacts, canonical JSON."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from privml.base.errors import MeasurementError
+from privml.base.files import write_atomic
+from privml.output.manifest import Manifest
+from privml.statement import intoto
+from privml.statement.predicate import Predicate
+
+PREDICTION_FILE = "prediction.json"
+
+
+def read_prediction(directory: Path, manifest: Manifest) -> Predicate:
+    """The predicate in ``prediction.json``; ``MeasurementError`` when it is not of this very image."""
+    path = directory / PREDICTION_FILE
+    hint = f"predict it with `privml-build measure {directory}`"
+    if not path.is_file():
+        raise MeasurementError(f"{path} is not there", hint=hint)
+    predicate = intoto.decode(path.read_bytes()).predicate
+    if predicate.manifest_sha256 != manifest.sha256:
+        raise MeasurementError(f"{path} is of another build than manifest.json", hint=hint)
+    return predicate
+
+
+def statement_of(manifest: Manifest, predicate: Predicate) -> intoto.Statement:
+    """The Statement whose subjects are the artefacts of ``manifest``."""
+    subjects = (
+        intoto.Subject(name, bytes.fromhex(artefact.sha256)) for name, artefact in sorted(manifest.artefacts.items())
+    )
+    return intoto.Statement(tuple(subjects), predicate)
+
+
+def write_prediction(directory: Path, manifest: Manifest, predicate: Predicate) -> Path:
+    """Write ``prediction.json``, and give its path."""
+    path = directory / PREDICTION_FILE
+    write_atomic(path, intoto.encode(statement_of(manifest, predicate)))
+    return path

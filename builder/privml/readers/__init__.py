@@ -1,0 +1,1 @@
+"""Third-party files: identified by content, captured from a TD, and compared with each other."""

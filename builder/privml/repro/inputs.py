@@ -1,0 +1,41 @@
+"""What the legs of a reproduction build: a recipe by its lock, or an image by the locks next to it."""
+
+from __future__ import annotations
+
+from privml.base.errors import InputsError, UsageError
+from privml.image import madeby
+from privml.image.target import Target
+from privml.image.workplace import Workplace
+from privml.lock.locate import inputs_now, tools_lock_path
+from privml.lock.make import check
+from privml.lock.models import Lock
+from privml.recipe.loader import Recipe, find, load
+from privml.repro.legs import Inputs
+
+
+def inputs_of(place: Workplace, target: Target) -> tuple[Recipe, Lock, Inputs]:
+    """The recipe and lock to build ``target`` by again.
+
+    ``UsageError`` when a built image does not hold its locks, ``InputsError`` when its recipe has changed since.
+    """
+    if target.recipe is not None:
+        recipe, lock = place.recipe_and_lock(target.recipe)
+        path = place.lock_file or recipe.lock_path
+        tools_lock = tools_lock_path(target.recipe, place.lock_file)
+        return recipe, lock, Inputs(target.recipe, path, tools_lock, refreshed=place.is_refreshed(recipe, lock))
+    manifest = target.manifest()
+    made = madeby.read(target.directory, manifest)
+    if made is None:
+        raise UsageError(
+            f"{target.directory} does not hold the locks that it was built by",
+            hint=f"give the recipe: `privml-build repro {manifest.name}`",
+        )
+    recipe = load(find(manifest.name))
+    if recipe.digest != manifest.recipe_sha256:
+        raise InputsError(
+            f"{recipe.path} is not the recipe that {target.directory} was built from: got {recipe.digest}, expected "
+            f"{manifest.recipe_sha256}",
+            hint="take that version of the recipe back",
+        )
+    check(recipe, made.lock, inputs_now(recipe, made.tools_path), path=made.lock_path)
+    return recipe, made.lock, Inputs(recipe.path, made.lock_path, made.tools_path, refreshed=manifest.refreshed)

@@ -1,0 +1,197 @@
+"""One way of starting an image, and the registers that it gives: a TEE, a platform, a machine size.
+
+A register is `Accepted` (these values, known this well), `FilledBy` (another signed source says it) or None (not
+pinned). Which registers there are, and what a machine is, each TEE's row of `LAYOUTS` says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from privml.base.errors import EvidenceError
+from privml.base.strictjson import Fields
+from privml.events.event import Event, Evidence
+from privml.events.registers import DIGEST_SIZE, EXTENDED, REGISTERS, RTMR3, ZERO
+from privml.events.replay import replay_digests
+
+MAX_EVENTS = 4096
+MAX_VALUES = 8
+_LEVELS = tuple(level.value for level in Evidence)
+_MIB = 1 << 20
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The values that a register may have (one or more, 48 bytes each), and how well their rules are known."""
+
+    values: tuple[bytes, ...]
+    evidence: Evidence
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"accepted": [hex...], "evidence": s}``."""
+        return {"accepted": [value.hex() for value in self.values], "evidence": self.evidence.value}
+
+
+@dataclass(frozen=True)
+class FilledBy:
+    """A register whose value another signed source gives, such as a cloud's firmware endorsement."""
+
+    source: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"filled_by": s}``."""
+        return {"filled_by": self.source}
+
+
+RegisterValue = Accepted | FilledBy | None
+
+
+@dataclass(frozen=True)
+class TdMachine:
+    """The size of a TD: processors, and memory in bytes."""
+
+    vcpus: int
+    memory: int
+
+    def __str__(self) -> str:
+        return f"{self.vcpus} vcpus, {self.memory // _MIB} MiB"
+
+    def to_dict(self) -> dict[str, Any]:
+        """``{"vcpus": n, "memory": bytes}``."""
+        return {"vcpus": self.vcpus, "memory": self.memory}
+
+    @classmethod
+    def from_fields(cls, fields: Fields) -> TdMachine:
+        """Read what ``to_dict`` writes."""
+        machine = cls(fields.integer("vcpus", low=1, high=4096), fields.integer("memory", low=1))
+        fields.end()
+        return machine
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What a launch of one TEE is described by: its machine record, and the register that the guest itself extends
+    (None where it has none)."""
+
+    machine: type[TdMachine]
+    runtime: str | None
+
+
+LAYOUTS: Mapping[str, Layout] = {"tdx": Layout(TdMachine, RTMR3)}
+"""One row a TEE whose launches can be predicted."""
+
+
+@dataclass(frozen=True)
+class MeasuredLaunch:
+    """The registers of an image under ``tee`` on one platform and machine; every register of the TEE has an entry.
+
+    Values of MRTD are listed by the order of page adding: single-pass first, then two-pass. ``events`` are the
+    predicted extends, in order.
+    """
+
+    tee: str
+    platform: str
+    machine: TdMachine
+    registers: Mapping[str, RegisterValue]
+    events: tuple[Event, ...] = ()
+
+    @property
+    def label(self) -> str:
+        """``qemu-11-q35, 2 vcpus, 2048 MiB``."""
+        return f"{self.platform}, {self.machine}"
+
+    @property
+    def runtime(self) -> bytes | None:
+        """The register that the guest extends, after all of its events; None where nothing pins it."""
+        name = LAYOUTS[self.tee].runtime
+        values = () if name is None else self.accepted(name)
+        return values[0] if values else None
+
+    @property
+    def runtime_unused(self) -> bool:
+        """True when the image's kernel cannot extend that register, which then stays zero for every purpose."""
+        return self.runtime == ZERO
+
+    def accepted(self, register: str) -> tuple[bytes, ...]:
+        """The values that ``register`` may have; none when it is not pinned here."""
+        value = self.registers[register]
+        return value.values if isinstance(value, Accepted) else ()
+
+    def evidence(self) -> dict[str, Evidence]:
+        """How well each pinned register is known."""
+        return {name: value.evidence for name, value in self.registers.items() if isinstance(value, Accepted)}
+
+    def of(self, register: str) -> tuple[Event, ...]:
+        """The predicted events of one register, in order."""
+        return tuple(event for event in self.events if event.register == register)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object LAUNCH."""
+        return {
+            "tee": self.tee,
+            "platform": self.platform,
+            "machine": self.machine.to_dict(),
+            "registers": {name: None if value is None else value.to_dict() for name, value in self.registers.items()},
+            "policy": None,
+            "events": [event.to_dict() for event in self.events],
+        }
+
+    @classmethod
+    def from_dict(cls, value: object, path: str = "launch") -> MeasuredLaunch:
+        """Read LAUNCH; ``EvidenceError`` for anything else, also when its events do not replay to its registers."""
+        fields = Fields(value, path)
+        tee = fields.text("tee", one_of=tuple(LAYOUTS))
+        registers = fields.fields("registers")
+        launch = cls(
+            tee=tee,
+            platform=fields.text("platform", limit=128),
+            machine=LAYOUTS[tee].machine.from_fields(fields.fields("machine")),
+            registers={name: _register(registers, name) for name in REGISTERS[tee]},
+            events=tuple(
+                Event.from_dict(item, f"{path}.events[{index}]")
+                for index, item in enumerate(fields.array("events", limit=MAX_EVENTS))
+            ),
+        )
+        registers.end()
+        fields.null("policy")
+        fields.end()
+        _check(launch, path)
+        return launch
+
+
+def _register(registers: Fields, name: str) -> RegisterValue:
+    fields = registers.fields_or_null(name)
+    if fields is None:
+        return None
+    if fields.has("filled_by"):
+        filled = FilledBy(fields.text("filled_by", limit=256))
+        fields.end()
+        return filled
+    found = Accepted(
+        _digests(fields.array("accepted", limit=MAX_VALUES), f"{fields.path}.accepted"),
+        Evidence(fields.text("evidence", one_of=_LEVELS)),
+    )
+    fields.end()
+    return found
+
+
+def _digests(items: list[Any], path: str) -> tuple[bytes, ...]:
+    if not items:
+        raise EvidenceError(f"{path}: empty, expected one value or more")
+    fields = Fields({str(index): item for index, item in enumerate(items)}, path)
+    return tuple(fields.hexadecimal(str(index), DIGEST_SIZE) for index in range(len(items)))
+
+
+def _check(launch: MeasuredLaunch, path: str) -> None:
+    for index, event in enumerate(launch.events):
+        if event.register not in launch.registers:
+            raise EvidenceError(f"{path}.events[{index}]: a {launch.tee} guest has no register {event.register}")
+    for register in launch.registers:
+        predicted = launch.of(register)
+        accepted = launch.accepted(register)
+        if register not in EXTENDED or not predicted or not accepted:
+            continue
+        if replay_digests(event.digest for event in predicted) not in accepted:
+            raise EvidenceError(f"{path}: the events of {register.upper()} do not replay to its value")

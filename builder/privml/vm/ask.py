@@ -1,0 +1,62 @@
+"""Requests to a guest that runs on this machine: is it ready, and what does its model answer."""
+
+from __future__ import annotations
+
+import json
+import ssl
+import time
+import urllib.error
+import urllib.request
+from typing import Any
+
+from privml.base.errors import HostError
+from privml.vm.machine import Machine
+
+
+def await_ready(machine: Machine, timeout: float) -> float:
+    """Wait until the guest is ready, and return the seconds; ``HostError`` with its stages if it never is."""
+    start = time.monotonic()
+    stages: list[dict[str, Any]] = []
+    while time.monotonic() - start < timeout:
+        machine.check_running()
+        try:
+            status, body = request(machine, "/boot-stages", timeout=5)
+            stages = json.loads(body)["stages"] if status == 200 else stages
+            failed = [stage for stage in stages if stage["status"] == "failed"]
+            if failed:
+                raise HostError(
+                    f"guest stage `{failed[0]['name']}` failed: {failed[0]['detail']}",
+                    hint="see the console: --console",
+                )
+            if request(machine, "/readyz", timeout=5)[0] == 200:
+                return time.monotonic() - start
+        except (OSError, ValueError, KeyError):
+            pass
+        time.sleep(0.5)
+    told = ", ".join(f"{stage['name']} {stage['status']}" for stage in stages) or "none told"
+    raise HostError(f"the guest was not ready within {timeout:g} s; stages: {told}\n{machine.console_tail()}")
+
+
+def complete(machine: Machine, prompt: str, max_tokens: int) -> str:
+    """One completion at temperature 0, as text; ``HostError`` when the guest answers anything else."""
+    body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
+    status, answer = request(machine, "/v1/completions", data=json.dumps(body).encode(), timeout=600)
+    if status != 200:
+        raise HostError(f"the guest answered {status}: {answer[:400].decode('utf-8', 'replace')}")
+    text: str = json.loads(answer)["choices"][0]["text"]
+    return text
+
+
+def request(machine: Machine, path: str, *, data: bytes | None = None, timeout: float) -> tuple[int, bytes]:
+    """One request over TLS; nobody checks the certificate, because the machine is our own."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    query = urllib.request.Request(
+        f"https://127.0.0.1:{machine.port}{path}", data=data, headers={"Content-Type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(query, timeout=timeout, context=context) as response:
+            return response.status, response.read()
+    except urllib.error.HTTPError as error:
+        return error.code, error.read()
