@@ -7,13 +7,14 @@ from pathlib import Path
 import fake_archive
 import pytest
 from fake_archive import Deb
+from image_fake import BASE
 from test_lock_archive import EARLY, LATE, TOOLS, needs_apt, solved
 
 from privml.base.errors import HostError
 from privml.image.bootstrap import mended, tools_tree
 from privml.image.tools import tree_key
 from privml.lock.apt import AptTools, host_tools
-from privml.lock.make import Solver
+from privml.lock.make import Solver, epoch_of
 from privml.lock.models import ToolsLock
 from privml.lock.moves import moves
 from privml.recipe.distributions import Distribution
@@ -28,7 +29,8 @@ pytestmark = [needs_apt, pytest.mark.usefixtures("no_proxy")]
 def lock(mirrors: Mirrors) -> ToolsLock:
     found = solved(mirrors, now=EARLY)
     return ToolsLock(
-        source_date_epoch=found.epoch,
+        base=BASE,
+        source_date_epoch=epoch_of(found.archives),
         archives=found.archives,
         packages_requested=("app",),
         packages=found.packages,

@@ -71,7 +71,7 @@ def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built
     assert subject["bom-ref"] == f"root:{image_fake.HASH}"
     assert subject["version"] == image_fake.HASH
     hashes = {part["name"]: part["hashes"][0]["content"] for part in document["components"] if "hashes" in part}
-    for item in (*fake.lock.packages, *fake.lock.firmware, *fake.lock.wheels):
+    for item in (*fake.lock.debs, *fake.lock.python):
         assert hashes[item.name] == item.sha256
     for name, artefact in image.manifest.artefacts.items():
         assert hashes[name] == artefact.sha256
@@ -110,7 +110,7 @@ def test_the_provenance_is_an_unsigned_slsa_statement(built: tuple[Fake, Built])
         assert digest == sha256((image.directory / name).read_bytes())
     inputs = {row["digest"]["sha256"] for row in definition["resolvedDependencies"]}
     lock = fake.lock
-    assert inputs >= {item.sha256 for item in (*lock.packages, *lock.firmware, *lock.wheels)}
+    assert inputs >= {item.sha256 for item in (*lock.debs, *lock.python)}
     assert inputs >= {fake.recipe.digest, lock.tools_sha256, lock.agent.sha256, lock.guest.sha256}
     for row in definition["resolvedDependencies"]:
         assert set(row) in ({"uri", "digest"}, {"name", "digest"})

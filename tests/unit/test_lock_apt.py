@@ -23,8 +23,10 @@ from privml.lock.apt import (
 )
 from privml.lock.aptstate import apt_configuration
 from privml.lock.debian import parse_inrelease
+from privml.lock.make import epoch_of
 from privml.lock.models import Archive
 from privml.recipe.distributions import DEBIAN, base
+from privml.recipe.packages import Request
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 LATER = datetime(2026, 11, 21, tzinfo=UTC)
@@ -104,19 +106,21 @@ class Apt:
 
 
 def wanted(*install: str, alone: tuple[str, ...] = (), pins: Mapping[str, str] | None = None) -> Wanted:
-    return Wanted(FORKY, install, alone, pins or {})
+    return Wanted(FORKY, tuple(map(Request, install)), tuple(map(Request, alone)), pins or {})
 
 
 def test_packages_come_with_digest_and_origin() -> None:
     fake = Apt()
     found = resolve(fake.tools(), MIRRORS, wanted("b++", "a", alone=("firmware",)), now=NOW)
     assert [package.name for package in found.packages] == ["a", "b++"]
-    assert found.packages[1].origin == "debian/forky/main/pool/main/b++_1_amd64.deb"
+    second = found.packages[1]
+    assert (second.archive, second.suite, second.component) == ("debian", "forky", "main")
+    assert second.path == "pool/main/b++_1_amd64.deb"
     assert found.packages[1].sha256 == hashlib.sha256(b"b++1").hexdigest()
     assert [package.name for package in found.alone] == ["firmware"]
     assert found.archives[0].inrelease_sha256 == hashlib.sha256(fake.inrelease).hexdigest()
     assert found.inreleases == (fake.inrelease,)
-    assert found.epoch == 1793347681
+    assert epoch_of(found.archives) == 1793347681
     assert fake.sources == "deb [signed-by=/keyring.gpg] http://good.example.invalid/debian forky main\n"
 
 

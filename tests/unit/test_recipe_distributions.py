@@ -27,7 +27,7 @@ from privml.recipe.distributions import (
 )
 from privml.recipe.lint import lint
 from privml.recipe.loader import load, shipped
-from privml.recipe.packages import firmware_packages, guest_packages
+from privml.recipe.packages import Request, firmware_packages, guest_packages
 from privml.store.mirrors import host_mirrors
 
 ACME = Distribution(
@@ -70,8 +70,8 @@ def test_a_recipe_of_a_second_distribution_is_read_by_its_record(acme: Distribut
     found = load(recipe)
     assert lint(found) == []
     assert found.content.base.record.distribution is acme
-    assert guest_packages(found) == ("base", "init", "box", "python", "kernel-image-cloud")
-    assert firmware_packages(found) == ("acme-td-firmware",)
+    assert [*map(str, guest_packages(found))] == ["base", "init", "box", "python", "kernel-image-cloud"]
+    assert firmware_packages(found) == {"tdx": Request("acme-td-firmware")}
 
 
 @pytest.mark.parametrize(

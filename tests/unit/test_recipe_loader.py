@@ -10,7 +10,7 @@ import pytest
 from privml.base.errors import RecipeError
 from privml.recipe.lint import lint
 from privml.recipe.loader import find, is_recipe, load, load_platform, platforms_of, shipped
-from privml.recipe.packages import firmware_packages, guest_packages
+from privml.recipe.packages import Request, firmware_packages, guest_packages
 
 DEMO = (shipped() / "demo-cpu.yaml").read_text()
 WITH_DEVICES = DEMO.replace("platforms:", "devices: [virtio-blk: 2, virtio-net: 1]\nplatforms:")
@@ -355,9 +355,9 @@ def test_find(folder: Path) -> None:
 
 def test_packages_of_the_demo() -> None:
     recipe = load(shipped() / "demo-cpu.yaml")
-    packages = guest_packages(recipe)
+    packages = [each.name for each in guest_packages(recipe)]
     assert {"systemd", "llama.cpp-tools", "linux-image-cloud-amd64", "python3-h11"} <= set(packages)
-    assert firmware_packages(recipe) == ("ovmf-inteltdx",)
+    assert firmware_packages(recipe) == {"tdx": Request("ovmf-inteltdx")}
     assert not set(packages) & {"ovmf-inteltdx", "apt"}
 
 
@@ -376,7 +376,7 @@ def test_without_inference_a_recipe_only_attests() -> None:
     recipe = load(shipped() / "tdx-min.yaml")
     assert recipe.content.inference is None
     packages, demo = guest_packages(recipe), guest_packages(load(shipped() / "demo-cpu.yaml"))
-    assert [name for name in demo if name not in packages] == ["llama.cpp-tools"]
+    assert [each.name for each in demo if each not in packages] == ["llama.cpp-tools"]
     assert [name for name in demo if name in packages] == list(packages)
 
 

@@ -16,8 +16,7 @@ from privml.base import strictjson
 from privml.base.errors import EvidenceError
 from privml.events import configuration
 from privml.image import code
-from privml.image.modelvolume import models_of, pattern_of
-from privml.lock.models import Lock, Package, Tree, Wheel, serialise
+from privml.lock.models import Lock, Package, Tree
 from privml.output import manifest as manifests
 from privml.output import prediction as predictions
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, model_volume
@@ -116,7 +115,7 @@ def inputs_of(
         **_tree("agent file", lock.agent, ""),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }
-    models = {model_volume(number): model(recipe, lock, number) for number in range(len(models_of(recipe)))}
+    models = {model_volume(number): model(lock, number) for number in range(len(lock.models))}
     steps = {
         **models,
         BASE: base,
@@ -126,12 +125,12 @@ def inputs_of(
         FIRMWARE: {
             **_common(lock, _FIRMWARE_CODE),
             **{f"recipe firmware.{tee}.package": one.package for tee, one in content.firmware.items()},
-            **_packages("firmware", lock.firmware),
+            **_packages("firmware", lock.firmware_debs),
         },
     }
     steps[MANIFEST] = {
         "recipe": recipe.digest,
-        "lock": hashlib.sha256(serialise(lock)).hexdigest(),
+        "lock": lock.digest,
         "refreshed": str(refreshed).lower(),
         **{step: _digest(inputs) for step, inputs in steps.items()},
     }
@@ -139,14 +138,13 @@ def inputs_of(
     return StepInputs((inference.model_file,) if inference else (), steps)
 
 
-def model(recipe: Recipe, lock: Lock, number: int) -> Inputs:
+def model(lock: Lock, number: int) -> Inputs:
     """The inputs of a model's volume, which is made first: its root hash is one of what follows."""
-    chosen = models_of(recipe)[number]
+    chosen = lock.models[number]
     return {
         **_common(lock, _MODEL_CODE),
-        f"recipe inference.models[{number}].file": pattern_of(recipe, chosen),
-        f"recipe inference.models[{number}].name": chosen.name,
-        **_packages("wheel", lock.wheels),
+        "model name": chosen.name,
+        **{f"model file {file.path}": file.sha256 for file in chosen.files},
     }
 
 
@@ -179,7 +177,7 @@ def _common(lock: Lock, modules: Iterable[str]) -> Inputs:
     }
 
 
-def _packages(kind: str, packages: Iterable[Package | Wheel]) -> Inputs:
+def _packages(kind: str, packages: Iterable[Package]) -> Inputs:
     return {f"{kind} {package.name}": f"{package.version} {package.sha256}" for package in packages}
 
 

@@ -57,6 +57,6 @@ def _inputs(manifest: Manifest, lock: Lock) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(named.items())
     ]
-    purls = {deb_purl(package, lock.base): package.sha256 for package in (*lock.packages, *lock.firmware)}
-    purls |= {wheel_purl(wheel): wheel.sha256 for wheel in lock.wheels}
+    purls = {deb_purl(package, lock.base.record): package.sha256 for package in lock.debs}
+    purls |= {wheel_purl(wheel): wheel.sha256 for wheel in lock.python}
     return found + [{"uri": purl, "digest": {"sha256": digest}} for purl, digest in sorted(purls.items())]

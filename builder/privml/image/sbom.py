@@ -38,12 +38,12 @@ def wheel_purl(wheel: Wheel) -> str:
 
 def sbom(manifest: Manifest, lock: Lock, licences: Mapping[str, Sequence[str]]) -> bytes:
     """The document's bytes; ``licences`` are the declared names of packages and wheels, where they are known."""
-    parts = [_package(package, lock.base, licences, "library") for package in lock.packages]
-    parts += [_package(package, lock.base, licences, "firmware") for package in lock.firmware]
-    parts += [_wheel(wheel, licences) for wheel in lock.wheels]
-    # The model is a file of its wheel, which declares one licence for all that is in it.
-    of_model = [name for wheel in lock.wheels for name in licences.get(wheel.name, [UNKNOWN])]
-    parts += [*(_model(model, of_model) for model in manifest.models), *_files(manifest)]
+    base = lock.base.record
+    parts = [_package(package, base, licences, "library") for package in lock.packages]
+    parts += [_package(package, base, licences, "firmware") for package in lock.firmware_debs]
+    parts += [_wheel(wheel, licences) for wheel in lock.python]
+    of_models = {model.name: model.licence for model in lock.models}
+    parts += [*(_model(model, of_models[model.name]) for model in manifest.models), *_files(manifest)]
     parts.sort(key=lambda part: str(part["bom-ref"]))
     root_hash = manifest.root.root_hash.hex()
     subject = f"root:{root_hash}"
@@ -108,13 +108,13 @@ def _wheel(wheel: Wheel, licences: Mapping[str, Sequence[str]]) -> dict[str, Any
     }
 
 
-def _model(model: Model, names: Sequence[str]) -> dict[str, Any]:
+def _model(model: Model, licence: str | None) -> dict[str, Any]:
     root_hash = model.verity.root_hash.hex()
     return {
         "type": "machine-learning-model",
         "bom-ref": f"model:{root_hash}",
         "name": model.name,
-        "licenses": declared(names or [UNKNOWN]),
+        "licenses": declared([licence or UNKNOWN]),
         "properties": _properties({"root_hash": root_hash}),
     }
 

@@ -12,10 +12,11 @@ import re
 import shutil
 import tempfile
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from privml.base.errors import HostError, InputsError
@@ -25,6 +26,7 @@ from privml.lock.aptstate import KEPT, Kept, apt_configuration, blamed, preferen
 from privml.lock.debian import PackagesIndex, Release, dependency_names, parse_inrelease
 from privml.lock.models import Archive, Package, format_time, parse_time
 from privml.recipe.distributions import Base, Distribution, Suite
+from privml.recipe.packages import Request
 from privml.store.mirrors import Mirrors
 
 # Runs a program of some tree to its end: argv, and the host's folders it needs at which paths inside.
@@ -80,11 +82,15 @@ def described(argv: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to resolve from a base's suites: ``install`` with all dependencies, ``alone`` without them."""
+    """What to resolve from a base's suites: ``install`` with all dependencies, ``alone`` without them.
+
+    What a request names a suite for comes from that suite only: the package, or all of the kernel. Everything else
+    comes from the base's suites wherever they have it.
+    """
 
     base: Base
-    install: tuple[str, ...]
-    alone: tuple[str, ...] = ()
+    install: tuple[Request, ...]
+    alone: tuple[Request, ...] = ()
     # Old versions to keep where the archive still has them, by package name.
     pins: Mapping[str, str] = field(default_factory=dict)
     # Locked packages that may be chosen whether or not an archive still lists them.
@@ -94,24 +100,35 @@ class Wanted:
 
     @property
     def suites(self) -> tuple[Suite, ...]:
-        """Every suite that packages may come from."""
-        return self.base.release.suites
+        """Every suite that packages may come from, the base's first."""
+        known = self.base.distribution.suites
+        named = [known[each.suite] for each in (*self.install, *self.alone) if each.suite is not None]
+        return tuple(dict.fromkeys((*self.base.release.suites, *named)))
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The suite that packages must come from, by name or by pattern of names."""
+        kernel = self.base.distribution.kernel
+        return {
+            f"{kernel.family}*" if kernel.is_image(each.name) else each.name: each.suite
+            for each in (*self.install, *self.alone)
+            if each.suite is not None
+        }
+
+    def suite_of(self, package: str) -> str | None:
+        """The suite that ``package`` must come from; None where the base's will do."""
+        return next((suite for pattern, suite in self.named.items() if fnmatchcase(package, pattern)), None)
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """What apt chose, and from which signed states of the archives."""
+    """What apt chose, and from which signed states of the archives; ``alone`` in the order of the requests."""
 
     archives: tuple[Archive, ...]
     inreleases: tuple[bytes, ...]
     requested: tuple[str, ...]
     packages: tuple[Package, ...]
     alone: tuple[Package, ...]
-
-    @property
-    def epoch(self) -> int:
-        """The newest Date among the archives, in seconds."""
-        return max(int(parse_time(archive.date).timestamp()) for archive in self.archives)
 
 
 def resolve(
@@ -137,10 +154,22 @@ def resolve(
     with Session.opened(tools, mirrors, wanted, accept) as session:
         archives, inreleases = session.archives, session.inreleases
         indexes = session.indexes()
-        requested = tuple(part for name in wanted.install for part in session.kernel_parts(name, indexes))
+        requested = tuple(part for each in wanted.install for part in session.kernel_parts(each.name, indexes))
         packages = session.solve_keeping(requested, indexes)
-        alone = [session.candidate(name, indexes) for name in wanted.alone]
-        return Resolution(archives, inreleases, requested, in_order(packages), in_order(alone))
+        alone = tuple(session.candidate(each.name, indexes) for each in wanted.alone)
+        _check_suites(wanted, (*packages, *alone))
+        return Resolution(archives, inreleases, requested, in_order(packages), alone)
+
+
+def _check_suites(wanted: Wanted, packages: Iterable[Package]) -> None:
+    """``InputsError`` when a package is not from the suite that it must come from."""
+    for package in packages:
+        suite = wanted.suite_of(package.name)
+        if suite is not None and package.suite != suite:
+            raise InputsError(
+                f"`{package.name}` is to come from {suite}, but only {package.suite} has it",
+                hint="name a package that the suite has, or leave `suite` out",
+            )
 
 
 class Session:
@@ -222,7 +251,10 @@ class Session:
 
     def pin(self, pins: Mapping[str, str]) -> None:
         """Take exactly these versions from now on."""
-        (self._folder / "preferences").write_text(preferences(pins), encoding="utf-8")
+        base = self._wanted.base.release.suites
+        others = [suite.name for suite in self._wanted.suites if suite not in base]
+        text = preferences(pins, self._wanted.named, others)
+        (self._folder / "preferences").write_text(text, encoding="utf-8")
 
     def _apt(self, *words: str, program: str = "apt-get") -> str:
         # APT_CONFIG, because that file alone is read before the configuration of the tree that apt comes from.
@@ -250,12 +282,15 @@ class Session:
 
     def indexes(self) -> list[PackagesIndex]:
         """The lists that apt has checked against the signed states."""
-        labels = {suite.name: suite.archive for suite in self._wanted.suites}
+        archives = {suite.name: suite.archive for suite in self._wanted.suites}
+        order = list(archives)
         return [
             PackagesIndex.read(
-                Path(filename), label=labels[release], suite=release, component=component, base=repository
+                Path(filename), archive=archives[release], suite=release, component=component, base=repository
             )
-            for filename, _, repository, release, component in self._targets()
+            for filename, _, repository, release, component in sorted(
+                self._targets(), key=lambda target: order.index(target[3])
+            )
         ]
 
     def kernel_parts(self, name: str, indexes: Sequence[PackagesIndex]) -> list[str]:
@@ -299,8 +334,8 @@ class Session:
         return self._found(self._candidate_uri(name), indexes)
 
     def _candidate_fields(self, name: str, indexes: Sequence[PackagesIndex]) -> dict[str, str]:
-        index, pool = _locate(self._candidate_uri(name), indexes)
-        return index.fields(pool)
+        index, path = _locate(self._candidate_uri(name), indexes)[0]
+        return index.fields(path)
 
     def _candidate_uri(self, name: str) -> str:
         try:
@@ -316,8 +351,10 @@ class Session:
         if uri.startswith(held):
             digest = uri.removeprefix(held).removeprefix("./").removesuffix(".deb")
             return next(kept.package for kept in self._wanted.kept if kept.package.sha256 == digest)
-        index, pool = _locate(uri, indexes)
-        listed = index.package(pool)
+        places = [index.package(path) for index, path in _locate(uri, indexes)]
+        # Suites of one archive share files: it is from the suite that it must come from, where that one lists it too.
+        suite = self._wanted.suite_of(places[0].name)
+        listed = next((package for package in places if package.suite == suite), places[0])
         # The very record of before, so that a package which stays is no line of a diff.
         same = (kept.package for kept in self._wanted.kept if kept.package.sha256 == listed.sha256)
         return next(same, listed)
@@ -375,13 +412,17 @@ def printed_uris(text: str) -> list[str]:
     return [match["uri"] for line in text.splitlines() if (match := _PRINTED.match(line))]
 
 
-def _locate(uri: str, indexes: Sequence[PackagesIndex]) -> tuple[PackagesIndex, str]:
+def _locate(uri: str, indexes: Sequence[PackagesIndex]) -> list[tuple[PackagesIndex, str]]:
+    """The lists that have the file at an address, with its path in their archive."""
+    found = []
     for index in indexes:
         if uri.startswith(index.base + "/"):
-            pool = urllib.parse.unquote(uri.removeprefix(index.base + "/"))
-            if index.has(pool):
-                return index, pool
-    raise InputsError(f"apt names {uri}, which is in none of its lists")
+            path = urllib.parse.unquote(uri.removeprefix(index.base + "/"))
+            if index.has(path):
+                found.append((index, path))
+    if not found:
+        raise InputsError(f"apt names {uri}, which is in none of its lists")
+    return found
 
 
 def in_order(packages: Sequence[Package]) -> tuple[Package, ...]:

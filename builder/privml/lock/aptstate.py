@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -65,11 +65,19 @@ def write_kept(folder: Path, kept: Sequence[Kept]) -> str:
     return f"deb [trusted=yes] file:{place} ./\n"
 
 
-def preferences(pins: Mapping[str, str]) -> str:
-    """Versions to take although newer ones may be there."""
-    return "".join(
-        f"Package: {name}\nPin: version {version}\nPin-Priority: 1001\n\n" for name, version in sorted(pins.items())
-    )
+def preferences(pins: Mapping[str, str], named: Mapping[str, str], others: Iterable[str]) -> str:
+    """What apt prefers, first to last (apt_preferences(5): of the records that match, the first counts).
+
+    ``pins`` are versions to take although newer ones may be there. ``named`` are the suites of packages that must
+    come from one, by name or pattern. Of ``others``, suites that are not the base's, nothing else is taken where the
+    base has a version. A suite goes by its code name (``n``) or by what it is called now (``a``), such as unstable.
+    """
+    records = [(name, f"version {version}", 1001) for name, version in sorted(pins.items())]
+    for pattern, suite in named.items():
+        records += [(pattern, f"release {key}={suite}", 990) for key in "na"]
+    for suite in others:
+        records += [("*", f"release {key}={suite}", 100) for key in "na"]
+    return "".join(f"Package: {name}\nPin: {pin}\nPin-Priority: {priority}\n\n" for name, pin, priority in records)
 
 
 def apt_configuration(folder: Path) -> str:

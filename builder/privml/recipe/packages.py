@@ -1,16 +1,37 @@
-"""Which packages of its distribution a recipe's guest is made of."""
+"""What a recipe asks the package archives for."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 from privml.recipe.loader import Recipe
+from privml.recipe.models import MODEL_FILES
 
 ENGINES = {"llama-server": ("llama.cpp-tools",)}
 
 
-def guest_packages(recipe: Recipe) -> tuple[str, ...]:
+@dataclass(frozen=True)
+class Request:
+    """A package to ask for by name; with ``suite``, from that suite only."""
+
+    name: str
+    suite: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.suite is None else f"{self.name}/{self.suite}"
+
+    @staticmethod
+    def parse(text: str) -> Request:
+        """The inverse of ``str``, which is how locks hold requests."""
+        name, _, suite = text.partition("/")
+        return Request(name, suite or None)
+
+
+def guest_packages(recipe: Recipe) -> tuple[Request, ...]:
     """What to ask apt for; the kernel's metapackage is narrowed to its parts when the lock is made."""
-    common = recipe.content.base.record.distribution.packages.guest
-    return (*common, *engine_packages(recipe), recipe.content.kernel.package)
+    common = (*recipe.content.base.record.distribution.packages.guest, *engine_packages(recipe))
+    kernel = recipe.content.kernel
+    return (*map(Request, common), Request(kernel.package, kernel.suite))
 
 
 def engine_packages(recipe: Recipe) -> tuple[str, ...]:
@@ -19,6 +40,13 @@ def engine_packages(recipe: Recipe) -> tuple[str, ...]:
     return () if inference is None else ENGINES[inference.engine.name]
 
 
-def firmware_packages(recipe: Recipe) -> tuple[str, ...]:
-    """The packages that firmware is taken from; nothing of them enters the guest."""
-    return tuple(chosen.package for chosen in recipe.content.firmware.values())
+def firmware_packages(recipe: Recipe) -> dict[str, Request]:
+    """The package that each TEE's firmware is taken from; nothing of them enters the guest."""
+    return {tee: Request(chosen.package, chosen.suite) for tee, chosen in recipe.content.firmware.items()}
+
+
+def model_pattern(recipe: Recipe, number: int) -> str:
+    """The pattern of a model's file in its wheel: the recipe's, else the kind of file that the engine takes."""
+    inference = recipe.content.inference
+    assert inference is not None
+    return inference.models[number].file or MODEL_FILES[inference.engine.name]

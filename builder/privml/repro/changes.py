@@ -6,7 +6,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
+from privml.lock.models import Archive, Lock, ModelFile, Package, ToolsLock, Tree, Wheel
+from privml.lock.models import Model as LockedModel
 from privml.lock.moves import FIRMWARE, MODEL, REGISTERS, UKI
 from privml.output.artefacts import ROOT, is_volume
 from privml.output.manifest import Manifest
@@ -35,7 +36,8 @@ MOVES: dict[str, tuple[str, ...]] = {
     # Of locks alone.
     "kernel package": _BY_UKI,
     "firmware package": _lower(FIRMWARE),
-    "wheel": _BY_CONFIG,
+    # Of a wheel only the models in it are in an image.
+    "wheel": (),
     "agent file": _BY_UKI,
     "guest file": _BY_UKI,
     "times": _BY_CONFIG,
@@ -128,9 +130,10 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
     found = list(_archives(a.archives, b.archives))
     if isinstance(a, ToolsLock) or isinstance(b, ToolsLock):
         return (*found, *_inputs("tool", a.packages, b.packages))
-    found += _inputs("package", a.packages, b.packages, (a.base.distribution.kernel, b.base.distribution.kernel))
-    found += _inputs("firmware package", a.firmware, b.firmware)
-    found += _inputs("wheel", a.wheels, b.wheels)
+    found += _inputs("package", a.packages, b.packages, [lock.base.record.distribution.kernel for lock in (a, b)])
+    found += _inputs("firmware package", a.firmware_debs, b.firmware_debs)
+    found += _inputs("wheel", a.python, b.python)
+    found += _locked_models(a.models, b.models)
     found += [*_files("agent file", a.agent, b.agent), *_files("guest file", a.guest, b.guest)]
     facts = (
         ("times", "source_date_epoch", str(a.source_date_epoch), str(b.source_date_epoch)),
@@ -168,6 +171,18 @@ def _inputs(
         before, after = ("not locked" if each is None else each.version for each in (one, two))
         told = "kernel package" if any(kernel.is_kernel(name) for kernel in kernels) else kind
         yield Change(told, name, before, f"{after}, other bytes" if before == after else after)
+
+
+def _locked_models(a: Sequence[LockedModel], b: Sequence[LockedModel]) -> Iterable[Change]:
+    tables = [{model.name: model.files for model in models} for models in (a, b)]
+    for name in sorted({*tables[0], *tables[1]}):
+        one, two = (table.get(name) for table in tables)
+        if one != two:
+            yield Change("model", name, *("not locked" if each is None else _named(each) for each in (one, two)))
+
+
+def _named(files: Sequence[ModelFile]) -> str:
+    return ", ".join(f"{file.path} {file.sha256[:16]}.." for file in files)
 
 
 def _files(kind: str, a: Tree, b: Tree) -> Iterable[Change]:

@@ -171,8 +171,6 @@ def _configured(file: Path) -> Mirrors:
     return mirrors
 
 
-def urls_of(origin: str, mirrors: Mirrors) -> tuple[str, ...]:
-    """Addresses of a locked .deb, whose origin is ``LABEL/SUITE/COMPONENT/pool/...``."""
-    label, _, rest = origin.partition("/")
-    pool = "/".join(rest.split("/")[2:])
-    return tuple(f"{mirror}/{urllib.parse.quote(pool, safe='/')}" for mirror in mirrors.get(label, ()))
+def urls_of(archive: str, path: str, mirrors: Mirrors) -> tuple[str, ...]:
+    """Addresses of the file at ``path`` of an archive."""
+    return tuple(f"{mirror}/{urllib.parse.quote(path, safe='/')}" for mirror in mirrors.get(archive, ()))
