@@ -3,7 +3,8 @@
 
 Runs in the tools tree's sandbox. Reads ``privml.json`` beside mkosi.conf:
 {"modules": [names], "initrd_modules": [names, in load order], "generators": [names], "programs": [names],
-"units": [names], "systemd": [names], "paths": [patterns], "forbidden": [names], "overlay": [paths], "epoch": n}
+"units": [names], "systemd": [names], "paths": [patterns], "removals": [patterns], "forbidden": [names],
+"overlay": [paths], "epoch": n}
 Takes kernel, initrd parts, the copyright files and the list of installed packages out to $OUTPUTDIR, removes what the
 guest does not need or what differs between builds, compiles the agent, and brings owners, modes and times into one
 form. Fails when a package is half installed, when a kernel, module, program or unit is
@@ -177,7 +178,7 @@ remove(
     "usr/share/zoneinfo/posix", "usr/share/dbus-1", "usr/share/factory", "usr/share/base-*", "usr/share/dpkg",
     "usr/share/xml", "usr/share/readline", "usr/share/adduser", "usr/share/debianutils", "usr/share/keyrings",
     "usr/share/python3/runtime.d", "usr/share/python3/bcep", "usr/share/pam*", "usr/share/awk", "usr/include",
-    "usr/share/lintian-overrides", "usr/share/bugs", "usr/share/libgcrypt*", "usr/share/llama*", "usr/share/mime",
+    "usr/share/lintian-overrides", "usr/share/bugs", "usr/share/libgcrypt*", "usr/share/mime",
     "usr/lib/dracut", "usr/lib/kernel", "usr/lib/init", "usr/lib/ssl/misc", "usr/lib/dpkg", "usr/lib/apt",
     "usr/lib/initramfs-tools", "usr/lib/pcrlock.d", "usr/lib/rpm", "usr/lib/installkernel", "usr/lib/user-tmpfiles.d",
     "usr/lib/linux*", "usr/lib/x86_64-linux-gnu/perl*", "usr/lib/x86_64-linux-gnu/gconv",
@@ -238,7 +239,7 @@ for base in ("etc/systemd", "etc/modules-load.d", "etc/sysctl.d", "etc/udev", "u
 remove(
     "boot", "efi", "home", "media", "mnt", "opt", "srv", "init", "etc/udev", "usr/local", "usr/lib/udev",
     "usr/lib/tmpfiles.d", "usr/lib/sysctl.d", "usr/lib/modprobe.d", "usr/lib/depmod.d", "usr/lib/environment.d",
-    "usr/lib/x86_64-linux-gnu/engines-3", "usr/lib/x86_64-linux-gnu/llama/libllama-[bcq]*", "usr/share",
+    "usr/lib/x86_64-linux-gnu/engines-3", "usr/share",
     "usr/lib/python3/dist-packages/bcrypt*", "var/cache", "var/lib/*", "var/lock",
     "etc/bindresvport.blacklist", "etc/binfmt.d", "etc/credstore*", "etc/debian_version", "etc/default", "etc/depmod.d",
     "etc/environment", "etc/ethertypes", "etc/host.conf", "etc/inputrc", "etc/ld.so.conf*", "etc/libaudit.conf",
@@ -246,6 +247,7 @@ remove(
     "etc/protocols", "etc/python3*", "etc/rmt", "etc/rpc", "etc/security", "etc/services", "etc/terminfo",
     "etc/tmpfiles.d", "etc/vconsole.conf", "etc/wgetrc", "etc/xattr.conf", "etc/xdg",
 )
+remove(*facts["removals"])  # what the engine's packages hold besides the engine
 
 for name in ("usr/libexec",):  # an engine may have a part of it
     if (root / name).is_dir() and not any((root / name).iterdir()):

@@ -27,12 +27,14 @@ from privml.base import dsse
 from privml.base.dsse import Envelope, Signature
 from privml.base.errors import EvidenceError, HostError, MeasurementError
 from privml.events.align import differences
-from privml.events.explain import describe
+from privml.events.gpt import decode
 from privml.events.logged import logged
 from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import parse_log
-from privml.evidence import capture, dstack, facts, quote, tdreport
+from privml.events.wording import describe
+from privml.evidence import capture, dstack, facts
 from privml.evidence.capture import Capture
+from privml.evidence.tdx import quote, tdreport
 from privml.measure import (
     acpi,
     artefact,
@@ -75,10 +77,6 @@ def _dstack(data: bytes) -> None:
         dstack.parse(value)
 
 
-def _patched(data: bytes) -> None:
-    bzimage.patched(data, memory=2 << 30, initrd_size=len(data), cmdline=data[:64].decode("latin-1"))
-
-
 def _explained(data: bytes) -> None:
     """A document's log as a verifier meets it: read both ways, every event in words, held against a prediction."""
     log = facts.read_boot_log(data, dict.fromkeys(RTMRS, ZERO))
@@ -99,9 +97,9 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "authenticode": (UKI, pe.authenticode),
     "uki": (UKI, uki.facts),
     "other-stub": (UKI, uki.other_stub),
-    "bzimage": (kernel(), _patched),
+    "bzimage": (kernel(), bzimage.protocol),
     "gpt": (IMAGE[: 34 * 512], gpt.table),
-    "gpt-event": (gpt.table(IMAGE).event, gpt.decode_event),
+    "gpt-event": (gpt.table(IMAGE).event, decode),
     "verity": (superblock(), verity.superblock),
     "cpio": (cpio.archive({"a/b": cpio.Member(b"x")}, mtime=1), lambda data: list(cpio.entries(data))),
     "fat": (IMAGE[FIRST : FIRST + 40 * 512], lambda data: fat.read(data, 0)),

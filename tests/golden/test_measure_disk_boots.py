@@ -22,7 +22,7 @@ from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.optionrom import Driver
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX, TPM
-from privml.measure.rules import DIRECT, DISK, NETWORK, ROM, RULES, account
+from privml.measure.tdtpm import DIRECT, DISK, NETWORK, ROM, RULES, account
 
 SITUATIONS = {"disk": frozenset({DISK, NETWORK}), "port": frozenset({DIRECT}), "rom": frozenset({DIRECT, ROM})}
 # Authenticode SHA-384 of the driver in efi-virtio.rom of Debian's ipxe-qemu, as `optionrom.drivers` reads it.

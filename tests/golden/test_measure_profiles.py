@@ -7,11 +7,13 @@ from pathlib import Path
 import pytest
 
 from privml.events.event import Event
+from privml.events.gpt import decode
 from privml.events.registers import RTMR1, RTMR2, RTMR3, RTMRS
 from privml.events.replay import extended, replay
 from privml.events.tcg import LogEntry, parse_log
 from privml.events.types import EV_EFI_BOOT_SERVICES_APPLICATION, EV_EFI_GPT_EVENT
-from privml.evidence import dstack, quote
+from privml.evidence import dstack
+from privml.evidence.tdx import quote
 from privml.measure import gpt
 from privml.measure.compare import compare
 from privml.measure.digest import sha384
@@ -25,7 +27,7 @@ from privml.measure.tdvf import FirmwareSection
 from privml.measure.uki import UkiFacts
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
-# The IntelTdxX64 layout of edk2 2024, which both direct boots have (specification sheet section 1).
+# The IntelTdxX64 layout of edk2 2024, which both direct boots have.
 INTEL_TDX = (
     FirmwareSection(3, 0, 0, 0x810000, 0x10000, 0),
     FirmwareSection(3, 0, 0, 0x80B000, 0x2000, 0),
@@ -88,7 +90,7 @@ def test_p2_is_the_log_of_a_64_gib_guest_with_a_gpu_and_its_quote() -> None:
 def test_partition_tables_of_real_disks(name: str) -> None:
     log = parse_log(unpacked(name))
     (event,) = [entry for entry in log if entry.type == EV_EFI_GPT_EVENT]
-    table = gpt.decode_event(event.data)
+    table = decode(event.data)
     assert sha384(table.event) == event.sha384
     assert len(event.data) == 100 + 128 * len(table.partitions)
     assert any(partition.type == gpt.ESP for partition in table.partitions)
@@ -103,7 +105,7 @@ def test_a_uki_on_a_disk_is_the_log_of_a_cloud_guest() -> None:
     sections = tuple(zip(names, [row[2] for row in rtmr2[1::2]], strict=True))
     uki = UkiFacts(applications[0], sections, "", None, inner_kernel=applications[1])
     event = next(e for e in parse_log(unpacked("gke-uki/CCEL_data_grub_gke")) if e.type == EV_EFI_GPT_EVENT).data
-    predicted = rows(from_disk(uki, gpt.decode_event(event).event, TD_OVMF_2025, stub_console=""))
+    predicted = rows(from_disk(uki, decode(event).event, TD_OVMF_2025, stub_console=""))
     for register, expected in ((RTMR1, rtmr1), (RTMR2, rtmr2)):
         assert [row for row in predicted if row[0] == register] == expected
 

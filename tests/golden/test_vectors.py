@@ -18,12 +18,12 @@ from urllib.parse import unquote
 import pytest
 
 from privml.base.errors import EvidenceError, MeasurementError
-from privml.events.explain import describe, proven
 from privml.events.registers import MRTD, RTMR0, RTMRS
 from privml.events.tcg import ALG_SHA256, ALG_SHA384, LogEntry, encode_log, parse_log
-from privml.evidence import quote, signature
-from privml.evidence.quote_facts import QuoteFacts
+from privml.events.wording import describe, proven
 from privml.evidence.tdx import chain as chains
+from privml.evidence.tdx import quote, signature
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.measure import acpi, smbios
 from privml.measure.digest import sha384
 from privml.readers import files
@@ -53,7 +53,7 @@ def log(path: Path, tmp_path: Path) -> None:
     """It replays; every digest that must be of its data is, and whatever pads it or says how it was hashed."""
     data = path.read_bytes()
     found = files.read(path)
-    assert found.finding.kind == "ccel" and found.log is not None
+    assert found.description.kind == "ccel" and found.log is not None
     entries = parse_log(data)
     assert len(found.log.entries) == len(entries)
     assert all(describe(entry).isprintable() for entry in entries)
@@ -63,12 +63,12 @@ def log(path: Path, tmp_path: Path) -> None:
     for key, values in expected.items():
         if name_of(path) == f"measurement/{key}":
             assert {register: values[register] for register in ("rtmr0", "rtmr1", "rtmr2")} == {
-                register: found.finding.registers[register].hex() for register in RTMRS[:3]
+                register: found.description.registers[register].hex() for register in RTMRS[:3]
             }
             assert values["events"] == len(entries) + 1  # the Spec ID event is one
     if name_of(path) in CONFIRMED:
         body = quote.parse((SHARED / CONFIRMED[name_of(path)]).read_bytes()).body
-        assert tuple(found.finding.registers[register] for register in RTMRS) == body.rtmrs
+        assert tuple(found.description.registers[register] for register in RTMRS) == body.rtmrs
     both = [
         LogEntry(one.index, one.type, {ALG_SHA256: hashlib.sha256(one.data).digest(), **one.digests}, one.data)
         for one in entries
@@ -86,8 +86,8 @@ def log(path: Path, tmp_path: Path) -> None:
     ):
         other = tmp_path / f"variant{number}"
         other.write_bytes(variant)
-        again = files.read(other).finding
-        assert (again.kind, again.registers) == ("ccel", found.finding.registers), number
+        again = files.read(other).description
+        assert (again.kind, again.registers) == ("ccel", found.description.registers), number
 
 
 def decoded_log(path: Path, tmp_path: Path) -> None:
@@ -105,14 +105,14 @@ def decoded_log(path: Path, tmp_path: Path) -> None:
 
 
 def ccel_table(path: Path, tmp_path: Path) -> None:
-    assert files.read(path).finding.kind == "ccel-table"
+    assert files.read(path).description.kind == "ccel-table"
 
 
 def dstack_report(path: Path, tmp_path: Path) -> None:
     """A quote and its log in one file: the log accounts for all four registers."""
     found = files.read(path)
     assert found.claimed is not None and found.log is not None
-    assert {register: found.claimed[register] for register in RTMRS} == found.finding.registers
+    assert {register: found.claimed[register] for register in RTMRS} == found.description.registers
     data = bytes.fromhex(json.loads(path.read_text())["quote"])
     checked = signature.check(data, collateral("90c06f000000"), now=FEBRUARY_2026)
     assert isinstance(checked, QuoteFacts), checked
@@ -191,7 +191,7 @@ def issuer_chain(path: Path, tmp_path: Path) -> None:
 def tdx_quote(path: Path, tmp_path: Path) -> None:
     """Its registers are read; spelled otherwise and padded it is the same quote; its signature says what it must."""
     found = files.read(path)
-    assert found.finding.kind == "quote" and found.claimed is not None
+    assert found.description.kind == "quote" and found.claimed is not None
     text = path.read_bytes()
     data = bytes.fromhex(text.decode().strip().removeprefix("0x")) if path.suffix == ".hex" else text
     parsed = quote.read(data)
@@ -232,7 +232,7 @@ def tdx_quote(path: Path, tmp_path: Path) -> None:
 def quote_with_text_behind_it(path: Path, tmp_path: Path) -> None:
     """Read and told, and no evidence (ADR 0036)."""
     found = files.read(path)
-    assert found.finding.kind == "quote" and any("39 bytes follow" in note for note in found.finding.notes)
+    assert found.description.kind == "quote" and any("39 bytes follow" in note for note in found.description.notes)
     with pytest.raises(EvidenceError, match="other than zero padding"):
         quote.parse(path.read_bytes())
     parsed = quote.read(path.read_bytes())
@@ -247,7 +247,7 @@ def sgx_quote(path: Path, tmp_path: Path) -> None:
 
 def report(path: Path, tmp_path: Path) -> None:
     found = files.read(path)
-    assert found.finding.kind == "tdreport" and found.claimed is not None
+    assert found.description.kind == "tdreport" and found.claimed is not None
     data = path.read_bytes()
     assert found.claimed[MRTD] == data[528:576] and found.claimed[RTMR0] == data[720:768]
 
@@ -257,7 +257,7 @@ def report(path: Path, tmp_path: Path) -> None:
 
 def acpi_tables(path: Path, tmp_path: Path) -> None:
     """The loader script and RSDP follow from it; RTMR0 of its fixture: test_measure_fixtures."""
-    found = files.read(path).finding
+    found = files.read(path).description
     data = path.read_bytes()
     assert [event.digest for event in found.events] == [
         sha384(acpi.derived(data)[name]) for name in (acpi.TABLE_LOADER, acpi.RSDP, acpi.TABLES)
@@ -265,16 +265,16 @@ def acpi_tables(path: Path, tmp_path: Path) -> None:
     for name in (acpi.TABLE_LOADER, acpi.RSDP):
         other = tmp_path / "blob"
         other.write_bytes(acpi.derived(data)[name])
-        assert files.read(other).finding.events[0].digest == sha384(acpi.derived(data)[name])
+        assert files.read(other).description.events[0].digest == sha384(acpi.derived(data)[name])
 
 
 def smbios_table(path: Path, tmp_path: Path) -> None:
     """Written in hexadecimal; the one that firmware published has the digest that its makers logged."""
-    found = files.read(path).finding
+    found = files.read(path).description
     assert found.kind == "smbios"
     raw = tmp_path / "raw"
     raw.write_bytes(bytes.fromhex(path.read_text()))
-    assert files.read(raw).finding == found
+    assert files.read(raw).description == found
     wanted = json.loads(path.with_name("expected.json").read_text())["expected_event_digest_sha384"]
     if "published" in path.name:
         assert sha384(smbios.filtered(raw.read_bytes())).hex() == wanted

@@ -14,17 +14,20 @@ from hypothesis import strategies as st
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, loads
-from privml.events.explain import describe
 from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import ALG_SHA384, LogEntry
-from privml.evidence import document, facts, merkle, quote, report_data, signature
-from privml.evidence.document import COLLATERAL_FIELDS, Document, decode_collateral
-from privml.evidence.report_data import Devices, Header, Keys
+from privml.events.wording import describe
+from privml.evidence import document, facts, merkle, report_data
+from privml.evidence.claims import SignatureFailure
+from privml.evidence.document import Document
+from privml.evidence.sections import Devices, Header, Keys
+from privml.evidence.tdx import collateral as collaterals
+from privml.evidence.tdx import quote, signature
 from privml.statement import intoto, predicate
 
 VECTORS = Path(__file__).parents[1] / "vectors" / "attestation"
 REAL = [(VECTORS / name).read_bytes() for name in ("tdx_quote.bin", "tdx_quote_v5.bin")]
-COLLATERAL = decode_collateral(loads((VECTORS / "tdx_quote_collateral.json").read_bytes()))
+COLLATERAL = collaterals.decode(loads((VECTORS / "tdx_quote_collateral.json").read_bytes()))
 JUNE_2025 = 1_750_420_000
 FAST = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 
@@ -62,7 +65,9 @@ JSON = st.recursive(
 @FAST
 @given(data=st.data())
 def test_a_document_with_any_value_in_any_field(data: st.DataObject) -> None:
-    honest = Document(b"{}", bytes(32), (), b"{}", b"{}", b"", b"", b"", dict.fromkeys(COLLATERAL_FIELDS, "x"))
+    honest = Document(
+        b"{}", bytes(32), (), b"{}", b"{}", b"", b"", b"", (), {"tdx": dict.fromkeys(collaterals.FIELDS, "x")}
+    )
     value = loads(honest.encode())
     value[data.draw(st.sampled_from(sorted(value)))] = data.draw(JSON)
     survives(document.parse, canonical(value))
@@ -90,14 +95,14 @@ def test_no_changed_bit_of_a_genuine_quote_verifies(at: int, bit: int) -> None:
         found = signature.check(bytes(changed), COLLATERAL, now=JUNE_2025)
     except EvidenceError:
         return
-    assert isinstance(found, signature.SignatureFailure)
+    assert isinstance(found, SignatureFailure)
 
 
 @FAST
-@given(name=st.sampled_from(COLLATERAL_FIELDS), text=st.text(max_size=200))
+@given(name=st.sampled_from(collaterals.FIELDS), text=st.text(max_size=200))
 def test_any_text_as_collateral_is_a_failure(name: str, text: str) -> None:
     found = signature.check(REAL[0], {**COLLATERAL, name: text}, now=JUNE_2025)
-    assert isinstance(found, signature.SignatureFailure)
+    assert isinstance(found, SignatureFailure)
 
 
 @FAST

@@ -9,14 +9,32 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tests.unit.image_volume import superblock
 from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
 
 from privml.base.errors import EvidenceError, MeasurementError
-from privml.events import agent, explain, replay, tcg
-from privml.evidence import capture, tdreport
+from privml.events import agent, replay, tcg, wording
+from privml.events.gpt import decode
+from privml.evidence import capture
 from privml.evidence.capture import Capture
-from privml.measure import acpi, artefact, bzimage, efivars, fat, gpt, mrtd, pciwindow, pe, smbios, tdvf, uki
+from privml.evidence.tdx import tdreport
+from privml.measure import (
+    acpi,
+    artefact,
+    bzimage,
+    cpio,
+    efivars,
+    fat,
+    gpt,
+    mrtd,
+    pciwindow,
+    pe,
+    smbios,
+    tdvf,
+    uki,
+    verity,
+)
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
 LOG = (VECTORS / "boot-tpm-base/log.bin").read_bytes()
@@ -73,7 +91,7 @@ def mutated(seed: bytes) -> st.SearchStrategy[bytes]:
 def parse_and_replay(data: bytes) -> None:
     entries = tcg.parse_log(data)
     for entry in entries:
-        explain.explain_event(entry)
+        wording.explain_event(entry)
     replay.replay_tpm_as_rtmrs(entries)
 
 
@@ -83,7 +101,8 @@ EVIDENCE: list[tuple[bytes, Callable[[bytes], object]]] = [
     (AGENT, agent.replay_log),
     (bytes(1024), tdreport.parse),
     (ARCHIVE, capture.decode),
-    (CCEL, lambda data: [explain.describe(entry).isprintable() for entry in tcg.parse_log(data)]),
+    (gpt.table(IMAGE).event, decode),
+    (CCEL, lambda data: [wording.describe(entry).isprintable() for entry in tcg.parse_log(data)]),
 ]
 MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (FIRMWARE, tdvf.sections),
@@ -96,9 +115,10 @@ MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (TABLE, smbios.filtered),
     (TABLE, smbios.stub_structures),
     (b"\1\0\0\0name".ljust(256, b"\0"), acpi.allocated_files),
-    (kernel(), lambda data: bzimage.patched(data, memory=2 << 30, initrd_size=5000, cmdline="vga=ask")),
+    (kernel(), bzimage.protocol),
     (IMAGE[: 34 * 512], gpt.table),
-    (gpt.table(IMAGE).event, gpt.decode_event),
+    (superblock(), verity.superblock),
+    (cpio.archive({"a/b": cpio.Member(b"x")}, mtime=1), lambda data: list(cpio.entries(data))),
     (IMAGE[FIRST : FIRST + 64 * 512], lambda data: fat.read(data, 0)),
     (ACPI, acpi.derived),
     (UKI, uki.other_stub),

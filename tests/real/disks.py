@@ -11,8 +11,9 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from privml.events.gpt import SECTOR
+from privml.image.tools import Bind, ToolsTree
 from privml.measure import gpt
-from privml.measure.gpt import SECTOR
 
 SWAP = "0657fd6d-a4ab-43c4-84e5-0933c84b4f4f"
 VAR = "4d21b016-b534-45c2-a9fb-5c16e091fd2d"
@@ -108,6 +109,14 @@ def with_partitions(source: Path | None, target: Path, more: Iterable[tuple[str,
             file.seek(here * SECTOR)
             file.write(_HEADER.pack(*fields))
     return target
+
+
+def add_file(tools: ToolsTree, disk: Path, file: Path, folder: str) -> None:
+    """Put ``file`` into a new ``folder`` on the disk's first partition, a FAT."""
+    place = f"/disk/{disk.name}@@{gpt.read(disk).partitions[0].start}"
+    binds = [Bind(disk.parent, "/disk", writable=True), Bind(file, "/file")]
+    for words in (["mmd", "-i", place, f"::{folder}"], ["mcopy", "-i", place, "/file", f"::{folder}/{file.name}"]):
+        tools.run(words, binds=binds, env={"MTOOLS_SKIP_CHECK": "1"})
 
 
 def digest(path: Path) -> str:

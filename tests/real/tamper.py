@@ -7,9 +7,10 @@ import tempfile
 from pathlib import Path
 
 from privml.base.files import write_atomic
+from privml.events import volumes
 from privml.events.verity import Verity
 from privml.image import uki, volume
-from privml.image.render import MODEL_LABEL, ROOT_LABEL
+from privml.image.render import ROOT_LABEL
 from privml.image.tools import Bind, ToolsTree
 from privml.measure import gpt, pe
 from privml.output.manifest import Manifest
@@ -143,13 +144,13 @@ def other_model(tools: ToolsTree, image: Path, manifest: Manifest, out: Path) ->
     out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".tamper.", dir=out) as name:
         work = Path(name)
-        extract(tools, image / "model.raw", MODEL_LABEL, work)
+        extract(tools, image / "model.raw", volumes.partition(0), work)
         (weights,) = (work / "tree").iterdir()
         data = bytearray(weights.read_bytes())
         data[-1] ^= 1  # one bit of one weight
         weights.write_bytes(data)
         raw, _ = volume.make(
-            tools, work, MODEL_LABEL, compression=None, seed=str(_SEED), epoch=manifest.source_date_epoch
+            tools, work, volumes.partition(0), compression=None, seed=str(_SEED), epoch=manifest.source_date_epoch
         )
         raw.rename(targets["model.raw"])
     write_atomic(out / ".of", manifest.encode())

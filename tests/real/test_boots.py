@@ -1,7 +1,7 @@
 """Production's files, unchanged, on many machines: every event that firmware, stub and kernel log is predicted.
 
 Each boot ends when its kernel has taken over. The TPM's registers are the log's, and every difference from the
-prediction for a TD is one rule's (privml.measure.rules); a rule that no boot needed fails the full run.
+prediction for a TD is one rule's (privml.measure.tdtpm); a rule that no boot needed fails the full run.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from privml.base.sizes import size_of
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
 from privml.machine.platform import Device, Shape
-from privml.measure.rules import RULES
+from privml.measure.tdtpm import RULES
 from privml.vm import bootdisk
 from privml.vm.bench import Bench
 from privml.vm.compared import ComparedBoot

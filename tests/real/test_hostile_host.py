@@ -67,8 +67,8 @@ def test_an_addon_beside_the_uki_is_measured(bench: Bench, demo_cpu: Path, tmp_p
         ],
         binds=[Bind(tmp_path, "/work", writable=True)],
     )  # fmt: skip
-    more = {f"{bootdisk.ADDONS}/evil.addon.efi": (tmp_path / "evil.addon.efi").read_bytes()}
-    disk = bootdisk.make(tools, demo_cpu / "uki.efi", tmp_path / "boot.raw", more)
+    disk = bootdisk.make(tools, demo_cpu / "uki.efi", tmp_path / "boot.raw")
+    disks.add_file(tools, disk, tmp_path / "evil.addon.efi", f"{bootdisk.LOADER}.extra.d")
     assert moved(bench, bench.launch(SMALL, boot_disk=disk)) == {
         ("RTMR1", "further-image"),
         ("RTMR2", "host-load-options"),

@@ -87,7 +87,7 @@ def test_an_image_without_a_model_boots_and_has_nothing_of_an_engine(
             row["name"]: row["status"]
             for row in json.loads(request(machine, "/boot-stages", timeout=30)[1])["stages"]
         }
-        assert (stages["model"], stages["engine"], stages["system-ready"]) == ("skipped", "skipped", "ok")
+        assert (stages["model"], stages["engine"], stages["ready"]) == ("skipped", "skipped", "ok")
         status, body = request(machine, "/v1/completions", data=b'{"prompt":"x"}', timeout=30)
         assert (status, json.loads(body)["error"]["code"]) == (404, "no-inference")
         nonce = "5a" * 32

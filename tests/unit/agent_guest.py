@@ -1,6 +1,6 @@
-"""A guest in a temporary directory: real broker and server processes, a fake disk, a fake engine, a simulated TEE.
+"""A guest in a temporary directory: real attestor and server processes, a fake disk, a fake engine, a simulated TEE.
 
-The broker and the server run as they do in the guest, as processes of their own over real sockets; only their
+The attestor and the server run as they do in the guest, as processes of their own over real sockets; only their
 `Layout` differs. Directories stand for the kernel's interfaces.
 """
 
@@ -26,11 +26,16 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import privml
+from privml.agent.attestor import Attestor
 from privml.agent.boot import Boot
 from privml.agent.layout import Layout
-from privml.agent.volume import ModelVolume
-from privml.events.configuration import Config, Inference, Verity, encode
+from privml.agent.volume import ModelVolumes
+from privml.engines.registry import ENGINES
+from privml.events import volumes
+from privml.events.configuration import Config, Engine, Model, encode
+from privml.events.stages import STAGES, Table, steps
 from privml.events.tcg import LogEntry, encode_log
+from privml.events.verity import Verity
 
 # Seconds that no healthy test needs, on a machine however busy.
 LIMIT = 60.0
@@ -54,6 +59,18 @@ def free_port() -> int:
         return int(probe.getsockname()[1])
 
 
+ENGINE = Engine("llama-server", ("/usr/bin/llama-server", "--model", "/run/privml/model/model.gguf"))
+
+
+def a_model(name: str = "tiny", byte: int = 0xAA) -> Model:
+    """A model whose root hash is 32 times ``byte``."""
+    return Model(name, "model.gguf", Verity(bytes([byte]) * 32, b"\xbb" * 32, BLOCKS, 1))
+
+
+NO_MODEL: dict[str, object] = {"engine": None, "models": ()}
+"""Changes that make a configuration one without inference."""
+
+
 def a_config(**changes: object) -> Config:
     """A configuration whose ports are free here."""
     config = Config(
@@ -62,17 +79,28 @@ def a_config(**changes: object) -> Config:
         variant="development",
         listen=free_port(),
         max_concurrency=2,
-        inference=Inference(
-            engine_name="llama-server",
-            engine_argv=("/usr/bin/llama-server", "--model", "/run/privml/model/model.gguf"),
-            model_name="tiny",
-            model_file="model.gguf",
-            model_verity=Verity(b"\xaa" * 32, b"\xbb" * 32, BLOCKS, 1),
-        ),
+        engine=ENGINE,
+        models=(a_model(),),
         devices=("virtio-blk", "virtio-net"),
         rtmr3="staged",
     )
     return dataclasses.replace(config, **changes)  # type: ignore[arg-type]
+
+
+def driven(
+    attestor: Attestor, config: Config, keys: bytes | None, *, until: str | None = None, table: Table = STAGES
+) -> Attestor:
+    """Take ``attestor`` through the stages of ``table``, up to the end of ``until``, as the boot does."""
+    if keys is not None:
+        attestor.keys(keys)
+    for number, step in enumerate(steps(config, table)):
+        if number:
+            attestor.stage(step.stage.name)
+        for event in step.events:
+            attestor.extend(event)
+        if step.stage.name == until:
+            break
+    return attestor
 
 
 class UnixServer(socketserver.ThreadingMixIn, socketserver.UnixStreamServer):
@@ -96,13 +124,18 @@ class FakeEngine:
         self.hold = threading.Event()
         self.hold.set()
         self.completion_status = 200
+        self.health = ("/health", 200)
         engine = self
 
         class Handler(http.server.BaseHTTPRequestHandler):
             protocol_version = "HTTP/1.1"
 
             def do_GET(self) -> None:
-                self._answer(200, b'{"status":"ok"}')
+                path, status = engine.health
+                if self.path == path:
+                    self._answer(status, b"" if status == 204 else b'{"status":"ok"}')
+                else:
+                    self._answer(404, b"{}")
 
             def do_POST(self) -> None:
                 body = self.rfile.read(int(self.headers["content-length"]))
@@ -160,7 +193,7 @@ class FakeEngine:
 class Guest:
     """The directory tree, the processes, and ways to talk to them."""
 
-    def __init__(self, root: Path, config: Config, *, tee: str = "simulated") -> None:
+    def __init__(self, root: Path, config: Config, *, tee: str = "simulated", table: Table = STAGES) -> None:
         self.root = root
         me = os.getuid()
         self.layout = Layout(
@@ -182,21 +215,28 @@ class Guest:
             self.add_pci(slot, vendor, device)
         (root / "tpm.log").write_bytes(TPM_LOG)
         (root / "mrtd").write_text(MRTD.hex() + "\n")
-        self.engine = FakeEngine(self.layout.engine_socket)
+        record = ENGINES.get(config.engine.name if config.engine else "llama-server")
+        self.engine = FakeEngine(self.layout.engine / (record.socket_name if record else "engine.sock"))
         self.said: list[str] = []
         self.closed: list[bool] = []
         self.commands: list[list[str]] = []
         self._children: list[subprocess.Popen[bytes]] = []
-        self.broker = self._child(
-            "from privml.agent.broker import serve\n"
+        self.attestor = self._child(
+            "from privml.agent.attestor import serve\n"
             "from privml.agent.tee import NoTee\n"
+            "from privml.events.stages import Stage\n"
             "from privml.sim.tee import SimulatedTee\n"
             f"tee = SimulatedTee(tpm_log=Path({str(root / 'tpm.log')!r}), mrtd=Path({str(root / 'mrtd')!r}))\n"
-            f"raise SystemExit(serve(tee=tee if {tee!r} == 'simulated' else NoTee(), layout=layout))"
+            f"tee = tee if {tee!r} == 'simulated' else NoTee()\n"
+            f"raise SystemExit(serve(tee=tee, layout=layout, table={table!r}))"
         )
 
     def _disk(self) -> None:
-        for name, partition in (("vdb1", "privml-model"), ("vdb2", "privml-model-verity"), ("vda1", "privml-root")):
+        disks = {"vda1": "privml-root"}
+        for number in range(max(1, len(self.config.models))):
+            disk, partition = f"vd{chr(ord('b') + number)}", volumes.partition(number)
+            disks |= {f"{disk}1": partition, f"{disk}2": f"{partition}-verity"}
+        for name, partition in disks.items():
             entry = self.layout.sys / "class" / "block" / name
             entry.mkdir(parents=True)
             (entry / "uevent").write_text(f"MAJOR=254\nDEVNAME={name}\nDEVTYPE=partition\nPARTNAME={partition}\n")
@@ -237,20 +277,21 @@ class Guest:
         """dmsetup and mount, as far as the volume sees them."""
         self.commands.append(list(argv))
         if argv[0] == "dmsetup":
-            mapped = self.layout.sys / "class" / "block" / "dm-1" / "dm"
+            node = f"dm-{sum(given[0] == 'dmsetup' for given in self.commands)}"
+            mapped = self.layout.sys / "class" / "block" / node / "dm"
             mapped.mkdir(parents=True)
-            (mapped / "name").write_text("privml-model\n")
-            (self.layout.dev / "dm-1").write_bytes(IMAGE)
+            (mapped / "name").write_text(argv[2] + "\n")
+            (self.layout.dev / node).write_bytes(IMAGE)
         elif argv[0] == "mount":
             (Path(argv[-1]) / "model.gguf").write_bytes(b"GGUF")
 
     def boot(self, **changes: object) -> Boot:
         given: dict[str, object] = {
-            "volume": ModelVolume(sys=self.layout.sys, dev=self.layout.dev, runner=self.runner, wait=0.2),
+            "volumes": ModelVolumes(sys=self.layout.sys, dev=self.layout.dev, runner=self.runner, wait=0.2),
             "engine": self.engine,
             "say": self.said.append,
             "outbound": lambda: self.closed.append(self.layout.tls_key.exists()),
-            "broker_wait": LIMIT,
+            "attestor_wait": LIMIT,
             "engine_wait": LIMIT,
         }
         return Boot(self.layout, **{**given, **changes})  # type: ignore[arg-type]
@@ -309,12 +350,12 @@ class Guest:
 
 
 @contextmanager
-def guest(config: Config | None = None, *, tee: str = "simulated") -> Iterator[Guest]:
-    """A guest whose broker is up; short paths, because socket names are short."""
+def guest(config: Config | None = None, *, tee: str = "simulated", table: Table = STAGES) -> Iterator[Guest]:
+    """A guest whose attestor is up; short paths, because socket names are short."""
     root = Path(tempfile.mkdtemp(prefix="privml-"))
     made = None
     try:
-        made = Guest(root, config or a_config(), tee=tee)
+        made = Guest(root, config or a_config(), tee=tee, table=table)
         yield made
     finally:
         if made is not None:

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from privml.events import agent, tcg, types
 from privml.events.agent import AgentEvent
@@ -13,14 +14,19 @@ from privml.events.event import Event, Evidence
 from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3, RTMRS, TDX_REGISTERS, index_of_register
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
-from privml.evidence import facts, merkle, report_data, signature
+from privml.evidence import facts, merkle, report_data, sections
 from privml.evidence.document import Document
 from privml.evidence.facts import Facts
-from privml.evidence.quote_facts import QuoteFacts
+from privml.evidence.sections import Key, Keys
+from privml.evidence.tdx import signature
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.sim import quote as sim
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate
-from privml.verify.policy import Expected, Policy
+from privml.verify.anchor import Built, Expected
+from privml.verify.check import verify
+from privml.verify.judgement import Judgement
+from privml.verify.policy import Policy
 
 REPOSITORY = Path(__file__).parents[2]
 VECTORS = REPOSITORY / "tests" / "vectors" / "attestation"
@@ -89,7 +95,7 @@ def registers(items: Sequence[Extend], agent_events: Sequence[AgentEvent] = AGEN
     return values
 
 
-def with_register(launch: MeasuredLaunch, register: str, *values: bytes) -> MeasuredLaunch:
+def with_values(launch: MeasuredLaunch, register: str, *values: bytes) -> MeasuredLaunch:
     """``launch`` with other accepted values of one register."""
     return dataclasses.replace(launch, registers={**launch.registers, register: Accepted(values, Evidence.TPM_BOOT)})
 
@@ -119,7 +125,12 @@ PREDICATE = Predicate(
     purposes={"serve": len(AGENT_EVENTS)},
     launches=(launch(2, 2 << 30), launch(4, 4 << 30)),
 )
-EXPECTED = Expected(PREDICATE, "the build in out/demo-cpu")
+EXPECTED = Expected(PREDICATE, Built("out/demo-cpu"))
+
+
+def tls_keys(spki: bytes) -> Keys:
+    """The keys section of a guest that has a TLS key and no other."""
+    return Keys((Key(*sections.TLS_KEY, spki),))
 
 
 def document(
@@ -136,9 +147,9 @@ def document(
     items = extends(4 << 30) if items is None else items
     tree = merkle.build([nonce, bytes(32)])
     parts = {
-        "header": report_data.Header(variant).encode(),
-        "keys": report_data.Keys(spki).encode(),
-        "devices": report_data.Devices().encode(),
+        "header": sections.Header(variant, "tdx").encode(),
+        "keys": tls_keys(spki).encode(),
+        "devices": sections.Devices().encode(),
         "eventlog": agent.encode_log(agent_events),
     }
     data = report_data.compute(root=tree.root, **parts)
@@ -147,8 +158,8 @@ def document(
         nonce=nonce,
         path=tree.paths[0],
         bootlog=boot_log(items) if log is None else log,
-        quote=quote,
-        collateral=sim.collateral(),
+        evidence=quote,
+        collateral={"tdx": sim.collateral()},
         **parts,
     )
 
@@ -158,11 +169,35 @@ def facts_of(made: Document) -> Facts:
 
 
 def signature_of(made: Document) -> QuoteFacts:
-    checked = signature.check(made.quote, made.collateral, now=NOW, simulated_root=ROOT)
+    checked = signature.check(made.evidence, sim.collateral(), now=NOW, simulated_root=ROOT)
     assert isinstance(checked, QuoteFacts), checked
     return checked
 
 
-def with_body(given: Facts, **changes: object) -> Facts:
-    body = dataclasses.replace(given.quote.body, **changes)  # type: ignore[arg-type]
-    return dataclasses.replace(given, quote=dataclasses.replace(given.quote, body=body))
+def judge(made: Document | None = None, **changes: Any) -> Judgement:
+    """The judgement of a document (the honest one), with the simulation allowed unless ``changes`` says otherwise."""
+    made = document() if made is None else made
+    checked = changes["signature"] if "signature" in changes else signature_of(made)
+    arguments: dict[str, Any] = {
+        "facts": facts_of(made),
+        "signature": checked,
+        "expected": EXPECTED,
+        "policy": SIMULATED,
+        "nonce": NONCE,
+        "tls_spki_sha256": SPKI,
+        **changes,
+    }
+    return verify(**arguments)
+
+
+def with_claims(given: Facts, **changes: object) -> Facts:
+    """``given`` with other claims: fields of `Claims`."""
+    return dataclasses.replace(given, claims=dataclasses.replace(given.claims, **changes))  # type: ignore[arg-type]
+
+
+def with_register(given: Facts, register: str, value: bytes) -> Facts:
+    return with_claims(given, registers={**given.claims.registers, register: value})
+
+
+def with_field(given: Facts, name: str, value: bytes) -> Facts:
+    return with_claims(given, fields={**given.claims.fields, name: value})

@@ -13,7 +13,7 @@ from privml.agent.batch import Busy, QuoteBatch
 from privml.base.errors import HostError
 from privml.evidence import merkle
 
-PARTS: dict[str, Any] = dict.fromkeys(("header", "keys", "devices", "eventlog", "bootlog", "quote"), b"x")
+PARTS: dict[str, Any] = dict.fromkeys(("header", "keys", "devices", "eventlog", "bootlog", "evidence"), b"x")
 
 
 class Quoter:

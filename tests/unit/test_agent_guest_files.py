@@ -12,8 +12,8 @@ import pytest
 from privml.agent import outbound
 from privml.agent.boot import EngineUnit
 from privml.agent.layout import SERVER_ID, Layout
+from privml.engines.registry import ENGINES
 from privml.image import paths
-from privml.image.engine import SOCKET, llama_server
 
 GUEST = Path(__file__).parents[2] / "images" / "guest"
 COMMON = GUEST / "common"
@@ -21,7 +21,7 @@ ENGINE = GUEST / "engine"
 UNITS = COMMON / "usr" / "lib" / "systemd" / "system"
 ENGINE_UNITS = ENGINE / "usr" / "lib" / "systemd" / "system"
 REPLACED = COMMON / "etc" / "systemd" / "system"
-SERVICES = ("broker", "boot", "server", "engine")
+SERVICES = ("attestor", "boot", "server", "engine")
 
 
 def unit(path: Path) -> dict[str, dict[str, list[str]]]:
@@ -62,11 +62,11 @@ def test_no_unit_draws_in_the_distributions_defaults(path: Path) -> None:
 
 def test_only_the_two_root_services_have_no_user_of_their_own() -> None:
     users = {name: service_of(name).get("User") for name in SERVICES}
-    assert users == {"broker": None, "boot": None, "server": ["privml"], "engine": ["privml-engine"]}
+    assert users == {"attestor": None, "boot": None, "server": ["privml"], "engine": ["privml-engine"]}
 
 
-def test_broker_and_engine_never_start_twice() -> None:
-    for name in ("broker", "boot", "engine"):
+def test_attestor_and_engine_never_start_twice() -> None:
+    for name in ("attestor", "boot", "engine"):
         assert service_of(name)["Restart"] == ["no"]
     assert unit(UNITS / "privml-boot.service")["Unit"]["FailureAction"] == ["poweroff-force"]
 
@@ -90,7 +90,7 @@ def test_numbers_and_folders_are_the_codes() -> None:
     text = (ENGINE / "usr/lib/sysusers.d/privml-engine.conf").read_text()
     assert re.search(r"^u privml-engine 901:901 ", text, re.MULTILINE)
     layout = Layout()
-    folders = unit(UNITS / "privml-broker.service")["Service"]["RuntimeDirectory"][0].split()
+    folders = unit(UNITS / "privml-attestor.service")["Service"]["RuntimeDirectory"][0].split()
     assert folders == [str(path.relative_to("/run")) for path in (layout.run, layout.stage_socket.parent)]
 
 
@@ -99,7 +99,7 @@ def test_prompts_go_to_an_engine_without_a_network_over_a_socket_that_only_the_s
     assert engine["PrivateNetwork"] == ["yes"]
     assert engine["RestrictAddressFamilies"] == ["AF_UNIX"]
     assert (engine["RuntimeDirectoryMode"], engine["UMask"]) == (["0710"], ["0007"])
-    assert [Path("/run") / name for name in engine["RuntimeDirectory"]] == [Layout().engine_socket.parent]
+    assert [Path("/run") / name for name in engine["RuntimeDirectory"]] == [Layout().engine]
     # A drop-in of the engine's overlay: without an engine there is no such group, and no server would start in it.
     drop_in = "etc/systemd/system/privml-server.service.d/engine.conf"
     members = [
@@ -109,7 +109,8 @@ def test_prompts_go_to_an_engine_without_a_network_over_a_socket_that_only_the_s
     ]
     assert members == [f"engine/{drop_in}"]
     assert unit(ENGINE / drop_in)["Service"]["SupplementaryGroups"] == engine["Group"]
-    assert str(Layout().engine_socket) == SOCKET == llama_server("m", "m")[llama_server("m", "m").index("--host") + 1]
+    for record in ENGINES.values():
+        assert str(Layout().engine_socket(record)) == record.socket
 
 
 def test_kernel_is_closed_by_sysctl() -> None:
@@ -129,8 +130,8 @@ def test_modes_for_people_power_off(name: str) -> None:
 
 def test_simulation_is_in_the_development_overlay_only() -> None:
     assert not any("privml.sim" in path.read_text() for path in COMMON.rglob("*") if path.is_file())
-    dropin = GUEST / "development/etc/systemd/system/privml-broker.service.d/simulated.conf"
-    assert unit(dropin)["Service"]["ExecStart"] == ["", "/usr/bin/python3 -B -P -m privml.sim.broker"]
+    dropin = GUEST / "development/etc/systemd/system/privml-attestor.service.d/simulated.conf"
+    assert unit(dropin)["Service"]["ExecStart"] == ["", "/usr/bin/python3 -B -P -m privml.sim.attestor"]
 
 
 def test_udev_has_no_rule_and_no_helper() -> None:

@@ -8,9 +8,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from privml.agent.inference import UnsupportedError, engine_body
+from privml.agent import inference
+from privml.agent.inference import UnsupportedError
+from privml.engines.llama_server import LLAMA_SERVER
 
 PATH = "/v1/completions"
+
+
+def engine_body(method: str, path: str, query: str, body: bytes) -> bytes:
+    return inference.engine_body(LLAMA_SERVER, method, path, query, body)
 
 
 def shown(body: object, path: str = PATH) -> dict[str, object]:

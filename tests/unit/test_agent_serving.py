@@ -1,4 +1,4 @@
-"""The agent as its callers meet it: broker and server processes, TLS, a boot through all stages."""
+"""The agent as its callers meet it: attestor and server processes, TLS, a boot through all stages."""
 
 from __future__ import annotations
 
@@ -11,15 +11,19 @@ import time
 from collections.abc import Iterator
 
 import pytest
-from agent_guest import MRTD, Guest, a_config, guest
+from agent_guest import MRTD, NO_MODEL, Guest, a_config, guest
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from privml.agent import wire
-from privml.agent.broker import BrokerClient, RefusedRequest
+from privml.agent.attestor import AttestorClient, RefusedRequest
 from privml.base.errors import HostError
+from privml.events import configuration
 from privml.events.agent import AgentEvent, parse_log, replay_log
-from privml.evidence import document, merkle, quote, report_data
+from privml.events.stages import KEY_RELEASE, SERVE, sequence
+from privml.evidence import document, merkle, report_data, sections
+from privml.evidence.sections import TLS_KEY, Key, Keys
+from privml.evidence.tdx import quote
 
 NONCE = "5a" * 32
 ATTESTATION = "/.well-known/privml-attestation"
@@ -39,13 +43,13 @@ def test_document_of_a_ready_guest_binds_key_log_and_nonce(served: Guest) -> Non
     assert (status, headers["cache-control"]) == (200, "no-store")
     found = document.parse(body)
     assert found.nonce.hex() == NONCE
-    assert report_data.Header.decode(found.header) == report_data.Header("development", "serve", "ready")
+    assert sections.Header.decode(found.header) == sections.Header("development", "tdx", "serve", "ready")
     events = parse_log(found.eventlog)
     assert [event.name for event in events] == ["config", "model", "engine", "system-ready"]
     digest = hashlib.sha256(served.layout.config.read_bytes()).hexdigest()
     assert json.loads(events[0].payload) == {"sha256": digest}
     assert json.loads(events[1].payload) == {"name": "tiny", "root_hash": "aa" * 32}
-    parsed = quote.parse(found.quote)
+    parsed = quote.parse(found.evidence)
     expected = report_data.compute(
         header=found.header,
         root=merkle.root(found.nonce, found.path),
@@ -60,7 +64,7 @@ def test_document_of_a_ready_guest_binds_key_log_and_nonce(served: Guest) -> Non
         assert tls.version() == "TLSv1.3"
         certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
     spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    assert report_data.Keys.decode(found.keys).tls_spki_sha256 == hashlib.sha256(spki).digest()
+    assert sections.Keys.decode(found.keys) == Keys((Key(*TLS_KEY, hashlib.sha256(spki).digest()),))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +105,7 @@ def test_many_callers_at_once_each_get_their_own_nonce(served: Guest) -> None:
             devices=one.devices,
             eventlog=one.eventlog,
         )
-        assert quote.parse(one.quote).body.report_data == expected
+        assert quote.parse(one.evidence).body.report_data == expected
 
 
 def test_ready_guest_shows_its_stages(served: Guest) -> None:
@@ -115,7 +119,7 @@ def test_ready_guest_shows_its_stages(served: Guest) -> None:
 @pytest.fixture(scope="module")
 def attesting() -> Iterator[Guest]:
     """A guest without a model, through every stage: its engine would fail the test, were it ever started."""
-    with guest(a_config(inference=None)) as made:
+    with guest(a_config(**NO_MODEL)) as made:
         made.start_server()
         made.engine.living = False
         assert made.boot().run(), made.said
@@ -129,7 +133,7 @@ def test_a_guest_without_a_model_attests(attesting: Guest) -> None:
     assert json.loads(events[0].payload) == {
         "sha256": hashlib.sha256(attesting.layout.config.read_bytes()).hexdigest()
     }
-    assert quote.parse(found.quote).body.rtmrs[3] == replay_log(found.eventlog)
+    assert quote.parse(found.evidence).body.rtmrs[3] == replay_log(found.eventlog)
     assert attesting.json("/readyz") == (200, {"ready": True})
 
 
@@ -151,21 +155,21 @@ def test_a_guest_without_a_model_has_no_inference_routes(attesting: Guest, metho
     assert json.loads(body)["error"]["code"] == "no-inference"
 
 
-def test_a_guest_without_a_model_still_watches_its_broker() -> None:
-    with guest(a_config(inference=None)) as made:
+def test_a_guest_without_a_model_still_watches_its_attestor() -> None:
+    with guest(a_config(**NO_MODEL)) as made:
         made.engine.living = False
         boot = made.boot()
         assert boot.run(), made.said
-        made.broker.kill()
-        made.broker.wait()
+        made.attestor.kill()
+        made.attestor.wait()
         boot.watch(interval=0.01)
-        assert made.said[-1] == "privml: stage system-ready failed: the broker ended"
+        assert made.said[-1] == "privml: stage ready failed: the attestor ended"
 
 
 def test_stage_socket_is_gone_after_ready(served: Guest) -> None:
     assert not served.layout.stage_socket.exists()
     with pytest.raises(HostError):
-        BrokerClient(served.layout).ready()
+        AttestorClient(served.layout).stage("ready")
 
 
 def test_quote_socket_takes_only_quotes(served: Guest) -> None:
@@ -173,8 +177,10 @@ def test_quote_socket_takes_only_quotes(served: Guest) -> None:
         {"op": "extend", "name": "failed", "payload": "e30="},
         {"op": "ready"},
         {"op": "quote"},
-        {"op": "quote", "root": "00" * 31},
-        {"op": "quote", "root": "00" * 32, "header": ""},
+        {"op": "quote", "root": "00" * 32},
+        {"op": "quote", "root": "00" * 31, "purpose": "serve"},
+        {"op": "quote", "root": "00" * 32, "purpose": "prompt"},
+        {"op": "quote", "root": "00" * 32, "purpose": "serve", "header": ""},
         [],
     ):
         answer = wire.ask(served.layout.quote_socket, request, timeout=5)  # type: ignore[arg-type]
@@ -334,14 +340,14 @@ def test_engine_that_ends_after_ready_ends_quotes_and_answers() -> None:
         assert made.request("POST", "/v1/completions", b"{}")[0] == 503
 
 
-def test_broker_that_ends_is_a_failure() -> None:
+def test_attestor_that_ends_is_a_failure() -> None:
     with guest() as made:
         boot = made.boot()
         assert boot.run(), made.said
-        made.broker.kill()
+        made.attestor.kill()
         boot.watch(interval=0.01)
-        assert made.said[-1] == "privml: stage system-ready failed: the broker ended"
-        assert not boot.table.ready
+        assert made.said[-1] == "privml: stage ready failed: the attestor ended"
+        assert not boot.progress.ready
 
 
 def test_device_that_is_plugged_in_later_is_a_failure() -> None:
@@ -351,7 +357,7 @@ def test_device_that_is_plugged_in_later_is_a_failure() -> None:
         made.add_pci(9, 0x1AF4, 0x1044)
         boot.watch(interval=0.01)
         assert made.said[-1] == "privml: stage devices failed: devices: 1 x virtio-rng not declared"
-        assert not boot.table.ready
+        assert not boot.progress.ready
 
 
 def test_machine_without_a_tee_answers_and_proves_nothing() -> None:
@@ -365,34 +371,41 @@ def test_machine_without_a_tee_answers_and_proves_nothing() -> None:
         assert stages[0]["status"] == "warning"  # type: ignore[index]
 
 
-def test_broker_process_keeps_the_order() -> None:
+def test_attestor_process_keeps_the_order() -> None:
     with guest() as made:
-        client = BrokerClient(made.layout)
+        client = AttestorClient(made.layout)
         made.wait_for(made.layout.stage_socket.exists, "stage socket")
         time.sleep(0.05)
-        events = made_events(made)
+        events = sequence(configuration.read(made.layout.config))
+
+        def quote_refused(purpose: str = SERVE) -> None:
+            refused(lambda: client.quote(bytes(32), purpose, timeout=5), "not-ready")
+
+        refused(lambda: client.extend(events[0]), "order")  # its stage has not begun
+        client.stage("config")
+        refused(lambda: client.stage("identity"), "order")
         refused(lambda: client.extend(events[1]), "order")
-        refused(lambda: client.quote(bytes(32), timeout=5), "not-ready")
+        quote_refused()
         client.extend(events[0])
         refused(lambda: client.extend(events[0]), "order")
-        keys = report_data.Keys(b"k" * 32).encode()
+        client.stage("identity")
+        keys = Keys((Key(*TLS_KEY, b"k" * 32),)).encode()
         client.keys(keys)
         refused(lambda: client.keys(keys), "order")
+        refused(lambda: client.stage("model"), "order")
+        client.stage("devices")
+        client.stage("model")
         refused(lambda: client.extend(AgentEvent("model", b"{}")), "payload")
-        refused(client.ready, "order")
         client.extend(events[1])
+        client.stage("engine")
         client.extend(events[2])
         refused(lambda: client.extend(events[3]), "order")
-        refused(lambda: client.quote(bytes(32), timeout=5), "not-ready")
-        client.ready()
-        parts = client.quote(bytes(32), timeout=5)
+        client.stage("ready")
+        quote_refused()
+        client.extend(events[3])
+        quote_refused(KEY_RELEASE)
+        parts = client.quote(bytes(32), SERVE, timeout=5)
         assert parts["keys"] == keys
-
-
-def made_events(made: Guest) -> tuple[AgentEvent, ...]:
-    from privml.events.configuration import read
-
-    return read(made.layout.config).events()
 
 
 def refused(call: object, code: str) -> None:

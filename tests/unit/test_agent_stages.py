@@ -9,20 +9,22 @@ import socket
 from pathlib import Path
 
 import pytest
-from agent_guest import Guest, a_config, guest
+from agent_guest import NO_MODEL, Guest, a_config, a_model, driven, guest
 
 from privml.agent import devices
-from privml.agent.broker import Broker, RefusedRequest, _converse
-from privml.agent.stages import NAMES, StageTable
+from privml.agent.attestor import Attestor, AttestorClient, RefusedRequest, _converse
+from privml.agent.progress import Progress
 from privml.agent.tee import NoTee
-from privml.agent.volume import ModelVolume, table
+from privml.agent.volume import ModelVolumes, table
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
-from privml.events.agent import encode_log, failed_event, model_event, parse_log, replay_log
-from privml.events.configuration import Config, decode, encode
-from privml.evidence.report_data import Keys
+from privml.events.agent import encode_log, failed_event, model_event, parse_log, replay_log, system_ready_event
+from privml.events.configuration import Config, Engine, decode, encode
+from privml.events.stages import SERVE, STAGES, sequence
+from privml.evidence.sections import TLS_KEY, Key, Keys
 
-KEYS = Keys(b"k" * 32).encode()
+NAMES = [stage.name for stage in STAGES]
+KEYS = Keys((Key(*TLS_KEY, b"k" * 32),)).encode()
 
 
 class Recorder(NoTee):
@@ -51,59 +53,62 @@ def measured(**changes: object) -> Config:
     return decode(encode(a_config(**changes)))
 
 
-def readied(tee: Recorder, config: Config) -> Broker:
-    broker = Broker(config, tee)
-    broker.keys(KEYS)
-    for event in config.events()[:-1]:
-        broker.extend(event)
-    broker.ready()
-    return broker
+def readied(tee: Recorder, config: Config) -> Attestor:
+    return driven(Attestor(config, tee), config, KEYS)
 
 
-# The broker, without sockets.
+# The attestor, without sockets.
 
 
 def test_failure_after_ready_is_extended_before_quotes_end() -> None:
     tee = Recorder()
-    broker = readied(tee, measured())
-    assert broker.is_ready
-    log = broker.quote(bytes(32))["eventlog"]
-    broker.fail("the engine ended")
-    broker.fail("again")
+    attestor = readied(tee, measured())
+    assert attestor.is_over
+    log = attestor.quote(bytes(32), SERVE)["eventlog"]
+    attestor.fail("the engine ended")
+    attestor.fail("again")
     assert tee.rtmr3() != replay_log(base64.b64decode(log))
     with pytest.raises(RefusedRequest) as caught:
-        broker.quote(bytes(32))
+        attestor.quote(bytes(32), SERVE)
     assert caught.value.code == "failed"
-    assert not broker.is_ready
 
 
 def test_register_after_failure_holds_the_failed_event() -> None:
     tee, config = Recorder(), measured()
-    broker = readied(tee, config)
-    broker.fail("x")
-    assert tee.rtmr3() == replay_log(encode_log([*config.events(), failed_event()]))
+    attestor = readied(tee, config)
+    attestor.fail("x")
+    assert tee.rtmr3() == replay_log(encode_log([*sequence(config), failed_event()]))
 
 
 def test_failure_before_ready_ends_the_stages() -> None:
-    config = measured()
-    broker = Broker(config, Recorder())
-    broker.fail("x")
-    for call in (lambda: broker.extend(config.events()[0]), lambda: broker.keys(KEYS), broker.ready):
-        with pytest.raises(RefusedRequest):
+    tee, config = Recorder(), measured()
+    attestor = Attestor(config, tee)
+    attestor.stage("config")
+    attestor.fail("x")
+    for call in (
+        lambda: attestor.extend(sequence(config)[0]),
+        lambda: attestor.keys(KEYS),
+        lambda: attestor.stage("identity"),
+        lambda: attestor.quote(bytes(32), SERVE),
+    ):
+        with pytest.raises(RefusedRequest) as caught:
             call()
+        assert caught.value.code == "failed"
+    assert tee.rtmr3() == bytes(48)  # nothing could have been quoted, so nothing is revoked
 
 
 @pytest.mark.parametrize("fault", [HostError("rtmr3: no"), OSError(5, "I/O error")])
 def test_extend_that_fails_ends_everything(fault: Exception) -> None:
     tee, config = Recorder(), measured()
-    broker = Broker(config, tee)
+    attestor = Attestor(config, tee)
+    attestor.stage("config")
     tee.fault = fault
     with pytest.raises(type(fault)):
-        broker.extend(config.events()[0])
+        attestor.extend(sequence(config)[0])
     tee.fault = None
-    for event in config.events()[:2]:
+    for event in sequence(config)[:2]:
         with pytest.raises(RefusedRequest) as caught:
-            broker.extend(event)
+            attestor.extend(event)
         assert caught.value.code == "failed"
 
 
@@ -111,33 +116,34 @@ def test_foreign_extend_is_noticed() -> None:
     tee, config = Recorder(), measured()
     tee.foreign = b"\x01" * 48
     with pytest.raises(HostError, match="not zero"):
-        Broker(config, tee)
+        Attestor(config, tee)
     tee.foreign = b""
-    broker = Broker(config, tee)
+    attestor = Attestor(config, tee)
+    attestor.stage("config")
     tee.foreign = b"\x01" * 48
     with pytest.raises(HostError, match="not what the log gives"):
-        broker.extend(config.events()[0])
+        attestor.extend(sequence(config)[0])
 
 
 def test_unused_rtmr3_is_never_touched() -> None:
     tee = Recorder()
     tee.fault = HostError("this kernel has no such file")
-    broker = readied(tee, measured(rtmr3="unused"))
-    assert broker.quote(bytes(32))["bootlog"] == ""
+    attestor = readied(tee, measured(rtmr3="unused"))
+    assert attestor.quote(bytes(32), SERVE)["bootlog"] == ""
     assert tee.rtmr3() == bytes(48)
 
 
 def test_malformed_keys_are_refused() -> None:
-    broker = Broker(measured(), Recorder())
+    attestor = Attestor(measured(), Recorder())
     with pytest.raises(EvidenceError):
-        broker.keys(b'{"v":1}')
+        attestor.keys(b'{"v":1}')
 
 
 def test_simulated_platform_needs_a_development_image() -> None:
     tee = Recorder()
     tee.name = "simulated"
     with pytest.raises(HostError, match="development"):
-        Broker(measured(variant="production"), tee)
+        Attestor(measured(variant="production"), tee)
 
 
 def test_strangers_get_no_answer() -> None:
@@ -188,7 +194,7 @@ def test_wrong_volume_fails_in_its_stage(made: Guest) -> None:
         (made.layout.dev / "dm-1").unlink(missing_ok=True)
         (made.layout.dev / "dm-1").mkdir()  # a read that errors, as EIO would
 
-    boot = made.boot(volume=ModelVolume(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
+    boot = made.boot(volumes=ModelVolumes(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
     assert not boot.run()
     assert "not the one of the measured configuration (root hash " + "aa" * 32 in made.said[-1]
     assert not made.engine.started
@@ -198,7 +204,7 @@ def test_wrong_volume_fails_in_its_stage(made: Guest) -> None:
 def test_volume_table_holds_only_measured_parameters(made: Guest) -> None:
     assert made.boot().run(), made.said
     create, mount = made.commands
-    verity = made.config.inference.model_verity
+    verity = made.config.models[0].verity
     assert create[:3] == ["dmsetup", "create", "privml-model"]
     assert create[-1] == table(verity, made.layout.dev / "vdb1", made.layout.dev / "vdb2")
     assert create[-1].split()[3:] == [
@@ -232,7 +238,7 @@ def test_tool_that_fails_is_told(made: Guest) -> None:
     def runner(argv: object) -> None:
         raise HostError("dmsetup failed with status 1\n  | device-mapper: reload failed")
 
-    boot = made.boot(volume=ModelVolume(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
+    boot = made.boot(volumes=ModelVolumes(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
     assert not boot.run()
     assert made.said[-1] == (
         "privml: stage model failed: dmsetup failed with status 1 | device-mapper: reload failed"
@@ -251,7 +257,7 @@ def test_there_is_no_key_before_the_rule_for_connections(made: Guest) -> None:
 
     boot = made.boot(outbound=fails)
     assert not boot.run()
-    assert boot.table.stage("identity").detail == "outbound: connect4: Operation not permitted"
+    assert boot.progress.stage("identity").detail == "outbound: connect4: Operation not permitted"
     assert not made.layout.tls_key.exists()
 
 
@@ -279,28 +285,71 @@ def test_changed_configuration_parks_the_machine(made: Guest) -> None:
 
 
 @pytest.mark.parametrize("ours", [True, False])
-def test_boot_and_broker_must_agree_on_inference(ours: bool) -> None:
+def test_boot_and_attestor_must_agree_on_inference(ours: bool) -> None:
     """Should they ever read different configurations, nothing is skipped and nothing is added: the boot stops."""
-    one, other = a_config(inference=None), a_config()
+    one, other = a_config(**NO_MODEL), a_config()
     with guest(one if ours else other) as made:
         made.wait_for(made.layout.stage_socket.exists, "stage socket")
         made.layout.config.write_bytes(encode(other if ours else one))
         failed_in(made, "config", "is not what the configuration fixes")
 
 
-def test_a_broker_that_expects_a_model_is_not_made_ready_without() -> None:
-    broker = Broker(measured(), Recorder())
-    broker.keys(KEYS)
-    broker.extend(broker._expected[0])
-    with pytest.raises(RefusedRequest, match="`model` is still to come"):
-        broker.ready()
-    without = Broker(measured(inference=None), Recorder())
-    without.keys(KEYS)
-    without.extend(without._expected[0])
+def test_an_attestor_that_expects_a_model_is_not_made_ready_without() -> None:
+    config = measured()
+    attestor = driven(Attestor(config, Recorder()), config, KEYS, until="devices")
+    attestor.stage("model")
+    with pytest.raises(RefusedRequest, match="`model` of stage `model` is still to come"):
+        attestor.stage("engine")
+    config = measured(**NO_MODEL)
+    without = driven(Attestor(config, Recorder()), config, KEYS, until="engine")
+    with pytest.raises(RefusedRequest, match="got `model`, but stage `engine` is complete"):
+        without.extend(model_event("tiny", "aa" * 32))
+    without.stage("ready")
     with pytest.raises(RefusedRequest, match="got `model`, expected `system-ready`"):
         without.extend(model_event("tiny", "aa" * 32))
-    without.ready()
-    assert without.is_ready
+    without.extend(system_ready_event())
+    assert without.is_over
+
+
+def test_no_stage_is_left_out_and_none_comes_twice() -> None:
+    config = measured()
+    attestor = driven(Attestor(config, Recorder()), config, KEYS, until="identity")
+    for name in ("config", "identity", "model", "ready", "keys"):
+        with pytest.raises(RefusedRequest, match=f"stage: got `{name}`, expected `devices`") as caught:
+            attestor.stage(name)
+        assert caught.value.code == "order"
+
+
+def test_nothing_can_be_quoted_without_keys() -> None:
+    config = measured()
+    attestor = driven(Attestor(config, Recorder()), config, None, until="engine")
+    with pytest.raises(RefusedRequest, match="stage `ready`: there are no keys"):
+        attestor.stage("ready")
+
+
+def test_each_model_has_its_volume_and_its_event() -> None:
+    config = a_config(models=(a_model(), a_model("second", 0xCC)))
+    with guest(config) as made:
+        assert made.boot().run(), made.said
+        creates = [command for command in made.commands if command[0] == "dmsetup"]
+        assert [command[2] for command in creates] == ["privml-model", "privml-model-2"]
+        assert creates[1][-1] == table(config.models[1].verity, made.layout.dev / "vdc1", made.layout.dev / "vdc2")
+        mounts = [command[-2:] for command in made.commands if command[0] == "mount"]
+        assert mounts == [
+            [str(made.layout.dev / "dm-1"), str(made.layout.run / "model")],
+            [str(made.layout.dev / "dm-2"), str(made.layout.run / "model-2")],
+        ]
+        told = loads(made.layout.stages.read_bytes())["stages"][4]["detail"]
+        assert told == f"tiny, root hash {'aa' * 32}; second, root hash {'cc' * 32}"
+        parts = AttestorClient(made.layout).quote(bytes(32), SERVE, timeout=30)
+        events = parse_log(parts["eventlog"])  # type: ignore[arg-type]
+        assert [event.name for event in events] == ["config", "model", "model", "engine", "system-ready"]
+        assert [json.loads(event.payload)["name"] for event in events[1:3]] == ["tiny", "second"]
+
+
+def test_unknown_engine_is_refused_by_name() -> None:
+    with guest(a_config(engine=Engine("enigma", ("/usr/bin/enigma",)))) as made:
+        failed_in(made, "config", "engine `enigma` is not known: expected one of llama-server")
 
 
 def test_engine_that_dies_while_starting(made: Guest) -> None:
@@ -308,17 +357,17 @@ def test_engine_that_dies_while_starting(made: Guest) -> None:
     failed_in(made, "engine", "it ended before it was ready")
 
 
-def test_broker_that_is_not_there(made: Guest) -> None:
-    made.broker.kill()
-    made.broker.wait()
-    assert not made.boot(broker_wait=0.2).run()
-    assert made.said[-1].startswith("privml: stage platform failed: broker: ")
+def test_attestor_that_is_not_there(made: Guest) -> None:
+    made.attestor.kill()
+    made.attestor.wait()
+    assert not made.boot(attestor_wait=0.2).run()
+    assert made.said[-1].startswith("privml: stage platform failed: attestor: ")
 
 
 def test_table_is_replaced_whole(tmp_path: Path) -> None:
     now = [5.0]
     path = tmp_path / "stages.json"
-    rows = StageTable(path, clock=lambda: now[0])
+    rows = Progress(path, NAMES, clock=lambda: now[0])
     for name in NAMES:
         rows.begin(name)
         now[0] += 1.5
@@ -340,7 +389,7 @@ def test_configuration_reads_back() -> None:
     config = a_config()
     data = encode(config)
     assert encode(decode(data)) == data
-    assert [event.name for event in decode(data).events()] == ["config", "model", "engine", "system-ready"]
+    assert [event.name for event in sequence(decode(data))] == ["config", "model", "engine", "system-ready"]
     assert parse_log(b"") == ()
 
 
@@ -348,23 +397,26 @@ def test_configuration_reads_back() -> None:
     ("path", "value", "text"),
     [
         ("extra", 1, "unknown"),
-        ("format", "privml-config/v1", "format"),
+        ("format", "privml-config/v2", "format"),
         ("engine.port", 8080, "unknown"),
         ("variant", "debug", "variant"),
         ("agent.listen", 80, "listen"),
         ("agent.max_concurrency", 0, "max_concurrency"),
-        ("engine", None, "one of engine and model is null"),
-        ("model", None, "one of engine and model is null"),
+        ("engine", None, "one of engine and models is empty"),
+        ("models", [], "one of engine and models is empty"),
         ("engine", {}, "config.engine.name: missing"),
-        ("model", False, "config.model: a boolean, expected an object"),
+        ("engine.name", "llama server", "words of a-z and 0-9"),
+        ("models", None, "config.models: null, expected an array"),
+        ("models", [False], r"config\.models\[0\]: a boolean, expected an object"),
+        ("models", [{}] * 33, "33 items, expected at most 32"),
         ("engine.argv", None, "config.engine.argv: null"),
-        ("model.verity", None, "config.model.verity: null"),
+        ("models.0.verity", None, r"config\.models\[0\]\.verity: null"),
         ("engine.argv", [], "absolute"),
         ("engine.argv", ["llama-server"], "absolute"),
         ("engine.argv", ["/usr/bin/x", "a\nb"], "printable"),
-        ("model.file", "../key", "file name"),
-        ("model.verity.root_hash", "AA" * 32, "hex"),
-        ("model.verity.block_size", 512, "block_size"),
+        ("models.0.file", "../key", "file name"),
+        ("models.0.verity.root_hash", "AA" * 32, "hex"),
+        ("models.0.verity.block_size", 512, "block_size"),
         ("devices", [1], "printable"),
         ("rtmr3", "sometimes", "rtmr3"),
     ],
@@ -374,26 +426,26 @@ def test_configuration_is_strict(path: str, value: object, text: str) -> None:
     at = top
     *parents, last = path.split(".")
     for parent in parents:
-        at = at[parent]
+        at = at[int(parent)] if isinstance(at, list) else at[parent]
     at[last] = value
     with pytest.raises(EvidenceError, match=text):
         decode(canonical(top))
 
 
 def test_a_configuration_without_inference_reads_back() -> None:
-    data = encode(a_config(inference=None))
+    data = encode(a_config(**NO_MODEL))
     top = loads(data)
-    assert (top["engine"], top["model"]) == (None, None)
+    assert (top["engine"], top["models"]) == (None, [])
     assert top.keys() == loads(encode(a_config())).keys()
     config = decode(data)
     assert encode(config) == data
-    assert config.inference is None
-    assert [event.name for event in config.events()] == ["config", "system-ready"]
+    assert (config.engine, config.models) == (None, ())
+    assert [event.name for event in sequence(config)] == ["config", "system-ready"]
 
 
-@pytest.mark.parametrize("gone", [("engine",), ("model",), ("engine", "model")])
+@pytest.mark.parametrize("gone", [("engine",), ("models",), ("engine", "models")])
 def test_a_configuration_says_null_and_leaves_nothing_out(gone: tuple[str, ...]) -> None:
-    top = loads(encode(a_config(inference=None)))
+    top = loads(encode(a_config(**NO_MODEL)))
     for key in gone:
         del top[key]
     with pytest.raises(EvidenceError, match=rf"config\.{gone[0]}: missing"):
@@ -401,17 +453,17 @@ def test_a_configuration_says_null_and_leaves_nothing_out(gone: tuple[str, ...])
 
 
 def test_the_bytes_of_a_configuration_with_inference_are_as_ever() -> None:
-    """Format v2, written down: what an image with a model measures must not move."""
+    """Format v3, written down: what an image with a model measures must not move."""
     config = a_config(listen=8443)
     assert encode(config) == (
         b'{"agent":{"listen":8443,"max_concurrency":2},"devices":["virtio-blk","virtio-net"],'
         b'"engine":{"argv":["/usr/bin/llama-server","--model","/run/privml/model/model.gguf"],'
-        b'"name":"llama-server"},"format":"privml-config/v2","model":{"file":"model.gguf","name":"tiny",'
+        b'"name":"llama-server"},"format":"privml-config/v3","models":[{"file":"model.gguf","name":"tiny",'
         b'"verity":{"block_size":4096,"data_blocks":4,"hash_start":1,"root_hash":"'
         + b"aa" * 32
         + b'","salt":"'
         + b"bb" * 32
-        + b'"}},"name":"demo","rtmr3":"staged","variant":"development"}'
+        + b'"}}],"name":"demo","rtmr3":"staged","variant":"development"}'
     )
 
 

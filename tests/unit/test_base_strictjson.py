@@ -117,6 +117,12 @@ def test_size_is_limited() -> None:
         loads(b" " * 11, limit=10)
 
 
+def test_base64_is_bounded_to_the_byte() -> None:
+    assert unb64(b64(bytes(65536)), limit=65536) == bytes(65536)
+    with pytest.raises(EvidenceError, match="65537 bytes, expected at most 65536"):
+        unb64(b64(bytes(65537)), limit=65536)
+
+
 @given(st.binary(max_size=40))
 def test_base64_and_hex_come_back(data: bytes) -> None:
     assert unb64(b64(data)) == data

@@ -114,13 +114,13 @@ def test_a_captured_pair_of_log_and_quote_is_told_to_agree(tmp_path: Path) -> No
     """Log and quote are those of one cloud machine; its SMBIOS table is another's."""
     path = tmp_path / "td.tar"
     path.write_bytes(Capture({capture.LOG: LOG, capture.QUOTE: QUOTE, capture.SMBIOS: SMBIOS}).encode())
-    found = files.read(path).finding
+    found = files.read(path).description
     assert found.kind == "capture" and found.facts["rtmr2"] == "log and quote agree"
     assert found.facts[capture.SMBIOS] == "no event of the log is of it"
     assert found.facts["quote"] == "made for something else than these parts"
     entries = parse_log(LOG)
     path.write_bytes(Capture({capture.LOG: encode_log(entries[:-1]), capture.QUOTE: QUOTE}).encode())
-    assert "log and quote differ" in files.read(path).finding.facts.values()
+    assert "log and quote differ" in files.read(path).description.facts.values()
 
 
 def test_the_verb(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
@@ -174,7 +174,7 @@ def test_the_predicted_machine_is_accepted_whole(tmp_path: Path) -> None:
     path = archive(tmp_path, log, values, blobs)
     found = replayed(path)
     assert found.equal and found.comparison.matched[RTMR0] > 10, found.problems
-    facts = files.read(path).finding.facts
+    facts = files.read(path).description.facts
     assert facts["quote"] == "made for these parts" and facts["fw_cfg etc/acpi/tables"].startswith("an event")
 
 

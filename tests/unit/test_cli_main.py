@@ -20,8 +20,8 @@ from privml.base.errors import BuildError, PrivmlError, RecipeError, UsageError
 from privml.base.steps import set_quiet
 from privml.base.strictjson import canonical, pretty
 from privml.cli import main as main_module
-from privml.cli.anchor import expected_of
 from privml.cli.main import VERBS, main
+from privml.client import anchors
 from privml.image.target import recipes_directory, resolve
 from privml.output import manifest
 from privml.output.prediction import read_prediction, write_prediction
@@ -275,7 +275,7 @@ def test_an_image_without_a_model_is_an_anchor(place: Path) -> None:
     (folder / "manifest.json").write_bytes(made.encode())
     digest = hashlib.sha256(made.encode()).digest()
     write_prediction(folder, made, dataclasses.replace(samples.PREDICATE, manifest_sha256=digest))
-    assert expected_of(folder).predicate.manifest_sha256 == digest
+    assert anchors.built(folder).predicate.manifest_sha256 == digest
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""The real agent (broker and server processes, simulated platform) judged by the real client, and behind the proxy.
+"""The real agent (attestor and server processes, simulated platform) judged by the real client, and behind the proxy.
 
 The prediction is made here from what the agent was given, not from what it answers.
 """
@@ -24,7 +24,9 @@ from privml.events.registers import RTMR2, TDX_REGISTERS
 from privml.events.replay import replay_digests, replay_tpm_as_rtmrs
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate, decode, encode
-from privml.verify.policy import Expected, Policy
+from privml.verify.anchor import Built, Expected
+from privml.verify.judgement import Judgement
+from privml.verify.policy import Policy
 from privml.verify.verdict import Outcome, Verdict
 
 
@@ -43,10 +45,11 @@ def url(made: Guest) -> str:
 
 def prediction(made: Guest) -> Predicate:
     config = made.config
+    assert config.engine is not None
     events = (
         agent.config_event(hashlib.sha256(made.layout.config.read_bytes()).hexdigest()),
-        agent.model_event(config.inference.model_name, config.inference.model_verity.root_hash.hex()),
-        agent.engine_event(config.inference.engine_name, list(config.inference.engine_argv)),
+        agent.model_event(config.models[0].name, config.models[0].verity.root_hash.hex()),
+        agent.engine_event(config.engine.name, list(config.engine.argv)),
         agent.system_ready_event(),
     )
     registers = replay_tpm_as_rtmrs(tcg.parse_log(TPM_LOG))
@@ -63,7 +66,8 @@ def prediction(made: Guest) -> Predicate:
 
 
 def judge(made: Guest, predicate: Predicate, policy: Policy = samples.SIMULATED) -> Verdict:
-    return attested.attest(url(made), Expected(predicate, "the build"), policy, now=int(time.time())).verdict
+    expected = Expected(predicate, Built("out"))
+    return attested.attest(url(made), expected, policy, now=int(time.time())).judgement.verdict
 
 
 def test_the_agent_is_accepted_as_a_simulation(served: Guest) -> None:
@@ -79,7 +83,7 @@ def test_without_the_simulated_root_it_is_refused(served: Guest) -> None:
 def test_another_initrd_is_named_from_the_tpm_log(served: Guest) -> None:
     expected = prediction(served)
     digest = b"\x04" * 48
-    launch = samples.with_register(expected.launches[0], RTMR2, replay_digests([digest]))
+    launch = samples.with_values(expected.launches[0], RTMR2, replay_digests([digest]))
     changed = dataclasses.replace(launch, events=(dataclasses.replace(launch.events[0], digest=digest),))
     verdict = judge(served, dataclasses.replace(expected, launches=(changed,)))
     (refusal,) = verdict.refusals
@@ -90,17 +94,17 @@ def test_another_initrd_is_named_from_the_tpm_log(served: Guest) -> None:
 def test_the_proxy_reaches_its_engine(served: Guest) -> None:
     predicate = prediction(served)
 
-    def check(document: bytes, nonce: bytes, key: bytes) -> Verdict:
+    def check(document: bytes, nonce: bytes, key: bytes) -> Judgement:
         return attested.judge(
             document,
-            Expected(predicate, "the build"),
+            Expected(predicate, Built("out")),
             samples.SIMULATED,
             now=int(time.time()),
             nonce=nonce,
             tls_spki_sha256=key,
         )
 
-    with proxied(Gate(url(served), check, allow_simulated=True)) as port:
+    with proxied(Gate(url(served), check)) as port:
         assert ask(port, "/v1/chat/completions", b'{"messages":[]}') == (200, {"choices": []})
     assert served.engine.requests[-1][2] == b'{"messages": [], "cache_prompt": false}'
 

@@ -15,7 +15,8 @@ from guest_fake import Guest
 
 from privml.base.errors import EvidenceError, HostError, Refused, UsageError
 from privml.client import attested
-from privml.client.connection import AttestedConnection, Endpoint, endpoint
+from privml.client.connection import AttestedConnection, Endpoint, GuestConnection, endpoint
+from privml.verify.judgement import AttestedKeys
 from privml.verify.policy import Policy
 from privml.verify.verdict import Outcome
 
@@ -28,7 +29,7 @@ def guest() -> Iterator[Guest]:
 
 def test_an_honest_guest_is_attested_over_its_connection(guest: Guest) -> None:
     found = attested.attest(guest.url, samples.EXPECTED, samples.SIMULATED, now=samples.NOW)
-    assert found.verdict.outcome is Outcome.ACCEPTED_SIMULATED
+    assert found.judgement.verdict.outcome is Outcome.ACCEPTED_SIMULATED
     assert found.tls_spki_sha256 == guest.spki
     again = attested.judge(
         found.document,
@@ -38,7 +39,7 @@ def test_an_honest_guest_is_attested_over_its_connection(guest: Guest) -> None:
         nonce=found.nonce,
         tls_spki_sha256=found.tls_spki_sha256,
     )
-    assert again == found.verdict
+    assert again == found.judgement
 
 
 def test_the_nonce_is_fresh_each_time(guest: Guest) -> None:
@@ -50,13 +51,13 @@ def test_a_relayed_document_names_the_key(guest: Guest) -> None:
     """A machine in the middle that passes on an honest document cannot have its key."""
     guest.claimed_spki = hashlib.sha256(b"the honest guest behind").digest()
     found = attested.attest(guest.url, samples.EXPECTED, samples.SIMULATED, now=samples.NOW)
-    assert [refusal.code for refusal in found.verdict.refusals] == ["tls-key"]
+    assert [refusal.code for refusal in found.judgement.verdict.refusals] == ["tls-key"]
 
 
 def test_a_replayed_document_names_the_nonce(guest: Guest) -> None:
     guest.document = lambda _: samples.document(nonce=bytes(32), spki=guest.spki).encode()
     found = attested.attest(guest.url, samples.EXPECTED, samples.SIMULATED, now=samples.NOW)
-    assert [refusal.code for refusal in found.verdict.refusals] == ["nonce"]
+    assert [refusal.code for refusal in found.judgement.verdict.refusals] == ["nonce"]
 
 
 def test_a_guest_that_is_not_ready_tells_its_stages(guest: Guest) -> None:
@@ -80,7 +81,7 @@ def test_a_status_line_writes_no_line_of_the_error(guest: Guest, monkeypatch: py
     def bad(_: object) -> None:
         raise http.client.BadStatusLine("\x1b[2J\nACCEPTED: demo-cpu")
 
-    monkeypatch.setattr(AttestedConnection, "getresponse", bad)
+    monkeypatch.setattr(GuestConnection, "getresponse", bad)
     with pytest.raises(HostError) as caught:
         attested.fetch(guest.url, bytes(32))
     assert caught.value.message.isprintable()
@@ -106,15 +107,22 @@ def test_a_machine_that_says_nothing_is_given_up() -> None:
         assert time.monotonic() - start < 3
 
 
-def test_a_pinned_connection_carries_requests(guest: Guest) -> None:
-    connection = AttestedConnection(endpoint(guest.url), spki_sha256=guest.spki, timeout=5)
+def attested_keys(spki: bytes) -> AttestedKeys:
+    """The keys that a judgement proves of a guest with this TLS key."""
+    keys = samples.judge(samples.document(spki=spki), tls_spki_sha256=spki).keys
+    assert keys is not None
+    return keys
+
+
+def test_an_attested_connection_carries_requests(guest: Guest) -> None:
+    connection = AttestedConnection(endpoint(guest.url), attested_keys(guest.spki), timeout=5)
     connection.request("POST", "/v1/chat", body=b"prompt")
     assert connection.getresponse().read() == b'{"echo": "prompt"}'
     connection.abort()
 
 
 def test_another_key_gets_no_byte(guest: Guest) -> None:
-    connection = AttestedConnection(endpoint(guest.url), spki_sha256=bytes(32), timeout=5)
+    connection = AttestedConnection(endpoint(guest.url), attested_keys(bytes(32)), timeout=5)
     with pytest.raises(Refused, match="tls-key"):
         connection.request("POST", "/v1/chat", body=b"prompt")
     assert connection.sock is None
@@ -123,7 +131,7 @@ def test_another_key_gets_no_byte(guest: Guest) -> None:
 
 def test_a_reconnect_is_checked_too(guest: Guest) -> None:
     """`http.client` opens a closed connection again by itself; the key is compared again."""
-    connection = AttestedConnection(endpoint(guest.url), spki_sha256=guest.spki, timeout=5)
+    connection = AttestedConnection(endpoint(guest.url), attested_keys(guest.spki), timeout=5)
     connection.request("POST", "/v1/chat", body=b"one")
     connection.getresponse().read()
     connection.close()

@@ -22,8 +22,8 @@ from privml.client import attested, proxy
 from privml.client.gate import Gate
 from privml.events import types
 from privml.events.registers import RTMR2
+from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
-from privml.verify.verdict import Verdict
 
 SECRET = "the prompt that must not leave"
 
@@ -35,7 +35,7 @@ def guest() -> Iterator[Guest]:
 
 
 def check(policy: Policy = samples.SIMULATED) -> Any:
-    def judge(document: bytes, nonce: bytes, key: bytes) -> Verdict:
+    def judge(document: bytes, nonce: bytes, key: bytes) -> Judgement:
         return attested.judge(document, samples.EXPECTED, policy, now=samples.NOW, nonce=nonce, tls_spki_sha256=key)
 
     return judge
@@ -59,7 +59,7 @@ def proxied(gate: Gate, interval: float = 300.0) -> Iterator[int]:
 
 
 def gate_for(guest: Guest, **options: Any) -> Gate:
-    options = {"allow_simulated": True, "timeout": 5.0, **options}
+    options = {"timeout": 5.0, **options}
     return Gate(guest.url, options.pop("check", check()), **options)
 
 
@@ -111,16 +111,8 @@ def test_a_logger_in_the_image_is_refused_by_event_and_recipe_line(guest: Guest)
     assert nothing_left(guest)
 
 
-def test_an_accepted_simulation_is_refused_unless_asked_for(guest: Guest) -> None:
-    with proxied(gate_for(guest, allow_simulated=False)) as port:
-        status, answer = ask(port)
-    assert status == 403
-    assert [refusal["code"] for refusal in answer["error"]["refusals"]] == ["simulated"]
-    assert nothing_left(guest)
-
-
-def test_a_policy_without_simulation_refuses_it_too(guest: Guest) -> None:
-    with proxied(gate_for(guest, check=check(Policy()), allow_simulated=False)) as port:
+def test_a_simulation_is_refused_unless_the_policy_allows_it(guest: Guest) -> None:
+    with proxied(gate_for(guest, check=check(Policy()))) as port:
         status, answer = ask(port)
     assert status == 403
     assert [refusal["code"] for refusal in answer["error"]["refusals"]] == ["simulated"]
@@ -153,7 +145,7 @@ def test_nobody_upstream(guest: Guest) -> None:
 def test_a_check_that_breaks_leaves_no_old_verdict(guest: Guest) -> None:
     broken = False
 
-    def breaks(*arguments: bytes) -> Verdict:
+    def breaks(*arguments: bytes) -> Judgement:
         if broken:
             raise RuntimeError("a bug")
         return check()(*arguments)  # type: ignore[no-any-return]
@@ -224,7 +216,7 @@ def test_the_upstream_is_verified_again_without_being_asked(guest: Guest) -> Non
 def test_the_timer_outlives_a_check_that_breaks(guest: Guest, caplog: pytest.LogCaptureFixture) -> None:
     broken = True
 
-    def breaks(*arguments: bytes) -> Verdict:
+    def breaks(*arguments: bytes) -> Judgement:
         if broken:
             raise RuntimeError("a bug")
         return check()(*arguments)  # type: ignore[no-any-return]

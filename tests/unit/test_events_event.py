@@ -2,12 +2,12 @@
 
 import hashlib
 import struct
+import zlib
 
 import pytest
 
 from privml.base.errors import EvidenceError
 from privml.events.event import Event, Evidence
-from privml.events.explain import describe, explain_event, proven
 from privml.events.registers import MRTD, RTMR0, RTMR2
 from privml.events.replay import replay_events
 from privml.events.tcg import ALG_SHA384, LogEntry
@@ -24,6 +24,7 @@ from privml.events.types import (
     EV_PLATFORM_CONFIG_FLAGS,
     type_name,
 )
+from privml.events.wording import describe, explain_event, proven
 
 EVENT = Event(RTMR2, EV_IPL, bytes(48), "uki.efi .cmdline", Evidence.HARDWARE, "a note")
 
@@ -92,8 +93,11 @@ def test_events_with_structures_are_read_out() -> None:
     assert explain_event(entry(EV_EFI_VARIABLE_BOOT, boot, option)).endswith('"UiApp"')
     assert explain_event(entry(EV_EFI_VARIABLE_BOOT, boot, b"?")).endswith("(its digest is of something else)")
     label = "root".encode("utf-16-le").ljust(72, b"\0")
-    table = b"EFI PART".ljust(92, b"\0") + struct.pack("<Q", 1) + bytes(56) + label
+    header = b"EFI PART".ljust(92, b"\0")
+    header = header[:16] + zlib.crc32(header).to_bytes(4, "little") + header[20:]
+    table = header + struct.pack("<Q", 1) + bytes(56) + label
     assert explain_event(entry(EV_EFI_GPT_EVENT, table)).endswith(", 1 partitions: root")
+    assert explain_event(entry(EV_EFI_GPT_EVENT, table[:-1])) == f"{len(table) - 1} bytes {table[:32].hex()}"
     assert explain_event(entry(EV_EFI_HANDOFF_TABLES2, b"\x09TdxTable\0" + bytes(32))) == '"TdxTable"'
     runtime = entry(DSTACK_RUNTIME_EVENT, b"\1\0\0\x08:app-id:\xff\xee")
     assert explain_event(runtime) == "run-time event app-id ffee"

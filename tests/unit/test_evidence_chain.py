@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import json
 from collections.abc import Callable, Mapping
@@ -18,14 +17,14 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 
 from privml.base.strictjson import loads
-from privml.evidence import quote as quotes
-from privml.evidence import signature
-from privml.evidence.document import decode_collateral
-from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
-from privml.evidence.tdx import chain
+from privml.evidence.claims import SignatureFailure
+from privml.evidence.tdx import chain, signature
+from privml.evidence.tdx import collateral as collaterals
+from privml.evidence.tdx import quote as quotes
 from privml.evidence.tdx.chain import PCK, PCK_CA, ROOT, TCB_SIGNING, Place, Role
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.sim import pki, quote
-from privml.verify.check import verify
+from privml.verify.policy import Policy
 
 PLACES = (chain.QUOTE, chain.PCK_CRL, chain.TCB_INFO, chain.QE_IDENTITY)
 KEYS = {
@@ -36,10 +35,10 @@ KEYS = {
 }
 STRANGER = quote.private_key("somebody else")
 MADE = samples.document()
-QUOTE = quotes.parse(MADE.quote)
+QUOTE = quotes.parse(MADE.evidence)
 COLLATERAL = quote.collateral()
 REAL_QUOTE = (samples.VECTORS / "tdx_quote.bin").read_bytes()
-REAL_COLLATERAL = decode_collateral(loads((samples.VECTORS / "tdx_quote_collateral.json").read_bytes()))
+REAL_COLLATERAL = collaterals.decode(loads((samples.VECTORS / "tdx_quote_collateral.json").read_bytes()))
 REAL_PEM = {
     chain.QUOTE: quotes.parse(REAL_QUOTE).signature.certificates,
     **{place: REAL_COLLATERAL[place.name].encode() for place in PLACES[1:]},
@@ -134,7 +133,7 @@ def honest(place: Place) -> list[x509.Certificate]:
 # --- the hole: what the library accepts -----------------------------------------------------------------------------
 
 
-def library(collateral: Mapping[str, str], data: bytes = MADE.quote) -> str:
+def library(collateral: Mapping[str, str], data: bytes = MADE.evidence) -> str:
     """The TCB status that the QVL alone gives, or its reason."""
     given = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(dict(collateral)))
     policy = dcap_qvl.QuotePolicy.claims_only(samples.NOW)
@@ -146,20 +145,12 @@ def library(collateral: Mapping[str, str], data: bytes = MADE.quote) -> str:
     return str(claims["tcb"]["status"])
 
 
-def ours(collateral: Mapping[str, str], data: bytes = MADE.quote) -> QuoteFacts | SignatureFailure:
+def ours(collateral: Mapping[str, str], data: bytes = MADE.evidence) -> QuoteFacts | SignatureFailure:
     return signature.check(data, collateral, now=samples.NOW, simulated_root=samples.ROOT)
 
 
 def refusals(checked: QuoteFacts | SignatureFailure) -> list[str]:
-    verdict = verify(
-        samples.facts_of(MADE),
-        checked,
-        samples.EXPECTED,
-        samples.SIMULATED,
-        nonce=samples.NONCE,
-        tls_spki_sha256=samples.SPKI,
-    )
-    return [refusal.code for refusal in verdict.refusals]
+    return [refusal.code for refusal in samples.judge(MADE, signature=checked).verdict.refusals]
 
 
 def outdated(monkeypatch: pytest.MonkeyPatch, kind: str) -> dict[str, str]:
@@ -167,7 +158,7 @@ def outdated(monkeypatch: pytest.MonkeyPatch, kind: str) -> dict[str, str]:
     value = getattr(pki, f"{kind}_json")()
     value["tcbLevels"][0]["tcbStatus"] = "OutOfDate"
     monkeypatch.setattr(pki, f"{kind}_json", lambda: value)
-    return decode_collateral(loads(pki.generate()["collateral.json"]))
+    return collaterals.decode(loads(pki.generate()["collateral.json"]))
 
 
 @pytest.mark.parametrize("kind", ["tcb_info", "qe_identity"])
@@ -231,7 +222,7 @@ QUOTE_CHAINS = {
 
 @pytest.mark.parametrize("data", QUOTE_CHAINS.values(), ids=QUOTE_CHAINS)
 def test_other_chains_in_a_quote_that_the_library_accepts(data: bytes) -> None:
-    changed = quote.assemble(MADE.quote[48:632], pki.certification(KEYS[PCK], data))
+    changed = quote.assemble(MADE.evidence[48:632], pki.certification(KEYS[PCK], data))
     assert library(COLLATERAL, changed) == "UpToDate"
     failure = ours(COLLATERAL, changed)
     assert isinstance(failure, SignatureFailure)
@@ -242,7 +233,8 @@ def test_other_chains_in_a_quote_that_the_library_accepts(data: bytes) -> None:
 def test_a_chain_beside_the_quote_is_not_used() -> None:
     """The library has a tenth field of collateral and prefers its PCK chain to the one in the quote."""
     beside = {**COLLATERAL, "pck_certificate_chain": SIM_PEM[chain.QUOTE].decode()}
-    other = quote.assemble(MADE.quote[48:632], pki.certification(KEYS[PCK], pem(HONEST[TCB_SIGNING], HONEST[ROOT])))
+    certificates = pem(HONEST[TCB_SIGNING], HONEST[ROOT])
+    other = quote.assemble(MADE.evidence[48:632], pki.certification(KEYS[PCK], certificates))
     assert library(beside, other) == "UpToDate"
     assert refusals(ours(beside, other)) == ["pck-chain"]
     useless = {**COLLATERAL, "pck_certificate_chain": "x"}
@@ -253,7 +245,7 @@ def test_a_chain_beside_the_quote_is_not_used() -> None:
 def test_a_quote_with_another_kind_of_certificate() -> None:
     own = pki.certification(KEYS[PCK], SIM_PEM[chain.QUOTE])
     at = own.index(b"-----BEGIN") - 6
-    failure = ours(COLLATERAL, quote.assemble(MADE.quote[48:632], own[:at] + b"\4\0" + own[at + 2 :]))
+    failure = ours(COLLATERAL, quote.assemble(MADE.evidence[48:632], own[:at] + b"\4\0" + own[at + 2 :]))
     assert isinstance(failure, SignatureFailure)
     assert (failure.code, failure.reason) == ("pck-chain", "quote: certification data of type 4")
 
@@ -493,13 +485,5 @@ def test_a_root_that_the_caller_names_has_the_simulations_names() -> None:
 def test_a_policy_without_the_simulation_says_simulated() -> None:
     failure = ours({})
     assert isinstance(failure, SignatureFailure)
-    policy = dataclasses.replace(samples.SIMULATED, allow_simulated=None)
-    verdict = verify(
-        samples.facts_of(MADE),
-        failure,
-        samples.EXPECTED,
-        policy,
-        nonce=samples.NONCE,
-        tls_spki_sha256=samples.SPKI,
-    )
+    verdict = samples.judge(MADE, signature=failure, policy=Policy()).verdict
     assert [refusal.code for refusal in verdict.refusals] == ["simulated"]

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+from collections.abc import Callable
 
 import attestation_samples as samples
 import pytest
 
 from privml.base.errors import EvidenceError
-from privml.base.strictjson import canonical, loads
-from privml.events.explain import describe
-from privml.events.registers import RTMR0, RTMR1, RTMR2, RTMRS
-from privml.evidence import document, facts, merkle, quote, report_data
-from privml.evidence.report_data import Devices, Header, Keys
+from privml.base.strictjson import b64, canonical, loads
+from privml.events.registers import RTMR0, RTMR1, RTMR2, RTMR3, RTMRS
+from privml.events.wording import describe
+from privml.evidence import document, facts, merkle, report_data, sections
+from privml.evidence.sections import KEY_SIZES, RELEASE_KEYS, TLS_KEY, Devices, Header, Key, Keys
+from privml.evidence.tdx import quote
+
+ALL_KEYS = Keys(tuple(Key(*pair, bytes(size)) for pair, size in sorted(KEY_SIZES.items())))
 
 
 def sha256(data: bytes) -> bytes:
@@ -33,35 +37,80 @@ def test_report_data_moves_with_every_part(name: str) -> None:
 
 
 def test_sections_have_one_spelling() -> None:
-    assert Header.decode(Header("production").encode()) == Header("production", "serve", "ready")
-    assert Keys.decode(Keys(samples.SPKI).encode()) == Keys(samples.SPKI)
-    assert Devices.decode(b'{"gpus":[],"switches":[],"v":1}') == Devices()
+    header = Header("production", "tdx")
+    assert Header.decode(header.encode()) == header == Header("production", "tdx", "serve", "ready")
+    assert Keys.decode(ALL_KEYS.encode()) == ALL_KEYS
+    assert Devices.decode(b'{"gpus":[],"switches":[],"v":2}') == Devices()
+
+
+def test_keys_are_found_by_use_and_algorithm() -> None:
+    keys = samples.tls_keys(samples.SPKI)
+    assert keys.find(*TLS_KEY) == samples.SPKI
+    assert keys.find("tls", "ed25519") is None
+    assert Keys(()).find(*TLS_KEY) is None
+    assert len(ALL_KEYS.find(*RELEASE_KEYS[0]) or b"") == 1216
+
+
+def test_a_key_of_an_unknown_use_is_carried() -> None:
+    keys = Keys((Key("attic", "rot13", b"any"), Key(*TLS_KEY, samples.SPKI)))
+    assert Keys.decode(keys.encode()) == keys
+
+
+@pytest.mark.parametrize("pair", KEY_SIZES)
+def test_a_known_key_of_another_size_is_refused(pair: tuple[str, str]) -> None:
+    for size in (KEY_SIZES[pair] - 1, KEY_SIZES[pair] + 1):
+        with pytest.raises(EvidenceError, match=f"{size} bytes, expected {KEY_SIZES[pair]}"):
+            Key(*pair, bytes(size))
+
+
+HEADER = {
+    "format": sections.FORMAT,
+    "variant": "production",
+    "tee": "tdx",
+    "purpose": "serve",
+    "stage": "ready",
+}
+TLS = {"use": "tls", "alg": "spki-sha256", "key": "00" * 32}
+OTHER = {"use": "other", "alg": "a", "key": "00"}
 
 
 @pytest.mark.parametrize(
-    ("decode", "data", "words"),
+    ("decode", "value", "words"),
     [
-        (Header.decode, b'{"format": "privml-attestation/v1"}', "not canonical"),
-        (Header.decode, canonical({"format": "privml-attestation/v2"}), "privml-attestation/v1"),
-        (
-            Header.decode,
-            canonical({"format": report_data.FORMAT, "variant": "prod", "purpose": "serve", "stage": "x"}),
-            "production, development",
-        ),
-        (Keys.decode, canonical({"v": 1, "tls_spki_sha256": "00", "hpke": [], "signing": []}), "1 bytes"),
-        (
-            Keys.decode,
-            canonical({"v": 1, "tls_spki_sha256": "00" * 32, "hpke": ["x"], "signing": []}),
-            "only an empty list",
-        ),
-        (Devices.decode, canonical({"v": 1, "gpus": [{}], "switches": []}), "only an empty list"),
-        (Devices.decode, canonical({"v": 1, "gpus": [], "switches": [], "more": 1}), "unknown field"),
-        (Devices.decode, b"[]", "expected an object"),
+        (Header.decode, {**HEADER, "format": "privml-attestation/v1"}, "privml-attestation/v2"),
+        (Header.decode, {**HEADER, "variant": "prod"}, "production, development"),
+        (Header.decode, {**HEADER, "tee": "sgx"}, "expected one of tdx, snp"),
+        (Header.decode, {**HEADER, "purpose": "test"}, "expected one of serve, key-release"),
+        (Header.decode, {**HEADER, "stage": "booting"}, "expected one of ready, keys"),
+        (Header.decode, {**HEADER, "more": 1}, "unknown field"),
+        (Header.decode, {name: HEADER[name] for name in HEADER if name != "tee"}, "header.tee: missing"),
+        (Keys.decode, {"v": 1, "keys": []}, "keys.v: got 1, expected 2"),
+        (Keys.decode, {"v": 2, "keys": [TLS, TLS]}, "each pair once"),
+        (Keys.decode, {"v": 2, "keys": [TLS, OTHER]}, "sorted by use and alg"),
+        (Keys.decode, {"v": 2, "keys": [{**TLS, "key": "00" * 31}]}, "31 bytes, expected 32"),
+        (Keys.decode, {"v": 2, "keys": [{**TLS, "key": "AA" * 32}]}, "lower-case hex"),
+        (Keys.decode, {"v": 2, "keys": [{**TLS, "more": 1}]}, r"keys.keys\[0\].more: unknown field"),
+        (Keys.decode, {"v": 2, "keys": [{**OTHER, "key": ""}]}, "0 bytes, expected 1 to 2048"),
+        (Keys.decode, {"v": 2, "keys": [{**OTHER, "key": "00" * 2049}]}, "2049 bytes, expected 1 to 2048"),
+        (Keys.decode, {"v": 2, "keys": [{**OTHER, "use": "Other"}]}, "use `Other`, expected"),
+        (Keys.decode, {"v": 2, "keys": [{**OTHER, "alg": ""}]}, "alg ``, expected"),
+        (Keys.decode, {"v": 2, "keys": [{**OTHER, "use": f"u{n:02}"} for n in range(17)]}, "at most 16"),
+        (Devices.decode, {"v": 1, "gpus": [], "switches": []}, "devices.v: got 1, expected 2"),
+        (Devices.decode, {"v": 2, "gpus": [{}], "switches": []}, "expected an empty list"),
+        (Devices.decode, {"v": 2, "gpus": [], "switches": [{}]}, "expected an empty list"),
+        (Devices.decode, {"v": 2, "gpus": [], "switches": [], "more": 1}, "unknown field"),
+        (Devices.decode, [], "expected an object"),
     ],
 )
-def test_other_sections_are_refused(decode: object, data: bytes, words: str) -> None:
+def test_other_sections_are_refused(decode: Callable[[bytes], object], value: object, words: str) -> None:
     with pytest.raises(EvidenceError, match=words):
-        decode(data)  # type: ignore[operator]
+        decode(canonical(value))
+
+
+@pytest.mark.parametrize("decode", [Header.decode, Keys.decode, Devices.decode])
+def test_a_section_with_spaces_is_not_canonical(decode: Callable[[bytes], object]) -> None:
+    with pytest.raises(EvidenceError, match="not canonical JSON"):
+        decode(b'{"v": 2}')
 
 
 @pytest.mark.parametrize("count", [1, 2, 3, 4, 5, 7, 64])
@@ -102,7 +151,7 @@ def test_a_document_comes_back_as_it_went() -> None:
     assert document.parse(bare.encode()) == bare
 
 
-@pytest.mark.parametrize("name", [field.name for field in dataclasses.fields(document.Document)])
+@pytest.mark.parametrize("name", loads(samples.document().encode()))
 def test_a_document_without_a_field_is_refused(name: str) -> None:
     value = loads(samples.document().encode())
     del value[name]
@@ -113,15 +162,23 @@ def test_a_document_without_a_field_is_refused(name: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": "privml-attestation/v2"}, "document.format"),
+        ({"format": "privml-attestation/v1"}, "document.format"),
         ({"nonce": "00"}, "document.nonce: 1 bytes"),
         ({"nonce": "AA" * 32}, "lower-case hex"),
-        ({"quote": "AAA"}, "not base64"),
-        ({"quote": "AAB="}, "canonical base64"),
+        ({"evidence": "AAA"}, "not base64"),
+        ({"evidence": "AAB="}, "canonical base64"),
+        ({"evidence": b64(bytes(65540))}, "at most 65536 bytes"),
+        ({"certificates": None}, "expected an array"),
+        ({"certificates": [1]}, "expected a base64 string"),
+        ({"certificates": ["AAAA"] * 9}, "at most 8"),
+        ({"certificates": [b64(bytes(16390))]}, "at most 16384 bytes"),
+        ({"device_evidence": [{}]}, "expected an empty list"),
         ({"path": [{"side": "up", "hash": "00" * 32}]}, "expected one of left, right"),
         ({"path": [{"side": "left", "hash": "00" * 32, "more": 1}]}, "unknown field"),
         ({"path": [{"side": "left", "hash": "00" * 32}] * 33}, "at most 32"),
-        ({"collateral": {}}, "missing"),
+        ({"collateral": {}}, "document.collateral: empty"),
+        ({"collateral": {"tdx": {}}}, "document.collateral.tdx.pck_crl_issuer_chain: missing"),
+        ({"collateral": {"snp": {}}}, "document.collateral.snp: unknown field"),
         ({"collateral": []}, "expected an object"),
         ({"extra": 1}, "document.extra: unknown field"),
     ],
@@ -134,8 +191,8 @@ def test_a_document_with_anything_else_is_refused(changes: dict[str, object], wo
 
 def test_facts_of_an_honest_document_agree_with_each_other() -> None:
     found = facts.collect(samples.document())
-    assert found.report_data == found.quote.body.report_data
-    assert found.agent_rtmr3 == found.quote.body.rtmrs[3]
+    assert found.report_data == found.claims.report_data
+    assert found.agent_rtmr3 == found.claims.registers[RTMR3]
     assert found.boot_log.kind == "ccel"
     assert found.boot_log.matches == set(facts.LOGGED)
     assert len(found.boot_log.events) == len(samples.extends(0))
@@ -170,10 +227,23 @@ def _sha384(data: bytes) -> bytes:
     return hashlib.sha384(data).digest()
 
 
-@pytest.mark.parametrize("name", ["header", "keys", "devices", "eventlog", "quote"])
+@pytest.mark.parametrize("name", ["header", "keys", "devices", "eventlog", "evidence"])
 def test_a_malformed_section_is_an_error(name: str) -> None:
     with pytest.raises(EvidenceError):
         facts.collect(dataclasses.replace(samples.document(), **{name: b"nonsense"}))
+
+
+def test_evidence_of_another_tee_is_named() -> None:
+    header = Header("production", "snp").encode()
+    with pytest.raises(EvidenceError, match=r"header\.tee: `snp` evidence cannot be read by this version"):
+        facts.collect(dataclasses.replace(samples.document(), header=header))
+
+
+def test_certificates_beside_a_quote_are_refused() -> None:
+    made = dataclasses.replace(samples.document(), certificates=(b"x",))
+    assert document.parse(made.encode()) == made
+    with pytest.raises(EvidenceError, match=r"document\.certificates"):
+        facts.collect(made)
 
 
 @pytest.mark.skipif(not samples.SHARED.is_dir(), reason="the shared vectors are not beside this checkout")

@@ -1,4 +1,4 @@
-"""What the guest carries and what judges must run without any package but Python's own."""
+"""What the guest carries and what judges needs no package but Python's own; verifying loads no builder."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import privml
 
 SOURCE = Path(privml.__file__).parent
 # The two that check certificates. The guest carries neither (test_layers).
-WITH_CRYPTOGRAPHY = {"privml.evidence.signature", "privml.evidence.tdx.chain"}
+WITH_CRYPTOGRAPHY = {"privml.evidence.tdx.signature", "privml.evidence.tdx.chain"}
 MODULES = sorted(
     {
         ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
@@ -55,3 +55,18 @@ def test_the_guest_never_loads_the_qvl(module: str) -> None:
 def test_only_modules_that_exist_are_left_out(module: str) -> None:
     text = (SOURCE.parent / module.replace(".", "/")).with_suffix(".py").read_text()
     assert "from cryptography" in text
+
+
+@pytest.mark.parametrize("module", ["privml.cli.verify", "privml.cli.proxy", "privml.client.anchors"])
+def test_verifying_loads_no_builder(module: str) -> None:
+    """Rooms that build, and the model library that only they need, cost a caller time and trust."""
+    code = f"import sys, {module}; print(*sys.modules)"
+    path = ":".join([str(SOURCE.parent), *(entry for entry in sys.path if entry)])
+    done = subprocess.run(
+        [sys.executable, "-B", "-c", code], env={"PYTHONPATH": path}, capture_output=True, text=True, check=True
+    )
+    loaded = done.stdout.split()
+    assert "privml.verify.check" in loaded or module == "privml.client.anchors"
+    rooms = {name.split(".")[1] for name in loaded if name.startswith("privml.")}
+    assert rooms <= {"base", "events", "machine", "evidence", "statement", "output", "verify", "client", "cli"}
+    assert not [name for name in loaded if name.partition(".")[0] in ("pydantic", "yaml")]

@@ -10,7 +10,7 @@ import pytest
 from attestation_samples import SHARED, VECTORS
 
 from privml.base.errors import EvidenceError
-from privml.evidence import quote
+from privml.evidence.tdx import quote
 
 V4 = (VECTORS / "tdx_quote.bin").read_bytes()
 V5 = (VECTORS / "tdx_quote_v5.bin").read_bytes()

@@ -9,13 +9,15 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import loads
-from privml.evidence import signature
-from privml.evidence.document import COLLATERAL_FIELDS, decode_collateral
-from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
-from privml.verify.policy import INTEL_ROOT_SHA256
+from privml.evidence.claims import SignatureFailure
+from privml.evidence.tdx import collateral as collaterals
+from privml.evidence.tdx import signature
+from privml.evidence.tdx.claims import QuoteFacts
+from privml.sim import quote as sim
+from privml.verify.tdx import INTEL_ROOT_SHA256
 
 QUOTE = (samples.VECTORS / "tdx_quote.bin").read_bytes()
-COLLATERAL = decode_collateral(loads((samples.VECTORS / "tdx_quote_collateral.json").read_bytes()))
+COLLATERAL = collaterals.decode(loads((samples.VECTORS / "tdx_quote_collateral.json").read_bytes()))
 JUNE_2025 = 1_750_420_000
 
 
@@ -28,7 +30,7 @@ def test_a_genuine_quote() -> None:
     assert len(found.ppid) == 16
     assert found.collateral_issued <= JUNE_2025 < found.collateral_expires
     assert not found.claims_simulated
-    assert found.quote_sha256 == hashlib.sha256(QUOTE[:4936]).hexdigest()
+    assert found.evidence_sha256 == hashlib.sha256(QUOTE[:4936]).hexdigest()
 
 
 def test_allowing_a_simulation_does_not_turn_intel_off() -> None:
@@ -50,7 +52,7 @@ def test_one_flipped_bit_fails(at: int) -> None:
     assert isinstance(signature.check(bytes(data), COLLATERAL, now=JUNE_2025), SignatureFailure)
 
 
-@pytest.mark.parametrize("name", COLLATERAL_FIELDS)
+@pytest.mark.parametrize("name", collaterals.FIELDS)
 def test_every_part_of_the_collateral_counts(name: str) -> None:
     text = COLLATERAL[name]
     at = len(text) // 4  # in a chain of two, inside the first certificate: the last one is the caller's own root
@@ -66,7 +68,7 @@ def test_the_reason_is_that_of_the_root_the_chain_names() -> None:
     assert isinstance(genuine, SignatureFailure)
     assert "xpired" in genuine.reason
     made = samples.document()
-    simulated = signature.check(made.quote, made.collateral, now=2**32, simulated_root=samples.ROOT)
+    simulated = signature.check(made.evidence, sim.collateral(), now=2**32, simulated_root=samples.ROOT)
     assert isinstance(simulated, SignatureFailure)
     assert "xpired" in simulated.reason
 
@@ -87,7 +89,7 @@ def test_a_simulated_quote_needs_its_root() -> None:
     found = samples.signature_of(made)
     assert found.root_sha256 == hashlib.sha256(samples.ROOT).hexdigest()
     assert (found.tcb_status, found.claims_simulated) == ("UpToDate", True)
-    without = signature.check(made.quote, made.collateral, now=samples.NOW)
+    without = signature.check(made.evidence, sim.collateral(), now=samples.NOW)
     assert isinstance(without, SignatureFailure)
     assert without.claims_simulated
 

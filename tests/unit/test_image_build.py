@@ -18,7 +18,7 @@ from image_fake import HASH, KERNEL, Fake, listing, sha256
 from image_volume import volume
 
 from privml.base.errors import BuildError, InputsError, MeasurementError, UsageError
-from privml.events import configuration
+from privml.events import configuration, stages
 from privml.image import build as room
 from privml.image import code, inputs, root
 from privml.image.build import Built, build
@@ -128,9 +128,8 @@ def test_the_measured_configuration_is_in_the_tree_that_mkosi_sees(fake: Fake, o
     data = (fake.root / "config.json").read_bytes()
     assert sha256(data) == found.config_sha256
     config = configuration.decode(data)
-    assert config.inference.model_verity.root_hash.hex() == HASH
-    assert config.inference.model_file == "small.gguf"
-    assert config.events() == found.agent_events
+    assert [(model.verity.root_hash.hex(), model.file) for model in config.models] == [(HASH, "small.gguf")]
+    assert stages.sequence(config) == found.agent_events
     seen = fake.read("seen.json")
     assert [name for name in seen if name.startswith("packages/")] == [
         "packages/alpha_2%3a1.0-1_amd64.deb",
@@ -256,7 +255,8 @@ def test_a_first_build_makes_everything(fake: Fake, out: Path) -> None:
         (
             "the model",
             {"model.raw": "model name smollm2-135m-instruct -> b",
-             "root.raw": "configuration engine.argv changed, configuration model.name smollm2-135m-instruct -> b"},
+             "root.raw": "configuration engine.argv changed, "
+             "configuration models[0].name smollm2-135m-instruct -> b"},
             ["mkosi", "systemd-repart", "ukify"],
         ),
         ("the wheel", {"manifest.json": "lock changed"}, []),
@@ -357,7 +357,7 @@ def test_another_model_moves_the_root(fake: Fake, out: Path) -> None:
     (fake.root / "model.volume").write_bytes(volume("privml-model", data=1))
     told = rebuilt(made(fake, out))
     assert set(told) == {"model.raw", "root.raw", "uki.efi", "manifest.json", "prediction.json"}
-    assert "configuration model.verity.data_blocks 2 -> 1" in told["root.raw"]
+    assert "configuration models[0].verity.data_blocks 2 -> 1" in told["root.raw"]
 
 
 def test_a_root_without_its_uki_is_made_again(fake: Fake, out: Path) -> None:
@@ -724,7 +724,7 @@ def test_an_image_without_a_model_has_no_volume_for_one(fake: Fake, tmp_path: Pa
     assert [event.name for event in found.agent_events] == ["config", "system-ready"]
     assert not {"model", "engine"} & found.origins.keys()
     config = configuration.decode((fake.root / "config.json").read_bytes())
-    assert config.inference is None
+    assert (config.engine, config.models) == (None, ())
     assert config.devices == ("virtio-blk", "virtio-net")
     assert not [name for name in fake.read("seen.json") if "engine" in name and "privml/agent" not in name]
     components = json.loads((out / "sbom.cdx.json").read_bytes())["components"]
@@ -752,7 +752,7 @@ def test_a_model_that_comes_or_goes_makes_another_image(fake: Fake, tmp_path: Pa
 def test_what_is_rendered_without_a_model_needs_no_tool(fake: Fake, tmp_path: Path) -> None:
     rendered(image_fake.without_model(fake), tmp_path / "tree")
     assert fake.calls() == []
-    assert json.loads((tmp_path / "tree/mkosi.extra/etc/privml/config.json").read_bytes())["model"] is None
+    assert json.loads((tmp_path / "tree/mkosi.extra/etc/privml/config.json").read_bytes())["models"] == []
 
 
 @pytest.mark.parametrize("gains", [True, False])

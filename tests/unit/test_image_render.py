@@ -11,6 +11,7 @@ from dataclasses import replace
 import jinja2
 import pytest
 
+from privml.engines.registry import ENGINES
 from privml.image import render, resources
 from privml.image.render import File, Plan, tree
 from privml.lock.trees import agent_tree
@@ -25,7 +26,7 @@ PLAN = Plan(
     tools="/the/tools",
     overlay={"etc/b": File(b"b"), "etc/a": File(link="b")},
     development=False,
-    engine="llama-server",
+    engine=ENGINES["llama-server"],
 )
 
 
@@ -180,3 +181,5 @@ def test_a_guest_without_an_engine_has_nothing_of_one() -> None:
     with_engine = json.loads(made()["privml.json"].data)
     assert "llama-server" in with_engine["programs"]
     assert set(facts["paths"]) < set(with_engine["paths"])
+    assert facts["removals"] == []
+    assert with_engine["removals"] == ["usr/lib/x86_64-linux-gnu/llama/libllama-[bcq]*"]

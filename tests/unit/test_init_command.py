@@ -84,10 +84,19 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
     assert lines[0] == "# yaml-language-server: $schema=schemas/recipe.schema.json"
     assert (desk / "recipes" / lines[0].partition("=")[2]).read_bytes() == schema.files()[schema.RECIPE_FILE]
     for path, fact in facts().items():
-        if not path.startswith("platform.") and path != "extends":
+        if not path.startswith(("platform.", "inference.engine.options.")) and path != "extends":
             field = path.rpartition(".")[2]
             (at,) = [n for n, line in enumerate(lines) if line.strip() == f"# {fact.meaning}"]
             assert re.match(rf"\s*(- |# )?{field}:", lines[at + 1]), path
+
+
+def test_what_is_left_out_can_be_put_in_by_taking_the_mark_away(desk: Path) -> None:
+    run("mine")
+    path = desk / "recipes/mine.yaml"
+    path.write_text(re.sub(r"^(\s*)# (suite|version|options): ", r"\1\2: ", path.read_text(), flags=re.M))
+    content = load(path).content
+    assert (content.kernel.suite, content.firmware["tdx"].suite) == ("sid", "sid")
+    assert (content.inference.engine.version, content.inference.engine.options) == ("0.7", {"context": 4096})
 
 
 def test_it_is_the_recipe_that_it_comes_from(desk: Path) -> None:

@@ -97,7 +97,8 @@ def test_the_real_agent_can_be_carried() -> None:
     production = names(agent_tree("production"))
     assert "privml/agent/__init__.py" in production
     assert not [name for name in production if name.startswith("privml/sim/")]
-    assert {name.split("/")[1] for name in production} <= {"__init__.py", "agent", "base", "events", "evidence"}
+    rooms = {"__init__.py", "agent", "base", "engines", "events", "evidence"}
+    assert {name.split("/")[1] for name in production} == rooms
 
 
 def test_guest_overlays(tmp_path: Path) -> None:

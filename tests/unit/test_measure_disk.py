@@ -10,6 +10,7 @@ from tests.unit.image_volume import gpt as table_of
 from tests.unit.image_volume import resealed, volume
 
 from privml.base.errors import BuildError, MeasurementError
+from privml.events.gpt import decode
 from privml.measure import fat, gpt
 
 DISK = uuid.UUID("11111111-2222-3333-4444-555555555555")
@@ -58,7 +59,7 @@ def test_the_event_is_header_count_and_used_entries() -> None:
     assert table.event == IMAGE[512:604] + (1).to_bytes(8, "little") + IMAGE[1024:1152]
     assert table.disk == DISK and table.partitions[0].name == "esp"
     assert (table.partitions[0].start, table.partitions[0].end) == (FIRST, len(IMAGE))
-    assert gpt.decode_event(table.event) == table
+    assert decode(table.event) == table
 
 
 def test_the_loader_is_found() -> None:

@@ -18,7 +18,7 @@ from privml.measure.efivars import GLOBAL
 from privml.measure.firmware import FirmwareFacts
 from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import Prediction, predict
-from privml.measure.profiles import PROFILES, TD_INTELTDX, TPM, profile_named
+from privml.measure.profiles import TD_INTELTDX, TPM
 from privml.measure.smbios import TABLES, FirmwareStrings
 from privml.measure.tdvf import FirmwareSection
 from privml.measure.uki import UkiFacts, load_options
@@ -184,12 +184,6 @@ def test_the_console_is_not_left_to_the_stub() -> None:
     assert sha384(load_options("quiet")) in [event.digest for event in td(none, silent).events]
     bare = td(none, UkiFacts(b"k" * 48, (), "", None)).events
     assert not any(event.register == RTMR2 for event in bare)
-
-
-def test_profiles_are_found_by_name() -> None:
-    assert all(profile_named(name).name == name for name in PROFILES)
-    with pytest.raises(MeasurementError, match="expected one of"):
-        profile_named("ovmf")
 
 
 def test_an_fw_cfg_item_of_another_size_is_not_measured() -> None:

@@ -51,7 +51,7 @@ def written(folder: Path, data: bytes, name: str = "file") -> Path:
 
 
 def found(folder: Path, data: bytes) -> dict[str, Any]:
-    return files.read(written(folder, data)).finding.to_dict()
+    return files.read(written(folder, data)).description.to_dict()
 
 
 @pytest.mark.parametrize(

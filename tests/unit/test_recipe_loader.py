@@ -102,7 +102,17 @@ def test_origins_name_file_line_and_field() -> None:
             "llama-server, version: latest}",
             "inference.engine.version: got `latest`, expected text of",
         ),
-        ("llama-server}", "llama-server, options: {context: 1}}", "inference.engine.options: unknown field"),
+        (
+            "llama-server}",
+            "llama-server, options: {context: 1}}",
+            "inference.engine.options: engine `llama-server`: option `context` is 1, expected 256 to 131072",
+        ),
+        (
+            "llama-server}",
+            "llama-server, options: {ctx: 1}}",
+            "engine `llama-server` has no option `ctx`: expected",
+        ),
+        ("llama-server}", 'llama-server, options: {context: "512"}}', "options.context: got `512`, expected a whole"),
         (
             '"*.gguf"}',
             '"*.gguf"}\n    - {name: second, source: pypi:b==1}',

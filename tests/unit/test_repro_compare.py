@@ -22,9 +22,9 @@ from test_measure_pe import make_uki
 from privml.base.errors import Differs, UsageError
 from privml.cli.repro import show
 from privml.events.event import Evidence
+from privml.events.gpt import Partition
 from privml.events.registers import MRTD
 from privml.measure.cpio import Member, archive
-from privml.measure.gpt import Partition
 from privml.output import manifest as manifests
 from privml.output.artefacts import artefact
 from privml.output.manifest import Manifest

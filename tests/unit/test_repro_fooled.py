@@ -22,7 +22,7 @@ from privml.image.inputs import FILE as INPUTS_FILE
 from privml.output import manifest as manifests
 from privml.repro import page as pages
 from privml.repro.layers import Layer
-from privml.repro.tree import Tree, read_cpio, read_tree, read_trees
+from privml.repro.tree import FileTree, read_cpio, read_tree, read_trees
 
 
 @pytest.fixture
@@ -37,14 +37,14 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return output(tmp_path / "one"), output(tmp_path / "two")
 
 
-def still(*roots: Path) -> tuple[Tree, ...]:
+def still(*roots: Path) -> tuple[FileTree, ...]:
     for root in roots:
         for path in [root, *root.rglob("*")]:
             os.utime(path, ns=(1, 1), follow_symlinks=False)
     return tuple(read_tree(root) for root in roots)
 
 
-def fields(one: Tree, two: Tree) -> list[tuple[str, str]]:
+def fields(one: FileTree, two: FileTree) -> list[tuple[str, str]]:
     return [(finding.place, finding.field) for finding in compared(one, two).findings]
 
 

@@ -11,7 +11,7 @@ from cryptography import x509
 
 from privml.base.errors import EvidenceError
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
-from privml.evidence import quote as quotes
+from privml.evidence.tdx import quote as quotes
 from privml.sim import pki, quote
 
 DIRECTORY = Path(pki.__file__).with_name("pki")
@@ -69,10 +69,12 @@ def test_the_guest_needs_no_certificate_code() -> None:
 
 def test_a_second_signer_is_not_the_platform() -> None:
     """A QE report over another attestation key is refused although the PCK signed it."""
-    from privml.evidence import signature
+    from privml.evidence.tdx import signature
 
     forged = pki.certification(quote.private_key("processor"), b"")
     made = samples.document()
-    body = made.quote[48:632]
+    body = made.evidence[48:632]
     data = quote.assemble(body, forged)
-    assert not hasattr(signature.check(data, made.collateral, now=samples.NOW, simulated_root=samples.ROOT), "ppid")
+    assert not hasattr(
+        signature.check(data, quote.collateral(), now=samples.NOW, simulated_root=samples.ROOT), "ppid"
+    )

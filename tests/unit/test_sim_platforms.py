@@ -12,28 +12,22 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from privml.base.strictjson import loads
-from privml.evidence import signature
-from privml.evidence.document import Document, decode_collateral
-from privml.evidence.quote_facts import QuoteFacts
+from privml.evidence.document import Document
+from privml.evidence.tdx import collateral as collaterals
+from privml.evidence.tdx import signature
+from privml.evidence.tdx.claims import QuoteFacts
 from privml.sim import pki, quote
-from privml.verify.check import verify
 from privml.verify.policy import Policy
+from privml.verify.tdx import TdxPolicy
 from privml.verify.verdict import Verdict
 
 HONEST = samples.document()
 
 
 def judge(made: Document, collateral: dict[str, str] | None = None, policy: Policy = samples.SIMULATED) -> Verdict:
-    given = made.collateral if collateral is None else collateral
-    checked = signature.check(made.quote, given, now=samples.NOW, simulated_root=samples.ROOT)
-    return verify(
-        samples.facts_of(made),
-        checked,
-        samples.EXPECTED,
-        policy,
-        nonce=samples.NONCE,
-        tls_spki_sha256=samples.SPKI,
-    )
+    given = quote.collateral() if collateral is None else collateral
+    checked = signature.check(made.evidence, given, now=samples.NOW, simulated_root=samples.ROOT)
+    return samples.judge(made, signature=checked, policy=policy).verdict
 
 
 def codes(verdict: Verdict) -> list[str]:
@@ -43,7 +37,7 @@ def codes(verdict: Verdict) -> list[str]:
 def collateral_with(monkeypatch: pytest.MonkeyPatch, name: str, **changes: Any) -> dict[str, str]:
     value = {**getattr(pki, name)(), **changes}
     monkeypatch.setattr(pki, name, lambda: value)
-    return decode_collateral(loads(pki.generate()["collateral.json"]))
+    return collaterals.decode(loads(pki.generate()["collateral.json"]))
 
 
 def level(**changes: Any) -> list[Any]:
@@ -57,7 +51,7 @@ def test_a_platform_that_needs_something(monkeypatch: pytest.MonkeyPatch, status
     verdict = judge(HONEST, collateral_with(monkeypatch, "tcb_info_json", tcbLevels=levels))
     assert codes(verdict) == ["tcb-status"]
     assert verdict.refusals[0].got == f"{status} (INTEL-SA-00001)"
-    accepted = dataclasses.replace(samples.SIMULATED, tcb_statuses=frozenset({status}))
+    accepted = dataclasses.replace(samples.SIMULATED, tdx=TdxPolicy(tcb_statuses=frozenset({status})))
     assert codes(judge(HONEST, collateral_with(monkeypatch, "tcb_info_json", tcbLevels=levels), accepted)) == []
 
 
@@ -118,9 +112,9 @@ def test_a_revoked_machine(serial: int, found: list[str]) -> None:
 
 
 def test_a_debug_td_is_refused_whatever_the_library_thinks() -> None:
-    body = bytearray(HONEST.quote[48:632])
+    body = bytearray(HONEST.evidence[48:632])
     body[120] |= 1
-    verdict = judge(dataclasses.replace(HONEST, quote=quote.assemble(bytes(body))))
+    verdict = judge(dataclasses.replace(HONEST, evidence=quote.assemble(bytes(body))))
     assert "td-attributes" in codes(verdict)
 
 
@@ -146,9 +140,9 @@ SIGNED_CHANGES = {
 @pytest.mark.parametrize("at", SIGNED_CHANGES)
 def test_a_change_that_the_platform_itself_signed(at: int) -> None:
     """The signature is good, so only the tuple stands between this TD and the prompt."""
-    body = bytearray(HONEST.quote[48:632])
+    body = bytearray(HONEST.evidence[48:632])
     body[at] ^= 0x20
-    found = set(codes(judge(dataclasses.replace(HONEST, quote=quote.assemble(bytes(body))))))
+    found = set(codes(judge(dataclasses.replace(HONEST, evidence=quote.assemble(bytes(body))))))
     # The library has an opinion of its own on the module's signer and on reserved attributes.
     assert SIGNED_CHANGES[at] in found
     assert found <= {SIGNED_CHANGES[at], "quote-signature"}

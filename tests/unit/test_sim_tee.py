@@ -12,9 +12,9 @@ from privml.base.errors import EvidenceError, HostError
 from privml.events.registers import RTMR0, RTMR1, RTMR2, ZERO
 from privml.events.replay import extend, replay_tpm_as_rtmrs
 from privml.events.tcg import LogEntry, encode_log, parse_log
-from privml.evidence import quote
-from privml.evidence.document import COLLATERAL_FIELDS
-from privml.sim import broker
+from privml.evidence.tdx import collateral as collaterals
+from privml.evidence.tdx import quote
+from privml.sim import attestor
 from privml.sim.tee import SimulatedTee
 
 
@@ -35,7 +35,7 @@ def test_quote_carries_this_boots_log_and_the_launchers_mrtd(tmp_path: Path) -> 
     assert body.rtmrs[3] == tee.rtmr3() == extend(ZERO, b"\x07" * 48)
     assert body.report_data == bytes(range(64))
     assert tee.boot_log() == TPM_LOG
-    assert set(tee.collateral() or {}) == set(COLLATERAL_FIELDS)
+    assert set(tee.collateral() or {}) == set(collaterals.FIELDS)
 
 
 def test_another_boot_gives_another_quote(tmp_path: Path) -> None:
@@ -62,12 +62,12 @@ def test_machine_without_a_tpm_is_told(tmp_path: Path) -> None:
         SimulatedTee(tpm_log=tmp_path / "none", mrtd=tmp_path / "none")
 
 
-def test_development_broker_says_why_it_does_not_start(
+def test_development_attestor_says_why_it_does_not_start(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def absent() -> SimulatedTee:
         raise HostError("simulation: no log")
 
-    monkeypatch.setattr(broker, "SimulatedTee", absent)
-    assert broker.main() == 1
-    assert capsys.readouterr().err == "privml: broker: simulation: no log\n"
+    monkeypatch.setattr(attestor, "SimulatedTee", absent)
+    assert attestor.main() == 1
+    assert capsys.readouterr().err == "privml: attestor: simulation: no log\n"

@@ -9,26 +9,16 @@ import attestation_samples as samples
 import pytest
 
 from privml.events import agent, types
-from privml.events.explain import describe
-from privml.events.registers import RTMR2
+from privml.events.registers import RTMR2, RTMR3
 from privml.events.tcg import ALG_SHA384, LogEntry
-from privml.verify.check import verify
-from privml.verify.policy import Policy
+from privml.events.wording import describe
 from privml.verify.verdict import Verdict
 
 Items = list[samples.Extend]
 
 
 def judge(items: Items | None = None, **changes: object) -> Verdict:
-    made = samples.document(items, **changes)  # type: ignore[arg-type]
-    return verify(
-        samples.facts_of(made),
-        samples.signature_of(made),
-        samples.EXPECTED,
-        samples.SIMULATED,
-        nonce=samples.NONCE,
-        tls_spki_sha256=samples.SPKI,
-    )
+    return samples.judge(samples.document(items, **changes)).verdict  # type: ignore[arg-type]
 
 
 def where(verdict: Verdict, code: str) -> str:
@@ -110,15 +100,8 @@ def test_failed_after_ready_is_named() -> None:
 
 
 def test_an_rtmr3_that_the_log_does_not_give() -> None:
-    found = samples.with_body(samples.facts_of(samples.document()), rtmrs=(bytes(48),) * 4)
-    verdict = verify(
-        found,
-        samples.signature_of(samples.document()),
-        samples.EXPECTED,
-        Policy(),
-        nonce=None,
-        tls_spki_sha256=None,
-    )
+    found = samples.with_register(samples.facts_of(samples.document()), RTMR3, bytes(48))
+    verdict = samples.judge(facts=found).verdict
     (text,) = (refusal.where for refusal in verdict.refusals if refusal.code == "rtmr3")
     assert "does not replay to RTMR3" in text
 
@@ -173,12 +156,5 @@ def test_events_of_another_shape_do_not_help() -> None:
     bare = dataclasses.replace(samples.PREDICATE.launches[1], events=())
     predicate = dataclasses.replace(samples.PREDICATE, launches=(bare,))
     made = samples.document(samples.extends(4 << 30, "guilty"))
-    verdict = verify(
-        samples.facts_of(made),
-        samples.signature_of(made),
-        dataclasses.replace(samples.EXPECTED, predicate=predicate),
-        samples.SIMULATED,
-        nonce=samples.NONCE,
-        tls_spki_sha256=samples.SPKI,
-    )
+    verdict = samples.judge(made, expected=dataclasses.replace(samples.EXPECTED, predicate=predicate)).verdict
     assert "lists no events of this register" in where(verdict, "rtmr2")

@@ -2,34 +2,22 @@
 
 from __future__ import annotations
 
-import dataclasses
-
 import attestation_samples as samples
 import pytest
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields
-from privml.evidence import report_data
-from privml.verify.check import verify
+from privml.evidence.claims import SignatureFailure
 from privml.verify.report import render
 
 
 @pytest.mark.parametrize(
-    "stage", ["\x1b[H\x1b[2JACCEPTED: demo-cpu", "\nACCEPTED: demo-cpu", "\u2028ACCEPTED", "\u202e"]
+    "reason", ["\x1b[H\x1b[2JACCEPTED: demo-cpu", "\nACCEPTED: demo-cpu", "\u2028ACCEPTED", "\u202e"]
 )
-def test_a_refused_machine_writes_no_line_of_the_report(stage: str) -> None:
-    header = report_data.Header("production", stage=stage).encode()
-    made = dataclasses.replace(samples.document(), header=header)
-    verdict = verify(
-        samples.facts_of(made),
-        samples.signature_of(made),
-        samples.EXPECTED,
-        samples.SIMULATED,
-        nonce=samples.NONCE,
-        tls_spki_sha256=samples.SPKI,
-    )
+def test_a_refused_machine_writes_no_line_of_the_report(reason: str) -> None:
+    verdict = samples.judge(signature=SignatureFailure("quote-signature", reason, "good")).verdict
     text = render(verdict)
-    assert {refusal.code for refusal in verdict.refusals} == {"stage", "report-data"}
+    assert {refusal.code for refusal in verdict.refusals} == {"quote-signature"}
     assert text.replace("\n", "").isprintable()
     lines = text.splitlines()
     assert lines[0].startswith("REFUSED: ")

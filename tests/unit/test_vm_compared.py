@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import struct
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,8 +14,10 @@ from privml.base.errors import HostError
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.machine.platform import Device, Platform, Shape
+from privml.measure.compare import Comparison, Difference
+from privml.measure.tdtpm import Account
 from privml.vm import swtpm
-from privml.vm.compared import disagreeing, situations
+from privml.vm.compared import ComparedBoot, disagreeing, situations
 from privml.vm.machine import Launch
 
 VALUES = {pcr: bytes([pcr]) * 48 for pcr in range(24)}
@@ -65,6 +68,36 @@ def test_a_register_that_is_not_the_log_s_replay_is_named() -> None:
     assert disagreeing(log[1:], values) == (7,)
     assert disagreeing(log, {**values, 9: b"x" * 48}) == (9,)
     assert disagreeing(log, {**values, 0: b"x" * 48, 16: b"x" * 48}) == ()
+
+
+EXTRA = Difference("extra", "rtmr1", 3, None, LogEntry(4, 4, {0x0C: b"b" * 48}, b""), None)
+CONFIRMED = ComparedBoot((), Comparison({"rtmr0": 2}, ()), (), Account({"stub": 1}, (), ()))
+
+
+def test_a_boot_that_confirms_the_prediction_has_no_problems() -> None:
+    assert CONFIRMED.problems() == []
+    assert CONFIRMED.to_dict() == {
+        "equal": True, "tpm_disagrees": [], "td_rules": {"stub": 1}, "td_unexplained": [], "td_unused": [],
+        "matched": {"rtmr0": 2}, "differences": [],
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("booted", "problem"),
+    [
+        (replace(CONFIRMED, disagreeing=(4, 9)), "the TPM's registers are not the replay of the log (PCR 4, 9)"),
+        (replace(CONFIRMED, comparison=Comparison({}, (EXTRA,))), "the log differs from the prediction in 1 events"),
+        (replace(CONFIRMED, account=Account({}, (EXTRA,), ())), "1 differences from a TD's prediction are no rule's"),
+        (
+            replace(CONFIRMED, account=Account({}, (), ("stub",))),
+            "differences from a TD that this boot does not show",
+        ),
+    ],
+)
+def test_each_way_to_disagree_is_one_problem(booted: ComparedBoot, problem: str) -> None:
+    assert not booted.equal
+    assert [line[: len(problem)] for line in booted.problems()] == [problem]
+    assert booted.to_dict()["equal"] is False
 
 
 @pytest.mark.parametrize(

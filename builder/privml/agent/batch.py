@@ -31,7 +31,7 @@ class _Waiter:
 
 
 class QuoteBatch:
-    """``quote`` gives document parts over a root (`broker.BrokerClient.quote`); callers come from many threads."""
+    """Callers come from many threads. ``quote`` gives document parts over a root (`AttestorClient.quote`)."""
 
     def __init__(self, quote: Callable[[bytes], Mapping[str, Any]]) -> None:
         self._quote = quote

@@ -1,8 +1,8 @@
 """The boot, as root: stage after stage, and nothing goes on after one that failed.
 
 A failed stage stops here, for good: the engine never starts, the server (if it has an identity) answers 503 and
-shows the table, and no quote is ever given. After the last stage this process watches engine, broker and devices;
-when one of them ends or a device is plugged in, the broker extends `failed` before anything else is said.
+shows the table, and no quote is ever given. After the last stage this process watches engine, attestor and devices;
+when one of them ends or a device is plugged in, the attestor extends `failed` before anything else is said.
 """
 
 from __future__ import annotations
@@ -12,31 +12,35 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
 from privml.agent import devices
-from privml.agent.broker import BrokerClient
+from privml.agent.attestor import AttestorClient
 from privml.agent.layout import Layout
 from privml.agent.outbound import close_outbound
-from privml.agent.stages import StageTable
-from privml.agent.volume import ModelVolume, command
+from privml.agent.progress import Progress
+from privml.agent.volume import ModelVolumes, command
 from privml.base.errors import HostError, PrivmlError
-from privml.base.strictjson import canonical
-from privml.events import configuration
-from privml.events.agent import CONFIG, ENGINE, MODEL, AgentEvent
+from privml.engines.engine import Engine
+from privml.engines.registry import engine_named
+from privml.events import configuration, stages
 from privml.events.configuration import Config
-from privml.evidence.report_data import Keys
+from privml.events.volumes import partition
+from privml.evidence.sections import TLS_KEY
 
-BROKER_WAIT = 120.0
+ATTESTOR_WAIT = 120.0
 ENGINE_WAIT = 1800.0
 WATCH_INTERVAL = 1.0
-# Nothing is extended for such a stage: the broker's sequence, made of the same configuration, has no place for it.
+Outcome = tuple[str, str]
+"""How a stage ended, and a detail for the stage list."""
+Work = Callable[[], Outcome]
+# Nothing is extended for such a stage: the attestor reads the same configuration and expects no event.
 _SKIPPED = ("skipped", "the measured configuration names no model")
 
 
-class Engine(Protocol):
+class EngineProcess(Protocol):
     """How the engine is started and watched."""
 
     def start(self) -> None:
@@ -67,62 +71,76 @@ class EngineUnit:
 
 
 class Boot:
-    """One boot. The parts that touch the machine are arguments."""
+    """One boot through the stages of ``table``.
+
+    The parts that touch the machine are arguments. ``work`` adds to, or replaces, what is done in the named stages.
+    """
 
     def __init__(
         self,
         layout: Layout,
         *,
-        volume: ModelVolume,
-        engine: Engine,
+        volumes: ModelVolumes,
+        engine: EngineProcess,
         say: Callable[[str], None],
         outbound: Callable[[], None],
-        broker_wait: float = BROKER_WAIT,
+        attestor_wait: float = ATTESTOR_WAIT,
         engine_wait: float = ENGINE_WAIT,
+        table: stages.Table = stages.STAGES,
+        work: Mapping[str, Work] | None = None,
     ) -> None:
         self._layout = layout
-        self._volume = volume
+        self._volumes = volumes
         self._engine = engine
         self._say = say
         self._outbound = outbound
-        self._broker_wait = broker_wait
+        self._attestor_wait = attestor_wait
         self._engine_wait = engine_wait
-        self._broker = BrokerClient(layout)
-        self._broker_process: int | None = None
+        self._attestor = AttestorClient(layout)
+        self._attestor_process: int | None = None
         self._config: Config | None = None
-        self.table = StageTable(layout.stages)
+        self._record: Engine | None = None
+        self._stages = table
+        self._work: dict[str, Work] = {
+            "platform": self._platform,
+            "config": self._read_config,
+            "identity": self._identity,
+            "devices": self._devices,
+            "model": self._open_models,
+            "engine": self._start_engine,
+            "ready": self._ready,
+            **(work or {}),
+        }
+        if without := [stage.name for stage in table if stage.name not in self._work]:
+            raise ValueError(f"boot: nothing is known to be done in stage `{without[0]}`")
+        self.progress = Progress(layout.stages, [stage.name for stage in table])
 
     def run(self) -> bool:
         """Go through the stages; True when all are through, False when one failed."""
-        stages: tuple[tuple[str, Callable[[], tuple[str, str]]], ...] = (
-            ("platform", self._platform),
-            ("config", self._read_config),
-            ("identity", self._identity),
-            ("devices", self._devices),
-            ("model", self._model),
-            ("engine", self._start_engine),
-            ("system-ready", self._system_ready),
-        )
-        for name, work in stages:
-            self.table.begin(name)
+        for number, stage in enumerate(self._stages):
+            name = stage.name
+            self.progress.begin(name)
             try:
-                status, detail = work()
+                if number:  # the attestor starts in the first stage
+                    self._attestor.stage(name)
+                status, detail = self._work[name]()
+                self._extend(stage)
             except (PrivmlError, OSError) as error:
                 self._failed(name, str(error))
                 return False
-            self.table.end(name, status, detail)
+            self.progress.end(name, status, detail)
             self._say(f"privml: stage {name}: {status}{': ' + detail if detail else ''}")
         return True
 
     def watch(self, interval: float = WATCH_INTERVAL) -> None:
-        """Return when engine or broker has ended or the devices are others, and all that need to know are told."""
+        """Block until the engine or attestor exits or the device list changes, then mark the boot failed."""
         while True:
             time.sleep(interval)
             if self._engine_ended():
                 self._failed("engine", "the engine ended")
                 return
-            if self._broker_ended():
-                self._failed("system-ready", "the broker ended")
+            if self._attestor_ended():
+                self._failed(self._stages[-1].name, "the attestor ended")
                 return
             try:
                 self._check_devices()  # one may be plugged in at any time
@@ -132,43 +150,46 @@ class Boot:
 
     def _failed(self, name: str, why: str) -> None:
         # The register first: a quote that is asked for in this moment must already carry `failed`.
-        if self._broker_process is not None:
+        if self._attestor_process is not None:
             with contextlib.suppress(OSError):
-                signal.pidfd_send_signal(self._broker_process, signal.SIGUSR1)
-        self.table.end(name, "failed", why)
+                signal.pidfd_send_signal(self._attestor_process, signal.SIGUSR1)
+        self.progress.end(name, "failed", why)
         line = " ".join(why.split())
         self._say(f"privml: stage {name} failed: {line[:2000]}")
 
-    def _platform(self) -> tuple[str, str]:
-        end = time.monotonic() + self._broker_wait
+    def _platform(self) -> Outcome:
+        end = time.monotonic() + self._attestor_wait
         name = None
         while name is None:
             try:
-                name = self._broker.platform()
+                name = self._attestor.platform()
             except HostError:
                 if time.monotonic() >= end:
                     raise
                 time.sleep(0.05)
-        self._broker_process = self._broker.watch()
+        self._attestor_process = self._attestor.watch()
         if name == "none":
             return "warning", "no TEE: this machine can prove nothing"
         return "ok", name
 
-    def _read_config(self) -> tuple[str, str]:
-        self._config = configuration.read(self._layout.config)
-        self._extend(CONFIG)
-        return "ok", f"{self._config.name} ({self._config.variant}), sha256 {self._config.sha256}"
+    def _read_config(self) -> Outcome:
+        config = configuration.read(self._layout.config)
+        if config.engine is not None:
+            self._record = engine_named(config.engine.name)
+        self._config = config
+        return "ok", f"{config.name} ({config.variant}), sha256 {config.sha256}"
 
-    def _identity(self) -> tuple[str, str]:
+    def _identity(self) -> Outcome:
         from privml.agent import identity
 
         # Before there is a key nothing listens: whoever talks to the server finds the rule already there.
         self._outbound()
-        spki = identity.create(self._layout)
-        self._broker.keys(Keys(tls_spki_sha256=spki).encode())
-        return "ok", f"TLS key sha256 {spki.hex()}"
+        keys = identity.create(self._layout)
+        self._attestor.keys(keys.encode())
+        tls = keys.find(*TLS_KEY)
+        return "ok", f"TLS key sha256 {tls.hex() if tls else 'none'}"
 
-    def _devices(self) -> tuple[str, str]:
+    def _devices(self) -> Outcome:
         # The image closes module loading before the network; a kernel that still takes code is another machine.
         if (self._layout.proc / "sys" / "kernel" / "modules_disabled").read_text().strip() != "1":
             raise HostError("devices: the kernel still loads modules (kernel.modules_disabled is not 1)")
@@ -179,70 +200,64 @@ class Boot:
         devices.check(self._measured.devices, found)
         return found
 
-    def _model(self) -> tuple[str, str]:
-        inference = self._measured.inference
-        if inference is None:
-            return _SKIPPED
-        self._volume.open(inference.model_verity, self._layout.model)
-        if not (self._layout.model / inference.model_file).is_file():
-            raise HostError(f"model: the volume holds no file `{inference.model_file}`")
-        self._extend(MODEL)
-        return "ok", f"{inference.model_name}, root hash {inference.model_verity.root_hash.hex()}"
+    def _open_models(self) -> Outcome:
+        opened = []
+        for number, model in enumerate(self._measured.models):
+            mount = self._layout.model(number)
+            self._volumes.open(partition(number), model.verity, mount)
+            if not (mount / model.file).is_file():
+                raise HostError(f"model: the volume holds no file `{model.file}`")
+            opened.append(f"{model.name}, root hash {model.verity.root_hash.hex()}")
+        return ("ok", "; ".join(opened)) if opened else _SKIPPED
 
-    def _start_engine(self) -> tuple[str, str]:
-        inference = self._measured.inference
-        if inference is None:
+    def _start_engine(self) -> Outcome:
+        engine = self._record
+        if engine is None:
             return _SKIPPED
         self._engine.start()
         end = time.monotonic() + self._engine_wait
-        while not self._engine_is_healthy():
+        while not self._engine_is_healthy(engine):
             if not self._engine.alive():
                 raise HostError("engine: it ended before it was ready")
             if time.monotonic() >= end:
                 raise HostError(f"engine: not ready after {self._engine_wait:g} s")
             time.sleep(0.2)
-        self._try_engine()
-        self._extend(ENGINE)
-        return "ok", inference.engine_name
+        self._try_engine(engine)
+        return "ok", engine.name
 
-    def _engine_is_healthy(self) -> bool:
+    def _engine_is_healthy(self, engine: Engine) -> bool:
         from privml.agent import exchange
 
+        socket, health = self._layout.engine_socket(engine), engine.health
         try:
-            engine = self._layout.engine_socket
-            return exchange.whole(engine, "GET", "/health", timeout=30.0, limit=64 * 1024)[0] == 200
+            status, _ = exchange.whole(socket, "GET", health.path, timeout=30.0, limit=64 * 1024)
         except HostError:
             return False
+        return status == health.status
 
-    def _try_engine(self) -> None:
+    def _try_engine(self, engine: Engine) -> None:
         """One token of a fixed text: what cannot answer this is not ready."""
         from privml.agent import exchange
 
-        request = canonical({"prompt": "Hello", "max_tokens": 1})
+        socket, trial = self._layout.engine_socket(engine), engine.trial
         headers = [(b"content-type", b"application/json")]
-        status, _ = exchange.whole(
-            self._layout.engine_socket,
-            "POST",
-            "/v1/completions",
-            headers,
-            request,
-            timeout=self._engine_wait,
-            limit=1 << 20,
-        )
-        if status != 200:
-            raise HostError(f"engine: the first completion was answered with status {status}")
+        for body in trial.bodies([model.name for model in self._measured.models]):
+            status, _ = exchange.whole(
+                socket, "POST", trial.path, headers, body, timeout=self._engine_wait, limit=1 << 20
+            )
+            if status != 200:
+                raise HostError(f"engine: the first completion was answered with status {status}")
 
-    def _system_ready(self) -> tuple[str, str]:
+    def _ready(self) -> Outcome:
         if self._engine_ended():
             raise HostError("engine: it ended")
-        self._broker.ready()
         return "ok", ""
 
-    def _extend(self, name: str) -> None:
-        self._broker.extend(next(event for event in self._events() if event.name == name))
-
-    def _events(self) -> tuple[AgentEvent, ...]:
-        return self._measured.events()
+    def _extend(self, stage: stages.Stage) -> None:
+        """Extend what the configuration fixes for ``stage``; there is nothing before it has been read."""
+        if self._config is not None:
+            for event in stages.step(self._config, stage).events:
+                self._attestor.extend(event)
 
     @property
     def _measured(self) -> Config:
@@ -250,14 +265,14 @@ class Boot:
         return self._config
 
     def _engine_ended(self) -> bool:
-        return self._measured.inference is not None and not self._engine.alive()
+        return self._record is not None and not self._engine.alive()
 
-    def _broker_ended(self) -> bool:
+    def _attestor_ended(self) -> bool:
         import select
 
-        assert self._broker_process is not None
+        assert self._attestor_process is not None
         poll = select.poll()
-        poll.register(self._broker_process, select.POLLIN)
+        poll.register(self._attestor_process, select.POLLIN)
         return bool(poll.poll(0))
 
 
@@ -272,7 +287,7 @@ def main(layout: Layout | None = None) -> int:
     os.umask(0o022)
     boot = Boot(
         layout,
-        volume=ModelVolume(sys=layout.sys, dev=layout.dev),
+        volumes=ModelVolumes(sys=layout.sys, dev=layout.dev),
         engine=EngineUnit(layout.sys),
         say=_console,
         outbound=lambda: close_outbound(layout.sys),

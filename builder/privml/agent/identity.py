@@ -1,7 +1,11 @@
-"""The TLS identity of this boot: a key that never leaves this machine's memory, and a certificate to carry it.
+"""Every private key of this boot: how it is made, where it is kept, and who gets to use it.
 
-Callers trust the key's digest in an attestation document, not the certificate: its name and dates say nothing, and
-the dates span everything because the host sets the guest's clock.
+No other module reads or writes a private key. `create` makes them all and returns the public part as the keys
+section of attestation documents; the attestor gets nothing else. Keys are in a tmpfs: they never leave this machine's
+memory.
+
+Callers trust the TLS key's digest in an attestation document, not the certificate: its name and dates say nothing,
+and the dates span everything because the host sets the guest's clock.
 """
 
 from __future__ import annotations
@@ -9,24 +13,41 @@ from __future__ import annotations
 import datetime
 import hashlib
 import os
+import ssl
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
-
 from privml.agent.layout import Layout
+from privml.evidence.sections import TLS_KEY, Key, Keys
 
 _FROM = datetime.datetime(2020, 1, 1, tzinfo=datetime.UTC)
 _TO = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 
 
-def create(layout: Layout) -> bytes:
-    """Make key and certificate for this boot; SHA-256 of the SubjectPublicKeyInfo.
+def create(layout: Layout) -> Keys:
+    """Make this boot's keys and return the keys section, whole.
 
     The certificate is written last: the server starts when it is there.
     """
+    return Keys((_create_tls(layout),))
+
+
+def is_there(layout: Layout) -> bool:
+    """True when `create` is done."""
+    return layout.tls_certificate.exists()
+
+
+def load_tls(layout: Layout, context: ssl.SSLContext) -> None:
+    """Give the server's ``context`` the TLS key and certificate."""
+    context.load_cert_chain(layout.tls_certificate, layout.tls_key)
+
+
+def _create_tls(layout: Layout) -> Key:
+    # Only the boot process makes keys; the server, which loads them, should not wait for this import.
+    from cryptography import x509
+    from cryptography.hazmat.primitives import hashes, serialization
+    from cryptography.hazmat.primitives.asymmetric import ec
+    from cryptography.x509.oid import NameOID
+
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "privml guest")])
     certificate = (
@@ -48,7 +69,7 @@ def create(layout: Layout) -> bytes:
     )
     _write(layout.tls_key, pem, 0o400, layout.server_id)
     _write(layout.tls_certificate, certificate.public_bytes(serialization.Encoding.PEM), 0o444, layout.server_id)
-    return hashlib.sha256(spki).digest()
+    return Key(*TLS_KEY, hashlib.sha256(spki).digest())
 
 
 def _write(path: Path, data: bytes, mode: int, owner: int) -> None:

@@ -1,9 +1,8 @@
-"""Which requests reach the engine, and in which form: an allow-list of OpenAI paths and fields.
+"""Which requests reach the engine, and in which form: an allow-list of paths and fields, from the engine's record.
 
-The engine takes more than OpenAI's API: fields that choose a slot, keep a cache or read files. One of them,
-``cache_prompt``, would let a caller learn by timing (and by ``cached_tokens``) how the last caller's prompt began, so
-it is always sent, as false. What is not on the list is refused by name, never dropped: a caller must not believe that
-something took effect.
+An engine takes more than OpenAI's API: fields that choose a slot, keep a cache or read files. What is not on the list
+is refused by name, never dropped: a caller must not believe that something took effect. Fields that the record forces
+are sent in every request.
 """
 
 from __future__ import annotations
@@ -12,20 +11,8 @@ import json
 from typing import Any, NoReturn
 
 from privml.base.errors import EvidenceError
+from privml.engines.engine import Engine
 
-_COMMON = frozenset(
-    {
-        "model", "max_tokens", "temperature", "top_p", "n", "stream", "stream_options", "stop", "presence_penalty",
-        "frequency_penalty", "seed", "logprobs", "logit_bias", "user",
-    }
-)  # fmt: skip
-FIELDS = {
-    "/v1/completions": _COMMON | {"prompt", "echo"},
-    "/v1/chat/completions": _COMMON
-    | {"messages", "max_completion_tokens", "top_logprobs", "response_format", "tools", "tool_choice",
-       "parallel_tool_calls"},
-}  # fmt: skip
-READABLE = frozenset({"/v1/models"})
 MAX_DEPTH = 64
 _SCHEMAS = frozenset({"response_format", "tools"})
 """Fields out of which the engine makes a grammar."""
@@ -40,32 +27,34 @@ class UnsupportedError(EvidenceError):
         self.status = status
 
 
-def engine_body(method: str, path: str, query: str, body: bytes) -> bytes:
-    """The body to send to the engine for a caller's request; ``UnsupportedError`` when it is not to be sent."""
-    if path not in READABLE and path not in FIELDS:
-        raise UnsupportedError(404, f"there is no {path[:80]} here: only {', '.join(sorted((*FIELDS, *READABLE)))}")
-    expected = "GET" if path in READABLE else "POST"
+def engine_body(engine: Engine, method: str, path: str, query: str, body: bytes) -> bytes:
+    """The body to send to ``engine`` for a caller's request; ``UnsupportedError`` when it is not to be sent."""
+    fields = engine.requests.get(path)
+    if fields is None and path not in engine.readable:
+        known = ", ".join(sorted((*engine.requests, *engine.readable)))
+        raise UnsupportedError(404, f"there is no {path[:80]} here: only {known}")
+    expected = "GET" if fields is None else "POST"
     if method != expected:
         raise UnsupportedError(405, f"{path} takes {expected}")
     if query:
         raise UnsupportedError(400, f"{path} takes no query")
-    if path in READABLE:
+    if fields is None:
         if body:
             raise UnsupportedError(400, f"{path} takes no body")
         return b""
     value = _object(body)
-    unknown = sorted(value.keys() - FIELDS[path])
+    unknown = sorted(value.keys() - fields)
     if unknown:
         raise UnsupportedError(400, f"field `{unknown[0][:80]}` is not supported by {path}")
     _check_nested(value)
-    return json.dumps({**value, "cache_prompt": False}, ensure_ascii=True, allow_nan=False).encode("ascii")
+    return json.dumps({**value, **engine.forced}, ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
 def _check_nested(value: dict[str, Any]) -> None:
     """What is inside must not end the engine: it runs once a boot, and a machine without it is over.
 
-    A schema nested 9000 deep makes llama-server crash; ``pattern`` and ``$ref`` can make a grammar that keeps its one
-    slot busy for minutes or for good, and leaving does not stop that.
+    A schema nested 9000 deep makes one crash; ``pattern`` and ``$ref`` can make a grammar that keeps its one slot
+    busy for minutes or for good, and leaving does not stop that.
     """
     level: list[tuple[Any, bool]] = [(child, key in _SCHEMAS) for key, child in value.items()]
     for _ in range(MAX_DEPTH):

@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from privml.engines.engine import DIRECTORY, Engine
+from privml.events import volumes
+
 SERVER_ID = 900
 """uid and gid of the user `privml` (images/guest: sysusers.d/privml.conf)."""
 
@@ -19,7 +22,7 @@ class Layout:
 
     config: Path = Path("/etc/privml/config.json")
     run: Path = Path("/run/privml")
-    engine: Path = Path("/run/privml-engine")
+    engine: Path = Path(DIRECTORY)
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     dev: Path = Path("/dev")
@@ -33,13 +36,13 @@ class Layout:
 
     @property
     def stage_socket(self) -> Path:
-        """The broker's socket for the boot stages: root only, gone after `system-ready`."""
-        return self.run / "broker" / "stage.sock"
+        """The attestor's socket for the boot stages: root only, gone after the last stage."""
+        return self.run / "attestor" / "stage.sock"
 
     @property
     def quote_socket(self) -> Path:
-        """The broker's socket for quotes: the server's group."""
-        return self.run / "broker" / "quote.sock"
+        """The attestor's socket for quotes: the server's group."""
+        return self.run / "attestor" / "quote.sock"
 
     @property
     def tls_key(self) -> Path:
@@ -51,12 +54,10 @@ class Layout:
         """PEM self-signed certificate of this boot."""
         return self.run / "tls" / "certificate.pem"
 
-    @property
-    def engine_socket(self) -> Path:
-        """The engine's socket, in a directory of its own user's that only the server's user may enter besides."""
-        return self.engine / "engine.sock"
+    def engine_socket(self, engine: Engine) -> Path:
+        """The engine's socket. Only the engine's and the server's user may enter its directory."""
+        return self.engine / engine.socket_name
 
-    @property
-    def model(self) -> Path:
-        """Where the model volume is mounted."""
-        return self.run / "model"
+    def model(self, number: int) -> Path:
+        """Where model volume ``number`` (from 0) is mounted."""
+        return self.run / volumes.name(number)

@@ -14,20 +14,23 @@ import sys
 import threading
 import time
 from collections.abc import Iterable
-from pathlib import Path
 from urllib.parse import parse_qsl
 
 import h11
 
+from privml.agent import identity
+from privml.agent.attestor import AttestorClient, RefusedRequest
 from privml.agent.batch import Busy, QuoteBatch
-from privml.agent.broker import BrokerClient, RefusedRequest
 from privml.agent.exchange import Exchange
 from privml.agent.inference import UnsupportedError, engine_body
 from privml.agent.layout import Layout
 from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.strictjson import canonical, loads, unhex
+from privml.engines.engine import Engine
+from privml.engines.registry import engine_named
 from privml.events import configuration
 from privml.events.configuration import Config
+from privml.events.stages import SERVE
 
 MAX_BODY = 16 * 1024 * 1024
 MAX_HEAD = 32 * 1024
@@ -53,8 +56,8 @@ _HOP_BY_HOP = frozenset(
     )
 )
 _FORWARDED = frozenset((b"content-type", b"accept"))
-"""What of a request's head the engine is shown. It obeys others: under ``X-Conversation-Id`` llama-server keeps an
-answer for later, goes on for a caller who left, and stops whoever else is being answered under the same words."""
+"""What of a request's head the engine is shown. Engines obey others: under ``X-Conversation-Id`` one keeps an answer
+for later, goes on for a caller who left, and stops whoever else is being answered under the same words."""
 _NOT_RETURNED = _HOP_BY_HOP | {b"server", b"date", b"set-cookie"}
 
 
@@ -70,21 +73,22 @@ class _Answer(PrivmlError):
 class Server:
     """Connections in threads: as many as a server of ``max_concurrency`` answers needs, and some for questions.
 
-    ``engine`` is the engine's socket; None when the measured configuration names no engine.
+    ``engine`` is None when the measured configuration names none.
     """
 
     def __init__(self, config: Config, layout: Layout) -> None:
-        self.engine = None if config.inference is None else layout.engine_socket
+        self.engine = None if config.engine is None else engine_named(config.engine.name)
+        self._layout = layout
         self._stages_file = layout.stages
-        broker = BrokerClient(layout)
-        self._quotes = QuoteBatch(lambda root: broker.quote(root, timeout=QUOTE_TIMEOUT))
+        attestor = AttestorClient(layout)
+        self._quotes = QuoteBatch(lambda root: attestor.quote(root, SERVE, timeout=QUOTE_TIMEOUT))
         self._answers = threading.BoundedSemaphore(config.max_concurrency)
         self._connections = threading.BoundedSemaphore(2 * config.max_concurrency + 32)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self._context.minimum_version = ssl.TLSVersion.TLSv1_3
         self._context.num_tickets = 0
         self._context.set_alpn_protocols(["http/1.1"])
-        self._context.load_cert_chain(layout.tls_certificate, layout.tls_key)
+        identity.load_tls(layout, self._context)
 
     def serve(self, listener: socket.socket) -> None:
         """Accept for ever; a connection over the limit waits in the kernel's queue."""
@@ -140,15 +144,15 @@ class Server:
         except Busy as busy:
             raise _Answer(503, "busy", busy.message) from busy
         except PrivmlError as error:
-            raise _Answer(503, "unavailable", "attestation: the broker does not answer") from error
+            raise _Answer(503, "unavailable", "attestation: the attestor does not answer") from error
 
-    def forward(self, engine: Path, request: h11.Request, target: str, body: bytes) -> Exchange:
+    def forward(self, engine: Engine, request: h11.Request, target: str, body: bytes) -> Exchange:
         """Send a request on to the engine; its response is read by the caller."""
         headers = [(bytes(name), bytes(value)) for name, value in request.headers]
         shown = _FORWARDED - _named_by_connection(headers)
         try:
             return Exchange(
-                engine,
+                self._layout.engine_socket(engine),
                 request.method.decode("ascii"),
                 target,
                 [(name, value) for name, value in headers if name in shown],
@@ -229,7 +233,7 @@ class _Conversation:
             body = self._body(request, MAX_BODY)
             path, _, query = target.partition("?")
             try:
-                shown = engine_body(request.method.decode("ascii"), path, query, body)
+                shown = engine_body(engine, request.method.decode("ascii"), path, query, body)
             except UnsupportedError as error:
                 raise _Answer(error.status, "unsupported", error.message) from error
             with self._server.forward(engine, request, path, shown) as exchange:
@@ -340,7 +344,7 @@ def main(layout: Layout | None = None) -> int:
     layout = layout or Layout()
     try:
         config = configuration.read(layout.config)
-        while not layout.tls_certificate.exists():
+        while not identity.is_there(layout):
             time.sleep(0.1)
         server = Server(config, layout)
         listener = listen(config.listen)

@@ -16,9 +16,13 @@ class NoTeeError(HostError):
 
 
 class Tee(Protocol):
-    """What the broker needs of a platform. Calls may block as long as a quote takes; the broker serialises them."""
+    """What the attestor needs of a platform. Calls may block as long as a quote takes; the attestor serialises them.
+
+    ``kind`` is the TEE whose evidence it makes, as the document's header names it; a simulation has its own ``name``.
+    """
 
     name: str
+    kind: str
 
     def quote(self, report_data: bytes) -> bytes:
         """A quote over 64 bytes of report data."""
@@ -40,6 +44,7 @@ class NoTee:
     """A machine that is no TD. The agent still serves (nobody who verifies sends it a prompt), and proves nothing."""
 
     name = "none"
+    kind = "tdx"
 
     def __init__(self) -> None:
         self._value = ZERO

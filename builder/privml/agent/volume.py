@@ -1,8 +1,8 @@
-"""The model volume: the host's disk under the measured root hash.
+"""The model volumes: the host's disks under the measured root hashes.
 
 The host chooses which disk carries the names; dm-verity with the parameters of the measured configuration accepts
-only the right bytes. For the model a wrong block is an I/O error and not a panic, so that a wrong volume is a stage
-that failed and can be told.
+only the right bytes. For a model a wrong block is an I/O error and not a panic, so that a wrong volume is a stage
+that failed and can be reported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from privml.base.errors import HostError
 from privml.base.run import run
 from privml.events.verity import BLOCK_SIZE, Verity
 
-NAME = "privml-model"
 _EROFS_MAGIC = 0xE0F5E1E2.to_bytes(4, "little")
 _EROFS_OFFSET = 1024
 
@@ -29,8 +28,8 @@ def command(argv: Sequence[str]) -> None:
     run(argv, timeout=180)
 
 
-class ModelVolume:
-    """Finds, opens and mounts the volume. ``runner`` starts dmsetup and mount."""
+class ModelVolumes:
+    """Finds, opens and mounts model volumes. ``runner`` starts dmsetup and mount."""
 
     def __init__(
         self,
@@ -45,15 +44,15 @@ class ModelVolume:
         self._runner = runner
         self._wait = wait
 
-    def open(self, verity: Verity, mount: Path) -> None:
-        """Put the filesystem under ``verity`` read-only at ``mount``; ``HostError`` if it is not as measured."""
-        data = self._partition(NAME)
-        tree = self._partition(f"{NAME}-verity")
+    def open(self, partition: str, verity: Verity, mount: Path) -> None:
+        """Mount the filesystem in ``partition`` read-only; ``HostError`` if it is not what ``verity`` measures."""
+        data = self._find(partition)
+        tree = self._find(f"{partition}-verity")
         self._runner(
             [
                 "dmsetup",
                 "create",
-                NAME,
+                partition,
                 "--readonly",
                 "--noudevsync",
                 "--noudevrules",
@@ -61,25 +60,26 @@ class ModelVolume:
                 table(verity, data, tree),
             ]
         )
-        device = self._mapped()
-        self._prove(device, verity)
+        device = self._mapped(partition)
+        _prove(device, verity)
         mount.mkdir(mode=0o755, exist_ok=True)
         self._runner(["mount", "-t", "erofs", "-o", "ro,nosuid,nodev,noexec", str(device), str(mount)])
 
-    def _partition(self, name: str) -> Path:
-        """The only partition called ``name``; waits a while, because disks appear late."""
+    def _find(self, partition: str) -> Path:
+        """The only partition with this name; waits a while, because disks appear late."""
         end = time.monotonic() + self._wait
         while True:
-            found = sorted(self._named(name))
+            found = sorted(self._named(partition))
             if len(found) == 1:
                 return self._dev / found[0]
             if len(found) > 1:
-                raise HostError(f"model: {len(found)} partitions are named {name} ({', '.join(found)}), expected one")
+                names = ", ".join(found)
+                raise HostError(f"model: {len(found)} partitions are named {partition} ({names}), expected one")
             if time.monotonic() >= end:
-                raise HostError(f"model: no partition is named {name}: is the model's disk attached?")
+                raise HostError(f"model: no partition is named {partition}: is the model's disk attached?")
             time.sleep(0.1)
 
-    def _named(self, name: str) -> list[str]:
+    def _named(self, partition: str) -> list[str]:
         found = []
         for uevent in (self._sys / "class" / "block").glob("*/uevent"):
             try:
@@ -87,34 +87,35 @@ class ModelVolume:
             except OSError:
                 continue  # the device went away while we looked
             fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
-            if fields.get("PARTNAME") == name and fields.get("DEVNAME"):
+            if fields.get("PARTNAME") == partition and fields.get("DEVNAME"):
                 found.append(fields["DEVNAME"])
         return found
 
-    def _mapped(self) -> Path:
+    def _mapped(self, name: str) -> Path:
         """The kernel's own node of the mapped device: names under /dev/mapper are udev's work, done when it likes."""
         for entry in (self._sys / "class" / "block").glob("dm-*"):
             with contextlib.suppress(OSError):
-                if (entry / "dm" / "name").read_text().strip() == NAME:
+                if (entry / "dm" / "name").read_text().strip() == name:
                     return self._dev / entry.name
-        raise HostError(f"model: device-mapper made no device called {NAME}")
+        raise HostError(f"model: device-mapper made no device called {name}")
 
-    def _prove(self, device: Path, verity: Verity) -> None:
-        """Read the first and the last block, which walks the tree from both ends up to the root hash."""
-        wrong = f"model: the volume is not the one of the measured configuration (root hash {verity.root_hash.hex()})"
+
+def _prove(device: Path, verity: Verity) -> None:
+    """Read the first and the last block, which walks the tree from both ends up to the root hash."""
+    wrong = f"model: the volume is not the one of the measured configuration (root hash {verity.root_hash.hex()})"
+    try:
+        handle = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            handle = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
-            try:
-                first = os.pread(handle, BLOCK_SIZE, 0)
-                last = os.pread(handle, BLOCK_SIZE, (verity.data_blocks - 1) * BLOCK_SIZE)
-            finally:
-                os.close(handle)
-        except OSError as error:
-            raise HostError(f"{wrong}: {error.strerror}") from error
-        if len(first) != BLOCK_SIZE or len(last) != BLOCK_SIZE:
-            raise HostError(f"{wrong}: it is shorter than {verity.data_blocks} blocks")
-        if first[_EROFS_OFFSET : _EROFS_OFFSET + 4] != _EROFS_MAGIC:
-            raise HostError("model: the measured volume holds no erofs filesystem")
+            first = os.pread(handle, BLOCK_SIZE, 0)
+            last = os.pread(handle, BLOCK_SIZE, (verity.data_blocks - 1) * BLOCK_SIZE)
+        finally:
+            os.close(handle)
+    except OSError as error:
+        raise HostError(f"{wrong}: {error.strerror}") from error
+    if len(first) != BLOCK_SIZE or len(last) != BLOCK_SIZE:
+        raise HostError(f"{wrong}: it is shorter than {verity.data_blocks} blocks")
+    if first[_EROFS_OFFSET : _EROFS_OFFSET + 4] != _EROFS_MAGIC:
+        raise HostError("model: the measured volume holds no erofs filesystem")
 
 
 def table(verity: Verity, data: Path, tree: Path) -> str:

@@ -1,4 +1,4 @@
-"""The broker's two sockets: one canonical JSON line asks, one answers, and the connection ends.
+"""The attestor's two sockets: one canonical JSON line asks, one answers, and the connection ends.
 
 The other side of the quote socket is the process that the network can attack, so lines are bounded, strictly parsed,
 and read against a deadline; who is there is the kernel's word (SO_PEERCRED), not the caller's.
@@ -39,22 +39,22 @@ def receive(connection: socket.socket, *, limit: int, timeout: float) -> Any:
     while not data.endswith(b"\n"):
         left = end - time.monotonic()
         if left <= 0:
-            raise EvidenceError(f"broker message: not whole after {timeout:g} s")
+            raise EvidenceError(f"attestor message: not whole after {timeout:g} s")
         connection.settimeout(left)
         try:
             piece = connection.recv(256 * 1024)
         except TimeoutError as late:
-            raise EvidenceError(f"broker message: not whole after {timeout:g} s") from late
+            raise EvidenceError(f"attestor message: not whole after {timeout:g} s") from late
         if not piece:
-            raise EvidenceError("broker message: the connection ended early")
+            raise EvidenceError("attestor message: the connection ended early")
         data += piece
         if len(data) > limit:
-            raise EvidenceError(f"broker message: more than {limit} bytes")
-    return loads(bytes(data[:-1]), what="broker message", limit=limit)
+            raise EvidenceError(f"attestor message: more than {limit} bytes")
+    return loads(bytes(data[:-1]), what="attestor message", limit=limit)
 
 
 def ask(path: Path, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
-    """Connect, ask, and give the answer object; ``HostError`` when the broker is not there."""
+    """Connect, ask, and give the answer object; ``HostError`` when the attestor is not there."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
@@ -62,9 +62,9 @@ def ask(path: Path, request: dict[str, Any], *, timeout: float) -> dict[str, Any
             send(connection, request)
             answer = receive(connection, limit=MAX_ANSWER, timeout=timeout)
         except OSError as error:
-            raise HostError(f"broker: {error.strerror or error}") from error
+            raise HostError(f"attestor: {error.strerror or error}") from error
     if not isinstance(answer, dict):
-        raise EvidenceError("broker message: not an object")
+        raise EvidenceError("attestor message: not an object")
     return answer
 
 

@@ -122,6 +122,8 @@ def unb64(text: object, *, what: str = "base64", limit: int = MAX_BYTES) -> byte
         data = base64.b64decode(text, validate=True)
     except (binascii.Error, ValueError) as error:
         raise EvidenceError(f"{what}: not base64 ({error})") from error
+    if len(data) > limit:
+        raise EvidenceError(f"{what}: {len(data)} bytes, expected at most {limit}")
     if b64(data) != text:
         raise EvidenceError(f"{what}: not the canonical base64 of its bytes")
     return data

@@ -10,12 +10,9 @@ import click
 
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import loads
-from privml.evidence.document import decode_collateral
-from privml.evidence.signature import root_der
-from privml.output import manifest as manifests
-from privml.output.artefacts import check_artefacts
-from privml.output.prediction import read_prediction
-from privml.verify.policy import Expected, Policy
+from privml.evidence.tdx import collateral
+from privml.evidence.tdx.signature import root_der
+from privml.verify.policy import Policy
 
 
 def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -40,16 +37,9 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def expected_of(directory: Path) -> Expected:
-    """What the build in ``directory`` must measure to."""
-    manifest = manifests.read(directory)
-    check_artefacts(directory, manifest.artefacts)
-    return Expected(read_prediction(directory, manifest), anchor=f"the build in {directory}")
-
-
 def collateral_of(path: Path | None) -> dict[str, str] | None:
     """The collateral in a file; it is checked against Intel's root like any other."""
-    return None if path is None else decode_collateral(loads(path.read_bytes(), what=path.name), path.name)
+    return None if path is None else collateral.decode(loads(path.read_bytes(), what=path.name), path.name)
 
 
 def policy_of(simulated_root: Path | None) -> Policy:

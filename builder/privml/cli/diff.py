@@ -75,7 +75,9 @@ def kind_of(text: str) -> str:
     except MeasurementError as error:
         raise UsageError(f"`{text}` is nothing that can be compared: {error.message}", hint=hint) from error
     if file.log is None and not file.shapes:
-        raise UsageError(f"`{text}` is neither a lock, a prediction nor a log: it is {file.finding.title}", hint=hint)
+        raise UsageError(
+            f"`{text}` is neither a lock, a prediction nor a log: it is {file.description.title}", hint=hint
+        )
     return "events"
 
 

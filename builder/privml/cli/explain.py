@@ -35,12 +35,12 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     """
     file = files.read(log)
     if file.log is None:
-        raise UsageError(f"{log} is no event log: it is a {file.finding.title}", hint="`measure FILE` reads it")
+        raise UsageError(f"{log} is no event log: it is a {file.description.title}", hint="`measure FILE` reads it")
     other = files.read(against) if against is not None else file if file.claimed else None
     result: dict[str, Any] = {
-        "log": {"kind": file.finding.kind, "path": str(log)},
-        "registers": {name: value.hex() for name, value in file.finding.registers.items()},
-        "events": [event.to_dict() for event in file.finding.events],
+        "log": {"kind": file.description.kind, "path": str(log)},
+        "registers": {name: value.hex() for name, value in file.description.registers.items()},
+        "events": [event.to_dict() for event in file.description.events],
     }
     agrees = True
     if other is None:
@@ -48,22 +48,24 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     elif other.claimed is not None:
         checks = compare.with_values(file.log, other.claimed)
         agrees = all(check.agrees for check in checks)
-        lines = [f"{file.finding.title}, against {'the quote beside it' if other is file else other.finding.title}"]
+        lines = [
+            f"{file.description.title}, against {'the quote beside it' if other is file else other.description.title}"
+        ]
         lines += [_check(check) for check in checks]
         registers = {check.register: check.to_dict() for check in checks}
-        result["against"] = {"kind": other.finding.kind, "path": str(other.path), "registers": registers}
+        result["against"] = {"kind": other.description.kind, "path": str(other.path), "registers": registers}
     elif other.shapes or other.log is not None:
         found = compare.with_events(file, other)
         agrees = not found.changes
         lines = _differences(file, other, found)
         result["against"] = {
-            "kind": other.finding.kind,
+            "kind": other.description.kind,
             "path": str(other.path),
             "shape": found.shape.label if found.shape is not None else None,
             "differences": [change.to_dict() for change in found.changes],
         }
     else:
-        raise UsageError(f"{against} is a {other.finding.title}: nothing to hold a log against")
+        raise UsageError(f"{against} is a {other.description.title}: nothing to hold a log against")
     result["agrees"] = agrees
     if as_json:
         print_json(result)
@@ -77,10 +79,10 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
 
 
 def _events(file: File) -> list[str]:
-    lines = [file.finding.title]
+    lines = [file.description.title]
     for register in RTMRS:
-        of = [event for event in file.finding.events if event.register == register]
-        lines.append(f"{register}  {file.finding.registers[register].hex()}  {len(of)} events")
+        of = [event for event in file.description.events if event.register == register]
+        lines.append(f"{register}  {file.description.registers[register].hex()}  {len(of)} events")
         lines += [_line(number, event) for number, event in enumerate(of, 1)]
     return lines
 
@@ -101,8 +103,8 @@ def _check(check: RegisterCheck) -> str:
 def _differences(file: File, other: File, found: EventCheck) -> list[str]:
     shape = found.shape
     names = ("predicted", "logged") if shape is not None else (str(other.path), str(file.path))
-    title = f"prediction for {shape.label}" if shape is not None else other.finding.title
-    lines = [f"{file.finding.title}, against {title}"]
+    title = f"prediction for {shape.label}" if shape is not None else other.description.title
+    lines = [f"{file.description.title}, against {title}"]
     for register in FIRMWARE_REGISTERS:
         of = found.of(register)
         if not of:

@@ -9,9 +9,9 @@ import click
 from privml.base.errors import UsageError
 from privml.cli.output import print_json
 from privml.events.event import Event
-from privml.events.explain import seen_words
 from privml.events.types import type_name
-from privml.measure.artefact import Finding
+from privml.events.wording import seen_words
+from privml.measure.artefact import Description
 from privml.readers import files
 
 
@@ -63,7 +63,7 @@ def measure(
     if Path(target).is_file() and Path(target).suffix not in (".yaml", ".yml"):
         if boot or vcpus is not None or memory is not None or replay is not None:
             raise UsageError(f"{target} is a file: --boot, --replay, --vcpus and --memory are for images")
-        _file(files.read(Path(target)).finding, events=events, as_json=as_json)
+        _file(files.read(Path(target)).description, events=events, as_json=as_json)
         return
     # What an image needs (locks, QEMU) takes longer to load than a file takes to read.
     from privml.cli import measure_image
@@ -81,20 +81,20 @@ def measure(
     )
 
 
-def _file(finding: Finding, *, events: bool, as_json: bool) -> None:
+def _file(description: Description, *, events: bool, as_json: bool) -> None:
     if as_json:
-        print_json(finding.to_dict())
+        print_json(description.to_dict())
         return
-    click.echo(finding.title)
-    for order, value in finding.mrtd.items():
+    click.echo(description.title)
+    for order, value in description.mrtd.items():
         click.echo(f"  mrtd   {value.hex()}  {'' if order == 'mrtd' else order.replace('_', '-')}".rstrip())
-    for register, value in finding.registers.items():
+    for register, value in description.registers.items():
         click.echo(f"  {register}  {value.hex()}")
-    for event in finding.events if events or not finding.registers else ():
+    for event in description.events if events or not description.registers else ():
         click.echo(f"    {event.register}  {event.digest.hex()}  {_what(event)}")
-    for name, text in finding.facts.items():
+    for name, text in description.facts.items():
         click.echo(f"  {name}: {text}")
-    for note in finding.notes:
+    for note in description.notes:
         click.echo(f"  note: {note}")
 
 

@@ -11,12 +11,12 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
 from privml.cli.output import print_json
-from privml.events.explain import seen_words
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
+from privml.events.wording import seen_words
 from privml.image.target import Target, recipes_directory, resolve
 from privml.image.workplace import Workplace
 from privml.machine.matrix import shapes as shapes_of
-from privml.machine.platform import Platform, Shape
+from privml.machine.platform import Shape
 from privml.measure import firmware, uki
 from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
@@ -79,7 +79,7 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
     file = files.read(archive)
     if file.capture is None:
         raise UsageError(
-            f"{archive} is no capture: it is {file.finding.title}", hint="`privml-build capture` makes one"
+            f"{archive} is no capture: it is {file.description.title}", hint="`privml-build capture` makes one"
         )
     check_artefacts(directory, manifest.artefacts)
     found = replays.replay(
@@ -193,8 +193,9 @@ def _boots(
         for shape in shapes:
             with step(f"Booting {shape} until the kernel has taken over"):
                 booted = bench.boot(bench.launch(shape, boot_disk=boot_disk))
-            rows.append(_as_json(bench.platform, shape, booted))
-            problems += [f"{shape}: {problem}" for problem in _problems(booted)]
+            machine = {"platform": bench.platform.name, "vcpus": shape.vcpus, "memory": shape.memory}
+            rows.append({**machine, **booted.to_dict()})
+            problems += [f"{shape}: {problem}" for problem in booted.problems()]
             if not as_json:
                 _show_boot(shape, booted)
     if as_json:
@@ -215,36 +216,3 @@ def _show_boot(shape: Shape, booted: ComparedBoot) -> None:
     click.echo(f"  from a TD it differs in {total} events, each by one of {len(booted.account.used)} rules")
     for difference in booted.account.unexplained:
         click.echo(f"  no rule: {difference.text()}")
-
-
-def _problems(booted: ComparedBoot) -> list[str]:
-    found = []
-    if booted.disagreeing:
-        numbers = ", ".join(map(str, booted.disagreeing))
-        found.append(
-            f"the TPM's registers are not the replay of the log (PCR {numbers}): something extended a register "
-            "without an event, or the log in memory is not whole"
-        )
-    if not booted.comparison.equal:
-        found.append(f"the log differs from the prediction in {len(booted.comparison.differences)} events")
-    if booted.account.unexplained:
-        found.append(f"{len(booted.account.unexplained)} differences from a TD's prediction are no rule's")
-    if booted.account.unused:
-        found.append(f"differences from a TD that this boot does not show: {', '.join(booted.account.unused)}")
-    return found
-
-
-def _as_json(platform: Platform, shape: Shape, booted: ComparedBoot) -> dict[str, Any]:
-    comparison = booted.comparison
-    return {
-        "platform": platform.name,
-        "vcpus": shape.vcpus,
-        "memory": shape.memory,
-        "equal": booted.equal,
-        "tpm_disagrees": list(booted.disagreeing),
-        "td_rules": dict(booted.account.used),
-        "td_unexplained": [one.to_dict() for one in booted.account.unexplained],
-        "td_unused": list(booted.account.unused),
-        "matched": dict(comparison.matched.items()),
-        "differences": [difference.to_dict() for difference in comparison.differences],
-    }

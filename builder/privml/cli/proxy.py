@@ -9,10 +9,10 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
-from privml.cli.anchor import anchor_options, collateral_of, expected_of, policy_of
-from privml.client import attested
+from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.client import anchors, attested
 from privml.client.proxy import serve
-from privml.verify.verdict import Verdict
+from privml.verify.judgement import Judgement
 
 
 @click.command()
@@ -40,13 +40,13 @@ def proxy(
     host, _, port = listen.rpartition(":")
     if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"--listen {listen}: expected HOST:PORT")
-    expected, policy = expected_of(expect), policy_of(simulated_root)
+    expected, policy = anchors.built(expect), policy_of(simulated_root)
     collateral = collateral_of(collateral_file)
     logging.getLogger("privml").setLevel(logging.INFO)
 
-    def check(document: bytes, nonce: bytes, spki: bytes) -> Verdict:
+    def check(document: bytes, nonce: bytes, spki: bytes) -> Judgement:
         return attested.judge(
             document, expected, policy, now=int(time.time()), nonce=nonce, tls_spki_sha256=spki, collateral=collateral
         )
 
-    serve((host, int(port)), upstream, check, interval=interval, allow_simulated=simulated_root is not None)
+    serve((host, int(port)), upstream, check, interval=interval)

@@ -124,7 +124,7 @@ def show(
     html: Path | None,
     as_json: bool,
     refreshed: bool = False,
-    record: current.Record | None = None,
+    record: current.RecordCheck | None = None,
 ) -> None:
     """Tell the report; ``Differs`` when there is a difference."""
     if html is not None:

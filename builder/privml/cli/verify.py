@@ -10,8 +10,8 @@ import click
 
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import unhex
-from privml.cli.anchor import anchor_options, collateral_of, expected_of, policy_of
-from privml.client import attested
+from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.client import anchors, attested
 from privml.verify.report import render
 
 
@@ -50,17 +50,17 @@ def verify(
         raise UsageError(f"`{source}` is neither an https:// address nor a file")
     if save is not None and not save.parent.is_dir():
         raise UsageError(f"--save {save}: there is no directory {save.parent}")
-    expected, policy = expected_of(expect), policy_of(simulated_root)
+    expected, policy = anchors.built(expect), policy_of(simulated_root)
     collateral = collateral_of(collateral_file)
     now = int(time.time())
     if remote:
         fetched = attested.attest(source, expected, policy, now=now, collateral=collateral)
-        verdict = fetched.verdict
+        judgement = fetched.judgement
         if save is not None:
             save.write_bytes(fetched.document)
             click.echo(f"nonce {fetched.nonce.hex()}, spki {fetched.tls_spki_sha256.hex()}: {save}", err=True)
     else:
-        verdict = attested.judge(
+        judgement = attested.judge(
             Path(source).read_bytes(),
             expected,
             policy,
@@ -69,6 +69,7 @@ def verify(
             tls_spki_sha256=given["--spki"],
             collateral=collateral,
         )
+    verdict = judgement.verdict
     text = json.dumps(verdict.to_dict(), indent=2, sort_keys=True) + "\n" if as_json else render(verdict)
     click.echo(text, nl=False)
     context.exit(verdict.exit_code)

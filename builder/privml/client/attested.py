@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 from privml.base.errors import EvidenceError, HostError, printable
 from privml.base.strictjson import loads
-from privml.client.connection import AttestedConnection, Endpoint, endpoint
-from privml.evidence import document, facts, signature
+from privml.client.connection import Endpoint, GuestConnection, endpoint
+from privml.evidence import document, facts, tees
+from privml.verify.anchor import Expected
 from privml.verify.check import verify
-from privml.verify.policy import Expected, Policy
-from privml.verify.verdict import Verdict
-
-__all__ = ["Attested", "AttestedConnection", "Fetched", "attest", "fetch", "judge", "new_nonce"]
+from privml.verify.judgement import Judgement
+from privml.verify.policy import Policy
 
 PATH = "/.well-known/privml-attestation"
 STAGES = "/boot-stages"
@@ -35,12 +34,12 @@ class Fetched(NamedTuple):
 
 @dataclass(frozen=True)
 class Attested:
-    """One attestation: what was asked, what came, over which key, and the verdict."""
+    """One attestation: what was asked, what came, over which key, and the judgement."""
 
     nonce: bytes
     document: bytes
     tls_spki_sha256: bytes
-    verdict: Verdict
+    judgement: Judgement
 
 
 def new_nonce() -> bytes:
@@ -60,11 +59,11 @@ def attest(
     """Fetch with a fresh nonce and judge. ``HostError`` when there is no answer, ``EvidenceError`` for a bad one."""
     nonce = new_nonce()
     fetched = fetch(url, nonce, timeout)
-    verdict = judge(
+    judgement = judge(
         fetched.document, expected, policy, now=now, nonce=nonce, tls_spki_sha256=fetched.tls_spki_sha256,
         collateral=collateral,
     )  # fmt: skip
-    return Attested(nonce, fetched.document, fetched.tls_spki_sha256, verdict)
+    return Attested(nonce, fetched.document, fetched.tls_spki_sha256, judgement)
 
 
 def judge(
@@ -76,19 +75,17 @@ def judge(
     nonce: bytes | None,
     tls_spki_sha256: bytes | None,
     collateral: Mapping[str, str] | None = None,
-) -> Verdict:
+) -> Judgement:
     """Judge a document's bytes, fetched just now or captured before; ``EvidenceError`` when they cannot be read.
 
     ``now`` is Unix seconds by the caller's own clock. ``collateral`` replaces the document's; neither is trusted.
     """
     parsed = document.parse(data)
-    checked = signature.check(
-        parsed.quote,
-        parsed.collateral if collateral is None else collateral,
-        now=now,
-        simulated_root=policy.allow_simulated,
+    found = facts.collect(parsed)
+    checked = tees.check_signature(
+        parsed, found.header.tee, collateral=collateral, now=now, simulated_root=policy.allow_simulated
     )
-    return verify(facts.collect(parsed), checked, expected, policy, nonce=nonce, tls_spki_sha256=tls_spki_sha256)
+    return verify(found, checked, expected, policy, nonce=nonce, tls_spki_sha256=tls_spki_sha256)
 
 
 def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:
@@ -98,7 +95,7 @@ def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:
     then the message lists its boot stages (which nothing vouches for).
     """
     where = endpoint(url)
-    connection = AttestedConnection(where, spki_sha256=None, timeout=timeout)
+    connection = GuestConnection(where, timeout=timeout)
     try:
         status, body = _get(connection, f"{PATH}?nonce={nonce.hex()}", timeout, document.MAX_DOCUMENT)
         key = connection.peer_spki_sha256
@@ -116,7 +113,7 @@ def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:
     return Fetched(body, key)
 
 
-def _get(connection: AttestedConnection, path: str, timeout: float, limit: int) -> tuple[int, bytes]:
+def _get(connection: GuestConnection, path: str, timeout: float, limit: int) -> tuple[int, bytes]:
     end = time.monotonic() + timeout
     connection.request("GET", path, headers={"Accept": "application/json"})
     response = connection.getresponse()
@@ -133,7 +130,7 @@ def _get(connection: AttestedConnection, path: str, timeout: float, limit: int) 
 
 def _stages(where: Endpoint) -> str:
     """The guest's stage table in words, or nothing when it cannot be had."""
-    connection = AttestedConnection(where, spki_sha256=None, timeout=10.0)
+    connection = GuestConnection(where, timeout=10.0)
     try:
         _, body = _get(connection, STAGES, 10.0, _MAX_ERROR)
         value = loads(body, what="stages")

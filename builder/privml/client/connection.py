@@ -20,6 +20,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from privml.base.errors import Refused, UsageError
+from privml.verify.judgement import AttestedKeys
 
 DEFAULT_PORT = 8443
 CONNECT_TIMEOUT = 30.0
@@ -62,39 +63,33 @@ def tls_context() -> ssl.SSLContext:
     return context
 
 
-class AttestedConnection(http.client.HTTPSConnection):
-    """An HTTPS connection to a guest.
+class GuestConnection(http.client.HTTPSConnection):
+    """An HTTPS connection to whoever answers at an address: good for asking for a document, and for nothing else.
 
-    With ``spki_sha256`` (32 bytes) it is pinned: when the peer's key is another one, ``connect()`` (and so the first
-    ``request()``) closes the socket and raises ``Refused`` before a byte of any request is sent. Without it, it is
-    open to anybody, and good only for asking for a document. ``timeout`` is seconds for each socket operation.
+    ``peer_spki_sha256`` (32 bytes) is the SHA-256 of the peer's public key once connected. ``timeout`` is seconds for
+    each socket operation.
     """
 
-    def __init__(self, where: Endpoint, *, spki_sha256: bytes | None, timeout: float) -> None:
+    def __init__(self, where: Endpoint, *, timeout: float) -> None:
         super().__init__(where.host, where.port, timeout=min(timeout, CONNECT_TIMEOUT), context=tls_context())
-        self._pinned = spki_sha256
         self._operation_timeout = timeout
         self._raw: socket.socket | None = None
         self.peer_spki_sha256: bytes | None = None
 
     def connect(self) -> None:
-        """Connect, shake hands, compare the key. ``Refused`` when it is not the pinned one."""
+        """Connect, shake hands, look at the peer's key."""
         try:
             super().connect()
             self.peer_spki_sha256 = _spki_sha256(self.sock)
-            self._compare(self.peer_spki_sha256)
+            self._check(self.peer_spki_sha256)
         except BaseException:
             self.close()
             raise
         self.sock.settimeout(self._operation_timeout)
         self._raw = self.sock
 
-    def _compare(self, key: bytes) -> None:
-        if self._pinned is not None and not hmac.compare_digest(key, self._pinned):
-            raise Refused(
-                f"tls-key: got {key.hex()}, expected {self._pinned.hex()}: "
-                "the machine at this address is not the attested one"
-            )
+    def _check(self, key: bytes) -> None:
+        """Raise when the peer's ``key`` must not be spoken to; called before a byte of a request leaves."""
 
     def abort(self) -> None:
         """Cut the connection, also under a thread that is reading from it."""
@@ -102,6 +97,25 @@ class AttestedConnection(http.client.HTTPSConnection):
             with contextlib.suppress(OSError):
                 self._raw.shutdown(socket.SHUT_RDWR)
         self.close()
+
+
+class AttestedConnection(GuestConnection):
+    """A connection to the guest that a judgement accepted.
+
+    When the peer's key is not the attested one, ``connect()`` (and so each ``request()`` that connects) closes the
+    socket and raises ``Refused`` before a byte of any request is sent.
+    """
+
+    def __init__(self, where: Endpoint, keys: AttestedKeys, *, timeout: float) -> None:
+        super().__init__(where, timeout=timeout)
+        self._attested = keys.tls_spki_sha256
+
+    def _check(self, key: bytes) -> None:
+        if not hmac.compare_digest(key, self._attested):
+            raise Refused(
+                f"tls-key: got {key.hex()}, expected {self._attested.hex()}: "
+                "the machine at this address is not the attested one"
+            )
 
 
 def _spki_sha256(sock: ssl.SSLSocket) -> bytes:

@@ -1,4 +1,4 @@
-"""Whether prompts may go upstream now: the last verdict, its age, and the key they must go to.
+"""Whether prompts may go upstream now: the last judgement, its age, and the keys that it proved.
 
 Fail closed: no verdict, an old verdict that cannot be renewed, and any answer but an accepted one all mean no.
 """
@@ -14,12 +14,13 @@ from dataclasses import dataclass
 from privml.base.errors import PrivmlError, Refused
 from privml.client import attested
 from privml.client.connection import AttestedConnection, Endpoint, endpoint
-from privml.verify.verdict import CODES, Outcome, Refusal, Verdict
+from privml.verify.judgement import AttestedKeys, Judgement
+from privml.verify.verdict import Refusal, Verdict
 
 log = logging.getLogger("privml")
 
-Check = Callable[[bytes, bytes, bytes], Verdict]
-"""(document, nonce, SHA-256 of the connection's key) -> verdict; may raise ``PrivmlError``."""
+Check = Callable[[bytes, bytes, bytes], Judgement]
+"""(document, nonce, SHA-256 of the connection's key) -> judgement; may raise ``PrivmlError``."""
 
 INTERVAL = 300.0
 _RETRY = 2.0
@@ -27,17 +28,26 @@ _RETRY = 2.0
 
 @dataclass(frozen=True)
 class Decision:
-    """One answer of the gate. Open only with a ``key`` (32 bytes); else ``verdict`` or ``error`` says why not."""
+    """One answer of the gate, out of a judgement or of the ``error`` that there was instead of one."""
 
     made: float
-    key: bytes | None = None
-    verdict: Verdict | None = None
+    judgement: Judgement | None = None
     error: PrivmlError | None = None
 
     @property
+    def keys(self) -> AttestedKeys | None:
+        """The keys that prompts may go to; None when they may go nowhere."""
+        return None if self.judgement is None else self.judgement.keys
+
+    @property
     def open(self) -> bool:
-        """True when prompts may go to ``key``."""
-        return self.key is not None
+        """True when prompts may go to ``keys``."""
+        return self.keys is not None
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """The judgement's verdict, if there is one."""
+        return None if self.judgement is None else self.judgement.verdict
 
     @property
     def message(self) -> str:
@@ -45,25 +55,20 @@ class Decision:
         if self.error is not None:
             return self.error.message
         assert self.verdict is not None
-        if self.open:
-            return f"{self.verdict.outcome.value}: {self.verdict.name}, against {self.verdict.anchor}"
+        said = f"{self.verdict.outcome.value if self.open else 'refused'}: {self.verdict.name}"
         reasons = ", ".join(dict.fromkeys(refusal.code for refusal in self.refusals))
-        return f"refused: {self.verdict.name}, against {self.verdict.anchor}: {reasons}"
+        return f"{said}, against {self.verdict.anchor}" + (f": {reasons}" if reasons else "")
 
     @property
     def refusals(self) -> tuple[Refusal, ...]:
-        """Every reason, also the gate's own."""
-        if self.verdict is None or self.open:
-            return ()
-        if self.verdict.outcome is Outcome.ACCEPTED_SIMULATED:
-            return (Refusal("simulated", CODES["simulated"], "genuine hardware"),)
-        return self.verdict.refusals
+        """Every reason of the verdict."""
+        return () if self.verdict is None else self.verdict.refusals
 
 
 class Gate:
     """Verifies ``upstream`` when asked and the last answer is older than ``interval`` seconds. Thread-safe.
 
-    ``allow_simulated`` lets accepted-simulated pass; only a caller who named a simulated root may set it.
+    What ``check`` accepts is open; its policy alone decides whether that may be a simulation.
     """
 
     def __init__(
@@ -72,14 +77,12 @@ class Gate:
         check: Check,
         *,
         interval: float = INTERVAL,
-        allow_simulated: bool = False,
         timeout: float = attested.TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.upstream: Endpoint = endpoint(upstream)
         self._check = check
         self._interval = interval
-        self._allow_simulated = allow_simulated
         self._timeout = timeout
         self._clock = clock
         self._lock = threading.Lock()
@@ -90,14 +93,14 @@ class Gate:
         """The newest decision, however old."""
         return self._last
 
-    def decide(self, *, fresh: bool = False, not_key: bytes | None = None) -> Decision:
+    def decide(self, *, fresh: bool = False, not_keys: AttestedKeys | None = None) -> Decision:
         """The decision that holds now, verifying first when there is none, it is old, or ``fresh`` is asked for.
 
-        ``not_key`` names a key that the upstream no longer has: a decision for it does not hold any more.
+        ``not_keys`` are those that the upstream no longer has: a decision for them does not hold any more.
         """
         with self._lock:
             last = self._last
-            if last is not None and not fresh and (not_key is None or last.key != not_key):
+            if last is not None and not fresh and (not_keys is None or last.keys != not_keys):
                 lifetime = self._interval if last.open else min(_RETRY, self._interval)
                 if self._clock() - last.made < lifetime:
                     return last
@@ -109,10 +112,11 @@ class Gate:
             return decision
 
     def connect(self, decision: Decision, *, timeout: float) -> AttestedConnection:
-        """An open connection to the attested key; ``Refused`` when the upstream has another key now."""
-        if decision.key is None:
+        """An open connection to the attested guest; ``Refused`` when the upstream has another key now."""
+        keys = decision.keys
+        if keys is None:
             raise Refused(decision.message)
-        connection = AttestedConnection(self.upstream, spki_sha256=decision.key, timeout=timeout)
+        connection = AttestedConnection(self.upstream, keys, timeout=timeout)
         connection.connect()
         return connection
 
@@ -120,8 +124,7 @@ class Gate:
         nonce = attested.new_nonce()
         try:
             fetched = attested.fetch(self.upstream.url, nonce, self._timeout)
-            verdict = self._check(fetched.document, nonce, fetched.tls_spki_sha256)
+            judgement = self._check(fetched.document, nonce, fetched.tls_spki_sha256)
         except PrivmlError as error:
             return Decision(self._clock(), error=error)
-        accepted = verdict.accepted or (verdict.outcome is Outcome.ACCEPTED_SIMULATED and self._allow_simulated)
-        return Decision(self._clock(), key=fetched.tls_spki_sha256 if accepted else None, verdict=verdict)
+        return Decision(self._clock(), judgement)

@@ -57,14 +57,13 @@ def serve(
     check: Check,
     *,
     interval: float = INTERVAL,
-    allow_simulated: bool = False,
 ) -> None:
     """Verify ``upstream`` and serve on ``listen`` (host, port) until interrupted.
 
     ``check`` judges a fetched document (`client.gate.Check`). A refused upstream does not end the proxy: clients get
     403 with the reasons, and the upstream is verified again when they ask. ``HostError`` when it cannot listen.
     """
-    server(listen, Gate(upstream, check, interval=interval, allow_simulated=allow_simulated), interval).run()
+    server(listen, Gate(upstream, check, interval=interval), interval).run()
 
 
 def server(listen: tuple[str, int], gate: Gate, interval: float = INTERVAL) -> uvicorn.Server:
@@ -176,7 +175,7 @@ async def _connect(gate: Gate, decision: Decision) -> AttestedConnection:
         try:
             return await run_sync(connect, decision)
         except Refused:
-            decision = await run_sync(partial(gate.decide, not_key=decision.key))
+            decision = await run_sync(partial(gate.decide, not_keys=decision.keys))
             _must_be_open(decision)
             return await run_sync(connect, decision)
     except Refused as refused:

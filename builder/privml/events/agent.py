@@ -24,10 +24,8 @@ ENGINE = "engine"
 SYSTEM_READY = "system-ready"
 FAILED = "failed"
 
-SEQUENCE = (CONFIG, GPU_POLICY, GPU_READY, MODEL, ENGINE, SYSTEM_READY)
-_GPUS = (GPU_POLICY, GPU_READY)
-_INFERENCE = (MODEL, ENGINE)
-NAMES = (*SEQUENCE, FAILED)
+NAMES = (CONFIG, GPU_POLICY, GPU_READY, MODEL, ENGINE, SYSTEM_READY, FAILED)
+"""Every name that an event may have. Their order in a boot is in `events.stages`."""
 
 MAX_PAYLOAD = 64 * 1024
 MAX_EVENTS = 64
@@ -37,7 +35,7 @@ _MAX_LINE = MAX_PAYLOAD * 4 // 3 + 256
 
 @dataclass(frozen=True)
 class AgentEvent:
-    """One stage of the boot: its name (out of ``NAMES``) and its payload bytes (canonical JSON, at most 64 KiB)."""
+    """One event of the boot: its name (out of ``NAMES``) and its payload bytes (canonical JSON, at most 64 KiB)."""
 
     name: str
     payload: bytes
@@ -65,19 +63,13 @@ def events_from(items: list[Any], path: str) -> tuple[AgentEvent, ...]:
     return tuple(found)
 
 
-def sequence(*, gpus: bool, inference: bool) -> tuple[str, ...]:
-    """The names a healthy boot extends, in order: what the measured configuration declares is there, all of it."""
-    left_out = (() if gpus else _GPUS) + (() if inference else _INFERENCE)
-    return tuple(name for name in SEQUENCE if name not in left_out)
-
-
 def config_event(sha256: str) -> AgentEvent:
     """``config``: hex SHA-256 of the bytes of the measured configuration file."""
     return AgentEvent(CONFIG, canonical({"sha256": sha256}))
 
 
 def model_event(name: str, root_hash: str) -> AgentEvent:
-    """``model``: its name and the hex root hash of its dm-verity partition."""
+    """``model``: its name and the hex root hash of its dm-verity partition; one event for each model volume."""
     return AgentEvent(MODEL, canonical({"name": name, "root_hash": root_hash}))
 
 

@@ -7,37 +7,45 @@ digest again so that a reader of the agent's log alone can see which configurati
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
-from privml.events import agent as events
 from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
+from privml.events.volumes import MAX_MODELS
 
-FORMAT = "privml-config/v2"
+FORMAT = "privml-config/v3"
 _MAX_FILE = 64 * 1024
+_SLUG = re.compile(r"\A[a-z0-9]+(?:[.-][a-z0-9]+)*\Z")
 
 
 @dataclass(frozen=True)
-class Inference:
-    """What answers prompts: the engine's name and argv, and the model's name, file and volume."""
+class Engine:
+    """The program that answers prompts: its name in `privml.engines`, and its argv."""
 
-    engine_name: str
-    engine_argv: tuple[str, ...]
-    model_name: str
-    model_file: str
-    model_verity: Verity
+    name: str
+    argv: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model: the name callers use, the file in its volume, and the volume's parameters."""
+
+    name: str
+    file: str
+    verity: Verity
 
 
 @dataclass(frozen=True)
 class Config:
     """The decoded configuration; ``sha256`` is the hex digest of the file's bytes.
 
-    Without ``inference`` the guest attests and does nothing else; an engine without a model, or a model without an
-    engine, cannot be said.
+    ``engine`` and ``models`` are both there or both absent. Without them the guest attests and does nothing else.
+    Model number n is in volume number n (`events.volumes`).
     """
 
     sha256: str
@@ -45,22 +53,14 @@ class Config:
     variant: str
     listen: int
     max_concurrency: int
-    inference: Inference | None
+    engine: Engine | None
+    models: tuple[Model, ...]
     devices: tuple[str, ...]
     rtmr3: str
 
-    def events(self) -> tuple[events.AgentEvent, ...]:
-        """The agent's events of a healthy boot with this configuration, in order: there are no others."""
-        made = [events.config_event(self.sha256), events.system_ready_event()]
-        if (inference := self.inference) is not None:
-            made.append(events.model_event(inference.model_name, inference.model_verity.root_hash.hex()))
-            made.append(events.engine_event(inference.engine_name, list(inference.engine_argv)))
-        named = {event.name: event for event in made}
-        return tuple(named[name] for name in events.sequence(gpus=False, inference=inference is not None))
-
 
 def read(path: Path) -> Config:
-    """The configuration in ``path``; ``EvidenceError`` when it is not there or not exactly v2."""
+    """The configuration in ``path``; ``EvidenceError`` when it is missing or not exactly v3."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -69,7 +69,10 @@ def read(path: Path) -> Config:
 
 
 def decode(data: bytes) -> Config:
-    """Decode canonical bytes; ``EvidenceError`` for anything else."""
+    """Decode canonical bytes; ``EvidenceError`` for anything else.
+
+    Any engine's name is accepted here. Whether this agent has such an engine is checked when the agent starts.
+    """
     value = loads(data, what="config", limit=_MAX_FILE)
     top = Fields(value, "config")
     if canonical(value) != data:
@@ -81,7 +84,15 @@ def decode(data: bytes) -> Config:
     listen = agent.integer("listen", low=1024, high=65535)
     max_concurrency = agent.integer("max_concurrency", low=1, high=1024)
     agent.end()
-    inference = _inference(top)
+    engine = _engine(top.fields_or_null("engine"))
+    models = tuple(_model(item, n) for n, item in enumerate(top.array("models", limit=MAX_MODELS)))
+    if (engine is None) != (not models):
+        raise EvidenceError(
+            "config: one of engine and models is empty; expected an engine with its models, or null and no models"
+        )
+    names = [model.name for model in models]
+    if len(set(names)) != len(names):
+        raise EvidenceError("config.models: two models have the same name")
     devices = _texts(top, "devices")
     rtmr3 = top.text("rtmr3", one_of=("staged", "unused"))
     top.end()
@@ -91,7 +102,8 @@ def decode(data: bytes) -> Config:
         variant=variant,
         listen=listen,
         max_concurrency=max_concurrency,
-        inference=inference,
+        engine=engine,
+        models=models,
         devices=devices,
         rtmr3=rtmr3,
     )
@@ -99,50 +111,44 @@ def decode(data: bytes) -> Config:
 
 def encode(config: Config) -> bytes:
     """The canonical bytes of ``config`` (``sha256`` is not a field of the file)."""
+    engine = config.engine
     fields: Mapping[str, object] = {
         "format": FORMAT,
         "name": config.name,
         "variant": config.variant,
         "agent": {"listen": config.listen, "max_concurrency": config.max_concurrency},
-        **_inference_fields(config.inference),
+        "engine": None if engine is None else {"name": engine.name, "argv": list(engine.argv)},
+        "models": [
+            {"name": model.name, "file": model.file, "verity": model.verity.to_dict()} for model in config.models
+        ],
         "devices": list(config.devices),
         "rtmr3": config.rtmr3,
     }
     return canonical(dict(fields))
 
 
-def _inference(top: Fields) -> Inference | None:
-    """``engine`` and ``model``: both fields, or both null; one alone is no configuration."""
-    engine, model = top.fields_or_null("engine"), top.fields_or_null("model")
-    if engine is None and model is None:
+def _engine(fields: Fields | None) -> Engine | None:
+    if fields is None:
         return None
-    if engine is None or model is None:
-        raise EvidenceError("config: one of engine and model is null; expected both objects, or both null")
-    engine_name = engine.text("name", one_of=("llama-server",))
-    engine_argv = _texts(engine, "argv")
-    engine.end()
-    if not engine_argv or not engine_argv[0].startswith("/"):
+    name = fields.text("name", limit=64)
+    if not _SLUG.match(name):
+        raise EvidenceError(f"config.engine.name: got `{name}`, expected words of a-z and 0-9 joined by - or .")
+    argv = _texts(fields, "argv")
+    fields.end()
+    if not argv or not argv[0].startswith("/"):
         raise EvidenceError("config.engine.argv: expected an absolute program path first")
-    model_name = _nonempty(model, "name")
-    model_file = _nonempty(model, "file")
-    if "/" in model_file or model_file in (".", ".."):
-        raise EvidenceError(f"config.model.file: got `{model_file[:80]}`, expected a file name")
-    model_verity = Verity.from_fields(model.fields("verity"))
-    model.end()
-    return Inference(engine_name, engine_argv, model_name, model_file, model_verity)
+    return Engine(name, argv)
 
 
-def _inference_fields(inference: Inference | None) -> dict[str, object]:
-    if inference is None:
-        return {"engine": None, "model": None}
-    return {
-        "engine": {"name": inference.engine_name, "argv": list(inference.engine_argv)},
-        "model": {
-            "name": inference.model_name,
-            "file": inference.model_file,
-            "verity": inference.model_verity.to_dict(),
-        },
-    }
+def _model(value: object, number: int) -> Model:
+    fields = Fields(value, f"config.models[{number}]")
+    name = _nonempty(fields, "name")
+    file = _nonempty(fields, "file")
+    if "/" in file or file in (".", ".."):
+        raise EvidenceError(f"{fields.path}.file: got `{file[:80]}`, expected a file name")
+    verity = Verity.from_fields(fields.fields("verity"))
+    fields.end()
+    return Model(name, file, verity)
 
 
 def _nonempty(fields: Fields, key: str) -> str:

@@ -15,10 +15,8 @@ from dataclasses import dataclass
 from privml.base.errors import EvidenceError
 from privml.events.types import EV_NO_ACTION
 
-ALG_SHA1 = 0x0004
 ALG_SHA256 = 0x000B
 ALG_SHA384 = 0x000C
-ALG_SHA512 = 0x000D
 
 MAX_LOG = 16 * 1024 * 1024
 _SIGNATURE = b"Spec ID Event03\0"

@@ -1,4 +1,4 @@
-"""What a guest shows: quote, report data, attestation document. Bytes in, facts out; no policy.
+"""What a guest shows: sections, report data, attestation document, each TEE's evidence. Bytes in, facts out.
 
-Standard library only, except `signature`, which the guest never imports.
+No policy. Standard library only, except `tdx.signature` and `tdx.chain`, which the guest never imports.
 """

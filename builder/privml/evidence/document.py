@@ -1,47 +1,37 @@
-"""Attestation document v1: what ``GET /.well-known/privml-attestation?nonce=HEX64`` answers.
+"""Attestation document v2: what ``GET /.well-known/privml-attestation?nonce=HEX64`` answers.
 
-Strict JSON (ARCHITECTURE "Attestation document v1"). Sections stay the bytes that were transmitted, because the
-quote's report data is over those bytes; nothing here decides whether a document is acceptable.
+Strict JSON (ARCHITECTURE "Attestation document v2"). Sections stay the bytes that were transmitted, because the
+report data is over those bytes; nothing here decides whether a document is acceptable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from privml.base.errors import EvidenceError
-from privml.base.strictjson import Fields, b64, canonical, loads
+from privml.base.strictjson import Fields, b64, canonical, loads, unb64
 from privml.evidence.merkle import MAX_DEPTH, NONCE_SIZE, SIDES, Step
-from privml.evidence.report_data import FORMAT
+from privml.evidence.sections import FORMAT, MAX_SECTION
+from privml.evidence.tdx import collateral
 
 MAX_DOCUMENT = 16 * 1024 * 1024
-MAX_SECTION = 64 * 1024
 MAX_EVENTLOG = 1024 * 1024
 MAX_BOOTLOG = 4 * 1024 * 1024
-MAX_QUOTE = 64 * 1024
-MAX_COLLATERAL_FIELD = 1024 * 1024
-
-COLLATERAL_FIELDS = (
-    "pck_crl_issuer_chain",
-    "root_ca_crl",
-    "pck_crl",
-    "tcb_info_issuer_chain",
-    "tcb_info",
-    "tcb_info_signature",
-    "qe_identity_issuer_chain",
-    "qe_identity",
-    "qe_identity_signature",
-)
-"""The QVL's nine fields: PEM chains, JSON texts as Intel signed them, CRLs and signatures in hex."""
+MAX_EVIDENCE = 64 * 1024
+MAX_CERTIFICATES = 8
+MAX_CERTIFICATE = 16 * 1024
 
 
 @dataclass(frozen=True)
 class Document:
     """One answer of a guest to one nonce.
 
-    ``header``, ``keys``, ``devices`` (canonical JSON, `evidence.report_data`), ``eventlog`` (agent log lines),
-    ``bootlog`` (CCEL or TPM log; may be empty) and ``quote`` are raw bytes; ``nonce`` has 32 bytes; ``path`` goes
-    from the nonce's leaf up; ``collateral`` maps `COLLATERAL_FIELDS` to text, or is None.
+    ``header``, ``keys``, ``devices`` (canonical JSON, `evidence.sections`), ``eventlog`` (agent log lines),
+    ``bootlog`` (CCEL or TPM log; may be empty) and ``evidence`` (a quote or report, by the header's TEE) are raw
+    bytes; ``nonce`` has 32 bytes; ``path`` goes from the nonce's leaf up. ``certificates`` are those of an SNP
+    report, none on TDX, whose quotes hold their own. ``collateral`` is untrusted: for ``tdx`` the nine
+    fields of `evidence.tdx.collateral`, or None.
     """
 
     header: bytes
@@ -51,8 +41,9 @@ class Document:
     devices: bytes
     eventlog: bytes
     bootlog: bytes
-    quote: bytes
-    collateral: Mapping[str, str] | None = None
+    evidence: bytes
+    certificates: tuple[bytes, ...] = ()
+    collateral: Mapping[str, Mapping[str, str]] | None = None
 
     def encode(self) -> bytes:
         """The document's bytes, canonical JSON."""
@@ -66,14 +57,16 @@ class Document:
                 "devices": b64(self.devices),
                 "eventlog": b64(self.eventlog),
                 "bootlog": b64(self.bootlog),
-                "quote": b64(self.quote),
-                "collateral": None if self.collateral is None else dict(self.collateral),
+                "evidence": b64(self.evidence),
+                "certificates": [b64(certificate) for certificate in self.certificates],
+                "device_evidence": [],
+                "collateral": _collateral_json(self.collateral),
             }
         )
 
 
 def parse(data: bytes) -> Document:
-    """Read a document; ``EvidenceError`` for anything that is not exactly v1. Sections are not looked into."""
+    """Read a document; ``EvidenceError`` for anything that is not exactly v2. Sections are not looked into."""
     fields = Fields(loads(data, what="attestation document", limit=MAX_DOCUMENT), "document")
     fields.text("format", one_of=(FORMAT,))
     path = []
@@ -81,6 +74,7 @@ def parse(data: bytes) -> Document:
         step = Fields(item, f"document.path[{index}]")
         path.append(Step(step.text("side", one_of=SIDES), step.hexadecimal("hash", 32)))
         step.end()
+    fields.empty("device_evidence")
     document = Document(
         header=fields.base64("header", limit=MAX_SECTION),
         nonce=fields.hexadecimal("nonce", NONCE_SIZE),
@@ -89,25 +83,35 @@ def parse(data: bytes) -> Document:
         devices=fields.base64("devices", limit=MAX_SECTION),
         eventlog=fields.base64("eventlog", limit=MAX_EVENTLOG),
         bootlog=fields.base64("bootlog", limit=MAX_BOOTLOG),
-        quote=fields.base64("quote", limit=MAX_QUOTE),
+        evidence=fields.base64("evidence", limit=MAX_EVIDENCE),
+        certificates=tuple(
+            unb64(item, what=f"document.certificates[{index}]", limit=MAX_CERTIFICATE)
+            for index, item in enumerate(fields.array("certificates", limit=MAX_CERTIFICATES))
+        ),
         collateral=_collateral(fields.take("collateral")),
     )
     fields.end()
     return document
 
 
-def _collateral(value: object) -> dict[str, str] | None:
+_COLLATERAL: Mapping[str, Callable[[object, str], Mapping[str, str]]] = {"tdx": collateral.decode}
+"""Whose collateral a document may carry, and how it is read."""
+
+
+def _collateral(value: object) -> dict[str, Mapping[str, str]] | None:
     if value is None:
         return None
-    return decode_collateral(value, "document.collateral")
-
-
-def decode_collateral(value: object, path: str = "collateral") -> dict[str, str]:
-    """The nine fields out of decoded JSON; ``EvidenceError`` for a missing, unknown or empty one."""
-    fields = Fields(value, path)
-    collateral = {name: fields.text(name, limit=MAX_COLLATERAL_FIELD) for name in COLLATERAL_FIELDS}
+    fields = Fields(value, "document.collateral")
+    found = {
+        kind: read(fields.take(kind), f"document.collateral.{kind}")
+        for kind, read in _COLLATERAL.items()
+        if fields.has(kind)
+    }
     fields.end()
-    for name, text in collateral.items():
-        if not text:
-            raise EvidenceError(f"{path}.{name}: empty")
-    return collateral
+    if not found:
+        raise EvidenceError("document.collateral: empty, expected null or the collateral of one kind or more")
+    return found
+
+
+def _collateral_json(kinds: Mapping[str, Mapping[str, str]] | None) -> dict[str, dict[str, str]] | None:
+    return None if kinds is None else {kind: dict(given) for kind, given in kinds.items()}

@@ -6,7 +6,6 @@ only explains, so it is a fact of its own.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -14,13 +13,14 @@ from privml.base.errors import EvidenceError
 from privml.events import agent, tcg
 from privml.events.agent import AgentEvent
 from privml.events.logged import LoggedEvent, is_tpm_log, logged
-from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMRS
+from privml.events.registers import RTMR0, RTMR1, RTMR2
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
-from privml.evidence import merkle, quote, report_data
+from privml.evidence import merkle, report_data
+from privml.evidence.claims import Claims
 from privml.evidence.document import Document
-from privml.evidence.quote import Quote
-from privml.evidence.report_data import Devices, Header, Keys
+from privml.evidence.sections import Devices, Header, Keys
+from privml.evidence.tees import kind_of
 
 LOGGED = (RTMR0, RTMR1, RTMR2)
 """The registers that firmware, stub and kernel extend and log; RTMR3 has the agent's own log."""
@@ -30,7 +30,7 @@ LOGGED = (RTMR0, RTMR1, RTMR2)
 class BootLog:
     """The firmware's log. ``kind`` is ``ccel``, ``tpm``, ``absent`` or ``malformed`` (then ``error`` says why).
 
-    ``matches`` holds the registers (out of `LOGGED`) whose replay equals the quote; events of others are hearsay.
+    ``matches`` holds the registers (out of `LOGGED`) whose replay equals the claim; events of others are hearsay.
     """
 
     kind: str
@@ -47,13 +47,11 @@ class BootLog:
 class Facts:
     """Everything a verdict is made from, except the signature.
 
-    ``report_data`` is what the sections and the nonce give (64 bytes), to compare with ``quote.body.report_data``;
-    ``agent_rtmr3`` is what the agent's log replays to (48 bytes); ``nonce`` is the one the document claims;
-    ``quote_sha256`` (hex) is over the quote without its padding, and ties these facts to those of the signature.
+    ``report_data`` is what the sections and the nonce give (64 bytes), to compare with ``claims.report_data``;
+    ``agent_rtmr3`` is what the agent's log replays to (48 bytes); ``nonce`` is the one the document claims.
     """
 
-    quote: Quote
-    quote_sha256: str
+    claims: Claims
     nonce: bytes
     header: Header
     keys: Keys
@@ -63,21 +61,15 @@ class Facts:
     agent_rtmr3: bytes
     boot_log: BootLog
 
-    def register(self, register: str) -> bytes:
-        """The quote's 48 bytes of ``register``."""
-        if register == MRTD:
-            return self.quote.body.mr_td
-        return self.quote.body.rtmrs[RTMRS.index(register)]
-
 
 def collect(document: Document) -> Facts:
     """Work out the facts of ``document``; ``EvidenceError`` when a part other than the boot log is malformed."""
-    parsed = quote.parse(document.quote)
+    header = Header.decode(document.header)
+    claims = kind_of(header.tee).claims(document.evidence, document.certificates)
     return Facts(
-        quote=parsed,
-        quote_sha256=hashlib.sha256(document.quote[: parsed.signed_length]).hexdigest(),
+        claims=claims,
         nonce=document.nonce,
-        header=Header.decode(document.header),
+        header=header,
         keys=Keys.decode(document.keys),
         devices=Devices.decode(document.devices),
         report_data=report_data.compute(
@@ -89,7 +81,7 @@ def collect(document: Document) -> Facts:
         ),
         agent_events=agent.parse_log(document.eventlog),
         agent_rtmr3=agent.replay_log(document.eventlog),
-        boot_log=read_boot_log(document.bootlog, dict(zip(RTMRS, parsed.body.rtmrs, strict=True))),
+        boot_log=read_boot_log(document.bootlog, claims.registers),
     )
 
 
@@ -117,6 +109,7 @@ def _read(entries: list[LogEntry], registers: Mapping[str, bytes], *, tpm: bool)
     matches = frozenset(
         register
         for register in LOGGED
-        if replay_digests(event.digest for event in events if event.register == register) == registers[register]
+        if register in registers
+        and replay_digests(event.digest for event in events if event.register == register) == registers[register]
     )
     return BootLog("tpm" if tpm else "ccel", events, matches)

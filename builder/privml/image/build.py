@@ -6,7 +6,6 @@ the output; a failed build leaves nothing under a final name.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,8 @@ from typing import Protocol
 from privml.base.errors import UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
 from privml.base.steps import step
-from privml.events import configuration
+from privml.engines.registry import engine_named
+from privml.events import configuration, stages, volumes
 from privml.events.verity import Verity
 from privml.image import (
     firmware,
@@ -42,11 +42,10 @@ from privml.lock.make import bring
 from privml.lock.models import Lock
 from privml.machine.platform import Shape
 from privml.output import manifest as manifests
-from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact, model_volume
+from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
 from privml.output.manifest import Engine, Firmware, Manifest, Model, Package
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import Recipe
-from privml.recipe.packages import engine_packages
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -187,7 +186,7 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
     with ThreadPoolExecutor(2) as beside:
         steps.announce(FIRMWARE, reasons[FIRMWARE])
         derived = beside.submit(_firmware, job, reasons, out)
-        sealed = {name: beside.submit(_seal, out / name) for name in map(model_volume, range(len(models)))}
+        sealed = {name: beside.submit(_seal, out / name) for name in map(volumes.file, range(len(models)))}
         root, release, declared = _root_and_uki(job, reasons, config, work, out)
         sealed |= {name: beside.submit(_seal, out / name) for name in (ROOT, UKI)}
         if reasons[BASE] and job.probe is None:
@@ -228,8 +227,8 @@ def _manifest(
 ) -> Manifest:
     recipe, lock = job.recipe, job.lock
     content = recipe.content
-    events = configuration.decode(configuration.encode(config)).events()
-    inference = content.inference
+    measured = configuration.decode(configuration.encode(config))
+    engine = engine_named(measured.engine.name) if measured.engine else None
     return Manifest(
         name=recipe.name,
         variant=content.variant,
@@ -244,14 +243,13 @@ def _manifest(
         root=root,
         firmware={"tdx": derived},
         models=tuple(
-            Model(model.name, model_volume(number), "gguf", model.verity) for number, model in enumerate(models)
+            Model(model.name, volumes.file(number), engine.model_format if engine else "", model.verity)
+            for number, model in enumerate(models)
         ),
-        engine=None
-        if inference is None
-        else Engine(inference.engine.name, lock.package(engine_packages(recipe)[0]).version),
-        config_sha256=hashlib.sha256(configuration.encode(config)).hexdigest(),
-        agent_events=events,
-        purposes={"serve": len(events)},
+        engine=Engine(engine.name, lock.package(engine.packages[0]).version) if engine else None,
+        config_sha256=measured.sha256,
+        agent_events=stages.sequence(measured),
+        purposes=stages.purposes(measured),
         artefacts=dict(artefacts),
         platforms=tuple(content.platforms),
         shapes=tuple(Shape(shape.vcpus, shape.memory) for shape in content.shapes),
@@ -262,7 +260,7 @@ def _manifest(
 
 def _model(job: _Job, number: int, work: Path, out: Path) -> ModelVolume:
     """Make or take over one model's volume."""
-    name = model_volume(number)
+    name = volumes.file(number)
     before = job.before if job.before is not None and number < len(job.before.models) else None
     because = steps.why(name, inputs.model(job.lock, number), before, forced=job.forced)
     steps.announce(name, because)
@@ -333,7 +331,7 @@ def render_only(order: Order, directory: Path) -> None:
         work = Path(name)
         models = []
         for number in range(len(lock.models)):
-            with step(f"Making {model_volume(number)}, for its root hash"):
+            with step(f"Making {volumes.file(number)}, for its root hash"):
                 place = work / f"model{number}"
                 models.append(modelvolume.make(number, lock, store, tools, place, work))
         config = configuration.encode(measured_config(recipe, lock, models))

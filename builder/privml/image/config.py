@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from privml.events import configuration
-from privml.image import engine
+from privml.engines.engine import ServedModel
+from privml.engines.registry import engine_named
+from privml.events import configuration, volumes
 from privml.image.modelvolume import ModelVolume
 from privml.lock.models import Lock
 from privml.recipe.loader import Recipe
@@ -20,24 +21,20 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
         variant=content.variant,
         listen=content.agent.listen,
         max_concurrency=content.agent.max_concurrency,
-        inference=_inference(recipe, models),
+        engine=_engine(recipe, models),
+        models=tuple(configuration.Model(model.name, model.file, model.verity) for model in models),
         devices=tuple(device.kind for device in content.devices for _ in range(device.count)),
         rtmr3=lock.rtmr3,
     )
 
 
-def _inference(recipe: Recipe, models: Sequence[ModelVolume]) -> configuration.Inference | None:
+def _engine(recipe: Recipe, models: Sequence[ModelVolume]) -> configuration.Engine | None:
     inference = recipe.content.inference
     if inference is None:
         return None
-    model = models[0]
-    return configuration.Inference(
-        engine_name=inference.engine.name,
-        engine_argv=engine.llama_server(model.file, model.name),
-        model_name=model.name,
-        model_file=model.file,
-        model_verity=model.verity,
-    )
+    chosen = inference.engine
+    served = [ServedModel(model.name, model.file, volumes.directory(n)) for n, model in enumerate(models)]
+    return configuration.Engine(chosen.name, engine_named(chosen.name).argv(served, chosen.options))
 
 
 def origins(recipe: Recipe) -> dict[str, str]:

@@ -14,12 +14,12 @@ from typing import Any
 
 from privml.base import strictjson
 from privml.base.errors import EvidenceError
-from privml.events import configuration
+from privml.events import configuration, volumes
 from privml.image import code
 from privml.lock.models import Lock, Package, Tree
 from privml.output import manifest as manifests
 from privml.output import prediction as predictions
-from privml.output.artefacts import FIRMWARE, ROOT, UKI, model_volume
+from privml.output.artefacts import FIRMWARE, ROOT, UKI
 from privml.recipe.loader import Recipe
 
 FILE = ".inputs.json"
@@ -32,8 +32,6 @@ STEPS = (BASE, ROOT, UKI, FIRMWARE, MANIFEST, PREDICTION)
 
 Inputs = dict[str, str]
 _SHOWN = 60
-# Modules of other rooms that write or read what goes into an image.
-_OUTSIDE = ("measure/cpio.py", "measure/gpt.py", "measure/verity.py")
 _DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
 # The modules whose code decides a step's bytes; what they merely carry (packages, files) is among its other inputs.
 _MODEL_CODE = ("image/modelvolume.py", "image/volume.py", "measure/gpt.py", "measure/verity.py")
@@ -75,7 +73,7 @@ def decode(data: bytes) -> StepInputs:
         raise EvidenceError("inputs.model_files: expected strings")
     steps = top.fields("steps")
     found = {}
-    for step in (*map(model_volume, range(len(model_files))), *STEPS):
+    for step in (*map(volumes.file, range(len(model_files))), *STEPS):
         found[step] = steps.fields(step).rest()
         if wrong := [name for name, value in found[step].items() if not isinstance(value, str)]:
             raise EvidenceError(f"inputs.steps.{step}.{wrong[0]}: expected a string")
@@ -105,17 +103,16 @@ def inputs_of(
         # What becomes of the tree after the packages is in finalize.
         **{name: value for name, value in templates.items() if not name.endswith("finalize.py")},
     }
-    inference = config.inference
     root = {
         BASE: _digest(base),
         **code.digests(_ROOT_CODE),
-        **({model_volume(0): inference.model_verity.root_hash.hex()} if inference else {}),
+        **{volumes.file(number): model.verity.root_hash.hex() for number, model in enumerate(config.models)},
         **templates,
         **_tree("guest file", lock.guest, "guest/", "initrd/"),
         **_tree("agent file", lock.agent, ""),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }
-    models = {model_volume(number): model(lock, number) for number in range(len(lock.models))}
+    models = {volumes.file(number): model(lock, number) for number in range(len(lock.models))}
     steps = {
         **models,
         BASE: base,
@@ -135,7 +132,7 @@ def inputs_of(
         **{step: _digest(inputs) for step, inputs in steps.items()},
     }
     steps[PREDICTION] = {MANIFEST: _digest(steps[MANIFEST]), "tools tree": lock.tools_sha256, **prediction}
-    return StepInputs((inference.model_file,) if inference else (), steps)
+    return StepInputs(tuple(model.file for model in config.models), steps)
 
 
 def model(lock: Lock, number: int) -> Inputs:
@@ -191,11 +188,14 @@ def _tree(kind: str, tree: Tree, *folders: str) -> Inputs:
 
 
 def _flat(value: Mapping[str, Any], prefix: str) -> Inputs:
-    """The leaves of nested objects by their paths; a list is a leaf."""
+    """The leaves of nested objects by their paths; a list that holds no objects is a leaf."""
     found: Inputs = {}
     for name, item in value.items():
         if isinstance(item, dict):
             found |= _flat(item, f"{prefix}{name}.")
+        elif isinstance(item, list) and item and all(isinstance(one, dict) for one in item):
+            for number, one in enumerate(item):
+                found |= _flat(one, f"{prefix}{name}[{number}].")
         else:
             text = item if isinstance(item, str) else strictjson.canonical(item).decode()
             found[f"{prefix}{name}"] = text if " " not in text and len(text) <= _SHOWN else _sha256(text.encode())

@@ -8,12 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
+from privml.events import volumes
 from privml.events.verity import Verity
 from privml.image import render, volume
 from privml.image.tools import ToolsTree
 from privml.lock.models import Lock
 from privml.lock.wheels import extract
-from privml.output.artefacts import model_partition, model_volume
 from privml.store.objects import Store
 
 
@@ -38,7 +38,7 @@ def make(number: int, lock: Lock, store: Store, tools: ToolsTree, work: Path, ou
     (work / "tree" / name).chmod(0o644)
     seed = render.seed_of(f"model/{model.name}")
     raw, verity = volume.make(
-        tools, work, model_partition(number), compression=None, seed=seed, epoch=lock.source_date_epoch
+        tools, work, volumes.partition(number), compression=None, seed=seed, epoch=lock.source_date_epoch
     )
-    raw.rename(out / model_volume(number))
+    raw.rename(out / volumes.file(number))
     return ModelVolume(model.name, name, verity)

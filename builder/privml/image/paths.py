@@ -1,7 +1,8 @@
 """What may be in the guest's root: everything by name, or below a name. `finalize` fails on a path that is not here.
 
 A pattern is one path; `*` stands for a part of one name, and `/**` at its end for everything below. Directories on
-the way to an allowed path are allowed. FORBIDDEN are names that may be nowhere, whatever the patterns say.
+the way to an allowed path are allowed. An engine's record adds its own patterns. FORBIDDEN are names that may be
+nowhere, whatever the patterns say.
 """
 
 from __future__ import annotations
@@ -81,14 +82,6 @@ ALLOWED = (
 )
 # Python's own folder, as the release's record names it.
 OF_PYTHON = "usr/lib/{python}/**"
-# What an engine brings, beside its programs (`render`) and plain libraries.
-OF_ENGINE = {
-    "llama-server": (
-        "usr/lib/x86_64-linux-gnu/ggml/**",
-        "usr/lib/x86_64-linux-gnu/llama/libllama-server-impl.so",
-        "usr/libexec/x86_64-linux-gnu/ggml/**",
-    ),
-}
 FORBIDDEN = (
     "*.timer",
     "*getty*",

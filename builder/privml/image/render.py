@@ -10,12 +10,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from privml.base import strictjson
+from privml.engines.engine import Engine
 from privml.image import paths
 from privml.image.volume import definitions, erofs_options
 from privml.recipe.distributions import Base
 
 ROOT_LABEL = "privml-root"
-MODEL_LABEL = "privml-model"
 # The tree as it was before the guest's own files came in: prepare.py leaves it, and a later build starts with it.
 BASE = "base.tar"
 AGENT_ROOT = "usr/lib/privml"
@@ -37,7 +37,6 @@ PROGRAMS = (
     "udevadm",
     "umount",
 )
-ENGINE_PROGRAMS = {"llama-server": ("llama-server",)}
 _NAMESPACE = uuid.UUID("6d0b8a7e-1f3c-5a55-9a0e-6c1f2b7d4e90")
 
 
@@ -64,7 +63,7 @@ class Plan:
     tools: str
     overlay: Mapping[str, File]
     development: bool
-    engine: str | None
+    engine: Engine | None
     based: bool = False
 
     @property
@@ -97,14 +96,15 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "modules": sorted((*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()))),
         "initrd_modules": list(INITRD_MODULES),
         "generators": list(GENERATORS),
-        "programs": sorted((*PROGRAMS, python, *(ENGINE_PROGRAMS[plan.engine] if plan.engine else ()))),
+        "programs": sorted((*PROGRAMS, python, *(plan.engine.programs if plan.engine else ()))),
         "units": list(paths.UNITS),
         "systemd": list(paths.SYSTEMD),
         "paths": [
             *paths.ALLOWED,
             paths.OF_PYTHON.format(python=python),
-            *(paths.OF_ENGINE[plan.engine] if plan.engine else ()),
+            *(plan.engine.paths if plan.engine else ()),
         ],
+        "removals": list(plan.engine.removals) if plan.engine else [],
         "forbidden": list(paths.FORBIDDEN),
         "overlay": sorted(plan.overlay),
         "epoch": plan.epoch,

@@ -13,6 +13,7 @@ from pathlib import Path
 from privml.base import strictjson
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.run import run
+from privml.engines.registry import engine_named
 from privml.events.verity import Verity
 from privml.image import licences, render, resources, volume
 from privml.image.tools import ToolsTree
@@ -44,7 +45,7 @@ def plan_of(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> rend
         tools=str(tools.root),
         overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config),
         development=recipe.content.variant == "development",
-        engine=None if inference is None else inference.engine.name,
+        engine=None if inference is None else engine_named(inference.engine.name),
     )
 
 

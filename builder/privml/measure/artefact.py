@@ -31,8 +31,8 @@ _MAX_IN_MEMORY = 1 << 30  # a disk image may be bigger: it is read in pieces
 
 
 @dataclass(frozen=True)
-class Finding:
-    """``kind`` is a word for programs, ``title`` a line for a person.
+class Description:
+    """What a file is and what it measures to; ``kind`` is a word for programs, ``title`` a line for a person.
 
     ``mrtd`` maps a page order (``single_pass``, ``two_pass``), or ``mrtd`` for a value that was read, to 48 bytes.
     ``registers`` are whole values; ``events`` are extends, of which there may be some without a whole register.
@@ -59,7 +59,7 @@ class Finding:
         return {**result, "facts": self.facts, "notes": list(self.notes)}
 
 
-def identify(data: Bytes) -> Finding | None:
+def identify(data: Bytes) -> Description | None:
     """What ``data`` is; None when it is nothing known here. ``MeasurementError`` when it is, but malformed."""
     if gpt.is_disk(data):
         return _disk(data)
@@ -84,7 +84,7 @@ def _is_firmware(data: bytes) -> bool:
     return tdvf.FOOTER in data[-4096:] and data[-48:-32] == tdvf.FOOTER
 
 
-def _firmware(data: bytes) -> Finding:
+def _firmware(data: bytes) -> Description:
     found = tdvf.sections(data)
     notes = ["RTMR0 needs the machine too: give `measure` a built image, or compare a log with `explain`"]
     events: list[Event] = []
@@ -103,7 +103,7 @@ def _firmware(data: bytes) -> Finding:
         facts["SMBIOS Type 0"] = f"{strings.vendor}, {strings.version}, {strings.date}"
     except MeasurementError as error:
         notes.append(error.message)
-    return Finding(
+    return Description(
         "firmware",
         f"TDVF firmware of {len(data)} bytes",
         mrtd={f"{order}_pass": value for order, value in mrtd.both(data).items()},
@@ -113,10 +113,10 @@ def _firmware(data: bytes) -> Finding:
     )
 
 
-def _split_variables(data: bytes) -> Finding:
+def _split_variables(data: bytes) -> Description:
     """An ``OVMF_VARS`` file: the volume that a unified firmware has as its CFV."""
     notes = ["half of a firmware: MRTD needs the unified file, which begins with this volume"]
-    return Finding(
+    return Description(
         "variables",
         f"UEFI variables' volume of {len(data)} bytes",
         events=tuple(_variables_volume(data, notes)),
@@ -167,18 +167,18 @@ def _signature(data: bytes) -> dict[str, str]:
     return facts
 
 
-def _pe(data: bytes) -> Finding:
+def _pe(data: bytes) -> Description:
     facts = _signature(data)
     notes = []
     kernel = bzimage.is_kernel(data)
     if kernel:
-        header = bzimage.setup_header(data)
-        facts["boot protocol"] = f"{header.protocol >> 8}.{header.protocol & 0xFF}"
+        protocol = bzimage.protocol(data)
+        facts["boot protocol"] = f"{protocol >> 8}.{protocol & 0xFF}"
         notes.append(
             "before QEMU 10.0 or edk2 202502 the kernel is patched before it is loaded, and the digest is another: "
             "it depends on the initrd's size, and on memory below 2816 MiB"
         )
-    return Finding(
+    return Description(
         "kernel" if kernel else "pe",
         f"Linux kernel (bzImage) of {len(data)} bytes" if kernel else f"PE image of {len(data)} bytes",
         events=(_application(pe.authenticode(data), "PE image", "Authenticode SHA-384, as edk2 hashes it"),),
@@ -187,7 +187,7 @@ def _pe(data: bytes) -> Finding:
     )
 
 
-def _uki(data: bytes) -> Finding:
+def _uki(data: bytes) -> Description:
     version = uki.stub_version(data)
     title = f"unified kernel image of {len(data)} bytes, stub systemd {version}"
     facts = _signature(data)
@@ -203,8 +203,8 @@ def _uki(data: bytes) -> Finding:
         if other.inner_kernel is not None:
             partial.append(_application(other.inner_kernel, ".linux, loaded by the stub"))
         notes = (f"no whole registers: {error.message}", "stubs before 256 measure nothing in a TD")
-        return Finding("uki", title, events=tuple(partial), facts=facts, notes=notes)
-    return Finding(
+        return Description("uki", title, events=tuple(partial), facts=facts, notes=notes)
+    return Description(
         "uki",
         title,
         registers=_registers(events),
@@ -221,7 +221,7 @@ def _registers(events: tuple[Event, ...]) -> dict[str, bytes]:
     }
 
 
-def _disk(data: Bytes) -> Finding:
+def _disk(data: Bytes) -> Description:
     found = gpt.table(data)
     event = _event(RTMR1, EV_EFI_GPT_EVENT, sha384(found.event), "partition table (GPT)")
     facts = {"disk": str(found.disk)}
@@ -230,27 +230,27 @@ def _disk(data: Bytes) -> Finding:
     esp = next((one for one in found.partitions if one.type == gpt.ESP), None)
     title = f"disk image with {len(found.partitions)} partitions"
     if esp is None:
-        return Finding("disk", title, events=(event,), facts=facts, notes=("it has no EFI system partition",))
+        return Description("disk", title, events=(event,), facts=facts, notes=("it has no EFI system partition",))
     try:
         loader = fat.read(data, esp.start)
         authenticode = pe.authenticode(loader)
     except MeasurementError as error:
-        return Finding("disk", title, events=(event,), facts=facts, notes=(error.message,))
+        return Description("disk", title, events=(event,), facts=facts, notes=(error.message,))
     path = "/".join(fat.REMOVABLE)
     facts[path] = f"{len(loader)} bytes"
     try:
         events = payload.from_disk(uki.facts(loader), found.event, TD_INTELTDX)
     except MeasurementError as error:
         notes = (f"no whole registers: {error.message}",)
-        return Finding("disk", title, events=(event, _application(authenticode, path)), facts=facts, notes=notes)
+        return Description("disk", title, events=(event, _application(authenticode, path)), facts=facts, notes=notes)
     about = (
         f"values of a boot from {path}; RTMR0 then holds boot options that depend on the machine's devices",
         "software-TPM boots called ExitBootServices twice here, which adds two events to RTMR1",
     )
-    return Finding("disk", title, registers=_registers(events), events=events, facts=facts, notes=about)
+    return Description("disk", title, registers=_registers(events), events=events, facts=facts, notes=about)
 
 
-def _blob(data: bytes) -> Finding | None:
+def _blob(data: bytes) -> Description | None:
     for reader in (_loader, _acpi, _smbios):
         found = reader(data)
         if found is not None:
@@ -262,11 +262,11 @@ def _acpi_event(name: str, data: bytes) -> Event:
     return _event(RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(data), name, note="ACPI DATA")
 
 
-def _loader(data: bytes) -> Finding | None:
+def _loader(data: bytes) -> Description | None:
     if data[:4] != b"\1\0\0\0" or data[4:8] != b"etc/" or len(data) % 128:
         return None
     names = acpi.allocated_files(data)
-    return Finding(
+    return Description(
         "table-loader",
         f"fw_cfg {acpi.TABLE_LOADER}",
         events=(_acpi_event(acpi.TABLE_LOADER, data),),
@@ -275,16 +275,16 @@ def _loader(data: bytes) -> Finding | None:
     )
 
 
-def _acpi(data: bytes) -> Finding | None:
+def _acpi(data: bytes) -> Description | None:
     if data[:8] == b"RSD PTR " and len(data) in (20, 36):
-        return Finding("rsdp", f"fw_cfg {acpi.RSDP}", events=(_acpi_event(acpi.RSDP, data),))
+        return Description("rsdp", f"fw_cfg {acpi.RSDP}", events=(_acpi_event(acpi.RSDP, data),))
     if data[:4] not in (b"FACS", b"DSDT"):
         return None
     names = ", ".join(table.name for table in acpi.tables(data))
     try:
         blobs = acpi.derived(data)
     except MeasurementError as error:
-        return Finding(
+        return Description(
             "acpi-tables",
             f"fw_cfg {acpi.TABLES}",
             events=(_acpi_event(acpi.TABLES, data),),
@@ -293,10 +293,10 @@ def _acpi(data: bytes) -> Finding | None:
         )
     events = tuple(_acpi_event(name, blobs[name]) for name in (acpi.TABLE_LOADER, acpi.RSDP, acpi.TABLES))
     notes = (f"{acpi.TABLE_LOADER} and {acpi.RSDP} follow from the tables, when no device adds commands of its own",)
-    return Finding("acpi-tables", f"fw_cfg {acpi.TABLES}", events=events, facts={"tables": names}, notes=notes)
+    return Description("acpi-tables", f"fw_cfg {acpi.TABLES}", events=events, facts={"tables": names}, notes=notes)
 
 
-def _smbios(data: bytes) -> Finding | None:
+def _smbios(data: bytes) -> Description | None:
     try:
         kinds = [data[start] for start, _, _ in smbios.structures(data)]
     except MeasurementError:
@@ -310,6 +310,6 @@ def _smbios(data: bytes) -> Finding | None:
     facts = {"types": ", ".join(map(str, kinds))}
     if smbios.TYPE_FIRMWARE not in kinds:
         notes = ("QEMU's table: firmware adds its Type 0 before it measures, so the table's digest depends on it",)
-        return Finding("smbios", f"fw_cfg {smbios.TABLES}", events=tuple(events), facts=facts, notes=notes)
+        return Description("smbios", f"fw_cfg {smbios.TABLES}", events=tuple(events), facts=facts, notes=notes)
     table = _event(RTMR0, EV_EFI_HANDOFF_TABLES, sha384(smbios.filtered(data)), "SMBIOS table, filtered")
-    return Finding("smbios", "SMBIOS table as firmware publishes it", events=(table, *events), facts=facts)
+    return Description("smbios", "SMBIOS table as firmware publishes it", events=(table, *events), facts=facts)

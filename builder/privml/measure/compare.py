@@ -11,7 +11,6 @@ from typing import Any, Literal
 
 from privml.events.align import differences
 from privml.events.event import Event
-from privml.events.explain import explain_event, tell
 from privml.events.logged import LoggedEvent, logged
 from privml.events.registers import RTMRS
 from privml.events.tcg import LogEntry
@@ -24,6 +23,7 @@ from privml.events.types import (
     EV_IPL,
     type_name,
 )
+from privml.events.wording import explain_event, tell
 from privml.measure import smbios
 from privml.measure.digest import sha384
 from privml.measure.uki import load_options
@@ -87,11 +87,6 @@ class Comparison:
     def equal(self) -> bool:
         """True when every event of every compared register is the predicted one."""
         return not self.differences
-
-    @property
-    def first(self) -> Difference | None:
-        """The first difference, None when there is none."""
-        return self.differences[0] if self.differences else None
 
 
 def compare(

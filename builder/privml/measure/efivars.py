@@ -1,7 +1,7 @@
 """UEFI variables: the store inside a firmware's CFV section, and the bytes that firmware measures of a variable.
 
 Source: edk2 MdeModulePkg/Include/Guid/VariableFormat.h (authenticated format), UEFI 2.10 section 8.2,
-MdeModulePkg/Universal/Variable/RuntimeDxe/Measurement.c; specification sheet section 3.4.
+MdeModulePkg/Universal/Variable/RuntimeDxe/Measurement.c.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """What firmware starts, and what that measures: a UKI, a kernel given by ``-kernel``, or a UKI on a disk.
 
-Rules: specification sheet sections 4, 5 and 10. The stub's were read in systemd 262 and seen in software-TPM boots;
-a kernel's two events, and the order of a disk's, are in hardware logs.
+The stub's rules were read in systemd 262 (src/boot/stub.c) and seen in software-TPM boots; a kernel's two events
+(Linux drivers/firmware/efi/libstub), and the order of a disk's, are in hardware logs.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from privml.events.types import (
     EV_EVENT_TAG,
     EV_IPL,
 )
-from privml.measure import bzimage, optionrom, pe, smbios
+from privml.measure import optionrom, smbios
 from privml.measure.digest import sha384
 from privml.measure.eventlist import EventList
 from privml.measure.profiles import Profile
@@ -38,26 +38,6 @@ class KernelFacts:
 
 
 Payload = UkiFacts | KernelFacts
-
-
-def kernel_facts(
-    kernel: bytes, profile: Profile, *, cmdline: str = "", initrd: bytes = b"", memory: int | None = None
-) -> KernelFacts:
-    """Read what ``-kernel``, ``-append`` and ``-initrd`` are given.
-
-    ``memory`` (bytes) is needed where the profile's machine patches the kernel. ``cmdline`` is taken as it is: a
-    final line feed counts. ``MeasurementError`` for a file that is no PE image, and for a text that is not ASCII.
-    """
-    if profile.kernel_patch == "qemu":
-        if memory is None:
-            raise MeasurementError("the machine of this profile patches the kernel: its memory must be given")
-        kernel = bzimage.patched(kernel, memory=memory, initrd_size=len(initrd), cmdline=cmdline)
-    if not cmdline.isascii():
-        raise MeasurementError("the kernel's command line is not ASCII: how firmware widens it is not modelled")
-    text = cmdline
-    if initrd:
-        text = f"initrd=initrd {cmdline}" if profile.initrd_argument == "prefix" else f"{cmdline} initrd=initrd"
-    return KernelFacts(pe.authenticode(kernel), text, sha384(initrd) if initrd else None)
 
 
 def loaded(events: EventList, payload: Payload) -> None:

@@ -1,7 +1,7 @@
 """From artefacts and machine blobs to the list of events, in the order of the log, and the register values.
 
-Two kinds of boot (``profiles``): a TD, and the same firmware family under a software TPM. Rules and their sources
-are in the specification sheet, sections 3 to 5 and 10; the stub's were read in systemd 262.
+Two kinds of boot (``profiles``): a TD, and the same firmware family under a software TPM. Each row's rule and its
+source are in the module that makes its bytes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Boot profiles as data: which firmware build under which TPM or TDX logs which kinds of events.
 
 A profile is chosen from a pinned firmware and a log of a real boot, never from a version string: distributions
-back-port. Specification sheet sections 3.1, 4, 5 and 10.
+back-port. ADR 0022 and 0034 say what was seen; tests/golden/test_measure_profiles.py holds logs of TDs.
 """
 
 from __future__ import annotations
@@ -9,12 +9,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from privml.base.errors import MeasurementError
 from privml.events.event import Evidence
 from privml.measure.bootvars import BOOT_MANAGER_MENU, FIRMWARE_SETUP, SHELL, UI_APP, BootOption
 
-# Rows 3 of section 3.1, in the firmware's fixed order (edk2 OvmfPkg/Library/QemuFwCfgLib/QemuFwCfgCacheInit.c);
-# None: any size. An item of another size is not measured.
+# The fw_cfg items that are measured, in the firmware's fixed order (edk2 OvmfPkg/Library/QemuFwCfgLib,
+# QemuFwCfgCacheInit.c); None: any size. An item of another size is not measured.
 FW_CFG_ITEMS: tuple[tuple[str, int | None], ...] = (
     ("etc/extra-pci-roots", 8),
     ("BootMenu", 2),
@@ -33,8 +32,6 @@ class Profile:
     Boot. ``fw_cfg_items``, ``smbios``: whether those rows exist. ``boot_options``: the firmware's own.
     ``separators``: how many ReadyToBoot separators reach RTMR0 and RTMR1. ``evidence``: of the rows that only this
     profile has. ``tagged_events``: whether the stub's SMBIOS events reach a TD's registers (``cc``) or a TPM only.
-    ``initrd_argument``: where firmware puts ``initrd=initrd`` in the command line of a ``-kernel`` boot with an
-    initrd. ``kernel_patch``: whether QEMU's changes to the kernel's setup header are in what firmware loads.
     For boots from a disk ``network_boot`` says that network cards have options, ``last_options`` are the firmware's
     own that come after the devices'.
     """
@@ -49,8 +46,6 @@ class Profile:
     evidence: Evidence
     source: str
     tagged_events: Literal["tpm-only", "cc"] = "cc"
-    initrd_argument: Literal["suffix", "prefix"] = "prefix"
-    kernel_patch: Literal["none", "qemu"] = "none"
     network_boot: bool = False
     last_options: tuple[BootOption, ...] = ()
 
@@ -64,7 +59,7 @@ TD_INTELTDX = Profile(
     boot_options=(),
     separators=(0, 1),
     evidence=Evidence.SOURCE,
-    source="edk2 IntelTdxX64 from 202605 (03a07cb0f5), direct kernel boot: specification sheet section 3.1, P4",
+    source="edk2 IntelTdxX64 from 202605 (03a07cb0f5), direct kernel boot",
 )
 
 TD_OVMF_2024 = Profile(
@@ -76,11 +71,9 @@ TD_OVMF_2024 = Profile(
     boot_options=(UI_APP,),
     separators=(1, 0),
     evidence=Evidence.HARDWARE,
-    source="edk2 up to 202408, whose ReadyToBoot separator went to RTMR0 (fixed by efaf8931bb): section 3.1, P1; "
+    source="edk2 up to 202408, whose ReadyToBoot separator went to RTMR0 (fixed by efaf8931bb); "
     "event logs of a 2 GiB direct boot and of a cloud machine",
     tagged_events="tpm-only",
-    initrd_argument="suffix",
-    kernel_patch="qemu",
 )
 
 TD_OVMF_2025 = Profile(
@@ -92,10 +85,8 @@ TD_OVMF_2025 = Profile(
     boot_options=(UI_APP,),
     separators=(0, 1),
     evidence=Evidence.HARDWARE,
-    source="edk2 202411 to 202502 OvmfPkgX64, direct kernel boot: specification sheet section 3.1, P2",
+    source="edk2 202411 to 202502 OvmfPkgX64, direct kernel boot",
     tagged_events="tpm-only",
-    initrd_argument="suffix",
-    kernel_patch="qemu",
 )
 
 TD_OVMF_2026 = Profile(
@@ -107,7 +98,7 @@ TD_OVMF_2026 = Profile(
     boot_options=(BOOT_MANAGER_MENU, FIRMWARE_SETUP),
     separators=(0, 1),
     evidence=Evidence.SOURCE,
-    source="edk2 from 202505 OvmfPkgX64: section 3.1, P3 (and P4, whose plain build keeps the boot options); the "
+    source="edk2 from 202505 OvmfPkgX64; the "
     "order of its rows is that of software-TPM boots of 2026.08, no TD's log was at hand",
 )
 
@@ -127,10 +118,3 @@ TPM = Profile(
 )
 
 PROFILES = {profile.name: profile for profile in (TD_INTELTDX, TD_OVMF_2024, TD_OVMF_2025, TD_OVMF_2026, TPM)}
-
-
-def profile_named(name: str) -> Profile:
-    """The profile of that name; ``MeasurementError`` listing the known ones."""
-    if name not in PROFILES:
-        raise MeasurementError(f"profile `{name[:40]}` is not known: expected one of {', '.join(PROFILES)}")
-    return PROFILES[name]

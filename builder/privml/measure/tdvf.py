@@ -1,7 +1,7 @@
 """TDVF metadata: which parts of a firmware file the VMM places where, and which of them it measures.
 
 Source: edk2 OvmfPkg/ResetVector/X64/IntelTdxMetadata.nasm.inc; Intel TDX Virtual Firmware Design Guide 1.01
-section 11; specification sheet section 1. Offsets in the descriptor count from the start of the file.
+section 11. Offsets in the descriptor count from the start of the file.
 """
 
 from __future__ import annotations

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import BuildError
 from privml.base.files import sha256_file
+from privml.events import volumes
 
 UKI = "uki.efi"
 ROOT = "root.raw"
 FIRMWARE = "firmware.fd"
-_MODEL = "model"
-_PARTITION = "privml-model"
-_VOLUME = re.compile(r"model(?:-[1-9][0-9]*)?\.raw")
 _AGAIN = "build it again with `privml-build image NAME`"
 
 
@@ -27,23 +24,9 @@ class Artefact:
     size: int
 
 
-def model_volume(number: int) -> str:
-    """The file of model ``number`` (from 0): ``model.raw``, ``model-2.raw``, ..."""
-    return f"{_numbered(_MODEL, number)}.raw"
-
-
-def model_partition(number: int) -> str:
-    """The GPT name of model ``number`` (from 0): ``privml-model``, ``privml-model-2``, ..."""
-    return _numbered(_PARTITION, number)
-
-
 def is_volume(name: str) -> bool:
     """True for the file of a disk that an image is made of."""
-    return name == ROOT or _VOLUME.fullmatch(name) is not None
-
-
-def _numbered(stem: str, number: int) -> str:
-    return stem if number == 0 else f"{stem}-{number + 1}"
+    return name == ROOT or name in map(volumes.file, range(volumes.MAX_MODELS))
 
 
 def artefact(path: Path) -> Artefact:

@@ -14,13 +14,13 @@ from typing import Any
 
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
-from privml.events import agent
+from privml.events import agent, volumes
 from privml.events.agent import ENGINE, MODEL, AgentEvent
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
 from privml.machine.platform import Shape
-from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, model_volume
+from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact
 from privml.statement.predicate import purposes_from
 
 FILE = "manifest.json"
@@ -28,7 +28,6 @@ FORMAT = "privml-manifest/v2"
 MARK = b'"privml-manifest/'
 """What a manifest of any version holds: it tells an image's directory from any other."""
 BOOTS = ("direct",)
-MAX_MODELS = 32
 MAX_ARTEFACTS = 64
 
 
@@ -170,7 +169,7 @@ def decode(data: bytes) -> Manifest:
         kernel=top.text("kernel"),
         root=Verity.from_fields(top.fields("root")),
         firmware=_firmware(top.fields("firmware")),
-        models=tuple(_model(item, n) for n, item in enumerate(top.array("models", limit=MAX_MODELS))),
+        models=tuple(_model(item, n) for n, item in enumerate(top.array("models", limit=volumes.MAX_MODELS))),
         engine=_engine(top.fields_or_null("engine")),
         config_sha256=top.hexadecimal("config_sha256", 32).hex(),
         agent_events=events,
@@ -200,7 +199,7 @@ def _check(manifest: Manifest) -> None:
     ):
         if name not in manifest.artefacts:
             raise EvidenceError(f"manifest.{where}: `{name[:80]}` is not among the artefacts")
-    wanted = [model_volume(number) for number in range(len(manifest.models))]
+    wanted = [volumes.file(number) for number in range(len(manifest.models))]
     if [model.volume for model in manifest.models] != wanted:
         raise EvidenceError(f"manifest.models: expected the volumes {', '.join(wanted)}, in this order")
     if bool(manifest.models) != (manifest.engine is not None):

@@ -9,12 +9,12 @@ from typing import Any
 
 from privml.events.align import differences
 from privml.events.event import Event
-from privml.events.explain import as_event, describe, hashed, tell
 from privml.events.logged import LoggedEvent
 from privml.events.registers import ZERO, index_of_register
 from privml.events.replay import extend, replay_digests
 from privml.events.tcg import ALG_SHA384, LogEntry
 from privml.events.types import EV_SEPARATOR, type_name
+from privml.events.wording import as_event, describe, hashed, tell
 from privml.measure.compare import KnownDifference, known
 from privml.statement.launch import MeasuredLaunch
 

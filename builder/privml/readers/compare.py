@@ -55,7 +55,7 @@ def pairs(left: File, right: File) -> tuple[Pair, ...]:
     """
     for file in (left, right):
         if file.log is None and not file.shapes:
-            raise UsageError(f"{file.path} is neither a prediction nor an event log: it is {file.finding.title}")
+            raise UsageError(f"{file.path} is neither a prediction nor an event log: it is {file.description.title}")
     return tuple(_pairs(left, right))
 
 
@@ -72,10 +72,10 @@ def _pairs(left: File, right: File) -> Iterator[Pair]:
             elif other is not None:
                 yield Pair(other.label, only_in=right.path)
     elif left.shapes:
-        shape = nearest(left.shapes, right.finding.events)
+        shape = nearest(left.shapes, right.description.events)
         yield Pair(shape.label, tuple(changes(shape.events, right.items(), FIRMWARE_REGISTERS)))
     elif right.shapes:
-        shape = nearest(right.shapes, left.finding.events)
+        shape = nearest(right.shapes, left.description.events)
         yield Pair(shape.label, tuple(changes(left.items(), shape.events, FIRMWARE_REGISTERS)))
     else:
         yield Pair("event logs", tuple(changes(left.items(), right.items(), RTMRS)))
@@ -152,6 +152,6 @@ class EventCheck:
 
 def with_events(file: File, other: File) -> EventCheck:
     """Compare the events of the log ``file`` with the nearest shape of a prediction, or with another log."""
-    shape = nearest(other.shapes, file.finding.events) if other.shapes else None
+    shape = nearest(other.shapes, file.description.events) if other.shapes else None
     expected: Sequence[Item] = other.items() if shape is None else shape.events
     return EventCheck(shape, expected, tuple(changes(expected, file.items(), FIRMWARE_REGISTERS)))

@@ -14,16 +14,17 @@ from privml.base import strictjson
 from privml.base.errors import EvidenceError, MeasurementError, UsageError
 from privml.events import tcg
 from privml.events.event import Event
-from privml.events.explain import as_event
 from privml.events.logged import LoggedEvent, is_tpm_log, logged
 from privml.events.registers import MRTD, RTMR3, RTMRS
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
+from privml.events.wording import as_event
 from privml.evidence import capture as captures
-from privml.evidence import dstack, quote, tdreport
+from privml.evidence import dstack
 from privml.evidence.capture import Capture
+from privml.evidence.tdx import quote, tdreport
 from privml.measure import artefact, smbios
-from privml.measure.artefact import Finding
+from privml.measure.artefact import Description
 from privml.measure.digest import sha384
 from privml.statement import intoto, predicate
 from privml.statement.launch import MeasuredLaunch
@@ -72,7 +73,7 @@ class File:
     """
 
     path: Path
-    finding: Finding
+    description: Description
     log: Log | None = None
     shapes: tuple[MeasuredLaunch, ...] = ()
     claimed: dict[str, bytes] | None = None
@@ -80,7 +81,7 @@ class File:
 
     def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
         """The events to compare the file by: a log's extends with their data, else those that were described."""
-        return self.log.logged if self.log is not None else self.finding.events
+        return self.log.logged if self.log is not None else self.description.events
 
 
 def read(path: Path) -> File:
@@ -106,7 +107,7 @@ def _identify(path: Path, view: mmap.mmap) -> File:
     if head[:4] == _HCL and len(head) >= _HCL_HEADER + tdreport.SIZE and head[_HCL_HEADER] == 0x81:
         inner = _report(path, head[_HCL_HEADER : _HCL_HEADER + tdreport.SIZE])
         note = "from a paravisor's report (HCL): its RTMRs are the paravisor's, the guest's boot is in its vTPM"
-        return replace(inner, finding=replace(inner.finding, notes=(*inner.finding.notes, note)))
+        return replace(inner, description=replace(inner.description, notes=(*inner.description.notes, note)))
     if head[:4] == b"CCEL" and len(view) == _CCEL_TABLE:
         return File(path, _ccel_table(head))
     if head.lstrip()[:1] == b"{":
@@ -167,7 +168,7 @@ def _log_of(path: Path, log: Log) -> File:
         notes.append("PCR 0 stands for MRTD, which a TD's firmware does not extend")
     return File(
         path,
-        Finding(
+        Description(
             kind,
             f"{what}, {len(log.entries)} records",
             registers=log.registers(),
@@ -200,7 +201,7 @@ def _quote(path: Path, data: bytes) -> File:
             f"{parsed.foreign} bytes follow the quote, which ends at byte {parsed.signed_length}: nothing signs "
             "them, and `verify` refuses a document with such a quote"
         )
-    finding = Finding(
+    description = Description(
         "quote",
         f"TDX quote, version {parsed.header.version}, TD {'1.0' if body.mr_service_td is None else '1.5'} body",
         mrtd={"mrtd": body.mr_td},
@@ -208,7 +209,7 @@ def _quote(path: Path, data: bytes) -> File:
         facts=facts,
         notes=tuple(notes),
     )
-    return File(path, finding, claimed={MRTD: body.mr_td, **registers})
+    return File(path, description, claimed={MRTD: body.mr_td, **registers})
 
 
 def _report(path: Path, data: bytes) -> File:
@@ -220,7 +221,7 @@ def _report(path: Path, data: bytes) -> File:
         "td attributes": parsed.td_attributes.hex(),
         "xfam": parsed.xfam.hex(),
     }
-    finding = Finding(
+    description = Description(
         "tdreport",
         "TDREPORT",
         mrtd={"mrtd": parsed.mr_td},
@@ -228,7 +229,7 @@ def _report(path: Path, data: bytes) -> File:
         facts=facts,
         notes=("its MAC can be checked on its own machine only",),
     )
-    return File(path, finding, claimed={MRTD: parsed.mr_td, **registers})
+    return File(path, description, claimed={MRTD: parsed.mr_td, **registers})
 
 
 def _capture(path: Path, capture: Capture) -> File:
@@ -240,7 +241,7 @@ def _capture(path: Path, capture: Capture) -> File:
     if captures.QUOTE in capture.files:
         found = _quote(path, capture.files[captures.QUOTE])
         claimed = found.claimed
-        bound = found.finding.facts["report data"] == capture.report_data().hex()
+        bound = found.description.facts["report data"] == capture.report_data().hex()
         facts["quote"] = "made for these parts" if bound else "made for something else than these parts"
         if log is not None and claimed is not None:
             for register, value in log.registers().items():
@@ -256,7 +257,7 @@ def _capture(path: Path, capture: Capture) -> File:
         facts[captures.SMBIOS] = (
             "an event of the log is of it, filtered" if measured else "no event of the log is of it"
         )
-    finding = Finding(
+    description = Description(
         "capture",
         f"capture of a TD, {len(capture.files)} parts",
         mrtd={"mrtd": claimed[MRTD]} if claimed is not None else {},
@@ -265,13 +266,13 @@ def _capture(path: Path, capture: Capture) -> File:
         facts=facts,
         notes=tuple(notes),
     )
-    return File(path, finding, log=log, claimed=claimed, capture=capture)
+    return File(path, description, log=log, claimed=claimed, capture=capture)
 
 
-def _ccel_table(data: bytes) -> Finding:
+def _ccel_table(data: bytes) -> Description:
     length, address = (int.from_bytes(data[at : at + 8], "little") for at in (40, 48))
     facts = {"log's size": f"{length} bytes", "log's address": f"0x{address:x}"}
-    return Finding("ccel-table", "ACPI table CCEL: where the log lies, not the log", facts=facts)
+    return Description("ccel-table", "ACPI table CCEL: where the log lies, not the log", facts=facts)
 
 
 def _json(path: Path, data: bytes) -> File:
@@ -293,7 +294,7 @@ def _json(path: Path, data: bytes) -> File:
             raise MeasurementError(f"{path}: not a prediction: {error.message}") from error
     shapes = ", ".join(shape.label for shape in found.launches)
     first = found.launches[0] if len(found.launches) == 1 else None
-    finding = Finding(
+    description = Description(
         "prediction",
         f"prediction of {found.name} ({found.variant})",
         mrtd=dict(zip(("single_pass", "two_pass"), first.accepted(MRTD), strict=False)) if first else {},
@@ -301,4 +302,4 @@ def _json(path: Path, data: bytes) -> File:
         events=first.events if first else (),
         facts={"shapes": shapes},
     )
-    return File(path, finding, shapes=found.launches)
+    return File(path, description, shapes=found.launches)

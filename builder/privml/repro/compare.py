@@ -18,20 +18,22 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import PrivmlError, UsageError, printable
 from privml.base.files import sha256_file
+from privml.engines.registry import ENGINES
+from privml.events import volumes
+from privml.events.gpt import Partition
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.measure import gpt
-from privml.measure.gpt import Partition
 from privml.measure.pe import headers, in_memory
-from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume, model_volume
+from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
 from privml.output.manifest import Manifest
 from privml.output.manifest import decode as decode_manifest
 from privml.repro import disk
 from privml.repro.causes import Symptom, name_cause
 from privml.repro.current import DOCUMENTS
 from privml.repro.external import LOOKS, Look
-from privml.repro.layers import Finding, Layer, Report, ordered
+from privml.repro.layers import Layer, Mismatch, Report, ordered
 from privml.repro.owners import Owners
-from privml.repro.tree import Tree, read_cpio, read_trees
+from privml.repro.tree import FileTree, read_cpio, read_trees
 from privml.repro.values import differing, where
 from privml.statement import intoto
 from privml.statement.predicate import Predicate
@@ -48,7 +50,7 @@ class Comparer:
     opener: Opener
     owners: Owners
     surroundings: Surroundings
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[Mismatch] = field(default_factory=list)
     compared: dict[Layer, int] = field(default_factory=dict)
     digests: dict[str, tuple[str, str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
@@ -63,7 +65,7 @@ class Comparer:
         origin = self.origins.get(origin_key(place, owner), "")
         cause = name_cause(symptom)
         self.findings.append(
-            Finding(layer, printable(place), what, printable(a), printable(b), cause, owner, origin, detail)
+            Mismatch(layer, printable(place), what, printable(a), printable(b), cause, owner, origin, detail)
         )
 
     def plain(self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "") -> None:
@@ -255,7 +257,7 @@ class Comparer:
             if one != two:
                 self.plain(layer, f"{place}:{fact}", kind, one, two, kind, fact)
 
-    def trees(self, name: str, a: Tree, b: Tree) -> None:
+    def trees(self, name: str, a: FileTree, b: FileTree) -> None:
         """Two trees, path by path and field by field."""
         paths = sorted({*a.entries, *b.entries})
         self.count(Layer.TREE, len(paths))
@@ -272,7 +274,7 @@ class Comparer:
                 detail = self._looked(a, b, path) if what == "content" and one.type == "file" else ""
                 self.add(Layer.TREE, place, what, one.shown(what), two.shown(what), symptom=symptom, detail=detail)
 
-    def _looked(self, a: Tree, b: Tree, path: str) -> str:
+    def _looked(self, a: FileTree, b: FileTree, path: str) -> str:
         if self.look is None or self.looks >= LOOKS:
             return ""
         self.looks += 1
@@ -340,7 +342,7 @@ def required_of(directory: Path) -> tuple[str, ...]:
     try:
         artefacts = tuple(decode_manifest((directory / "manifest.json").read_bytes()).artefacts)
     except (PrivmlError, OSError):
-        artefacts = (UKI, ROOT, model_volume(0), FIRMWARE)
+        artefacts = (UKI, ROOT, volumes.file(0), FIRMWARE)
     return (*artefacts, *DOCUMENTS)
 
 
@@ -358,7 +360,7 @@ def origin_key(place: str, package: str = "unknown") -> str:
             return "config"
         if inside.startswith("/usr/lib/modules/") or package.startswith("linux-"):
             return ".linux"
-        return "engine" if package.startswith("llama") else ".cmdline"
+        return "engine" if any(package in engine.packages for engine in ENGINES.values()) else ".cmdline"
     return file
 
 

@@ -17,8 +17,8 @@ DOCUMENTS = ("manifest.json", "prediction.json", sbom.FILE, provenance.FILE)
 
 
 @dataclass(frozen=True)
-class Record:
-    """How an image stands to its record, and the command that writes it anew.
+class RecordCheck:
+    """An image compared with its record, and the command that writes the record again.
 
     ``state`` is ``equal``, ``differs``, ``none`` (there is no record) or ``refreshed`` (its lock is another one, so
     the record says nothing of it).
@@ -49,16 +49,16 @@ def place_of(name: str) -> Path:
     return Path("measurements") / name / "current.json"
 
 
-def record_of(name: str, found: bytes, *, refreshed: bool) -> Record:
+def record_of(name: str, found: bytes, *, refreshed: bool) -> RecordCheck:
     """Hold the digests ``found`` against the record of recipe ``name``."""
     path = place_of(name)
     renew = f"privml-build repro {name} --record {path}"
     if refreshed:
-        return Record(str(path), "refreshed", (), renew)
+        return RecordCheck(str(path), "refreshed", (), renew)
     if not path.is_file():
-        return Record(str(path), "none", (), renew)
+        return RecordCheck(str(path), "none", (), renew)
     lines = differences(path.read_bytes(), found)
-    return Record(str(path), "differs" if lines else "equal", lines, renew)
+    return RecordCheck(str(path), "differs" if lines else "equal", lines, renew)
 
 
 def of(directory: Path) -> bytes:

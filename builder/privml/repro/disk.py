@@ -15,22 +15,22 @@ from pathlib import Path
 
 from privml.base.errors import BuildError, MeasurementError
 from privml.base.files import CHUNK
+from privml.events.gpt import SECTOR, Partition, Table
 from privml.image.tools import Bind, ToolsTree
-from privml.measure import gpt, verity
-from privml.measure.gpt import Partition
+from privml.measure import verity
 
 _EROFS = 1024
 _EROFS_MAGIC = b"\xe2\xe1\xf5\xe0"
 
 
-def gpt_facts(table: gpt.Table) -> dict[str, str]:
+def gpt_facts(table: Table) -> dict[str, str]:
     """The disk's id, and of every partition its type, id, place and attributes."""
     facts = {"disk id": str(table.disk)}
     for number, part in enumerate(table.partitions, 1):
         label = part.name or f"partition {number}"
         facts[f"{label} type"] = str(part.type)
         facts[f"{label} id"] = str(part.guid)
-        facts[f"{label} place"] = f"sectors {part.start // gpt.SECTOR} to {part.end // gpt.SECTOR - 1}"
+        facts[f"{label} place"] = f"sectors {part.start // SECTOR} to {part.end // SECTOR - 1}"
         facts[f"{label} flags"] = f"{part.flags:#x}"
     return facts
 

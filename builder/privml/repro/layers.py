@@ -38,9 +38,10 @@ _TITLES = {
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One difference: where (``root.raw:/etc/passwd``), in which field, both values, why, whose, and what to do.
+class Mismatch:
+    """One difference between two images: where (``root.raw:/etc/passwd``), in which field, and both values.
 
+    ``cause`` says why and how to fix it, ``package`` and ``origin`` whose it is.
     ``detail`` is what an external program saw in it, where one was asked.
     """
 
@@ -84,7 +85,7 @@ class Finding:
 class Report:
     """All differences in the order of layers, and for each layer how many things were held against each other."""
 
-    findings: tuple[Finding, ...]
+    findings: tuple[Mismatch, ...]
     compared: dict[Layer, int]
     digests: dict[str, tuple[str, str]]
     notes: tuple[str, ...] = ()
@@ -100,7 +101,7 @@ class Report:
         return min((finding.layer for finding in self.findings), default=None)
 
     @property
-    def reason(self) -> Finding | None:
+    def reason(self) -> Mismatch | None:
         """The first difference that does not merely follow from another; the first of all when all do."""
         own = (finding for finding in self.findings if finding.cause.id not in FOLLOWS)
         return next(own, self.findings[0] if self.findings else None)
@@ -130,6 +131,6 @@ class Report:
         }
 
 
-def ordered(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+def ordered(findings: Iterable[Mismatch]) -> tuple[Mismatch, ...]:
     """Findings by layer, and within it in the order in which they were made."""
     return tuple(sorted(findings, key=lambda finding: finding.layer))

@@ -96,16 +96,6 @@ def head(magic: bytes, start: int, end: int) -> Matcher:
     return match
 
 
-def either(*matchers: Matcher) -> Matcher:
-    """Any of them."""
-    return lambda a, b: any(matcher(a, b) for matcher in matchers)
-
-
-def always(_: bytes, __: bytes) -> bool:
-    """The path alone tells."""
-    return True
-
-
 def holds(pattern: bytes) -> Matcher:
     """One of them holds ``pattern``."""
     compiled = re.compile(pattern)

@@ -1,10 +1,10 @@
-"""Which package a path of the guest comes from: dpkg's lists where they are, else the locked .debs themselves."""
+"""Which package a path of the guest comes from, by the locked .debs themselves."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from functools import cached_property
-from pathlib import Path, PurePosixPath
+from pathlib import PurePosixPath
 
 from privml.base.errors import InputsError
 from privml.lock import deb
@@ -43,22 +43,6 @@ class Owners:
         if compiled.suffix == ".pyc" and compiled.parent.name == "__pycache__":
             path = str(compiled.parent.parent / (compiled.name.split(".")[0] + ".py"))
         return self._of.get(path, "unknown")
-
-
-class DpkgOwners(Owners):
-    """Owners from the lists under ``var/lib/dpkg/info`` of a tree that still has them."""
-
-    def __init__(self, root: Path) -> None:
-        super().__init__()
-        self._root = root
-
-    @cached_property
-    def _of(self) -> Mapping[str, str]:
-        found: dict[str, str] = {}
-        for path in sorted((self._root / "var/lib/dpkg/info").glob("*.list")):
-            for line in path.read_text(errors="replace").splitlines():
-                found.setdefault(merged(line), path.stem.split(":")[0])
-        return found
 
 
 def merged(name: str) -> str:

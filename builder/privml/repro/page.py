@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-from privml.repro.layers import Finding, Layer, Report
+from privml.repro.layers import Layer, Mismatch, Report
 from privml.repro.variations import Variation
 
 # A page of 65,536 rows helps nobody; the JSON report has them all, and the page says how many it left out.
@@ -65,7 +65,7 @@ def _verdict(report: Report) -> str:
     return f'<p class="verdict differs">{number:,} differences; the first layer that differs: {escape(first)}.</p>'
 
 
-def _first(finding: Finding) -> str:
+def _first(finding: Mismatch) -> str:
     """What to look at first: where, why, whose, and what to do."""
     rows = [
         ("layer", finding.layer.title), ("place", finding.place), ("field", finding.field), ("a", finding.a),
@@ -109,7 +109,7 @@ def _findings(report: Report, layer: Layer) -> str:
     return text
 
 
-def _row(finding: Finding) -> list[str]:
+def _row(finding: Mismatch) -> list[str]:
     whose = ", ".join(part for part in (finding.package, finding.origin) if part not in ("", "unknown"))
     return [finding.place, finding.field, finding.a, finding.b, finding.cause.id, whose]
 

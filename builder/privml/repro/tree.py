@@ -69,7 +69,7 @@ class Entry:
 
 
 @dataclass(frozen=True)
-class Tree:
+class FileTree:
     """Path -> entry, in order of paths, and where a file's bytes can be had (None for one too big to look into)."""
 
     entries: Mapping[str, Entry]
@@ -97,7 +97,7 @@ class Tree:
             yield Path(file.name)
 
 
-def read_tree(root: Path) -> Tree:
+def read_tree(root: Path) -> FileTree:
     """The tree under a directory, that directory itself included as ``.``."""
     entries: dict[str, Entry] = {}
     first: dict[tuple[int, int], str] = {}
@@ -120,10 +120,10 @@ def read_tree(root: Path) -> Tree:
             ),
             links=links,
         )
-    return Tree(entries, root=root)
+    return FileTree(entries, root=root)
 
 
-def read_trees(a: Path, b: Path) -> tuple[Tree, Tree]:
+def read_trees(a: Path, b: Path) -> tuple[FileTree, FileTree]:
     """Both trees at once: hashing lets the other thread run."""
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(read_tree, (a, b))
@@ -152,7 +152,7 @@ def _content(path: Path, status: os.stat_result) -> str:
     return ""
 
 
-def read_cpio(data: bytes) -> Tree:
+def read_cpio(data: bytes) -> FileTree:
     """The members of a newc archive, ``links`` holding each one's place; ``MeasurementError`` when malformed."""
     found: dict[str, Entry] = {}
     bodies: dict[str, bytes] = {}
@@ -175,4 +175,4 @@ def read_cpio(data: bytes) -> Tree:
             mtime=member.mtime * 10**9,
             links=f"member {len(found)}",
         )
-    return Tree(found, bodies=bodies)
+    return FileTree(found, bodies=bodies)

@@ -25,7 +25,7 @@ from cryptography.x509.oid import NameOID
 
 from privml.base.files import write_atomic
 from privml.base.strictjson import pretty
-from privml.evidence.quote import CERT_PEM_CHAIN
+from privml.evidence.tdx.quote import CERT_PEM_CHAIN
 from privml.sim.quote import TEE_TCB_SVN, private_key, public_point, sign
 
 NOT_BEFORE = datetime(2026, 1, 1, tzinfo=UTC)

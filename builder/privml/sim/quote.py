@@ -20,8 +20,8 @@ from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import loads
 from privml.events.registers import DIGEST_SIZE, MRTD, RTMRS
-from privml.evidence.document import decode_collateral
-from privml.evidence.quote import (
+from privml.evidence.tdx import collateral as collaterals
+from privml.evidence.tdx.quote import (
     BODY_10_SIZE,
     CERT_QE_REPORT,
     ECDSA_P256,
@@ -73,7 +73,7 @@ def body(registers: Mapping[str, bytes], report_data: bytes) -> bytes:
 
 
 def make_quote(registers: Mapping[str, bytes], report_data: bytes) -> bytes:
-    """A v4 quote that `evidence.signature.check` accepts with the simulated root and `collateral`."""
+    """A v4 quote that `evidence.tdx.signature.check` accepts with the simulated root and `collateral`."""
     return assemble(body(registers, report_data))
 
 
@@ -89,9 +89,9 @@ def assemble(td_report: bytes, certification: bytes | None = None) -> bytes:
 
 
 def collateral() -> dict[str, str]:
-    """The simulated platform's collateral: the nine fields of `evidence.document`."""
+    """The simulated platform's collateral: the nine fields of `evidence.tdx.collateral`."""
     data = (_STATIC / "collateral.json").read_bytes()
-    return decode_collateral(loads(data, what="simulated collateral"))
+    return collaterals.decode(loads(data, what="simulated collateral"))
 
 
 def root_pem() -> bytes:

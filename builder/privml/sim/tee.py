@@ -20,6 +20,7 @@ class SimulatedTee:
     """The `agent.tee.Tee` of development images. RTMR3 lives in this process."""
 
     name = "simulated"
+    kind = "tdx"
 
     def __init__(
         self,

@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -148,10 +147,6 @@ class Store:
         """How many objects there are, and their bytes in all."""
         sizes = [self._place(digest).stat().st_size for digest in self.digests()]
         return len(sizes), sum(sizes)
-
-    def clean_temporary(self) -> None:
-        """Remove what killed commands left."""
-        shutil.rmtree(self.root / "temp", ignore_errors=True)
 
     def _folder(self, name: str) -> Path:
         folder = self.root / name

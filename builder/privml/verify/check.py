@@ -1,186 +1,280 @@
 """The one tuple: everything that must hold of a document before anything is sent to the machine behind it.
 
-There is no partial mode: a part that is missing is a refusal, and all refusals are given (DESIGN decision 19).
+There is no partial mode: a part that is missing is a refusal, and all refusals are given. This module holds what is
+the same for every TEE; each TEE's policy and checks are a module of their own, found in `RULES`.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
 
-from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
+from privml.events.agent import AgentEvent
+from privml.events.registers import REGISTERS
+from privml.events.variants import PRODUCTION
+from privml.evidence.claims import Checked, SignatureFailure
 from privml.evidence.facts import Facts
-from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
-from privml.statement.launch import MeasuredLaunch
+from privml.evidence.sections import TLS_KEY
+from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
+from privml.verify import tdx
+from privml.verify.anchor import Expected
 from privml.verify.explain import agent_difference, register_difference
-from privml.verify.policy import INTEL_ROOT_SHA256, Expected, Policy
+from privml.verify.judgement import Judgement
+from privml.verify.policy import Policy
+from privml.verify.rules import Check, TeeCase, TeeRules, any_of, refuses
 from privml.verify.verdict import Outcome, Refusal, Verdict
+
+RULES: Mapping[str, TeeRules[Any]] = {"tdx": tdx.RULES}
+"""One record a TEE; `Policy` has a field of the same name."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """Everything that the checks look at. ``launch`` is the predicted one with most registers in common."""
+
+    facts: Facts
+    signature: Checked
+    expected: Expected
+    policy: Policy
+    nonce: bytes | None
+    tls_spki_sha256: bytes | None
+    launch: MeasuredLaunch | None
+
+    @property
+    def rules(self) -> TeeRules[Any]:
+        """The rules of the document's TEE."""
+        return RULES[self.facts.claims.tee]
+
+    @property
+    def evidence(self) -> TeeCase[Any]:
+        """The part that the TEE's own checks look at, with that TEE's policy."""
+        claims = self.facts.claims
+        return TeeCase(claims, self.signature, getattr(self.policy, claims.tee))
+
+    @property
+    def agent_events(self) -> tuple[AgentEvent, ...] | None:
+        """The agent events before a document for the policy's purpose; None when the image gives no such document."""
+        return self.expected.predicate.events_of(self.policy.purpose)
+
+    @property
+    def unwanted_simulation(self) -> bool:
+        """True when the evidence says that it is simulated, and no simulation is allowed."""
+        return self.signature.claims_simulated and self.policy.allow_simulated is None
 
 
 def verify(
     facts: Facts,
-    signature: QuoteFacts | SignatureFailure,
+    signature: Checked,
     expected: Expected,
     policy: Policy,
     *,
     nonce: bytes | None,
     tls_spki_sha256: bytes | None,
-) -> Verdict:
+) -> Judgement:
     """Judge one document.
 
     ``nonce`` is the 32 bytes that the caller asked with, ``tls_spki_sha256`` the SHA-256 of the public key of the
     connection that brought the answer (and will bring the prompts). Either may be None only because a caller has
     none; the verdict then refuses.
     """
-    shape = _closest(facts, expected.predicate.launches)
-    refusals = (
-        *_signature(facts, signature, policy),
-        *_td(facts, policy),
-        *_registers(facts, shape),
-        *_agent(facts, expected),
-        *_binding(facts, nonce, tls_spki_sha256),
-        *_header(facts, expected, policy),
-    )
-    return Verdict(
-        outcome=_outcome(facts, signature) if not refusals else Outcome.REFUSED,
+    launch = _closest(facts, expected.predicate.launches)
+    case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch)
+    refusals = tuple(_refusals(case))
+    verdict = Verdict(
+        outcome=_outcome(case) if not refusals else Outcome.REFUSED,
         name=expected.predicate.name,
         variant=expected.predicate.variant,
         anchor=expected.anchor,
-        shape="" if shape is None else shape.label,
+        shape="" if launch is None else launch.label,
         refusals=refusals,
-        notes=tuple(_notes(signature, shape, policy)),
+        notes=tuple(_notes(case)),
     )
+    return Judgement(verdict, facts)
 
 
-def _outcome(facts: Facts, signature: QuoteFacts | SignatureFailure) -> Outcome:
-    genuine = isinstance(signature, QuoteFacts) and signature.root_sha256 == INTEL_ROOT_SHA256
-    # A development image can hold anything, so genuine hardware under it makes it no better than a simulation.
-    return Outcome.ACCEPTED if genuine and facts.header.variant == "production" else Outcome.ACCEPTED_SIMULATED
-
-
-def _signature(facts: Facts, signature: QuoteFacts | SignatureFailure, policy: Policy) -> Iterator[Refusal]:
-    if isinstance(signature, SignatureFailure):
-        if signature.claims_simulated and policy.allow_simulated is None:
-            yield Refusal("simulated", "a chain that says SIMULATED", "a chain from Intel's root")
-        else:
-            yield Refusal(signature.code, signature.reason, signature.expected)
+@refuses(
+    {
+        "simulated": "the quote comes from a simulation, and no simulated root was allowed",
+        "root": "the chain ends in a root that is neither Intel's nor the allowed simulation's",
+    }
+)
+def origin(case: Case) -> Iterator[Refusal]:
+    """Who vouches for the evidence: the vendor, or a simulation that the policy allows."""
+    checked, vendor = case.signature, case.rules.vendor
+    if isinstance(checked, SignatureFailure):
+        if case.unwanted_simulation:
+            yield Refusal("simulated", "a chain that says SIMULATED", f"a chain from {vendor}'s root")
         return
-    if signature.quote_sha256 != facts.quote_sha256:
-        yield Refusal(
-            "quote-signature", f"a check of quote {signature.quote_sha256}", f"of quote {facts.quote_sha256}"
-        )
-    if signature.root_sha256 != INTEL_ROOT_SHA256 and signature.root_sha256 != policy.simulated_root_sha256:
-        code = "simulated" if signature.claims_simulated and policy.allow_simulated is None else "root"
-        yield Refusal(code, f"root {signature.root_sha256}", _roots(policy))
-    if signature.tcb_status not in policy.tcb_statuses:
-        found = signature.tcb_status
-        if signature.advisory_ids:
-            found += f" ({', '.join(signature.advisory_ids)})"
-        yield Refusal("tcb-status", found, _any_of(policy.tcb_statuses))
-    if signature.tcb_evaluation_number < policy.min_tcb_evaluation_number:
-        wanted = f"{policy.min_tcb_evaluation_number} or later"
-        yield Refusal("tcb-evaluation-number", str(signature.tcb_evaluation_number), wanted)
-    rejected = [advisory for advisory in signature.advisory_ids if advisory in policy.rejected_advisories]
-    if rejected:
-        yield Refusal("advisory", ", ".join(rejected), "none of the rejected ones")
-    if policy.platforms and signature.ppid not in policy.platforms:
-        yield Refusal("platform", signature.ppid.hex(), _any_of(ppid.hex() for ppid in policy.platforms))
+    allowed = case.policy.simulated_root_sha256
+    if checked.root_sha256 not in (*case.rules.genuine_roots, allowed):
+        genuine = " or ".join(f"{root} ({vendor})" for root in sorted(case.rules.genuine_roots))
+        wanted = f"{genuine} or {allowed} (simulated)" if allowed else genuine
+        yield Refusal("simulated" if case.unwanted_simulation else "root", f"root {checked.root_sha256}", wanted)
 
 
-def _td(facts: Facts, policy: Policy) -> Iterator[Refusal]:
-    body = facts.quote.body
-    exact = (
-        ("qe-vendor", facts.quote.header.qe_vendor, policy.qe_vendor),
-        ("td-attributes", body.td_attributes, policy.td_attributes),
-        ("mrsignerseam", body.mr_signer_seam, policy.mr_signer_seam),
-        ("seam-attributes", body.seam_attributes, policy.seam_attributes),
-        ("mrconfigid", body.mr_config_id, policy.mr_config_id),
-        ("mrowner", body.mr_owner, policy.mr_owner),
-        ("mrownerconfig", body.mr_owner_config, policy.mr_owner_config),
-    )
-    for code, got, want in exact:
-        if got != want:
-            yield Refusal(code, got.hex(), want.hex())
-    if body.xfam not in policy.xfams:
-        yield Refusal("xfam", body.xfam.hex(), _any_of(xfam.hex() for xfam in policy.xfams))
-    if policy.mr_seams and body.mr_seam not in policy.mr_seams:
-        yield Refusal("mrseam", body.mr_seam.hex(), _any_of(seam.hex() for seam in policy.mr_seams))
-    # A TD 1.0 report has no such field: the module that wrote it knows no service TDs.
-    if body.mr_service_td is not None and body.mr_service_td != policy.mr_service_td:
-        yield Refusal("mrservicetd", body.mr_service_td.hex(), policy.mr_service_td.hex())
-
-
-def _closest(facts: Facts, shapes: tuple[MeasuredLaunch, ...]) -> MeasuredLaunch | None:
-    def equal(shape: MeasuredLaunch) -> int:
-        return sum(facts.register(register) in shape.accepted(register) for register in TDX_REGISTERS)
-
-    return max(shapes, key=equal, default=None)
-
-
-def _registers(facts: Facts, shape: MeasuredLaunch | None) -> Iterator[Refusal]:
-    if shape is None:
-        yield Refusal("shapes", "none", "one shape or more")
+@refuses(
+    {
+        "shapes": "the statement lists no shape",
+        "unpinned": "the statement gives no value of a register",
+        **{register: meaning for rules in RULES.values() for register, meaning in rules.registers.items()},
+    }
+)
+def registers(case: Case) -> Iterator[Refusal]:
+    """Every register of the TEE has a value that the closest launch may have."""
+    launch, claims = case.launch, case.facts.claims
+    if launch is None:
+        others = any_of({launch.tee for launch in case.expected.predicate.launches})
+        found, wanted = (f"only {others}", f"one for {claims.tee}") if others else ("none", "one shape or more")
+        yield Refusal("shapes", found, wanted)
         return
-    for register in (MRTD, *RTMRS):
-        got, accepted = facts.register(register), shape.accepted(register)
-        if got not in accepted:
-            where = f"closest shape: {shape.label}\n{register_difference(register, facts, shape)}"
+    for register in REGISTERS[claims.tee]:
+        if register == LAYOUTS[launch.tee].runtime and case.agent_events is None:
+            continue  # no value is expected for this purpose: `header` refuses it
+        got, accepted = claims.registers[register], _accepted(case, launch, register)
+        if accepted is None:
+            if case.expected.predicate.variant == PRODUCTION:
+                yield Refusal("unpinned", f"{register.upper()} {got.hex()}", "a value in the statement")
+        elif got not in accepted:
+            where = f"closest shape: {launch.label}\n{register_difference(register, case.facts, launch)}"
             yield Refusal(register, got.hex(), " or ".join(value.hex() for value in accepted), where)
 
 
-def _agent(facts: Facts, expected: Expected) -> Iterator[Refusal]:
-    wanted = expected.predicate.agent_events
-    if facts.agent_events != wanted:
+def _accepted(case: Case, launch: MeasuredLaunch, register: str) -> tuple[bytes, ...] | None:
+    """The values that ``register`` may have in a document for the policy's purpose; None when it is not pinned."""
+    if not isinstance(launch.registers[register], Accepted):
+        return None
+    if register == LAYOUTS[launch.tee].runtime:
+        return (case.expected.predicate.runtime_of(launch, case.policy.purpose),)
+    return launch.accepted(register)
+
+
+@refuses(
+    {
+        "agent-events": "the agent's log is not the expected list",
+        "gpu-evidence": "the image has GPUs and the document shows no evidence of them",
+    }
+)
+def agent_log(case: Case) -> Iterator[Refusal]:
+    """The agent did what the image is built to do, all of it and nothing else."""
+    logged, wanted = case.facts.agent_events, case.agent_events
+    if wanted is None:
+        return  # `header` refuses the purpose
+    if logged != wanted:
         yield Refusal(
             "agent-events",
-            " ".join(event.name for event in facts.agent_events) or "no events",
+            " ".join(event.name for event in logged) or "no events",
             " ".join(event.name for event in wanted) or "no events",
-            agent_difference(facts.agent_events, wanted),
+            agent_difference(logged, wanted),
         )
-    # Attestation document v1 has no place for GPU evidence (`report_data.Devices`), so such an image cannot pass.
+    # The devices section is empty until GPU evidence can be read (`sections.Devices`), so such an image cannot pass.
     if any(event.name.startswith("gpu-") for event in wanted):
         yield Refusal("gpu-evidence", "none", "evidence for each declared GPU")
 
 
-def _binding(facts: Facts, nonce: bytes | None, tls_spki_sha256: bytes | None) -> Iterator[Refusal]:
-    if nonce is None or not hmac.compare_digest(facts.nonce, nonce):
-        yield Refusal("nonce", facts.nonce.hex(), "the caller's own" if nonce is None else nonce.hex())
-    if facts.quote.body.report_data != facts.report_data:
-        yield Refusal("report-data", facts.quote.body.report_data.hex(), facts.report_data.hex())
-    if tls_spki_sha256 != facts.keys.tls_spki_sha256:
-        got = "no connection" if tls_spki_sha256 is None else tls_spki_sha256.hex()
-        yield Refusal("tls-key", got, facts.keys.tls_spki_sha256.hex())
+@refuses(
+    {
+        "nonce": "the document answers another nonce",
+        "report-data": "the quote is not over this document's sections and nonce",
+        "tls-key": "the connection's key is not the attested one",
+    }
+)
+def binding(case: Case) -> Iterator[Refusal]:
+    """The evidence was made for this question, over these sections, and names the key of this connection."""
+    facts = case.facts
+    if case.nonce is None or not hmac.compare_digest(facts.nonce, case.nonce):
+        yield Refusal("nonce", facts.nonce.hex(), "the caller's own" if case.nonce is None else case.nonce.hex())
+    if facts.claims.report_data != facts.report_data:
+        yield Refusal("report-data", facts.claims.report_data.hex(), facts.report_data.hex())
+    attested = facts.keys.find(*TLS_KEY)
+    if attested is None or case.tls_spki_sha256 != attested:
+        got = "no connection" if case.tls_spki_sha256 is None else case.tls_spki_sha256.hex()
+        yield Refusal("tls-key", got, "a TLS key in the document" if attested is None else attested.hex())
 
 
-def _header(facts: Facts, expected: Expected, policy: Policy) -> Iterator[Refusal]:
-    header = facts.header
-    if header.variant != expected.predicate.variant:
-        yield Refusal("variant", header.variant, expected.predicate.variant)
-    if header.variant != "production" and policy.allow_simulated is None:
-        yield Refusal("development", header.variant, "production")
-    if header.purpose != policy.purpose:
-        yield Refusal("purpose", header.purpose, policy.purpose)
-    if header.stage != policy.stage:
-        yield Refusal("stage", header.stage, policy.stage)
+@refuses(
+    {
+        "variant": "the document says another variant than the statement",
+        "development": "a development image can only be accepted together with a simulation",
+        "purpose": "the document was made for another purpose",
+        "stage": "the document was made at another stage of the boot",
+    }
+)
+def header(case: Case) -> Iterator[Refusal]:
+    """Which image, what for, and at which stage of the boot."""
+    found, variant = case.facts.header, case.expected.predicate.variant
+    if found.variant != variant:
+        yield Refusal("variant", found.variant, variant)
+    if found.variant != PRODUCTION and case.policy.allow_simulated is None:
+        yield Refusal("development", found.variant, PRODUCTION)
+    if found.purpose != case.policy.purpose:
+        yield Refusal("purpose", found.purpose, case.policy.purpose)
+    elif case.agent_events is None:
+        yield Refusal("purpose", found.purpose, any_of(case.expected.predicate.purposes) or "no document at all")
+    if found.stage != case.policy.stage:
+        yield Refusal("stage", found.stage, case.policy.stage)
 
 
-def _notes(signature: QuoteFacts | SignatureFailure, shape: MeasuredLaunch | None, policy: Policy) -> Iterator[str]:
-    if isinstance(signature, QuoteFacts):
-        level = f"TCB {signature.tcb_status}, evaluation {signature.tcb_evaluation_number}"
-        yield f"{level}, FMSPC {signature.fmspc.hex()}"
-        if signature.advisory_ids:
-            yield f"advisories: {', '.join(signature.advisory_ids)}"
-    if not policy.mr_seams:
-        yield "MRSEAM: any TDX module that Intel signed, at an accepted TCB level"
-    if shape is not None:
-        weakest = min(shape.evidence().items(), key=lambda item: item[1].strength)
+def _refusals(case: Case) -> Iterator[Refusal]:
+    rules, evidence = case.rules, case.evidence
+    yield from origin(case)
+    # Why a simulation's signature fails is of no interest to a caller who allows none.
+    if not (isinstance(case.signature, SignatureFailure) and case.unwanted_simulation):
+        yield from rules.signature(evidence)
+    for check in rules.checks:
+        yield from check(evidence)
+    for core in (registers, agent_log, binding, header):
+        yield from core(case)
+
+
+def _closest(facts: Facts, launches: tuple[MeasuredLaunch, ...]) -> MeasuredLaunch | None:
+    def equal(launch: MeasuredLaunch) -> int:
+        return sum(value in launch.accepted(register) for register, value in facts.claims.registers.items())
+
+    return max((launch for launch in launches if launch.tee == facts.claims.tee), key=equal, default=None)
+
+
+def _outcome(case: Case) -> Outcome:
+    checked = case.signature
+    genuine = not isinstance(checked, SignatureFailure) and checked.root_sha256 in case.rules.genuine_roots
+    # A development image can hold anything, so genuine hardware under it makes it no better than a simulation.
+    return Outcome.ACCEPTED if genuine and case.facts.header.variant == PRODUCTION else Outcome.ACCEPTED_SIMULATED
+
+
+def _notes(case: Case) -> Iterator[str]:
+    yield from case.rules.notes(case.evidence)
+    if case.launch is None:
+        return
+    levels = case.launch.evidence()
+    if levels:
+        weakest = min(levels.items(), key=lambda item: item[1].strength)
         yield f"prediction: weakest register {weakest[0].upper()}, known from {weakest[1].value}"
+    for register, value in case.launch.registers.items():
+        if isinstance(value, FilledBy):
+            yield f"{register.upper()}: not compared, the statement leaves it to {value.source}"
+        elif value is None:
+            yield f"{register.upper()}: not compared, the statement gives no value"
 
 
-def _roots(policy: Policy) -> str:
-    allowed = policy.simulated_root_sha256
-    return f"{INTEL_ROOT_SHA256} (Intel)" + (f" or {allowed} (simulated)" if allowed else "")
+def _union(checks: Iterable[Check[Any]]) -> dict[str, str]:
+    codes: dict[str, str] = {}
+    for check in checks:
+        twice = codes.keys() & check.codes.keys()
+        if twice:
+            raise ValueError(f"refusal code `{min(twice)}` is given by two checks")
+        codes.update(check.codes)
+    return codes
 
 
-def _any_of(values: Iterable[str]) -> str:
-    return " or ".join(sorted(values))
+CODES: Mapping[str, str] = _union(
+    (
+        origin,
+        *(check for rules in RULES.values() for check in (rules.signature, *rules.checks)),
+        registers,
+        agent_log,
+        binding,
+        header,
+    )
+)
+"""Every refusal code and what it means."""

@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from privml.events.agent import AgentEvent
 from privml.events.align import differences
 from privml.events.event import Event
-from privml.events.explain import quoted, tell, text_in
 from privml.events.logged import LoggedEvent
 from privml.events.registers import MRTD, RTMR3
+from privml.events.wording import quoted, tell, text_in
 from privml.evidence.facts import Facts
 from privml.statement.launch import MeasuredLaunch
 
@@ -24,7 +24,7 @@ def register_difference(register: str, facts: Facts, shape: MeasuredLaunch) -> s
     if register == MRTD:
         return "MRTD has no log: the TD was started with another firmware file, or by another method"
     if register == RTMR3:
-        if facts.agent_rtmr3 != facts.register(register):
+        if facts.agent_rtmr3 != facts.claims.registers[register]:
             return (
                 "the agent's log does not replay to RTMR3: something else extended it, or the log is not this boot's"
             )

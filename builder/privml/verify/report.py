@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from privml.base.errors import printable
-from privml.verify.verdict import CODES, Outcome, Verdict
+from privml.verify.check import CODES
+from privml.verify.verdict import Outcome, Verdict
 
 _HEADLINES = {
     Outcome.ACCEPTED: "ACCEPTED",

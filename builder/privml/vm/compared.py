@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from privml.events.event import Event
 from privml.events.registers import ZERO
@@ -12,7 +13,7 @@ from privml.events.tcg import LogEntry
 from privml.events.types import EV_NO_ACTION
 from privml.image.tools import ToolsTree
 from privml.measure.compare import Comparison, compare
-from privml.measure.rules import DIRECT, DISK, NETWORK, ROM, Account, account
+from privml.measure.tdtpm import DIRECT, DISK, NETWORK, ROM, Account, account
 from privml.vm import bootlog, swtpm
 from privml.vm.machine import Launch, started
 
@@ -33,6 +34,35 @@ class ComparedBoot:
     def equal(self) -> bool:
         """True when the log is the prediction, the TPM's registers are the log's, and a TD differs as it must."""
         return self.comparison.equal and not self.disagreeing and self.account.settled
+
+    def problems(self) -> list[str]:
+        """Why the boot does not confirm the prediction, a line each; empty when it does."""
+        found = []
+        if self.disagreeing:
+            numbers = ", ".join(map(str, self.disagreeing))
+            found.append(
+                f"the TPM's registers are not the replay of the log (PCR {numbers}): something extended a register "
+                "without an event, or the log in memory is not whole"
+            )
+        if not self.comparison.equal:
+            found.append(f"the log differs from the prediction in {len(self.comparison.differences)} events")
+        if self.account.unexplained:
+            found.append(f"{len(self.account.unexplained)} differences from a TD's prediction are no rule's")
+        if self.account.unused:
+            found.append(f"differences from a TD that this boot does not show: {', '.join(self.account.unused)}")
+        return found
+
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object, to which the verb adds the machine."""
+        return {
+            "equal": self.equal,
+            "tpm_disagrees": list(self.disagreeing),
+            "td_rules": dict(self.account.used),
+            "td_unexplained": [one.to_dict() for one in self.account.unexplained],
+            "td_unused": list(self.account.unused),
+            "matched": dict(self.comparison.matched.items()),
+            "differences": [difference.to_dict() for difference in self.comparison.differences],
+        }
 
 
 def boot(tools: ToolsTree, launch: Launch, predicted: Sequence[Event], *, td: Sequence[Event]) -> ComparedBoot:

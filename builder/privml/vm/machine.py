@@ -6,7 +6,6 @@ import contextlib
 import shutil
 import socket
 import tempfile
-import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -148,22 +147,3 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def await_port(machine: Machine, timeout: float) -> float:
-    """Wait until the guest's server accepts a connection and speaks; the seconds it took."""
-    start = time.monotonic()
-    while time.monotonic() - start < timeout:
-        machine.check_running()
-        # QEMU accepts on the host's side at once; only a TLS hello that is answered shows a server.
-        with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", machine.port), 2) as connection:
-            connection.settimeout(3)
-            connection.sendall(_CLIENT_HELLO)
-            if connection.recv(1):
-                return time.monotonic() - start
-        time.sleep(0.3)
-    raise HostError(f"the guest's server did not answer within {timeout:g} s\n{machine.console_tail()}")
-
-
-# A TLS record that is no valid hello: any TLS server answers it with an alert.
-_CLIENT_HELLO = bytes.fromhex("1603010005") + b"\x01\x00\x00\x01\x00"

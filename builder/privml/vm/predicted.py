@@ -58,9 +58,7 @@ class Predictor:
         """Predict with another firmware than the image's (the generic one, to compare logs)."""
         self._firmware = firmware.facts(data)
 
-    def predict(
-        self, platform: Platform, shape: Shape, *, host_cmdline: str | None = None, gpt_event: bytes | None = None
-    ) -> Prediction:
+    def predict(self, platform: Platform, shape: Shape, *, gpt_event: bytes | None = None) -> Prediction:
         """The prediction for one machine; ``gpt_event``: it boots from a disk with that partition table."""
         machine = MeasuredMachine(
             blobs(self._tools, platform, shape, self._cache, kernel=gpt_event is None),
@@ -68,7 +66,6 @@ class Predictor:
             profile_of(platform),
             disk=None if gpt_event is None else DiskBoot(gpt_event, platform.devices),
             roms=tuple((self._tools.root / _OPTION_ROM).read_bytes() for one in platform.devices if one.rom),
-            host_cmdline=host_cmdline,
             booted=_booted(platform, shape),
         )
         return predict(

@@ -65,6 +65,7 @@ class TdxTee:
     """An Intel TDX guest on Linux >= 6.16."""
 
     name = "tdx"
+    kind = "tdx"
 
     def __init__(
         self,

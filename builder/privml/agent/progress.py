@@ -1,13 +1,13 @@
-"""The stages of a boot, as anybody may see them: what ran, how long it took, what went wrong.
+"""The progress of a boot, as anybody may see it: what ran, how long it took, what went wrong.
 
-The table is a file that the boot process replaces whole and the server shows at `/boot-stages`. It is told to
-strangers, so details hold names and digests, never keys or prompts.
+The boot process replaces the file whole and the server shows it at `/boot-stages`. Strangers read it, so details hold
+names and digests, never secrets or prompts. Which stages there are is in `events.stages`.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,14 +15,13 @@ from typing import Any
 from privml.base.strictjson import canonical
 
 FORMAT = "privml-stages/v1"
-NAMES = ("platform", "config", "identity", "devices", "model", "engine", "system-ready")
 STATUSES = ("pending", "running", "ok", "warning", "skipped", "failed")
 _THROUGH = ("ok", "warning", "skipped")
 
 
 @dataclass(frozen=True)
-class Stage:
-    """One stage: its status out of ``STATUSES``, and its times in milliseconds since the agent started."""
+class Row:
+    """One row: a stage, its status out of ``STATUSES``, and its times in milliseconds since the agent started."""
 
     name: str
     status: str = "pending"
@@ -41,14 +40,14 @@ class Stage:
         }
 
 
-class StageTable:
-    """The table and its file; every change is on disk before the call returns."""
+class Progress:
+    """The list and its file; every change is in the file before the call returns."""
 
-    def __init__(self, path: Path, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, path: Path, names: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
         self._clock = clock
         self._start = clock()
-        self._stages = {name: Stage(name) for name in NAMES}
+        self._stages = {name: Row(name) for name in names}
         self._ready = False
         self._write()
 
@@ -57,7 +56,7 @@ class StageTable:
         """True when every stage is through and none failed."""
         return self._ready
 
-    def stage(self, name: str) -> Stage:
+    def stage(self, name: str) -> Row:
         """One row."""
         return self._stages[name]
 
@@ -72,7 +71,7 @@ class StageTable:
         self._stages[name] = replace(self._stages[name], status=status, detail=detail[:1000], ended_ms=self._now())
         if status == "failed":
             self._ready = False
-        elif name == NAMES[-1]:
+        elif name == list(self._stages)[-1]:
             self._ready = all(stage.status in _THROUGH for stage in self._stages.values())
         self._write()
 

@@ -21,10 +21,11 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
 
 from privml.base.errors import EvidenceError
-from privml.evidence import quote as quotes
-from privml.evidence.document import COLLATERAL_FIELDS
-from privml.evidence.quote_facts import QuoteFacts, SignatureFailure
+from privml.evidence.claims import SignatureFailure
 from privml.evidence.tdx import chain
+from privml.evidence.tdx import collateral as collaterals
+from privml.evidence.tdx import quote as quotes
+from privml.evidence.tdx.claims import QuoteFacts
 
 INTEL_ROOT_DER = base64.b64decode(
     "MIICjzCCAjSgAwIBAgIUImUM1lqdNInzg7SVUr9QGzknBqwwCgYIKoZIzj0EAwIwaDEaMBgGA1UEAwwRSW50ZWwgU0dYIFJvb3Qg"
@@ -54,14 +55,15 @@ def check(
 ) -> QuoteFacts | SignatureFailure:
     """Check a quote against Intel's root and, when the caller names one, the root of a simulation (DER).
 
-    ``collateral`` has the nine fields of `evidence.document`; ``now`` is Unix seconds by the caller's clock. Returns
-    a failure instead of raising, because a verdict lists every reason; ``EvidenceError`` only for a malformed quote.
+    ``collateral`` has the nine fields of `evidence.tdx.collateral`; ``now`` is Unix seconds by the caller's clock.
+    Returns a failure instead of raising, because a verdict lists every reason; ``EvidenceError`` only for a malformed
+    quote.
     """
     parsed = quotes.parse(quote)
     simulated = claims_simulation(parsed)
     if collateral is None:
         wanted = "collateral in the document or from the caller"
-        return SignatureFailure("none", simulated, code="collateral-missing", expected=wanted)
+        return SignatureFailure("collateral-missing", "none", wanted, simulated)
     anchors = [(INTEL_ROOT_DER, chain.INTEL)]
     if simulated_root is not None:
         anchors.append((simulated_root, chain.SIMULATION))
@@ -71,9 +73,11 @@ def check(
             chain.check(_pck_chain(parsed), collateral, root=root, naming=naming)
             return _verify(quote[: parsed.signed_length], collateral, root, now, simulated=simulated)
         except chain.ChainError as error:
-            failures.append(SignatureFailure(error.found, simulated, error.code, error.expected))
+            failures.append(SignatureFailure(error.code, error.found, error.expected, simulated))
         except ValueError as error:
-            failures.append(SignatureFailure(str(error), simulated))
+            failures.append(
+                SignatureFailure("quote-signature", str(error), "a quote that the QVL verifies", simulated)
+            )
     # The reason that helps is the one of the root that the chain itself names.
     return failures[-1 if simulated else 0]
 
@@ -112,7 +116,7 @@ def _pck_chain(parsed: quotes.Quote) -> bytes:
 
 def _verify(signed: bytes, collateral: Mapping[str, str], root: bytes, now: int, *, simulated: bool) -> QuoteFacts:
     # Only what `chain` has checked: the library has a tenth field, a PCK chain that it prefers to the quote's own.
-    fields = {name: collateral[name] for name in COLLATERAL_FIELDS if name in collateral}
+    fields = {name: collateral[name] for name in collaterals.FIELDS if name in collateral}
     library_collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(fields))
     policy = dcap_qvl.QuotePolicy.claims_only(now)
     claims: dict[str, Any] = json.loads(
@@ -121,7 +125,7 @@ def _verify(signed: bytes, collateral: Mapping[str, str], root: bytes, now: int,
     tcb, platform, pck = claims["tcb"], claims["platform"], claims["platform"]["pck"]
     instance = pck["platform_instance_id"]
     return QuoteFacts(
-        quote_sha256=hashlib.sha256(signed).hexdigest(),
+        evidence_sha256=hashlib.sha256(signed).hexdigest(),
         root_sha256=hashlib.sha256(root).hexdigest(),
         time=now,
         tcb_status=tcb["status"],

@@ -8,10 +8,10 @@ import pytest
 
 from privml.events import types
 from privml.events.event import Event, Evidence
-from privml.events.explain import tell, word_changes
 from privml.events.logged import LoggedEvent
 from privml.events.registers import RTMR2
 from privml.events.tcg import ALG_SHA384, LogEntry
+from privml.events.wording import tell, word_changes
 
 LINE = "console=ttyS0 quiet panic=-1 privml.root=aa:bb:1:1"
 

@@ -13,8 +13,8 @@ import uuid
 from collections.abc import Callable, Sequence
 from difflib import SequenceMatcher
 
-from privml.base.errors import printable
-from privml.events import types
+from privml.base.errors import EvidenceError, printable
+from privml.events import gpt, types
 from privml.events.align import MAX_ALIGNED
 from privml.events.event import Event, Evidence
 from privml.events.logged import LoggedEvent
@@ -37,8 +37,6 @@ _WHOLE = (
     types.EV_EFI_VARIABLE_DRIVER_CONFIG,
     types.EV_EFI_VARIABLE_AUTHORITY,
 )
-_GPT_HEADER = 92
-_GPT_ENTRY = 128
 
 
 def explain_event(entry: LogEntry) -> str:
@@ -268,15 +266,12 @@ def _device_path(data: bytes) -> str:
 
 
 def _gpt(entry: LogEntry) -> str:
-    data = entry.data
-    if len(data) < _GPT_HEADER + 8 or data[:8] != b"EFI PART":
+    try:
+        table = gpt.decode(entry.data)
+    except EvidenceError:
         return _plain(entry)
-    names = [
-        printable(data[at + 56 : at + _GPT_ENTRY].decode("utf-16-le", "replace").partition("\0")[0])
-        for at in range(_GPT_HEADER + 8, len(data) - _GPT_ENTRY + 1, _GPT_ENTRY)
-    ]
-    disk = uuid.UUID(bytes_le=data[56:72])
-    return f"partition table of disk {disk}, {len(names)} partitions: {', '.join(names)[:LIMIT]}"
+    names = [printable(partition.name) for partition in table.partitions]
+    return f"partition table of disk {table.disk}, {len(names)} partitions: {', '.join(names)[:LIMIT]}"
 
 
 def _named_blob(entry: LogEntry) -> str:

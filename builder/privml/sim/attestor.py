@@ -1,10 +1,10 @@
-"""The broker of development images: the production broker over a simulated platform."""
+"""The attestor of development images: the production attestor over a simulated platform."""
 
 from __future__ import annotations
 
 import sys
 
-from privml.agent.broker import serve
+from privml.agent.attestor import serve
 from privml.base.errors import PrivmlError
 from privml.sim.tee import SimulatedTee
 
@@ -14,7 +14,7 @@ def main() -> int:
     try:
         tee = SimulatedTee()
     except PrivmlError as error:
-        sys.stderr.write(f"privml: broker: {error}\n")
+        sys.stderr.write(f"privml: attestor: {error}\n")
         return 1
     return serve(tee=tee)
 

@@ -1,0 +1,330 @@
+"""The root process that owns what is attested: the keys section, the agent's log, RTMR3, and quotes.
+
+Two sockets. The stage socket (root) takes `platform`, `keys`, `stage` and `extend`, in the order that the stage table
+and the measured configuration fix, and is closed and unlinked for good after the last stage. The quote socket (the
+server's group) takes exactly `quote` with a 32-byte root and a purpose, and answers only while the boot is at the
+stage of that purpose. So whoever takes the network-facing process can have quotes over this machine's real keys and
+real log, and nothing else.
+
+SIGUSR1 means that something broke: `failed` is extended before anything else happens, and quotes end.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+from privml.agent import wire
+from privml.agent.layout import Layout
+from privml.agent.tee import NoTeeError, Tee, detect
+from privml.base.errors import EvidenceError, HostError, PrivmlError
+from privml.base.strictjson import Fields, b64
+from privml.events import configuration, stages
+from privml.events.agent import AgentEvent, digest, encode_line, failed_event
+from privml.events.configuration import Config
+from privml.events.registers import ZERO
+from privml.events.replay import extend
+from privml.events.variants import DEVELOPMENT
+from privml.evidence.report_data import compute
+from privml.evidence.sections import Devices, Header, Keys
+
+_REQUEST_TIMEOUT = 10.0
+
+
+class RefusedRequest(PrivmlError):
+    """The attestor does not do this, now or ever; ``code`` is for the program that asked."""
+
+    def __init__(self, code: str, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+class Attestor:
+    """The state machine, without its sockets.
+
+    It starts in the first stage of the table. Every operation is one critical section, quotes included: the log that
+    a quote carries is the log that the register holds.
+    """
+
+    def __init__(self, config: Config, tee: Tee, *, table: stages.Table = stages.STAGES) -> None:
+        if tee.name == "simulated" and config.variant != DEVELOPMENT:
+            raise HostError("attestor: a simulated platform in an image that is not a development image")
+        stages.check(table)
+        self.tee = tee
+        self._lock = threading.Lock()
+        self._variant = config.variant
+        self._steps = stages.steps(config, table)
+        self._at = 0
+        self._left = list(self._steps[0].events)
+        self._devices = Devices().encode()
+        self._keys: bytes | None = None
+        self._log = b""
+        self._seq = 0
+        self._value = ZERO
+        self._staged = config.rtmr3 == "staged"
+        self._broken = ""
+        if self._staged and tee.rtmr3() != ZERO:
+            raise HostError("attestor: RTMR3 is not zero at the start: somebody extended it before the agent")
+
+    @property
+    def is_over(self) -> bool:
+        """True when the last stage is complete: only quotes are left."""
+        return self._at == len(self._steps) - 1 and not self._left
+
+    def keys(self, section: bytes) -> None:
+        """Take the keys section, once."""
+        Keys.decode(section)
+        with self._lock:
+            self._usable()
+            if self._keys is not None:
+                raise RefusedRequest("order", "keys: they are already set")
+            self._keys = section
+
+    def stage(self, name: str) -> None:
+        """Leave the current stage, which must be complete, for the one that follows it in the table."""
+        with self._lock:
+            self._usable()
+            if self._left:
+                raise RefusedRequest(
+                    "order",
+                    f"stage `{name[:40]}`: `{self._left[0].name}` of stage `{self._stage.name}` is still to come",
+                )
+            following = self._steps[self._at + 1]
+            if name != following.stage.name:
+                raise RefusedRequest("order", f"stage: got `{name[:40]}`, expected `{following.stage.name}`")
+            if following.stage.purposes and self._keys is None:
+                raise RefusedRequest("order", f"stage `{name}`: there are no keys")
+            self._at += 1
+            self._left = list(following.events)
+
+    def extend(self, event: AgentEvent) -> None:
+        """Take the next event of the current stage, and only that one."""
+        with self._lock:
+            self._usable()
+            if not self._left:
+                raise RefusedRequest(
+                    "order", f"extend: got `{event.name}`, but stage `{self._stage.name}` is complete"
+                )
+            expected = self._left[0]
+            if event.name != expected.name:
+                raise RefusedRequest("order", f"extend: got `{event.name}`, expected `{expected.name}`")
+            if event != expected:
+                raise RefusedRequest("payload", f"extend: `{event.name}` is not what the configuration fixes")
+            self._append(event)
+            del self._left[0]
+
+    def fail(self, why: str) -> None:
+        """Extend `failed` if quotes could have been given, then refuse everything for good."""
+        with self._lock:
+            if self._broken:
+                return
+            complete = self._steps[: self._at + (not self._left)]
+            if any(step.stage.purposes for step in complete):
+                self._append(failed_event())
+            self._broken = why
+
+    def quote(self, root: bytes, purpose: str) -> dict[str, Any]:
+        """The parts of a document over ``root`` (32 bytes) for ``purpose``; the server adds nonce and path."""
+        with self._lock:
+            if self._broken:
+                raise RefusedRequest("failed", f"quote: this machine failed: {self._broken}")
+            if self._left or self._keys is None or purpose not in self._stage.purposes:
+                raise RefusedRequest("not-ready", f"quote: stage `{self._stage.name}` gives none for `{purpose}`")
+            header = Header(self._variant, self.tee.kind, purpose, self._stage.name).encode()
+            data = compute(header=header, root=root, keys=self._keys, devices=self._devices, eventlog=self._log)
+            evidence = self.tee.quote(data)
+            collateral: Mapping[str, str] | None = self.tee.collateral()
+            return {
+                "header": b64(header),
+                "keys": b64(self._keys),
+                "devices": b64(self._devices),
+                "eventlog": b64(self._log),
+                "bootlog": b64(self.tee.boot_log()),
+                "evidence": b64(evidence),
+                "collateral": None if collateral is None else {self.tee.kind: dict(collateral)},
+            }
+
+    @property
+    def _stage(self) -> stages.Stage:
+        return self._steps[self._at].stage
+
+    def _usable(self) -> None:
+        if self._broken:
+            raise RefusedRequest("failed", f"this machine failed: {self._broken}")
+        if self.is_over:
+            raise RefusedRequest("order", "the stages are over")
+
+    def _append(self, event: AgentEvent) -> None:
+        # The line is written before the register is touched: a log that is one line ahead of its register is refused
+        # by every verifier, and an extend without its line would be too; either way nothing is believed by accident.
+        line = encode_line(self._seq, event)
+        self._log += line + b"\n"
+        self._seq += 1
+        if not self._staged:
+            return
+        try:
+            self._extend_register(digest(line))
+        except BaseException as error:
+            self._broken = f"extend of `{event.name}`: {error}"
+            raise
+
+    def _extend_register(self, value: bytes) -> None:
+        self.tee.extend(value)
+        self._value = extend(self._value, value)
+        if self.tee.rtmr3() != self._value:
+            raise HostError("RTMR3 is not what the log gives")
+
+
+def serve(*, tee: Tee | None = None, layout: Layout | None = None, table: stages.Table = stages.STAGES) -> int:
+    """Run the attestor until SIGTERM. Every thread but this one has its signals blocked."""
+    layout = layout or Layout()
+    signals = {signal.SIGUSR1, signal.SIGTERM}
+    signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        attestor = Attestor(configuration.read(layout.config), tee or detect(), table=table)
+        stage = wire.listen(layout.stage_socket, mode=0o600)
+        quotes = wire.listen(layout.quote_socket, mode=0o660, group=layout.server_id)
+    except (PrivmlError, OSError) as error:
+        sys.stderr.write(f"privml: attestor: {error}\n")
+        return 1
+    threading.Thread(target=_serve_stages, args=(attestor, stage, layout), daemon=True).start()
+    threading.Thread(target=_serve_quotes, args=(attestor, quotes, layout), daemon=True).start()
+    while signal.sigwait(signals) == signal.SIGUSR1:
+        try:
+            attestor.fail("a stage or the engine failed")
+        except (PrivmlError, OSError) as error:
+            sys.stderr.write(f"privml: attestor: {error}\n")
+    return 0
+
+
+def _serve_stages(attestor: Attestor, listener: socket.socket, layout: Layout) -> None:
+    """One caller after the other until the last stage is complete; then the socket is gone for good."""
+
+    def answer(value: object) -> dict[str, Any]:
+        request = Fields(value, "request")
+        op = request.text("op", one_of=("platform", "keys", "stage", "extend"))
+        section = request.base64("keys") if op == "keys" else b""
+        stage = request.text("stage") if op == "stage" else ""
+        event = AgentEvent(request.text("name"), request.base64("payload")) if op == "extend" else None
+        request.end()
+        if op == "keys":
+            attestor.keys(section)
+        elif op == "stage":
+            attestor.stage(stage)
+        elif event is not None:
+            attestor.extend(event)
+        if attestor.is_over:
+            layout.stage_socket.unlink()
+            listener.close()
+        return {"tee": attestor.tee.name}
+
+    while not attestor.is_over:
+        connection, _ = listener.accept()
+        _converse(connection, (layout.root_id,), answer)
+
+
+def _serve_quotes(attestor: Attestor, listener: socket.socket, layout: Layout) -> None:
+    def answer(value: object) -> dict[str, Any]:
+        request = Fields(value, "request")
+        request.text("op", one_of=("quote",))
+        root = request.hexadecimal("root", 32)
+        purpose = request.text("purpose", one_of=tuple(stages.STAGE_OF))
+        request.end()
+        return attestor.quote(root, purpose)
+
+    while True:
+        connection, _ = listener.accept()
+        _converse(connection, (layout.root_id, layout.server_id), answer)
+
+
+def _converse(connection: socket.socket, allowed: tuple[int, ...], answer: Any) -> None:
+    """Read one request, answer it or say why not. Nothing that a caller sends ends the thread."""
+    with connection:
+        try:
+            if wire.peer(connection)[1] not in allowed:
+                return
+            request = wire.receive(connection, limit=wire.MAX_REQUEST, timeout=_REQUEST_TIMEOUT)
+            reply = _reply(answer, request)
+            connection.settimeout(_REQUEST_TIMEOUT)
+            wire.send(connection, reply)
+        except (OSError, EvidenceError):
+            return
+
+
+def _reply(answer: Any, request: object) -> dict[str, Any]:
+    try:
+        return {"ok": answer(request)}
+    except RefusedRequest as refused:
+        code, why = refused.code, refused.message
+    except NoTeeError as absent:
+        code, why = "no-tee", absent.message
+    except EvidenceError as malformed:
+        code, why = "malformed", malformed.message
+    except (PrivmlError, OSError) as error:
+        code, why = "unavailable", str(error)
+    return {"error": {"code": code, "message": why}}
+
+
+class AttestorClient:
+    """The attestor as the other processes see it."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def platform(self) -> str:
+        """Name of the TEE; ``HostError`` while the attestor is not up."""
+        return str(self._drive({"op": "platform"}).get("tee"))
+
+    def keys(self, section: bytes) -> None:
+        """Hand over the keys section (once)."""
+        self._drive({"op": "keys", "keys": b64(section)})
+
+    def stage(self, name: str) -> None:
+        """Go on to the next stage of the table; after the last one is complete the stage socket is gone."""
+        self._drive({"op": "stage", "stage": name})
+
+    def extend(self, event: AgentEvent) -> None:
+        """Extend one event of the current stage."""
+        self._drive({"op": "extend", "name": event.name, "payload": b64(event.payload)})
+
+    def watch(self) -> int:
+        """A pidfd of the attestor: readable when it has ended."""
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
+            connection.settimeout(_REQUEST_TIMEOUT)
+            connection.connect(str(self._layout.stage_socket))
+            return os.pidfd_open(wire.peer(connection)[0])
+
+    def quote(
+        self, root: bytes, purpose: str, *, timeout: float
+    ) -> dict[str, bytes | dict[str, dict[str, str]] | None]:
+        """Document parts over ``root`` for ``purpose``; ``RefusedRequest`` with the attestor's code."""
+        request = {"op": "quote", "root": root.hex(), "purpose": purpose}
+        fields = Fields(self._ask(self._layout.quote_socket, request, timeout=timeout), "quote")
+        names = ("header", "keys", "devices", "eventlog", "bootlog", "evidence")
+        parts: dict[str, bytes | dict[str, dict[str, str]] | None] = {name: fields.base64(name) for name in names}
+        parts["collateral"] = fields.take("collateral")
+        fields.end()
+        return parts
+
+    def _drive(self, request: dict[str, Any]) -> dict[str, Any]:
+        return self._ask(self._layout.stage_socket, request, timeout=60.0)
+
+    def _ask(self, path: Any, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
+        answer = Fields(wire.ask(path, request, timeout=timeout), "attestor")
+        if answer.has("error"):
+            error = answer.fields("error")
+            raise RefusedRequest(error.text("code"), f"attestor: {error.text('message', limit=100_000)}")
+        result = answer.take("ok")
+        answer.end()
+        if not isinstance(result, dict):
+            raise EvidenceError("attestor.ok: not an object")
+        return result
+
+
+if __name__ == "__main__":
+    sys.exit(serve())

@@ -1,0 +1,1 @@
+"""The programs that can run a model in the guest: one record for each, which every other part reads."""

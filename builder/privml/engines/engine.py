@@ -1,0 +1,134 @@
+"""What the rest of privml-build needs to know about an inference engine, as one record.
+
+The recipe, the renderer and the agent read these records. They contain no name of an engine themselves, so a new
+engine is a new record and nothing else. The records are part of the guest: standard library only.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from privml.base.errors import RecipeError
+from privml.base.strictjson import canonical
+
+DIRECTORY = "/run/privml-engine"
+"""The engine user's own directory in the guest, a tmpfs: home, caches and the socket."""
+ENVIRONMENT = {
+    "PATH": "/usr/bin",
+    "LANG": "C.UTF-8",
+    "HOME": DIRECTORY,
+    "XDG_CACHE_HOME": DIRECTORY,
+    "TMPDIR": DIRECTORY,
+}
+"""What every engine's process starts with; nothing else of its parent's environment is left."""
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model as the engine finds it: the name callers use, and its file in the directory of its volume."""
+
+    name: str
+    file: str
+    directory: str
+
+    @property
+    def path(self) -> str:
+        """The absolute path of the file."""
+        return f"{self.directory}/{self.file}"
+
+
+@dataclass(frozen=True)
+class Option:
+    """A number that a recipe may set for an engine."""
+
+    meaning: str
+    default: int
+    low: int
+    high: int
+
+
+@dataclass(frozen=True)
+class Health:
+    """The request that tells when the engine has loaded its models, and the status that means yes."""
+
+    path: str
+    status: int = 200
+
+
+@dataclass(frozen=True)
+class Trial:
+    """The first completion, made by the agent before the machine becomes ready.
+
+    With ``names_model`` one completion is made for each model, which the body names in its field ``model``.
+    """
+
+    path: str
+    fields: Mapping[str, str | int]
+    names_model: bool = False
+
+    def bodies(self, models: Sequence[str]) -> list[bytes]:
+        """The bodies to send, for models with these names."""
+        if self.names_model:
+            return [canonical({**self.fields, "model": name}) for name in models]
+        return [canonical(dict(self.fields))]
+
+
+Arguments = Callable[[Sequence[ServedModel], Mapping[str, int]], tuple[str, ...]]
+"""Models and options to the engine's argv. Every option has a value."""
+
+
+@dataclass(frozen=True)
+class Engine:
+    """An inference engine.
+
+    ``packages`` are the packages to ask the archive for. ``programs`` stay in ``/usr/bin``, ``paths`` are patterns of
+    further paths that may be in the root (as in `image.paths`), and ``removals`` are patterns that finalize deletes.
+    ``model_file`` matches the names of files in ``model_format``, for recipes that name no file of their own.
+    ``requests`` maps each path that takes a POST to the fields that it may have, ``readable`` are the paths for GET,
+    and ``forced`` fields are set in every request, whatever the caller sent.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    programs: tuple[str, ...]
+    paths: tuple[str, ...]
+    removals: tuple[str, ...]
+    model_format: str
+    model_file: str
+    max_models: int
+    options: Mapping[str, Option]
+    arguments: Arguments
+    environment: Mapping[str, str]
+    health: Health
+    trial: Trial
+    requests: Mapping[str, frozenset[str]]
+    readable: frozenset[str]
+    forced: Mapping[str, bool]
+    socket: str = f"{DIRECTORY}/engine.sock"
+
+    def argv(self, models: Sequence[ServedModel], options: Mapping[str, int] | None = None) -> tuple[str, ...]:
+        """The command line for ``models``; ``RecipeError`` for models or options that this engine does not take."""
+        if not 1 <= len(models) <= self.max_models:
+            raise RecipeError(f"engine `{self.name}`: got {len(models)} models, expected 1 to {self.max_models}")
+        chosen = dict(options or {})
+        self.check_options(chosen)
+        return self.arguments(models, {name: option.default for name, option in self.options.items()} | chosen)
+
+    def check_options(self, options: Mapping[str, int]) -> None:
+        """``RecipeError`` for an option that this engine does not have, or a value outside of its bounds."""
+        for name, value in options.items():
+            option = self.options.get(name)
+            if option is None:
+                known = ", ".join(self.options) or "none"
+                raise RecipeError(f"engine `{self.name}` has no option `{name}`: expected one of {known}")
+            if not option.low <= value <= option.high:
+                raise RecipeError(
+                    f"engine `{self.name}`: option `{name}` is {value}, expected {option.low} to {option.high}"
+                )
+
+    @property
+    def socket_name(self) -> str:
+        """The socket's name in the engine's directory."""
+        return PurePosixPath(self.socket).name

@@ -1,0 +1,65 @@
+"""llama-server of llama.cpp, as Debian builds it: one GGUF model on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from privml.engines.engine import ENVIRONMENT, Engine, Health, Option, ServedModel, Trial
+
+_COMMON = frozenset(
+    {
+        "model", "max_tokens", "temperature", "top_p", "n", "stream", "stream_options", "stop", "presence_penalty",
+        "frequency_penalty", "seed", "logprobs", "logit_bias", "user",
+    }
+)  # fmt: skip
+
+
+def _arguments(models: Sequence[ServedModel], options: Mapping[str, int]) -> tuple[str, ...]:
+    """No network, no log and no cache of prompts; the rules for requests close what is left."""
+    (model,) = models
+    return (
+        "/usr/bin/llama-server",
+        "--model", model.path,
+        "--alias", model.name,
+        "--host", LLAMA_SERVER.socket,  # a host that ends in `.sock` is the path of a unix socket
+        "--ctx-size", str(options["context"]),
+        "--parallel", "1",
+        "--cache-ram", "0",
+        "--no-cache-prompt",
+        "--no-slots",
+        "--no-webui",
+        "--no-warmup",
+        "--offline",
+        "--log-disable",
+    )  # fmt: skip
+
+
+LLAMA_SERVER = Engine(
+    name="llama-server",
+    packages=("llama.cpp-tools",),
+    programs=("llama-server",),
+    paths=(
+        "usr/lib/x86_64-linux-gnu/ggml/**",
+        "usr/lib/x86_64-linux-gnu/llama/libllama-server-impl.so",
+        "usr/libexec/x86_64-linux-gnu/ggml/**",
+    ),
+    # The libraries of llama.cpp's other programs, which come in the same package.
+    removals=("usr/lib/x86_64-linux-gnu/llama/libllama-[bcq]*",),
+    model_format="gguf",
+    model_file="*.gguf",
+    max_models=1,
+    options={"context": Option("How many tokens a prompt and its answer may have together.", 2048, 256, 1 << 17)},
+    arguments=_arguments,
+    environment=ENVIRONMENT,
+    health=Health("/health"),
+    trial=Trial("/v1/completions", {"prompt": "Hello", "max_tokens": 1}),
+    requests={
+        "/v1/completions": _COMMON | {"prompt", "echo"},
+        "/v1/chat/completions": _COMMON
+        | {"messages", "max_completion_tokens", "top_logprobs", "response_format", "tools", "tool_choice",
+           "parallel_tool_calls"},
+    },
+    readable=frozenset({"/v1/models"}),
+    # Without this a caller learns by timing, and by `cached_tokens`, how the last caller's prompt began.
+    forced={"cache_prompt": False},
+)  # fmt: skip

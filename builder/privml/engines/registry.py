@@ -1,0 +1,17 @@
+"""Every engine by its name."""
+
+from __future__ import annotations
+
+from privml.base.errors import EvidenceError
+from privml.engines.engine import Engine
+from privml.engines.llama_server import LLAMA_SERVER
+
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LLAMA_SERVER,)}
+
+
+def engine_named(name: str) -> Engine:
+    """Look up an engine; ``EvidenceError`` when this version of privml-build has none with this name."""
+    engine = ENGINES.get(name)
+    if engine is None:
+        raise EvidenceError(f"engine `{name[:64]}` is not known: expected one of {', '.join(sorted(ENGINES))}")
+    return engine

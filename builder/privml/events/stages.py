@@ -1,0 +1,122 @@
+"""The stages of a boot: one table that the agent, the attestor, the manifest and the prediction read.
+
+A stage extends the agent events listed with it, as far as the measured configuration has any for them. A purpose may
+be quoted while its stage is the current one and all of the stage's events are extended: neither earlier nor later. So
+each purpose has one prefix of the agent's log, and one value of RTMR3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from privml.events.agent import (
+    CONFIG,
+    ENGINE,
+    FAILED,
+    GPU_POLICY,
+    GPU_READY,
+    MODEL,
+    NAMES,
+    SYSTEM_READY,
+    AgentEvent,
+    config_event,
+    engine_event,
+    model_event,
+    system_ready_event,
+)
+from privml.events.configuration import Config
+
+SERVE = "serve"
+KEY_RELEASE = "key-release"
+STAGE_OF: Mapping[str, str] = {SERVE: "ready", KEY_RELEASE: "keys"}
+"""Every purpose that an attestation document may have, and the stage that it belongs to."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage: its name, the agent events it extends in order, and the purposes that may be quoted there."""
+
+    name: str
+    events: tuple[str, ...] = ()
+    purposes: tuple[str, ...] = ()
+
+
+Table = tuple[Stage, ...]
+
+STAGES: Table = (
+    Stage("platform"),
+    Stage("config", events=(CONFIG,)),
+    Stage("identity"),
+    Stage("devices", events=(GPU_POLICY, GPU_READY)),
+    Stage("model", events=(MODEL,)),
+    Stage("engine", events=(ENGINE,)),
+    Stage("ready", events=(SYSTEM_READY,), purposes=(SERVE,)),
+)
+"""The stages that the agent goes through, in order."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage as one configuration fixes it: the events with their payloads."""
+
+    stage: Stage
+    events: tuple[AgentEvent, ...]
+
+
+def check(table: Table) -> None:
+    """``ValueError`` when ``table`` is inconsistent: something given twice, an unknown event, a misplaced purpose."""
+    for what, names in (
+        ("stage", [stage.name for stage in table]),
+        ("agent event", [event for stage in table for event in stage.events]),
+        ("purpose", [purpose for stage in table for purpose in stage.purposes]),
+    ):
+        if len(set(names)) != len(names):
+            raise ValueError(f"stages: {what} given twice in {', '.join(names)}")
+    unknown = {event for stage in table for event in stage.events} - {name for name in NAMES if name != FAILED}
+    if unknown:
+        raise ValueError(f"stages: unknown event `{min(unknown)}`")
+    for stage in table:
+        for purpose in stage.purposes:
+            if STAGE_OF.get(purpose) != stage.name:
+                raise ValueError(f"stages: purpose `{purpose}` at stage `{stage.name}`, expected one of {STAGE_OF}")
+    if not table or not table[-1].purposes:
+        raise ValueError("stages: the last stage has no purpose, so nothing could be quoted after the boot")
+
+
+def step(config: Config, stage: Stage) -> Step:
+    """One stage of a boot with ``config``."""
+    events = _events(config)
+    return Step(stage, tuple(event for name in stage.events for event in events.get(name, ())))
+
+
+def steps(config: Config, table: Table = STAGES) -> tuple[Step, ...]:
+    """The stages of a healthy boot with ``config``, in order, each with its events."""
+    return tuple(step(config, stage) for stage in table)
+
+
+def sequence(config: Config, table: Table = STAGES) -> tuple[AgentEvent, ...]:
+    """All agent events of a healthy boot with ``config``, in order. There are no others."""
+    return tuple(event for one in steps(config, table) for event in one.events)
+
+
+def purposes(config: Config, table: Table = STAGES) -> dict[str, int]:
+    """For each purpose the number of events of `sequence` after which it may be quoted."""
+    found: dict[str, int] = {}
+    count = 0
+    for one in steps(config, table):
+        count += len(one.events)
+        found |= dict.fromkeys(one.stage.purposes, count)
+    return found
+
+
+def _events(config: Config) -> Mapping[str, tuple[AgentEvent, ...]]:
+    """The events that ``config`` fixes, by name; a name that is missing is not extended."""
+    found: dict[str, tuple[AgentEvent, ...]] = {
+        CONFIG: (config_event(config.sha256),),
+        MODEL: tuple(model_event(model.name, model.verity.root_hash.hex()) for model in config.models),
+        SYSTEM_READY: (system_ready_event(),),
+    }
+    if config.engine is not None:
+        found[ENGINE] = (engine_event(config.engine.name, list(config.engine.argv)),)
+    return found

@@ -1,0 +1,58 @@
+"""What evidence says, whatever TEE it comes from: claims, and the result of checking their signature. Plain records.
+
+``evidence/tdx/`` makes them from quotes; `evidence.tees` says which TEE's reader is used; `verify` judges them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Claims:
+    """What one quote or report claims. True only if its signature is good, which is a fact of its own.
+
+    ``registers`` holds every register of the TEE by name (`events.registers`), ``report_data`` the guest's 64 bytes,
+    ``fields`` the other values by the TEE's own names (``td-attributes``, ``xfam``, ...). ``evidence_sha256`` (hex)
+    is over the signed bytes and what follows them, without padding.
+    """
+
+    tee: str
+    registers: Mapping[str, bytes]
+    report_data: bytes
+    fields: Mapping[str, bytes]
+    evidence_sha256: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class SignatureFacts:
+    """A signature and a certificate chain that are good at ``time`` (Unix seconds by the caller's clock).
+
+    ``evidence_sha256`` (hex) says of which evidence, as in `Claims`. ``root_sha256`` (hex) is the digest of the root
+    certificate's DER on which the chain ends. ``claims_simulated``: a certificate in the evidence says SIMULATED.
+    Each TEE adds what its own chain proves.
+    """
+
+    evidence_sha256: str
+    root_sha256: str
+    time: int
+    claims_simulated: bool = False
+
+
+@dataclass(frozen=True)
+class SignatureFailure:
+    """A signature that could not be shown to be good.
+
+    ``code`` is the verdict's refusal code, ``reason`` says what was found and ``expected`` what was wanted.
+    ``claims_simulated``: a certificate in the evidence says SIMULATED.
+    """
+
+    code: str
+    reason: str
+    expected: str
+    claims_simulated: bool = False
+
+
+Checked = SignatureFacts | SignatureFailure
+"""The result of checking one signature."""

@@ -1,0 +1,68 @@
+"""A TDX quote as claims, and what checking its signature adds. Plain records, no library.
+
+`evidence.tdx.signature` makes the second; `verify.tdx` judges both.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from privml.base.errors import EvidenceError
+from privml.events.registers import MRTD, RTMRS
+from privml.evidence.claims import Claims, SignatureFacts
+from privml.evidence.tdx import quote
+
+TEE = "tdx"
+
+
+@dataclass(frozen=True, kw_only=True)
+class QuoteFacts(SignatureFacts):
+    """A quote whose signature and chain are good.
+
+    ``tcb_status`` is Intel's word (``UpToDate``, ``OutOfDate``, ...), merged over platform, module and quoting
+    enclave; ``tcb_evaluation_number`` the lower one of TCB info and QE identity. ``fmspc`` (6 bytes), ``ppid`` (16
+    bytes) and ``platform_instance_id`` (16 bytes or None) identify the machine. ``collateral_issued`` (the newest
+    part) and ``collateral_expires`` (the first part to expire) are Unix seconds.
+    """
+
+    tcb_status: str
+    advisory_ids: tuple[str, ...]
+    tcb_evaluation_number: int
+    fmspc: bytes
+    ppid: bytes
+    platform_instance_id: bytes | None
+    collateral_issued: int
+    collateral_expires: int
+
+
+def read(evidence: bytes, certificates: Sequence[bytes] = ()) -> Claims:
+    """The claims of a quote; ``EvidenceError`` when it is malformed, or when certificates come with it.
+
+    ``mrservicetd`` and ``tee-tcb-svn2`` are fields of TD 1.5 reports only.
+    """
+    if certificates:
+        raise EvidenceError("document.certificates: a TDX quote holds its own, expected none")
+    parsed = quote.parse(evidence)
+    body = parsed.body
+    fields = {
+        "qe-vendor": parsed.header.qe_vendor,
+        "tee-tcb-svn": body.tee_tcb_svn,
+        "mrseam": body.mr_seam,
+        "mrsignerseam": body.mr_signer_seam,
+        "seam-attributes": body.seam_attributes,
+        "td-attributes": body.td_attributes,
+        "xfam": body.xfam,
+        "mrconfigid": body.mr_config_id,
+        "mrowner": body.mr_owner,
+        "mrownerconfig": body.mr_owner_config,
+    }
+    later = {"tee-tcb-svn2": body.tee_tcb_svn2, "mrservicetd": body.mr_service_td}
+    return Claims(
+        tee=TEE,
+        registers={MRTD: body.mr_td, **dict(zip(RTMRS, body.rtmrs, strict=True))},
+        report_data=body.report_data,
+        fields={**fields, **{name: value for name, value in later.items() if value is not None}},
+        evidence_sha256=hashlib.sha256(evidence[: parsed.signed_length]).hexdigest(),
+    )

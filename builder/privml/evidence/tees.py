@@ -1,0 +1,60 @@
+"""Which TEE's evidence can be read, and how: one record a TEE, chosen by the document's header."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from privml.base.errors import EvidenceError
+from privml.evidence.claims import Checked, Claims
+from privml.evidence.document import Document
+from privml.evidence.tdx import claims as tdx
+
+SignatureCheck = Callable[[Document, Mapping[str, str] | None, int, bytes | None], Checked]
+"""(document, collateral, now, the root of an allowed simulation or None) -> facts, or why there are none."""
+
+
+@dataclass(frozen=True)
+class EvidenceKind:
+    """Evidence of one TEE: how its claims are read out of evidence and certificates, how its signature is checked."""
+
+    claims: Callable[[bytes, Sequence[bytes]], Claims]
+    check: SignatureCheck
+
+
+def _check_tdx(
+    document: Document, collateral: Mapping[str, str] | None, now: int, simulated_root: bytes | None
+) -> Checked:
+    # Imported late: only checking signatures needs the QVL and `cryptography`.
+    from privml.evidence.tdx import signature
+
+    return signature.check(document.evidence, collateral, now=now, simulated_root=simulated_root)
+
+
+KINDS: Mapping[str, EvidenceKind] = {tdx.TEE: EvidenceKind(tdx.read, _check_tdx)}
+
+
+def kind_of(tee: str) -> EvidenceKind:
+    """The record of ``tee``; ``EvidenceError`` for one whose evidence this version cannot read."""
+    if tee not in KINDS:
+        raise EvidenceError(
+            f"header.tee: `{tee[:20]}` evidence cannot be read by this version, expected {', '.join(KINDS)}"
+        )
+    return KINDS[tee]
+
+
+def check_signature(
+    document: Document,
+    tee: str,
+    *,
+    collateral: Mapping[str, str] | None,
+    now: int,
+    simulated_root: bytes | None,
+) -> Checked:
+    """Check the signature of the document's evidence, of ``tee``, at ``now`` (Unix seconds by the caller's clock).
+
+    ``collateral`` replaces the document's; neither is trusted. ``simulated_root`` (DER) is accepted besides the
+    genuine ones.
+    """
+    given = (document.collateral or {}).get(tee) if collateral is None else collateral
+    return kind_of(tee).check(document, given, now, simulated_root)

@@ -1,0 +1,58 @@
+"""The keys of a boot: one module makes, keeps and uses the private ones; the section holds all the public ones."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import ssl
+from pathlib import Path
+
+import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
+
+import privml
+from privml.agent import identity
+from privml.agent.layout import Layout
+from privml.evidence.sections import TLS_KEY, Keys
+
+
+@pytest.fixture
+def layout(tmp_path: Path) -> Layout:
+    return Layout(run=tmp_path, server_id=os.getuid())
+
+
+def test_the_section_holds_every_key_that_was_made(layout: Layout) -> None:
+    assert not identity.is_there(layout)
+    keys = identity.create(layout)
+    assert identity.is_there(layout)
+    assert [(key.use, key.alg) for key in keys.keys] == [TLS_KEY]
+    assert Keys.decode(keys.encode()) == keys
+    certificate = x509.load_pem_x509_certificate(layout.tls_certificate.read_bytes())
+    spki = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+    assert keys.find(*TLS_KEY) == hashlib.sha256(spki).digest()
+    made = sorted(path.relative_to(layout.run).as_posix() for path in layout.run.rglob("*") if path.is_file())
+    assert made == ["tls/certificate.pem", "tls/key.pem"]
+    assert layout.tls_key.stat().st_mode & 0o777 == 0o400
+
+
+def test_the_server_s_context_gets_the_key_of_the_section(layout: Layout) -> None:
+    identity.create(layout)
+    identity.load_tls(layout, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+    layout.tls_key.unlink()
+    with pytest.raises(FileNotFoundError):
+        identity.load_tls(layout, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
+
+
+def test_no_other_module_of_the_guest_handles_a_private_key() -> None:
+    root = Path(privml.__file__).parent
+    words = ("tls_key", "load_cert_chain", "generate_private_key", "private_bytes", "load_pem_private_key")
+    found = {
+        (path.relative_to(root).as_posix(), word)
+        for room in ("agent", "engines", "events", "evidence")
+        for path in (root / room).rglob("*.py")
+        for word in words
+        if word in path.read_text()
+    }
+    assert {path for path, _ in found} == {"agent/identity.py", "agent/layout.py"}
+    assert {word for path, word in found if path == "agent/layout.py"} == {"tls_key"}

@@ -1,0 +1,224 @@
+"""A purpose is quoted at its own stage: with a stage that the shipped table does not have, and without it.
+
+The stage ``keys`` exists in these tests alone. Nothing but the table is changed.
+"""
+
+from __future__ import annotations
+
+import base64
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from agent_guest import LIMIT, MRTD, TPM_LOG, a_config, driven, guest
+from test_events_stages import WITH_KEYS
+
+from privml.agent.attestor import Attestor, AttestorClient, RefusedRequest
+from privml.agent.boot import Outcome as Worked
+from privml.base.errors import EvidenceError
+from privml.client import attested
+from privml.events import stages
+from privml.events.agent import digests, encode_log, failed_event
+from privml.events.configuration import Config, decode, encode
+from privml.events.event import Evidence
+from privml.events.registers import TDX_REGISTERS
+from privml.events.replay import replay_digests, replay_tpm_as_rtmrs
+from privml.events.stages import KEY_RELEASE, SERVE, STAGES, Stage
+from privml.events.tcg import parse_log
+from privml.evidence import merkle
+from privml.evidence.document import Document
+from privml.evidence.sections import TLS_KEY, Key, Keys
+from privml.evidence.tdx import signature
+from privml.sim import quote as sim
+from privml.sim.tee import SimulatedTee
+from privml.statement import predicate as predicates
+from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
+from privml.statement.predicate import Predicate
+from privml.verify.anchor import Built, Expected
+from privml.verify.policy import Policy
+from privml.verify.verdict import Outcome, Verdict
+
+KEYS = Keys((Key(*TLS_KEY, b"k" * 32),)).encode()
+TREE = merkle.build([bytes(range(32)), bytes(32)])
+NONCE = bytes(range(32))
+
+
+@pytest.fixture
+def tee(tmp_path: Path) -> SimulatedTee:
+    (tmp_path / "tpm.log").write_bytes(TPM_LOG)
+    (tmp_path / "mrtd").write_text(MRTD.hex())
+    return SimulatedTee(tpm_log=tmp_path / "tpm.log", mrtd=tmp_path / "mrtd")
+
+
+@pytest.fixture
+def config() -> Config:
+    return decode(encode(a_config()))
+
+
+def quoted(attestor: Attestor) -> set[str]:
+    """The purposes that are quoted now; the others must be refused as not ready."""
+    found = set()
+    for purpose in (SERVE, KEY_RELEASE):
+        try:
+            attestor.quote(TREE.root, purpose)
+        except RefusedRequest as refused:
+            assert refused.code == "not-ready"
+        else:
+            found.add(purpose)
+    return found
+
+
+def predicted(config: Config) -> Predicate:
+    """What a build with the longer table would publish: the verifier has no such table, only this."""
+    events = stages.sequence(config, WITH_KEYS)
+    values = {**replay_tpm_as_rtmrs(parse_log(TPM_LOG)), "mrtd": MRTD, "rtmr3": replay_digests(digests(events))}
+    registers = {register: Accepted((values[register],), Evidence.SOURCE) for register in TDX_REGISTERS}
+    launch = MeasuredLaunch("tdx", "qemu", TdMachine(2, 2 << 30), registers)
+    made = Predicate(
+        config.name, config.variant, bytes(32), events, stages.purposes(config, WITH_KEYS), launches=(launch,)
+    )
+    return predicates.decode(predicates.encode(made))
+
+
+def judged(parts: dict[str, object], config: Config, purpose: str) -> Verdict:
+    """The verifier's word on a document made of ``parts``, for ``purpose``."""
+    document = Document(nonce=NONCE, path=TREE.paths[0], **parts)  # type: ignore[arg-type]
+    return attested.judge(
+        document.encode(),
+        Expected(predicted(config), Built("out/x")),
+        Policy(purpose=purpose, allow_simulated=signature.root_der(sim.root_pem())),
+        now=int(time.time()),
+        nonce=NONCE,
+        tls_spki_sha256=Keys.decode(document.keys).find(*TLS_KEY),
+    ).verdict
+
+
+def proves(parts: dict[str, object], config: Config, purpose: str) -> None:
+    """The verifier accepts the document for ``purpose``, and for no other."""
+    verdict = judged(parts, config, purpose)
+    assert (verdict.outcome, verdict.refusals) == (Outcome.ACCEPTED_SIMULATED, ())
+    other = {SERVE: KEY_RELEASE, KEY_RELEASE: SERVE}[purpose]
+    codes = {refusal.code for refusal in judged(parts, config, other).refusals}
+    assert {"purpose", "stage", "rtmr3", "agent-events"} <= codes
+
+
+def decoded(parts: dict[str, object]) -> dict[str, object]:
+    return {name: base64.b64decode(value) if isinstance(value, str) else value for name, value in parts.items()}
+
+
+def test_each_purpose_is_quoted_at_its_stage_and_nowhere_else(tee: SimulatedTee, config: Config) -> None:
+    attestor = Attestor(config, tee, table=WITH_KEYS)
+    attestor.keys(KEYS)
+    seen: list[tuple[str, int, set[str]]] = []
+    for number, step in enumerate(stages.steps(config, WITH_KEYS)):
+        if number:
+            attestor.stage(step.stage.name)
+        seen.append((step.stage.name, 0, quoted(attestor)))
+        for count, event in enumerate(step.events, 1):
+            attestor.extend(event)
+            seen.append((step.stage.name, count, quoted(attestor)))
+    assert [name for name, count, _ in seen if not count] == [stage.name for stage in WITH_KEYS]
+    assert [(name, count, found) for name, count, found in seen if found] == [
+        ("keys", 0, {KEY_RELEASE}),
+        ("ready", 1, {SERVE}),
+    ]
+    assert quoted(attestor) == {SERVE}  # from then on
+
+
+def test_with_the_shipped_table_no_key_is_ever_released(tee: SimulatedTee, config: Config) -> None:
+    attestor = driven(Attestor(config, tee), config, KEYS)
+    with pytest.raises(RefusedRequest, match="stage `ready` gives none for `key-release`"):
+        attestor.quote(TREE.root, KEY_RELEASE)
+
+
+def test_quotes_prove_the_prefix_of_their_purpose(tee: SimulatedTee, config: Config) -> None:
+    attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, KEYS, until="keys", table=WITH_KEYS)
+    early = decoded(attestor.quote(TREE.root, KEY_RELEASE))
+    proves(early, config, KEY_RELEASE)
+    for step in stages.steps(config, WITH_KEYS)[5:]:
+        attestor.stage(step.stage.name)
+        for event in step.events:
+            attestor.extend(event)
+    late = decoded(attestor.quote(TREE.root, SERVE))
+    proves(late, config, SERVE)
+    assert late["eventlog"].startswith(early["eventlog"])  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("until", ["keys", "model"])
+def test_failure_after_a_quote_could_be_given_is_extended(tee: SimulatedTee, config: Config, until: str) -> None:
+    attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, KEYS, until=until, table=WITH_KEYS)
+    at = [stage.name for stage in WITH_KEYS].index(until) + 1
+    extended = [event for step in stages.steps(config, WITH_KEYS)[:at] for event in step.events]
+    attestor.fail("the volume is wrong")
+    assert tee.rtmr3() == replay_digests(digests([*extended, failed_event()]))
+    with pytest.raises(RefusedRequest) as caught:
+        attestor.quote(TREE.root, KEY_RELEASE)
+    assert caught.value.code == "failed"
+
+
+def test_unused_rtmr3_stays_zero_at_every_stage(tee: SimulatedTee) -> None:
+    config = decode(encode(a_config(rtmr3="unused")))
+    attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, KEYS, until="keys", table=WITH_KEYS)
+    parts = decoded(attestor.quote(TREE.root, KEY_RELEASE))
+    assert parts["eventlog"] == encode_log(stages.sequence(config)[:1])
+    assert tee.rtmr3() == bytes(48)
+
+
+def test_a_boot_quotes_for_key_release_in_the_middle_and_for_serve_at_the_end() -> None:
+    """Processes and sockets as in the guest: the boot drives, the attestor's own process quotes."""
+    with guest(table=WITH_KEYS) as made:
+        client = AttestorClient(made.layout)
+        quotes: list[tuple[str, str, dict[str, object]]] = []
+
+        def try_quotes(stage: str) -> None:
+            for purpose in (SERVE, KEY_RELEASE):
+                try:
+                    quotes.append((stage, purpose, dict(client.quote(TREE.root, purpose, timeout=LIMIT))))
+                except RefusedRequest as refused:
+                    assert refused.code == "not-ready"
+
+        boot = made.boot(table=WITH_KEYS, work={"keys": lambda: ("ok", "released")})
+
+        def watched(name: str, work: Callable[[], Worked]) -> Callable[[], Worked]:
+            def both() -> Worked:
+                if name != "platform":
+                    try_quotes(name)
+                result = work()
+                if name != "platform":
+                    try_quotes(name)
+                return result
+
+            return both
+
+        boot._work = {name: watched(name, work) for name, work in boot._work.items()}
+        assert boot.run(), made.said
+        try_quotes("after")
+        assert [(stage, purpose) for stage, purpose, _ in quotes] == [
+            ("keys", KEY_RELEASE), ("keys", KEY_RELEASE), ("after", SERVE),
+        ]  # fmt: skip
+        config = decode(made.layout.config.read_bytes())
+        proves(quotes[0][2], config, KEY_RELEASE)
+        proves(quotes[-1][2], config, SERVE)
+        assert "privml: stage keys: ok: released" in made.said
+        names = [stage.name for stage in WITH_KEYS]
+        assert [row.name for row in boot.progress._stages.values()] == names
+
+
+def test_boot_and_attestor_must_agree_on_the_stages() -> None:
+    with guest() as made:
+        assert not made.boot(table=WITH_KEYS, work={"keys": lambda: ("ok", "")}).run()
+        assert made.said[-1] == ("privml: stage keys failed: attestor: stage: got `keys`, expected `model`")
+
+
+def test_quotes_end_with_their_purpose_s_stage_also_without_keys(tee: SimulatedTee, config: Config) -> None:
+    attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, None, until="devices", table=WITH_KEYS)
+    with pytest.raises(RefusedRequest, match="stage `keys`: there are no keys"):
+        attestor.stage("keys")
+
+
+def test_inconsistent_table_starts_no_attestor(tee: SimulatedTee, config: Config) -> None:
+    with pytest.raises(ValueError, match="last stage has no purpose"):
+        Attestor(config, tee, table=(*STAGES, Stage("more")))
+    with pytest.raises(EvidenceError):
+        Attestor(config, tee).keys(b"{}")

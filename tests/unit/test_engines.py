@@ -1,0 +1,258 @@
+"""Engine records: each is complete, everything reads them, and a second engine needs nothing but its record."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+import threading
+from collections.abc import Mapping, Sequence
+from fnmatch import fnmatchcase
+from pathlib import Path
+
+import pytest
+from agent_guest import a_config, a_model, guest
+
+import privml
+from privml.agent import engine as engine_process
+from privml.agent.inference import UnsupportedError, engine_body
+from privml.agent.layout import Layout
+from privml.agent.server import Server, listen
+from privml.base.errors import EvidenceError, RecipeError
+from privml.engines.engine import DIRECTORY, ENVIRONMENT, Engine, Health, Option, ServedModel, Trial
+from privml.engines.registry import ENGINES, engine_named
+from privml.events import stages
+from privml.events.configuration import decode, encode
+from privml.events.verity import Verity
+from privml.image import paths, render, resources
+from privml.image.config import measured_config
+from privml.image.modelvolume import ModelVolume
+from privml.lock.models import read_lock
+from privml.recipe.distributions import TOOLS
+from privml.recipe.loader import load, shipped
+from privml.recipe.packages import guest_packages, model_pattern
+
+MODEL = ServedModel("tiny", "tiny.model", "/run/privml/model")
+
+
+def toy_arguments(models: Sequence[ServedModel], options: Mapping[str, int]) -> tuple[str, ...]:
+    served = [f"{model.name}={model.path}" for model in models]
+    return ("/usr/bin/toyd", f"{DIRECTORY}/toy.sock", f"--heads={options['heads']}", *served)
+
+
+TOY = Engine(
+    name="toy",
+    packages=("toy-engine", "toy-kernels"),
+    programs=("toyd", "toy-worker"),
+    paths=("usr/lib/toy/**",),
+    removals=("usr/lib/toy/examples",),
+    model_format="toy",
+    model_file="*.toy",
+    max_models=2,
+    options={"heads": Option("How many heads.", 1, 1, 9)},
+    arguments=toy_arguments,
+    environment={**ENVIRONMENT, "TOY_HOME": DIRECTORY},
+    health=Health("/alive", 204),
+    trial=Trial("/v1/generate", {"text": "Hello"}, names_model=True),
+    requests={"/v1/generate": frozenset({"text", "model"})},
+    readable=frozenset({"/v1/toys"}),
+    forced={"remember": False},
+    socket=f"{DIRECTORY}/toy.sock",
+)
+
+
+@pytest.fixture
+def toy(monkeypatch: pytest.MonkeyPatch) -> Engine:
+    monkeypatch.setitem(ENGINES, TOY.name, TOY)
+    return TOY
+
+
+# The records.
+
+
+@pytest.mark.parametrize("engine", [*ENGINES.values(), TOY], ids=lambda engine: engine.name)
+def test_a_record_is_complete_and_agrees_with_itself(engine: Engine) -> None:
+    for field in dataclasses.fields(engine):
+        assert getattr(engine, field.name), f"{field.name} is empty"
+    assert re.fullmatch(r"[a-z0-9]+(?:[.-][a-z0-9]+)*", engine.name)
+    models = [dataclasses.replace(MODEL, name=f"model-{n}") for n in range(engine.max_models)]
+    argv = engine.argv(models)
+    assert argv[0].removeprefix("/usr/bin/") in engine.programs
+    assert engine.socket in argv
+    for model in models:
+        assert [word for word in argv if model.path in word]
+        assert [word for word in argv if model.name in word]
+    assert Path(engine.socket).parent == Path(DIRECTORY)
+    assert not [path for path in (*engine.paths, *engine.removals) if path.startswith("/") or ".." in path]
+    for removed in engine.removals:
+        assert not [path for path in engine.paths if fnmatchcase(path, removed)]
+    for name, option in engine.options.items():
+        assert option.low <= option.default <= option.high, name
+        assert option.meaning
+    assert set(ENVIRONMENT) <= set(engine.environment)
+    assert fnmatchcase(f"any.{engine.model_format}", engine.model_file)
+    for path in (*engine.requests, *engine.readable):
+        assert path.startswith("/v1/")
+    assert not set(engine.requests) & engine.readable
+    for fields in engine.requests.values():
+        assert not fields & set(engine.forced)
+    for body in engine.trial.bodies([model.name for model in models]):
+        assert engine_body(engine, "POST", engine.trial.path, "", body)
+
+
+def test_engines_are_found_by_their_names() -> None:
+    assert {name: engine.name for name, engine in ENGINES.items()} == {name: name for name in ENGINES}
+    assert engine_named("llama-server") is ENGINES["llama-server"]
+    with pytest.raises(EvidenceError, match="engine `vllm` is not known: expected one of llama-server"):
+        engine_named("vllm")
+
+
+def test_the_command_line_of_llama_server() -> None:
+    model = ServedModel("smollm2", "a.gguf", "/run/privml/model")
+    argv = engine_named("llama-server").argv([model])
+    assert argv[:9] == (
+        "/usr/bin/llama-server", "--model", "/run/privml/model/a.gguf", "--alias", "smollm2",
+        "--host", "/run/privml-engine/engine.sock", "--ctx-size", "2048",
+    )  # fmt: skip
+    assert {"--no-cache-prompt", "--no-slots", "--offline", "--log-disable"} <= set(argv)
+    assert engine_named("llama-server").argv([model], {"context": 512})[8] == "512"
+
+
+@pytest.mark.parametrize(
+    ("count", "options", "text"),
+    [
+        (0, {}, "got 0 models, expected 1 to 1"),
+        (2, {}, "got 2 models, expected 1 to 1"),
+        (1, {"threads": 1}, "has no option `threads`: expected one of context"),
+        (1, {"context": 1}, "option `context` is 1, expected 256 to 131072"),
+    ],
+)
+def test_models_and_options_that_an_engine_does_not_take(count: int, options: dict[str, int], text: str) -> None:
+    with pytest.raises(RecipeError, match=text):
+        engine_named("llama-server").argv([MODEL] * count, options)
+
+
+def test_only_its_record_names_an_engine() -> None:
+    root = Path(privml.__file__).parent
+    records = {root / "engines" / "llama_server.py", root / "engines" / "registry.py"}
+    sources = {*root.rglob("*.py"), *(root.parents[1] / "images").rglob("*")} - records
+    assert len(sources) > 200
+    named = [path for path in sources if path.is_file() and b"llama" in path.read_bytes().lower()]
+    assert named == []
+
+
+# A second engine.
+
+
+def recipe_text() -> str:
+    text = (shipped() / "demo-cpu.yaml").read_text()
+    assert "name: llama-server" in text
+    return text.replace("name: llama-server", "name: toy")
+
+
+def test_a_recipe_gets_the_packages_of_its_engine(toy: Engine, tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(recipe_text())
+    packages = [each.name for each in guest_packages(load(tmp_path / "toy.yaml"))]
+    assert set(toy.packages) <= set(packages)
+    assert not set(ENGINES["llama-server"].packages) & set(packages)
+
+
+def test_a_recipe_has_as_many_models_as_its_engine_serves(toy: Engine, tmp_path: Path) -> None:
+    text = recipe_text().replace(', file: "*.gguf"', "")
+    for number in (2, 3):
+        text = text.replace("agent:", f"    - {{name: m{number}, source: pypi:m{number}==1}}\nagent:")
+        (tmp_path / "toy.yaml").write_text(text)
+        if number == 2:
+            recipe = load(tmp_path / "toy.yaml")
+            assert [model_pattern(recipe, n) for n in range(2)] == [toy.model_file] * 2
+            continue
+        with pytest.raises(RecipeError, match=r"inference\.models: toy serves 2, got 3: smollm2.*, m2, m3"):
+            load(tmp_path / "toy.yaml")
+
+
+def test_a_recipe_with_an_engine_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(recipe_text())
+    with pytest.raises(RecipeError, match=r"inference\.engine\.name: got `toy`, expected llama-server"):
+        load(tmp_path / "toy.yaml")
+
+
+def test_the_root_keeps_what_the_engine_brings(toy: Engine) -> None:
+    plan = render.Plan("x", TOOLS, (), 1, "/tools", {}, development=False, engine=toy)
+    facts = json.loads(render.tree(plan, resources.templates())["privml.json"].data)
+    assert facts["programs"] == sorted((*render.PROGRAMS, TOOLS.release.python, *toy.programs))
+    assert facts["paths"] == [*paths.ALLOWED, paths.OF_PYTHON.format(python=TOOLS.release.python), *toy.paths]
+    assert facts["removals"] == list(toy.removals)
+
+
+def test_the_measured_configuration_names_the_engine(toy: Engine, tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(recipe_text().replace("name: toy", "name: toy, options: {heads: 3}"))
+    volume = ModelVolume("tiny", "tiny.toy", Verity(b"\xaa" * 32, b"\xbb" * 32, 4, 1))
+    lock = read_lock(shipped() / "demo-cpu.lock.json")
+    config = decode(encode(measured_config(load(tmp_path / "toy.yaml"), lock, [volume])))
+    assert config.engine is not None
+    assert config.engine.name == "toy"
+    assert config.engine.argv == (
+        "/usr/bin/toyd", "/run/privml-engine/toy.sock", "--heads=3", "tiny=/run/privml/model/tiny.toy",
+    )  # fmt: skip
+    engine_events = [event for event in stages.sequence(config) if event.name == "engine"]
+    assert [json.loads(event.payload)["name"] for event in engine_events] == ["toy"]
+
+
+def test_requests_follow_the_record(toy: Engine) -> None:
+    assert json.loads(engine_body(toy, "POST", "/v1/generate", "", b'{"text":"x"}')) == {
+        "text": "x",
+        "remember": False,
+    }
+    assert engine_body(toy, "GET", "/v1/toys", "", b"") == b""
+    for method, path, body, status in (
+        ("POST", "/v1/completions", b"{}", 404),
+        ("GET", "/v1/models", b"", 404),
+        ("POST", "/v1/generate", b'{"prompt":"x"}', 400),
+        ("POST", "/v1/generate", b'{"remember":true}', 400),
+    ):
+        with pytest.raises(UnsupportedError) as caught:
+            engine_body(toy, method, path, "", body)
+        assert caught.value.status == status
+
+
+def test_the_engine_s_process_gets_argv_and_environment(
+    toy: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started: list[object] = []
+    monkeypatch.setattr(os, "execve", lambda *given: started.append(given))
+    measured = a_config()
+    assert measured.engine is not None
+    argv = ("/usr/bin/toyd", "x")
+    config = dataclasses.replace(measured, engine=dataclasses.replace(measured.engine, name="toy", argv=argv))
+    (tmp_path / "config.json").write_bytes(encode(config))
+    engine_process.main(Layout(config=tmp_path / "config.json"))
+    assert started == [("/usr/bin/toyd", argv, {**ENVIRONMENT, "TOY_HOME": "/run/privml-engine"})]
+
+
+def test_a_guest_with_another_engine_boots_and_answers(toy: Engine) -> None:
+    measured = a_config(models=(a_model("one"), a_model("two", 0xCC)))
+    assert measured.engine is not None
+    config = dataclasses.replace(measured, engine=dataclasses.replace(measured.engine, name="toy"))
+    with guest(config) as made:
+        made.engine.health = ("/alive", 204)
+        assert made.boot().run(), made.said
+        assert "privml: stage engine: ok: toy" in made.said
+        assert made.engine.socket.name == "toy.sock"
+        tried = [(path, json.loads(body)) for path, _, body in made.engine.requests]
+        assert tried == [("/v1/generate", {"text": "Hello", "model": name}) for name in ("one", "two")]
+        server = Server(decode(encode(config)), made.layout)
+        threading.Thread(target=server.serve, args=(listen(config.listen, "127.0.0.1"),), daemon=True).start()
+        assert made.request("POST", "/v1/generate", b'{"text":"x"}')[0] == 200
+        assert json.loads(made.engine.requests[-1][2]) == {"text": "x", "remember": False}
+        assert made.request("POST", "/v1/completions", b"{}")[0] == 404
+
+
+def test_an_engine_that_is_not_healthy_is_not_ready(toy: Engine) -> None:
+    measured = a_config()
+    assert measured.engine is not None
+    config = dataclasses.replace(measured, engine=dataclasses.replace(measured.engine, name="toy"))
+    with guest(config) as made:
+        made.engine.health = ("/alive", 200)  # this engine says 204 when it is
+        assert not made.boot(engine_wait=0.3).run()
+        assert made.said[-1] == "privml: stage engine failed: engine: not ready after 0.3 s"

@@ -1,0 +1,88 @@
+"""The stage table: which events a boot extends, in which order, and after how many of them a purpose is quoted."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from agent_guest import NO_MODEL, a_config, a_model
+
+from privml.agent.boot import Boot
+from privml.agent.layout import Layout
+from privml.events import stages
+from privml.events.agent import FAILED, MAX_EVENTS, NAMES
+from privml.events.configuration import Config, decode, encode
+from privml.events.stages import STAGES, Stage, Table
+from privml.events.volumes import MAX_MODELS
+
+KEYS_STAGE = Stage("keys", purposes=("key-release",))
+WITH_KEYS: Table = (*STAGES[:4], KEYS_STAGE, *STAGES[4:])
+
+
+def measured(**changes: object) -> Config:
+    return decode(encode(a_config(**changes)))
+
+
+def names(config: Config, table: Table = STAGES) -> list[str]:
+    return [event.name for event in stages.sequence(config, table)]
+
+
+def test_the_shipped_table() -> None:
+    stages.check(STAGES)
+    assert [stage.name for stage in STAGES] == [
+        "platform", "config", "identity", "devices", "model", "engine", "ready",
+    ]  # fmt: skip
+    assert [name for stage in STAGES for name in stage.events] == [name for name in NAMES if name != FAILED]
+    assert {stage.name: stage.purposes for stage in STAGES if stage.purposes} == {"ready": ("serve",)}
+
+
+def test_the_configuration_decides_which_events_there_are() -> None:
+    assert names(measured()) == ["config", "model", "engine", "system-ready"]
+    assert names(measured(**NO_MODEL)) == ["config", "system-ready"]
+    config = measured(models=(a_model(), a_model("b", 1), a_model("c", 2)))
+    assert names(config) == ["config", "model", "model", "model", "engine", "system-ready"]
+    payloads = [json.loads(event.payload) for event in stages.sequence(config)]
+    assert payloads[0] == {"sha256": config.sha256}
+    assert payloads[1:4] == [
+        {"name": name, "root_hash": digit * 32} for name, digit in (("tiny", "aa"), ("b", "01"), ("c", "02"))
+    ]
+
+
+def test_the_longest_sequence_fits_a_log() -> None:
+    config = measured(models=tuple(a_model(f"m{number}", number) for number in range(MAX_MODELS)))
+    assert len(stages.sequence(config)) + len(("gpu-policy", "gpu-ready", "failed")) <= MAX_EVENTS
+
+
+def test_each_purpose_has_its_number_of_events() -> None:
+    assert stages.purposes(measured()) == {"serve": 4}
+    assert stages.purposes(measured(**NO_MODEL)) == {"serve": 2}
+    three = measured(models=(a_model(), a_model("b", 1), a_model("c", 2)))
+    assert stages.purposes(three) == {"serve": 6}
+    assert stages.purposes(measured(), WITH_KEYS) == {"key-release": 1, "serve": 4}
+    assert names(measured(), WITH_KEYS) == names(measured())
+
+
+@pytest.mark.parametrize(
+    ("table", "text"),
+    [
+        ((), "last stage has no purpose"),
+        (STAGES[:-1], "last stage has no purpose"),
+        ((*STAGES, STAGES[-1]), "stage given twice"),
+        ((Stage("again", events=("config",)), *STAGES), "agent event given twice"),
+        ((*STAGES[:-1], Stage("ready", purposes=("serve", "serve"))), "purpose given twice"),
+        ((Stage("x", events=("failed",)), STAGES[-1]), "unknown event `failed`"),
+        ((Stage("x", events=("shell",)), STAGES[-1]), "unknown event `shell`"),
+        ((Stage("x", purposes=("key-release",)), STAGES[-1]), "purpose `key-release` at stage `x`"),
+        ((Stage("x", purposes=("prompt",)), STAGES[-1]), "purpose `prompt` at stage `x`"),
+    ],
+)
+def test_inconsistent_table_is_refused(table: Table, text: str) -> None:
+    with pytest.raises(ValueError, match=text):
+        stages.check(table)
+
+
+def test_a_stage_that_the_boot_cannot_do_is_refused(tmp_path: object) -> None:
+    with pytest.raises(ValueError, match="nothing is known to be done in stage `keys`"):
+        Boot(
+            Layout(), volumes=None, engine=None, say=print, outbound=lambda: None, table=WITH_KEYS  # type: ignore[arg-type]
+        )  # fmt: skip
