@@ -91,7 +91,8 @@ def kernel(version: str) -> tuple[Deb, ...]:
     release = f"{version}-cloud-amd64"
     inner = f"linux-binary-{release} (= {version}), linux-modules-{release} (= {version})"
     return (
-        Deb("linux-image-cloud-amd64", version, f"linux-image-{release} (= {version})"),
+        Deb("linux-image-cloud-amd64", version, f"linux-modules-cloud-amd64, linux-image-{release} (= {version})"),
+        Deb("linux-modules-cloud-amd64", version, f"linux-modules-{release} (= {version})"),
         Deb(f"linux-image-{release}", version, f"dracut, linux-base-{release}, {inner}"),
         Deb(f"linux-base-{release}", version),
         Deb(f"linux-binary-{release}", version, f"linux-base-{release} (= {version}), common"),

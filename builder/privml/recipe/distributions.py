@@ -39,7 +39,8 @@ class Kernel:
     """How the distribution packages Linux.
 
     ``image`` begins the name of every package that a recipe may ask for. Where such a package is split, the files
-    are in packages whose names begin with one of ``parts``, and nothing else that it depends on enters the guest.
+    are in packages whose names begin with one of ``parts``, the kernel itself in one of the first; nothing else that
+    it depends on enters the guest.
     ``family`` begins the name of each package that is built with the kernel. Guests can extend RTMR3 from version
     ``rtmr3_since`` on.
     """
@@ -63,8 +64,10 @@ class Kernel:
 
     def chosen(self, names: Iterable[str]) -> tuple[str, ...]:
         """The packages among ``names`` that hold the kernel's files: its parts, or the package in one piece."""
-        listed = list(names)
-        return tuple(name for name in listed if name.startswith(self.parts)) or tuple(filter(self.is_image, listed))
+        listed = tuple(names)
+        if any(name.startswith(self.parts[0]) for name in listed):
+            return tuple(name for name in listed if name.startswith(self.parts))
+        return tuple(filter(self.is_image, listed))
 
     def version(self, packages: Iterable[tuple[str, str]]) -> Version | None:
         """The kernel's version among (name, version) pairs of packages; None when no kernel is among them."""
