@@ -10,18 +10,33 @@ import threading
 from collections.abc import Mapping, Sequence
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import assert_never
 
 import pytest
 from agent_guest import a_config, a_model, guest
 
 import privml
 from privml.agent import engine as engine_process
-from privml.agent.inference import UnsupportedError, engine_body
+from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
 from privml.agent.server import Server, listen
 from privml.base.errors import EvidenceError, RecipeError
 from privml.engines.engine import DIRECTORY, ENVIRONMENT, Engine, Health, Option, ServedModel, Trial
 from privml.engines.registry import ENGINES, engine_named
+from privml.engines.requests import (
+    Array,
+    Boolean,
+    Field,
+    Integer,
+    Kind,
+    Number,
+    Numbers,
+    Record,
+    Requests,
+    Schema,
+    Text,
+    UnsupportedError,
+)
 from privml.events import stages
 from privml.events.configuration import decode, encode
 from privml.events.verity import Verity
@@ -55,9 +70,12 @@ TOY = Engine(
     environment={**ENVIRONMENT, "TOY_HOME": DIRECTORY},
     health=Health("/alive", 204),
     trial=Trial("/v1/generate", {"text": "Hello"}, names_model=True),
-    requests={"/v1/generate": frozenset({"text", "model"})},
-    readable=frozenset({"/v1/toys"}),
-    forced={"remember": False},
+    requests=Requests(
+        body=1000,
+        fields={"/v1/generate": (Field("text", (Text(100),), required=True), Field("model", (Text(100),)))},
+        readable=frozenset({"/v1/toys"}),
+        always={"remember": False},
+    ),
     socket=f"{DIRECTORY}/toy.sock",
 )
 
@@ -69,6 +87,33 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 
 # The records.
+
+
+def bounded(kind: Kind, name: str) -> None:
+    """Every bound of ``kind``, and of all that is in it, is there and makes sense."""
+    match kind:
+        case Text():
+            assert 0 < kind.limit <= 1 << 20, name
+        case Integer() | Number():
+            assert -(2.0**63) < kind.low <= kind.high < 2.0**63, name
+        case Array():
+            assert 0 <= kind.least <= kind.limit <= 1 << 16, name
+            bounded(kind.of, name)
+        case Record():
+            for field in kind.fields:
+                assert field.kinds or field.nullable, f"{name}.{field.name}"
+                for inner in field.kinds:
+                    bounded(inner, f"{name}.{field.name}")
+        case Numbers():
+            assert 0 < kind.high < 2**63, name
+            assert 0 < kind.limit <= 1 << 16, name
+            bounded(kind.of, name)
+        case Schema():
+            assert all((kind.depth, kind.keys, kind.items, kind.name, kind.text, kind.alternatives)), name
+        case Boolean():
+            pass
+        case _:
+            assert_never(kind)
 
 
 @pytest.mark.parametrize("engine", [*ENGINES.values(), TOY], ids=lambda engine: engine.name)
@@ -92,13 +137,20 @@ def test_a_record_is_complete_and_agrees_with_itself(engine: Engine) -> None:
         assert option.meaning
     assert set(ENVIRONMENT) <= set(engine.environment)
     assert fnmatchcase(f"any.{engine.model_format}", engine.model_file)
-    for path in (*engine.requests, *engine.readable):
+    requests = engine.requests
+    for path in (*requests.fields, *requests.readable):
         assert path.startswith("/v1/")
-    assert not set(engine.requests) & engine.readable
-    for fields in engine.requests.values():
-        assert not fields & set(engine.forced)
+    assert not set(requests.fields) & requests.readable
+    assert requests.body > 0
+    for fields in requests.fields.values():
+        assert not {field.name for field in fields} & set(requests.always)
+        assert len({field.name for field in fields}) == len(fields)
+        for field in fields:
+            assert field.kinds or field.nullable, field.name
+            for kind in field.kinds:
+                bounded(kind, field.name)
     for body in engine.trial.bodies([model.name for model in models]):
-        assert engine_body(engine, "POST", engine.trial.path, "", body)
+        assert engine_body(requests, "POST", engine.trial.path, "", body)
 
 
 def test_engines_are_found_by_their_names() -> None:
@@ -135,7 +187,7 @@ def test_models_and_options_that_an_engine_does_not_take(count: int, options: di
 
 def test_only_its_record_names_an_engine() -> None:
     root = Path(privml.__file__).parent
-    records = {root / "engines" / "llama_server.py", root / "engines" / "registry.py"}
+    records = {root / "engines" / f"{name}.py" for name in ("llama_server", "llama_requests", "registry")}
     sources = {*root.rglob("*.py"), *(root.parents[1] / "images").rglob("*")} - records
     assert len(sources) > 200
     named = [path for path in sources if path.is_file() and b"llama" in path.read_bytes().lower()]
@@ -200,11 +252,11 @@ def test_the_measured_configuration_names_the_engine(toy: Engine, tmp_path: Path
 
 
 def test_requests_follow_the_record(toy: Engine) -> None:
-    assert json.loads(engine_body(toy, "POST", "/v1/generate", "", b'{"text":"x"}')) == {
+    assert json.loads(engine_body(toy.requests, "POST", "/v1/generate", "", b'{"text":"x"}')) == {
         "text": "x",
         "remember": False,
     }
-    assert engine_body(toy, "GET", "/v1/toys", "", b"") == b""
+    assert engine_body(toy.requests, "GET", "/v1/toys", "", b"") == b""
     for method, path, body, status in (
         ("POST", "/v1/completions", b"{}", 404),
         ("GET", "/v1/models", b"", 404),
@@ -212,7 +264,7 @@ def test_requests_follow_the_record(toy: Engine) -> None:
         ("POST", "/v1/generate", b'{"remember":true}', 400),
     ):
         with pytest.raises(UnsupportedError) as caught:
-            engine_body(toy, method, path, "", body)
+            engine_body(toy.requests, method, path, "", body)
         assert caught.value.status == status
 
 
@@ -246,6 +298,8 @@ def test_a_guest_with_another_engine_boots_and_answers(toy: Engine) -> None:
         assert made.request("POST", "/v1/generate", b'{"text":"x"}')[0] == 200
         assert json.loads(made.engine.requests[-1][2]) == {"text": "x", "remember": False}
         assert made.request("POST", "/v1/completions", b"{}")[0] == 404
+        assert made.request("POST", "/v1/generate", b'{"text":"%s"}' % (b"x" * 101))[0] == 400
+        assert made.request("POST", "/v1/generate", b'{"text":"%s"}' % (b"x" * 1001))[0] == 413
 
 
 def test_an_engine_that_is_not_healthy_is_not_ready(toy: Engine) -> None:

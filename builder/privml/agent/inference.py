@@ -1,90 +1,56 @@
-"""Which requests reach the engine, and in which form: an allow-list of paths and fields, from the engine's record.
+"""Which requests reach the engine, and in which form: the paths and fields of its record, within their bounds.
 
-An engine takes more than OpenAI's API: fields that choose a slot, keep a cache or read files. What is not on the list
-is refused by name, never dropped: a caller must not believe that something took effect. Fields that the record forces
-are sent in every request.
+An engine takes more than OpenAI's API: fields that choose a slot, keep a cache or read files. What is not on the
+record's list is refused by name, never dropped: a caller must not believe that something took effect.
 """
 
 from __future__ import annotations
 
 import json
-from typing import Any, NoReturn
+import math
+from typing import Any
 
-from privml.base.errors import EvidenceError
-from privml.engines.engine import Engine
+from privml.engines.requests import Requests, UnsupportedError, check
 
-MAX_DEPTH = 64
-_SCHEMAS = frozenset({"response_format", "tools"})
-"""Fields out of which the engine makes a grammar."""
-_COSTLY = ("pattern", "$ref")
+_MAX_DIGITS = 400
+"""A longer integer is beyond every bound, and Python reads it in a time that grows with the square of its length."""
 
 
-class UnsupportedError(EvidenceError):
-    """A request that the engine will not be shown; ``status`` is its HTTP status."""
-
-    def __init__(self, status: int, message: str) -> None:
-        super().__init__(message)
-        self.status = status
-
-
-def engine_body(engine: Engine, method: str, path: str, query: str, body: bytes) -> bytes:
-    """The body to send to ``engine`` for a caller's request; ``UnsupportedError`` when it is not to be sent."""
-    fields = engine.requests.get(path)
-    if fields is None and path not in engine.readable:
-        known = ", ".join(sorted((*engine.requests, *engine.readable)))
+def engine_body(allowed: Requests, method: str, path: str, query: str, body: bytes) -> bytes:
+    """The body to send to the engine for a caller's request; ``UnsupportedError`` when it is not to be sent."""
+    if path not in allowed.readable and path not in allowed.fields:
+        known = ", ".join(sorted((*allowed.fields, *allowed.readable)))
         raise UnsupportedError(404, f"there is no {path[:80]} here: only {known}")
-    expected = "GET" if fields is None else "POST"
+    expected = "GET" if path in allowed.readable else "POST"
     if method != expected:
         raise UnsupportedError(405, f"{path} takes {expected}")
     if query:
         raise UnsupportedError(400, f"{path} takes no query")
-    if fields is None:
+    if path in allowed.readable:
         if body:
             raise UnsupportedError(400, f"{path} takes no body")
         return b""
-    value = _object(body)
-    unknown = sorted(value.keys() - fields)
-    if unknown:
-        raise UnsupportedError(400, f"field `{unknown[0][:80]}` is not supported by {path}")
-    _check_nested(value)
-    return json.dumps({**value, **engine.forced}, ensure_ascii=True, allow_nan=False).encode("ascii")
+    if len(body) > allowed.body:
+        raise UnsupportedError(413, f"the body: {len(body)} bytes, expected at most {allowed.body}")
+    value = _decoded(body)
+    check(value, allowed.fields[path], path)
+    return json.dumps({**value, **allowed.always}, ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
-def _check_nested(value: dict[str, Any]) -> None:
-    """What is inside must not end the engine: it runs once a boot, and a machine without it is over.
+def _decoded(body: bytes) -> dict[str, Any]:
+    """The object in ``body``. Numbers that are none, or too large, stay: the check of their field refuses them."""
 
-    A schema nested 9000 deep makes one crash; ``pattern`` and ``$ref`` can make a grammar that keeps its one slot
-    busy for minutes or for good, and leaving does not stop that.
-    """
-    level: list[tuple[Any, bool]] = [(child, key in _SCHEMAS) for key, child in value.items()]
-    for _ in range(MAX_DEPTH):
-        below: list[tuple[Any, bool]] = []
-        for item, schema in level:
-            if isinstance(item, dict):
-                for word in _COSTLY if schema else ():
-                    if isinstance(item.get(word), str):
-                        raise UnsupportedError(400, f"a schema with `{word}` is not supported")
-                below.extend((child, schema) for child in item.values())
-            elif isinstance(item, list):
-                below.extend((child, schema) for child in item)
-        if not below:
-            return
-        level = below
-    raise UnsupportedError(400, f"the body is nested deeper than {MAX_DEPTH} levels")
-
-
-def _object(body: bytes) -> dict[str, Any]:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
         if len(result) != len(items):
             raise UnsupportedError(400, "the body gives a key twice")
         return result
 
-    def constant(_: str) -> NoReturn:
-        raise UnsupportedError(400, "the body holds a number that is not one")
+    def integer(text: str) -> int | float:
+        return int(text) if len(text) <= _MAX_DIGITS else math.copysign(math.inf, -1 if text[0] == "-" else 1)
 
     try:
-        value = json.loads(body.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+        value = json.loads(body.decode("utf-8"), object_pairs_hook=pairs, parse_int=integer)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
         # Never the parser's own words: they may quote the prompt.
         raise UnsupportedError(400, "the body is not JSON") from error

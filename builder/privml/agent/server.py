@@ -22,17 +22,17 @@ from privml.agent import identity
 from privml.agent.attestor import AttestorClient, RefusedRequest
 from privml.agent.batch import Busy, QuoteBatch
 from privml.agent.exchange import Exchange
-from privml.agent.inference import UnsupportedError, engine_body
+from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
 from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.strictjson import canonical, loads, unhex
 from privml.engines.engine import Engine
 from privml.engines.registry import engine_named
+from privml.engines.requests import UnsupportedError
 from privml.events import configuration
 from privml.events.configuration import Config
 from privml.events.stages import SERVE
 
-MAX_BODY = 16 * 1024 * 1024
 MAX_HEAD = 32 * 1024
 _PIECE = 16 * 1024  # one TLS record; a head can pass the limit by one piece and no more
 HANDSHAKE_TIMEOUT = 30.0
@@ -230,10 +230,10 @@ class _Conversation:
         if not self._server.answers.acquire(blocking=False):
             raise _Answer(429, "busy", "as many requests as this machine takes are under way")
         try:
-            body = self._body(request, MAX_BODY)
+            body = self._body(request, engine.requests.body)
             path, _, query = target.partition("?")
             try:
-                shown = engine_body(engine, request.method.decode("ascii"), path, query, body)
+                shown = engine_body(engine.requests, request.method.decode("ascii"), path, query, body)
             except UnsupportedError as error:
                 raise _Answer(error.status, "unsupported", error.message) from error
             with self._server.forward(engine, request, path, shown) as exchange:

@@ -12,6 +12,7 @@ from pathlib import PurePosixPath
 
 from privml.base.errors import RecipeError
 from privml.base.strictjson import canonical
+from privml.engines.requests import Requests
 
 DIRECTORY = "/run/privml-engine"
 """The engine user's own directory in the guest, a tmpfs: home, caches and the socket."""
@@ -86,8 +87,7 @@ class Engine:
     ``packages`` are the packages to ask the archive for. ``programs`` stay in ``/usr/bin``, ``paths`` are patterns of
     further paths that may be in the root (as in `image.paths`), and ``removals`` are patterns that finalize deletes.
     ``model_file`` matches the names of files in ``model_format``, for recipes that name no file of their own.
-    ``requests`` maps each path that takes a POST to the fields that it may have, ``readable`` are the paths for GET,
-    and ``forced`` fields are set in every request, whatever the caller sent.
+    ``requests`` says which HTTP paths a caller may use, the fields and their bounds, and which fields are always set.
     """
 
     name: str
@@ -103,9 +103,7 @@ class Engine:
     environment: Mapping[str, str]
     health: Health
     trial: Trial
-    requests: Mapping[str, frozenset[str]]
-    readable: frozenset[str]
-    forced: Mapping[str, bool]
+    requests: Requests
     socket: str = f"{DIRECTORY}/engine.sock"
 
     def argv(self, models: Sequence[ServedModel], options: Mapping[str, int] | None = None) -> tuple[str, ...]:

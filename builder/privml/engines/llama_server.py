@@ -5,13 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from privml.engines.engine import ENVIRONMENT, Engine, Health, Option, ServedModel, Trial
-
-_COMMON = frozenset(
-    {
-        "model", "max_tokens", "temperature", "top_p", "n", "stream", "stream_options", "stop", "presence_penalty",
-        "frequency_penalty", "seed", "logprobs", "logit_bias", "user",
-    }
-)  # fmt: skip
+from privml.engines.llama_requests import REQUESTS
 
 
 def _arguments(models: Sequence[ServedModel], options: Mapping[str, int]) -> tuple[str, ...]:
@@ -53,13 +47,5 @@ LLAMA_SERVER = Engine(
     environment=ENVIRONMENT,
     health=Health("/health"),
     trial=Trial("/v1/completions", {"prompt": "Hello", "max_tokens": 1}),
-    requests={
-        "/v1/completions": _COMMON | {"prompt", "echo"},
-        "/v1/chat/completions": _COMMON
-        | {"messages", "max_completion_tokens", "top_logprobs", "response_format", "tools", "tool_choice",
-           "parallel_tool_calls"},
-    },
-    readable=frozenset({"/v1/models"}),
-    # Without this a caller learns by timing, and by `cached_tokens`, how the last caller's prompt began.
-    forced={"cache_prompt": False},
-)  # fmt: skip
+    requests=REQUESTS,
+)
