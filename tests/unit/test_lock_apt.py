@@ -61,7 +61,7 @@ class Apt:
                 "a": "",
                 "b++": "",
                 "firmware": "",
-                "linux-image-cloud-amd64": "linux-base-cloud-amd64, linux-modules-cloud-amd64, linux-image-7-cloud-amd64",
+                "linux-image-cloud-amd64": "linux-modules-cloud-amd64 (= 1), linux-image-7-cloud-amd64 (= 1)",
                 "linux-image-7-cloud-amd64": "dracut | other, linux-base-7, linux-binary-7, linux-modules-7",
                 "linux-image-6-amd64": "initramfs-tools, kmod",
                 "linux-binary-7": "",
