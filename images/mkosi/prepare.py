@@ -26,7 +26,7 @@ def main(root: Path, place: Path) -> None:
     # What maintainer scripts compiled has times in it.
     for directory in [*root.rglob("__pycache__")]:
         shutil.rmtree(directory)
-    for tree in (root / "usr/lib/python3.14", root / "usr/lib/python3/dist-packages"):
+    for tree in (*sorted(root.glob("usr/lib/python3.*")), root / "usr/lib/python3/dist-packages"):
         if tree.is_dir():
             compileall.compile_dir(
                 tree, quiet=2, workers=0, stripdir=str(root), prependdir="/",

@@ -27,8 +27,10 @@ from privml.base.errors import InputsError
 from privml.base.run import Completed
 from privml.image.tools import Bind, ToolsTree
 from privml.image.workplace import Workplace
-from privml.lock.apt import AptTools, Suite, Wanted, resolve
+from privml.lock.apt import AptTools, Wanted, resolve
 from privml.output.manifest import Manifest, read
+from privml.recipe.distributions import base
+from privml.recipe.packages import Request
 from privml.store.objects import Store, default_root
 
 pytestmark = [pytest.mark.real, only_full]
@@ -252,7 +254,7 @@ def test_a_clock_far_off_is_named(
     signed = datetime(2026, 11, 15, tzinfo=UTC)
     # The machine's real clock is whatever it is; the one that apt sees is that far from the archive's day.
     offset = f"{int((signed - datetime.now(UTC)).total_seconds() + days * 86400):+d}s"
-    wanted = Wanted((Suite("debian", "forky"),), ("app",), ("firm",))
+    wanted = Wanted(base("debian", "forky"), (Request("app"),), (Request("firm"),))
     with serving(archive) as (address, _):
         tools = apt_at(Workplace().tools(), offset)
         with pytest.raises(InputsError) as caught:

@@ -40,7 +40,7 @@ def lost(package: Package) -> Package:
         update={
             "version": f"{package.version}~gone",
             "sha256": hashlib.sha256(b"what nobody has").hexdigest(),
-            "origin": package.origin.replace(".deb", "~gone.deb"),
+            "path": package.path.replace(".deb", "~gone.deb"),
         }
     )
 
@@ -67,7 +67,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = place / f"recipes/{NAME}.lock.json"
     lock = read_lock(path)
     assert VICTIM in {package.name for package in lock.packages} & {package.name for package in known.packages}
-    moved = {"packages": tuple(map(lost, lock.packages)), "tools_sha256": sha256_file(tools)}
+    moved = {"packages": tuple(map(lost, lock.packages)), "tools_sha256": read_tools_lock(tools).digest}
     write_lock(path, lock.model_copy(update=moved))
     return place
 
@@ -103,7 +103,7 @@ def test_it_says_that_it_is_refreshed_and_only_what_was_gone_is_another(
     committed = read_lock(desk / f"recipes/{NAME}.lock.json")
     changed = {package.name for package in {*committed.packages} ^ {*own.packages}}
     assert changed == {VICTIM}
-    assert own.tools_sha256 == sha256_file(made / f"{NAME}.tools.lock.json") != committed.tools_sha256
+    assert own.tools_sha256 == read_tools_lock(made / f"{NAME}.tools.lock.json").digest != committed.tools_sha256
     if own.package(VICTIM).sha256 == read_lock(ROOT / f"recipes/{NAME}.lock.json").package(VICTIM).sha256:
         assert manifest.artefacts == read(demo_cpu_dev).artefacts
 

@@ -60,11 +60,14 @@ class Deb:
 
 @dataclass(frozen=True)
 class State:
-    """The archive as it once was."""
+    """One suite of the archive as it once was."""
 
     date: str
     valid_until: str
     debs: tuple[Deb, ...]
+    origin: str = "Debian"
+    suite: str = "testing"
+    codename: str = "forky"
     # Lists are then asked for by their digest, so that a mirror in the middle of an update has them all.
     by_hash: bool = False
 
@@ -77,12 +80,28 @@ class State:
         data = self.packages
         by_hash = "Acquire-By-Hash: yes\n" if self.by_hash else ""
         return (
-            "Origin: Debian\nLabel: Debian\nSuite: testing\nCodename: forky\n"
+            f"Origin: {self.origin}\nLabel: {self.origin}\nSuite: {self.suite}\nCodename: {self.codename}\n"
             f"Date: {self.date}\nValid-Until: {self.valid_until}\n{by_hash}Architectures: amd64\nComponents: main\n"
             f"SHA256:\n {hashlib.sha256(data).hexdigest()} {len(data)} main/binary-amd64/Packages\n"
         )
 
 
+def kernel(version: str) -> tuple[Deb, ...]:
+    """A kernel as Debian splits it, with the metapackage that leads to it."""
+    release = f"{version}-cloud-amd64"
+    inner = f"linux-binary-{release} (= {version}), linux-modules-{release} (= {version})"
+    return (
+        Deb("linux-image-cloud-amd64", version, f"linux-modules-cloud-amd64, linux-image-{release} (= {version})"),
+        Deb("linux-modules-cloud-amd64", version, f"linux-modules-{release} (= {version})"),
+        Deb(f"linux-image-{release}", version, f"dracut, linux-base-{release}, {inner}"),
+        Deb(f"linux-base-{release}", version),
+        Deb(f"linux-binary-{release}", version, f"linux-base-{release} (= {version}), common"),
+        Deb(f"linux-modules-{release}", version, f"linux-base-{release} (= {version})"),
+    )
+
+
+_OCTOBER = ("Fri, 30 Oct 2026 08:08:01 UTC", "Fri, 06 Nov 2026 08:08:01 UTC")
+_GUEST = (Deb("app", "1", "lib (= 1), common"), Deb("lib", "1"), Deb("common", "1"), Deb("same", "1"))
 STATES = {
     "first": State(
         "Fri, 30 Oct 2026 08:08:01 UTC",
@@ -102,15 +121,48 @@ STATES = {
         (Deb("app", "1.5", "common"), Deb("common", "2"), Deb("firm", "2")),
         by_hash=True,
     ),
+    # Two suites of one archive, with a kernel in each. The second has newer versions, a package that the first
+    # lacks, not one that the first has, and one file that both list.
+    "base": State(*_OCTOBER, (*_GUEST, Deb("early", "1"), Deb("firm", "1"), *kernel("6.9.1"))),
+    "other": State(
+        "Sat, 31 Oct 2026 08:08:01 UTC",
+        "Sat, 07 Nov 2026 08:08:01 UTC",
+        (
+            Deb("app", "9", "lib (= 9), common"),
+            Deb("lib", "9"),
+            Deb("common", "9"),
+            Deb("same", "1"),
+            Deb("firm", "9"),
+            Deb("late", "9", "common"),
+            *kernel("7.2.1"),
+        ),
+        suite="unstable",
+        codename="sid",
+    ),
+    # Another distribution's archive.
+    "acme": State(
+        *_OCTOBER,
+        (
+            *(Deb(name, "1") for name in ("base", "init", "box", "python", "acme-td-firmware")),
+            Deb("kernel-image-cloud", "9.2", "kernel-core-9.2 (= 9.2), initrd-maker"),
+            Deb("kernel-core-9.2", "9.2", "base"),
+        ),
+        origin="Acme",
+        suite="stable",
+        codename="one",
+    ),
     "future": State("Fri, 01 Jan 2100 08:08:01 UTC", "Fri, 08 Jan 2100 08:08:01 UTC", (Deb("app", "9"),)),
 }
-SIGNED = {"first": "first", "second": "second", "lagging": "lagging", "future": "future", "stranger": "first"}
+SIGNED = {name: name for name in STATES} | {"stranger": "first"}
 
 
-def write(folder: Path, name: str) -> Path:
-    """Put the archive's files in ``folder``, in the state whose signed file is ``name``."""
+def write(folder: Path, name: str, *, beside: bool = False) -> Path:
+    """Put the archive's files in ``folder``, in the state whose signed file is ``name``.
+
+    ``beside``: the pool keeps what other suites have put there.
+    """
     state = STATES[SIGNED[name]]
-    dists = folder / "dists/forky"
+    dists = folder / "dists" / state.codename
     (dists / "main/binary-amd64").mkdir(parents=True, exist_ok=True)
     (dists / "main/binary-amd64/Packages").write_bytes(state.packages)
     by_hash = dists / "main/binary-amd64/by-hash/SHA256"
@@ -118,7 +170,7 @@ def write(folder: Path, name: str) -> Path:
     (by_hash / hashlib.sha256(state.packages).hexdigest()).write_bytes(state.packages)
     (dists / "InRelease").write_bytes((HERE / f"{name}.InRelease").read_bytes())
     (folder / "pool/main").mkdir(parents=True, exist_ok=True)
-    for old in (folder / "pool/main").iterdir():
+    for old in () if beside else (folder / "pool/main").iterdir():
         old.unlink()
     for deb in state.debs:
         (folder / deb.pool).write_bytes(deb.data)
@@ -137,7 +189,7 @@ def _tar(name: str, data: bytes) -> bytes:
 def sign() -> None:
     """Make two keys, sign every state, keep the first one's public half, forget the rest."""
     HERE.mkdir(exist_ok=True)
-    for user, names in (("archive", ("first", "second", "lagging", "future")), ("stranger", ("stranger",))):
+    for user, names in (("archive", tuple(STATES)), ("stranger", ("stranger",))):
         with tempfile.TemporaryDirectory() as home:
             gpg = ["gpg", "--homedir", home, "--batch", "--quiet", "--pinentry-mode", "loopback", "--passphrase", ""]
             # A signature of tomorrow is none: these are good on machines whose clock is behind, too.

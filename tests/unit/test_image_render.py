@@ -15,11 +15,12 @@ from privml.engines.registry import ENGINES
 from privml.image import render, resources
 from privml.image.render import File, Plan, tree
 from privml.lock.trees import agent_tree
+from privml.recipe.distributions import base
 from privml.recipe.loader import load, shipped
 
 PLAN = Plan(
     name="demo-cpu",
-    release="forky",
+    base=base("debian", "forky"),
     packages=("systemd", "bash", "llama.cpp"),
     epoch=1_750_000_000,
     tools="/the/tools",
@@ -175,7 +176,7 @@ def test_a_guest_without_an_engine_has_nothing_of_one() -> None:
     overlay = resources.overlay(load(shipped() / "tdx-min.yaml"), [], config=b"{}")
     assert not [name for name in overlay if "engine" in name]
     facts = json.loads(made(replace(PLAN, overlay=overlay, engine=None))["privml.json"].data)
-    assert facts["programs"] == sorted(render.PROGRAMS)
+    assert facts["programs"] == sorted((*render.PROGRAMS, PLAN.base.release.python))
     assert not [path for path in facts["paths"] if "llama" in path or "ggml" in path]
     with_engine = json.loads(made()["privml.json"].data)
     assert "llama-server" in with_engine["programs"]

@@ -13,6 +13,7 @@ from image_fake import Fake, sha256
 
 from privml.image import provenance, sbom
 from privml.image.build import Built, build
+from privml.recipe.distributions import base
 
 PURL = re.compile(r"^pkg:(deb/debian|pypi)/[a-z0-9.+_%-]+@[A-Za-z0-9.:~_%-]+(\?arch=(amd64|all)&distro=[a-z]+)?$")
 DEP5 = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -70,7 +71,7 @@ def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built
     assert subject["bom-ref"] == f"root:{image_fake.HASH}"
     assert subject["version"] == image_fake.HASH
     hashes = {part["name"]: part["hashes"][0]["content"] for part in document["components"] if "hashes" in part}
-    for item in (*fake.lock.packages, *fake.lock.firmware, *fake.lock.wheels):
+    for item in (*fake.lock.debs, *fake.lock.python):
         assert hashes[item.name] == item.sha256
     for name, artefact in image.manifest.artefacts.items():
         assert hashes[name] == artefact.sha256
@@ -88,7 +89,10 @@ def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built
 
 def test_versions_are_encoded_as_package_urls_want_it(built: tuple[Fake, Built]) -> None:
     package = built[0].lock.packages[0].model_copy(update={"name": "libstdc++6", "version": "2:1.0+dfsg~1-1"})
-    assert sbom.deb_purl(package, "forky") == "pkg:deb/debian/libstdc%2B%2B6@2:1.0%2Bdfsg~1-1?arch=amd64&distro=forky"
+    assert (
+        sbom.deb_purl(package, base("debian", "forky"))
+        == "pkg:deb/debian/libstdc%2B%2B6@2:1.0%2Bdfsg~1-1?arch=amd64&distro=forky"
+    )
 
 
 def test_the_provenance_is_an_unsigned_slsa_statement(built: tuple[Fake, Built]) -> None:
@@ -106,7 +110,7 @@ def test_the_provenance_is_an_unsigned_slsa_statement(built: tuple[Fake, Built])
         assert digest == sha256((image.directory / name).read_bytes())
     inputs = {row["digest"]["sha256"] for row in definition["resolvedDependencies"]}
     lock = fake.lock
-    assert inputs >= {item.sha256 for item in (*lock.packages, *lock.firmware, *lock.wheels)}
+    assert inputs >= {item.sha256 for item in (*lock.debs, *lock.python)}
     assert inputs >= {fake.recipe.digest, lock.tools_sha256, lock.agent.sha256, lock.guest.sha256}
     for row in definition["resolvedDependencies"]:
         assert set(row) in ({"uri", "digest"}, {"name", "digest"})

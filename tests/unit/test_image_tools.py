@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from image_fake import keep
+from image_fake import BASE, keep
 from test_lock_deb import file, folder, link, package
 
 from privml.base.errors import BuildError, HostError, InputsError
@@ -84,6 +84,7 @@ print(argv)
 
 def lock_of(*packages: Package) -> ToolsLock:
     return ToolsLock(
+        base=BASE,
         source_date_epoch=0,
         archives=(),
         packages_requested=(),

@@ -59,7 +59,7 @@ def lock_matches(name: str) -> bool:
     """True when the shipped lock is the lock of what is here now; while the code is changed it may not be."""
     request = load(shipped() / f"{name}.yaml")
     locked = json.loads(request.lock_path.read_bytes())
-    return locked["packages_requested"] == list(guest_packages(request))
+    return locked["packages_requested"] == [*map(str, guest_packages(request))]
 
 
 def test_what_is_written_is_right_at_once(desk: Path) -> None:
@@ -72,7 +72,9 @@ def test_what_is_written_is_right_at_once(desk: Path) -> None:
         assert CliRunner().invoke(lock, ["--check", "mine"]).stdout == "ok mine\n"
         ours = json.loads((desk / "recipes/mine.lock.json").read_bytes())
         theirs = json.loads((shipped() / "demo-cpu.lock.json").read_bytes())
-        assert (ours["packages"], ours["wheels"]) == (theirs["packages"], theirs["wheels"])
+        assert [ours[name] for name in ("packages", "models", "python")] == [
+            theirs[name] for name in ("packages", "models", "python")
+        ]
     assert not (desk.parent / "store").exists(), "no store is needed to start"
 
 
@@ -82,10 +84,19 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
     assert lines[0] == "# yaml-language-server: $schema=schemas/recipe.schema.json"
     assert (desk / "recipes" / lines[0].partition("=")[2]).read_bytes() == schema.files()[schema.RECIPE_FILE]
     for path, fact in facts().items():
-        if not path.startswith("platform.") and path != "extends":
+        if not path.startswith(("platform.", "inference.engine.options.")) and path != "extends":
             field = path.rpartition(".")[2]
             (at,) = [n for n, line in enumerate(lines) if line.strip() == f"# {fact.meaning}"]
-            assert re.match(rf"\s*(- )?{field}:", lines[at + 1]), path
+            assert re.match(rf"\s*(- |# )?{field}:", lines[at + 1]), path
+
+
+def test_what_is_left_out_can_be_put_in_by_taking_the_mark_away(desk: Path) -> None:
+    run("mine")
+    path = desk / "recipes/mine.yaml"
+    path.write_text(re.sub(r"^(\s*)# (suite|version|options): ", r"\1\2: ", path.read_text(), flags=re.M))
+    content = load(path).content
+    assert (content.kernel.suite, content.firmware["tdx"].suite) == ("sid", "sid")
+    assert (content.inference.engine.version, content.inference.engine.options) == ("0.7", {"context": 4096})
 
 
 def test_it_is_the_recipe_that_it_comes_from(desk: Path) -> None:

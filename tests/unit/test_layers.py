@@ -149,7 +149,7 @@ BAD = [
     ("measure", "evidence"),
     ("verify", "measure"),
     ("recipe", "events"),
-    ("store", "recipe"),
+    ("store", "measure"),
     ("lock", "image"),
     ("lock", "machine"),
     ("image", "agent"),

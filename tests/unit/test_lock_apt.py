@@ -15,21 +15,22 @@ from privml.base.run import Completed
 from privml.lock import aptstate
 from privml.lock.apt import (
     AptTools,
-    Suite,
     Wanted,
     host_tools,
     judge,
     printed_uris,
     resolve,
-    suites_of,
 )
 from privml.lock.aptstate import apt_configuration
 from privml.lock.debian import parse_inrelease
+from privml.lock.make import epoch_of
 from privml.lock.models import Archive
+from privml.recipe.distributions import DEBIAN, base
+from privml.recipe.packages import Request
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 LATER = datetime(2026, 11, 21, tzinfo=UTC)
-FORKY = Suite("debian", "forky")
+FORKY = base("debian", "forky")
 MIRRORS = {"debian": ("http://bad.example.invalid/debian", "http://good.example.invalid/debian")}
 
 
@@ -60,7 +61,7 @@ class Apt:
                 "a": "",
                 "b++": "",
                 "firmware": "",
-                "linux-image-cloud-amd64": "linux-base-cloud-amd64 (= 1), linux-image-7-cloud-amd64 (= 1)",
+                "linux-image-cloud-amd64": "linux-modules-cloud-amd64 (= 1), linux-image-7-cloud-amd64 (= 1)",
                 "linux-image-7-cloud-amd64": "dracut | other, linux-base-7, linux-binary-7, linux-modules-7",
                 "linux-image-6-amd64": "initramfs-tools, kmod",
                 "linux-binary-7": "",
@@ -105,19 +106,21 @@ class Apt:
 
 
 def wanted(*install: str, alone: tuple[str, ...] = (), pins: Mapping[str, str] | None = None) -> Wanted:
-    return Wanted((FORKY,), install, alone, pins or {})
+    return Wanted(FORKY, tuple(map(Request, install)), tuple(map(Request, alone)), pins or {})
 
 
 def test_packages_come_with_digest_and_origin() -> None:
     fake = Apt()
     found = resolve(fake.tools(), MIRRORS, wanted("b++", "a", alone=("firmware",)), now=NOW)
     assert [package.name for package in found.packages] == ["a", "b++"]
-    assert found.packages[1].origin == "debian/forky/main/pool/main/b++_1_amd64.deb"
+    second = found.packages[1]
+    assert (second.archive, second.suite, second.component) == ("debian", "forky", "main")
+    assert second.path == "pool/main/b++_1_amd64.deb"
     assert found.packages[1].sha256 == hashlib.sha256(b"b++1").hexdigest()
     assert [package.name for package in found.alone] == ["firmware"]
     assert found.archives[0].inrelease_sha256 == hashlib.sha256(fake.inrelease).hexdigest()
     assert found.inreleases == (fake.inrelease,)
-    assert found.epoch == 1793347681
+    assert epoch_of(found.archives) == 1793347681
     assert fake.sources == "deb [signed-by=/keyring.gpg] http://good.example.invalid/debian forky main\n"
 
 
@@ -165,7 +168,9 @@ def test_an_expired_archive_is_refused_unless_accepted_and_then_recorded() -> No
 
 
 def judged(data: bytes, before: tuple[Archive, ...] = (), *, allow_expired: bool = True) -> Archive:
-    return judge(FORKY, parse_inrelease(data), hashlib.sha256(data).hexdigest(), before, allow_expired, LATER)
+    (suite,) = FORKY.release.suites
+    digest = hashlib.sha256(data).hexdigest()
+    return judge(suite, parse_inrelease(data), digest, before, allow_expired, LATER, DEBIAN.origin)
 
 
 def test_a_roll_back_is_refused_even_when_expired_is_accepted() -> None:
@@ -198,17 +203,8 @@ def test_a_host_without_a_keyring_is_no_starting_point(tmp_path: Path) -> None:
     with pytest.raises(
         HostError, match=r"no verified tools tree, and the host lacks .*debian-archive-keyring"
     ) as caught:
-        host_tools(tmp_path)
+        host_tools(DEBIAN, tmp_path)
     assert caught.value.exit_code == 5
-
-
-def test_suites() -> None:
-    assert [(suite.label, suite.name) for suite in suites_of("trixie")] == [
-        ("debian", "trixie"),
-        ("debian", "trixie-updates"),
-        ("debian-security", "trixie-security"),
-    ]
-    assert suites_of("forky") == (FORKY,)
 
 
 def test_printed_uris() -> None:

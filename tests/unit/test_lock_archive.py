@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -10,16 +12,22 @@ import fake_archive
 import pytest
 from fake_archive import KEYRING, SIGNED, STATES, Deb
 from pool_server import serving
+from test_recipe_distributions import ACME
+from test_recipe_distributions import RECIPE as ACME_RECIPE
 
 from privml.base.errors import InputsError
 from privml.base.run import run
-from privml.lock.apt import AptTools, Resolution, Suite, Wanted, resolve
+from privml.image.sbom import deb_purl
+from privml.lock.apt import AptTools, Resolution, Wanted, resolve
 from privml.lock.changes import changes
-from privml.lock.make import Solver, bring, solve
-from privml.lock.models import Archive, Lock, Tree, TreeFile
+from privml.lock.make import Current, Solver, bring, epoch_of, make_lock, solve
+from privml.lock.models import Archive, Base, Firmware, Lock, Package, Tree, TreeFile, parse, serialise
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
-from privml.recipe.loader import load, shipped
+from privml.recipe import distributions
+from privml.recipe.distributions import DEBIAN, DISTRIBUTIONS, base
+from privml.recipe.loader import Recipe, load, shipped
+from privml.recipe.packages import Request
 from privml.store.fetch import GoneError
 from privml.store.mirrors import Mirrors
 from privml.store.objects import Store
@@ -29,7 +37,8 @@ needs_apt = pytest.mark.skipif(
     not (shutil.which("apt-get") and shutil.which("gpgv")), reason="this host has no apt-get with gpgv"
 )
 TOOLS = AptTools(lambda argv, _: run(argv, timeout=60), str(KEYRING), "the host's apt with the test's key")
-FORKY = Suite("debian", "forky")
+FORKY = base("debian", "forky")
+APP, FIRM = Request("app"), Request("firm")
 EARLY = datetime(2026, 11, 1, tzinfo=UTC)
 LATE = datetime(2026, 11, 15, tzinfo=UTC)
 TREE = Tree.of([TreeFile(path="a", kind="file", sha256="1" * 64, size=1)])
@@ -37,7 +46,7 @@ pytestmark = pytest.mark.usefixtures("no_proxy")
 
 
 def solved(mirrors: Mirrors, *, before: tuple[Archive, ...] = (), now: datetime = EARLY, **more: bool) -> Resolution:
-    return resolve(TOOLS, mirrors, Wanted((FORKY,), ("app",), ("firm",)), before=before, now=now, **more)
+    return resolve(TOOLS, mirrors, Wanted(FORKY, (APP,), (FIRM,)), before=before, now=now, **more)
 
 
 def test_what_was_signed_is_what_this_code_makes() -> None:
@@ -173,14 +182,16 @@ def test_expired_roll_back_and_a_clock_far_off(folder: Path, mirrors: Mirrors) -
 
 def lock_of(found: Resolution) -> Lock:
     return Lock(
+        base=Base.of(FORKY),
         recipe_sha256="0" * 64,
-        source_date_epoch=found.epoch,
+        source_date_epoch=epoch_of(found.archives),
         archives=found.archives,
         packages_requested=("app",),
         packages=found.packages,
-        firmware_requested=("firm",),
-        firmware=found.alone,
-        wheels=(),
+        firmware={"tdx": Firmware(requested="firm", packages=found.alone)},
+        models=(),
+        python=(),
+        blobs=(),
         agent=TREE,
         guest=TREE,
         tools_sha256="0" * 64,
@@ -188,7 +199,7 @@ def lock_of(found: Resolution) -> Lock:
 
 
 def refreshed(lock: Lock, store: Store, mirrors: Mirrors, *pools: Path) -> Lock:
-    solver = Solver(tools=lambda: TOOLS, mirrors=lambda: mirrors, now=LATE)
+    solver = Solver(tools=lambda _: TOOLS, mirrors=lambda: mirrors, now=LATE)
     places = [Pool.parse(str(pool)) for pool in pools]
     return refresh(
         load(shipped() / "demo-cpu.yaml"),
@@ -200,7 +211,7 @@ def refreshed(lock: Lock, store: Store, mirrors: Mirrors, *pools: Path) -> Lock:
 
 
 def versions(lock: Lock) -> list[str]:
-    return [str(package) for package in (*lock.packages, *lock.firmware)]
+    return [str(package) for package in lock.debs]
 
 
 @needs_apt
@@ -251,7 +262,7 @@ def test_what_the_archive_lists_and_no_mirror_has_is_not_nothing(
             load(shipped() / "demo-cpu.yaml"),
             lock,
             store,
-            Solver(tools=lambda: TOOLS, mirrors=lambda: mirrors, now=EARLY),
+            Solver(tools=lambda _: TOOLS, mirrors=lambda: mirrors, now=EARLY),
             lambda packages: bring(store, packages, mirrors=lambda: mirrors),
         )
     assert "another mirror" in (caught.value.hint or "")
@@ -274,12 +285,12 @@ def test_an_upgrade_of_one_package_keeps_what_the_archive_no_longer_lists(
     folder: Path, mirrors: Mirrors, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lock = lock_of(solved(mirrors))
-    bring(store, (*lock.packages, *lock.firmware), mirrors=lambda: mirrors)
+    bring(store, lock.debs, mirrors=lambda: mirrors)
     fake_archive.write(folder, "second")
-    held = (*lock.packages, *lock.firmware)
+    held = lock.debs
     pins = {package.name: package.version for package in held if package.name != "lib"}
-    solver = Solver(tools=lambda: TOOLS, mirrors=lambda: mirrors, now=LATE)
-    found = solve(Wanted((FORKY,), ("app",), ("firm",), pins), held, lock.archives, store, solver)
+    solver = Solver(tools=lambda _: TOOLS, mirrors=lambda: mirrors, now=LATE)
+    found = solve(Wanted(FORKY, (APP,), (FIRM,), pins), held, lock.archives, store, solver)
     assert [str(package) for package in (*found.packages, *found.alone)] == ["app 2", "common 1", "lib 2", "firm 1"]
     assert "what moves forces others to move: app\n" in capsys.readouterr().err
 
@@ -289,7 +300,7 @@ def test_a_pool_makes_it_not_gone(folder: Path, mirrors: Mirrors, store: Store, 
     lock = lock_of(solved(mirrors))
     fake_archive.write(folder, "second")
     with pytest.raises(GoneError) as caught:
-        bring(store, (*lock.packages, *lock.firmware), mirrors=lambda: mirrors)
+        bring(store, lock.debs, mirrors=lambda: mirrors)
     assert sorted(item.name for item in caught.value.items) == ["app 1", "common 1", "firm 1", "lib 1"]
     pool = tmp_path / "pool"
     for deb in STATES["first"].debs:
@@ -322,3 +333,163 @@ def test_a_package_that_is_cut_or_wrong_never_gets_its_name(
         bring(store, lock.packages, mirrors=lambda: mirrors)
     assert not isinstance(caught.value, GoneError), "a mirror that lies does not make it gone"
     assert not store.has(lock.package("lib").sha256)
+
+
+def where(packages: Iterable[Package]) -> list[str]:
+    return [f"{package} {package.suite}" for package in packages]
+
+
+@pytest.fixture
+def two(tmp_path: Path, no_proxy: None) -> Iterator[Mirrors]:
+    """A mirror with two suites of one archive: forky, and sid with newer versions of nearly everything."""
+    folder = fake_archive.write(tmp_path / "two", "base")
+    with serving(fake_archive.write(folder, "other", beside=True)) as (address, _):
+        yield {"debian": (address,)}
+
+
+def of_both(mirrors: Mirrors, *install: str, alone: tuple[str, ...] = ()) -> Resolution:
+    wanted = Wanted(FORKY, tuple(map(Request.parse, install)), tuple(map(Request.parse, alone)))
+    return resolve(TOOLS, mirrors, wanted, now=EARLY)
+
+
+@needs_apt
+def test_a_kernel_of_another_suite_brings_nothing_else_from_there(two: Mirrors) -> None:
+    found = of_both(two, "app", "linux-image-cloud-amd64/sid", alone=("firm",))
+    assert where(found.packages) == [
+        "app 1 forky",
+        "common 1 forky",
+        "lib 1 forky",
+        "linux-base-7.2.1-cloud-amd64 7.2.1 sid",
+        "linux-binary-7.2.1-cloud-amd64 7.2.1 sid",
+        "linux-modules-7.2.1-cloud-amd64 7.2.1 sid",
+    ]
+    assert where(found.alone) == ["firm 1 forky"]
+    assert [(archive.suite, archive.date) for archive in found.archives] == [
+        ("forky", "2026-10-30T08:08:01Z"),
+        ("sid", "2026-10-31T08:08:01Z"),
+    ]
+    assert epoch_of(found.archives) == int(datetime(2026, 10, 31, 8, 8, 1, tzinfo=UTC).timestamp())
+
+
+@needs_apt
+def test_firmware_of_another_suite_brings_nothing_else_from_there(two: Mirrors) -> None:
+    found = of_both(two, "app", "linux-image-cloud-amd64", alone=("firm/sid",))
+    assert where(found.alone) == ["firm 9 sid"]
+    assert {package.suite for package in found.packages} == {"forky"}
+    assert [package.version for package in found.packages if package.name.startswith("linux-binary")] == ["6.9.1"]
+
+
+@needs_apt
+def test_without_a_suite_the_other_one_is_not_even_read(two: Mirrors) -> None:
+    found = of_both(two, "app", "linux-image-cloud-amd64", alone=("firm",))
+    assert {package.suite for package in (*found.packages, *found.alone)} == {"forky"}
+    assert [archive.suite for archive in found.archives] == ["forky"]
+
+
+@needs_apt
+def test_a_file_that_both_suites_list_is_from_the_one_that_was_asked_for(two: Mirrors) -> None:
+    assert where(of_both(two, "same", alone=("firm/sid",)).packages) == ["same 1 forky"]
+    assert where(of_both(two, "app", alone=("same/sid",)).alone) == ["same 1 sid"]
+
+
+@needs_apt
+def test_what_only_the_other_suite_has_comes_from_there(two: Mirrors) -> None:
+    assert where(of_both(two, "late", alone=("firm/sid",)).packages) == ["common 1 forky", "late 9 sid"]
+    with pytest.raises(InputsError, match="Unable to locate package late"):
+        of_both(two, "late")
+
+
+@needs_apt
+def test_a_package_that_its_suite_lacks_is_not_taken_from_another(two: Mirrors) -> None:
+    with pytest.raises(InputsError, match="`early` is to come from sid, but only forky has it") as caught:
+        of_both(two, "app", alone=("early/sid",))
+    assert "leave `suite` out" in (caught.value.hint or "")
+
+
+@pytest.fixture
+def small(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Debian as the fake archive has it."""
+    sets = distributions.Packages(("app",), (), (), (), ())
+    firmware = (distributions.Firmware("firm", "tdx", "x", enrolled_keys=False, production=True),)
+    monkeypatch.setitem(DISTRIBUTIONS, "debian", replace(DEBIAN, packages=sets, firmware=firmware))
+
+
+def recipe_of(folder: Path, **suites: str) -> Recipe:
+    text = (shipped() / "tdx-min.yaml").read_text().replace("ovmf-inteltdx", "firm")
+    for package, suite in suites.items():
+        name = {"kernel": "linux-image-cloud-amd64", "firmware": "firm"}[package]
+        text = text.replace(f"package: {name}", f"package: {name}, suite: {suite}")
+    (folder / "x.yaml").write_text(text)
+    return load(folder / "x.yaml")
+
+
+@needs_apt
+@pytest.mark.usefixtures("small")
+def test_a_recipe_that_names_another_suite_moves_only_what_comes_from_there(
+    two: Mirrors, store: Store, tmp_path: Path
+) -> None:
+    solver = Solver(tools=lambda _: TOOLS, mirrors=lambda: two, now=EARLY)
+
+    def lock(previous: Lock | None, **suites: str) -> Lock:
+        recipe = recipe_of(tmp_path, **suites)
+        made = make_lock(recipe, Current(recipe.digest, TREE, TREE, "0" * 64), previous, store, solver)
+        bring(store, made.debs, mirrors=lambda: two)
+        return made
+
+    first = lock(None)
+    assert (first.rtmr3, first.packages_requested[-1]) == ("unused", "linux-image-cloud-amd64")
+    second = lock(first, kernel="sid")
+    assert (second.rtmr3, second.packages_requested[-1]) == ("staged", "linux-image-cloud-amd64/sid")
+    assert where(second.debs) == [
+        "app 1 forky",
+        "common 1 forky",
+        "lib 1 forky",
+        "linux-base-7.2.1-cloud-amd64 7.2.1 sid",
+        "linux-binary-7.2.1-cloud-amd64 7.2.1 sid",
+        "linux-modules-7.2.1-cloud-amd64 7.2.1 sid",
+        "firm 1 forky",
+    ]
+    assert "RTMR3 moves: RTMR3 is staged with this kernel, times in root and model" in moves(first, second)
+    third = lock(second, kernel="sid", firmware="sid")
+    assert third.packages == second.packages
+    assert where(third.firmware["tdx"].packages) == ["firm 9 sid"]
+    assert third.firmware["tdx"].requested == "firm/sid"
+    assert lock(third, kernel="sid", firmware="sid").digest == third.digest
+    back = lock(third)
+    assert (where(back.debs), back.archives) == (where(first.debs), first.archives)
+
+
+@needs_apt
+def test_a_second_distribution_is_locked_by_its_record(
+    tmp_path: Path, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(DISTRIBUTIONS, ACME.name, ACME)
+    (tmp_path / "x.yaml").write_text(ACME_RECIPE)
+    recipe = load(tmp_path / "x.yaml")
+    with serving(fake_archive.write(tmp_path / "acme", "acme")) as (address, _):
+        mirrors: Mirrors = {"acme": (address,)}
+        solver = Solver(tools=lambda _: TOOLS, mirrors=lambda: mirrors, now=EARLY)
+        lock = make_lock(recipe, Current(recipe.digest, TREE, TREE, "0" * 64), None, store, solver)
+        bring(store, lock.debs, mirrors=lambda: mirrors)
+        monkeypatch.setitem(DISTRIBUTIONS, ACME.name, replace(ACME, origin="Other"))
+        with pytest.raises(
+            InputsError, match=r"acme/one: the signed state is of Acme one \(stable\), expected Other"
+        ):
+            make_lock(load(tmp_path / "x.yaml"), Current("", TREE, TREE, ""), None, store, solver)
+    assert where(lock.debs) == [
+        "base 1 one",
+        "box 1 one",
+        "init 1 one",
+        "kernel-core-9.2 9.2 one",
+        "python 1 one",
+        "acme-td-firmware 1 one",
+    ]
+    assert (lock.base.distribution, lock.base.release, lock.rtmr3) == ("acme", "one", "staged")
+    assert {package.archive for package in lock.debs} == {"acme"}
+    assert deb_purl(lock.package("box"), lock.base.record) == "pkg:deb/acme/box@1?arch=amd64&distro=one"
+    newer = lock.model_copy(update={"packages": tuple(p for p in lock.packages if p.name != "kernel-core-9.2")})
+    assert "RTMR1 moves: kernel" in moves(lock, newer)[0]
+    assert parse(serialise(lock), Lock, "x") == lock
+    monkeypatch.delitem(DISTRIBUTIONS, ACME.name)
+    with pytest.raises(InputsError, match="x: base: got acme one, expected debian forky"):
+        parse(serialise(lock), Lock, "x")

@@ -96,11 +96,14 @@ def test_each_recipe_is_locked_for_its_own_tools(installed: Path, monkeypatch: p
     for name in ("one", "two"):
         shutil.copytree(installed, name)
     document = json.loads(Path("two/tools.lock.json").read_bytes())
-    Path("two/tools.lock.json").write_text(json.dumps(document))
+    Path("two/tools.lock.json").write_text(json.dumps(document | {"source_date_epoch": 1}))
     assert run("--no-fetch", "one/demo-cpu.yaml", "two/demo-cpu.yaml").exit_code == 0
     assert run("--check", "one/demo-cpu.yaml", "two/demo-cpu.yaml").exit_code == 0
     one, two = (read_lock(Path(name) / "demo-cpu.lock.json").tools_sha256 for name in ("one", "two"))
     assert one != two
+    # The same lock in another layout is the same lock.
+    Path("two/tools.lock.json").write_text(json.dumps(document | {"source_date_epoch": 1}, indent=7))
+    assert run("--check", "two/demo-cpu.yaml").exit_code == 0
 
 
 def test_a_check_of_nothing_is_no_check(installed: Path) -> None:
@@ -158,7 +161,7 @@ def test_a_lock_to_build_by_that_is_not_there(installed: Path) -> None:
 def test_a_damaged_lock_says_how_to_go_on(installed: Path, other: object) -> None:
     shutil.copytree(installed, "recipes")
     path = Path("recipes/demo-cpu.lock.json")
-    path.write_text('{"format": "privml-lock/v1"}')
+    path.write_text('{"format": "privml-lock/v2"}')
     error = run("demo-cpu").exception
     assert isinstance(error, InputsError)
     assert "remove it and lock anew" in (error.hint or "")

@@ -22,10 +22,10 @@ def test_a_recipe_has_its_lock_and_the_tools_lock() -> None:
 def test_every_input_that_a_lock_names_is_counted_once() -> None:
     lock, tools = LOCKS
     assert isinstance(lock, Lock)
-    inputs = [*lock.packages, *lock.firmware, *lock.wheels, *tools.packages]
+    inputs = [*lock.debs, *lock.python, *tools.packages]
     assert digests(LOCKS) == {one.sha256 for one in inputs}
     assert digests(LOCKS) == digests([lock]) | digests([tools])
-    assert lock.firmware and digests([lock]) > {one.sha256 for one in lock.firmware}
+    assert lock.firmware_debs and digests([lock]) > {one.sha256 for one in lock.firmware_debs}
 
 
 def test_signed_archive_states_are_kept_when_the_store_has_them(tmp_path: Path) -> None:

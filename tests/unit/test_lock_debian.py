@@ -53,7 +53,7 @@ POOL = "pool/main/libx/libx++_2.0-1+b1_amd64.deb"
 
 def index() -> PackagesIndex:
     return PackagesIndex(
-        PACKAGES.encode(), label="debian", suite="forky", component="main", base="http://x.example.invalid/"
+        PACKAGES.encode(), archive="debian", suite="forky", component="main", base="http://x.example.invalid/"
     )
 
 
@@ -88,7 +88,7 @@ def test_unsigned_or_undated_text_is_refused(old: str, new: str) -> None:
 def test_a_package_by_its_pool_path() -> None:
     found = index().package(POOL)
     assert (found.name, found.version, found.sha256, found.size) == ("libx++", "1:2.0-1+b1", "a" * 64, 12)
-    assert found.origin == f"debian/forky/main/{POOL}"
+    assert (found.archive, found.suite, found.component, found.path) == ("debian", "forky", "main", POOL)
     assert found.file == "libx++_1%3a2.0-1+b1_amd64.deb"
     assert index().package("pool/main/l/last_1_all.deb").architecture == "all"
 

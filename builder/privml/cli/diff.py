@@ -15,7 +15,7 @@ from privml.base.errors import Differs, MeasurementError, UsageError
 from privml.cli.output import print_json
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
-from privml.lock.models import read_lock, read_tools_lock
+from privml.lock.models import FORMATS, Lock, read_lock, read_tools_lock
 from privml.readers import compare, files
 from privml.readers.compare import Pair
 from privml.repro import external, images
@@ -23,7 +23,7 @@ from privml.repro.changes import Change, lock_changes, registers_moved
 
 _SHOWN = 40
 _TEXT_LIMIT = 16 << 20
-_FORMATS = {"privml-lock/v1": "lock", "privml-tools-lock/v1": "tools lock"}
+_FORMATS = {name: "lock" if model is Lock else "tools lock" for name, model in FORMATS.items()}
 
 
 @click.command()

@@ -17,7 +17,8 @@ from privml.recipe.fields import facts
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.guestfiles import lint_guest, read_guest
 from privml.recipe.lint import lint as findings_of
-from privml.recipe.loader import find, is_recipe, load, shipped
+from privml.recipe.loader import OldSchema, find, is_recipe, load, shipped
+from privml.recipe.migration import NEW
 from privml.recipe.rules import RULES
 
 GUEST = "guest files"
@@ -30,7 +31,7 @@ GUEST = "guest files"
 def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> None:
     """Check recipes (all of `recipes` by default) and the guest's own files, without network, store or build.
 
-    Errors end in exit 3; warnings are told on standard error.
+    Errors end in exit 3; warnings are told on standard error. A recipe of schema 1 is printed in schema 2.
 
     \b
     privml-build lint demo-cpu
@@ -42,12 +43,22 @@ def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> Non
         return
     wrong: list[str] = []
     told: list[dict[str, Any]] = []
-    judged = [(path.name.removesuffix(".yaml"), _findings(path)) for path in _chosen(targets)]
+    rewritten: dict[str, dict[str, str]] = {}
+    judged = []
+    for path in _chosen(targets):
+        name = path.name.removesuffix(".yaml")
+        found, rewritten[name] = _findings(path)
+        judged.append((name, found))
     judged.append((GUEST, lint_guest(read_guest(images_folder()))))
     for name, found in judged:
         errors = [finding for finding in found if finding.severity == "error"]
         wrong += [str(finding) for finding in errors]
         told.append({"name": name, "ok": not errors, "findings": [asdict(finding) for finding in found]})
+        if files := rewritten.get(name):
+            told[-1]["rewritten"] = files
+            if not as_json:
+                for file, text in files.items():
+                    click.echo(f"# {file}, in schema {NEW}\n{text}", nl=False)
         for finding in found:
             if finding.severity == "warning":
                 click.echo(f"warning: {finding}", err=True)
@@ -66,14 +77,17 @@ def _chosen(targets: tuple[str, ...]) -> list[Path]:
     return [path for path in sorted(folder.glob("*.yaml")) if is_recipe(path)]
 
 
-def _findings(path: Path) -> list[Finding]:
+def _findings(path: Path) -> tuple[list[Finding], dict[str, str]]:
+    """What is wrong with a recipe; and its files in this schema, when they are of an old one."""
     try:
         recipe = load(path)
-        return findings_of(recipe, lock_facts(recipe))
+        return findings_of(recipe, lock_facts(recipe)), {}
+    except OldSchema as error:
+        return list(error.findings), error.rewritten
     except RecipeProblems as error:
-        return list(error.findings)
+        return list(error.findings), {}
     except RecipeError as error:
-        return [Finding(error.message + (f" ({error.hint})" if error.hint else ""))]
+        return [Finding(error.message + (f" ({error.hint})" if error.hint else ""))], {}
 
 
 def _hint(wrong: list[str]) -> str | None:
@@ -90,7 +104,7 @@ def _explain(word: str, *, as_json: bool) -> None:
         guess = f"did you mean {' or '.join(f'`{name}`' for name in near)}? " if near else ""
         raise UsageError(
             f"`{word}` is neither a rule nor a field",
-            hint=f"{guess}rules: {', '.join(RULES)}; fields: as in a recipe, `agent.listen`, or `platform.qemu`",
+            hint=f"{guess}rules: {', '.join(RULES)}; fields: as in a recipe, `agent.listen`, or `platform.tpm`",
         )
     if as_json:
         print_json({key: value for key, value in asdict(found).items() if key != "model"})

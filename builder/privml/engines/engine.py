@@ -111,7 +111,12 @@ class Engine:
         if not 1 <= len(models) <= self.max_models:
             raise RecipeError(f"engine `{self.name}`: got {len(models)} models, expected 1 to {self.max_models}")
         chosen = dict(options or {})
-        for name, value in chosen.items():
+        self.check_options(chosen)
+        return self.arguments(models, {name: option.default for name, option in self.options.items()} | chosen)
+
+    def check_options(self, options: Mapping[str, int]) -> None:
+        """``RecipeError`` for an option that this engine does not have, or a value outside of its bounds."""
+        for name, value in options.items():
             option = self.options.get(name)
             if option is None:
                 known = ", ".join(self.options) or "none"
@@ -120,7 +125,6 @@ class Engine:
                 raise RecipeError(
                     f"engine `{self.name}`: option `{name}` is {value}, expected {option.low} to {option.high}"
                 )
-        return self.arguments(models, {name: option.default for name, option in self.options.items()} | chosen)
 
     @property
     def socket_name(self) -> str:

@@ -1,7 +1,7 @@
 """Whose apt resolves: the tools tree's own; and how there comes to be a tools tree.
 
 Three states. The tools lock is good: its packages are fetched by hash and unpacked. A locked tools package is gone:
-the host's apt, with its gpgv and Debian's archive keyring, replaces what is gone and nothing else, and says so. The
+the host's apt, with its gpgv and the archive's keyring, replaces what is gone and nothing else, and says so. The
 host has no gpgv or no keyring: nothing can be checked, so nothing is made.
 """
 
@@ -11,19 +11,19 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from privml.base.errors import HostError
 from privml.base.run import Completed
 from privml.base.steps import say, step
 from privml.image import tools as tree_of_tools
 from privml.image.tools import Bind, ToolsTree
-from privml.lock.apt import AptTools, described, host_tools
+from privml.lock.apt import AptTools, described, host_tools, keyring_in
 from privml.lock.make import Solver, bring
 from privml.lock.models import ToolsLock
 from privml.lock.refresh import refresh_tools
+from privml.recipe.distributions import Distribution
 from privml.store.mirrors import Mirrors, host_mirrors
 from privml.store.objects import Store
 from privml.store.pools import Pool
-
-_KEYRING = "/usr/share/keyrings/debian-archive-keyring.gpg"
 
 
 def tools_tree(
@@ -40,15 +40,21 @@ def tools_tree(
     return tree_of_tools.ensure(store, lock)
 
 
-def tree_apt(tools: ToolsTree) -> AptTools:
-    """The tree's own apt."""
+def tree_apt(tools: ToolsTree, distribution: Distribution) -> AptTools:
+    """The tree's own apt; ``HostError`` when the tree has no keyring of the distribution's archive."""
+    keyring = keyring_in(tools.root, distribution)
+    if keyring is None:
+        raise HostError(
+            f"the tools tree holds no {distribution.keyring_package}, so no archive signature could be checked",
+            hint="renew the tools with `privml-build lock --tools`",
+        )
     names = Bind(Path("/etc/resolv.conf"), "/etc/resolv.conf")
 
     def run(argv: list[str], binds: Mapping[str, str]) -> Completed:
         folders = [Bind(Path(outside), inside, writable=True) for outside, inside in binds.items()]
         return tools.run(argv, binds=[*folders, names], network=True, timeout=600, what=described(argv))
 
-    return AptTools(run, _KEYRING, "the tools tree's apt")
+    return AptTools(run, f"/{keyring}", "the tools tree's apt")
 
 
 def mended(
@@ -57,7 +63,7 @@ def mended(
     solver: Solver,
     pools: Sequence[Pool] = (),
     *,
-    host: Callable[[], AptTools] = host_tools,
+    host: Callable[[Distribution], AptTools] = host_tools,
 ) -> ToolsLock:
     """``lock``, or, when some of its packages are gone, one with only these replaced by the host's apt.
 
@@ -66,8 +72,8 @@ def mended(
     if tree_of_tools.is_there(store, lock):
         return lock
 
-    def chosen() -> AptTools:
-        tools = host()
+    def chosen(distribution: Distribution) -> AptTools:
+        tools = host(distribution)
         say(f"the tools tree cannot be made as it is locked: what is gone is resolved by {tools.described}")
         return tools
 

@@ -6,7 +6,6 @@ the output; a failed build leaves nothing under a final name.
 
 from __future__ import annotations
 
-import hashlib
 import tempfile
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -36,11 +35,11 @@ from privml.image import root as root_volume
 from privml.image.config import measured_config, origins
 from privml.image.inputs import BASE, PREDICTION, Inputs
 from privml.image.leftovers import remove_leftovers
-from privml.image.modelvolume import ModelVolume, models_of
+from privml.image.modelvolume import ModelVolume
 from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
 from privml.lock.make import bring
-from privml.lock.models import Lock, serialise
+from privml.lock.models import Lock
 from privml.machine.platform import Shape
 from privml.output import manifest as manifests
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
@@ -137,7 +136,7 @@ def build(order: Order, output: Path, *, force: bool = False, probe: root_volume
             return found
         lock = order.lock
         tools = order.tools()
-        bring(order.store, (*lock.packages, *lock.firmware), lock.wheels, pools=order.pools)
+        bring(order.store, lock.debs, lock.python, pools=order.pools)
         remove_leftovers(output, tools.remove_of_subordinates)
         job = _Job(order, tools, before, forced, probe)
         with directory_atomic(output) as fresh:
@@ -147,7 +146,7 @@ def build(order: Order, output: Path, *, force: bool = False, probe: root_volume
 
 def _whole(order: Order, before: Earlier) -> Built | None:
     """The image that is there, when all of it is what a build would make now."""
-    if len(before.models) != len(models_of(order.recipe)):
+    if len(before.models) != len(order.lock.models):
         return None
     because = steps.decide(_inputs(order, before.models), before, forced=False, base_kept=False)
     if any(because.values()):
@@ -161,7 +160,7 @@ def _inputs(order: Order, models: Sequence[ModelVolume]) -> inputs.StepInputs:
     return inputs.inputs_of(
         order.recipe,
         order.lock,
-        measured_config(order.recipe, models),
+        measured_config(order.recipe, order.lock, models),
         refreshed=order.refreshed,
         prediction=order.predictor.inputs(order.recipe.content.platforms),
     )
@@ -177,8 +176,8 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
     """Make or take over everything that the directory holds; the manifest, and why each step was rebuilt."""
     work = out / ".work"
     work.mkdir()
-    models = tuple(_model(job, number, work, out) for number in range(len(models_of(job.recipe))))
-    config = measured_config(job.recipe, models)
+    models = tuple(_model(job, number, work, out) for number in range(len(job.lock.models)))
+    config = measured_config(job.recipe, job.lock, models)
     now, reasons = _decide(job, models)
     base = inputs.key(now, BASE)
     if reasons[ROOT] and not reasons[BASE] and not job.store.derived.take(base, work / render.BASE):
@@ -208,11 +207,10 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
 
 def _documents(job: _Job, out: Path, made: Manifest, record: inputs.StepInputs) -> None:
     """SBOM, provenance, the locks, the record of inputs, the manifest: functions of what was made."""
-    release = job.recipe.content.base.release
     declared = {**record.licences, **licences.of_inputs(job.lock, job.store)}
-    inside = sbom.sbom(made, job.lock, release, declared)
+    inside = sbom.sbom(made, job.lock, declared)
     write_atomic(out / sbom.FILE, inside)
-    write_atomic(out / provenance.FILE, provenance.provenance(made, job.lock, release, inside))
+    write_atomic(out / provenance.FILE, provenance.provenance(made, job.lock, inside))
     madeby.keep(out, made, job.lock, job.order.tools_lock)
     write_atomic(out / inputs.FILE, record.encode())
     write_atomic(out / manifests.FILE, made.encode())
@@ -235,7 +233,7 @@ def _manifest(
         name=recipe.name,
         variant=content.variant,
         recipe_sha256=recipe.digest,
-        lock_sha256=hashlib.sha256(serialise(lock)).hexdigest(),
+        lock_sha256=lock.digest,
         refreshed=job.order.refreshed,
         source_date_epoch=lock.source_date_epoch,
         listen=content.agent.listen,
@@ -264,14 +262,14 @@ def _model(job: _Job, number: int, work: Path, out: Path) -> ModelVolume:
     """Make or take over one model's volume."""
     name = volumes.file(number)
     before = job.before if job.before is not None and number < len(job.before.models) else None
-    because = steps.why(name, inputs.model(job.recipe, job.lock, number), before, forced=job.forced)
+    because = steps.why(name, inputs.model(job.lock, number), before, forced=job.forced)
     steps.announce(name, because)
     if before is not None and not because:
         before.take(name, out)
         return before.models[number]
     with step(f"Making {name}"):
         place = work / f"model{number}"
-        return modelvolume.make(job.recipe, number, job.lock, job.store, job.tools, place, out)
+        return modelvolume.make(number, job.lock, job.store, job.tools, place, out)
 
 
 def _root_and_uki(
@@ -307,8 +305,11 @@ def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> str:
     if not reasons[FIRMWARE] and job.before is not None:
         job.before.take(FIRMWARE, out)
         return job.before.manifest.firmware["tdx"].derived_from
-    bodies = {package.name: job.store.read(package.sha256) for package in job.lock.firmware}
-    return firmware.derive(job.tools, out, job.recipe.content.firmware.package, bodies)
+    ((tee, asked),) = job.recipe.content.firmware.items()
+    bodies = {package.name: job.store.read(package.sha256) for package in job.lock.firmware[tee].packages}
+    chosen = job.lock.base.record.distribution.firmware_named(asked.package, tee)
+    assert chosen is not None, "the recipe was checked when it was read"
+    return firmware.derive(job.tools, out, chosen, bodies)
 
 
 def _seal(path: Path) -> Artefact:
@@ -324,16 +325,16 @@ def render_only(order: Order, directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is not empty", hint="give a new directory")
     recipe, lock, store, tools = order.recipe, order.lock, order.store, order.tools()
-    bring(store, (*lock.packages, *lock.firmware), lock.wheels, pools=order.pools)
+    bring(store, lock.debs, lock.python, pools=order.pools)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-render.", dir=directory.parent) as name:
         work = Path(name)
         models = []
-        for number in range(len(models_of(recipe))):
+        for number in range(len(lock.models)):
             with step(f"Making {volumes.file(number)}, for its root hash"):
                 place = work / f"model{number}"
-                models.append(modelvolume.make(recipe, number, lock, store, tools, place, work))
-        config = configuration.encode(measured_config(recipe, models))
+                models.append(modelvolume.make(number, lock, store, tools, place, work))
+        config = configuration.encode(measured_config(recipe, lock, models))
         plan = root_volume.plan_of(recipe, lock, tools, config)
         root_volume.write_source(plan, lock, store, tools, work / "tree", None)
         (work / "tree").rename(directory)

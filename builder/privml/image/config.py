@@ -8,10 +8,11 @@ from privml.engines.engine import ServedModel
 from privml.engines.registry import engine_named
 from privml.events import configuration, volumes
 from privml.image.modelvolume import ModelVolume
+from privml.lock.models import Lock
 from privml.recipe.loader import Recipe
 
 
-def measured_config(recipe: Recipe, models: Sequence[ModelVolume]) -> configuration.Config:
+def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -> configuration.Config:
     """The measured configuration of ``recipe`` with the model volumes just made."""
     content = recipe.content
     return configuration.Config(
@@ -23,7 +24,7 @@ def measured_config(recipe: Recipe, models: Sequence[ModelVolume]) -> configurat
         engine=_engine(recipe, models),
         models=tuple(configuration.Model(model.name, model.file, model.verity) for model in models),
         devices=tuple(device.kind for device in content.devices for _ in range(device.count)),
-        rtmr3="staged",
+        rtmr3=lock.rtmr3,
     )
 
 
@@ -31,8 +32,9 @@ def _engine(recipe: Recipe, models: Sequence[ModelVolume]) -> configuration.Engi
     inference = recipe.content.inference
     if inference is None:
         return None
+    chosen = inference.engine
     served = [ServedModel(model.name, model.file, volumes.directory(n)) for n, model in enumerate(models)]
-    return configuration.Engine(inference.engine, engine_named(inference.engine).argv(served))
+    return configuration.Engine(chosen.name, engine_named(chosen.name).argv(served, chosen.options))
 
 
 def origins(recipe: Recipe) -> dict[str, str]:
@@ -45,12 +47,12 @@ def origins(recipe: Recipe) -> dict[str, str]:
         ".cmdline": recipe.origin("base.release"),
         ".sbat": recipe.origin("base.release"),
         "uki.efi": recipe.origin("kernel.package"),
-        "firmware.fd": recipe.origin("firmware.package"),
+        "firmware.fd": recipe.origin("firmware.tdx.package"),
         "platform": recipe.origin("platforms"),
         "shape": recipe.origin("shapes"),
         "config": recipe.origin("agent.listen"),
     }
     if recipe.content.inference is not None:
-        found["model"] = recipe.origin("inference.model.source")
-        found["engine"] = recipe.origin("inference.engine")
+        found["model"] = recipe.origin("inference.models[0].source")
+        found["engine"] = recipe.origin("inference.engine.name")
     return found

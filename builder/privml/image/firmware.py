@@ -1,4 +1,4 @@
-"""``firmware.fd``: Debian's firmware binary as locked, with its Secure Boot key variables deleted where asked.
+"""``firmware.fd``: the distribution's firmware binary as locked, without the Secure Boot keys enrolled in it.
 
 The variable store (CFV) is measured into RTMR0, not MRTD, so the derivation leaves MRTD alone. virt-fw-vars is GPL
 and runs as a process.
@@ -12,27 +12,20 @@ from pathlib import Path, PurePosixPath
 from privml.base.errors import BuildError
 from privml.image.tools import Bind, ToolsTree
 from privml.lock import deb
+from privml.recipe.distributions import Firmware
 
-# package -> (file in it, whether it carries enrolled keys)
-FIRMWARES = {
-    "ovmf-inteltdx": ("usr/share/ovmf/OVMF.inteltdx.ms.fd", True),
-    "ovmf-generic": ("usr/share/ovmf/OVMF.fd", False),
-}
 _KEY_VARIABLES = ("PK", "KEK", "db", "dbx")
 
 
-def derive(tools: ToolsTree, work: Path, package: str, debs: dict[str, bytes]) -> str:
-    """Make ``work/firmware.fd`` of the locked firmware ``package``; ``debs`` holds its closure (name -> bytes).
+def derive(tools: ToolsTree, work: Path, firmware: Firmware, debs: dict[str, bytes]) -> str:
+    """Make ``work/firmware.fd`` of the locked ``firmware``; ``debs`` holds its packages (name -> bytes).
 
     Gives the hex SHA-256 of the package's own binary.
     """
-    if package not in FIRMWARES:
-        raise BuildError(f"firmware package `{package}` is not known: expected one of {', '.join(FIRMWARES)}")
-    path, keys = FIRMWARES[package]
     target = work / "firmware.fd"
-    data = _find(path, debs)
+    data = _find(firmware.file, debs)
     source = hashlib.sha256(data).hexdigest()
-    if not keys:
+    if not firmware.enrolled_keys:
         target.write_bytes(data)
         return source
     (work / "firmware.in").write_bytes(data)

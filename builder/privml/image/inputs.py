@@ -16,8 +16,7 @@ from privml.base import strictjson
 from privml.base.errors import EvidenceError
 from privml.events import configuration, volumes
 from privml.image import code
-from privml.image.modelvolume import models_of
-from privml.lock.models import Lock, Package, Tree, Wheel, serialise
+from privml.lock.models import Lock, Package, Tree
 from privml.output import manifest as manifests
 from privml.output import prediction as predictions
 from privml.output.artefacts import FIRMWARE, ROOT, UKI
@@ -98,6 +97,7 @@ def inputs_of(
     templates = _tree("template", lock.guest, "mkosi/")
     base = {
         **_common(lock, _BASE_CODE),
+        "recipe base.distribution": content.base.distribution,
         "recipe base.release": content.base.release,
         **_packages("package", lock.packages),
         # What becomes of the tree after the packages is in finalize.
@@ -112,7 +112,7 @@ def inputs_of(
         **_tree("agent file", lock.agent, ""),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }
-    models = {volumes.file(number): model(recipe, lock, number) for number in range(len(models_of(recipe)))}
+    models = {volumes.file(number): model(lock, number) for number in range(len(lock.models))}
     steps = {
         **models,
         BASE: base,
@@ -121,13 +121,13 @@ def inputs_of(
         UKI: {**_common(lock, _UKI_CODE), ROOT: _digest(root)},
         FIRMWARE: {
             **_common(lock, _FIRMWARE_CODE),
-            "recipe firmware.package": content.firmware.package,
-            **_packages("firmware", lock.firmware),
+            **{f"recipe firmware.{tee}.package": one.package for tee, one in content.firmware.items()},
+            **_packages("firmware", lock.firmware_debs),
         },
     }
     steps[MANIFEST] = {
         "recipe": recipe.digest,
-        "lock": hashlib.sha256(serialise(lock)).hexdigest(),
+        "lock": lock.digest,
         "refreshed": str(refreshed).lower(),
         **{step: _digest(inputs) for step, inputs in steps.items()},
     }
@@ -135,14 +135,13 @@ def inputs_of(
     return StepInputs(tuple(model.file for model in config.models), steps)
 
 
-def model(recipe: Recipe, lock: Lock, number: int) -> Inputs:
+def model(lock: Lock, number: int) -> Inputs:
     """The inputs of a model's volume, which is made first: its root hash is one of what follows."""
-    chosen = models_of(recipe)[number]
+    chosen = lock.models[number]
     return {
         **_common(lock, _MODEL_CODE),
-        "recipe inference.model.file": chosen.file,
-        "recipe inference.model.name": chosen.name,
-        **_packages("wheel", lock.wheels),
+        "model name": chosen.name,
+        **{f"model file {file.path}": file.sha256 for file in chosen.files},
     }
 
 
@@ -175,7 +174,7 @@ def _common(lock: Lock, modules: Iterable[str]) -> Inputs:
     }
 
 
-def _packages(kind: str, packages: Iterable[Package | Wheel]) -> Inputs:
+def _packages(kind: str, packages: Iterable[Package]) -> Inputs:
     return {f"{kind} {package.name}": f"{package.version} {package.sha256}" for package in packages}
 
 

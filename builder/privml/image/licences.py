@@ -6,17 +6,13 @@ licence list. A name is an SPDX id only where the two lists mean the same text; 
 
 from __future__ import annotations
 
-import io
 import re
-import zipfile
 from collections.abc import Iterable, Mapping
-from email.parser import HeaderParser
 from pathlib import Path
 from typing import Any
 
 from privml.base import strictjson
-from privml.base.errors import InputsError
-from privml.lock import deb
+from privml.lock import deb, wheels
 from privml.lock.models import Lock
 from privml.store.objects import Store
 
@@ -119,11 +115,11 @@ def of_tree(path: Path) -> dict[str, list[str]]:
 def of_inputs(lock: Lock, store: Store) -> dict[str, list[str]]:
     """Package or wheel -> licences, for what never is in the tree: firmware and wheels."""
     found = {}
-    for package in lock.firmware:
+    for package in lock.firmware_debs:
         text = _copyright(store.read(package.sha256, verify=False), package.name)
         found[package.name] = short_names(text)
-    for wheel in lock.wheels:
-        found[wheel.name] = _of_wheel(store.read(wheel.sha256, verify=False), wheel.file)
+    for wheel in lock.python:
+        found[wheel.name] = [wheels.licence(store, wheel) or UNKNOWN]
     return found
 
 
@@ -134,16 +130,3 @@ def _copyright(body: bytes, name: str) -> str:
                 file = archive.extractfile(entry)
                 return file.read().decode("utf-8", "replace") if file else ""
     return ""
-
-
-def _of_wheel(body: bytes, name: str) -> list[str]:
-    try:
-        with zipfile.ZipFile(io.BytesIO(body)) as archive:
-            places = [place for place in archive.namelist() if place.endswith(".dist-info/METADATA")]
-            text = archive.read(places[0]).decode("utf-8", "replace") if places else ""
-    except (zipfile.BadZipFile, KeyError) as error:
-        raise InputsError(f"{name} is not a wheel: {error}") from error
-    fields = HeaderParser().parsestr(text)
-    said = (fields.get("License-Expression") or fields.get("License") or "").strip()
-    # Old metadata may hold a licence's whole text in this field.
-    return [said] if said and "\n" not in said else [UNKNOWN]

@@ -1,19 +1,18 @@
 """The locks that an image was built by, kept beside it: what runs, measures or rebuilds it takes the same tools.
 
 ``NAME.lock.json`` is the lock that the manifest names by ``lock_sha256``, and ``NAME.tools.lock.json`` the tools lock
-that this one names by ``tools_sha256``; so both are believed by digest, from the manifest on. `image --lock` takes
-the first as it is.
+that this one names by ``tools_sha256``; so both are believed by the digest of their canonical form, from the manifest
+on. `image --lock` takes the first as it is.
 """
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
-from privml.base.errors import BuildError
-from privml.base.files import sha256_file, write_atomic
-from privml.lock.models import Lock, own_tools_lock, parse, serialise
+from privml.base.errors import BuildError, InputsError
+from privml.base.files import write_atomic
+from privml.lock.models import Lock, own_tools_lock, read_lock, read_tools_lock, serialise
 from privml.output.manifest import Manifest
 
 
@@ -45,16 +44,19 @@ def read(directory: Path, manifest: Manifest) -> MadeBy | None:
     tools_path = own_tools_lock(lock_path)
     if not lock_path.is_file() or not tools_path.is_file():
         return None
-    data = lock_path.read_bytes()
-    _agree(lock_path, hashlib.sha256(data).hexdigest(), manifest.lock_sha256, "manifest.json", manifest.name)
-    lock = parse(data, Lock, str(lock_path))
-    _agree(tools_path, sha256_file(tools_path), lock.tools_sha256, lock_path.name, manifest.name)
+    try:
+        lock = read_lock(lock_path)
+        _agree(lock_path, lock.digest, manifest.lock_sha256, "manifest.json", manifest.name)
+        tools = read_tools_lock(tools_path)
+    except InputsError as error:
+        raise BuildError(error.message, hint=f"build it again with `privml-build image {manifest.name}`") from error
+    _agree(tools_path, tools.digest, lock.tools_sha256, lock_path.name, manifest.name)
     return MadeBy(lock, lock_path, tools_path)
 
 
 def _agree(path: Path, got: str, expected: str, namer: str, image: str) -> None:
     if got != expected:
         raise BuildError(
-            f"{path} is not what the image was built by: got sha256 {got}, {namer} names {expected}",
+            f"{path} is not what the image was built by: got digest {got}, {namer} names {expected}",
             hint=f"build it again with `privml-build image {image}`",
         )

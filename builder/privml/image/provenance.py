@@ -23,7 +23,7 @@ BUILD_TYPE = "https://privml-build.dev/buildtypes/image/v1"
 BUILDER = "https://privml-build.dev/builders/privml-build/v1"
 
 
-def provenance(manifest: Manifest, lock: Lock, release: str, sbom: bytes) -> bytes:
+def provenance(manifest: Manifest, lock: Lock, sbom: bytes) -> bytes:
     """The document's bytes; its subjects are the artefacts, the manifest and the SBOM."""
     digests = {name: artefact.sha256 for name, artefact in manifest.artefacts.items()}
     digests["manifest.json"] = manifest.sha256.hex()
@@ -38,7 +38,7 @@ def provenance(manifest: Manifest, lock: Lock, release: str, sbom: bytes) -> byt
                     "buildType": BUILD_TYPE,
                     "externalParameters": {"recipe": manifest.name, "variant": manifest.variant},
                     "internalParameters": {"source_date_epoch": manifest.source_date_epoch},
-                    "resolvedDependencies": _inputs(manifest, lock, release),
+                    "resolvedDependencies": _inputs(manifest, lock),
                 },
                 "runDetails": {"builder": {"id": BUILDER, "version": {"privml-build": __version__}}},
             },
@@ -46,7 +46,7 @@ def provenance(manifest: Manifest, lock: Lock, release: str, sbom: bytes) -> byt
     )
 
 
-def _inputs(manifest: Manifest, lock: Lock, release: str) -> list[dict[str, Any]]:
+def _inputs(manifest: Manifest, lock: Lock) -> list[dict[str, Any]]:
     named = {
         "recipe": manifest.recipe_sha256,
         "lock": manifest.lock_sha256,
@@ -57,6 +57,6 @@ def _inputs(manifest: Manifest, lock: Lock, release: str) -> list[dict[str, Any]
     found: list[dict[str, Any]] = [
         {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(named.items())
     ]
-    purls = {deb_purl(package, release): package.sha256 for package in (*lock.packages, *lock.firmware)}
-    purls |= {wheel_purl(wheel): wheel.sha256 for wheel in lock.wheels}
+    purls = {deb_purl(package, lock.base.record): package.sha256 for package in lock.debs}
+    purls |= {wheel_purl(wheel): wheel.sha256 for wheel in lock.python}
     return found + [{"uri": purl, "digest": {"sha256": digest}} for purl, digest in sorted(purls.items())]

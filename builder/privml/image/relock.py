@@ -12,12 +12,12 @@ from pathlib import Path
 from typing import Literal
 
 from privml.base.errors import UsageError
-from privml.base.files import sha256_file
 from privml.base.steps import say, step
 from privml.image.bootstrap import mended, tools_tree, tree_apt
 from privml.lock.apt import AptTools, host_tools
 from privml.lock.changes import changes
-from privml.lock.contents import bring_all
+from privml.lock.contents import bring_all, debs
+from privml.lock.earlier import previous_lock, previous_tools_lock
 from privml.lock.locate import inputs_now, tools_lock_path
 from privml.lock.make import Solver, bring, check, make_lock, make_tools_lock
 from privml.lock.models import (
@@ -32,6 +32,7 @@ from privml.lock.models import (
 )
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
+from privml.recipe.distributions import DISTRIBUTIONS, Distribution
 from privml.recipe.loader import Recipe, is_installed, load
 from privml.store.fetch import GoneError
 from privml.store.objects import Store
@@ -55,26 +56,26 @@ class Relocking:
 
     def solver(self) -> Solver:
         """The solver; the tools tree is made only when packages must be chosen."""
-        chosen: Callable[[], AptTools] = host_tools if self.apt == "host" else self._tree_apt
+        chosen: Callable[[Distribution], AptTools] = host_tools if self.apt == "host" else self._tree_apt
         return Solver(tools=chosen, allow_expired=self.allow_expired, upgrade=self.upgrade)
 
-    def _tree_apt(self) -> AptTools:
+    def _tree_apt(self, distribution: Distribution) -> AptTools:
         try:
-            return tree_apt(tools_tree(self.store, read_tools_lock(self.tools_lock), self.pools))
+            return tree_apt(tools_tree(self.store, read_tools_lock(self.tools_lock), self.pools), distribution)
         except GoneError as gone:
             gone.hint = "renew what is gone of the tools with `privml-build lock --tools`, or solve with --apt host"
             raise
 
     def lock(self, recipe: Recipe) -> bool:
         """Write the lock of ``recipe``; whether it changed."""
-        previous = read_lock(recipe.lock_path) if recipe.lock_path.is_file() else None
+        previous = previous_lock(recipe.lock_path)
         with step(f"Locking {recipe.name}"):
             made = make_lock(recipe, inputs_now(recipe), previous, self.store, self.solver())
             return self._write(recipe.lock_path, previous, made)
 
     def lock_tools(self, target: Path) -> bool:
         """Write the tools lock to ``target``, from the one in use; whether it changed."""
-        before = read_tools_lock(self.tools_lock) if self.tools_lock.is_file() else None
+        before = previous_tools_lock(self.tools_lock)
         solver = self.solver()
         first = solver if before else Solver(tools=host_tools, allow_expired=self.allow_expired)
         after = make_tools_lock(before, self.store, first)
@@ -99,23 +100,25 @@ class Relocking:
         if tools_after != tools_before:
             _say_changes(tools_before, tools_after)
             write_lock(own, tools_after)
-            digest = sha256_file(own)
+            digest = tools_after.digest
         else:
             own.unlink(missing_ok=True)
         if self.apt == "tree":
-            solver = replace(solver, tools=lambda: tree_apt(tools_tree(self.store, tools_after, self.pools)))
+            solver = replace(
+                solver, tools=lambda each: tree_apt(tools_tree(self.store, tools_after, self.pools), each)
+            )
 
         def fetch_packages(packages: Sequence[Package]) -> int:
             return bring(self.store, packages, pools=self.pools, mirrors=solver.mirrors)
 
-        bring(self.store, (), committed.wheels, pools=self.pools)
+        bring(self.store, (), committed.python, pools=self.pools)
         with step(f"Refreshing the lock of {recipe.name}"):
             after = refresh(recipe, committed, self.store, solver, fetch_packages)
         after = after.model_copy(update={"tools_sha256": digest})
         if after == committed:
             say("nothing is gone")
         _say_changes(committed, after)
-        fetch_packages((*after.packages, *after.firmware))
+        fetch_packages(after.debs)
         return write_lock(target, after)
 
     def _write(self, path: Path, before: Lock | ToolsLock | None, after: Lock | ToolsLock) -> bool:
@@ -134,14 +137,12 @@ class Relocking:
 
 def check_upgrades(names: Sequence[str], recipes: Sequence[Path], tools_lock: Path | None) -> None:
     """``UsageError`` for a package to upgrade that no lock has: nothing would move, and nobody would notice."""
-    paths = (load(recipe).lock_path for recipe in recipes)
-    locks: list[Lock | ToolsLock] = [read_lock(path) for path in paths if path.is_file()]
-    if tools_lock is not None and tools_lock.is_file():
-        locks.append(read_tools_lock(tools_lock))
-    known = {package.name for lock in locks for package in lock.packages}
-    known |= {package.name for lock in locks if isinstance(lock, Lock) for package in lock.firmware}
+    locks: list[Lock | ToolsLock | None] = [previous_lock(load(recipe).lock_path) for recipe in recipes]
+    if tools_lock is not None:
+        locks.append(previous_tools_lock(tools_lock))
+    known = {package.name for lock in locks if lock is not None for package in debs(lock)}
     for name in names:
-        if name not in known and not name.startswith("linux-image-"):
+        if name not in known and not any(each.kernel.is_image(name) for each in DISTRIBUTIONS.values()):
             near = difflib.get_close_matches(name, known, n=3)
             guess = f"did you mean {' or '.join(f'`{other}`' for other in near)}?" if near else None
             raise UsageError(f"--upgrade-package {name}: no such package is locked", hint=guess)

@@ -13,6 +13,7 @@ from privml.base import strictjson
 from privml.engines.engine import Engine
 from privml.image import paths
 from privml.image.volume import definitions, erofs_options
+from privml.recipe.distributions import Base
 
 ROOT_LABEL = "privml-root"
 # The tree as it was before the guest's own files came in: prepare.py leaves it, and a later build starts with it.
@@ -32,7 +33,6 @@ PROGRAMS = (
     "modprobe",
     "mount",
     "python3",
-    "python3.14",
     "systemctl",
     "udevadm",
     "umount",
@@ -57,7 +57,7 @@ class Plan:
     """
 
     name: str
-    release: str
+    base: Base
     packages: tuple[str, ...]
     epoch: int
     tools: str
@@ -83,21 +83,27 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - mkosi.conf, not HTML
     conf = environment.from_string(templates["mkosi.conf.j2"].decode()).render(
-        release=plan.release,
+        distribution=plan.base.distribution.name,
+        release=plan.base.release.codename,
         seed=plan.seed,
         tools=plan.tools,
         packages=sorted(plan.packages),
         base=BASE if plan.based else None,
         source_date_epoch=plan.epoch,
     )
+    python = plan.base.release.python
     facts = {
         "modules": sorted((*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()))),
         "initrd_modules": list(INITRD_MODULES),
         "generators": list(GENERATORS),
-        "programs": sorted((*PROGRAMS, *(plan.engine.programs if plan.engine else ()))),
+        "programs": sorted((*PROGRAMS, python, *(plan.engine.programs if plan.engine else ()))),
         "units": list(paths.UNITS),
         "systemd": list(paths.SYSTEMD),
-        "paths": [*paths.ALLOWED, *(plan.engine.paths if plan.engine else ())],
+        "paths": [
+            *paths.ALLOWED,
+            paths.OF_PYTHON.format(python=python),
+            *(plan.engine.paths if plan.engine else ()),
+        ],
         "removals": list(plan.engine.removals) if plan.engine else [],
         "forbidden": list(paths.FORBIDDEN),
         "overlay": sorted(plan.overlay),

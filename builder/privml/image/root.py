@@ -39,13 +39,13 @@ def plan_of(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> rend
     inference = recipe.content.inference
     return render.Plan(
         name=recipe.name,
-        release=recipe.content.base.release,
+        base=recipe.content.base.record,
         packages=tuple(package.name for package in lock.packages),
         epoch=lock.source_date_epoch,
         tools=str(tools.root),
         overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config),
         development=recipe.content.variant == "development",
-        engine=None if inference is None else engine_named(inference.engine),
+        engine=None if inference is None else engine_named(inference.engine.name),
     )
 
 

@@ -17,16 +17,18 @@ from privml.base import strictjson
 from privml.image.licences import UNKNOWN, declared
 from privml.lock.models import Lock, Package, Wheel
 from privml.output.manifest import Manifest, Model
+from privml.recipe.distributions import Base
 
 FILE = "sbom.cdx.json"
 _NAMESPACE = uuid.UUID("0c4a1c2e-3f0b-5d0e-8a5e-6f5f2b1c9d77")
 
 
-def deb_purl(package: Package, release: str) -> str:
-    """The package URL of a Debian package; it names no archive."""
+def deb_purl(package: Package, base: Base) -> str:
+    """The package URL of a .deb; it names no archive."""
+    distro = base.release.codename
     name = quote(package.name, safe=".-_~")
     version = quote(package.version, safe=".-_~:")
-    return f"pkg:deb/debian/{name}@{version}?arch={package.architecture}&distro={release}"
+    return f"pkg:deb/{base.distribution.purl}/{name}@{version}?arch={package.architecture}&distro={distro}"
 
 
 def wheel_purl(wheel: Wheel) -> str:
@@ -34,14 +36,14 @@ def wheel_purl(wheel: Wheel) -> str:
     return f"pkg:pypi/{quote(wheel.name, safe='.-_~')}@{quote(wheel.version, safe='.-_~:')}"
 
 
-def sbom(manifest: Manifest, lock: Lock, release: str, licences: Mapping[str, Sequence[str]]) -> bytes:
+def sbom(manifest: Manifest, lock: Lock, licences: Mapping[str, Sequence[str]]) -> bytes:
     """The document's bytes; ``licences`` are the declared names of packages and wheels, where they are known."""
-    parts = [_package(package, release, licences, "library") for package in lock.packages]
-    parts += [_package(package, release, licences, "firmware") for package in lock.firmware]
-    parts += [_wheel(wheel, licences) for wheel in lock.wheels]
-    # The model is a file of its wheel, which declares one licence for all that is in it.
-    of_model = [name for wheel in lock.wheels for name in licences.get(wheel.name, [UNKNOWN])]
-    parts += [*(_model(model, of_model) for model in manifest.models), *_files(manifest)]
+    base = lock.base.record
+    parts = [_package(package, base, licences, "library") for package in lock.packages]
+    parts += [_package(package, base, licences, "firmware") for package in lock.firmware_debs]
+    parts += [_wheel(wheel, licences) for wheel in lock.python]
+    of_models = {model.name: model.licence for model in lock.models}
+    parts += [*(_model(model, of_models[model.name]) for model in manifest.models), *_files(manifest)]
     parts.sort(key=lambda part: str(part["bom-ref"]))
     root_hash = manifest.root.root_hash.hex()
     subject = f"root:{root_hash}"
@@ -79,8 +81,8 @@ def sbom(manifest: Manifest, lock: Lock, release: str, licences: Mapping[str, Se
     )
 
 
-def _package(package: Package, release: str, licences: Mapping[str, Sequence[str]], kind: str) -> dict[str, Any]:
-    purl = deb_purl(package, release)
+def _package(package: Package, base: Base, licences: Mapping[str, Sequence[str]], kind: str) -> dict[str, Any]:
+    purl = deb_purl(package, base)
     return {
         "type": kind,
         "bom-ref": purl,
@@ -106,13 +108,13 @@ def _wheel(wheel: Wheel, licences: Mapping[str, Sequence[str]]) -> dict[str, Any
     }
 
 
-def _model(model: Model, names: Sequence[str]) -> dict[str, Any]:
+def _model(model: Model, licence: str | None) -> dict[str, Any]:
     root_hash = model.verity.root_hash.hex()
     return {
         "type": "machine-learning-model",
         "bom-ref": f"model:{root_hash}",
         "name": model.name,
-        "licenses": declared(names or [UNKNOWN]),
+        "licenses": declared([licence or UNKNOWN]),
         "properties": _properties({"root_hash": root_hash}),
     }
 

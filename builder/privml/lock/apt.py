@@ -2,7 +2,7 @@
 
 Nothing of the host's apt state is read or written: lists, status, preferences and trust are those of a temporary
 folder, with one keyring. apt itself comes out of the tools tree; to make the very first tools tree, or one whose
-lock is lost, the host's apt with the host's Debian archive keyring is the declared starting point.
+lock is lost, the host's apt with the host's archive keyring is the declared starting point.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import re
 import shutil
 import tempfile
 import urllib.parse
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from privml.base.errors import HostError, InputsError
@@ -24,6 +25,8 @@ from privml.base.steps import say
 from privml.lock.aptstate import KEPT, Kept, apt_configuration, blamed, preferences, write_kept
 from privml.lock.debian import PackagesIndex, Release, dependency_names, parse_inrelease
 from privml.lock.models import Archive, Package, format_time, parse_time
+from privml.recipe.distributions import Base, Distribution, Suite
+from privml.recipe.packages import Request
 from privml.store.mirrors import Mirrors
 
 # Runs a program of some tree to its end: argv, and the host's folders it needs at which paths inside.
@@ -33,7 +36,6 @@ AptRun = Callable[[list[str], Mapping[str, str]], Completed]
 # Whether the signed state of a suite (an InRelease's bytes) will do; InputsError when it will not.
 Accept = Callable[["Suite", bytes], Archive]
 
-KEYRINGS = ("usr/share/keyrings/debian-archive-keyring.gpg", "usr/share/keyrings/debian-archive-keyring.pgp")
 _TARGET_FORMAT = "$(FILENAME)|$(BASE_URI)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
 _AHEAD = timedelta(days=1)  # what a clock may be behind before we say so
 # What sqv, gpgv and apt itself say of a signature of tomorrow.
@@ -43,49 +45,34 @@ _PRINTED = re.compile(r"\A'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)")
 
 @dataclass(frozen=True)
 class AptTools:
-    """Which apt works: how to run it, and its keyring's path as it sees it."""
+    """Which apt works for one distribution: how to run it, and the archive keyring's path as it sees it."""
 
     run: AptRun
     keyring: str
     described: str
 
 
-@dataclass(frozen=True)
-class Suite:
-    """One suite of one archive."""
-
-    label: str
-    name: str
-    components: tuple[str, ...] = ("main",)
-
-
-def suites_of(release: str) -> tuple[Suite, ...]:
-    """The suites that a recipe's ``base.release`` stands for."""
-    if release == "forky":
-        return (Suite("debian", "forky"),)
-    return (
-        Suite("debian", release),
-        Suite("debian", f"{release}-updates"),
-        Suite("debian-security", f"{release}-security"),
-    )
-
-
-def host_tools(root: Path = Path("/")) -> AptTools:
-    """The host's own apt and keyring; ``HostError`` when the host is no declared starting point."""
-    keyring = next((root / name for name in KEYRINGS if (root / name).is_file()), None)
+def host_tools(distribution: Distribution, root: Path = Path("/")) -> AptTools:
+    """The host's own apt and keyring; ``HostError`` when the host is not a declared starting point."""
+    keyring = keyring_in(root, distribution)
     missing = [name for name in ("apt-get", "gpgv") if shutil.which(name, path="/usr/bin:/bin") is None]
     if keyring is None:
-        missing.append("debian-archive-keyring")
+        missing.append(distribution.keyring_package)
     if missing or keyring is None:
         raise HostError(
             f"no verified tools tree, and the host lacks {', '.join(missing)}",
-            hint="archive signatures are always checked: lock on a Debian host, or with a built tools tree",
+            hint="archive signatures are always checked: install what is missing, or lock with a built tools tree",
         )
     return AptTools(
         lambda argv, _: run(argv, timeout=600, what=described(argv)),
-        str(keyring),
+        str(root / keyring),
         "the host's apt and archive keyring",
     )
+
+
+def keyring_in(root: Path, distribution: Distribution) -> str | None:
+    """The path below ``root`` of the distribution's archive keyring, when it is there."""
+    return next((name for name in distribution.keyrings if (root / name).is_file()), None)
 
 
 def described(argv: Sequence[str]) -> str:
@@ -95,11 +82,15 @@ def described(argv: Sequence[str]) -> str:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to resolve: ``install`` with all dependencies, ``alone`` without them."""
+    """What to resolve from a base's suites: ``install`` with all dependencies, ``alone`` without them.
 
-    suites: tuple[Suite, ...]
-    install: tuple[str, ...]
-    alone: tuple[str, ...] = ()
+    What a request names a suite for comes from that suite only: the package, or all of the kernel. Everything else
+    comes from the base's suites wherever they have it.
+    """
+
+    base: Base
+    install: tuple[Request, ...]
+    alone: tuple[Request, ...] = ()
     # Old versions to keep where the archive still has them, by package name.
     pins: Mapping[str, str] = field(default_factory=dict)
     # Locked packages that may be chosen whether or not an archive still lists them.
@@ -107,21 +98,37 @@ class Wanted:
     # The kernel's packages when they stay: the metapackage would lead to the newest ones.
     kernel: tuple[str, ...] = ()
 
+    @property
+    def suites(self) -> tuple[Suite, ...]:
+        """Every suite that packages may come from, the base's first."""
+        known = self.base.distribution.suites
+        named = [known[each.suite] for each in (*self.install, *self.alone) if each.suite is not None]
+        return tuple(dict.fromkeys((*self.base.release.suites, *named)))
+
+    @property
+    def named(self) -> dict[str, str]:
+        """The suite that packages must come from, by name or by pattern of names."""
+        kernel = self.base.distribution.kernel
+        return {
+            f"{kernel.family}*" if kernel.is_image(each.name) else each.name: each.suite
+            for each in (*self.install, *self.alone)
+            if each.suite is not None
+        }
+
+    def suite_of(self, package: str) -> str | None:
+        """The suite that ``package`` must come from; None where the base's will do."""
+        return next((suite for pattern, suite in self.named.items() if fnmatchcase(package, pattern)), None)
+
 
 @dataclass(frozen=True)
 class Resolution:
-    """What apt chose, and from which signed states of the archives."""
+    """What apt chose, and from which signed states of the archives; ``alone`` in the order of the requests."""
 
     archives: tuple[Archive, ...]
     inreleases: tuple[bytes, ...]
     requested: tuple[str, ...]
     packages: tuple[Package, ...]
     alone: tuple[Package, ...]
-
-    @property
-    def epoch(self) -> int:
-        """The newest Date among the archives, in seconds."""
-        return max(int(parse_time(archive.date).timestamp()) for archive in self.archives)
 
 
 def resolve(
@@ -141,15 +148,28 @@ def resolve(
 
     def accept(suite: Suite, inrelease: bytes) -> Archive:
         digest = hashlib.sha256(inrelease).hexdigest()
-        return judge(suite, parse_inrelease(inrelease), digest, before, allow_expired, moment)
+        release = parse_inrelease(inrelease)
+        return judge(suite, release, digest, before, allow_expired, moment, wanted.base.distribution.origin)
 
     with Session.opened(tools, mirrors, wanted, accept) as session:
         archives, inreleases = session.archives, session.inreleases
         indexes = session.indexes()
-        requested = tuple(part for name in wanted.install for part in session.kernel_parts(name, indexes))
+        requested = tuple(part for each in wanted.install for part in session.kernel_parts(each.name, indexes))
         packages = session.solve_keeping(requested, indexes)
-        alone = [session.candidate(name, indexes) for name in wanted.alone]
-        return Resolution(archives, inreleases, requested, in_order(packages), in_order(alone))
+        alone = tuple(session.candidate(each.name, indexes) for each in wanted.alone)
+        _check_suites(wanted, (*packages, *alone))
+        return Resolution(archives, inreleases, requested, in_order(packages), alone)
+
+
+def _check_suites(wanted: Wanted, packages: Iterable[Package]) -> None:
+    """``InputsError`` when a package is not from the suite that it must come from."""
+    for package in packages:
+        suite = wanted.suite_of(package.name)
+        if suite is not None and package.suite != suite:
+            raise InputsError(
+                f"`{package.name}` is to come from {suite}, but only {package.suite} has it",
+                hint="name a package that the suite has, or leave `suite` out",
+            )
 
 
 class Session:
@@ -177,7 +197,7 @@ class Session:
         A mirror that lags behind is no reason to give up while another one is up to date. Signed states that all
         mirrors agree on and that are not acceptable end in the ``InputsError`` of the first of them.
         """
-        labels = sorted({suite.label for suite in self._wanted.suites})
+        labels = sorted({suite.archive for suite in self._wanted.suites})
         for label in labels:
             if not mirrors.get(label):
                 raise InputsError(
@@ -219,8 +239,9 @@ class Session:
             shutil.rmtree(path, ignore_errors=True)
             path.mkdir(parents=True)
         (self._folder / "status").write_bytes(b"")
+        keyring = self._tools.keyring
         sources = "".join(
-            f"deb [signed-by={self._tools.keyring}] {chosen[suite.label]} {suite.name} {' '.join(suite.components)}\n"
+            f"deb [signed-by={keyring}] {chosen[suite.archive]} {suite.name} {' '.join(suite.components)}\n"
             for suite in self._wanted.suites
         )
         sources += write_kept(self._folder, self._wanted.kept)
@@ -230,7 +251,10 @@ class Session:
 
     def pin(self, pins: Mapping[str, str]) -> None:
         """Take exactly these versions from now on."""
-        (self._folder / "preferences").write_text(preferences(pins), encoding="utf-8")
+        base = self._wanted.base.release.suites
+        others = [suite.name for suite in self._wanted.suites if suite not in base]
+        text = preferences(pins, self._wanted.named, others)
+        (self._folder / "preferences").write_text(text, encoding="utf-8")
 
     def _apt(self, *words: str, program: str = "apt-get") -> str:
         # APT_CONFIG, because that file alone is read before the configuration of the tree that apt comes from.
@@ -244,7 +268,7 @@ class Session:
         for suite in self._wanted.suites:
             for component in suite.components:
                 if (suite.name, component) not in found:
-                    raise InputsError(f"{suite.label}: the suite `{suite.name}` has no component `{component}`")
+                    raise InputsError(f"{suite.archive}: the suite `{suite.name}` has no component `{component}`")
         return targets
 
     def _signed_states(self) -> Iterator[bytes]:
@@ -258,30 +282,30 @@ class Session:
 
     def indexes(self) -> list[PackagesIndex]:
         """The lists that apt has checked against the signed states."""
-        labels = {suite.name: suite.label for suite in self._wanted.suites}
+        archives = {suite.name: suite.archive for suite in self._wanted.suites}
+        order = list(archives)
         return [
             PackagesIndex.read(
-                Path(filename), label=labels[release], suite=release, component=component, base=repository
+                Path(filename), archive=archives[release], suite=release, component=component, base=repository
             )
-            for filename, _, repository, release, component in self._targets()
+            for filename, _, repository, release, component in sorted(
+                self._targets(), key=lambda target: order.index(target[3])
+            )
         ]
 
     def kernel_parts(self, name: str, indexes: Sequence[PackagesIndex]) -> list[str]:
-        """A kernel's metapackage as the packages that hold its files; any other name as it is.
-
-        The packages above them want an initrd generator, which has no business in a guest whose initrd we make.
-        """
-        if not name.startswith("linux-image-"):
+        """A kernel's metapackage as the packages that hold its files; any other name as it is."""
+        kernel = self._wanted.base.distribution.kernel
+        if not kernel.is_image(name):
             return [name]
         if self._wanted.kernel:
             return list(self._wanted.kernel)
         fields = self._candidate_fields(name, indexes)
-        depends = [other for other in dependency_names(fields.get("Depends", "")) if other.startswith("linux-")]
-        binaries = [other for other in depends if other.startswith("linux-binary-")]
-        if binaries:
-            return sorted(other for other in depends if other.startswith(("linux-binary-", "linux-modules-")))
-        images = [other for other in depends if other.startswith("linux-image-")]
-        return self.kernel_parts(images[0], indexes) if images else [name]
+        related = kernel.related(dependency_names(fields.get("Depends", "")))
+        inner = kernel.chosen(related)
+        if not inner:
+            return [name]
+        return self.kernel_parts(inner[0], indexes) if kernel.is_image(inner[0]) else sorted(inner)
 
     def solve(self, names: Sequence[str], indexes: Sequence[PackagesIndex]) -> list[Package]:
         """apt's solution for installing ``names`` into an empty system."""
@@ -310,8 +334,8 @@ class Session:
         return self._found(self._candidate_uri(name), indexes)
 
     def _candidate_fields(self, name: str, indexes: Sequence[PackagesIndex]) -> dict[str, str]:
-        index, pool = _locate(self._candidate_uri(name), indexes)
-        return index.fields(pool)
+        index, path = _locate(self._candidate_uri(name), indexes)[0]
+        return index.fields(path)
 
     def _candidate_uri(self, name: str) -> str:
         try:
@@ -327,25 +351,33 @@ class Session:
         if uri.startswith(held):
             digest = uri.removeprefix(held).removeprefix("./").removesuffix(".deb")
             return next(kept.package for kept in self._wanted.kept if kept.package.sha256 == digest)
-        index, pool = _locate(uri, indexes)
-        listed = index.package(pool)
+        places = [index.package(path) for index, path in _locate(uri, indexes)]
+        # Suites of one archive share files: it is from the suite that it must come from, where that one lists it too.
+        suite = self._wanted.suite_of(places[0].name)
+        listed = next((package for package in places if package.suite == suite), places[0])
         # The very record of before, so that a package which stays is no line of a diff.
         same = (kept.package for kept in self._wanted.kept if kept.package.sha256 == listed.sha256)
         return next(same, listed)
 
 
 def judge(
-    suite: Suite, release: Release, digest: str, before: Sequence[Archive], allow_expired: bool, now: datetime
+    suite: Suite,
+    release: Release,
+    digest: str,
+    before: Sequence[Archive],
+    allow_expired: bool,
+    now: datetime,
+    origin: str,
 ) -> Archive:
     """Refuse another archive's or suite's signed state, a roll-back, and an expired one (unless accepted)."""
-    name = f"{suite.label}/{suite.name}"
-    if release.origin != "Debian" or suite.name not in (release.codename, release.suite):
+    name = f"{suite.archive}/{suite.name}"
+    if release.origin != origin or suite.name not in (release.codename, release.suite):
         raise InputsError(
             f"{name}: the signed state is of {release.origin} {release.codename} ({release.suite}), "
-            f"expected Debian {suite.name}"
+            f"expected {origin} {suite.name}"
         )
     for old in before:
-        if (old.label, old.suite) == (suite.label, suite.name) and release.date < parse_time(old.date):
+        if (old.label, old.suite) == (suite.archive, suite.name) and release.date < parse_time(old.date):
             raise InputsError(
                 f"{name}: roll-back: the mirror's state is of {format_time(release.date)}, the lock's of {old.date}",
                 hint="use another mirror; an old state could bring back packages with known holes",
@@ -366,7 +398,7 @@ def judge(
             hint="use a mirror that is up to date, or accept and record it with --allow-expired",
         )
     return Archive(
-        label=suite.label,
+        label=suite.archive,
         suite=suite.name,
         inrelease_sha256=digest,
         date=format_time(release.date),
@@ -380,13 +412,17 @@ def printed_uris(text: str) -> list[str]:
     return [match["uri"] for line in text.splitlines() if (match := _PRINTED.match(line))]
 
 
-def _locate(uri: str, indexes: Sequence[PackagesIndex]) -> tuple[PackagesIndex, str]:
+def _locate(uri: str, indexes: Sequence[PackagesIndex]) -> list[tuple[PackagesIndex, str]]:
+    """The lists that have the file at an address, with its path in their archive."""
+    found = []
     for index in indexes:
         if uri.startswith(index.base + "/"):
-            pool = urllib.parse.unquote(uri.removeprefix(index.base + "/"))
-            if index.has(pool):
-                return index, pool
-    raise InputsError(f"apt names {uri}, which is in none of its lists")
+            path = urllib.parse.unquote(uri.removeprefix(index.base + "/"))
+            if index.has(path):
+                found.append((index, path))
+    if not found:
+        raise InputsError(f"apt names {uri}, which is in none of its lists")
+    return found
 
 
 def in_order(packages: Sequence[Package]) -> tuple[Package, ...]:

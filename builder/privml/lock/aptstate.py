@@ -36,15 +36,6 @@ class Kept:
         raise InputsError(f"{what}: its control archive has no file `control`")
 
 
-def kernel_of(packages: Iterable[Package]) -> tuple[str, ...]:
-    """The names to ask for so that the kernel among ``packages`` stays; none when there is none."""
-    names = [package.name for package in packages if package.name.startswith("linux-")]
-    split = any(name.startswith("linux-binary-") for name in names)
-    return tuple(
-        name for name in names if name.startswith(("linux-binary-", "linux-modules-") if split else "linux-image-")
-    )
-
-
 def blamed(message: str, pins: Mapping[str, str]) -> list[str]:
     """The pinned packages that apt's complaint names; all of them when it names none."""
     # Only apt's lines about relations: its prose holds words such as "file" and "time", which are packages too.
@@ -74,11 +65,19 @@ def write_kept(folder: Path, kept: Sequence[Kept]) -> str:
     return f"deb [trusted=yes] file:{place} ./\n"
 
 
-def preferences(pins: Mapping[str, str]) -> str:
-    """Versions to take although newer ones may be there."""
-    return "".join(
-        f"Package: {name}\nPin: version {version}\nPin-Priority: 1001\n\n" for name, version in sorted(pins.items())
-    )
+def preferences(pins: Mapping[str, str], named: Mapping[str, str], others: Iterable[str]) -> str:
+    """What apt prefers, first to last (apt_preferences(5): of the records that match, the first counts).
+
+    ``pins`` are versions to take although newer ones may be there. ``named`` are the suites of packages that must
+    come from one, by name or pattern. Of ``others``, suites that are not the base's, nothing else is taken where the
+    base has a version. A suite goes by its code name (``n``) or by what it is called now (``a``), such as unstable.
+    """
+    records = [(name, f"version {version}", 1001) for name, version in sorted(pins.items())]
+    for pattern, suite in named.items():
+        records += [(pattern, f"release {key}={suite}", 990) for key in "na"]
+    for suite in others:
+        records += [("*", f"release {key}={suite}", 100) for key in "na"]
+    return "".join(f"Package: {name}\nPin: {pin}\nPin-Priority: {priority}\n\n" for name, pin, priority in records)
 
 
 def apt_configuration(folder: Path) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
+from privml.lock.models import Archive, Lock, Model, Package, ToolsLock, Tree, Wheel
 
 
 def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
@@ -13,8 +13,9 @@ def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
     lines += package_changes("package", old.packages if old else (), new.packages)
     if isinstance(new, Lock):
         before = old if isinstance(old, Lock) else None
-        lines += package_changes("firmware", before.firmware if before else (), new.firmware)
-        lines += package_changes("wheel", before.wheels if before else (), new.wheels)
+        lines += package_changes("firmware", before.firmware_debs if before else (), new.firmware_debs)
+        lines += package_changes("wheel", before.python if before else (), new.python)
+        lines += model_changes(before.models if before else (), new.models)
         lines += tree_changes("agent", before.agent if before else None, new.agent)
         lines += tree_changes("guest", before.guest if before else None, new.guest)
         if before and before.tools_sha256 != new.tools_sha256:
@@ -52,6 +53,20 @@ def package_changes(what: str, old: Iterable[Package | Wheel], new: Iterable[Pac
             lines.append(f"{what} {name} {was.version} -> {now.version}")
         elif was.sha256 != now.sha256:
             lines.append(f"{what} {now}: other bytes under the same version: {was.sha256} -> {now.sha256}")
+    return lines
+
+
+def model_changes(old: Iterable[Model], new: Iterable[Model]) -> list[str]:
+    """Models by name: added, removed, or with other files."""
+    before = {model.name: model.files for model in old}
+    after = {model.name: model.files for model in new}
+    lines = []
+    for name in sorted(before.keys() | after.keys()):
+        was, now = before.get(name), after.get(name)
+        if was != now:
+            sign = "+ " if was is None else "- " if now is None else ""
+            paths = ", ".join(file.path for file in now or was or ())
+            lines.append(f"model {sign}{name}: {paths}" + (" changed" if was and now else ""))
     return lines
 
 

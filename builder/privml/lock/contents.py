@@ -11,13 +11,18 @@ from privml.store.objects import Store
 from privml.store.pools import Pool
 
 
+def debs(lock: Lock | ToolsLock) -> tuple[Package, ...]:
+    """Every .deb that a lock names."""
+    return lock.debs if isinstance(lock, Lock) else lock.packages
+
+
 def digests(locks: Iterable[Lock | ToolsLock]) -> set[str]:
     """The SHA-256 of every package and wheel that the locks name."""
     found: set[str] = set()
     for lock in locks:
-        found |= {package.sha256 for package in lock.packages}
+        found |= {package.sha256 for package in debs(lock)}
         if isinstance(lock, Lock):
-            found |= {package.sha256 for package in lock.firmware} | {wheel.sha256 for wheel in lock.wheels}
+            found |= {wheel.sha256 for wheel in lock.python}
     return found
 
 
@@ -41,8 +46,7 @@ def bring_all(
     packages: list[Package] = []
     wheels: list[Wheel] = []
     for lock in locks:
-        packages += lock.packages
+        packages += debs(lock)
         if isinstance(lock, Lock):
-            packages += lock.firmware
-            wheels += lock.wheels
+            wheels += lock.python
     return bring(store, packages, wheels, pools=pools, mirrors=mirrors)

@@ -68,33 +68,33 @@ def _fields(stanza: str) -> dict[str, str]:
 
 
 class PackagesIndex:
-    """One suite component's Packages file, searched by pool path without parsing all of it."""
+    """One suite component's Packages file, searched by path in the archive without parsing all of it."""
 
-    def __init__(self, data: bytes, *, label: str, suite: str, component: str, base: str) -> None:
+    def __init__(self, data: bytes, *, archive: str, suite: str, component: str, base: str) -> None:
         self._data = data
-        self._prefix = f"{label}/{suite}/{component}"
+        self._where = {"archive": archive, "suite": suite, "component": component}
         self.base = base.rstrip("/")
         self._at = {match[1]: match.start() for match in re.finditer(rb"^Filename: (\S+)$", data, re.M)}
 
     @classmethod
-    def read(cls, path: Path, *, label: str, suite: str, component: str, base: str) -> PackagesIndex:
+    def read(cls, path: Path, *, archive: str, suite: str, component: str, base: str) -> PackagesIndex:
         """Read apt's uncompressed list."""
-        return cls(path.read_bytes(), label=label, suite=suite, component=component, base=base)
+        return cls(path.read_bytes(), archive=archive, suite=suite, component=component, base=base)
 
-    def has(self, pool: str) -> bool:
-        """Whether a package with this pool path is listed."""
-        return pool.encode() in self._at
+    def has(self, path: str) -> bool:
+        """Whether a package at this path of the archive is listed."""
+        return path.encode() in self._at
 
-    def fields(self, pool: str) -> dict[str, str]:
-        """All fields of the package with this pool path."""
-        at = self._at[pool.encode()]
+    def fields(self, path: str) -> dict[str, str]:
+        """All fields of the package at this path."""
+        at = self._at[path.encode()]
         start = self._data.rfind(b"\n\n", 0, at) + 2 if b"\n\n" in self._data[:at] else 0
         end = self._data.find(b"\n\n", at)
         return _fields(self._data[start : end if end >= 0 else None].decode("utf-8"))
 
-    def package(self, pool: str) -> Package:
-        """The record to lock of the package with this pool path."""
-        fields = self.fields(pool)
+    def package(self, path: str) -> Package:
+        """The record to lock of the package at this path."""
+        fields = self.fields(path)
         try:
             return Package.model_validate(
                 {
@@ -103,11 +103,19 @@ class PackagesIndex:
                     "architecture": fields["Architecture"],
                     "sha256": fields["SHA256"],
                     "size": int(fields["Size"]),
-                    "origin": f"{self._prefix}/{fields['Filename']}",
+                    "path": fields["Filename"],
+                    **self._where,
                 }
             )
         except (KeyError, ValueError) as error:
-            raise InputsError(f"{self._prefix}: the entry of {pool} is not usable: {error}") from error
+            where = "/".join(self._where.values())
+            raise InputsError(f"{where}: the entry of {path} is not usable: {error}") from error
+
+
+def upstream_version(version: str) -> str:
+    """The upstream version's numbers in a package's version: ``0.7.0`` of ``1:0.7.0+dfsg-2``; empty without any."""
+    match = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version)
+    return match[1] if match else ""
 
 
 def dependency_names(field: str) -> list[str]:

@@ -16,7 +16,7 @@ def lock_facts(recipe: Recipe) -> LockFacts:
         return LockFacts(there=False)
     try:
         lock = read_lock(recipe.lock_path)
-        size = sum(wheel.size for wheel in lock.wheels)
+        size = sum(file.size for model in lock.models for file in model.files)
     except InputsError as error:
         return LockFacts(there=True, stale=error.message)
     try:

@@ -9,63 +9,43 @@ from datetime import datetime
 from pathlib import Path
 
 from privml.base.errors import InputsError
-from privml.base.files import sha256_file
-from privml.lock.apt import AptTools, Resolution, Suite, Wanted, resolve, suites_of
-from privml.lock.aptstate import Kept, kernel_of
+from privml.lock.apt import AptTools, Resolution, Wanted, resolve
+from privml.lock.aptstate import Kept
 from privml.lock.changes import tree_changes
-from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
+from privml.lock.debian import upstream_version
+from privml.lock.models import (
+    Archive,
+    Base,
+    Firmware,
+    Lock,
+    LockFile,
+    Package,
+    ToolsLock,
+    Tree,
+    Wheel,
+    parse_time,
+    read_tools_lock,
+)
 from privml.lock.trees import agent_tree, guest_tree
+from privml.lock.wheels import models_of, wheels_of
+from privml.recipe.distributions import TOOLS, Distribution, Kernel
 from privml.recipe.loader import Recipe
-from privml.recipe.packages import FORBIDDEN_IN_PRODUCTION, firmware_packages, guest_packages
+from privml.recipe.packages import Request, engine_packages, firmware_packages, guest_packages
 from privml.store.fetch import Item, fetch
 from privml.store.mirrors import Mirrors, host_mirrors, urls_of
 from privml.store.objects import Store
 from privml.store.pools import Pool
-from privml.store.pypi import download_wheel, ensure_wheel
+from privml.store.pypi import ensure_wheel
 
 log = logging.getLogger("privml")
 _SHOWN = 6
 
-TOOLS_RELEASE = "forky"
-TOOLS_REQUESTED = (
-    "?essential",
-    "mkosi",
-    "systemd",
-    "systemd-repart",
-    "systemd-ukify",
-    "systemd-boot-efi",
-    "erofs-utils",
-    "cryptsetup-bin",
-    "apt",
-    "apt-utils",
-    "dpkg",
-    "qemu-system-x86",
-    "swtpm",
-    "swtpm-tools",
-    "ovmf",
-    "ovmf-inteltdx",
-    "python3-virt-firmware",
-    "libfaketime",
-    "debian-archive-keyring",
-    "cpio",
-    "zstd",
-    "xz-utils",
-    "kmod",
-    "util-linux",
-    "dosfstools",
-    "mtools",
-    "e2fsprogs",
-    "ca-certificates",
-    "gpgv",
-    "fdisk",
-)
-
 
 @dataclass(frozen=True)
 class Solver:
-    """What is needed when packages must be chosen anew. ``tools`` is only called then: it may have to make a tree."""
+    """What is needed to choose packages again. ``tools`` is only called then: it may have to make a tree."""
 
-    tools: Callable[[], AptTools]
+    tools: Callable[[Distribution], AptTools]
     mirrors: Callable[[], Mirrors] = host_mirrors
     allow_expired: bool = False
     # None keeps all pins, an empty tuple moves all, names move those.
@@ -85,68 +65,88 @@ class Current:
 
 def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Path | None = None) -> Current:
     """Look at the checkout; no network, no store."""
-    if not tools_lock.is_file():
-        raise InputsError(f"{tools_lock} is not there", hint="make it with `privml-build lock --tools`")
     return Current(
         recipe.digest,
         agent_tree(recipe.content.variant, source),
         guest_tree(images, recipe.content),
-        sha256_file(tools_lock),
+        read_tools_lock(tools_lock).digest,
     )
 
 
 def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: Store, solver: Solver) -> Lock:
     """The lock of ``recipe`` as it is now; packages stay as in ``previous`` unless they must or shall move."""
-    requested, firmware = guest_packages(recipe), firmware_packages(recipe)
-    suites = suites_of(recipe.content.base.release)
-    if previous is not None and solver.upgrade is None and _same_request(previous, requested, firmware, suites):
-        archives, packages, alone = previous.archives, previous.packages, previous.firmware
+    wanted = wanted_of(recipe, previous, store, solver)
+    if previous is not None and solver.upgrade is None and _same_request(previous, wanted, recipe):
+        archives, packages, firmware = previous.archives, previous.packages, dict(previous.firmware)
     else:
-        known = (*previous.packages, *previous.firmware) if previous is not None else ()
-        pins = _pins(known, solver)
-        found = solve(
-            Wanted(suites, requested, firmware, pins, kernel=_kernel(previous, requested, pins, store, solver)),
-            known,
-            previous.archives if previous else (),
-            store,
-            solver,
-        )
-        archives, packages, alone = found.archives, found.packages, found.alone
+        held = previous.debs if previous is not None else ()
+        found = solve(wanted, held, previous.archives if previous else (), store, solver)
+        archives, packages, firmware = found.archives, found.packages, firmware_of(wanted, found, recipe)
     check_packages(recipe, packages)
+    python = wheels_of(recipe, previous, store)
     return Lock(
+        base=Base.of(wanted.base),
         recipe_sha256=current.recipe_sha256,
-        source_date_epoch=_epoch(archives),
+        source_date_epoch=epoch_of(archives),
         archives=archives,
-        packages_requested=requested,
+        packages_requested=tuple(map(str, wanted.install)),
         packages=packages,
-        firmware_requested=firmware,
-        firmware=alone,
-        wheels=_wheels(recipe, previous, store),
+        firmware=firmware,
+        models=models_of(recipe, python, previous, store),
+        python=python,
+        blobs=(),
         agent=current.agent,
         guest=current.guest,
         tools_sha256=current.tools_sha256,
     )
 
 
+def wanted_of(recipe: Recipe, previous: Lock | None, store: Store, solver: Solver) -> Wanted:
+    """What the recipe asks for, with the pins of ``previous`` for all that is still asked for in the same way."""
+    requested, firmware = guest_packages(recipe), firmware_packages(recipe)
+    base = recipe.content.base.record
+    if previous is None:
+        return Wanted(base, requested, tuple(firmware.values()))
+    kernel = base.distribution.kernel
+    held = list(previous.packages)
+    images = [str(each) for each in requested if kernel.is_image(each.name)]
+    same_kernel = images == [name for name in previous.packages_requested if kernel.is_image(name)]
+    if not same_kernel:
+        held = [package for package in held if not kernel.is_kernel(package.name)]
+    for tee, each in previous.firmware.items():
+        if tee in firmware and each.requested == str(firmware[tee]):
+            held += each.packages
+    pins = _pins(held, solver)
+    moving = {Request.parse(image).name for image in images} & set(solver.upgrade or ())
+    stays = kernel_that_stays(kernel, previous.packages, pins, store) if same_kernel and not moving else ()
+    return Wanted(base, requested, tuple(firmware.values()), pins, kernel=stays)
+
+
+def firmware_of(wanted: Wanted, found: Resolution, recipe: Recipe) -> dict[str, Firmware]:
+    """The packages that were found alone, by the TEE whose firmware they hold."""
+    asked = zip(firmware_packages(recipe), wanted.alone, found.alone, strict=True)
+    return {tee: Firmware(requested=str(request), packages=(package,)) for tee, request, package in asked}
+
+
 def make_tools_lock(previous: ToolsLock | None, store: Store, solver: Solver) -> ToolsLock:
     """The tools lock; it stays as it is unless the list of tools changed or an upgrade is wanted."""
-    suites = suites_of(TOOLS_RELEASE)
-    if (
-        previous is not None
-        and solver.upgrade is None
-        and previous.packages_requested == TOOLS_REQUESTED
-        and _suite_names(previous.archives) == [(suite.label, suite.name) for suite in suites]
-    ):
+    wanted = tools_wanted(_pins(previous.packages if previous else (), solver))
+    if previous is not None and solver.upgrade is None and _same_packages(previous, wanted):
         return previous
-    known = previous.packages if previous else ()
-    wanted = Wanted(suites, TOOLS_REQUESTED, (), _pins(known, solver))
-    found = solve(wanted, known, previous.archives if previous else (), store, solver)
+    held = previous.packages if previous else ()
+    found = solve(wanted, held, previous.archives if previous else (), store, solver)
     return ToolsLock(
-        source_date_epoch=_epoch(found.archives),
+        base=Base.of(TOOLS),
+        source_date_epoch=epoch_of(found.archives),
         archives=found.archives,
-        packages_requested=TOOLS_REQUESTED,
+        packages_requested=tuple(map(str, wanted.install)),
         packages=found.packages,
     )
+
+
+def tools_wanted(pins: Mapping[str, str]) -> Wanted:
+    """What the tree of build tools asks for."""
+    return Wanted(TOOLS, tuple(map(Request, TOOLS.distribution.packages.tools)), (), pins)
 
 
 def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = None) -> None:
@@ -154,7 +154,8 @@ def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = N
     stale = []
     if lock.recipe_sha256 != current.recipe_sha256:
         stale.append("recipe: it, or what it extends, was changed after the lock was made")
-    if lock.packages_requested != guest_packages(recipe) or lock.firmware_requested != firmware_packages(recipe):
+    requested = tuple(map(str, guest_packages(recipe)))
+    if lock.packages_requested != requested or not _same_firmware(lock, recipe):
         stale.append("packages: this privml-build asks for others than the lock was made for")
     for name, was, now in (("agent", lock.agent, current.agent), ("guest", lock.guest, current.guest)):
         if was.sha256 != now.sha256:
@@ -186,7 +187,10 @@ def bring(
         known = mirrors()
         fetched = fetch(
             store,
-            [Item(package.sha256, package.size, str(package), urls_of(package.origin, known)) for package in missing],
+            [
+                Item(package.sha256, package.size, str(package), urls_of(package.archive, package.path, known))
+                for package in missing
+            ],
             pools=pools,
         )
     for wheel in wheels:
@@ -211,7 +215,7 @@ def solve(
     """Resolve, keeping what is pinned: also the .debs of ``held`` in the store that no archive lists any more."""
     kept = [package for package in held if package.name in wanted.pins and store.has(package.sha256)]
     found = resolve(
-        solver.tools(),
+        solver.tools(wanted.base.distribution),
         solver.mirrors(),
         replace(wanted, kept=tuple(Kept.of(store, package) for package in kept)),
         before=before,
@@ -223,16 +227,23 @@ def solve(
     return found
 
 
-def _same_request(previous: Lock, requested: Sequence[str], firmware: Sequence[str], suites: Sequence[Suite]) -> bool:
+def _same_request(previous: Lock, wanted: Wanted, recipe: Recipe) -> bool:
+    """Whether ``previous`` is the answer to what the recipe asks for now."""
+    return _same_packages(previous, wanted) and _same_firmware(previous, recipe)
+
+
+def _same_firmware(lock: Lock, recipe: Recipe) -> bool:
+    asked = {tee: str(request) for tee, request in firmware_packages(recipe).items()}
+    return asked == {tee: each.requested for tee, each in lock.firmware.items()}
+
+
+def _same_packages(previous: LockFile, wanted: Wanted) -> bool:
+    suites = [(suite.archive, suite.name) for suite in wanted.suites]
     return (
-        previous.packages_requested == requested
-        and previous.firmware_requested == firmware
-        and _suite_names(previous.archives) == [(suite.label, suite.name) for suite in suites]
+        previous.base.record == wanted.base
+        and previous.packages_requested == tuple(map(str, wanted.install))
+        and [(archive.label, archive.suite) for archive in previous.archives] == suites
     )
-
-
-def _suite_names(archives: Sequence[Archive]) -> list[tuple[str, str]]:
-    return [(archive.label, archive.suite) for archive in archives]
 
 
 def _pins(packages: Iterable[Package], solver: Solver) -> dict[str, str]:
@@ -242,53 +253,41 @@ def _pins(packages: Iterable[Package], solver: Solver) -> dict[str, str]:
     return {package.name: package.version for package in packages if package.name not in moving}
 
 
-def _kernel(
-    previous: Lock | None, requested: Sequence[str], pins: Mapping[str, str], store: Store, solver: Solver
+def kernel_that_stays(
+    kernel: Kernel, packages: Iterable[Package], pins: Mapping[str, str], store: Store
 ) -> tuple[str, ...]:
-    """The locked kernel's packages when the same kernel is asked for, it shall stay, and all of it is here."""
-    if previous is None or not _images(requested) or _images(requested) != _images(previous.packages_requested):
-        return ()
-    if set(_images(requested)) & set(solver.upgrade or ()):
-        return ()
-    held = [package for package in previous.packages if package.name.startswith("linux-")]
+    """What to ask for so that the locked kernel stays: its packages, when all are pinned and their bytes are here."""
+    held = [package for package in packages if kernel.is_kernel(package.name)]
     here = all(package.name in pins and store.has(package.sha256) for package in held)
-    return kernel_of(held) if here else ()
+    return kernel.chosen(package.name for package in held) if here else ()
 
 
-def _images(requested: Sequence[str]) -> list[str]:
-    return [name for name in requested if name.startswith("linux-image-")]
-
-
-def _epoch(archives: Sequence[Archive]) -> int:
-    return Resolution(tuple(archives), (), (), (), ()).epoch
+def epoch_of(archives: Sequence[Archive]) -> int:
+    """The newest Date among the archives, in seconds: every time in an image."""
+    return max(int(parse_time(archive.date).timestamp()) for archive in archives)
 
 
 def check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
-    """``InputsError`` when a production guest would hold what it may not."""
-    if recipe.content.variant != "production":
+    """``InputsError`` when a guest would hold what it may not, or another version of the engine than is asked for."""
+    versions = {package.name: package.version for package in packages}
+    if recipe.content.variant == "production":
+        found = sorted(versions.keys() & set(recipe.content.base.record.distribution.packages.forbidden))
+        if found:
+            raise InputsError(
+                f"{recipe.name}: a production guest may not hold {', '.join(found)}",
+                hint="something requested depends on it; ask for its parts instead",
+            )
+    wanted = None if recipe.content.inference is None else recipe.content.inference.engine.version
+    if wanted is None:
         return
-    found = sorted({package.name for package in packages} & set(FORBIDDEN_IN_PRODUCTION))
-    if found:
+    package = engine_packages(recipe)[0]
+    got = upstream_version(versions.get(package, ""))
+    if got.split(".")[: len(wanted.split("."))] != wanted.split("."):
         raise InputsError(
-            f"{recipe.name}: a production guest may not hold {', '.join(found)}",
-            hint="something requested depends on it; ask for its parts instead",
+            f"{recipe.origin('inference.engine.version')}: got {package} {versions.get(package, 'none')}, "
+            f"expected version {wanted}",
+            hint="ask for the version that the archive has, or leave the field out",
         )
-
-
-def _wheels(recipe: Recipe, previous: Lock | None, store: Store) -> tuple[Wheel, ...]:
-    if recipe.content.inference is None:
-        return ()
-    name, version = recipe.content.inference.model.requirement
-    for wheel in previous.wheels if previous is not None else ():
-        if (wheel.name, wheel.version) == (name, version):
-            return (wheel,)
-    file, sha256, size = download_wheel(store, name, version)
-    if not file.endswith("-none-any.whl"):
-        raise InputsError(
-            f"{recipe.origin('inference.model.source')}: `{file}` is made for one kind of machine, so which wheel is "
-            "taken would depend on who locks; expected a `-none-any.whl`"
-        )
-    return (Wheel(name=name, version=version, file=file, sha256=sha256, size=size, origin=f"pypi:{name}/{file}"),)
 
 
 def _some(lines: list[str]) -> list[str]:

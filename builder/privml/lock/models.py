@@ -8,11 +8,22 @@ from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal, TypeVar
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 
 from privml.base import strictjson
 from privml.base.errors import InputsError, PrivmlError
 from privml.base.files import write_atomic
+from privml.recipe import distributions, tees
+from privml.recipe.distributions import DISTRIBUTIONS
 
 Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
 Text = Annotated[str, StringConstraints(min_length=1, max_length=400)]
@@ -29,6 +40,8 @@ def _inside(path: str) -> str:
     return path
 
 
+# Of archives, suites and components.
+Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9./-]*$", max_length=100)]
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_inside)]
 
 
@@ -53,8 +66,8 @@ class Record(BaseModel):
 class Archive(Record):
     """One signed suite as it was when it was locked; ``expired`` says that its Valid-Until had passed by then."""
 
-    label: Text
-    suite: Text
+    label: Label
+    suite: Label
     inrelease_sha256: Sha256
     date: Time
     valid_until: Time | None
@@ -62,14 +75,17 @@ class Archive(Record):
 
 
 class Package(Record):
-    """One .deb. ``origin`` is ``LABEL/SUITE/COMPONENT/pool/...``, without a host."""
+    """One .deb, at ``path`` of its archive, as the component of the suite listed it. No host is named."""
 
     name: Text
     version: Text
     architecture: Literal["amd64", "all"]
     sha256: Sha256
     size: Size
-    origin: Annotated[str, StringConstraints(pattern=r"^[a-z-]+/[a-z-]+/[a-z-]+/pool/[^\s]+\.deb$")]
+    archive: Label
+    suite: Label
+    component: Label
+    path: Annotated[RelativePath, StringConstraints(pattern=r"^[^\s]+\.deb$")]
 
     @property
     def file(self) -> str:
@@ -80,18 +96,50 @@ class Package(Record):
         return f"{self.name} {self.version}"
 
 
+class Firmware(Record):
+    """The packages that a TEE's firmware is taken from; ``requested`` is what apt was asked for."""
+
+    requested: Text
+    packages: Annotated[tuple[Package, ...], Field(min_length=1)]
+
+
 class Wheel(Record):
-    """One wheel, taken whole (the model's container)."""
+    """One wheel of the package index, taken whole."""
 
     name: Text
     version: Text
     file: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.+-]+\.whl$")]
     sha256: Sha256
     size: Size
-    origin: Annotated[str, StringConstraints(pattern=r"^pypi:[A-Za-z0-9_.-]+/[A-Za-z0-9_.+-]+$")]
 
     def __str__(self) -> str:
         return f"{self.name} {self.version}"
+
+
+class ModelFile(Record):
+    """One file of a model, by its path in its source."""
+
+    path: RelativePath
+    size: Size
+    sha256: Sha256
+
+
+class ModelSource(Record):
+    """Where a model's files come from: the one match of ``pattern`` in a wheel of ``python``."""
+
+    wheel: Text
+    pattern: Text
+
+
+class Model(Record):
+    """A model: its name in the recipe, its files, and the licence that its source declares (null: none)."""
+
+    name: Text
+    source: ModelSource
+    files: Annotated[tuple[ModelFile, ...], Field(min_length=1)]
+    licence: Text | None
+    # Filled by a later version; no other value is read until then, and so with `blobs`.
+    signature: None
 
 
 class TreeFile(Record):
@@ -117,38 +165,89 @@ class Tree(Record):
         return Tree(sha256=hashlib.sha256(content).hexdigest(), files=tuple(ordered))
 
 
-class Lock(Record):
-    """``recipes/NAME.lock.json``: every input of one recipe's image."""
+class Base(Record):
+    """The distribution and the release that packages were chosen from."""
 
-    format: Literal["privml-lock/v1"] = "privml-lock/v1"
-    recipe_sha256: Sha256
+    distribution: Annotated[Text, WithJsonSchema({"enum": list(DISTRIBUTIONS)})]
+    release: Annotated[
+        Text, WithJsonSchema({"enum": sorted({n for each in DISTRIBUTIONS.values() for n in each.releases})})
+    ]
+
+    @model_validator(mode="after")
+    def _known(self) -> Base:
+        known = DISTRIBUTIONS.get(self.distribution)
+        if known is None or self.release not in known.releases:
+            names = [f"{each.name} {release}" for each in DISTRIBUTIONS.values() for release in each.releases]
+            raise ValueError(f"got {self.distribution} {self.release}, expected {' or '.join(names)}")
+        return self
+
+    @property
+    def record(self) -> distributions.Base:
+        """The records of both."""
+        return distributions.base(self.distribution, self.release)
+
+    @staticmethod
+    def of(base: distributions.Base) -> Base:
+        """The names of ``base``."""
+        return Base(distribution=base.distribution.name, release=base.release.codename)
+
+
+class LockFile(Record):
+    """What a recipe's lock and a tools lock have both."""
+
+    base: Base
     source_date_epoch: Size
     archives: tuple[Archive, ...]
     packages_requested: tuple[Text, ...]
     packages: tuple[Package, ...]
-    firmware_requested: tuple[Text, ...]
-    firmware: tuple[Package, ...]
-    wheels: tuple[Wheel, ...]
+
+    @property
+    def digest(self) -> str:
+        """The hex SHA-256 of the canonical form, by which other files name this one; it is not the file's own."""
+        return hashlib.sha256(strictjson.canonical(self.model_dump(mode="json"))).hexdigest()
+
+
+class Lock(LockFile):
+    """``recipes/NAME.lock.json``: every input of one recipe's image."""
+
+    format: Literal["privml-lock/v2"] = "privml-lock/v2"
+    recipe_sha256: Sha256
+    firmware: Annotated[dict[Annotated[str, AfterValidator(tees.built)], Firmware], Field(min_length=1)]
+    models: tuple[Model, ...]
+    python: tuple[Wheel, ...]
+    blobs: tuple[()]
     agent: Tree
     guest: Tree
     tools_sha256: Sha256
 
+    @property
+    def debs(self) -> tuple[Package, ...]:
+        """Every .deb: the guest's, and those that firmware is taken from."""
+        return (*self.packages, *self.firmware_debs)
+
+    @property
+    def firmware_debs(self) -> tuple[Package, ...]:
+        """The .debs that firmware is taken from."""
+        return tuple(package for _, each in sorted(self.firmware.items()) for package in each.packages)
+
+    @property
+    def rtmr3(self) -> distributions.Rtmr3:
+        """Whether a guest with the locked kernel extends RTMR3."""
+        kernel = self.base.record.distribution.kernel
+        return kernel.rtmr3((package.name, package.version) for package in self.packages)
+
     def package(self, name: str) -> Package:
         """The locked package called ``name``; ``InputsError`` when there is none."""
-        for package in (*self.packages, *self.firmware):
+        for package in self.debs:
             if package.name == name:
                 return package
         raise InputsError(f"the lock has no package `{name}`", hint="renew it with `privml-build lock NAME`")
 
 
-class ToolsLock(Record):
+class ToolsLock(LockFile):
     """``recipes/tools.lock.json``: the tree of tools that makes images."""
 
-    format: Literal["privml-tools-lock/v1"] = "privml-tools-lock/v1"
-    source_date_epoch: Size
-    archives: tuple[Archive, ...]
-    packages_requested: tuple[Text, ...]
-    packages: tuple[Package, ...]
+    format: Literal["privml-tools-lock/v2"] = "privml-tools-lock/v2"
 
 
 AnyLock = TypeVar("AnyLock", Lock, ToolsLock)
@@ -167,27 +266,79 @@ def read_tools_lock(path: Path) -> ToolsLock:
 def read_any_lock(path: Path) -> Lock | ToolsLock:
     """Read a recipe's lock or a tools lock, whichever the file is."""
     data = _bytes(path, "lock")
-    is_tools = b'"format": "privml-tools-lock/v1"' in data
-    return parse(data, ToolsLock, str(path)) if is_tools else parse(data, Lock, str(path))
+    if FORMATS.get(format_of(data)) is ToolsLock:
+        return parse(data, ToolsLock, str(path))
+    return parse(data, Lock, str(path))
 
 
 def parse(data: bytes, model: type[AnyLock], what: str) -> AnyLock:
     """Decode a lock from bytes."""
     hint = "only `privml-build lock` writes locks: take the committed one back, or remove it and lock anew"
     try:
-        lock = model.model_validate_json(_checked(data, what))
+        document = strictjson.loads(data, what=what)
+    except PrivmlError as error:
+        raise InputsError(error.message) from error
+    if not isinstance(document, dict) or "format" not in document:
+        raise InputsError(f"{what}: no lock: it says no format")
+    current, older = _formats(model)
+    if document["format"] == older:
+        command = "lock --tools" if model is ToolsLock else "lock NAME"
+        raise InputsError(
+            f"{what}: format: got {older}, expected {current}",
+            hint=f"renew it with `privml-build {command}`, which needs no network: packages stay as they are",
+        )
+    try:
+        lock = model.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in first["loc"]))
-        raise InputsError(f"{what}: {where}: {first['msg'].lower()}", hint=hint) from error
-    names = [(package.name, package.architecture) for package in lock.packages]
-    if names != sorted(set(names)):
-        raise InputsError(f"{what}: packages: expected each package once, sorted by name", hint=hint)
-    if isinstance(lock, Lock):
-        for field, tree in (("agent", lock.agent), ("guest", lock.guest)):
-            if Tree.of(list(tree.files)) != tree:
-                raise InputsError(f"{what}: {field}: the digest is not the one of its sorted files", hint=hint)
+        where = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in first["loc"] if part != "[key]"))
+        said = first["msg"].removeprefix("Value error, ")
+        raise InputsError(f"{what}: {where}: {said[:1].lower()}{said[1:]}", hint=hint) from error
+    if wrong := _inconsistent(lock):
+        raise InputsError(f"{what}: {wrong}", hint=hint)
     return lock
+
+
+def _formats(model: type[LockFile]) -> tuple[str, str]:
+    """The format that a model is of, and the one before it, which `lock` converts (``lock.earlier``)."""
+    current: str = model.model_fields["format"].default
+    return current, current.replace("/v2", "/v1")
+
+
+FORMATS: dict[str, type[LockFile]] = {name: model for model in (Lock, ToolsLock) for name in _formats(model)}
+"""What each format is a lock of, those of before included."""
+
+
+def format_of(data: bytes) -> str:
+    """What a file says that its format is; empty when it says nothing that can be read."""
+    try:
+        document = strictjson.loads(data, what="lock")
+    except PrivmlError:
+        return ""
+    return str(document.get("format", "")) if isinstance(document, dict) else ""
+
+
+def _inconsistent(lock: Lock | ToolsLock) -> str:
+    """What in a lock contradicts the rest of it; empty when nothing does."""
+    groups = {"packages": lock.packages}
+    if isinstance(lock, Lock):
+        groups |= {f"firmware.{tee}.packages": each.packages for tee, each in lock.firmware.items()}
+    for field, packages in groups.items():
+        names = [(package.name, package.architecture) for package in packages]
+        if names != sorted(set(names)):
+            return f"{field}: expected each package once, sorted by name"
+    if not isinstance(lock, Lock):
+        return ""
+    wheels = [wheel.name for wheel in lock.python]
+    if wheels != sorted(set(wheels)):
+        return "python: expected each wheel once, sorted by name"
+    for number, model in enumerate(lock.models):
+        if model.source.wheel not in wheels:
+            return f"models[{number}].source.wheel: `{model.source.wheel}` is not among python"
+    for field, tree in (("agent", lock.agent), ("guest", lock.guest)):
+        if Tree.of(list(tree.files)) != tree:
+            return f"{field}: the digest is not the one of its sorted files"
+    return ""
 
 
 def own_tools_lock(lock_file: Path) -> Path:
@@ -207,17 +358,6 @@ def write_lock(path: Path, lock: Lock | ToolsLock) -> bool:
         return False
     write_atomic(path, data)
     return True
-
-
-def _checked(data: bytes, what: str) -> bytes:
-    # pydantic would silently take the last of two equal keys.
-    try:
-        document = strictjson.loads(data, what=what)
-    except PrivmlError as error:
-        raise InputsError(error.message) from error
-    if not isinstance(document, dict) or "format" not in document:
-        raise InputsError(f"{what}: no lock: it says no format")
-    return data
 
 
 def _bytes(path: Path, command: str) -> bytes:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from privml.lock.models import Lock, Package, ToolsLock, Wheel
+from privml.lock.models import Lock, Package, ToolsLock
 
 REGISTERS = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
 # The UKI is measured whole into RTMR1 and by section into RTMR2, where the command line names the root's hash.
 FIRMWARE = ("MRTD", "RTMR0")
 UKI = ("RTMR1", "RTMR2")
-# The model's verity parameters stand in the measured configuration: in the root, and in the agent's events.
+# The measured configuration, with the model's verity parameters, is in the root and in the agent's events.
 MODEL = ("RTMR1", "RTMR2", "RTMR3")
 _Note = Callable[[Iterable[str], str], None]
 
@@ -49,27 +49,34 @@ def moves(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
 
 
 def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
-    if _bytes(old.firmware) != _bytes(new.firmware):
+    if _bytes(old.firmware_debs) != _bytes(new.firmware_debs):
         note(FIRMWARE, "firmware")
-    kernel = [_bytes(package for package in lock.packages if is_kernel(package)) for lock in (old, new)]
+    kernel, guest = [], []
+    for lock in (old, new):
+        is_kernel = lock.base.record.distribution.kernel.is_kernel
+        kernel.append(_bytes(package for package in lock.packages if is_kernel(package.name)))
+        guest.append(_bytes(package for package in lock.packages if not is_kernel(package.name)))
     if kernel[0] != kernel[1]:
         note(UKI, "kernel")
-    guest = [_bytes(package for package in lock.packages if not is_kernel(package)) for lock in (old, new)]
+    if old.rtmr3 != new.rtmr3:
+        note(MODEL, f"RTMR3 is {new.rtmr3} with this kernel")
     if changed := len({name for name, _ in guest[0] ^ guest[1]}):
         note(UKI, f"{changed} guest package{'s' if changed > 1 else ''}")
     for name, was, now in (("agent", old.agent, new.agent), ("guest files", old.guest, new.guest)):
         if was.sha256 != now.sha256:
             note(UKI, name)
-    if _bytes(old.wheels) != _bytes(new.wheels):
+    if _models(old, new) != _models(new, old):
         note(MODEL, "model")
     if old.source_date_epoch != new.source_date_epoch:
         note(MODEL, "times in root and model")
 
 
-def is_kernel(package: Package | Wheel) -> bool:
-    """Whether a package is the kernel's."""
-    return package.name.startswith("linux-")
+def _models(lock: Lock, other: Lock) -> object:
+    """What of a lock decides the models: their files, or the wheels where either was converted and names no file."""
+    if any(each.python and not each.models for each in (lock, other)):
+        return [(wheel.name, wheel.sha256) for wheel in lock.python]
+    return [(model.name, model.files) for model in lock.models]
 
 
-def _bytes(packages: Iterable[Package | Wheel]) -> set[tuple[str, str]]:
+def _bytes(packages: Iterable[Package]) -> set[tuple[str, str]]:
     return {(package.name, package.sha256) for package in packages}

@@ -11,12 +11,12 @@ from collections.abc import Callable, Sequence
 
 from privml.base.errors import InputsError
 from privml.base.steps import say
-from privml.lock.apt import Wanted, suites_of
-from privml.lock.aptstate import kernel_of
+from privml.lock.apt import Wanted
 from privml.lock.changes import package_changes
-from privml.lock.make import TOOLS_RELEASE, Solver, check_packages, solve
+from privml.lock.make import Solver, check_packages, kernel_that_stays, solve
 from privml.lock.models import Lock, Package, ToolsLock
 from privml.recipe.loader import Recipe
+from privml.recipe.packages import Request
 from privml.store.fetch import GoneError
 from privml.store.objects import Store
 
@@ -34,24 +34,29 @@ def gone_of(bring: Bring, packages: Sequence[Package]) -> frozenset[str]:
 
 def refresh(recipe: Recipe, lock: Lock, store: Store, solver: Solver, bring: Bring) -> Lock:
     """``lock`` with what is gone replaced; the same lock when nothing is gone."""
-    held = (*lock.packages, *lock.firmware)
+    held = lock.debs
     gone = gone_of(bring, held)
     if not gone:
         return lock
     _tell(recipe.name, held, gone)
     here = [package for package in held if package.sha256 not in gone]
-    kernel = [package for package in lock.packages if package.name.startswith("linux-")]
+    pins = {package.name: package.version for package in here}
+    base = lock.base.record
     wanted = Wanted(
-        suites_of(recipe.content.base.release),
-        lock.packages_requested,
-        lock.firmware_requested,
-        {package.name: package.version for package in here},
-        kernel=() if any(package.sha256 in gone for package in kernel) else kernel_of(kernel),
+        base,
+        tuple(map(Request.parse, lock.packages_requested)),
+        tuple(Request.parse(each.requested) for each in lock.firmware.values()),
+        pins,
+        kernel=kernel_that_stays(base.distribution.kernel, lock.packages, pins, store),
     )
     found = solve(wanted, here, lock.archives, store, solver)
     _no_ghosts((*found.packages, *found.alone), gone)
     check_packages(recipe, found.packages)
-    return lock.model_copy(update={"archives": found.archives, "packages": found.packages, "firmware": found.alone})
+    firmware = {
+        tee: each.model_copy(update={"packages": (package,)})
+        for (tee, each), package in zip(lock.firmware.items(), found.alone, strict=True)
+    }
+    return lock.model_copy(update={"archives": found.archives, "packages": found.packages, "firmware": firmware})
 
 
 def refresh_tools(lock: ToolsLock, store: Store, solver: Solver, bring: Bring) -> ToolsLock:
@@ -62,7 +67,7 @@ def refresh_tools(lock: ToolsLock, store: Store, solver: Solver, bring: Bring) -
     _tell("tools", lock.packages, gone)
     here = [package for package in lock.packages if package.sha256 not in gone]
     pins = {package.name: package.version for package in here}
-    wanted = Wanted(suites_of(TOOLS_RELEASE), lock.packages_requested, (), pins)
+    wanted = Wanted(lock.base.record, tuple(map(Request.parse, lock.packages_requested)), (), pins)
     found = solve(wanted, here, lock.archives, store, solver)
     _no_ghosts(found.packages, gone)
     return lock.model_copy(update={"archives": found.archives, "packages": found.packages})

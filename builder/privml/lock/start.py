@@ -12,8 +12,8 @@ from privml.lock.locate import inputs_now, tools_lock_path
 from privml.lock.make import Solver, make_lock
 from privml.lock.models import read_lock, write_lock
 from privml.recipe import schema, starter
-from privml.recipe.lint import platforms_of
-from privml.recipe.loader import Recipe, load, shipped
+from privml.recipe.distributions import Distribution
+from privml.recipe.loader import Recipe, load, platforms_of, shipped
 from privml.store.objects import Store
 
 Report = Callable[[str, Path], object]
@@ -61,7 +61,7 @@ def _lock(recipe: Recipe, origin: Recipe) -> None:
     write_lock(recipe.lock_path, made)
 
 
-def _offline() -> AptTools:
+def _offline(_: Distribution) -> AptTools:
     raise InputsError("the lock that it comes from names other packages than are needed now")
 
 

@@ -57,7 +57,8 @@ class Platform:
 
     ``cpu`` is QEMU's ``-cpu`` value; ``vendor`` and ``phys_bits`` are its parts by which firmware lays out memory
     (1 GiB pages are always on). ``tpm`` adds a software TPM (swtpm): for development and for comparing logs, never
-    for a TD. ``qemu`` is the exact version that the ACPI and SMBIOS blobs come from.
+    for a TD. ``qemu`` is the exact version that the ACPI and SMBIOS blobs come from; ``booted``: a boot has shown
+    that firmware gets these blobs. ``tee`` is what its guests run in; None is for development.
     """
 
     name: str
@@ -69,6 +70,8 @@ class Platform:
     phys_bits: int
     devices: tuple[Device, ...]
     tpm: bool = False
+    tee: str | None = "tdx"
+    booted: bool = True
 
     def __post_init__(self) -> None:
         slots = [device.slot for device in self.devices]

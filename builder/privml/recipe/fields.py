@@ -5,13 +5,14 @@ from __future__ import annotations
 import types
 import typing
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 
-from privml.recipe.models import Content, Device
+from privml.engines.registry import ENGINES
+from privml.recipe.models import CONFIG, Content, Device
 from privml.recipe.platform import PlatformFile
 from privml.recipe.validation import model_in
 
@@ -43,6 +44,13 @@ def facts() -> dict[str, Fact]:
     """Every field by its path: a recipe's as ``agent.listen``, a platform's as ``platform.machine.type``."""
     found = {fact.path: fact for fact in _walk(Content, "")}
     found |= {fact.path: fact for fact in _walk(PlatformFile, f"{PLATFORM}.")}
+    for engine in ENGINES.values():
+        for name, option in engine.options.items():
+            path = f"inference.engine.options.{name}"
+            meaning = f"{option.meaning} {option.low} to {option.high}; for {engine.name}."
+            found[path] = Fact(
+                path, "a whole number", str(option.default), meaning, str(option.default), CONFIG, None
+            )
     found["extends"] = Fact(
         "extends",
         "text",
@@ -63,7 +71,7 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Fact]:
             inner = None
         extra: dict[str, Any] = info.json_schema_extra if isinstance(info.json_schema_extra, dict) else {}
         example = (info.examples or [""])[0]
-        yield Fact(
+        fact = Fact(
             path=path,
             kind=_kind(info),
             default=_default(info),
@@ -72,14 +80,22 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Fact]:
             moves=tuple(extra.get("x-moves", ())),
             model=inner,
         )
-        if inner is not None:
+        yield fact
+        if inner is None:
+            continue
+        keys: list[str] = extra.get("propertyNames", {}).get("enum", [])
+        for key in keys:
+            meaning = f"{(inner.__doc__ or '').strip()} This is for `{key}`."
+            yield replace(fact, path=f"{path}.{key}", default="none", meaning=meaning)
+            yield from _walk(inner, f"{path}.{key}.")
+        if not keys:
             yield from _walk(inner, f"{path}.")
 
 
 def _default(info: FieldInfo) -> str:
     if info.is_required():
         return "none, it must be given"
-    return "none" if info.default is None else str(info.default)
+    return "none" if info.default is None or info.default_factory is not None else str(info.default)
 
 
 def _kind(info: FieldInfo) -> str:
@@ -95,7 +111,7 @@ def _named(annotation: Any) -> str:
     arguments = typing.get_args(annotation)
     if origin is typing.Literal:
         return " or ".join(str(argument) for argument in arguments)
-    if origin in (typing.Annotated, types.UnionType):
+    if origin in (typing.Annotated, types.UnionType, typing.Union):
         return _named(arguments[0])  # of `X | None` the X is what is written
     if origin is list:
         return f"a list of {_named(arguments[0])}"

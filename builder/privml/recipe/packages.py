@@ -1,49 +1,50 @@
-"""Which Debian packages a recipe's guest is made of."""
+"""What a recipe asks the package archives for."""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 from privml.engines.registry import engine_named
 from privml.recipe.loader import Recipe
 
-# apt is Essential to itself alone; a guest has no use for a package manager.
-ESSENTIAL = ("?and(?essential,?not(?exact-name(apt)))", "base-files")
-SYSTEM = (
-    "systemd",
-    "systemd-sysv",
-    "udev",
-    # systemd only recommends it, and runs it for every mount unit.
-    "mount",
-    "kmod",
-    "dmsetup",
-    # systemd loads it at run time, and without it silently leaves out the system call filters of our units.
-    "libseccomp2",
-)
-INITRD = ("busybox-static",)
-AGENT = ("python3-minimal", "libpython3-stdlib", "python3-cryptography", "python3-h11")
 
-# Packages that give a way in, or change what runs; a production recipe's closure may not hold them.
-FORBIDDEN_IN_PRODUCTION = (
-    "apt",
-    "cloud-init",
-    "dracut",
-    "gdb",
-    "initramfs-tools",
-    "openssh-server",
-    "ovmf-generic",
-    "qemu-guest-agent",
-    "strace",
-    "sudo",
-    "swtpm",
-)
+@dataclass(frozen=True)
+class Request:
+    """A package to ask for by name; with ``suite``, from that suite only."""
+
+    name: str
+    suite: str | None = None
+
+    def __str__(self) -> str:
+        return self.name if self.suite is None else f"{self.name}/{self.suite}"
+
+    @staticmethod
+    def parse(text: str) -> Request:
+        """The inverse of ``str``, which is how locks hold requests."""
+        name, _, suite = text.partition("/")
+        return Request(name, suite or None)
 
 
-def guest_packages(recipe: Recipe) -> tuple[str, ...]:
+def guest_packages(recipe: Recipe) -> tuple[Request, ...]:
     """What to ask apt for; the kernel's metapackage is narrowed to its parts when the lock is made."""
+    common = (*recipe.content.base.record.distribution.packages.guest, *engine_packages(recipe))
+    kernel = recipe.content.kernel
+    return (*map(Request, common), Request(kernel.package, kernel.suite))
+
+
+def engine_packages(recipe: Recipe) -> tuple[str, ...]:
+    """The engine's packages, of which the first has its version; none without inference."""
     inference = recipe.content.inference
-    engine = () if inference is None else engine_named(inference.engine).packages
-    return (*ESSENTIAL, *SYSTEM, *INITRD, *AGENT, *engine, recipe.content.kernel.package)
+    return () if inference is None else engine_named(inference.engine.name).packages
 
 
-def firmware_packages(recipe: Recipe) -> tuple[str, ...]:
-    """The package that the firmware file is taken from; nothing of it enters the guest."""
-    return (recipe.content.firmware.package,)
+def firmware_packages(recipe: Recipe) -> dict[str, Request]:
+    """The package that each TEE's firmware is taken from; nothing of them enters the guest."""
+    return {tee: Request(chosen.package, chosen.suite) for tee, chosen in recipe.content.firmware.items()}
+
+
+def model_pattern(recipe: Recipe, number: int) -> str:
+    """The pattern of a model's file in its wheel: the recipe's, else the kind of file that the engine takes."""
+    inference = recipe.content.inference
+    assert inference is not None
+    return inference.models[number].file or engine_named(inference.engine.name).model_file

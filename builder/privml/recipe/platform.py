@@ -4,9 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+    model_validator,
+)
 
-from privml.recipe.models import Section, Slug, about
+from privml.recipe import tees
+from privml.recipe.finding import RuleBroken
+from privml.recipe.models import FIRMWARE, Section, Slug, about
 
 RTMR0 = ("RTMR0",)
 
@@ -70,25 +80,66 @@ class PlatformDevice(Section):
     ]
 
 
-class PlatformFile(Section):
-    """One file of ``recipes/platforms``. ``accel`` is what a production guest runs under, elsewhere it is said."""
+class Vmm(Section):
+    """What starts the machine, and makes the tables that firmware measures."""
 
-    schema_: Annotated[Literal[1], Field(alias="schema"), about("The version of this format.", 1)]
+    kind: Annotated[Literal["qemu"], about("The kind of virtual machine monitor.", "qemu", RTMR0)]
+    version: Annotated[
+        str,
+        StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$"),
+        about("Its version; the tables are taken from exactly that one.", "11.1.2", RTMR0),
+    ]
+
+
+NO_TEE = "none"
+# How each register that depends on the platform can be known; the others depend on the image alone.
+KNOWN_BY = {"mrtd": ("firmware",), "rtmr0": ("tables", "booted-tables")}
+
+
+def _tee(value: str) -> str:
+    return value if value == NO_TEE else tees.built(value)
+
+
+def _known(value: dict[str, str]) -> dict[str, str]:
+    if set(value) != set(KNOWN_BY):
+        raise ValueError(f"got {', '.join(sorted(value)) or 'nothing'}, expected {' and '.join(KNOWN_BY)}")
+    for register, known in value.items():
+        if known not in KNOWN_BY[register]:
+            raise ValueError(f"{register}: got `{known}`, expected {' or '.join(KNOWN_BY[register])}")
+    return value
+
+
+class PlatformFile(Section):
+    """One file of ``recipes/platforms``."""
+
+    schema_: Annotated[Literal[2], Field(alias="schema"), about("The version of this format.", 2)]
     name: Annotated[Slug, about("The file's name without .yaml.", "qemu-11-q35")]
     description: Annotated[
         str,
         StringConstraints(min_length=1, max_length=400),
         about("A sentence for those who choose among platforms.", "QEMU 11.1 q35 as a TDX guest."),
     ]
-    qemu: Annotated[
+    tee: Annotated[
         str,
-        StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$"),
-        about("QEMU's version; its tables are taken from exactly that one.", "11.1.2", RTMR0),
+        AfterValidator(_tee),
+        about("The TEE that its guests run in; none is for development, with a software TPM.", "tdx", RTMR0),
+        WithJsonSchema({"type": "string", "enum": [*tees.BUILT, NO_TEE]}),
     ]
+    vmm: Annotated[Vmm, about("What starts the machine.", moves=RTMR0)]
     machine: Annotated[Machine, about("QEMU's machine.", moves=RTMR0)]
-    accel: Annotated[
-        Literal["tdx", "tcg"],
-        about("What a guest of this platform runs under: tdx, or tcg (simulation).", "tdx", RTMR0),
+    firmware: Annotated[
+        Literal["image"],
+        about("Whose firmware starts the guest: image for the one that was built with it.", "image", FIRMWARE),
+    ]
+    registers: Annotated[
+        dict[str, str],
+        AfterValidator(_known),
+        about(
+            "How the registers that depend on the platform are known: mrtd by firmware (its file); rtmr0 by tables "
+            "(this VMM's, read without a boot), or booted-tables when a boot has shown that firmware gets the same.",
+            "{mrtd: firmware, rtmr0: tables}",
+            keys=tuple(KNOWN_BY),
+        ),
     ]
     identity: Annotated[CpuIdentity, about("What the guest's CPUID says it is.", moves=RTMR0)]
     devices: Annotated[
@@ -107,6 +158,16 @@ class PlatformFile(Section):
     def cpu(self) -> str:
         """QEMU's ``-cpu`` value."""
         return self.identity.argument
+
+    @field_validator("tpm")
+    @classmethod
+    def _measured(cls, value: bool, info: ValidationInfo) -> bool:
+        if not value and info.data.get("tee") == NO_TEE:
+            raise RuleBroken(
+                "platform-unmeasured",
+                "got `false` with `tee: none`: nothing would measure such a machine, expected true",
+            )
+        return value
 
     @model_validator(mode="after")
     def _slots_once(self) -> PlatformFile:

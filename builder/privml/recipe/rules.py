@@ -77,6 +77,22 @@ _ALL = (
         "capabilities(7)",
     ),
     Rule(
+        "platform-unmeasured",
+        "error",
+        "read",
+        "A platform runs its guests in a TEE, or has a TPM.",
+        "A switch of a VMM started guests outside TDX, where nothing measures them, and nothing else was different.",
+        "Dstack-TEE/dstack#614",
+    ),
+    Rule(
+        "platform-emulated",
+        "error",
+        "judge",
+        "A production recipe's platforms run their guests in a TEE.",
+        "Registers that only a special QEMU can give were published: what was measured was not what ran.",
+        "Datura-ai/lium-io#1106",
+    ),
+    Rule(
         "platform-tpm",
         "error",
         "judge",
@@ -84,14 +100,6 @@ _ALL = (
         "A software TPM's registers are the host's word; a verifier that believed a value of the host's choice "
         "reported it as verified.",
         "Dstack-TEE/dstack#1266",
-    ),
-    Rule(
-        "platform-emulated",
-        "error",
-        "judge",
-        "A production recipe's platforms run under TDX.",
-        "Registers that only a special QEMU can give were published: what was measured was not what ran.",
-        "Datura-ai/lium-io#1106",
     ),
     Rule(
         "platform-devices",

@@ -20,29 +20,24 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 RECIPE_FILE = "recipe.schema.json"
 PLATFORM_FILE = "platform.schema.json"
 _NULL = {"type": "null"}
-_SECTIONS = ("Base", "Kernel", "Firmware", "Model", "Inference", "Agent")
+_SECTIONS = ("Base", "Kernel", "FirmwareOf", "Engine", "Inference", "Agent")
+_LISTED = ("Model",)
 
 
 def recipe_schema() -> dict[str, Any]:
     """The schema of ``recipes/NAME.yaml``."""
     whole = Content.model_json_schema(by_alias=True)
     definitions: dict[str, Any] = whole.pop("$defs")
-    optional = {name for name, schema in whole["properties"].items() if _NULL in schema.get("anyOf", ())}
-    for name in optional:
-        whole["properties"][name] = _without_null(whole["properties"][name])
-    part = copy.deepcopy(whole)
-    part.pop("required")
-    part["properties"] = {"extends": {"description": facts()["extends"].meaning, "type": "string"}} | {
-        name: _or_null(_in_variant(schema)) if name in optional else _in_variant(schema)
-        for name, schema in part["properties"].items()
-    }
+    part = _variant(whole)
+    part["properties"] = {"extends": {"description": facts()["extends"].meaning, "type": "string"}} | part[
+        "properties"
+    ]
     part["required"] = ["extends"]
     part["description"] = "A recipe that is laid over another."
     for name in _SECTIONS:
-        section = copy.deepcopy(definitions[name])
-        section.pop("required")
-        section["properties"] = {key: _in_variant(schema) for key, schema in section["properties"].items()}
-        definitions[f"{name}InVariant"] = section
+        definitions[f"{name}InVariant"] = _variant(definitions[name])
+    for section in (whole, *(definitions[name] for name in (*_SECTIONS, *_LISTED))):
+        section["properties"] = {key: _without_null(field) for key, field in section["properties"].items()}
     return {
         "$schema": DIALECT,
         "title": "privml-build recipe",
@@ -80,18 +75,36 @@ def _is_title(key: str, value: object) -> bool:
     return key == "title" and isinstance(value, str)
 
 
-def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
-    reference: dict[str, Any] = next(form for form in schema["anyOf"] if form != _NULL)
-    return reference | {key: value for key, value in schema.items() if key not in ("anyOf", "default")}
+def _variant(section: dict[str, Any]) -> dict[str, Any]:
+    """A section as a variant may give it: any of its fields, and null for one that can be left out."""
+    made = copy.deepcopy(section)
+    made.pop("required", None)
+    made["properties"] = {
+        key: _or_null(_in_variant(_without_null(field))) if _has_null(field) else _in_variant(field)
+        for key, field in made["properties"].items()
+    }
+    return made
 
 
-def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
-    rest = {key: value for key, value in schema.items() if key != "$ref"}
-    return {"anyOf": [{"$ref": schema["$ref"]}, _NULL], **rest}
+def _has_null(field: dict[str, Any]) -> bool:
+    return _NULL in field.get("anyOf", ())
 
 
-def _in_variant(schema: dict[str, Any]) -> dict[str, Any]:
-    reference = schema.get("$ref", "")
-    if reference.rpartition("/")[2] in _SECTIONS:
-        return {**schema, "$ref": f"{reference}InVariant"}
-    return schema
+def _without_null(field: dict[str, Any]) -> dict[str, Any]:
+    if not _has_null(field):
+        return field
+    form: dict[str, Any] = next(form for form in field["anyOf"] if form != _NULL)
+    return form | {key: value for key, value in field.items() if key not in ("anyOf", "default")}
+
+
+def _or_null(field: dict[str, Any]) -> dict[str, Any]:
+    about = {key: value for key, value in field.items() if key in ("description", "examples", "x-moves", "title")}
+    return {"anyOf": [{key: value for key, value in field.items() if key not in about}, _NULL], **about}
+
+
+def _in_variant(field: dict[str, Any]) -> dict[str, Any]:
+    inner = field.get("additionalProperties")
+    if isinstance(inner, dict):
+        return {**field, "additionalProperties": _in_variant(inner)}
+    reference = field.get("$ref", "")
+    return {**field, "$ref": f"{reference}InVariant"} if reference.rpartition("/")[2] in _SECTIONS else field

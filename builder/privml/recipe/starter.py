@@ -80,12 +80,18 @@ def commented(content: Content, origin: str) -> str:
 
 def _written(content: Content) -> dict[str, Any]:
     """The fields as a person writes them, which for devices and sizes is not how the model holds them."""
-    value: dict[str, Any] = content.model_dump(mode="json", by_alias=True, exclude_none=True)
+    value: dict[str, Any] = _without_empty(content.model_dump(mode="json", by_alias=True, exclude_none=True))
     value["devices"] = [{device.kind: device.count} for device in content.devices]
     value["shapes"] = [
         {"vcpus": shape.vcpus, "memory": size_text(shape.memory, MEMORY_UNITS)} for shape in content.shapes
     ]
     return value
+
+
+def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
+    """Without the mappings that hold nothing: these were left out."""
+    inner = {key: _without_empty(item) if isinstance(item, dict) else item for key, item in value.items()}
+    return {key: item for key, item in inner.items() if item != {}}
 
 
 def _field(known: dict[str, Fact], name: str, value: Any, path: str, indent: str) -> list[str]:
@@ -95,6 +101,7 @@ def _field(known: dict[str, Fact], name: str, value: Any, path: str, indent: str
         lines.append(f"{indent}{name}:")
         for inner, item in value.items():
             lines += _field(known, inner, item, f"{path}{name}.", f"{indent}  ")
+        lines += _left_out(known, value, f"{path}{name}.", f"{indent}  ")
     elif isinstance(value, list):
         lines.append(f"{indent}{name}:")
         for number, item in enumerate(value):
@@ -113,6 +120,16 @@ def _item(known: dict[str, Fact], item: Any, path: str, indent: str, described: 
         if described:
             lines.append(f"{indent}{'' if number == 0 else '  '}# {known[path + name].meaning}")
         lines.append(f"{indent}{'- ' if number == 0 else '  '}{name}: {scalar(value)}")
+    return [*lines, *_left_out(known, item, path, f"{indent}  ")] if described else lines
+
+
+def _left_out(known: dict[str, Fact], given: dict[str, Any], path: str, indent: str) -> list[str]:
+    """The fields below ``path`` that are not given, each as a comment with its example."""
+    lines = []
+    for fact in known.values():
+        name = fact.path.removeprefix(path)
+        if fact.path.startswith(path) and "." not in name and name not in given and fact.example:
+            lines += [f"{indent}# {fact.meaning}", f"{indent}# {name}: {fact.example}"]
     return lines
 
 

@@ -94,13 +94,16 @@ def _shown(value: object) -> str:
 def _fields_at(model: type[BaseModel], loc: Path) -> list[str]:
     """The names of the fields that the model knows at ``loc``."""
     found: Any = model
+    keyed = False
     for part in loc:
-        if isinstance(part, int):
+        if isinstance(part, int) or keyed:
+            keyed = False
             continue
         fields = {(info.alias or name): info for name, info in found.model_fields.items()}
         if part not in fields:
             return []
-        found = model_in(fields[part].annotation)
+        annotation = fields[part].annotation
+        found, keyed = model_in(annotation), typing.get_origin(annotation) is dict
         if found is None:
             return []
     return [info.alias or name for name, info in found.model_fields.items()]

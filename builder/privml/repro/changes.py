@@ -6,10 +6,12 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
-from privml.lock.moves import FIRMWARE, MODEL, REGISTERS, UKI, is_kernel
+from privml.lock.models import Archive, Lock, ModelFile, Package, ToolsLock, Tree, Wheel
+from privml.lock.models import Model as LockedModel
+from privml.lock.moves import FIRMWARE, MODEL, REGISTERS, UKI
 from privml.output.artefacts import ROOT, is_volume
 from privml.output.manifest import Manifest
+from privml.recipe.distributions import Kernel
 from privml.repro.causes import FOLLOWS
 from privml.repro.layers import Layer, Mismatch, Report
 
@@ -34,10 +36,12 @@ MOVES: dict[str, tuple[str, ...]] = {
     # Of locks alone.
     "kernel package": _BY_UKI,
     "firmware package": _lower(FIRMWARE),
-    "wheel": _BY_CONFIG,
+    # Of a wheel only the models in it are in an image.
+    "wheel": (),
     "agent file": _BY_UKI,
     "guest file": _BY_UKI,
     "times": _BY_CONFIG,
+    "use of RTMR3": _BY_CONFIG,
     "archive": (),
     "tool": _ALL,
     "tools": _ALL,
@@ -126,12 +130,14 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
     found = list(_archives(a.archives, b.archives))
     if isinstance(a, ToolsLock) or isinstance(b, ToolsLock):
         return (*found, *_inputs("tool", a.packages, b.packages))
-    found += _inputs("package", a.packages, b.packages)
-    found += _inputs("firmware package", a.firmware, b.firmware)
-    found += _inputs("wheel", a.wheels, b.wheels)
+    found += _inputs("package", a.packages, b.packages, [lock.base.record.distribution.kernel for lock in (a, b)])
+    found += _inputs("firmware package", a.firmware_debs, b.firmware_debs)
+    found += _inputs("wheel", a.python, b.python)
+    found += _locked_models(a.models, b.models)
     found += [*_files("agent file", a.agent, b.agent), *_files("guest file", a.guest, b.guest)]
     facts = (
         ("times", "source_date_epoch", str(a.source_date_epoch), str(b.source_date_epoch)),
+        ("use of RTMR3", "by the kernel", a.rtmr3, b.rtmr3),
         ("tools", "tools.lock.json", a.tools_sha256, b.tools_sha256),
         ("recipe", "sha256", a.recipe_sha256, b.recipe_sha256),
     )
@@ -154,17 +160,29 @@ def _archives(a: Sequence[Archive], b: Sequence[Archive]) -> Iterable[Change]:
             yield Change("archive", name, *("not used" if each is None else each.date for each in (one, two)))
 
 
-def _inputs(kind: str, a: Sequence[Package | Wheel], b: Sequence[Package | Wheel]) -> Iterable[Change]:
+def _inputs(
+    kind: str, a: Sequence[Package | Wheel], b: Sequence[Package | Wheel], kernels: Sequence[Kernel] = ()
+) -> Iterable[Change]:
     tables = [{one.name: one for one in inputs} for inputs in (a, b)]
     for name in sorted({*tables[0], *tables[1]}):
         one, two = (table.get(name) for table in tables)
         if (one and one.sha256) == (two and two.sha256):
             continue
         before, after = ("not locked" if each is None else each.version for each in (one, two))
-        known = one or two
-        assert known is not None
-        told = "kernel package" if kind == "package" and is_kernel(known) else kind
+        told = "kernel package" if any(kernel.is_kernel(name) for kernel in kernels) else kind
         yield Change(told, name, before, f"{after}, other bytes" if before == after else after)
+
+
+def _locked_models(a: Sequence[LockedModel], b: Sequence[LockedModel]) -> Iterable[Change]:
+    tables = [{model.name: model.files for model in models} for models in (a, b)]
+    for name in sorted({*tables[0], *tables[1]}):
+        one, two = (table.get(name) for table in tables)
+        if one != two:
+            yield Change("model", name, *("not locked" if each is None else _named(each) for each in (one, two)))
+
+
+def _named(files: Sequence[ModelFile]) -> str:
+    return ", ".join(f"{file.path} {file.sha256[:16]}.." for file in files)
 
 
 def _files(kind: str, a: Tree, b: Tree) -> Iterable[Change]:

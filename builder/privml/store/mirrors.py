@@ -1,4 +1,4 @@
-"""Where Debian archives are: the user's ``mirrors.yaml``, then the host's own apt configuration.
+"""Where package archives are: the user's ``mirrors.yaml``, then the host's own apt configuration.
 
 privml-build names no package host. ``$XDG_CONFIG_HOME/privml-build/mirrors.yaml`` maps an archive's label to
 addresses, for example::
@@ -7,8 +7,9 @@ addresses, for example::
     debian-security: [https://mirror.example.invalid/debian-security]
 
 Without an entry for a label, the addresses come from the host's ``sources.list`` and ``sources.list.d``: every
-http(s) address (also in the files that ``mirror+file:`` names) of a Debian suite with the component ``main``, signed
-by Debian's archive keyring or by a key that is not named. What a mirror serves is believed only by signature or hash.
+http(s) address (also in the files that ``mirror+file:`` names) of a suite of a known distribution with the component
+``main``, signed by its archive keyring or by a key that is not named (``recipe.distributions.HostSources``). What a
+mirror serves is believed only by signature or hash.
 """
 
 from __future__ import annotations
@@ -24,14 +25,9 @@ from pathlib import Path
 import yaml
 
 from privml.base.errors import HostError
+from privml.recipe.distributions import DISTRIBUTIONS
 
 Mirrors = dict[str, tuple[str, ...]]
-
-_CODENAMES = ("bullseye", "bookworm", "trixie", "forky", "duke", "sid")
-_CLASSES = ("oldoldstable", "oldstable", "stable", "testing", "unstable", "experimental")
-_SUITE = re.compile(
-    rf"\A(?:{'|'.join(_CODENAMES + _CLASSES)})(?:[-/](?:updates|backports|security|proposed-updates))?\Z"
-)
 
 
 @dataclass(frozen=True)
@@ -44,29 +40,20 @@ class Source:
     signed_by: str = ""
 
     @property
-    def is_debian(self) -> bool:
-        """True when this looks like a Debian archive: suite, component and keyring agree."""
+    def label(self) -> str | None:
+        """The label of the archive that this looks like, of any distribution that is known; else None."""
         keyring = Path(self.signed_by).name
-        return (
-            "main" in self.components
-            and any(_SUITE.match(suite) for suite in self.suites)
-            and (not keyring or keyring.startswith("debian-archive"))
-        )
-
-    @property
-    def label(self) -> str:
-        """``debian-security`` for the security archive, else ``debian``."""
-        security = all(suite.endswith(("-security", "/updates")) for suite in self.suites)
-        return "debian-security" if security else "debian"
+        found = (each.sources.archive(self.suites, keyring) for each in DISTRIBUTIONS.values())
+        return next((label for label in found if label is not None), None) if "main" in self.components else None
 
 
 def host_mirrors(apt: Path = Path("/etc/apt"), config: Path | None = None) -> Mirrors:
     """Addresses by archive label, best first, without a final slash; the user's file replaces a label's list."""
     found: dict[str, list[str]] = {}
-    # A source that names Debian's keyring is surer than one that names none, so it is asked first.
+    # A source that names the archive's keyring is surer than one that names none, so it is asked first.
     for source in sorted(apt_sources(apt), key=lambda source: not source.signed_by):
-        if source.is_debian:
-            addresses = found.setdefault(source.label, [])
+        if (label := source.label) is not None:
+            addresses = found.setdefault(label, [])
             for uri in _expand(source.uris):
                 if uri not in addresses:
                     addresses.append(uri)
@@ -184,8 +171,6 @@ def _configured(file: Path) -> Mirrors:
     return mirrors
 
 
-def urls_of(origin: str, mirrors: Mirrors) -> tuple[str, ...]:
-    """Addresses of a locked .deb, whose origin is ``LABEL/SUITE/COMPONENT/pool/...``."""
-    label, _, rest = origin.partition("/")
-    pool = "/".join(rest.split("/")[2:])
-    return tuple(f"{mirror}/{urllib.parse.quote(pool, safe='/')}" for mirror in mirrors.get(label, ()))
+def urls_of(archive: str, path: str, mirrors: Mirrors) -> tuple[str, ...]:
+    """Addresses of the file at ``path`` of an archive."""
+    return tuple(f"{mirror}/{urllib.parse.quote(path, safe='/')}" for mirror in mirrors.get(archive, ()))

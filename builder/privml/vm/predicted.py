@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from privml.base.errors import MeasurementError
 from privml.events.registers import MRTD, RTMR0, TDX_REGISTERS
 from privml.image import code
 from privml.image.tools import ToolsTree
@@ -30,8 +31,17 @@ _OPTION_ROM = "usr/share/qemu/efi-virtio.rom"
 
 
 def profile_of(platform: Platform) -> Profile:
-    """The boot profile of a platform: a software TPM's log where it has one, else a TD's."""
-    return TPM if platform.tpm else TD_INTELTDX
+    """The boot profile of a platform: a software TPM's log where it has one, else a TD's.
+
+    ``MeasurementError`` for a machine with neither: nothing measures it, or in a way that is not known here.
+    """
+    if platform.tpm:
+        return TPM
+    if platform.tee != "tdx":
+        raise MeasurementError(
+            f"platform {platform.name}: its TEE is {platform.tee or 'none'} and it has no TPM, expected tdx or a TPM"
+        )
+    return TD_INTELTDX
 
 
 class Predictor:
@@ -75,9 +85,16 @@ class Predictor:
 
 
 def _booted(platform: Platform, shape: Shape) -> bool:
-    """False for machines beyond those that were booted: larger ones, and cards that no QEMU device can stand for."""
+    """False for machines beyond those that were booted: of other platforms, larger ones, and with cards that no QEMU
+    device can stand for.
+    """
     cards = any(len(device.bars) > 1 and not device.functions for device in platform.devices)
-    return not cards and shape.vcpus <= LARGEST_BOOTED.vcpus and shape.memory <= LARGEST_BOOTED.memory
+    return (
+        platform.booted
+        and not cards
+        and shape.vcpus <= LARGEST_BOOTED.vcpus
+        and shape.memory <= LARGEST_BOOTED.memory
+    )
 
 
 def measured_launch(prediction: Prediction, platform: Platform, shape: Shape) -> MeasuredLaunch:

@@ -1,0 +1,17 @@
+"""The TEEs that images are made for."""
+
+from __future__ import annotations
+
+BUILT = ("tdx",)
+PLANNED = ("snp",)
+"""TEEs that other parts know already, but for which no image can be built yet."""
+
+
+def built(name: str) -> str:
+    """``name`` when images are made for that TEE; ``ValueError`` for any other."""
+    if name in BUILT:
+        return name
+    known = " or ".join(BUILT)
+    if name in PLANNED:
+        raise ValueError(f"images for `{name}` are not built yet, expected {known}")
+    raise ValueError(f"got `{name}`, expected a TEE: {known}")

@@ -1,0 +1,39 @@
+"""Which log a platform's boot is predicted as, and how well its tables are known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from privml.base.errors import MeasurementError
+from privml.machine.platform import Device, Platform, Shape
+from privml.measure.profiles import TD_INTELTDX, TPM
+from privml.recipe.loader import shipped
+from privml.vm.platforms import platform
+from privml.vm.predicted import _booted, profile_of
+
+TDX = platform("qemu-11-q35", shipped())
+SMALL = Shape(2, 2 << 30)
+
+
+def test_a_platform_is_predicted_by_what_measures_its_guests() -> None:
+    assert profile_of(TDX) is TD_INTELTDX
+    assert profile_of(platform("qemu-11-q35-tpm", shipped())) is TPM
+    assert profile_of(replace(TDX, tpm=True)) is TPM
+
+
+@pytest.mark.parametrize("tee", [None, "snp"])
+def test_a_machine_that_nothing_measures_is_not_predicted(tee: str | None) -> None:
+    with pytest.raises(MeasurementError, match=r"qemu-11-q35: its TEE is (none|snp) and it has no TPM"):
+        profile_of(replace(TDX, tee=tee))
+
+
+def test_tables_that_no_boot_has_shown_are_known_from_source_alone() -> None:
+    def booted(one: Platform, shape: Shape = SMALL) -> bool:
+        return _booted(one, shape)
+
+    assert booted(TDX)
+    assert not booted(replace(TDX, booted=False))
+    assert not booted(TDX, Shape(64, 2 << 30))
+    assert not booted(replace(TDX, devices=(Device("memory", 5, (1 << 20, 1 << 20), port=True),)))
