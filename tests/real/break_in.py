@@ -163,7 +163,7 @@ def _difference(bench: Bench, launch: Launch, machine: Machine) -> str:
     """The registers by which a verifier would tell this boot from an honest one, with the known reasons."""
     predictor = Predictor(bench.tools, bench.cache, bench.image, bench.manifest)
     predictor.use_firmware((bench.tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
-    prediction = predictor.predict(launch.platform, launch.shape)
+    prediction = predictor.predict(launch.platform, launch.size)
     try:
         log = bootlog.wait_for(machine, timeout=60)
     except HostError:

@@ -16,7 +16,7 @@ from tests.real.conftest import only_full
 from privml.base.sizes import size_of
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
-from privml.machine.platform import Device, Shape
+from privml.machine.platform import Device, Size
 from privml.measure.tdtpm import RULES
 from privml.vm import bootdisk
 from privml.vm.bench import Bench
@@ -26,7 +26,7 @@ pytestmark = pytest.mark.real
 
 SHAPES = [(vcpus, memory) for memory in ("2GiB", "2815MiB", "4GiB", "8GiB") for vcpus in (1, 2, 4, 8)]
 IN_CHECK = ((1, "2815MiB"), (4, "4GiB"))
-SMALL = Shape(2, size_of("2GiB"))
+SMALL = Size(2, size_of("2GiB"))
 GIB = 1 << 30
 H100 = (128 * GIB, 32 << 20, 16 << 20)
 MACHINES: dict[str, tuple[Device, ...]] = {
@@ -67,7 +67,7 @@ def predicted(booted: ComparedBoot) -> ComparedBoot:
 def test_a_shape(bench: Bench, full: bool, vcpus: int, memory: str) -> None:
     if not full and (vcpus, memory) not in IN_CHECK:
         pytest.skip("`make check-full` boots all shapes")
-    predicted(bench.boot(bench.launch(Shape(vcpus, size_of(memory)))))
+    predicted(bench.boot(bench.launch(Size(vcpus, size_of(memory)))))
 
 
 @only_full
@@ -81,12 +81,12 @@ def test_a_machine(bench: Bench, name: str) -> None:
     ("shape", "devices"),
     [
         (SMALL, ()),
-        (Shape(4, size_of("2815MiB")), (Device("virtio-net", 6),)),
-        (Shape(1, size_of("4GiB")), (Device("virtio-blk", 5), Device("memory", 6, bars=(64 * GIB,), port=True))),
+        (Size(4, size_of("2815MiB")), (Device("virtio-net", 6),)),
+        (Size(1, size_of("4GiB")), (Device("virtio-blk", 5), Device("memory", 6, bars=(64 * GIB,), port=True))),
     ],
     ids=["two disks and a card beside it", "two cards", "three disks and a large BAR"],
 )
-def test_from_a_disk(bench: Bench, boot_disk: Path, shape: Shape, devices: Sequence[Device]) -> None:
+def test_from_a_disk(bench: Bench, boot_disk: Path, shape: Size, devices: Sequence[Device]) -> None:
     predicted(bench.boot(bench.launch(shape, devices=devices, boot_disk=boot_disk)))
 
 

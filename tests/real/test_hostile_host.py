@@ -13,14 +13,14 @@ from tests.real.levers import append, fw_cfg, oem_strings, pulled, writable
 from privml.image.target import resolve
 from privml.image.tools import Bind
 from privml.image.workplace import Workplace
-from privml.machine.platform import Shape
+from privml.machine.platform import Size
 from privml.vm import bootdisk
 from privml.vm.bench import Bench
 from privml.vm.machine import Change, Launch
 
 pytestmark = pytest.mark.real
 
-SMALL = Shape(2, 2 << 30)
+SMALL = Size(2, 2 << 30)
 
 # QEMU refuses -initrd beside a UKI (no bzImage), but not the fw_cfg file that firmware would read it from.
 ATTEMPTS: dict[str, tuple[Change, set[tuple[str, str]]]] = {

@@ -15,7 +15,7 @@ from privml.base.errors import BuildError, EvidenceError
 from privml.base.strictjson import canonical, loads, pretty
 from privml.events.agent import AgentEvent, engine_event, model_event
 from privml.events.verity import Verity
-from privml.machine.platform import Shape
+from privml.machine.platform import Size
 from privml.output import manifest
 from privml.output.artefacts import artefact, check_artefacts
 from privml.output.manifest import Engine, Firmware, Manifest, Model, Package
@@ -48,7 +48,7 @@ def sample(folder: Path) -> Manifest:
         purposes={"serve": 4},
         artefacts={name: artefact(folder / name) for name in ARTEFACTS},
         platforms=("qemu-11-q35",),
-        shapes=(Shape(2, 2 << 30),),
+        shapes=(Size(2, 2 << 30),),
         packages=(Package("bash", "5.3", "amd64", "8" * 64),),
         origins={"uki.efi": "recipes/demo-cpu.yaml:4 kernel.package"},
     )

@@ -9,7 +9,7 @@ import pytest
 from tests.real import levers
 from tests.real.levers import pulled
 
-from privml.machine.platform import Shape
+from privml.machine.platform import Size
 from privml.machine.qemu import HostSide, arguments
 from privml.recipe.loader import shipped
 from privml.vm.machine import Launch, Machine
@@ -24,7 +24,7 @@ HOST = HostSide(
     serial="file:/vm/console.log",
     qmp_socket="/vm/qmp.sock",
 )
-HONEST = arguments(PLATFORM, Shape(2, 2 << 30), HOST, "tcg")
+HONEST = arguments(PLATFORM, Size(2, 2 << 30), HOST, "tcg")
 DISK = "driver=raw,node-name=disk{},read-only={},file.driver=file,file.filename={}"
 
 
@@ -83,7 +83,7 @@ def test_a_console_that_can_be_typed_at_is_still_logged() -> None:
 
 
 def test_levers_are_pulled_one_after_the_other() -> None:
-    honest = Launch(Path("image"), PLATFORM, Shape(2, 2 << 30), ("root.raw",))
+    honest = Launch(Path("image"), PLATFORM, Size(2, 2 << 30), ("root.raw",))
     first = pulled(honest, levers.swapped("root.raw"), attached={"root.raw": Path("evil")})
     both = pulled(first, levers.writable("root.raw"), levers.append("x"), attached={"root.raw": Path("copy")})
     assert both.change is not None and both.attached == {"root.raw": Path("copy")}

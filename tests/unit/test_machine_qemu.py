@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 
 from privml.base.errors import RecipeError
-from privml.machine.platform import Device, Platform, Shape
+from privml.machine.platform import Device, Platform, Size
 from privml.machine.qemu import ACCELERATORS, AcceleratorName, HostSide, arguments
 from privml.recipe.loader import shipped
 from privml.vm.platforms import platform as load_platform
 
 PLATFORM = load_platform("qemu-11-q35", shipped())
 TPM = load_platform("qemu-11-q35-tpm", shipped())
-SHAPE = Shape(4, 4 << 30)
+SHAPE = Size(4, 4 << 30)
 HOST = HostSide(
     firmware="/image/firmware.fd",
     kernel="/image/uki.efi",
@@ -54,7 +54,7 @@ def test_a_run_is_these_words() -> None:
 
 
 def test_a_qtest_is_these_words() -> None:
-    assert arguments(PLATFORM, Shape(2, 2 << 30), HostSide("/fw", kernel="/vm/kernel"), "qtest", "-qtest", "x") == [
+    assert arguments(PLATFORM, Size(2, 2 << 30), HostSide("/fw", kernel="/vm/kernel"), "qtest", "-qtest", "x") == [
         *START, "pc-q35-11.1,hpet=off,pic=off,smm=off",
         "-accel", "qtest", "-cpu", CPU, "-smp", "2", "-m", "2048M",
         "-bios", "/fw", "-serial", "null", "-kernel", "/vm/kernel",
@@ -193,7 +193,7 @@ def test_a_platform_file_becomes_a_record() -> None:
 
 
 def test_a_shape_is_written_with_the_shortest_size() -> None:
-    assert str(Shape(2, 1536 << 20)) == "2 vCPU / 1536MiB"
+    assert str(Size(2, 1536 << 20)) == "2 vCPU / 1536MiB"
 
 
 MORE = (

@@ -13,7 +13,7 @@ import pytest
 from privml.base.errors import HostError
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
-from privml.machine.platform import Device, Platform, Shape
+from privml.machine.platform import Device, Platform, Size
 from privml.measure.compare import Comparison, Difference
 from privml.measure.tdtpm import Account
 from privml.vm import swtpm
@@ -111,4 +111,4 @@ def test_each_way_to_disagree_is_one_problem(booted: ComparedBoot, problem: str)
 )
 def test_which_rules_a_boot_is_for(disk: Path | None, devices: tuple[Device, ...], expected: set[str]) -> None:
     platform = Platform("p", "11.1.2", "pc-q35-11.1", (), "max", "GenuineIntel", 46, devices, tpm=True)
-    assert situations(Launch(Path("out"), platform, Shape(1, 2 << 30), (), boot_disk=disk)) == expected
+    assert situations(Launch(Path("out"), platform, Size(1, 2 << 30), (), boot_disk=disk)) == expected

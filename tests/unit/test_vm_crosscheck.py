@@ -12,7 +12,7 @@ from tests.golden.test_measure_fixtures import END, firmware, loader_and_rsdp
 
 from privml.base.errors import HostError
 from privml.events.registers import RTMR0
-from privml.machine.platform import Shape
+from privml.machine.platform import Size
 from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_OVMF_2025
@@ -21,7 +21,7 @@ from privml.measure.uki import UkiFacts
 from privml.vm import crosscheck, predicted
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
-FIXTURES = {"canonical-defaults": Shape(1, 2 << 30), "q35-with-hpet": Shape(8, 4 << 30)}
+FIXTURES = {"canonical-defaults": Size(1, 2 << 30), "q35-with-hpet": Size(8, 4 << 30)}
 
 
 def tool(folder: Path, output: str, status: int = 0) -> Path:
@@ -77,7 +77,7 @@ def test_another_output_is_not_guessed_at(text: str) -> None:
 
 def test_a_tool_that_fails_or_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HostError, match="status 3"):
-        crosscheck.measured_by(tool(tmp_path, "no", 3), tmp_path, blobs("q35-with-hpet"), Shape(1, 1 << 30))
+        crosscheck.measured_by(tool(tmp_path, "no", 3), tmp_path, blobs("q35-with-hpet"), Size(1, 1 << 30))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
     assert crosscheck.program() == tmp_path / "bin/tdx-measure"
     monkeypatch.setenv("PATH", str(tmp_path))

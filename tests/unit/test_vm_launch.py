@@ -14,7 +14,7 @@ from test_image_manifest import sample, without_model
 
 from privml.base.errors import BuildError, HostError, RecipeError
 from privml.image.tools import ToolsTree
-from privml.machine.platform import Device, Shape
+from privml.machine.platform import Device, Size
 from privml.measure import mrtd
 from privml.recipe.loader import shipped
 from privml.vm import accelerator, launch, machine, swtpm
@@ -69,12 +69,10 @@ def test_the_first_platform_and_shape_unless_told(folder: Path) -> None:
     made = sample(folder)
     found = launch_of(folder, made, shipped())
     assert found == Launch(
-        folder, platform("qemu-11-q35", shipped()), Shape(2, 2 << 30), ("root.raw", "model.raw"), forward=8443
+        folder, platform("qemu-11-q35", shipped()), Size(2, 2 << 30), ("root.raw", "model.raw"), forward=8443
     )
-    other = launch_of(
-        folder, made, shipped(), platform=platform("qemu-11-q35-tpm", shipped()), shape=Shape(4, 4 << 30)
-    )
-    assert (other.platform.tpm, other.shape) == (True, Shape(4, 4 << 30))
+    other = launch_of(folder, made, shipped(), platform=platform("qemu-11-q35-tpm", shipped()), size=Size(4, 4 << 30))
+    assert (other.platform.tpm, other.size) == (True, Size(4, 4 << 30))
 
 
 def test_an_image_without_a_model_has_one_disk(folder: Path, tools: ToolsTree) -> None:

@@ -7,14 +7,14 @@ from dataclasses import replace
 import pytest
 
 from privml.base.errors import MeasurementError
-from privml.machine.platform import Device, Platform, Shape
+from privml.machine.platform import Device, Platform, Size
 from privml.measure.profiles import TD_INTELTDX, TPM
 from privml.recipe.loader import shipped
 from privml.vm.platforms import platform
 from privml.vm.predicted import _booted, profile_of
 
 TDX = platform("qemu-11-q35", shipped())
-SMALL = Shape(2, 2 << 30)
+SMALL = Size(2, 2 << 30)
 
 
 def test_a_platform_is_predicted_by_what_measures_its_guests() -> None:
@@ -30,10 +30,10 @@ def test_a_machine_that_nothing_measures_is_not_predicted(tee: str | None) -> No
 
 
 def test_tables_that_no_boot_has_shown_are_known_from_source_alone() -> None:
-    def booted(one: Platform, shape: Shape = SMALL) -> bool:
+    def booted(one: Platform, shape: Size = SMALL) -> bool:
         return _booted(one, shape)
 
     assert booted(TDX)
     assert not booted(replace(TDX, booted=False))
-    assert not booted(TDX, Shape(64, 2 << 30))
+    assert not booted(TDX, Size(64, 2 << 30))
     assert not booted(replace(TDX, devices=(Device("memory", 5, (1 << 20, 1 << 20), port=True),)))

@@ -16,7 +16,7 @@ from privml.events.wording import seen_words
 from privml.image.target import Target, recipes_directory, resolve
 from privml.image.workplace import Workplace
 from privml.machine.matrix import shapes as shapes_of
-from privml.machine.platform import Shape
+from privml.machine.platform import Size
 from privml.measure import firmware, uki
 from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
@@ -105,7 +105,7 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
 
 
 def _cross_check(
-    place: Workplace, found: Target, manifest: Manifest, shapes: tuple[Shape, ...], *, as_json: bool
+    place: Workplace, found: Target, manifest: Manifest, shapes: tuple[Size, ...], *, as_json: bool
 ) -> None:
     tool = crosscheck.program()
     predictor = Predictor(place.tools_of(found), place.store.root, found.directory, manifest)
@@ -131,7 +131,7 @@ def _cross_check(
         raise Differs(f"{crosscheck.PROGRAM} measures another value", hint="one of the two is wrong")
 
 
-def _shapes(vcpus: str | None, memory: str | None) -> tuple[Shape, ...]:
+def _shapes(vcpus: str | None, memory: str | None) -> tuple[Size, ...]:
     if vcpus is None and memory is None:
         return ()
     if vcpus is None or memory is None:
@@ -180,7 +180,7 @@ def _boots(
     place: Workplace,
     found: Target,
     manifest: Manifest,
-    shapes: tuple[Shape, ...],
+    shapes: tuple[Size, ...],
     *,
     disk: bool,
     as_json: bool,
@@ -205,7 +205,7 @@ def _boots(
     click.echo("the log is the prediction, event by event, and the TPM's registers are the log's", err=as_json)
 
 
-def _show_boot(shape: Shape, booted: ComparedBoot) -> None:
+def _show_boot(shape: Size, booted: ComparedBoot) -> None:
     click.echo(str(shape))
     for register, count in booted.comparison.matched.items():
         missing = sum(one.register == register and one.predicted is not None for one in booted.comparison.differences)

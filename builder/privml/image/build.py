@@ -40,7 +40,7 @@ from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
 from privml.lock.make import bring
 from privml.lock.models import Lock
-from privml.machine.platform import Shape
+from privml.machine.platform import Size
 from privml.output import manifest as manifests
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
 from privml.output.manifest import Engine, Firmware, Manifest, Model, Package
@@ -252,7 +252,7 @@ def _manifest(
         purposes=stages.purposes(measured),
         artefacts=dict(artefacts),
         platforms=tuple(content.platforms),
-        shapes=tuple(Shape(shape.vcpus, shape.memory) for shape in content.shapes),
+        shapes=tuple(Size(shape.vcpus, shape.memory) for shape in content.shapes),
         packages=tuple(Package(p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
         origins=origins(recipe),
     )

@@ -1,1 +1,1 @@
-"""What the virtual machine is: platform, shape, devices, and the one QEMU argument list made from them."""
+"""What the virtual machine is: platform, size, devices, and the one QEMU argument list made from them."""

@@ -6,7 +6,7 @@ import re
 
 from privml.base.errors import UsageError
 from privml.base.sizes import size_of, size_text
-from privml.machine.platform import Shape
+from privml.machine.platform import Size
 
 MAX_SHAPES = 4096
 _MAX_VCPUS = 255
@@ -53,9 +53,9 @@ def _size(text: str) -> int:
     return size
 
 
-def shapes(vcpus: str, memory: str) -> tuple[Shape, ...]:
+def shapes(vcpus: str, memory: str) -> tuple[Size, ...]:
     """Every pair of a processor count and a size, processors first; ``UsageError`` for more than `MAX_SHAPES`."""
     counts, sizes = vcpu_counts(vcpus), memory_sizes(memory)
     if len(counts) * len(sizes) > MAX_SHAPES:
         raise UsageError(f"{len(counts) * len(sizes)} shapes: expected at most {MAX_SHAPES}")
-    return tuple(Shape(count, size) for size in sizes for count in counts)
+    return tuple(Size(count, size) for size in sizes for count in counts)

@@ -80,7 +80,7 @@ class Platform:
 
 
 @dataclass(frozen=True)
-class Shape:
+class Size:
     """A size of the virtual machine; ``memory`` is in bytes."""
 
     vcpus: int

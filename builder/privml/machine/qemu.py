@@ -1,4 +1,4 @@
-"""The QEMU argument list of a platform, a shape and the host's side. Pure: run, qtest and launch all use this one.
+"""The QEMU argument list of a platform, a size and the host's side. Pure: run, qtest and launch all use this one.
 
 No ``-uuid`` and no SMBIOS options: type 1 would carry host-chosen text into RTMR0. Option ROMs are off unless a
 device says otherwise: outside a TD they are measured into RTMR1.
@@ -12,7 +12,7 @@ from typing import Literal, TypeAlias
 
 from privml.base import strictjson
 from privml.base.errors import RecipeError
-from privml.machine.platform import Device, Platform, Shape, mac_addresses
+from privml.machine.platform import Device, Platform, Size, mac_addresses
 
 
 @dataclass(frozen=True)
@@ -72,9 +72,7 @@ _KVM_OPTIONS = ("kernel_irqchip",)  # no trace of it is in the tables
 _GUEST = "guest0"
 
 
-def arguments(
-    platform: Platform, shape: Shape, host: HostSide, accelerator: AcceleratorName, *extra: str
-) -> list[str]:
+def arguments(platform: Platform, size: Size, host: HostSide, accelerator: AcceleratorName, *extra: str) -> list[str]:
     """argv after the program's name; ``extra`` comes last."""
     how = ACCELERATORS[accelerator]
     options = [f"{key}={value}" for key, value in platform.options if how.kvm or key not in _KVM_OPTIONS]
@@ -97,9 +95,9 @@ def arguments(
         "-cpu",
         (how.cpu_model or model) + comma + identity,
         "-smp",
-        str(shape.vcpus),
+        str(size.vcpus),
         "-m",
-        f"{shape.memory >> 20}M",
+        f"{size.memory >> 20}M",
         "-bios",
         host.firmware,
         "-serial",

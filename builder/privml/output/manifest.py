@@ -19,7 +19,7 @@ from privml.events.agent import ENGINE, MODEL, AgentEvent
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
-from privml.machine.platform import Shape
+from privml.machine.platform import Size
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact
 from privml.statement.predicate import purposes_from
 
@@ -94,7 +94,7 @@ class Manifest:
     purposes: Mapping[str, int]
     artefacts: Mapping[str, Artefact]
     platforms: tuple[str, ...]
-    shapes: tuple[Shape, ...]
+    shapes: tuple[Size, ...]
     packages: tuple[Package, ...]
     origins: Mapping[str, str]
 
@@ -270,9 +270,9 @@ def _artefacts(fields: Fields) -> dict[str, Artefact]:
     return found
 
 
-def _shape(item: Any, number: int) -> Shape:
+def _shape(item: Any, number: int) -> Size:
     fields = Fields(item, f"manifest.shapes[{number}]")
-    shape = Shape(fields.integer("vcpus", low=1), fields.integer("memory", low=1))
+    shape = Size(fields.integer("vcpus", low=1), fields.integer("memory", low=1))
     fields.end()
     return shape
 

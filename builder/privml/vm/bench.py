@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from privml.image.tools import ToolsTree
-from privml.machine.platform import Device, Platform, Shape
+from privml.machine.platform import Device, Platform, Size
 from privml.measure import gpt
 from privml.output.manifest import Manifest
 from privml.vm.compared import ComparedBoot, boot
@@ -36,20 +36,20 @@ class Bench:
         self._as_booted = Predictor(tools, cache, directory, manifest)
         self._as_booted.use_firmware((tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
 
-    def launch(self, shape: Shape, *, devices: Sequence[Device] = (), boot_disk: Path | None = None) -> Launch:
-        """The image on a machine of that shape with further ``devices``, from ``boot_disk`` instead of directly."""
+    def launch(self, size: Size, *, devices: Sequence[Device] = (), boot_disk: Path | None = None) -> Launch:
+        """The image on a machine of that size with further ``devices``, from ``boot_disk`` instead of directly."""
         first = () if boot_disk is None else (Device("virtio-blk", BOOT_SLOT),)
         machine = replace(self.platform, devices=(*first, *self.platform.devices, *devices))
-        launch = launch_of(self._directory, self._manifest, self._recipes, platform=machine, shape=shape)
+        launch = launch_of(self._directory, self._manifest, self._recipes, platform=machine, size=size)
         return replace(launch, boot_disk=boot_disk)
 
     def boot(self, launch: Launch) -> ComparedBoot:
         """Boot one of ``launch``'s, and compare with the predictions for its machine as it should be."""
-        machine, shape = launch.platform, launch.shape
+        machine, size = launch.platform, launch.size
         gpt_event = None if launch.boot_disk is None else gpt.read(launch.boot_disk).event
         return boot(
             self._tools,
             launch,
-            self._as_booted.predict(machine, shape, gpt_event=gpt_event).events,
-            td=self._as_td.predict(replace(machine, tpm=False), shape, gpt_event=gpt_event).events,
+            self._as_booted.predict(machine, size, gpt_event=gpt_event).events,
+            td=self._as_td.predict(replace(machine, tpm=False), size, gpt_event=gpt_event).events,
         )

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from privml.base.errors import HostError
 from privml.base.run import run
-from privml.machine.platform import Shape
+from privml.machine.platform import Size
 from privml.measure import acpi
 
 PROGRAM = "tdx-measure"
@@ -56,14 +56,14 @@ def program() -> Path:
     return Path(found)
 
 
-def measured_by(tool: Path, firmware: Path, blobs: Mapping[str, bytes], shape: Shape) -> dict[str, str]:
+def measured_by(tool: Path, firmware: Path, blobs: Mapping[str, bytes], size: Size) -> dict[str, str]:
     """MRTD and RTMR0 (hex) of a direct boot, by the tool. ``HostError`` when it fails or its output has neither."""
     with tempfile.TemporaryDirectory(prefix="privml-cross-check.") as name:
         folder = Path(name)
         parts = {"acpi_tables": acpi.TABLES, "rsdp": acpi.RSDP, "table_loader": acpi.TABLE_LOADER}
         for part, blob in parts.items():
             (folder / f"{part}.bin").write_bytes(blobs[blob])
-        boot_config: dict[str, object] = {"cpus": shape.vcpus, "memory": f"{shape.memory >> 20}M"}
+        boot_config: dict[str, object] = {"cpus": size.vcpus, "memory": f"{size.memory >> 20}M"}
         boot_config |= {"bios": str(firmware.absolute()), **{part: f"{part}.bin" for part in parts}}
         # The kernel is not looked at with --platform-only, but the block must be there.
         direct = {"kernel": "/dev/null", "initrd": "/dev/null", "cmdline": ""}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from privml.machine.platform import Platform, Shape
+from privml.machine.platform import Platform, Size
 from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
 from privml.vm.machine import Launch
@@ -20,12 +20,12 @@ def launch_of(
     recipes: Path,
     *,
     platform: Platform | None = None,
-    shape: Shape | None = None,
+    size: Size | None = None,
 ) -> Launch:
-    """The first platform and shape of ``manifest`` unless told otherwise; artefacts are checked first."""
+    """The first platform and size of ``manifest`` unless told otherwise; artefacts are checked first."""
     check_artefacts(directory, manifest.artefacts)
     chosen = platform or load_platform(manifest.platforms[0], recipes)
-    launch = Launch(directory, chosen, shape or manifest.shapes[0], manifest.volumes, forward=manifest.listen)
+    launch = Launch(directory, chosen, size or manifest.shapes[0], manifest.volumes, forward=manifest.listen)
     if manifest.variant == "development":
         launch = replace(launch, fw_cfg=simulation(directory))
     return launch

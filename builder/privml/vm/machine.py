@@ -13,7 +13,7 @@ from pathlib import Path
 from privml.base.errors import HostError
 from privml.base.steps import say
 from privml.image.tools import Bind, ToolsTree
-from privml.machine.platform import Platform, Shape
+from privml.machine.platform import Platform, Size
 from privml.machine.qemu import ACCELERATORS, HostSide, arguments
 from privml.vm import accelerator, swtpm
 from privml.vm.process import Child
@@ -38,7 +38,7 @@ class Launch:
 
     image: Path
     platform: Platform
-    shape: Shape
+    size: Size
     disks: tuple[str, ...]
     generic_firmware: bool = False
     forward: int | None = None
@@ -119,9 +119,9 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
         )
         memory: tuple[str, ...] = ()
         if launch.share_memory:
-            backend = f"memory-backend-file,id=ram,size={launch.shape.memory},mem-path=/vm/ram,share=on"
+            backend = f"memory-backend-file,id=ram,size={launch.size.memory},mem-path=/vm/ram,share=on"
             memory = ("-object", backend, "-machine", "memory-backend=ram")
-        argv = arguments(launch.platform, launch.shape, host, chosen, *memory)
+        argv = arguments(launch.platform, launch.size, host, chosen, *memory)
         if launch.change is not None:
             argv = launch.change(argv)
         qemu = Child(
@@ -135,7 +135,7 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
         children.append(qemu)
         qemu.await_path(directory / "qmp.sock")
         machine = Machine(directory, qemu, port)
-        say(f"started {image.name}: {launch.shape}, {chosen}, port {port}")
+        say(f"started {image.name}: {launch.size}, {chosen}, port {port}")
         yield machine
     finally:
         for child in reversed(children):

@@ -11,7 +11,7 @@ from privml.base.errors import MeasurementError
 from privml.events.registers import MRTD, RTMR0, TDX_REGISTERS
 from privml.image import code
 from privml.image.tools import ToolsTree
-from privml.machine.platform import Platform, Shape
+from privml.machine.platform import Platform, Size
 from privml.measure import firmware, uki
 from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.predict import Prediction, predict
@@ -25,8 +25,8 @@ from privml.vm.crosscheck import Check
 from privml.vm.platforms import platform as load_platform
 from privml.vm.qtest import blobs
 
-LARGEST_BOOTED = Shape(8, 8 << 30)
-"""Up to here the tables of every shape that was tried were those of a boot (tests/real/test_boots.py)."""
+LARGEST_BOOTED = Size(8, 8 << 30)
+"""Up to here the tables of every size that was tried were those of a boot (tests/real/test_boots.py)."""
 _OPTION_ROM = "usr/share/qemu/efi-virtio.rom"
 
 
@@ -58,15 +58,15 @@ class Predictor:
         """Predict with another firmware than the image's (the generic one, to compare logs)."""
         self._firmware = firmware.facts(data)
 
-    def predict(self, platform: Platform, shape: Shape, *, gpt_event: bytes | None = None) -> Prediction:
+    def predict(self, platform: Platform, size: Size, *, gpt_event: bytes | None = None) -> Prediction:
         """The prediction for one machine; ``gpt_event``: it boots from a disk with that partition table."""
         machine = MeasuredMachine(
-            blobs(self._tools, platform, shape, self._cache, kernel=gpt_event is None),
-            shape.memory,
+            blobs(self._tools, platform, size, self._cache, kernel=gpt_event is None),
+            size.memory,
             profile_of(platform),
             disk=None if gpt_event is None else DiskBoot(gpt_event, platform.devices),
             roms=tuple((self._tools.root / _OPTION_ROM).read_bytes() for one in platform.devices if one.rom),
-            booted=_booted(platform, shape),
+            booted=_booted(platform, size),
         )
         return predict(
             self._uki,
@@ -76,28 +76,25 @@ class Predictor:
             origins=self._manifest.origins,
         )
 
-    def cross_check(self, tool: Path, platform: Platform, shape: Shape, firmware_file: Path) -> tuple[Check, ...]:
+    def cross_check(self, tool: Path, platform: Platform, size: Size, firmware_file: Path) -> tuple[Check, ...]:
         """One machine, measured by a tool of others (`vm.crosscheck`) and by its rules here."""
-        found = blobs(self._tools, platform, shape, self._cache)
-        theirs = crosscheck.measured_by(tool, firmware_file, found, shape)
-        ours = predict(self._uki, self._firmware, MeasuredMachine(found, shape.memory, TD_OVMF_2025))
+        found = blobs(self._tools, platform, size, self._cache)
+        theirs = crosscheck.measured_by(tool, firmware_file, found, size)
+        ours = predict(self._uki, self._firmware, MeasuredMachine(found, size.memory, TD_OVMF_2025))
         return crosscheck.judge(theirs, (ours.mrtd_single, ours.mrtd_two), ours.registers()[RTMR0])
 
 
-def _booted(platform: Platform, shape: Shape) -> bool:
+def _booted(platform: Platform, size: Size) -> bool:
     """False for machines beyond those that were booted: of other platforms, larger ones, and with cards that no QEMU
     device can stand for.
     """
     cards = any(len(device.bars) > 1 and not device.functions for device in platform.devices)
     return (
-        platform.booted
-        and not cards
-        and shape.vcpus <= LARGEST_BOOTED.vcpus
-        and shape.memory <= LARGEST_BOOTED.memory
+        platform.booted and not cards and size.vcpus <= LARGEST_BOOTED.vcpus and size.memory <= LARGEST_BOOTED.memory
     )
 
 
-def measured_launch(prediction: Prediction, platform: Platform, shape: Shape) -> MeasuredLaunch:
+def measured_launch(prediction: Prediction, platform: Platform, size: Size) -> MeasuredLaunch:
     """One launch of predicate v2 from its prediction."""
     evidence = prediction.evidence()
     values: dict[str, tuple[bytes, ...]] = {name: (value,) for name, value in prediction.registers().items()}
@@ -105,14 +102,14 @@ def measured_launch(prediction: Prediction, platform: Platform, shape: Shape) ->
     return MeasuredLaunch(
         tee="tdx",
         platform=platform.name,
-        machine=TdMachine(shape.vcpus, shape.memory),
+        machine=TdMachine(size.vcpus, size.memory),
         registers={name: Accepted(values[name], evidence[name]) for name in TDX_REGISTERS},
         events=prediction.events,
     )
 
 
 def predict_image(
-    tools: ToolsTree, cache: Path, directory: Path, manifest: Manifest, recipes: Path, shapes: Iterable[Shape] = ()
+    tools: ToolsTree, cache: Path, directory: Path, manifest: Manifest, recipes: Path, shapes: Iterable[Size] = ()
 ) -> Predicate:
     """Predicate v2 of the image in ``directory``: its platforms, and its own shapes unless others are given."""
     check_artefacts(directory, manifest.artefacts)
@@ -121,7 +118,7 @@ def predict_image(
     measured = []
     for name in manifest.platforms:
         platform = load_platform(name, recipes)
-        measured += [measured_launch(predictor.predict(platform, shape), platform, shape) for shape in chosen]
+        measured += [measured_launch(predictor.predict(platform, size), platform, size) for size in chosen]
     return Predicate(
         name=manifest.name,
         variant=manifest.variant,

@@ -1,4 +1,4 @@
-"""Firmware blobs of a platform and shape, from an unpatched QEMU under ``-accel qtest``.
+"""Firmware blobs of a platform and size, from an unpatched QEMU under ``-accel qtest``.
 
 QEMU builds its ACPI tables when they are first read, from the PCI registers as firmware has programmed them; so the
 registers that OVMF programs are written first. Boots showed that all blobs are then exact (ADR 0005). Files are read
@@ -20,7 +20,7 @@ from privml.base import strictjson
 from privml.base.errors import MeasurementError
 from privml.base.files import write_atomic
 from privml.image.tools import Bind, ToolsTree
-from privml.machine.platform import Platform, Shape
+from privml.machine.platform import Platform, Size
 from privml.machine.qemu import HostSide, arguments
 from privml.measure import pciwindow
 from privml.vm import swtpm
@@ -80,7 +80,7 @@ class _Qtest:
         return base64.b64decode(self.command(f"b64read {_DATA_AT:#x} {size}")) if size else b""
 
 
-def read_blobs(tools: ToolsTree, platform: Platform, shape: Shape, *, kernel: bool) -> dict[str, bytes]:
+def read_blobs(tools: ToolsTree, platform: Platform, size: Size, *, kernel: bool) -> dict[str, bytes]:
     """All fw_cfg files that firmware may measure (name -> bytes), as QEMU makes them for this machine."""
     with tempfile.TemporaryDirectory(prefix="privml-qtest.") as name:
         directory = Path(name)
@@ -97,7 +97,7 @@ def read_blobs(tools: ToolsTree, platform: Platform, shape: Shape, *, kernel: bo
                 host = replace(host, tpm_socket=f"/vm/{swtpm.SOCKET}")
             argv = arguments(
                 platform,
-                shape,
+                size,
                 host,
                 "qtest",
                 "-qtest",
@@ -106,7 +106,7 @@ def read_blobs(tools: ToolsTree, platform: Platform, shape: Shape, *, kernel: bo
                 "none",
                 # The guest never runs: its memory need not be there, however much it is.
                 "-object",
-                f"memory-backend-ram,id=ram,size={shape.memory},reserve=off",
+                f"memory-backend-ram,id=ram,size={size.memory},reserve=off",
                 "-machine",
                 "memory-backend=ram",
                 # After `kill -9` nobody is left to stop it.
@@ -183,22 +183,20 @@ def _tiny_kernel() -> bytes:
     return bytes(image)
 
 
-def blobs(
-    tools: ToolsTree, platform: Platform, shape: Shape, cache: Path, *, kernel: bool = True
-) -> dict[str, bytes]:
-    """``read_blobs`` with a cache keyed by everything they depend on: tools, platform, shape, way of booting."""
+def blobs(tools: ToolsTree, platform: Platform, size: Size, cache: Path, *, kernel: bool = True) -> dict[str, bytes]:
+    """``read_blobs`` with a cache keyed by everything they depend on: tools, platform, size, way of booting."""
     facts = {
         "version": _CACHE_VERSION,
         "tools": tools.digest,
         "platform": json.loads(json.dumps(asdict(platform))),
-        "vcpus": shape.vcpus,
-        "memory": shape.memory,
+        "vcpus": size.vcpus,
+        "memory": size.memory,
         "kernel": kernel,
     }
     place = cache / "blobs" / f"{hashlib.sha256(strictjson.canonical(facts)).hexdigest()}.json"
     if place.is_file():
         stored = strictjson.loads(place.read_bytes(), what="cached blobs")
         return {name: strictjson.unb64(body) for name, body in stored.items()}
-    found = read_blobs(tools, platform, shape, kernel=kernel)
+    found = read_blobs(tools, platform, size, kernel=kernel)
     write_atomic(place, strictjson.canonical({name: strictjson.b64(body) for name, body in found.items()}))
     return found
