@@ -9,6 +9,7 @@ from datetime import datetime
 from pathlib import Path
 
 from privml.base.errors import InputsError
+from privml.events.variants import PRODUCTION
 from privml.lock.apt import AptTools, Resolution, Wanted, resolve
 from privml.lock.aptstate import Kept
 from privml.lock.changes import tree_changes
@@ -270,7 +271,7 @@ def epoch_of(archives: Sequence[Archive]) -> int:
 def check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
     """``InputsError`` when a guest would hold what it may not, or another version of the engine than is asked for."""
     versions = {package.name: package.version for package in packages}
-    if recipe.content.variant == "production":
+    if recipe.content.variant == PRODUCTION:
         found = sorted(versions.keys() & set(recipe.content.base.record.distribution.packages.forbidden))
         if found:
             raise InputsError(

@@ -23,6 +23,7 @@ from pydantic import (
 from privml.base.errors import RecipeError
 from privml.base.sizes import size_of
 from privml.engines.registry import ENGINES
+from privml.events.variants import PRODUCTION, Variant
 from privml.recipe import distributions, tees
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
@@ -352,13 +353,13 @@ class Content(Section):
         about("A sentence for those who choose among recipes.", "A 135M model on the CPU."),
     ]
     variant: Annotated[
-        Literal["production", "development"],
+        Variant,
         about(
             "production, or development, which holds the simulated platform and is accepted only on demand.",
-            "production",
+            PRODUCTION,
             CONFIG,
         ),
-    ] = "production"
+    ] = PRODUCTION
     base: Annotated[Base, about("The distribution that the guest is made from.", moves=ALL)]
     kernel: Annotated[Kernel, about("The guest's kernel.", moves=ROOT)]
     firmware: Annotated[
