@@ -6,8 +6,9 @@ import dataclasses
 import hashlib
 import json
 import logging
+import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import attestation_samples as samples
@@ -22,6 +23,7 @@ from privml.base.strictjson import canonical, pretty
 from privml.cli import main as main_module
 from privml.cli.main import VERBS, main
 from privml.client import anchors
+from privml.client.environment import client_variables
 from privml.image.target import recipes_directory, resolve
 from privml.output import manifest
 from privml.output.prediction import read_prediction, write_prediction
@@ -437,6 +439,53 @@ def test_proxy_listens_here_alone(place: Path, capsys: pytest.CaptureFixture[str
     outcome = Outcome(capsys, "proxy", "https://127.0.0.1:1", "--expect", str(image(place)), "--listen", "0.0.0.0:0")
     assert outcome.code == 2
     assert "this machine only" in outcome.stderr
+
+
+@pytest.mark.parametrize(
+    ("listen", "host", "address", "here"),
+    [
+        ("127.0.0.1:0", "127.0.0.1", "http://127.0.0.1:8123/v1", "127.0.0.1,localhost"),
+        ("::1:0", "::1", "http://[::1]:8123/v1", "::1,localhost"),
+        ("[::1]:0", "::1", "http://[::1]:8123/v1", "::1,localhost"),
+    ],
+)
+@pytest.mark.parametrize("proxied", [False, True])
+def test_proxy_prints_what_its_clients_need(
+    listen: str,
+    host: str,
+    address: str,
+    here: str,
+    proxied: bool,
+    place: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def serve(asked: tuple[str, int], *_: object, listening: Callable[[int], None], **__: object) -> None:
+        assert asked == (host, 0)
+        listening(8123)
+
+    for name in [name for name in os.environ if name.lower().endswith("_proxy")]:
+        monkeypatch.delenv(name)
+    if proxied:
+        monkeypatch.setenv("https_proxy", "http://me:password@proxy.example:3128")
+    monkeypatch.setattr("privml.cli.proxy.serve", serve)
+    outcome = Outcome(capsys, "proxy", "https://127.0.0.1:1", "--expect", str(image(place)), "--listen", listen)
+    assert (outcome.code, outcome.stdout) == (0, "")
+    lines = outcome.stderr.splitlines()
+    assert lines[0] == f"listening on {address}; start a client with"
+    assert lines[1] == (
+        f"  NO_PROXY={here} no_proxy={here} OPENAI_BASE_URL={address} OPENAI_API_KEY=none your-program"
+    )
+    assert [line[:28] for line in lines[2:]] == (["warning: https_proxy is set,"] if proxied else [])
+    assert "password" not in outcome.stderr
+
+
+@pytest.mark.parametrize("document", ["README.md", "docs/VERIFYING.md", "builder/privml/cli/proxy.py"])
+def test_whoever_is_told_of_the_proxy_is_told_of_no_proxy(document: str) -> None:
+    text = (Path(__file__).resolve().parents[2] / document).read_text()
+    here = client_variables("127.0.0.1", 8000)
+    for name, value in here.items():
+        assert f"{name}={value} " in text, name
 
 
 def test_an_anchor_is_the_prediction_beside_the_image(place: Path) -> None:

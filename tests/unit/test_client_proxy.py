@@ -380,9 +380,24 @@ def test_it_listens_on_this_machine_only(guest: Guest) -> None:
         proxy.server(("0.0.0.0", 0), gate_for(guest))
 
 
+def test_the_port_is_said_once_it_listens(guest: Guest) -> None:
+    def listening(port: int) -> None:
+        with socket.create_connection(("127.0.0.1", port), timeout=10):
+            said.append(port)
+        server.should_exit = True
+
+    said: list[int] = []
+    server = proxy.server(("127.0.0.1", 0), gate_for(guest), listening=listening)
+    server.run()
+    assert len(said) == 1
+    assert said[0] > 0
+
+
 def test_a_taken_port_is_an_error_of_the_host(guest: Guest) -> None:
+    said: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HostError, match="cannot listen"):
-        proxy.serve(("127.0.0.1", taken.getsockname()[1]), guest.url, check())
+        proxy.serve(("127.0.0.1", taken.getsockname()[1]), guest.url, check(), listening=said.append)
+    assert said == []
 
 
 def test_an_unmodified_openai_client(guest: Guest) -> None:

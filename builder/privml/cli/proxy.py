@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import click
 from privml.base.errors import UsageError
 from privml.cli.anchor import anchor_options, collateral_of, policy_of
 from privml.client import anchors, attested
+from privml.client.environment import client_variables, detour_warning
 from privml.client.proxy import serve
 from privml.verify.judgement import Judgement
 
@@ -35,9 +37,15 @@ def proxy(
 
     \b
     privml-build proxy https://127.0.0.1:8443 --expect out/demo-cpu
-    OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none your-program
+    NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost \\
+      OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none your-program
+
+    Without NO_PROXY, a client that finds HTTP_PROXY or ALL_PROXY in its environment sends prompts in clear to that
+    proxy. The variables for the real address are printed at start.
     """
     host, _, port = listen.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
     if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"--listen {listen}: expected HOST:PORT")
     expected, policy = anchors.built(expect), policy_of(simulated_root)
@@ -49,4 +57,17 @@ def proxy(
             document, expected, policy, now=int(time.time()), nonce=nonce, tls_spki_sha256=spki, collateral=collateral
         )
 
-    serve((host, int(port)), upstream, check, interval=interval)
+    def listening(port: int) -> None:
+        variables = client_variables(host, port)
+        click.echo(f"listening on {variables['OPENAI_BASE_URL']}; start a client with", err=True)
+        click.echo(f"  {' '.join(f'{name}={value}' for name, value in variables.items())} your-program", err=True)
+        if warning := detour_warning(os.environ, host, port):
+            click.echo(f"warning: {warning}", err=True)
+
+    serve(
+        (host, int(port)),
+        upstream,
+        check,
+        interval=interval,
+        listening=listening,
+    )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import time
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import click
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import unhex
 from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.cli.output import print_json
 from privml.client import anchors, attested
 from privml.verify.report import render
 
@@ -70,8 +70,10 @@ def verify(
             collateral=collateral,
         )
     verdict = judgement.verdict
-    text = json.dumps(verdict.to_dict(), indent=2, sort_keys=True) + "\n" if as_json else render(verdict)
-    click.echo(text, nl=False)
+    if as_json:
+        print_json(verdict.to_dict())
+    else:
+        click.echo(render(verdict), nl=False)
     context.exit(verdict.exit_code)
 
 

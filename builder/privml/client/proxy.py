@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import http.client
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 from urllib.parse import unquote
@@ -57,16 +57,20 @@ def serve(
     check: Check,
     *,
     interval: float = INTERVAL,
+    listening: Callable[[int], None] | None = None,
 ) -> None:
     """Verify ``upstream`` and serve on ``listen`` (host, port) until interrupted.
 
     ``check`` judges a fetched document (`client.gate.Check`). A refused upstream does not end the proxy: clients get
     403 with the reasons, and the upstream is verified again when they ask. ``HostError`` when it cannot listen.
+    ``listening`` is called with the port, once it listens.
     """
-    server(listen, Gate(upstream, check, interval=interval), interval).run()
+    server(listen, Gate(upstream, check, interval=interval), interval, listening).run()
 
 
-def server(listen: tuple[str, int], gate: Gate, interval: float = INTERVAL) -> uvicorn.Server:
+def server(
+    listen: tuple[str, int], gate: Gate, interval: float = INTERVAL, listening: Callable[[int], None] | None = None
+) -> uvicorn.Server:
     """The HTTP server of `serve`, not yet running (port 0: any)."""
     host, port = listen
     if host not in ("127.0.0.1", "::1", "localhost"):
@@ -84,17 +88,23 @@ def server(listen: tuple[str, int], gate: Gate, interval: float = INTERVAL) -> u
         timeout_keep_alive=30,
         limit_concurrency=MAX_CONNECTIONS,
     )
-    return _Server(config)
+    return _Server(config, listening)
 
 
 class _Server(uvicorn.Server):
     """uvicorn exits the process when it cannot bind; here that is an error like others."""
+
+    def __init__(self, config: uvicorn.Config, listening: Callable[[int], None] | None) -> None:
+        super().__init__(config)
+        self._listening = listening
 
     async def startup(self, sockets: list[Any] | None = None) -> None:
         try:
             await super().startup(sockets)
         except SystemExit as error:
             raise HostError(f"cannot listen on {self.config.host}:{self.config.port}") from error
+        if self.started and self._listening is not None:
+            self._listening(self.servers[0].sockets[0].getsockname()[1])
 
 
 def application(gate: Gate, interval: float = INTERVAL) -> Starlette:
