@@ -10,7 +10,7 @@ from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.events.variants import PRODUCTION
-from privml.lock.apt import AptTools, Resolution, Wanted, resolve
+from privml.lock.apt import AptTools, resolve
 from privml.lock.aptstate import Kept
 from privml.lock.changes import tree_changes
 from privml.lock.debian import upstream_version
@@ -28,6 +28,7 @@ from privml.lock.models import (
     read_tools_lock,
 )
 from privml.lock.trees import agent_tree, guest_tree
+from privml.lock.wanted import Resolution, Wanted
 from privml.lock.wheels import models_of, wheels_of
 from privml.recipe.distributions import TOOLS, Distribution, Kernel
 from privml.recipe.loader import Recipe
