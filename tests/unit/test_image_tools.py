@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import pytest
@@ -12,9 +12,10 @@ from image_fake import BASE, keep
 from test_lock_deb import file, folder, link, package
 
 from privml.base.errors import BuildError, HostError, InputsError
-from privml.image import content
+from privml.image import code, content
 from privml.image import tools as room
-from privml.image.tools import Bind, ToolsTree, ensure, is_there, tree_key
+from privml.image.tools import Bind, ToolsTree, ensure, is_there
+from privml.image.unpack import tree_key
 from privml.lock.models import Package, ToolsLock
 from privml.store.objects import Store
 
@@ -216,16 +217,16 @@ def test_what_a_killed_unpack_left_goes(store: Store, lock: ToolsLock) -> None:
 def test_a_tree_that_cannot_be_finished_is_not_there(
     store: Store, lock: ToolsLock, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fails(_: ToolsTree) -> None:
+    def fails(*_: object) -> None:
         raise HostError("no user namespaces")
 
-    monkeypatch.setattr(room, "_finish", fails)
+    monkeypatch.setattr(room, "fill", fails)
     with pytest.raises(HostError):
         ensure(store, lock)
     assert [path.suffix for path in (store.root / "trees").iterdir()] == [".lock"]
 
 
-def test_the_key_is_of_bytes_and_names(lock: ToolsLock, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_key_is_of_bytes_and_names(lock: ToolsLock) -> None:
     packages = lock.packages
     key = tree_key(packages)
     assert key == tree_key(packages[::-1])
@@ -235,8 +236,7 @@ def test_the_key_is_of_bytes_and_names(lock: ToolsLock, monkeypatch: pytest.Monk
         tree_key([packages[0].model_copy(update={"sha256": "0" * 64}), *packages[1:]]),
         tree_key([packages[0].model_copy(update={"name": "other"}), *packages[1:]]),
     }
-    monkeypatch.setattr(room, "LAYOUT", "0")
-    assert len({*keys, tree_key(packages)}) == 5
+    assert len(keys) == 4
 
 
 def test_a_tool_that_fails_is_told_with_its_name(store: Store, lock: ToolsLock) -> None:
@@ -252,3 +252,17 @@ def test_a_tool_that_fails_is_told_with_its_name(store: Store, lock: ToolsLock) 
 def test_a_tree_can_be_a_key_whatever_its_environment() -> None:
     """The trial of accelerators is remembered for each tree."""
     assert hash(ToolsTree(Path("/t"), "d", {"A": "1"})) == hash(ToolsTree(Path("/t"), "d"))
+
+
+@pytest.mark.parametrize("module", ["image/unpack.py", "lock/deb.py"])
+def test_the_code_that_unpacks_is_in_the_tree_s_key(
+    lock: ToolsLock, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = tree_key(lock.packages)
+    real = code.digests
+
+    def changed(patterns: Iterable[str]) -> dict[str, str]:
+        return {name: "another" if name == f"module {module}" else was for name, was in real(patterns).items()}
+
+    monkeypatch.setattr(code, "digests", changed)
+    assert tree_key(lock.packages) != before

@@ -113,8 +113,8 @@ def test_every_import_of_the_package_keeps_the_contract() -> None:
     assert violations(BUILDER, ALLOWED) == []
 
 
-def test_every_folder_of_the_package_is_a_row() -> None:
-    assert [room for room in rooms(BUILDER) if room not in ALLOWED] == []
+def test_the_rows_are_the_folders_of_the_package() -> None:
+    assert rooms(BUILDER) == sorted(ALLOWED)
 
 
 def test_guest_code_is_imported_by_no_host_room() -> None:
@@ -148,7 +148,7 @@ BAD = [
     ("output", "measure"),
     ("measure", "evidence"),
     ("verify", "measure"),
-    ("recipe", "events"),
+    ("recipe", "evidence"),
     ("store", "measure"),
     ("lock", "image"),
     ("lock", "machine"),

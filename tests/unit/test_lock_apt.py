@@ -15,9 +15,7 @@ from privml.base.run import Completed
 from privml.lock import aptstate
 from privml.lock.apt import (
     AptTools,
-    Wanted,
     host_tools,
-    judge,
     printed_uris,
     resolve,
 )
@@ -25,6 +23,8 @@ from privml.lock.aptstate import apt_configuration
 from privml.lock.debian import parse_inrelease
 from privml.lock.make import epoch_of
 from privml.lock.models import Archive
+from privml.lock.states import judge
+from privml.lock.wanted import Wanted
 from privml.recipe.distributions import DEBIAN, base
 from privml.recipe.packages import Request
 

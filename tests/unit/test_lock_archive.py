@@ -18,12 +18,13 @@ from test_recipe_distributions import RECIPE as ACME_RECIPE
 from privml.base.errors import InputsError
 from privml.base.run import run
 from privml.image.sbom import deb_purl
-from privml.lock.apt import AptTools, Resolution, Wanted, resolve
+from privml.lock.apt import AptTools, resolve
 from privml.lock.changes import changes
 from privml.lock.make import Current, Solver, bring, epoch_of, make_lock, solve
 from privml.lock.models import Archive, Base, Firmware, Lock, Package, Tree, TreeFile, parse, serialise
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
+from privml.lock.wanted import Resolution, Wanted
 from privml.recipe import distributions
 from privml.recipe.distributions import DEBIAN, DISTRIBUTIONS, base
 from privml.recipe.loader import Recipe, load, shipped

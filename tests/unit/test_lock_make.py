@@ -14,7 +14,7 @@ import pytest
 from privml.base import strictjson
 from privml.base.errors import InputsError
 from privml.lock import make, wheels
-from privml.lock.apt import AptTools, Resolution, Wanted
+from privml.lock.apt import AptTools
 from privml.lock.changes import changes
 from privml.lock.make import Current, Solver, bring, check, current_inputs, make_lock, make_tools_lock
 from privml.lock.models import (
@@ -33,6 +33,7 @@ from privml.lock.models import (
     write_lock,
 )
 from privml.lock.trees import images_folder
+from privml.lock.wanted import Resolution, Wanted
 from privml.recipe.distributions import TOOLS
 from privml.recipe.loader import Recipe, load, shipped
 from privml.recipe.packages import Request

@@ -8,7 +8,7 @@ import click
 
 from privml.base.errors import HostError, InputsError, UsageError
 from privml.base.steps import progress, say
-from privml.image.tools import tree_key
+from privml.image.unpack import tree_key
 from privml.lock.contents import bring_all, kept
 from privml.lock.locate import known_locks, locks_of
 from privml.lock.models import ToolsLock, read_any_lock

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
-PRODUCTION = "production"
-DEVELOPMENT = "development"
-VARIANTS = (PRODUCTION, DEVELOPMENT)
+from typing import Final, Literal, get_args
+
+Variant = Literal["production", "development"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+PRODUCTION: Final = "production"
+DEVELOPMENT: Final = "development"

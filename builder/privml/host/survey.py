@@ -18,6 +18,7 @@ from privml.base.errors import HostError, InputsError
 from privml.base.run import run
 from privml.host.facts import HostFacts, Kvm, MirrorFact
 from privml.image import tools as tools_room
+from privml.image.unpack import tree_key
 from privml.lock.contents import digests
 from privml.lock.models import Lock, ToolsLock, parse_time, read_lock, read_tools_lock
 from privml.store.http import AGENT
@@ -142,7 +143,7 @@ def _kvm(root: Path, store: Store, known: Sequence[ToolsLock]) -> Kvm:
         return "absent"
     if not os.access(device, os.R_OK | os.W_OK):
         return "forbidden"
-    if not known or not (store.root / "trees" / tools_room.tree_key(known[0].packages)).is_dir():
+    if not known or not (store.root / "trees" / tree_key(known[0].packages)).is_dir():
         return "untried"
     return "usable" if choose(tools_room.ensure(store, known[0])) == "kvm" else "failing"
 

@@ -14,6 +14,7 @@ from privml.base import strictjson
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.run import run
 from privml.engines.registry import engine_named
+from privml.events.variants import DEVELOPMENT
 from privml.events.verity import Verity
 from privml.image import licences, render, resources, volume
 from privml.image.tools import ToolsTree
@@ -44,7 +45,7 @@ def plan_of(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> rend
         epoch=lock.source_date_epoch,
         tools=str(tools.root),
         overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config),
-        development=recipe.content.variant == "development",
+        development=recipe.content.variant == DEVELOPMENT,
         engine=None if inference is None else engine_named(inference.engine.name),
     )
 

@@ -1,18 +1,15 @@
 """The tools tree: every program that shapes an image, unpacked from locked .debs, run in a sandbox.
 
-What maintainer scripts would have made is the short list in ``_finish``. Programs run through mkosi-sandbox (part
+Programs run through mkosi-sandbox (part
 of the locked mkosi, a separate process): the tree is /usr, nothing of the host's file system is visible but what
 is bound, and there is no network unless asked for. It works as root and, with user namespaces, as anybody.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
-import shutil
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,12 +19,11 @@ from privml.base.run import Completed, run
 from privml.base.steps import say, step
 from privml.image import content
 from privml.image.leftovers import remove_leftovers
-from privml.lock import deb
-from privml.lock.models import Package, ToolsLock
+from privml.image.unpack import fill, tree_key
+from privml.lock.models import ToolsLock
 from privml.store.objects import Store
 from privml.store.room import STORE_HINT, writing
 
-LAYOUT = "2"  # changes when `_finish` does: part of the tree's key
 _SHOWN = 6
 
 
@@ -138,12 +134,6 @@ class ToolsTree:
         )
 
 
-def tree_key(packages: Sequence[Package]) -> str:
-    """The key of the tree that these packages make."""
-    lines = sorted(f"{package.sha256} {package.name}" for package in packages)
-    return hashlib.sha256("\n".join([LAYOUT, *lines]).encode()).hexdigest()
-
-
 def is_there(store: Store, lock: ToolsLock) -> bool:
     """True when the tree of ``lock`` is unpacked, so that its packages are not needed."""
     key = tree_key(lock.packages)
@@ -177,8 +167,8 @@ def ensure(store: Store, lock: ToolsLock) -> ToolsTree:
                 writing(store.root, "the store", STORE_HINT),
                 directory_atomic(root) as fresh,
             ):
-                _unpack(store, lock.packages, fresh)
-                _finish(ToolsTree(fresh, key))
+                made, seen_at = ToolsTree(fresh, key), [Bind(fresh, "/tree", writable=True)]
+                fill(store, lock.packages, fresh, lambda argv: made.run(argv, binds=seen_at))
                 # Before the tree gets its name: a tree without a record would have to be made again.
                 content.save(content.read(fresh), record)
         write_atomic(seen, content.look(root).encode())
@@ -205,30 +195,3 @@ def _check(root: Path, known: content.Listing, record: Path) -> None:
         f"the tools tree {root} is not what was unpacked:\n{told}{more}",
         hint="it was removed; run the same command again to unpack it anew, and find out who writes there",
     )
-
-
-def _unpack(store: Store, packages: Sequence[Package], root: Path) -> None:
-    # base-files first: it brings the merged-/usr links that every other package's paths go through.
-    ordered = sorted(packages, key=lambda package: (package.name != "base-files", package.name))
-    with ThreadPoolExecutor(2) as pool:
-        bodies = pool.map(lambda package: store.read(package.sha256), ordered)
-        for package, body in zip(ordered, bodies, strict=True):
-            deb.unpack(body, root, f"{package.name} {package.version}")
-
-
-def _finish(tree: ToolsTree) -> None:
-    """What the packages' maintainer scripts would have made, as far as our programs need it."""
-    root = tree.root
-    etc = root / "etc"
-    for name in ("passwd", "group"):
-        shutil.copyfile(root / f"usr/share/base-passwd/{name}.master", etc / name)
-    certificates = sorted((root / "usr/share/ca-certificates/mozilla").glob("*.crt"))
-    bundle = etc / "ssl/certs/ca-certificates.crt"
-    bundle.parent.mkdir(parents=True, exist_ok=True)
-    bundle.write_bytes(b"".join(path.read_bytes() for path in certificates))
-    (etc / "resolv.conf").write_bytes(b"")
-    awk = root / "usr/bin/awk"
-    if not awk.exists():
-        awk.symlink_to("mawk")
-    tree.run(["ldconfig", "-r", "/tree"], binds=[Bind(root, "/tree", writable=True)], what="tools: ldconfig")
-    shutil.rmtree(root / "var/cache/ldconfig", ignore_errors=True)

@@ -12,21 +12,21 @@ import re
 import shutil
 import tempfile
 import urllib.parse
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from fnmatch import fnmatchcase
+from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed, run
 from privml.base.steps import say
-from privml.lock.aptstate import KEPT, Kept, apt_configuration, blamed, preferences, write_kept
-from privml.lock.debian import PackagesIndex, Release, dependency_names, parse_inrelease
-from privml.lock.models import Archive, Package, format_time, parse_time
-from privml.recipe.distributions import Base, Distribution, Suite
-from privml.recipe.packages import Request
+from privml.lock.aptstate import KEPT, apt_configuration, blamed, preferences, write_kept
+from privml.lock.debian import PackagesIndex, dependency_names, parse_inrelease
+from privml.lock.models import Archive, Package, format_time
+from privml.lock.states import judge
+from privml.lock.wanted import Resolution, Wanted, check_suites, in_order
+from privml.recipe.distributions import Distribution, Suite
 from privml.store.mirrors import Mirrors
 
 # Runs a program of some tree to its end: argv, and the host's folders it needs at which paths inside.
@@ -37,7 +37,6 @@ AptRun = Callable[[list[str], Mapping[str, str]], Completed]
 Accept = Callable[["Suite", bytes], Archive]
 
 _TARGET_FORMAT = "$(FILENAME)|$(BASE_URI)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
-_AHEAD = timedelta(days=1)  # what a clock may be behind before we say so
 # What sqv, gpgv and apt itself say of a signature of tomorrow.
 _TOO_EARLY = ("Not live until", "from the future", "is not valid yet")
 _PRINTED = re.compile(r"\A'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)")
@@ -80,57 +79,6 @@ def described(argv: Sequence[str]) -> str:
     return " ".join(argv[2:4])
 
 
-@dataclass(frozen=True)
-class Wanted:
-    """What to resolve from a base's suites: ``install`` with all dependencies, ``alone`` without them.
-
-    What a request names a suite for comes from that suite only: the package, or all of the kernel. Everything else
-    comes from the base's suites wherever they have it.
-    """
-
-    base: Base
-    install: tuple[Request, ...]
-    alone: tuple[Request, ...] = ()
-    # Old versions to keep where the archive still has them, by package name.
-    pins: Mapping[str, str] = field(default_factory=dict)
-    # Locked packages that may be chosen whether or not an archive still lists them.
-    kept: tuple[Kept, ...] = ()
-    # The kernel's packages when they stay: the metapackage would lead to the newest ones.
-    kernel: tuple[str, ...] = ()
-
-    @property
-    def suites(self) -> tuple[Suite, ...]:
-        """Every suite that packages may come from, the base's first."""
-        known = self.base.distribution.suites
-        named = [known[each.suite] for each in (*self.install, *self.alone) if each.suite is not None]
-        return tuple(dict.fromkeys((*self.base.release.suites, *named)))
-
-    @property
-    def named(self) -> dict[str, str]:
-        """The suite that packages must come from, by name or by pattern of names."""
-        kernel = self.base.distribution.kernel
-        return {
-            f"{kernel.family}*" if kernel.is_image(each.name) else each.name: each.suite
-            for each in (*self.install, *self.alone)
-            if each.suite is not None
-        }
-
-    def suite_of(self, package: str) -> str | None:
-        """The suite that ``package`` must come from; None where the base's will do."""
-        return next((suite for pattern, suite in self.named.items() if fnmatchcase(package, pattern)), None)
-
-
-@dataclass(frozen=True)
-class Resolution:
-    """What apt chose, and from which signed states of the archives; ``alone`` in the order of the requests."""
-
-    archives: tuple[Archive, ...]
-    inreleases: tuple[bytes, ...]
-    requested: tuple[str, ...]
-    packages: tuple[Package, ...]
-    alone: tuple[Package, ...]
-
-
 def resolve(
     tools: AptTools,
     mirrors: Mirrors,
@@ -157,19 +105,8 @@ def resolve(
         requested = tuple(part for each in wanted.install for part in session.kernel_parts(each.name, indexes))
         packages = session.solve_keeping(requested, indexes)
         alone = tuple(session.candidate(each.name, indexes) for each in wanted.alone)
-        _check_suites(wanted, (*packages, *alone))
+        check_suites(wanted, (*packages, *alone))
         return Resolution(archives, inreleases, requested, in_order(packages), alone)
-
-
-def _check_suites(wanted: Wanted, packages: Iterable[Package]) -> None:
-    """``InputsError`` when a package is not from the suite that it must come from."""
-    for package in packages:
-        suite = wanted.suite_of(package.name)
-        if suite is not None and package.suite != suite:
-            raise InputsError(
-                f"`{package.name}` is to come from {suite}, but only {package.suite} has it",
-                hint="name a package that the suite has, or leave `suite` out",
-            )
 
 
 class Session:
@@ -360,53 +297,6 @@ class Session:
         return next(same, listed)
 
 
-def judge(
-    suite: Suite,
-    release: Release,
-    digest: str,
-    before: Sequence[Archive],
-    allow_expired: bool,
-    now: datetime,
-    origin: str,
-) -> Archive:
-    """Refuse another archive's or suite's signed state, a roll-back, and an expired one (unless accepted)."""
-    name = f"{suite.archive}/{suite.name}"
-    if release.origin != origin or suite.name not in (release.codename, release.suite):
-        raise InputsError(
-            f"{name}: the signed state is of {release.origin} {release.codename} ({release.suite}), "
-            f"expected {origin} {suite.name}"
-        )
-    for old in before:
-        if (old.label, old.suite) == (suite.archive, suite.name) and release.date < parse_time(old.date):
-            raise InputsError(
-                f"{name}: roll-back: the mirror's state is of {format_time(release.date)}, the lock's of {old.date}",
-                hint="use another mirror; an old state could bring back packages with known holes",
-            )
-    if release.date > now + _AHEAD:
-        raise InputsError(
-            f"{name}: the mirror's state is of {format_time(release.date)}, but this machine's clock says "
-            f"{format_time(now)}",
-            hint="set the clock: with a wrong one, nobody can tell whether a state has expired",
-        )
-    expired = release.valid_until is not None and release.valid_until < now
-    # The very state that the lock says somebody accepted, expired as it was, is no news.
-    known = any(old.expired and old.inrelease_sha256 == digest for old in before)
-    if expired and not known and release.valid_until is not None and not allow_expired:
-        raise InputsError(
-            f"{name}: the mirror's state expired at {format_time(release.valid_until)}, and this machine's clock "
-            f"says {format_time(now)}",
-            hint="use a mirror that is up to date, or accept and record it with --allow-expired",
-        )
-    return Archive(
-        label=suite.archive,
-        suite=suite.name,
-        inrelease_sha256=digest,
-        date=format_time(release.date),
-        valid_until=format_time(release.valid_until) if release.valid_until else None,
-        expired=expired,
-    )
-
-
 def printed_uris(text: str) -> list[str]:
     """The addresses in the output of ``--print-uris``."""
     return [match["uri"] for line in text.splitlines() if (match := _PRINTED.match(line))]
@@ -423,8 +313,3 @@ def _locate(uri: str, indexes: Sequence[PackagesIndex]) -> list[tuple[PackagesIn
     if not found:
         raise InputsError(f"apt names {uri}, which is in none of its lists")
     return found
-
-
-def in_order(packages: Sequence[Package]) -> tuple[Package, ...]:
-    """As locks hold them."""
-    return tuple(sorted(packages, key=lambda package: (package.name, package.architecture)))

@@ -9,7 +9,8 @@ from datetime import datetime
 from pathlib import Path
 
 from privml.base.errors import InputsError
-from privml.lock.apt import AptTools, Resolution, Wanted, resolve
+from privml.events.variants import PRODUCTION
+from privml.lock.apt import AptTools, resolve
 from privml.lock.aptstate import Kept
 from privml.lock.changes import tree_changes
 from privml.lock.debian import upstream_version
@@ -27,6 +28,7 @@ from privml.lock.models import (
     read_tools_lock,
 )
 from privml.lock.trees import agent_tree, guest_tree
+from privml.lock.wanted import Resolution, Wanted
 from privml.lock.wheels import models_of, wheels_of
 from privml.recipe.distributions import TOOLS, Distribution, Kernel
 from privml.recipe.loader import Recipe
@@ -270,7 +272,7 @@ def epoch_of(archives: Sequence[Archive]) -> int:
 def check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
     """``InputsError`` when a guest would hold what it may not, or another version of the engine than is asked for."""
     versions = {package.name: package.version for package in packages}
-    if recipe.content.variant == "production":
+    if recipe.content.variant == PRODUCTION:
         found = sorted(versions.keys() & set(recipe.content.base.record.distribution.packages.forbidden))
         if found:
             raise InputsError(

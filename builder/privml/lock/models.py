@@ -193,7 +193,7 @@ class Base(Record):
 
 
 class LockFile(Record):
-    """What a recipe's lock and a tools lock have both."""
+    """The fields that a recipe's lock and the tools lock share."""
 
     base: Base
     source_date_epoch: Size
@@ -203,7 +203,7 @@ class LockFile(Record):
 
     @property
     def digest(self) -> str:
-        """The hex SHA-256 of the canonical form, by which other files name this one; it is not the file's own."""
+        """The hex SHA-256 of the canonical form, by which other files name this lock, whatever its layout on disk."""
         return hashlib.sha256(strictjson.canonical(self.model_dump(mode="json"))).hexdigest()
 
 

@@ -72,7 +72,7 @@ def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
 
 
 def _models(lock: Lock, other: Lock) -> object:
-    """What of a lock decides the models: their files, or the wheels where either was converted and names no file."""
+    """What decides the models: their files, or their wheels when either lock was converted and names no files."""
     if any(each.python and not each.models for each in (lock, other)):
         return [(wheel.name, wheel.sha256) for wheel in lock.python]
     return [(model.name, model.files) for model in lock.models]

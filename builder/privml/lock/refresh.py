@@ -11,10 +11,10 @@ from collections.abc import Callable, Sequence
 
 from privml.base.errors import InputsError
 from privml.base.steps import say
-from privml.lock.apt import Wanted
 from privml.lock.changes import package_changes
 from privml.lock.make import Solver, check_packages, kernel_that_stays, solve
 from privml.lock.models import Lock, Package, ToolsLock
+from privml.lock.wanted import Wanted
 from privml.recipe.loader import Recipe
 from privml.recipe.packages import Request
 from privml.store.fetch import GoneError

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from privml.base.errors import InputsError
+from privml.events.variants import PRODUCTION
 from privml.lock.models import Tree, TreeFile
 from privml.recipe.models import Content
 
@@ -26,7 +27,7 @@ def agent_tree(variant: str, source: Path | None = None) -> Tree:
     ``source`` is the folder that holds the package; by default the one this module runs from.
     """
     root = source if source is not None else Path(__file__).resolve().parents[2]
-    names = AGENT_ROOTS if variant == "production" else DEVELOPMENT_ROOTS
+    names = AGENT_ROOTS if variant == PRODUCTION else DEVELOPMENT_ROOTS
     files = sorted({*module_closure(root, names), *_package_data(root, names)})
     return Tree.of([_entry(root, root / path) for path in files])
 

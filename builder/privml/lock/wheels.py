@@ -1,4 +1,4 @@
-"""Wheels: taken at one version from the host's package index, and the models that are in them."""
+"""Lock wheels at the versions that recipes name, and find the models in them."""
 
 from __future__ import annotations
 

@@ -12,8 +12,9 @@ from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 
 from privml.engines.registry import ENGINES
-from privml.recipe.models import CONFIG, Content, Device
+from privml.recipe.models import Content, Device
 from privml.recipe.platform import PlatformFile
+from privml.recipe.section import CONFIG
 from privml.recipe.validation import model_in
 
 PLATFORM = "platform"

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from privml.events.variants import PRODUCTION
 from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
 from privml.recipe.loader import Recipe, platforms_of
@@ -42,7 +43,7 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
     declared = {device.kind: device.count for device in content.devices}
     for index, platform in enumerate(platforms):
         path: Path = ("platforms", index)
-        if content.variant == "production":
+        if content.variant == PRODUCTION:
             if platform.tpm:
                 text = f"`{platform.name}` has a TPM, which only a development recipe may have"
                 yield _finding(recipe, "platform-tpm", path, text)

@@ -13,6 +13,7 @@ from pathlib import Path
 from privml.base import strictjson
 from privml.base.errors import RecipeError, printable
 from privml.engines.registry import engine_named
+from privml.events.variants import PRODUCTION
 from privml.recipe import document, migration
 from privml.recipe.document import Document
 from privml.recipe.finding import Finding, RecipeProblems
@@ -229,7 +230,7 @@ def _check_packages(content: Content, source: Document) -> None:
         refuse(("kernel", "package"), content.kernel.package, f"a package {distribution.kernel.image}...")
     check_suite(("kernel",), content.kernel.suite)
     for tee, chosen in content.firmware.items():
-        allowed = [one.package for one in distribution.firmwares(tee, production=variant == "production")]
+        allowed = [one.package for one in distribution.firmwares(tee, production=variant == PRODUCTION)]
         if chosen.package not in allowed:
             known = distribution.firmware_named(chosen.package, tee)
             rule = "development-firmware" if known is not None else ""

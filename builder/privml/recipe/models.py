@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import difflib
 import re
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 from pydantic import (
     AfterValidator,
-    BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     StringConstraints,
     ValidationInfo,
@@ -23,43 +19,16 @@ from pydantic import (
 from privml.base.errors import RecipeError
 from privml.base.sizes import size_of
 from privml.engines.registry import ENGINES
+from privml.events.variants import PRODUCTION, Variant
 from privml.recipe import distributions, tees
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
+from privml.recipe.section import ALL, CONFIG, FIRMWARE, ROOT, PackageName, Section, Slug, about, given, one_of
 
 MIB = 1 << 20
 MEMORY_UNITS = ("MiB", "GiB")
 MIN_MEMORY = 512 * MIB
 FIRST_PORT = 1024
-
-PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
-Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$", max_length=64)]
-
-
-ALL = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
-# What is in the root moves its hash, which is in the UKI's command line; what the measured configuration holds moves
-# the agent's events too.
-ROOT = ("RTMR1", "RTMR2")
-CONFIG = (*ROOT, "RTMR3")
-FIRMWARE = ("MRTD", "RTMR0")
-
-
-def about(
-    meaning: str,
-    example: object = None,
-    moves: tuple[str, ...] = (),
-    keys: tuple[str, ...] = (),
-    **limits: Any,
-) -> Any:
-    """A field's meaning, an example and the registers that it moves, for `init`, `lint --explain` and editors.
-
-    ``keys`` are the names that the fields of a mapping may have.
-    """
-    extra: dict[str, Any] = {"x-moves": list(moves)}
-    if keys:
-        extra["propertyNames"] = {"enum": list(keys)}
-    examples = None if example is None else [example]
-    return Field(description=meaning, examples=examples, json_schema_extra=extra, **limits)
 
 
 def memory_size(value: object) -> int:
@@ -85,15 +54,6 @@ def _inner_glob(value: str) -> str:
     return value
 
 
-def one_of(value: str, known: Sequence[str]) -> str:
-    """``value`` when it is known; ``ValueError`` with the known ones, and a guess."""
-    if value in known:
-        return value
-    near = difflib.get_close_matches(value, known, n=1)
-    guess = f"; did you mean `{near[0]}`?" if near else ""
-    raise ValueError(f"got `{value}`, expected {' or '.join(known)}{guess}")
-
-
 def _distribution(value: str) -> str:
     return one_of(value, list(DISTRIBUTIONS))
 
@@ -106,17 +66,6 @@ def _port(value: int) -> int:
     if value < FIRST_PORT:
         raise RuleBroken("privileged-port", f"got `{value}`, expected a port from {FIRST_PORT} to 65535")
     return value
-
-
-def _given(expected: str) -> BeforeValidator:
-    """Refuse a null where a field can be left out: it would look like a value."""
-
-    def check(value: object) -> object:
-        if value is None:
-            raise ValueError(f"got nothing, expected {expected}")
-        return value
-
-    return BeforeValidator(check)
 
 
 def _some_firmware(value: dict[str, FirmwareOf]) -> dict[str, FirmwareOf]:
@@ -132,13 +81,8 @@ def _device(value: object) -> object:
     raise ValueError(f"got `{value}`, expected one `KIND: COUNT`, such as `virtio-blk: 2`")
 
 
+_KERNEL = TOOLS.distribution.kernel.image
 _KERNELS = f"^(?:{'|'.join(each.kernel.image for each in DISTRIBUTIONS.values())})[a-z0-9+.-]+$"
-
-
-class Section(BaseModel):
-    """What all parts share: unknown fields refused, no conversions, not to be changed."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 class Base(Section):
@@ -177,7 +121,7 @@ Suite = Annotated[
         {"type": "string", "enum": sorted({name for each in DISTRIBUTIONS.values() for name in each.suites})}
     ),
 ]
-_LEFT_OUT = _given("a suite; leave it out for the release's own")
+_LEFT_OUT = given("a suite; leave it out for the release's own")
 
 
 class Kernel(Section):
@@ -186,7 +130,7 @@ class Kernel(Section):
     package: Annotated[
         PackageName,
         about(
-            "The kernel's package; a metapackage is followed when the lock is made.", "linux-image-cloud-amd64", ROOT
+            "The kernel's package; a metapackage is followed when the lock is made.", f"{_KERNEL}cloud-amd64", ROOT
         ),
         WithJsonSchema({"type": "string", "maxLength": 100, "pattern": _KERNELS}),
     ]
@@ -205,8 +149,8 @@ class FirmwareOf(Section):
     package: Annotated[
         PackageName,
         about(
-            "The firmware's package: ovmf-inteltdx; in development also ovmf-generic, which trusts its VMM.",
-            "ovmf-inteltdx",
+            "The firmware's package; in production one that is made for the TEE, as any other trusts its VMM.",
+            next(TOOLS.distribution.firmwares(tees.BUILT[0], production=True)).package,
             FIRMWARE,
         ),
     ]
@@ -229,7 +173,7 @@ class Engine(Section):
     version: Annotated[
         str | None,
         StringConstraints(pattern=r"^[0-9]+(?:\.[0-9]+)*$", max_length=40),
-        _given("a version; leave it out to take what the release has"),
+        given("a version; leave it out to take what the release has"),
         about("The engine's upstream version, whole or its beginning; `lock` refuses to lock another.", "0.7", ROOT),
     ] = None
     options: Annotated[
@@ -268,7 +212,7 @@ class Model(Section):
     ]
     file: Annotated[
         Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_inner_glob)] | None,
-        _given("a pattern; leave it out where the wheel holds one file of the engine's kind"),
+        given("a pattern; leave it out where the wheel holds one file of the engine's kind"),
         about(
             "A pattern that matches exactly one file in that wheel; by default any file of the engine's kind.",
             "*.gguf",
@@ -352,13 +296,13 @@ class Content(Section):
         about("A sentence for those who choose among recipes.", "A 135M model on the CPU."),
     ]
     variant: Annotated[
-        Literal["production", "development"],
+        Variant,
         about(
             "production, or development, which holds the simulated platform and is accepted only on demand.",
-            "production",
+            PRODUCTION,
             CONFIG,
         ),
-    ] = "production"
+    ] = PRODUCTION
     base: Annotated[Base, about("The distribution that the guest is made from.", moves=ALL)]
     kernel: Annotated[Kernel, about("The guest's kernel.", moves=ROOT)]
     firmware: Annotated[
@@ -368,7 +312,7 @@ class Content(Section):
     ]
     inference: Annotated[
         Inference | None,
-        _given("fields; leave it out for an image that only attests"),
+        given("fields; leave it out for an image that only attests"),
         about("What answers prompts; an image without it only attests.", moves=CONFIG),
     ] = None
     agent: Annotated[Agent, about("The boot agent's server.", moves=CONFIG)]

@@ -16,7 +16,7 @@ from pydantic import (
 
 from privml.recipe import tees
 from privml.recipe.finding import RuleBroken
-from privml.recipe.models import FIRMWARE, Section, Slug, about
+from privml.recipe.section import FIRMWARE, Section, Slug, about
 
 RTMR0 = ("RTMR0",)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 BUILT = ("tdx",)
 PLANNED = ("snp",)
-"""TEEs that other parts know already, but for which no image can be built yet."""
+"""TEEs that other parts support, but for which no image can be built yet."""
 
 
 def built(name: str) -> str:

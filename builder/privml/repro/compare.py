@@ -27,6 +27,7 @@ from privml.measure.pe import headers, in_memory
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
 from privml.output.manifest import Manifest
 from privml.output.manifest import decode as decode_manifest
+from privml.recipe.distributions import DISTRIBUTIONS
 from privml.repro import disk
 from privml.repro.causes import Symptom, name_cause
 from privml.repro.current import DOCUMENTS
@@ -358,7 +359,9 @@ def origin_key(place: str, package: str = "unknown") -> str:
     if file == "root.raw":
         if inside.startswith("/etc/privml/"):
             return "config"
-        if inside.startswith("/usr/lib/modules/") or package.startswith("linux-"):
+        if inside.startswith("/usr/lib/modules/") or any(
+            each.kernel.is_kernel(package) for each in DISTRIBUTIONS.values()
+        ):
             return ".linux"
         return "engine" if any(package in engine.packages for engine in ENGINES.values()) else ".cmdline"
     return file

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+from privml.events.variants import DEVELOPMENT
 from privml.machine.platform import Platform, Size
 from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
@@ -26,7 +27,7 @@ def launch_of(
     check_artefacts(directory, manifest.artefacts)
     chosen = platform or load_platform(manifest.platforms[0], recipes)
     launch = Launch(directory, chosen, size or manifest.shapes[0], manifest.volumes, forward=manifest.listen)
-    if manifest.variant == "development":
+    if manifest.variant == DEVELOPMENT:
         launch = replace(launch, fw_cfg=simulation(directory))
     return launch
 

@@ -1,0 +1,60 @@
+"""Signed states of archives: whether one will do, after apt has checked its signature."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime, timedelta
+
+from privml.base.errors import InputsError
+from privml.lock.debian import Release
+from privml.lock.models import Archive, format_time, parse_time
+from privml.recipe.distributions import Suite
+
+_AHEAD = timedelta(days=1)  # what a clock may be behind before we say so
+
+
+def judge(
+    suite: Suite,
+    release: Release,
+    digest: str,
+    before: Sequence[Archive],
+    allow_expired: bool,
+    now: datetime,
+    origin: str,
+) -> Archive:
+    """Refuse another archive's or suite's signed state, a roll-back, and an expired one (unless accepted)."""
+    name = f"{suite.archive}/{suite.name}"
+    if release.origin != origin or suite.name not in (release.codename, release.suite):
+        raise InputsError(
+            f"{name}: the signed state is of {release.origin} {release.codename} ({release.suite}), "
+            f"expected {origin} {suite.name}"
+        )
+    for old in before:
+        if (old.label, old.suite) == (suite.archive, suite.name) and release.date < parse_time(old.date):
+            raise InputsError(
+                f"{name}: roll-back: the mirror's state is of {format_time(release.date)}, the lock's of {old.date}",
+                hint="use another mirror; an old state could bring back packages with known holes",
+            )
+    if release.date > now + _AHEAD:
+        raise InputsError(
+            f"{name}: the mirror's state is of {format_time(release.date)}, but this machine's clock says "
+            f"{format_time(now)}",
+            hint="set the clock: with a wrong one, nobody can tell whether a state has expired",
+        )
+    expired = release.valid_until is not None and release.valid_until < now
+    # The very state that the lock says somebody accepted, expired as it was, is no news.
+    known = any(old.expired and old.inrelease_sha256 == digest for old in before)
+    if expired and not known and release.valid_until is not None and not allow_expired:
+        raise InputsError(
+            f"{name}: the mirror's state expired at {format_time(release.valid_until)}, and this machine's clock "
+            f"says {format_time(now)}",
+            hint="use a mirror that is up to date, or accept and record it with --allow-expired",
+        )
+    return Archive(
+        label=suite.archive,
+        suite=suite.name,
+        inrelease_sha256=digest,
+        date=format_time(release.date),
+        valid_until=format_time(release.valid_until) if release.valid_until else None,
+        expired=expired,
+    )

@@ -1,0 +1,64 @@
+"""What the models of recipes and platforms are made of: sections, and what each field says about itself."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
+
+PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
+Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$", max_length=64)]
+
+
+ALL = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
+# What is in the root moves its hash, which is in the UKI's command line; what the measured configuration holds moves
+# the agent's events too.
+ROOT = ("RTMR1", "RTMR2")
+CONFIG = (*ROOT, "RTMR3")
+FIRMWARE = ("MRTD", "RTMR0")
+
+
+def about(
+    meaning: str,
+    example: object = None,
+    moves: tuple[str, ...] = (),
+    keys: tuple[str, ...] = (),
+    **limits: Any,
+) -> Any:
+    """A field's meaning, an example and the registers that it moves, for `init`, `lint --explain` and editors.
+
+    ``keys`` are the names that the fields of a mapping may have.
+    """
+    extra: dict[str, Any] = {"x-moves": list(moves)}
+    if keys:
+        extra["propertyNames"] = {"enum": list(keys)}
+    examples = None if example is None else [example]
+    return Field(description=meaning, examples=examples, json_schema_extra=extra, **limits)
+
+
+class Section(BaseModel):
+    """What all parts share: unknown fields refused, no conversions, not to be changed."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def given(expected: str) -> BeforeValidator:
+    """Refuse a null where a field can be left out: it would look like a value."""
+
+    def check(value: object) -> object:
+        if value is None:
+            raise ValueError(f"got nothing, expected {expected}")
+        return value
+
+    return BeforeValidator(check)
+
+
+def one_of(value: str, known: Sequence[str]) -> str:
+    """``value`` when it is known; ``ValueError`` with the known ones, and a guess."""
+    if value in known:
+        return value
+    near = difflib.get_close_matches(value, known, n=1)
+    guess = f"; did you mean `{near[0]}`?" if near else ""
+    raise ValueError(f"got `{value}`, expected {' or '.join(known)}{guess}")
