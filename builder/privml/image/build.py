@@ -38,6 +38,7 @@ from privml.image.leftovers import remove_leftovers
 from privml.image.modelvolume import ModelVolume
 from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
+from privml.lock.debian import upstream_version
 from privml.lock.make import bring
 from privml.lock.models import Lock
 from privml.machine.platform import Size
@@ -246,7 +247,7 @@ def _manifest(
             Model(model.name, volumes.file(number), engine.model_format if engine else "", model.verity)
             for number, model in enumerate(models)
         ),
-        engine=Engine(engine.name, lock.package(engine.packages[0]).version) if engine else None,
+        engine=Engine(engine.name, upstream_version(lock.package(engine.packages[0]).version)) if engine else None,
         config_sha256=measured.sha256,
         agent_events=stages.sequence(measured),
         purposes=stages.purposes(measured),
