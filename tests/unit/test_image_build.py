@@ -110,7 +110,7 @@ def test_the_manifest_tells_what_was_made(fake: Fake, out: Path) -> None:
     assert found.kernel == KERNEL
     assert found.root.root_hash.hex() == found.models[0].verity.root_hash.hex() == HASH
     assert found.firmware["tdx"].derived_from == sha256(image_fake.FIRMWARE)
-    assert found.engine == manifest.Engine("llama-server", "2:1.0-1")
+    assert found.engine == manifest.Engine("llama-server", "1.0")
     assert (found.name, found.variant, found.listen) == ("demo-cpu", "production", 8443)
     assert found.artefacts["uki.efi"].sha256 == sha256((out / "uki.efi").read_bytes())
     assert [package.name for package in found.packages] == ["alpha", "beta", "llama.cpp-tools"]
