@@ -96,3 +96,21 @@ def test_the_documents_show_commands() -> None:
         "proxy",
         "verify",
     }
+
+
+def test_the_index_of_decisions_has_a_row_for_each_page() -> None:
+    folder = ROOT / "docs" / "adr"
+    pages = {path.name: path.read_text().splitlines()[0] for path in folder.glob("[0-9]*.md")}
+    rows = re.findall(r"^\| \[(\d+)\]\(([^)]+)\) \| (.+?) \| ", (folder / "README.md").read_text(), re.MULTILINE)
+    assert {name: f"# {number}: {title}" for number, name, title in rows} == pages
+
+
+def test_a_decision_is_cited_by_a_number_that_exists() -> None:
+    numbers = {path.name[:4] for path in (ROOT / "docs" / "adr").glob("[0-9]*.md")}
+    wrong = []
+    for path in [*PAGES, *sorted((ROOT / "builder" / "privml").rglob("*.py"))]:
+        cited = re.findall(r"ADR (\d{4})(?:(?: and|,) (\d{4}))?", path.read_text())
+        missing = {number for pair in cited for number in pair if number} - numbers
+        if "was ADR" not in path.read_text() and path.name not in ("README.md", "CHANGELOG.md"):
+            wrong += [(path.name, number) for number in missing]
+    assert wrong == []
