@@ -30,7 +30,6 @@ from privml.verify.policy import Policy
 
 REPOSITORY = Path(__file__).parents[2]
 VECTORS = REPOSITORY / "tests" / "vectors" / "attestation"
-SHARED = REPOSITORY.parent / "shared" / "vectors" / "attestation"
 
 NOW = 1_795_000_000
 NONCE = bytes(range(32))

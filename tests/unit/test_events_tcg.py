@@ -1,11 +1,11 @@
 """TCG logs: the published logs replay to their quotes; anything malformed is EvidenceError."""
 
 import json
-import lzma
 import struct
 from pathlib import Path
 
 import pytest
+from tests.published import read
 
 from privml.base.errors import EvidenceError
 from privml.events.registers import RTMR0, RTMR1, RTMR2, RTMR3, register_named, register_of_index, register_of_pcr
@@ -15,18 +15,11 @@ from privml.events.types import EV_NO_ACTION, EV_SEPARATOR
 
 ROOT = Path(__file__).resolve().parents[2]
 VECTORS = ROOT / "tests/vectors/measurement"
-SHARED = ROOT.parent / "shared/vectors/measurement"
 EXPECTED = json.loads((VECTORS / "replay_expected.json").read_text())
 
 
 def vector(name: str) -> bytes:
-    if (VECTORS / name).exists():
-        return (VECTORS / name).read_bytes()
-    if (VECTORS / f"{name}.xz").exists():
-        return lzma.decompress((VECTORS / f"{name}.xz").read_bytes())
-    if not (SHARED / name).exists():
-        pytest.skip(f"{name} is not in this checkout")
-    return (SHARED / name).read_bytes()
+    return read(f"measurement/{name}")
 
 
 @pytest.mark.parametrize("name", sorted(EXPECTED))

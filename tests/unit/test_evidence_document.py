@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import attestation_samples as samples
 import pytest
+from tests.published import read
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import b64, canonical, loads
@@ -246,12 +247,10 @@ def test_certificates_beside_a_quote_are_refused() -> None:
         facts.collect(made)
 
 
-@pytest.mark.skipif(not samples.SHARED.is_dir(), reason="the shared vectors are not beside this checkout")
 def test_a_real_log_replays_to_its_real_quote() -> None:
-    directory = samples.SHARED / "google_go-tdx-guest" / "ccel"
-    parsed = quote.parse((directory / "cos-113-tdx-quote.dat").read_bytes())
-    assert parsed.body.report_data == (directory / "nonce.dat").read_bytes()
+    parsed = quote.parse(read("measurement/gcp-cos113/cos-113-tdx-quote.dat"))
+    assert parsed.body.report_data == read("attestation/google_go-tdx-guest/ccel/nonce.dat")
     registers = dict(zip(RTMRS, parsed.body.rtmrs, strict=True))
-    log = facts.read_boot_log((directory / "ccel_data.dat").read_bytes(), registers)
+    log = facts.read_boot_log(read("measurement/gcp-cos113/ccel_data.dat"), registers)
     assert (log.kind, log.matches) == ("ccel", set(facts.LOGGED))
     assert all(describe(event.entry).isprintable() for event in log.events)

@@ -7,7 +7,8 @@ import struct
 
 import dcap_qvl
 import pytest
-from attestation_samples import SHARED, VECTORS
+from attestation_samples import VECTORS
+from tests.published import read
 
 from privml.base.errors import EvidenceError
 from privml.evidence.tdx import quote
@@ -88,26 +89,24 @@ def test_anything_else_is_refused(data: bytes, words: str) -> None:
 
 
 REAL = {
-    "google_go-tdx-guest/ccel/cos-113-tdx-quote.dat": (4, 4935),
-    "confidential-containers_trustee/tdx_quote_6.dat": (4, 4936),
+    "measurement/gcp-cos113/cos-113-tdx-quote.dat": (4, 4935),
+    "attestation/confidential-containers_trustee/tdx_quote_6.dat": (4, 4936),
 }
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared vectors are not beside this checkout")
 @pytest.mark.parametrize("path", REAL)
 def test_more_real_quotes(path: str) -> None:
-    parsed = quote.parse((SHARED / path).read_bytes())
+    parsed = quote.parse(read(path))
     assert (parsed.header.version, parsed.signed_length) == REAL[path]
 
 
-@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared vectors are not beside this checkout")
 def test_real_files_that_are_no_quotes() -> None:
-    extra = (SHARED / "google_go-tdx-guest/tdx_prod_quote_SPR_E4.dat").read_bytes()
+    extra = read("attestation/google_go-tdx-guest/tdx_prod_quote_SPR_E4.dat")
     with pytest.raises(EvidenceError, match="other than zero padding"):
         quote.parse(extra)
     # Its makers wrote a line of text behind the quote (ADR 0036).
     assert extra[quote.read(extra).signed_length :] == b"\nextra bytes(only for testing purpose)\n"
     with pytest.raises(EvidenceError, match="version 3"):
-        quote.parse((SHARED / "Phala-Network_dcap-qvl/sgx_quote.bin").read_bytes())
+        quote.parse(read("attestation/Phala-Network_dcap-qvl/sgx_quote.bin"))
     with pytest.raises(EvidenceError):
-        quote.parse((SHARED / "google_go-tdx-guest/report.dat").read_bytes())
+        quote.parse(read("attestation/google_go-tdx-guest/report.dat"))

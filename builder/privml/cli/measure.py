@@ -24,7 +24,7 @@ from privml.readers import files
 @click.option("--replay", type=click.Path(path_type=Path), help="Hold it against this `capture` of a real TD.")
 @click.option("--cross-check", is_flag=True, help="Let `tdx-measure` (of others, on PATH) measure the same machines.")
 @click.option("--events", is_flag=True, help="List every event with its origin and evidence.")
-@click.option("--json", "as_json", is_flag=True, help="Print predicate v1 (or the comparison) as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print predicate v2 (or the comparison) as JSON.")
 def measure(
     target: str,
     *,

@@ -1,6 +1,6 @@
 """From events to register values: RTMR = SHA-384(RTMR || digest), starting at 48 zero bytes.
 
-Source: Intel TDX module 1.5 ABI, TDG.MR.RTMR.EXTEND; specification sheet section 0.
+Source: Intel TDX module 1.5 ABI, TDG.MR.RTMR.EXTEND (docs/measurement.md).
 """
 
 from __future__ import annotations
