@@ -118,5 +118,5 @@ def test_quiet_unless_asked(capfd: pytest.CaptureFixture[str], caplog: pytest.Lo
     assert capfd.readouterr().err == ""
     with caplog.at_level(logging.DEBUG, logger="privml"):
         run(talk)
-    assert "talk" in capfd.readouterr().err
+    assert "talk" in caplog.text
     assert f"run: {sys.executable} -c" in caplog.text

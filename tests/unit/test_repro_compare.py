@@ -20,7 +20,7 @@ from test_image_manifest import without_model as sample_without_model
 from test_measure_pe import make_uki
 
 from privml.base.errors import Differs, UsageError
-from privml.cli.repro import show
+from privml.cli.repro import show_report
 from privml.events.event import Evidence
 from privml.events.gpt import Partition
 from privml.events.registers import MRTD
@@ -393,7 +393,7 @@ def test_the_verb_differs_with_status_1_and_tells_the_first_layer(
     for n in range(256):
         (pair[1] / f"extra-{n}").write_bytes(b"x")
     with pytest.raises(Differs, match="first in files, byte by byte; 256 differences; causes: surplus") as caught:
-        show("t", judged(pair), (), html=tmp_path / "r.html", as_json=True)
+        show_report("t", judged(pair), (), html=tmp_path / "r.html", as_json=True)
     assert caught.value.exit_code == 1
     document = json.loads(capsys.readouterr().out)
     assert len(document["findings"]) == document["differences"] == 256
@@ -403,7 +403,7 @@ def test_the_verb_differs_with_status_1_and_tells_the_first_layer(
 def test_the_verb_says_that_equal_images_are_equal(
     pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    show("t", judged(pair), (), html=None, as_json=False)
+    show_report("t", judged(pair), (), html=None, as_json=False)
     assert "equal, bit for bit" in capsys.readouterr().out
 
 

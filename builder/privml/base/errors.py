@@ -57,7 +57,14 @@ class BuildError(PrivmlError):
     exit_code = 6
 
 
-class MeasurementError(PrivmlError):
+class _QuotesStrangers(PrivmlError):
+    """An error whose message quotes an untrusted file: only printable text passes, and no line of the file's own."""
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(printable(message), hint=hint)
+
+
+class MeasurementError(_QuotesStrangers):
     """A measurement cannot be computed: the artefact is not what the calculator models."""
 
     exit_code = 7
@@ -69,17 +76,10 @@ class Refused(PrivmlError):
     exit_code = 8
 
 
-class EvidenceError(PrivmlError):
-    """Evidence (quote, log, attestation document) is malformed: it cannot even be judged.
-
-    Messages quote what a stranger wrote, so only printable text passes: no control sequences for the terminal that
-    shows them, and no lines of its own.
-    """
+class EvidenceError(_QuotesStrangers):
+    """Evidence (quote, log, attestation document) is malformed: it cannot even be judged."""
 
     exit_code = 9
-
-    def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(printable(message), hint=hint)
 
 
 def printable(text: str) -> str:

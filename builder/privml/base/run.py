@@ -10,7 +10,6 @@ import logging
 import os
 import shlex
 import subprocess
-import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -59,7 +58,6 @@ def run(
     words = [os.fspath(word) for word in argv]
     name = what or Path(words[0]).name
     log.debug("run: %s", shlex.join(words))
-    streams = logging.getLogger("privml").isEnabledFor(logging.DEBUG)
     try:
         done = subprocess.run(
             words,
@@ -79,8 +77,8 @@ def run(
         raise error(f"{name}: `{words[0]}` cannot be run: {refused.strerror}", hint=hint) from refused
     except subprocess.TimeoutExpired as late:
         raise error(f"{name}: no end after {timeout:g} s\n{_tail(late.stdout, late.stderr)}", hint=hint) from late
-    if streams and done.stderr:
-        sys.stderr.write(done.stderr.decode("utf-8", "replace"))
+    if done.stderr:
+        log.debug("%s", done.stderr.decode("utf-8", "replace").rstrip("\n"))
     if check and done.returncode != 0:
         status = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
         raise error(f"{name} failed with {status}\n{_tail(done.stdout, done.stderr)}".rstrip(), hint=hint)

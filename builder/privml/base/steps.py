@@ -7,6 +7,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from privml.base.errors import printable
+
 _depth = 0
 _quiet = False
 _last_progress = 0.0
@@ -19,10 +21,27 @@ def set_quiet(quiet: bool) -> None:
 
 
 def say(text: str) -> None:
-    """One line of talk on standard error, indented under the running step."""
+    """Print ``text`` on standard error, indented under the running step; each of its lines is cleaned."""
     if not _quiet:
-        sys.stderr.write(f"{'  ' * _depth}{text}\n")
-        sys.stderr.flush()
+        _write("".join(f"{_line(line)}\n" for line in text.split("\n")))
+
+
+def complain(text: str) -> None:
+    """Print an error's text on standard error, also when `--quiet`; each of its lines is cleaned.
+
+    Lines after the first are indented, so that a quoted text that holds a line end cannot pass for another message.
+    """
+    first, *rest = (printable(line) for line in text.split("\n"))
+    _write("".join(f"{line}\n" for line in (first, *(line if line[:1] == " " else f"  {line}" for line in rest))))
+
+
+def _line(text: str) -> str:
+    return "  " * _depth + printable(text)
+
+
+def _write(text: str) -> None:
+    sys.stderr.write(text)
+    sys.stderr.flush()
 
 
 @contextlib.contextmanager
@@ -51,5 +70,4 @@ def progress(text: str, *, final: bool = False) -> None:
     now = time.monotonic()
     if final or now - _last_progress > 0.2:
         _last_progress = now
-        sys.stderr.write(f"\r\x1b[K{'  ' * _depth}{text}" + ("\n" if final else ""))
-        sys.stderr.flush()
+        _write(f"\r\x1b[K{_line(text)}" + ("\n" if final else ""))

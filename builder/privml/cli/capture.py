@@ -9,6 +9,7 @@ import click
 
 from privml.base.errors import UsageError
 from privml.base.files import write_atomic
+from privml.cli.output import show
 from privml.evidence.capture import NAMES
 from privml.readers import captured
 
@@ -58,7 +59,7 @@ def capture(
     )
     write_atomic(archive, found.encode(), mode=0o600)
     for name, data in sorted(found.files.items()):
-        click.echo(f"  {name}  {len(data)} bytes")
+        show(f"  {name}  {len(data)} bytes")
     for name, why in sorted(found.missing.items()):
-        click.echo(f"  {name}  not there: {why}")
-    click.echo(f"wrote {archive}")
+        show(f"  {name}  not there: {why}")
+    show(f"wrote {archive}")

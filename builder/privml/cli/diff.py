@@ -12,7 +12,7 @@ from pathlib import Path
 import click
 
 from privml.base.errors import Differs, MeasurementError, UsageError
-from privml.cli.output import print_json
+from privml.cli.output import print_json, show, show_text
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
 from privml.lock.models import FORMATS, Lock, read_lock, read_tools_lock
@@ -100,11 +100,11 @@ def diff_images(before: str, after: str, *, as_json: bool, look: external.Look |
     else:
         _show(found.changes)
         for name, text in found.details.items():
-            click.echo(f"--- {name}\n{text}")
+            show_text(f"--- {name}\n{text}")
         if found.registers is None:
-            click.echo("registers that move: unknown, the images are predicted for different machines")
+            show("registers that move: unknown, the images are predicted for different machines")
         else:
-            click.echo(f"registers that move: {', '.join(found.registers) or 'none'}")
+            show(f"registers that move: {', '.join(found.registers) or 'none'}")
     if not found.report.equal:
         count = len(found.changes) or len(found.report.findings)
         raise Differs(f"the images differ in {count} things", hint="`--json` lists all of them")
@@ -126,15 +126,15 @@ def diff_events(before: str, after: str, *, as_json: bool) -> None:
 
 
 def _show_pair(pair: Pair) -> None:
-    click.echo(pair.label)
+    show(pair.label)
     if pair.only_in is not None:
-        click.echo(f"  only in {pair.only_in}")
+        show(f"  only in {pair.only_in}")
     if not pair.mrtd_equal:
-        click.echo("  mrtd differs: another firmware file")
+        show("  mrtd differs: another firmware file")
     for change in pair.changes:
-        click.echo(f"  {change.text(('A', 'B'), pair.changes)}")
+        show(f"  {change.text(('A', 'B'), pair.changes)}")
     if pair.equal:
-        click.echo("  equal")
+        show("  equal")
 
 
 def diff_locks(before: str, after: str, *, as_json: bool) -> None:
@@ -160,18 +160,18 @@ def _lock_diff(found: Sequence[Change], *, as_json: bool) -> None:
         )
     else:
         _show(found)
-        click.echo(f"registers that move: {', '.join(certain) or 'none'}")
+        show(f"registers that move: {', '.join(certain) or 'none'}")
         if possible:
-            click.echo(f"registers that may move: {', '.join(possible)}")
+            show(f"registers that may move: {', '.join(possible)}")
     if found:
         raise Differs(f"the locks differ in {len(found)} things", hint="`--json` lists all of them")
 
 
 def _show(found: Sequence[Change]) -> None:
     for change in found[:_SHOWN]:
-        click.echo(change.text())
+        show(change.text())
     if len(found) > _SHOWN:
-        click.echo(f"{len(found) - _SHOWN} more: see --json")
+        show(f"{len(found) - _SHOWN} more: see --json")
 
 
 KINDS: dict[str, Callable[..., None]] = {

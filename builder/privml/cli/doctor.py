@@ -8,7 +8,7 @@ from pathlib import Path
 import click
 
 from privml.base.errors import HostError
-from privml.cli.output import print_json
+from privml.cli.output import print_json, show
 from privml.host.facts import judge
 from privml.host.survey import look
 from privml.lock.locate import recipe_locks, tools_lock_path
@@ -33,6 +33,6 @@ def doctor(*, as_json: bool) -> None:
         print_json({"ok": not failing, "lines": [asdict(line) for line in lines]})
     else:
         for line in lines:
-            click.echo(str(line))
+            show(str(line))
     if failing:
         raise HostError(f"a build needs: {', '.join(failing)}", hint="see the lines that say `fail`")

@@ -8,7 +8,7 @@ from typing import Any
 import click
 
 from privml.base.errors import Differs, UsageError
-from privml.cli.output import print_json
+from privml.cli.output import print_json, show
 from privml.events.event import Event
 from privml.events.registers import RTMRS
 from privml.events.types import type_name
@@ -70,7 +70,7 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     if as_json:
         print_json(result)
     else:
-        click.echo("\n".join(lines))
+        show(*lines)
     if not agrees:
         raise Differs(
             f"{log} does not agree with {other.path if other is not None else log}",

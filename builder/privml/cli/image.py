@@ -12,7 +12,7 @@ import click
 
 from privml.base.errors import BuildError, HostError, UsageError
 from privml.base.steps import say
-from privml.cli.output import print_json
+from privml.cli.output import print_json, show
 from privml.image import build as room
 from privml.image.target import check_output, recipes_directory, resolve
 from privml.image.workplace import Workplace
@@ -87,7 +87,7 @@ def image(
             if as_json:
                 print_json({"directory": str(render_only), "files": files})
             else:
-                click.echo(f"wrote {render_only}")
+                show(f"wrote {render_only}")
             return
         built = room.build(order, found.directory, force=force)
     except (BuildError, HostError) as error:
@@ -117,8 +117,8 @@ def image(
         )
         return
     for name, artefact in sorted(artefacts.items()):
-        click.echo(f"{artefact['sha256']}  {built.directory / name}  {artefact['size'] / 1e6:.1f} MB")
-    click.echo(f"root hash {built.manifest.root.root_hash.hex()}")
+        show(f"{artefact['sha256']}  {built.directory / name}  {artefact['size'] / 1e6:.1f} MB")
+    show(f"root hash {built.manifest.root.root_hash.hex()}")
 
 
 def _no_room(directory: Path) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
+from privml.cli.output import show
 from privml.lock.start import start
 from privml.recipe.loader import find, load
 
@@ -40,6 +41,6 @@ def init(name: str, *, source: str) -> None:
     path = folder / f"{name}.yaml"
     if path.exists():
         raise UsageError(f"{path} is there already", hint="take another name, or edit it")
-    for remark in start(name, load(find(source)), folder, lambda done, file: click.echo(f"{done} {file}")):
-        click.echo(remark, err=True)
-    click.echo(f"next: edit {path}, then `privml-build lock {name}` and `privml-build image {name}`", err=True)
+    for remark in start(name, load(find(source)), folder, lambda done, file: show(f"{done} {file}")):
+        show(remark, err=True)
+    show(f"next: edit {path}, then `privml-build lock {name}` and `privml-build image {name}`", err=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from privml.cli.output import print_json
+from privml.cli.output import print_json, show
 from privml.image import sbom
 from privml.image.inspection import facts_of
 from privml.image.target import resolve
@@ -31,23 +31,23 @@ def inspect(target: str, *, packages: bool, as_json: bool) -> None:
     if as_json:
         print_json(facts)
         return
-    click.echo(f"{manifest.name} ({manifest.variant}), recipe {manifest.recipe_sha256}")
+    show(f"{manifest.name} ({manifest.variant}), recipe {manifest.recipe_sha256}")
     for name, row in facts["artefacts"].items():
-        click.echo(f"{row['sha256']}  {name}  {row['size'] / 1e6:.1f} MB")
-    click.echo(f"root hash {manifest.root.root_hash.hex()}")
+        show(f"{row['sha256']}  {name}  {row['size'] / 1e6:.1f} MB")
+    show(f"root hash {manifest.root.root_hash.hex()}")
     for model in manifest.models:
-        click.echo(f"model {model.name}, root hash {model.verity.root_hash.hex()}")
+        show(f"model {model.name}, root hash {model.verity.root_hash.hex()}")
     if not manifest.models:
-        click.echo("no model")
-    click.echo(f"kernel {manifest.kernel}; its options:")
+        show("no model")
+    show(f"kernel {manifest.kernel}; its options:")
     for word in manifest.cmdline.split():
-        click.echo(f"  {word}")
+        show(f"  {word}")
     for name, rows in facts["partitions"].items():
-        click.echo(f"{name}: " + ", ".join(f"{row['name']} {row['size'] / 1e6:.1f} MB" for row in rows))
-    click.echo("uki.efi: " + ", ".join(f"{row['name']} {row['size']}" for row in facts["uki"]))
-    click.echo(f"{len(manifest.packages)} packages{'' if packages else ' (--packages lists them)'}")
+        show(f"{name}: " + ", ".join(f"{row['name']} {row['size'] / 1e6:.1f} MB" for row in rows))
+    show("uki.efi: " + ", ".join(f"{row['name']} {row['size']}" for row in facts["uki"]))
+    show(f"{len(manifest.packages)} packages{'' if packages else ' (--packages lists them)'}")
     if packages:
         for package in manifest.packages:
-            click.echo(f"  {package.name} {package.version} {package.architecture}")
+            show(f"  {package.name} {package.version} {package.architecture}")
     kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(facts["sbom"].items()))
-    click.echo(f"{sbom.FILE}: {kinds or 'not there'}")
+    show(f"{sbom.FILE}: {kinds or 'not there'}")

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from privml.base.errors import RecipeError, UsageError
-from privml.cli.output import print_json
+from privml.cli.output import print_json, show, show_text
 from privml.lock.facts import lock_facts
 from privml.lock.trees import images_folder
 from privml.recipe.fields import facts
@@ -58,12 +58,12 @@ def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> Non
             told[-1]["rewritten"] = files
             if not as_json:
                 for file, text in files.items():
-                    click.echo(f"# {file}, in schema {NEW}\n{text}", nl=False)
+                    show_text(f"# {file}, in schema {NEW}\n{text}")
         for finding in found:
             if finding.severity == "warning":
-                click.echo(f"warning: {finding}", err=True)
+                show(f"warning: {finding}", err=True)
         if not errors and not as_json and name != GUEST:
-            click.echo(f"ok {name}")
+            show(f"ok {name}")
     if as_json:
         print_json({"recipes": told[:-1], "guest": told[-1]})
     if wrong:
@@ -109,4 +109,4 @@ def _explain(word: str, *, as_json: bool) -> None:
     if as_json:
         print_json({key: value for key, value in asdict(found).items() if key != "model"})
         return
-    click.echo("\n".join(found.lines()))
+    show(*found.lines())

@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 from privml.base.errors import UsageError
+from privml.cli.output import show
 from privml.image.relock import Relocking, check_upgrades
 from privml.lock.locate import inputs_now, tools_lock_path
 from privml.lock.make import check
@@ -76,7 +77,7 @@ def lock(
         for path in paths:
             recipe = load(path)
             check(recipe, read_lock(recipe.lock_path), inputs_now(recipe))
-            click.echo(f"ok {recipe.name}")
+            show(f"ok {recipe.name}")
         return
     check_upgrades(packages, paths, tools_path if tools else None)
     moving = () if upgrade else packages or None
@@ -102,7 +103,7 @@ def lock(
 
 
 def _done(path: Path, *, changed: bool) -> None:
-    click.echo(f"{'wrote' if changed else 'unchanged'} {path}")
+    show(f"{'wrote' if changed else 'unchanged'} {path}")
 
 
 def _own_tools(paths: list[Path]) -> Path:

@@ -8,12 +8,14 @@ import logging
 import signal
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 import click
 
 from privml import __version__
 from privml.base.errors import HostError, PrivmlError
-from privml.base.steps import set_quiet
+from privml.base.steps import complain, set_quiet
+from privml.cli.output import log_to_terminal, show_traceback
 
 # verb -> one line of help; modules are imported only when their verb runs, so that --help is quick.
 VERBS = {
@@ -80,7 +82,7 @@ def cli(*, verbose: bool, quiet: bool) -> None:
     privml-build run demo-cpu --prompt "Hello"   boot it here and ask
     privml-build measure demo-cpu                predict its registers
     """
-    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, format="%(message)s", stream=sys.stderr)
+    log_to_terminal(logging.DEBUG if verbose else logging.WARNING)
     set_quiet(quiet)
 
 
@@ -88,27 +90,38 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     # Machines and temporary directories are cleaned up on the way out, so a TERM must unwind like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    sys.excepthook = show_traceback
     try:
         code = cli.main(args=list(argv) if argv is not None else None, standalone_mode=False)
     except PrivmlError as error:
-        click.echo(f"privml-build: {error.message}", err=True)
-        if error.hint:
-            click.echo(f"hint: {error.hint}", err=True)
-        sys.exit(error.exit_code)
+        _fail(error.message, error.hint, error.exit_code)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
+    except click.UsageError as error:
+        _fail_usage(error)
     except click.ClickException as error:
-        error.show()
-        sys.exit(error.exit_code)
+        _fail(error.format_message(), None, error.exit_code)
     except OSError as error:
         # A full disk, a folder that may not be written: the machine's, and no traceback helps its owner.
-        click.echo(
-            f"privml-build: {error.strerror or error}{f': {error.filename}' if error.filename else ''}", err=True
-        )
-        if error.errno in _ADVICE:
-            click.echo(f"hint: {_ADVICE[error.errno]}", err=True)
-        sys.exit(HostError.exit_code)
+        where = f": {error.filename}" if error.filename else ""
+        _fail(f"{error.strerror or error}{where}", _ADVICE.get(error.errno or 0), HostError.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
-        click.echo("privml-build: stopped", err=True)
-        sys.exit(130)
+        _fail("stopped", None, 130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _fail(message: str, hint: str | None, code: int) -> NoReturn:
+    complain(f"privml-build: {message}")
+    if hint:
+        complain(f"hint: {hint}")
+    sys.exit(code)
+
+
+def _fail_usage(error: click.UsageError) -> NoReturn:
+    """Say how the verb is used, then what is wrong with the words that were given."""
+    context = error.ctx
+    if context is not None:
+        complain(context.get_usage())
+        complain(f"Try '{context.command_path} --help' for help.\n")
+    complain(f"Error: {error.format_message()}")
+    sys.exit(error.exit_code)

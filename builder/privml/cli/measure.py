@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
-from privml.cli.output import print_json
+from privml.cli.output import print_json, show
 from privml.events.event import Event
 from privml.events.types import type_name
 from privml.events.wording import seen_words
@@ -85,17 +85,17 @@ def _file(description: Description, *, events: bool, as_json: bool) -> None:
     if as_json:
         print_json(description.to_dict())
         return
-    click.echo(description.title)
+    show(description.title)
     for order, value in description.mrtd.items():
-        click.echo(f"  mrtd   {value.hex()}  {'' if order == 'mrtd' else order.replace('_', '-')}".rstrip())
+        show(f"  mrtd   {value.hex()}  {'' if order == 'mrtd' else order.replace('_', '-')}".rstrip())
     for register, value in description.registers.items():
-        click.echo(f"  {register}  {value.hex()}")
+        show(f"  {register}  {value.hex()}")
     for event in description.events if events or not description.registers else ():
-        click.echo(f"    {event.register}  {event.digest.hex()}  {_what(event)}")
+        show(f"    {event.register}  {event.digest.hex()}  {_what(event)}")
     for name, text in description.facts.items():
-        click.echo(f"  {name}: {text}")
+        show(f"  {name}: {text}")
     for note in description.notes:
-        click.echo(f"  note: {note}")
+        show(f"  note: {note}")
 
 
 def _what(event: Event) -> str:

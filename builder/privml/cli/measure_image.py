@@ -6,11 +6,9 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-import click
-
 from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
-from privml.cli.output import print_json
+from privml.cli.output import print_json, show
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
 from privml.events.wording import seen_words
 from privml.image.target import Target, recipes_directory, resolve
@@ -94,11 +92,10 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
     else:
         for register, count in found.comparison.matched.items():
             total = sum(event.register == register for event in found.predicted)
-            click.echo(f"{register}: {count} of {total} predicted events are in the log")
-        for line in (*(one.text() for one in found.comparison.differences), *found.problems):
-            click.echo(line)
+            show(f"{register}: {count} of {total} predicted events are in the log")
+        show(*(one.text() for one in found.comparison.differences), *found.problems)
         for note in found.notes:
-            click.echo(f"note: {note}")
+            show(f"note: {note}")
     if not found.equal:
         count = len(found.comparison.differences) + len(found.problems)
         raise Differs(f"{archive} differs from the prediction in {count} places", hint="the first one decides")
@@ -124,7 +121,7 @@ def _cross_check(
                 }
             )
             if not as_json:
-                click.echo("\n".join([f"{name}, {shape}", *(f"  {check}" for check in checks)]))
+                show(f"{name}, {shape}", *(f"  {check}" for check in checks))
     if as_json:
         print_json(rows)
     if not all(row["equal"] for row in rows):
@@ -154,17 +151,15 @@ def _matrix_row(shape: MeasuredLaunch, *, events: bool) -> dict[str, Any]:
 
 
 def _show(shape: MeasuredLaunch, *, events: bool) -> None:
-    click.echo(shape.label)
+    show(shape.label)
     for register in TDX_REGISTERS:
         name = register
         for number, value in enumerate(shape.accepted(register)):
             note = ("single-pass", "two-pass")[number] if register == MRTD else _weakest(shape, register)
-            click.echo(f"  {name}  {value.hex()}  {shape.evidence()[register].value}  {note}".rstrip())
+            show(f"  {name}  {value.hex()}  {shape.evidence()[register].value}  {note}".rstrip())
         if events:
             for event in shape.of(register):
-                click.echo(
-                    f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}{seen_words(event)}"
-                )
+                show(f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}{seen_words(event)}")
 
 
 def _weakest(shape: MeasuredLaunch, register: str) -> str:
@@ -202,17 +197,17 @@ def _boots(
         print_json(rows if len(shapes) > 1 else rows[0])
     if problems:
         raise Differs("\n".join(problems), hint="the first difference says which input to look at")
-    click.echo("the log is the prediction, event by event, and the TPM's registers are the log's", err=as_json)
+    show("the log is the prediction, event by event, and the TPM's registers are the log's", err=as_json)
 
 
 def _show_boot(shape: Size, booted: ComparedBoot) -> None:
-    click.echo(str(shape))
+    show(str(shape))
     for register, count in booted.comparison.matched.items():
         missing = sum(one.register == register and one.predicted is not None for one in booted.comparison.differences)
-        click.echo(f"  {register}: {count} of {count + missing} predicted events are in the log")
+        show(f"  {register}: {count} of {count + missing} predicted events are in the log")
     for difference in booted.comparison.differences:
-        click.echo(f"  {difference.text()}")
+        show(f"  {difference.text()}")
     total = sum(booted.account.used.values())
-    click.echo(f"  from a TD it differs in {total} events, each by one of {len(booted.account.used)} rules")
+    show(f"  from a TD it differs in {total} events, each by one of {len(booted.account.used)} rules")
     for difference in booted.account.unexplained:
-        click.echo(f"  no rule: {difference.text()}")
+        show(f"  no rule: {difference.text()}")

@@ -11,6 +11,7 @@ import click
 
 from privml.base.errors import UsageError
 from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.cli.output import show
 from privml.client import anchors, attested
 from privml.client.environment import client_variables, detour_warning
 from privml.client.proxy import serve
@@ -59,10 +60,10 @@ def proxy(
 
     def listening(port: int) -> None:
         variables = client_variables(host, port)
-        click.echo(f"listening on {variables['OPENAI_BASE_URL']}; start a client with", err=True)
-        click.echo(f"  {' '.join(f'{name}={value}' for name, value in variables.items())} your-program", err=True)
+        show(f"listening on {variables['OPENAI_BASE_URL']}; start a client with", err=True)
+        show(f"  {' '.join(f'{name}={value}' for name, value in variables.items())} your-program", err=True)
         if warning := detour_warning(os.environ, host, port):
-            click.echo(f"warning: {warning}", err=True)
+            show(f"warning: {warning}", err=True)
 
     serve(
         (host, int(port)),

@@ -11,7 +11,7 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.base.files import directory_atomic, locked, write_atomic
 from privml.base.steps import step
-from privml.cli.output import print_json
+from privml.cli.output import print_json, show, show_text
 from privml.image import madeby
 from privml.image.bootstrap import tools_tree
 from privml.image.target import check_output, resolve
@@ -103,11 +103,11 @@ def repro(
                 shutil.copytree(legs.a, fresh, dirs_exist_ok=True)
                 madeby.keep(fresh, manifests.read(fresh), lock, inputs.tools_lock)
     if inputs.refreshed:
-        click.echo("refreshed: both legs are built by a lock that is not the committed one", err=True)
+        show("refreshed: both legs are built by a lock that is not the committed one", err=True)
     if record is not None and digests is not None:
         write_atomic(record, digests)
     state = None if digests is None else current.record_of(recipe.name, digests, refreshed=inputs.refreshed)
-    show(
+    show_report(
         f"privml-build repro {recipe.name}", report, legs.variations, html=html, as_json=as_json,
         refreshed=inputs.refreshed, record=state,
     )  # fmt: skip
@@ -116,7 +116,7 @@ def repro(
         raise Differs(f"two rebuilds are equal, but {found.directory} is another image:\n{lines}")
 
 
-def show(
+def show_report(
     title: str,
     report: Report,
     variations: Sequence[Variation],
@@ -141,19 +141,19 @@ def show(
         )
     else:
         for variation in variations:
-            click.echo(variation.text())
+            show(variation.text())
         for layer in Layer:
             number = sum(finding.layer is layer for finding in report.findings)
-            click.echo(f"{layer.title}: {report.compared.get(layer, 0)} compared, {number} differ")
+            show(f"{layer.title}: {report.compared.get(layer, 0)} compared, {number} differ")
         for finding in report.findings[:_SHOWN]:
-            click.echo(finding.text())
+            show_text(finding.text())
         for name, (one, two) in sorted(report.digests.items()):
-            click.echo(f"{one}  {name}" if one == two else f"{one} | {two}  {name}")
+            show(f"{one}  {name}" if one == two else f"{one} | {two}  {name}")
         if record is not None:
-            click.echo(record.text())
+            show_text(record.text())
     if report.first is not None and report.reason is not None:
         if not as_json:
-            click.echo(f"look here first: {report.reason.text()}")
+            show(f"look here first: {report.reason.text()}")
         number = len(report.findings)
         named = ", ".join(f"{name} ({count})" for name, count in report.causes()[:5])
         raise Differs(
@@ -162,4 +162,4 @@ def show(
         )
     if not report.equal:
         raise Differs("nothing was compared")
-    click.echo("the images are equal, bit for bit", err=as_json)
+    show("the images are equal, bit for bit", err=as_json)

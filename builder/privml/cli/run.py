@@ -9,6 +9,7 @@ import click
 
 from privml.base.errors import UsageError
 from privml.base.steps import say, step
+from privml.cli.output import show, show_text
 from privml.image.target import recipes_directory, resolve
 from privml.image.workplace import Workplace
 from privml.vm.ask import await_ready, complete
@@ -44,11 +45,11 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
             say(f"ready after {seconds:.0f} s")
             if prompt is None:
                 serves = "/v1" if manifest.engine is not None else " attests only"
-                click.echo(f"https://127.0.0.1:{machine.port}{serves} (not verified; Ctrl-C stops it)")
+                show(f"https://127.0.0.1:{machine.port}{serves} (not verified; Ctrl-C stops it)")
                 while True:
                     machine.check_running()
                     time.sleep(1)
-            click.echo(complete(machine, prompt, max_tokens))
+            show_text(complete(machine, prompt, max_tokens))
         finally:
             if console:
-                click.echo(Path(machine.console).read_text(errors="replace"), err=True)
+                show_text(Path(machine.console).read_text(errors="replace"), err=True)

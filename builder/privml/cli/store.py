@@ -8,6 +8,7 @@ import click
 
 from privml.base.errors import HostError, InputsError, UsageError
 from privml.base.steps import progress, say
+from privml.cli.output import show
 from privml.image.unpack import tree_key
 from privml.lock.contents import bring_all, kept
 from privml.lock.locate import known_locks, locks_of
@@ -37,7 +38,7 @@ def size() -> None:
     """Where the store is, and how much it holds."""
     found = _opened()
     count, total = found.size()
-    click.echo(f"{found.root}: {count} objects, {total / MIB:.1f} MiB")
+    show(f"{found.root}: {count} objects, {total / MIB:.1f} MiB")
 
 
 @store.command()
@@ -54,7 +55,7 @@ def verify() -> None:
             damaged.append(error.message)
     if damaged:
         raise InputsError("\n".join(damaged), hint="run `privml-build lock NAME` to fetch them again")
-    click.echo(f"ok {count} objects")
+    show(f"ok {count} objects")
 
 
 @store.command()
@@ -69,7 +70,7 @@ def export(target: str, folder: Path) -> None:
     locks = locks_of(target)
     bring_all(found, locks)
     copied, total = write_pool(found, kept(locks, found), folder)
-    click.echo(f"{folder}: {copied} objects written, {total / MIB:.1f} MiB")
+    show(f"{folder}: {copied} objects written, {total / MIB:.1f} MiB")
 
 
 @store.command("import")
@@ -81,7 +82,7 @@ def import_(folder: Path) -> None:
             f"{folder} is no pool: it holds no folder `sha256`", hint="`privml-build store export` makes pools"
         )
     new, total = take_in(_opened(), folder)
-    click.echo(f"{new} new objects, {total / MIB:.1f} MiB")
+    show(f"{new} new objects, {total / MIB:.1f} MiB")
 
 
 @store.command()
@@ -101,7 +102,7 @@ def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
         say(f"keeping what {path} names")
     trees = {tree_key(each.packages) for each in needed if isinstance(each, ToolsLock)}
     swept = sweep(found, kept(needed, found), trees, dry_run=dry_run)
-    click.echo(
+    show(
         f"{'would remove' if dry_run else 'removed'} {len(swept.objects)} objects, {len(swept.trees)} tools trees, "
         f"{len(swept.temporary)} leftovers: {swept.bytes / MIB:.1f} MiB"
     )

@@ -10,7 +10,7 @@ import click
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import unhex
 from privml.cli.anchor import anchor_options, collateral_of, policy_of
-from privml.cli.output import print_json
+from privml.cli.output import print_json, show, show_text
 from privml.client import anchors, attested
 from privml.verify.report import render
 
@@ -58,7 +58,7 @@ def verify(
         judgement = fetched.judgement
         if save is not None:
             save.write_bytes(fetched.document)
-            click.echo(f"nonce {fetched.nonce.hex()}, spki {fetched.tls_spki_sha256.hex()}: {save}", err=True)
+            show(f"nonce {fetched.nonce.hex()}, spki {fetched.tls_spki_sha256.hex()}: {save}", err=True)
     else:
         judgement = attested.judge(
             Path(source).read_bytes(),
@@ -73,7 +73,7 @@ def verify(
     if as_json:
         print_json(verdict.to_dict())
     else:
-        click.echo(render(verdict), nl=False)
+        show_text(render(verdict))
     context.exit(verdict.exit_code)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from privml.base import strictjson
 from privml.base.errors import PrivmlError
 from privml.base.files import write_atomic
-from privml.base.steps import step
+from privml.base.steps import complain, step
 from privml.image.build import Order, build
 from privml.image.root import Probe
 from privml.image.tools import ensure
@@ -73,7 +73,9 @@ def main(path: str) -> int:
             return status if status >= 0 else 1
         work(leg)
     except PrivmlError as error:
-        sys.stderr.write(f"leg {leg.name}: {error.message}\n" + (f"hint: {error.hint}\n" if error.hint else ""))
+        complain(f"leg {leg.name}: {error.message}")
+        if error.hint:
+            complain(f"hint: {error.hint}")
         return error.exit_code
     return 0
 
