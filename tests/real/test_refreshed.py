@@ -118,7 +118,7 @@ def test_it_is_measured_as_it_was_predicted(made: Path, desk: Path) -> None:
     shutil.copytree(made, other, ignore=shutil.ignore_patterns("*.lock.json"))
     done = privml(desk, "measure", "without")
     assert done.returncode == 4
-    assert "was built by another lock than the committed one, and does not hold it" in done.stderr
+    assert "was not built with the committed lock, and its own lock is missing" in done.stderr
 
 
 def test_it_answers_and_is_verified(made: Path, desk: Path) -> None:

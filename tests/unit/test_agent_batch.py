@@ -109,7 +109,7 @@ def test_callers_over_the_limit_are_turned_away(monkeypatch: pytest.MonkeyPatch)
     until(lambda: quoter.roots)
     callers.call(2, 3)
     until(lambda: len(quotes._waiting) == 2)
-    with pytest.raises(Busy, match="callers wait"):
+    with pytest.raises(Busy, match="callers are already waiting"):
         quotes.document(bytes(32), timeout=1)
     quoter.go.set()
     callers.finish()

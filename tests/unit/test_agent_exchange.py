@@ -53,7 +53,7 @@ def test_an_engine_that_refuses_before_it_has_read_is_heard() -> None:
         (b"", "not HTTP"),
         (b"HTTP/1.1 200 ok\r\ncontent-length: 9\r\n\r\nhalf", "not HTTP|ended"),
         (b"SSH-2.0-x\r\n\r\n", "not HTTP"),
-        (b"HTTP/1.1 200 ok\r\ncontent-length: 2000\r\n\r\n" + b"y" * 2000, "more than 1000 bytes"),
+        (b"HTTP/1.1 200 ok\r\ncontent-length: 2000\r\n\r\n" + b"y" * 2000, "larger than 1000 bytes"),
     ],
 )
 def test_what_is_no_answer_is_an_error_of_the_engine(said: bytes, text: str) -> None:

@@ -289,7 +289,7 @@ def test_what_is_too_large_is_413_by_its_field(path: str, field: str, item: Any)
 
 def test_a_body_that_is_too_large_is_not_read() -> None:
     error = refusal(b"[" * (BODY_SIZE + 1))
-    assert (error.status, error.message) == (413, f"the body: {BODY_SIZE + 1} bytes, expected at most {BODY_SIZE}")
+    assert (error.status, error.message) == (413, f"body of {BODY_SIZE + 1} bytes, expected at most {BODY_SIZE}")
     assert refusal(b"[" * BODY_SIZE).message == "the body is not JSON"
 
 

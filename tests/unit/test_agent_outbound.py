@@ -67,7 +67,7 @@ def test_every_hook_gets_its_program_and_no_descriptor_is_left(sys_tree: Path) -
         (Kernel(refuses=5), "connect4: Operation not permitted"),
         (Kernel(refuses=8), "connect4: Operation not permitted"),
         (Kernel(refuses=16), "connect4: Operation not permitted"),
-        (Kernel(forgets=True), "the kernel forgot the rule for connect4"),
+        (Kernel(forgets=True), "does not list the program for connect4"),
     ],
 )
 def test_a_kernel_without_the_rule_is_an_error(sys_tree: Path, kernel: Kernel, text: str) -> None:
@@ -76,5 +76,5 @@ def test_a_kernel_without_the_rule_is_an_error(sys_tree: Path, kernel: Kernel, t
 
 
 def test_without_the_group_there_is_no_rule(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match=r"no group fs/cgroup/system\.slice"):
+    with pytest.raises(HostError, match=r"no control group fs/cgroup/system\.slice"):
         outbound.close_outbound(tmp_path, Kernel())

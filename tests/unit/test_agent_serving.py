@@ -163,7 +163,7 @@ def test_a_guest_without_a_model_still_watches_its_attestor() -> None:
         made.attestor.kill()
         made.attestor.wait()
         boot.watch(interval=0.01)
-        assert made.said[-1] == "privml: stage ready failed: the attestor ended"
+        assert made.said[-1] == "privml: stage ready failed: the attestor exited"
 
 
 def test_stage_socket_is_gone_after_ready(served: Guest) -> None:
@@ -335,7 +335,7 @@ def test_engine_that_ends_after_ready_ends_quotes_and_answers() -> None:
         assert made.json(f"{ATTESTATION}?nonce={NONCE}")[0] == 200
         made.engine.living = False
         boot.watch(interval=0.01)
-        assert "privml: stage engine failed: the engine ended" in made.said
+        assert "privml: stage engine failed: the engine exited" in made.said
         made.wait_for(lambda: made.json(f"{ATTESTATION}?nonce={NONCE}")[0] == 503, "end of quotes")
         assert made.request("POST", "/v1/completions", b"{}")[0] == 503
 
@@ -346,7 +346,7 @@ def test_attestor_that_ends_is_a_failure() -> None:
         assert boot.run(), made.said
         made.attestor.kill()
         boot.watch(interval=0.01)
-        assert made.said[-1] == "privml: stage ready failed: the attestor ended"
+        assert made.said[-1] == "privml: stage ready failed: the attestor exited"
         assert not boot.progress.ready
 
 

@@ -121,7 +121,7 @@ def test_foreign_extend_is_noticed() -> None:
     attestor = Attestor(config, tee)
     attestor.stage("config")
     tee.foreign = b"\x01" * 48
-    with pytest.raises(HostError, match="not what the log gives"):
+    with pytest.raises(HostError, match="differs from the replay"):
         attestor.extend(sequence(config)[0])
 
 
@@ -196,7 +196,7 @@ def test_wrong_volume_fails_in_its_stage(made: Guest) -> None:
 
     boot = made.boot(volumes=ModelVolumes(sys=made.layout.sys, dev=made.layout.dev, runner=runner, wait=0.1))
     assert not boot.run()
-    assert "not the one of the measured configuration (root hash " + "aa" * 32 in made.said[-1]
+    assert "does not match the measured configuration (root hash " + "aa" * 32 in made.said[-1]
     assert not made.engine.started
     assert [command[0] for command in made.commands] == ["dmsetup"]
 
@@ -275,13 +275,13 @@ def test_missing_device_parks_the_machine(made: Guest) -> None:
     for file in (made.layout.sys / "bus" / "pci" / "devices" / "0000:00:02.0").iterdir():
         file.unlink()
     (made.layout.sys / "bus" / "pci" / "devices" / "0000:00:02.0").rmdir()
-    failed_in(made, "devices", "1 x virtio-net declared and not there")
+    failed_in(made, "devices", "1 x virtio-net declared but not present")
 
 
 def test_changed_configuration_parks_the_machine(made: Guest) -> None:
     made.wait_for(made.layout.stage_socket.exists, "stage socket")
     made.layout.config.write_bytes(encode(a_config(name="other")))
-    failed_in(made, "config", "is not what the configuration fixes")
+    failed_in(made, "config", "differs from the measured configuration")
 
 
 @pytest.mark.parametrize("ours", [True, False])
@@ -291,14 +291,14 @@ def test_boot_and_attestor_must_agree_on_inference(ours: bool) -> None:
     with guest(one if ours else other) as made:
         made.wait_for(made.layout.stage_socket.exists, "stage socket")
         made.layout.config.write_bytes(encode(other if ours else one))
-        failed_in(made, "config", "is not what the configuration fixes")
+        failed_in(made, "config", "differs from the measured configuration")
 
 
 def test_an_attestor_that_expects_a_model_is_not_made_ready_without() -> None:
     config = measured()
     attestor = driven(Attestor(config, Recorder()), config, KEYS, until="devices")
     attestor.stage("model")
-    with pytest.raises(RefusedRequest, match="`model` of stage `model` is still to come"):
+    with pytest.raises(RefusedRequest, match="stage `model` still lacks its event `model`"):
         attestor.stage("engine")
     config = measured(**NO_MODEL)
     without = driven(Attestor(config, Recorder()), config, KEYS, until="engine")
@@ -323,7 +323,7 @@ def test_no_stage_is_left_out_and_none_comes_twice() -> None:
 def test_nothing_can_be_quoted_without_keys() -> None:
     config = measured()
     attestor = driven(Attestor(config, Recorder()), config, None, until="engine")
-    with pytest.raises(RefusedRequest, match="stage `ready`: there are no keys"):
+    with pytest.raises(RefusedRequest, match="stage `ready`: no keys have been set"):
         attestor.stage("ready")
 
 
@@ -354,7 +354,7 @@ def test_unknown_engine_is_refused_by_name() -> None:
 
 def test_engine_that_dies_while_starting(made: Guest) -> None:
     made.engine.start = lambda: setattr(made.engine, "living", False)  # type: ignore[method-assign]
-    failed_in(made, "engine", "it ended before it was ready")
+    failed_in(made, "engine", "exited before it was ready")
 
 
 def test_attestor_that_is_not_there(made: Guest) -> None:

@@ -67,7 +67,7 @@ def test_2_what_is_gone_is_replaced_by_the_host_s_apt_loudly(
     assert [str(package) for package in after.packages] == ["app 1", "common 2", "lib 1"]
     told = capsys.readouterr().err
     assert "tools: 1 of 3 locked packages are gone" in told
-    assert "resolved by the host's apt with the test's key" in told
+    assert "resolving replacements with the host's apt with the test's key" in told
     assert moves(lock, after) == [
         f"{register} may move: other tools" for register in ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
     ]

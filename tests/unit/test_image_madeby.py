@@ -107,7 +107,7 @@ def test_other_locks_are_not_believed(built: Target, lock: Lock, tools: Path, na
     document = json.loads(path.read_bytes())
     document["source_date_epoch"] += 1
     path.write_text(json.dumps(document))
-    with pytest.raises(BuildError, match=rf"{name} is not what the image was built by: got digest .* names "):
+    with pytest.raises(BuildError, match=rf"{name} is not the lock the image was built with: got digest .* names "):
         madeby.read(built.directory, built.manifest())
 
 
@@ -146,7 +146,7 @@ def test_a_refreshed_image_without_them_is_refused(built: Target, monkeypatch: p
     asked = taken(monkeypatch)
     error = CliRunner().invoke(run, ["out/demo-cpu"]).exception
     assert isinstance(error, InputsError)
-    assert "was built by another lock than the committed one, and does not hold it" in error.message
+    assert "was not built with the committed lock, and its own lock is missing" in error.message
     assert "demo-cpu.tools.lock.json" in (error.hint or "")
     assert not asked
 

@@ -154,8 +154,8 @@ CHANGES: dict[str, Callable[[Path], object]] = {
     "usr/bin/mawk changed": lambda root: _write(root / "usr/bin/mawk"),
     "etc/passwd changed": lambda root: (root / "etc/passwd").chmod(0o600),
     "usr/bin/mawk is missing": lambda root: (root / "usr/bin/mawk").unlink(),
-    "usr/bin/mark was not there": lambda root: (root / "usr/bin/mark").touch(),
-    "usr/bin/empty was not there": lambda root: (root / "usr/bin/empty").mkdir(),
+    "usr/bin/mark is new": lambda root: (root / "usr/bin/mark").touch(),
+    "usr/bin/empty is new": lambda root: (root / "usr/bin/empty").mkdir(),
     "usr/bin/awk changed": lambda root: ((root / "usr/bin/awk").unlink(), (root / "usr/bin/awk").symlink_to("x")),
 }
 
@@ -165,7 +165,7 @@ def test_a_tree_that_was_changed_is_refused_by_name_and_made_again(store: Store,
     root = ensure(store, lock).root
     before = content.read(root)
     CHANGES[told](root)
-    with pytest.raises(InputsError, match=rf"not what was unpacked:\n  {told}$") as caught:
+    with pytest.raises(InputsError, match=rf"changed since it was unpacked:\n  {told}$") as caught:
         ensure(store, lock)
     assert "run the same command again" in (caught.value.hint or "")
     assert not root.exists()

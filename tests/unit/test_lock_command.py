@@ -63,7 +63,7 @@ def test_the_installed_files_are_nobodys_to_change(
     before = bytes_of(installed)
     error = run(*words).exception
     assert isinstance(error, UsageError)
-    assert "belongs to the installed privml-build" in error.message
+    assert "is part of the installed privml-build" in error.message
     assert "privml-build " in (error.hint or "")
     assert bytes_of(installed) == before
     assert not list((tmp_path / "desk").iterdir())
@@ -133,7 +133,7 @@ def test_a_package_to_upgrade_is_a_locked_one(installed: Path, other: object, na
     shutil.copytree(installed, "recipes")
     error = run("demo-cpu", "--upgrade-package", name).exception
     assert isinstance(error, UsageError)
-    assert f"--upgrade-package {name}: no such package is locked" in error.message
+    assert f"--upgrade-package {name}: no lock has this package" in error.message
     assert (error.hint or "").startswith(guess) if guess else error.hint is None
     for good in ("systemd", "linux-image-cloud-amd64", "ovmf-inteltdx"):
         assert run("demo-cpu", "--upgrade-package", good).exit_code == 0
@@ -155,7 +155,7 @@ def test_refreshing_overwrites_nothing_else(installed: Path, target: str) -> Non
 def test_a_lock_to_build_by_that_is_not_there(installed: Path) -> None:
     error = CliRunner().invoke(image, ["demo-cpu", "--lock", "out/locks/x.lock.json"]).exception
     assert isinstance(error, InputsError)
-    assert error.hint == "make it with `privml-build lock demo-cpu --refresh-to out/locks/x.lock.json`"
+    assert error.hint == "create it with `privml-build lock demo-cpu --refresh-to out/locks/x.lock.json`"
 
 
 def test_a_damaged_lock_says_how_to_go_on(installed: Path, other: object) -> None:

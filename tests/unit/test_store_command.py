@@ -164,7 +164,7 @@ def test_refresh_to_writes_beside_and_leaves_the_lock(recipes: Path, gone: Calla
 def test_nothing_gone_is_not_refreshed(recipes: Path, gone: Callable[[bool, bool], None]) -> None:
     gone(False, False)
     done = refresh_to()
-    assert "nothing is gone" in done.stderr
+    assert "all locked packages are still available" in done.stderr
     recipe = load(recipes / "demo-cpu.yaml")
     place = Workplace(lock_file=Path("out/locks/demo-cpu.lock.json"))
     assert not place.is_refreshed(recipe, read_lock(Path("out/locks/demo-cpu.lock.json")))
@@ -233,7 +233,7 @@ def test_an_output_that_no_build_made_is_never_replaced(recipes: Path, tmp_path:
     before = sorted(path.name for path in tmp_path.iterdir())
     error = CliRunner().invoke(image, ["demo-cpu", "--output", str(place)]).exception
     assert isinstance(error, UsageError)
-    assert f"{place} is there and is no image that `image` made: it would be replaced" in error.message
+    assert f"{place} exists but was not created by `image`" in error.message
     assert thing.read_text() == "mine"
     assert sorted(path.name for path in tmp_path.iterdir()) == before
     if kind == "web page":

@@ -1,5 +1,5 @@
-"""The boot agent, in the guest: stages that fail closed, a root attestor for evidence, an unprivileged server.
+"""The guest's boot agent: boot stages that fail closed, a root attestor for evidence, and an unprivileged server.
 
-Standard library, h11 and cryptography only; the guest runs it on Debian's Python. Every path of a kernel interface is
-an argument with the guest's value as default, never an environment variable.
+It uses only the standard library, h11 and cryptography, on Debian's Python. Every path of a kernel interface is an
+argument whose default is the guest's path, never an environment variable.
 """

@@ -1,12 +1,12 @@
-"""The root process that owns what is attested: the keys section, the agent's log, RTMR3, and quotes.
+"""The root process that owns everything attested: the keys section, the agent's log, RTMR3, and quotes.
 
-Two sockets. The stage socket (root) takes `platform`, `keys`, `stage` and `extend`, in the order that the stage table
-and the measured configuration fix, and is closed and unlinked for good after the last stage. The quote socket (the
-server's group) takes exactly `quote` with a 32-byte root and a purpose, and answers only while the boot is at the
-stage of that purpose. So whoever takes the network-facing process can have quotes over this machine's real keys and
-real log, and nothing else.
+It listens on two sockets. The stage socket (root only) accepts `platform`, `keys`, `stage` and `extend`, in the order
+fixed by the stage table and the measured configuration; it is closed and unlinked after the last stage. The quote
+socket (the server's group) accepts only `quote` with a 32-byte root and a purpose, and answers only while the boot is
+at the stage of that purpose. An attacker who takes over the network-facing process can therefore get quotes over this
+machine's real keys and real log, and nothing else.
 
-SIGUSR1 means that something broke: `failed` is extended before anything else happens, and quotes end.
+SIGUSR1 reports a failure: `failed` is extended before anything else happens, and no further quote is given.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ _REQUEST_TIMEOUT = 10.0
 
 
 class RefusedRequest(PrivmlError):
-    """The attestor does not do this, now or ever; ``code`` is for the program that asked."""
+    """The attestor refused a request; ``code`` is the reason for the calling program."""
 
     def __init__(self, code: str, message: str) -> None:
         super().__init__(message)
@@ -45,15 +45,15 @@ class RefusedRequest(PrivmlError):
 
 
 class Attestor:
-    """The state machine, without its sockets.
+    """The attestor's state machine, without its sockets.
 
-    It starts in the first stage of the table. Every operation is one critical section, quotes included: the log that
-    a quote carries is the log that the register holds.
+    It starts in the first stage of the table. Every operation, quotes included, is one critical section, so the log
+    in a quote always matches the register.
     """
 
     def __init__(self, config: Config, tee: Tee, *, table: stages.Table = stages.STAGES) -> None:
         if tee.name == "simulated" and config.variant != DEVELOPMENT:
-            raise HostError("attestor: a simulated platform in an image that is not a development image")
+            raise HostError("attestor: the platform is simulated, but this is not a development image")
         stages.check(table)
         self.tee = tee
         self._lock = threading.Lock()
@@ -69,7 +69,7 @@ class Attestor:
         self._staged = config.rtmr3 == "staged"
         self._broken = ""
         if self._staged and tee.rtmr3() != ZERO:
-            raise HostError("attestor: RTMR3 is not zero at the start: somebody extended it before the agent")
+            raise HostError("attestor: RTMR3 is not zero at the start: something extended it before the agent")
 
     @property
     def is_over(self) -> bool:
@@ -77,33 +77,33 @@ class Attestor:
         return self._at == len(self._steps) - 1 and not self._left
 
     def keys(self, section: bytes) -> None:
-        """Take the keys section, once."""
+        """Accept the keys section, once."""
         Keys.decode(section)
         with self._lock:
             self._usable()
             if self._keys is not None:
-                raise RefusedRequest("order", "keys: they are already set")
+                raise RefusedRequest("order", "keys: already set")
             self._keys = section
 
     def stage(self, name: str) -> None:
-        """Leave the current stage, which must be complete, for the one that follows it in the table."""
+        """Go from the current stage, which must be complete, to the next one in the table."""
         with self._lock:
             self._usable()
             if self._left:
                 raise RefusedRequest(
                     "order",
-                    f"stage `{name[:40]}`: `{self._left[0].name}` of stage `{self._stage.name}` is still to come",
+                    f"stage `{name[:40]}`: stage `{self._stage.name}` still lacks its event `{self._left[0].name}`",
                 )
             following = self._steps[self._at + 1]
             if name != following.stage.name:
                 raise RefusedRequest("order", f"stage: got `{name[:40]}`, expected `{following.stage.name}`")
             if following.stage.purposes and self._keys is None:
-                raise RefusedRequest("order", f"stage `{name}`: there are no keys")
+                raise RefusedRequest("order", f"stage `{name}`: no keys have been set")
             self._at += 1
             self._left = list(following.events)
 
     def extend(self, event: AgentEvent) -> None:
-        """Take the next event of the current stage, and only that one."""
+        """Extend the next event of the current stage; any other event is refused."""
         with self._lock:
             self._usable()
             if not self._left:
@@ -114,12 +114,12 @@ class Attestor:
             if event.name != expected.name:
                 raise RefusedRequest("order", f"extend: got `{event.name}`, expected `{expected.name}`")
             if event != expected:
-                raise RefusedRequest("payload", f"extend: `{event.name}` is not what the configuration fixes")
+                raise RefusedRequest("payload", f"extend: `{event.name}` differs from the measured configuration")
             self._append(event)
             del self._left[0]
 
     def fail(self, why: str) -> None:
-        """Extend `failed` if quotes could have been given, then refuse everything for good."""
+        """Extend `failed` if a quote may have been given, then refuse every later request."""
         with self._lock:
             if self._broken:
                 return
@@ -129,12 +129,12 @@ class Attestor:
             self._broken = why
 
     def quote(self, root: bytes, purpose: str) -> dict[str, Any]:
-        """The parts of a document over ``root`` (32 bytes) for ``purpose``; the server adds nonce and path."""
+        """Document parts over ``root`` (32 bytes) for ``purpose``; the server adds the nonce and its Merkle path."""
         with self._lock:
             if self._broken:
-                raise RefusedRequest("failed", f"quote: this machine failed: {self._broken}")
+                raise RefusedRequest("failed", f"quote: this machine has failed: {self._broken}")
             if self._left or self._keys is None or purpose not in self._stage.purposes:
-                raise RefusedRequest("not-ready", f"quote: stage `{self._stage.name}` gives none for `{purpose}`")
+                raise RefusedRequest("not-ready", f"quote: none for `{purpose}` in stage `{self._stage.name}`")
             header = Header(self._variant, self.tee.kind, purpose, self._stage.name).encode()
             data = compute(header=header, root=root, keys=self._keys, devices=self._devices, eventlog=self._log)
             evidence = self.tee.quote(data)
@@ -155,13 +155,13 @@ class Attestor:
 
     def _usable(self) -> None:
         if self._broken:
-            raise RefusedRequest("failed", f"this machine failed: {self._broken}")
+            raise RefusedRequest("failed", f"this machine has failed: {self._broken}")
         if self.is_over:
-            raise RefusedRequest("order", "the stages are over")
+            raise RefusedRequest("order", "all stages are complete")
 
     def _append(self, event: AgentEvent) -> None:
-        # The line is written before the register is touched: a log that is one line ahead of its register is refused
-        # by every verifier, and an extend without its line would be too; either way nothing is believed by accident.
+        # The log line is written before the register is extended. If one of the two is lost, log and register differ
+        # and every verifier refuses the machine.
         line = encode_line(self._seq, event)
         self._log += line + b"\n"
         self._seq += 1
@@ -177,11 +177,11 @@ class Attestor:
         self.tee.extend(value)
         self._value = extend(self._value, value)
         if self.tee.rtmr3() != self._value:
-            raise HostError("RTMR3 is not what the log gives")
+            raise HostError("RTMR3 differs from the replay of the agent's log")
 
 
 def serve(*, tee: Tee | None = None, layout: Layout | None = None, table: stages.Table = stages.STAGES) -> int:
-    """Run the attestor until SIGTERM. Every thread but this one has its signals blocked."""
+    """Run the attestor until SIGTERM. Only this thread receives signals."""
     layout = layout or Layout()
     signals = {signal.SIGUSR1, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -203,7 +203,7 @@ def serve(*, tee: Tee | None = None, layout: Layout | None = None, table: stages
 
 
 def _serve_stages(attestor: Attestor, listener: socket.socket, layout: Layout) -> None:
-    """One caller after the other until the last stage is complete; then the socket is gone for good."""
+    """Serve one caller at a time until the last stage is complete, then remove the socket."""
 
     def answer(value: object) -> dict[str, Any]:
         request = Fields(value, "request")
@@ -243,7 +243,7 @@ def _serve_quotes(attestor: Attestor, listener: socket.socket, layout: Layout) -
 
 
 def _converse(connection: socket.socket, allowed: tuple[int, ...], answer: Any) -> None:
-    """Read one request, answer it or say why not. Nothing that a caller sends ends the thread."""
+    """Read one request and answer it or say why not. No input from a caller can end the thread."""
     with connection:
         try:
             if wire.peer(connection)[1] not in allowed:
@@ -271,21 +271,21 @@ def _reply(answer: Any, request: object) -> dict[str, Any]:
 
 
 class AttestorClient:
-    """The attestor as the other processes see it."""
+    """Client of the attestor's sockets, for the other processes of the agent."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
     def platform(self) -> str:
-        """Name of the TEE; ``HostError`` while the attestor is not up."""
+        """Name of the TEE; ``HostError`` until the attestor is listening."""
         return str(self._drive({"op": "platform"}).get("tee"))
 
     def keys(self, section: bytes) -> None:
-        """Hand over the keys section (once)."""
+        """Send the keys section (once)."""
         self._drive({"op": "keys", "keys": b64(section)})
 
     def stage(self, name: str) -> None:
-        """Go on to the next stage of the table; after the last one is complete the stage socket is gone."""
+        """Go to the next stage of the table; once the last stage is complete the stage socket is removed."""
         self._drive({"op": "stage", "stage": name})
 
     def extend(self, event: AgentEvent) -> None:
@@ -293,7 +293,7 @@ class AttestorClient:
         self._drive({"op": "extend", "name": event.name, "payload": b64(event.payload)})
 
     def watch(self) -> int:
-        """A pidfd of the attestor: readable when it has ended."""
+        """A pidfd of the attestor, readable once it has exited."""
         with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
             connection.settimeout(_REQUEST_TIMEOUT)
             connection.connect(str(self._layout.stage_socket))
@@ -302,7 +302,7 @@ class AttestorClient:
     def quote(
         self, root: bytes, purpose: str, *, timeout: float
     ) -> dict[str, bytes | dict[str, dict[str, str]] | None]:
-        """Document parts over ``root`` for ``purpose``; ``RefusedRequest`` with the attestor's code."""
+        """Document parts over ``root`` for ``purpose``; raises ``RefusedRequest`` with the attestor's code."""
         request = {"op": "quote", "root": root.hex(), "purpose": purpose}
         fields = Fields(self._ask(self._layout.quote_socket, request, timeout=timeout), "quote")
         names = ("header", "keys", "devices", "eventlog", "bootlog", "evidence")

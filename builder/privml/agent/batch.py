@@ -1,7 +1,7 @@
-"""One quote at a time, many callers a quote: whoever asks while a quote is made waits for the next one.
+"""Batch callers into quotes: callers who arrive while a quote is being made share the next one.
 
-A quote takes seconds and the platform makes one at a time. Each batch has a Merkle root over its callers' nonces, so
-every caller still gets a document over a nonce that was not known before the caller sent it.
+A quote takes seconds and the platform makes one at a time. Each quote covers a Merkle root over the nonces of its
+callers, so every caller still gets a document over its own fresh nonce.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ MAX_WAITING = 1024
 
 
 class Busy(PrivmlError):
-    """More callers wait than one tree takes, or the answer did not come in time."""
+    """Too many callers are waiting, or no quote was made in time."""
 
 
 @dataclass
@@ -31,7 +31,7 @@ class _Waiter:
 
 
 class QuoteBatch:
-    """Callers come from many threads. ``quote`` gives document parts over a root (`AttestorClient.quote`)."""
+    """Thread-safe queue of callers. ``quote`` gives document parts over a root (`AttestorClient.quote`)."""
 
     def __init__(self, quote: Callable[[bytes], Mapping[str, Any]]) -> None:
         self._quote = quote
@@ -40,14 +40,14 @@ class QuoteBatch:
         self._working = False
 
     def document(self, nonce: bytes, *, timeout: float) -> Document:
-        """A document over ``nonce`` (32 bytes). Raises what the quote raised, or ``Busy``.
+        """Get a document over ``nonce`` (32 bytes). Raises the error of the quote, or ``Busy``.
 
-        The caller who finds nobody at work starts the thread that makes quotes until nobody waits.
+        If no thread is making quotes, this starts one; it runs until no caller is waiting.
         """
         waiter = _Waiter(nonce)
         with self._lock:
             if len(self._waiting) >= MAX_WAITING:
-                raise Busy(f"attestation: {MAX_WAITING} callers wait already")
+                raise Busy(f"attestation: {MAX_WAITING} callers are already waiting")
             self._waiting.append(waiter)
             leads = not self._working
             self._working = True

@@ -1,8 +1,8 @@
-"""The boot, as root: stage after stage, and nothing goes on after one that failed.
+"""The boot process (root): runs the stages in order and stops at the first one that fails.
 
-A failed stage stops here, for good: the engine never starts, the server (if it has an identity) answers 503 and
-shows the table, and no quote is ever given. After the last stage this process watches engine, attestor and devices;
-when one of them ends or a device is plugged in, the attestor extends `failed` before anything else is said.
+After a failed stage the engine is never started, the server (if it has an identity) answers 503 with the stage table,
+and no quote is given. After the last stage this process watches engine, attestor and devices. When a process exits or
+a device is plugged in, the attestor extends `failed` before the failure is reported anywhere.
 """
 
 from __future__ import annotations
@@ -34,24 +34,24 @@ ATTESTOR_WAIT = 120.0
 ENGINE_WAIT = 1800.0
 WATCH_INTERVAL = 1.0
 Outcome = tuple[str, str]
-"""How a stage ended, and a detail for the stage list."""
+"""Status of a finished stage, and a detail for the stage list."""
 Work = Callable[[], Outcome]
-# Nothing is extended for such a stage: the attestor reads the same configuration and expects no event.
+# No event is extended for a skipped stage: the attestor reads the same configuration and expects none.
 _SKIPPED = ("skipped", "the measured configuration names no model")
 
 
 class EngineProcess(Protocol):
-    """How the engine is started and watched."""
+    """How to start the engine and check that it runs."""
 
     def start(self) -> None:
-        """Start it; its readiness is asked over HTTP."""
+        """Start the engine; its readiness is polled over HTTP."""
 
     def alive(self) -> bool:
-        """False when its processes are gone."""
+        """False once its processes have exited."""
 
 
 class EngineUnit:
-    """The engine as a systemd unit: systemd gives it its own user and its sandbox."""
+    """The engine as a systemd unit, which gives it its own user and sandbox."""
 
     UNIT = "privml-engine.service"
 
@@ -63,7 +63,7 @@ class EngineUnit:
         command(["systemctl", "start", self.UNIT])
 
     def alive(self) -> bool:
-        """Whether the unit's control group holds a process; no process is started to ask."""
+        """Whether the unit's control group holds a process; read from the cgroup file, without calling systemctl."""
         try:
             return "populated 1" in self._events.read_text().splitlines()
         except OSError:
@@ -73,7 +73,7 @@ class EngineUnit:
 class Boot:
     """One boot through the stages of ``table``.
 
-    The parts that touch the machine are arguments. ``work`` adds to, or replaces, what is done in the named stages.
+    The parts that touch the machine are arguments. ``work`` adds or replaces the functions of the named stages.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class Boot:
             **(work or {}),
         }
         if without := [stage.name for stage in table if stage.name not in self._work]:
-            raise ValueError(f"boot: nothing is known to be done in stage `{without[0]}`")
+            raise ValueError(f"boot: stage `{without[0]}` has no function")
         self.progress = Progress(layout.stages, [stage.name for stage in table])
 
     def run(self) -> bool:
-        """Go through the stages; True when all are through, False when one failed."""
+        """Run all stages; False when one failed."""
         for number, stage in enumerate(self._stages):
             name = stage.name
             self.progress.begin(name)
@@ -137,19 +137,19 @@ class Boot:
         while True:
             time.sleep(interval)
             if self._engine_ended():
-                self._failed("engine", "the engine ended")
+                self._failed("engine", "the engine exited")
                 return
             if self._attestor_ended():
-                self._failed(self._stages[-1].name, "the attestor ended")
+                self._failed(self._stages[-1].name, "the attestor exited")
                 return
             try:
-                self._check_devices()  # one may be plugged in at any time
+                self._check_devices()  # hot-plug is possible at any time
             except (PrivmlError, OSError) as error:
                 self._failed("devices", str(error))
                 return
 
     def _failed(self, name: str, why: str) -> None:
-        # The register first: a quote that is asked for in this moment must already carry `failed`.
+        # Extend the register first: a quote requested at this moment must already carry `failed`.
         if self._attestor_process is not None:
             with contextlib.suppress(OSError):
                 signal.pidfd_send_signal(self._attestor_process, signal.SIGUSR1)
@@ -169,7 +169,7 @@ class Boot:
                 time.sleep(0.05)
         self._attestor_process = self._attestor.watch()
         if name == "none":
-            return "warning", "no TEE: this machine can prove nothing"
+            return "warning", "no TEE: this machine cannot be attested"
         return "ok", name
 
     def _read_config(self) -> Outcome:
@@ -182,7 +182,7 @@ class Boot:
     def _identity(self) -> Outcome:
         from privml.agent import identity
 
-        # Before there is a key nothing listens: whoever talks to the server finds the rule already there.
+        # The server listens only once there is a key, so the rule is in force before the first connection.
         self._outbound()
         keys = identity.create(self._layout)
         self._attestor.keys(keys.encode())
@@ -190,7 +190,7 @@ class Boot:
         return "ok", f"TLS key sha256 {tls.hex() if tls else 'none'}"
 
     def _devices(self) -> Outcome:
-        # The image closes module loading before the network; a kernel that still takes code is another machine.
+        # The image disables module loading before the network comes up; if it is still enabled, something is wrong.
         if (self._layout.proc / "sys" / "kernel" / "modules_disabled").read_text().strip() != "1":
             raise HostError("devices: the kernel still loads modules (kernel.modules_disabled is not 1)")
         return "ok", ", ".join(self._check_devices())
@@ -206,7 +206,7 @@ class Boot:
             mount = self._layout.model(number)
             self._volumes.open(partition(number), model.verity, mount)
             if not (mount / model.file).is_file():
-                raise HostError(f"model: the volume holds no file `{model.file}`")
+                raise HostError(f"model: the volume has no file `{model.file}`")
             opened.append(f"{model.name}, root hash {model.verity.root_hash.hex()}")
         return ("ok", "; ".join(opened)) if opened else _SKIPPED
 
@@ -218,7 +218,7 @@ class Boot:
         end = time.monotonic() + self._engine_wait
         while not self._engine_is_healthy(engine):
             if not self._engine.alive():
-                raise HostError("engine: it ended before it was ready")
+                raise HostError("engine: exited before it was ready")
             if time.monotonic() >= end:
                 raise HostError(f"engine: not ready after {self._engine_wait:g} s")
             time.sleep(0.2)
@@ -236,7 +236,7 @@ class Boot:
         return status == health.status
 
     def _try_engine(self, engine: Engine) -> None:
-        """One token of a fixed text: what cannot answer this is not ready."""
+        """Request one token for a fixed prompt; an engine that cannot answer it is not ready."""
         from privml.agent import exchange
 
         socket, trial = self._layout.engine_socket(engine), engine.trial
@@ -250,11 +250,11 @@ class Boot:
 
     def _ready(self) -> Outcome:
         if self._engine_ended():
-            raise HostError("engine: it ended")
+            raise HostError("engine: exited")
         return "ok", ""
 
     def _extend(self, stage: stages.Stage) -> None:
-        """Extend what the configuration fixes for ``stage``; there is nothing before it has been read."""
+        """Extend the events that the configuration fixes for ``stage``; none before the configuration is read."""
         if self._config is not None:
             for event in stages.step(self._config, stage).events:
                 self._attestor.extend(event)
@@ -282,7 +282,7 @@ def _console(line: str) -> None:
 
 
 def main(layout: Layout | None = None) -> int:
-    """Boot, watch, and stay: this process has no end of its own."""
+    """Run the boot and watch the machine. Never returns by itself."""
     layout = layout or Layout()
     os.umask(0o022)
     boot = Boot(

@@ -1,8 +1,8 @@
-"""The machine's PCI devices against the declared list: a device that the recipe does not name parks the machine.
+"""Compare the machine's PCI devices with the declared list; a device that the recipe does not name fails the boot.
 
-The list holds one name a device (`virtio-blk`, `virtio-blk`, `virtio-net`). The chipset of the machine type is in
-every guest and is not declared. What a device claims to be is the host's word; this keeps drivers from meeting what
-nobody planned for, it proves nothing.
+The list has one name per device (`virtio-blk`, `virtio-blk`, `virtio-net`). The chipset of the machine type is in
+every guest and is not declared. The host controls what a device claims to be, so this check proves nothing; it keeps
+drivers away from devices that the recipe did not plan for.
 """
 
 from __future__ import annotations
@@ -40,13 +40,13 @@ _CHIPSET = {
     (0x8086, 0x2922): "ich9 ahci",
     (0x8086, 0x2930): "ich9 smbus",
 }
-# A port is a place to plug something in later, so it is declared as what is plugged in is.
+# A root port allows a later hot-plug, so it must be declared like a device.
 _PORTS = {(0x1B36, 0x000C): "pcie-root-port", (0x1B36, 0x000E): "pcie-pci-bridge"}
 _NVIDIA = 0x10DE
 
 
 def kind(vendor: int, device: int, class_code: int) -> str | None:
-    """The declared name for these PCI numbers; None for the chipset."""
+    """The declared name of a PCI vendor and device id; None for the chipset."""
     if (vendor, device) in _CHIPSET:
         return None
     if (vendor, device) in _PORTS:
@@ -73,11 +73,11 @@ def present(root: Path) -> list[str]:
 
 
 def check(declared: Iterable[str], found: Iterable[str]) -> None:
-    """``HostError`` naming every device too many and every device too few."""
+    """Raise ``HostError`` naming every undeclared and every missing device."""
     want, have = Counter(declared), Counter(found)
     extra, missing = have - want, want - have
     faults = [f"{count} x {name} not declared" for name, count in sorted(extra.items())]
-    faults += [f"{count} x {name} declared and not there" for name, count in sorted(missing.items())]
+    faults += [f"{count} x {name} declared but not present" for name, count in sorted(missing.items())]
     if faults:
         raise HostError(f"devices: {'; '.join(faults)}")
 

@@ -1,4 +1,4 @@
-"""Replace this process by the engine: argv from the measured configuration, environment from the engine's record."""
+"""Replace this process with the engine: measured argv, environment from the engine's record."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from privml.events import configuration
 
 
 def main(layout: Layout | None = None) -> int:
-    """Replace this process by the engine; returns only when that fails."""
+    """Replace this process with the engine; returns only on failure."""
     try:
         measured = configuration.read((layout or Layout()).config).engine
         if measured is None:

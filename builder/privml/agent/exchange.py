@@ -1,4 +1,4 @@
-"""One HTTP request to the engine over its unix socket, its answer piece by piece as the engine gives it."""
+"""One HTTP request to the engine over its unix socket; the response is streamed as the engine sends it."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ Headers = Sequence[tuple[bytes, bytes]]
 
 
 class Exchange:
-    """A request that was sent, and its response: ``status``, ``headers``, then ``pieces()`` to the end.
+    """A sent request and its response: ``status``, ``headers``, then ``pieces()`` until the end.
 
-    ``timeout`` bounds each wait for the engine's next bytes, not the whole answer: a long answer is a good one.
-    Leaving the block closes the connection, which tells the engine to stop working for a caller who is gone.
+    ``timeout`` bounds each wait for the engine's next bytes, not the whole response, which may be long.
+    Leaving the block closes the connection, so the engine stops generating for a caller that has disconnected.
     """
 
     def __init__(
@@ -43,12 +43,12 @@ class Exchange:
             ]
             message: list[h11.Event] = [h11.Request(method=method, target=target, headers=sent)]
             message += [h11.Data(data=body), h11.EndOfMessage()]
-            # In one piece: an engine that answers at once and closes must not find us still writing nothing.
+            # One sendall: an engine that answers early and closes must not cause a second, failing write.
             wire = b"".join(self._http.send(event) or b"" for event in message)
             try:
                 self._socket.sendall(wire)
             except BrokenPipeError:
-                pass  # it may refuse before it has read everything; what it said is still to be read
+                pass  # the engine may refuse before it has read everything; its response can still be read
             except OSError as error:
                 raise HostError(f"engine: {error.strerror or error}") from error
             head = self._head()
@@ -59,12 +59,12 @@ class Exchange:
         self.headers: list[tuple[bytes, bytes]] = [(bytes(name), bytes(value)) for name, value in head.headers]
 
     def pieces(self) -> Iterator[bytes]:
-        """The body as it comes; ``HostError`` when the engine stops in the middle."""
+        """The body as it arrives; ``HostError`` when the engine stops before the end."""
         while isinstance(event := self._next(), h11.Data):
             yield bytes(event.data)
 
     def close(self) -> None:
-        """End the connection, answered or not."""
+        """Close the connection, answered or not."""
         with contextlib.suppress(OSError):
             self._socket.close()
 
@@ -85,7 +85,7 @@ class Exchange:
         return event
 
     def _next(self) -> h11.Event | None:
-        """The next event; None when the connection has nothing more to give."""
+        """The next event; None at the end of the connection."""
         try:
             while True:
                 event = self._http.next_event()
@@ -109,5 +109,5 @@ def whole(
         for piece in exchange.pieces():
             data += piece
             if len(data) > limit:
-                raise HostError(f"engine: an answer of more than {limit} bytes")
+                raise HostError(f"engine: the response is larger than {limit} bytes")
         return exchange.status, data

@@ -1,11 +1,11 @@
-"""Every private key of this boot: how it is made, where it is kept, and who gets to use it.
+"""The private keys of this boot: how they are made, where they are kept, and who may use them.
 
-No other module reads or writes a private key. `create` makes them all and returns the public part as the keys
-section of attestation documents; the attestor gets nothing else. Keys are in a tmpfs: they never leave this machine's
-memory.
+No other module reads or writes a private key. `create` makes all keys and returns the public parts as the keys
+section of attestation documents; the attestor receives nothing else. Keys are in a tmpfs and never leave this
+machine's memory.
 
-Callers trust the TLS key's digest in an attestation document, not the certificate: its name and dates say nothing,
-and the dates span everything because the host sets the guest's clock.
+Callers trust the digest of the TLS key in an attestation document, not the certificate: its name and dates mean
+nothing. The validity period covers all dates because the host sets the guest's clock.
 """
 
 from __future__ import annotations
@@ -24,25 +24,25 @@ _TO = datetime.datetime(9999, 12, 31, 23, 59, 59, tzinfo=datetime.UTC)
 
 
 def create(layout: Layout) -> Keys:
-    """Make this boot's keys and return the keys section, whole.
+    """Make this boot's keys and return the encoded keys section.
 
-    The certificate is written last: the server starts when it is there.
+    The certificate is written last: the server starts once it exists.
     """
     return Keys((_create_tls(layout),))
 
 
 def is_there(layout: Layout) -> bool:
-    """True when `create` is done."""
+    """True once `create` has finished."""
     return layout.tls_certificate.exists()
 
 
 def load_tls(layout: Layout, context: ssl.SSLContext) -> None:
-    """Give the server's ``context`` the TLS key and certificate."""
+    """Load the TLS key and certificate into the server's ``context``."""
     context.load_cert_chain(layout.tls_certificate, layout.tls_key)
 
 
 def _create_tls(layout: Layout) -> Key:
-    # Only the boot process makes keys; the server, which loads them, should not wait for this import.
+    # Only the boot process makes keys; the server only loads them and should not pay for this import.
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
@@ -73,7 +73,7 @@ def _create_tls(layout: Layout) -> Key:
 
 
 def _write(path: Path, data: bytes, mode: int, owner: int) -> None:
-    """Create ``path`` once: never readable by others, and whole under its name."""
+    """Create ``path`` atomically; it is never readable by other users and must not exist yet."""
     temporary = path.with_name(path.name + ".new")
     handle = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC | os.O_NOFOLLOW, 0o400)
     with os.fdopen(handle, "wb") as file:

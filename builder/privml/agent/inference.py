@@ -1,7 +1,7 @@
-"""Which requests reach the engine, and in which form: the paths and fields of its record, within their bounds.
+"""Filter requests to the engine: only the paths and fields of the engine's record, within their bounds.
 
-An engine takes more than OpenAI's API: fields that choose a slot, keep a cache or read files. What is not on the
-record's list is refused by name, never dropped: a caller must not believe that something took effect.
+An engine accepts more than OpenAI's API: fields that choose a slot, keep a cache or read files. A field that is not
+in the record is refused by name, not dropped, so that a caller never believes that it took effect.
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ from typing import Any
 from privml.engines.requests import Requests, UnsupportedError, check
 
 _MAX_DIGITS = 400
-"""A longer integer is beyond every bound, and Python reads it in a time that grows with the square of its length."""
+"""Maximum digits of an integer. Longer ones exceed every bound, and Python parses them in quadratic time."""
 
 
 def engine_body(allowed: Requests, method: str, path: str, query: str, body: bytes) -> bytes:
-    """The body to send to the engine for a caller's request; ``UnsupportedError`` when it is not to be sent."""
+    """The body to send to the engine for a caller's request; ``UnsupportedError`` when the request is refused."""
     if path not in allowed.readable and path not in allowed.fields:
         known = ", ".join(sorted((*allowed.fields, *allowed.readable)))
-        raise UnsupportedError(404, f"there is no {path[:80]} here: only {known}")
+        raise UnsupportedError(404, f"unknown path {path[:80]}, expected one of {known}")
     expected = "GET" if path in allowed.readable else "POST"
     if method != expected:
-        raise UnsupportedError(405, f"{path} takes {expected}")
+        raise UnsupportedError(405, f"{path} expects {expected}")
     if query:
         raise UnsupportedError(400, f"{path} takes no query")
     if path in allowed.readable:
@@ -31,19 +31,19 @@ def engine_body(allowed: Requests, method: str, path: str, query: str, body: byt
             raise UnsupportedError(400, f"{path} takes no body")
         return b""
     if len(body) > allowed.body:
-        raise UnsupportedError(413, f"the body: {len(body)} bytes, expected at most {allowed.body}")
+        raise UnsupportedError(413, f"body of {len(body)} bytes, expected at most {allowed.body}")
     value = _decoded(body)
     check(value, allowed.fields[path], path)
     return json.dumps({**value, **allowed.always}, ensure_ascii=True, allow_nan=False).encode("ascii")
 
 
 def _decoded(body: bytes) -> dict[str, Any]:
-    """The object in ``body``. Numbers that are none, or too large, stay: the check of their field refuses them."""
+    """The object in ``body``. Numbers that are too large become infinities, which their field refuses."""
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
         if len(result) != len(items):
-            raise UnsupportedError(400, "the body gives a key twice")
+            raise UnsupportedError(400, "the body repeats a key")
         return result
 
     def integer(text: str) -> int | float:
@@ -52,7 +52,7 @@ def _decoded(body: bytes) -> dict[str, Any]:
     try:
         value = json.loads(body.decode("utf-8"), object_pairs_hook=pairs, parse_int=integer)
     except (UnicodeDecodeError, ValueError, RecursionError) as error:
-        # Never the parser's own words: they may quote the prompt.
+        # Not the parser's message: it may quote the prompt.
         raise UnsupportedError(400, "the body is not JSON") from error
     if not isinstance(value, dict):
         raise UnsupportedError(400, "the body is not a JSON object")

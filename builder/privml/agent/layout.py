@@ -1,4 +1,4 @@
-"""Where things are in the guest, and who may talk to whom: one value that tests replace."""
+"""Paths, sockets and user ids of the guest, in one value that tests can replace."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SERVER_ID = 900
 class Layout:
     """Paths and numbers of the running guest.
 
-    ``run`` is a tmpfs directory of root's; ``root_id`` is the uid that may drive the stages, ``server_id`` the uid
-    (and group) that may ask for quotes and owns the TLS key.
+    ``run`` is a tmpfs directory owned by root; ``root_id`` is the uid that may drive the stages, ``server_id`` the
+    uid (and group) that may ask for quotes and owns the TLS key.
     """
 
     config: Path = Path("/etc/privml/config.json")
@@ -31,12 +31,12 @@ class Layout:
 
     @property
     def stages(self) -> Path:
-        """The stage table, JSON, for the server."""
+        """The stage table as JSON, for the server."""
         return self.run / "stages.json"
 
     @property
     def stage_socket(self) -> Path:
-        """The attestor's socket for the boot stages: root only, gone after the last stage."""
+        """The attestor's socket for the boot stages: root only, removed after the last stage."""
         return self.run / "attestor" / "stage.sock"
 
     @property
@@ -55,7 +55,7 @@ class Layout:
         return self.run / "tls" / "certificate.pem"
 
     def engine_socket(self, engine: Engine) -> Path:
-        """The engine's socket. Only the engine's and the server's user may enter its directory."""
+        """The engine's socket. Only the users of engine and server may enter its directory."""
         return self.engine / engine.socket_name
 
     def model(self, number: int) -> Path:

@@ -1,10 +1,10 @@
-"""Nothing in the guest begins a connection: a cgroup rule of one small BPF program, set before there is a TLS key.
+"""Forbid outgoing connections from the guest's services with a cgroup BPF program, before there is a TLS key.
 
-The services run in ``system.slice``. Every ``connect`` and every datagram with an address passes a program of that
-group, whichever process uses the socket, and is refused with EPERM: server and engine talk over a unix socket, so
-there is nothing to let pass, not even the loopback. TCP fast open counts as a connect. systemd has no such setting
-(its address filters look at packets, so they would cut off the callers too), and seccomp cannot read addresses. The
-network daemon, which must speak DHCP, is in a group of its own; it sees no prompt.
+The services run in ``system.slice``. The program on that group refuses every ``connect`` and every datagram with an
+address with EPERM, whichever process uses the socket. Server and engine talk over a unix socket, so nothing needs to
+be allowed, not even the loopback. TCP fast open counts as a connect. systemd has no such setting (its address filters
+look at packets, so they would cut off the callers too), and seccomp cannot read addresses. The network daemon, which
+must speak DHCP, is in a group of its own; it sees no prompt.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ _INSTRUCTION = struct.Struct("<BBhi")
 NEVER = _INSTRUCTION.pack(0xB7, 0, 0, 0) + _INSTRUCTION.pack(0x95, 0, 0, 0)
 """r0 = 0; exit: refuse."""
 HOOKS = {"connect4": 10, "connect6": 11, "sendmsg4": 14, "sendmsg6": 15}
-"""Name -> the kernel's attach type."""
+"""Hook name -> the kernel's attach type."""
 
 Bpf = Callable[[int, bytearray], int]
-"""The bpf system call: command and attributes, into which the kernel may write."""
+"""The bpf system call: command and attributes; the kernel may write into the attributes."""
 
 
 def kernel(command: int, attributes: bytearray) -> int:
@@ -45,11 +45,11 @@ def kernel(command: int, attributes: bytearray) -> int:
 
 
 def close_outbound(sys: Path = Path("/sys"), bpf: Bpf = kernel) -> None:
-    """Set the rule on the services' group, and read back that it is there; ``HostError`` when it is not."""
+    """Attach the program to the services' group and check that it is attached; ``HostError`` when it is not."""
     try:
         group = os.open(sys / GROUP, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
-        raise HostError(f"outbound: no group {GROUP}: {error.strerror}") from error
+        raise HostError(f"outbound: no control group {GROUP}: {error.strerror}") from error
     try:
         for name, hook in HOOKS.items():
             try:
@@ -59,7 +59,7 @@ def close_outbound(sys: Path = Path("/sys"), bpf: Bpf = kernel) -> None:
                 finally:
                     os.close(program)
                 if not _count(bpf, group, hook):
-                    raise HostError(f"outbound: the kernel forgot the rule for {name}")
+                    raise HostError(f"outbound: the kernel does not list the program for {name} after attaching it")
             except OSError as error:
                 raise HostError(f"outbound: {name}: {error.strerror}") from error
     finally:
@@ -90,7 +90,7 @@ def _load(bpf: Bpf, hook: int) -> int:
 
 
 def _count(bpf: Bpf, group: int, hook: int) -> int:
-    """How many programs stand at this hook of the group."""
+    """Number of programs attached to this hook of the group."""
     # target_fd, attach_type, query_flags, attach_flags, prog_ids, prog_cnt; the kernel fills in the last one.
     ids = ctypes.create_string_buffer(64 * 4)
     attributes = bytearray(struct.pack("<IIIIQII", group, hook, 0, 0, ctypes.addressof(ids), 64, 0))

@@ -1,7 +1,7 @@
-"""The progress of a boot, as anybody may see it: what ran, how long it took, what went wrong.
+"""The public progress of a boot: which stages ran, how long they took, what went wrong.
 
-The boot process replaces the file whole and the server shows it at `/boot-stages`. Strangers read it, so details hold
-names and digests, never secrets or prompts. Which stages there are is in `events.stages`.
+The boot process replaces the file atomically and the server shows it at `/boot-stages`. Anyone can read it, so
+details hold names and digests, never secrets or prompts. The stages themselves are defined in `events.stages`.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _THROUGH = ("ok", "warning", "skipped")
 
 @dataclass(frozen=True)
 class Row:
-    """One row: a stage, its status out of ``STATUSES``, and its times in milliseconds since the agent started."""
+    """A stage, its status (one of ``STATUSES``), and its times in milliseconds since the agent started."""
 
     name: str
     status: str = "pending"
@@ -30,7 +30,7 @@ class Row:
     ended_ms: int | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The stage as the file holds it."""
+        """The stage's row in the file."""
         return {
             "name": self.name,
             "status": self.status,
@@ -41,7 +41,7 @@ class Row:
 
 
 class Progress:
-    """The list and its file; every change is in the file before the call returns."""
+    """The stage list and its file; every change is written before the call returns."""
 
     def __init__(self, path: Path, names: Sequence[str], clock: Callable[[], float] = time.monotonic) -> None:
         self._path = path
@@ -53,20 +53,20 @@ class Progress:
 
     @property
     def ready(self) -> bool:
-        """True when every stage is through and none failed."""
+        """True when every stage has finished and none failed."""
         return self._ready
 
     def stage(self, name: str) -> Row:
-        """One row."""
+        """The row of one stage."""
         return self._stages[name]
 
     def begin(self, name: str) -> None:
-        """The stage runs now."""
+        """Mark the stage as running."""
         self._stages[name] = replace(self._stages[name], status="running", started_ms=self._now())
         self._write()
 
     def end(self, name: str, status: str, detail: str = "") -> None:
-        """The stage ended; a failed one takes readiness with it, whenever that happens."""
+        """Mark the stage as finished; a failure at any time makes the machine not ready."""
         assert status in STATUSES
         self._stages[name] = replace(self._stages[name], status=status, detail=detail[:1000], ended_ms=self._now())
         if status == "failed":
@@ -79,7 +79,7 @@ class Progress:
         return int((self._clock() - self._start) * 1000)
 
     def _write(self) -> None:
-        # tmpfs: a rename is all that a reader needs, and nothing has to survive a power cut.
+        # On tmpfs a rename is enough: nothing has to survive a power cut.
         data = canonical(
             {"format": FORMAT, "ready": self._ready, "stages": [s.to_json() for s in self._stages.values()]}
         )

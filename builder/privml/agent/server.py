@@ -1,8 +1,8 @@
-"""The only process that the network reaches: TLS 1.3, five paths, and no memory of what passes through.
+"""The only network-facing process: TLS 1.3 and five paths. It keeps nothing of requests or responses.
 
 `/healthz`, `/readyz`, `/boot-stages` and `/.well-known/privml-attestation` are answered here; `/v1/` goes to the
-engine, if the measured configuration names one, and only while every stage is through. Nothing of a request or answer
-is written anywhere but to its connection.
+engine, if the measured configuration names one, and only once every stage has passed. Requests and responses are
+written to their connection and nowhere else.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from privml.events.configuration import Config
 from privml.events.stages import SERVE
 
 MAX_HEAD = 32 * 1024
-_PIECE = 16 * 1024  # one TLS record; a head can pass the limit by one piece and no more
+_PIECE = 16 * 1024  # one TLS record; a request head can exceed its limit by at most one piece
 HANDSHAKE_TIMEOUT = 30.0
 IDLE_TIMEOUT = 60.0
 BODY_TIMEOUT = 120.0
@@ -56,13 +56,13 @@ _HOP_BY_HOP = frozenset(
     )
 )
 _FORWARDED = frozenset((b"content-type", b"accept"))
-"""What of a request's head the engine is shown. Engines obey others: under ``X-Conversation-Id`` one keeps an answer
-for later, goes on for a caller who left, and stops whoever else is being answered under the same words."""
+"""Request headers passed to the engine. Engines act on others: with ``X-Conversation-Id`` one keeps an answer for
+later, continues after the caller has left, and stops another answer under the same id."""
 _NOT_RETURNED = _HOP_BY_HOP | {b"server", b"date", b"set-cookie"}
 
 
 class _Answer(PrivmlError):
-    """A request that ends in a status and a JSON error."""
+    """End of a request with a status and a JSON error."""
 
     def __init__(self, status: int, code: str, message: str) -> None:
         super().__init__(message)
@@ -71,7 +71,7 @@ class _Answer(PrivmlError):
 
 
 class Server:
-    """Connections in threads: as many as a server of ``max_concurrency`` answers needs, and some for questions.
+    """A thread per connection: enough for ``max_concurrency`` engine answers, and some for the other paths.
 
     ``engine`` is None when the measured configuration names none.
     """
@@ -91,14 +91,14 @@ class Server:
         identity.load_tls(layout, self._context)
 
     def serve(self, listener: socket.socket) -> None:
-        """Accept for ever; a connection over the limit waits in the kernel's queue."""
+        """Accept connections forever; those over the limit wait in the kernel's queue."""
         while True:
             self._connections.acquire()
             try:
                 connection, _ = listener.accept()
             except OSError:
                 self._connections.release()
-                time.sleep(0.1)  # out of descriptors, or the caller is gone already
+                time.sleep(0.1)  # out of descriptors, or the caller has already disconnected
                 continue
             threading.Thread(target=self._connection, args=(connection,), daemon=True).start()
 
@@ -110,14 +110,14 @@ class Server:
                 with self._context.wrap_socket(connection, server_side=True) as tls:
                     _Conversation(self, tls).run()
         except (OSError, h11.ProtocolError):
-            return  # the caller is gone, or never spoke TLS or HTTP; there is nobody to tell
+            return  # the caller disconnected, or never spoke TLS or HTTP; no response is possible
         finally:
             self._connections.release()
 
-    # What a conversation asks of the server.
+    # Called by the connections.
 
     def stages(self) -> tuple[bool, bytes]:
-        """(ready, the stage table's bytes), as the boot process last wrote them."""
+        """Readiness and the stage table's bytes, as last written by the boot process."""
         try:
             data = self._stages_file.read_bytes()
             value = loads(data, what="stages")
@@ -132,7 +132,7 @@ class Server:
         except ValueError:
             pairs = []
         if [name for name, _ in pairs] != ["nonce"]:
-            raise _Answer(400, "nonce", "give exactly `?nonce=` and 64 lower-case hex digits")
+            raise _Answer(400, "nonce", "expected exactly `?nonce=` and 64 lower-case hex digits")
         try:
             nonce = unhex(pairs[0][1], 32, what="nonce")
         except EvidenceError as error:
@@ -147,7 +147,7 @@ class Server:
             raise _Answer(503, "unavailable", "attestation: the attestor does not answer") from error
 
     def forward(self, engine: Engine, request: h11.Request, target: str, body: bytes) -> Exchange:
-        """Send a request on to the engine; its response is read by the caller."""
+        """Forward a request to the engine; the calling code reads the response."""
         headers = [(bytes(name), bytes(value)) for name, value in request.headers]
         shown = _FORWARDED - _named_by_connection(headers)
         try:
@@ -164,12 +164,12 @@ class Server:
 
     @property
     def answers(self) -> threading.BoundedSemaphore:
-        """One permit an answer of the engine."""
+        """One permit for each concurrent engine answer."""
         return self._answers
 
 
 class _Conversation:
-    """One TLS connection: requests one after the other, until either side closes or breaks the rules."""
+    """One TLS connection: requests in sequence, until either side closes it or breaks the protocol."""
 
     def __init__(self, server: Server, tls: ssl.SSLSocket) -> None:
         self._server = server
@@ -185,7 +185,7 @@ class _Conversation:
                     return
                 self._request(event)
             except h11.RemoteProtocolError as error:
-                self._error(_Answer(error.error_status_hint, "malformed", "not HTTP/1.1 as this server reads it"))
+                self._error(_Answer(error.error_status_hint, "malformed", "malformed HTTP/1.1"))
                 return
             except _Answer as answer:
                 self._error(answer)
@@ -203,9 +203,9 @@ class _Conversation:
             return
         ready, stages = self._server.stages()
         if path not in ("/healthz", "/readyz", "/boot-stages", ATTESTATION):
-            raise _Answer(404, "not-found", "there is no such path here")
+            raise _Answer(404, "not-found", "unknown path")
         if method not in ("GET", "HEAD"):
-            raise _Answer(405, "method", f"{path} takes GET")
+            raise _Answer(405, "method", f"{path} expects GET")
         self._body(request, 0)
         if path == "/healthz":
             self._respond(200, b'{"alive":true}\n')
@@ -219,16 +219,16 @@ class _Conversation:
     def _inference(self, request: h11.Request, target: str) -> None:
         engine = self._server.engine
         if engine is None:
-            raise _Answer(404, "no-inference", "this image runs no model: it only attests")
+            raise _Answer(404, "no-inference", "this image runs no model; it only attests")
         ready, stages = self._server.stages()
         if not ready:
-            # The stage list stands beside the error, so that an operator sees why from any client.
+            # The stage list is next to the error, so that an operator sees the reason from any client.
             table = loads(stages, what="stages")
             raise_body = {"error": _error_object("not-ready", "this machine is not ready"), "stages": table}
             self._respond(503, canonical(raise_body) + b"\n", close=True)
             return
         if not self._server.answers.acquire(blocking=False):
-            raise _Answer(429, "busy", "as many requests as this machine takes are under way")
+            raise _Answer(429, "busy", "this machine is already answering as many requests as it can")
         try:
             body = self._body(request, engine.requests.body)
             path, _, query = target.partition("?")
@@ -242,7 +242,7 @@ class _Conversation:
             self._server.answers.release()
 
     def _stream(self, exchange: Exchange) -> None:
-        """Pass the engine's answer on, each piece when it comes."""
+        """Stream the engine's answer to the caller."""
         dropped = _NOT_RETURNED | _named_by_connection(exchange.headers)
         headers = [(name, value) for name, value in exchange.headers if name not in dropped]
         self._tls.settimeout(WRITE_TIMEOUT)
@@ -251,14 +251,14 @@ class _Conversation:
             for piece in exchange.pieces():
                 self._send(h11.Data(data=piece))
         except PrivmlError as error:
-            # The head is out: the only honest end of half an answer is a broken connection.
-            raise ConnectionAbortedError("the engine stopped") from error
+            # The status is already sent: a broken connection is the only sign that the answer is incomplete.
+            raise ConnectionAbortedError("the engine stopped before the end of its answer") from error
         self._send(h11.EndOfMessage())
 
     def _body(self, request: h11.Request, limit: int) -> bytes:
         declared = next((value for name, value in request.headers if name == b"content-length"), b"0")
         if int(declared) > limit:
-            raise _Answer(413, "too-large", f"a body of more than {limit} bytes")
+            raise _Answer(413, "too-large", f"body larger than {limit} bytes")
         if self._http.they_are_waiting_for_100_continue:
             self._send(h11.InformationalResponse(status_code=100, headers=[]))
         end = time.monotonic() + BODY_TIMEOUT
@@ -266,7 +266,7 @@ class _Conversation:
         while isinstance(event := self._next(end), h11.Data):
             body += event.data
             if len(body) > limit:
-                raise _Answer(413, "too-large", f"a body of more than {limit} bytes")
+                raise _Answer(413, "too-large", f"body larger than {limit} bytes")
         return bytes(body)
 
     def _error(self, answer: _Answer) -> None:
@@ -292,10 +292,10 @@ class _Conversation:
             self._drain()
 
     def _drain(self) -> None:
-        """Let the answer arrive: a socket closed over unread bytes resets the connection, and the answer with it."""
+        """Read what is left: closing a socket with unread bytes would reset the connection and lose the response."""
         with contextlib.suppress(OSError):
             self._tls.settimeout(0)
-            self._tls.unwrap()  # sends the end of TLS; the peer's own is not waited for
+            self._tls.unwrap()  # sends close_notify without waiting for the peer's
         with contextlib.suppress(OSError):
             self._tls.shutdown(socket.SHUT_WR)
             self._tls.settimeout(1.0)
@@ -309,7 +309,7 @@ class _Conversation:
             self._tls.sendall(data)
 
     def _next(self, end: float) -> h11.Event | None:
-        """The next event; None when the peer must be answered before it may go on."""
+        """The next event; None when a response must be sent before the peer continues."""
         while True:
             event = self._http.next_event()
             if isinstance(event, h11.Event):
@@ -324,7 +324,7 @@ class _Conversation:
 
 
 def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
-    """Header names that the Connection header declares to be of this hop."""
+    """Names of the hop-by-hop headers that the Connection header lists."""
     return {
         word.strip().lower() for name, value in headers if name.lower() == b"connection" for word in value.split(b",")
     }
@@ -335,7 +335,7 @@ def _error_object(code: str, message: str) -> dict[str, str]:
 
 
 def listen(port: int, host: str = "0.0.0.0") -> socket.socket:  # noqa: S104 -- the guest's one open port
-    """The TCP socket of the server."""
+    """Create the server's TCP socket."""
     return socket.create_server((host, port), backlog=256)
 
 

@@ -1,4 +1,4 @@
-"""The platform under the guest, as the agent needs it: quotes, and the one register that the agent extends."""
+"""The agent's interface to the TEE: quotes, and the one register that the agent extends."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from privml.evidence.tdx.kernel import TdxTee
 
 
 class NoTeeError(HostError):
-    """A quote was asked of a machine that has none to give."""
+    """A quote was requested on a machine without a TEE."""
 
 
 class Tee(Protocol):
-    """What the attestor needs of a platform. Calls may block as long as a quote takes; the attestor serialises them.
+    """What the attestor needs from a platform. Calls may block for seconds; the attestor serialises them.
 
-    ``kind`` is the TEE whose evidence it makes, as the document's header names it; a simulation has its own ``name``.
+    ``kind`` is the type of evidence, as in the document's header; a simulation differs only in ``name``.
     """
 
     name: str
@@ -28,20 +28,20 @@ class Tee(Protocol):
         """A quote over 64 bytes of report data."""
 
     def extend(self, digest: bytes) -> None:
-        """Extend RTMR3 by 48 bytes; returns only when the register was seen to hold the result."""
+        """Extend RTMR3 with 48 bytes and check that the register holds the result."""
 
     def rtmr3(self) -> bytes:
-        """RTMR3 as it is now (48 bytes)."""
+        """The current value of RTMR3 (48 bytes)."""
 
     def boot_log(self) -> bytes:
         """The firmware's event log; empty when there is none."""
 
     def collateral(self) -> Mapping[str, str] | None:
-        """Verification collateral that the platform itself has, or None."""
+        """Verification collateral that the platform provides, or None."""
 
 
 class NoTee:
-    """A machine that is no TD. The agent still serves (nobody who verifies sends it a prompt), and proves nothing."""
+    """A machine that is not a TD. The agent still serves, but without attestation: a verifying client refuses it."""
 
     name = "none"
     kind = "tdx"
@@ -50,26 +50,26 @@ class NoTee:
         self._value = ZERO
 
     def quote(self, report_data: bytes) -> bytes:
-        """Refused by name."""
+        """Raise ``NoTeeError``."""
         raise NoTeeError(f"no-tee: no quote over these {len(report_data)} bytes: this machine is not a TD")
 
     def extend(self, digest: bytes) -> None:
-        """Recorded, in no register."""
+        """Track the value that a register would have."""
         self._value = extend(self._value, digest)
 
     def rtmr3(self) -> bytes:
-        """What the register would hold."""
+        """The value that the register would have."""
         return self._value
 
     def boot_log(self) -> bytes:
-        """None."""
+        """Empty: there is no event log to read."""
         return b""
 
     def collateral(self) -> None:
-        """None."""
+        """No collateral."""
 
 
 def detect(tdx: TdxTee | None = None) -> Tee:
-    """The platform that is here."""
+    """The TEE of this machine, or ``NoTee``."""
     tdx = tdx or TdxTee()
     return tdx if tdx.present() else NoTee()

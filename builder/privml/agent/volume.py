@@ -1,8 +1,8 @@
-"""The model volumes: the host's disks under the measured root hashes.
+"""Model volumes: disks provided by the host and checked against measured root hashes.
 
-The host chooses which disk carries the names; dm-verity with the parameters of the measured configuration accepts
-only the right bytes. For a model a wrong block is an I/O error and not a panic, so that a wrong volume is a stage
-that failed and can be reported.
+The host chooses which disk has the partition names; dm-verity with the parameters of the measured configuration
+accepts only the right bytes. A wrong block of a model is an I/O error and not a panic, so that a wrong volume fails
+the stage and can be reported.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Runner = Callable[[Sequence[str]], None]
 
 
 def command(argv: Sequence[str]) -> None:
-    """Run one tool of the guest to its end; ``HostError`` with its output when it fails."""
+    """Run a tool of the guest; ``HostError`` with its output when it fails."""
     run(argv, timeout=180)
 
 
@@ -45,7 +45,7 @@ class ModelVolumes:
         self._wait = wait
 
     def open(self, partition: str, verity: Verity, mount: Path) -> None:
-        """Mount the filesystem in ``partition`` read-only; ``HostError`` if it is not what ``verity`` measures."""
+        """Mount the filesystem in ``partition`` read-only; ``HostError`` if it does not match ``verity``."""
         data = self._find(partition)
         tree = self._find(f"{partition}-verity")
         self._runner(
@@ -85,24 +85,24 @@ class ModelVolumes:
             try:
                 text = uevent.read_text("utf-8", "replace")
             except OSError:
-                continue  # the device went away while we looked
+                continue  # the device disappeared in the meantime
             fields = dict(line.split("=", 1) for line in text.splitlines() if "=" in line)
             if fields.get("PARTNAME") == partition and fields.get("DEVNAME"):
                 found.append(fields["DEVNAME"])
         return found
 
     def _mapped(self, name: str) -> Path:
-        """The kernel's own node of the mapped device: names under /dev/mapper are udev's work, done when it likes."""
+        """The kernel's own node of the mapped device: udev creates the names in /dev/mapper at some later time."""
         for entry in (self._sys / "class" / "block").glob("dm-*"):
             with contextlib.suppress(OSError):
                 if (entry / "dm" / "name").read_text().strip() == name:
                     return self._dev / entry.name
-        raise HostError(f"model: device-mapper made no device called {name}")
+        raise HostError(f"model: device-mapper did not create a device named {name}")
 
 
 def _prove(device: Path, verity: Verity) -> None:
-    """Read the first and the last block, which walks the tree from both ends up to the root hash."""
-    wrong = f"model: the volume is not the one of the measured configuration (root hash {verity.root_hash.hex()})"
+    """Read the first and the last block, so that dm-verity checks both up to the root hash."""
+    wrong = f"model: the volume does not match the measured configuration (root hash {verity.root_hash.hex()})"
     try:
         handle = os.open(device, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -115,11 +115,11 @@ def _prove(device: Path, verity: Verity) -> None:
     if len(first) != BLOCK_SIZE or len(last) != BLOCK_SIZE:
         raise HostError(f"{wrong}: it is shorter than {verity.data_blocks} blocks")
     if first[_EROFS_OFFSET : _EROFS_OFFSET + 4] != _EROFS_MAGIC:
-        raise HostError("model: the measured volume holds no erofs filesystem")
+        raise HostError("model: the measured volume has no erofs filesystem")
 
 
 def table(verity: Verity, data: Path, tree: Path) -> str:
-    """The device-mapper table: every parameter is measured, only the two device names are the host's."""
+    """The device-mapper table: every parameter is measured, only the two device names come from the host."""
     sectors = verity.data_blocks * (BLOCK_SIZE // 512)
     return (
         f"0 {sectors} verity 1 {data} {tree} {BLOCK_SIZE} {BLOCK_SIZE} {verity.data_blocks} {verity.hash_start} "

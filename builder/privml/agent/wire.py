@@ -1,7 +1,7 @@
-"""The attestor's two sockets: one canonical JSON line asks, one answers, and the connection ends.
+"""The protocol of the attestor's two sockets: one line of canonical JSON each for request and response.
 
-The other side of the quote socket is the process that the network can attack, so lines are bounded, strictly parsed,
-and read against a deadline; who is there is the kernel's word (SO_PEERCRED), not the caller's.
+The peer of the quote socket is the network-facing process, so lines are bounded, strictly parsed and read with a
+deadline. The kernel identifies the peer (SO_PEERCRED).
 """
 
 from __future__ import annotations
@@ -22,39 +22,39 @@ _CREDENTIALS = struct.Struct("3i")
 
 
 def peer(connection: socket.socket) -> tuple[int, int]:
-    """(pid, uid) of the process at the other end when it connected."""
+    """(pid, uid) of the peer at the time it connected."""
     pid, uid, _ = _CREDENTIALS.unpack(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size))
     return pid, uid
 
 
 def send(connection: socket.socket, value: Any) -> None:
-    """One line."""
+    """Send one line."""
     connection.sendall(canonical(value) + b"\n")
 
 
 def receive(connection: socket.socket, *, limit: int, timeout: float) -> Any:
-    """One line within ``timeout`` seconds; ``EvidenceError`` for anything that is not exactly one line of JSON."""
+    """Receive one line within ``timeout`` seconds; ``EvidenceError`` unless it is exactly one line of JSON."""
     end = time.monotonic() + timeout
     data = bytearray()
     while not data.endswith(b"\n"):
         left = end - time.monotonic()
         if left <= 0:
-            raise EvidenceError(f"attestor message: not whole after {timeout:g} s")
+            raise EvidenceError(f"attestor message: incomplete after {timeout:g} s")
         connection.settimeout(left)
         try:
             piece = connection.recv(256 * 1024)
         except TimeoutError as late:
-            raise EvidenceError(f"attestor message: not whole after {timeout:g} s") from late
+            raise EvidenceError(f"attestor message: incomplete after {timeout:g} s") from late
         if not piece:
-            raise EvidenceError("attestor message: the connection ended early")
+            raise EvidenceError("attestor message: the connection was closed early")
         data += piece
         if len(data) > limit:
-            raise EvidenceError(f"attestor message: more than {limit} bytes")
+            raise EvidenceError(f"attestor message: larger than {limit} bytes")
     return loads(bytes(data[:-1]), what="attestor message", limit=limit)
 
 
 def ask(path: Path, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
-    """Connect, ask, and give the answer object; ``HostError`` when the attestor is not there."""
+    """Send ``request`` and return the response object; ``HostError`` when the attestor does not listen."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
@@ -69,7 +69,7 @@ def ask(path: Path, request: dict[str, Any], *, timeout: float) -> dict[str, Any
 
 
 def listen(path: Path, *, mode: int, group: int | None = None) -> socket.socket:
-    """A listening socket at ``path``; the mode holds before anybody can connect."""
+    """Create a listening socket at ``path``; its mode is set before the first connection is accepted."""
     path.parent.mkdir(mode=0o755, parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)

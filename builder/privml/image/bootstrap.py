@@ -1,8 +1,8 @@
-"""Whose apt resolves: the tools tree's own; and how there comes to be a tools tree.
+"""Choose the apt that resolves packages, and create the tools tree that carries it.
 
-Three states. The tools lock is good: its packages are fetched by hash and unpacked. A locked tools package is gone:
-the host's apt, with its gpgv and the archive's keyring, replaces what is gone and nothing else, and says so. The
-host has no gpgv or no keyring: nothing can be checked, so nothing is made.
+There are three cases. All locked tools packages can be fetched: they are fetched by hash and unpacked. A locked tools
+package is no longer available: the host's apt, with its gpgv and the archive's keyring, replaces only the missing
+packages, with a warning. The host has no gpgv or no keyring: nothing can be verified, so the tree is not created.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def tools_tree(
     *,
     mirrors: Callable[[], Mirrors] = host_mirrors,
 ) -> ToolsTree:
-    """The tree of ``lock``, fetched and unpacked when it is not there; ``GoneError`` when it cannot be had."""
+    """The tree of ``lock``, fetched and unpacked if needed; ``GoneError`` when a package is no longer available."""
     if not tree_of_tools.is_there(store, lock) and any(not store.has(each.sha256) for each in lock.packages):
         with step(f"Fetching the tools ({len(lock.packages)} packages)"):
             bring(store, lock.packages, pools=pools, mirrors=mirrors)
@@ -45,7 +45,7 @@ def tree_apt(tools: ToolsTree, distribution: Distribution) -> AptTools:
     keyring = keyring_in(tools.root, distribution)
     if keyring is None:
         raise HostError(
-            f"the tools tree holds no {distribution.keyring_package}, so no archive signature could be checked",
+            f"the tools tree has no {distribution.keyring_package}, so archive signatures cannot be checked",
             hint="renew the tools with `privml-build lock --tools`",
         )
     names = Bind(Path("/etc/resolv.conf"), "/etc/resolv.conf")
@@ -65,16 +65,16 @@ def mended(
     *,
     host: Callable[[Distribution], AptTools] = host_tools,
 ) -> ToolsLock:
-    """``lock``, or, when some of its packages are gone, one with only these replaced by the host's apt.
+    """``lock``, or a copy in which the host's apt replaced the packages that are no longer available.
 
-    ``HostError`` when something is gone and the host is no declared starting point.
+    ``HostError`` when packages are missing and the host has no supported apt, gpgv and keyring.
     """
     if tree_of_tools.is_there(store, lock):
         return lock
 
     def chosen(distribution: Distribution) -> AptTools:
         tools = host(distribution)
-        say(f"the tools tree cannot be made as it is locked: what is gone is resolved by {tools.described}")
+        say(f"packages of the tools lock are no longer available: resolving replacements with {tools.described}")
         return tools
 
     return refresh_tools(

@@ -1,7 +1,7 @@
 """Build an image: model volumes, measured configuration, root through mkosi, UKI, firmware, manifest, prediction.
 
-After the UKI nothing is rewritten. Everything, locks and prediction included, is made in a temporary directory beside
-the output; a failed build leaves nothing under a final name.
+Nothing is rewritten after the UKI is made. All files, locks and prediction included, are made in a temporary
+directory next to the output, so a failed build leaves nothing under a final name.
 """
 
 from __future__ import annotations
@@ -53,17 +53,17 @@ from privml.store.pools import Pool
 
 
 class Predictor(Protocol):
-    """Predicts a built image (`vm.predicted` does; this room knows no machine)."""
+    """Predicts the registers of a built image; implemented by `vm.predicted`."""
 
     def inputs(self, platforms: Sequence[str]) -> Inputs:
-        """What the prediction depends on beside the image: platforms, and the code that predicts."""
+        """What the prediction depends on besides the image: platforms and the predicting code."""
 
     def predict(self, tools: ToolsTree, directory: Path, manifest: Manifest) -> Predicate:
         """The prediction for the image in ``directory``."""
 
 
 class Tools(Protocol):
-    """Gives the tools tree; only called when something must be made."""
+    """Provides the tools tree; called only when a step must be rebuilt."""
 
     def __call__(self) -> ToolsTree:
         """The unpacked tree."""
@@ -71,9 +71,9 @@ class Tools(Protocol):
 
 @dataclass(frozen=True)
 class Order:
-    """What to build, from what and with what. ``tools_lock`` is the file of the lock of the tools.
+    """What to build, from which inputs and with which tools. ``tools_lock`` is the path of the tools lock.
 
-    ``refreshed``: the lock is not the recipe's committed one, and the manifest says so.
+    ``refreshed``: the lock is not the recipe's committed one; the manifest records this.
     """
 
     recipe: Recipe
@@ -88,7 +88,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Built:
-    """An output directory with its manifest, and why each of its steps was rebuilt (empty: it was not)."""
+    """An output directory with its manifest, and why each step was rebuilt (empty: it was cached)."""
 
     directory: Path
     manifest: Manifest
@@ -96,13 +96,13 @@ class Built:
 
     @property
     def cached(self) -> bool:
-        """True when nothing had to be made."""
+        """True when every step was cached."""
         return not any(self.because.values())
 
 
 @dataclass(frozen=True)
 class _Job:
-    """One build that makes something; ``before`` is the image that the output holds, as far as it may be used."""
+    """A build with steps to run; ``before`` is the usable part of the image already in the output directory."""
 
     order: Order
     tools: ToolsTree
@@ -124,10 +124,10 @@ class _Job:
 
 
 def build(order: Order, output: Path, *, force: bool = False, probe: root_volume.Probe | None = None) -> Built:
-    """Build ``order.recipe`` into ``output``, as far as it is not there already.
+    """Build ``order.recipe`` into ``output``; steps whose inputs did not change are not rebuilt.
 
-    An image that is whole needs neither tools nor input bytes. With ``force`` everything is made again from the
-    locked inputs.
+    If the image is complete, neither tools nor inputs are needed. ``force`` rebuilds everything from the locked
+    inputs.
     """
     output = output.absolute()
     forced = force or probe is not None
@@ -146,7 +146,7 @@ def build(order: Order, output: Path, *, force: bool = False, probe: root_volume
 
 
 def _whole(order: Order, before: Earlier) -> Built | None:
-    """The image that is there, when all of it is what a build would make now."""
+    """The existing image, if every step is cached."""
     if len(before.models) != len(order.lock.models):
         return None
     because = steps.decide(_inputs(order, before.models), before, forced=False, base_kept=False)
@@ -174,7 +174,7 @@ def _decide(job: _Job, models: Sequence[ModelVolume]) -> tuple[inputs.StepInputs
 
 
 def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
-    """Make or take over everything that the directory holds; the manifest, and why each step was rebuilt."""
+    """Rebuild or reuse every artefact; returns the manifest and why each step was rebuilt."""
     work = out / ".work"
     work.mkdir()
     models = tuple(_model(job, number, work, out) for number in range(len(job.lock.models)))
@@ -182,8 +182,8 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
     now, reasons = _decide(job, models)
     base = inputs.key(now, BASE)
     if reasons[ROOT] and not reasons[BASE] and not job.store.derived.take(base, work / render.BASE):
-        now, reasons = _decide(job, models)  # what was kept is damaged, and dropped now
-    # What does not wait for the root is done beside it: mkosi leaves a processor idle most of the time.
+        now, reasons = _decide(job, models)  # the cached base tree was damaged and is now dropped
+    # Steps that do not depend on the root run in parallel with it: mkosi leaves a processor idle most of the time.
     with ThreadPoolExecutor(2) as beside:
         steps.announce(FIRMWARE, reasons[FIRMWARE])
         derived = beside.submit(_firmware, job, reasons, out)
@@ -199,7 +199,7 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
     _documents(job, out, made, replace(now, licences=declared))
     steps.announce(PREDICTION, reasons[PREDICTION])
     if reasons[PREDICTION] or job.before is None:
-        with step("Predicting its registers"):
+        with step("Predicting the registers"):
             write_prediction(out, made, job.order.predictor.predict(job.tools, out, made))
     else:
         job.before.take(PREDICTION, out)
@@ -207,7 +207,7 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
 
 
 def _documents(job: _Job, out: Path, made: Manifest, record: inputs.StepInputs) -> None:
-    """SBOM, provenance, the locks, the record of inputs, the manifest: functions of what was made."""
+    """Write SBOM, provenance, locks, input record and manifest, which are all derived from the artefacts."""
     declared = {**record.licences, **licences.of_inputs(job.lock, job.store)}
     inside = sbom.sbom(made, job.lock, declared)
     write_atomic(out / sbom.FILE, inside)
@@ -260,7 +260,7 @@ def _manifest(
 
 
 def _model(job: _Job, number: int, work: Path, out: Path) -> ModelVolume:
-    """Make or take over one model's volume."""
+    """Build or reuse the volume of one model."""
     name = volumes.file(number)
     before = job.before if job.before is not None and number < len(job.before.models) else None
     because = steps.why(name, inputs.model(job.lock, number), before, forced=job.forced)
@@ -276,7 +276,7 @@ def _model(job: _Job, number: int, work: Path, out: Path) -> ModelVolume:
 def _root_and_uki(
     job: _Job, reasons: steps.Reasons, config: configuration.Config, work: Path, out: Path
 ) -> tuple[Verity, str, Mapping[str, list[str]]]:
-    """Make or take over root.raw and uki.efi; the root's parameters, the kernel's release, packages' licences."""
+    """Build or reuse root.raw and uki.efi; returns verity parameters, kernel release and package licences."""
     for name in (BASE, ROOT, UKI):
         steps.announce(name, reasons[name])
     if not reasons[ROOT] and job.before is not None:
@@ -285,7 +285,7 @@ def _root_and_uki(
         return job.before.manifest.root, job.before.manifest.kernel, job.before.record.licences
     parts = work / "mkosi"
     plan = root_volume.plan_of(job.recipe, job.lock, job.tools, configuration.encode(config))
-    with step("Making root.raw with mkosi"):
+    with step("Building root.raw with mkosi"):
         root = root_volume.make(
             plan, job.lock, job.store, job.tools, parts, out,
             base=None if reasons[BASE] else work / render.BASE, probe=job.probe,
@@ -302,14 +302,14 @@ def _root_and_uki(
 
 
 def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> str:
-    """Make or take over the firmware; the hex SHA-256 of the binary that it is derived from."""
+    """Build or reuse the firmware; returns the hex SHA-256 of the distribution's binary."""
     if not reasons[FIRMWARE] and job.before is not None:
         job.before.take(FIRMWARE, out)
         return job.before.manifest.firmware["tdx"].derived_from
     ((tee, asked),) = job.recipe.content.firmware.items()
     bodies = {package.name: job.store.read(package.sha256) for package in job.lock.firmware[tee].packages}
     chosen = job.lock.base.record.distribution.firmware_named(asked.package, tee)
-    assert chosen is not None, "the recipe was checked when it was read"
+    assert chosen is not None, "the loader has checked the recipe"
     return firmware.derive(job.tools, out, chosen, bodies)
 
 
@@ -319,12 +319,12 @@ def _seal(path: Path) -> Artefact:
 
 
 def render_only(order: Order, directory: Path) -> None:
-    """Write into ``directory`` what mkosi would be given; it is to be absent or empty.
+    """Write the input tree of mkosi into ``directory``, which must be absent or empty.
 
-    The models' volumes are made on the way and thrown away: their root hashes are in the measured configuration.
+    The model volumes are built temporarily, because their root hashes are in the measured configuration.
     """
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
-        raise UsageError(f"{directory} is not empty", hint="give a new directory")
+        raise UsageError(f"{directory} is not empty", hint="name a new directory")
     recipe, lock, store, tools = order.recipe, order.lock, order.store, order.tools()
     bring(store, lock.debs, lock.python, pools=order.pools)
     directory.parent.mkdir(parents=True, exist_ok=True)
@@ -332,7 +332,7 @@ def render_only(order: Order, directory: Path) -> None:
         work = Path(name)
         models = []
         for number in range(len(lock.models)):
-            with step(f"Making {volumes.file(number)}, for its root hash"):
+            with step(f"Building {volumes.file(number)} for its root hash"):
                 place = work / f"model{number}"
                 models.append(modelvolume.make(number, lock, store, tools, place, work))
         config = configuration.encode(measured_config(recipe, lock, models))

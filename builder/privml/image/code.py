@@ -1,7 +1,7 @@
-"""Which of our own code shapes the bytes of a build step, and a digest of it that comments do not move.
+"""Digest the modules that determine the output of a build step, ignoring comments.
 
-The digest is over the syntax tree without docstrings: a remark rebuilds nothing, a changed statement rebuilds the
-steps that it shapes.
+The digest is over the syntax tree without docstrings: a changed comment rebuilds nothing, a changed statement
+rebuilds the steps that depend on the module.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _DOCUMENTED = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def digests(patterns: Iterable[str]) -> dict[str, str]:
-    """``module image/volume.py`` -> digest, for each pattern below the package; each must match a file."""
+    """``module image/volume.py`` -> digest, for all files matching the patterns; each pattern must match a file."""
     found: dict[str, str] = {}
     for pattern in patterns:
         paths = sorted(_PACKAGE.glob(pattern))
@@ -28,7 +28,7 @@ def digests(patterns: Iterable[str]) -> dict[str, str]:
 
 
 def digest(source: bytes) -> str:
-    """Hex SHA-256 of what ``source`` does: its syntax tree, without docstrings, comments and layout."""
+    """Hex SHA-256 of the syntax tree of ``source``, without docstrings, comments and layout."""
     tree = ast.parse(source)
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:

@@ -1,8 +1,8 @@
-"""What a tree holds: a digest over every path with its type, mode and bytes, and a quick look by stat data.
+"""Listing of a directory tree: every path with type, mode and digest, and a fast check by stat data.
 
-The list is made when the tree is unpacked from locked packages. Later looks read no file as long as no inode tells of
-a change; else everything is read again, and what differs is named. This is against accidents and stray programs, not
-against somebody who may write in the store: such a one can write the list too.
+The listing is made when the tree is unpacked from locked packages. Later checks read no file unless an inode has
+changed; then everything is read again and the differences are named. This detects accidents and misbehaving programs,
+not an attacker with write access to the store, who can also change the listing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from privml.base.files import sha256_file, write_atomic
 
 @dataclass(frozen=True)
 class Listing:
-    """One line an entry, sorted by path: ``ASCII-PATH KIND MODE SHA256`` with tabs between."""
+    """One line per entry, sorted by path: ``ASCII-PATH KIND MODE SHA256``, separated by tabs."""
 
     lines: tuple[str, ...]
 
@@ -38,14 +38,14 @@ class Listing:
             if path not in found:
                 told.append(f"{path} is missing")
             elif path not in was:
-                told.append(f"{path} was not there")
+                told.append(f"{path} is new")
             elif was[path] != found[path]:
                 told.append(f"{path} changed")
         return told
 
 
 def read(root: Path) -> Listing:
-    """Read everything below ``root``."""
+    """List everything below ``root``."""
 
     def line(entry: tuple[str, os.stat_result]) -> str:
         path, status = entry
@@ -65,22 +65,22 @@ def read(root: Path) -> Listing:
 
 
 def look(root: Path) -> str:
-    """A digest of what the inodes below ``root`` say; it moves whenever anything below was touched."""
+    """A digest of the inode data below ``root``; it changes whenever anything below was touched."""
     hasher = hashlib.sha256()
     for path, status in sorted(_walk(root)):
-        # The change time too: a program can set a modification time back, but not that one.
+        # Includes the change time, which programs cannot set back, unlike the modification time.
         facts = (status.st_mode, status.st_size, status.st_ino, status.st_mtime_ns, status.st_ctime_ns)
         hasher.update(f"{_name(path)}\t{facts}\n".encode())
     return hasher.hexdigest()
 
 
 def save(listing: Listing, path: Path) -> None:
-    """Keep a listing; the digest comes first, so a damaged record is noticed."""
+    """Store a listing, preceded by its digest so that damage is detected."""
     write_atomic(path, "\n".join((listing.digest, *listing.lines, "")).encode())
 
 
 def saved(path: Path) -> Listing | None:
-    """A kept listing; None when there is none that is whole."""
+    """A stored listing; None when it is missing or damaged."""
     try:
         digest, *lines = path.read_text(encoding="ascii").splitlines()
     except (OSError, ValueError):
@@ -99,5 +99,5 @@ def _walk(root: Path, below: str = "") -> Iterator[tuple[str, os.stat_result]]:
 
 
 def _name(path: str) -> str:
-    # Whatever bytes a name has: one line, and different names stay different.
+    # Escape any bytes of a name so that it fits one line and stays unique.
     return ascii(path)[1:-1].replace("\\t", "\\x09")

@@ -1,4 +1,4 @@
-"""``firmware.fd``: the distribution's firmware binary as locked, without the Secure Boot keys enrolled in it.
+"""``firmware.fd``: the locked firmware binary of the distribution, without its enrolled Secure Boot keys.
 
 The variable store (CFV) is measured into RTMR0, not MRTD, so the derivation leaves MRTD alone. virt-fw-vars is GPL
 and runs as a process.
@@ -18,9 +18,9 @@ _KEY_VARIABLES = ("PK", "KEK", "db", "dbx")
 
 
 def derive(tools: ToolsTree, work: Path, firmware: Firmware, debs: dict[str, bytes]) -> str:
-    """Make ``work/firmware.fd`` of the locked ``firmware``; ``debs`` holds its packages (name -> bytes).
+    """Make ``work/firmware.fd`` from the locked ``firmware``; ``debs`` holds its packages (name -> bytes).
 
-    Gives the hex SHA-256 of the package's own binary.
+    Returns the hex SHA-256 of the original binary in the package.
     """
     target = work / "firmware.fd"
     data = _find(firmware.file, debs)
@@ -49,4 +49,4 @@ def _find(path: str, debs: dict[str, bytes]) -> bytes:
                     source = archive.extractfile(entry)
                     assert source is not None
                     return source.read()
-    raise BuildError(f"firmware: no locked package holds {path}: looked in {', '.join(sorted(debs))}")
+    raise BuildError(f"firmware: no locked package contains {path}; searched {', '.join(sorted(debs))}")

@@ -1,7 +1,7 @@
-"""What each step of an image is made from, by name, and what of it changed: why a step is made again, or is not.
+"""The named inputs of each build step, and which of them changed: the reasons for a rebuild.
 
-A step's inputs are a mapping from names for a person (``package systemd``, ``agent file privml/agent/boot.py``) to
-values: a SHA-256, a word, or a word with a SHA-256. They are recorded beside the image for the next build.
+A step's inputs map readable names (``package systemd``, ``agent file privml/agent/boot.py``) to values: a SHA-256, a
+word, or a word with a SHA-256. They are recorded next to the image for the next build.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ FORMAT = "privml-inputs/v2"
 BASE = "base tree"
 MANIFEST = manifests.FILE
 PREDICTION = predictions.PREDICTION_FILE
-# After the models' volumes, in the order of making.
+# In build order, after the model volumes.
 STEPS = (BASE, ROOT, UKI, FIRMWARE, MANIFEST, PREDICTION)
 
 Inputs = dict[str, str]
 _SHOWN = 60
 _DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
-# The modules whose code decides a step's bytes; what they merely carry (packages, files) is among its other inputs.
+# Modules whose code determines the output of a step. Packages and files that they only copy are inputs of their own.
 _MODEL_CODE = ("image/modelvolume.py", "image/volume.py", "measure/gpt.py", "measure/verity.py")
 _BASE_CODE = ("image/render.py", "image/root.py")
 _ROOT_CODE = (*_BASE_CODE, "image/paths.py", "image/resources.py", "image/volume.py", "image/config.py")
@@ -43,9 +43,9 @@ _FIRMWARE_CODE = ("image/firmware.py", "lock/deb.py")
 
 @dataclass(frozen=True)
 class StepInputs:
-    """The inputs of every step of an image when it was made, and what a later one needs that takes parts of it over.
+    """The inputs of every step of a built image, and what a later build needs in order to reuse parts of it.
 
-    ``model_files`` are the models' names in their volumes, ``licences`` those of the root's packages.
+    ``model_files`` are the file names of the models in their volumes; ``licences`` are of the root's packages.
     """
 
     model_files: tuple[str, ...]
@@ -53,7 +53,7 @@ class StepInputs:
     licences: Mapping[str, list[str]] = field(default_factory=dict)
 
     def encode(self) -> bytes:
-        """The file's bytes."""
+        """The content of the file."""
         return strictjson.pretty(
             {
                 "format": FORMAT,
@@ -65,7 +65,7 @@ class StepInputs:
 
 
 def decode(data: bytes) -> StepInputs:
-    """The inverse of ``StepInputs.encode``; ``EvidenceError`` for anything else."""
+    """The inverse of ``StepInputs.encode``; ``EvidenceError`` for malformed input."""
     top = strictjson.Fields(strictjson.loads(data, what=FILE), "inputs")
     top.text("format", one_of=(FORMAT,))
     model_files = top.array("model_files")
@@ -91,7 +91,7 @@ def inputs_of(
 ) -> StepInputs:
     """The inputs of all steps; ``config`` is the measured configuration, which holds the models' root hashes.
 
-    ``prediction`` names what a prediction depends on beside the image: platforms, and the code that predicts.
+    ``prediction`` names what a prediction depends on besides the image: platforms and the predicting code.
     """
     content = recipe.content
     templates = _tree("template", lock.guest, "mkosi/")
@@ -100,7 +100,7 @@ def inputs_of(
         "recipe base.distribution": content.base.distribution,
         "recipe base.release": content.base.release,
         **_packages("package", lock.packages),
-        # What becomes of the tree after the packages is in finalize.
+        # finalize processes the tree after the packages are installed.
         **{name: value for name, value in templates.items() if not name.endswith("finalize.py")},
     }
     root = {
@@ -117,7 +117,7 @@ def inputs_of(
         **models,
         BASE: base,
         ROOT: root,
-        # Kernel and initrd come out of mkosi beside the root, so what makes the root makes them too.
+        # Kernel and initrd come from the same mkosi run as the root, so they have the same inputs.
         UKI: {**_common(lock, _UKI_CODE), ROOT: _digest(root)},
         FIRMWARE: {
             **_common(lock, _FIRMWARE_CODE),
@@ -136,7 +136,7 @@ def inputs_of(
 
 
 def model(lock: Lock, number: int) -> Inputs:
-    """The inputs of a model's volume, which is made first: its root hash is one of what follows."""
+    """The inputs of a model volume. It is built first, because its root hash is an input of later steps."""
     chosen = lock.models[number]
     return {
         **_common(lock, _MODEL_CODE),
@@ -146,14 +146,14 @@ def model(lock: Lock, number: int) -> Inputs:
 
 
 def changes(before: Inputs, now: Inputs) -> tuple[str, ...]:
-    """What is new, gone or other in ``now``, a phrase each; none when nothing is."""
+    """One phrase for each input that was added, removed or changed in ``now``."""
     told = []
     for name in (*now, *(name for name in before if name not in now)):
         was, is_now = before.get(name), now.get(name)
         if was is None:
             told.append(f"{name} is new")
         elif is_now is None:
-            told.append(f"{name} is gone")
+            told.append(f"{name} was removed")
         elif was != is_now:
             old, new = was.split(" ")[0], is_now.split(" ")[0]
             shown = old != new and not _DIGEST.match(old)
@@ -162,7 +162,7 @@ def changes(before: Inputs, now: Inputs) -> tuple[str, ...]:
 
 
 def key(record: StepInputs, step: str) -> str:
-    """A digest over all inputs of a step: a name for what is made from them."""
+    """A digest over all inputs of a step, which names its output in the cache."""
     return _digest(record.steps[step])
 
 
@@ -188,7 +188,7 @@ def _tree(kind: str, tree: Tree, *folders: str) -> Inputs:
 
 
 def _flat(value: Mapping[str, Any], prefix: str) -> Inputs:
-    """The leaves of nested objects by their paths; a list that holds no objects is a leaf."""
+    """The leaves of nested objects by their paths; a list without objects is a leaf."""
     found: Inputs = {}
     for name, item in value.items():
         if isinstance(item, dict):

@@ -15,7 +15,7 @@ from privml.output.manifest import Manifest
 
 
 def facts_of(directory: Path, manifest: Manifest) -> dict[str, Any]:
-    """The contents of the image in ``directory`` as a JSON object; its artefacts are not checked here."""
+    """The contents of the image in ``directory`` as a JSON object. The artefacts are not verified here."""
     return {
         "name": manifest.name,
         "variant": manifest.variant,

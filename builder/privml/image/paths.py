@@ -1,13 +1,13 @@
-"""What may be in the guest's root: everything by name, or below a name. `finalize` fails on a path that is not here.
+"""The allow-list of paths in the guest's root. `finalize` fails on any path that is not on it.
 
-A pattern is one path; `*` stands for a part of one name, and `/**` at its end for everything below. Directories on
-the way to an allowed path are allowed. An engine's record adds its own patterns. FORBIDDEN are names that may be
-nowhere, whatever the patterns say.
+A pattern is one path; `*` matches a part of one name, and `/**` at the end matches everything below. Parent
+directories of an allowed path are allowed. An engine's record adds its own patterns. Names in FORBIDDEN are refused
+anywhere, whatever the patterns say.
 """
 
 from __future__ import annotations
 
-# Units of the distribution that stay; ours come from images/guest. What is not there needs no mask.
+# Units of the distribution that are kept; ours come from images/guest. Removed units need no mask.
 UNITS = (
     "final.target",
     "network-pre.target",
@@ -24,7 +24,7 @@ UNITS = (
     "systemd-udevd.service",
     "umount.target",
 )
-# All that stays of /usr/lib/systemd itself.
+# Programs kept in /usr/lib/systemd.
 SYSTEMD = (
     "system",
     "system-preset",
@@ -80,7 +80,7 @@ ALLOWED = (
     "var/run",
     "var/tmp",
 )
-# Python's own folder, as the release's record names it.
+# Python's directory, named in the distribution's record.
 OF_PYTHON = "usr/lib/{python}/**"
 FORBIDDEN = (
     "*.timer",

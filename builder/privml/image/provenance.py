@@ -1,7 +1,7 @@
-"""What an image was made from, as SLSA provenance v1 in an in-toto Statement v1, without a signature.
+"""Build provenance of an image: SLSA provenance v1 in an unsigned in-toto Statement v1.
 
-https://slsa.dev/spec/v1.0/provenance. Byte-stable: no time, no place and no id of a run, since whoever builds again
-from the same recipe and lock must write the same document. Inputs are package URLs with digests, never addresses.
+https://slsa.dev/spec/v1.0/provenance. It has no time, place or run id, so that a rebuild from the same recipe and
+lock writes the same bytes. Inputs are package URLs with digests, never download addresses.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ BUILDER = "https://privml-build.dev/builders/privml-build/v1"
 
 
 def provenance(manifest: Manifest, lock: Lock, sbom: bytes) -> bytes:
-    """The document's bytes; its subjects are the artefacts, the manifest and the SBOM."""
+    """Encode the provenance; its subjects are the artefacts, the manifest and the SBOM."""
     digests = {name: artefact.sha256 for name, artefact in manifest.artefacts.items()}
     digests["manifest.json"] = manifest.sha256.hex()
     digests[SBOM_FILE] = hashlib.sha256(sbom).hexdigest()

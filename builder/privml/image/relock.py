@@ -1,6 +1,6 @@
-"""Make and refresh the locks of recipes and of the tools, with the tools tree's own apt.
+"""Create and refresh the locks of recipes and tools with the apt of the tools tree.
 
-Only this module writes locks that are committed. Every change is said: the packages, and the registers that move.
+Only this module writes committed locks. Every change is reported: packages, and the registers they move.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from privml.store.pools import Pool
 
 @dataclass(frozen=True)
 class Relocking:
-    """How locks are made: from which store and pools, by whose ``apt``, what may move, and whether to ``fetch``.
+    """Options for making locks: store, pools, which ``apt``, what may be upgraded, and whether to ``fetch``.
 
-    ``upgrade`` is None when all pins stay, empty when all move, else the names that move.
+    ``upgrade`` is None to keep all pins, empty to upgrade all packages, else the names to upgrade.
     """
 
     store: Store
@@ -55,7 +55,7 @@ class Relocking:
     fetch: bool = True
 
     def solver(self) -> Solver:
-        """The solver; the tools tree is made only when packages must be chosen."""
+        """The solver. The tools tree is created only if packages must be resolved."""
         chosen: Callable[[Distribution], AptTools] = host_tools if self.apt == "host" else self._tree_apt
         return Solver(tools=chosen, allow_expired=self.allow_expired, upgrade=self.upgrade)
 
@@ -63,18 +63,18 @@ class Relocking:
         try:
             return tree_apt(tools_tree(self.store, read_tools_lock(self.tools_lock), self.pools), distribution)
         except GoneError as gone:
-            gone.hint = "renew what is gone of the tools with `privml-build lock --tools`, or solve with --apt host"
+            gone.hint = "replace missing tools packages with `privml-build lock --tools`, or resolve with --apt host"
             raise
 
     def lock(self, recipe: Recipe) -> bool:
-        """Write the lock of ``recipe``; whether it changed."""
+        """Write the lock of ``recipe``; returns whether it changed."""
         previous = previous_lock(recipe.lock_path)
         with step(f"Locking {recipe.name}"):
             made = make_lock(recipe, inputs_now(recipe), previous, self.store, self.solver())
             return self._write(recipe.lock_path, previous, made)
 
     def lock_tools(self, target: Path) -> bool:
-        """Write the tools lock to ``target``, from the one in use; whether it changed."""
+        """Write the tools lock to ``target``, based on the current one; returns whether it changed."""
         before = previous_tools_lock(self.tools_lock)
         solver = self.solver()
         first = solver if before else Solver(tools=host_tools, allow_expired=self.allow_expired)
@@ -84,11 +84,11 @@ class Relocking:
         return self._write(target, before, after)
 
     def refresh(self, recipe: Recipe, target: Path) -> bool:
-        """Write ``target``: the committed lock with what is gone replaced, and its tools lock if that had to move."""
+        """Write ``target``: the committed lock without unavailable packages, and its tools lock if it changed."""
         if not target.name.endswith(".lock.json") or target.resolve() == recipe.lock_path.resolve():
             raise UsageError(
-                f"--refresh-to {target}: expected a new file beside the lock, named ...lock.json",
-                hint=f"as in `privml-build lock {recipe.name} --refresh-to out/locks/{recipe.name}.lock.json`",
+                f"--refresh-to {target}: expected a new file other than the committed lock, named ...lock.json",
+                hint=f"example: `privml-build lock {recipe.name} --refresh-to out/locks/{recipe.name}.lock.json`",
             )
         committed = read_lock(recipe.lock_path)
         check(recipe, committed, inputs_now(recipe))
@@ -116,7 +116,7 @@ class Relocking:
             after = refresh(recipe, committed, self.store, solver, fetch_packages)
         after = after.model_copy(update={"tools_sha256": digest})
         if after == committed:
-            say("nothing is gone")
+            say("all locked packages are still available")
         _say_changes(committed, after)
         fetch_packages(after.debs)
         return write_lock(target, after)
@@ -124,10 +124,10 @@ class Relocking:
     def _write(self, path: Path, before: Lock | ToolsLock | None, after: Lock | ToolsLock) -> bool:
         _say_changes(before, after)
         if is_installed(path) and (not path.is_file() or path.read_bytes() != serialise(after)):
-            own = f"make a recipe of your own: `privml-build init NAME --from {path.name.removesuffix('.lock.json')}`"
-            tools = "name a recipe of your own: `privml-build lock --tools NAME`"
+            own = f"start your own recipe: `privml-build init NAME --from {path.name.removesuffix('.lock.json')}`"
+            tools = "name your own recipe: `privml-build lock --tools NAME`"
             raise UsageError(
-                f"{path.name} belongs to the installed privml-build, which stays as it is",
+                f"{path.name} is part of the installed privml-build and cannot be changed",
                 hint=own if isinstance(after, Lock) else tools,
             )
         if self.fetch:
@@ -136,7 +136,7 @@ class Relocking:
 
 
 def check_upgrades(names: Sequence[str], recipes: Sequence[Path], tools_lock: Path | None) -> None:
-    """``UsageError`` for a package to upgrade that no lock has: nothing would move, and nobody would notice."""
+    """Raise ``UsageError`` if a package to upgrade is in no lock; otherwise a typing error would go unnoticed."""
     locks: list[Lock | ToolsLock | None] = [previous_lock(load(recipe).lock_path) for recipe in recipes]
     if tools_lock is not None:
         locks.append(previous_tools_lock(tools_lock))
@@ -145,7 +145,7 @@ def check_upgrades(names: Sequence[str], recipes: Sequence[Path], tools_lock: Pa
         if name not in known and not any(each.kernel.is_image(name) for each in DISTRIBUTIONS.values()):
             near = difflib.get_close_matches(name, known, n=3)
             guess = f"did you mean {' or '.join(f'`{other}`' for other in near)}?" if near else None
-            raise UsageError(f"--upgrade-package {name}: no such package is locked", hint=guess)
+            raise UsageError(f"--upgrade-package {name}: no lock has this package", hint=guess)
 
 
 def _say_changes(before: Lock | ToolsLock | None, after: Lock | ToolsLock) -> None:

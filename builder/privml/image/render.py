@@ -1,6 +1,6 @@
-"""The mkosi tree of an image, rendered from a recipe: a pure function from records to files.
+"""Render the mkosi input tree of an image from its recipe: a pure function from records to files.
 
-What is not here is not in the image: mkosi runs on exactly these files and the packages of the lock.
+mkosi runs on exactly these files and the locked packages; nothing else gets into the image.
 """
 
 from __future__ import annotations
@@ -16,16 +16,17 @@ from privml.image.volume import definitions, erofs_options
 from privml.recipe.distributions import Base
 
 ROOT_LABEL = "privml-root"
-# The tree as it was before the guest's own files came in: prepare.py leaves it, and a later build starts with it.
+# The tree with packages only, before the guest's own files are added: prepare.py writes it, a later build starts from
+# it.
 BASE = "base.tar"
 AGENT_ROOT = "usr/lib/privml"
 INITRD_MODULES = ("virtio_blk", "dm_verity", "erofs")
 GUEST_MODULES = ("virtio_net", "dm_verity", "erofs", "configfs", "tdx_guest", "af_packet")
 DEVELOPMENT_MODULES = ("qemu_fw_cfg",)
-# Generators make units from what the host can choose (disks, command line, credentials). None is needed.
+# Generators create units from host-controlled input (disks, command line, credentials). None is needed.
 GENERATORS: tuple[str, ...] = ()
-# All that stays in /usr/bin and /usr/sbin. There is no shell among them, so nothing in the guest can be talked into
-# running one.
+# The only programs kept in /usr/bin and /usr/sbin. There is no shell among them, so no attack can make the guest run
+# one.
 PROGRAMS = (
     "dmsetup",
     "init",
@@ -42,7 +43,7 @@ _NAMESPACE = uuid.UUID("6d0b8a7e-1f3c-5a55-9a0e-6c1f2b7d4e90")
 
 @dataclass(frozen=True)
 class File:
-    """A file of a tree; a symbolic link when ``link`` is set."""
+    """A file in a tree; a symbolic link if ``link`` is set."""
 
     data: bytes = b""
     executable: bool = False
@@ -51,9 +52,9 @@ class File:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the tree is rendered from; ``overlay`` holds the guest's own files (path -> file).
+    """The inputs of the tree; ``overlay`` holds the guest's own files (path -> file).
 
-    With ``based`` the packages are not installed: the tree begins with what an earlier build's ``prepare.py`` kept.
+    With ``based`` no packages are installed: mkosi starts from the tree that ``prepare.py`` kept in an earlier build.
     """
 
     name: str
@@ -68,18 +69,18 @@ class Plan:
 
     @property
     def seed(self) -> str:
-        """The seed of the root's UUIDs and salt."""
+        """The seed for the UUIDs and the salt of the root volume."""
         return seed_of(self.name)
 
 
 def seed_of(name: str) -> str:
-    """A seed that is a function of a name alone, so that rebuilds agree."""
+    """A seed derived only from a name, so that rebuilds are identical."""
     return str(uuid.uuid5(_NAMESPACE, name))
 
 
 def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
     """The mkosi tree: relative path -> file. ``templates`` are the files of ``images/mkosi``."""
-    import jinja2  # an image that is whole renders nothing, and should not wait for this
+    import jinja2  # a fully cached build renders nothing and should not pay for this import
 
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False, keep_trailing_newline=True)  # noqa: S701 - mkosi.conf, not HTML
     conf = environment.from_string(templates["mkosi.conf.j2"].decode()).render(
@@ -112,9 +113,9 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
     files = {
         "mkosi.conf": File(conf.encode()),
         "mkosi.finalize": File(templates["finalize.py"], executable=True),
-        # Values with spaces do not survive Environment= (mkosi issue 2962).
+        # Environment= breaks values with spaces (mkosi issue 2962).
         "mkosi.env": File(f"SYSTEMD_REPART_MKFS_OPTIONS_EROFS={erofs_options(plan.epoch)}\n".encode()),
-        # No archive at all: everything comes from PackageDirectories=.
+        # No archive: all packages come from PackageDirectories=.
         "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources": File(b""),
         "privml.json": File(strictjson.pretty(facts)),
     }

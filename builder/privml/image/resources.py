@@ -1,4 +1,4 @@
-"""The files that privml-build brings along: mkosi templates, the guest's own files, the agent's modules.
+"""The files shipped with privml-build: mkosi templates, the guest's own files, the agent's modules.
 
 In a checkout they are under ``images/``; in an installed wheel they are package data.
 """

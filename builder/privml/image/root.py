@@ -1,4 +1,4 @@
-"""The root volume: the rendered tree with the locked packages, mkosi without a network, and what is checked after."""
+"""Build the root volume: run mkosi without a network on the rendered tree and locked packages, check the result."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ from privml.lock.models import Lock
 from privml.recipe.loader import Recipe
 from privml.store.objects import Store
 
-# What apt says of each address it asks: "Get:1 file:/repository ./ name 1.0 [2 kB]", "Err:2 ...".
+# apt's line for each address it contacts: "Get:1 file:/repository ./ name 1.0 [2 kB]", "Err:2 ...".
 _APT_LINE = re.compile(rb"^\s*(?:\xe2\x80\xa3\s*)?(?:Get|Hit|Ign|Err):\s?\d+ (\S+)")
 _APT_POOL = re.compile(rb"^(?:file|copy):/*repository(?:/|$)")
 
 
 @dataclass(frozen=True)
 class Probe:
-    """What `repro` puts beside mkosi's files to look into a build, and which of its outputs go where."""
+    """Files that `repro` adds to mkosi's input to observe a build, and where its outputs go."""
 
     files: Mapping[str, render.File]
     keep: Mapping[str, Path]
 
 
 def plan_of(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> render.Plan:
-    """What the tree of ``recipe`` is rendered from; ``config`` is the measured configuration."""
+    """The inputs for rendering the tree of ``recipe``; ``config`` is the measured configuration."""
     inference = recipe.content.inference
     return render.Plan(
         name=recipe.name,
@@ -69,11 +69,11 @@ def write_tree(files: Mapping[str, render.File], root: Path, *, epoch: int) -> N
 def write_source(
     plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, probe: Probe | None
 ) -> None:
-    """Write what mkosi is given into the new directory ``source``."""
+    """Write mkosi's input tree into the new directory ``source``."""
     source.mkdir()
     files = render.tree(plan, resources.templates())
     if tools.environment:
-        # mkosi starts its tools, and they the maintainer scripts, from its own environment and this file.
+        # mkosi runs its tools, and through them the maintainer scripts, with its own environment and this file.
         lines = "".join(f"{key}={value}\n" for key, value in sorted(tools.environment.items()))
         files["mkosi.env"] = render.File(files["mkosi.env"].data + lines.encode())
     write_tree(files | dict(probe.files) if probe else files, source, epoch=plan.epoch)
@@ -98,9 +98,9 @@ def make(
     base: Path | None = None,
     probe: Probe | None = None,
 ) -> Verity:
-    """Make ``out/root.raw`` in the new directory ``source``, where the other things that mkosi made stay.
+    """Build ``out/root.raw`` in the new directory ``source``, where mkosi's other outputs stay.
 
-    It begins with the tree of packages ``base``, which is moved there, or with the packages. Gives its parameters.
+    Starts from the package tree ``base``, which is moved there, or from the packages. Returns the verity parameters.
     """
     write_source(replace(plan, based=base is not None), lock, store, tools, source, probe)
     if base is not None:
@@ -120,7 +120,7 @@ def make(
         render.BASE,
     ):
         if not (source / name).is_file():
-            raise BuildError(f"mkosi ended well but made no {name}")
+            raise BuildError(f"mkosi succeeded but did not write {name}")
     _check_installed(source / "installed.json", lock)
     root_hash = word(source, "root.roothash")
     verity = volume.verity_of(raw, render.ROOT_LABEL, root_hash)
@@ -129,16 +129,16 @@ def make(
 
 
 def word(folder: Path, name: str) -> str:
-    """The one word that the file ``name`` of mkosi's output holds."""
+    """The single word in the file ``name`` of mkosi's output."""
     text = (folder / name).read_bytes().decode("ascii", "replace").strip()
     if not text or not text.isprintable() or " " in text:
-        raise BuildError(f"mkosi's {name} holds {text[:80]!r}, expected one word")
+        raise BuildError(f"mkosi's {name} contains {text[:80]!r}, expected one word")
     return text
 
 
 def run_mkosi(tools: ToolsTree, source: Path) -> None:
-    """Run the tree's mkosi on the rendered tree in ``source``, without a network."""
-    # apt, maintainer scripts and finalize see no interface but a downed loopback.
+    """Run mkosi from the tools tree on ``source``, without a network."""
+    # apt, maintainer scripts and finalize have only a loopback interface, which is down.
     with tempfile.TemporaryDirectory(
         prefix="privml-mkosi.", dir=source.parent, ignore_cleanup_errors=True
     ) as workspace:
@@ -165,24 +165,24 @@ def run_mkosi(tools: ToolsTree, source: Path) -> None:
 
 
 def check_sources(output: bytes) -> None:
-    """Fail closed when apt spoke of any address but the pool of locked packages, even one that gave nothing."""
+    """Fail if apt contacted any address other than the pool of locked packages, even without success."""
     for line in output.splitlines():
         found = _APT_LINE.match(line)
         if found and not _APT_POOL.match(found[1]):
             address = found[1].decode("utf-8", "replace")
             raise BuildError(
-                f"apt went to `{address}`, which is not the pool of locked packages",
-                hint="no archive belongs into mkosi's tree: see images/mkosi and mkosi.sandbox",
+                f"apt contacted `{address}`, expected only the pool of locked packages",
+                hint="remove the archive from mkosi's input tree: see images/mkosi and mkosi.sandbox",
             )
 
 
 def _check_installed(path: Path, lock: Lock) -> None:
-    """Fail closed when the installed packages are not exactly the locked ones."""
+    """Fail if the installed packages are not exactly the locked ones."""
     try:
         rows = strictjson.loads(path.read_bytes(), what=path.name)
         installed = {(row["package"], row["version"], row["architecture"]) for row in rows}
     except (EvidenceError, KeyError, TypeError) as error:
-        raise BuildError(f"finalize's list of installed packages is not one: {error}") from error
+        raise BuildError(f"finalize wrote a malformed list of installed packages: {error}") from error
     locked_set = {(package.name, package.version, package.architecture) for package in lock.packages}
     if installed != locked_set:
         extra = ", ".join(sorted(" ".join(row) for row in installed - locked_set)) or "none"

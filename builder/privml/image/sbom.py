@@ -1,7 +1,7 @@
-"""What is inside an image, as CycloneDX 1.6 JSON: packages, wheel, model, firmware, and the artefacts themselves.
+"""SBOM of an image as CycloneDX 1.6 JSON: packages, wheel, model, firmware, and the artefacts themselves.
 
-A pure function of manifest and lock, so that every rebuild writes the same bytes: the time is the image's own epoch,
-the serial number follows from the root hash. The subject is the root hash, which is what a guest measures.
+It is a pure function of manifest and lock, so every rebuild writes the same bytes: the time is the image's source
+date epoch, the serial number is derived from the root hash. The subject is the root hash, which the guest measures.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _NAMESPACE = uuid.UUID("0c4a1c2e-3f0b-5d0e-8a5e-6f5f2b1c9d77")
 
 
 def deb_purl(package: Package, base: Base) -> str:
-    """The package URL of a .deb; it names no archive."""
+    """The package URL of a .deb, without an archive."""
     distro = base.release.codename
     name = quote(package.name, safe=".-_~")
     version = quote(package.version, safe=".-_~:")
@@ -37,7 +37,7 @@ def wheel_purl(wheel: Wheel) -> str:
 
 
 def sbom(manifest: Manifest, lock: Lock, licences: Mapping[str, Sequence[str]]) -> bytes:
-    """The document's bytes; ``licences`` are the declared names of packages and wheels, where they are known."""
+    """Encode the SBOM; ``licences`` are the declared licences of packages and wheels, where known."""
     base = lock.base.record
     parts = [_package(package, base, licences, "library") for package in lock.packages]
     parts += [_package(package, base, licences, "firmware") for package in lock.firmware_debs]

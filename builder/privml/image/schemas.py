@@ -1,7 +1,7 @@
-"""JSON Schemas of all that people write or read: recipes, platforms, locks, manifests; and their files.
+"""JSON Schemas of recipes, platforms, locks and manifests.
 
-Recipes, platforms and locks are pydantic models, and their schemas are made from these. A manifest is read by a
-decoder of our own, so its schema is written here, and a test holds the two against each other.
+Schemas of recipes, platforms and locks are generated from their pydantic models. The manifest has a hand-written
+decoder, so its schema is written here and a test compares the two.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ _VERITY = {"$ref": "#/$defs/verity"}
 
 
 def lock_schema(model: type[BaseModel], title: str) -> dict[str, Any]:
-    """The schema of a lock as it is written: every field is there."""
+    """The schema of a lock in its written form, with every field required."""
     return {"$schema": schema.DIALECT, **model.model_json_schema(mode="serialization"), "title": title}
 
 
@@ -45,7 +45,7 @@ def manifest_schema() -> dict[str, Any]:
         "recipe_sha256": _SHA256,
         "lock_sha256": _SHA256,
         "refreshed": {
-            "description": "The lock is not the one that the recipe is committed with.",
+            "description": "The image was not built with the committed lock of its recipe.",
             "type": "boolean",
         },
         "source_date_epoch": _SIZE,
@@ -55,7 +55,7 @@ def manifest_schema() -> dict[str, Any]:
         "kernel": _TEXT,
         "root": _VERITY,
         "firmware": {
-            "description": "By TEE: an artefact, and the binary that it is derived from.",
+            "description": "By TEE: the firmware artefact and the binary it is derived from.",
             "type": "object",
             "properties": {tee: _object({"file": _TEXT, "derived_from": _SHA256}) for tee in REGISTERS},
             "additionalProperties": False,
@@ -72,7 +72,7 @@ def manifest_schema() -> dict[str, Any]:
             _object({"name": {"enum": list(NAMES)}, "payload": {"type": "string", "contentEncoding": "base64"}})
         ),
         "purposes": {
-            "description": "After how many agent events a quote for each purpose is given.",
+            "description": "Number of agent events before a quote for each purpose.",
             "type": "object",
             "additionalProperties": _SIZE,
         },
@@ -106,7 +106,7 @@ def manifest_schema() -> dict[str, Any]:
 
 
 def files() -> dict[str, bytes]:
-    """Every schema's file name and bytes."""
+    """File name and content of every schema."""
     made = {
         LOCK_FILE: lock_schema(Lock, "privml-build lock"),
         TOOLS_LOCK_FILE: lock_schema(ToolsLock, "privml-build tools lock"),
@@ -116,7 +116,7 @@ def files() -> dict[str, bytes]:
 
 
 def write(folder: Path) -> None:
-    """Renew the schemas in ``folder``."""
+    """Write the schemas to ``folder``."""
     folder.mkdir(parents=True, exist_ok=True)
     for name, body in files().items():
         (folder / name).write_bytes(body)

@@ -1,4 +1,4 @@
-"""Decide which steps of an image to rebuild and why. What is not rebuilt is taken from the image that is there."""
+"""Decide which steps of an image to rebuild and why. The others are reused from the existing image."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ from privml.output.prediction import read_prediction
 from privml.store.digests import Digests
 
 _SHOWN = 4
-# step -> why it is rebuilt; empty: it is cached.
+# step -> why it is rebuilt; empty if it is cached.
 Reasons = Mapping[str, tuple[str, ...]]
 
 
 @dataclass(frozen=True)
 class Earlier:
-    """The image that an output holds, and what of it is not as it was made (step -> why)."""
+    """The existing image of an output directory, and which of its steps are damaged (step -> why)."""
 
     directory: Path
     manifest: Manifest
@@ -34,17 +34,17 @@ class Earlier:
 
     @property
     def models(self) -> tuple[ModelVolume, ...]:
-        """The volumes of its models."""
+        """The model volumes."""
         pairs = zip(self.manifest.models, self.record.model_files, strict=True)
         return tuple(ModelVolume(model.name, file, model.verity) for model, file in pairs)
 
     def take(self, name: str, target: Path) -> None:
-        """Lay the file ``name`` of this image into the directory ``target``."""
+        """Copy or link the file ``name`` of this image into ``target``."""
         link_or_copy(self.directory / name, target / name)
 
 
 def earlier(directory: Path, digests: Digests) -> Earlier | None:
-    """The image in ``directory``; None when none is there that says what it is and what it was made from."""
+    """The image in ``directory``; None if it has no valid manifest and input record."""
     if not (directory / manifests.FILE).is_file() or not (directory / inputs.FILE).is_file():
         return None
     try:
@@ -66,18 +66,18 @@ def earlier(directory: Path, digests: Digests) -> Earlier | None:
         harmed[PREDICTION] = error.message
     try:
         if madeby.read(directory, found) is None:
-            harmed[MANIFEST] = "the locks beside it are gone"
+            harmed[MANIFEST] = "the locks next to it are missing"
     except BuildError as error:
         harmed[MANIFEST] = error.message
     return Earlier(directory, found, record, harmed)
 
 
 def why(step: str, now: Inputs, before: Earlier | None, *, forced: bool) -> tuple[str, ...]:
-    """Why a step is rebuilt by its own inputs; empty when it is cached."""
+    """Why a step must be rebuilt because of its own inputs; empty if it is cached."""
     if forced:
-        return ("it is forced",)
+        return ("a full rebuild was requested",)
     if before is None:
-        return ("there is no earlier image to take it from",)
+        return ("there is no earlier image",)
     harm = before.harmed.get(step)
     return (*([harm] if harm else []), *inputs.changes(before.record.steps.get(step, {}), now))
 
@@ -88,15 +88,15 @@ def decide(now: StepInputs, before: Earlier | None, *, forced: bool, base_kept: 
     ``base_kept``: the store has the base tree.
     """
     because = {step: why(step, wanted, before, forced=forced) for step, wanted in now.steps.items()}
-    # One run of mkosi gives the root, and the kernel and initrd of the UKI.
+    # The root, and the kernel and initrd of the UKI, come from one mkosi run.
     if because[UKI] and not because[ROOT]:
-        because[ROOT] = ("the kernel and initrd of uki.efi come from the same run of mkosi",)
+        because[ROOT] = ("uki.efi, which gets its kernel and initrd from the same mkosi run, is rebuilt",)
     if because[ROOT] and not because[UKI]:
         because[UKI] = ("root.raw is rebuilt",)
     if not because[ROOT] or (base_kept and not forced):
         because[BASE] = ()
     elif not because[BASE]:
-        because[BASE] = ("the store does not hold it",)
+        because[BASE] = ("it is not in the store",)
     made = (step for step in because if step not in (BASE, MANIFEST, PREDICTION))
     if any(because[step] for step in made) and not because[MANIFEST]:
         because[MANIFEST] = ("an artefact is rebuilt",)
@@ -106,6 +106,6 @@ def decide(now: StepInputs, before: Earlier | None, *, forced: bool, base_kept: 
 
 
 def announce(step: str, because: tuple[str, ...]) -> None:
-    """Say whether a step is cached or rebuilt, and why."""
+    """Report whether a step is cached or rebuilt, and why."""
     more = f" and {len(because) - _SHOWN} more" if len(because) > _SHOWN else ""
     say(f"{step}: rebuilt because {', '.join(because[:_SHOWN])}{more}" if because else f"{step}: cached")

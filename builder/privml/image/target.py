@@ -1,4 +1,4 @@
-"""What a TARGET names: a recipe, or the directory of a built image."""
+"""Resolve a TARGET argument: a recipe, or the directory of a built image."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from privml.recipe.loader import find, shipped
 
 @dataclass(frozen=True)
 class Target:
-    """A resolved TARGET: its recipe unless a directory was named, and where its image is or will be."""
+    """A resolved TARGET: its recipe (unless a directory was named) and the directory of its image."""
 
     recipe: Path | None
     directory: Path
 
     def manifest(self) -> manifest.Manifest:
-        """The built image's manifest; ``BuildError`` when there is no image yet."""
+        """The manifest of the built image; ``BuildError`` if it is not built yet."""
         return manifest.read(self.directory)
 
 
 def resolve(text: str, output: Path | None = None) -> Target:
-    """Find what a recipe name, a recipe path or an output directory stands for."""
+    """Resolve a recipe name, a recipe path or an output directory."""
     path = Path(text)
     if path.is_dir():
         if not (path / "manifest.json").is_file():
@@ -42,16 +42,16 @@ def check_output(directory: Path) -> None:
     if not directory.exists() or (directory.is_dir() and not any(directory.iterdir())):
         return
     path = directory / "manifest.json"
-    # Of any version, and even when it is damaged: what matters is who made the directory.
+    # A manifest of any version, even a damaged one, shows that `image` created the directory.
     if not path.is_file() or b'"privml-manifest/' not in path.read_bytes():
         raise UsageError(
-            f"{directory} is there and is no image that `image` made: it would be replaced, with all that it holds",
-            hint="give a new or empty folder with --output, or remove it yourself",
+            f"{directory} exists but was not created by `image`; a build would replace all of it",
+            hint="name a new or empty directory with --output, or remove this one yourself",
         )
 
 
 def recipes_directory(target: Target) -> Path:
-    """The directory whose ``platforms`` describe the target's machines: that of its recipe, else the shipped one."""
+    """The directory with the ``platforms`` of the target: that of its recipe, else the shipped one."""
     if target.recipe is not None:
         return target.recipe.parent
     try:

@@ -1,8 +1,8 @@
-"""The tools tree: every program that shapes an image, unpacked from locked .debs, run in a sandbox.
+"""The tools tree: all programs used to build an image, unpacked from locked .debs and run in a sandbox.
 
-Programs run through mkosi-sandbox (part
-of the locked mkosi, a separate process): the tree is /usr, nothing of the host's file system is visible but what
-is bound, and there is no network unless asked for. It works as root and, with user namespaces, as anybody.
+Programs run through mkosi-sandbox (part of the locked mkosi, a separate process): the tree is /usr, only bound paths
+of the host's file system are visible, and there is no network unless requested. It works as root and, with user
+namespaces, as any user.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Bind:
 
 @dataclass(frozen=True)
 class ToolsTree:
-    """An unpacked, finished tools tree; ``environment`` is what its programs get besides (`repro`'s clock)."""
+    """An unpacked tools tree; ``environment`` holds extra variables for its programs (used by `repro`)."""
 
     root: Path
     digest: str
@@ -46,11 +46,11 @@ class ToolsTree:
 
     @property
     def mkosi_packages(self) -> Path:
-        """The directory that holds the Python package ``mkosi``."""
+        """The directory that contains the Python package ``mkosi``."""
         return self.root / "usr/lib/python3/dist-packages"
 
     def loader(self, program: str) -> list[str]:
-        """argv prefix that runs the tree's ``program`` on the bare host, with the tree's own loader and libraries."""
+        """argv prefix to run ``program`` outside the sandbox with the tree's own loader and libraries."""
         usr = self.root / "usr"
         return [
             str(usr / "lib64/ld-linux-x86-64.so.2"),
@@ -60,11 +60,11 @@ class ToolsTree:
         ]
 
     def cell(self) -> list[str]:
-        """argv prefix for a program of many processes on the bare host: no network, and no life without us.
+        """argv prefix to run a multi-process program outside the sandbox, without a network, killed when we exit.
 
-        The network namespace has a downed loopback, no more. The program is the first of a process namespace whose
-        maker is killed with the thread that started it, so that even after `kill -9` nothing goes on, whatever daemon
-        it made of itself. That wish is made last: a change of user, as entering a user namespace is, forgets it.
+        The network namespace has only a loopback, which is down. The program is PID 1 of a PID namespace whose parent
+        is killed with the thread that started it (PR_SET_PDEATHSIG), so that even after `kill -9` no daemon survives.
+        The death signal is set last: a change of user, such as entering a user namespace, clears it.
         """
         first = [*self.loader("usr/bin/unshare"), "--net"]
         if os.geteuid() != 0:
@@ -74,10 +74,10 @@ class ToolsTree:
         return [*first, "--", *wish, "--", *second, "--"]
 
     def remove_of_subordinates(self, path: Path) -> None:
-        """Remove a tree with files of this user's subordinate ids, which only a user namespace may touch."""
+        """Remove a tree with files owned by this user's subordinate ids, which requires a user namespace."""
         code = "import shutil, sys; shutil.rmtree(sys.argv[1], ignore_errors=True)"
         unshare = [*self.loader("usr/bin/unshare"), "--user", "--map-auto", "--map-root-user"]
-        run([*unshare, "--", sys.executable, "-I", "-c", code, path], what="removing what a killed build left")
+        run([*unshare, "--", sys.executable, "-I", "-c", code, path], what="removing leftovers of a killed build")
 
     def command(
         self,
@@ -89,7 +89,7 @@ class ToolsTree:
         env: Mapping[str, str] | None = None,
         chdir: str | None = None,
     ) -> list[str]:
-        """The host argv that runs ``argv`` in the sandbox: for ``run()`` and for long-running children alike."""
+        """The host argv that runs ``argv`` in the sandbox, for ``run()`` and for long-running children."""
         words = [sys.executable, "-I", str(self.mkosi_packages / "mkosi/sandbox.py")]
         words += ["--ro-bind", str(self.root / "usr"), "/usr", "--ro-bind", str(self.root / "etc"), "/etc"]
         for link in ("bin", "sbin", "lib", "lib64"):
@@ -123,7 +123,7 @@ class ToolsTree:
         what: str | None = None,
         error: type[PrivmlError] = HostError,
     ) -> Completed:
-        """Run a program of the tree to its end; see ``base.run.run`` for errors."""
+        """Run a program of the tree; see ``base.run.run`` for errors."""
         return run(
             self.command(argv, binds=binds, network=network, env=env, chdir=chdir),
             stdin=stdin,
@@ -135,16 +135,16 @@ class ToolsTree:
 
 
 def is_there(store: Store, lock: ToolsLock) -> bool:
-    """True when the tree of ``lock`` is unpacked, so that its packages are not needed."""
+    """True if the tree of ``lock`` is already unpacked, so that its packages are not needed."""
     key = tree_key(lock.packages)
     return (store.root / "trees" / key).is_dir() and _record(store, key).is_file()
 
 
 def ensure(store: Store, lock: ToolsLock) -> ToolsTree:
-    """The tools tree of ``lock``, unpacked under the store if it is not there; its .debs must be in the store then.
+    """The tools tree of ``lock``, unpacked under the store if needed; its .debs must then be in the store.
 
-    A tree that is there is used only as it was when it was unpacked: ``InputsError`` names what changed since, and
-    the tree is removed, so that the next run makes it again.
+    An existing tree must be unchanged since it was unpacked. If not, it is removed and ``InputsError`` names the
+    changes; the next run unpacks it again.
     """
     key = tree_key(lock.packages)
     root = store.root / "trees" / key
@@ -155,10 +155,10 @@ def ensure(store: Store, lock: ToolsLock) -> ToolsTree:
     with locked(root.with_name(f"{key}.lock")):
         known = content.saved(record)
         if root.is_dir() and known is None:
-            say("the tools tree is made again: nothing tells what it held when it was unpacked")
+            say("unpacking the tools tree again: it has no listing to check it with")
         if root.is_dir() and known is not None:
             if not _same(seen, content.look(root)):
-                with step("Reading the tools tree again, because something in it was touched"):
+                with step("Checking the tools tree, because something in it was touched"):
                     _check(root, known, record)
         else:
             remove_leftovers(root)
@@ -169,7 +169,7 @@ def ensure(store: Store, lock: ToolsLock) -> ToolsTree:
             ):
                 made, seen_at = ToolsTree(fresh, key), [Bind(fresh, "/tree", writable=True)]
                 fill(store, lock.packages, fresh, lambda argv: made.run(argv, binds=seen_at))
-                # Before the tree gets its name: a tree without a record would have to be made again.
+                # Before the tree is renamed into place: a tree without a listing would have to be unpacked again.
                 content.save(content.read(fresh), record)
         write_atomic(seen, content.look(root).encode())
     return ToolsTree(root, key)
@@ -192,6 +192,6 @@ def _check(root: Path, known: content.Listing, record: Path) -> None:
     told = "\n".join(f"  {line}" for line in changed[:_SHOWN])
     more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
     raise InputsError(
-        f"the tools tree {root} is not what was unpacked:\n{told}{more}",
-        hint="it was removed; run the same command again to unpack it anew, and find out who writes there",
+        f"the tools tree {root} changed since it was unpacked:\n{told}{more}",
+        hint="it was removed; find out what writes there, then run the same command to unpack it again",
     )

@@ -1,4 +1,4 @@
-"""The UKI and its two hand-made parts: the initrd and the kernel's command line."""
+"""Build the UKI and its two generated parts: the initrd and the kernel command line."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from privml.events.verity import Verity
 from privml.image.tools import Bind, ToolsTree
 from privml.measure import cpio
 
-# Each word closes a door that the host could otherwise use, or keeps a prompt from leaving by the console.
+# Each parameter removes an attack path of the host, or keeps prompts off the console.
 BASE_WORDS = (
     "console=ttyS0",
     "quiet",
     "loglevel=4",
     "panic=-1",
     "oops=panic",
-    "sysctl.kernel.sysrq=0",  # not sysrq_always_enabled=0: its very presence turns SysRq on for good
+    "sysctl.kernel.sysrq=0",  # not sysrq_always_enabled=0: the parameter enables SysRq whatever its value
     "lockdown=integrity",
     "nohibernate",
     "systemd.show_status=no",
@@ -31,12 +31,12 @@ BASE_WORDS = (
 
 
 def command_line(root: Verity) -> str:
-    """The kernel's command line, whole: it is measured into RTMR2 and carries the root hash."""
+    """The complete kernel command line. It carries the root hash and is measured into RTMR2."""
     return " ".join((*BASE_WORDS, f"privml.root={root.argument()}"))
 
 
 def initrd(parts: Path, *, epoch: int) -> bytes:
-    """The initrd from the files that mkosi's finalize took out of the tree (``parts``)."""
+    """Build the initrd from the files that finalize extracted from the tree (``parts``)."""
     members = {
         str(path.relative_to(parts)): cpio.Member(path.read_bytes(), executable=bool(path.stat().st_mode & 0o100))
         for path in sorted(parts.rglob("*"))
@@ -44,7 +44,7 @@ def initrd(parts: Path, *, epoch: int) -> bytes:
     }
     for needed in ("init", "bin/busybox", "sbin/dmsetup"):
         if needed not in members:
-            raise BuildError(f"initrd: {needed} is missing among {sorted(members)}")
+            raise BuildError(f"initrd: {needed} is missing; found {sorted(members)}")
     for directory in ("dev", "proc", "sys", "run", "sysroot", "tmp"):
         members[directory] = cpio.Member(None)
     return cpio.archive(members, mtime=epoch)
@@ -53,7 +53,7 @@ def initrd(parts: Path, *, epoch: int) -> bytes:
 def build(
     tools: ToolsTree, work: Path, *, kernel: Path, initrd: bytes, cmdline: str, release: str, name: str
 ) -> Path:
-    """Make ``work/uki.efi`` with the tree's ukify and stub; ``release`` is the kernel's ``uname -r``."""
+    """Build ``work/uki.efi`` with ukify and the stub of the tools tree; ``release`` is the kernel's ``uname -r``."""
     (work / "initrd").write_bytes(initrd)
     (work / "cmdline").write_text(cmdline)
     (work / "os-release").write_text(f"ID=privml\nNAME=privml\nVARIANT_ID={name}\n")

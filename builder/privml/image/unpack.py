@@ -1,6 +1,6 @@
-"""Fill a tools tree: its packages unpacked, and the few files that their maintainer scripts would have made.
+"""Unpack the packages of a tools tree and create the few files their maintainer scripts would create.
 
-All code that shapes the tree's bytes is here and in ``lock.deb``; both are in the tree's key.
+All code that determines the tree's content is here and in ``lock.deb``; both are part of the tree's key.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ _CODE = ("image/unpack.py", "lock/deb.py")
 
 
 def tree_key(packages: Sequence[Package]) -> str:
-    """The key of the tree that these packages make: a hex SHA-256 over them and over the code that unpacks them."""
+    """The key of the tree with these packages: a hex SHA-256 over them and the code that unpacks them."""
     modules = [f"{digest} {name}" for name, digest in code.digests(_CODE).items()]
     lines = sorted(f"{package.sha256} {package.name}" for package in packages)
     return hashlib.sha256("\n".join([*modules, *lines]).encode()).hexdigest()
 
 
 def fill(store: Store, packages: Sequence[Package], root: Path, run: Callable[[Sequence[str]], object]) -> None:
-    """Make the tree in the empty directory ``root``; ``run`` runs one of its programs, which sees it at ``/tree``."""
+    """Fill the empty directory ``root``; ``run`` runs one of its programs, which sees the tree at ``/tree``."""
     _unpack(store, packages, root)
     etc = root / "etc"
     for name in ("passwd", "group"):
@@ -45,7 +45,7 @@ def fill(store: Store, packages: Sequence[Package], root: Path, run: Callable[[S
 
 
 def _unpack(store: Store, packages: Sequence[Package], root: Path) -> None:
-    # base-files first: it brings the merged-/usr links that every other package's paths go through.
+    # base-files first: it has the merged-/usr links that the paths of all other packages use.
     ordered = sorted(packages, key=lambda package: (package.name != "base-files", package.name))
     with ThreadPoolExecutor(2) as pool:
         bodies = pool.map(lambda package: store.read(package.sha256), ordered)

@@ -1,7 +1,7 @@
-"""Volumes: a GPT disk of two partitions, erofs data and its dm-verity tree, made by systemd-repart.
+"""Volumes: a GPT disk with an erofs partition and its dm-verity hash partition, made by systemd-repart.
 
-The verity parameters are read once, here, from the volume just made, and travel in measured places (the command
-line for the root, the configuration for the model). The guest never reads the superblock.
+The verity parameters are read once, here, from the new volume. They are passed to the guest in measured places (the
+command line for the root, the configuration for the model); the guest never reads the superblock.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _GENERIC = ("linux-generic", "linux-generic")
 
 
 def verity_of(path: Path, label: str, root_hash: str) -> Verity:
-    """Parameters of the volume ``label`` in ``path``, read from the superblock of its hash partition."""
+    """Verity parameters of the volume ``label`` in ``path``, read from the superblock of its hash partition."""
     partitions = gpt.read(path, error=BuildError).partitions
     names = sorted(partition.name for partition in partitions)
     if names != sorted((label, f"{label}-verity")):
@@ -29,14 +29,14 @@ def verity_of(path: Path, label: str, root_hash: str) -> Verity:
     if kind != (1, "sha256", BLOCK_SIZE, BLOCK_SIZE, 32):
         raise BuildError(f"{path.name}: verity superblock {kind} is not sha256 over {BLOCK_SIZE}-byte blocks")
     if not 0 < found.data_blocks * BLOCK_SIZE <= places[label].size:
-        raise BuildError(f"{path.name}: {found.data_blocks} data blocks do not fit the partition")
+        raise BuildError(f"{path.name}: {found.data_blocks} data blocks do not fit in the partition")
     if len(root_hash) != 64 or root_hash.strip("0123456789abcdef"):
         raise BuildError(f"{path.name}: `{root_hash[:80]}` is not a SHA-256 root hash")
     return Verity(bytes.fromhex(root_hash), found.salt, found.data_blocks, 1)
 
 
 def definitions(label: str, kind: str, verity_kind: str, *, copy: str, compression: str | None) -> dict[str, str]:
-    """repart.d(5) files for one volume; both disks of an image are made from this one shape."""
+    """repart.d(5) files for one volume; root and model volumes share this layout."""
     data = [
         "[Partition]",
         f"Type={kind}",
@@ -66,7 +66,7 @@ def definitions(label: str, kind: str, verity_kind: str, *, copy: str, compressi
 def make(
     tools: ToolsTree, work: Path, label: str, *, compression: str | None, seed: str, epoch: int
 ) -> tuple[Path, Verity]:
-    """Make ``work/volume.raw`` of the directory ``work/tree`` as volume ``label``; gives it and its parameters."""
+    """Build ``work/volume.raw`` from ``work/tree`` as volume ``label``; returns its path and verity parameters."""
     places = work / "repart"
     places.mkdir()
     for file, text in definitions(label, *_GENERIC, copy="/:/", compression=compression).items():
@@ -86,10 +86,10 @@ def make(
     except (ValueError, TypeError, AttributeError) as error:
         raise BuildError(f"systemd-repart's output is not a list of partitions: {error}") from error
     if len(hashes) != 1:
-        raise BuildError(f"systemd-repart gave root hashes {hashes}, expected one")
+        raise BuildError(f"systemd-repart reported root hashes {hashes}, expected one")
     return work / "volume.raw", verity_of(work / "volume.raw", label, hashes[0])
 
 
 def erofs_options(epoch: int) -> str:
-    """mkfs.erofs options of every volume. One owner, one time: what the files were on this host leaves no trace."""
+    """mkfs.erofs options of every volume. Owner and times are fixed, so nothing of the host's files remains."""
     return f"--all-root -T{epoch}"

@@ -1,4 +1,4 @@
-"""What commands work with: the store, the tools tree, and a recipe with its lock."""
+"""The workplace of a command: the store, the tools tree, and recipes with their locks."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from privml.store.pools import Pool
 
 @dataclass
 class Workplace:
-    """The store, the tools tree and locks, each opened when it is first needed."""
+    """The store, the tools tree and the locks, opened on first use."""
 
     pools: Sequence[Pool] = ()
-    # A lock to build by instead of the recipe's own.
+    # A lock to use instead of the recipe's own.
     lock_file: Path | None = None
     _trees: dict[Path, ToolsTree] = field(default_factory=dict)
 
@@ -39,14 +39,14 @@ class Workplace:
         return Store()
 
     def tools(self, recipe: Path | None = None) -> ToolsTree:
-        """The tools tree that the recipe's lock names, fetched and unpacked when it is not there."""
+        """The tools tree named by the recipe's lock, fetched and unpacked if needed."""
         return self._tree(tools_lock_path(recipe, self.lock_file))
 
     def tools_of(self, target: Target) -> ToolsTree:
-        """The tools that the target's image was built with, which also run and measure it.
+        """The tools the target's image was built with, which are also used to run and measure it.
 
-        The locks next to the image name them. An image without locks was built by the committed ones, unless its
-        manifest says `refreshed`: then ``InputsError``.
+        They are named by the locks next to the image. An image without locks was built with the committed ones;
+        ``InputsError`` if its manifest says `refreshed`.
         """
         found = target.manifest()
         made = madeby.read(target.directory, found)
@@ -54,8 +54,8 @@ class Workplace:
             return self._tree(made.tools_path)
         if found.refreshed:
             raise InputsError(
-                f"{target.directory} was built by another lock than the committed one, and does not hold it",
-                hint=f"bring its {found.name}.lock.json and {found.name}.tools.lock.json, or build it again",
+                f"{target.directory} was not built with the committed lock, and its own lock is missing",
+                hint=f"copy {found.name}.lock.json and {found.name}.tools.lock.json next to it, or build it again",
             )
         return self.tools(target.recipe)
 
@@ -65,22 +65,22 @@ class Workplace:
         return self._trees[path]
 
     def recipe_and_lock(self, path: Path) -> tuple[Recipe, Lock]:
-        """A recipe with its lock; ``RecipeError`` when a rule is broken, ``InputsError`` when the lock is stale."""
+        """Load a recipe with its lock; ``RecipeError`` if a rule is broken, ``InputsError`` if the lock is stale."""
         recipe = load(path)
         if wrong := errors([*lint(recipe), *lint_guest(read_guest(images_folder()))]):
             raise RecipeProblems(wrong, hint=f"why: `privml-build lint --explain {wrong[0].rule}`")
         lock_path = self.lock_file or recipe.lock_path
         if self.lock_file is not None and not self.lock_file.is_file():
             raise InputsError(
-                f"{self.lock_file} is not there",
-                hint=f"make it with `privml-build lock {recipe.name} --refresh-to {self.lock_file}`",
+                f"{self.lock_file} does not exist",
+                hint=f"create it with `privml-build lock {recipe.name} --refresh-to {self.lock_file}`",
             )
         lock = read_lock(lock_path)
         check(recipe, lock, inputs_now(recipe, tools_lock_path(path, self.lock_file)), path=lock_path)
         return recipe, lock
 
     def is_refreshed(self, recipe: Recipe, lock: Lock) -> bool:
-        """True when ``lock`` is not the one that the recipe is committed with."""
+        """True if ``lock`` is not the recipe's committed lock."""
         if self.lock_file is None:
             return False
         return not recipe.lock_path.is_file() or read_lock(recipe.lock_path) != lock
