@@ -13,6 +13,7 @@ from tests.real.tamper import extract
 from privml.image.render import PROGRAMS, ROOT_LABEL
 from privml.image.workplace import Workplace
 from privml.output.manifest import read
+from privml.recipe.distributions import TOOLS
 from privml.recipe.loader import shipped
 from privml.vm.ask import await_ready, request
 from privml.vm.launch import launch_of
@@ -20,6 +21,7 @@ from privml.vm.machine import started
 
 pytestmark = pytest.mark.real
 
+PYTHON = TOOLS.release.python
 ARTEFACTS = ("firmware.fd", "model.raw", "root.raw", "uki.efi")
 
 
@@ -29,7 +31,7 @@ def test_image_is_whole_and_found_again(demo_cpu: Path) -> None:
     assert {path.name for path in demo_cpu.iterdir()} >= {*ARTEFACTS, "manifest.json"}
     again = json.loads(succeeded(privml("image", "demo-cpu", "--json")).stdout)
     assert again["cached"] is True
-    assert again["root_hash"] == manifest.root.root_hash
+    assert again["root_hash"] == manifest.root.root_hash.hex()
     assert not list(demo_cpu.parent.glob(".demo-cpu.*.*")), "a build left its working directory"
 
 
@@ -50,7 +52,7 @@ def test_the_root_has_only_the_programs_on_the_list(demo_cpu: Path, tmp_path: Pa
     extract(Workplace().tools(), demo_cpu / "root.raw", ROOT_LABEL, tmp_path)
     root = tmp_path / "tree"
     found = {path.name for folder in ("usr/bin", "usr/sbin") for path in (root / folder).iterdir()}
-    assert found == {*PROGRAMS, "llama-server"}
+    assert found == {*PROGRAMS, PYTHON, "llama-server"}
     names = {path.name for path in root.rglob("*")}
     assert not names & {"sh", "bash", "dash", "busybox", "perl", "dpkg", "apt", "agetty", "sulogin", "su", "sudo"}
     assert not [path for path in root.rglob("*") if path.lstat().st_mode & 0o6000], "setuid or setgid files"
@@ -71,12 +73,15 @@ def test_an_image_without_a_model_boots_and_has_nothing_of_an_engine(
     assert (manifest.variant, manifest.models, manifest.engine) == ("production", (), None)
     assert not (tdx_min / "model.raw").exists()
     assert (tdx_min / "root.raw").stat().st_size < (demo_cpu / "root.raw").stat().st_size
-    ours, theirs = ({row[0]: row for row in read(image).packages} for image in (tdx_min, demo_cpu))
+    ours, theirs = ({package.name: package for package in read(image).packages} for image in (tdx_min, demo_cpu))
     assert ours.items() < theirs.items()  # the same packages, fewer of them
     tools = Workplace().tools()
     extract(tools, tdx_min / "root.raw", ROOT_LABEL, tmp_path)
     root = tmp_path / "tree"
-    assert {path.name for folder in ("usr/bin", "usr/sbin") for path in (root / folder).iterdir()} == set(PROGRAMS)
+    assert {path.name for folder in ("usr/bin", "usr/sbin") for path in (root / folder).iterdir()} == {
+        *PROGRAMS,
+        PYTHON,
+    }
     assert not [
         path for path in root.rglob("*") if any(word in path.name for word in ("llama", "ggml", "privml-engine"))
     ]

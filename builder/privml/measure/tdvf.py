@@ -112,7 +112,8 @@ def _section(firmware: bytes, at: int) -> FirmwareSection:
             f"firmware: section {section.type_name} ends at byte {offset + raw} of a file of {len(firmware)} bytes",
             hint="a split OVMF_CODE file has lost its variables: use the unified OVMF.fd or OVMF.inteltdx.fd",
         )
-    if gpa % PAGE or memory % PAGE or memory < raw or (memory > _MAX_MEMORY and not attributes & ATTRIBUTE_PAGE_AUG):
+    too_large = memory > _MAX_MEMORY and not attributes & ATTRIBUTE_PAGE_AUG
+    if gpa % PAGE or memory % PAGE or memory < raw or gpa + memory > 1 << 64 or too_large:
         raise MeasurementError(
             f"firmware: section {section.type_name} at 0x{gpa:x} of 0x{memory:x} bytes is malformed"
         )

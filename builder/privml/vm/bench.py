@@ -51,5 +51,5 @@ class Bench:
             self._tools,
             launch,
             self._as_booted.predict(machine, size, gpt_event=gpt_event).events,
-            td=self._as_td.predict(replace(machine, tpm=False), size, gpt_event=gpt_event).events,
+            td=self._as_td.predict(replace(machine, tee="tdx", tpm=False), size, gpt_event=gpt_event).events,
         )
