@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from privml.base.errors import Differs, MeasurementError, UsageError
+from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show, show_text
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
@@ -27,23 +28,25 @@ _FORMATS = {name: "lock" if model is Lock else "tools lock" for name, model in F
 
 
 @click.command()
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("before", type=TARGET, metavar="A")
+@click.argument("after", type=TARGET, metavar="B")
 @click.option("--json", "as_json", is_flag=True, help="Print all changes as JSON.")
-@click.option("--diffoscope", is_flag=True, help="Let diffoscope, when it is installed, look into differing files.")
+@click.option("--diffoscope", is_flag=True, help="Run diffoscope, which must be installed, on files that differ.")
 def diff(before: str, after: str, *, as_json: bool, diffoscope: bool) -> None:
-    """Tell what changed from A to B, and which registers each change moves.
+    """Show what changed from A to B, and which registers each change moves.
 
-    An image is a recipe's name or the directory of a built image. A file is a lock, a prediction.json or a CCEL or
-    TPM event log, told by its content; predictions and logs are compared event by event. Exit status: 0 for no
-    change, 1 for any.
+    A and B are two images (a recipe's name, or the directory of a built image), or two files of one kind: locks,
+    prediction.json, or CCEL or TPM event logs. Predictions and logs are compared event by event.
+
+    Exit status: 0 for no change, 1 for any.
 
     \b
-    privml-build diff out/demo-cpu /tmp/rebuilt
-    privml-build diff demo-cpu demo-cpu-dev
-    privml-build diff old.lock.json recipes/demo-cpu.lock.json
-    privml-build diff old/prediction.json out/demo-cpu/prediction.json
-    privml-build diff yesterday.ccel today.ccel
+    Examples:
+      privml-build diff out/demo-cpu /tmp/rebuilt
+      privml-build diff demo-cpu demo-cpu-dev
+      privml-build diff old.lock.json recipes/demo-cpu.lock.json
+      privml-build diff old/prediction.json out/demo-cpu/prediction.json
+      privml-build diff yesterday.ccel today.ccel
     """
     kinds = (kind_of(before), kind_of(after))
     if kinds[0] != kinds[1]:

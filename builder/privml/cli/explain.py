@@ -19,19 +19,25 @@ from privml.readers.files import File
 
 @click.command()
 @click.argument("log", type=click.Path(path_type=Path))
-@click.option("--against", type=click.Path(path_type=Path), help="A quote, TDREPORT, prediction, or another log.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--against",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Compare with a quote, TDREPORT, prediction, or another log.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the events and the comparison as JSON.")
 def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
-    """Replay a CCEL or TPM event LOG, say in words what each event is, and find what differs.
+    """Replay a CCEL or TPM event log, describe each event, and find the event that differs.
 
-    Against a quote: which registers the log accounts for, and when one does not agree, the one event that would make
-    it agree, if there is such an event. Against a prediction: the first differing event of each register. Exit status
-    1 when something differs.
+    With --against a quote or TDREPORT: which registers the log accounts for and, for one that does not agree, the one
+    event that would make it agree, if there is one. With --against a prediction or another log: the first differing
+    event of each register. Exit status 1 when something differs.
 
     \b
-    privml-build explain ccel.bin
-    privml-build explain ccel.bin --against quote.bin
-    privml-build explain ccel.bin --against out/demo-cpu/prediction.json
+    Examples:
+      privml-build explain ccel.bin
+      privml-build explain ccel.bin --against quote.bin
+      privml-build explain ccel.bin --against out/demo-cpu/prediction.json
     """
     file = files.read(log)
     if file.log is None:

@@ -17,16 +17,17 @@ _NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
 
 @click.command()
 @click.argument("name")
-@click.option("--from", "source", default="demo-cpu", show_default=True, help="The recipe to start from.")
+@click.option("--from", "source", metavar="RECIPE", default="demo-cpu", show_default=True, help="The recipe to copy.")
 def init(name: str, *, source: str) -> None:
-    """Write recipes/NAME.yaml with a comment for each field, and what it needs to be built from here.
+    """Write recipes/NAME.yaml, a copy of another recipe with a comment for each field.
 
-    That is its platforms, its lock with the packages of the recipe it comes from, the lock of the tools, a schema for
-    editors, and a workflow for CI. Files that are there already stay as they are.
+    Also written, unless there already: its platforms, its lock, the lock of the tools, JSON Schemas for editors, and
+    a CI workflow. Nothing is fetched.
 
     \b
-    privml-build init my-image
-    privml-build init my-image --from demo-cpu-dev
+    Examples:
+      privml-build init my-image
+      privml-build init my-image --from demo-cpu-dev
     """
     if name == "tools":
         raise UsageError("`tools` is no name for a recipe: tools.lock.json is the lock of the tools")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,7 @@ def measure_image(
     if as_json:
         print_json(predicate.to_dict())
         return
-    for measured in predicate.launches:
-        _show(measured, events=events)
+    show(*described(predicate.launches, events=events))
 
 
 def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool) -> None:
@@ -150,16 +150,33 @@ def _matrix_row(shape: MeasuredLaunch, *, events: bool) -> dict[str, Any]:
     return row
 
 
-def _show(shape: MeasuredLaunch, *, events: bool) -> None:
-    show(shape.label)
-    for register in TDX_REGISTERS:
-        name = register
-        for number, value in enumerate(shape.accepted(register)):
-            note = ("single-pass", "two-pass")[number] if register == MRTD else _weakest(shape, register)
-            show(f"  {name}  {value.hex()}  {shape.evidence()[register].value}  {note}".rstrip())
-        if events:
-            for event in shape.of(register):
-                show(f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}{seen_words(event)}")
+def described(launches: Sequence[MeasuredLaunch], *, events: bool) -> list[str]:
+    """The registers of every launch in lines; what all sizes of a platform have in common is written once, first."""
+    lines: list[str] = []
+    for platform in dict.fromkeys(launch.platform for launch in launches):
+        sizes = [launch for launch in launches if launch.platform == platform]
+        tables = [{name: _register(size, name, events=events) for name in TDX_REGISTERS} for size in sizes]
+        same = [name for name in TDX_REGISTERS if all(table[name] == tables[0][name] for table in tables)]
+        common = same if len(sizes) > 1 else []
+        if common:
+            lines += [f"{platform}, all {len(sizes)} sizes", *(line for name in common for line in tables[0][name])]
+        for size, table in zip(sizes, tables, strict=True):
+            lines += [size.label, *(line for name in TDX_REGISTERS if name not in common for line in table[name])]
+    return lines
+
+
+def _register(launch: MeasuredLaunch, register: str, *, events: bool) -> list[str]:
+    level = launch.evidence()[register].value
+    lines = []
+    for number, value in enumerate(launch.accepted(register)):
+        note = ("single-pass", "two-pass")[number] if register == MRTD else _weakest(launch, register)
+        lines.append(f"  {register}  {value.hex()}  {level}  {note}".rstrip())
+    if events:
+        lines += [
+            f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}{seen_words(event)}"
+            for event in launch.of(register)
+        ]
+    return lines
 
 
 def _weakest(shape: MeasuredLaunch, register: str) -> str:
