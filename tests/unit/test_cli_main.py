@@ -118,10 +118,10 @@ def test_an_error_is_a_message_a_hint_and_a_code(
     ("error", "code", "text", "hint"),
     [
         (KeyboardInterrupt(), 130, "stopped", ""),
-        (OSError(28, "No space left on device", "/x/y"), 5, "No space left on device: /x/y", "make room; "),
+        (OSError(28, "No space left on device", "/x/y"), 5, "No space left on device: /x/y", "free some space; "),
         (PermissionError(13, "Permission denied"), 5, "Permission denied", "a place that you may write"),
         (OSError(30, "Read-only file system", "/ro/x"), 5, "Read-only file system: /ro/x", "`--output`"),
-        (OSError(20, "Not a directory", "f/x"), 5, "Not a directory: f/x", "a file stands where"),
+        (OSError(20, "Not a directory", "f/x"), 5, "Not a directory: f/x", "a file is in the place"),
         (OSError(71, "Protocol error"), 5, "Protocol error", ""),
     ],
 )
@@ -399,7 +399,7 @@ def test_an_image_without_a_model_is_asked_nothing(place: Path, capsys: pytest.C
     (folder / "manifest.json").write_bytes(made.encode())
     outcome = Outcome(capsys, "run", "image", "--prompt", "The capital of France is")
     assert (outcome.code, outcome.stdout) == (2, "")
-    assert "demo-cpu holds no model, so it answers no prompt" in outcome.stderr
+    assert "demo-cpu has no model to answer a prompt" in outcome.stderr
 
 
 def test_an_image_without_a_model_is_an_anchor(place: Path) -> None:
@@ -430,7 +430,7 @@ def test_half_a_shape_is_usage(words: list[str], text: str, place: Path, capsys:
 def test_an_image_cannot_be_built_from_an_image(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, "image", str(image(place)))
     assert (outcome.code, outcome.stdout) == (2, "")
-    assert "hint: give the recipe" in outcome.stderr
+    assert "hint: give a recipe" in outcome.stderr
 
 
 def test_a_stale_lock_stops_a_build(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -462,7 +462,7 @@ def test_a_malformed_document_is_9(place: Path, capsys: pytest.CaptureFixture[st
         (["http://127.0.0.1:1"], "neither an https:// address nor a file"),
         (["doc.json", "--nonce", "12"], "--nonce"),
         (["doc.json", "--spki", "Z" * 64], "--spki"),
-        (["https://127.0.0.1:1", "--nonce", "1" * 64], "belong to a captured document"),
+        (["https://127.0.0.1:1", "--nonce", "1" * 64], "are for a captured document"),
         (["https://127.0.0.1:1", "--save", "nowhere/doc.json"], "there is no directory nowhere"),
     ],
 )

@@ -51,11 +51,11 @@ def diff(before: str, after: str, *, as_json: bool, diffoscope: bool) -> None:
     kinds = (kind_of(before), kind_of(after))
     if kinds[0] != kinds[1]:
         raise UsageError(
-            f"`{before}` is {TITLES[kinds[0]]}, `{after}` is {TITLES[kinds[1]]}: nothing to compare",
-            hint="give two of one kind; the prediction and the manifest of an image lie in its directory",
+            f"`{before}` is {TITLES[kinds[0]]}, `{after}` is {TITLES[kinds[1]]}: they cannot be compared",
+            hint="give two of one kind; the directory of an image holds its prediction.json and manifest.json",
         )
     if diffoscope and kinds[0] != "image":
-        raise UsageError(f"--diffoscope looks into files of images, not into {TITLES[kinds[0]]}")
+        raise UsageError(f"--diffoscope is for images, got {TITLES[kinds[0]]}")
     if kinds[0] == "image":
         diff_images(before, after, as_json=as_json, look=external.diffoscope() if diffoscope else None)
     else:
@@ -72,15 +72,13 @@ def kind_of(text: str) -> str:
         return found
     hint = "give two images, two locks, or two predictions or event logs"
     if path.name == "manifest.json":
-        raise UsageError(f"`{text}` is of an image, and not all of it", hint=f"give the directory: `{path.parent}`")
+        raise UsageError(f"`{text}` is only one file of an image", hint=f"give the directory: `{path.parent}`")
     try:
         file = files.read(path)
     except MeasurementError as error:
-        raise UsageError(f"`{text}` is nothing that can be compared: {error.message}", hint=hint) from error
+        raise UsageError(f"`{text}` cannot be compared: {error.message}", hint=hint) from error
     if file.log is None and not file.shapes:
-        raise UsageError(
-            f"`{text}` is neither a lock, a prediction nor a log: it is {file.description.title}", hint=hint
-        )
+        raise UsageError(f"`{text}` is not a lock, a prediction or an event log: {file.description.title}", hint=hint)
     return "events"
 
 
@@ -105,7 +103,7 @@ def diff_images(before: str, after: str, *, as_json: bool, look: external.Look |
         for name, text in found.details.items():
             show_text(f"--- {name}\n{text}")
         if found.registers is None:
-            show("registers that move: unknown, the images are predicted for different machines")
+            show("registers that move: unknown, because the images are predicted for different machines")
         else:
             show(f"registers that move: {', '.join(found.registers) or 'none'}")
     if not found.report.equal:

@@ -41,7 +41,10 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     """
     file = files.read(log)
     if file.log is None:
-        raise UsageError(f"{log} is no event log: it is a {file.description.title}", hint="`measure FILE` reads it")
+        raise UsageError(
+            f"{log} is not an event log: {file.description.title}",
+            hint="`privml-build measure FILE` describes it",
+        )
     other = files.read(against) if against is not None else file if file.claimed else None
     result: dict[str, Any] = {
         "log": {"kind": file.description.kind, "path": str(log)},
@@ -71,7 +74,9 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
             "differences": [change.to_dict() for change in found.changes],
         }
     else:
-        raise UsageError(f"{against} is a {other.description.title}: nothing to hold a log against")
+        raise UsageError(
+            f"{against} is {other.description.title}; expected a quote, a TDREPORT, a prediction or an event log"
+        )
     result["agrees"] = agrees
     if as_json:
         print_json(result)
@@ -80,7 +85,7 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     if not agrees:
         raise Differs(
             f"{log} does not agree with {other.path if other is not None else log}",
-            hint="the first difference of a register decides all of its value",
+            hint="look at the first difference of each register: it changes the whole value",
         )
 
 
@@ -101,8 +106,11 @@ def _check(check: RegisterCheck) -> str:
     if check.equal:
         return f"{check.register}: agrees ({check.events} events)"
     if check.extended_in_guest:
-        return f"{check.register}: software in the TD extended it; firmware's log knows nothing of that"
-    why = check.change or "no single change of the log explains it: it is another boot's, or several events differ"
+        return f"{check.register}: extended by software in the TD, which the firmware's log does not record"
+    why = (
+        check.change
+        or "no single change of the log explains it: the log is of another boot, or several events differ"
+    )
     return f"{check.register}: differs; {why}"
 
 

@@ -23,7 +23,7 @@ from privml.store.fetch import GoneError
 from privml.store.pools import Pool
 from privml.vm.predicted import ImagePredictor
 
-_ROOM = "make room there, or give another place with --output; `privml-build doctor` says how much is needed"
+_ROOM = "free some space, or choose another directory with --output; `privml-build doctor` says how much is needed"
 
 
 @click.command()
@@ -72,7 +72,7 @@ def image(
     """
     found = resolve(target, output)
     if found.recipe is None:
-        raise UsageError(f"`{target}` is a built image", hint="give the recipe that it is to be built from")
+        raise UsageError(f"`{target}` is a built image", hint="give a recipe's name or file")
     if render_only is None:
         check_output(found.directory)
     place = Workplace([Pool.parse(pool) for pool in pools], lock_file)
@@ -107,10 +107,10 @@ def image(
             raise
         raise HostError(_no_room(found.directory), hint=_ROOM) from error
     except GoneError as gone:
-        gone.hint = f"give a pool that has them (--pool); or {refresh_hint(recipe.name, 'image')}"
+        gone.hint = f"give a pool that has them with --pool, or {refresh_hint(recipe.name, 'image')}"
         raise
     if refreshed:
-        say(f"built by {lock_file}, not by the committed lock: the manifest says `refreshed`")
+        say(f"built from {lock_file}, not from the committed lock, so the manifest says `refreshed`")
     artefacts = {name: vars(artefact) for name, artefact in built.manifest.artefacts.items()}
     if as_json:
         steps = {name: {"cached": not why, "because": list(why)} for name, why in built.because.items()}

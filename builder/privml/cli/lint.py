@@ -105,7 +105,7 @@ def _explain(word: str, *, as_json: bool) -> None:
         near = difflib.get_close_matches(word, known, n=3) or [name for name in known if name.endswith(f".{word}")]
         guess = f"did you mean {' or '.join(f'`{name}`' for name in near)}? " if near else ""
         raise UsageError(
-            f"`{word}` is neither a rule nor a field",
+            f"there is no rule or field `{word}`",
             hint=f"{guess}rules: {', '.join(RULES)}; fields: as in a recipe, `agent.listen`, or `platform.tpm`",
         )
     if as_json:

@@ -86,13 +86,13 @@ def lock(
       privml-build lock demo-cpu --refresh-to out/locks/demo-cpu.lock.json
     """
     if not targets and not tools:
-        raise UsageError("nothing to lock: name a recipe, or give --tools")
+        raise UsageError("name a recipe to lock, or give --tools")
     paths = [find(target) for target in targets]
     own_tools = _own_tools(paths) if tools else None
     tools_path = tools_lock_path(paths[0] if paths else Path("recipes/any.yaml"))
     if only_check:
         if not paths:
-            raise UsageError("--check is about recipes' locks: name a recipe")
+            raise UsageError("--check needs the name of a recipe")
         for path in paths:
             recipe = load(path)
             check(recipe, read_lock(recipe.lock_path), inputs_now(recipe))
@@ -111,7 +111,7 @@ def lock(
     )
     if refresh_to is not None:
         if len(paths) != 1 or tools or moving is not None:
-            raise UsageError("--refresh-to goes with one recipe, and with neither --tools nor upgrades")
+            raise UsageError("--refresh-to needs exactly one recipe, and neither --tools nor an upgrade")
         _done(refresh_to, changed=work.refresh(load(paths[0]), refresh_to))
         return
     if own_tools is not None:
@@ -129,7 +129,7 @@ def _own_tools(paths: list[Path]) -> Path:
     """The tools lock that `--tools` renews: next to the recipe that is named first, else in `recipes/` here."""
     if not paths and not Path("recipes").is_dir():
         raise UsageError(
-            "whose tools lock? No recipe is named, and there is no `recipes/` here",
+            "--tools without a recipe needs a folder `recipes`, which is not here",
             hint="name a recipe, or start one with `privml-build init NAME`",
         )
     return paths[0].with_name("tools.lock.json") if paths else Path("recipes/tools.lock.json")

@@ -58,15 +58,15 @@ TITLES = {
 VERBS = {verb: line for verbs in GROUPS.values() for verb, line in verbs.items()}
 
 _ADVICE = {
-    errno.ENOSPC: "make room; `privml-build doctor` says how much is needed and where",
-    errno.EDQUOT: "your quota is used up: make room; `privml-build doctor` says how much is needed and where",
-    errno.EROFS: "that file system is read-only: name another place (`--output`, PRIVML_STORE)",
-    errno.EACCES: "name a place that you may write (`--output`, PRIVML_STORE)",
-    errno.EPERM: "name a place that you may write (`--output`, PRIVML_STORE)",
-    errno.ENOTDIR: "a file stands where a folder is needed: name another place",
-    errno.EEXIST: "a file stands where a folder is needed: name another place",
-    errno.ENOENT: "name a place that is there and may be written",
-    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ENOSPC: "free some space; `privml-build doctor` says how much is needed and where",
+    errno.EDQUOT: "your quota is used up: free some space; `privml-build doctor` says how much is needed and where",
+    errno.EROFS: "that file system is read-only: choose another place (`--output`, PRIVML_STORE)",
+    errno.EACCES: "choose a place that you may write (`--output`, PRIVML_STORE)",
+    errno.EPERM: "choose a place that you may write (`--output`, PRIVML_STORE)",
+    errno.ENOTDIR: "a file is in the place of a folder: choose another place",
+    errno.EEXIST: "a file is in the place of a folder: choose another place",
+    errno.ENOENT: "choose a place that exists and that you may write",
+    errno.ENAMETOOLONG: "choose a shorter path",
 }
 
 

@@ -74,14 +74,14 @@ def measure(
       privml-build measure OVMF.fd
     """
     if disk and not boot:
-        raise UsageError("--disk is for --boot")
+        raise UsageError("--disk needs --boot")
     if cross_check and (boot or replay is not None or Path(target).is_file()):
-        raise UsageError("--cross-check is for an image's prediction: no file, --boot or --replay")
+        raise UsageError("--cross-check needs an image, and neither --boot nor --replay")
     if replay is not None and (boot or vcpus is not None or memory is not None):
-        raise UsageError("--replay takes the machine from the capture: no --boot, --vcpus or --memory")
+        raise UsageError("--replay takes the machine from the capture; leave out --boot, --vcpus and --memory")
     if Path(target).is_file() and Path(target).suffix not in (".yaml", ".yml"):
         if boot or vcpus is not None or memory is not None or replay is not None:
-            raise UsageError(f"{target} is a file: --boot, --replay, --vcpus and --memory are for images")
+            raise UsageError(f"{target} is a file; --boot, --replay, --vcpus and --memory need an image")
         _file(files.read(Path(target)).description, events=events, as_json=as_json)
         return
     # What an image needs (locks, QEMU) takes longer to load than a file takes to read.

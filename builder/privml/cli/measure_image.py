@@ -77,7 +77,7 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
     file = files.read(archive)
     if file.capture is None:
         raise UsageError(
-            f"{archive} is no capture: it is {file.description.title}", hint="`privml-build capture` makes one"
+            f"{archive} is not a capture: {file.description.title}", hint="make one with `privml-build capture`"
         )
     check_artefacts(directory, manifest.artefacts)
     found = replays.replay(
@@ -98,7 +98,9 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
             show(f"note: {note}")
     if not found.equal:
         count = len(found.comparison.differences) + len(found.problems)
-        raise Differs(f"{archive} differs from the prediction in {count} places", hint="the first one decides")
+        raise Differs(
+            f"{archive} differs from the prediction in {count} places", hint="look at the first one of each register"
+        )
 
 
 def _cross_check(
@@ -125,7 +127,7 @@ def _cross_check(
     if as_json:
         print_json(rows)
     if not all(row["equal"] for row in rows):
-        raise Differs(f"{crosscheck.PROGRAM} measures another value", hint="one of the two is wrong")
+        raise Differs(f"{crosscheck.PROGRAM} computes other values than privml-build", hint="one of the two is wrong")
 
 
 def _shapes(vcpus: str | None, memory: str | None) -> tuple[Shape, ...]:
@@ -213,8 +215,8 @@ def _boots(
     if as_json:
         print_json(rows if len(shapes) > 1 else rows[0])
     if problems:
-        raise Differs("\n".join(problems), hint="the first difference says which input to look at")
-    show("the log is the prediction, event by event, and the TPM's registers are the log's", err=as_json)
+        raise Differs("\n".join(problems), hint="the first difference names the input to look at")
+    show("the log equals the prediction, event by event, and the TPM's registers equal the log's", err=as_json)
 
 
 def _show_boot(shape: Shape, booted: ComparedBoot) -> None:
@@ -225,6 +227,6 @@ def _show_boot(shape: Shape, booted: ComparedBoot) -> None:
     for difference in booted.comparison.differences:
         show(f"  {difference.text()}")
     total = sum(booted.account.used.values())
-    show(f"  from a TD it differs in {total} events, each by one of {len(booted.account.used)} rules")
+    show(f"  a TD would differ in {total} events, explained by {len(booted.account.used)} rules")
     for difference in booted.account.unexplained:
-        show(f"  no rule: {difference.text()}")
+        show(f"  not explained by a rule: {difference.text()}")

@@ -94,14 +94,17 @@ def repro(
     """
     found = resolve(target)
     if found.recipe is None and lock_file is not None:
-        raise UsageError(f"`{target}` is a built image, with locks of its own", hint="leave out --lock")
+        raise UsageError(f"`{target}` is a built image, which has its own locks", hint="leave out --lock")
     if output is not None:
         check_output(output)
     place = Workplace(lock_file=lock_file)
     look = external.diffoscope() if diffoscope else None
     recipe, lock, inputs = inputs_of(place, found)
     if inputs.refreshed and record is not None:
-        raise UsageError("the digests of a refreshed image are not the record's", hint="leave out --record")
+        raise UsageError(
+            "--record needs an image built from the committed lock, and this one is refreshed",
+            hint="leave out --record",
+        )
     tools_lock = read_tools_lock(inputs.tools_lock)
     try:
         bring_all(place.store, [lock, tools_lock])
@@ -121,7 +124,7 @@ def repro(
                 shutil.copytree(legs.a, fresh, dirs_exist_ok=True)
                 madeby.keep(fresh, manifests.read(fresh), lock, inputs.tools_lock)
     if inputs.refreshed:
-        show("refreshed: both legs are built by a lock that is not the committed one", err=True)
+        show("refreshed: both images are built from a lock that is not the committed one", err=True)
     if record is not None and digests is not None:
         write_atomic(record, digests)
     state = None if digests is None else current.record_of(recipe.name, digests, refreshed=inputs.refreshed)
@@ -131,7 +134,7 @@ def repro(
     )  # fmt: skip
     if found.recipe is None and digests and (others := current.differences(current.of(found.directory), digests)):
         lines = "\n".join(f"  {line}" for line in others)
-        raise Differs(f"two rebuilds are equal, but {found.directory} is another image:\n{lines}")
+        raise Differs(f"the two rebuilds are equal, but {found.directory} differs from them:\n{lines}")
 
 
 def show_report(

@@ -40,7 +40,7 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
     found = resolve(target)
     manifest = found.manifest()
     if prompt is not None and manifest.engine is None:
-        raise UsageError(f"{manifest.name} holds no model, so it answers no prompt", hint="leave out --prompt")
+        raise UsageError(f"{manifest.name} has no model to answer a prompt", hint="leave out --prompt")
     place = Workplace()
     launch = launch_of(found.directory, manifest, recipes_directory(found))
     with started(place.tools_of(found), launch) as machine:

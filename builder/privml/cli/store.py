@@ -99,7 +99,7 @@ def import_(folder: Path) -> None:
     """
     if not (folder / "sha256").is_dir():
         raise UsageError(
-            f"{folder} is no pool: it holds no folder `sha256`", hint="`privml-build store export` makes pools"
+            f"{folder} is not a pool: it has no folder `sha256`", hint="make one with `privml-build store export`"
         )
     new, total = take_in(_opened(), folder)
     show(f"{new} new objects, {total / MIB:.1f} MiB")
@@ -122,7 +122,7 @@ def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
     found = _opened()
     paths = locks or tuple(known_locks())
     if not paths:
-        raise UsageError("no lock was found, so everything would go", hint="name the locks to keep")
+        raise UsageError("no lock was found, so everything would be removed", hint="name the locks to keep")
     needed = [read_any_lock(path) for path in paths]
     for path in paths:
         say(f"keeping what {path} names")
@@ -138,5 +138,5 @@ def _opened() -> Store:
     """The store; ``HostError`` when something else stands in its place, which would look like an empty one."""
     found = Store()
     if found.root.exists() and not found.root.is_dir():
-        raise HostError(f"the store {found.root} is no folder", hint="set PRIVML_STORE to a folder")
+        raise HostError(f"the store {found.root} is not a folder", hint="set PRIVML_STORE to a folder")
     return found

@@ -53,7 +53,7 @@ def verify(
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
     remote = source.startswith("https://")
     if remote and any(given.values()):
-        raise UsageError("--nonce and --spki belong to a captured document, not to a URL")
+        raise UsageError("--nonce and --spki are for a captured document, not for a URL")
     if not remote and not Path(source).is_file():
         raise UsageError(f"`{source}` is neither an https:// address nor a file")
     if save is not None and not save.parent.is_dir():
