@@ -66,6 +66,7 @@ class Guest:
         self.document: Callable[[bytes], bytes] = self._document
         self.attestations = 0
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self.answer: object = None
         self.cut = False
         self.lengthless = False
         self.endless = False
@@ -127,7 +128,7 @@ def _handler(guest: Guest) -> type[BaseHTTPRequestHandler]:
                 self.wfile.write(b"{}")
                 self.close_connection = True
             else:
-                self._json(200, {"echo": body.decode()})
+                self._json(200, guest.answer or {"echo": body.decode()})
 
         def _stream(self) -> None:
             self.send_response(200)

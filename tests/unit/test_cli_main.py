@@ -7,7 +7,11 @@ import hashlib
 import json
 import logging
 import os
+import re
+import shutil
 import signal
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +25,9 @@ from privml.base.errors import BuildError, PrivmlError, RecipeError, UsageError
 from privml.base.steps import set_quiet
 from privml.base.strictjson import canonical, pretty
 from privml.cli import main as main_module
-from privml.cli.main import VERBS, main
+from privml.cli.completion import SHELLS
+from privml.cli.main import GROUPS, TITLES, VERBS, main
+from privml.cli.measure_image import described
 from privml.client import anchors
 from privml.client.environment import client_variables
 from privml.image.target import recipes_directory, resolve
@@ -112,10 +118,10 @@ def test_an_error_is_a_message_a_hint_and_a_code(
     ("error", "code", "text", "hint"),
     [
         (KeyboardInterrupt(), 130, "stopped", ""),
-        (OSError(28, "No space left on device", "/x/y"), 5, "No space left on device: /x/y", "make room; "),
+        (OSError(28, "No space left on device", "/x/y"), 5, "No space left on device: /x/y", "free some space; "),
         (PermissionError(13, "Permission denied"), 5, "Permission denied", "a place that you may write"),
         (OSError(30, "Read-only file system", "/ro/x"), 5, "Read-only file system: /ro/x", "`--output`"),
-        (OSError(20, "Not a directory", "f/x"), 5, "Not a directory: f/x", "a file stands where"),
+        (OSError(20, "Not a directory", "f/x"), 5, "Not a directory: f/x", "a file is in the place"),
         (OSError(71, "Protocol error"), 5, "Protocol error", ""),
     ],
 )
@@ -168,13 +174,42 @@ def test_what_makes_no_sense_is_usage(words: list[str], capsys: pytest.CaptureFi
     outcome = Outcome(capsys, *words)
     assert outcome.code == 2
     assert outcome.stdout == ""
-    assert "Error: " in outcome.stderr
-    # Options without a value are told by click itself, without the usage.
-    assert "--help" in outcome.stderr or "requires an argument" in outcome.stderr
+    assert "\nprivml-build: " in outcome.stderr
+    assert "--help` " in outcome.stderr.splitlines()[-1]
 
 
-def test_an_unknown_verb_is_named(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "imgae" in Outcome(capsys, "imgae").stderr
+@pytest.mark.parametrize(
+    ("words", "message", "hint"),
+    [
+        (["imgae", "x"], "there is no verb `imgae`", "did you mean `image`?"),
+        (["insp"], "there is no verb `insp`", "did you mean `inspect`?"),
+        (["qqq"], "there is no verb `qqq`", "`privml-build --help` lists the verbs"),
+        (["store", "exprot"], "there is no verb `exprot`", "did you mean `export`?"),
+        (["measure", "x", "--vcpu", "2"], "there is no option `--vcpu`", "did you mean `--vcpus`?"),
+        (["verify", "x", "--expct", "y"], "there is no option `--expct`", "did you mean `--expect`?"),
+        (["--verbos", "doctor"], "there is no option `--verbos`", "did you mean `--verbose`?"),
+        (["image", "--qqqqqq"], "there is no option `--qqqqqq`", "`privml-build image --help` explains the verb"),
+        (["image"], "TARGET is missing", "for example `privml-build image demo-cpu`"),
+        (["diff", "a"], "B is missing", "for example `privml-build diff out/demo-cpu /tmp/rebuilt`"),
+        (["verify", "x"], "the option `--expect` is missing", "for example `privml-build verify https://"),
+        (["store", "export"], "TARGET is missing", "for example `privml-build store export demo-cpu /media/pool`"),
+        (["lock", "--apt", "no", "x"], "invalid value for '--apt': 'no'", "`privml-build lock --help` explains"),
+    ],
+)
+def test_a_wrong_word_is_answered_with_the_right_one(
+    words: list[str], message: str, hint: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    outcome = Outcome(capsys, *words)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    *_, said, last = outcome.stderr.splitlines()
+    assert said.startswith(f"privml-build: {message}")
+    assert last.startswith(f"hint: {hint}")
+
+
+def test_without_words_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(capsys)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert outcome.stderr == Outcome(capsys, "--help").stdout
 
 
 @pytest.mark.parametrize("verb", VERBS)
@@ -182,7 +217,20 @@ def test_help_of_a_verb_has_an_example(verb: str, capsys: pytest.CaptureFixture[
     outcome = Outcome(capsys, verb, "--help")
     assert outcome.code == 0
     assert outcome.stderr == ""
-    assert f"\n  privml-build {verb} " in outcome.stdout
+    assert re.search(rf"\n  Examples:\n    privml-build {verb}( |\n)", outcome.stdout)
+    assert max(map(len, outcome.stdout.splitlines())) <= 80
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_each_option_and_argument_of_a_verb_is_explained(verb: str) -> None:
+    command = main_module.cli.get_command(click.Context(main_module.cli), verb)
+    assert command is not None
+    commands = [command, *getattr(command, "commands", {}).values()]
+    for each in commands:
+        assert (each.help or "").split("\n")[0].rstrip().endswith((".", ":"))
+        for param in each.params:
+            if isinstance(param, click.Option):
+                assert param.help, (verb, param.name)
 
 
 def test_help_names_every_verb_without_loading_any(capsys: pytest.CaptureFixture[str]) -> None:
@@ -193,8 +241,89 @@ def test_help_names_every_verb_without_loading_any(capsys: pytest.CaptureFixture
         patch.setattr(main_module.importlib, "import_module", no)
         outcome = Outcome(capsys, "--help")
     assert outcome.code == 0
-    lines = outcome.stdout.split("Verbs:\n")[1].splitlines()
-    assert [line.split()[0] for line in lines if line[2:3] != " "] == list(VERBS)
+    lines = outcome.stdout.split("Make an image:\n")[1].split("\nOptions:\n")[0].splitlines()
+    assert [line.split()[0] for line in lines if line[:2] == "  " and line[2:3] != " "] == list(VERBS)
+
+
+def test_a_group_is_listed_when_it_has_verbs(capsys: pytest.CaptureFixture[str]) -> None:
+    order = ("make", "know", "check", "rely", "publish", "keys", "keep")
+    assert list(GROUPS) == [name for name in order if name in GROUPS]
+    assert all(GROUPS.values())
+    shown = Outcome(capsys, "--help").stdout
+    titles = [shown.index(f"\n{TITLES[group]}:\n") for group in GROUPS]
+    assert titles == sorted(titles)
+
+
+def test_what_all_sizes_of_a_platform_have_in_common_is_written_once() -> None:
+    small, large = samples.launch(2, 2 << 30), samples.launch(2, 4 << 30)
+    lines = described([small, large], events=False)
+    assert [line for line in lines if line[0] != " "] == [
+        "qemu-11-q35, all 2 sizes", "qemu-11-q35, 2 vcpus, 2048 MiB", "qemu-11-q35, 2 vcpus, 4096 MiB",
+    ]  # fmt: skip
+    assert [line.split()[0] for line in lines if line[0] == " "] == [
+        "mrtd", "mrtd", "rtmr1", "rtmr2", "rtmr3", "rtmr0", "rtmr0",
+    ]  # fmt: skip
+    for launch in (small, large):
+        values = [value.hex() for name in launch.registers for value in launch.accepted(name)]
+        assert all(any(value in line for line in lines) for value in values)
+    assert [line.split()[0] for line in described([small], events=False)][1:] == [
+        "mrtd", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3",
+    ]  # fmt: skip
+    with_events = described([small, large], events=True)
+    assert sum("uki.efi .initrd" in line for line in with_events) == 1
+    assert sum("TD HOB" in line for line in with_events) == 2
+
+
+# -- completion --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shell", SHELLS)
+def test_a_shell_gets_its_completion_script(
+    shell: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outcome = Outcome(capsys, "--completion", shell)
+    assert (outcome.code, outcome.stderr) == (0, "")
+    assert f"_PRIVML_BUILD_COMPLETE={shell}_complete" in outcome.stdout
+    if found := shutil.which(shell):
+        assert subprocess.run([found, "-n"], input=outcome.stdout.encode(), check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("words", "found"),
+    [
+        ("privml-build me", ["measure"]),
+        ("privml-build store ex", ["export"]),
+        ("privml-build measure --vc", ["--vcpus"]),
+        ("privml-build image my", ["my-image"]),
+        ("privml-build inspect out/", ["out/demo-cpu"]),
+        ("privml-build --comp", ["--completion"]),
+        ("privml-build --completion f", ["fish"]),
+    ],
+)
+def test_words_are_completed(words: str, found: list[str], place: Path) -> None:
+    """As the shell asks for it: the program itself, with what was typed in its environment."""
+    image(place)
+    (place / "recipes").mkdir()
+    (place / "recipes/my-image.yaml").write_text("schema: 2\n")
+    done = subprocess.run(
+        [str(Path(sys.executable).with_name("privml-build"))],
+        env={
+            "_PRIVML_BUILD_COMPLETE": "bash_complete",
+            "COMP_WORDS": words,
+            "COMP_CWORD": str(len(words.split()) - 1),
+            "PATH": "/usr/bin:/bin",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout.splitlines() == [f"plain,{word}" for word in found]
+
+
+def test_verbs_are_completed_without_loading_any(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(main_module.importlib, "import_module", None)
+    found = main_module.cli.shell_complete(click.Context(main_module.cli), "d")
+    assert [item.value for item in found] == ["diff", "doctor"]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:
@@ -270,7 +399,7 @@ def test_an_image_without_a_model_is_asked_nothing(place: Path, capsys: pytest.C
     (folder / "manifest.json").write_bytes(made.encode())
     outcome = Outcome(capsys, "run", "image", "--prompt", "The capital of France is")
     assert (outcome.code, outcome.stdout) == (2, "")
-    assert "demo-cpu holds no model, so it answers no prompt" in outcome.stderr
+    assert "demo-cpu has no model to answer a prompt" in outcome.stderr
 
 
 def test_an_image_without_a_model_is_an_anchor(place: Path) -> None:
@@ -301,7 +430,7 @@ def test_half_a_shape_is_usage(words: list[str], text: str, place: Path, capsys:
 def test_an_image_cannot_be_built_from_an_image(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, "image", str(image(place)))
     assert (outcome.code, outcome.stdout) == (2, "")
-    assert "hint: give the recipe" in outcome.stderr
+    assert "hint: give a recipe" in outcome.stderr
 
 
 def test_a_stale_lock_stops_a_build(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -333,7 +462,7 @@ def test_a_malformed_document_is_9(place: Path, capsys: pytest.CaptureFixture[st
         (["http://127.0.0.1:1"], "neither an https:// address nor a file"),
         (["doc.json", "--nonce", "12"], "--nonce"),
         (["doc.json", "--spki", "Z" * 64], "--spki"),
-        (["https://127.0.0.1:1", "--nonce", "1" * 64], "belong to a captured document"),
+        (["https://127.0.0.1:1", "--nonce", "1" * 64], "are for a captured document"),
         (["https://127.0.0.1:1", "--save", "nowhere/doc.json"], "there is no directory nowhere"),
     ],
 )

@@ -124,7 +124,7 @@ def test_every_pairing_of_unlike_kinds_is_a_usage_error(lock: Lock, tmp_path: Pa
         for other in found:
             if one == other:
                 continue
-            with pytest.raises(UsageError, match="nothing to compare") as caught:
+            with pytest.raises(UsageError, match="cannot be compared") as caught:
                 verb.diff.callback(str(found[one]), str(found[other]), as_json=False, diffoscope=False)
             assert verb.TITLES[one] in caught.value.message
             assert verb.TITLES[other] in caught.value.message
@@ -134,18 +134,18 @@ def test_every_pairing_of_unlike_kinds_is_a_usage_error(lock: Lock, tmp_path: Pa
 def test_a_file_that_is_nothing_of_these_is_a_usage_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(data)
-    with pytest.raises(UsageError, match="file` is"):
+    with pytest.raises(UsageError, match=r"file` (is not|cannot be compared)"):
         verb.kind_of(str(path))
 
 
 def test_a_manifest_alone_is_not_an_image(tmp_path: Path) -> None:
     image = output(tmp_path / "image")
-    with pytest.raises(UsageError, match="not all of it") as caught:
+    with pytest.raises(UsageError, match="only one file of an image") as caught:
         verb.kind_of(str(image / "manifest.json"))
     assert str(image) in str(caught.value.hint)
 
 
 def test_diffoscope_is_for_images(lock: Lock, tmp_path: Path) -> None:
     path = str(write(tmp_path / "a", lock))
-    with pytest.raises(UsageError, match="files of images"):
+    with pytest.raises(UsageError, match="is for images"):
         verb.diff.callback(path, path, as_json=False, diffoscope=True)

@@ -16,7 +16,7 @@ from click.testing import CliRunner
 from privml.base.errors import HostError
 from privml.cli import doctor as verb
 from privml.host import survey
-from privml.host.facts import GIB, HostFacts, Line, MirrorFact, judge
+from privml.host.facts import GIB, HostFacts, Line, MirrorFact, judge, summary
 from privml.recipe.loader import shipped
 
 HEALTHY = HostFacts(
@@ -133,6 +133,26 @@ def test_only_what_a_build_needs_ends_in_exit_5(monkeypatch: pytest.MonkeyPatch)
     told = json.loads(done.stdout)
     assert told["ok"] is False
     assert [line["name"] for line in told["lines"] if line["status"] == "fail"] == ["out-disk"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({}, "can build, can boot with KVM, can run a TD"),
+        ({"kvm": "failing", "tdx_host": ""}, "can build, can boot emulated, cannot run a TD"),
+        ({"kvm": "untried", "tdx_host": "N"}, "can build, can boot (KVM is there, not tried yet), cannot run a TD"),
+        ({"out_free": 0}, "cannot build, can boot with KVM, can run a TD"),
+    ],
+)
+def test_what_a_machine_can_do_is_said_in_one_line(
+    changes: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert summary(replace(HEALTHY, **changes)) == said
+    monkeypatch.setattr(verb, "look", lambda *_: replace(HEALTHY, **changes))
+    done = CliRunner().invoke(verb.doctor, [])
+    assert done.stdout.splitlines()[-1] == f"this machine {said}"
+    next_command = "next: `privml-build image demo-cpu`\n"
+    assert done.stderr == ("" if "cannot build" in said else next_command)
 
 
 def test_looking_at_an_empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -141,7 +141,7 @@ def test_recipes_that_is_a_file_is_told(desk: Path) -> None:
     Path("recipes").write_text("a list of dishes")
     error = run("mine").exception
     assert isinstance(error, UsageError)
-    assert "`recipes` is a file here" in error.message
+    assert "`recipes` is a file" in error.message
     assert set(files(desk)) == {"recipes"}
 
 

@@ -72,7 +72,7 @@ def test_the_installed_files_are_nobodys_to_change(
 def test_without_a_recipe_there_must_be_recipes_here(installed: Path, other: object, tmp_path: Path) -> None:
     error = run("--tools").exception
     assert isinstance(error, UsageError)
-    assert "whose tools lock?" in error.message
+    assert "--tools without a recipe" in error.message
     Path("recipes").mkdir()
     before = bytes_of(installed)
     done = run("--tools")

@@ -135,10 +135,10 @@ def test_a_refreshed_lock_is_an_outcome_of_its_own(bench: Bench, capsys: pytest.
         True,
         "refreshed",
     )
-    assert "refreshed: both legs are built by a lock that is not the committed one" in err
+    assert "refreshed: both images are built from a lock that is not the committed one" in err
     assert bench.asked is not None
     assert (bench.asked.lock, bench.asked.refreshed) == (path, True)
-    with pytest.raises(UsageError, match="not the record's"):
+    with pytest.raises(UsageError, match="needs an image built from the committed lock"):
         bench.run("demo-cpu", lock_file=path, record=Path("record.json"))
 
 

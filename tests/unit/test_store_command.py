@@ -249,13 +249,13 @@ def test_what_stands_in_the_place_of_the_store_is_no_empty_store(
     for words in (("size",), ("verify",), ("gc", "--dry-run"), ("export", "demo-cpu", "pool")):
         error = run(*words).exception
         assert isinstance(error, HostError), words
-        assert "is no folder" in error.message
+        assert "is not a folder" in error.message
 
 
 def test_what_is_no_pool_is_not_imported_in_silence(recipes: Path) -> None:
     error = run("import", str(recipes)).exception
     assert isinstance(error, UsageError)
-    assert "is no pool: it holds no folder `sha256`" in error.message
+    assert "is not a pool: it has no folder `sha256`" in error.message
 
 
 def test_image_refuses_a_pool_that_is_not_there(recipes: Path) -> None:

@@ -21,19 +21,19 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--allow-simulated",
         "simulated_root",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Also accept a simulated TDX platform with this root certificate. It proves nothing about hardware.",
+        help="Also accept a simulated TDX platform with this root certificate, which proves nothing about hardware.",
     )(command)
     command = click.option(
         "--collateral",
         "collateral_file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Intel's collateral for the quote (the QVL's nine-field JSON), when the document carries none.",
+        help="Intel's collateral for the quote (the JSON of Intel's QVL, nine fields), when the document has none.",
     )(command)
     return click.option(
         "--expect",
         required=True,
         type=click.Path(exists=True, file_okay=False, path_type=Path),
-        help="Directory of the image that you built yourself, with its prediction.json.",
+        help="The directory of an image that you built, with its prediction.json.",
     )(command)
 
 

@@ -17,14 +17,25 @@ from privml.readers import captured
 @click.command()
 @click.argument("archive", type=click.Path(path_type=Path, dir_okay=False))
 @click.option(
-    "--qemu-cmdline", type=click.Path(path_type=Path), help="A file with QEMU's command line, from the host."
+    "--qemu-cmdline",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="A file with QEMU's command line, from the host.",
 )
-@click.option("--uki", type=click.Path(path_type=Path), help="The UKI that was booted: its SHA-256 is noted.")
-@click.option("--no-quote", is_flag=True, help="Ask for no quote (then nothing vouches for the log).")
+@click.option(
+    "--uki", metavar="FILE", type=click.Path(path_type=Path), help="The UKI that was booted; its SHA-256 is recorded."
+)
+@click.option("--no-quote", is_flag=True, help="Request no quote. Then nothing vouches for the log.")
 @click.option(
     "--leave-out", metavar="PART", multiple=True, type=click.Choice(NAMES), help="Leave a part out; repeatable."
 )
-@click.option("--root", type=click.Path(path_type=Path), default=Path("/"), help="Where /sys and /proc are.")
+@click.option(
+    "--root",
+    type=click.Path(path_type=Path),
+    default=Path("/"),
+    metavar="DIR",
+    help="Read /sys and /proc below this directory.",
+)
 def capture(
     archive: Path,
     *,
@@ -34,16 +45,17 @@ def capture(
     leave_out: tuple[str, ...],
     root: Path,
 ) -> None:
-    """Run inside a TD, as root: write quote, event log and what was measured into ARCHIVE, to test predictions with.
+    """Inside a TD, as root: write quote, event log and measured data into ARCHIVE, to test predictions with.
 
-    In it are: the quote (it identifies the machine), the firmware's log and CCEL table, the fw_cfg files that
-    firmware measures, the SMBIOS tables (with serial number and UUID), the PCI devices, the kernel's version and its
-    COMMAND LINE. Nothing of the disks, of memory or of any process. Look at it with `tar -tvf`; --leave-out drops a
-    part.
+    ARCHIVE holds the quote (which identifies the machine), the firmware's log and CCEL table, the fw_cfg files that
+    firmware measures, the SMBIOS tables (with serial number and UUID), the list of PCI devices, the kernel's version
+    and its COMMAND LINE. It holds nothing of disks, memory or processes. List it with `tar -tvf`; --leave-out drops
+    a part.
 
     \b
-    privml-build capture my-td.tar
-    privml-build measure out/demo-cpu --replay my-td.tar
+    Examples:
+      privml-build capture my-td.tar
+      privml-build measure out/demo-cpu --replay my-td.tar
     """
     for path in (qemu_cmdline, uki):
         if path is not None and not path.is_file():

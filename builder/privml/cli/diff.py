@@ -12,6 +12,7 @@ from pathlib import Path
 import click
 
 from privml.base.errors import Differs, MeasurementError, UsageError
+from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show, show_text
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
@@ -27,32 +28,34 @@ _FORMATS = {name: "lock" if model is Lock else "tools lock" for name, model in F
 
 
 @click.command()
-@click.argument("before", metavar="A")
-@click.argument("after", metavar="B")
+@click.argument("before", type=TARGET, metavar="A")
+@click.argument("after", type=TARGET, metavar="B")
 @click.option("--json", "as_json", is_flag=True, help="Print all changes as JSON.")
-@click.option("--diffoscope", is_flag=True, help="Let diffoscope, when it is installed, look into differing files.")
+@click.option("--diffoscope", is_flag=True, help="Run diffoscope, which must be installed, on files that differ.")
 def diff(before: str, after: str, *, as_json: bool, diffoscope: bool) -> None:
-    """Tell what changed from A to B, and which registers each change moves.
+    """Show what changed from A to B, and which registers each change moves.
 
-    An image is a recipe's name or the directory of a built image. A file is a lock, a prediction.json or a CCEL or
-    TPM event log, told by its content; predictions and logs are compared event by event. Exit status: 0 for no
-    change, 1 for any.
+    A and B are two images (a recipe's name, or the directory of a built image), or two files of one kind: locks,
+    prediction.json, or CCEL or TPM event logs. Predictions and logs are compared event by event.
+
+    Exit status: 0 for no change, 1 for any.
 
     \b
-    privml-build diff out/demo-cpu /tmp/rebuilt
-    privml-build diff demo-cpu demo-cpu-dev
-    privml-build diff old.lock.json recipes/demo-cpu.lock.json
-    privml-build diff old/prediction.json out/demo-cpu/prediction.json
-    privml-build diff yesterday.ccel today.ccel
+    Examples:
+      privml-build diff out/demo-cpu /tmp/rebuilt
+      privml-build diff demo-cpu demo-cpu-dev
+      privml-build diff old.lock.json recipes/demo-cpu.lock.json
+      privml-build diff old/prediction.json out/demo-cpu/prediction.json
+      privml-build diff yesterday.ccel today.ccel
     """
     kinds = (kind_of(before), kind_of(after))
     if kinds[0] != kinds[1]:
         raise UsageError(
-            f"`{before}` is {TITLES[kinds[0]]}, `{after}` is {TITLES[kinds[1]]}: nothing to compare",
-            hint="give two of one kind; the prediction and the manifest of an image lie in its directory",
+            f"`{before}` is {TITLES[kinds[0]]}, `{after}` is {TITLES[kinds[1]]}: they cannot be compared",
+            hint="give two of one kind; the directory of an image holds its prediction.json and manifest.json",
         )
     if diffoscope and kinds[0] != "image":
-        raise UsageError(f"--diffoscope looks into files of images, not into {TITLES[kinds[0]]}")
+        raise UsageError(f"--diffoscope is for images, got {TITLES[kinds[0]]}")
     if kinds[0] == "image":
         diff_images(before, after, as_json=as_json, look=external.diffoscope() if diffoscope else None)
     else:
@@ -69,15 +72,13 @@ def kind_of(text: str) -> str:
         return found
     hint = "give two images, two locks, or two predictions or event logs"
     if path.name == "manifest.json":
-        raise UsageError(f"`{text}` is of an image, and not all of it", hint=f"give the directory: `{path.parent}`")
+        raise UsageError(f"`{text}` is only one file of an image", hint=f"give the directory: `{path.parent}`")
     try:
         file = files.read(path)
     except MeasurementError as error:
-        raise UsageError(f"`{text}` is nothing that can be compared: {error.message}", hint=hint) from error
+        raise UsageError(f"`{text}` cannot be compared: {error.message}", hint=hint) from error
     if file.log is None and not file.shapes:
-        raise UsageError(
-            f"`{text}` is neither a lock, a prediction nor a log: it is {file.description.title}", hint=hint
-        )
+        raise UsageError(f"`{text}` is not a lock, a prediction or an event log: {file.description.title}", hint=hint)
     return "events"
 
 
@@ -102,7 +103,7 @@ def diff_images(before: str, after: str, *, as_json: bool, look: external.Look |
         for name, text in found.details.items():
             show_text(f"--- {name}\n{text}")
         if found.registers is None:
-            show("registers that move: unknown, the images are predicted for different machines")
+            show("registers that move: unknown, because the images are predicted for different machines")
         else:
             show(f"registers that move: {', '.join(found.registers) or 'none'}")
     if not found.report.equal:

@@ -9,30 +9,37 @@ import click
 
 from privml.base.errors import HostError
 from privml.cli.output import print_json, show
-from privml.host.facts import judge
+from privml.host.facts import judge, summary
 from privml.host.survey import look
 from privml.lock.locate import recipe_locks, tools_lock_path
-from privml.recipe.loader import shipped
+from privml.recipe.loader import is_recipe, shipped
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def doctor(*, as_json: bool) -> None:
-    """Look at this machine: one line each, `ok`, `warn` or `fail`, with what to do about it.
+    """Report what this machine can do: one line for each check, with how to fix what fails, and a summary.
 
-    Exit 5 when something fails that a build needs. Nothing is changed; mirrors are asked for headers only.
+    Exit status 5 when something that a build needs is missing. Nothing is changed; mirrors are asked for headers
+    only.
 
     \b
-    privml-build doctor
-    privml-build doctor --json
+    Examples:
+      privml-build doctor
+      privml-build doctor --json
     """
     folder = Path("recipes") if Path("recipes").is_dir() else shipped()
-    lines = judge(look(tools_lock_path(folder / "any.yaml"), list(recipe_locks(folder))))
+    facts = look(tools_lock_path(folder / "any.yaml"), list(recipe_locks(folder)))
+    lines = judge(facts)
     failing = [line.name for line in lines if line.status == "fail"]
     if as_json:
         print_json({"ok": not failing, "lines": [asdict(line) for line in lines]})
     else:
-        for line in lines:
-            show(str(line))
+        show(*map(str, lines), f"this machine {summary(facts)}")
     if failing:
         raise HostError(f"a build needs: {', '.join(failing)}", hint="see the lines that say `fail`")
+    if as_json:
+        return
+    recipes = sorted(path.name.removesuffix(".yaml") for path in folder.glob("*.yaml") if is_recipe(path))
+    name = "demo-cpu" if "demo-cpu" in recipes or not recipes else recipes[0]
+    show(f"next: `privml-build image {name}`", err=True)

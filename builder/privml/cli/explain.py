@@ -19,23 +19,32 @@ from privml.readers.files import File
 
 @click.command()
 @click.argument("log", type=click.Path(path_type=Path))
-@click.option("--against", type=click.Path(path_type=Path), help="A quote, TDREPORT, prediction, or another log.")
-@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@click.option(
+    "--against",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Compare with a quote, TDREPORT, prediction, or another log.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the events and the comparison as JSON.")
 def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
-    """Replay a CCEL or TPM event LOG, say in words what each event is, and find what differs.
+    """Replay a CCEL or TPM event log, describe each event, and find the event that differs.
 
-    Against a quote: which registers the log accounts for, and when one does not agree, the one event that would make
-    it agree, if there is such an event. Against a prediction: the first differing event of each register. Exit status
-    1 when something differs.
+    With --against a quote or TDREPORT: which registers the log accounts for and, for one that does not agree, the one
+    event that would make it agree, if there is one. With --against a prediction or another log: the first differing
+    event of each register. Exit status 1 when something differs.
 
     \b
-    privml-build explain ccel.bin
-    privml-build explain ccel.bin --against quote.bin
-    privml-build explain ccel.bin --against out/demo-cpu/prediction.json
+    Examples:
+      privml-build explain ccel.bin
+      privml-build explain ccel.bin --against quote.bin
+      privml-build explain ccel.bin --against out/demo-cpu/prediction.json
     """
     file = files.read(log)
     if file.log is None:
-        raise UsageError(f"{log} is no event log: it is a {file.description.title}", hint="`measure FILE` reads it")
+        raise UsageError(
+            f"{log} is not an event log: {file.description.title}",
+            hint="`privml-build measure FILE` describes it",
+        )
     other = files.read(against) if against is not None else file if file.claimed else None
     result: dict[str, Any] = {
         "log": {"kind": file.description.kind, "path": str(log)},
@@ -65,7 +74,9 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
             "differences": [change.to_dict() for change in found.changes],
         }
     else:
-        raise UsageError(f"{against} is a {other.description.title}: nothing to hold a log against")
+        raise UsageError(
+            f"{against} is {other.description.title}; expected a quote, a TDREPORT, a prediction or an event log"
+        )
     result["agrees"] = agrees
     if as_json:
         print_json(result)
@@ -74,7 +85,7 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     if not agrees:
         raise Differs(
             f"{log} does not agree with {other.path if other is not None else log}",
-            hint="the first difference of a register decides all of its value",
+            hint="look at the first difference of each register: it changes the whole value",
         )
 
 
@@ -95,8 +106,11 @@ def _check(check: RegisterCheck) -> str:
     if check.equal:
         return f"{check.register}: agrees ({check.events} events)"
     if check.extended_in_guest:
-        return f"{check.register}: software in the TD extended it; firmware's log knows nothing of that"
-    why = check.change or "no single change of the log explains it: it is another boot's, or several events differ"
+        return f"{check.register}: extended by software in the TD, which the firmware's log does not record"
+    why = (
+        check.change
+        or "no single change of the log explains it: the log is of another boot, or several events differ"
+    )
     return f"{check.register}: differs; {why}"
 
 

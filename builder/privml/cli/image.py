@@ -12,6 +12,7 @@ import click
 
 from privml.base.errors import BuildError, HostError, UsageError
 from privml.base.steps import say
+from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show
 from privml.image import build as room
 from privml.image.target import check_output, recipes_directory, resolve
@@ -22,24 +23,32 @@ from privml.store.fetch import GoneError
 from privml.store.pools import Pool
 from privml.vm.predicted import ImagePredictor
 
-_ROOM = "make room there, or give another place with --output; `privml-build doctor` says how much is needed"
+_ROOM = "free some space, or choose another directory with --output; `privml-build doctor` says how much is needed"
 
 
 @click.command()
-@click.argument("target")
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="Where to put it (default: out/NAME).")
-@click.option("--force", is_flag=True, help="Build again even when nothing has changed.")
+@click.argument("target", type=TARGET)
 @click.option(
-    "--lock", "lock_file", type=click.Path(path_type=Path), help="Build by this lock, from `lock --refresh-to`."
+    "-o",
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    help="The directory to build into (default: out/NAME).",
 )
-@click.option("--pool", "pools", multiple=True, metavar="DIR|URL", help="Where missing inputs are looked for first.")
+@click.option("--force", is_flag=True, help="Rebuild even when nothing has changed.")
+@click.option(
+    "--lock", "lock_file", type=click.Path(path_type=Path), help="Build from this lock, made by `lock --refresh-to`."
+)
+@click.option(
+    "--pool", "pools", multiple=True, metavar="DIR|URL", help="Look here first for missing inputs; repeatable."
+)
 @click.option(
     "--render-only",
     type=click.Path(path_type=Path),
     metavar="DIR",
-    help="Only write what mkosi would be given to DIR, which must be new or empty.",
+    help="Build nothing; write the mkosi configuration to DIR, which must be new or empty.",
 )
-@click.option("--json", "as_json", is_flag=True, help="Print the manifest's facts as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
 def image(
     target: str,
     *,
@@ -50,21 +59,20 @@ def image(
     render_only: Path | None,
     as_json: bool,
 ) -> None:
-    """Build TARGET: uki.efi, root.raw, model.raw, firmware.fd, manifest.json and prediction.json.
+    """Build TARGET into out/NAME: UKI, root and model volumes, firmware, manifest, prediction, SBOM and provenance.
 
-    Beside them lie sbom.cdx.json and provenance.json: what is inside, and what it was made from.
-
-    Inputs come from the store, then from pools (folders or addresses with files named sha256/ab/cdef...), then from
-    this host's mirrors.
+    TARGET is a recipe's name or file. Only what its lock names is used: from the store, then from pools (folders or
+    web addresses with files named sha256/ab/cdef...), then from the mirrors of this machine.
 
     \b
-    privml-build image demo-cpu
-    privml-build image recipes/demo-cpu-dev.yaml -o /tmp/dev
-    privml-build image demo-cpu --render-only /tmp/tree
+    Examples:
+      privml-build image demo-cpu
+      privml-build image recipes/demo-cpu-dev.yaml -o /tmp/dev
+      privml-build image demo-cpu --render-only /tmp/tree
     """
     found = resolve(target, output)
     if found.recipe is None:
-        raise UsageError(f"`{target}` is a built image", hint="give the recipe that it is to be built from")
+        raise UsageError(f"`{target}` is a built image", hint="give a recipe's name or file")
     if render_only is None:
         check_output(found.directory)
     place = Workplace([Pool.parse(pool) for pool in pools], lock_file)
@@ -99,10 +107,10 @@ def image(
             raise
         raise HostError(_no_room(found.directory), hint=_ROOM) from error
     except GoneError as gone:
-        gone.hint = f"give a pool that has them (--pool); or {refresh_hint(recipe.name, 'image')}"
+        gone.hint = f"give a pool that has them with --pool, or {refresh_hint(recipe.name, 'image')}"
         raise
     if refreshed:
-        say(f"built by {lock_file}, not by the committed lock: the manifest says `refreshed`")
+        say(f"built from {lock_file}, not from the committed lock, so the manifest says `refreshed`")
     artefacts = {name: vars(artefact) for name, artefact in built.manifest.artefacts.items()}
     if as_json:
         steps = {name: {"cached": not why, "because": list(why)} for name, why in built.because.items()}

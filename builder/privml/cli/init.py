@@ -17,30 +17,31 @@ _NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
 
 @click.command()
 @click.argument("name")
-@click.option("--from", "source", default="demo-cpu", show_default=True, help="The recipe to start from.")
+@click.option("--from", "source", metavar="RECIPE", default="demo-cpu", show_default=True, help="The recipe to copy.")
 def init(name: str, *, source: str) -> None:
-    """Write recipes/NAME.yaml with a comment for each field, and what it needs to be built from here.
+    """Write recipes/NAME.yaml, a copy of another recipe with a comment for each field.
 
-    That is its platforms, its lock with the packages of the recipe it comes from, the lock of the tools, a schema for
-    editors, and a workflow for CI. Files that are there already stay as they are.
+    Also written, unless there already: its platforms, its lock, the lock of the tools, JSON Schemas for editors, and
+    a CI workflow. Nothing is fetched.
 
     \b
-    privml-build init my-image
-    privml-build init my-image --from demo-cpu-dev
+    Examples:
+      privml-build init my-image
+      privml-build init my-image --from demo-cpu-dev
     """
     if name == "tools":
-        raise UsageError("`tools` is no name for a recipe: tools.lock.json is the lock of the tools")
+        raise UsageError("a recipe cannot be named `tools`: tools.lock.json is the lock of the build tools")
     if not _NAME.fullmatch(name) or len(name) > 64:
         raise UsageError(
-            f"`{name}` is no name for a recipe",
-            hint="use small letters, digits, and `-` or `.` between them; at most 64",
+            f"`{name}` is not a valid recipe name",
+            hint="use at most 64 lower-case letters and digits, with `-` or `.` between them",
         )
     folder = Path("recipes")
     if folder.exists() and not folder.is_dir():
-        raise UsageError("`recipes` is a file here, expected a folder or nothing", hint="start in another folder")
+        raise UsageError("`recipes` is a file, expected a folder", hint="run `init` in another folder")
     path = folder / f"{name}.yaml"
     if path.exists():
-        raise UsageError(f"{path} is there already", hint="take another name, or edit it")
+        raise UsageError(f"{path} already exists", hint="choose another name, or edit that file")
     for remark in start(name, load(find(source)), folder, lambda done, file: show(f"{done} {file}")):
         show(remark, err=True)
     show(f"next: edit {path}, then `privml-build lock {name}` and `privml-build image {name}`", err=True)

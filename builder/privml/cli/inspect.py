@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show
 from privml.image import sbom
 from privml.image.inspection import facts_of
@@ -12,17 +13,19 @@ from privml.output.artefacts import check_artefacts
 
 
 @click.command()
-@click.argument("target")
+@click.argument("target", type=TARGET)
 @click.option("--packages", is_flag=True, help="List every package.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
 def inspect(target: str, *, packages: bool, as_json: bool) -> None:
-    """Tell what TARGET's image is made of: artefacts, root hash, kernel and its options, UKI, partitions, packages.
+    """Show what an image contains: artefacts, root hash, kernel options, UKI sections, partitions, packages.
 
-    The artefacts are held against the manifest first; a damaged image is not described.
+    TARGET is a recipe's name or the directory of a built image. The artefacts are compared with the manifest first; a
+    damaged image is an error.
 
     \b
-    privml-build inspect demo-cpu
-    privml-build inspect out/demo-cpu --packages
+    Examples:
+      privml-build inspect demo-cpu
+      privml-build inspect out/demo-cpu --packages
     """
     found = resolve(target)
     manifest = found.manifest()

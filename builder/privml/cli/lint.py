@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from privml.base.errors import RecipeError, UsageError
+from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show, show_text
 from privml.lock.facts import lock_facts
 from privml.lock.trees import images_folder
@@ -25,18 +26,19 @@ GUEST = "guest files"
 
 
 @click.command()
-@click.argument("targets", nargs=-1, metavar="[TARGET]...")
-@click.option("--explain", metavar="RULE|FIELD", help="Say what a rule demands and why, or what a field means.")
+@click.argument("targets", nargs=-1, type=TARGET, metavar="[TARGET]...")
+@click.option("--explain", metavar="RULE|FIELD", help="Explain a rule, or a field of a recipe, and exit.")
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
 def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> None:
-    """Check recipes (all of `recipes` by default) and the guest's own files, without network, store or build.
+    """Check recipes (by default all in `recipes`) and the guest's own files. Needs no network and builds nothing.
 
-    Errors end in exit 3; warnings are told on standard error. A recipe of schema 1 is printed in schema 2.
+    Errors end in exit status 3; warnings go to standard error. A recipe of schema 1 is printed in schema 2.
 
     \b
-    privml-build lint demo-cpu
-    privml-build lint --explain agent.listen
-    privml-build lint --explain platform-devices
+    Examples:
+      privml-build lint demo-cpu
+      privml-build lint --explain agent.listen        what a field means
+      privml-build lint --explain platform-devices    what a rule demands, and why
     """
     if explain is not None:
         _explain(explain, as_json=as_json)
@@ -103,7 +105,7 @@ def _explain(word: str, *, as_json: bool) -> None:
         near = difflib.get_close_matches(word, known, n=3) or [name for name in known if name.endswith(f".{word}")]
         guess = f"did you mean {' or '.join(f'`{name}`' for name in near)}? " if near else ""
         raise UsageError(
-            f"`{word}` is neither a rule nor a field",
+            f"there is no rule or field `{word}`",
             hint=f"{guess}rules: {', '.join(RULES)}; fields: as in a recipe, `agent.listen`, or `platform.tpm`",
         )
     if as_json:

@@ -8,6 +8,7 @@ from typing import Literal
 import click
 
 from privml.base.errors import UsageError
+from privml.cli.completion import TARGET
 from privml.cli.output import show
 from privml.image.relock import Relocking, check_upgrades
 from privml.lock.locate import inputs_now, tools_lock_path
@@ -19,27 +20,44 @@ from privml.store.pools import Pool
 
 
 @click.command()
-@click.argument("targets", nargs=-1, metavar="[TARGET]...")
+@click.argument("targets", nargs=-1, type=TARGET, metavar="[TARGET]...")
 @click.option(
     "--tools",
     is_flag=True,
-    help="Renew tools.lock.json too, beside the recipes (without TARGET: the one in recipes/, alone).",
+    help="Also lock the build tools, in tools.lock.json next to the recipe (without TARGET: only the tools).",
 )
 @click.option(
-    "--check", "only_check", is_flag=True, help="Only say whether the locks are up to date (exit 4 if not)."
+    "--check", "only_check", is_flag=True, help="Write nothing; exit with status 4 when a lock is out of date."
 )
-@click.option("--upgrade", is_flag=True, help="Take the newest version of every package.")
-@click.option("--upgrade-package", "packages", multiple=True, metavar="NAME", help="Take the newest version of NAME.")
-@click.option("--allow-expired", is_flag=True, help="Accept an archive whose Valid-Until has passed, and record it.")
-@click.option("--apt", type=click.Choice(["tree", "host"]), default="tree", help="Whose apt solves and checks.")
+@click.option("--upgrade", is_flag=True, help="Use the newest version of every package.")
+@click.option(
+    "--upgrade-package",
+    "packages",
+    multiple=True,
+    metavar="NAME",
+    help="Use the newest version of this package; repeatable.",
+)
+@click.option(
+    "--allow-expired", is_flag=True, help="Accept an archive after its Valid-Until date, and record that in the lock."
+)
+@click.option(
+    "--apt",
+    type=click.Choice(["tree", "host"]),
+    default="tree",
+    help="Which apt resolves packages: that of the locked tools tree, or the host's.",
+)
 @click.option(
     "--refresh-to",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Leave the lock; write FILE, where only what no source has any more is replaced.",
+    help="Keep the lock. Write a copy of it to FILE that replaces only inputs that no source has any more.",
 )
-@click.option("--pool", "pools", multiple=True, metavar="DIR|URL", help="Where missing inputs are looked for first.")
-@click.option("--fetch/--no-fetch", default=True, help="Also bring the locked bytes into the store.")
+@click.option(
+    "--pool", "pools", multiple=True, metavar="DIR|URL", help="Look here first for missing inputs; repeatable."
+)
+@click.option(
+    "--fetch/--no-fetch", default=True, help="Also download the locked inputs into the store (the default)."
+)
 def lock(
     targets: tuple[str, ...],
     *,
@@ -53,27 +71,28 @@ def lock(
     apt: Literal["tree", "host"],
     fetch: bool,
 ) -> None:
-    """Write recipes/NAME.lock.json, keeping package versions unless told to move them.
+    """Write recipes/NAME.lock.json: every input with its SHA-256. Package versions stay unless you upgrade them.
 
-    Debian packages come from the mirrors that this host's apt uses, or from those in
-    $XDG_CONFIG_HOME/privml-build/mirrors.yaml (for example `debian: [https://mirror.example.invalid/debian]`);
-    wheels come through this host's pip.
+    Debian packages come from the mirrors that apt on this machine uses, or from those in
+    $XDG_CONFIG_HOME/privml-build/mirrors.yaml (for example `debian: [https://mirror.example.invalid/debian]`). Python
+    wheels come from the index that pip on this machine uses.
 
     \b
-    privml-build lock demo-cpu
-    privml-build lock demo-cpu --check
-    privml-build lock demo-cpu --upgrade-package systemd
-    privml-build lock demo-cpu --tools --upgrade
-    privml-build lock demo-cpu --refresh-to out/locks/demo-cpu.lock.json
+    Examples:
+      privml-build lock demo-cpu
+      privml-build lock demo-cpu --check
+      privml-build lock demo-cpu --upgrade-package systemd
+      privml-build lock demo-cpu --tools --upgrade
+      privml-build lock demo-cpu --refresh-to out/locks/demo-cpu.lock.json
     """
     if not targets and not tools:
-        raise UsageError("nothing to lock: name a recipe, or give --tools")
+        raise UsageError("name a recipe to lock, or give --tools")
     paths = [find(target) for target in targets]
     own_tools = _own_tools(paths) if tools else None
     tools_path = tools_lock_path(paths[0] if paths else Path("recipes/any.yaml"))
     if only_check:
         if not paths:
-            raise UsageError("--check is about recipes' locks: name a recipe")
+            raise UsageError("--check needs the name of a recipe")
         for path in paths:
             recipe = load(path)
             check(recipe, read_lock(recipe.lock_path), inputs_now(recipe))
@@ -92,7 +111,7 @@ def lock(
     )
     if refresh_to is not None:
         if len(paths) != 1 or tools or moving is not None:
-            raise UsageError("--refresh-to goes with one recipe, and with neither --tools nor upgrades")
+            raise UsageError("--refresh-to needs exactly one recipe, and neither --tools nor an upgrade")
         _done(refresh_to, changed=work.refresh(load(paths[0]), refresh_to))
         return
     if own_tools is not None:
@@ -110,7 +129,7 @@ def _own_tools(paths: list[Path]) -> Path:
     """The tools lock that `--tools` renews: next to the recipe that is named first, else in `recipes/` here."""
     if not paths and not Path("recipes").is_dir():
         raise UsageError(
-            "whose tools lock? No recipe is named, and there is no `recipes/` here",
+            "--tools without a recipe needs a folder `recipes`, which is not here",
             hint="name a recipe, or start one with `privml-build init NAME`",
         )
     return paths[0].with_name("tools.lock.json") if paths else Path("recipes/tools.lock.json")

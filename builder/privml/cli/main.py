@@ -11,46 +11,66 @@ from collections.abc import Sequence
 from typing import NoReturn
 
 import click
+from click.shell_completion import CompletionItem
 
 from privml import __version__
 from privml.base.errors import HostError, PrivmlError
 from privml.base.steps import complain, set_quiet
-from privml.cli.output import log_to_terminal, show_traceback
+from privml.cli.completion import completion_option
+from privml.cli.output import log_to_terminal, show_text, show_traceback
+from privml.cli.usage import PROGRAM, Verb, message_and_hint
 
-# verb -> one line of help; modules are imported only when their verb runs, so that --help is quick.
-VERBS = {
-    "init": "Start a recipe of your own.",
-    "lint": "Check recipes.",
-    "lock": "Name every input of a recipe by its digest.",
-    "image": "Build an image from its recipe and lock.",
-    "repro": "Build twice in different surroundings, and compare bit by bit.",
-    "inspect": "Tell what a built image is made of.",
-    "diff": "Tell what changed between two images, predictions or logs.",
-    "run": "Boot an image here and ask its model.",
-    "measure": "Predict the registers of an image, or say what a file measures to; --boot compares with a real boot.",
-    "explain": "Say why a register is what it is, and which event of a log differs.",
-    "capture": "In a TD: write what it measured and was measured from into one archive, to test predictions with.",
-    "verify": "Check a running image's attestation.",
-    "proxy": "Serve an OpenAI endpoint locally that only talks to a verified image.",
-    "store": "Look after the store of input bytes.",
-    "doctor": "Say what this machine lacks.",
+# Group -> verb -> one line of help. Modules are imported only when their verb runs, so that --help is quick.
+GROUPS = {
+    "make": {
+        "init": "Start a recipe of your own.",
+        "lint": "Check recipes for mistakes.",
+        "lock": "Pin every input of a recipe by its SHA-256.",
+        "image": "Build an image from its recipe and lock.",
+        "run": "Boot an image on this machine and ask its model.",
+    },
+    "know": {
+        "measure": "Predict the registers of an image, or measure any file.",
+        "explain": "Replay an event log and find the event that differs.",
+        "inspect": "Show what a built image contains.",
+        "diff": "Show what changed between two images, locks, predictions or logs.",
+    },
+    "check": {
+        "repro": "Build twice in different surroundings and compare bit by bit.",
+        "doctor": "Report what this machine can and cannot do.",
+    },
+    "rely": {
+        "verify": "Check the attestation of a running image.",
+        "proxy": "Serve a local OpenAI endpoint that talks only to a verified image.",
+        "capture": "Inside a TD: record what was measured, to test predictions with.",
+    },
+    "keep": {
+        "store": "Manage the input store.",
+    },
 }
-
+TITLES = {
+    "make": "Make an image",
+    "know": "Know what it measures to",
+    "check": "Check a build, or this machine",
+    "rely": "Rely on a running image",
+    "keep": "Keep inputs",
+}
+VERBS = {verb: line for verbs in GROUPS.values() for verb, line in verbs.items()}
 
 _ADVICE = {
-    errno.ENOSPC: "make room; `privml-build doctor` says how much is needed and where",
-    errno.EDQUOT: "your quota is used up: make room; `privml-build doctor` says how much is needed and where",
-    errno.EROFS: "that file system is read-only: name another place (`--output`, PRIVML_STORE)",
-    errno.EACCES: "name a place that you may write (`--output`, PRIVML_STORE)",
-    errno.EPERM: "name a place that you may write (`--output`, PRIVML_STORE)",
-    errno.ENOTDIR: "a file stands where a folder is needed: name another place",
-    errno.EEXIST: "a file stands where a folder is needed: name another place",
-    errno.ENOENT: "name a place that is there and may be written",
-    errno.ENAMETOOLONG: "name a shorter path",
+    errno.ENOSPC: "free some space; `privml-build doctor` says how much is needed and where",
+    errno.EDQUOT: "your quota is used up: free some space; `privml-build doctor` says how much is needed and where",
+    errno.EROFS: "that file system is read-only: choose another place (`--output`, PRIVML_STORE)",
+    errno.EACCES: "choose a place that you may write (`--output`, PRIVML_STORE)",
+    errno.EPERM: "choose a place that you may write (`--output`, PRIVML_STORE)",
+    errno.ENOTDIR: "a file is in the place of a folder: choose another place",
+    errno.EEXIST: "a file is in the place of a folder: choose another place",
+    errno.ENOENT: "choose a place that exists and that you may write",
+    errno.ENAMETOOLONG: "choose a shorter path",
 }
 
 
-class Verbs(click.Group):
+class Verbs(Verb):
     """Loads a verb's module when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
@@ -64,23 +84,44 @@ class Verbs(click.Group):
         command: click.Command = getattr(importlib.import_module(f"privml.cli.{cmd_name}"), cmd_name)
         return command
 
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """The verbs, then the options."""
+        self.format_commands(ctx, formatter)
+        click.Command.format_options(self, ctx, formatter)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
-        """The list of verbs, without importing any."""
-        with formatter.section("Verbs"):
-            formatter.write_dl(list(VERBS.items()))
+        """The verbs by group, without importing any."""
+        for group, verbs in GROUPS.items():
+            with formatter.section(TITLES[group]):
+                formatter.write_dl(list(verbs.items()))
+
+    def shell_complete(self, ctx: click.Context, incomplete: str) -> list[CompletionItem]:
+        """The verbs that begin with ``incomplete``, or the options; without importing any verb."""
+        if incomplete.startswith("-"):
+            return click.Command.shell_complete(self, ctx, incomplete)
+        return [CompletionItem(verb, help=line) for verb, line in VERBS.items() if verb.startswith(incomplete)]
 
 
-@click.group(cls=Verbs, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110})
-@click.version_option(__version__, prog_name="privml-build")
-@click.option("-v", "--verbose", is_flag=True, help="Show the commands that are run, and what they say.")
-@click.option("-q", "--quiet", is_flag=True, help="No progress on standard error.")
+@completion_option
+@click.group(
+    cls=Verbs,
+    subcommand_metavar="VERB ...",
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 110},
+)
+@click.version_option(__version__, prog_name=PROGRAM)
+@click.option("-v", "--verbose", is_flag=True, help="Show the commands that are run, and their output.")
+@click.option("-q", "--quiet", is_flag=True, help="Print no progress, only results and errors.")
 def cli(*, verbose: bool, quiet: bool) -> None:
-    """Measured, reproducible TDX guest images for private LLM inference.
+    """Build bit-reproducible Intel TDX guest images for private LLM inference, predict what the hardware will measure
+    for them, and check the attestation of a running one.
 
     \b
-    privml-build image demo-cpu                  build out/demo-cpu
-    privml-build run demo-cpu --prompt "Hello"   boot it here and ask
-    privml-build measure demo-cpu                predict its registers
+    Examples:
+      privml-build doctor                          what this machine can do
+      privml-build image demo-cpu                  build out/demo-cpu
+      privml-build run demo-cpu --prompt "Hello"   boot it here and ask its model
+      privml-build measure demo-cpu                predict its registers
+      privml-build verify https://HOST:8443 --expect out/demo-cpu
     """
     log_to_terminal(logging.DEBUG if verbose else logging.WARNING)
     set_quiet(quiet)
@@ -92,11 +133,15 @@ def main(argv: Sequence[str] | None = None) -> None:
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     sys.excepthook = show_traceback
     try:
-        code = cli.main(args=list(argv) if argv is not None else None, standalone_mode=False)
+        words = list(argv) if argv is not None else None
+        code = cli.main(args=words, prog_name=PROGRAM, standalone_mode=False)
     except PrivmlError as error:
         _fail(error.message, error.hint, error.exit_code)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        show_text(error.format_message(), err=True)
+        sys.exit(error.exit_code)
     except click.UsageError as error:
         _fail_usage(error)
     except click.ClickException as error:
@@ -118,10 +163,6 @@ def _fail(message: str, hint: str | None, code: int) -> NoReturn:
 
 
 def _fail_usage(error: click.UsageError) -> NoReturn:
-    """Say how the verb is used, then what is wrong with the words that were given."""
-    context = error.ctx
-    if context is not None:
-        complain(context.get_usage())
-        complain(f"Try '{context.command_path} --help' for help.\n")
-    complain(f"Error: {error.format_message()}")
-    sys.exit(error.exit_code)
+    if error.ctx is not None:
+        complain(error.ctx.get_usage())
+    _fail(*message_and_hint(error), error.exit_code)

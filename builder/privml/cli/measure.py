@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
+from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show
 from privml.events.event import Event
 from privml.events.types import type_name
@@ -16,15 +17,30 @@ from privml.readers import files
 
 
 @click.command()
-@click.argument("target")
-@click.option("--vcpus", metavar="N", help="Other shapes than the recipe's: processors, as in 2 or 1,2,4 or 1..64.")
-@click.option("--memory", metavar="SIZE", help="Their memory, as in 4GiB or 2GiB,2815MiB or 2GiB..512GiB (doubling).")
-@click.option("--boot", is_flag=True, help="Boot it under generic OVMF and swtpm, and compare event by event.")
-@click.option("--disk", is_flag=True, help="With --boot: start the UKI from a disk that is made for it.")
-@click.option("--replay", type=click.Path(path_type=Path), help="Hold it against this `capture` of a real TD.")
-@click.option("--cross-check", is_flag=True, help="Let `tdx-measure` (of others, on PATH) measure the same machines.")
-@click.option("--events", is_flag=True, help="List every event with its origin and evidence.")
-@click.option("--json", "as_json", is_flag=True, help="Print predicate v2 (or the comparison) as JSON.")
+@click.argument("target", type=TARGET)
+@click.option(
+    "--vcpus",
+    metavar="N",
+    help="Predict for these numbers of vCPUs instead of the recipe's sizes: 2 or 1,2,4 or 1..64.",
+)
+@click.option(
+    "--memory", metavar="SIZE", help="And these memory sizes: 4GiB or 2GiB,2815MiB or 2GiB..512GiB (doubling)."
+)
+@click.option(
+    "--boot", is_flag=True, help="Boot the image with generic OVMF and a software TPM, and compare event by event."
+)
+@click.option("--disk", is_flag=True, help="With --boot: start the UKI from a disk.")
+@click.option(
+    "--replay",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Compare the prediction with this `capture` of a real TD.",
+)
+@click.option(
+    "--cross-check", is_flag=True, help="Compare with `tdx-measure`, a third-party program that must be on PATH."
+)
+@click.option("--events", is_flag=True, help="List every event with its origin and how its rule is known.")
+@click.option("--json", "as_json", is_flag=True, help="Print the prediction, description or comparison as JSON.")
 def measure(
     target: str,
     *,
@@ -37,32 +53,35 @@ def measure(
     events: bool,
     as_json: bool,
 ) -> None:
-    """Predict MRTD and RTMR0..3 of TARGET for its platforms and shapes, and write prediction.json beside it.
+    """Predict MRTD and RTMR0..3 of an image, or say what a file is and what it measures to.
 
-    TARGET may also be a file: TDX firmware, a PE image, kernel or UKI, a GPT disk, a CCEL or TPM log, a quote,
-    TDREPORT or ACPI and SMBIOS blobs of fw_cfg. Then say what it is and what it measures to.
+    TARGET is a recipe's name or the directory of a built image: its registers are predicted for each of its platforms
+    and machine sizes, and written to its prediction.json. Or it is a file: TDX firmware, a PE image, kernel or UKI, a
+    GPT disk, a CCEL or TPM event log, a TDX quote or TDREPORT, or ACPI and SMBIOS blobs from fw_cfg.
 
-    Every event says how its rule is known: `hardware` (a real TD's log or quote shows it), `tpm-boot` (real
-    firmware under a software TPM), `source` (read, not seen). The weakest of a register is shown with its value.
+    Each predicted event says how its rule is known: `hardware` (seen in the log or quote of a real TD), `tpm-boot`
+    (seen in a boot of real firmware with a software TPM), `source` (read in source code only). A register shows the
+    weakest level of its events.
 
     \b
-    privml-build measure demo-cpu
-    privml-build measure demo-cpu --events
-    privml-build measure demo-cpu --boot
-    privml-build measure demo-cpu --boot --disk --vcpus 1,4 --memory 2815MiB
-    privml-build measure demo-cpu --vcpus 1..64 --memory 2GiB..64GiB --json
-    privml-build measure out/demo-cpu --replay my-td.tar
-    privml-build measure OVMF.fd
+    Examples:
+      privml-build measure demo-cpu
+      privml-build measure demo-cpu --events
+      privml-build measure demo-cpu --boot
+      privml-build measure demo-cpu --boot --disk --vcpus 1,4 --memory 2815MiB
+      privml-build measure demo-cpu --vcpus 1..64 --memory 2GiB..64GiB --json
+      privml-build measure out/demo-cpu --replay my-td.tar
+      privml-build measure OVMF.fd
     """
     if disk and not boot:
-        raise UsageError("--disk is for --boot")
+        raise UsageError("--disk needs --boot")
     if cross_check and (boot or replay is not None or Path(target).is_file()):
-        raise UsageError("--cross-check is for an image's prediction: no file, --boot or --replay")
+        raise UsageError("--cross-check needs an image, and neither --boot nor --replay")
     if replay is not None and (boot or vcpus is not None or memory is not None):
-        raise UsageError("--replay takes the machine from the capture: no --boot, --vcpus or --memory")
+        raise UsageError("--replay takes the machine from the capture; leave out --boot, --vcpus and --memory")
     if Path(target).is_file() and Path(target).suffix not in (".yaml", ".yml"):
         if boot or vcpus is not None or memory is not None or replay is not None:
-            raise UsageError(f"{target} is a file: --boot, --replay, --vcpus and --memory are for images")
+            raise UsageError(f"{target} is a file; --boot, --replay, --vcpus and --memory need an image")
         _file(files.read(Path(target)).description, events=events, as_json=as_json)
         return
     # What an image needs (locks, QEMU) takes longer to load than a file takes to read.

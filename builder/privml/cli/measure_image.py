@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -68,8 +69,7 @@ def measure_image(
     if as_json:
         print_json(predicate.to_dict())
         return
-    for measured in predicate.launches:
-        _show(measured, events=events)
+    show(*described(predicate.launches, events=events))
 
 
 def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool) -> None:
@@ -77,7 +77,7 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
     file = files.read(archive)
     if file.capture is None:
         raise UsageError(
-            f"{archive} is no capture: it is {file.description.title}", hint="`privml-build capture` makes one"
+            f"{archive} is not a capture: {file.description.title}", hint="make one with `privml-build capture`"
         )
     check_artefacts(directory, manifest.artefacts)
     found = replays.replay(
@@ -98,7 +98,9 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
             show(f"note: {note}")
     if not found.equal:
         count = len(found.comparison.differences) + len(found.problems)
-        raise Differs(f"{archive} differs from the prediction in {count} places", hint="the first one decides")
+        raise Differs(
+            f"{archive} differs from the prediction in {count} places", hint="look at the first one of each register"
+        )
 
 
 def _cross_check(
@@ -125,7 +127,7 @@ def _cross_check(
     if as_json:
         print_json(rows)
     if not all(row["equal"] for row in rows):
-        raise Differs(f"{crosscheck.PROGRAM} measures another value", hint="one of the two is wrong")
+        raise Differs(f"{crosscheck.PROGRAM} computes other values than privml-build", hint="one of the two is wrong")
 
 
 def _shapes(vcpus: str | None, memory: str | None) -> tuple[Size, ...]:
@@ -150,16 +152,33 @@ def _matrix_row(shape: MeasuredLaunch, *, events: bool) -> dict[str, Any]:
     return row
 
 
-def _show(shape: MeasuredLaunch, *, events: bool) -> None:
-    show(shape.label)
-    for register in TDX_REGISTERS:
-        name = register
-        for number, value in enumerate(shape.accepted(register)):
-            note = ("single-pass", "two-pass")[number] if register == MRTD else _weakest(shape, register)
-            show(f"  {name}  {value.hex()}  {shape.evidence()[register].value}  {note}".rstrip())
-        if events:
-            for event in shape.of(register):
-                show(f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}{seen_words(event)}")
+def described(launches: Sequence[MeasuredLaunch], *, events: bool) -> list[str]:
+    """The registers of every launch in lines; what all sizes of a platform have in common is written once, first."""
+    lines: list[str] = []
+    for platform in dict.fromkeys(launch.platform for launch in launches):
+        sizes = [launch for launch in launches if launch.platform == platform]
+        tables = [{name: _register(size, name, events=events) for name in TDX_REGISTERS} for size in sizes]
+        same = [name for name in TDX_REGISTERS if all(table[name] == tables[0][name] for table in tables)]
+        common = same if len(sizes) > 1 else []
+        if common:
+            lines += [f"{platform}, all {len(sizes)} sizes", *(line for name in common for line in tables[0][name])]
+        for size, table in zip(sizes, tables, strict=True):
+            lines += [size.label, *(line for name in TDX_REGISTERS if name not in common for line in table[name])]
+    return lines
+
+
+def _register(launch: MeasuredLaunch, register: str, *, events: bool) -> list[str]:
+    level = launch.evidence()[register].value
+    lines = []
+    for number, value in enumerate(launch.accepted(register)):
+        note = ("single-pass", "two-pass")[number] if register == MRTD else _weakest(launch, register)
+        lines.append(f"  {register}  {value.hex()}  {level}  {note}".rstrip())
+    if events:
+        lines += [
+            f"    {event.digest.hex()[:24]}..  {event.evidence.value:9}  {event.origin}{seen_words(event)}"
+            for event in launch.of(register)
+        ]
+    return lines
 
 
 def _weakest(shape: MeasuredLaunch, register: str) -> str:
@@ -196,8 +215,8 @@ def _boots(
     if as_json:
         print_json(rows if len(shapes) > 1 else rows[0])
     if problems:
-        raise Differs("\n".join(problems), hint="the first difference says which input to look at")
-    show("the log is the prediction, event by event, and the TPM's registers are the log's", err=as_json)
+        raise Differs("\n".join(problems), hint="the first difference names the input to look at")
+    show("the log equals the prediction, event by event, and the TPM's registers equal the log's", err=as_json)
 
 
 def _show_boot(shape: Size, booted: ComparedBoot) -> None:
@@ -208,6 +227,6 @@ def _show_boot(shape: Size, booted: ComparedBoot) -> None:
     for difference in booted.comparison.differences:
         show(f"  {difference.text()}")
     total = sum(booted.account.used.values())
-    show(f"  from a TD it differs in {total} events, each by one of {len(booted.account.used)} rules")
+    show(f"  a TD would differ in {total} events, explained by {len(booted.account.used)} rules")
     for difference in booted.account.unexplained:
-        show(f"  no rule: {difference.text()}")
+        show(f"  not explained by a rule: {difference.text()}")

@@ -21,8 +21,14 @@ from privml.verify.judgement import Judgement
 @click.command()
 @click.argument("upstream", metavar="URL")
 @anchor_options
-@click.option("--listen", default="127.0.0.1:8000", show_default=True, help="Where to listen, on this machine only.")
-@click.option("--interval", default=300, show_default=True, help="Seconds after which the guest is verified again.")
+@click.option(
+    "--listen",
+    metavar="HOST:PORT",
+    default="127.0.0.1:8000",
+    show_default=True,
+    help="The address to listen on, of this machine only.",
+)
+@click.option("--interval", default=300, show_default=True, help="Verify the guest again after this many seconds.")
 def proxy(
     upstream: str,
     *,
@@ -32,14 +38,15 @@ def proxy(
     listen: str,
     interval: int,
 ) -> None:
-    """Serve an OpenAI-compatible endpoint that forwards to URL once, and as long as, it verifies.
+    """Serve a local OpenAI-compatible endpoint that forwards to URL while the guest there passes verification.
 
-    A refused guest gets nothing: clients are answered 403 with every reason, and no byte of a prompt leaves.
+    When verification fails, clients are answered 403 with every reason, and no byte of a prompt is sent.
 
     \b
-    privml-build proxy https://127.0.0.1:8443 --expect out/demo-cpu
-    NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost \\
-      OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none your-program
+    Examples:
+      privml-build proxy https://127.0.0.1:8443 --expect out/demo-cpu
+      NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost \\
+        OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none your-program
 
     Without NO_PROXY, a client that finds HTTP_PROXY or ALL_PROXY in its environment sends prompts in clear to that
     proxy. The variables for the real address are printed at start.

@@ -11,6 +11,7 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.base.files import directory_atomic, locked, write_atomic
 from privml.base.steps import step
+from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show, show_text
 from privml.image import madeby
 from privml.image.bootstrap import tools_tree
@@ -33,20 +34,36 @@ _SHOWN = 20
 
 
 @click.command()
-@click.argument("target")
-@click.option("--html", type=click.Path(dir_okay=False, path_type=Path), help="Also write the report as a page.")
-@click.option("--json", "as_json", is_flag=True, help="Print the report, whole, as JSON.")
+@click.argument("target", type=TARGET)
 @click.option(
-    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Keep both images, as DIRECTORY/a and b."
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write the report as a web page.",
 )
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="When equal, put leg a's image here.")
+@click.option("--json", "as_json", is_flag=True, help="Print the whole report as JSON.")
 @click.option(
-    "--record", type=click.Path(dir_okay=False, path_type=Path), help="When equal, write the digests to this file."
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    metavar="DIR",
+    help="Keep both images, as DIR/a and DIR/b.",
 )
 @click.option(
-    "--lock", "lock_file", type=click.Path(path_type=Path), help="Build by this lock, from `lock --refresh-to`."
+    "-o",
+    "--output",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="When they are equal, keep one of them here.",
 )
-@click.option("--diffoscope", is_flag=True, help="Let diffoscope, when it is installed, look into differing files.")
+@click.option(
+    "--record",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="When they are equal, write the digests to this file.",
+)
+@click.option(
+    "--lock", "lock_file", type=click.Path(path_type=Path), help="Build from this lock, made by `lock --refresh-to`."
+)
+@click.option("--diffoscope", is_flag=True, help="Run diffoscope, which must be installed, on files that differ.")
 def repro(
     target: str,
     *,
@@ -60,30 +77,34 @@ def repro(
 ) -> None:
     """Build TARGET twice from its lock, in surroundings as different as this machine allows, and compare the images.
 
-    TARGET is a recipe, or the directory of an image: then it is built by the locks that lie in there (a refreshed
-    one, too), and must also come out as it is.
+    TARGET is a recipe's name or file, or the directory of an image. A directory is rebuilt from the locks in it, and
+    the two rebuilds must also equal the image that is there.
 
-    Exit status: 0 when they are equal bit for bit, 1 when they differ, 4 when inputs are gone. Every difference is
-    told with its layer, its cause and the way to be rid of it. What could not be varied is told as `not varied`, with
-    the reason. The digests are held against measurements/NAME/current.json, unless the lock is a refreshed one.
+    Exit status: 0 when they are equal bit for bit, 1 when they differ, 4 when inputs are gone. Each difference is
+    reported with its layer, its likely cause and how to fix it. What could not be varied is reported as `not varied`,
+    with the reason. The digests are compared with measurements/NAME/current.json, unless the lock is a refreshed one.
 
     \b
-    privml-build repro demo-cpu
-    privml-build repro out/demo-cpu
-    privml-build repro demo-cpu --html repro.html
-    privml-build repro demo-cpu --record measurements/demo-cpu/current.json
-    privml-build repro demo-cpu --lock out/locks/demo-cpu.lock.json
+    Examples:
+      privml-build repro demo-cpu
+      privml-build repro out/demo-cpu
+      privml-build repro demo-cpu --html repro.html
+      privml-build repro demo-cpu --record measurements/demo-cpu/current.json
+      privml-build repro demo-cpu --lock out/locks/demo-cpu.lock.json
     """
     found = resolve(target)
     if found.recipe is None and lock_file is not None:
-        raise UsageError(f"`{target}` is a built image, with locks of its own", hint="leave out --lock")
+        raise UsageError(f"`{target}` is a built image, which has its own locks", hint="leave out --lock")
     if output is not None:
         check_output(output)
     place = Workplace(lock_file=lock_file)
     look = external.diffoscope() if diffoscope else None
     recipe, lock, inputs = inputs_of(place, found)
     if inputs.refreshed and record is not None:
-        raise UsageError("the digests of a refreshed image are not the record's", hint="leave out --record")
+        raise UsageError(
+            "--record needs an image built from the committed lock, and this one is refreshed",
+            hint="leave out --record",
+        )
     tools_lock = read_tools_lock(inputs.tools_lock)
     try:
         bring_all(place.store, [lock, tools_lock])
@@ -103,7 +124,7 @@ def repro(
                 shutil.copytree(legs.a, fresh, dirs_exist_ok=True)
                 madeby.keep(fresh, manifests.read(fresh), lock, inputs.tools_lock)
     if inputs.refreshed:
-        show("refreshed: both legs are built by a lock that is not the committed one", err=True)
+        show("refreshed: both images are built from a lock that is not the committed one", err=True)
     if record is not None and digests is not None:
         write_atomic(record, digests)
     state = None if digests is None else current.record_of(recipe.name, digests, refreshed=inputs.refreshed)
@@ -113,7 +134,7 @@ def repro(
     )  # fmt: skip
     if found.recipe is None and digests and (others := current.differences(current.of(found.directory), digests)):
         lines = "\n".join(f"  {line}" for line in others)
-        raise Differs(f"two rebuilds are equal, but {found.directory} is another image:\n{lines}")
+        raise Differs(f"the two rebuilds are equal, but {found.directory} differs from them:\n{lines}")
 
 
 def show_report(

@@ -9,6 +9,7 @@ import click
 
 from privml.base.errors import UsageError
 from privml.base.steps import say, step
+from privml.cli.completion import TARGET
 from privml.cli.output import show, show_text
 from privml.image.target import recipes_directory, resolve
 from privml.image.workplace import Workplace
@@ -18,24 +19,28 @@ from privml.vm.machine import started
 
 
 @click.command()
-@click.argument("target")
-@click.option("--prompt", help="Ask this, print the answer and stop. Without it the machine runs until Ctrl-C.")
-@click.option("--max-tokens", default=24, show_default=True)
-@click.option("--timeout", default=300, show_default=True, help="Seconds until the machine must be ready.")
-@click.option("--console", is_flag=True, help="Show the guest's console at the end.")
+@click.argument("target", type=TARGET)
+@click.option("--prompt", help="Ask this, print the answer and stop. Without a prompt the machine runs until Ctrl-C.")
+@click.option("--max-tokens", default=24, show_default=True, help="The longest answer, in tokens.")
+@click.option(
+    "--timeout", default=300, show_default=True, help="Give up when the machine is not ready after this many seconds."
+)
+@click.option("--console", is_flag=True, help="Print the guest's console at the end.")
 def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, console: bool) -> None:
-    """Boot TARGET's artefacts in QEMU, as built, and ask its model.
+    """Boot TARGET in QEMU on this machine, exactly as it was built, and ask its model.
 
-    Nothing is verified here: the machine is this one, and no TDX is needed. To ask a machine that you do not own,
-    use `verify` and `proxy`.
+    TARGET is a recipe's name or the directory of a built image. This needs no TDX and verifies nothing: to talk to an
+    image on a machine that you do not own, use `verify` and `proxy`.
 
     \b
-    privml-build run demo-cpu --prompt "The capital of France is"
+    Examples:
+      privml-build run demo-cpu --prompt "The capital of France is"
+      privml-build run demo-cpu
     """
     found = resolve(target)
     manifest = found.manifest()
     if prompt is not None and manifest.engine is None:
-        raise UsageError(f"{manifest.name} holds no model, so it answers no prompt", hint="leave out --prompt")
+        raise UsageError(f"{manifest.name} has no model to answer a prompt", hint="leave out --prompt")
     place = Workplace()
     launch = launch_of(found.directory, manifest, recipes_directory(found))
     with started(place.tools_of(found), launch) as machine:

@@ -8,7 +8,9 @@ import click
 
 from privml.base.errors import HostError, InputsError, UsageError
 from privml.base.steps import progress, say
+from privml.cli.completion import TARGET
 from privml.cli.output import show
+from privml.cli.usage import Verb
 from privml.image.unpack import tree_key
 from privml.lock.contents import bring_all, kept
 from privml.lock.locate import known_locks, locks_of
@@ -21,21 +23,25 @@ from privml.store.sweep import sweep
 MIB = 1 << 20
 
 
-@click.group()
+@click.group(cls=Verb, subcommand_metavar="VERB ...")
 def store() -> None:
-    """The store of input bytes, named by their SHA-256.
+    """Manage the input store: the bytes that locks name, in files named by their SHA-256.
+
+    It is in $PRIVML_STORE, by default in the XDG cache.
 
     \b
-    privml-build store size
-    privml-build store verify
-    privml-build store export demo-cpu /media/pool
-    privml-build store gc --dry-run
+    Examples:
+      privml-build store size
+      privml-build store verify
+      privml-build store export demo-cpu /media/pool
+      privml-build store import /media/pool
+      privml-build store gc --dry-run
     """
 
 
 @store.command()
 def size() -> None:
-    """Where the store is, and how much it holds."""
+    """Print where the store is, and how much it holds."""
     found = _opened()
     count, total = found.size()
     show(f"{found.root}: {count} objects, {total / MIB:.1f} MiB")
@@ -43,7 +49,12 @@ def size() -> None:
 
 @store.command()
 def verify() -> None:
-    """Read every object; damaged ones are named and removed."""
+    """Check every object against its name. Damaged ones are named and removed.
+
+    \b
+    Example:
+      privml-build store verify
+    """
     found = _opened()
     damaged = []
     count = 0
@@ -59,12 +70,16 @@ def verify() -> None:
 
 
 @store.command()
-@click.argument("target")
+@click.argument("target", type=TARGET)
 @click.argument("folder", type=click.Path(path_type=Path, file_okay=False))
 def export(target: str, folder: Path) -> None:
-    """Copy all that building TARGET needs into FOLDER, a pool for `--pool`; what the store lacks is fetched first.
+    """Copy all inputs of TARGET into FOLDER, a pool for `--pool`.
 
-    TARGET is a recipe, or a lock file.
+    TARGET is a recipe or a lock file. What the store lacks is fetched first.
+
+    \b
+    Example:
+      privml-build store export demo-cpu /media/pool
     """
     found = _opened()
     locks = locks_of(target)
@@ -76,10 +91,15 @@ def export(target: str, folder: Path) -> None:
 @store.command("import")
 @click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
 def import_(folder: Path) -> None:
-    """Copy a pool's objects into the store, each checked against its name."""
+    """Copy the objects of a pool into the store, each checked against its name.
+
+    \b
+    Example:
+      privml-build store import /media/pool
+    """
     if not (folder / "sha256").is_dir():
         raise UsageError(
-            f"{folder} is no pool: it holds no folder `sha256`", hint="`privml-build store export` makes pools"
+            f"{folder} is not a pool: it has no folder `sha256`", hint="make one with `privml-build store export`"
         )
     new, total = take_in(_opened(), folder)
     show(f"{new} new objects, {total / MIB:.1f} MiB")
@@ -87,16 +107,22 @@ def import_(folder: Path) -> None:
 
 @store.command()
 @click.argument("locks", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
 def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
-    """Remove what none of LOCKS names: objects, tools trees, and what killed commands left a day ago.
+    """Remove what no lock names.
 
-    Without LOCKS: the locks found in recipes/, here, in the folders of out/, and those that privml-build comes with.
+    Removed are objects, tools trees, and files that killed commands left more than a day ago. Without LOCKS, what is
+    named by the locks in recipes/, here, in the folders of out/ and in privml-build itself is kept.
+
+    \b
+    Examples:
+      privml-build store gc --dry-run
+      privml-build store gc recipes/demo-cpu.lock.json recipes/tools.lock.json
     """
     found = _opened()
     paths = locks or tuple(known_locks())
     if not paths:
-        raise UsageError("no lock was found, so everything would go", hint="name the locks to keep")
+        raise UsageError("no lock was found, so everything would be removed", hint="name the locks to keep")
     needed = [read_any_lock(path) for path in paths]
     for path in paths:
         say(f"keeping what {path} names")
@@ -112,5 +138,5 @@ def _opened() -> Store:
     """The store; ``HostError`` when something else stands in its place, which would look like an empty one."""
     found = Store()
     if found.root.exists() and not found.root.is_dir():
-        raise HostError(f"the store {found.root} is no folder", hint="set PRIVML_STORE to a folder")
+        raise HostError(f"the store {found.root} is not a folder", hint="set PRIVML_STORE to a folder")
     return found

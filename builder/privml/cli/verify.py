@@ -18,9 +18,13 @@ from privml.verify.report import render
 @click.command()
 @click.argument("source", metavar="URL|DOCUMENT")
 @anchor_options
-@click.option("--nonce", help="The nonce (64 hex digits) that DOCUMENT was fetched with.")
-@click.option("--spki", help="SHA-256 (64 hex digits) of the public key of the connection that brought DOCUMENT.")
-@click.option("--save", type=click.Path(path_type=Path), help="Keep the fetched document in this file.")
+@click.option("--nonce", metavar="HEX", help="The nonce (64 hex digits) that DOCUMENT was requested with.")
+@click.option(
+    "--spki", metavar="HEX", help="SHA-256 (64 hex digits) of the TLS public key that DOCUMENT was fetched over."
+)
+@click.option(
+    "--save", metavar="FILE", type=click.Path(path_type=Path), help="Write the fetched document to this file."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
 @click.pass_context
 def verify(
@@ -35,17 +39,21 @@ def verify(
     save: Path | None,
     as_json: bool,
 ) -> None:
-    """Ask the guest at URL for its attestation and judge it, all of it; or judge a captured DOCUMENT.
+    """Request the attestation of the guest at URL and check it against an image that you built.
 
-    Exit status: 0 accepted, 8 refused, 9 malformed, 10 accepted but only as a simulation.
+    Instead of a URL, a captured DOCUMENT can be checked. Exit status: 0 accepted, 8 refused (with every reason),
+    9 malformed, 10 accepted but only as a simulation.
 
     \b
-    privml-build verify https://127.0.0.1:8443 --expect out/demo-cpu
+    Examples:
+      privml-build verify https://127.0.0.1:8443 --expect out/demo-cpu
+      privml-build verify https://HOST:8443 --expect out/demo-cpu --save doc.json
+      privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
     """
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
     remote = source.startswith("https://")
     if remote and any(given.values()):
-        raise UsageError("--nonce and --spki belong to a captured document, not to a URL")
+        raise UsageError("--nonce and --spki are for a captured document, not for a URL")
     if not remote and not Path(source).is_file():
         raise UsageError(f"`{source}` is neither an https:// address nor a file")
     if save is not None and not save.parent.is_dir():

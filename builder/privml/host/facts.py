@@ -77,6 +77,25 @@ def judge(facts: HostFacts) -> list[Line]:
     return [*_rights(facts), *_disk(facts), *_inputs(facts), *_machines(facts)]
 
 
+def summary(facts: HostFacts) -> str:
+    """What this machine can do, in one line: build, boot, and run a TD."""
+    boots: dict[Kvm, str] = {
+        "usable": "can boot with KVM",
+        "untried": "can boot (KVM is there, not tried yet)",
+        "absent": "can boot emulated",
+        "forbidden": "can boot emulated",
+        "failing": "can boot emulated",
+    }
+    builds = not any(line.status == "fail" for line in judge(facts))
+    return ", ".join(
+        (
+            f"{'can' if builds else 'cannot'} build",
+            boots[facts.kvm],
+            f"{'can' if facts.tdx_host == 'Y' else 'cannot'} run a TD",
+        )
+    )
+
+
 def _rights(facts: HostFacts) -> Iterator[Line]:
     who = "root" if facts.root else "not root"
     if facts.namespaces_problem:

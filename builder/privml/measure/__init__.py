@@ -1,1 +1,8 @@
-"""From artefacts to register values: what firmware, stub and kernel will measure. Bytes in, records out; no I/O."""
+"""From artefacts to register values: what firmware, stub and kernel will measure. Bytes in, records out; no I/O.
+
+The package itself is the library's ``privml.measure(path)``, which is in ``readers.library``.
+"""
+
+from privml.base.library import make_callable
+
+make_callable(__name__, "privml.readers.library")

@@ -1,1 +1,8 @@
-"""Policy and verdict. Facts in, one answer out, with every reason. No I/O, no clock."""
+"""Policy and verdict. Facts in, one answer out, with every reason. No I/O, no clock.
+
+The package itself is the library's ``privml.verify(source, expect)``, which is in ``client.library``.
+"""
+
+from privml.base.library import make_callable
+
+make_callable(__name__, "privml.client.library")
