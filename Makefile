@@ -9,7 +9,7 @@ POOLS = $(foreach pool,$(POOL),--pool $(pool))
 REFRESHED = out/locks/$(NAME).lock.json
 READY := $(VENV)/.ready
 
-.PHONY: help host venv image test check check-full demo bench lock clean lint
+.PHONY: help host venv image test check check-full demo bench lock pictures recording clean lint
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -55,6 +55,13 @@ bench: venv ## one JSON line a figure; fails nothing (BENCH_FULL=1: whole builds
 
 lock: venv ## renew the recipes' locks (packages stay unless UPGRADE=1)
 	@$(PRIVML) lock $(if $(UPGRADE),--upgrade) demo-cpu demo-cpu-dev tdx-min
+
+pictures: venv ## draw docs/pictures again, from the code and from the demo's output
+	@$(BIN)/python -m tests.pictures
+
+recording: venv ## run the demo and keep its output as the recording of the README
+	@mkdir -p out && $(BIN)/python -m tests.real.demo > out/demo.txt && mv out/demo.txt docs/pictures/demo.txt
+	@$(BIN)/python -m tests.pictures
 
 clean: ## remove out/ and .venv (the store of inputs stays)
 	rm -rf out $(VENV) dist

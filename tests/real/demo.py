@@ -91,7 +91,9 @@ def main() -> int:
         refusals.append(refused("another model", machine, target.directory, "model", ""))
     title(f"All acts ended as they must, in {time.monotonic() - start:.0f} s")
     for refusal in refusals:
-        print(f"  {refusal.act}: refused; {refusal.sent} bytes left the client, of a prompt of {CANARY_SIZE}")
+        print(
+            f"  {refusal.act}: refused; prompt bytes sent: 0 of {CANARY_SIZE}; to attest, {refusal.sent} bytes left"
+        )
     return 0
 
 
@@ -184,6 +186,7 @@ def refused(act: str, machine: Machine, image: Path, *needed: str) -> Refusal:
             response = error.response
         else:
             raise DemoError(f"{act}: the client got an answer")
+        nothing_leaves(act, relay, client, canary)
     text = response.text
     for line in explained(response.json()["error"]):
         print(f"  {line}")
@@ -196,6 +199,23 @@ def refused(act: str, machine: Machine, image: Path, *needed: str) -> Refusal:
     if canary[:64].encode() in machine.console.read_bytes():
         raise DemoError(f"{act}: the prompt is on the guest's console")
     return Refusal(act, text, relay.sent)
+
+
+def nothing_leaves(act: str, relay: CountingRelay, client: openai.OpenAI, prompt: str) -> None:
+    """Ask a refused guest once more, while its verdict holds: not one byte may pass the relay.
+
+    A verdict that has aged asks the guest for another attestation, which is no prompt; then it is tried again.
+    """
+    for _ in range(5):
+        before = relay.sent
+        try:
+            client.completions.create(model="smollm2-135m-instruct", prompt=prompt, max_tokens=1)
+        except (openai.PermissionDeniedError, openai.InternalServerError):
+            if relay.sent == before:
+                return
+        else:
+            raise DemoError(f"{act}: the client got an answer when it asked again")
+    raise DemoError(f"{act}: each refused request sent something, {relay.sent} bytes in all")
 
 
 def explained(error: dict[str, object]) -> Sequence[str]:

@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from tests.pictures.all import RECORDING
+from tests.pictures.terminal import comparable
 from tests.real.conftest import ROOT
 
 pytestmark = pytest.mark.real
@@ -21,3 +23,5 @@ def test_demo(demo_cpu_dev: Path) -> None:
     assert "accepted-simulated: demo-cpu-dev" in done.stdout
     for act in ("one more word", "prompt logger", "another model"):
         assert f"{act}: refused" in done.stdout
+    if RECORDING.is_file():
+        assert comparable(RECORDING.read_text()) == comparable(done.stdout), "run `make recording`"

@@ -11,6 +11,7 @@ import click
 import pytest
 
 from privml.cli.main import cli
+from privml.recipe.rules import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
 FOLDERS = ("builder", "docs", "images", "recipes", "tests", "benchmarks", "measurements")
@@ -114,3 +115,8 @@ def test_a_decision_is_cited_by_a_number_that_exists() -> None:
         if "was ADR" not in path.read_text() and path.name not in ("README.md", "CHANGELOG.md"):
             wrong += [(path.name, number) for number in missing]
     assert wrong == []
+
+
+def test_building_lists_each_rule_of_lint() -> None:
+    text = (ROOT / "docs/BUILDING.md").read_text().partition("## What lint demands")[2].partition("\n## ")[0]
+    assert [rule for rule in RULES if f"`{rule}`" not in text] == []
