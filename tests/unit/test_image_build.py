@@ -20,13 +20,14 @@ from image_volume import volume
 from privml.base.errors import BuildError, InputsError, MeasurementError, UsageError
 from privml.events import configuration, stages
 from privml.image import build as room
-from privml.image import code, inputs, root
+from privml.image import code, inputs, madeby, root
 from privml.image.build import Built, build
 from privml.image.inputs import BASE
 from privml.image.render import File
 from privml.image.tools import ToolsTree
 from privml.image.uki import BASE_WORDS
 from privml.lock.models import Tree, TreeFile, write_lock
+from privml.lock.wanted import in_order
 from privml.output import manifest
 from privml.output.artefacts import check_artefacts
 from privml.statement.predicate import Predicate
@@ -74,6 +75,22 @@ def test_an_image_is_five_files_and_a_key(fake: Fake, out: Path) -> None:
     check_artefacts(out, built.manifest.artefacts)
     assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o644}
     assert out.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_kernel_that_cannot_extend_rtmr3_is_named_and_predicted_as_such(
+    fake: Fake, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fake.lock.rtmr3 == configuration.UNUSED
+    unused = made(fake, out)
+    assert "RTMR3: unused" in capsys.readouterr().err
+    assert unused.manifest.agent_events
+    assert madeby.extended_events(out, unused.manifest) == ()
+    kernel = image_fake.keep(fake.store, "linux-binary-7.2", b"").model_copy(update={"version": "7.2.1-1"})
+    fake.lock = fake.lock.model_copy(update={"packages": in_order((*fake.lock.packages, kernel))})
+    fake.installed(*fake.lock.packages)
+    staged = made(fake, out)
+    assert "RTMR3" not in capsys.readouterr().err
+    assert madeby.extended_events(out, staged.manifest) == staged.manifest.agent_events
 
 
 def test_the_callers_umask_leaves_no_trace(fake: Fake, out: Path) -> None:

@@ -13,6 +13,7 @@ from privml.base.steps import say, step
 from privml.cli.output import print_json
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
 from privml.events.wording import seen_words
+from privml.image import madeby
 from privml.image.target import Target, recipes_directory, resolve
 from privml.image.workplace import Workplace
 from privml.machine.matrix import shapes as shapes_of
@@ -87,7 +88,7 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
         firmware.facts((directory / "firmware.fd").read_bytes()),
         file,
         origins=manifest.origins,
-        agent_events=manifest.agent_events,
+        agent_events=madeby.extended_events(directory, manifest),
     )
     if as_json:
         print_json(found.to_dict())

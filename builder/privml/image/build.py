@@ -15,7 +15,7 @@ from typing import Protocol
 
 from privml.base.errors import UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
-from privml.base.steps import step
+from privml.base.steps import say, step
 from privml.engines.registry import engine_named
 from privml.events import configuration, stages, volumes
 from privml.events.verity import Verity
@@ -128,6 +128,8 @@ def build(order: Order, output: Path, *, force: bool = False, probe: root_volume
     An image that is whole needs neither tools nor input bytes. With ``force`` everything is made again from the
     locked inputs.
     """
+    if order.lock.rtmr3 == configuration.UNUSED:
+        say("RTMR3: unused, the locked kernel cannot extend it; it stays zero for every purpose")
     output = output.absolute()
     forced = force or probe is not None
     with locked(output.parent / f".{output.name}.lock"):

@@ -250,6 +250,9 @@ def _notes(case: Case) -> Iterator[str]:
     if levels:
         weakest = min(levels.items(), key=lambda item: item[1].strength)
         yield f"prediction: weakest register {weakest[0].upper()}, known from {weakest[1].value}"
+    if case.launch.runtime_unused:
+        runtime = str(LAYOUTS[case.launch.tee].runtime).upper()
+        yield f"{runtime}: unused, the image's kernel cannot extend it; only the report data covers the agent's log"
     for register, value in case.launch.registers.items():
         if isinstance(value, FilledBy):
             yield f"{register.upper()}: not compared, the statement leaves it to {value.source}"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from privml.base.errors import MeasurementError
 from privml.events.registers import MRTD, RTMR0, TDX_REGISTERS
-from privml.image import code
+from privml.image import code, madeby
 from privml.image.tools import ToolsTree
 from privml.machine.platform import Platform, Shape
 from privml.measure import firmware, uki
@@ -51,6 +51,7 @@ class Predictor:
         self._tools = tools
         self._cache = cache
         self._manifest = manifest
+        self._agent_events = madeby.extended_events(directory, manifest)
         self._uki = uki.facts((directory / "uki.efi").read_bytes())
         self._firmware = firmware.facts((directory / "firmware.fd").read_bytes())
 
@@ -72,7 +73,7 @@ class Predictor:
             self._uki,
             self._firmware,
             machine,
-            agent_events=self._manifest.agent_events,
+            agent_events=self._agent_events,
             origins=self._manifest.origins,
         )
 
