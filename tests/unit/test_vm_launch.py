@@ -69,7 +69,12 @@ def test_the_first_platform_and_shape_unless_told(folder: Path) -> None:
     made = sample(folder)
     found = launch_of(folder, made, shipped())
     assert found == Launch(
-        folder, platform("qemu-11-q35", shipped()), Shape(2, 2 << 30), ("root.raw", "model.raw"), forward=8443
+        folder,
+        platform("qemu-11-q35", shipped()),
+        Shape(2, 2 << 30),
+        ("root.raw", "model.raw"),
+        "firmware.fd",
+        forward=8443,
     )
     other = launch_of(
         folder, made, shipped(), platform=platform("qemu-11-q35-tpm", shipped()), shape=Shape(4, 4 << 30)
@@ -108,7 +113,7 @@ def test_only_a_development_guest_is_told_of_a_simulation(folder: Path, monkeypa
     assert launch_of(folder, made, shipped()).fw_cfg == {}
     found = launch_of(folder, replace(made, variant="development"), shipped())
     assert found.fw_cfg == {SIM_MRTD: (b"\x01" + b"fir").hex().encode()}
-    assert launch.simulation(folder) == found.fw_cfg
+    assert launch.simulation(folder / "firmware.fd") == found.fw_cfg
 
 
 def test_a_started_machine_has_the_image_read_only(folder: Path, tools: ToolsTree) -> None:

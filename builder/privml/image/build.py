@@ -186,17 +186,20 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
         now, reasons = _decide(job, models)  # what was kept is damaged, and dropped now
     # What does not wait for the root is done beside it: mkosi leaves a processor idle most of the time.
     with ThreadPoolExecutor(2) as beside:
-        steps.announce(FIRMWARE, reasons[FIRMWARE])
-        derived = beside.submit(_firmware, job, reasons, out)
+        derived = {}
+        for tee in job.recipe.content.firmware:
+            steps.announce(FIRMWARE[tee], reasons[FIRMWARE[tee]])
+            derived[tee] = beside.submit(_firmware, job, reasons, tee, out)
         sealed = {name: beside.submit(_seal, out / name) for name in map(volumes.file, range(len(models)))}
         root, release, declared = _root_and_uki(job, reasons, config, work, out)
         sealed |= {name: beside.submit(_seal, out / name) for name in (ROOT, UKI)}
         if reasons[BASE] and job.probe is None:
             beside.submit(job.store.derived.keep, base, work / "mkosi" / render.BASE).result()
     remove_tree(work)
-    source = Firmware(FIRMWARE, derived.result())
-    artefacts = {name: future.result() for name, future in sealed.items()} | {FIRMWARE: _seal(out / FIRMWARE)}
-    made = _manifest(job, models, config, root, release, source, artefacts)
+    sources = {tee: Firmware(FIRMWARE[tee], future.result()) for tee, future in derived.items()}
+    artefacts = {name: future.result() for name, future in sealed.items()}
+    artefacts |= {source.file: _seal(out / source.file) for source in sources.values()}
+    made = _manifest(job, models, config, root, release, sources, artefacts)
     _documents(job, out, made, replace(now, licences=declared))
     steps.announce(PREDICTION, reasons[PREDICTION])
     if reasons[PREDICTION] or job.before is None:
@@ -224,7 +227,7 @@ def _manifest(
     config: configuration.Config,
     root: Verity,
     release: str,
-    derived: Firmware,
+    sources: Mapping[str, Firmware],
     artefacts: Mapping[str, Artefact],
 ) -> Manifest:
     recipe, lock = job.recipe, job.lock
@@ -243,7 +246,7 @@ def _manifest(
         cmdline=uki.command_line(root),
         kernel=release,
         root=root,
-        firmware={"tdx": derived},
+        firmware=sources,
         models=tuple(
             Model(model.name, volumes.file(number), engine.model_format if engine else "", model.verity)
             for number, model in enumerate(models)
@@ -302,16 +305,17 @@ def _root_and_uki(
     return root, release, licences.of_tree(parts / licences.FILE)
 
 
-def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> str:
-    """Make or take over the firmware; the hex SHA-256 of the binary that it is derived from."""
-    if not reasons[FIRMWARE] and job.before is not None:
-        job.before.take(FIRMWARE, out)
-        return job.before.manifest.firmware["tdx"].derived_from
-    ((tee, asked),) = job.recipe.content.firmware.items()
+def _firmware(job: _Job, reasons: steps.Reasons, tee: str, out: Path) -> str:
+    """Make or take over the firmware for ``tee``; the hex SHA-256 of the binary that it is derived from."""
+    name = FIRMWARE[tee]
+    if not reasons[name] and job.before is not None:
+        job.before.take(name, out)
+        return job.before.manifest.firmware[tee].derived_from
+    asked = job.recipe.content.firmware[tee]
     bodies = {package.name: job.store.read(package.sha256) for package in job.lock.firmware[tee].packages}
     chosen = job.lock.base.record.distribution.firmware_named(asked.package, tee)
     assert chosen is not None, "the recipe was checked when it was read"
-    return firmware.derive(job.tools, out, chosen, bodies)
+    return firmware.derive(job.tools, out / name, chosen, bodies)
 
 
 def _seal(path: Path) -> Artefact:

@@ -101,7 +101,7 @@ def changes(a: Manifest, b: Manifest, report: Report) -> tuple[Change, ...]:
         ("root hash", "root.raw", a.root.root_hash.hex(), b.root.root_hash.hex()),
         *_models(a, b),
         ("measured configuration", "config.json", a.config_sha256, b.config_sha256),
-        ("firmware", "firmware.fd", a.artefacts["firmware.fd"].sha256, b.artefacts["firmware.fd"].sha256),
+        *_firmware(a, b),
     )
     found += [Change(kind, name, before, after) for kind, name, before, after in facts if before != after]
     # Consequences of nothing that is told are told themselves.
@@ -123,6 +123,13 @@ def _models(a: Manifest, b: Manifest) -> Iterable[tuple[str, str, str, str]]:
         named = two or one
         before, after = ("absent" if model is None else model.verity.root_hash.hex() for model in (one, two))
         yield "model", named.name, before, after
+
+
+def _firmware(a: Manifest, b: Manifest) -> Iterable[tuple[str, str, str, str]]:
+    """The firmware's file for each TEE of either image, with both digests."""
+    for name in sorted({one.file for each in (a, b) for one in each.firmware.values()}):
+        before, after = (each.artefacts[name].sha256 if name in each.artefacts else "absent" for each in (a, b))
+        yield "firmware", name, before, after
 
 
 def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]:

@@ -25,7 +25,7 @@ Change = Callable[[list[str]], list[str]]
 
 @dataclass(frozen=True)
 class Launch:
-    """What to start. ``image`` holds uki.efi, firmware.fd and ``disks``.
+    """What to start. ``image`` holds uki.efi, ``firmware`` and ``disks``.
 
     ``forward`` is the guest port to reach. ``share_memory`` makes the guest's memory a file, so that the firmware's
     log can be read from outside. ``fw_cfg`` are files handed to the guest by the host (name -> bytes). ``boot_disk``
@@ -40,6 +40,7 @@ class Launch:
     platform: Platform
     shape: Shape
     disks: tuple[str, ...]
+    firmware: str
     generic_firmware: bool = False
     forward: int | None = None
     share_memory: bool = False
@@ -108,7 +109,7 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
             tpm_socket = f"/vm/{swtpm.SOCKET}"
         chosen = accelerator.choose(tools)
         host = HostSide(
-            firmware=GENERIC_FIRMWARE if launch.generic_firmware else "/image/firmware.fd",
+            firmware=GENERIC_FIRMWARE if launch.generic_firmware else f"/image/{launch.firmware}",
             kernel="/image/uki.efi" if launch.boot_disk is None else None,
             disks=tuple(disks),
             forwards=((port, launch.forward),) if launch.forward is not None else (),

@@ -13,6 +13,7 @@ from privml.image import code, madeby
 from privml.image.tools import ToolsTree
 from privml.machine.platform import Platform, Shape
 from privml.measure import firmware, uki
+from privml.measure.firmware import FirmwareFacts
 from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.predict import Prediction, predict
 from privml.measure.profiles import TD_INTELTDX, TD_OVMF_2025, TPM, Profile
@@ -53,11 +54,22 @@ class Predictor:
         self._manifest = manifest
         self._agent_events = madeby.extended_events(directory, manifest)
         self._uki = uki.facts((directory / "uki.efi").read_bytes())
-        self._firmware = firmware.facts((directory / "firmware.fd").read_bytes())
+        self._directory = directory
+        self._firmware: dict[str, FirmwareFacts] = {}
+        self._other_firmware: FirmwareFacts | None = None
 
     def use_firmware(self, data: bytes) -> None:
         """Predict with another firmware than the image's (the generic one, to compare logs)."""
-        self._firmware = firmware.facts(data)
+        self._other_firmware = firmware.facts(data)
+
+    def _firmware_on(self, platform: Platform) -> FirmwareFacts:
+        """What starts a guest on ``platform``: the image's firmware for its TEE, unless another was given."""
+        if self._other_firmware is not None:
+            return self._other_firmware
+        file = self._manifest.firmware_for(platform.tee).file
+        if file not in self._firmware:
+            self._firmware[file] = firmware.facts((self._directory / file).read_bytes())
+        return self._firmware[file]
 
     def predict(self, platform: Platform, shape: Shape, *, gpt_event: bytes | None = None) -> Prediction:
         """The prediction for one machine; ``gpt_event``: it boots from a disk with that partition table."""
@@ -71,17 +83,18 @@ class Predictor:
         )
         return predict(
             self._uki,
-            self._firmware,
+            self._firmware_on(platform),
             machine,
             agent_events=self._agent_events,
             origins=self._manifest.origins,
         )
 
-    def cross_check(self, tool: Path, platform: Platform, shape: Shape, firmware_file: Path) -> tuple[Check, ...]:
+    def cross_check(self, tool: Path, platform: Platform, shape: Shape) -> tuple[Check, ...]:
         """One machine, measured by a tool of others (`vm.crosscheck`) and by its rules here."""
         found = blobs(self._tools, platform, shape, self._cache)
-        theirs = crosscheck.measured_by(tool, firmware_file, found, shape)
-        ours = predict(self._uki, self._firmware, MeasuredMachine(found, shape.memory, TD_OVMF_2025))
+        file = self._directory / self._manifest.firmware_for(platform.tee).file
+        theirs = crosscheck.measured_by(tool, file, found, shape)
+        ours = predict(self._uki, self._firmware_on(platform), MeasuredMachine(found, shape.memory, TD_OVMF_2025))
         return crosscheck.judge(theirs, (ours.mrtd_single, ours.mrtd_two), ours.registers()[RTMR0])
 
 
@@ -134,7 +147,7 @@ def predict_image(
 
 
 # The modules whose code decides a prediction's bytes.
-_CODE = ("measure/*.py", "machine/*.py", "statement/*.py", "vm/predicted.py", "vm/qtest.py")
+_CODE = ("measure/*.py", "machine/*.py", "statement/*.py", "image/madeby.py", "vm/predicted.py", "vm/qtest.py")
 
 
 @dataclass(frozen=True)
