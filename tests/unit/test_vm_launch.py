@@ -13,11 +13,11 @@ import pytest
 from test_image_manifest import sample, without_model
 
 from privml.base.errors import BuildError, HostError, RecipeError
-from privml.image.tools import ToolsTree
+from privml.image.tools import GENERIC_FIRMWARE, ToolsTree
 from privml.machine.platform import Device, Shape
 from privml.measure import mrtd
 from privml.recipe.loader import shipped
-from privml.vm import accelerator, launch, machine, swtpm
+from privml.vm import accelerator, launch, swtpm
 from privml.vm.launch import SIM_MRTD, launch_of
 from privml.vm.machine import Launch, started
 from privml.vm.platforms import platform
@@ -196,7 +196,7 @@ def test_generic_firmware_is_the_tree_s(folder: Path, tools: ToolsTree) -> None:
     made = replace(launch_of(folder, sample(folder), shipped()), generic_firmware=True)
     with started(tools, made):
         argv = seen(tools)["argv"]
-    assert argv[argv.index("-bios") + 1] == machine.GENERIC_FIRMWARE
+    assert argv[argv.index("-bios") + 1] == GENERIC_FIRMWARE
 
 
 def test_a_machine_that_does_not_start_tells_what_qemu_said(folder: Path, tools: ToolsTree) -> None:

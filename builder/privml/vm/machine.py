@@ -12,13 +12,12 @@ from pathlib import Path
 
 from privml.base.errors import HostError
 from privml.base.steps import say
-from privml.image.tools import Bind, ToolsTree
+from privml.image.tools import GENERIC_FIRMWARE, Bind, ToolsTree
 from privml.machine.platform import Platform, Shape
 from privml.machine.qemu import ACCELERATORS, HostSide, arguments
 from privml.vm import accelerator, swtpm
 from privml.vm.process import Child
 
-GENERIC_FIRMWARE = "/usr/share/ovmf/OVMF.fd"
 Change = Callable[[list[str]], list[str]]
 """From QEMU's argument list to another."""
 
