@@ -137,7 +137,8 @@ def registers(case: Case) -> Iterator[Refusal]:
             if case.expected.predicate.variant == PRODUCTION:
                 yield Refusal("unpinned", f"{register.upper()} {got.hex()}", "a value in the statement")
         elif got not in accepted:
-            where = f"closest shape: {launch.label}\n{register_difference(register, case.facts, launch)}"
+            difference = register_difference(register, case.facts, launch, case.rules.unlogged)
+            where = f"closest shape: {launch.label}\n{difference}"
             yield Refusal(register, got.hex(), " or ".join(value.hex() for value in accepted), where)
 
 

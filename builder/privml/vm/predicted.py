@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import MeasurementError
 from privml.events.registers import MRTD, RTMR0, TDX_REGISTERS
+from privml.evidence.tdx.claims import TEE
 from privml.image import code, madeby
 from privml.image.tools import ToolsTree
 from privml.machine.platform import Platform, Shape
@@ -28,6 +29,8 @@ from privml.vm.qtest import blobs
 
 LARGEST_BOOTED = Shape(8, 8 << 30)
 """Up to here the tables of every shape that was tried were those of a boot (tests/real/test_boots.py)."""
+_PROFILES: Mapping[str, Profile] = {TEE: TD_INTELTDX}
+"""How the boot of a guest is measured, by its TEE."""
 _OPTION_ROM = "usr/share/qemu/efi-virtio.rom"
 
 
@@ -38,11 +41,12 @@ def profile_of(platform: Platform) -> Profile:
     """
     if platform.tpm:
         return TPM
-    if platform.tee != "tdx":
+    if platform.tee is None or platform.tee not in _PROFILES:
         raise MeasurementError(
-            f"platform {platform.name}: its TEE is {platform.tee or 'none'} and it has no TPM, expected tdx or a TPM"
+            f"platform {platform.name}: its TEE is {platform.tee or 'none'} and it has no TPM, "
+            f"expected {' or '.join(_PROFILES)} or a TPM"
         )
-    return TD_INTELTDX
+    return _PROFILES[platform.tee]
 
 
 class Predictor:
@@ -117,7 +121,7 @@ def measured_launch(prediction: Prediction, platform: Platform, shape: Shape) ->
     values: dict[str, tuple[bytes, ...]] = {name: (value,) for name, value in prediction.registers().items()}
     values[MRTD] = (prediction.mrtd_single, prediction.mrtd_two)
     return MeasuredLaunch(
-        tee="tdx",
+        tee=TEE,
         platform=platform.name,
         machine=TdMachine(shape.vcpus, shape.memory),
         registers={name: Accepted(values[name], evidence[name]) for name in TDX_REGISTERS},
