@@ -23,12 +23,12 @@ from tests.real import disks, levers
 from tests.real.levers import pulled
 
 from privml.base.errors import HostError
-from privml.image.tools import ToolsTree
+from privml.image.tools import GENERIC_FIRMWARE, ToolsTree
 from privml.measure.compare import compare
 from privml.output.manifest import Manifest
 from privml.vm import bootlog
 from privml.vm.ask import request
-from privml.vm.machine import GENERIC_FIRMWARE, Launch, Machine, started
+from privml.vm.machine import Launch, Machine, started
 from privml.vm.predicted import Predictor
 from privml.vm.qmp import Qmp
 

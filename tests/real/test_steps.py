@@ -8,12 +8,14 @@ from pathlib import Path
 import pytest
 from tests.real.conftest import only_full, privml, succeeded
 
+from privml.events import volumes
 from privml.image import inputs
 from privml.output import manifest
+from privml.output.artefacts import FIRMWARE, ROOT
 
 pytestmark = pytest.mark.real
 
-WHOLE = {step: {"because": [], "cached": True} for step in ("model.raw", *inputs.STEPS)}
+WHOLE = {step: {"because": [], "cached": True} for step in (volumes.file(0), *inputs.STEPS, FIRMWARE["tdx"])}
 
 
 def steps(*words: str) -> dict[str, dict[str, object]]:
@@ -30,11 +32,11 @@ def test_a_root_on_the_kept_packages_is_the_image(demo_cpu: Path, tmp_path: Path
     """No packages are installed here: the tree of them comes out of the store."""
     found = steps("--output", str(tmp_path / "other"))
     assert found[inputs.BASE]["cached"]
-    assert not found[inputs.ROOT]["cached"]
+    assert not found[ROOT]["cached"]
     assert manifest.read(tmp_path / "other") == manifest.read(demo_cpu)
     (tmp_path / "other/root.raw").unlink()
     again = steps("--output", str(tmp_path / "other"))
-    assert {name for name, step in again.items() if step["cached"]} == {"model.raw", inputs.BASE, inputs.FIRMWARE}
+    assert {name for name, step in again.items() if step["cached"]} == {volumes.file(0), inputs.BASE, FIRMWARE["tdx"]}
     assert manifest.read(tmp_path / "other") == manifest.read(demo_cpu)
 
 

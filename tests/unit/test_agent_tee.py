@@ -159,9 +159,9 @@ def test_extend_is_read_back(tee: TdxTee, kernel: Kernel) -> None:
 
 
 def test_detection(tee: TdxTee, kernel: Kernel) -> None:
-    assert detect(tee) is tee
+    assert detect([lambda: tee]) is tee
     kernel.provider = b""
-    none = detect(tee)
+    none = detect([lambda: tee])
     assert none.name == "none"
 
 

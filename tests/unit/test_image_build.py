@@ -16,19 +16,24 @@ import image_fake
 import pytest
 from image_fake import HASH, KERNEL, Fake, listing, sha256
 from image_volume import volume
+from test_lock_deb import file as deb_file
+from test_lock_deb import package as deb_package
 
 from privml.base.errors import BuildError, InputsError, MeasurementError, UsageError
 from privml.events import configuration, stages
 from privml.image import build as room
-from privml.image import code, inputs, root
+from privml.image import code, inputs, madeby, root
 from privml.image.build import Built, build
 from privml.image.inputs import BASE
 from privml.image.render import File
 from privml.image.tools import ToolsTree
 from privml.image.uki import BASE_WORDS
-from privml.lock.models import Tree, TreeFile, write_lock
+from privml.lock.models import Firmware, Tree, TreeFile, write_lock
+from privml.lock.wanted import in_order
 from privml.output import manifest
 from privml.output.artefacts import check_artefacts
+from privml.recipe import distributions, tees
+from privml.recipe.loader import load, shipped
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 
@@ -74,6 +79,56 @@ def test_an_image_is_five_files_and_a_key(fake: Fake, out: Path) -> None:
     check_artefacts(out, built.manifest.artefacts)
     assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o644}
     assert out.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_kernel_that_cannot_extend_rtmr3_is_named_and_predicted_as_such(
+    fake: Fake, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert fake.lock.rtmr3 == configuration.UNUSED
+    unused = made(fake, out)
+    assert "RTMR3: unused" in capsys.readouterr().err
+    assert unused.manifest.agent_events
+    assert madeby.extended_events(out, unused.manifest) == ()
+    kernel = image_fake.keep(fake.store, "linux-binary-7.2", b"").model_copy(update={"version": "7.2.1-1"})
+    fake.lock = fake.lock.model_copy(update={"packages": in_order((*fake.lock.packages, kernel))})
+    fake.installed(*fake.lock.packages)
+    staged = made(fake, out)
+    assert "RTMR3" not in capsys.readouterr().err
+    assert madeby.extended_events(out, staged.manifest) == staged.manifest.agent_events
+
+
+def test_an_image_has_a_firmware_for_each_of_its_tees(
+    fake: Fake, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each firmware is a step, an artefact and an origin of its own."""
+    monkeypatch.setattr(tees, "BUILT", ("tdx", "snp"))
+    of_snp = distributions.Firmware("ovmf-snp", "snp", "boot/snp.fd", enrolled_keys=False, production=True)
+    debian = replace(distributions.DEBIAN, firmware=(*distributions.DEBIAN.firmware, of_snp))
+    monkeypatch.setitem(distributions.DISTRIBUTIONS, "debian", debian)
+    text = (shipped() / "demo-cpu.yaml").read_text().replace("firmware: {", "firmware: {snp: {package: ovmf-snp}, ")
+    assert "snp" in text
+    (tmp_path / "recipes").mkdir()
+    (tmp_path / "recipes/platforms").symlink_to(shipped() / "platforms")
+    (tmp_path / "recipes/demo-cpu.yaml").write_text(text)
+    fake.recipe = load(tmp_path / "recipes/demo-cpu.yaml")
+    package = image_fake.keep(fake.store, "ovmf-snp", deb_package([deb_file("./boot/snp.fd", b"snp")]))
+    firmware = {**fake.lock.firmware, "snp": Firmware(requested="ovmf-snp", packages=(package,))}
+    fake.lock = fake.lock.model_copy(update={"firmware": firmware})
+    built = made(fake, out)
+    assert {tee: each.file for tee, each in built.manifest.firmware.items()} == {
+        "tdx": "firmware.fd",
+        "snp": "firmware-snp.fd",
+    }
+    assert built.manifest.firmware["snp"].derived_from == sha256(b"snp")
+    assert (out / "firmware-snp.fd").read_bytes() == b"snp"
+    assert built.manifest.origins["firmware-snp.fd"].endswith("firmware.snp.package")
+    assert rebuilt(made(fake, out)) == {}
+    other = {**firmware, "snp": image_fake.moved({"snp": firmware["snp"]}, version="4")["snp"]}
+    fake.lock = fake.lock.model_copy(update={"firmware": other})
+    changed = set(rebuilt(made(fake, out)))
+    assert "firmware-snp.fd" in changed and "firmware.fd" not in changed
+    with pytest.raises(MeasurementError, match="no firmware for other, expected one of"):
+        built.manifest.firmware_for("other")
 
 
 def test_the_callers_umask_leaves_no_trace(fake: Fake, out: Path) -> None:
@@ -207,7 +262,7 @@ def test_a_harmed_image_is_built_again(fake: Fake, out: Path, harm: str) -> None
     check_artefacts(out, whole.artefacts)
 
 
-ALL = {"model.raw", *inputs.STEPS}
+ALL = {"model.raw", "firmware.fd", *inputs.STEPS}
 
 
 def rebuilt(built: Built) -> dict[str, str]:

@@ -83,7 +83,7 @@ def test_a_console_that_can_be_typed_at_is_still_logged() -> None:
 
 
 def test_levers_are_pulled_one_after_the_other() -> None:
-    honest = Launch(Path("image"), PLATFORM, Size(2, 2 << 30), ("root.raw",))
+    honest = Launch(Path("image"), PLATFORM, Size(2, 2 << 30), ("root.raw",), "firmware.fd")
     first = pulled(honest, levers.swapped("root.raw"), attached={"root.raw": Path("evil")})
     both = pulled(first, levers.writable("root.raw"), levers.append("x"), attached={"root.raw": Path("copy")})
     assert both.change is not None and both.attached == {"root.raw": Path("copy")}

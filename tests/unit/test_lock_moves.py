@@ -19,7 +19,8 @@ from privml.lock.models import (
     TreeFile,
     Wheel,
 )
-from privml.lock.moves import REGISTERS, moves
+from privml.lock.moves import moves
+from privml.recipe.section import ALL
 
 OTHER = Tree.of([TreeFile(path="a/b.py", kind="file", sha256="9" * 64, size=1)])
 WHEEL = Wheel(name="m", version="1", file="m-1-py3-none-any.whl", sha256="5" * 64, size=1)
@@ -80,7 +81,7 @@ def test_a_part_moves_its_registers(change: dict[str, Any], registers: tuple[str
 @pytest.mark.parametrize(("field", "reason"), [("tools_sha256", "other tools"), ("recipe_sha256", "the recipe")])
 def test_what_has_no_bound_may_move_all(field: str, reason: str) -> None:
     after = LOCK.model_copy(update={field: "1" * 64})
-    assert moves(LOCK, after) == [f"{register} may move: {reason}" for register in REGISTERS]
+    assert moves(LOCK, after) == [f"{register} may move: {reason}" for register in ALL]
 
 
 def test_what_surely_moves_is_not_called_a_maybe() -> None:
@@ -122,5 +123,5 @@ def test_another_archive_state_with_the_same_bytes_moves_nothing() -> None:
 
 def test_a_tools_lock_may_move_all() -> None:
     after = TOOLS.model_copy(update={"packages": (package("a", "2", "7"),)})
-    assert moves(TOOLS, after) == [f"{register} may move: other tools" for register in REGISTERS]
+    assert moves(TOOLS, after) == [f"{register} may move: other tools" for register in ALL]
     assert moves(TOOLS, TOOLS) == []

@@ -47,7 +47,7 @@ def initrd(body: bytes = b"init") -> bytes:
 def sealed(folder: Path, **changes: object) -> Manifest:
     """Manifest and prediction of what lies in ``folder``, as a build writes them at its end."""
     made = replace(sample(folder.parent / "sample"), **changes)
-    names = (manifests.UKI, manifests.FIRMWARE, *made.volumes)
+    names = (manifests.UKI, manifests.FIRMWARE["tdx"], *made.volumes)
     made = replace(made, artefacts={name: artefact(folder / name) for name in names})
     (folder / "manifest.json").write_bytes(made.encode())
     predicted(folder)

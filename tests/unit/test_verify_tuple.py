@@ -16,6 +16,8 @@ import test_verify_tdx as tdx_cases
 
 from privml.events import agent
 from privml.events.registers import MRTD, REGISTERS, RTMR0, RTMR3, TDX_REGISTERS, ZERO
+from privml.events.replay import replay_digests
+from privml.events.stages import STAGES
 from privml.evidence.facts import Facts
 from privml.evidence.sections import STAGE_OF, Header, Keys
 from privml.evidence.tees import KINDS
@@ -225,10 +227,32 @@ def test_each_purpose_has_its_stage_and_its_first_events(purpose: str, count: in
     assert judge(facts=facts, signature=signature, policy=Policy(purpose=purpose), expected=expected).accepted
 
 
+def test_an_order_of_events_that_no_stage_table_has_is_verified_by_the_predicate() -> None:
+    """Another version's agent may extend in another order; this version's table is never asked."""
+    events = samples.AGENT_EVENTS[::-1]
+    known = [name for stage in STAGES for name in stage.events]
+    assert [event.name for event in events] != sorted((event.name for event in events), key=known.index)
+    made = samples.document(agent_events=events)
+    facts = samples.facts_of(made)
+    signature = dataclasses.replace(GENUINE, evidence_sha256=facts.claims.evidence_sha256)
+    replayed = replay_digests(agent.digests(events))
+    launch = samples.with_values(samples.PREDICATE.launches[1], RTMR3, replayed)
+    expected = expecting(agent_events=events, purposes={"serve": len(events)}, launches=(launch,))
+    assert judge(facts=facts, signature=signature, expected=expected).accepted
+    usual = samples.with_values(samples.PREDICATE.launches[1], RTMR3, replay_digests(agent.digests(events[::-1])))
+    assert codes(judge(facts=facts, signature=signature, expected=expecting(launches=(usual,)))) == {
+        "agent-events",
+        "rtmr3",
+    }
+
+
 def test_a_register_that_the_kernel_cannot_extend_stays_zero_for_every_purpose() -> None:
     launch = samples.with_values(samples.PREDICATE.launches[1], RTMR3, ZERO)
     expected = expecting(purposes={"serve": 4, "key-release": 1}, launches=(launch,))
-    assert judge(facts=samples.with_register(FACTS, RTMR3, ZERO), expected=expected).accepted
+    accepted = judge(facts=samples.with_register(FACTS, RTMR3, ZERO), expected=expected)
+    assert accepted.accepted
+    assert [note for note in accepted.notes if note.startswith("RTMR3: unused")]
+    assert not [note for note in judge().notes if "unused" in note]
     assert codes(judge(expected=expected)) == {"rtmr3"}
 
 

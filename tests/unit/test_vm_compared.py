@@ -111,4 +111,4 @@ def test_each_way_to_disagree_is_one_problem(booted: ComparedBoot, problem: str)
 )
 def test_which_rules_a_boot_is_for(disk: Path | None, devices: tuple[Device, ...], expected: set[str]) -> None:
     platform = Platform("p", "11.1.2", "pc-q35-11.1", (), "max", "GenuineIntel", 46, devices, tpm=True)
-    assert situations(Launch(Path("out"), platform, Size(1, 2 << 30), (), boot_disk=disk)) == expected
+    assert situations(Launch(Path("out"), platform, Size(1, 2 << 30), (), "firmware.fd", boot_disk=disk)) == expected

@@ -13,11 +13,11 @@ import pytest
 from test_image_manifest import sample, without_model
 
 from privml.base.errors import BuildError, HostError, RecipeError
-from privml.image.tools import ToolsTree
+from privml.image.tools import GENERIC_FIRMWARE, ToolsTree
 from privml.machine.platform import Device, Size
 from privml.measure import mrtd
 from privml.recipe.loader import shipped
-from privml.vm import accelerator, launch, machine, swtpm
+from privml.vm import accelerator, launch, swtpm
 from privml.vm.launch import SIM_MRTD, launch_of
 from privml.vm.machine import Launch, started
 from privml.vm.platforms import platform
@@ -69,7 +69,12 @@ def test_the_first_platform_and_shape_unless_told(folder: Path) -> None:
     made = sample(folder)
     found = launch_of(folder, made, shipped())
     assert found == Launch(
-        folder, platform("qemu-11-q35", shipped()), Size(2, 2 << 30), ("root.raw", "model.raw"), forward=8443
+        folder,
+        platform("qemu-11-q35", shipped()),
+        Size(2, 2 << 30),
+        ("root.raw", "model.raw"),
+        "firmware.fd",
+        forward=8443,
     )
     other = launch_of(folder, made, shipped(), platform=platform("qemu-11-q35-tpm", shipped()), size=Size(4, 4 << 30))
     assert (other.platform.tpm, other.size) == (True, Size(4, 4 << 30))
@@ -106,7 +111,7 @@ def test_only_a_development_guest_is_told_of_a_simulation(folder: Path, monkeypa
     assert launch_of(folder, made, shipped()).fw_cfg == {}
     found = launch_of(folder, replace(made, variant="development"), shipped())
     assert found.fw_cfg == {SIM_MRTD: (b"\x01" + b"fir").hex().encode()}
-    assert launch.simulation(folder) == found.fw_cfg
+    assert launch.simulation(folder / "firmware.fd") == found.fw_cfg
 
 
 def test_a_started_machine_has_the_image_read_only(folder: Path, tools: ToolsTree) -> None:
@@ -189,7 +194,7 @@ def test_generic_firmware_is_the_tree_s(folder: Path, tools: ToolsTree) -> None:
     made = replace(launch_of(folder, sample(folder), shipped()), generic_firmware=True)
     with started(tools, made):
         argv = seen(tools)["argv"]
-    assert argv[argv.index("-bios") + 1] == machine.GENERIC_FIRMWARE
+    assert argv[argv.index("-bios") + 1] == GENERIC_FIRMWARE
 
 
 def test_a_machine_that_does_not_start_tells_what_qemu_said(folder: Path, tools: ToolsTree) -> None:

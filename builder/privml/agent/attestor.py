@@ -26,7 +26,7 @@ from privml.base.errors import EvidenceError, HostError, PrivmlError
 from privml.base.strictjson import Fields, b64
 from privml.events import configuration, stages
 from privml.events.agent import AgentEvent, digest, encode_line, failed_event
-from privml.events.configuration import Config
+from privml.events.configuration import STAGED, Config
 from privml.events.registers import ZERO
 from privml.events.replay import extend
 from privml.events.variants import DEVELOPMENT
@@ -66,7 +66,7 @@ class Attestor:
         self._log = b""
         self._seq = 0
         self._value = ZERO
-        self._staged = config.rtmr3 == "staged"
+        self._staged = config.rtmr3 == STAGED
         self._broken = ""
         if self._staged and tee.rtmr3() != ZERO:
             raise HostError("attestor: RTMR3 is not zero at the start: something extended it before the agent")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 from privml.base.errors import HostError
@@ -69,7 +69,17 @@ class NoTee:
         """No collateral."""
 
 
-def detect(tdx: TdxTee | None = None) -> Tee:
-    """The TEE of this machine, or ``NoTee``."""
-    tdx = tdx or TdxTee()
-    return tdx if tdx.present() else NoTee()
+class KernelTee(Tee, Protocol):
+    """A TEE that a kernel interface shows."""
+
+    def present(self) -> bool:
+        """Whether this machine is a guest of that TEE."""
+
+
+KNOWN: tuple[Callable[[], KernelTee], ...] = (TdxTee,)
+"""Every TEE that this agent can ask for evidence."""
+
+
+def detect(known: Iterable[Callable[[], KernelTee]] = KNOWN) -> Tee:
+    """The platform that is here: the first known TEE that the kernel shows, else none."""
+    return next((tee for tee in (make() for make in known) if tee.present()), NoTee())

@@ -12,6 +12,8 @@ from privml.base.steps import say, step
 from privml.cli.output import print_json, show
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
 from privml.events.wording import seen_words
+from privml.evidence.tdx.claims import TEE
+from privml.image import madeby
 from privml.image.target import Target, recipes_directory, resolve
 from privml.image.workplace import Workplace
 from privml.machine.matrix import shapes as shapes_of
@@ -82,10 +84,10 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
     check_artefacts(directory, manifest.artefacts)
     found = replays.replay(
         uki.facts((directory / "uki.efi").read_bytes()),
-        firmware.facts((directory / "firmware.fd").read_bytes()),
+        firmware.facts((directory / manifest.firmware_for(TEE).file).read_bytes()),
         file,
         origins=manifest.origins,
-        agent_events=manifest.agent_events,
+        agent_events=madeby.extended_events(directory, manifest),
     )
     if as_json:
         print_json(found.to_dict())
@@ -112,7 +114,7 @@ def _cross_check(
     for name in manifest.platforms:
         platform = load_platform(name, recipes_directory(found))
         for shape in shapes:
-            checks = predictor.cross_check(tool, platform, shape, found.directory / "firmware.fd")
+            checks = predictor.cross_check(tool, platform, shape)
             rows.append(
                 {
                     "platform": name,

@@ -11,6 +11,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Final, Literal
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
@@ -19,6 +20,10 @@ from privml.events.verity import Verity
 from privml.events.volumes import MAX_MODELS
 
 FORMAT = "privml-config/v3"
+Rtmr3 = Literal["staged", "unused"]
+"""Whether the agent extends RTMR3 as the stages go by, or the image's kernel cannot extend it."""
+STAGED: Final = "staged"
+UNUSED: Final = "unused"
 _MAX_FILE = 64 * 1024
 _SLUG = re.compile(r"\A[a-z0-9]+(?:[.-][a-z0-9]+)*\Z")
 
@@ -94,7 +99,7 @@ def decode(data: bytes) -> Config:
     if len(set(names)) != len(names):
         raise EvidenceError("config.models: two models have the same name")
     devices = _texts(top, "devices")
-    rtmr3 = top.text("rtmr3", one_of=("staged", "unused"))
+    rtmr3 = top.text("rtmr3", one_of=(STAGED, UNUSED))
     top.end()
     return Config(
         sha256=hashlib.sha256(data).hexdigest(),

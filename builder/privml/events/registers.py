@@ -39,6 +39,11 @@ class MrIndex(IntEnum):
     RTMR3 = 4
 
 
+def shown(*registers: str) -> tuple[str, ...]:
+    """Names of registers as people read them, in capitals."""
+    return tuple(register.upper() for register in registers)
+
+
 def register_named(name: str) -> str:
     """``name`` when some TEE has such a register; ``EvidenceError`` for any other text."""
     known = [register for registers in REGISTERS.values() for register in registers]

@@ -14,7 +14,7 @@ from typing import Any
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
 from privml.events.registers import REGISTERS
-from privml.events.stages import STAGE_OF
+from privml.events.stages import SERVE, STAGE_OF
 from privml.events.variants import VARIANTS
 
 FORMAT = "privml-attestation/v2"
@@ -47,8 +47,8 @@ class Header:
 
     variant: str
     tee: str
-    purpose: str = "serve"
-    stage: str = "ready"
+    purpose: str = SERVE
+    stage: str = STAGE_OF[SERVE]
 
     def encode(self) -> bytes:
         """The section's bytes."""

@@ -15,7 +15,7 @@ from typing import Protocol
 
 from privml.base.errors import UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
-from privml.base.steps import step
+from privml.base.steps import say, step
 from privml.engines.registry import engine_named
 from privml.events import configuration, stages, volumes
 from privml.events.verity import Verity
@@ -129,6 +129,8 @@ def build(order: Order, output: Path, *, force: bool = False, probe: root_volume
     If the image is complete, neither tools nor inputs are needed. ``force`` rebuilds everything from the locked
     inputs.
     """
+    if order.lock.rtmr3 == configuration.UNUSED:
+        say("RTMR3: unused, the locked kernel cannot extend it; it stays zero for every purpose")
     output = output.absolute()
     forced = force or probe is not None
     with locked(output.parent / f".{output.name}.lock"):
@@ -185,17 +187,20 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
         now, reasons = _decide(job, models)  # the cached base tree was damaged and is now dropped
     # Steps that do not depend on the root run in parallel with it: mkosi leaves a processor idle most of the time.
     with ThreadPoolExecutor(2) as beside:
-        steps.announce(FIRMWARE, reasons[FIRMWARE])
-        derived = beside.submit(_firmware, job, reasons, out)
+        derived = {}
+        for tee in job.recipe.content.firmware:
+            steps.announce(FIRMWARE[tee], reasons[FIRMWARE[tee]])
+            derived[tee] = beside.submit(_firmware, job, reasons, tee, out)
         sealed = {name: beside.submit(_seal, out / name) for name in map(volumes.file, range(len(models)))}
         root, release, declared = _root_and_uki(job, reasons, config, work, out)
         sealed |= {name: beside.submit(_seal, out / name) for name in (ROOT, UKI)}
         if reasons[BASE] and job.probe is None:
             beside.submit(job.store.derived.keep, base, work / "mkosi" / render.BASE).result()
     remove_tree(work)
-    source = Firmware(FIRMWARE, derived.result())
-    artefacts = {name: future.result() for name, future in sealed.items()} | {FIRMWARE: _seal(out / FIRMWARE)}
-    made = _manifest(job, models, config, root, release, source, artefacts)
+    sources = {tee: Firmware(FIRMWARE[tee], future.result()) for tee, future in derived.items()}
+    artefacts = {name: future.result() for name, future in sealed.items()}
+    artefacts |= {source.file: _seal(out / source.file) for source in sources.values()}
+    made = _manifest(job, models, config, root, release, sources, artefacts)
     _documents(job, out, made, replace(now, licences=declared))
     steps.announce(PREDICTION, reasons[PREDICTION])
     if reasons[PREDICTION] or job.before is None:
@@ -223,7 +228,7 @@ def _manifest(
     config: configuration.Config,
     root: Verity,
     release: str,
-    derived: Firmware,
+    sources: Mapping[str, Firmware],
     artefacts: Mapping[str, Artefact],
 ) -> Manifest:
     recipe, lock = job.recipe, job.lock
@@ -242,7 +247,7 @@ def _manifest(
         cmdline=uki.command_line(root),
         kernel=release,
         root=root,
-        firmware={"tdx": derived},
+        firmware=sources,
         models=tuple(
             Model(model.name, volumes.file(number), engine.model_format if engine else "", model.verity)
             for number, model in enumerate(models)
@@ -301,16 +306,17 @@ def _root_and_uki(
     return root, release, licences.of_tree(parts / licences.FILE)
 
 
-def _firmware(job: _Job, reasons: steps.Reasons, out: Path) -> str:
-    """Build or reuse the firmware; returns the hex SHA-256 of the distribution's binary."""
-    if not reasons[FIRMWARE] and job.before is not None:
-        job.before.take(FIRMWARE, out)
-        return job.before.manifest.firmware["tdx"].derived_from
-    ((tee, asked),) = job.recipe.content.firmware.items()
+def _firmware(job: _Job, reasons: steps.Reasons, tee: str, out: Path) -> str:
+    """Make or take over the firmware for ``tee``; the hex SHA-256 of the binary that it is derived from."""
+    name = FIRMWARE[tee]
+    if not reasons[name] and job.before is not None:
+        job.before.take(name, out)
+        return job.before.manifest.firmware[tee].derived_from
+    asked = job.recipe.content.firmware[tee]
     bodies = {package.name: job.store.read(package.sha256) for package in job.lock.firmware[tee].packages}
     chosen = job.lock.base.record.distribution.firmware_named(asked.package, tee)
-    assert chosen is not None, "the loader has checked the recipe"
-    return firmware.derive(job.tools, out, chosen, bodies)
+    assert chosen is not None, "the recipe was checked when it was read"
+    return firmware.derive(job.tools, out / name, chosen, bodies)
 
 
 def _seal(path: Path) -> Artefact:

@@ -9,6 +9,7 @@ from privml.engines.registry import engine_named
 from privml.events import configuration, volumes
 from privml.image.modelvolume import ModelVolume
 from privml.lock.models import Lock
+from privml.output.artefacts import FIRMWARE
 from privml.recipe.loader import Recipe
 
 
@@ -47,7 +48,7 @@ def origins(recipe: Recipe) -> dict[str, str]:
         ".cmdline": recipe.origin("base.release"),
         ".sbat": recipe.origin("base.release"),
         "uki.efi": recipe.origin("kernel.package"),
-        "firmware.fd": recipe.origin("firmware.tdx.package"),
+        **{FIRMWARE[tee]: recipe.origin(f"firmware.{tee}.package") for tee in recipe.content.firmware},
         "platform": recipe.origin("platforms"),
         "shape": recipe.origin("shapes"),
         "config": recipe.origin("agent.listen"),

@@ -1,4 +1,4 @@
-"""``firmware.fd``: the locked firmware binary of the distribution, without its enrolled Secure Boot keys.
+"""The image's firmware: the distribution's firmware binary as locked, without the Secure Boot keys enrolled in it.
 
 The variable store (CFV) is measured into RTMR0, not MRTD, so the derivation leaves MRTD alone. virt-fw-vars is GPL
 and runs as a process.
@@ -17,26 +17,26 @@ from privml.recipe.distributions import Firmware
 _KEY_VARIABLES = ("PK", "KEK", "db", "dbx")
 
 
-def derive(tools: ToolsTree, work: Path, firmware: Firmware, debs: dict[str, bytes]) -> str:
-    """Make ``work/firmware.fd`` from the locked ``firmware``; ``debs`` holds its packages (name -> bytes).
+def derive(tools: ToolsTree, target: Path, firmware: Firmware, debs: dict[str, bytes]) -> str:
+    """Make ``target`` of the locked ``firmware``; ``debs`` holds its packages (name -> bytes).
 
     Returns the hex SHA-256 of the original binary in the package.
     """
-    target = work / "firmware.fd"
     data = _find(firmware.file, debs)
     source = hashlib.sha256(data).hexdigest()
     if not firmware.enrolled_keys:
         target.write_bytes(data)
         return source
-    (work / "firmware.in").write_bytes(data)
+    source_file = target.with_suffix(".in")
+    source_file.write_bytes(data)
     words = [word for variable in _KEY_VARIABLES for word in ("-d", variable)]
     tools.run(
-        ["virt-fw-vars", "-i", "/work/firmware.in", *words, "-o", "/work/firmware.fd"],
-        binds=[Bind(work, "/work", writable=True)],
+        ["virt-fw-vars", "-i", f"/work/{source_file.name}", *words, "-o", f"/work/{target.name}"],
+        binds=[Bind(target.parent, "/work", writable=True)],
         what="virt-fw-vars",
         error=BuildError,
     )
-    (work / "firmware.in").unlink()
+    source_file.unlink()
     return source
 
 

@@ -27,8 +27,8 @@ FORMAT = "privml-inputs/v2"
 BASE = "base tree"
 MANIFEST = manifests.FILE
 PREDICTION = predictions.PREDICTION_FILE
-# In build order, after the model volumes.
-STEPS = (BASE, ROOT, UKI, FIRMWARE, MANIFEST, PREDICTION)
+# Besides the volumes of models and the firmware of each TEE.
+STEPS = (BASE, ROOT, UKI, MANIFEST, PREDICTION)
 
 Inputs = dict[str, str]
 _SHOWN = 60
@@ -54,7 +54,7 @@ class StepInputs:
 
     def encode(self) -> bytes:
         """The content of the file."""
-        return strictjson.pretty(
+        return strictjson.canonical(
             {
                 "format": FORMAT,
                 "model_files": list(self.model_files),
@@ -73,7 +73,8 @@ def decode(data: bytes) -> StepInputs:
         raise EvidenceError("inputs.model_files: expected strings")
     steps = top.fields("steps")
     found = {}
-    for step in (*map(volumes.file, range(len(model_files))), *STEPS):
+    firmware = [name for name in FIRMWARE.values() if steps.has(name)]
+    for step in (*map(volumes.file, range(len(model_files))), *STEPS, *firmware):
         found[step] = steps.fields(step).rest()
         if wrong := [name for name, value in found[step].items() if not isinstance(value, str)]:
             raise EvidenceError(f"inputs.steps.{step}.{wrong[0]}: expected a string")
@@ -119,11 +120,7 @@ def inputs_of(
         ROOT: root,
         # Kernel and initrd come from the same mkosi run as the root, so they have the same inputs.
         UKI: {**_common(lock, _UKI_CODE), ROOT: _digest(root)},
-        FIRMWARE: {
-            **_common(lock, _FIRMWARE_CODE),
-            **{f"recipe firmware.{tee}.package": one.package for tee, one in content.firmware.items()},
-            **_packages("firmware", lock.firmware_debs),
-        },
+        **{FIRMWARE[tee]: _firmware(lock, tee, one.package) for tee, one in content.firmware.items()},
     }
     steps[MANIFEST] = {
         "recipe": recipe.digest,
@@ -142,6 +139,14 @@ def model(lock: Lock, number: int) -> Inputs:
         **_common(lock, _MODEL_CODE),
         "model name": chosen.name,
         **{f"model file {file.path}": file.sha256 for file in chosen.files},
+    }
+
+
+def _firmware(lock: Lock, tee: str, package: str) -> Inputs:
+    return {
+        **_common(lock, _FIRMWARE_CODE),
+        f"recipe firmware.{tee}.package": package,
+        **_packages("firmware", lock.firmware[tee].packages),
     }
 
 

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from privml.base.errors import BuildError, InputsError
 from privml.base.files import write_atomic
+from privml.events.agent import AgentEvent
+from privml.events.configuration import UNUSED
 from privml.lock.models import Lock, own_tools_lock, read_lock, read_tools_lock, serialise
 from privml.output.manifest import Manifest
 
@@ -52,6 +54,12 @@ def read(directory: Path, manifest: Manifest) -> MadeBy | None:
         raise BuildError(error.message, hint=f"build it again with `privml-build image {manifest.name}`") from error
     _agree(tools_path, tools.digest, lock.tools_sha256, lock_path.name, manifest.name)
     return MadeBy(lock, lock_path, tools_path)
+
+
+def extended_events(directory: Path, manifest: Manifest) -> tuple[AgentEvent, ...]:
+    """The agent events that extend RTMR3: all of them, or none where the locked kernel cannot extend it."""
+    made = read(directory, manifest)
+    return () if made is not None and made.lock.rtmr3 == UNUSED else manifest.agent_events
 
 
 def _agree(path: Path, got: str, expected: str, namer: str, image: str) -> None:

@@ -13,6 +13,7 @@ from privml.base import strictjson
 from privml.engines.engine import Engine
 from privml.image import paths
 from privml.image.volume import definitions, erofs_options
+from privml.recipe import tees
 from privml.recipe.distributions import Base
 
 ROOT_LABEL = "privml-root"
@@ -21,7 +22,7 @@ ROOT_LABEL = "privml-root"
 BASE = "base.tar"
 AGENT_ROOT = "usr/lib/privml"
 INITRD_MODULES = ("virtio_blk", "dm_verity", "erofs")
-GUEST_MODULES = ("virtio_net", "dm_verity", "erofs", "configfs", "tdx_guest", "af_packet")
+GUEST_MODULES = ("virtio_net", "dm_verity", "erofs", "configfs", "af_packet", *tees.GUEST_MODULES)
 DEVELOPMENT_MODULES = ("qemu_fw_cfg",)
 # Generators create units from host-controlled input (disks, command line, credentials). None is needed.
 GENERATORS: tuple[str, ...] = ()

@@ -24,6 +24,8 @@ from privml.lock.models import ToolsLock
 from privml.store.objects import Store
 from privml.store.room import STORE_HINT, writing
 
+GENERIC_FIRMWARE = "/usr/share/ovmf/OVMF.fd"
+"""A firmware in the tree that starts any machine, for what needs one and does not measure it."""
 _SHOWN = 6
 
 

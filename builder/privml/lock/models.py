@@ -22,6 +22,7 @@ from pydantic import (
 from privml.base import strictjson
 from privml.base.errors import InputsError, PrivmlError
 from privml.base.files import write_atomic
+from privml.events.configuration import Rtmr3
 from privml.recipe import distributions, tees
 from privml.recipe.distributions import DISTRIBUTIONS
 
@@ -231,7 +232,7 @@ class Lock(LockFile):
         return tuple(package for _, each in sorted(self.firmware.items()) for package in each.packages)
 
     @property
-    def rtmr3(self) -> distributions.Rtmr3:
+    def rtmr3(self) -> Rtmr3:
         """Whether a guest with the locked kernel extends RTMR3."""
         kernel = self.base.record.distribution.kernel
         return kernel.rtmr3((package.name, package.version) for package in self.packages)

@@ -5,13 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from privml.lock.models import Lock, Package, ToolsLock
+from privml.recipe.section import ALL, CONFIG, FIRMWARE, ROOT
 
-REGISTERS = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
-# The UKI is measured whole into RTMR1 and by section into RTMR2, where the command line names the root's hash.
-FIRMWARE = ("MRTD", "RTMR0")
-UKI = ("RTMR1", "RTMR2")
-# The measured configuration, with the model's verity parameters, is in the root and in the agent's events.
-MODEL = ("RTMR1", "RTMR2", "RTMR3")
 _Note = Callable[[Iterable[str], str], None]
 
 
@@ -23,8 +18,8 @@ def moves(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
     """
     if old is None or type(old) is not type(new):
         return []
-    surely: dict[str, list[str]] = {register: [] for register in REGISTERS}
-    perhaps: dict[str, list[str]] = {register: [] for register in REGISTERS}
+    surely: dict[str, list[str]] = {register: [] for register in ALL}
+    perhaps: dict[str, list[str]] = {register: [] for register in ALL}
 
     def note(where: dict[str, list[str]], registers: Iterable[str], reason: str) -> None:
         for register in registers:
@@ -32,15 +27,15 @@ def moves(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
 
     if isinstance(new, ToolsLock) or isinstance(old, ToolsLock):
         if old.packages != new.packages:
-            note(perhaps, REGISTERS, "other tools")
+            note(perhaps, ALL, "other tools")
     else:
         _of_locks(old, new, lambda registers, reason: note(surely, registers, reason))
         if old.tools_sha256 != new.tools_sha256:
-            note(perhaps, REGISTERS, "other tools")
+            note(perhaps, ALL, "other tools")
         if old.recipe_sha256 != new.recipe_sha256:
-            note(perhaps, REGISTERS, "the recipe")
+            note(perhaps, ALL, "the recipe")
     lines = []
-    for register in REGISTERS:
+    for register in ALL:
         if surely[register]:
             lines.append(f"{register} moves: {', '.join(surely[register])}")
         elif perhaps[register]:
@@ -57,18 +52,18 @@ def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
         kernel.append(_bytes(package for package in lock.packages if is_kernel(package.name)))
         guest.append(_bytes(package for package in lock.packages if not is_kernel(package.name)))
     if kernel[0] != kernel[1]:
-        note(UKI, "kernel")
+        note(ROOT, "kernel")
     if old.rtmr3 != new.rtmr3:
-        note(MODEL, f"RTMR3 is {new.rtmr3} with this kernel")
+        note(CONFIG, f"RTMR3 is {new.rtmr3} with this kernel")
     if changed := len({name for name, _ in guest[0] ^ guest[1]}):
-        note(UKI, f"{changed} guest package{'s' if changed > 1 else ''}")
+        note(ROOT, f"{changed} guest package{'s' if changed > 1 else ''}")
     for name, was, now in (("agent", old.agent, new.agent), ("guest files", old.guest, new.guest)):
         if was.sha256 != now.sha256:
-            note(UKI, name)
+            note(ROOT, name)
     if _models(old, new) != _models(new, old):
-        note(MODEL, "model")
+        note(CONFIG, "model")
     if old.source_date_epoch != new.source_date_epoch:
-        note(MODEL, "times in root and model")
+        note(CONFIG, "times in root and model")
 
 
 def _models(lock: Lock, other: Lock) -> object:

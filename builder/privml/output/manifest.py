@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from privml.base.errors import BuildError, EvidenceError
+from privml.base.errors import BuildError, EvidenceError, MeasurementError
 from privml.base.strictjson import Fields, canonical, loads
 from privml.events import agent, volumes
 from privml.events.agent import ENGINE, MODEL, AgentEvent
@@ -102,6 +102,14 @@ class Manifest:
     def volumes(self) -> tuple[str, ...]:
         """The files of the image's disks: the root, then the models in order."""
         return (ROOT, *(model.volume for model in self.models))
+
+    def firmware_for(self, tee: str | None) -> Firmware:
+        """The firmware that starts a guest of ``tee``; a machine without a TEE takes the image's first."""
+        wanted = next(iter(self.firmware)) if tee is None else tee
+        if wanted not in self.firmware:
+            known = ", ".join(self.firmware)
+            raise MeasurementError(f"the image has no firmware for {wanted}, expected one of {known}")
+        return self.firmware[wanted]
 
     @property
     def sha256(self) -> bytes:

@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
-from typing import Literal
 
-Rtmr3 = Literal["staged", "unused"]
+from privml.events.configuration import STAGED, UNUSED, Rtmr3
+
 Version = tuple[int, int]
 
 
@@ -80,7 +80,7 @@ class Kernel:
     def rtmr3(self, packages: Iterable[tuple[str, str]]) -> Rtmr3:
         """Whether a guest with the kernel among ``packages`` extends RTMR3: what its configuration says of it."""
         version = self.version(packages)
-        return "staged" if version is not None and version >= self.rtmr3_since else "unused"
+        return STAGED if version is not None and version >= self.rtmr3_since else UNUSED
 
 
 @dataclass(frozen=True)

@@ -23,7 +23,19 @@ from privml.events.variants import PRODUCTION, Variant
 from privml.recipe import distributions, tees
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
-from privml.recipe.section import ALL, CONFIG, FIRMWARE, ROOT, PackageName, Section, Slug, about, given, one_of
+from privml.recipe.section import (
+    ALL,
+    CONFIG,
+    FIRMWARE,
+    MACHINE,
+    ROOT,
+    PackageName,
+    Section,
+    Slug,
+    about,
+    given,
+    one_of,
+)
 
 MIB = 1 << 20
 MEMORY_UNITS = ("MiB", "GiB")
@@ -270,12 +282,12 @@ _DEVICE_SCHEMA = {
 class Shape(Section):
     """A size of machine for which measurements are predicted."""
 
-    vcpus: Annotated[int, about("How many virtual CPUs the machine has.", 2, ("RTMR0",), ge=1, le=255)]
+    vcpus: Annotated[int, about("How many virtual CPUs the machine has.", 2, MACHINE, ge=1, le=255)]
     # In bytes.
     memory: Annotated[
         int,
         BeforeValidator(memory_size),
-        about("How much memory the machine has, in MiB or GiB; at least 512MiB.", "2GiB", ("RTMR0",)),
+        about("How much memory the machine has, in MiB or GiB; at least 512MiB.", "2GiB", MACHINE),
         WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,6}(MiB|GiB)$"}),
     ]
 
@@ -331,7 +343,7 @@ class Content(Section):
         about(
             "The virtual machines for which registers are predicted: files of platforms/.",
             "qemu-11-q35",
-            ("RTMR0",),
+            MACHINE,
             min_length=1,
             max_length=16,
         ),
@@ -341,7 +353,7 @@ class Content(Section):
         about(
             "The sizes of machine for which registers are predicted.",
             "{vcpus: 2, memory: 2GiB}",
-            ("RTMR0",),
+            MACHINE,
             min_length=1,
             max_length=64,
         ),

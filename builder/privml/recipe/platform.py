@@ -14,11 +14,10 @@ from pydantic import (
     model_validator,
 )
 
+from privml.events.registers import MRTD, RTMR0
 from privml.recipe import tees
 from privml.recipe.finding import RuleBroken
-from privml.recipe.section import FIRMWARE, Section, Slug, about
-
-RTMR0 = ("RTMR0",)
+from privml.recipe.section import FIRMWARE, MACHINE, Section, Slug, about
 
 Option = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_length=100)]
 
@@ -29,26 +28,26 @@ class Machine(Section):
     type: Annotated[
         str,
         StringConstraints(pattern=r"^pc-q35-[0-9]+\.[0-9]+$"),
-        about("QEMU's machine type, with its version.", "pc-q35-11.1", RTMR0),
+        about("QEMU's machine type, with its version.", "pc-q35-11.1", MACHINE),
     ]
     options: Annotated[
         dict[Option, Option],
-        about("Each machine option that would otherwise take a default of QEMU's version.", "smm: off", RTMR0),
+        about("Each machine option that would otherwise take a default of QEMU's version.", "smm: off", MACHINE),
     ]
 
 
 class CpuIdentity(Section):
     """What the guest's CPUID says it is, so that firmware tables do not depend on the host's CPU."""
 
-    model_name: Annotated[Option, about("QEMU's name of the CPU model.", "SapphireRapids", RTMR0)]
+    model_name: Annotated[Option, about("QEMU's name of the CPU model.", "SapphireRapids", MACHINE)]
     vendor: Annotated[
-        Literal["GenuineIntel", "AuthenticAMD"], about("The vendor that CPUID names.", "GenuineIntel", RTMR0)
+        Literal["GenuineIntel", "AuthenticAMD"], about("The vendor that CPUID names.", "GenuineIntel", MACHINE)
     ]
-    family: Annotated[int, about("The CPU's family.", 6, RTMR0, ge=0, le=255)]
-    model: Annotated[int, about("The CPU's model.", 143, RTMR0, ge=0, le=255)]
-    stepping: Annotated[int, about("The CPU's stepping.", 8, RTMR0, ge=0, le=15)]
+    family: Annotated[int, about("The CPU's family.", 6, MACHINE, ge=0, le=255)]
+    model: Annotated[int, about("The CPU's model.", 143, MACHINE, ge=0, le=255)]
+    stepping: Annotated[int, about("The CPU's stepping.", 8, MACHINE, ge=0, le=15)]
     phys_bits: Annotated[
-        int, about("Physical address bits; with them the PCI window moves.", 46, RTMR0, ge=36, le=52)
+        int, about("Physical address bits; with them the PCI window moves.", 46, MACHINE, ge=36, le=52)
     ]
 
     @property
@@ -71,29 +70,29 @@ def _slot(value: str) -> str:
 class PlatformDevice(Section):
     """One device at a fixed PCI slot of the root bus."""
 
-    kind: Annotated[Literal["virtio-blk", "virtio-net"], about("The kind of device.", "virtio-blk", RTMR0)]
+    kind: Annotated[Literal["virtio-blk", "virtio-net"], about("The kind of device.", "virtio-blk", MACHINE)]
     slot: Annotated[
         str,
         StringConstraints(pattern=r"^[0-9a-f]{2}\.0$"),
         AfterValidator(_slot),
-        about("Its PCI slot on the root bus, in quotes.", "02.0", RTMR0),
+        about("Its PCI slot on the root bus, in quotes.", "02.0", MACHINE),
     ]
 
 
 class Vmm(Section):
     """What starts the machine, and makes the tables that firmware measures."""
 
-    kind: Annotated[Literal["qemu"], about("The kind of virtual machine monitor.", "qemu", RTMR0)]
+    kind: Annotated[Literal["qemu"], about("The kind of virtual machine monitor.", "qemu", MACHINE)]
     version: Annotated[
         str,
         StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$"),
-        about("Its version; the tables are taken from exactly that one.", "11.1.2", RTMR0),
+        about("Its version; the tables are taken from exactly that one.", "11.1.2", MACHINE),
     ]
 
 
 NO_TEE = "none"
 # How each register that depends on the platform can be known; the others depend on the image alone.
-KNOWN_BY = {"mrtd": ("firmware",), "rtmr0": ("tables", "booted-tables")}
+KNOWN_BY = {MRTD: ("firmware",), RTMR0: ("tables", "booted-tables")}
 
 
 def _tee(value: str) -> str:
@@ -122,11 +121,11 @@ class PlatformFile(Section):
     tee: Annotated[
         str,
         AfterValidator(_tee),
-        about("The TEE that its guests run in; none is for development, with a software TPM.", "tdx", RTMR0),
+        about("The TEE that its guests run in; none is for development, with a software TPM.", "tdx", MACHINE),
         WithJsonSchema({"type": "string", "enum": [*tees.BUILT, NO_TEE]}),
     ]
-    vmm: Annotated[Vmm, about("What starts the machine.", moves=RTMR0)]
-    machine: Annotated[Machine, about("QEMU's machine.", moves=RTMR0)]
+    vmm: Annotated[Vmm, about("What starts the machine.", moves=MACHINE)]
+    machine: Annotated[Machine, about("QEMU's machine.", moves=MACHINE)]
     firmware: Annotated[
         Literal["image"],
         about("Whose firmware starts the guest: image for the one that was built with it.", "image", FIRMWARE),
@@ -141,18 +140,18 @@ class PlatformFile(Section):
             keys=tuple(KNOWN_BY),
         ),
     ]
-    identity: Annotated[CpuIdentity, about("What the guest's CPUID says it is.", moves=RTMR0)]
+    identity: Annotated[CpuIdentity, about("What the guest's CPUID says it is.", moves=MACHINE)]
     devices: Annotated[
         list[PlatformDevice],
         about(
             "The devices, each at its PCI slot.",
             '{kind: virtio-blk, slot: "02.0"}',
-            RTMR0,
+            MACHINE,
             min_length=1,
             max_length=28,
         ),
     ]
-    tpm: Annotated[bool, about("Whether there is a software TPM, for development only.", False, RTMR0)]
+    tpm: Annotated[bool, about("Whether there is a software TPM, for development only.", False, MACHINE)]
 
     @property
     def cpu(self) -> str:

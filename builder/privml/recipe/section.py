@@ -8,16 +8,21 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
+from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3, TDX_REGISTERS, shown
+
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$", max_length=64)]
 
 
-ALL = ("MRTD", "RTMR0", "RTMR1", "RTMR2", "RTMR3")
-# What is in the root moves its hash, which is in the UKI's command line; what the measured configuration holds moves
-# the agent's events too.
-ROOT = ("RTMR1", "RTMR2")
-CONFIG = (*ROOT, "RTMR3")
-FIRMWARE = ("MRTD", "RTMR0")
+# Which registers a change moves; `lock` and `diff` read this too.
+ALL = shown(*TDX_REGISTERS)
+# What is in the root moves its hash, which is in the UKI's command line. The UKI is measured whole into RTMR1 and by
+# section into RTMR2.
+ROOT = shown(RTMR1, RTMR2)
+# What the measured configuration holds, such as a model's verity parameters, moves the agent's events too.
+CONFIG = (*ROOT, *shown(RTMR3))
+FIRMWARE = shown(MRTD, RTMR0)
+MACHINE = shown(RTMR0)
 
 
 def about(

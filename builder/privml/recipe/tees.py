@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 BUILT = ("tdx",)
+GUEST_MODULES = ("tdx_guest",)
+"""The kernel modules by which guests of these TEEs ask for evidence."""
 PLANNED = ("snp",)
 """TEEs that other parts support, but for which no image can be built yet."""
 

@@ -8,9 +8,9 @@ from itertools import zip_longest
 
 from privml.lock.models import Archive, Lock, ModelFile, Package, ToolsLock, Tree, Wheel
 from privml.lock.models import Model as LockedModel
-from privml.lock.moves import FIRMWARE, MODEL, REGISTERS, UKI
 from privml.output.artefacts import ROOT, is_volume
 from privml.output.manifest import Manifest
+from privml.recipe import section
 from privml.recipe.distributions import Kernel
 from privml.repro.causes import FOLLOWS
 from privml.repro.layers import Layer, Mismatch, Report
@@ -20,7 +20,8 @@ def _lower(registers: Iterable[str]) -> tuple[str, ...]:
     return tuple(register.lower() for register in registers)
 
 
-_BY_UKI, _BY_CONFIG, _ALL = _lower(UKI), _lower(MODEL), _lower(REGISTERS)
+_BY_UKI, _BY_CONFIG, _ALL = _lower(section.ROOT), _lower(section.CONFIG), _lower(section.ALL)
+_BY_FIRMWARE = _lower(section.FIRMWARE)
 MOVES: dict[str, tuple[str, ...]] = {
     "package": _BY_UKI,
     "file": _BY_UKI,
@@ -30,12 +31,12 @@ MOVES: dict[str, tuple[str, ...]] = {
     "root hash": _BY_UKI,
     "model": _BY_CONFIG,
     "measured configuration": _BY_CONFIG,
-    "firmware": _lower(FIRMWARE),
+    "firmware": _BY_FIRMWARE,
     # What lies in the directory and is measured nowhere, or only by what is told beside it.
     "output": (),
     # Of locks alone.
     "kernel package": _BY_UKI,
-    "firmware package": _lower(FIRMWARE),
+    "firmware package": _BY_FIRMWARE,
     # Of a wheel only the models in it are in an image.
     "wheel": (),
     "agent file": _BY_UKI,
@@ -101,7 +102,7 @@ def changes(a: Manifest, b: Manifest, report: Report) -> tuple[Change, ...]:
         ("root hash", "root.raw", a.root.root_hash.hex(), b.root.root_hash.hex()),
         *_models(a, b),
         ("measured configuration", "config.json", a.config_sha256, b.config_sha256),
-        ("firmware", "firmware.fd", a.artefacts["firmware.fd"].sha256, b.artefacts["firmware.fd"].sha256),
+        *_firmware(a, b),
     )
     found += [Change(kind, name, before, after) for kind, name, before, after in facts if before != after]
     # Consequences of nothing that is told are told themselves.
@@ -123,6 +124,13 @@ def _models(a: Manifest, b: Manifest) -> Iterable[tuple[str, str, str, str]]:
         named = two or one
         before, after = ("absent" if model is None else model.verity.root_hash.hex() for model in (one, two))
         yield "model", named.name, before, after
+
+
+def _firmware(a: Manifest, b: Manifest) -> Iterable[tuple[str, str, str, str]]:
+    """The firmware's file for each TEE of either image, with both digests."""
+    for name in sorted({one.file for each in (a, b) for one in each.firmware.values()}):
+        before, after = (each.artefacts[name].sha256 if name in each.artefacts else "absent" for each in (a, b))
+        yield "firmware", name, before, after
 
 
 def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]:

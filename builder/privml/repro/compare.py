@@ -21,12 +21,14 @@ from privml.base.files import sha256_file
 from privml.engines.registry import ENGINES
 from privml.events import volumes
 from privml.events.gpt import Partition
+from privml.events.registers import LAUNCH, MRTD, RTMR0
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.measure import gpt
 from privml.measure.pe import headers, in_memory
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
 from privml.output.manifest import Manifest
 from privml.output.manifest import decode as decode_manifest
+from privml.recipe import tees
 from privml.recipe.distributions import DISTRIBUTIONS
 from privml.repro import disk
 from privml.repro.causes import Symptom, name_cause
@@ -38,6 +40,9 @@ from privml.repro.tree import FileTree, read_cpio, read_trees
 from privml.repro.values import differing, where
 from privml.statement import intoto
 from privml.statement.predicate import Predicate
+
+_ORIGIN_OF_REGISTER = {MRTD: FIRMWARE["tdx"], RTMR0: "platform", LAUNCH: FIRMWARE["snp"]}
+"""What decides a register, as a manifest's origins name it; where a register is not here, it is the UKI."""
 
 Opener = Callable[[Path, Partition], AbstractContextManager[Path]]
 Surroundings = Mapping[str, tuple[tuple[str, str], ...]]
@@ -343,7 +348,7 @@ def required_of(directory: Path) -> tuple[str, ...]:
     try:
         artefacts = tuple(decode_manifest((directory / "manifest.json").read_bytes()).artefacts)
     except (PrivmlError, OSError):
-        artefacts = (UKI, ROOT, volumes.file(0), FIRMWARE)
+        artefacts = (UKI, ROOT, volumes.file(0), FIRMWARE[tees.BUILT[0]])
     return (*artefacts, *DOCUMENTS)
 
 
@@ -355,7 +360,7 @@ def origin_key(place: str, package: str = "unknown") -> str:
     if is_volume(file) and file != ROOT:
         return "model"
     if file == "prediction.json":
-        return "platform" if inside.endswith("rtmr0") else "firmware.fd" if inside.endswith("mrtd") else "uki.efi"
+        return _ORIGIN_OF_REGISTER.get(inside.rpartition(", ")[2], UKI)
     if file == "root.raw":
         if inside.startswith("/etc/privml/"):
             return "config"

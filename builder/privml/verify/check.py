@@ -137,7 +137,8 @@ def registers(case: Case) -> Iterator[Refusal]:
             if case.expected.predicate.variant == PRODUCTION:
                 yield Refusal("unpinned", f"{register.upper()} {got.hex()}", "a value in the statement")
         elif got not in accepted:
-            where = f"closest shape: {launch.label}\n{register_difference(register, case.facts, launch)}"
+            difference = register_difference(register, case.facts, launch, case.rules.unlogged)
+            where = f"closest shape: {launch.label}\n{difference}"
             yield Refusal(register, got.hex(), " or ".join(value.hex() for value in accepted), where)
 
 
@@ -250,6 +251,9 @@ def _notes(case: Case) -> Iterator[str]:
     if levels:
         weakest = min(levels.items(), key=lambda item: item[1].strength)
         yield f"prediction: weakest register {weakest[0].upper()}, known from {weakest[1].value}"
+    if case.launch.runtime_unused:
+        runtime = str(LAYOUTS[case.launch.tee].runtime).upper()
+        yield f"{runtime}: unused, the image's kernel cannot extend it; only the report data covers the agent's log"
     for register, value in case.launch.registers.items():
         if isinstance(value, FilledBy):
             yield f"{register.upper()}: not compared, the statement leaves it to {value.source}"

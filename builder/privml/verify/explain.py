@@ -5,30 +5,36 @@ A log is believed for a register only when it replays to the quote's value of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 
 from privml.events.agent import AgentEvent
 from privml.events.align import differences
 from privml.events.event import Event
 from privml.events.logged import LoggedEvent
-from privml.events.registers import MRTD, RTMR3
 from privml.events.wording import quoted, tell, text_in
 from privml.evidence.facts import Facts
-from privml.statement.launch import MeasuredLaunch
+from privml.statement.launch import LAYOUTS, MeasuredLaunch
 
 MAX_DIFFERENCES = 8
 
 
-def register_difference(register: str, facts: Facts, shape: MeasuredLaunch) -> str:
-    """One line for each differing event of ``register``, at most `MAX_DIFFERENCES`; or why the log is no help."""
-    if register == MRTD:
-        return "MRTD has no log: the TD was started with another firmware file, or by another method"
-    if register == RTMR3:
+def register_difference(
+    register: str, facts: Facts, shape: MeasuredLaunch, unlogged: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """One line for each differing event of ``register``, at most `MAX_DIFFERENCES`; or why the log is no help.
+
+    ``unlogged`` says why a register of the TEE has no log.
+    """
+    if register in unlogged:
+        return unlogged[register]
+    if register == LAYOUTS[shape.tee].runtime:
         if facts.agent_rtmr3 != facts.claims.registers[register]:
             return (
-                "the agent's log does not replay to RTMR3: something else extended it, or the log is not this boot's"
+                f"the agent's log does not replay to {register.upper()}: "
+                "something else extended it, or the log is not this boot's"
             )
-        return "the agent's log replays to RTMR3"
+        return f"the agent's log replays to {register.upper()}"
     log = facts.boot_log
     if log.kind == "absent":
         return "no boot log was sent"

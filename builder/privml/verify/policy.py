@@ -7,7 +7,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass, field
 
-from privml.events.stages import STAGE_OF
+from privml.events.stages import SERVE, STAGE_OF
 from privml.verify.tdx import TdxPolicy
 
 
@@ -19,7 +19,7 @@ class Policy:
     or None; a development image is accepted only with one. Each TEE's own policy has the TEE's name.
     """
 
-    purpose: str = "serve"
+    purpose: str = SERVE
     allow_simulated: bytes | None = None
     tdx: TdxPolicy = field(default_factory=TdxPolicy)
 

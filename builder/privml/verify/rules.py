@@ -54,13 +54,15 @@ class TeeRules(Generic[TeePolicy]):
     """Everything that is judged differently for one TEE.
 
     ``vendor`` owns the ``genuine_roots`` (hex SHA-256 of DER). ``registers`` says what it means that a register
-    differs; the register's name is the code. ``signature`` refuses evidence whose signature is not shown to be good,
-    ``checks`` look at all else. ``notes`` are lines that any verdict has.
+    differs; the register's name is the code. ``unlogged`` says why a register has no log that could explain it.
+    ``signature`` refuses evidence whose signature is not shown to be good, ``checks`` look at all else. ``notes`` are
+    lines that any verdict has.
     """
 
     vendor: str
     genuine_roots: frozenset[str]
     registers: Mapping[str, str]
+    unlogged: Mapping[str, str]
     signature: Check[TeeCase[TeePolicy]]
     checks: tuple[Check[TeeCase[TeePolicy]], ...]
     notes: Callable[[TeeCase[TeePolicy]], Iterator[str]]

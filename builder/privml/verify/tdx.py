@@ -155,6 +155,7 @@ RULES = TeeRules[TdxPolicy](
         RTMR2: "command line, initrd or a section of the UKI differs",
         RTMR3: "the agent's stages differ",
     },
+    unlogged={MRTD: "MRTD has no log: the TD was started with another firmware file, or by another method"},
     signature=signature,
     checks=(platform, td),
     notes=notes,

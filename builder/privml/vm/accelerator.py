@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from privml.base.steps import say
-from privml.image.tools import Bind, ToolsTree
+from privml.image.tools import GENERIC_FIRMWARE, Bind, ToolsTree
 from privml.vm.process import Child
 from privml.vm.qmp import Qmp
 
@@ -28,7 +28,7 @@ def choose(tools: ToolsTree) -> Literal["kvm", "tcg"]:
             tools,
             [
                 "qemu-system-x86_64", "-nodefaults", "-no-user-config", "-display", "none", "-machine", "q35,smm=off",
-                "-accel", "kvm", "-cpu", "host", "-m", "256M", "-bios", "/usr/share/ovmf/OVMF.fd",
+                "-accel", "kvm", "-cpu", "host", "-m", "256M", "-bios", GENERIC_FIRMWARE,
                 "-qmp", "unix:/vm/qmp.sock,server=on,wait=off", "-run-with", "exit-with-parent=on",
             ],
             directory / "qemu.log",

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from privml.image.tools import ToolsTree
+from privml.image.tools import GENERIC_FIRMWARE, ToolsTree
 from privml.machine.platform import Device, Platform, Size
 from privml.measure import gpt
 from privml.output.manifest import Manifest
 from privml.vm.compared import ComparedBoot, boot
 from privml.vm.launch import launch_of
-from privml.vm.machine import GENERIC_FIRMWARE, Launch
+from privml.vm.machine import Launch
 from privml.vm.platforms import platform as load_platform
 from privml.vm.predicted import Predictor
 

@@ -26,14 +26,17 @@ def launch_of(
     """The first platform and size of ``manifest`` unless told otherwise; artefacts are checked first."""
     check_artefacts(directory, manifest.artefacts)
     chosen = platform or load_platform(manifest.platforms[0], recipes)
-    launch = Launch(directory, chosen, size or manifest.shapes[0], manifest.volumes, forward=manifest.listen)
+    firmware = manifest.firmware_for(chosen.tee).file
+    launch = Launch(
+        directory, chosen, size or manifest.shapes[0], manifest.volumes, firmware=firmware, forward=manifest.listen
+    )
     if manifest.variant == DEVELOPMENT:
-        launch = replace(launch, fw_cfg=simulation(directory))
+        launch = replace(launch, fw_cfg=simulation(directory / firmware))
     return launch
 
 
-def simulation(directory: Path) -> dict[str, bytes]:
+def simulation(firmware: Path) -> dict[str, bytes]:
     """What the simulated TDX module of a development guest is told: the MRTD of the image's firmware."""
     from privml.measure.mrtd import mrtd
 
-    return {SIM_MRTD: mrtd((directory / "firmware.fd").read_bytes()).hex().encode()}
+    return {SIM_MRTD: mrtd(firmware.read_bytes()).hex().encode()}

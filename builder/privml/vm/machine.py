@@ -12,20 +12,19 @@ from pathlib import Path
 
 from privml.base.errors import HostError
 from privml.base.steps import say
-from privml.image.tools import Bind, ToolsTree
+from privml.image.tools import GENERIC_FIRMWARE, Bind, ToolsTree
 from privml.machine.platform import Platform, Size
 from privml.machine.qemu import ACCELERATORS, HostSide, arguments
 from privml.vm import accelerator, swtpm
 from privml.vm.process import Child
 
-GENERIC_FIRMWARE = "/usr/share/ovmf/OVMF.fd"
 Change = Callable[[list[str]], list[str]]
 """From QEMU's argument list to another."""
 
 
 @dataclass(frozen=True)
 class Launch:
-    """What to start. ``image`` holds uki.efi, firmware.fd and ``disks``.
+    """What to start. ``image`` holds uki.efi, ``firmware`` and ``disks``.
 
     ``forward`` is the guest port to reach. ``share_memory`` makes the guest's memory a file, so that the firmware's
     log can be read from outside. ``fw_cfg`` are files handed to the guest by the host (name -> bytes). ``boot_disk``
@@ -40,6 +39,7 @@ class Launch:
     platform: Platform
     size: Size
     disks: tuple[str, ...]
+    firmware: str
     generic_firmware: bool = False
     forward: int | None = None
     share_memory: bool = False
@@ -108,7 +108,7 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
             tpm_socket = f"/vm/{swtpm.SOCKET}"
         chosen = accelerator.choose(tools)
         host = HostSide(
-            firmware=GENERIC_FIRMWARE if launch.generic_firmware else "/image/firmware.fd",
+            firmware=GENERIC_FIRMWARE if launch.generic_firmware else f"/image/{launch.firmware}",
             kernel="/image/uki.efi" if launch.boot_disk is None else None,
             disks=tuple(disks),
             forwards=((port, launch.forward),) if launch.forward is not None else (),

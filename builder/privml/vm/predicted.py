@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import MeasurementError
 from privml.events.registers import MRTD, RTMR0, TDX_REGISTERS
-from privml.image import code
+from privml.evidence.tdx.claims import TEE
+from privml.image import code, madeby
 from privml.image.tools import ToolsTree
 from privml.machine.platform import Platform, Size
 from privml.measure import firmware, uki
+from privml.measure.firmware import FirmwareFacts
 from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.predict import Prediction, predict
 from privml.measure.profiles import TD_INTELTDX, TD_OVMF_2025, TPM, Profile
@@ -27,6 +29,8 @@ from privml.vm.qtest import blobs
 
 LARGEST_BOOTED = Size(8, 8 << 30)
 """Up to here the tables of every size that was tried were those of a boot (tests/real/test_boots.py)."""
+_PROFILES: Mapping[str, Profile] = {TEE: TD_INTELTDX}
+"""How the boot of a guest is measured, by its TEE."""
 _OPTION_ROM = "usr/share/qemu/efi-virtio.rom"
 
 
@@ -37,11 +41,12 @@ def profile_of(platform: Platform) -> Profile:
     """
     if platform.tpm:
         return TPM
-    if platform.tee != "tdx":
+    if platform.tee is None or platform.tee not in _PROFILES:
         raise MeasurementError(
-            f"platform {platform.name}: its TEE is {platform.tee or 'none'} and it has no TPM, expected tdx or a TPM"
+            f"platform {platform.name}: its TEE is {platform.tee or 'none'} and it has no TPM, "
+            f"expected {' or '.join(_PROFILES)} or a TPM"
         )
-    return TD_INTELTDX
+    return _PROFILES[platform.tee]
 
 
 class Predictor:
@@ -51,12 +56,24 @@ class Predictor:
         self._tools = tools
         self._cache = cache
         self._manifest = manifest
+        self._agent_events = madeby.extended_events(directory, manifest)
         self._uki = uki.facts((directory / "uki.efi").read_bytes())
-        self._firmware = firmware.facts((directory / "firmware.fd").read_bytes())
+        self._directory = directory
+        self._firmware: dict[str, FirmwareFacts] = {}
+        self._other_firmware: FirmwareFacts | None = None
 
     def use_firmware(self, data: bytes) -> None:
         """Predict with another firmware than the image's (the generic one, to compare logs)."""
-        self._firmware = firmware.facts(data)
+        self._other_firmware = firmware.facts(data)
+
+    def _firmware_on(self, platform: Platform) -> FirmwareFacts:
+        """What starts a guest on ``platform``: the image's firmware for its TEE, unless another was given."""
+        if self._other_firmware is not None:
+            return self._other_firmware
+        file = self._manifest.firmware_for(platform.tee).file
+        if file not in self._firmware:
+            self._firmware[file] = firmware.facts((self._directory / file).read_bytes())
+        return self._firmware[file]
 
     def predict(self, platform: Platform, size: Size, *, gpt_event: bytes | None = None) -> Prediction:
         """The prediction for one machine; ``gpt_event``: it boots from a disk with that partition table."""
@@ -70,17 +87,18 @@ class Predictor:
         )
         return predict(
             self._uki,
-            self._firmware,
+            self._firmware_on(platform),
             machine,
-            agent_events=self._manifest.agent_events,
+            agent_events=self._agent_events,
             origins=self._manifest.origins,
         )
 
-    def cross_check(self, tool: Path, platform: Platform, size: Size, firmware_file: Path) -> tuple[Check, ...]:
+    def cross_check(self, tool: Path, platform: Platform, size: Size) -> tuple[Check, ...]:
         """One machine, measured by a tool of others (`vm.crosscheck`) and by its rules here."""
         found = blobs(self._tools, platform, size, self._cache)
-        theirs = crosscheck.measured_by(tool, firmware_file, found, size)
-        ours = predict(self._uki, self._firmware, MeasuredMachine(found, size.memory, TD_OVMF_2025))
+        file = self._directory / self._manifest.firmware_for(platform.tee).file
+        theirs = crosscheck.measured_by(tool, file, found, size)
+        ours = predict(self._uki, self._firmware_on(platform), MeasuredMachine(found, size.memory, TD_OVMF_2025))
         return crosscheck.judge(theirs, (ours.mrtd_single, ours.mrtd_two), ours.registers()[RTMR0])
 
 
@@ -100,7 +118,7 @@ def measured_launch(prediction: Prediction, platform: Platform, size: Size) -> M
     values: dict[str, tuple[bytes, ...]] = {name: (value,) for name, value in prediction.registers().items()}
     values[MRTD] = (prediction.mrtd_single, prediction.mrtd_two)
     return MeasuredLaunch(
-        tee="tdx",
+        tee=TEE,
         platform=platform.name,
         machine=TdMachine(size.vcpus, size.memory),
         registers={name: Accepted(values[name], evidence[name]) for name in TDX_REGISTERS},
@@ -130,7 +148,7 @@ def predict_image(
 
 
 # The modules whose code decides a prediction's bytes.
-_CODE = ("measure/*.py", "machine/*.py", "statement/*.py", "vm/predicted.py", "vm/qtest.py")
+_CODE = ("measure/*.py", "machine/*.py", "statement/*.py", "image/madeby.py", "vm/predicted.py", "vm/qtest.py")
 
 
 @dataclass(frozen=True)

@@ -19,14 +19,13 @@ from pathlib import Path
 from privml.base import strictjson
 from privml.base.errors import MeasurementError
 from privml.base.files import write_atomic
-from privml.image.tools import Bind, ToolsTree
+from privml.image.tools import GENERIC_FIRMWARE, Bind, ToolsTree
 from privml.machine.platform import Platform, Size
 from privml.machine.qemu import HostSide, arguments
 from privml.measure import pciwindow
 from privml.vm import swtpm
 from privml.vm.process import Child
 
-_FIRMWARE = "/usr/share/ovmf/OVMF.fd"
 _DIRECTORY_KEY = 0x19
 _LEGACY_ITEMS = {"BootMenu": (0x0E, 2)}  # items without a file name that firmware measures
 _DMA_PORT = 0x514
@@ -85,7 +84,7 @@ def read_blobs(tools: ToolsTree, platform: Platform, size: Size, *, kernel: bool
     with tempfile.TemporaryDirectory(prefix="privml-qtest.") as name:
         directory = Path(name)
         binds = [Bind(directory, "/vm", writable=True)]
-        host = HostSide(_FIRMWARE)
+        host = HostSide(GENERIC_FIRMWARE)
         if kernel:
             # Only its presence matters (it makes fw_cfg items, none of which is measured as ACPI).
             (directory / "kernel").write_bytes(_tiny_kernel())
