@@ -167,7 +167,7 @@ def test_a_tree_that_was_changed_is_refused_by_name_and_made_again(store: Store,
     CHANGES[told](root)
     with pytest.raises(InputsError, match=rf"changed since it was unpacked:\n  {told}$") as caught:
         ensure(store, lock)
-    assert "run the same command again" in (caught.value.hint or "")
+    assert "run the same command" in (caught.value.hint or "")
     assert not root.exists()
     assert content.read(ensure(store, lock).root) == before
 
