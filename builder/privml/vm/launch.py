@@ -1,4 +1,4 @@
-"""How a built image is started: from its manifest to a Launch."""
+"""Turn the manifest of a built image into a Launch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def launch_of(
     platform: Platform | None = None,
     shape: Shape | None = None,
 ) -> Launch:
-    """The first platform and shape of ``manifest`` unless told otherwise; artefacts are checked first."""
+    """By default the first platform and shape of ``manifest``. Artefacts are checked first."""
     check_artefacts(directory, manifest.artefacts)
     chosen = platform or load_platform(manifest.platforms[0], recipes)
     launch = Launch(directory, chosen, shape or manifest.shapes[0], manifest.volumes, forward=manifest.listen)
@@ -33,7 +33,7 @@ def launch_of(
 
 
 def simulation(directory: Path) -> dict[str, bytes]:
-    """What the simulated TDX module of a development guest is told: the MRTD of the image's firmware."""
+    """Input of the simulated TDX module in a development guest: the MRTD of the image's firmware."""
     from privml.measure.mrtd import mrtd
 
     return {SIM_MRTD: mrtd((directory / "firmware.fd").read_bytes()).hex().encode()}
