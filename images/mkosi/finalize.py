@@ -1,14 +1,14 @@
 #!/usr/bin/python3
-"""mkosi's finalize script: bring the tree into its final, normal form before verity seals it.
+"""mkosi's finalize script: normalise the tree before the verity hashes are computed.
 
-Runs in the tools tree's sandbox. Reads ``privml.json`` beside mkosi.conf:
+Runs in the sandbox of the tools tree. Reads ``privml.json`` next to mkosi.conf:
 {"modules": [names], "initrd_modules": [names, in load order], "generators": [names], "programs": [names],
 "units": [names], "systemd": [names], "paths": [patterns], "removals": [patterns], "forbidden": [names],
 "overlay": [paths], "epoch": n}
-Takes kernel, initrd parts, the copyright files and the list of installed packages out to $OUTPUTDIR, removes what the
-guest does not need or what differs between builds, compiles the agent, and brings owners, modes and times into one
-form. Fails when a package is half installed, when a kernel, module, program or unit is
-missing, and when the tree holds a path that nobody declared.
+Copies kernel, initrd parts, copyright files and the list of installed packages to $OUTPUTDIR, removes what the guest
+does not need or what differs between builds, compiles the agent, and normalises owners, modes and times. Fails if a
+package is not fully installed, if a kernel, module, program or unit is missing, or if the tree has an undeclared
+path.
 """
 
 import compileall
@@ -43,7 +43,7 @@ def fail(text: str) -> None:
 
 
 def libraries(program: Path) -> list[Path]:
-    """The shared libraries of a program of the tree, by its own loader."""
+    """The shared libraries of a program in the tree, listed by the tree's loader."""
     text = subprocess.run(
         ["chroot", str(root), "/usr/lib64/ld-linux-x86-64.so.2", "--list", "/" + str(program.relative_to(root))],
         check=True, capture_output=True, text=True,
@@ -51,7 +51,7 @@ def libraries(program: Path) -> list[Path]:
     return [root / path.lstrip("/") for path in re.findall(r"(/\S+) \(0x", text)]
 
 
-# -- which package brought which path, while dpkg's lists are still there ---------------------------------------
+# -- map paths to packages, while dpkg's lists still exist --------------------------------------------------------
 packages: dict[str, str] = {}
 for path in sorted((root / "var/lib/dpkg/info").glob("*.list")):
     for line in path.read_text().splitlines():
@@ -62,12 +62,12 @@ installed = []
 for entry in (root / "var/lib/dpkg/status").read_text().strip().split("\n\n"):
     fields = dict(line.split(": ", 1) for line in entry.splitlines() if ": " in line and not line.startswith(" "))
     if fields["Status"] != "install ok installed":
-        fail(f"package {fields['Package']} is in the state `{fields['Status']}`")
+        fail(f"package {fields['Package']} has the status `{fields['Status']}`, expected `install ok installed`")
     installed.append({key.lower(): fields[key] for key in ("Package", "Version", "Architecture")})
 (out / "installed.json").write_text(json.dumps(installed))
 
-# -- what each package declares as its licence, for the list of what is inside --------------------------------------
-# A folder may be a link to that of another package of the same source (Debian Policy 12.5).
+# -- collect the declared licence of each package, for the SBOM ---------------------------------------------------
+# A directory may be a link to that of another package of the same source (Debian Policy 12.5).
 copyrights = {
     folder.name: (folder / "copyright").read_text(errors="replace")
     for folder in sorted((root / "usr/share/doc").iterdir())
@@ -80,7 +80,7 @@ common = {
 }
 (out / "licences.json").write_text(json.dumps({"copyright": copyrights, "common": common}, sort_keys=True))
 
-# -- kernel and initrd parts leave the tree ---------------------------------------------------------------------
+# -- move kernel and initrd parts out of the tree -----------------------------------------------------------------
 kernels = sorted((root / "usr/lib/modules").iterdir())
 if len(kernels) != 1:
     fail(f"got {len(kernels)} kernels, expected 1: {[k.name for k in kernels]}")
@@ -106,7 +106,7 @@ builtin = {
 
 
 def closure(names: list[str]) -> list[str]:
-    """Names with what they need, each after its needs."""
+    """Modules with their dependencies, in load order."""
     order: list[str] = []
 
     def visit(name: str) -> None:
@@ -115,7 +115,7 @@ def closure(names: list[str]) -> list[str]:
             return
         if name not in modules:
             fail(f"kernel {kernel.name} has no module {name}")
-        # modules.dep lists needs with the deepest last
+        # modules.dep lists the deepest dependencies last
         for need in reversed(depends.get(name, [])):
             visit(need)
         order.append(name)
@@ -139,7 +139,7 @@ for source, target in [(busybox, "bin/busybox"), (dmsetup, "sbin/dmsetup")]:
     shutil.copyfile(source.resolve(), initrd / target)
     (initrd / target).chmod(0o755)
 for library in libraries(dmsetup):
-    # The loader's own path is /lib64/...; everything else is found in its default directory.
+    # The loader's path is /lib64/...; the libraries are found in its default directory.
     directory = "lib64" if library.name.startswith("ld-linux") else "usr/lib/x86_64-linux-gnu"
     (initrd / directory).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(library.resolve(), initrd / directory / library.name)
@@ -148,7 +148,7 @@ shutil.copyfile(root / "usr/lib/privml/initrd-init", initrd / "init")
 (initrd / "init").chmod(0o755)
 remove("usr/lib/privml/initrd-init", "usr/bin/busybox")
 
-# -- only the modules that the guest may load ------------------------------------------------------------------
+# -- keep only the modules that the guest may load ----------------------------------------------------------------
 wanted = set(closure(facts["modules"]))
 for name, path in modules.items():
     if name not in wanted:
@@ -162,7 +162,7 @@ remove(f"usr/lib/modules/{kernel.name}/vmlinuz", f"usr/lib/modules/{kernel.name}
        f"usr/lib/modules/{kernel.name}/modules.symbols*")
 subprocess.run(["depmod", "-b", str(root), kernel.name], check=True)
 
-# -- what the guest does not need, and what differs between builds ---------------------------------------------
+# -- remove what the guest does not need or what differs between builds -------------------------------------------
 remove(
     "var/cache/*", "var/log/*", "var/lib/apt", "var/lib/dpkg", "var/lib/ucf", "var/lib/pam", "var/lib/python",
     "var/lib/systemd/deb-systemd-helper-*", "var/lib/systemd/catalog", "var/lib/systemd/random-seed",
@@ -188,7 +188,7 @@ remove(
     "home/*", "root/.*",
 )
 
-# -- no way in: only the programs on the list; no logins, no generators ----------------------------------------
+# -- keep only the listed programs; no logins, no generators ------------------------------------------------------
 programs = set(facts["programs"])
 for directory in (root / "usr/bin", root / "usr/sbin"):
     for path in sorted(directory.iterdir()):
@@ -196,7 +196,7 @@ for directory in (root / "usr/bin", root / "usr/sbin"):
             path.unlink()
 present = {path.name for directory in ("usr/bin", "usr/sbin") for path in (root / directory).iterdir()}
 if programs - present:
-    fail(f"programs that the guest needs are not there: {sorted(programs - present)}")
+    fail(f"programs that the guest needs are missing: {sorted(programs - present)}")
 remove(
     "lib32", "libx32", "usr/lib32", "usr/libx32", "usr/libexec/coreutils", "usr/libexec/dpkg", "usr/libexec/libselinux",
     "usr/share/applications", "usr/share/binfmts", "usr/share/cruft", "usr/share/dict", "usr/share/doc-base",
@@ -215,13 +215,13 @@ generators = root / "usr/lib/systemd/system-generators"
 for path in sorted(generators.iterdir()) if generators.is_dir() else []:
     if path.name not in facts["generators"]:
         path.unlink()
-# Units are enabled and drawn in by the overlay alone: what presets and maintainer scripts linked goes, and so do the
+# Only the overlay enables units. Links made by presets and maintainer scripts are removed, and so are the
 # distribution's units, programs and rules that are not on the lists.
 overlay = set(facts["overlay"])
 units = root / "usr/lib/systemd/system"
 missing = [name for name in facts["units"] if not (units / name).is_file()]
 if missing:
-    fail(f"units that the guest needs are not there: {missing}")
+    fail(f"units that the guest needs are missing: {missing}")
 for path in sorted(units.iterdir()):
     if path.name not in facts["units"] and str(path.relative_to(root)) not in overlay:
         shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -247,13 +247,13 @@ remove(
     "etc/protocols", "etc/python3*", "etc/rmt", "etc/rpc", "etc/security", "etc/services", "etc/terminfo",
     "etc/tmpfiles.d", "etc/vconsole.conf", "etc/wgetrc", "etc/xattr.conf", "etc/xdg",
 )
-remove(*facts["removals"])  # what the engine's packages hold besides the engine
+remove(*facts["removals"])  # parts of the engine's packages that are not needed
 
-for name in ("usr/libexec",):  # an engine may have a part of it
+for name in ("usr/libexec",):  # an engine may use a part of it
     if (root / name).is_dir() and not any((root / name).iterdir()):
         (root / name).rmdir()
 
-# -- fixed forms --------------------------------------------------------------------------------------------------
+# -- normalise accounts and files ---------------------------------------------------------------------------------
 (root / "etc/machine-id").write_bytes(b"")
 for name in ("resolv.conf", "hostname", "mtab"):
     (root / "etc" / name).unlink(missing_ok=True)
@@ -269,7 +269,7 @@ shadow = root / "etc/shadow"
 if shadow.is_file():
     lines = [line.split(":") for line in shadow.read_text().splitlines()]
     for fields in lines:
-        fields[1], fields[2] = "!*", ""  # nobody logs in; the day of the last change is the day of the build
+        fields[1], fields[2] = "!*", ""  # no logins; the date of the last change would be the date of the build
     shadow.write_text("".join(":".join(fields) + "\n" for fields in lines))
 
 agent = root / "usr/lib/privml"
@@ -279,7 +279,7 @@ if agent.is_dir() and not compileall.compile_dir(
 ):
     fail("the agent does not compile")
 
-# -- nothing that nobody declared ---------------------------------------------------------------------------------
+# -- refuse undeclared paths --------------------------------------------------------------------------------------
 allowed = {name for name in facts["paths"] if "*" not in name} | overlay - {"usr/lib/privml/initrd-init"}
 allowed |= {f"usr/lib/systemd/{name}" for name in facts["systemd"]}
 allowed |= {f"usr/lib/systemd/system/{name}" for name in facts["units"]}
@@ -288,13 +288,13 @@ trees = [name.removesuffix("/**") for name in patterns if name.endswith("/**")]
 
 
 def same_depth(name: str, pattern: str) -> bool:
-    """A `*` is a part of one name, never a slash."""
+    """Match a pattern in which `*` never matches a slash."""
     parts, wanted = name.split("/"), pattern.split("/")
     return len(parts) == len(wanted) and all(map(fnmatch.fnmatchcase, parts, wanted))
 
 
 def declared(name: str, *, directory: bool) -> bool:
-    """Whether a path is on the list, below a tree of the list, or on the way to something that is."""
+    """Whether a path is on the list, below a listed tree, or a parent of a listed path."""
     parts = name.split("/")
     if name in allowed or (parts[:2] in (["usr", "bin"], ["usr", "sbin"]) and len(parts) <= 3):
         return True  # programs were compared with their own list above
@@ -320,7 +320,7 @@ for path in sorted(root.rglob("*")):
         wrong.append(f"/{name} ({packages.get(name, 'no package')}) is not declared")
 if wrong:
     more = f"\n  and {len(wrong) - 40} more" if len(wrong) > 40 else ""
-    fail("the tree holds what nobody declared (image/paths.py):\n  " + "\n  ".join(wrong[:40]) + more)
+    fail("the tree has paths that are not declared in image/paths.py:\n  " + "\n  ".join(wrong[:40]) + more)
 
 for path in [root, *root.rglob("*")]:
     status = path.lstat()
@@ -328,7 +328,7 @@ for path in [root, *root.rglob("*")]:
         path.unlink()
         continue
     if not path.is_symlink():
-        # No setuid, nothing writable by group or others but the sticky temporary directories.
+        # No setuid, and only the sticky temporary directories are writable by group or others.
         mode = stat.S_IMODE(status.st_mode) & ~0o6000
         if not (stat.S_ISDIR(status.st_mode) and mode & 0o1000):
             mode &= ~0o022

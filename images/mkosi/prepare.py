@@ -1,9 +1,9 @@
 #!/usr/bin/python3
-"""mkosi's prepare script: all that depends on the packages alone; then their tree is kept for the next build.
+"""mkosi's prepare script: the steps that depend only on the packages. It keeps the resulting tree for later builds.
 
-Runs in the tools tree's sandbox, after the packages are installed and before any file of ours is in the tree. Removes
-the parts of Python that nobody imports in the guest and compiles the rest. Leaves the tree in ``base.tar`` beside
-mkosi.conf: a build with the same packages begins with it (``BaseTrees=``) and does not run this again.
+Runs in the sandbox of the tools tree, after the packages are installed and before any file of ours is in the tree.
+Removes the parts of Python that the guest never imports and compiles the rest. Writes the tree to ``base.tar`` next
+to mkosi.conf; a build with the same packages starts from it (``BaseTrees=``) and skips this script.
 """
 
 import compileall
@@ -23,7 +23,7 @@ def main(root: Path, place: Path) -> None:
     for pattern in (*(f"usr/lib/python3*/{name}" for name in UNUSED), "usr/lib/python3/dist-packages/*.egg-info"):
         for path in sorted(root.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-    # What maintainer scripts compiled has times in it.
+    # Files compiled by maintainer scripts contain times.
     for directory in [*root.rglob("__pycache__")]:
         shutil.rmtree(directory)
     for tree in (*sorted(root.glob("usr/lib/python3.*")), root / "usr/lib/python3/dist-packages"):

@@ -27,9 +27,9 @@ def test_two_legs_agree_in_surroundings_that_differ(name: str, reports: Reports)
     assert all(report["compared"].values())
     varied = {row["name"] for row in report["variations"] if row["varied"]}
     # What any machine can vary; the rest needs root, memory or a second processor, and says so itself.
-    assert {"umask", "HOME", "LC_ALL", "tools tree", "store of inputs"} <= varied
-    assert "wall clock, as `date` in a tool of mkosi saw it" in varied
-    assert "wall clock, as maintainer scripts wrote it" in varied
+    assert {"umask", "HOME", "LC_ALL", "tools tree", "input store"} <= varied
+    assert "wall clock of mkosi's tools (`date`)" in varied
+    assert "wall clock of maintainer scripts" in varied
     assert all(row["why"] for row in report["variations"] if not row["varied"])
 
 
@@ -38,7 +38,7 @@ def test_the_image_is_the_recorded_one(name: str, reports: Reports) -> None:
     record = reports(name)["record"]
     if record["state"] == "refreshed":
         pytest.skip(f"inputs-gone: {name} is refreshed, so {record['path']} says nothing of it; its legs agree")
-    text = "\n".join([*record["differences"], f"if that is meant: {record['renew']}"])
+    text = "\n".join([*record["differences"], f"if this is intended: {record['renew']}"])
     assert record["state"] == "equal", text
 
 

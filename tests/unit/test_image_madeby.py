@@ -184,4 +184,4 @@ def test_repro_of_an_image_needs_its_locks_and_its_recipe(
         file.write("# another\n")
     error = failure("out/demo-cpu")
     assert isinstance(error, InputsError)
-    assert "is not the recipe that out/demo-cpu was built from: got" in error.message
+    assert "changed since out/demo-cpu was built from it: got" in error.message

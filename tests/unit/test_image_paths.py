@@ -12,7 +12,7 @@ from privml.image import paths
 from privml.lock.trees import images_folder
 
 SOURCE = (images_folder() / "mkosi/finalize.py").read_text()
-CHECK = SOURCE[SOURCE.index("# -- nothing that nobody declared") : SOURCE.index("for path in [root, *root")]
+CHECK = SOURCE[SOURCE.index("# -- refuse undeclared paths") : SOURCE.index("for path in [root, *root")]
 HONEST = (
     "etc/passwd", "etc/systemd/system/default.target", "usr/bin/python3", "usr/lib/python3.14/json/decoder.py",
     "usr/lib/modules/7.2/kernel/fs/x.ko", "usr/lib/modules/7.2/modules.dep", "usr/lib/systemd/systemd-networkd",

@@ -197,7 +197,7 @@ def test_a_link_in_an_artefacts_place_is_a_difference(pair: tuple[Path, Path]) -
 
 
 def test_one_directory_or_one_file_twice_is_no_comparison(pair: tuple[Path, Path]) -> None:
-    with pytest.raises(UsageError, match="one directory"):
+    with pytest.raises(UsageError, match="the same directory"):
         compare(pair[0], pair[0], opener=opener)
     (pair[1] / "root.raw").unlink()
     os.link(pair[0] / "root.raw", pair[1] / "root.raw")
@@ -414,7 +414,7 @@ def test_only_what_was_seen_to_move_counts_as_varied() -> None:
     found = {one.name: one for one in variations(a, b, {"kernel": "one machine"})}
     assert [one.name for one in found.values() if one.varied] == ["umask"]
     assert found["kernel"].text() == "not varied: kernel: one machine (same)"
-    assert found[NAMES["home"]].why == "a leg did not see it"
+    assert found[NAMES["home"]].why == "a leg did not observe it"
     assert not found[NAMES["tool_clock"]].varied  # the same day: a leg takes minutes, that proves nothing
     later = variations(a, b | {"tool_clock": "2027-02-02T00:00:00Z"}, {})
     assert {one.name for one in later if one.varied} == {"umask", NAMES["tool_clock"]}
@@ -443,5 +443,5 @@ def test_no_comparison_of_nothing_is_equal(tmp_path: Path) -> None:
     assert causes(report) == {"absent-artefact"}
     assert len(report.findings) == len(REQUIRED)
     shutil.rmtree(tmp_path / "b")
-    with pytest.raises(UsageError, match="no directory"):
+    with pytest.raises(UsageError, match="not a directory"):
         compare(tmp_path / "a", tmp_path / "b", opener=opener)

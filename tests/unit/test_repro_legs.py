@@ -156,7 +156,7 @@ def test_a_leg_in_which_no_tool_ran_is_no_second_build(tmp_path: Path, monkeypat
     seen = {"tool_clock": ""}
     monkeypatch.setattr(legs, "run", lambda *_, **__: (tmp_path / child.OBSERVED).write_text(json.dumps(seen)))
     leg = replace(LEG, workspace=str(tmp_path), user="", host_name="")
-    with pytest.raises(BuildError, match="not a build of its own"):
+    with pytest.raises(BuildError, match="not an independent build"):
         legs._build(leg, {"TZ": "UTC"})
     seen["tool_clock"] = "2026-01-01T00:00:00Z"
     (tmp_path / "home-of-b").rmdir()
@@ -165,7 +165,7 @@ def test_a_leg_in_which_no_tool_ran_is_no_second_build(tmp_path: Path, monkeypat
 
 def test_a_leg_that_saw_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(legs, "run", lambda *_, **__: None)
-    with pytest.raises(HostError, match="saw nothing"):
+    with pytest.raises(HostError, match="did not write its observations"):
         legs._build(replace(LEG, workspace=str(tmp_path), user=""), {})
 
 

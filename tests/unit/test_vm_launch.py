@@ -202,14 +202,14 @@ def test_a_machine_that_does_not_start_tells_what_qemu_said(folder: Path, tools:
     made = launch_of(folder, sample(folder), shipped())
     with pytest.raises(HostError) as caught, started(tools, made):
         pass
-    assert "qemu-system-x86_64 ended with status 1" in caught.value.message
+    assert "qemu-system-x86_64 exited with status 1" in caught.value.message
     assert "  | qemu: no such machine" in caught.value.message
 
 
 def test_a_machine_that_ends_is_noticed(folder: Path, tools: ToolsTree) -> None:
     with started(tools, launch_of(folder, sample(folder), shipped())) as running:
         running.qemu.stop()
-        with pytest.raises(HostError, match="the machine ended") as caught:
+        with pytest.raises(HostError, match="the machine exited") as caught:
             running.check_running()
     assert "  | qemu says hello" in caught.value.message
     assert "  | ready" in caught.value.message

@@ -54,7 +54,7 @@ def test_a_socket_that_is_not_listened_to_yet(bare: Any, children: list[Child], 
 
 def test_a_child_that_ended_is_told_with_its_words(bare: Any, children: list[Child], tmp_path: Path) -> None:
     child = start(bare, children, tmp_path, ["import sys; sys.exit('no such machine')"])
-    with pytest.raises(HostError, match="ended with status 1\n  \\| no such machine"):
+    with pytest.raises(HostError, match="exited with status 1\n  \\| no such machine"):
         child.connect(tmp_path / "s")
 
 

@@ -51,5 +51,5 @@ def test_a_socket_that_is_made_but_not_listened_at_is_waited_for(tmp_path: Path)
 
 def test_an_ended_qemu_is_not_waited_for(tmp_path: Path) -> None:
     (tmp_path / "log").write_bytes(b"no such shape\n")
-    with pytest.raises(HostError, match=r"ended with status 1\n.*no such shape"):
+    with pytest.raises(HostError, match=r"exited with status 1\n.*no such shape"):
         _Qtest(tmp_path / "s", Program(tmp_path / "log", runs=False))

@@ -1,1 +1,1 @@
-"""Is a build reproducible? Two legs in different surroundings, compared by layers; every difference has a cause."""
+"""Test whether a build is reproducible: build twice in different environments and explain every difference."""

@@ -1,4 +1,4 @@
-"""What changed from one image or lock to another, in the words of whoever changed it, and which registers move."""
+"""List what changed between two images or locks in terms of the recipe, and which registers move."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ MOVES: dict[str, tuple[str, ...]] = {
     "model": _BY_CONFIG,
     "measured configuration": _BY_CONFIG,
     "firmware": _BY_FIRMWARE,
-    # What lies in the directory and is measured nowhere, or only by what is told beside it.
+    # Files that are not measured, or measured only through other listed changes.
     "output": (),
-    # Of locks alone.
+    # Only in locks.
     "kernel package": _BY_UKI,
     "firmware package": _BY_FIRMWARE,
-    # Of a wheel only the models in it are in an image.
+    # Only the models in a wheel get into the image.
     "wheel": (),
     "agent file": _BY_UKI,
     "guest file": _BY_UKI,
@@ -48,13 +48,13 @@ MOVES: dict[str, tuple[str, ...]] = {
     "tools": _ALL,
     "recipe": _ALL,
 }
-# Other tools can make other bytes of anything, and a recipe's line can mean anything, or nothing when it is a remark.
+# Different tools can change anything, and a change of the recipe can be significant or only a comment.
 PERHAPS = frozenset({"tool", "tools", "recipe"})
 
 
 @dataclass(frozen=True)
 class Change:
-    """One change: what kind of thing, which, from what to what."""
+    """One change: kind, name, old value and new value."""
 
     kind: str
     name: str
@@ -68,11 +68,11 @@ class Change:
 
     @property
     def certain(self) -> bool:
-        """False when it may move them, or none: it depends on what the change is."""
+        """False if it depends on the change whether the registers move."""
         return self.kind not in PERHAPS
 
     def text(self) -> str:
-        """One line for a person."""
+        """One line of text."""
         verb = "moves" if self.certain else "may move"
         return f"{self.kind} {self.name}: {self.before} -> {self.after} [{verb} {', '.join(self.moves) or 'nothing'}]"
 
@@ -105,12 +105,12 @@ def changes(a: Manifest, b: Manifest, report: Report) -> tuple[Change, ...]:
         *_firmware(a, b),
     )
     found += [Change(kind, name, before, after) for kind, name, before, after in facts if before != after]
-    # Consequences of nothing that is told are told themselves.
+    # Consequences whose cause is not listed are listed themselves.
     return tuple(found or (_of_output(finding) for finding in report.findings))
 
 
 def moved(report: Report) -> tuple[str, ...] | None:
-    """The registers whose predicted values differ on a machine that both are predicted for; None without such one."""
+    """The registers whose predictions differ on a machine that both predict; None if there is no such machine."""
     told = [finding for finding in report.findings if finding.cause.fields == ("register",)]
     common = [finding for finding in told if "none" not in (finding.a, finding.b)]
     if report.compared.get(Layer.REGISTERS, 0) == len(told) - len(common):
@@ -119,7 +119,7 @@ def moved(report: Report) -> tuple[str, ...] | None:
 
 
 def _models(a: Manifest, b: Manifest) -> Iterable[tuple[str, str, str, str]]:
-    """Each model's volume by its place, with the name that either has and both root hashes."""
+    """Each model volume by its position, with the name and the root hash of both sides."""
     for one, two in zip_longest(a.models, b.models):
         named = two or one
         before, after = ("absent" if model is None else model.verity.root_hash.hex() for model in (one, two))
@@ -134,7 +134,7 @@ def _firmware(a: Manifest, b: Manifest) -> Iterable[tuple[str, str, str, str]]:
 
 
 def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]:
-    """All changes from lock ``a`` to lock ``b``, which are of one kind."""
+    """All changes from lock ``a`` to lock ``b``, which have the same type."""
     found = list(_archives(a.archives, b.archives))
     if isinstance(a, ToolsLock) or isinstance(b, ToolsLock):
         return (*found, *_inputs("tool", a.packages, b.packages))
@@ -153,7 +153,7 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
 
 
 def registers_moved(found: Iterable[Change]) -> tuple[list[str], list[str]]:
-    """The registers that the changes of a lock move for certain, and those that they may move."""
+    """The registers that changes of a lock move for certain, and those that may move."""
     found = list(found)
     certain = {register for change in found if change.certain for register in change.moves}
     possible = {register for change in found if not change.certain for register in change.moves}
@@ -178,7 +178,7 @@ def _inputs(
             continue
         before, after = ("not locked" if each is None else each.version for each in (one, two))
         told = "kernel package" if any(kernel.is_kernel(name) for kernel in kernels) else kind
-        yield Change(told, name, before, f"{after}, other bytes" if before == after else after)
+        yield Change(told, name, before, f"{after}, different bytes" if before == after else after)
 
 
 def _locked_models(a: Sequence[LockedModel], b: Sequence[LockedModel]) -> Iterable[Change]:
@@ -212,7 +212,7 @@ def _packages(a: Manifest, b: Manifest) -> Iterable[Change]:
         if one != two:
             before, after = ("not installed" if row is None else row[0] for row in (one, two))
             if before == after:
-                after = f"{after}, other bytes"
+                after = f"{after}, different bytes"
             yield Change("package", name, before, after)
 
 
@@ -224,7 +224,7 @@ def _options(a: Manifest, b: Manifest) -> Iterable[Change]:
         if before != after:
             yield Change("kernel option", key, before, after)
     if words[0] != words[1] and sorted(words[0]) == sorted(words[1]):
-        yield Change("kernel option", "order", "the same words", "in another order")
+        yield Change("kernel option", "order", "the same words", "in a different order")
 
 
 def _of_output(finding: Mismatch) -> Change:

@@ -1,4 +1,4 @@
-"""One leg in its own process (``python -m privml.repro.child LEG.json``): build, predict, tell what was seen."""
+"""One leg in its own process (``python -m privml.repro.child LEG.json``): build, predict, record the environment."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ OBSERVED = "observed.json"
 
 
 def work(leg: Leg) -> None:
-    """Build the leg's image and write what was seen into its workspace."""
+    """Build the leg's image and write the observations into its workspace."""
     os.umask(leg.umask)
     if leg.processors:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: leg.processors])
@@ -58,14 +58,14 @@ def work(leg: Leg) -> None:
 
 
 def bring_from(source: Store, target: Store, lock: Lock, tools: ToolsLock) -> None:
-    """Copy what the locks name from one store to another; every byte is checked on the way."""
+    """Copy the locked inputs from one store to another, checking every digest."""
     for digest in sorted(digests([lock, tools])):
         if not target.has(digest):
             target.add_file(source.path(digest), expect=digest)
 
 
 def main(path: str) -> int:
-    """Enter the leg's namespaces and do its work; the exit status is that of the error, as on the command line."""
+    """Enter the leg's namespaces and build; the exit status is that of the error, as on the command line."""
     leg = Leg.decode(Path(path).read_bytes())
     try:
         status = enter(leg.host_name or None, leg.user)

@@ -1,8 +1,7 @@
-"""Two output directories, layer by layer. Equality is decided by bytes alone; the layers above say where and why.
+"""Compare two output directories layer by layer. Bytes decide equality; the layers explain where and why.
 
-The build's own note of its inputs (``inputs.FILE``) is no part of an image. A file that one side lacks, an empty
-artefact, a link in an artefact's place and a manifest that is not of its own files are differences like any other,
-also when both sides have them.
+The build's input record (``inputs.FILE``) is not part of an image. A missing file, an empty artefact, a link instead
+of an artefact, and a manifest that does not match its files are differences, even if both sides have them.
 """
 
 from __future__ import annotations
@@ -50,7 +49,7 @@ Surroundings = Mapping[str, tuple[tuple[str, str], ...]]
 
 @dataclass
 class Comparer:
-    """One comparison while it is made; ``compare`` is the way in."""
+    """A comparison in progress; use ``compare``."""
 
     sides: tuple[Path, Path]
     opener: Opener
@@ -65,7 +64,7 @@ class Comparer:
     looks: int = 0
 
     def add(self, layer: Layer, place: str, what: str, a: str, b: str, *, symptom: Symptom, detail: str = "") -> None:
-        """Keep one difference, with its cause, its package and the recipe's line."""
+        """Record a difference with its cause, package and recipe line."""
         path = symptom.path if layer is Layer.TREE and symptom.field != "package" else ""
         owner = self.owners.package(path) if path else "unknown"
         origin = self.origins.get(origin_key(place, owner), "")
@@ -75,11 +74,11 @@ class Comparer:
         )
 
     def plain(self, layer: Layer, place: str, what: str, a: str, b: str, kind: str, key: str = "") -> None:
-        """Keep one difference outside a tree."""
+        """Record a difference outside a tree."""
         self.add(layer, place, what, a, b, symptom=Symptom(kind, key or what))
 
     def count(self, layer: Layer, number: int = 1) -> None:
-        """Say that ``number`` things of a layer were held against each other."""
+        """Count ``number`` compared items of a layer."""
         self.compared[layer] = self.compared.get(layer, 0) + number
 
     # -- files -------------------------------------------------------------------------------------------------
@@ -101,14 +100,14 @@ class Comparer:
                 good.append(name)
         for name in good:
             if (self.sides[0] / name).samefile(self.sides[1] / name):
-                raise UsageError(f"{name} is one and the same file in both directories: nothing to compare")
+                raise UsageError(f"{name} is the same file in both directories: nothing to compare")
         with ThreadPoolExecutor(2) as pool:
             sums = list(pool.map(sha256_file, [side / name for name in good for side in self.sides]))
         self.digests = {name: (sums[2 * n], sums[2 * n + 1]) for n, name in enumerate(good)}
         return good
 
     def raw(self) -> None:
-        """Every file's bytes, and the fields of documents."""
+        """Compare the bytes of every file and the fields of documents."""
         explained = {finding.place.partition(":")[0] for finding in self.findings}
         for name, (a, b) in self.digests.items():
             if a == b:
@@ -121,19 +120,19 @@ class Comparer:
             self.plain(Layer.BYTES, name, "bytes", f"sha256 {a}", f"sha256 {b}; {found}", kind)
 
     def document(self, name: str) -> None:
-        """The fields in which two JSON documents differ, else their spelling."""
+        """Compare the fields of two JSON documents, or their spelling if the fields are equal."""
         try:
             values = [strictjson.loads((side / name).read_bytes(), what=name) for side in self.sides]
         except PrivmlError as error:
             self.plain(Layer.BYTES, name, "reading", error.message, error.message, "unreadable")
             return
         found = differing(values[0], values[1])
-        for pointer, a, b in found or [("spelling", "the same value", "in other bytes")]:
+        for pointer, a, b in found or [("spelling", "the same value", "in different bytes")]:
             self.plain(Layer.BYTES, f"{name}:{pointer}", "value", a, b, "document")
 
     # -- what is measured --------------------------------------------------------------------------------------
     def registers(self) -> None:
-        """The registers of both predictions, and whether these are of the files beside them."""
+        """Compare the registers of both predictions, and check that each matches the files next to it."""
         found = self._both("prediction.json", lambda data: intoto.decode(data))
         if found is None:
             return
@@ -160,7 +159,7 @@ class Comparer:
         self.plain(Layer.REGISTERS, f"{document}:{name}", f"of side {side}", f"says {said}", f"is {held}", "claim")
 
     def uki(self) -> None:
-        """The UKI's sections as they are measured, the initrd's members among them."""
+        """Compare the UKI's sections as measured, including the members of the initrd."""
         found = self._both("uki.efi", _sections)
         if found is None:
             return
@@ -185,7 +184,7 @@ class Comparer:
             self.plain(Layer.UKI, "uki.efi:.initrd", "reading", error.message, error.message, "unreadable")
 
     def manifests(self) -> None:
-        """Root hashes and packages of both manifests, and whether these are of the files beside them."""
+        """Compare root hashes and packages of both manifests, and check that each matches the files next to it."""
         found = self._both("manifest.json", decode_manifest)
         if found is None:
             return
@@ -216,7 +215,7 @@ class Comparer:
 
     # -- volumes -----------------------------------------------------------------------------------------------
     def volume(self, name: str) -> None:
-        """A disk image: its table, its superblocks, and the tree in it when its bytes differ."""
+        """Compare a disk image: partition table, superblocks, and the tree if the bytes differ."""
         found = self._both_paths(name, gpt.read)
         if found is None:
             return
@@ -225,7 +224,7 @@ class Comparer:
         for label in dict.fromkeys([*tables[0], *tables[1]]):
             parts = [table.get(label) for table in tables]
             if parts[0] is None or parts[1] is None:
-                continue  # the table's facts have said so
+                continue  # the facts of the partition table have reported it
             self._partition(name, label, (parts[0], parts[1]))
 
     def _partition(self, name: str, label: str, parts: tuple[Partition, Partition]) -> None:
@@ -238,20 +237,20 @@ class Comparer:
         if verity[0] or verity[1]:
             return
         if self.digests[name][0] == self.digests[name][1]:
-            sums = [self.digests[name][0]] * 2  # equal as a whole, so in every part: nothing is read again
+            sums = [self.digests[name][0]] * 2  # the disks are equal, so the partitions are too
         else:
             with ThreadPoolExecutor(2) as pool:
                 sums = list(pool.map(disk.digest_of, paths, parts))
         if sums[0] == sums[1]:
             self.count(Layer.TREE)
-            self.notes.append(f"{place}: equal byte for byte, so its tree is")
+            self.notes.append(f"{place}: byte-identical, so the trees are identical")
             return
         before = len(self.findings)
         try:
             with self.opener(paths[0], parts[0]) as one, self.opener(paths[1], parts[1]) as two:
                 self.trees(name, *read_trees(one, two))
         except PrivmlError as error:
-            # The bytes differ already; that nobody can say in which file is no reason to end otherwise.
+            # The difference is already recorded; being unable to locate it in a file is not an error.
             self.plain(Layer.TREE, place, "reading", sums[0], f"{sums[1]}; {error.message}", "unreadable")
         if len(self.findings) == before and erofs[0] == erofs[1]:
             self.plain(Layer.PARTITIONS, place, "layout", sums[0], sums[1], "erofs")
@@ -264,7 +263,7 @@ class Comparer:
                 self.plain(layer, f"{place}:{fact}", kind, one, two, kind, fact)
 
     def trees(self, name: str, a: FileTree, b: FileTree) -> None:
-        """Two trees, path by path and field by field."""
+        """Compare two trees by path and field."""
         paths = sorted({*a.entries, *b.entries})
         self.count(Layer.TREE, len(paths))
         for path in paths:
@@ -288,7 +287,7 @@ class Comparer:
             return self.look(one, two)
 
     def nothing(self) -> None:
-        """Where nothing differs, a layer in which nothing was held against anything still proves nothing."""
+        """Report layers in which nothing was compared, since their equality proves nothing."""
         for layer in Layer if not self.findings else ():
             if not self.compared.get(layer):
                 self.plain(layer, layer.title, "number", "0", "0", "nothing")
@@ -299,7 +298,7 @@ class Comparer:
 
     def _both_paths(self, name: str, read: Callable[[Path], Any]) -> tuple[Any, Any] | None:
         if name not in self.digests:
-            return None  # its absence is told already
+            return None  # its absence is already reported
         found, problems = [], ["readable", "readable"]
         for number, side in enumerate(self.sides):
             try:
@@ -321,15 +320,15 @@ def compare(
     surroundings: Surroundings | None = None,
     look: Look | None = None,
 ) -> Report:
-    """Compare the outputs in ``a`` and ``b``; ``opener`` makes a directory of an erofs partition.
+    """Compare the outputs in ``a`` and ``b``; ``opener`` extracts an erofs partition into a directory.
 
-    ``look`` is asked for a detail of the first differing files, for a person.
+    ``look`` describes the first differing files in more detail.
     """
     for side in (a, b):
         if not side.is_dir():
-            raise UsageError(f"{side} is no directory")
+            raise UsageError(f"{side} is not a directory")
     if a.samefile(b):
-        raise UsageError(f"{a} and {b} are one directory: nothing to compare")
+        raise UsageError(f"{a} and {b} are the same directory: nothing to compare")
     work = Comparer((a, b), opener, owners or Owners(), surroundings or {}, look=look)
     names = work.files()
     work.manifests()
@@ -344,7 +343,7 @@ def compare(
 
 
 def required_of(directory: Path) -> tuple[str, ...]:
-    """The files that must be in an output: the artefacts of its manifest, or without one all that there are."""
+    """The required files of an output: the artefacts of its manifest, or all files if there is none."""
     try:
         artefacts = tuple(decode_manifest((directory / "manifest.json").read_bytes()).artefacts)
     except (PrivmlError, OSError):
@@ -353,7 +352,7 @@ def required_of(directory: Path) -> tuple[str, ...]:
 
 
 def origin_key(place: str, package: str = "unknown") -> str:
-    """Which of a manifest's ``origins`` a difference at ``place`` comes from; packages come from the release."""
+    """The manifest's origin (recipe line) of a difference at ``place``; packages come from the release."""
     file, _, inside = place.partition(":")
     if file == "uki.efi":
         return inside.partition(":")[0] or file

@@ -1,4 +1,4 @@
-"""``measurements/NAME/current.json``: the digests of the image that HEAD builds. No promise; what is so today."""
+"""``measurements/NAME/current.json``: the digests of the image that HEAD builds. A record, not a guarantee."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ DOCUMENTS = ("manifest.json", "prediction.json", sbom.FILE, provenance.FILE)
 
 @dataclass(frozen=True)
 class RecordCheck:
-    """An image compared with its record, and the command that writes the record again.
+    """Comparison of an image with its record, and the command that updates the record.
 
-    ``state`` is ``equal``, ``differs``, ``none`` (there is no record) or ``refreshed`` (its lock is another one, so
-    the record says nothing of it).
+    ``state`` is ``equal``, ``differs``, ``none`` (no record) or ``refreshed`` (built with a different lock, so the
+    record does not apply).
     """
 
     path: str
@@ -30,12 +30,12 @@ class RecordCheck:
     renew: str
 
     def text(self) -> str:
-        """What a person is told."""
+        """The result as text."""
         said = {
-            "equal": f"{self.path}: still so",
-            "none": f"{self.path} is not there; to write it: {self.renew}",
-            "refreshed": f"{self.path}: not compared, the image is built by another lock (`refreshed`)",
-            "differs": f"{self.path} is no longer so; if that is meant: {self.renew}",
+            "equal": f"matches {self.path}",
+            "none": f"{self.path} does not exist; to create it: {self.renew}",
+            "refreshed": f"{self.path}: not compared, the image was built with a different lock (`refreshed`)",
+            "differs": f"differs from {self.path}; if this is intended: {self.renew}",
         }
         return "\n".join([*(f"  {line}" for line in self.lines), said[self.state]])
 
@@ -45,12 +45,12 @@ class RecordCheck:
 
 
 def place_of(name: str) -> Path:
-    """Where the record of a recipe is, below the directory that holds ``recipes`` and ``out``."""
+    """Path of a recipe's record, below the directory that contains ``recipes`` and ``out``."""
     return Path("measurements") / name / "current.json"
 
 
 def record_of(name: str, found: bytes, *, refreshed: bool) -> RecordCheck:
-    """Hold the digests ``found`` against the record of recipe ``name``."""
+    """Compare the digests ``found`` with the record of recipe ``name``."""
     path = place_of(name)
     renew = f"privml-build repro {name} --record {path}"
     if refreshed:
@@ -62,7 +62,7 @@ def record_of(name: str, found: bytes, *, refreshed: bool) -> RecordCheck:
 
 
 def of(directory: Path) -> bytes:
-    """The file's bytes for the image in ``directory``."""
+    """Encode the record of the image in ``directory``."""
     manifest = manifests.read(directory)
     return strictjson.pretty(
         {
@@ -79,7 +79,7 @@ def of(directory: Path) -> bytes:
 
 
 def differences(recorded: bytes, found: bytes) -> list[str]:
-    """What of a record is no longer so; a line for each digest, nothing when all of it still is."""
+    """One line for each digest that differs from the record; empty if all match."""
     documents = [strictjson.loads(data, what="current.json") for data in (recorded, found)]
     tables = [
         {key: str(value) for key, value in document.items() if not isinstance(value, dict)}

@@ -1,4 +1,4 @@
-"""What a disk image says of itself outside its files: GPT, erofs and verity superblocks, as named facts.
+"""Metadata of a disk image as named facts: GPT, erofs and verity superblocks.
 
 Source of the erofs superblock: Linux fs/erofs/erofs_fs.h.
 """
@@ -24,7 +24,7 @@ _EROFS_MAGIC = b"\xe2\xe1\xf5\xe0"
 
 
 def gpt_facts(table: Table) -> dict[str, str]:
-    """The disk's id, and of every partition its type, id, place and attributes."""
+    """The disk's id, and type, id, position and attributes of every partition."""
     facts = {"disk id": str(table.disk)}
     for number, part in enumerate(table.partitions, 1):
         label = part.name or f"partition {number}"
@@ -36,7 +36,7 @@ def gpt_facts(table: Table) -> dict[str, str]:
 
 
 def erofs_facts(path: Path, part: Partition) -> dict[str, str]:
-    """UUID, time and counts of the erofs in a partition; nothing when it is no erofs."""
+    """UUID, time and counts of the erofs in a partition; empty if it is not an erofs."""
     with path.open("rb") as file:
         file.seek(part.start + _EROFS)
         raw = file.read(128)
@@ -52,7 +52,7 @@ def erofs_facts(path: Path, part: Partition) -> dict[str, str]:
 
 
 def verity_facts(path: Path, part: Partition) -> dict[str, str]:
-    """UUID, salt and size of the verity superblock in a partition; nothing when there is none."""
+    """UUID, salt and size of the verity superblock in a partition; empty if there is none."""
     with path.open("rb") as file:
         file.seek(part.start)
         raw = file.read(verity.SIZE)
@@ -79,7 +79,7 @@ def digest_of(path: Path, part: Partition) -> str:
 
 @contextmanager
 def extracted(tools: ToolsTree, path: Path, part: Partition) -> Iterator[Path]:
-    """The erofs in a partition as a directory, by the locked fsck.erofs, which also checks it; gone afterwards."""
+    """Extract the erofs of a partition with the locked fsck.erofs, which also checks it; removed afterwards."""
     with tempfile.TemporaryDirectory(prefix="privml-tree.") as folder:
         place = Path(folder)
         tools.run(

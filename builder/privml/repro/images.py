@@ -1,4 +1,4 @@
-"""Compare two image directories with the tools tree's own readers of file systems."""
+"""Compare two image directories with the file system tools of the tools tree."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from privml.store.objects import Store
 
 @dataclass(frozen=True)
 class ImageDiff:
-    """What changed between two images; ``registers`` is None when no machine is predicted for both."""
+    """The changes between two images; ``registers`` is None if no machine is predicted for both."""
 
     report: Report
     changes: tuple[Change, ...]
@@ -31,7 +31,7 @@ class ImageDiff:
 
     @property
     def details(self) -> dict[str, str]:
-        """What an external program saw in differing files, by place."""
+        """Output of the external program for differing files, by place."""
         return {finding.place: finding.detail for finding in self.report.findings if finding.detail}
 
     def to_dict(self) -> dict[str, Any]:
@@ -45,7 +45,7 @@ class ImageDiff:
 
 
 def diff(a: Path, b: Path, place: Workplace, look: Look | None = None) -> ImageDiff:
-    """Compare two built images; a file's owner is looked up in the packages of the first."""
+    """Compare two built images; the package of a file is looked up in the packages of the first."""
     one, two = manifests.read(a), manifests.read(b)
     owners = Owners(((row.name, row.sha256) for row in one.packages), place.store)
     report = compared(a, b, place.tools(), owners, look=look)
@@ -65,7 +65,7 @@ def compared(
     known: Surroundings | None = None,
     look: Look | None = None,
 ) -> Report:
-    """Compare two image directories; ``BuildError`` when one cannot be read."""
+    """Compare two image directories; ``BuildError`` if one cannot be read."""
     try:
         return compare(a, b, opener=partial(extracted, tools), owners=owners, surroundings=known, look=look)
     except OSError as error:

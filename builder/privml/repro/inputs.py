@@ -1,4 +1,4 @@
-"""What the legs of a reproduction build: a recipe by its lock, or an image by the locks next to it."""
+"""The inputs of a reproduction: a recipe with its lock, or an image with the locks next to it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from privml.repro.legs import Inputs
 
 
 def inputs_of(place: Workplace, target: Target) -> tuple[Recipe, Lock, Inputs]:
-    """The recipe and lock to build ``target`` by again.
+    """The recipe and lock for rebuilding ``target``.
 
-    ``UsageError`` when a built image does not hold its locks, ``InputsError`` when its recipe has changed since.
+    ``UsageError`` if a built image lacks its locks, ``InputsError`` if its recipe has changed since.
     """
     if target.recipe is not None:
         recipe, lock = place.recipe_and_lock(target.recipe)
@@ -27,15 +27,15 @@ def inputs_of(place: Workplace, target: Target) -> tuple[Recipe, Lock, Inputs]:
     made = madeby.read(target.directory, manifest)
     if made is None:
         raise UsageError(
-            f"{target.directory} does not hold the locks that it was built by",
-            hint=f"give the recipe: `privml-build repro {manifest.name}`",
+            f"{target.directory} does not contain the locks it was built with",
+            hint=f"name the recipe: `privml-build repro {manifest.name}`",
         )
     recipe = load(find(manifest.name))
     if recipe.digest != manifest.recipe_sha256:
         raise InputsError(
-            f"{recipe.path} is not the recipe that {target.directory} was built from: got {recipe.digest}, expected "
+            f"{recipe.path} changed since {target.directory} was built from it: got {recipe.digest}, expected "
             f"{manifest.recipe_sha256}",
-            hint="take that version of the recipe back",
+            hint="restore that version of the recipe",
         )
     check(recipe, made.lock, inputs_now(recipe, made.tools_path), path=made.lock_path)
     return recipe, made.lock, Inputs(recipe.path, made.lock_path, made.tools_path, refreshed=manifest.refreshed)

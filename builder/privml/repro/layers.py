@@ -1,4 +1,4 @@
-"""The layers of a comparison, measured things first, and what is found in them."""
+"""The layers of a comparison, measured ones first, and their findings."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from privml.repro.causes import FOLLOWS, Cause
 
 
 class Layer(IntEnum):
-    """In the order in which they are told. What is measured comes before what it is made of."""
+    """Layers in report order: what is measured comes before what it consists of."""
 
     REGISTERS = 1
     UKI = 2
@@ -23,7 +23,7 @@ class Layer(IntEnum):
 
     @property
     def title(self) -> str:
-        """The layer's name for a person."""
+        """The layer's name in reports."""
         return _TITLES[self]
 
 
@@ -41,8 +41,8 @@ _TITLES = {
 class Mismatch:
     """One difference between two images: where (``root.raw:/etc/passwd``), in which field, and both values.
 
-    ``cause`` says why and how to fix it, ``package`` and ``origin`` whose it is.
-    ``detail`` is what an external program saw in it, where one was asked.
+    ``cause`` says why and how to fix it, ``package`` and ``origin`` say where it comes from.
+    ``detail`` is the output of an external program, if one was run.
     """
 
     layer: Layer
@@ -56,7 +56,7 @@ class Mismatch:
     detail: str = ""
 
     def text(self) -> str:
-        """Two lines for a person."""
+        """Two lines of text."""
         whose = f", package {self.package}" if self.package != "unknown" else ""
         line = f", {self.origin}" if self.origin else ""
         return (
@@ -83,7 +83,7 @@ class Mismatch:
 
 @dataclass(frozen=True)
 class Report:
-    """All differences in the order of layers, and for each layer how many things were held against each other."""
+    """All differences in the order of layers, and the number of compared items per layer."""
 
     findings: tuple[Mismatch, ...]
     compared: dict[Layer, int]
@@ -92,7 +92,7 @@ class Report:
 
     @property
     def equal(self) -> bool:
-        """True when nothing differs, and something was compared in every layer that must be there."""
+        """True if nothing differs and something was compared in every required layer."""
         return not self.findings and self.compared.get(Layer.BYTES, 0) > 0
 
     @property
@@ -102,22 +102,22 @@ class Report:
 
     @property
     def reason(self) -> Mismatch | None:
-        """The first difference that does not merely follow from another; the first of all when all do."""
+        """The first difference that is not a consequence of another; the very first if all are."""
         own = (finding for finding in self.findings if finding.cause.id not in FOLLOWS)
         return next(own, self.findings[0] if self.findings else None)
 
     @property
     def exit_code(self) -> int:
-        """0 or 1; never a count, which would wrap at 256."""
+        """0 or 1; not a count, which would wrap at 256."""
         return 0 if self.equal else 1
 
     def causes(self) -> list[tuple[str, int]]:
-        """(cause, how often), the most frequent first."""
+        """(cause, count), the most frequent first."""
         counted = Counter(finding.cause.id for finding in self.findings)
         return sorted(counted.items(), key=lambda item: (-item[1], item[0]))
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object; every finding is in it."""
+        """The JSON object with all findings."""
         return {
             "equal": self.equal,
             "first_differing_layer": self.first.title if self.first else None,
@@ -132,5 +132,5 @@ class Report:
 
 
 def ordered(findings: Iterable[Mismatch]) -> tuple[Mismatch, ...]:
-    """Findings by layer, and within it in the order in which they were made."""
+    """Group findings by layer, in the order they were made."""
     return tuple(sorted(findings, key=lambda finding: finding.layer))

@@ -1,4 +1,4 @@
-"""Two cold builds of one recipe in surroundings as different as this machine allows, one after the other."""
+"""Run two cold builds of one recipe in sequence, in environments as different as this machine allows."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from privml.repro.namespaces import FIRST_ID, MAPPED, OWN_RANGE, account, strang
 from privml.repro.surroundings import Leg, file_system
 from privml.repro.variations import Variation, variations
 
-# A leg in memory holds a store, a tools tree, mkosi's workspace and the image.
+# A leg in memory needs room for a store, a tools tree, mkosi's workspace and the image.
 NEEDED = 5 << 30
 CLOCK = "+400d"
 _MEMORY = Path("/dev/shm")  # noqa: S108 - looked at for its file system, and a directory of our own made in it
@@ -36,7 +36,7 @@ _ENVIRONMENTS: dict[str, dict[str, str]] = {
 
 @dataclass(frozen=True)
 class Inputs:
-    """What both legs build: a recipe, by which lock and tools lock, and whether that is not the committed one."""
+    """What both legs build: a recipe, its lock and tools lock, and whether the lock is not the committed one."""
 
     recipe: Path
     lock: Path
@@ -46,7 +46,7 @@ class Inputs:
 
 @dataclass(frozen=True)
 class Legs:
-    """Two outputs, and what moved between the surroundings in which they were made."""
+    """Two outputs, and what varied between the environments of their builds."""
 
     a: Path
     b: Path
@@ -56,9 +56,9 @@ class Legs:
 
 @contextmanager
 def two_legs(inputs: Inputs, store: Path, name: str, *, keep: Path | None = None) -> Iterator[Legs]:
-    """Build ``inputs`` twice; both manifests say whether they are ``refreshed``.
+    """Build ``inputs`` twice; both manifests record whether they are ``refreshed``.
 
-    The outputs live as long as the block, unless ``keep`` is a directory for them.
+    The outputs are removed at the end of the block, unless ``keep`` is a directory for them.
     """
     reasons: dict[str, str] = {}
     with _workspace(_disk()) as first, _workspace(_memory(reasons)) as second:
@@ -80,11 +80,11 @@ def _disk() -> Path:
 
 
 def _memory(reasons: dict[str, str]) -> Path:
-    """A place on another file system than the disk's, else the disk with the reason."""
+    """A workspace on a second file system, or the disk with the reason why not."""
     if not _MEMORY.is_dir() or file_system(_MEMORY) == file_system(_disk()):
-        reasons["file_system"] = f"{_MEMORY} is no other file system than {_disk()}"
+        reasons["file_system"] = f"{_MEMORY} is on the same file system as {_disk()}"
     elif shutil.disk_usage(_MEMORY).free < NEEDED or _available() < NEEDED:
-        reasons["file_system"] = f"less than {NEEDED >> 30} GiB are free in memory"
+        reasons["file_system"] = f"less than {NEEDED >> 30} GiB of memory are free"
     else:
         return _MEMORY
     return _disk()
@@ -111,9 +111,9 @@ def _plan(
 ) -> tuple[Leg, Leg]:
     user = _user((inputs.recipe.resolve(), inputs.lock.resolve(), inputs.tools_lock.resolve()), store, reasons)
     if len(os.sched_getaffinity(0)) < 2:
-        reasons["processors"] = "this process may use one processor only"
-    reasons["builder_clock"] = "privml-build and mkosi run on the host's Python, which no preload of the tree reaches"
-    reasons["directory_order"] = reasons.get("file_system", "both file systems list the names in one order")
+        reasons["processors"] = "this process may use only one processor"
+    reasons["builder_clock"] = "privml-build and mkosi run on the host's Python, outside the shifted clock"
+    reasons["directory_order"] = reasons.get("file_system", "both file systems list names in the same order")
     for key in ("kernel", "processor_model", "python"):
         reasons[key] = "both legs ran on this machine; repeat on another and compare with `privml-build diff`"
     common: dict[str, Any] = {
@@ -135,12 +135,12 @@ def _plan(
 
 
 def _user(files: Sequence[Path], store: Path, reasons: dict[str, str]) -> str:
-    """Whom leg b is built by: a true unprivileged user when root calls, else the root of a map of ids."""
+    """The user of leg b: a real unprivileged user if root calls, else root of a user namespace."""
     if os.geteuid() != 0:
         if account(os.geteuid()) is not None:
             return OWN_RANGE
-        reasons["user"] = "this user has no ids of its own to give: see /etc/subuid, and install uidmap"
-        reasons["host_name"] = "only root, of the host or of a map of ids, gives a host name"
+        reasons["user"] = "this user has no subordinate ids: see /etc/subuid, and install uidmap"
+        reasons["host_name"] = "setting a host name requires root, on the host or in a user namespace"
         return ""
     needed = (Path(sys.executable).resolve(), Path(privml.__file__), images_folder(), *files, store)
     if (closed := _closed(needed)) is not None:
@@ -151,7 +151,7 @@ def _user(files: Sequence[Path], store: Path, reasons: dict[str, str]) -> str:
 
 
 def _closed(paths: Sequence[Path]) -> Path | None:
-    """The first of ``paths`` and of what leads to them that not everybody may read; None when all are open."""
+    """The first of ``paths`` and their parents that is not world-readable; None if all are."""
     for path in paths:
         for step_up in path.parents:
             if not step_up.stat().st_mode & 0o001:
@@ -181,18 +181,18 @@ def _build(leg: Leg, environment: Mapping[str, str]) -> dict[str, str]:
     )
     observed = workspace / child.OBSERVED
     if not observed.is_file():
-        raise HostError(f"leg {leg.name} ended well but saw nothing: {observed} is not there")
+        raise HostError(f"leg {leg.name} succeeded but did not write its observations to {observed}")
     seen: dict[str, str] = strictjson.loads(observed.read_bytes(), what=child.OBSERVED)
     if not seen.get("tool_clock"):
         raise BuildError(
-            f"leg {leg.name} has an image, but no tool of mkosi ran in it: it is not a build of its own",
+            f"leg {leg.name} has an image, but no tool of mkosi ran in it: it is not an independent build",
             hint="look for a cache or a copy between the legs",
         )
     return seen
 
 
 def _known(a: Mapping[str, str], b: Mapping[str, str], one: Leg, two: Leg) -> dict[str, tuple[tuple[str, str], ...]]:
-    """What differed around the legs, by the cause that it would be."""
+    """Differences between the environments of the legs, by the cause they would have."""
     zones = (a["time_zone"].split()[0], b["time_zone"].split()[0])
     return {
         "build-path": ((one.output, two.output), (one.workspace, two.workspace), (a["home"], b["home"])),

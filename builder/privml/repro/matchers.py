@@ -1,7 +1,7 @@
-"""What two versions of a file's bytes have in common, once the thing that moved is taken away.
+"""Matchers on two versions of a file, used by the table of causes.
 
-Each matcher answers one question about one pair of byte strings; the table of causes says which question belongs to
-which cause. None of them decides whether files differ: that is done by digest, before anybody asks why.
+Each matcher answers one question about a pair of byte strings, mostly whether they are equal apart from one kind of
+change. They do not decide whether files differ: digests do that first.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ GIT = rb"-g[0-9a-f]{7,40}\b|-dirty\b"
 
 @lru_cache(maxsize=1)
 def window(a: bytes, b: bytes) -> tuple[bytes, bytes]:
-    """What is between the common beginning and the common end, with what stands around it, in whole lines.
+    """The differing middle part of two texts with some context, in whole lines.
 
-    Text is looked at there only: a pattern over 32 MiB takes seconds, and what is equal names no cause.
+    Patterns are matched only there: matching over 32 MiB takes seconds, and equal parts do not name a cause.
     """
     head = _common(a, b)
     tail = min(_common(a[::-1], b[::-1]), min(len(a), len(b)) - head)
     start = max(0, head - _AROUND)
     start = a.rfind(b"\n", max(0, start - _AROUND), start) + 1 or start
-    rest = max(0, tail - _AROUND)  # what is cut from both ends
+    rest = max(0, tail - _AROUND)  # bytes cut from the end
     line = a.find(b"\n", len(a) - rest, len(a) - rest + _AROUND)
     rest = len(a) - line - 1 if line >= 0 else rest
     return a[start : len(a) - rest][:_WINDOW], b[start : len(b) - rest][:_WINDOW]
 
 
 def _common(a: bytes, b: bytes) -> int:
-    """How many bytes at the beginning are equal."""
+    """Length of the common prefix."""
     low, high = 0, min(len(a), len(b))
     if a[:high] == b[:high]:
         return high
@@ -77,7 +77,7 @@ def _common(a: bytes, b: bytes) -> int:
 
 
 def without(pattern: bytes) -> Matcher:
-    """Equal when every match of ``pattern`` is taken out of both, and at least one was different."""
+    """Equal after removing all matches of ``pattern``, at least one of which differed."""
     compiled = re.compile(pattern)
 
     def match(a: bytes, b: bytes) -> bool:
@@ -88,7 +88,7 @@ def without(pattern: bytes) -> Matcher:
 
 
 def head(magic: bytes, start: int, end: int) -> Matcher:
-    """Both begin with ``magic`` and differ between the offsets ``start`` and ``end`` only."""
+    """Both begin with ``magic`` and differ only between the offsets ``start`` and ``end``."""
 
     def match(a: bytes, b: bytes) -> bool:
         return a[: len(magic)] == magic == b[: len(magic)] and a[:start] + a[end:] == b[:start] + b[end:]
@@ -97,25 +97,25 @@ def head(magic: bytes, start: int, end: int) -> Matcher:
 
 
 def holds(pattern: bytes) -> Matcher:
-    """One of them holds ``pattern``."""
+    """One of them contains ``pattern``."""
     compiled = re.compile(pattern)
     return lambda a, b: bool(compiled.search(a) or compiled.search(b))
 
 
 def one_empty(a: bytes, b: bytes) -> bool:
-    """Exactly one of them is empty, or is nothing but zeros."""
+    """Exactly one of them is empty or all zeros."""
     return bool(a.strip(b"\0")) != bool(b.strip(b"\0"))
 
 
 def same_lines(a: bytes, b: bytes) -> bool:
-    """The same lines in another order."""
+    """The same lines in a different order."""
     a, b = window(a, b)
     lines = a.splitlines()
     return len(lines) > 1 and Counter(lines) == Counter(b.splitlines())
 
 
 def same_words(a: bytes, b: bytes) -> bool:
-    """The same words in another order: a set or a hash table that was printed, so it is text."""
+    """Text with the same words in a different order, such as a printed set or hash table."""
     if b"\0" in a or b"\0" in b:
         return False
     a, b = window(a, b)
@@ -124,7 +124,7 @@ def same_words(a: bytes, b: bytes) -> bool:
 
 
 def same_json(a: bytes, b: bytes) -> bool:
-    """The same JSON value, spelled in another order or another way."""
+    """The same JSON value in a different order or spelling."""
     if a.lstrip()[:1] not in (b"{", b"["):
         return False
     try:
@@ -134,7 +134,7 @@ def same_json(a: bytes, b: bytes) -> bool:
 
 
 def same_columns(column: int) -> Matcher:
-    """The same ``:`` separated lines but for one column."""
+    """The same ``:`` separated lines except for one column."""
 
     def match(a: bytes, b: bytes) -> bool:
         def cut(data: bytes) -> list[list[bytes]]:
@@ -147,7 +147,7 @@ def same_columns(column: int) -> Matcher:
 
 
 def same_accounts(a: bytes, b: bytes) -> bool:
-    """The same names with other numbers."""
+    """The same names with different numbers."""
 
     def names(data: bytes) -> list[bytes]:
         return sorted(line.split(b":")[0] for line in data.splitlines())
@@ -156,7 +156,7 @@ def same_accounts(a: bytes, b: bytes) -> bool:
 
 
 def unpacked(data: bytes) -> bytes | None:
-    """What a gzip, xz or zlib stream holds; None for anything else."""
+    """The content of a gzip, xz or zlib stream; None for anything else."""
     try:
         if data[:2] == b"\x1f\x8b":
             return gzip.decompress(data)
@@ -170,7 +170,7 @@ def unpacked(data: bytes) -> bytes | None:
 
 
 def same_unpacked(a: bytes, b: bytes) -> bool:
-    """Two compressed streams of the same bytes; of zstd, which Python cannot read yet, only that both are that."""
+    """Two compressed streams of the same bytes. For zstd, which this Python cannot read, any two streams match."""
     if a[:4] == b"\x28\xb5\x2f\xfd" == b[:4]:
         return True
     first = unpacked(a)
@@ -178,7 +178,7 @@ def same_unpacked(a: bytes, b: bytes) -> bool:
 
 
 def listed(data: bytes) -> list[tuple[str, bytes]] | None:
-    """(name, digestible fact) of the members of a zip, tar or ar archive, in their order; None for anything else."""
+    """(name, content digest) of the members of a zip, tar or ar archive, in order; None for anything else."""
     try:
         if data[:4] == b"PK\x03\x04":
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
@@ -196,19 +196,19 @@ def listed(data: bytes) -> list[tuple[str, bytes]] | None:
 
 
 def same_members(a: bytes, b: bytes) -> bool:
-    """Archives with the same members in the same order: only their headers (times, owners) differ."""
+    """Archives with the same members in the same order; only headers (times, owners) differ."""
     first = listed(a)
     return bool(first) and first == listed(b)
 
 
 def reordered_members(a: bytes, b: bytes) -> bool:
-    """Archives with the same members in another order."""
+    """Archives with the same members in a different order."""
     first, second = listed(a), listed(b)
     return bool(first) and second is not None and first != second and sorted(first or []) == sorted(second)
 
 
 def pe_stamp(a: bytes, b: bytes) -> bool:
-    """PE images that differ in TimeDateStamp (and checksum) only."""
+    """PE images that differ only in TimeDateStamp (and checksum)."""
 
     def cut(data: bytes) -> bytes | None:
         start = int.from_bytes(data[0x3C:0x40], "little")
@@ -221,13 +221,13 @@ def pe_stamp(a: bytes, b: bytes) -> bool:
 
 
 def build_id(a: bytes, b: bytes) -> bool:
-    """ELF files that differ in their GNU build id only."""
+    """ELF files that differ only in their GNU build id."""
     note = re.compile(rb"\x14\0\0\0\x03\0\0\0GNU\0.{20}", re.DOTALL)
     return a[:4] == b"\x7fELF" and note.sub(b"", a) == note.sub(b"", b) and note.findall(a) != note.findall(b)
 
 
 def module_signature(a: bytes, b: bytes) -> bool:
-    """Kernel modules that are equal up to the signature at their end."""
+    """Kernel modules that differ only in their appended signature."""
     mark = b"~Module signature appended~\n"
     if not (a.endswith(mark) or b.endswith(mark)):
         return False
@@ -242,17 +242,17 @@ def module_signature(a: bytes, b: bytes) -> bool:
 
 
 def pyc_header(a: bytes, b: bytes) -> bool:
-    """Compiled Python whose code is the same: the source's time or size in the header moved."""
+    """Compiled Python with the same code; only the source's time or size in the header differs."""
     return a[2:4] == b"\r\n" == b[2:4] and a[16:] == b[16:]
 
 
 def pyc_code(a: bytes, b: bytes) -> bool:
-    """Compiled Python whose code is of one length, in another order."""
+    """Compiled Python whose code has the same length in a different order."""
     return a[2:4] == b"\r\n" == b[2:4] and a[16:] != b[16:]
 
 
 def key_material(a: bytes, b: bytes) -> bool:
-    """Keys or certificates that were made anew."""
+    """Newly generated keys or certificates."""
     a, b = window(a, b)
     return bool(
         re.search(rb"-----BEGIN [A-Z ]*(?:KEY|CERTIFICATE)|^ssh-(?:rsa|ed25519) ", a + b"\n" + b, re.MULTILINE)

@@ -1,7 +1,8 @@
-"""Another host name and another user for one process and its children; the host itself is not touched.
+"""Run a process and its children with a different host name and user; the host is not changed.
 
-Root becomes a true unprivileged user where one may have ids of its own (``uidmap``), else the root of a map of other
-ids. Anybody else becomes the root of a map of their own ids. user_namespaces(7), subuid(5), newuidmap(1).
+Root becomes a real unprivileged user if one with subordinate ids exists (``uidmap``), else root of a user namespace
+with shifted ids. Other users become root of a user namespace with their own ids. See user_namespaces(7), subuid(5),
+newuidmap(1).
 """
 
 from __future__ import annotations
@@ -20,13 +21,13 @@ from privml.base.run import run
 _NEWNS, _NEWUTS, _NEWUSER = 0x00020000, 0x04000000, 0x10000000
 FIRST_ID = 1_000_000
 IDS = 65_536
-# What a leg's user may be, besides the caller ("") and "UID:GID".
+# Values of a leg's user, besides the caller ("") and "UID:GID".
 MAPPED, OWN_RANGE = "mapped", "own-range"
 
 
 @dataclass(frozen=True)
 class Account:
-    """A user who may have ids of its own: the first and the number of the range, for users and for groups."""
+    """A user with subordinate ids: first id and size of the range, for users and groups."""
 
     uid: int
     gid: int
@@ -35,7 +36,7 @@ class Account:
 
 
 def account(uid: int, etc: Path = Path("/etc")) -> Account | None:
-    """The account of ``uid`` when it has a range of ids and ``newuidmap`` is there to give them."""
+    """The account of ``uid`` if it has a range of subordinate ids and ``newuidmap`` is installed."""
     if not (shutil.which("newuidmap") and shutil.which("newgidmap")):
         return None
     try:
@@ -47,7 +48,7 @@ def account(uid: int, etc: Path = Path("/etc")) -> Account | None:
 
 
 def stranger(etc: Path = Path("/etc")) -> Account | None:
-    """The first account of ``subuid`` that is not root's and may have ids of its own."""
+    """The first account in ``subuid`` other than root with a range of subordinate ids."""
     for name, *_ in _rows(etc / "subuid"):
         try:
             uid = int(name) if name.isdigit() else pwd.getpwnam(name).pw_uid
@@ -73,9 +74,9 @@ def _rows(path: Path) -> list[list[str]]:
 
 
 def enter(host_name: str | None, user: str) -> int | None:
-    """Go on in a child with another host name and as another user (see ``MAPPED``, ``OWN_RANGE``, ``UID:GID``).
+    """Fork and continue in a child with a different host name and user (see ``MAPPED``, ``OWN_RANGE``, ``UID:GID``).
 
-    Gives None in the child. In the caller it waits and gives the child's exit status.
+    Returns None in the child; the parent waits and returns the child's exit status.
     """
     if host_name is None and not user:
         return None
@@ -111,11 +112,11 @@ def _map_others(child: int) -> None:
 
 
 def _map_own(child: int) -> None:
-    """The caller is root inside; the rest are the ids that subuid(5) gives it."""
+    """Map the caller to root and the rest to its ids from subuid(5)."""
     own = account(os.getuid())
     if own is None:
         raise HostError(
-            f"user {os.getuid()} has no range of ids", hint="see /etc/subuid, /etc/subgid; install uidmap"
+            f"user {os.getuid()} has no subordinate ids", hint="see /etc/subuid, /etc/subgid; install uidmap"
         )
     for tool, mine, ids in (("newuidmap", os.getuid(), own.users), ("newgidmap", os.getgid(), own.groups)):
         run([tool, str(child), "0", str(mine), "1", "1", str(ids[0]), str(IDS - 1)])
@@ -125,10 +126,10 @@ def _unshare(flags: int) -> None:
     library = ctypes.CDLL(None, use_errno=True)
     if library.unshare(flags) != 0:
         number = ctypes.get_errno()
-        raise HostError(f"unshare: {os.strerror(number)}", hint="this machine has no namespaces for `repro`'s leg")
+        raise HostError(f"unshare: {os.strerror(number)}", hint="`repro` needs namespaces that this machine refuses")
 
 
 def id_map() -> str:
-    """This process's map of ids, as the kernel tells it."""
+    """The uid map of this process, from the kernel."""
     rows = [line.split() for line in Path("/proc/self/uid_map").read_text().splitlines()]
     return ", ".join(" ".join(row) for row in rows)

@@ -1,4 +1,4 @@
-"""Which package a path of the guest comes from, by the locked .debs themselves."""
+"""Find the package that ships a path of the guest, from the locked .debs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MERGED = ("bin", "sbin", "lib", "lib32", "lib64", "libx32")
 
 
 class Owners:
-    """Path -> package, read when first asked: nobody needs it while nothing differs."""
+    """Map of paths to packages, read on first use: it is needed only for differences."""
 
     def __init__(self, packages: Iterable[tuple[str, str]] = (), store: Store | None = None) -> None:
         self._packages = tuple(packages)
@@ -36,7 +36,7 @@ class Owners:
         return found
 
     def package(self, path: str) -> str:
-        """The package's name, ``overlay`` for the guest's own files, ``unknown`` when no package ships the path."""
+        """The package name; ``overlay`` for the guest's own files, ``unknown`` if no package ships the path."""
         if path.startswith(("usr/lib/privml/", "etc/privml/")):
             return "overlay"
         compiled = PurePosixPath(path)
@@ -46,7 +46,7 @@ class Owners:
 
 
 def merged(name: str) -> str:
-    """A path as it is in a tree with merged /usr, without a leading slash or dot."""
+    """The path in a tree with merged /usr, without a leading slash or dot."""
     path = name.removeprefix(".").lstrip("/")
     first = path.partition("/")[0]
     return f"usr/{path}" if first in _MERGED and "/" in path else path

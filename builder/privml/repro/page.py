@@ -1,4 +1,4 @@
-"""A report as one HTML page: no script, no address outside the page, readable without style too."""
+"""A report as one HTML page without scripts or external references, readable without styles."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from html import escape
 from privml.repro.layers import Layer, Mismatch, Report
 from privml.repro.variations import Variation
 
-# A page of 65,536 rows helps nobody; the JSON report has them all, and the page says how many it left out.
+# A page of 65,536 rows is not useful; the JSON report has all rows, and the page says how many it leaves out.
 SHOWN = 500
 
 _STYLE = """
@@ -34,7 +34,7 @@ pre { background: #f5f5f5; padding: .6rem 1rem; white-space: pre-wrap; overflow-
 
 
 def page(title: str, report: Report, variations: Sequence[Variation] = (), record: str = "") -> str:
-    """The page of one comparison; ``record`` is what is to be said of the record of digests."""
+    """The page of one comparison; ``record`` is the text about the record of digests."""
     parts = [
         "<!doctype html>",
         '<html lang="en"><head><meta charset="utf-8">',
@@ -66,7 +66,7 @@ def _verdict(report: Report) -> str:
 
 
 def _first(finding: Mismatch) -> str:
-    """What to look at first: where, why, whose, and what to do."""
+    """The first difference to look at: where, why, from which package, and how to fix it."""
     rows = [
         ("layer", finding.layer.title), ("place", finding.place), ("field", finding.field), ("a", finding.a),
         ("b", finding.b), ("cause", f"{finding.cause.cause} ({finding.cause.id})"), ("fix", finding.cause.fix),
@@ -82,7 +82,7 @@ def _layers(report: Report) -> str:
         number = sum(finding.layer is layer for finding in report.findings)
         rows.append([layer.title, f"{report.compared.get(layer, 0):,}", f"{number:,}"])
     notes = "".join(f"<li>{escape(note)}</li>" for note in report.notes)
-    return _table("Layers, measured things first", ["layer", "compared", "differences"], rows) + (
+    return _table("Layers, measured ones first", ["layer", "compared", "differences"], rows) + (
         f"<ul>{notes}</ul>" if notes else ""
     )
 
@@ -117,7 +117,7 @@ def _row(finding: Mismatch) -> list[str]:
 def _variations(variations: Sequence[Variation]) -> str:
     rows = [[one.name, one.a, one.b, "varied" if one.varied else f"not varied: {one.why}"] for one in variations]
     heads = ["what", "leg a", "leg b", "varied?"]
-    return _table("What differed around the two builds, as each of them saw it", heads, rows)
+    return _table("Environments of the two builds, as observed by each", heads, rows)
 
 
 def _digests(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""The surroundings of one leg: what is asked for, and what the leg sees of it when it looks around."""
+"""The environment of one leg: the requested settings, and what the leg observes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ CLOCK_LIBRARY = "libfaketime.so.1"
 _SOURCE = "usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1"
 TOOL_CLOCK, SCRIPT_CLOCK = "clock.tool", "clock.script"
 
-# mkosi's postinst runs after the packages' scripts. update-alternatives, which these call, has written its time down.
+# mkosi's postinst runs after the packages' scripts. They call update-alternatives, which logs its time.
 _POSTINST = rb"""#!/bin/sh
 date -u +%Y-%m-%dT%H:%M:%SZ > "$OUTPUTDIR/clock.tool"
 sed -n 's/^update-alternatives \([0-9-]*\) \([0-9:]*\):.*/\1T\2Z/p' "$BUILDROOT/var/log/alternatives.log" |
@@ -34,9 +34,10 @@ sed -n 's/^update-alternatives \([0-9-]*\) \([0-9:]*\):.*/\1T\2Z/p' "$BUILDROOT/
 
 @dataclass(frozen=True)
 class Leg:
-    """What one leg is asked to be.
+    """The requested settings of one leg.
 
-    ``import_from`` fills an empty store; ``clock`` is an offset as in ``+400d``; ``user`` as in ``namespaces.enter``.
+    ``import_from`` fills an empty store; ``clock`` is an offset such as ``+400d``; ``user`` as in
+    ``namespaces.enter``.
     """
 
     name: str
@@ -55,7 +56,7 @@ class Leg:
     clock: str
 
     def encode(self) -> bytes:
-        """The file that the child reads."""
+        """Encode the file that the child reads."""
         return strictjson.pretty(asdict(self))
 
     @classmethod
@@ -69,9 +70,9 @@ class Leg:
 
 
 def with_clock(tools: ToolsTree, offset: str) -> ToolsTree:
-    """This leg's own tools tree with another wall clock in every program of it, if an offset is given.
+    """Copy of the tools tree in which every program sees a shifted wall clock, if an offset is given.
 
-    Files keep their true times and timers run as ever: only "what time is it" has another answer.
+    File times and timers are not changed; only queries of the current time are.
     """
     if not offset:
         return tools
@@ -91,7 +92,7 @@ def with_clock(tools: ToolsTree, offset: str) -> ToolsTree:
 
 
 def probe_files(tools: ToolsTree) -> dict[str, File]:
-    """What is put beside mkosi's files: the look at the clock, and the clock itself for the maintainer scripts."""
+    """Files added to mkosi's input: a script that records the clock, and the shifted clock of maintainer scripts."""
     files = {"mkosi.postinst": File(_POSTINST, executable=True)}
     if tools.environment:
         library = (tools.root / CLOCK_FOLDER / CLOCK_LIBRARY).read_bytes()
@@ -101,7 +102,7 @@ def probe_files(tools: ToolsTree) -> dict[str, File]:
 
 
 def look_around(leg: Leg, tools: ToolsTree) -> dict[str, str]:
-    """What this process sees of its surroundings; keys are those of ``variations.NAMES``."""
+    """What this process observes of its environment; keys are those of ``variations.NAMES``."""
     mask = os.umask(0)
     os.umask(mask)
     workspace = Path(leg.workspace)
@@ -127,7 +128,7 @@ def look_around(leg: Leg, tools: ToolsTree) -> dict[str, str]:
 
 
 def file_system(path: Path) -> str:
-    """The type of the file system that ``path`` is on."""
+    """The type of the file system of ``path``."""
     best, kind = "", "unknown"
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         words = line.split()

@@ -1,6 +1,6 @@
-"""A tree of files as values: every fact of every path that goes into an image, so that two trees can be compared.
+"""A file tree as comparable values: all metadata and content digests of every path in an image.
 
-Nothing is followed and nothing is skipped: a link is its target, a device its number, a directory counts like a file.
+Links are not followed and nothing is skipped: a link is its target, a device its number, directories are entries too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from privml.base.files import sha256_file
 from privml.measure import cpio
 
-# In the order in which they are told: what a path is, then its bytes, then what is around them.
+# In report order: type, then content, then metadata.
 FIELDS = ("type", "content", "mode", "uid", "gid", "mtime", "xattrs", "links")
 _KINDS = {
     stat.S_IFREG: "file",
@@ -50,7 +50,7 @@ class Entry:
     links: str = ""
 
     def shown(self, field: str) -> str:
-        """A field as a person reads it."""
+        """A field as readable text."""
         if field == "mode":
             return f"{self.mode:04o}"
         if field == "content":
@@ -62,7 +62,7 @@ class Entry:
         return str(getattr(self, field)) or "none"
 
     def differing(self, other: Entry) -> tuple[str, ...]:
-        """The fields that differ; of two types nothing more is said."""
+        """The fields that differ; if the types differ, only the type."""
         if self.type != other.type:
             return ("type",)
         return tuple(field for field in FIELDS if getattr(self, field) != getattr(other, field))
@@ -70,14 +70,14 @@ class Entry:
 
 @dataclass(frozen=True)
 class FileTree:
-    """Path -> entry, in order of paths, and where a file's bytes can be had (None for one too big to look into)."""
+    """Path -> entry, sorted by path, with access to the bytes of files (None if too big to inspect)."""
 
     entries: Mapping[str, Entry]
     root: Path | None = None
     bodies: Mapping[str, bytes] | None = None
 
     def read(self, path: str) -> bytes | None:
-        """The bytes of a regular file, for those who look for a cause."""
+        """The bytes of a regular file, for finding a cause."""
         entry = self.entries.get(path)
         if entry is None or entry.type != "file" or entry.size > _KEEP:
             return None
@@ -87,7 +87,7 @@ class FileTree:
 
     @contextmanager
     def file(self, path: str) -> Iterator[Path]:
-        """A file with the bytes of ``path``, for a program that wants one."""
+        """A file with the bytes of ``path``, for an external program."""
         if self.root is not None:
             yield self.root / path
             return
@@ -98,7 +98,7 @@ class FileTree:
 
 
 def read_tree(root: Path) -> FileTree:
-    """The tree under a directory, that directory itself included as ``.``."""
+    """The tree under a directory, including the directory itself as ``.``."""
     entries: dict[str, Entry] = {}
     first: dict[tuple[int, int], str] = {}
     for path, name in _walk(root):
@@ -124,7 +124,7 @@ def read_tree(root: Path) -> FileTree:
 
 
 def read_trees(a: Path, b: Path) -> tuple[FileTree, FileTree]:
-    """Both trees at once: hashing lets the other thread run."""
+    """Read both trees in parallel: hashing releases the GIL."""
     with ThreadPoolExecutor(2) as pool:
         one, two = pool.map(read_tree, (a, b))
     return one, two
@@ -146,14 +146,14 @@ def _content(path: Path, status: os.stat_result) -> str:
     if stat.S_ISREG(status.st_mode):
         return sha256_file(path)
     if stat.S_ISLNK(status.st_mode):
-        return os.readlink(path)  # noqa: PTH115 - Path would tidy the target up
+        return os.readlink(path)  # noqa: PTH115 - Path would normalise the target
     if stat.S_ISCHR(status.st_mode) or stat.S_ISBLK(status.st_mode):
         return f"{os.major(status.st_rdev)}:{os.minor(status.st_rdev)}"
     return ""
 
 
 def read_cpio(data: bytes) -> FileTree:
-    """The members of a newc archive, ``links`` holding each one's place; ``MeasurementError`` when malformed."""
+    """The members of a newc archive, with their positions in ``links``; ``MeasurementError`` if malformed."""
     found: dict[str, Entry] = {}
     bodies: dict[str, bytes] = {}
     for member in cpio.entries(data):
@@ -164,7 +164,7 @@ def read_cpio(data: bytes) -> FileTree:
             content = hashlib.sha256(member.data).hexdigest()
         elif kind.endswith("device"):
             content = "{}:{}".format(*member.device)
-        # Two archives of the same members in another order are two archives.
+        # The order of members is part of an archive.
         found[member.name] = Entry(
             type=kind,
             content=content,

@@ -1,4 +1,4 @@
-"""Where two files, or two JSON values, differ."""
+"""Locate the differences of two files or two JSON values."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _NONE = object()
 
 
 def where(a: Path, b: Path) -> str:
-    """The first differing byte, and how many blocks differ."""
+    """The offset of the first differing byte and the number of differing blocks."""
     first, blocks, at = None, 0, 0
     with a.open("rb") as one, b.open("rb") as two:
         while True:
@@ -31,7 +31,7 @@ def where(a: Path, b: Path) -> str:
 
 
 def differing(a: Any, b: Any, pointer: str = "") -> list[tuple[str, str, str]]:
-    """(JSON pointer, one value, the other) of each place in which two JSON values differ."""
+    """(JSON pointer, first value, second value) of each difference between two JSON values."""
     if isinstance(a, dict) and isinstance(b, dict):
         rows = [(key, a.get(key, _NONE), b.get(key, _NONE)) for key in sorted({*a, *b})]
     elif isinstance(a, list) and isinstance(b, list) and len(a) == len(b):

@@ -1,4 +1,4 @@
-"""What differed around two builds, as each of them saw it from inside; what did not move is said to be still."""
+"""The differences between the environments of two builds, as observed from inside; also what was not varied."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-# What a leg writes down of its surroundings (``privml.repro.child``): key -> what a reader calls it.
+# What a leg records about its environment (``privml.repro.child``): key -> name in reports.
 NAMES = {
     "workspace": "workspace and output path",
     "file_system": "file system",
-    "directory_order": "order in which a directory lists 64 names",
-    "time_zone": "TZ and local time's offset",
+    "directory_order": "order of a directory with 64 names",
+    "time_zone": "TZ and offset of local time",
     "locale": "LC_ALL",
     "umask": "umask",
     "home": "HOME",
     "host_name": "host name",
-    "user": "user (id inside, map to the ids outside)",
-    "processors": "processors that may be used",
-    "hash_seed": "PYTHONHASHSEED, by the hash of a word",
-    "store": "store of inputs",
+    "user": "user (id inside, uid map)",
+    "processors": "usable processors",
+    "hash_seed": "PYTHONHASHSEED (hash of a word)",
+    "store": "input store",
     "tools": "tools tree",
-    "tool_clock": "wall clock, as `date` in a tool of mkosi saw it",
-    "script_clock": "wall clock, as maintainer scripts wrote it",
-    "builder_clock": "wall clock, as privml-build and mkosi themselves saw it",
+    "tool_clock": "wall clock of mkosi's tools (`date`)",
+    "script_clock": "wall clock of maintainer scripts",
+    "builder_clock": "wall clock of privml-build and mkosi",
     "kernel": "kernel",
     "processor_model": "processor model",
     "python": "the host's Python",
@@ -34,7 +34,7 @@ _DAY = timedelta(days=1)
 
 @dataclass(frozen=True)
 class Variation:
-    """One thing around the builds: what either saw, whether it moved, and why not."""
+    """One property of the environment: both observed values, whether it varied, and if not, why."""
 
     name: str
     a: str
@@ -43,7 +43,7 @@ class Variation:
     why: str = ""
 
     def text(self) -> str:
-        """One line for a person."""
+        """One line of text."""
         if self.varied:
             return f"varied: {self.name}: {self.a} | {self.b}"
         return f"not varied: {self.name}: {self.why} ({self.a})"
@@ -54,23 +54,25 @@ class Variation:
 
 
 def variations(a: Mapping[str, str], b: Mapping[str, str], reasons: Mapping[str, str]) -> tuple[Variation, ...]:
-    """What moved between two observations; ``reasons`` say why something could not.
+    """Compare two observations; ``reasons`` say why something could not be varied.
 
-    What was asked for counts for nothing here: only what either leg saw does.
+    Only observed values count, not the requested settings.
     """
     found = []
     for key, name in NAMES.items():
         one, two = a.get(key, ""), b.get(key, "")
         if not one or not two:
-            found.append(Variation(name, one or "?", two or "?", False, reasons.get(key, "a leg did not see it")))
+            found.append(Variation(name, one or "?", two or "?", False, reasons.get(key, "a leg did not observe it")))
             continue
         moved = _days_apart(one, two) if key in _CLOCKS else one != two
-        found.append(Variation(name, one, two, moved, "" if moved else reasons.get(key, "both legs saw the same")))
+        found.append(
+            Variation(name, one, two, moved, "" if moved else reasons.get(key, "both legs observed the same"))
+        )
     return tuple(found)
 
 
 def _days_apart(a: str, b: str) -> bool:
-    # Two legs run one after the other never see the same second: only another day is another time.
+    # The legs run one after the other, so only a different day counts as a different time.
     try:
         one, two = (datetime.strptime(text[:10], "%Y-%m-%d").replace(tzinfo=UTC) for text in (a, b))
     except ValueError:

@@ -1,1 +1,1 @@
-"""Virtual machines: QEMU and swtpm as processes, firmware blobs by qtest, the firmware's log out of a boot."""
+"""Virtual machines: QEMU and swtpm as processes, firmware blobs from qtest, and event logs of real boots."""

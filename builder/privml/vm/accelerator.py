@@ -1,4 +1,4 @@
-"""Which accelerator a boot can use. KVM may be there and unable to run firmware, so it is tried, not assumed."""
+"""Choose the accelerator of a boot. KVM may be present but unable to run the firmware, so it is tried first."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _TRIAL = 2.0
 
 @cache
 def choose(tools: ToolsTree) -> Literal["kvm", "tcg"]:
-    """``kvm`` when a trial start of the firmware survives it, else ``tcg``, with the reason said."""
+    """``kvm`` if a trial start of the firmware succeeds, else ``tcg`` with a message."""
     if not os.access("/dev/kvm", os.R_OK | os.W_OK):
         return "tcg"
     with tempfile.TemporaryDirectory(prefix="privml-kvm.") as name:
@@ -48,5 +48,5 @@ def choose(tools: ToolsTree) -> Literal["kvm", "tcg"]:
             pass
         finally:
             child.stop()
-    say("KVM is there but cannot run the firmware: using TCG (emulation)")
+    say("KVM is present but cannot run the firmware: using TCG (emulation)")
     return "tcg"

@@ -1,4 +1,4 @@
-"""Requests to a guest that runs on this machine: is it ready, and what does its model answer."""
+"""Requests to a guest on this machine: wait until it is ready, and ask its model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from privml.vm.machine import Machine
 
 
 def await_ready(machine: Machine, timeout: float) -> float:
-    """Wait until the guest is ready, and return the seconds; ``HostError`` with its stages if it never is."""
+    """Wait until the guest is ready and return the seconds; ``HostError`` with its stages on timeout."""
     start = time.monotonic()
     stages: list[dict[str, Any]] = []
     while time.monotonic() - start < timeout:
@@ -26,7 +26,7 @@ def await_ready(machine: Machine, timeout: float) -> float:
             if failed:
                 raise HostError(
                     f"guest stage `{failed[0]['name']}` failed: {failed[0]['detail']}",
-                    hint="see the console: --console",
+                    hint="run again with --console to see the console",
                 )
             if request(machine, "/readyz", timeout=5)[0] == 200:
                 return time.monotonic() - start
@@ -38,7 +38,7 @@ def await_ready(machine: Machine, timeout: float) -> float:
 
 
 def complete(machine: Machine, prompt: str, max_tokens: int) -> str:
-    """One completion at temperature 0, as text; ``HostError`` when the guest answers anything else."""
+    """One completion at temperature 0, as text; ``HostError`` if the guest answers with an error."""
     body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
     status, answer = request(machine, "/v1/completions", data=json.dumps(body).encode(), timeout=600)
     if status != 200:
@@ -48,7 +48,7 @@ def complete(machine: Machine, prompt: str, max_tokens: int) -> str:
 
 
 def request(machine: Machine, path: str, *, data: bytes | None = None, timeout: float) -> tuple[int, bytes]:
-    """One request over TLS; nobody checks the certificate, because the machine is our own."""
+    """One request over TLS. The certificate is not checked, because the machine is our own."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE

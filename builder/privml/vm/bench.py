@@ -1,4 +1,4 @@
-"""Boots of one built image on any machine, each held against its predictions: as it is booted, and as a TD."""
+"""Boot a built image on any machine and compare each boot with its predictions: for this boot and for a TD."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from privml.vm.platforms import platform as load_platform
 from privml.vm.predicted import Predictor
 
 BOOT_SLOT = 1
-"""Where a disk to boot from goes: before the platform's own devices."""
+"""Slot of the boot disk, before the platform's own devices."""
 
 
 class Bench:
-    """The image in ``directory``, on the machine of its first platform unless told otherwise.
+    """The image in ``directory``, by default on the machine of its first platform.
 
     ``platform`` is that machine with a software TPM: its log is a TD's under PCR numbers (UEFI 2.10 section 38.4.1).
     """
@@ -37,14 +37,14 @@ class Bench:
         self._as_booted.use_firmware((tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
 
     def launch(self, size: Size, *, devices: Sequence[Device] = (), boot_disk: Path | None = None) -> Launch:
-        """The image on a machine of that size with further ``devices``, from ``boot_disk`` instead of directly."""
+        """The image on a machine of that size with more ``devices``; ``boot_disk`` replaces the direct boot."""
         first = () if boot_disk is None else (Device("virtio-blk", BOOT_SLOT),)
         machine = replace(self.platform, devices=(*first, *self.platform.devices, *devices))
         launch = launch_of(self._directory, self._manifest, self._recipes, platform=machine, size=size)
         return replace(launch, boot_disk=boot_disk)
 
     def boot(self, launch: Launch) -> ComparedBoot:
-        """Boot one of ``launch``'s, and compare with the predictions for its machine as it should be."""
+        """Boot ``launch`` and compare the boot with the predictions for its machine."""
         machine, size = launch.platform, launch.size
         gpt_event = None if launch.boot_disk is None else gpt.read(launch.boot_disk).event
         return boot(

@@ -1,6 +1,6 @@
-"""A disk that firmware boots a UKI from: one EFI system partition with the removable-media path.
+"""A disk from which firmware boots a UKI: one EFI system partition with the removable-media path.
 
-The disk is made for the boot at hand; firmware measures its partition table into RTMR1, so its GUIDs are fixed.
+The disk is made for a single boot. Firmware measures its partition table into RTMR1, so its GUIDs are fixed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from privml.image.tools import Bind, ToolsTree
 LOADER = "EFI/BOOT/BOOTX64.EFI"
 _SEED = "3c9c2b1e-6f0d-4f4e-9d0b-6a1c2f1f8a55"
 _EPOCH = "1"
-_SLACK = 16 << 20  # FAT structures, and room so that mkfs.fat chooses one FAT width for all UKIs
+_SLACK = 16 << 20  # FAT structures, and room so that mkfs.fat chooses the same FAT width for all UKIs
 _PARTITION = """[Partition]
 Type=esp
 Format=vfat

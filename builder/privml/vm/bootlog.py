@@ -1,8 +1,8 @@
-"""Take the firmware's measured-boot log out of a running guest's memory, from outside.
+"""Read the firmware's measured-boot log from the memory of a running guest.
 
-The guest is production, unchanged, and would give nothing away; so its memory is a file (``Launch.share_memory``)
-and the log is found in it by its first record, as a TCG log that parses. Firmware keeps a master copy and the kernel
-another; the longest is the whole one.
+The guest is an unchanged production guest and does not export its log, so its memory is a file
+(``Launch.share_memory``). The log is located in it by its first record, as a TCG log that parses. Firmware and kernel
+each keep a copy; the longest one is complete.
 """
 
 from __future__ import annotations
@@ -28,9 +28,9 @@ LAST = b"Exit Boot Services Returned with Success"
 
 
 def candidates(memory: mmap.mmap | bytes, used: Iterable[tuple[int, int]] | None = None) -> Iterator[list[LogEntry]]:
-    """Every TCG log in ``memory`` that parses, cut at its first unreadable record.
+    """Every TCG log in ``memory``, each up to its first unreadable record.
 
-    ``used`` are the ranges (start, end) to look for a beginning in; all of ``memory`` unless given.
+    ``used`` limits the search for a start to ranges (start, end); by default all of ``memory``.
     """
     for low, high in used if used is not None else [(0, len(memory))]:
         at = low - 1
@@ -44,7 +44,7 @@ def candidates(memory: mmap.mmap | bytes, used: Iterable[tuple[int, int]] | None
 
 
 def used_ranges(descriptor: int) -> Iterator[tuple[int, int]]:
-    """The (start, end) of what was ever written to a sparse file: a guest touches little of a large memory."""
+    """The (start, end) of the written parts of a sparse file: a guest touches little of a large memory."""
     at, size = 0, os.fstat(descriptor).st_size
     while at < size:
         try:
@@ -58,7 +58,7 @@ def used_ranges(descriptor: int) -> Iterator[tuple[int, int]]:
 
 
 def longest(data: bytes) -> list[LogEntry]:
-    """The records at the start of ``data``: what follows a log in memory is not part of it."""
+    """The log at the start of ``data``, without the memory that follows it."""
     low, high = 0, _record_end(data)
     ends = [low]
     while high is not None:
@@ -73,7 +73,7 @@ def longest(data: bytes) -> list[LogEntry]:
 
 
 def _record_end(data: bytes, at: int = 0) -> int | None:
-    """Where the record at ``at`` ends: the TCG_PCR_EVENT at 0, TCG_PCR_EVENT2 afterwards; None when none is there."""
+    """End of the record at ``at`` (TCG_PCR_EVENT at 0, TCG_PCR_EVENT2 afterwards); None if there is no record."""
     sizes = {0x0004: 20, 0x000B: 32, 0x000C: 48, 0x000D: 64, 0x0012: 32}
     if at == 0:
         return _sized(data, 28)
@@ -99,13 +99,13 @@ def _sized(data: bytes, at: int) -> int | None:
 
 
 def read(memory: Path) -> list[LogEntry]:
-    """The longest log in a guest's memory file; empty when there is none yet."""
+    """The longest log in a guest's memory file; empty if there is none yet."""
     with memory.open("rb") as file, mmap.mmap(file.fileno(), 0, prot=mmap.PROT_READ) as view:
         return max(candidates(view, used_ranges(file.fileno())), key=len, default=[])
 
 
 def complete(entries: list[LogEntry]) -> bool:
-    """True when the log goes up to the kernel's taking over."""
+    """True if the log reaches the handover to the kernel."""
     return any(
         entry.type == EV_EFI_ACTION and entry.data == LAST and extended(entry, tpm=True) is not None
         for entry in entries
@@ -113,7 +113,7 @@ def complete(entries: list[LogEntry]) -> bool:
 
 
 def wait_for(machine: Machine, timeout: float = 120) -> list[LogEntry]:
-    """The firmware's whole log, as soon as the kernel has started; ``HostError`` when it does not come."""
+    """Wait for the firmware's complete log, which exists once the kernel has started; ``HostError`` on timeout."""
     end = time.monotonic() + timeout
     while time.monotonic() < end:
         machine.check_running()
@@ -121,4 +121,4 @@ def wait_for(machine: Machine, timeout: float = 120) -> list[LogEntry]:
         entries = read(machine.memory)
         if complete(entries):
             return entries
-    raise HostError(f"no measured-boot log in the guest's memory within {timeout:g} s\n{machine.console_tail()}")
+    raise HostError(f"no complete boot log in the guest's memory within {timeout:g} s\n{machine.console_tail()}")

@@ -1,4 +1,4 @@
-"""A boot held against its prediction: the log from the guest's memory, and the TPM's registers against that log."""
+"""Compare a boot with its prediction: the log from the guest's memory, and the TPM's registers with that log."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ _MAPPED = range(1, 16)  # PCR 0 stands for MRTD; 16 and up for nothing
 
 @dataclass(frozen=True)
 class ComparedBoot:
-    """``log`` as it was found in memory. ``disagreeing`` are the PCRs whose value is not the log's replay; none when
-    log and TPM tell the same. ``account`` explains the differences from the prediction for a TD."""
+    """``log`` as found in memory. ``disagreeing`` lists the PCRs whose value is not the replay of the log; empty if
+    log and TPM agree. ``account`` explains the differences from the prediction for a TD."""
 
     log: tuple[LogEntry, ...]
     comparison: Comparison
@@ -32,28 +32,28 @@ class ComparedBoot:
 
     @property
     def equal(self) -> bool:
-        """True when the log is the prediction, the TPM's registers are the log's, and a TD differs as it must."""
+        """True if log, prediction and TPM agree, and the prediction for a TD differs only as expected."""
         return self.comparison.equal and not self.disagreeing and self.account.settled
 
     def problems(self) -> list[str]:
-        """Why the boot does not confirm the prediction, a line each; empty when it does."""
+        """Why the boot does not confirm the prediction, one line each; empty if it does."""
         found = []
         if self.disagreeing:
             numbers = ", ".join(map(str, self.disagreeing))
             found.append(
                 f"the TPM's registers are not the replay of the log (PCR {numbers}): something extended a register "
-                "without an event, or the log in memory is not whole"
+                "without an event, or the log in memory is incomplete"
             )
         if not self.comparison.equal:
             found.append(f"the log differs from the prediction in {len(self.comparison.differences)} events")
         if self.account.unexplained:
-            found.append(f"{len(self.account.unexplained)} differences from a TD's prediction are no rule's")
+            found.append(f"no rule explains {len(self.account.unexplained)} differences from the prediction for a TD")
         if self.account.unused:
-            found.append(f"differences from a TD that this boot does not show: {', '.join(self.account.unused)}")
+            found.append(f"expected differences from a TD that this boot lacks: {', '.join(self.account.unused)}")
         return found
 
     def to_dict(self) -> dict[str, Any]:
-        """The JSON object, to which the verb adds the machine."""
+        """The JSON object; the command adds the machine."""
         return {
             "equal": self.equal,
             "tpm_disagrees": list(self.disagreeing),
@@ -66,14 +66,14 @@ class ComparedBoot:
 
 
 def boot(tools: ToolsTree, launch: Launch, predicted: Sequence[Event], *, td: Sequence[Event]) -> ComparedBoot:
-    """Boot ``launch`` under generic OVMF and a software TPM until its kernel has taken over, and compare.
+    """Boot ``launch`` with generic OVMF and a software TPM until its kernel has started, and compare.
 
     ``predicted`` is for that boot; ``td`` for the same machine as a TD.
     """
     launch = replace(launch, generic_firmware=True, share_memory=True)
     with started(tools, launch) as machine:
         log = tuple(bootlog.wait_for(machine))
-        # QEMU would end the TPM with itself; killed, it leaves it behind with its registers as they are.
+        # A normal exit of QEMU also stops the TPM; if QEMU is killed, the TPM stays with its registers.
         machine.qemu.kill()
         values = swtpm.read_pcrs(machine.directory / swtpm.SOCKET)
     comparison = compare(predicted, log, tpm=True)
@@ -81,7 +81,7 @@ def boot(tools: ToolsTree, launch: Launch, predicted: Sequence[Event], *, td: Se
 
 
 def situations(launch: Launch) -> frozenset[str]:
-    """Which of the rules' situations a boot is in."""
+    """The situation of a boot, which selects the applicable rules."""
     found = {DIRECT if launch.boot_disk is None else DISK}
     if launch.boot_disk is not None and any(device.kind == "virtio-net" for device in launch.platform.devices):
         found.add(NETWORK)
@@ -91,7 +91,7 @@ def situations(launch: Launch) -> frozenset[str]:
 
 
 def disagreeing(log: Iterable[LogEntry], values: dict[int, bytes]) -> tuple[int, ...]:
-    """The PCRs among those that stand for RTMRs whose ``values`` are not the replay of ``log``'s SHA-384 digests."""
+    """The PCRs that stand for RTMRs and whose ``values`` are not the replay of the log's SHA-384 digests."""
     replayed = dict.fromkeys(_MAPPED, ZERO)
     for entry in log:
         if entry.type != EV_NO_ACTION and entry.index in replayed:

@@ -1,9 +1,9 @@
-"""The same machine measured by a tool of others: ``tdx-measure`` (virtee), when it is on PATH.
+"""Cross-check measurements with a third-party tool: ``tdx-measure`` (virtee), if it is on PATH.
 
-It knows MRTD in one page order, and RTMR0 of plain OVMF up to 202502 (profile td-ovmf-202502). It does not know what
-newer firmware adds, nor a UKI. So RTMR0 is held against our prediction by *its* rules, from the same bytes: the rules
-that both share (TD HOB, CFV, ACPI, Secure Boot variables). Its interface and output: virtee/tdx-measure README.md and
-cli/src/main.rs.
+It computes MRTD in one page order, and RTMR0 of plain OVMF up to 202502 (profile td-ovmf-202502). It does not support
+events of newer firmware, nor UKIs. RTMR0 is therefore compared with our prediction under *its* rules and from the
+same bytes, which covers the common rules (TD HOB, CFV, ACPI, Secure Boot variables). Its interface and output are
+described in virtee/tdx-measure README.md and cli/src/main.rs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _DIGEST = re.compile(r"[0-9a-f]{96}")
 
 @dataclass(frozen=True)
 class Check:
-    """One register: what the tool says, and what we say it must."""
+    """One register: the tool's value and our accepted values."""
 
     register: str
     theirs: str
@@ -36,7 +36,7 @@ class Check:
 
     @property
     def equal(self) -> bool:
-        """True when the tool's value is one of ours."""
+        """True if the tool's value is one of ours."""
         return self.theirs in self.ours
 
     def __str__(self) -> str:
@@ -46,18 +46,18 @@ class Check:
 
 
 def program() -> Path:
-    """Where the tool is; ``HostError`` when it is not on PATH."""
+    """Path of the tool; ``HostError`` if it is not on PATH."""
     found = shutil.which(PROGRAM)
     if found is None:
         raise HostError(
             f"{PROGRAM} is not on PATH",
-            hint="it is a project of others (virtee/tdx-measure); put it there",
+            hint="install the third-party project virtee/tdx-measure",
         )
     return Path(found)
 
 
 def measured_by(tool: Path, firmware: Path, blobs: Mapping[str, bytes], size: Size) -> dict[str, str]:
-    """MRTD and RTMR0 (hex) of a direct boot, by the tool. ``HostError`` when it fails or its output has neither."""
+    """MRTD and RTMR0 (hex) of a direct boot from the tool. ``HostError`` if it fails or its output lacks them."""
     with tempfile.TemporaryDirectory(prefix="privml-cross-check.") as name:
         folder = Path(name)
         parts = {"acpi_tables": acpi.TABLES, "rsdp": acpi.RSDP, "table_loader": acpi.TABLE_LOADER}
@@ -65,7 +65,7 @@ def measured_by(tool: Path, firmware: Path, blobs: Mapping[str, bytes], size: Si
             (folder / f"{part}.bin").write_bytes(blobs[blob])
         boot_config: dict[str, object] = {"cpus": size.vcpus, "memory": f"{size.memory >> 20}M"}
         boot_config |= {"bios": str(firmware.absolute()), **{part: f"{part}.bin" for part in parts}}
-        # The kernel is not looked at with --platform-only, but the block must be there.
+        # The kernel is ignored with --platform-only, but the block is required.
         direct = {"kernel": "/dev/null", "initrd": "/dev/null", "cmdline": ""}
         metadata = folder / "metadata.json"
         metadata.write_text(json.dumps({"boot_config": boot_config, "direct": direct}))
@@ -74,7 +74,7 @@ def measured_by(tool: Path, firmware: Path, blobs: Mapping[str, bytes], size: Si
 
 
 def parse(text: str) -> dict[str, str]:
-    """``mrtd`` and ``rtmr0`` out of the tool's JSON or its lines of text; ``HostError`` when they are not there."""
+    """``mrtd`` and ``rtmr0`` from the tool's JSON or text output; ``HostError`` if they are missing."""
     found: dict[str, str] = {name.lower(): value for name, value in _LINE.findall(text)}
     if not found:
         try:
@@ -85,13 +85,13 @@ def parse(text: str) -> dict[str, str]:
     if not all(_DIGEST.fullmatch(found.get(name, "")) for name in ("mrtd", "rtmr0")):
         raise HostError(
             f"{PROGRAM} printed no MRTD and RTMR0: {text.strip()[:200]!r}",
-            hint="its output has changed: known are JSON with mrtd and rtmr0, and lines of `MRTD: HEX`",
+            hint="unsupported output format: expected JSON with mrtd and rtmr0, or lines of `MRTD: HEX`",
         )
     return {name: found[name] for name in ("mrtd", "rtmr0")}
 
 
 def judge(theirs: Mapping[str, str], mrtd: tuple[bytes, bytes], rtmr0: bytes) -> tuple[Check, ...]:
-    """``mrtd`` in both page orders, ``rtmr0`` by the tool's own rules."""
+    """Compare ``mrtd`` in both page orders and ``rtmr0`` under the tool's rules."""
     return (
         Check("MRTD", theirs["mrtd"], tuple(value.hex() for value in mrtd)),
         Check("RTMR0 by its rules", theirs["rtmr0"], (rtmr0.hex(),)),

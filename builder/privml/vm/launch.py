@@ -1,4 +1,4 @@
-"""How a built image is started: from its manifest to a Launch."""
+"""Turn the manifest of a built image into a Launch."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def launch_of(
     platform: Platform | None = None,
     size: Size | None = None,
 ) -> Launch:
-    """The first platform and size of ``manifest`` unless told otherwise; artefacts are checked first."""
+    """By default the first platform and size of ``manifest``. Artefacts are checked first."""
     check_artefacts(directory, manifest.artefacts)
     chosen = platform or load_platform(manifest.platforms[0], recipes)
     firmware = manifest.firmware_for(chosen.tee).file
@@ -36,7 +36,7 @@ def launch_of(
 
 
 def simulation(firmware: Path) -> dict[str, bytes]:
-    """What the simulated TDX module of a development guest is told: the MRTD of the image's firmware."""
+    """Input of the simulated TDX module in a development guest: the MRTD of the image's firmware."""
     from privml.measure.mrtd import mrtd
 
     return {SIM_MRTD: mrtd(firmware.read_bytes()).hex().encode()}

@@ -1,4 +1,4 @@
-"""One running virtual machine of a built image."""
+"""Start a virtual machine from a built image."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ from privml.vm import accelerator, swtpm
 from privml.vm.process import Child
 
 Change = Callable[[list[str]], list[str]]
-"""From QEMU's argument list to another."""
+"""Changes QEMU's argument list."""
 
 
 @dataclass(frozen=True)
 class Launch:
     """What to start. ``image`` holds uki.efi, ``firmware`` and ``disks``.
 
-    ``forward`` is the guest port to reach. ``share_memory`` makes the guest's memory a file, so that the firmware's
-    log can be read from outside. ``fw_cfg`` are files handed to the guest by the host (name -> bytes). ``boot_disk``
-    is a disk to boot from, in the first virtio-blk device's slot, instead of by ``-kernel``.
+    ``forward`` is the guest port to forward. ``share_memory`` makes the guest's memory a file, so that the firmware's
+    log can be read from outside. ``fw_cfg`` holds files for the guest (name -> bytes). ``boot_disk`` is a disk to
+    boot from, in the slot of the first virtio-blk device, instead of ``-kernel``.
 
-    A host can give QEMU any arguments: ``change`` makes its list from the honest one, which has the image at
-    /image, the boot disk at /boot.raw and the run's own files at /vm. ``attached`` are further files for it, as
-    /attached/NAME; it may write to them.
+    A malicious host can start QEMU with any arguments: ``change`` turns the honest list into another one. The list
+    has the image at /image, the boot disk at /boot.raw and the run's files at /vm. ``attached`` holds further
+    writable files, at /attached/NAME.
     """
 
     image: Path
@@ -51,7 +51,7 @@ class Launch:
 
 @dataclass
 class Machine:
-    """A started machine. ``port`` is the host's end of the forward; files of the run are in ``directory``."""
+    """A started machine. ``port`` is the forwarded port on the host; files of the run are in ``directory``."""
 
     directory: Path
     qemu: Child
@@ -59,7 +59,7 @@ class Machine:
 
     @property
     def console(self) -> Path:
-        """What the guest wrote on its serial console."""
+        """The guest's serial console output."""
         return self.directory / "console.log"
 
     @property
@@ -73,17 +73,17 @@ class Machine:
         return "\n".join("  | " + line for line in text.splitlines()[-lines:])
 
     def check_running(self) -> None:
-        """``HostError`` when the machine has ended."""
+        """Raise ``HostError`` if the machine has exited."""
         if not self.qemu.running():
             raise HostError(
-                f"the machine ended (QEMU status {self.qemu.status})\n"
+                f"the machine exited (QEMU status {self.qemu.status})\n"
                 f"{self.qemu.tail()}\n{self.console_tail()}".rstrip()
             )
 
 
 @contextlib.contextmanager
 def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
-    """Start a machine; it and everything of its run are gone when the block ends."""
+    """Start a machine; it is stopped and its files are removed at the end of the block."""
     image = launch.image.resolve()
     directory = Path(tempfile.mkdtemp(prefix="privml-vm."))
     children: list[Child] = []

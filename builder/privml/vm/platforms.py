@@ -1,4 +1,4 @@
-"""From a recipe's platform file to the machine room's record."""
+"""Convert a recipe's platform file to the record of the `machine` package."""
 
 from __future__ import annotations
 

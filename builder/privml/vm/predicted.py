@@ -1,4 +1,4 @@
-"""Predict a built image: artefacts, platforms' blobs and shapes, into predicate v2."""
+"""Predict the registers of a built image: artefacts, platform blobs and shapes give predicate v2."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from privml.vm.platforms import platform as load_platform
 from privml.vm.qtest import blobs
 
 LARGEST_BOOTED = Size(8, 8 << 30)
-"""Up to here the tables of every size that was tried were those of a boot (tests/real/test_boots.py)."""
+"""Largest size for which predicted ACPI tables were compared with a real boot (tests/real/test_boots.py)."""
 _PROFILES: Mapping[str, Profile] = {TEE: TD_INTELTDX}
 """How the boot of a guest is measured, by its TEE."""
 _OPTION_ROM = "usr/share/qemu/efi-virtio.rom"
 
 
 def profile_of(platform: Platform) -> Profile:
-    """The boot profile of a platform: a software TPM's log where it has one, else a TD's.
+    """The boot profile of a platform: with a software TPM if it has one, else as a TD.
 
-    ``MeasurementError`` for a machine with neither: nothing measures it, or in a way that is not known here.
+    ``MeasurementError`` for a machine with neither, whose measurements are not supported.
     """
     if platform.tpm:
         return TPM
@@ -50,7 +50,7 @@ def profile_of(platform: Platform) -> Profile:
 
 
 class Predictor:
-    """Predicts one image on any machine; what depends on the image alone is computed once."""
+    """Predicts one image on any machine; parts that depend only on the image are computed once."""
 
     def __init__(self, tools: ToolsTree, cache: Path, directory: Path, manifest: Manifest) -> None:
         self._tools = tools
@@ -63,7 +63,7 @@ class Predictor:
         self._other_firmware: FirmwareFacts | None = None
 
     def use_firmware(self, data: bytes) -> None:
-        """Predict with another firmware than the image's (the generic one, to compare logs)."""
+        """Predict with a firmware other than the image's (the generic one, to compare logs)."""
         self._other_firmware = firmware.facts(data)
 
     def _firmware_on(self, platform: Platform) -> FirmwareFacts:
@@ -76,7 +76,7 @@ class Predictor:
         return self._firmware[file]
 
     def predict(self, platform: Platform, size: Size, *, gpt_event: bytes | None = None) -> Prediction:
-        """The prediction for one machine; ``gpt_event``: it boots from a disk with that partition table."""
+        """The prediction for one machine; ``gpt_event`` is the partition table event if it boots from a disk."""
         machine = MeasuredMachine(
             blobs(self._tools, platform, size, self._cache, kernel=gpt_event is None),
             size.memory,
@@ -94,7 +94,7 @@ class Predictor:
         )
 
     def cross_check(self, tool: Path, platform: Platform, size: Size) -> tuple[Check, ...]:
-        """One machine, measured by a tool of others (`vm.crosscheck`) and by its rules here."""
+        """One machine measured by a third-party tool (`vm.crosscheck`) and here under the tool's rules."""
         found = blobs(self._tools, platform, size, self._cache)
         file = self._directory / self._manifest.firmware_for(platform.tee).file
         theirs = crosscheck.measured_by(tool, file, found, size)
@@ -103,8 +103,8 @@ class Predictor:
 
 
 def _booted(platform: Platform, size: Size) -> bool:
-    """False for machines beyond those that were booted: of other platforms, larger ones, and with cards that no QEMU
-    device can stand for.
+    """False for machines that were never compared with a boot: other platforms, larger sizes, and devices that QEMU
+    cannot emulate.
     """
     cards = any(len(device.bars) > 1 and not device.functions for device in platform.devices)
     return (
@@ -113,7 +113,7 @@ def _booted(platform: Platform, size: Size) -> bool:
 
 
 def measured_launch(prediction: Prediction, platform: Platform, size: Size) -> MeasuredLaunch:
-    """One launch of predicate v2 from its prediction."""
+    """One launch entry of predicate v2, from its prediction."""
     evidence = prediction.evidence()
     values: dict[str, tuple[bytes, ...]] = {name: (value,) for name, value in prediction.registers().items()}
     values[MRTD] = (prediction.mrtd_single, prediction.mrtd_two)
@@ -129,7 +129,7 @@ def measured_launch(prediction: Prediction, platform: Platform, size: Size) -> M
 def predict_image(
     tools: ToolsTree, cache: Path, directory: Path, manifest: Manifest, recipes: Path, shapes: Iterable[Size] = ()
 ) -> Predicate:
-    """Predicate v2 of the image in ``directory``: its platforms, and its own shapes unless others are given."""
+    """Predicate v2 of the image in ``directory``: its platforms, and by default its own shapes."""
     check_artefacts(directory, manifest.artefacts)
     predictor = Predictor(tools, cache, directory, manifest)
     chosen = tuple(shapes) or manifest.shapes
@@ -147,7 +147,7 @@ def predict_image(
     )
 
 
-# The modules whose code decides a prediction's bytes.
+# Modules whose code determines a prediction.
 _CODE = ("measure/*.py", "machine/*.py", "statement/*.py", "image/madeby.py", "vm/predicted.py", "vm/qtest.py")
 
 
@@ -159,7 +159,7 @@ class ImagePredictor:
     recipes: Path
 
     def inputs(self, platforms: Sequence[str]) -> dict[str, str]:
-        """What a prediction depends on beside the image: the platforms, and the code that predicts."""
+        """What a prediction depends on besides the image: platforms and the predicting code."""
         described = {
             f"platform {name}": hashlib.sha256(repr(load_platform(name, self.recipes)).encode()).hexdigest()
             for name in platforms

@@ -1,4 +1,4 @@
-"""A long-running child of the tools tree (QEMU, swtpm): started in the sandbox, watched, always ended."""
+"""A long-running program of the tools tree (QEMU, swtpm): runs in the sandbox and is always stopped."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from privml.image.tools import Bind, ToolsTree
 
 
 class Child:
-    """One running program. ``log`` holds what it wrote; ``stop`` ends it, gently first."""
+    """A running program. ``log`` is its output; ``stop`` sends SIGTERM, then SIGKILL."""
 
     def __init__(
         self,
@@ -43,28 +43,28 @@ class Child:
             )
 
     def running(self) -> bool:
-        """True until it has ended."""
+        """True until it has exited."""
         return self._process.poll() is None
 
     @property
     def status(self) -> int | None:
-        """Its exit status, None while it runs."""
+        """The exit status; None while it runs."""
         return self._process.poll()
 
     def wait(self, timeout: float) -> int | None:
-        """Wait for its end; its status, or None when it still runs."""
+        """Wait for its exit; returns the status, or None on timeout."""
         with contextlib.suppress(subprocess.TimeoutExpired):
             return self._process.wait(timeout)
         return None
 
     def await_path(self, path: Path, timeout: float = 20) -> None:
-        """Wait until the child has made ``path``; ``HostError`` when it ends or does not."""
-        self.await_until(path.exists, f"made no {path.name}", timeout)
+        """Wait until the child has created ``path``; ``HostError`` if it exits or time runs out."""
+        self.await_until(path.exists, f"did not create {path.name}", timeout)
 
     def connect(self, path: Path, timeout: float = 20) -> socket.socket:
-        """A connection to the child's Unix socket ``path``; ``HostError`` as ``await_path``.
+        """Connect to the child's Unix socket ``path``; ``HostError`` as for ``await_path``.
 
-        The file is there before the child listens, so a refusal at first means nothing.
+        The file exists before the child listens, so refused connections are retried.
         """
         connections: list[socket.socket] = []
 
@@ -82,28 +82,28 @@ class Child:
         return connections[0]
 
     def await_until(self, ready: Callable[[], bool], complaint: str, timeout: float) -> None:
-        """Wait until ``ready``; ``HostError`` with the child's output when it ends first or time runs out."""
+        """Wait until ``ready``; ``HostError`` with the child's output if it exits first or time runs out."""
         end = time.monotonic() + timeout
         while not ready():
             if not self.running():
-                raise HostError(f"{self.name} ended with status {self.status}\n{self.tail()}")
+                raise HostError(f"{self.name} exited with status {self.status}\n{self.tail()}")
             if time.monotonic() > end:
                 raise HostError(f"{self.name} {complaint} within {timeout:g} s\n{self.tail()}")
             time.sleep(0.05)
 
     def tail(self, lines: int = 30) -> str:
-        """The last lines that it wrote."""
+        """The last lines of its output."""
         text = self.log.read_bytes().decode("utf-8", "replace") if self.log.exists() else ""
         return "\n".join("  | " + line for line in text.splitlines()[-lines:])
 
     def kill(self) -> None:
-        """End it at once, without its saying goodbye to anyone."""
+        """Kill it at once (SIGKILL)."""
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self._process.pid, signal.SIGKILL)
         self.wait(5.0)
 
     def stop(self) -> None:
-        """End it: SIGTERM, then SIGKILL, for its whole session."""
+        """Stop its whole session: SIGTERM, then SIGKILL."""
         for number, patience in ((signal.SIGTERM, 5.0), (signal.SIGKILL, 5.0)):
             if not self.running():
                 return

@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Qmp:
-    """A connection to QEMU's monitor socket; ``ValueError`` when QEMU answers a command with an error."""
+    """A connection to QEMU's monitor socket; ``ValueError`` if QEMU answers a command with an error."""
 
     def __init__(self, path: Path, timeout: float = 30) -> None:
         self._socket = socket.socket(socket.AF_UNIX)
@@ -21,7 +21,7 @@ class Qmp:
         self.command("qmp_capabilities")
 
     def command(self, name: str, **arguments: Any) -> Any:
-        """Run one command; its return value."""
+        """Run a command and return its result."""
         self._file.write(json.dumps({"execute": name, "arguments": arguments}).encode() + b"\n")
         self._file.flush()
         while True:
@@ -39,7 +39,7 @@ class Qmp:
         return answer
 
     def close(self) -> None:
-        """Close the connection; QEMU goes on."""
+        """Close the connection; QEMU keeps running."""
         self._file.close()
         self._socket.close()
 

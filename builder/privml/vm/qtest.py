@@ -1,8 +1,8 @@
-"""Firmware blobs of a platform and size, from an unpatched QEMU under ``-accel qtest``.
+"""Read the firmware blobs of a platform and size from an unpatched QEMU under ``-accel qtest``.
 
-QEMU builds its ACPI tables when they are first read, from the PCI registers as firmware has programmed them; so the
-registers that OVMF programs are written first. Boots showed that all blobs are then exact (ADR 0005). Files are read
-by fw_cfg DMA (QEMU docs/specs/fw_cfg). The guest never runs.
+QEMU builds its ACPI tables on first read, from the PCI registers as programmed by firmware. The registers that OVMF
+programs are therefore written first. Comparison with boots showed that all blobs are then exact (ADR 0005). Files are
+read by fw_cfg DMA (QEMU docs/specs/fw_cfg). The guest never runs.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class _Qtest:
         self._file = self._socket.makefile("rwb")
 
     def close(self) -> None:
-        """Close the connection; QEMU goes on."""
+        """Close the connection; QEMU keeps running."""
         self._file.close()
         self._socket.close()
 
@@ -54,11 +54,11 @@ class _Qtest:
         while True:
             line = self._file.readline().decode().strip()
             if not line:
-                raise MeasurementError(f"qtest: QEMU ended at `{text[:60]}`")
+                raise MeasurementError(f"qtest: QEMU exited at `{text[:60]}`")
             if line.startswith("IRQ"):
                 continue
             if not line.startswith("OK"):
-                raise MeasurementError(f"qtest: `{text[:60]}` gave `{line}`")
+                raise MeasurementError(f"qtest: `{text[:60]}` failed: `{line}`")
             return line[2:].strip()
 
     def configuration(self, devfn: int, register: int, value: int, width: str) -> None:
@@ -80,13 +80,13 @@ class _Qtest:
 
 
 def read_blobs(tools: ToolsTree, platform: Platform, size: Size, *, kernel: bool) -> dict[str, bytes]:
-    """All fw_cfg files that firmware may measure (name -> bytes), as QEMU makes them for this machine."""
+    """All fw_cfg files that firmware may measure (name -> bytes), as QEMU generates them for this machine."""
     with tempfile.TemporaryDirectory(prefix="privml-qtest.") as name:
         directory = Path(name)
         binds = [Bind(directory, "/vm", writable=True)]
         host = HostSide(GENERIC_FIRMWARE)
         if kernel:
-            # Only its presence matters (it makes fw_cfg items, none of which is measured as ACPI).
+            # Only its presence matters: it adds fw_cfg items, none of which is measured as ACPI.
             (directory / "kernel").write_bytes(_tiny_kernel())
             host = replace(host, kernel="/vm/kernel")
         children = []
@@ -103,12 +103,12 @@ def read_blobs(tools: ToolsTree, platform: Platform, size: Size, *, kernel: bool
                 "unix:/vm/qtest.sock,server=on,wait=off",
                 "-qtest-log",
                 "none",
-                # The guest never runs: its memory need not be there, however much it is.
+                # The guest never runs, so its memory need not be available.
                 "-object",
                 f"memory-backend-ram,id=ram,size={size.memory},reserve=off",
                 "-machine",
                 "memory-backend=ram",
-                # After `kill -9` nobody is left to stop it.
+                # After `kill -9` nothing else would stop it.
                 "-run-with",
                 "exit-with-parent=on",
             )
@@ -140,7 +140,7 @@ def _directory(qtest: _Qtest) -> dict[str, tuple[int, int]]:
     """fw_cfg files: name -> (key, size)."""
     count = struct.unpack(">I", qtest.item(_DIRECTORY_KEY, 4))[0]
     if count > 4096:
-        raise MeasurementError(f"fw_cfg directory of {count} files")
+        raise MeasurementError(f"fw_cfg: the directory has {count} files")
     raw = qtest.item(_DIRECTORY_KEY, 4 + 64 * count)
     files = {}
     for at in range(4, len(raw), 64):
@@ -166,12 +166,12 @@ def _program_bars(qtest: _Qtest, platform: Platform, e820: bytes) -> None:
 
 
 def _granules(address: int) -> int:
-    """Bits 31 to 20 of an end of a prefetchable window, as a bridge's 16-bit register has them."""
+    """Bits 31 to 20 of a prefetchable window's boundary, in a bridge's 16-bit register."""
     return address >> 16 & 0xFFF0
 
 
 def _tiny_kernel() -> bytes:
-    """The smallest file that QEMU takes as a PE/bzImage kernel: a setup header of protocol 2.12."""
+    """The smallest file that QEMU accepts as a PE/bzImage kernel: a setup header of protocol 2.12."""
     image = bytearray(4096)
     image[0x1F1] = 1  # setup_sects
     image[0x1FE:0x200] = b"\x55\xaa"
@@ -183,7 +183,7 @@ def _tiny_kernel() -> bytes:
 
 
 def blobs(tools: ToolsTree, platform: Platform, size: Size, cache: Path, *, kernel: bool = True) -> dict[str, bytes]:
-    """``read_blobs`` with a cache keyed by everything they depend on: tools, platform, size, way of booting."""
+    """``read_blobs`` with a cache keyed by tools, platform, size and boot method."""
     facts = {
         "version": _CACHE_VERSION,
         "tools": tools.digest,

@@ -1,7 +1,7 @@
-"""A software TPM with a SHA-384 bank, for boots whose registers are to be looked at.
+"""A software TPM with a SHA-384 bank, for boots whose registers are inspected.
 
-swtpm serves one client, which is QEMU while it lives. QEMU tells it to end when it ends itself, but not when it is
-killed; a TPM that was started to outlive it (``keep``) then takes another client with its registers as they are.
+swtpm serves one client, normally QEMU. QEMU stops it when it exits, but not when it is killed; a TPM started with
+``keep`` then accepts another client and still has its registers.
 Source: swtpm man page swtpm_ioctls(3); TCG TPM 2.0 Library part 3 section 22.4 (TPM2_PCR_Read).
 """
 
@@ -29,7 +29,7 @@ _TIMEOUT = 20
 def start(tools: ToolsTree, directory: Path, *, keep: bool = False) -> Child:
     """Start a fresh TPM 2.0 in ``directory``; its control socket is ``directory/tpm.sock``.
 
-    It ends with its client unless ``keep`` is true.
+    It stops with its client unless ``keep`` is true.
     """
     state = directory / "tpm"
     state.mkdir()
@@ -46,7 +46,7 @@ def start(tools: ToolsTree, directory: Path, *, keep: bool = False) -> Child:
 
 
 def read_pcrs(control: Path) -> dict[int, bytes]:
-    """PCR 0 to 23 of the SHA-384 bank, from a TPM that QEMU has left behind. ``HostError`` when it is silent."""
+    """PCR 0 to 23 of the SHA-384 bank, from a TPM left running by QEMU. ``HostError`` if it does not answer."""
     try:
         with socket.socket(socket.AF_UNIX) as connection:
             connection.settimeout(_TIMEOUT)
@@ -58,7 +58,7 @@ def read_pcrs(control: Path) -> dict[int, bytes]:
                     socket.send_fds(connection, [struct.pack(">I", _SET_DATA_FD)], [theirs.fileno()])
                     (result,) = struct.unpack(">I", _exactly(connection, 4))
                 if result:
-                    raise HostError(f"swtpm: taking over its data channel gave {result:#x}")
+                    raise HostError(f"swtpm: attaching to its data channel failed with {result:#x}")
                 return _read_all(ours)
     except OSError as error:
         raise HostError(f"swtpm: {error}") from error
@@ -74,18 +74,18 @@ def _read_all(data: socket.socket) -> dict[int, bytes]:
         _, size, code = _HEADER.unpack(_exactly(data, _HEADER.size))
         answer = _exactly(data, size - _HEADER.size)
         if code:
-            raise HostError(f"swtpm: TPM2_PCR_Read gave {code:#x}")
+            raise HostError(f"swtpm: TPM2_PCR_Read failed with {code:#x}")
         for offset, value in enumerate(pcr_values(answer)):
             found[first + offset] = value
     return found
 
 
 def pcr_values(answer: bytes) -> tuple[bytes, ...]:
-    """The digests in a TPM2_PCR_Read's parameters; ``HostError`` when they are not eight of 48 bytes."""
+    """The digests in the response of TPM2_PCR_Read; ``HostError`` unless they are eight of 48 bytes."""
     count = int.from_bytes(answer[14:18], "big")
     rows = [answer[18 + 50 * number : 68 + 50 * number] for number in range(_AT_ONCE)]
     if count != _AT_ONCE or any(len(row) != 50 or row[:2] != b"\0\x30" for row in rows):
-        raise HostError(f"swtpm: {count} registers came back, expected {_AT_ONCE} of 48 bytes")
+        raise HostError(f"swtpm: got {count} registers, expected {_AT_ONCE} of 48 bytes")
     return tuple(row[2:] for row in rows)
 
 
