@@ -10,7 +10,7 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.cli.output import print_json
 from privml.events.event import Event
-from privml.events.registers import RTMRS
+from privml.events.tcg import bank_name
 from privml.events.types import type_name
 from privml.readers import compare, files
 from privml.readers.compare import FIRMWARE_REGISTERS, EventCheck, RegisterCheck
@@ -35,12 +35,18 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     """
     file = files.read(log)
     if file.log is None:
-        raise UsageError(f"{log} is no event log: it is a {file.description.title}", hint="`measure FILE` reads it")
+        raise UsageError(
+            f"{log} is not an event log: it is a {file.description.title}", hint="`measure FILE` reads it"
+        )
     other = files.read(against) if against is not None else file if file.claimed else None
     result: dict[str, Any] = {
         "log": {"kind": file.description.kind, "path": str(log)},
         "registers": {name: value.hex() for name, value in file.description.registers.items()},
-        "events": [event.to_dict() for event in file.description.events],
+        "events": [
+            *(event.to_dict() for event in file.description.events),
+            *(record.to_dict() for record in file.description.records),
+        ],
+        "banks": [bank_name(bank) for bank in file.log.banks],
     }
     agrees = True
     if other is None:
@@ -48,9 +54,8 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     elif other.claimed is not None:
         checks = compare.with_values(file.log, other.claimed)
         agrees = all(check.agrees for check in checks)
-        lines = [
-            f"{file.description.title}, against {'the quote beside it' if other is file else other.description.title}"
-        ]
+        title = "the quote next to it" if other is file else other.description.title
+        lines = [f"{file.description.title}, against {title}"]
         lines += [_check(check) for check in checks]
         registers = {check.register: check.to_dict() for check in checks}
         result["against"] = {"kind": other.description.kind, "path": str(other.path), "registers": registers}
@@ -65,7 +70,7 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
             "differences": [change.to_dict() for change in found.changes],
         }
     else:
-        raise UsageError(f"{against} is a {other.description.title}: nothing to hold a log against")
+        raise UsageError(f"{against} is a {other.description.title}: a log cannot be compared with it")
     result["agrees"] = agrees
     if as_json:
         print_json(result)
@@ -80,11 +85,18 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
 
 def _events(file: File) -> list[str]:
     lines = [file.description.title]
-    for register in RTMRS:
+    for register, value in file.description.registers.items():
         of = [event for event in file.description.events if event.register == register]
-        lines.append(f"{register}  {file.description.registers[register].hex()}  {len(of)} events")
+        lines.append(f"{register}  {value.hex()}  {len(of)} events")
         lines += [_line(number, event) for number, event in enumerate(of, 1)]
-    return lines
+    records = file.description.records
+    for index in sorted({record.index for record in records}):
+        numbered = [record for record in records if record.index == index]
+        lines.append(f"PCR {index}  {len(numbered)} events")
+        lines += [f"  {number:3}  {record.text()}" for number, record in enumerate(numbered, 1)]
+    if file.log is not None:
+        lines.append(f"banks: {file.log.bank_names}")
+    return lines + [f"note: {note}" for note in file.description.notes]
 
 
 def _line(number: int, event: Event) -> str:
@@ -93,11 +105,10 @@ def _line(number: int, event: Event) -> str:
 
 def _check(check: RegisterCheck) -> str:
     if check.equal:
-        return f"{check.register}: agrees ({check.events} events)"
+        return f"{check.register}: agrees ({check.events} events){f'; {check.note}' if check.note else ''}"
     if check.extended_in_guest:
-        return f"{check.register}: software in the TD extended it; firmware's log knows nothing of that"
-    why = check.change or "no single change of the log explains it: it is another boot's, or several events differ"
-    return f"{check.register}: differs; {why}"
+        return f"{check.register}: software in the TD extended it; the log does not cover that"
+    return f"{check.register}: differs; {check.change or check.why}"
 
 
 def _differences(file: File, other: File, found: EventCheck) -> list[str]:

@@ -6,13 +6,13 @@ from pathlib import Path
 
 import click
 
-from privml.base.errors import UsageError
+from privml.base.errors import MeasurementError, UsageError
 from privml.cli.output import print_json
 from privml.events.event import Event
 from privml.events.types import type_name
 from privml.events.wording import seen_words
 from privml.measure.artefact import Description
-from privml.readers import files
+from privml.readers import files, source
 
 
 @click.command()
@@ -39,8 +39,9 @@ def measure(
 ) -> None:
     """Predict MRTD and RTMR0..3 of TARGET for its platforms and shapes, and write prediction.json beside it.
 
-    TARGET may also be a file: TDX firmware, a PE image, kernel or UKI, a GPT disk, a CCEL or TPM log, a quote,
-    TDREPORT or ACPI and SMBIOS blobs of fw_cfg. Then say what it is and what it measures to.
+    TARGET may also be a file (`-`: standard input): TDX firmware, a PE image, kernel or UKI, a GPT disk, a CCEL or
+    TPM log, a quote, TDREPORT, JSON with them, or ACPI and SMBIOS blobs of fw_cfg; compressed or as text too. Then
+    say what it is and what it measures to.
 
     Every event says how its rule is known: `hardware` (a real TD's log or quote shows it), `tpm-boot` (real
     firmware under a software TPM), `source` (read, not seen). The weakest of a register is shown with its value.
@@ -54,13 +55,14 @@ def measure(
     privml-build measure out/demo-cpu --replay my-td.tar
     privml-build measure OVMF.fd
     """
+    is_file = source.is_readable(Path(target))
     if disk and not boot:
         raise UsageError("--disk is for --boot")
-    if cross_check and (boot or replay is not None or Path(target).is_file()):
+    if cross_check and (boot or replay is not None or is_file):
         raise UsageError("--cross-check is for an image's prediction: no file, --boot or --replay")
     if replay is not None and (boot or vcpus is not None or memory is not None):
         raise UsageError("--replay takes the machine from the capture: no --boot, --vcpus or --memory")
-    if Path(target).is_file() and Path(target).suffix not in (".yaml", ".yml"):
+    if is_file and Path(target).suffix not in (".yaml", ".yml"):
         if boot or vcpus is not None or memory is not None or replay is not None:
             raise UsageError(f"{target} is a file: --boot, --replay, --vcpus and --memory are for images")
         _file(files.read(Path(target)).description, events=events, as_json=as_json)
@@ -84,7 +86,13 @@ def measure(
 def _file(description: Description, *, events: bool, as_json: bool) -> None:
     if as_json:
         print_json(description.to_dict())
-        return
+    else:
+        _show(description, events=events)
+    if description.records:
+        raise MeasurementError(description.notes[0], hint="`explain LOG` lists its events")
+
+
+def _show(description: Description, *, events: bool) -> None:
     click.echo(description.title)
     for order, value in description.mrtd.items():
         click.echo(f"  mrtd   {value.hex()}  {'' if order == 'mrtd' else order.replace('_', '-')}".rstrip())
@@ -92,6 +100,8 @@ def _file(description: Description, *, events: bool, as_json: bool) -> None:
         click.echo(f"  {register}  {value.hex()}")
     for event in description.events if events or not description.registers else ():
         click.echo(f"    {event.register}  {event.digest.hex()}  {_what(event)}")
+    for record in description.records if events else ():
+        click.echo(f"    {record.index:2}  {record.text()}")
     for name, text in description.facts.items():
         click.echo(f"  {name}: {text}")
     for note in description.notes:

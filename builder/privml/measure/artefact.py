@@ -1,12 +1,13 @@
-"""What a stranger's file is, and what it measures to by itself: firmware, PE, kernel, UKI, disk, fw_cfg blobs.
+"""Third-party artefacts, identified by content: firmware, PE, kernel, UKI, disk, fw_cfg blobs.
 
-Told by content, never by name. What needs a machine to be known is said in a note, and not guessed.
+Each is described with what it measures to by itself. What depends on a machine is named in a note, never guessed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Protocol
 
 from privml.base.errors import MeasurementError
 from privml.events.event import Event, Evidence
@@ -30,13 +31,31 @@ _MAX_VARIABLES = 1 << 22
 _MAX_IN_MEMORY = 1 << 30  # a disk image may be bigger: it is read in pieces
 
 
+class Record(Protocol):
+    """A record of a log that is not a TD's event: it has no SHA-384 digest."""
+
+    @property
+    def index(self) -> int:
+        """PCR or MrIndex."""
+        ...
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the JSON object."""
+        ...
+
+    def text(self) -> str:
+        """Return one line for a person."""
+        ...
+
+
 @dataclass(frozen=True)
 class Description:
     """What a file is and what it measures to; ``kind`` is a word for programs, ``title`` a line for a person.
 
     ``mrtd`` maps a page order (``single_pass``, ``two_pass``), or ``mrtd`` for a value that was read, to 48 bytes.
     ``registers`` are whole values; ``events`` are extends, of which there may be some without a whole register.
-    ``facts`` are named values, ``notes`` say what the file alone does not tell.
+    ``records`` are a log's that has no SHA-384 digests, so that no register can be computed from it.
+    ``facts`` are named values, ``notes`` say what the file alone does not show.
     """
 
     kind: str
@@ -46,6 +65,7 @@ class Description:
     events: tuple[Event, ...] = ()
     facts: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    records: Sequence[Record] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object of ``measure FILE --json``."""
@@ -56,6 +76,8 @@ class Description:
             result["mrtd"] = {order: value.hex() for order, value in self.mrtd.items()}
         result.update({register: value.hex() for register, value in self.registers.items()})
         result["events"] = [event.to_dict() for event in self.events]
+        if self.records:
+            result["records"] = [record.to_dict() for record in self.records]
         return {**result, "facts": self.facts, "notes": list(self.notes)}
 
 
