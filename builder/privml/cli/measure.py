@@ -98,7 +98,9 @@ def _show(description: Description, *, events: bool) -> None:
         click.echo(f"  mrtd   {value.hex()}  {'' if order == 'mrtd' else order.replace('_', '-')}".rstrip())
     for register, value in description.registers.items():
         click.echo(f"  {register}  {value.hex()}")
-    for event in description.events if events or not description.registers else ():
+    for event in description.events:
+        if not events and event.register in description.registers:
+            continue
         click.echo(f"    {event.register}  {event.digest.hex()}  {_what(event)}")
     for record in description.records if events else ():
         click.echo(f"    {record.index:2}  {record.text()}")

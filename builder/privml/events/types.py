@@ -5,7 +5,6 @@ Source: TCG PC Client Platform Firmware Profile 1.06, table 9 "Events"; UEFI 2.1
 
 from __future__ import annotations
 
-EV_PREBOOT_CERT = 0x0
 EV_POST_CODE = 0x1
 EV_NO_ACTION = 0x3
 EV_SEPARATOR = 0x4

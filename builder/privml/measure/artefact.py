@@ -6,7 +6,7 @@ Each is described with what it measures to by itself. What depends on a machine 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from privml.base.errors import MeasurementError
@@ -22,7 +22,7 @@ from privml.events.types import (
     EV_IPL,
     EV_PLATFORM_CONFIG_FLAGS,
 )
-from privml.measure import acpi, bzimage, fat, gpt, mrtd, payload, pe, smbios, tdvf, uki
+from privml.measure import acpi, bzimage, fat, gpt, kernelheader, mrtd, payload, pe, smbios, tdvf, uki
 from privml.measure.digest import Bytes, piece, sha384
 from privml.measure.efivars import GLOBAL, secure_boot_variables, store
 from privml.measure.profiles import TD_INTELTDX
@@ -89,7 +89,14 @@ def identify(data: Bytes) -> Description | None:
         return None
     if data[:2] == b"MZ":
         whole = data[:]
-        return _uki(whole) if uki.stub_version(whole) is not None and _has_linux(whole) else _pe(whole)
+        is_uki = uki.stub_version(whole) is not None and _has_linux(whole)
+        machine = pe.headers(whole).machine
+        if machine != pe.MACHINE_X64:
+            kernel = bzimage.is_kernel(whole)
+            kind = "uki" if is_uki else "kernel" if kernel else "pe"
+            what = {"uki": "unified kernel image", "kernel": "Linux kernel (bzImage)", "pe": "PE image"}[kind]
+            return _of_other_machine(whole, kind, what, machine)
+        return _uki(whole) if is_uki else _pe(whole)
     whole = data[:]
     if _is_firmware(whole):
         return _firmware(whole)
@@ -196,10 +203,7 @@ def _pe(data: bytes) -> Description:
     if kernel:
         protocol = bzimage.protocol(data)
         facts["boot protocol"] = f"{protocol >> 8}.{protocol & 0xFF}"
-        notes.append(
-            "before QEMU 10.0 or edk2 202502 the kernel is patched before it is loaded, and the digest is another: "
-            "it depends on the initrd's size, and on memory below 2816 MiB"
-        )
+        notes.append(kernelheader.note("tdx"))
     return Description(
         "kernel" if kernel else "pe",
         f"Linux kernel (bzImage) of {len(data)} bytes" if kernel else f"PE image of {len(data)} bytes",
@@ -210,29 +214,109 @@ def _pe(data: bytes) -> Description:
 
 
 def _uki(data: bytes) -> Description:
-    version = uki.stub_version(data)
-    title = f"unified kernel image of {len(data)} bytes, stub systemd {version}"
-    facts = _signature(data)
-    try:
-        found = uki.facts(data)
-        events = payload.direct(found, TD_INTELTDX)
-    except MeasurementError as error:
-        other = uki.other_stub(data)
-        partial = [_application(other.authenticode, "uki.efi")]
-        for name, digest in other.sections:
-            partial.append(_event(RTMR2, EV_IPL, sha384(name.encode() + b"\0"), f"{name} (its name)"))
-            partial.append(_event(RTMR2, EV_IPL, digest, name))
-        if other.inner_kernel is not None:
-            partial.append(_application(other.inner_kernel, ".linux, loaded by the stub"))
-        notes = (f"no whole registers: {error.message}", "stubs before 256 measure nothing in a TD")
-        return Description("uki", title, events=tuple(partial), facts=facts, notes=notes)
-    return Description(
+    return _booted(
+        data,
         "uki",
-        title,
-        registers=_registers(events),
-        events=events,
-        facts={**facts, "command line": found.cmdline},
-        notes=("values of a direct boot (QEMU -kernel, edk2 from 202411); from a disk RTMR1 is another",),
+        f"unified kernel image of {len(data)} bytes, stub systemd {uki.stub_version(data)}",
+        "values of a direct boot (QEMU -kernel, edk2 from 202411); from a disk RTMR1 is another",
+    )
+
+
+def _booted(data: bytes, kind: str, title: str, about: str, gpt_event: bytes | None = None) -> Description:
+    """A UKI as it boots, directly or from the disk of ``gpt_event``: whole registers as far as they are modelled."""
+    facts = _signature(data)
+    found = uki.layout(data)
+    for profile in found.profiles:
+        name = "command line" if profile.number is None else f"profile {profile.number}"
+        parts = [profile.name] if profile.name else []
+        if profile.cmdline is not None:
+            parts.append(profile.cmdline if profile.number is None else f"command line `{profile.cmdline}`")
+        if parts:
+            facts[name] = ", ".join(parts)
+    try:
+        whole = uki.facts(data)
+        events = (
+            payload.direct(whole, TD_INTELTDX)
+            if gpt_event is None
+            else payload.from_disk(whole, gpt_event, TD_INTELTDX)
+        )
+    except MeasurementError as error:
+        return _partly(found, error.message, Description(kind, title, facts=facts, notes=(about,)), gpt_event)
+    return Description(kind, title, registers=_registers(events), events=events, facts=facts, notes=(about,))
+
+
+def _partly(found: uki.Layout, why: str, known: Description, gpt_event: bytes | None) -> Description:
+    """A UKI of which something is not modelled: everything that does not depend on it."""
+    stub, notes, registers = found.stub, [f"no whole rtmr2: {why}"], {}
+    if stub.loads_kernel is None:
+        events = [_application(found.authenticode, "uki.efi")]
+        if gpt_event is not None:
+            events.insert(0, _event(RTMR1, EV_EFI_GPT_EVENT, sha384(gpt_event), "partition table (GPT)"))
+        notes.append(
+            "no whole rtmr1: with this stub it depends on the kernel whether firmware loads .linux by itself"
+        )
+    else:
+        inner = found.inner_kernel if stub.loads_kernel else None
+        events = list(payload.image_alone(found.authenticode, inner, TD_INTELTDX, gpt_event=gpt_event))
+        if inner is None and stub.loads_kernel:
+            notes.append("no whole rtmr1: firmware loads .linux, which is not a PE image here or is a profile's")
+        else:
+            registers[RTMR1] = _registers(tuple(events))[RTMR1]
+    if stub.measures:
+        for profile in found.profiles:
+            events += _profile_events(found, profile)
+        notes += _section_notes(found)
+    else:
+        notes.append(
+            f"the stub of systemd {found.version} measures nothing in a TD (the CC protocol came with 256): rtmr2 "
+            "holds at most the command line and the initrd, which Linux measures itself from 6.9 on"
+        )
+    return Description(
+        known.kind,
+        known.title,
+        registers=registers,
+        events=tuple(events),
+        facts=known.facts,
+        notes=(*notes, *known.notes) if registers else tuple(notes),
+    )
+
+
+def _profile_events(found: uki.Layout, profile: uki.Profile) -> list[Event]:
+    """The sections that the stub measures for one profile, which is the first unless the boot loader says another."""
+    level = Evidence.HARDWARE if found.modelled and profile.number is None else Evidence.SOURCE
+    of = "" if profile.number is None else f"profile {profile.number}: "
+    events = []
+    if profile.number and found.modelled:
+        digest = sha384(uki.load_options(str(profile.number)))
+        events.append(_event(RTMR2, EV_IPL, digest, f"{of}its number", level=level))
+    for name, digest in profile.sections:
+        events.append(_event(RTMR2, EV_IPL, sha384(name.encode() + b"\0"), f"{of}{name} (its name)", level=level))
+        events.append(_event(RTMR2, EV_IPL, digest, f"{of}{name}", level=level))
+    return events
+
+
+def _section_notes(found: uki.Layout) -> list[str]:
+    notes = []
+    if not found.modelled:
+        version = found.version
+        notes.append(f"what the stub of systemd {version} measures of the sections is read in its source, not seen")
+    if len(found.profiles) > 1:
+        notes.append("rtmr2 is of one profile: the first, unless the boot loader or the host chooses another")
+    chosen = sorted({name for profile in found.profiles for name in profile.chosen})
+    if chosen:
+        notes.append(f"of {', '.join(chosen)} the stub measures what fits the machine's hardware: not listed")
+    notes.append("the kernel's own events for its command line and initrd are not listed")
+    return notes
+
+
+def _of_other_machine(data: bytes, kind: str, what: str, machine: int) -> Description:
+    """An image that no TD can start: its digests, and no register."""
+    name = pe.machine_name(machine)
+    return Description(
+        kind,
+        f"{what} of {len(data)} bytes for {name}",
+        facts={"machine": name, "Authenticode SHA-384": pe.authenticode(data).hex(), **_signature(data)},
+        notes=(f"no TD can start it: the firmware of a TD is x86-64 and does not load images for {name}",),
     )
 
 
@@ -260,16 +344,26 @@ def _disk(data: Bytes) -> Description:
         return Description("disk", title, events=(event,), facts=facts, notes=(error.message,))
     path = "/".join(fat.REMOVABLE)
     facts[path] = f"{len(loader)} bytes"
-    try:
-        events = payload.from_disk(uki.facts(loader), found.event, TD_INTELTDX)
-    except MeasurementError as error:
-        notes = (f"no whole registers: {error.message}",)
-        return Description("disk", title, events=(event, _application(authenticode, path)), facts=facts, notes=notes)
+    machine = pe.headers(loader).machine
+    if machine != pe.MACHINE_X64:
+        note = f"no TD can start {path}: it is for {pe.machine_name(machine)}, and the firmware of a TD is x86-64"
+        return Description("disk", title, events=(event,), facts=facts, notes=(note,))
     about = (
         f"values of a boot from {path}; RTMR0 then holds boot options that depend on the machine's devices",
         "software-TPM boots called ExitBootServices twice here, which adds two events to RTMR1",
     )
-    return Description("disk", title, registers=_registers(events), events=events, facts=facts, notes=about)
+    try:
+        booted = _booted(loader, "disk", title, about[0], found.event)
+    except MeasurementError as error:
+        return Description(
+            "disk",
+            title,
+            events=(event, _application(authenticode, path)),
+            facts=facts,
+            notes=(f"no whole registers: {error.message}",),
+        )
+    notes = (*booted.notes, about[1]) if booted.registers else booted.notes
+    return replace(booted, facts={**facts, **booted.facts}, notes=notes)
 
 
 def _blob(data: bytes) -> Description | None:
