@@ -11,7 +11,7 @@ from privml.cli.output import print_json
 from privml.events.event import Event
 from privml.events.types import type_name
 from privml.events.wording import seen_words
-from privml.measure.artefact import Description
+from privml.measure.description import Description
 from privml.readers import files, source
 
 

@@ -184,6 +184,11 @@ def is_sha1_log(head: bytes) -> bool:
     if len(head) < _FIRST.size:
         return False
     index, kind, digest, size = _FIRST.unpack_from(head)
+    following = head[_FIRST.size + size :][:8]
+    if len(following) == 8 and following not in (bytes(8), b"\xff" * 8):
+        pcr, next_kind = struct.unpack("<II", following)
+        if pcr > _LAST_PCR or not is_known(next_kind):
+            return False
     if index > _LAST_PCR or not is_known(kind) or size > _MAX_SHA1_DATA or _FIRST.size + size > len(head):
         return False
     if kind == EV_NO_ACTION:

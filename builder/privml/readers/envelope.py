@@ -49,7 +49,14 @@ def loads(data: bytes, what: str) -> Any:
         return found
 
     try:
-        return json.loads(data.decode("utf-8-sig"), object_pairs_hook=pairs)
+        text = data.decode("utf-8-sig")
+        try:
+            return json.loads(text, object_pairs_hook=pairs)
+        except ValueError:
+            lines = [line for line in text.splitlines() if line.strip()]
+            if len(lines) < 2 or len(lines) > _MAX_NODES:
+                raise
+            return [json.loads(line, object_pairs_hook=pairs) for line in lines]
     except UnicodeDecodeError as error:
         raise EvidenceError(f"{what}: not UTF-8 at byte {error.start}") from error
     except (ValueError, RecursionError) as error:

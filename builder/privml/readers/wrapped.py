@@ -58,9 +58,40 @@ CONTAINERS: tuple[Container, ...] = (
         "ELF file", b"\x7fELF", "firmware starts PE images; the bzImage or UKI made of this one can be measured"
     ),
     Container("PEM certificate chain", b"-----BEGIN CERTIFICATE-----", "`verify` reads the one inside a quote"),
+    Container("Arm CCA attestation token", b"\xd9\x01\x8f", "it is evidence of an Arm realm, not of a TD"),
     Container("PDF file", b"%PDF-", "it is a document, not evidence"),
 )
 """Formats that are named, and not read."""
+
+
+# Text that other tools print of a log or of evidence.
+_TEXTS: tuple[tuple[re.Pattern[bytes], Container], ...] = (
+    (
+        re.compile(rb"---\s*\nversion: "),
+        Container(
+            "text of `tpm2_eventlog`",
+            b"",
+            "the log itself is /sys/kernel/security/tpm0/binary_bios_measurements",
+        ),
+    ),
+    (
+        re.compile(rb"\d{1,2} [0-9a-f]{40,128} ima"),
+        Container(
+            "list of IMA's run-time measurements",
+            b"",
+            "it explains PCR 10; a TD's boot is in /sys/firmware/acpi/tables/data/CCEL",
+        ),
+    ),
+    (
+        re.compile(rb"=+ ?TDX? Event Log"),
+        Container("text of `tdeventlog`", b"", "the log itself is /sys/firmware/acpi/tables/data/CCEL"),
+    ),
+)
+
+
+def text_form(head: bytes) -> Container | None:
+    """The tool whose printed text ``head`` begins; None for other content."""
+    return next((one for pattern, one in _TEXTS if pattern.match(head.lstrip())), None)
 
 
 class _Stream(Protocol):
@@ -143,6 +174,7 @@ _DUMP_LINE = re.compile(rb"\s*([0-9A-Fa-f]{4,16})(:?)(?:[ \t](.*))?")
 _GROUP = re.compile(rb"(?:[0-9A-Fa-f]{2}){1,16}")
 _ARRAY = re.compile(rb"[\s\[{(]*(?:0x[0-9A-Fa-f]{1,2}\s*,?\s*){16,}[\])};\s]*")
 _SHORTEST_DUMP = 16
+_BASES = (16, 8, 10)  # `od` counts in octal unless it is asked for another base
 
 
 def dumped(data: bytes) -> bytes | None:
@@ -151,8 +183,18 @@ def dumped(data: bytes) -> bytes | None:
         return None
     if _ARRAY.fullmatch(data):
         return bytes(int(one, 16) for one in re.findall(rb"0x([0-9A-Fa-f]{1,2})", data))
+    lines = data.strip().splitlines()
+    for base in _BASES:
+        found = _rows(lines, base)
+        if found is not None and len(found) >= _SHORTEST_DUMP:
+            return found
+    return None
+
+
+def _rows(lines: list[bytes], base: int) -> bytes | None:
+    """The bytes of a dump whose offsets are numbers of ``base``; None when they do not follow each other."""
     found, last, repeating = bytearray(), b"", False
-    for line in data.strip().splitlines():
+    for line in lines:
         if line.strip() == b"*":
             repeating = True
             continue
@@ -160,7 +202,10 @@ def dumped(data: bytes) -> bytes | None:
         row = _row(match[3] or b"", colon=bool(match[2])) if match is not None else None
         if match is None or row is None:
             return None
-        offset = int(match[1], 16)
+        try:
+            offset = int(match[1], base)
+        except ValueError:
+            return None
         if repeating and last and len(found) < offset <= _MAX_DUMP:
             found += (last * ((offset - len(found)) // len(last) + 1))[: offset - len(found)]
         repeating = False
@@ -168,7 +213,7 @@ def dumped(data: bytes) -> bytes | None:
             return None
         last = row
         found += row
-    return bytes(found) if len(found) >= _SHORTEST_DUMP else None
+    return bytes(found)
 
 
 def _row(rest: bytes, *, colon: bool) -> bytes | None:
