@@ -119,7 +119,7 @@ def kinds(lock: Lock, folder: Path) -> dict[str, Path]:
 def test_every_pairing_of_unlike_kinds_is_a_usage_error(lock: Lock, tmp_path: Path) -> None:
     found = kinds(lock, tmp_path)
     assert verb.given(str(found["image"] / "prediction.json")).kind == "events"
-    assert {kind: verb.given(str(path)) for kind, path in found.items()} == {kind: kind for kind in verb.KINDS}
+    assert {kind: verb.given(str(path)).kind for kind, path in found.items()} == {kind: kind for kind in verb.TITLES}
     for one in found:
         for other in found:
             if one == other:

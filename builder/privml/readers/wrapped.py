@@ -174,7 +174,8 @@ _DUMP_LINE = re.compile(rb"\s*([0-9A-Fa-f]{4,16})(:?)(?:[ \t](.*))?")
 _GROUP = re.compile(rb"(?:[0-9A-Fa-f]{2}){1,16}")
 _ARRAY = re.compile(rb"[\s\[{(]*(?:0x[0-9A-Fa-f]{1,2}\s*,?\s*){16,}[\])};\s]*")
 _SHORTEST_DUMP = 16
-_BASES = (16, 8, 10)  # `od` counts in octal unless it is asked for another base
+_XXD_BASE = 16
+_BASES = (_XXD_BASE, 8, 10)  # `od` counts in octal unless it is asked for another base
 
 
 def dumped(data: bytes) -> bytes | None:
@@ -200,7 +201,7 @@ def _rows(lines: list[bytes], base: int) -> bytes | None:
             continue
         match = _DUMP_LINE.fullmatch(line)
         row = _row(match[3] or b"", colon=bool(match[2])) if match is not None else None
-        if match is None or row is None:
+        if match is None or row is None or (match[2] and base != _XXD_BASE):
             return None
         try:
             offset = int(match[1], base)
