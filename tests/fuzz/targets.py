@@ -96,7 +96,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "efivars": (bytes(40) + b"_FVH" + bytes(200), efivars.store),
     "authenticode": (UKI, pe.authenticode),
     "uki": (UKI, uki.facts),
-    "other-stub": (UKI, uki.other_stub),
+    "other-stub": (UKI, uki.layout),
     "bzimage": (kernel(), bzimage.protocol),
     "gpt": (IMAGE[: 34 * 512], gpt.table),
     "gpt-event": (gpt.table(IMAGE).event, decode),

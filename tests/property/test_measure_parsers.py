@@ -121,7 +121,7 @@ MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
     (cpio.archive({"a/b": cpio.Member(b"x")}, mtime=1), lambda data: list(cpio.entries(data))),
     (IMAGE[FIRST : FIRST + 64 * 512], lambda data: fat.read(data, 0)),
     (ACPI, acpi.derived),
-    (UKI, uki.other_stub),
+    (UKI, uki.layout),
     (UKI, artefact.identify),
     (FIRMWARE, artefact.identify),
     (ACPI, artefact.identify),

@@ -122,8 +122,8 @@ def kinds(lock: Lock, folder: Path) -> dict[str, Path]:
 
 def test_every_pairing_of_unlike_kinds_is_a_usage_error(lock: Lock, tmp_path: Path) -> None:
     found = kinds(lock, tmp_path)
-    assert verb.kind_of(str(found["image"] / "prediction.json")) == "events"
-    assert {kind: verb.kind_of(str(path)) for kind, path in found.items()} == {kind: kind for kind in verb.KINDS}
+    assert verb.given(str(found["image"] / "prediction.json")).kind == "events"
+    assert {kind: verb.given(str(path)).kind for kind, path in found.items()} == {kind: kind for kind in verb.TITLES}
     for one in found:
         for other in found:
             if one == other:
@@ -139,13 +139,13 @@ def test_a_file_that_is_nothing_of_these_is_a_usage_error(tmp_path: Path, data: 
     path = tmp_path / "file"
     path.write_bytes(data)
     with pytest.raises(UsageError, match=r"file` (is not|cannot be compared)"):
-        verb.kind_of(str(path))
+        verb.given(str(path))
 
 
 def test_a_manifest_alone_is_not_an_image(tmp_path: Path) -> None:
     image = output(tmp_path / "image")
     with pytest.raises(UsageError, match="only one file of an image") as caught:
-        verb.kind_of(str(image / "manifest.json"))
+        verb.given(str(image / "manifest.json"))
     assert str(image) in str(caught.value.hint)
 
 

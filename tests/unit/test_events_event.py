@@ -66,7 +66,10 @@ def test_explanations() -> None:
     assert explain_event(entry(EV_EFI_ACTION, b"Exit Boot Services Invocation")) == '"Exit Boot Services Invocation"'
     assert explain_event(entry(EV_IPL, "quiet x=1\0".encode("utf-16-le"))) == '"quiet x=1"'
     tagged = struct.pack("<II", 0x8F3B22ED, 3) + b"abc"
-    assert explain_event(entry(EV_EVENT_TAG, tagged)) == '"abc" (tag 0x8f3b22ed)'
+    assert (
+        explain_event(entry(EV_EVENT_TAG, tagged))
+        == '"abc" (tag 0x8f3b22ed): the kernel command line, by its EFI stub'
+    )
     assert "fw_cfg BootMenu" in explain_event(
         entry(EV_PLATFORM_CONFIG_FLAGS, b"QEMU FW CFG\0BootMenu".ljust(68, b"\0"))
     )
@@ -98,7 +101,9 @@ def test_events_with_structures_are_read_out() -> None:
     table = header + struct.pack("<Q", 1) + bytes(56) + label
     assert explain_event(entry(EV_EFI_GPT_EVENT, table)).endswith(", 1 partitions: root")
     assert explain_event(entry(EV_EFI_GPT_EVENT, table[:-1])) == f"{len(table) - 1} bytes {table[:32].hex()}"
-    assert explain_event(entry(EV_EFI_HANDOFF_TABLES2, b"\x09TdxTable\0" + bytes(32))) == '"TdxTable"'
+    assert explain_event(entry(EV_EFI_HANDOFF_TABLES2, b"\x09TdxTable\0" + bytes(32))).startswith(
+        '"TdxTable": the memory layout'
+    )
     runtime = entry(DSTACK_RUNTIME_EVENT, b"\1\0\0\x08:app-id:\xff\xee")
     assert explain_event(runtime) == "run-time event app-id ffee"
     assert explain_event(entry(EV_IPL, b"grub_cmd: set x=1", b"set x=1")) == '"grub_cmd: set x=1"'

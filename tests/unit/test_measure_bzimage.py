@@ -21,6 +21,7 @@ def kernel(*, protocol: int = 0x20F, xload: int = 0x02, high: int = 1) -> bytes:
     image[0:2] = b"MZ"
     image[0x3C:0x40] = (0x40).to_bytes(4, "little")
     image[0x40:0x44] = b"PE\0\0"
+    image[0x44:0x46] = (0x8664).to_bytes(2, "little")
     image[0x46:0x48] = (0).to_bytes(2, "little")
     image[0x54:0x56] = (0xA0).to_bytes(2, "little")
     image[0x58:0x5A] = (0x20B).to_bytes(2, "little")

@@ -8,7 +8,11 @@ from pathlib import Path
 import pytest
 
 from privml.base.errors import MeasurementError
-from privml.measure import artefact, pe, uki
+from privml.events.event import Evidence
+from privml.events.replay import replay_digests
+from privml.measure import artefact, kernelheader, payload, pe, uki
+from privml.measure.description import Description
+from privml.measure.profiles import TD_INTELTDX
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
 HEADERS = 0x400
@@ -164,3 +168,110 @@ def test_the_stub_adds_a_console_only_without_one() -> None:
     assert uki.has_console("quiet console=hvc0")
     assert not uki.has_console("quiet myconsole=1")
     assert uki.load_options("a") == b"a\0\0\0"
+
+
+def described(image: bytes) -> Description:
+    found = artefact.identify(image)
+    assert found is not None
+    return found
+
+
+def whole(description: Description, register: str) -> bytes:
+    return replay_digests(event.digest for event in description.events if event.register == register)
+
+
+@pytest.mark.parametrize(
+    ("change", "note"),
+    [
+        ({"ucode": b"u"}, ".ucode"),
+        ({"dtbauto": b"d"}, "machine's hardware"),
+        ({"cmdline": b"\xff\xfe"}, "UTF-8"),
+        ({"cmdline": b"quiet"}, "console="),
+        ({"sdmagic": b"#### LoaderInfo: systemd-stub 300 ####"}, "expected 262"),
+    ],
+)
+def test_a_gap_hides_only_what_depends_on_it(change: dict[str, bytes | None], note: str) -> None:
+    image = make_uki(**change)
+    found = described(image)
+    assert set(found.registers) == {"rtmr1"} and found.registers["rtmr1"] == whole(found, "rtmr1")
+    assert any(note in line for line in found.notes)
+    assert found.events[0].digest == pe.authenticode(image)
+    origins = [event.origin for event in found.events if event.register == "rtmr2"]
+    assert origins[:2] == [".linux (its name)", ".linux"] and ".dtbauto" not in origins
+
+
+def test_rtmr1_of_a_gap_is_that_of_the_same_uki_without_it() -> None:
+    profile = TD_INTELTDX
+    complete = payload.direct(uki.facts(make_uki(cmdline=b"console=hvc0")), profile)
+    rtmr1 = [event.digest for event in complete if event.register == "rtmr1"]
+    alone = payload.image_alone(rtmr1[0], None, profile)
+    assert [event.digest for event in alone] == rtmr1
+    from_disk = payload.from_disk(uki.facts(make_uki(cmdline=b"console=hvc0")), b"gpt", profile)
+    assert payload.image_alone(rtmr1[0], None, profile, gpt_event=b"gpt") == tuple(
+        event for event in from_disk if event.register == "rtmr1"
+    )
+
+
+def test_each_profile_of_a_uki_has_its_sections() -> None:
+    parts = [
+        (".sdmagic", b"#### LoaderInfo: systemd-stub 262-1 ####"),
+        (".linux", b"kernel!!"),
+        (".cmdline", b"console=hvc0"),
+        (".profile", b"ID=main\nTITLE=Main\n"),
+        (".profile", b"ID=rescue\nTITLE=Re\x1bscue\n"),
+        (".cmdline", b"console=hvc0 rescue"),
+    ]
+    image = make_pe([(name, data, len(data)) for name, data in parts])
+    found = described(image)
+    of = {
+        number: [event for event in found.events if event.origin.startswith(f"profile {number}: ")]
+        for number in (0, 1)
+    }
+    assert [event.origin.partition(": ")[2] for event in of[0]][1::2] == [".linux", ".cmdline", ".profile"]
+    assert of[1][0].digest == hashlib.sha384("1\0".encode("utf-16-le")).digest()
+    assert [event.digest for event in of[1] if event.origin.endswith(" .cmdline")] == [
+        hashlib.sha384(b"console=hvc0 rescue").digest()
+    ]
+    assert all(event.evidence is Evidence.SOURCE for event in (*of[0], *of[1]))
+    assert found.facts["profile 1"] == r"ID=rescue, TITLE=Re\x1bscue, command line `console=hvc0 rescue`"
+    assert found.registers["rtmr1"] == whole(found, "rtmr1") and "rtmr2" not in found.registers
+    assert found.events[0].digest == pe.authenticode(image)
+    old = make_pe([(n, d.replace(b"stub 262-1", b"stub 256.1"), len(d)) for n, d in parts])
+    assert [profile.number for profile in uki.layout(old).profiles] == [None]  # 256 ignores profiles
+
+
+@pytest.mark.parametrize(
+    ("version", "measures", "loads"),
+    [
+        (249, False, None),
+        (255, False, None),
+        (256, True, True),
+        (257, True, True),
+        (258, True, False),
+        (262, True, False),
+    ],
+)
+def test_the_stub_s_behaviour_follows_its_version(version: int, measures: bool, loads: bool | None) -> None:
+    rules = uki.stub_rules(version)
+    assert (rules.measures, rules.loads_kernel) == (measures, loads)
+
+
+@pytest.mark.parametrize(
+    ("tee", "qemu", "edk2", "alone"),
+    [
+        ("tdx", (9, 2), 202602, False),
+        ("tdx", (10, 0), 202411, False),
+        ("tdx", (10, 1), 202502, True),
+        ("tdx", (10, 2), 202402, True),
+        ("tdx", (11, 1), 202408, True),
+        ("", (11, 1), 202411, False),
+        ("", (10, 2), 202502, True),
+        ("snp", (8, 2), 202402, True),
+    ],
+)
+def test_when_qemu_leaves_the_kernel_header_alone(tee: str, qemu: tuple[int, int], edk2: int, alone: bool) -> None:
+    assert kernelheader.left_alone(tee, qemu, edk2) is alone
+
+
+def test_a_kernel_s_note_names_the_combinations() -> None:
+    assert "QEMU from 10.2 with any firmware, or QEMU from 10.0 with edk2 from 202502" in kernelheader.note("tdx")

@@ -1,12 +1,13 @@
 """`diff`: what changed between two things of one kind, and which registers that moves.
 
-``kind_of`` identifies an argument by its content, and ``KINDS`` names the comparison of two of that kind.
+``given`` identifies an argument by its content; two arguments of one kind are compared.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import click
@@ -17,8 +18,9 @@ from privml.cli.output import print_json, show, show_text
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
 from privml.lock.models import FORMATS, Lock, read_lock, read_tools_lock
-from privml.readers import compare, files
+from privml.readers import compare, files, source
 from privml.readers.compare import Pair
+from privml.readers.evidence import File
 from privml.repro import external, images
 from privml.repro.changes import Change, lock_changes, registers_moved
 
@@ -48,7 +50,8 @@ def diff(before: str, after: str, *, as_json: bool, diffoscope: bool) -> None:
       privml-build diff old/prediction.json out/demo-cpu/prediction.json
       privml-build diff yesterday.ccel today.ccel
     """
-    kinds = (kind_of(before), kind_of(after))
+    left, right = given(before), given(after)
+    kinds = (left.kind, right.kind)
     if kinds[0] != kinds[1]:
         raise UsageError(
             f"`{before}` is {TITLES[kinds[0]]}, `{after}` is {TITLES[kinds[1]]}: they cannot be compared",
@@ -58,18 +61,28 @@ def diff(before: str, after: str, *, as_json: bool, diffoscope: bool) -> None:
         raise UsageError(f"--diffoscope is for images, got {TITLES[kinds[0]]}")
     if kinds[0] == "image":
         diff_images(before, after, as_json=as_json, look=external.diffoscope() if diffoscope else None)
+    elif left.file is not None and right.file is not None:
+        diff_events(left.file, right.file, as_json=as_json)
     else:
-        KINDS[kinds[0]](before, after, as_json=as_json)
+        LOCKS[kinds[0]](before, after, as_json=as_json)
 
 
-def kind_of(text: str) -> str:
-    """What an argument is, by its content: a key of ``KINDS``; ``UsageError`` for a file that is nothing of these."""
+@dataclass(frozen=True)
+class Given:
+    """An argument: its kind, a key of ``TITLES``, and the file when it was read, which a pipe allows once."""
+
+    kind: str
+    file: File | None = None
+
+
+def given(text: str) -> Given:
+    """Identify an argument by its content; ``UsageError`` for a file that cannot be compared."""
     path = Path(text)
-    if not path.is_file() or text.endswith(".yaml"):
-        return "image"
-    found = _FORMATS.get(_format_of(path))
+    if not source.is_readable(path) or text.endswith(".yaml"):
+        return Given("image")
+    found = _FORMATS.get(_format_of(path)) if path.is_file() else None
     if found is not None:
-        return found
+        return Given(found)
     hint = "give two images, two locks, or two predictions or event logs"
     if path.name == "manifest.json":
         raise UsageError(f"`{text}` is only one file of an image", hint=f"give the directory: `{path.parent}`")
@@ -79,7 +92,7 @@ def kind_of(text: str) -> str:
         raise UsageError(f"`{text}` cannot be compared: {error.message}", hint=hint) from error
     if file.log is None and not file.shapes:
         raise UsageError(f"`{text}` is not a lock, a prediction or an event log: {file.description.title}", hint=hint)
-    return "events"
+    return Given("events", file)
 
 
 def _format_of(path: Path) -> str:
@@ -111,9 +124,8 @@ def diff_images(before: str, after: str, *, as_json: bool, look: external.Look |
         raise Differs(f"the images differ in {count} things", hint="`--json` lists all of them")
 
 
-def diff_events(before: str, after: str, *, as_json: bool) -> None:
+def diff_events(left: File, right: File, *, as_json: bool) -> None:
     """Compare two predictions or event logs event by event."""
-    left, right = files.read(Path(before)), files.read(Path(after))
     found = compare.pairs(left, right)
     equal = all(pair.equal for pair in found)
     if as_json:
@@ -175,9 +187,7 @@ def _show(found: Sequence[Change]) -> None:
         show(f"{len(found) - _SHOWN} more: see --json")
 
 
-KINDS: dict[str, Callable[..., None]] = {
-    "image": diff_images,
-    "events": diff_events,
+LOCKS: dict[str, Callable[..., None]] = {
     "lock": diff_locks,
     "tools lock": diff_tools,
 }

@@ -10,11 +10,11 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.cli.output import print_json, show
 from privml.events.event import Event
-from privml.events.registers import RTMRS
+from privml.events.tcg import bank_name
 from privml.events.types import type_name
 from privml.readers import compare, files
 from privml.readers.compare import FIRMWARE_REGISTERS, EventCheck, RegisterCheck
-from privml.readers.files import File
+from privml.readers.evidence import File
 
 
 @click.command()
@@ -49,7 +49,11 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     result: dict[str, Any] = {
         "log": {"kind": file.description.kind, "path": str(log)},
         "registers": {name: value.hex() for name, value in file.description.registers.items()},
-        "events": [event.to_dict() for event in file.description.events],
+        "events": [
+            *(event.to_dict() for event in file.description.events),
+            *(record.to_dict() for record in file.description.records),
+        ],
+        "banks": [bank_name(bank) for bank in file.log.banks],
     }
     agrees = True
     if other is None:
@@ -57,9 +61,8 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
     elif other.claimed is not None:
         checks = compare.with_values(file.log, other.claimed)
         agrees = all(check.agrees for check in checks)
-        lines = [
-            f"{file.description.title}, against {'the quote beside it' if other is file else other.description.title}"
-        ]
+        title = "the quote next to it" if other is file else other.description.title
+        lines = [f"{file.description.title}, against {title}"]
         lines += [_check(check) for check in checks]
         registers = {check.register: check.to_dict() for check in checks}
         result["against"] = {"kind": other.description.kind, "path": str(other.path), "registers": registers}
@@ -91,11 +94,18 @@ def explain(log: Path, *, against: Path | None, as_json: bool) -> None:
 
 def _events(file: File) -> list[str]:
     lines = [file.description.title]
-    for register in RTMRS:
+    for register, value in file.description.registers.items():
         of = [event for event in file.description.events if event.register == register]
-        lines.append(f"{register}  {file.description.registers[register].hex()}  {len(of)} events")
+        lines.append(f"{register}  {value.hex()}  {len(of)} events")
         lines += [_line(number, event) for number, event in enumerate(of, 1)]
-    return lines
+    records = file.description.records
+    for index in sorted({record.index for record in records}):
+        numbered = [record for record in records if record.index == index]
+        lines.append(f"PCR {index}  {len(numbered)} events")
+        lines += [f"  {number:3}  {record.text()}" for number, record in enumerate(numbered, 1)]
+    if file.log is not None:
+        lines.append(f"banks: {file.log.bank_names}")
+    return lines + [f"note: {note}" for note in file.description.notes]
 
 
 def _line(number: int, event: Event) -> str:
@@ -104,14 +114,10 @@ def _line(number: int, event: Event) -> str:
 
 def _check(check: RegisterCheck) -> str:
     if check.equal:
-        return f"{check.register}: agrees ({check.events} events)"
+        return f"{check.register}: agrees ({check.events} events){f'; {check.note}' if check.note else ''}"
     if check.extended_in_guest:
         return f"{check.register}: extended by software in the TD, which the firmware's log does not record"
-    why = (
-        check.change
-        or "no single change of the log explains it: the log is of another boot, or several events differ"
-    )
-    return f"{check.register}: differs; {why}"
+    return f"{check.register}: differs; {check.change or check.why}"
 
 
 def _differences(file: File, other: File, found: EventCheck) -> list[str]:

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import click
 
-from privml.base.errors import UsageError
+from privml.base.errors import MeasurementError, UsageError
 from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show
 from privml.events.event import Event
 from privml.events.types import type_name
 from privml.events.wording import seen_words
-from privml.measure.artefact import Description
-from privml.readers import files
+from privml.measure.description import Description
+from privml.readers import files, source
 
 
 @click.command()
@@ -56,8 +56,9 @@ def measure(
     """Predict MRTD and RTMR0..3 of an image, or say what a file is and what it measures to.
 
     TARGET is a recipe's name or the directory of a built image: its registers are predicted for each of its platforms
-    and machine sizes, and written to its prediction.json. Or it is a file: TDX firmware, a PE image, kernel or UKI, a
-    GPT disk, a CCEL or TPM event log, a TDX quote or TDREPORT, or ACPI and SMBIOS blobs from fw_cfg.
+    and machine sizes, and written to its prediction.json. Or it is a file (`-`: standard input), which is described:
+    TDX firmware, a PE image, kernel or UKI, a GPT disk, a CCEL or TPM event log, a TDX quote or TDREPORT, JSON that
+    holds one of these, or ACPI and SMBIOS blobs from fw_cfg; compressed or as text too.
 
     Each predicted event says how its rule is known: `hardware` (seen in the log or quote of a real TD), `tpm-boot`
     (seen in a boot of real firmware with a software TPM), `source` (read in source code only). A register shows the
@@ -73,13 +74,14 @@ def measure(
       privml-build measure out/demo-cpu --replay my-td.tar
       privml-build measure OVMF.fd
     """
+    is_file = source.is_readable(Path(target))
     if disk and not boot:
         raise UsageError("--disk needs --boot")
-    if cross_check and (boot or replay is not None or Path(target).is_file()):
+    if cross_check and (boot or replay is not None or is_file):
         raise UsageError("--cross-check needs an image, and neither --boot nor --replay")
     if replay is not None and (boot or vcpus is not None or memory is not None):
         raise UsageError("--replay takes the machine from the capture; leave out --boot, --vcpus and --memory")
-    if Path(target).is_file() and Path(target).suffix not in (".yaml", ".yml"):
+    if is_file and Path(target).suffix not in (".yaml", ".yml"):
         if boot or vcpus is not None or memory is not None or replay is not None:
             raise UsageError(f"{target} is a file; --boot, --replay, --vcpus and --memory need an image")
         _file(files.read(Path(target)).description, events=events, as_json=as_json)
@@ -103,14 +105,24 @@ def measure(
 def _file(description: Description, *, events: bool, as_json: bool) -> None:
     if as_json:
         print_json(description.to_dict())
-        return
+    else:
+        _show(description, events=events)
+    if description.records:
+        raise MeasurementError(description.notes[0], hint="`explain LOG` lists its events")
+
+
+def _show(description: Description, *, events: bool) -> None:
     show(description.title)
     for order, value in description.mrtd.items():
         show(f"  mrtd   {value.hex()}  {'' if order == 'mrtd' else order.replace('_', '-')}".rstrip())
     for register, value in description.registers.items():
         show(f"  {register}  {value.hex()}")
-    for event in description.events if events or not description.registers else ():
+    for event in description.events:
+        if not events and event.register in description.registers:
+            continue
         show(f"    {event.register}  {event.digest.hex()}  {_what(event)}")
+    for record in description.records if events else ():
+        show(f"    {record.index:2}  {record.text()}")
     for name, text in description.facts.items():
         show(f"  {name}: {text}")
     for note in description.notes:

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from privml.events.registers import MrIndex
-from privml.events.replay import extended
-from privml.events.tcg import LogEntry
+from privml.events.replay import register_extended
+from privml.events.tcg import ALG_SHA384, LogEntry
 from privml.events.types import EV_NO_ACTION
 
 _LAST_MAPPED_PCR = 15
@@ -15,8 +15,8 @@ _LAST_MAPPED_PCR = 15
 
 @dataclass(frozen=True)
 class LoggedEvent:
-    """One extend of ``register`` as a boot log tells it; ``number`` is its record's, from 1;
-    ``tpm``: the log is a software TPM's.
+    """One extend of ``register`` as a boot log records it; ``number`` is its record's, from 1; ``tpm``: the log is a
+    TPM's; ``bank`` is the algorithm whose digest is looked at.
 
     A replay that matches a quote proves the digests, not the data, which is only what the log says.
     """
@@ -25,6 +25,7 @@ class LoggedEvent:
     entry: LogEntry
     number: int
     tpm: bool = False
+    bank: int = ALG_SHA384
 
     @property
     def type(self) -> int:
@@ -33,8 +34,8 @@ class LoggedEvent:
 
     @property
     def digest(self) -> bytes:
-        """The 48 bytes that were extended."""
-        return self.entry.sha384
+        """The bytes that were extended: 48 of a TD's bank, SHA-384."""
+        return self.entry.sha384 if self.bank == ALG_SHA384 else self.entry.digests[self.bank]
 
 
 def is_tpm_log(entries: Iterable[LogEntry]) -> bool:
@@ -45,7 +46,7 @@ def is_tpm_log(entries: Iterable[LogEntry]) -> bool:
     return any(entry.index > max(MrIndex) or (entry.index == 0 and entry.type != EV_NO_ACTION) for entry in entries)
 
 
-def logged(entries: Iterable[LogEntry], *, tpm: bool) -> tuple[LoggedEvent, ...]:
+def logged(entries: Iterable[LogEntry], *, tpm: bool, bank: int = ALG_SHA384) -> tuple[LoggedEvent, ...]:
     """The extends of RTMR0..3 in the log's order; ``tpm`` says that indices are PCR numbers.
 
     EV_NO_ACTION extends nothing; PCR 0 and those above 15 stand for no RTMR. ``EvidenceError`` as `replay.replay`.
@@ -54,7 +55,7 @@ def logged(entries: Iterable[LogEntry], *, tpm: bool) -> tuple[LoggedEvent, ...]
     for number, entry in enumerate(entries, 1):
         if tpm and entry.index > _LAST_MAPPED_PCR:
             continue
-        pair = extended(entry, tpm=tpm)
-        if pair is not None:
-            found.append(LoggedEvent(pair[0], entry, number, tpm))
+        register = register_extended(entry, tpm=tpm)
+        if register is not None:
+            found.append(LoggedEvent(register, entry, number, tpm, bank))
     return tuple(found)

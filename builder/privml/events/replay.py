@@ -70,6 +70,15 @@ def extended(entry: LogEntry, *, tpm: bool) -> tuple[str, bytes] | None:
     ``tpm`` says whether ``entry.index`` is a PCR number (True) or an MrIndex (False).
     ``EvidenceError`` as ``replay``.
     """
+    register = register_extended(entry, tpm=tpm)
+    return None if register is None else (register, entry.sha384)
+
+
+def register_extended(entry: LogEntry, *, tpm: bool) -> str | None:
+    """The register that ``entry`` extends, in whatever bank; None for an entry that extends no RTMR.
+
+    ``tpm`` and ``EvidenceError`` as ``extended``.
+    """
     if entry.type == EV_NO_ACTION:
         return None
     register = register_of_pcr(entry.index) if tpm else register_of_index(entry.index)
@@ -77,4 +86,4 @@ def extended(entry: LogEntry, *, tpm: bool) -> tuple[str, bytes] | None:
         if tpm:
             return None
         raise EvidenceError("event log: an event extends MRTD: it is fixed before the guest runs")
-    return register, entry.sha384
+    return register

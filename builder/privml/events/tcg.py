@@ -4,19 +4,43 @@ Both have one layout: a TCG_PCR_EVENT (SHA-1 form) whose data is the Spec ID eve
 A TPM log stores PCR numbers and one digest for each active bank; a CCEL stores MrIndex and as a rule SHA-384 alone,
 and the table is padded with 0xFF up to its length (memory that firmware left alone is zeros). Source: TCG PC Client
 Platform Firmware Profile 1.06 sections 10.2 and 10.4.5; UEFI 2.10 section 38.4.2. All integers are little-endian.
+Firmware for a TPM 1.2 writes TCG_PCR_EVENT records only, each with one SHA-1 digest (TCG EFI Platform 1.22).
 """
 
 from __future__ import annotations
 
+import hashlib
 import struct
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from privml.base.errors import EvidenceError
-from privml.events.types import EV_NO_ACTION
+from privml.events.types import EV_NO_ACTION, is_known
 
+ALG_SHA1 = 0x0004
 ALG_SHA256 = 0x000B
 ALG_SHA384 = 0x000C
+
+
+@dataclass(frozen=True)
+class Algorithm:
+    """A hash algorithm of a log's bank: its name for people, and hashlib's name for it."""
+
+    name: str
+    hashlib: str
+
+
+ALGORITHMS: Mapping[int, Algorithm] = {
+    ALG_SHA384: Algorithm("SHA-384", "sha384"),
+    0x000D: Algorithm("SHA-512", "sha512"),
+    0x0029: Algorithm("SHA3-512", "sha3_512"),
+    0x0028: Algorithm("SHA3-384", "sha3_384"),
+    ALG_SHA256: Algorithm("SHA-256", "sha256"),
+    0x0027: Algorithm("SHA3-256", "sha3_256"),
+    0x0012: Algorithm("SM3-256", "sm3"),
+    ALG_SHA1: Algorithm("SHA-1", "sha1"),
+}
+"""TPM algorithm numbers; the one whose digests are shown when a log has several comes first (a TD's is SHA-384)."""
 
 MAX_LOG = 16 * 1024 * 1024
 _SIGNATURE = b"Spec ID Event03\0"
@@ -24,6 +48,8 @@ _MAX_ALGORITHMS = 8
 _END = 0xFFFFFFFF
 _U32 = struct.Struct("<I")
 _FIRST = struct.Struct("<II20sI")
+_LAST_PCR = 23
+_MAX_SHA1_DATA = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -42,6 +68,36 @@ class LogEntry:
             return self.digests[ALG_SHA384]
         except KeyError:
             raise EvidenceError("event log has no SHA-384 digests: the TPM's SHA-384 bank was not active") from None
+
+    @property
+    def bank(self) -> int:
+        """The algorithm of the strongest digest."""
+        return strongest(self.digests)
+
+    @property
+    def digest(self) -> bytes:
+        """The strongest digest."""
+        return self.digests[self.bank]
+
+
+def bank_name(algorithm: int) -> str:
+    """``SHA-384``, or the number of an algorithm that has no name here."""
+    known = ALGORITHMS.get(algorithm)
+    return known.name if known is not None else f"algorithm 0x{algorithm:04x}"
+
+
+def strongest(banks: Iterable[int]) -> int:
+    """The first of ``banks`` in the order of `ALGORITHMS`, or the first of unknown ones."""
+    given = list(banks)
+    return next((algorithm for algorithm in ALGORITHMS if algorithm in given), given[0] if given else ALG_SHA384)
+
+
+def hashed_with(algorithm: int, data: bytes) -> bytes | None:
+    """The digest of ``data``; None for an algorithm that this Python does not have."""
+    try:
+        return hashlib.new(ALGORITHMS[algorithm].hashlib, data, usedforsecurity=False).digest()
+    except (KeyError, ValueError):
+        return None
 
 
 class _Reader:
@@ -108,15 +164,8 @@ def parse_log(log: bytes) -> list[LogEntry]:
         )
     sizes = _spec_id(reader.take(size))
     entries: list[LogEntry] = []
-    while reader.offset < len(log):
+    while reader.offset < len(log) and not _is_padding(log, reader.offset):
         start = reader.offset
-        if log[start : start + 4] == b"\xff" * min(4, len(log) - start):
-            if log.count(b"\xff", start) != len(log) - start:
-                raise EvidenceError(f"event log: the padding that starts at byte {start} is not all 0xFF")
-            break
-        # An area that nobody filled: a record of zeros has no digest, so it cannot be one.
-        if log[start : start + 12] == bytes(min(12, len(log) - start)) and log.count(0, start) == len(log) - start:
-            break
         index, kind, count = reader.u32(), reader.u32(), reader.u32()
         if count != len(sizes):
             raise EvidenceError(f"event log: {count} digests at byte {start}, expected {len(sizes)}")
@@ -128,6 +177,49 @@ def parse_log(log: bytes) -> list[LogEntry]:
             digests[algorithm] = reader.take(sizes[algorithm])
         entries.append(LogEntry(index, kind, digests, reader.take(reader.u32())))
     return entries
+
+
+def is_sha1_log(head: bytes) -> bool:
+    """True when ``head`` begins with a TCG_PCR_EVENT of a TPM 1.2 log: a PCR, a known type, a plausible size."""
+    if len(head) < _FIRST.size:
+        return False
+    index, kind, digest, size = _FIRST.unpack_from(head)
+    following = head[_FIRST.size + size :][:8]
+    if len(following) == 8 and following not in (bytes(8), b"\xff" * 8):
+        pcr, next_kind = struct.unpack("<II", following)
+        if pcr > _LAST_PCR or not is_known(next_kind):
+            return False
+    if index > _LAST_PCR or not is_known(kind) or size > _MAX_SHA1_DATA or _FIRST.size + size > len(head):
+        return False
+    if kind == EV_NO_ACTION:
+        data = head[_FIRST.size : _FIRST.size + size]
+        return bool(digest == bytes(20)) and data[:13] == _SIGNATURE[:13] and data[:16] != _SIGNATURE
+    return bool(digest != bytes(20))
+
+
+def parse_sha1_log(log: bytes) -> list[LogEntry]:
+    """Decode the log of a TPM 1.2; padding as in ``parse_log``. ``EvidenceError`` for anything malformed."""
+    if len(log) > MAX_LOG:
+        raise EvidenceError(f"event log: {len(log)} bytes, expected at most {MAX_LOG}")
+    reader = _Reader(log, 0, "event log (TPM 1.2)")
+    entries: list[LogEntry] = []
+    while reader.offset < len(log) and not _is_padding(log, reader.offset):
+        start = reader.offset
+        index, kind, digest, size = _FIRST.unpack(reader.take(_FIRST.size))
+        if index > _LAST_PCR:
+            raise EvidenceError(f"event log (TPM 1.2): PCR {index} at byte {start}, expected 0 to {_LAST_PCR}")
+        entries.append(LogEntry(index, kind, {ALG_SHA1: digest}, reader.take(size)))
+    return entries
+
+
+def _is_padding(log: bytes, start: int) -> bool:
+    """True when only 0xFF, or only zeros, follow; ``EvidenceError`` when 0xFF starts and something else follows."""
+    if log[start : start + 4] == b"\xff" * min(4, len(log) - start):
+        if log.count(b"\xff", start) != len(log) - start:
+            raise EvidenceError(f"event log: the padding that starts at byte {start} is not all 0xFF")
+        return True
+    # An area that nobody filled: a record of zeros has no digest, so it cannot be one.
+    return log[start : start + 12] == bytes(min(12, len(log) - start)) and log.count(0, start) == len(log) - start
 
 
 def encode_log(entries: Iterable[LogEntry], algorithms: Mapping[int, int] | None = None, *, pad_to: int = 0) -> bytes:

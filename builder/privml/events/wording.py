@@ -7,7 +7,6 @@ Firmware Profile 1.06 section 10.4; the Linux EFI stub and systemd-stub write UT
 
 from __future__ import annotations
 
-import hashlib
 import struct
 import uuid
 from collections.abc import Callable, Sequence
@@ -18,10 +17,10 @@ from privml.events import gpt, types
 from privml.events.align import MAX_ALIGNED
 from privml.events.event import Event, Evidence
 from privml.events.logged import LoggedEvent
-from privml.events.tcg import LogEntry
+from privml.events.meaning import certificate_name, meaning, tagged
+from privml.events.tcg import LogEntry, hashed_with
 
 LIMIT = 300
-_TAG = struct.Struct("<II")
 _BOOT = (types.EV_EFI_VARIABLE_BOOT, types.EV_EFI_VARIABLE_BOOT2)
 _VARIABLES = (types.EV_EFI_VARIABLE_DRIVER_CONFIG, types.EV_EFI_VARIABLE_AUTHORITY, *_BOOT)
 _IMAGES = (
@@ -42,6 +41,9 @@ _WHOLE = (
 def explain_event(entry: LogEntry) -> str:
     """One printable line: what the event's data says it is. Never fails; unknown data is shown in hex, shortened."""
     said = _READERS.get(entry.type, _plain)(entry)
+    about = meaning(entry)
+    if about is not None and about.by:
+        said += f": {about.text}"
     return said + (" (its digest is of something else)" if proven(entry) is False else "")
 
 
@@ -54,17 +56,19 @@ def as_event(logged: LoggedEvent) -> Event:
 
 def describe(entry: LogEntry) -> str:
     """``EV_IPL "console=ttyS0 privml.log=1"``: type and words, and the digest where the words do not prove it."""
-    remark = f" (the log's words, digest {entry.sha384.hex()[:16]})" if proven(entry) is None else ""
+    remark = f" (the log's words, digest {entry.digest.hex()[:16]})" if proven(entry) is None else ""
     return f"{types.type_name(entry.type)} {explain_event(entry)}{remark}"
 
 
 def proven(entry: LogEntry) -> bool | None:
-    """True when the digest is that of the data; False when it should be and is not; None when the data only names
-    what was hashed."""
-    digest = entry.sha384
-    candidates = hashed(entry)
-    if any(hashlib.sha384(candidate).digest() == digest for candidate in candidates):
+    """True when the strongest digest is that of the data; False when it should be and is not; None when the data only
+    names what was hashed, or this Python lacks the algorithm."""
+    bank, digest = entry.bank, entry.digest
+    own = [hashed_with(bank, candidate) for candidate in hashed(entry)]
+    if digest in own:
         return True
+    if None in own:
+        return None
     return False if entry.type in (*_WHOLE, *_BOOT) else None
 
 
@@ -88,7 +92,7 @@ def hashed(entry: LogEntry) -> tuple[bytes, ...]:
 
 def text_of(entry: LogEntry) -> str | None:
     """The printable text that an event's data holds, whole; None when it holds none."""
-    return text_in(_tagged(entry.data)[1] if entry.type == types.EV_EVENT_TAG else entry.data)
+    return text_in(tagged(entry.data)[1] if entry.type == types.EV_EVENT_TAG else entry.data)
 
 
 def text_in(data: bytes) -> str | None:
@@ -138,10 +142,18 @@ def tell(
                 more = f"not {ours}: {theirs}" if predicted else f"only {theirs} has"
                 return f"{place}: {more} {new}, the text of {words(one, note=False)} {changed}"
         return f"{place}: {f'not {ours}: {theirs}' if predicted else f'only {theirs} has'} {words(right)}"
+    if isinstance(left, LoggedEvent) and isinstance(right, LoggedEvent) and _same_words(left.entry, right.entry):
+        said = f"{types.type_name(left.type)} {explain_event(left.entry)}"
+        digests = f"{left.digest.hex()[:16]} ({ours}) and {right.digest.hex()[:16]} ({theirs})"
+        return f"{place}: {said}: the words are the same, the digest is {digests}"
     changed = word_changes(_text(left), _text(right))
     if changed is None:
         return f"{place}: {ours} {words(left)}; {theirs} {words(right)}"
     return f"{place}: {ours} {words(left, note=False)}; {theirs} {types.type_name(right.type)} {changed}"
+
+
+def _same_words(one: LogEntry, other: LogEntry) -> bool:
+    return (one.type, one.data) == (other.type, other.data)
 
 
 def words(event: Event | LoggedEvent, *, note: bool = True) -> str:
@@ -167,7 +179,10 @@ def _text(event: Event | LoggedEvent) -> str:
 
 
 def word_changes(before: str, after: str) -> str | None:
-    """``with "audit=0" added``: how one list of words became another; None when they have little in common."""
+    """``with "audit=0" added``: how one list of words became another; None when they have little in common, or when
+    they are equal, so that the digests have to be shown."""
+    if before == after:
+        return None
     old, new = before.split(), after.split()
     if len(old) < 2 or len(old) * len(new) > MAX_ALIGNED:
         return None
@@ -199,19 +214,10 @@ def _separator(entry: LogEntry) -> str:
 
 
 def _tag(entry: LogEntry) -> str:
-    number, data = _tagged(entry.data)
+    number, data = tagged(entry.data)
     text = text_in(data)
     said = quoted(text) if text is not None else f"{len(data)} bytes {data[:32].hex()}".rstrip()
     return said if number is None else f"{said} (tag 0x{number:08x})"
-
-
-def _tagged(data: bytes) -> tuple[int | None, bytes]:
-    """The tag's number and what follows; None and all of the data when the lengths do not fit."""
-    if len(data) >= _TAG.size:
-        number, size = _TAG.unpack_from(data)
-        if len(data) >= _TAG.size + size:
-            return number, data[_TAG.size : _TAG.size + size]
-    return None, data
 
 
 def _fw_cfg(entry: LogEntry) -> str:
@@ -240,6 +246,9 @@ def _variable(entry: LogEntry) -> str:
         # EFI_LOAD_OPTION: u32 attributes, u16 length of the device path, the description in UTF-16 up to a NUL.
         description, end, _ = value[6:].decode("utf-16-le", "replace").partition("\0")
         said += f" {quoted(printable(description))}" if description and end else ""
+    # EFI_SIGNATURE_DATA: the owner's GUID, then a certificate.
+    if entry.type == types.EV_EFI_VARIABLE_AUTHORITY and (subject := certificate_name(value[16:])) is not None:
+        said += f", certificate of {quoted(subject)}"
     return said
 
 

@@ -1,7 +1,9 @@
-"""dstack's quote report: a quote in hexadecimal and its event log as JSON, of other people's TDs.
+"""dstack's event log as JSON, and its quote report: a quote in hexadecimal with such a log.
 
-Source: Dstack-TEE/dstack cc-eventlog/src (``imr`` counts RTMRs from 0; run-time events have type 0x08000001, and the
-digest SHA-384 of type, name and payload joined by colons). Read for explaining only; extra fields are ignored.
+``imr`` counts RTMRs from 0. Run-time events have type 0x08000001; their digest is SHA-384 of type, name and payload
+joined by colons (version 1), or of a canonical JSON object (version 2). A report may leave these digests empty, since
+name and payload determine them. Read for explaining only; extra fields are ignored.
+Source: Dstack-TEE/dstack cc-eventlog/src/tdx.rs, runtime_events.rs.
 """
 
 from __future__ import annotations
@@ -24,14 +26,29 @@ def is_report(value: object) -> bool:
     return isinstance(value, dict) and isinstance(value.get("quote"), str) and "event_log" in value
 
 
+def is_log(value: object) -> bool:
+    """True for a non-empty JSON list whose first item has the fields of a dstack event."""
+    return (
+        isinstance(value, list)
+        and bool(value)
+        and isinstance(value[0], dict)
+        and {"imr", "event_type"} <= set(value[0])
+    )
+
+
 def parse(value: dict[str, Any]) -> tuple[bytes, list[LogEntry]]:
     """The quote's bytes and the log's entries (``index`` is an MrIndex); ``EvidenceError`` when malformed."""
     log = value["event_log"]
     if isinstance(log, str):
         log = strictjson.loads(log.encode("utf-8", "replace"), what="event_log")
+    return _hex(value["quote"], "quote"), parse_log(log)
+
+
+def parse_log(log: object) -> list[LogEntry]:
+    """The entries of an event log; ``EvidenceError`` when it is not a list of dstack events."""
     if not isinstance(log, list) or len(log) > _MAX_EVENTS:
         raise EvidenceError(f"event_log: expected a list of at most {_MAX_EVENTS} events")
-    return _hex(value["quote"], "quote"), [_entry(item, f"event_log[{at}]") for at, item in enumerate(log)]
+    return [_entry(item, f"event_log[{at}]") for at, item in enumerate(log)]
 
 
 def _entry(item: object, path: str) -> LogEntry:
@@ -40,19 +57,39 @@ def _entry(item: object, path: str) -> LogEntry:
     imr, kind, name = item.get("imr"), item.get("event_type"), item.get("event", "")
     if type(imr) is not int or not 0 <= imr <= 3 or type(kind) is not int or not 0 <= kind <= 0xFFFFFFFF:
         raise EvidenceError(f"{path}: expected an imr of 0 to 3 and an event_type")
-    digest = _hex(item.get("digest"), f"{path}.digest")
-    if len(digest) != 48 or not isinstance(name, str):
+    digest = _hex(item.get("digest") or "", f"{path}.digest")
+    if len(digest) not in (0, 48) or not isinstance(name, str):
         raise EvidenceError(f"{path}: expected a digest of 48 bytes, and text as its event")
-    data = _hex(item.get("event_payload", ""), f"{path}.event_payload")
-    if kind == DSTACK_RUNTIME_EVENT:
-        data = runtime_data(name, data)
-        if hashlib.sha384(data).digest() != digest:
-            raise EvidenceError(f"{path}: the digest of `{name[:40]}` is not that of its name and payload")
-    return LogEntry(imr + 1, kind, {ALG_SHA384: digest}, data)
+    payload = _hex(item.get("event_payload") or "", f"{path}.event_payload")
+    if kind != DSTACK_RUNTIME_EVENT:
+        if not digest:
+            raise EvidenceError(f"{path}: no digest, and only those of run-time events can be computed")
+        return LogEntry(imr + 1, kind, {ALG_SHA384: digest}, payload)
+    hashed = (runtime_data(name, payload), *_second_versions(name, payload))
+    if not digest:
+        digest = hashlib.sha384(hashed[1 if item.get("version") == 2 else 0]).digest()
+    elif digest not in [hashlib.sha384(candidate).digest() for candidate in hashed]:
+        raise EvidenceError(f"{path}: the digest of `{name[:40]}` is not that of its name and payload")
+    return LogEntry(imr + 1, kind, {ALG_SHA384: digest}, hashed[0])
+
+
+def _second_versions(name: str, payload: bytes) -> tuple[bytes, bytes]:
+    """What an event of version 2 hashes, in both forms that dstack has had; the current one first."""
+    text, kind = payload.hex(), DSTACK_RUNTIME_EVENT
+    return (
+        _canonical({"name": name, "payload": text, "type": kind}),
+        _canonical({"event": name, "event_type": kind, "payload": text, "version": 2}),
+    )
+
+
+def _canonical(value: dict[str, object]) -> bytes:
+    # Names come from an untrusted report: half a surrogate pair must not stop the reader.
+    text = json.dumps(value, ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+    return text.encode("utf-8", "replace")
 
 
 def runtime_data(name: str, payload: bytes) -> bytes:
-    """What a run-time event hashes."""
+    """What a run-time event of version 1 hashes."""
     return DSTACK_RUNTIME_EVENT.to_bytes(4, "little") + b":" + name.encode("utf-8", "replace") + b":" + payload
 
 

@@ -1,19 +1,16 @@
-"""What a stranger's file is, and what it measures to by itself: firmware, PE, kernel, UKI, disk, fw_cfg blobs.
+"""Third-party artefacts, identified by content: firmware, PE, kernel, UKI, disk, fw_cfg blobs.
 
-Told by content, never by name. What needs a machine to be known is said in a note, and not guessed.
+Each is described with what it measures to by itself. What depends on a machine is named in a note, never guessed.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import replace
 
 from privml.base.errors import MeasurementError
 from privml.events.event import Event, Evidence
-from privml.events.registers import RTMR0, RTMR1, RTMR2
-from privml.events.replay import replay_digests
+from privml.events.registers import RTMR0, RTMR1
 from privml.events.types import (
-    EV_EFI_BOOT_SERVICES_APPLICATION,
     EV_EFI_GPT_EVENT,
     EV_EFI_HANDOFF_TABLES,
     EV_EFI_PLATFORM_FIRMWARE_BLOB2,
@@ -21,42 +18,13 @@ from privml.events.types import (
     EV_IPL,
     EV_PLATFORM_CONFIG_FLAGS,
 )
-from privml.measure import acpi, bzimage, fat, gpt, mrtd, payload, pe, smbios, tdvf, uki
+from privml.measure import acpi, fat, gpt, images, mrtd, pe, smbios, tdvf
+from privml.measure.description import Description, image_event, one_event
 from privml.measure.digest import Bytes, piece, sha384
 from privml.measure.efivars import GLOBAL, secure_boot_variables, store
-from privml.measure.profiles import TD_INTELTDX
 
 _MAX_VARIABLES = 1 << 22
 _MAX_IN_MEMORY = 1 << 30  # a disk image may be bigger: it is read in pieces
-
-
-@dataclass(frozen=True)
-class Description:
-    """What a file is and what it measures to; ``kind`` is a word for programs, ``title`` a line for a person.
-
-    ``mrtd`` maps a page order (``single_pass``, ``two_pass``), or ``mrtd`` for a value that was read, to 48 bytes.
-    ``registers`` are whole values; ``events`` are extends, of which there may be some without a whole register.
-    ``facts`` are named values, ``notes`` say what the file alone does not tell.
-    """
-
-    kind: str
-    title: str
-    mrtd: dict[str, bytes] = field(default_factory=dict)
-    registers: dict[str, bytes] = field(default_factory=dict)
-    events: tuple[Event, ...] = ()
-    facts: dict[str, str] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
-
-    def to_dict(self) -> dict[str, Any]:
-        """The JSON object of ``measure FILE --json``."""
-        result: dict[str, Any] = {"kind": self.kind, "title": self.title}
-        if "mrtd" in self.mrtd:
-            result["mrtd"] = self.mrtd["mrtd"].hex()
-        elif self.mrtd:
-            result["mrtd"] = {order: value.hex() for order, value in self.mrtd.items()}
-        result.update({register: value.hex() for register, value in self.registers.items()})
-        result["events"] = [event.to_dict() for event in self.events]
-        return {**result, "facts": self.facts, "notes": list(self.notes)}
 
 
 def identify(data: Bytes) -> Description | None:
@@ -66,18 +34,13 @@ def identify(data: Bytes) -> Description | None:
     if len(data) > _MAX_IN_MEMORY:
         return None
     if data[:2] == b"MZ":
-        whole = data[:]
-        return _uki(whole) if uki.stub_version(whole) is not None and _has_linux(whole) else _pe(whole)
+        return images.describe(data[:])
     whole = data[:]
     if _is_firmware(whole):
         return _firmware(whole)
     if whole[40:44] == b"_FVH" and len(whole) <= _MAX_VARIABLES:
         return _split_variables(whole)
     return _blob(whole)
-
-
-def _has_linux(image: bytes) -> bool:
-    return any(section.name == ".linux" for section in pe.headers(image).sections)
 
 
 def _is_firmware(data: bytes) -> bool:
@@ -126,7 +89,7 @@ def _split_variables(data: bytes) -> Description:
 
 def _variables_volume(cfv: bytes, notes: list[str]) -> list[Event]:
     """The CFV's event, and its Secure Boot variables' as far as it can be read."""
-    events = [_event(RTMR0, EV_EFI_PLATFORM_FIRMWARE_BLOB2, sha384(cfv), "CFV: its variables' volume")]
+    events = [one_event(RTMR0, EV_EFI_PLATFORM_FIRMWARE_BLOB2, sha384(cfv), "CFV: its variables' volume")]
     try:
         variables = store(cfv)
     except MeasurementError as error:
@@ -144,86 +107,12 @@ def _variables_volume(cfv: bytes, notes: list[str]) -> list[Event]:
 
 
 def _variable(name: str, encoded: bytes, note: str) -> Event:
-    return _event(RTMR0, EV_EFI_VARIABLE_DRIVER_CONFIG, sha384(encoded), f"variable {name}", note=note)
-
-
-def _event(
-    register: str, kind: int, digest: bytes, origin: str, *, level: Evidence = Evidence.HARDWARE, note: str = ""
-) -> Event:
-    return Event(register, kind, digest, origin, level, note)
-
-
-def _application(digest: bytes, origin: str, note: str = "") -> Event:
-    return _event(RTMR1, EV_EFI_BOOT_SERVICES_APPLICATION, digest, origin, note=note)
-
-
-def _signature(data: bytes) -> dict[str, str]:
-    """The digest that a signature is over, and whether it is over what is signed now."""
-    digest = pe.authenticode(data, "sha256")
-    signed = pe.signed_digest(data)
-    facts = {"Authenticode SHA-256": digest.hex()}
-    if signed is not None:
-        facts["signature"] = "over this digest" if signed == digest else f"over another digest, {signed.hex()}"
-    return facts
-
-
-def _pe(data: bytes) -> Description:
-    facts = _signature(data)
-    notes = []
-    kernel = bzimage.is_kernel(data)
-    if kernel:
-        protocol = bzimage.protocol(data)
-        facts["boot protocol"] = f"{protocol >> 8}.{protocol & 0xFF}"
-        notes.append(
-            "before QEMU 10.0 or edk2 202502 the kernel is patched before it is loaded, and the digest is another: "
-            "it depends on the initrd's size, and on memory below 2816 MiB"
-        )
-    return Description(
-        "kernel" if kernel else "pe",
-        f"Linux kernel (bzImage) of {len(data)} bytes" if kernel else f"PE image of {len(data)} bytes",
-        events=(_application(pe.authenticode(data), "PE image", "Authenticode SHA-384, as edk2 hashes it"),),
-        facts=facts,
-        notes=tuple(notes),
-    )
-
-
-def _uki(data: bytes) -> Description:
-    version = uki.stub_version(data)
-    title = f"unified kernel image of {len(data)} bytes, stub systemd {version}"
-    facts = _signature(data)
-    try:
-        found = uki.facts(data)
-        events = payload.direct(found, TD_INTELTDX)
-    except MeasurementError as error:
-        other = uki.other_stub(data)
-        partial = [_application(other.authenticode, "uki.efi")]
-        for name, digest in other.sections:
-            partial.append(_event(RTMR2, EV_IPL, sha384(name.encode() + b"\0"), f"{name} (its name)"))
-            partial.append(_event(RTMR2, EV_IPL, digest, name))
-        if other.inner_kernel is not None:
-            partial.append(_application(other.inner_kernel, ".linux, loaded by the stub"))
-        notes = (f"no whole registers: {error.message}", "stubs before 256 measure nothing in a TD")
-        return Description("uki", title, events=tuple(partial), facts=facts, notes=notes)
-    return Description(
-        "uki",
-        title,
-        registers=_registers(events),
-        events=events,
-        facts={**facts, "command line": found.cmdline},
-        notes=("values of a direct boot (QEMU -kernel, edk2 from 202411); from a disk RTMR1 is another",),
-    )
-
-
-def _registers(events: tuple[Event, ...]) -> dict[str, bytes]:
-    return {
-        register: replay_digests(event.digest for event in events if event.register == register)
-        for register in (RTMR1, RTMR2)
-    }
+    return one_event(RTMR0, EV_EFI_VARIABLE_DRIVER_CONFIG, sha384(encoded), f"variable {name}", note=note)
 
 
 def _disk(data: Bytes) -> Description:
     found = gpt.table(data)
-    event = _event(RTMR1, EV_EFI_GPT_EVENT, sha384(found.event), "partition table (GPT)")
+    event = one_event(RTMR1, EV_EFI_GPT_EVENT, sha384(found.event), "partition table (GPT)")
     facts = {"disk": str(found.disk)}
     for number, one in enumerate(found.partitions, 1):
         facts[f"partition {number}"] = f"{one.name}, {one.guid}, bytes {one.start} to {one.end}"
@@ -238,16 +127,26 @@ def _disk(data: Bytes) -> Description:
         return Description("disk", title, events=(event,), facts=facts, notes=(error.message,))
     path = "/".join(fat.REMOVABLE)
     facts[path] = f"{len(loader)} bytes"
-    try:
-        events = payload.from_disk(uki.facts(loader), found.event, TD_INTELTDX)
-    except MeasurementError as error:
-        notes = (f"no whole registers: {error.message}",)
-        return Description("disk", title, events=(event, _application(authenticode, path)), facts=facts, notes=notes)
+    machine = pe.headers(loader).machine
+    if machine != pe.MACHINE_X64:
+        note = f"no TD can start {path}: it is for {pe.machine_name(machine)}, and the firmware of a TD is x86-64"
+        return Description("disk", title, events=(event,), facts=facts, notes=(note,))
     about = (
         f"values of a boot from {path}; RTMR0 then holds boot options that depend on the machine's devices",
         "software-TPM boots called ExitBootServices twice here, which adds two events to RTMR1",
     )
-    return Description("disk", title, registers=_registers(events), events=events, facts=facts, notes=about)
+    try:
+        booted = images.booted(loader, "disk", title, about[0], found.event)
+    except MeasurementError as error:
+        return Description(
+            "disk",
+            title,
+            events=(event, image_event(authenticode, path)),
+            facts=facts,
+            notes=(f"no whole registers: {error.message}",),
+        )
+    notes = (*booted.notes, about[1]) if booted.registers else booted.notes
+    return replace(booted, facts={**facts, **booted.facts}, notes=notes)
 
 
 def _blob(data: bytes) -> Description | None:
@@ -259,7 +158,7 @@ def _blob(data: bytes) -> Description | None:
 
 
 def _acpi_event(name: str, data: bytes) -> Event:
-    return _event(RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(data), name, note="ACPI DATA")
+    return one_event(RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(data), name, note="ACPI DATA")
 
 
 def _loader(data: bytes) -> Description | None:
@@ -304,12 +203,12 @@ def _smbios(data: bytes) -> Description | None:
     if not kinds or kinds[0] > smbios.TYPE_END or len(kinds) < 2:
         return None
     events = [
-        _event(RTMR0, EV_IPL, sha384(body), f"type {kind}", level=Evidence.SOURCE, note="by systemd-stub 262")
+        one_event(RTMR0, EV_IPL, sha384(body), f"type {kind}", level=Evidence.SOURCE, note="by systemd-stub 262")
         for kind, body in smbios.stub_structures(data)
     ]
     facts = {"types": ", ".join(map(str, kinds))}
     if smbios.TYPE_FIRMWARE not in kinds:
         notes = ("QEMU's table: firmware adds its Type 0 before it measures, so the table's digest depends on it",)
         return Description("smbios", f"fw_cfg {smbios.TABLES}", events=tuple(events), facts=facts, notes=notes)
-    table = _event(RTMR0, EV_EFI_HANDOFF_TABLES, sha384(smbios.filtered(data)), "SMBIOS table, filtered")
+    table = one_event(RTMR0, EV_EFI_HANDOFF_TABLES, sha384(smbios.filtered(data)), "SMBIOS table, filtered")
     return Description("smbios", "SMBIOS table as firmware publishes it", events=(table, *events), facts=facts)

@@ -147,14 +147,7 @@ def _stub(
             )
         cmdline = " ".join(part for part in (cmdline, stub_console) if part)
     if uki.inner_kernel is not None:
-        events.add(
-            RTMR1,
-            EV_EFI_BOOT_SERVICES_APPLICATION,
-            uki.inner_kernel,
-            "uki.efi .linux, loaded by the stub",
-            key=".linux",
-            evidence=Evidence.HARDWARE,
-        )
+        _inner_kernel(events, uki.inner_kernel, Evidence.HARDWARE)
     _kernel(
         events,
         cmdline,
@@ -189,14 +182,7 @@ def started(
     """
     events.calling()
     if gpt_event is not None:
-        events.add(
-            RTMR1,
-            EV_EFI_GPT_EVENT,
-            sha384(gpt_event),
-            "disk's partition table (GPT)",
-            evidence=Evidence.HARDWARE,
-            note="GUIDs, names and places of all partitions",
-        )
+        _partition_table(events, gpt_event)
         loaded(events, payload)
     ran(events, payload, table, host_cmdline=host_cmdline, stub_console=stub_console)
     events.exit_boot_services()
@@ -215,6 +201,46 @@ def option_roms(events: EventList, roms: Iterable[bytes]) -> None:
                 "driver of an option ROM",
                 note="Authenticode SHA-384 of the driver, unpacked",
             )
+
+
+def image_alone(
+    authenticode: bytes, inner_kernel: bytes | None, profile: Profile, *, gpt_event: bytes | None = None
+) -> tuple[Event, ...]:
+    """RTMR1 of a UKI whose RTMR2 is not known: nothing in RTMR1 depends on the stub but ``inner_kernel``."""
+    events = EventList(profile)
+    image = UkiFacts(authenticode, (), "", None, inner_kernel)
+    if gpt_event is None:
+        loaded(events, image)
+    events.calling()
+    if gpt_event is not None:
+        _partition_table(events, gpt_event)
+        loaded(events, image)
+    if inner_kernel is not None:
+        _inner_kernel(events, inner_kernel, Evidence.SOURCE)
+    events.exit_boot_services()
+    return tuple(event for event in events.rows if event.register == RTMR1)
+
+
+def _partition_table(events: EventList, gpt_event: bytes) -> None:
+    events.add(
+        RTMR1,
+        EV_EFI_GPT_EVENT,
+        sha384(gpt_event),
+        "disk's partition table (GPT)",
+        evidence=Evidence.HARDWARE,
+        note="GUIDs, names and places of all partitions",
+    )
+
+
+def _inner_kernel(events: EventList, digest: bytes, level: Evidence) -> None:
+    events.add(
+        RTMR1,
+        EV_EFI_BOOT_SERVICES_APPLICATION,
+        digest,
+        "uki.efi .linux, loaded by the stub",
+        key=".linux",
+        evidence=level,
+    )
 
 
 def from_disk(

@@ -14,6 +14,22 @@ from privml.base.errors import MeasurementError
 from privml.measure.digest import piece, unsigned
 
 _MAX_SECTIONS = 96
+MACHINE_X64 = 0x8664
+_MACHINES = {
+    MACHINE_X64: "x86-64",
+    0x014C: "ia32 (i386, 32-bit)",
+    0xAA64: "aarch64 (ARM64)",
+    0x01C0: "arm (32-bit)",
+    0x01C2: "arm (32-bit)",
+    0x01C4: "arm (32-bit)",
+    0x0200: "ia64 (Itanium)",
+    0x0EBC: "EFI byte code",
+    0x5032: "riscv32",
+    0x5064: "riscv64",
+    0x5128: "riscv128",
+    0x6232: "loongarch32",
+    0x6264: "loongarch64",
+}
 _MAGIC_PE32_PLUS = 0x20B
 _MAGIC_PE32 = 0x10B
 
@@ -31,8 +47,12 @@ class Section:
 
 @dataclass(frozen=True)
 class Headers:
-    """What the digest and the sections need of a PE file's headers; offsets are bytes from the start of the file."""
+    """What the digest and the sections need of a PE file's headers; offsets are bytes from the start of the file.
 
+    ``machine`` is the COFF machine. Firmware of a TD is x86-64, and its loader refuses images of other machines.
+    """
+
+    machine: int
     checksum_offset: int
     directories: int
     security_entry_offset: int
@@ -61,6 +81,7 @@ def headers(image: bytes) -> Headers:
     security = optional + 96 + wide + 4 * 8
     table = optional + optional_size
     return Headers(
+        machine=unsigned(image, start + 4, 2, "PE machine"),
         checksum_offset=optional + 64,
         directories=directories,
         security_entry_offset=security,
@@ -68,6 +89,11 @@ def headers(image: bytes) -> Headers:
         size_of_headers=unsigned(image, optional + 60, 4, "PE header size"),
         sections=tuple(_section(image, table + 40 * number) for number in range(count)),
     )
+
+
+def machine_name(machine: int) -> str:
+    """A COFF machine by name, or by number when it has none here."""
+    return _MACHINES.get(machine, f"machine 0x{machine:04x}")
 
 
 def _section(image: bytes, offset: int) -> Section:

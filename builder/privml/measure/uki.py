@@ -2,7 +2,8 @@
 
 Source: systemd 262, src/boot/stub.c, src/fundamental/uki.c; the section order was read from the pinned binary's own
 table. The stub measures name and memory contents of each section, joins its own cpio archives to the initrd, and
-may append a ``console=`` of its own to the command line, which the kernel then measures.
+may append a ``console=`` of its own to the command line, which the kernel then measures. `STUBS` says what other
+versions do, as far as their source shows; `layout` reads a UKI of any of them.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import re
 import stat
 from dataclasses import dataclass
 
-from privml.base.errors import MeasurementError
+from privml.base.errors import MeasurementError, printable
 from privml.measure.cpio import Entry
 from privml.measure.digest import sha384
 from privml.measure.pe import Section, authenticode, headers, in_memory
@@ -37,7 +38,6 @@ SECTION_ORDER = (
 UNMEASURED = ".pcrsig"
 _MAGIC = re.compile(rb"#### LoaderInfo: systemd-stub ([0-9]+)[^#]{0,64} ####")
 _STUB_VERSION = 262
-_LOADS_KERNEL = 257
 
 
 @dataclass(frozen=True)
@@ -88,20 +88,128 @@ def facts(image: bytes) -> UkiFacts:
     )
 
 
-def other_stub(image: bytes) -> UkiFacts:
-    """What is known of a UKI with another stub than the pinned one: image, sections, the kernel up to stub 257.
+@dataclass(frozen=True)
+class Stub:
+    """What systemd-stub does in a TD from version ``first`` on.
 
-    Command line and initrd as the kernel measures them are left empty. ``MeasurementError`` as ``facts``.
+    ``measures``: it has the CC protocol and measures sections into RTMR2. ``loads_kernel``: firmware loads the .linux
+    section, which adds an event to RTMR1; None when that depends on the kernel, so that it is not modelled.
+    """
+
+    first: int
+    measures: bool
+    loads_kernel: bool | None
+
+
+STUBS = (
+    Stub(0, measures=False, loads_kernel=None),
+    Stub(256, measures=True, loads_kernel=True),
+    Stub(258, measures=True, loads_kernel=False),
+)
+"""By version: the CC protocol came with 256 (systemd pull request 30996), its own PE loader with 258 (37372)."""
+
+_SINCE = {".profile": 257, ".dtbauto": 257, ".hwids": 257, ".efifw": 258}
+"""Sections that came after the CC protocol; a stub ignores those that are newer than itself."""
+_CHOSEN = (".dtbauto", ".hwids", ".efifw")
+"""Sections of which a UKI may have several: the stub chooses one by the machine's hardware, or none."""
+
+
+def stub_rules(version: int) -> Stub:
+    """The behaviour of one version of the stub."""
+    return next(stub for stub in reversed(STUBS) if stub.first <= version)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One profile of a UKI: its sections in the order in which the stub measures them.
+
+    ``number`` is None for a UKI without profiles. ``name`` is the profile's ID and title. ``chosen`` are the sections
+    of which the stub measures at most one, by the machine's hardware. ``cmdline`` is the embedded command line.
+    """
+
+    number: int | None
+    name: str
+    sections: tuple[tuple[str, bytes], ...]
+    chosen: tuple[str, ...]
+    cmdline: str | None
+
+
+@dataclass(frozen=True)
+class Layout:
+    """A UKI of any stub: the image's digest, that of the .linux section as an image, and the profiles."""
+
+    version: int
+    authenticode: bytes
+    inner_kernel: bytes | None
+    profiles: tuple[Profile, ...]
+
+    @property
+    def stub(self) -> Stub:
+        """How this stub behaves."""
+        return stub_rules(self.version)
+
+    @property
+    def modelled(self) -> bool:
+        """True for the version whose every event is predicted."""
+        return self.version == _STUB_VERSION
+
+
+def layout(image: bytes) -> Layout:
+    """Read a UKI of any stub, with or without profiles; ``MeasurementError`` when it is not a UKI.
+
+    Sections before the first .profile belong to every profile, unless the profile has its own of that name.
+    Source: UAPI.5 "Multi-Profile UKIs"; systemd src/boot/pe.c pe_locate_profile_sections.
     """
     version = stub_version(image)
-    contents = _contents(image)
-    inner = version is not None and version <= _LOADS_KERNEL
-    return UkiFacts(
+    if version is None:
+        raise MeasurementError("not a unified kernel image: there is no systemd-stub in it")
+    groups: list[list[Section]] = [[]]
+    for section in headers(image).sections:
+        if section.name not in SECTION_ORDER or not section.virtual_size or version < _SINCE.get(section.name, 0):
+            continue
+        if section.name == ".profile":
+            groups.append([])
+        groups[-1].append(section)
+    base, own = groups[0], groups[1:]
+    if not any(section.name == ".linux" for group in groups for section in group):
+        raise MeasurementError("not a unified kernel image: it has no .linux section")
+    profiles = [_profile(image, number, base, group) for number, group in enumerate(own)]
+    kernel = next((section for section in base if section.name == ".linux"), None)
+    return Layout(
+        version=version,
         authenticode=authenticode(image),
+        inner_kernel=_kernel_digest(image, kernel),
+        profiles=tuple(profiles) or (_profile(image, None, base, []),),
+    )
+
+
+def _kernel_digest(image: bytes, section: Section | None) -> bytes | None:
+    """The digest of .linux as firmware loads it; None when the section is a profile's, or not a PE image."""
+    if section is None:
+        return None
+    try:
+        return authenticode(in_memory(image, section))
+    except MeasurementError:
+        return None
+
+
+def _profile(image: bytes, number: int | None, base: list[Section], own: list[Section]) -> Profile:
+    found: dict[str, Section] = {}
+    for section in (*reversed(base), *reversed(own)):  # the first of a name counts, and a profile's before the base's
+        found[section.name] = section
+    contents = {name: in_memory(image, section) for name, section in found.items() if name not in _CHOSEN}
+    text = contents.get(".profile", b"").split(b"\0", 1)[0].decode("utf-8", "replace")
+    fields = [line for line in text.splitlines() if line.startswith(("ID=", "TITLE="))]
+    try:
+        cmdline = mangle(contents[".cmdline"].split(b"\0", 1)[0]) if ".cmdline" in contents else None
+    except MeasurementError:
+        cmdline = None
+    return Profile(
+        number=number,
+        name=printable(", ".join(fields)),
         sections=_measured(contents),
-        cmdline="",
-        initrd=None,
-        inner_kernel=authenticode(contents[".linux"]) if inner else None,
+        chosen=tuple(name for name in _CHOSEN if name in found),
+        cmdline=cmdline,
     )
 
 

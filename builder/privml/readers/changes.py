@@ -1,4 +1,4 @@
-"""Why a register is what it is: which events two lists do not share, and which one change explains a value."""
+"""Why a register has its value: which events two lists do not share, and which one change explains a value."""
 
 from __future__ import annotations
 
@@ -10,11 +10,12 @@ from typing import Any
 from privml.events.align import differences
 from privml.events.event import Event
 from privml.events.logged import LoggedEvent
+from privml.events.meaning import meaning
 from privml.events.registers import ZERO, index_of_register
 from privml.events.replay import extend, replay_digests
-from privml.events.tcg import ALG_SHA384, LogEntry
+from privml.events.tcg import ALG_SHA384, LogEntry, bank_name
 from privml.events.types import EV_SEPARATOR, type_name
-from privml.events.wording import as_event, describe, hashed, tell
+from privml.events.wording import as_event, describe, explain_event, hashed, proven, tell
 from privml.measure.compare import KnownDifference, known
 from privml.statement.launch import MeasuredLaunch
 
@@ -47,8 +48,8 @@ class Change:
         return {
             "register": self.register,
             "position": self.position,
-            "a": _event(self.left).to_dict() if self.left else None,
-            "b": _event(self.right).to_dict() if self.right else None,
+            "a": _to_dict(self.left) if self.left else None,
+            "b": _to_dict(self.right) if self.right else None,
             "known": self.known.id if self.known else None,
         }
 
@@ -60,8 +61,21 @@ def changes(left: Sequence[Item], right: Sequence[Item], registers: Sequence[str
         ours = [event for event in left if event.register == register]
         theirs = [event for event in right if event.register == register]
         for one, other, position in differences(ours, theirs):
-            found.append(Change(register, position, one, other, known(*_for_rules(one, other))))
+            found.append(Change(register, position, one, other, _name(one, other)))
     return found
+
+
+def _name(one: Item | None, other: Item | None) -> KnownDifference | None:
+    """The name of a difference: by the rules for a prediction and a log, or, of two logs, by what the event is of."""
+    if isinstance(one, Event) or isinstance(other, Event):
+        return known(*_for_rules(one, other))
+    present = [side.entry for side in (one, other) if side is not None]
+    about = meaning(present[0])
+    if about is None or (len(present) == 2 and meaning(present[1]) != about):
+        return None
+    return KnownDifference(
+        about.id, f"{about.what} {'differs' if len(present) == 2 else 'is in one of them only'}", ""
+    )
 
 
 def _for_rules(one: Item | None, other: Item | None) -> tuple[Event | None, LogEntry | None]:
@@ -76,6 +90,19 @@ def _for_rules(one: Item | None, other: Item | None) -> tuple[Event | None, LogE
 
 def _event(item: Item) -> Event:
     return as_event(item) if isinstance(item, LoggedEvent) else item
+
+
+def _to_dict(item: Item) -> dict[str, Any]:
+    if isinstance(item, Event) or item.bank == ALG_SHA384:
+        return _event(item).to_dict()
+    return {
+        "register": item.register,
+        "type": item.type,
+        "bank": bank_name(item.bank),
+        "digest": item.digest.hex(),
+        "origin": f"log record {item.number}",
+        "note": explain_event(item.entry),
+    }
 
 
 def nearest(shapes: Sequence[MeasuredLaunch], events: Sequence[Item]) -> MeasuredLaunch:
@@ -134,3 +161,29 @@ def one_change(events: Sequence[LoggedEvent], value: bytes) -> str | None:
         if rest_of(extend(before[at], _SEPARATOR), at) == value:
             return f"the value has a separator ({type_name(EV_SEPARATOR)}) more, before event {at + 1}"
     return None
+
+
+_NAMED = 4
+
+
+def unproven(events: Sequence[LoggedEvent]) -> list[int]:
+    """The positions, from 1, of the events whose digest the log's own data does not prove."""
+    return [number for number, event in enumerate(events, 1) if proven(event.entry) is None]
+
+
+def other_digests(events: Sequence[LoggedEvent]) -> str:
+    """In words, what is left when `one_change` finds nothing: an event of another digest than the log's."""
+    open_ = unproven(events)
+    if not events:
+        return "the log has no event for it, but something extended it"
+    if not open_:
+        return (
+            "no event left out, repeated or moved explains it, and every digest is of the log's own text: the log is "
+            "another boot's, or an event of it is missing"
+        )
+    shown = ", ".join(f"{number} {describe(events[number - 1].entry)}" for number in open_[:_NAMED])
+    more = f" and {len(open_) - _NAMED} more" if len(open_) > _NAMED else ""
+    return (
+        "no event left out, repeated or moved explains it, so one event or more had another digest. The log's text "
+        f"does not prove the digest of event {shown}{more}"
+    )

@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from privml.base.errors import UsageError
-from privml.events.registers import MRTD, RTMR3, RTMRS
-from privml.readers.changes import Change, Item, changes, nearest, one_change
-from privml.readers.files import File, Log
+from privml.events.registers import MRTD, RTMR2, RTMR3, RTMRS, ZERO
+from privml.readers.changes import Change, Item, changes, nearest, one_change, other_digests, unproven
+from privml.readers.evidence import File
+from privml.readers.log import NOTHING_IN_RTMR2, Log
 from privml.statement.launch import MeasuredLaunch, TdMachine
 
 FIRMWARE_REGISTERS = RTMRS[:3]
@@ -56,6 +57,8 @@ def pairs(left: File, right: File) -> tuple[Pair, ...]:
     for file in (left, right):
         if file.log is None and not file.shapes:
             raise UsageError(f"{file.path} is neither a prediction nor an event log: it is {file.description.title}")
+        if file.log is not None and (left.shapes or right.shapes):
+            _need_sha384(file.log)
     return tuple(_pairs(left, right))
 
 
@@ -77,8 +80,8 @@ def _pairs(left: File, right: File) -> Iterator[Pair]:
     elif right.shapes:
         shape = nearest(right.shapes, left.description.events)
         yield Pair(shape.label, tuple(changes(left.items(), shape.events, FIRMWARE_REGISTERS)))
-    else:
-        yield Pair("event logs", tuple(changes(left.items(), right.items(), RTMRS)))
+    elif left.log is not None and right.log is not None:
+        yield Pair("event logs", tuple(changes(*_shared(left.log, right.log), RTMRS)))
 
 
 def _key(shape: MeasuredLaunch) -> tuple[str, str, TdMachine]:
@@ -90,13 +93,19 @@ def _key(shape: MeasuredLaunch) -> tuple[str, str, TdMachine]:
 
 @dataclass(frozen=True)
 class RegisterCheck:
-    """One register of a quote or report against the log; ``change`` is the one change that would make them agree."""
+    """One register of a quote or report against the log.
+
+    ``change`` is the one change that would make them agree. When there is none, ``why`` says what is left, and
+    ``candidates`` are the positions of the events whose digests the log's own text does not prove.
+    """
 
     register: str
     logged: bytes
     claimed: bytes
     events: int
     change: str | None = None
+    why: str = ""
+    candidates: tuple[int, ...] = ()
 
     @property
     def equal(self) -> bool:
@@ -113,6 +122,11 @@ class RegisterCheck:
         """True when nothing speaks against the log."""
         return self.equal or self.extended_in_guest
 
+    @property
+    def note(self) -> str:
+        """What a reader of an agreeing register should know; empty for nothing."""
+        return NOTHING_IN_RTMR2 if self.equal and self.register == RTMR2 and self.claimed == ZERO else ""
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
         row: dict[str, Any] = {"equal": self.equal, "log": self.logged.hex(), "quote": self.claimed.hex()}
@@ -120,17 +134,49 @@ class RegisterCheck:
             row["note"] = "extended by software in the TD"
         elif not self.equal:
             row["change"] = self.change
+            row["candidates"] = list(self.candidates)
+        if self.note:
+            row["note"] = self.note
         return row
 
 
 def with_values(log: Log, claimed: dict[str, bytes]) -> tuple[RegisterCheck, ...]:
-    """Replay ``log`` and compare RTMR0..3 with the ``claimed`` values."""
+    """Replay ``log`` and compare the registers that it covers with the ``claimed`` values.
+
+    ``UsageError`` when the log has no SHA-384 digests.
+    """
+    _need_sha384(log)
     found = []
     for register, value in log.registers().items():
         events = [event for event in log.logged if event.register == register]
         check = RegisterCheck(register, value, claimed[register], len(events))
-        found.append(check if check.agrees else replace(check, change=one_change(events, check.claimed)))
+        if not check.agrees:
+            change = one_change(events, check.claimed)
+            check = replace(check, change=change)
+            if change is None:
+                check = replace(check, why=other_digests(events), candidates=tuple(unproven(events)))
+        found.append(check)
     return tuple(found)
+
+
+def _need_sha384(log: Log) -> None:
+    if not log.replays:
+        raise UsageError(
+            f"the log has {log.bank_names} digests: registers of a TD are extended with SHA-384, so nothing of it "
+            "can be compared with them",
+            hint="a log with the same bank can be compared: `diff LOG LOG`",
+        )
+
+
+def _shared(left: Log, right: Log) -> tuple[Sequence[Item], Sequence[Item]]:
+    """The extends of two logs with digests of the strongest bank that both have."""
+    bank = next((bank for bank in left.banks if bank in right.banks), None)
+    if bank is None:
+        raise UsageError(
+            f"the logs share no bank: one has {left.bank_names}, the other {right.bank_names}",
+            hint="take both logs with the same bank",
+        )
+    return left.in_bank(bank), right.in_bank(bank)
 
 
 @dataclass(frozen=True)
@@ -152,6 +198,10 @@ class EventCheck:
 
 def with_events(file: File, other: File) -> EventCheck:
     """Compare the events of the log ``file`` with the nearest shape of a prediction, or with another log."""
-    shape = nearest(other.shapes, file.description.events) if other.shapes else None
-    expected: Sequence[Item] = other.items() if shape is None else shape.events
-    return EventCheck(shape, expected, tuple(changes(expected, file.items(), FIRMWARE_REGISTERS)))
+    if other.log is not None and file.log is not None and not other.shapes:
+        expected, ours = _shared(other.log, file.log)
+        return EventCheck(None, expected, tuple(changes(expected, ours, FIRMWARE_REGISTERS)))
+    if file.log is not None:
+        _need_sha384(file.log)
+    shape = nearest(other.shapes, file.description.events)
+    return EventCheck(shape, shape.events, tuple(changes(shape.events, file.items(), FIRMWARE_REGISTERS)))

@@ -2,252 +2,112 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-import mmap
-import re
-from dataclasses import dataclass, replace
-from functools import cached_property
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from privml.base import strictjson
-from privml.base.errors import EvidenceError, MeasurementError, UsageError
+from privml.base.errors import EvidenceError, MeasurementError, printable
 from privml.events import tcg
-from privml.events.event import Event
-from privml.events.logged import LoggedEvent, is_tpm_log, logged
 from privml.events.registers import MRTD, RTMR3, RTMRS
-from privml.events.replay import replay_digests
-from privml.events.tcg import LogEntry
-from privml.events.wording import as_event
 from privml.evidence import capture as captures
 from privml.evidence import dstack
 from privml.evidence.capture import Capture
-from privml.evidence.tdx import quote, tdreport
 from privml.measure import artefact, smbios
-from privml.measure.artefact import Description
-from privml.measure.digest import sha384
+from privml.measure.description import Description
+from privml.measure.digest import Bytes, sha384
+from privml.readers import aael, envelope, evidence, source
+from privml.readers import log as logs
+from privml.readers.evidence import File
+from privml.readers.log import Log
 from privml.statement import intoto, predicate
-from privml.statement.launch import MeasuredLaunch
 
-_SPEC_ID = b"Spec ID Event03\0"
-_TEXT_LIMIT = 4 << 20
-_HEX = re.compile(rb"\A(?:0x)?[0-9A-Fa-f\s]+\Z")
-_BASE64 = re.compile(rb"\A[A-Za-z0-9+/_\s-]+={0,2}\s*\Z")
-_QUOTE_VERSIONS = (3, 4, 5)
-_CCEL_TABLE = 56
-# What Azure's paravisor leaves in the vTPM (NV index 0x01400001): a header of 32 bytes, then the hardware's report.
-_HCL = b"HCLA"
-_HCL_HEADER = 32
-
-
-@dataclass(frozen=True)
-class Log:
-    """A firmware's event log: its entries, and whether they are numbered as PCRs."""
-
-    entries: tuple[LogEntry, ...]
-    tpm: bool
-
-    @cached_property
-    def logged(self) -> tuple[LoggedEvent, ...]:
-        """The extends, in the log's order."""
-        return logged(self.entries, tpm=self.tpm)
-
-    def events(self) -> tuple[Event, ...]:
-        """The extends as events, in the log's order: where each stands, and what it says it is."""
-        return tuple(as_event(one) for one in self.logged)
-
-    def registers(self) -> dict[str, bytes]:
-        """RTMR0..3 as the log replays."""
-        return {
-            register: replay_digests(event.digest for event in self.logged if event.register == register)
-            for register in RTMRS
-        }
-
-
-@dataclass(frozen=True)
-class File:
-    """A file that was read: what it is, and what of it can be compared.
-
-    A log has ``log``, a prediction ``shapes``, a quote or report ``claimed`` registers. A dstack report and a capture
-    have a log and a quote.
-    """
-
-    path: Path
-    description: Description
-    log: Log | None = None
-    shapes: tuple[MeasuredLaunch, ...] = ()
-    claimed: dict[str, bytes] | None = None
-    capture: Capture | None = None
-
-    def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
-        """The events to compare the file by: a log's extends with their data, else those that were described."""
-        return self.log.logged if self.log is not None else self.description.events
+_MAX_WRAPPINGS = 3
+_HINT = (
+    "known: TDX firmware, PE image, kernel, UKI, GPT disk, CCEL or TPM log, TDX quote, TDREPORT, ACPI and SMBIOS "
+    "blobs of fw_cfg, prediction.json, JSON with a quote or a log; any of them compressed or as text"
+)
 
 
 def read(path: Path) -> File:
-    """Read and identify ``path``; ``MeasurementError`` when its content is unknown or malformed."""
-    if not path.is_file():
-        raise UsageError(f"`{path}` is not a file")
-    if not path.stat().st_size:
-        raise MeasurementError(f"{path} is empty")
-    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as view:
-        return _identify(path, view)
+    """Read and identify ``path`` (``-``: standard input); ``MeasurementError`` when its content is unknown or
+    malformed."""
+    with source.opened(path) as view:
+        return _identify(path, view, 0)
 
 
-def _identify(path: Path, view: mmap.mmap) -> File:
+def _identify(path: Path, view: Bytes, depth: int) -> File:
+    found = evidence.identify(path, view)
+    if found is None and captures.is_capture(view[:1024]):
+        found = _capture(path, captures.decode(view[: captures.MAX_SIZE + 1]))
+    if found is None and (description := artefact.identify(view)) is not None:
+        found = File(path, description)
+    if found is not None:
+        return found
     head = view[:65536]
-    if captures.is_capture(head):
-        return _capture(path, captures.decode(view[: captures.MAX_SIZE + 1]))
-    if head[32:48] == _SPEC_ID:
-        return _log(path, view[: tcg.MAX_LOG + 1])
-    if _is_quote(head):
-        return _quote(path, view[: quote.MAX_SIZE + 1])
-    if len(view) == tdreport.SIZE and head[0] == 0x81:
-        return _report(path, view[:])
-    if head[:4] == _HCL and len(head) >= _HCL_HEADER + tdreport.SIZE and head[_HCL_HEADER] == 0x81:
-        inner = _report(path, head[_HCL_HEADER : _HCL_HEADER + tdreport.SIZE])
-        note = "from a paravisor's report (HCL): its RTMRs are the paravisor's, the guest's boot is in its vTPM"
-        return replace(inner, description=replace(inner.description, notes=(*inner.description.notes, note)))
-    if head[:4] == b"CCEL" and len(view) == _CCEL_TABLE:
-        return File(path, _ccel_table(head))
-    if head.lstrip()[:1] == b"{":
+    if aael.is_agent_log(head):
+        return evidence.agent_log_file(path, view[: tcg.MAX_LOG + 1])
+    if head.lstrip()[:1] in (b"{", b"[") or head[:4] == b"\xef\xbb\xbf{":
         return _json(path, view[: strictjson.MAX_BYTES + 1])
-    decoded = _decoded(view[: _TEXT_LIMIT + 1])
-    if decoded is not None:
-        if decoded[32:48] == _SPEC_ID:
-            return _log(path, decoded)
-        if _is_quote(decoded):
-            return _quote(path, decoded)
-        if len(decoded) == tdreport.SIZE and decoded[0] == 0x81:
-            return _report(path, decoded)
-    found = artefact.identify(view) or (artefact.identify(decoded) if decoded else None)
-    if found is None:
+    if tcg.is_sha1_log(head):
+        return evidence.log_file(path, logs.read(view[: tcg.MAX_LOG + 1]))
+    if depth < _MAX_WRAPPINGS and (unwrapped := _unwrapped(path, view)) is not None:
+        name, data = unwrapped
+        inner = _identify(path, data, depth + 1)
+        title = f"{inner.description.title}, out of {name}"
+        return replace(inner, description=replace(inner.description, title=title))
+    raise MeasurementError(f"{path}: not recognised", hint=_HINT)
+
+
+def _unwrapped(path: Path, view: Bytes) -> tuple[str, bytes] | None:
+    """What a wrapped file was wrapped in, and what it holds; ``MeasurementError`` for a container."""
+    # Decompressors cost a start more than everything else of a firmware's measurement: only wrapped files load them.
+    from privml.readers import wrapped
+
+    head = view[:65536]
+    found = wrapped.container(head) or wrapped.text_form(head)
+    if found is not None:
         raise MeasurementError(
-            f"{path}: not recognised",
-            hint="known: TDX firmware, PE image, kernel, UKI, GPT disk, CCEL or TPM log, TDX quote, TDREPORT, "
-            "ACPI and SMBIOS blobs of fw_cfg, prediction.json",
+            f"{path} is a {found.name}, which is not read as it is", hint=found.command.replace("{}", str(path))
         )
-    return File(path, found)
-
-
-def _is_quote(head: bytes) -> bool:
-    version, tee = int.from_bytes(head[:2], "little"), int.from_bytes(head[4:8], "little")
-    return version in _QUOTE_VERSIONS and tee in (0, quote.TEE_TDX) and head[12:28] == quote.INTEL_QE_VENDOR
-
-
-def _decoded(data: bytes) -> bytes | None:
-    """The bytes that hexadecimal or base64 text stands for; None when ``data`` is neither."""
-    if len(data) > _TEXT_LIMIT:
+    compression = wrapped.compression(head)
+    if compression is not None:
+        data = wrapped.unpack(view[:], compression) if len(view) <= wrapped.MAX_UNPACKED else None
+        if data is None:
+            raise MeasurementError(
+                f"{path} is a {compression.name} file that is damaged, or larger than "
+                f"{wrapped.MAX_UNPACKED >> 20} MiB unpacked",
+                hint=f"`{compression.command} {path}` unpacks it",
+            )
+        return f"{compression.name}", data
+    if len(view) > envelope.MAX_TEXT * 16:
         return None
-    if _HEX.match(data):
-        digits = b"".join(data.removeprefix(b"0x").split())
-        return None if len(digits) % 2 else binascii.unhexlify(digits)
-    if _BASE64.match(data):
-        text = b"".join(data.split()).replace(b"-", b"+").replace(b"_", b"/")
-        try:
-            return base64.b64decode(text + b"=" * (-len(text) % 4), validate=True)
-        except binascii.Error:
-            return None
-    return None
-
-
-def read_log(data: bytes) -> Log:
-    """Parse a CCEL or TPM log; which of the two it is follows from its indices."""
-    entries = tuple(tcg.parse_log(data))
-    return Log(entries, is_tpm_log(entries))
-
-
-def _log(path: Path, data: bytes) -> File:
-    return _log_of(path, read_log(data))
-
-
-def _log_of(path: Path, log: Log) -> File:
-    kind, what = ("tpm-log", "TPM event log, mapped to a TD's registers") if log.tpm else ("ccel", "CC event log")
-    notes = ["a log is only what it says: `explain LOG --against QUOTE` checks it"]
-    if log.tpm:
-        notes.append("PCR 0 stands for MRTD, which a TD's firmware does not extend")
-    return File(
-        path,
-        Description(
-            kind,
-            f"{what}, {len(log.entries)} records",
-            registers=log.registers(),
-            events=log.events(),
-            notes=tuple(notes),
-        ),
-        log=log,
-    )
-
-
-def _quote(path: Path, data: bytes) -> File:
-    parsed = quote.read(data)
-    body = parsed.body
-    registers = dict(zip(RTMRS, body.rtmrs, strict=True))
-    facts = {
-        "mrconfigid": body.mr_config_id.hex(),
-        "mrowner": body.mr_owner.hex(),
-        "mrownerconfig": body.mr_owner_config.hex(),
-        "report data": body.report_data.hex(),
-        "td attributes": body.td_attributes.hex(),
-        "xfam": body.xfam.hex(),
-        "mrseam": body.mr_seam.hex(),
-        "tee tcb svn": body.tee_tcb_svn.hex(),
-    }
-    if body.mr_service_td is not None:
-        facts["mrservicetd"] = body.mr_service_td.hex()
-    notes = ["its signature was not checked: `verify` does that"]
-    if parsed.foreign:
-        notes.append(
-            f"{parsed.foreign} bytes follow the quote, which ends at byte {parsed.signed_length}: nothing signs "
-            "them, and `verify` refuses a document with such a quote"
-        )
-    description = Description(
-        "quote",
-        f"TDX quote, version {parsed.header.version}, TD {'1.0' if body.mr_service_td is None else '1.5'} body",
-        mrtd={"mrtd": body.mr_td},
-        registers=registers,
-        facts=facts,
-        notes=tuple(notes),
-    )
-    return File(path, description, claimed={MRTD: body.mr_td, **registers})
-
-
-def _report(path: Path, data: bytes) -> File:
-    parsed = tdreport.parse(data)
-    registers = dict(zip(RTMRS, parsed.rtmrs, strict=True))
-    facts = {
-        "mrconfigid": parsed.mr_config_id.hex(),
-        "report data": parsed.report_data.hex(),
-        "td attributes": parsed.td_attributes.hex(),
-        "xfam": parsed.xfam.hex(),
-    }
-    description = Description(
-        "tdreport",
-        "TDREPORT",
-        mrtd={"mrtd": parsed.mr_td},
-        registers=registers,
-        facts=facts,
-        notes=("its MAC can be checked on its own machine only",),
-    )
-    return File(path, description, claimed={MRTD: parsed.mr_td, **registers})
+    text = view[:]
+    dumped = wrapped.dumped(text)
+    if dumped is not None:
+        return "a text dump", dumped
+    armoured = wrapped.armoured(text)
+    if armoured is not None:
+        return armoured
+    decoded = envelope.decode_text(text)
+    return None if decoded is None else ("text", decoded)
 
 
 def _capture(path: Path, capture: Capture) -> File:
     """A capture of a TD: its log, with its quote's values, and which of the captured blobs the log has measured."""
-    log = read_log(capture.files[captures.LOG]) if captures.LOG in capture.files else None
+    log = logs.read(capture.files[captures.LOG]) if captures.LOG in capture.files else None
     facts = {"parts": ", ".join(sorted(capture.files))}
     notes = [f"{name} is not in it: {why}" for name, why in sorted(capture.missing.items())]
     claimed = None
     if captures.QUOTE in capture.files:
-        found = _quote(path, capture.files[captures.QUOTE])
+        found = evidence.quote_file(path, capture.files[captures.QUOTE])
         claimed = found.claimed
         bound = found.description.facts["report data"] == capture.report_data().hex()
         facts["quote"] = "made for these parts" if bound else "made for something else than these parts"
         if log is not None and claimed is not None:
-            for register, value in log.registers().items():
-                if register != RTMR3:
-                    agrees = value == claimed[register]
-                    facts[register] = "log and quote agree" if agrees else "log and quote differ"
+            facts |= evidence.agreement(log, claimed)
     logged_digests = {event.digest for event in log.logged} if log is not None else set()
     for name, data in sorted(capture.blobs.items()):
         if sha384(data) in logged_digests:
@@ -269,22 +129,100 @@ def _capture(path: Path, capture: Capture) -> File:
     return File(path, description, log=log, claimed=claimed, capture=capture)
 
 
-def _ccel_table(data: bytes) -> Description:
-    length, address = (int.from_bytes(data[at : at + 8], "little") for at in (40, 48))
-    facts = {"log's size": f"{length} bytes", "log's address": f"0x{address:x}"}
-    return Description("ccel-table", "ACPI table CCEL: where the log lies, not the log", facts=facts)
-
-
 def _json(path: Path, data: bytes) -> File:
-    value = strictjson.loads(data, what=str(path))
-    if isinstance(value, dict) and isinstance(value.get("quote"), str) and "event_log" not in value:
-        decoded = _decoded(value["quote"].encode("utf-8", "replace"))
-        if decoded is not None and _is_quote(decoded):
-            return _quote(path, decoded)
-    if dstack.is_report(value):
-        body, entries = dstack.parse(value)
-        log = _log_of(path, Log(tuple(entries), tpm=False))
-        return replace(log, claimed=_quote(path, body).claimed)
+    """JSON: a prediction, or whatever evidence is in it."""
+    if len(data) > strictjson.MAX_BYTES:
+        raise MeasurementError(f"{path}: JSON of more than {strictjson.MAX_BYTES >> 20} MiB")
+    try:
+        value = envelope.loads(data, str(path))
+    except EvidenceError as error:
+        raise MeasurementError(error.message) from error
+    if _is_prediction(value):
+        return _prediction(path, data)
+    found = envelope.look(value)
+    read, broken = _parts(path, found)
+    log = next(((place, file) for place, file in read if file.log is not None), None)
+    if found.agent_logs:
+        log = _with_agent_log(path, log, *found.agent_logs[0])
+    claims = next(((place, file) for place, file in read if file.claimed is not None and file.log is None), None)
+    if log is None and claims is None:
+        raise MeasurementError(
+            f"{path} is {printable(envelope.describe(value))}: no quote or log is in it", hint=_HINT
+        )
+    file = _together(path, log, claims, len(read))
+    return replace(file, description=replace(file.description, notes=(*file.description.notes, *broken)))
+
+
+def _parts(path: Path, found: envelope.Contents) -> tuple[list[tuple[str, File]], list[str]]:
+    """Every part that can be read, and why the others cannot; ``EvidenceError`` when none can."""
+    makers: list[tuple[str, Callable[[], File | None]]] = [
+        *((place, partial(evidence.identify, path, one)) for place, one in found.binary),
+        *((place, partial(_dstack_log, path, rows)) for place, rows in found.logs),
+        *((place, partial(evidence.values_file, path, registers)) for place, registers in found.registers),
+    ]
+    read, broken = [], []
+    for place, make in makers:
+        try:
+            file = make()
+        except EvidenceError as error:
+            broken.append(f"{printable(place) or 'the document'} cannot be read: {error.message}")
+            continue
+        if file is not None:
+            read.append((place, file))
+    if broken and not read:
+        raise EvidenceError(f"{path}: {broken[0]}")
+    return read, broken
+
+
+def _dstack_log(path: Path, rows: list[Any]) -> File:
+    return evidence.log_file(path, Log(tuple(dstack.parse_log(rows)), tpm=False))
+
+
+def _with_agent_log(path: Path, log: tuple[str, File] | None, place: str, data: bytes) -> tuple[str, File]:
+    """Firmware's log, with the agent's log for RTMR3 when firmware's has no event of it."""
+    agent = evidence.agent_log_file(path, data)
+    if log is None or log[1].log is None or agent.log is None:
+        return log or (place, agent)
+    if any(event.register == RTMR3 for event in log[1].log.logged):
+        return log
+    return f"{log[0]}, {place}", evidence.log_file(
+        path, replace(log[1].log, entries=(*log[1].log.entries, *agent.log.entries))
+    )
+
+
+def _together(path: Path, log: tuple[str, File] | None, claims: tuple[str, File] | None, count: int) -> File:
+    """One file of the log and the quote (or report) that a JSON document holds."""
+    places = [place for place, _ in filter(None, (log, claims))]
+    files = [file for _, file in filter(None, (log, claims))]
+    notes = [note for file in files for note in file.description.notes]
+    if count > len(files):
+        notes.append(f"{count} quotes, logs and sets of registers are in it; those at {', '.join(places)} are shown")
+    first, last = files[0].description, files[-1].description
+    facts: dict[str, str] = {}
+    for file in files:
+        facts |= file.description.facts
+    if log is not None and claims is not None and log[1].log is not None and claims[1].claimed is not None:
+        facts |= evidence.agreement(log[1].log, claims[1].claimed)
+    facts["fields"] = printable(", ".join(places)) or "the whole document"
+    title = first.title if len(files) == 1 else f"{first.title}, with {last.title}"
+    description = replace(
+        first, title=f"{title}, out of JSON", mrtd=last.mrtd, facts=facts, notes=tuple(dict.fromkeys(notes))
+    )
+    return File(
+        path,
+        description,
+        log=log[1].log if log is not None else None,
+        claimed=claims[1].claimed if claims is not None else None,
+    )
+
+
+def _is_prediction(value: Any) -> bool:
+    return isinstance(value, dict) and (
+        "agent_events" in value or value.get("predicateType") == predicate.PREDICATE_TYPE
+    )
+
+
+def _prediction(path: Path, data: bytes) -> File:
     try:
         found = intoto.decode(data).predicate
     except EvidenceError:

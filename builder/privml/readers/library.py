@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from privml.measure.artefact import Description
+from privml.measure.description import Description
 from privml.readers import files
 
 

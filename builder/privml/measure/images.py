@@ -1,0 +1,166 @@
+"""PE images by themselves: kernels, UKIs of any stub, and images that no TD can start."""
+
+from __future__ import annotations
+
+from privml.base.errors import MeasurementError
+from privml.events.event import Event, Evidence
+from privml.events.registers import RTMR1, RTMR2
+from privml.events.replay import replay_digests
+from privml.events.types import EV_EFI_GPT_EVENT, EV_IPL
+from privml.measure import bzimage, kernelheader, payload, pe, uki
+from privml.measure.description import Description, image_event, one_event
+from privml.measure.digest import sha384
+from privml.measure.profiles import TD_INTELTDX
+
+_TITLES = {"uki": "unified kernel image", "kernel": "Linux kernel (bzImage)", "pe": "PE image"}
+
+
+def describe(image: bytes) -> Description:
+    """Describe a PE image; ``MeasurementError`` when it is malformed."""
+    head = pe.headers(image)
+    is_uki = uki.stub_version(image) is not None and any(one.name == ".linux" for one in head.sections)
+    if head.machine != pe.MACHINE_X64:
+        kind = "uki" if is_uki else "kernel" if bzimage.is_kernel(image) else "pe"
+        return _of_other_machine(image, kind, head.machine)
+    return _uki(image) if is_uki else _pe(image)
+
+
+def _signature(data: bytes) -> dict[str, str]:
+    """The digest that a signature is over, and whether it is over what is signed now."""
+    digest = pe.authenticode(data, "sha256")
+    signed = pe.signed_digest(data)
+    facts = {"Authenticode SHA-256": digest.hex()}
+    if signed is not None:
+        facts["signature"] = "over this digest" if signed == digest else f"over another digest, {signed.hex()}"
+    return facts
+
+
+def _pe(data: bytes) -> Description:
+    facts = _signature(data)
+    notes = []
+    kernel = bzimage.is_kernel(data)
+    if kernel:
+        protocol = bzimage.protocol(data)
+        facts["boot protocol"] = f"{protocol >> 8}.{protocol & 0xFF}"
+        notes.append(kernelheader.note("tdx"))
+    return Description(
+        "kernel" if kernel else "pe",
+        f"{_TITLES['kernel' if kernel else 'pe']} of {len(data)} bytes",
+        events=(image_event(pe.authenticode(data), "PE image", "Authenticode SHA-384, as edk2 hashes it"),),
+        facts=facts,
+        notes=tuple(notes),
+    )
+
+
+def _uki(data: bytes) -> Description:
+    return booted(
+        data,
+        "uki",
+        f"{_TITLES['uki']} of {len(data)} bytes, stub systemd {uki.stub_version(data)}",
+        "values of a direct boot (QEMU -kernel, edk2 from 202411); from a disk RTMR1 is another",
+    )
+
+
+def booted(data: bytes, kind: str, title: str, about: str, gpt_event: bytes | None = None) -> Description:
+    """A UKI as it boots, directly or from the disk of ``gpt_event``: whole registers as far as they are modelled."""
+    facts = _signature(data)
+    found = uki.layout(data)
+    for profile in found.profiles:
+        name = "command line" if profile.number is None else f"profile {profile.number}"
+        parts = [profile.name] if profile.name else []
+        if profile.cmdline is not None:
+            parts.append(profile.cmdline if profile.number is None else f"command line `{profile.cmdline}`")
+        if parts:
+            facts[name] = ", ".join(parts)
+    try:
+        whole = uki.facts(data)
+        events = (
+            payload.direct(whole, TD_INTELTDX)
+            if gpt_event is None
+            else payload.from_disk(whole, gpt_event, TD_INTELTDX)
+        )
+    except MeasurementError as error:
+        return _partly(found, error.message, Description(kind, title, facts=facts, notes=(about,)), gpt_event)
+    return Description(kind, title, registers=_registers(events), events=events, facts=facts, notes=(about,))
+
+
+def _partly(found: uki.Layout, why: str, known: Description, gpt_event: bytes | None) -> Description:
+    """A UKI of which something is not modelled: everything that does not depend on it."""
+    stub, notes, registers = found.stub, [f"no whole rtmr2: {why}"], {}
+    if stub.loads_kernel is None:
+        events = [image_event(found.authenticode, "uki.efi")]
+        if gpt_event is not None:
+            events.insert(0, one_event(RTMR1, EV_EFI_GPT_EVENT, sha384(gpt_event), "partition table (GPT)"))
+        notes.append(
+            "no whole rtmr1: with this stub it depends on the kernel whether firmware loads .linux by itself"
+        )
+    else:
+        inner = found.inner_kernel if stub.loads_kernel else None
+        events = list(payload.image_alone(found.authenticode, inner, TD_INTELTDX, gpt_event=gpt_event))
+        if inner is None and stub.loads_kernel:
+            notes.append("no whole rtmr1: firmware loads .linux, which is not a PE image here or is a profile's")
+        else:
+            registers[RTMR1] = _registers(tuple(events))[RTMR1]
+    if stub.measures:
+        for profile in found.profiles:
+            events += _profile_events(found, profile)
+        notes += _section_notes(found)
+    else:
+        notes.append(
+            f"the stub of systemd {found.version} measures nothing in a TD (the CC protocol came with 256): rtmr2 "
+            "holds at most the command line and the initrd, which Linux measures itself from 6.9 on"
+        )
+    return Description(
+        known.kind,
+        known.title,
+        registers=registers,
+        events=tuple(events),
+        facts=known.facts,
+        notes=(*notes, *known.notes) if registers else tuple(notes),
+    )
+
+
+def _profile_events(found: uki.Layout, profile: uki.Profile) -> list[Event]:
+    """The sections that the stub measures for one profile, which is the first unless the boot loader says another."""
+    level = Evidence.HARDWARE if found.modelled and profile.number is None else Evidence.SOURCE
+    of = "" if profile.number is None else f"profile {profile.number}: "
+    events = []
+    if profile.number and found.modelled:
+        digest = sha384(uki.load_options(str(profile.number)))
+        events.append(one_event(RTMR2, EV_IPL, digest, f"{of}its number", level=level))
+    for name, digest in profile.sections:
+        events.append(one_event(RTMR2, EV_IPL, sha384(name.encode() + b"\0"), f"{of}{name} (its name)", level=level))
+        events.append(one_event(RTMR2, EV_IPL, digest, f"{of}{name}", level=level))
+    return events
+
+
+def _section_notes(found: uki.Layout) -> list[str]:
+    notes = []
+    if not found.modelled:
+        version = found.version
+        notes.append(f"what the stub of systemd {version} measures of the sections is read in its source, not seen")
+    if len(found.profiles) > 1:
+        notes.append("rtmr2 is of one profile: the first, unless the boot loader or the host chooses another")
+    chosen = sorted({name for profile in found.profiles for name in profile.chosen})
+    if chosen:
+        notes.append(f"of {', '.join(chosen)} the stub measures what fits the machine's hardware: not listed")
+    notes.append("the kernel's own events for its command line and initrd are not listed")
+    return notes
+
+
+def _of_other_machine(data: bytes, kind: str, machine: int) -> Description:
+    """An image that no TD can start: its digests, and no register."""
+    name = pe.machine_name(machine)
+    return Description(
+        kind,
+        f"{_TITLES[kind]} of {len(data)} bytes for {name}",
+        facts={"machine": name, "Authenticode SHA-384": pe.authenticode(data).hex(), **_signature(data)},
+        notes=(f"no TD can start it: the firmware of a TD is x86-64 and does not load images for {name}",),
+    )
+
+
+def _registers(events: tuple[Event, ...]) -> dict[str, bytes]:
+    return {
+        register: replay_digests(event.digest for event in events if event.register == register)
+        for register in (RTMR1, RTMR2)
+    }

@@ -1,0 +1,197 @@
+"""Logs, quotes and reports as files: what each is, and what of it can be compared."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from privml.events import tcg
+from privml.events.event import Event
+from privml.events.logged import LoggedEvent
+from privml.events.registers import MRTD, RTMR2, RTMR3, RTMRS, ZERO
+from privml.evidence.capture import Capture
+from privml.evidence.tdx import quote, tdreport
+from privml.measure.description import Description
+from privml.measure.digest import Bytes
+from privml.readers import aael
+from privml.readers import log as logs
+from privml.readers.log import NOTHING_IN_RTMR2, Log
+from privml.statement.launch import MeasuredLaunch
+
+_SPEC_ID = b"Spec ID Event03\0"
+_QUOTE_VERSIONS = (3, 4, 5)
+_CCEL_TABLE = 56
+# What Azure's paravisor leaves in the vTPM (NV index 0x01400001): a header of 32 bytes, then the hardware's report.
+_HCL = b"HCLA"
+_HCL_HEADER = 32
+
+
+@dataclass(frozen=True)
+class File:
+    """A file that was read: what it is, and what of it can be compared.
+
+    A log has ``log``, a prediction ``shapes``, a quote or report ``claimed`` registers. A capture, and JSON
+    that holds a log with its quote, have both.
+    """
+
+    path: Path
+    description: Description
+    log: Log | None = None
+    shapes: tuple[MeasuredLaunch, ...] = ()
+    claimed: dict[str, bytes] | None = None
+    capture: Capture | None = None
+
+    def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
+        """The events to compare the file by: a log's extends with their data, else those that were described."""
+        return self.log.logged if self.log is not None else self.description.events
+
+
+def identify(path: Path, view: Bytes) -> File | None:
+    """A log, quote or report; None when ``view`` is none of them. ``EvidenceError`` when it is, but malformed."""
+    head = view[:65536]
+    if head[32:48] == _SPEC_ID:
+        return log_file(path, logs.read(view[: tcg.MAX_LOG + 1]))
+    if _is_quote(head):
+        return quote_file(path, view[: quote.MAX_SIZE + 1])
+    if len(view) == tdreport.SIZE and head[0] == 0x81:
+        return _report_file(path, view[:])
+    if head[:4] == _HCL and len(head) >= _HCL_HEADER + tdreport.SIZE and head[_HCL_HEADER] == 0x81:
+        inner = _report_file(path, head[_HCL_HEADER : _HCL_HEADER + tdreport.SIZE])
+        note = "from a paravisor's report (HCL): its RTMRs are the paravisor's, the guest's boot is in its vTPM"
+        return replace(inner, description=replace(inner.description, notes=(*inner.description.notes, note)))
+    if head[:4] == b"CCEL" and len(view) == _CCEL_TABLE:
+        return File(path, _ccel_table(head))
+    return None
+
+
+def _is_quote(head: bytes) -> bool:
+    version, tee = int.from_bytes(head[:2], "little"), int.from_bytes(head[4:8], "little")
+    return version in _QUOTE_VERSIONS and tee in (0, quote.TEE_TDX) and head[12:28] == quote.INTEL_QE_VENDOR
+
+
+def log_file(path: Path, log: Log) -> File:
+    """A boot log, described."""
+    kind, what = ("tpm-log", "TPM event log") if log.tpm else ("ccel", "CC event log")
+    if log.tpm and log.replays:
+        what += ", mapped to a TD's registers"
+    if log.banks == (tcg.ALG_SHA1,):
+        what += " in the TPM 1.2 format"
+    description = Description(
+        kind,
+        f"{what}, {len(log.entries)} records",
+        registers=log.registers(),
+        events=log.events(),
+        facts={"banks": log.bank_names},
+        notes=log.notes(),
+        records=log.records(),
+    )
+    return File(path, description, log=log)
+
+
+def agent_log_file(path: Path, data: bytes) -> File:
+    """The attestation agent's log: it accounts for RTMR3 alone, and for that only when it begins at zeros."""
+    found = aael.parse(data)
+    log = Log(found.entries, tpm=False, covers=(RTMR3,))
+    value = found.value()
+    notes = ["run-time events that an agent in the guest extended, not firmware's log: RTMR0 to RTMR2 are not in it"]
+    if value is None:
+        notes.append(
+            f"its digests are {found.bank}: a TD's RTMR3 is extended with SHA-384, so this log is not of a TD"
+        )
+    elif not found.whole:
+        notes.append("the log begins at another value than zeros: what was extended before it is not in the log")
+    description = Description(
+        "aael",
+        f"run-time event log of a Confidential Containers attestation agent, {len(found.entries)} events of RTMR3",
+        registers={RTMR3: value} if value is not None else {},
+        events=log.events() if value is not None else (),
+        facts={"banks": found.bank, "initial value": found.initial.hex()},
+        notes=tuple(notes),
+    )
+    return File(path, description, log=log if value is not None and found.whole else None)
+
+
+def quote_file(path: Path, data: bytes) -> File:
+    """A TDX quote; its signature is not checked."""
+    parsed = quote.read(data)
+    body = parsed.body
+    registers = dict(zip(RTMRS, body.rtmrs, strict=True))
+    facts = {
+        "mrconfigid": body.mr_config_id.hex(),
+        "mrowner": body.mr_owner.hex(),
+        "mrownerconfig": body.mr_owner_config.hex(),
+        "report data": body.report_data.hex(),
+        "td attributes": body.td_attributes.hex(),
+        "xfam": body.xfam.hex(),
+        "mrseam": body.mr_seam.hex(),
+        "tee tcb svn": body.tee_tcb_svn.hex(),
+    }
+    if body.mr_service_td is not None:
+        facts["mrservicetd"] = body.mr_service_td.hex()
+    notes = ["its signature was not checked: `verify` does that", *_of_values(registers)]
+    if parsed.foreign:
+        notes.append(
+            f"{parsed.foreign} bytes follow the quote, which ends at byte {parsed.signed_length}: nothing signs "
+            "them, and `verify` refuses a document with such a quote"
+        )
+    description = Description(
+        "quote",
+        f"TDX quote, version {parsed.header.version}, TD {'1.0' if body.mr_service_td is None else '1.5'} body",
+        mrtd={"mrtd": body.mr_td},
+        registers=registers,
+        facts=facts,
+        notes=tuple(notes),
+    )
+    return File(path, description, claimed={MRTD: body.mr_td, **registers})
+
+
+def _report_file(path: Path, data: bytes) -> File:
+    parsed = tdreport.parse(data)
+    registers = dict(zip(RTMRS, parsed.rtmrs, strict=True))
+    facts = {
+        "mrconfigid": parsed.mr_config_id.hex(),
+        "report data": parsed.report_data.hex(),
+        "td attributes": parsed.td_attributes.hex(),
+        "xfam": parsed.xfam.hex(),
+    }
+    description = Description(
+        "tdreport",
+        "TDREPORT",
+        mrtd={"mrtd": parsed.mr_td},
+        registers=registers,
+        facts=facts,
+        notes=("its MAC can be checked on its own machine only", *_of_values(registers)),
+    )
+    return File(path, description, claimed={MRTD: parsed.mr_td, **registers})
+
+
+def _ccel_table(data: bytes) -> Description:
+    length, address = (int.from_bytes(data[at : at + 8], "little") for at in (40, 48))
+    facts = {"log's size": f"{length} bytes", "log's address": f"0x{address:x}"}
+    return Description("ccel-table", "ACPI table CCEL: where the log lies, not the log", facts=facts)
+
+
+def agreement(log: Log, claimed: dict[str, bytes]) -> dict[str, str]:
+    """For each register that the log accounts for, whether the quote has the same value."""
+    return {
+        register: "log and quote agree" if value == claimed[register] else "log and quote differ"
+        for register, value in log.registers().items()
+        if register != RTMR3 or any(event.register == RTMR3 for event in log.logged)
+    }
+
+
+def values_file(path: Path, registers: dict[str, bytes]) -> File:
+    """Registers that a document names: values that somebody wrote down, signed by nobody."""
+    rtmrs = {name: registers[name] for name in RTMRS}
+    description = Description(
+        "registers",
+        "register values",
+        mrtd={"mrtd": registers[MRTD]} if MRTD in registers else {},
+        registers=rtmrs,
+        notes=("somebody wrote these values down: no signature is over them", *_of_values(rtmrs)),
+    )
+    return File(path, description, claimed=registers)
+
+
+def _of_values(registers: dict[str, bytes]) -> tuple[str, ...]:
+    return (NOTHING_IN_RTMR2,) if registers[RTMR2] == ZERO else ()
