@@ -86,7 +86,7 @@ def test_no_room_for_the_image(demo_cpu: Path, small: Path) -> None:
             break
         assert done.returncode == 5, done.stderr
         assert f"no space left on the file system of {small} while building there; " in done.stderr, done.stderr
-        assert "hint: make room there, or give another place with --output" in done.stderr
+        assert "hint: free some space, or choose another directory with --output" in done.stderr
         assert "Traceback" not in done.stderr.split("  | ")[0]
         assert files(small) == [], "what was half-made is gone"
         assert not processes(str(small))

@@ -98,7 +98,7 @@ def test_an_image_without_a_model_boots_and_has_nothing_of_an_engine(
         nonce = "5a" * 32
         status, body = request(machine, f"/.well-known/privml-attestation?nonce={nonce}", timeout=30)
         assert (status, json.loads(body)["error"]["code"]) == (503, "no-tee")
-    assert "holds no model" in succeeded(privml("run", "tdx-min", "--prompt", "x"), 2).stderr
+    assert "has no model" in succeeded(privml("run", "tdx-min", "--prompt", "x"), 2).stderr
 
 
 @pytest.mark.parametrize(

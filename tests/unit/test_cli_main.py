@@ -189,6 +189,7 @@ def test_what_makes_no_sense_is_usage(words: list[str], capsys: pytest.CaptureFi
         (["verify", "x", "--expct", "y"], "there is no option `--expct`", "did you mean `--expect`?"),
         (["--verbos", "doctor"], "there is no option `--verbos`", "did you mean `--verbose`?"),
         (["image", "--qqqqqq"], "there is no option `--qqqqqq`", "`privml-build image --help` explains the verb"),
+        (["store", "size", "-v"], "`-v` goes before the verb", "for example `privml-build -v store size`"),
         (["image"], "TARGET is missing", "for example `privml-build image demo-cpu`"),
         (["diff", "a"], "B is missing", "for example `privml-build diff out/demo-cpu /tmp/rebuilt`"),
         (["verify", "x"], "the option `--expect` is missing", "for example `privml-build verify https://"),
@@ -453,6 +454,16 @@ def test_a_malformed_document_is_9(place: Path, capsys: pytest.CaptureFixture[st
         outcome = Outcome(capsys, "verify", "doc.json", "--expect", str(folder))
         assert (outcome.code, outcome.stdout) == (9, ""), text
         assert outcome.stderr.startswith("privml-build: ")
+        assert outcome.stderr.endswith("hint: `privml-build measure doc.json` says what that file is\n")
+
+
+def test_a_document_without_what_it_was_fetched_with_is_refused_with_a_hint(
+    place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
+    outcome = Outcome(capsys, *captured(place)[:4], "--allow-simulated", "root.pem")
+    assert outcome.code == 8
+    assert outcome.stderr == "hint: give --nonce and --spki, which DOCUMENT was fetched with; `--save` prints both\n"
 
 
 @pytest.mark.parametrize(

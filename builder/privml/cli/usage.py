@@ -44,13 +44,25 @@ def message_and_hint(error: click.UsageError) -> tuple[str, str]:
     if isinstance(error, Unknown):
         return error.message, _meant(error.nearest, more)
     if isinstance(error, click.NoSuchOption):
-        known = [name for each in context.command.params for name in each.opts] if context is not None else []
+        known = _options(context.command) if context is not None else []
+        if context is not None and context.parent is not None:
+            root = context.find_root()
+            if error.option_name in _options(root.command):
+                verb = context.command_path.removeprefix(root.command_path).strip()
+                return (
+                    f"`{error.option_name}` goes before the verb",
+                    f"for example `{root.command_path} {error.option_name} {verb}`",
+                )
         return f"there is no option `{error.option_name}`", _meant(nearest(error.option_name, known), more)
     if isinstance(error, click.MissingParameter):
         example = examples(context.command)[:1] if context is not None else []
         return _missing(error), f"for example `{example[0]}`; {more}" if example else more
     text = error.format_message().removesuffix(".")
     return text[:1].lower() + text[1:], more
+
+
+def _options(command: click.Command) -> list[str]:
+    return [name for each in command.params if isinstance(each, click.Option) for name in each.opts]
 
 
 def examples(command: click.Command) -> list[str]:

@@ -68,20 +68,27 @@ def verify(
             save.write_bytes(fetched.document)
             show(f"nonce {fetched.nonce.hex()}, spki {fetched.tls_spki_sha256.hex()}: {save}", err=True)
     else:
-        judgement = attested.judge(
-            Path(source).read_bytes(),
-            expected,
-            policy,
-            now=now,
-            nonce=given["--nonce"],
-            tls_spki_sha256=given["--spki"],
-            collateral=collateral,
-        )
+        try:
+            judgement = attested.judge(
+                Path(source).read_bytes(),
+                expected,
+                policy,
+                now=now,
+                nonce=given["--nonce"],
+                tls_spki_sha256=given["--spki"],
+                collateral=collateral,
+            )
+        except EvidenceError as error:
+            error.hint = error.hint or f"`privml-build measure {source}` says what that file is"
+            raise
     verdict = judgement.verdict
     if as_json:
         print_json(verdict.to_dict())
     else:
         show_text(render(verdict))
+    missing = [option for option, value in given.items() if value is None]
+    if not remote and missing and not as_json:
+        show(f"hint: give {' and '.join(missing)}, which DOCUMENT was fetched with; `--save` prints both", err=True)
     context.exit(verdict.exit_code)
 
 
