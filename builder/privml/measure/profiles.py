@@ -116,5 +116,3 @@ TPM = Profile(
     network_boot=True,
     last_options=(SHELL,),
 )
-
-PROFILES = {profile.name: profile for profile in (TD_INTELTDX, TD_OVMF_2024, TD_OVMF_2025, TD_OVMF_2026, TPM)}

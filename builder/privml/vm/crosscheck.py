@@ -27,7 +27,7 @@ _DIGEST = re.compile(r"[0-9a-f]{96}")
 
 
 @dataclass(frozen=True)
-class Check:
+class CrossCheck:
     """One register: the tool's value and our accepted values."""
 
     register: str
@@ -90,9 +90,9 @@ def parse(text: str) -> dict[str, str]:
     return {name: found[name] for name in ("mrtd", "rtmr0")}
 
 
-def judge(theirs: Mapping[str, str], mrtd: tuple[bytes, bytes], rtmr0: bytes) -> tuple[Check, ...]:
+def judge(theirs: Mapping[str, str], mrtd: tuple[bytes, bytes], rtmr0: bytes) -> tuple[CrossCheck, ...]:
     """Compare ``mrtd`` in both page orders and ``rtmr0`` under the tool's rules."""
     return (
-        Check("MRTD", theirs["mrtd"], tuple(value.hex() for value in mrtd)),
-        Check("RTMR0 by its rules", theirs["rtmr0"], (rtmr0.hex(),)),
+        CrossCheck("MRTD", theirs["mrtd"], tuple(value.hex() for value in mrtd)),
+        CrossCheck("RTMR0 by its rules", theirs["rtmr0"], (rtmr0.hex(),)),
     )

@@ -23,7 +23,7 @@ from privml.output.manifest import Manifest
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate
 from privml.vm import crosscheck
-from privml.vm.crosscheck import Check
+from privml.vm.crosscheck import CrossCheck
 from privml.vm.platforms import platform as load_platform
 from privml.vm.qtest import blobs
 
@@ -93,7 +93,7 @@ class Predictor:
             origins=self._manifest.origins,
         )
 
-    def cross_check(self, tool: Path, platform: Platform, size: Size) -> tuple[Check, ...]:
+    def cross_check(self, tool: Path, platform: Platform, size: Size) -> tuple[CrossCheck, ...]:
         """One machine measured by a third-party tool (`vm.crosscheck`) and here under the tool's rules."""
         found = blobs(self._tools, platform, size, self._cache)
         file = self._directory / self._manifest.firmware_for(platform.tee).file
