@@ -176,7 +176,7 @@ def test_looking_at_an_empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyP
         (tmp_path / "dev" / device).touch()
     facts = survey.look(tmp_path / "tools.lock.json", [], root=tmp_path)
     assert (facts.kvm, facts.tdx_host, facts.tdx_guest, facts.apparmor_restricts) == ("untried", "Y", True, True)
-    assert "is not there" in facts.tools_lock_problem
+    assert "does not exist" in facts.tools_lock_problem
     assert facts.locked_at is None
 
 

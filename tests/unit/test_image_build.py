@@ -629,8 +629,8 @@ def test_another_version_is_told_both_ways(fake: Fake, out: Path) -> None:
 def test_a_model_that_is_not_the_locked_one_is_refused(fake: Fake, out: Path) -> None:
     (model,) = fake.lock.models
     for file, message in (
-        ({"sha256": "0" * 64}, "llm/small.gguf is not the file that the lock names"),
-        ({"path": "llm/large.gguf"}, "holds no llm/large.gguf, which the lock names"),
+        ({"sha256": "0" * 64}, "llm/small.gguf does not match the lock"),
+        ({"path": "llm/large.gguf"}, "does not contain llm/large.gguf, which the lock names"),
     ):
         other = model.model_copy(update={"files": (model.files[0].model_copy(update=file),)})
         fake.lock = fake.lock.model_copy(update={"models": (other,)})

@@ -154,7 +154,7 @@ def test_a_source_without_a_lock_gives_none(desk: Path) -> None:
     shutil.copytree(shipped() / "platforms", desk / "recipes/platforms")
     (desk / "recipes/bare.yaml").write_text((shipped() / "demo-cpu.yaml").read_text())
     result = run("mine", "--from", "bare")
-    assert (result.exit_code, "no lock: bare has none" in result.stderr) == (0, True)
+    assert (result.exit_code, "no lock written: bare has no lock" in result.stderr) == (0, True)
     assert not (desk / "recipes/mine.lock.json").exists()
 
 

@@ -124,7 +124,7 @@ def test_a_lock_says_its_format(tmp_path: Path) -> None:
     document = json.loads((shipped() / "demo-cpu.lock.json").read_bytes())
     del document["format"]
     path.write_text(json.dumps(document))
-    with pytest.raises(InputsError, match="says no format"):
+    with pytest.raises(InputsError, match="it has no format field"):
         read_lock(path)
 
 
@@ -164,4 +164,4 @@ def test_a_damaged_lock_says_how_to_go_on(installed: Path, other: object) -> Non
     path.write_text('{"format": "privml-lock/v2"}')
     error = run("demo-cpu").exception
     assert isinstance(error, InputsError)
-    assert "remove it and lock anew" in (error.hint or "")
+    assert "remove it and lock again" in (error.hint or "")

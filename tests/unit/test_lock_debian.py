@@ -99,7 +99,7 @@ def test_a_field_inside_a_description_is_none() -> None:
 
 
 def test_an_entry_without_a_digest_is_refused() -> None:
-    with pytest.raises(InputsError, match=r"bad_1_amd64\.deb is not usable"):
+    with pytest.raises(InputsError, match=r"bad_1_amd64\.deb is malformed"):
         index().package("pool/main/b/bad_1_amd64.deb")
 
 

@@ -87,8 +87,8 @@ def test_a_lock_of_this_format_and_none_at_all_are_read_as_ever(fake: Fake, tmp_
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"firmware_requested": []}, "firmware_requested, wheels: not those of a privml-lock/v1"),
-        ({"wheels": None}, "firmware_requested, wheels: not those of a privml-lock/v1"),
+        ({"firmware_requested": []}, "firmware_requested, wheels: malformed for a privml-lock/v1"),
+        ({"wheels": None}, "firmware_requested, wheels: malformed for a privml-lock/v1"),
         ({"packages": [{"name": "a", "origin": "debian/forky"}]}, r"packages\[0\].origin: got `debian/forky`"),
         ({"more": 1}, "more: extra inputs"),
         ({"packages": [{"name": "a", "origin": "debian/forky/main/pool/a.deb"}]}, r"packages\[0\].version: field"),

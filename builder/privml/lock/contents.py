@@ -1,4 +1,4 @@
-"""The input files that locks name: their digests, and how to fetch them."""
+"""The input files named by locks: their digests, and how to fetch them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def debs(lock: Lock | ToolsLock) -> tuple[Package, ...]:
 
 
 def digests(locks: Iterable[Lock | ToolsLock]) -> set[str]:
-    """The SHA-256 of every package and wheel that the locks name."""
+    """The SHA-256 of every package and wheel named by the locks."""
     found: set[str] = set()
     for lock in locks:
         found |= {package.sha256 for package in debs(lock)}
@@ -27,7 +27,7 @@ def digests(locks: Iterable[Lock | ToolsLock]) -> set[str]:
 
 
 def kept(locks: Iterable[Lock | ToolsLock], store: Store) -> set[str]:
-    """``digests``, and those signed states of the archives that the store has."""
+    """``digests``, plus the signed archive states in the store."""
     locks = list(locks)
     states = {state.inrelease_sha256 for lock in locks for state in lock.archives}
     return digests(locks) | {state for state in states if store.has(state)}
@@ -39,9 +39,9 @@ def bring_all(
     pools: Sequence[Pool] = (),
     mirrors: Callable[[], Mirrors] = host_mirrors,
 ) -> int:
-    """Fetch everything that the locks name and the store lacks; the number of bytes fetched.
+    """Fetch all locked inputs missing from the store; returns the number of bytes fetched.
 
-    ``GoneError`` names every package, of any of the locks, that no source has any more.
+    ``GoneError`` names every package of any lock that no source has any more.
     """
     packages: list[Package] = []
     wheels: list[Wheel] = []

@@ -1,7 +1,7 @@
 """Unpack .deb files without dpkg: an ``ar`` archive of three members (deb(5)), the third a tar of the files.
 
-Only what a tools tree needs: regular files, directories, symbolic and hard links. Nothing is written outside the
-root, directories that are symbolic links in the root (merged /usr) are kept and followed inside it, maintainer
+Supports what a tools tree needs: regular files, directories, symbolic and hard links. Nothing is written outside the
+root. Directories that are symbolic links in the root (merged /usr) are kept and followed inside it. Maintainer
 scripts are never run.
 """
 
@@ -22,7 +22,7 @@ _MAX_LINKS = 40
 
 
 def members(data: bytes, what: str) -> Iterator[tuple[str, memoryview]]:
-    """Yield (name, bytes) of the members of an ``ar`` archive; ``InputsError`` when it is not one, or is cut."""
+    """Yield (name, bytes) of the members of an ``ar`` archive; ``InputsError`` if it is malformed or truncated."""
     if data[:8] != _MAGIC:
         raise InputsError(f"{what}: not a .deb (no ar magic)")
     view, at = memoryview(data), 8
@@ -38,13 +38,13 @@ def members(data: bytes, what: str) -> Iterator[tuple[str, memoryview]]:
             raise InputsError(f"{what}: broken ar header at byte {at}")
         size = int(digits)
         if at + 60 + size > len(data):
-            raise InputsError(f"{what}: member `{name}` is cut: {size} bytes promised")
+            raise InputsError(f"{what}: member `{name}` is truncated, expected {size} bytes")
         yield name, view[at + 60 : at + 60 + size]
         at += 60 + size + (size & 1)
 
 
 def tar_of(data: bytes, stem: str, what: str) -> tarfile.TarFile:
-    """The member ``control.tar*`` or ``data.tar*`` of a .deb, opened."""
+    """Open the member ``control.tar*`` or ``data.tar*`` of a .deb."""
     for name, body in members(data, what):
         if name == stem or name.startswith(stem + "."):
             try:
@@ -55,7 +55,7 @@ def tar_of(data: bytes, stem: str, what: str) -> tarfile.TarFile:
 
 
 def unpack(data: bytes, root: Path, what: str) -> None:
-    """Unpack the files of one .deb under ``root``; owners are not kept (the tree is read, never booted)."""
+    """Unpack the files of one .deb under ``root``. Owners are not kept, because the tree is never booted."""
     try:
         with tar_of(data, "data.tar", what) as archive:
             for entry in archive:
@@ -64,7 +64,7 @@ def unpack(data: bytes, root: Path, what: str) -> None:
         raise InputsError(f"{what}: {error}") from error
     except (FileExistsError, FileNotFoundError, NotADirectoryError) as error:
         name = Path(error.filename).name
-        raise InputsError(f"{what}: `{name}` does not fit what is there: {error.strerror}") from error
+        raise InputsError(f"{what}: `{name}` conflicts with an existing path: {error.strerror}") from error
 
 
 def _place(archive: tarfile.TarFile, entry: tarfile.TarInfo, root: Path, what: str) -> None:
@@ -76,7 +76,7 @@ def _place(archive: tarfile.TarFile, entry: tarfile.TarInfo, root: Path, what: s
     target = inside(root, path.parent, what) / path.name
     if entry.isdir():
         if target.is_symlink():
-            # Kept, and followed inside the root; the directory's mode is whoever's it really is.
+            # Keep the link and follow it inside the root; its target has its own mode.
             inside(root, path, what).mkdir(exist_ok=True, parents=True)
             return
         target.mkdir(exist_ok=True, parents=True)
@@ -98,7 +98,7 @@ def _place(archive: tarfile.TarFile, entry: tarfile.TarInfo, root: Path, what: s
         assert source is not None
         with target.open("wb") as file:
             shutil.copyfileobj(source, file, 1 << 20)
-        # Never set-id: the tree belongs to whoever unpacks it, and lies where others may reach it.
+        # Drop set-id bits: the tree belongs to the current user and other users may be able to reach it.
         target.chmod(entry.mode & 0o777)
         os.utime(target, (entry.mtime, entry.mtime))
     else:
@@ -106,7 +106,7 @@ def _place(archive: tarfile.TarFile, entry: tarfile.TarInfo, root: Path, what: s
 
 
 def inside(root: Path, path: PurePosixPath, what: str) -> Path:
-    """Resolve ``path`` below ``root``, following symbolic links as a process with that root directory would."""
+    """Resolve ``path`` below ``root``, following symbolic links as after chroot."""
     result, todo, links = root, list(path.parts), 0
     while todo:
         part = todo.pop(0)

@@ -1,4 +1,4 @@
-"""Readers for what a Debian archive publishes: InRelease headers and Packages stanzas. Pure."""
+"""Parse the index files of a Debian archive: InRelease headers and Packages stanzas."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _END = "-----BEGIN PGP SIGNATURE-----"
 
 @dataclass(frozen=True)
 class Release:
-    """The head of an InRelease file (its signature was checked by apt)."""
+    """The header fields of an InRelease file, whose signature apt has checked."""
 
     origin: str
     label: str
@@ -28,10 +28,10 @@ class Release:
 
 
 def parse_inrelease(data: bytes) -> Release:
-    """Read the signed part's fields; text outside the signature is refused, because nobody signed it."""
+    """Read the fields of the signed part; unsigned text around it is refused."""
     lines = data.decode("utf-8", "replace").splitlines()
     if not lines or lines[0] != _BEGIN or "" not in lines or lines.count(_END) != 1 or lines.count(_BEGIN) != 1:
-        raise InputsError("InRelease: not one clear-signed message")
+        raise InputsError("InRelease: expected exactly one clear-signed message")
     fields = _fields("\n".join(lines[lines.index("") + 1 : lines.index(_END)]))
     until = fields.get("Valid-Until")
     return Release(
@@ -68,7 +68,7 @@ def _fields(stanza: str) -> dict[str, str]:
 
 
 class PackagesIndex:
-    """One suite component's Packages file, searched by path in the archive without parsing all of it."""
+    """The Packages file of a suite's component, searched by archive path without parsing all of it."""
 
     def __init__(self, data: bytes, *, archive: str, suite: str, component: str, base: str) -> None:
         self._data = data
@@ -82,18 +82,18 @@ class PackagesIndex:
         return cls(path.read_bytes(), archive=archive, suite=suite, component=component, base=base)
 
     def has(self, path: str) -> bool:
-        """Whether a package at this path of the archive is listed."""
+        """Whether the archive path is listed."""
         return path.encode() in self._at
 
     def fields(self, path: str) -> dict[str, str]:
-        """All fields of the package at this path."""
+        """All fields of the package at an archive path."""
         at = self._at[path.encode()]
         start = self._data.rfind(b"\n\n", 0, at) + 2 if b"\n\n" in self._data[:at] else 0
         end = self._data.find(b"\n\n", at)
         return _fields(self._data[start : end if end >= 0 else None].decode("utf-8"))
 
     def package(self, path: str) -> Package:
-        """The record to lock of the package at this path."""
+        """The lock record of the package at an archive path."""
         fields = self.fields(path)
         try:
             return Package.model_validate(
@@ -109,11 +109,11 @@ class PackagesIndex:
             )
         except (KeyError, ValueError) as error:
             where = "/".join(self._where.values())
-            raise InputsError(f"{where}: the entry of {path} is not usable: {error}") from error
+            raise InputsError(f"{where}: the entry of {path} is malformed: {error}") from error
 
 
 def upstream_version(version: str) -> str:
-    """The upstream version's numbers in a package's version: ``0.7.0`` of ``1:0.7.0+dfsg-2``; empty without any."""
+    """The numeric upstream version in a package version: ``0.7.0`` for ``1:0.7.0+dfsg-2``; empty if there is none."""
     match = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version)
     return match[1] if match else ""
 

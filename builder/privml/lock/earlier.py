@@ -1,7 +1,7 @@
-"""Locks of format v1, read so that `lock` can write them again as v2 without choosing any package.
+"""Read locks of format v1, so that `lock` can convert them to v2 without resolving packages.
 
-v1 knew one distribution and one TEE, said where a .deb comes from in one word, and named a model's wheel but not its
-files; these are read out of the wheel when the lock is written.
+v1 supported one distribution and one TEE, had a single word for the origin of a .deb, and named a model's wheel but
+not its files; they are read from the wheel when the lock is written.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _TEE = "tdx"
 
 
 def previous_lock(path: Path) -> Lock | None:
-    """The lock in ``path``, of this format or the one before; None when there is none."""
+    """The lock in ``path``, in the current or previous format; None if there is none."""
     if not path.is_file():
         return None
     data = path.read_bytes()
@@ -28,7 +28,7 @@ def previous_lock(path: Path) -> Lock | None:
 
 
 def previous_tools_lock(path: Path) -> ToolsLock | None:
-    """The tools lock in ``path``, of this format or the one before; None when there is none."""
+    """The tools lock in ``path``, in the current or previous format; None if there is none."""
     if not path.is_file():
         return None
     data = path.read_bytes()
@@ -44,7 +44,7 @@ def _lock(old: dict[str, Any], what: str) -> dict[str, Any]:
     requested = old.get("firmware_requested")
     wheels = old.get("wheels")
     if not isinstance(requested, list) or len(requested) != 1 or not isinstance(wheels, list):
-        raise InputsError(f"{what}: firmware_requested, wheels: not those of a privml-lock/v1")
+        raise InputsError(f"{what}: firmware_requested, wheels: malformed for a privml-lock/v1")
     return {
         **new,
         "format": "privml-lock/v2",

@@ -1,4 +1,4 @@
-"""The state of a recipe's lock, as `lint` reports it: no store, no network."""
+"""The state of a recipe's lock for `lint`, without store or network."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from privml.recipe.loader import Recipe
 
 
 def lock_facts(recipe: Recipe) -> LockFacts:
-    """Whether the recipe's lock is there and up to date, and how large its model is."""
+    """Whether the recipe's lock exists and is up to date, and the size of its model."""
     if not recipe.lock_path.is_file():
         return LockFacts(there=False)
     try:

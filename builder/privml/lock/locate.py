@@ -1,4 +1,4 @@
-"""Where locks are: next to their recipe, next to a refreshed lock, or shipped with privml-build."""
+"""Find locks: next to their recipe, next to a refreshed lock, or shipped with privml-build."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ def tools_lock_path(recipe: Path | None, lock_file: Path | None = None) -> Path:
 
 
 def inputs_now(recipe: Recipe, tools_lock: Path | None = None) -> Current:
-    """What a lock of ``recipe`` would record of this checkout; ``tools_lock`` when it is not the recipe's own."""
+    """The checkout state that a lock of ``recipe`` records; ``tools_lock`` if it is not the recipe's own."""
     return current_inputs(recipe, images_folder(), tools_lock or tools_lock_path(recipe.path))
 
 
 def locks_of(target: str) -> list[Lock | ToolsLock]:
-    """The locks that building TARGET takes: those of a recipe, or a lock file with its tools lock."""
+    """The locks needed to build TARGET: those of a recipe, or a lock file with its tools lock."""
     if target.endswith(".lock.json"):
         path = Path(target)
         first = read_any_lock(path)
@@ -40,6 +40,6 @@ def recipe_locks(folder: Path) -> Iterator[Path]:
 
 
 def known_locks() -> list[Path]:
-    """Every lock in `recipes/`, here, in the folders of `out/`, and those that privml-build comes with."""
+    """Every lock in `recipes/`, the current directory, the directories of `out/`, and the shipped ones."""
     folders = (Path("recipes"), Path(), *Path("out").glob("*"), shipped())
     return sorted({path.resolve() for folder in folders for path in folder.glob("*.lock.json")})

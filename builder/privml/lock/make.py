@@ -1,4 +1,4 @@
-"""Make a recipe's lock, keep its pins, and tell whether it is still the lock of what is there."""
+"""Create and renew locks, keeping pins, and check whether a lock is up to date."""
 
 from __future__ import annotations
 
@@ -45,19 +45,19 @@ _SHOWN = 6
 
 @dataclass(frozen=True)
 class Solver:
-    """What is needed to choose packages again. ``tools`` is only called then: it may have to make a tree."""
+    """Inputs for resolving packages. ``tools`` is called only then, because it may have to create a tree."""
 
     tools: Callable[[Distribution], AptTools]
     mirrors: Callable[[], Mirrors] = host_mirrors
     allow_expired: bool = False
-    # None keeps all pins, an empty tuple moves all, names move those.
+    # None keeps all pins, an empty tuple upgrades all, names upgrade those packages.
     upgrade: tuple[str, ...] | None = None
     now: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Current:
-    """The inputs that lie in this checkout, as they are now."""
+    """The current inputs in this checkout."""
 
     recipe_sha256: str
     agent: Tree
@@ -66,7 +66,7 @@ class Current:
 
 
 def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Path | None = None) -> Current:
-    """Look at the checkout; no network, no store."""
+    """Read the checkout, without network or store."""
     return Current(
         recipe.digest,
         agent_tree(recipe.content.variant, source),
@@ -76,7 +76,10 @@ def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Pa
 
 
 def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: Store, solver: Solver) -> Lock:
-    """The lock of ``recipe`` as it is now; packages stay as in ``previous`` unless they must or shall move."""
+    """The current lock of ``recipe``.
+
+    Packages keep their previous versions unless the request changed or an upgrade was asked for.
+    """
     wanted = wanted_of(recipe, previous, store, solver)
     if previous is not None and solver.upgrade is None and _same_request(previous, wanted, recipe):
         archives, packages, firmware = previous.archives, previous.packages, dict(previous.firmware)
@@ -104,7 +107,7 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
 
 
 def wanted_of(recipe: Recipe, previous: Lock | None, store: Store, solver: Solver) -> Wanted:
-    """What the recipe asks for, with the pins of ``previous`` for all that is still asked for in the same way."""
+    """The recipe's requests, with the pins of ``previous`` for all unchanged requests."""
     requested, firmware = guest_packages(recipe), firmware_packages(recipe)
     base = recipe.content.base.record
     if previous is None:
@@ -125,13 +128,13 @@ def wanted_of(recipe: Recipe, previous: Lock | None, store: Store, solver: Solve
 
 
 def firmware_of(wanted: Wanted, found: Resolution, recipe: Recipe) -> dict[str, Firmware]:
-    """The packages that were found alone, by the TEE whose firmware they hold."""
+    """The packages resolved without dependencies, by the TEE of their firmware."""
     asked = zip(firmware_packages(recipe), wanted.alone, found.alone, strict=True)
     return {tee: Firmware(requested=str(request), packages=(package,)) for tee, request, package in asked}
 
 
 def make_tools_lock(previous: ToolsLock | None, store: Store, solver: Solver) -> ToolsLock:
-    """The tools lock; it stays as it is unless the list of tools changed or an upgrade is wanted."""
+    """The tools lock; unchanged unless the list of tools changed or an upgrade was asked for."""
     wanted = tools_wanted(_pins(previous.packages if previous else (), solver))
     if previous is not None and solver.upgrade is None and _same_packages(previous, wanted):
         return previous
@@ -147,23 +150,23 @@ def make_tools_lock(previous: ToolsLock | None, store: Store, solver: Solver) ->
 
 
 def tools_wanted(pins: Mapping[str, str]) -> Wanted:
-    """What the tree of build tools asks for."""
+    """The package requests of the tools tree."""
     return Wanted(TOOLS, tuple(map(Request, TOOLS.distribution.packages.tools)), (), pins)
 
 
 def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = None) -> None:
-    """``InputsError`` that names each part of the lock (at ``path``) that is no longer what is there."""
+    """Raise ``InputsError`` naming each part of the lock (at ``path``) that does not match the checkout."""
     stale = []
     if lock.recipe_sha256 != current.recipe_sha256:
-        stale.append("recipe: it, or what it extends, was changed after the lock was made")
+        stale.append("recipe: it, or a recipe it extends, changed after the lock was written")
     requested = tuple(map(str, guest_packages(recipe)))
     if lock.packages_requested != requested or not _same_firmware(lock, recipe):
-        stale.append("packages: this privml-build asks for others than the lock was made for")
+        stale.append("packages: this privml-build requests different packages")
     for name, was, now in (("agent", lock.agent, current.agent), ("guest", lock.guest, current.guest)):
         if was.sha256 != now.sha256:
             stale += _some(tree_changes(name, was, now))
     if lock.tools_sha256 != current.tools_sha256:
-        stale.append("tools: the tools lock is another one")
+        stale.append("tools: the tools lock changed")
     if stale:
         raise InputsError(
             f"{(path or recipe.lock_path).name} is stale:\n" + "\n".join(f"  {line}" for line in stale),
@@ -179,9 +182,9 @@ def bring(
     pools: Sequence[Pool] = (),
     mirrors: Callable[[], Mirrors] = host_mirrors,
 ) -> int:
-    """Bring the locked bytes that the store lacks, from pools, then mirrors; the number of bytes fetched.
+    """Fetch locked inputs missing from the store, from pools, then mirrors; returns the number of bytes fetched.
 
-    Offline when nothing is missing. ``GoneError`` names every package that no source has any more.
+    Uses no network if nothing is missing. ``GoneError`` names every package that no source has any more.
     """
     missing = [package for package in packages if not store.has(package.sha256)]
     fetched = 0
@@ -214,7 +217,7 @@ def _bring_wheel(store: Store, wheel: Wheel, pools: Sequence[Pool]) -> int:
 def solve(
     wanted: Wanted, held: Iterable[Package], before: Sequence[Archive], store: Store, solver: Solver
 ) -> Resolution:
-    """Resolve, keeping what is pinned: also the .debs of ``held`` in the store that no archive lists any more."""
+    """Resolve and keep pins, including .debs of ``held`` in the store that no archive lists any more."""
     kept = [package for package in held if package.name in wanted.pins and store.has(package.sha256)]
     found = resolve(
         solver.tools(wanted.base.distribution),
@@ -230,7 +233,7 @@ def solve(
 
 
 def _same_request(previous: Lock, wanted: Wanted, recipe: Recipe) -> bool:
-    """Whether ``previous`` is the answer to what the recipe asks for now."""
+    """Whether ``previous`` still satisfies the recipe's requests."""
     return _same_packages(previous, wanted) and _same_firmware(previous, recipe)
 
 
@@ -258,26 +261,26 @@ def _pins(packages: Iterable[Package], solver: Solver) -> dict[str, str]:
 def kernel_that_stays(
     kernel: Kernel, packages: Iterable[Package], pins: Mapping[str, str], store: Store
 ) -> tuple[str, ...]:
-    """What to ask for so that the locked kernel stays: its packages, when all are pinned and their bytes are here."""
+    """Requests that keep the locked kernel: its packages, if all are pinned and in the store."""
     held = [package for package in packages if kernel.is_kernel(package.name)]
     here = all(package.name in pins and store.has(package.sha256) for package in held)
     return kernel.chosen(package.name for package in held) if here else ()
 
 
 def epoch_of(archives: Sequence[Archive]) -> int:
-    """The newest Date among the archives, in seconds: every time in an image."""
+    """The newest Date among the archives, in seconds; used for all times in an image."""
     return max(int(parse_time(archive.date).timestamp()) for archive in archives)
 
 
 def check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
-    """``InputsError`` when a guest would hold what it may not, or another version of the engine than is asked for."""
+    """Raise ``InputsError`` for a forbidden package in the guest, or a wrong version of the engine."""
     versions = {package.name: package.version for package in packages}
     if recipe.content.variant == PRODUCTION:
         found = sorted(versions.keys() & set(recipe.content.base.record.distribution.packages.forbidden))
         if found:
             raise InputsError(
-                f"{recipe.name}: a production guest may not hold {', '.join(found)}",
-                hint="something requested depends on it; ask for its parts instead",
+                f"{recipe.name}: a production guest must not contain {', '.join(found)}",
+                hint="a requested package depends on it; request only the parts you need",
             )
     wanted = None if recipe.content.inference is None else recipe.content.inference.engine.version
     if wanted is None:
@@ -288,7 +291,7 @@ def check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
         raise InputsError(
             f"{recipe.origin('inference.engine.version')}: got {package} {versions.get(package, 'none')}, "
             f"expected version {wanted}",
-            hint="ask for the version that the archive has, or leave the field out",
+            hint="request the version in the archive, or leave the field out",
         )
 
 

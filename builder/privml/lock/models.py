@@ -1,4 +1,4 @@
-"""Lock files: the record of every input byte, strict to read and stable to write."""
+"""Lock files, which record every input: strict decoding, stable encoding."""
 
 from __future__ import annotations
 
@@ -41,13 +41,13 @@ def _inside(path: str) -> str:
     return path
 
 
-# Of archives, suites and components.
+# Names of archives, suites and components.
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9./-]*$", max_length=100)]
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_inside)]
 
 
 def format_time(moment: datetime) -> str:
-    """``moment`` as locks spell it."""
+    """``moment`` in the format of locks."""
     return moment.astimezone(UTC).strftime(_TIME)
 
 
@@ -57,7 +57,7 @@ def parse_time(text: str) -> datetime:
 
 
 class Record(BaseModel):
-    """What all parts of a lock share: unknown fields refused, no conversions, not to be changed."""
+    """Base of all parts of a lock: frozen, strict types, unknown fields refused."""
 
     model_config = ConfigDict(
         extra="forbid", frozen=True, strict=True, json_schema_serialization_defaults_required=True
@@ -65,7 +65,7 @@ class Record(BaseModel):
 
 
 class Archive(Record):
-    """One signed suite as it was when it was locked; ``expired`` says that its Valid-Until had passed by then."""
+    """The signed state of a suite when it was locked; ``expired`` if its Valid-Until had passed by then."""
 
     label: Label
     suite: Label
@@ -76,7 +76,7 @@ class Archive(Record):
 
 
 class Package(Record):
-    """One .deb, at ``path`` of its archive, as the component of the suite listed it. No host is named."""
+    """One .deb at ``path`` of its archive, as listed by the suite's component. It names no host."""
 
     name: Text
     version: Text
@@ -98,14 +98,14 @@ class Package(Record):
 
 
 class Firmware(Record):
-    """The packages that a TEE's firmware is taken from; ``requested`` is what apt was asked for."""
+    """The packages with a TEE's firmware; ``requested`` is the request to apt."""
 
     requested: Text
     packages: Annotated[tuple[Package, ...], Field(min_length=1)]
 
 
 class Wheel(Record):
-    """One wheel of the package index, taken whole."""
+    """One wheel of the package index."""
 
     name: Text
     version: Text
@@ -118,7 +118,7 @@ class Wheel(Record):
 
 
 class ModelFile(Record):
-    """One file of a model, by its path in its source."""
+    """One file of a model, with its path in the source."""
 
     path: RelativePath
     size: Size
@@ -126,25 +126,25 @@ class ModelFile(Record):
 
 
 class ModelSource(Record):
-    """Where a model's files come from: the one match of ``pattern`` in a wheel of ``python``."""
+    """Source of a model's files: the only match of ``pattern`` in a wheel listed in ``python``."""
 
     wheel: Text
     pattern: Text
 
 
 class Model(Record):
-    """A model: its name in the recipe, its files, and the licence that its source declares (null: none)."""
+    """A model: its name in the recipe, its files, and the licence declared by its source (null: none)."""
 
     name: Text
     source: ModelSource
     files: Annotated[tuple[ModelFile, ...], Field(min_length=1)]
     licence: Text | None
-    # Filled by a later version; no other value is read until then, and so with `blobs`.
+    # Reserved for a later version and always empty until then, as is `blobs`.
     signature: None
 
 
 class TreeFile(Record):
-    """One file of a source tree. Of modes only the executable bit counts; a symlink's bytes are its target."""
+    """One file of a source tree. Only the executable bit of the mode counts; a symlink's content is its target."""
 
     path: RelativePath
     kind: Literal["file", "executable", "symlink"]
@@ -160,14 +160,14 @@ class Tree(Record):
 
     @staticmethod
     def of(files: list[TreeFile]) -> Tree:
-        """Sort ``files`` by path and take their digest."""
+        """Sort ``files`` by path and digest them."""
         ordered = sorted(files, key=lambda file: file.path)
         content = strictjson.canonical([file.model_dump(mode="json") for file in ordered])
         return Tree(sha256=hashlib.sha256(content).hexdigest(), files=tuple(ordered))
 
 
 class Base(Record):
-    """The distribution and the release that packages were chosen from."""
+    """The distribution and release that packages were resolved from."""
 
     distribution: Annotated[Text, WithJsonSchema({"enum": list(DISTRIBUTIONS)})]
     release: Annotated[
@@ -184,7 +184,7 @@ class Base(Record):
 
     @property
     def record(self) -> distributions.Base:
-        """The records of both."""
+        """The records of distribution and release."""
         return distributions.base(self.distribution, self.release)
 
     @staticmethod
@@ -194,7 +194,7 @@ class Base(Record):
 
 
 class LockFile(Record):
-    """The fields that a recipe's lock and the tools lock share."""
+    """Fields common to recipe locks and the tools lock."""
 
     base: Base
     source_date_epoch: Size
@@ -204,7 +204,7 @@ class LockFile(Record):
 
     @property
     def digest(self) -> str:
-        """The hex SHA-256 of the canonical form, by which other files name this lock, whatever its layout on disk."""
+        """The hex SHA-256 of the canonical form. Other files refer to this lock by it."""
         return hashlib.sha256(strictjson.canonical(self.model_dump(mode="json"))).hexdigest()
 
 
@@ -223,12 +223,12 @@ class Lock(LockFile):
 
     @property
     def debs(self) -> tuple[Package, ...]:
-        """Every .deb: the guest's, and those that firmware is taken from."""
+        """Every .deb of guest and firmware."""
         return (*self.packages, *self.firmware_debs)
 
     @property
     def firmware_debs(self) -> tuple[Package, ...]:
-        """The .debs that firmware is taken from."""
+        """The .debs with firmware."""
         return tuple(package for _, each in sorted(self.firmware.items()) for package in each.packages)
 
     @property
@@ -238,7 +238,7 @@ class Lock(LockFile):
         return kernel.rtmr3((package.name, package.version) for package in self.packages)
 
     def package(self, name: str) -> Package:
-        """The locked package called ``name``; ``InputsError`` when there is none."""
+        """The locked package called ``name``; ``InputsError`` if there is none."""
         for package in self.debs:
             if package.name == name:
                 return package
@@ -246,7 +246,7 @@ class Lock(LockFile):
 
 
 class ToolsLock(LockFile):
-    """``recipes/tools.lock.json``: the tree of tools that makes images."""
+    """``recipes/tools.lock.json``: the packages of the tools tree."""
 
     format: Literal["privml-tools-lock/v2"] = "privml-tools-lock/v2"
 
@@ -255,17 +255,17 @@ AnyLock = TypeVar("AnyLock", Lock, ToolsLock)
 
 
 def read_lock(path: Path) -> Lock:
-    """Read a recipe's lock; ``InputsError`` when it is absent or not exactly this format."""
+    """Read a recipe's lock; ``InputsError`` if it is missing or malformed."""
     return parse(_bytes(path, f"lock {path.name.removesuffix('.lock.json')}"), Lock, str(path))
 
 
 def read_tools_lock(path: Path) -> ToolsLock:
-    """Read the tools lock; ``InputsError`` when it is absent or not exactly this format."""
+    """Read the tools lock; ``InputsError`` if it is missing or malformed."""
     return parse(_bytes(path, "lock --tools"), ToolsLock, str(path))
 
 
 def read_any_lock(path: Path) -> Lock | ToolsLock:
-    """Read a recipe's lock or a tools lock, whichever the file is."""
+    """Read a recipe's lock or a tools lock, depending on the file."""
     data = _bytes(path, "lock")
     if FORMATS.get(format_of(data)) is ToolsLock:
         return parse(data, ToolsLock, str(path))
@@ -274,19 +274,19 @@ def read_any_lock(path: Path) -> Lock | ToolsLock:
 
 def parse(data: bytes, model: type[AnyLock], what: str) -> AnyLock:
     """Decode a lock from bytes."""
-    hint = "only `privml-build lock` writes locks: take the committed one back, or remove it and lock anew"
+    hint = "locks are written only by `privml-build lock`: restore the committed one, or remove it and lock again"
     try:
         document = strictjson.loads(data, what=what)
     except PrivmlError as error:
         raise InputsError(error.message) from error
     if not isinstance(document, dict) or "format" not in document:
-        raise InputsError(f"{what}: no lock: it says no format")
+        raise InputsError(f"{what}: not a lock: it has no format field")
     current, older = _formats(model)
     if document["format"] == older:
         command = "lock --tools" if model is ToolsLock else "lock NAME"
         raise InputsError(
             f"{what}: format: got {older}, expected {current}",
-            hint=f"renew it with `privml-build {command}`, which needs no network: packages stay as they are",
+            hint=f"renew it with `privml-build {command}`, which needs no network and keeps all packages",
         )
     try:
         lock = model.model_validate_json(data)
@@ -301,17 +301,17 @@ def parse(data: bytes, model: type[AnyLock], what: str) -> AnyLock:
 
 
 def _formats(model: type[LockFile]) -> tuple[str, str]:
-    """The format that a model is of, and the one before it, which `lock` converts (``lock.earlier``)."""
+    """The format of a model, and the previous one, which `lock` converts (``lock.earlier``)."""
     current: str = model.model_fields["format"].default
     return current, current.replace("/v2", "/v1")
 
 
 FORMATS: dict[str, type[LockFile]] = {name: model for model in (Lock, ToolsLock) for name in _formats(model)}
-"""What each format is a lock of, those of before included."""
+"""Lock kind of each format, including previous ones."""
 
 
 def format_of(data: bytes) -> str:
-    """What a file says that its format is; empty when it says nothing that can be read."""
+    """The format named in a file; empty if there is none."""
     try:
         document = strictjson.loads(data, what="lock")
     except PrivmlError:
@@ -320,7 +320,7 @@ def format_of(data: bytes) -> str:
 
 
 def _inconsistent(lock: Lock | ToolsLock) -> str:
-    """What in a lock contradicts the rest of it; empty when nothing does."""
+    """The first inconsistency in a lock; empty if there is none."""
     groups = {"packages": lock.packages}
     if isinstance(lock, Lock):
         groups |= {f"firmware.{tee}.packages": each.packages for tee, each in lock.firmware.items()}
@@ -335,25 +335,25 @@ def _inconsistent(lock: Lock | ToolsLock) -> str:
         return "python: expected each wheel once, sorted by name"
     for number, model in enumerate(lock.models):
         if model.source.wheel not in wheels:
-            return f"models[{number}].source.wheel: `{model.source.wheel}` is not among python"
+            return f"models[{number}].source.wheel: `{model.source.wheel}` is not listed in python"
     for field, tree in (("agent", lock.agent), ("guest", lock.guest)):
         if Tree.of(list(tree.files)) != tree:
-            return f"{field}: the digest is not the one of its sorted files"
+            return f"{field}: the digest does not match its sorted files"
     return ""
 
 
 def own_tools_lock(lock_file: Path) -> Path:
-    """Where the tools lock is that belongs to ``NAME.lock.json`` alone: ``NAME.tools.lock.json`` beside it."""
+    """Path of the tools lock of ``NAME.lock.json`` alone: ``NAME.tools.lock.json`` next to it."""
     return lock_file.with_name(f"{lock_file.name.removesuffix('.lock.json')}.tools.lock.json")
 
 
 def serialise(lock: Lock | ToolsLock) -> bytes:
-    """The bytes of a lock file."""
+    """Encode a lock file."""
     return strictjson.pretty(lock.model_dump(mode="json"))
 
 
 def write_lock(path: Path, lock: Lock | ToolsLock) -> bool:
-    """Write a lock file when its bytes change; whether they did."""
+    """Write a lock file if its bytes change; returns whether they did."""
     data = serialise(lock)
     if path.is_file() and path.read_bytes() == data:
         return False
@@ -363,5 +363,5 @@ def write_lock(path: Path, lock: Lock | ToolsLock) -> bool:
 
 def _bytes(path: Path, command: str) -> bytes:
     if not path.is_file():
-        raise InputsError(f"{path} is not there", hint=f"make it with `privml-build {command}`")
+        raise InputsError(f"{path} does not exist", hint=f"create it with `privml-build {command}`")
     return path.read_bytes()

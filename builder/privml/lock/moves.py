@@ -1,4 +1,4 @@
-"""Which registers a change of a lock moves: the answer before anything is built."""
+"""Predict which registers a change of a lock moves, before anything is built."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _Note = Callable[[Iterable[str], str], None]
 
 
 def moves(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
-    """One line for each register that moves or may move, with the reasons; none when nothing does.
+    """One line for each register that moves or may move, with the reasons.
 
-    "moves" follows from what the part is measured by. "may move" is for what has no such bound: other tools can make
-    other bytes of anything, and a recipe's line can mean anything, or nothing when it is a remark.
+    "moves" follows from where the part is measured. "may move" is for changes without such a bound: different tools
+    can change any output, and a change of the recipe can be significant or only a comment.
     """
     if old is None or type(old) is not type(new):
         return []
@@ -67,7 +67,7 @@ def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
 
 
 def _models(lock: Lock, other: Lock) -> object:
-    """What decides the models: their files, or their wheels when either lock was converted and names no files."""
+    """What identifies the models: their files, or their wheels if a converted lock has no files."""
     if any(each.python and not each.models for each in (lock, other)):
         return [(wheel.name, wheel.sha256) for wheel in lock.python]
     return [(model.name, model.files) for model in lock.models]

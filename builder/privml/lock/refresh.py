@@ -1,8 +1,8 @@
-"""A lock beside the committed one, for when inputs are gone: only what is gone moves, and what that forces.
+"""Refresh a lock next to the committed one when inputs are no longer available, changing as little as possible.
 
-Whatever the store or a pool still has is kept, also where the archives have moved on: apt is offered those very
-.debs as a repository of their own, pinned. Where its solution needs a kept package to move too, that one is let go.
-The times of the image stay as they were.
+Packages in the store or a pool are kept, even if the archives have newer versions: apt gets these .debs as a pinned
+local repository. If the solution requires a kept package to change too, its pin is released. The times of the image
+do not change.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Bring = Callable[[Sequence[Package]], object]
 
 
 def gone_of(bring: Bring, packages: Sequence[Package]) -> frozenset[str]:
-    """Bring ``packages``; the SHA-256 of those that no source has any more."""
+    """Fetch ``packages``; returns the SHA-256 of those that no source has any more."""
     try:
         bring(packages)
     except GoneError as error:
@@ -33,7 +33,7 @@ def gone_of(bring: Bring, packages: Sequence[Package]) -> frozenset[str]:
 
 
 def refresh(recipe: Recipe, lock: Lock, store: Store, solver: Solver, bring: Bring) -> Lock:
-    """``lock`` with what is gone replaced; the same lock when nothing is gone."""
+    """``lock`` with unavailable packages replaced; the same lock if none is missing."""
     held = lock.debs
     gone = gone_of(bring, held)
     if not gone:
@@ -60,7 +60,7 @@ def refresh(recipe: Recipe, lock: Lock, store: Store, solver: Solver, bring: Bri
 
 
 def refresh_tools(lock: ToolsLock, store: Store, solver: Solver, bring: Bring) -> ToolsLock:
-    """The tools lock with what is gone replaced; the same lock when nothing is gone."""
+    """The tools lock with unavailable packages replaced; the same lock if none is missing."""
     gone = gone_of(bring, lock.packages)
     if not gone:
         return lock
@@ -74,21 +74,21 @@ def refresh_tools(lock: ToolsLock, store: Store, solver: Solver, bring: Bring) -
 
 
 def refresh_hint(name: str, verb: str) -> str:
-    """What to do when inputs of recipe ``name`` are gone: the command that replaces them, then ``verb`` by that."""
+    """Hint for unavailable inputs of recipe ``name``: replace them, then run ``verb`` with the new lock."""
     elsewhere = f"out/locks/{name}.lock.json"
     return (
-        "replace only what is gone, and go on by that: "
+        "replace only the missing packages, then continue with the new lock: "
         f"`privml-build lock {name} --refresh-to {elsewhere}`, then `privml-build {verb} {name} --lock {elsewhere}`"
     )
 
 
 def _no_ghosts(found: Sequence[Package], gone: frozenset[str]) -> None:
-    """``InputsError`` when the archive still lists what no mirror of it has: then nothing can take its place."""
+    """Raise ``InputsError`` if the archive still lists a package that no mirror has; apt would not replace it."""
     ghosts = [str(package) for package in found if package.sha256 in gone]
     if ghosts:
         raise InputsError(
-            f"the archive still lists {', '.join(ghosts)}, and no mirror has it",
-            hint="a mirror is being updated, or a proxy hides files: try later, or give another mirror",
+            f"the archive lists {', '.join(ghosts)}, but no mirror has it",
+            hint="a mirror is being updated, or a proxy hides files: try later, or use another mirror",
         )
 
 

@@ -1,4 +1,4 @@
-"""Start a recipe from another one: the recipe, and everything that building it from an empty folder takes."""
+"""Create a recipe from another one, with everything needed to build it from an empty directory."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from privml.recipe.loader import Recipe, load, platforms_of, shipped
 from privml.store.objects import Store
 
 Report = Callable[[str, Path], object]
-"""Receives ``wrote`` or ``kept`` with the path of each file, as it happens."""
+"""Called with ``wrote`` or ``kept`` and the path of each file."""
 
 
 def start(name: str, origin: Recipe, folder: Path, report: Report) -> list[str]:
-    """Write the recipe ``name`` into ``folder``, from ``origin``; what is left for a person to do.
+    """Write the recipe ``name`` into ``folder``, based on ``origin``; returns remarks on what is left to do.
 
-    Files that are there already stay as they are, except the schemas. No network: where the origin's packages do not
-    fit the new recipe, no lock is written.
+    Existing files are kept, except the schemas. No network is used: if the origin's packages do not fit the new
+    recipe, no lock is written.
     """
     remarks = []
     platforms = platforms_of(origin)
@@ -44,7 +44,7 @@ def start(name: str, origin: Recipe, folder: Path, report: Report) -> list[str]:
         _lock(recipe, origin)
         report("wrote", recipe.lock_path)
     except InputsError as error:
-        remarks.append(f"no lock: {error.message}")
+        remarks.append(f"no lock written: {error.message}")
     return remarks
 
 
@@ -54,19 +54,19 @@ def _platform_file(origin: Recipe, name: str) -> Path:
 
 
 def _lock(recipe: Recipe, origin: Recipe) -> None:
-    """Write the new recipe's lock with the origin's packages; ``InputsError`` when others are needed."""
+    """Write the new recipe's lock with the origin's packages; ``InputsError`` if others are needed."""
     if not origin.lock_path.is_file():
-        raise InputsError(f"{origin.name} has none")
+        raise InputsError(f"{origin.name} has no lock")
     made = make_lock(recipe, inputs_now(recipe), read_lock(origin.lock_path), Store(), Solver(tools=_offline))
     write_lock(recipe.lock_path, made)
 
 
 def _offline(_: Distribution) -> AptTools:
-    raise InputsError("the lock that it comes from names other packages than are needed now")
+    raise InputsError("the lock of the original recipe does not have the packages needed now")
 
 
 def _keep(path: Path, body: bytes, report: Report) -> bool:
-    """Write a file that is not there yet; whether it was written."""
+    """Write a file if it does not exist; returns whether it was written."""
     if path.exists():
         report("kept", path)
         return False

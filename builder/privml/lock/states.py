@@ -1,4 +1,4 @@
-"""Signed states of archives: whether one will do, after apt has checked its signature."""
+"""Check signed states of archives for freshness, after apt has checked their signatures."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from privml.lock.debian import Release
 from privml.lock.models import Archive, format_time, parse_time
 from privml.recipe.distributions import Suite
 
-_AHEAD = timedelta(days=1)  # what a clock may be behind before we say so
+_AHEAD = timedelta(days=1)  # tolerated lag of this machine's clock
 
 
 def judge(
@@ -22,27 +22,27 @@ def judge(
     now: datetime,
     origin: str,
 ) -> Archive:
-    """Refuse another archive's or suite's signed state, a roll-back, and an expired one (unless accepted)."""
+    """Refuse a signed state of the wrong archive or suite, a rollback, and an expired state (unless accepted)."""
     name = f"{suite.archive}/{suite.name}"
     if release.origin != origin or suite.name not in (release.codename, release.suite):
         raise InputsError(
-            f"{name}: the signed state is of {release.origin} {release.codename} ({release.suite}), "
+            f"{name}: the signed state is for {release.origin} {release.codename} ({release.suite}), "
             f"expected {origin} {suite.name}"
         )
     for old in before:
         if (old.label, old.suite) == (suite.archive, suite.name) and release.date < parse_time(old.date):
             raise InputsError(
-                f"{name}: roll-back: the mirror's state is of {format_time(release.date)}, the lock's of {old.date}",
-                hint="use another mirror; an old state could bring back packages with known holes",
+                f"{name}: rollback: the mirror's state is of {format_time(release.date)}, the lock's of {old.date}",
+                hint="use another mirror; an old state could bring back packages with known vulnerabilities",
             )
     if release.date > now + _AHEAD:
         raise InputsError(
             f"{name}: the mirror's state is of {format_time(release.date)}, but this machine's clock says "
             f"{format_time(now)}",
-            hint="set the clock: with a wrong one, nobody can tell whether a state has expired",
+            hint="set the clock: expiry cannot be checked with a wrong one",
         )
     expired = release.valid_until is not None and release.valid_until < now
-    # The very state that the lock says somebody accepted, expired as it was, is no news.
+    # This expired state was already accepted and is recorded in the lock.
     known = any(old.expired and old.inrelease_sha256 == digest for old in before)
     if expired and not known and release.valid_until is not None and not allow_expired:
         raise InputsError(

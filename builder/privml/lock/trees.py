@@ -1,4 +1,4 @@
-"""The source trees that enter an image: the agent's modules and the guest's overlay files."""
+"""The source trees in an image: the agent's modules and the guest's overlay files."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from privml.recipe.models import Content
 PACKAGE = "privml"
 AGENT_ROOTS = ("privml.agent",)
 DEVELOPMENT_ROOTS = ("privml.agent", "privml.sim")
-# What the guest has besides the standard library: Debian's python3-cryptography and python3-h11.
+# Modules of the guest besides the standard library: Debian's python3-cryptography and python3-h11.
 GUEST_LIBRARIES = frozenset({"cryptography", "h11"})
 
 
 def agent_tree(variant: str, source: Path | None = None) -> Tree:
-    """The module closure of the agent (and of the simulated platform, in development), below ``source``.
+    """The import closure of the agent (and, in development, of the simulated platform) below ``source``.
 
-    ``source`` is the folder that holds the package; by default the one this module runs from.
+    ``source`` is the parent directory of the package; by default the one this module runs from.
     """
     root = source if source is not None else Path(__file__).resolve().parents[2]
     names = AGENT_ROOTS if variant == PRODUCTION else DEVELOPMENT_ROOTS
@@ -33,34 +33,34 @@ def agent_tree(variant: str, source: Path | None = None) -> Tree:
 
 
 def images_folder() -> Path:
-    """Where the guest's own files are: package data in an installed privml-build, ``images`` in a checkout."""
+    """Directory of the guest's own files: package data in an installed privml-build, ``images`` in a checkout."""
     package = Path(__file__).resolve().parents[1]
     data = package / "image" / "data"
     return data if data.is_dir() else package.parents[1] / "images"
 
 
 def overlays(content: Content) -> tuple[str, ...]:
-    """The folders of ``images`` that lie in this guest, in the order of laying them over each other."""
+    """The overlay directories of this guest, in the order they are applied."""
     engine = () if content.inference is None else ("guest/engine",)
     return ("guest/common", *engine, f"guest/{content.variant}")
 
 
 def guest_tree(images: Path, content: Content) -> Tree:
-    """The guest's overlays, its initrd's files and the templates, below ``images``; a folder may be absent."""
+    """The guest's overlays, initrd files and templates below ``images``; directories may be absent."""
     files: list[TreeFile] = []
     for folder in (*overlays(content), "initrd", "mkosi"):
         if (images / folder).is_dir():
             files += [_entry(images, path) for path in _walk(images / folder)]
     if not files:
-        raise InputsError(f"{images} holds none of the guest's own files, which belong to every image")
+        raise InputsError(f"{images} has none of the guest's own files, which every image needs")
     return Tree.of(files)
 
 
 def module_closure(root: Path, names: Iterable[str]) -> set[str]:
-    """The files of the packages ``names`` and of everything of ours that they import, as paths below ``root``.
+    """The files of the packages ``names`` and of all our modules they import, as paths below ``root``.
 
-    Only real imports count: what stands under ``if TYPE_CHECKING`` never runs. ``InputsError`` when a module
-    imports what the guest does not have.
+    Imports under ``if TYPE_CHECKING`` are ignored. ``InputsError`` if a module imports something that the guest does
+    not have.
     """
     waiting = [module for name in names for module in _modules_of(root, name)]
     found: dict[str, str] = {}
@@ -70,7 +70,7 @@ def module_closure(root: Path, names: Iterable[str]) -> set[str]:
             continue
         path = _file_of(root, module)
         if path is None:
-            raise InputsError(f"the agent imports `{module}`, which is not there")
+            raise InputsError(f"the agent imports `{module}`, which does not exist")
         found[module] = path
         if "." in module:
             waiting.append(module.rpartition(".")[0])
@@ -81,7 +81,7 @@ def module_closure(root: Path, names: Iterable[str]) -> set[str]:
 def _modules_of(root: Path, package: str) -> Iterator[str]:
     folder = root / package.replace(".", "/")
     if not (folder / "__init__.py").is_file():
-        raise InputsError(f"the package `{package}` is not there")
+        raise InputsError(f"the package `{package}` does not exist")
     for path in sorted(folder.rglob("*.py")):
         parts = path.relative_to(root).with_suffix("").parts
         yield ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
@@ -129,7 +129,7 @@ def _ours(name: str, path: str, line: int) -> list[str]:
 
 
 def _running(tree: ast.AST) -> Iterator[ast.AST]:
-    """All statements but those that only a type checker sees. Expressions hold none, so they are not entered."""
+    """All statements that run, without those only for type checkers. Expressions contain no statements."""
     for node in ast.iter_child_nodes(tree):
         if not isinstance(node, ast.stmt | ast.excepthandler | ast.match_case):
             continue
@@ -149,7 +149,7 @@ def _is_type_checking(test: ast.expr) -> bool:
 
 
 def _package_data(root: Path, names: Iterable[str]) -> Iterator[str]:
-    """Certificates and constants beside the modules of the root packages."""
+    """Data files (certificates, constants) next to the modules of the root packages."""
     for name in names:
         for path in sorted((root / name.replace(".", "/")).rglob("*")):
             if path.is_file() and path.suffix != ".py" and "__pycache__" not in path.parts:
@@ -174,7 +174,7 @@ def _entry(root: Path, path: Path) -> TreeFile:
         kind = "symlink"
     elif stat.S_ISREG(mode):
         data = path.read_bytes()
-        # git keeps no other bit of the mode, so no other bit may count.
+        # git stores only this bit of the mode, so only this bit counts.
         kind = "executable" if mode & stat.S_IXUSR else "file"
     else:
         raise InputsError(f"{name}: neither a file nor a symlink")

@@ -1,4 +1,4 @@
-"""What apt is asked for, and what it chose."""
+"""Requests to apt, and their results."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from privml.recipe.packages import Request
 
 @dataclass(frozen=True)
 class Wanted:
-    """What to resolve from a base's suites: ``install`` with all dependencies, ``alone`` without them.
+    """A request to resolve from a base's suites: ``install`` with all dependencies, ``alone`` without them.
 
-    What a request names a suite for comes from that suite only: the package, or all of the kernel. Everything else
-    comes from the base's suites wherever they have it.
+    If a request names a suite, the package (or the whole kernel) comes only from that suite. Everything else comes
+    from the base's suites if they have it.
     """
 
     base: Base
     install: tuple[Request, ...]
     alone: tuple[Request, ...] = ()
-    # Old versions to keep where the archive still has them, by package name.
+    # Versions to keep if the archive still has them, by package name.
     pins: Mapping[str, str] = field(default_factory=dict)
-    # Locked packages that may be chosen whether or not an archive still lists them.
+    # Locked packages that may be chosen even if no archive lists them.
     kept: tuple[Kept, ...] = ()
-    # The kernel's packages when they stay: the metapackage would lead to the newest ones.
+    # The kernel's packages if they are kept: the metapackage would select the newest ones.
     kernel: tuple[str, ...] = ()
 
     @property
     def suites(self) -> tuple[Suite, ...]:
-        """Every suite that packages may come from, the base's first."""
+        """All suites that packages may come from, the base's first."""
         known = self.base.distribution.suites
         named = [known[each.suite] for each in (*self.install, *self.alone) if each.suite is not None]
         return tuple(dict.fromkeys((*self.base.release.suites, *named)))
 
     @property
     def named(self) -> dict[str, str]:
-        """The suite that packages must come from, by name or by pattern of names."""
+        """Package name or pattern -> the suite it must come from."""
         kernel = self.base.distribution.kernel
         return {
             f"{kernel.family}*" if kernel.is_image(each.name) else each.name: each.suite
@@ -49,13 +49,13 @@ class Wanted:
         }
 
     def suite_of(self, package: str) -> str | None:
-        """The suite that ``package`` must come from; None where the base's will do."""
+        """The suite that ``package`` must come from; None if the base's suites are acceptable."""
         return next((suite for pattern, suite in self.named.items() if fnmatchcase(package, pattern)), None)
 
 
 @dataclass(frozen=True)
 class Resolution:
-    """What apt chose, and from which signed states of the archives; ``alone`` in the order of the requests."""
+    """The packages chosen by apt and the signed states of the archives; ``alone`` in the order of the requests."""
 
     archives: tuple[Archive, ...]
     inreleases: tuple[bytes, ...]
@@ -65,16 +65,16 @@ class Resolution:
 
 
 def check_suites(wanted: Wanted, packages: Iterable[Package]) -> None:
-    """``InputsError`` when a package is not from the suite that it must come from."""
+    """Raise ``InputsError`` if a package is not from its required suite."""
     for package in packages:
         suite = wanted.suite_of(package.name)
         if suite is not None and package.suite != suite:
             raise InputsError(
-                f"`{package.name}` is to come from {suite}, but only {package.suite} has it",
-                hint="name a package that the suite has, or leave `suite` out",
+                f"`{package.name}` must come from {suite}, but only {package.suite} has it",
+                hint="name a package in the suite, or leave `suite` out",
             )
 
 
 def in_order(packages: Sequence[Package]) -> tuple[Package, ...]:
-    """As locks hold them."""
+    """The names as written in locks."""
     return tuple(sorted(packages, key=lambda package: (package.name, package.architecture)))

@@ -1,4 +1,4 @@
-"""Lock wheels at the versions that recipes name, and find the models in them."""
+"""Lock wheels at the versions named by recipes, and find the models in them."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ _CHUNK = 1 << 20
 
 
 def wheels_of(recipe: Recipe, previous: Lock | None, store: Store) -> tuple[Wheel, ...]:
-    """The wheels that the recipe's models are in, sorted by name; as ``previous`` has them where it has."""
+    """The wheels of the recipe's models, sorted by name; taken from ``previous`` if it has them."""
     found: dict[str, Wheel] = {}
     for number, model in enumerate(_asked(recipe)):
         name, version = model.requirement
         if name in found and found[name].version != version:
             raise InputsError(
                 f"{recipe.origin(f'inference.models[{number}].source')}: got {name} {version}, but another model is "
-                f"in {found[name]}: one version of a wheel is locked"
+                f"in {found[name]}: only one version of a wheel can be locked"
             )
         found[name] = _wheel(recipe, number, previous.python if previous else (), store)
     return tuple(wheel for _, wheel in sorted(found.items()))
 
 
 def models_of(recipe: Recipe, wheels: Iterable[Wheel], previous: Lock | None, store: Store) -> tuple[Model, ...]:
-    """The recipe's models with their files; read out of the wheels where ``previous`` does not have them."""
+    """The recipe's models with their files; read from the wheels if ``previous`` does not have them."""
     by_name = {wheel.name: wheel for wheel in wheels}
     known = {} if previous is None else {wheel.sha256: wheel.name for wheel in previous.python}
     made = []
@@ -58,19 +58,19 @@ def models_of(recipe: Recipe, wheels: Iterable[Wheel], previous: Lock | None, st
 
 
 def extract(store: Store, wheel: Wheel, file: ModelFile) -> bytes:
-    """The bytes of a locked file; ``InputsError`` when the wheel holds other ones."""
+    """The bytes of a locked file; ``InputsError`` if the wheel has different ones."""
     with _opened(store, wheel) as archive:
         try:
             data = archive.read(file.path)
         except KeyError as error:
-            raise InputsError(f"{wheel.file} holds no {file.path}, which the lock names") from error
+            raise InputsError(f"{wheel.file} does not contain {file.path}, which the lock names") from error
     if hashlib.sha256(data).hexdigest() != file.sha256:
-        raise InputsError(f"{wheel.file}: {file.path} is not the file that the lock names")
+        raise InputsError(f"{wheel.file}: {file.path} does not match the lock")
     return data
 
 
 def licence(store: Store, wheel: Wheel) -> str | None:
-    """The licence that a wheel declares (core metadata 2.4); None when it declares none, or a whole text."""
+    """The licence declared by a wheel (core metadata 2.4); None if there is none or it is a full text."""
     with _opened(store, wheel) as archive:
         return _licence(archive)
 
@@ -88,8 +88,8 @@ def _wheel(recipe: Recipe, number: int, locked: Iterable[Wheel], store: Store) -
     file, sha256, size = download_wheel(store, name, version)
     if not file.endswith("-none-any.whl"):
         raise InputsError(
-            f"{recipe.origin(f'inference.models[{number}].source')}: `{file}` is made for one kind of machine, so "
-            "which wheel is taken would depend on who locks; expected a `-none-any.whl`"
+            f"{recipe.origin(f'inference.models[{number}].source')}: `{file}` is platform-specific, so "
+            "the chosen wheel would depend on the machine that locks; expected a `-none-any.whl`"
         )
     return Wheel(name=name, version=version, file=file, sha256=sha256, size=size)
 
@@ -118,5 +118,5 @@ def _licence(archive: zipfile.ZipFile) -> str | None:
     text = archive.read(places[0]).decode("utf-8", "replace") if places else ""
     fields = HeaderParser().parsestr(text)
     said = (fields.get("License-Expression") or fields.get("License") or "").strip()
-    # Old metadata may hold a licence's whole text in this field.
+    # In old metadata this field may contain the full text of a licence.
     return said if said and "\n" not in said and len(said) <= 400 else None
