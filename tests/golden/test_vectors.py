@@ -241,7 +241,7 @@ def quote_with_text_behind_it(path: Path, tmp_path: Path) -> None:
 
 
 def sgx_quote(path: Path, tmp_path: Path) -> None:
-    with pytest.raises(EvidenceError, match="version 3"):
+    with pytest.raises(MeasurementError, match="a quote of an SGX enclave"):
         files.read(path)
 
 
@@ -274,7 +274,7 @@ def smbios_table(path: Path, tmp_path: Path) -> None:
     assert found.kind == "smbios"
     raw = tmp_path / "raw"
     raw.write_bytes(bytes.fromhex(path.read_text()))
-    assert files.read(raw).description == found
+    assert files.read(raw).description.events == found.events
     wanted = json.loads(path.with_name("expected.json").read_text())["expected_event_digest_sha384"]
     if "published" in path.name:
         assert sha384(smbios.filtered(raw.read_bytes())).hex() == wanted

@@ -92,7 +92,8 @@ def _events(file: File) -> list[str]:
     records = file.description.records
     for index in sorted({record.index for record in records}):
         numbered = [record for record in records if record.index == index]
-        lines.append(f"PCR {index}  {len(numbered)} events")
+        name = "PCR" if file.log is not None and file.log.tpm else "MR index"
+        lines.append(f"{name} {index}  {len(numbered)} events")
         lines += [f"  {number:3}  {record.text()}" for number, record in enumerate(numbered, 1)]
     if file.log is not None:
         lines.append(f"banks: {file.log.bank_names}")

@@ -197,10 +197,13 @@ def _acpi(data: bytes) -> Description | None:
 
 def _smbios(data: bytes) -> Description | None:
     try:
-        kinds = [data[start] for start, _, _ in smbios.structures(data)]
+        starts = [start for start, _, _ in smbios.structures(data)]
     except MeasurementError:
         return None
-    if not kinds or kinds[0] > smbios.TYPE_END or len(kinds) < 2:
+    kinds = [data[start] for start in starts]
+    handles = {data[start + 2 : start + 4] for start in starts}
+    # Other files can be walked as structures too: a table ends with Type 127, and no handle is there twice.
+    if len(kinds) < 2 or kinds[-1] != smbios.TYPE_END or len(handles) != len(starts):
         return None
     events = [
         one_event(RTMR0, EV_IPL, sha384(body), f"type {kind}", level=Evidence.SOURCE, note="by systemd-stub 262")

@@ -42,11 +42,12 @@ def _identify(path: Path, view: Bytes, depth: int) -> File:
     found = evidence.identify(path, view)
     if found is None and captures.is_capture(view[:1024]):
         found = _capture(path, captures.decode(view[: captures.MAX_SIZE + 1]))
-    if found is None and (description := artefact.identify(view)) is not None:
+    head = view[:65536]
+    # The magic of a compressed file is surer than what some artefacts are recognised by.
+    if found is None and not _is_compressed(head) and (description := artefact.identify(view)) is not None:
         found = File(path, description)
     if found is not None:
         return found
-    head = view[:65536]
     if aael.is_agent_log(head):
         return evidence.agent_log_file(path, view[: tcg.MAX_LOG + 1])
     if head.lstrip()[:1] in (b"{", b"[") or head[:4] == b"\xef\xbb\xbf{":
@@ -59,6 +60,10 @@ def _identify(path: Path, view: Bytes, depth: int) -> File:
         title = f"{inner.description.title}, out of {name}"
         return replace(inner, description=replace(inner.description, title=title))
     raise MeasurementError(f"{path}: not recognised", hint=_HINT)
+
+
+def _is_compressed(head: bytes) -> bool:
+    return head[:2] == b"\x1f\x8b" or head[:6] == b"\xfd7zXZ\0" or head[:3] == b"BZh"
 
 
 def _unwrapped(path: Path, view: Bytes) -> tuple[str, bytes] | None:
