@@ -14,7 +14,7 @@ from privml.events.tcg import bank_name
 from privml.events.types import type_name
 from privml.readers import compare, files
 from privml.readers.compare import FIRMWARE_REGISTERS, EventCheck, RegisterCheck
-from privml.readers.evidence import File
+from privml.readers.file import File
 
 
 @click.command()

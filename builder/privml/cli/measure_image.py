@@ -11,8 +11,8 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
 from privml.cli.output import print_json
+from privml.events.event import seen_words
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
-from privml.events.wording import seen_words
 from privml.image.target import Target, recipes_directory, resolve
 from privml.image.workplace import Workplace
 from privml.machine.matrix import shapes as shapes_of

@@ -2,22 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from privml.base.errors import EvidenceError, MeasurementError
 from privml.events import tcg
-from privml.events.event import Event
-from privml.events.logged import LoggedEvent
 from privml.events.registers import MRTD, RTMR2, RTMR3, RTMRS, ZERO
-from privml.evidence.capture import Capture
 from privml.evidence.tdx import quote, tdreport
 from privml.measure.description import Description
 from privml.measure.digest import Bytes
 from privml.readers import aael
 from privml.readers import log as logs
+from privml.readers.file import File
 from privml.readers.log import NOTHING_IN_RTMR2, Log
-from privml.statement.launch import MeasuredLaunch
 
 _SPEC_ID = b"Spec ID Event03\0"
 _QUOTE_VERSIONS = (4, 5)
@@ -31,26 +28,6 @@ _QUOTE_BUFFER_HEADER = 24
 _SNP_REPORT = 1184
 _SNP_VERSIONS = (2, 3, 4, 5)
 _SGX_VERSION = 3
-
-
-@dataclass(frozen=True)
-class File:
-    """A file that was read: what it is, and what of it can be compared.
-
-    A log has ``log``, a prediction ``shapes``, a quote or report ``claimed`` registers. A capture, and JSON
-    that holds a log with its quote, have both.
-    """
-
-    path: Path
-    description: Description
-    log: Log | None = None
-    shapes: tuple[MeasuredLaunch, ...] = ()
-    claimed: dict[str, bytes] | None = None
-    capture: Capture | None = None
-
-    def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
-        """The events to compare the file by: a log's extends with their data, else those that were described."""
-        return self.log.logged if self.log is not None else self.description.events
 
 
 def identify(path: Path, view: Bytes) -> File | None:
