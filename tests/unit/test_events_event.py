@@ -34,6 +34,7 @@ from privml.events.types import (
 )
 from privml.events.wording import describe, explain_event, proven
 
+SMBIOS3 = uuid.UUID("f2fd1544-9794-4a2c-992e-e5bbcf20e394")
 EVENT = Event(RTMR2, EV_IPL, bytes(48), "uki.efi .cmdline", Evidence.HARDWARE, "a note")
 
 
