@@ -29,8 +29,9 @@ from privml.base.errors import EvidenceError, HostError, MeasurementError
 from privml.events.align import differences
 from privml.events.gpt import decode
 from privml.events.logged import logged
+from privml.events.meaning import certificate_name
 from privml.events.registers import RTMRS, ZERO
-from privml.events.tcg import parse_log
+from privml.events.tcg import parse_log, parse_sha1_log
 from privml.events.wording import describe
 from privml.evidence import capture, dstack, facts
 from privml.evidence.capture import Capture
@@ -53,6 +54,7 @@ from privml.measure import (
 )
 from privml.measure.lzh import decompress
 from privml.measure.optionrom import drivers
+from privml.readers import aael, envelope, wrapped
 from privml.vm import crosscheck
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
@@ -60,6 +62,12 @@ CRASHES = Path(__file__).resolve().parent / "crashes"
 ACPI = lzma.decompress((VECTORS / "measurement/canonical-defaults/acpi_tables.bin.xz").read_bytes())
 REPORT = lzma.decompress((VECTORS / "measurement/tdreport/tdx_report_1.bin.xz").read_bytes())
 DSTACK = lzma.decompress((VECTORS / "measurement/dstack-gpu-64g/quote-report.json.xz").read_bytes())
+
+CASES = VECTORS / "cases"
+SHA1_LOG = (CASES / "tpm12-log/tpm12.log").read_bytes()
+AGENT_LOG = (CASES / "wrapped-files/aael.txt").read_bytes()
+DUMP = (CASES / "wrapped-files/log.hexdump").read_bytes()
+CERTIFICATE = bytes.fromhex("301a3018a003020102020101300030003000300c310a300806035504030c0161")
 
 PREDICTED = logged(
     parse_log(lzma.decompress((VECTORS / "measurement/gcp-cos113/ccel_data.dat.xz").read_bytes())), tpm=False
@@ -122,6 +130,11 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "boot-log": (CCEL, _explained),
     "dsse": (Envelope("application/x", b"{}", (Signature(bytes(64), "k"),)).encode(), dsse.decode),
     "cross-check": (b'{"mrtd": "' + b"ab" * 48 + b'", "rtmr0": "' + b"cd" * 48 + b'"}', _cross_checked),
+    "sha1-log": (SHA1_LOG, parse_sha1_log),
+    "agent-log": (AGENT_LOG, aael.parse),
+    "dump": (DUMP, wrapped.dumped),
+    "envelope": (DSTACK, lambda data: envelope.look(envelope.loads(data, "file"))),
+    "certificate": (CERTIFICATE, certificate_name),
     "any-file": (UKI, artefact.identify),
 }
 

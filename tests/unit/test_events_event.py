@@ -1,13 +1,20 @@
 """Events as JSON, and a log's events in words."""
 
+import datetime
 import hashlib
 import struct
+import uuid
 import zlib
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 
 from privml.base.errors import EvidenceError
 from privml.events.event import Event, Evidence
+from privml.events.meaning import certificate_name, meaning
 from privml.events.registers import MRTD, RTMR0, RTMR2
 from privml.events.replay import replay_events
 from privml.events.tcg import ALG_SHA384, LogEntry
@@ -17,6 +24,7 @@ from privml.events.types import (
     EV_EFI_BOOT_SERVICES_APPLICATION,
     EV_EFI_GPT_EVENT,
     EV_EFI_HANDOFF_TABLES2,
+    EV_EFI_VARIABLE_AUTHORITY,
     EV_EFI_VARIABLE_BOOT,
     EV_EFI_VARIABLE_DRIVER_CONFIG,
     EV_EVENT_TAG,
@@ -26,6 +34,7 @@ from privml.events.types import (
 )
 from privml.events.wording import describe, explain_event, proven
 
+SMBIOS3 = uuid.UUID("f2fd1544-9794-4a2c-992e-e5bbcf20e394")
 EVENT = Event(RTMR2, EV_IPL, bytes(48), "uki.efi .cmdline", Evidence.HARDWARE, "a note")
 
 
@@ -132,3 +141,39 @@ def test_control_characters_never_reach_a_terminal() -> None:
 def test_type_names() -> None:
     assert type_name(EV_IPL) == "EV_IPL"
     assert type_name(0x12345678) == "0x12345678"
+
+
+def test_the_authority_of_an_image_is_named_by_its_certificate() -> None:
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name(
+        [x509.NameAttribute(NameOID.ORGANIZATION_NAME, "X"), x509.NameAttribute(NameOID.COMMON_NAME, "Key A")]
+    )
+    now = datetime.datetime(2026, 1, 1, tzinfo=datetime.UTC)
+    builder = x509.CertificateBuilder().subject_name(name).issuer_name(name).public_key(key.public_key())
+    built = builder.serial_number(1).not_valid_before(now).not_valid_after(now).sign(key, hashes.SHA256())
+    der = built.public_bytes(serialization.Encoding.DER)
+    assert certificate_name(der) == "Key A" and certificate_name(der[:-80]) is None and certificate_name(b"") is None
+    value = bytes(16) + der
+    data = bytes(16) + struct.pack("<QQ", 2, len(value)) + "db".encode("utf-16-le") + value
+    assert explain_event(entry(EV_EFI_VARIABLE_AUTHORITY, data)).endswith(', certificate of "Key A"')
+
+
+@pytest.mark.parametrize(
+    ("kind", "data", "id_"),
+    [
+        (0x6, struct.pack("<II", 0x49DFFE0F, 0), "addon"),
+        (0x6, struct.pack("<II", 0x12345678, 0), None),
+        (0x6, b"\x01", None),
+        (0x8000000A, b"\x29Fv(FFF12B8D-7696-4C8B-A985-2747075B4F50)", "variable-volume"),
+        (
+            0x80000009,
+            bytes(8) + uuid.UUID("f2fd1544-9794-4a2c-992e-e5bbcf20e394").bytes_le + bytes(8),
+            "smbios-table",
+        ),
+        (0xA, b"ACPI DATA", "acpi-tables"),
+        (0x7777, b"", None),
+    ],
+)
+def test_what_a_record_is_about(kind: int, data: bytes, id_: str | None) -> None:
+    about = meaning(entry(kind, data))
+    assert (about.id if about else None) == id_

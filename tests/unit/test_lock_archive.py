@@ -68,9 +68,7 @@ def test_a_good_archive(mirrors: Mirrors) -> None:
 @needs_apt
 def test_another_key_is_refused(folder: Path, mirrors: Mirrors) -> None:
     fake_archive.write(folder, "stranger")
-    with pytest.raises(
-        InputsError, match=r"(?s)could not fetch the .*(not signed|couldn't be verified|NO_PUBKEY)"
-    ):
+    with pytest.raises(InputsError, match=r"(?s)could not fetch the .*(not signed|couldn't be verified|NO_PUBKEY)"):
         solved(mirrors)
 
 

@@ -18,6 +18,7 @@ from test_measure_disk import disk, fat16
 from test_measure_firmware import make_store
 from tests.property.test_measure_parsers import UKI
 
+from privml.base.errors import MeasurementError
 from privml.events.event import Event
 from privml.events.registers import RTMR1, RTMR2, RTMR3, index_of_register
 from privml.events.replay import replay_digests
@@ -26,6 +27,7 @@ from privml.measure import acpi, gpt
 from privml.measure.efivars import GLOBAL
 from privml.readers import files
 from privml.readers.changes import one_change
+from privml.readers.log import Log
 from privml.statement import predicate
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -96,7 +98,7 @@ def test_a_file_is_told_by_its_content(data: bytes, kind: str, digest: str | Non
 
 @pytest.mark.parametrize("data", [b"hello", b"\0" * 600, bytes(range(256)) * 4, b"4" * 1024])
 def test_nothing_is_guessed(data: bytes, tmp_path: Path) -> None:
-    with pytest.raises(files.MeasurementError, match="not recognised"):
+    with pytest.raises(MeasurementError, match="not recognised"):
         files.read(written(tmp_path, data))
 
 
@@ -199,7 +201,7 @@ def test_the_one_event_that_differs_from_a_quote_is_named(
 
 
 def test_an_event_that_was_extended_twice_and_a_register_that_nobody_extended() -> None:
-    log = files.Log(tuple(parse_log(LOG)), tpm=False)
+    log = Log(tuple(parse_log(LOG)), tpm=False)
     events = [event for event in log.logged if event.register == RTMR1]
     digests = [event.digest for event in events]
     twice = replay_digests([*digests[:3], digests[2], *digests[3:]])

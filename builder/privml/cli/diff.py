@@ -20,7 +20,7 @@ from privml.image.workplace import Workplace
 from privml.lock.models import FORMATS, Lock, read_lock, read_tools_lock
 from privml.readers import compare, files, source
 from privml.readers.compare import Pair
-from privml.readers.evidence import File
+from privml.readers.file import File
 from privml.repro import external, images
 from privml.repro.changes import Change, lock_changes, registers_moved
 

@@ -14,7 +14,7 @@ from privml.events.tcg import bank_name
 from privml.events.types import type_name
 from privml.readers import compare, files
 from privml.readers.compare import FIRMWARE_REGISTERS, EventCheck, RegisterCheck
-from privml.readers.evidence import File
+from privml.readers.file import File
 
 
 @click.command()
@@ -101,7 +101,8 @@ def _events(file: File) -> list[str]:
     records = file.description.records
     for index in sorted({record.index for record in records}):
         numbered = [record for record in records if record.index == index]
-        lines.append(f"PCR {index}  {len(numbered)} events")
+        name = "PCR" if file.log is not None and file.log.tpm else "MR index"
+        lines.append(f"{name} {index}  {len(numbered)} events")
         lines += [f"  {number:3}  {record.text()}" for number, record in enumerate(numbered, 1)]
     if file.log is not None:
         lines.append(f"banks: {file.log.bank_names}")

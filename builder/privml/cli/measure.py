@@ -9,9 +9,8 @@ import click
 from privml.base.errors import MeasurementError, UsageError
 from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show
-from privml.events.event import Event
+from privml.events.event import Event, seen_words
 from privml.events.types import type_name
-from privml.events.wording import seen_words
 from privml.measure.description import Description
 from privml.readers import files, source
 

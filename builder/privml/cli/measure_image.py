@@ -10,8 +10,8 @@ from typing import Any
 from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
 from privml.cli.output import print_json, show
+from privml.events.event import seen_words
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
-from privml.events.wording import seen_words
 from privml.evidence.tdx.claims import TEE
 from privml.image import madeby
 from privml.image.target import Target, recipes_directory, resolve

@@ -91,3 +91,10 @@ class Event:
 def _split(text: str) -> tuple[str, str]:
     found = _SEEN.fullmatch(text)
     return (found[1] or "", found[2]) if found else (text, "")
+
+
+def seen_words(event: Event) -> str:
+    """`` (seen on mrtd:b24d3b24e9e3c160..)`` to end a line with: the whole name is in the JSON. Empty for none."""
+    kind, colon, digest = event.seen.partition(":")
+    short = f"{kind}:{digest[:16]}.." if colon else event.seen
+    return f"  (seen on {short})" if short else ""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import struct
 import uuid
-from collections.abc import Iterable
 from dataclasses import dataclass
 
 from privml.events import types
@@ -72,7 +71,6 @@ _SMBIOS_TABLES = tuple(
     uuid.UUID(text).bytes_le
     for text in ("f2fd1544-9794-4a2c-992e-e5bbcf20e394", "eb9d2d31-2d88-11d3-9a16-0090273fc14d")
 )
-UKI_SECTIONS = (".linux", ".osrel", ".cmdline", ".initrd", ".uname", ".sbat", ".pcrpkey")
 
 
 def meaning(entry: LogEntry) -> Meaning | None:
@@ -100,14 +98,6 @@ def tagged(data: bytes) -> tuple[int | None, bytes]:
         if len(data) >= _TAG.size + size:
             return number, data[_TAG.size : _TAG.size + size]
     return None, data
-
-
-def shows_uki(entries: Iterable[LogEntry]) -> bool:
-    """True when a log has the section names that systemd-stub measures of a UKI."""
-    names = {name.encode(codec) for name in UKI_SECTIONS for codec in ("ascii", "utf-16-le")}
-    return any(entry.type == types.EV_IPL and entry.data.rstrip(b"\0") in names for entry in entries) or any(
-        entry.type == types.EV_IPL and entry.data.removesuffix(b"\0\0") in names for entry in entries
-    )
 
 
 # --- certificates ---------------------------------------------------------------------------------------------------

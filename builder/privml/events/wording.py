@@ -167,13 +167,6 @@ def words(event: Event | LoggedEvent, *, note: bool = True) -> str:
     return f"{types.type_name(event.type)} from {event.origin}{said if event.note else ''}{digest}"
 
 
-def seen_words(event: Event) -> str:
-    """`` (seen on mrtd:b24d3b24e9e3c160..)`` to end a line with: the whole name is in the JSON. Empty for none."""
-    kind, colon, digest = event.seen.partition(":")
-    short = f"{kind}:{digest[:16]}.." if colon else event.seen
-    return f"  (seen on {short})" if short else ""
-
-
 def _text(event: Event | LoggedEvent) -> str:
     return event.note if isinstance(event, Event) else text_of(event.entry) or ""
 

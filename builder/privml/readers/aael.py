@@ -17,7 +17,7 @@ from privml.events.tcg import ALGORITHMS, LogEntry, bank_name, hashed_with
 from privml.events.types import EV_EVENT_TAG
 
 RTMR3_INDEX = 4
-_INIT = re.compile(rb"INIT ([a-z0-9]{3,8})/([0-9a-f]{40,128})")
+_INIT = re.compile(rb"INIT ([a-z0-9]{3,8})/((?:[0-9a-f]{2}){20,64})")
 _MAX_LINES = 100_000
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from privml.base.errors import UsageError
 from privml.events.registers import MRTD, RTMR2, RTMR3, RTMRS, ZERO
 from privml.readers.changes import Change, Item, changes, nearest, one_change, other_digests, unproven
-from privml.readers.evidence import File
+from privml.readers.file import File
 from privml.readers.log import NOTHING_IN_RTMR2, Log
 from privml.statement.launch import MeasuredLaunch, TdMachine
 

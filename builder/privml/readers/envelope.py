@@ -24,6 +24,7 @@ from privml.readers import aael
 MAX_TEXT = 4 << 20
 """Longest hexadecimal or base64 text that is decoded."""
 _MAX_NODES = 200_000
+_MAX_ITEMS = 16
 _SHORTEST = 200  # characters: no quote, report or log is shorter in any encoding
 _HEX = re.compile(rb"\A(?:0x)?[0-9A-Fa-f\s]+\Z")
 _BASE64 = re.compile(rb"\A[A-Za-z0-9+/_\s-]+={0,2}\s*\Z")
@@ -136,7 +137,9 @@ _FORMS: tuple[tuple[frozenset[str], str], ...] = tuple(
     for names, what in (
         (("tcbInfo",), "Intel's TCB info, part of a quote's collateral"),
         (("enclaveIdentity",), "Intel's identity of a quoting enclave, part of a quote's collateral"),
+        (("pck_crl", "tcb_info"), "the collateral of a quote"),
         (("evidence_list",), "evidence of NVIDIA GPUs"),
+        (("evidence", "certificate", "nonce"), "evidence of NVIDIA GPUs"),
         (("payloadType", "payload", "signatures"), "a DSSE envelope"),
         (("mediaType", "verificationMaterial"), "a Sigstore bundle"),
         (("_type", "predicateType"), "an in-toto statement"),
@@ -150,8 +153,11 @@ _FORMS: tuple[tuple[frozenset[str], str], ...] = tuple(
 
 def describe(value: object) -> str:
     """A few words that say what a JSON document without evidence of a TD is."""
+    if isinstance(value, list):
+        items = {describe(item) for item in value[:_MAX_ITEMS] if isinstance(item, dict)}
+        return f"a JSON list of {len(value)} items{f', each {items.pop()}' if len(items) == 1 else ''}"
     if not isinstance(value, dict):
-        return f"a JSON list of {len(value)} items" if isinstance(value, list) else "a JSON value"
+        return "a JSON value"
     for name in ("format", "predicateType"):
         if isinstance(value.get(name), str):
             return f"a JSON document of the {'format' if name == 'format' else 'type'} `{value[name][:80]}`"

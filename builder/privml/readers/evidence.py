@@ -2,48 +2,32 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
+from privml.base.errors import EvidenceError, MeasurementError
 from privml.events import tcg
-from privml.events.event import Event
-from privml.events.logged import LoggedEvent
 from privml.events.registers import MRTD, RTMR2, RTMR3, RTMRS, ZERO
-from privml.evidence.capture import Capture
 from privml.evidence.tdx import quote, tdreport
 from privml.measure.description import Description
 from privml.measure.digest import Bytes
 from privml.readers import aael
 from privml.readers import log as logs
+from privml.readers.file import File
 from privml.readers.log import NOTHING_IN_RTMR2, Log
-from privml.statement.launch import MeasuredLaunch
 
 _SPEC_ID = b"Spec ID Event03\0"
-_QUOTE_VERSIONS = (3, 4, 5)
+_QUOTE_VERSIONS = (4, 5)
 _CCEL_TABLE = 56
 # What Azure's paravisor leaves in the vTPM (NV index 0x01400001): a header of 32 bytes, then the hardware's report.
 _HCL = b"HCLA"
 _HCL_HEADER = 32
-
-
-@dataclass(frozen=True)
-class File:
-    """A file that was read: what it is, and what of it can be compared.
-
-    A log has ``log``, a prediction ``shapes``, a quote or report ``claimed`` registers. A capture, and JSON
-    that holds a log with its quote, have both.
-    """
-
-    path: Path
-    description: Description
-    log: Log | None = None
-    shapes: tuple[MeasuredLaunch, ...] = ()
-    claimed: dict[str, bytes] | None = None
-    capture: Capture | None = None
-
-    def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
-        """The events to compare the file by: a log's extends with their data, else those that were described."""
-        return self.log.logged if self.log is not None else self.description.events
+# What TDG.VP.VMCALL<GetQuote> shares with the host: version 1, status 0 (done), two lengths, then the quote.
+_QUOTE_BUFFER = (1).to_bytes(8, "little") + bytes(8)
+_QUOTE_BUFFER_HEADER = 24
+_SNP_REPORT = 1184
+_SNP_VERSIONS = (2, 3, 4, 5)
+_SGX_VERSION = 3
 
 
 def identify(path: Path, view: Bytes) -> File | None:
@@ -53,6 +37,12 @@ def identify(path: Path, view: Bytes) -> File | None:
         return log_file(path, logs.read(view[: tcg.MAX_LOG + 1]))
     if _is_quote(head):
         return quote_file(path, view[: quote.MAX_SIZE + 1])
+    if head[:16] == _QUOTE_BUFFER and _is_quote(head[_QUOTE_BUFFER_HEADER:]):
+        size = int.from_bytes(head[20:24], "little")
+        return quote_file(path, view[_QUOTE_BUFFER_HEADER : _QUOTE_BUFFER_HEADER + min(size, quote.MAX_SIZE + 1)])
+    other = _other_tee(head, len(view))
+    if other is not None:
+        raise MeasurementError(f"{path} is {other}: it has no registers of a TD")
     if len(view) == tdreport.SIZE and head[0] == 0x81:
         return _report_file(path, view[:])
     if head[:4] == _HCL and len(head) >= _HCL_HEADER + tdreport.SIZE and head[_HCL_HEADER] == 0x81:
@@ -61,6 +51,18 @@ def identify(path: Path, view: Bytes) -> File | None:
         return replace(inner, description=replace(inner.description, notes=(*inner.description.notes, note)))
     if head[:4] == b"CCEL" and len(view) == _CCEL_TABLE:
         return File(path, _ccel_table(head))
+    return None
+
+
+def _other_tee(head: bytes, size: int) -> str | None:
+    """What evidence of another TEE ``head`` begins; None for anything else."""
+    if head[12:28] == quote.INTEL_QE_VENDOR and int.from_bytes(head[:2], "little") == _SGX_VERSION:
+        return "a quote of an SGX enclave"
+    snp, what = head[:4], "an attestation report of an AMD SEV-SNP guest"
+    if head[:4] == _HCL:
+        snp, size, what = head[_HCL_HEADER : _HCL_HEADER + 4], _SNP_REPORT, f"a paravisor's report (HCL) with {what}"
+    if size == _SNP_REPORT and int.from_bytes(snp, "little") in _SNP_VERSIONS:
+        return what
     return None
 
 
@@ -113,8 +115,18 @@ def agent_log_file(path: Path, data: bytes) -> File:
 
 def quote_file(path: Path, data: bytes) -> File:
     """A TDX quote; its signature is not checked."""
-    parsed = quote.read(data)
-    body = parsed.body
+    try:
+        parsed = quote.read(data)
+        header, body = parsed.header, parsed.body
+        notes = ["its signature was not checked: `verify` does that"]
+        if parsed.foreign:
+            notes.append(
+                f"{parsed.foreign} bytes follow the quote, which ends at byte {parsed.signed_length}: nothing signs "
+                "them, and `verify` refuses a document with such a quote"
+            )
+    except EvidenceError as error:
+        header, body = quote.read_unsigned(data)
+        notes = [f"its signature is not there to check, so nothing proves these values: {error.message}"]
     registers = dict(zip(RTMRS, body.rtmrs, strict=True))
     facts = {
         "mrconfigid": body.mr_config_id.hex(),
@@ -128,15 +140,10 @@ def quote_file(path: Path, data: bytes) -> File:
     }
     if body.mr_service_td is not None:
         facts["mrservicetd"] = body.mr_service_td.hex()
-    notes = ["its signature was not checked: `verify` does that", *_of_values(registers)]
-    if parsed.foreign:
-        notes.append(
-            f"{parsed.foreign} bytes follow the quote, which ends at byte {parsed.signed_length}: nothing signs "
-            "them, and `verify` refuses a document with such a quote"
-        )
+    notes += _of_values(registers)
     description = Description(
         "quote",
-        f"TDX quote, version {parsed.header.version}, TD {'1.0' if body.mr_service_td is None else '1.5'} body",
+        f"TDX quote, version {header.version}, TD {'1.0' if body.mr_service_td is None else '1.5'} body",
         mrtd={"mrtd": body.mr_td},
         registers=registers,
         facts=facts,

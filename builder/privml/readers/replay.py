@@ -18,7 +18,7 @@ from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX
 from privml.measure.uki import UkiFacts
-from privml.readers.evidence import File
+from privml.readers.file import File
 
 # QEMU's legacy key of that name is in no guest's file system; it holds this unless the host said `-boot menu=on`.
 _BOOT_MENU = bytes(2)

@@ -59,6 +59,9 @@ CONTAINERS: tuple[Container, ...] = (
     ),
     Container("PEM certificate chain", b"-----BEGIN CERTIFICATE-----", "`verify` reads the one inside a quote"),
     Container("Arm CCA attestation token", b"\xd9\x01\x8f", "it is evidence of an Arm realm, not of a TD"),
+    Container(
+        "DER file (a certificate, revocation list or signature)", b"\x30\x82", "`verify` reads those of a quote"
+    ),
     Container("PDF file", b"%PDF-", "it is a document, not evidence"),
 )
 """Formats that are named, and not read."""

@@ -157,6 +157,26 @@ def read(data: bytes) -> Quote:
     if len(data) > MAX_SIZE:
         raise EvidenceError(f"quote: {len(data)} bytes, expected at most {MAX_SIZE}")
     reader = _Reader(data, "quote")
+    header, body_type, body = _signed_part(reader)
+    signature = _signature(reader.take(reader.u32("signature data length"), "signature data"))
+    rest = data[reader.at :]
+    zeros = rest.count(0) == len(rest)
+    return Quote(
+        header, body_type, body, signature, reader.at, len(rest) if zeros else 0, foreign=0 if zeros else len(rest)
+    )
+
+
+def read_unsigned(data: bytes) -> tuple[QuoteHeader, TdBody]:
+    """Header and TD report of a quote whose signature data may be cut off, for explaining only: nothing proves them.
+
+    ``EvidenceError`` when either is malformed.
+    """
+    header, _, body = _signed_part(_Reader(data, "quote"))
+    return header, body
+
+
+def _signed_part(reader: _Reader) -> tuple[QuoteHeader, int, TdBody]:
+    """Header, body type and TD report: what the signature is over."""
     header = _header(reader)
     if header.version == 4:
         body_type, size = BODY_TD10, BODY_10_SIZE
@@ -167,13 +187,7 @@ def read(data: bytes) -> Quote:
             raise EvidenceError(f"quote: body type {body_type}, expected {BODY_TD10} or {BODY_TD15}")
         if size != expected:
             raise EvidenceError(f"quote: body type {body_type} with {size} bytes, expected {expected}")
-    body = _body(reader.take(size, "TD report"))
-    signature = _signature(reader.take(reader.u32("signature data length"), "signature data"))
-    rest = data[reader.at :]
-    zeros = rest.count(0) == len(rest)
-    return Quote(
-        header, body_type, body, signature, reader.at, len(rest) if zeros else 0, foreign=0 if zeros else len(rest)
-    )
+    return header, body_type, _body(reader.take(size, "TD report"))
 
 
 def _header(reader: _Reader) -> QuoteHeader:
