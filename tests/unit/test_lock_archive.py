@@ -330,7 +330,7 @@ def test_a_package_that_is_cut_or_wrong_never_gets_its_name(
     place = folder / Deb("lib", "1").pool
     data = place.read_bytes()
     place.write_bytes(data[:-10] if cut else data[:-10] + b"0123456789")
-    with pytest.raises(InputsError, match=r"lib 1 .* cannot be had:\n.*expected") as caught:
+    with pytest.raises(InputsError, match=r"lib 1 .* could not be fetched:\n.*expected") as caught:
         bring(store, lock.packages, mirrors=lambda: mirrors)
     assert not isinstance(caught.value, GoneError), "a mirror that lies does not make it gone"
     assert not store.has(lock.package("lib").sha256)

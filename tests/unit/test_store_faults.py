@@ -194,7 +194,7 @@ def test_a_pool_without_room_is_told_and_keeps_what_it_has(small: Path, tmp_path
     digests = [store.add_bytes(blob) for blob in BLOBS]
     with pytest.raises(HostError, match=rf"the pool {small}/pool cannot be written: no space left") as caught:
         export(store, digests, small / "pool")
-    assert "export to another folder" in (caught.value.hint or "")
+    assert "export to another directory" in (caught.value.hint or "")
     kept = dict(objects_in(small / "pool"))
     assert kept
     assert all(sha256_file(path) == digest for digest, path in kept.items())

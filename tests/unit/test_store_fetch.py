@@ -227,7 +227,7 @@ def test_a_clock_far_off_is_named_beside_the_certificate_that_it_makes_bad(
     server.socket = context.wrap_socket(server.socket, server_side=True)
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))
     monkeypatch.setenv("no_proxy", "*")
-    with pytest.raises(InputsError, match=r"certificate (has expired|is not yet valid).*clock says 20") as caught:
+    with pytest.raises(InputsError, match=r"certificate (has expired|is not yet valid).*clock: it says 20") as caught:
         get(store, item(server.url("good").replace("http:", "https:")), attempts=1)
     assert not isinstance(caught.value, GoneError)
 

@@ -144,5 +144,5 @@ def test_a_pool_is_a_folder_or_an_address(tmp_path: Path) -> None:
         f"https://pool.example.invalid/x/sha256/{DIGEST[:2]}/{DIGEST[2:]}"
     )
     for text in (str(tmp_path / "absent"), "ftp://pool.example.invalid/"):
-        with pytest.raises(UsageError, match="neither a folder nor"):
+        with pytest.raises(UsageError, match="neither a directory nor"):
             Pool.parse(text)

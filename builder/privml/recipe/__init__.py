@@ -1,1 +1,1 @@
-"""Recipes and platforms: what a person declares, read strictly, with the line of every field."""
+"""Recipes and platforms: the author's declarations, strictly decoded, with the source line of every field."""

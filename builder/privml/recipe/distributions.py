@@ -1,7 +1,7 @@
-"""What differs between the distributions that a guest can be made from: one record for each.
+"""Distributions that a guest can be built from: one record for each.
 
-Recipe, lock, image and mirrors read these records and contain no name of a distribution, a release, a suite, a
-package or a keyring themselves, so another distribution is another record and nothing else.
+Recipe, lock, image and mirrors read these records. They contain no name of a distribution, release, suite, package or
+keyring themselves, so adding a distribution means adding a record.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True)
 class Suite:
-    """One suite of one archive. ``archive`` is the label under which a host's mirrors are configured."""
+    """A suite of an archive. ``archive`` is the label under which its mirrors are configured."""
 
     archive: str
     name: str
@@ -27,7 +27,7 @@ class Suite:
 
 @dataclass(frozen=True)
 class Release:
-    """A release that a guest can be made from: its suites, and Python's program and folder, such as python3.14."""
+    """A release: its suites, and the name of Python's program and directory, such as python3.14."""
 
     codename: str
     suites: tuple[Suite, ...]
@@ -38,10 +38,9 @@ class Release:
 class Kernel:
     """How the distribution packages Linux.
 
-    ``image`` begins the name of every package that a recipe may ask for. Where such a package is split, the files
-    are in packages whose names begin with one of ``parts``, the kernel itself in one of the first; nothing else that
-    it depends on enters the guest.
-    ``family`` begins the name of each package that is built with the kernel. Guests can extend RTMR3 from version
+    ``image`` is the name prefix of the packages that a recipe may request. If such a package is split, its files are
+    in packages with one of the prefixes ``parts``, the kernel itself in the first; other dependencies do not enter
+    the guest. ``family`` is the prefix of all packages built with the kernel. Guests can extend RTMR3 from version
     ``rtmr3_since`` on.
     """
 
@@ -51,7 +50,7 @@ class Kernel:
     rtmr3_since: Version
 
     def is_image(self, name: str) -> bool:
-        """Whether ``name`` is a package that a recipe may ask for as its kernel."""
+        """Whether a recipe may request ``name`` as its kernel."""
         return name.startswith(self.image)
 
     def is_kernel(self, name: str) -> bool:
@@ -59,18 +58,18 @@ class Kernel:
         return name.startswith(self.family)
 
     def related(self, depends: Iterable[str]) -> list[str]:
-        """Those of a kernel package's dependencies that are the kernel's own."""
+        """The dependencies of a kernel package that are part of the kernel."""
         return [name for name in depends if self.is_kernel(name)]
 
     def chosen(self, names: Iterable[str]) -> tuple[str, ...]:
-        """The packages among ``names`` that hold the kernel's files: its parts, or the package in one piece."""
+        """The packages among ``names`` with the kernel's files: its parts, or the unsplit package."""
         listed = tuple(names)
         if any(name.startswith(self.parts[0]) for name in listed):
             return tuple(name for name in listed if name.startswith(self.parts))
         return tuple(filter(self.is_image, listed))
 
     def version(self, packages: Iterable[tuple[str, str]]) -> Version | None:
-        """The kernel's version among (name, version) pairs of packages; None when no kernel is among them."""
+        """The kernel's version among (name, version) pairs of packages; None if there is no kernel."""
         versions = dict(packages)
         for name in self.chosen(sorted(versions)):
             if match := re.match(r"(?:\d+:)?(\d+)\.(\d+)", versions[name]):
@@ -78,18 +77,18 @@ class Kernel:
         return None
 
     def rtmr3(self, packages: Iterable[tuple[str, str]]) -> Rtmr3:
-        """Whether a guest with the kernel among ``packages`` extends RTMR3: what its configuration says of it."""
+        """The configuration's value for RTMR3, depending on the kernel among ``packages``."""
         version = self.version(packages)
         return STAGED if version is not None and version >= self.rtmr3_since else UNUSED
 
 
 @dataclass(frozen=True)
 class Firmware:
-    """A package with a firmware that can start a guest.
+    """A package with a guest firmware.
 
-    ``file`` is the firmware in it, for a guest of ``tee``. With ``enrolled_keys`` the file holds Secure Boot keys,
-    which the build deletes: they would refuse our UKI. Only ``production`` firmware may start a production image: any
-    other one trusts its VMM.
+    ``file`` is the path of the firmware for guests of ``tee``. With ``enrolled_keys`` the file has Secure Boot keys,
+    which the build removes because they would reject our UKI. A production image requires ``production`` firmware:
+    other firmware trusts the VMM.
     """
 
     package: str
@@ -103,9 +102,9 @@ class Firmware:
 class Packages:
     """Names of packages by purpose.
 
-    ``essential``, ``system`` and ``agent`` are in every guest's root, ``initrd`` is where the initrd's programs come
-    from. ``forbidden`` ones give a way in, or change what runs, and may not be in a production guest. ``tools`` make
-    the tree of build tools.
+    ``essential``, ``system`` and ``agent`` are in every guest's root; ``initrd`` has the programs of the initrd.
+    ``forbidden`` packages allow logins or change what runs, and are refused in production guests. ``tools`` make up
+    the tools tree.
     """
 
     essential: tuple[str, ...]
@@ -117,16 +116,16 @@ class Packages:
 
     @property
     def guest(self) -> tuple[str, ...]:
-        """What every guest is made of, kernel and engine aside."""
+        """The packages of every guest, without kernel and engine."""
         return (*self.essential, *self.system, *self.initrd, *self.agent)
 
 
 @dataclass(frozen=True)
 class HostSources:
-    """How a host's own apt configuration shows that a source is this distribution's.
+    """How to recognise sources of this distribution in the host's apt configuration.
 
-    ``suite`` matches the suites of the archive, ``keyring`` begins the name of its keyring's file, and ``archives``
-    maps endings of suites' names to the archive that has such suites; the first that fits counts.
+    ``suite`` matches the suites of the archive, ``keyring`` is the name prefix of its keyring file, and ``archives``
+    maps suffixes of suite names to archives; the first match counts.
     """
 
     suite: re.Pattern[str]
@@ -134,7 +133,7 @@ class HostSources:
     archives: tuple[tuple[tuple[str, ...], str], ...]
 
     def archive(self, suites: Iterable[str], keyring: str) -> str | None:
-        """The archive's label of a source with these suites, signed by ``keyring`` (empty: not said); else None."""
+        """The archive label of a source with these suites, signed by ``keyring`` (empty if not given); else None."""
         listed = tuple(suites)
         if not any(map(self.suite.fullmatch, listed)) or (keyring and not keyring.startswith(self.keyring)):
             return None
@@ -146,9 +145,9 @@ class HostSources:
 class Distribution:
     """One distribution.
 
-    ``origin`` is what the signed states of its archives name as theirs. ``others`` are suites besides those of a
-    release, from which a kernel or a firmware may come. ``keyrings`` are the paths of its archive keyring below a
-    root; the first that is there counts. ``purl`` is its namespace in package URLs.
+    ``origin`` is the Origin field of its signed archive states. ``others`` are further suites from which a kernel or
+    firmware may come. ``keyrings`` are the possible paths of its archive keyring below a root; the first existing one
+    is used. ``purl`` is its namespace in package URLs.
     """
 
     name: str
@@ -170,11 +169,11 @@ class Distribution:
         return {suite.name: suite for suite in (*listed, *self.others)}
 
     def firmware_named(self, package: str, tee: str) -> Firmware | None:
-        """The firmware for ``tee`` in a package; None when there is none."""
+        """The firmware for ``tee`` in a package; None if there is none."""
         return next((one for one in self.firmware if (one.package, one.tee) == (package, tee)), None)
 
     def firmwares(self, tee: str, *, production: bool) -> Iterator[Firmware]:
-        """The firmware that an image for ``tee`` may have; a development image may have production's too."""
+        """The firmware allowed in an image for ``tee``; a development image may also use production firmware."""
         for one in self.firmware:
             if one.tee == tee and (one.production or not production):
                 yield one
@@ -189,7 +188,7 @@ DEBIAN = Distribution(
     keyrings=("usr/share/keyrings/debian-archive-keyring.gpg", "usr/share/keyrings/debian-archive-keyring.pgp"),
     purl="debian",
     kernel=Kernel(
-        # linux-image-X alone would bring an initrd generator, which has no business in a guest whose initrd we make.
+        # linux-image-X depends on an initrd generator, which the guest does not need because we build its initrd.
         image="linux-image-",
         parts=("linux-binary-", "linux-modules-"),
         family="linux-",
@@ -201,7 +200,7 @@ DEBIAN = Distribution(
         Firmware("ovmf-generic", "tdx", "usr/share/ovmf/OVMF.fd", enrolled_keys=False, production=False),
     ),
     packages=Packages(
-        # apt is Essential to itself alone; a guest has no use for a package manager.
+        # apt is essential only to itself; a guest needs no package manager.
         essential=("?and(?essential,?not(?exact-name(apt)))", "base-files"),
         system=(
             "systemd",
@@ -211,7 +210,7 @@ DEBIAN = Distribution(
             "mount",
             "kmod",
             "dmsetup",
-            # systemd loads it at run time, and without it silently leaves out the system call filters of our units.
+            # systemd loads it with dlopen; without it, systemd silently ignores the system call filters of our units.
             "libseccomp2",
         ),
         initrd=("busybox-static",),
@@ -278,7 +277,7 @@ DISTRIBUTIONS: dict[str, Distribution] = {each.name: each for each in (DEBIAN,)}
 
 @dataclass(frozen=True)
 class Base:
-    """What a guest is made from: a distribution, and one of its releases."""
+    """The base of a guest: a distribution and one of its releases."""
 
     distribution: Distribution
     release: Release
@@ -288,10 +287,10 @@ class Base:
 
 
 def base(distribution: str, release: str) -> Base:
-    """Look both up; ``KeyError`` when either is not known. Recipes and locks check the names when they are read."""
+    """Look up both; ``KeyError`` if one is unknown. Recipes and locks check the names when they are read."""
     found = DISTRIBUTIONS[distribution]
     return Base(found, found.releases[release])
 
 
 TOOLS = base("debian", "forky")
-"""What the tree of build tools is made from, whatever the guest is made from."""
+"""The base of the tools tree, independent of the guest's."""

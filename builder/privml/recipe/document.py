@@ -1,4 +1,4 @@
-"""YAML with one meaning: no duplicate keys, anchors, merge keys, tags or YAML 1.1 words; a line for each field."""
+"""Strict YAML subset with line numbers: no duplicate keys, anchors, merge keys, tags or YAML 1.1 booleans."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _WORDS = {"true": True, "false": False, "null": None, "~": None, "": None}
 
 @dataclass(frozen=True)
 class Mark:
-    """Where something stands in a file."""
+    """A position in a file."""
 
     file: str
     line: int
@@ -36,10 +36,10 @@ class Mark:
 
 @dataclass(frozen=True)
 class Document:
-    """A parsed file: a mapping, and the mark of each path in it (a mapping's field is marked at its key).
+    """A parsed file: its mapping, and the mark of each path (a field is marked at its key).
 
-    When one file was laid over another, ``under`` holds the marks of the lower one and ``joint`` the place where the
-    upper one names it.
+    If a file extends another, ``under`` has the marks of the parent and ``joint`` the position of the field
+    ``extends``.
     """
 
     value: dict[str, Any]
@@ -48,7 +48,7 @@ class Document:
     joint: Mark | None = None
 
     def beside(self, path: Path) -> str:
-        """The other file's part in ``path``, as the end of a message; empty when there is one file only."""
+        """The other file's position for ``path``, as the end of a message; empty if there is only one file."""
         if self.joint is None:
             return ""
         if self.marks[nearest(path, self.marks)].file != self.joint.file:
@@ -58,7 +58,7 @@ class Document:
 
 
 class _Loader(yaml.SafeLoader):
-    """Composes nodes only; refuses what would make a text mean more than it shows."""
+    """Composes nodes only; refuses constructs that change the meaning of the visible text."""
 
     file = ""
     depth = 0
@@ -68,10 +68,10 @@ class _Loader(yaml.SafeLoader):
         if isinstance(event, NodeEvent):
             mark = Mark(self.file, event.start_mark.line + 1 if event.start_mark else 1)
             if isinstance(event, AliasEvent) or event.anchor is not None:
-                raise RecipeError(f"{mark}: anchors and aliases are not used in recipes; write the value out")
+                raise RecipeError(f"{mark}: recipes cannot have anchors or aliases; write the value out")
             tag = getattr(event, "tag", None)
             if tag is not None:
-                raise RecipeError(f"{mark}: the tag `{printable(str(tag))}` is not used in recipes")
+                raise RecipeError(f"{mark}: recipes cannot have tags, got `{printable(str(tag))}`")
             if self.depth >= MAX_DEPTH:
                 raise RecipeError(f"{mark}: nested deeper than {MAX_DEPTH} levels")
         self.depth += 1
@@ -82,7 +82,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def parse(data: bytes, file: str) -> Document:
-    """Parse one YAML document whose top is a mapping; ``RecipeError`` with ``file:line`` for anything else."""
+    """Parse one YAML document with a mapping at the top level; ``RecipeError`` with ``file:line`` otherwise."""
     if len(data) > MAX_BYTES:
         raise RecipeError(f"{file}: {len(data)} bytes, expected at most {MAX_BYTES}")
     try:
@@ -92,9 +92,10 @@ def parse(data: bytes, file: str) -> Document:
         raise RecipeError(f"{file}:{line}: not UTF-8") from error
     strange = re.search("[\x85\u2028\u2029]", text)
     if strange:
-        # YAML ends a line here and most editors do not: what a person reads is not what would be parsed.
+        # YAML treats these as line breaks and most editors do not, so the visible text would differ from the parsed
+        # one.
         line = text.count("\n", 0, strange.start()) + 1
-        raise RecipeError(f"{file}:{line}: the character U+{ord(strange[0]):04X} is not used in recipes")
+        raise RecipeError(f"{file}:{line}: recipes cannot have the character U+{ord(strange[0]):04X}")
     try:
         loader = _Loader(text)
         loader.file = file
@@ -121,14 +122,12 @@ def _value(node: Node, path: Path, file: str, marks: dict[Path, Mark]) -> Any:
         for key_node, value_node in node.value:
             mark = Mark(file, key_node.start_mark.line + 1)
             if not isinstance(key_node, ScalarNode):
-                raise RecipeError(f"{mark}: a field's name must be a plain word")
+                raise RecipeError(f"{mark}: expected a plain word as a field name")
             key = key_node.value
             if _has_surrogate(key):
-                raise RecipeError(f"{mark}: a field's name holds half of a surrogate pair")
+                raise RecipeError(f"{mark}: lone surrogate in a field name")
             if key == "<<":
-                raise RecipeError(
-                    f"{mark}: merge keys are not used in recipes; write the fields out, or use `extends`"
-                )
+                raise RecipeError(f"{mark}: recipes cannot have merge keys; write the fields out, or use `extends`")
             here = (*path, key)
             if key in result:
                 raise RecipeError(f"{mark}: {spelled(here)}: given twice, first in line {marks[here].line}")
@@ -146,10 +145,10 @@ def _value(node: Node, path: Path, file: str, marks: dict[Path, Mark]) -> Any:
 
 
 def _scalar(node: ScalarNode, path: Path, file: str) -> str | int | bool | None:
-    """Only true, false, null and decimal integers are not text; ``on``, ``off``, ``yes``, ``no`` and 1.5 are."""
+    """Convert true, false, null and decimal integers; all else is text, such as ``on``, ``yes`` and 1.5."""
     text = str(node.value)
     if _has_surrogate(text):
-        raise RecipeError(f"{Mark(file, node.start_mark.line + 1)}: {spelled(path)}: half of a surrogate pair")
+        raise RecipeError(f"{Mark(file, node.start_mark.line + 1)}: {spelled(path)}: lone surrogate")
     if node.style is not None:
         return text
     if text in _WORDS:
@@ -162,17 +161,17 @@ def _scalar(node: ScalarNode, path: Path, file: str) -> str | int | bool | None:
 
 
 def is_plain(text: str) -> bool:
-    """True when ``text``, written without quotes, is read as text again."""
+    """True if ``text`` without quotes is read back as text."""
     return text not in _WORDS and not _INTEGER.match(text)
 
 
 def _has_surrogate(text: str) -> bool:
-    # YAML's escapes can write half a character, which no file can hold.
+    # YAML escapes can produce a lone surrogate, which cannot be encoded in UTF-8.
     return any("\ud800" <= character <= "\udfff" for character in text)
 
 
 def nearest(path: Path, marks: Mapping[Path, Mark]) -> Path:
-    """``path`` when it is marked, else the nearest field around it that is."""
+    """``path`` if it is marked, else its nearest marked parent."""
     while path not in marks:
         path = path[:-1]
     return path
@@ -187,10 +186,10 @@ def spelled(path: Path) -> str:
 
 
 def merged(child: Document, parent: Document, joint: Mark) -> Document:
-    """``child`` laid over ``parent``: mappings field by field, everything else whole; marks name the right file.
+    """Merge ``child`` over ``parent``: mappings field by field, everything else as a whole.
 
-    A null in the child takes the parent's field away; its mark stays, for whoever misses the field. ``joint`` is
-    where the child names its parent.
+    A null in the child removes the parent's field; its mark is kept for messages about the missing field. ``joint``
+    is the position where the child names its parent.
     """
     marks = dict(parent.marks)
 

@@ -1,4 +1,4 @@
-"""What each field of a recipe or platform is: type, default, meaning, example, registers. Read off the models."""
+"""Describe the fields of recipes and platforms from the models: type, default, meaning, example, registers."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ PLATFORM = "platform"
 
 @dataclass(frozen=True)
 class Fact:
-    """One field. ``path`` is spelled with dots; ``model`` is set when it holds fields, or a list of such."""
+    """One field. ``path`` is written with dots; ``model`` is set if it contains fields, or a list of such."""
 
     path: str
     kind: str
@@ -33,7 +33,7 @@ class Fact:
     model: type[BaseModel] | None
 
     def lines(self) -> list[str]:
-        """The whole of it, for `lint --explain`."""
+        """The full description, for `lint --explain`."""
         shown = [f"{self.path}: {self.meaning}", f"  type      {self.kind}", f"  default   {self.default}"]
         if self.example:
             shown.append(f"  example   {self.example}")
@@ -56,7 +56,7 @@ def facts() -> dict[str, Fact]:
         "extends",
         "text",
         "none",
-        "A recipe in the same folder that this one is laid over, field by field (lists whole). One level.",
+        "A recipe in the same directory that this one overrides field by field (lists as a whole). One level.",
         "./demo-cpu.yaml",
         (),
         None,
@@ -95,12 +95,12 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Fact]:
 
 def _default(info: FieldInfo) -> str:
     if info.is_required():
-        return "none, it must be given"
+        return "none, required"
     return "none" if info.default is None or info.default_factory is not None else str(info.default)
 
 
 def _kind(info: FieldInfo) -> str:
-    # What is written need not be what is kept: a size is text in the file and bytes in the model.
+    # The written type may differ from the stored one: a size is text in the file and bytes in the model.
     written = [entry.json_schema for entry in info.metadata if isinstance(entry, WithJsonSchema)]
     if written and written[0] and written[0]["type"] == "string":
         return "text"

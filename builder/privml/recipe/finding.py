@@ -1,4 +1,4 @@
-"""What is wrong with a recipe, one finding each: where, what, and the rule that it breaks."""
+"""Findings about a recipe: position, problem, and the broken rule."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Severity = Literal["error", "warning"]
 
 
 class RuleBroken(ValueError):
-    """A value that a lint rule refuses while a recipe is read; ``rule`` is what `lint --explain` takes."""
+    """A value refused by a lint rule while a recipe is read; ``rule`` is the argument for `lint --explain`."""
 
     def __init__(self, rule: str, text: str) -> None:
         super().__init__(text)
@@ -21,7 +21,7 @@ class RuleBroken(ValueError):
 
 @dataclass(frozen=True)
 class Finding:
-    """One problem. ``file`` and ``line`` are those of the field; ``rule`` is empty for a plain mistake of form."""
+    """One problem. ``file`` and ``line`` locate the field; ``rule`` is empty for a syntax or type error."""
 
     text: str
     rule: str = ""
@@ -35,7 +35,7 @@ class Finding:
 
 
 class RecipeProblems(RecipeError):
-    """A recipe that cannot be used, with every reason as a finding."""
+    """A recipe is not usable; carries all reasons as findings."""
 
     def __init__(self, findings: Sequence[Finding], *, hint: str | None = None) -> None:
         super().__init__("\n".join(str(finding) for finding in findings), hint=hint)

@@ -1,4 +1,4 @@
-"""What is wrong with the guest's own files (overlays, scripts, mkosi's configuration), found before the long build.
+"""Check the guest's own files (overlays, scripts, mkosi configuration) before the long build.
 
 ``lint_guest`` is pure. Each finding names a rule of ``rules`` and the line.
 """
@@ -16,7 +16,7 @@ from privml.recipe.finding import Finding
 from privml.recipe.rules import RULES
 
 CONFIGURATION = "mkosi/mkosi.conf.j2"
-# What our configuration of mkosi may say. A setting that mkosi does not know is a warning there and a pin lost.
+# Settings allowed in our mkosi configuration. mkosi only warns about unknown settings, which would lose a pin.
 SETTINGS = frozenset({
     "BaseTrees", "Bootable", "CacheOnly", "CleanPackageMetadata", "Distribution", "ElTorito", "Environment",
     "EnvironmentFiles", "ExtraTrees", "Format", "History", "Hostname", "Incremental", "Locale", "MakeInitrd",
@@ -70,7 +70,7 @@ def read_guest(images: Path) -> dict[str, GuestFile]:
 
 
 def lint_guest(files: Mapping[str, GuestFile]) -> list[Finding]:
-    """Problems of the files below ``images``, by path and line; none when all is right."""
+    """Problems of the files below ``images``, by path and line."""
     found: list[Finding] = []
     for path, file in sorted(files.items()):
         found += _of_path(path, file)
@@ -85,9 +85,9 @@ def lint_guest(files: Mapping[str, GuestFile]) -> list[Finding]:
 
 def _of_path(path: str, file: GuestFile) -> Iterator[Finding]:
     if any(fnmatchcase(f"/{path}", glob) for glob in _CACHES):
-        yield _finding("baked-cache", "a cache does not belong into an image", path, 0)
+        yield _finding("baked-cache", "caches are not allowed in an image", path, 0)
     if any(fnmatchcase(f"/{path}", glob) for glob in _KEY_NAMES) and file.data:
-        yield _finding("generated-keys", "a key or a seed does not belong into an image", path, 0)
+        yield _finding("generated-keys", "keys and seeds are not allowed in an image", path, 0)
     if path.endswith("etc/machine-id") and file.data.strip():
         yield _finding("generated-keys", "got an id, expected an empty file", path, 0)
     if file.link:
@@ -95,12 +95,12 @@ def _of_path(path: str, file: GuestFile) -> Iterator[Finding]:
     if file.mode & 0o6000:
         yield _finding("overlay-modes", f"mode {file.mode & 0o7777:04o} has a set-id bit", path, 0)
     elif file.mode & 0o111 and path.endswith(_PLAIN):
-        yield _finding("overlay-modes", f"mode {file.mode & 0o7777:04o}, but nobody runs such a file", path, 0)
+        yield _finding("overlay-modes", f"mode {file.mode & 0o7777:04o}, expected it not to be executable", path, 0)
 
 
 def _of_content(path: str, data: bytes) -> Iterator[Finding]:
     if _KEYS.search(data):
-        yield _finding("generated-keys", "it holds a private key", path, 0)
+        yield _finding("generated-keys", "contains a private key", path, 0)
     script = data.startswith(b"#!") or path.startswith("mkosi/")
     if b"\0" in data or not script:
         return
@@ -109,8 +109,8 @@ def _of_content(path: str, data: bytes) -> Iterator[Finding]:
             continue
         for rule, pattern, text in (
             ("script-network", _NETWORK, "a script that needs a network"),
-            ("generated-keys", _KEY_MAKERS, "a script that draws something at random"),
-            ("latest", _LATEST, "a name that moves"),
+            ("generated-keys", _KEY_MAKERS, "a script that generates random values"),
+            ("latest", _LATEST, "a name that changes its meaning over time"),
         ):
             if match := pattern.search(line):
                 yield _finding(rule, f"`{match[0].strip()}`: {text}", path, number)
@@ -123,16 +123,14 @@ def _of_configuration(text: str) -> Iterator[Finding]:
         if not equals or line[:1].isspace() or line.startswith("#"):
             continue
         if key not in SETTINGS:
-            yield _finding(
-                "unknown-setting", f"`{key}` is not among the settings that we know", CONFIGURATION, number
-            )
+            yield _finding("unknown-setting", f"`{key}` is not a known setting", CONFIGURATION, number)
         if key in seen:
-            yield _finding("unknown-setting", f"`{key}` is set in line {seen[key]} too", CONFIGURATION, number)
+            yield _finding("unknown-setting", f"`{key}` is already set in line {seen[key]}", CONFIGURATION, number)
         seen[key] = number
         if key == "WithNetwork" and value.strip().lower() not in ("no", "false", "0", "never"):
             yield _finding("script-network", f"got WithNetwork={value}, expected no", CONFIGURATION, number)
         if key == "Release" and value.strip().lower() in _MOVING:
-            text_ = f"got `{value.strip()}`, which means another release in a year; expected a code name"
+            text_ = f"got `{value.strip()}`, which will mean a different release later; expected a code name"
             yield _finding("latest", text_, CONFIGURATION, number)
         if key in _MUST and not _MUST[key].fullmatch(value.strip()):
             yield _finding("missing-seed", f"got {key}={value}, expected a fixed value", CONFIGURATION, number)
@@ -146,5 +144,5 @@ def _finding(rule: str, text: str, path: str, line: int) -> Finding:
 
 
 def errors(findings: Iterable[Finding]) -> list[Finding]:
-    """Those that stop a build."""
+    """The findings that stop a build."""
     return [finding for finding in findings if finding.severity == "error"]

@@ -1,4 +1,4 @@
-"""What is wrong with a recipe beyond its own fields: its platforms, its sizes, its lock (``rules`` says why)."""
+"""Check a recipe beyond its fields: platforms, sizes and lock (``rules`` has the reasons)."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from privml.recipe.platform import NO_TEE, PlatformFile
 from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
 
-# What a guest needs besides the model's pages: kernel, agent, engine and its context.
+# Memory of a guest besides the model: kernel, agent, engine and its context.
 BESIDE_MODEL = 512 * MIB
 PINNED_OPTIONS = ("hpet", "kernel_irqchip", "pic", "smm")
 
 
 @dataclass(frozen=True)
 class LockFacts:
-    """What is known of a recipe's lock: whether it is there, why it is stale, and its model's size in bytes."""
+    """Facts about a recipe's lock: whether it exists, why it is stale, and the size of its model in bytes."""
 
     there: bool
     stale: str = ""
@@ -30,7 +30,7 @@ class LockFacts:
 
 
 def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
-    """Problems in the order of the rules; none when the recipe is right. Without ``lock`` none about locks."""
+    """Problems in the order of the rules. Without ``lock``, rules about locks are skipped."""
     return [
         *_of_platforms(recipe, platforms_of(recipe)),
         *_of_sizes(recipe, lock.model_size if lock else 0),
@@ -69,20 +69,23 @@ def _of_sizes(recipe: Recipe, model_size: int) -> Iterator[Finding]:
     need = model_size + BESIDE_MODEL
     for index, shape in enumerate(recipe.content.shapes):
         if model_size and shape.memory < need:
-            text = f"{shape.memory // MIB}MiB, but the model of {model_size // MIB} MiB needs some {need // MIB}MiB"
+            text = f"{shape.memory // MIB}MiB, but the model of {model_size // MIB} MiB needs about {need // MIB}MiB"
             yield _finding(recipe, "memory-for-model", ("shapes", index, "memory"), text)
     if recipe.content.inference is None:
         return
     for index, model in enumerate(recipe.content.inference.models):
         if model.file is not None and not set(model.file.rpartition("/")[2]) - set("*?."):
-            text = f"`{model.file}` takes any file; name it, or at least its kind"
+            text = f"`{model.file}` matches any file; name the file, or at least its kind"
             yield _finding(recipe, "wide-pattern", ("inference", "models", index, "file"), text)
 
 
 def _of_lock(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:
     if not lock.there:
         yield _finding(
-            recipe, "no-lock", (), f"there is no {recipe.lock_path.name}: `privml-build lock {recipe.name}`"
+            recipe,
+            "no-lock",
+            (),
+            f"{recipe.lock_path.name} does not exist: run `privml-build lock {recipe.name}`",
         )
     elif lock.stale:
         yield _finding(recipe, "stale-lock", (), lock.stale)

@@ -26,10 +26,10 @@ EXTENDS = "extends"
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe with everything that its parent gave it.
+    """A checked recipe, merged with its parent.
 
-    ``digest`` covers the effective content and the bytes of each file it came from: manifests name recipe lines,
-    so a moved line is a changed input.
+    ``digest`` covers the effective content and the bytes of its files: manifests name recipe lines, so a moved line
+    is a changed input.
     """
 
     name: str
@@ -39,7 +39,7 @@ class Recipe:
     source: Document
 
     def origin(self, field: str) -> str:
-        """Where a field's value was written, as ``recipes/demo-cpu.yaml:4 kernel.package``."""
+        """Source position of a field's value, such as ``recipes/demo-cpu.yaml:4 kernel.package``."""
         path: document.Path = ()
         for part in field.replace("[", ".").replace("]", "").split("."):
             path = (*path, int(part) if part.isdigit() else part)
@@ -48,31 +48,32 @@ class Recipe:
 
     @property
     def lock_path(self) -> Path:
-        """Where this recipe's lock is."""
+        """Path of this recipe's lock."""
         return self.path.with_name(f"{self.name}.lock.json")
 
 
 def shipped() -> Path:
-    """The recipes that privml-build comes with: package data when installed, ``recipes`` in a checkout."""
+    """The recipes shipped with privml-build: package data when installed, ``recipes`` in a checkout."""
     package = Path(__file__).resolve().parent
     return package / "data" if (package / "data").is_dir() else package.parents[2] / "recipes"
 
 
 def is_installed(path: Path) -> bool:
-    """True for what an installed privml-build comes with: nobody writes there, the next installation replaces it."""
+    """True for files of an installed privml-build, which must not be changed: the next installation replaces them."""
     return shipped().name == "data" and path.resolve().is_relative_to(shipped().resolve())
 
 
 def find(target: str, directory: Path | None = None) -> Path:
-    """A recipe by path, or by name in ``recipes`` (then in ``.``) below ``directory``, the current one by default."""
+    """Find a recipe by path, or by name in ``recipes`` (then in ``.``) below ``directory`` (default: current)."""
     base = directory or Path()
     if target.endswith(".yaml") or "/" in target:
         path = base / target
         if path.is_dir():
-            raise RecipeError(f"`{target}` is a folder, expected a recipe's name or file")
+            raise RecipeError(f"`{target}` is a directory, expected a recipe's name or file")
         if not path.is_file():
             raise RecipeError(
-                f"there is no recipe {target}", hint="start one with `privml-build init NAME`, or give a name alone"
+                f"there is no recipe {target}",
+                hint="start one with `privml-build init NAME`, or give only a name",
             )
         return path
     folders = (base / "recipes", base, shipped())
@@ -86,7 +87,7 @@ def find(target: str, directory: Path | None = None) -> Path:
 
 
 def is_recipe(path: Path) -> bool:
-    """True when a YAML file says that it is a recipe (it may still be a wrong one)."""
+    """True if a YAML file declares itself a recipe, valid or not."""
     try:
         start = path.read_bytes()[: document.MAX_BYTES]
     except OSError:
@@ -134,7 +135,7 @@ def load(path: Path) -> Recipe:
 
 
 class OldSchema(RecipeProblems):
-    """A recipe of schema 1; ``rewritten`` has each of its files that must change in schema 2, by the file's name."""
+    """A recipe of schema 1; ``rewritten`` maps file names to their content in schema 2."""
 
     def __init__(self, findings: Sequence[Finding], rewritten: Mapping[str, str], *, hint: str) -> None:
         super().__init__(findings, hint=hint)
@@ -148,7 +149,7 @@ def _refuse_old(path: Path, own: Document, parent: Document | None) -> None:
         if each is None or not migration.is_old(each.value, below):
             continue
         mark = each.marks.get(("schema",)) or each.marks[()]
-        said = "schema: got `1`" if ("schema",) in each.marks else "this has fields of schema 1"
+        said = "schema: got `1`" if ("schema",) in each.marks else "has fields of schema 1"
         found.append(Finding(f"{said}, expected schema {migration.NEW}", file=mark.file, line=mark.line))
         made[mark.file] = migration.rewritten(each.value, below)
     if found:
@@ -173,9 +174,9 @@ def load_platform(name: str, directory: Path) -> PlatformFile:
 
 
 def label(inner: str, directory: Path) -> str:
-    """How ``directory/inner`` is called in messages and manifests: never with a folder of this machine.
+    """The name of ``directory/inner`` in messages and manifests, without directories of this machine.
 
-    Manifests carry it, so it must be the same wherever the checkout stands.
+    Manifests contain it, so it must not depend on the location of the checkout.
     """
     ours = directory.resolve() == shipped().resolve() or directory.resolve().name == "recipes"
     return f"recipes/{inner}" if ours else inner
@@ -195,12 +196,12 @@ def _parent_of(path: Path, own: Document) -> Path:
     if not isinstance(given, str) or not given.endswith(".yaml") or not given.isprintable():
         raise RecipeError(
             f"{mark}: extends: got `{printable(str(given))}`, "
-            "expected a recipe beside this one, such as ./demo-cpu.yaml"
+            "expected a recipe next to this one, such as ./demo-cpu.yaml"
         )
     directory = path.parent.resolve()
     parent = (directory / given).resolve()
     if Path(given).is_absolute() or not parent.is_relative_to(directory):
-        raise RecipeError(f"{mark}: extends: `{given}` is outside this recipe's folder")
+        raise RecipeError(f"{mark}: extends: `{given}` is outside this recipe's directory")
     if parent == path.resolve():
         raise RecipeError(f"{mark}: extends: a recipe cannot extend itself")
     return parent
@@ -213,7 +214,7 @@ def _without_extends(own: Document) -> Document:
 
 
 def _check_packages(content: Content, source: Document) -> None:
-    """``RecipeProblems`` for packages that the distribution's record, or the variant, does not allow."""
+    """Raise ``RecipeProblems`` for packages that the distribution's record or the variant does not allow."""
     distribution, variant = content.base.record.distribution, content.variant
     found = []
 
@@ -254,7 +255,7 @@ def _too_many_models(content: Content, source: Document) -> Iterator[Finding]:
 
 
 def platforms_of(recipe: Recipe) -> list[PlatformFile]:
-    """The recipe's platforms, from beside it or else from those that privml-build ships."""
+    """The recipe's platforms, from its own directory or else the shipped ones."""
     return _platforms(recipe.content, recipe.path, recipe.source)
 
 
@@ -274,7 +275,7 @@ def _platforms(content: Content, recipe: Path, source: Document) -> list[Platfor
 
 
 def _devices_of(platforms: Sequence[PlatformFile], source: Document) -> list[Device]:
-    """What all ``platforms`` have; ``RecipeProblems`` when they do not have the same."""
+    """The devices common to all ``platforms``; ``RecipeProblems`` if they differ."""
     first, *others = platforms
     has = _kinds(first)
     for index, other in enumerate(others, 1):
@@ -283,7 +284,7 @@ def _devices_of(platforms: Sequence[PlatformFile], source: Document) -> list[Dev
             mark = mark_of(path, source)
             text = (
                 f"platforms[{index}]: `{other.name}` has {_counted(its)}, but `{first.name}` has {_counted(has)}: "
-                f"a guest expects the same devices on each{source.beside(path)}"
+                f"a guest expects the same devices on every platform{source.beside(path)}"
             )
             raise RecipeProblems([Finding(text, rule="platform-devices", file=mark.file, line=mark.line)])
     return [Device.model_validate({"kind": kind, "count": count}) for kind, count in sorted(has.items())]

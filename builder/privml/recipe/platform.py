@@ -1,4 +1,4 @@
-"""Platforms: the virtual machine for which measurements are predicted, pinned down to slots and CPU identity."""
+"""Platforms: virtual machines for which measurements are predicted, including PCI slots and CPU identity."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Option = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_leng
 
 
 class Machine(Section):
-    """QEMU's machine type, and each option that would otherwise take a default of its version."""
+    """QEMU's machine type, and each option whose default depends on QEMU's version."""
 
     type: Annotated[
         str,
@@ -32,12 +32,12 @@ class Machine(Section):
     ]
     options: Annotated[
         dict[Option, Option],
-        about("Each machine option that would otherwise take a default of QEMU's version.", "smm: off", MACHINE),
+        about("Each machine option whose default depends on QEMU's version.", "smm: off", MACHINE),
     ]
 
 
 class CpuIdentity(Section):
-    """What the guest's CPUID says it is, so that firmware tables do not depend on the host's CPU."""
+    """The CPU identity in the guest's CPUID, so that firmware tables do not depend on the host's CPU."""
 
     model_name: Annotated[Option, about("QEMU's name of the CPU model.", "SapphireRapids", MACHINE)]
     vendor: Annotated[
@@ -47,14 +47,14 @@ class CpuIdentity(Section):
     model: Annotated[int, about("The CPU's model.", 143, MACHINE, ge=0, le=255)]
     stepping: Annotated[int, about("The CPU's stepping.", 8, MACHINE, ge=0, le=15)]
     phys_bits: Annotated[
-        int, about("Physical address bits; with them the PCI window moves.", 46, MACHINE, ge=36, le=52)
+        int, about("Physical address bits, which determine the PCI window.", 46, MACHINE, ge=36, le=52)
     ]
 
     @property
     def argument(self) -> str:
         """QEMU's ``-cpu`` value."""
         return (
-            # 1 GiB pages decide, with phys-bits, where the firmware puts its 64-bit PCI window.
+            # 1 GiB pages and phys-bits determine where the firmware puts its 64-bit PCI window.
             f"{self.model_name},vendor={self.vendor},family={self.family},model={self.model},"
             f"stepping={self.stepping},phys-bits={self.phys_bits},pdpe1gb=on"
         )
@@ -80,18 +80,18 @@ class PlatformDevice(Section):
 
 
 class Vmm(Section):
-    """What starts the machine, and makes the tables that firmware measures."""
+    """The virtual machine monitor, which generates the tables measured by firmware."""
 
     kind: Annotated[Literal["qemu"], about("The kind of virtual machine monitor.", "qemu", MACHINE)]
     version: Annotated[
         str,
         StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$"),
-        about("Its version; the tables are taken from exactly that one.", "11.1.2", MACHINE),
+        about("Its exact version, from which the tables are read.", "11.1.2", MACHINE),
     ]
 
 
 NO_TEE = "none"
-# How each register that depends on the platform can be known; the others depend on the image alone.
+# How each platform-dependent register is determined; the others depend only on the image.
 KNOWN_BY = {MRTD: ("firmware",), RTMR0: ("tables", "booted-tables")}
 
 
@@ -116,31 +116,31 @@ class PlatformFile(Section):
     description: Annotated[
         str,
         StringConstraints(min_length=1, max_length=400),
-        about("A sentence for those who choose among platforms.", "QEMU 11.1 q35 as a TDX guest."),
+        about("A one-line description of the platform.", "QEMU 11.1 q35 as a TDX guest."),
     ]
     tee: Annotated[
         str,
         AfterValidator(_tee),
-        about("The TEE that its guests run in; none is for development, with a software TPM.", "tdx", MACHINE),
+        about("The TEE of its guests; none is for development, with a software TPM.", "tdx", MACHINE),
         WithJsonSchema({"type": "string", "enum": [*tees.BUILT, NO_TEE]}),
     ]
-    vmm: Annotated[Vmm, about("What starts the machine.", moves=MACHINE)]
+    vmm: Annotated[Vmm, about("The virtual machine monitor.", moves=MACHINE)]
     machine: Annotated[Machine, about("QEMU's machine.", moves=MACHINE)]
     firmware: Annotated[
         Literal["image"],
-        about("Whose firmware starts the guest: image for the one that was built with it.", "image", FIRMWARE),
+        about("The firmware that starts the guest: image for the one built with the image.", "image", FIRMWARE),
     ]
     registers: Annotated[
         dict[str, str],
         AfterValidator(_known),
         about(
-            "How the registers that depend on the platform are known: mrtd by firmware (its file); rtmr0 by tables "
-            "(this VMM's, read without a boot), or booted-tables when a boot has shown that firmware gets the same.",
+            "How platform-dependent registers are determined: mrtd by firmware (its file); rtmr0 by tables (read "
+            "from this VMM without a boot), or booted-tables if a real boot confirmed them.",
             "{mrtd: firmware, rtmr0: tables}",
             keys=tuple(KNOWN_BY),
         ),
     ]
-    identity: Annotated[CpuIdentity, about("What the guest's CPUID says it is.", moves=MACHINE)]
+    identity: Annotated[CpuIdentity, about("The CPU identity in the guest's CPUID.", moves=MACHINE)]
     devices: Annotated[
         list[PlatformDevice],
         about(
@@ -164,7 +164,7 @@ class PlatformFile(Section):
         if not value and info.data.get("tee") == NO_TEE:
             raise RuleBroken(
                 "platform-unmeasured",
-                "got `false` with `tee: none`: nothing would measure such a machine, expected true",
+                "got `false` with `tee: none`: such a machine has no measurements, expected true",
             )
         return value
 

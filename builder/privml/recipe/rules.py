@@ -1,8 +1,8 @@
-"""The rules of `lint`, as data: what each demands, and the incident in somebody's system that taught it.
+"""The rules of `lint` as data: the requirement, and the public incident that motivates it.
 
-Rules of the stage ``read`` are applied while a recipe is read (``models``, ``loader``) and end in exit 3 everywhere;
-those of the stage ``judge`` are applied by ``lint`` to a recipe that can be read. Those of the stage ``guest``
-(``guestfiles``) look at the guest's own files below ``images``, also before every build.
+Rules of stage ``read`` apply while a recipe is read (``models``, ``loader``) and always end in exit 3. Rules of stage
+``judge`` are applied by ``lint`` to readable recipes. Rules of stage ``guest`` (``guestfiles``) check the guest's own
+files below ``images``, also before every build.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from privml.recipe.finding import Severity
 
 @dataclass(frozen=True)
 class Rule:
-    """One rule. ``reference`` names a public thread, or a manual, that shows what happens without it."""
+    """One rule. ``reference`` is a public thread or manual that shows what happens without it."""
 
     id: str
     severity: Severity
@@ -25,7 +25,7 @@ class Rule:
     reference: str
 
     def lines(self) -> list[str]:
-        """The whole of it, for `lint --explain`."""
+        """The full description, for `lint --explain`."""
         return [
             f"{self.id} ({self.severity}): {self.what}",
             f"  why       {self.why}",
@@ -63,9 +63,9 @@ _ALL = (
         "extends-chain",
         "error",
         "read",
-        "A recipe extends one that extends nothing.",
+        "A recipe may only extend a recipe that does not extend another.",
         "A setting of mkosi was inherited by some parts and silently not by others, so what looked pinned was not; "
-        "with one level, two files say everything.",
+        "with one level, two files contain everything.",
         "systemd/mkosi#4420",
     ),
     Rule(
@@ -73,7 +73,7 @@ _ALL = (
         "error",
         "read",
         "The agent listens on a port from 1024 up.",
-        "Ports below need CAP_NET_BIND_SERVICE; the server that faces the network has no capability to lose.",
+        "Ports below need CAP_NET_BIND_SERVICE; the network-facing server runs without capabilities.",
         "capabilities(7)",
     ),
     Rule(
@@ -81,7 +81,7 @@ _ALL = (
         "error",
         "read",
         "A platform runs its guests in a TEE, or has a TPM.",
-        "A switch of a VMM started guests outside TDX, where nothing measures them, and nothing else was different.",
+        "A VMM option started guests outside TDX, where they are not measured, and nothing else showed it.",
         "Dstack-TEE/dstack#614",
     ),
     Rule(
@@ -89,7 +89,7 @@ _ALL = (
         "error",
         "judge",
         "A production recipe's platforms run their guests in a TEE.",
-        "Registers that only a special QEMU can give were published: what was measured was not what ran.",
+        "Published registers could only be produced by a special QEMU: what was measured was not what ran.",
         "Datura-ai/lium-io#1106",
     ),
     Rule(
@@ -97,7 +97,7 @@ _ALL = (
         "error",
         "judge",
         "A production recipe's platforms have no TPM.",
-        "A software TPM's registers are the host's word; a verifier that believed a value of the host's choice "
+        "The host controls a software TPM's registers; a verifier that accepted a value chosen by the host "
         "reported it as verified.",
         "Dstack-TEE/dstack#1266",
     ),
@@ -105,9 +105,9 @@ _ALL = (
         "platform-devices",
         "error",
         "judge",
-        "A recipe declares exactly the devices that each of its platforms has: a disk for the root, one for a model.",
-        "One image had another RTMR0 on another machine: devices are in the ACPI tables. The guest expects those "
-        "that are declared.",
+        "A recipe declares exactly the devices of each of its platforms: one disk for the root, one for each model.",
+        "An image had a different RTMR0 on another machine, because devices are in the ACPI tables. The guest "
+        "expects the declared ones.",
         "near/mpc#1105",
     ),
     Rule(
@@ -115,64 +115,64 @@ _ALL = (
         "warning",
         "judge",
         "A platform sets smm, pic, hpet and kernel_irqchip itself.",
-        "What is left to QEMU's defaults moves with its version and its configuration, and RTMR0 moves with it.",
+        "QEMU's defaults change with its version and configuration, and RTMR0 changes with them.",
         "canonical/tdx#270",
     ),
     Rule(
         "memory-for-model",
         "warning",
         "judge",
-        "A shape's memory holds the model's file and 512 MiB more.",
-        "A machine that is found too small is given more memory, and RTMR0 is no longer the published one.",
+        "A shape's memory is at least the size of the model's file plus 512 MiB.",
+        "If a machine proves too small it gets more memory, and RTMR0 no longer matches the published value.",
         "canonical/tdx#289",
     ),
     Rule(
         "wide-pattern",
         "warning",
         "judge",
-        "The pattern of the model's file says more than a star.",
-        "Whatever lies there is taken: inputs chosen by place instead of by name made a project's mismatches carry "
-        "no information.",
+        "The pattern of the model's file is more specific than a star.",
+        "A star matches whatever is there: a project chose inputs by location instead of by name, so its mismatches "
+        "carried no information.",
         "celo-org/optimism#532",
     ),
     Rule(
         "no-lock",
         "warning",
         "judge",
-        "A recipe has its lock beside it.",
-        "Inputs that nobody wrote down move with the archive every day; a mismatch then carries no information.",
+        "A recipe has its lock next to it.",
+        "Unrecorded inputs change with the archive every day, so a mismatch carries no information.",
         "celo-org/optimism#532",
     ),
     Rule(
         "stale-lock",
         "warning",
         "judge",
-        "The lock is the lock of this recipe, these guest files and these tools.",
-        "A pin that was believed to hold did not reach the tools: 74 of 478 packages came live from the archive.",
+        "The lock matches the recipe, the guest files and the tools.",
+        "A pin did not apply to the tools as believed: 74 of 478 packages came live from the archive.",
         "confidential-dot-ai/confidential-os-builder#96",
     ),
     Rule(
         "missing-seed",
         "error",
         "guest",
-        "mkosi's configuration sets Seed= and SourceDateEpoch= to values that follow from recipe and lock.",
-        "Without a seed, ids of disks and file systems are drawn at random: no two images of one input were alike.",
+        "mkosi's configuration sets Seed= and SourceDateEpoch= to values derived from recipe and lock.",
+        "Without a seed, ids of disks and file systems are random: no two images of the same input were equal.",
         "pengutronix/genimage#311",
     ),
     Rule(
         "generated-keys",
         "error",
         "guest",
-        "Nothing is drawn while an image is made: no keys, ids or seeds, and no program that makes them.",
-        "A package's script made host keys inside the build: anybody could take the private keys out of the release, "
-        "and every rebuild had others.",
+        "Nothing random is generated during a build: no keys, ids or seeds, and no program that generates them.",
+        "A package's script generated host keys during the build: anyone could extract the private keys from the "
+        "release, and every rebuild had different ones.",
         "p2pool-starter-stack/pithead#894",
     ),
     Rule(
         "latest",
         "error",
         "guest",
-        "No name in scripts or mkosi's configuration that moves, such as `latest` or `stable`.",
+        "Scripts and mkosi's configuration use no moving names, such as `latest` or `stable`.",
         "A service built its verifier from `FROM ...:latest`: what was attested depended on the day of the build.",
         "near/mpc#3442",
     ),
@@ -180,32 +180,32 @@ _ALL = (
         "script-network",
         "error",
         "guest",
-        "No script fetches anything, and mkosi runs without a network: inputs come through the lock.",
-        "Programs were fetched by curl without a digest while images were built; a rebuild proved nothing.",
+        "No script downloads anything, and mkosi runs without a network: inputs come from the lock.",
+        "Programs were downloaded by curl without a digest during builds; a rebuild proved nothing.",
         "celo-org/optimism#532",
     ),
     Rule(
         "baked-cache",
         "error",
         "guest",
-        "No cache is part of the guest's files: of Python, of compilers, of GPUs, of model hubs, of the linker.",
-        "A compile cache has a key of the machine that filled it: another process of one service found another key.",
+        "The guest's files contain no caches (Python, compilers, GPUs, model hubs, linker).",
+        "The key of a compile cache depends on the machine: two processes of one service found different keys.",
         "ai-dynamo/dynamo#10695",
     ),
     Rule(
         "overlay-modes",
         "error",
         "guest",
-        "An overlay's file has no set-id bit, and only programs are executable; other bits are not taken over.",
-        "Files came into an initramfs with the modes of whoever checked them out: one image locally, another in CI.",
+        "Overlay files have no set-id bit, and only programs are executable; other mode bits are not used.",
+        "Files entered an initramfs with the modes of the checkout: local and CI images differed.",
         "siderolabs/talos#4096",
     ),
     Rule(
         "unknown-setting",
         "error",
         "guest",
-        "mkosi's configuration holds only settings that we know, each once.",
-        "mkosi warns of a setting that it does not know, or that does not reach where it is meant to, and goes on.",
+        "mkosi's configuration has only known settings, each once.",
+        "mkosi only warns about a setting that is unknown or has no effect in its section, and continues.",
         "systemd/mkosi#4420",
     ),
 )

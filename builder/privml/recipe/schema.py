@@ -1,9 +1,9 @@
 """JSON Schemas of recipes and platforms, for editors, generated from the models (``image.schemas`` writes the files).
 
-A recipe that extends another gives only what differs, so the schema has two forms, chosen by the field ``extends``;
-sections of a variant need none of their fields, items of lists still need theirs. A section that may be left out is
-never null in a whole recipe; null in a variant takes the other recipe's away. What only the models can say
-(devices given twice, firmware by variant) is left to `lint`.
+A recipe that extends another has only the differences, so the schema has two forms, selected by the field
+``extends``. Sections of a variant require none of their fields; items of lists still require theirs. An optional
+section is never null in a complete recipe; in a variant, null removes the parent's section. Constraints that only the
+models can check (duplicate devices, firmware by variant) are left to `lint`.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ def recipe_schema() -> dict[str, Any]:
         "properties"
     ]
     part["required"] = ["extends"]
-    part["description"] = "A recipe that is laid over another."
+    part["description"] = "A recipe that extends another."
     for name in _SECTIONS:
         definitions[f"{name}InVariant"] = _variant(definitions[name])
     for section in (whole, *(definitions[name] for name in (*_SECTIONS, *_LISTED))):
@@ -55,7 +55,7 @@ def platform_schema() -> dict[str, Any]:
 
 
 def files() -> dict[str, bytes]:
-    """Every schema's file name and bytes."""
+    """File name and content of every schema."""
     return {
         RECIPE_FILE: strictjson.pretty(plain(recipe_schema())),
         PLATFORM_FILE: strictjson.pretty(plain(platform_schema())),
@@ -63,7 +63,7 @@ def files() -> dict[str, bytes]:
 
 
 def plain(schema: Any, *, top: bool = True) -> Any:
-    """Without the titles that pydantic makes of field names: they say nothing that the names do not."""
+    """Remove the titles that pydantic derives from field names, which add no information."""
     if isinstance(schema, list):
         return [plain(item, top=False) for item in schema]
     if not isinstance(schema, dict):
@@ -76,7 +76,7 @@ def _is_title(key: str, value: object) -> bool:
 
 
 def _variant(section: dict[str, Any]) -> dict[str, Any]:
-    """A section as a variant may give it: any of its fields, and null for one that can be left out."""
+    """A section of a variant: any of its fields, and null for an optional one."""
     made = copy.deepcopy(section)
     made.pop("required", None)
     made["properties"] = {

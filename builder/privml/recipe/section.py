@@ -1,4 +1,4 @@
-"""What the models of recipes and platforms are made of: sections, and what each field says about itself."""
+"""Building blocks of the recipe and platform models: sections, and metadata of their fields."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def about(
 
 
 class Section(BaseModel):
-    """What all parts share: unknown fields refused, no conversions, not to be changed."""
+    """Base of all sections: frozen, strict types, unknown fields refused."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
 
 
 def given(expected: str) -> BeforeValidator:
-    """Refuse a null where a field can be left out: it would look like a value."""
+    """Refuse null for an optional field, which must be left out instead."""
 
     def check(value: object) -> object:
         if value is None:
@@ -61,7 +61,7 @@ def given(expected: str) -> BeforeValidator:
 
 
 def one_of(value: str, known: Sequence[str]) -> str:
-    """``value`` when it is known; ``ValueError`` with the known ones, and a guess."""
+    """Return ``value`` if it is known; otherwise ``ValueError`` with the known values and a suggestion."""
     if value in known:
         return value
     near = difflib.get_close_matches(value, known, n=1)

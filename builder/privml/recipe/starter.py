@@ -1,6 +1,6 @@
-"""What `init` writes: a recipe with a comment for each field, and a workflow that checks and builds it.
+"""Files written by `init`: a recipe with a comment for each field, and a CI workflow that checks and builds it.
 
-Comments come from the models (``fields``), so that no field is described twice.
+Comments come from the models (``fields``), so every field is described in one place.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def workflow(name: str) -> str:
 
 
 def commented(content: Content, origin: str) -> str:
-    """``content`` as a recipe file, with one line of comment for each field."""
+    """Encode ``content`` as a recipe file, with a comment line for each field."""
     known = facts()
     lines = _HEAD.format(schema=SCHEMA, origin=origin).splitlines()
     for name, value in _written(content).items():
@@ -79,7 +79,7 @@ def commented(content: Content, origin: str) -> str:
 
 
 def _written(content: Content) -> dict[str, Any]:
-    """The fields as a person writes them, which for devices and sizes is not how the model holds them."""
+    """The fields in their written form, which differs from the model for devices and sizes."""
     value: dict[str, Any] = _without_empty(content.model_dump(mode="json", by_alias=True, exclude_none=True))
     value["devices"] = [{device.kind: device.count} for device in content.devices]
     value["shapes"] = [
@@ -89,7 +89,7 @@ def _written(content: Content) -> dict[str, Any]:
 
 
 def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
-    """Without the mappings that hold nothing: these were left out."""
+    """Remove empty mappings, which stand for omitted sections."""
     inner = {key: _without_empty(item) if isinstance(item, dict) else item for key, item in value.items()}
     return {key: item for key, item in inner.items() if item != {}}
 
@@ -124,7 +124,7 @@ def _item(known: dict[str, Fact], item: Any, path: str, indent: str, described: 
 
 
 def _left_out(known: dict[str, Fact], given: dict[str, Any], path: str, indent: str) -> list[str]:
-    """The fields below ``path`` that are not given, each as a comment with its example."""
+    """The omitted fields below ``path``, each as a comment with its example."""
     lines = []
     for fact in known.values():
         name = fact.path.removeprefix(path)
@@ -134,7 +134,7 @@ def _left_out(known: dict[str, Fact], given: dict[str, Any], path: str, indent: 
 
 
 def scalar(value: str | int | bool) -> str:
-    """One value in YAML, quoted where it would otherwise be read as something else."""
+    """One YAML value, quoted if it would otherwise be read as a different type."""
     if isinstance(value, bool):
         return "true" if value else "false"
     if isinstance(value, int):

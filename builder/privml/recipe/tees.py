@@ -1,4 +1,4 @@
-"""The TEEs that images are made for."""
+"""The TEEs for which images can be built."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ BUILT = ("tdx",)
 GUEST_MODULES = ("tdx_guest",)
 """The kernel modules by which guests of these TEEs ask for evidence."""
 PLANNED = ("snp",)
-"""TEEs that other parts support, but for which no image can be built yet."""
+"""TEEs supported elsewhere, for which no image can be built yet."""
 
 
 def built(name: str) -> str:
-    """``name`` when images are made for that TEE; ``ValueError`` for any other."""
+    """Return ``name`` if images can be built for that TEE; ``ValueError`` otherwise."""
     if name in BUILT:
         return name
     known = " or ".join(BUILT)

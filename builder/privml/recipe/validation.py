@@ -1,4 +1,4 @@
-"""From a parsed document to a model: every problem at once, each with its file, line, field and a way out."""
+"""Validate a parsed document against a model and report all problems with file, line, field and a suggestion."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _KINDS = {
 
 
 def validate(document: Document, model: type[AnyModel]) -> AnyModel:
-    """Build ``model``; ``RecipeProblems`` with one line for each problem, in the order of the file."""
+    """Build ``model``; ``RecipeProblems`` with one line per problem, in file order."""
     try:
         return model.model_validate(document.value)
     except ValidationError as error:
@@ -34,7 +34,7 @@ def validate(document: Document, model: type[AnyModel]) -> AnyModel:
         for number, problem in enumerate(error.errors(include_url=False)):
             path = nearest(tuple(problem["loc"]), document.marks)
             mark = document.marks[path]
-            # A field that is missing is named itself, and so is what the other file says of it.
+            # Name the missing field itself, and its position in the other file.
             shown = tuple(problem["loc"]) if problem["type"] == "missing" else path
             said = f"{spelled(shown)}: {_said(problem, model)}" if shown else _said(problem, model)
             broken = problem.get("ctx", {}).get("error")
@@ -50,7 +50,7 @@ def validate(document: Document, model: type[AnyModel]) -> AnyModel:
 
 
 def mark_of(path: Path, document: Document) -> Mark:
-    """The mark of ``path``, or of the nearest field around it that is written down."""
+    """The mark of ``path`` or of its nearest marked parent."""
     return document.marks[nearest(path, document.marks)]
 
 
@@ -92,7 +92,7 @@ def _shown(value: object) -> str:
 
 
 def _fields_at(model: type[BaseModel], loc: Path) -> list[str]:
-    """The names of the fields that the model knows at ``loc``."""
+    """The field names of the model at ``loc``."""
     found: Any = model
     keyed = False
     for part in loc:
@@ -110,7 +110,7 @@ def _fields_at(model: type[BaseModel], loc: Path) -> list[str]:
 
 
 def model_in(annotation: Any) -> type[BaseModel] | None:
-    """The model that an annotation is, or is a list of."""
+    """The model of an annotation, or of its list items."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in typing.get_args(annotation):

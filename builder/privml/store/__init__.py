@@ -1,1 +1,1 @@
-"""Bytes by their SHA-256, and where missing bytes come from."""
+"""The content-addressed input store, and the sources that fill it."""

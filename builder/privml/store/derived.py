@@ -1,7 +1,7 @@
-"""What was derived from inputs at some cost, kept under a key of everything that it was derived from.
+"""Cache of files that are expensive to derive from inputs, keyed by everything they depend on.
 
-Nothing here is an input: all of it can be made again, and is when it is gone or is not what was kept. The digest
-beside a file is against accidents; who may write in the store can write both.
+Nothing here is an input: missing or damaged files are derived again. The digest next to a file detects accidents, not
+an attacker with write access to the store, who can change both.
 """
 
 from __future__ import annotations
@@ -12,29 +12,29 @@ from pathlib import Path
 
 from privml.base.files import link_or_copy, sha256_file, write_atomic
 
-# A package set's tree is some hundred megabytes: enough for the recipes that one works on, not for their history.
+# The tree of a package set has some hundred megabytes: keep enough for the recipes in use, not for their history.
 KEPT = 3
 
 
 class Derived:
-    """Files ``KEY`` with their SHA-256 in ``KEY.sha256``; at most ``KEPT``, and the least recently used one goes."""
+    """Files ``KEY`` with their SHA-256 in ``KEY.sha256``; at most ``KEPT``, the least recently used is removed."""
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
     def has(self, key: str) -> bool:
-        """True when something is kept under ``key``; whether it is whole, ``take`` looks."""
+        """True if ``key`` exists; ``take`` checks that it is intact."""
         return (self._folder / key).is_file() and self._record(key).is_file()
 
     def take(self, key: str, target: Path) -> bool:
-        """Lay the file at the new name ``target``, to be read only; False when there is none that is whole."""
+        """Link or copy the file to the new read-only name ``target``; False if it is missing or damaged."""
         place = self._folder / key
         try:
             expected = self._record(key).read_text(encoding="ascii")
             link_or_copy(place, target)
         except (OSError, ValueError):
             return False
-        # Another build may drop the name now; what was linked stays.
+        # Another build may remove the name now; the linked file stays.
         if sha256_file(target) != expected:
             target.unlink()
             self._drop(key)
@@ -45,7 +45,7 @@ class Derived:
         return True
 
     def keep(self, key: str, file: Path) -> None:
-        """Keep a second name or a copy of ``file`` under ``key``; a store that is full or closed keeps nothing."""
+        """Link or copy ``file`` to ``key``; skipped if the store is full or not writable."""
         place = self._folder / key
         fresh = place.with_name(f"{key}.{os.getpid()}.new")
         try:

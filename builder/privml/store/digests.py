@@ -1,8 +1,8 @@
-"""Digests of files, remembered by what their inodes say, so that bytes which nobody touched are not read again.
+"""Cache of file digests, keyed by inode data, so that unchanged files are not read again.
 
-This answers a builder's question, asked at every run: are these still the files that I wrote? It is not for a caller
-who asks whether an image is what was promised, nor for the digests that a document states: a disk that loses bits and
-a tool that writes below the file system change no inode, and who may write in the store can write here too.
+It tells a build whether the files it wrote are unchanged. It must not be used to verify an image or to state digests
+in a document: bit rot and writes below the file system change no inode, and anyone with write access to the store can
+change the cache too.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from pathlib import Path
 
 from privml.base.files import write_atomic
 
-# An inode's times move in ticks (milliseconds on common file systems, two seconds on FAT). A file that was written
-# within a tick of being read may be written again in the same tick, and no time would tell: it is not remembered.
+# An inode's times have a limited resolution (milliseconds on common file systems, two seconds on FAT). A file written
+# within one tick of being read could change again in the same tick without a new time, so it is not cached.
 MARGIN = 3.0
 _LINE = re.compile(r"(\d+) (\d+) (\d+) ([0-9a-f]{64})\n")
 
 
 class Digests:
-    """One small file an inode, ``DEVICE-INODE``, with the line ``SIZE MTIME CTIME SHA256`` (times in nanoseconds).
+    """One small file per inode, ``DEVICE-INODE``, with the line ``SIZE MTIME CTIME SHA256`` (times in nanoseconds).
 
-    Entries are replaced whole, so any number of processes may read and write; one that is not such a line is none.
+    Entries are replaced atomically, so any number of processes may read and write; malformed entries are ignored.
     """
 
     def __init__(self, folder: Path, *, now: Callable[[], float] = time.time) -> None:
@@ -34,7 +34,7 @@ class Digests:
         self._now = now
 
     def sha256(self, path: Path) -> str:
-        """SHA-256 of the file in hex; read only when its inode says something else than when it was last read."""
+        """SHA-256 of the file in hex; the file is read only if its inode data changed since the last read."""
         started = self._now()
         with path.open("rb") as file:
             before = os.fstat(file.fileno())
@@ -53,7 +53,7 @@ class Digests:
 
 
 def _facts(status: os.stat_result) -> tuple[int, int, int]:
-    # The change time too: a program can set a modification time back, but not that one.
+    # Includes the change time, which programs cannot set back, unlike the modification time.
     return status.st_size, status.st_mtime_ns, status.st_ctime_ns
 
 

@@ -1,4 +1,4 @@
-"""Bring objects into the store from any of several addresses, checked before they get their name."""
+"""Fetch objects into the store from pools and mirrors, checking each digest before it is stored."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _ABOUT_TIME = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPI
 
 @dataclass(frozen=True)
 class Item:
-    """One object wanted: what it must be, and where it may be found, in order of preference."""
+    """A wanted object: its digest and size, and its addresses in order of preference."""
 
     sha256: str
     size: int
@@ -42,7 +42,7 @@ class Item:
 
 
 class GoneError(InputsError):
-    """Every mirror says that it does not have these items: they are gone, not merely out of reach."""
+    """Every mirror answered that it does not have these items, as opposed to being unreachable."""
 
     def __init__(self, items: Sequence[Item], message: str, *, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -50,15 +50,15 @@ class GoneError(InputsError):
 
 
 class _WrongBytesError(Exception):
-    """The source answered with something else: asking it again cannot help."""
+    """The source sent different bytes; retrying it is pointless."""
 
 
 class _AbsentError(_WrongBytesError):
-    """The source says that it does not have it."""
+    """The source does not have the object."""
 
 
 class _Stopped(Exception):
-    """Another item failed for good; this one need not go on."""
+    """Another item failed permanently; this one is abandoned."""
 
 
 def fetch(
@@ -70,12 +70,12 @@ def fetch(
     attempts: int = ATTEMPTS,
     sleep: Callable[[float], object] = time.sleep,
 ) -> int:
-    """Bring every item that the store lacks, from a pool or an address; the number of bytes fetched.
+    """Fetch all items missing from the store, from pools or mirrors; returns the number of bytes fetched.
 
-    A source that answers with other bytes is not asked again; one that fails otherwise is retried with growing
-    pauses, going on from where it stopped when the server can. What is gone does not stop the rest: ``GoneError``
-    names all of it at the end. Any other failure stops everything: ``InputsError`` with what was tried. Nothing of a
-    failed item stays in the store.
+    A source that sends wrong bytes is not retried; other failures are retried with increasing delays, resuming
+    partial downloads if the server supports it. Items that no source has do not stop the others: ``GoneError`` names
+    all of them at the end. Any other failure stops everything with an ``InputsError`` that lists the attempts.
+    Nothing of a failed item stays in the store.
     """
     missing = {item.sha256: item for item in items if not store.has(item.sha256)}
     if not missing:
@@ -128,11 +128,11 @@ def fetch(
             raise GoneError(
                 [item for found in gone for item in found.items],
                 message,
-                hint="give a pool that has them (--pool), or see what replaces them with "
+                hint="name a pool that has them (--pool), or replace them with "
                 "`privml-build lock NAME --refresh-to FILE`",
             )
         raise InputsError(
-            message, hint="give another mirror in mirrors.yaml, or a pool (--pool); then run this again"
+            message, hint="name another mirror in mirrors.yaml, or a pool (--pool); then run the command again"
         )
     work.meter.show(final=True)
     return work.meter.bytes
@@ -140,7 +140,7 @@ def fetch(
 
 @dataclass
 class _Work:
-    """What the threads of one ``fetch`` share."""
+    """Shared state of the threads of one ``fetch``."""
 
     store: Store
     pools: Sequence[Pool]
@@ -148,14 +148,14 @@ class _Work:
     sleep: Callable[[float], object]
     meter: _Meter
     stop: threading.Event = field(default_factory=threading.Event)
-    # Hosts that used up all attempts on one item: the next item asks them once.
+    # Hosts that used up all attempts on one item: the next item tries them only once.
     tired: set[str] = field(default_factory=set)
 
 
 def _bring(work: _Work, item: Item, connections: Connections) -> None:
     partial = work.store.partial(item.sha256)
     tried: list[str] = []
-    # A mirror that lies or is out of reach says nothing about whether an honest one still has it.
+    # A lying or unreachable mirror does not show that the object is gone everywhere.
     gone = bool(item.urls)
     try:
         if _from_folder(work, item, tried):
@@ -176,11 +176,12 @@ def _bring(work: _Work, item: Item, connections: Connections) -> None:
                 work.meter.finished()
                 return
     finally:
-        # After success the name is gone already. A killed process leaves the part, and the next one goes on from it.
+        # After success the name no longer exists. A killed process leaves the partial file, which the next one
+        # resumes.
         partial.unlink(missing_ok=True)
     if not item.urls:
         tried.append("  no mirror is configured for it")
-    message = f"{item.name} (sha256:{item.sha256}) cannot be had:\n" + "\n".join(tried)
+    message = f"{item.name} (sha256:{item.sha256}) could not be fetched:\n" + "\n".join(tried)
     raise GoneError([item], message) if gone else InputsError(message)
 
 
@@ -195,7 +196,7 @@ def _from_folder(work: _Work, item: Item, tried: list[str]) -> bool:
         try:
             work.store.add_file(file, expect=item.sha256)
         except InputsError as wrong:
-            say(f"a pool's file is not used: {wrong.message}")
+            say(f"ignoring a file of a pool: {wrong.message}")
             tried.append(f"  {wrong.message}")
             continue
         except OSError as error:
@@ -210,7 +211,7 @@ def _from_folder(work: _Work, item: Item, tried: list[str]) -> bool:
 
 
 def _from_address(work: _Work, item: Item, url: str, partial: Path, connections: Connections, attempts: int) -> None:
-    """Download and adopt; raises what the last attempt raised."""
+    """Download and store; raises the error of the last attempt."""
     for attempt in range(attempts):
         if work.stop.is_set():
             raise _Stopped
@@ -233,12 +234,12 @@ def _from_address(work: _Work, item: Item, url: str, partial: Path, connections:
 
 
 def _on_the_store(partial: Path) -> AbstractContextManager[None]:
-    """A failure inside is this machine's, not the server's: asking again or elsewhere cannot help."""
+    """Mark failures as local ones, for which another attempt or server cannot help."""
     return writing(partial.parent.parent, "the store", STORE_HINT)
 
 
 def _download(url: str, item: Item, partial: Path, connections: Connections, meter: _Meter) -> None:
-    """Append what is missing to ``partial`` and check the whole of it."""
+    """Append the missing bytes to ``partial`` and check the complete file."""
     hasher = hashlib.sha256()
     have = 0
     resumed = False
@@ -251,7 +252,7 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
         partial.unlink()
         hasher, have = hashlib.sha256(), 0
     if have < item.size or item.size == 0:
-        # Closed whatever happens: after an answer that ends with its connection, nobody else would.
+        # Always close: nothing else does, if the response ends with its connection.
         with connections.get(url, {"Range": f"bytes={have}-"} if have else None) as response:
             if response.status == 206 and response.getheader("Content-Range", "").startswith(f"bytes {have}-"):
                 mode, resumed = "ab", True
@@ -263,7 +264,7 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
             if announced is not None and announced.isdigit() and int(announced) + have != item.size:
                 raise _WrongBytesError(f"{int(announced) + have} bytes, expected {item.size}")
             with _on_the_store(partial):
-                # Unbuffered: a part that cannot be written is known now, and not when the file is closed.
+                # Unbuffered: write errors show up now and not when the file is closed.
                 target = FileIO(partial, mode)
             with target:
                 while block := response.read1(CHUNK):
@@ -274,13 +275,13 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
                     with _on_the_store(partial):
                         _write(target, block)
                     meter.add(len(block))
-            # Before Python 3.13 `read1` does not notice the end by itself, and the connection could not be reused.
+            # Before Python 3.13 `read1` does not detect the end, and the connection could not be reused.
             response.read()
     if have < item.size:
         raise OSError(f"ended after {have} of {item.size} bytes")
     if hasher.hexdigest() != item.sha256:
         if resumed:
-            # The part may have come from another source: only a whole answer says something about this one.
+            # The partial file may come from another source: only a complete response is evidence against this one.
             partial.unlink()
             raise OSError("the earlier part does not belong to this file")
         raise _WrongBytesError(f"sha256 got {hasher.hexdigest()}, expected {item.sha256}")
@@ -295,13 +296,14 @@ def _write(file: FileIO, block: bytes) -> None:
 def _refusal(response: http.client.HTTPResponse, have: int, partial: Path) -> Exception:
     status = f"HTTP {response.status} {response.reason}"
     if response.status == 416 and have:
-        # This server's file is shorter than the part another one gave: begin anew here.
+        # This server's file is shorter than the partial file from another server: start again.
         partial.unlink(missing_ok=True)
         return OSError(status)
     if response.status in (404, 410):
         return _AbsentError(status)
     if 400 <= response.status < 500 and response.status not in (408, 425, 429):
-        # Forbidden, or a proxy's own opinion: asking again is no use, but it says nothing about what the mirror has.
+        # Forbidden, or refused by a proxy: retrying is pointless, but it does not mean that the mirror lacks the
+        # file.
         return _WrongBytesError(status)
     return OSError(status)
 
@@ -309,12 +311,12 @@ def _refusal(response: http.client.HTTPResponse, have: int, partial: Path) -> Ex
 def _text(error: Exception) -> str:
     text = str(error) or type(error).__name__
     if isinstance(error, ssl.SSLCertVerificationError) and error.verify_code in _ABOUT_TIME:
-        return f"{text} (this machine's clock says {datetime.now(UTC):%Y-%m-%d %H:%M}: is that right?)"
+        return f"{text} (check this machine's clock: it says {datetime.now(UTC):%Y-%m-%d %H:%M})"
     return text
 
 
 class _Meter:
-    """Counts what arrived and shows it."""
+    """Counts and shows the downloaded bytes."""
 
     def __init__(self, items: int, size: int) -> None:
         self._lock = threading.Lock()

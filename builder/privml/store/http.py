@@ -1,4 +1,4 @@
-"""A small HTTP client that keeps connections open and uses the proxies that the host configures."""
+"""A small HTTP client that keeps connections open and uses the host's proxy configuration."""
 
 from __future__ import annotations
 
@@ -37,9 +37,9 @@ class Connections:
         self._open.clear()
 
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> http.client.HTTPResponse:
-        """Send GET and return the response with its body unread; redirects are followed.
+        """Send GET, follow redirects and return the response with its body unread.
 
-        Raises ``OSError`` or ``http.client.HTTPException``. The caller reads the body to its end or calls ``drop``.
+        Raises ``OSError`` or ``http.client.HTTPException``. The caller reads the whole body or calls ``drop``.
         """
         for _ in range(REDIRECTS + 1):
             response = self._once(url, headers or {})
@@ -51,7 +51,7 @@ class Connections:
         raise OSError(f"more than {REDIRECTS} redirects")
 
     def drop(self, url: str) -> None:
-        """Forget the connections to ``url``'s host, because a body was not read to its end."""
+        """Close the connections to ``url``'s host, because a body was not read completely."""
         netloc = urllib.parse.urlsplit(url).netloc
         for key in [key for key in self._open if key[1] == netloc]:
             self._open.pop(key).close()
@@ -73,7 +73,7 @@ class Connections:
         except (OSError, http.client.HTTPException):
             if not reused:
                 raise
-            # A server may close an idle connection at any time; only a fresh one says something about the server.
+            # A server may close an idle connection at any time; only failures of a fresh one count.
             return self._send(key, parts, proxy, target, sent)
 
     def _send(

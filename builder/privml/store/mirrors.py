@@ -1,4 +1,4 @@
-"""Where package archives are: the user's ``mirrors.yaml``, then the host's own apt configuration.
+"""Find package archive mirrors in the user's ``mirrors.yaml``, then in the host's apt configuration.
 
 privml-build names no package host. ``$XDG_CONFIG_HOME/privml-build/mirrors.yaml`` maps an archive's label to
 addresses, for example::
@@ -8,8 +8,8 @@ addresses, for example::
 
 Without an entry for a label, the addresses come from the host's ``sources.list`` and ``sources.list.d``: every
 http(s) address (also in the files that ``mirror+file:`` names) of a suite of a known distribution with the component
-``main``, signed by its archive keyring or by a key that is not named (``recipe.distributions.HostSources``). What a
-mirror serves is believed only by signature or hash.
+``main``, signed by its archive keyring or without a named key (``recipe.distributions.HostSources``). Files from a
+mirror are always checked by signature or digest.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Source:
 
     @property
     def label(self) -> str | None:
-        """The label of the archive that this looks like, of any distribution that is known; else None."""
+        """The label of the matching archive of a known distribution; None if there is none."""
         keyring = Path(self.signed_by).name
         found = (each.sources.archive(self.suites, keyring) for each in DISTRIBUTIONS.values())
         return next((label for label in found if label is not None), None) if "main" in self.components else None
@@ -50,7 +50,7 @@ class Source:
 def host_mirrors(apt: Path = Path("/etc/apt"), config: Path | None = None) -> Mirrors:
     """Addresses by archive label, best first, without a final slash; the user's file replaces a label's list."""
     found: dict[str, list[str]] = {}
-    # A source that names the archive's keyring is surer than one that names none, so it is asked first.
+    # A source with the archive's keyring is a more certain match than one without, so it comes first.
     for source in sorted(apt_sources(apt), key=lambda source: not source.signed_by):
         if (label := source.label) is not None:
             addresses = found.setdefault(label, [])
@@ -63,7 +63,7 @@ def host_mirrors(apt: Path = Path("/etc/apt"), config: Path | None = None) -> Mi
 
 
 def apt_sources(apt: Path) -> list[Source]:
-    """Every enabled ``deb`` source below ``apt``, both of the old one-line form and of deb822."""
+    """Every enabled ``deb`` source below ``apt``, in one-line and deb822 format."""
     sources: list[Source] = []
     parts = apt / "sources.list.d"
     files = [apt / "sources.list", *(sorted(parts.iterdir()) if parts.is_dir() else [])]

@@ -1,4 +1,4 @@
-"""The content-addressed store: every object is a file named by its SHA-256, whole or absent."""
+"""The content-addressed store: every object is a complete file named by its SHA-256."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def default_root() -> Path:
     if explicit:
         return Path(explicit).absolute()
     cache = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification tells to ignore a relative path: it would mean a different store in each directory.
+    # The XDG specification says to ignore relative paths, which would mean a different store in each directory.
     base = Path(cache) if cache.startswith("/") else Path.home() / ".cache"
     return base / "privml-build" / "store"
 
 
 class Store:
-    """Objects under ``root/objects/sha256/ab/cdef...``; temporary files and locks beside them, never among them."""
+    """Objects in ``root/objects/sha256/ab/cdef...``; temporary files and locks are in separate directories."""
 
     def __init__(self, root: Path | None = None) -> None:
         self.root = (root or default_root()).absolute()
@@ -39,12 +39,12 @@ class Store:
 
     @property
     def seen(self) -> Digests:
-        """Digests of files outside the store, remembered in it."""
+        """Cached digests of files outside the store."""
         return Digests(self.root / "digests")
 
     @property
     def derived(self) -> Derived:
-        """What was derived from inputs, and is made again when it is gone."""
+        """Cache of files derived from inputs."""
         return Derived(self.root / "derived")
 
     def _place(self, digest: str) -> Path:
@@ -53,20 +53,20 @@ class Store:
         return self._objects / digest[:2] / digest[2:]
 
     def has(self, digest: str) -> bool:
-        """True when the object is there."""
+        """True if the object exists."""
         return self._place(digest).is_file()
 
     def path(self, digest: str, *, verify: bool = False) -> Path:
-        """The object's file, to be read only; ``InputsError`` when it is absent or (``verify``) damaged."""
+        """The object's read-only file; ``InputsError`` if it is missing or (with ``verify``) damaged."""
         place = self._place(digest)
         if not place.is_file():
             raise InputsError(
-                f"sha256:{digest} is not in the store", hint="`privml-build lock` brings what a lock names"
+                f"sha256:{digest} is not in the store", hint="`privml-build lock` fetches the files of a lock"
             )
         if verify:
             found = sha256_file(place)
             if found != digest:
-                # A damaged object would be found damaged for ever: drop it, so that the next fetch repairs the store.
+                # Remove a damaged object, so that the next fetch repairs the store.
                 place.unlink(missing_ok=True)
                 raise InputsError(
                     f"the store's object sha256:{digest} is damaged: got {found}; it was removed",
@@ -83,7 +83,7 @@ class Store:
         return self.path(digest, verify=verify).read_bytes()
 
     def add_bytes(self, data: bytes, *, expect: str | None = None) -> str:
-        """Keep ``data``; its SHA-256. ``InputsError`` when that is not ``expect``."""
+        """Store ``data`` and return its SHA-256; ``InputsError`` if it is not ``expect``."""
         digest = hashlib.sha256(data).hexdigest()
         _agree(digest, expect, "the given bytes")
         if not self.has(digest):
@@ -93,7 +93,7 @@ class Store:
         return digest
 
     def add_file(self, path: Path, *, expect: str | None = None) -> str:
-        """Keep a copy of the file; its SHA-256, taken over the bytes that were copied."""
+        """Store a copy of the file; returns the SHA-256 of the copied bytes."""
         temporary = self.temporary()
         hasher = hashlib.sha256()
         try:
@@ -117,7 +117,7 @@ class Store:
         return Path(name)
 
     def partial(self, digest: str) -> Path:
-        """Where a download of ``digest`` grows; a killed one is continued from here."""
+        """Path of the partial download of ``digest``, which is resumed after an interruption."""
         self._place(digest)
         return self._folder("temp") / f"{digest}.part"
 
@@ -133,7 +133,7 @@ class Store:
         return place
 
     def locked(self, digest: str) -> AbstractContextManager[None]:
-        """Hold the lock of one key, so that two processes do not bring the same object at once."""
+        """Hold the lock of one key, so that two processes do not fetch the same object at once."""
         self._place(digest)
         return locked(self._folder("locks") / digest[:2])
 
@@ -144,7 +144,7 @@ class Store:
                 yield folder.name + place.name
 
     def size(self) -> tuple[int, int]:
-        """How many objects there are, and their bytes in all."""
+        """Number of objects and their total size in bytes."""
         sizes = [self._place(digest).stat().st_size for digest in self.digests()]
         return len(sizes), sum(sizes)
 
@@ -155,7 +155,7 @@ class Store:
         except OSError as error:
             raise HostError(
                 f"the store {self.root} cannot be written: {error.strerror}",
-                hint="set PRIVML_STORE to a writable folder",
+                hint="set PRIVML_STORE to a writable directory",
             ) from error
         return folder
 

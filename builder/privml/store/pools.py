@@ -1,7 +1,7 @@
-"""Pools: folders or web addresses that hold bytes by their SHA-256, asked before any mirror.
+"""Pools: directories or web addresses with files named by SHA-256, tried before any mirror.
 
-A pool's layout is ``sha256/ab/cdef...``, as in the store's own ``objects`` folder: that folder is a pool already,
-and so is whatever a static web server makes of it. A pool is believed only by hash.
+A pool's layout is ``sha256/ab/cdef...``, as in the store's ``objects`` directory. That directory is itself a pool,
+also when published by a static web server. Files from a pool are always checked by digest.
 """
 
 from __future__ import annotations
@@ -21,26 +21,26 @@ from privml.store.room import STORE_HINT, writing
 
 @dataclass(frozen=True)
 class Pool:
-    """One pool: a folder, or an http(s) address without a final slash."""
+    """A pool: a directory, or an http(s) address without a final slash."""
 
     place: Path | str
 
     @classmethod
     def parse(cls, text: str) -> Pool:
-        """What ``--pool`` was given; ``UsageError`` for a folder that is not there."""
+        """Parse the value of ``--pool``; ``UsageError`` if the directory does not exist."""
         if urllib.parse.urlsplit(text).scheme in ("http", "https"):
             return cls(text.rstrip("/"))
         folder = Path(text).absolute()
         if not folder.is_dir():
-            raise UsageError(f"--pool: `{text}` is neither a folder nor an http(s) address")
+            raise UsageError(f"--pool: `{text}` is neither a directory nor an http(s) address")
         return cls(folder)
 
     def file(self, digest: str) -> Path | None:
-        """Where the object would be in this folder; None for an address."""
+        """Path of the object in this directory; None for an address."""
         return self.place / relative(digest) if isinstance(self.place, Path) else None
 
     def url(self, digest: str) -> str | None:
-        """Where the object would be at this address; None for a folder."""
+        """URL of the object at this address; None for a directory."""
         return f"{self.place}/{relative(digest)}" if isinstance(self.place, str) else None
 
 
@@ -50,7 +50,7 @@ def relative(digest: str) -> str:
 
 
 def objects_in(folder: Path) -> Iterator[tuple[str, Path]]:
-    """The digests that the files of a pool folder are named by, sorted; other names are none of ours."""
+    """The digests in a pool directory, sorted; files with other names are ignored."""
     for file in sorted((folder / "sha256").glob("[0-9a-f][0-9a-f]/*")):
         digest = file.parent.name + file.name
         if DIGEST.match(digest) and file.is_file():
@@ -58,14 +58,14 @@ def objects_in(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def export(store: Store, digests: Iterable[str], folder: Path) -> tuple[int, int]:
-    """Copy objects into a pool folder, checked on the way; how many were copied, and their bytes."""
+    """Copy objects into a pool directory, checking each; returns their number and size."""
     copied = size = 0
     for digest in sorted(set(digests)):
         target = folder / relative(digest)
         if target.is_file() and sha256_file(target) == digest:
             continue
         source = store.path(digest, verify=True)
-        with writing(folder, "the pool", "make room there, or export to another folder; what is there already stays"):
+        with writing(folder, "the pool", "make room there, or export to another directory; existing files are kept"):
             _copy(source, target)
         copied, size = copied + 1, size + source.stat().st_size
         progress(f"exported {copied} objects, {size / (1 << 20):.1f} MiB")
@@ -86,9 +86,9 @@ def _copy(source: Path, target: Path) -> None:
 
 
 def take_in(store: Store, folder: Path) -> tuple[int, int]:
-    """Copy a pool folder's objects into the store, each checked; how many were new, and their bytes.
+    """Copy the objects of a pool directory into the store, checking each; returns number and size of new ones.
 
-    ``InputsError`` names the files whose bytes are not what their name says; all others are taken.
+    ``InputsError`` names the files whose content does not match their name; all others are imported.
     """
     new = size = 0
     wrong = []

@@ -1,4 +1,4 @@
-"""Wheels through the host's own pip, as the host configures it (index, mirrors, certificates, proxy)."""
+"""Fetch wheels with the host's pip and its configuration (index, mirrors, certificates, proxy)."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ _PASSED_ON = re.compile(
 
 
 def download_wheel(store: Store, name: str, version: str, *, sha256: str | None = None) -> tuple[str, str, int]:
-    """Bring one wheel into the store: its file name, SHA-256 and size.
+    """Fetch one wheel into the store; returns its file name, SHA-256 and size.
 
-    With ``sha256`` pip itself refuses other bytes (``--require-hashes``); without, whatever the configured index
-    gives for exactly that version is taken, which is for ``lock`` alone.
+    With ``sha256`` pip refuses different bytes (``--require-hashes``). Without it, any file of the configured index
+    for exactly that version is accepted, which only ``lock`` may do.
     """
     requirement = f"{name}=={version}"
     words = ["download", "--no-deps", "--only-binary=:all:", "--quiet", "--no-cache-dir"]
@@ -49,7 +49,7 @@ def download_wheel(store: Store, name: str, version: str, *, sha256: str | None 
 
 
 def ensure_wheel(store: Store, name: str, version: str, sha256: str) -> None:
-    """Bring a locked wheel when the store lacks it."""
+    """Fetch a locked wheel if it is missing from the store."""
     if not store.has(sha256):
         download_wheel(store, name, version, sha256=sha256)
 
@@ -57,7 +57,7 @@ def ensure_wheel(store: Store, name: str, version: str, sha256: str) -> None:
 def _pip_program() -> list[str]:
     if importlib.util.find_spec("pip") is not None:
         return [sys.executable, "-m", "pip"]
-    # Virtual environments of some tools come without pip; any pip of the host is configured the same way.
+    # Some virtual environments have no pip; every pip on the host uses the same configuration.
     found = shutil.which("pip3") or shutil.which("pip")
     if found is None:
         raise HostError("wheels are fetched by pip, and this host has none", hint="install pip (python3-pip)")
@@ -72,5 +72,5 @@ def _pip(words: Sequence[str], requirement: str) -> None:
         timeout=1800,
         what=f"pip download {requirement}",
         error=InputsError,
-        hint="pip takes wheels from where the host's pip configuration says; `pip config list` shows it",
+        hint="the source of wheels is set in the host's pip configuration; `pip config list` shows it",
     )

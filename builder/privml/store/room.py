@@ -1,4 +1,4 @@
-"""Places that cannot be written: no room, read-only, not ours. That is this machine's fault; the place is named."""
+"""Report unwritable places (full, read-only, no permission) as host errors that name the place."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from pathlib import Path
 
 from privml.base.errors import HostError
 
-# What the operating system says when a place is the trouble, and not what was to be written there.
+# Error numbers caused by the place, not by the data to be written.
 ABOUT_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
 STORE_HINT = "make room (`privml-build store gc --dry-run` shows what no lock names), or set PRIVML_STORE elsewhere"
 
 
 @contextlib.contextmanager
 def writing(place: Path, what: str, hint: str) -> Iterator[None]:
-    """Tell an ``OSError`` about the place as ``HostError`` with the place's name; any other goes on as it is."""
+    """Convert an ``OSError`` about the place to a ``HostError`` that names it; others are re-raised."""
     try:
         yield
     except OSError as error:
@@ -26,5 +26,5 @@ def writing(place: Path, what: str, hint: str) -> Iterator[None]:
 
 
 def cannot_write(place: Path, what: str, hint: str, error: OSError) -> HostError:
-    """The error that says so."""
+    """The ``HostError`` for an unwritable place."""
     return HostError(f"{what} {place} cannot be written: {(error.strerror or str(error)).lower()}", hint=hint)

@@ -1,4 +1,4 @@
-"""Make room: remove what no lock names. Objects first, then unpacked trees and what killed commands left."""
+"""Remove everything that no lock names: objects, then unpacked trees and leftovers of killed commands."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _TREE = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True)
 class Swept:
-    """What was removed, or would be."""
+    """What was removed, or with ``dry_run`` would be."""
 
     objects: tuple[str, ...]
     trees: tuple[str, ...]
@@ -32,7 +32,7 @@ class Swept:
 def sweep(store: Store, keep: Set[str], trees: Set[str], *, dry_run: bool, now: float | None = None) -> Swept:
     """Remove every object that is not in ``keep``, every tree whose key is not in ``trees``, and old leftovers.
 
-    A tree that another command holds the lock of is left alone. With ``dry_run`` nothing is removed.
+    Trees locked by another command are kept. With ``dry_run`` nothing is removed.
     """
     objects = [digest for digest in store.digests() if digest not in keep]
     size = sum(store.path(digest).stat().st_size for digest in objects)
@@ -51,7 +51,7 @@ def sweep(store: Store, keep: Set[str], trees: Set[str], *, dry_run: bool, now: 
                             path.with_name(path.name + suffix).unlink(missing_ok=True)
                         remove_tree(path)
     old = []
-    # What was remembered or derived is made again when it is asked for; using it makes it younger.
+    # Cached and derived files are created again on demand; using one updates its age.
     for path in [path for name in ("temp", "digests", "derived") for path in sorted((store.root / name).glob("*"))]:
         if path.is_file() and path.stat().st_mtime < (time.time() if now is None else now) - STALE:
             old.append(path.name)
@@ -63,7 +63,7 @@ def sweep(store: Store, keep: Set[str], trees: Set[str], *, dry_run: bool, now: 
 
 @contextlib.contextmanager
 def _held(path: Path) -> Iterator[bool]:
-    """Whether the lock could be had at once; held inside."""
+    """Try to take the lock without waiting; yields whether it is held."""
     with path.open("ab") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
