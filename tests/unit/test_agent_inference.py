@@ -21,7 +21,7 @@ from privml.engines.requests import (
     Kind,
     Number,
     Numbers,
-    Record,
+    Object,
     Schema,
     Text,
     UnsupportedError,
@@ -91,7 +91,7 @@ def within(kind: Kind) -> st.SearchStrategy[Any]:
             return st.sampled_from([kind.low, kind.high]) | st.floats(kind.low, kind.high)
         case Array():
             return st.lists(within(kind.of), min_size=kind.least, max_size=min(kind.limit, 4))
-        case Record():
+        case Object():
             return st.fixed_dictionaries(
                 {field.name: value(field) for field in kind.fields if field.required},
                 optional={field.name: value(field) for field in kind.fields if not field.required},
@@ -123,7 +123,7 @@ def edges(kind: Kind) -> Iterator[Any]:
         case Array():
             smallest = next(edges(kind.of))
             yield from ([smallest] * kind.least, [smallest] * kind.limit)
-        case Record():
+        case Object():
             for field in kind.fields:
                 for item in [
                     *(edge for one in field.kinds for edge in edges(one)),
@@ -137,7 +137,7 @@ def edges(kind: Kind) -> Iterator[Any]:
             yield from schema_edges(kind)
 
 
-def least(kind: Record) -> dict[str, Any]:
+def least(kind: Object) -> dict[str, Any]:
     return {field.name: next(edges(field.kinds[0])) for field in kind.fields if field.required}
 
 
@@ -183,7 +183,7 @@ def beyond(kind: Kind) -> Iterator[tuple[Any, str]]:
             smallest = next(edges(kind.of))
             yield [smallest] * (kind.limit + 1), f"{kind.limit + 1} items, expected at most {kind.limit}"
             yield from (([item], said) for item, said in beyond(kind.of) if kind.limit)
-        case Record():
+        case Object():
             for field in kind.fields:
                 for item, said in field_beyond(field):
                     yield {**least(kind), field.name: item}, said

@@ -31,7 +31,7 @@ from privml.engines.requests import (
     Kind,
     Number,
     Numbers,
-    Record,
+    Object,
     Requests,
     Schema,
     Text,
@@ -99,7 +99,7 @@ def bounded(kind: Kind, name: str) -> None:
         case Array():
             assert 0 <= kind.least <= kind.limit <= 1 << 16, name
             bounded(kind.of, name)
-        case Record():
+        case Object():
             for field in kind.fields:
                 assert field.kinds or field.nullable, f"{name}.{field.name}"
                 for inner in field.kinds:

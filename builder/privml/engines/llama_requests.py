@@ -25,7 +25,7 @@ from privml.engines.requests import (
     Integer,
     Number,
     Numbers,
-    Record,
+    Object,
     Requests,
     Schema,
     Text,
@@ -75,7 +75,7 @@ _COMMON = (
     Field("stream", (Boolean(),), nullable=True),
     Field(
         "stream_options",
-        (Record((Field("include_usage", (Boolean(),)), Field("include_obfuscation", (Boolean(),)))),),
+        (Object((Field("include_usage", (Boolean(),)), Field("include_obfuscation", (Boolean(),)))),),
         nullable=True,
     ),
     # Each is looked for after each token. OpenAI takes 4.
@@ -88,25 +88,25 @@ _COMMON = (
     Field("user", (Text(512),)),
 )
 
-_TEXT_PART = Record(
+_TEXT_PART = Object(
     (
         Field("type", (Text(16, ("text",)),), required=True),
         Field("text", (Text(PROMPT_SIZE),), required=True),
     )
 )
 _CONTENT = (Text(PROMPT_SIZE), Array(_TEXT_PART, 256))
-_CALL = Record(
+_CALL = Object(
     (
         Field("id", (_NAME,)),
         Field("type", (Text(16, ("function",)),), required=True),
         Field(
             "function",
-            (Record((Field("name", (_NAME,), required=True), Field("arguments", (Text(16_384, depth=64),)))),),
+            (Object((Field("name", (_NAME,), required=True), Field("arguments", (Text(16_384, depth=64),)))),),
             required=True,
         ),
     )
 )
-_MESSAGE = Record(
+_MESSAGE = Object(
     (
         Field("role", (Text(16, ("system", "developer", "user", "assistant", "tool")),), required=True),
         Field("content", _CONTENT, nullable=True),
@@ -116,18 +116,18 @@ _MESSAGE = Record(
         # What an answer has, since callers send answers back as they came.
         Field("reasoning_content", (Text(PROMPT_SIZE),)),
         Field("refusal", (Text(PROMPT_SIZE),), nullable=True),
-        Field("annotations", (Array(Record(()), 0),), nullable=True),
+        Field("annotations", (Array(Object(()), 0),), nullable=True),
         Field("audio", nullable=True),
         Field("function_call", nullable=True),
     )
 )
-_TOOL = Record(
+_TOOL = Object(
     (
         Field("type", (Text(16, ("function",)),), required=True),
         Field(
             "function",
             (
-                Record(
+                Object(
                     (
                         Field("name", (_NAME,), required=True),
                         Field("description", (Text(SCHEMA.text),), nullable=True),
@@ -142,20 +142,20 @@ _TOOL = Record(
 )
 _TOOL_CHOICE = (
     Text(16, ("none", "auto", "required")),
-    Record(
+    Object(
         (
             Field("type", (Text(16, ("function",)),), required=True),
-            Field("function", (Record((Field("name", (_NAME,), required=True),)),), required=True),
+            Field("function", (Object((Field("name", (_NAME,), required=True),)),), required=True),
         )
     ),
 )
-_RESPONSE_FORMAT = Record(
+_RESPONSE_FORMAT = Object(
     (
         Field("type", (Text(16, ("text", "json_object", "json_schema")),), required=True),
         Field(
             "json_schema",
             (
-                Record(
+                Object(
                     (
                         Field("name", (_NAME,)),
                         Field("description", (Text(SCHEMA.text),), nullable=True),

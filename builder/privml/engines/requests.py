@@ -67,13 +67,13 @@ class Boolean:
 class Array:
     """From ``least`` to ``limit`` items, all of one kind."""
 
-    of: Text | Integer | Array | Record
+    of: Text | Integer | Array | Object
     limit: int
     least: int = 0
 
 
 @dataclass(frozen=True)
-class Record:
+class Object:
     """An object with these fields and no other."""
 
     fields: tuple[Field, ...]
@@ -114,7 +114,7 @@ class Schema:
     """(least, most): when both keys hold numbers, the first is not larger than the second."""
 
 
-Kind = Text | Number | Integer | Boolean | Array | Record | Numbers | Schema
+Kind = Text | Number | Integer | Boolean | Array | Object | Numbers | Schema
 
 
 @dataclass(frozen=True)
@@ -224,7 +224,7 @@ def _kind(value: Any, kinds: tuple[Kind, ...], where: str) -> None:
                 raise UnsupportedError(400, f"`{where}`: {len(value)} items, expected {least}{kind.limit}")
             for index, item in enumerate(value):
                 _kind(item, (kind.of,), f"{where}[{index}]")
-        case Record():
+        case Object():
             _object(value, kind.fields, f"{where}.")
         case Numbers():
             _numbers(value, kind, where)
@@ -347,7 +347,7 @@ _TYPES: Mapping[type, tuple[str, ...]] = {
     Integer: ("a number",),
     Boolean: ("a boolean",),
     Array: ("an array",),
-    Record: ("an object",),
+    Object: ("an object",),
     Numbers: ("an object",),
     Schema: ("an object", "a boolean"),
 }

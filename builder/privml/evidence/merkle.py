@@ -29,7 +29,7 @@ class Step:
 
 
 @dataclass(frozen=True)
-class Tree:
+class NonceTree:
     """The root (32 bytes) over a batch of nonces, and each nonce's path, in the order of the batch."""
 
     root: bytes
@@ -43,7 +43,7 @@ def leaf(nonce: bytes) -> bytes:
     return hashlib.sha256(_LEAF + nonce).digest()
 
 
-def build(nonces: Sequence[bytes]) -> Tree:
+def build(nonces: Sequence[bytes]) -> NonceTree:
     """The tree over ``nonces`` (one or more, duplicates allowed)."""
     if not nonces:
         raise EvidenceError("nonces: none, expected one or more")
@@ -61,7 +61,7 @@ def build(nonces: Sequence[bytes]) -> Tree:
         if len(level) % 2:
             above.append(level[-1])
         level = above
-    return Tree(level[0][0], tuple(tuple(path) for path in paths))
+    return NonceTree(level[0][0], tuple(tuple(path) for path in paths))
 
 
 def root(nonce: bytes, path: Sequence[Step]) -> bytes:
