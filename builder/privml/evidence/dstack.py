@@ -1,7 +1,8 @@
-"""dstack's quote report: a quote in hexadecimal and its event log as JSON, of other people's TDs.
+"""Read dstack's quote reports: a hexadecimal quote and its event log as JSON.
 
 Source: Dstack-TEE/dstack cc-eventlog/src (``imr`` counts RTMRs from 0; run-time events have type 0x08000001, and the
-digest SHA-384 of type, name and payload joined by colons). Read for explaining only; extra fields are ignored.
+digest SHA-384 of type, name and payload joined by colons). It is used only to explain differences; extra fields are
+ignored.
 """
 
 from __future__ import annotations
@@ -47,12 +48,12 @@ def _entry(item: object, path: str) -> LogEntry:
     if kind == DSTACK_RUNTIME_EVENT:
         data = runtime_data(name, data)
         if hashlib.sha384(data).digest() != digest:
-            raise EvidenceError(f"{path}: the digest of `{name[:40]}` is not that of its name and payload")
+            raise EvidenceError(f"{path}: the digest of `{name[:40]}` does not match its name and payload")
     return LogEntry(imr + 1, kind, {ALG_SHA384: digest}, data)
 
 
 def runtime_data(name: str, payload: bytes) -> bytes:
-    """What a run-time event hashes."""
+    """The hashed bytes of a run-time event."""
     return DSTACK_RUNTIME_EVENT.to_bytes(4, "little") + b":" + name.encode("utf-8", "replace") + b":" + payload
 
 
