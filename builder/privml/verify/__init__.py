@@ -1,1 +1,1 @@
-"""Policy and verdict. Facts in, one answer out, with every reason. No I/O, no clock."""
+"""Policy and verdict: judge the facts of a document and give every reason. No I/O, no clock."""
