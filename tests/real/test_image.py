@@ -138,7 +138,7 @@ def test_another_command_line_is_seen_in_the_log(demo_cpu: Path, tmp_path: Path)
     (copy / "uki.efi").write_bytes(_with_word(demo_cpu / "uki.efi"))
     done = privml("measure", str(copy), "--boot")
     assert done.returncode == 6, done.stderr
-    assert "uki.efi is not what manifest.json says" in done.stderr
+    assert "uki.efi does not match manifest.json" in done.stderr
 
 
 def _with_word(uki: Path) -> bytes:

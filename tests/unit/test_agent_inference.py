@@ -385,7 +385,7 @@ def test_the_names_of_properties_are_not_words_of_a_schema() -> None:
         (b'{"prompt":["x",1]}', "`prompt[1]`: a number, expected a string"),
         (b'{"prompt":[[1],2]}', "`prompt[1]`: a number, expected an array"),
         (b'{"prompt":[5,2147483648]}', "`prompt[1]`: an integer out of range, expected 0 to 2147483647"),
-        (b'{"prompt":"\\ud800"}', "`prompt`: a string with half of a surrogate pair"),
+        (b'{"prompt":"\\ud800"}', "`prompt`: a string with a lone surrogate"),
     ],
 )  # fmt: skip
 def test_a_refusal_says_field_value_and_bound(body: bytes, message: str) -> None:

@@ -81,7 +81,7 @@ def test_a_late_program_is_ended_and_told_with_its_output() -> None:
     with pytest.raises(HostError) as caught:
         run(python("import time; print('started', flush=True); time.sleep(60)"), timeout=0.5, what="slow")
     assert time.monotonic() - start < 10
-    assert caught.value.message == "slow: no end after 0.5 s\n  | started"
+    assert caught.value.message == "slow: timed out after 0.5 s\n  | started"
 
 
 @pytest.mark.parametrize("kind", ["missing", "not executable", "no program", "below a file", "directory"])
@@ -102,7 +102,7 @@ def test_a_program_that_cannot_be_run_is_told(tmp_path: Path, kind: str) -> None
 
 
 def test_a_folder_to_run_in_that_is_not_there_is_the_one_told(tmp_path: Path) -> None:
-    with pytest.raises(HostError, match="nowhere` is not there"):
+    with pytest.raises(HostError, match="nowhere` not found"):
         run(python("pass"), cwd=tmp_path / "nowhere")
 
 

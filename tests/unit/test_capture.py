@@ -71,15 +71,15 @@ def test_an_archive_is_a_tar_and_the_only_one_of_its_content() -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        (lambda data: data[:1536], "cut off"),
-        (lambda data: data.replace(b"7.2\n", b"7.3\n"), "not what the manifest says"),
-        (lambda data: data + bytes(512), "one form"),
-        (lambda data: data[:-1], "one form"),
-        (lambda data: data.replace(b"kernel/osrelease\0", b"kernel/osrel\0\0\0\0\0"), "no part of a capture"),
-        (lambda data: data.replace(b"0000644", b"0000755"), "one form"),
+        (lambda data: data[:1536], "truncated"),
+        (lambda data: data.replace(b"7.2\n", b"7.3\n"), "does not match the manifest"),
+        (lambda data: data + bytes(512), "not the canonical archive"),
+        (lambda data: data[:-1], "not the canonical archive"),
+        (lambda data: data.replace(b"kernel/osrelease\0", b"kernel/osrel\0\0\0\0\0"), "is not part of a capture"),
+        (lambda data: data.replace(b"0000644", b"0000755"), "not the canonical archive"),
         (lambda data: b"x" + data[1:], "no manifest"),
         (lambda data: data[:124] + b"x" * 11 + data[135:], "no size"),
-        (lambda data: data[:-1024] + data[-2048:-1024] + bytes(1024), "twice"),
+        (lambda data: data[:-1024] + data[-2048:-1024] + bytes(1024), "duplicated"),
         (lambda data: bytes(capture.MAX_SIZE + 1), "at most"),
     ],
 )

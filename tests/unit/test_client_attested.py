@@ -89,7 +89,7 @@ def test_a_status_line_writes_no_line_of_the_error(guest: Guest, monkeypatch: py
 
 def test_an_answer_that_never_ends_is_cut(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(attested.document, "MAX_DOCUMENT", 1000)
-    with pytest.raises(EvidenceError, match="more than 1000 bytes"):
+    with pytest.raises(EvidenceError, match="larger than 1000 bytes"):
         attested.fetch(guest.url, bytes(32), 10)
 
 

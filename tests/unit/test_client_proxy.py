@@ -302,7 +302,7 @@ def test_half_an_answer_does_not_look_whole(guest: Guest, path: str, caplog: pyt
         with pytest.raises((http.client.HTTPException, OSError)):
             connection.getresponse().read()
         connection.close()
-    assert "stopped in the middle of an answer" in caplog.text
+    assert "stopped in the middle of a response" in caplog.text
 
 
 def test_an_answer_without_a_length_is_not_passed_on(guest: Guest) -> None:
@@ -376,7 +376,7 @@ def test_logs_hold_no_prompt(guest: Guest, caplog: pytest.LogCaptureFixture) -> 
 
 
 def test_it_listens_on_this_machine_only(guest: Guest) -> None:
-    with pytest.raises(UsageError, match="this machine only"):
+    with pytest.raises(UsageError, match="only on this machine"):
         proxy.server(("0.0.0.0", 0), gate_for(guest))
 
 

@@ -49,12 +49,12 @@ AWAY = (MirrorFact("debian/forky", "mirror.example.invalid", "timed out"),)
 # (what differs from a healthy machine, the line, its status, words of it)
 STATES: list[tuple[dict[str, object], str, str, str]] = [
     ({}, "userns", "ok", "not root"),
-    ({"root": True}, "userns", "ok", "root, namespaces can be made"),
+    ({"root": True}, "userns", "ok", "root, namespaces work"),
     ({"namespaces_problem": "Operation not permitted"}, "userns", "fail", "Operation not permitted; allow user"),
     ({"namespaces_problem": "no", "root": True}, "userns", "fail", "CAP_SYS_ADMIN"),
     ({}, "apparmor", "ok", "does not restrict"),
-    ({"apparmor_restricts": True}, "apparmor", "ok", "does not matter here"),
-    ({"apparmor_restricts": True, "root": True}, "apparmor", "ok", "does not matter here"),
+    ({"apparmor_restricts": True}, "apparmor", "ok", "but not here"),
+    ({"apparmor_restricts": True, "root": True}, "apparmor", "ok", "but not here"),
     ({"apparmor_restricts": True, "namespaces_problem": "no"}, "apparmor", "fail", "sysctl kernel.apparmor"),
     ({}, "subids", "ok", "65536 user ids"),
     ({"root": True, "subuids": 0, "id_programs": False}, "subids", "ok", "not needed by root"),
@@ -71,16 +71,16 @@ STATES: list[tuple[dict[str, object], str, str, str]] = [
     ({"out_free": 2 * GIB}, "out-disk", "warn", "enough for one image"),
     ({"out_free": 6 * GIB}, "out-disk", "ok", "6.0 GiB free"),
     ({}, "tools-lock", "ok", "the store has all"),
-    ({"missing": 3}, "tools-lock", "ok", "lacks 3 locked files"),
-    ({"tools_lock_problem": "it is not there"}, "tools-lock", "fail", "it is not there; take"),
+    ({"missing": 3}, "tools-lock", "ok", "3 locked files are not in the store"),
+    ({"tools_lock_problem": "it is not there"}, "tools-lock", "fail", "it is not there; restore"),
     ({}, "clock", "ok", "2026-11-21, after the locks' 2026-11-01"),
     ({"now": datetime(2026, 10, 31, tzinfo=UTC)}, "clock", "fail", "set the clock"),
     ({}, "mirrors", "ok", "1 answered for debian/forky"),
-    ({"mirrors": ()}, "mirrors", "warn", "none is configured; give mirrors"),
+    ({"mirrors": ()}, "mirrors", "warn", "none is configured; name mirrors"),
     ({"mirrors": (), "missing": 1}, "mirrors", "fail", "none is configured"),
     ({"mirrors": AWAY}, "mirrors", "warn", "mirror.example.invalid: timed out"),
-    ({"mirrors": AWAY, "missing": 1}, "mirrors", "fail", "timed out; give mirrors"),
-    ({"mirrors": (*AWAY, MirrorFact("debian/forky", "b")), "missing": 1}, "mirrors", "warn", "others have"),
+    ({"mirrors": AWAY, "missing": 1}, "mirrors", "fail", "timed out; name mirrors"),
+    ({"mirrors": (*AWAY, MirrorFact("debian/forky", "b")), "missing": 1}, "mirrors", "warn", "other mirrors have"),
     ({"mirrors_problem": "mirrors.yaml: not readable", "missing": 1}, "mirrors", "fail", "not readable"),
     ({}, "pip", "ok", "pip 26.0, configured"),
     ({"pip_configured": False}, "pip", "ok", "with its default index"),
@@ -93,8 +93,8 @@ STATES: list[tuple[dict[str, object], str, str, str]] = [
     ({"kvm": "untried"}, "kvm", "ok", "once the tools are unpacked"),
     ({}, "tdx-host", "ok", "kvm_intel has TDX"),
     ({"tdx_host": "N"}, "tdx-host", "warn", "kvm_intel says N"),
-    ({"tdx_host": ""}, "tdx-host", "warn", "knows no TDX"),
-    ({}, "tdx-guest", "ok", "no TD, and need not be one"),
+    ({"tdx_host": ""}, "tdx-host", "warn", "has no TDX support"),
+    ({}, "tdx-guest", "ok", "this is not a TD"),
     ({"tdx_guest": True}, "tdx-guest", "ok", "this is a TD"),
 ]
 
@@ -125,7 +125,7 @@ def test_only_what_a_build_needs_ends_in_exit_5(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(verb, "look", lambda *_: emulated)
     done = CliRunner().invoke(verb.doctor, [])
     assert done.exit_code == 0
-    assert "warn kvm: not there, machines are emulated; enable" in done.stdout
+    assert "warn kvm: not available, machines are emulated; enable" in done.stdout
     monkeypatch.setattr(verb, "look", lambda *_: replace(emulated, out_free=0))
     done = CliRunner().invoke(verb.doctor, ["--json"])
     assert isinstance(done.exception, HostError)

@@ -165,7 +165,7 @@ def test_one_without_a_model_comes_back_as_it_went(folder: Path) -> None:
         (True, ("models", 0, "verity"), None, ".models[0].verity: null, expected an object"),
         (True, ("models", 0, "crypt"), {}, ".models[0].crypt: expected null"),
         (True, ("models", 0, "volume"), "root.raw", ".models: expected the volumes model.raw, in this order"),
-        (True, ("models", 0, "volume"), "model-2.raw", ".models: `model-2.raw` is not among the artefacts"),
+        (True, ("models", 0, "volume"), "model-2.raw", ".models: `model-2.raw` is not listed in the artefacts"),
         (False, ("models",), [{}], ".models[0].name: missing"),
         (False, ("models",), None, ".models: null, expected an array"),
         (False, ("engine",), {"name": "x", "version": "1"}, ": models without an engine, or an engine without"),
@@ -173,7 +173,7 @@ def test_one_without_a_model_comes_back_as_it_went(folder: Path) -> None:
         (False, ("exceptions",), [1], ".exceptions: expected an empty list"),
         (False, ("boot",), "disk", ".boot: got `disk`, expected one of direct"),
         (False, ("firmware",), {}, ".firmware: empty"),
-        (False, ("firmware", "tdx", "file"), "other.fd", ".firmware: `other.fd` is not among the artefacts"),
+        (False, ("firmware", "tdx", "file"), "other.fd", ".firmware: `other.fd` is not listed in the artefacts"),
         (
             False,
             ("artefacts", "../x"),
@@ -195,7 +195,7 @@ def test_a_model_and_its_volume_are_there_together_or_not_at_all(
 def test_events_of_a_model_that_is_not_there_are_refused(folder: Path, event: AgentEvent) -> None:
     made = without_model(folder)
     contradicting = replace(made, agent_events=(made.agent_events[0], event, made.agent_events[-1]))
-    with pytest.raises(EvidenceError, match="agent_events: not one `model` event a model"):
+    with pytest.raises(EvidenceError, match="agent_events: expected one `model` event per model"):
         manifest.decode(contradicting.encode())
 
 
@@ -244,7 +244,7 @@ def test_an_artefact_must_be_there_and_be_the_one(folder: Path, name: str) -> No
     body = (folder / name).read_bytes()
     for harm in (body + b"x", body[:-1] + b"?", b""):
         (folder / name).write_bytes(harm)
-        with pytest.raises(BuildError, match=f"{name} is not what manifest.json says"):
+        with pytest.raises(BuildError, match=f"{name} does not match manifest.json"):
             check_artefacts(folder, made.artefacts)
     (folder / name).unlink()
     with pytest.raises(BuildError, match=f"{name} is missing"):

@@ -67,7 +67,7 @@ def _set(value: object, path: str, new: object) -> bytes:
         ("launches.0.registers.rtmr2.accepted", ["00" * 48], "events of RTMR2 do not replay"),
         ("launches.1.registers.rtmr3.accepted", ["11" * 48], "neither the replay of agent_events nor zero"),
         ("launches.0.registers.rtmr0.evidence", "guess", "expected one of"),
-        ("launches.0.registers.rtmr0", None, "null, which only a development image may have"),
+        ("launches.0.registers.rtmr0", None, "null, which is allowed only for a development image"),
         ("launches.0.registers.rtmr4", None, "unknown field"),
         ("launches.0.registers.mrtd", {"filled_by": "a", "accepted": []}, "unknown field"),
         ("launches.0.events.0.register", "rtmr9", "not known"),

@@ -177,7 +177,7 @@ def test_every_code_is_given_by_some_case() -> None:
 
 
 def test_no_code_is_given_by_two_checks() -> None:
-    with pytest.raises(ValueError, match="`root` is given by two checks"):
+    with pytest.raises(ValueError, match="`root` is used by two checks"):
         check._union((check.origin, check.header, Check({"root": "again"}, check.origin.find)))
 
 
@@ -259,7 +259,7 @@ def test_a_register_that_the_kernel_cannot_extend_stays_zero_for_every_purpose()
 @pytest.mark.parametrize(
     ("value", "note"),
     [
-        (None, "RTMR0: not compared, the statement gives no value"),
+        (None, "RTMR0: not compared, the statement has no value"),
         (FilledBy("a cloud"), "RTMR0: not compared, the statement leaves it to a cloud"),
     ],
 )

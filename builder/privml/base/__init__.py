@@ -1,1 +1,1 @@
-"""Standard library only: errors, processes, steps, files, strict JSON. Everything may import this room."""
+"""Basics that everything may import: errors, processes, steps, files, strict JSON. Standard library only."""

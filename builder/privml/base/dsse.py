@@ -1,10 +1,10 @@
-"""The DSSE envelope: what exactly is signed, and how payload and signatures are stored together.
+"""DSSE envelopes: the signed bytes, and the encoding of payload and signatures.
 
-DSSE v1.0.2 (github.com/secure-systems-lab/dsse, protocol.md and envelope.md). No cryptography here: who may sign what
-is decided by the caller, over ``Envelope.signed``. Parse the payload only after a signature over it was verified.
+DSSE v1.0.2 (github.com/secure-systems-lab/dsse, protocol.md and envelope.md). There is no cryptography here: the
+caller verifies signatures over ``Envelope.signed``. Parse the payload only after its signature was verified.
 
-This reader is stricter than the specification, so that an envelope has one spelling: base64 is standard, padded and
-canonical, and unknown members are refused, because no signature covers them.
+This reader is stricter than the specification, so that an envelope has only one encoding: base64 is standard, padded
+and canonical, and unknown members are refused, because no signature covers them.
 """
 
 from __future__ import annotations
@@ -22,14 +22,14 @@ _MAX_KEYID = 256
 
 
 def pae(payload_type: str, payload: bytes) -> bytes:
-    """DSSE's pre-authentication encoding: the bytes that a signature is made over."""
+    """DSSE's pre-authentication encoding: the bytes to sign."""
     kind = payload_type.encode("utf-8")
     return b"DSSEv1 %d %s %d %s" % (len(kind), kind, len(payload), payload)
 
 
 @dataclass(frozen=True)
 class Signature:
-    """One signature. ``keyid`` is an unauthenticated hint; empty when there is none."""
+    """One signature. ``keyid`` is an unauthenticated hint, or empty."""
 
     sig: bytes
     keyid: str = ""
@@ -41,7 +41,7 @@ class Signature:
 
 @dataclass(frozen=True)
 class Envelope:
-    """A payload, the type that says how to read it, and signatures over both."""
+    """A payload, its type, and signatures over both."""
 
     payload_type: str
     payload: bytes
@@ -49,7 +49,7 @@ class Envelope:
 
     @property
     def signed(self) -> bytes:
-        """The bytes that each signature is made over."""
+        """The bytes covered by each signature."""
         return pae(self.payload_type, self.payload)
 
     def encode(self) -> bytes:
@@ -64,7 +64,7 @@ class Envelope:
 
 
 def decode(data: bytes, *, what: str = "envelope") -> Envelope:
-    """Parse an envelope strictly; ``EvidenceError`` names the member that is wrong. Nothing is verified."""
+    """Parse an envelope strictly; ``EvidenceError`` names the malformed member. Signatures are not verified."""
     fields = Fields(loads(data, what=what), what)
     payload = fields.base64("payload")
     payload_type = fields.text("payloadType", limit=_MAX_TYPE)

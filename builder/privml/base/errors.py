@@ -1,4 +1,4 @@
-"""One error hierarchy, by who must act. Each class has the exit code of the command line.
+"""The error hierarchy, by who must act. Each class has its exit code.
 
 A message says what was found and what was expected; ``hint`` says what to do next.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 
 class PrivmlError(Exception):
-    """Anything that privml-build refuses or fails to do, told to a person.
+    """Base of all errors shown to users.
 
     ``exit_code`` is final: 1 differs, 2 usage, 3 recipe, 4 lock or inputs, 5 host or tool, 6 build,
     7 measurement, 8 refused, 9 malformed evidence, 10 accepted-simulated.
@@ -28,7 +28,7 @@ class Differs(PrivmlError):
 
 
 class UsageError(PrivmlError):
-    """The command line does not make sense: the caller must change it."""
+    """The command line is wrong: the caller must change it."""
 
     exit_code = 2
 
@@ -40,7 +40,7 @@ class RecipeError(PrivmlError):
 
 
 class InputsError(PrivmlError):
-    """A lock is stale, or an input is gone or is not what the lock says: relock, or bring the bytes."""
+    """A lock is stale, or an input is unavailable or does not match it: lock again, or provide the bytes."""
 
     exit_code = 4
 
@@ -65,19 +65,19 @@ class _QuotesStrangers(PrivmlError):
 
 
 class MeasurementError(_QuotesStrangers):
-    """A measurement cannot be computed: the artefact is not what the calculator models."""
+    """A measurement cannot be computed: the artefact is malformed or not supported."""
 
     exit_code = 7
 
 
 class Refused(PrivmlError):
-    """Evidence was readable and is not acceptable."""
+    """Evidence is well-formed but not acceptable."""
 
     exit_code = 8
 
 
 class EvidenceError(_QuotesStrangers):
-    """Evidence (quote, log, attestation document) is malformed: it cannot even be judged."""
+    """Evidence (quote, log, attestation document) is malformed and cannot be judged."""
 
     exit_code = 9
 
@@ -85,8 +85,8 @@ class EvidenceError(_QuotesStrangers):
 def printable(text: str) -> str:
     """``text`` on one line and without control characters, safe to show on a terminal or in a log.
 
-    What is not printable is shown as Python would escape it (``\\x1b``, ``\\n``, ``\\u200b``): nothing is lost, every
-    output can hold it, and whoever wrote it can see what to change.
+    Other characters are shown as Python escapes (``\\x1b``, ``\\n``, ``\\u200b``), so nothing is lost and the text
+    can be written to any output.
     """
     return "".join(
         character if character.isprintable() else character.encode("unicode_escape").decode() for character in text

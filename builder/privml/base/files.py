@@ -1,4 +1,4 @@
-"""Files that are whole or absent: temp, fsync, rename; and digests of files."""
+"""Atomic file and directory creation (temporary name, fsync, rename), and file digests."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def sha256_file(path: Path) -> str:
 
 
 def fsync_directory(path: Path) -> None:
-    """Make the names in ``path`` durable."""
+    """Sync the directory ``path``, so that its entries are durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -30,7 +30,7 @@ def fsync_directory(path: Path) -> None:
 
 
 def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
-    """Write ``data`` under ``path`` so that a reader sees the old file or the new one, never a part."""
+    """Write ``data`` to ``path`` atomically: a reader sees the old or the new file, never a part."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
     temporary = Path(name)
@@ -49,7 +49,7 @@ def write_atomic(path: Path, data: bytes, *, mode: int = 0o644) -> None:
 
 @contextlib.contextmanager
 def directory_atomic(path: Path) -> Iterator[Path]:
-    """Give an empty directory beside ``path``; on success it replaces ``path``, on failure it is removed."""
+    """Yield an empty directory next to ``path``; on success it replaces ``path``, on failure it is removed."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", dir=path.parent))
     temporary.chmod(0o755)
@@ -75,18 +75,18 @@ def directory_atomic(path: Path) -> Iterator[Path]:
 
 
 def link_or_copy(source: Path, target: Path) -> None:
-    """Give a file a second name, or a copy of it where no link can be made; neither is to be written from then on."""
+    """Hard-link a file, or copy it if that is not possible; neither name may be written afterwards."""
     try:
         os.link(source, target)
     except FileExistsError:
         raise
     except OSError:
-        # Another file system, one without links, or a file of somebody else's. A missing source fails here again.
+        # A different file system, one without links, or another user's file. A missing source fails here again.
         shutil.copyfile(source, target)
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a tree that may hold read-only directories."""
+    """Remove a tree that may contain read-only directories."""
 
     def writable_then(function: object, name: str, _: BaseException | object) -> None:
         parent = Path(name).parent
@@ -105,7 +105,7 @@ def remove_tree(path: Path) -> None:
 
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold an exclusive advisory lock on ``path`` (created empty); waits for another holder."""
+    """Hold an exclusive advisory lock on ``path`` (created empty), waiting for other holders."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

@@ -1,7 +1,7 @@
-"""The one way to run a command to its end.
+"""Run a command and wait for it; all commands are run by this function.
 
-argv is a list, never a shell line. The environment is built from scratch, so nothing of the caller's leaks into
-an artefact. Output is kept and shown whole only when the command fails (or streamed with ``verbose``).
+argv is a list, never a shell line. The environment is built from scratch, so the caller's does not leak into an
+artefact. Output is captured and shown only if the command fails (or streamed with ``verbose``).
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _TAIL = 200
 
 @dataclass(frozen=True)
 class Completed:
-    """What a command left: its status and its two outputs, whole."""
+    """Result of a command: its status and complete outputs."""
 
     returncode: int
     stdout: bytes
@@ -50,7 +50,7 @@ def run(
     error: type[PrivmlError] = HostError,
     hint: str | None = None,
 ) -> Completed:
-    """Run ``argv`` with ``BASE_ENVIRONMENT`` plus ``env``, umask 022 and no terminal; wait for its end.
+    """Run ``argv`` with ``BASE_ENVIRONMENT`` plus ``env``, umask 022 and no terminal, and wait for it.
 
     ``what`` names the work in the error. Raises ``error`` when the program is missing, times out, or (with
     ``check``) exits with anything but 0; the message carries the last 200 lines of its output.
@@ -70,13 +70,13 @@ def run(
             umask=0o022,
         )
     except FileNotFoundError as missing:
-        raise error(f"{name}: `{missing.filename or words[0]}` is not there", hint=hint) from missing
+        raise error(f"{name}: `{missing.filename or words[0]}` not found", hint=hint) from missing
     except PermissionError as denied:
         raise error(f"{name}: `{words[0]}` may not be run: {denied.strerror}", hint=hint) from denied
     except OSError as refused:
         raise error(f"{name}: `{words[0]}` cannot be run: {refused.strerror}", hint=hint) from refused
     except subprocess.TimeoutExpired as late:
-        raise error(f"{name}: no end after {timeout:g} s\n{_tail(late.stdout, late.stderr)}", hint=hint) from late
+        raise error(f"{name}: timed out after {timeout:g} s\n{_tail(late.stdout, late.stderr)}", hint=hint) from late
     if done.stderr:
         log.debug("%s", done.stderr.decode("utf-8", "replace").rstrip("\n"))
     if check and done.returncode != 0:

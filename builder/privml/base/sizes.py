@@ -1,4 +1,4 @@
-"""Sizes of memory and volumes as people write them: ``2GiB``."""
+"""Parse and format sizes of memory and volumes, such as ``2GiB``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _ALL = tuple(UNITS)
 
 
 def size_of(text: str, units: Sequence[str] = _ALL) -> int:
-    """Bytes of ``2GiB`` and the like; ``ValueError`` for anything else, and for a unit that is not in ``units``."""
+    """Parse a size such as ``2GiB``; ``ValueError`` if it is malformed or its unit is not in ``units``."""
     match = re.fullmatch(r"([1-9][0-9]{0,6})([KMGT]iB)", text)
     if match is None or match[2] not in units:
         *most, last = units
@@ -21,7 +21,7 @@ def size_of(text: str, units: Sequence[str] = _ALL) -> int:
 
 
 def size_text(size: int, units: Sequence[str] = _ALL) -> str:
-    """The shortest exact text of a size in one of ``units``; in bytes when none divides it."""
+    """The shortest exact text of a size in one of ``units``; in bytes if none divides it."""
     for unit in sorted(units, key=UNITS.__getitem__, reverse=True):
         if size and size % UNITS[unit] == 0:
             return f"{size // UNITS[unit]}{unit}"

@@ -1,4 +1,4 @@
-"""Steps: what a long command is doing, on standard error, with the time each took."""
+"""Show the steps of a long command and their duration on standard error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _last_progress = 0.0
 
 
 def set_quiet(quiet: bool) -> None:
-    """Silence steps (``--quiet``); errors are still told."""
+    """Silence steps (``--quiet``); errors are still shown."""
     global _quiet
     _quiet = quiet
 
@@ -46,7 +46,7 @@ def _write(text: str) -> None:
 
 @contextlib.contextmanager
 def step(text: str) -> Iterator[None]:
-    """Name the work of the block, then say how long it took. A failing step says nothing more itself."""
+    """Announce the block's work, then its duration. A failing step prints nothing more."""
     global _depth
     say(f"> {text}")
     start = time.monotonic()
@@ -59,7 +59,7 @@ def step(text: str) -> Iterator[None]:
 
 
 def progress(text: str, *, final: bool = False) -> None:
-    """A line that is rewritten in place on a terminal, at most five times a second; elsewhere only when final."""
+    """Show a line that is updated in place on a terminal, at most five times a second; elsewhere only when final."""
     global _last_progress
     if _quiet:
         return

@@ -1,4 +1,4 @@
-"""Strict JSON and base64: what is read has one meaning, what is written has one spelling.
+"""Strict JSON and base64: ambiguous input is refused, output is canonical.
 
 The canonical form is RFC 8785 (JCS) restricted to what privml documents use: objects with ASCII keys, arrays,
 strings, booleans, null and integers within +-(2**53 - 1). Floats are refused, so no number formatting is needed.
@@ -54,11 +54,11 @@ def loads(data: bytes, *, what: str = "JSON", limit: int = MAX_BYTES) -> Any:
         raise EvidenceError(f"{what}: nested too deeply") from error
     _check_depth(value, what)
     if "\\u" in text:
-        # Half a surrogate pair is no character (RFC 8785 section 3.2.2.2): nothing could write it again.
+        # A lone surrogate is not a character (RFC 8785 section 3.2.2.2) and could not be encoded again.
         try:
             json.dumps(value, ensure_ascii=False).encode("utf-8")
         except UnicodeEncodeError as error:
-            raise EvidenceError(f"{what}: a string holds a lone surrogate") from error
+            raise EvidenceError(f"{what}: a string has a lone surrogate") from error
     return value
 
 
@@ -102,7 +102,7 @@ def _check_canonical(value: Any) -> None:
 
 
 def pretty(value: Any) -> bytes:
-    """Stable, readable bytes for files that people diff: sorted keys, two spaces, a final newline."""
+    """Readable JSON with stable formatting: sorted keys, two spaces, a final newline."""
     _check_canonical(value)
     return (json.dumps(value, ensure_ascii=False, sort_keys=True, indent=2) + "\n").encode("utf-8")
 
@@ -113,7 +113,7 @@ def b64(data: bytes) -> str:
 
 
 def unb64(text: object, *, what: str = "base64", limit: int = MAX_BYTES) -> bytes:
-    """Decode standard, padded, canonical base64; ``EvidenceError`` for any other spelling of the same bytes."""
+    """Decode standard, padded, canonical base64; ``EvidenceError`` for any other encoding of the same bytes."""
     if not isinstance(text, str):
         raise EvidenceError(f"{what}: {type(text).__name__}, expected a base64 string")
     if len(text) > limit * 4 // 3 + 4:
@@ -142,7 +142,7 @@ def unhex(text: object, length: int | None = None, *, what: str = "hex") -> byte
 class Fields:
     """Strict access to one decoded JSON object, with the path of each field in every message.
 
-    Take each field once, then call ``end()``: an unknown field is an error, not something to ignore.
+    Read each field once, then call ``end()``, which refuses unknown fields.
     """
 
     def __init__(self, value: object, path: str) -> None:
@@ -157,15 +157,15 @@ class Fields:
         return self._left.pop(key)
 
     def has(self, key: str) -> bool:
-        """True while ``key`` is there and has not been taken."""
+        """True if ``key`` exists and has not been read yet."""
         return key in self._left
 
     def names(self) -> tuple[str, ...]:
-        """The keys that were not taken yet."""
+        """The keys that have not been read yet."""
         return tuple(self._left)
 
     def text(self, key: str, *, one_of: tuple[str, ...] | None = None, limit: int = 4096) -> str:
-        """A string of at most ``limit`` characters, out of ``one_of`` when given."""
+        """A string of at most ``limit`` characters, and one of ``one_of`` if given."""
         value = self._take(key)
         if not isinstance(value, str):
             raise EvidenceError(f"{self.path}.{key}: {_name(value)}, expected a string")
@@ -213,26 +213,26 @@ class Fields:
         return Fields(self._take(key), f"{self.path}.{key}")
 
     def fields_or_null(self, key: str) -> Fields | None:
-        """A nested object, or None for null; a missing field is an error like any other."""
+        """A nested object, or None for null; a missing field is an error."""
         value = self._take(key)
         return None if value is None else Fields(value, f"{self.path}.{key}")
 
     def null(self, key: str) -> None:
-        """A field that this version has no value for yet: null, and nothing else."""
+        """A field reserved for later versions: must be null."""
         if self._take(key) is not None:
-            raise EvidenceError(f"{self.path}.{key}: expected null: this version knows no other value")
+            raise EvidenceError(f"{self.path}.{key}: expected null, the only value in this version")
 
     def empty(self, key: str) -> None:
-        """A list that this version has no items for yet: empty."""
+        """A list reserved for later versions: must be empty."""
         if self.array(key):
-            raise EvidenceError(f"{self.path}.{key}: expected an empty list: this version knows no item")
+            raise EvidenceError(f"{self.path}.{key}: expected an empty list, the only value in this version")
 
     def take(self, key: str) -> Any:
-        """The raw value, for a union that the caller tells apart."""
+        """The raw value, for a union that the caller resolves."""
         return self._take(key)
 
     def rest(self) -> dict[str, Any]:
-        """All fields not yet taken (for an object whose keys are data)."""
+        """All fields not read yet (for an object whose keys are data)."""
         left, self._left = self._left, {}
         return left
 

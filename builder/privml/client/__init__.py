@@ -1,1 +1,1 @@
-"""Talking to an attested guest: fetch its document, pin its key; a local proxy does both for OpenAI clients."""
+"""Clients of attested guests: fetch the document, pin the key; a local proxy does both for OpenAI clients."""

@@ -1,4 +1,4 @@
-"""What an image must measure to, and on whose word: `Expected` records out of what a caller trusts."""
+"""Create `Expected` measurements from sources that the caller trusts."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from privml.verify.anchor import Built, Expected
 def built(directory: Path) -> Expected:
     """The image that the caller built in ``directory``, with its prediction.
 
-    All artefacts are compared with the manifest first. ``BuildError`` when the directory holds no whole image,
-    ``MeasurementError`` when there is no prediction or it is of another build.
+    All artefacts are compared with the manifest first. ``BuildError`` if the directory has no complete image,
+    ``MeasurementError`` if there is no prediction or it belongs to a different build.
     """
     manifest = manifests.read(directory)
     check_artefacts(directory, manifest.artefacts)

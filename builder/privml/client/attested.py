@@ -1,4 +1,4 @@
-"""Ask a guest for its attestation document, judge it, and know with whom the next connection must be."""
+"""Fetch and judge a guest's attestation document, which gives the key that later connections must have."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _PIECE = 64 * 1024
 
 
 class Fetched(NamedTuple):
-    """A document's bytes and the SHA-256 (32 bytes) of the public key of the connection that brought them."""
+    """A document's bytes and the SHA-256 (32 bytes) of the public key of the connection that delivered them."""
 
     document: bytes
     tls_spki_sha256: bytes
@@ -34,7 +34,7 @@ class Fetched(NamedTuple):
 
 @dataclass(frozen=True)
 class Attested:
-    """One attestation: what was asked, what came, over which key, and the judgement."""
+    """One attestation: nonce, document, connection key, and judgement."""
 
     nonce: bytes
     document: bytes
@@ -56,7 +56,7 @@ def attest(
     collateral: Mapping[str, str] | None = None,
     timeout: float = TIMEOUT,
 ) -> Attested:
-    """Fetch with a fresh nonce and judge. ``HostError`` when there is no answer, ``EvidenceError`` for a bad one."""
+    """Fetch with a fresh nonce and judge. ``HostError`` without a response, ``EvidenceError`` for a malformed one."""
     nonce = new_nonce()
     fetched = fetch(url, nonce, timeout)
     judgement = judge(
@@ -76,7 +76,7 @@ def judge(
     tls_spki_sha256: bytes | None,
     collateral: Mapping[str, str] | None = None,
 ) -> Judgement:
-    """Judge a document's bytes, fetched just now or captured before; ``EvidenceError`` when they cannot be read.
+    """Judge a document's bytes, fresh or captured earlier; ``EvidenceError`` if they are malformed.
 
     ``now`` is Unix seconds by the caller's own clock. ``collateral`` replaces the document's; neither is trusted.
     """
@@ -91,8 +91,8 @@ def judge(
 def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:
     """Ask the guest at ``https://HOST:PORT`` for a document over ``nonce`` (32 bytes).
 
-    ``timeout`` is seconds for the whole answer. ``HostError`` when nobody answers, or when the guest is not ready:
-    then the message lists its boot stages (which nothing vouches for).
+    ``timeout`` is in seconds for the complete response. ``HostError`` if there is no response or the guest is not
+    ready; then the message lists its boot stages, which are not authenticated.
     """
     where = endpoint(url)
     connection = GuestConnection(where, timeout=timeout)
@@ -122,14 +122,14 @@ def _get(connection: GuestConnection, path: str, timeout: float, limit: int) -> 
     while piece := response.read1(_PIECE):
         body += piece
         if len(body) > limit:
-            raise EvidenceError(f"attestation: an answer of more than {limit} bytes")
+            raise EvidenceError(f"attestation: the response is larger than {limit} bytes")
         if time.monotonic() > end:
-            raise TimeoutError(f"no whole answer within {timeout:g} s")
+            raise TimeoutError(f"no complete response within {timeout:g} s")
     return response.status, bytes(body)
 
 
 def _stages(where: Endpoint) -> str:
-    """The guest's stage table in words, or nothing when it cannot be had."""
+    """The guest's stage table as text; empty if it cannot be fetched."""
     connection = GuestConnection(where, timeout=10.0)
     try:
         _, body = _get(connection, STAGES, 10.0, _MAX_ERROR)
@@ -148,7 +148,7 @@ def _stage(row: Any) -> str:
 
 
 def _reason(body: bytes) -> str:
-    """The message of an error answer. A stranger wrote it, so only printable text passes."""
+    """The message of an error response, reduced to printable text because it is untrusted."""
     try:
         return _printable(loads(body, what="error")["error"]["message"])
     except (EvidenceError, KeyError, TypeError):

@@ -1,8 +1,8 @@
-"""TLS to a guest whose key is what an attestation document says, not what a certificate authority says.
+"""TLS connections to a guest, authenticated by its attestation document instead of a certificate authority.
 
-The certificate's name and issuer mean nothing here: the guest makes its key at boot, and the quote's report data
-holds the key's digest. A connection that must be the attested one compares right after the handshake, before any
-byte of a request leaves.
+The certificate's name and issuer are ignored: the guest generates its key at boot, and the quote's report data covers
+the key. A connection to the attested guest compares the key right after the handshake, before any byte of a request
+is sent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ CONNECT_TIMEOUT = 30.0
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a guest listens."""
+    """The address of a guest."""
 
     host: str
     port: int
@@ -49,7 +49,7 @@ def endpoint(url: str) -> Endpoint:
         raise UsageError(f"`{url}` is not a URL: {error}") from error
     plain = not (parts.query or parts.fragment or parts.username or parts.password) and parts.path in ("", "/")
     if parts.scheme != "https" or not host or not plain:
-        raise UsageError(f"`{url}`: expected https://HOST[:PORT]", hint="The path is always the same; leave it out.")
+        raise UsageError(f"`{url}`: expected https://HOST[:PORT]", hint="leave out the path, it is always the same")
     return Endpoint(host, port or DEFAULT_PORT)
 
 
@@ -64,7 +64,7 @@ def tls_context() -> ssl.SSLContext:
 
 
 class GuestConnection(http.client.HTTPSConnection):
-    """An HTTPS connection to whoever answers at an address: good for asking for a document, and for nothing else.
+    """An unauthenticated HTTPS connection, to be used only for fetching a document.
 
     ``peer_spki_sha256`` (32 bytes) is the SHA-256 of the peer's public key once connected. ``timeout`` is seconds for
     each socket operation.
@@ -77,7 +77,7 @@ class GuestConnection(http.client.HTTPSConnection):
         self.peer_spki_sha256: bytes | None = None
 
     def connect(self) -> None:
-        """Connect, shake hands, look at the peer's key."""
+        """Connect, complete the handshake, and read the peer's key."""
         try:
             super().connect()
             self.peer_spki_sha256 = _spki_sha256(self.sock)
@@ -89,10 +89,10 @@ class GuestConnection(http.client.HTTPSConnection):
         self._raw = self.sock
 
     def _check(self, key: bytes) -> None:
-        """Raise when the peer's ``key`` must not be spoken to; called before a byte of a request leaves."""
+        """Raise if the peer's ``key`` is not acceptable; called before a byte of a request is sent."""
 
     def abort(self) -> None:
-        """Cut the connection, also under a thread that is reading from it."""
+        """Close the connection, even while another thread is reading from it."""
         if self._raw is not None:
             with contextlib.suppress(OSError):
                 self._raw.shutdown(socket.SHUT_RDWR)
@@ -100,9 +100,9 @@ class GuestConnection(http.client.HTTPSConnection):
 
 
 class AttestedConnection(GuestConnection):
-    """A connection to the guest that a judgement accepted.
+    """A connection to a guest accepted by a judgement.
 
-    When the peer's key is not the attested one, ``connect()`` (and so each ``request()`` that connects) closes the
+    If the peer's key is not the attested one, ``connect()`` (and so each ``request()`` that connects) closes the
     socket and raises ``Refused`` before a byte of any request is sent.
     """
 
@@ -121,10 +121,10 @@ class AttestedConnection(GuestConnection):
 def _spki_sha256(sock: ssl.SSLSocket) -> bytes:
     certificate = sock.getpeercert(binary_form=True)
     if certificate is None:
-        raise Refused("tls-key: the peer shows no certificate")
+        raise Refused("tls-key: the peer sent no certificate")
     try:
         key = x509.load_der_x509_certificate(certificate).public_key()
         spki = key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
-    except Exception as error:  # a stranger's certificate: the library has many ways to dislike one
-        raise Refused(f"tls-key: the peer's certificate has no key that can be read ({error})") from error
+    except Exception as error:  # the certificate is untrusted, and the library can fail on it in many ways
+        raise Refused(f"tls-key: the peer's certificate has no readable key ({error})") from error
     return hashlib.sha256(spki).digest()

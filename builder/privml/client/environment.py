@@ -1,8 +1,8 @@
-"""The environment of a client program: the variables that lead it to the local proxy, and those that lead it past.
+"""Environment variables of client programs: those that select the local proxy, and those that bypass it.
 
-OpenAI's client obeys ``HTTP_PROXY`` and ``ALL_PROXY``, for addresses of this machine too: with one of them set, it
-sends prompts in clear to that proxy unless ``NO_PROXY`` covers the address. The names may be of either case. Where
-both are set the lower case counts, so ``NO_PROXY`` alone may do nothing.
+OpenAI's client uses ``HTTP_PROXY`` and ``ALL_PROXY`` even for local addresses: with one of them set, it sends prompts
+in plain text to that proxy unless ``NO_PROXY`` covers the address. Names may be upper or lower case. If both are set,
+lower case wins, so ``NO_PROXY`` alone may have no effect.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ _NO_PROXY = "no_proxy"
 
 
 def client_variables(host: str, port: int) -> dict[str, str]:
-    """What a client program's environment must hold to reach a proxy that listens on ``host`` and ``port``."""
+    """Variables for client programs to reach a proxy that listens on ``host`` and ``port``."""
     here = f"{host if ':' in host else '127.0.0.1'},localhost"
     return {
         "NO_PROXY": here,
@@ -25,9 +25,9 @@ def client_variables(host: str, port: int) -> dict[str, str]:
 
 
 def detour_warning(environment: Mapping[str, str], host: str, port: int) -> str | None:
-    """A warning when a client in ``environment`` may send what is meant for ``host`` and ``port`` to another proxy.
+    """A warning if a client in ``environment`` may send requests for ``host`` and ``port`` to another proxy.
 
-    The values are not part of it: a proxy's address may hold a password.
+    Values are not shown: a proxy's address may contain a password.
     """
     effective = _effective(environment)
     proxies = [effective[name][0] for name in _PROXIES if name in effective]
@@ -36,7 +36,7 @@ def detour_warning(environment: Mapping[str, str], host: str, port: int) -> str 
         return None
     return (
         f"{', '.join(proxies)} is set, and {no_proxy} does not cover {host}: a client in this environment may send "
-        "its prompts in clear to that proxy instead of this one; start it with NO_PROXY and no_proxy as above"
+        "its prompts in plain text to that proxy instead of this one; start it with NO_PROXY and no_proxy as above"
     )
 
 
@@ -52,10 +52,10 @@ def _effective(environment: Mapping[str, str]) -> dict[str, tuple[str, str]]:
 
 
 def _covers(no_proxy: str, host: str, port: int) -> bool:
-    """True when every client that we know leaves its proxy out.
+    """True if all known clients bypass their proxy for the address.
 
-    urllib takes ``*`` only when nothing else is there; httpx takes ``.localhost`` only for names below it; neither
-    takes a final dot, and only some take networks. An IPv6 address stands bare for httpx and in brackets for urllib.
+    urllib accepts ``*`` only on its own; httpx accepts ``.localhost`` only for names below it; neither accepts a
+    final dot, and only some accept networks. IPv6 addresses are bare for httpx and in brackets for urllib.
     """
     if no_proxy == "*":
         return True

@@ -1,6 +1,6 @@
-"""Whether prompts may go upstream now: the last judgement, its age, and the keys that it proved.
+"""Decide whether prompts may be sent upstream, from the last judgement, its age and the attested keys.
 
-Fail closed: no verdict, an old verdict that cannot be renewed, and any answer but an accepted one all mean no.
+It fails closed: without a verdict, with an expired one that cannot be renewed, or with a refusal, nothing is sent.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _RETRY = 2.0
 
 @dataclass(frozen=True)
 class Decision:
-    """One answer of the gate, out of a judgement or of the ``error`` that there was instead of one."""
+    """A decision of the gate, from a judgement or the ``error`` that prevented one."""
 
     made: float
     judgement: Judgement | None = None
@@ -36,12 +36,12 @@ class Decision:
 
     @property
     def keys(self) -> AttestedKeys | None:
-        """The keys that prompts may go to; None when they may go nowhere."""
+        """The keys that prompts may be sent to; None if sending is refused."""
         return None if self.judgement is None else self.judgement.keys
 
     @property
     def open(self) -> bool:
-        """True when prompts may go to ``keys``."""
+        """True if prompts may be sent to ``keys``."""
         return self.keys is not None
 
     @property
@@ -66,9 +66,9 @@ class Decision:
 
 
 class Gate:
-    """Verifies ``upstream`` when asked and the last answer is older than ``interval`` seconds. Thread-safe.
+    """Verifies ``upstream`` on demand if the last decision is older than ``interval`` seconds. Thread-safe.
 
-    What ``check`` accepts is open; its policy alone decides whether that may be a simulation.
+    The gate is open if ``check`` accepts; only its policy decides whether a simulation is acceptable.
     """
 
     def __init__(
@@ -94,9 +94,9 @@ class Gate:
         return self._last
 
     def decide(self, *, fresh: bool = False, not_keys: AttestedKeys | None = None) -> Decision:
-        """The decision that holds now, verifying first when there is none, it is old, or ``fresh`` is asked for.
+        """The current decision; verifies first if there is none, it has expired, or ``fresh`` is requested.
 
-        ``not_keys`` are those that the upstream no longer has: a decision for them does not hold any more.
+        ``not_keys`` are keys that the upstream no longer has, so that a decision for them is invalid.
         """
         with self._lock:
             last = self._last
@@ -104,7 +104,7 @@ class Gate:
                 lifetime = self._interval if last.open else min(_RETRY, self._interval)
                 if self._clock() - last.made < lifetime:
                     return last
-            self._last = None  # should verification end in an unforeseen error, nothing old is left to rely on
+            self._last = None  # after an unexpected error in verification, no old decision remains
             self._last = decision = self._verify()
             if last is None or last.message != decision.message:
                 level = logging.INFO if decision.open else logging.WARNING
@@ -112,7 +112,7 @@ class Gate:
             return decision
 
     def connect(self, decision: Decision, *, timeout: float) -> AttestedConnection:
-        """An open connection to the attested guest; ``Refused`` when the upstream has another key now."""
+        """An open connection to the attested guest; ``Refused`` if the upstream has a different key now."""
         keys = decision.keys
         if keys is None:
             raise Refused(decision.message)

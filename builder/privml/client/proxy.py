@@ -1,7 +1,7 @@
 """A local OpenAI-compatible endpoint that forwards to an attested guest, or refuses and forwards nothing.
 
-For each request the gate is asked first, before the body is read; the request then goes over a new TLS connection
-that is checked against the attested key. Logs hold verdicts, never anything of a request or an answer.
+For each request the gate is consulted before the body is read; the request is then sent over a new TLS connection
+that is checked against the attested key. Logs contain verdicts, never parts of a request or a response.
 """
 
 from __future__ import annotations
@@ -36,13 +36,13 @@ BODY_TIMEOUT = 120.0
 ANSWER_TIMEOUT = 900.0
 _PIECE = 64 * 1024
 _METHODS = ["GET", "POST", "DELETE"]
-# What of a request the guest needs. Credentials, cookies and the client's fingerprint stay here.
+# Request headers that the guest needs. Credentials, cookies and client fingerprints are not forwarded.
 _FORWARDED = ("content-type", "accept")
 _RETURNED = ("content-type", "content-length", "cache-control", "retry-after", "x-request-id")
 
 
 class _Answer(PrivmlError):
-    """A request that ends in a status and an OpenAI-shaped error."""
+    """End of a request with a status and an error in OpenAI's format."""
 
     def __init__(self, status: int, kind: str, message: str, **more: Any) -> None:
         super().__init__(message)
@@ -61,8 +61,8 @@ def serve(
 ) -> None:
     """Verify ``upstream`` and serve on ``listen`` (host, port) until interrupted.
 
-    ``check`` judges a fetched document (`client.gate.Check`). A refused upstream does not end the proxy: clients get
-    403 with the reasons, and the upstream is verified again when they ask. ``HostError`` when it cannot listen.
+    ``check`` judges a fetched document (`client.gate.Check`). A refused upstream does not stop the proxy: clients get
+    403 with the reasons, and the upstream is verified again on later requests. ``HostError`` if it cannot listen.
     ``listening`` is called with the port, once it listens.
     """
     server(listen, Gate(upstream, check, interval=interval), interval, listening).run()
@@ -74,7 +74,7 @@ def server(
     """The HTTP server of `serve`, not yet running (port 0: any)."""
     host, port = listen
     if host not in ("127.0.0.1", "::1", "localhost"):
-        raise UsageError(f"{host}: the proxy listens on this machine only: expected 127.0.0.1 or ::1")
+        raise UsageError(f"{host}: the proxy listens only on this machine: expected 127.0.0.1 or ::1")
     config = uvicorn.Config(
         application(gate, interval),
         host=host,
@@ -92,7 +92,7 @@ def server(
 
 
 class _Server(uvicorn.Server):
-    """uvicorn exits the process when it cannot bind; here that is an error like others."""
+    """Raise an error if binding fails; uvicorn would exit the process."""
 
     def __init__(self, config: uvicorn.Config, listening: Callable[[int], None] | None) -> None:
         super().__init__(config)
@@ -112,7 +112,7 @@ def application(gate: Gate, interval: float = INTERVAL) -> Starlette:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
-        # Each open answer waits in a thread; the usual 40 would let a few slow ones keep the gate from being asked.
+        # Each open response occupies a thread; with the default of 40, slow ones could block calls to the gate.
         current_default_thread_limiter().total_tokens = 2 * MAX_CONNECTIONS
         task = asyncio.create_task(_keep_fresh(gate, interval))
         yield
@@ -134,7 +134,7 @@ async def _keep_fresh(gate: Gate, interval: float) -> None:
         try:
             await run_sync(partial(gate.decide, fresh=True), abandon_on_cancel=True)
         except Exception:
-            # The gate is shut by now, and each request asks it again; only the timer must go on.
+            # The gate is closed now, and each request consults it again; only the timer must continue.
             log.exception("%s: cannot be verified", gate.upstream.url)
         await asyncio.sleep(interval)
 
@@ -163,10 +163,10 @@ async def _answer(gate: Gate, request: Request) -> Response:
 
 
 def _check_head(request: Request) -> None:
-    # The HTTP library limits only a head that is still incomplete, not one that came in a single read.
+    # The HTTP library limits only incomplete heads, not one that arrived in a single read.
     size = sum(len(name) + len(value) for name, value in request.scope["headers"])
     if size + len(request.scope["raw_path"]) + len(request.scope["query_string"]) > MAX_HEAD:
-        raise _Answer(431, "headers_too_large", f"a request head of more than {MAX_HEAD} bytes")
+        raise _Answer(431, "headers_too_large", f"request head larger than {MAX_HEAD} bytes")
 
 
 def _must_be_open(decision: Decision) -> None:
@@ -179,7 +179,7 @@ def _must_be_open(decision: Decision) -> None:
 
 
 async def _connect(gate: Gate, decision: Decision) -> AttestedConnection:
-    """A pinned connection. Another key means another boot: the upstream is then verified once more, from nothing."""
+    """A pinned connection. A different key means a new boot, so the upstream is then verified again from scratch."""
     connect = partial(gate.connect, timeout=ANSWER_TIMEOUT)
     try:
         try:
@@ -204,14 +204,14 @@ async def _forward(connection: AttestedConnection, request: Request) -> Response
     except (OSError, http.client.HTTPException) as error:
         raise _Answer(502, "upstream_unavailable", f"the attested machine: {type(error).__name__}") from error
     if not response.chunked and response.length is None:
-        # Its end could not be told from a cut, and half an answer must not look whole.
-        raise _Answer(502, "upstream_unavailable", "the attested machine: an answer without a length")
+        # Without a length, a truncated response would look complete.
+        raise _Answer(502, "upstream_unavailable", "the attested machine sent a response without a length")
     kept = {name: value for name in _RETURNED if (value := response.getheader(name)) is not None}
     return _Relay(connection, response, kept)
 
 
 class _Relay(StreamingResponse):
-    """The guest's answer, piece by piece; its connection ends with it, also when the client leaves."""
+    """Stream the guest's response; its connection is closed at the end or when the client disconnects."""
 
     def __init__(
         self, connection: AttestedConnection, response: http.client.HTTPResponse, headers: dict[str, str]
@@ -235,13 +235,13 @@ async def _pieces(response: http.client.HTTPResponse) -> AsyncIterator[bytes]:
         if left:
             raise http.client.IncompleteRead(b"", left)
     except (OSError, http.client.HTTPException) as error:
-        # The head is out: the only honest end of half an answer is a broken connection.
-        log.warning("the attested machine stopped in the middle of an answer: %s", type(error).__name__)
+        # The status is already sent: a broken connection is the only sign that the response is incomplete.
+        log.warning("the attested machine stopped in the middle of a response: %s", type(error).__name__)
         raise ConnectionAbortedError from error
 
 
 async def _body(request: Request) -> bytes:
-    too_large = _Answer(413, "request_too_large", f"a body of more than {MAX_BODY} bytes")
+    too_large = _Answer(413, "request_too_large", f"body larger than {MAX_BODY} bytes")
     declared = request.headers.get("content-length", "0")
     if declared.isdecimal() and int(declared) > MAX_BODY:
         raise too_large
@@ -253,9 +253,9 @@ async def _body(request: Request) -> bytes:
                 if len(body) > MAX_BODY:
                     raise too_large
     except TimeoutError as error:
-        raise _Answer(408, "request_timeout", f"no whole body within {BODY_TIMEOUT:g} s") from error
+        raise _Answer(408, "request_timeout", f"no complete body within {BODY_TIMEOUT:g} s") from error
     except ClientDisconnect as error:
-        raise _Answer(400, "request_aborted", "the client went away") from error
+        raise _Answer(400, "request_aborted", "the client disconnected") from error
     return bytes(body)
 
 
@@ -265,5 +265,5 @@ def _target(request: Request) -> str:
     target = (raw + (b"?" + query if query else b"")).decode("ascii", "replace")
     dots = any(unquote(segment) in (".", "..") for segment in raw.decode("ascii", "replace").split("/"))
     if dots or not target.startswith("/v1/") or not target.isascii() or not target.isprintable():
-        raise _Answer(400, "invalid_path", "a path that is not plain ASCII under /v1/")
+        raise _Answer(400, "invalid_path", "expected a plain ASCII path under /v1/")
     return target

@@ -1,1 +1,1 @@
-"""The programs that can run a model in the guest: one record for each, which every other part reads."""
+"""Inference engines that can run in the guest: one record for each, read by all other parts."""

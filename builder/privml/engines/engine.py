@@ -1,7 +1,7 @@
-"""What the rest of privml-build needs to know about an inference engine, as one record.
+"""The record of an inference engine: everything that the rest of privml-build needs to know about it.
 
-The recipe, the renderer and the agent read these records. They contain no name of an engine themselves, so a new
-engine is a new record and nothing else. The records are part of the guest: standard library only.
+Recipe, renderer and agent read these records and contain no engine names themselves, so adding an engine means adding
+a record. The records are part of the guest, so they use only the standard library.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from privml.base.strictjson import canonical
 from privml.engines.requests import Requests
 
 DIRECTORY = "/run/privml-engine"
-"""The engine user's own directory in the guest, a tmpfs: home, caches and the socket."""
+"""The engine user's directory in the guest, a tmpfs for home, caches and the socket."""
 ENVIRONMENT = {
     "PATH": "/usr/bin",
     "LANG": "C.UTF-8",
@@ -23,12 +23,12 @@ ENVIRONMENT = {
     "XDG_CACHE_HOME": DIRECTORY,
     "TMPDIR": DIRECTORY,
 }
-"""What every engine's process starts with; nothing else of its parent's environment is left."""
+"""Environment of every engine process; nothing else is inherited from its parent."""
 
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model as the engine finds it: the name callers use, and its file in the directory of its volume."""
+    """A model for the engine: the name in requests, and its file in the directory of its volume."""
 
     name: str
     file: str
@@ -52,7 +52,7 @@ class Option:
 
 @dataclass(frozen=True)
 class Health:
-    """The request that tells when the engine has loaded its models, and the status that means yes."""
+    """The request that checks whether the engine has loaded its models, and the status that means ready."""
 
     path: str
     status: int = 200
@@ -62,7 +62,7 @@ class Health:
 class Trial:
     """The first completion, made by the agent before the machine becomes ready.
 
-    With ``names_model`` one completion is made for each model, which the body names in its field ``model``.
+    With ``names_model`` there is one completion for each model, named in the body's field ``model``.
     """
 
     path: str
@@ -70,7 +70,7 @@ class Trial:
     names_model: bool = False
 
     def bodies(self, models: Sequence[str]) -> list[bytes]:
-        """The bodies to send, for models with these names."""
+        """The request bodies for models with these names."""
         if self.names_model:
             return [canonical({**self.fields, "model": name}) for name in models]
         return [canonical(dict(self.fields))]
@@ -107,7 +107,7 @@ class Engine:
     socket: str = f"{DIRECTORY}/engine.sock"
 
     def argv(self, models: Sequence[ServedModel], options: Mapping[str, int] | None = None) -> tuple[str, ...]:
-        """The command line for ``models``; ``RecipeError`` for models or options that this engine does not take."""
+        """The command line for ``models``; ``RecipeError`` for unsupported models or options."""
         if not 1 <= len(models) <= self.max_models:
             raise RecipeError(f"engine `{self.name}`: got {len(models)} models, expected 1 to {self.max_models}")
         chosen = dict(options or {})
@@ -115,7 +115,7 @@ class Engine:
         return self.arguments(models, {name: option.default for name, option in self.options.items()} | chosen)
 
     def check_options(self, options: Mapping[str, int]) -> None:
-        """``RecipeError`` for an option that this engine does not have, or a value outside of its bounds."""
+        """Raise ``RecipeError`` for an unknown option or a value out of bounds."""
         for name, value in options.items():
             option = self.options.get(name)
             if option is None:

@@ -1,19 +1,19 @@
-"""Which requests llama-server is shown: OpenAI's paths and fields, with the bounds under which it was seen to live.
+"""Requests allowed for llama-server: OpenAI's paths and fields, with bounds under which it was tested to survive.
 
-Measured with the locked llama-server 0.7.0 and the demo's model on two cores; each bound is far below what did harm:
+Tested with the locked llama-server 0.7.0 and the demo's model on two cores. Each bound is far below the failures:
 
 - An object with 30,000 optional properties (889 kB) was a SIGSEGV, one with 4,000 kept it busy for over a minute; 256
   take 0.25 s. An ``enum`` of 16,000 strings took over a minute, one of 256 takes 0.35 s.
 - A property name of 60,000 characters with ``additionalProperties`` was a SIGSEGV, and so was a schema 9,000 deep.
 - ``minLength`` 5 with ``maxLength`` 2, ``minItems`` 5 with ``maxItems`` 2, and an integer with ``minimum`` 2e15 and
   no ``maximum``: each of them took all memory of the machine.
-- 256 alternatives that begin alike (ranges of integers) kept it busy for 56 s after the caller had left; after 128
-  the next caller waited for 1.3 s.
+- 256 alternatives with a common prefix (ranges of integers) kept it busy for 56 s after the caller had disconnected;
+  with 128 the next caller waited for 1.3 s.
 - With a template that shows tool calls, ``arguments`` that are JSON 100,000 deep were a SIGSEGV; 20,000 were not.
-- ``pattern`` and ``$ref`` can make a grammar that keeps its one slot busy for good.
+- ``pattern`` and ``$ref`` can make a grammar that keeps its only slot busy forever.
 - It wraps integers of more than 32 bits (``max_tokens`` 2**32 is 0), and ignores a ``tool_choice`` of 5.
 
-What is measured in bytes is far above what fits into the image's context of 2,048 tokens (some 8 kB of English).
+The bounds in bytes are far above the image's context of 2,048 tokens (about 8 kB of English).
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ BODY_SIZE = 2 << 20
 _SCHEMA_SIZE = 64 << 10
 _SCHEMA_NODES = 2_000
 _TOKENS = 32_768
-"""Of one prompt; it bounds what is read, the engine refuses what its context cannot hold."""
+"""Bound of one prompt. It limits what is read; the engine refuses prompts that exceed its context."""
 _TOKEN = Integer(0, 2**31 - 1, private=True)
 _NAME = Text(256)
 
@@ -50,8 +50,8 @@ SCHEMA = Schema(
     alternatives=128,
     choices=("anyOf", "oneOf", "allOf", "type"),
     refused=("pattern", "$ref"),
-    number=2**53,  # what every JSON reader takes for the same integer; the usual bounds of "any integer"
-    # An integer of 16 digits with nothing beyond it: see above.
+    number=2**53,  # the range in which all JSON readers agree on integers; the usual bound of "any integer"
+    # A 16-digit minimum without a maximum: see above.
     ranges=(
         ("minimum", -(2**53), 10**15 - 1),
         ("exclusiveMinimum", -(2**53), 10**15 - 1),
@@ -67,7 +67,7 @@ SCHEMA = Schema(
 
 _COMMON = (
     Field("model", (Text(256),)),
-    # A context is full long before; 2**31 would wrap.
+    # A context is full long before this; 2**31 would wrap.
     Field("max_tokens", (Integer(0, 1 << 20),), nullable=True),
     Field("temperature", (Number(0, 2),), nullable=True),
     Field("top_p", (Number(0, 1),), nullable=True),
@@ -78,7 +78,7 @@ _COMMON = (
         (Object((Field("include_usage", (Boolean(),)), Field("include_obfuscation", (Boolean(),)))),),
         nullable=True,
     ),
-    # Each is looked for after each token. OpenAI takes 4.
+    # Each is searched for after each token. OpenAI allows 4.
     Field("stop", (Text(256), Array(Text(256), 16)), nullable=True),
     Field("presence_penalty", (Number(-2, 2),), nullable=True),
     Field("frequency_penalty", (Number(-2, 2),), nullable=True),
@@ -113,7 +113,7 @@ _MESSAGE = Object(
         Field("name", (_NAME,)),
         Field("tool_calls", (Array(_CALL, 128),), nullable=True),
         Field("tool_call_id", (_NAME,)),
-        # What an answer has, since callers send answers back as they came.
+        # Fields of an answer, because callers send answers back unchanged.
         Field("reasoning_content", (Text(PROMPT_SIZE),)),
         Field("refusal", (Text(PROMPT_SIZE),), nullable=True),
         Field("annotations", (Array(Object(()), 0),), nullable=True),
@@ -176,7 +176,7 @@ _COMPLETIONS = (
         size=PROMPT_SIZE,
     ),
     Field("echo", (Boolean(),), nullable=True),
-    # OpenAI takes 5. The answer holds this many for each token.
+    # OpenAI allows 5. The answer has this many for each token.
     Field("logprobs", (Integer(0, 20),), nullable=True),
 )
 _CHAT = (
@@ -194,6 +194,6 @@ REQUESTS = Requests(
     body=BODY_SIZE,
     fields={"/v1/completions": _COMMON + _COMPLETIONS, "/v1/chat/completions": _COMMON + _CHAT},
     readable=frozenset({"/v1/models"}),
-    # With it a caller would learn by timing, and by `cached_tokens`, how the last caller's prompt began.
+    # It would reveal, by timing and by `cached_tokens`, the beginning of the previous caller's prompt.
     always={"cache_prompt": False},
 )

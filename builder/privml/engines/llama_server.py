@@ -9,7 +9,7 @@ from privml.engines.llama_requests import REQUESTS
 
 
 def _arguments(models: Sequence[ServedModel], options: Mapping[str, int]) -> tuple[str, ...]:
-    """No network, no log and no cache of prompts; the rules for requests close what is left."""
+    """No network, no log and no prompt cache; the request rules restrict the rest."""
     (model,) = models
     return (
         "/usr/bin/llama-server",
@@ -37,12 +37,12 @@ LLAMA_SERVER = Engine(
         "usr/lib/x86_64-linux-gnu/llama/libllama-server-impl.so",
         "usr/libexec/x86_64-linux-gnu/ggml/**",
     ),
-    # The libraries of llama.cpp's other programs, which come in the same package.
+    # Libraries of llama.cpp's other programs, which are in the same package.
     removals=("usr/lib/x86_64-linux-gnu/llama/libllama-[bcq]*",),
     model_format="gguf",
     model_file="*.gguf",
     max_models=1,
-    options={"context": Option("How many tokens a prompt and its answer may have together.", 2048, 256, 1 << 17)},
+    options={"context": Option("Maximum number of tokens in a prompt and its answer together.", 2048, 256, 1 << 17)},
     arguments=_arguments,
     environment=ENVIRONMENT,
     health=Health("/health"),

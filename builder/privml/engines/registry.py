@@ -10,7 +10,7 @@ ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LLAMA_SERVER,)}
 
 
 def engine_named(name: str) -> Engine:
-    """Look up an engine; ``EvidenceError`` when this version of privml-build has none with this name."""
+    """Look up an engine; ``EvidenceError`` if this version of privml-build does not know the name."""
     engine = ENGINES.get(name)
     if engine is None:
         raise EvidenceError(f"engine `{name[:64]}` is not known: expected one of {', '.join(sorted(ENGINES))}")

@@ -1,11 +1,11 @@
-"""What a request to an engine may hold: fields as records, and one check that reads them.
+"""Restrictions on requests to an engine: fields as records, and the check that applies them.
 
-An engine runs once a boot, so a request that ends it, or keeps it busy for good, ends the guest. Engines read more
-than they document, wrap numbers that are too large and silently ignore values of a wrong type. So each field has its
-kinds of value and their bounds, and a value outside of them is refused by the field's name. Nothing here is about one
-engine: its bounds are part of its record.
+An engine is started once per boot, so a request that crashes it or keeps it busy forever disables the guest. Engines
+accept undocumented fields, wrap large numbers and silently ignore values of a wrong type. Each field therefore has
+its types and bounds, and other values are refused with the field's name. Nothing here is specific to one engine: the
+bounds are part of its record.
 
-Messages name the field, what was found and the bound. They never hold a text of the request that could be a prompt.
+Messages name the field, what was found and the bound. They never contain text that could be part of a prompt.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _SHOWN = 40
 
 
 class UnsupportedError(EvidenceError):
-    """A request that the engine will not be shown; ``status`` is its HTTP status."""
+    """A request that is not passed to the engine; ``status`` is the HTTP status of the refusal."""
 
     def __init__(self, status: int, message: str) -> None:
         super().__init__(message)
@@ -74,7 +74,7 @@ class Array:
 
 @dataclass(frozen=True)
 class Object:
-    """An object with these fields and no other."""
+    """An object with only these fields."""
 
     fields: tuple[Field, ...]
 
@@ -90,13 +90,13 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Schema:
-    """A JSON Schema, out of which an engine makes a grammar: any JSON object or boolean within these bounds."""
+    """A JSON Schema, which an engine compiles to a grammar: any JSON object or boolean within these bounds."""
 
     depth: int
     keys: int
     """Keys of one object."""
     items: int
-    """Items of one array: of an ``enum``, say."""
+    """Items of one array, such as an ``enum``."""
     name: int
     """Characters of a key."""
     text: int
@@ -105,9 +105,9 @@ class Schema:
     """Items of all lists under the keys ``choices`` together."""
     choices: tuple[str, ...]
     refused: tuple[str, ...]
-    """Keys that may not stand before a string."""
+    """Keys whose value must not be a string."""
     number: float
-    """No number is further from 0."""
+    """Maximum absolute value of numbers."""
     ranges: tuple[tuple[str, float, float], ...]
     """(key, low, high): a narrower range for the number under a key."""
     ordered: tuple[tuple[str, str], ...]
@@ -119,35 +119,35 @@ Kind = Text | Number | Integer | Boolean | Array | Object | Numbers | Schema
 
 @dataclass(frozen=True)
 class Field:
-    """One field of an object: its name, the kinds of value it takes, and the bounds of all that is in it together."""
+    """One field of an object: its name, the accepted kinds of value, and bounds for its whole content."""
 
     name: str
     kinds: tuple[Kind, ...] = ()
-    """At most one of each JSON type, but arrays are told apart by their first item."""
+    """At most one kind per JSON type, except arrays, which are distinguished by their first item."""
     required: bool = False
     nullable: bool = False
     size: int | None = None
-    """Bytes of all strings and keys in the value, as UTF-8. More is answered 413."""
+    """Maximum bytes of all strings and keys in the value, as UTF-8; status 413 above it."""
     nodes: int | None = None
-    """Values in the value, itself included."""
+    """Maximum number of nested values, including the value itself."""
 
 
 @dataclass(frozen=True)
 class Requests:
-    """Which requests one engine is shown."""
+    """The requests accepted for one engine."""
 
     body: int
-    """Bytes of a body."""
+    """Maximum bytes of a body."""
     fields: Mapping[str, tuple[Field, ...]]
-    """The fields of a body, by the path that takes it with POST."""
+    """Body fields by POST path."""
     readable: frozenset[str]
-    """Paths that take GET."""
+    """Paths for GET."""
     always: Mapping[str, Any]
-    """What is added to each body, and no caller may say."""
+    """Fields added to each body; callers cannot set them."""
 
 
 def check(value: Mapping[str, Any], fields: tuple[Field, ...], path: str) -> None:
-    """Raise `UnsupportedError` for the first of ``fields`` whose value is not what its record says.
+    """Raise `UnsupportedError` for the first of ``fields`` whose value does not match its record.
 
     ``value`` is the body of a request to ``path``, as `json` reads it.
     """
@@ -172,7 +172,7 @@ def _object(value: Mapping[str, Any], fields: tuple[Field, ...], inside: str, by
 
 
 def _totals(value: Any, field: Field, where: str) -> None:
-    """The bounds of everything in ``value``; they also bound the work of the checks that follow."""
+    """Check the size of ``value``, which also bounds the work of the following checks."""
     if field.size is None and field.nodes is None:
         return
     nodes = size = 0
@@ -197,11 +197,11 @@ def _bytes(text: str, where: str) -> int:
     try:
         return len(text.encode("utf-8"))
     except UnicodeEncodeError as error:
-        raise UnsupportedError(400, f"`{where}`: a string with half of a surrogate pair") from error
+        raise UnsupportedError(400, f"`{where}`: a string with a lone surrogate") from error
 
 
 def _kind(value: Any, kinds: tuple[Kind, ...], where: str) -> None:
-    """Check ``value`` by the kind that takes its JSON type."""
+    """Check ``value`` with the kind for its JSON type."""
     named = _name(value)
     matching = [kind for kind in kinds if named in _TYPES[type(kind)]]
     if not matching:
@@ -244,7 +244,7 @@ def _text(value: str, kind: Text, where: str) -> None:
 
 
 def _nested(text: str) -> float:
-    """How deep the JSON in ``text`` is nested; 0 when it is not JSON."""
+    """Nesting depth of the JSON in ``text``; 0 if it is not JSON."""
     try:
         level = [json.loads(text)]
     except RecursionError:

@@ -1,4 +1,4 @@
-"""The boot agent's own events: what it extends into RTMR3, and the log that explains the register.
+"""The boot agent's events: the values it extends into RTMR3, and its log of them.
 
 One event is the line ``JCS({"seq": n, "name": s, "payload": b64})``; its digest is
 ``SHA384("privml-event-v1\\0" || line)``; the log is the lines, each ended by a newline.
@@ -25,7 +25,7 @@ SYSTEM_READY = "system-ready"
 FAILED = "failed"
 
 NAMES = (CONFIG, GPU_POLICY, GPU_READY, MODEL, ENGINE, SYSTEM_READY, FAILED)
-"""Every name that an event may have. Their order in a boot is in `events.stages`."""
+"""All event names. Their order in a boot is defined in `events.stages`."""
 
 MAX_PAYLOAD = 64 * 1024
 MAX_EVENTS = 64
@@ -49,7 +49,7 @@ class AgentEvent:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """``{"name": s, "payload": b64}``, as manifest and predicate hold it."""
+        """``{"name": s, "payload": b64}``, the form in manifest and predicate."""
         return {"name": self.name, "payload": b64(self.payload)}
 
 
@@ -79,12 +79,12 @@ def engine_event(name: str, argv: list[str]) -> AgentEvent:
 
 
 def system_ready_event() -> AgentEvent:
-    """``system-ready``: from here on the agent serves."""
+    """``system-ready``: the agent serves from now on."""
     return AgentEvent(SYSTEM_READY, canonical({}))
 
 
 def failed_event() -> AgentEvent:
-    """``failed``: extended first when anything breaks, so that no later quote verifies."""
+    """``failed``: extended on any failure, so that no later quote verifies."""
     return AgentEvent(FAILED, canonical({}))
 
 
@@ -115,9 +115,9 @@ def _lines(log: bytes) -> list[bytes]:
 
 
 def parse_log(log: bytes) -> tuple[AgentEvent, ...]:
-    """Decode a log; ``EvidenceError`` unless every line is the canonical one of its number and of a known name.
+    """Decode a log; ``EvidenceError`` unless every line is canonical, numbered in order, and has a known name.
 
-    Whether the order and the payloads are the expected ones is the verifier's question, not the parser's.
+    The verifier, not the parser, checks order and payloads.
     """
     events: list[AgentEvent] = []
     for seq, line in enumerate(_lines(log)):

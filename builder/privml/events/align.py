@@ -1,4 +1,4 @@
-"""Two lists of extends of one register, paired: what both have, what one lacks, and what stands in whose place."""
+"""Align two lists of extends of one register: common, missing and replaced events."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from difflib import SequenceMatcher
 from typing import Protocol, TypeVar
 
 MAX_ALIGNED = 1 << 18
-"""Alignment costs at least the product of both lengths, and a log's length is the host's choice: beyond this product
+"""Alignment costs at least the product of both lengths, and the host controls the length of a log. Above this product
 rows are paired by position."""
 
 
 class Extend(Protocol):
-    """What alignment looks at: the TCG event type, and the 48-byte digest that was or would be extended."""
+    """The input of alignment: TCG event type and 48-byte digest."""
 
     @property
     def type(self) -> int:

@@ -1,7 +1,7 @@
-"""The measured configuration: what this image was built to do. Strict: an unknown field is an error.
+"""The measured configuration, which defines what the guest does. Unknown fields are refused.
 
-The file lies in the verity root, so RTMR2 covers it through the root hash on the command line; the agent extends its
-digest again so that a reader of the agent's log alone can see which configuration ran.
+The file is in the verity root, so RTMR2 covers it through the root hash on the command line. The agent also extends
+its digest, so that the agent's log alone shows which configuration ran.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _SLUG = re.compile(r"\A[a-z0-9]+(?:[.-][a-z0-9]+)*\Z")
 
 @dataclass(frozen=True)
 class Engine:
-    """The program that answers prompts: its name in `privml.engines`, and its argv."""
+    """The inference engine: its name in `privml.engines`, and its argv."""
 
     name: str
     argv: tuple[str, ...]
@@ -38,7 +38,7 @@ class Engine:
 
 @dataclass(frozen=True)
 class Model:
-    """One model: the name callers use, the file in its volume, and the volume's parameters."""
+    """One model: its name in requests, the file in its volume, and the volume's parameters."""
 
     name: str
     file: str
@@ -49,7 +49,7 @@ class Model:
 class Config:
     """The decoded configuration; ``sha256`` is the hex digest of the file's bytes.
 
-    ``engine`` and ``models`` are both there or both absent. Without them the guest attests and does nothing else.
+    ``engine`` and ``models`` are both present or both absent. Without them the guest only attests.
     Model number n is in volume number n (`events.volumes`).
     """
 
@@ -76,7 +76,7 @@ def read(path: Path) -> Config:
 def decode(data: bytes) -> Config:
     """Decode canonical bytes; ``EvidenceError`` for anything else.
 
-    Any engine's name is accepted here. Whether this agent has such an engine is checked when the agent starts.
+    Any engine name is accepted here; the agent checks at start whether it has the engine.
     """
     value = loads(data, what="config", limit=_MAX_FILE)
     top = Fields(value, "config")

@@ -1,4 +1,4 @@
-"""Measurement registers by name, and which index of a log stands for which of them.
+"""Measurement registers by name, and the mapping from log indices to them.
 
 A register is a name everywhere: ``mrtd``, ``rtmr0`` .. ``rtmr3`` of a TD, ``launch`` of an SNP guest. Only logs
 number them: a CC event log by MrIndex, a TPM's by PCR. Source: UEFI 2.10 section 38.4.1; edk2
@@ -24,13 +24,13 @@ TDX_REGISTERS = (MRTD, *RTMRS)
 LAUNCH = "launch"
 
 REGISTERS = {"tdx": TDX_REGISTERS, "snp": (LAUNCH,)}
-"""Every register of each TEE, in the order in which they are shown."""
+"""The registers of each TEE, in display order."""
 EXTENDED = frozenset(RTMRS)
-"""Registers that start as 48 zero bytes and are extended; the others are computed in another way."""
+"""Registers that start as 48 zero bytes and are extended; the others are computed differently."""
 
 
 class MrIndex(IntEnum):
-    """The number by which a CC event log names a TD's register."""
+    """The index of a TD's register in a CC event log."""
 
     MRTD = 0
     RTMR0 = 1
@@ -45,7 +45,7 @@ def shown(*registers: str) -> tuple[str, ...]:
 
 
 def register_named(name: str) -> str:
-    """``name`` when some TEE has such a register; ``EvidenceError`` for any other text."""
+    """Return ``name`` if some TEE has such a register; ``EvidenceError`` otherwise."""
     known = [register for registers in REGISTERS.values() for register in registers]
     if name not in known:
         raise EvidenceError(f"register `{name[:40]}` is not known: expected one of {', '.join(known)}")
@@ -78,4 +78,4 @@ def register_of_pcr(pcr: int) -> str:
         return RTMR1
     if 8 <= pcr <= 15:
         return RTMR2
-    raise EvidenceError(f"PCR {pcr} stands for no measurement register: expected 0 to 15")
+    raise EvidenceError(f"PCR {pcr} does not map to a measurement register: expected 0 to 15")

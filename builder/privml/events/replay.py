@@ -1,4 +1,4 @@
-"""From events to register values: RTMR = SHA-384(RTMR || digest), starting at 48 zero bytes.
+"""Replay events to register values: RTMR = SHA-384(RTMR || digest), starting at 48 zero bytes.
 
 Source: Intel TDX module 1.5 ABI, TDG.MR.RTMR.EXTEND (docs/measurement.md).
 """
@@ -40,7 +40,7 @@ def _replay(pairs: Iterable[tuple[str, bytes]]) -> dict[str, bytes]:
 
 
 def replay_events(events: Iterable[Event]) -> dict[str, bytes]:
-    """RTMR0..3 after ``events`` in order; ``EvidenceError`` for an event of MRTD, which nobody can extend."""
+    """RTMR0..3 after ``events`` in order; ``EvidenceError`` for an event of MRTD, which cannot be extended."""
     pairs = [(event.register, event.digest) for event in events]
     if any(register == MRTD for register, _ in pairs):
         raise EvidenceError("an event extends MRTD: it is fixed before the guest runs")

@@ -1,8 +1,8 @@
-"""The stages of a boot: one table that the agent, the attestor, the manifest and the prediction read.
+"""The table of boot stages, used by agent, attestor, manifest and prediction.
 
-A stage extends the agent events listed with it, as far as the measured configuration has any for them. A purpose may
-be quoted while its stage is the current one and all of the stage's events are extended: neither earlier nor later. So
-each purpose has one prefix of the agent's log, and one value of RTMR3.
+A stage extends its listed agent events that occur in the measured configuration. Quotes for a purpose are given only
+while its stage is current and all of the stage's events are extended. Each purpose therefore has exactly one prefix
+of the agent's log and one value of RTMR3.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from privml.events.configuration import Config
 SERVE = "serve"
 KEY_RELEASE = "key-release"
 STAGE_OF: Mapping[str, str] = {SERVE: "ready", KEY_RELEASE: "keys"}
-"""Every purpose that an attestation document may have, and the stage that it belongs to."""
+"""All purposes of attestation documents, with their stages."""
 
 
 @dataclass(frozen=True)
@@ -58,14 +58,14 @@ STAGES: Table = (
 
 @dataclass(frozen=True)
 class Step:
-    """A stage as one configuration fixes it: the events with their payloads."""
+    """A stage for one configuration: its events with their payloads."""
 
     stage: Stage
     events: tuple[AgentEvent, ...]
 
 
 def check(table: Table) -> None:
-    """``ValueError`` when ``table`` is inconsistent: something given twice, an unknown event, a misplaced purpose."""
+    """Raise ``ValueError`` if ``table`` is inconsistent: duplicates, an unknown event, or a misplaced purpose."""
     for what, names in (
         ("stage", [stage.name for stage in table]),
         ("agent event", [event for stage in table for event in stage.events]),
@@ -96,7 +96,7 @@ def steps(config: Config, table: Table = STAGES) -> tuple[Step, ...]:
 
 
 def sequence(config: Config, table: Table = STAGES) -> tuple[AgentEvent, ...]:
-    """All agent events of a healthy boot with ``config``, in order. There are no others."""
+    """All agent events of a healthy boot with ``config``, in order."""
     return tuple(event for one in steps(config, table) for event in one.events)
 
 

@@ -1,8 +1,8 @@
 """Crypto-agile TCG event logs: the TPM's (``binary_bios_measurements``) and the CC log of a TD (``CCEL``).
 
 Both have one layout: a TCG_PCR_EVENT (SHA-1 form) whose data is the Spec ID event, then TCG_PCR_EVENT2 records.
-A TPM log stores PCR numbers and one digest for each active bank; a CCEL stores MrIndex and as a rule SHA-384 alone,
-and the table is padded with 0xFF up to its length (memory that firmware left alone is zeros). Source: TCG PC Client
+A TPM log has PCR numbers and one digest for each active bank; a CCEL has MrIndex and usually only SHA-384, and the
+table is padded to its length with 0xFF (or zeros, where firmware did not write). Source: TCG PC Client
 Platform Firmware Profile 1.06 sections 10.2 and 10.4.5; UEFI 2.10 section 38.4.2. All integers are little-endian.
 Firmware for a TPM 1.2 writes TCG_PCR_EVENT records only, each with one SHA-1 digest (TCG EFI Platform 1.22).
 """
@@ -149,7 +149,7 @@ def _spec_id(data: bytes) -> dict[int, int]:
 
 
 def parse_log(log: bytes) -> list[LogEntry]:
-    """Decode a whole log, leaving out the Spec ID event that opens it; padding of 0xFF, or of zeros, may end it.
+    """Decode a log without its initial Spec ID event; it may end with padding of 0xFF or zeros.
 
     Every event must have exactly one digest for each declared algorithm. ``EvidenceError`` for anything malformed:
     a log is attacker-supplied until a quote confirms its replay.

@@ -46,7 +46,7 @@ _NAMES = {number: name for name, number in list(globals().items()) if name.start
 
 
 def type_name(number: int) -> str:
-    """The event type's TCG name, or its number in hex when it has none here."""
+    """The event type's TCG name, or its number in hex if unknown."""
     return _NAMES.get(number, f"0x{number:08x}")
 
 

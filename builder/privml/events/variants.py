@@ -1,4 +1,4 @@
-"""The two variants of an image: what production may hold, and what only development may."""
+"""The two variants of an image: production and development."""
 
 from __future__ import annotations
 

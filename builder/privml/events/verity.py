@@ -1,7 +1,7 @@
-"""dm-verity parameters of a volume: all that the guest needs to open it, and all that it uses.
+"""dm-verity parameters of a volume: everything that the guest needs to open it.
 
-The root's travel on the kernel's command line, a model's in the measured configuration, both in the manifest. The
-guest never reads the verity superblock.
+Those of the root are on the kernel command line, those of a model in the measured configuration, and both are in the
+manifest. The guest never reads the verity superblock.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class Verity:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> Verity:
-        """Read VERITY, whole; ``EvidenceError`` for anything else."""
+        """Read VERITY; ``EvidenceError`` if it is malformed."""
         verity = cls(
             root_hash=fields.hexadecimal("root_hash", 32),
             salt=fields.hexadecimal("salt", 32),

@@ -10,7 +10,7 @@ _STEM = "model"
 
 
 def name(number: int) -> str:
-    """``model``, ``model-2``, ...: what the other names are made of."""
+    """``model``, ``model-2``, ...: the stem of the other names."""
     return _STEM if number == 0 else f"{_STEM}-{number + 1}"
 
 
@@ -25,5 +25,5 @@ def partition(number: int) -> str:
 
 
 def directory(number: int) -> str:
-    """Where the guest mounts the volume: ``/run/privml/model``, ``/run/privml/model-2``, ..."""
+    """The guest's mount point of the volume: ``/run/privml/model``, ``/run/privml/model-2``, ..."""
     return f"/run/privml/{name(number)}"

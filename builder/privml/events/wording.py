@@ -1,7 +1,7 @@
-"""Events in words: what a record of a log says it is, and how a logged event differs from a predicted one.
+"""Describe events as text: the data of a log record, and how a logged event differs from a predicted one.
 
-Event data is a hint: a host can log any text beside any digest. So the words say whether the digest is of the data,
-and only printable text passes, because what is shown may come from an untrusted machine. Data: TCG PC Client Platform
+Event data is only a hint, because a host can log any text with any digest. The description therefore says whether the
+digest matches the data, and contains only printable text. Data: TCG PC Client Platform
 Firmware Profile 1.06 section 10.4; the Linux EFI stub and systemd-stub write UTF-16LE.
 """
 
@@ -39,7 +39,7 @@ _WHOLE = (
 
 
 def explain_event(entry: LogEntry) -> str:
-    """One printable line: what the event's data says it is. Never fails; unknown data is shown in hex, shortened."""
+    """One printable line that describes the event's data. Never fails; unknown data is shown in hex, shortened."""
     said = _READERS.get(entry.type, _plain)(entry)
     about = meaning(entry)
     if about is not None and about.by:

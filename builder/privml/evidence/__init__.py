@@ -1,4 +1,4 @@
-"""What a guest shows: sections, report data, attestation document, each TEE's evidence. Bytes in, facts out.
+"""Parse what a guest sends: sections, report data, attestation document, each TEE's evidence.
 
-No policy. Standard library only, except `tdx.signature` and `tdx.chain`, which the guest never imports.
+There is no policy here. Standard library only, except `tdx.signature` and `tdx.chain`, which the guest never imports.
 """

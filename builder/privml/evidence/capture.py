@@ -1,8 +1,8 @@
-"""A capture: what one real TD says of itself, as one file that a test can be made of. Bytes in, bytes out.
+"""A capture: the evidence and logs of one real TD in one file, from which a test can be made.
 
 A ``privml-capture/v1`` is an uncompressed ustar archive: ``manifest.json`` (canonical JSON), then the captured files
-by name. All headers are fixed (mode 0644, owner 0, time 0), so there is one archive for one content, and a reader
-takes no other. Contract: docs/ARCHITECTURE.md, "Capture v1".
+by name. All headers are fixed (mode 0644, owner 0, time 0), so the same content always gives the same archive, and
+readers refuse any other encoding. Contract: docs/ARCHITECTURE.md, "Capture v1".
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ DEVICES = "devices.json"
 QEMU = "qemu.txt"
 CPUS = "cpus"
 KERNEL = ("kernel/osrelease", "kernel/version", "kernel/cmdline")
-# What firmware measures, or what is needed to know it; not where a host may put a secret (opt/io.systemd...).
+# Files that firmware measures or that are needed to predict it; not those where a host may put secrets
+# (opt/io.systemd...).
 FW_CFG = (
     "bootorder",
     "etc/acpi/rsdp",
@@ -51,8 +52,8 @@ _DOMAIN = b"privml-capture/v1\0"
 
 @dataclass(frozen=True)
 class Capture:
-    """``files`` maps names out of `NAMES` to bytes; ``missing`` the others that were looked for to why they are not
-    there; ``uki`` is the hex SHA-256 of the UKI that was booted, empty when nobody said."""
+    """``files`` maps names in `NAMES` to bytes; ``missing`` maps unavailable ones to the reason; ``uki`` is the hex
+    SHA-256 of the booted UKI, empty if unknown."""
 
     files: Mapping[str, bytes]
     missing: Mapping[str, str] = field(default_factory=dict)
@@ -68,7 +69,7 @@ class Capture:
         }
 
     def report_data(self) -> bytes:
-        """The 64 bytes that the quote is asked for: they name all other parts, so it was made for them."""
+        """The quote's 64 bytes of report data, which cover all other parts."""
         return hashlib.sha512(_DOMAIN + canonical(_listed({**self.files, QUOTE: b""}))).digest()
 
     def encode(self) -> bytes:
@@ -79,12 +80,12 @@ class Capture:
 
 
 def is_capture(head: bytes) -> bool:
-    """True when ``head`` begins like one."""
+    """True if ``head`` begins like an archive."""
     return head[: len(_MANIFEST) + 1] == _MANIFEST.encode() + b"\0" and head[257:262] == b"ustar"
 
 
 def decode(data: bytes) -> Capture:
-    """Read an archive; ``EvidenceError`` unless its bytes are exactly those that its content encodes to."""
+    """Read an archive; ``EvidenceError`` unless it is the canonical encoding of its content."""
     if len(data) > MAX_SIZE:
         raise EvidenceError(f"capture: {len(data)} bytes, expected at most {MAX_SIZE}")
     members = _members(data)
@@ -95,12 +96,12 @@ def decode(data: bytes) -> Capture:
     listed = top.fields("files")
     for name in sorted(members):
         if name not in NAMES:
-            raise EvidenceError(f"capture: `{name[:80]}` is no part of a capture")
+            raise EvidenceError(f"capture: `{name[:80]}` is not part of a capture")
         row = listed.fields(name)
         digest, size = row.hexadecimal("sha256", 32), row.integer("size")
         row.end()
         if (hashlib.sha256(members[name]).digest(), len(members[name])) != (digest, size):
-            raise EvidenceError(f"capture: {name} is not what the manifest says")
+            raise EvidenceError(f"capture: {name} does not match the manifest")
     listed.end()
     absent = top.fields("missing")
     missing = {name: absent.text(name) for name in NAMES if absent.has(name)}
@@ -108,7 +109,7 @@ def decode(data: bytes) -> Capture:
     capture = Capture(members, missing, top.text("uki", limit=64))
     top.end()
     if capture.encode() != data:
-        raise EvidenceError("capture: not in its one form (order, headers or padding are others)")
+        raise EvidenceError("capture: not the canonical archive (order, headers or padding differ)")
     return capture
 
 
@@ -130,7 +131,7 @@ def _members(data: bytes) -> dict[str, bytes]:
             raise EvidenceError(f"capture: a header at byte {at} has no size") from None
         at += _BLOCK
         if size < 0 or at + size > len(data) or name in found:
-            raise EvidenceError(f"capture: `{name[:80]}` is cut off or there twice")
+            raise EvidenceError(f"capture: `{name[:80]}` is truncated or duplicated")
         found[name] = data[at : at + size]
         at += -(-size // _BLOCK) * _BLOCK
     return found

@@ -1,6 +1,6 @@
-"""What evidence says, whatever TEE it comes from: claims, and the result of checking their signature. Plain records.
+"""Records common to all TEEs: the claims of evidence, and the result of checking its signature.
 
-``evidence/tdx/`` makes them from quotes; `evidence.tees` says which TEE's reader is used; `verify` judges them.
+``evidence/tdx/`` creates them from quotes; `evidence.tees` selects the TEE's reader; `verify` judges them.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Claims:
-    """What one quote or report claims. True only if its signature is good, which is a fact of its own.
+    """The claims of a quote or report. They hold only if its signature is valid, which is recorded separately.
 
     ``registers`` holds every register of the TEE by name (`events.registers`), ``report_data`` the guest's 64 bytes,
     ``fields`` the other values by the TEE's own names (``td-attributes``, ``xfam``, ...). ``evidence_sha256`` (hex)
@@ -27,7 +27,7 @@ class Claims:
 
 @dataclass(frozen=True, kw_only=True)
 class SignatureFacts:
-    """A signature and a certificate chain that are good at ``time`` (Unix seconds by the caller's clock).
+    """A signature and certificate chain that are valid at ``time`` (Unix seconds by the caller's clock).
 
     ``evidence_sha256`` (hex) says of which evidence, as in `Claims`. ``root_sha256`` (hex) is the digest of the root
     certificate's DER on which the chain ends. ``claims_simulated``: a certificate in the evidence says SIMULATED.
@@ -42,7 +42,7 @@ class SignatureFacts:
 
 @dataclass(frozen=True)
 class SignatureFailure:
-    """A signature that could not be shown to be good.
+    """A signature that could not be verified.
 
     ``code`` is the verdict's refusal code, ``reason`` says what was found and ``expected`` what was wanted.
     ``claims_simulated``: a certificate in the evidence says SIMULATED.

@@ -1,7 +1,7 @@
-"""Attestation document v2: what ``GET /.well-known/privml-attestation?nonce=HEX64`` answers.
+"""Attestation document v2, the response to ``GET /.well-known/privml-attestation?nonce=HEX64``.
 
-Strict JSON (ARCHITECTURE "Attestation document v2"). Sections stay the bytes that were transmitted, because the
-report data is over those bytes; nothing here decides whether a document is acceptable.
+Strict JSON (ARCHITECTURE "Attestation document v2"). Sections are kept as transmitted, because the report data
+covers those bytes. Whether a document is acceptable is not decided here.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_CERTIFICATE = 16 * 1024
 
 @dataclass(frozen=True)
 class Document:
-    """One answer of a guest to one nonce.
+    """A guest's response to a nonce.
 
     ``header``, ``keys``, ``devices`` (canonical JSON, `evidence.sections`), ``eventlog`` (agent log lines),
     ``bootlog`` (CCEL or TPM log; may be empty) and ``evidence`` (a quote or report, by the header's TEE) are raw
@@ -66,7 +66,7 @@ class Document:
 
 
 def parse(data: bytes) -> Document:
-    """Read a document; ``EvidenceError`` for anything that is not exactly v2. Sections are not looked into."""
+    """Read a document; ``EvidenceError`` if it is not exactly v2. Sections are not decoded."""
     fields = Fields(loads(data, what="attestation document", limit=MAX_DOCUMENT), "document")
     fields.text("format", one_of=(FORMAT,))
     path = []
@@ -95,7 +95,7 @@ def parse(data: bytes) -> Document:
 
 
 _COLLATERAL: Mapping[str, Callable[[object, str], Mapping[str, str]]] = {"tdx": collateral.decode}
-"""Whose collateral a document may carry, and how it is read."""
+"""Kinds of collateral in a document, with their readers."""
 
 
 def _collateral(value: object) -> dict[str, Mapping[str, str]] | None:
@@ -109,7 +109,7 @@ def _collateral(value: object) -> dict[str, Mapping[str, str]] | None:
     }
     fields.end()
     if not found:
-        raise EvidenceError("document.collateral: empty, expected null or the collateral of one kind or more")
+        raise EvidenceError("document.collateral: empty, expected null or at least one kind of collateral")
     return found
 
 

@@ -1,7 +1,7 @@
-"""What a document says, worked out and compared with itself. No policy: nothing here is accepted or refused.
+"""Derive the facts of a document and check its consistency, without any policy.
 
-A document that cannot be read is an ``EvidenceError``. A boot log that cannot be read is not: it is untrusted and
-only explains, so it is a fact of its own.
+A malformed document is an ``EvidenceError``. A malformed boot log is only a fact, because the log is untrusted and
+used only for explanations.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ from privml.evidence.sections import Devices, Header, Keys
 from privml.evidence.tees import kind_of
 
 LOGGED = (RTMR0, RTMR1, RTMR2)
-"""The registers that firmware, stub and kernel extend and log; RTMR3 has the agent's own log."""
+"""The registers extended and logged by firmware, stub and kernel; RTMR3 has the agent's log."""
 
 
 @dataclass(frozen=True)
 class BootLog:
     """The firmware's log. ``kind`` is ``ccel``, ``tpm``, ``absent`` or ``malformed`` (then ``error`` says why).
 
-    ``matches`` holds the registers (out of `LOGGED`) whose replay equals the claim; events of others are hearsay.
+    ``matches`` has the registers (of `LOGGED`) whose replay equals the claim; events of others are not confirmed.
     """
 
     kind: str
@@ -45,10 +45,10 @@ class BootLog:
 
 @dataclass(frozen=True)
 class Facts:
-    """Everything a verdict is made from, except the signature.
+    """The input of a verdict, except the signature.
 
-    ``report_data`` is what the sections and the nonce give (64 bytes), to compare with ``claims.report_data``;
-    ``agent_rtmr3`` is what the agent's log replays to (48 bytes); ``nonce`` is the one the document claims.
+    ``report_data`` is computed from sections and nonce (64 bytes), to compare with ``claims.report_data``;
+    ``agent_rtmr3`` is the replay of the agent's log (48 bytes); ``nonce`` is the one in the document.
     """
 
     claims: Claims
@@ -63,7 +63,7 @@ class Facts:
 
 
 def collect(document: Document) -> Facts:
-    """Work out the facts of ``document``; ``EvidenceError`` when a part other than the boot log is malformed."""
+    """Derive the facts of ``document``; ``EvidenceError`` if a part other than the boot log is malformed."""
     header = Header.decode(document.header)
     claims = kind_of(header.tee).claims(document.evidence, document.certificates)
     return Facts(
@@ -86,10 +86,9 @@ def collect(document: Document) -> Facts:
 
 
 def read_boot_log(data: bytes, registers: Mapping[str, bytes]) -> BootLog:
-    """Read a CCEL or TPM log and say which of ``registers`` it replays to. Never raises for bad data.
+    """Read a CCEL or TPM log and find which of ``registers`` it replays to. Never raises for malformed data.
 
-    The PCRs of a TPM's log stand for registers as `events.registers` maps them. A log that may be either is tried
-    both ways.
+    PCRs of a TPM log are mapped by `events.registers`. An ambiguous log is tried both ways.
     """
     if not data:
         return BootLog("absent")

@@ -1,8 +1,8 @@
-"""One quote for many callers: a Merkle tree over their nonces.
+"""Merkle tree over the nonces of several callers, for one quote.
 
 Leaf ``SHA256(0x00 || "privml-nonce/v1\\0" || nonce)``, node ``SHA256(0x01 || left || right)``; an odd last node is
-promoted unchanged (ARCHITECTURE "Report data v1"). For one caller the root is the leaf and the path is empty. The
-prefixes keep a node from being read as a leaf, so a path proves exactly one nonce.
+promoted unchanged (ARCHITECTURE "Report data v1"). For one caller the root is the leaf and the path is empty.
+Different prefixes for nodes and leaves ensure that a path proves exactly one nonce.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ SIDES = ("left", "right")
 
 @dataclass(frozen=True)
 class Step:
-    """One step from a leaf towards the root: the sibling's hash (32 bytes) and the side on which it stands."""
+    """One step from a leaf to the root: the sibling's hash (32 bytes) and its side."""
 
     side: str
     hash: bytes
@@ -46,7 +46,7 @@ def leaf(nonce: bytes) -> bytes:
 def build(nonces: Sequence[bytes]) -> NonceTree:
     """The tree over ``nonces`` (one or more, duplicates allowed)."""
     if not nonces:
-        raise EvidenceError("nonces: none, expected one or more")
+        raise EvidenceError("nonces: empty, expected at least one")
     level = [(leaf(nonce), [index]) for index, nonce in enumerate(nonces)]
     paths: list[list[Step]] = [[] for _ in nonces]
     while len(level) > 1:
@@ -65,7 +65,7 @@ def build(nonces: Sequence[bytes]) -> NonceTree:
 
 
 def root(nonce: bytes, path: Sequence[Step]) -> bytes:
-    """The root that ``path`` proves for ``nonce``; ``EvidenceError`` for a path that no tree has."""
+    """The root for ``nonce`` and ``path``; ``EvidenceError`` for an impossible path."""
     if len(path) > MAX_DEPTH:
         raise EvidenceError(f"path: {len(path)} steps, expected at most {MAX_DEPTH}")
     current = leaf(nonce)

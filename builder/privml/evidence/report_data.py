@@ -1,4 +1,4 @@
-"""Report data v1: the 64 bytes that tie keys, devices, log and nonces to one quote or report.
+"""Report data v1: the 64 bytes that bind keys, devices, log and nonces to a quote or report.
 
 ``[0:32] = SHA256(label || SHA256(header) || root32 || SHA256(keys) || SHA256(devices) || SHA256(eventlog))`` and
 ``[32:64]`` zero, over the sections' bytes as transmitted (ARCHITECTURE "Report data v1"). The sections themselves

@@ -1,6 +1,6 @@
-"""The sections of an attestation document that the guest writes itself: header, keys, devices.
+"""The document sections written by the guest: header, keys, devices.
 
-Each is canonical JSON and is hashed into the report data as transmitted (`evidence.report_data`); other spellings of
+Each is canonical JSON and is hashed into the report data as transmitted (`evidence.report_data`); other encodings of
 the same object are refused. Contract: docs/ARCHITECTURE.md, "Sections".
 """
 
@@ -43,7 +43,7 @@ _NAME = re.compile(r"\A[a-z0-9][a-z0-9-]{0,31}\Z")
 
 @dataclass(frozen=True)
 class Header:
-    """What kind of document this is: image variant, TEE, what it is for, the boot stage at which it was made."""
+    """The type of a document: image variant, TEE, purpose, and boot stage."""
 
     variant: str
     tee: str
@@ -79,9 +79,9 @@ class Header:
 
 @dataclass(frozen=True)
 class Key:
-    """One public key of the guest: what it is used for, its algorithm, its bytes.
+    """A public key of the guest: its use, algorithm and bytes.
 
-    A pair of use and algorithm out of `KEY_SIZES` has that size. Another pair is carried and proves nothing.
+    Pairs of use and algorithm in `KEY_SIZES` have that size. Other pairs are passed on without any meaning.
     """
 
     use: str
@@ -137,7 +137,7 @@ class Keys:
 
 @dataclass(frozen=True)
 class Devices:
-    """Evidence of confidential devices. There is none yet: both lists are empty, anything else is refused."""
+    """Evidence of confidential devices. Not supported yet: both lists must be empty."""
 
     def encode(self) -> bytes:
         """The section's bytes."""

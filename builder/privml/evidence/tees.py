@@ -1,4 +1,4 @@
-"""Which TEE's evidence can be read, and how: one record a TEE, chosen by the document's header."""
+"""The supported TEEs: one record per TEE, selected by the document's header."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ SignatureCheck = Callable[[Document, Mapping[str, str] | None, int, bytes | None
 
 @dataclass(frozen=True)
 class EvidenceKind:
-    """Evidence of one TEE: how its claims are read out of evidence and certificates, how its signature is checked."""
+    """Evidence of one TEE: how to read its claims, and how to check its signature."""
 
     claims: Callable[[bytes, Sequence[bytes]], Claims]
     check: SignatureCheck
@@ -35,7 +35,7 @@ KINDS: Mapping[str, EvidenceKind] = {tdx.TEE: EvidenceKind(tdx.read, _check_tdx)
 
 
 def kind_of(tee: str) -> EvidenceKind:
-    """The record of ``tee``; ``EvidenceError`` for one whose evidence this version cannot read."""
+    """The record of ``tee``; ``EvidenceError`` if this version does not support it."""
     if tee not in KINDS:
         raise EvidenceError(
             f"header.tee: `{tee[:20]}` evidence cannot be read by this version, expected {', '.join(KINDS)}"
@@ -51,10 +51,10 @@ def check_signature(
     now: int,
     simulated_root: bytes | None,
 ) -> Checked:
-    """Check the signature of the document's evidence, of ``tee``, at ``now`` (Unix seconds by the caller's clock).
+    """Check the signature of the document's evidence of ``tee`` at ``now`` (Unix seconds by the caller's clock).
 
-    ``collateral`` replaces the document's; neither is trusted. ``simulated_root`` (DER) is accepted besides the
-    genuine ones.
+    ``collateral`` replaces the document's; both are untrusted. ``simulated_root`` (DER) is accepted in addition to
+    the genuine roots.
     """
     given = (document.collateral or {}).get(tee) if collateral is None else collateral
     return kind_of(tee).check(document, given, now, simulated_root)

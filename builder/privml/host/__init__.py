@@ -1,1 +1,1 @@
-"""What this machine can do: facts, and what each means for building and running images."""
+"""Check the host: facts about this machine, and their consequences for building and running images."""

@@ -1,6 +1,6 @@
-"""A record of facts about a machine, and what each fact means for building and running images.
+"""Facts about a machine, and their consequences for building and running images.
 
-Collecting the facts (``survey``) is separate, so that every state of a machine can be judged in a test.
+Collecting the facts (``survey``) is separate, so that tests can evaluate every state of a machine.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Literal
 
 GIB = 1 << 30
-# A demo image and what it is made from while it is made; the tools and inputs of one recipe.
+# Space for a demo image and its build; for the tools and inputs of one recipe.
 OUT_NEED, OUT_EASY = 2 * GIB, 6 * GIB
 STORE_NEED, STORE_EASY = 2 * GIB, 4 * GIB
 SUBORDINATE_IDS = 65536
@@ -22,7 +22,7 @@ Kvm = Literal["usable", "absent", "forbidden", "failing", "untried"]
 
 @dataclass(frozen=True)
 class MirrorFact:
-    """One suite on one configured mirror; ``problem`` is empty when its InRelease answered."""
+    """One suite on one configured mirror; ``problem`` is empty if its InRelease is reachable."""
 
     suite: str
     address: str
@@ -31,7 +31,7 @@ class MirrorFact:
 
 @dataclass(frozen=True)
 class HostFacts:
-    """One machine. Texts named ``..._problem`` are empty when there is no problem; sizes are in bytes."""
+    """Facts about one machine. Fields ``..._problem`` are empty if there is no problem; sizes are in bytes."""
 
     root: bool
     namespaces_problem: str
@@ -47,7 +47,7 @@ class HostFacts:
     out_free: int
     tools_lock_problem: str
     locked_at: datetime | None
-    # How many locked files the store lacks.
+    # Number of locked files missing from the store.
     missing: int
     mirrors: tuple[MirrorFact, ...]
     mirrors_problem: str
@@ -61,7 +61,7 @@ class HostFacts:
 
 @dataclass(frozen=True)
 class Line:
-    """One finding: ``fail`` is only for what a build needs."""
+    """One finding; ``fail`` is used only for requirements of a build."""
 
     status: Literal["ok", "warn", "fail"]
     name: str
@@ -73,7 +73,7 @@ class Line:
 
 
 def judge(facts: HostFacts) -> list[Line]:
-    """Every finding, in the order in which a build would meet it."""
+    """All findings, in the order they affect a build."""
     return [*_rights(facts), *_disk(facts), *_inputs(facts), *_machines(facts)]
 
 
@@ -104,13 +104,13 @@ def _rights(facts: HostFacts) -> Iterator[Line]:
             if facts.root
             else "allow user namespaces (sysctl user.max_user_namespaces), or be root"
         )
-        yield Line("fail", "userns", f"{who}, and no namespaces: {facts.namespaces_problem}", remedy)
+        yield Line("fail", "userns", f"{who}, namespaces do not work: {facts.namespaces_problem}", remedy)
     else:
-        yield Line("ok", "userns", f"{who}, namespaces can be made")
+        yield Line("ok", "userns", f"{who}, namespaces work")
     if not facts.apparmor_restricts:
         yield Line("ok", "apparmor", "does not restrict user namespaces")
     elif facts.root or not facts.namespaces_problem:
-        yield Line("ok", "apparmor", f"restricts user namespaces, which does not matter here ({who})")
+        yield Line("ok", "apparmor", f"restricts user namespaces, but not here ({who})")
     else:
         remedy = "as root: sysctl kernel.apparmor_restrict_unprivileged_userns=0"
         yield Line("fail", "apparmor", "restricts user namespaces", remedy)
@@ -128,11 +128,11 @@ def _rights(facts: HostFacts) -> Iterator[Line]:
 
 def _disk(facts: HostFacts) -> Iterator[Line]:
     if facts.store_problem:
-        remedy = "set PRIVML_STORE to a folder that you may write"
+        remedy = "set PRIVML_STORE to a writable directory"
         yield Line("fail", "store", f"{facts.store}: {facts.store_problem}", remedy)
     else:
         yield Line("ok", "store", f"{facts.store}, {facts.store_size / GIB:.1f} GiB")
-    # A full store that holds everything is no hindrance.
+    # A full store is not a problem if it has all inputs.
     need = STORE_NEED if facts.missing else 0
     remedy = "make room, or set PRIVML_STORE to another disk"
     yield _room("store-disk", facts.store_free, need, STORE_EASY if facts.missing else 0, remedy)
@@ -152,23 +152,26 @@ def _room(name: str, free: int, need: int, easy: int, remedy: str) -> Line:
 
 def _inputs(facts: HostFacts) -> Iterator[Line]:
     if facts.tools_lock_problem:
-        remedy = "take recipes/tools.lock.json back, or make it with `privml-build lock --tools`"
+        remedy = "restore recipes/tools.lock.json, or create it with `privml-build lock --tools`"
         yield Line("fail", "tools-lock", facts.tools_lock_problem, remedy)
     elif facts.missing:
-        yield Line("ok", "tools-lock", f"there; the store still lacks {facts.missing} locked files")
+        yield Line("ok", "tools-lock", f"present; {facts.missing} locked files are not in the store yet")
     else:
-        yield Line("ok", "tools-lock", "there, and the store has all that the locks name")
+        yield Line("ok", "tools-lock", "present, and the store has all locked files")
     if facts.locked_at is not None:
         if facts.now < facts.locked_at:
-            found = f"{facts.now:%Y-%m-%d}, but the locks are of {facts.locked_at:%Y-%m-%d}"
-            yield Line("fail", "clock", found, "set the clock: signatures and certificates are judged by it")
+            found = f"{facts.now:%Y-%m-%d}, but the locks are from {facts.locked_at:%Y-%m-%d}"
+            yield Line("fail", "clock", found, "set the clock: signatures and certificates depend on it")
         else:
             yield Line("ok", "clock", f"{facts.now:%Y-%m-%d}, after the locks' {facts.locked_at:%Y-%m-%d}")
     yield _mirrors(facts)
     if not facts.pip:
         status: Literal["warn", "fail"] = "fail" if facts.missing else "warn"
         yield Line(
-            status, "pip", "none, and wheels come through it", "install python3-pip, or make the environment anew"
+            status,
+            "pip",
+            "not found, but needed to fetch wheels",
+            "install python3-pip, or recreate the virtual environment",
         )
     else:
         yield Line("ok", "pip", f"{facts.pip}, {'configured' if facts.pip_configured else 'with its default index'}")
@@ -179,7 +182,7 @@ def _mirrors(facts: HostFacts) -> Line:
     there = {mirror.suite for mirror in facts.mirrors if not mirror.problem}
     lost = sorted({mirror.suite for mirror in away} - there)
     told = "; ".join(f"{mirror.suite} at {mirror.address}: {mirror.problem}" for mirror in away)
-    remedy = "give mirrors in mirrors.yaml (docs/BUILDING.md)"
+    remedy = "name mirrors in mirrors.yaml (docs/BUILDING.md)"
     status: Literal["warn", "fail"] = "fail" if facts.missing else "warn"
     if facts.mirrors_problem:
         return Line(status, "mirrors", facts.mirrors_problem, remedy)
@@ -188,25 +191,25 @@ def _mirrors(facts: HostFacts) -> Line:
     if lost:
         return Line(status, "mirrors", told, remedy)
     if away:
-        return Line("warn", "mirrors", told, "others have the same suites")
+        return Line("warn", "mirrors", told, "other mirrors have the same suites")
     return Line("ok", "mirrors", f"{len(facts.mirrors)} answered for {', '.join(sorted(there))}")
 
 
 def _machines(facts: HostFacts) -> Iterator[Line]:
     states: dict[Kvm, Line] = {
         "usable": Line("ok", "kvm", "runs the firmware"),
-        "absent": Line("warn", "kvm", "not there, machines are emulated", "enable virtualisation, or wait longer"),
-        "forbidden": Line("warn", "kvm", "/dev/kvm may not be used", "join the group kvm"),
+        "absent": Line("warn", "kvm", "not available, machines are emulated", "enable virtualisation"),
+        "forbidden": Line("warn", "kvm", "no permission to use /dev/kvm", "join the group kvm"),
         "failing": Line(
-            "warn", "kvm", "there, but cannot run the firmware", "machines are emulated, which is slower"
+            "warn", "kvm", "available, but cannot run the firmware", "machines are emulated, which is slower"
         ),
-        "untried": Line("ok", "kvm", "there; it is tried once the tools are unpacked"),
+        "untried": Line("ok", "kvm", "available; it is tested once the tools are unpacked"),
     }
     yield states[facts.kvm]
     if facts.tdx_host == "Y":
         yield Line("ok", "tdx-host", "kvm_intel has TDX")
     else:
-        found = f"kvm_intel says {facts.tdx_host}" if facts.tdx_host else "kvm_intel knows no TDX"
-        remedy = "no TD can run here; images are built and predicted all the same"
+        found = f"kvm_intel says {facts.tdx_host}" if facts.tdx_host else "kvm_intel has no TDX support"
+        remedy = "no TD can run here, but images can be built and predicted"
         yield Line("warn", "tdx-host", found, remedy)
-    yield Line("ok", "tdx-guest", "this is a TD" if facts.tdx_guest else "this is no TD, and need not be one")
+    yield Line("ok", "tdx-guest", "this is a TD" if facts.tdx_guest else "this is not a TD, which is not needed")

@@ -1,4 +1,4 @@
-"""Collect the facts about this machine. Nothing is changed, and nothing is fetched but HTTP headers."""
+"""Collect the facts about this machine without changing it; only HTTP headers are fetched."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from privml.store.objects import Store
 from privml.vm.accelerator import choose
 
 SECONDS = 5.0
-# mount(2) is part of the trial: where AppArmor restricts it, a user namespace can be made, but nothing done in it.
+# The test includes mount(2): where AppArmor restricts it, a user namespace can be created but not used.
 _TRIAL = """
 import ctypes, os, sys
 libc = ctypes.CDLL(None, use_errno=True)
@@ -73,13 +73,13 @@ def look(tools_lock: Path, locks: Sequence[Path], *, root: Path = Path("/")) -> 
 
 
 def namespaces_problem() -> str:
-    """Why namespaces cannot be made as a build makes them; empty when they can."""
-    done = run([sys.executable, "-I", "-c", _TRIAL], check=False, what="a trial of namespaces")
+    """Why a build cannot create its namespaces; empty if it can."""
+    done = run([sys.executable, "-I", "-c", _TRIAL], check=False, what="testing namespaces")
     return "" if done.returncode == 0 else done.stderr.decode("utf-8", "replace").strip() or "unknown"
 
 
 def subordinate(table: Path, user: str, uid: int) -> int:
-    """How many ids ``/etc/subuid`` or ``/etc/subgid`` gives the user."""
+    """Number of subordinate ids of the user in ``/etc/subuid`` or ``/etc/subgid``."""
     try:
         rows = [line.split(":") for line in table.read_text(encoding="utf-8", errors="replace").splitlines()]
     except OSError:
@@ -89,7 +89,7 @@ def subordinate(table: Path, user: str, uid: int) -> int:
 
 
 def ask(suite: str, mirror: str) -> MirrorFact:
-    """Whether a mirror has a suite, by the header of its InRelease alone; its address is told without a password."""
+    """Whether a mirror has a suite, by a header request for its InRelease; passwords in its address are not shown."""
     host = urllib.parse.urlsplit(mirror).hostname or mirror
     request = urllib.request.Request(
         f"{mirror}/dists/{suite.partition('/')[2]}/InRelease", method="HEAD", headers={"User-Agent": AGENT}
@@ -156,7 +156,7 @@ def _pip() -> str:
 
 
 def _pip_configured() -> bool:
-    """True when an index is configured. Its address is not shown: it may hold a password."""
+    """True if an index is configured. Its address may contain a password and is not shown."""
     if any(os.environ.get(name) for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")):
         return True
     home = {name: os.environ[name] for name in ("HOME", "XDG_CONFIG_HOME", "PIP_CONFIG_FILE") if name in os.environ}
@@ -168,7 +168,7 @@ def _writable(path: Path) -> str:
     place = _existing(path)
     if not place.is_dir():
         return f"{place} is not a directory"
-    return "" if os.access(place, os.W_OK | os.X_OK) else f"{place} may not be written"
+    return "" if os.access(place, os.W_OK | os.X_OK) else f"{place} is not writable"
 
 
 def _existing(path: Path) -> Path:

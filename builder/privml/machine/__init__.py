@@ -1,1 +1,1 @@
-"""What the virtual machine is: platform, size, devices, and the one QEMU argument list made from them."""
+"""Description of a virtual machine (platform, size, devices), and its QEMU argument list."""

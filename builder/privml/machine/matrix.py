@@ -1,4 +1,4 @@
-"""Many shapes from one line: ``1..64`` processors, ``2GiB..512GiB`` of memory."""
+"""Parse ranges of shapes: ``1..64`` processors, ``2GiB..512GiB`` of memory."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def memory_sizes(text: str) -> tuple[int, ...]:
             sizes.append(size)
             size *= 2
         if len(ends) == 2 and sizes[-1] != ends[1]:
-            raise UsageError(f"--memory {word}: doubling {size_text(ends[0])} does not reach {size_text(ends[1])}")
+            raise UsageError(f"--memory {word}: doubling {size_text(ends[0])} does not give {size_text(ends[1])}")
     return tuple(dict.fromkeys(sizes))
 
 
@@ -54,7 +54,7 @@ def _size(text: str) -> int:
 
 
 def shapes(vcpus: str, memory: str) -> tuple[Size, ...]:
-    """Every pair of a processor count and a size, processors first; ``UsageError`` for more than `MAX_SHAPES`."""
+    """All pairs of processor count and memory size; ``UsageError`` for more than `MAX_SHAPES`."""
     counts, sizes = vcpu_counts(vcpus), memory_sizes(memory)
     if len(counts) * len(sizes) > MAX_SHAPES:
         raise UsageError(f"{len(counts) * len(sizes)} shapes: expected at most {MAX_SHAPES}")

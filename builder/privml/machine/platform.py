@@ -1,4 +1,4 @@
-"""Platforms and shapes: everything about the virtual machine that its measurements depend on."""
+"""Platforms and shapes: all properties of the virtual machine that affect its measurements."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ class Device:
     (1 to 30).
 
     A ``memory`` device stands in for one with large 64-bit prefetchable BARs of ``bars`` bytes (powers of two), such
-    as a GPU. ``port``: it sits behind a PCIe root port of its own, which has the slot. ``functions``: each BAR is a
-    function of its own. QEMU has no single function with several, and only such a stand-in can boot; the tables of a
-    card with one function are read with its first BAR and the window of all. ``rom``: a network card keeps the
-    option ROM that QEMU gives it.
+    as a GPU. ``port``: it is behind its own PCIe root port, which has the slot. ``functions``: each BAR is a separate
+    function; QEMU has no single function with several large BARs, so only this form can boot. The tables of a card
+    with one function are read with its first BAR and a window for all. ``rom``: a network card keeps QEMU's option
+    ROM.
     """
 
     kind: str
@@ -46,14 +46,15 @@ _FIRST_MAC = 0x525400123456
 
 
 def mac_addresses(devices: Iterable[Device]) -> dict[Device, bytes]:
-    """The network cards' addresses in slot order: QEMU's own choice, written out so that it is no default."""
+    """MAC addresses in slot order: QEMU's defaults, set explicitly so that a change of default cannot move
+    measurements."""
     cards = [one for one in sorted(devices, key=lambda one: one.slot) if one.kind == "virtio-net"]
     return {card: (_FIRST_MAC + number).to_bytes(6, "big") for number, card in enumerate(cards)}
 
 
 @dataclass(frozen=True)
 class Platform:
-    """A QEMU version with its machine, its CPU identity and its devices, each in its slot.
+    """A QEMU version with machine type, CPU identity and devices in their slots.
 
     ``cpu`` is QEMU's ``-cpu`` value; ``vendor`` and ``phys_bits`` are its parts by which firmware lays out memory
     (1 GiB pages are always on). ``tpm`` adds a software TPM (swtpm): for development and for comparing logs, never

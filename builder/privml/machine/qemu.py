@@ -1,7 +1,7 @@
-"""The QEMU argument list of a platform, a size and the host's side. Pure: run, qtest and launch all use this one.
+"""Build the QEMU argument list from a platform, a size and the host's resources, for run, qtest and launch alike.
 
-No ``-uuid`` and no SMBIOS options: type 1 would carry host-chosen text into RTMR0. Option ROMs are off unless a
-device says otherwise: outside a TD they are measured into RTMR1.
+No ``-uuid`` and no SMBIOS options are set, because SMBIOS type 1 would measure host-chosen text into RTMR0. Option
+ROMs are off unless a device enables them, because outside a TD they are measured into RTMR1.
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from privml.machine.platform import Device, Platform, Size, mac_addresses
 
 @dataclass(frozen=True)
 class HostSide:
-    """What the host puts behind a machine: what it boots, and the files and sockets of its devices.
+    """The host's resources for a machine: boot files, and files and sockets of its devices.
 
     Paths are as QEMU sees them. ``serial`` is QEMU's character device: the port itself is always there, since the
     ACPI tables name it. ``disks`` go to the platform's virtio-blk devices in slot order, read-only. ``forwards`` are
     (host port, guest port) pairs on 127.0.0.1. ``quote_socket`` is the vsock address (CID, port) of the host's quote
-    generation service; only a TD asks it.
+    generation service; only a TD uses it.
     """
 
     firmware: str
@@ -38,7 +38,7 @@ class HostSide:
 
 @dataclass(frozen=True)
 class Accelerator:
-    """One way to run a machine, and what the argument list has because of it.
+    """A way to run a machine, and its effect on the argument list.
 
     ``kvm``: it needs /dev/kvm, and the machine takes the options that only KVM knows. ``runs`` is False where the
     guest never runs and only its tables are read. ``guest`` makes the confidential guest object. ``cpu_model`` takes
@@ -68,12 +68,12 @@ ACCELERATORS: Mapping[AcceleratorName, Accelerator] = {
     # QEMU starts a TD with the host's CPU model only (target/i386/kvm/tdx.c, tdx_cpu_instance_init).
     "tdx": Accelerator("kvm", kvm=True, guest=_tdx_guest, cpu_model="host"),
 }
-_KVM_OPTIONS = ("kernel_irqchip",)  # no trace of it is in the tables
+_KVM_OPTIONS = ("kernel_irqchip",)  # does not affect the tables
 _GUEST = "guest0"
 
 
 def arguments(platform: Platform, size: Size, host: HostSide, accelerator: AcceleratorName, *extra: str) -> list[str]:
-    """argv after the program's name; ``extra`` comes last."""
+    """argv without the program name; ``extra`` comes last."""
     how = ACCELERATORS[accelerator]
     options = [f"{key}={value}" for key, value in platform.options if how.kvm or key not in _KVM_OPTIONS]
     guest: list[str] = []
@@ -122,7 +122,8 @@ def _devices(platform: Platform, host: HostSide, *, runs: bool) -> list[str]:
     for device in sorted(platform.devices, key=lambda device: device.slot):
         place = f"bus=pcie.0,addr={device.slot:#x}"
         if device.kind == "virtio-blk":
-            # A drive without a file keeps the device, and so the tables, the same when only the blobs are wanted.
+            # If only the blobs are needed, a drive without a file keeps the device and therefore the tables
+            # unchanged.
             path = host.disks[disks] if disks < len(host.disks) else None
             node = f"disk{disks}"
             if path is None:
@@ -149,7 +150,7 @@ def _devices(platform: Platform, host: HostSide, *, runs: bool) -> list[str]:
 
 
 def _memory(device: Device, place: str, *, alone: bool) -> list[str]:
-    """A stand-in; ``alone``: only the tables are wanted, and one function with its first BAR will do."""
+    """A stand-in device; ``alone``: only the tables are needed, so one function with its first BAR is enough."""
     argv: list[str] = []
     if len(device.bars) > 1 and not device.functions and not alone:
         raise RecipeError(

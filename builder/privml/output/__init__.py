@@ -1,1 +1,1 @@
-"""What an output directory holds: manifest, prediction, volumes. Verifying and running an image need no builder."""
+"""The files of an output directory: manifest, prediction, artefacts. Verifying and running an image use only this."""

@@ -1,4 +1,4 @@
-"""The files that an image is made of: their names, and whether a directory holds them as a manifest says."""
+"""The artefacts of an image: their names, and checks against the manifest."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Artefact:
 
 
 def is_volume(name: str) -> bool:
-    """True for the file of a disk that an image is made of."""
+    """True for the file of one of the image's disks."""
     return name == ROOT or name in map(volumes.file, range(volumes.MAX_MODELS))
 
 
@@ -36,19 +36,19 @@ def artefact(path: Path) -> Artefact:
 
 
 def check_artefacts(directory: Path, artefacts: Mapping[str, Artefact]) -> None:
-    """``BuildError`` when an artefact is missing or is not the one that is named; every byte is read."""
+    """Raise ``BuildError`` if an artefact is missing or its digest differs; every byte is read."""
     for name, expected in artefacts.items():
         check_artefact(directory / name, expected)
 
 
 def check_artefact(path: Path, expected: Artefact, sha256: Callable[[Path], str] = sha256_file) -> None:
-    """``BuildError`` when ``path`` is missing or is not ``expected``; ``sha256`` gives a file's digest."""
+    """Raise ``BuildError`` if ``path`` is missing or not ``expected``; ``sha256`` computes a file's digest."""
     if not path.is_file():
         raise BuildError(f"{path} is missing", hint=_AGAIN)
     size = path.stat().st_size
     if size != expected.size or sha256(path) != expected.sha256:
         raise BuildError(
-            f"{path} is not what manifest.json says: got {size} bytes, expected {expected.size} bytes "
+            f"{path} does not match manifest.json: got {size} bytes, expected {expected.size} bytes "
             f"with sha256 {expected.sha256}",
             hint=_AGAIN,
         )

@@ -1,6 +1,6 @@
-"""manifest.json v2: what an image is, in one file; written last, so a directory with one is whole.
+"""manifest.json v2, which describes an image. It is written last, so a directory with a manifest is complete.
 
-The file is canonical JSON, so its SHA-256 is the one that a prediction names. Contract: docs/ARCHITECTURE.md,
+The file is canonical JSON; predictions refer to it by its SHA-256. Contract: docs/ARCHITECTURE.md,
 "Manifest v2".
 """
 
@@ -26,14 +26,14 @@ from privml.statement.predicate import purposes_from
 FILE = "manifest.json"
 FORMAT = "privml-manifest/v2"
 MARK = b'"privml-manifest/'
-"""What a manifest of any version holds: it tells an image's directory from any other."""
+"""Text in a manifest of any version, which identifies an image directory."""
 BOOTS = ("direct",)
 MAX_ARTEFACTS = 64
 
 
 @dataclass(frozen=True)
 class Firmware:
-    """``file`` is an artefact, ``derived_from`` the hex SHA-256 of the binary that it was derived from."""
+    """``file`` is an artefact, ``derived_from`` the hex SHA-256 of the original binary."""
 
     file: str
     derived_from: str
@@ -51,7 +51,7 @@ class Model:
 
 @dataclass(frozen=True)
 class Engine:
-    """The program that runs the models, and the version of its package."""
+    """The engine that runs the models, and its package version."""
 
     name: str
     version: str
@@ -71,8 +71,8 @@ class Package:
 class Manifest:
     """docs/ARCHITECTURE.md, "Manifest v2". Digests are hex SHA-256.
 
-    ``models`` and ``engine`` are both there or both absent; without them the agent only attests. ``purposes`` says
-    after how many of ``agent_events`` a quote for each purpose is given.
+    ``models`` and ``engine`` are both present or both absent; without them the agent only attests. ``purposes`` is
+    the number of ``agent_events`` before a quote for each purpose.
     """
 
     name: str
@@ -113,11 +113,11 @@ class Manifest:
 
     @property
     def sha256(self) -> bytes:
-        """SHA-256 (32 bytes) of the file, by which a prediction names this image."""
+        """SHA-256 (32 bytes) of the file; predictions refer to this image by it."""
         return hashlib.sha256(self.encode()).digest()
 
     def encode(self) -> bytes:
-        """The file's bytes, canonical JSON."""
+        """Encode as canonical JSON."""
         return canonical(
             {
                 "format": FORMAT,
@@ -159,7 +159,7 @@ class Manifest:
 
 
 def decode(data: bytes) -> Manifest:
-    """Parse manifest v2; ``EvidenceError`` for anything else, another spelling of the same JSON included."""
+    """Parse manifest v2; ``EvidenceError`` for anything else, including non-canonical JSON."""
     value = loads(data, what=FILE)
     top = Fields(value, "manifest")
     top.text("format", one_of=(FORMAT,))
@@ -198,7 +198,7 @@ def decode(data: bytes) -> Manifest:
 
 
 def _check(manifest: Manifest) -> None:
-    """The parts agree with each other: every file that is named is an artefact, models have events and an engine."""
+    """Check consistency: every named file is an artefact, and models have events and an engine."""
     for where, name in (
         *(("firmware", firmware.file) for firmware in manifest.firmware.values()),
         *(("models", model.volume) for model in manifest.models),
@@ -206,7 +206,7 @@ def _check(manifest: Manifest) -> None:
         ("artefacts", ROOT),
     ):
         if name not in manifest.artefacts:
-            raise EvidenceError(f"manifest.{where}: `{name[:80]}` is not among the artefacts")
+            raise EvidenceError(f"manifest.{where}: `{name[:80]}` is not listed in the artefacts")
     wanted = [volumes.file(number) for number in range(len(manifest.models))]
     if [model.volume for model in manifest.models] != wanted:
         raise EvidenceError(f"manifest.models: expected the volumes {', '.join(wanted)}, in this order")
@@ -214,18 +214,18 @@ def _check(manifest: Manifest) -> None:
         raise EvidenceError("manifest: models without an engine, or an engine without models")
     names = [event.name for event in manifest.agent_events]
     if names.count(MODEL) != len(manifest.models) or names.count(ENGINE) != (manifest.engine is not None):
-        raise EvidenceError("manifest.agent_events: not one `model` event a model and one `engine` event an engine")
+        raise EvidenceError("manifest.agent_events: expected one `model` event per model and one `engine` event")
 
 
 def read(directory: Path) -> Manifest:
-    """The manifest of an output directory; ``BuildError`` when there is none, or one of another version."""
+    """The manifest of an output directory; ``BuildError`` if there is none, or it has a different version."""
     path = directory / FILE
     if not path.is_file():
-        raise BuildError(f"{directory} holds no manifest.json", hint="build it with `privml-build image NAME`")
+        raise BuildError(f"{directory} has no manifest.json", hint="build it with `privml-build image NAME`")
     data = path.read_bytes()
     if MARK in data and FORMAT.encode() not in data:
         raise BuildError(
-            f"{path} is of another version of privml-build, expected {FORMAT}",
+            f"{path} is from a different version of privml-build, expected {FORMAT}",
             hint="build it again with `privml-build image NAME`",
         )
     return decode(data)
@@ -239,7 +239,7 @@ def _firmware(fields: Fields) -> dict[str, Firmware]:
         inner.end()
     fields.end()
     if not found:
-        raise EvidenceError("manifest.firmware: empty, expected one TEE or more")
+        raise EvidenceError("manifest.firmware: empty, expected at least one TEE")
     return found
 
 

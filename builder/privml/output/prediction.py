@@ -1,4 +1,4 @@
-"""``prediction.json`` beside an image: an unsigned in-toto Statement over its artefacts, canonical JSON."""
+"""``prediction.json`` next to an image: an unsigned in-toto Statement over its artefacts, in canonical JSON."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ PREDICTION_FILE = "prediction.json"
 
 
 def read_prediction(directory: Path, manifest: Manifest) -> Predicate:
-    """The predicate in ``prediction.json``; ``MeasurementError`` when it is not of this very image."""
+    """The predicate in ``prediction.json``; ``MeasurementError`` if it is not for this image."""
     path = directory / PREDICTION_FILE
-    hint = f"predict it with `privml-build measure {directory}`"
+    hint = f"create it with `privml-build measure {directory}`"
     if not path.is_file():
-        raise MeasurementError(f"{path} is not there", hint=hint)
+        raise MeasurementError(f"{path} does not exist", hint=hint)
     predicate = intoto.decode(path.read_bytes()).predicate
     if predicate.manifest_sha256 != manifest.sha256:
-        raise MeasurementError(f"{path} is of another build than manifest.json", hint=hint)
+        raise MeasurementError(f"{path} belongs to a different build than manifest.json", hint=hint)
     return predicate
 
 
@@ -34,7 +34,7 @@ def statement_of(manifest: Manifest, predicate: Predicate) -> intoto.Statement:
 
 
 def write_prediction(directory: Path, manifest: Manifest, predicate: Predicate) -> Path:
-    """Write ``prediction.json``, and give its path."""
+    """Write ``prediction.json`` and return its path."""
     path = directory / PREDICTION_FILE
     write_atomic(path, intoto.encode(statement_of(manifest, predicate)))
     return path

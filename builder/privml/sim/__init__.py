@@ -1,1 +1,1 @@
-"""A simulated TDX platform, for development images and tests. No production image holds a byte of it."""
+"""A simulated TDX platform, for development images and tests. It is never part of a production image."""

@@ -1,4 +1,4 @@
-"""The attestor of development images: the production attestor over a simulated platform."""
+"""The attestor of development images: the production attestor with a simulated platform."""
 
 from __future__ import annotations
 

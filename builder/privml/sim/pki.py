@@ -1,9 +1,9 @@
-"""The simulated PKI: what Intel's certificates and collateral are for real quotes. It runs as ``-m privml.sim.pki``.
+"""The simulated PKI, in place of Intel's certificates and collateral. It runs as ``-m privml.sim.pki``.
 
-Anybody can forge everything here: all keys come from the public seed in `sim.quote`. It exists so that development
-images and tests go the whole way through the QVL; a verdict on it says so and has its own exit code. Every subject
-holds SIMULATED. The files under ``sim/pki/`` are this module's output, byte for byte (RFC 6979 signatures, fixed
-dates and serials); a test compares.
+Anyone can forge everything here: all keys are derived from the public seed in `sim.quote`. It lets development images
+and tests use the complete QVL; a verdict on it says so and has its own exit code. Every subject contains SIMULATED.
+The files in ``sim/pki/`` are exactly this module's output (RFC 6979 signatures, fixed dates and serials), checked by
+a test.
 
 Layouts: Intel "SGX PCK Certificate and CRL Profile" 1.6 (extension 1.2.840.113741.1.13.1), PCS API v4 (TCB info v3,
 QE identity v2). dcap-qvl wants an authority key identifier and a CRL number in each CRL.
@@ -74,7 +74,7 @@ def generate() -> dict[str, bytes]:
 
 
 def certification(pck_key: _Key, chain: bytes) -> bytes:
-    """The quoting enclave's part of a quote: its report over the attestation key, the PCK's signature, the chain."""
+    """The certification data of a quote: QE report over the attestation key, PCK signature, certificate chain."""
     point = public_point(private_key("attestation key"))
     report_data = hashlib.sha256(point + QE_AUTHENTICATION_DATA).digest() + bytes(32)
     report = struct.pack(
@@ -260,7 +260,7 @@ def _entry(oid: str, value: bytes) -> bytes:
 
 
 def main() -> None:
-    """Write the static files beside this module."""
+    """Write the static files next to this module."""
     directory = Path(__file__).with_name("pki")
     for name, data in generate().items():
         write_atomic(directory / name, data)

@@ -1,8 +1,8 @@
-"""Simulated TDX quotes, for development images and tests. Anybody can forge these: the keys come from a public seed.
+"""Simulated TDX quotes, for development images and tests. Anyone can forge them: the keys come from a public seed.
 
 A simulated quote has the layout of a real v4 quote, and its chain ends in the root of `sim.pki`, never Intel's. The
-quoting enclave's part (its report, signed by the PCK, and the certificates) is static, so a guest signs 632 bytes and
-nothing else. Nothing here is imported by a production image.
+certification data (the QE report signed by the PCK, and the certificates) is static, so a guest signs only 632 bytes.
+Production images never import this.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ TEE_TCB_SVN = bytes([3, 0, 7]) + bytes(13)
 MR_SEAM = hashlib.sha384(b"SIMULATED TDX module").digest()
 TD_ATTRIBUTES = bytes.fromhex("0000001000000000")
 XFAM = bytes.fromhex("e702060000000000")
-# Beside this module, found by path: `importlib.resources` costs a second of imports in an emulated guest.
+# Found by path next to this module: importing `importlib.resources` takes a second in an emulated guest.
 _STATIC = Path(__file__).with_name("pki")
 _P256_ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 
@@ -62,7 +62,7 @@ def body(registers: Mapping[str, bytes], report_data: bytes) -> bytes:
     """A TD 1.0 report (584 bytes) over MRTD and RTMR0..3 (48 bytes each) and 64 bytes of report data."""
     values = [registers[register] for register in (MRTD, *RTMRS)]
     if any(len(value) != DIGEST_SIZE for value in values):
-        raise EvidenceError(f"simulated quote: a register is not {DIGEST_SIZE} bytes long")
+        raise EvidenceError(f"simulated quote: expected registers of {DIGEST_SIZE} bytes")
     if len(report_data) != 64:
         raise EvidenceError(f"simulated quote: report data of {len(report_data)} bytes, expected 64")
     mrtd, *rtmrs = values
@@ -95,7 +95,7 @@ def collateral() -> dict[str, str]:
 
 
 def root_pem() -> bytes:
-    """The root certificate of the simulation, PEM: what a caller names to accept it."""
+    """The simulation's root certificate (PEM), which a caller names to accept simulated quotes."""
     return (_STATIC / "root.pem").read_bytes()
 
 

@@ -1,7 +1,7 @@
-"""A platform that measures this boot and signs with keys that everybody has.
+"""A simulated platform that measures this boot and signs with publicly known keys.
 
-RTMR0..2 come from the TPM log that this boot's firmware and kernel wrote, MRTD from the launcher, which computes it
-from the firmware file that it really started. A prediction is never an input: that gives a comparison its worth.
+RTMR0..2 come from the TPM log written by this boot's firmware and kernel; MRTD comes from the launcher, which
+computes it from the firmware file it started. Predictions are never an input, so comparing with them is meaningful.
 """
 
 from __future__ import annotations

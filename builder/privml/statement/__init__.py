@@ -1,1 +1,1 @@
-"""What is published about an image: predicate v2 and the in-toto Statement around it. Pure: no files, no signing."""
+"""Published statements about an image: predicate v2 in an in-toto Statement. No file access, no signing."""

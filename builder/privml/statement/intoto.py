@@ -1,4 +1,4 @@
-"""in-toto Statement v1 around predicate v2: which artefacts, by SHA-256, the predicate is about.
+"""in-toto Statement v1 with predicate v2: binds the predicate to artefacts by SHA-256.
 
 https://github.com/in-toto/attestation/blob/main/spec/v1/statement.md; only the fields privml uses are accepted.
 """
@@ -26,7 +26,7 @@ class Subject:
 
 @dataclass(frozen=True)
 class Statement:
-    """Artefacts and what is predicted for them."""
+    """Artefacts and their prediction."""
 
     subjects: tuple[Subject, ...]
     predicate: Predicate
@@ -42,12 +42,12 @@ class Statement:
 
 
 def encode(statement: Statement) -> bytes:
-    """Canonical JSON: the bytes that a signature is over."""
+    """Canonical JSON, the bytes to sign."""
     return canonical(statement.to_dict())
 
 
 def decode(data: bytes) -> Statement:
-    """Read a Statement; ``EvidenceError`` when it is not v1 with predicate v2, or when a subject is named twice."""
+    """Read a Statement; ``EvidenceError`` if it is not v1 with predicate v2, or has duplicate subjects."""
     fields = Fields(loads(data, what="statement"), "statement")
     fields.text("_type", one_of=(STATEMENT_TYPE,))
     subjects = []
@@ -59,7 +59,7 @@ def decode(data: bytes) -> Statement:
         subject.end()
     names = [subject.name for subject in subjects]
     if not names or len(set(names)) != len(names):
-        raise EvidenceError("statement.subject: expected one artefact or more, each once")
+        raise EvidenceError("statement.subject: expected at least one artefact, each once")
     fields.text("predicateType", one_of=(PREDICATE_TYPE,))
     statement = Statement(tuple(subjects), Predicate.from_dict(fields.take("predicate"), "statement.predicate"))
     fields.end()

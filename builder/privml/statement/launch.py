@@ -1,7 +1,7 @@
-"""One way of starting an image, and the registers that it gives: a TEE, a platform, a machine size.
+"""A launch: an image started under a TEE on a platform with a machine size, and the resulting registers.
 
-A register is `Accepted` (these values, known this well), `FilledBy` (another signed source says it) or None (not
-pinned). Which registers there are, and what a machine is, each TEE's row of `LAYOUTS` says.
+A register is `Accepted` (values with their evidence), `FilledBy` (given by another signed source) or None (not
+pinned). Each TEE's row in `LAYOUTS` defines its registers and machine record.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _MIB = 1 << 20
 
 @dataclass(frozen=True)
 class Accepted:
-    """The values that a register may have (one or more, 48 bytes each), and how well their rules are known."""
+    """The accepted values of a register (one or more, 48 bytes each), and how well their rules are confirmed."""
 
     values: tuple[bytes, ...]
     evidence: Evidence
@@ -36,7 +36,7 @@ class Accepted:
 
 @dataclass(frozen=True)
 class FilledBy:
-    """A register whose value another signed source gives, such as a cloud's firmware endorsement."""
+    """A register whose value comes from another signed source, such as a cloud's firmware endorsement."""
 
     source: str
 
@@ -64,7 +64,7 @@ class TdMachine:
 
     @classmethod
     def from_fields(cls, fields: Fields) -> TdMachine:
-        """Read what ``to_dict`` writes."""
+        """The inverse of ``to_dict``."""
         machine = cls(fields.integer("vcpus", low=1, high=4096), fields.integer("memory", low=1))
         fields.end()
         return machine
@@ -72,7 +72,7 @@ class TdMachine:
 
 @dataclass(frozen=True)
 class Layout:
-    """What a launch of one TEE is described by: its machine record, and the register that the guest itself extends
+    """Description of a TEE's launches: the machine record, and the register that the guest itself extends
     (None where it has none)."""
 
     machine: type[TdMachine]
@@ -80,15 +80,15 @@ class Layout:
 
 
 LAYOUTS: Mapping[str, Layout] = {"tdx": Layout(TdMachine, RTMR3)}
-"""One row a TEE whose launches can be predicted."""
+"""One row per TEE whose launches can be predicted."""
 
 
 @dataclass(frozen=True)
 class MeasuredLaunch:
     """The registers of an image under ``tee`` on one platform and machine; every register of the TEE has an entry.
 
-    Values of MRTD are listed by the order of page adding: single-pass first, then two-pass. ``events`` are the
-    predicted extends, in order.
+    Values of MRTD are listed by page-adding order: single-pass first, then two-pass. ``events`` are the predicted
+    extends, in order.
     """
 
     tee: str
@@ -104,23 +104,23 @@ class MeasuredLaunch:
 
     @property
     def runtime(self) -> bytes | None:
-        """The register that the guest extends, after all of its events; None where nothing pins it."""
+        """The register that the guest extends, after all of its events; None if it is not pinned."""
         name = LAYOUTS[self.tee].runtime
         values = () if name is None else self.accepted(name)
         return values[0] if values else None
 
     @property
     def runtime_unused(self) -> bool:
-        """True when the image's kernel cannot extend that register, which then stays zero for every purpose."""
+        """True if the image's kernel cannot extend that register, so that it stays zero for every purpose."""
         return self.runtime == ZERO
 
     def accepted(self, register: str) -> tuple[bytes, ...]:
-        """The values that ``register`` may have; none when it is not pinned here."""
+        """The accepted values of ``register``; empty if it is not pinned here."""
         value = self.registers[register]
         return value.values if isinstance(value, Accepted) else ()
 
     def evidence(self) -> dict[str, Evidence]:
-        """How well each pinned register is known."""
+        """How well each pinned register is confirmed."""
         return {name: value.evidence for name, value in self.registers.items() if isinstance(value, Accepted)}
 
     def of(self, register: str) -> tuple[Event, ...]:
@@ -140,7 +140,7 @@ class MeasuredLaunch:
 
     @classmethod
     def from_dict(cls, value: object, path: str = "launch") -> MeasuredLaunch:
-        """Read LAUNCH; ``EvidenceError`` for anything else, also when its events do not replay to its registers."""
+        """Read LAUNCH; ``EvidenceError`` if it is malformed or its events do not replay to its registers."""
         fields = Fields(value, path)
         tee = fields.text("tee", one_of=tuple(LAYOUTS))
         registers = fields.fields("registers")
@@ -179,7 +179,7 @@ def _register(registers: Fields, name: str) -> RegisterValue:
 
 def _digests(items: list[Any], path: str) -> tuple[bytes, ...]:
     if not items:
-        raise EvidenceError(f"{path}: empty, expected one value or more")
+        raise EvidenceError(f"{path}: empty, expected at least one value")
     fields = Fields({str(index): item for index, item in enumerate(items)}, path)
     return tuple(fields.hexadecimal(str(index), DIGEST_SIZE) for index in range(len(items)))
 

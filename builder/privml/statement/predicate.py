@@ -1,8 +1,8 @@
-"""Predicate v2, ``https://privml-build.dev/predicate/measurements/v2``: the registers that an image will have.
+"""Predicate v2, ``https://privml-build.dev/predicate/measurements/v2``: the predicted registers of an image.
 
-One `MeasuredLaunch` for each TEE, platform and machine size, with the events that lead there, so that a verifier can
-name the difference and not only see it. How many agent events precede each purpose stands in the predicate, so a
-verifier never takes an order of stages from its own version. Strict both ways (docs/ARCHITECTURE.md, "Predicate v2").
+There is one `MeasuredLaunch` for each TEE, platform and machine size. It includes the events, so that a verifier can
+explain a difference. The predicate also has the number of agent events before each purpose, so a verifier does not
+depend on the stage order of its own version. Contract: docs/ARCHITECTURE.md, "Predicate v2".
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ MAX_PURPOSES = 16
 
 @dataclass(frozen=True)
 class Predicate:
-    """What is said about one image: ``manifest_sha256`` (32 bytes) names the build, ``agent_events`` what its agent
-    extends, in order, and ``purposes`` after how many of them a quote for each purpose is given.
+    """Prediction of one image: ``manifest_sha256`` (32 bytes) names the build, ``agent_events`` what its agent
+    extends, in order, and ``purposes`` the number of them before a quote for each purpose.
     """
 
     name: str
@@ -39,12 +39,12 @@ class Predicate:
     launches: tuple[MeasuredLaunch, ...]
 
     def events_of(self, purpose: str) -> tuple[AgentEvent, ...] | None:
-        """The agent's events before a quote for ``purpose``; None when the image gives no such quote."""
+        """The agent's events before a quote for ``purpose``; None if the image gives no such quote."""
         count = self.purposes.get(purpose)
         return None if count is None else self.agent_events[:count]
 
     def runtime_of(self, launch: MeasuredLaunch, purpose: str) -> bytes:
-        """RTMR3 (48 bytes) of ``launch`` in a quote for ``purpose``; zero where the image extends nothing."""
+        """RTMR3 (48 bytes) of ``launch`` in a quote for ``purpose``; zero if the image extends nothing."""
         if launch.runtime_unused:
             return ZERO
         return replay_digests(agent.digests(self.events_of(purpose) or ()))
@@ -64,7 +64,7 @@ class Predicate:
 
     @classmethod
     def from_dict(cls, value: object, path: str = "predicate") -> Predicate:
-        """Read the object; ``EvidenceError`` for anything that is not v2, or that contradicts itself."""
+        """Read the object; ``EvidenceError`` if it is not v2 or is inconsistent."""
         fields = Fields(value, path)
         events = agent.events_from(fields.array("agent_events", limit=agent.MAX_EVENTS), f"{path}.agent_events")
         predicate = cls(
@@ -86,7 +86,7 @@ class Predicate:
 
 
 def purposes_from(fields: Fields, events: int) -> dict[str, int]:
-    """``purposes``: each the number of agent events, out of ``events``, that precede its quotes."""
+    """Read ``purposes``: for each, the number of agent events (at most ``events``) before its quotes."""
     found = fields.rest()
     if len(found) > MAX_PURPOSES:
         raise EvidenceError(f"{fields.path}: {len(found)} purposes, expected at most {MAX_PURPOSES}")
@@ -103,7 +103,7 @@ def _check(predicate: Predicate, path: str) -> None:
         open_registers = [name for name, value in launch.registers.items() if value is None]
         if predicate.variant == PRODUCTION and open_registers:
             raise EvidenceError(
-                f"{place}.registers.{open_registers[0]}: null, which only a development image may have"
+                f"{place}.registers.{open_registers[0]}: null, which is allowed only for a development image"
             )
 
 
@@ -113,5 +113,5 @@ def encode(predicate: Predicate) -> bytes:
 
 
 def decode(data: bytes) -> Predicate:
-    """Read a predicate, canonical or not; ``EvidenceError`` when it is not v2."""
+    """Read a predicate, canonical or not; ``EvidenceError`` if it is not v2."""
     return Predicate.from_dict(loads(data, what="predicate"))

@@ -1,4 +1,4 @@
-"""Policy and verdict. Facts in, one answer out, with every reason. No I/O, no clock.
+"""Policy and verdict: judge the facts of a document and give every reason. No I/O, no clock.
 
 The package itself is the library's ``privml.verify(source, expect)``, which is in ``client.library``.
 """

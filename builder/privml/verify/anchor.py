@@ -1,4 +1,4 @@
-"""Whose word is believed about an image. `client.anchors` makes these; the verdict says them in its first line."""
+"""The source of the expected measurements, named in the first line of a verdict. `client.anchors` creates them."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ Anchor = Built | Signed
 
 @dataclass(frozen=True)
 class Expected:
-    """What the image must measure to, and on whose word."""
+    """The expected measurements of an image and their source."""
 
     predicate: Predicate
     anchor: Anchor

@@ -1,7 +1,7 @@
-"""The one tuple: everything that must hold of a document before anything is sent to the machine behind it.
+"""All checks that a document must pass before anything is sent to the machine.
 
-There is no partial mode: a part that is missing is a refusal, and all refusals are given. This module holds what is
-the same for every TEE; each TEE's policy and checks are a module of their own, found in `RULES`.
+There is no partial mode: a missing part is a refusal, and all refusals are reported. This module has the checks
+common to all TEEs; each TEE's policy and checks are in a separate module, listed in `RULES`.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from privml.verify.rules import Check, TeeCase, TeeRules, any_of, refuses
 from privml.verify.verdict import Outcome, Refusal, Verdict
 
 RULES: Mapping[str, TeeRules[Any]] = {"tdx": tdx.RULES}
-"""One record a TEE; `Policy` has a field of the same name."""
+"""One record per TEE; `Policy` has a field of the same name."""
 
 
 @dataclass(frozen=True)
 class Case:
-    """Everything that the checks look at. ``launch`` is the predicted one with most registers in common."""
+    """The input of the checks. ``launch`` is the predicted one with the most registers in common."""
 
     facts: Facts
     signature: Checked
@@ -49,18 +49,18 @@ class Case:
 
     @property
     def evidence(self) -> TeeCase[Any]:
-        """The part that the TEE's own checks look at, with that TEE's policy."""
+        """The input of the TEE's own checks, with that TEE's policy."""
         claims = self.facts.claims
         return TeeCase(claims, self.signature, getattr(self.policy, claims.tee))
 
     @property
     def agent_events(self) -> tuple[AgentEvent, ...] | None:
-        """The agent events before a document for the policy's purpose; None when the image gives no such document."""
+        """The agent events before a document for the policy's purpose; None if the image gives no such document."""
         return self.expected.predicate.events_of(self.policy.purpose)
 
     @property
     def unwanted_simulation(self) -> bool:
-        """True when the evidence says that it is simulated, and no simulation is allowed."""
+        """True if the evidence claims to be simulated and no simulation is allowed."""
         return self.signature.claims_simulated and self.policy.allow_simulated is None
 
 
@@ -75,9 +75,8 @@ def verify(
 ) -> Judgement:
     """Judge one document.
 
-    ``nonce`` is the 32 bytes that the caller asked with, ``tls_spki_sha256`` the SHA-256 of the public key of the
-    connection that brought the answer (and will bring the prompts). Either may be None only because a caller has
-    none; the verdict then refuses.
+    ``nonce`` is the caller's 32-byte nonce, ``tls_spki_sha256`` the SHA-256 of the public key of the connection that
+    delivered the document (and will carry the prompts). If either is None, the verdict is a refusal.
     """
     launch = _closest(facts, expected.predicate.launches)
     case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch)
@@ -101,7 +100,7 @@ def verify(
     }
 )
 def origin(case: Case) -> Iterator[Refusal]:
-    """Who vouches for the evidence: the vendor, or a simulation that the policy allows."""
+    """Check the root of trust: the vendor's, or a simulation allowed by the policy."""
     checked, vendor = case.signature, case.rules.vendor
     if isinstance(checked, SignatureFailure):
         if case.unwanted_simulation:
@@ -117,16 +116,16 @@ def origin(case: Case) -> Iterator[Refusal]:
 @refuses(
     {
         "shapes": "the statement lists no shape",
-        "unpinned": "the statement gives no value of a register",
+        "unpinned": "the statement has no value for a register",
         **{register: meaning for rules in RULES.values() for register, meaning in rules.registers.items()},
     }
 )
 def registers(case: Case) -> Iterator[Refusal]:
-    """Every register of the TEE has a value that the closest launch may have."""
+    """Check that every register of the TEE has a value accepted for the closest launch."""
     launch, claims = case.launch, case.facts.claims
     if launch is None:
         others = any_of({launch.tee for launch in case.expected.predicate.launches})
-        found, wanted = (f"only {others}", f"one for {claims.tee}") if others else ("none", "one shape or more")
+        found, wanted = (f"only {others}", f"one for {claims.tee}") if others else ("none", "at least one shape")
         yield Refusal("shapes", found, wanted)
         return
     for register in REGISTERS[claims.tee]:
@@ -143,7 +142,7 @@ def registers(case: Case) -> Iterator[Refusal]:
 
 
 def _accepted(case: Case, launch: MeasuredLaunch, register: str) -> tuple[bytes, ...] | None:
-    """The values that ``register`` may have in a document for the policy's purpose; None when it is not pinned."""
+    """The accepted values of ``register`` in a document for the policy's purpose; None if it is not pinned."""
     if not isinstance(launch.registers[register], Accepted):
         return None
     if register == LAYOUTS[launch.tee].runtime:
@@ -154,11 +153,11 @@ def _accepted(case: Case, launch: MeasuredLaunch, register: str) -> tuple[bytes,
 @refuses(
     {
         "agent-events": "the agent's log is not the expected list",
-        "gpu-evidence": "the image has GPUs and the document shows no evidence of them",
+        "gpu-evidence": "the image has GPUs but the document has no evidence for them",
     }
 )
 def agent_log(case: Case) -> Iterator[Refusal]:
-    """The agent did what the image is built to do, all of it and nothing else."""
+    """Check that the agent's log has exactly the expected events."""
     logged, wanted = case.facts.agent_events, case.agent_events
     if wanted is None:
         return  # `header` refuses the purpose
@@ -176,13 +175,13 @@ def agent_log(case: Case) -> Iterator[Refusal]:
 
 @refuses(
     {
-        "nonce": "the document answers another nonce",
-        "report-data": "the quote is not over this document's sections and nonce",
+        "nonce": "the document is for a different nonce",
+        "report-data": "the quote's report data does not match the document's sections and nonce",
         "tls-key": "the connection's key is not the attested one",
     }
 )
 def binding(case: Case) -> Iterator[Refusal]:
-    """The evidence was made for this question, over these sections, and names the key of this connection."""
+    """Check that the evidence covers the nonce, the sections and the key of this connection."""
     facts = case.facts
     if case.nonce is None or not hmac.compare_digest(facts.nonce, case.nonce):
         yield Refusal("nonce", facts.nonce.hex(), "the caller's own" if case.nonce is None else case.nonce.hex())
@@ -196,14 +195,14 @@ def binding(case: Case) -> Iterator[Refusal]:
 
 @refuses(
     {
-        "variant": "the document says another variant than the statement",
+        "variant": "the document's variant differs from the statement's",
         "development": "a development image can only be accepted together with a simulation",
-        "purpose": "the document was made for another purpose",
-        "stage": "the document was made at another stage of the boot",
+        "purpose": "the document was made for a different purpose",
+        "stage": "the document was made at a different stage of the boot",
     }
 )
 def header(case: Case) -> Iterator[Refusal]:
-    """Which image, what for, and at which stage of the boot."""
+    """Check image variant, purpose and boot stage."""
     found, variant = case.facts.header, case.expected.predicate.variant
     if found.variant != variant:
         yield Refusal("variant", found.variant, variant)
@@ -220,7 +219,7 @@ def header(case: Case) -> Iterator[Refusal]:
 def _refusals(case: Case) -> Iterator[Refusal]:
     rules, evidence = case.rules, case.evidence
     yield from origin(case)
-    # Why a simulation's signature fails is of no interest to a caller who allows none.
+    # A caller who allows no simulation does not need to know why a simulated signature fails.
     if not (isinstance(case.signature, SignatureFailure) and case.unwanted_simulation):
         yield from rules.signature(evidence)
     for check in rules.checks:
@@ -239,7 +238,7 @@ def _closest(facts: Facts, launches: tuple[MeasuredLaunch, ...]) -> MeasuredLaun
 def _outcome(case: Case) -> Outcome:
     checked = case.signature
     genuine = not isinstance(checked, SignatureFailure) and checked.root_sha256 in case.rules.genuine_roots
-    # A development image can hold anything, so genuine hardware under it makes it no better than a simulation.
+    # A development image can contain anything, so even on genuine hardware it is treated like a simulation.
     return Outcome.ACCEPTED if genuine and case.facts.header.variant == PRODUCTION else Outcome.ACCEPTED_SIMULATED
 
 
@@ -250,7 +249,7 @@ def _notes(case: Case) -> Iterator[str]:
     levels = case.launch.evidence()
     if levels:
         weakest = min(levels.items(), key=lambda item: item[1].strength)
-        yield f"prediction: weakest register {weakest[0].upper()}, known from {weakest[1].value}"
+        yield f"prediction: weakest register {weakest[0].upper()}, confirmed by {weakest[1].value}"
     if case.launch.runtime_unused:
         runtime = str(LAYOUTS[case.launch.tee].runtime).upper()
         yield f"{runtime}: unused, the image's kernel cannot extend it; only the report data covers the agent's log"
@@ -258,7 +257,7 @@ def _notes(case: Case) -> Iterator[str]:
         if isinstance(value, FilledBy):
             yield f"{register.upper()}: not compared, the statement leaves it to {value.source}"
         elif value is None:
-            yield f"{register.upper()}: not compared, the statement gives no value"
+            yield f"{register.upper()}: not compared, the statement has no value"
 
 
 def _union(checks: Iterable[Check[Any]]) -> dict[str, str]:
@@ -266,7 +265,7 @@ def _union(checks: Iterable[Check[Any]]) -> dict[str, str]:
     for check in checks:
         twice = codes.keys() & check.codes.keys()
         if twice:
-            raise ValueError(f"refusal code `{min(twice)}` is given by two checks")
+            raise ValueError(f"refusal code `{min(twice)}` is used by two checks")
         codes.update(check.codes)
     return codes
 

@@ -1,6 +1,6 @@
-"""Why a register differs: the first events at which the boot's log and the prediction part ways.
+"""Explain why a register differs: the first events that differ between the boot's log and the prediction.
 
-A log is believed for a register only when it replays to the quote's value of that register.
+A log is used for a register only if it replays to the quote's value of that register.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ MAX_DIFFERENCES = 8
 def register_difference(
     register: str, facts: Facts, shape: MeasuredLaunch, unlogged: Mapping[str, str] = MappingProxyType({})
 ) -> str:
-    """One line for each differing event of ``register``, at most `MAX_DIFFERENCES`; or why the log is no help.
+    """One line for each differing event of ``register``, at most `MAX_DIFFERENCES`; or why the log cannot be used.
 
     ``unlogged`` says why a register of the TEE has no log.
     """
@@ -41,10 +41,10 @@ def register_difference(
     if log.kind == "malformed":
         return f"the boot log cannot be read: {log.error}"
     if register not in log.matches:
-        return f"the boot log does not replay to {register.upper()}: it explains nothing"
+        return f"the boot log does not replay to {register.upper()}, so it cannot explain the difference"
     predicted, logged = shape.of(register), log.of(register)
     if not predicted:
-        return "the statement lists no events of this register"
+        return "the statement has no events of this register"
     return "\n".join(_differences(register, predicted, logged))
 
 
@@ -65,7 +65,7 @@ def _agent_words(event: AgentEvent) -> str:
 
 def _differences(register: str, predicted: Sequence[Event], logged: Sequence[LoggedEvent]) -> list[str]:
     found = list(differences(predicted, logged))
-    # Only those are put into words that are shown: how many there are is the host's choice.
+    # Describe only the events that are shown, because the host controls how many there are.
     shown = found[:MAX_DIFFERENCES]
     near = [want for want, _, _ in shown if want is not None]
     lines = [tell(register, position, want, got, near=near) for want, got, position in shown]

@@ -1,6 +1,6 @@
-"""A verdict with what it proved: the guest's keys exist as an object only in a judgement that is not a refusal.
+"""A verdict with the attested keys, which are available only if the verdict is not a refusal.
 
-Whoever sends a prompt needs `AttestedKeys`, so nothing can be sent to a guest that was not judged and accepted.
+Sending a prompt requires `AttestedKeys`, so nothing can be sent to a guest that was not judged and accepted.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _JUDGED = object()
 
 @dataclass(frozen=True)
 class AttestedKeys:
-    """The public keys of an accepted guest. Only `Judgement.keys` makes them; anything else is a ``TypeError``."""
+    """The public keys of an accepted guest. Only `Judgement.keys` creates them; other calls raise ``TypeError``."""
 
     _keys: Keys
     judged: InitVar[object] = None
@@ -26,7 +26,7 @@ class AttestedKeys:
             raise TypeError("AttestedKeys come from the judgement of a document: use Judgement.keys")
 
     def find(self, use: str, alg: str) -> bytes | None:
-        """The key of one use and algorithm, or None; of a pair that `evidence.sections` does not know always None."""
+        """The key for a use and algorithm; None if there is none or `evidence.sections` does not know the pair."""
         return self._keys.find(use, alg) if (use, alg) in KEY_SIZES else None
 
     @property
@@ -39,14 +39,14 @@ class AttestedKeys:
 
 @dataclass(frozen=True)
 class Judgement:
-    """What `verify.check.verify` answers: the verdict, and the facts that it was made from."""
+    """Result of `verify.check.verify`: the verdict, and the facts it is based on."""
 
     verdict: Verdict
     facts: Facts
 
     @property
     def keys(self) -> AttestedKeys | None:
-        """The keys that the verdict proved; None when it is a refusal."""
+        """The attested keys; None if the verdict is a refusal."""
         if self.verdict.outcome is Outcome.REFUSED:
             return None
         return AttestedKeys(self.facts.keys, _JUDGED)

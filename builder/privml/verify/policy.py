@@ -1,4 +1,4 @@
-"""What a caller accepts, whatever the image. Defaults are strict. A check can be loosened by naming a value, never
+"""The caller's policy for any image. Defaults are strict. A check can be loosened by naming a value, never
 disabled.
 """
 
@@ -13,10 +13,10 @@ from privml.verify.tdx import TdxPolicy
 
 @dataclass(frozen=True)
 class Policy:
-    """The part of the tuple that does not depend on the image.
+    """The acceptance criteria that do not depend on the image.
 
-    ``purpose`` is what the document must have been made for. ``allow_simulated`` is the DER of a simulation's root,
-    or None; a development image is accepted only with one. Each TEE's own policy has the TEE's name.
+    ``purpose`` is the required purpose of the document. ``allow_simulated`` is the DER of a simulation's root, or
+    None; a development image is accepted only with one. Each TEE's policy is in the field with its name.
     """
 
     purpose: str = SERVE

@@ -1,4 +1,4 @@
-"""A verdict in words, for a person at a terminal."""
+"""Format a verdict as text."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ _HEADLINES = {
 
 
 def render(verdict: Verdict) -> str:
-    """Lines of text, ended by a newline; the first says the outcome, what was judged and on whose word.
+    """Lines of text, each ending with a newline; the first has the outcome, the image and the anchor.
 
-    What was found is the refused machine's word (a stage, a reason of the QVL): it cannot add or repaint a line.
+    Found values come from the untrusted machine (a stage, a reason of the QVL) and are reduced to one printable line.
     """
     lines = [f"{_HEADLINES[verdict.outcome]}: {verdict.name} ({verdict.variant}), against {verdict.anchor}"]
     if verdict.shape:

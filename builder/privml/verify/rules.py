@@ -1,6 +1,6 @@
-"""What checks and TEEs are made of: a check with the refusals that it may give, and one record of rules a TEE.
+"""Building blocks of verification: a check with its possible refusals, and the record of a TEE's rules.
 
-A check's codes and their meanings stand beside the function that uses them; `verify.check.CODES` is the union.
+A check's codes and meanings are next to the function that uses them; `verify.check.CODES` is the union.
 """
 
 from __future__ import annotations
@@ -18,13 +18,13 @@ TeePolicy = TypeVar("TeePolicy")
 
 @dataclass(frozen=True)
 class Check(Generic[Subject]):
-    """One group of conditions: every refusal code it may give with its meaning, and the function that looks."""
+    """A check: its possible refusal codes with their meanings, and its function."""
 
     codes: Mapping[str, str]
     find: Callable[[Subject], Iterator[Refusal]]
 
     def __call__(self, subject: Subject) -> Iterator[Refusal]:
-        """The refusals found; ``ValueError`` for a code that the check does not declare."""
+        """Run the check; ``ValueError`` for a refusal code that it does not declare."""
         for refusal in self.find(subject):
             if refusal.code not in self.codes:
                 raise ValueError(f"refusal code `{refusal.code}` is not one of this check's: {', '.join(self.codes)}")
@@ -32,7 +32,7 @@ class Check(Generic[Subject]):
 
 
 def refuses(codes: Mapping[str, str]) -> Callable[[Callable[[Subject], Iterator[Refusal]]], Check[Subject]]:
-    """Make a function a `Check` with these codes and meanings."""
+    """Decorator: turn a function into a `Check` with these codes and meanings."""
 
     def made(find: Callable[[Subject], Iterator[Refusal]]) -> Check[Subject]:
         return Check(codes, find)
@@ -42,7 +42,7 @@ def refuses(codes: Mapping[str, str]) -> Callable[[Callable[[Subject], Iterator[
 
 @dataclass(frozen=True)
 class TeeCase(Generic[TeePolicy]):
-    """What a TEE's own checks look at: the claims, the result of checking their signature, that TEE's policy."""
+    """The input of a TEE's own checks: claims, result of the signature check, and that TEE's policy."""
 
     claims: Claims
     signature: Checked
@@ -51,12 +51,12 @@ class TeeCase(Generic[TeePolicy]):
 
 @dataclass(frozen=True)
 class TeeRules(Generic[TeePolicy]):
-    """Everything that is judged differently for one TEE.
+    """The rules specific to one TEE.
 
-    ``vendor`` owns the ``genuine_roots`` (hex SHA-256 of DER). ``registers`` says what it means that a register
-    differs; the register's name is the code. ``unlogged`` says why a register has no log that could explain it.
-    ``signature`` refuses evidence whose signature is not shown to be good, ``checks`` look at all else. ``notes`` are
-    lines that any verdict has.
+    ``vendor`` owns the ``genuine_roots`` (hex SHA-256 of DER). ``registers`` explains what a different value of each
+    register means; the register's name is the code. ``unlogged`` says why a register has no log.
+    ``signature`` refuses evidence without a valid signature,
+    ``checks`` has all other checks. ``notes`` are lines added to every verdict.
     """
 
     vendor: str
@@ -69,5 +69,5 @@ class TeeRules(Generic[TeePolicy]):
 
 
 def any_of(values: Iterable[str]) -> str:
-    """Accepted values in words: ``a or b``."""
+    """Accepted values as text: ``a or b``."""
     return " or ".join(sorted(values))

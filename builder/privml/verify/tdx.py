@@ -1,4 +1,4 @@
-"""Intel TDX: what a caller accepts of a quote, and its checks.
+"""Intel TDX: the policy for quotes, and its checks.
 
 Values: attestation specification, section 3.2 steps 8-11.
 """
@@ -23,10 +23,10 @@ _ZERO = bytes(48)
 
 @dataclass(frozen=True)
 class TdxPolicy:
-    """What is accepted of a TD and of the platform under it. Defaults are strict.
+    """Acceptance criteria for a TD and its platform. Defaults are strict.
 
-    ``tcb_statuses`` are the accepted words of Intel, ``min_tcb_evaluation_number`` stops old collateral from
-    hiding a known hole, ``rejected_advisories`` are refused even on an accepted status. ``xfams`` allows the usual
+    ``tcb_statuses`` are the accepted TCB statuses, ``min_tcb_evaluation_number`` stops old collateral from hiding a
+    known vulnerability, ``rejected_advisories`` are refused even with an accepted status. ``xfams`` allows the usual
     extended features with and without CET. ``mr_seams`` lists accepted TDX modules; empty means any module that
     Intel signed and whose TCB level is accepted, and the verdict notes it. ``platforms`` lists accepted PPIDs; empty
     means any machine.
@@ -50,14 +50,14 @@ class TdxPolicy:
 
 @refuses(
     {
-        "quote-signature": "the quote's signature, certificate chain or collateral is not good",
+        "quote-signature": "the quote's signature, certificate chain or collateral is invalid",
         "pck-chain": "the certificates in the quote are not exactly a PCK, its PCK CA and the root",
-        "collateral-role": "the collateral's certificates are not exactly those whose role is to sign it",
-        "collateral-missing": "nobody gave the collateral that the signature is checked with",
+        "collateral-role": "the collateral is not signed by exactly the certificates with that role",
+        "collateral-missing": "there is no collateral to check the signature with",
     }
 )
 def signature(case: TeeCase[TdxPolicy]) -> Iterator[Refusal]:
-    """The QVL verified this quote, and no other."""
+    """Check that the QVL verified exactly this quote."""
     checked = case.signature
     if isinstance(checked, SignatureFailure):
         yield Refusal(checked.code, checked.reason, checked.expected)
@@ -68,14 +68,14 @@ def signature(case: TeeCase[TdxPolicy]) -> Iterator[Refusal]:
 
 @refuses(
     {
-        "tcb-status": "Intel's word on the platform's patch level is not accepted",
+        "tcb-status": "the platform's TCB status is not accepted",
         "tcb-evaluation-number": "the collateral is older than the policy allows",
-        "advisory": "a security advisory that the policy rejects applies to the platform",
+        "advisory": "a rejected security advisory applies to the platform",
         "platform": "the machine is not in the policy's list",
     }
 )
 def platform(case: TeeCase[TdxPolicy]) -> Iterator[Refusal]:
-    """Patch level, age of the collateral, and which machine."""
+    """Check TCB status, age of the collateral, and platform identity."""
     checked, policy = case.signature, case.policy
     if not isinstance(checked, QuoteFacts):
         return
@@ -100,7 +100,7 @@ def platform(case: TeeCase[TdxPolicy]) -> Iterator[Refusal]:
         "td-attributes": "the TD's attributes differ (a debug TD can be read by its host)",
         "xfam": "the TD's extended features are not an accepted set",
         "mrseam": "the TDX module is not in the policy's list",
-        "mrsignerseam": "the TDX module has another signer than Intel",
+        "mrsignerseam": "the TDX module is not signed by Intel",
         "seam-attributes": "the TDX module's attributes differ",
         "mrconfigid": "MRCONFIGID differs",
         "mrowner": "MROWNER differs",
@@ -109,7 +109,7 @@ def platform(case: TeeCase[TdxPolicy]) -> Iterator[Refusal]:
     }
 )
 def td(case: TeeCase[TdxPolicy]) -> Iterator[Refusal]:
-    """The TD's own fields and the module that runs it. A field's name is its refusal code."""
+    """Check the TD's fields and the TDX module. A field's name is its refusal code."""
     fields, policy = case.claims.fields, case.policy
     exact = {
         "qe-vendor": policy.qe_vendor,
@@ -127,14 +127,14 @@ def td(case: TeeCase[TdxPolicy]) -> Iterator[Refusal]:
         yield Refusal("xfam", fields["xfam"].hex(), any_of(xfam.hex() for xfam in policy.xfams))
     if policy.mr_seams and fields["mrseam"] not in policy.mr_seams:
         yield Refusal("mrseam", fields["mrseam"].hex(), any_of(seam.hex() for seam in policy.mr_seams))
-    # A TD 1.0 report has no such field: the module that wrote it knows no service TDs.
+    # A TD 1.0 report lacks this field, because its module does not support service TDs.
     service_td = fields.get("mrservicetd", policy.mr_service_td)
     if service_td != policy.mr_service_td:
         yield Refusal("mrservicetd", service_td.hex(), policy.mr_service_td.hex())
 
 
 def notes(case: TeeCase[TdxPolicy]) -> Iterator[str]:
-    """What Intel says of the platform, and what the policy leaves open."""
+    """Notes on the platform's TCB, and on what the policy does not check."""
     checked = case.signature
     if isinstance(checked, QuoteFacts):
         level = f"TCB {checked.tcb_status}, evaluation {checked.tcb_evaluation_number}"
@@ -149,9 +149,9 @@ RULES = TeeRules[TdxPolicy](
     vendor="Intel",
     genuine_roots=frozenset({INTEL_ROOT_SHA256}),
     registers={
-        MRTD: "the firmware is another one",
+        MRTD: "the firmware differs",
         RTMR0: "the firmware's configuration (machine, ACPI, variables) differs",
-        RTMR1: "what the firmware started differs",
+        RTMR1: "the image started by the firmware differs",
         RTMR2: "command line, initrd or a section of the UKI differs",
         RTMR3: "the agent's stages differ",
     },

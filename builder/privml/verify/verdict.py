@@ -1,4 +1,4 @@
-"""The answer: accepted, accepted-simulated or refused, with every reason by name."""
+"""Verdicts: accepted, accepted-simulated or refused, with every reason by name."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from privml.verify.anchor import Anchor
 
 
 class Outcome(StrEnum):
-    """The three answers."""
+    """The three possible outcomes."""
 
     ACCEPTED = "accepted"
     ACCEPTED_SIMULATED = "accepted-simulated"
@@ -20,7 +20,7 @@ class Outcome(StrEnum):
 
 @dataclass(frozen=True)
 class Refusal:
-    """One reason: ``code`` (a key of `verify.check.CODES`), what was found and what was expected; ``where`` names the
+    """One reason: ``code`` (a key of `verify.check.CODES`), found and expected values; ``where`` names the
     events, if known.
     """
 
@@ -36,7 +36,7 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Verdict:
-    """One answer about one document. ``shape`` is the label of the shape compared with (the closest one)."""
+    """The verdict on one document. ``shape`` is the label of the closest shape, which it was compared with."""
 
     outcome: Outcome
     name: str
@@ -48,7 +48,7 @@ class Verdict:
 
     @property
     def accepted(self) -> bool:
-        """True for genuine hardware only; a simulation is never ``accepted``."""
+        """True only for genuine hardware, never for a simulation."""
         return self.outcome is Outcome.ACCEPTED
 
     @property

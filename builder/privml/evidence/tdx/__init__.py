@@ -1,1 +1,1 @@
-"""Evidence of Intel TDX. The package itself imports nothing, so the guest can carry some of its modules only."""
+"""Evidence of Intel TDX. The package imports nothing itself, so the guest can include only some of its modules."""

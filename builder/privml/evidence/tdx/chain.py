@@ -1,8 +1,8 @@
-"""Certificate roles and exact chain shapes, checked before the QVL is asked. Never imported by the guest.
+"""Certificate roles and exact chain shapes, checked before the QVL is called. Never imported by the guest.
 
-The QVL accepts TCB info and QE identity from any certificate below the root. Whoever has one leaked PCK key could
-therefore sign TCB info that calls an outdated platform ``UpToDate``. This module accepts a chain only if it has
-exactly the certificates of its role, with the names that the authority gives them, and no other byte.
+The QVL accepts TCB info and QE identity signed by any certificate below the root. With one leaked PCK key an attacker
+could therefore sign TCB info that calls an outdated platform ``UpToDate``. This module accepts a chain only if it has
+exactly the certificates of its role, with the names given by the authority, and no extra bytes.
 
 The role of the first certificate determines the chain: the role of its issuer is next, up to the root. Layout of the
 certificates: Intel "SGX PCK Certificate and CRL Profile" 1.6, compared with chains that Intel's service sent. The QVL
@@ -23,7 +23,7 @@ from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
-"""Holds PPID, TCB and FMSPC in a PCK certificate; no other certificate of Intel's has it."""
+"""Extension with PPID, TCB and FMSPC; only Intel's PCK certificates have it."""
 
 MAX_CHAIN = 16 * 1024
 """Bytes of PEM. Real chains have less than 4 KiB."""
@@ -31,7 +31,7 @@ MAX_CHAIN = 16 * 1024
 
 @dataclass(frozen=True)
 class Role:
-    """What a certificate is for: one row of the table below.
+    """The role of a certificate: one row of the table below.
 
     ``common_names`` are the accepted endings of the subject's common name (`Naming.prefix` comes before them), ``ca``
     says whether it signs certificates and revocation lists, ``sgx_extension`` whether it has `SGX_EXTENSION`.
@@ -64,7 +64,7 @@ class Naming:
     others: tuple[tuple[x509.ObjectIdentifier, str], ...]
 
     def subjects(self, role: Role) -> tuple[x509.Name, ...]:
-        """Every subject that a certificate of ``role`` may have."""
+        """All subjects allowed for a certificate of ``role``."""
         names = [(NameOID.COMMON_NAME, self.prefix + common_name) for common_name in role.common_names]
         return tuple(x509.Name([x509.NameAttribute(*part) for part in (name, *self.others)]) for name in names)
 
@@ -83,7 +83,7 @@ SIMULATION = Naming("SIMULATED privml-build ", ((NameOID.ORGANIZATION_NAME, "SIM
 
 @dataclass(frozen=True)
 class Place:
-    """Where a chain is found, the role of its first certificate, and the refusal code for another one."""
+    """Location of a chain, the role of its first certificate, and the refusal code."""
 
     name: str
     role: Role
@@ -98,7 +98,7 @@ QE_IDENTITY = Place("qe_identity_issuer_chain", TCB_SIGNING, "collateral-role")
 
 @dataclass(frozen=True)
 class Chain:
-    """One chain that has its exact shape: the DER of its certificates, the root last."""
+    """A chain with the exact shape: the DER of its certificates, the root last."""
 
     role: Role
     certificates: tuple[bytes, ...]
@@ -115,7 +115,7 @@ class Chains:
 
 
 class ChainError(ValueError):
-    """A chain of another shape or role. ``code`` is the verdict's refusal code."""
+    """A chain has the wrong shape or role. ``code`` is the verdict's refusal code."""
 
     def __init__(self, place: Place, found: str, expected: str) -> None:
         super().__init__(f"{place.name}: {found}, expected {expected}")
@@ -144,7 +144,7 @@ def check(certificates: bytes, collateral: Mapping[str, str], *, root: bytes, na
 
 
 def read(place: Place, pem: bytes, *, root: bytes, naming: Naming) -> Chain:
-    """Read one chain and check its shape, names, extensions and signatures; ``ChainError`` when any is not exact."""
+    """Read one chain and check its shape, names, extensions and signatures; ``ChainError`` if any differs."""
     roles = place.role.chain()
     encoded = _decode(place, pem)
     if len(encoded) != len(roles):
@@ -154,7 +154,7 @@ def read(place: Place, pem: bytes, *, root: bytes, naming: Naming) -> Chain:
         found = f"a last certificate with SHA-256 {_digest(encoded[-1])}"
         raise ChainError(place, found, f"the root certificate {_digest(root)}")
     issuer: x509.Certificate | None = None
-    # From the root down, so that only certificates that the authority signed are interpreted.
+    # From the root down, so that only certificates signed by the authority are interpreted.
     for number in range(len(roles), 0, -1):
         try:
             issuer = _issued(encoded[number - 1], issuer, roles[number - 1], naming)
@@ -165,15 +165,15 @@ def read(place: Place, pem: bytes, *, root: bytes, naming: Naming) -> Chain:
 
 
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)\n-----END CERTIFICATE-----")
-# Quoting services and PCK caches end a chain with none to two line ends, and C strings with their NUL.
+# Quoting services and PCK caches end a chain with zero to two newlines, C strings with a NUL.
 _END = re.compile(rb"\n{0,2}\0?")
 
 
 def _decode(place: Place, pem: bytes) -> tuple[bytes, ...]:
     """Decode each PEM block to DER, and refuse every other byte.
 
-    PEM readers skip what they do not know, so two of them can see different chains in the same bytes. Only the one
-    spelling that a writer gives these certificates is accepted.
+    PEM readers skip unknown text, so two of them can see different chains in the same bytes. Only the canonical
+    encoding of the certificates is accepted.
     """
     if len(pem) > MAX_CHAIN:
         raise ChainError(place, f"{len(pem)} bytes", f"at most {MAX_CHAIN}")
@@ -185,14 +185,14 @@ def _decode(place: Place, pem: bytes) -> tuple[bytes, ...]:
     if not pem.startswith(written) or not _END.fullmatch(pem, len(written)):
         raise ChainError(
             place,
-            "bytes before, between or after its certificates, or another spelling of PEM",
+            "extra bytes around its certificates, or a non-canonical PEM encoding",
             "PEM certificates in lines of 64 characters, one after the other, and nothing else",
         )
     return found
 
 
 class _UnfitError(Exception):
-    """One certificate that is not what its place in the chain asks for."""
+    """A certificate does not fit its place in the chain."""
 
     def __init__(self, found: str, expected: str) -> None:
         super().__init__(found)
@@ -213,7 +213,7 @@ _KNOWN_CRITICAL = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE}
 
 
 def _issued(der: bytes, issuer: x509.Certificate | None, role: Role, naming: Naming) -> x509.Certificate:
-    """The certificate ``der`` when ``issuer`` (None: itself) issued it for ``role``; ``_UnfitError`` otherwise."""
+    """The certificate ``der`` if ``issuer`` (None: itself) issued it for ``role``; ``_UnfitError`` otherwise."""
     wanted = f"a {role.name} certificate issued by the next one"
     try:
         certificate = x509.load_der_x509_certificate(der)
@@ -242,7 +242,7 @@ def _issued(der: bytes, issuer: x509.Certificate | None, role: Role, naming: Nam
 
 
 def _is_ca(extensions: x509.Extensions) -> bool | None:
-    """Whether basic constraints and key usage make it a CA; None when they disagree or one is missing."""
+    """Whether basic constraints and key usage make it a CA; None if they disagree or one is missing."""
     try:
         constraints = extensions.get_extension_for_class(x509.BasicConstraints).value
         usage = extensions.get_extension_for_class(x509.KeyUsage).value

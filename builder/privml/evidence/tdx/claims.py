@@ -1,6 +1,6 @@
-"""A TDX quote as claims, and what checking its signature adds. Plain records, no library.
+"""The claims of a TDX quote, and the additional facts from checking its signature.
 
-`evidence.tdx.signature` makes the second; `verify.tdx` judges both.
+`evidence.tdx.signature` creates the latter; `verify.tdx` judges both.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ TEE = "tdx"
 
 @dataclass(frozen=True, kw_only=True)
 class QuoteFacts(SignatureFacts):
-    """A quote whose signature and chain are good.
+    """A quote with a valid signature and chain.
 
-    ``tcb_status`` is Intel's word (``UpToDate``, ``OutOfDate``, ...), merged over platform, module and quoting
+    ``tcb_status`` is Intel's status (``UpToDate``, ``OutOfDate``, ...), merged over platform, module and quoting
     enclave; ``tcb_evaluation_number`` the lower one of TCB info and QE identity. ``fmspc`` (6 bytes), ``ppid`` (16
     bytes) and ``platform_instance_id`` (16 bytes or None) identify the machine. ``collateral_issued`` (the newest
     part) and ``collateral_expires`` (the first part to expire) are Unix seconds.
@@ -38,12 +38,12 @@ class QuoteFacts(SignatureFacts):
 
 
 def read(evidence: bytes, certificates: Sequence[bytes] = ()) -> Claims:
-    """The claims of a quote; ``EvidenceError`` when it is malformed, or when certificates come with it.
+    """The claims of a quote; ``EvidenceError`` if it is malformed or comes with extra certificates.
 
     ``mrservicetd`` and ``tee-tcb-svn2`` are fields of TD 1.5 reports only.
     """
     if certificates:
-        raise EvidenceError("document.certificates: a TDX quote holds its own, expected none")
+        raise EvidenceError("document.certificates: expected none, a TDX quote contains its own")
     parsed = quote.parse(evidence)
     body = parsed.body
     fields = {

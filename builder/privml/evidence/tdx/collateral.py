@@ -1,6 +1,6 @@
-"""Collateral of a TDX quote: what Intel's service says of a platform, in the nine fields that the QVL takes.
+"""Collateral of a TDX quote from Intel's service, in the nine fields that the QVL expects.
 
-Untrusted until the QVL has checked it against Intel's root, so it does not matter who brings it.
+It is untrusted until the QVL has checked it against Intel's root, so its source does not matter.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ FIELDS = (
 
 
 def decode(value: object, path: str = "collateral") -> dict[str, str]:
-    """The nine fields out of decoded JSON; ``EvidenceError`` for a missing, unknown or empty one."""
+    """Read the nine fields from decoded JSON; ``EvidenceError`` for a missing, unknown or empty one."""
     fields = Fields(value, path)
     collateral = {name: fields.text(name, limit=MAX_FIELD) for name in FIELDS}
     fields.end()

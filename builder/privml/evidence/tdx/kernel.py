@@ -1,4 +1,4 @@
-"""Linux's interface for a TDX guest: quotes by configfs-tsm, RTMR3 by sysfs, the firmware's event log by ACPI.
+"""Linux interfaces of a TDX guest: quotes from configfs-tsm, RTMR3 in sysfs, the firmware's event log from ACPI.
 
 configfs-tsm is in Linux 6.7, the tdx_guest measurements in Linux 6.16. There is no fallback to older interfaces: an
 image with an older kernel declares `rtmr3: unused`.
@@ -27,18 +27,18 @@ _AGAIN = (errno.EBUSY, errno.EINTR, errno.ETIMEDOUT, errno.EAGAIN)
 
 
 class KernelFiles:
-    """The file calls that configfs and sysfs understand. Nothing here truncates, renames or caches."""
+    """File operations that work on configfs and sysfs, without truncating, renaming or caching."""
 
     def mkdir(self, path: Path) -> None:
-        """Make one directory; configfs fills it."""
+        """Create a directory, which configfs populates."""
         path.mkdir(mode=0o700)
 
     def rmdir(self, path: Path) -> None:
-        """Remove an entry of configfs (its files go with it)."""
+        """Remove a configfs entry with its files."""
         path.rmdir()
 
     def read(self, path: Path, limit: int) -> bytes:
-        """The whole file in one open, read to its end; ``OSError(EFBIG)`` above ``limit``."""
+        """Read the complete file with one open; ``OSError(EFBIG)`` above ``limit``."""
         handle = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
             data = b""
@@ -51,14 +51,14 @@ class KernelFiles:
             os.close(handle)
 
     def write(self, path: Path, data: bytes) -> None:
-        """All of ``data`` in one write at offset 0."""
+        """Write ``data`` with a single write at offset 0."""
         handle = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             written = os.write(handle, data)
         finally:
             os.close(handle)
         if written != len(data):
-            raise OSError(errno.EIO, f"{written} of {len(data)} bytes were taken", str(path))
+            raise OSError(errno.EIO, f"{written} of {len(data)} bytes were written", str(path))
 
 
 class TdxTee:
@@ -84,7 +84,7 @@ class TdxTee:
         self._lock = threading.Lock()
 
     def present(self) -> bool:
-        """True when configfs-tsm here is a TDX guest's. No proof of anything: only a verified quote is."""
+        """True if configfs-tsm is that of a TDX guest. This proves nothing; only a verified quote does."""
         try:
             with self._entry() as entry:
                 return self._provider(entry) == b"tdx_guest"
@@ -92,7 +92,7 @@ class TdxTee:
             return False
 
     def quote(self, report_data: bytes) -> bytes:
-        """A quote over ``report_data`` (64 bytes); a few tries, because the kernel has one buffer for all."""
+        """A quote over ``report_data`` (64 bytes), with retries because all callers share one kernel buffer."""
         if len(report_data) != REPORT_DATA_SIZE:
             raise HostError(f"quote: report data of {len(report_data)} bytes, expected {REPORT_DATA_SIZE}")
         why = ""
@@ -109,11 +109,11 @@ class TdxTee:
                     continue
                 if quote is not None:
                     return quote
-                why = "another request came between"
+                why = "interrupted by another request"
         raise HostError(f"quote: no success in {ATTEMPTS} tries ({why})")
 
     def _quote_once(self, report_data: bytes) -> bytes | None:
-        """One request; None when the entry's generation says that the answer may belong to another request."""
+        """One request; None if the entry's generation shows that the answer may belong to another request."""
         with self._entry() as entry:
             provider = self._provider(entry)
             if provider != b"tdx_guest":
@@ -126,7 +126,7 @@ class TdxTee:
             if self._generation(entry) != before + 1:
                 return None
         if len(quote) <= MIN_QUOTE:
-            # A host without a quoting service answers success and nothing.
+            # Without a quoting service on the host, the request succeeds with an empty quote.
             raise HostError(f"quote: {len(quote)} bytes, expected more than {MIN_QUOTE} (is the host's QGS running?)")
         return quote
 
@@ -141,7 +141,7 @@ class TdxTee:
             except OSError as error:
                 raise HostError(f"rtmr3: cannot be extended: {error.strerror}") from error
             if self.rtmr3() != extend(before, digest):
-                raise HostError("rtmr3: another value than the extend gives: somebody else extends it")
+                raise HostError("rtmr3: unexpected value after the extend: something else extends the register")
 
     def rtmr3(self) -> bytes:
         """The register, from a fresh TDREPORT."""
@@ -154,7 +154,7 @@ class TdxTee:
         return value
 
     def boot_log(self) -> bytes:
-        """CCEL, as the firmware left it."""
+        """The firmware's CCEL."""
         with contextlib.suppress(OSError):
             return self._files.read(self._ccel, 4 * 1024 * 1024)
         return b""

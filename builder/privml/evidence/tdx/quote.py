@@ -1,10 +1,10 @@
-"""TDX quotes, versions 4 and 5, as records. Structure only: no signature is checked here.
+"""Parse TDX quotes of versions 4 and 5. Signatures are not checked here.
 
 Layout: Intel TDX DCAP Quoting Library API, "Quote format" (v4 appendix 3, v5), little endian. A v4 quote is a 48-byte
 header, a 584-byte TD 1.0 body, u32 length and signature data; v5 puts u16 body type and u32 body size before
-the body (TD 1.0, or TD 1.5 of 648 bytes). The quote ends with its signature data. A quoting service may pad with
-zeros behind it; anything else behind it is refused where a quote is evidence (`parse`), because a signature library
-that ignores it would let two files mean one quote, and told where a file is only read (`read`; ADR 0036).
+the body (TD 1.0, or TD 1.5 of 648 bytes). The quote ends with its signature data. A quoting service may append zeros.
+Other trailing bytes are refused in evidence (`parse`), because signature libraries ignore them and two different
+files would be the same quote; `read` only reports them (ADR 0036).
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ class QeReport:
 
 @dataclass(frozen=True)
 class SignatureData:
-    """What follows the body: the quote's signature and the chain that vouches for its key.
+    """The signature data after the body: the quote's signature and the certificate chain of its key.
 
     ``certificates`` has the meaning of ``certificate_type`` (5: the PEM chain PCK leaf, intermediate, root).
     """
@@ -104,7 +104,7 @@ class SignatureData:
 @dataclass(frozen=True)
 class Quote:
     """One parsed quote. ``signed_length`` is where its signature data ends; ``padding`` zeros follow, or ``foreign``
-    bytes that are no part of it."""
+    bytes that are not part of it."""
 
     header: QuoteHeader
     body_type: int
@@ -116,7 +116,7 @@ class Quote:
 
 
 class _Reader:
-    """Cuts pieces off the front; never past the end."""
+    """Reads consecutive fields, never past the end."""
 
     def __init__(self, data: bytes, what: str, at: int = 0) -> None:
         self._data = data
@@ -143,17 +143,15 @@ class _Reader:
 
 
 def parse(data: bytes) -> Quote:
-    """A TDX quote as evidence; ``EvidenceError`` for another TEE, version or length, and for bytes behind it."""
+    """Parse a TDX quote as evidence; ``EvidenceError`` for another TEE, version or length, and for trailing bytes."""
     found = read(data)
     if found.foreign:
-        raise EvidenceError(
-            f"quote: bytes other than zero padding behind the signature data at {found.signed_length}"
-        )
+        raise EvidenceError(f"quote: bytes other than zero padding after the signature data at {found.signed_length}")
     return found
 
 
 def read(data: bytes) -> Quote:
-    """A TDX quote at the beginning of ``data``, with what follows it counted; ``EvidenceError`` as ``parse``."""
+    """Read a TDX quote at the start of ``data`` and count trailing bytes; ``EvidenceError`` as for ``parse``."""
     if len(data) > MAX_SIZE:
         raise EvidenceError(f"quote: {len(data)} bytes, expected at most {MAX_SIZE}")
     reader = _Reader(data, "quote")

@@ -1,9 +1,9 @@
-"""The quote's signature: the QVL's answer as facts. Never imported by the guest (``dcap_qvl``, ``cryptography``).
+"""Check a quote's signature with the QVL. Never imported by the guest (``dcap_qvl``, ``cryptography``).
 
-`evidence.tdx.chain` first checks that each certificate chain has its exact shape and names, because the library takes
-collateral from any certificate below the root. Then the library checks revocation, QE report, QE identity, TCB level
-and the quote's signature against collateral at a time that the caller gives (attestation specification, section 3.2
-steps 2-7). It is used without any policy of its own; what is acceptable is decided in `verify`.
+`evidence.tdx.chain` first checks that each certificate chain has its exact shape and names, because the library
+accepts collateral signed by any certificate below the root. Then the library checks revocation, QE report, QE
+identity, TCB level and the quote's signature against the collateral, at the caller's time (attestation specification,
+section 3.2 steps 2-7). No policy is applied here; `verify` decides what is acceptable.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ INTEL_ROOT_DER = base64.b64decode(
     "g7SVUr9QGzknBqwwDgYDVR0PAQH/BAQDAgEGMBIGA1UdEwEB/wQIMAYBAf8CAQEwCgYIKoZIzj0EAwIDSQAwRgIhAOW/5QkR+S9C"
     "iSDcNoowLuPRLsWGf/Yi7GSX94BgwTwgAiEA4J0lrHoMs+Xo5o/sX6O9QWxHRAvZUGOdRQ7cvqRXaqI="
 )
-"""Intel SGX Root CA (CN=Intel SGX Root CA, valid to 2049-12-31), the one anchor of genuine quotes."""
+"""Intel SGX Root CA (CN=Intel SGX Root CA, valid to 2049-12-31), the only anchor of genuine quotes."""
 
 SIMULATED = b"SIMULATED"
-"""The word in every subject of a simulated PKI (`sim.pki`); it never makes a quote acceptable, only explains."""
+"""The word in every subject of a simulated PKI (`sim.pki`), used only to explain a refusal."""
 
 _PEM = re.compile(rb"-----BEGIN CERTIFICATE-----([^-]*)-----END CERTIFICATE-----")
 
@@ -53,7 +53,7 @@ def check(
     now: int,
     simulated_root: bytes | None = None,
 ) -> QuoteFacts | SignatureFailure:
-    """Check a quote against Intel's root and, when the caller names one, the root of a simulation (DER).
+    """Check a quote against Intel's root and, if given, the root of a simulation (DER).
 
     ``collateral`` has the nine fields of `evidence.tdx.collateral`; ``now`` is Unix seconds by the caller's clock.
     Returns a failure instead of raising, because a verdict lists every reason; ``EvidenceError`` only for a malformed
@@ -78,14 +78,14 @@ def check(
             failures.append(
                 SignatureFailure("quote-signature", str(error), "a quote that the QVL verifies", simulated)
             )
-    # The reason that helps is the one of the root that the chain itself names.
+    # Report the failure for the root that the chain names.
     return failures[-1 if simulated else 0]
 
 
 def claims_simulation(parsed: quotes.Quote) -> bool:
-    """True when any certificate in the quote holds the word SIMULATED. A claim, not a proof.
+    """True if any certificate in the quote contains the word SIMULATED. This is a claim, not a proof.
 
-    It looks for the word's bytes and parses nothing: the certificates are anybody's until their chain is checked.
+    It only searches for the bytes and parses nothing: the certificates are untrusted until their chain is checked.
     """
     if parsed.signature.certificate_type != quotes.CERT_PEM_CHAIN:
         return False
@@ -97,7 +97,7 @@ def claims_simulation(parsed: quotes.Quote) -> bool:
 
 
 def root_der(pem_or_der: bytes) -> bytes:
-    """The DER of one root certificate given as PEM or DER; ``EvidenceError`` when it is neither."""
+    """The DER of a root certificate given as PEM or DER; ``EvidenceError`` if it is neither."""
     try:
         if pem_or_der.lstrip().startswith(b"-----BEGIN"):
             return x509.load_pem_x509_certificate(pem_or_der).public_bytes(Encoding.DER)
@@ -115,7 +115,8 @@ def _pck_chain(parsed: quotes.Quote) -> bytes:
 
 
 def _verify(signed: bytes, collateral: Mapping[str, str], root: bytes, now: int, *, simulated: bool) -> QuoteFacts:
-    # Only what `chain` has checked: the library has a tenth field, a PCK chain that it prefers to the quote's own.
+    # Pass only what `chain` has checked: the library has a tenth field, a PCK chain that it prefers to the quote's
+    # own.
     fields = {name: collateral[name] for name in collaterals.FIELDS if name in collateral}
     library_collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(fields))
     policy = dcap_qvl.QuotePolicy.claims_only(now)

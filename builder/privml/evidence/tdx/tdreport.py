@@ -1,7 +1,7 @@
-"""TDREPORT: what a TD's module reports before a quoting enclave signs it. It proves nothing outside that machine.
+"""TDREPORT: the TDX module's report before a quoting enclave signs it. It proves nothing outside its machine.
 
 Layout: Intel TDX module 1.5 ABI, TDREPORT_STRUCT: REPORTMACSTRUCT (256 bytes), TEE_TCB_INFO (239), 17 reserved,
-TDINFO_STRUCT (512). The first holds SHA-384 digests of the other two, which are checked: filler is told apart.
+TDINFO_STRUCT (512). The first has SHA-384 digests of the other two, which are checked to reject other data.
 """
 
 from __future__ import annotations
@@ -32,14 +32,14 @@ class TdReport:
 
 
 def parse(data: bytes) -> TdReport:
-    """Read a TDREPORT; ``EvidenceError`` for another size or type, and when its own digests contradict it."""
+    """Read a TDREPORT; ``EvidenceError`` for a wrong size, type or digest."""
     if len(data) != SIZE:
         raise EvidenceError(f"TDREPORT: {len(data)} bytes, expected {SIZE}")
     if data[0] != _TYPE_TDX:
         raise EvidenceError(f"TDREPORT: type {data[0]:#x}, expected {_TYPE_TDX:#x} (TDX)")
     for name, where, at in (("TEE_TCB_INFO", _TCB_INFO, 32), ("TDINFO", _TD_INFO, 80)):
         if hashlib.sha384(data[where]).digest() != data[at : at + 48]:
-            raise EvidenceError(f"TDREPORT: the digest of its {name} is another: not a report of a TDX module")
+            raise EvidenceError(f"TDREPORT: the digest of its {name} does not match: not a report of a TDX module")
     info = data[_TD_INFO]
     rtmr0, rtmr1, rtmr2, rtmr3 = (info[at : at + 48] for at in range(208, 400, 48))
     return TdReport(
