@@ -84,6 +84,12 @@ def test_another_command_line_of_two_direct_boots_does_not_mention_a_uki(run: Ru
     assert said.code == 1 and "UKI" not in said.text and "the kernel command line differs" in said.text
 
 
+def test_two_boots_of_a_uki_are_told_by_the_rules_for_ukis(run: Run) -> None:
+    logs = VECTORS / "measurement"
+    said = run("diff", logs / "boot-tpm-base/log.bin", logs / "boot-tpm-append/log.bin")
+    assert said.code == 1 and "[host-load-options] the host gave the UKI a command line" in said.text
+
+
 def envelopes(log: bytes, quote: bytes) -> dict[str, object]:
     """JSON that holds a log and a quote, as services and agents write it."""
     one, other = base64.b64encode(log).decode(), base64.b64encode(quote).decode()
