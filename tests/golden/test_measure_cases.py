@@ -71,6 +71,7 @@ def test_two_events_with_the_same_words_are_shown_by_their_digests(run: Run) -> 
         run("explain", folder / "a.ccel", "--against", folder / "b.ccel"),
     ):
         assert said.code == 1 and "other spaces" not in said.text and "the initrd differs" in said.text
+        assert "the words are the same" in said.text
         assert "bdb9aecc759860cd" in said.text and "36135e59be2a16fe" in said.text and "RTMR2 event 2" in said.text
     (shape,) = json.loads(run("diff", folder / "a.ccel", folder / "b.ccel", "--json").out)["shapes"]
     (difference,) = shape["differences"]
