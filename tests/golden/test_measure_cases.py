@@ -71,6 +71,7 @@ def test_two_events_with_the_same_words_are_shown_by_their_digests(run: Run) -> 
         run("explain", folder / "a.ccel", "--against", folder / "b.ccel"),
     ):
         assert said.code == 1 and "other spaces" not in said.text and "the initrd differs" in said.text
+        assert "the words are the same" in said.text
         assert "bdb9aecc759860cd" in said.text and "36135e59be2a16fe" in said.text and "RTMR2 event 2" in said.text
     (shape,) = json.loads(run("diff", folder / "a.ccel", folder / "b.ccel", "--json").out)["shapes"]
     (difference,) = shape["differences"]
@@ -82,6 +83,12 @@ def test_another_command_line_of_two_direct_boots_does_not_mention_a_uki(run: Ru
     folder = CASES / "foreign-logs-uki-words"
     said = run("diff", folder / "a.ccel", folder / "c.ccel")
     assert said.code == 1 and "UKI" not in said.text and "the kernel command line differs" in said.text
+
+
+def test_two_boots_of_a_uki_are_told_by_the_rules_for_ukis(run: Run) -> None:
+    logs = VECTORS / "measurement"
+    said = run("diff", logs / "boot-tpm-base/log.bin", logs / "boot-tpm-append/log.bin")
+    assert said.code == 1 and "[host-load-options] the host gave the UKI a command line" in said.text
 
 
 def envelopes(log: bytes, quote: bytes) -> dict[str, object]:

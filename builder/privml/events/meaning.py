@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import struct
 import uuid
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from privml.events import types
@@ -71,6 +72,8 @@ _SMBIOS_TABLES = tuple(
     uuid.UUID(text).bytes_le
     for text in ("f2fd1544-9794-4a2c-992e-e5bbcf20e394", "eb9d2d31-2d88-11d3-9a16-0090273fc14d")
 )
+_LINUX_SECTION = (b".linux", ".linux".encode("utf-16-le").rstrip(b"\0"))
+_EXIT = Meaning("exit-boot-services", "a call of ExitBootServices, which the kernel repeats when it fails")
 
 
 def meaning(entry: LogEntry) -> Meaning | None:
@@ -88,7 +91,14 @@ def meaning(entry: LogEntry) -> Meaning | None:
         if entry.data.startswith(b"ACPI DATA"):
             return _ACPI
         return _FW_CFG if entry.data.startswith(b"QEMU FW CFG\0") else None
+    if entry.type == types.EV_EFI_ACTION and entry.data.startswith(b"Exit Boot Services"):
+        return _EXIT
     return _BY_TYPE.get(entry.type)
+
+
+def shows_uki(entries: Iterable[LogEntry]) -> bool:
+    """True when a log has the name of the .linux section, which systemd-stub measures of every UKI."""
+    return any(entry.type == types.EV_IPL and entry.data.rstrip(b"\0") in _LINUX_SECTION for entry in entries)
 
 
 def tagged(data: bytes) -> tuple[int | None, bytes]:

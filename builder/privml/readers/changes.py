@@ -10,7 +10,7 @@ from typing import Any
 from privml.events.align import differences
 from privml.events.event import Event
 from privml.events.logged import LoggedEvent
-from privml.events.meaning import meaning
+from privml.events.meaning import meaning, shows_uki
 from privml.events.registers import ZERO, index_of_register
 from privml.events.replay import extend, replay_digests
 from privml.events.tcg import ALG_SHA384, LogEntry, bank_name
@@ -57,18 +57,23 @@ class Change:
 def changes(left: Sequence[Item], right: Sequence[Item], registers: Sequence[str]) -> list[Change]:
     """The events that the two lists do not share, register by register."""
     found: list[Change] = []
+    uki = shows_uki(event.entry for event in (*left, *right) if isinstance(event, LoggedEvent))
     for register in registers:
         ours = [event for event in left if event.register == register]
         theirs = [event for event in right if event.register == register]
         for one, other, position in differences(ours, theirs):
-            found.append(Change(register, position, one, other, _name(one, other)))
+            found.append(Change(register, position, one, other, _name(one, other, uki=uki)))
     return found
 
 
-def _name(one: Item | None, other: Item | None) -> KnownDifference | None:
-    """The name of a difference: by the rules for a prediction and a log, or, of two logs, by what the event is of."""
+def _name(one: Item | None, other: Item | None, *, uki: bool) -> KnownDifference | None:
+    """The name of a difference: by the rules for UKIs where one is there, else by what the event is about."""
     if isinstance(one, Event) or isinstance(other, Event):
         return known(*_for_rules(one, other))
+    if uki and all(side is None or side.bank == ALG_SHA384 for side in (one, other)):
+        named = known(*_for_rules(one, other))
+        if named is not None:
+            return named
     present = [side.entry for side in (one, other) if side is not None]
     about = meaning(present[0])
     if about is None or (len(present) == 2 and meaning(present[1]) != about):

@@ -138,6 +138,10 @@ _FORMS: tuple[tuple[frozenset[str], str], ...] = tuple(
         (("tcbInfo",), "Intel's TCB info, part of a quote's collateral"),
         (("enclaveIdentity",), "Intel's identity of a quoting enclave, part of a quote's collateral"),
         (("pck_crl", "tcb_info"), "the collateral of a quote"),
+        (
+            ("uefi_event_logs",),
+            "an event log as Confidential Containers' trustee prints it; the log itself can be read",
+        ),
         (("evidence_list",), "evidence of NVIDIA GPUs"),
         (("evidence", "certificate", "nonce"), "evidence of NVIDIA GPUs"),
         (("payloadType", "payload", "signatures"), "a DSSE envelope"),
