@@ -178,5 +178,5 @@ def test_an_image_without_a_model_is_described(pair: tuple[Path, Path], capsys: 
 
 def test_a_damaged_image_is_not_described(pair: tuple[Path, Path]) -> None:
     (pair[0] / "root.raw").write_bytes(b"x")
-    with pytest.raises(PrivmlError, match="not what manifest"):
+    with pytest.raises(PrivmlError, match="does not match manifest"):
         inspector.inspect.callback(str(pair[0]), packages=False, as_json=False)
