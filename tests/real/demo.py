@@ -128,9 +128,10 @@ def proxied(port: int, image: Path) -> Iterator[str]:
         listen = probe.getsockname()[1]
     command = [
         str(Path(sys.executable).with_name("privml-build")), "proxy", f"https://127.0.0.1:{port}",
-        "--expect", str(image), "--allow-simulated", str(SIMULATED_ROOT), "--listen", f"127.0.0.1:{listen}",
+        "--expect", str(image.relative_to(ROOT)), "--allow-simulated", str(SIMULATED_ROOT),
+        "--listen", f"127.0.0.1:{listen}",
     ]  # fmt: skip
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ)
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ, cwd=ROOT)
     try:
         for _ in range(200):
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", listen), 1):
