@@ -272,3 +272,23 @@ def test_two_predictions_and_a_log(place: Path, capsys: pytest.CaptureFixture[st
     log = written(place, encode_log(as_log(first.events)), "log")
     assert Outcome(capsys, "diff", str(one), str(log)).code == 0
     assert Outcome(capsys, "diff", str(log), str(one)).code == 0
+
+
+def test_a_disk_whose_loader_is_for_another_machine_has_no_registers(tmp_path: Path) -> None:
+    uki = (
+        UKI.replace(b".sdmagic", b".cmdline")[:0x200] + b"krnlconsole=ttyS0 #### LoaderInfo: systemd-stub 262-1 ####"
+    )
+    at = int.from_bytes(uki[0x3C:0x40], "little") + 4
+    result = found(tmp_path, disk(fat16(uki[:at] + (0xAA64).to_bytes(2, "little") + uki[at + 2 :])))
+    assert "rtmr1" not in result and [event["origin"] for event in result["events"]] == ["partition table (GPT)"]
+    assert any("aarch64" in note for note in result["notes"])
+
+
+def test_a_disk_with_a_gap_in_its_uki_has_the_registers_that_do_not_depend_on_it(tmp_path: Path) -> None:
+    uki = (
+        UKI.replace(b".sdmagic", b".cmdline")[:0x200] + b"krnlconsole=ttyS0 #### LoaderInfo: systemd-stub 258-1 ####"
+    )
+    result = found(tmp_path, disk(fat16(uki)))
+    assert set(result) >= {"rtmr1"} and "rtmr2" not in result
+    origins = [event["origin"] for event in result["events"] if event["register"] == "rtmr1"]
+    assert origins[2:4] == ["disk's partition table (GPT)", "uki.efi"]

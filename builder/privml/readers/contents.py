@@ -69,14 +69,14 @@ def _unwrapped(path: Path, view: Bytes) -> tuple[str, bytes] | None:
     found = wrapped.container(head) or wrapped.text_form(head)
     if found is not None:
         raise MeasurementError(
-            f"{path} is a {found.name}, which is not read as it is", hint=found.command.replace("{}", str(path))
+            f"{path} is not read as it is: {found.name}", hint=found.command.replace("{}", str(path))
         )
     compression = wrapped.compression(head)
     if compression is not None:
         data = wrapped.unpack(view[:], compression) if len(view) <= wrapped.MAX_UNPACKED else None
         if data is None:
             raise MeasurementError(
-                f"{path} is a {compression.name} file that is damaged, or larger than "
+                f"{path}: {compression.name} file that is damaged, or larger than "
                 f"{wrapped.MAX_UNPACKED >> 20} MiB unpacked",
                 hint=f"`{compression.command} {path}` unpacks it",
             )
