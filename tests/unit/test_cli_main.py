@@ -351,7 +351,7 @@ def test_verify_needs_an_anchor(place: Path, capsys: pytest.CaptureFixture[str])
     (folder / "prediction.json").unlink()
     outcome = Outcome(capsys, "verify", "doc.json", "--expect", str(folder))
     assert outcome.code == 7
-    assert "hint: predict it with `privml-build measure" in outcome.stderr
+    assert "hint: create it with `privml-build measure" in outcome.stderr
 
 
 def test_an_anchor_whose_artefacts_changed_is_none(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -368,7 +368,7 @@ def test_a_prediction_of_another_build_is_none(place: Path, capsys: pytest.Captu
     (place / "doc.json").write_text("{}")
     outcome = Outcome(capsys, "verify", "doc.json", "--expect", str(folder))
     assert outcome.code == 7
-    assert "of another build" in outcome.stderr
+    assert "belongs to a different build" in outcome.stderr
 
 
 def captured(place: Path) -> list[str]:
@@ -438,7 +438,7 @@ def test_proxy_wants_a_host_and_a_port(listen: str, place: Path, capsys: pytest.
 def test_proxy_listens_here_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, "proxy", "https://127.0.0.1:1", "--expect", str(image(place)), "--listen", "0.0.0.0:0")
     assert outcome.code == 2
-    assert "this machine only" in outcome.stderr
+    assert "only on this machine" in outcome.stderr
 
 
 @pytest.mark.parametrize(

@@ -38,7 +38,7 @@ def test_nothing_changed(pair: tuple[Path, Path]) -> None:
     assert told(pair) == []
 
 
-def test_packages_options_files_and_sections_are_told(pair: tuple[Path, Path]) -> None:
+def test_packages_options_files_and_sections_are_reported(pair: tuple[Path, Path]) -> None:
     bend(pair[1] / "root.raw", 40 * 512, b"other data")
     (pair[1].parent / "two.root.raw.tree/etc/name").write_bytes(b"other")
     (pair[1] / "uki.efi").write_bytes(make_uki(initrd=initrd(b"tini"), linux=b"kernel??"))
@@ -93,7 +93,7 @@ def test_what_is_measured_nowhere_is_told_all_the_same(pair: tuple[Path, Path]) 
     assert "[moves nothing]" in told(pair)[0].text()
 
 
-def test_a_partitions_flag_alone_is_told(pair: tuple[Path, Path]) -> None:
+def test_a_changed_partition_flag_is_reported(pair: tuple[Path, Path]) -> None:
     for number, folder in enumerate(pair):
         bend(folder / "root.raw", 1024 + 48, bytes([number]))
         reseal(folder / "root.raw")
@@ -178,5 +178,5 @@ def test_an_image_without_a_model_is_described(pair: tuple[Path, Path], capsys: 
 
 def test_a_damaged_image_is_not_described(pair: tuple[Path, Path]) -> None:
     (pair[0] / "root.raw").write_bytes(b"x")
-    with pytest.raises(PrivmlError, match="not what manifest"):
+    with pytest.raises(PrivmlError, match="does not match manifest"):
         inspector.inspect.callback(str(pair[0]), packages=False, as_json=False)
