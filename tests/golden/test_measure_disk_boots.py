@@ -92,7 +92,7 @@ def test_every_rule_is_used_by_a_kept_boot() -> None:
     assert len({rule.id for rule in RULES}) == len(RULES)
 
 
-def test_a_rule_that_nothing_needs_is_told() -> None:
+def test_an_unused_rule_is_reported() -> None:
     """A boot's log under the wrong situation: its rules are unused, and the other's events unexplained."""
     found = account(kept("port").td, kept("port").log, frozenset({DIRECT, ROM}))
     assert (found.unused, found.settled) == (("option-rom",), False)

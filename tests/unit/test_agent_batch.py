@@ -115,7 +115,7 @@ def test_callers_over_the_limit_are_turned_away(monkeypatch: pytest.MonkeyPatch)
     callers.finish()
 
 
-def test_late_quote_is_told_as_busy() -> None:
+def test_a_late_quote_is_reported_as_busy() -> None:
     quoter = Quoter()
     with pytest.raises(Busy, match="no quote within"):
         QuoteBatch(quoter).document(bytes(32), timeout=0.05)

@@ -56,7 +56,7 @@ def test_an_engine_that_refuses_before_it_has_read_is_heard() -> None:
         (b"HTTP/1.1 200 ok\r\ncontent-length: 2000\r\n\r\n" + b"y" * 2000, "larger than 1000 bytes"),
     ],
 )
-def test_what_is_no_answer_is_an_error_of_the_engine(said: bytes, text: str) -> None:
+def test_a_malformed_response_is_an_engine_error(said: bytes, text: str) -> None:
     def behave(connection: socket.socket) -> None:
         connection.recv(65536)
         connection.sendall(said)

@@ -222,7 +222,7 @@ def test_volume_table_holds_only_measured_parameters(made: Guest) -> None:
     assert mount[1:5] == ["-t", "erofs", "-o", "ro,nosuid,nodev,noexec"]
 
 
-def test_missing_volume_is_told(made: Guest) -> None:
+def test_a_missing_volume_is_reported(made: Guest) -> None:
     (made.layout.sys / "class" / "block" / "vdb1" / "uevent").write_text("DEVNAME=vdb1\n")
     failed_in(made, "model", "no partition is named privml-model: is the model's disk attached?")
 
@@ -266,19 +266,19 @@ def test_the_rule_is_set_once_and_first(made: Guest) -> None:
     assert made.closed == [False]  # it was asked for when there was no key
 
 
-def test_kernel_that_takes_modules_parks_the_machine(made: Guest) -> None:
+def test_a_kernel_that_loads_modules_fails_the_boot(made: Guest) -> None:
     (made.layout.proc / "sys" / "kernel" / "modules_disabled").write_text("0\n")
     failed_in(made, "devices", "still loads modules")
 
 
-def test_missing_device_parks_the_machine(made: Guest) -> None:
+def test_a_missing_device_fails_the_boot(made: Guest) -> None:
     for file in (made.layout.sys / "bus" / "pci" / "devices" / "0000:00:02.0").iterdir():
         file.unlink()
     (made.layout.sys / "bus" / "pci" / "devices" / "0000:00:02.0").rmdir()
     failed_in(made, "devices", "1 x virtio-net declared but not present")
 
 
-def test_changed_configuration_parks_the_machine(made: Guest) -> None:
+def test_a_changed_configuration_fails_the_boot(made: Guest) -> None:
     made.wait_for(made.layout.stage_socket.exists, "stage socket")
     made.layout.config.write_bytes(encode(a_config(name="other")))
     failed_in(made, "config", "differs from the measured configuration")

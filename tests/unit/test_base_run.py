@@ -53,7 +53,7 @@ def test_a_failure_shows_both_outputs_the_status_and_the_hint() -> None:
     assert caught.value.hint == "do this"
 
 
-def test_a_signal_is_told_as_one() -> None:
+def test_death_by_signal_is_reported_as_such() -> None:
     with pytest.raises(HostError, match="failed with signal 9"):
         run(python("import os; os.kill(os.getpid(), 9)"))
 
@@ -66,7 +66,7 @@ def test_long_output_is_cut_at_its_start() -> None:
     assert (lines[2], lines[-1]) == ("  | line 800", "  | line 999")
 
 
-def test_output_that_is_no_text_is_told_all_the_same() -> None:
+def test_binary_output_is_shown_too() -> None:
     with pytest.raises(HostError, match="\N{REPLACEMENT CHARACTER}"):
         run(python("import os; os.write(2, b'\\xff'); raise SystemExit(1)"))
 
@@ -76,7 +76,7 @@ def test_a_failure_can_be_looked_at() -> None:
     assert done.returncode == 3
 
 
-def test_a_late_program_is_ended_and_told_with_its_output() -> None:
+def test_a_timed_out_program_is_killed_and_its_output_shown() -> None:
     start = time.monotonic()
     with pytest.raises(HostError) as caught:
         run(python("import time; print('started', flush=True); time.sleep(60)"), timeout=0.5, what="slow")
@@ -85,7 +85,7 @@ def test_a_late_program_is_ended_and_told_with_its_output() -> None:
 
 
 @pytest.mark.parametrize("kind", ["missing", "not executable", "no program", "below a file", "directory"])
-def test_a_program_that_cannot_be_run_is_told(tmp_path: Path, kind: str) -> None:
+def test_a_program_that_cannot_be_run_is_an_error(tmp_path: Path, kind: str) -> None:
     program = tmp_path / "tool"
     if kind in ("not executable", "no program", "below a file"):
         program.write_bytes(b"\x00\x01")
@@ -101,7 +101,7 @@ def test_a_program_that_cannot_be_run_is_told(tmp_path: Path, kind: str) -> None
     assert caught.value.hint == "install it"
 
 
-def test_a_folder_to_run_in_that_is_not_there_is_the_one_told(tmp_path: Path) -> None:
+def test_a_missing_working_directory_is_named(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="nowhere` not found"):
         run(python("pass"), cwd=tmp_path / "nowhere")
 

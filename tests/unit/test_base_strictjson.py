@@ -85,7 +85,7 @@ def test_what_has_no_canonical_form_is_refused(value: object) -> None:
         ("[" * 100_000, "nested too deeply"),
     ],
 )
-def test_what_has_more_than_one_meaning_is_refused(text: str, words: str) -> None:
+def test_ambiguous_yaml_is_refused(text: str, words: str) -> None:
     with pytest.raises(EvidenceError) as caught:
         loads(text.encode(), what="the thing")
     assert caught.value.message.startswith("the thing: ")

@@ -511,7 +511,7 @@ def test_a_prediction_of_another_build_is_none(place: Path, capsys: pytest.Captu
     (place / "doc.json").write_text("{}")
     outcome = Outcome(capsys, "verify", "doc.json", "--expect", str(folder))
     assert outcome.code == 7
-    assert "belongs to " in outcome.stderr
+    assert "belongs to a different build" in outcome.stderr
 
 
 def captured(place: Path) -> list[str]:

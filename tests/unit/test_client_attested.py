@@ -93,7 +93,7 @@ def test_an_answer_that_never_ends_is_cut(guest: Guest, monkeypatch: pytest.Monk
         attested.fetch(guest.url, bytes(32), 10)
 
 
-def test_nobody_there_is_an_error_of_the_host() -> None:
+def test_an_unreachable_attestor_is_a_host_error() -> None:
     with pytest.raises(HostError, match="no attestation document"):
         attested.fetch(f"https://127.0.0.1:{guest_fake.unused_port()}", bytes(32), 2)
 

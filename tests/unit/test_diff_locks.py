@@ -39,7 +39,7 @@ def test_one_lock_has_no_changes(lock: Lock) -> None:
     assert lock_changes(lock, lock) == ()
 
 
-def test_each_kind_of_input_is_told_with_the_registers_that_it_moves(lock: Lock) -> None:
+def test_each_kind_of_input_is_listed_with_the_registers_it_moves(lock: Lock) -> None:
     alpha, beta, engine = lock.packages
     kernel = beta.model_copy(update={"name": "linux-image-7"})
     other = lock.model_copy(

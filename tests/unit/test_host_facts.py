@@ -212,7 +212,7 @@ def mirror() -> Iterator[str]:
     server.server_close()
 
 
-def test_a_mirror_is_asked_for_headers_and_told_without_a_password(
+def test_a_mirror_is_checked_by_headers_and_shown_without_its_password(
     mirror: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("no_proxy", "*")

@@ -57,7 +57,7 @@ def test_1_a_tree_that_is_there_needs_no_package(lock: ToolsLock, store: Store, 
     assert mended(store, lock, solver({"debian": ("http://127.0.0.1:9",)}), host=no_host) is lock
 
 
-def test_2_what_is_gone_is_replaced_by_the_host_s_apt_loudly(
+def test_2_unavailable_packages_are_replaced_by_the_host_s_apt_with_a_message(
     lock: ToolsLock, store: Store, folder: Path, mirrors: Mirrors, capsys: pytest.CaptureFixture[str]
 ) -> None:
     store.add_bytes(Deb("app", "1", "lib (= 1), common").data)

@@ -610,12 +610,12 @@ def test_a_failing_tool_is_a_build_error(fake: Fake, out: Path, tool: str, body:
     failing(fake, out, words)
 
 
-def test_a_package_too_many_is_told(fake: Fake, out: Path) -> None:
+def test_an_extra_package_is_reported(fake: Fake, out: Path) -> None:
     fake.installed(*fake.lock.packages, *fake.lock.firmware_debs)
     failing(fake, out, "not the locked ones: extra: ovmf-inteltdx 2:1.0-1 amd64; missing: none")
 
 
-def test_a_package_too_few_is_told(fake: Fake, out: Path) -> None:
+def test_a_missing_package_is_reported(fake: Fake, out: Path) -> None:
     fake.installed(*fake.lock.packages[1:])
     failing(fake, out, "extra: none; missing: alpha 2:1.0-1 amd64")
 

@@ -105,7 +105,7 @@ def test_a_name_of_many_texts_stays_a_name(name: str) -> None:
     assert declared([name]) == [{"license": {"name": name}}]
 
 
-def test_no_licence_is_told_twice_and_the_order_is_fixed() -> None:
+def test_licences_are_unique_and_sorted() -> None:
     rows = declared(["MIT", "GPL-2+", "gpl-2.0+", "Expat"])
     assert rows == [
         {"license": {"id": "GPL-2.0-or-later"}},

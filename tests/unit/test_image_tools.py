@@ -239,7 +239,7 @@ def test_the_key_is_of_bytes_and_names(lock: ToolsLock) -> None:
     assert len(keys) == 4
 
 
-def test_a_tool_that_fails_is_told_with_its_name(store: Store, lock: ToolsLock) -> None:
+def test_a_failing_tool_is_named(store: Store, lock: ToolsLock) -> None:
     tree = ensure(store, lock)
     assert tree.run(["works", "x"]).stdout == b"['works', 'x']\n"
     with pytest.raises(HostError, match=r"^tools: fails failed with status 1\n  \| it says why$"):

@@ -184,7 +184,7 @@ def test_devices_are_refused(root: Path, kind: bytes) -> None:
         ([link("a", "b"), link("b", "a"), file("a/c")], "too many links"),
     ],
 )
-def test_what_contradicts_itself_is_refused(root: Path, entries: list[Entry], words: str) -> None:
+def test_conflicting_entries_are_refused(root: Path, entries: list[Entry], words: str) -> None:
     assert words in refused(root, *entries)
 
 

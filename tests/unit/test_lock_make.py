@@ -198,7 +198,7 @@ def test_another_request_is_solved_again_with_all_pins(
     assert archives.asked[-1].pins == {"a": "1", "b": "1", "ovmf-inteltdx": "1"}
 
 
-def test_other_bytes_under_the_same_version_are_told(
+def test_different_bytes_under_the_same_version_are_reported(
     archives: Archives, recipe: Recipe, current: Current, store: Store
 ) -> None:
     first = make_lock(recipe, current, None, store, solver())

@@ -30,7 +30,7 @@ def test_good_inputs_are_built_and_that_is_all(tmp_path: Path) -> None:
     assert make(tmp_path, [0]) == (0, ["image demo-cpu"], "")
 
 
-def test_gone_inputs_are_refreshed_aloud(tmp_path: Path) -> None:
+def test_unavailable_inputs_are_refreshed_with_a_message(tmp_path: Path) -> None:
     code, calls, talk = make(tmp_path, [4, 0, 0], "POOL=/a https://b.example.invalid")
     pools = "--pool /a --pool https://b.example.invalid"
     assert code == 0

@@ -52,7 +52,7 @@ def test_only_these_words_are_converted() -> None:
         ("a: " + "[" * 5000, "nested deeper than 8"),
     ],
 )
-def test_what_has_more_than_one_meaning_is_refused(text: str, message: str) -> None:
+def test_ambiguous_yaml_is_refused(text: str, message: str) -> None:
     with pytest.raises(RecipeError) as caught:
         parse(text.encode(), "t")
     assert message in caught.value.message

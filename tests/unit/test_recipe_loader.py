@@ -174,7 +174,7 @@ def test_messages_name_file_line_field_and_a_way_out(folder: Path, old: str, new
     assert message in refused(path)
 
 
-def test_all_problems_are_told_in_the_order_of_the_file(folder: Path) -> None:
+def test_all_problems_are_reported_in_file_order(folder: Path) -> None:
     path = folder / "x.yaml"
     path.write_text(
         DEMO.replace("release: forky", "release: x").replace("vcpus: 2", "vcpus: 0").replace("listen", "lisen")
@@ -335,8 +335,8 @@ def test_an_unknown_platform_lists_the_known_ones(folder: Path) -> None:
         (
             "tee: tdx",
             "tee: none",
-            "recipes/platforms/qemu-11-q35.yaml:17: tpm: got `false` with `tee: none`: such a machine has no "
-            "measurements, expected true [platform-unmeasured]",
+            "recipes/platforms/qemu-11-q35.yaml:17: tpm: got `false` with `tee: none`: such a machine has "
+            "no measurements, expected true [platform-unmeasured]",
         ),
         ("tpm: false", "tpm: no", "tpm: got `no`, expected true or false"),
     ],

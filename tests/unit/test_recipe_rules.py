@@ -95,7 +95,7 @@ def test_each_rule_cites_what_taught_it() -> None:
         assert rule.why.endswith(".")
 
 
-def test_a_warning_stops_nobody(recipes: Path) -> None:
+def test_a_warning_does_not_fail_lint(recipes: Path) -> None:
     broken(recipes, "no-lock")
     result = run("demo-cpu")
     assert (result.exit_code, result.stdout) == (0, "ok demo-cpu\n")
@@ -123,7 +123,7 @@ def test_memory_is_counted_to_the_byte(recipes: Path) -> None:
 
 
 @pytest.mark.parametrize("pattern", ["*.gguf", "model.bin", "data/model-*", "a?"])
-def test_a_pattern_that_says_something_is_no_wide_one(recipes: Path, pattern: str) -> None:
+def test_a_specific_pattern_is_not_a_wide_pattern(recipes: Path, pattern: str) -> None:
     path = recipes / RECIPE
     path.write_text(path.read_text().replace("*.gguf", pattern))
     assert [finding.rule for finding in findings_of(load(path))] == []

@@ -38,7 +38,7 @@ def test_nothing_changed(pair: tuple[Path, Path]) -> None:
     assert told(pair) == []
 
 
-def test_packages_options_files_and_sections_are_told(pair: tuple[Path, Path]) -> None:
+def test_packages_options_files_and_sections_are_reported(pair: tuple[Path, Path]) -> None:
     bend(pair[1] / "root.raw", 40 * 512, b"other data")
     (pair[1].parent / "two.root.raw.tree/etc/name").write_bytes(b"other")
     (pair[1] / "uki.efi").write_bytes(make_uki(initrd=initrd(b"tini"), linux=b"kernel??"))
@@ -93,7 +93,7 @@ def test_what_is_measured_nowhere_is_told_all_the_same(pair: tuple[Path, Path]) 
     assert "[moves nothing]" in told(pair)[0].text()
 
 
-def test_a_partitions_flag_alone_is_told(pair: tuple[Path, Path]) -> None:
+def test_a_changed_partition_flag_is_reported(pair: tuple[Path, Path]) -> None:
     for number, folder in enumerate(pair):
         bend(folder / "root.raw", 1024 + 48, bytes([number]))
         reseal(folder / "root.raw")

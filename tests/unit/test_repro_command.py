@@ -78,7 +78,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
-def test_equal_legs_are_held_against_the_record(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_equal_legs_are_compared_with_the_record(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     bench.run("demo-cpu", as_json=True)
     document = told(capsys)
     assert (document["outcome"], document["refreshed"], document["record"]["state"]) == ("equal", False, "none")

@@ -196,7 +196,7 @@ def test_a_link_in_an_artefacts_place_is_a_difference(pair: tuple[Path, Path]) -
     assert causes(judged(pair)) == {"unlike-artefact"}
 
 
-def test_one_directory_or_one_file_twice_is_no_comparison(pair: tuple[Path, Path]) -> None:
+def test_comparing_a_directory_or_file_with_itself_is_refused(pair: tuple[Path, Path]) -> None:
     with pytest.raises(UsageError, match="the same directory"):
         compare(pair[0], pair[0], opener=opener)
     (pair[1] / "root.raw").unlink()
@@ -205,7 +205,7 @@ def test_one_directory_or_one_file_twice_is_no_comparison(pair: tuple[Path, Path
         compare(*pair, opener=opener)
 
 
-def test_another_kernel_under_the_same_root_is_told_by_its_section(pair: tuple[Path, Path]) -> None:
+def test_a_different_kernel_under_the_same_root_is_reported_by_section(pair: tuple[Path, Path]) -> None:
     (pair[1] / "uki.efi").write_bytes(make_uki(initrd=initrd(), linux=b"kernel??"))
     sealed(pair[1])
     report = judged(pair)
@@ -222,7 +222,7 @@ def test_a_kernel_that_the_documents_do_not_own_up_to_is_told_too(pair: tuple[Pa
     assert {"false-manifest", "other-kernel"} <= causes(report)
 
 
-def test_a_prediction_of_other_files_is_told_though_both_have_it(pair: tuple[Path, Path]) -> None:
+def test_a_prediction_for_other_files_is_reported_even_on_both_sides(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         document = json.loads((folder / "prediction.json").read_bytes())
         document["subject"][0]["digest"]["sha256"] = "d" * 64
@@ -230,13 +230,13 @@ def test_a_prediction_of_other_files_is_told_though_both_have_it(pair: tuple[Pat
     assert causes(judged(pair)) == {"false-manifest"}
 
 
-def test_a_prediction_of_another_manifest_is_told_though_both_have_it(pair: tuple[Path, Path]) -> None:
+def test_a_prediction_for_another_manifest_is_reported_even_on_both_sides(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         write_prediction(folder, manifests.read(folder), samples.PREDICATE)
     assert causes(judged(pair)) == {"false-manifest"}
 
 
-def test_a_manifest_of_other_files_is_told_though_both_have_it(pair: tuple[Path, Path]) -> None:
+def test_a_manifest_that_does_not_match_its_files_is_reported_even_on_both_sides(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         (folder / "firmware.fd").write_bytes(b"other firmware")
     report = judged(pair)
@@ -304,7 +304,7 @@ def erofs(identifier: bytes, seconds: int) -> bytes:
     return struct.pack("<IIIBBHQQIIII16s", 0xE0F5E1E2, 0, 0, 12, 0, 36, 5, seconds, 0, 2, 0, 0, identifier)
 
 
-def test_ids_and_times_of_table_and_file_systems_are_told(pair: tuple[Path, Path]) -> None:
+def test_ids_and_times_of_partition_table_and_file_systems_are_reported(pair: tuple[Path, Path]) -> None:
     for number, folder in enumerate(pair):
         bend(folder / "root.raw", 40 * 512 + 1024, erofs(bytes([number]) * 16, number))
         bend(folder / "root.raw", 512 + 56, bytes([number]) * 16)
@@ -336,7 +336,7 @@ def test_what_cannot_be_read_is_a_difference_even_when_it_is_the_same(pair: tupl
     assert sorted(f.place for f in report.findings if f.cause.id == "unreadable-artefact") == ["root.raw", "uki.efi"]
 
 
-def test_packages_and_other_fields_of_documents_are_told(pair: tuple[Path, Path]) -> None:
+def test_packages_and_other_fields_of_documents_are_reported(pair: tuple[Path, Path]) -> None:
     sealed(pair[1], packages=(manifests.Package("bash", "5.4", "amd64", "9" * 64),), kernel="7.0")
     report = judged(pair)
     assert "manifest.json:packages/bash" in [finding.place for finding in report.findings]
@@ -420,7 +420,7 @@ def test_only_what_was_seen_to_move_counts_as_varied() -> None:
     assert {one.name for one in later if one.varied} == {"umask", NAMES["tool_clock"]}
 
 
-def test_a_record_of_digests_names_what_is_no_longer_so(pair: tuple[Path, Path]) -> None:
+def test_a_record_names_the_digests_that_changed(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         for name in set(current.DOCUMENTS) - set(REQUIRED):
             (folder / name).write_bytes(b'{"components": []}')

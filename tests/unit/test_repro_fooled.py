@@ -159,7 +159,7 @@ def with_initrds(pair: tuple[Path, Path], one: bytes, two: bytes) -> list[tuple[
     return [(f.layer.name, f.place, f.cause.id) for f in report.findings if f.place.startswith("uki.efi:")]
 
 
-def test_an_initrd_in_another_order_is_told_as_that(pair: tuple[Path, Path]) -> None:
+def test_a_reordered_initrd_is_reported_as_reordered(pair: tuple[Path, Path]) -> None:
     a, b = (b"a", 0o100644, b"1"), (b"b", 0o100644, b"2")
     found = with_initrds(pair, cpio(a, b), cpio(b, a))
     assert found == [
@@ -169,7 +169,7 @@ def test_an_initrd_in_another_order_is_told_as_that(pair: tuple[Path, Path]) -> 
     ]
 
 
-def test_an_initrd_with_other_numbers_only_is_told_as_that(pair: tuple[Path, Path]) -> None:
+def test_an_initrd_with_only_different_inode_numbers_is_reported_as_such(pair: tuple[Path, Path]) -> None:
     member = (b"a", 0o100644, b"1")
     found = with_initrds(pair, cpio(member), cpio(member, inode=9))
     assert [cause for *_, cause in found] == ["other-initrd", "initrd-layout"]

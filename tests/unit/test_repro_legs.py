@@ -151,7 +151,7 @@ def test_a_leg_that_fails_fails_the_command_with_its_words(tmp_path: Path) -> No
     assert caught.value.exit_code == 6
 
 
-def test_a_leg_in_which_no_tool_ran_is_no_second_build(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leg_in_which_no_tool_ran_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A build that took the other leg's output would agree with it, and would have seen nothing of its own."""
     seen = {"tool_clock": ""}
     monkeypatch.setattr(legs, "run", lambda *_, **__: (tmp_path / child.OBSERVED).write_text(json.dumps(seen)))
@@ -163,7 +163,7 @@ def test_a_leg_in_which_no_tool_ran_is_no_second_build(tmp_path: Path, monkeypat
     assert legs._build(leg, {"TZ": "UTC"}) == seen
 
 
-def test_a_leg_that_saw_nothing_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_leg_without_observations_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(legs, "run", lambda *_, **__: None)
     with pytest.raises(HostError, match="did not write its observations"):
         legs._build(replace(LEG, workspace=str(tmp_path), user=""), {})
@@ -176,7 +176,9 @@ def etc(folder: Path, subuid: str, subgid: str | None = None) -> Path:
     return folder
 
 
-def test_a_stranger_is_the_first_who_may_have_ids(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_unprivileged_user_is_the_first_with_subordinate_ids(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(namespaces.shutil, "which", lambda name: f"/usr/bin/{name}")
     name = pwd.getpwuid(1).pw_name
     rows = f"root:1:65536\nnobody-knows-me:1:65536\n{name}:200000:65536\n"

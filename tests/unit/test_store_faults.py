@@ -70,7 +70,7 @@ def whole(store: Store) -> set[str]:
 
 @needs_root
 @pytest.mark.parametrize("web", [True, False])
-def test_a_full_disk_is_told_at_once_and_room_is_enough_to_go_on(small: Path, pool: Path, *, web: bool) -> None:
+def test_a_full_disk_is_reported_at_once_and_the_next_run_resumes(small: Path, pool: Path, *, web: bool) -> None:
     store = Store(small / "store")
     with serving(pool) as (address, _):
         places = [Pool(address) if web else Pool(pool)]
@@ -189,7 +189,7 @@ def test_no_room_for_the_tools_tree(small: Path) -> None:
 
 
 @needs_root
-def test_a_pool_without_room_is_told_and_keeps_what_it_has(small: Path, tmp_path: Path) -> None:
+def test_a_full_pool_is_reported_and_keeps_its_objects(small: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     digests = [store.add_bytes(blob) for blob in BLOBS]
     with pytest.raises(HostError, match=rf"the pool {small}/pool cannot be written: no space left") as caught:

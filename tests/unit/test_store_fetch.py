@@ -216,7 +216,7 @@ def test_a_host_that_is_not_there(store: Store) -> None:
 
 
 @pytest.mark.parametrize("days", [-400, 400])
-def test_a_clock_far_off_is_named_beside_the_certificate_that_it_makes_bad(
+def test_a_wrong_clock_is_named_with_the_certificate_error(
     store: Store, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
     """A certificate of a week, a year away on either side."""

@@ -69,7 +69,7 @@ def test_a_log_that_does_not_replay_explains_nothing() -> None:
 
 
 @pytest.mark.parametrize(("log", "words"), [(b"", "no boot log"), (b"x" * 40, "cannot be read")])
-def test_a_log_that_is_no_help_is_said_to_be(log: bytes, words: str) -> None:
+def test_an_unusable_log_is_reported_as_such(log: bytes, words: str) -> None:
     assert words in where(judge(samples.extends(4 << 30, "guilty"), log=log), "rtmr2")
 
 

@@ -176,7 +176,7 @@ def test_every_code_is_given_by_some_case() -> None:
     assert set().union(*tried) == set(CODES)
 
 
-def test_no_code_is_given_by_two_checks() -> None:
+def test_refusal_codes_are_unique() -> None:
     with pytest.raises(ValueError, match="`root` is used by two checks"):
         check._union((check.origin, check.header, Check({"root": "again"}, check.origin.find)))
 

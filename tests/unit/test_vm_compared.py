@@ -53,7 +53,7 @@ def test_registers_are_read(code: int, tmp_path: Path) -> None:
         thread.join()
 
 
-def test_a_tpm_that_is_gone_is_told(tmp_path: Path) -> None:
+def test_a_tpm_that_does_not_answer_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="swtpm"):
         swtpm.read_pcrs(tmp_path / "tpm.sock")
     with pytest.raises(HostError, match="got 0 registers, expected 8"):

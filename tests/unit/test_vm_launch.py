@@ -96,7 +96,7 @@ def test_an_image_without_a_model_has_one_disk(folder: Path, tools: ToolsTree) -
 def test_artefacts_are_looked_at_before_anything_starts(folder: Path) -> None:
     made = sample(folder)
     (folder / "root.raw").write_bytes(b"other")
-    with pytest.raises(BuildError, match=r"root\.raw does not match"):
+    with pytest.raises(BuildError, match=r"root\.raw does not match manifest"):
         launch_of(folder, made, shipped())
 
 

@@ -52,13 +52,13 @@ def test_a_socket_that_is_not_listened_to_yet(bare: Any, children: list[Child], 
         assert connection.recv(5) == b"hello"
 
 
-def test_a_child_that_ended_is_told_with_its_words(bare: Any, children: list[Child], tmp_path: Path) -> None:
+def test_a_child_that_exited_is_reported_with_its_output(bare: Any, children: list[Child], tmp_path: Path) -> None:
     child = start(bare, children, tmp_path, ["import sys; sys.exit('no such machine')"])
     with pytest.raises(HostError, match="exited with status 1\n  \\| no such machine"):
         child.connect(tmp_path / "s")
 
 
-def test_a_child_that_never_listens_is_told(bare: Any, children: list[Child], tmp_path: Path) -> None:
+def test_a_child_that_never_listens_is_an_error(bare: Any, children: list[Child], tmp_path: Path) -> None:
     child = start(bare, children, tmp_path, ["import time; time.sleep(60)"])
     with pytest.raises(HostError, match=r"does not answer at s within 0\.2 s"):
         child.connect(tmp_path / "s", timeout=0.2)
