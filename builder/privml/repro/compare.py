@@ -17,10 +17,8 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import PrivmlError, UsageError, printable
 from privml.base.files import sha256_file
-from privml.engines.registry import ENGINES
 from privml.events import volumes
 from privml.events.gpt import Partition
-from privml.events.registers import LAUNCH, MRTD, RTMR0
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.measure import gpt
 from privml.measure.pe import headers, in_memory
@@ -28,20 +26,17 @@ from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
 from privml.output.manifest import Manifest
 from privml.output.manifest import decode as decode_manifest
 from privml.recipe import tees
-from privml.recipe.distributions import DISTRIBUTIONS
 from privml.repro import disk
 from privml.repro.causes import Symptom, name_cause
 from privml.repro.current import DOCUMENTS
 from privml.repro.external import LOOKS, Look
 from privml.repro.layers import Layer, Mismatch, Report, ordered
+from privml.repro.origins import origin_key
 from privml.repro.owners import Owners
 from privml.repro.tree import FileTree, read_cpio, read_trees
 from privml.repro.values import differing, where
 from privml.statement import intoto
 from privml.statement.predicate import Predicate
-
-_ORIGIN_OF_REGISTER = {MRTD: FIRMWARE["tdx"], RTMR0: "platform", LAUNCH: FIRMWARE["snp"]}
-"""What decides a register, as a manifest's origins name it; where a register is not here, it is the UKI."""
 
 Opener = Callable[[Path, Partition], AbstractContextManager[Path]]
 Surroundings = Mapping[str, tuple[tuple[str, str], ...]]
@@ -349,26 +344,6 @@ def required_of(directory: Path) -> tuple[str, ...]:
     except (PrivmlError, OSError):
         artefacts = (UKI, ROOT, volumes.file(0), FIRMWARE[tees.BUILT[0]])
     return (*artefacts, *DOCUMENTS)
-
-
-def origin_key(place: str, package: str = "unknown") -> str:
-    """The manifest's origin (recipe line) of a difference at ``place``; packages come from the release."""
-    file, _, inside = place.partition(":")
-    if file == "uki.efi":
-        return inside.partition(":")[0] or file
-    if is_volume(file) and file != ROOT:
-        return "model"
-    if file == "prediction.json":
-        return _ORIGIN_OF_REGISTER.get(inside.rpartition(", ")[2], UKI)
-    if file == "root.raw":
-        if inside.startswith("/etc/privml/"):
-            return "config"
-        if inside.startswith("/usr/lib/modules/") or any(
-            each.kernel.is_kernel(package) for each in DISTRIBUTIONS.values()
-        ):
-            return ".linux"
-        return "engine" if any(package in engine.packages for engine in ENGINES.values()) else ".cmdline"
-    return file
 
 
 def _kind(path: Path | None) -> str:
