@@ -93,7 +93,7 @@ def test_the_kernel_s_files_are_read_and_what_is_missing_is_said(tmp_path: Path)
     assert found.files[capture.LOG] == LOG and found.blobs == {"bootorder": b"/x\0"}
     devices = json.loads(found.files[capture.DEVICES])
     assert [row["slot"] for row in devices] == ["0000:00:01.0", "0000:00:02.0"] and devices[1]["vendor"] == "0x2"
-    assert "No such file" in found.missing[capture.TABLE] and "owner" in found.missing[capture.QUOTE]
+    assert "No such file" in found.missing[capture.TABLE] and "on request" in found.missing[capture.QUOTE]
     assert b"secret" not in found.encode()
     less = captured.read(tmp_path, None, leave_out=frozenset({capture.LOG, capture.DEVICES, capture.SMBIOS}))
     assert set(less.files) == {"kernel/osrelease", "fw_cfg/bootorder"}
@@ -116,8 +116,8 @@ def test_a_captured_pair_of_log_and_quote_is_told_to_agree(tmp_path: Path) -> No
     path.write_bytes(Capture({capture.LOG: LOG, capture.QUOTE: QUOTE, capture.SMBIOS: SMBIOS}).encode())
     found = files.read(path).description
     assert found.kind == "capture" and found.facts["rtmr2"] == "log and quote agree"
-    assert found.facts[capture.SMBIOS] == "no event of the log is of it"
-    assert found.facts["quote"] == "made for something else than these parts"
+    assert found.facts[capture.SMBIOS] == "the log has no event for it"
+    assert found.facts["quote"] == "made for something other than these parts"
     entries = parse_log(LOG)
     path.write_bytes(Capture({capture.LOG: encode_log(entries[:-1]), capture.QUOTE: QUOTE}).encode())
     assert "log and quote differ" in files.read(path).description.facts.values()
@@ -126,7 +126,7 @@ def test_a_captured_pair_of_log_and_quote_is_told_to_agree(tmp_path: Path) -> No
 def test_the_verb(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     root = tree(place / "root")
     outcome = Outcome(capsys, "capture", "td.tar", "--root", str(root), "--no-quote", "--leave-out", "kernel/cmdline")
-    assert outcome.code == 0 and "kernel/cmdline  not there: left out by its owner" in outcome.stdout
+    assert outcome.code == 0 and "kernel/cmdline  missing: left out on request" in outcome.stdout
     assert (place / "td.tar").stat().st_mode & 0o777 == 0o600
     assert Outcome(capsys, "measure", "td.tar").code == 0
     explained = Outcome(capsys, "explain", "td.tar")
@@ -175,7 +175,9 @@ def test_the_predicted_machine_is_accepted_whole(tmp_path: Path) -> None:
     found = replayed(path)
     assert found.equal and found.comparison.matched[RTMR0] > 10, found.problems
     facts = files.read(path).description.facts
-    assert facts["quote"] == "made for these parts" and facts["fw_cfg etc/acpi/tables"].startswith("an event")
+    assert facts["quote"] == "made for these parts" and facts["fw_cfg etc/acpi/tables"].startswith(
+        "the log has an event"
+    )
 
 
 def test_what_differs_is_named(tmp_path: Path) -> None:

@@ -11,13 +11,13 @@ from privml.events.event import Event, Evidence
 from privml.events.logged import LoggedEvent
 from privml.events.registers import RTMR2
 from privml.events.tcg import ALG_SHA384, LogEntry
-from privml.events.wording import tell, word_changes
+from privml.events.wording import difference_line, word_changes
 
 LINE = "console=ttyS0 quiet panic=-1 privml.root=aa:bb:1:1"
 
 
 @pytest.mark.parametrize(
-    ("logged", "told"),
+    ("logged", "line"),
     [
         (f"{LINE} audit=0", 'with "audit=0" added'),
         ("console=ttyS0 panic=-1 privml.root=aa:bb:1:1", 'with "quiet" removed'),
@@ -27,8 +27,8 @@ LINE = "console=ttyS0 quiet panic=-1 privml.root=aa:bb:1:1"
         ("", None),
     ],
 )
-def test_changes_of_words(logged: str, told: str | None) -> None:
-    assert word_changes(LINE, logged) == told
+def test_changes_of_words(logged: str, line: str | None) -> None:
+    assert word_changes(LINE, logged) == line
 
 
 def test_a_line_that_a_host_made_very_long_is_not_compared() -> None:
@@ -47,12 +47,12 @@ def test_a_command_line_that_stands_as_an_event_of_its_own_is_told_by_its_words(
     )
     text = f"{line} audit=0\0".encode("utf-16-le")
     entry = LogEntry(3, types.EV_IPL, {ALG_SHA384: hashlib.sha384(text).digest()}, text)
-    told = tell(RTMR2, 13, None, LoggedEvent(RTMR2, entry, 0), near=[predicted])
-    assert told == (
+    line = difference_line(RTMR2, 13, None, LoggedEvent(RTMR2, entry, 0), near=[predicted])
+    assert line == (
         "RTMR2 event 13: not predicted: logged EV_IPL, the text of EV_EVENT_TAG from uki.efi .cmdline "
         '(recipes/x.yaml:3 a) with "audit=0" added'
     )
     other = LogEntry(3, types.EV_IPL, entry.digests, "something else\0".encode("utf-16-le"))
-    alone = tell(RTMR2, 13, None, LoggedEvent(RTMR2, other, 0), near=[predicted])
+    alone = difference_line(RTMR2, 13, None, LoggedEvent(RTMR2, other, 0), near=[predicted])
     assert "the text of" not in alone
     assert '"something else"' in alone

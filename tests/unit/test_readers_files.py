@@ -175,7 +175,7 @@ def test_a_log_against_its_quote(place: Path, capsys: pytest.CaptureFixture[str]
 CHANGES: list[tuple[Callable[[list[LogEntry]], list[LogEntry]], str]] = [
     (
         lambda log: [log[1], log[0], *log[2:]],
-        "the value is that with events 1 and 2 the other way round: EV_EFI_PLATFORM_FIRMWARE_BLOB2",
+        "the value is that with events 1 and 2 in swapped order: EV_EFI_PLATFORM_FIRMWARE_BLOB2",
     ),
     (lambda log: [*log, log[0]], "the value is that before the last 1 events"),
     (lambda log: [*log[:2], log[0], *log[2:]], "the value is that without event 3: EV_EFI_HANDOFF_TABLES2"),
@@ -183,7 +183,7 @@ CHANGES: list[tuple[Callable[[list[LogEntry]], list[LogEntry]], str]] = [
         lambda log: [
             LogEntry(one.index, one.type, {12: bytes(48)}, one.data) if one is log[3] else one for one in log
         ],
-        "event 4 was extended with the digest of its data, which is another: EV_EFI_VARIABLE_DRIVER_CONFIG",
+        "event 4 was extended with the digest of its data, not the logged one: EV_EFI_VARIABLE_DRIVER_CONFIG",
     ),
 ]
 

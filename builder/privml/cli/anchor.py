@@ -1,4 +1,4 @@
-"""What `verify` and `proxy` share: the anchor (whose word is believed) and the policy, from options to records."""
+"""Options that `verify` and `proxy` share: the trust anchor and the policy."""
 
 from __future__ import annotations
 

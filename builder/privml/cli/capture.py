@@ -1,4 +1,4 @@
-"""`capture`: what a real TD says of itself, in one file."""
+"""`capture`: record a real TD's quote, event log and measured data in one file."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from privml.readers import captured
 @click.option(
     "--uki", metavar="FILE", type=click.Path(path_type=Path), help="The UKI that was booted; its SHA-256 is recorded."
 )
-@click.option("--no-quote", is_flag=True, help="Request no quote. Then nothing vouches for the log.")
+@click.option("--no-quote", is_flag=True, help="Request no quote. The log is then not authenticated.")
 @click.option(
     "--leave-out", metavar="PART", multiple=True, type=click.Choice(NAMES), help="Leave a part out; repeatable."
 )
@@ -73,5 +73,5 @@ def capture(
     for name, data in sorted(found.files.items()):
         show(f"  {name}  {len(data)} bytes")
     for name, why in sorted(found.missing.items()):
-        show(f"  {name}  not there: {why}")
+        show(f"  {name}  missing: {why}")
     show(f"wrote {archive}")

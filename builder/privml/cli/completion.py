@@ -1,4 +1,4 @@
-"""Completion in the user's shell: the script for it, and what TARGET can be."""
+"""Shell completion: the script for each shell, and completion of TARGET."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ class TargetName(click.ParamType[str]):
     name = "target"
 
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
-        """What begins with ``incomplete``."""
+        """The completions that begin with ``incomplete``."""
         del ctx, param
         recipes = [path.name.removesuffix(".yaml") for path in Path("recipes").glob("*.yaml")]
         images = [str(path.parent) for path in Path("out").glob("*/manifest.json")]
@@ -56,7 +56,7 @@ class TargetName(click.ParamType[str]):
         return found or [CompletionItem(incomplete, type="file")]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The word as it was given: what it names is found by the verb."""
+        """The word unchanged; each verb looks it up itself."""
         del param, ctx
         return str(value)
 

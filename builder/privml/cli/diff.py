@@ -69,7 +69,7 @@ def diff(before: str, after: str, *, as_json: bool, diffoscope: bool) -> None:
 
 @dataclass(frozen=True)
 class Given:
-    """An argument: its kind, a key of ``TITLES``, and the file when it was read, which a pipe allows once."""
+    """An argument: its kind, a key of ``TITLES``, and the file if it was read (a pipe can be read only once)."""
 
     kind: str
     file: File | None = None

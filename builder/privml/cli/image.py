@@ -130,7 +130,7 @@ def image(
 
 
 def _no_room(directory: Path) -> str:
-    """What is told when a build has filled the file system of its output; what it had made is removed by then."""
+    """The error for a build that filled the file system of its output; its files are removed by then."""
     place = directory.absolute().parent
     free = shutil.disk_usage(place).free / (1 << 20) if place.is_dir() else 0
     return f"no space left on the file system of {place} while building there; {free:.0f} MiB are free again"

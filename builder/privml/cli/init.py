@@ -1,4 +1,4 @@
-"""`init`: start a recipe of one's own."""
+"""`init`: start a new recipe."""
 
 from __future__ import annotations
 

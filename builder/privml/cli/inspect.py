@@ -1,4 +1,4 @@
-"""`inspect`: what is inside a built image."""
+"""`inspect`: show what a built image contains."""
 
 from __future__ import annotations
 

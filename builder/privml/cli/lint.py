@@ -1,4 +1,4 @@
-"""`lint`: is a recipe right, and what do its fields and our rules mean?"""
+"""`lint`: check recipes, and explain their fields and the rules."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> Non
         _explain(explain, as_json=as_json)
         return
     wrong: list[str] = []
-    told: list[dict[str, Any]] = []
+    report: list[dict[str, Any]] = []
     rewritten: dict[str, dict[str, str]] = {}
     judged = []
     for path in _chosen(targets):
@@ -55,9 +55,9 @@ def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> Non
     for name, found in judged:
         errors = [finding for finding in found if finding.severity == "error"]
         wrong += [str(finding) for finding in errors]
-        told.append({"name": name, "ok": not errors, "findings": [asdict(finding) for finding in found]})
+        report.append({"name": name, "ok": not errors, "findings": [asdict(finding) for finding in found]})
         if files := rewritten.get(name):
-            told[-1]["rewritten"] = files
+            report[-1]["rewritten"] = files
             if not as_json:
                 for file, text in files.items():
                     show_text(f"# {file}, in schema {NEW}\n{text}")
@@ -67,7 +67,7 @@ def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> Non
         if not errors and not as_json and name != GUEST:
             show(f"ok {name}")
     if as_json:
-        print_json({"recipes": told[:-1], "guest": told[-1]})
+        print_json({"recipes": report[:-1], "guest": report[-1]})
     if wrong:
         raise RecipeError("\n".join(wrong), hint=_hint(wrong))
 
@@ -80,7 +80,7 @@ def _chosen(targets: tuple[str, ...]) -> list[Path]:
 
 
 def _findings(path: Path) -> tuple[list[Finding], dict[str, str]]:
-    """What is wrong with a recipe; and its files in this schema, when they are of an old one."""
+    """The findings for a recipe, and its files rewritten in this schema if they use an old one."""
     try:
         recipe = load(path)
         return findings_of(recipe, lock_facts(recipe)), {}

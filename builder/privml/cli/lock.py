@@ -50,7 +50,7 @@ from privml.store.pools import Pool
     "--refresh-to",
     type=click.Path(path_type=Path, dir_okay=False),
     metavar="FILE",
-    help="Keep the lock. Write a copy of it to FILE that replaces only inputs that no source has any more.",
+    help="Keep the lock. Write a copy to FILE that replaces only inputs that are no longer available.",
 )
 @click.option(
     "--pool", "pools", multiple=True, metavar="DIR|URL", help="Look here first for missing inputs; repeatable."
@@ -126,7 +126,7 @@ def _done(path: Path, *, changed: bool) -> None:
 
 
 def _own_tools(paths: list[Path]) -> Path:
-    """The tools lock that `--tools` renews: next to the recipe that is named first, else in `recipes/` here."""
+    """The tools lock that `--tools` renews: next to the first recipe named, else in `recipes/` here."""
     if not paths and not Path("recipes").is_dir():
         raise UsageError(
             "--tools without a recipe needs a folder `recipes`, which is not here",

@@ -1,4 +1,4 @@
-"""The command line: verbs, one module each; errors become one message and the exit code of who must act."""
+"""The command line: verbs, one module each; an error becomes one message and its exit code."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ class Verbs(Verb):
     """Loads a verb's module when it is asked for."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """The verbs in the order of a user's work."""
+        """The verbs in the order in which a user needs them."""
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:

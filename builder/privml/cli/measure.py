@@ -1,4 +1,4 @@
-"""`measure`: say what a file measures to; for an image, `measure_image`."""
+"""`measure`: identify and measure a file; images are in `measure_image`."""
 
 from __future__ import annotations
 

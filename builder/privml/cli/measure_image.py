@@ -1,4 +1,4 @@
-"""`measure` of an image: predict its registers, and hold the prediction against a boot, a capture, another tool."""
+"""`measure` of an image: predict its registers, and compare with a boot, a capture or another tool."""
 
 from __future__ import annotations
 
@@ -129,7 +129,9 @@ def _cross_check(
     if as_json:
         print_json(rows)
     if not all(row["equal"] for row in rows):
-        raise Differs(f"{crosscheck.PROGRAM} computes other values than privml-build", hint="one of the two is wrong")
+        raise Differs(
+            f"{crosscheck.PROGRAM} computes different values than privml-build", hint="one of the two is wrong"
+        )
 
 
 def _shapes(vcpus: str | None, memory: str | None) -> tuple[Size, ...]:
@@ -155,7 +157,7 @@ def _matrix_row(shape: MeasuredLaunch, *, events: bool) -> dict[str, Any]:
 
 
 def described(launches: Sequence[MeasuredLaunch], *, events: bool) -> list[str]:
-    """The registers of every launch in lines; what all sizes of a platform have in common is written once, first."""
+    """Lines with the registers of every launch; what all sizes of a platform share is printed once, first."""
     lines: list[str] = []
     for platform in dict.fromkeys(launch.platform for launch in launches):
         sizes = [launch for launch in launches if launch.platform == platform]
@@ -184,7 +186,7 @@ def _register(launch: MeasuredLaunch, register: str, *, events: bool) -> list[st
 
 
 def _weakest(shape: MeasuredLaunch, register: str) -> str:
-    """Which events keep a register at its level: how many of them, and the first."""
+    """The events with the weakest evidence of a register: their number, and the first."""
     events = shape.of(register)
     weakest = [event for event in events if event.evidence is shape.evidence()[register]]
     if not weakest or len(weakest) == len(events):

@@ -1,6 +1,6 @@
-"""The one place from which verbs write: lines for people, and JSON for programs.
+"""All terminal output of the verbs: lines for people, and JSON for programs.
 
-What is shown may quote an untrusted file or machine (a partition's name, a manifest, a boot's log), so every line is
+Output may quote an untrusted file or machine (a partition's name, a manifest, a boot's log), so every line is
 cleaned here: nothing can move the cursor, change the terminal's title, reverse the reading direction or add a line.
 """
 
@@ -33,7 +33,7 @@ def show_text(text: str, *, err: bool = False) -> None:
 
 
 def print_json(document: object) -> None:
-    """Print ``document`` with sorted keys and in ASCII, so that no name in it can command the terminal."""
+    """Print ``document`` with sorted keys and in ASCII, so that no name in it can control the terminal."""
     click.echo(json.dumps(document, indent=2, sort_keys=True))
 
 

@@ -1,4 +1,4 @@
-"""`proxy`: an OpenAI endpoint on this machine that only speaks to a verified guest."""
+"""`proxy`: a local OpenAI endpoint that forwards only to a verified guest."""
 
 from __future__ import annotations
 

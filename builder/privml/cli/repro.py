@@ -147,7 +147,7 @@ def show_report(
     refreshed: bool = False,
     record: current.RecordCheck | None = None,
 ) -> None:
-    """Tell the report; ``Differs`` when there is a difference."""
+    """Print the report; ``Differs`` when there is a difference."""
     if html is not None:
         write_atomic(html, page(title, report, variations, record.text() if record else "").encode())
     if as_json:

@@ -1,4 +1,4 @@
-"""`run`: boot an image here and talk to it."""
+"""`run`: boot an image on this machine and ask its model."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`store`: what is in the content-addressed store, is it whole, and carry it elsewhere."""
+"""`store`: show, check, export, import and clean the content-addressed store."""
 
 from __future__ import annotations
 
@@ -135,7 +135,7 @@ def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
 
 
 def _opened() -> Store:
-    """The store; ``HostError`` when something else stands in its place, which would look like an empty one."""
+    """The store; ``HostError`` when its path is not a directory, which would look like an empty store."""
     found = Store()
     if found.root.exists() and not found.root.is_dir():
         raise HostError(f"the store {found.root} is not a folder", hint="set PRIVML_STORE to a folder")

@@ -1,4 +1,4 @@
-"""What a user is told about words that make no sense: what is wrong, the nearest right word, and an example."""
+"""Messages for usage errors: what is wrong, the nearest valid word, and an example."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PROGRAM = "privml-build"
 
 
 class Unknown(click.UsageError):
-    """A verb that does not exist; ``known`` are the ones that do."""
+    """A verb that does not exist; ``known`` lists the valid ones."""
 
     def __init__(self, word: str, known: list[str], context: click.Context) -> None:
         super().__init__(f"there is no verb `{word}`", context)
@@ -23,14 +23,14 @@ class Verb(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """The verb that ``args`` begin with; `Unknown` when there is none of that name."""
+        """The verb that ``args`` begin with; `Unknown` when it does not exist."""
         if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
             raise Unknown(args[0], self.list_commands(ctx), ctx)
         return super().resolve_command(ctx, args)
 
 
 def nearest(word: str, known: list[str]) -> str | None:
-    """The known word that was probably meant, None when none is near."""
+    """The known word that was probably meant; None when none is similar."""
     begun = [each for each in known if len(word) > 1 and each.startswith(word)]
     return next(iter(difflib.get_close_matches(word, known, n=1) or begun), None)
 

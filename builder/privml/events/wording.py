@@ -48,14 +48,14 @@ def explain_event(entry: LogEntry) -> str:
 
 
 def as_event(logged: LoggedEvent) -> Event:
-    """A log's event for lists that hold predicted ones too: its origin is its place, its note what it says."""
+    """Convert a log's event for lists with predicted ones: origin is its place, note its description."""
     level = Evidence.TPM_BOOT if logged.tpm else Evidence.HARDWARE
     place = f"log record {logged.number}"
     return Event(logged.register, logged.type, logged.digest, place, level, explain_event(logged.entry))
 
 
 def describe(entry: LogEntry) -> str:
-    """``EV_IPL "console=ttyS0 privml.log=1"``: type and words, and the digest where the words do not prove it."""
+    """``EV_IPL "console=ttyS0 privml.log=1"``: type and text, and the digest unless it is that of the text."""
     remark = f" (the log's words, digest {entry.digest.hex()[:16]})" if proven(entry) is None else ""
     return f"{types.type_name(entry.type)} {explain_event(entry)}{remark}"
 
@@ -73,7 +73,7 @@ def proven(entry: LogEntry) -> bool | None:
 
 
 def hashed(entry: LogEntry) -> tuple[bytes, ...]:
-    """What an event's digest may be of, as far as its data tells; the likeliest first."""
+    """The bytes that an event's digest may cover, derived from its data; the likeliest first."""
     data = entry.data
     if entry.type in _BOOT:
         variable = _variable_parts(data)
@@ -96,7 +96,7 @@ def text_of(entry: LogEntry) -> str | None:
 
 
 def text_in(data: bytes) -> str | None:
-    """Printable text out of UTF-16LE or UTF-8 bytes, without trailing NULs; None when it is something else.
+    """Decode printable UTF-16LE or UTF-8 text, without trailing NULs; None for anything else.
 
     UTF-16 is taken only for text that begins with a Latin character: nearly any pair of bytes is one of its letters.
     """
@@ -116,7 +116,7 @@ def quoted(text: str) -> str:
 # --- differences ----------------------------------------------------------------------------------------------------
 
 
-def tell(
+def difference_line(
     register: str,
     position: int,
     left: Event | LoggedEvent | None,
@@ -124,11 +124,11 @@ def tell(
     names: tuple[str, str] = ("predicted", "logged"),
     near: Sequence[Event | LoggedEvent] = (),
 ) -> str:
-    """One line: what stands at ``position`` (from 1) of ``right``'s events of a register, and what of ``left``'s.
+    """One line that compares ``left`` with ``right`` at ``position`` (from 1) of ``right``'s events of a register.
 
-    ``names`` say whose they are. Of two texts only the words that changed are given; an event of ``right`` alone is
-    also held against ``near``, events of ``left`` at which the two differ: a command line that the host chose is an
-    event more, in other words than the predicted one's.
+    ``names`` are the two sides. Of two texts only the changed words are given. An event of ``right`` alone is
+    also compared with ``near``, events of ``left`` at which the two differ: a command line from the host is one
+    more event, with a text similar to the predicted one's.
     """
     place = f"{register.upper()} event {position}"
     ours, theirs = names
@@ -157,7 +157,7 @@ def _same_words(one: LogEntry, other: LogEntry) -> bool:
 
 
 def words(event: Event | LoggedEvent, *, note: bool = True) -> str:
-    """Type and where it is from, with its note; of a logged one what the log says."""
+    """Type, origin and note of a predicted event; type and description of a logged one."""
     if isinstance(event, LoggedEvent):
         return describe(event.entry)
     said = f" [{event.note if len(event.note) <= LIMIT else quoted(event.note)}]"
@@ -172,7 +172,7 @@ def _text(event: Event | LoggedEvent) -> str:
 
 
 def word_changes(before: str, after: str) -> str | None:
-    """``with "audit=0" added``: how one list of words became another; None when they have little in common, or when
+    """``with "audit=0" added``: the words that changed; None when the two have little in common, or when
     they are equal, so that the digests have to be shown."""
     if before == after:
         return None
@@ -252,7 +252,7 @@ def _image(entry: LogEntry) -> str:
 
 
 def _device_path(data: bytes) -> str:
-    """What of a device path names a file: the file path (type 4, subtype 4) or the firmware volume's file (4, 6)."""
+    """The file of a device path: its file path (type 4, subtype 4) or file in a firmware volume (4, 6)."""
     at, found = 0, []
     while at + 4 <= len(data):
         kind, subtype, size = struct.unpack_from("<BBH", data, at)

@@ -30,7 +30,7 @@ LOGGED = (RTMR0, RTMR1, RTMR2)
 class BootLog:
     """The firmware's log. ``kind`` is ``ccel``, ``tpm``, ``absent`` or ``malformed`` (then ``error`` says why).
 
-    ``matches`` has the registers (of `LOGGED`) whose replay equals the claim; events of others are not confirmed.
+    ``matches`` has the registers (of `LOGGED`) whose replay equals the claim; other events are not confirmed.
     """
 
     kind: str

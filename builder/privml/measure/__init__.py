@@ -1,4 +1,4 @@
-"""From artefacts to register values: what firmware, stub and kernel will measure. Bytes in, records out; no I/O.
+"""Compute register values from artefacts: what firmware, stub and kernel measure. Bytes in, records out; no I/O.
 
 The package itself is the library's ``privml.measure(path)``, which is in ``readers.library``.
 """

@@ -1,4 +1,4 @@
-"""Which fw_cfg blobs OVMF measures as "ACPI DATA", in which order: by the loader script's ALLOCATE commands.
+"""The fw_cfg blobs that OVMF measures as "ACPI DATA", in the order of the loader script's ALLOCATE commands.
 
 Source: edk2 OvmfPkg/Library/AcpiPlatformLib/QemuFwCfgAcpi.c (commit 935343cf16): the script itself is measured
 first, then each file as it is downloaded, before any pointer or checksum is patched. The script and the RSDP follow
@@ -24,7 +24,7 @@ _MAX_BYTES = 1 << 20
 
 
 def allocated_files(loader: bytes) -> tuple[str, ...]:
-    """The names that the script's ALLOCATE commands load, in order; ``MeasurementError`` for a malformed script."""
+    """The files that the script's ALLOCATE commands load, in order; ``MeasurementError`` for a malformed script."""
     if len(loader) % _COMMAND or len(loader) > _MAX_BYTES:
         raise MeasurementError(f"{TABLE_LOADER}: {len(loader)} bytes, expected a multiple of {_COMMAND}")
     names: list[str] = []
@@ -56,7 +56,7 @@ class Table:
 
 
 def tables(blob: bytes) -> tuple[Table, ...]:
-    """The tables of an ``etc/acpi/tables`` blob in order; ``MeasurementError`` when it is none, or malformed.
+    """The tables of an ``etc/acpi/tables`` blob in order; ``MeasurementError`` when it is not one or is malformed.
 
     Zeros may fill it up behind the last table (QEMU pads it to a power of two).
     """
@@ -135,7 +135,7 @@ def _table_checksum(table: Table) -> bytes:
 
 
 def measured(blobs: Mapping[str, bytes]) -> tuple[tuple[str, bytes], ...]:
-    """The (fw_cfg name, bytes) that are measured, in order; ``MeasurementError`` when a loaded file is not given."""
+    """The (fw_cfg name, bytes) that are measured, in order; ``MeasurementError`` when a loaded file is missing."""
     if TABLE_LOADER not in blobs:
         raise MeasurementError(
             f"fw_cfg: {TABLE_LOADER} is not among the blobs: the machine would have no ACPI tables"

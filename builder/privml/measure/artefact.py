@@ -1,4 +1,4 @@
-"""Third-party artefacts, identified by content: firmware, PE, kernel, UKI, disk, fw_cfg blobs.
+"""Identify third-party artefacts by their content: firmware, PE, kernel, UKI, disk, fw_cfg blobs.
 
 Each is described with what it measures to by itself. What depends on a machine is named in a note, never guessed.
 The module of a kind is loaded when such a file is met: loading all of them costs more than measuring a firmware.
@@ -15,7 +15,7 @@ _MAX_IN_MEMORY = 1 << 30  # a disk image may be bigger: it is read in pieces
 
 
 def identify(data: Bytes) -> Description | None:
-    """What ``data`` is; None when it is nothing known here. ``MeasurementError`` when it is, but malformed."""
+    """Identify ``data``; None for an unknown format, ``MeasurementError`` for a known but malformed one."""
     found = identify_by_magic(data)
     if found is not None or len(data) > _MAX_IN_MEMORY:
         return found
@@ -25,7 +25,7 @@ def identify(data: Bytes) -> Description | None:
 
 
 def identify_by_magic(data: Bytes) -> Description | None:
-    """As ``identify``, for what bytes at a fixed place tell: disks, PE images, firmware and its variables."""
+    """As ``identify``, for formats with bytes at a fixed place: disks, PE images, firmware and its variables."""
     if gpt.is_disk(data):
         from privml.measure import diskfile
 

@@ -1,4 +1,4 @@
-"""fw_cfg blobs by themselves: ACPI files and SMBIOS tables."""
+"""Describe single fw_cfg blobs: ACPI files and SMBIOS tables."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from privml.measure.digest import sha384
 
 
 def describe(data: bytes) -> Description | None:
-    """Describe a blob; None when ``data`` is none that is known."""
+    """Describe a blob; None when ``data`` is not a known one."""
     for reader in (_loader, _acpi, _smbios):
         found = reader(data)
         if found is not None:

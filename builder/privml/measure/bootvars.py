@@ -1,4 +1,4 @@
-"""The boot options that firmware makes for itself, and measures as BootOrder and Boot####.
+"""The boot options that firmware generates and measures as BootOrder and Boot####.
 
 A direct kernel boot runs before disks and network cards are looked for, so only the built-in applications are there.
 A boot from a disk comes after: then each disk has an option, each network card one for every way to boot from it,
@@ -54,13 +54,13 @@ class BootOption:
 
 @dataclass(frozen=True)
 class DeviceOption:
-    """A load option that firmware made for a device that it found; ``path`` is its device path without the end."""
+    """A load option that firmware generated for a device; ``path`` is its device path without the end."""
 
     description: str
     path: bytes
 
     def encoded(self) -> bytes:
-        """EFI_LOAD_OPTION with the optional data by which firmware knows its own options again."""
+        """EFI_LOAD_OPTION with the optional data by which firmware recognises its own options."""
         return _load_option(_ACTIVE, self.description, self.path) + _MADE_BY_FIRMWARE
 
 

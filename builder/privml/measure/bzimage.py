@@ -1,4 +1,4 @@
-"""bzImage: the setup header of a Linux kernel, as far as a file is recognised by it.
+"""bzImage: the fields of the Linux setup header that identify a kernel file.
 
 Source: Linux Documentation/arch/x86/boot.rst.
 """

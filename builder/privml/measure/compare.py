@@ -1,4 +1,4 @@
-"""A boot's log against its prediction: per register, event by event, with the first difference named.
+"""Compare a boot's log with its prediction, per register and event by event, and name the first difference.
 
 The log is untrusted text; the caller checks that it replays to the registers that the quote or TPM reports.
 """
@@ -23,7 +23,7 @@ from privml.events.types import (
     EV_IPL,
     type_name,
 )
-from privml.events.wording import explain_event, tell
+from privml.events.wording import difference_line, explain_event
 from privml.measure import smbios
 from privml.measure.digest import sha384
 from privml.measure.uki import load_options
@@ -33,7 +33,7 @@ Kind = Literal["differs", "missing", "extra"]
 
 @dataclass(frozen=True)
 class KnownDifference:
-    """A difference that has a name: ``id``, what it means, and where that is known from."""
+    """A difference with a known cause: ``id``, what it means, and its source."""
 
     id: str
     meaning: str
@@ -54,7 +54,7 @@ class Difference:
     def text(self) -> str:
         """One line for a person."""
         logged = None if self.logged is None else LoggedEvent(self.register, self.logged, 0)
-        line = tell(self.register, self.position, self.predicted, logged)
+        line = difference_line(self.register, self.position, self.predicted, logged)
         return line if self.known is None else f"{line}; [{self.known.id}] {self.known.meaning}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -207,7 +207,7 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
     (
         KnownDifference(
             "further-image",
-            "firmware or the stub loaded one more image: an addon beside the UKI, or another boot option",
+            "firmware or the stub loaded one more image: an addon next to the UKI, or another boot option",
             "systemd 262 src/boot/stub.c load_addons; boot with an addon",
         ),
         _further_image,
@@ -256,7 +256,7 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
     (
         KnownDifference(
             "boot-options",
-            "firmware made itself other boot options: other disks or network cards, addresses of cards, or slots",
+            "firmware generated other boot options: other disks or network cards, addresses of cards, or slots",
             "edk2 MdeModulePkg/Library/UefiBootManagerLib/BmBoot.c",
         ),
         _boot_option,
@@ -273,5 +273,5 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
 
 
 def known(event: Event | None, entry: LogEntry | None) -> KnownDifference | None:
-    """The difference's name, when it has one."""
+    """The known cause of a difference; None when there is none."""
     return next((name for name, test in KNOWN if test(event, entry)), None)

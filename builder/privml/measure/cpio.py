@@ -1,4 +1,4 @@
-"""newc cpio archives, written and read: the initrd that we make, what the UKI's stub adds to it, and anyone's.
+"""Write and read newc cpio archives: our initrd, the archives that the UKI's stub adds, and third-party ones.
 
 Archives that ``archive`` writes are byte-stable: members sorted by path, inode numbers in that order, one owner, one
 time, no hard links. Source: Linux Documentation/driver-api/early-userspace/buffer-format.
@@ -46,7 +46,7 @@ class Entry:
 def entries(data: bytes) -> Iterator[Entry]:
     """The members of the archive at the start of ``data``, in its order, up to its trailer.
 
-    ``MeasurementError`` when there is no archive, or when it is cut or malformed.
+    ``MeasurementError`` when there is no archive, or it is truncated or malformed.
     """
     at = 0
     while True:

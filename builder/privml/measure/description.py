@@ -1,4 +1,4 @@
-"""What a third-party file is and what it measures to, for people and for programs."""
+"""Describe a third-party file and what it measures to, as text and as JSON."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from privml.events.types import EV_EFI_BOOT_SERVICES_APPLICATION
 
 
 class Record(Protocol):
-    """A record of a log that is not a TD's event: it has no SHA-384 digest."""
+    """A log record without a SHA-384 digest, which is therefore not a TD's event."""
 
     @property
     def index(self) -> int:
@@ -64,7 +64,7 @@ class Description:
 def one_event(
     register: str, kind: int, digest: bytes, origin: str, *, level: Evidence = Evidence.HARDWARE, note: str = ""
 ) -> Event:
-    """An extend of ``register``, as a real TD's log shows it unless ``level`` says another evidence."""
+    """An extend of ``register``; its evidence is a real TD's log unless ``level`` says otherwise."""
     return Event(register, kind, digest, origin, level, note)
 
 

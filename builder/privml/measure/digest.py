@@ -18,7 +18,7 @@ def sha384(data: bytes) -> bytes:
 
 
 def piece(data: Bytes, offset: int, size: int, what: str) -> bytes:
-    """``size`` bytes of ``data`` at ``offset``; ``MeasurementError`` naming ``what`` when they are not all there.
+    """``size`` bytes of ``data`` at ``offset``; ``MeasurementError`` naming ``what`` when the data is too short.
 
     A slice would shorten silently and yield a plausible, wrong digest.
     """

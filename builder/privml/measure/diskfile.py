@@ -1,4 +1,4 @@
-"""A GPT disk image by itself: its partition table, and the UKI that firmware starts from it."""
+"""Describe a GPT disk image: its partition table, and the UKI that firmware starts from it."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def describe(data: Bytes) -> Description:
             title,
             events=(event, image_event(authenticode, path)),
             facts=facts,
-            notes=(f"no whole registers: {error.message}",),
+            notes=(f"no complete registers: {error.message}",),
         )
     notes = (*booted.notes, about[1]) if booted.registers else booted.notes
     return replace(booted, facts={**facts, **booted.facts}, notes=notes)

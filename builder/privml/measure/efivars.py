@@ -35,21 +35,21 @@ Store = Mapping[tuple[uuid.UUID, str], bytes]
 
 @dataclass(frozen=True)
 class Variable:
-    """A variable as it is measured: vendor GUID, name, data (empty when it is absent)."""
+    """A measured variable: vendor GUID, name, data (empty when it is absent)."""
 
     vendor: uuid.UUID
     name: str
     data: bytes
 
     def encoded(self) -> bytes:
-        """UEFI_VARIABLE_DATA: what DRIVER_CONFIG and AUTHORITY events hash whole."""
+        """UEFI_VARIABLE_DATA, the bytes that DRIVER_CONFIG and AUTHORITY events hash."""
         name = self.name.encode("utf-16-le")
         lengths = (len(name) // 2).to_bytes(8, "little") + len(self.data).to_bytes(8, "little")
         return self.vendor.bytes_le + lengths + name + self.data
 
 
 def store(cfv: bytes) -> dict[tuple[uuid.UUID, str], bytes]:
-    """The live variables of a CFV section; ``MeasurementError`` when it is no authenticated variable store."""
+    """The live variables of a CFV section; ``MeasurementError`` when it is not an authenticated variable store."""
     if piece(cfv, 40, 4, "CFV header") != b"_FVH":
         raise MeasurementError("firmware: the CFV section is not a firmware volume")
     start = unsigned(cfv, 48, 2, "CFV header length")

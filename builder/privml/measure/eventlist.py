@@ -1,4 +1,4 @@
-"""Collects predicted events: origins get their recipe line, the profile's evidence is the ceiling of each row's."""
+"""Collect predicted events with their recipe line; the profile's evidence is the upper bound for each row."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _SEPARATOR = bytes(4)
 
 
 class EventList:
-    """Events in the order in which they were added: ``rows``."""
+    """Events in the order in which they were added, in ``rows``."""
 
     def __init__(self, profile: Profile, origins: Mapping[str, str] | None = None) -> None:
         self.rows: list[Event] = []

@@ -105,7 +105,7 @@ def _volume(image: Bytes, start: int) -> _Volume:
 def read(image: Bytes, start: int, path: tuple[str, ...] = REMOVABLE) -> bytes:
     """The file at ``path`` of the file system that begins at byte ``start``.
 
-    ``MeasurementError`` when it is no FAT, when the file is not there, and when a chain is malformed.
+    ``MeasurementError`` when it is not a FAT, the file does not exist, or a chain is malformed.
     """
     volume = _volume(image, start)
     directory = (
@@ -120,7 +120,7 @@ def read(image: Bytes, start: int, path: tuple[str, ...] = REMOVABLE) -> bytes:
         directory = volume.chain(cluster, _MAX_DIRECTORY)
     attributes, cluster, size = _find(directory, path[-1])
     if attributes & _DIRECTORY or size > _MAX_FILE:
-        raise MeasurementError(f"FAT: `{path[-1]}` is no file, or is bigger than {_MAX_FILE} bytes")
+        raise MeasurementError(f"FAT: `{path[-1]}` is not a file, or is larger than {_MAX_FILE} bytes")
     data = volume.chain(cluster, size) if size else b""
     if len(data) < size:
         raise MeasurementError(f"FAT: `{path[-1]}` says {size} bytes, its chain has {len(data)}")
@@ -134,7 +134,7 @@ def _find(directory: bytes, name: str) -> tuple[int, int, int]:
         row = directory[at : at + _ENTRY]
         if row[0] == 0:
             break
-        # A long name's row has the volume bit too; a deleted row's first byte is no letter.
+        # A long name's row has the volume bit too; a deleted row's first byte is not a letter.
         if row[:11] == wanted and not row[11] & _VOLUME:
             cluster = int.from_bytes(row[20:22], "little") << 16 | int.from_bytes(row[26:28], "little")
             return row[11], cluster, int.from_bytes(row[28:32], "little")

@@ -1,4 +1,4 @@
-"""All that a prediction needs of a firmware file, read once: small facts instead of megabytes."""
+"""The facts of a firmware file that a prediction needs, so that the file is read once."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class FirmwareFacts:
 
 
 def facts(firmware: bytes) -> FirmwareFacts:
-    """Read a unified firmware file; ``MeasurementError`` when it is none that can start a TD."""
+    """Read a unified firmware file; ``MeasurementError`` when it cannot start a TD."""
     found = sections(firmware)
     section = only(found, CFV)
     orders = both(firmware)

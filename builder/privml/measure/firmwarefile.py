@@ -1,4 +1,4 @@
-"""TDX firmware and its variables' volume by themselves: MRTD in both page orders, and what RTMR0 begins with."""
+"""Describe TDX firmware and its variables' volume: MRTD in both page orders, and the first events of RTMR0."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from privml.measure.efivars import GLOBAL, secure_boot_variables, store
 def describe(data: bytes) -> Description:
     """Describe a unified TDX firmware; ``MeasurementError`` when it is malformed."""
     found = tdvf.sections(data)
-    notes = ["RTMR0 needs the machine too: give `measure` a built image, or compare a log with `explain`"]
+    notes = ["RTMR0 also depends on the machine: give `measure` a built image, or compare a log with `explain`"]
     events: list[Event] = []
     if any(section.type == tdvf.CFV for section in found):
         section = tdvf.only(found, tdvf.CFV)
         events = _variables_volume(piece(data, section.offset, section.raw_size, "CFV section"), notes)
     else:
-        notes.append("it has no CFV section: not an OVMF build, and its events are others")
+        notes.append("it has no CFV section: not an OVMF build, and its events differ")
     facts = {
         f"section {number} {one.type_name}": f"0x{one.gpa:x}, {one.memory_size} bytes"
         + (", measured" if one.attributes & tdvf.ATTRIBUTE_EXTEND else "")
@@ -54,14 +54,14 @@ def describe_variables(data: bytes) -> Description:
 
 
 def _variables_volume(cfv: bytes, notes: list[str]) -> list[Event]:
-    """The CFV's event, and its Secure Boot variables' as far as it can be read."""
+    """The event of the CFV, and those of its Secure Boot variables when they can be read."""
     events = [one_event(RTMR0, EV_EFI_PLATFORM_FIRMWARE_BLOB2, sha384(cfv), "CFV: its variables' volume")]
     try:
         variables = store(cfv)
     except MeasurementError as error:
         notes.append(f"the Secure Boot variables are not known: {error.message}")
         return events
-    # Keys in a firmware without Secure Boot would be measured too, but nobody enrols them there.
+    # Keys in a firmware without Secure Boot would be measured too, but they are never enrolled there.
     for capable in (True,) if variables.get((GLOBAL, "PK")) else (False, True):
         state, *rest = secure_boot_variables(variables, capable=capable)
         if capable or not state.data:

@@ -1,4 +1,4 @@
-"""PE images by themselves: kernels, UKIs of any stub, and images that no TD can start."""
+"""Describe PE images: kernels, UKIs of any stub, and images that no TD can start."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def describe(image: bytes) -> Description:
 
 
 def _signature(data: bytes) -> dict[str, str]:
-    """The digest that a signature is over, and whether it is over what is signed now."""
+    """The digest that the signature covers, and whether it matches the image."""
     digest = pe.authenticode(data, "sha256")
     signed = pe.signed_digest(data)
     facts = {"Authenticode SHA-256": digest.hex()}
@@ -57,12 +57,12 @@ def _uki(data: bytes) -> Description:
         data,
         "uki",
         f"{_TITLES['uki']} of {len(data)} bytes, stub systemd {uki.stub_version(data)}",
-        "values of a direct boot (QEMU -kernel, edk2 from 202411); from a disk RTMR1 is another",
+        "values of a direct boot (QEMU -kernel, edk2 from 202411); RTMR1 differs in a boot from a disk",
     )
 
 
 def booted(data: bytes, kind: str, title: str, about: str, gpt_event: bytes | None = None) -> Description:
-    """A UKI as it boots, directly or from the disk of ``gpt_event``: whole registers as far as they are modelled."""
+    """Registers of a UKI booted directly or from the disk of ``gpt_event``, as far as they are modelled."""
     facts = _signature(data)
     found = uki.layout(data)
     for profile in found.profiles:
@@ -85,20 +85,20 @@ def booted(data: bytes, kind: str, title: str, about: str, gpt_event: bytes | No
 
 
 def _partly(found: uki.Layout, why: str, known: Description, gpt_event: bytes | None) -> Description:
-    """A UKI of which something is not modelled: everything that does not depend on it."""
-    stub, notes, registers = found.stub, [f"no whole rtmr2: {why}"], {}
+    """Registers of a UKI with a part that is not modelled: everything that does not depend on that part."""
+    stub, notes, registers = found.stub, [f"no complete rtmr2: {why}"], {}
     if stub.loads_kernel is None:
         events = [image_event(found.authenticode, "uki.efi")]
         if gpt_event is not None:
             events.insert(0, one_event(RTMR1, EV_EFI_GPT_EVENT, sha384(gpt_event), "partition table (GPT)"))
         notes.append(
-            "no whole rtmr1: with this stub it depends on the kernel whether firmware loads .linux by itself"
+            "no complete rtmr1: with this stub it depends on the kernel whether firmware loads .linux by itself"
         )
     else:
         inner = found.inner_kernel if stub.loads_kernel else None
         events = list(payload.image_alone(found.authenticode, inner, TD_INTELTDX, gpt_event=gpt_event))
         if inner is None and stub.loads_kernel:
-            notes.append("no whole rtmr1: firmware loads .linux, which is not a PE image here or is a profile's")
+            notes.append("no complete rtmr1: firmware loads .linux, which is not a PE image here or is a profile's")
         else:
             registers[RTMR1] = _registers(tuple(events))[RTMR1]
     if stub.measures:
@@ -121,7 +121,7 @@ def _partly(found: uki.Layout, why: str, known: Description, gpt_event: bytes | 
 
 
 def _profile_events(found: uki.Layout, profile: uki.Profile) -> list[Event]:
-    """The sections that the stub measures for one profile, which is the first unless the boot loader says another."""
+    """The sections that the stub measures for one profile: the first, unless the boot loader chooses another."""
     level = Evidence.HARDWARE if found.modelled and profile.number is None else Evidence.SOURCE
     of = "" if profile.number is None else f"profile {profile.number}: "
     events = []
@@ -138,7 +138,9 @@ def _section_notes(found: uki.Layout) -> list[str]:
     notes = []
     if not found.modelled:
         version = found.version
-        notes.append(f"what the stub of systemd {version} measures of the sections is read in its source, not seen")
+        notes.append(
+            f"what the stub of systemd {version} measures of the sections is known from its source, not from a boot"
+        )
     if len(found.profiles) > 1:
         notes.append("rtmr2 is of one profile: the first, unless the boot loader or the host chooses another")
     chosen = sorted({name for profile in found.profiles for name in profile.chosen})
@@ -149,7 +151,7 @@ def _section_notes(found: uki.Layout) -> list[str]:
 
 
 def _of_other_machine(data: bytes, kind: str, machine: int) -> Description:
-    """An image that no TD can start: its digests, and no register."""
+    """An image that no TD can start: digests only, no registers."""
     name = pe.machine_name(machine)
     return Description(
         kind,

@@ -1,4 +1,4 @@
-"""When firmware gets a ``-kernel`` file as it is, and when with QEMU's values in its setup header.
+"""Whether firmware gets a ``-kernel`` file unchanged or with QEMU's values in its setup header.
 
 QEMU writes addresses, the loader's type and the initrd's place and size into the header for old loaders. Then the
 Authenticode digest is of other bytes than the file's: it depends on the initrd's size, and on memory below 2816 MiB.
@@ -43,7 +43,7 @@ def left_alone(tee: str, qemu: tuple[int, int], edk2: int) -> bool:
 
 
 def note(tee: str) -> str:
-    """When the digest of the file is the one that is measured, in words."""
+    """A note for people: on which machines the file's own digest is measured."""
     combinations = ", or ".join(rule.text() for rule in RULES if rule.tee == tee)
     return (
         f"measured so by {combinations}; older ones change the setup header first, and the digest depends on "

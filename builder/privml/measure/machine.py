@@ -1,4 +1,4 @@
-"""The machine that a prediction is for: what firmware finds there and measures, or acts on."""
+"""The machine that a prediction is for: what firmware finds there and measures, or depends on."""
 
 from __future__ import annotations
 

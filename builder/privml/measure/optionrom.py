@@ -32,7 +32,7 @@ class Driver:
 
 
 def drivers(rom: bytes) -> tuple[Driver, ...]:
-    """The drivers for x86-64 in a ROM file, in order; images for a BIOS and other processors are passed over.
+    """The drivers for x86-64 in a ROM file, in order; images for a BIOS or another processor are skipped.
 
     ``MeasurementError`` for a malformed ROM.
     """

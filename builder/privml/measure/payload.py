@@ -1,4 +1,4 @@
-"""What firmware starts, and what that measures: a UKI, a kernel given by ``-kernel``, or a UKI on a disk.
+"""The image that firmware starts and its events: a UKI, a kernel given by ``-kernel``, or a UKI on a disk.
 
 The stub's rules were read in systemd 262 (src/boot/stub.c) and seen in software-TPM boots; a kernel's two events
 (Linux drivers/firmware/efi/libstub), and the order of a disk's, are in hardware logs.
@@ -160,7 +160,7 @@ def _stub(
 
 
 def direct(payload: Payload, profile: Profile, *, stub_console: str | None = None) -> tuple[Event, ...]:
-    """RTMR1 and RTMR2 of a direct boot (``-kernel``), which no machine changes."""
+    """RTMR1 and RTMR2 of a direct boot (``-kernel``), which do not depend on the machine."""
     events = EventList(profile)
     loaded(events, payload)
     started(events, payload, None, stub_console=stub_console)
@@ -246,7 +246,7 @@ def _inner_kernel(events: EventList, digest: bytes, level: Evidence) -> None:
 def from_disk(
     uki: UkiFacts, gpt_event: bytes, profile: Profile, *, stub_console: str | None = None
 ) -> tuple[Event, ...]:
-    """RTMR1 and RTMR2 of a boot from a disk's ``EFI/BOOT/BOOTX64.EFI``, which no machine changes."""
+    """RTMR1 and RTMR2 of a boot from a disk's ``EFI/BOOT/BOOTX64.EFI``, which do not depend on the machine."""
     events = EventList(profile)
     started(events, uki, None, gpt_event=gpt_event, stub_console=stub_console)
     return _without_rtmr0(events)

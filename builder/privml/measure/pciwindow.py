@@ -77,7 +77,7 @@ _WINDOW_UNIT = 1 << 20
 
 @dataclass(frozen=True)
 class _Node:
-    """What a device takes of the window, as PciBusDxe's resource node: alignment, length, whose."""
+    """A device's share of the window, as PciBusDxe's resource node: alignment, length, owner."""
 
     alignment: int
     length: int
@@ -134,7 +134,7 @@ def placed(window: Window, devices: Iterable[Device]) -> tuple[Bar, ...]:
 
 
 def _usable_bits(vendor: Vendor, bits: int, gigabyte_pages: bool) -> int | None:
-    """Physical address bits as OVMF believes them: QEMU's default of 40 is no news on an Intel CPU."""
+    """Physical address bits that OVMF uses: it ignores QEMU's default of 40 on an Intel CPU."""
     plausible = (36, 39) if vendor == "GenuineIntel" else (40,)
     if bits < 41 and bits not in plausible:
         return None

@@ -62,7 +62,7 @@ class Headers:
 
 
 def headers(image: bytes) -> Headers:
-    """Read the headers of a PE32 or PE32+ image; ``MeasurementError`` when it is none."""
+    """Read the headers of a PE32 or PE32+ image; ``MeasurementError`` when it is not one."""
     if image[:2] != b"MZ":
         raise MeasurementError("not a PE image: it does not begin with `MZ`")
     start = unsigned(image, 0x3C, 4, "PE header offset")
@@ -92,7 +92,7 @@ def headers(image: bytes) -> Headers:
 
 
 def machine_name(machine: int) -> str:
-    """A COFF machine by name, or by number when it has none here."""
+    """A COFF machine's name, or its number when the name is not known."""
     return _MACHINES.get(machine, f"machine 0x{machine:04x}")
 
 
@@ -106,7 +106,7 @@ def _section(image: bytes, offset: int) -> Section:
 def authenticode(image: bytes, algorithm: Literal["sha256", "sha384"] = "sha384") -> bytes:
     """The digest that firmware extends when it loads ``image``: edk2's order, gaps and tail.
 
-    ``MeasurementError`` for a file that is no PE image or is shorter than its headers say.
+    ``MeasurementError`` for a file that is not a PE image or is shorter than its headers say.
     """
     head = headers(image)
     hasher = hashlib.new(algorithm)
@@ -134,7 +134,7 @@ _SHA256 = bytes.fromhex("3031300d060960864801650304020105000420")
 
 
 def signed_digest(image: bytes) -> bytes | None:
-    """The SHA-256 that the image's signature is over (SpcIndirectDataContent); None for an unsigned image.
+    """The SHA-256 that the image's signature covers (SpcIndirectDataContent); None for an unsigned image.
 
     It is what the signer's tool computed, so it shows whether ``authenticode`` computes the same; whose signature it
     is, and whether it is good, is not looked at. ``MeasurementError`` when the certificate table is not in the file.

@@ -1,4 +1,4 @@
-"""From artefacts and machine blobs to the list of events, in the order of the log, and the register values.
+"""Predict the events of a boot, in log order, and the register values from artefacts and machine blobs.
 
 Two kinds of boot (``profiles``): a TD, and the same firmware family under a software TPM. Each row's rule and its
 source are in the module that makes its bytes.

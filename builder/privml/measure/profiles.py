@@ -99,7 +99,7 @@ TD_OVMF_2026 = Profile(
     separators=(0, 1),
     evidence=Evidence.SOURCE,
     source="edk2 from 202505 OvmfPkgX64; the "
-    "order of its rows is that of software-TPM boots of 2026.08, no TD's log was at hand",
+    "order of its rows is that of software-TPM boots of 2026.08, no TD's log was available",
 )
 
 TPM = Profile(

@@ -1,6 +1,6 @@
-"""On which firmware a rule was seen at work: a name for it that anyone can compare with their own.
+"""The firmware on which each rule was observed, named so that users can compare it with their own.
 
-Logs and quotes of others do not carry the firmware's file. What they do carry is named: MRTD, which is a digest of
+Third-party logs and quotes do not contain the firmware file. They identify it by MRTD, which is a digest of
 the firmware's code, or else the digest of its variables' volume (CFV). Boots here name the file. A rule is found by
 the origin of its events; ADR 0037.
 """
@@ -62,7 +62,7 @@ HARDWARE: tuple[tuple[str, Sighting], ...] = (
 
 
 def seen_on(origin: str, level: Evidence) -> str:
-    """The firmware on which the rule behind ``origin`` was seen at this ``level``; empty when on none."""
+    """The firmware on which the rule of ``origin`` was observed at this ``level``; empty for none."""
     if level is Evidence.TPM_BOOT:
         return DEBIAN_202608.firmware
     if level is Evidence.SOURCE:

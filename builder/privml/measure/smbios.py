@@ -32,7 +32,7 @@ _MAX_VOLUME = 64 << 20
 
 @dataclass(frozen=True)
 class FirmwareStrings:
-    """What the firmware build says of itself in its Type 0 structure."""
+    """The strings of the firmware build in its Type 0 structure."""
 
     vendor: str
     version: str

@@ -1,4 +1,4 @@
-"""The TD HOB list: what QEMU tells a TD's firmware about memory, and the firmware measures first.
+"""The TD HOB list: QEMU's description of memory for a TD's firmware, which measures it first.
 
 Source: QEMU 11.1 hw/i386/tdvf-hob.c; edk2 OvmfPkg/Library/TdxHelperLib (TdxHelperMeasureTdHob); UEFI PI 1.8
 volume 3. Confirmed against hardware quotes of 1, 2 and 64 GiB guests.
@@ -31,7 +31,7 @@ def ram_ranges(memory: int) -> list[tuple[int, int]]:
 def td_hob(sections: tuple[FirmwareSection, ...], memory: int) -> bytes:
     """The measured bytes: hand-off HOB and one resource HOB a range, without the end HOB.
 
-    ``memory`` is the machine's RAM in bytes. ``MeasurementError`` when it is no multiple of a page or too small.
+    ``memory`` is the machine's RAM in bytes. ``MeasurementError`` when it is not a multiple of a page or too small.
     """
     if memory % 4096 or memory < _MIN_MEMORY:
         raise MeasurementError(f"memory of {memory} bytes: expected a multiple of 4096, at least {_MIN_MEMORY}")

@@ -1,6 +1,6 @@
 """How a software-TPM boot's log differs from the prediction for a TD: rules as data, each tied to its source.
 
-A boot here cannot be a TD. It shows a TD's prediction right as far as every difference between the two is a rule's:
+A test boot is not a TD. It confirms a TD's prediction if a rule explains every difference between the two:
 each differing event is matched by exactly one rule, and each rule that the boot's situation calls for is used.
 """
 
@@ -24,7 +24,7 @@ from privml.events.types import (
 from privml.measure.compare import Difference, Kind, compare
 
 DIRECT, DISK, NETWORK, ROM = "direct", "disk", "network", "rom"
-"""Situations of a boot: by ``-kernel``; from a disk; from a disk, beside network cards; with option ROMs."""
+"""Situations of a boot: by ``-kernel``; from a disk; from a disk, with network cards; with option ROMs."""
 
 _ACPI_DATA = b"ACPI DATA"
 
@@ -183,7 +183,7 @@ RULES: tuple[Rule, ...] = (
 
 @dataclass(frozen=True)
 class Account:
-    """``used`` counts the events that each rule matched. ``unexplained`` differences are no rule's, more than one's,
+    """``used`` counts the events that each rule matched. ``unexplained`` differences match no rule, more than one,
     or one more than their rule has; ``unused`` are the rules that found fewer events than every such boot has."""
 
     used: dict[str, int]
@@ -192,12 +192,12 @@ class Account:
 
     @property
     def settled(self) -> bool:
-        """True when every difference is one rule's, and every rule for such boots was used."""
+        """True when one rule explains each difference, and every rule for such boots was used."""
         return not self.unexplained and not self.unused
 
 
 def account(td: Sequence[Event], log: Iterable[LogEntry], situations: frozenset[str]) -> Account:
-    """Hold a TD's prediction against a software TPM's log, under ``situations`` of the boot."""
+    """Compare a TD's prediction with a software TPM's log, under the ``situations`` of the boot."""
     used: dict[str, int] = {}
     unexplained: list[Difference] = []
     allowed = [rule for rule in RULES if situations.intersection(rule.boots)]

@@ -1,4 +1,4 @@
-"""TDVF metadata: which parts of a firmware file the VMM places where, and which of them it measures.
+"""TDVF metadata: where the VMM places each part of a firmware file, and which parts it measures.
 
 Source: edk2 OvmfPkg/ResetVector/X64/IntelTdxMetadata.nasm.inc; Intel TDX Virtual Firmware Design Guide 1.01
 section 11. Offsets in the descriptor count from the start of the file.

@@ -1,4 +1,4 @@
-"""Unified kernel images: what the pinned systemd stub measures of them and hands to the kernel.
+"""Unified kernel images: what the pinned systemd stub measures and passes to the kernel.
 
 Source: systemd 262, src/boot/stub.c, src/fundamental/uki.c; the section order was read from the pinned binary's own
 table. The stub measures name and memory contents of each section, joins its own cpio archives to the initrd, and
@@ -42,7 +42,7 @@ _STUB_VERSION = 262
 
 @dataclass(frozen=True)
 class UkiFacts:
-    """All that a prediction needs of a UKI: digests and the command line, not its megabytes.
+    """The facts of a UKI that a prediction needs: digests and the command line.
 
     ``authenticode`` is the image's SHA-384 Authenticode digest, ``sections`` the (name, SHA-384 of memory contents)
     of each measured section in the stub's order, ``cmdline`` the embedded text as the stub passes it on, ``initrd``
@@ -58,13 +58,13 @@ class UkiFacts:
 
 
 def stub_version(image: bytes) -> int | None:
-    """The systemd version that a stub says it is of; None when there is no stub in ``image``."""
+    """The systemd version of the stub in ``image``; None when there is no stub."""
     match = _MAGIC.search(image)
     return int(match[1][:9]) if match is not None else None
 
 
 def facts(image: bytes) -> UkiFacts:
-    """Read a UKI; ``MeasurementError`` when it is no UKI, has another stub, or uses what is not modelled.
+    """Read a UKI; ``MeasurementError`` when it is not a UKI, has another stub, or uses what is not modelled.
 
     Not modelled: profiles, microcode and device trees (their choice depends on the machine).
     """
@@ -90,7 +90,7 @@ def facts(image: bytes) -> UkiFacts:
 
 @dataclass(frozen=True)
 class Stub:
-    """What systemd-stub does in a TD from version ``first`` on.
+    """The behaviour of systemd-stub in a TD from version ``first`` on.
 
     ``measures``: it has the CC protocol and measures sections into RTMR2. ``loads_kernel``: firmware loads the .linux
     section, which adds an event to RTMR1; None when that depends on the kernel, so that it is not modelled.

@@ -1,4 +1,4 @@
-"""The dm-verity superblock, which begins the hash partition of a volume (version 1).
+"""The dm-verity superblock at the start of a volume's hash partition (version 1).
 
 Source: cryptsetup, "DMVerity on-disk format"; lib/verity/verity.c.
 """
@@ -60,7 +60,7 @@ def superblock(data: bytes) -> Superblock:
 
 
 def read(path: Path, offset: int, *, error: type[PrivmlError] = MeasurementError) -> Superblock:
-    """The superblock at ``offset`` in a disk image; ``error`` names the file when there is none."""
+    """The superblock at ``offset`` in a disk image; ``error`` names the file when it is missing."""
     with path.open("rb") as file:
         file.seek(offset)
         raw = file.read(SIZE)

@@ -1,1 +1,1 @@
-"""Third-party files: identified by content, captured from a TD, and compared with each other."""
+"""Identify third-party files by content, read captures of a TD, and compare files with each other."""

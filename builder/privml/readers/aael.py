@@ -36,7 +36,7 @@ class AgentLog:
 
     @property
     def whole(self) -> bool:
-        """True when the log begins where the register does, at zeros."""
+        """True when the log begins with the register at zeros."""
         return not any(self.initial)
 
     def value(self) -> bytes | None:
@@ -67,7 +67,7 @@ def parse(data: bytes) -> AgentLog:
     for number, line in enumerate(lines, 2):
         digest = hashed_with(algorithm, line)
         if digest is None or len(digest) != len(initial):
-            raise EvidenceError(f"attestation agent's log: {len(initial)} bytes after INIT are no {name} value")
+            raise EvidenceError(f"attestation agent's log: {len(initial)} bytes after INIT are not a {name} value")
         if line.count(b" ") < 2:
             raise EvidenceError(f"attestation agent's log: line {number} has no domain, operation and content")
         entries.append(LogEntry(RTMR3_INDEX, EV_EVENT_TAG, {algorithm: digest}, line))

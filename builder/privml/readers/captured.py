@@ -54,17 +54,17 @@ def read(
     uki: str = "",
     leave_out: frozenset[str] = frozenset(),
 ) -> Capture:
-    """Everything that is there under ``root``; ``tee`` gives the quote, None leaves it out.
+    """Read everything available under ``root``; ``tee`` gives the quote, None leaves it out.
 
     ``qemu`` is the host's command line, if somebody has it; ``uki`` the hex SHA-256 of the booted image.
-    ``HostError`` when there is no event log (this is no TD, or its kernel hides it), or when the quote fails.
+    ``HostError`` when there is no event log (not a TD, or its kernel hides it), or when the quote fails.
     """
     files = files or KernelFiles()
     found: dict[str, bytes] = {}
     missing: dict[str, str] = {}
     for name, path in SOURCES.items():
         if name in leave_out:
-            missing[name] = "left out by its owner"
+            missing[name] = "left out on request"
             continue
         try:
             found[name] = files.read(root / path, _LIMIT)
@@ -82,16 +82,16 @@ def read(
         missing[capture.QEMU] = "the guest does not know it: --qemu-cmdline FILE"
     made = Capture(found, missing, uki)
     if tee is None or capture.QUOTE in leave_out:
-        return Capture(found, {**missing, capture.QUOTE: "left out by its owner"}, uki)
+        return Capture(found, {**missing, capture.QUOTE: "left out on request"}, uki)
     return Capture({**found, capture.QUOTE: tee.quote(made.report_data())}, missing, uki)
 
 
 def _devices(
     root: Path, files: KernelFiles, found: dict[str, bytes], missing: dict[str, str], leave_out: frozenset[str]
 ) -> None:
-    """What `lspci` would list: identities and resources, as the kernel's text gives them."""
+    """PCI devices as `lspci` lists them: identities and resources, in the kernel's text form."""
     if capture.DEVICES in leave_out:
-        missing[capture.DEVICES] = "left out by its owner"
+        missing[capture.DEVICES] = "left out on request"
         return
     rows = []
     try:

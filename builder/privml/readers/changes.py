@@ -1,4 +1,4 @@
-"""Why a register has its value: which events two lists do not share, and which one change explains a value."""
+"""Explain a register's value: the events that two lists do not share, and a single change that gives the value."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from privml.events.registers import ZERO, index_of_register
 from privml.events.replay import extend, replay_digests
 from privml.events.tcg import ALG_SHA384, LogEntry, bank_name
 from privml.events.types import EV_SEPARATOR, type_name
-from privml.events.wording import as_event, describe, explain_event, hashed, proven, tell
+from privml.events.wording import as_event, describe, difference_line, explain_event, hashed, proven
 from privml.measure.compare import KnownDifference, known
 from privml.statement.launch import MeasuredLaunch
 
@@ -29,7 +29,7 @@ _NEAR = 8  # how many events the length of a log, which its host chooses, may ma
 
 @dataclass(frozen=True)
 class Change:
-    """One event that two lists do not share; ``position`` is where it stands among the second's of the register."""
+    """One event that two lists do not share; ``position`` counts the second list's events of the register."""
 
     register: str
     position: int
@@ -40,7 +40,7 @@ class Change:
     def text(self, names: tuple[str, str], near: Sequence[Change] = ()) -> str:
         """One line for a person; ``names`` say whose events they are, ``near`` holds the other changes."""
         others = [one.left for one in near if one.left is not None and one.register == self.register][:_NEAR]
-        line = tell(self.register, self.position, self.left, self.right, names, others)
+        line = difference_line(self.register, self.position, self.left, self.right, names, others)
         return line if self.known is None else f"{line}; [{self.known.id}] {self.known.meaning}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -67,7 +67,7 @@ def changes(left: Sequence[Item], right: Sequence[Item], registers: Sequence[str
 
 
 def _name(one: Item | None, other: Item | None, *, uki: bool) -> KnownDifference | None:
-    """The name of a difference: by the rules for UKIs where one is there, else by what the event is about."""
+    """The known cause of a difference: by the rules for UKIs if one was booted, else by the subject of the event."""
     if isinstance(one, Event) or isinstance(other, Event):
         return known(*_for_rules(one, other))
     if uki and all(side is None or side.bank == ALG_SHA384 for side in (one, other)):
@@ -111,7 +111,7 @@ def _to_dict(item: Item) -> dict[str, Any]:
 
 
 def nearest(shapes: Sequence[MeasuredLaunch], events: Sequence[Item]) -> MeasuredLaunch:
-    """The shape whose events have most in common with ``events``."""
+    """The shape that shares the most events with ``events``."""
     digests = {(event.register, event.digest) for event in events}
     return max(
         shapes,
@@ -123,7 +123,7 @@ def nearest(shapes: Sequence[MeasuredLaunch], events: Sequence[Item]) -> Measure
 
 
 def one_change(events: Sequence[LoggedEvent], value: bytes) -> str | None:
-    """In words, the one change to a register's ``events`` after which they replay to ``value``; None when none does.
+    """Describe the one change to a register's ``events`` after which they replay to ``value``; None when none does.
 
     Tried: the log goes on after the quote was taken, one event left out, there twice, or in its neighbour's place,
     one separator added, one digest replaced by that of the event's own data.
@@ -156,12 +156,12 @@ def one_change(events: Sequence[LoggedEvent], value: bytes) -> str | None:
             at + 1 < len(events)
             and rest_of(extend(extend(before[at], digests[at + 1]), event.digest), at + 2) == value
         ):
-            return f"the value is that with events {at + 1} and {at + 2} the other way round: {describe(event.entry)}"
+            return f"the value is that with events {at + 1} and {at + 2} in swapped order: {describe(event.entry)}"
         for candidate in hashed(event.entry):
             own = hashlib.sha384(candidate).digest()
             if own != event.digest and rest_of(extend(before[at], own), at + 1) == value:
                 said = describe(event.entry)
-                return f"event {at + 1} was extended with the digest of its data, which is another: {said}"
+                return f"event {at + 1} was extended with the digest of its data, not the logged one: {said}"
     for at in range(len(events) + 1):
         if rest_of(extend(before[at], _SEPARATOR), at) == value:
             return f"the value has a separator ({type_name(EV_SEPARATOR)}) more, before event {at + 1}"
@@ -177,7 +177,7 @@ def unproven(events: Sequence[LoggedEvent]) -> list[int]:
 
 
 def other_digests(events: Sequence[LoggedEvent]) -> str:
-    """In words, what is left when `one_change` finds nothing: an event of another digest than the log's."""
+    """Describe what remains when `one_change` finds nothing: an event whose digest differs from the log's."""
     open_ = unproven(events)
     if not events:
         return "the log has no event for it, but something extended it"

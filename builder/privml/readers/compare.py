@@ -1,4 +1,4 @@
-"""Compare two files by their events, and a log with the register values that a quote or report has."""
+"""Compare two files event by event, and a log with the register values of a quote or report."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ FIRMWARE_REGISTERS = RTMRS[:3]
 
 @dataclass(frozen=True)
 class Pair:
-    """One comparison of two files: of one shape that both predict, or of their logs.
+    """One comparison of two files: a shape that both predict, or their logs.
 
     ``only_in`` is the file that alone has the shape; nothing is compared then.
     """
@@ -119,12 +119,12 @@ class RegisterCheck:
 
     @property
     def agrees(self) -> bool:
-        """True when nothing speaks against the log."""
+        """True when the log agrees with the claimed value, or the register is extended in the guest."""
         return self.equal or self.extended_in_guest
 
     @property
     def note(self) -> str:
-        """What a reader of an agreeing register should know; empty for nothing."""
+        """A remark on a register that agrees; empty when there is none."""
         return NOTHING_IN_RTMR2 if self.equal and self.register == RTMR2 and self.claimed == ZERO else ""
 
     def to_dict(self) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Everything but artefacts: evidence, JSON, captures, and whatever of these or of artefacts is wrapped."""
+"""Identify everything except plain artefacts: evidence, JSON, captures, and wrapped files of any kind."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def _is_compressed(head: bytes) -> bool:
 
 
 def _unwrapped(path: Path, view: Bytes) -> tuple[str, bytes] | None:
-    """What a wrapped file was wrapped in, and what it holds; ``MeasurementError`` for a container."""
+    """The wrapping of a file and its content; ``MeasurementError`` for a container."""
     # Decompressors cost a start more than everything else of a firmware's measurement: only wrapped files load them.
     from privml.readers import wrapped
 
@@ -69,7 +69,7 @@ def _unwrapped(path: Path, view: Bytes) -> tuple[str, bytes] | None:
     found = wrapped.container(head) or wrapped.text_form(head)
     if found is not None:
         raise MeasurementError(
-            f"{path} is not read as it is: {found.name}", hint=found.command.replace("{}", str(path))
+            f"{path} cannot be read directly: {found.name}", hint=found.command.replace("{}", str(path))
         )
     compression = wrapped.compression(head)
     if compression is not None:
@@ -95,7 +95,7 @@ def _unwrapped(path: Path, view: Bytes) -> tuple[str, bytes] | None:
 
 
 def _capture(path: Path, capture: Capture) -> File:
-    """A capture of a TD: its log, with its quote's values, and which of the captured blobs the log has measured."""
+    """A capture of a TD: its log, its quote's values, and which captured blobs the log has an event for."""
     log = logs.read(capture.files[captures.LOG]) if captures.LOG in capture.files else None
     facts = {"parts": ", ".join(sorted(capture.files))}
     notes = [f"{name} is not in it: {why}" for name, why in sorted(capture.missing.items())]
@@ -104,17 +104,17 @@ def _capture(path: Path, capture: Capture) -> File:
         found = evidence.quote_file(path, capture.files[captures.QUOTE])
         claimed = found.claimed
         bound = found.description.facts["report data"] == capture.report_data().hex()
-        facts["quote"] = "made for these parts" if bound else "made for something else than these parts"
+        facts["quote"] = "made for these parts" if bound else "made for something other than these parts"
         if log is not None and claimed is not None:
             facts |= evidence.agreement(log, claimed)
     logged_digests = {event.digest for event in log.logged} if log is not None else set()
     for name, data in sorted(capture.blobs.items()):
         if sha384(data) in logged_digests:
-            facts[f"fw_cfg {name}"] = "an event of the log is of it"
+            facts[f"fw_cfg {name}"] = "the log has an event for it"
     if captures.SMBIOS in capture.files:
         measured = sha384(smbios.filtered(capture.files[captures.SMBIOS])) in logged_digests
         facts[captures.SMBIOS] = (
-            "an event of the log is of it, filtered" if measured else "no event of the log is of it"
+            "the log has an event for it, filtered" if measured else "the log has no event for it"
         )
     description = Description(
         "capture",
@@ -129,7 +129,7 @@ def _capture(path: Path, capture: Capture) -> File:
 
 
 def _json(path: Path, data: bytes) -> File:
-    """JSON: a prediction, or whatever evidence is in it."""
+    """A JSON document: a prediction, or the evidence in it."""
     if len(data) > strictjson.MAX_BYTES:
         raise MeasurementError(f"{path}: JSON of more than {strictjson.MAX_BYTES >> 20} MiB")
     try:
@@ -146,14 +146,14 @@ def _json(path: Path, data: bytes) -> File:
     claims = next(((place, file) for place, file in read if file.claimed is not None and file.log is None), None)
     if log is None and claims is None:
         raise MeasurementError(
-            f"{path} is {printable(envelope.describe(value))}: no quote or log is in it", hint=_HINT
+            f"{path} is {printable(envelope.describe(value))}: it contains no quote or log", hint=_HINT
         )
     file = _together(path, log, claims, len(read))
     return replace(file, description=replace(file.description, notes=(*file.description.notes, *broken)))
 
 
 def _parts(path: Path, found: envelope.Contents) -> tuple[list[tuple[str, File]], list[str]]:
-    """Every part that can be read, and why the others cannot; ``EvidenceError`` when none can."""
+    """Every part that can be read, and for the others the reason why not; ``EvidenceError`` when none can."""
     makers: list[tuple[str, Callable[[], File | None]]] = [
         *((place, partial(evidence.identify, path, one)) for place, one in found.binary),
         *((place, partial(_dstack_log, path, rows)) for place, rows in found.logs),
@@ -190,7 +190,7 @@ def _with_agent_log(path: Path, log: tuple[str, File] | None, place: str, data: 
 
 
 def _together(path: Path, log: tuple[str, File] | None, claims: tuple[str, File] | None, count: int) -> File:
-    """One file of the log and the quote (or report) that a JSON document holds."""
+    """Combine the log and the quote (or report) of a JSON document into one file."""
     places = [place for place, _ in filter(None, (log, claims))]
     files = [file for _, file in filter(None, (log, claims))]
     notes = [note for file in files for note in file.description.notes]

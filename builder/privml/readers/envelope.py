@@ -1,6 +1,6 @@
-"""Quotes, reports and event logs inside JSON: the evidence that attestation services and agents hand out.
+"""Find quotes, reports and event logs in JSON, as attestation services and agents return them.
 
-There are many envelopes (``cc_eventlog`` beside ``quote``, a list of events beside a hexadecimal quote, either of
+There are many envelopes (``cc_eventlog`` with ``quote``, a list of events with a hexadecimal quote, either of
 them some levels down or in a string of JSON), and their field names change. So the content decides, not the name:
 every string and list is looked at, within bounds. Known: Confidential Containers' TdxEvidence and its trustee's
 requests, dstack's quote reports and ``tcb_info``, Azure's and Intel Trust Authority's quote objects.
@@ -46,7 +46,7 @@ def loads(data: bytes, what: str) -> Any:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(items)
         if len(found) != len(items):
-            raise EvidenceError(f"{what}: a key is given twice, so the document has two meanings")
+            raise EvidenceError(f"{what}: a key is given twice, so the document is ambiguous")
         return found
 
     try:
@@ -98,7 +98,7 @@ def look(value: object) -> Contents:
 
 
 def decode_text(data: bytes) -> bytes | None:
-    """The bytes that hexadecimal or base64 text stands for; None when ``data`` is neither."""
+    """Decode hexadecimal or base64 text; None when ``data`` is neither."""
     if len(data) > MAX_TEXT:
         return None
     if _HEX.match(data):
@@ -114,7 +114,7 @@ def decode_text(data: bytes) -> bytes | None:
 
 
 def _octets(item: list[Any]) -> bytes | None:
-    """A list of numbers as bytes, which is how some serializers write them; None for any other list."""
+    """Decode bytes that a serializer wrote as a list of numbers; None for any other list."""
     if len(item) < _SHORTEST // 2 or not all(type(one) is int and 0 <= one <= 255 for one in item):
         return None
     return bytes(item)
@@ -156,7 +156,7 @@ _FORMS: tuple[tuple[frozenset[str], str], ...] = tuple(
 
 
 def describe(value: object) -> str:
-    """A few words that say what a JSON document without evidence of a TD is."""
+    """Describe a JSON document without evidence of a TD in a few words."""
     if isinstance(value, list):
         items = {describe(item) for item in value[:_MAX_ITEMS] if isinstance(item, dict)}
         return f"a JSON list of {len(value)} items{f', each {items.pop()}' if len(items) == 1 else ''}"

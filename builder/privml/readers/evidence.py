@@ -1,4 +1,4 @@
-"""Logs, quotes and reports as files: what each is, and what of it can be compared."""
+"""Identify logs, quotes and reports, and extract the parts that can be compared."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _SGX_VERSION = 3
 
 
 def identify(path: Path, view: Bytes) -> File | None:
-    """A log, quote or report; None when ``view`` is none of them. ``EvidenceError`` when it is, but malformed."""
+    """Read a log, quote or report; None when ``view`` is none of them, ``EvidenceError`` when it is malformed."""
     head = view[:65536]
     if head[32:48] == _SPEC_ID:
         return log_file(path, logs.read(view[: tcg.MAX_LOG + 1]))
@@ -55,7 +55,7 @@ def identify(path: Path, view: Bytes) -> File | None:
 
 
 def _other_tee(head: bytes, size: int) -> str | None:
-    """What evidence of another TEE ``head`` begins; None for anything else."""
+    """The kind of evidence of another TEE that begins with ``head``; None for anything else."""
     if head[12:28] == quote.INTEL_QE_VENDOR and int.from_bytes(head[:2], "little") == _SGX_VERSION:
         return "a quote of an SGX enclave"
     snp, what = head[:4], "an attestation report of an AMD SEV-SNP guest"
@@ -72,7 +72,7 @@ def _is_quote(head: bytes) -> bool:
 
 
 def log_file(path: Path, log: Log) -> File:
-    """A boot log, described."""
+    """A boot log and its description."""
     kind, what = ("tpm-log", "TPM event log") if log.tpm else ("ccel", "CC event log")
     if log.tpm and log.replays:
         what += ", mapped to a TD's registers"
@@ -91,7 +91,7 @@ def log_file(path: Path, log: Log) -> File:
 
 
 def agent_log_file(path: Path, data: bytes) -> File:
-    """The attestation agent's log: it accounts for RTMR3 alone, and for that only when it begins at zeros."""
+    """The attestation agent's log: it covers only RTMR3, and only if it begins at zeros."""
     found = aael.parse(data)
     log = Log(found.entries, tpm=False, covers=(RTMR3,))
     value = found.value()
@@ -101,7 +101,7 @@ def agent_log_file(path: Path, data: bytes) -> File:
             f"its digests are {found.bank}: a TD's RTMR3 is extended with SHA-384, so this log is not of a TD"
         )
     elif not found.whole:
-        notes.append("the log begins at another value than zeros: what was extended before it is not in the log")
+        notes.append("the log does not begin at zeros: earlier extends are not in it")
     description = Description(
         "aael",
         f"run-time event log of a Confidential Containers attestation agent, {len(found.entries)} events of RTMR3",
@@ -126,7 +126,7 @@ def quote_file(path: Path, data: bytes) -> File:
             )
     except EvidenceError as error:
         header, body = quote.read_unsigned(data)
-        notes = [f"its signature is not there to check, so nothing proves these values: {error.message}"]
+        notes = [f"its signature is missing, so nothing proves these values: {error.message}"]
     registers = dict(zip(RTMRS, body.rtmrs, strict=True))
     facts = {
         "mrconfigid": body.mr_config_id.hex(),
@@ -167,7 +167,7 @@ def _report_file(path: Path, data: bytes) -> File:
         mrtd={"mrtd": parsed.mr_td},
         registers=registers,
         facts=facts,
-        notes=("its MAC can be checked on its own machine only", *_of_values(registers)),
+        notes=("its MAC can only be checked on the machine that made it", *_of_values(registers)),
     )
     return File(path, description, claimed={MRTD: parsed.mr_td, **registers})
 
@@ -179,7 +179,7 @@ def _ccel_table(data: bytes) -> Description:
 
 
 def agreement(log: Log, claimed: dict[str, bytes]) -> dict[str, str]:
-    """For each register that the log accounts for, whether the quote has the same value."""
+    """For each register that the log covers, whether the quote has the same value."""
     return {
         register: "log and quote agree" if value == claimed[register] else "log and quote differ"
         for register, value in log.registers().items()
@@ -188,14 +188,14 @@ def agreement(log: Log, claimed: dict[str, bytes]) -> dict[str, str]:
 
 
 def values_file(path: Path, registers: dict[str, bytes]) -> File:
-    """Registers that a document names: values that somebody wrote down, signed by nobody."""
+    """Register values in a document, not signed."""
     rtmrs = {name: registers[name] for name in RTMRS}
     description = Description(
         "registers",
         "register values",
         mrtd={"mrtd": registers[MRTD]} if MRTD in registers else {},
         registers=rtmrs,
-        notes=("somebody wrote these values down: no signature is over them", *_of_values(rtmrs)),
+        notes=("these values are not signed: the document only claims them", *_of_values(rtmrs)),
     )
     return File(path, description, claimed=registers)
 

@@ -1,4 +1,4 @@
-"""A third-party file as it was read."""
+"""A third-party file that was read and identified."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # a firmware or an image needs none of these, and loading the
 
 @dataclass(frozen=True)
 class File:
-    """A file that was read: what it is, and what of it can be compared.
+    """A file that was read: its description, and the parts that can be compared.
 
     A log has ``log``, a prediction ``shapes``, a quote or report ``claimed`` registers. A capture, and JSON
     that holds a log with its quote, have both.
@@ -32,5 +32,5 @@ class File:
     capture: Capture | None = None
 
     def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:
-        """The events to compare the file by: a log's extends with their data, else those that were described."""
+        """The events for comparisons: a log's extends with their data, else the described events."""
         return self.log.logged if self.log is not None else self.description.events

@@ -1,4 +1,4 @@
-"""The library's ``privml.measure``: what a file is and what it measures to."""
+"""The library's ``privml.measure``: identify a file and measure it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A boot log as it was read: a TD's CC event log or a TPM's, with the banks that it has digests of."""
+"""A boot log: a TD's CC event log or a TPM's, with its digest banks."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Record:
 
 @dataclass(frozen=True)
 class Log:
-    """A boot log: its entries, whether they are numbered as PCRs, and the registers that it accounts for."""
+    """A boot log: its entries, whether their indices are PCRs, and the registers that it covers."""
 
     entries: tuple[LogEntry, ...]
     tpm: bool
@@ -88,7 +88,7 @@ class Log:
         return tuple(as_event(one) for one in self.logged) if self.replays else ()
 
     def records(self) -> tuple[Record, ...]:
-        """What a log without SHA-384 digests has instead of ``events``: every record that extends a PCR."""
+        """Every record that extends a PCR, for a log without SHA-384 digests (which has no ``events``)."""
         if self.replays:
             return ()
         return tuple(
@@ -107,11 +107,11 @@ class Log:
         }
 
     def notes(self) -> tuple[str, ...]:
-        """What a reader should know of the log."""
+        """Remarks on the log."""
         if not self.replays:
             why = "no register of a TD can be computed from it: RTMRs are extended with SHA-384 digests"
             return (f"{why}, and this log has {self.bank_names} only",)
-        found = ["a log is only what it says: `explain LOG --against QUOTE` checks it"]
+        found = ["a log is not authenticated: `explain LOG --against QUOTE` checks it"]
         if self.tpm:
             found.append("PCR 0 stands for MRTD, which a TD's firmware does not extend")
         if RTMR2 in self.covers and not any(event.register == RTMR2 for event in self.logged):

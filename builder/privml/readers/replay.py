@@ -1,4 +1,4 @@
-"""The prediction for a captured machine, compared with what that TD measured."""
+"""Compare the prediction for a captured machine with what that TD measured."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Replayed:
 
     @property
     def equal(self) -> bool:
-        """True when log and quote are those of the prediction."""
+        """True when log and quote match the prediction."""
         return self.comparison.equal and not self.problems
 
     def to_dict(self) -> dict[str, Any]:

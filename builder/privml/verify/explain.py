@@ -12,7 +12,7 @@ from privml.events.agent import AgentEvent
 from privml.events.align import differences
 from privml.events.event import Event
 from privml.events.logged import LoggedEvent
-from privml.events.wording import quoted, tell, text_in
+from privml.events.wording import difference_line, quoted, text_in
 from privml.evidence.facts import Facts
 from privml.statement.launch import LAYOUTS, MeasuredLaunch
 
@@ -68,7 +68,7 @@ def _differences(register: str, predicted: Sequence[Event], logged: Sequence[Log
     # Describe only the events that are shown, because the host controls how many there are.
     shown = found[:MAX_DIFFERENCES]
     near = [want for want, _, _ in shown if want is not None]
-    lines = [tell(register, position, want, got, near=near) for want, got, position in shown]
+    lines = [difference_line(register, position, want, got, near=near) for want, got, position in shown]
     return _cut(lines, len(found)) or [f"{register.upper()}: the same events are logged and predicted"]
 
 

@@ -1,6 +1,6 @@
 """Intel TDX: the policy for quotes, and its checks.
 
-Values: attestation specification, section 3.2 steps 8-11.
+Source: Intel TDX module 1.5 ABI, TDREPORT_STRUCT, ATTRIBUTES and XFAM.
 """
 
 from __future__ import annotations

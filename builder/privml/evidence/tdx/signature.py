@@ -2,8 +2,8 @@
 
 `evidence.tdx.chain` first checks that each certificate chain has its exact shape and names, because the library
 accepts collateral signed by any certificate below the root. Then the library checks revocation, QE report, QE
-identity, TCB level and the quote's signature against the collateral, at the caller's time (attestation specification,
-section 3.2 steps 2-7). No policy is applied here; `verify` decides what is acceptable.
+identity, TCB level and the quote's signature against the collateral, at the caller's time. Source:
+intel/SGX-TDX-DCAP-QuoteVerificationLibrary. No policy is applied here; `verify` decides what is acceptable.
 """
 
 from __future__ import annotations
