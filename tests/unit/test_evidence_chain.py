@@ -211,6 +211,33 @@ def test_the_crl_issuer_is_the_very_pck_ca_of_the_quote() -> None:
     assert isinstance(failure, SignatureFailure) and "the one in the quote" in failure.expected
 
 
+CRLS = {
+    "root_ca_crl": (ROOT, PCK_CA),
+    "pck_crl": (PCK_CA, ROOT),
+}
+
+
+@pytest.mark.parametrize(("field", "role", "other"), [(field, *roles) for field, roles in CRLS.items()], ids=CRLS)
+def test_a_revocation_list_has_exactly_its_issuer(field: str, role: Role, other: Role) -> None:
+    wanted = f"{field}: "
+    wrong = {
+        "of the other issuer": pki._crl(subject(other), KEYS[other]),
+        "named for the other issuer": pki._crl(subject(other), KEYS[role]),
+        "signed by the other issuer": pki._crl(subject(role), KEYS[other]),
+        "signed by a stranger": pki._crl(subject(role), STRANGER),
+        "another thing": HONEST[role].public_bytes(Encoding.DER),
+        "with a byte behind": pki._crl(subject(role), KEYS[role]) + b"\0",
+        "empty": b"",
+    }
+    for said, der in wrong.items():
+        failure = ours({**COLLATERAL, field: der.hex()})
+        assert isinstance(failure, SignatureFailure), said
+        assert failure.reason.startswith(wanted), said
+        assert refusals(failure) == ["collateral-role"], said
+    again = pki._crl(subject(role), KEYS[role])
+    assert refusals(ours({**COLLATERAL, field: again.hex()})) == []
+
+
 QUOTE_CHAINS = {
     "no root": pem(HONEST[PCK], HONEST[PCK_CA]),
     "wrong order": pem(HONEST[PCK], HONEST[ROOT], HONEST[PCK_CA]),

@@ -53,6 +53,7 @@ class TdxPolicy:
         "quote-signature": "the quote's signature, certificate chain or collateral is invalid",
         "pck-chain": "the certificates in the quote are not exactly a PCK, its PCK CA and the root",
         "collateral-role": "the collateral is not signed by exactly the certificates with that role",
+        "collateral-encoding": "a signature or revocation list in the collateral is not in lower-case hex",
         "collateral-missing": "there is no collateral to check the signature with",
     }
 )

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
+from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtensionOID, NameOID
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
@@ -95,6 +96,9 @@ PCK_CRL = Place("pck_crl_issuer_chain", PCK_CA, "collateral-role")
 TCB_INFO = Place("tcb_info_issuer_chain", TCB_SIGNING, "collateral-role")
 QE_IDENTITY = Place("qe_identity_issuer_chain", TCB_SIGNING, "collateral-role")
 
+CRL_ISSUERS = {"root_ca_crl": ROOT, "pck_crl": PCK_CA}
+"""The revocation lists of the collateral, each with the role that signs it."""
+
 
 @dataclass(frozen=True)
 class Chain:
@@ -106,12 +110,13 @@ class Chain:
 
 @dataclass(frozen=True)
 class Chains:
-    """The four chains of one quote and its collateral."""
+    """The four chains of one quote and its collateral, and its revocation lists by field."""
 
     quote: Chain
     pck_crl: Chain
     tcb_info: Chain
     qe_identity: Chain
+    lists: Mapping[str, x509.CertificateRevocationList]
 
 
 class ChainError(ValueError):
@@ -124,8 +129,18 @@ class ChainError(ValueError):
         self.expected = expected
 
 
+def read_hex(name: str, text: str) -> bytes:
+    """The bytes of a collateral field in hex; ``ChainError`` for another spelling than lower case.
+
+    The QVL ignores the case of hex digits, so two texts would be the same collateral.
+    """
+    if not _HEX.fullmatch(text):
+        raise ChainError(Place(name, ROOT, "collateral-encoding"), "other characters", "lower-case hex digits only")
+    return bytes.fromhex(text)
+
+
 def check(certificates: bytes, collateral: Mapping[str, str], *, root: bytes, naming: Naming) -> Chains:
-    """Check the chain in the quote and the three chains of its collateral; ``ChainError`` for the first bad one.
+    """Check the chain in the quote, and chains and revocation lists of its collateral; ``ChainError`` for a bad one.
 
     ``certificates`` is the quote's PEM chain, ``root`` the DER of the anchor, ``naming`` that anchor's names.
     """
@@ -140,7 +155,31 @@ def check(certificates: bytes, collateral: Mapping[str, str], *, root: bytes, na
             f"a PCK CA certificate with SHA-256 {_digest(pck_crl.certificates[0])}",
             f"the one in the quote, {_digest(quote.certificates[1])}",
         )
-    return Chains(quote, pck_crl, tcb_info, qe_identity)
+    issuers = {PCK_CA: quote.certificates[1], ROOT: root}
+    lists = {
+        name: _revocation_list(name, role, read_hex(name, collateral.get(name, "")), issuers[role])
+        for name, role in CRL_ISSUERS.items()
+    }
+    return Chains(quote, pck_crl, tcb_info, qe_identity, lists)
+
+
+def _revocation_list(name: str, role: Role, der: bytes, issuer: bytes) -> x509.CertificateRevocationList:
+    """The revocation list ``der`` if ``issuer`` signed it and nothing follows it; ``ChainError`` otherwise."""
+    place = Place(name, role, "collateral-role")
+    signer = x509.load_der_x509_certificate(issuer)
+    wanted = f"one signed by {_text(signer.subject)}"
+    try:
+        found = x509.load_der_x509_crl(der)
+        named = found.issuer
+        key = signer.public_key()
+        signed = isinstance(key, ec.EllipticCurvePublicKey) and found.is_signature_valid(key)
+    except _UNREADABLE as error:
+        raise ChainError(place, f"an unreadable revocation list ({error})", wanted) from error
+    if named != signer.subject:
+        raise ChainError(place, f"a revocation list by {_text(named)}", wanted)
+    if not signed:
+        raise ChainError(place, "a revocation list that its issuer did not sign", wanted)
+    return found
 
 
 def read(place: Place, pem: bytes, *, root: bytes, naming: Naming) -> Chain:
@@ -164,6 +203,7 @@ def read(place: Place, pem: bytes, *, root: bytes, naming: Naming) -> Chain:
     return Chain(place.role, encoded)
 
 
+_HEX = re.compile(r"(?:[0-9a-f]{2})*")
 _BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)\n-----END CERTIFICATE-----")
 # Quoting services and PCK caches end a chain with zero to two newlines, C strings with a NUL.
 _END = re.compile(rb"\n{0,2}\0?")

@@ -71,6 +71,8 @@ def check(
     for root, naming in anchors:
         try:
             chain.check(_pck_chain(parsed), collateral, root=root, naming=naming)
+            for name in ("tcb_info_signature", "qe_identity_signature"):
+                chain.read_hex(name, collateral.get(name, ""))
             return _verify(quote[: parsed.signed_length], collateral, root, now, simulated=simulated)
         except chain.ChainError as error:
             failures.append(SignatureFailure(error.code, error.found, error.expected, simulated))
