@@ -81,6 +81,10 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"signature": SignatureFailure("collateral-role", "bad", "good")},
         {"collateral-role"},
     ),
+    "collateral in another spelling": (
+        {"signature": SignatureFailure("collateral-encoding", "bad", "good")},
+        {"collateral-encoding"},
+    ),
     "another quote's signature": (checked(evidence_sha256="00" * 32), {"quote-signature"}),
     "tcb": (checked(tcb_status="OutOfDate"), {"tcb-status"}),
     "evaluation": (checked(tcb_evaluation_number=17), {"tcb-evaluation-number"}),
