@@ -105,10 +105,10 @@ def test_a_read_only_place(demo_cpu: Path, small: Path) -> None:
         done = privml("image", "demo-cpu", "--output", str(output))
         assert done.returncode == 5, done.stderr
         assert f"privml-build: Read-only file system: {small}" in done.stderr
-        assert "hint: that file system is read-only: name another place (`--output`" in done.stderr
+        assert "hint: that file system is read-only: choose another place (`--output`" in done.stderr
     done = privml("image", "demo-cpu", "--output", f"{demo_cpu}/manifest.json/image")
     assert done.returncode == 5
-    assert "hint: a file stands where a folder is needed" in done.stderr
+    assert "hint: a file is in the place of a folder" in done.stderr
 
 
 @needs_root
