@@ -49,4 +49,7 @@ def policy_of(simulated_root: Path | None) -> Policy:
     try:
         return Policy(allow_simulated=root_der(simulated_root.read_bytes()))
     except EvidenceError as error:
-        raise UsageError(f"--allow-simulated {simulated_root}: {error.message}") from error
+        raise UsageError(
+            f"--allow-simulated {simulated_root}: not a certificate in PEM or DER",
+            hint="name the root certificate of the simulated platform",
+        ) from error

@@ -79,6 +79,7 @@ def given(text: str) -> Given:
     """Identify an argument by its content; ``UsageError`` for a file that cannot be compared."""
     path = Path(text)
     if not source.is_readable(path) or text.endswith(".yaml"):
+        resolve(text)  # a path that does not exist is not an image
         return Given("image")
     found = _FORMATS.get(_format_of(path)) if path.is_file() else None
     if found is not None:

@@ -96,17 +96,21 @@ def _events(file: File) -> list[str]:
     lines = [file.description.title]
     for register, value in file.description.registers.items():
         of = [event for event in file.description.events if event.register == register]
-        lines.append(f"{register}  {value.hex()}  {len(of)} events")
+        lines.append(f"{register}  {value.hex()}  {_events_of(len(of))}")
         lines += [_line(number, event) for number, event in enumerate(of, 1)]
     records = file.description.records
     for index in sorted({record.index for record in records}):
         numbered = [record for record in records if record.index == index]
         name = "PCR" if file.log is not None and file.log.tpm else "MR index"
-        lines.append(f"{name} {index}  {len(numbered)} events")
+        lines.append(f"{name} {index}  {_events_of(len(numbered))}")
         lines += [f"  {number:3}  {record.text()}" for number, record in enumerate(numbered, 1)]
     if file.log is not None:
         lines.append(f"banks: {file.log.bank_names}")
     return lines + [f"note: {note}" for note in file.description.notes]
+
+
+def _events_of(count: int) -> str:
+    return f"{count} event{'' if count == 1 else 's'}"
 
 
 def _line(number: int, event: Event) -> str:
@@ -115,7 +119,7 @@ def _line(number: int, event: Event) -> str:
 
 def _check(check: RegisterCheck) -> str:
     if check.equal:
-        return f"{check.register}: agrees ({check.events} events){f'; {check.note}' if check.note else ''}"
+        return f"{check.register}: agrees ({_events_of(check.events)}){f'; {check.note}' if check.note else ''}"
     if check.extended_in_guest:
         return f"{check.register}: extended by software in the TD, which the firmware's log does not record"
     return f"{check.register}: differs; {check.change or check.why}"
@@ -124,14 +128,14 @@ def _check(check: RegisterCheck) -> str:
 def _differences(file: File, other: File, found: EventCheck) -> list[str]:
     shape = found.shape
     names = ("predicted", "logged") if shape is not None else (str(other.path), str(file.path))
-    title = f"prediction for {shape.label}" if shape is not None else other.description.title
-    lines = [f"{file.description.title}, against {title}"]
+    title = f"prediction for {shape.label}" if shape is not None else f"{other.path} ({other.description.title})"
+    lines = [f"{file.path} ({file.description.title}), against {title}"]
     for register in FIRMWARE_REGISTERS:
         of = found.of(register)
         if not of:
-            lines.append(f"{register}: agrees ({found.count(register)} events)")
+            lines.append(f"{register}: agrees ({_events_of(found.count(register))})")
             continue
-        lines.append(f"{register}: {len(of)} differences; the first is")
+        lines.append(f"{register}: {len(of)} difference{'' if len(of) == 1 else 's; the first is'}")
         lines.append(f"  {of[0].text(names, of)}")
         lines += [f"  then {change.text(names, of)}" for change in of[1:]]
     return lines

@@ -12,6 +12,7 @@ from privml.base.strictjson import unhex
 from privml.cli.anchor import anchor_options, collateral_of, policy_of
 from privml.cli.output import print_json, show, show_text
 from privml.client import anchors, attested
+from privml.evidence.document import MAX_DOCUMENT
 from privml.verify.report import render
 
 
@@ -70,7 +71,7 @@ def verify(
     else:
         try:
             judgement = attested.judge(
-                Path(source).read_bytes(),
+                _start_of(Path(source)),
                 expected,
                 policy,
                 now=now,
@@ -79,8 +80,8 @@ def verify(
                 collateral=collateral,
             )
         except EvidenceError as error:
-            error.hint = error.hint or f"`privml-build measure {source}` says what that file is"
-            raise
+            hint = error.hint or f"`privml-build measure {source}` says what that file is"
+            raise EvidenceError(f"{source}: {error.message}", hint=hint) from error
     verdict = judgement.verdict
     if as_json:
         print_json(verdict.to_dict())
@@ -90,6 +91,15 @@ def verify(
     if not remote and missing and not as_json:
         show(f"hint: give {' and '.join(missing)}, which DOCUMENT was fetched with; `--save` prints both", err=True)
     context.exit(verdict.exit_code)
+
+
+def _start_of(path: Path) -> bytes:
+    """The content of ``path``, or one byte more than a document may have, which its decoder refuses."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_DOCUMENT + 1)
+    except OSError as error:
+        raise UsageError(f"`{path}` cannot be read: {error.strerror or error}") from error
 
 
 def _digits(option: str, text: str | None) -> bytes | None:

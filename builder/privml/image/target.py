@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from privml.base.errors import RecipeError, UsageError
+from privml.base.errors import BuildError, RecipeError, UsageError
 from privml.output import manifest
-from privml.recipe.loader import find, shipped
+from privml.recipe.loader import find, is_recipe, shipped
 
 
 @dataclass(frozen=True)
@@ -19,7 +19,12 @@ class Target:
 
     def manifest(self) -> manifest.Manifest:
         """The manifest of the built image; ``BuildError`` if it is not built yet."""
-        return manifest.read(self.directory)
+        try:
+            return manifest.read(self.directory)
+        except BuildError as error:
+            if self.recipe is not None and error.hint is not None:
+                error.hint = error.hint.replace("NAME", self.recipe.name.removesuffix(".yaml"))
+            raise
 
 
 def resolve(text: str, output: Path | None = None) -> Target:
@@ -32,6 +37,11 @@ def resolve(text: str, output: Path | None = None) -> Target:
                 hint="give a recipe name, a recipe file, or the directory of a built image",
             )
         return Target(None, path)
+    if "/" in text and path.is_file() and path.suffix != ".yaml" and not is_recipe(path):
+        raise UsageError(
+            f"`{text}` is a file, but neither a recipe nor the directory of an image",
+            hint=f"`privml-build measure {text}` says what that file is",
+        )
     recipe = find(text)
     name = recipe.name.removesuffix(".yaml")
     return Target(recipe, output or Path("out") / name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from privml.base.errors import MeasurementError, printable
 from privml.measure import artefact
 from privml.readers import source
 from privml.readers.file import File
@@ -12,6 +13,17 @@ from privml.readers.file import File
 def read(path: Path) -> File:
     """Read and identify ``path`` (``-``: standard input); ``MeasurementError`` when its content is unknown or
     malformed."""
+    try:
+        return _identified(path)
+    except MeasurementError as error:
+        # Parsers of formats do not know the name of the file.
+        name = printable(str(path))
+        if name in error.message:
+            raise
+        raise MeasurementError(f"{name}: {error.message}", hint=error.hint) from error
+
+
+def _identified(path: Path) -> File:
     with source.opened(path) as view:
         found = artefact.identify_by_magic(view)
         if found is not None:
