@@ -45,8 +45,8 @@ from typing import Any
 
 __version__ = "0.1.0"
 
-# `verify` and `measure` are rooms that can be called: see `base.library`.
-_LIBRARY = {"verify": "verify", "measure": "measure", "openai_client": "client.library"}
+# `verify` and `measure` are rooms that can be called: see `base.callables`.
+_LIBRARY = {"verify": "verify", "measure": "measure", "openai_client": "client.calls"}
 
 
 def __getattr__(name: str) -> Any:

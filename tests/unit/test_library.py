@@ -47,7 +47,7 @@ def examples() -> dict[str, str]:
 @pytest.fixture
 def guest(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:  # noqa: F811
     """A simulated guest of the image in out/demo-cpu, and the root certificate of its platform in root.pem."""
-    monkeypatch.setattr("privml.client.library.time.time", lambda: samples.NOW)
+    monkeypatch.setattr("privml.client.calls.time.time", lambda: samples.NOW)
     image(place)
     (place / "root.pem").write_bytes(samples.sim.root_pem())
     with guest_fake.running(Guest()) as running:
@@ -200,7 +200,7 @@ def test_verifying_and_measuring_load_only_what_they_need(tmp_path: Path) -> Non
         "cryptography",
         "uvicorn",
     }
-    verified = loaded("import privml.client.library")
+    verified = loaded("import privml.client.calls")
     rooms = {name.split(".")[1] for name in verified if name.startswith("privml.")}
     assert rooms <= {"base", "events", "machine", "evidence", "statement", "output", "verify", "client"}
     assert not {name.partition(".")[0] for name in verified} & {"pydantic", "yaml", "openai", "uvicorn"}
@@ -210,5 +210,5 @@ def test_verifying_and_measuring_load_only_what_they_need(tmp_path: Path) -> Non
 def test_the_guest_carries_none_of_it(roots: tuple[str, ...]) -> None:
     carried = module_closure(BUILDER, roots)
     assert "privml/__init__.py" in carried
-    assert not carried & {"privml/base/library.py", "privml/client/library.py", "privml/readers/library.py"}
+    assert not carried & {"privml/base/callables.py", "privml/client/calls.py", "privml/readers/calls.py"}
     assert not [name for name in carried if name.startswith(("privml/verify/", "privml/measure/", "privml/client/"))]

@@ -1,8 +1,8 @@
 """Policy and verdict: judge the facts of a document and give every reason. No I/O, no clock.
 
-The package itself is the library's ``privml.verify(source, expect)``, which is in ``client.library``.
+The package itself is the library's ``privml.verify(source, expect)``, which is in ``client.calls``.
 """
 
-from privml.base.library import make_callable
+from privml.base.callables import make_callable
 
-make_callable(__name__, "privml.client.library")
+make_callable(__name__, "privml.client.calls")
