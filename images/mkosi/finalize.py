@@ -3,16 +3,17 @@
 
 Runs in the sandbox of the tools tree. Reads ``privml.json`` next to mkosi.conf:
 {"modules": [names], "initrd_modules": [names, in load order], "generators": [names], "programs": [names],
-"units": [names], "systemd": [names], "paths": [patterns], "removals": [patterns], "forbidden": [names],
-"overlay": [paths], "epoch": n}
+"units": [names], "systemd": [names], "paths": [patterns], "removals": [[why, [patterns]]], "forbidden": [names],
+"overlay": {path: SHA-256 or "-> TARGET"}, "epoch": n}
 Copies kernel, initrd parts, copyright files and the list of installed packages to $OUTPUTDIR, removes what the guest
 does not need or what differs between builds, compiles the agent, and normalises owners, modes and times. Fails if a
-package is not fully installed, if a kernel, module, program or unit is missing, or if the tree has an undeclared
-path.
+package is not fully installed, if a kernel, module, program or unit is missing, if the tree has an undeclared path,
+or if an overlay file is not in the tree as it was given.
 """
 
 import compileall
 import fnmatch
+import hashlib
 import json
 import lzma
 import os
@@ -29,13 +30,26 @@ out = Path(os.environ["OUTPUTDIR"])
 facts = json.loads((Path(os.environ["SRCDIR"]) / "privml.json").read_bytes())
 
 
-def remove(*patterns: str) -> None:
+INITRD_INIT = "usr/lib/privml/initrd-init"  # goes into the initrd, not into the root
+lost: dict[str, str] = {}
+
+
+def take(path: Path, rule: str) -> None:
+    """Remove a path, and note the rule for each overlay file in it."""
+    name = str(path.relative_to(root))
+    for file in facts["overlay"]:
+        if file == name or file.startswith(f"{name}/"):
+            lost.setdefault(file, rule)
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def remove(why: str, *patterns: str) -> None:
     for pattern in patterns:
         for path in sorted(root.glob(pattern.lstrip("/"))):
-            if path.is_dir() and not path.is_symlink():
-                shutil.rmtree(path)
-            else:
-                path.unlink(missing_ok=True)
+            take(path, f"`{pattern}` is removed: {why}")
 
 
 def fail(text: str) -> None:
@@ -144,77 +158,38 @@ for library in libraries(dmsetup):
     (initrd / directory).mkdir(parents=True, exist_ok=True)
     shutil.copyfile(library.resolve(), initrd / directory / library.name)
     (initrd / directory / library.name).chmod(0o755)
-shutil.copyfile(root / "usr/lib/privml/initrd-init", initrd / "init")
+shutil.copyfile(root / INITRD_INIT, initrd / "init")
 (initrd / "init").chmod(0o755)
-remove("usr/lib/privml/initrd-init", "usr/bin/busybox")
+remove("it is a part of the initrd", INITRD_INIT, "usr/bin/busybox")
 
 # -- keep only the modules that the guest may load ----------------------------------------------------------------
 wanted = set(closure(facts["modules"]))
 for name, path in modules.items():
     if name not in wanted:
-        path.unlink()
+        take(path, "it is not on the list of kernel modules")
 for path in sorted(kernel.rglob("*"), reverse=True):
     if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
         path.rmdir()
-remove(f"usr/lib/modules/{kernel.name}/vmlinuz", f"usr/lib/modules/{kernel.name}/build",
+remove("kernel and initrd are made outside the root",
+       f"usr/lib/modules/{kernel.name}/vmlinuz", f"usr/lib/modules/{kernel.name}/build",
        f"usr/lib/modules/{kernel.name}/source", f"usr/lib/modules/{kernel.name}/System.map",
        f"usr/lib/modules/{kernel.name}/config", f"usr/lib/modules/{kernel.name}/vdso", "boot/*", "efi/*",
        f"usr/lib/modules/{kernel.name}/modules.symbols*")
 subprocess.run(["depmod", "-b", str(root), kernel.name], check=True)
-
-# -- remove what the guest does not need or what differs between builds -------------------------------------------
-remove(
-    "var/cache/*", "var/log/*", "var/lib/apt", "var/lib/dpkg", "var/lib/ucf", "var/lib/pam", "var/lib/python",
-    "var/lib/systemd/deb-systemd-helper-*", "var/lib/systemd/catalog", "var/lib/systemd/random-seed",
-    "var/lib/dracut", "var/backups", "var/mail", "var/spool", "var/local", "var/opt",
-    "etc/*-", "etc/.pwd.lock", "etc/ssh", "etc/apt", "etc/dpkg", "etc/cron*", "etc/kernel", "etc/dracut*",
-    "etc/update-motd.d", "etc/motd", "etc/issue*", "etc/skel", "etc/alternatives", "etc/initramfs-tools",
-    "etc/fstab", "etc/systemd/user", "etc/rc?.d", "etc/init.d", "etc/default/*",
-    "etc/logrotate.d", "etc/bash*", "etc/profile*", "etc/debconf.conf", "etc/opt", "etc/gai.conf",
-    "usr/share/doc", "usr/share/man", "usr/share/info", "usr/share/locale", "usr/share/lintian", "usr/share/bug",
-    "usr/share/bash-completion", "usr/share/zsh", "usr/share/fish", "usr/share/perl*", "usr/share/debconf",
-    "usr/share/initramfs-tools", "usr/share/menu", "usr/share/common-licenses", "usr/share/pixmaps",
-    "usr/share/polkit-1", "usr/share/gcc", "usr/share/gdb", "usr/share/i18n", "usr/share/zoneinfo/right",
-    "usr/share/zoneinfo/posix", "usr/share/dbus-1", "usr/share/factory", "usr/share/base-*", "usr/share/dpkg",
-    "usr/share/xml", "usr/share/readline", "usr/share/adduser", "usr/share/debianutils", "usr/share/keyrings",
-    "usr/share/python3/runtime.d", "usr/share/python3/bcep", "usr/share/pam*", "usr/share/awk", "usr/include",
-    "usr/share/lintian-overrides", "usr/share/bugs", "usr/share/libgcrypt*", "usr/share/mime",
-    "usr/lib/dracut", "usr/lib/kernel", "usr/lib/init", "usr/lib/ssl/misc", "usr/lib/dpkg", "usr/lib/apt",
-    "usr/lib/initramfs-tools", "usr/lib/pcrlock.d", "usr/lib/rpm", "usr/lib/installkernel", "usr/lib/user-tmpfiles.d",
-    "usr/lib/linux*", "usr/lib/x86_64-linux-gnu/perl*", "usr/lib/x86_64-linux-gnu/gconv",
-    "usr/lib/x86_64-linux-gnu/security", "usr/lib/x86_64-linux-gnu/libsystemd-core-*-none",
-    "usr/lib/udev/hwdb.d", "usr/lib/udev/hwdb.bin", "etc/udev/hwdb.bin",
-    "usr/lib/valgrind", "usr/lib/tc", "usr/local/*", "usr/games", "usr/src", "srv/*", "media/*", "mnt/*", "opt/*",
-    "home/*", "root/.*",
-)
 
 # -- keep only the listed programs; no logins, no generators ------------------------------------------------------
 programs = set(facts["programs"])
 for directory in (root / "usr/bin", root / "usr/sbin"):
     for path in sorted(directory.iterdir()):
         if path.name not in programs:
-            path.unlink()
+            take(path, "it is not on the list of programs")
 present = {path.name for directory in ("usr/bin", "usr/sbin") for path in (root / directory).iterdir()}
 if programs - present:
     fail(f"programs that the guest needs are missing: {sorted(programs - present)}")
-remove(
-    "lib32", "libx32", "usr/lib32", "usr/libx32", "usr/libexec/coreutils", "usr/libexec/dpkg", "usr/libexec/libselinux",
-    "usr/share/applications", "usr/share/binfmts", "usr/share/cruft", "usr/share/dict", "usr/share/doc-base",
-    "usr/share/libc-bin", "usr/share/tabset", "usr/share/util-linux", "usr/share/user-tmpfiles.d", "usr/lib/mime",
-    "usr/lib/binfmt.d", "usr/lib/credstore", "usr/lib/pam.d", "usr/lib/lsb", "etc/shells", "etc/pam.d", "etc/pam.conf", "etc/subuid", "etc/subgid",
-    "usr/lib/systemd/system/*getty*", "usr/lib/systemd/system/debug-shell*", "usr/lib/systemd/systemd-sulogin-shell",
-    "usr/lib/systemd/system/*/*getty*", "etc/systemd/system/*getty*", "etc/systemd/system/*/*getty*",
-    "usr/lib/systemd/systemd-ssh-*", "usr/lib/systemd/user", "usr/lib/systemd/user-*", "usr/lib/systemd/system-shutdown/*",
-    "usr/lib/systemd/system/systemd-firstboot*", "usr/lib/systemd/system/*/systemd-firstboot*",
-    "usr/lib/systemd/systemd-logind", "usr/lib/systemd/system/systemd-logind*", "usr/lib/systemd/system/*/systemd-logind*",
-    "usr/lib/systemd/system/*/systemd-hwdb-update*", "usr/lib/systemd/system/*/systemd-journal-catalog-update*",
-    "usr/lib/systemd/system/*/systemd-update-done*", "usr/lib/systemd/system/*/ldconfig*",
-    "usr/lib/systemd/system/*.timer", "usr/lib/systemd/system/*/*.timer", "etc/systemd/system/*/*.timer",
-)
 generators = root / "usr/lib/systemd/system-generators"
 for path in sorted(generators.iterdir()) if generators.is_dir() else []:
     if path.name not in facts["generators"]:
-        path.unlink()
+        take(path, "it is not on the list of generators")
 # Only the overlay enables units. Links made by presets and maintainer scripts are removed, and so are the
 # distribution's units, programs and rules that are not on the lists.
 overlay = set(facts["overlay"])
@@ -224,10 +199,11 @@ if missing:
     fail(f"units that the guest needs are missing: {missing}")
 for path in sorted(units.iterdir()):
     if path.name not in facts["units"] and str(path.relative_to(root)) not in overlay:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        if not any(file.startswith(f"{path.relative_to(root)}/") for file in overlay):
+            take(path, "it is not on the list of units")
 for path in sorted((root / "usr/lib/systemd").iterdir()):
     if path.name not in facts["systemd"]:
-        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
+        take(path, "it is not on the list of systemd's parts")
 for base in ("etc/systemd", "etc/modules-load.d", "etc/sysctl.d", "etc/udev", "usr/lib/systemd/system-preset",
              "usr/lib/sysusers.d"):
     for path in sorted((root / base).rglob("*"), reverse=True):
@@ -236,18 +212,8 @@ for base in ("etc/systemd", "etc/modules-load.d", "etc/sysctl.d", "etc/udev", "u
                 path.rmdir()
         elif str(path.relative_to(root)) not in overlay:
             path.unlink()
-remove(
-    "boot", "efi", "home", "media", "mnt", "opt", "srv", "init", "etc/udev", "usr/local", "usr/lib/udev",
-    "usr/lib/tmpfiles.d", "usr/lib/sysctl.d", "usr/lib/modprobe.d", "usr/lib/depmod.d", "usr/lib/environment.d",
-    "usr/lib/x86_64-linux-gnu/engines-3", "usr/share",
-    "usr/lib/python3/dist-packages/bcrypt*", "var/cache", "var/lib/*", "var/lock",
-    "etc/bindresvport.blacklist", "etc/binfmt.d", "etc/credstore*", "etc/debian_version", "etc/default", "etc/depmod.d",
-    "etc/environment", "etc/ethertypes", "etc/host.conf", "etc/inputrc", "etc/ld.so.conf*", "etc/libaudit.conf",
-    "etc/locale.conf", "etc/localtime", "etc/mime.types", "etc/modprobe.d", "etc/modules", "etc/networks", "etc/pam.*",
-    "etc/protocols", "etc/python3*", "etc/rmt", "etc/rpc", "etc/security", "etc/services", "etc/terminfo",
-    "etc/tmpfiles.d", "etc/vconsole.conf", "etc/wgetrc", "etc/xattr.conf", "etc/xdg",
-)
-remove(*facts["removals"])  # parts of the engine's packages that are not needed
+for why, patterns in facts["removals"]:
+    remove(why, *patterns)
 
 for name in ("usr/libexec",):  # an engine may use a part of it
     if (root / name).is_dir() and not any((root / name).iterdir()):
@@ -280,7 +246,7 @@ if agent.is_dir() and not compileall.compile_dir(
     fail("the agent does not compile")
 
 # -- refuse undeclared paths --------------------------------------------------------------------------------------
-allowed = {name for name in facts["paths"] if "*" not in name} | overlay - {"usr/lib/privml/initrd-init"}
+allowed = {name for name in facts["paths"] if "*" not in name} | overlay - {INITRD_INIT}
 allowed |= {f"usr/lib/systemd/{name}" for name in facts["systemd"]}
 allowed |= {f"usr/lib/systemd/system/{name}" for name in facts["units"]}
 patterns = [name for name in facts["paths"] if "*" in name]
@@ -320,7 +286,25 @@ for path in sorted(root.rglob("*")):
         wrong.append(f"/{name} ({packages.get(name, 'no package')}) is not declared")
 if wrong:
     more = f"\n  and {len(wrong) - 40} more" if len(wrong) > 40 else ""
-    fail("the tree has paths that are not declared in image/paths.py:\n  " + "\n  ".join(wrong[:40]) + more)
+    fail("the tree has paths that are not declared in recipe/guestroot.py:\n  " + "\n  ".join(wrong[:40]) + more)
+
+# -- every overlay file is in the tree as it was given --------------------------------------------------------------
+wrong = []
+for name, wanted in facts["overlay"].items():
+    path = root / name
+    if name == INITRD_INIT:
+        continue
+    if path.is_symlink():
+        found = f"-> {path.readlink()}"
+    elif path.is_file():
+        found = hashlib.sha256(path.read_bytes()).hexdigest()
+    else:
+        wrong.append(f"/{name}: {lost.get(name, 'mkosi removed it')}")
+        continue
+    if found != wanted:
+        wrong.append(f"/{name}: the build or a package's script wrote another file ({found}, expected {wanted})")
+if wrong:
+    fail("files of the overlay are not in the image as they were given:\n  " + "\n  ".join(wrong))
 
 for path in [root, *root.rglob("*")]:
     status = path.lstat()

@@ -10,10 +10,11 @@ import pytest
 from tests.real.conftest import privml, succeeded
 from tests.real.tamper import extract
 
-from privml.image.render import PROGRAMS, ROOT_LABEL
+from privml.image.render import ROOT_LABEL
 from privml.image.workplace import Workplace
 from privml.output.manifest import read
 from privml.recipe.distributions import TOOLS
+from privml.recipe.guestroot import PROGRAMS
 from privml.recipe.loader import shipped
 from privml.vm.ask import await_ready, request
 from privml.vm.launch import launch_of

@@ -13,7 +13,7 @@ from privml.agent import outbound
 from privml.agent.boot import EngineUnit
 from privml.agent.layout import SERVER_ID, Layout
 from privml.engines.registry import ENGINES
-from privml.image import paths
+from privml.recipe import guestroot
 
 GUEST = Path(__file__).parents[2] / "images" / "guest"
 COMMON = GUEST / "common"
@@ -136,12 +136,12 @@ def test_simulation_is_in_the_development_overlay_only() -> None:
 
 def test_udev_has_no_rule_and_no_helper() -> None:
     assert not (COMMON / "etc/udev").exists()
-    assert not [path for path in paths.ALLOWED if "udev" in path]
+    assert not [path for path in guestroot.ALLOWED if "udev" in path]
 
 
 def test_what_the_target_wants_is_on_the_list_of_units() -> None:
     wanted = {name for line in unit(UNITS / "privml.target")["Unit"]["Wants"] for name in line.split()}
-    assert wanted - {path.name for path in OURS} <= set(paths.UNITS)
+    assert wanted - {path.name for path in OURS} <= set(guestroot.UNITS)
 
 
 def test_the_rule_for_connections_is_set_on_the_group_of_every_service_but_the_network_s() -> None:

@@ -40,10 +40,11 @@ from privml.engines.requests import (
 from privml.events import stages
 from privml.events.configuration import decode, encode
 from privml.events.verity import Verity
-from privml.image import paths, render, resources
+from privml.image import render, resources
 from privml.image.config import measured_config
 from privml.image.modelvolume import ModelVolume
 from privml.lock.models import read_lock
+from privml.recipe import guestroot
 from privml.recipe.distributions import TOOLS
 from privml.recipe.loader import load, shipped
 from privml.recipe.packages import guest_packages, model_pattern
@@ -232,9 +233,9 @@ def test_a_recipe_with_an_engine_that_is_not_there_is_refused(tmp_path: Path) ->
 def test_the_root_keeps_what_the_engine_brings(toy: Engine) -> None:
     plan = render.Plan("x", TOOLS, (), 1, "/tools", {}, development=False, engine=toy)
     facts = json.loads(render.tree(plan, resources.templates())["privml.json"].data)
-    assert facts["programs"] == sorted((*render.PROGRAMS, TOOLS.release.python, *toy.programs))
-    assert facts["paths"] == [*paths.ALLOWED, paths.OF_PYTHON.format(python=TOOLS.release.python), *toy.paths]
-    assert facts["removals"] == list(toy.removals)
+    assert facts["programs"] == sorted((*guestroot.PROGRAMS, TOOLS.release.python, *toy.programs))
+    assert facts["paths"] == [*guestroot.ALLOWED, guestroot.OF_PYTHON.format(python=TOOLS.release.python), *toy.paths]
+    assert facts["removals"][-1] == ["toy does not need it", list(toy.removals)]
 
 
 def test_the_measured_configuration_names_the_engine(toy: Engine, tmp_path: Path) -> None:

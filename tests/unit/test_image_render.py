@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import configparser
+import hashlib
 import json
 import uuid
 from collections.abc import Mapping
@@ -15,6 +16,7 @@ from privml.engines.registry import ENGINES
 from privml.image import render, resources
 from privml.image.render import File, Plan, tree
 from privml.lock.trees import agent_tree
+from privml.recipe import guestroot
 from privml.recipe.distributions import base
 from privml.recipe.loader import load, shipped
 
@@ -155,7 +157,9 @@ def test_only_a_development_tree_holds_simulation() -> None:
 def test_finalize_is_told_every_overlay_path() -> None:
     plan = guest(development=False)
     facts = json.loads(made(plan)["privml.json"].data)
-    assert facts["overlay"] == sorted(plan.overlay)
+    assert facts["overlay"].keys() == plan.overlay.keys()
+    assert facts["overlay"]["etc/machine-id"] == hashlib.sha256(b"").hexdigest()
+    assert File(link="../a").fact == "-> ../a"
     assert facts["epoch"] == PLAN.epoch
     assert facts["generators"] == []
     assert "systemd-journald.service" not in facts["units"]
@@ -176,10 +180,13 @@ def test_a_guest_without_an_engine_has_nothing_of_one() -> None:
     overlay = resources.overlay(load(shipped() / "tdx-min.yaml"), [], config=b"{}")
     assert not [name for name in overlay if "engine" in name]
     facts = json.loads(made(replace(PLAN, overlay=overlay, engine=None))["privml.json"].data)
-    assert facts["programs"] == sorted((*render.PROGRAMS, PLAN.base.release.python))
+    assert facts["programs"] == sorted((*guestroot.PROGRAMS, PLAN.base.release.python))
     assert not [path for path in facts["paths"] if "llama" in path or "ggml" in path]
     with_engine = json.loads(made()["privml.json"].data)
     assert "llama-server" in with_engine["programs"]
     assert set(facts["paths"]) < set(with_engine["paths"])
-    assert facts["removals"] == []
-    assert with_engine["removals"] == ["usr/lib/x86_64-linux-gnu/llama/libllama-[bcq]*"]
+    assert with_engine["removals"][:-1] == facts["removals"]
+    assert with_engine["removals"][-1] == [
+        "llama-server does not need it",
+        ["usr/lib/x86_64-linux-gnu/llama/libllama-[bcq]*"],
+    ]

@@ -31,7 +31,7 @@ CASES: dict[str, list[tuple[str, GuestFile]]] = {
     ],
     "generated-keys": [
         ("guest/common/etc/own.pem", GuestFile(KEY)),
-        ("guest/common/etc/ssh/ssh_host_rsa_key", GuestFile(b"x")),
+        ("guest/common/etc/acme/ssh_host_rsa_key", GuestFile(b"x")),
         ("guest/common/etc/machine-id", GuestFile(b"0123\n")),
         (SCRIPT, GuestFile(b"#!/bin/sh\nssh-keygen -A\n")),
         (SCRIPT, GuestFile(b"import uuid\nseed = uuid.uuid4()\n")),
@@ -50,14 +50,27 @@ CASES: dict[str, list[tuple[str, GuestFile]]] = {
         (CONFIGURATION, GuestFile(CONF.replace(b"=no", b"=yes"))),
     ],
     "baked-cache": [
-        ("guest/common/root/.cache/vllm/x", GuestFile(b"x")),
+        ("guest/common/usr/lib/a/.cache/vllm/x", GuestFile(b"x")),
         ("guest/common/usr/lib/a/__pycache__/a.pyc", GuestFile(b"x")),
-        ("guest/common/root/.triton/k", GuestFile(b"x")),
-        ("guest/common/var/cache/ldconfig/aux-cache", GuestFile(b"x")),
+        ("guest/common/usr/lib/a/.triton/k", GuestFile(b"x")),
+        ("guest/common/usr/lib/a/aux-cache", GuestFile(b"x")),
+    ],
+    "overlay-lost": [
+        ("guest/common/etc/motd", GuestFile(b"x")),
+        ("guest/common/opt/acme/a", GuestFile(b"x")),
+        ("guest/common/usr/share/acme/c", GuestFile(b"x")),
+        ("guest/common/usr/share/doc/acme/d", GuestFile(b"x")),
+        ("guest/common/usr/bin/acmectl", GuestFile(b"#!/usr/bin/python3\nprint(1)\n", 0o755)),
+        ("guest/engine/usr/sbin/acmed", GuestFile(b"../bin/python3", link=True)),
+        ("guest/development/etc/systemd/system/acme.target.wants/acme.service", GuestFile(b"../x", link=True)),
+        ("guest/common/usr/lib/systemd/system/acme.timer", GuestFile(b"[Timer]\n")),
+        ("guest/common/usr/lib/systemd/system-generators/acme", GuestFile(b"x", 0o755)),
+        ("guest/common/etc/resolv.conf", GuestFile(b"nameserver 192.0.2.1\n")),
+        ("guest/common/usr/lib/acme/curl", GuestFile(b"x", 0o755)),
     ],
     "overlay-modes": [
-        ("guest/common/usr/bin/a", GuestFile(b"x", 0o4755)),
-        ("guest/common/usr/bin/a", GuestFile(b"x", 0o2755)),
+        ("guest/common/usr/lib/acme/a", GuestFile(b"x", 0o4755)),
+        ("guest/common/usr/lib/acme/a", GuestFile(b"x", 0o2755)),
         (UNIT, GuestFile(b"[Unit]\n", 0o755)),
     ],
     "unknown-setting": [
@@ -86,9 +99,9 @@ def test_what_is_right_is_not_told() -> None:
             b"# curl is what we do not do; see https://example.invalid/latest/\nremove('etc/wgetrc')\n"
         ),
         UNIT: GuestFile(b"[Unit]\nDocumentation=https://example.invalid\n"),
-        "guest/common/usr/bin/a": GuestFile(b"#!/bin/sh\nexit 0\n", 0o755),
+        "guest/common/usr/lib/acme/a": GuestFile(b"#!/bin/sh\nexit 0\n", 0o755),
         "guest/common/etc/machine-id": GuestFile(b""),
-        "guest/common/usr/bin/link": GuestFile(b"a", 0o777, link=True),
+        "guest/common/usr/lib/acme/link": GuestFile(b"a", 0o777, link=True),
         "guest/common/etc/group-writable.conf": GuestFile(b"x", 0o664),
     }
     assert lint_guest(files) == []

@@ -85,7 +85,7 @@ class Engine:
     """An inference engine.
 
     ``packages`` are the packages to ask the archive for. ``programs`` stay in ``/usr/bin``, ``paths`` are patterns of
-    further paths that may be in the root (as in `image.paths`), and ``removals`` are patterns that finalize deletes.
+    further paths that may be in the root (as in `recipe.guestroot`), ``removals`` are patterns that finalize deletes.
     ``model_file`` matches the names of files in ``model_format``, for recipes that name no file of their own.
     ``requests`` says which HTTP paths a caller may use, the fields and their bounds, and which fields are always set.
     """

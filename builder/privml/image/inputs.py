@@ -36,7 +36,14 @@ _DIGEST = re.compile(r"\A[0-9a-f]{64}\Z")
 # Modules whose code determines the output of a step. Packages and files that they only copy are inputs of their own.
 _MODEL_CODE = ("image/modelvolume.py", "image/volume.py", "measure/gpt.py", "measure/verity.py")
 _BASE_CODE = ("image/render.py", "image/root.py")
-_ROOT_CODE = (*_BASE_CODE, "image/paths.py", "image/resources.py", "image/volume.py", "image/config.py")
+_ROOT_CODE = (
+    *_BASE_CODE,
+    "recipe/guestroot.py",
+    "recipe/removals.py",
+    "image/resources.py",
+    "image/volume.py",
+    "image/config.py",
+)
 _UKI_CODE = ("image/uki.py", "measure/cpio.py")
 _FIRMWARE_CODE = ("image/firmware.py", "lock/deb.py")
 

@@ -5,15 +5,15 @@ mkosi runs on exactly these files and the locked packages; nothing else gets int
 
 from __future__ import annotations
 
+import hashlib
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from privml.base import strictjson
 from privml.engines.engine import Engine
-from privml.image import paths
 from privml.image.volume import definitions, erofs_options
-from privml.recipe import tees
+from privml.recipe import guestroot, removals, tees
 from privml.recipe.distributions import Base
 
 ROOT_LABEL = "privml-root"
@@ -26,19 +26,6 @@ GUEST_MODULES = ("virtio_net", "dm_verity", "erofs", "configfs", "af_packet", *t
 DEVELOPMENT_MODULES = ("qemu_fw_cfg",)
 # Generators create units from host-controlled input (disks, command line, credentials). None is needed.
 GENERATORS: tuple[str, ...] = ()
-# The only programs kept in /usr/bin and /usr/sbin. There is no shell among them, so no attack can make the guest run
-# one.
-PROGRAMS = (
-    "dmsetup",
-    "init",
-    "kmod",
-    "modprobe",
-    "mount",
-    "python3",
-    "systemctl",
-    "udevadm",
-    "umount",
-)
 _NAMESPACE = uuid.UUID("6d0b8a7e-1f3c-5a55-9a0e-6c1f2b7d4e90")
 
 
@@ -49,6 +36,11 @@ class File:
     data: bytes = b""
     executable: bool = False
     link: str | None = None
+
+    @property
+    def fact(self) -> str:
+        """What `finalize` compares: the content's SHA-256 in hex, or ``-> TARGET`` for a link."""
+        return hashlib.sha256(self.data).hexdigest() if self.link is None else f"-> {self.link}"
 
 
 @dataclass(frozen=True)
@@ -98,17 +90,19 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "modules": sorted((*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()))),
         "initrd_modules": list(INITRD_MODULES),
         "generators": list(GENERATORS),
-        "programs": sorted((*PROGRAMS, python, *(plan.engine.programs if plan.engine else ()))),
-        "units": list(paths.UNITS),
-        "systemd": list(paths.SYSTEMD),
+        "programs": sorted((*guestroot.PROGRAMS, python, *(plan.engine.programs if plan.engine else ()))),
+        "units": list(guestroot.UNITS),
+        "systemd": list(guestroot.SYSTEMD),
         "paths": [
-            *paths.ALLOWED,
-            paths.OF_PYTHON.format(python=python),
+            *guestroot.ALLOWED,
+            guestroot.OF_PYTHON.format(python=python),
             *(plan.engine.paths if plan.engine else ()),
         ],
-        "removals": list(plan.engine.removals) if plan.engine else [],
-        "forbidden": list(paths.FORBIDDEN),
-        "overlay": sorted(plan.overlay),
+        "removals": [
+            [removal.why, list(removal.patterns)] for removal in (*removals.REMOVALS, *_of_engine(plan.engine))
+        ],
+        "forbidden": list(guestroot.FORBIDDEN),
+        "overlay": {path: file.fact for path, file in sorted(plan.overlay.items())},
         "epoch": plan.epoch,
     }
     files = {
@@ -126,3 +120,7 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
     files |= {f"mkosi.repart/{name}": File(text.encode()) for name, text in parts.items()}
     files |= {f"mkosi.extra/{path}": file for path, file in plan.overlay.items()}
     return dict(sorted(files.items()))
+
+
+def _of_engine(engine: Engine | None) -> tuple[removals.Removal, ...]:
+    return (removals.Removal(f"{engine.name} does not need it", engine.removals),) if engine else ()

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from privml.engines.registry import ENGINES
+from privml.recipe import guestroot, removals
+from privml.recipe.distributions import DISTRIBUTIONS
 from privml.recipe.finding import Finding
 from privml.recipe.rules import RULES
 
@@ -46,6 +49,13 @@ _NETWORK = re.compile(
 _LATEST = re.compile(r"[:@=/](?:latest|nightly)\b|\b(?:latest|nightly)/", re.IGNORECASE)
 _MOVING = frozenset({"latest", "stable", "testing", "unstable", "sid", "rolling", "oldstable"})
 _PLAIN = (".service", ".socket", ".target", ".mount", ".network", ".conf", ".preset", ".j2", ".json", ".rules")
+
+_PROGRAMS = frozenset({
+    *guestroot.PROGRAMS,
+    *(release.python for one in DISTRIBUTIONS.values() for release in one.releases.values()),
+    *(program for engine in ENGINES.values() for program in engine.programs),
+})  # fmt: skip
+"""Programs that some recipe keeps; which of them an image has is known when it is built."""
 
 
 @dataclass(frozen=True)
@@ -90,6 +100,9 @@ def _of_path(path: str, file: GuestFile) -> Iterator[Finding]:
         yield _finding("generated-keys", "keys and seeds are not allowed in an image", path, 0)
     if path.endswith("etc/machine-id") and file.data.strip():
         yield _finding("generated-keys", "got an id, expected an empty file", path, 0)
+    area, _, inside = path.partition("/")
+    if area == "guest" and (why := removals.lost(inside.partition("/")[2], _PROGRAMS)) is not None:
+        yield _finding("overlay-lost", f"it would not be in the image: {why}", path, 0)
     if file.link:
         return
     if file.mode & 0o6000:

@@ -193,6 +193,14 @@ _ALL = (
         "ai-dynamo/dynamo#10695",
     ),
     Rule(
+        "overlay-lost",
+        "error",
+        "guest",
+        "Every overlay file is in the image: no removal pattern, program list or unit list takes it away.",
+        "A unit of an image needed a file that the image did not have; it was found when a guest booted.",
+        "Dstack-TEE/dstack#1173",
+    ),
+    Rule(
         "overlay-modes",
         "error",
         "guest",
