@@ -7,7 +7,7 @@ import shutil
 from pathlib import Path
 
 import pytest
-from tests.real.conftest import privml, succeeded
+from tests.real.conftest import only_full, privml, succeeded
 from tests.real.tamper import extract
 
 from privml.image.render import ROOT_LABEL
@@ -34,6 +34,17 @@ def test_image_is_whole_and_found_again(demo_cpu: Path) -> None:
     assert again["cached"] is True
     assert again["root_hash"] == manifest.root.root_hash.hex()
     assert not list(demo_cpu.parent.glob(".demo-cpu.*.*")), "a build left its working directory"
+
+
+@only_full
+def test_the_output_s_path_reaches_no_tool(tmp_path: Path) -> None:
+    """A cold build below a folder whose name a shell would take apart gives the same bytes."""
+    built = []
+    for folder in (tmp_path / "a b;c'd$e ö", tmp_path / "plain"):
+        folder.mkdir()
+        succeeded(privml("image", "tdx-min", "--force", "--output", str(folder / "tdx-min")))
+        built.append(read(folder / "tdx-min").artefacts)
+    assert built[0] == built[1]
 
 
 def test_small_enough(demo_cpu: Path) -> None:

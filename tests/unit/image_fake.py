@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import sys
 import zipfile
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -50,10 +51,27 @@ FIRMWARE = b"firmware with keys"
 BASE = Base(distribution="debian", release="forky")
 TOOLS_LOCK = ToolsLock(base=BASE, source_date_epoch=1, archives=(), packages_requested=("mkosi",), packages=())
 
-LOADER = """#!/bin/sh
-while [ "$1" != -- ]; do echo "$1" >> "$(dirname "$0")/../../loader.words"; shift; done
-shift
-exec "$@"
+# Mounts nothing: a folder's fixed path is replaced by the folder.
+LOADER = f"""#!{sys.executable} -I
+import os, pathlib, sys
+cut = sys.argv.index("--")
+with (pathlib.Path(__file__).parents[2] / "loader.words").open("a") as log:
+    log.writelines(word + "\\n" for word in sys.argv[1:cut])
+words, env = sys.argv[cut + 1 :], dict(os.environ)
+if len(words) > 3 and words[2].endswith("fixednames.py"):
+    end = words.index("--")
+    folders = [word.partition("=") for word in words[4:end]]
+    def real(text):
+        for name, _, folder in folders:
+            text = text.replace(words[3] + "/" + name, folder)
+        return text
+    env = {{key: real(value) for key, value in env.items()}}
+    for link in pathlib.Path(real(words[3] + "/source")).glob("packages/*"):
+        target = real(str(link.readlink()))
+        link.unlink()
+        link.symlink_to(target)
+    words = [real(word) for word in words[end + 1 :]]
+os.execvpe(words[0], words, env)
 """
 
 MKOSI = f"""

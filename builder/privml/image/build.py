@@ -289,7 +289,7 @@ def _root_and_uki(
             job.before.take(name, out)
         return job.before.manifest.root, job.before.manifest.kernel, job.before.record.licences
     parts = work / "mkosi"
-    plan = root_volume.plan_of(job.recipe, job.lock, job.tools, configuration.encode(config))
+    plan = root_volume.plan_of(job.recipe, job.lock, configuration.encode(config))
     with step("Building root.raw with mkosi"):
         root = root_volume.make(
             plan, job.lock, job.store, job.tools, parts, out,
@@ -342,6 +342,6 @@ def render_only(order: Order, directory: Path) -> None:
                 place = work / f"model{number}"
                 models.append(modelvolume.make(number, lock, store, tools, place, work))
         config = configuration.encode(measured_config(recipe, lock, models))
-        plan = root_volume.plan_of(recipe, lock, tools, config)
+        plan = root_volume.plan_of(recipe, lock, config)
         root_volume.write_source(plan, lock, store, tools, work / "tree", None)
         (work / "tree").rename(directory)

@@ -16,7 +16,7 @@ from privml.base.run import run
 from privml.engines.registry import engine_named
 from privml.events.variants import DEVELOPMENT
 from privml.events.verity import Verity
-from privml.image import licences, render, resources, volume
+from privml.image import fixednames, licences, render, resources, volume
 from privml.image.tools import ToolsTree
 from privml.lock.models import Lock
 from privml.recipe.loader import Recipe
@@ -35,7 +35,7 @@ class Probe:
     keep: Mapping[str, Path]
 
 
-def plan_of(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> render.Plan:
+def plan_of(recipe: Recipe, lock: Lock, config: bytes) -> render.Plan:
     """The inputs for rendering the tree of ``recipe``; ``config`` is the measured configuration."""
     inference = recipe.content.inference
     return render.Plan(
@@ -43,7 +43,7 @@ def plan_of(recipe: Recipe, lock: Lock, tools: ToolsTree, config: bytes) -> rend
         base=recipe.content.base.record,
         packages=tuple(package.name for package in lock.packages),
         epoch=lock.source_date_epoch,
-        tools=str(tools.root),
+        tools=str(fixednames.ROOT / "tools"),
         overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config),
         development=recipe.content.variant == DEVELOPMENT,
         engine=None if inference is None else engine_named(inference.engine.name),
@@ -67,9 +67,16 @@ def write_tree(files: Mapping[str, render.File], root: Path, *, epoch: int) -> N
 
 
 def write_source(
-    plan: render.Plan, lock: Lock, store: Store, tools: ToolsTree, source: Path, probe: Probe | None
+    plan: render.Plan,
+    lock: Lock,
+    store: Store,
+    tools: ToolsTree,
+    source: Path,
+    probe: Probe | None,
+    *,
+    store_seen: Path | None = None,
 ) -> None:
-    """Write mkosi's input tree into the new directory ``source``."""
+    """Write mkosi's input tree into the new directory ``source``; ``store_seen`` is the store's path for mkosi."""
     source.mkdir()
     files = render.tree(plan, resources.templates())
     if tools.environment:
@@ -82,9 +89,8 @@ def write_source(
     pool = source / "packages"
     pool.mkdir()
     for package in lock.packages:
-        (pool / package.file.replace("%3a", ":").replace(":", "%3a")).symlink_to(
-            store.path(package.sha256, verify=True)
-        )
+        locked = store.path(package.sha256, verify=True).relative_to(store.root)
+        (pool / package.file.replace("%3a", ":").replace(":", "%3a")).symlink_to((store_seen or store.root) / locked)
 
 
 def make(
@@ -102,10 +108,12 @@ def make(
 
     Starts from the package tree ``base``, which is moved there, or from the packages. Returns the verity parameters.
     """
-    write_source(replace(plan, based=base is not None), lock, store, tools, source, probe)
+    write_source(
+        replace(plan, based=base is not None), lock, store, tools, source, probe, store_seen=fixednames.ROOT / "store"
+    )
     if base is not None:
         base.rename(source / render.BASE)
-    run_mkosi(tools, source)
+    run_mkosi(tools, store, source)
     for name, place in (probe.keep if probe else {}).items():
         if (source / name).is_file():
             place.write_bytes((source / name).read_bytes())
@@ -136,28 +144,34 @@ def word(folder: Path, name: str) -> str:
     return text
 
 
-def run_mkosi(tools: ToolsTree, source: Path) -> None:
-    """Run mkosi from the tools tree on ``source``, without a network."""
+def run_mkosi(tools: ToolsTree, store: Store, source: Path) -> None:
+    """Run mkosi from the tools tree on ``source``, without a network, on fixed paths."""
     # apt, maintainer scripts and finalize have only a loopback interface, which is down.
     with tempfile.TemporaryDirectory(
         prefix="privml-mkosi.", dir=source.parent, ignore_cleanup_errors=True
     ) as workspace:
+        folders = {"source": source, "workspace": Path(workspace), "tools": tools.root, "store": store.root}
+        seen = {name: str(fixednames.ROOT / name) for name in folders}
         done = run(
             [
                 *tools.cell(),
+                *fixednames.arguments(folders),
                 sys.executable,
                 "-m",
                 "mkosi",
                 "--directory",
-                str(source),
+                seen["source"],
                 "--workspace-directory",
-                workspace,
+                seen["workspace"],
                 "--package-cache-directory",
-                str(Path(workspace) / "cache"),
+                f"{seen['workspace']}/cache",
                 "--force",
                 "build",
             ],
-            env={"PYTHONPATH": str(tools.mkosi_packages), "HOME": workspace},
+            env={
+                "PYTHONPATH": str(fixednames.ROOT / "tools" / tools.mkosi_packages.relative_to(tools.root)),
+                "HOME": seen["workspace"],
+            },
             what="mkosi",
             error=BuildError,
         )
