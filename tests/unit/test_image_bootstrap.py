@@ -98,3 +98,13 @@ def test_an_image_is_never_made_by_other_tools_than_the_locked(
     with pytest.raises(GoneError) as caught:
         tools_tree(store, lock, mirrors=lambda: mirrors)
     assert [item.name for item in caught.value.items] == ["app 1", "common 1", "lib 1"]
+
+
+def test_without_namespaces_nothing_is_fetched_or_unpacked(
+    lock: ToolsLock, store: Store, mirrors: Mirrors, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("privml.image.namespaces.problem", lambda: "Operation not permitted")
+    with pytest.raises(HostError, match=r"userns: .*namespaces do not work: Operation not permitted") as caught:
+        tools_tree(store, lock, mirrors=lambda: mirrors)
+    assert caught.value.hint is not None
+    assert not (store.root / "trees").exists()

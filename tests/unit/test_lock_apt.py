@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -10,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from privml.base.causes import HostCause
 from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed
 from privml.lock import aptstate
@@ -211,3 +213,25 @@ def test_printed_uris() -> None:
     assert printed_uris("Reading\n'http://x.example.invalid/a%2b.deb' a+.deb 12 SHA256:0\n") == [
         "http://x.example.invalid/a%2b.deb"
     ]
+
+
+def test_too_little_room_for_the_lists_ends_before_any_mirror_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
+    apt = Apt()
+    usage = shutil.disk_usage("/")
+    monkeypatch.setattr("privml.lock.apt.shutil.disk_usage", lambda _: usage._replace(free=4 << 20))
+    with pytest.raises(HostError, match=r"no room in .* \(TMPDIR\): 4 MiB free, the package lists need 192"):
+        resolve(apt.tools(), MIRRORS, wanted(), now=NOW)
+    assert apt.calls == []
+
+
+def test_a_full_disk_is_not_blamed_on_the_mirrors() -> None:
+    apt = Apt()
+    asked: list[list[str]] = []
+
+    def full(argv: list[str], binds: Mapping[str, str]) -> Completed:
+        asked.append(argv)
+        raise HostCause("full", "apt-get update: no room")
+
+    with pytest.raises(HostCause):
+        resolve(replace(apt.tools(), run=full), MIRRORS, wanted(), now=NOW)
+    assert len(asked) == 1

@@ -53,7 +53,8 @@ def run(
     """Run ``argv`` with ``BASE_ENVIRONMENT`` plus ``env``, umask 022 and no terminal, and wait for it.
 
     ``what`` names the work in the error. Raises ``error`` when the program is missing, times out, or (with
-    ``check``) exits with anything but 0; the message carries the last 200 lines of its output.
+    ``check``) exits with anything but 0; the message carries the last 200 lines of its output. If the output names a
+    cause that lies in this machine (`base.causes`), ``HostCause`` is raised instead.
     """
     words = [os.fspath(word) for word in argv]
     name = what or Path(words[0]).name
@@ -80,6 +81,11 @@ def run(
     if done.stderr:
         log.debug("%s", done.stderr.decode("utf-8", "replace").rstrip("\n"))
     if check and done.returncode != 0:
+        from privml.base import causes  # only a failure needs it, and the guest starts without
+
+        if cause := causes.found_in(done.stdout + done.stderr):
+            text = f"{name}: {cause.meaning()}\n{_tail(done.stdout, done.stderr)}".rstrip()
+            raise causes.HostCause(cause.id, text, hint=cause.remedy)
         status = f"signal {-done.returncode}" if done.returncode < 0 else f"status {done.returncode}"
         raise error(f"{name} failed with {status}\n{_tail(done.stdout, done.stderr)}".rstrip(), hint=hint)
     return Completed(done.returncode, done.stdout, done.stderr)

@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from privml.image import namespaces
+
 GIB = 1 << 30
 # Space for a demo image and its build; for the tools and inputs of one recipe.
 OUT_NEED, OUT_EASY = 2 * GIB, 6 * GIB
@@ -99,12 +101,7 @@ def summary(facts: HostFacts) -> str:
 def _rights(facts: HostFacts) -> Iterator[Line]:
     who = "root" if facts.root else "not root"
     if facts.namespaces_problem:
-        remedy = (
-            "run outside this container, or give it CAP_SYS_ADMIN"
-            if facts.root
-            else "allow user namespaces (sysctl user.max_user_namespaces), or be root"
-        )
-        yield Line("fail", "userns", f"{who}, namespaces do not work: {facts.namespaces_problem}", remedy)
+        yield Line("fail", "userns", *namespaces.words(facts.namespaces_problem, root=facts.root))
     else:
         yield Line("ok", "userns", f"{who}, namespaces work")
     if not facts.apparmor_restricts:

@@ -17,6 +17,7 @@ from pathlib import Path
 from privml.base.errors import HostError, InputsError
 from privml.base.run import run
 from privml.host.facts import HostFacts, Kvm, MirrorFact
+from privml.image import namespaces
 from privml.image import tools as tools_room
 from privml.image.unpack import tree_key
 from privml.lock.contents import digests
@@ -27,14 +28,6 @@ from privml.store.objects import Store
 from privml.vm.accelerator import choose
 
 SECONDS = 5.0
-# The test includes mount(2): where AppArmor restricts it, a user namespace can be created but not used.
-_TRIAL = """
-import ctypes, os, sys
-libc = ctypes.CDLL(None, use_errno=True)
-flags = 0x20000 | (0 if os.geteuid() == 0 else 0x10000000)
-if libc.unshare(flags) or libc.mount(b"none", b"/", None, 0x4000 | 0x40000, None):
-    sys.exit(os.strerror(ctypes.get_errno()))
-"""
 
 
 def look(tools_lock: Path, locks: Sequence[Path], *, root: Path = Path("/")) -> HostFacts:
@@ -47,7 +40,7 @@ def look(tools_lock: Path, locks: Sequence[Path], *, root: Path = Path("/")) -> 
     user = pwd.getpwuid(os.geteuid()).pw_name if _has_name() else ""
     return HostFacts(
         root=os.geteuid() == 0,
-        namespaces_problem=namespaces_problem(),
+        namespaces_problem=namespaces.problem(),
         apparmor_restricts=_word(root / "proc/sys/kernel/apparmor_restrict_unprivileged_userns") == "1",
         subuids=subordinate(root / "etc/subuid", user, os.geteuid()),
         subgids=subordinate(root / "etc/subgid", user, os.geteuid()),
@@ -70,12 +63,6 @@ def look(tools_lock: Path, locks: Sequence[Path], *, root: Path = Path("/")) -> 
         tdx_guest=(root / "dev/tdx_guest").exists(),
         now=datetime.now(UTC),
     )
-
-
-def namespaces_problem() -> str:
-    """Why a build cannot create its namespaces; empty if it can."""
-    done = run([sys.executable, "-I", "-c", _TRIAL], check=False, what="testing namespaces")
-    return "" if done.returncode == 0 else done.stderr.decode("utf-8", "replace").strip() or "unknown"
 
 
 def subordinate(table: Path, user: str, uid: int) -> int:

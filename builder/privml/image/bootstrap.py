@@ -14,6 +14,7 @@ from pathlib import Path
 from privml.base.errors import HostError
 from privml.base.run import Completed
 from privml.base.steps import say, step
+from privml.image import namespaces
 from privml.image import tools as tree_of_tools
 from privml.image.tools import Bind, ToolsTree
 from privml.lock.apt import AptTools, described, host_tools, keyring_in
@@ -33,7 +34,11 @@ def tools_tree(
     *,
     mirrors: Callable[[], Mirrors] = host_mirrors,
 ) -> ToolsTree:
-    """The tree of ``lock``, fetched and unpacked if needed; ``GoneError`` when a package is no longer available."""
+    """The tree of ``lock``, fetched and unpacked if needed; ``GoneError`` when a package is no longer available.
+
+    ``HostError`` at once if this process cannot make the namespaces that the tree's programs run in.
+    """
+    namespaces.require()
     if not tree_of_tools.is_there(store, lock) and any(not store.has(each.sha256) for each in lock.packages):
         with step(f"Fetching the tools ({len(lock.packages)} packages)"):
             bring(store, lock.packages, pools=pools, mirrors=mirrors)

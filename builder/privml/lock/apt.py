@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from privml.base.causes import HostCause
 from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed, run
 from privml.base.steps import say
@@ -39,6 +40,8 @@ Accept = Callable[["Suite", bytes], Archive]
 _TARGET_FORMAT = "$(FILENAME)|$(BASE_URI)|$(REPO_URI)|$(RELEASE)|$(COMPONENT)"
 # Messages of sqv, gpgv and apt about a signature from the future.
 _TOO_EARLY = ("Not live until", "from the future", "is not valid yet")
+LISTS_NEED = 192 * 1024 * 1024
+"""Room for the package lists and apt's cache of them; 150 MiB were seen for Debian forky."""
 _PRINTED = re.compile(r"\A'(?P<uri>[^']+)' (?P<file>\S+) (?P<size>\d+)")
 
 
@@ -123,6 +126,7 @@ class Session:
     @contextmanager
     def opened(cls, tools: AptTools, mirrors: Mirrors, wanted: Wanted, accept: Accept) -> Iterator[Session]:
         """A state in a temporary directory, which is removed afterwards."""
+        _require_room()
         with tempfile.TemporaryDirectory(prefix="privml-apt.") as name:
             session = cls(tools, Path(name), wanted)
             session.update(mirrors, accept)
@@ -151,6 +155,8 @@ class Session:
                 self._apt("update", "--error-on=any", "-qq")
                 self.inreleases = tuple(self._signed_states())
                 self.archives = tuple(map(accept, self._wanted.suites, self.inreleases))
+            except HostCause:
+                raise  # another mirror would not help
             except HostError as error:
                 tried.append(error.message)
                 continue
@@ -248,6 +254,8 @@ class Session:
         """apt's solution for installing ``names`` into an empty system."""
         try:
             printed = self._apt("install", "--print-uris", "-y", "-q", "--no-install-recommends", *names)
+        except HostCause:
+            raise
         except HostError as error:
             raise InputsError(f"apt finds no solution for the requested packages\n{error.message}") from error
         return [self._found(uri, indexes) for uri in printed_uris(printed)]
@@ -277,6 +285,8 @@ class Session:
     def _candidate_uri(self, name: str) -> str:
         try:
             uris = printed_uris(self._apt("download", "--print-uris", "-qq", name))
+        except HostCause:
+            raise
         except HostError as error:
             raise InputsError(f"no suite has the package `{name}`\n{error.message}") from error
         if len(uris) != 1:
@@ -295,6 +305,16 @@ class Session:
         # Keep the previous record, so that an unchanged package does not show up in a diff.
         same = (kept.package for kept in self._wanted.kept if kept.package.sha256 == listed.sha256)
         return next(same, listed)
+
+
+def _require_room() -> None:
+    folder = Path(tempfile.gettempdir())
+    free = shutil.disk_usage(folder).free
+    if free < LISTS_NEED:
+        raise HostError(
+            f"no room in {folder} (TMPDIR): {free >> 20} MiB free, the package lists need {LISTS_NEED >> 20}",
+            hint="make room there, or set TMPDIR to another disk",
+        )
 
 
 def printed_uris(text: str) -> list[str]:
