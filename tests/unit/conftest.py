@@ -16,8 +16,8 @@ from privml.store.objects import Store
 @pytest.fixture
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host's proxies do not lead to servers of a test."""
-    monkeypatch.setattr("privml.lock.aptstate.host_proxies", dict)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
+    monkeypatch.setattr("privml.store.wayout._apt_settings", dict)
+    for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 
 

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-import http.server
 import json
-import threading
-from collections.abc import Iterator
 from dataclasses import fields, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+import fake_archive
 import pytest
 from click.testing import CliRunner
+from pool_server import serving
 
 from privml.base.errors import HostError
 from privml.cli import doctor as verb
 from privml.host import survey
 from privml.host.facts import GIB, HostFacts, Line, MirrorFact, judge, summary
+from privml.recipe.distributions import Suite
 from privml.recipe.loader import shipped
+from privml.store.wayout import WayOut
 
 HEALTHY = HostFacts(
     root=False,
@@ -195,29 +196,26 @@ def test_subordinate_ids_are_counted_by_name_and_number(tmp_path: Path) -> None:
     assert survey.subordinate(tmp_path / "none", "me", 1000) == 0
 
 
-@pytest.fixture
-def mirror() -> Iterator[str]:
-    class Handler(http.server.BaseHTTPRequestHandler):
-        def do_HEAD(self) -> None:
-            self.send_response(200 if self.path == "/debian/dists/forky/InRelease" else 404)
-            self.end_headers()
-
-        def log_message(self, *_: object) -> None:
-            pass
-
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=server.serve_forever, daemon=True).start()
-    yield f"http://127.0.0.1:{server.server_port}/debian"
-    server.shutdown()
-    server.server_close()
+def asked(folder: Path, suite: str = "forky", origin: str = "Debian") -> MirrorFact:
+    with serving(folder) as (address, _):
+        return survey.ask(Suite("debian", suite), address, WayOut(), origin, datetime(2026, 11, 1, tzinfo=UTC))
 
 
-def test_a_mirror_is_checked_by_headers_and_shown_without_its_password(
-    mirror: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setenv("no_proxy", "*")
-    assert survey.ask("debian/forky", mirror) == MirrorFact("debian/forky", "127.0.0.1")
-    assert survey.ask("debian/trixie", mirror).problem == "status 404"
-    away = survey.ask("debian/forky", "http://me:secret@127.0.0.1:1/debian")
+def test_a_mirror_is_asked_whether_it_is_the_archive(folder: Path, no_proxy: None) -> None:
+    assert asked(folder) == MirrorFact("debian/forky", "127.0.0.1", date="2026-10-30")
+    assert asked(folder, "trixie").problem == "status 404"
+    assert asked(folder, origin="Acme").problem == (
+        "the signed state is for Debian forky (testing), expected Acme forky"
+    )
+    state = folder / "dists/forky/InRelease"
+    state.write_text("<html>Welcome to the hotel's network</html>")
+    assert asked(folder).problem == "InRelease: expected exactly one clear-signed message"
+    state.write_bytes((fake_archive.HERE / "future.InRelease").read_bytes())
+    assert "this machine's clock says" in asked(folder).problem
+
+
+def test_a_mirror_is_shown_without_its_password(no_proxy: None) -> None:
+    place = "http://me:secret@127.0.0.1:1/debian"
+    away = survey.ask(Suite("debian", "forky"), place, WayOut(), "Debian", datetime.now(UTC))
     assert away.problem
     assert "secret" not in f"{away}"

@@ -14,7 +14,6 @@ import pytest
 from privml.base.causes import HostCause
 from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed
-from privml.lock import aptstate
 from privml.lock.apt import (
     AptTools,
     host_tools,
@@ -29,6 +28,7 @@ from privml.lock.states import judge
 from privml.lock.wanted import Wanted
 from privml.recipe.distributions import DEBIAN, base
 from privml.recipe.packages import Request
+from privml.store.wayout import WayOut
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 LATER = datetime(2026, 11, 21, tzinfo=UTC)
@@ -189,15 +189,17 @@ def test_another_suite_or_archive_is_refused(data: bytes) -> None:
         judged(data)
 
 
-def test_the_configuration_reads_nothing_of_the_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(
-        aptstate, "host_proxies", lambda: {"Acquire::http::Proxy": "http://proxy.example.invalid:3128"}
-    )
-    text = apt_configuration(tmp_path)
+def test_the_configuration_reads_nothing_of_the_host(tmp_path: Path) -> None:
+    certificates = tmp_path / "ca.pem"
+    certificates.write_bytes(b"PEM")
+    way = WayOut({"http": "http://proxy.example.invalid:3128"}, certificates=certificates)
+    text = apt_configuration(tmp_path, way)
     assert 'Dir::Etc::parts "/dev/null";' in text
     assert 'Dir::Etc::trustedparts "/dev/null";' in text
+    assert 'Dir::Etc::netrcparts "/dev/null";' in text
     assert 'Acquire::AllowInsecureRepositories "false";' in text
     assert 'Acquire::http::Proxy "http://proxy.example.invalid:3128";' in text
+    assert f'Acquire::https::CaInfo "{tmp_path}/certificates.pem";' in text
     assert f'Dir::State::status "{tmp_path}/status";' in text
 
 

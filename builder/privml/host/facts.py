@@ -24,11 +24,12 @@ Kvm = Literal["usable", "absent", "forbidden", "failing", "untried"]
 
 @dataclass(frozen=True)
 class MirrorFact:
-    """One suite on one configured mirror; ``problem`` is empty if its InRelease is reachable."""
+    """One suite on one configured mirror; ``problem`` is empty if it has that suite, in a state of ``date``."""
 
     suite: str
     address: str
     problem: str = ""
+    date: str = ""
 
 
 @dataclass(frozen=True)
@@ -189,7 +190,9 @@ def _mirrors(facts: HostFacts) -> Line:
         return Line(status, "mirrors", told, remedy)
     if away:
         return Line("warn", "mirrors", told, "other mirrors have the same suites")
-    return Line("ok", "mirrors", f"{len(facts.mirrors)} answered for {', '.join(sorted(there))}")
+    newest = {suite: max(mirror.date for mirror in facts.mirrors if mirror.suite == suite) for suite in sorted(there)}
+    states = ", ".join(f"{suite} (state of {date})" if date else suite for suite, date in newest.items())
+    return Line("ok", "mirrors", f"{len(facts.mirrors)} answered for {states}")
 
 
 def _machines(facts: HostFacts) -> Iterator[Line]:

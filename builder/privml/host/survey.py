@@ -1,14 +1,14 @@
-"""Collect the facts about this machine without changing it; only HTTP headers are fetched."""
+"""Collect the facts about this machine without changing it; only the signed states of archives are fetched."""
 
 from __future__ import annotations
 
+import hashlib
+import http.client
 import os
 import pwd
 import shutil
 import sys
-import urllib.error
 import urllib.parse
-import urllib.request
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -21,13 +21,18 @@ from privml.image import namespaces
 from privml.image import tools as tools_room
 from privml.image.unpack import tree_key
 from privml.lock.contents import digests
+from privml.lock.debian import parse_inrelease
 from privml.lock.models import Lock, ToolsLock, parse_time, read_lock, read_tools_lock
-from privml.store.http import AGENT
-from privml.store.mirrors import Mirrors, host_mirrors
+from privml.lock.states import judge
+from privml.recipe.distributions import Suite
+from privml.store.http import Connections
+from privml.store.mirrors import Mirrors, configured_addresses, host_mirrors
 from privml.store.objects import Store
+from privml.store.wayout import WayOut, host_way_out, without_password
 from privml.vm.accelerator import choose
 
 SECONDS = 5.0
+_MAX_STATE = 4 * 1024 * 1024
 
 
 def look(tools_lock: Path, locks: Sequence[Path], *, root: Path = Path("/")) -> HostFacts:
@@ -36,7 +41,8 @@ def look(tools_lock: Path, locks: Sequence[Path], *, root: Path = Path("/")) -> 
     known, problem = _tools(tools_lock)
     recipes = [lock for path in locks if (lock := _lock(path)) is not None]
     dated = [lock.archives for lock in recipes] + [lock.archives for lock in known]
-    mirrors, mirrors_problem = _mirrors(known)
+    now = datetime.now(UTC)
+    mirrors, mirrors_problem = _mirrors(known, now)
     user = pwd.getpwuid(os.geteuid()).pw_name if _has_name() else ""
     return HostFacts(
         root=os.geteuid() == 0,
@@ -61,7 +67,7 @@ def look(tools_lock: Path, locks: Sequence[Path], *, root: Path = Path("/")) -> 
         kvm=_kvm(root, store, known),
         tdx_host=_word(root / "sys/module/kvm_intel/parameters/tdx"),
         tdx_guest=(root / "dev/tdx_guest").exists(),
-        now=datetime.now(UTC),
+        now=now,
     )
 
 
@@ -75,35 +81,45 @@ def subordinate(table: Path, user: str, uid: int) -> int:
     return sum(int(count) for count in mine if count.isdigit())
 
 
-def ask(suite: str, mirror: str) -> MirrorFact:
-    """Whether a mirror has a suite, by a header request for its InRelease; passwords in its address are not shown."""
-    host = urllib.parse.urlsplit(mirror).hostname or mirror
-    request = urllib.request.Request(
-        f"{mirror}/dists/{suite.partition('/')[2]}/InRelease", method="HEAD", headers={"User-Agent": AGENT}
-    )
+def ask(suite: Suite, mirror: str, way: WayOut, origin: str, now: datetime) -> MirrorFact:
+    """Whether a mirror is an archive with this suite: the same client as a build's reads its signed state.
+
+    The state's signature is checked when something is locked. An expired state is a state.
+    """
+    name = f"{suite.archive}/{suite.name}"
+    parts = urllib.parse.urlsplit(without_password(mirror))
+    host = parts.hostname or mirror
+    url = f"{mirror}/dists/{suite.name}/InRelease"
     try:
-        with urllib.request.urlopen(request, timeout=SECONDS):
-            return MirrorFact(suite, host)
-    except urllib.error.HTTPError as error:
-        return MirrorFact(suite, host, f"status {error.code}")
-    except (OSError, ValueError) as error:
-        reason = getattr(error, "reason", error)
-        return MirrorFact(suite, host, str(reason) or type(error).__name__)
+        with Connections(way, timeout=SECONDS) as connections, connections.get(url) as response:
+            if response.status != 200:
+                return MirrorFact(name, host, f"status {response.status}")
+            data = response.read(_MAX_STATE + 1)
+        if len(data) > _MAX_STATE:
+            return MirrorFact(name, host, f"its InRelease has more than {_MAX_STATE} bytes")
+        digest = hashlib.sha256(data).hexdigest()
+        state = judge(suite, parse_inrelease(data), digest, (), allow_expired=True, now=now, origin=origin)
+    except InputsError as error:
+        return MirrorFact(name, host, error.message.removeprefix(f"{name}: "))
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        return MirrorFact(name, host, str(error) or type(error).__name__)
+    return MirrorFact(name, host, date=state.date[:10])
 
 
-def _mirrors(known: Sequence[ToolsLock]) -> tuple[tuple[MirrorFact, ...], str]:
+def _mirrors(known: Sequence[ToolsLock], now: datetime) -> tuple[tuple[MirrorFact, ...], str]:
     try:
         mirrors: Mirrors = host_mirrors()
+        way = host_way_out(configured_addresses())
     except HostError as error:
         return (), error.message
-    pairs = [
-        (f"{archive.label}/{archive.suite}", mirror)
+    questions = [
+        (Suite(archive.label, archive.suite), mirror, way, lock.base.record.distribution.origin, now)
         for lock in known
         for archive in lock.archives
         for mirror in mirrors.get(archive.label, ())
     ]
     with ThreadPoolExecutor(8) as pool:
-        return tuple(pool.map(lambda pair: ask(*pair), pairs)), ""
+        return tuple(pool.map(lambda question: ask(*question), questions)), ""
 
 
 def _tools(path: Path) -> tuple[list[ToolsLock], str]:

@@ -28,7 +28,8 @@ from privml.lock.models import Archive, Package, format_time
 from privml.lock.states import judge
 from privml.lock.wanted import Resolution, Wanted, check_suites, in_order
 from privml.recipe.distributions import Distribution, Suite
-from privml.store.mirrors import Mirrors
+from privml.store.mirrors import Mirrors, configured_addresses
+from privml.store.wayout import host_way_out
 
 # Runs a program of a tree with argv and the host directories to bind (host path -> path inside).
 # Raises HostError with the program's output if it fails.
@@ -190,7 +191,12 @@ class Session:
         sources += write_kept(self._folder, self._wanted.kept)
         (self._folder / "sources.list").write_text(sources, encoding="utf-8")
         self.pin(self._wanted.pins)
-        (self._folder / "apt.conf").write_text(apt_configuration(self._folder), encoding="utf-8")
+        way = host_way_out(configured_addresses())
+        logins = self._folder / "auth.conf"
+        logins.touch(0o600)
+        logins.write_text(way.apt_logins(), encoding="utf-8")
+        configuration = apt_configuration(self._folder, way, chosen.values())
+        (self._folder / "apt.conf").write_text(configuration, encoding="utf-8")
 
     def pin(self, pins: Mapping[str, str]) -> None:
         """Pin these versions."""

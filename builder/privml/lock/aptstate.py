@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import re
-import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import InputsError
-from privml.base.run import run
 from privml.lock import deb
 from privml.lock.models import Package
 from privml.store.objects import Store
+from privml.store.wayout import WayOut
 
 KEPT = "kept"
 
@@ -80,8 +79,8 @@ def preferences(pins: Mapping[str, str], named: Mapping[str, str], others: Itera
     return "".join(f"Package: {name}\nPin: {pin}\nPin-Priority: {priority}\n\n" for name, pin, priority in records)
 
 
-def apt_configuration(folder: Path) -> str:
-    """apt.conf of a state in ``folder``; no other configuration is read.
+def apt_configuration(folder: Path, way: WayOut, addresses: Iterable[str] = ()) -> str:
+    """apt.conf of a state in ``folder``, which reaches ``addresses`` by ``way``; no other configuration is read.
 
     We check Date and Valid-Until ourselves: apt can only ignore them, or fail without mentioning this machine's
     clock.
@@ -93,6 +92,8 @@ def apt_configuration(folder: Path) -> str:
         "Dir::Etc::sourceparts": "/dev/null",
         "Dir::Etc::preferences": f"{folder}/preferences",
         "Dir::Etc::preferencesparts": "/dev/null",
+        "Dir::Etc::netrc": f"{folder}/auth.conf",
+        "Dir::Etc::netrcparts": "/dev/null",
         "Dir::Etc::trusted": "/dev/null",
         "Dir::Etc::trustedparts": "/dev/null",
         "Dir::State": f"{folder}/state",
@@ -114,18 +115,9 @@ def apt_configuration(folder: Path) -> str:
         "Acquire::PDiffs": "false",
         "Acquire::Retries": "8",
     }
-    settings |= host_proxies()
+    settings |= way.apt_settings(addresses)
+    if way.certificates is not None:
+        # A copy, because apt runs in a tree that has no certificates of this host.
+        (folder / "certificates.pem").write_bytes(way.certificates.read_bytes())
+        settings["Acquire::https::CaInfo"] = f"{folder}/certificates.pem"
     return "".join(f'{name} "{value}";\n' for name, value in settings.items())
-
-
-def host_proxies() -> dict[str, str]:
-    """The proxies of the host's apt: they affect how archives are reached, not what is accepted."""
-    if shutil.which("apt-config", path="/usr/bin:/bin") is None:
-        return {}
-    dumped = run(["apt-config", "dump", "--format", "%F|%v%n"], check=False).stdout.decode("utf-8", "replace")
-    pairs = (line.partition("|")[::2] for line in dumped.splitlines())
-    return {
-        name: value
-        for name, value in pairs
-        if re.fullmatch(r"(?i)Acquire::https?::Proxy(::[^\s:]+)?", name) and value and '"' not in value
-    }

@@ -21,9 +21,11 @@ from privml.base.errors import InputsError
 from privml.base.files import CHUNK
 from privml.base.steps import progress, say
 from privml.store.http import Connections
+from privml.store.mirrors import configured_addresses
 from privml.store.objects import Store
 from privml.store.pools import Pool
 from privml.store.room import STORE_HINT, cannot_write, writing
+from privml.store.wayout import host_way_out, without_password
 
 THREADS = 4
 ATTEMPTS = 8
@@ -80,13 +82,14 @@ def fetch(
     missing = {item.sha256: item for item in items if not store.has(item.sha256)}
     if not missing:
         return 0
+    way = host_way_out(configured_addresses())
     work = _Work(store, pools, attempts, sleep, _Meter(len(missing), sum(item.size for item in missing.values())))
     local = threading.local()
     opened: list[Connections] = []
 
     def connections() -> Connections:
         if not hasattr(local, "connections"):
-            local.connections = Connections()
+            local.connections = Connections(way)
             opened.append(local.connections)
         found: Connections = local.connections
         return found
@@ -168,10 +171,10 @@ def _bring(work: _Work, item: Item, connections: Connections) -> None:
             except _WrongBytesError as wrong:
                 gone = gone and (url not in item.urls or isinstance(wrong, _AbsentError))
                 partial.unlink(missing_ok=True)
-                tried.append(f"  {url}: {wrong}")
+                tried.append(f"  {without_password(url)}: {wrong}")
             except (OSError, http.client.HTTPException) as error:
                 gone = False
-                tried.append(f"  {url}: {_text(error)} ({attempts} attempts)")
+                tried.append(f"  {without_password(url)}: {_text(error)} ({attempts} attempts)")
             else:
                 work.meter.finished()
                 return

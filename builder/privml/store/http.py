@@ -1,14 +1,14 @@
-"""A small HTTP client that keeps connections open and uses the host's proxy configuration."""
+"""A small HTTP client that keeps connections open and takes the host's way out (`store.wayout`)."""
 
 from __future__ import annotations
 
-import base64
 import http.client
 import ssl
 import urllib.parse
-import urllib.request
 from collections.abc import Mapping
 from types import TracebackType
+
+from privml.store.wayout import WayOut, basic, without_password
 
 REDIRECTS = 5
 AGENT = "privml-build"
@@ -17,7 +17,8 @@ AGENT = "privml-build"
 class Connections:
     """Open connections of one thread, by scheme, host and proxy. Not to be shared between threads."""
 
-    def __init__(self, timeout: float = 30.0) -> None:
+    def __init__(self, way: WayOut, timeout: float = 30.0) -> None:
+        self._way = way
         self._timeout = timeout
         self._open: dict[tuple[str, str], http.client.HTTPConnection] = {}
         self._tls: ssl.SSLContext | None = None
@@ -59,13 +60,16 @@ class Connections:
     def _once(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise OSError(f"`{url}` is not an http(s) address")
+            raise OSError(f"`{without_password(url)}` is not an http(s) address")
         key = (parts.scheme, parts.netloc)
-        proxy = _proxy_for(parts)
+        proxy = self._way.proxy(parts)
         target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         sent = {"User-Agent": AGENT, "Accept-Encoding": "identity", **headers}
+        if (login := self._way.authorization(parts)) is not None:
+            sent["Authorization"] = login
         if proxy is not None and parts.scheme == "http":
-            target = urllib.parse.urlunsplit((parts.scheme, parts.netloc, parts.path or "/", parts.query, ""))
+            netloc = parts.netloc.rpartition("@")[2]
+            target = urllib.parse.urlunsplit((parts.scheme, netloc, parts.path or "/", parts.query, ""))
             sent.update(_proxy_headers(proxy))
         reused = key in self._open
         try:
@@ -104,24 +108,12 @@ class Connections:
         if parts.scheme == "http":
             return http.client.HTTPConnection(host, port, timeout=self._timeout)
         if self._tls is None:
-            self._tls = ssl.create_default_context()
+            self._tls = ssl.create_default_context(cafile=self._way.certificates)
         connection = http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
         if proxy is not None:
             connection.set_tunnel(parts.hostname or "", parts.port or 443, headers=_proxy_headers(proxy))
         return connection
 
 
-def _proxy_for(parts: urllib.parse.SplitResult) -> urllib.parse.SplitResult | None:
-    if urllib.request.proxy_bypass(parts.netloc):
-        return None
-    address = urllib.request.getproxies().get(parts.scheme)
-    if not address:
-        return None
-    return urllib.parse.urlsplit(address if "://" in address else f"http://{address}")
-
-
 def _proxy_headers(proxy: urllib.parse.SplitResult) -> dict[str, str]:
-    if proxy.username is None:
-        return {}
-    pair = f"{urllib.parse.unquote(proxy.username)}:{urllib.parse.unquote(proxy.password or '')}"
-    return {"Proxy-Authorization": "Basic " + base64.b64encode(pair.encode()).decode()}
+    return {} if proxy.username is None else {"Proxy-Authorization": basic(proxy)}

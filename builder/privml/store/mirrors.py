@@ -26,6 +26,7 @@ import yaml
 
 from privml.base.errors import HostError
 from privml.recipe.distributions import DISTRIBUTIONS
+from privml.store.wayout import without_password
 
 Mirrors = dict[str, tuple[str, ...]]
 
@@ -48,7 +49,20 @@ class Source:
 
 
 def host_mirrors(apt: Path = Path("/etc/apt"), config: Path | None = None) -> Mirrors:
-    """Addresses by archive label, best first, without a final slash; the user's file replaces a label's list."""
+    """Addresses by archive label, best first, without a final slash; the user's file replaces a label's list.
+
+    They have no passwords: `store.wayout` has those.
+    """
+    mirrors = _mirrors(apt, config)
+    return {label: tuple(map(without_password, addresses)) for label, addresses in mirrors.items()}
+
+
+def configured_addresses(apt: Path = Path("/etc/apt"), config: Path | None = None) -> tuple[str, ...]:
+    """The same addresses as they are configured, with the passwords in them; never show one."""
+    return tuple(address for addresses in _mirrors(apt, config).values() for address in addresses)
+
+
+def _mirrors(apt: Path, config: Path | None) -> Mirrors:
     found: dict[str, list[str]] = {}
     # A source with the archive's keyring is a more certain match than one without, so it comes first.
     for source in sorted(apt_sources(apt), key=lambda source: not source.signed_by):
@@ -166,7 +180,7 @@ def _configured(file: Path) -> Mirrors:
             raise HostError(f"{file}: {label}: expected a list of addresses")
         for address in listed:
             if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
-                raise HostError(f"{file}: {label}: `{address}` is not an http(s) address")
+                raise HostError(f"{file}: {label}: `{without_password(address)}` is not an http(s) address")
         mirrors[str(label)] = tuple(address.rstrip("/") for address in listed)
     return mirrors
 

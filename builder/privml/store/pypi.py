@@ -14,6 +14,7 @@ from pathlib import Path
 from privml.base.errors import HostError, InputsError
 from privml.base.run import run
 from privml.store.objects import Store
+from privml.store.wayout import given_certificates
 
 _PASSED_ON = re.compile(
     r"\A(PIP_.*|(?:https?|no|all)_proxy|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|HOME|XDG_CONFIG_(?:HOME|DIRS))\Z",
@@ -66,6 +67,8 @@ def _pip_program() -> list[str]:
 
 def _pip(words: Sequence[str], requirement: str) -> None:
     environment = {name: value for name, value in os.environ.items() if _PASSED_ON.match(name)}
+    if (certificates := given_certificates()) is not None:
+        environment.setdefault("PIP_CERT", str(certificates))
     run(
         [*_pip_program(), *words],
         env=environment,
