@@ -21,7 +21,7 @@ from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
 from privml.agent.server import Server, listen
 from privml.base.errors import EvidenceError, RecipeError
-from privml.engines.engine import DIRECTORY, ENVIRONMENT, Engine, Health, Option, ServedModel, Trial
+from privml.engines.engine import DIRECTORY, ENVIRONMENT, Engine, Health, NumberOption, ServedModel, Trial
 from privml.engines.registry import ENGINES, engine_named
 from privml.engines.requests import (
     Array,
@@ -66,7 +66,7 @@ TOY = Engine(
     model_format="toy",
     model_file="*.toy",
     max_models=2,
-    options={"heads": Option("How many heads.", 1, 1, 9)},
+    options={"heads": NumberOption("How many heads.", 1, 9, 1)},
     arguments=toy_arguments,
     environment={**ENVIRONMENT, "TOY_HOME": DIRECTORY},
     health=Health("/alive", 204),
@@ -134,8 +134,15 @@ def test_a_record_is_complete_and_agrees_with_itself(engine: Engine) -> None:
     for removed in engine.removals:
         assert not [path for path in engine.paths if fnmatchcase(path, removed)]
     for name, option in engine.options.items():
-        assert option.low <= option.default <= option.high, name
-        assert option.meaning
+        assert option.meaning.endswith("."), name
+        assert option.default is None or option.accepts(option.default), name
+        if isinstance(option, NumberOption):
+            assert option.low < option.high <= 1 << 31, name
+            assert not any(map(option.accepts, (option.low - 1, option.high + 1, str(option.low), True))), name
+            assert all(map(option.accepts, (option.low, option.high))), name
+        else:
+            assert all(re.fullmatch(r"[a-z0-9_-]+", value) for value in option.values), name
+            assert not any(map(option.accepts, ("", "other", 1))), name
     assert set(ENVIRONMENT) <= set(engine.environment)
     assert fnmatchcase(f"any.{engine.model_format}", engine.model_file)
     requests = engine.requests
@@ -169,7 +176,21 @@ def test_the_command_line_of_llama_server() -> None:
         "--host", "/run/privml-engine/engine.sock", "--ctx-size", "2048",
     )  # fmt: skip
     assert {"--no-cache-prompt", "--no-slots", "--offline", "--log-disable"} <= set(argv)
+    assert argv[9:12] == ("--parallel", "1", "--cache-ram")
     assert engine_named("llama-server").argv([model], {"context": 512})[8] == "512"
+
+
+def test_the_options_of_llama_server() -> None:
+    model = ServedModel("smollm2", "a.gguf", "/run/privml/model")
+    engine = engine_named("llama-server")
+    chosen = {"context": 512, "slots": 4, "threads": 3, "cache_type_k": "q8_0", "cache_type_v": "f16"}
+    argv = engine.argv([model], chosen)
+    # Each slot has the whole context, and the server divides the number among them.
+    assert argv[7:18] == (
+        "--ctx-size", "2048", "--parallel", "4", "--threads", "3", "--cache-type-k", "q8_0", "--cache-type-v", "f16",
+        "--cache-ram",
+    )  # fmt: skip
+    assert set(chosen) == set(engine.options)
 
 
 @pytest.mark.parametrize(
@@ -177,11 +198,20 @@ def test_the_command_line_of_llama_server() -> None:
     [
         (0, {}, "got 0 models, expected 1 to 1"),
         (2, {}, "got 2 models, expected 1 to 1"),
-        (1, {"threads": 1}, "has no option `threads`: expected one of context"),
+        (
+            1,
+            {"batch": 1},
+            "has no option `batch`: expected one of context, slots, threads, cache_type_k, cache_type_v",
+        ),
+        (1, {"slots": 0}, "option `slots` is 0, expected 1 to 64"),
+        (1, {"threads": "all"}, "option `threads` is all, expected 1 to 512"),
+        (1, {"cache_type_k": "q2"}, "option `cache_type_k` is q2, expected f32 or f16 or bf16 or q8_0"),
         (1, {"context": 1}, "option `context` is 1, expected 256 to 131072"),
     ],
 )
-def test_models_and_options_that_an_engine_does_not_take(count: int, options: dict[str, int], text: str) -> None:
+def test_models_and_options_that_an_engine_does_not_take(
+    count: int, options: dict[str, int | str], text: str
+) -> None:
     with pytest.raises(RecipeError, match=text):
         engine_named("llama-server").argv([MODEL] * count, options)
 

@@ -112,7 +112,26 @@ def test_origins_name_file_line_and_field() -> None:
             "llama-server, options: {ctx: 1}}",
             "engine `llama-server` has no option `ctx`: expected",
         ),
-        ("llama-server}", 'llama-server, options: {context: "512"}}', "options.context: got `512`, expected a whole"),
+        (
+            "llama-server}",
+            'llama-server, options: {context: "512"}}',
+            "option `context` is 512, expected 256 to 131072",
+        ),
+        (
+            "llama-server}",
+            "llama-server, options: {context: [512]}}",
+            "recipes/x.yaml:7: inference.engine.options.context: expected a whole number or a word",
+        ),
+        (
+            "llama-server}",
+            "llama-server, options: {slots: true}}",
+            "inference.engine.options.slots: expected a whole number or a word",
+        ),
+        (
+            "llama-server}",
+            "llama-server, options: {cache_type_v: q8}}",
+            "option `cache_type_v` is q8, expected f32 or f16 or bf16 or q8_0 or",
+        ),
         (
             '"*.gguf"}',
             '"*.gguf"}\n    - {name: second, source: pypi:b==1}',

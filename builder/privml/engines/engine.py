@@ -41,13 +41,44 @@ class ServedModel:
 
 
 @dataclass(frozen=True)
-class Option:
-    """A number that a recipe may set for an engine."""
+class NumberOption:
+    """A whole number that a recipe may set for an engine. Without a default the engine decides."""
 
     meaning: str
-    default: int
     low: int
     high: int
+    default: int | None = None
+
+    @property
+    def expected(self) -> str:
+        """The accepted values."""
+        return f"{self.low} to {self.high}"
+
+    def accepts(self, value: object) -> bool:
+        """Whether a recipe may give ``value``."""
+        return isinstance(value, int) and not isinstance(value, bool) and self.low <= value <= self.high
+
+
+@dataclass(frozen=True)
+class ChoiceOption:
+    """One of some words that a recipe may choose for an engine. Without a default the engine decides."""
+
+    meaning: str
+    values: tuple[str, ...]
+    default: str | None = None
+
+    @property
+    def expected(self) -> str:
+        """The accepted values."""
+        return " or ".join(self.values)
+
+    def accepts(self, value: object) -> bool:
+        """Whether a recipe may give ``value``."""
+        return value in self.values
+
+
+Option = NumberOption | ChoiceOption
+Value = int | str
 
 
 @dataclass(frozen=True)
@@ -76,8 +107,8 @@ class Trial:
         return [canonical(dict(self.fields))]
 
 
-Arguments = Callable[[Sequence[ServedModel], Mapping[str, int]], tuple[str, ...]]
-"""Models and options to the engine's argv. Every option has a value."""
+Arguments = Callable[[Sequence[ServedModel], Mapping[str, Value]], tuple[str, ...]]
+"""Models and options to the engine's argv. Options without a default are there only if the recipe sets them."""
 
 
 @dataclass(frozen=True)
@@ -106,24 +137,25 @@ class Engine:
     requests: Requests
     socket: str = f"{DIRECTORY}/engine.sock"
 
-    def argv(self, models: Sequence[ServedModel], options: Mapping[str, int] | None = None) -> tuple[str, ...]:
+    def argv(self, models: Sequence[ServedModel], options: Mapping[str, Value] | None = None) -> tuple[str, ...]:
         """The command line for ``models``; ``RecipeError`` for unsupported models or options."""
         if not 1 <= len(models) <= self.max_models:
             raise RecipeError(f"engine `{self.name}`: got {len(models)} models, expected 1 to {self.max_models}")
         chosen = dict(options or {})
         self.check_options(chosen)
-        return self.arguments(models, {name: option.default for name, option in self.options.items()} | chosen)
+        defaults = {name: option.default for name, option in self.options.items() if option.default is not None}
+        return self.arguments(models, defaults | chosen)
 
-    def check_options(self, options: Mapping[str, int]) -> None:
-        """Raise ``RecipeError`` for an unknown option or a value out of bounds."""
+    def check_options(self, options: Mapping[str, Value]) -> None:
+        """Raise ``RecipeError`` for an unknown option or a value that it does not accept."""
         for name, value in options.items():
             option = self.options.get(name)
             if option is None:
                 known = ", ".join(self.options) or "none"
                 raise RecipeError(f"engine `{self.name}` has no option `{name}`: expected one of {known}")
-            if not option.low <= value <= option.high:
+            if not option.accepts(value):
                 raise RecipeError(
-                    f"engine `{self.name}`: option `{name}` is {value}, expected {option.low} to {option.high}"
+                    f"engine `{self.name}`: option `{name}` is {str(value)[:80]}, expected {option.expected}"
                 )
 
     @property

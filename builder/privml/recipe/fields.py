@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 
+from privml.engines.engine import NumberOption
 from privml.engines.registry import ENGINES
 from privml.recipe.models import Content, Device
 from privml.recipe.platform import PlatformFile
@@ -48,10 +49,14 @@ def facts() -> dict[str, Fact]:
     for engine in ENGINES.values():
         for name, option in engine.options.items():
             path = f"inference.engine.options.{name}"
-            meaning = f"{option.meaning} {option.low} to {option.high}; for {engine.name}."
-            found[path] = Fact(
-                path, "a whole number", str(option.default), meaning, str(option.default), CONFIG, None
-            )
+            default = "none" if option.default is None else str(option.default)
+            if isinstance(option, NumberOption):
+                kind, example = "a whole number", str(option.default or option.low)
+                meaning = f"{option.meaning} {option.expected}; for {engine.name}."
+            else:
+                kind, example = option.expected, option.default or option.values[0]
+                meaning = f"{option.meaning} For {engine.name}."
+            found[path] = Fact(path, kind, default, meaning, example, CONFIG, None)
     found["extends"] = Fact(
         "extends",
         "text",

@@ -18,6 +18,7 @@ from pydantic import (
 
 from privml.base.errors import RecipeError
 from privml.base.sizes import size_of
+from privml.engines.engine import NumberOption, Value
 from privml.engines.registry import ENGINES
 from privml.events.variants import PRODUCTION, Variant
 from privml.recipe import distributions, tees
@@ -93,6 +94,25 @@ def _device(value: object) -> object:
     raise ValueError(f"got `{value}`, expected one `KIND: COUNT`, such as `virtio-blk: 2`")
 
 
+def _option(value: object) -> object:
+    if isinstance(value, bool) or not isinstance(value, int | str):
+        raise ValueError("expected a whole number or a word")
+    return value
+
+
+def _option_schema(name: str) -> dict[str, object]:
+    """What the engines accept for the option ``name``."""
+    forms: list[dict[str, object]] = []
+    for option in (engine.options[name] for engine in ENGINES.values() if name in engine.options):
+        if isinstance(option, NumberOption):
+            form: dict[str, object] = {"type": "integer", "minimum": option.low, "maximum": option.high}
+        else:
+            form = {"type": "string", "enum": list(option.values)}
+        forms.append({"description": option.meaning, **form})
+    return forms[0] if len(forms) == 1 else {"anyOf": forms}
+
+
+_OPTIONS = sorted({name for each in ENGINES.values() for name in each.options})
 _KERNEL = TOOLS.distribution.kernel.image
 _KERNELS = f"^(?:{'|'.join(each.kernel.image for each in DISTRIBUTIONS.values())})[a-z0-9+.-]+$"
 
@@ -187,18 +207,24 @@ class Engine(Section):
         about("The engine's upstream version or a prefix of it; `lock` refuses any other.", "0.7", ROOT),
     ] = None
     options: Annotated[
-        dict[str, int],
+        dict[str, Annotated[int | str, BeforeValidator(_option)]],
         about(
-            "Numeric options of the engine, by name: `lint --explain inference.engine.options.NAME`.",
+            "Options of the engine, by name: `lint --explain inference.engine.options.NAME`.",
             "{context: 4096}",
             CONFIG,
-            keys=tuple(sorted({name for each in ENGINES.values() for name in each.options})),
+        ),
+        WithJsonSchema(
+            {
+                "type": "object",
+                "properties": {name: _option_schema(name) for name in _OPTIONS},
+                "additionalProperties": False,
+            }
         ),
     ] = Field(default_factory=dict)
 
     @field_validator("options")
     @classmethod
-    def _of_the_engine(cls, value: dict[str, int], info: ValidationInfo) -> dict[str, int]:
+    def _of_the_engine(cls, value: dict[str, Value], info: ValidationInfo) -> dict[str, Value]:
         engine = ENGINES.get(info.data.get("name", ""))
         if engine is not None:
             try:
