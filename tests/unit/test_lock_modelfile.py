@@ -70,6 +70,77 @@ def test_something_else_is_named(data: bytes, reason: str) -> None:
     assert reason in str(caught.value)
 
 
+def numbers(no: int, count: int, of_all: int = 0) -> tuple[bytes, ...]:
+    values = ((b"split.no", no), (b"split.count", count), (b"split.tensors.count", of_all))
+    return tuple(g.entry(key, 2, struct.pack("<H", value)) for key, value in values)
+
+
+def headers(*files: tuple[str, bytes]) -> list[tuple[str, gguf.Header]]:
+    return [(name, gguf.check(io.BytesIO(data), len(data))) for name, data in files]
+
+
+def test_a_header_says_what_a_lock_needs() -> None:
+    licence = g.entry(b"general.license", 8, g.text(b"mit"))
+    data = g.model((licence, *numbers(1, 2, 4)))
+    assert headers(("a", data)) == [("a", gguf.Header(1, part=1, parts=2, tensors_of_all=4, licence="mit"))]
+    for odd in (b"", b"a\nb", b"\xff", b"x" * 201):
+        assert headers(("a", g.model((g.entry(b"general.license", 8, g.text(odd)),))))[0][1].licence is None
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "last"),
+    [
+        ("m.gguf", 1, "m.gguf"),
+        ("m-00002-of-00003.gguf", 3, "m-00003-of-00003.gguf"),
+        ("m-00001-of-00001.gguf", 1, "m-00001-of-00001.gguf"),
+        ("m-00004-of-00003.gguf", 1, "m-00004-of-00003.gguf"),
+        ("m-00001-of-99999.gguf", 1, "m-00001-of-99999.gguf"),
+    ],
+)
+def test_the_names_of_a_split_model_s_files(name: str, count: int, last: str) -> None:
+    names = gguf.part_names(name)
+    assert (len(names), names[-1]) == (count, last)
+
+
+ONE, TWO = ((f"m-0000{n}-of-00002.gguf", g.model(numbers(n - 1, 2, 2))) for n in (1, 2))
+
+
+@pytest.mark.parametrize(
+    ("files", "reason"),
+    [
+        ([ONE], "it is part 1 of 2, and 1 of the files are given"),
+        ([TWO, ONE], "its parts are m-00002-of-00002.gguf, m-00001-of-00002.gguf, expected NAME-00001-of-00002.gguf"),
+        ([ONE, (TWO[0], ONE[1])], "m-00002-of-00002.gguf is part 1 of 2, expected part 2 of 2"),
+        ([ONE, (TWO[0], g.model(numbers(1, 2), data=bytes(99)))], None),
+        ([(ONE[0], g.model(numbers(0, 2, 3))), TWO], "its parts have 2 tensors, expected 3"),
+        ([(name, g.model(numbers(n, 2), tensors=())) for n, name in enumerate((ONE[0], TWO[0]))], "has no tensors"),
+        ([ONE, TWO], None),
+        ([("any.gguf", g.SMALL)], None),
+    ],
+)
+def test_the_files_of_a_model_are_whole_together(files: list[tuple[str, bytes]], reason: str | None) -> None:
+    found = headers(*files)
+    if reason is None:
+        modelfile.check_whole(found, kind="gguf", name="m")
+        return
+    with pytest.raises(InputsError, match=reason):
+        modelfile.check_whole(found, kind="gguf", name="m")
+
+
+@pytest.mark.parametrize(
+    ("entries", "reason"),
+    [
+        (numbers(2, 2), "split.no is 2, expected 0 to 1"),
+        (numbers(0, 2000), "split.count is 2000, expected 0 to 1000"),
+        ((g.entry(b"split.count", 8, g.text(b"2")),), "split.count is text, expected"),
+        ((g.entry(b"general.alignment", 2, b"\x20\0"),), "general.alignment is a value of type 2, expected 4"),
+    ],
+)
+def test_a_header_with_odd_numbers_is_refused(entries: tuple[bytes, ...], reason: str) -> None:
+    with pytest.raises(InputsError, match=reason):
+        check(g.model(entries))
+
+
 @given(st.integers(0, len(g.SMALL)), st.binary(max_size=40))
 def test_any_bytes_give_a_reason_or_pass(at: int, data: bytes) -> None:
     changed = g.SMALL[:at] + data

@@ -13,11 +13,11 @@ from privml.lock.models import (
     Lock,
     Model,
     ModelFile,
-    ModelSource,
     ToolsLock,
     Tree,
     TreeFile,
     Wheel,
+    WheelSource,
 )
 from privml.lock.moves import moves
 from privml.recipe.section import ALL
@@ -26,7 +26,7 @@ OTHER = Tree.of([TreeFile(path="a/b.py", kind="file", sha256="9" * 64, size=1)])
 WHEEL = Wheel(name="m", version="1", file="m-1-py3-none-any.whl", sha256="5" * 64, size=1)
 MODEL = Model(
     name="m",
-    source=ModelSource(wheel="m", pattern="*.gguf"),
+    source=WheelSource(wheel="m", pattern="*.gguf"),
     files=(ModelFile(path="m.gguf", size=1, sha256="6" * 64),),
     licence=None,
     signature=None,

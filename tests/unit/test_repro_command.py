@@ -42,7 +42,8 @@ class Bench:
             (b / self.spoil).write_bytes(b"other")
         yield Legs(a, b, (), {})
 
-    def bring(self, *_: object) -> None:
+    def bring(self, *_: object, folder: Path) -> None:
+        assert folder.is_dir()
         if self.gone:
             raise GoneError([Item("0" * 64, 1, "bash 5.3", ()), Item("1" * 64, 1, "attr 2", ())], "2 are gone")
 

@@ -77,6 +77,8 @@ class Handler(BaseHTTPRequestHandler):
             self.answer(200, DATA[:1000])
         elif how == "wrong":
             self.answer(200, DATA[::-1])
+        elif how == "page":
+            self.answer(200, b"<html>sign in</html>")
         elif how == "longer":
             self.answer(200, DATA + b"x")
         elif how == "endless":
@@ -202,6 +204,42 @@ def test_every_attempt_is_counted(store: Store, server: Server) -> None:
     with pytest.raises(InputsError, match=r"HTTP 503.*\(8 attempts\)"):
         fetch(store, [item(server.url("busy"))], sleep=pauses.append)
     assert pauses == [0.25, 0.5, 1, 2, 4, 8, 8]
+
+
+def sizeless(url: str) -> Item:
+    return Item(DIGEST, None, "model", (url,), "no hub is configured")
+
+
+@pytest.mark.parametrize("path", ["good", "moved", "cut", "norange", "flaky"])
+def test_a_file_of_unknown_size_has_the_one_that_its_server_says(store: Store, server: Server, path: str) -> None:
+    assert get(store, sizeless(server.url(path))) >= len(DATA)
+    assert store.read(DIGEST) == DATA
+
+
+def test_an_interrupted_download_of_unknown_size_is_resumed(store: Store, server: Server) -> None:
+    store.partial(DIGEST).write_bytes(DATA[:1000])
+    assert get(store, sizeless(server.url("good"))) == len(DATA) - 1000
+    assert server.requests == [("/good", "bytes=1000-")]
+    (store.root / "objects/sha256" / DIGEST[:2] / DIGEST[2:]).unlink()
+    store.partial(DIGEST).write_bytes(DATA)
+    assert get(store, sizeless(server.url("good"))) == 0, "the whole file is here already"
+    assert store.read(DIGEST) == DATA
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("endless", "Content-Length got None, expected a size up to"),
+        ("wrong", "sha256 got"),
+        ("missing", "HTTP 404"),
+        ("page", "the answer is an HTML page, as a server sends instead of a missing file"),
+    ],
+)
+def test_a_file_of_unknown_size_is_bounded_and_compared(store: Store, server: Server, path: str, said: str) -> None:
+    with pytest.raises(InputsError, match=said):
+        get(store, sizeless(server.url(path)))
+    assert not store.has(DIGEST)
+    assert not list((store.root / "temp").iterdir())
 
 
 def test_no_source_at_all(store: Store) -> None:

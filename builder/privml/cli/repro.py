@@ -107,7 +107,7 @@ def repro(
         )
     tools_lock = read_tools_lock(inputs.tools_lock)
     try:
-        bring_all(place.store, [lock, tools_lock])
+        bring_all(place.store, [lock, tools_lock], folder=recipe.path.parent)
         tools = tools_tree(place.store, tools_lock)
     except GoneError as gone:
         if as_json:

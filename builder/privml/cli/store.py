@@ -13,7 +13,7 @@ from privml.cli.output import show
 from privml.cli.usage import Verb
 from privml.image.unpack import tree_key
 from privml.lock.contents import bring_all, kept
-from privml.lock.locate import known_locks, locks_of
+from privml.lock.locate import folder_of, known_locks, locks_of
 from privml.lock.models import ToolsLock, read_any_lock
 from privml.store.objects import Store
 from privml.store.pools import export as write_pool
@@ -83,7 +83,7 @@ def export(target: str, folder: Path) -> None:
     """
     found = _opened()
     locks = locks_of(target)
-    bring_all(found, locks)
+    bring_all(found, locks, folder=folder_of(target))
     copied, total = write_pool(found, kept(locks, found), folder)
     show(f"{folder}: {copied} objects written, {total / MIB:.1f} MiB")
 

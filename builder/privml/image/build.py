@@ -139,7 +139,7 @@ def build(order: Order, output: Path, *, force: bool = False, probe: root_volume
             return found
         lock = order.lock
         tools = order.tools()
-        bring(order.store, lock.debs, lock.python, pools=order.pools)
+        bring(order.store, lock.debs, lock.python, lock.models, folder=order.recipe.path.parent, pools=order.pools)
         remove_leftovers(output, tools.remove_of_subordinates)
         job = _Job(order, tools, before, forced, probe)
         with directory_atomic(output) as fresh:
@@ -332,7 +332,7 @@ def render_only(order: Order, directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is not empty", hint="name a new directory")
     recipe, lock, store, tools = order.recipe, order.lock, order.store, order.tools()
-    bring(store, lock.debs, lock.python, pools=order.pools)
+    bring(store, lock.debs, lock.python, lock.models, folder=recipe.path.parent, pools=order.pools)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-render.", dir=directory.parent) as name:
         work = Path(name)

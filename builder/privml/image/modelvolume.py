@@ -1,10 +1,11 @@
-"""Model volumes: one file of a locked wheel in an erofs filesystem under dm-verity.
+"""Model volumes: the locked files of a model in an erofs filesystem under dm-verity.
 
 A volume is a function of the model's bytes, name and times; recipes with the same model share an identical volume.
 """
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
@@ -19,7 +20,7 @@ from privml.store.objects import Store
 
 @dataclass(frozen=True)
 class ModelVolume:
-    """A model's name, its file in the volume, and the volume's dm-verity parameters."""
+    """A model's name, its (first) file in the volume, and the volume's dm-verity parameters."""
 
     name: str
     file: str
@@ -29,16 +30,19 @@ class ModelVolume:
 def make(number: int, lock: Lock, store: Store, tools: ToolsTree, work: Path, out: Path) -> ModelVolume:
     """Build the volume of model ``number`` (from 0) in the new directory ``work`` and move it to ``out``."""
     model = lock.models[number]
-    (file,) = model.files
-    (wheel,) = (each for each in lock.python if each.name == model.source.wheel)
-    name = PurePosixPath(file.path).name
+    wheel = lock.wheel_of(model)
     (work / "tree").mkdir(parents=True)
     (work / "tree").chmod(0o755)  # the volume's root directory: the mode given to mkdir would be subject to the umask
-    (work / "tree" / name).write_bytes(extract(store, wheel, file))
-    (work / "tree" / name).chmod(0o644)
+    for file in model.files:
+        target = work / "tree" / PurePosixPath(file.path).name
+        if wheel is not None:
+            target.write_bytes(extract(store, wheel, file))
+        else:
+            shutil.copyfile(store.path(file.sha256, verify=True), target)
+        target.chmod(0o644)
     seed = render.seed_of(f"model/{model.name}")
     raw, verity = volume.make(
         tools, work, volumes.partition(number), compression=None, seed=seed, epoch=lock.source_date_epoch
     )
     raw.rename(out / volumes.file(number))
-    return ModelVolume(model.name, name, verity)
+    return ModelVolume(model.name, PurePosixPath(model.files[0].path).name, verity)

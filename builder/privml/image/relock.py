@@ -57,7 +57,7 @@ class Relocking:
     def solver(self) -> Solver:
         """The solver. The tools tree is created only if packages must be resolved."""
         chosen: Callable[[Distribution], AptTools] = host_tools if self.apt == "host" else self._tree_apt
-        return Solver(tools=chosen, allow_expired=self.allow_expired, upgrade=self.upgrade)
+        return Solver(tools=chosen, allow_expired=self.allow_expired, upgrade=self.upgrade, pools=self.pools)
 
     def _tree_apt(self, distribution: Distribution) -> AptTools:
         try:
@@ -111,7 +111,7 @@ class Relocking:
         def fetch_packages(packages: Sequence[Package]) -> int:
             return bring(self.store, packages, pools=self.pools, mirrors=solver.mirrors)
 
-        bring(self.store, (), committed.python, pools=self.pools)
+        bring(self.store, (), committed.python, committed.models, folder=recipe.path.parent, pools=self.pools)
         with step(f"Refreshing the lock of {recipe.name}"):
             after = refresh(recipe, committed, self.store, solver, fetch_packages)
         after = after.model_copy(update={"tools_sha256": digest})
@@ -131,7 +131,7 @@ class Relocking:
                 hint=own if isinstance(after, Lock) else tools,
             )
         if self.fetch:
-            bring_all(self.store, [after], self.pools)
+            bring_all(self.store, [after], self.pools, folder=path.parent)
         return write_lock(path, after)
 
 

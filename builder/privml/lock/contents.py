@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 
 from privml.lock.make import bring
-from privml.lock.models import Lock, Package, ToolsLock, Wheel
+from privml.lock.models import Lock, Model, Package, ToolsLock, Wheel
 from privml.store.mirrors import Mirrors, host_mirrors
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -17,12 +18,12 @@ def debs(lock: Lock | ToolsLock) -> tuple[Package, ...]:
 
 
 def digests(locks: Iterable[Lock | ToolsLock]) -> set[str]:
-    """The SHA-256 of every package and wheel named by the locks."""
+    """The SHA-256 of every package, wheel and model file named by the locks."""
     found: set[str] = set()
     for lock in locks:
         found |= {package.sha256 for package in debs(lock)}
         if isinstance(lock, Lock):
-            found |= {wheel.sha256 for wheel in lock.python}
+            found |= {wheel.sha256 for wheel in lock.python} | {file.sha256 for file in lock.model_objects}
     return found
 
 
@@ -37,16 +38,21 @@ def bring_all(
     store: Store,
     locks: Iterable[Lock | ToolsLock],
     pools: Sequence[Pool] = (),
+    folder: Path | None = None,
     mirrors: Callable[[], Mirrors] = host_mirrors,
 ) -> int:
     """Fetch all locked inputs missing from the store; returns the number of bytes fetched.
+
+    ``folder`` is that of the recipe, whose models may be next to it.
 
     ``GoneError`` names every package of any lock that no source has any more.
     """
     packages: list[Package] = []
     wheels: list[Wheel] = []
+    models: list[Model] = []
     for lock in locks:
         packages += debs(lock)
         if isinstance(lock, Lock):
             wheels += lock.python
-    return bring(store, packages, wheels, pools=pools, mirrors=mirrors)
+            models += lock.models
+    return bring(store, packages, wheels, models, folder=folder, pools=pools, mirrors=mirrors)

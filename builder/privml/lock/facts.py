@@ -5,7 +5,7 @@ from __future__ import annotations
 from privml.base.errors import InputsError
 from privml.lock.locate import inputs_now
 from privml.lock.make import check
-from privml.lock.models import read_lock
+from privml.lock.models import LocalSource, read_lock
 from privml.recipe.lint import LockFacts
 from privml.recipe.loader import Recipe
 
@@ -17,11 +17,17 @@ def lock_facts(recipe: Recipe) -> LockFacts:
     try:
         lock = read_lock(recipe.lock_path)
         size = sum(file.size for model in lock.models for file in model.files)
+        local = frozenset(model.source.local for model in lock.models if isinstance(model.source, LocalSource))
     except InputsError as error:
         return LockFacts(there=True, stale=error.message)
     try:
         check(recipe, lock, inputs_now(recipe))
     except InputsError as error:
         head, *parts = error.message.splitlines()
-        return LockFacts(there=True, stale=f"{head} {'; '.join(part.strip() for part in parts)}", model_size=size)
-    return LockFacts(there=True, model_size=size)
+        return LockFacts(
+            there=True,
+            stale=f"{head} {'; '.join(part.strip() for part in parts)}",
+            model_size=size,
+            local_models=local,
+        )
+    return LockFacts(there=True, model_size=size, local_models=local)

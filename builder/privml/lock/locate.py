@@ -34,6 +34,11 @@ def locks_of(target: str) -> list[Lock | ToolsLock]:
     return [read_lock(recipe.lock_path), read_tools_lock(tools_lock_path(recipe.path))]
 
 
+def folder_of(target: str) -> Path:
+    """The folder of TARGET, a recipe or a lock file, which models may be next to."""
+    return Path(target).parent if target.endswith(".lock.json") else find(target).parent
+
+
 def recipe_locks(folder: Path) -> Iterator[Path]:
     """The locks of recipes in ``folder``, without the tools lock."""
     return (path for path in sorted(folder.glob("*.lock.json")) if path.name != "tools.lock.json")

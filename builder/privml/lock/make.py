@@ -20,6 +20,7 @@ from privml.lock.models import (
     Firmware,
     Lock,
     LockFile,
+    Model,
     Package,
     ToolsLock,
     Tree,
@@ -27,9 +28,10 @@ from privml.lock.models import (
     parse_time,
     read_tools_lock,
 )
+from privml.lock.modelsources import bring_models, local_changes, models_of
 from privml.lock.trees import agent_tree, guest_tree
 from privml.lock.wanted import Resolution, Wanted
-from privml.lock.wheels import models_of, wheels_of
+from privml.lock.wheels import wheels_of
 from privml.recipe.distributions import TOOLS, Distribution, Kernel
 from privml.recipe.loader import Recipe
 from privml.recipe.packages import Request, engine_packages, firmware_packages, guest_packages
@@ -52,6 +54,8 @@ class Solver:
     allow_expired: bool = False
     # None keeps all pins, an empty tuple upgrades all, names upgrade those packages.
     upgrade: tuple[str, ...] | None = None
+    # Tried before mirrors, for models.
+    pools: Sequence[Pool] = ()
     now: datetime | None = None
 
 
@@ -97,7 +101,7 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
         packages_requested=tuple(map(str, wanted.install)),
         packages=packages,
         firmware=firmware,
-        models=models_of(recipe, python, previous, store),
+        models=models_of(recipe, python, previous, store, pools=solver.pools, mirrors=solver.mirrors),
         python=python,
         blobs=(),
         agent=current.agent,
@@ -162,6 +166,7 @@ def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = N
     requested = tuple(map(str, guest_packages(recipe)))
     if lock.packages_requested != requested or not _same_firmware(lock, recipe):
         stale.append("packages: this privml-build requests different packages")
+    stale += local_changes(recipe, lock)
     for name, was, now in (("agent", lock.agent, current.agent), ("guest", lock.guest, current.guest)):
         if was.sha256 != now.sha256:
             stale += _some(tree_changes(name, was, now))
@@ -178,13 +183,16 @@ def bring(
     store: Store,
     packages: Iterable[Package],
     wheels: Iterable[Wheel] = (),
+    models: Iterable[Model] = (),
     *,
+    folder: Path | None = None,
     pools: Sequence[Pool] = (),
     mirrors: Callable[[], Mirrors] = host_mirrors,
 ) -> int:
     """Fetch locked inputs missing from the store, from pools, then mirrors; returns the number of bytes fetched.
 
-    Uses no network if nothing is missing. ``GoneError`` names every package that no source has any more.
+    ``folder`` is that of the recipe, whose models may be next to it. Uses no network if nothing is missing.
+    ``GoneError`` names every package that no source has any more.
     """
     missing = [package for package in packages if not store.has(package.sha256)]
     fetched = 0
@@ -201,7 +209,7 @@ def bring(
     for wheel in wheels:
         if not store.has(wheel.sha256):
             fetched += _bring_wheel(store, wheel, pools)
-    return fetched
+    return fetched + bring_models(store, models, folder, pools=pools, mirrors=mirrors)
 
 
 def _bring_wheel(store: Store, wheel: Wheel, pools: Sequence[Pool]) -> int:

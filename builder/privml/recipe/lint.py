@@ -11,6 +11,7 @@ from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
 from privml.recipe.loader import Recipe, platforms_of
 from privml.recipe.models import MIB
+from privml.recipe.modelsource import LocalFile
 from privml.recipe.platform import NO_TEE, PlatformFile
 from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
@@ -22,11 +23,15 @@ PINNED_OPTIONS = ("hpet", "kernel_irqchip", "pic", "smm")
 
 @dataclass(frozen=True)
 class LockFacts:
-    """Facts about a recipe's lock: whether it exists, why it is stale, and the size of its model in bytes."""
+    """Facts about a recipe's lock: whether it exists, why it is stale, and the size of its model in bytes.
+
+    ``local_models`` are the paths of models next to the recipe whose bytes it names.
+    """
 
     there: bool
     stale: str = ""
     model_size: int = 0
+    local_models: frozenset[str] = frozenset()
 
 
 def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
@@ -34,6 +39,7 @@ def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
     return [
         *_of_platforms(recipe, platforms_of(recipe)),
         *_of_sizes(recipe, lock.model_size if lock else 0),
+        *(_of_local_models(recipe, lock) if lock else ()),
         *(_of_lock(recipe, lock) if lock else ()),
     ]
 
@@ -77,6 +83,16 @@ def _of_sizes(recipe: Recipe, model_size: int) -> Iterator[Finding]:
         if model.file is not None and not set(model.file.rpartition("/")[2]) - set("*?."):
             text = f"`{model.file}` matches any file; name the file, or at least its kind"
             yield _finding(recipe, "wide-pattern", ("inference", "models", index, "file"), text)
+
+
+def _of_local_models(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:
+    """A model next to the recipe may be missing only if the lock names its bytes, which a store or pool can have."""
+    inference = recipe.content.inference
+    for index, model in enumerate(inference.models if inference else ()):
+        match model.origin:
+            case LocalFile(path=path) if path not in lock.local_models and not (recipe.path.parent / path).is_file():
+                text = f"there is no file `{path}`, seen from the recipe's folder"
+                yield _finding(recipe, "model-missing", ("inference", "models", index, "source"), text)
 
 
 def _of_lock(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:

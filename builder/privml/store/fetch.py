@@ -21,6 +21,7 @@ from privml.base.errors import InputsError
 from privml.base.files import CHUNK
 from privml.base.steps import progress, say
 from privml.store.http import Connections
+from privml.store.lookalikes import BEGIN, meaning
 from privml.store.mirrors import configured_addresses
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -29,18 +30,24 @@ from privml.store.wayout import host_way_out, without_password
 
 THREADS = 4
 ATTEMPTS = 8
+MAX_SIZE = 1 << 42
+"""Largest file of unknown size that is fetched."""
 _LONGEST_WAIT = 8.0
 _ABOUT_TIME = (9, 10)  # X509_V_ERR_CERT_NOT_YET_VALID, X509_V_ERR_CERT_HAS_EXPIRED
 
 
 @dataclass(frozen=True)
 class Item:
-    """A wanted object: its digest and size, and its addresses in order of preference."""
+    """A wanted object: its digest and size, and its addresses in order of preference.
+
+    Without a size, that of the response counts. ``nowhere`` is said if there is no address.
+    """
 
     sha256: str
-    size: int
+    size: int | None
     name: str
     urls: tuple[str, ...]
+    nowhere: str = "no mirror is configured for it"
 
 
 class GoneError(InputsError):
@@ -83,7 +90,8 @@ def fetch(
     if not missing:
         return 0
     way = host_way_out(configured_addresses())
-    work = _Work(store, pools, attempts, sleep, _Meter(len(missing), sum(item.size for item in missing.values())))
+    meter = _Meter(len(missing), sum(item.size or 0 for item in missing.values()))
+    work = _Work(store, pools, attempts, sleep, meter)
     local = threading.local()
     opened: list[Connections] = []
 
@@ -183,7 +191,7 @@ def _bring(work: _Work, item: Item, connections: Connections) -> None:
         # resumes.
         partial.unlink(missing_ok=True)
     if not item.urls:
-        tried.append("  no mirror is configured for it")
+        tried.append(f"  {item.nowhere}")
     message = f"{item.name} (sha256:{item.sha256}) could not be fetched:\n" + "\n".join(tried)
     raise GoneError([item], message) if gone else InputsError(message)
 
@@ -207,7 +215,7 @@ def _from_folder(work: _Work, item: Item, tried: list[str]) -> bool:
                 raise cannot_write(work.store.root, "the store", STORE_HINT, error) from error
             tried.append(f"  {file}: {_text(error)}")
             continue
-        work.meter.add(item.size)
+        work.meter.add(file.stat().st_size, known=item.size is not None)
         work.meter.finished()
         return True
     return False
@@ -251,10 +259,11 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
             while block := file.read(CHUNK):
                 hasher.update(block)
                 have += len(block)
-    if have > item.size or (have == item.size and hasher.hexdigest() != item.sha256):
+    size = item.size
+    if size is not None and (have > size or (have == size and hasher.hexdigest() != item.sha256)):
         partial.unlink()
         hasher, have = hashlib.sha256(), 0
-    if have < item.size or item.size == 0:
+    if not have or hasher.hexdigest() != item.sha256:
         # Always close: nothing else does, if the response ends with its connection.
         with connections.get(url, {"Range": f"bytes={have}-"} if have else None) as response:
             if response.status == 206 and response.getheader("Content-Range", "").startswith(f"bytes {have}-"):
@@ -264,30 +273,38 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
             else:
                 raise _refusal(response, have, partial)
             announced = response.getheader("Content-Length")
-            if announced is not None and announced.isdigit() and int(announced) + have != item.size:
-                raise _WrongBytesError(f"{int(announced) + have} bytes, expected {item.size}")
+            total = int(announced) + have if announced is not None and announced.isdigit() else None
+            if size is None:
+                if total is None or total > MAX_SIZE:
+                    raise _WrongBytesError(f"Content-Length got {announced}, expected a size up to {MAX_SIZE}")
+                size = total
+            elif total is not None and total != size:
+                raise _WrongBytesError(f"{total} bytes, expected {size}")
             with _on_the_store(partial):
                 # Unbuffered: write errors show up now and not when the file is closed.
                 target = FileIO(partial, mode)
             with target:
                 while block := response.read1(CHUNK):
                     have += len(block)
-                    if have > item.size:
-                        raise _WrongBytesError(f"more than the expected {item.size} bytes")
+                    if have > size:
+                        raise _WrongBytesError(f"more than the expected {size} bytes")
                     hasher.update(block)
                     with _on_the_store(partial):
                         _write(target, block)
-                    meter.add(len(block))
+                    meter.add(len(block), known=item.size is not None)
             # Before Python 3.13 `read1` does not detect the end, and the connection could not be reused.
             response.read()
-    if have < item.size:
-        raise OSError(f"ended after {have} of {item.size} bytes")
+    if size is not None and have < size:
+        raise OSError(f"ended after {have} of {size} bytes")
     if hasher.hexdigest() != item.sha256:
         if resumed:
             # The partial file may come from another source: only a complete response is evidence against this one.
             partial.unlink()
             raise OSError("the earlier part does not belong to this file")
-        raise _WrongBytesError(f"sha256 got {hasher.hexdigest()}, expected {item.sha256}")
+        with partial.open("rb") as file:
+            found = meaning(file.read(BEGIN))
+        what = "" if found is None else f"; the answer is {found}"
+        raise _WrongBytesError(f"sha256 got {hasher.hexdigest()}, expected {item.sha256}{what}")
 
 
 def _write(file: FileIO, block: bytes) -> None:
@@ -319,7 +336,7 @@ def _text(error: Exception) -> str:
 
 
 class _Meter:
-    """Counts and shows the downloaded bytes."""
+    """Counts and shows the downloaded bytes. Files of unknown size add to the total as they arrive."""
 
     def __init__(self, items: int, size: int) -> None:
         self._lock = threading.Lock()
@@ -328,9 +345,11 @@ class _Meter:
         self._done = 0
         self.bytes = 0
 
-    def add(self, count: int) -> None:
+    def add(self, count: int, *, known: bool = True) -> None:
         with self._lock:
             self.bytes += count
+            if not known:
+                self._size += count
             self.show()
 
     def finished(self) -> None:

@@ -42,9 +42,21 @@ class Connections:
 
         Raises ``OSError`` or ``http.client.HTTPException``. The caller reads the whole body or calls ``drop``.
         """
+        return self._followed("GET", url, headers or {}, "")
+
+    def head(self, url: str, until: str) -> http.client.HTTPResponse:
+        """Send HEAD, follow redirects up to the first response with the header ``until``, and return that one.
+
+        Raises as ``get`` does.
+        """
+        response = self._followed("HEAD", url, {}, until)
+        response.read()
+        return response
+
+    def _followed(self, method: str, url: str, headers: Mapping[str, str], until: str) -> http.client.HTTPResponse:
         for _ in range(REDIRECTS + 1):
-            response = self._once(url, headers or {})
-            if response.status not in (301, 302, 303, 307, 308):
+            response = self._once(method, url, headers)
+            if response.status not in (301, 302, 303, 307, 308) or (until and response.getheader(until)):
                 return response
             target = response.getheader("Location", "")
             response.read()
@@ -57,7 +69,7 @@ class Connections:
         for key in [key for key in self._open if key[1] == netloc]:
             self._open.pop(key).close()
 
-    def _once(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+    def _once(self, method: str, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise OSError(f"`{without_password(url)}` is not an http(s) address")
@@ -73,15 +85,16 @@ class Connections:
             sent.update(_proxy_headers(proxy))
         reused = key in self._open
         try:
-            return self._send(key, parts, proxy, target, sent)
+            return self._send(method, key, parts, proxy, target, sent)
         except (OSError, http.client.HTTPException):
             if not reused:
                 raise
             # A server may close an idle connection at any time; only failures of a fresh one count.
-            return self._send(key, parts, proxy, target, sent)
+            return self._send(method, key, parts, proxy, target, sent)
 
     def _send(
         self,
+        method: str,
         key: tuple[str, str],
         parts: urllib.parse.SplitResult,
         proxy: urllib.parse.SplitResult | None,
@@ -93,7 +106,7 @@ class Connections:
             connection = self._connect(parts, proxy)
             self._open[key] = connection
         try:
-            connection.request("GET", target, headers=headers)
+            connection.request(method, target, headers=headers)
             return connection.getresponse()
         except BaseException:
             self._open.pop(key, None)

@@ -1,15 +1,17 @@
-"""Find package archive mirrors in the user's ``mirrors.yaml``, then in the host's apt configuration.
+"""Find mirrors of archives and the model hub in the user's ``mirrors.yaml``, then in the host's configuration.
 
 privml-build names no package host. ``$XDG_CONFIG_HOME/privml-build/mirrors.yaml`` maps an archive's label to
 addresses, for example::
 
     debian: [https://mirror.example.invalid/debian]
     debian-security: [https://mirror.example.invalid/debian-security]
+    hub: [https://hub.example.invalid]
 
-Without an entry for a label, the addresses come from the host's ``sources.list`` and ``sources.list.d``: every
-http(s) address (also in the files that ``mirror+file:`` names) of a suite of a known distribution with the component
-``main``, signed by its archive keyring or without a named key (``recipe.distributions.HostSources``). Files from a
-mirror are always checked by signature or digest.
+``hub`` is the model hub; without that entry ``HF_ENDPOINT`` counts. Without an entry for an archive's label, its
+addresses come from the host's ``sources.list`` and ``sources.list.d``: every http(s) address (also in the files that
+``mirror+file:`` names) of a suite of a known distribution with the component ``main``, signed by its archive keyring
+or without a named key (``recipe.distributions.HostSources``). Files from a mirror are always checked by signature or
+digest.
 """
 
 from __future__ import annotations
@@ -29,6 +31,11 @@ from privml.recipe.distributions import DISTRIBUTIONS
 from privml.store.wayout import without_password
 
 Mirrors = dict[str, tuple[str, ...]]
+
+HUB = "hub"
+"""The label of the model hub in ``mirrors.yaml``."""
+HUB_VARIABLE = "HF_ENDPOINT"
+"""The environment variable with the model hub's address, as hub clients read it."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +79,8 @@ def _mirrors(apt: Path, config: Path | None) -> Mirrors:
                 if uri not in addresses:
                     addresses.append(uri)
     mirrors: Mirrors = {label: tuple(addresses) for label, addresses in found.items()}
+    if endpoint := os.environ.get(HUB_VARIABLE, ""):
+        mirrors[HUB] = (_address(endpoint, HUB_VARIABLE),)
     mirrors.update(_configured(config or _config_file()))
     return mirrors
 
@@ -178,11 +187,15 @@ def _configured(file: Path) -> Mirrors:
         listed = [addresses] if isinstance(addresses, str) else addresses
         if not isinstance(listed, list) or not all(isinstance(address, str) for address in listed):
             raise HostError(f"{file}: {label}: expected a list of addresses")
-        for address in listed:
-            if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
-                raise HostError(f"{file}: {label}: `{without_password(address)}` is not an http(s) address")
-        mirrors[str(label)] = tuple(address.rstrip("/") for address in listed)
+        mirrors[str(label)] = tuple(_address(address, f"{file}: {label}") for address in listed)
     return mirrors
+
+
+def _address(address: str, where: str) -> str:
+    """An address without its final slash; ``HostError`` if it is not one of a web server."""
+    if urllib.parse.urlsplit(address).scheme not in ("http", "https"):
+        raise HostError(f"{where}: `{without_password(address)}` is not an http(s) address")
+    return address.rstrip("/")
 
 
 def urls_of(archive: str, path: str, mirrors: Mirrors) -> tuple[str, ...]:

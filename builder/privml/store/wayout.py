@@ -1,4 +1,4 @@
-"""How this host reaches package archives: proxies, their exceptions, certificates, passwords. One record for all.
+"""How this host reaches archives and models: proxies, their exceptions, certificates, passwords. One record for all.
 
 Our own fetcher, `doctor` and apt read this record. pip has a configuration of its own and gets the same environment.
 Passwords stay out of addresses: `without_password` takes them away when an address is read, and apt gets them in a
