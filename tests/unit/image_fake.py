@@ -194,6 +194,13 @@ def moved(firmware: dict[str, Firmware], **changes: str) -> dict[str, Firmware]:
     }
 
 
+CONTROL = {
+    "alpha": "Package: alpha\nVersion: 2:1.0-1\nDepends: beta (>= 1.0), libc6\n",
+    "beta": "Package: beta\nVersion: 2:1.0-1\nProvides: virtual (= 1)\n",
+    "llama.cpp-tools": "Package: llama.cpp-tools\nPre-Depends: gone | virtual\nDepends: alpha:any,\n nothing\n",
+}
+
+
 def keep(store: Store, name: str, body: bytes) -> Package:
     return Package(
         name=name,
@@ -243,7 +250,7 @@ def make(folder: Path) -> Fake:
         source_date_epoch=1_750_000_000,
         archives=(),
         packages_requested=("alpha",),
-        packages=tuple(keep(store, name, name.encode()) for name in ("alpha", "beta", "llama.cpp-tools")),
+        packages=tuple(keep(store, name, deb_package([], control=text)) for name, text in CONTROL.items()),
         firmware={"tdx": Firmware(requested="ovmf-inteltdx", packages=(firmware,))},
         models=(model,),
         python=(wheel,),

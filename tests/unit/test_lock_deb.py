@@ -42,13 +42,19 @@ def ar(*members: tuple[str, bytes]) -> bytes:
     return out
 
 
-def package(entries: Iterable[Entry], compression: str = "xz") -> bytes:
+def tar(entries: Iterable[Entry], compression: str) -> bytes:
     body = io.BytesIO()
     with tarfile.open(fileobj=body, mode=f"w:{compression}") as archive:
         for entry, data in entries:
             archive.addfile(entry, io.BytesIO(data))
+    return body.getvalue()
+
+
+def package(entries: Iterable[Entry], compression: str = "xz", control: str | None = None) -> bytes:
     suffix = f".{compression}" if compression else ""
-    return ar(("debian-binary", b"2.0\n"), (f"control.tar{suffix}", b"odd"), (f"data.tar{suffix}", body.getvalue()))
+    first = b"odd" if control is None else tar([file("./control", control.encode())], compression)
+    members = (f"control.tar{suffix}", first), (f"data.tar{suffix}", tar(entries, compression))
+    return ar(("debian-binary", b"2.0\n"), *members)
 
 
 @pytest.fixture
@@ -225,3 +231,12 @@ def test_a_damaged_archive_is_refused(root: Path) -> None:
 def test_what_is_no_package_is_refused(root: Path, data: bytes, words: str) -> None:
     with pytest.raises(InputsError, match=words):
         deb.unpack(data, root, "thing")
+
+
+def test_the_control_file_of_a_package() -> None:
+    assert deb.control(package([], control="Package: a\nDepends: b\n"), "a") == "Package: a\nDepends: b"
+    with pytest.raises(InputsError, match=r"^a: control\.tar\.xz cannot be read"):
+        deb.control(package([]), "a")
+    empty = ar(("debian-binary", b"2.0\n"), ("control.tar", tar([file("./md5sums")], "")))
+    with pytest.raises(InputsError, match=r"^a: its control archive has no file `control`"):
+        deb.control(empty, "a")

@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 import pytest
 
 from privml.base.errors import InputsError
-from privml.lock.debian import PackagesIndex, dependency_names, parse_inrelease
+from privml.lock.debian import PackagesIndex, dependencies, dependency_names, fields_of, parse_inrelease
 
 INRELEASE = """-----BEGIN PGP SIGNED MESSAGE-----
 Hash: SHA256
@@ -101,6 +101,19 @@ def test_a_field_inside_a_description_is_none() -> None:
 def test_an_entry_without_a_digest_is_refused() -> None:
     with pytest.raises(InputsError, match=r"bad_1_amd64\.deb is malformed"):
         index().package("pool/main/b/bad_1_amd64.deb")
+
+
+def test_dependencies_are_those_that_are_there() -> None:
+    stanzas = (
+        "Package: aa\nPre-Depends: libc6 (>= 2)\nDepends: bb:any (= 1) | cc, gone | cc,\n mail, aa\nRecommends: dd\n",
+        "Package: bb\nDepends: nowhere\n",
+        "Package: cc\nProvides: mail (= 1), bb\n",
+        "Package: dd\nProvides: mail\n",
+        "Package: libc6\n",
+    )
+    found = dependencies(map(fields_of, stanzas))
+    assert found.pop("aa") == ("bb", "cc", "dd", "libc6")
+    assert found == dict.fromkeys(("bb", "cc", "dd", "libc6"), ())
 
 
 def test_dependency_names() -> None:

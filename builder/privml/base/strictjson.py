@@ -175,6 +175,13 @@ class Fields:
             raise EvidenceError(f"{self.path}.{key}: got `{value[:80]}`, expected one of {', '.join(one_of)}")
         return value
 
+    def text_or_null(self, key: str, *, limit: int = 4096) -> str | None:
+        """A string as in ``text``, or None for null; a missing field is an error."""
+        if self._left.get(key, "") is None:
+            self.null(key)
+            return None
+        return self.text(key, limit=limit)
+
     def integer(self, key: str, *, low: int = 0, high: int = _MAX_INT) -> int:
         """An integer within [low, high]."""
         value = self._take(key)

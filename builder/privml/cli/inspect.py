@@ -40,6 +40,7 @@ def inspect(target: str, *, packages: bool, as_json: bool) -> None:
     show(f"root hash {manifest.root.root_hash.hex()}")
     for model in manifest.models:
         show(f"model {model.name}, root hash {model.verity.root_hash.hex()}")
+        show(f"  from {model.source}, licence {model.licence or 'not declared'}")
     if not manifest.models:
         show("no model")
     show(f"kernel {manifest.kernel}; its options:")

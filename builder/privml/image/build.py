@@ -20,6 +20,7 @@ from privml.engines.registry import engine_named
 from privml.events import configuration, stages, volumes
 from privml.events.verity import Verity
 from privml.image import (
+    dependencies,
     firmware,
     inputs,
     licences,
@@ -214,7 +215,7 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
 def _documents(job: _Job, out: Path, made: Manifest, record: inputs.StepInputs) -> None:
     """Write SBOM, provenance, locks, input record and manifest, which are all derived from the artefacts."""
     declared = {**record.licences, **licences.of_inputs(job.lock, job.store)}
-    inside = sbom.sbom(made, job.lock, declared)
+    inside = sbom.sbom(made, job.lock, declared, dependencies.of_guest(job.lock, job.store))
     write_atomic(out / sbom.FILE, inside)
     write_atomic(out / provenance.FILE, provenance.provenance(made, job.lock, inside))
     madeby.keep(out, made, job.lock, job.order.tools_lock)
@@ -249,8 +250,16 @@ def _manifest(
         root=root,
         firmware=sources,
         models=tuple(
-            Model(model.name, volumes.file(number), engine.model_format if engine else "", model.verity)
-            for number, model in enumerate(models)
+            Model(
+                model.name,
+                volumes.file(number),
+                engine.model_format if engine else "",
+                model.verity,
+                lock.source_of(locked),
+                lock.revision_of(locked),
+                locked.licence,
+            )
+            for number, (model, locked) in enumerate(zip(models, lock.models, strict=True))
         ),
         engine=Engine(engine.name, upstream_version(lock.package(engine.packages[0]).version)) if engine else None,
         config_sha256=measured.sha256,

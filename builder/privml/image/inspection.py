@@ -24,7 +24,16 @@ def facts_of(directory: Path, manifest: Manifest) -> dict[str, Any]:
         "source_date_epoch": manifest.source_date_epoch,
         "artefacts": {name: {"sha256": a.sha256, "size": a.size} for name, a in sorted(manifest.artefacts.items())},
         "root": manifest.root.to_dict(),
-        "models": [{"name": model.name, **model.verity.to_dict()} for model in manifest.models],
+        "models": [
+            {
+                "name": model.name,
+                "source": model.source,
+                "revision": model.revision,
+                "licence": model.licence,
+                **model.verity.to_dict(),
+            }
+            for model in manifest.models
+        ],
         "kernel": manifest.kernel,
         "options": manifest.cmdline.split(),
         "uki": [

@@ -1,8 +1,8 @@
 """Declared licences of an image's contents, from Debian copyright files and wheel metadata.
 
 Sources: the machine-readable debian/copyright format 1.0 ("DEP-5"), Debian Policy 12.5, core metadata 2.4, the SPDX
-licence list. A name becomes an SPDX id only where both lists mean the same text; otherwise it is kept as it was
-found.
+licence list. A name becomes an SPDX id only where both lists mean the same text, and a choice of such names an SPDX
+expression; otherwise it is kept as it was found.
 """
 
 from __future__ import annotations
@@ -68,6 +68,13 @@ SPDX = {
     for short, number in {**versions, **{number: number for number in versions.values()}}.items()
     for plus in ("", "+")
 }
+# Exceptions that mean exactly one text of the SPDX list. Not among them, on purpose: those whose text has versions
+# that the name does not tell apart (`Bison`, `GCC`, `Autoconf`, `OpenSSL`).
+_EXCEPTIONS = {
+    "linux-syscall-note": "Linux-syscall-note",
+    "llvm": "LLVM-exception",
+    "llvm-exception": "LLVM-exception",
+}
 # SPDX ids are also accepted as names, except `MIT`, which as a name can be any licence of that family.
 _EXACT = {spdx.lower(): spdx for spdx in SPDX.values() if spdx != "MIT"}
 _EXACT |= {name.lower(): spdx for name, spdx in SPDX.items()}
@@ -101,10 +108,47 @@ def _parts(synopsis: str) -> list[str]:
     return re.split(r" and ", synopsis, flags=re.IGNORECASE)
 
 
-def declared(names: Iterable[str]) -> list[dict[str, Any]]:
-    """``licenses`` of a CycloneDX 1.6 component: the SPDX id if the name means exactly one licence, else the name."""
-    rows = {("id", _EXACT[name.lower()]) if name.lower() in _EXACT else ("name", name) for name in names}
+def declared(names: Iterable[str], *, spdx: bool = False) -> list[dict[str, Any]]:
+    """``licenses`` of a CycloneDX 1.6 component, all of which apply.
+
+    Each is an SPDX id if its name means exactly one licence, else the name. If there is a choice or an exception and
+    all have a meaning in SPDX, they are one expression: the format allows no expression next to other licences.
+    ``spdx``: the names are those of SPDX already, as in wheels and recipes, so that ``MIT`` is exact.
+    """
+    names = set(names)
+    meant = {name: expression(name, spdx=spdx) for name in names}
+    known = sorted({text for text in meant.values() if text is not None}, key=str.lower)
+    if None not in meant.values() and any(" " in text for text in known):
+        alone = len(known) == 1
+        return [{"expression": " AND ".join(text if alone or " OR " not in text else f"({text})" for text in known)}]
+    rows = {("name", name) if text is None or " " in text else ("id", text) for name, text in meant.items()}
     return [{"license": {key: value}} for key, value in sorted(rows, key=lambda row: (row[1].lower(), row))]
+
+
+def expression(name: str, *, spdx: bool = False) -> str | None:
+    """What a licence's name means in SPDX: an id, or an expression for a choice or an exception; None if unclear.
+
+    ``and`` binds more than ``or``, in DEP-5 as in SPDX. A comma changes that in DEP-5, so such names stay names, and
+    so do those with parentheses.
+    """
+    choices = re.split(r"\s+or\s+", name.strip(), flags=re.IGNORECASE)
+    both = [re.split(r"\s+and\s+", choice, flags=re.IGNORECASE) for choice in choices]
+    found = [[_exact(part, spdx=spdx) for part in parts] for parts in both]
+    if any(part is None for parts in found for part in parts):
+        return None
+    joined = sorted({" AND ".join(sorted(set(map(str, parts)), key=str.lower)) for parts in found}, key=str.lower)
+    return " OR ".join(f"({each})" if " AND " in each and len(joined) > 1 else each for each in joined)
+
+
+def _exact(name: str, *, spdx: bool) -> str | None:
+    if spdx and name.lower() == "mit":
+        return "MIT"
+    licence, _, exception = re.sub(r"\s+with\s+", "\0", name, count=1, flags=re.IGNORECASE).partition("\0")
+    found = _EXACT.get(licence.lower())
+    if not exception or found is None:
+        return found
+    added = _EXCEPTIONS.get(re.sub(r"\s+exception$", "", exception, flags=re.IGNORECASE).lower())
+    return None if added is None else f"{found} WITH {added}"
 
 
 def of_tree(path: Path) -> dict[str, list[str]]:

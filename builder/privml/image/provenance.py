@@ -59,4 +59,10 @@ def _inputs(manifest: Manifest, lock: Lock) -> list[dict[str, Any]]:
     ]
     purls = {deb_purl(package, lock.base.record): package.sha256 for package in lock.debs}
     purls |= {wheel_purl(wheel): wheel.sha256 for wheel in lock.python}
+    # Model files that are inputs themselves, and not inside a wheel.
+    found += [
+        {"name": f"model {model.name}: {file.path}", "digest": {"sha256": file.sha256}}
+        for model in lock.models
+        for file in model.objects
+    ]
     return found + [{"uri": purl, "digest": {"sha256": digest}} for purl, digest in sorted(purls.items())]

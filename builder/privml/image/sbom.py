@@ -1,4 +1,4 @@
-"""SBOM of an image as CycloneDX 1.6 JSON: packages, wheel, model, firmware, and the artefacts themselves.
+"""SBOM of an image as CycloneDX 1.6 JSON: packages, wheels, models with their files, firmware, and the artefacts.
 
 It is a pure function of manifest and lock, so every rebuild writes the same bytes: the time is the image's source
 date epoch, the serial number is derived from the root hash. The subject is the root hash, which the guest measures.
@@ -15,7 +15,8 @@ from urllib.parse import quote
 from privml import __version__
 from privml.base import strictjson
 from privml.image.licences import UNKNOWN, declared
-from privml.lock.models import Lock, Package, Wheel
+from privml.lock.models import HubSource, Lock, Package, Wheel
+from privml.lock.models import Model as LockedModel
 from privml.output.manifest import Manifest, Model
 from privml.recipe.distributions import Base
 
@@ -36,14 +37,31 @@ def wheel_purl(wheel: Wheel) -> str:
     return f"pkg:pypi/{quote(wheel.name, safe='.-_~')}@{quote(wheel.version, safe='.-_~:')}"
 
 
-def sbom(manifest: Manifest, lock: Lock, licences: Mapping[str, Sequence[str]]) -> bytes:
-    """Encode the SBOM; ``licences`` are the declared licences of packages and wheels, where known."""
+def model_purl(model: Model, locked: LockedModel) -> str | None:
+    """The package URL of a model on a hub; None for models from elsewhere, which have none."""
+    if not isinstance(locked.source, HubSource):
+        return None
+    organisation, _, name = locked.source.repo.partition("/")
+    return f"pkg:huggingface/{quote(organisation, safe='.-_~')}/{quote(name, safe='.-_~')}@{model.revision}"
+
+
+def sbom(
+    manifest: Manifest,
+    lock: Lock,
+    licences: Mapping[str, Sequence[str]],
+    depends: Mapping[str, Sequence[str]],
+) -> bytes:
+    """Encode the SBOM.
+
+    ``licences`` are the declared licences of packages and wheels, where known; ``depends`` are the packages that each
+    package of the guest depends on.
+    """
     base = lock.base.record
     parts = [_package(package, base, licences, "library") for package in lock.packages]
     parts += [_package(package, base, licences, "firmware") for package in lock.firmware_debs]
     parts += [_wheel(wheel, licences) for wheel in lock.python]
-    of_models = {model.name: model.licence for model in lock.models}
-    parts += [*(_model(model, of_models[model.name]) for model in manifest.models), *_files(manifest)]
+    models = list(zip(manifest.models, lock.models, strict=True))
+    parts += [*(_model(model, locked) for model, locked in models), *_files(manifest)]
     parts.sort(key=lambda part: str(part["bom-ref"]))
     root_hash = manifest.root.root_hash.hex()
     subject = f"root:{root_hash}"
@@ -76,7 +94,10 @@ def sbom(manifest: Manifest, lock: Lock, licences: Mapping[str, Sequence[str]]) 
                 },
             },
             "components": parts,
-            "dependencies": [{"ref": subject, "dependsOn": [part["bom-ref"] for part in parts]}],
+            "dependencies": [
+                {"ref": subject, "dependsOn": [part["bom-ref"] for part in parts]},
+                *_edges(manifest, lock, depends),
+            ],
         }
     )
 
@@ -103,20 +124,52 @@ def _wheel(wheel: Wheel, licences: Mapping[str, Sequence[str]]) -> dict[str, Any
         "version": wheel.version,
         "purl": purl,
         "hashes": _hashes(wheel.sha256),
-        "licenses": declared(licences.get(wheel.name, [UNKNOWN])),
+        "licenses": declared(licences.get(wheel.name, [UNKNOWN]), spdx=True),
         "properties": _properties({"file": wheel.file}),
     }
 
 
-def _model(model: Model, licence: str | None) -> dict[str, Any]:
+def _model(model: Model, locked: LockedModel) -> dict[str, Any]:
+    """A model with its files inside. Its version is the revision, or the digest of its (first) file."""
     root_hash = model.verity.root_hash.hex()
+    first = locked.files[0]
+    purl = model_purl(model, locked)
     return {
         "type": "machine-learning-model",
-        "bom-ref": f"model:{root_hash}",
+        "bom-ref": _model_ref(model),
         "name": model.name,
-        "licenses": declared([licence or UNKNOWN]),
-        "properties": _properties({"root_hash": root_hash}),
+        "version": model.revision or f"sha256:{first.sha256}",
+        **({} if purl is None else {"purl": purl}),
+        # One file is the model; several are named below, and no digest over them is one that others know.
+        **({"hashes": _hashes(first.sha256)} if len(locked.files) == 1 else {}),
+        "licenses": declared([model.licence or UNKNOWN], spdx=True),
+        "components": [
+            {
+                "type": "file",
+                "bom-ref": f"{_model_ref(model)}/{file.path}",
+                "name": file.path,
+                "hashes": _hashes(file.sha256),
+            }
+            for file in locked.files
+        ],
+        "properties": _properties({"format": model.format, "root_hash": root_hash, "source": model.source}),
     }
+
+
+def _model_ref(model: Model) -> str:
+    return f"model:{model.verity.root_hash.hex()}"
+
+
+def _edges(manifest: Manifest, lock: Lock, depends: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """Packages on packages, models on their wheels, and volumes on the models in them."""
+    base = lock.base.record
+    refs = {package.name: deb_purl(package, base) for package in lock.packages}
+    edges = {refs[name]: [refs[other] for other in others] for name, others in depends.items()}
+    for model, locked in zip(manifest.models, lock.models, strict=True):
+        wheel = lock.wheel_of(locked)
+        edges[_model_ref(model)] = [] if wheel is None else [wheel_purl(wheel)]
+        edges[f"file:{model.volume}"] = [_model_ref(model)]
+    return [{"ref": ref, "dependsOn": sorted(others)} for ref, others in sorted(edges.items()) if others]
 
 
 def _files(manifest: Manifest) -> list[dict[str, Any]]:

@@ -25,6 +25,7 @@ TOOLS_LOCK_FILE = "tools-lock.schema.json"
 MANIFEST_FILE = "manifest.schema.json"
 
 _TEXT = {"type": "string", "maxLength": 4096}
+_OR_NULL = {"anyOf": [_TEXT, {"type": "null"}]}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
 _COUNT = {"type": "integer", "minimum": 1}
 _SIZE = {"type": "integer", "minimum": 0}
@@ -62,7 +63,18 @@ def manifest_schema() -> dict[str, Any]:
             "minProperties": 1,
         },
         "models": _array(
-            _object({"name": _TEXT, "volume": _TEXT, "format": _TEXT, "verity": _VERITY, "crypt": {"type": "null"}})
+            _object(
+                {
+                    "name": _TEXT,
+                    "volume": _TEXT,
+                    "format": _TEXT,
+                    "source": {"description": "As the recipe spells it.", **_TEXT},
+                    "revision": {"description": "A wheel's version or a hub's commit.", **_OR_NULL},
+                    "licence": _OR_NULL,
+                    "verity": _VERITY,
+                    "crypt": {"type": "null"},
+                }
+            )
         ),
         "engine": {"anyOf": [_object({"name": _TEXT, "version": _TEXT}), {"type": "null"}]},
         "gpus": {"type": "null"},

@@ -8,7 +8,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from privml.base.errors import InputsError
 from privml.lock import deb
 from privml.lock.models import Package
 from privml.store.objects import Store
@@ -27,12 +26,7 @@ class Kept:
     @classmethod
     def of(cls, store: Store, package: Package) -> Kept:
         """Read the control fields from the .deb in the store, checking its digest."""
-        what = str(package)
-        with deb.tar_of(store.read(package.sha256), "control.tar", what) as archive:
-            for entry in archive:
-                if entry.name in ("control", "./control") and (file := archive.extractfile(entry)) is not None:
-                    return cls(package, file.read().decode("utf-8").strip())
-        raise InputsError(f"{what}: its control archive has no file `control`")
+        return cls(package, deb.control(store.read(package.sha256), str(package)))
 
 
 def blamed(message: str, pins: Mapping[str, str]) -> list[str]:

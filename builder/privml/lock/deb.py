@@ -54,6 +54,18 @@ def tar_of(data: bytes, stem: str, what: str) -> tarfile.TarFile:
     raise InputsError(f"{what}: has no {stem}")
 
 
+def control(data: bytes, what: str) -> str:
+    """The control file of a .deb."""
+    try:
+        with tar_of(data, "control.tar", what) as archive:
+            for entry in archive:
+                if entry.name in ("control", "./control") and (file := archive.extractfile(entry)) is not None:
+                    return file.read().decode("utf-8").strip()
+    except (tarfile.TarError, lzma.LZMAError, EOFError, UnicodeDecodeError) as error:
+        raise InputsError(f"{what}: its control archive cannot be read: {error}") from error
+    raise InputsError(f"{what}: its control archive has no file `control`")
+
+
 def unpack(data: bytes, root: Path, what: str) -> None:
     """Unpack the files of one .deb under ``root``. Owners are not kept, because the tree is never booted."""
     try:

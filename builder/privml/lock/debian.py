@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
@@ -32,7 +33,7 @@ def parse_inrelease(data: bytes) -> Release:
     lines = data.decode("utf-8", "replace").splitlines()
     if not lines or lines[0] != _BEGIN or "" not in lines or lines.count(_END) != 1 or lines.count(_BEGIN) != 1:
         raise InputsError("InRelease: expected exactly one clear-signed message")
-    fields = _fields("\n".join(lines[lines.index("") + 1 : lines.index(_END)]))
+    fields = fields_of("\n".join(lines[lines.index("") + 1 : lines.index(_END)]))
     until = fields.get("Valid-Until")
     return Release(
         fields.get("Origin", ""),
@@ -54,7 +55,8 @@ def _date(fields: dict[str, str], name: str) -> datetime:
     return moment
 
 
-def _fields(stanza: str) -> dict[str, str]:
+def fields_of(stanza: str) -> dict[str, str]:
+    """The fields of a control stanza (deb822), with the continuation lines of each."""
     fields: dict[str, str] = {}
     name = ""
     for line in stanza.splitlines():
@@ -90,7 +92,7 @@ class PackagesIndex:
         at = self._at[path.encode()]
         start = self._data.rfind(b"\n\n", 0, at) + 2 if b"\n\n" in self._data[:at] else 0
         end = self._data.find(b"\n\n", at)
-        return _fields(self._data[start : end if end >= 0 else None].decode("utf-8"))
+        return fields_of(self._data[start : end if end >= 0 else None].decode("utf-8"))
 
     def package(self, path: str) -> Package:
         """The lock record of the package at an archive path."""
@@ -126,3 +128,25 @@ def dependency_names(field: str) -> list[str]:
         if match:
             names.append(match[1])
     return names
+
+
+def dependencies(stanzas: Iterable[Mapping[str, str]]) -> dict[str, tuple[str, ...]]:
+    """For each package, which of the others its Depends and Pre-Depends are met by.
+
+    Versions are not compared, because apt has solved them. Of alternatives the first that is there counts, and of a
+    virtual package all that provide it.
+    """
+    known = {fields["Package"]: fields for fields in stanzas}
+    providers: dict[str, set[str]] = {name: {name} for name in known}
+    for name, fields in known.items():
+        for provided in dependency_names(fields.get("Provides", "")):
+            if provided not in known:
+                providers.setdefault(provided, set()).add(name)
+    found = {}
+    for name, fields in known.items():
+        edges: set[str] = set()
+        for group in ",".join(fields.get(key, "") for key in ("Pre-Depends", "Depends")).split(","):
+            alternatives = (dependency_names(word) for word in group.split("|"))
+            edges |= next((providers[word[0]] for word in alternatives if word and word[0] in providers), set())
+        found[name] = tuple(sorted(edges - {name}))
+    return found

@@ -41,12 +41,18 @@ class Firmware:
 
 @dataclass(frozen=True)
 class Model:
-    """A model's name, its volume's file, its format (``gguf``), and the volume's dm-verity parameters."""
+    """A model's name, its volume's file, its format (``gguf``), and the volume's dm-verity parameters.
+
+    ``source`` is spelled as in the recipe; ``revision`` is a wheel's version or a hub's commit.
+    """
 
     name: str
     volume: str
     format: str
     verity: Verity
+    source: str
+    revision: str | None
+    licence: str | None
 
 
 @dataclass(frozen=True)
@@ -138,6 +144,9 @@ class Manifest:
                         "name": model.name,
                         "volume": model.volume,
                         "format": model.format,
+                        "source": model.source,
+                        "revision": model.revision,
+                        "licence": model.licence,
                         "verity": model.verity.to_dict(),
                         "crypt": None,
                     }
@@ -250,6 +259,9 @@ def _model(item: Any, number: int) -> Model:
         fields.text("volume", limit=128),
         fields.text("format", limit=64),
         Verity.from_fields(fields.fields("verity")),
+        fields.text("source"),
+        fields.text_or_null("revision"),
+        fields.text_or_null("licence"),
     )
     fields.null("crypt")
     fields.end()
