@@ -109,6 +109,9 @@ binds = {{words[n + 2]: words[n + 1] for n, word in enumerate(words) if word in 
 work = pathlib.Path(binds["/work"])
 if argv[0] == "systemd-repart":
     (work / "volume.raw").write_bytes((here / "model.volume").read_bytes())
+    files = list((work / "tree").iterdir())
+    inside = {{path.name: [path.stat().st_mode & 0o777, path.read_bytes().hex()] for path in files}}
+    (here / "volume.json").write_text(json.dumps(inside))
     print(json.dumps([{{"roothash": "{HASH}"}}, {{"roothash": None}}]))
 elif argv[0] == "ukify":
     parts = ("vmlinuz", "initrd", "cmdline", "os-release")

@@ -28,7 +28,7 @@ from privml.image.inputs import BASE
 from privml.image.render import File
 from privml.image.tools import ToolsTree
 from privml.image.uki import BASE_WORDS
-from privml.lock.models import Firmware, Tree, TreeFile, write_lock
+from privml.lock.models import Firmware, HubSource, ModelFile, Tree, TreeFile, write_lock
 from privml.lock.wanted import in_order
 from privml.output import manifest
 from privml.output.artefacts import check_artefacts
@@ -36,6 +36,7 @@ from privml.recipe import distributions, tees
 from privml.recipe.loader import load, shipped
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
+from privml.store.pools import Pool, export
 
 SALT = bytes(range(32)).hex()
 ARTEFACTS = ("firmware.fd", "model.raw", "root.raw", "uki.efi")
@@ -637,6 +638,32 @@ def test_a_model_that_is_not_the_locked_one_is_refused(fake: Fake, out: Path) ->
         other = model.model_copy(update={"files": (model.files[0].model_copy(update=file),)})
         fake.lock = fake.lock.model_copy(update={"models": (other,)})
         failing(fake, out, message)
+
+
+def test_a_model_of_several_files_is_one_volume_and_the_engine_is_given_the_first(
+    fake: Fake, out: Path, tmp_path: Path
+) -> None:
+    (model,) = fake.lock.models
+    bodies = {f"Q4/m-{number}.gguf": b"part %d" % number for number in (1, 2)}
+    files = tuple(ModelFile(path=path, size=len(data), sha256=sha256(data)) for path, data in bodies.items())
+    parts = model.model_copy(update={"source": HubSource(repo="a/b", commit="c" * 40), "files": files})
+    fake.lock = fake.lock.model_copy(update={"models": (parts,), "python": ()})
+    theirs = Store(tmp_path / "theirs")
+    export(theirs, [theirs.add_bytes(data) for data in bodies.values()], tmp_path / "pool")
+    order = replace(fake.order(), pools=(Pool.parse(str(tmp_path / "pool")),))
+    found = build(order, out).manifest
+    assert fake.read("volume.json") == {Path(path).name: [0o644, data.hex()] for path, data in bodies.items()}
+    assert (found.models[0].source, found.models[0].revision) == (f"hub:a/b@{'c' * 40}", "c" * 40)
+    record = json.loads((out / ".inputs.json").read_bytes())
+    assert record["model_files"] == ["m-1.gguf"]
+    assert {name for name in record["steps"]["model.raw"] if name.startswith("model file")} == {
+        f"model file {path}" for path in bodies
+    }
+    place = fake.store.path(files[1].sha256)
+    place.chmod(0o644)
+    place.write_bytes(b"other")
+    with pytest.raises(InputsError, match="is damaged"):
+        build(fake.order(), out, force=True)
 
 
 def test_damaged_inputs_are_refused(fake: Fake, out: Path) -> None:
