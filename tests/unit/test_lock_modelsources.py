@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import ssl
 import struct
 from collections.abc import Iterator
@@ -209,6 +210,30 @@ def test_a_split_model_in_a_wheel_is_one_model(desk: Desk, monkeypatch: pytest.M
     assert desk.model(OF_WHEEL).files == locked({f"llm/{name}": data for name, data in PARTS.items()})
     archives.wheel.pop("llm/m-00002-of-00003.gguf")
     assert "expected one file" in desk.refusal(OF_WHEEL)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"source": {"local": "/m.gguf"}}, r"models\[0\]\.source\.local: string should match"),
+        ({"source": {"local": "a/.."}}, r"models\[0\]\.source\.local: expected the relative path of a file"),
+        ({"source": {"place": "m"}}, r"models\[0\]\.source: expected one of the fields wheel, local, url, repo"),
+        ({"source": 1}, r"models\[0\]\.source: expected one of the fields"),
+        ({"source": {"url": "http://h.invalid/m"}}, r"models\[0\]\.source\.url: string should match"),
+        ({"source": {"repo": "a/b", "commit": "main"}}, r"models\[0\]\.source\.commit: string should match"),
+        ({"files": [{"path": "a/m", "size": 1, "sha256": "0" * 64}]}, r"models\[0\]\.files: expected names without"),
+        (
+            {"files": [{"path": "m", "size": 1, "sha256": "0" * 64}] * 2},
+            r"models\[0\]\.files: expected each file name",
+        ),
+    ],
+)
+def test_a_lock_with_an_odd_source_is_refused(desk: Desk, change: dict[str, Any], message: str) -> None:
+    desk.put("m.gguf", g.SMALL)
+    document = json.loads(serialise(desk.lock('source: "file:models/m.gguf"')))
+    document["models"][0] |= change
+    with pytest.raises(InputsError, match=message):
+        parse(json.dumps(document).encode(), Lock, "x")
 
 
 # At an address.

@@ -75,7 +75,8 @@ def lock(
 
     Debian packages come from the mirrors that apt on this machine uses, or from those in
     $XDG_CONFIG_HOME/privml-build/mirrors.yaml (for example `debian: [https://mirror.example.invalid/debian]`). Python
-    wheels come from the index that pip on this machine uses.
+    wheels come from the index that pip on this machine uses. Models of a hub come from `hub:` in mirrors.yaml, else
+    from $HF_ENDPOINT.
 
     \b
     Examples:

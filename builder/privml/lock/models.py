@@ -43,6 +43,12 @@ def _inside(path: str) -> str:
     return path
 
 
+def _to_a_file(path: str) -> str:
+    if PurePosixPath(path).name in ("", ".."):
+        raise ValueError("expected the relative path of a file")
+    return path
+
+
 # Names of archives, suites and components.
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9./-]*$", max_length=100)]
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_inside)]
@@ -137,7 +143,7 @@ class WheelSource(Record):
 class LocalSource(Record):
     """A file next to the recipe; further files of the model are next to it."""
 
-    local: Annotated[str, StringConstraints(pattern=r"^[^/].*$", max_length=2000)]
+    local: Annotated[str, StringConstraints(pattern=r"^[^/].*$", max_length=2000), AfterValidator(_to_a_file)]
 
     def place(self, folder: Path, file: ModelFile) -> Path:
         """Where ``file`` is, for a recipe in ``folder``."""
@@ -420,6 +426,8 @@ def _inconsistent(lock: Lock | ToolsLock) -> str:
         if isinstance(model.source, WheelSource) and model.source.wheel not in wheels:
             return f"models[{number}].source.wheel: `{model.source.wheel}` is not listed in python"
         files = [file.path.rpartition("/")[2] for file in model.files]
+        if isinstance(model.source, LocalSource) and files != [file.path for file in model.files]:
+            return f"models[{number}].files: expected names without directories"
         if len(files) != len(set(files)):
             return f"models[{number}].files: expected each file name once"
     for field, tree in (("agent", lock.agent), ("guest", lock.guest)):
