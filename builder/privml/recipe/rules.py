@@ -141,9 +141,9 @@ _ALL = (
         "error",
         "judge",
         "A model next to the recipe is there, or the lock names its bytes.",
-        "A page was saved under a model's name, and that was found when the model was loaded: what is behind a name "
-        "has to be known before anything is built.",
-        "ggml-org/llama.cpp#3358",
+        "A unit of an image needed a file that the image did not have; it was found when a guest booted. A missing "
+        "model is found before anything is built.",
+        "Dstack-TEE/dstack#1173",
     ),
     Rule(
         "no-lock",
