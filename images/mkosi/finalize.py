@@ -4,7 +4,7 @@
 Runs in the sandbox of the tools tree. Reads ``privml.json`` next to mkosi.conf:
 {"modules": [names], "initrd_modules": [names, in load order], "generators": [names], "programs": [names],
 "units": [names], "systemd": [names], "paths": [patterns], "removals": [[why, [patterns]]], "forbidden": [names],
-"overlay": {path: SHA-256 or "-> TARGET"}, "epoch": n}
+"overlay": {path: SHA-256 or "-> TARGET"}, "services": [absolute paths of programs], "epoch": n}
 Copies kernel, initrd parts, copyright files and the list of installed packages to $OUTPUTDIR, removes what the guest
 does not need or what differs between builds, compiles the agent, and normalises owners, modes and times. Fails if a
 package is not fully installed, if a kernel, module, program or unit is missing, if the tree has an undeclared path,
@@ -287,6 +287,15 @@ for path in sorted(root.rglob("*")):
 if wrong:
     more = f"\n  and {len(wrong) - 40} more" if len(wrong) > 40 else ""
     fail("the tree has paths that are not declared in recipe/guestroot.py:\n  " + "\n  ".join(wrong[:40]) + more)
+
+# -- the services' programs are there -----------------------------------------------------------------------------
+for program in facts["services"]:
+    path = root / program.lstrip("/")
+    while path.is_symlink():
+        target = os.readlink(path)
+        path = root / target.lstrip("/") if target.startswith("/") else path.parent / target
+    if not path.is_file() or not path.stat().st_mode & 0o100:
+        fail(f"the program {program} of a service is not in the image, or cannot be executed")
 
 # -- every overlay file is in the tree as it was given --------------------------------------------------------------
 wrong = []

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from privml.agent import outbound
-from privml.agent.boot import EngineUnit
+from privml.agent import boot, outbound
 from privml.agent.layout import SERVER_ID, Layout
 from privml.engines.registry import ENGINES
+from privml.events import services as own
 from privml.recipe import guestroot
 
 GUEST = Path(__file__).parents[2] / "images" / "guest"
@@ -21,6 +21,7 @@ ENGINE = GUEST / "engine"
 UNITS = COMMON / "usr" / "lib" / "systemd" / "system"
 ENGINE_UNITS = ENGINE / "usr" / "lib" / "systemd" / "system"
 REPLACED = COMMON / "etc" / "systemd" / "system"
+OWN_UNIT = GUEST / "services/usr/lib/systemd/system/privml-service@.service"
 SERVICES = ("attestor", "boot", "server", "engine")
 
 
@@ -52,7 +53,8 @@ def test_services_start_modules_that_exist(name: str) -> None:
     assert service["Environment"] == ["PYTHONPATH=/usr/lib/privml"]
 
 
-OURS = sorted(path for folder in (UNITS, ENGINE_UNITS, REPLACED) for path in folder.iterdir() if path.is_file())
+FOLDERS = (UNITS, ENGINE_UNITS, REPLACED, OWN_UNIT.parent)
+OURS = sorted(path for folder in FOLDERS for path in folder.iterdir() if path.is_file())
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
@@ -78,9 +80,10 @@ def test_a_guest_without_an_engine_names_none_of_its_users() -> None:
 
 
 def test_nothing_but_the_boot_starts_the_engine() -> None:
-    for path in OURS:
-        assert EngineUnit.UNIT not in path.read_text() or path.name == EngineUnit.UNIT
-    assert (ENGINE_UNITS / EngineUnit.UNIT).is_file()
+    for started in ("privml-engine.service", "privml-service@"):
+        for path in OURS:
+            assert started not in path.read_text() or path.name.startswith(started)
+    assert f'Unit("{"privml-engine.service"}", ' in Path(boot.__file__).read_text()
 
 
 def test_numbers_and_folders_are_the_codes() -> None:
@@ -111,6 +114,23 @@ def test_prompts_go_to_an_engine_without_a_network_over_a_socket_that_only_the_s
     assert unit(ENGINE / drop_in)["Service"]["SupplementaryGroups"] == engine["Group"]
     for record in ENGINES.values():
         assert str(Layout().engine_socket(record)) == record.socket
+
+
+def test_a_service_of_the_image_has_a_user_of_its_own_no_network_and_sees_nothing_of_the_guest() -> None:
+    service = unit(OWN_UNIT)["Service"]
+    assert service["ExecStart"] == ["/usr/bin/python3 -B -P -m privml.agent.service %i"]
+    assert (service["User"], service["Group"]) == ([own.user("%i")], [own.user("%i")])
+    assert OWN_UNIT.name == own.unit("")
+    assert ["/run/" + name for name in service["RuntimeDirectory"]] == [own.directory("%i")]
+    assert (service["RuntimeDirectoryMode"], service["UMask"]) == (["0710"], ["0007"])
+    assert service["Slice"] == [Path(outbound.GROUP).name]  # outgoing connections are forbidden for the whole slice
+    assert (service["PrivateNetwork"], service["RestrictAddressFamilies"]) == (["yes"], ["AF_UNIX"])
+    hidden = {path.lstrip("-") for path in service["InaccessiblePaths"][0].split()}
+    assert {str(Layout().run), str(Layout().engine)} <= hidden
+    for setting in ("PrivateDevices", "NoNewPrivileges", "RestrictNamespaces", "RestrictSUIDSGID"):
+        assert service[setting] == ["yes"]
+    assert service["CapabilityBoundingSet"] == [""]
+    assert service["Restart"] == ["no"]
 
 
 def test_kernel_is_closed_by_sysctl() -> None:
@@ -148,7 +168,9 @@ def test_the_rule_for_connections_is_set_on_the_group_of_every_service_but_the_n
     dropin = REPLACED / "systemd-networkd.service.d/privml.conf"
     assert unit(dropin)["Service"]["Slice"] == ["network.slice"]
     for path in OURS:
-        assert "Slice" not in unit(path).get("Service", {})
+        # A template unit is in a slice of its own unless it names another.
+        slices = ["system.slice"] if path == OWN_UNIT else None
+        assert unit(path).get("Service", {}).get("Slice") == slices
     assert outbound.GROUP.endswith("/system.slice")
 
 

@@ -113,7 +113,8 @@ def test_ready_guest_shows_its_stages(served: Guest) -> None:
     assert served.json("/readyz") == (200, {"ready": True})
     status, table = served.json("/boot-stages")
     assert (status, table["ready"]) == (200, True)
-    assert {stage["status"] for stage in table["stages"]} == {"ok"}  # type: ignore[index, attr-defined]
+    statuses = {stage["name"]: stage["status"] for stage in table["stages"]}  # type: ignore[index, attr-defined]
+    assert {name for name, status in statuses.items() if status != "ok"} == {"services"}
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +141,8 @@ def test_a_guest_without_a_model_attests(attesting: Guest) -> None:
 def test_a_guest_without_a_model_shows_what_it_skipped(attesting: Guest) -> None:
     _, table = attesting.json("/boot-stages")
     statuses = {stage["name"]: stage["status"] for stage in table["stages"]}  # type: ignore[index, attr-defined]
-    assert {name for name, status in statuses.items() if status == "skipped"} == {"model", "engine"}
-    assert {status for name, status in statuses.items() if name not in ("model", "engine")} == {"ok"}
+    assert {name for name, status in statuses.items() if status == "skipped"} == {"services", "model", "engine"}
+    assert set(statuses.values()) == {"ok", "skipped"}
     assert (attesting.commands, attesting.engine.started) == ([], False)
 
 
@@ -394,6 +395,7 @@ def test_attestor_process_keeps_the_order() -> None:
         refused(lambda: client.keys(keys), "order")
         refused(lambda: client.stage("model"), "order")
         client.stage("devices")
+        client.stage("services")
         client.stage("model")
         refused(lambda: client.extend(AgentEvent("model", b"{}")), "payload")
         client.extend(events[1])

@@ -30,7 +30,7 @@ def names(config: Config, table: Table = STAGES) -> list[str]:
 def test_the_shipped_table() -> None:
     stages.check(STAGES)
     assert [stage.name for stage in STAGES] == [
-        "platform", "config", "identity", "devices", "model", "engine", "ready",
+        "platform", "config", "identity", "devices", "services", "model", "engine", "ready",
     ]  # fmt: skip
     assert [name for stage in STAGES for name in stage.events] == [name for name in NAMES if name != FAILED]
     assert {stage.name: stage.purposes for stage in STAGES if stage.purposes} == {"ready": ("serve",)}
@@ -84,5 +84,6 @@ def test_inconsistent_table_is_refused(table: Table, text: str) -> None:
 def test_a_stage_that_the_boot_cannot_do_is_refused(tmp_path: object) -> None:
     with pytest.raises(ValueError, match="stage `keys` has no function"):
         Boot(
-            Layout(), volumes=None, engine=None, say=print, outbound=lambda: None, table=WITH_KEYS  # type: ignore[arg-type]
+            Layout(), volumes=None, engine=None, service=None, say=print, outbound=lambda: None,  # type: ignore[arg-type]
+            table=WITH_KEYS,
         )  # fmt: skip

@@ -35,7 +35,9 @@ MAX_CONNECTIONS = 256
 BODY_TIMEOUT = 120.0
 ANSWER_TIMEOUT = 900.0
 _PIECE = 64 * 1024
-_METHODS = ["GET", "POST", "DELETE"]
+_METHODS = ["GET", "POST", "PUT", "DELETE"]
+# The engine, and the image's own services.
+_PREFIXES = ("/v1/", "/x/")
 # Request headers that the guest needs. Credentials, cookies and client fingerprints are not forwarded.
 _FORWARDED = ("content-type", "accept")
 _RETURNED = ("content-type", "content-length", "cache-control", "retry-after", "x-request-id")
@@ -122,7 +124,7 @@ def application(gate: Gate, interval: float = INTERVAL) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/v1/{path:path}", partial(_answer, gate), methods=_METHODS),
+            *(Route(f"{prefix}{{path:path}}", partial(_answer, gate), methods=_METHODS) for prefix in _PREFIXES),
             Route("/healthz", partial(_health, gate), methods=["GET"]),
         ],
         lifespan=lifespan,
@@ -264,6 +266,6 @@ def _target(request: Request) -> str:
     query: bytes = request.scope["query_string"]
     target = (raw + (b"?" + query if query else b"")).decode("ascii", "replace")
     dots = any(unquote(segment) in (".", "..") for segment in raw.decode("ascii", "replace").split("/"))
-    if dots or not target.startswith("/v1/") or not target.isascii() or not target.isprintable():
-        raise _Answer(400, "invalid_path", "expected a plain ASCII path under /v1/")
+    if dots or not target.startswith(_PREFIXES) or not target.isascii() or not target.isprintable():
+        raise _Answer(400, "invalid_path", f"expected a plain ASCII path under {' or '.join(_PREFIXES)}")
     return target

@@ -41,6 +41,7 @@ _ROOT_CODE = (
     "recipe/guestroot.py",
     "recipe/removals.py",
     "image/resources.py",
+    "image/services.py",
     "image/volume.py",
     "image/config.py",
 )

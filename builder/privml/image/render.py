@@ -45,7 +45,8 @@ class File:
 
 @dataclass(frozen=True)
 class Plan:
-    """The inputs of the tree; ``overlay`` holds the guest's own files (path -> file).
+    """The inputs of the tree; ``overlay`` holds the guest's own files (path -> file), ``services`` the absolute paths
+    of the services' programs.
 
     With ``based`` no packages are installed: mkosi starts from the tree that ``prepare.py`` kept in an earlier build.
     """
@@ -58,6 +59,7 @@ class Plan:
     overlay: Mapping[str, File]
     development: bool
     engine: Engine | None
+    services: tuple[str, ...] = ()
     based: bool = False
 
     @property
@@ -103,6 +105,7 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         ],
         "forbidden": list(guestroot.FORBIDDEN),
         "overlay": {path: file.fact for path, file in sorted(plan.overlay.items())},
+        "services": list(plan.services),
         "epoch": plan.epoch,
     }
     files = {

@@ -9,6 +9,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import privml
+from privml.image import services
 from privml.image.render import AGENT_ROOT, File
 from privml.lock.trees import images_folder, overlays
 from privml.recipe.loader import Recipe
@@ -38,6 +39,7 @@ def overlay(recipe: Recipe, agent_files: Iterable[str], *, config: bytes) -> dic
     files: dict[str, File] = {}
     for folder in overlays(recipe.content):
         files |= read_tree(root / folder)
+    files |= services.overlay(recipe.content.services)
     package = Path(privml.__file__).resolve().parent.parent
     for name in agent_files:
         files[f"{AGENT_ROOT}/{name}"] = File((package / name).read_bytes())

@@ -47,6 +47,7 @@ def plan_of(recipe: Recipe, lock: Lock, config: bytes) -> render.Plan:
         overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config),
         development=recipe.content.variant == DEVELOPMENT,
         engine=None if inference is None else engine_named(inference.engine.name),
+        services=tuple(sorted({service.run[0] for service in recipe.content.services.values()})),
     )
 
 

@@ -42,7 +42,8 @@ def images_folder() -> Path:
 def overlays(content: Content) -> tuple[str, ...]:
     """The overlay directories of this guest, in the order they are applied."""
     engine = () if content.inference is None else ("guest/engine",)
-    return ("guest/common", *engine, f"guest/{content.variant}")
+    services = ("guest/services",) if content.services else ()
+    return ("guest/common", *engine, *services, f"guest/{content.variant}")
 
 
 def guest_tree(images: Path, content: Content) -> Tree:

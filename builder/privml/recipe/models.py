@@ -19,6 +19,7 @@ from pydantic import (
 from privml.base.errors import RecipeError
 from privml.base.sizes import size_of
 from privml.engines.registry import ENGINES
+from privml.events import services as own
 from privml.events.variants import PRODUCTION, Variant
 from privml.recipe import distributions, tees
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
@@ -290,6 +291,67 @@ class Shape(Section):
     ]
 
 
+def _program(value: list[str]) -> list[str]:
+    if not value or not value[0].startswith("/"):
+        raise ValueError(f"got `{' '.join(value)}`, expected an absolute path first, such as /usr/bin/python3")
+    for word in value:
+        if not word or not word.isprintable():
+            raise ValueError("got an empty or unprintable word, expected printable text")
+    return value
+
+
+def _service_memory(value: object) -> int:
+    try:
+        return size_of(value if isinstance(value, str) else "", MEMORY_UNITS)
+    except ValueError as error:
+        raise ValueError(f"got `{value}`, expected a size such as 64MiB") from error
+
+
+def _variables(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        if not own.VARIABLE.match(name) or name in RESERVED_VARIABLES:
+            raise ValueError(f"got `{name}`, expected capitals other than {', '.join(RESERVED_VARIABLES)}")
+        if not text.isprintable():
+            raise ValueError(f"{name}: expected printable text")
+    return value
+
+
+RESERVED_VARIABLES = (own.SOCKET_VARIABLE, "PATH", "LANG")
+
+
+class Service(Section):
+    """A program of the image's author, reached at /x/NAME/ through the agent under the attested keys."""
+
+    run: Annotated[
+        list[str],
+        AfterValidator(_program),
+        about(
+            "The program and its arguments. It must listen on the unix socket that $SOCKET names.",
+            "[/usr/bin/python3, /usr/lib/acme/metrics.py]",
+            CONFIG,
+            min_length=1,
+            max_length=64,
+        ),
+    ]
+    environment: Annotated[
+        dict[str, str],
+        AfterValidator(_variables),
+        about("Further environment variables.", "{ACME_LEVEL: info}", CONFIG, max_length=32),
+    ] = Field(default_factory=dict)
+    memory: Annotated[
+        int,
+        BeforeValidator(_service_memory),
+        about("The most memory that it may use.", "64MiB", CONFIG),
+        WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,6}(MiB|GiB)$"}),
+    ]
+    required: Annotated[
+        bool, about("Whether the machine fails, for good, when the service does not start or ends.", "true", CONFIG)
+    ] = False
+
+
+ServiceName = Annotated[str, StringConstraints(pattern="^" + own.NAME.pattern[2:-2] + "$", max_length=own.MAX_NAME)]
+
+
 def _distinct(what: str, keys: list[object]) -> None:
     for index, key in enumerate(keys):
         if key in keys[:index]:
@@ -326,6 +388,14 @@ class Content(Section):
         about("The inference service; an image without it only attests.", moves=CONFIG),
     ] = None
     agent: Annotated[Agent, about("The boot agent's server.", moves=CONFIG)]
+    services: Annotated[
+        dict[ServiceName, Service],
+        about(
+            "Programs of your own, each reached at /x/NAME/ through the agent.",
+            moves=CONFIG,
+            max_length=own.MAX_SERVICES,
+        ),
+    ] = Field(default_factory=dict)
     devices: Annotated[
         list[Annotated[Device, BeforeValidator(_device), WithJsonSchema(_DEVICE_SCHEMA)]],
         about(
