@@ -103,7 +103,7 @@ def check(policy: Any) -> None:
 
 
 def read(policy: type[Chosen], value: object, path: str = "") -> Chosen:
-    """Decode a policy's table; ``UsageError`` for an unknown field, a wrong type or a value that no policy may have."""
+    """Decode the table of a policy; ``UsageError`` for an unknown field, a wrong type or a value that is refused."""
     if not isinstance(value, dict):
         raise UsageError(f"{path or 'policy'}: {_name(value)}, expected a table")
     known, nested = settings(policy), sections(policy)
