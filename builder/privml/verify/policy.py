@@ -27,8 +27,8 @@ class Policy:
     allow_unused_runtime: bool = setting(
         switch(),
         False,
-        "Accept an image whose kernel cannot extend the register of the agent's events (RTMR3 of a TD). Then only the "
-        "report data covers the agent's log.",
+        "Accept an image whose kernel cannot extend the register of the agent's events (RTMR3 of a TD). "
+        "Then only the report data covers the agent's log.",
         relaxes={"runtime-unused"},
     )
     tdx: TdxPolicy = section(TdxPolicy(), "Intel TDX: the platform, its TDX module, and the TD.")

@@ -109,7 +109,7 @@ def read(policy: type[Chosen], value: object, path: str = "") -> Chosen:
     known, nested = settings(policy), sections(policy)
     given: dict[str, Any] = {}
     for name, item in value.items():
-        where = f"{path}.{name}" if path else str(name)
+        where = f"{path}.{name[:80]}" if path else str(name)[:80]
         if name in nested:
             given[name] = read(type(nested[name][1]), item, where)
         elif name in known:
@@ -233,9 +233,13 @@ def records(kind: type[Chosen]) -> Form[frozenset[Chosen]]:
     return _list(Form(table, decode, write))
 
 
-def restricted(form: Form[Value], objection: Callable[[Value], str]) -> Form[Value]:
-    """``form`` with a further ``objection`` to some of its values."""
-    return dataclasses.replace(form, objection=lambda value: form.objection(value) or objection(value))
+def restricted(form: Form[Value], objection: Callable[[Value], str], **schema: Any) -> Form[Value]:
+    """``form`` with a further ``objection`` to some of its values, and what ``schema`` can say of it."""
+    return dataclasses.replace(
+        form,
+        schema={**form.schema, **schema},
+        objection=lambda value: form.objection(value) or objection(value),
+    )
 
 
 def _list(item: Form[Value]) -> Form[frozenset[Value]]:

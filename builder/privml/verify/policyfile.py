@@ -10,7 +10,7 @@ import tomllib
 from typing import Any
 
 from privml.base.errors import EvidenceError, UsageError
-from privml.base.strictjson import MAX_DEPTH, loads
+from privml.base.strictjson import loads
 from privml.verify import policyfield
 from privml.verify.policy import Policy
 
@@ -26,7 +26,7 @@ def decode(data: bytes, name: str) -> Policy:
         if name.endswith(".json"):
             value = loads(data, what=name)
         elif name.endswith(".toml"):
-            value = _toml(data)
+            value = tomllib.loads(data.decode("utf-8"))
         else:
             raise UsageError(f"{name}: expected a name that ends in .toml or .json")
     except (EvidenceError, ValueError, RecursionError) as error:
@@ -38,23 +38,6 @@ def decode(data: bytes, name: str) -> Policy:
         return policyfield.read(Policy, value)
     except UsageError as error:
         raise UsageError(f"{name}: {error.message}", hint=error.hint) from error
-
-
-def _toml(data: bytes) -> Any:
-    text = data.decode("utf-8")
-    # The parser is recursive; a policy needs no more than tables and lists of tables.
-    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
-        raise ValueError(f"nested deeper than {MAX_DEPTH} levels")
-    return tomllib.loads(text)
-
-
-def _depth(text: str) -> int:
-    """The deepest nesting of brackets, counted without regard to strings and comments."""
-    deepest = depth = 0
-    for character in text:
-        depth += (character in "[{") - (character in "]}")
-        deepest = max(deepest, depth)
-    return deepest
 
 
 def schema() -> dict[str, Any]:

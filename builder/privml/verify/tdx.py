@@ -1,11 +1,12 @@
 """Intel TDX: the policy for quotes, and its checks.
 
-Source for the bits of ATTRIBUTES: `td_param_attributes_t` in the module's source (intel/tdx-module, branch tdx_1.5), and
-``arch/x86/include/asm/shared/tdx.h`` of Linux. What a service TD may do: ADR 0050.
+Source for the bits of ATTRIBUTES: `td_param_attributes_t` in the module's source (intel/tdx-module, branch tdx_1.5),
+and ``arch/x86/include/asm/shared/tdx.h`` of Linux. What a service TD may do: ADR 0050.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -45,6 +46,7 @@ ROOT_CRL = "root_ca_crl"
 _ZERO = bytes(48)
 _STRICT = frozenset({UP_TO_DATE})
 _DAY = 24 * 60 * 60
+_DATE = re.compile(r"[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|[12][0-9]|3[01])")
 
 
 def _attributes_objection(value: bytes) -> str:
@@ -58,9 +60,9 @@ def _attributes_objection(value: bytes) -> str:
 
 
 def _date_objection(value: str) -> str:
-    parts = value.split("-")
-    digits = [len(part) for part in parts if part.isascii() and part.isdigit()]
-    return "" if not value or (digits == [4, 2, 2] and len(parts) == 3) else f"got `{value[:40]}`, expected YYYY-MM-DD"
+    if not value or _DATE.fullmatch(value):
+        return ""
+    return f"got `{value[:40]}`, expected YYYY-MM-DD"
 
 
 @dataclass(frozen=True)
@@ -97,7 +99,7 @@ class TdxPolicy:
         relaxes={"tcb-evaluation-number"},
     )
     min_tcb_date: str = setting(
-        restricted(text(), _date_objection),
+        restricted(text(), _date_objection, pattern=f"^({_DATE.pattern})?$"),
         "",
         "The earliest accepted tcbDate (YYYY-MM-DD) of platform, TDX module and quoting enclave. Empty: any date.",
     )
@@ -311,8 +313,8 @@ def notes(case: TeeCase[TdxPolicy]) -> Iterator[str]:
         yield "MRSEAM: any TDX module that Intel signed, at an accepted TCB level"
     if "mrservicetd" not in case.claims.fields:
         yield (
-            "MRSERVICETD: not shown by a version 4 quote; in TDX 1.5, a service TD can neither read nor export a TD that "
-            "is not migratable"
+            "MRSERVICETD: not shown by a version 4 quote; in TDX 1.5, a service TD can neither read nor export "
+            "a TD that is not migratable"
         )
 
 
