@@ -11,13 +11,14 @@ from privml.verify.check import CODES
 from privml.verify.policy import Policy
 
 GUIDE = Path(__file__).resolve().parents[1] / "docs" / "VERIFYING.md"
-HEAD = "| code | what it means | what to do | policy field that can relax it |\n|---|---|---|---|\n"
+HEAD = "| code | what it means | what to do | policy field |\n|---|---|---|---|\n"
 _TABLE = re.compile(r"^\| code \|.*?(?=^\n|\Z)", re.MULTILINE | re.DOTALL)
 
 
 def table() -> str:
     """The whole table, one row for each code, in the order of the checks."""
-    fields = {code: [name for name, made in policyfield.relaxing(Policy) if code in made.relaxes] for code in CODES}
+    every = list(policyfield.every(Policy))
+    fields = {code: [name for name, made in every if code in made.relaxes | made.sets] for code in CODES}
     return HEAD + "".join(
         f"| `{code}` | {meaning} | {ADVICE[code]} | {', '.join(f'`{name}`' for name in fields[code])} |\n"
         for code, meaning in CODES.items()

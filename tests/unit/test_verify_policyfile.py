@@ -32,13 +32,13 @@ EXAMPLES = sorted((samples.REPOSITORY / "examples" / "policies").glob("*.toml"))
 OUTDATED = Platform(Variation(tcb_info={"tcbLevels": [level("OutOfDate", "INTEL-SA-00001")]}))
 ACCEPTS_OUTDATED = b'format = "privml-policy/v1"\n[tdx]\ntcb_statuses = ["UpToDate", "OutOfDate"]\n'
 
-NEVER = frozenset(
-    """
-    simulated root quote-signature pck-chain collateral-role collateral-encoding collateral-missing collateral-platform
-    collateral-expired collateral-future revoked qe-vendor mrsignerseam seam-attributes mrservicetd shapes unpinned mrtd
-    rtmr0 rtmr1 rtmr2 rtmr3 agent-events gpu-evidence nonce report-data tls-key variant development purpose stage
-    """.split()
-)
+NEVER = {
+    "simulated", "root", "quote-signature", "pck-chain", "collateral-role", "collateral-encoding",
+    "collateral-missing", "collateral-platform", "collateral-expired", "collateral-future", "revoked",
+    "qe-vendor", "mrsignerseam", "seam-attributes", "mrservicetd", "shapes", "unpinned", "mrtd", "rtmr0",
+    "rtmr1", "rtmr2", "rtmr3", "agent-events", "gpu-evidence", "nonce", "report-data", "tls-key", "variant",
+    "development", "purpose", "stage",
+}  # fmt: skip
 """Codes that no policy file may relax, whatever fields are added."""
 
 
@@ -158,9 +158,11 @@ def test_other_attributes_that_a_policy_may_name(value: str) -> None:
 
 
 def test_no_field_relaxes_what_no_policy_may() -> None:
-    can = {code for _, made in policyfield.relaxing(Policy) for code in made.relaxes}
-    assert can <= set(CODES)
-    assert not can & NEVER
+    can = {code for _, made in policyfield.every(Policy) for code in made.relaxes}
+    sets = {code for _, made in policyfield.every(Policy) for code in made.sets}
+    assert can | sets <= set(CODES)
+    assert not (can | sets) & NEVER
+    assert can | sets | NEVER == set(CODES)
 
 
 def test_the_schema_and_the_reader_agree() -> None:
@@ -214,6 +216,22 @@ def test_tightening_is_no_relaxation() -> None:
     tight = Policy(allow_simulated=samples.ROOT, tdx=TdxPolicy(min_tcb_date="2026-01-01", max_root_crl_age_days=10))
     verdict = Platform().verdict(tight)
     assert (verdict.outcome, verdict.relaxed) == (Word.ACCEPTED_SIMULATED, ())
+
+
+def test_without_its_relaxations_a_policy_is_as_tight_as_before() -> None:
+    """No value that is stricter than the default may become looser."""
+    tight = {
+        "tcb_statuses": frozenset[str](),
+        "min_tcb_evaluation_number": 19,
+        "max_collateral_age_days": 7,
+        "max_root_crl_age_days": 100,
+        "xfams": frozenset({bytes.fromhex("e702060000000000")}),
+        "mr_seams": frozenset({bytes(48)}),
+    }
+    policy = Policy(tdx=TdxPolicy(**tight))  # type: ignore[arg-type]
+    assert policy.strict == policy
+    given = Policy(allow_unused_runtime=True, tdx=TdxPolicy(min_tcb_evaluation_number=17, max_collateral_age_days=60))
+    assert given.strict == Policy()
 
 
 def old_document(place: Path) -> list[str]:  # noqa: F811
@@ -293,6 +311,7 @@ def test_explain_says_which_field_can_relax_a_code() -> None:
     assert len(explain("collateral-age")) == 4
     for code in NEVER:
         assert explain(code)[2:] == ("  no policy can relax it",)
+    assert explain("tcb-date")[2].startswith("  policy field tdx.min_tcb_date sets what is expected. The earliest")
     with pytest.raises(UsageError, match="no refusal code `tcb-statu`") as caught:
         explain("tcb-statu")
     assert caught.value.hint == "did you mean `tcb-status`?"

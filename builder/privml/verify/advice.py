@@ -80,9 +80,12 @@ def explain(code: str) -> tuple[str, ...]:
         near = get_close_matches(code, CODES, n=1)
         hint = f"did you mean `{near[0]}`?" if near else f"codes: {', '.join(sorted(CODES))}"
         raise UsageError(f"there is no refusal code `{code}`", hint=hint)
-    fields = [(name, made) for name, made in policyfield.relaxing(Policy) if code in made.relaxes]
     lines = [f"{code}: {CODES[code]}", f"  what to do: {ADVICE[code]}"]
-    lines += [f"  policy field {name} can relax it. {made.doc}" for name, made in fields]
-    if not fields:
+    for name, made in policyfield.every(Policy):
+        if code in made.relaxes:
+            lines.append(f"  policy field {name} can relax it. {made.doc}")
+        elif code in made.sets:
+            lines.append(f"  policy field {name} sets what is expected. {made.doc}")
+    if len(lines) == 2:
         lines.append("  no policy can relax it")
     return tuple(lines)

@@ -97,40 +97,51 @@ class TdxPolicy:
         "The lowest accepted tcbEvaluationDataNumber. Older collateral can hide a known vulnerability. "
         "18 was Intel's current number on 2026-01-12.",
         relaxes={"tcb-evaluation-number"},
+        strictest=max,
     )
     min_tcb_date: str = setting(
         restricted(text(), _date_objection, pattern=f"^({_DATE.pattern})?$"),
         "",
         "The earliest accepted tcbDate (YYYY-MM-DD) of platform, TDX module and quoting enclave. Empty: any date.",
+        sets={"tcb-date"},
     )
     min_tee_tcb_svn: bytes = setting(
-        hexadecimal(16), bytes(16), "The lowest accepted value of each byte of TEE_TCB_SVN."
+        hexadecimal(16), bytes(16), "The lowest accepted value of each byte of TEE_TCB_SVN.", sets={"tee-tcb-svn"}
     )
     rejected_advisories: frozenset[str] = setting(
-        texts(), frozenset(), "Advisories (INTEL-SA-...) that are refused even with an accepted status."
+        texts(),
+        frozenset(),
+        "Advisories (INTEL-SA-...) that are refused even with an accepted status.",
+        sets={"advisory"},
     )
     max_collateral_age_days: int = setting(
         number(1, 3650),
         30,
         "The highest accepted age of TCB info, QE identity and PCK revocation list. Intel renews them every 30 days.",
         relaxes={"collateral-age"},
+        strictest=min,
     )
     max_root_crl_age_days: int = setting(
         number(1, 3650),
         400,
         "The highest accepted age of the root CA's revocation list. Intel renews it about once a year.",
         relaxes={"collateral-age"},
+        strictest=min,
     )
     platforms: frozenset[bytes] = setting(
-        hex_list(16), frozenset(), "Accepted machines by their PPID. Empty: any machine."
+        hex_list(16), frozenset(), "Accepted machines by their PPID. Empty: any machine.", sets={"platform"}
     )
     platform_instances: frozenset[bytes] = setting(
-        hex_list(16), frozenset(), "Accepted machines by their platform instance ID. Empty: any machine."
+        hex_list(16),
+        frozenset(),
+        "Accepted machines by their platform instance ID. Empty: any machine.",
+        sets={"platform-instance"},
     )
     mr_seams: frozenset[bytes] = setting(
         hex_list(48),
         frozenset(),
         "Accepted TDX modules by their MRSEAM. Empty: any module that Intel signed, at an accepted status.",
+        sets={"mrseam"},
     )
     xfams: frozenset[bytes] = setting(
         hex_list(8),
@@ -144,13 +155,14 @@ class TdxPolicy:
         "The TD's attributes, exactly. Debug and migratable TDs are never accepted.",
         relaxes={"td-attributes"},
     )
-    mr_config_id: bytes = setting(hexadecimal(48), _ZERO, "The expected MRCONFIGID.")
-    mr_owner: bytes = setting(hexadecimal(48), _ZERO, "The expected MROWNER.")
-    mr_owner_config: bytes = setting(hexadecimal(48), _ZERO, "The expected MROWNERCONFIG.")
+    mr_config_id: bytes = setting(hexadecimal(48), _ZERO, "The expected MRCONFIGID.", sets={"mrconfigid"})
+    mr_owner: bytes = setting(hexadecimal(48), _ZERO, "The expected MROWNER.", sets={"mrowner"})
+    mr_owner_config: bytes = setting(hexadecimal(48), _ZERO, "The expected MROWNERCONFIG.", sets={"mrownerconfig"})
     require_mrservicetd: bool = setting(
         switch(),
         False,
         "Refuse quotes that do not show MRSERVICETD (version 4, which most quoting services send).",
+        sets={"mrservicetd-unknown"},
     )
     qe_vendor: bytes = INTEL_QE_VENDOR
     mr_signer_seam: bytes = _ZERO
