@@ -239,10 +239,15 @@ if shadow.is_file():
     shadow.write_text("".join(":".join(fields) + "\n" for fields in lines))
 
 agent = root / "usr/lib/privml"
-if agent.is_dir() and not compileall.compile_dir(
-    agent, quiet=2, workers=1, stripdir=str(root), prependdir="/",
-    invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-):
+if (root / f"usr/bin/python{sys.version_info.major}.{sys.version_info.minor}").exists():
+    compiled = compileall.compile_dir(
+        agent, quiet=2, workers=1, stripdir=str(root), prependdir="/",
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+else:  # see prepare.py
+    words = ["/usr/bin/python3", "-I", "-B", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
+    compiled = subprocess.run(["chroot", str(root), *words, "/usr/lib/privml"], check=False).returncode == 0
+if not compiled:
     fail("the agent does not compile")
 
 # -- refuse undeclared paths --------------------------------------------------------------------------------------

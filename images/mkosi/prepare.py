@@ -2,7 +2,8 @@
 """mkosi's prepare script: the steps that depend only on the packages. It keeps the resulting tree for later builds.
 
 Runs in the sandbox of the tools tree, after the packages are installed and before any file of ours is in the tree.
-Removes the parts of Python that the guest never imports and compiles the rest. Writes the tree to ``base.tar`` next
+Removes the parts of Python that the guest never imports and compiles the rest, with the guest's own Python if the
+tools have another version. Writes the tree to ``base.tar`` next
 to mkosi.conf; a build with the same packages starts from it (``BaseTrees=``) and skips this script.
 """
 
@@ -11,6 +12,7 @@ import os
 import py_compile
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 UNUSED = (
@@ -26,12 +28,19 @@ def main(root: Path, place: Path) -> None:
     # Files compiled by maintainer scripts contain times.
     for directory in [*root.rglob("__pycache__")]:
         shutil.rmtree(directory)
-    for tree in (*sorted(root.glob("usr/lib/python3.*")), root / "usr/lib/python3/dist-packages"):
-        if tree.is_dir():
+    trees = [*sorted(root.glob("usr/lib/python3.*")), root / "usr/lib/python3/dist-packages"]
+    ours = f"python{sys.version_info.major}.{sys.version_info.minor}"
+    if (root / "usr/bin" / ours).exists():
+        for tree in filter(Path.is_dir, trees):
             compileall.compile_dir(
                 tree, quiet=2, workers=0, stripdir=str(root), prependdir="/",
                 invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
             )
+    else:
+        # What one version compiles, another does not read. Files that are not for this version are passed over.
+        words = ["/usr/bin/python3", "-I", "-B", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
+        named = [f"/{tree.relative_to(root)}" for tree in trees if tree.is_dir()]
+        subprocess.run(["chroot", root, *words, *named], check=False)
     subprocess.run(
         ["tar", "--create", "--file", place / "base.tar", "--directory", root,
          "--format=pax", "--numeric-owner", "--xattrs", "--sort=name", "."],

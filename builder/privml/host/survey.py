@@ -113,9 +113,11 @@ def _mirrors(known: Sequence[ToolsLock], now: datetime) -> tuple[tuple[MirrorFac
     except HostError as error:
         return (), error.message
     questions = [
-        (Suite(archive.label, archive.suite), mirror, way, lock.base.record.distribution.origin, now)
+        (suite, mirror, way, distribution.origin_of(suite), now)
         for lock in known
         for archive in lock.archives
+        for distribution in (lock.base.record.distribution,)
+        for suite in (distribution.suites.get(archive.suite, Suite(archive.label, archive.suite)),)
         for mirror in mirrors.get(archive.label, ())
     ]
     with ThreadPoolExecutor(8) as pool:

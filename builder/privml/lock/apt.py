@@ -101,7 +101,7 @@ def resolve(
     def accept(suite: Suite, inrelease: bytes) -> Archive:
         digest = hashlib.sha256(inrelease).hexdigest()
         release = parse_inrelease(inrelease)
-        return judge(suite, release, digest, before, allow_expired, moment, wanted.base.distribution.origin)
+        return judge(suite, release, digest, before, allow_expired, moment, wanted.base.distribution.origin_of(suite))
 
     with Session.opened(tools, mirrors, wanted, accept) as session:
         archives, inreleases = session.archives, session.inreleases
