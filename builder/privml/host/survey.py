@@ -15,13 +15,13 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from privml.base.errors import HostError, InputsError
+from privml.base.http import AGENT
 from privml.base.run import run
 from privml.host.facts import HostFacts, Kvm, MirrorFact
 from privml.image import tools as tools_room
 from privml.image.unpack import tree_key
 from privml.lock.contents import digests
 from privml.lock.models import Lock, ToolsLock, parse_time, read_lock, read_tools_lock
-from privml.store.http import AGENT
 from privml.store.mirrors import Mirrors, host_mirrors
 from privml.store.objects import Store
 from privml.vm.accelerator import choose

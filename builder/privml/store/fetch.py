@@ -19,8 +19,8 @@ from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.base.files import CHUNK
+from privml.base.http import Connections
 from privml.base.steps import progress, say
-from privml.store.http import Connections
 from privml.store.objects import Store
 from privml.store.pools import Pool
 from privml.store.room import STORE_HINT, cannot_write, writing

@@ -10,15 +10,26 @@ import urllib.request
 from collections.abc import Mapping
 from types import TracebackType
 
+from privml.base.deadline import Deadline
+
 REDIRECTS = 5
+_REDIRECT_BODY = 64 * 1024
 AGENT = "privml-build"
 
 
 class Connections:
-    """Open connections of one thread, by scheme, host and proxy. Not to be shared between threads."""
+    """Open connections of one thread, by scheme, host and proxy. Not to be shared between threads.
 
-    def __init__(self, timeout: float = 30.0) -> None:
+    ``timeout`` is seconds for each socket operation, ``deadline`` the end of all of them, ``redirects`` how many to
+    follow.
+    """
+
+    def __init__(
+        self, timeout: float = 30.0, *, deadline: Deadline | None = None, redirects: int = REDIRECTS
+    ) -> None:
         self._timeout = timeout
+        self._deadline = deadline
+        self._redirects = redirects
         self._open: dict[tuple[str, str], http.client.HTTPConnection] = {}
         self._tls: ssl.SSLContext | None = None
 
@@ -41,14 +52,16 @@ class Connections:
 
         Raises ``OSError`` or ``http.client.HTTPException``. The caller reads the whole body or calls ``drop``.
         """
-        for _ in range(REDIRECTS + 1):
+        for _ in range(self._redirects + 1):
             response = self._once(url, headers or {})
             if response.status not in (301, 302, 303, 307, 308):
                 return response
             target = response.getheader("Location", "")
-            response.read()
+            response.read(_REDIRECT_BODY)
+            if not response.isclosed():
+                self.drop(url)
             url = urllib.parse.urljoin(url, target)
-        raise OSError(f"more than {REDIRECTS} redirects")
+        raise OSError(f"more than {self._redirects} redirects")
 
     def drop(self, url: str) -> None:
         """Close the connections to ``url``'s host, because a body was not read completely."""
@@ -101,13 +114,18 @@ class Connections:
     ) -> http.client.HTTPConnection:
         host = (proxy or parts).hostname or ""
         port = (proxy or parts).port
+        connection: http.client.HTTPConnection
         if parts.scheme == "http":
-            return http.client.HTTPConnection(host, port, timeout=self._timeout)
-        if self._tls is None:
-            self._tls = ssl.create_default_context()
-        connection = http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
-        if proxy is not None:
-            connection.set_tunnel(parts.hostname or "", parts.port or 443, headers=_proxy_headers(proxy))
+            connection = http.client.HTTPConnection(host, port, timeout=self._timeout)
+        else:
+            if self._tls is None:
+                self._tls = ssl.create_default_context()
+            connection = http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
+            if proxy is not None:
+                connection.set_tunnel(parts.hostname or "", parts.port or 443, headers=_proxy_headers(proxy))
+        if self._deadline is not None:
+            # The library has no public way to hand it a socket before the proxy's tunnel and the TLS handshake.
+            connection._create_connection = self._deadline.connect  # type: ignore[attr-defined]  # noqa: SLF001
         return connection
 
 
