@@ -1,4 +1,4 @@
-"""Options that `verify` and `proxy` share: the trust anchor and the policy."""
+"""Options that `verify` and `proxy` share: the trust anchor, the policy, and where collateral comes from."""
 
 from __future__ import annotations
 
@@ -10,13 +10,29 @@ import click
 
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import loads
+from privml.client import pcs
+from privml.client.attested import Collateral
+from privml.client.collateral import Supply
 from privml.evidence.tdx import collateral
 from privml.evidence.tdx.signature import root_der
 from privml.verify.policy import Policy
 
+SERVICE = "PRIVML_COLLATERAL_SERVICE"
+"""Environment variable with the address of the collateral service."""
+
 
 def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--expect`, `--collateral` and `--allow-simulated` to a command."""
+    """Add `--expect`, `--allow-simulated` and the options for collateral to a command."""
+    command = click.option(
+        "--offline", is_flag=True, help="Fetch no collateral: use the cache's, or else the document's."
+    )(command)
+    command = click.option(
+        "--collateral-service",
+        "service",
+        metavar="URL",
+        envvar=SERVICE,
+        help=f"Fetch collateral from this PCCS instead of Intel's service [${SERVICE}].",
+    )(command)
     command = click.option(
         "--allow-simulated",
         "simulated_root",
@@ -27,7 +43,7 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--collateral",
         "collateral_file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Intel's collateral for the quote (the JSON of Intel's QVL, nine fields), when the document has none.",
+        help="Use Intel's collateral in this file (the JSON of Intel's QVL, nine fields), and fetch none.",
     )(command)
     return click.option(
         "--expect",
@@ -37,9 +53,15 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def collateral_of(path: Path | None) -> dict[str, str] | None:
-    """The collateral in a file; it is checked against Intel's root like any other."""
-    return None if path is None else collateral.decode(loads(path.read_bytes(), what=path.name), path.name)
+def collateral_of(path: Path | None, service: str | None, *, offline: bool, policy: Policy) -> Collateral:
+    """Where collateral comes from: a file; the cache; and the service, by default Intel's, unless ``offline``.
+
+    Whatever it is, it is checked against Intel's root.
+    """
+    if path is not None:
+        return collateral.decode(loads(path.read_bytes(), what=path.name), path.name)
+    where = None if offline else pcs.service(service or pcs.INTEL_PCS)
+    return Supply(where, simulated_root=policy.allow_simulated)
 
 
 def policy_of(simulated_root: Path | None) -> Policy:

@@ -42,6 +42,7 @@ GROUPS = {
     "rely": {
         "verify": "Check the attestation of a running image.",
         "proxy": "Serve a local OpenAI endpoint that talks only to a verified image.",
+        "collateral": "Fetch, show and serve Intel's collateral for quotes.",
         "capture": "Inside a TD: record what was measured, to test predictions with.",
     },
     "keep": {

@@ -35,6 +35,8 @@ def proxy(
     expect: Path,
     simulated_root: Path | None,
     collateral_file: Path | None,
+    service: str | None,
+    offline: bool,
     listen: str,
     interval: int,
 ) -> None:
@@ -57,7 +59,7 @@ def proxy(
     if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"--listen {listen}: expected HOST:PORT")
     expected, policy = anchors.built(expect), policy_of(simulated_root)
-    collateral = collateral_of(collateral_file)
+    collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)
     logging.getLogger("privml").setLevel(logging.INFO)
 
     def check(document: bytes, nonce: bytes, spki: bytes) -> Judgement:

@@ -35,6 +35,8 @@ def verify(
     expect: Path,
     simulated_root: Path | None,
     collateral_file: Path | None,
+    service: str | None,
+    offline: bool,
     nonce: str | None,
     spki: str | None,
     save: Path | None,
@@ -60,7 +62,9 @@ def verify(
     if save is not None and not save.parent.is_dir():
         raise UsageError(f"--save {save}: there is no directory {save.parent}")
     expected, policy = anchors.built(expect), policy_of(simulated_root)
-    collateral = collateral_of(collateral_file)
+    # Judging a file needs no network, unless the caller names a service.
+    offline = offline or not (remote or service)
+    collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)
     now = int(time.time())
     if remote:
         fetched = attested.attest(source, expected, policy, now=now, collateral=collateral)

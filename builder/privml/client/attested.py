@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import secrets
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,6 +17,9 @@ from privml.verify.anchor import Expected
 from privml.verify.check import verify
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
+
+Collateral = Mapping[str, str] | Callable[[str, document.Document], Mapping[str, str] | None]
+"""The nine fields, or a function from TEE and document to them; None for those in the document."""
 
 PATH = "/.well-known/privml-attestation"
 STAGES = "/boot-stages"
@@ -53,7 +56,7 @@ def attest(
     policy: Policy,
     *,
     now: int,
-    collateral: Mapping[str, str] | None = None,
+    collateral: Collateral | None = None,
     timeout: float = TIMEOUT,
 ) -> Attested:
     """Fetch with a fresh nonce and judge. ``HostError`` without a response, ``EvidenceError`` for a malformed one."""
@@ -74,7 +77,7 @@ def judge(
     now: int,
     nonce: bytes | None,
     tls_spki_sha256: bytes | None,
-    collateral: Mapping[str, str] | None = None,
+    collateral: Collateral | None = None,
 ) -> Judgement:
     """Judge a document's bytes, fresh or captured earlier; ``EvidenceError`` if they are malformed.
 
@@ -82,8 +85,9 @@ def judge(
     """
     parsed = document.parse(data)
     found = facts.collect(parsed)
+    given = collateral(found.header.tee, parsed) if callable(collateral) else collateral
     checked = tees.check_signature(
-        parsed, found.header.tee, collateral=collateral, now=now, simulated_root=policy.allow_simulated
+        parsed, found.header.tee, collateral=given, now=now, simulated_root=policy.allow_simulated
     )
     return verify(found, checked, expected, policy, nonce=nonce, tls_spki_sha256=tls_spki_sha256)
 

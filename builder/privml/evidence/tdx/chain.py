@@ -109,14 +109,20 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Chains:
-    """The four chains of one quote and its collateral, and its revocation lists by field."""
+class CollateralChains:
+    """The three chains of collateral, and its revocation lists by field."""
 
-    quote: Chain
     pck_crl: Chain
     tcb_info: Chain
     qe_identity: Chain
     lists: Mapping[str, x509.CertificateRevocationList]
+
+
+@dataclass(frozen=True)
+class Chains(CollateralChains):
+    """The chains of a quote and its collateral."""
+
+    quote: Chain
 
 
 class ChainError(ValueError):
@@ -145,22 +151,28 @@ def check(certificates: bytes, collateral: Mapping[str, str], *, root: bytes, na
     ``certificates`` is the quote's PEM chain, ``root`` the DER of the anchor, ``naming`` that anchor's names.
     """
     quote = read(QUOTE, certificates, root=root, naming=naming)
+    found = check_collateral(collateral, root=root, naming=naming)
+    if found.pck_crl.certificates != quote.certificates[1:]:
+        raise ChainError(
+            PCK_CRL,
+            f"a PCK CA certificate with SHA-256 {_digest(found.pck_crl.certificates[0])}",
+            f"the one in the quote, {_digest(quote.certificates[1])}",
+        )
+    return Chains(found.pck_crl, found.tcb_info, found.qe_identity, found.lists, quote)
+
+
+def check_collateral(collateral: Mapping[str, str], *, root: bytes, naming: Naming) -> CollateralChains:
+    """Check the chains and revocation lists of collateral without a quote; ``ChainError`` for a bad one."""
     pck_crl, tcb_info, qe_identity = (
         read(place, collateral.get(place.name, "").encode(errors="replace"), root=root, naming=naming)
         for place in (PCK_CRL, TCB_INFO, QE_IDENTITY)
     )
-    if pck_crl.certificates != quote.certificates[1:]:
-        raise ChainError(
-            PCK_CRL,
-            f"a PCK CA certificate with SHA-256 {_digest(pck_crl.certificates[0])}",
-            f"the one in the quote, {_digest(quote.certificates[1])}",
-        )
-    issuers = {PCK_CA: quote.certificates[1], ROOT: root}
+    issuers = {PCK_CA: pck_crl.certificates[0], ROOT: root}
     lists = {
         name: _revocation_list(name, role, read_hex(name, collateral.get(name, "")), issuers[role])
         for name, role in CRL_ISSUERS.items()
     }
-    return Chains(quote, pck_crl, tcb_info, qe_identity, lists)
+    return CollateralChains(pck_crl, tcb_info, qe_identity, lists)
 
 
 def _revocation_list(name: str, role: Role, der: bytes, issuer: bytes) -> x509.CertificateRevocationList:
