@@ -13,6 +13,15 @@ from privml.store.mirrors import Mirrors
 from privml.store.objects import Store
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_cached_collateral(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this user has fetched for real decides no test."""
+    folder = tmp_path_factory.mktemp("no-collateral")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("privml.client.collateral.cache_directory", lambda: folder / "collateral")
+        yield
+
+
 @pytest.fixture
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host's proxies do not lead to servers of a test."""

@@ -10,15 +10,11 @@ import click
 
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import loads
-from privml.client import pcs
 from privml.client.attested import Collateral
-from privml.client.collateral import Supply
+from privml.client.collateral import SERVICE, supply
 from privml.evidence.tdx import collateral
 from privml.evidence.tdx.signature import root_der
 from privml.verify.policy import Policy
-
-SERVICE = "PRIVML_COLLATERAL_SERVICE"
-"""Environment variable with the address of the collateral service."""
 
 
 def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -60,8 +56,7 @@ def collateral_of(path: Path | None, service: str | None, *, offline: bool, poli
     """
     if path is not None:
         return collateral.decode(loads(path.read_bytes(), what=path.name), path.name)
-    where = None if offline else pcs.service(service or pcs.INTEL_PCS)
-    return Supply(where, simulated_root=policy.allow_simulated)
+    return supply(service, offline=offline, simulated_root=policy.allow_simulated)
 
 
 def policy_of(simulated_root: Path | None) -> Policy:

@@ -13,12 +13,11 @@ from privml.base.errors import PrivmlError, UsageError
 from privml.base.files import write_atomic
 from privml.base.steps import complain
 from privml.base.strictjson import pretty
-from privml.cli.anchor import SERVICE
 from privml.cli.output import print_json, show
 from privml.cli.usage import Verb
 from privml.client import attested, pcs
 from privml.client import collateral as cached
-from privml.client.collateral import Cache, Entry
+from privml.client.collateral import SERVICE, Cache, Entry
 from privml.evidence import document
 from privml.evidence.tdx.contents import date
 from privml.evidence.tdx.platform import CAS, Platform

@@ -18,6 +18,7 @@ from typing import Any
 from privml.base.errors import HostError, Refused
 from privml.base.strictjson import loads
 from privml.client import anchors, attested
+from privml.client import collateral as cached
 from privml.client.gate import INTERVAL, Check, Gate
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx.signature import root_der
@@ -42,15 +43,18 @@ def verify(
 
     ``expect`` is the directory of an image that you built, with its prediction. ``nonce`` and ``tls_spki_sha256``
     (32 bytes each) are those that a captured document was fetched with. ``collateral`` is a file with Intel's
-    collateral, ``allow_simulated`` the root certificate of a simulated platform to accept.
+    collateral. Without one, it is taken from this user's cache; for an address it is fetched from Intel's service, or
+    that in ``PRIVML_COLLATERAL_SERVICE``; else it is the document's own. ``allow_simulated`` is the root certificate
+    of a simulated platform to accept.
 
     The judgement has ``verdict`` (its outcome and every refusal) and ``keys``, None when the guest was refused. A
     refusal is no exception. ``HostError`` when the guest does not answer, ``EvidenceError`` when its document is
     malformed, ``UsageError``, ``BuildError`` or ``MeasurementError`` when ``expect`` holds no whole image.
     """
-    expected, policy, given = _trusted(expect, collateral, allow_simulated)
+    remote = isinstance(source, str) and source.startswith("https://")
+    expected, policy, given = _trusted(expect, collateral, allow_simulated, offline=not remote)
     now = int(time.time())
-    if isinstance(source, str) and source.startswith("https://"):
+    if isinstance(source, str) and remote:
         return attested.attest(source, expected, policy, now=now, collateral=given).judgement
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     return attested.judge(
@@ -78,7 +82,7 @@ def openai_client(
         openai = importlib.import_module("openai")
     except ImportError as error:
         raise HostError("the package `openai` is not installed", hint="pip install openai") from error
-    expected, policy, given = _trusted(expect, collateral, allow_simulated)
+    expected, policy, given = _trusted(expect, collateral, allow_simulated, offline=False)
     gate = Gate(url, _check(expected, policy, given), interval=interval)
     decision = gate.decide()
     if decision.error is not None:
@@ -92,16 +96,18 @@ def openai_client(
 
 
 def _trusted(
-    expect: Place, collateral: Place | None, allow_simulated: Place | None
-) -> tuple[Expected, Policy, dict[str, str] | None]:
+    expect: Place, collateral: Place | None, allow_simulated: Place | None, *, offline: bool
+) -> tuple[Expected, Policy, attested.Collateral]:
     root = None if allow_simulated is None else root_der(Path(allow_simulated).read_bytes())
-    given = None
+    given: attested.Collateral
     if collateral is not None:
         given = collaterals.decode(loads(Path(collateral).read_bytes(), what=str(collateral)), str(collateral))
+    else:
+        given = cached.supply(os.environ.get(cached.SERVICE), offline=offline, simulated_root=root)
     return anchors.built(Path(expect)), Policy(allow_simulated=root), given
 
 
-def _check(expected: Expected, policy: Policy, collateral: dict[str, str] | None) -> Check:
+def _check(expected: Expected, policy: Policy, collateral: attested.Collateral) -> Check:
     def check(document: bytes, nonce: bytes, spki: bytes) -> Judgement:
         return attested.judge(
             document, expected, policy, now=int(time.time()), nonce=nonce, tls_spki_sha256=spki, collateral=collateral

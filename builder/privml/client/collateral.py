@@ -28,6 +28,9 @@ from privml.evidence.tdx.platform import Platform, platform_of
 
 log = logging.getLogger("privml")
 
+SERVICE = "PRIVML_COLLATERAL_SERVICE"
+"""Environment variable with the address of a service to use instead of Intel's."""
+
 FORMAT = "privml-collateral/v1"
 HOUR = 3600
 DAY = 24 * HOUR
@@ -264,8 +267,8 @@ def locate(quote: bytes, among: tuple[Anchor, ...]) -> tuple[Platform, Anchor]:
 class Supply:
     """Where `judge` gets the collateral of a document from, when the caller gave none.
 
-    First the cache, then ``where`` (None: no network), before the document's own, which the guest's host chose. Intel
-    is not asked about a simulated platform.
+    First from the cache, then from the service ``where`` (None: no network). The document's own, which the guest's
+    host chose, is the last choice. Intel is not asked about a simulated platform.
     """
 
     def __init__(
@@ -274,12 +277,12 @@ class Supply:
         *,
         simulated_root: bytes | None = None,
         cache: Cache | None = None,
-        clock: Clock = time.time,
+        clock: Clock | None = None,
     ) -> None:
-        self._where = where
+        self.where = where
         self._anchors = anchors(simulated_root)
         self._cache = cache or Cache()
-        self._clock = clock
+        self._clock = clock or time.time
         self._failed: dict[Platform, tuple[float, PrivmlError]] = {}
 
     def __call__(self, tee: str, document: Document) -> Mapping[str, str] | None:
@@ -295,7 +298,7 @@ class Supply:
         if entry is not None and entry.expired(now):
             log.warning("cached collateral of %s: %s expired", platform, entry.contents.expires_first.name)
             entry = None
-        where = self._where
+        where = self.where
         if where is None or (anchor.simulated and where.base == pcs.INTEL_PCS):
             return None if entry is None else entry.fields
         if entry is None or entry.due(now):
@@ -336,3 +339,9 @@ class Supply:
 def _until(entry: Entry) -> str:
     first = entry.contents.expires_first
     return f"{date(first.expires)} ({first.name})"
+
+
+def supply(service: str | None, *, offline: bool, simulated_root: bytes | None = None) -> Supply:
+    """The `Supply` from the cache and, unless ``offline``, the service at an address (None: Intel's)."""
+    where = None if offline else pcs.service(service or pcs.INTEL_PCS)
+    return Supply(where, simulated_root=simulated_root)

@@ -62,16 +62,19 @@ def serve(
 
     ``listening`` is called with the port.
     """
+    with listener(listen) as bound:
+        if listening is not None:
+            listening(bound.getsockname()[1])
+        server(cache, among).run(sockets=[bound])
+
+
+def listener(listen: tuple[str, int]) -> socket.socket:
+    """A socket that listens on ``listen`` (host, port); ``HostError`` if that cannot be."""
     host, port = listen
     try:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        bound = socket.create_server((host, port), family=family)
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except OSError as error:
         raise HostError(f"cannot listen on {host}:{port}: {error.strerror or error}") from error
-    if listening is not None:
-        listening(bound.getsockname()[1])
-    with bound:
-        server(cache, among).run(sockets=[bound])
 
 
 def server(cache: Cache, among: tuple[Anchor, ...], clock: Clock = time.time) -> uvicorn.Server:
