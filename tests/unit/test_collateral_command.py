@@ -17,6 +17,7 @@ import pytest
 from pcs_fake import FEBRUARY_2026, PCK_CRL, QE, TCB, Service
 from test_cli_main import image
 
+from privml.base.errors import HostError
 from privml.cli import anchor
 from privml.cli.main import main
 from privml.client import pcs
@@ -245,3 +246,25 @@ def test_verify_fetches_what_a_guest_does_not_send(
         nothing = Outcome(capsys, *words, "--collateral-service", service.url, verb=())
         assert (nothing.code, nothing.stdout) == (5, "")
         assert "no collateral of FMSPC 53494D554C41, processor CA" in nothing.stderr
+
+
+def test_verify_of_a_file_asks_nobody_unless_a_service_is_named(
+    place: Path, service: Service, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def fetch(where: pcs.Service, *_: object, **__: object) -> dict[str, str]:
+        asked.append(where.base)
+        raise HostError("no network")
+
+    monkeypatch.setattr(pcs, "fetch", fetch)
+    genuine = dataclasses.replace(samples.document(), evidence=Path(QUOTE).read_bytes(), collateral=None)
+    (place / "doc.json").write_bytes(genuine.encode())
+    words = ("verify", "doc.json", "--expect", str(image(place)))
+    outcome = Outcome(capsys, *words, verb=())
+    assert (outcome.code, "collateral-missing" in outcome.stdout, asked) == (8, True, [])
+    outcome = Outcome(capsys, *words, "--collateral-service", service.url, verb=())
+    assert (outcome.code, asked) == (5, [service.url])
+    monkeypatch.setenv(SERVICE, service.url)
+    assert Outcome(capsys, *words, verb=()).code == 5
+    assert Outcome(capsys, *words, "--offline", verb=()).code == 8
