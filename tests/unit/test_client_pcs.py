@@ -172,8 +172,8 @@ def test_what_a_service_sends_instead_is_named(service: Service, name: str) -> N
 @pytest.mark.parametrize(
     ("now", "message"),
     [
-        (FEBRUARY_2026 + 60 * 86400, "collateral-time: .* expired 2026-02-11"),
-        (FEBRUARY_2026 - 60 * 86400, "collateral-time: .*, which is in the future"),
+        (FEBRUARY_2026 + 60 * 86400, "collateral-expired: TCB info: valid to 2026-02-11"),
+        (FEBRUARY_2026 - 60 * 86400, "collateral-future: TCB info: issued 2026-01-12"),
     ],
 )
 def test_collateral_of_another_time_is_refused(service: Service, now: int, message: str) -> None:

@@ -122,7 +122,7 @@ def test_from_a_directory_without_a_network(
     monkeypatch.setattr(pcs, "fetch", lambda *_, **__: pytest.fail("asked"))
     outcome = Outcome(capsys, "fetch", "--from", ".")
     assert (outcome.code, outcome.stdout.splitlines()[0]) == (0, LINE)
-    assert "skipped old.json: collateral-time: TCB info expired 2025-07-19" in outcome.stderr
+    assert "skipped old.json: collateral-expired: TCB info: valid to 2025-07-19" in outcome.stderr
     assert "skipped other.json: collateral: an array, expected an object" in outcome.stderr
     assert Outcome(capsys, "show").stdout == outcome.stdout
     # A copy of a cache keeps the date of its fetch.

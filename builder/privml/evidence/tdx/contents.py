@@ -65,11 +65,9 @@ class Contents:
         """Raise ``Refused`` if a part is not valid at ``now`` (Unix seconds)."""
         for part in self.parts:
             if now > part.expires:
-                raise Refused(
-                    f"collateral-time: {part.name} expired {date(part.expires)}, expected it to be valid now"
-                )
+                raise Refused(f"collateral-expired: {part.name}: valid to {date(part.expires)}, now is {date(now)}")
             if now < part.issued:
-                raise Refused(f"collateral-time: {part.name} is from {date(part.issued)}, which is in the future")
+                raise Refused(f"collateral-future: {part.name}: issued {date(part.issued)}, now is {date(now)}")
 
 
 def read(collateral: Mapping[str, str], *, root: bytes, naming: chain.Naming) -> Contents:
