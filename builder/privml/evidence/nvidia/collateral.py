@@ -19,10 +19,15 @@ MAX_RIMS = 16
 
 @dataclass(frozen=True)
 class NvidiaCollateral:
-    """OCSP answers (DER), and reference integrity manifests (XML)."""
+    """OCSP answers (DER), and reference integrity manifests (XML).
+
+    ``nonces`` are those that the caller itself put into requests, so that an answer with one of them is fresh. They
+    are never part of a document.
+    """
 
     ocsp: tuple[bytes, ...] = ()
     rims: tuple[bytes, ...] = ()
+    nonces: frozenset[bytes] = frozenset()
 
     def encode(self) -> dict[str, list[str]]:
         """The JSON object of a document."""

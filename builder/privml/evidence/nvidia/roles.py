@@ -21,6 +21,8 @@ from privml.evidence.certificates import UnfitError, name_text, sha256
 COMMON_NAME = NameOID.COMMON_NAME
 ORGANIZATION = NameOID.ORGANIZATION_NAME
 COUNTRY = NameOID.COUNTRY_NAME
+STATE = NameOID.STATE_OR_PROVINCE_NAME
+LOCALITY = NameOID.LOCALITY_NAME
 SERIAL = NameOID.SERIAL_NUMBER
 
 SIGNS_DATA = frozenset({"digital_signature"})
