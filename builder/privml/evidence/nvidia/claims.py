@@ -78,6 +78,10 @@ class CheckedDevices:
     unread: tuple[str, ...] = ()
 
 
+NO_DEVICES = CheckedDevices()
+"""The result for a document without devices."""
+
+
 def mismatches(rims: Sequence[Rim], measurements: Sequence[bytes], skip: frozenset[int] = frozenset()) -> list[int]:
     """The indices at which ``measurements`` differ from these reference values together.
 

@@ -63,6 +63,12 @@ class GpuOpaque:
             return self.flag
         return PPCIE if self.protected_pcie else SPT
 
+    @property
+    def contradicts_itself(self) -> bool:
+        """True if feature flag and protected PCIe status say different things."""
+        known = self.flag is not None and self.protected_pcie is not None
+        return known and self.protected_pcie is not (self.flag == PPCIE)
+
 
 @dataclass(frozen=True)
 class SwitchOpaque:
