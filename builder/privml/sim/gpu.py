@@ -228,7 +228,7 @@ def certificate(
     extension: x509.ExtensionType | None = None,
     not_after: datetime = NOT_AFTER,
 ) -> x509.Certificate:
-    """A certificate as NVIDIA's are made. ``ca`` None: without basic constraints. The name gives the serial number."""
+    """A certificate as NVIDIA's are made; ``ca`` None: no basic constraints. The name gives the serial number."""
     usage = x509.KeyUsage(
         digital_signature=not ca,
         content_commitment=False,
