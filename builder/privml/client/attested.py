@@ -12,7 +12,9 @@ from typing import Any, NamedTuple
 from privml.base.errors import EvidenceError, HostError, printable
 from privml.base.strictjson import loads
 from privml.client.connection import Endpoint, GuestConnection, endpoint
-from privml.evidence import document, facts, tees
+from privml.evidence import devices, document, facts, tees
+from privml.evidence.nvidia import collateral as nvidia_collateral
+from privml.evidence.nvidia.collateral import NvidiaCollateral
 from privml.verify.anchor import Expected
 from privml.verify.check import verify
 from privml.verify.judgement import Judgement
@@ -78,10 +80,12 @@ def judge(
     nonce: bytes | None,
     tls_spki_sha256: bytes | None,
     collateral: Collateral | None = None,
+    device_collateral: NvidiaCollateral | None = None,
 ) -> Judgement:
     """Judge a document's bytes, fresh or captured earlier; ``EvidenceError`` if they are malformed.
 
-    ``now`` is Unix seconds by the caller's own clock. ``collateral`` replaces the document's; neither is trusted.
+    ``now`` is Unix seconds by the caller's own clock. ``collateral`` and ``device_collateral`` (of GPUs) replace the
+    document's; neither is trusted.
     """
     parsed = document.parse(data)
     found = facts.collect(parsed)
@@ -89,7 +93,12 @@ def judge(
     checked = tees.check_signature(
         parsed, found.header.tee, collateral=given, now=now, simulated_root=policy.allow_simulated
     )
-    return verify(found, checked, expected, policy, nonce=nonce, tls_spki_sha256=tls_spki_sha256)
+    if device_collateral is None:
+        device_collateral = nvidia_collateral.of(parsed.collateral)
+    checked_devices = devices.check(found, device_collateral, now=now, simulated_roots=policy.nvidia.allow_simulated)
+    return verify(
+        found, checked, expected, policy, nonce=nonce, tls_spki_sha256=tls_spki_sha256, devices=checked_devices
+    )
 
 
 def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:

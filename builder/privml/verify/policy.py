@@ -8,6 +8,8 @@ import hashlib
 from dataclasses import dataclass, field
 
 from privml.events.stages import SERVE, STAGE_OF
+from privml.verify.nvidia import NvidiaPolicy
+from privml.verify.policyfield import section
 from privml.verify.tdx import TdxPolicy
 
 
@@ -22,6 +24,7 @@ class Policy:
     purpose: str = SERVE
     allow_simulated: bytes | None = None
     tdx: TdxPolicy = field(default_factory=TdxPolicy)
+    nvidia: NvidiaPolicy = section(NvidiaPolicy(), "NVIDIA GPUs and NVSwitches.")
 
     def __post_init__(self) -> None:
         if self.purpose not in STAGE_OF:
