@@ -165,7 +165,7 @@ def test_what_a_service_sends_instead_is_named(service: Service, name: str) -> N
     bend(service)
     with pytest.raises(error, match=message) as found:
         fetch(service)
-    assert type(found.value) is error
+    assert found.value.exit_code == error.exit_code
     assert f"127.0.0.1:{service.port}" in found.value.message
 
 

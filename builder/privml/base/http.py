@@ -63,13 +63,20 @@ class Connections:
             url = urllib.parse.urljoin(url, target)
         raise OSError(f"more than {self._redirects} redirects")
 
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        """Send POST and return the response, also a redirect, with its body unread. As in `get`.
+
+        It is sent again if a kept connection turns out to be closed, so it must be harmless to repeat.
+        """
+        return self._once(url, headers, body)
+
     def drop(self, url: str) -> None:
         """Close the connections to ``url``'s host, because a body was not read completely."""
         netloc = urllib.parse.urlsplit(url).netloc
         for key in [key for key in self._open if key[1] == netloc]:
             self._open.pop(key).close()
 
-    def _once(self, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+    def _once(self, url: str, headers: Mapping[str, str], body: bytes | None = None) -> http.client.HTTPResponse:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise OSError(f"`{url}` is not an http(s) address")
@@ -82,12 +89,12 @@ class Connections:
             sent.update(_proxy_headers(proxy))
         reused = key in self._open
         try:
-            return self._send(key, parts, proxy, target, sent)
+            return self._send(key, parts, proxy, target, sent, body)
         except (OSError, http.client.HTTPException):
             if not reused:
                 raise
             # A server may close an idle connection at any time; only failures of a fresh one count.
-            return self._send(key, parts, proxy, target, sent)
+            return self._send(key, parts, proxy, target, sent, body)
 
     def _send(
         self,
@@ -96,13 +103,14 @@ class Connections:
         proxy: urllib.parse.SplitResult | None,
         target: str,
         headers: dict[str, str],
+        body: bytes | None,
     ) -> http.client.HTTPResponse:
         connection = self._open.get(key)
         if connection is None:
             connection = self._connect(parts, proxy)
             self._open[key] = connection
         try:
-            connection.request("GET", target, headers=headers)
+            connection.request("GET" if body is None else "POST", target, body, headers)
             return connection.getresponse()
         except BaseException:
             self._open.pop(key, None)

@@ -8,18 +8,17 @@ Intel signed is never serialised again. The service learns which kind of platfor
 from __future__ import annotations
 
 import base64
-import http.client
 import json
 import re
 import ssl
 import urllib.parse
 from dataclasses import dataclass
-from typing import Any
 
 from privml.base.deadline import Deadline
-from privml.base.errors import EvidenceError, HostError, UsageError, printable
+from privml.base.errors import EvidenceError
 from privml.base.http import Connections
 from privml.base.strictjson import loads
+from privml.client.requests import Answer, Requests, base_address
 from privml.evidence.tdx.collateral import MAX_FIELD
 from privml.evidence.tdx.platform import Platform
 
@@ -38,7 +37,7 @@ TCB_INFO_CHAIN = "TCB-Info-Issuer-Chain"
 OLD_TCB_INFO_CHAIN = "SGX-TCB-Info-Issuer-Chain"  # sent by some PCCS
 QE_IDENTITY_CHAIN = "SGX-Enclave-Identity-Issuer-Chain"
 _SUFFIXES = (SGX, TDX)
-_PIECE = 64 * 1024
+_ABSENT = "the service does not know this platform, or has no early TCB info for it (--update standard)"
 _HEX = re.compile(rb"[0-9a-fA-F]+")
 _PEM = re.compile(r"-----BEGIN CERTIFICATE-----([A-Za-z0-9+/=\s]+)-----END CERTIFICATE-----")
 
@@ -57,23 +56,8 @@ class Service:
 
 
 def service(address: str = INTEL_PCS) -> Service:
-    """The service at an http(s) address, also one that ends with a route's prefix; ``UsageError`` for anything else.
-
-    An address with a password is refused without being shown: nobody needs one to read collateral.
-    """
-    try:
-        parts = urllib.parse.urlsplit(address)
-        named, port = parts.hostname, parts.port
-    except ValueError:
-        parts, named, port = urllib.parse.urlsplit(""), None, None
-    if "@" in address:
-        raise UsageError(
-            "the address of the collateral service holds a user or password, expected https://HOST[:PORT]",
-            hint="collateral is public: leave out everything up to the `@`",
-        )
-    if parts.scheme not in ("http", "https") or not named or port == 0 or parts.query or parts.fragment:
-        raise UsageError(f"collateral service `{printable(address)}`: expected https://HOST[:PORT]")
-    base = address.rstrip("/")
+    """The service at an http(s) address, also one that ends with a route's prefix; ``UsageError`` for another one."""
+    base = base_address(address)
     for suffix in _SUFFIXES:
         base = base.removesuffix(suffix)
     return Service(base, INTEL_ROOT_CRL if base == INTEL_PCS else None)
@@ -88,7 +72,7 @@ def fetch(
     has none, ``EvidenceError`` if it sends something else.
     """
     with Deadline(timeout) as deadline, Connections(deadline=deadline, redirects=0) as connections:
-        requests = _Requests(where, connections, deadline)
+        requests = Requests(connections, deadline, MAX_FIELD, absent=_ABSENT)
         crl = requests.get(f"{where.base}{SGX}/pckcrl?ca={platform.ca}&encoding=der")
         tcb = requests.get(f"{where.base}{TDX}/tcb?fmspc={platform.fmspc.upper()}&update={update}")
         identity = requests.get(f"{where.base}{TDX}/qe/identity?update={update}")
@@ -99,7 +83,7 @@ def fetch(
         raise EvidenceError(f"{where.name}: {error.message}") from error
 
 
-def _fields(crl: _Answer, tcb: _Answer, identity: _Answer, root_crl: _Answer, root: bytes) -> dict[str, str]:
+def _fields(crl: Answer, tcb: Answer, identity: Answer, root_crl: Answer, root: bytes) -> dict[str, str]:
     tcb_info, tcb_signature = signed_member(tcb.body, "tcbInfo")
     qe_identity, qe_signature = signed_member(identity.body, "enclaveIdentity")
     return {
@@ -170,71 +154,3 @@ def revocation_list(body: bytes, name: str) -> str:
     if not _HEX.fullmatch(stripped) or len(stripped) % 2:
         raise EvidenceError(f"{name}: neither DER nor hex")
     return stripped.decode().lower()
-
-
-@dataclass(frozen=True)
-class _Answer:
-    path: str
-    body: bytes
-    headers: http.client.HTTPMessage
-
-    def header(self, *names: str) -> str:
-        """The first of ``names`` that was sent, once."""
-        for name in names:
-            values: list[Any] = self.headers.get_all(name, [])
-            if len(values) == 1:
-                return str(values[0])
-            if values:
-                raise EvidenceError(f"{self.path}: {len(values)} headers {name}, expected one")
-        raise EvidenceError(f"{self.path}: no header {names[0]}")
-
-
-class _Requests:
-    """Requests to one service, with one deadline for all of them."""
-
-    def __init__(self, where: Service, connections: Connections, deadline: Deadline) -> None:
-        self._where = where
-        self._connections = connections
-        self._deadline = deadline
-
-    def get(self, url: str) -> _Answer:
-        """The answer to GET; ``HostError`` for none and for any status but 200."""
-        parts = urllib.parse.urlsplit(url)
-        path = parts.path + (f"?{parts.query}" if parts.query else "")
-        said = f"{parts.netloc}: {path}"
-        try:
-            with self._connections.get(url) as response:
-                body = self._body(response, said)
-                status, headers = response.status, response.headers
-        except (OSError, http.client.HTTPException) as error:
-            raise HostError(f"{said}: {self._reason(error)}", hint=_hint(error)) from error
-        if status != 200:
-            hint = None
-            if status == 404:
-                hint = "the service does not know this platform, or has no early TCB info for it (--update standard)"
-            raise HostError(f"{said}: status {status}, expected 200", hint=hint)
-        return _Answer(path, body, headers)
-
-    def _reason(self, error: Exception) -> str:
-        if self._deadline.passed:
-            return f"no complete response within {self._deadline.seconds:g} s"
-        return printable(getattr(error, "strerror", None) or str(error)) or type(error).__name__
-
-    def _body(self, response: http.client.HTTPResponse, said: str) -> bytes:
-        body = bytearray()
-        while piece := response.read1(_PIECE):
-            self._deadline.left()
-            body += piece
-            if len(body) > MAX_FIELD:
-                raise EvidenceError(f"{said}: the response is larger than {MAX_FIELD} bytes")
-        # A connection that ends early looks like the end of the body.
-        if response.length:
-            raise http.client.IncompleteRead(bytes(body[:0]), response.length)
-        self._deadline.left()
-        return bytes(body)
-
-
-def _hint(error: Exception) -> str | None:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return "a PCCS with its own certificate: name that certificate's file in SSL_CERT_FILE"
-    return "without a network, give collateral with --collateral FILE or `privml-build collateral fetch --from DIR`"
