@@ -135,9 +135,9 @@ def test_older_collateral_does_not_replace_newer(cache: Cache, caplog: pytest.Lo
 
 def test_collateral_is_fetched_once_and_then_cached(cache: Cache, service: Service) -> None:
     for _ in range(2):
-        assert supply(cache, service)("tdx", BARE) == sim.collateral()
+        assert supply(cache, service).of_quote("tdx", BARE) == sim.collateral()
     assert len(service.asked) == 4
-    assert supply(cache, service, NOW + DAY)("tdx", BARE) == sim.collateral()
+    assert supply(cache, service, NOW + DAY).of_quote("tdx", BARE) == sim.collateral()
     assert len(service.asked) == 8
     found = cache.find(PLATFORM, SIMULATED)
     assert found is not None
@@ -145,15 +145,15 @@ def test_collateral_is_fetched_once_and_then_cached(cache: Cache, service: Servi
 
 
 def test_without_a_network_the_cache_is_used(cache: Cache) -> None:
-    assert supply(cache, None)("tdx", BARE) is None
+    assert supply(cache, None).of_quote("tdx", BARE) is None
     cache.put(entry())
-    assert supply(cache, None, NOW + 300 * DAY)("tdx", BARE) == sim.collateral()
+    assert supply(cache, None, NOW + 300 * DAY).of_quote("tdx", BARE) == sim.collateral()
 
 
 def test_what_the_caller_fetched_goes_before_the_documents_own(cache: Cache, service: Service) -> None:
     service.answers.update(pcs_fake.answers_of(LATER))
     assert DOCUMENT.collateral is not None
-    assert supply(cache, service)("tdx", DOCUMENT) == LATER
+    assert supply(cache, service).of_quote("tdx", DOCUMENT) == LATER
 
 
 def test_while_the_service_is_down_the_old_one_is_used(
@@ -162,10 +162,10 @@ def test_while_the_service_is_down_the_old_one_is_used(
     cache.put(entry(NOW - 2 * DAY))
     service.change(pcs_fake.TCB, status=500)
     asking = supply(cache, service)
-    assert asking("tdx", BARE) == sim.collateral()
+    assert asking.of_quote("tdx", BARE) == sim.collateral()
     assert "status 500, expected 200; using what is cached, good until 2049-12-31" in caplog.text
     asked = len(service.asked)
-    assert asking("tdx", BARE) == sim.collateral()
+    assert asking.of_quote("tdx", BARE) == sim.collateral()
     assert len(service.asked) == asked  # the next try is a minute later
 
 
@@ -173,37 +173,39 @@ def test_while_the_service_is_down_the_documents_own_is_used(
     cache: Cache, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     service.change(pcs_fake.QE, status=404)
-    assert supply(cache, service)("tdx", DOCUMENT) is None
+    assert supply(cache, service).of_quote("tdx", DOCUMENT) is None
     assert "using the collateral in the document" in caplog.text
 
 
 def test_with_none_from_anywhere_nothing_can_be_judged(cache: Cache, service: Service) -> None:
     service.change(pcs_fake.QE, status=404)
     with pytest.raises(HostError, match=r"no collateral of FMSPC 53494D554C41, processor CA: .* status 404") as found:
-        supply(cache, service)("tdx", BARE)
+        supply(cache, service).of_quote("tdx", BARE)
     assert "--update standard" in (found.value.hint or "")
 
 
 def test_expired_collateral_is_not_used(cache: Cache, caplog: pytest.LogCaptureFixture) -> None:
     cache.put(entry(NOW, SHORT))
-    assert supply(cache, None, SHORT_END)("tdx", BARE) is not None
-    assert supply(cache, None, SHORT_END + 1)("tdx", BARE) is None
+    assert supply(cache, None, SHORT_END).of_quote("tdx", BARE) is not None
+    assert supply(cache, None, SHORT_END + 1).of_quote("tdx", BARE) is None
     assert "expired" in caplog.text
 
 
 def test_intel_is_not_asked_about_a_simulation(cache: Cache, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pcs, "fetch", lambda *_, **__: pytest.fail("asked"))
     asking = Supply(pcs.service(), simulated_root=samples.ROOT, cache=cache, clock=lambda: NOW)
-    assert asking("tdx", BARE) is None
-    assert Supply(pcs.service(), cache=cache, clock=lambda: NOW)("tdx", BARE) is None  # its chain is not Intel's
-    assert asking("snp", BARE) is None
+    assert asking.of_quote("tdx", BARE) is None
+    assert (
+        Supply(pcs.service(), cache=cache, clock=lambda: NOW).of_quote("tdx", BARE) is None
+    )  # its chain is not Intel's
+    assert asking.of_quote("snp", BARE) is None
 
 
 def test_a_cache_that_cannot_be_written_stops_nothing(
     tmp_path: Path, service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
     (tmp_path / "file").write_text("")
-    assert supply(Cache(tmp_path / "file" / "cache"), service)("tdx", BARE) == sim.collateral()
+    assert supply(Cache(tmp_path / "file" / "cache"), service).of_quote("tdx", BARE) == sim.collateral()
     assert "cannot be written" in caplog.text
 
 

@@ -76,7 +76,7 @@ def test_fetch_and_show(place: Path, service: Service, capsys: pytest.CaptureFix
     assert (shown.code, shown.stdout) == (0, outcome.stdout)
     rows = [line for line in shown.stdout.splitlines() if line.startswith("  TCB info: ")]
     assert rows == ["  TCB info: 2026-01-12 15:46 UTC to 2026-02-11 15:46 UTC, by Intel SGX TCB Signing"]
-    (found,) = json.loads(Outcome(capsys, "show", "--json").stdout)
+    (found,) = json.loads(Outcome(capsys, "show", "--json").stdout)["tdx"]
     assert (found["fmspc"], found["ca"], found["evaluation_number"]) == ("90c06f000000", "platform", 18)
     assert (found["fetched"], found["expired"]) == (FEBRUARY_2026, False)
     assert found["expires"] == min(part["expires"] for part in found["parts"])
@@ -107,10 +107,12 @@ def test_out_writes_what_verify_reads(place: Path, service: Service, capsys: pyt
     assert not (place / "cache").exists()
     fields = json.loads((place / "c.json").read_text())
     assert set(fields) == set(nine.FIELDS)
-    assert anchor.collateral_of(place / "c.json", None, offline=False, policy=Policy()) == fields
+    source = anchor.collateral_of(place / "c.json", None, offline=False, policy=Policy())
+    assert isinstance(source, Supply)
+    assert source.of_quote("tdx", samples.document()) == fields
     shown = Outcome(capsys, "show", "c.json")
     assert shown.stdout.splitlines()[:2] == [LINE, "  read from c.json"]
-    assert json.loads(Outcome(capsys, "show", "c.json", "--json").stdout)[0]["fetched"] is None
+    assert json.loads(Outcome(capsys, "show", "c.json", "--json").stdout)["tdx"][0]["fetched"] is None
 
 
 def test_from_a_directory_without_a_network(
@@ -195,7 +197,7 @@ def test_an_empty_cache_says_how_to_fill_it(place: Path, capsys: pytest.CaptureF
     outcome = Outcome(capsys, "show")
     assert (outcome.code, outcome.stdout) == (0, "")
     assert "nothing is cached" in outcome.stderr
-    assert Outcome(capsys, "show", "--json").stdout == "[]\n"
+    assert json.loads(Outcome(capsys, "show", "--json").stdout) == {"tdx": [], "nvidia": []}
 
 
 def test_the_environment_names_the_service(

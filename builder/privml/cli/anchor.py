@@ -54,9 +54,8 @@ def collateral_of(path: Path | None, service: str | None, *, offline: bool, poli
 
     Whatever it is, it is checked against Intel's root.
     """
-    if path is not None:
-        return collateral.decode(loads(path.read_bytes(), what=path.name), path.name)
-    return supply(service, offline=offline, simulated_root=policy.allow_simulated)
+    given = None if path is None else collateral.decode(loads(path.read_bytes(), what=path.name), path.name)
+    return supply(service, offline=offline, policy=policy, given=given)
 
 
 def policy_of(simulated_root: Path | None) -> Policy:

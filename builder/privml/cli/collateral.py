@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import click
 
-from privml.base.errors import PrivmlError, UsageError
+from privml.base.errors import HostError, PrivmlError, UsageError
 from privml.base.files import write_atomic
 from privml.base.steps import complain
 from privml.base.strictjson import pretty
 from privml.cli.output import print_json, show
 from privml.cli.usage import Verb
-from privml.client import attested, pcs
+from privml.client import attested, nvidia, pcs
 from privml.client import collateral as cached
 from privml.client.collateral import SERVICE, Cache, Entry
-from privml.evidence import document
+from privml.evidence import document, facts
+from privml.evidence.facts import Facts
 from privml.evidence.tdx.contents import date
 from privml.evidence.tdx.platform import CAS, Platform
 
@@ -86,9 +90,11 @@ def fetch(
     """Fetch collateral into the cache.
 
     A source is the address of a guest, its attestation document or a quote; only the kind of its platform is sent to
-    the service. Without any, everything in the cache is fetched again, or with --from everything in DIR is taken.
-    DIR holds what `--out` wrote, or is a copy of another machine's cache. Exit status: 5 the service has none,
-    8 it is not what Intel signed or not valid now, 9 it is malformed.
+    the service. For a document with GPUs, NVIDIA's reference values and revocation answers are fetched too: NVIDIA
+    sees versions of firmware and numbers of certificates. Without any source, everything in the cache is fetched
+    again, or with --from everything in DIR is taken, which holds what `--out` wrote, or is a copy of another
+    machine's cache. Exit status: 5 the service has none, 8 it is not what Intel signed or not valid now, 9 it is
+    malformed.
 
     \b
     Examples:
@@ -103,7 +109,8 @@ def fetch(
         raise UsageError(f"--update {update} needs --out FILE: the cache holds only what Intel knows now")
     where = pcs.service(service or pcs.INTEL_PCS)
     now, cache = int(time.time()), Cache()
-    wanted = _platforms(sources, fmspc, ca)
+    read = [_read(source) for source in sources]
+    wanted = _platforms(read, fmspc, ca)
     failures: list[PrivmlError] = []
     if folder is not None:
         found = _from_directory(folder, wanted, now)
@@ -128,6 +135,12 @@ def fetch(
         found = [cache.newest(entry, cached.INTEL, now=now) for entry in found]
         for entry in found:
             cache.put(entry)
+    for source in read:
+        if source.devices is not None and folder is None and out is None:
+            try:
+                _fetch_devices(source.devices)
+            except PrivmlError as error:
+                failures.append(error)
     if found or not failures:
         _print(found, now, as_json=as_json)
         show(f"written to {out or cache.directory}", err=True)
@@ -148,13 +161,14 @@ def show_(file: Path | None, *, as_json: bool) -> None:
       privml-build collateral show
       privml-build collateral show collateral.json --json
     """
-    now = int(time.time())
+    now, kept = int(time.time()), list[dict[str, object]]()
     if file is not None:
         found = [cached.read_file(file, cached.anchors())]
     else:
         found = list(Cache().entries(cached.anchors()))
-    _print(found, now, as_json=as_json)
-    if not found:
+        kept = list(nvidia.kept(nvidia.cache_directory(), now=now))
+    _print(found, now, kept, as_json=as_json)
+    if not found and not kept:
         show("nothing is cached; `privml-build collateral fetch --help` says how to fetch", err=True)
 
 
@@ -195,11 +209,11 @@ def service_given(service: str | None) -> bool:
     return service is not None and source is click.core.ParameterSource.COMMANDLINE
 
 
-def _platforms(sources: tuple[str, ...], fmspc: str | None, ca: str | None) -> list[Platform]:
+def _platforms(sources: list[_Source], fmspc: str | None, ca: str | None) -> list[Platform]:
     """The platforms that the command line names, each once."""
     if (fmspc is None) != (ca is None):
         raise UsageError("--fmspc and --ca belong together", hint="a quote names both: give it instead")
-    found = [_platform(source) for source in sources]
+    found = [source.platform for source in sources]
     if fmspc is not None and ca is not None:
         try:
             found.append(Platform.of(fmspc, ca))
@@ -208,8 +222,14 @@ def _platforms(sources: tuple[str, ...], fmspc: str | None, ca: str | None) -> l
     return list(dict.fromkeys(found))
 
 
-def _platform(source: str) -> Platform:
-    """The platform of a guest, a document or a quote."""
+class _Source(NamedTuple):
+    """What a guest, a document or a quote says of its machine; ``devices`` None: nothing of GPUs."""
+
+    platform: Platform
+    devices: Facts | None
+
+
+def _read(source: str) -> _Source:
     if source.startswith("https://"):
         data = attested.fetch(source, attested.new_nonce()).document
     else:
@@ -219,10 +239,23 @@ def _platform(source: str) -> Platform:
         except OSError as error:
             raise UsageError(f"`{source}` cannot be read: {error.strerror or error}") from error
     try:
-        quote = document.parse(data).evidence if data.lstrip()[:1] == b"{" else data
-        return cached.locate(quote, cached.anchors())[0]
+        if data.lstrip()[:1] != b"{":
+            return _Source(cached.locate(data, cached.anchors())[0], None)
+        parsed = document.parse(data)
+        platform = cached.locate(parsed.evidence, cached.anchors())[0]
+        return _Source(platform, facts.collect(parsed) if parsed.device_evidence else None)
     except PrivmlError as error:
         raise type(error)(f"{source}: {error.message}", hint=error.hint) from error
+
+
+def _fetch_devices(found: Facts) -> None:
+    """Fetch NVIDIA's part into the cache; ``HostError`` if something is missing, which the log names."""
+    where = nvidia.services(os.environ.get(nvidia.RIM_SERVICE), os.environ.get(nvidia.OCSP_SERVICE))
+    if nvidia.Supply(where)(found, own=True) is None:
+        raise HostError(
+            "NVIDIA's collateral of the document's devices is not complete",
+            hint="the warnings above say what is missing, and why",
+        )
 
 
 def _from_directory(folder: Path, wanted: list[Platform], now: int) -> list[Entry]:
@@ -248,9 +281,9 @@ def _from_directory(folder: Path, wanted: list[Platform], now: int) -> list[Entr
     return list(chosen.values())
 
 
-def _print(entries: list[Entry], now: int, *, as_json: bool) -> None:
+def _print(entries: list[Entry], now: int, kept: Sequence[dict[str, object]] = (), *, as_json: bool) -> None:
     if as_json:
-        print_json([entry.to_dict(now) for entry in entries])
+        print_json({"tdx": [entry.to_dict(now) for entry in entries], "nvidia": list(kept)})
         return
     for entry in entries:
         first = entry.contents.expires_first
@@ -263,3 +296,9 @@ def _print(entries: list[Entry], now: int, *, as_json: bool) -> None:
         )
         for part in entry.contents.parts:
             show(f"  {part.name}: {date(part.issued)} to {date(part.expires)}, by {part.issuer}")
+    for row in kept:
+        if row["kind"] == "rim":
+            show(f"NVIDIA reference values {row['id']}: {row['firmware']}")
+        else:
+            times = [date(each) for each in (row["issued"], row["expires"]) if isinstance(each, int)]
+            show(f"NVIDIA certificate {row['certificate']}: {row['status']}, answered for {' to '.join(times)}")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import http.client
 import secrets
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from privml.base.errors import EvidenceError, HostError, printable
 from privml.base.strictjson import loads
@@ -20,8 +20,19 @@ from privml.verify.check import verify
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
 
-Collateral = Mapping[str, str] | Callable[[str, document.Document], Mapping[str, str] | None]
-"""The nine fields, or a function from TEE and document to them; None for those in the document."""
+
+class CollateralSource(Protocol):
+    """Where collateral comes from that the caller did not give. None: use the document's own."""
+
+    def of_quote(self, tee: str, parsed: document.Document) -> Mapping[str, str] | None:
+        """The nine fields for the document's quote."""
+
+    def of_devices(self, found: facts.Facts, *, own: bool) -> NvidiaCollateral | None:
+        """NVIDIA's collateral for the document's devices; ``own`` says whether the document has some."""
+
+
+Collateral = Mapping[str, str] | CollateralSource
+"""The nine fields for a quote, or a source of all collateral."""
 
 PATH = "/.well-known/privml-attestation"
 STAGES = "/boot-stages"
@@ -89,7 +100,12 @@ def judge(
     """
     parsed = document.parse(data)
     found = facts.collect(parsed)
-    given = collateral(found.header.tee, parsed) if callable(collateral) else collateral
+    given = collateral
+    if given is not None and not isinstance(given, Mapping):
+        if device_collateral is None:
+            own = "nvidia" in (parsed.collateral or {})
+            device_collateral = given.of_devices(found, own=own)
+        given = given.of_quote(found.header.tee, parsed)
     checked = tees.check_signature(
         parsed, found.header.tee, collateral=given, now=now, simulated_root=policy.allow_simulated
     )

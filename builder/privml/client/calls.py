@@ -99,12 +99,12 @@ def _trusted(
     expect: Place, collateral: Place | None, allow_simulated: Place | None, *, offline: bool
 ) -> tuple[Expected, Policy, attested.Collateral]:
     root = None if allow_simulated is None else root_der(Path(allow_simulated).read_bytes())
-    given: attested.Collateral
+    policy = Policy(allow_simulated=root)
+    given = None
     if collateral is not None:
         given = collaterals.decode(loads(Path(collateral).read_bytes(), what=str(collateral)), str(collateral))
-    else:
-        given = cached.supply(os.environ.get(cached.SERVICE), offline=offline, simulated_root=root)
-    return anchors.built(Path(expect)), Policy(allow_simulated=root), given
+    source = cached.supply(os.environ.get(cached.SERVICE), offline=offline, policy=policy, given=given)
+    return anchors.built(Path(expect)), policy, source
 
 
 def _check(expected: Expected, policy: Policy, collateral: attested.Collateral) -> Check:

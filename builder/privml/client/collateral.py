@@ -20,11 +20,14 @@ from privml.base.files import write_atomic
 from privml.base.strictjson import Fields, loads, pretty
 from privml.client import pcs
 from privml.evidence.document import Document
+from privml.evidence.facts import Facts
+from privml.evidence.nvidia.collateral import NvidiaCollateral
 from privml.evidence.tdx import chain, contents, signature
 from privml.evidence.tdx import collateral as fields_of
 from privml.evidence.tdx.claims import TEE
 from privml.evidence.tdx.contents import Contents, date
 from privml.evidence.tdx.platform import Platform, platform_of
+from privml.verify.policy import Policy
 
 log = logging.getLogger("privml")
 
@@ -267,28 +270,52 @@ def locate(quote: bytes, among: tuple[Anchor, ...]) -> tuple[Platform, Anchor]:
 class Supply:
     """Where `judge` gets the collateral of a document from, when the caller gave none.
 
-    First from the cache, then from the service ``where`` (None: no network). The document's own, which the guest's
-    host chose, is the last choice. Intel is not asked about a simulated platform.
+    First the nine fields that the caller has ``given``, then the cache, then the service ``where`` (None: none). The
+    document's own, which the guest's host chose, is the last choice. Intel is not asked about a simulated platform.
+    ``device_roots`` are those of allowed simulated devices; ``fetch_devices`` allows to ask NVIDIA's services, or
+    those in the environment.
     """
 
     def __init__(
         self,
         where: pcs.Service | None,
         *,
+        given: Mapping[str, str] | None = None,
         simulated_root: bytes | None = None,
+        device_roots: tuple[bytes, bytes] | None = None,
+        fetch_devices: bool = False,
         cache: Cache | None = None,
         clock: Clock | None = None,
     ) -> None:
         self.where = where
+        self._given = given
+        self._device_roots = device_roots
+        self._fetch_devices = fetch_devices
         self._anchors = anchors(simulated_root)
         self._cache = cache or Cache()
         self._clock = clock or time.time
         self._failed: dict[Platform, tuple[float, PrivmlError]] = {}
 
-    def __call__(self, tee: str, document: Document) -> Mapping[str, str] | None:
+    def of_devices(self, found: Facts, *, own: bool) -> NvidiaCollateral | None:
+        """NVIDIA's collateral for a document's devices (`client.nvidia`); None to use the document's ``own``."""
+        if not found.device_evidence:
+            return None
+        from privml.client import nvidia  # most documents have no devices
+
+        where = None
+        if self._fetch_devices:
+            where = nvidia.services(os.environ.get(nvidia.RIM_SERVICE), os.environ.get(nvidia.OCSP_SERVICE))
+        asking = nvidia.Supply(
+            where, roots=self._device_roots, directory=self._cache.directory / "nvidia", clock=self._clock
+        )
+        return asking(found, own=own)
+
+    def of_quote(self, tee: str, document: Document) -> Mapping[str, str] | None:
         """The nine fields; None to use the document's own. ``HostError`` if the service was needed and failed."""
         if tee != TEE:
             return None
+        if self._given is not None:
+            return self._given
         try:
             platform, anchor = locate(document.evidence, self._anchors)
         except Refused:
@@ -305,7 +332,7 @@ class Supply:
             try:
                 entry = self._refresh(where, platform, anchor, now, pcs.TIMEOUT if entry is None else _QUICK)
             except PrivmlError as error:
-                entry = self._instead(entry, platform, error, own=bool(document.collateral))
+                entry = self._instead(entry, platform, error, own=TEE in (document.collateral or {}))
         return None if entry is None else entry.fields
 
     def _refresh(self, where: pcs.Service, platform: Platform, anchor: Anchor, now: int, timeout: float) -> Entry:
@@ -341,7 +368,16 @@ def _until(entry: Entry) -> str:
     return f"{date(first.expires)} ({first.name})"
 
 
-def supply(service: str | None, *, offline: bool, simulated_root: bytes | None = None) -> Supply:
-    """The `Supply` from the cache and, unless ``offline``, the service at an address (None: Intel's)."""
+def supply(service: str | None, *, offline: bool, policy: Policy, given: Mapping[str, str] | None = None) -> Supply:
+    """The `Supply` from the cache and, unless ``offline``, the service at an address (None: Intel's).
+
+    ``given`` are the nine fields, if the caller has them.
+    """
     where = None if offline else pcs.service(service or pcs.INTEL_PCS)
-    return Supply(where, simulated_root=simulated_root)
+    return Supply(
+        where,
+        given=given,
+        simulated_root=policy.allow_simulated,
+        device_roots=policy.nvidia.allow_simulated,
+        fetch_devices=not offline,
+    )
