@@ -11,8 +11,17 @@ import pytest
 import privml
 
 SOURCE = Path(privml.__file__).parent
-# The two that check certificates. The guest carries neither (test_layers).
-WITH_CRYPTOGRAPHY = {"privml.evidence.tdx.signature", "privml.evidence.tdx.chain"}
+# Those that check certificates. The guest carries none of them (test_layers).
+WITH_CRYPTOGRAPHY = {
+    "privml.evidence.certificates",
+    "privml.evidence.tdx.signature",
+    "privml.evidence.tdx.chain",
+    "privml.evidence.nvidia.chain",
+    "privml.evidence.nvidia.ocsp",
+    "privml.evidence.nvidia.rim",
+    "privml.evidence.nvidia.roles",
+    "privml.evidence.nvidia.signature",
+}
 MODULES = sorted(
     {
         ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")
