@@ -284,10 +284,7 @@ PREFIX = "SIMULATED privml-build "
         (pem(*CHAIN) + b"#", "extra bytes"),
         (pem(*CHAIN).replace(b"\n", b"\r\n"), "extra bytes"),
         (issue(0, subject=renamed(0, f"{PREFIX}GH100 A01 GSP FMC XX")), "FMC XX"),
-        (
-            issue(1, subject=renamed(1, f"{PREFIX}GH100 A01 FSP BROM")),
-            "certificate 1 of 5",
-        ),
+        (issue(1, subject=renamed(1, f"{PREFIX}GH100 A01 FSP BROM")), "FSP BROM"),
         (issue(2, subject=renamed(2, f"{PREFIX}NVIDIA LS_10 Provisioner ICA 1")), "NVIDIA LS_10 Prov"),
         (issue(0, ca=False), "certificate 1 of 5 is one not a CA"),
         (issue(1, signs_lists=True), "certificate 2 of 5 is one a CA for crl_sign, key_cert_sign"),

@@ -381,6 +381,21 @@ def test_the_pinned_root_is_the_one_that_is_checked() -> None:
     assert hashlib.sha256(chain.NVIDIA_ROOT_DER).hexdigest() == NVIDIA_ROOT_SHA256
 
 
+def test_no_changed_byte_of_the_evidence_in_a_document_is_accepted() -> None:
+    """The quote covers the digests of report and chain, so also a twin of a signature is another document."""
+    honest = gpus.document()
+    (device,) = honest.device_evidence
+    for name in ("report", "certificates"):
+        data = getattr(device, name)
+        for at in range(0, len(data), 97):
+            changed = dataclasses.replace(device, **{name: data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]})
+            try:
+                verdict = gpus.judge(given=dataclasses.replace(honest, device_evidence=(changed,)))
+            except EvidenceError:
+                continue
+            assert "gpu-digest" in codes(verdict)
+
+
 # --- real devices ---------------------------------------------------------------------------------------------------
 
 NO_COLLATERAL = NvidiaPolicy(require_rims=False, require_revocation=False)
