@@ -12,7 +12,11 @@ import privml
 
 SOURCE = Path(privml.__file__).parent
 # Those that check certificates. The guest carries none of them (test_layers).
-WITH_CRYPTOGRAPHY = {f"privml.evidence.tdx.{name}" for name in ("signature", "chain", "contents", "platform")}
+WITH_CRYPTOGRAPHY = {
+    "privml.evidence.certificates",
+    *(f"privml.evidence.tdx.{name}" for name in ("signature", "chain", "contents", "platform")),
+    *(f"privml.evidence.nvidia.{name}" for name in ("chain", "ocsp", "rim", "roles", "signature")),
+}
 MODULES = sorted(
     {
         ".".join(path.relative_to(SOURCE.parent).with_suffix("").parts).removesuffix(".__init__")

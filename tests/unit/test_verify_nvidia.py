@@ -22,7 +22,6 @@ from privml.sim import gpu
 from privml.verify.nvidia import CHECKS as NVIDIA_CHECKS
 from privml.verify.nvidia import NVIDIA_ROOT_SHA256, DeviceCase, Firmware, NvidiaPolicy, simulated
 from privml.verify.policy import Policy
-from privml.verify.tdx import INTEL_ROOT_SHA256
 from privml.verify.verdict import Outcome, Verdict
 
 NOW = gpus.NOW
@@ -347,6 +346,8 @@ def test_the_policy_relaxes_answers_and_reference_values_only() -> None:
     assert verdict.refusals == ()
     assert "GPUs: measurements not compared, there are no reference values" in verdict.notes
     assert "GPUs: revocation of 3 certificates not known" in verdict.notes
+    assert {refusal.code for refusal in verdict.relaxed} == {"gpu-rim", "gpu-revocation"}
+    assert gpus.judge(policy=relaxed).relaxed == ()
     assert codes(gpus.judge(given=other_measurement(), policy=relaxed)) == {"gpu-measurements"}
 
 
@@ -367,9 +368,7 @@ def test_a_simulated_gpu_is_never_accepted_as_genuine() -> None:
     facts = samples.facts_of(gpus.document())
     checked = gpus.devices.check(facts, FULL, now=NOW, simulated_roots=gpus.ROOTS)
     assert simulated(DeviceCase(facts, checked, gpus.Gpus("hopper", 1), gpus.ALLOWED))
-    genuine = dataclasses.replace(
-        samples.signature_of(gpus.document()), root_sha256=INTEL_ROOT_SHA256, claims_simulated=False
-    )
+    genuine = samples.genuine(samples.signature_of(gpus.document()))
     verdict = gpus.judge(signature=genuine)
     assert (verdict.outcome, verdict.refusals) == (Outcome.ACCEPTED_SIMULATED, ())
     real = dataclasses.replace(checked.devices[0], root_sha256=NVIDIA_ROOT_SHA256)
@@ -379,6 +378,21 @@ def test_a_simulated_gpu_is_never_accepted_as_genuine() -> None:
 
 def test_the_pinned_root_is_the_one_that_is_checked() -> None:
     assert hashlib.sha256(chain.NVIDIA_ROOT_DER).hexdigest() == NVIDIA_ROOT_SHA256
+
+
+def test_no_changed_byte_of_the_evidence_in_a_document_is_accepted() -> None:
+    """The quote covers the digests of report and chain, so also a twin of a signature is another document."""
+    honest = gpus.document()
+    (device,) = honest.device_evidence
+    for name in ("report", "certificates"):
+        data = getattr(device, name)
+        for at in range(0, len(data), 97):
+            changed = dataclasses.replace(device, **{name: data[:at] + bytes([data[at] ^ 1]) + data[at + 1 :]})
+            try:
+                verdict = gpus.judge(given=dataclasses.replace(honest, device_evidence=(changed,)))
+            except EvidenceError:
+                continue
+            assert "gpu-digest" in codes(verdict)
 
 
 # --- real devices ---------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ class Pair:
 @dataclass(frozen=True)
 class Inner:
     statuses: frozenset[str] = setting(texts("good", "old"), frozenset({"good"}), "Statuses.", relaxes={"status"})
-    floor: int = setting(number(0, 99), 18, "The floor.", relaxes={"floor"})
+    floor: int = setting(number(0, 99), 18, "The floor.", relaxes={"floor"}, strictest=max)
     machines: frozenset[bytes] = setting(hex_list(2), frozenset(), "Machines.")
     pairs: frozenset[Pair] = setting(records(Pair), frozenset(), "Pairs.")
     even: bytes = setting(
@@ -112,9 +112,14 @@ def test_a_value_that_no_policy_may_have_cannot_be_made_in_code_either() -> None
 
 
 def test_the_strict_policy_keeps_what_only_tightens() -> None:
-    given = Outer(False, Inner(frozenset({"old"}), 3, frozenset({b"\1\2"}), hidden=7))
+    given = Outer(False, Inner(frozenset({"good", "old"}), 3, frozenset({b"\1\2"}), hidden=7))
     assert policyfield.strict(given) == Outer(True, Inner(machines=frozenset({b"\1\2"}), hidden=7))
-    assert [(name, set(made.relaxes)) for name, made in policyfield.relaxing(Outer)] == [
+    tight = Outer(True, Inner(frozenset(), 20))
+    assert policyfield.strict(tight) == tight
+    assert policyfield.strict(Outer(inner=Inner(frozenset({"old"})))) == Outer(inner=Inner(frozenset()))
+    with pytest.raises(TypeError, match="strictest=max or strictest=min"):
+        setting(number(0, 9), 1, "A floor.", relaxes={"floor"})
+    assert [(name, set(made.relaxes)) for name, made in policyfield.every(Outer) if made.relaxes] == [
         ("needed", {"needed"}),
         ("inner.statuses", {"status"}),
         ("inner.floor", {"floor"}),

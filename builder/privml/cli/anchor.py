@@ -8,17 +8,17 @@ from typing import Any
 
 import click
 
-from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import loads
+from privml.cli.policy import policy_options
 from privml.client.attested import Collateral
 from privml.client.collateral import SERVICE, supply
 from privml.evidence.tdx import collateral
-from privml.evidence.tdx.signature import root_der
 from privml.verify.policy import Policy
 
 
 def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--expect`, `--allow-simulated` and the options for collateral to a command."""
+    """Add `--expect`, the policy's options and those for collateral to a command."""
+    command = policy_options(command)
     command = click.option(
         "--offline", is_flag=True, help="Fetch no collateral: use the cache's, or else the document's."
     )(command)
@@ -28,12 +28,6 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         metavar="URL",
         envvar=SERVICE,
         help=f"Fetch collateral from this PCCS instead of Intel's service [${SERVICE}].",
-    )(command)
-    command = click.option(
-        "--allow-simulated",
-        "simulated_root",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Also accept a simulated TDX platform with this root certificate, which proves nothing about hardware.",
     )(command)
     command = click.option(
         "--collateral",
@@ -56,16 +50,3 @@ def collateral_of(path: Path | None, service: str | None, *, offline: bool, poli
     """
     given = None if path is None else collateral.decode(loads(path.read_bytes(), what=path.name), path.name)
     return supply(service, offline=offline, policy=policy, given=given)
-
-
-def policy_of(simulated_root: Path | None) -> Policy:
-    """The strict policy, with a simulated root when one is named."""
-    if simulated_root is None:
-        return Policy()
-    try:
-        return Policy(allow_simulated=root_der(simulated_root.read_bytes()))
-    except EvidenceError as error:
-        raise UsageError(
-            f"--allow-simulated {simulated_root}: not a certificate in PEM or DER",
-            hint="name the root certificate of the simulated platform",
-        ) from error

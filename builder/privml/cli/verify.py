@@ -9,8 +9,9 @@ import click
 
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import unhex
-from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.cli.anchor import anchor_options, collateral_of
 from privml.cli.output import print_json, show, show_text
+from privml.cli.policy import explain_option, policy_of
 from privml.client import anchors, attested
 from privml.evidence.document import MAX_DOCUMENT
 from privml.verify.report import render
@@ -19,6 +20,7 @@ from privml.verify.report import render
 @click.command()
 @click.argument("source", metavar="URL|DOCUMENT")
 @anchor_options
+@explain_option
 @click.option("--nonce", metavar="HEX", help="The nonce (64 hex digits) that DOCUMENT was requested with.")
 @click.option(
     "--spki", metavar="HEX", help="SHA-256 (64 hex digits) of the TLS public key that DOCUMENT was fetched over."
@@ -33,6 +35,8 @@ def verify(
     source: str,
     *,
     expect: Path,
+    policy_file: Path | None,
+    no_relaxations: bool,
     simulated_root: Path | None,
     collateral_file: Path | None,
     service: str | None,
@@ -52,6 +56,8 @@ def verify(
       privml-build verify https://127.0.0.1:8443 --expect out/demo-cpu
       privml-build verify https://HOST:8443 --expect out/demo-cpu --save doc.json
       privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
+      privml-build verify https://HOST:8443 --expect out/demo-cpu --policy policy.toml
+      privml-build verify --explain tcb-status
     """
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
     remote = source.startswith("https://")
@@ -61,7 +67,8 @@ def verify(
         raise UsageError(f"`{source}` is neither an https:// address nor a file")
     if save is not None and not save.parent.is_dir():
         raise UsageError(f"--save {save}: there is no directory {save.parent}")
-    expected, policy = anchors.built(expect), policy_of(simulated_root)
+    policy = policy_of(simulated_root, policy_file, no_relaxations=no_relaxations)
+    expected = anchors.built(expect)
     # Judging a file needs no network, unless the caller names a service.
     offline = offline or not (remote or service)
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)

@@ -72,11 +72,24 @@ def issued(der: bytes, issuer: x509.Certificate | None, wanted: str) -> x509.Cer
         certificate = x509.load_der_x509_certificate(der)
         certificate.verify_directly_issued_by(issuer or certificate)
         _ = certificate.subject, certificate.extensions
+        check_bits(der, certificate.signature, wanted)
     except InvalidSignature as error:
         raise UnfitError("not signed with the key of the next one", wanted) from error
+    except UnfitError:
+        raise
     except UNREADABLE as error:
         raise UnfitError(f"unreadable or not issued by the next one ({error})", wanted) from error
     return certificate
+
+
+def check_bits(der: bytes, signature: bytes, wanted: str) -> None:
+    """Refuse a signature in ``der`` whose last bits are said to be unused; ``UnfitError``.
+
+    A signature is a BIT STRING, which begins with the number of unused bits. `cryptography` ignores that byte, so
+    without this check the same certificate would have several encodings.
+    """
+    if der[der.rfind(signature) - 1] != 0:
+        raise UnfitError("one whose signature has unused bits", wanted)
 
 
 def check_critical(certificate: x509.Certificate) -> None:

@@ -54,7 +54,10 @@ class NvidiaPolicy:
     """
 
     architectures: frozenset[str] = setting(
-        texts(*ARCHITECTURES), frozenset(ARCHITECTURES), "Accepted architectures of GPUs."
+        texts(*ARCHITECTURES),
+        frozenset(ARCHITECTURES),
+        "Accepted architectures of GPUs.",
+        sets={"gpu-architecture"},
     )
     firmware: frozenset[Firmware] = setting(
         records(Firmware),
@@ -72,7 +75,7 @@ class NvidiaPolicy:
         texts(), frozenset({"96.10.73.00.01"}), "Accepted VBIOS versions of an NVSwitch.", relaxes={"gpu-vbios"}
     )
     devices: frozenset[bytes] = setting(
-        hex_list(8), frozenset(), "Accepted devices, by PDI; empty means any genuine device."
+        hex_list(8), frozenset(), "Accepted devices, by PDI. Empty: any genuine device.", sets={"gpu-device"}
     )
     require_rims: bool = setting(
         switch(), True, "Whether NVIDIA's reference values must be there for each device.", relaxes={"gpu-rim"}
@@ -81,7 +84,11 @@ class NvidiaPolicy:
         switch(), True, "Whether each certificate needs a revocation answer.", relaxes={"gpu-revocation"}
     )
     max_revocation_age: int = setting(
-        number(60, 366 * _DAY), _DAY, "Maximum age of a revocation answer, in seconds.", relaxes={"gpu-revocation"}
+        number(60, 366 * _DAY),
+        _DAY,
+        "Maximum age of a revocation answer, in seconds.",
+        relaxes={"gpu-revocation"},
+        strictest=min,
     )
     allow_simulated: tuple[bytes, bytes] | None = None
 

@@ -9,13 +9,15 @@ file, its JSON Schema, the verdict's relaxations and `verify --explain` are all 
         statuses: frozenset[str] = setting(
             texts("UpToDate", "OutOfDate"), frozenset({"UpToDate"}), "Accepted statuses.", relaxes={"tcb-status"}
         )
-        machines: frozenset[bytes] = setting(hex_list(16), frozenset(), "Accepted machines; empty means any.")
+        machines: frozenset[bytes] = setting(
+            hex_list(16), frozenset(), "Accepted machines; empty means any.", sets={"machine"}
+        )
 
         def __post_init__(self) -> None:
             check(self)
 
-A field made without `setting` cannot be named in a policy file. A field that `relaxes` no code only tightens: it
-names a value that the caller expects.
+A field made without `setting` cannot be named in a policy file. A field that ``relaxes`` no code only tightens: it
+``sets`` what the caller expects.
 """
 
 from __future__ import annotations
@@ -52,11 +54,17 @@ class Form(Generic[Value]):
 
 @dataclass(frozen=True)
 class Setting:
-    """The declaration of one field: its form, a sentence for people, and the refusal codes that it can relax."""
+    """The declaration of one field: its form, and a sentence for people.
+
+    ``relaxes`` are the refusal codes that it can relax, ``sets`` those whose expected value it is. A field that can
+    relax has ``strictest``: the value that accepts only what both of two values accept.
+    """
 
     form: Form[Any]
     doc: str
-    relaxes: frozenset[str]
+    relaxes: frozenset[str] = frozenset()
+    sets: frozenset[str] = frozenset()
+    strictest: Callable[[Any, Any], Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -66,10 +74,35 @@ class Section:
     doc: str
 
 
-def setting(form: Form[Value], default: Value, doc: str, *, relaxes: Collection[str] = ()) -> Value:
-    """Declare a dataclass field that a policy file may set."""
-    made: Value = field(default=default, metadata={_KEY: Setting(form, doc, frozenset(relaxes))})
+def setting(
+    form: Form[Value],
+    default: Value,
+    doc: str,
+    *,
+    relaxes: Collection[str] = (),
+    sets: Collection[str] = (),
+    strictest: Callable[[Any, Any], Any] | None = None,
+) -> Value:
+    """Declare a dataclass field that a policy file may set.
+
+    A number that ``relaxes`` needs ``strictest``: `max` for a floor, `min` for a limit. For a list it is what both
+    have in common, for any other value the default.
+    """
+    if relaxes and strictest is None:
+        if isinstance(default, int) and not isinstance(default, bool):
+            raise TypeError("a number that can relax a refusal needs strictest=max or strictest=min")
+        strictest = _common if isinstance(default, frozenset) else _default
+    declared = Setting(form, doc, frozenset(relaxes), frozenset(sets), strictest)
+    made: Value = field(default=default, metadata={_KEY: declared})
     return made
+
+
+def _common(value: frozenset[Any], default: frozenset[Any]) -> frozenset[Any]:
+    return value & default
+
+
+def _default(_: Any, default: Any) -> Any:
+    return default
 
 
 def section(default: Value, doc: str) -> Value:
@@ -109,7 +142,7 @@ def read(policy: type[Chosen], value: object, path: str = "") -> Chosen:
     known, nested = settings(policy), sections(policy)
     given: dict[str, Any] = {}
     for name, item in value.items():
-        where = f"{path}.{name}" if path else str(name)
+        where = f"{path}.{name[:80]}" if path else str(name)[:80]
         if name in nested:
             given[name] = read(type(nested[name][1]), item, where)
         elif name in known:
@@ -136,21 +169,27 @@ def schema(policy: type[Any]) -> dict[str, Any]:
 
 
 def strict(policy: Chosen) -> Chosen:
-    """``policy`` with the default for each field that can relax a refusal, sections included."""
+    """``policy`` without its relaxations: each field that can relax has the stricter of its value and its default.
+
+    What the policy tightens stays.
+    """
+    kind = type(policy)
     changes: dict[str, Any] = {
-        name: default_of(type(policy), name) for name, made in settings(type(policy)).items() if made.relaxes
+        name: made.strictest(getattr(policy, name), default_of(kind, name))
+        for name, made in settings(kind).items()
+        if made.strictest is not None
     }
-    changes |= {name: strict(getattr(policy, name)) for name in sections(type(policy))}
+    changes |= {name: strict(getattr(policy, name)) for name in sections(kind)}
     return dataclasses.replace(policy, **changes)  # type: ignore[type-var]
 
 
-def relaxing(policy: type[Any], path: str = "") -> Iterator[tuple[str, Setting]]:
-    """Each field that can relax a refusal, with its name in the file (``tdx.statuses``)."""
+def every(policy: type[Any], path: str = "") -> Iterator[tuple[str, Setting]]:
+    """Each field of ``policy`` and its sections, with its name in the file (``tdx.statuses``)."""
     for name, made in _declared(policy).items():
         where = f"{path}.{name}" if path else name
         if isinstance(made, Section):
-            yield from relaxing(type(default_of(policy, name)), where)
-        elif made.relaxes:
+            yield from every(type(default_of(policy, name)), where)
+        else:
             yield where, made
 
 
@@ -233,9 +272,13 @@ def records(kind: type[Chosen]) -> Form[frozenset[Chosen]]:
     return _list(Form(table, decode, write))
 
 
-def restricted(form: Form[Value], objection: Callable[[Value], str]) -> Form[Value]:
-    """``form`` with a further ``objection`` to some of its values."""
-    return dataclasses.replace(form, objection=lambda value: form.objection(value) or objection(value))
+def restricted(form: Form[Value], objection: Callable[[Value], str], **schema: Any) -> Form[Value]:
+    """``form`` with a further ``objection`` to some of its values, and what ``schema`` can say of it."""
+    return dataclasses.replace(
+        form,
+        schema={**form.schema, **schema},
+        objection=lambda value: form.objection(value) or objection(value),
+    )
 
 
 def _list(item: Form[Value]) -> Form[frozenset[Value]]:

@@ -52,6 +52,7 @@ def load(der: bytes) -> ocsp.OCSPResponse:
         raise UnfitError(f"an unreadable answer ({error})", wanted) from error
     if not one or not same:
         raise UnfitError(f"an answer of another form, with status {status.name.lower()}", wanted)
+    certificates.check_bits(der, response.signature, wanted)
     return response
 
 

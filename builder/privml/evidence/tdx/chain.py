@@ -184,6 +184,7 @@ def _revocation_list(name: str, role: Role, der: bytes, issuer: bytes) -> x509.C
         named = found.issuer
         key = signer.public_key()
         signed = isinstance(key, ec.EllipticCurvePublicKey) and found.is_signature_valid(key)
+        certificates.check_bits(der, found.signature, wanted)
     except certificates.UNREADABLE as error:
         raise ChainError(place, f"an unreadable revocation list ({error})", wanted) from error
     if named != signer.subject:
