@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import http.client
 import secrets
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from privml.base.errors import EvidenceError, HostError, printable
 from privml.base.strictjson import loads
-from privml.client.connection import Endpoint, GuestConnection, endpoint
+from privml.client.connection import Deadline, Endpoint, GuestConnection, endpoint, reason
 from privml.evidence import document, facts, tees
 from privml.verify.anchor import Expected
 from privml.verify.check import verify
@@ -21,6 +20,7 @@ from privml.verify.policy import Policy
 PATH = "/.well-known/privml-attestation"
 STAGES = "/boot-stages"
 TIMEOUT = 150.0
+_STAGES_TIMEOUT = 10.0
 _MAX_ERROR = 256 * 1024
 _PIECE = 64 * 1024
 
@@ -91,30 +91,31 @@ def judge(
 def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:
     """Ask the guest at ``https://HOST:PORT`` for a document over ``nonce`` (32 bytes).
 
-    ``timeout`` is in seconds for the complete response. ``HostError`` if there is no response or the guest is not
-    ready; then the message lists its boot stages, which are not authenticated.
+    ``timeout`` is in seconds for everything from connecting to the last byte; no server can stretch it. ``HostError``
+    if there is no response or the guest is not ready; then the message lists its boot stages, which are not
+    authenticated.
     """
     where = endpoint(url)
     connection = GuestConnection(where, timeout=timeout)
     try:
-        status, body = _get(connection, f"{PATH}?nonce={nonce.hex()}", timeout, document.MAX_DOCUMENT)
+        status, body = _get(connection, f"{PATH}?nonce={nonce.hex()}", document.MAX_DOCUMENT)
         key = connection.peer_spki_sha256
+    except TimeoutError as error:
+        raise HostError(f"{where.url}: no attestation document: timed out after {timeout:g} s") from error
     except (OSError, http.client.HTTPException) as error:
-        raise HostError(
-            f"{where.url}: no attestation document: {_printable(error) or type(error).__name__}"
-        ) from error
+        raise HostError(f"{where.url}: no attestation document: {_printable(reason(error))}") from error
     finally:
         connection.abort()
     assert key is not None
     if status == 503:
-        raise HostError(f"{where.url} is not ready: {_reason(body)}\n{_stages(where)}".rstrip())
+        raise HostError(f"{where.url} is not ready: {_reason(body)}\n{_stages(where, connection.deadline)}".rstrip())
     if status != 200:
         raise HostError(f"{where.url}: status {status} for an attestation document: {_reason(body)}")
     return Fetched(body, key)
 
 
-def _get(connection: GuestConnection, path: str, timeout: float, limit: int) -> tuple[int, bytes]:
-    end = time.monotonic() + timeout
+def _get(connection: GuestConnection, path: str, limit: int) -> tuple[int, bytes]:
+    """Status and body of a response of at most ``limit`` bytes, within the connection's deadline."""
     connection.request("GET", path, headers={"Accept": "application/json"})
     response = connection.getresponse()
     limit = limit if response.status == 200 else _MAX_ERROR
@@ -123,16 +124,19 @@ def _get(connection: GuestConnection, path: str, timeout: float, limit: int) -> 
         body += piece
         if len(body) > limit:
             raise EvidenceError(f"attestation: the response is larger than {limit} bytes")
-        if time.monotonic() > end:
-            raise TimeoutError(f"no complete response within {timeout:g} s")
+    if response.length:
+        raise http.client.IncompleteRead(b"", response.length)
     return response.status, bytes(body)
 
 
-def _stages(where: Endpoint) -> str:
-    """The guest's stage table as text; empty if it cannot be fetched."""
-    connection = GuestConnection(where, timeout=10.0)
+def _stages(where: Endpoint, deadline: Deadline) -> str:
+    """The guest's stage table as text, asked for before ``deadline``; empty if it cannot be fetched."""
     try:
-        _, body = _get(connection, STAGES, 10.0, _MAX_ERROR)
+        connection = GuestConnection(where, timeout=min(_STAGES_TIMEOUT, deadline.left()))
+    except TimeoutError:
+        return ""
+    try:
+        _, body = _get(connection, STAGES, _MAX_ERROR)
         value = loads(body, what="stages")
         rows = value["stages"]
         return "\n".join(_stage(row) for row in rows[:32])

@@ -18,7 +18,7 @@ from typing import Any
 from privml.base.errors import HostError, Refused
 from privml.base.strictjson import loads
 from privml.client import anchors, attested
-from privml.client.gate import INTERVAL, Check, Gate
+from privml.client.gate import INTERVAL, MAX_AGE, Check, Gate
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx.signature import root_der
 from privml.verify.anchor import Expected
@@ -65,27 +65,29 @@ def openai_client(
     collateral: Place | None = None,
     allow_simulated: Place | None = None,
     interval: float = INTERVAL,
+    max_age: float = MAX_AGE,
     **options: Any,
 ) -> Any:
     """An ``openai.OpenAI`` whose requests reach the guest at ``url`` only while it passes verification.
 
     The guest is verified now (``Refused`` when it does not pass), and again every ``interval`` seconds and whenever
-    its TLS key changes. A request while it does not pass ends in ``openai.PermissionDeniedError`` with the reasons,
-    and nothing of it is sent. ``options`` go to ``openai.OpenAI``, which must be installed. The environment's proxies
-    are not used. Close the client (or leave its ``with`` block) when done.
+    its TLS key changes; no judgement is used for more than ``max_age`` seconds. A request while it does not pass ends
+    in ``openai.PermissionDeniedError`` with the reasons, and nothing of it is sent. ``options`` go to
+    ``openai.OpenAI``, which must be installed. The environment's proxies are not used. Close the client (or leave its
+    ``with`` block) when done.
     """
     try:
         openai = importlib.import_module("openai")
     except ImportError as error:
         raise HostError("the package `openai` is not installed", hint="pip install openai") from error
     expected, policy, given = _trusted(expect, collateral, allow_simulated)
-    gate = Gate(url, _check(expected, policy, given), interval=interval)
+    gate = Gate(url, _check(expected, policy, given), interval=interval, max_age=max_age)
     decision = gate.decide()
     if decision.error is not None:
         raise decision.error
     if not decision.open:
         raise Refused("\n".join([decision.message, *(f"{one.code}: {one.got}" for one in decision.refusals)]))
-    path, stop = _serve(gate, interval)
+    path, stop = _serve(gate)
     http = openai.DefaultHttpxClient(transport=_transport(openai, path, stop), trust_env=False)
     options = {"api_key": "none", "max_retries": 0, **options}
     return openai.OpenAI(**options, base_url="http://attested-guest/v1", http_client=http)
@@ -125,7 +127,7 @@ def _transport(openai: Any, path: str, stop: Callable[[], None]) -> Any:
     return made
 
 
-def _serve(gate: Gate, interval: float) -> tuple[str, Callable[[], None]]:
+def _serve(gate: Gate) -> tuple[str, Callable[[], None]]:
     """Run the proxy in this process on a socket that only this user can open: its path, and how to stop it."""
     from privml.client import proxy  # its server is needed by no other call
 
@@ -133,7 +135,8 @@ def _serve(gate: Gate, interval: float) -> tuple[str, Callable[[], None]]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     path = str(Path(folder) / "guest.sock")
     listener.bind(path)
-    server = proxy.server(("127.0.0.1", 0), gate, interval)
+    listener.listen()  # requests wait until the server runs
+    server = proxy.server(("127.0.0.1", 0), gate)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="privml-client", daemon=True)
     thread.start()
 
