@@ -9,9 +9,10 @@ from typing import Any
 import click
 
 from privml.base.errors import EvidenceError, UsageError
-from privml.base.strictjson import loads
+from privml.base.files import read_start
+from privml.base.strictjson import MAX_BYTES, loads
 from privml.evidence.tdx import collateral
-from privml.evidence.tdx.signature import root_der
+from privml.evidence.tdx.signature import MAX_ROOT, root_der
 from privml.verify.policy import Policy
 
 
@@ -39,7 +40,9 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 def collateral_of(path: Path | None) -> dict[str, str] | None:
     """The collateral in a file; it is checked against Intel's root like any other."""
-    return None if path is None else collateral.decode(loads(path.read_bytes(), what=path.name), path.name)
+    if path is None:
+        return None
+    return collateral.decode(loads(read_start(path, MAX_BYTES), what=path.name), path.name)
 
 
 def policy_of(simulated_root: Path | None) -> Policy:
@@ -47,7 +50,7 @@ def policy_of(simulated_root: Path | None) -> Policy:
     if simulated_root is None:
         return Policy()
     try:
-        return Policy(allow_simulated=root_der(simulated_root.read_bytes()))
+        return Policy(allow_simulated=root_der(read_start(simulated_root, MAX_ROOT)))
     except EvidenceError as error:
         raise UsageError(
             f"--allow-simulated {simulated_root}: not a certificate in PEM or DER",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import http.client
 import secrets
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from privml.base.errors import EvidenceError, HostError, printable
@@ -75,12 +75,16 @@ def judge(
     nonce: bytes | None,
     tls_spki_sha256: bytes | None,
     collateral: Mapping[str, str] | None = None,
+    bundled: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Judgement:
     """Judge a document's bytes, fresh or captured earlier; ``EvidenceError`` if they are malformed.
 
-    ``now`` is Unix seconds by the caller's own clock. ``collateral`` replaces the document's; neither is trusted.
+    ``now`` is Unix seconds by the caller's own clock. ``collateral`` replaces the document's, for which a bundle's,
+    ``bundled``, stands in; none of them is trusted.
     """
     parsed = document.parse(data)
+    if bundled is not None:
+        parsed = replace(parsed, collateral=bundled)
     found = facts.collect(parsed)
     checked = tees.check_signature(
         parsed, found.header.tee, collateral=collateral, now=now, simulated_root=policy.allow_simulated

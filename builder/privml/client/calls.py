@@ -13,14 +13,15 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from privml.base.errors import HostError, Refused
-from privml.base.strictjson import loads
-from privml.client import anchors, attested
+from privml.base.errors import HostError, Refused, UsageError
+from privml.base.files import read_start
+from privml.base.strictjson import MAX_BYTES, loads
+from privml.client import anchors, attested, subject
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Gate
 from privml.evidence.tdx import collateral as collaterals
-from privml.evidence.tdx.signature import root_der
+from privml.evidence.tdx.signature import MAX_ROOT, root_der
 from privml.verify.anchor import Expected
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
@@ -37,12 +38,15 @@ def verify(
     tls_spki_sha256: bytes | None = None,
     collateral: Place | None = None,
     allow_simulated: Place | None = None,
+    at: int | Literal["bundle"] | None = None,
 ) -> Judgement:
-    """Check the guest at an ``https://`` address, or a captured document (a path, or its bytes).
+    """Check the guest at an ``https://`` address, or a bundle or captured document (a path, or its bytes).
 
     ``expect`` is the directory of an image that you built, with its prediction. ``nonce`` and ``tls_spki_sha256``
-    (32 bytes each) are those that a captured document was fetched with. ``collateral`` is a file with Intel's
-    collateral, ``allow_simulated`` the root certificate of a simulated platform to accept.
+    (32 bytes each) are those that a captured document was fetched with; a bundle has its own, which prove freshness
+    to its maker only. A file is judged now, or as of ``at``: Unix seconds, or ``"bundle"`` for the bundle's time.
+    ``collateral`` is a file with Intel's collateral, ``allow_simulated`` the root certificate of a simulated platform
+    to accept.
 
     The judgement has ``verdict`` (its outcome and every refusal) and ``keys``, None when the guest was refused. A
     refusal is no exception. ``HostError`` when the guest does not answer, ``EvidenceError`` when its document is
@@ -52,10 +56,13 @@ def verify(
     now = int(time.time())
     if isinstance(source, str) and source.startswith("https://"):
         return attested.attest(source, expected, policy, now=now, collateral=given).judgement
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    return attested.judge(
-        data, expected, policy, now=now, nonce=nonce, tls_spki_sha256=tls_spki_sha256, collateral=given
-    )
+    data = source if isinstance(source, bytes) else read_start(Path(source), subject.MAX_FILE)
+    found = subject.read(data, nonce=nonce, tls_spki_sha256=tls_spki_sha256)
+    if at == "bundle":
+        if found.bundle is None:
+            raise UsageError("at: only a bundle has a time of its own")
+        at = found.bundle.judged_at
+    return found.judge(expected, policy, at=now if at is None else at, collateral=given)
 
 
 def openai_client(
@@ -96,10 +103,12 @@ def openai_client(
 def _trusted(
     expect: Place, collateral: Place | None, allow_simulated: Place | None
 ) -> tuple[Expected, Policy, dict[str, str] | None]:
-    root = None if allow_simulated is None else root_der(Path(allow_simulated).read_bytes())
+    root = None if allow_simulated is None else root_der(read_start(Path(allow_simulated), MAX_ROOT))
     given = None
     if collateral is not None:
-        given = collaterals.decode(loads(Path(collateral).read_bytes(), what=str(collateral)), str(collateral))
+        given = collaterals.decode(
+            loads(read_start(Path(collateral), MAX_BYTES), what=str(collateral)), str(collateral)
+        )
     return anchors.built(Path(expect)), Policy(allow_simulated=root), given
 
 
