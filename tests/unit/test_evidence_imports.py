@@ -72,5 +72,7 @@ def test_verifying_loads_no_builder(module: str) -> None:
     loaded = done.stdout.split()
     assert "privml.verify.check" in loaded or module == "privml.client.anchors"
     rooms = {name.split(".")[1] for name in loaded if name.startswith("privml.")}
-    assert rooms <= {"base", "events", "machine", "evidence", "statement", "output", "verify", "client", "cli"}
+    needed = {"base", "events", "machine", "evidence", "statement", "output", "verify", "client", "cli"}
+    # The proxy takes bodies up to the bound of the engines' records.
+    assert rooms <= (needed | {"engines"} if module == "privml.cli.proxy" else needed)
     assert not [name for name in loaded if name.partition(".")[0] in ("pydantic", "yaml")]

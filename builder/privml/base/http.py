@@ -10,7 +10,7 @@ import urllib.request
 from collections.abc import Mapping
 from types import TracebackType
 
-from privml.base.deadline import Deadline
+from privml.base.deadline import Cutoff
 
 REDIRECTS = 5
 _REDIRECT_BODY = 64 * 1024
@@ -24,9 +24,7 @@ class Connections:
     follow.
     """
 
-    def __init__(
-        self, timeout: float = 30.0, *, deadline: Deadline | None = None, redirects: int = REDIRECTS
-    ) -> None:
+    def __init__(self, timeout: float = 30.0, *, deadline: Cutoff | None = None, redirects: int = REDIRECTS) -> None:
         self._timeout = timeout
         self._deadline = deadline
         self._redirects = redirects

@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from privml.base.strictjson import loads
+from privml.base.files import read_start
+from privml.base.strictjson import MAX_BYTES, loads
 from privml.cli.policy import policy_options
 from privml.client.attested import Collateral
 from privml.client.collateral import SERVICE, supply
@@ -43,10 +44,15 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def collateral_of(path: Path | None, service: str | None, *, offline: bool, policy: Policy) -> Collateral:
+def collateral_of(
+    path: Path | None, service: str | None, *, offline: bool, policy: Policy, past: bool = False
+) -> Collateral | None:
     """Where collateral comes from: a file; the cache; and the service, by default Intel's, unless ``offline``.
 
-    Whatever it is, it is checked against Intel's root.
+    With ``past``, the evidence is judged as of another time than now, so neither cache nor service is used. Whatever
+    it is, it is checked against Intel's root.
     """
-    given = None if path is None else collateral.decode(loads(path.read_bytes(), what=path.name), path.name)
-    return supply(service, offline=offline, policy=policy, given=given)
+    given = None
+    if path is not None:
+        given = collateral.decode(loads(read_start(path, MAX_BYTES), what=path.name), path.name)
+    return given if past else supply(service, offline=offline, policy=policy, given=given)

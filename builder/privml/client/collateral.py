@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused, UsageError
 from privml.base.files import write_atomic
@@ -294,6 +295,8 @@ class Supply:
         self._anchors = anchors(simulated_root)
         self._cache = cache or Cache()
         self._clock = clock or time.time
+        self._own: Mapping[str, Mapping[str, Any]] | None = None
+        self._found: dict[str, Mapping[str, Any]] = {}
         self._failed: dict[Platform, tuple[float, PrivmlError]] = {}
 
     def of_devices(self, found: Facts, *, own: bool) -> NvidiaCollateral | None:
@@ -308,10 +311,25 @@ class Supply:
         asking = nvidia.Supply(
             where, roots=self._device_roots, directory=self._cache.directory / "nvidia", clock=self._clock
         )
-        return asking(found, own=own)
+        devices = asking(found, own=own)
+        if devices is not None:
+            self._found["nvidia"] = devices.encode()
+        return devices
 
     def of_quote(self, tee: str, document: Document) -> Mapping[str, str] | None:
         """The nine fields; None to use the document's own. ``HostError`` if the service was needed and failed."""
+        self._own, self._found = document.collateral, {}
+        found = self._of_quote(tee, document)
+        if found is not None:
+            self._found[TEE] = found
+        return found
+
+    @property
+    def used(self) -> Mapping[str, Mapping[str, Any]] | None:
+        """All collateral, by kind, of the last document; None if it is the document's own."""
+        return {**(self._own or {}), **self._found} if self._found else None
+
+    def _of_quote(self, tee: str, document: Document) -> Mapping[str, str] | None:
         if tee != TEE:
             return None
         if self._given is not None:

@@ -24,7 +24,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509 import ocsp as x509_ocsp
 
-from privml.base.deadline import Deadline
+from privml.base.deadline import Cutoff
 from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.files import write_atomic
 from privml.base.http import Connections
@@ -272,7 +272,7 @@ class _Session:
 
     def _asking(self) -> Requests:
         if self._requests is None:
-            deadline = self._open.enter_context(Deadline(TIMEOUT))
+            deadline = self._open.enter_context(Cutoff(TIMEOUT))
             connections = self._open.enter_context(Connections(deadline=deadline, redirects=0))
             self._requests = Requests(connections, deadline, 2 * MAX_RIM)
         return self._requests

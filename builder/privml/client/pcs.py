@@ -14,7 +14,7 @@ import ssl
 import urllib.parse
 from dataclasses import dataclass
 
-from privml.base.deadline import Deadline
+from privml.base.deadline import Cutoff
 from privml.base.errors import EvidenceError
 from privml.base.http import Connections
 from privml.base.strictjson import loads
@@ -71,7 +71,7 @@ def fetch(
     ``root`` is the DER of the anchor, which goes last in each chain. ``HostError`` if the service does not answer or
     has none, ``EvidenceError`` if it sends something else.
     """
-    with Deadline(timeout) as deadline, Connections(deadline=deadline, redirects=0) as connections:
+    with Cutoff(timeout) as deadline, Connections(deadline=deadline, redirects=0) as connections:
         requests = Requests(connections, deadline, MAX_FIELD, absent=_ABSENT)
         crl = requests.get(f"{where.base}{SGX}/pckcrl?ca={platform.ca}&encoding=der")
         tcb = requests.get(f"{where.base}{TDX}/tcb?fmspc={platform.fmspc.upper()}&update={update}")

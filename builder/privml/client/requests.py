@@ -8,7 +8,7 @@ import urllib.parse
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from privml.base.deadline import Deadline
+from privml.base.deadline import Cutoff
 from privml.base.errors import EvidenceError, HostError, UsageError, printable
 from privml.base.http import Connections
 
@@ -64,9 +64,7 @@ class Requests:
     ``absent`` is the hint for an answer of status 404.
     """
 
-    def __init__(
-        self, connections: Connections, deadline: Deadline, limit: int, *, absent: str | None = None
-    ) -> None:
+    def __init__(self, connections: Connections, deadline: Cutoff, limit: int, *, absent: str | None = None) -> None:
         self._connections = connections
         self._deadline = deadline
         self._limit = limit

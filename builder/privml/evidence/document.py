@@ -95,7 +95,7 @@ class Document:
                     {"kind": device.kind, "report": b64(device.report), "certificates": b64(device.certificates)}
                     for device in self.device_evidence
                 ],
-                "collateral": _collateral_json(self.collateral),
+                "collateral": collateral_json(self.collateral),
             }
         )
 
@@ -122,7 +122,7 @@ def parse(data: bytes) -> Document:
             unb64(item, what=f"document.certificates[{index}]", limit=MAX_CERTIFICATE)
             for index, item in enumerate(fields.array("certificates", limit=MAX_CERTIFICATES))
         ),
-        collateral=_collateral(fields.take("collateral")),
+        collateral=read_collateral(fields.take("collateral"), "document.collateral"),
         device_evidence=_device_evidence(fields),
     )
     fields.end()
@@ -154,20 +154,20 @@ _COLLATERAL: Mapping[str, Callable[[object, str], Mapping[str, Any]]] = {
 """Kinds of collateral in a document, with their readers."""
 
 
-def _collateral(value: object) -> dict[str, Mapping[str, Any]] | None:
+def read_collateral(value: object, path: str) -> dict[str, Mapping[str, Any]] | None:
+    """Collateral by kind from decoded JSON, or None for null; ``EvidenceError`` for an unknown or malformed kind."""
     if value is None:
         return None
-    fields = Fields(value, "document.collateral")
+    fields = Fields(value, path)
     found = {
-        kind: read(fields.take(kind), f"document.collateral.{kind}")
-        for kind, read in _COLLATERAL.items()
-        if fields.has(kind)
+        kind: read(fields.take(kind), f"{path}.{kind}") for kind, read in _COLLATERAL.items() if fields.has(kind)
     }
     fields.end()
     if not found:
-        raise EvidenceError("document.collateral: empty, expected null or at least one kind of collateral")
+        raise EvidenceError(f"{path}: empty, expected null or at least one kind of collateral")
     return found
 
 
-def _collateral_json(kinds: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
+def collateral_json(kinds: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, Any]] | None:
+    """The JSON value of collateral by kind."""
     return None if kinds is None else {kind: dict(given) for kind, given in kinds.items()}

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from privml.base.errors import EvidenceError
+from privml.base.strictjson import check_structure
 from privml.events.registers import DIGEST_SIZE, MRTD, RTMRS
 from privml.evidence import dstack
 from privml.readers import aael
@@ -24,6 +25,8 @@ from privml.readers import aael
 MAX_TEXT = 4 << 20
 """Longest hexadecimal or base64 text that is decoded."""
 _MAX_NODES = 200_000
+_MAX_VALUES = 2_000_000  # a log of 1 MiB as a list of numbers is the most that was seen
+_MAX_DEPTH = 100
 _MAX_ITEMS = 16
 _SHORTEST = 200  # characters: no quote, report or log is shorter in any encoding
 _HEX = re.compile(rb"\A(?:0x)?[0-9A-Fa-f\s]+\Z")
@@ -51,6 +54,7 @@ def loads(data: bytes, what: str) -> Any:
 
     try:
         text = data.decode("utf-8-sig")
+        check_structure(text, what=what, values=_MAX_VALUES, depth=_MAX_DEPTH)
         try:
             return json.loads(text, object_pairs_hook=pairs)
         except ValueError:
@@ -60,7 +64,7 @@ def loads(data: bytes, what: str) -> Any:
             return [json.loads(line, object_pairs_hook=pairs) for line in lines]
     except UnicodeDecodeError as error:
         raise EvidenceError(f"{what}: not UTF-8 at byte {error.start}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise EvidenceError(f"{what}: malformed JSON: {error}") from error
 
 

@@ -23,6 +23,8 @@ from privml.statement.launch import MeasuredLaunch
 
 PREDICATE_TYPE = "https://privml-build.dev/predicate/measurements/v2"
 MAX_LAUNCHES = 4096
+MAX_VALUES = 1_000_000
+"""JSON values in a predicate: a launch has some 500, and `base.strictjson` allows 16 MiB."""
 MAX_PURPOSES = 16
 
 
@@ -121,4 +123,4 @@ def encode(predicate: Predicate) -> bytes:
 
 def decode(data: bytes) -> Predicate:
     """Read a predicate, canonical or not; ``EvidenceError`` if it is not v2."""
-    return Predicate.from_dict(loads(data, what="predicate"))
+    return Predicate.from_dict(loads(data, what="predicate", values=MAX_VALUES))

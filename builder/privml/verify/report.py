@@ -13,15 +13,17 @@ _HEADLINES = {
 }
 
 
-def render(verdict: Verdict) -> str:
+def render(verdict: Verdict, about: str = "") -> str:
     """Lines of text, each ending with a newline; the first has the outcome, the image and the anchor.
+
+    ``about`` ends the first line: whose nonce and which time, where they are not the caller's own and now.
 
     Found values come from the untrusted machine (a stage, a reason of the QVL) and are reduced to one printable line.
     """
     headline = _HEADLINES[verdict.outcome]
     if verdict.relaxed and verdict.outcome is not Outcome.REFUSED:
         headline += f", relaxed: {'; '.join(f'{each.code} {each.got}' for each in verdict.relaxed)}"
-    lines = [f"{headline}: {verdict.name} ({verdict.variant}), against {verdict.anchor}"]
+    lines = [f"{headline}: {verdict.name} ({verdict.variant}), against {verdict.anchor}{about}"]
     if verdict.shape:
         lines.append(f"  shape: {verdict.shape}")
     for refusal in verdict.refusals:
