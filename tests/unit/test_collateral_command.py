@@ -22,6 +22,7 @@ from privml.cli import anchor
 from privml.cli.main import main
 from privml.client import pcs
 from privml.client.collateral import SERVICE, Supply
+from privml.evidence.bundle import Bundle
 from privml.evidence.tdx import collateral as nine
 from privml.sim import quote as sim
 from privml.verify.policy import Policy
@@ -142,6 +143,11 @@ def test_a_quote_and_a_document_name_their_platform(
     Outcome(capsys, "fetch", QUOTE, "--service", service.url)
     assert "fmspc=B0C06F000000&" in service.asked[1]
     (place / "doc.json").write_bytes(samples.document().encode())
+    genuine = dataclasses.replace(samples.document(), evidence=Path(QUOTE).read_bytes())
+    (place / "bundle.json").write_bytes(Bundle(genuine.encode(), bytes(32), bytes(32), 0).encode())
+    service.asked.clear()
+    Outcome(capsys, "fetch", "bundle.json", "--service", service.url)
+    assert "fmspc=B0C06F000000&" in service.asked[1]
     simulated = Outcome(capsys, "fetch", "doc.json", "--service", service.url)
     assert (simulated.code, "doc.json: pck-chain" in simulated.stderr) == (8, True)
     (place / "junk").write_bytes(b"junk")
@@ -238,11 +244,16 @@ def test_verify_fetches_what_a_guest_does_not_send(
         words = ("verify", guest.url, *anchored)
         offline = Outcome(capsys, *words, "--offline", "--collateral-service", service.url, verb=())
         assert (offline.code, "collateral-missing" in offline.stdout, service.asked) == (8, True, [])
-        fetched = Outcome(capsys, *words, "--collateral-service", service.url, verb=())
+        fetched = Outcome(capsys, *words, "--collateral-service", service.url, "--save", "b.json", verb=())
         assert fetched.code == 10, fetched.stdout + fetched.stderr
         asked = len(service.asked)
         again = Outcome(capsys, *words, "--offline", verb=())  # from the cache
         assert (again.code, len(service.asked)) == (10, asked)
+        # A bundle has what was fetched, and needs neither cache nor service when it is judged as of its time.
+        (place / "cache").rename(place / "away")
+        saved = Outcome(capsys, "verify", "b.json", *anchored, "--at", "bundle", verb=())
+        assert (saved.code, len(service.asked)) == (10, asked), saved.stdout
+        (place / "away").rename(place / "cache")
         service.answers.clear()
         (place / "cache" / "tdx-53494d554c41-processor.json").unlink()
         nothing = Outcome(capsys, *words, "--collateral-service", service.url, verb=())

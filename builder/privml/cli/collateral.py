@@ -18,7 +18,7 @@ from privml.base.steps import complain
 from privml.base.strictjson import pretty
 from privml.cli.output import print_json, show
 from privml.cli.usage import Verb
-from privml.client import attested, nvidia, pcs
+from privml.client import attested, nvidia, pcs, subject
 from privml.client import collateral as cached
 from privml.client.collateral import SERVICE, Cache, Entry
 from privml.evidence import document, facts
@@ -26,7 +26,7 @@ from privml.evidence.facts import Facts
 from privml.evidence.tdx.contents import date
 from privml.evidence.tdx.platform import CAS, Platform
 
-_MAX_SOURCE = document.MAX_DOCUMENT
+_MAX_SOURCE = subject.MAX_FILE
 
 
 @click.group(cls=Verb, subcommand_metavar="VERB ...")
@@ -46,7 +46,7 @@ def collateral() -> None:
 
 
 @collateral.command()
-@click.argument("sources", metavar="[URL|DOCUMENT|QUOTE]...", nargs=-1)
+@click.argument("sources", metavar="[URL|FILE|QUOTE]...", nargs=-1)
 @click.option("--fmspc", metavar="HEX", help="The kind of platform (12 hex digits), instead of a source; with --ca.")
 @click.option("--ca", type=click.Choice(list(CAS.values())), help="The authority of the platform's PCK certificates.")
 @click.option(
@@ -89,8 +89,8 @@ def fetch(
 ) -> None:
     """Fetch collateral into the cache.
 
-    A source is the address of a guest, its attestation document or a quote; only the kind of its platform is sent to
-    the service. For a document with GPUs, NVIDIA's reference values and revocation answers are fetched too: NVIDIA
+    A source is the address of a guest, a bundle or document of one, or a quote; only the kind of its platform is sent
+    to the service. For a document with GPUs, NVIDIA's reference values and revocation answers are fetched too: NVIDIA
     sees versions of firmware and numbers of certificates. Without any source, everything in the cache is fetched
     again, or with --from everything in DIR is taken, which holds what `--out` wrote, or is a copy of another
     machine's cache. Exit status: 5 the service has none, 8 it is not what Intel signed or not valid now, 9 it is
@@ -118,7 +118,7 @@ def fetch(
         wanted = wanted or [entry.platform for entry in cache.entries(cached.anchors())]
         if not wanted:
             raise UsageError(
-                "nothing to fetch: the cache is empty, expected a URL, DOCUMENT or QUOTE",
+                "nothing to fetch: the cache is empty, expected a URL, FILE or QUOTE",
                 hint="or name the kind of platform with --fmspc and --ca",
             )
         found = []
@@ -241,7 +241,7 @@ def _read(source: str) -> _Source:
     try:
         if data.lstrip()[:1] != b"{":
             return _Source(cached.locate(data, cached.anchors())[0], None)
-        parsed = document.parse(data)
+        parsed = document.parse(subject.read(data).document)
         platform = cached.locate(parsed.evidence, cached.anchors())[0]
         return _Source(platform, facts.collect(parsed) if parsed.device_evidence else None)
     except PrivmlError as error:

@@ -20,7 +20,8 @@ from cryptography.x509.oid import NameOID
 
 from privml.base.errors import EvidenceError, Refused
 from privml.base.strictjson import loads
-from privml.evidence.tdx import chain
+from privml.evidence.tdx import chain, tcbinfo
+from privml.evidence.tdx.claims import Validity
 from privml.evidence.tdx.platform import Platform, pck_ca
 
 TCB_INFO = "TCB info"
@@ -86,13 +87,18 @@ def read(collateral: Mapping[str, str], *, root: bytes, naming: chain.Naming) ->
             raise EvidenceError(f"{name}.id: got `{str(found.get('id'))[:40]}`, expected `{wanted}`")
     numbers = [_integer(found, name) for found, name in ((tcb_info, "tcb_info"), (qe_identity, "qe_identity"))]
     ca = x509.load_der_x509_certificate(chains.pck_crl.certificates[0])
+    try:
+        read_tcb_info = tcbinfo.read(collateral["tcb_info"])
+        qe_validity = tcbinfo.read_qe_identity(collateral["qe_identity"])
+    except ValueError as error:
+        raise EvidenceError(str(error)) from error
     parts = (
-        _json_part(TCB_INFO, tcb_info, chains.tcb_info),
-        _json_part(QE_IDENTITY, qe_identity, chains.qe_identity),
+        _json_part(TCB_INFO, read_tcb_info.validity, chains.tcb_info),
+        _json_part(QE_IDENTITY, qe_validity, chains.qe_identity),
         *(_list_part(name, chains.lists[field]) for field, name in _LISTS.items()),
         *_certificates(chains),
     )
-    return Contents(Platform.of(str(tcb_info.get("fmspc", "")), pck_ca(ca, naming)), min(numbers), parts)
+    return Contents(Platform.of(read_tcb_info.fmspc.hex(), pck_ca(ca, naming)), min(numbers), parts)
 
 
 def date(seconds: int) -> str:
@@ -126,18 +132,9 @@ def _integer(found: Mapping[str, Any], name: str) -> int:
     return number
 
 
-def _json_part(name: str, found: Mapping[str, Any], signer: chain.Chain) -> Part:
-    issued, expires = (_time(name, member, found.get(member)) for member in ("issueDate", "nextUpdate"))
-    return Part(name, _common_name(x509.load_der_x509_certificate(signer.certificates[0]).subject), issued, expires)
-
-
-def _time(name: str, member: str, text: object) -> int:
-    try:
-        return int(datetime.strptime(str(text), "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
-    except ValueError as error:
-        raise EvidenceError(
-            f"{name}.{member}: got `{str(text)[:40]}`, expected a time like 2026-01-31T12:00:00Z"
-        ) from error
+def _json_part(name: str, found: Validity, signer: chain.Chain) -> Part:
+    issuer = _common_name(x509.load_der_x509_certificate(signer.certificates[0]).subject)
+    return Part(name, issuer, found.issued, found.expires)
 
 
 def _list_part(name: str, found: x509.CertificateRevocationList) -> Part:
