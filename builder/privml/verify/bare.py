@@ -24,7 +24,7 @@ _UNCHECKED = "collateral-missing"
 
 
 class Origin(StrEnum):
-    """Who vouches for the values: the vendor, a simulation, nobody (the signature is refused), or nobody known."""
+    """Who vouches for the values: the vendor or a simulation; or the signature is refused, or none was checked."""
 
     GENUINE = "genuine"
     SIMULATED = "simulated"
@@ -75,7 +75,7 @@ class Finding:
 
     @property
     def exit_code(self) -> int:
-        """0 genuine and equal, 1 differs, 8 not proven by anybody or refused, 10 equal but only a simulation."""
+        """0 genuine and equal, 1 differs, 8 refused or not proven, 10 equal but only a simulation."""
         if self.refusals or self.origin in (Origin.REFUSED, Origin.UNPROVEN):
             return Refused.exit_code
         if self.equal is False:
@@ -86,7 +86,7 @@ class Finding:
 def judge(claims: Claims | None, checked: Checked | None, policy: Policy, values: tuple[Value, ...]) -> Finding:
     """Judge evidence with its ``claims`` and the result of checking its signature.
 
-    ``checked`` is None for values that nobody signed, ``claims`` also for a quote that is malformed.
+    ``checked`` is None for values without a signature that can be checked, ``claims`` for a malformed quote.
     """
     if checked is None or (isinstance(checked, SignatureFailure) and checked.code == _UNCHECKED):
         origin = Origin.UNPROVEN
