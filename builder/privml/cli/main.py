@@ -32,7 +32,7 @@ GROUPS = {
     "know": {
         "measure": "Predict the registers of an image, or measure any file.",
         "explain": "Replay an event log and find the event that differs.",
-        "inspect": "Show what a built image contains.",
+        "inspect": "Show what a built image contains, or judge a bare quote.",
         "diff": "Show what changed between two images, locks, predictions or logs.",
     },
     "check": {

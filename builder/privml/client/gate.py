@@ -2,7 +2,8 @@
 
 It fails closed: without a judgement, or after a refusal, nothing is sent. An accepted judgement stays in force while
 the next one is made, because the guest's key is still the attested one; it ends at its maximum age, when the upstream
-has another key, or with a refusal (ADR 0055). One verification runs at a time, and nobody waits for somebody else's.
+has another key, or with a refusal (ADR 0056). One verification runs at a time, and no caller waits for that of
+another.
 """
 
 from __future__ import annotations

@@ -13,7 +13,7 @@ from typing import Any
 
 from privml.client import attested
 from privml.evidence import bundle
-from privml.evidence.bundle import MAX_BUNDLE, Bundle
+from privml.evidence.bundle import MAX_BUNDLE, Bundle, is_bundle
 from privml.verify.anchor import Expected
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
@@ -77,7 +77,7 @@ def read(data: bytes, *, nonce: bytes | None = None, tls_spki_sha256: bytes | No
 
     ``nonce`` and ``tls_spki_sha256`` (32 bytes each) are the caller's own, and replace a bundle's.
     """
-    if not bundle.is_bundle(data):
+    if not is_bundle(data):
         return Subject(data, nonce, tls_spki_sha256, None if nonce is None else CALLER)
     found = bundle.decode(data)
     return Subject(

@@ -28,6 +28,8 @@ _MAX_NODES = 200_000
 _MAX_VALUES = 2_000_000  # a log of 1 MiB as a list of numbers is the most that was seen
 _MAX_DEPTH = 100
 _MAX_ITEMS = 16
+REPORT_DATA = "report data"
+_REPORT_DATA_SIZE = 64
 _SHORTEST = 200  # characters: no quote, report or log is shorter in any encoding
 _HEX = re.compile(rb"\A(?:0x)?[0-9A-Fa-f\s]+\Z")
 _BASE64 = re.compile(rb"\A[A-Za-z0-9+/_\s-]+={0,2}\s*\Z")
@@ -125,7 +127,10 @@ def _octets(item: list[Any]) -> bytes | None:
 
 
 def _registers(item: dict[str, Any]) -> dict[str, bytes] | None:
-    """MRTD (when it is given) and RTMR0..3 of an object that names them in hexadecimal; None for any other."""
+    """MRTD and `REPORT_DATA` (when they are given) and RTMR0..3 of an object that names them in hexadecimal.
+
+    None for any other object.
+    """
     names = {str(name).lower().replace("_", "").removeprefix("tdx"): text for name, text in item.items()}
     found: dict[str, bytes] = {}
     for register in (MRTD, *RTMRS):
@@ -133,6 +138,10 @@ def _registers(item: dict[str, Any]) -> dict[str, bytes] | None:
         value = decode_text(text.encode("utf-8", "replace")) if isinstance(text, str) else None
         if value is not None and len(value) == DIGEST_SIZE:
             found[register] = value
+    text = names.get("reportdata")
+    value = decode_text(text.encode("utf-8", "replace")) if isinstance(text, str) else None
+    if value is not None and len(value) == _REPORT_DATA_SIZE:
+        found[REPORT_DATA] = value
     return found if set(RTMRS) <= set(found) else None
 
 
