@@ -281,3 +281,13 @@ def test_verify_of_a_file_asks_nobody_unless_a_service_is_named(
     monkeypatch.setenv(SERVICE, service.url)
     assert Outcome(capsys, *words, verb=()).code == 5
     assert Outcome(capsys, *words, "--offline", verb=()).code == 8
+
+
+def test_inspect_judges_a_bare_quote_with_what_is_cached(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "time", lambda: 1_750_420_000.0)
+    assert Outcome(capsys, "inspect", QUOTE, verb=()).stdout.startswith("SIGNATURE REFUSED")
+    (place / "c.json").write_bytes((samples.VECTORS / "tdx_quote_collateral.json").read_bytes())
+    assert Outcome(capsys, "fetch", "--from", ".").code == 0
+    assert Outcome(capsys, "inspect", QUOTE, verb=()).stdout.startswith("GENUINE")

@@ -15,12 +15,19 @@ from cryptography.x509 import ocsp
 from privml.base.errors import EvidenceError
 from privml.client import attested
 from privml.evidence.document import DeviceEvidence, Document, listed
-from privml.evidence.nvidia import chain
+from privml.evidence.nvidia import chain, rim
 from privml.evidence.nvidia.collateral import NvidiaCollateral
 from privml.evidence.nvidia.families import HOPPER
 from privml.sim import gpu
 from privml.verify.nvidia import CHECKS as NVIDIA_CHECKS
-from privml.verify.nvidia import NVIDIA_ROOT_SHA256, DeviceCase, Firmware, NvidiaPolicy, simulated
+from privml.verify.nvidia import (
+    NVIDIA_RIM_ROOT_SHA256,
+    NVIDIA_ROOT_SHA256,
+    DeviceCase,
+    Firmware,
+    NvidiaPolicy,
+    simulated,
+)
 from privml.verify.policy import Policy
 from privml.verify.verdict import Outcome, Verdict
 
@@ -371,13 +378,20 @@ def test_a_simulated_gpu_is_never_accepted_as_genuine() -> None:
     genuine = samples.genuine(samples.signature_of(gpus.document()))
     verdict = gpus.judge(signature=genuine)
     assert (verdict.outcome, verdict.refusals) == (Outcome.ACCEPTED_SIMULATED, ())
-    real = dataclasses.replace(checked.devices[0], root_sha256=NVIDIA_ROOT_SHA256)
-    verdict = gpus.judge(signature=genuine, checked=dataclasses.replace(checked, devices=(real,)))
-    assert verdict.outcome is Outcome.ACCEPTED
+    real = dataclasses.replace(
+        checked,
+        devices=(dataclasses.replace(checked.devices[0], root_sha256=NVIDIA_ROOT_SHA256),),
+        rims=tuple(dataclasses.replace(each, root_sha256=NVIDIA_RIM_ROOT_SHA256) for each in checked.rims),
+    )
+    assert gpus.judge(signature=genuine, checked=real).outcome is Outcome.ACCEPTED
+    for part in ("devices", "rims"):  # also with reference values of the simulation alone
+        mixed = dataclasses.replace(real, **{part: getattr(checked, part)})
+        assert gpus.judge(signature=genuine, checked=mixed).outcome is Outcome.ACCEPTED_SIMULATED
 
 
-def test_the_pinned_root_is_the_one_that_is_checked() -> None:
+def test_the_pinned_roots_are_those_that_are_checked() -> None:
     assert hashlib.sha256(chain.NVIDIA_ROOT_DER).hexdigest() == NVIDIA_ROOT_SHA256
+    assert hashlib.sha256(rim.NVIDIA_RIM_ROOT_DER).hexdigest() == NVIDIA_RIM_ROOT_SHA256
 
 
 def test_no_changed_byte_of_the_evidence_in_a_document_is_accepted() -> None:

@@ -52,7 +52,12 @@ def collateral_of(
     With ``past``, the evidence is judged as of another time than now, so neither cache nor service is used. Whatever
     it is, it is checked against Intel's root.
     """
-    given = None
-    if path is not None:
-        given = collateral.decode(loads(read_start(path, MAX_BYTES), what=path.name), path.name)
+    given = collateral_in(path)
     return given if past else supply(service, offline=offline, policy=policy, given=given)
+
+
+def collateral_in(path: Path | None) -> dict[str, str] | None:
+    """The nine fields in a file; None without one."""
+    if path is None:
+        return None
+    return collateral.decode(loads(read_start(path, MAX_BYTES), what=path.name), path.name)

@@ -11,9 +11,11 @@ from typing import Any
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.files import read_start
 from privml.base.strictjson import unhex
-from privml.cli.anchor import collateral_of, policy_of
+from privml.cli.anchor import collateral_in
 from privml.cli.output import print_json, show
+from privml.cli.policy import policy_of
 from privml.client import anchors, bare, subject
+from privml.client.collateral import supply
 from privml.events.registers import REGISTERS, RTMR3
 from privml.evidence import document
 from privml.evidence.bundle import is_bundle
@@ -73,10 +75,13 @@ def inspect_file(
         )
     expected = _expected(file.claimed, expect, registers)
     values = _values(file, expected, wanted)
-    collateral: Mapping[str, str] | None = collateral_of(collateral_file)
+    policy = policy_of(simulated_root)
+    collateral: Mapping[str, str] | None = collateral_in(collateral_file)
+    if collateral is None and file.quote is not None and at is None:
+        collateral = supply(None, offline=True, policy=policy).for_quote(file.quote, own=inside is not None)
     if collateral is None and inside is not None:
         collateral = (inside.collateral or {}).get(bare.TEE)
-    finding = bare.judge(file.quote, values, policy_of(simulated_root), now=as_of, collateral=collateral)
+    finding = bare.judge(file.quote, values, policy, now=as_of, collateral=collateral)
     if as_json:
         print_json(_to_dict(path, file, finding, expected, as_of))
     else:

@@ -70,8 +70,7 @@ def verify(
         --save bundle.json
       privml-build verify bundle.json --expect out/demo-cpu --at bundle
       privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
-      privml-build verify https://HOST:8443 --expect out/demo-cpu \\
-        --policy policy.toml
+      privml-build verify doc.json --expect out/demo-cpu --policy policy.toml
       privml-build verify --explain tcb-status
     """
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}

@@ -332,10 +332,14 @@ class Supply:
     def _of_quote(self, tee: str, document: Document) -> Mapping[str, str] | None:
         if tee != TEE:
             return None
+        return self.for_quote(document.evidence, own=TEE in (document.collateral or {}))
+
+    def for_quote(self, quote: bytes, *, own: bool) -> Mapping[str, str] | None:
+        """The nine fields for a quote; ``own`` says whether it comes with some. Otherwise as in `of_quote`."""
         if self._given is not None:
             return self._given
         try:
-            platform, anchor = locate(document.evidence, self._anchors)
+            platform, anchor = locate(quote, self._anchors)
         except Refused:
             return None  # the check of the signature says why
         now = int(self._clock())
@@ -350,7 +354,7 @@ class Supply:
             try:
                 entry = self._refresh(where, platform, anchor, now, pcs.TIMEOUT if entry is None else _QUICK)
             except PrivmlError as error:
-                entry = self._instead(entry, platform, error, own=TEE in (document.collateral or {}))
+                entry = self._instead(entry, platform, error, own=own)
         return None if entry is None else entry.fields
 
     def _refresh(self, where: pcs.Service, platform: Platform, anchor: Anchor, now: int, timeout: float) -> Entry:

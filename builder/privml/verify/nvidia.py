@@ -31,6 +31,9 @@ from privml.verify.verdict import Refusal
 NVIDIA_ROOT_SHA256 = "102bf659d5419614c9d8e6aecebc80454eb26b1df6a769ac720b9a690b167b48"
 """SHA-256 of the DER of the NVIDIA Device Identity CA."""
 
+NVIDIA_RIM_ROOT_SHA256 = "12977b5115acb0381179279fffeb5a8c4d264971ebb32298023a465fa41df5d1"
+"""SHA-256 of the DER of the NVIDIA CoRIM signing Root CA."""
+
 NVDEC_INDEX = 35
 """The measurement that is not compared while NVDEC0 is off (NVIDIA/nvtrust)."""
 
@@ -367,10 +370,12 @@ CHECKS: tuple[Check[DeviceCase], ...] = (presence, identity, firmware, revocatio
 
 
 def simulated(case: DeviceCase) -> bool:
-    """True if a device's chain ends in another root than NVIDIA's."""
-    return any(
-        isinstance(device, DeviceFacts) and device.root_sha256 != NVIDIA_ROOT_SHA256
-        for device in case.checked.devices
+    """True if a device or reference values have another root than NVIDIA's."""
+    checked = case.checked
+    devices = (device.root_sha256 for device in checked.devices if isinstance(device, DeviceFacts))
+    values = (rim.root_sha256 for rim in checked.rims)
+    return any(root != NVIDIA_ROOT_SHA256 for root in devices) or any(
+        root != NVIDIA_RIM_ROOT_SHA256 for root in values
     )
 
 

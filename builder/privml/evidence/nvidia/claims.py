@@ -54,13 +54,14 @@ class Rim:
     """Verified reference values: what NVIDIA says that a firmware measures.
 
     ``product`` is the chip, ``version`` that of the driver or VBIOS. ``measurements`` has the accepted digests (48
-    bytes each) of each active index. ``sha256`` (hex) is of the file.
+    bytes each) of each active index. ``sha256`` (hex) is of the file, ``root_sha256`` (hex) of its signer's root.
     """
 
     product: str
     version: str
     measurements: Mapping[int, tuple[bytes, ...]]
     sha256: str
+    root_sha256: str
 
 
 @dataclass(frozen=True)

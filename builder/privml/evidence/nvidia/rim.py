@@ -103,7 +103,7 @@ def read(data: bytes, *, root: bytes, naming: Naming, now: int, verified: Verifi
         encoded = _certificates(signature.elements[2])
         chain = roles.read(encoded, ROLES, root=root, naming=naming, now=now, verified=verified)
         _verify(chain[0], signature.elements[1], xml.canonical(info))
-        return VerifiedRim(_values(xml.parse(content), hashlib.sha256(data).hexdigest()), chain)
+        return VerifiedRim(_values(xml.parse(content), _sha256(data), _sha256(root)), chain)
     except EvidenceError as error:
         raise UnfitError(error.message, "reference values in the form of NVIDIA's files") from error
 
@@ -187,7 +187,11 @@ def _verify(signer: x509.Certificate, value: Element, signed: bytes) -> None:
         raise UnfitError("an invalid signature", "the signature of the first certificate's key") from error
 
 
-def _values(document: Element, digest: str) -> Rim:
+def _sha256(data: bytes) -> str:
+    return hashlib.sha256(data).hexdigest()
+
+
+def _values(document: Element, digest: str, root: str) -> Rim:
     if document.tag != f"{_SWID}SoftwareIdentity":
         raise EvidenceError(f"the root element is {document.tag[:100]}")
     meta, payload = (_only(document, name) for name in ("Meta", "Payload"))
@@ -207,7 +211,7 @@ def _values(document: Element, digest: str) -> Rim:
     if not measurements:
         raise EvidenceError("no active measurement")
     said = meta.values
-    return Rim(said.get("product", ""), said.get("colloquialVersion", "").upper(), measurements, digest)
+    return Rim(said.get("product", ""), said.get("colloquialVersion", "").upper(), measurements, digest, root)
 
 
 def _only(document: Element, name: str) -> Element:
