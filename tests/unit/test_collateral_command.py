@@ -287,7 +287,7 @@ def test_inspect_judges_a_bare_quote_with_what_is_cached(
     place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(time, "time", lambda: 1_750_420_000.0)
-    assert Outcome(capsys, "inspect", QUOTE, verb=()).stdout.startswith("SIGNATURE REFUSED")
+    assert Outcome(capsys, "inspect", QUOTE, verb=()).stdout.startswith("NOT PROVEN")
     (place / "c.json").write_bytes((samples.VECTORS / "tdx_quote_collateral.json").read_bytes())
     assert Outcome(capsys, "fetch", "--from", ".").code == 0
     assert Outcome(capsys, "inspect", QUOTE, verb=()).stdout.startswith("GENUINE")
