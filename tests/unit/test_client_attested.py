@@ -242,6 +242,21 @@ def test_a_deadline_can_only_be_renewed() -> None:
     assert deadline.left() == 2.0
 
 
+def test_the_next_address_is_tried_in_the_time_left(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first address answers nothing: it gets its part of the time, not all of it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, contextlib.ExitStack() as stack:
+        for _ in range(4):  # until the backlog is full, and further connections are not answered
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        first, second = (
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+            for address in (silent.getsockname(), ("127.0.0.1", guest.port))
+        )
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [first, second])
+        assert attested.fetch(guest.url, bytes(32), 2).tls_spki_sha256 == guest.spki
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
