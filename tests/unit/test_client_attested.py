@@ -16,7 +16,7 @@ import pytest
 from guest_fake import Guest
 
 from privml.base.errors import EvidenceError, HostError, Refused, UsageError
-from privml.client import attested
+from privml.client import attested, connection
 from privml.client.connection import (
     MAX_HEAD,
     AttestedConnection,
@@ -194,6 +194,14 @@ def stretching(pieces: Callable[[bytes], Iterator[bytes]], pause: float = PAUSE)
 @pytest.mark.parametrize("kind", STRETCHED)
 def test_no_server_stretches_the_deadline(kind: str) -> None:
     """Each sends something every 20 ms, so no single read is late; a fetch without a deadline succeeds."""
+    with stretching(STRETCHED[kind]) as url, pytest.raises(HostError, match=r"timed out after 0\.5 s"):
+        attested.fetch(url, bytes(32), 0.5)
+
+
+@pytest.mark.parametrize("kind", STRETCHED)
+def test_a_read_that_never_returns_is_cut_at_the_deadline(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a flood of TLS records without data: no timeout of a read ends it."""
+    monkeypatch.setattr(connection._TimedSocket, "_limit", lambda self: self.settimeout(60))
     with stretching(STRETCHED[kind]) as url, pytest.raises(HostError, match=r"timed out after 0\.5 s"):
         attested.fetch(url, bytes(32), 0.5)
 
