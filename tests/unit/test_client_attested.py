@@ -16,7 +16,7 @@ import pytest
 from guest_fake import Guest
 
 from privml.base.errors import EvidenceError, HostError, Refused, UsageError
-from privml.client import attested
+from privml.client import attested, connection
 from privml.client.connection import (
     MAX_HEAD,
     AttestedConnection,
@@ -199,6 +199,14 @@ def test_no_server_stretches_the_deadline(kind: str) -> None:
 
 
 @pytest.mark.parametrize("kind", STRETCHED)
+def test_a_read_that_never_returns_is_cut_at_the_deadline(kind: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As for a flood of TLS records without data: no timeout of a read ends it."""
+    monkeypatch.setattr(connection._TimedSocket, "_limit", lambda self: self.settimeout(60))
+    with stretching(STRETCHED[kind]) as url, pytest.raises(HostError, match=r"timed out after 0\.5 s"):
+        attested.fetch(url, bytes(32), 0.5)
+
+
+@pytest.mark.parametrize("kind", STRETCHED)
 def test_the_same_answers_without_pauses_are_read(kind: str) -> None:
     with stretching(STRETCHED[kind], pause=0) as url:
         assert attested.fetch(url, bytes(32), 10).document.startswith(b"{")
@@ -240,6 +248,21 @@ def test_a_deadline_can_only_be_renewed() -> None:
         deadline.left()
     deadline.renew(2)
     assert deadline.left() == 2.0
+
+
+def test_the_next_address_is_tried_in_the_time_left(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The first address answers nothing: it gets its part of the time, not all of it."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, contextlib.ExitStack() as stack:
+        for _ in range(4):  # until the backlog is full, and further connections are not answered
+            filler = stack.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(silent.getsockname())
+        first, second = (
+            (socket.AF_INET, socket.SOCK_STREAM, 6, "", address)
+            for address in (silent.getsockname(), ("127.0.0.1", guest.port))
+        )
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: [first, second])
+        assert attested.fetch(guest.url, bytes(32), 2).tls_spki_sha256 == guest.spki
 
 
 @pytest.mark.parametrize(

@@ -86,3 +86,18 @@ def test_sizes_are_bounded() -> None:
         bundle.decode(Bundle(bytes(MAX_BYTES + 1), bytes(32), bytes(32), 0).encode())
     with pytest.raises(EvidenceError, match=f"expected at most {bundle.MAX_BUNDLE}"):
         bundle.decode(b" " * (bundle.MAX_BUNDLE + 1))
+
+
+@given(st.integers(0, len(WITH_COLLATERAL.encode()) - 1), st.integers(0, 255), st.booleans())
+def test_an_altered_bundle_is_refused_or_reads_as_altered(at: int, byte: int, cut: bool) -> None:
+    """Whatever is still read has exactly one spelling in canonical JSON."""
+    data = bytearray(WITH_COLLATERAL.encode())
+    if cut:
+        del data[at:]
+    else:
+        data[at] = byte
+    try:
+        found = bundle.decode(bytes(data))
+    except EvidenceError:
+        return
+    assert (found == WITH_COLLATERAL) == (found.encode() == WITH_COLLATERAL.encode())

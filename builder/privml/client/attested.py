@@ -159,17 +159,19 @@ def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:
 
 def _get(connection: GuestConnection, path: str, limit: int) -> tuple[int, bytes]:
     """Status and body of a response of at most ``limit`` bytes, within the connection's deadline."""
-    connection.request("GET", path, headers={"Accept": "application/json"})
-    response = connection.getresponse()
-    limit = limit if response.status == 200 else _MAX_ERROR
-    body = bytearray()
-    while piece := response.read1(_PIECE):
-        body += piece
-        if len(body) > limit:
-            raise EvidenceError(f"attestation: the response is larger than {limit} bytes")
-    if response.length:
-        raise http.client.IncompleteRead(b"", response.length)
-    return response.status, bytes(body)
+    with connection.cut_at_deadline():
+        connection.request("GET", path, headers={"Accept": "application/json"})
+        response = connection.getresponse()
+        limit = limit if response.status == 200 else _MAX_ERROR
+        body = bytearray()
+        while piece := response.read1(_PIECE):
+            body += piece
+            if len(body) > limit:
+                raise EvidenceError(f"attestation: the response is larger than {limit} bytes")
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        connection.deadline.left()
+        return response.status, bytes(body)
 
 
 def _stages(where: Endpoint, deadline: Deadline) -> str:

@@ -5,7 +5,9 @@ the key. A connection to the attested guest compares the key right after the han
 is sent.
 
 Every operation of a connection ends at its deadline, whatever the peer sends: the time left is set before each read
-and write, so a peer that answers byte by byte gains nothing. Only name resolution has the system's own timeouts.
+and write, so a peer that answers byte by byte gains nothing. A read of the TLS library that never returns, because
+the peer sends records without data faster than they are read, is ended by `GuestConnection.cut_at_deadline`. Only
+name resolution has the system's own timeouts.
 """
 
 from __future__ import annotations
@@ -16,6 +18,8 @@ import hmac
 import http.client
 import socket
 import ssl
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
@@ -159,6 +163,7 @@ class GuestConnection(http.client.HTTPSConnection):
                 _TimedSocket,
                 self._tls.wrap_socket(self.sock, server_hostname=self._where.host, do_handshake_on_connect=False),
             )
+            self._raw = tls
             tls.settimeout(limit.left())
             tls.do_handshake()
             tls.deadline = self.deadline
@@ -167,7 +172,27 @@ class GuestConnection(http.client.HTTPSConnection):
         except BaseException:
             self.close()
             raise
-        self._raw = tls
+
+    @contextlib.contextmanager
+    def cut_at_deadline(self) -> Iterator[None]:
+        """Shut the connection down at its deadline (as it is now), whatever the thread in this block does then."""
+
+        def cut() -> None:
+            if self._raw is not None:
+                with contextlib.suppress(OSError):
+                    # Not that of `ssl.SSLSocket`, which would make later reads return what is encrypted.
+                    socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
+
+        timer = threading.Timer(self.deadline.left(), cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (OSError, http.client.HTTPException):
+            self.deadline.left()  # an end that the timer made is a timeout
+            raise
+        finally:
+            timer.cancel()
 
     def _check(self, key: bytes) -> None:
         """Raise if the peer's ``key`` is not acceptable; called before a byte of a request is sent."""

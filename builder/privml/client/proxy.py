@@ -34,7 +34,7 @@ MAX_BODY = max(engine.requests.body for engine in ENGINES.values())
 """Bytes of a request, the most that any engine's guest takes."""
 MAX_CONNECTIONS = 256
 BODY_TIMEOUT = 120.0
-START_TIMEOUT = 10.0
+START_TIMEOUT = 30.0
 ANSWER_TIMEOUT = 900.0
 """Seconds from connecting to the guest to the end of its response's head, and then for each piece of the body."""
 _PIECE = 64 * 1024
