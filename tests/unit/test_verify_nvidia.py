@@ -95,6 +95,13 @@ def replaced(index: int, make: Any) -> Document:
     return group(lambda found, nonce: [*found[:index], make(nonce), *found[index + 1 :]])
 
 
+def in_mode(device: gpu.SimulatedDevice, nonce: bytes, mode: int) -> DeviceEvidence:
+    """A device whose feature flag says ``mode``."""
+    fields = gpu.gpu_opaque(device)
+    said = tuple((number, bytes([mode, 0]) if number == 36 else value) for number, value in fields)
+    return gpu.device_evidence(device, nonce, said)
+
+
 def swapped_digests() -> Document:
     """The devices section lists another chain than the document has."""
     honest = gpus.document()
@@ -232,6 +239,10 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"given": one(measurements=HOPPER_0.measurements[:-1])},
         {"gpu-measurements"},
     ),
+    "more measurements": (
+        {"given": one(measurements=(*HOPPER_0.measurements, bytes(48)))},
+        {"gpu-measurements"},
+    ),
     "no reference values": ({"nvidia": without_rims()}, {"gpu-rim"}),
     "reference values that overlap": (
         {
@@ -303,6 +314,22 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
                     HOPPER_0, nonce, gpu.gpu_opaque(HOPPER_0, [*gpu.SWITCHES[:3], gpu.SimulatedDevice(gpu.LS10, 9)])
                 ),
             ),
+        },
+        {"gpu-topology"},
+    ),
+    "a GPU that is linked with three of four switches": (
+        {
+            "count": (8, 4),
+            "given": replaced(
+                0, lambda nonce: gpu.device_evidence(HOPPER_0, nonce, gpu.gpu_opaque(HOPPER_0, gpu.SWITCHES[:3]))
+            ),
+        },
+        {"gpu-topology"},
+    ),
+    "two modes without switches": (
+        {
+            "count": (2, 0),
+            "given": gpus.document(2, made=lambda nonce: [*gpu.evidence(nonce), in_mode(gpu.GPUS[1], nonce, 1)]),
         },
         {"gpu-topology"},
     ),

@@ -17,7 +17,7 @@ from privml.base.errors import EvidenceError
 
 MAX_XML = 4 * 1024 * 1024
 MAX_DEPTH = 16
-MAX_NODES = 50_000
+MAX_NODES = 10_000
 MAX_NAMESPACES = 32
 _END = re.compile(rb"\n{0,2}")
 
