@@ -19,7 +19,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import repro, trees
+from benchmarks import gpus, repro, trees
 from benchmarks.checkout import Checkout
 
 from privml.events.event import Event, Evidence
@@ -153,6 +153,7 @@ def main() -> None:
     figure("predict-over-bound", [(p - 2 * d) * 1000 for p, d in pairs], 250, "ms")
     thousand(Predictor(tools, place.store.root, target.directory, manifest), platform)
     figure("log-of-500-events", [1000 * seconds(log_of_500()) for _ in range(9)], 10, "ms")
+    gpus.run(figure)
     start_to_token = seconds(command("run", "demo-cpu", "--prompt", "The capital of France is", "--max-tokens", "1"))
     figure("start-to-first-token", [start_to_token], 180, "s")
     trees.run(figure)

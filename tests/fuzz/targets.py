@@ -18,6 +18,7 @@ from pathlib import Path
 
 from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
 from tests.property.test_option_roms import ROM
+from tests.published import read
 from tests.unit.image_volume import superblock
 from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
@@ -35,6 +36,9 @@ from privml.events.tcg import parse_log, parse_sha1_log
 from privml.events.wording import describe
 from privml.evidence import capture, dstack, facts
 from privml.evidence.capture import Capture
+from privml.evidence.certificates import UnfitError
+from privml.evidence.nvidia import report as nvidia_report
+from privml.evidence.nvidia import rim, roles
 from privml.evidence.tdx import quote, tdreport
 from privml.measure import (
     acpi,
@@ -93,6 +97,24 @@ def _explained(data: bytes) -> None:
             assert event is None or describe(event.entry).isprintable()
 
 
+SPDM = bytes.fromhex(read("attestation/NVIDIA_attestation-sdk/unit/hopperAttestationReport.txt").decode())
+RIM = read("attestation/NVIDIA_attestation-sdk/unit/NV_GPU_DRIVER_GH100_550.144.03.xml")
+
+
+def _spdm(data: bytes) -> None:
+    """A report of either kind of device."""
+    for kind in ("gpu", "switch"):
+        with contextlib.suppress(EvidenceError):
+            nvidia_report.read(kind, data)
+
+
+def _rim(data: bytes) -> None:
+    with contextlib.suppress(UnfitError):
+        rim.read(
+            data, root=rim.NVIDIA_RIM_ROOT_DER, naming=roles.NVIDIA, now=1_795_000_000, verified=roles.Verified()
+        )
+
+
 def _cross_checked(data: bytes) -> None:
     with contextlib.suppress(HostError):
         crosscheck.parse(data.decode("utf-8", "replace"))
@@ -124,6 +146,8 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "ccel": (CCEL, parse_and_replay),
     "tpm-log": (LOG, parse_and_replay),
     "quote": ((VECTORS / "attestation/tdx_quote.bin").read_bytes(), quote.parse),
+    "spdm": (SPDM, _spdm),
+    "rim": (RIM, _rim),
     "tdreport": (REPORT, tdreport.parse),
     "dstack": (DSTACK, _dstack),
     "capture": (Capture({"ccel.bin": CCEL, "cpus": b"0-3\n"}, {"quote.bin": "none"}).encode(), capture.decode),

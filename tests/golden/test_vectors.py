@@ -22,6 +22,15 @@ from privml.base.errors import EvidenceError, MeasurementError
 from privml.events.registers import MRTD, RTMR0, RTMRS
 from privml.events.tcg import ALG_SHA256, ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.events.wording import describe, proven
+from privml.evidence.certificates import UnfitError
+from privml.evidence.document import DeviceEvidence
+from privml.evidence.nvidia import chain as nvidia_chains
+from privml.evidence.nvidia import report as nvidia_report
+from privml.evidence.nvidia import rim
+from privml.evidence.nvidia import signature as nvidia_signature
+from privml.evidence.nvidia.claims import DeviceFacts
+from privml.evidence.nvidia.collateral import NvidiaCollateral
+from privml.evidence.nvidia.roles import NVIDIA, Verified
 from privml.evidence.tdx import chain as chains
 from privml.evidence.tdx import quote, signature
 from privml.evidence.tdx.claims import QuoteFacts
@@ -305,7 +314,93 @@ def signed_image(name: str, path: Path, tmp_path: Path) -> None:
     assert files.read(path).description.facts["signature"] == "over this digest"
 
 
+# --- NVIDIA ---------------------------------------------------------------------------------------------------------
+
+RIM_TIMES = {"1010_0200_882_96005E0001_PROD.swidtag": 1_737_000_000}
+RIM_REFUSED = {
+    "incorrect_signature_driver_rim.xml": "an invalid signature",
+    "incorrect_cert_chain_driver_rim.xml": "2 certificates, expected 4",
+}
+NOVEMBER_2026 = 1_795_000_000
+
+
+def nvidia_list(name: str, path: Path, tmp_path: Path) -> None:
+    """Each device's report and chain are read whole, and its signature is valid."""
+    items = json.loads(path.read_text())
+    assert items
+    for item in items:
+        kind = "switch" if item["arch"] == "LS10" else "gpu"
+        device = DeviceEvidence(kind, base64.b64decode(item["evidence"]), base64.b64decode(item["certificate"]))
+        nvidia_device(device, bytes.fromhex(item["nonce"]))
+
+
+def nvidia_device(device: DeviceEvidence, nonce: bytes | None = None) -> None:
+    claims = nvidia_report.read(device.kind, device.report)
+    assert nonce in (None, claims.report.nonce)
+    (found,) = nvidia_signature.check([(device, claims)], NvidiaCollateral(), now=NOVEMBER_2026).devices
+    assert isinstance(found, DeviceFacts), found
+
+
+def nvidia_text(name: str, path: Path, tmp_path: Path) -> None:
+    """A report of a GPU in hexadecimal, with the chain beside it. One has a byte behind it."""
+    chain = name.replace("AttestationReport.txt", "CertChain.txt").replace("coco_report1", "coco_certs1")
+    device = DeviceEvidence("gpu", bytes.fromhex(path.read_text()), read(chain))
+    if "coco" in name:
+        with pytest.raises(EvidenceError, match="1 bytes after the signature"):
+            nvidia_device(device)
+        device = replace(device, report=device.report[:-1])
+    nvidia_device(device)
+
+
+def nvidia_chain(name: str, path: Path, tmp_path: Path) -> None:
+    """A whole chain ends at NVIDIA's root; a part of one is refused."""
+
+    def checked() -> None:
+        nvidia_chains.read(
+            "gpu", path.read_bytes(), root=nvidia_chains.NVIDIA_ROOT_DER, naming=NVIDIA, now=NOVEMBER_2026,
+            verified=Verified(),
+        )  # fmt: skip
+
+    if "case" in name:
+        with pytest.raises(UnfitError):
+            checked()
+    else:
+        checked()
+
+
+def nvidia_rim(name: str, path: Path, tmp_path: Path) -> None:
+    """Signed by NVIDIA, or refused for the reason in its name."""
+    now = RIM_TIMES.get(path.name, NOVEMBER_2026)
+    given = {"root": rim.NVIDIA_RIM_ROOT_DER, "naming": NVIDIA, "now": now, "verified": Verified()}
+    if path.name in RIM_REFUSED:
+        with pytest.raises(UnfitError, match=RIM_REFUSED[path.name]):
+            rim.read(path.read_bytes(), **given)
+    else:
+        assert rim.read(path.read_bytes(), **given).rim.measurements
+
+
+def nvidia_root(name: str, path: Path, tmp_path: Path) -> None:
+    """A root certificate: the pinned one, or the other one of its name."""
+    der = signature.root_der(path.read_bytes())
+    assert (der in (nvidia_chains.NVIDIA_ROOT_DER, rim.NVIDIA_RIM_ROOT_DER)) is ("incorrect" not in name)
+
+
+def nvidia_parsed(name: str, path: Path, tmp_path: Path) -> None:
+    """Another parser's output, compared in test_evidence_nvidia."""
+    assert json.loads(path.read_text())["NumberOfBlocks"] == 64
+
+
 ROWS: tuple[tuple[str, Row], ...] = (
+    ("attestation/NVIDIA_*/spdm_parsed_output.json", nvidia_parsed),
+    ("attestation/NVIDIA_*.json", nvidia_list),
+    ("attestation/*AttestationReport.txt", nvidia_text),
+    ("attestation/*coco_report1.txt", nvidia_text),
+    ("attestation/NVIDIA_*CertChain.txt", nvidia_chain),
+    ("attestation/*/nvidia/hopper_*cert*.txt", nvidia_chain),
+    ("attestation/NVIDIA_*.swidtag", nvidia_rim),
+    ("attestation/NVIDIA_*.xml", nvidia_rim),
+    ("attestation/NVIDIA_*.pem", nvidia_root),
+    ("attestation/NVIDIA_*.crt", nvidia_root),
     ("*/OVMF.fd", firmware),
     ("*.efi.signed", signed_image),
     ("*/nonce.dat", unknown),

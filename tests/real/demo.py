@@ -6,6 +6,8 @@ Run by `make demo`, and by `make check` as a test. Exit status 0 only when every
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
 import re
 import secrets
@@ -35,6 +37,7 @@ from privml.vm.machine import Machine, started
 NAME = "demo-cpu-dev"
 PROMPT = "The capital of France is"
 READY = 300.0
+VERIFIED_TIMEOUT = 300.0
 ROOT = Path(__file__).resolve().parents[2]
 SIMULATED_ROOT = ROOT / "builder/privml/sim/pki/root.pem"
 # A prompt that cannot hide: incompressible, and longer than all that attestation sends.
@@ -133,11 +136,12 @@ def proxied(port: int, image: Path) -> Iterator[str]:
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ, cwd=ROOT)
     try:
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", listen), 1):
-                break
+        end = time.monotonic() + VERIFIED_TIMEOUT
+        while not verified(listen):
             if process.poll() is not None:
                 raise DemoError(f"proxy ended with {process.returncode}")
+            if time.monotonic() > end:
+                raise DemoError("the proxy has no verdict")
             time.sleep(0.1)
         yield f"http://127.0.0.1:{listen}/v1"
     finally:
@@ -146,6 +150,18 @@ def proxied(port: int, image: Path) -> Iterator[str]:
         for line in said.decode().splitlines():
             if line.startswith("https:"):
                 print(f"  proxy: {line}")
+
+
+def verified(port: int) -> bool:
+    """True when the proxy on ``port`` has a first verdict, for which it waits a limited time before it listens."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/healthz")
+        return bool(json.loads(connection.getresponse().read())["message"] != "not verified yet")
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def accepted(machine: Machine, image: Path) -> None:

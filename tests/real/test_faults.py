@@ -250,7 +250,7 @@ def apt_at(tools: ToolsTree, offset: str) -> AptTools:
 def test_a_clock_far_off_is_named(
     days: int, message: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("privml.store.wayout._apt_settings", dict)
+    monkeypatch.setattr("privml.base.wayout._apt_settings", dict)
     archive = fake_archive.write(tmp_path / "archive", "second")
     signed = datetime(2026, 11, 15, tzinfo=UTC)
     # The machine's real clock is whatever it is; the one that apt sees is that far from the archive's day.

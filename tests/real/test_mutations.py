@@ -14,6 +14,7 @@ pytestmark = pytest.mark.real
 @only_full
 def test_every_byte_of_the_evidence() -> None:
     """The environment already has PRIVML_FULL=1."""
-    command = [sys.executable, "-m", "pytest", "-q", "tests/unit/test_evidence_mutations.py"]
+    files = [f"tests/unit/test_evidence_{name}.py" for name in ("mutations", "nvidia_mutations")]
+    command = [sys.executable, "-m", "pytest", "-q", *files]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:]

@@ -13,10 +13,19 @@ from privml.store.mirrors import Mirrors
 from privml.store.objects import Store
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_cached_collateral(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this user has fetched for real decides no test."""
+    folder = tmp_path_factory.mktemp("no-collateral")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("privml.client.collateral.cache_directory", lambda: folder / "collateral")
+        yield
+
+
 @pytest.fixture
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
     """The host's proxies do not lead to servers of a test."""
-    monkeypatch.setattr("privml.store.wayout._apt_settings", dict)
+    monkeypatch.setattr("privml.base.wayout._apt_settings", dict)
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 

@@ -18,6 +18,7 @@ from test_measure_pe import make_uki
 from test_readers_files import DSTACK, LOG, OLD_LOG, QUOTE
 
 from privml.base.strictjson import canonical
+from privml.evidence.bundle import Bundle
 from privml.evidence.capture import Capture
 from privml.lock.models import serialise
 from privml.output.prediction import statement_of
@@ -70,6 +71,15 @@ def documents(place: Path) -> dict[str, Any]:  # noqa: F811
         "collateral": samples.sim.collateral(),
         "policy": {"format": "privml-policy/v1", "tdx": {"rejected_advisories": ["INTEL-SA-1"], "min_tcb_date": ""}},
         "report": report,
+        "bundle": json.loads(
+            Bundle(
+                samples.document().encode(),
+                samples.NONCE,
+                samples.SPKI,
+                samples.NOW,
+                {"tdx": samples.sim.collateral()},
+            ).encode()
+        ),
     }
 
 
@@ -83,6 +93,11 @@ VERBS = {
         ["verify", "document.json", "--expect", "good", "--allow-simulated", "{}"],
         ["verify", "document.json", "--expect", "good", "--policy", "{}"],
     ],
+    "inspect": [
+        ["inspect", "{}"],
+        ["inspect", "document.json", "--collateral", "{}"],
+        ["inspect", "document.json", "--registers", "{}"],
+    ],
 }
 IMAGE_VERBS = [
     ["inspect", "bad"],
@@ -92,7 +107,10 @@ IMAGE_VERBS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["manifest", "prediction", "document", "lock", "collateral", "policy", "report"])
+KINDS = ["manifest", "prediction", "document", "lock", "collateral", "policy", "report", "bundle"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_text_of_every_document(
     kind: str,
     place: Path,  # noqa: F811
@@ -100,6 +118,7 @@ def test_every_text_of_every_document(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
+    monkeypatch.setattr("privml.cli.inspect_file.time.time", lambda: samples.NOW)
     good = documents(place)
     for name, value in good.items():
         (place / f"{name}.json").write_bytes(canonical(value))

@@ -463,7 +463,9 @@ def test_a_document_without_what_it_was_fetched_with_is_refused_with_a_hint(
     monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
     outcome = Outcome(capsys, *captured(place)[:4], "--allow-simulated", "root.pem")
     assert outcome.code == 8
-    assert outcome.stderr == "hint: give --nonce and --spki, which DOCUMENT was fetched with; `--save` prints both\n"
+    said = "give --nonce and --spki, which the document was fetched with; a bundle of `--save` holds both"
+    assert outcome.stderr == f"hint: {said}\n"
+    assert "without a nonce, as of 2026-11-18T11:06:40Z (now)\n" in outcome.stdout
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ import pytest
 from privml.base.errors import EvidenceError, MeasurementError, RecipeError, UsageError
 from privml.cli import diff, verify
 from privml.cli.policy import policy_of
-from privml.evidence import document
+from privml.evidence import bundle, document
 from privml.image.target import resolve
 from privml.readers import files
 
@@ -19,9 +19,10 @@ def test_a_document_larger_than_the_limit_is_read_up_to_the_limit(tmp_path: Path
     with path.open("wb") as file:
         file.truncate(1 << 40)
     data = verify._start_of(path)
-    assert len(data) == document.MAX_DOCUMENT + 1
-    with pytest.raises(EvidenceError):
-        document.parse(data)
+    assert len(data) == bundle.MAX_BUNDLE + 1
+    for decode in (document.parse, bundle.decode):
+        with pytest.raises(EvidenceError, match="bytes, expected at most"):
+            decode(data)
 
 
 def test_an_error_of_a_parser_names_the_file(tmp_path: Path) -> None:

@@ -72,6 +72,8 @@ HEADER = {
     "stage": "ready",
 }
 TLS = {"use": "tls", "alg": "spki-sha256", "key": "00" * 32}
+EVIDENCE = {"kind": "gpu", "report": "AA==", "certificates": ""}
+DEVICE = {"evidence_sha256": "00" * 32, "certificates_sha256": "11" * 32}
 OTHER = {"use": "other", "alg": "a", "key": "00"}
 
 
@@ -97,8 +99,11 @@ OTHER = {"use": "other", "alg": "a", "key": "00"}
         (Keys.decode, {"v": 2, "keys": [{**OTHER, "alg": ""}]}, "alg ``, expected"),
         (Keys.decode, {"v": 2, "keys": [{**OTHER, "use": f"u{n:02}"} for n in range(17)]}, "at most 16"),
         (Devices.decode, {"v": 1, "gpus": [], "switches": []}, "devices.v: got 1, expected 2"),
-        (Devices.decode, {"v": 2, "gpus": [{}], "switches": []}, "expected an empty list"),
-        (Devices.decode, {"v": 2, "gpus": [], "switches": [{}]}, "expected an empty list"),
+        (Devices.decode, {"v": 2, "gpus": [{}], "switches": []}, r"gpus\[0\].evidence_sha256: missing"),
+        (Devices.decode, {"v": 2, "gpus": [], "switches": [{**DEVICE, "more": 1}]}, "unknown field"),
+        (Devices.decode, {"v": 2, "gpus": [{**DEVICE, "evidence_sha256": "00"}], "switches": []}, "expected 32"),
+        (Devices.decode, {"v": 2, "gpus": [DEVICE] * 17, "switches": []}, "17 items, expected at most 16"),
+        (Devices.decode, {"v": 2, "gpus": [], "switches": [DEVICE] * 9}, "9 items, expected at most 8"),
         (Devices.decode, {"v": 2, "gpus": [], "switches": [], "more": 1}, "unknown field"),
         (Devices.decode, [], "expected an object"),
     ],
@@ -173,7 +178,15 @@ def test_a_document_without_a_field_is_refused(name: str) -> None:
         ({"certificates": [1]}, "expected a base64 string"),
         ({"certificates": ["AAAA"] * 9}, "at most 8"),
         ({"certificates": [b64(bytes(16390))]}, "at most 16384 bytes"),
-        ({"device_evidence": [{}]}, "expected an empty list"),
+        ({"device_evidence": [{}]}, r"device_evidence\[0\].kind: missing"),
+        ({"device_evidence": [{**EVIDENCE, "kind": "tpu"}]}, "got `tpu`, expected one of gpu, switch"),
+        ({"device_evidence": [{**EVIDENCE, "more": 1}]}, "unknown field"),
+        ({"device_evidence": [{**EVIDENCE, "report": "AA"}]}, "report: not base64"),
+        ({"device_evidence": [{**EVIDENCE, "kind": "switch"}, EVIDENCE]}, "expected all GPUs before the switches"),
+        ({"device_evidence": [EVIDENCE] * 25}, "25 items, expected at most 24"),
+        ({"device_evidence": [{**EVIDENCE, "certificates": "A" * 24000}]}, "expected at most 16384"),
+        ({"collateral": {"nvidia": {"ocsp": [], "rims": ["A"]}}}, r"nvidia.rims\[0\]: not base64"),
+        ({"collateral": {"nvidia": {"ocsp": []}}}, "nvidia.rims: missing"),
         ({"path": [{"side": "up", "hash": "00" * 32}]}, "expected one of left, right"),
         ({"path": [{"side": "left", "hash": "00" * 32, "more": 1}]}, "unknown field"),
         ({"path": [{"side": "left", "hash": "00" * 32}] * 33}, "at most 32"),

@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from pool_server import serving
 
 from privml.base.errors import HostError
+from privml.base.wayout import WayOut
 from privml.cli import doctor as verb
 from privml.host import survey
 from privml.host.facts import GIB, HostFacts, Line, MirrorFact, judge, summary
 from privml.recipe.distributions import Suite
 from privml.recipe.loader import shipped
-from privml.store.wayout import WayOut
 
 HEALTHY = HostFacts(
     root=False,

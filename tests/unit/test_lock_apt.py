@@ -14,6 +14,7 @@ import pytest
 from privml.base.causes import HostCause
 from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed
+from privml.base.wayout import WayOut
 from privml.lock.apt import (
     AptTools,
     host_tools,
@@ -28,7 +29,6 @@ from privml.lock.states import judge
 from privml.lock.wanted import Wanted
 from privml.recipe.distributions import DEBIAN, base
 from privml.recipe.packages import Request
-from privml.store.wayout import WayOut
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 LATER = datetime(2026, 11, 21, tzinfo=UTC)

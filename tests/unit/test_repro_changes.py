@@ -15,7 +15,7 @@ from test_repro_compare import bend, initrd, opener, other_firmware, output, pre
 
 from privml.base.errors import Differs, PrivmlError, UsageError
 from privml.cli import diff as verb
-from privml.cli import inspect as inspector
+from privml.cli import inspect_image as inspector
 from privml.output import manifest as manifests
 from privml.output.manifest import Package
 from privml.repro.changes import MOVES, Change, changes, moved
@@ -151,7 +151,7 @@ def test_diff_does_not_guess(tmp_path: Path) -> None:
 
 def test_inspect_tells_what_is_inside(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     (pair[0] / "sbom.cdx.json").write_text('{"components": [{"type": "library"}, {"type": "library"}]}')
-    inspector.inspect.callback(str(pair[0]), packages=True, as_json=False)
+    inspector.inspect_image(str(pair[0]), packages=True, as_json=False)
     text = capsys.readouterr().out
     for words in (
         "root hash " + (b"3" * 32).hex(),
@@ -161,7 +161,7 @@ def test_inspect_tells_what_is_inside(pair: tuple[Path, Path], capsys: pytest.Ca
         "2 library",
     ):
         assert words in text
-    inspector.inspect.callback(str(pair[0]), packages=False, as_json=True)
+    inspector.inspect_image(str(pair[0]), packages=False, as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert {row["name"] for row in facts["uki"]} >= {".linux", ".cmdline"}
     assert facts["sbom"] == {"library": 2}
@@ -169,9 +169,9 @@ def test_inspect_tells_what_is_inside(pair: tuple[Path, Path], capsys: pytest.Ca
 
 def test_an_image_without_a_model_is_described(pair: tuple[Path, Path], capsys: pytest.CaptureFixture[str]) -> None:
     without_model(pair[0])
-    inspector.inspect.callback(str(pair[0]), packages=False, as_json=False)
+    inspector.inspect_image(str(pair[0]), packages=False, as_json=False)
     assert "\nno model\n" in capsys.readouterr().out
-    inspector.inspect.callback(str(pair[0]), packages=False, as_json=True)
+    inspector.inspect_image(str(pair[0]), packages=False, as_json=True)
     facts = json.loads(capsys.readouterr().out)
     assert (facts["models"], list(facts["partitions"])) == ([], ["root.raw"])
 
@@ -179,4 +179,4 @@ def test_an_image_without_a_model_is_described(pair: tuple[Path, Path], capsys: 
 def test_a_damaged_image_is_not_described(pair: tuple[Path, Path]) -> None:
     (pair[0] / "root.raw").write_bytes(b"x")
     with pytest.raises(PrivmlError, match="does not match manifest"):
-        inspector.inspect.callback(str(pair[0]), packages=False, as_json=False)
+        inspector.inspect_image(str(pair[0]), packages=False, as_json=False)

@@ -37,8 +37,10 @@ NEVER = {
     "simulated", "root", "quote-signature", "pck-chain", "collateral-role", "collateral-encoding",
     "collateral-missing", "collateral-platform", "collateral-expired", "collateral-future", "revoked",
     "qe-vendor", "mrsignerseam", "seam-attributes", "mrservicetd", "shapes", "unpinned", "mrtd", "rtmr0",
-    "rtmr1", "rtmr2", "rtmr3", "agent-events", "gpu-evidence", "nonce", "report-data", "tls-key", "variant",
-    "development", "purpose", "stage",
+    "rtmr1", "rtmr2", "rtmr3", "agent-events", "nonce", "report-data", "tls-key", "variant",
+    "development", "purpose", "stage", "gpu-evidence", "gpu-count", "gpu-digest", "gpu-nonce", "gpu-sample",
+    "gpu-simulated", "gpu-chain", "gpu-signature", "gpu-fwid", "gpu-duplicate", "gpu-measurements", "gpu-revoked",
+    "gpu-collateral", "gpu-cc-off", "gpu-devtools", "gpu-topology",
 }  # fmt: skip
 """Codes that no policy file may relax, whatever fields are added."""
 
@@ -52,6 +54,7 @@ def whole() -> dict[str, Any]:
         fields = policyfield.settings(type(default))
         written[name] = {field: made.form.write(getattr(default, field)) for field, made in fields.items()}
     written["tdx"]["platforms"] = written["tdx"]["platform_instances"] = ["00" * 16]
+    written["nvidia"]["devices"] = ["00" * 8]
     return written | {"tdx": written["tdx"] | {"mr_seams": ["11" * 48], "rejected_advisories": ["INTEL-SA-1"]}}
 
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import attestation_samples as samples
 import pytest
+import test_verify_nvidia as gpu_cases
 import test_verify_tdx as tdx_cases
 
 from privml.events import agent
@@ -101,8 +102,6 @@ UNUSED: dict[str, Any] = {
         launches=(samples.with_values(samples.PREDICATE.launches[1], RTMR3, ZERO),),
     ),
 }
-GPU_EVENTS = (*samples.AGENT_EVENTS[:1], agent.AgentEvent("gpu-ready", b"{}"), *samples.AGENT_EVENTS[1:])
-
 # What is bent -> the refusals that must follow, and no other.
 CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     **{name: ({"facts": register(name)(FACTS)}, {name}) for name in TDX_REGISTERS},
@@ -128,10 +127,6 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "no agent events": ({"facts": logged()}, {"agent-events"}),
     "failed": ({"facts": logged(*FACTS.agent_events, agent.failed_event())}, {"agent-events"}),
-    "gpus": (
-        {"facts": logged(*GPU_EVENTS), "expected": expecting(agent_events=GPU_EVENTS, purposes={"serve": 5})},
-        {"gpu-evidence", "rtmr3"},
-    ),
     "purpose that the image does not serve": (
         {
             "facts": header(purpose="key-release", stage="keys"),
@@ -181,7 +176,7 @@ def test_each_bent_part_is_its_own_refusal(name: str) -> None:
 
 
 def test_every_code_is_given_by_some_case() -> None:
-    tried = [wanted for _, wanted in (*CASES.values(), *tdx_cases.CASES.values())]
+    tried = [wanted for _, wanted in (*CASES.values(), *tdx_cases.CASES.values(), *gpu_cases.CASES.values())]
     assert set().union(*tried) == set(CODES)
 
 
@@ -221,12 +216,15 @@ def test_every_policy_field_is_used() -> None:
         "allow_simulated": {"simulated"},
         "allow_unused_runtime": {"runtime-unused"},
         "tdx": {"td-attributes"},
+        "nvidia": {"gpu-device"},
     }
     assert set(impossible) == {field.name for field in dataclasses.fields(Policy)}
     assert codes(judge(policy=Policy(purpose="key-release"))) == impossible["purpose"]
     assert codes(judge(signature=SIGNATURE, policy=Policy(allow_simulated=None))) == impossible["allow_simulated"]
     assert codes(judge(**UNUSED)) == impossible["allow_unused_runtime"]
     assert codes(judge(policy=Policy(tdx=TdxPolicy(td_attributes=PKS)))) == impossible["tdx"]
+    other_device = gpu_cases.policy(devices=frozenset({bytes(8)}))
+    assert codes(gpu_cases.gpus.judge(policy=other_device)) == impossible["nvidia"]
 
 
 @pytest.mark.parametrize(("purpose", "count"), [("serve", 4), ("key-release", 1)])

@@ -20,6 +20,12 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_start(path: Path, limit: int) -> bytes:
+    """The content of ``path``, or its first ``limit`` + 1 bytes, which a reader with that limit refuses."""
+    with path.open("rb") as file:
+        return file.read(limit + 1)
+
+
 def fsync_directory(path: Path) -> None:
     """Sync the directory ``path``, so that its entries are durable."""
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)

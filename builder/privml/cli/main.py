@@ -32,7 +32,7 @@ GROUPS = {
     "know": {
         "measure": "Predict the registers of an image, or measure any file.",
         "explain": "Replay an event log and find the event that differs.",
-        "inspect": "Show what a built image contains.",
+        "inspect": "Show what a built image contains, or judge a bare quote.",
         "diff": "Show what changed between two images, locks, predictions or logs.",
     },
     "check": {
@@ -42,6 +42,7 @@ GROUPS = {
     "rely": {
         "verify": "Check the attestation of a running image.",
         "proxy": "Serve a local OpenAI endpoint that talks only to a verified image.",
+        "collateral": "Fetch, show and serve Intel's collateral for quotes.",
         "capture": "Inside a TD: record what was measured, to test predictions with.",
     },
     "keep": {

@@ -10,9 +10,10 @@ from typing import Any
 import click
 
 from privml.base.errors import EvidenceError, UsageError
+from privml.base.files import read_start
 from privml.cli.output import show
 from privml.client import policies
-from privml.evidence.tdx.signature import root_der
+from privml.evidence.tdx.signature import MAX_ROOT, root_der
 from privml.verify.advice import explain
 from privml.verify.policy import Policy
 
@@ -65,7 +66,7 @@ def policy_of(simulated_root: Path | None, file: Path | None = None, *, no_relax
     if simulated_root is None:
         return policy
     try:
-        return dataclasses.replace(policy, allow_simulated=root_der(simulated_root.read_bytes()))
+        return dataclasses.replace(policy, allow_simulated=root_der(read_start(simulated_root, MAX_ROOT)))
     except EvidenceError as error:
         raise UsageError(
             f"--allow-simulated {simulated_root}: not a certificate in PEM or DER",

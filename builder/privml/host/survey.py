@@ -15,7 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from privml.base.errors import HostError, InputsError
+from privml.base.http import Connections
 from privml.base.run import run
+from privml.base.wayout import WayOut, host_way_out, without_password
 from privml.host.facts import HostFacts, Kvm, MirrorFact
 from privml.image import namespaces
 from privml.image import tools as tools_room
@@ -25,10 +27,8 @@ from privml.lock.debian import parse_inrelease
 from privml.lock.models import Lock, ToolsLock, parse_time, read_lock, read_tools_lock
 from privml.lock.states import judge
 from privml.recipe.distributions import Suite
-from privml.store.http import Connections
 from privml.store.mirrors import Mirrors, configured_addresses, host_mirrors
 from privml.store.objects import Store
-from privml.store.wayout import WayOut, host_way_out, without_password
 from privml.vm.accelerator import choose
 
 SECONDS = 5.0

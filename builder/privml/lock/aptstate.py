@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import InputsError
+from privml.base.wayout import WayOut
 from privml.lock import deb
 from privml.lock.models import Package
 from privml.store.objects import Store
-from privml.store.wayout import WayOut
 
 KEPT = "kept"
 

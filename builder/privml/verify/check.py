@@ -17,9 +17,10 @@ from privml.events.registers import REGISTERS
 from privml.events.variants import PRODUCTION
 from privml.evidence.claims import Checked, SignatureFailure
 from privml.evidence.facts import Facts
+from privml.evidence.nvidia.claims import NO_DEVICES, CheckedDevices
 from privml.evidence.sections import TLS_KEY
 from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
-from privml.verify import tdx
+from privml.verify import nvidia, tdx
 from privml.verify.anchor import Expected
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
@@ -42,6 +43,12 @@ class Case:
     nonce: bytes | None
     tls_spki_sha256: bytes | None
     launch: MeasuredLaunch | None
+    devices: CheckedDevices = NO_DEVICES
+
+    @property
+    def device_case(self) -> nvidia.DeviceCase:
+        """The input of the checks of GPUs and switches."""
+        return nvidia.DeviceCase(self.facts, self.devices, self.expected.predicate.gpus, self.policy.nvidia)
 
     @property
     def rules(self) -> TeeRules[Any]:
@@ -73,14 +80,16 @@ def verify(
     *,
     nonce: bytes | None,
     tls_spki_sha256: bytes | None,
+    devices: CheckedDevices = NO_DEVICES,
 ) -> Judgement:
     """Judge one document.
 
     ``nonce`` is the caller's 32-byte nonce, ``tls_spki_sha256`` the SHA-256 of the public key of the connection that
-    delivered the document (and will carry the prompts). If either is None, the verdict is a refusal.
+    delivered the document (and will carry the prompts). If either is None, the verdict is a refusal. ``devices`` is
+    the result of checking the evidence of GPUs (`evidence.devices`).
     """
     launch = _closest(facts, expected.predicate.launches)
-    case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch)
+    case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch, devices)
     refusals = tuple(_refusals(case))
     relaxed = _relaxed(case, refusals)
     verdict = Verdict(
@@ -170,7 +179,6 @@ def _accepted(case: Case, launch: MeasuredLaunch, register: str) -> tuple[bytes,
 @refuses(
     {
         "agent-events": "the agent's log is not the expected list",
-        "gpu-evidence": "the image has GPUs but the document has no evidence for them",
     }
 )
 def agent_log(case: Case) -> Iterator[Refusal]:
@@ -185,9 +193,6 @@ def agent_log(case: Case) -> Iterator[Refusal]:
             " ".join(event.name for event in wanted) or "no events",
             agent_difference(logged, wanted),
         )
-    # The devices section is empty until GPU evidence can be read (`sections.Devices`), so such an image cannot pass.
-    if any(event.name.startswith("gpu-") for event in wanted):
-        yield Refusal("gpu-evidence", "none", "evidence for each declared GPU")
 
 
 @refuses(
@@ -243,6 +248,8 @@ def _refusals(case: Case) -> Iterator[Refusal]:
         yield from check(evidence)
     for core in (registers, agent_log, binding, header):
         yield from core(case)
+    for device_check in nvidia.CHECKS:
+        yield from device_check(case.device_case)
 
 
 def _closest(facts: Facts, launches: tuple[MeasuredLaunch, ...]) -> MeasuredLaunch | None:
@@ -256,11 +263,13 @@ def _outcome(case: Case) -> Outcome:
     checked = case.signature
     genuine = not isinstance(checked, SignatureFailure) and checked.root_sha256 in case.rules.genuine_roots
     # A development image can contain anything, so even on genuine hardware it is treated like a simulation.
+    genuine = genuine and not nvidia.simulated(case.device_case)
     return Outcome.ACCEPTED if genuine and case.facts.header.variant == PRODUCTION else Outcome.ACCEPTED_SIMULATED
 
 
 def _notes(case: Case) -> Iterator[str]:
     yield from case.rules.notes(case.evidence)
+    yield from nvidia.notes(case.device_case)
     if case.launch is None:
         return
     levels = case.launch.evidence()
@@ -295,6 +304,7 @@ CODES: Mapping[str, str] = _union(
         agent_log,
         binding,
         header,
+        *nvidia.CHECKS,
     )
 )
 """Every refusal code and what it means."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from privml.events.stages import SERVE, STAGE_OF
 from privml.verify import policyfield
+from privml.verify.nvidia import NvidiaPolicy
 from privml.verify.policyfield import section, setting, switch
 from privml.verify.tdx import TdxPolicy
 
@@ -32,6 +33,7 @@ class Policy:
         relaxes={"runtime-unused"},
     )
     tdx: TdxPolicy = section(TdxPolicy(), "Intel TDX: the platform, its TDX module, and the TD.")
+    nvidia: NvidiaPolicy = section(NvidiaPolicy(), "NVIDIA GPUs and NVSwitches.")
 
     def __post_init__(self) -> None:
         if self.purpose not in STAGE_OF:

@@ -13,14 +13,16 @@ _HEADLINES = {
 }
 
 
-def render(verdict: Verdict) -> str:
+def render(verdict: Verdict, about: str = "") -> str:
     """Lines of text, each ending with a newline; the first has the outcome, the image and the anchor.
+
+    ``about`` ends the first line: whose nonce and which time, where they are not the caller's own and now.
 
     Found values come from the untrusted machine (a stage, a reason of the QVL) and are reduced to one printable line.
     """
     relaxations = "" if verdict.outcome is Outcome.REFUSED else verdict.relaxations
     headline = f"{_HEADLINES[verdict.outcome]}{relaxations}"
-    lines = [f"{headline}: {verdict.name} ({verdict.variant}), against {verdict.anchor}"]
+    lines = [f"{headline}: {verdict.name} ({verdict.variant}), against {verdict.anchor}{about}"]
     if verdict.shape:
         lines.append(f"  shape: {verdict.shape}")
     for refusal in verdict.refusals:

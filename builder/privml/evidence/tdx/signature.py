@@ -106,8 +106,14 @@ def claims_simulation(parsed: quotes.Quote) -> bool:
     return False
 
 
+MAX_ROOT = 64 * 1024
+"""Bytes of a root certificate in a file."""
+
+
 def root_der(pem_or_der: bytes) -> bytes:
     """The DER of a root certificate given as PEM or DER; ``EvidenceError`` if it is neither."""
+    if len(pem_or_der) > MAX_ROOT:
+        raise EvidenceError(f"root certificate: more than {MAX_ROOT} bytes")
     try:
         if pem_or_der.lstrip().startswith(b"-----BEGIN"):
             return x509.load_pem_x509_certificate(pem_or_der).public_bytes(Encoding.DER)
