@@ -18,7 +18,7 @@ from privml.evidence.claims import Checked, SignatureFailure
 from privml.evidence.facts import Facts
 from privml.evidence.sections import TLS_KEY
 from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
-from privml.verify import tdx
+from privml.verify import denied, tdx
 from privml.verify.anchor import Expected
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
@@ -226,6 +226,7 @@ def _refusals(case: Case) -> Iterator[Refusal]:
         yield from check(evidence)
     for core in (registers, agent_log, binding, header):
         yield from core(case)
+    yield from denied.samples(case.facts)
 
 
 def _closest(facts: Facts, launches: tuple[MeasuredLaunch, ...]) -> MeasuredLaunch | None:
@@ -278,6 +279,7 @@ CODES: Mapping[str, str] = _union(
         agent_log,
         binding,
         header,
+        denied.samples,
     )
 )
 """Every refusal code and what it means."""
