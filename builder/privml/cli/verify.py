@@ -10,6 +10,7 @@ import click
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import unhex
 from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.cli.conformance import conformance_options
 from privml.cli.output import print_json, show, show_text
 from privml.client import anchors, attested
 from privml.evidence.document import MAX_DOCUMENT
@@ -27,6 +28,7 @@ from privml.verify.report import render
     "--save", metavar="FILE", type=click.Path(path_type=Path), help="Write the fetched document to this file."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@conformance_options
 @click.pass_context
 def verify(
     context: click.Context,
@@ -50,6 +52,7 @@ def verify(
       privml-build verify https://127.0.0.1:8443 --expect out/demo-cpu
       privml-build verify https://HOST:8443 --expect out/demo-cpu --save doc.json
       privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
+      privml-build verify --conformance "their-verifier --stdin"
     """
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
     remote = source.startswith("https://")
