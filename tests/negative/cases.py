@@ -37,6 +37,7 @@ class Case:
     outcome: str
     codes: tuple[str, ...] = ()
     statement: dict[str, Any] = field(default_factory=forge.statement)
+    purpose: str = "serve"
     policy: dict[str, Any] = field(default_factory=dict)
     nonce: bytes | None = NONCE
     spki: bytes | None = SPKI
@@ -135,7 +136,7 @@ def controls() -> dict[str, Case]:
             "a nonce that is right of another", HONEST.with_(siblings=(("left", OTHER_CALLER),))
         ),
         "honest-key-release": accepted(
-            "the purpose that was asked for", key_release, policy={"purpose": "key-release"}
+            "the purpose that was asked for", key_release, purpose="key-release"
         ),
         "honest-no-log": accepted("no boot log, which only explains", HONEST.with_(bootlog=b"")),
         "honest-false-log": accepted("a boot log of something else, which only explains", HONEST.with_(bootlog=b"x")),
@@ -240,11 +241,11 @@ def header() -> dict[str, Case]:
         ),
         "purpose-wanted": with_(
             "a serving document where a key is to be released", "agent-events", "purpose", "rtmr3", "stage",
-            policy={"purpose": "key-release"},
+            purpose="key-release",
         ),
         "purpose-none": Case(
             "a purpose that the image does not serve", key_release.document(), REFUSED, ("purpose",),
-            forge.statement(purposes={"serve": 4}), {"purpose": "key-release"},
+            forge.statement(purposes={"serve": 4}), "key-release",
         ),
         "stage-early": guest("before the guest was ready", "stage", stage="keys"),
         "stage-early-log": guest(
@@ -530,20 +531,23 @@ def collaterals() -> dict[str, Case]:
             qe_identity_signature=COLLATERAL["tcb_info_signature"],
         ),
         "collateral-other-platform": with_(
-            "TCB info of another platform family", "quote-signature", collateral=other.collateral()
+            "TCB info of another platform family", "collateral-platform", collateral=other.collateral()
+        ),
+        "collateral-other-pce": from_platform(
+            "TCB info of another provisioning enclave", "collateral-platform", tcb={"pceId": "0001"}
         ),
         "collateral-by-stranger": from_platform(
             "TCB info that a stranger signed", "quote-signature", tcb_key="stranger"
         ),
-        "collateral-expired": with_("a clock after the collateral's time", "quote-signature", time=LATE),
-        "collateral-future": with_("a clock before the collateral's time", "quote-signature", time=EARLY),
+        "collateral-expired": with_("a clock after the collateral's time", "collateral-expired", time=LATE),
+        "collateral-future": with_("a clock before the collateral's time", "collateral-future", time=EARLY),
         "collateral-crl-expired": from_platform(
-            "an expired revocation list", "quote-signature", crl_end=datetime(2026, 2, 1, tzinfo=UTC)
+            "an expired revocation list", "collateral-expired", crl_end=datetime(2026, 2, 1, tzinfo=UTC)
         ),
-        "collateral-pck-revoked": from_platform("the PCK is revoked", "quote-signature", revoked=(3,)),
-        "collateral-ca-revoked": from_platform("the PCK CA is revoked", "quote-signature", revoked_cas=(2,)),
+        "collateral-pck-revoked": from_platform("the PCK is revoked", "revoked", revoked=(3,)),
+        "collateral-ca-revoked": from_platform("the PCK CA is revoked", "revoked", revoked_cas=(2,)),
         "collateral-signer-revoked": from_platform(
-            "the TCB signing certificate is revoked", "quote-signature", revoked_cas=(4,)
+            "the TCB signing certificate is revoked", "revoked", revoked_cas=(4,)
         ),
     }  # fmt: skip
 
@@ -557,11 +561,9 @@ def statuses() -> dict[str, Case]:
         for name in names
     }
     return cases | {
-        "status-revoked": from_platform(
-            "the platform's TCB level is revoked", "quote-signature", tcb_status="Revoked"
-        ),
-        "status-qe": from_platform("the quoting enclave is OutOfDate", "tcb-status", qe_status="OutOfDate"),
-        "status-qe-revoked": from_platform("the quoting enclave is revoked", "quote-signature", qe_status="Revoked"),
+        "status-revoked": from_platform("the platform's TCB level is revoked", "revoked", tcb_status="Revoked"),
+        "status-qe": from_platform("the quoting enclave is OutOfDate", "qe-status", qe_status="OutOfDate"),
+        "status-qe-revoked": from_platform("the quoting enclave is revoked", "revoked", qe_status="Revoked"),
         "status-evaluation": from_platform(
             "TCB info of an old evaluation", "tcb-evaluation-number", tcb={"tcbEvaluationDataNumber": 17}
         ),
@@ -574,6 +576,95 @@ def statuses() -> dict[str, Case]:
         "status-qe-old": platform("a quoting enclave older than any level", "quote-signature", qe_isv_svn=0),
         "status-low": platform("a TCB below every level", "quote-signature", cpu_svn=bytes(16)),
     }
+
+
+def module(status: str, **names: str) -> dict[str, Any]:
+    """TCB info whose TDX modules are listed by their major version, with one level."""
+    row = {
+        "id": names.get("id", "TDX_01"),
+        "mrsigner": "00" * 48,
+        "attributes": "00" * 8,
+        "attributesMask": "FF" * 8,
+        "tcbLevels": [{"tcb": {"isvsvn": 3}, "tcbDate": "2026-01-01T00:00:00Z", "tcbStatus": status}],
+    }
+    return {"tdxModuleIdentities": [row]}
+
+
+def policies() -> dict[str, Case]:
+    """What a caller's policy asks for, refused and met."""
+    modern = HONEST.with_(body={0: bytes([3, 1, 7]) + bytes(13)})
+
+    def tdx(about: str, *codes: str, given: Guest = HONEST, says: Platform = PLATFORM, **policy: Any) -> Case:
+        return Case(
+            about, given.document(), REFUSED if codes else SIMULATED, codes,
+            policy={"tdx": policy} if policy else {}, collateral=says.collateral(),
+        )  # fmt: skip
+
+    advisory = PLATFORM.with_(tcb={"tcbLevels": [{**PLATFORM.tcb_level(), "advisoryIDs": ["INTEL-SA-00001"]}]})
+    outdated = PLATFORM.with_(tcb_status="OutOfDate")
+    unused = HONEST.with_(runtime=bytes(48))
+    zero = {"accepted": ["00" * 48], "evidence": "source"}
+    older_kernel = forge.statement(launches=[forge.launch(4, 4 << 30, rtmr3=zero)])
+    configured = HONEST.with_(body={184: b"\1" * 48})
+    return {
+        "policy-outdated": tdx(
+            "an OutOfDate platform that the policy accepts", says=outdated, tcb_statuses=["UpToDate", "OutOfDate"]
+        ),
+        "policy-other-status": tdx(
+            "an OutOfDate platform, and the policy accepts another status", "tcb-status", says=outdated,
+            tcb_statuses=["UpToDate", "SWHardeningNeeded"],
+        ),
+        "policy-module": tdx(
+            "a module that is listed by its version", given=modern, says=PLATFORM.with_(tcb=module("UpToDate"))
+        ),
+        "policy-module-outdated": tdx(
+            "an OutOfDate module on a platform that is UpToDate", "tdx-module-status", given=modern,
+            says=PLATFORM.with_(tcb=module("OutOfDate")),
+        ),
+        "policy-module-revoked": tdx(
+            "a revoked module", "revoked", given=modern, says=PLATFORM.with_(tcb=module("Revoked"))
+        ),
+        "policy-module-unlisted": tdx(
+            "a module of a version that is not listed", "quote-signature", given=modern,
+            says=PLATFORM.with_(tcb=module("UpToDate", id="TDX_02")),
+        ),
+        "policy-platform": tdx("another machine", "platform", platforms=["00" * 16]),
+        "policy-platform-met": tdx("a listed machine", platforms=["00" * 16, PLATFORM.ppid.hex()]),
+        "policy-instance": tdx(
+            "a machine without a platform instance", "platform-instance", platform_instances=["00" * 16]
+        ),
+        "policy-mrseam": tdx("another TDX module", "mrseam", mr_seams=["00" * 48]),
+        "policy-mrseam-met": tdx("a listed TDX module", mr_seams=[forge.MR_SEAM.hex()]),
+        "policy-advisory": tdx(
+            "an advisory that the policy rejects", "advisory", says=advisory, rejected_advisories=["INTEL-SA-00001"]
+        ),
+        "policy-advisory-met": tdx("an advisory that no policy rejects", says=advisory),
+        "policy-date": tdx("a TCB level before the policy's date", "tcb-date", min_tcb_date="2026-01-02"),
+        "policy-date-met": tdx("a TCB level of the policy's date", min_tcb_date="2026-01-01"),
+        "policy-svn": tdx(
+            "a lower module version than the policy's", "tee-tcb-svn", min_tee_tcb_svn="040000" + "00" * 13
+        ),
+        "policy-evaluation": tdx(
+            "collateral of an older evaluation than the policy's", "tcb-evaluation-number",
+            min_tcb_evaluation_number=1001,
+        ),
+        "policy-service": tdx(
+            "a quote that shows no service TD, and the policy requires it", "mrservicetd-unknown",
+            require_mrservicetd=True,
+        ),
+        "policy-service-met": tdx(
+            "a quote that shows that no service TD is bound", given=HONEST.with_(version=5), require_mrservicetd=True
+        ),
+        "policy-config": tdx("another MRCONFIGID than the policy's", "mrconfigid", mr_config_id="01" * 48),
+        "policy-config-met": tdx("the policy's MRCONFIGID", given=configured, mr_config_id="01" * 48),
+        "policy-unused": replace(
+            guest("a kernel that cannot extend RTMR3", "runtime-unused", runtime=bytes(48)), statement=older_kernel
+        ),
+        "policy-unused-met": Case(
+            "a kernel that cannot extend RTMR3, and the policy accepts it", unused.document(), SIMULATED, (),
+            older_kernel, policy={"allow_unused_runtime": True},
+        ),
+    }  # fmt: skip
 
 
 def roots() -> dict[str, Case]:
@@ -601,10 +692,19 @@ def roots() -> dict[str, Case]:
             ),
             collateral=json.loads(PUBLISHED_COLLATERAL), time=PUBLISHED_TIME, allowed=False,
         ),
+        "sample-quote-old": replace(
+            sent(
+                "a genuine quote, and a policy for newer collateral", "sample-evidence", "report-data",
+                "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "tcb-evaluation-number", "collateral-age",
+                evidence=forge.b64(PUBLISHED),
+            ),
+            policy={"tdx": {"max_root_crl_age_days": 1}},
+            collateral=json.loads(PUBLISHED_COLLATERAL), time=PUBLISHED_TIME, allowed=False,
+        ),
         "sample-quote-late": replace(
             sent(
                 "a genuine quote that a project published, after its collateral's time", "sample-evidence",
-                "report-data", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "quote-signature",
+                "report-data", "mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "collateral-expired",
                 evidence=forge.b64(PUBLISHED),
             ),
             collateral=json.loads(PUBLISHED_COLLATERAL), allowed=False,
@@ -669,7 +769,8 @@ def documents() -> dict[str, Case]:
 
 
 GROUPS: tuple[Callable[[], dict[str, Case]], ...] = (
-    controls, binding, header, agent, registers, td, quotes, chains, collaterals, statuses, roots, documents,
+    controls, binding, header, agent, registers, td, quotes, chains, collaterals, statuses, policies, roots,
+    documents,
 )  # fmt: skip
 
 

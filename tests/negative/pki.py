@@ -148,9 +148,10 @@ class Platform:
         authentication = struct.pack("<H", len(QE_AUTHENTICATION)) + QE_AUTHENTICATION
         return report + sign(signer, report) + authentication + struct.pack("<HI", 5, len(pem)) + pem
 
-    def _tcb_info(self) -> dict[str, Any]:
+    def tcb_level(self) -> dict[str, Any]:
+        """The only TCB level in the TCB info."""
         components = [{"svn": svn} for svn in bytes([4] * 8 + [0] * 8)]
-        level = {
+        return {
             "tcb": {
                 "sgxtcbcomponents": components,
                 "pcesvn": 13,
@@ -159,6 +160,8 @@ class Platform:
             "tcbDate": _date(START),
             "tcbStatus": self.tcb_status,
         }
+
+    def _tcb_info(self) -> dict[str, Any]:
         return {
             "id": "TDX",
             "version": 3,
@@ -169,7 +172,7 @@ class Platform:
             "tcbType": 0,
             "tcbEvaluationDataNumber": 1000,
             "tdxModule": {"mrsigner": "00" * 48, "attributes": "00" * 8, "attributesMask": "FF" * 8},
-            "tcbLevels": [level],
+            "tcbLevels": [self.tcb_level()],
             **self.tcb,
         }
 

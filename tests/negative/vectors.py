@@ -42,6 +42,7 @@ def content() -> tuple[bytes, dict[str, bytes]]:
             "statement": kept("statements", statement),
             "collateral": None if collateral is None else kept("collateral", collateral),
             "simulated_root": ROOT_FILE if case.allowed else None,
+            "purpose": case.purpose,
             "policy": case.policy,
             "nonce": None if case.nonce is None else case.nonce.hex(),
             "tls_spki_sha256": None if case.spki is None else case.spki.hex(),

@@ -19,7 +19,7 @@ from privml.evidence.document import Document
 from privml.evidence.facts import Facts
 from privml.evidence.sections import Key, Keys
 from privml.evidence.tdx import signature
-from privml.evidence.tdx.claims import QuoteFacts
+from privml.evidence.tdx.claims import QuoteFacts, Validity
 from privml.sim import quote as sim
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate
@@ -27,6 +27,7 @@ from privml.verify.anchor import Built, Expected
 from privml.verify.check import verify
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
+from privml.verify.tdx import INTEL_ROOT_SHA256
 
 REPOSITORY = Path(__file__).parents[2]
 VECTORS = REPOSITORY / "tests" / "vectors" / "attestation"
@@ -171,6 +172,17 @@ def signature_of(made: Document) -> QuoteFacts:
     checked = signature.check(made.evidence, sim.collateral(), now=NOW, simulated_root=ROOT)
     assert isinstance(checked, QuoteFacts), checked
     return checked
+
+
+def genuine(facts: QuoteFacts) -> QuoteFacts:
+    """``facts`` as if Intel's root and fresh collateral had vouched for them."""
+    day = 24 * 60 * 60
+    return dataclasses.replace(
+        facts,
+        root_sha256=INTEL_ROOT_SHA256,
+        claims_simulated=False,
+        validity=tuple(Validity(part.name, NOW - day, NOW + day) for part in facts.validity),
+    )
 
 
 def judge(made: Document | None = None, **changes: Any) -> Judgement:

@@ -56,6 +56,8 @@ def accepts(rule: dict[str, Any], value: Any, whole: dict[str, Any]) -> bool:
                 return len(value) >= wanted
             case "maxItems" | "maxProperties" | "maxLength":
                 return len(value) <= wanted
+            case "uniqueItems":
+                return all(item not in value[:number] for number, item in enumerate(value))
             case "minimum":
                 return bool(value >= wanted)
             case "maximum":

@@ -101,7 +101,7 @@ def test_a_question_has_what_the_contract_says() -> None:
     """docs/VERIFIERS.md, "The protocol"."""
     for case in CASES:
         assert set(case.question) == {
-            *("format", "id", "document", "statement", "collateral", "policy", "nonce"),
+            *("format", "id", "document", "statement", "collateral", "purpose", "policy", "nonce"),
             *("tls_spki_sha256", "time", "simulated_root"),
         }
         assert json.loads(json.dumps(case.question)) == case.question

@@ -178,7 +178,7 @@ def test_a_leaked_key_cannot_call_its_platform_up_to_date(
 ) -> None:
     stated = outdated(monkeypatch, kind)
     assert library(stated) == "OutOfDate"
-    assert refusals(ours(stated)) == ["tcb-status"]
+    assert refusals(ours(stated)) == ["tcb-status" if kind == "tcb_info" else "qe-status"]
     forged = {
         **stated,
         kind: COLLATERAL[kind],  # says UpToDate

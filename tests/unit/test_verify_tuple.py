@@ -29,12 +29,12 @@ from privml.verify.check import CODES, RULES
 from privml.verify.policy import Policy
 from privml.verify.report import render
 from privml.verify.rules import Check, refuses
-from privml.verify.tdx import INTEL_ROOT_SHA256, TdxPolicy
+from privml.verify.tdx import TdxPolicy
 from privml.verify.verdict import Outcome, Refusal, Verdict
 
 FACTS = samples.facts_of(samples.document())
 SIGNATURE = samples.signature_of(samples.document())
-GENUINE = dataclasses.replace(SIGNATURE, root_sha256=INTEL_ROOT_SHA256, claims_simulated=False)
+GENUINE = samples.genuine(SIGNATURE)
 SAMPLE = tdx_claims.read((samples.VECTORS / "tdx_quote.bin").read_bytes())
 FLIP_48 = b"\1" * 48
 
@@ -95,6 +95,14 @@ def open_launch(register: str, value: FilledBy | None) -> MeasuredLaunch:
     return dataclasses.replace(launch, registers={**launch.registers, register: value})
 
 
+PKS = bytes.fromhex("0000005000000000")
+UNUSED: dict[str, Any] = {
+    "facts": samples.with_register(FACTS, RTMR3, ZERO),
+    "expected": expecting(
+        purposes={"serve": 4, "key-release": 1},
+        launches=(samples.with_values(samples.PREDICATE.launches[1], RTMR3, ZERO),),
+    ),
+}
 GPU_EVENTS = (*samples.AGENT_EVENTS[:1], agent.AgentEvent("gpu-ready", b"{}"), *samples.AGENT_EVENTS[1:])
 
 # What is bent -> the refusals that must follow, and no other.
@@ -155,6 +163,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"expected": expecting(launches=(open_launch(MRTD, FilledBy("a cloud")),))},
         {"unpinned"},
     ),
+    "unused register": (UNUSED, {"runtime-unused"}),
     "simulated": ({"signature": SIGNATURE}, {"simulated"}),
     "other root": ({"signature": dataclasses.replace(GENUINE, root_sha256="00" * 32)}, {"root"}),
     "published evidence": (
@@ -214,11 +223,17 @@ def test_the_guide_lists_exactly_these_codes() -> None:
 
 def test_every_policy_field_is_used() -> None:
     """A policy that nobody can meet in one field refuses the honest document for that field."""
-    impossible = {"purpose": {"purpose", "stage"}, "allow_simulated": {"simulated"}, "tdx": {"td-attributes"}}
+    impossible = {
+        "purpose": {"purpose", "stage"},
+        "allow_simulated": {"simulated"},
+        "allow_unused_runtime": {"runtime-unused"},
+        "tdx": {"td-attributes"},
+    }
     assert set(impossible) == {field.name for field in dataclasses.fields(Policy)}
     assert codes(judge(policy=Policy(purpose="key-release"))) == impossible["purpose"]
     assert codes(judge(signature=SIGNATURE, policy=Policy(allow_simulated=None))) == impossible["allow_simulated"]
-    assert codes(judge(policy=Policy(tdx=TdxPolicy(td_attributes=bytes(8))))) == impossible["tdx"]
+    assert codes(judge(**UNUSED)) == impossible["allow_unused_runtime"]
+    assert codes(judge(policy=Policy(tdx=TdxPolicy(td_attributes=PKS)))) == impossible["tdx"]
 
 
 @pytest.mark.parametrize(("purpose", "count"), [("serve", 4), ("key-release", 1)])
@@ -254,13 +269,12 @@ def test_an_order_of_events_that_no_stage_table_has_is_verified_by_the_predicate
 
 
 def test_a_register_that_the_kernel_cannot_extend_stays_zero_for_every_purpose() -> None:
-    launch = samples.with_values(samples.PREDICATE.launches[1], RTMR3, ZERO)
-    expected = expecting(purposes={"serve": 4, "key-release": 1}, launches=(launch,))
-    accepted = judge(facts=samples.with_register(FACTS, RTMR3, ZERO), expected=expected)
+    accepted = judge(**UNUSED, policy=Policy(allow_unused_runtime=True))
     assert accepted.accepted
+    assert [each.code for each in accepted.relaxed] == ["runtime-unused"]
     assert [note for note in accepted.notes if note.startswith("RTMR3: unused")]
     assert not [note for note in judge().notes if "unused" in note]
-    assert codes(judge(expected=expected)) == {"rtmr3"}
+    assert codes(judge(expected=UNUSED["expected"], policy=Policy(allow_unused_runtime=True))) == {"rtmr3"}
 
 
 @pytest.mark.parametrize(
@@ -297,7 +311,7 @@ def test_all_reasons_are_given_at_once() -> None:
     facts = samples.with_field(header(purpose="key-release"), "xfam", bytes(8))
     for name in ("rtmr2", "mrtd"):
         facts = register(name)(facts)
-    verdict = judge(facts=facts, nonce=None, signature=dataclasses.replace(GENUINE, tcb_status="OutOfDate"))
+    verdict = judge(facts=facts, nonce=None, signature=dataclasses.replace(GENUINE, platform=tdx_cases.OLD))
     assert [refusal.code for refusal in verdict.refusals] == [
         "tcb-status", "xfam", "mrtd", "rtmr2", "nonce", "purpose",
     ]  # fmt: skip

@@ -1,4 +1,4 @@
-"""Options that `verify` and `proxy` share: the trust anchor and the policy."""
+"""Options that `verify` and `proxy` share: the trust anchor, the collateral and the policy."""
 
 from __future__ import annotations
 
@@ -8,21 +8,14 @@ from typing import Any
 
 import click
 
-from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import loads
+from privml.cli.policy import policy_options
 from privml.evidence.tdx import collateral
-from privml.evidence.tdx.signature import root_der
-from privml.verify.policy import Policy
 
 
 def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--expect`, `--collateral` and `--allow-simulated` to a command."""
-    command = click.option(
-        "--allow-simulated",
-        "simulated_root",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Also accept a simulated TDX platform with this root certificate, which proves nothing about hardware.",
-    )(command)
+    """Add `--expect`, `--collateral` and the policy's options to a command."""
+    command = policy_options(command)
     command = click.option(
         "--collateral",
         "collateral_file",
@@ -40,16 +33,3 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
 def collateral_of(path: Path | None) -> dict[str, str] | None:
     """The collateral in a file; it is checked against Intel's root like any other."""
     return None if path is None else collateral.decode(loads(path.read_bytes(), what=path.name), path.name)
-
-
-def policy_of(simulated_root: Path | None) -> Policy:
-    """The strict policy, with a simulated root when one is named."""
-    if simulated_root is None:
-        return Policy()
-    try:
-        return Policy(allow_simulated=root_der(simulated_root.read_bytes()))
-    except EvidenceError as error:
-        raise UsageError(
-            f"--allow-simulated {simulated_root}: not a certificate in PEM or DER",
-            hint="name the root certificate of the simulated platform",
-        ) from error

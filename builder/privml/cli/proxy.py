@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
-from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.cli.anchor import anchor_options, collateral_of
 from privml.cli.output import show
+from privml.cli.policy import policy_of
 from privml.client import anchors, attested
 from privml.client.environment import client_variables, detour_warning
 from privml.client.proxy import serve
@@ -33,6 +34,8 @@ def proxy(
     upstream: str,
     *,
     expect: Path,
+    policy_file: Path | None,
+    no_relaxations: bool,
     simulated_root: Path | None,
     collateral_file: Path | None,
     listen: str,
@@ -56,7 +59,8 @@ def proxy(
         host = host[1:-1]
     if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"--listen {listen}: expected HOST:PORT")
-    expected, policy = anchors.built(expect), policy_of(simulated_root)
+    policy = policy_of(simulated_root, policy_file, no_relaxations=no_relaxations)
+    expected = anchors.built(expect)
     collateral = collateral_of(collateral_file)
     logging.getLogger("privml").setLevel(logging.INFO)
 

@@ -9,9 +9,10 @@ import click
 
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import unhex
-from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.cli.anchor import anchor_options, collateral_of
 from privml.cli.conformance import conformance_options
 from privml.cli.output import print_json, show, show_text
+from privml.cli.policy import explain_option, policy_of
 from privml.client import anchors, attested
 from privml.evidence.document import MAX_DOCUMENT
 from privml.verify.report import render
@@ -20,6 +21,7 @@ from privml.verify.report import render
 @click.command()
 @click.argument("source", metavar="URL|DOCUMENT")
 @anchor_options
+@explain_option
 @click.option("--nonce", metavar="HEX", help="The nonce (64 hex digits) that DOCUMENT was requested with.")
 @click.option(
     "--spki", metavar="HEX", help="SHA-256 (64 hex digits) of the TLS public key that DOCUMENT was fetched over."
@@ -35,6 +37,8 @@ def verify(
     source: str,
     *,
     expect: Path,
+    policy_file: Path | None,
+    no_relaxations: bool,
     simulated_root: Path | None,
     collateral_file: Path | None,
     nonce: str | None,
@@ -52,6 +56,8 @@ def verify(
       privml-build verify https://127.0.0.1:8443 --expect out/demo-cpu
       privml-build verify https://HOST:8443 --expect out/demo-cpu --save doc.json
       privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
+      privml-build verify https://HOST:8443 --expect out/demo-cpu --policy policy.toml
+      privml-build verify --explain tcb-status
       privml-build verify --conformance "their-verifier"
     """
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
@@ -62,7 +68,8 @@ def verify(
         raise UsageError(f"`{source}` is neither an https:// address nor a file")
     if save is not None and not save.parent.is_dir():
         raise UsageError(f"--save {save}: there is no directory {save.parent}")
-    expected, policy = anchors.built(expect), policy_of(simulated_root)
+    policy = policy_of(simulated_root, policy_file, no_relaxations=no_relaxations)
+    expected = anchors.built(expect)
     collateral = collateral_of(collateral_file)
     now = int(time.time())
     if remote:

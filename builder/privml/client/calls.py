@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import shutil
@@ -17,7 +18,7 @@ from typing import Any
 
 from privml.base.errors import HostError, Refused
 from privml.base.strictjson import loads
-from privml.client import anchors, attested
+from privml.client import anchors, attested, policies
 from privml.client.gate import INTERVAL, Check, Gate
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx.signature import root_der
@@ -36,25 +37,27 @@ def verify(
     nonce: bytes | None = None,
     tls_spki_sha256: bytes | None = None,
     collateral: Place | None = None,
+    policy: Place | Policy | None = None,
     allow_simulated: Place | None = None,
 ) -> Judgement:
     """Check the guest at an ``https://`` address, or a captured document (a path, or its bytes).
 
     ``expect`` is the directory of an image that you built, with its prediction. ``nonce`` and ``tls_spki_sha256``
     (32 bytes each) are those that a captured document was fetched with. ``collateral`` is a file with Intel's
-    collateral, ``allow_simulated`` the root certificate of a simulated platform to accept.
+    collateral, ``policy`` a policy or a file with one (the default is strict), ``allow_simulated`` the root
+    certificate of a simulated platform to accept.
 
     The judgement has ``verdict`` (its outcome and every refusal) and ``keys``, None when the guest was refused. A
     refusal is no exception. ``HostError`` when the guest does not answer, ``EvidenceError`` when its document is
     malformed, ``UsageError``, ``BuildError`` or ``MeasurementError`` when ``expect`` holds no whole image.
     """
-    expected, policy, given = _trusted(expect, collateral, allow_simulated)
+    expected, criteria, given = _trusted(expect, collateral, policy, allow_simulated)
     now = int(time.time())
     if isinstance(source, str) and source.startswith("https://"):
-        return attested.attest(source, expected, policy, now=now, collateral=given).judgement
+        return attested.attest(source, expected, criteria, now=now, collateral=given).judgement
     data = source if isinstance(source, bytes) else Path(source).read_bytes()
     return attested.judge(
-        data, expected, policy, now=now, nonce=nonce, tls_spki_sha256=tls_spki_sha256, collateral=given
+        data, expected, criteria, now=now, nonce=nonce, tls_spki_sha256=tls_spki_sha256, collateral=given
     )
 
 
@@ -63,6 +66,7 @@ def openai_client(
     expect: Place,
     *,
     collateral: Place | None = None,
+    policy: Place | Policy | None = None,
     allow_simulated: Place | None = None,
     interval: float = INTERVAL,
     **options: Any,
@@ -78,8 +82,8 @@ def openai_client(
         openai = importlib.import_module("openai")
     except ImportError as error:
         raise HostError("the package `openai` is not installed", hint="pip install openai") from error
-    expected, policy, given = _trusted(expect, collateral, allow_simulated)
-    gate = Gate(url, _check(expected, policy, given), interval=interval)
+    expected, criteria, given = _trusted(expect, collateral, policy, allow_simulated)
+    gate = Gate(url, _check(expected, criteria, given), interval=interval)
     decision = gate.decide()
     if decision.error is not None:
         raise decision.error
@@ -92,13 +96,15 @@ def openai_client(
 
 
 def _trusted(
-    expect: Place, collateral: Place | None, allow_simulated: Place | None
+    expect: Place, collateral: Place | None, policy: Place | Policy | None, allow_simulated: Place | None
 ) -> tuple[Expected, Policy, dict[str, str] | None]:
-    root = None if allow_simulated is None else root_der(Path(allow_simulated).read_bytes())
+    criteria = policy if isinstance(policy, Policy) else Policy() if policy is None else policies.read(Path(policy))
+    if allow_simulated is not None:
+        criteria = dataclasses.replace(criteria, allow_simulated=root_der(Path(allow_simulated).read_bytes()))
     given = None
     if collateral is not None:
         given = collaterals.decode(loads(Path(collateral).read_bytes(), what=str(collateral)), str(collateral))
-    return anchors.built(Path(expect)), Policy(allow_simulated=root), given
+    return anchors.built(Path(expect)), criteria, given
 
 
 def _check(expected: Expected, policy: Policy, collateral: dict[str, str] | None) -> Check:

@@ -11,7 +11,7 @@ import os
 import shlex
 import tarfile
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any
@@ -20,10 +20,10 @@ from privml.base.errors import EvidenceError, HostError, UsageError
 from privml.base.run import run
 from privml.base.strictjson import Fields, b64, loads, unb64, unhex
 from privml.client import attested
-from privml.events.stages import SERVE, STAGE_OF
 from privml.evidence.document import MAX_DOCUMENT
 from privml.evidence.tdx import collateral as collaterals
 from privml.statement.predicate import Predicate
+from privml.verify import policyfield
 from privml.verify.anchor import Built, Expected
 from privml.verify.policy import Policy
 from privml.verify.verdict import Outcome
@@ -139,7 +139,7 @@ def _case(inputs: Mapping[str, bytes], row: Fields) -> Case:
         "statement": json.loads(inputs[row.text("statement")]),
         "collateral": None if collateral is None else json.loads(collateral),
         "simulated_root": None if root is None else b64(root),
-        **{key: row.take(key) for key in ("policy", "nonce", "tls_spki_sha256", "time")},
+        **{key: row.take(key) for key in ("purpose", "policy", "nonce", "tls_spki_sha256", "time")},
     }
     outcome = row.text("outcome", one_of=OUTCOMES)
     codes, also = (frozenset(map(str, row.array(key))) for key in ("codes", "also"))
@@ -155,16 +155,17 @@ def answer(line: bytes) -> dict[str, Any]:
     document = fields.base64("document", limit=2 * MAX_DOCUMENT)
     predicate = Predicate.from_dict(fields.take("statement"), "case.statement")
     collateral = fields.take("collateral")
-    policy, root = fields.fields("policy"), fields.take("simulated_root")
+    purpose, table, root = fields.text("purpose"), fields.take("policy"), fields.take("simulated_root")
     nonce, spki = (_bytes(fields.take(key)) for key in ("nonce", "tls_spki_sha256"))
     now = fields.integer("time")
     fields.end()
     simulated = None if root is None else unb64(root, what="case.simulated_root")
+    policy = replace(policyfield.read(Policy, table), purpose=purpose, allow_simulated=simulated)
     try:
         judgement = attested.judge(
             document,
             Expected(predicate, Built("a case")),
-            _policy(policy, simulated),
+            policy,
             now=now,
             nonce=nonce,
             tls_spki_sha256=spki,
@@ -175,12 +176,6 @@ def answer(line: bytes) -> dict[str, Any]:
     verdict = judgement.verdict
     codes = sorted({refusal.code for refusal in verdict.refusals})
     return {"id": name, "outcome": verdict.outcome.value, "codes": codes}
-
-
-def _policy(fields: Fields, simulated_root: bytes | None) -> Policy:
-    purpose = fields.text("purpose", one_of=tuple(STAGE_OF)) if fields.has("purpose") else SERVE
-    fields.end()
-    return Policy(purpose=purpose, allow_simulated=simulated_root)
 
 
 def _bytes(text: object) -> bytes | None:

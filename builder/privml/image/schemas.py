@@ -1,7 +1,7 @@
-"""JSON Schemas of recipes, platforms, locks and manifests.
+"""JSON Schemas of recipes, platforms, locks, manifests and policies.
 
 Schemas of recipes, platforms and locks are generated from their pydantic models. The manifest has a hand-written
-decoder, so its schema is written here and a test compares the two.
+decoder, so its schema is written here and a test compares the two. The policy's is generated from its fields.
 """
 
 from __future__ import annotations
@@ -19,10 +19,12 @@ from privml.events.verity import BLOCK_SIZE
 from privml.lock.models import Lock, ToolsLock
 from privml.output.manifest import BOOTS, FORMAT
 from privml.recipe import schema
+from privml.verify import policyfile
 
 LOCK_FILE = "lock.schema.json"
 TOOLS_LOCK_FILE = "tools-lock.schema.json"
 MANIFEST_FILE = "manifest.schema.json"
+POLICY_FILE = "policy.schema.json"
 
 _TEXT = {"type": "string", "maxLength": 4096}
 _SHA256 = {"type": "string", "pattern": "^[0-9a-f]{64}$"}
@@ -111,6 +113,7 @@ def files() -> dict[str, bytes]:
         LOCK_FILE: lock_schema(Lock, "privml-build lock"),
         TOOLS_LOCK_FILE: lock_schema(ToolsLock, "privml-build tools lock"),
         MANIFEST_FILE: manifest_schema(),
+        POLICY_FILE: {"$schema": schema.DIALECT, **policyfile.schema()},
     }
     return schema.files() | {name: strictjson.pretty(schema.plain(body)) for name, body in made.items()}
 

@@ -6,6 +6,7 @@ common to all TEEs; each TEE's policy and checks are in a separate module, liste
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -81,6 +82,7 @@ def verify(
     launch = _closest(facts, expected.predicate.launches)
     case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch)
     refusals = tuple(_refusals(case))
+    relaxed = _relaxed(case, refusals)
     verdict = Verdict(
         outcome=_outcome(case) if not refusals else Outcome.REFUSED,
         name=expected.predicate.name,
@@ -89,8 +91,19 @@ def verify(
         shape="" if launch is None else launch.label,
         refusals=refusals,
         notes=tuple(_notes(case)),
+        relaxed=relaxed,
     )
     return Judgement(verdict, facts)
+
+
+def _relaxed(case: Case, refusals: tuple[Refusal, ...]) -> tuple[Refusal, ...]:
+    """The refusals that only the policy's relaxations prevented."""
+    strict = case.policy.strict
+    if strict == case.policy:
+        return ()
+    given = {(refusal.code, refusal.got) for refusal in refusals}
+    found = _refusals(dataclasses.replace(case, policy=strict))
+    return tuple(refusal for refusal in found if (refusal.code, refusal.got) not in given)
 
 
 @refuses(
@@ -117,6 +130,7 @@ def origin(case: Case) -> Iterator[Refusal]:
     {
         "shapes": "the statement lists no shape",
         "unpinned": "the statement has no value for a register",
+        "runtime-unused": "the image's kernel cannot extend the register of the agent's events",
         **{register: meaning for rules in RULES.values() for register, meaning in rules.registers.items()},
     }
 )
@@ -128,6 +142,9 @@ def registers(case: Case) -> Iterator[Refusal]:
         found, wanted = (f"only {others}", f"one for {claims.tee}") if others else ("none", "at least one shape")
         yield Refusal("shapes", found, wanted)
         return
+    if launch.runtime_unused and not case.policy.allow_unused_runtime:
+        runtime = str(LAYOUTS[launch.tee].runtime).upper()
+        yield Refusal("runtime-unused", f"{runtime} stays zero", f"{runtime} extended with the agent's events")
     for register in REGISTERS[claims.tee]:
         if register == LAYOUTS[launch.tee].runtime and case.agent_events is None:
             continue  # no value is expected for this purpose: `header` refuses it

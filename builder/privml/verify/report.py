@@ -18,7 +18,10 @@ def render(verdict: Verdict) -> str:
 
     Found values come from the untrusted machine (a stage, a reason of the QVL) and are reduced to one printable line.
     """
-    lines = [f"{_HEADLINES[verdict.outcome]}: {verdict.name} ({verdict.variant}), against {verdict.anchor}"]
+    headline = _HEADLINES[verdict.outcome]
+    if verdict.relaxed and verdict.outcome is not Outcome.REFUSED:
+        headline += f", relaxed: {'; '.join(f'{each.code} {each.got}' for each in verdict.relaxed)}"
+    lines = [f"{headline}: {verdict.name} ({verdict.variant}), against {verdict.anchor}"]
     if verdict.shape:
         lines.append(f"  shape: {verdict.shape}")
     for refusal in verdict.refusals:
@@ -26,5 +29,7 @@ def render(verdict: Verdict) -> str:
         lines.append(f"    got      {refusal.got}")
         lines.append(f"    expected {refusal.expected}")
         lines.extend(f"    {line}" for line in refusal.where.splitlines())
+    for each in verdict.relaxed:
+        lines.append(f"  relaxed: {each.code}: got {each.got}, the default policy expects {each.expected}")
     lines.extend(f"  note: {note}" for note in verdict.notes)
     return "\n".join(printable(line) for line in lines) + "\n"

@@ -36,7 +36,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on one document. ``shape`` is the label of the closest shape, which it was compared with."""
+    """The verdict on one document.
+
+    ``shape`` is the label of the closest shape, which it was compared with. ``relaxed`` has the refusals that the
+    default policy would have given and that a policy file accepts.
+    """
 
     outcome: Outcome
     name: str
@@ -45,6 +49,7 @@ class Verdict:
     shape: str
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[str, ...] = ()
+    relaxed: tuple[Refusal, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -70,5 +75,6 @@ class Verdict:
             "anchor": str(self.anchor),
             "shape": self.shape,
             "refusals": [refusal.to_dict() for refusal in self.refusals],
+            "relaxed": [refusal.to_dict() for refusal in self.relaxed],
             "notes": list(self.notes),
         }
