@@ -37,7 +37,7 @@ NEVER = {
     "collateral-missing", "collateral-platform", "collateral-expired", "collateral-future", "revoked",
     "qe-vendor", "mrsignerseam", "seam-attributes", "mrservicetd", "shapes", "unpinned", "mrtd", "rtmr0",
     "rtmr1", "rtmr2", "rtmr3", "agent-events", "gpu-evidence", "nonce", "report-data", "tls-key", "variant",
-    "development", "purpose", "stage",
+    "development", "purpose", "stage", "sample-evidence",
 }  # fmt: skip
 """Codes that no policy file may relax, whatever fields are added."""
 
