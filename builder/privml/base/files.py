@@ -20,7 +20,9 @@ def sha256_file(path: Path) -> str:
 
 
 def fsync_directory(path: Path) -> None:
-    """Sync the directory ``path``, so that its entries are durable."""
+    """Sync the directory ``path``, so that its entries are durable; nothing on a system that cannot open one."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
