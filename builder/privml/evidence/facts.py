@@ -66,6 +66,7 @@ def collect(document: Document) -> Facts:
     """Derive the facts of ``document``; ``EvidenceError`` if a part other than the boot log is malformed."""
     header = Header.decode(document.header)
     claims = kind_of(header.tee).claims(document.evidence, document.certificates)
+    agent_events = agent.parse_log(document.eventlog)
     return Facts(
         claims=claims,
         nonce=document.nonce,
@@ -79,8 +80,8 @@ def collect(document: Document) -> Facts:
             devices=document.devices,
             eventlog=document.eventlog,
         ),
-        agent_events=agent.parse_log(document.eventlog),
-        agent_rtmr3=agent.replay_log(document.eventlog),
+        agent_events=agent_events,
+        agent_rtmr3=agent.replay(agent_events),
         boot_log=read_boot_log(document.bootlog, claims.registers),
     )
 
