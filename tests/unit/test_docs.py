@@ -14,7 +14,7 @@ from privml.cli.main import cli
 from privml.recipe.rules import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("builder", "docs", "images", "recipes", "tests", "benchmarks", "measurements")
+FOLDERS = ("builder", "docs", "examples", "images", "recipes", "tests", "benchmarks", "measurements")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # Files of other places: placeholders, outputs, a user's own files, and mkosi's own in the tools tree.
 ELSEWHERE = re.compile(r"NAME|^out/|^\.github/|^mkosi/sandbox\.py$|^mirrors\.yaml$|^[^/]*\.(json|toml|pem)$")

@@ -56,8 +56,8 @@ class Form(Generic[Value]):
 class Setting:
     """The declaration of one field: its form, and a sentence for people.
 
-    ``relaxes`` are the refusal codes that it can relax, ``sets`` those whose expected value it is. ``strictest`` gives
-    the value that accepts only what both of two values accept, for a field that can relax.
+    ``relaxes`` are the refusal codes that it can relax, ``sets`` those whose expected value it is. A field that can
+    relax has ``strictest``: the value that accepts only what both of two values accept.
     """
 
     form: Form[Any]
