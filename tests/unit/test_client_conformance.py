@@ -32,6 +32,7 @@ def test_this_verifier_passes(capsys: pytest.CaptureFixture[str]) -> None:
     refused = sum(case.wanted.outcome in ("refused", "malformed") for case in CASES)
     assert last == f"tried {refused}, refused {refused}, wrong code 0, wrong 0"
     assert refused > 200
+    assert f"\n{last}\n" in (conformance.directory().parents[2] / "docs/VERIFIERS.md").read_text()
 
 
 def test_a_verifier_that_accepts_everything_fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
