@@ -136,11 +136,11 @@ def kind_of_document(given: bytes, changed: bytes) -> str | None:
 CHAIN_CODES = frozenset({"pck-chain"})
 SIGNED_CODES = frozenset({"quote-signature"})
 COLLATERAL_CODES = {
-    **{name: frozenset({"collateral-role"}) for name in ("pck_crl_issuer_chain", "tcb_info_issuer_chain")},
-    "qe_identity_issuer_chain": frozenset({"collateral-role"}),
+    **{f"{name}_issuer_chain": frozenset({"collateral-role"}) for name in ("pck_crl", *TEXTS)},
     **{name: frozenset({"collateral-role", "collateral-encoding"}) for name in ("root_ca_crl", "pck_crl")},
     **{f"{name}_signature": frozenset({"quote-signature", "collateral-encoding"}) for name in TEXTS},
-    **dict.fromkeys(TEXTS, SIGNED_CODES),
+    # What a text says of its platform and dates may be compared before its signature.
+    **dict.fromkeys(TEXTS, SIGNED_CODES | {"collateral-platform", "collateral-expired", "collateral-future"}),
 }
 """The codes for each field of the collateral."""
 SECTION_CODES = {
