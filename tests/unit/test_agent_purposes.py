@@ -88,7 +88,11 @@ def judged(parts: dict[str, object], config: Config, purpose: str) -> Verdict:
     return attested.judge(
         document.encode(),
         Expected(predicted(config), Built("out/x")),
-        Policy(purpose=purpose, allow_simulated=signature.root_der(sim.root_pem())),
+        Policy(
+            purpose=purpose,
+            allow_simulated=signature.root_der(sim.root_pem()),
+            allow_unused_runtime=config.rtmr3 == "unused",
+        ),
         now=int(time.time()),
         nonce=NONCE,
         tls_spki_sha256=Keys.decode(document.keys).find(*TLS_KEY),

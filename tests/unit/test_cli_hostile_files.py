@@ -68,6 +68,7 @@ def documents(place: Path) -> dict[str, Any]:  # noqa: F811
         "document": json.loads(samples.document().encode()),
         "lock": json.loads(serialise(image_fake.make(place / "fake").lock)),
         "collateral": samples.sim.collateral(),
+        "policy": {"format": "privml-policy/v1", "tdx": {"rejected_advisories": ["INTEL-SA-1"], "min_tcb_date": ""}},
         "report": report,
     }
 
@@ -80,6 +81,7 @@ VERBS = {
         ["verify", "{}", "--expect", "good"],
         ["verify", "document.json", "--expect", "good", "--collateral", "{}"],
         ["verify", "document.json", "--expect", "good", "--allow-simulated", "{}"],
+        ["verify", "document.json", "--expect", "good", "--policy", "{}"],
     ],
 }
 IMAGE_VERBS = [
@@ -90,7 +92,7 @@ IMAGE_VERBS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["manifest", "prediction", "document", "lock", "collateral", "report"])
+@pytest.mark.parametrize("kind", ["manifest", "prediction", "document", "lock", "collateral", "policy", "report"])
 def test_every_text_of_every_document(
     kind: str,
     place: Path,  # noqa: F811

@@ -8,7 +8,7 @@ import pytest
 
 from privml.base.errors import EvidenceError, MeasurementError, RecipeError, UsageError
 from privml.cli import diff, verify
-from privml.cli.anchor import policy_of
+from privml.cli.policy import policy_of
 from privml.evidence import document
 from privml.image.target import resolve
 from privml.readers import files

@@ -47,6 +47,20 @@ PLATFORMS: dict[str, tuple[Platform, str | None]] = {
     "honest": (Platform(), None),
     "honest with a module of version 1": (with_module(*MODULE), None),
     "honest, version 5": (current(*MODULE, svn=MODULE_SVN), None),
+    "honest, the platform's level names a later module": (
+        dataclasses.replace(
+            with_module(),
+            how=Variation(
+                tcb_info={
+                    "tcbLevels": [
+                        level(UP, tdxtcbcomponents=[{"svn": 9}, {"svn": 0}, {"svn": 7}, *({"svn": 0},) * 13])
+                    ],
+                    "tdxModuleIdentities": [module(*MODULE)],
+                }
+            ),
+        ),
+        None,
+    ),
     "another machine is revoked": (Platform(Variation(revoked={"pck_crl": (99,)})), None),
     **{
         f"platform {status}": (tcb_info(tcbLevels=[level(status, "INTEL-SA-00001")]), "tcb-status")

@@ -17,6 +17,7 @@ from test_image_schemas import agreement
 import privml
 from privml.base.errors import UsageError
 from privml.base.strictjson import canonical, loads, pretty
+from privml.client.gate import Decision
 from privml.sim.pki import Variation
 from privml.verify import policyfield
 from privml.verify.advice import ADVICE, explain
@@ -187,6 +188,12 @@ def test_what_a_policy_relaxed_is_in_the_first_line_and_in_the_json() -> None:
     assert verdict.to_dict()["relaxed"] == [
         {"code": "tcb-status", "got": "OutOfDate (INTEL-SA-00001)", "expected": "UpToDate", "where": ""}
     ]
+
+
+def test_the_proxy_says_what_was_relaxed() -> None:
+    judgement = samples.judge(OUTDATED.document(), signature=OUTDATED.check(), policy=simulated(ACCEPTS_OUTDATED))
+    said = Decision(0.0, judgement).message
+    assert said.startswith("accepted-simulated, relaxed: tcb-status OutOfDate (INTEL-SA-00001): demo-cpu, against")
 
 
 def test_genuine_hardware_is_accepted_with_what_was_relaxed() -> None:

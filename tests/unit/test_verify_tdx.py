@@ -95,6 +95,13 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "platform out of date now": (checked(current_platform=OLD), {"tcb-status"}),
     "module out of date": (checked(module=OLD), {"tdx-module-status"}),
     "module out of date now": (checked(module=GENUINE.platform, current_module=OLD), {"tdx-module-status"}),
+    "module out of date now, like the platform": (
+        {
+            **checked(platform=OLD, module=GENUINE.platform, current_module=OLD),
+            "policy": Policy(tdx=TdxPolicy(tcb_statuses=frozenset({"OutOfDate"}))),
+        },
+        {"tdx-module-status"},
+    ),
     "quoting enclave out of date": (checked(qe=OLD), {"qe-status"}),
     "Intel's word on all of them together": (checked(tcb_status="OutOfDate"), set()),
     "tcb date": ({"policy": Policy(tdx=TdxPolicy(min_tcb_date="2026-01-02"))}, {"tcb-date"}),

@@ -56,7 +56,7 @@ def verify(
       privml-build verify https://127.0.0.1:8443 --expect out/demo-cpu
       privml-build verify https://HOST:8443 --expect out/demo-cpu --save doc.json
       privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
-      privml-build verify https://HOST:8443 --expect out/demo-cpu --policy policy.toml
+      privml-build verify doc.json --expect out/demo-cpu --policy policy.toml
       privml-build verify --explain tcb-status
       privml-build verify --conformance "their-verifier"
     """

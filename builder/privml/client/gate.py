@@ -55,7 +55,8 @@ class Decision:
         if self.error is not None:
             return self.error.message
         assert self.verdict is not None
-        said = f"{self.verdict.outcome.value if self.open else 'refused'}: {self.verdict.name}"
+        word = f"{self.verdict.outcome.value}{self.verdict.relaxations}" if self.open else "refused"
+        said = f"{word}: {self.verdict.name}"
         reasons = ", ".join(dict.fromkeys(refusal.code for refusal in self.refusals))
         return f"{said}, against {self.verdict.anchor}" + (f": {reasons}" if reasons else "")
 

@@ -18,9 +18,8 @@ def render(verdict: Verdict) -> str:
 
     Found values come from the untrusted machine (a stage, a reason of the QVL) and are reduced to one printable line.
     """
-    headline = _HEADLINES[verdict.outcome]
-    if verdict.relaxed and verdict.outcome is not Outcome.REFUSED:
-        headline += f", relaxed: {'; '.join(f'{each.code} {each.got}' for each in verdict.relaxed)}"
+    relaxations = "" if verdict.outcome is Outcome.REFUSED else verdict.relaxations
+    headline = f"{_HEADLINES[verdict.outcome]}{relaxations}"
     lines = [f"{headline}: {verdict.name} ({verdict.variant}), against {verdict.anchor}"]
     if verdict.shape:
         lines.append(f"  shape: {verdict.shape}")

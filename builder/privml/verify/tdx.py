@@ -242,16 +242,16 @@ def platform(case: TeeCase[TdxPolicy]) -> Iterator[Refusal]:
 
 def _levels(checked: QuoteFacts, policy: TdxPolicy) -> Iterator[tuple[str, TcbLevel, frozenset[str], str]]:
     """Each level: its code, the accepted statuses, and when it applies (a TD 1.5 report has two states)."""
-    now = ", as the machine is now"
-    for code, level, accepted, when in (
-        ("tcb-status", checked.platform, policy.tcb_statuses, ""),
-        ("tcb-status", checked.current_platform, policy.tcb_statuses, now),
-        ("tdx-module-status", checked.module, policy.module_statuses, ""),
-        ("tdx-module-status", checked.current_module, policy.module_statuses, now),
-        ("qe-status", checked.qe, policy.qe_statuses, ""),
-    ):
-        if level is not None and not (when and level in (checked.platform, checked.module)):
-            yield code, level, accepted, when
+    pairs = (
+        ("tcb-status", policy.tcb_statuses, checked.platform, checked.current_platform),
+        ("tdx-module-status", policy.module_statuses, checked.module, checked.current_module),
+        ("qe-status", policy.qe_statuses, checked.qe, None),
+    )
+    for code, accepted, level, current in pairs:
+        if level is not None:
+            yield code, level, accepted, ""
+        if current is not None and current != level:
+            yield code, current, accepted, ", as the machine is now"
 
 
 def _age(part: Validity, now: int, policy: TdxPolicy) -> Iterator[Refusal]:

@@ -57,6 +57,12 @@ class Verdict:
         return self.outcome is Outcome.ACCEPTED
 
     @property
+    def relaxations(self) -> str:
+        """What the policy relaxed, as part of a line: ``, relaxed: tcb-status OutOfDate``; empty if nothing."""
+        said = "; ".join(f"{each.code} {each.got}" for each in self.relaxed)
+        return f", relaxed: {said}" if said else ""
+
+    @property
     def exit_code(self) -> int:
         """0, 8 or 10 (`base.errors`)."""
         codes = {
