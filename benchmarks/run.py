@@ -7,20 +7,18 @@ BENCH_FULL=1 adds the lines that need whole builds, one with all downloads (abou
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import gpus, repro, trees
+from benchmarks import gpus, repro, trees, verifying
 from benchmarks.checkout import Checkout
+from benchmarks.measured import cpu, figure, seconds
 
 from privml.events.event import Event, Evidence
 from privml.events.replay import replay
@@ -37,28 +35,8 @@ from privml.vm.predicted import Predictor
 PRIVML = str(Path(sys.executable).with_name("privml-build"))
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def cpu(*words: str) -> float:
-    """Seconds of processor time, user and system, of one program; pages it reads are in the cache."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(words, check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
-
 def command(*words: str) -> Callable[[], object]:
     return lambda: subprocess.run([PRIVML, *words], check=True, capture_output=True)
-
-
-def figure(name: str, values: list[float], bound: float, unit: str) -> None:
-    value = round(statistics.median(values), 4)
-    line = {"name": name, "value": value, "bound": bound, "unit": unit, "ok": value <= bound, "runs": len(values)}
-    print(json.dumps(line), flush=True)
 
 
 def image_over_mkosi(mkosi_first: bool) -> float:
@@ -125,6 +103,7 @@ def log_of_500() -> Callable[[], object]:
 
 
 def main() -> None:
+    verifying.run()
     figure("help", [1000 * seconds(command("--help")) for _ in range(9)], 150, "ms")
     command("image", "demo-cpu")()
     figure("image-unchanged", [seconds(command("image", "demo-cpu")) for _ in range(5)], 1, "s")

@@ -98,7 +98,7 @@ def parse_and_replay(data: bytes) -> None:
 EVIDENCE: list[tuple[bytes, Callable[[bytes], object]]] = [
     (LOG, parse_and_replay),
     (CCEL, lambda data: replay.replay(tcg.parse_log(data))),
-    (AGENT, agent.replay_log),
+    (AGENT, agent.parse_log),
     (bytes(1024), tdreport.parse),
     (ARCHIVE, capture.decode),
     (gpt.table(IMAGE).event, decode),

@@ -76,6 +76,13 @@ def test_the_wheel_carries_what_images_are_made_of(wheel: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests/")]
 
 
+def test_it_carries_the_cases_for_verifiers(programs: Path, desk: Path) -> None:
+    said = privml(
+        programs, desk, "verify", "--conformance", f"{programs / 'privml-build'} verify --answer-cases"
+    ).stdout
+    assert said.endswith(", wrong code 0, wrong 0\n")
+
+
 def test_a_recipe_is_started_and_its_workflow_passes(programs: Path, desk: Path) -> None:
     where = [str(programs / "python"), "-c", "import privml; print(privml.__file__)"]
     found = subprocess.run(where, cwd=desk, check=True, capture_output=True, text=True).stdout

@@ -19,7 +19,7 @@ from privml.agent import wire
 from privml.agent.attestor import AttestorClient, RefusedRequest
 from privml.base.errors import HostError
 from privml.events import configuration
-from privml.events.agent import AgentEvent, parse_log, replay_log
+from privml.events.agent import AgentEvent, parse_log, replay
 from privml.events.stages import KEY_RELEASE, SERVE, sequence
 from privml.evidence import document, merkle, report_data, sections
 from privml.evidence.sections import TLS_KEY, Key, Keys
@@ -59,7 +59,7 @@ def test_document_of_a_ready_guest_binds_key_log_and_nonce(served: Guest) -> Non
     )
     assert parsed.body.report_data == expected
     assert parsed.body.mr_td == MRTD
-    assert parsed.body.rtmrs[3] == replay_log(found.eventlog)
+    assert parsed.body.rtmrs[3] == replay(parse_log(found.eventlog))
     with served.connect() as tls:
         assert tls.version() == "TLSv1.3"
         certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
@@ -134,7 +134,7 @@ def test_a_guest_without_a_model_attests(attesting: Guest) -> None:
     assert json.loads(events[0].payload) == {
         "sha256": hashlib.sha256(attesting.layout.config.read_bytes()).hexdigest()
     }
-    assert quote.parse(found.evidence).body.rtmrs[3] == replay_log(found.eventlog)
+    assert quote.parse(found.evidence).body.rtmrs[3] == replay(parse_log(found.eventlog))
     assert attesting.json("/readyz") == (200, {"ready": True})
 
 

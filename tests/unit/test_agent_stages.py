@@ -18,7 +18,7 @@ from privml.agent.tee import NoTee
 from privml.agent.volume import ModelVolumes, table
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
-from privml.events.agent import encode_log, failed_event, model_event, parse_log, replay_log, system_ready_event
+from privml.events.agent import failed_event, model_event, parse_log, replay, system_ready_event
 from privml.events.configuration import Config, Engine, decode, encode
 from privml.events.stages import SERVE, STAGES, sequence
 from privml.evidence.sections import TLS_KEY, Key, Keys
@@ -67,7 +67,7 @@ def test_failure_after_ready_is_extended_before_quotes_end() -> None:
     log = attestor.quote(bytes(32), SERVE)["eventlog"]
     attestor.fail("the engine ended")
     attestor.fail("again")
-    assert tee.rtmr3() != replay_log(base64.b64decode(log))
+    assert tee.rtmr3() != replay(parse_log(base64.b64decode(log)))
     with pytest.raises(RefusedRequest) as caught:
         attestor.quote(bytes(32), SERVE)
     assert caught.value.code == "failed"
@@ -77,7 +77,7 @@ def test_register_after_failure_holds_the_failed_event() -> None:
     tee, config = Recorder(), measured()
     attestor = readied(tee, config)
     attestor.fail("x")
-    assert tee.rtmr3() == replay_log(encode_log([*sequence(config), failed_event()]))
+    assert tee.rtmr3() == replay([*sequence(config), failed_event()])
 
 
 def test_failure_before_ready_ends_the_stages() -> None:

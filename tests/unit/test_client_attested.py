@@ -65,7 +65,7 @@ def test_a_relayed_document_names_the_key(guest: Guest) -> None:
 
 
 def test_a_replayed_document_names_the_nonce(guest: Guest) -> None:
-    guest.document = lambda _: samples.document(nonce=bytes(32), spki=guest.spki).encode()
+    guest.document = lambda _: samples.document(nonce=b"\1" * 32, spki=guest.spki).encode()
     found = attested.attest(guest.url, samples.EXPECTED, samples.SIMULATED, now=samples.NOW)
     assert [refusal.code for refusal in found.judgement.verdict.refusals] == ["nonce"]
 

@@ -6,7 +6,7 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.events import agent
-from privml.events.agent import AgentEvent, digest, encode_line, encode_log, parse_log, replay_log
+from privml.events.agent import AgentEvent, digest, encode_line, encode_log, parse_log, replay
 from privml.events.registers import ZERO
 from privml.events.replay import extend
 
@@ -30,9 +30,9 @@ def test_a_log_reads_back_and_replays() -> None:
     value = ZERO
     for line in LOG[:-1].split(b"\n"):
         value = extend(value, digest(line))
-    assert replay_log(LOG) == value
+    assert replay(parse_log(LOG)) == value
     assert parse_log(b"") == ()
-    assert replay_log(b"") == ZERO
+    assert replay(parse_log(b"")) == ZERO
 
 
 @pytest.mark.parametrize(

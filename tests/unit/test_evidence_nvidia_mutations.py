@@ -1,4 +1,4 @@
-"""Every byte of GPU evidence and its collateral is read or refused (`evidence_mutator`).
+"""Every byte of GPU evidence and its collateral is read or refused (`tests.negative.altered`).
 
 A sample of all changes here; with ``PRIVML_FULL=1`` every position. What is accepted has the same meaning: another
 end of a PEM chain or file, or another spelling of the same XML.
@@ -12,9 +12,9 @@ import random
 from collections import Counter
 from collections.abc import Callable
 
-import evidence_mutator as mutator
 import gpu_samples as gpus
 import pytest
+from tests.negative import altered as mutator
 from tests.published import read
 
 from privml.base.errors import EvidenceError

@@ -93,7 +93,7 @@ def test_rows_of_a_td() -> None:
 
 def test_rtmr3_is_the_agent_s_log() -> None:
     prediction = td(agent_events=AGENT)
-    assert prediction.registers()[RTMR3] == agent.replay_log(agent.encode_log(AGENT))
+    assert prediction.registers()[RTMR3] == agent.replay(AGENT)
     assert td().registers()[RTMR3] == bytes(48)
     assert prediction.registers()[MRTD] == b"s" * 48 and prediction.mrtd_two == b"t" * 48
 

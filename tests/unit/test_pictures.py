@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as tree
 from pathlib import Path
 
 import pytest
-from tests.pictures import rooms, terminal
+from tests.pictures import checks, rooms, terminal
 from tests.pictures.all import FOLDER, PICTURES
+
+from privml.verify.check import CODES
 
 DOCS = Path(__file__).resolve().parents[2]
 
@@ -32,6 +35,25 @@ def test_every_picture_is_shown_and_every_file_is_drawn() -> None:
     assert {path.name for path in FOLDER.glob("*.svg")} == set(PICTURES)
     pages = "".join(path.read_text() for path in [DOCS / "README.md", *(DOCS / "docs").glob("*.md")])
     assert [name for name in PICTURES if f"pictures/{name})" not in pages] == []
+
+
+def test_the_tables_of_checks_are_current() -> None:
+    assert checks.PAGE.read_text() == checks.page(), "docs/VERIFIERS.md: run `make pictures`"
+
+
+def test_the_tables_have_every_code_and_a_line_that_gives_it() -> None:
+    rows = [row.split(" | ") for row in checks.codes().splitlines()[2:]]
+    assert [row[1].strip("`") for row in rows] == list(CODES)
+    for _, code, places in rows:
+        for path, line in re.findall(r"`([\w/]+\.py):(\d+)`", places):
+            text = (checks.SOURCE / path).read_text().splitlines()[int(line) - 1]
+            assert f'"{code.strip("`")}"' in text or text.startswith("def "), (code, path, line)
+
+
+def test_a_table_changes_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = checks.page()
+    monkeypatch.setattr(checks, "_body", lambda _: 7)
+    assert checks.page() != honest
 
 
 def test_an_import_that_follows_from_another_is_left_out() -> None:

@@ -225,7 +225,7 @@ def test_a_real_server_meets_the_strict_policy() -> None:
     collateral = collaterals.decode(loads((samples.VECTORS / "tdx_quote_collateral.json").read_bytes()))
     signed = check(data, collateral, now=1_750_420_000)
     facts = dataclasses.replace(FACTS, claims=read(data))
-    image = {"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "report-data"}
+    image = {"mrtd", "rtmr0", "rtmr1", "rtmr2", "rtmr3", "report-data", "sample-evidence"}
     assert codes(judge(facts=facts, signature=signed)) == image | {"tcb-evaluation-number"}
     older = Policy(tdx=TdxPolicy(min_tcb_evaluation_number=17))
     assert codes(judge(facts=facts, signature=signed, policy=older)) == image

@@ -21,6 +21,7 @@ from privml.events.replay import replay_digests
 from privml.events.stages import STAGES
 from privml.evidence.facts import Facts
 from privml.evidence.sections import STAGE_OF, Header, Keys
+from privml.evidence.tdx import claims as tdx_claims
 from privml.evidence.tees import KINDS
 from privml.statement.launch import FilledBy, MeasuredLaunch
 from privml.verify import check
@@ -35,6 +36,7 @@ from privml.verify.verdict import Outcome, Refusal, Verdict
 FACTS = samples.facts_of(samples.document())
 SIGNATURE = samples.signature_of(samples.document())
 GENUINE = samples.genuine(SIGNATURE)
+SAMPLE = tdx_claims.read((samples.VECTORS / "tdx_quote.bin").read_bytes())
 FLIP_48 = b"\1" * 48
 
 
@@ -159,6 +161,11 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     "unused register": (UNUSED, {"runtime-unused"}),
     "simulated": ({"signature": SIGNATURE}, {"simulated"}),
     "other root": ({"signature": dataclasses.replace(GENUINE, root_sha256="00" * 32)}, {"root"}),
+    "published evidence": (
+        {"facts": samples.with_claims(FACTS, registers=SAMPLE.registers, report_data=SAMPLE.report_data)},
+        {"sample-evidence", "report-data", *TDX_REGISTERS},
+    ),
+    "published nonce": ({"facts": dataclasses.replace(FACTS, nonce=bytes(32))}, {"sample-evidence", "nonce"}),
     "other simulation": (
         {"signature": SIGNATURE, "policy": Policy(allow_simulated=b"another root")},
         {"root"},

@@ -11,6 +11,7 @@ from privml.base.errors import EvidenceError, PrivmlError, UsageError
 from privml.base.files import read_start, write_atomic
 from privml.base.strictjson import unhex
 from privml.cli.anchor import anchor_options, collateral_of
+from privml.cli.conformance import conformance_options
 from privml.cli.output import print_json, show, show_text
 from privml.cli.policy import explain_option, policy_of
 from privml.client import anchors, attested, subject
@@ -39,6 +40,7 @@ from privml.verify.verdict import Outcome
     help="Write a bundle to this file: document, nonce, key, time and collateral, for another person to judge.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@conformance_options
 @click.pass_context
 def verify(
     context: click.Context,
@@ -72,6 +74,7 @@ def verify(
       privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
       privml-build verify doc.json --expect out/demo-cpu --policy policy.toml
       privml-build verify --explain tcb-status
+      privml-build verify --conformance "their-verifier"
     """
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
     remote = source.startswith("https://")

@@ -144,6 +144,6 @@ def digests(events: Iterable[AgentEvent]) -> tuple[bytes, ...]:
     return tuple(digest(encode_line(seq, event)) for seq, event in enumerate(events))
 
 
-def replay_log(log: bytes) -> bytes:
-    """The 48-byte RTMR3 after a well-formed log; ``EvidenceError`` as ``parse_log``."""
-    return replay_digests(digests(parse_log(log)))
+def replay(events: Iterable[AgentEvent]) -> bytes:
+    """The 48-byte RTMR3 after ``events``."""
+    return replay_digests(digests(events))

@@ -74,6 +74,7 @@ def collect(document: Document) -> Facts:
     header = Header.decode(document.header)
     claims = kind_of(header.tee).claims(document.evidence, document.certificates)
     root = merkle.root(document.nonce, document.path)
+    agent_events = agent.parse_log(document.eventlog)
     return Facts(
         claims=claims,
         nonce=document.nonce,
@@ -87,8 +88,8 @@ def collect(document: Document) -> Facts:
             devices=document.devices,
             eventlog=document.eventlog,
         ),
-        agent_events=agent.parse_log(document.eventlog),
-        agent_rtmr3=agent.replay_log(document.eventlog),
+        agent_events=agent_events,
+        agent_rtmr3=agent.replay(agent_events),
         boot_log=read_boot_log(document.bootlog, claims.registers),
         device_nonce=report_data.device_nonce(root=root, keys=document.keys),
         device_evidence=document.device_evidence,

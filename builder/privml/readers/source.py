@@ -20,6 +20,7 @@ from privml.measure.digest import Bytes
 STANDARD_INPUT = Path("-")
 _MAX_STREAM = 1 << 30
 _CHUNK = 1 << 20
+_BINARY = getattr(os, "O_BINARY", 0)  # systems with a text mode need it
 
 
 def is_readable(path: Path) -> bool:
@@ -41,7 +42,7 @@ def opened(path: Path) -> Iterator[Bytes]:
         yield _nonempty(_all(sys.stdin.fileno(), path), path)
         return
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | _BINARY)
     except OSError as error:
         raise UsageError(f"`{path}` cannot be read: {printable(error.strerror or str(error))}") from error
     try:

@@ -16,7 +16,6 @@ from privml.base.strictjson import Fields, canonical, loads
 from privml.events import agent
 from privml.events.agent import AgentEvent
 from privml.events.registers import ZERO
-from privml.events.replay import replay_digests
 from privml.events.variants import PRODUCTION, VARIANTS
 from privml.statement.gpus import Gpus
 from privml.statement.launch import MeasuredLaunch
@@ -52,7 +51,7 @@ class Predicate:
         """RTMR3 (48 bytes) of ``launch`` in a quote for ``purpose``; zero if the image extends nothing."""
         if launch.runtime_unused:
             return ZERO
-        return replay_digests(agent.digests(self.events_of(purpose) or ()))
+        return agent.replay(self.events_of(purpose) or ())
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
@@ -104,7 +103,7 @@ def _check(predicate: Predicate, path: str) -> None:
     ready = any(event.name == agent.GPU_READY for event in predicate.agent_events)
     if ready is not (predicate.gpus is not None):
         raise EvidenceError(f"{path}.gpus: given if, and only if, agent_events has `{agent.GPU_READY}`")
-    replayed = replay_digests(agent.digests(predicate.agent_events))
+    replayed = agent.replay(predicate.agent_events)
     for index, launch in enumerate(predicate.launches):
         place = f"{path}.launches[{index}]"
         if launch.runtime is not None and launch.runtime not in (replayed, ZERO):

@@ -94,6 +94,7 @@ ADVICE: Mapping[str, str] = {
     "development": "Use the production image.",
     "purpose": _DO_NOT_SEND,
     "stage": "Wait until the guest is ready, and ask again.",
+    "sample-evidence": "Ask with 32 random bytes as nonce. Otherwise do not send.",
 }
 """By code. Each code of `CODES` has an entry."""
 

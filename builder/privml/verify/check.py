@@ -20,7 +20,7 @@ from privml.evidence.facts import Facts
 from privml.evidence.nvidia.claims import NO_DEVICES, CheckedDevices
 from privml.evidence.sections import TLS_KEY
 from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
-from privml.verify import nvidia, tdx
+from privml.verify import denied, nvidia, tdx
 from privml.verify.anchor import Expected
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
@@ -250,6 +250,7 @@ def _refusals(case: Case) -> Iterator[Refusal]:
         yield from core(case)
     for device_check in nvidia.CHECKS:
         yield from device_check(case.device_case)
+    yield from denied.samples(case.facts)
 
 
 def _closest(facts: Facts, launches: tuple[MeasuredLaunch, ...]) -> MeasuredLaunch | None:
@@ -305,6 +306,7 @@ CODES: Mapping[str, str] = _union(
         binding,
         header,
         *nvidia.CHECKS,
+        denied.samples,
     )
 )
 """Every refusal code and what it means."""

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from functools import cached_property
 
 from privml.events.stages import SERVE, STAGE_OF
 from privml.verify import policyfield
@@ -50,7 +51,7 @@ class Policy:
         """Hex SHA-256 of the accepted simulated root, or None."""
         return None if self.allow_simulated is None else hashlib.sha256(self.allow_simulated).hexdigest()
 
-    @property
+    @cached_property
     def strict(self) -> Policy:
         """This policy without its relaxations; values that only tighten it stay."""
         return policyfield.strict(self)

@@ -11,6 +11,7 @@ checks revocation and validity in time.
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -95,6 +96,9 @@ PCK_CRL = Place("pck_crl_issuer_chain", PCK_CA, "collateral-role")
 TCB_INFO = Place("tcb_info_issuer_chain", TCB_SIGNING, "collateral-role")
 QE_IDENTITY = Place("qe_identity_issuer_chain", TCB_SIGNING, "collateral-role")
 
+_KEPT = 32
+"""Chains and revocation lists whose successful check is remembered: the result depends on the arguments only."""
+
 CRL_ISSUERS = {"root_ca_crl": ROOT, "pck_crl": PCK_CA}
 """The revocation lists of the collateral, each with the role that signs it."""
 
@@ -174,6 +178,7 @@ def check_collateral(collateral: Mapping[str, str], *, root: bytes, naming: Nami
     return CollateralChains(pck_crl, tcb_info, qe_identity, lists)
 
 
+@functools.lru_cache(_KEPT)
 def _revocation_list(name: str, role: Role, der: bytes, issuer: bytes) -> x509.CertificateRevocationList:
     """The revocation list ``der`` if ``issuer`` signed it and nothing follows it; ``ChainError`` otherwise."""
     place = Place(name, role, "collateral-role")
@@ -194,6 +199,7 @@ def _revocation_list(name: str, role: Role, der: bytes, issuer: bytes) -> x509.C
     return found
 
 
+@functools.lru_cache(_KEPT)
 def read(place: Place, pem: bytes, *, root: bytes, naming: Naming) -> Chain:
     """Read one chain and check its shape, names, extensions and signatures; ``ChainError`` if any differs."""
     roles = place.role.chain()

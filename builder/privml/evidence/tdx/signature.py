@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import hashlib
 import json
 import re
@@ -177,10 +178,15 @@ def _revoked(chains: chain.Chains) -> str:
     lists = {role: chains.lists[name] for name, role in chain.CRL_ISSUERS.items()}
     for each in (chains.quote, chains.pck_crl, chains.tcb_info, chains.qe_identity):
         for der, role in zip(each.certificates, each.role.chain(), strict=True):
-            serial = x509.load_der_x509_certificate(der).serial_number
+            serial = _serial(der)
             if role.issuer and lists[role.issuer].get_revoked_certificate_by_serial_number(serial) is not None:
                 return f"a revoked {role.name} certificate, serial number {serial:x}"
     return ""
+
+
+@functools.lru_cache(32)
+def _serial(certificate: bytes) -> int:
+    return x509.load_der_x509_certificate(certificate).serial_number
 
 
 def _list_validity(name: str, found: x509.CertificateRevocationList) -> Validity:

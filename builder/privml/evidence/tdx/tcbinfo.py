@@ -17,6 +17,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any
 
 from privml.base.errors import EvidenceError
@@ -25,6 +26,8 @@ from privml.evidence.tdx.claims import TcbLevel, Validity
 
 MAX_LEVELS = 256
 COMPONENTS = 16
+_KEPT = 8
+"""Texts whose reading is remembered: the same ones come with every document of a platform."""
 
 
 @dataclass(frozen=True)
@@ -63,6 +66,7 @@ class TcbInfo:
         return level_of(max(reached, key=_isvsvn))
 
 
+@lru_cache(_KEPT)
 def read(tcb_info: str) -> TcbInfo:
     """Read a TCB info, whose signature may not have been checked yet; ``ValueError`` if it is malformed."""
     value = _object("tcb_info", tcb_info)
@@ -75,6 +79,7 @@ def read(tcb_info: str) -> TcbInfo:
     )
 
 
+@lru_cache(_KEPT)
 def read_qe_identity(qe_identity: str) -> Validity:
     """The dates of a QE identity; ``ValueError`` if it is malformed."""
     return _validity("qe_identity", _object("qe_identity", qe_identity))
