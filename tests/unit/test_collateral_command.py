@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import signal
 import time
 from collections.abc import Iterator
@@ -14,6 +15,7 @@ import attestation_samples as samples
 import guest_fake
 import pcs_fake
 import pytest
+import uvicorn
 from pcs_fake import FEBRUARY_2026, PCK_CRL, QE, TCB, Service
 from test_cli_main import image
 
@@ -29,6 +31,7 @@ from privml.verify.policy import Policy
 
 NAMED = ("--fmspc", "90c06f000000", "--ca", "platform")
 QUOTE = str(samples.VECTORS / "tdx_quote.bin")
+SAMPLE = samples.VECTORS / "tdx_quote_collateral.json"
 OTHER_TCB = (pcs_fake.PCS / "tcb_info_00a06d080000.json").read_bytes()
 LINE = "FMSPC 90C06F000000, platform CA: evaluation 18, expires 2026-02-11 15:46 UTC (TCB info)"
 
@@ -225,6 +228,11 @@ def test_verify_and_proxy_ask_the_service_unless_offline(place: Path, service: S
     offline_supply = anchor.collateral_of(None, service.url, offline=True, policy=policy)
     assert isinstance(offline_supply, Supply)
     assert offline_supply.where is None
+    # As of another time, what is cached or fetched now would be from the future.
+    assert anchor.collateral_of(None, service.url, offline=False, policy=policy, past=True) is None
+    assert anchor.collateral_of(SAMPLE, None, offline=False, policy=policy, past=True) == json.loads(
+        SAMPLE.read_bytes()
+    )
 
 
 def test_verify_fetches_what_a_guest_does_not_send(
@@ -291,3 +299,12 @@ def test_inspect_judges_a_bare_quote_with_what_is_cached(
     (place / "c.json").write_bytes((samples.VECTORS / "tdx_quote_collateral.json").read_bytes())
     assert Outcome(capsys, "fetch", "--from", ".").code == 0
     assert Outcome(capsys, "inspect", QUOTE, verb=()).stdout.startswith("GENUINE")
+
+
+def test_serve_says_where_and_what(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(uvicorn.Server, "run", lambda _, sockets: sockets[0].getsockname())
+    outcome = Outcome(capsys, "serve", "--listen", "127.0.0.1:0")
+    assert outcome.code == 0
+    assert re.fullmatch(rf"serving {re.escape(str(place / 'cache'))} on 127\.0\.0\.1:[1-9][0-9]*\n", outcome.stderr)
