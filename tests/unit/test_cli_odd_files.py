@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
-from privml.base.errors import EvidenceError, MeasurementError, RecipeError, UsageError
+from privml.base.errors import EvidenceError, MeasurementError, UsageError
 from privml.cli import diff, verify
 from privml.cli.anchor import policy_of
+from privml.cli.main import main
 from privml.evidence import document
 from privml.image.target import resolve
 from privml.readers import files
@@ -39,7 +41,7 @@ def test_a_file_given_as_an_image_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_diff_of_a_path_that_does_not_exist_does_not_call_it_an_image(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="there is no recipe"):
+    with pytest.raises(UsageError, match="there is no file or directory `"):
         diff.given(str(tmp_path / "nothing"))
 
 
@@ -49,3 +51,51 @@ def test_a_simulated_root_that_is_not_a_certificate_is_named_without_the_library
     with pytest.raises(UsageError, match=r"root\.pem: not a certificate in PEM or DER") as caught:
         policy_of(path)
     assert "ASN" not in caught.value.message
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (["measure", "/dev/null"], 2, "`/dev/null` is a device, not a file or directory"),
+        (["measure", "./nosuch.bin"], 2, "there is no file or directory `./nosuch.bin`"),
+        (["measure", "nosuch"], 3, "there is no recipe `nosuch`, and no file or directory of that name"),
+        (["measure", ""], 2, "invalid value for 'TARGET': it is empty, expected a recipe's name, a file or"),
+        (["diff", "nosuch/a", ""], 2, "invalid value for 'B': it is empty"),
+        (["lint", ""], 2, "it is empty, expected a recipe's name"),
+        (["inspect", "file"], 2, "`file` is a file, but neither a recipe nor the directory of an image"),
+        (["inspect", "pipe"], 2, "`pipe` is a pipe or socket, not a file or directory"),
+        (["explain", "directory"], 2, "`directory` is a directory, expected a file"),
+        (["explain", "nosuch"], 2, "`nosuch` does not exist"),
+        (["explain", "/dev/null"], 2, "`/dev/null` is a device or socket, expected a file"),
+        (["diff", "file", "file"], 2, "privml-build: file: not recognised\n"),
+        (["verify", "URL", "--expect", "file"], 2, "`file` is not a directory, expected the directory of a built"),
+        (["verify", "URL", "--expect", "nosuch"], 2, "`nosuch` does not exist, expected the directory of a built"),
+        (["verify", "URL", "--expect", ""], 2, "it is empty, expected the directory of a built image"),
+        (
+            ["proxy", "URL", "--collateral", "directory"],
+            2,
+            "`directory` is a directory, expected a file with Intel's",
+        ),
+        (["lint", "directory/large.yaml"], 3, "directory/large.yaml has 70000 bytes, expected at most"),
+        (["lint", "n" * 300], 2, "`" + "n" * 40 + "...` (305 bytes) is longer than a name or path may be"),
+        (["measure", "n" * 300], 2, "...` (300 bytes) is longer than a name or path may be"),
+        (["explain", "n" * 300], 2, "...` (300 bytes) is longer than a name or path may be"),
+    ],
+)
+def test_a_wrong_path_is_named_with_what_is_there(
+    words: list[str],
+    code: int,
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("file").write_text("x")
+    os.mkfifo("pipe")
+    Path("directory").mkdir()
+    Path("directory/large.yaml").write_text("#" * 70000)
+    with pytest.raises(SystemExit) as ended:
+        main(words)
+    assert ended.value.code == code
+    assert message in capsys.readouterr().err

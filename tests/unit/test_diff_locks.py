@@ -138,8 +138,10 @@ def test_every_pairing_of_unlike_kinds_is_a_usage_error(lock: Lock, tmp_path: Pa
 def test_a_file_that_is_nothing_of_these_is_a_usage_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(data)
-    with pytest.raises(UsageError, match=r"file` (is not|cannot be compared)"):
+    with pytest.raises(UsageError, match=r"file`? is |file: not recognised") as caught:
         verb.given(str(path))
+    assert caught.value.message.count(str(path)) == 1
+    assert "two images, two locks, or two predictions or event logs" in str(caught.value.hint)
 
 
 def test_a_manifest_alone_is_not_an_image(tmp_path: Path) -> None:

@@ -48,14 +48,14 @@ def test_a_file_whose_size_the_kernel_does_not_say_is_read() -> None:
     assert read(Path("/proc/version")).startswith(b"Linux")
 
 
-@pytest.mark.parametrize("name", ["", "nosuch"])
-def test_what_is_not_a_file_is_a_usage_error(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a file"):
+@pytest.mark.parametrize(("name", "message"), [("", "is a directory, expected a file"), ("nosuch", "does not exist")])
+def test_a_directory_and_a_missing_file_are_usage_errors(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
         read(tmp_path / name)
 
 
 def test_an_endless_device_and_an_empty_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a file"):
+    with pytest.raises(UsageError, match="is a device or socket"):
         read(Path("/dev/zero"))
     (tmp_path / "empty").touch()
     with pytest.raises(MeasurementError, match="is empty"):

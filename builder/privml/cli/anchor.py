@@ -10,6 +10,7 @@ import click
 
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.strictjson import loads
+from privml.cli import paths
 from privml.evidence.tdx import collateral
 from privml.evidence.tdx.signature import root_der
 from privml.verify.policy import Policy
@@ -20,19 +21,19 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--allow-simulated",
         "simulated_root",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=paths.Existing("the simulated platform's root certificate"),
         help="Also accept a simulated TDX platform with this root certificate, which proves nothing about hardware.",
     )(command)
     command = click.option(
         "--collateral",
         "collateral_file",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
+        type=paths.Existing("a file with Intel's collateral"),
         help="Intel's collateral for the quote (the JSON of Intel's QVL, nine fields), when the document has none.",
     )(command)
     return click.option(
         "--expect",
         required=True,
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        type=paths.Existing("the directory of a built image", directory=True),
         help="The directory of an image that you built, with its prediction.json.",
     )(command)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from privml import __version__
-from privml.base.errors import HostError, PrivmlError
+from privml.base.errors import HostError, PrivmlError, UsageError
 from privml.base.steps import complain, set_quiet
 from privml.cli.completion import completion_option
 from privml.cli.output import log_to_terminal, show_text, show_traceback
@@ -57,6 +58,7 @@ TITLES = {
 }
 VERBS = {verb: line for verbs in GROUPS.values() for verb, line in verbs.items()}
 
+_SHOWN_OF_A_NAME = 40
 _ADVICE = {
     errno.ENOSPC: "free some space; `privml-build doctor` says how much is needed and where",
     errno.EDQUOT: "your quota is used up: free some space; `privml-build doctor` says how much is needed and where",
@@ -66,7 +68,6 @@ _ADVICE = {
     errno.ENOTDIR: "a file is in the place of a folder: choose another place",
     errno.EEXIST: "a file is in the place of a folder: choose another place",
     errno.ENOENT: "choose a place that exists and that you may write",
-    errno.ENAMETOOLONG: "choose a shorter path",
 }
 
 
@@ -147,12 +148,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     except click.ClickException as error:
         _fail(error.format_message(), None, error.exit_code)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            _fail(_too_long(str(error.filename or "")), "give a shorter name or path", UsageError.exit_code)
         # A full disk, a folder that may not be written: the machine's, and no traceback helps its owner.
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}", _ADVICE.get(error.errno or 0), HostError.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
         _fail("stopped", None, 130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _too_long(path: str) -> str:
+    """The message for a path that the file system refuses for its length; only its beginning is shown."""
+    return f"`{path[:_SHOWN_OF_A_NAME]}...` ({len(os.fsencode(path))} bytes) is longer than a name or path may be"
 
 
 def _fail(message: str, hint: str | None, code: int) -> NoReturn:

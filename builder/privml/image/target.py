@@ -37,14 +37,35 @@ def resolve(text: str, output: Path | None = None) -> Target:
                 hint="give a recipe name, a recipe file, or the directory of a built image",
             )
         return Target(None, path)
-    if "/" in text and path.is_file() and path.suffix != ".yaml" and not is_recipe(path):
+    if "/" in text and path.suffix != ".yaml":
+        _refuse_path(text, path)
+    try:
+        recipe = find(text)
+    except RecipeError as error:
+        if "/" in text or path.suffix == ".yaml":
+            raise
+        if path.exists():
+            _refuse_path(text, path)
+        raise RecipeError(f"{error.message}, and no file or directory of that name", hint=error.hint) from error
+    name = recipe.name.removesuffix(".yaml")
+    return Target(recipe, output or Path("out") / name)
+
+
+def _refuse_path(text: str, path: Path) -> None:
+    """Raise ``UsageError`` for a path that is neither a directory nor a recipe, saying what is there."""
+    if not path.exists():
+        raise UsageError(
+            f"there is no file or directory `{text}`",
+            hint="give a recipe's name, or a path that exists; `privml-build init NAME` starts a recipe",
+        )
+    if path.is_file() and not is_recipe(path):
         raise UsageError(
             f"`{text}` is a file, but neither a recipe nor the directory of an image",
             hint=f"`privml-build measure {text}` says what that file is",
         )
-    recipe = find(text)
-    name = recipe.name.removesuffix(".yaml")
-    return Target(recipe, output or Path("out") / name)
+    if not path.is_file():
+        kind = "a device" if path.is_char_device() or path.is_block_device() else "a pipe or socket"
+        raise UsageError(f"`{text}` is {kind}, not a file or directory")
 
 
 def check_output(directory: Path) -> None:

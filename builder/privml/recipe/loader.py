@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,7 +16,7 @@ from privml.base.errors import RecipeError, printable
 from privml.engines.registry import engine_named
 from privml.events.variants import PRODUCTION
 from privml.recipe import document, migration
-from privml.recipe.document import Document
+from privml.recipe.document import Document, Mark
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.models import Content, Device
 from privml.recipe.platform import PlatformFile
@@ -89,7 +90,8 @@ def find(target: str, directory: Path | None = None) -> Path:
 def is_recipe(path: Path) -> bool:
     """True if a YAML file declares itself a recipe, valid or not."""
     try:
-        start = path.read_bytes()[: document.MAX_BYTES]
+        with path.open("rb") as file:
+            start = file.read(document.MAX_BYTES)
     except OSError:
         return False
     return re.search(rb"^(?:schema|extends):", start, re.M) is not None
@@ -97,14 +99,14 @@ def is_recipe(path: Path) -> bool:
 
 def load(path: Path) -> Recipe:
     """Read a recipe; ``RecipeError`` names every problem with its file and line."""
-    data = _read(path, str(path))
+    data = _read(path)
     own = document.parse(data, label(path.name, path.parent))
     files = [hashlib.sha256(data).hexdigest()]
     source, parent = own, None
     if EXTENDS in own.value:
         parent_path = _parent_of(path, own)
         inner = parent_path.relative_to(path.parent.resolve()).as_posix()
-        parent_data = _read(parent_path, str(own.marks[(EXTENDS,)]))
+        parent_data = _read(parent_path, own.marks[(EXTENDS,)])
         joint = own.marks[(EXTENDS,)]
         try:
             parent = document.parse(parent_data, label(inner, path.parent))
@@ -164,7 +166,7 @@ def load_platform(name: str, directory: Path) -> PlatformFile:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
         raise RecipeError(f"there is no platform `{name}`", hint=f"known platforms: {known}")
-    parsed = document.parse(_read(path, str(path)), label(f"platforms/{path.name}", directory))
+    parsed = document.parse(_read(path), label(f"platforms/{path.name}", directory))
     platform = validate(parsed, PlatformFile)
     if platform.name != name:
         raise RecipeError(
@@ -182,12 +184,18 @@ def label(inner: str, directory: Path) -> str:
     return f"recipes/{inner}" if ours else inner
 
 
-def _read(path: Path, asked_by: str) -> bytes:
+def _read(path: Path, asked_by: Mark | None = None) -> bytes:
+    """The file's bytes; ``asked_by`` is the line that names the file, if a file does."""
+    what = f"{path}" if asked_by is None else f"{asked_by}: `{path.name}`"
     try:
         with path.open("rb") as file:
-            return file.read(document.MAX_BYTES + 1)
+            data = file.read(document.MAX_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
     except OSError as error:
-        raise RecipeError(f"{asked_by}: `{path.name}` cannot be read: {(error.strerror or '').lower()}") from error
+        raise RecipeError(f"{what} cannot be read: {(error.strerror or '').lower()}") from error
+    if len(data) > document.MAX_BYTES:
+        raise RecipeError(f"{what} has {max(size, len(data))} bytes, expected at most {document.MAX_BYTES}")
+    return data
 
 
 def _parent_of(path: Path, own: Document) -> Path:
