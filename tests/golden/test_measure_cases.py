@@ -64,7 +64,7 @@ def test_origin_names_every_file_with_its_digest() -> None:
     assert rows == found
 
 
-def test_two_events_with_the_same_words_are_shown_by_their_digests(run: Run) -> None:
+def test_two_events_with_the_same_text_are_shown_with_their_digests(run: Run) -> None:
     folder = CASES / "diff-same-words"
     for said in (
         run("diff", folder / "a.ccel", folder / "b.ccel"),
@@ -79,13 +79,13 @@ def test_two_events_with_the_same_words_are_shown_by_their_digests(run: Run) -> 
     assert difference["a"]["digest"].startswith("bdb9aecc") and difference["b"]["digest"].startswith("36135e59")
 
 
-def test_another_command_line_of_two_direct_boots_does_not_mention_a_uki(run: Run) -> None:
+def test_a_changed_command_line_of_a_direct_boot_does_not_mention_a_uki(run: Run) -> None:
     folder = CASES / "foreign-logs-uki-words"
     said = run("diff", folder / "a.ccel", folder / "c.ccel")
     assert said.code == 1 and "UKI" not in said.text and "the kernel command line differs" in said.text
 
 
-def test_two_boots_of_a_uki_are_told_by_the_rules_for_ukis(run: Run) -> None:
+def test_differences_between_two_uki_boots_are_explained_by_the_uki_rules(run: Run) -> None:
     logs = VECTORS / "measurement"
     said = run("diff", logs / "boot-tpm-base/log.bin", logs / "boot-tpm-append/log.bin")
     assert said.code == 1 and "[host-load-options] the host gave the UKI a command line" in said.text
@@ -169,7 +169,7 @@ def test_digests_that_a_dstack_report_leaves_empty_are_computed(run: Run, tmp_pa
         ([1], "a JSON list of 1 items"),
     ],
 )
-def test_other_json_is_named(document: object, words: str, run: Run, tmp_path: Path) -> None:
+def test_json_without_evidence_is_described(document: object, words: str, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_text(json.dumps(document))
     said = run("measure", path)
@@ -193,7 +193,7 @@ def test_register_values_in_json_are_compared(run: Run, tmp_path: Path) -> None:
         assert row["against"]["registers"]["rtmr2"]["candidates"] == [1, 2]
 
 
-def test_a_log_whose_digests_are_all_of_its_text_has_no_candidates(run: Run, tmp_path: Path) -> None:
+def test_a_log_with_every_digest_over_its_text_has_no_candidate_event(run: Run, tmp_path: Path) -> None:
     tpm = VECTORS / "measurement/gcp-cos113-dupesep/ccel-unpadded.bin"
     (tmp_path / "v.json").write_text(json.dumps({f"rtmr{number}": "ab" * 48 for number in range(4)}))
     said = run("explain", tpm, "--against", tmp_path / "v.json", "--json")

@@ -79,14 +79,14 @@ def test_every_event_is_predicted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_a_td_differs_by_rule(name: str) -> None:
+def test_every_difference_to_a_td_is_explained_by_a_rule(name: str) -> None:
     found = account(kept(name).td, kept(name).log, SITUATIONS[name])
     assert ([one.text() for one in found.unexplained], found.unused) == ([], ())
     assert found.settled
     assert found.used["pcr-2-to-6-separators"] == 4
 
 
-def test_every_rule_is_used_by_a_kept_boot() -> None:
+def test_every_rule_is_used_by_a_recorded_boot() -> None:
     used = {rule for name in SITUATIONS for rule in account(kept(name).td, kept(name).log, SITUATIONS[name]).used}
     assert sorted(used) == sorted(rule.id for rule in RULES)
     assert len({rule.id for rule in RULES}) == len(RULES)
@@ -100,7 +100,7 @@ def test_an_unused_rule_is_reported() -> None:
     assert [one.register for one in other.unexplained] == [RTMR1]
 
 
-def test_a_rule_takes_no_more_events_than_it_is_for() -> None:
+def test_a_rule_explains_at_most_its_number_of_events() -> None:
     """A fifth separator, or a second menu, is nobody's."""
     boot = kept("port")
     for kind, data in ((EV_SEPARATOR, bytes(4)), (EV_EFI_VARIABLE_BOOT, b"")):
@@ -110,7 +110,7 @@ def test_a_rule_takes_no_more_events_than_it_is_for() -> None:
         assert [one.logged and one.logged.type for one in found.unexplained] == [kind]
 
 
-def test_an_option_rom_s_driver_moves_rtmr1_and_is_first() -> None:
+def test_an_option_rom_driver_is_the_first_event_of_rtmr1() -> None:
     rom, without = kept("rom"), kept("port")
     first = next(event for event in rom.booted if event.register == RTMR1)
     assert (first.digest, type_name(first.type)) == (IPXE, "EV_EFI_BOOT_SERVICES_DRIVER")
@@ -135,7 +135,7 @@ def test_any_altered_event_is_found(name: str) -> None:
     assert len(kinds) == {"disk": 12, "rom": 12}[name]
 
 
-def test_an_altered_td_event_is_no_rule_s() -> None:
+def test_an_altered_td_event_is_not_explained_by_any_rule() -> None:
     """What a TD shares with the boot must be equal: a rule is for one difference, not for a register."""
     boot = kept("disk")
     settled = account(boot.td, boot.log, SITUATIONS["disk"])

@@ -343,7 +343,7 @@ def row_of(name: str) -> Row:
 
 
 @pytest.mark.parametrize("name", sorted(origins()))
-def test_what_a_vector_proves(name: str, tmp_path: Path) -> None:
+def test_each_vector_passes_its_check(name: str, tmp_path: Path) -> None:
     path = tmp_path / Path(name).name
     path.write_bytes(read(name))
     row_of(name)(name, path, tmp_path)
@@ -353,13 +353,13 @@ def test_every_row_has_a_file() -> None:
     assert {row_of(name) for name in origins()} == {row for _, row in ROWS}
 
 
-def test_every_vector_is_what_its_origin_says() -> None:
+def test_every_vector_has_the_digest_of_its_origin() -> None:
     assert {name: hashlib.sha256(read(name)).hexdigest() for name in origins()} == {
         name: origin.sha256 for name, origin in origins().items()
     }
 
 
-def test_every_file_is_in_the_table_or_made_here() -> None:
+def test_every_file_has_an_origin_or_is_generated_here() -> None:
     made_here = ("boot-tpm-*/*", "firmware.json", "quote_fields.json", "replay_expected.json", "td_hob.json")
     listed = {origin.file for origin in origins().values()}
     unlisted = [

@@ -64,7 +64,7 @@ def predicted(booted: ComparedBoot) -> ComparedBoot:
 
 
 @pytest.mark.parametrize(("vcpus", "memory"), SHAPES, ids=lambda value: str(value))
-def test_a_shape(bench: Bench, full: bool, vcpus: int, memory: str) -> None:
+def test_the_boot_log_of_a_shape_equals_its_prediction(bench: Bench, full: bool, vcpus: int, memory: str) -> None:
     if not full and (vcpus, memory) not in IN_CHECK:
         pytest.skip("`make check-full` boots all shapes")
     predicted(bench.boot(bench.launch(Size(vcpus, size_of(memory)))))
@@ -72,7 +72,7 @@ def test_a_shape(bench: Bench, full: bool, vcpus: int, memory: str) -> None:
 
 @only_full
 @pytest.mark.parametrize("name", MACHINES)
-def test_a_machine(bench: Bench, name: str) -> None:
+def test_the_boot_log_of_a_machine_equals_its_prediction(bench: Bench, name: str) -> None:
     predicted(bench.boot(bench.launch(SMALL, devices=MACHINES[name])))
 
 
@@ -86,7 +86,9 @@ def test_a_machine(bench: Bench, name: str) -> None:
     ],
     ids=["two disks and a card beside it", "two cards", "three disks and a large BAR"],
 )
-def test_from_a_disk(bench: Bench, boot_disk: Path, shape: Size, devices: Sequence[Device]) -> None:
+def test_the_boot_log_of_a_disk_boot_equals_its_prediction(
+    bench: Bench, boot_disk: Path, shape: Size, devices: Sequence[Device]
+) -> None:
     predicted(bench.boot(bench.launch(shape, devices=devices, boot_disk=boot_disk)))
 
 

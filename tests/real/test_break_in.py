@@ -204,7 +204,7 @@ def table(found: list[Result]) -> str:
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=[attempt.name for attempt in ATTEMPTS])
-def test_nobody_gets_in(attempt: Attempt, bench: Bench, results: list[Result], full: bool) -> None:
+def test_every_attempt_to_get_in_fails(attempt: Attempt, bench: Bench, results: list[Result], full: bool) -> None:
     if not full and attempt.name not in ALWAYS and not os.environ.get("PRIVML_ATTEMPT"):
         pytest.skip("the whole matrix is run by `make check-full`")
     result = run(bench, attempt)
@@ -219,7 +219,7 @@ def test_nobody_gets_in(attempt: Attempt, bench: Bench, results: list[Result], f
     assert result.held, result
 
 
-def test_a_taken_server_reaches_nobody(bench: Bench, full: bool) -> None:
+def test_a_compromised_server_process_opens_no_connection(bench: Bench, full: bool) -> None:
     """The server's process under somebody else's code: every way to begin a connection ends in EPERM."""
     if not full:
         pytest.skip("`make check-full` builds this image")

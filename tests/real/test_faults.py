@@ -74,7 +74,7 @@ def same(directory: Path, honest: Path) -> Manifest:
 
 
 @needs_root
-def test_no_room_for_the_image(demo_cpu: Path, small: Path) -> None:
+def test_a_full_disk_during_a_build_is_reported(demo_cpu: Path, small: Path) -> None:
     """It fills while the model, mkosi's tree and the root volume are made; then there is room."""
     output = small / "image"
     ended = []
@@ -99,7 +99,7 @@ def test_no_room_for_the_image(demo_cpu: Path, small: Path) -> None:
 
 
 @needs_root
-def test_a_read_only_place(demo_cpu: Path, small: Path) -> None:
+def test_a_read_only_output_or_store_is_reported(demo_cpu: Path, small: Path) -> None:
     resize(small, "ro")
     for output in (small / "image", small / "deeper/image"):
         done = privml("image", "demo-cpu", "--output", str(output))
@@ -112,7 +112,7 @@ def test_a_read_only_place(demo_cpu: Path, small: Path) -> None:
 
 
 @needs_root
-def test_no_room_for_the_tools_tree(small: Path) -> None:
+def test_a_full_disk_during_unpacking_the_tools_tree_is_reported(small: Path) -> None:
     """Neither for the packages nor for the tree; each time with room enough the next run goes on."""
     objects = default_root() / "objects"
     words = ["image", "demo-cpu", "--pool", str(objects), "--render-only", str(small / "tree")]
@@ -182,7 +182,7 @@ def test_kill_9_at_random_points_of_a_build(demo_cpu: Path, tmp_path: Path) -> N
     assert files(tmp_path) == ["image"]
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_files_behind(tmp_path: Path) -> None:
     output = tmp_path / "image"
     words = [COMMAND, "image", "demo-cpu", "--output", str(output)]
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
@@ -247,7 +247,7 @@ def apt_at(tools: ToolsTree, offset: str) -> AptTools:
         (9000, "expired at 2026-11-20T08:08:01Z, and this machine's clock says 20", "--allow-expired"),
     ],
 )
-def test_a_clock_far_off_is_named(
+def test_a_wrong_clock_is_named(
     days: int, message: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("privml.lock.aptstate.host_proxies", dict)

@@ -49,7 +49,7 @@ def moved(bench: Bench, launch: Launch) -> set[tuple[str, str]]:
 
 @only_full
 @pytest.mark.parametrize("name", ATTEMPTS)
-def test_what_a_host_adds_is_measured(bench: Bench, tmp_path: Path, name: str) -> None:
+def test_everything_a_host_adds_is_measured(bench: Bench, tmp_path: Path, name: str) -> None:
     change, expected = ATTEMPTS[name]
     initrd = tmp_path / "initrd"
     initrd.write_bytes(b"host initrd" * 100)
@@ -57,7 +57,7 @@ def test_what_a_host_adds_is_measured(bench: Bench, tmp_path: Path, name: str) -
 
 
 @only_full
-def test_an_addon_beside_the_uki_is_measured(bench: Bench, demo_cpu: Path, tmp_path: Path) -> None:
+def test_an_addon_next_to_the_uki_is_measured(bench: Bench, demo_cpu: Path, tmp_path: Path) -> None:
     target, place = resolve("demo-cpu"), Workplace()
     tools = place.tools(target.recipe)
     tools.run(
@@ -77,7 +77,7 @@ def test_an_addon_beside_the_uki_is_measured(bench: Bench, demo_cpu: Path, tmp_p
 
 
 @only_full
-def test_a_disk_that_can_be_written_to_moves_registers(bench: Bench, demo_cpu: Path, tmp_path: Path) -> None:
+def test_a_writable_disk_changes_the_registers(bench: Bench, demo_cpu: Path, tmp_path: Path) -> None:
     """Firmware keeps its variables on it, and the stub a secret that it puts into the initrd."""
     target, place = resolve("demo-cpu"), Workplace()
     disk = bootdisk.make(place.tools(target.recipe), demo_cpu / "uki.efi", tmp_path / "boot.raw")
@@ -88,7 +88,7 @@ def test_a_disk_that_can_be_written_to_moves_registers(bench: Bench, demo_cpu: P
     assert found == {("RTMR1", "exit-boot-services-retried"), ("RTMR2", "host-initrd")}
 
 
-def test_a_matrix_of_shapes(demo_cpu: Path, full: bool) -> None:
+def test_predictions_hold_over_a_matrix_of_shapes(demo_cpu: Path, full: bool) -> None:
     vcpus, memory = ("1..64", "2GiB..512GiB") if full else ("1..4", "2GiB,2815MiB,4GiB")
     count = 64 * 9 if full else 12
     done = succeeded(privml("measure", "demo-cpu", "--vcpus", vcpus, "--memory", memory, "--json", "--events"))

@@ -25,7 +25,7 @@ PYTHON = TOOLS.release.python
 ARTEFACTS = ("firmware.fd", "model.raw", "root.raw", "uki.efi")
 
 
-def test_image_is_whole_and_found_again(demo_cpu: Path) -> None:
+def test_a_built_image_is_complete_and_reused(demo_cpu: Path) -> None:
     manifest = read(demo_cpu)
     assert manifest.variant == "production"
     assert {path.name for path in demo_cpu.iterdir()} >= {*ARTEFACTS, "manifest.json"}
@@ -35,7 +35,7 @@ def test_image_is_whole_and_found_again(demo_cpu: Path) -> None:
     assert not list(demo_cpu.parent.glob(".demo-cpu.*.*")), "a build left its working directory"
 
 
-def test_small_enough(demo_cpu: Path) -> None:
+def test_root_and_uki_are_within_the_size_limit(demo_cpu: Path) -> None:
     assert sum((demo_cpu / name).stat().st_size for name in ("root.raw", "uki.efi")) <= 250_000_000
 
 
@@ -60,7 +60,7 @@ def test_the_root_has_only_the_programs_on_the_list(demo_cpu: Path, tmp_path: Pa
     assert not (root / "usr/lib/privml/privml/sim").exists()
 
 
-def test_it_boots_and_answers(demo_cpu: Path) -> None:
+def test_the_image_boots_and_its_model_answers(demo_cpu: Path) -> None:
     done = succeeded(privml("run", "demo-cpu", "--prompt", "The capital of France is", "--max-tokens", "6"))
     assert "Paris" in done.stdout
 
@@ -117,7 +117,7 @@ def test_an_image_without_a_model_boots_and_has_nothing_of_an_engine(
         ("tdx-min", ("4", "4GiB")),
     ],
 )
-def test_a_boots_log_is_the_prediction(
+def test_the_boot_log_equals_the_prediction(
     name: str, shape: tuple[str, str] | None, demo_cpu: Path, demo_cpu_dev: Path, tdx_min: Path, full: bool
 ) -> None:
     if shape is not None and not full:

@@ -69,7 +69,7 @@ def test_an_image_from_a_pool_alone_has_the_same_bytes(demo_cpu: Path, pool: Pat
     shutil.rmtree(tmp_path / "store")
 
 
-def test_without_the_pool_there_is_nothing(tmp_path: Path) -> None:
+def test_a_build_without_pool_and_network_lists_the_missing_inputs(tmp_path: Path) -> None:
     prefix, environment = cut_off(tmp_path)
     words = [*prefix, COMMAND, "image", "demo-cpu", "--output", str(tmp_path / "image")]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)

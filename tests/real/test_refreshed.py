@@ -94,7 +94,7 @@ def made(desk: Path) -> Path:
     return desk / OUT
 
 
-def test_it_says_that_it_is_refreshed_and_only_what_was_gone_is_another(
+def test_a_refreshed_image_says_so_and_replaces_only_the_unavailable_packages(
     made: Path, demo_cpu_dev: Path, desk: Path
 ) -> None:
     manifest = read(made)
@@ -108,7 +108,7 @@ def test_it_says_that_it_is_refreshed_and_only_what_was_gone_is_another(
         assert manifest.artefacts == read(demo_cpu_dev).artefacts
 
 
-def test_it_is_measured_as_it_was_predicted(made: Path, desk: Path) -> None:
+def test_a_refreshed_image_boots_as_predicted(made: Path, desk: Path) -> None:
     before = (made / "prediction.json").read_bytes()
     for target in (OUT, NAME):
         done = succeeded(privml(desk, "measure", target, "--json"))
@@ -121,7 +121,7 @@ def test_it_is_measured_as_it_was_predicted(made: Path, desk: Path) -> None:
     assert "was not built with the committed lock, and its own lock is missing" in done.stderr
 
 
-def test_it_answers_and_is_verified(made: Path, desk: Path) -> None:
+def test_a_refreshed_image_answers_and_is_verified(made: Path, desk: Path) -> None:
     machine = subprocess.Popen(
         [COMMAND, "run", OUT], cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -141,7 +141,7 @@ def test_it_answers_and_is_verified(made: Path, desk: Path) -> None:
         machine.communicate(timeout=60)
 
 
-def test_it_is_reproducible_by_its_own_locks(made: Path, desk: Path) -> None:
+def test_a_refreshed_image_is_reproducible_from_its_own_locks(made: Path, desk: Path) -> None:
     done = succeeded(privml(desk, "repro", OUT, "--json"))
     report = json.loads(done.stdout)
     assert report["equal"] is True

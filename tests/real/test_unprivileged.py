@@ -85,7 +85,9 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pwd.struc
         shutil.rmtree(place)
 
 
-def test_anybody_builds_the_same_bytes(demo_cpu: Path, theirs: tuple[pwd.struct_passwd, str, Path]) -> None:
+def test_an_unprivileged_user_builds_the_same_bytes(
+    demo_cpu: Path, theirs: tuple[pwd.struct_passwd, str, Path]
+) -> None:
     """Also after builds that were ended in the middle, whose trees hold files of ids that are not the user's own."""
     user, python, place = theirs
     environment = {

@@ -61,7 +61,7 @@ def privml(programs: Path, desk: Path, *words: str) -> subprocess.CompletedProce
     )
 
 
-def test_the_wheel_carries_what_images_are_made_of(wheel: Path) -> None:
+def test_the_wheel_contains_the_files_that_images_are_built_from(wheel: Path) -> None:
     tracked = subprocess.run(
         ["git", "ls-files", "images", "recipes"], cwd=ROOT, check=True, capture_output=True, text=True
     )
@@ -76,7 +76,7 @@ def test_the_wheel_carries_what_images_are_made_of(wheel: Path) -> None:
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests/")]
 
 
-def test_a_recipe_is_started_and_its_workflow_passes(programs: Path, desk: Path) -> None:
+def test_a_recipe_started_from_the_wheel_passes_its_workflow(programs: Path, desk: Path) -> None:
     where = [str(programs / "python"), "-c", "import privml; print(privml.__file__)"]
     found = subprocess.run(where, cwd=desk, check=True, capture_output=True, text=True).stdout
     assert found.startswith(str(programs.parent)), "the checkout was tested instead of the wheel"
@@ -98,11 +98,11 @@ def test_a_recipe_is_started_and_its_workflow_passes(programs: Path, desk: Path)
         )
 
 
-def test_the_wheel_builds_the_bytes_of_the_checkout(programs: Path, desk: Path, demo_cpu: Path) -> None:
+def test_the_wheel_and_the_checkout_build_the_same_bytes(programs: Path, desk: Path, demo_cpu: Path) -> None:
     assert json.loads(privml(programs, desk, "image", "demo-cpu", "--json").stdout)["cached"] is True
     assert read(desk / "out/demo-cpu").artefacts == read(demo_cpu).artefacts
 
 
-def test_it_runs_and_answers(programs: Path, desk: Path) -> None:
+def test_the_image_built_by_the_wheel_runs_and_answers(programs: Path, desk: Path) -> None:
     answer = privml(programs, desk, "run", "demo-cpu", "--prompt", "The capital of France is").stdout
     assert "Paris" in answer

@@ -65,7 +65,7 @@ def until(condition: Any) -> None:
         time.sleep(0.005)
 
 
-def test_callers_who_come_during_a_quote_share_the_next() -> None:
+def test_callers_that_arrive_during_a_quote_share_the_next_one() -> None:
     quoter = Quoter()
     quotes = QuoteBatch(quoter)
     callers = Callers(quotes)
@@ -86,7 +86,7 @@ def test_callers_who_come_during_a_quote_share_the_next() -> None:
         assert merkle.root(document.nonce, document.path) == quoter.roots[1]
 
 
-def test_error_reaches_everybody_and_the_next_caller_is_served() -> None:
+def test_an_error_reaches_every_waiting_caller_and_the_next_is_served() -> None:
     quoter = Quoter()
     quoter.error = HostError("no quote today")
     quoter.go.set()

@@ -125,7 +125,7 @@ def test_good_command_line_hands_over(initrd: Initrd) -> None:
         (f"privml.root={ROOT_HASH}:{SALT}:100:", "start of the hash tree"),
     ],
 )
-def test_any_other_command_line_powers_off(initrd: Initrd, cmdline: str, why: str) -> None:
+def test_an_unexpected_command_line_powers_off(initrd: Initrd, cmdline: str, why: str) -> None:
     said = initrd.run(cmdline + "\n")
     assert said.startswith("privml-init: "), said
     assert why in said
@@ -139,7 +139,7 @@ def test_missing_partition_powers_off(initrd: Initrd) -> None:
     assert initrd.calls[-1] == "poweroff -f"
 
 
-def test_two_partitions_of_one_name_power_off(initrd: Initrd) -> None:
+def test_two_partitions_with_the_same_name_power_off(initrd: Initrd) -> None:
     initrd.partition("vdc1", "privml-root")
     assert "more than one partition is named privml-root" in initrd.run(WORD)
     assert initrd.calls[-1] == "poweroff -f"

@@ -108,7 +108,7 @@ def decoded(parts: dict[str, object]) -> dict[str, object]:
     return {name: base64.b64decode(value) if isinstance(value, str) else value for name, value in parts.items()}
 
 
-def test_each_purpose_is_quoted_at_its_stage_and_nowhere_else(tee: SimulatedTee, config: Config) -> None:
+def test_each_purpose_can_be_quoted_only_at_its_stage(tee: SimulatedTee, config: Config) -> None:
     attestor = Attestor(config, tee, table=WITH_KEYS)
     attestor.keys(KEYS)
     seen: list[tuple[str, int, set[str]]] = []
@@ -127,7 +127,7 @@ def test_each_purpose_is_quoted_at_its_stage_and_nowhere_else(tee: SimulatedTee,
     assert quoted(attestor) == {SERVE}  # from then on
 
 
-def test_with_the_shipped_table_no_key_is_ever_released(tee: SimulatedTee, config: Config) -> None:
+def test_the_shipped_table_never_quotes_for_key_release(tee: SimulatedTee, config: Config) -> None:
     attestor = driven(Attestor(config, tee), config, KEYS)
     with pytest.raises(RefusedRequest, match="none for `key-release` in stage `ready`"):
         attestor.quote(TREE.root, KEY_RELEASE)
@@ -147,7 +147,7 @@ def test_quotes_prove_the_prefix_of_their_purpose(tee: SimulatedTee, config: Con
 
 
 @pytest.mark.parametrize("until", ["keys", "model"])
-def test_failure_after_a_quote_could_be_given_is_extended(tee: SimulatedTee, config: Config, until: str) -> None:
+def test_a_failure_once_quotes_are_possible_is_extended(tee: SimulatedTee, config: Config, until: str) -> None:
     attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, KEYS, until=until, table=WITH_KEYS)
     at = [stage.name for stage in WITH_KEYS].index(until) + 1
     extended = [event for step in stages.steps(config, WITH_KEYS)[:at] for event in step.events]
@@ -213,13 +213,13 @@ def test_boot_and_attestor_must_agree_on_the_stages() -> None:
         assert made.said[-1] == ("privml: stage keys failed: attestor: stage: got `keys`, expected `model`")
 
 
-def test_quotes_end_with_their_purpose_s_stage_also_without_keys(tee: SimulatedTee, config: Config) -> None:
+def test_without_keys_quotes_still_end_with_their_stage(tee: SimulatedTee, config: Config) -> None:
     attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, None, until="devices", table=WITH_KEYS)
     with pytest.raises(RefusedRequest, match="stage `keys`: no keys have been set"):
         attestor.stage("keys")
 
 
-def test_inconsistent_table_starts_no_attestor(tee: SimulatedTee, config: Config) -> None:
+def test_an_inconsistent_table_is_refused_at_start(tee: SimulatedTee, config: Config) -> None:
     with pytest.raises(ValueError, match="last stage has no purpose"):
         Attestor(config, tee, table=(*STAGES, Stage("more")))
     with pytest.raises(EvidenceError):

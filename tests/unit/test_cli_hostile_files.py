@@ -91,7 +91,7 @@ IMAGE_VERBS = [
 
 
 @pytest.mark.parametrize("kind", ["manifest", "prediction", "document", "lock", "collateral", "report"])
-def test_every_text_of_every_document(
+def test_control_characters_in_any_text_of_a_document_are_escaped(
     kind: str,
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
@@ -179,7 +179,7 @@ BINARY = {
 
 
 @pytest.mark.parametrize("name", BINARY)
-def test_every_kind_of_binary_file(
+def test_control_characters_in_binary_files_are_escaped(
     name: str,
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
@@ -200,7 +200,7 @@ def test_every_kind_of_binary_file(
     "recipe",
     [f"schema: 2\ndescription: {HOSTILE}\n", 'schema: 2\n"\\u001b[2J\\nFORGED: accepted": 1\n', f"# {HOSTILE}\n"],
 )
-def test_a_recipe(
+def test_control_characters_in_a_recipe_are_escaped(
     recipe: str,
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
@@ -212,7 +212,7 @@ def test_a_recipe(
         check(outcome, as_json=False)
 
 
-def test_words_of_the_command_line_that_a_script_took_from_a_file(
+def test_control_characters_in_arguments_are_escaped(
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -28,9 +28,7 @@ def test_a_document_is_printed_with_sorted_keys_and_nothing_else(capsys: pytest.
 
 
 @pytest.mark.parametrize("name", ["Größe", "\x1b[2J\x9b1m", os.fsdecode(b"\xff"), "\N{RIGHT-TO-LEFT OVERRIDE}txt"])
-def test_a_name_of_any_characters_commands_no_terminal_and_comes_back(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_any_name_is_printed_as_ascii_json_and_round_trips(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     print_json({name: name})
     text = capsys.readouterr().out
     assert text.isascii() and text.replace("\n", "").isprintable()

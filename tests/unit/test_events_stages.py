@@ -27,7 +27,7 @@ def names(config: Config, table: Table = STAGES) -> list[str]:
     return [event.name for event in stages.sequence(config, table)]
 
 
-def test_the_shipped_table() -> None:
+def test_the_shipped_table_has_its_stages_and_events() -> None:
     stages.check(STAGES)
     assert [stage.name for stage in STAGES] == [
         "platform", "config", "identity", "devices", "model", "engine", "ready",

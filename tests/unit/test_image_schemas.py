@@ -28,17 +28,17 @@ MANIFEST = schemas.manifest_schema()
 
 
 @pytest.mark.parametrize("name", schemas.files())
-def test_the_committed_schemas_are_fresh(name: str) -> None:
+def test_the_committed_schemas_are_up_to_date(name: str) -> None:
     path = REPOSITORY / "docs/schemas" / name
     assert path.read_bytes() == schemas.files()[name], "renew them: .venv/bin/python -m privml.image.schemas"
     assert json.loads(path.read_bytes())["$schema"] == schema.DIALECT
 
 
-def test_there_is_no_other_file() -> None:
+def test_the_schema_directory_has_no_other_files() -> None:
     assert {path.name for path in (REPOSITORY / "docs/schemas").iterdir()} == set(schemas.files())
 
 
-def test_the_committed_locks_fit() -> None:
+def test_the_committed_locks_match_their_schema() -> None:
     paths = list(shipped().glob("*.lock.json"))
     assert len(paths) > 2
     for path in paths:
@@ -48,7 +48,7 @@ def test_the_committed_locks_fit() -> None:
         assert not accepts(other, json.loads(path.read_bytes()), other)
 
 
-def test_a_built_manifest_fits(tmp_path: Path) -> None:
+def test_a_built_manifest_matches_its_schema(tmp_path: Path) -> None:
     fake = image_fake.make(tmp_path)
     built = room.build(fake.order(), tmp_path / "out/x")
     written = json.loads((built.directory / "manifest.json").read_bytes())
@@ -111,7 +111,7 @@ def agreement(document: Any, fits: dict[str, Any], read: Callable[[bytes], objec
 
 
 @pytest.mark.parametrize("made", [sample, without_model])
-def test_a_manifest_that_the_reader_refuses_the_schema_refuses(
+def test_the_manifest_schema_refuses_what_the_reader_refuses(
     tmp_path: Path, made: Callable[[Path], manifest.Manifest]
 ) -> None:
     document = loads(made(tmp_path / "image").encode())
@@ -123,7 +123,7 @@ def test_a_manifest_that_the_reader_refuses_the_schema_refuses(
     assert all(fitting for fitting, _ in apart.values())
 
 
-def test_a_lock_that_the_reader_refuses_the_schema_refuses() -> None:
+def test_the_lock_schema_refuses_what_the_reader_refuses() -> None:
     document = small(json.loads((shipped() / "tools.lock.json").read_bytes()))
     assert agreement(document, TOOLS_LOCK, lambda data: parse(data, ToolsLock, "t")) == {}
     document = small(json.loads((shipped() / "demo-cpu.lock.json").read_bytes()))

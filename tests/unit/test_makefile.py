@@ -26,7 +26,7 @@ def make(tmp_path: Path, codes: list[int], *words: str) -> tuple[int, list[str],
     return done.returncode, (tmp_path / "calls").read_text().splitlines(), done.stderr
 
 
-def test_good_inputs_are_built_and_that_is_all(tmp_path: Path) -> None:
+def test_available_inputs_are_built_without_refreshing(tmp_path: Path) -> None:
     assert make(tmp_path, [0]) == (0, ["image demo-cpu"], "")
 
 
@@ -44,7 +44,7 @@ def test_unavailable_inputs_are_refreshed_with_a_message(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("codes", [[6], [3], [4, 4], [4, 5], [4, 0, 6]])
-def test_any_other_failure_is_one(tmp_path: Path, codes: list[int]) -> None:
+def test_other_failures_are_not_refreshed(tmp_path: Path, codes: list[int]) -> None:
     code, calls, _ = make(tmp_path, codes)
     assert code != 0
     assert len(calls) == len(codes)

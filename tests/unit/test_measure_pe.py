@@ -53,7 +53,7 @@ def expected(image: bytes, certificate: int = 0) -> bytes:
 SECTIONS = [(".text", b"t" * 512, 500), (".data", b"d" * 512, 700)]
 
 
-def test_checksum_and_certificate_are_left_out_and_the_tail_is_not() -> None:
+def test_the_digest_skips_checksum_and_certificate_but_not_the_tail() -> None:
     plain = make_pe(SECTIONS)
     assert pe.authenticode(plain) == expected(plain)
     assert pe.authenticode(plain, "sha256") != pe.authenticode(plain)
@@ -66,7 +66,7 @@ def signed_file() -> bytes:
     return lzma.decompress((VECTORS / "pe/fbx64.efi.signed.xz").read_bytes())
 
 
-def test_the_digest_is_the_one_that_debian_signed() -> None:
+def test_the_digest_equals_the_one_debian_signed() -> None:
     """What the signer's tool hashed is in the signature: a second opinion on order, gaps and tail."""
     image = signed_file()
     assert pe.signed_digest(image) == pe.authenticode(image, "sha256")
@@ -108,7 +108,7 @@ def test_memory_contents_have_virtual_size() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 10, 0x3E, 0x90, 0x180, HEADERS, HEADERS + 600])
-def test_a_cut_image_is_refused(cut: int) -> None:
+def test_a_truncated_image_is_refused(cut: int) -> None:
     with pytest.raises(MeasurementError):
         pe.authenticode(make_pe(SECTIONS)[:cut])
 
@@ -158,12 +158,12 @@ def test_pcrsig_is_not_measured_but_reaches_the_initrd() -> None:
         ({"cmdline": b"\xff\xfe"}, "UTF-8"),
     ],
 )
-def test_what_is_not_modelled_is_refused(change: dict[str, bytes | None], message: str) -> None:
+def test_unmodelled_contents_are_refused(change: dict[str, bytes | None], message: str) -> None:
     with pytest.raises(MeasurementError, match=message):
         uki.facts(make_uki(**change))
 
 
-def test_the_stub_adds_a_console_only_without_one() -> None:
+def test_the_stub_adds_a_console_only_if_there_is_none() -> None:
     assert uki.has_console("console=ttyS0")
     assert uki.has_console("quiet console=hvc0")
     assert not uki.has_console("quiet myconsole=1")
@@ -190,7 +190,7 @@ def whole(description: Description, register: str) -> bytes:
         ({"sdmagic": b"#### LoaderInfo: systemd-stub 300 ####"}, "expected 262"),
     ],
 )
-def test_a_gap_hides_only_what_depends_on_it(change: dict[str, bytes | None], note: str) -> None:
+def test_an_unknown_event_hides_only_what_depends_on_it(change: dict[str, bytes | None], note: str) -> None:
     image = make_uki(**change)
     found = described(image)
     assert set(found.registers) == {"rtmr1"} and found.registers["rtmr1"] == whole(found, "rtmr1")
@@ -200,7 +200,7 @@ def test_a_gap_hides_only_what_depends_on_it(change: dict[str, bytes | None], no
     assert origins[:2] == [".linux (its name)", ".linux"] and ".dtbauto" not in origins
 
 
-def test_rtmr1_of_a_gap_is_that_of_the_same_uki_without_it() -> None:
+def test_rtmr1_does_not_depend_on_an_unknown_event_in_rtmr2() -> None:
     profile = TD_INTELTDX
     complete = payload.direct(uki.facts(make_uki(cmdline=b"console=hvc0")), profile)
     rtmr1 = [event.digest for event in complete if event.register == "rtmr1"]

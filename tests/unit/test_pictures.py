@@ -13,7 +13,7 @@ DOCS = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_is_current(name: str) -> None:
+def test_a_picture_is_up_to_date(name: str) -> None:
     assert (FOLDER / name).read_text() == PICTURES[name](), f"{name}: run `make pictures`"
 
 
@@ -34,7 +34,7 @@ def test_every_picture_is_shown_and_every_file_is_drawn() -> None:
     assert [name for name in PICTURES if f"pictures/{name})" not in pages] == []
 
 
-def test_an_import_that_follows_from_another_is_left_out() -> None:
+def test_transitive_imports_are_not_drawn() -> None:
     edges = {"a": frozenset({"b", "c"}), "b": frozenset({"c"}), "c": frozenset[str]()}
     assert rooms.needed(edges) == {"a": {"b"}, "b": {"c"}, "c": set()}
     assert rooms.levels(edges) == {"a": 2, "b": 1, "c": 0}

@@ -38,11 +38,11 @@ def tools(tmp_path: Path) -> ToolsTree:
     return ToolsTree(tmp_path / "tools", "f" * 64)
 
 
-def test_a_leg_comes_back_as_it_went() -> None:
+def test_a_leg_round_trips() -> None:
     assert Leg.decode(LEG.encode()) == LEG
 
 
-def test_a_clock_is_in_the_legs_own_tree_and_in_every_program_of_it(tools: ToolsTree) -> None:
+def test_the_leg_s_clock_applies_to_every_program_of_its_tree(tools: ToolsTree) -> None:
     assert surroundings.with_clock(tools, "") is tools
     other = surroundings.with_clock(tools, "+400d")
     assert (tools.root / CLOCK_FOLDER / CLOCK_LIBRARY).read_bytes() == b"clock"
@@ -52,14 +52,14 @@ def test_a_clock_is_in_the_legs_own_tree_and_in_every_program_of_it(tools: Tools
     assert "FAKETIME" not in tools.command(["date"])
 
 
-def test_the_clock_goes_to_maintainer_scripts_and_out_again(tools: ToolsTree) -> None:
+def test_the_clock_is_installed_for_maintainer_scripts_and_removed(tools: ToolsTree) -> None:
     assert set(surroundings.probe_files(tools)) == {"mkosi.postinst"}
     files = surroundings.probe_files(surroundings.with_clock(tools, "+400d"))
     assert f"mkosi.skeleton/{CLOCK_FOLDER}/{CLOCK_LIBRARY}" in files
     assert files["mkosi.conf.d/90-clock.conf"].data == b"[Content]\nRemoveFiles=/usr/lib/privml-clock\n"
 
 
-def test_a_probe_reaches_mkosi_and_what_it_leaves_is_kept(tmp_path: Path) -> None:
+def test_a_probe_runs_in_mkosi_and_its_output_is_kept(tmp_path: Path) -> None:
     fake = image_fake.make(tmp_path)
     fake.mkosi.write_text(
         image_fake.MKOSI
@@ -80,7 +80,9 @@ def test_a_probe_reaches_mkosi_and_what_it_leaves_is_kept(tmp_path: Path) -> Non
     assert plain.manifest == probed.manifest
 
 
-def test_what_a_leg_sees_has_a_name(tmp_path: Path, tools: ToolsTree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_observation_of_a_leg_has_a_name(
+    tmp_path: Path, tools: ToolsTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("TZ", "LC_ALL", "HOME"):
         monkeypatch.setenv(name, "x")
     seen = surroundings.look_around(replace(LEG, workspace=str(tmp_path)), tools)
@@ -93,7 +95,7 @@ def test_what_a_leg_sees_has_a_name(tmp_path: Path, tools: ToolsTree, monkeypatc
         os.umask(before)
 
 
-def test_only_what_the_locks_name_is_imported_and_all_of_it(tmp_path: Path) -> None:
+def test_exactly_the_locked_inputs_are_imported(tmp_path: Path) -> None:
     fake = image_fake.make(tmp_path)
     fake.store.add_bytes(b"of somebody else")
     package = image_fake.keep(fake.store, "tool", b"tool")
@@ -137,14 +139,14 @@ def test_a_process_in_its_own_namespaces_has_other_ids_and_another_name(
     assert os.uname().nodename == before
 
 
-def test_a_place_that_others_cannot_read_is_named(tmp_path: Path) -> None:
+def test_a_directory_that_other_users_cannot_read_is_named(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "a").write_bytes(b"")
     assert legs._closed([closed / "a"]) in (closed, *closed.parents)
 
 
-def test_a_leg_that_fails_fails_the_command_with_its_words(tmp_path: Path) -> None:
+def test_a_failing_leg_fails_the_command_with_its_output(tmp_path: Path) -> None:
     leg = replace(LEG, workspace=str(tmp_path), host_name="", user="", recipe=str(tmp_path / "none.yaml"))
     with pytest.raises(BuildError, match=r"none\.yaml") as caught:
         legs._build(leg, {"TZ": "UTC"})
@@ -204,7 +206,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, own: object)
     return leg, reasons
 
 
-def test_who_calls_decides_whom_leg_b_is_built_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leg_b_s_user_depends_on_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = namespaces.Account(1001, 1002, (1, 65536), (1, 65536))
     assert plan(tmp_path, monkeypatch, 0, own)[0].user == "1001:1002"
     assert plan(tmp_path, monkeypatch, 0, None)[0].user == namespaces.MAPPED
@@ -217,7 +219,7 @@ def test_who_calls_decides_whom_leg_b_is_built_by(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
-def test_root_becomes_a_true_unprivileged_user(open_to_all: Path) -> None:
+def test_root_drops_to_an_unprivileged_user(open_to_all: Path) -> None:
     done = base_run.run(
         [
             legs.sys.executable,

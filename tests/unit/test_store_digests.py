@@ -61,13 +61,13 @@ def test_a_file_that_was_just_written_is_not_remembered(tmp_path: Path, file: Pa
     assert len(reads) == 2
 
 
-def test_a_file_with_a_time_to_come_is_not_remembered(known: Digests, tmp_path: Path, file: Path) -> None:
+def test_a_file_with_a_future_time_is_not_remembered(known: Digests, tmp_path: Path, file: Path) -> None:
     os.utime(file, (time.time() + 2 * LATER,) * 2)
     known.sha256(file)
     assert not (tmp_path / "digests").exists()
 
 
-def test_other_bytes_of_the_same_size_and_time_are_noticed(known: Digests, file: Path) -> None:
+def test_changed_bytes_of_the_same_size_and_time_are_noticed(known: Digests, file: Path) -> None:
     known.sha256(file)
     before = file.stat()
     file.write_bytes(b"two")
@@ -77,7 +77,7 @@ def test_other_bytes_of_the_same_size_and_time_are_noticed(known: Digests, file:
     assert known.sha256(file) == sha(b"two")
 
 
-def test_another_file_under_the_name_is_noticed(known: Digests, file: Path, tmp_path: Path) -> None:
+def test_a_replaced_file_is_noticed(known: Digests, file: Path, tmp_path: Path) -> None:
     known.sha256(file)
     other = tmp_path / "other"
     other.write_bytes(b"two")
@@ -105,7 +105,9 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(
 @pytest.mark.parametrize(
     "text", [b"", b"3 1 1", b"\xff\xfe", b"3 1 1 " + b"0" * 63 + b"\n", b"3 -1 1 " + b"0" * 64 + b"\n", b"x" * 4096]
 )
-def test_a_broken_entry_is_none(known: Digests, file: Path, tmp_path: Path, reads: list[str], text: bytes) -> None:
+def test_a_malformed_entry_is_ignored(
+    known: Digests, file: Path, tmp_path: Path, reads: list[str], text: bytes
+) -> None:
     known.sha256(file)
     [entry] = (tmp_path / "digests").iterdir()
     entry.write_bytes(text)
@@ -113,7 +115,7 @@ def test_a_broken_entry_is_none(known: Digests, file: Path, tmp_path: Path, read
     assert len(reads) == 2
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, file: Path, reads: list[str]) -> None:
+def test_an_unwritable_cache_only_costs_time(tmp_path: Path, file: Path, reads: list[str]) -> None:
     (tmp_path / "digests").write_bytes(b"not a folder")
     blocked = Digests(tmp_path / "digests", now=lambda: time.time() + LATER)
     assert [blocked.sha256(file), blocked.sha256(file)] == [sha(b"one")] * 2

@@ -39,7 +39,7 @@ def serve(listener: socket.socket, code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 0x101])
-def test_registers_are_read(code: int, tmp_path: Path) -> None:
+def test_registers_of_a_tpm_are_read(code: int, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "tpm.sock"))
         listener.listen()
@@ -97,7 +97,7 @@ def test_a_boot_that_confirms_the_prediction_has_no_problems() -> None:
         ),
     ],
 )
-def test_each_way_to_disagree_is_one_problem(booted: ComparedBoot, problem: str) -> None:
+def test_each_kind_of_disagreement_is_one_problem(booted: ComparedBoot, problem: str) -> None:
     assert not booted.equal
     assert [line[: len(problem)] for line in booted.problems()] == [problem]
     assert booted.to_dict()["equal"] is False
@@ -112,6 +112,8 @@ def test_each_way_to_disagree_is_one_problem(booted: ComparedBoot, problem: str)
         (Path("boot.raw"), (Device("virtio-blk", 1), Device("virtio-net", 4)), {"disk", "network"}),
     ],
 )
-def test_which_rules_a_boot_is_for(disk: Path | None, devices: tuple[Device, ...], expected: set[str]) -> None:
+def test_the_rules_of_a_boot_follow_its_situation(
+    disk: Path | None, devices: tuple[Device, ...], expected: set[str]
+) -> None:
     platform = Platform("p", "11.1.2", "pc-q35-11.1", (), "max", "GenuineIntel", 46, devices, tpm=True)
     assert situations(Launch(Path("out"), platform, Size(1, 2 << 30), (), "firmware.fd", boot_disk=disk)) == expected

@@ -28,7 +28,7 @@ class Program(Child):
         return None if self._runs else 1
 
 
-def test_a_socket_that_is_made_but_not_listened_at_is_waited_for(tmp_path: Path) -> None:
+def test_a_created_socket_without_a_listener_is_waited_for(tmp_path: Path) -> None:
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(tmp_path / "s"))
 
