@@ -1,4 +1,4 @@
-"""`make bench`: one JSON line a figure; bounds are told, never enforced.
+"""`make bench`: one JSON line a figure; bounds are reported, never enforced.
 
 {"name", "value", "bound", "unit", "ok", "runs"}; ratios are taken in pairs, alternating, and the median is given.
 BENCH_FULL=1 adds the lines that need whole builds, one with all downloads (about eight minutes on two cores).

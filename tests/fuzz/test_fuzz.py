@@ -1,4 +1,4 @@
-"""Each parser meets a few changes of its seed, and every input that once broke it; longer runs: `tests/real`."""
+"""Each parser on mutations of its seed and on inputs that once crashed it; longer runs are in `tests/real`."""
 
 from __future__ import annotations
 

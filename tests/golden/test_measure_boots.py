@@ -34,7 +34,7 @@ BOOTS: dict[str, dict[str, Any]] = {
 
 
 def read_facts(facts: dict[str, Any]) -> tuple[UkiFacts, FirmwareFacts]:
-    """What a facts.json says of the UKI and the firmware."""
+    """The facts of UKI and firmware in a facts.json."""
     uki, firmware = facts["uki"], facts["firmware"]
     return (
         UkiFacts(
@@ -109,7 +109,7 @@ def test_a_console_added_by_the_stub_is_named() -> None:
 
 
 def test_an_oem_string_reaches_two_registers() -> None:
-    """Under a software TPM the stub obeys SMBIOS strings; in a TD it does not, but measures them all the same."""
+    """Under a software TPM the stub uses SMBIOS strings; in a TD it ignores them but still measures them."""
     prediction, log = predicted("oem")
     comparison = compare(prediction.events, log, tpm=True)
     assert {difference.register for difference in comparison.differences} == {RTMR2}

@@ -1,4 +1,4 @@
-"""Third-party files of every kind that `measure`, `explain` and `diff` meet: what is said, and the exit status."""
+"""Third-party files of every kind given to `measure`, `explain` and `diff`: the output and the exit status."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_differences_between_two_uki_boots_are_explained_by_the_uki_rules(run: R
 
 
 def envelopes(log: bytes, quote: bytes) -> dict[str, object]:
-    """JSON that holds a log and a quote, as services and agents write it."""
+    """JSON with a log and a quote, as services and agents write it."""
     one, other = base64.b64encode(log).decode(), base64.b64encode(quote).decode()
     evidence = {"cc_eventlog": one, "quote": other}
     return {
@@ -177,7 +177,7 @@ def test_json_without_evidence_is_described(document: object, words: str, run: R
 
 
 def test_register_values_in_json_are_compared(run: Run, tmp_path: Path) -> None:
-    """One event, the initrd, had another digest: nobody can compute it, but the words must not exclude it."""
+    """The digest of one event, the initrd, differed. It cannot be computed, but the message must not exclude it."""
     folder = CASES / "one-other-digest"
     values = json.loads((folder / "b.registers.json").read_text())
     quote = bytearray(QUOTE)

@@ -1,6 +1,6 @@
-"""Boots from a disk, with a GPU's BAR and with an option ROM: their logs are predicted, and a TD differs by rule.
+"""Logs of boots from a disk, with a GPU's BAR and with an option ROM: every event is predicted.
 
-Production's UKI in each.
+Each boots the production UKI. Rules explain every difference from the prediction for a TD.
 """
 
 import base64
@@ -33,7 +33,7 @@ IPXE = bytes.fromhex(
 
 @dataclass(frozen=True)
 class Kept:
-    """A kept boot: its predictions, as it was booted and as a TD, and its log."""
+    """A recorded boot: its predictions, for the machine that was booted and for a TD, and its log."""
 
     booted: tuple[Event, ...]
     td: tuple[Event, ...]
@@ -42,7 +42,7 @@ class Kept:
 
 @pytest.fixture(autouse=True)
 def _rom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ROM itself is not kept: its driver's digest is."""
+    """A stand-in for the ROM, of which only the driver's digest is kept."""
     monkeypatch.setattr(payload.optionrom, "drivers", lambda _: (Driver(0x80000004, IPXE),))
 
 
@@ -93,7 +93,7 @@ def test_every_rule_is_used_by_a_recorded_boot() -> None:
 
 
 def test_an_unused_rule_is_reported() -> None:
-    """A boot's log under the wrong situation: its rules are unused, and the other's events unexplained."""
+    """With the rules of another situation, some rules are unused and some events unexplained."""
     found = account(kept("port").td, kept("port").log, frozenset({DIRECT, ROM}))
     assert (found.unused, found.settled) == (("option-rom",), False)
     other = account(kept("rom").td, kept("rom").log, frozenset({DIRECT}))
@@ -101,7 +101,7 @@ def test_an_unused_rule_is_reported() -> None:
 
 
 def test_a_rule_explains_at_most_its_number_of_events() -> None:
-    """A fifth separator, or a second menu, is nobody's."""
+    """No rule explains a fifth separator or a second boot menu."""
     boot = kept("port")
     for kind, data in ((EV_SEPARATOR, bytes(4)), (EV_EFI_VARIABLE_BOOT, b"")):
         entry = next(one for one in reversed(boot.log) if one.type == kind and data in one.data and one.index != 7)
@@ -119,7 +119,7 @@ def test_an_option_rom_driver_is_the_first_event_of_rtmr1() -> None:
 
 @pytest.mark.parametrize("name", ["disk", "rom"])
 def test_any_altered_event_is_found(name: str) -> None:
-    """Each predicted event, altered: the comparison fails at that register, and no rule takes it for a TD's."""
+    """With any predicted event altered, the comparison fails at that register and no rule explains the difference."""
     boot = kept(name)
     kinds = set()
     for number, event in enumerate(boot.booted):
@@ -136,7 +136,7 @@ def test_any_altered_event_is_found(name: str) -> None:
 
 
 def test_an_altered_td_event_is_not_explained_by_any_rule() -> None:
-    """What a TD shares with the boot must be equal: a rule is for one difference, not for a register."""
+    """Events that a TD shares with the boot must be equal: a rule explains one difference, not a register."""
     boot = kept("disk")
     settled = account(boot.td, boot.log, SITUATIONS["disk"])
     logged = {entry.sha384 for entry in boot.log}

@@ -81,7 +81,7 @@ def test_rtmr0_matches_the_fixture(name: str, memory: int) -> None:
 
 
 def test_digests_that_need_no_input_match_a_hardware_log() -> None:
-    """The 2 GiB direct boot's Secure Boot variables, separator and UiApp option are what the profile predicts."""
+    """The profile predicts the Secure Boot variables, the separator and the UiApp option of the 2 GiB direct boot."""
     from privml.events.tcg import parse_log
 
     log = parse_log(lzma.decompress((VECTORS / "direct-boot-2g/CCEL_data_ovmf.xz").read_bytes()))
@@ -104,7 +104,7 @@ def test_section_name_digests_match_a_hardware_log() -> None:
 
 
 def test_every_rule_known_from_a_boot_names_the_firmware_that_showed_it() -> None:
-    """The names are those that the vectors themselves hold."""
+    """The firmware names are those in the vectors."""
     from tests.golden.test_measure_boots import load
 
     from privml.events.event import Event, Evidence

@@ -1,4 +1,4 @@
-"""Logs of real TDs against the profiles: every event that the profile alone decides, and the order of all of them."""
+"""Logs of real TDs compared with the profiles: the order of all events, and each digest that the profile decides."""
 
 import json
 import lzma
@@ -51,7 +51,7 @@ def logged(entries: list[LogEntry]) -> list[tuple[str, int, bytes]]:
 
 
 def direct_boot(profile: Profile, log: list[tuple[str, int, bytes]], memory: int) -> tuple[Event, ...]:
-    """The profile's prediction, with the log's digests for what only that machine's owner has."""
+    """The profile's prediction, with digests from the log where the input is not public."""
     rtmr0, rtmr1, rtmr2 = ([row[2] for row in log if row[0] == register] for register in RTMRS[:3])
     firmware = FirmwareFacts(INTEL_TDX, bytes(48), bytes(48), BLANK_CFV, {}, FirmwareStrings("v", "1", "d"))
     blobs = {"etc/table-loader": b"", TABLES: bytes.fromhex("7f04fffe0000")}
@@ -74,7 +74,7 @@ def direct_boot(profile: Profile, log: list[tuple[str, int, bytes]], memory: int
 def test_profile_p1_reproduces_the_log_of_a_2_gib_direct_boot() -> None:
     log = parse_log(unpacked("direct-boot-2g/CCEL_data_ovmf"))
     assert rows(direct_boot(TD_OVMF_2024, logged(log), 2 << 30)) == logged(log)
-    # The separator is what tells the profiles apart.
+    # The profiles differ by the separator.
     assert rows(direct_boot(TD_OVMF_2025, logged(log), 2 << 30)) != logged(log)
 
 

@@ -1,4 +1,4 @@
-"""Parsers of untrusted bytes end in a value or an ``EvidenceError``, whatever the bytes are."""
+"""Parsers of untrusted bytes return a value or raise ``EvidenceError`` for any bytes."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def test_a_real_quote_with_random_changes_is_parsed_or_refused(base: bytes, data
 @FAST
 @given(at=st.integers(0, 4935), bit=st.integers(0, 7))
 def test_no_changed_bit_of_a_genuine_quote_verifies(at: int, bit: int) -> None:
-    """Also not in the line ends of its PEM chain, which the library skips."""
+    """Not even in the line ends of its PEM chain, which the library skips."""
     changed = bytearray(REAL[0])
     changed[at] ^= 1 << bit
     try:

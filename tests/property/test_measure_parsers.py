@@ -1,4 +1,4 @@
-"""Whatever bytes come, a parser answers or raises its own room's error: never another one, never a loop."""
+"""A parser of measured files returns or raises its room's error for any bytes, and always ends."""
 
 import lzma
 import struct

@@ -1,4 +1,4 @@
-"""Option ROMs and their compression: any bytes end in drivers or in a named error, and what was packed comes back."""
+"""Option ROMs and their compression: any bytes give drivers or a named error, and packed data round-trips."""
 
 import struct
 

@@ -1,4 +1,4 @@
-"""Whatever the bytes are, the loader gives a document or a RecipeError that names the file."""
+"""The loader returns a document or raises a RecipeError that names the file, for any bytes."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_every_merged_path_has_a_mark(child: dict[str, object], parent: dict[str
         return found
 
     def taken(over: object, under: object, path: tuple[str | int, ...]) -> set[tuple[str | int, ...]]:
-        """Fields that the child takes away; whoever misses one is told of the line with the null."""
+        """Fields that the child removes; an error about a missing one names the line with the null."""
         if not isinstance(over, dict) or not isinstance(under, dict):
             return {path} if over is None else set()
         return set().union(*(taken(over[key], under[key], (*path, key)) for key in over.keys() & under.keys()))

@@ -1,7 +1,7 @@
-"""Production's files, unchanged, on many machines: every event that firmware, stub and kernel log is predicted.
+"""Boot the unchanged production image on many machines and predict every event that firmware, stub and kernel log.
 
-Each boot ends when its kernel has taken over. The TPM's registers are the log's, and every difference from the
-prediction for a TD is one rule's (privml.measure.tdtpm); a rule that no boot needed fails the full run.
+Each boot ends when its kernel has taken over. The TPM's registers equal the log's, and a rule of
+privml.measure.tdtpm explains every difference from the prediction for a TD; an unused rule fails the full run.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def boot_disk(demo_cpu: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predicted(booted: ComparedBoot) -> ComparedBoot:
-    """Require that everything about a boot is as predicted, and remember the rules that it used."""
+    """Require a boot to match its prediction, and record the rules that it used."""
     assert [one.text() for one in booted.comparison.differences] == []
     assert booted.disagreeing == ()
     assert [one.text() for one in booted.account.unexplained] == []
@@ -94,5 +94,5 @@ def test_the_boot_log_of_a_disk_boot_equals_its_prediction(
 
 @only_full
 def test_no_rule_is_unused() -> None:
-    """Last, and for the whole matrix: a rule that nothing needed is no rule."""
+    """Runs last, over the whole matrix: a rule that no boot needs must be removed."""
     assert sorted(rule.id for rule in RULES if not USED[rule.id]) == []

@@ -1,4 +1,4 @@
-"""Nobody talks their way into the production image: every attempt ends with the machine off, parked, or unmoved."""
+"""Attempts to get into the production image: each ends with the machine off, stopped in a stage, or unaffected."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def bench(demo_cpu: Path, demo_cpu_dev: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def results(full: bool) -> Iterator[list[Result]]:
-    """Collects; a whole matrix becomes the table in docs/results."""
+    """Collects results; a complete matrix becomes the table in docs/results."""
     found: list[Result] = []
     yield found
     if full and len(found) == len(ATTEMPTS):
@@ -220,7 +220,7 @@ def test_every_attempt_to_get_in_fails(attempt: Attempt, bench: Bench, results: 
 
 
 def test_a_compromised_server_process_opens_no_connection(bench: Bench, full: bool) -> None:
-    """The server's process under somebody else's code: every way to begin a connection ends in EPERM."""
+    """With an attacker's code in the server process, every way to open a connection fails with EPERM."""
     if not full:
         pytest.skip("`make check-full` builds this image")
     taken = tamper.root_with(bench.tools, bench.image, bench.manifest, bench.work / "taken", tamper.CALLER)

@@ -1,4 +1,4 @@
-"""What a host may do to an honest image before its kernel runs: each moves the register that is named for it."""
+"""Each change that a host can make before the kernel of an honest image runs changes the expected register."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ ATTEMPTS: dict[str, tuple[Change, set[tuple[str, str]]]] = {
 
 
 def moved(bench: Bench, launch: Launch) -> set[tuple[str, str]]:
-    """The registers that a boot moved, each with the name of the difference."""
+    """The registers that differ in a boot, each with the name of the difference."""
     booted = bench.boot(launch)
     assert booted.disagreeing == ()
     assert booted.account.unexplained and not booted.equal
@@ -78,7 +78,7 @@ def test_an_addon_next_to_the_uki_is_measured(bench: Bench, demo_cpu: Path, tmp_
 
 @only_full
 def test_a_writable_disk_changes_the_registers(bench: Bench, demo_cpu: Path, tmp_path: Path) -> None:
-    """Firmware keeps its variables on it, and the stub a secret that it puts into the initrd."""
+    """Firmware stores its variables on it, and the stub a random seed that it adds to the initrd."""
     target, place = resolve("demo-cpu"), Workplace()
     disk = bootdisk.make(place.tools(target.recipe), demo_cpu / "uki.efi", tmp_path / "boot.raw")
     launch = bench.launch(SMALL, boot_disk=disk)

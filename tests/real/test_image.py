@@ -1,4 +1,4 @@
-"""The production image: whole, cached, booted, and its log predicted."""
+"""The production image is complete, is reused, boots, and its log equals the prediction."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_image_boots_and_its_model_answers(demo_cpu: Path) -> None:
 def test_an_image_without_a_model_boots_and_has_nothing_of_an_engine(
     tdx_min: Path, demo_cpu: Path, tmp_path: Path
 ) -> None:
-    """As far as a machine that is no TD goes: every stage is through, nothing is attested, nothing is inferred."""
+    """On a machine that is not a TD every stage passes; there is no attestation and no inference."""
     manifest = read(tdx_min)
     assert (manifest.variant, manifest.models, manifest.engine) == ("production", (), None)
     assert not (tdx_min / "model.raw").exists()
@@ -129,7 +129,7 @@ def test_the_boot_log_equals_the_prediction(
 
 
 def test_another_command_line_is_seen_in_the_log(demo_cpu: Path, tmp_path: Path) -> None:
-    """The comparison can fail: an image whose manifest promises other bytes than it boots is told apart."""
+    """The comparison can fail: an image that boots other bytes than its manifest says is noticed."""
     copy = tmp_path / "image"
     copy.mkdir()
     for name in (*ARTEFACTS, "manifest.json"):

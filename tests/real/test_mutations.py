@@ -13,7 +13,7 @@ pytestmark = pytest.mark.real
 
 @only_full
 def test_no_changed_byte_of_the_evidence_is_accepted() -> None:
-    """The environment already has PRIVML_FULL=1."""
+    """Run in a process whose environment has PRIVML_FULL=1."""
     command = [sys.executable, "-m", "pytest", "-q", "tests/unit/test_evidence_mutations.py"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:]

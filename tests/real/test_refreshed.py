@@ -1,7 +1,7 @@
-"""Inputs that are gone: `make image` says so and replaces them, and everything else works on what comes of it.
+"""When inputs are unavailable, `make image` says so and replaces them, and every other verb works on the result.
 
-The locks name a .deb of the guest and one of the tools that nobody has. What the archive has instead takes their
-place; where that is the very package of the committed lock, the image must have the committed image's bytes too.
+The locks name one guest package and one tools package that no source has. The archive's current version replaces
+them; where that is the package of the committed lock, the image must also have the committed image's bytes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def privml(desk: Path, *words: str, timeout: float = 1500) -> subprocess.Complet
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose locks name what is gone."""
+    """A folder whose locks name unavailable packages."""
     place = tmp_path_factory.mktemp("refreshed")
     shutil.copytree(ROOT / "recipes", place / "recipes")
     tools = place / "recipes/tools.lock.json"
@@ -74,7 +74,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(desk: Path) -> Path:
-    """What `make image` makes of it."""
+    """The result of `make image` there."""
     (desk / "pool").mkdir()
     words = ["--old-file=venv", f"PRIVML={COMMAND}", f"NAME={NAME}", "POOL=pool", "image"]
     done = subprocess.run(

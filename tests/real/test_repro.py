@@ -1,4 +1,4 @@
-"""The promise itself: two legs of this checkout agree, and are what the checkout says its image is."""
+"""The reproducibility promise: two legs of this checkout agree with each other and with the recorded digests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is taken over or begun with gives the same bytes as what is made from nothing."""
+"""Reused outputs and cached packages give the same bytes as a build from scratch."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def test_an_unchanged_build_runs_no_step(demo_cpu: Path) -> None:
 
 
 def test_a_root_built_on_the_cached_packages_gives_the_same_image(demo_cpu: Path, tmp_path: Path) -> None:
-    """No packages are installed here: the tree of them comes out of the store."""
+    """No packages are installed in this build: their tree comes from the store."""
     found = steps("--output", str(tmp_path / "other"))
     assert found[inputs.BASE]["cached"]
     assert not found[ROOT]["cached"]

@@ -1,7 +1,7 @@
-"""Every program that shapes an image is the tools tree's: the host's own are hidden, and nothing is missed.
+"""Every program that shapes an image comes from the tools tree: builds work with the host's programs hidden.
 
-The outer sandbox is the host as it is, but every program of the host whose name the tree has too is covered by an
-empty file that cannot be run. What works in there works without the host's tools.
+In the outer sandbox, an empty file that cannot be run covers every host program that the tree also has. What works
+there works without the host's tools.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def tools() -> ToolsTree:
 
 
 def hidden(tools: ToolsTree) -> list[str]:
-    """The host's programs that the tree has too, but for Python, which is the host's to bring."""
+    """The host's programs that the tree also has, except Python, which the host provides."""
     names = {path.name for folder in ("bin", "sbin") for path in (tools.root / "usr" / folder).iterdir()}
     found = {Path(os.path.realpath(f"{folder}/{name}")) for folder in FOLDERS for name in names}
     # `ld.so` is a link to the host's loader, without which nothing of the host runs, Python included.
@@ -155,7 +155,7 @@ def test_an_image_is_the_same_without_the_host_s_tools(
 
 
 def test_no_process_outlives_the_run_that_started_it(tools: ToolsTree, tmp_path: Path) -> None:
-    """Not even a daemon in a session of its own, when only the maker is killed and can tell nobody."""
+    """Not even a daemon in its own session, when only the command that started it is killed."""
     mark = tmp_path / "mark"
     daemon = ["sh", "-c", f"setsid sleep 999 & echo > {mark}; wait"]
     inside = f"import subprocess; subprocess.run({daemon!r}, cwd={str(tmp_path)!r})"

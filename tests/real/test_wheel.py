@@ -1,4 +1,4 @@
-"""The installed wheel in an empty directory: a recipe is started, locked, built and run, and its bytes are ours."""
+"""The installed wheel in an empty directory: start a recipe, lock, build, run, and compare with the checkout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of a fresh environment with the wheel; what it depends on is lent by this one."""
+    """The `bin` of a fresh environment with the wheel; its dependencies come from this environment."""
     place = tmp_path_factory.mktemp("installed") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     python = place / "bin/python"

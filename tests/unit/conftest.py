@@ -1,4 +1,4 @@
-"""What many tests share: an empty store; the fake archive in its first state, and a mirror that serves it."""
+"""Fixtures of many tests: an empty store, and the fake archive in its first state with a mirror that serves it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from privml.store.objects import Store
 
 @pytest.fixture
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's proxies do not lead to servers of a test."""
+    """Keep the host's proxies away from the tests' servers."""
     monkeypatch.setattr("privml.lock.aptstate.host_proxies", dict)
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

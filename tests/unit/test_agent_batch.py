@@ -1,4 +1,4 @@
-"""Many callers, one quote at a time: who shares a quote, and what happens when there is none."""
+"""Many callers and one quote at a time: which callers share a quote, and what they get when it fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARTS: dict[str, Any] = dict.fromkeys(("header", "keys", "devices", "eventlog", 
 
 
 class Quoter:
-    """Makes quotes when it is let to."""
+    """Makes a quote each time it is released."""
 
     def __init__(self) -> None:
         self.roots: list[bytes] = []
@@ -33,7 +33,7 @@ class Quoter:
 
 
 class Callers:
-    """Callers in threads; what each got stands under its nonce."""
+    """Callers in threads; each result is stored under the caller's nonce."""
 
     def __init__(self, quotes: QuoteBatch) -> None:
         self.quotes = quotes

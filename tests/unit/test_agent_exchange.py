@@ -1,4 +1,4 @@
-"""The way to the engine: what an engine that misbehaves does to a request."""
+"""The connection to the engine: how a misbehaving engine affects a request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANSWER = b"HTTP/1.1 413 too large\r\ncontent-length: 2\r\nconnection: close\r\n\
 
 @contextlib.contextmanager
 def engine(behave: Callable[[socket.socket], object]) -> Iterator[Path]:
-    """A socket at which one caller is met as ``behave`` says, and left."""
+    """A socket whose server handles one connection with ``behave`` and closes it."""
     with tempfile.TemporaryDirectory(prefix="privml-") as name, socket.socket(socket.AF_UNIX) as listener:
         path = Path(name) / "engine.sock"
         listener.bind(str(path))

@@ -1,4 +1,4 @@
-"""The guest's unit files say what the agent's code relies on."""
+"""The guest's unit files contain what the agent's code relies on."""
 
 from __future__ import annotations
 
@@ -72,7 +72,7 @@ def test_attestor_and_engine_never_start_twice() -> None:
 
 
 def test_a_guest_without_an_engine_has_no_engine_user() -> None:
-    """A unit with a user or group that is not there does not start."""
+    """A unit whose user or group does not exist does not start."""
     common = [path for path in COMMON.rglob("*") if path.is_file()]
     assert not [path for path in common if b"privml-engine" in path.read_bytes()]
 

@@ -1,4 +1,4 @@
-"""The keys of a boot: one module makes, keeps and uses the private ones; the section holds all the public ones."""
+"""The keys of a boot: only one module handles private keys, and the section contains every public key."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Only OpenAI's paths and fields reach the engine, within its bounds, and never with a cache for another to read."""
+"""Only OpenAI's paths and fields reach the engine, within its bounds, and never with a shared prompt cache."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def nested(depth: int) -> Any:
 
 
 def beyond(kind: Kind) -> Iterator[tuple[Any, str]]:
-    """(value one step outside of a bound of ``kind``, what its refusal says)."""
+    """(value one step outside a bound of ``kind``, text of the refusal)."""
     match kind:
         case Boolean():
             pass
@@ -256,7 +256,7 @@ def test_a_value_beyond_its_bound_is_refused_with_its_field(data: st.DataObject)
 
 @pytest.mark.parametrize("index", range(len(FIELDS)), ids=lambda index: "{0[0]} {0[1].name}".format(FIELDS[index]))
 def test_each_bound_accepts_its_limit_and_refuses_the_next_value(index: int) -> None:
-    """Each value on a bound passes and each beyond it does not: no bound of the table depends on chance."""
+    """Values on a bound pass and values beyond it do not, for every bound of the table."""
     path, field = FIELDS[index]
     for item in (edge for kind in field.kinds for edge in edges(kind)):
         if field.size is None or len(json.dumps(item)) < field.size:

@@ -1,4 +1,4 @@
-"""The initrd's `/init`, run by a shell against a directory: what it accepts, and that everything else powers off."""
+"""The initrd's `/init`, run by a shell in a directory: it accepts one command line and powers off for any other."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Initrd:
         (self.top / "dev" / node).touch()
 
     def run(self, cmdline: str) -> str:
-        """What the console showed."""
+        """Run the script and return the console's output."""
         (self.top / "proc/cmdline").write_text(cmdline)
         (self.top / "dev/console").touch()
         subprocess.run(

@@ -1,4 +1,4 @@
-"""The rule against connections from the guest: what its program decides, and that a kernel without it is noticed."""
+"""The filter against connections from the guest: its BPF program, and the error on a kernel that cannot load it."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_the_bpf_program_always_refuses() -> None:
 
 
 class Kernel:
-    """bpf as the kernel does it: programs are file descriptors, a group has programs at hooks."""
+    """A model of bpf(2): programs are file descriptors, and a cgroup has programs at hooks."""
 
     def __init__(self, *, refuses: int | None = None, forgets: bool = False) -> None:
         self.refuses, self.forgets = refuses, forgets

@@ -1,6 +1,6 @@
-"""A purpose is quoted at its own stage: with a stage that the shipped table does not have, and without it.
+"""Each purpose is quoted at its own stage, also with a stage that the shipped table does not have.
 
-The stage ``keys`` exists in these tests alone. Nothing but the table is changed.
+The stage ``keys`` exists only in these tests, which change nothing but the table.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def config() -> Config:
 
 
 def quoted(attestor: Attestor) -> set[str]:
-    """The purposes that are quoted now; the others must be refused as not ready."""
+    """The purposes that can be quoted now; the others must be refused as not ready."""
     found = set()
     for purpose in (SERVE, KEY_RELEASE):
         try:
@@ -70,7 +70,7 @@ def quoted(attestor: Attestor) -> set[str]:
 
 
 def predicted(config: Config) -> Predicate:
-    """What a build with the longer table would publish: the verifier has no such table, only this."""
+    """The prediction of a build with the longer table; the verifier does not have that table."""
     events = stages.sequence(config, WITH_KEYS)
     runtime = ZERO if config.rtmr3 == "unused" else replay_digests(digests(events))
     values = {**replay_tpm_as_rtmrs(parse_log(TPM_LOG)), "mrtd": MRTD, "rtmr3": runtime}
@@ -83,7 +83,7 @@ def predicted(config: Config) -> Predicate:
 
 
 def judged(parts: dict[str, object], config: Config, purpose: str) -> Verdict:
-    """The verifier's word on a document made of ``parts``, for ``purpose``."""
+    """The verifier's judgement of a document made of ``parts``, for ``purpose``."""
     document = Document(nonce=NONCE, path=TREE.paths[0], **parts)  # type: ignore[arg-type]
     return attested.judge(
         document.encode(),
@@ -96,7 +96,7 @@ def judged(parts: dict[str, object], config: Config, purpose: str) -> Verdict:
 
 
 def proves(parts: dict[str, object], config: Config, purpose: str) -> None:
-    """The verifier accepts the document for ``purpose``, and for no other."""
+    """Require the verifier to accept the document for ``purpose`` only."""
     verdict = judged(parts, config, purpose)
     assert (verdict.outcome, verdict.refusals) == (Outcome.ACCEPTED_SIMULATED, ())
     other = {SERVE: KEY_RELEASE, KEY_RELEASE: SERVE}[purpose]
@@ -168,7 +168,7 @@ def test_unused_rtmr3_stays_zero_at_every_stage(tee: SimulatedTee) -> None:
 
 
 def test_a_boot_quotes_for_key_release_in_the_middle_and_for_serve_at_the_end() -> None:
-    """Processes and sockets as in the guest: the boot drives, the attestor's own process quotes."""
+    """With processes and sockets as in the guest: the boot runs the stages, the attestor's process quotes."""
     with guest(table=WITH_KEYS) as made:
         client = AttestorClient(made.layout)
         quotes: list[tuple[str, str, dict[str, object]]] = []

@@ -1,4 +1,4 @@
-"""The agent as its callers meet it: attestor and server processes, TLS, a boot through all stages."""
+"""The agent as callers see it: attestor and server processes, TLS, and a boot through all stages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ATTESTATION = "/.well-known/privml-attestation"
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Guest]:
-    """A guest that went through every stage."""
+    """A guest that has passed every stage."""
     with guest() as made:
         made.start_server()
         assert made.boot().run(), made.said
@@ -118,7 +118,7 @@ def test_ready_guest_shows_its_stages(served: Guest) -> None:
 
 @pytest.fixture(scope="module")
 def attesting() -> Iterator[Guest]:
-    """A guest without a model, through every stage: its engine would fail the test, were it ever started."""
+    """A guest without a model that has passed every stage; starting an engine would fail the test."""
     with guest(a_config(**NO_MODEL)) as made:
         made.start_server()
         made.engine.living = False

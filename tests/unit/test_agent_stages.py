@@ -1,4 +1,4 @@
-"""Stages that fail: each one parks the machine with a message, and the engine never starts."""
+"""Each failing stage stops the boot with a message, and the engine never starts."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEYS = Keys((Key(*TLS_KEY, b"k" * 32),)).encode()
 
 
 class Recorder(NoTee):
-    """A platform whose quotes are their report data, and that can be broken."""
+    """A platform whose quotes are their report data, and whose calls can be made to fail."""
 
     name = "recorder"
 
@@ -286,7 +286,7 @@ def test_a_changed_configuration_fails_the_boot(made: Guest) -> None:
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_boot_and_attestor_must_agree_on_inference(ours: bool) -> None:
-    """Should they ever read different configurations, nothing is skipped and nothing is added: the boot stops."""
+    """If they read different configurations, the boot stops; no stage is skipped or added."""
     one, other = a_config(**NO_MODEL), a_config()
     with guest(one if ours else other) as made:
         made.wait_for(made.layout.stage_socket.exists, "stage socket")
@@ -453,7 +453,7 @@ def test_an_absent_engine_is_null_and_no_field_is_omitted(gone: tuple[str, ...])
 
 
 def test_the_encoding_of_a_configuration_with_inference_is_pinned() -> None:
-    """Format v3, written down: what an image with a model measures must not move."""
+    """Format v3: the measurements of an image with a model must not change."""
     config = a_config(listen=8443)
     assert encode(config) == (
         b'{"agent":{"listen":8443,"max_concurrency":2},"devices":["virtio-blk","virtio-net"],'

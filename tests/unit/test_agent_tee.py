@@ -1,4 +1,4 @@
-"""Quotes and RTMR3 through the kernel's files: a small kernel stands behind the file calls."""
+"""Quotes and RTMR3 through the kernel's files, with a small model of the kernel behind the file calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CCEL = Path("/ccel")
 
 
 class Kernel(KernelFiles):
-    """configfs-tsm and the tdx_guest measurements, as far as they show themselves in file calls."""
+    """A model of configfs-tsm and of the tdx_guest measurement files."""
 
     def __init__(self) -> None:
         self.entries: dict[Path, dict[str, bytes]] = {}

@@ -1,4 +1,4 @@
-"""DSSE envelopes: the specification's own example, one spelling, and refusal of everything else."""
+"""DSSE envelopes: the specification's example, a canonical encoding, and refusal of everything else."""
 
 from __future__ import annotations
 

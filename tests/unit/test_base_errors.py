@@ -1,4 +1,4 @@
-"""What an untrusted machine wrote is shown on one line, and commands no terminal."""
+"""Text from an untrusted machine is shown on one line without control characters."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files and directories that are whole or absent, however the writer ends."""
+"""Files and directories are complete or absent, however the writer ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from privml.base.files import directory_atomic, locked, remove_tree, sha256_file
 
 
 def killed(code: str, folder: Path) -> None:
-    """Run ``code`` in a process that kills itself where it says ``die()``."""
+    """Run ``code`` in a process that kills itself at ``die()``."""
     start = "import os, pathlib, signal, sys\nfrom privml.base import files\nfolder = pathlib.Path(sys.argv[1])\n"
     die = "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
     paths = os.pathsep.join(path for path in sys.path if path)

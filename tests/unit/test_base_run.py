@@ -1,4 +1,4 @@
-"""run(): nothing of the caller's goes in, and a failing program is told whole."""
+"""run(): programs get nothing from the caller's environment, and a failure is reported completely."""
 
 from __future__ import annotations
 

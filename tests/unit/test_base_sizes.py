@@ -1,4 +1,4 @@
-"""Sizes: one text for a number of bytes, and one number for a text."""
+"""Sizes: text and number of bytes, in both directions."""
 
 from __future__ import annotations
 

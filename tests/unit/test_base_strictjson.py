@@ -1,4 +1,4 @@
-"""Strict JSON: one meaning when read, one spelling when written."""
+"""Strict JSON: unambiguous when read, canonical when written."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the attempts to get in look with: they would see a connection, a partition table and a prompt."""
+"""The probes of the break-in tests find connections, partition tables and login prompts."""
 
 from __future__ import annotations
 

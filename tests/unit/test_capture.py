@@ -1,4 +1,4 @@
-"""A capture of a TD: one archive for one content, read from the kernel's own files; a prediction held against it."""
+"""A capture of a TD: a canonical archive of the kernel's files, compared with a prediction."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SMBIOS = bytes.fromhex((VECTORS / "smbios/dmi_published.hex").read_text())
 
 
 def tree(folder: Path) -> Path:
-    """A kernel's files, as far as a capture looks at them; the contents are another TD's."""
+    """The kernel's files that a capture reads; the contents are from another TD."""
     made = {
         captured.SOURCES[capture.LOG]: LOG,
         captured.SOURCES[capture.SMBIOS]: SMBIOS,
@@ -111,7 +111,7 @@ def test_the_quote_s_report_data_binds_the_other_parts(tmp_path: Path) -> None:
 
 
 def test_a_captured_log_and_quote_are_shown_to_agree(tmp_path: Path) -> None:
-    """Log and quote are those of one cloud machine; its SMBIOS table is another's."""
+    """Log and quote are from one cloud machine; the SMBIOS table is from another."""
     path = tmp_path / "td.tar"
     path.write_bytes(Capture({capture.LOG: LOG, capture.QUOTE: QUOTE, capture.SMBIOS: SMBIOS}).encode())
     found = files.read(path).description
@@ -141,7 +141,7 @@ def test_the_verb_writes_an_archive(place: Path, capsys: pytest.CaptureFixture[s
 
 
 def machine() -> tuple[uki.UkiFacts, firmware.FirmwareFacts, dict[str, bytes], list[LogEntry], dict[str, bytes]]:
-    """A TD that does not exist: the log and registers that are predicted for a machine whose blobs are a vector's."""
+    """An invented TD: the log and registers predicted for a machine whose blobs come from a vector."""
     image_facts, firmware_facts, blobs, memory, _ = load("base")
     blobs["BootMenu"] = bytes(2)
     captured = MeasuredMachine(blobs, memory, TD_INTELTDX)

@@ -1,4 +1,4 @@
-"""Whatever an untrusted file says, no verb that reads it writes a control character or a line of the file's own."""
+"""No verb prints control characters or forged lines from an untrusted file."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def check(outcome: Outcome, *, as_json: bool) -> None:
 
 
 def with_hostile_text(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """The document once for each of its texts and keys, with that one made hostile; lists by their first item."""
+    """Copies of the document, each with one text or key made hostile; only the first item of a list is changed."""
     if isinstance(value, str):
         yield at, value + HOSTILE
     elif isinstance(value, list) and value:
@@ -57,7 +57,7 @@ def with_hostile_text(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def documents(place: Path) -> dict[str, Any]:  # noqa: F811
-    """Every kind of JSON that a verb reads from others, in a good form."""
+    """A valid example of every kind of third-party JSON that a verb reads."""
     made = sample(place / "good")
     (place / "good/manifest.json").write_bytes(made.encode())
     report = json.loads(DSTACK)
@@ -132,7 +132,7 @@ def test_a_manifest_that_is_accepted_is_described_without_its_control_characters
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Decoders need not refuse such text, so `inspect` shows it; what counts is how."""
+    """Decoders may accept such text, so `inspect` must escape it."""
     sample(place / "image")
     for name in ("root.raw", "model.raw"):
         (place / "image" / name).write_bytes(volume("p\x1b[2J\n\u202e", None))
@@ -150,7 +150,7 @@ def test_a_manifest_that_is_accepted_is_described_without_its_control_characters
 
 
 def _resealed(folder: Path) -> bytes:
-    """The sample's manifest for the artefacts that lie in ``folder`` now."""
+    """The sample's manifest for the artefacts now in ``folder``."""
     from dataclasses import replace
 
     from privml.output.artefacts import artefact

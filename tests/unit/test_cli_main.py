@@ -1,4 +1,4 @@
-"""The command line: what a TARGET means, where data and talk go, and one exit code for each who must act."""
+"""The command line: targets, standard output and error, and one exit code for each kind of error."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ CODES = {
 
 @pytest.fixture(autouse=True)
 def as_found() -> Iterator[None]:
-    """`main` sets a signal handler, steps and logging; other tests are not to notice."""
+    """Restore the signal handler, steps and logging that `main` sets."""
     before, level, handlers = signal.getsignal(signal.SIGTERM), logging.root.level, logging.root.handlers[:]
     yield
     signal.signal(signal.SIGTERM, before)
@@ -76,7 +76,7 @@ class Outcome:
 
 
 def image(place: Path) -> Path:
-    """An image directory with a prediction, as `image` and `measure` leave it; its bytes are made up."""
+    """An image directory with a prediction, as `image` and `measure` write it, with invented contents."""
     folder = place / "out/demo-cpu"
     folder.parent.mkdir(exist_ok=True)
     made = sample(folder)
@@ -302,7 +302,7 @@ def test_a_shell_gets_its_completion_script(
     ],
 )
 def test_verbs_options_and_targets_are_completed(words: str, found: list[str], place: Path) -> None:
-    """As the shell asks for it: the program itself, with what was typed in its environment."""
+    """Run as the shell runs it: the program with the typed words in its environment."""
     image(place)
     (place / "recipes").mkdir()
     (place / "recipes/my-image.yaml").write_text("schema: 2\n")
@@ -519,7 +519,7 @@ def test_a_prediction_of_another_build_is_not_an_anchor(place: Path, capsys: pyt
 
 
 def captured(place: Path) -> list[str]:
-    """A good document of the made-up image, and the words that verify it."""
+    """A valid document of the invented image, and the arguments that verify it."""
     document = samples.document()
     (place / "doc.json").write_bytes(document.encode())
     (place / "root.pem").write_bytes(samples.sim.root_pem())
@@ -561,7 +561,7 @@ def test_a_different_nonce_is_refused(
 def test_the_callers_collateral_judges_a_captured_document(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In place of the document's own, which may be older, or missing."""
+    """It replaces the document's collateral, which may be older or missing."""
     monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
     words = [*captured(place), "--allow-simulated", "root.pem", "--collateral", "collateral.json"]
     own = samples.sim.collateral()

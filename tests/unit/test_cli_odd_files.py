@@ -1,4 +1,4 @@
-"""Files of the wrong kind, given to each verb: the message names the file, and nothing is read without a bound."""
+"""Files of the wrong kind, given to each verb: the message names the file, and reads are bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What verbs write: JSON for programs, cleaned lines for people, and no other way to the terminal."""
+"""The output of verbs: JSON for programs, cleaned lines for people, and no other way to the terminal."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ _NAMES = {"echo", "secho", "echo_via_pager", "confirm", "prompt", "print_exc", "
 
 
 def writes(source: str) -> list[int]:
-    """The lines of a module at which it writes to the terminal by itself."""
+    """The lines of a module that write to the terminal directly."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and (

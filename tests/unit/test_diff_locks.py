@@ -1,4 +1,4 @@
-"""`diff` of locks, and of things that are not of one kind: every pairing has one clear end."""
+"""`diff` of locks, and its errors for every pair of different kinds."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Engine records: each is complete, everything reads them, and a second engine needs nothing but its record."""
+"""Engine records: each is complete, all code uses them, and a second engine needs only its record."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 
 def bounded(kind: Kind, name: str) -> None:
-    """Every bound of ``kind``, and of all that is in it, is there and makes sense."""
+    """Require valid bounds in ``kind`` and everything inside it."""
     match kind:
         case Text():
             assert 0 < kind.limit <= 1 << 20, name

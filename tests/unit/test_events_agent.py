@@ -1,4 +1,4 @@
-"""The agent's event log: one spelling, contiguous numbers, known names; and fixed digests."""
+"""The agent's event log: a canonical encoding, contiguous numbers, known names, and pinned digests."""
 
 import hashlib
 

@@ -1,4 +1,4 @@
-"""Two lists of extends, paired: long ones in bounded time."""
+"""Pairing of two lists of extends, in bounded time for long lists."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Events as JSON, and a log's events in words."""
+"""Events as JSON, and descriptions of logged events."""
 
 import datetime
 import hashlib

@@ -1,4 +1,4 @@
-"""The stage table: which events a boot extends, in which order, and after how many of them a purpose is quoted."""
+"""The stage table: which events a boot extends, in which order, and after which events a purpose can be quoted."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`doctor`: every state of a machine is judged, and each that is not well comes with its remedy."""
+"""`doctor` judges every state of a machine and names the remedy for each problem."""
 
 from __future__ import annotations
 

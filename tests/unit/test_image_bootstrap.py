@@ -1,4 +1,4 @@
-"""The three states in which a tools tree begins, against the fake archive and the host's own apt and gpgv."""
+"""The three ways to get a first tools tree, with the fake archive and the host's apt and gpgv."""
 
 from __future__ import annotations
 

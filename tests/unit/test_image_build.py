@@ -1,4 +1,4 @@
-"""A build with stand-ins for the tools: the order, what is kept, what a failure leaves, and when nothing is made."""
+"""A build with stand-ins for the tools: order of steps, caching, clean-up after failures, and unchanged rebuilds."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def made(fake: Fake, out: Path, *, force: bool = False) -> Built:
 
 
 def failing(fake: Fake, out: Path, *words: str) -> str:
-    """The message of the build that fails; nothing may be left of it, nor anything else be harmed."""
+    """The message of a failing build, which must leave no output and change no other file."""
     before = listing(out) if out.exists() else None
     with pytest.raises((BuildError, InputsError)) as caught:
         made(fake, out)
@@ -100,7 +100,7 @@ def test_a_kernel_that_cannot_extend_rtmr3_is_named_and_predicted_with_rtmr3_zer
 def test_an_image_has_a_firmware_for_each_of_its_tees(
     fake: Fake, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each firmware is a step, an artefact and an origin of its own."""
+    """Each firmware is a separate step, artefact and origin."""
     monkeypatch.setattr(tees, "BUILT", ("tdx", "snp"))
     of_snp = distributions.Firmware("ovmf-snp", "snp", "boot/snp.fd", enrolled_keys=False, production=True)
     debian = replace(distributions.DEBIAN, firmware=(*distributions.DEBIAN.firmware, of_snp))
@@ -266,12 +266,12 @@ ALL = {"model.raw", "firmware.fd", *inputs.STEPS}
 
 
 def rebuilt(built: Built) -> dict[str, str]:
-    """The steps that were made, each with why."""
+    """The steps that ran, each with its reason."""
     return {step: ", ".join(because) for step, because in built.because.items() if because}
 
 
 def programs(fake: Fake) -> list[str]:
-    """What ran since it was last asked; firmware and root are made side by side, so in no order."""
+    """The programs that ran since the last call; unordered, because firmware and root are made in parallel."""
     found = sorted(call[0] for call in fake.calls())
     (fake.root / "calls.jsonl").unlink(missing_ok=True)
     return found
@@ -374,7 +374,7 @@ def test_a_changed_epoch_or_tools_lock_rebuilds_everything(fake: Fake, out: Path
 def test_a_step_is_rebuilt_when_its_code_changes(
     fake: Fake, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a comment, or a module that shapes nothing, rebuilds nothing."""
+    """A changed comment, or a change in an unrelated module, rebuilds nothing."""
     made(fake, out)
     package = tmp_path / "privml"
     shutil.copytree(code._PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "data"))
@@ -416,7 +416,7 @@ def test_a_different_model_rebuilds_the_root(fake: Fake, out: Path) -> None:
 
 
 def test_a_root_whose_uki_is_missing_is_rebuilt(fake: Fake, out: Path) -> None:
-    """Its kernel is nowhere else."""
+    """The UKI is the only place of its kernel."""
     before = made(fake, out).manifest
     (out / "uki.efi").unlink()
     programs(fake)
@@ -543,7 +543,7 @@ def test_a_failed_prediction_leaves_the_old_image_unchanged(
 
 
 def test_reused_files_do_not_depend_on_the_old_image(fake: Fake, out: Path, tmp_path: Path) -> None:
-    """A link to the old file is not the old file's name: the new image stays when the old one goes."""
+    """Reused files are hard links, so the new image stays complete when the old one is removed."""
     made(fake, out)
     shutil.copytree(out, tmp_path / "copy")
     (out / "firmware.fd").unlink()
@@ -812,7 +812,7 @@ def test_what_is_rendered_without_a_model_needs_no_tool(fake: Fake, tmp_path: Pa
 
 @pytest.mark.parametrize("gains", [True, False])
 def test_one_directory_can_gain_or_lose_its_model(fake: Fake, tmp_path: Path, gains: bool) -> None:
-    """What is taken over from an earlier image is never a model that this one has not, or a lack of one."""
+    """A model, or its absence, is never reused from an earlier image of another recipe."""
     other = image_fake.without_model(image_fake.make(tmp_path / "other"))
     out = tmp_path / "out/place"
     before, after = (other, fake) if gains else (fake, other)

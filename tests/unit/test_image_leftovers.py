@@ -1,4 +1,4 @@
-"""What killed builds left: found by name, removed, and by other means where it is not the user's own."""
+"""Leftovers of killed builds are found by name and removed, those of other user ids with a helper."""
 
 from __future__ import annotations
 

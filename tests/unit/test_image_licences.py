@@ -1,4 +1,4 @@
-"""Licences as Debian packages and wheels declare them: machine-readable, free-form, linked, and none at all."""
+"""Licences as Debian packages and wheels declare them: machine-readable, free-form, linked, or absent."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""An image's own locks: kept beside it, believed from the manifest on, and taken by what runs or measures it."""
+"""An image's own locks: stored with it, checked against the manifest, and used to run and measure it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from privml.recipe.loader import load, shipped
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with recipes, the current one."""
+    """The current folder, with recipes in it."""
     shutil.copytree(shipped(), tmp_path / "recipes")
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -35,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tools(place: Path) -> Path:
-    """Another tools lock than the committed one, as `--refresh-to` writes it."""
+    """A tools lock that differs from the committed one, as `--refresh-to` writes it."""
     path = place / "out/locks/demo-cpu.tools.lock.json"
     path.parent.mkdir()
     path.write_bytes(
@@ -53,7 +53,7 @@ def lock(place: Path, tools: Path) -> Lock:
 
 @pytest.fixture
 def built(place: Path, lock: Lock) -> Target:
-    """A refreshed image as `image --lock` leaves it, but for its locks."""
+    """A refreshed image as `image --lock` writes it, without its locks."""
     folder = place / "out/demo-cpu"
     made = replace(
         sample(folder),
@@ -71,7 +71,7 @@ def keep(target: Target, lock: Lock, tools: Path) -> Manifest:
 
 
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Notes which tools locks are asked for, and stops there."""
+    """Record the requested tools locks, and stop."""
     asked: list[bytes] = []
 
     def note(_store: object, lock: object, _pools: object = ()) -> None:

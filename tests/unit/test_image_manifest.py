@@ -1,4 +1,4 @@
-"""manifest.json v2: it comes back as it went, and nothing else is taken for one."""
+"""manifest.json v2: it round-trips, and other documents are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ARTEFACTS = ("firmware.fd", "model.raw", "root.raw", "uki.efi")
 
 
 def sample(folder: Path) -> Manifest:
-    """A manifest of artefacts that are really there."""
+    """A manifest of existing artefacts."""
     folder.mkdir(exist_ok=True)
     for name in ARTEFACTS:
         (folder / name).write_bytes(name.encode())
@@ -90,7 +90,7 @@ def bent(data: bytes, path: tuple[Any, ...], change: Any) -> bytes:
 
 
 def field_paths(data: bytes) -> list[tuple[Any, ...]]:
-    """Every field that is not data itself: origins, artefacts and purposes may be any."""
+    """Every field of the schema; the keys of origins, artefacts and purposes are data."""
     return [
         path
         for path in places(loads(data))

@@ -1,4 +1,4 @@
-"""The list of the root's paths: finalize's own check, on trees that have something more."""
+"""The list of the root's paths: finalize's check, on trees with additional paths."""
 
 from __future__ import annotations
 

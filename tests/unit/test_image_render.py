@@ -1,4 +1,4 @@
-"""The mkosi tree: a pure function of the plan, with nothing in it that nobody asked for."""
+"""The mkosi tree is a pure function of the plan and contains only what the plan asks for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""SBOM and provenance: the shape that their standards ask for, everything of the lock in them, and stable bytes."""
+"""SBOM and provenance: they follow their standards, list every input of the lock, and are reproducible."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The schemas in docs/schemas: fresh, true of what is committed and built, and as strict as the readers."""
+"""The schemas in docs/schemas are up to date, match committed and built files, and are as strict as the readers."""
 
 from __future__ import annotations
 
@@ -56,12 +56,12 @@ def test_a_built_manifest_matches_its_schema(tmp_path: Path) -> None:
 
 
 def small(document: dict[str, Any]) -> dict[str, Any]:
-    """A lock with lists of one, so that all of it can be changed in turn."""
+    """A lock with lists of one item, so that every value can be changed in turn."""
     return {key: value[:1] if isinstance(value, list) else value for key, value in document.items()}
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value inside."""
+    """The path of every value in a document."""
     yield path
     inner: Iterator[tuple[Any, Any]] = iter(())
     if isinstance(value, dict):
@@ -79,7 +79,7 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 def changes(document: Any) -> Iterator[tuple[str, Any]]:
-    """The document with one thing wrong, for every thing: gone, of another type, out of range, one field too many."""
+    """The document with one error each: a value missing, of another type or out of range, or an extra field."""
     for path in places(document):
         if path and isinstance(path[-1], str):
             copy = loads(pretty(document))
@@ -97,7 +97,7 @@ def changes(document: Any) -> Iterator[tuple[str, Any]]:
 
 
 def agreement(document: Any, fits: dict[str, Any], read: Callable[[bytes], object]) -> dict[str, tuple[bool, bool]]:
-    """What the reader and the schema judge differently: (the schema's word, the reader's)."""
+    """Where the reader and the schema disagree: (the schema's judgement, the reader's)."""
     apart = {}
     for what, copy in changes(document):
         try:

@@ -24,7 +24,7 @@ MOUNTS = {"--ro-bind": 2, "--bind": 2, "--symlink": 2, "--dev": 1, "--tmpfs": 1,
 
 
 def mounts(words: list[str]) -> dict[str, list[tuple[str, ...]]]:
-    """The sandbox's options before ``--``, by name; anything unknown to this test is an error."""
+    """The sandbox's options before ``--``, by name; an option unknown to this test is an error."""
     assert words[:3] == [sys.executable, "-I", "/store/trees/k/usr/lib/python3/dist-packages/mkosi/sandbox.py"]
     found: dict[str, list[tuple[str, ...]]] = {}
     left = words[3 : words.index("--")]
@@ -248,7 +248,7 @@ def test_a_failing_tool_is_named(store: Store, lock: ToolsLock) -> None:
 
 
 def test_a_tree_is_hashable_with_an_environment() -> None:
-    """The trial of accelerators is remembered for each tree."""
+    """Results of the accelerator trial are cached by tree."""
     assert hash(ToolsTree(Path("/t"), "d", {"A": "1"})) == hash(ToolsTree(Path("/t"), "d"))
 
 

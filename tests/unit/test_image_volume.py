@@ -1,4 +1,4 @@
-"""Volumes: what is read from a disk just made, and what is refused."""
+"""Volumes: reading a new disk, and errors for malformed ones."""
 
 from __future__ import annotations
 

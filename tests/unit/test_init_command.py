@@ -1,4 +1,4 @@
-"""`init` as a person runs it in an empty directory, offline: what it writes is right at once, and nothing is lost."""
+"""`init` in an empty directory, offline: the recipe it writes is valid, and existing files are kept."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MADE = {
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory to work in, with a store that nobody may need."""
+    """An empty working directory, with a store that must not be used."""
     place = tmp_path / "desk"
     place.mkdir()
     monkeypatch.chdir(place)
@@ -56,7 +56,7 @@ def files(desk: Path) -> dict[str, bytes]:
 
 
 def lock_matches(name: str) -> bool:
-    """True when the shipped lock is the lock of what is here now; while the code is changed it may not be."""
+    """True if the shipped lock matches this checkout; it may not while the code is being changed."""
     request = load(shipped() / f"{name}.yaml")
     locked = json.loads(request.lock_path.read_bytes())
     return locked["packages_requested"] == [*map(str, guest_packages(request))]

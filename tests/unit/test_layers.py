@@ -23,7 +23,7 @@ VERIFIER_ONLY = {"privml/evidence/tdx/signature.py", "privml/evidence/tdx/chain.
 
 
 def contract(page: str) -> dict[str, frozenset[str]]:
-    """Room -> the rooms that it may import, in the table's order; ``ValueError`` for a row that makes no sense."""
+    """Room -> the rooms that it may import, in the table's order; ``ValueError`` for a malformed row."""
     found: dict[str, frozenset[str]] = {}
     for room, column in _ROW.findall(page.partition("## Rooms\n")[2].partition("\n## ")[0]):
         above = frozenset(found)
@@ -44,7 +44,7 @@ def contract(page: str) -> dict[str, frozenset[str]]:
 
 @dataclass(frozen=True)
 class Import:
-    """One import statement, or one of its names: what it names, absolute, and where it stands."""
+    """One import statement, or one of its names: the absolute name, and its position."""
 
     file: str
     line: int
@@ -52,7 +52,7 @@ class Import:
 
 
 def imports(root: Path, path: Path) -> Iterator[Import]:
-    """Every import in a module, wherever it stands and whatever guards it; ``from package import name`` as both."""
+    """Every import in a module, also nested or conditional ones; ``from package import name`` counts as both."""
     file = path.relative_to(root).as_posix()
     package = path.relative_to(root).parts[:-1]
     for node in ast.walk(ast.parse(path.read_bytes(), filename=file)):
@@ -102,7 +102,7 @@ def violations(root: Path, allowed: dict[str, frozenset[str]]) -> list[str]:
 
 
 def rooms(root: Path) -> list[str]:
-    """The folders of the package that hold modules."""
+    """The folders of the package that contain modules."""
     return sorted(path.name for path in (root / PACKAGE).iterdir() if path.is_dir() and any(path.rglob("*.py")))
 
 

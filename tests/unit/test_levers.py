@@ -1,4 +1,4 @@
-"""The levers that a host pulls in `tests/real` do what they say, to an honest argument list and to nothing else."""
+"""The changes in `tests/real/levers.py` do what they say to an honest argument list."""
 
 from __future__ import annotations
 
@@ -29,13 +29,13 @@ DISK = "driver=raw,node-name=disk{},read-only={},file.driver=file,file.filename=
 
 
 def added(argv: list[str]) -> list[str]:
-    """What was added behind the honest list."""
+    """The arguments added after the honest list."""
     assert argv[: len(HONEST)] == HONEST
     return argv[len(HONEST) :]
 
 
 def exchanged(argv: list[str]) -> dict[str, str]:
-    """The words of the honest list that are others now."""
+    """The changed arguments of the honest list."""
     return {old: new for old, new in zip(HONEST, argv, strict=True) if old != new}
 
 

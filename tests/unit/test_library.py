@@ -1,4 +1,4 @@
-"""The library: the examples of the package's docstring run as they stand, and importing the package costs nothing."""
+"""The library: the examples of the package's docstring run unchanged, and importing the package loads no room."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def guest(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:  # n
 
 
 def run_example(name: str, guest: Guest, *, simulated: bool = True) -> None:
-    """Run an example against ``guest``: its address is not in the text, nor that it is simulated."""
+    """Run an example with the address of ``guest`` and with the simulation allowed."""
     code = examples()[name].replace("https://HOST:8443", guest.url)
     if simulated:
         code = code.replace('expect="out/demo-cpu"', 'expect="out/demo-cpu", allow_simulated="root.pem"')

@@ -1,4 +1,4 @@
-"""The apt resolver with an apt of our own that answers from small texts."""
+"""The apt resolver with a fake apt that answers from small texts."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def stanza(name: str, version: str = "1", depends: str = "") -> str:
 
 
 class Apt:
-    """Serves one suite from the good mirror; `install` gives exactly what is asked for."""
+    """Serves one suite from the good mirror; `install` resolves to exactly the requested packages."""
 
     def __init__(self) -> None:
         self.packages = {

@@ -1,4 +1,4 @@
-"""The resolver and the refresher against the fake archive, with the host's own apt and gpgv: no fakes in between."""
+"""The resolver and the refresher with the fake archive and the host's real apt and gpgv."""
 
 from __future__ import annotations
 
@@ -115,7 +115,7 @@ def test_a_truncated_or_changed_list_is_refused(folder: Path, mirrors: Mirrors, 
 def test_an_outdated_mirror_is_skipped(
     folder: Path, mirrors: Mirrors, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its state is signed and has not expired; only the last lock knows that the archive has been further."""
+    """Its state is signed and has not expired; only the previous lock shows that the archive had a newer one."""
     stale = fake_archive.write(tmp_path / "stale", "lagging")
     current = fake_archive.write(folder, "second")
     locked = solved(mirrors, now=LATE).archives
@@ -409,7 +409,7 @@ def test_a_package_that_its_suite_lacks_is_not_taken_from_another(two: Mirrors) 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debian as the fake archive has it."""
+    """The distribution record of the fake archive."""
     sets = distributions.Packages(("app",), (), (), (), ())
     firmware = (distributions.Firmware("firm", "tdx", "x", enrolled_keys=False, production=True),)
     monkeypatch.setitem(DISTRIBUTIONS, "debian", replace(DEBIAN, packages=sets, firmware=firmware))

@@ -1,4 +1,4 @@
-"""`lock` as a person runs it: whose files it writes, and whose it leaves alone."""
+"""The verb `lock`: which files it writes, and which it does not change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from privml.recipe.loader import shipped
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What an installed privml-build comes with; the current folder is empty."""
+    """The files of an installed privml-build; the current folder is empty."""
     folder = tmp_path / "site-packages/privml/recipe/data"
     shutil.copytree(shipped(), folder)
     desk = tmp_path / "desk"
@@ -35,7 +35,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[Lock | ToolsLock | None], Lock | ToolsLock]:
-    """Resolving gives another version of the first package; nothing is fetched."""
+    """Resolving gives another version of the first package, without a fetch."""
 
     def change(before: Lock | ToolsLock | None) -> Lock | ToolsLock:
         assert before is not None, "the pins of the shipped lock are where it starts"

@@ -1,4 +1,4 @@
-"""What locks name: one set of digests for the store, doctor and reproductions."""
+"""The inputs named by locks: one set of digests for the store, doctor and reproductions."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Unpacking .debs: what a package brings stays in the tree, whatever its paths and links say."""
+"""Unpacking .debs: files stay inside the tree, whatever the paths and links of a package."""
 
 from __future__ import annotations
 

@@ -36,7 +36,7 @@ def packages(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def before(lock: Lock | ToolsLock) -> dict[str, Any]:
-    """The lock as v1 had it."""
+    """The lock in format v1."""
     new = json.loads(serialise(lock))
     added = ("base", "blobs", "models", "python", "firmware")
     old = {name: value for name, value in new.items() if name not in added}
@@ -101,7 +101,7 @@ def test_a_malformed_old_lock_is_refused(fake: Fake, tmp_path: Path, change: dic
 
 
 def known(fake: Fake) -> Lock:
-    """The fake lock as if it was asked for what the recipe asks for."""
+    """The fake lock with the requests of the recipe."""
     shape = read_lock(shipped() / "demo-cpu.lock.json")
     return fake.lock.model_copy(
         update={

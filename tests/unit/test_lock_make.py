@@ -78,7 +78,7 @@ def current(recipe: Recipe) -> Current:
 
 
 class Archives:
-    """Stands for the mirrors: what `resolve` gives, and what it was asked for."""
+    """Stands for the mirrors: the result of `resolve`, and its arguments."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.packages = (package("a"), package("b"))
@@ -216,7 +216,7 @@ def test_a_production_lock_has_no_package_manager(
 
 
 def asking(folder: Path, *changes: tuple[str, str]) -> Recipe:
-    """demo-cpu with other words in it."""
+    """demo-cpu with replaced text."""
     text = (shipped() / "demo-cpu.yaml").read_text()
     for old, new in changes:
         assert old in text

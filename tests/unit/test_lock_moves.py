@@ -1,4 +1,4 @@
-"""Which part of a lock moves which register."""
+"""Which part of a lock changes which register."""
 
 from __future__ import annotations
 

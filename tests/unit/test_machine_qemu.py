@@ -1,4 +1,4 @@
-"""Platforms, shapes and the one QEMU argument list: word by word, since every word can end up in a register."""
+"""Platforms, shapes and QEMU's argument list, pinned because every argument can change a register."""
 
 from __future__ import annotations
 
@@ -114,7 +114,7 @@ def test_only_a_td_with_a_quote_service_has_its_socket() -> None:
 
 
 def test_a_td_has_the_tables_that_qtest_reads() -> None:
-    """Devices in their slots, size and machine are equal; of the CPU all that identifies it."""
+    """Devices, slots, size and machine are equal, and so is everything that identifies the CPU."""
     for platform in (PLATFORM, replace(PLATFORM, devices=(*PLATFORM.devices, *MORE))):
         td, qtest = (arguments(platform, SHAPE, HOST, kind) for kind in ("tdx", "qtest"))
         for option in ("-device", "-blockdev", "-netdev", "-smp", "-m", "-bios", "-serial", "-kernel"):

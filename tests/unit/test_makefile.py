@@ -1,4 +1,4 @@
-"""`make image` when inputs are gone: loudly, and only then, a refreshed image."""
+"""`make image` builds a refreshed image, with a message, only when inputs are unavailable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="this host 
 
 
 def make(tmp_path: Path, codes: list[int], *words: str) -> tuple[int, list[str], str]:
-    """`make image` with a privml-build that ends with ``codes``, one after the other: status, its calls, its talk."""
+    """`make image` with a privml-build that exits with ``codes`` in turn: exit status, calls, messages."""
     fake = tmp_path / "fake"
     fake.write_text(
         f'#!/bin/sh\necho "$*" >> "{tmp_path}/calls"\n'

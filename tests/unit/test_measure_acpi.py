@@ -1,4 +1,4 @@
-"""The table loader's commands decide what is measured; the PCI window decides one field of the tables."""
+"""The table loader's commands and the PCI window, which decide the measured ACPI tables."""
 
 import struct
 from dataclasses import replace
@@ -108,7 +108,7 @@ def test_bars_are_aligned_and_refused_when_they_do_not_fit() -> None:
 
 
 def test_several_bars_share_a_window() -> None:
-    """A window that is no multiple of its alignment leaves a hole behind it, so their order decides the end."""
+    """A window whose size is not a multiple of its alignment leaves a hole, so the order decides the end."""
     window = pciwindow.Window(0, 1 << 43)
     card = Device("memory", 5, bars=(16 << 20, 8 * GIB, 32 << 20), port=True)
     (bar,) = pciwindow.placed(window, (card,))

@@ -1,4 +1,4 @@
-"""Alignment of a log with a prediction: equal, extra, missing, different, and the differences with a name."""
+"""Comparison of a log with a prediction: equal, extra, missing and different events, and named differences."""
 
 import hashlib
 

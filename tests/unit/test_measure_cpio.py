@@ -1,4 +1,4 @@
-"""The initrd's archive: byte-stable, and what went in comes out."""
+"""The initrd's archive is byte-stable and round-trips."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""GPT and FAT: a disk made here byte by byte, its event, the boot loader found on it, and what is refused."""
+"""GPT and FAT on a synthetic disk: its event, the boot loader found on it, and errors for malformed disks."""
 
 import struct
 import uuid

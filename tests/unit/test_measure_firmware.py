@@ -1,4 +1,4 @@
-"""TDVF metadata, MRTD, the TD HOB and the variable store, on a small firmware made here and on published values."""
+"""TDVF metadata, MRTD, the TD HOB and the variable store, for a small synthetic firmware and published values."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def test_the_page_orders_differ_from_the_second_measured_page_on() -> None:
 
 
 def test_augmented_pages_are_not_recorded() -> None:
-    """The metadata itself lies in the measured page, so compare with a stream built by hand."""
+    """The metadata is in the measured page, so compare with a stream built by hand."""
     image = make_firmware([BFV, (0, 0, 0x100000, 0x1000, 4, 2)])
     page = image[0x1000:]
     chunks = b"".join(record(b"MR.EXTEND", 0xFFFFF000 + at) + page[at : at + 256] for at in range(0, 4096, 256))
@@ -103,7 +103,7 @@ def test_the_td_hob_matches_quoted_guests(row: dict[str, object]) -> None:
 
 @pytest.mark.parametrize(("gpa", "size"), [(0x90000000, 0x1000), (0x7FFFF000, 0x2000), (0x1000, 0)])
 def test_a_section_outside_memory_is_refused(gpa: int, size: int) -> None:
-    """It was left out in silence, with a plausible digest."""
+    """Skipping such a section would give a plausible but wrong digest."""
     bad = tdvf.FirmwareSection(tdvf.TEMP_MEM, 0, 0, gpa, size, 0)
     with pytest.raises(MeasurementError, match="does not lie in the machine's RAM"):
         tdhob.td_hob((*layout("IntelTdxX64"), bad), 2 << 30)
@@ -171,7 +171,7 @@ def test_dbt_is_measured_only_when_present() -> None:
 
 @pytest.mark.parametrize("states", [(0x3F, 0x3E), (0x3E, 0x3F), (0x3F, 0x3F)])
 def test_two_live_copies_of_a_variable_are_refused(states: tuple[int, int]) -> None:
-    """The last one was taken, also where edk2 takes the other (added before about-to-be-replaced)."""
+    """edk2 prefers a copy by its state (added before about-to-be-replaced), not by its position."""
     name = "PK".encode("utf-16-le") + b"\0\0"
     variables = b""
     for state in states:

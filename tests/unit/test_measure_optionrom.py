@@ -1,4 +1,4 @@
-"""Option ROMs: which images are drivers, and UEFI's compression by streams written bit by bit."""
+"""Option ROMs: which images are drivers, and UEFI compression with streams written bit by bit."""
 
 import struct
 
@@ -24,7 +24,7 @@ ONE_POSITION = ((0, 4), (0, 4))
 
 
 def literals(text: bytes) -> list[tuple[int, int]]:
-    """A block in which every byte stands for itself: 256 codes of eight bits (their lengths are 10 less 2)."""
+    """A block of literals: 256 codes of eight bits (their lengths are stored as 10 less 2)."""
     head = [(len(text), 16), (0, 5), (10, 5), (256, 9), *ONE_POSITION]
     return head + [(byte, 8) for byte in text]
 

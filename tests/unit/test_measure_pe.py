@@ -1,4 +1,4 @@
-"""PE images and UKIs, made here byte by byte, so that each rule of the digest is visible."""
+"""PE images and UKIs, built byte by byte so that each rule of the digest is visible."""
 
 import hashlib
 import lzma
@@ -67,7 +67,7 @@ def signed_file() -> bytes:
 
 
 def test_the_digest_equals_the_one_debian_signed() -> None:
-    """What the signer's tool hashed is in the signature: a second opinion on order, gaps and tail."""
+    """The signature contains the digest of the signer's tool, an independent check of order, gaps and tail."""
     image = signed_file()
     assert pe.signed_digest(image) == pe.authenticode(image, "sha256")
     assert pe.authenticode(image).hex().startswith("f7d1ce61766186a8")

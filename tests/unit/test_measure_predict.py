@@ -1,4 +1,4 @@
-"""The TD profile: rows, order, origins and evidence; and what prediction refuses."""
+"""The TD profile: events, order, origins and evidence, and errors of prediction."""
 
 import struct
 import uuid

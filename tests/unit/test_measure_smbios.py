@@ -1,4 +1,4 @@
-"""SMBIOS: the published table and the digest of a hardware TD; the filter's corners; the firmware's own strings."""
+"""SMBIOS: the published table, the digest of a hardware TD, edge cases of the filter, and the firmware's strings."""
 
 import hashlib
 import json

@@ -1,4 +1,4 @@
-"""The verity superblock: what is read of it, and what is refused."""
+"""The verity superblock: its fields, and errors for malformed ones."""
 
 from __future__ import annotations
 

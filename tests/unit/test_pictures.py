@@ -1,4 +1,4 @@
-"""The pictures in the documents are those that the code draws now."""
+"""The pictures in the documents are up to date with the code."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ def test_a_picture_is_up_to_date(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in PICTURES if name != "demo.svg"])
 def test_a_picture_keeps_its_text_inside(name: str) -> None:
-    """Well-formed, and no line of text is cut off by the picture's edge, as far as its length tells."""
+    """It is well-formed, and judging by its length no line of text crosses the picture's edge."""
     root = tree.fromstring(PICTURES[name]())
     width = float(root.attrib["width"])
     for text in root.iter("{http://www.w3.org/2000/svg}text"):

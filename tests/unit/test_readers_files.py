@@ -1,4 +1,4 @@
-"""`measure FILE`, `explain` and `diff`: files of other people, told by their content."""
+"""`measure FILE`, `explain` and `diff`: third-party files, identified by their content."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`lint` as a person runs it."""
+"""The verb `lint`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Distributions as records: what is Debian's, and a second distribution that only this test knows."""
+"""Distributions as records: Debian's, and a second distribution that exists only in this test."""
 
 from __future__ import annotations
 

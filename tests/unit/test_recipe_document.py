@@ -1,4 +1,4 @@
-"""YAML with one meaning."""
+"""The strict YAML subset of recipes."""
 
 from __future__ import annotations
 

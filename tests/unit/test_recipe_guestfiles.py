@@ -1,4 +1,4 @@
-"""The guest's own files are linted: each rule has a file that breaks it, and our own files break none."""
+"""Lint rules of guest files: each has a file that breaks it, and the shipped files break none."""
 
 from __future__ import annotations
 

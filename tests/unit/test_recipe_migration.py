@@ -53,7 +53,7 @@ def run(*words: str) -> Result:
 
 
 def pasted(folder: Path, name: str) -> None:
-    """Put what `lint` prints of ``name`` in the places of the files that it is of."""
+    """Replace the files of ``name`` with the rewritten ones that `lint` prints."""
     printed = run(str(folder / name)).stdout
     for part in printed.split("# recipes/")[1:]:
         file, _, text = part.partition(", in schema 2\n")

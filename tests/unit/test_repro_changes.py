@@ -1,4 +1,4 @@
-"""What changed between two images is told in their builder's words, with the registers that it moves."""
+"""Changes between two images are reported in the builder's terms, with the registers that they change."""
 
 from __future__ import annotations
 

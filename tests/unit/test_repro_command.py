@@ -1,4 +1,4 @@
-"""`repro` as a command, with legs that are made at once: outcomes, the record, refreshed locks, leg a's image."""
+"""The verb `repro` with instant legs: outcomes, the record, refreshed locks, leg a's image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from privml.store.objects import Store
 
 
 class Bench:
-    """Two legs that are made at once, and what the verb asked of them."""
+    """Two instant legs, and the verb's requests to them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

@@ -1,4 +1,4 @@
-"""Two output directories: each way in which one can be unlike the other fails, in its layer, and says why."""
+"""Two output directories: every kind of difference is reported in its layer with its cause."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def initrd(body: bytes = b"init") -> bytes:
 
 
 def sealed(folder: Path, **changes: object) -> Manifest:
-    """Manifest and prediction of what lies in ``folder``, as a build writes them at its end."""
+    """Write manifest and prediction for the files in ``folder``, as a build does at its end."""
     made = replace(sample(folder.parent / "sample"), **changes)
     names = (manifests.UKI, manifests.FIRMWARE["tdx"], *made.volumes)
     made = replace(made, artefacts={name: artefact(folder / name) for name in names})
@@ -67,7 +67,7 @@ def other_firmware() -> MeasuredLaunch:
 
 
 def output(folder: Path) -> Path:
-    """A small whole image; its trees lie beside it, where ``opener`` finds them."""
+    """A small complete image; its trees are next to it, where ``opener`` finds them."""
     folder.mkdir(parents=True)
     (folder / "uki.efi").write_bytes(make_uki(initrd=initrd()))
     (folder / "root.raw").write_bytes(volume("privml-root"))
@@ -350,7 +350,7 @@ def test_a_document_in_another_encoding_is_a_difference(pair: tuple[Path, Path])
 
 
 class Well(HTMLParser):
-    """Every tag that is opened is closed, in order; nothing is loaded from elsewhere."""
+    """Checks that tags are closed in order and that nothing is loaded from elsewhere."""
 
     void = ("meta",)
 

@@ -1,4 +1,4 @@
-"""Attempts to fool the checker: two things that are not equal and look so, and two that are and do not."""
+"""Attempts to fool the checker: different things that look equal, and equal things that look different."""
 
 from __future__ import annotations
 
@@ -237,7 +237,7 @@ def test_more_than_256_differing_files_are_counted(pair: tuple[Path, Path], coun
 
 
 def test_a_changed_byte_in_any_output_is_a_difference(pair: tuple[Path, Path]) -> None:
-    """Whatever is changed in one output alone, in any file, is a difference: no layer vouches for another."""
+    """A change in only one output, in any file, is a difference, even if the other layers are equal."""
     for path in sorted(pair[1].iterdir()):
         data = path.read_bytes()
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))

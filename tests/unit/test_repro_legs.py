@@ -1,4 +1,4 @@
-"""The legs' surroundings, without building anything: what is asked for is what a leg then sees."""
+"""The surroundings of legs, without a build: a leg observes what was requested."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_exactly_the_locked_inputs_are_imported(tmp_path: Path) -> None:
 
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
-    """pytest's own directories are closed to other users."""
+    """A directory that other users can enter, unlike pytest's own."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         yield Path(folder)
@@ -154,7 +154,7 @@ def test_a_failing_leg_fails_the_command_with_its_output(tmp_path: Path) -> None
 
 
 def test_a_leg_in_which_no_tool_ran_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build that took the other leg's output would agree with it, and would have seen nothing of its own."""
+    """A build that copied the other leg's output would agree with it without having observed anything."""
     seen = {"tool_clock": ""}
     monkeypatch.setattr(legs, "run", lambda *_, **__: (tmp_path / child.OBSERVED).write_text(json.dumps(seen)))
     leg = replace(LEG, workspace=str(tmp_path), user="", host_name="")

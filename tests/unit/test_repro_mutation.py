@@ -1,4 +1,4 @@
-"""The checker, tested by mutation: every cause of the table is injected into a tree, and must be found and named."""
+"""Mutation tests of the checker: every cause of the table is injected into a tree and must be found and named."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def compared(one: FileTree, two: FileTree, owners: Owners | None = None, surroun
 
 
 class OneOwner(Owners):
-    """Two paths are of the package `base`."""
+    """A package database in which two paths belong to `base`."""
 
     def package(self, path: str) -> str:
         return "base" if path in ("etc/a", "usr/lib/victim") else "unknown"

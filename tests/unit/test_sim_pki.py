@@ -1,4 +1,4 @@
-"""The committed simulated PKI is its generator's output, says SIMULATED everywhere, and signs quickly."""
+"""The committed simulated PKI is its generator's output and says SIMULATED everywhere."""
 
 from __future__ import annotations
 

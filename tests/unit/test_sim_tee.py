@@ -1,4 +1,4 @@
-"""The simulated platform: what it measures is this boot's, and it refuses to guess."""
+"""The simulated platform: it quotes this boot's measurements, and refuses unreadable ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Predicate and Statement: they come back as they went, and refuse what is not v2 or contradicts itself."""
+"""Predicate and Statement: they round-trip, and other versions and contradictions are refused."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def test_an_unused_rtmr3_is_zero() -> None:
 
 
 def test_the_runtime_register_of_a_purpose_is_the_replay_of_its_prefix() -> None:
-    """Also of a purpose that this version knows nothing of: the predicate says how many events precede its quotes."""
+    """Also for a purpose unknown to this version: the predicate says how many events precede its quotes."""
     value = samples.PREDICATE.to_dict()
     value["purposes"]["key-release"] = 1
     value["purposes"]["tomorrow"] = 0

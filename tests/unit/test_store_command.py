@@ -1,4 +1,4 @@
-"""`store`, `lock --refresh-to` and `image --lock/--pool` as a person runs them, offline."""
+"""The verbs `store`, `lock --refresh-to` and `image --lock/--pool`, offline."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AnyInput = TypeVar("AnyInput", Package, Wheel)
 
 
 def small(store: Store, entry: AnyInput) -> AnyInput:
-    """The same package or wheel with a few bytes, which the store has."""
+    """The same package or wheel with a few bytes of content, which the store has."""
     data = entry.name.encode()
     return entry.model_copy(update={"sha256": store.add_bytes(data), "size": len(data)})
 
@@ -116,7 +116,7 @@ def test_gc_without_any_lock_removes_nothing(recipes: Path, tmp_path: Path, monk
 
 @pytest.fixture
 def gone(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], None]:
-    """Says that a guest package is gone, that a tool is, or both; each is replaced by another."""
+    """Make a guest package or a tool unavailable, or both; another version replaces each."""
 
     def other(found: Lock | ToolsLock) -> dict[str, object]:
         first = found.packages[0]

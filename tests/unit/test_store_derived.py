@@ -1,4 +1,4 @@
-"""What was derived is given back whole or not at all, and there is never much of it."""
+"""The cache of derived files: entries are returned complete or not at all, and its size is bounded."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A remembered digest is never that of other bytes, whoever writes when; and what was not touched is read once."""
+"""A cached digest is never that of other bytes, and an unchanged file is read once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sha(data: bytes) -> str:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A name for each time that bytes were really read."""
+    """The name of each file that was read, once for each read."""
     seen: list[str] = []
     plain = hashlib.file_digest
 
@@ -36,7 +36,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def known(tmp_path: Path) -> Digests:
-    """A cache that looks when the files made by a test are old."""
+    """A cache whose clock is late enough for a test's files to count as old."""
     return Digests(tmp_path / "digests", now=lambda: time.time() + LATER)
 
 
@@ -53,7 +53,7 @@ def test_an_untouched_file_is_read_once(known: Digests, file: Path, reads: list[
 
 
 def test_a_file_that_was_just_written_is_not_remembered(tmp_path: Path, file: Path, reads: list[str]) -> None:
-    """Within one tick of its clock a file can change twice, and look the same after."""
+    """Within one tick of the clock a file can change twice with the same time."""
     for lead in (0.0, MARGIN - 1):
         racy = Digests(tmp_path / "digests", now=lambda lead=lead: file.stat().st_ctime + lead)
         assert racy.sha256(file) == sha(b"one")
@@ -123,7 +123,7 @@ def test_an_unwritable_cache_only_costs_time(tmp_path: Path, file: Path, reads: 
 
 
 def test_readers_and_a_writer_at_once_never_see_a_digest_of_other_bytes(tmp_path: Path) -> None:
-    """The writer replaces the file whole, as all writers here do; a reader gets one state's digest or the next's."""
+    """The writer replaces the whole file, so a reader gets the digest of one state or the next."""
     bodies = [bytes([number]) * 1000 for number in range(12)]
     path = tmp_path / "file"
     path.write_bytes(bodies[0])

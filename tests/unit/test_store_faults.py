@@ -1,4 +1,4 @@
-"""Faults of this machine: a full disk, kill -9 anywhere, and what `gc` may remove."""
+"""Faults of this machine: a full disk, kill -9 at any point, and the files that `gc` may remove."""
 
 from __future__ import annotations
 

@@ -31,7 +31,7 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves DATA; the first part of the path says how."""
+    """Serves DATA in the way that the first part of the path says."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -104,7 +104,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def part(self, start: int, body: bytes, *, wait: bool = False) -> None:
-        """Announce all that is left, send only ``body``."""
+        """Announce the full remaining length, but send only ``body``."""
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(DATA) - 1}/{len(DATA)}")
@@ -219,7 +219,7 @@ def test_an_unreachable_host_is_reported(store: Store) -> None:
 def test_a_wrong_clock_is_named_with_the_certificate_error(
     store: Store, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
-    """A certificate of a week, a year away on either side."""
+    """Certificates valid for one week, a year in the past or future."""
     certificate = tmp_path / "certificate.pem"
     certificate.write_bytes(week_around(datetime.now(UTC) + timedelta(days)))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -233,7 +233,7 @@ def test_a_wrong_clock_is_named_with_the_certificate_error(
 
 
 def week_around(moment: datetime) -> bytes:
-    """A certificate for the loopback, its own authority, with its key."""
+    """A self-signed certificate for the loopback address, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     made = (

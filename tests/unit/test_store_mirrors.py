@@ -1,4 +1,4 @@
-"""Where archives are, from configuration files of every form."""
+"""The addresses of archives, from configuration files of every form."""
 
 from __future__ import annotations
 

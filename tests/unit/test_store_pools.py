@@ -1,4 +1,4 @@
-"""Pools: what they are asked for, in which order, and that they are believed only by hash."""
+"""Pools: the requests they get, in which order, and that contents are trusted only by hash."""
 
 from __future__ import annotations
 

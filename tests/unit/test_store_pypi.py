@@ -1,4 +1,4 @@
-"""Wheels through the host's pip, here configured to know one folder and no index."""
+"""Wheels through the host's pip, configured with one folder and without an index."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The TPM's registers after QEMU: asked over swtpm's control socket, and held against the log."""
+"""The TPM's registers after QEMU has ended: read over swtpm's control socket and compared with the log."""
 
 from __future__ import annotations
 

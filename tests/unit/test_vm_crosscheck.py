@@ -1,4 +1,4 @@
-"""`tdx-measure` of others as a second opinion: never run here; its captured outputs come from a script on PATH."""
+"""The cross-check with third-party `tdx-measure`; a script on PATH prints its captured outputs instead."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIXTURES = {"canonical-defaults": Size(1, 2 << 30), "q35-with-hpet": Size(8, 4 <
 
 
 def tool(folder: Path, output: str, status: int = 0) -> Path:
-    """Prints ``output``, and notes its words and the metadata it was given."""
+    """A stand-in that prints ``output`` and records its arguments and metadata."""
     path = folder / "bin/tdx-measure"
     path.parent.mkdir(exist_ok=True)
     (folder / "output").write_text(output)

@@ -1,4 +1,4 @@
-"""From a built image to a started machine: what QEMU is given, and that nothing of a run stays."""
+"""From a built image to a started machine: QEMU's arguments, and clean-up after a run."""
 
 from __future__ import annotations
 
@@ -149,7 +149,7 @@ def test_memory_and_fw_cfg_are_files_of_the_run(folder: Path, tools: ToolsTree) 
 def test_a_change_edits_the_whole_command_line_and_names_its_files(
     folder: Path, tools: ToolsTree, tmp_path: Path
 ) -> None:
-    """Only that the machine ends with us cannot be changed away."""
+    """Only the option that ends the machine with its parent cannot be changed."""
     (tmp_path / "evil.raw").write_bytes(b"x")
     made = replace(launch_of(folder, sample(folder), shipped()), share_memory=True)
     with started(tools, made):

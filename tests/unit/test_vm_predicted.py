@@ -1,4 +1,4 @@
-"""Which log a platform's boot is predicted as, and how well its tables are known."""
+"""The log that is predicted for a platform's boot, and the evidence for its tables."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A child's socket: there before the child listens, and never when the child has ended."""
+"""Waiting for a child's socket: it may exist before the child listens, and the child may have ended."""
 
 from __future__ import annotations
 
