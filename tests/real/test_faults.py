@@ -130,7 +130,7 @@ def test_a_full_disk_during_unpacking_the_tools_tree_is_reported(small: Path) ->
         )
         assert done.returncode == 5, done.stderr
         assert f"the store {small}/store cannot be written: no space left on device" in done.stderr
-        assert "hint: make room (`privml-build store gc" in done.stderr
+        assert "hint: free some space (`privml-build store gc" in done.stderr
         told.append("Unpacking the tools tree" in done.stderr)
         trees = small / "store/trees"
         assert [path for path in trees.glob("*") if path.is_dir()] == []

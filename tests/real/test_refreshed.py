@@ -88,7 +88,7 @@ def made(desk: Path) -> Path:
     assert done.returncode == 0, done.stderr
     assert f"{VICTIM} " in done.stderr
     assert "could not be fetched:\n" in done.stderr
-    assert "ONLY WHAT IS GONE" in done.stderr
+    assert "ONLY UNAVAILABLE INPUTS" in done.stderr
     assert len(re.findall(r"1 of \d+ locked packages are gone", done.stderr)) == 2, "the tools' and the guest's"
     assert "the manifest says `refreshed`" in done.stderr
     return desk / OUT

@@ -39,7 +39,7 @@ def test_unavailable_inputs_are_refreshed_with_a_message(tmp_path: Path) -> None
         f"lock demo-cpu --refresh-to {REFRESHED} {pools}",
         f"image demo-cpu --lock {REFRESHED} {pools}",
     ]
-    assert "ONLY WHAT IS GONE" in talk
+    assert "ONLY UNAVAILABLE INPUTS" in talk
     assert "`refreshed`" in talk
 
 

@@ -184,20 +184,20 @@ def test_the_unprivileged_user_is_the_first_with_subordinate_ids(
     monkeypatch.setattr(namespaces.shutil, "which", lambda name: f"/usr/bin/{name}")
     name = pwd.getpwuid(1).pw_name
     rows = f"root:1:65536\nnobody-knows-me:1:65536\n{name}:200000:65536\n"
-    found = namespaces.stranger(etc(tmp_path / "a", rows))
+    found = namespaces.unprivileged_account(etc(tmp_path / "a", rows))
     assert found is not None
     assert (found.uid, found.gid, found.users) == (1, pwd.getpwuid(1).pw_gid, (200_000, 65_536))
-    assert namespaces.stranger(etc(tmp_path / "few", f"{name}:200000:1000\n")) is None
-    assert namespaces.stranger(etc(tmp_path / "no groups", rows, "")) is None
-    assert namespaces.stranger(tmp_path / "absent") is None
+    assert namespaces.unprivileged_account(etc(tmp_path / "few", f"{name}:200000:1000\n")) is None
+    assert namespaces.unprivileged_account(etc(tmp_path / "no groups", rows, "")) is None
+    assert namespaces.unprivileged_account(tmp_path / "absent") is None
     monkeypatch.setattr(namespaces.shutil, "which", lambda _: None)
-    assert namespaces.stranger(tmp_path / "a") is None
+    assert namespaces.unprivileged_account(tmp_path / "a") is None
 
 
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, own: object) -> tuple[Leg, dict[str, str]]:
     monkeypatch.setattr(legs.os, "geteuid", lambda: uid)
     monkeypatch.setattr(legs, "account", lambda _: own)
-    monkeypatch.setattr(legs, "stranger", lambda: own)
+    monkeypatch.setattr(legs, "unprivileged_account", lambda: own)
     monkeypatch.setattr(legs, "_closed", lambda _: None)
     files = legs.Inputs(Path("r"), Path("l"), Path("t"), refreshed=True)
     reasons: dict[str, str] = {}

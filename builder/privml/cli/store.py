@@ -109,10 +109,10 @@ def import_(folder: Path) -> None:
 @click.argument("locks", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
 @click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
 def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
-    """Remove what no lock names.
+    """Remove files that no lock needs.
 
-    Removed are objects, tools trees, and files that killed commands left more than a day ago. Without LOCKS, what is
-    named by the locks in recipes/, here, in the folders of out/ and in privml-build itself is kept.
+    Removes objects, tools trees, and temporary files of killed commands older than a day. Without LOCKS, keeps what
+    the locks in recipes/, in this directory, in the directories of out/ and in privml-build itself need.
 
     \b
     Examples:
@@ -125,7 +125,7 @@ def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
         raise UsageError("no lock was found, so everything would be removed", hint="name the locks to keep")
     needed = [read_any_lock(path) for path in paths]
     for path in paths:
-        say(f"keeping what {path} names")
+        say(f"keeping the inputs of {path}")
     trees = {tree_key(each.packages) for each in needed if isinstance(each, ToolsLock)}
     swept = sweep(found, kept(needed, found), trees, dry_run=dry_run)
     show(

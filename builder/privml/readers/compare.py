@@ -162,8 +162,8 @@ def with_values(log: Log, claimed: dict[str, bytes]) -> tuple[RegisterCheck, ...
 def _need_sha384(log: Log) -> None:
     if not log.replays:
         raise UsageError(
-            f"the log has {log.bank_names} digests: registers of a TD are extended with SHA-384, so nothing of it "
-            "can be compared with them",
+            f"the log has {log.bank_names} digests: registers of a TD are extended with SHA-384, so none of "
+            "its events can be compared with them",
             hint="a log with the same bank can be compared: `diff LOG LOG`",
         )
 
