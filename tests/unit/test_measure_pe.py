@@ -227,9 +227,18 @@ def test_each_profile_of_a_uki_has_its_sections() -> None:
         number: [event for event in found.events if event.origin.startswith(f"profile {number}: ")]
         for number in (0, 1)
     }
-    assert [event.origin.partition(": ")[2] for event in of[0]][1::2] == [".linux", ".cmdline", ".profile"]
+    stub, kernel = of[0][:6], of[0][6:]
+    assert [event.origin.partition(": ")[2] for event in stub][1::2] == [".linux", ".cmdline", ".profile"]
+    extra = uki.extra_cpio("profile", b"ID=main\nTITLE=Main\n")
+    assert [event.digest for event in kernel] == [
+        hashlib.sha384("console=hvc0\0".encode("utf-16-le")).digest(),
+        hashlib.sha384(extra).digest(),
+    ]
+    for number in (0, 1):
+        value = replay_digests(event.digest for event in of[number]).hex()
+        assert found.facts[f"rtmr2 of profile {number}"] == value
     assert of[1][0].digest == hashlib.sha384("1\0".encode("utf-16-le")).digest()
-    assert [event.digest for event in of[1] if event.origin.endswith(" .cmdline")] == [
+    assert [event.digest for event in of[1] if event.origin.endswith("1: .cmdline")] == [
         hashlib.sha384(b"console=hvc0 rescue").digest()
     ]
     assert all(event.evidence is Evidence.SOURCE for event in (*of[0], *of[1]))
@@ -240,18 +249,47 @@ def test_each_profile_of_a_uki_has_its_sections() -> None:
     assert [profile.number for profile in uki.layout(old).profiles] == [None]  # 256 ignores profiles
 
 
+def test_rtmr2_with_microcode_is_computed_from_the_stub_s_source() -> None:
+    """The stub passes the kernel the microcode first, each part padded to four bytes."""
+    found = described(make_uki(cmdline=b"console=hvc0", ucode=b"micro"))
+    initrd = b"micro\0\0\0" + b"initrd\0\0" + uki.extra_cpio("os-release", b"ID=x\n")
+    events = [event for event in found.events if event.register == "rtmr2"]
+    assert [event.origin for event in events][6:10] == [
+        ".initrd (its name)",
+        ".initrd",
+        ".ucode (its name)",
+        ".ucode",
+    ]
+    assert events[-1].digest == hashlib.sha384(initrd + bytes(-len(initrd) % 4)).digest()
+    assert {event.evidence for event in events[-2:]} == {Evidence.SOURCE}
+    assert found.registers["rtmr2"] == whole(found, "rtmr2") and not any(
+        "no complete" in note for note in found.notes
+    )
+    without = uki.facts(make_uki(cmdline=b"console=hvc0"))
+    plain = [event.digest for event in payload.direct(without, TD_INTELTDX) if event.register == "rtmr2"]
+    assert [event.digest for event in events[:-1] if "ucode" not in event.origin] == plain[:-1]
+
+
+@pytest.mark.parametrize("section", ["dtb", "hwids", "dtbauto"])
+def test_rtmr2_with_a_device_tree_or_hardware_ids_is_not_complete(section: str) -> None:
+    found = described(make_uki(cmdline=b"console=hvc0", **{section: b"d"}))
+    assert "rtmr2" not in found.registers and any("no complete rtmr2" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("version", "measures", "loads"),
     [
-        (249, False, None),
-        (255, False, None),
+        (249, False, False),
+        (251, False, False),
+        (252, False, True),
+        (255, False, True),
         (256, True, True),
         (257, True, True),
         (258, True, False),
         (262, True, False),
     ],
 )
-def test_the_stub_s_behaviour_follows_its_version(version: int, measures: bool, loads: bool | None) -> None:
+def test_the_stub_s_behaviour_follows_its_version(version: int, measures: bool, loads: bool) -> None:
     rules = uki.stub_rules(version)
     assert (rules.measures, rules.loads_kernel) == (measures, loads)
 
