@@ -15,6 +15,8 @@ from privml.evidence import document
 from privml.image.target import resolve
 from privml.readers import files
 
+VECTORS = Path(__file__).resolve().parents[1] / "vectors"
+
 
 def test_a_document_larger_than_the_limit_is_read_up_to_the_limit(tmp_path: Path) -> None:
     path = tmp_path / "huge"
@@ -77,6 +79,21 @@ def test_a_simulated_root_that_is_not_a_certificate_is_named_without_the_library
             "`directory` is a directory, expected a file with Intel's",
         ),
         (["lint", "directory/large.yaml"], 3, "directory/large.yaml has 70000 bytes, expected at most"),
+        (["measure", "out/demo-cpu"], 2, "hint: build it with `privml-build image demo-cpu`"),
+        (["measure", "out/mistyped"], 2, "hint: give a recipe's name, or a path that exists"),
+        (["measure", "cut.ccel"], 9, "privml-build: cut.ccel: event log: cut off at byte"),
+        (
+            ["inspect", "damaged"],
+            9,
+            "damaged/manifest.json is malformed: manifest.agent_events: missing\nhint: build the",
+        ),
+        (["lint", "directory"], 3, "`directory` is a directory, expected a recipe's name or file"),
+        (["lint", "./pipe"], 3, "`./pipe` is not a regular file, expected a recipe's name or file"),
+        (["lint", "directory/list.yaml"], 3, "list.yaml:1: expected fields, such as `schema: 2`"),
+        (["store", "gc", "nosuch"], 2, "`nosuch` does not exist, expected a lock file"),
+        (["store", "import", "file"], 2, "`file` is not a directory, expected the folder of a pool"),
+        (["run", "demo-cpu", "--prompt"], 2, "hint: `privml-build run --help` explains the verb"),
+        (["run", "-q", "demo-cpu"], 2, "hint: for example `privml-build -q run`"),
         (["lint", "n" * 300], 2, "`" + "n" * 40 + "...` (305 bytes) is longer than a name or path may be"),
         (["measure", "n" * 300], 2, "...` (300 bytes) is longer than a name or path may be"),
         (["explain", "n" * 300], 2, "...` (300 bytes) is longer than a name or path may be"),
@@ -95,6 +112,10 @@ def test_a_wrong_path_is_named_with_what_is_there(
     os.mkfifo("pipe")
     Path("directory").mkdir()
     Path("directory/large.yaml").write_text("#" * 70000)
+    Path("directory/list.yaml").write_text("- a\n")
+    Path("cut.ccel").write_bytes((VECTORS / "cases/diff-same-words/a.ccel").read_bytes()[:60])
+    Path("damaged").mkdir()
+    Path("damaged/manifest.json").write_text('{"format": "privml-manifest/v2"}')
     with pytest.raises(SystemExit) as ended:
         main(words)
     assert ended.value.code == code

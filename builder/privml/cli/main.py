@@ -133,8 +133,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Machines and temporary directories are cleaned up on the way out, so a TERM must unwind like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     sys.excepthook = show_traceback
+    words = list(argv) if argv is not None else None
     try:
-        words = list(argv) if argv is not None else None
         code = cli.main(args=words, prog_name=PROGRAM, standalone_mode=False)
     except PrivmlError as error:
         _fail(error.message, error.hint, error.exit_code)
@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         show_text(error.format_message(), err=True)
         sys.exit(error.exit_code)
     except click.UsageError as error:
-        _fail_usage(error)
+        _fail_usage(error, words if words is not None else sys.argv[1:])
     except click.ClickException as error:
         _fail(error.format_message(), None, error.exit_code)
     except OSError as error:
@@ -170,7 +170,8 @@ def _fail(message: str, hint: str | None, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _fail_usage(error: click.UsageError) -> NoReturn:
+def _fail_usage(error: click.UsageError, words: Sequence[str]) -> NoReturn:
     if error.ctx is not None:
         complain(error.ctx.get_usage())
-    _fail(*message_and_hint(error), error.exit_code)
+    verb = next((word for word in words if word in VERBS), None)
+    _fail(*message_and_hint(error, verb), error.exit_code)

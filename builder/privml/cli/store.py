@@ -8,6 +8,7 @@ import click
 
 from privml.base.errors import HostError, InputsError, UsageError
 from privml.base.steps import progress, say
+from privml.cli import paths
 from privml.cli.completion import TARGET
 from privml.cli.output import show
 from privml.cli.usage import Verb
@@ -41,7 +42,12 @@ def store() -> None:
 
 @store.command()
 def size() -> None:
-    """Print where the store is, and how much it holds."""
+    """Print where the store is, and how much it holds.
+
+    \b
+    Example:
+      privml-build store size
+    """
     found = _opened()
     count, total = found.size()
     show(f"{found.root}: {count} objects, {total / MIB:.1f} MiB")
@@ -88,8 +94,8 @@ def export(target: str, folder: Path) -> None:
     show(f"{folder}: {copied} objects written, {total / MIB:.1f} MiB")
 
 
-@store.command("import")
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@store.command("import", short_help="Copy the objects of a pool into the store.")
+@click.argument("folder", type=paths.Existing("the folder of a pool", directory=True))
 def import_(folder: Path) -> None:
     """Copy the objects of a pool into the store, each checked against its name.
 
@@ -106,7 +112,7 @@ def import_(folder: Path) -> None:
 
 
 @store.command()
-@click.argument("locks", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("locks", nargs=-1, type=paths.Existing("a lock file"))
 @click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
 def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
     """Remove files that no lock needs.
@@ -120,11 +126,11 @@ def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
       privml-build store gc recipes/demo-cpu.lock.json recipes/tools.lock.json
     """
     found = _opened()
-    paths = locks or tuple(known_locks())
-    if not paths:
+    named = locks or tuple(known_locks())
+    if not named:
         raise UsageError("no lock was found, so everything would be removed", hint="name the locks to keep")
-    needed = [read_any_lock(path) for path in paths]
-    for path in paths:
+    needed = [read_any_lock(path) for path in named]
+    for path in named:
         say(f"keeping the inputs of {path}")
     trees = {tree_key(each.packages) for each in needed if isinstance(each, ToolsLock)}
     swept = sweep(found, kept(needed, found), trees, dry_run=dry_run)

@@ -21,7 +21,7 @@ class Evidence(StrEnum):
 
     @property
     def strength(self) -> int:
-        """2 for hardware, 1 for tpm-boot, 0 for source; a register has the weakest of its events."""
+        """2 for hardware, 1 for tpm-boot, 0 for source; the weakest one speaks for a register."""
         return _STRENGTH[self]
 
 

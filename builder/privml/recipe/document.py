@@ -109,7 +109,7 @@ def parse(data: bytes, file: str) -> Document:
     except yaml.YAMLError as error:
         raise RecipeError(f"{file}: {' '.join(str(error).split())}") from error
     if not isinstance(node, MappingNode):
-        raise RecipeError(f"{file}:1: expected fields, such as `schema: 1`")
+        raise RecipeError(f"{file}:1: expected fields, such as `schema: 2`")
     marks: dict[Path, Mark] = {(): Mark(file, node.start_mark.line + 1)}
     value = _value(node, (), file, marks)
     assert isinstance(value, dict)

@@ -71,7 +71,9 @@ def find(target: str, directory: Path | None = None) -> Path:
         path = base / target
         if path.is_dir():
             raise RecipeError(f"`{target}` is a directory, expected a recipe's name or file")
-        if not path.is_file():
+        if path.exists() and not path.is_file():
+            raise RecipeError(f"`{target}` is not a regular file, expected a recipe's name or file")
+        if not path.exists():
             raise RecipeError(
                 f"there is no recipe {target}",
                 hint="start one with `privml-build init NAME`, or give only a name",
@@ -81,6 +83,8 @@ def find(target: str, directory: Path | None = None) -> Path:
     for folder in folders:
         if (folder / f"{target}.yaml").is_file():
             return folder / f"{target}.yaml"
+    if (base / target).is_dir():
+        raise RecipeError(f"`{target}` is a directory, expected a recipe's name or file")
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml") if is_recipe(path)})
     near = difflib.get_close_matches(target, known, n=1)
     guess = f"did you mean `{near[0]}`? " if near else ""
