@@ -14,7 +14,8 @@ import pytest
 
 import privml
 from privml.base.steps import complain, progress, say, step
-from privml.cli.output import CleanFormatter, print_json, show, show_text, show_traceback
+from privml.cli.logs import CleanFormatter, show_traceback
+from privml.cli.output import print_json, show, show_text
 
 PACKAGE = Path(privml.__file__).parent
 BUILDER = PACKAGE.parent
@@ -80,7 +81,7 @@ def test_progress_and_errors_are_cleaned(capsys: pytest.CaptureFixture[str]) -> 
 
 # --- nothing else writes --------------------------------------------------------------------------------------------
 
-WRITERS = {"cli/output.py", "base/steps.py"}
+WRITERS = {"cli/output.py", "cli/logs.py", "base/steps.py"}
 # What these write goes to the guest's console, which `run --console` shows through `show_text`.
 GUEST = ("agent/", "sim/")
 _NAMES = {"echo", "secho", "echo_via_pager", "confirm", "prompt", "print_exc", "print_exception"}

@@ -18,7 +18,8 @@ from privml import __version__
 from privml.base.errors import HostError, PrivmlError, UsageError
 from privml.base.steps import complain, set_quiet
 from privml.cli.completion import completion_option
-from privml.cli.output import log_to_terminal, show_text, show_traceback
+from privml.cli.logs import log_to_terminal, show_traceback
+from privml.cli.output import show_text
 from privml.cli.usage import PROGRAM, Verb, message_and_hint
 
 # Group -> verb -> one line of help. Modules are imported only when their verb runs, so that --help is quick.
