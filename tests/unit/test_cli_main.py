@@ -21,7 +21,7 @@ import pytest
 from test_image_manifest import sample, without_model
 
 from privml.base import errors
-from privml.base.errors import BuildError, PrivmlError, RecipeError, UsageError
+from privml.base.errors import BuildError, EvidenceError, PrivmlError, RecipeError, UsageError
 from privml.base.steps import set_quiet
 from privml.base.strictjson import canonical, pretty
 from privml.cli import main as main_module
@@ -638,6 +638,18 @@ def test_texts_that_mention_the_proxy_mention_no_proxy_variables(document: str) 
 def test_an_anchor_is_the_prediction_in_the_image_s_directory(place: Path) -> None:
     folder = image(place)
     assert read_prediction(folder, manifest.read(folder)).launches == samples.PREDICATE.launches
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: pretty(json.loads(data)), lambda data: data[:-1], lambda data: data + b" "]
+)
+def test_a_prediction_that_is_not_canonical_is_not_an_anchor(place: Path, change: Callable[[bytes], bytes]) -> None:
+    folder = image(place)
+    path = folder / "prediction.json"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(EvidenceError, match=r"out/demo-cpu/prediction\.json is malformed: ") as caught:
+        anchors.built(folder)
+    assert "privml-build measure" in str(caught.value.hint)
 
 
 def test_the_store_is_counted_and_checked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -246,7 +246,7 @@ def test_force_rebuilds_and_gives_the_same_bytes(fake: Fake, out: Path) -> None:
     assert listing(out.parent) == [".demo-cpu.lock", "demo-cpu"]
 
 
-@pytest.mark.parametrize("harm", ["change", "remove", "manifest", "no manifest", "inputs"])
+@pytest.mark.parametrize("harm", ["change", "remove", "manifest", "no manifest", "inputs", "inputs not canonical"])
 def test_a_damaged_image_is_rebuilt(fake: Fake, out: Path, harm: str) -> None:
     whole = made(fake, out).manifest
     if harm == "change":
@@ -254,6 +254,8 @@ def test_a_damaged_image_is_rebuilt(fake: Fake, out: Path, harm: str) -> None:
         (out / "root.raw").write_bytes(data[:-1] + b"x")
     elif harm == "manifest":
         (out / "manifest.json").write_text("{}")
+    elif harm == "inputs not canonical":
+        (out / ".inputs.json").write_bytes((out / ".inputs.json").read_bytes() + b"\n")
     else:
         (out / {"remove": "uki.efi", "no manifest": "manifest.json", "inputs": ".inputs.json"}[harm]).unlink()
     again = made(fake, out)

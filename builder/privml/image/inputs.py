@@ -65,7 +65,7 @@ class StepInputs:
 
 
 def decode(data: bytes) -> StepInputs:
-    """The inverse of ``StepInputs.encode``; ``EvidenceError`` for malformed input."""
+    """The inverse of ``StepInputs.encode``; ``EvidenceError`` for malformed or non-canonical input."""
     top = strictjson.Fields(strictjson.loads(data, what=FILE), "inputs")
     top.text("format", one_of=(FORMAT,))
     model_files = top.array("model_files")
@@ -84,7 +84,10 @@ def decode(data: bytes) -> StepInputs:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise EvidenceError(f"inputs.licences.{name}: expected strings")
     top.end()
-    return StepInputs(tuple(model_files), found, licences)
+    inputs = StepInputs(tuple(model_files), found, licences)
+    if inputs.encode() != data:
+        raise EvidenceError("inputs: not canonical JSON (RFC 8785)")
+    return inputs
 
 
 def inputs_of(

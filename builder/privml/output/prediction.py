@@ -22,10 +22,14 @@ def read_prediction(directory: Path, manifest: Manifest) -> Predicate:
     hint = f"create it with `privml-build measure {directory}`"
     if not path.is_file():
         raise MeasurementError(f"{path} does not exist", hint=hint)
+    data = path.read_bytes()
     try:
-        predicate = intoto.decode(path.read_bytes()).predicate
+        statement = intoto.decode(data)
     except EvidenceError as error:
         raise EvidenceError(f"{path} is malformed: {error.message}", hint=hint) from error
+    if intoto.encode(statement) != data:
+        raise EvidenceError(f"{path} is malformed: not canonical JSON (RFC 8785)", hint=hint)
+    predicate = statement.predicate
     if predicate.manifest_sha256 != manifest.sha256:
         raise MeasurementError(f"{path} belongs to a different build than manifest.json", hint=hint)
     return predicate

@@ -47,7 +47,10 @@ def encode(statement: Statement) -> bytes:
 
 
 def decode(data: bytes) -> Statement:
-    """Read a Statement; ``EvidenceError`` if it is not v1 with predicate v2, or has duplicate subjects."""
+    """Read a Statement, canonical or not; ``EvidenceError`` for another type, or for duplicate subjects.
+
+    Descriptions and comparisons take any encoding; an image's own prediction must be canonical (`output.prediction`).
+    """
     fields = Fields(loads(data, what="statement"), "statement")
     fields.text("_type", one_of=(STATEMENT_TYPE,))
     subjects = []
