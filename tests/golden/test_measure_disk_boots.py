@@ -22,7 +22,7 @@ from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.optionrom import Driver
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX, TPM
-from privml.measure.tdtpm import DIRECT, DISK, NETWORK, ROM, RULES, account
+from privml.measure.tdtpm import DIRECT, DISK, NETWORK, ROM, RULES, explain
 
 SITUATIONS = {"disk": frozenset({DISK, NETWORK}), "port": frozenset({DIRECT}), "rom": frozenset({DIRECT, ROM})}
 # Authenticode SHA-384 of the driver in efi-virtio.rom of Debian's ipxe-qemu, as `optionrom.drivers` reads it.
@@ -80,23 +80,23 @@ def test_every_event_is_predicted(name: str) -> None:
 
 @pytest.mark.parametrize("name", SITUATIONS)
 def test_every_difference_to_a_td_is_explained_by_a_rule(name: str) -> None:
-    found = account(kept(name).td, kept(name).log, SITUATIONS[name])
+    found = explain(kept(name).td, kept(name).log, SITUATIONS[name])
     assert ([one.text() for one in found.unexplained], found.unused) == ([], ())
     assert found.settled
     assert found.used["pcr-2-to-6-separators"] == 4
 
 
 def test_every_rule_is_used_by_a_recorded_boot() -> None:
-    used = {rule for name in SITUATIONS for rule in account(kept(name).td, kept(name).log, SITUATIONS[name]).used}
+    used = {rule for name in SITUATIONS for rule in explain(kept(name).td, kept(name).log, SITUATIONS[name]).used}
     assert sorted(used) == sorted(rule.id for rule in RULES)
     assert len({rule.id for rule in RULES}) == len(RULES)
 
 
 def test_an_unused_rule_is_reported() -> None:
     """With the rules of another situation, some rules are unused and some events unexplained."""
-    found = account(kept("port").td, kept("port").log, frozenset({DIRECT, ROM}))
+    found = explain(kept("port").td, kept("port").log, frozenset({DIRECT, ROM}))
     assert (found.unused, found.settled) == (("option-rom",), False)
-    other = account(kept("rom").td, kept("rom").log, frozenset({DIRECT}))
+    other = explain(kept("rom").td, kept("rom").log, frozenset({DIRECT}))
     assert [one.register for one in other.unexplained] == [RTMR1]
 
 
@@ -106,7 +106,7 @@ def test_a_rule_explains_at_most_its_number_of_events() -> None:
     for kind, data in ((EV_SEPARATOR, bytes(4)), (EV_EFI_VARIABLE_BOOT, b"")):
         entry = next(one for one in reversed(boot.log) if one.type == kind and data in one.data and one.index != 7)
         log = [one for old in boot.log for one in ([old, old] if old is entry else [old])]
-        found = account(boot.td, log, SITUATIONS["port"])
+        found = explain(boot.td, log, SITUATIONS["port"])
         assert [one.logged and one.logged.type for one in found.unexplained] == [kind]
 
 
@@ -138,12 +138,12 @@ def test_any_altered_event_is_found(name: str) -> None:
 def test_an_altered_td_event_is_not_explained_by_any_rule() -> None:
     """Events that a TD shares with the boot must be equal: a rule explains one difference, not a register."""
     boot = kept("disk")
-    settled = account(boot.td, boot.log, SITUATIONS["disk"])
+    settled = explain(boot.td, boot.log, SITUATIONS["disk"])
     logged = {entry.sha384 for entry in boot.log}
     for number, event in enumerate(boot.td):
         if event.digest not in logged:
             continue
         altered = list(boot.td)
         altered[number] = replace(event, digest=bytes([event.digest[0] ^ 1]) + event.digest[1:])
-        assert not account(altered, boot.log, SITUATIONS["disk"]).settled, event.origin
+        assert not explain(altered, boot.log, SITUATIONS["disk"]).settled, event.origin
     assert settled.settled

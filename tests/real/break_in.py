@@ -29,7 +29,7 @@ from privml.output.manifest import Manifest
 from privml.vm import bootlog
 from privml.vm.ask import request
 from privml.vm.machine import Launch, Machine, started
-from privml.vm.predicted import Predictor
+from privml.vm.predicted import MachinePredictor
 from privml.vm.qmp import Qmp
 
 LIMIT = 240.0
@@ -161,7 +161,7 @@ def _last_words(machine: Machine) -> str:
 
 def _difference(bench: Bench, launch: Launch, machine: Machine) -> str:
     """The registers in which this boot differs from an honest one, with the known reasons."""
-    predictor = Predictor(bench.tools, bench.cache, bench.image, bench.manifest)
+    predictor = MachinePredictor(bench.tools, bench.cache, bench.image, bench.manifest)
     predictor.use_firmware((bench.tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
     prediction = predictor.predict(launch.platform, launch.size)
     try:

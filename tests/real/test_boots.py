@@ -56,10 +56,10 @@ def predicted(booted: ComparedBoot) -> ComparedBoot:
     """Require a boot to match its prediction, and record the rules that it used."""
     assert [one.text() for one in booted.comparison.differences] == []
     assert booted.disagreeing == ()
-    assert [one.text() for one in booted.account.unexplained] == []
-    assert booted.account.unused == ()
+    assert [one.text() for one in booted.explanation.unexplained] == []
+    assert booted.explanation.unused == ()
     assert all(booted.comparison.matched.values())
-    USED.update(booted.account.used)
+    USED.update(booted.explanation.used)
     return booted
 
 

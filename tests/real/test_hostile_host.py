@@ -43,7 +43,7 @@ def moved(bench: Bench, launch: Launch) -> set[tuple[str, str]]:
     """The registers that differ in a boot, each with the name of the difference."""
     booted = bench.boot(launch)
     assert booted.disagreeing == ()
-    assert booted.account.unexplained and not booted.equal
+    assert booted.explanation.unexplained and not booted.equal
     return {(one.register.upper(), one.known.id if one.known else "") for one in booted.comparison.differences}
 
 

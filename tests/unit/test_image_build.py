@@ -23,7 +23,7 @@ from privml.base.errors import BuildError, InputsError, MeasurementError, UsageE
 from privml.events import configuration, stages
 from privml.image import build as room
 from privml.image import code, inputs, madeby, root
-from privml.image.build import Built, build
+from privml.image.build import BuildResult, build
 from privml.image.inputs import BASE
 from privml.image.render import File
 from privml.image.tools import ToolsTree
@@ -54,7 +54,7 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out/demo-cpu"
 
 
-def made(fake: Fake, out: Path, *, force: bool = False) -> Built:
+def made(fake: Fake, out: Path, *, force: bool = False) -> BuildResult:
     return build(fake.order(), out, force=force)
 
 
@@ -267,7 +267,7 @@ def test_a_damaged_image_is_rebuilt(fake: Fake, out: Path, harm: str) -> None:
 ALL = {"model.raw", "firmware.fd", *inputs.STEPS}
 
 
-def rebuilt(built: Built) -> dict[str, str]:
+def rebuilt(built: BuildResult) -> dict[str, str]:
     """The steps that ran, each with its reason."""
     return {step: ", ".join(because) for step, because in built.because.items() if because}
 

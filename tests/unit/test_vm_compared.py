@@ -15,7 +15,7 @@ from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.machine.platform import Device, Platform, Size
 from privml.measure.compare import Comparison, Difference
-from privml.measure.tdtpm import Account
+from privml.measure.tdtpm import Explanation
 from privml.vm import swtpm
 from privml.vm.compared import ComparedBoot, disagreeing, situations
 from privml.vm.machine import Launch
@@ -71,7 +71,7 @@ def test_a_register_that_is_not_the_log_s_replay_is_named() -> None:
 
 
 EXTRA = Difference("extra", "rtmr1", 3, None, LogEntry(4, 4, {0x0C: b"b" * 48}, b""), None)
-CONFIRMED = ComparedBoot((), Comparison({"rtmr0": 2}, ()), (), Account({"stub": 1}, (), ()))
+CONFIRMED = ComparedBoot((), Comparison({"rtmr0": 2}, ()), (), Explanation({"stub": 1}, (), ()))
 
 
 def test_a_boot_that_confirms_the_prediction_has_no_problems() -> None:
@@ -88,11 +88,11 @@ def test_a_boot_that_confirms_the_prediction_has_no_problems() -> None:
         (replace(CONFIRMED, disagreeing=(4, 9)), "the TPM's registers are not the replay of the log (PCR 4, 9)"),
         (replace(CONFIRMED, comparison=Comparison({}, (EXTRA,))), "the log differs from the prediction in 1 events"),
         (
-            replace(CONFIRMED, account=Account({}, (EXTRA,), ())),
+            replace(CONFIRMED, explanation=Explanation({}, (EXTRA,), ())),
             "no rule explains 1 differences from the prediction for a TD",
         ),
         (
-            replace(CONFIRMED, account=Account({}, (), ("stub",))),
+            replace(CONFIRMED, explanation=Explanation({}, (), ("stub",))),
             "expected differences from a TD that this boot lacks",
         ),
     ],

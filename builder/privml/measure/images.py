@@ -84,7 +84,7 @@ def booted(data: bytes, kind: str, title: str, about: str, gpt_event: bytes | No
     return Description(kind, title, registers=_registers(events), events=events, facts=facts, notes=(about,))
 
 
-def _partly(found: uki.Layout, why: str, known: Description, gpt_event: bytes | None) -> Description:
+def _partly(found: uki.UkiLayout, why: str, known: Description, gpt_event: bytes | None) -> Description:
     """Registers of a UKI with a part that is not modelled: everything that does not depend on that part."""
     stub, registers, facts = found.stub, {}, dict(known.facts)
     notes: list[str] = []
@@ -126,7 +126,7 @@ def _partly(found: uki.Layout, why: str, known: Description, gpt_event: bytes | 
     )
 
 
-def _profile_events(found: uki.Layout, profile: uki.Profile) -> list[Event]:
+def _profile_events(found: uki.UkiLayout, profile: uki.UkiProfile) -> list[Event]:
     """The sections that the stub measures for one profile: the first, unless the boot loader chooses another."""
     level = Evidence.HARDWARE if found.modelled and profile.number is None else Evidence.SOURCE
     of = "" if profile.number is None else f"profile {profile.number}: "
@@ -147,7 +147,7 @@ def _profile_events(found: uki.Layout, profile: uki.Profile) -> list[Event]:
     return events
 
 
-def _is_complete(found: uki.Layout, profile: uki.Profile) -> bool:
+def _is_complete(found: uki.UkiLayout, profile: uki.UkiProfile) -> bool:
     """True if `_profile_events` has all events of RTMR2: the stub's, and the kernel's for command line and initrd."""
     device_tree = any(name == ".dtb" for name, _ in profile.sections)
     return (
@@ -159,7 +159,7 @@ def _is_complete(found: uki.Layout, profile: uki.Profile) -> bool:
     )
 
 
-def _section_notes(found: uki.Layout, *, complete: bool) -> list[str]:
+def _section_notes(found: uki.UkiLayout, *, complete: bool) -> list[str]:
     notes = []
     if complete and found.modelled:
         notes.append("rtmr2 is computed from the stub's source; no boot of such a UKI was compared")

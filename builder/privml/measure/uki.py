@@ -94,7 +94,7 @@ class Stub:
     """The behaviour of systemd-stub in a TD from version ``first`` on.
 
     ``measures``: it has the CC protocol and measures sections into RTMR2. ``loads_kernel``: firmware loads the .linux
-    section, which adds an event to RTMR1, unless the kernel is too old for it (`Layout.handover`).
+    section, which adds an event to RTMR1, unless the kernel is too old for it (`UkiLayout.handover`).
     """
 
     first: int
@@ -124,7 +124,7 @@ def stub_rules(version: int) -> Stub:
 
 
 @dataclass(frozen=True)
-class Profile:
+class UkiProfile:
     """One profile of a UKI: its sections in the order in which the stub measures them.
 
     ``number`` is None for a UKI without profiles. ``name`` is the profile's ID and title. ``chosen`` are the sections
@@ -141,7 +141,7 @@ class Profile:
 
 
 @dataclass(frozen=True)
-class Layout:
+class UkiLayout:
     """A UKI of any stub: the image's digest, that of the .linux section as an image, and the profiles.
 
     ``handover``: the kernel's PE image version is below 1.0 (Linux before 5.8), so every stub starts it by the EFI
@@ -152,7 +152,7 @@ class Layout:
     authenticode: bytes
     inner_kernel: bytes | None
     handover: bool
-    profiles: tuple[Profile, ...]
+    profiles: tuple[UkiProfile, ...]
 
     @property
     def stub(self) -> Stub:
@@ -165,7 +165,7 @@ class Layout:
         return self.version == _STUB_VERSION
 
 
-def layout(image: bytes) -> Layout:
+def layout(image: bytes) -> UkiLayout:
     """Read a UKI of any stub, with or without profiles; ``MeasurementError`` when it is not a UKI.
 
     Sections before the first .profile belong to every profile, unless the profile has its own of that name.
@@ -187,7 +187,7 @@ def layout(image: bytes) -> Layout:
     profiles = [_profile(image, number, base, group) for number, group in enumerate(own)]
     kernel = next((section for section in base if section.name == ".linux"), None)
     digest, image_version = _inner_kernel(image, kernel)
-    return Layout(
+    return UkiLayout(
         version=version,
         authenticode=authenticode(image),
         inner_kernel=digest,
@@ -207,7 +207,7 @@ def _inner_kernel(image: bytes, section: Section | None) -> tuple[bytes | None, 
         return None, 0
 
 
-def _profile(image: bytes, number: int | None, base: list[Section], own: list[Section]) -> Profile:
+def _profile(image: bytes, number: int | None, base: list[Section], own: list[Section]) -> UkiProfile:
     found: dict[str, Section] = {}
     for section in (*reversed(base), *reversed(own)):  # the first of a name counts, and a profile's before the base's
         found[section.name] = section
@@ -218,7 +218,7 @@ def _profile(image: bytes, number: int | None, base: list[Section], own: list[Se
         cmdline = mangle(contents[".cmdline"].split(b"\0", 1)[0]) if ".cmdline" in contents else None
     except MeasurementError:
         cmdline = None
-    return Profile(
+    return UkiProfile(
         number=number,
         name=printable(", ".join(fields)),
         sections=_measured(contents),

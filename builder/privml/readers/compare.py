@@ -9,7 +9,7 @@ from typing import Any
 
 from privml.base.errors import UsageError
 from privml.events.registers import MRTD, RTMR2, RTMR3, RTMRS, ZERO
-from privml.readers.changes import Change, Item, changes, nearest, one_change, other_digests, unproven
+from privml.readers.changes import EventChange, Item, changes, nearest, one_change, other_digests, unproven
 from privml.readers.file import File
 from privml.readers.log import NOTHING_IN_RTMR2, Log
 from privml.statement.launch import MeasuredLaunch, TdMachine
@@ -29,7 +29,7 @@ class Pair:
     """
 
     label: str
-    changes: tuple[Change, ...] = ()
+    changes: tuple[EventChange, ...] = ()
     mrtd_equal: bool = True
     only_in: Path | None = None
 
@@ -185,9 +185,9 @@ class EventCheck:
 
     shape: MeasuredLaunch | None
     expected: Sequence[Item]
-    changes: tuple[Change, ...]
+    changes: tuple[EventChange, ...]
 
-    def of(self, register: str) -> list[Change]:
+    def of(self, register: str) -> list[EventChange]:
         """The changes of one register."""
         return [change for change in self.changes if change.register == register]
 
