@@ -83,11 +83,11 @@ def test_a_merged_document_knows_the_other_file_of_each_field() -> None:
     parent = parse(b"a: {x: 1, y: 2}\nk: 1\n", "parent")
     child = parse(b"\n\na: {y: 3}\nn: 4\n", "child")
     both = merged(child, parent, Mark("child", 1))
-    assert both.beside(("a", "x")) == " (extended by child:1)"
-    assert both.beside(("a", "y")) == " (laid over parent:1)"
-    assert both.beside(("n",)) == " (extends parent:1)"
-    assert both.beside(()) == " (laid over parent:1)"
-    assert parent.beside(("k",)) == ""
+    assert both.counterpart(("a", "x")) == " (extended by child:1)"
+    assert both.counterpart(("a", "y")) == " (overrides parent:1)"
+    assert both.counterpart(("n",)) == " (extends parent:1)"
+    assert both.counterpart(()) == " (overrides parent:1)"
+    assert parent.counterpart(("k",)) == ""
 
 
 def test_paths_are_spelled_with_dots_and_brackets() -> None:

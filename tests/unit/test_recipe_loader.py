@@ -206,7 +206,7 @@ def test_messages_name_the_parent_where_the_parent_is_wrong(folder: Path) -> Non
             DEMO,
             "extends: x.yaml\nagent:\n  listen: 80\n",
             "recipes/child.yaml:3: agent.listen: got `80`, expected a port from 1024 to 65535 "
-            "(laid over recipes/x.yaml:10) [privileged-port]",
+            "(overrides recipes/x.yaml:10) [privileged-port]",
         ),
         (
             DEMO.replace("kernel: {", "kernal: {"),
@@ -217,7 +217,7 @@ def test_messages_name_the_parent_where_the_parent_is_wrong(folder: Path) -> Non
             DEMO,
             "extends: x.yaml\nfirmware: {tdx: {package: ovmf-generic}}\n",
             "recipes/child.yaml:2: firmware.tdx.package: got `ovmf-generic`, expected ovmf-inteltdx in a production "
-            "recipe (laid over recipes/x.yaml:5) [development-firmware]",
+            "recipe (overrides recipes/x.yaml:5) [development-firmware]",
         ),
         (
             DEMO.replace("ovmf-inteltdx", "ovmf-generic"),
@@ -249,7 +249,7 @@ def test_a_platform_that_a_variant_lacks_names_both_files(folder: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         platforms_of(load(folder / "child.yaml"))
     assert caught.value.message == (
-        "recipes/child.yaml:2: platforms[0]: there is no platform `qemu-12` (laid over recipes/x.yaml:11)"
+        "recipes/child.yaml:2: platforms[0]: there is no platform `qemu-12` (overrides recipes/x.yaml:11)"
     )
 
 
@@ -460,7 +460,7 @@ def test_a_platform_s_changed_devices_change_the_recipe_s_digest(folder: Path) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kernel: null", "recipes/y.yaml:2: kernel: missing (laid over recipes/x.yaml:4)"),
+        ("kernel: null", "recipes/y.yaml:2: kernel: missing (overrides recipes/x.yaml:4)"),
         ("agent: {listen: null}", "recipes/y.yaml:2: agent.listen: missing"),
         ("inferense: null", "recipes/y.yaml:2: inferense: unknown field; did you mean `inference`?"),
     ],

@@ -155,18 +155,18 @@ def _firmware(lock: Lock, tee: str, package: str) -> Inputs:
 
 def changes(before: Inputs, now: Inputs) -> tuple[str, ...]:
     """One phrase for each input that was added, removed or changed in ``now``."""
-    told = []
+    phrases = []
     for name in (*now, *(name for name in before if name not in now)):
         was, is_now = before.get(name), now.get(name)
         if was is None:
-            told.append(f"{name} is new")
+            phrases.append(f"{name} is new")
         elif is_now is None:
-            told.append(f"{name} was removed")
+            phrases.append(f"{name} was removed")
         elif was != is_now:
             old, new = was.split(" ")[0], is_now.split(" ")[0]
             shown = old != new and not _DIGEST.match(old)
-            told.append(f"{name} {old} -> {new}" if shown else f"{name} changed")
-    return tuple(told)
+            phrases.append(f"{name} {old} -> {new}" if shown else f"{name} changed")
+    return tuple(phrases)
 
 
 def key(record: StepInputs, step: str) -> str:

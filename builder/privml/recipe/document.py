@@ -47,14 +47,14 @@ class Document:
     under: dict[Path, Mark] = field(default_factory=dict)
     joint: Mark | None = None
 
-    def beside(self, path: Path) -> str:
+    def counterpart(self, path: Path) -> str:
         """The other file's position for ``path``, as the end of a message; empty if there is only one file."""
         if self.joint is None:
             return ""
         if self.marks[nearest(path, self.marks)].file != self.joint.file:
             return f" (extended by {self.joint})"
         below = nearest(path, self.under)
-        return f" (laid over {self.under[below]})" if below == path else f" (extends {self.under[below]})"
+        return f" (overrides {self.under[below]})" if below == path else f" (extends {self.under[below]})"
 
 
 class _Loader(yaml.SafeLoader):

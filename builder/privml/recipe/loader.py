@@ -232,7 +232,7 @@ def _check_packages(content: Content, source: Document) -> None:
 
     def refuse(path: document.Path, got: str, expected: str, rule: str = "") -> None:
         mark = mark_of(path, source)
-        text = f"{document.spelled(path)}: got `{got}`, expected {expected}{source.beside(path)}"
+        text = f"{document.spelled(path)}: got `{got}`, expected {expected}{source.counterpart(path)}"
         found.append(Finding(text, rule=rule, file=mark.file, line=mark.line))
 
     def check_suite(path: document.Path, suite: str | None) -> None:
@@ -263,7 +263,7 @@ def _too_many_models(content: Content, source: Document) -> Iterator[Finding]:
         path: document.Path = ("inference", "models")
         mark, names = mark_of(path, source), ", ".join(model.name for model in models)
         text = f"inference.models: {engine.name} serves {engine.max_models}, got {len(models)}: {names}"
-        yield Finding(text + source.beside(path), file=mark.file, line=mark.line)
+        yield Finding(text + source.counterpart(path), file=mark.file, line=mark.line)
 
 
 def platforms_of(recipe: Recipe) -> list[PlatformFile]:
@@ -281,7 +281,7 @@ def _platforms(content: Content, recipe: Path, source: Document) -> list[Platfor
             if error.hint is None:
                 raise
             path: document.Path = ("platforms", index)
-            text = f"{mark_of(path, source)}: platforms[{index}]: {error.message}{source.beside(path)}"
+            text = f"{mark_of(path, source)}: platforms[{index}]: {error.message}{source.counterpart(path)}"
             raise RecipeError(text, hint=error.hint) from error
     return found
 
@@ -296,7 +296,7 @@ def _devices_of(platforms: Sequence[PlatformFile], source: Document) -> list[Dev
             mark = mark_of(path, source)
             text = (
                 f"platforms[{index}]: `{other.name}` has {_counted(its)}, but `{first.name}` has {_counted(has)}: "
-                f"a guest expects the same devices on every platform{source.beside(path)}"
+                f"a guest expects the same devices on every platform{source.counterpart(path)}"
             )
             raise RecipeProblems([Finding(text, rule="platform-devices", file=mark.file, line=mark.line)])
     return [Device.model_validate({"kind": kind, "count": count}) for kind, count in sorted(has.items())]

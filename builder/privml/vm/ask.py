@@ -33,8 +33,8 @@ def await_ready(machine: Machine, timeout: float) -> float:
         except (OSError, ValueError, KeyError):
             pass
         time.sleep(0.5)
-    told = ", ".join(f"{stage['name']} {stage['status']}" for stage in stages) or "none told"
-    raise HostError(f"the guest was not ready within {timeout:g} s; stages: {told}\n{machine.console_tail()}")
+    reported = ", ".join(f"{stage['name']} {stage['status']}" for stage in stages) or "none reported"
+    raise HostError(f"the guest was not ready within {timeout:g} s; stages: {reported}\n{machine.console_tail()}")
 
 
 def complete(machine: Machine, prompt: str, max_tokens: int) -> str:
