@@ -60,7 +60,7 @@ def test_a_replayed_document_names_the_nonce(guest: Guest) -> None:
     assert [refusal.code for refusal in found.judgement.verdict.refusals] == ["nonce"]
 
 
-def test_a_guest_that_is_not_ready_tells_its_stages(guest: Guest) -> None:
+def test_a_guest_that_is_not_ready_reports_its_stages(guest: Guest) -> None:
     guest.ready = False
     with pytest.raises(HostError) as caught:
         attested.fetch(guest.url, bytes(32), 10)
@@ -71,7 +71,7 @@ def test_a_guest_that_is_not_ready_tells_its_stages(guest: Guest) -> None:
     ]
 
 
-def test_answers_that_are_no_documents(guest: Guest) -> None:
+def test_answers_that_are_not_documents_are_refused(guest: Guest) -> None:
     guest.document = lambda _: b"hello"
     with pytest.raises(EvidenceError):
         attested.attest(guest.url, samples.EXPECTED, Policy(), now=samples.NOW)
@@ -98,7 +98,7 @@ def test_an_unreachable_attestor_is_a_host_error() -> None:
         attested.fetch(f"https://127.0.0.1:{guest_fake.unused_port()}", bytes(32), 2)
 
 
-def test_a_machine_that_says_nothing_is_given_up() -> None:
+def test_a_silent_machine_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         start = time.monotonic()
@@ -149,7 +149,7 @@ def test_a_reconnect_is_checked_too(guest: Guest) -> None:
         ("https://[::1]:9", Endpoint("::1", 9)),
     ],
 )
-def test_addresses(url: str, where: Endpoint) -> None:
+def test_addresses_are_parsed(url: str, where: Endpoint) -> None:
     assert endpoint(url) == where
     assert endpoint(where.url) == where
 
@@ -158,6 +158,6 @@ def test_addresses(url: str, where: Endpoint) -> None:
     "url",
     ["http://h", "h:8443", "https://", "https://h/v1", "https://h?x=1", "https://u@h", "https://h:x", "https://[::"],
 )
-def test_addresses_that_are_none(url: str) -> None:
+def test_malformed_addresses_are_refused(url: str) -> None:
     with pytest.raises(UsageError):
         endpoint(url)
