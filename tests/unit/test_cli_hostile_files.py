@@ -57,7 +57,7 @@ def with_hostile_text(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
 
 
 def documents(place: Path) -> dict[str, Any]:  # noqa: F811
-    """A valid example of every kind of third-party JSON that a verb reads."""
+    """Every kind of JSON that a verb reads from others, in a good form."""
     made = sample(place / "good")
     (place / "good/manifest.json").write_bytes(made.encode())
     report = json.loads(DSTACK)
@@ -91,7 +91,7 @@ IMAGE_VERBS = [
 
 
 @pytest.mark.parametrize("kind", ["manifest", "prediction", "document", "lock", "collateral", "report"])
-def test_control_characters_in_any_text_of_a_document_are_escaped(
+def test_every_text_of_every_document(
     kind: str,
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],

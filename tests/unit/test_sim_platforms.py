@@ -46,7 +46,7 @@ def level(**changes: Any) -> list[Any]:
 
 
 @pytest.mark.parametrize("status", ["OutOfDate", "SWHardeningNeeded", "ConfigurationNeeded"])
-def test_a_platform_that_needs_an_update_is_refused(monkeypatch: pytest.MonkeyPatch, status: str) -> None:
+def test_a_platform_that_needs_something(monkeypatch: pytest.MonkeyPatch, status: str) -> None:
     levels = level(tcbStatus=status, advisoryIDs=["INTEL-SA-00001"])
     verdict = judge(HONEST, collateral_with(monkeypatch, "tcb_info_json", tcbLevels=levels))
     assert codes(verdict) == ["tcb-status"]

@@ -47,10 +47,7 @@ def encode(statement: Statement) -> bytes:
 
 
 def decode(data: bytes) -> Statement:
-    """Read a Statement, canonical or not; ``EvidenceError`` for another type, or for duplicate subjects.
-
-    Descriptions and comparisons take any encoding; an image's own prediction must be canonical (`output.prediction`).
-    """
+    """Read a Statement; ``EvidenceError`` if it is not v1 with predicate v2, or has duplicate subjects."""
     fields = Fields(loads(data, what="statement"), "statement")
     fields.text("_type", one_of=(STATEMENT_TYPE,))
     subjects = []
