@@ -76,7 +76,7 @@ def test_the_wheel_contains_the_files_that_images_are_built_from(wheel: Path) ->
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests/")]
 
 
-def test_a_recipe_started_from_the_wheel_passes_its_workflow(programs: Path, desk: Path) -> None:
+def test_a_recipe_is_started_and_its_workflow_passes(programs: Path, desk: Path) -> None:
     where = [str(programs / "python"), "-c", "import privml; print(privml.__file__)"]
     found = subprocess.run(where, cwd=desk, check=True, capture_output=True, text=True).stdout
     assert found.startswith(str(programs.parent)), "the checkout was tested instead of the wheel"

@@ -30,11 +30,6 @@ VECTORS = Path(__file__).resolve().parents[1] / "vectors"
         (["verify", "URL", "--expect", "file"], 2, "`file` is not a directory, expected the directory of a built"),
         (["verify", "URL", "--expect", "nosuch"], 2, "`nosuch` does not exist, expected the directory of a built"),
         (["verify", "URL", "--expect", ""], 2, "it is empty, expected the directory of a built image"),
-        (
-            ["proxy", "URL", "--collateral", "directory"],
-            2,
-            "`directory` is a directory, expected a file with Intel's",
-        ),
         (["lint", "directory/large.yaml"], 3, "directory/large.yaml has 70000 bytes, expected at most"),
         (["measure", "out/demo-cpu"], 2, "hint: build it with `privml-build image demo-cpu`"),
         (["measure", "out/mistyped"], 2, "hint: give a recipe's name, or a path that exists"),

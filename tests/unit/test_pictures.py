@@ -34,7 +34,7 @@ def test_every_picture_is_shown_and_every_file_is_drawn() -> None:
     assert [name for name in PICTURES if f"pictures/{name})" not in pages] == []
 
 
-def test_transitive_imports_are_not_drawn() -> None:
+def test_an_import_that_follows_from_another_is_left_out() -> None:
     edges = {"a": frozenset({"b", "c"}), "b": frozenset({"c"}), "c": frozenset[str]()}
     assert rooms.needed(edges) == {"a": {"b"}, "b": {"c"}, "c": set()}
     assert rooms.levels(edges) == {"a": 2, "b": 1, "c": 0}

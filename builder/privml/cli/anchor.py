@@ -21,13 +21,13 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = click.option(
         "--allow-simulated",
         "simulated_root",
-        type=paths.Existing("the simulated platform's root certificate"),
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Also accept a simulated TDX platform with this root certificate, which proves nothing about hardware.",
     )(command)
     command = click.option(
         "--collateral",
         "collateral_file",
-        type=paths.Existing("a file with Intel's collateral"),
+        type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Intel's collateral for the quote (the JSON of Intel's QVL, nine fields), when the document has none.",
     )(command)
     return click.option(
