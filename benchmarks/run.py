@@ -1,4 +1,4 @@
-"""`make bench`: one JSON line a figure; bounds are told, never enforced.
+"""`make bench`: one JSON line a figure; bounds are reported, never enforced.
 
 {"name", "value", "bound", "unit", "ok", "runs"}; ratios are taken in pairs, alternating, and the median is given.
 BENCH_FULL=1 adds the lines that need whole builds, one with all downloads (about eight minutes on two cores).
@@ -30,7 +30,7 @@ from privml.machine.matrix import shapes
 from privml.machine.platform import Platform
 from privml.measure.compare import compare
 from privml.vm.platforms import platform as load_platform
-from privml.vm.predicted import Predictor
+from privml.vm.predicted import MachinePredictor
 
 PRIVML = str(Path(sys.executable).with_name("privml-build"))
 
@@ -71,7 +71,7 @@ def first_and_next() -> tuple[float, float]:
         return first, seconds(lambda: checkout.privml("image", "demo-cpu"))
 
 
-def thousand(predictor: Predictor, platform: Platform) -> None:
+def thousand(predictor: MachinePredictor, platform: Platform) -> None:
     """1,000 shapes of one image whose blobs are cached. A first round over fewer shapes fills the cache."""
     distinct = shapes("1..20", "2GiB,4GiB,8GiB,16GiB,32GiB")
     for shape in distinct:
@@ -120,7 +120,7 @@ def main() -> None:
     tools = place.tools(target.recipe)
 
     def predict() -> None:
-        Predictor(tools, place.store.root, target.directory, manifest).predict(platform, manifest.shapes[0])
+        MachinePredictor(tools, place.store.root, target.directory, manifest).predict(platform, manifest.shapes[0])
 
     def digest() -> None:
         for name in ("uki.efi", "firmware.fd"):
@@ -130,7 +130,7 @@ def main() -> None:
     # Paired: the bound is twice the digest of the same bytes plus 250 ms, so the excess over that is what is told.
     pairs = [(seconds(predict), seconds(digest)) for _ in range(9)]
     figure("predict-over-bound", [(p - 2 * d) * 1000 for p, d in pairs], 250, "ms")
-    thousand(Predictor(tools, place.store.root, target.directory, manifest), platform)
+    thousand(MachinePredictor(tools, place.store.root, target.directory, manifest), platform)
     figure("log-of-500-events", [1000 * seconds(log_of_500()) for _ in range(9)], 10, "ms")
     gpus.run(figure)
     start_to_token = seconds(command("run", "demo-cpu", "--prompt", "The capital of France is", "--max-tokens", "1"))

@@ -1,7 +1,7 @@
-"""Every third-party vector of `tests/vectors/ORIGIN.md`, and what it proves. A file that no row claims fails.
+"""Every third-party vector of `tests/vectors/ORIGIN.md` and its checks. A file without a row fails.
 
-Rows go by kind, so another file of a kind must pass the same checks. What a row cannot know of a new file (the value
-of a register that only a quote of the same boot confirms) is in `EXPECTED` and `CONFIRMED`.
+Rows are by kind, so every file of a kind must pass the same checks. Values specific to one file (such as a register
+that only a quote of the same boot confirms) are in `EXPECTED` and `CONFIRMED`.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ CONFIRMED = {"measurement/gcp-cos113/ccel_data.dat": "measurement/gcp-cos113/cos
 
 
 def log(name: str, path: Path, tmp_path: Path) -> None:
-    """It replays; every digest that must be of its data is, and whatever pads it or says how it was hashed."""
+    """It replays, and every digest that must be over the event's data is, whatever the padding and the bank."""
     data = path.read_bytes()
     found = files.read(path)
     assert found.description.kind == "ccel" and found.log is not None
@@ -127,7 +127,7 @@ def dstack_report(name: str, path: Path, tmp_path: Path) -> None:
 
 
 def collateral(fmspc: str) -> dict[str, str]:
-    """The nine fields, out of Intel's answers as another project keeps them."""
+    """The nine fields, read from Intel's answers as another project stores them."""
 
     def chain(name: str) -> str:
         return unquote(read(f"{PCS}/{name}_chain.txt").decode())
@@ -185,14 +185,14 @@ def intel_chain(place: chains.Place, pem: bytes) -> None:
 
 
 def issuer_chain(name: str, path: Path, tmp_path: Path) -> None:
-    """A header of Intel's service, as it was sent."""
+    """A header of Intel's service."""
     place = chains.PCK_CRL if "pck_crl" in name else chains.QE_IDENTITY
     intel_chain(place, unquote(path.read_text()).encode())
     unknown(name, path, tmp_path)
 
 
 def tdx_quote(name: str, path: Path, tmp_path: Path) -> None:
-    """Its registers are read; spelled otherwise and padded it is the same quote; its signature says what it must."""
+    """Its registers are read; another encoding or padding gives the same quote; its signature verifies."""
     found = files.read(path)
     assert found.description.kind == "quote" and found.claimed is not None
     text = path.read_bytes()
@@ -233,7 +233,7 @@ def tdx_quote(name: str, path: Path, tmp_path: Path) -> None:
 
 
 def quote_with_text_behind_it(name: str, path: Path, tmp_path: Path) -> None:
-    """Read and told, and no evidence (ADR 0036)."""
+    """`measure` reads it with a note; `verify` does not accept it as evidence (ADR 0036)."""
     found = files.read(path)
     assert found.description.kind == "quote" and any("39 bytes follow" in note for note in found.description.notes)
     with pytest.raises(EvidenceError, match="other than zero padding"):
@@ -272,7 +272,7 @@ def acpi_tables(name: str, path: Path, tmp_path: Path) -> None:
 
 
 def smbios_table(name: str, path: Path, tmp_path: Path) -> None:
-    """Written in hexadecimal; the one that firmware published has the digest that its makers logged."""
+    """Written in hexadecimal; the published table has the digest in its machine's log."""
     found = files.read(path).description
     assert found.kind == "smbios"
     raw = tmp_path / "raw"
@@ -286,7 +286,7 @@ def smbios_table(name: str, path: Path, tmp_path: Path) -> None:
 
 
 def unknown(name: str, path: Path, tmp_path: Path) -> None:
-    """Nothing that `measure FILE` knows: refused by name, without a traceback and without a guess."""
+    """A kind that `measure FILE` does not know: refused with the file's name, without a guess."""
     with pytest.raises((MeasurementError, EvidenceError)):
         files.read(path)
 
@@ -438,7 +438,7 @@ def row_of(name: str) -> Row:
 
 
 @pytest.mark.parametrize("name", sorted(origins()))
-def test_what_a_vector_proves(name: str, tmp_path: Path) -> None:
+def test_each_vector_passes_its_check(name: str, tmp_path: Path) -> None:
     path = tmp_path / Path(name).name
     path.write_bytes(read(name))
     row_of(name)(name, path, tmp_path)
@@ -448,13 +448,13 @@ def test_every_row_has_a_file() -> None:
     assert {row_of(name) for name in origins()} == {row for _, row in ROWS}
 
 
-def test_every_vector_is_what_its_origin_says() -> None:
+def test_every_vector_has_the_digest_of_its_origin() -> None:
     assert {name: hashlib.sha256(read(name)).hexdigest() for name in origins()} == {
         name: origin.sha256 for name, origin in origins().items()
     }
 
 
-def test_every_file_is_in_the_table_or_made_here() -> None:
+def test_every_file_has_an_origin_or_is_generated_here() -> None:
     made_here = ("boot-tpm-*/*", "firmware.json", "quote_fields.json", "replay_expected.json", "td_hob.json")
     listed = {origin.file for origin in origins().values()}
     unlisted = [

@@ -1,4 +1,4 @@
-"""Parsers of untrusted bytes end in a value or an ``EvidenceError``, whatever the bytes are."""
+"""Parsers of untrusted bytes return a value or raise ``EvidenceError`` for any bytes."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def survives(parse: Callable[[bytes], Any], data: bytes) -> None:
 @pytest.mark.parametrize("parse", PARSERS)
 @FAST
 @given(data=st.binary(max_size=2000))
-def test_any_bytes(parse: Callable[[bytes], Any], data: bytes) -> None:
+def test_parsers_accept_or_refuse_any_bytes(parse: Callable[[bytes], Any], data: bytes) -> None:
     survives(parse, data)
 
 
@@ -85,7 +85,7 @@ def test_a_document_with_any_value_in_any_field(data: st.DataObject) -> None:
 
 @FAST
 @given(base=st.sampled_from(REAL), data=st.data())
-def test_a_real_quote_with_changes(base: bytes, data: st.DataObject) -> None:
+def test_a_real_quote_with_random_changes_is_parsed_or_refused(base: bytes, data: st.DataObject) -> None:
     changed = bytearray(base)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(changed) - 1) | st.integers(0, 60) | st.integers(630, 780))
@@ -98,7 +98,7 @@ def test_a_real_quote_with_changes(base: bytes, data: st.DataObject) -> None:
 @FAST
 @given(at=st.integers(0, 4935), bit=st.integers(0, 7))
 def test_no_changed_bit_of_a_genuine_quote_verifies(at: int, bit: int) -> None:
-    """Also not in the line ends of its PEM chain, which the library skips."""
+    """Not even in the line ends of its PEM chain, which the library skips."""
     changed = bytearray(REAL[0])
     changed[at] ^= 1 << bit
     try:
@@ -141,14 +141,14 @@ def test_report_data_is_injective_over_its_parts(parts: list[bytes]) -> None:
 
 @FAST
 @given(data=st.binary(max_size=400))
-def test_any_boot_log_is_a_fact(data: bytes) -> None:
+def test_any_boot_log_gets_a_kind(data: bytes) -> None:
     log = facts.read_boot_log(data, dict.fromkeys(RTMRS, ZERO))
     assert log.kind in ("absent", "malformed", "ccel", "tpm")
 
 
 @FAST
 @given(kind=st.sampled_from([3, 6, 13, 0x80000001, 0x800000E0]) | st.integers(0, 2**32 - 1), data=st.binary())
-def test_any_logged_event_is_printable_words(kind: int, data: bytes) -> None:
+def test_any_logged_event_is_described_in_printable_text(kind: int, data: bytes) -> None:
     assert describe(LogEntry(3, kind, {ALG_SHA384: bytes(48)}, data)).isprintable()
 
 

@@ -1,6 +1,6 @@
 """The demo: an unmodified OpenAI client through `proxy`; the honest image is accepted, three tampered ones are not.
 
-Run by `make demo`, and by `make check` as a test. Exit status 0 only when every act ended as it must.
+Run by `make demo`, and by `make check` as a test. Exit status 0 only if every act ended as required.
 """
 
 from __future__ import annotations
@@ -45,12 +45,12 @@ CANARY_SIZE = 65536
 
 
 class DemoError(Exception):
-    """An act that did not end as it must."""
+    """An act that did not end as required."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """How one tampered image was refused: the proxy's own words, and what left the client."""
+    """How one tampered image was refused: the proxy's message, and the number of bytes the client sent."""
 
     act: str
     text: str
@@ -110,7 +110,7 @@ def ready(machine: Machine) -> None:
 
 
 def failed_stage(machine: Machine) -> str:
-    """The stage in which the guest gives up, as it tells itself."""
+    """The stage in which the guest reports its failure."""
     with step("Booting until a stage fails"):
         try:
             await_ready(machine, READY)
@@ -246,7 +246,7 @@ def explained(error: dict[str, object]) -> Sequence[str]:
 
 
 def shown_without_verifying(machine: Machine) -> None:
-    """The logger is real: who asks this machine without verifying finds the prompt on the operator's console."""
+    """Show that the logger works: a prompt sent without verification appears on the operator's console."""
     from privml.vm.ask import complete
 
     complete(machine, "I did not verify and this is my secret", 1)

@@ -53,7 +53,7 @@ TPM_LOG = encode_log(
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """A port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -72,7 +72,7 @@ NO_MODEL: dict[str, object] = {"engine": None, "models": ()}
 
 
 def a_config(**changes: object) -> Config:
-    """A configuration whose ports are free here."""
+    """A configuration with free ports."""
     config = Config(
         sha256="",
         name="demo",
@@ -240,7 +240,7 @@ class FakeService:
 
 
 class Guest:
-    """The directory tree, the processes, and ways to talk to them."""
+    """The directory tree, the processes, and methods to talk to them."""
 
     def __init__(self, root: Path, config: Config, *, tee: str = "simulated", table: Table = STAGES) -> None:
         self.root = root
@@ -328,7 +328,7 @@ class Guest:
         self.server = self._child("from privml.agent.server import main\nraise SystemExit(main(layout))")
 
     def runner(self, argv: Sequence[str]) -> None:
-        """dmsetup and mount, as far as the volume sees them."""
+        """Stand-ins for dmsetup and mount."""
         self.commands.append(list(argv))
         if argv[0] == "dmsetup":
             node = f"dm-{sum(given[0] == 'dmsetup' for given in self.commands)}"

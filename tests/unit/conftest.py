@@ -1,4 +1,4 @@
-"""What many tests share: an empty store; the fake archive in its first state, and a mirror that serves it."""
+"""Fixtures of many tests: an empty store, and the fake archive in its first state with a mirror that serves it."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def no_cached_collateral(tmp_path_factory: pytest.TempPathFactory) -> Iterator[N
 
 @pytest.fixture
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's proxies do not lead to servers of a test."""
+    """Keep the host's proxies away from the tests' servers."""
     monkeypatch.setattr("privml.base.wayout._apt_settings", dict)
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)

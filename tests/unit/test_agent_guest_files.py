@@ -1,4 +1,4 @@
-"""The guest's unit files say what the agent's code relies on."""
+"""The guest's unit files contain what the agent's code relies on."""
 
 from __future__ import annotations
 
@@ -58,11 +58,11 @@ OURS = sorted(path for folder in FOLDERS for path in folder.iterdir() if path.is
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
-def test_no_unit_draws_in_the_distributions_defaults(path: Path) -> None:
+def test_no_unit_pulls_in_the_distribution_s_default_units(path: Path) -> None:
     assert unit(path)["Unit"]["DefaultDependencies"] == ["no"]
 
 
-def test_only_the_two_root_services_have_no_user_of_their_own() -> None:
+def test_every_service_but_the_two_root_ones_has_its_own_user() -> None:
     users = {name: service_of(name).get("User") for name in SERVICES}
     assert users == {"attestor": None, "boot": None, "server": ["privml"], "engine": ["privml-engine"]}
 
@@ -73,8 +73,8 @@ def test_attestor_and_engine_never_start_twice() -> None:
     assert unit(UNITS / "privml-boot.service")["Unit"]["FailureAction"] == ["poweroff-force"]
 
 
-def test_a_guest_without_an_engine_names_none_of_its_users() -> None:
-    """A unit with a user or group that is not there does not start."""
+def test_a_guest_without_an_engine_has_no_engine_user() -> None:
+    """A unit whose user or group does not exist does not start."""
     common = [path for path in COMMON.rglob("*") if path.is_file()]
     assert not [path for path in common if b"privml-engine" in path.read_bytes()]
 
@@ -86,7 +86,7 @@ def test_nothing_but_the_boot_starts_the_engine() -> None:
     assert f'Unit("{"privml-engine.service"}", ' in Path(boot.__file__).read_text()
 
 
-def test_numbers_and_folders_are_the_codes() -> None:
+def test_user_ids_and_directories_match_the_code() -> None:
     text = (COMMON / "usr/lib/sysusers.d/privml.conf").read_text()
     assert re.search(rf"^u privml {SERVER_ID}:{SERVER_ID} ", text, re.MULTILINE)
     assert "privml-engine" not in text  # a guest without an engine has no user for one
@@ -133,7 +133,7 @@ def test_a_service_of_the_image_has_a_user_of_its_own_no_network_and_sees_nothin
     assert service["Restart"] == ["no"]
 
 
-def test_kernel_is_closed_by_sysctl() -> None:
+def test_sysctl_settings_harden_the_kernel() -> None:
     parser = configparser.ConfigParser()
     parser.read_string("[sysctl]\n" + (COMMON / "etc/sysctl.d/privml.conf").read_text())
     values = parser["sysctl"]
@@ -143,7 +143,7 @@ def test_kernel_is_closed_by_sysctl() -> None:
 
 
 @pytest.mark.parametrize("name", ["emergency", "rescue"])
-def test_modes_for_people_power_off(name: str) -> None:
+def test_emergency_and_rescue_mode_power_off(name: str) -> None:
     service = unit(REPLACED / f"{name}.service")["Service"]
     assert service["ExecStart"] == ["/usr/bin/systemctl poweroff --force --force"]
 
@@ -154,17 +154,17 @@ def test_simulation_is_in_the_development_overlay_only() -> None:
     assert unit(dropin)["Service"]["ExecStart"] == ["", "/usr/bin/python3 -B -P -m privml.sim.attestor"]
 
 
-def test_udev_has_no_rule_and_no_helper() -> None:
+def test_udev_has_no_rules_and_no_helpers() -> None:
     assert not (COMMON / "etc/udev").exists()
     assert not [path for path in guestroot.ALLOWED if "udev" in path]
 
 
-def test_what_the_target_wants_is_on_the_list_of_units() -> None:
+def test_the_target_s_units_are_on_the_list() -> None:
     wanted = {name for line in unit(UNITS / "privml.target")["Unit"]["Wants"] for name in line.split()}
     assert wanted - {path.name for path in OURS} <= set(guestroot.UNITS)
 
 
-def test_the_rule_for_connections_is_set_on_the_group_of_every_service_but_the_network_s() -> None:
+def test_the_connection_filter_covers_every_service_except_the_network_s() -> None:
     dropin = REPLACED / "systemd-networkd.service.d/privml.conf"
     assert unit(dropin)["Service"]["Slice"] == ["network.slice"]
     for path in OURS:
@@ -181,5 +181,5 @@ def test_dhcp_gives_an_address_and_a_gateway_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", ["systemd-sysctl", "systemd-networkd"])
-def test_the_distributions_services_import_no_credential(name: str) -> None:
+def test_the_distribution_s_services_import_no_credential(name: str) -> None:
     assert unit(REPLACED / f"{name}.service.d/privml.conf")["Service"]["ImportCredential"] == [""]

@@ -1,4 +1,4 @@
-"""The agent as its callers meet it: attestor and server processes, TLS, a boot through all stages."""
+"""The agent as callers see it: attestor and server processes, TLS, and a boot through all stages."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ATTESTATION = "/.well-known/privml-attestation"
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Guest]:
-    """A guest that went through every stage."""
+    """A guest that has passed every stage."""
     with guest() as made:
         made.start_server()
         assert made.boot().run(), made.said
@@ -78,7 +78,7 @@ def test_document_of_a_ready_guest_binds_key_log_and_nonce(served: Guest) -> Non
         f"?nonce={NONCE}&more=1",
     ],
 )
-def test_attestation_wants_exactly_one_nonce(served: Guest, query: str) -> None:
+def test_attestation_requires_exactly_one_nonce(served: Guest, query: str) -> None:
     status, answer = served.json(ATTESTATION + query)
     assert (status, answer["error"]["code"]) == (400, "nonce")  # type: ignore[index]
 
@@ -119,7 +119,7 @@ def test_ready_guest_shows_its_stages(served: Guest) -> None:
 
 @pytest.fixture(scope="module")
 def attesting() -> Iterator[Guest]:
-    """A guest without a model, through every stage: its engine would fail the test, were it ever started."""
+    """A guest without a model that has passed every stage; starting an engine would fail the test."""
     with guest(a_config(**NO_MODEL)) as made:
         made.start_server()
         made.engine.living = False
@@ -224,7 +224,7 @@ def test_stream_arrives_piece_by_piece(served: Guest) -> None:
         connection.close()
 
 
-def test_no_more_requests_than_the_configuration_allows(served: Guest) -> None:
+def test_concurrent_requests_are_limited_by_the_configuration(served: Guest) -> None:
     served.engine.hold.clear()
     before = len(served.engine.requests)
     statuses: list[int] = []
@@ -292,7 +292,7 @@ def test_connection_serves_several_requests(served: Guest) -> None:
         connection.close()
 
 
-def test_old_tls_and_plain_text_get_nothing(served: Guest) -> None:
+def test_old_tls_and_plain_text_are_not_answered(served: Guest) -> None:
     import socket
     import ssl
 
@@ -313,7 +313,7 @@ def test_tls_key_is_for_the_server_only(served: Guest) -> None:
     assert served.layout.quote_socket.stat().st_mode & 0o777 == 0o660
 
 
-def test_no_answer_before_ready_and_none_after_the_engine_ends() -> None:
+def test_requests_are_refused_before_ready_and_after_the_engine_exits() -> None:
     with guest() as made:
         made.start_server()
         boot = made.boot()
@@ -361,7 +361,7 @@ def test_device_that_is_plugged_in_later_is_a_failure() -> None:
         assert not boot.progress.ready
 
 
-def test_machine_without_a_tee_answers_and_proves_nothing() -> None:
+def test_a_machine_without_a_tee_answers_but_cannot_attest() -> None:
     with guest(tee="none") as made:
         made.start_server()
         assert made.boot().run(), made.said

@@ -1,4 +1,4 @@
-"""Strict JSON: one meaning when read, one spelling when written."""
+"""Strict JSON: unambiguous when read, canonical when written."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_both_spellings_read_as_what_was_written(value: object) -> None:
+def test_canonical_and_pretty_json_round_trip(value: object) -> None:
     assert loads(canonical(value)) == value
     assert loads(pretty(value)) == value
     assert canonical(loads(pretty(value))) == canonical(value)
@@ -67,7 +67,7 @@ def test_canonical_is_rfc_8785(value: object, expected: str) -> None:
 @pytest.mark.parametrize(
     "value", [1.0, float("nan"), LIMIT + 1, {1: 2}, {"é": 1}, b"x", {"a": {1, 2}}, ["\ud800"], object()]
 )
-def test_what_has_no_canonical_form_is_refused(value: object) -> None:
+def test_values_without_a_canonical_form_are_refused(value: object) -> None:
     with pytest.raises(ValueError):
         canonical(value)
 
@@ -106,11 +106,11 @@ def test_ambiguous_yaml_is_refused(text: str, words: str) -> None:
     assert len(caught.value.message) < 200
 
 
-def test_pairs_of_surrogates_are_one_character() -> None:
+def test_surrogate_pairs_are_one_character() -> None:
     assert loads(b'"\\ud83d\\ude00"') == "\N{GRINNING FACE}"
 
 
-def test_depth_has_one_limit() -> None:
+def test_depth_is_limited() -> None:
     def nested(depth: int) -> bytes:
         return b"[" * depth + b"]" * depth
 
@@ -258,19 +258,19 @@ def test_base64_is_bounded_to_the_byte() -> None:
 
 
 @given(st.binary(max_size=40))
-def test_base64_and_hex_come_back(data: bytes) -> None:
+def test_base64_and_hex_round_trip(data: bytes) -> None:
     assert unb64(b64(data)) == data
     assert unhex(data.hex(), len(data)) == data
 
 
 @pytest.mark.parametrize("text", ["YQ", "YR==", "YQ==\n", "Y Q==", "-_8=", "YQ==YQ==", "é", "=", None, 1, b"YQ=="])
-def test_one_spelling_of_base64(text: object) -> None:
+def test_only_canonical_base64_is_accepted(text: object) -> None:
     with pytest.raises(EvidenceError):
         unb64(text)
 
 
 @pytest.mark.parametrize("text", ["A0", "0", "0x00", "00\n", " 00", "zz", "٠٠", None, 0, b"00"])
-def test_one_spelling_of_hex(text: object) -> None:
+def test_only_lower_case_hex_is_accepted(text: object) -> None:
     with pytest.raises(EvidenceError):
         unhex(text)
     with pytest.raises(EvidenceError, match="1 bytes, expected 2"):

@@ -1,4 +1,4 @@
-"""Whatever an untrusted file says, no verb that reads it writes a control character or a line of the file's own."""
+"""No verb prints control characters or forged lines from an untrusted file."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def check(outcome: Outcome, *, as_json: bool) -> None:
 
 
 def with_hostile_text(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """The document once for each of its texts and keys, with that one made hostile; lists by their first item."""
+    """Copies of the document, each with one text or key made hostile; only the first item of a list is changed."""
     if isinstance(value, str):
         yield at, value + HOSTILE
     elif isinstance(value, list) and value:
@@ -153,7 +153,7 @@ def test_a_manifest_that_is_accepted_is_described_without_its_control_characters
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Decoders need not refuse such text, so `inspect` shows it; what counts is how."""
+    """Decoders may accept such text, so `inspect` must escape it."""
     sample(place / "image")
     for name in ("root.raw", "model.raw"):
         (place / "image" / name).write_bytes(volume("p\x1b[2J\n\u202e", None))
@@ -171,7 +171,7 @@ def test_a_manifest_that_is_accepted_is_described_without_its_control_characters
 
 
 def _resealed(folder: Path) -> bytes:
-    """The sample's manifest for the artefacts that lie in ``folder`` now."""
+    """The sample's manifest for the artefacts now in ``folder``."""
     from dataclasses import replace
 
     from privml.output.artefacts import artefact
@@ -200,7 +200,7 @@ BINARY = {
 
 
 @pytest.mark.parametrize("name", BINARY)
-def test_every_kind_of_binary_file(
+def test_control_characters_in_binary_files_are_escaped(
     name: str,
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
@@ -221,7 +221,7 @@ def test_every_kind_of_binary_file(
     "recipe",
     [f"schema: 2\ndescription: {HOSTILE}\n", 'schema: 2\n"\\u001b[2J\\nFORGED: accepted": 1\n', f"# {HOSTILE}\n"],
 )
-def test_a_recipe(
+def test_control_characters_in_a_recipe_are_escaped(
     recipe: str,
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
@@ -233,7 +233,7 @@ def test_a_recipe(
         check(outcome, as_json=False)
 
 
-def test_words_of_the_command_line_that_a_script_took_from_a_file(
+def test_control_characters_in_arguments_are_escaped(
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:

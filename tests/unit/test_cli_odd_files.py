@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from privml.base.errors import EvidenceError, MeasurementError, RecipeError, UsageError
+from privml.base.errors import EvidenceError, MeasurementError, UsageError
 from privml.cli import diff, verify
 from privml.cli.policy import policy_of
 from privml.evidence import bundle, document
@@ -40,7 +40,7 @@ def test_a_file_given_as_an_image_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_diff_of_a_path_that_does_not_exist_does_not_call_it_an_image(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="there is no recipe"):
+    with pytest.raises(UsageError, match="there is no file or directory `"):
         diff.given(str(tmp_path / "nothing"))
 
 

@@ -70,7 +70,7 @@ def test_a_replayed_document_names_the_nonce(guest: Guest) -> None:
     assert [refusal.code for refusal in found.judgement.verdict.refusals] == ["nonce"]
 
 
-def test_a_guest_that_is_not_ready_tells_its_stages(guest: Guest) -> None:
+def test_a_guest_that_is_not_ready_reports_its_stages(guest: Guest) -> None:
     guest.ready = False
     with pytest.raises(HostError) as caught:
         attested.fetch(guest.url, bytes(32), 10)
@@ -81,7 +81,7 @@ def test_a_guest_that_is_not_ready_tells_its_stages(guest: Guest) -> None:
     ]
 
 
-def test_answers_that_are_no_documents(guest: Guest) -> None:
+def test_answers_that_are_not_documents_are_refused(guest: Guest) -> None:
     guest.document = lambda _: b"hello"
     with pytest.raises(EvidenceError):
         attested.attest(guest.url, samples.EXPECTED, Policy(), now=samples.NOW)
@@ -116,7 +116,7 @@ def test_half_a_document_is_not_one(guest: Guest) -> None:
         attested.fetch(guest.url, bytes(32), 5)
 
 
-def test_a_machine_that_says_nothing_is_given_up() -> None:
+def test_a_silent_machine_times_out() -> None:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         url = f"https://127.0.0.1:{listener.getsockname()[1]}"
         with pytest.raises(HostError, match=r"timed out after 0\.3 s"):
@@ -340,7 +340,7 @@ def test_a_reconnect_is_checked_too(guest: Guest) -> None:
         ("https://[::1]:9", Endpoint("::1", 9)),
     ],
 )
-def test_addresses(url: str, where: Endpoint) -> None:
+def test_addresses_are_parsed(url: str, where: Endpoint) -> None:
     assert endpoint(url) == where
     assert endpoint(where.url) == where
 
@@ -349,6 +349,6 @@ def test_addresses(url: str, where: Endpoint) -> None:
     "url",
     ["http://h", "h:8443", "https://", "https://h/v1", "https://h?x=1", "https://u@h", "https://h:x", "https://[::"],
 )
-def test_addresses_that_are_none(url: str) -> None:
+def test_malformed_addresses_are_refused(url: str) -> None:
     with pytest.raises(UsageError):
         endpoint(url)

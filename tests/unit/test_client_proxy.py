@@ -137,13 +137,13 @@ def test_a_guest_that_is_not_ready_is_unavailable(guest: Guest) -> None:
     assert nothing_left(guest)
 
 
-def test_nobody_upstream(guest: Guest) -> None:
+def test_an_unreachable_upstream_is_reported(guest: Guest) -> None:
     gate = Gate(f"https://127.0.0.1:{guest_fake.unused_port()}", check(), timeout=2)
     with proxied(gate) as port:
         assert ask(port)[0] == 503
 
 
-def test_a_check_that_breaks_leaves_no_old_verdict(guest: Guest) -> None:
+def test_a_failing_check_removes_the_old_verdict(guest: Guest) -> None:
     broken = False
 
     def breaks(*arguments: bytes) -> Judgement:
@@ -214,7 +214,7 @@ def test_the_upstream_is_verified_again_without_being_asked(guest: Guest) -> Non
             time.sleep(0.02)
 
 
-def test_the_timer_outlives_a_check_that_breaks(guest: Guest, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_timer_survives_a_failing_check(guest: Guest, caplog: pytest.LogCaptureFixture) -> None:
     broken = True
 
     def breaks(*arguments: bytes) -> Judgement:
@@ -346,7 +346,9 @@ def test_many_slow_answers_do_not_keep_others_waiting(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/v1/whole"])
-def test_half_an_answer_does_not_look_whole(guest: Guest, path: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_answer_is_not_passed_on_as_complete(
+    guest: Guest, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with proxied(gate_for(guest)) as port:
         guest_ready = ask(port)
         assert guest_ready[0] == 200
@@ -406,7 +408,7 @@ def test_other_paths_do_not_pass(guest: Guest, path: str) -> None:
     assert nothing_left(guest)
 
 
-def test_health_tells_the_verdict(guest: Guest) -> None:
+def test_health_reports_the_verdict(guest: Guest) -> None:
     with proxied(gate_for(guest)) as port:
         ask(port)
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -434,7 +436,7 @@ def test_it_listens_on_this_machine_only(guest: Guest) -> None:
         proxy.server(("0.0.0.0", 0), gate_for(guest))
 
 
-def test_the_port_is_said_once_it_listens(guest: Guest) -> None:
+def test_the_port_is_printed_when_it_listens(guest: Guest) -> None:
     def listening(port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=10):
             said.append(port)
@@ -447,7 +449,7 @@ def test_the_port_is_said_once_it_listens(guest: Guest) -> None:
     assert said[0] > 0
 
 
-def test_a_taken_port_is_an_error_of_the_host(guest: Guest) -> None:
+def test_a_port_in_use_is_a_host_error(guest: Guest) -> None:
     said: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HostError, match="cannot listen"):
         proxy.serve(("127.0.0.1", taken.getsockname()[1]), guest.url, check(), listening=said.append)

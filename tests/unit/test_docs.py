@@ -1,4 +1,4 @@
-"""What the documents name exists: files, symbols in them, links, verbs and their options."""
+"""Everything that the documents name exists: files, symbols in them, links, verbs and their options."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def lines(page: Path) -> Iterator[tuple[int, str]]:
 
 
 def commands(page: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Every shown command: line, verb, options. Each line of a code block, and whatever is in backticks."""
+    """Every command in code blocks and backticks: line, verb, options."""
     block = False
     for number, line in lines(page):
         if line.startswith("```"):
@@ -57,7 +57,7 @@ def commands(page: Path) -> Iterator[tuple[int, str, list[str]]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_a_page_names_only_files_symbols_and_links_that_exist(page: Path) -> None:
     wrong = []
-    # Results and the changelog tell what was then.
+    # Results and the changelog describe earlier states.
     told_then = page.parent.name == "results" or page.name == "CHANGELOG.md"
     for number, line in lines(page):
         wrong += [

@@ -1,4 +1,4 @@
-"""The stage table: which events a boot extends, in which order, and after how many of them a purpose is quoted."""
+"""The stage table: which events a boot extends, in which order, and after which events a purpose can be quoted."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def names(config: Config, table: Table = STAGES) -> list[str]:
     return [event.name for event in stages.sequence(config, table)]
 
 
-def test_the_shipped_table() -> None:
+def test_the_shipped_table_has_its_stages_and_events() -> None:
     stages.check(STAGES)
     assert [stage.name for stage in STAGES] == [
         "platform", "config", "identity", "devices", "services", "model", "engine", "ready",

@@ -37,7 +37,7 @@ def test_report_data_moves_with_every_part(name: str) -> None:
     assert report_data.compute(**parts) != report_data.compute(**{**parts, name: b"\1" * 32})
 
 
-def test_sections_have_one_spelling() -> None:
+def test_sections_are_canonical() -> None:
     header = Header("production", "tdx")
     assert Header.decode(header.encode()) == header == Header("production", "tdx", "serve", "ready")
     assert Keys.decode(ALL_KEYS.encode()) == ALL_KEYS
@@ -145,12 +145,12 @@ def test_one_caller_has_an_empty_path_and_leaf_and_node_differ() -> None:
         (bytes(32), (merkle.Step("left", bytes(32)),) * 33),
     ],
 )
-def test_paths_that_no_tree_has(nonce: bytes, path: tuple[merkle.Step, ...]) -> None:
+def test_impossible_tree_paths_are_refused(nonce: bytes, path: tuple[merkle.Step, ...]) -> None:
     with pytest.raises(EvidenceError):
         merkle.root(nonce, path)
 
 
-def test_a_document_comes_back_as_it_went() -> None:
+def test_a_document_round_trips() -> None:
     made = samples.document()
     assert document.parse(made.encode()) == made
     bare = dataclasses.replace(made, collateral=None, path=())
@@ -212,7 +212,7 @@ def test_facts_of_an_honest_document_agree_with_each_other() -> None:
     assert len(found.boot_log.events) == len(samples.extends(0))
 
 
-def test_a_bad_boot_log_is_a_fact_and_no_error() -> None:
+def test_a_malformed_boot_log_is_a_fact_not_an_error() -> None:
     assert facts.collect(samples.document(log=b"")).boot_log.kind == "absent"
     broken = facts.collect(samples.document(log=b"nonsense")).boot_log
     assert (broken.kind, broken.matches) == ("malformed", frozenset())
@@ -253,7 +253,7 @@ def test_evidence_of_another_tee_is_named() -> None:
         facts.collect(dataclasses.replace(samples.document(), header=header))
 
 
-def test_certificates_beside_a_quote_are_refused() -> None:
+def test_certificates_next_to_a_quote_are_refused() -> None:
     made = dataclasses.replace(samples.document(), certificates=(b"x",))
     assert document.parse(made.encode()) == made
     with pytest.raises(EvidenceError, match=r"document\.certificates"):

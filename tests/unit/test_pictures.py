@@ -1,4 +1,4 @@
-"""The pictures in the documents are those that the code draws now."""
+"""The pictures in the documents are up to date with the code."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ DOCS = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_is_current(name: str) -> None:
+def test_a_picture_is_up_to_date(name: str) -> None:
     assert (FOLDER / name).read_text() == PICTURES[name](), f"{name}: run `make pictures`"
 
 
 @pytest.mark.parametrize("name", [name for name in PICTURES if name != "demo.svg"])
 def test_a_picture_keeps_its_text_inside(name: str) -> None:
-    """Well-formed, and no line of text is cut off by the picture's edge, as far as its length tells."""
+    """It is well-formed, and judging by its length no line of text crosses the picture's edge."""
     root = tree.fromstring(PICTURES[name]())
     width = float(root.attrib["width"])
     for text in root.iter("{http://www.w3.org/2000/svg}text"):

@@ -1,4 +1,4 @@
-"""The list of the root's paths: finalize's own check, on trees that have something more."""
+"""The list of the root's paths: finalize's checks, on trees with additional and removed paths."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def test_a_declared_tree_passes(tree: Path) -> None:
         ("passwd", "/passwd "),
     ],
 )
-def test_something_more_is_named(tree: Path, name: str, text: str) -> None:
+def test_an_undeclared_path_is_named(tree: Path, name: str, text: str) -> None:
     path = tree / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()

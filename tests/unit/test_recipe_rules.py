@@ -88,7 +88,7 @@ def test_the_cases_are_the_rules() -> None:
     assert list(CASES) == [rule.id for rule in RULES.values() if rule.stage != "guest"]
 
 
-def test_each_rule_cites_what_taught_it() -> None:
+def test_each_rule_cites_its_source() -> None:
     for rule in RULES.values():
         assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+|\w+\(\d\)", rule.reference), rule.id
         assert rule.what.endswith(".")
@@ -129,7 +129,7 @@ def test_a_specific_pattern_is_not_a_wide_pattern(recipes: Path, pattern: str) -
     assert [finding.rule for finding in findings_of(load(path))] == []
 
 
-def test_recipes_of_the_folder_come_before_the_shipped_ones(recipes: Path) -> None:
+def test_local_recipes_come_before_the_shipped_ones(recipes: Path) -> None:
     (recipes / "mine.yaml").write_text("extends: ./demo-cpu.yaml\n")
     assert "ok mine" in run().stdout
 
@@ -143,7 +143,7 @@ def test_each_rule_is_explained(rule: str) -> None:
     assert json.loads(run("--explain", rule, "--json").stdout)["id"] == rule
 
 
-def test_a_field_is_explained_with_the_registers_that_it_moves() -> None:
+def test_a_field_is_explained_with_the_registers_it_changes() -> None:
     lines = run("--explain", "agent.listen").stdout.splitlines()
     assert lines[0].startswith("agent.listen: The guest's TCP port")
     assert [line.split()[0] for line in lines[1:]] == ["type", "default", "example", "moves"]
@@ -152,7 +152,7 @@ def test_a_field_is_explained_with_the_registers_that_it_moves() -> None:
     assert json.loads(run("--explain", "shapes.memory", "--json").stdout)["kind"] == "text"
 
 
-def test_what_cannot_be_explained_names_what_is_near() -> None:
+def test_an_unknown_word_names_the_nearest_rules_and_fields() -> None:
     error = run("--explain", "listen").exception
     assert isinstance(error, UsageError)
     assert "did you mean `agent.listen`?" in (error.hint or "")

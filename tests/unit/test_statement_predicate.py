@@ -1,4 +1,4 @@
-"""Predicate and Statement: they come back as they went, and refuse what is not v2 or contradicts itself."""
+"""Predicate and Statement: they round-trip, and other versions and contradictions are refused."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from privml.statement.launch import FilledBy
 STATEMENT = Statement((Subject("uki.efi", bytes(32)), Subject("root.raw", b"\1" * 32)), samples.PREDICATE)
 
 
-def test_a_predicate_comes_back_as_it_went() -> None:
+def test_a_predicate_round_trips() -> None:
     assert predicate.decode(predicate.encode(samples.PREDICATE)) == samples.PREDICATE
     assert predicate.decode(pretty(samples.PREDICATE.to_dict())) == samples.PREDICATE
 
 
-def test_a_statement_comes_back_as_it_went() -> None:
+def test_a_statement_round_trips() -> None:
     data = intoto.encode(STATEMENT)
     assert intoto.decode(data) == STATEMENT
     value = loads(data)
@@ -80,7 +80,7 @@ def _set(value: object, path: str, new: object) -> bytes:
         ("launches.0.events.0.digest", "00" * 48, "do not replay"),
     ],
 )
-def test_a_bent_predicate_is_refused(path: str, new: object, words: str) -> None:
+def test_a_malformed_predicate_is_refused(path: str, new: object, words: str) -> None:
     with pytest.raises(EvidenceError, match=words):
         predicate.decode(_set(samples.PREDICATE.to_dict(), path, new))
 
@@ -94,7 +94,7 @@ def test_an_unused_rtmr3_is_zero() -> None:
 
 
 def test_the_runtime_register_of_a_purpose_is_the_replay_of_its_prefix() -> None:
-    """Also of a purpose that this version knows nothing of: the predicate says how many events precede its quotes."""
+    """Also for a purpose unknown to this version: the predicate says how many events precede its quotes."""
     value = samples.PREDICATE.to_dict()
     value["purposes"]["key-release"] = 1
     value["purposes"]["tomorrow"] = 0
@@ -109,7 +109,7 @@ def test_the_runtime_register_of_a_purpose_is_the_replay_of_its_prefix() -> None
 
 
 @pytest.mark.parametrize("register", TDX_REGISTERS)
-def test_a_register_that_nothing_pins_is_for_development_and_one_filled_elsewhere_is_not(register: str) -> None:
+def test_an_open_register_is_only_for_development_unlike_one_filled_elsewhere(register: str) -> None:
     value = samples.PREDICATE.to_dict()
     value["launches"][0]["registers"][register] = {"filled_by": "the cloud's firmware endorsement"}
     filled = predicate.decode(canonical(value)).launches[0]
@@ -134,6 +134,6 @@ def test_a_register_that_nothing_pins_is_for_development_and_one_filled_elsewher
         ("extra", 1),
     ],
 )
-def test_a_bent_statement_is_refused(path: str, new: object) -> None:
+def test_a_malformed_statement_is_refused(path: str, new: object) -> None:
     with pytest.raises(EvidenceError):
         intoto.decode(_set(STATEMENT.to_dict(), path, new))

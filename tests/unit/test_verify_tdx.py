@@ -139,12 +139,12 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_bent_part_is_its_own_refusal(name: str) -> None:
+def test_each_changed_part_has_its_own_refusal(name: str) -> None:
     changes, wanted = CASES[name]
     assert codes(judge(**changes)) == wanted
 
 
-def test_no_field_of_a_td_report_is_forgotten() -> None:
+def test_every_field_of_a_td_report_is_judged() -> None:
     claims = read(V5)
     assert set(FIELDS) == set(claims.fields)
     claimed = [*claims.registers.values(), *claims.fields.values(), claims.report_data]

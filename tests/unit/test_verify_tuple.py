@@ -68,7 +68,7 @@ def test_the_honest_simulation_is_accepted_as_such() -> None:
     assert render(verdict).startswith("ACCEPTED-SIMULATED (no hardware vouches for this): demo-cpu")
 
 
-def test_an_anchor_says_whose_word_it_is() -> None:
+def test_an_anchor_names_its_source() -> None:
     verdict = judge(expected=Expected(samples.PREDICATE, Signed("demo-cpu", "1.2.0", ("alice", "bob"))))
     assert verdict.to_dict()["anchor"] == "demo-cpu 1.2.0 signed by alice, bob"
     assert ", against demo-cpu 1.2.0 signed by alice, bob\n" in render(verdict)
@@ -174,7 +174,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_bent_part_is_its_own_refusal(name: str) -> None:
+def test_each_changed_part_has_its_own_refusal(name: str) -> None:
     changes, wanted = CASES[name]
     verdict = judge(**changes)
     assert codes(verdict) == wanted
@@ -318,7 +318,7 @@ def test_all_reasons_are_given_at_once() -> None:
     assert verdict.to_dict()["refusals"][0].keys() == {"code", "got", "expected", "where"}
 
 
-def test_a_mix_of_two_shapes_is_no_shape() -> None:
+def test_a_mix_of_two_shapes_is_refused() -> None:
     first, second = samples.PREDICATE.launches
     expected = expecting(launches=(samples.with_values(first, MRTD, FLIP_48), second))
     verdict = judge(facts=samples.with_register(FACTS, RTMR0, *first.accepted(RTMR0)), expected=expected)

@@ -10,6 +10,7 @@ import click
 
 from privml.base.files import read_start
 from privml.base.strictjson import MAX_BYTES, loads
+from privml.cli import paths
 from privml.cli.policy import policy_options
 from privml.client.attested import Collateral
 from privml.client.collateral import SERVICE, supply
@@ -39,7 +40,7 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return click.option(
         "--expect",
         required=True,
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        type=paths.Existing("the directory of a built image", directory=True),
         help="The directory of an image that you built, with its prediction.json.",
     )(command)
 

@@ -171,9 +171,10 @@ def _pip_configured() -> bool:
 
 def _writable(path: Path) -> str:
     place = _existing(path)
+    what = "it" if place == path else str(place)
     if not place.is_dir():
-        return f"{place} is not a directory"
-    return "" if os.access(place, os.W_OK | os.X_OK) else f"{place} is not writable"
+        return f"{what} is not a directory"
+    return "" if os.access(place, os.W_OK | os.X_OK) else f"{what} is not writable"
 
 
 def _existing(path: Path) -> Path:

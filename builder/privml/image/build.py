@@ -87,7 +87,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """An output directory with its manifest, and why each step was rebuilt (empty: it was cached)."""
 
     directory: Path
@@ -123,7 +123,7 @@ class _Job:
         return self.order.store
 
 
-def build(order: Order, output: Path, *, force: bool = False, probe: root_volume.Probe | None = None) -> Built:
+def build(order: Order, output: Path, *, force: bool = False, probe: root_volume.Probe | None = None) -> BuildResult:
     """Build ``order.recipe`` into ``output``; steps whose inputs did not change are not rebuilt.
 
     If the image is complete, neither tools nor inputs are needed. ``force`` rebuilds everything from the locked
@@ -144,10 +144,10 @@ def build(order: Order, output: Path, *, force: bool = False, probe: root_volume
         job = _Job(order, tools, before, forced, probe)
         with directory_atomic(output) as fresh:
             made, because = _make(job, fresh)
-    return Built(output, made, because)
+    return BuildResult(output, made, because)
 
 
-def _whole(order: Order, before: Earlier) -> Built | None:
+def _whole(order: Order, before: Earlier) -> BuildResult | None:
     """The existing image, if every step is cached."""
     if len(before.models) != len(order.lock.models):
         return None
@@ -156,7 +156,7 @@ def _whole(order: Order, before: Earlier) -> Built | None:
         return None
     for name in because:
         steps.announce(name, ())
-    return Built(before.directory, before.manifest, because)
+    return BuildResult(before.directory, before.manifest, because)
 
 
 def _inputs(order: Order, models: Sequence[ModelVolume]) -> inputs.StepInputs:

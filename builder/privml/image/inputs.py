@@ -73,7 +73,7 @@ class StepInputs:
 
 
 def decode(data: bytes) -> StepInputs:
-    """The inverse of ``StepInputs.encode``; ``EvidenceError`` for malformed input."""
+    """The inverse of ``StepInputs.encode``; ``EvidenceError`` for malformed or non-canonical input."""
     top = strictjson.Fields(strictjson.loads(data, what=FILE), "inputs")
     top.text("format", one_of=(FORMAT,))
     model_files = top.array("model_files")
@@ -92,7 +92,10 @@ def decode(data: bytes) -> StepInputs:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise EvidenceError(f"inputs.licences.{name}: expected strings")
     top.end()
-    return StepInputs(tuple(model_files), found, licences)
+    inputs = StepInputs(tuple(model_files), found, licences)
+    if inputs.encode() != data:
+        raise EvidenceError("inputs: not canonical JSON (RFC 8785)")
+    return inputs
 
 
 def inputs_of(
@@ -160,18 +163,18 @@ def _firmware(lock: Lock, tee: str, package: str) -> Inputs:
 
 def changes(before: Inputs, now: Inputs) -> tuple[str, ...]:
     """One phrase for each input that was added, removed or changed in ``now``."""
-    told = []
+    phrases = []
     for name in (*now, *(name for name in before if name not in now)):
         was, is_now = before.get(name), now.get(name)
         if was is None:
-            told.append(f"{name} is new")
+            phrases.append(f"{name} is new")
         elif is_now is None:
-            told.append(f"{name} was removed")
+            phrases.append(f"{name} was removed")
         elif was != is_now:
             old, new = was.split(" ")[0], is_now.split(" ")[0]
             shown = old != new and not _DIGEST.match(old)
-            told.append(f"{name} {old} -> {new}" if shown else f"{name} changed")
-    return tuple(told)
+            phrases.append(f"{name} {old} -> {new}" if shown else f"{name} changed")
+    return tuple(phrases)
 
 
 def key(record: StepInputs, step: str) -> str:

@@ -218,7 +218,10 @@ def _check(manifest: Manifest) -> None:
 
 
 def read(directory: Path) -> Manifest:
-    """The manifest of an output directory; ``BuildError`` if there is none, or it has a different version."""
+    """The manifest of an output directory; ``BuildError`` if there is none, or it has a different version.
+
+    ``EvidenceError`` if it is malformed.
+    """
     path = directory / FILE
     if not path.is_file():
         raise BuildError(f"{directory} has no manifest.json", hint="build it with `privml-build image NAME`")
@@ -228,7 +231,12 @@ def read(directory: Path) -> Manifest:
             f"{path} is from a different version of privml-build, expected {FORMAT}",
             hint="build it again with `privml-build image NAME`",
         )
-    return decode(data)
+    try:
+        return decode(data)
+    except EvidenceError as error:
+        raise EvidenceError(
+            f"{path} is malformed: {error.message}", hint="build the image again with `privml-build image NAME`"
+        ) from error
 
 
 def _firmware(fields: Fields) -> dict[str, Firmware]:

@@ -37,7 +37,7 @@ def is_readable(path: Path) -> bool:
 def opened(path: Path) -> Iterator[Bytes]:
     """The content of ``path``; ``UsageError`` when it is not a file, ``MeasurementError`` when it is empty."""
     if not is_readable(path):
-        raise UsageError(f"`{path}` is not a file")
+        raise UsageError(f"`{path}` {_instead(path)}")
     if path == STANDARD_INPUT:
         yield _nonempty(_all(sys.stdin.fileno(), path), path)
         return
@@ -54,6 +54,13 @@ def opened(path: Path) -> Iterator[Bytes]:
             yield view
     finally:
         os.close(file)
+
+
+def _instead(path: Path) -> str:
+    """Why `opened` does not take ``path``."""
+    if path.is_dir():
+        return "is a directory, expected a file"
+    return "is a device or socket, expected a file" if path.exists() else "does not exist"
 
 
 def _mapped(file: int) -> mmap.mmap | None:

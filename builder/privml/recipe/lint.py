@@ -94,5 +94,5 @@ def _of_lock(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:
 def _finding(recipe: Recipe, rule: str, path: Path, text: str) -> Finding:
     mark = mark_of(path, recipe.source)
     field = f"{spelled(path)}: " if path else ""
-    beside = recipe.source.beside(path) if path else ""
-    return Finding(f"{field}{text}{beside}", rule, RULES[rule].severity, mark.file, mark.line)
+    other = recipe.source.counterpart(path) if path else ""
+    return Finding(f"{field}{text}{other}", rule, RULES[rule].severity, mark.file, mark.line)

@@ -39,7 +39,7 @@ def validate(document: Document, model: type[AnyModel]) -> AnyModel:
             said = f"{spelled(shown)}: {_said(problem, model)}" if shown else _said(problem, model)
             broken = problem.get("ctx", {}).get("error")
             finding = Finding(
-                text=printable(said + document.beside(shown)),
+                text=printable(said + document.counterpart(shown)),
                 rule=broken.rule if isinstance(broken, RuleBroken) else "",
                 file=mark.file,
                 line=mark.line,

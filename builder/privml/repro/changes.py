@@ -111,9 +111,9 @@ def changes(a: Manifest, b: Manifest, report: Report) -> tuple[Change, ...]:
 
 def moved(report: Report) -> tuple[str, ...] | None:
     """The registers whose predictions differ on a machine that both predict; None if there is no such machine."""
-    told = [finding for finding in report.findings if finding.cause.fields == ("register",)]
-    common = [finding for finding in told if "none" not in (finding.a, finding.b)]
-    if report.compared.get(Layer.REGISTERS, 0) == len(told) - len(common):
+    findings = [finding for finding in report.findings if finding.cause.fields == ("register",)]
+    common = [finding for finding in findings if "none" not in (finding.a, finding.b)]
+    if report.compared.get(Layer.REGISTERS, 0) == len(findings) - len(common):
         return None
     return tuple(sorted({finding.place.rpartition(", ")[2] for finding in common}))
 
@@ -177,8 +177,8 @@ def _inputs(
         if (one and one.sha256) == (two and two.sha256):
             continue
         before, after = ("not locked" if each is None else each.version for each in (one, two))
-        told = "kernel package" if any(kernel.is_kernel(name) for kernel in kernels) else kind
-        yield Change(told, name, before, f"{after}, different bytes" if before == after else after)
+        what = "kernel package" if any(kernel.is_kernel(name) for kernel in kernels) else kind
+        yield Change(what, name, before, f"{after}, different bytes" if before == after else after)
 
 
 def _locked_models(a: Sequence[LockedModel], b: Sequence[LockedModel]) -> Iterable[Change]:
