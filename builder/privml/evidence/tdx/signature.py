@@ -70,9 +70,10 @@ def check(
     if collateral is None:
         wanted = "collateral in the document or from the caller"
         return SignatureFailure("collateral-missing", "none", wanted, simulated)
+    # The root that the chain names is tried first, and its failure is the one to report.
     anchors = [(INTEL_ROOT_DER, chain.INTEL)]
     if simulated_root is not None:
-        anchors.append((simulated_root, chain.SIMULATION))
+        anchors.insert(0 if simulated else 1, (simulated_root, chain.SIMULATION))
     failures = []
     for root, naming in anchors:
         try:
@@ -89,8 +90,7 @@ def check(
             # The library names a revoked TCB level in its message only.
             code = "revoked" if "status is invalid: Revoked" in str(error) else "quote-signature"
             failures.append(SignatureFailure(code, str(error), "a quote that the QVL verifies", simulated))
-    # Report the failure for the root that the chain names.
-    return failures[-1 if simulated else 0]
+    return failures[0]
 
 
 def claims_simulation(parsed: quotes.Quote) -> bool:
