@@ -21,8 +21,6 @@ VECTORS = Path(__file__).resolve().parents[1] / "vectors"
         (["measure", ""], 2, "invalid value for 'TARGET': it is empty, expected a recipe's name, a file or"),
         (["diff", "nosuch/a", ""], 2, "invalid value for 'B': it is empty"),
         (["lint", ""], 2, "it is empty, expected a recipe's name"),
-        (["inspect", "file"], 2, "`file` is a file, but neither a recipe nor the directory of an image"),
-        (["inspect", "pipe"], 2, "`pipe` is a pipe or socket, not a file or directory"),
         (["explain", "directory"], 2, "`directory` is a directory, expected a file"),
         (["explain", "nosuch"], 2, "`nosuch` does not exist"),
         (["explain", "/dev/null"], 2, "`/dev/null` is a device or socket, expected a file"),
