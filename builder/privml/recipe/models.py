@@ -392,6 +392,7 @@ class Content(Section):
         dict[ServiceName, Service],
         about(
             "Programs of your own, each reached at /x/NAME/ through the agent.",
+            "{metrics: {run: [/usr/bin/python3, /usr/lib/acme/metrics.py], memory: 64MiB}}",
             moves=CONFIG,
             max_length=own.MAX_SERVICES,
         ),
