@@ -4,7 +4,7 @@
 Runs in the sandbox of the tools tree. Reads ``privml.json`` next to mkosi.conf:
 {"modules": [names], "initrd_modules": [names, in load order], "generators": [names], "programs": [names],
 "units": [names], "systemd": [names], "paths": [patterns], "removals": [[why, [patterns]]], "forbidden": [names],
-"overlay": {path: SHA-256 or "-> TARGET"}, "epoch": n}
+"overlay": {path: SHA-256 or "-> TARGET"}, "own": [paths of the recipe's files], "epoch": n}
 Copies kernel, initrd parts, copyright files and the list of installed packages to $OUTPUTDIR, removes what the guest
 does not need or what differs between builds, compiles the agent, and normalises owners, modes and times. Fails if a
 package is not fully installed, if a kernel, module, program or unit is missing, if the tree has an undeclared path,
@@ -79,6 +79,13 @@ for entry in (root / "var/lib/dpkg/status").read_text().strip().split("\n\n"):
         fail(f"package {fields['Package']} has the status `{fields['Status']}`, expected `install ok installed`")
     installed.append({key.lower(): fields[key] for key in ("Package", "Version", "Architecture")})
 (out / "installed.json").write_text(json.dumps(installed))
+
+# -- a recipe's files are in folders that no package has --------------------------------------------------------------
+for name in facts["own"]:
+    for parent in list(Path(name).parents)[:-1]:
+        owner = packages.get(str(parent))
+        if owner is not None and str(parent) not in ("etc", "usr", "usr/lib"):
+            fail(f"/{name}, a file of the recipe, is in /{parent}, a folder of the package {owner}")
 
 # -- collect the declared licence of each package, for the SBOM ---------------------------------------------------
 # A directory may be a link to that of another package of the same source (Debian Policy 12.5).

@@ -21,6 +21,7 @@ from privml.events.stages import STAGES
 from privml.evidence.facts import Facts
 from privml.evidence.sections import STAGE_OF, Header, Keys
 from privml.evidence.tees import KINDS
+from privml.statement.exceptions import DeclaredException
 from privml.statement.launch import FilledBy, MeasuredLaunch
 from privml.verify import check
 from privml.verify.anchor import Built, Expected, Signed
@@ -95,6 +96,8 @@ def open_launch(register: str, value: FilledBy | None) -> MeasuredLaunch:
 
 GPU_EVENTS = (*samples.AGENT_EVENTS[:1], agent.AgentEvent("gpu-ready", b"{}"), *samples.AGENT_EVENTS[1:])
 
+EXCEPTION = DeclaredException("kernel-option", "a", "none")
+
 # What is bent -> the refusals that must follow, and no other.
 CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     **{name: ({"facts": register(name)(FACTS)}, {name}) for name in TDX_REGISTERS},
@@ -153,6 +156,11 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"expected": expecting(launches=(open_launch(MRTD, FilledBy("a cloud")),))},
         {"unpinned"},
     ),
+    "exception": ({"expected": expecting(exceptions=(EXCEPTION,))}, {"exceptions"}),
+    "other exception": (
+        {"expected": expecting(exceptions=(EXCEPTION,)), "policy": Policy(exceptions=frozenset({"kernel-option:b"}))},
+        {"exceptions"},
+    ),
     "simulated": ({"signature": SIGNATURE}, {"simulated"}),
     "other root": ({"signature": dataclasses.replace(GENUINE, root_sha256="00" * 32)}, {"root"}),
     "other simulation": (
@@ -208,7 +216,8 @@ def test_the_guide_lists_exactly_these_codes() -> None:
 def test_every_policy_field_is_used() -> None:
     """A policy that nobody can meet in one field refuses the honest document for that field."""
     impossible = {"purpose": {"purpose", "stage"}, "allow_simulated": {"simulated"}, "tdx": {"td-attributes"}}
-    assert set(impossible) == {field.name for field in dataclasses.fields(Policy)}
+    # It only loosens: the case `exception` has it.
+    assert {*impossible, "exceptions"} == {field.name for field in dataclasses.fields(Policy)}
     assert codes(judge(policy=Policy(purpose="key-release"))) == impossible["purpose"]
     assert codes(judge(signature=SIGNATURE, policy=Policy(allow_simulated=None))) == impossible["allow_simulated"]
     assert codes(judge(policy=Policy(tdx=TdxPolicy(td_attributes=bytes(8))))) == impossible["tdx"]

@@ -47,6 +47,7 @@ from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
 from privml.output.manifest import Engine, Firmware, Manifest, Model, Package
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import Recipe
+from privml.statement.exceptions import DeclaredException
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -244,7 +245,7 @@ def _manifest(
         source_date_epoch=lock.source_date_epoch,
         listen=content.agent.listen,
         boot="direct",
-        cmdline=uki.command_line(root),
+        cmdline=uki.command_line(root, lock.kernel_options),
         kernel=release,
         root=root,
         firmware=sources,
@@ -261,6 +262,7 @@ def _manifest(
         shapes=tuple(Size(shape.vcpus, shape.memory) for shape in content.shapes),
         packages=tuple(Package(p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
         origins=origins(recipe),
+        exceptions=tuple(DeclaredException(each.kind, each.subject, each.reason) for each in content.exceptions),
     )
 
 
@@ -299,8 +301,8 @@ def _root_and_uki(
     with step("Making uki.efi"):
         initrd = uki.initrd(parts / "initrd", epoch=job.lock.source_date_epoch)
         uki.build(
-            job.tools, out, kernel=parts / "vmlinuz", initrd=initrd, cmdline=uki.command_line(root), release=release,
-            name=job.recipe.name,
+            job.tools, out, kernel=parts / "vmlinuz", initrd=initrd, release=release,
+            cmdline=uki.command_line(root, job.lock.kernel_options), name=job.recipe.name,
         )  # fmt: skip
         (out / "vmlinuz").unlink()
     return root, release, licences.of_tree(parts / licences.FILE)

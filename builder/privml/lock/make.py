@@ -27,7 +27,7 @@ from privml.lock.models import (
     parse_time,
     read_tools_lock,
 )
-from privml.lock.trees import agent_tree, guest_tree
+from privml.lock.trees import agent_tree, guest_tree, own_tree
 from privml.lock.wanted import Resolution, Wanted
 from privml.lock.wheels import models_of, wheels_of
 from privml.recipe.distributions import TOOLS, Distribution, Kernel
@@ -63,6 +63,7 @@ class Current:
     agent: Tree
     guest: Tree
     tools_sha256: str
+    files: Tree | None = None
 
 
 def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Path | None = None) -> Current:
@@ -72,6 +73,7 @@ def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Pa
         agent_tree(recipe.content.variant, source),
         guest_tree(images, recipe.content),
         read_tools_lock(tools_lock).digest,
+        own_tree(recipe),
     )
 
 
@@ -103,6 +105,8 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
         agent=current.agent,
         guest=current.guest,
         tools_sha256=current.tools_sha256,
+        files=current.files,
+        kernel_options=tuple(recipe.content.kernel.options),
     )
 
 
@@ -165,6 +169,8 @@ def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = N
     for name, was, now in (("agent", lock.agent, current.agent), ("guest", lock.guest, current.guest)):
         if was.sha256 != now.sha256:
             stale += _some(tree_changes(name, was, now))
+    if lock.files != current.files:
+        stale += _some(tree_changes("file", lock.files or Tree.of([]), current.files or Tree.of([])))
     if lock.tools_sha256 != current.tools_sha256:
         stale.append("tools: the tools lock changed")
     if stale:

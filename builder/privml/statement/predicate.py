@@ -18,6 +18,7 @@ from privml.events.agent import AgentEvent
 from privml.events.registers import ZERO
 from privml.events.replay import replay_digests
 from privml.events.variants import PRODUCTION, VARIANTS
+from privml.statement.exceptions import MAX_EXCEPTIONS, DeclaredException, exceptions_from
 from privml.statement.launch import MeasuredLaunch
 
 PREDICATE_TYPE = "https://privml-build.dev/predicate/measurements/v2"
@@ -37,6 +38,7 @@ class Predicate:
     agent_events: tuple[AgentEvent, ...]
     purposes: Mapping[str, int]
     launches: tuple[MeasuredLaunch, ...]
+    exceptions: tuple[DeclaredException, ...] = ()
 
     def events_of(self, purpose: str) -> tuple[AgentEvent, ...] | None:
         """The agent's events before a quote for ``purpose``; None if the image gives no such quote."""
@@ -57,7 +59,7 @@ class Predicate:
             "manifest_sha256": self.manifest_sha256.hex(),
             "agent_events": [event.to_dict() for event in self.agent_events],
             "purposes": dict(self.purposes),
-            "exceptions": [],
+            "exceptions": [each.to_dict() for each in self.exceptions],
             "gpus": None,
             "launches": [launch.to_dict() for launch in self.launches],
         }
@@ -77,8 +79,8 @@ class Predicate:
                 MeasuredLaunch.from_dict(item, f"{path}.launches[{index}]")
                 for index, item in enumerate(fields.array("launches", limit=MAX_LAUNCHES))
             ),
+            exceptions=exceptions_from(fields.array("exceptions", limit=MAX_EXCEPTIONS), f"{path}.exceptions"),
         )
-        fields.empty("exceptions")
         fields.null("gpus")
         fields.end()
         _check(predicate, path)

@@ -16,11 +16,13 @@ class Policy:
     """The acceptance criteria that do not depend on the image.
 
     ``purpose`` is the required purpose of the document. ``allow_simulated`` is the DER of a simulation's root, or
-    None; a development image is accepted only with one. Each TEE's policy is in the field with its name.
+    None; a development image is accepted only with one. ``exceptions`` are the accepted exceptions of an image's
+    recipe, each as ``KIND:SUBJECT``. Each TEE's policy is in the field with its name.
     """
 
     purpose: str = SERVE
     allow_simulated: bytes | None = None
+    exceptions: frozenset[str] = frozenset()
     tdx: TdxPolicy = field(default_factory=TdxPolicy)
 
     def __post_init__(self) -> None:
