@@ -23,10 +23,13 @@ from privml.lock.locate import inputs_now
 from privml.lock.models import read_lock
 from privml.lock.moves import moves
 from privml.lock.trees import images_folder, own_tree
-from privml.recipe import document, kernelsettings, ownfiles, places, schema
+from privml.recipe import document, kernelsettings, ownfiles, places, programs, schema, wishes
 from privml.recipe.exceptions import KINDS, NO_KIND
+from privml.recipe.fields import facts
 from privml.recipe.kernelsettings import MODULE, MODULES, OPTION, OPTIONS, SYSCTL, SYSCTLS, never
 from privml.recipe.loader import Recipe, load, shipped
+from privml.recipe.packages import guest_packages
+from privml.recipe.programs import PROGRAM
 
 SETTINGS = (images_folder() / "guest/common/etc/sysctl.d/privml.conf").read_text()
 
@@ -177,13 +180,15 @@ def test_settings_are_files_of_the_root_and_words_of_the_command_line(folder: Pa
         ("kernel: {options: [nokaslr]}", '{kind: kernel-option, subject: "nokaslr", reason: ...}'),
         ("kernel: {modules: [nvme]}", '{kind: kernel-module, subject: "nvme", reason: ...}'),
         ("sysctl: {vm.swappiness: 201}", '{kind: sysctl, subject: "vm.swappiness=201", reason: ...}'),
+        ("programs: [env]", '{kind: program, subject: "env", reason: ...}'),
+        ("programs: [lua5.4]", '{kind: program, subject: "lua5.4", reason: ...}'),
         ("sysctl: {kernel.randomize_va_space: 0}", '{kind: sysctl, subject: "kernel.randomize_va_space=0", '),
     ],
 )
 def test_what_is_not_on_a_list_needs_an_exception(folder: Path, text: str, needed: str) -> None:
     message = refused(folder, text)
     assert needed in message
-    assert "is not on the list (" in message
+    assert ("can run other programs" if "programs" in text else "is not on the list (") in message
     assert "[exception-missing]" in message
     kind, subject = re.search(r'kind: (\S+), subject: "(\S+)"', message).groups()  # type: ignore[union-attr]
     granted = f'{text}\nexceptions: [{{kind: {kind}, subject: "{subject}", reason: It is alone.}}]'
@@ -201,6 +206,12 @@ def test_what_is_not_on_a_list_needs_an_exception(folder: Path, text: str, neede
         "kernel: {options: [--]}",
         "kernel: {modules: [vmw_vsock_virtio_transport]}",
         "kernel: {modules: [nvidia]}",
+        "programs: [dash]",
+        "programs: [bash-static]",
+        "programs: [tcsh]",
+        "programs: [sudo]",
+        "programs: [pkexec]",
+        "programs: [curl]",
         "kernel: {modules: [tdx-guest]}",
         "sysctl: {kernel.modules_disabled: 0}",
         "sysctl: {net.ipv4.ip_forward: 1}",
@@ -221,7 +232,7 @@ def test_what_no_exception_gives_is_answered_with_its_reason(folder: Path, kind:
     message = refused(folder, f"exceptions: [{{kind: {kind}, subject: x, reason: y}}]")
     assert f"there is no exception `{kind}`: {NO_KIND[kind]}" in message
     assert ("ADR 0012" in message) == (kind == "outbound")
-    assert "expected kernel-option or kernel-module or sysctl" in refused(
+    assert "expected kernel-option or kernel-module or sysctl or program" in refused(
         folder, "exceptions: [{kind: other, subject: x, reason: y}]"
     )
 
@@ -240,7 +251,8 @@ def test_our_own_settings_are_never_a_recipe_s() -> None:
 def test_the_lists_do_not_contradict_each_other() -> None:
     for kind, names in ((SYSCTL, SYSCTLS), (OPTION, OPTIONS), (MODULE, MODULES)):
         assert [name for name in names if never(kind, name)] == []
-    assert set(KINDS) == {SYSCTL, OPTION, MODULE}
+    assert set(KINDS) == {SYSCTL, OPTION, MODULE, PROGRAM}
+    assert [name for name in programs.RUN_OTHERS if programs.never(name)] == []
     assert not set(KINDS) & set(NO_KIND)
     assert kernelsettings.module_name("a-b") == "a_b"
 
@@ -340,3 +352,56 @@ def test_a_place_of_one_s_own_is_allowed() -> None:
 def test_editors_know_the_fields(text: str, good: bool) -> None:
     made = schema.recipe_schema()
     assert accepts(made, document.parse(f"extends: ./a.yaml\n{text}\n".encode(), "t.yaml").value, made) is good
+
+
+def test_packages_are_requested_after_the_guest_s_own(folder: Path) -> None:
+    mine = recipe(folder, "packages: [jq, systemd, python3-yaml]")
+    assert guest_packages(mine)[:-2] == guest_packages(load(folder / "tdx-min.yaml"))
+    assert list(map(str, guest_packages(mine)[-2:])) == ["jq", "python3-yaml"]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("packages: [openssh-server]", "packages[0]: got `openssh-server`, expected none of apt, "),
+        ("packages: [linux-image-amd64]", "expected no package of a kernel"),
+        ("packages: ['?essential']", "packages[0]: got `?essential`, expected text of the form"),
+        ("packages: [jq, jq]", "the same package is listed twice"),
+        ("programs: [a/b]", "programs[0]: got `a/b`"),
+    ],
+)
+def test_packages_that_no_guest_may_have_are_refused(folder: Path, text: str, problem: str) -> None:
+    assert problem in refused(folder, text)
+
+
+def test_a_file_can_be_a_program_that_the_recipe_names(folder: Path) -> None:
+    text = "programs: [tool]\nfiles: {/usr/bin/%s: {source: data/%s}}"
+    tree = own_tree(recipe(folder, text % ("tool", "sub/tool")))
+    assert tree is not None
+    assert [(file.path, file.kind) for file in tree.files] == [("usr/bin/tool", "executable")]
+    assert "/usr/bin/tool is not executable" in refused(folder, text % ("tool", "a.json"))
+    assert "it is not on the list of programs" in refused(folder, text % ("other", "sub/tool"))
+
+
+@pytest.mark.parametrize(
+    ("text", "answer"),
+    [
+        ("cmdline: quiet", "words of the kernel command line are in `kernel.options`"),
+        ("gpu: h100", "images with GPUs cannot be attested yet"),
+        ("base: {snapshot: 20260101}", "which state of the archives is used is in the lock"),
+        ("kernel: {cmdline: x}", "words of the kernel command line are in `kernel.options`"),
+        ("run: [apt install x]", "a recipe runs nothing"),
+        ("agent: {ssh-keys: []}", "the guest has no logins"),
+        ("fils: {}", "did you mean `files`?"),
+        ("agent: {quux: 1}", "agent.quux: unknown field; known: listen, max_concurrency"),
+    ],
+)
+def test_an_unknown_field_is_answered(folder: Path, text: str, answer: str) -> None:
+    message = refused(folder, text)
+    assert "unknown field; " in message
+    assert answer in message
+
+
+def test_no_field_is_a_wish() -> None:
+    for path in facts():
+        assert path.startswith("platform.") or "." in path or wishes.answer(path) is None, path

@@ -65,9 +65,11 @@ class Plan:
     development: bool
     engine: Engine | None
     based: bool = False
-    # What the recipe adds: paths of its own files in the overlay, and kernel modules.
+    # What the recipe adds: paths of its own files in the overlay, kernel modules, packages by name, and programs.
     own: tuple[str, ...] = ()
     modules: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
 
     @property
     def seed(self) -> str:
@@ -99,7 +101,9 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "modules": sorted((*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()), *plan.modules)),
         "initrd_modules": list(INITRD_MODULES),
         "generators": list(GENERATORS),
-        "programs": sorted((*guestroot.PROGRAMS, python, *(plan.engine.programs if plan.engine else ()))),
+        "programs": sorted(
+            (*guestroot.PROGRAMS, python, *(plan.engine.programs if plan.engine else ()), *plan.programs)
+        ),
         "units": list(guestroot.UNITS),
         "systemd": list(guestroot.SYSTEMD),
         "paths": [
@@ -113,6 +117,8 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "forbidden": list(guestroot.FORBIDDEN),
         "overlay": {path: file.fact for path, file in sorted(plan.overlay.items())},
         "own": sorted(plan.own),
+        "added": sorted(plan.added),
+        "own_programs": sorted(plan.programs),
         "epoch": plan.epoch,
     }
     files = {

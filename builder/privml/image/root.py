@@ -51,6 +51,8 @@ def plan_of(recipe: Recipe, lock: Lock, config: bytes) -> render.Plan:
         development=recipe.content.variant == DEVELOPMENT,
         engine=None if inference is None else engine_named(inference.engine.name),
         own=tuple(path for path in own if path not in (ownfiles.SYSCTLS, ownfiles.MODULES)),
+        added=tuple(recipe.content.packages),
+        programs=tuple(recipe.content.programs),
         modules=tuple(map(module_name, recipe.content.kernel.modules)),
     )
 

@@ -19,6 +19,8 @@ def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
         lines += tree_changes("agent", before.agent if before else None, new.agent)
         lines += tree_changes("guest", before.guest if before else None, new.guest)
         lines += tree_changes("file", (before and before.files) or Tree.of([]), new.files or Tree.of([]))
+        if before and before.programs != new.programs:
+            lines.append(f"programs: {' '.join(new.programs) or 'none'}")
         if before and before.kernel_options != new.kernel_options:
             lines.append(f"kernel options: {' '.join(new.kernel_options) or 'none'}")
         if before and before.tools_sha256 != new.tools_sha256:

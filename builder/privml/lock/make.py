@@ -107,6 +107,7 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
         tools_sha256=current.tools_sha256,
         files=current.files,
         kernel_options=tuple(recipe.content.kernel.options),
+        programs=tuple(recipe.content.programs),
     )
 
 

@@ -220,9 +220,10 @@ class Lock(LockFile):
     agent: Tree
     guest: Tree
     tools_sha256: Sha256
-    # What the recipe adds; both are left out of the file when there is nothing.
+    # What the recipe adds; each is left out of the file when there is nothing.
     files: Tree | None = None
     kernel_options: tuple[Text, ...] = ()
+    programs: tuple[Text, ...] = ()
 
     @property
     def debs(self) -> tuple[Package, ...]:
@@ -350,7 +351,7 @@ def own_tools_lock(lock_file: Path) -> Path:
     return lock_file.with_name(f"{lock_file.name.removesuffix('.lock.json')}.tools.lock.json")
 
 
-LATE = ("files", "kernel_options")
+LATE = ("files", "kernel_options", "programs")
 """Fields of locks that came after v2 and are left out when empty, so that locks without them stay as they are."""
 
 

@@ -62,6 +62,8 @@ def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
             note(ROOT, name)
     if old.files != new.files:
         note(ROOT, "the recipe's files and settings")
+    if old.programs != new.programs:
+        note(ROOT, "programs that stay")
     if old.kernel_options != new.kernel_options:
         note(ROOT, "kernel options")
     if _models(old, new) != _models(new, old):

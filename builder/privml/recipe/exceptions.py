@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from privml.recipe import kernelsettings
+from privml.recipe import kernelsettings, programs
 from privml.recipe.document import Path
 from privml.recipe.kernelsettings import MODULE, MODULES, OPTION, OPTIONS, SYSCTL, SYSCTLS, never
+from privml.recipe.programs import PROGRAM
 
 if TYPE_CHECKING:
     from privml.recipe.models import Content
@@ -17,6 +18,7 @@ KINDS = {
     OPTION: "a word of the kernel command line that is not on the list",
     MODULE: "a kernel module that is not on the list",
     SYSCTL: "a sysctl that is not on the list, as NAME=VALUE",
+    PROGRAM: "a program that can run others",
 }
 """Kinds of exceptions and what their subjects are."""
 
@@ -37,12 +39,12 @@ NO_KIND = {
 
 @dataclass(frozen=True)
 class Need:
-    """Something in a recipe that needs an exception. ``never`` says why none exists, and is else empty."""
+    """Something that needs an exception, and ``why``. ``never`` says why none exists, and is else empty."""
 
     kind: str
     subject: str
     path: Path
-    listed: str
+    why: str
     never: str
 
 
@@ -51,18 +53,25 @@ def needs(content: Content) -> Iterator[Need]:
     for name, value in content.sysctl.items():
         allowed = SYSCTLS.get(name)
         if allowed is None or not allowed.fits(str(value)):
-            listed = ", ".join(SYSCTLS) if allowed is None else f"{name} as {allowed}"
-            yield Need(SYSCTL, f"{name}={value}", ("sysctl", name), listed, never(SYSCTL, name) or "")
+            why = _off(SYSCTLS if allowed is None else [f"{name} as {allowed}"])
+            yield Need(SYSCTL, f"{name}={value}", ("sysctl", name), why, never(SYSCTL, name) or "")
     for index, word in enumerate(content.kernel.options):
         name, _, text = word.partition("=")
         type_ = OPTIONS.get(name)
         if type_ is None or not type_.fits(text):
-            listed = ", ".join(OPTIONS) if type_ is None else f"{name} as {type_}"
-            yield Need(OPTION, word, ("kernel", "options", index), listed, never(OPTION, name) or "")
+            why = _off(OPTIONS if type_ is None else [f"{name} as {type_}"])
+            yield Need(OPTION, word, ("kernel", "options", index), why, never(OPTION, name) or "")
     for index, module in enumerate(map(kernelsettings.module_name, content.kernel.modules)):
         if module not in MODULES:
-            why = never(MODULE, module) or ""
-            yield Need(MODULE, module, ("kernel", "modules", index), ", ".join(MODULES), why)
+            yield Need(MODULE, module, ("kernel", "modules", index), _off(MODULES), never(MODULE, module) or "")
+    for index, name in enumerate(content.programs):
+        why_never = programs.never(name) or ""
+        if why_never or programs.runs_others(name):
+            yield Need(PROGRAM, name, ("programs", index), "can run other programs", why_never)
+
+
+def _off(listed: Iterable[str]) -> str:
+    return f"is not on the list ({', '.join(listed)})"
 
 
 def problems(content: Content) -> Iterator[tuple[Path, str, str]]:
@@ -74,7 +83,7 @@ def problems(content: Content) -> Iterator[tuple[Path, str, str]]:
             yield need.path, "exception-never", f"`{need.subject}` is not allowed: {need.never}"
         elif not excepted:
             text = (
-                f"`{need.subject}` is not on the list ({need.listed}); it needs "
+                f"`{need.subject}` {need.why}; it needs "
                 f'`exceptions: [{{kind: {need.kind}, subject: "{need.subject}", reason: ...}}]`'
             )
             yield need.path, "exception-missing", text

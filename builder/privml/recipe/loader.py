@@ -138,7 +138,7 @@ def load(path: Path) -> Recipe:
 def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
     """Leave out unused fields that were added to schema 2 later: recipes without them keep their digests."""
     kernel = {key: value for key, value in effective["kernel"].items() if value or key not in ("modules", "options")}
-    late = ("exceptions", "files", "sysctl")
+    late = ("exceptions", "files", "packages", "programs", "sysctl")
     return {key: value for key, value in effective.items() if value or key not in late} | {"kernel": kernel}
 
 
@@ -238,6 +238,11 @@ def _check_packages(content: Content, source: Document) -> None:
     if not distribution.kernel.is_image(content.kernel.package):
         refuse(("kernel", "package"), content.kernel.package, f"a package {distribution.kernel.image}...")
     check_suite(("kernel",), content.kernel.suite)
+    for index, name in enumerate(content.packages):
+        if distribution.kernel.is_kernel(name):
+            refuse(("packages", index), name, "no package of a kernel: the guest's is in `kernel.package`")
+        elif content.variant == PRODUCTION and name in distribution.packages.forbidden:
+            refuse(("packages", index), name, f"none of {', '.join(distribution.packages.forbidden)}")
     for tee, chosen in content.firmware.items():
         allowed = [one.package for one in distribution.firmwares(tee, production=variant == PRODUCTION)]
         if chosen.package not in allowed:

@@ -391,11 +391,23 @@ class Content(Section):
         about("The inference service; an image without it only attests.", moves=CONFIG),
     ] = None
     agent: Annotated[Agent, about("The boot agent's server.", moves=CONFIG)]
+    packages: Annotated[
+        list[PackageName],
+        about("Further packages of the base's archives, by name; `programs` says what stays of them.", "[jq]", ROOT),
+        Field(max_length=64),
+    ] = Field(default_factory=list)
+    programs: Annotated[
+        list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]],
+        about("Programs that stay in /usr/bin, besides the guest's own; never a shell.", "[jq]", ROOT),
+        Field(max_length=64),
+    ] = Field(default_factory=list)
     files: Annotated[
         dict[Annotated[str, StringConstraints(pattern=r"^/", max_length=400)], AddedFile],
         about(
-            "Files and folders of yours in the root, by their path there: /etc/NAME/... or /usr/lib/NAME/...",
-            moves=ROOT,
+            "Files and folders of yours in the root, by their path there: /etc/NAME/..., /usr/lib/NAME/..., or "
+            "/usr/bin/NAME for one of `programs`.",
+            "{/etc/acme/settings.json: {source: files/settings.json}}",
+            ROOT,
             key="PATH",
         ),
         Field(max_length=256),
@@ -408,7 +420,10 @@ class Content(Section):
     exceptions: Annotated[
         list[DeclaredException],
         about(
-            "What weakens the guest; every verifier must accept each entry by name.", moves=RECORDED, max_length=64
+            "What weakens the guest; every verifier must accept each entry by name.",
+            "[{kind: kernel-option, subject: mitigations=off, reason: Nothing else runs on the machine.}]",
+            RECORDED,
+            max_length=64,
         ),
     ] = Field(default_factory=list)
     devices: Annotated[
@@ -447,6 +462,8 @@ class Content(Section):
         _distinct("device kind", [device.kind for device in self.devices])
         _distinct("platform", self.platforms)
         _distinct("shape", self.shapes)
+        _distinct("package", self.packages)
+        _distinct("program", self.programs)
         _distinct("kernel module", self.kernel.modules)
         _distinct("kernel option", [word.partition("=")[0] for word in self.kernel.options])
         _distinct("exception", [(each.kind, each.subject) for each in self.exceptions])

@@ -38,7 +38,7 @@ def read(recipe: Recipe) -> tuple[dict[str, GuestFile], list[Finding]]:
     for target, added in content.files.items():
         try:
             for name, file in _copies(recipe.path.parent, target, added):
-                _add(files, name, file)
+                _add(files, name, file, frozenset(content.programs))
         except _Refused as error:
             field: document.Path = ("files", target)
             mark = mark_of(field, recipe.source)
@@ -47,9 +47,11 @@ def read(recipe: Recipe) -> tuple[dict[str, GuestFile], list[Finding]]:
     return dict(sorted(files.items())), findings
 
 
-def _add(files: dict[str, GuestFile], name: str, file: GuestFile) -> None:
-    if (why := places.refused(name, frozenset())) is not None:
+def _add(files: dict[str, GuestFile], name: str, file: GuestFile, programs: frozenset[str]) -> None:
+    if (why := places.refused(name, programs)) is not None:
         raise _Refused("file-place", f"/{name}: {why}")
+    if name.startswith("usr/bin/") and not file.mode & 0o100:
+        raise _Refused("file-place", f"/{name} is not executable, as a program must be")
     for rule, text in unwanted(name, file):
         raise _Refused(rule, f"/{name}: {text}")
     if name in files:

@@ -33,6 +33,8 @@ def refused(path: str, programs: frozenset[str]) -> str | None:
         return f"the name `{bad}` is forbidden in the guest"
     if (why := removals.lost(path, programs)) is not None:
         return f"it would not be in the image: {why}"
+    if path.startswith("usr/bin/"):
+        return None if path.count("/") == 2 else "expected a program /usr/bin/NAME"
     folder = next((each for each in FOLDERS if path.startswith(f"{each}/")), None)
     if folder is None:
         return "expected a path in " + " or ".join(f"/{each}/NAME/" for each in FOLDERS)

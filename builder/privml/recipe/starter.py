@@ -73,8 +73,10 @@ def commented(content: Content, origin: str) -> str:
     """Encode ``content`` as a recipe file, with a comment line for each field."""
     known = facts()
     lines = _HEAD.format(schema=SCHEMA, origin=origin).splitlines()
-    for name, value in _written(content).items():
+    written = _written(content)
+    for name, value in written.items():
         lines += ["", *_field(known, name, value, "", "")]
+    lines += ["", *_left_out(known, written, "", "")]
     return "\n".join(lines) + "\n"
 
 
@@ -89,9 +91,9 @@ def _written(content: Content) -> dict[str, Any]:
 
 
 def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
-    """Remove empty mappings, which stand for omitted sections."""
+    """Remove empty mappings and lists, which stand for omitted fields."""
     inner = {key: _without_empty(item) if isinstance(item, dict) else item for key, item in value.items()}
-    return {key: item for key, item in inner.items() if item != {}}
+    return {key: item for key, item in inner.items() if item not in ({}, [])}
 
 
 def _field(known: dict[str, Fact], name: str, value: Any, path: str, indent: str) -> list[str]:
