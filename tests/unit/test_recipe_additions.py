@@ -30,7 +30,9 @@ from privml.recipe.kernelsettings import MODULE, MODULES, OPTION, OPTIONS, SYSCT
 from privml.recipe.loader import Recipe, load, shipped
 from privml.recipe.packages import guest_packages
 from privml.recipe.programs import PROGRAM
+from privml.recipe.starter import commented
 
+REPOSITORY = Path(__file__).resolve().parents[2]
 SETTINGS = (images_folder() / "guest/common/etc/sysctl.d/privml.conf").read_text()
 
 
@@ -405,3 +407,13 @@ def test_an_unknown_field_is_answered(folder: Path, text: str, answer: str) -> N
 def test_no_field_is_a_wish() -> None:
     for path in facts():
         assert path.startswith("platform.") or "." in path or wishes.answer(path) is None, path
+
+
+def test_a_new_recipe_can_start_from_one_with_additions(folder: Path) -> None:
+    shutil.copytree(REPOSITORY / "tests/real/additions", folder, dirs_exist_ok=True, symlinks=True)
+    mine = load(folder / "additions.yaml")
+    (folder / "copy.yaml").write_text(commented(mine.content, "a test"))
+    assert load(folder / "copy.yaml").content == mine.content
+    odd = recipe(folder, 'files: {"/etc/acme/a": {source: "a, b"}}\nsysctl: {vm.swappiness: 1}')
+    (folder / "copy.yaml").write_text(commented(odd.content, "a test"))
+    assert load(folder / "copy.yaml").content == odd.content

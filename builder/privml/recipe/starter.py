@@ -99,7 +99,10 @@ def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
 def _field(known: dict[str, Fact], name: str, value: Any, path: str, indent: str) -> list[str]:
     fact = known[path + name]
     lines = [f"{indent}# {fact.meaning}"]
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not any(f"{path}{name}.{inner}" in known for inner in value):
+        lines.append(f"{indent}{name}:")
+        lines += [f"{indent}  {scalar(inner)}: {_flow(item)}" for inner, item in value.items()]
+    elif isinstance(value, dict):
         lines.append(f"{indent}{name}:")
         for inner, item in value.items():
             lines += _field(known, inner, item, f"{path}{name}.", f"{indent}  ")
@@ -111,6 +114,14 @@ def _field(known: dict[str, Fact], name: str, value: Any, path: str, indent: str
     else:
         lines.append(f"{indent}{name}: {scalar(value)}")
     return lines
+
+
+def _flow(value: Any) -> str:
+    """A value of a mapping with free names, on one line."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_flow(item)}" for name, item in value.items()) + "}"
+    text = scalar(value)
+    return f'"{text}"' if re.search(r"[,{}\[\]]", text) and not text.startswith('"') else text
 
 
 def _item(known: dict[str, Fact], item: Any, path: str, indent: str, described: type[BaseModel] | None) -> list[str]:
