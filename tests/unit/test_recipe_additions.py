@@ -368,6 +368,8 @@ def test_packages_are_requested_after_the_guest_s_own(folder: Path) -> None:
         ("packages: [openssh-server]", "packages[0]: got `openssh-server`, expected none of apt, "),
         ("packages: [linux-image-amd64]", "expected no package of a kernel"),
         ("packages: ['?essential']", "packages[0]: got `?essential`, expected text of the form"),
+        ("packages: ['file:../x.deb']", "packages[0]: got `file:../x.deb`, expected text of the form"),
+        ("packages: ['file:x.rpm']", "packages[0]: got `file:x.rpm`, expected text of the form"),
         ("packages: [jq, jq]", "the same package is listed twice"),
         ("programs: [a/b]", "programs[0]: got `a/b`"),
     ],

@@ -39,6 +39,7 @@ from privml.image.modelvolume import ModelVolume
 from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
 from privml.lock.debian import upstream_version
+from privml.lock.localdebs import store_local
 from privml.lock.make import bring
 from privml.lock.models import Lock
 from privml.machine.platform import Size
@@ -140,6 +141,7 @@ def build(order: Order, output: Path, *, force: bool = False, probe: root_volume
             return found
         lock = order.lock
         tools = order.tools()
+        store_local(order.recipe, order.store)
         bring(order.store, lock.debs, lock.python, pools=order.pools)
         remove_leftovers(output, tools.remove_of_subordinates)
         job = _Job(order, tools, before, forced, probe)
@@ -334,6 +336,7 @@ def render_only(order: Order, directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is not empty", hint="name a new directory")
     recipe, lock, store, tools = order.recipe, order.lock, order.store, order.tools()
+    store_local(recipe, store)
     bring(store, lock.debs, lock.python, pools=order.pools)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-render.", dir=directory.parent) as name:

@@ -120,7 +120,7 @@ def inputs_of(
         **_tree("agent file", lock.agent, ""),
         **(_tree("recipe file", lock.files, "") if lock.files else {}),
         **{f"recipe program {name}": "kept" for name in lock.programs},
-        **{f"recipe package {name}": "named" for name in content.packages},
+        **{f"recipe package {name}": "named" for name in content.named_packages},
         **({"kernel modules": _digest({"": " ".join(content.kernel.modules)})} if content.kernel.modules else {}),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }

@@ -70,6 +70,8 @@ class Plan:
     modules: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
+    # Packages of no archive, which `prepare` installs last.
+    local: tuple[str, ...] = ()
 
     @property
     def seed(self) -> str:
@@ -119,6 +121,7 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "own": sorted(plan.own),
         "added": sorted(plan.added),
         "own_programs": sorted(plan.programs),
+        "local": sorted(plan.local),
         "epoch": plan.epoch,
     }
     files = {

@@ -44,14 +44,15 @@ def plan_of(recipe: Recipe, lock: Lock, config: bytes) -> render.Plan:
     return render.Plan(
         name=recipe.name,
         base=recipe.content.base.record,
-        packages=tuple(package.name for package in lock.packages),
+        packages=tuple(package.name for package in lock.packages if package not in lock.local),
+        local=tuple(package.name for package in lock.local),
         epoch=lock.source_date_epoch,
         tools=str(fixednames.ROOT / "tools"),
         overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config) | own,
         development=recipe.content.variant == DEVELOPMENT,
         engine=None if inference is None else engine_named(inference.engine.name),
         own=tuple(path for path in own if path not in (ownfiles.SYSCTLS, ownfiles.MODULES)),
-        added=tuple(recipe.content.packages),
+        added=(*recipe.content.named_packages, *(package.name for package in lock.local)),
         programs=tuple(recipe.content.programs),
         modules=tuple(map(module_name, recipe.content.kernel.modules)),
     )

@@ -75,6 +75,10 @@ class Archive(Record):
     expired: bool
 
 
+LOCAL = "local"
+"""The archive of packages that are files next to the recipe."""
+
+
 class Package(Record):
     """One .deb at ``path`` of its archive, as listed by the suite's component. It names no host."""
 
@@ -229,6 +233,11 @@ class Lock(LockFile):
     def debs(self) -> tuple[Package, ...]:
         """Every .deb of guest and firmware."""
         return (*self.packages, *self.firmware_debs)
+
+    @property
+    def local(self) -> tuple[Package, ...]:
+        """The packages that are files next to the recipe."""
+        return tuple(package for package in self.packages if package.archive == LOCAL)
 
     @property
     def firmware_debs(self) -> tuple[Package, ...]:

@@ -239,6 +239,8 @@ def _check_packages(content: Content, source: Document) -> None:
         refuse(("kernel", "package"), content.kernel.package, f"a package {distribution.kernel.image}...")
     check_suite(("kernel",), content.kernel.suite)
     for index, name in enumerate(content.packages):
+        if name.startswith("file:"):
+            continue
         if distribution.kernel.is_kernel(name):
             refuse(("packages", index), name, "no package of a kernel: the guest's is in `kernel.package`")
         elif content.variant == PRODUCTION and name in distribution.packages.forbidden:

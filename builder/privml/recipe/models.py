@@ -392,8 +392,18 @@ class Content(Section):
     ] = None
     agent: Annotated[Agent, about("The boot agent's server.", moves=CONFIG)]
     packages: Annotated[
-        list[PackageName],
-        about("Further packages of the base's archives, by name; `programs` says what stays of them.", "[jq]", ROOT),
+        list[
+            Annotated[
+                str,
+                StringConstraints(pattern=r"^(file:[A-Za-z0-9_][^\s:]*\.deb|[a-z0-9][a-z0-9+.-]+)$", max_length=200),
+            ]
+        ],
+        about(
+            "Further packages: of the base's archives by name, or a .deb next to the recipe as file:PATH; `programs` "
+            "says what stays of them.",
+            "[jq]",
+            ROOT,
+        ),
         Field(max_length=64),
     ] = Field(default_factory=list)
     programs: Annotated[
@@ -456,6 +466,16 @@ class Content(Section):
             max_length=64,
         ),
     ]
+
+    @property
+    def named_packages(self) -> tuple[str, ...]:
+        """The further packages of the base's archives."""
+        return tuple(each for each in self.packages if not each.startswith("file:"))
+
+    @property
+    def local_packages(self) -> tuple[str, ...]:
+        """The paths of further packages next to the recipe."""
+        return tuple(each.removeprefix("file:") for each in self.packages if each.startswith("file:"))
 
     @model_validator(mode="after")
     def _consistent(self) -> Content:
