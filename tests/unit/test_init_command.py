@@ -84,7 +84,8 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
     assert lines[0] == "# yaml-language-server: $schema=schemas/recipe.schema.json"
     assert (desk / "recipes" / lines[0].partition("=")[2]).read_bytes() == schema.files()[schema.RECIPE_FILE]
     for path, fact in facts().items():
-        if not path.startswith(("platform.", "inference.engine.options.")) and path != "extends":
+        apart = ("platform.", "inference.engine.options.", "files.", "exceptions.", "services.")
+        if not path.startswith(apart) and path != "extends":
             field = path.rpartition(".")[2]
             (at,) = [n for n, line in enumerate(lines) if line.strip() == f"# {fact.meaning}"]
             assert re.match(rf"\s*(- |# )?{field}:", lines[at + 1]), path

@@ -28,6 +28,15 @@ CASES = {
     "given-twice": (RECIPE, "{vcpus: 4, memory: 4GiB}", "{vcpus: 2, memory: 2048MiB}"),
     "extends-chain": (RECIPE, "schema: 2\n", "extends: demo-cpu-dev.yaml\nschema: 2\n"),
     "privileged-port": (RECIPE, "8443", "443"),
+    "exception-missing": (RECIPE, "cloud-amd64}", "cloud-amd64, options: [mitigations=off]}"),
+    "exception-never": (RECIPE, "platforms:", "sysctl: {kernel.modules_disabled: 0}\nplatforms:"),
+    "exception-unused": (
+        RECIPE,
+        "platforms:",
+        "exceptions: [{kind: sysctl, subject: vm.x=1, reason: none}]\nplatforms:",
+    ),
+    "file-place": (RECIPE, "platforms:", "files: {/etc/systemd/a: {source: demo-cpu.yaml}}\nplatforms:"),
+    "file-source": (RECIPE, "platforms:", "files: {/etc/acme/a: {source: absent}}\nplatforms:"),
     "platform-unmeasured": (PLATFORM, "tee: tdx", "tee: none"),
     "platform-emulated": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-tpm]"),
     "platform-tpm": (PLATFORM, "tpm: false", "tpm: true"),
@@ -90,7 +99,7 @@ def test_the_cases_are_the_rules() -> None:
 
 def test_each_rule_cites_its_source() -> None:
     for rule in RULES.values():
-        assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+|\w+\(\d\)", rule.reference), rule.id
+        assert re.fullmatch(r"[\w.-]+/[\w.-]+#\d+|[\w.-]+\(\d\)", rule.reference), rule.id
         assert rule.what.endswith(".")
         assert rule.why.endswith(".")
 

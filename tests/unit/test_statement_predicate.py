@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import attestation_samples as samples
 import pytest
 
@@ -11,6 +13,7 @@ from privml.events.agent import digests
 from privml.events.registers import TDX_REGISTERS
 from privml.events.replay import replay_digests
 from privml.statement import intoto, predicate
+from privml.statement.exceptions import DeclaredException
 from privml.statement.intoto import Statement, Subject
 from privml.statement.launch import FilledBy
 
@@ -51,7 +54,7 @@ def _set(value: object, path: str, new: object) -> bytes:
         ("extra", 1, "unknown field"),
         ("agent_events.0.name", "hello", "not known"),
         ("agent_events.0.payload", "e30=", "neither the replay of agent_events nor zero"),
-        ("exceptions", [{"kind": "shell"}], "expected an empty list"),
+        ("exceptions", [{"kind": "shell"}], "subject"),
         ("exceptions", None, "expected an array"),
         ("gpus", {"architecture": "hopper", "count": 1, "switches": 0}, "gpus: given if, and only if"),
         ("gpus", {"architecture": "hopper", "count": 0, "switches": 0}, "count: got 0, expected 1 to 16"),
@@ -137,3 +140,12 @@ def test_an_open_register_is_only_for_development_unlike_one_filled_elsewhere(re
 def test_a_malformed_statement_is_refused(path: str, new: object) -> None:
     with pytest.raises(EvidenceError):
         intoto.decode(_set(STATEMENT.to_dict(), path, new))
+
+
+def test_an_exception_is_read_back_and_named_once() -> None:
+    declared = DeclaredException("kernel-option", "mitigations=off", "It is alone.")
+    made = dataclasses.replace(samples.PREDICATE, exceptions=(declared,))
+    assert predicate.decode(predicate.encode(made)) == made
+    twice = dataclasses.replace(made, exceptions=(declared, dataclasses.replace(declared, reason="other")))
+    with pytest.raises(EvidenceError, match="`kernel-option:mitigations=off` is listed twice"):
+        predicate.decode(predicate.encode(twice))

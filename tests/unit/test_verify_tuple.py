@@ -23,6 +23,7 @@ from privml.evidence.facts import Facts
 from privml.evidence.sections import STAGE_OF, Header, Keys
 from privml.evidence.tdx import claims as tdx_claims
 from privml.evidence.tees import KINDS
+from privml.statement.exceptions import DeclaredException
 from privml.statement.launch import FilledBy, MeasuredLaunch
 from privml.verify import check
 from privml.verify.anchor import Built, Expected, Signed
@@ -104,6 +105,8 @@ UNUSED: dict[str, Any] = {
         launches=(samples.with_values(samples.PREDICATE.launches[1], RTMR3, ZERO),),
     ),
 }
+EXCEPTION = DeclaredException("kernel-option", "a", "none")
+
 # What is bent -> the refusals that must follow, and no other.
 CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     **{name: ({"facts": register(name)(FACTS)}, {name}) for name in TDX_REGISTERS},
@@ -159,6 +162,11 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"unpinned"},
     ),
     "unused register": (UNUSED, {"runtime-unused"}),
+    "exception": ({"expected": expecting(exceptions=(EXCEPTION,))}, {"exceptions"}),
+    "other exception": (
+        {"expected": expecting(exceptions=(EXCEPTION,)), "policy": Policy(exceptions=frozenset({"kernel-option:b"}))},
+        {"exceptions"},
+    ),
     "simulated": ({"signature": SIGNATURE}, {"simulated"}),
     "other root": ({"signature": dataclasses.replace(GENUINE, root_sha256="00" * 32)}, {"root"}),
     "published evidence": (
@@ -225,7 +233,8 @@ def test_every_policy_field_is_used() -> None:
         "tdx": {"td-attributes"},
         "nvidia": {"gpu-device"},
     }
-    assert set(impossible) == {field.name for field in dataclasses.fields(Policy)}
+    # It only loosens: the case `exception` has it.
+    assert {*impossible, "exceptions"} == {field.name for field in dataclasses.fields(Policy)}
     assert codes(judge(policy=Policy(purpose="key-release"))) == impossible["purpose"]
     assert codes(judge(signature=SIGNATURE, policy=Policy(allow_simulated=None))) == impossible["allow_simulated"]
     assert codes(judge(**UNUSED)) == impossible["allow_unused_runtime"]

@@ -122,6 +122,10 @@ def inputs_of(
         **templates,
         **_tree("guest file", lock.guest, "guest/", "initrd/"),
         **_tree("agent file", lock.agent, ""),
+        **(_tree("recipe file", lock.files, "") if lock.files else {}),
+        **{f"recipe program {name}": "kept" for name in lock.programs},
+        **{f"recipe package {name}": "named" for name in content.named_packages},
+        **({"kernel modules": _digest({"": " ".join(content.kernel.modules)})} if content.kernel.modules else {}),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }
     models = {volumes.file(number): model(lock, number) for number in range(len(lock.models))}
@@ -130,7 +134,11 @@ def inputs_of(
         BASE: base,
         ROOT: root,
         # Kernel and initrd come from the same mkosi run as the root, so they have the same inputs.
-        UKI: {**_common(lock, _UKI_CODE), ROOT: _digest(root)},
+        UKI: {
+            **_common(lock, _UKI_CODE),
+            ROOT: _digest(root),
+            **{f"kernel option {word}": "given" for word in lock.kernel_options},
+        },
         **{FIRMWARE[tee]: _firmware(lock, tee, one.package) for tee, one in content.firmware.items()},
     }
     steps[MANIFEST] = {

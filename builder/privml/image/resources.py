@@ -5,6 +5,7 @@ In a checkout they are under ``images/``; in an installed wheel they are package
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import privml
 from privml.image import services
 from privml.image.render import AGENT_ROOT, File
 from privml.lock.trees import images_folder, overlays
+from privml.recipe import ownfiles
 from privml.recipe.loader import Recipe
 
 
@@ -46,3 +48,11 @@ def overlay(recipe: Recipe, agent_files: Iterable[str], *, config: bytes) -> dic
     files[f"{AGENT_ROOT}/initrd-init"] = File((root / "initrd/init").read_bytes(), executable=True)
     files["etc/privml/config.json"] = File(config)
     return files
+
+
+def own_files(recipe: Recipe) -> dict[str, File]:
+    """What the recipe adds to the root."""
+    return {
+        path: File(link=os.fsdecode(file.data)) if file.link else File(file.data, executable=bool(file.mode & 0o100))
+        for path, file in ownfiles.read(recipe)[0].items()
+    }

@@ -16,9 +16,10 @@ from privml.events.agent import NAMES
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE
-from privml.lock.models import Lock, ToolsLock
+from privml.lock.models import LATE, Lock, ToolsLock
 from privml.output.manifest import BOOTS, FORMAT
 from privml.recipe import schema
+from privml.statement.exceptions import MAX_EXCEPTIONS
 from privml.verify import policyfile
 
 LOCK_FILE = "lock.schema.json"
@@ -34,8 +35,10 @@ _VERITY = {"$ref": "#/$defs/verity"}
 
 
 def lock_schema(model: type[BaseModel], title: str) -> dict[str, Any]:
-    """The schema of a lock in its written form, with every field required."""
-    return {"$schema": schema.DIALECT, **model.model_json_schema(mode="serialization"), "title": title}
+    """The schema of a lock in its written form, with every field required but those left out when empty."""
+    made = model.model_json_schema(mode="serialization")
+    made["required"] = [name for name in made["required"] if name not in LATE]
+    return {"$schema": schema.DIALECT, **made, "title": title}
 
 
 def manifest_schema() -> dict[str, Any]:
@@ -68,7 +71,11 @@ def manifest_schema() -> dict[str, Any]:
         ),
         "engine": {"anyOf": [_object({"name": _TEXT, "version": _TEXT}), {"type": "null"}]},
         "gpus": {"type": "null"},
-        "exceptions": {"type": "array", "maxItems": 0},
+        "exceptions": {
+            "type": "array",
+            "items": _object({"kind": _TEXT, "subject": _TEXT, "reason": _TEXT}),
+            "maxItems": MAX_EXCEPTIONS,
+        },
         "config_sha256": _SHA256,
         "agent_events": _array(
             _object({"name": {"enum": list(NAMES)}, "payload": {"type": "string", "contentEncoding": "base64"}})

@@ -27,12 +27,16 @@ class Kept:
     @classmethod
     def of(cls, store: Store, package: Package) -> Kept:
         """Read the control fields from the .deb in the store, checking its digest."""
-        what = str(package)
-        with deb.tar_of(store.read(package.sha256), "control.tar", what) as archive:
-            for entry in archive:
-                if entry.name in ("control", "./control") and (file := archive.extractfile(entry)) is not None:
-                    return cls(package, file.read().decode("utf-8").strip())
-        raise InputsError(f"{what}: its control archive has no file `control`")
+        return cls(package, control_of(store.read(package.sha256), str(package)))
+
+
+def control_of(data: bytes, what: str) -> str:
+    """The control fields of a .deb."""
+    with deb.tar_of(data, "control.tar", what) as archive:
+        for entry in archive:
+            if entry.name in ("control", "./control") and (file := archive.extractfile(entry)) is not None:
+                return file.read().decode("utf-8").strip()
+    raise InputsError(f"{what}: its control archive has no file `control`")
 
 
 def blamed(message: str, pins: Mapping[str, str]) -> list[str]:

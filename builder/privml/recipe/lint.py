@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from privml.events.variants import PRODUCTION
+from privml.recipe import ownfiles
 from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
 from privml.recipe.loader import Recipe, platforms_of
@@ -34,6 +35,7 @@ def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
     return [
         *_of_platforms(recipe, platforms_of(recipe)),
         *_of_sizes(recipe, lock.model_size if lock else 0),
+        *ownfiles.read(recipe)[1],
         *(_of_lock(recipe, lock) if lock else ()),
     ]
 

@@ -10,12 +10,13 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from privml.base import strictjson
 from privml.base.errors import RecipeError, printable
 from privml.engines.registry import engine_named
 from privml.events.variants import PRODUCTION
-from privml.recipe import document, migration
+from privml.recipe import document, exceptions, migration
 from privml.recipe.document import Document, Mark
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.models import Content, Device
@@ -135,9 +136,16 @@ def load(path: Path) -> Recipe:
     _check_packages(content, source)
     if not content.devices:
         content = content.model_copy(update={"devices": _devices_of(_platforms(content, path, source), source)})
-    effective = content.model_dump(mode="json", by_alias=True)
+    effective = _without_unused(content.model_dump(mode="json", by_alias=True))
     digest = hashlib.sha256(strictjson.canonical({"content": effective, "files": files})).hexdigest()
     return Recipe(path.name.removesuffix(".yaml"), path, content, digest, source)
+
+
+def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
+    """Leave out unused fields that were added to schema 2 later: recipes without them keep their digests."""
+    kernel = {key: value for key, value in effective["kernel"].items() if value or key not in ("modules", "options")}
+    late = ("exceptions", "files", "packages", "programs", "sysctl")
+    return {key: value for key, value in effective.items() if value or key not in late} | {"kernel": kernel}
 
 
 class OldSchema(RecipeProblems):
@@ -242,6 +250,13 @@ def _check_packages(content: Content, source: Document) -> None:
     if not distribution.kernel.is_image(content.kernel.package):
         refuse(("kernel", "package"), content.kernel.package, f"a package {distribution.kernel.image}...")
     check_suite(("kernel",), content.kernel.suite)
+    for index, name in enumerate(content.packages):
+        if name.startswith("file:"):
+            continue
+        if distribution.kernel.is_kernel(name):
+            refuse(("packages", index), name, "no package of a kernel: the guest's is in `kernel.package`")
+        elif content.variant == PRODUCTION and name in distribution.packages.forbidden:
+            refuse(("packages", index), name, f"none of {', '.join(distribution.packages.forbidden)}")
     for tee, chosen in content.firmware.items():
         allowed = [one.package for one in distribution.firmwares(tee, production=variant == PRODUCTION)]
         if chosen.package not in allowed:
@@ -250,6 +265,10 @@ def _check_packages(content: Content, source: Document) -> None:
             expected = f"{' or '.join(allowed)} in a {variant} recipe"
             refuse(("firmware", tee, "package"), chosen.package, expected, rule)
         check_suite(("firmware", tee), chosen.suite)
+    for path, rule, text in exceptions.problems(content):
+        mark = mark_of(path, source)
+        said = f"{document.spelled(path)}: {text}{source.counterpart(path)}"
+        found.append(Finding(said, rule=rule, file=mark.file, line=mark.line))
     found += _too_many_models(content, source)
     if found:
         raise RecipeProblems(found)

@@ -143,7 +143,10 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
     found += _inputs("wheel", a.python, b.python)
     found += _locked_models(a.models, b.models)
     found += [*_files("agent file", a.agent, b.agent), *_files("guest file", a.guest, b.guest)]
+    found += _files("recipe file", *(lock.files or Tree.of([]) for lock in (a, b)))
     facts = (
+        ("programs", "of the recipe", *(" ".join(lock.programs) or "none" for lock in (a, b))),
+        ("kernel options", "of the recipe", *(" ".join(lock.kernel_options) or "none" for lock in (a, b))),
         ("times", "source_date_epoch", str(a.source_date_epoch), str(b.source_date_epoch)),
         ("use of RTMR3", "by the kernel", a.rtmr3, b.rtmr3),
         ("tools", "tools.lock.json", a.tools_sha256, b.tools_sha256),

@@ -17,6 +17,7 @@ from privml.events import agent
 from privml.events.agent import AgentEvent
 from privml.events.registers import ZERO
 from privml.events.variants import PRODUCTION, VARIANTS
+from privml.statement.exceptions import MAX_EXCEPTIONS, DeclaredException, exceptions_from
 from privml.statement.gpus import Gpus
 from privml.statement.launch import MeasuredLaunch
 
@@ -41,6 +42,7 @@ class Predicate:
     purposes: Mapping[str, int]
     launches: tuple[MeasuredLaunch, ...]
     gpus: Gpus | None = None
+    exceptions: tuple[DeclaredException, ...] = ()
 
     def events_of(self, purpose: str) -> tuple[AgentEvent, ...] | None:
         """The agent's events before a quote for ``purpose``; None if the image gives no such quote."""
@@ -61,7 +63,7 @@ class Predicate:
             "manifest_sha256": self.manifest_sha256.hex(),
             "agent_events": [event.to_dict() for event in self.agent_events],
             "purposes": dict(self.purposes),
-            "exceptions": [],
+            "exceptions": [each.to_dict() for each in self.exceptions],
             "gpus": None if self.gpus is None else self.gpus.to_dict(),
             "launches": [launch.to_dict() for launch in self.launches],
         }
@@ -83,8 +85,8 @@ class Predicate:
                 for index, item in enumerate(fields.array("launches", limit=MAX_LAUNCHES))
             ),
             gpus=None if gpus is None else Gpus.from_fields(gpus),
+            exceptions=exceptions_from(fields.array("exceptions", limit=MAX_EXCEPTIONS), f"{path}.exceptions"),
         )
-        fields.empty("exceptions")
         fields.end()
         _check(predicate, path)
         return predicate

@@ -238,6 +238,15 @@ def header(case: Case) -> Iterator[Refusal]:
         yield Refusal("stage", found.stage, case.policy.stage)
 
 
+@refuses({"exceptions": "the image declares an exception that weakens it, and the policy does not name it"})
+def exceptions(case: Case) -> Iterator[Refusal]:
+    """Check that the policy accepts each exception of the image's recipe."""
+    for declared in case.expected.predicate.exceptions:
+        if declared.name not in case.policy.exceptions:
+            wanted = any_of(case.policy.exceptions) or "no exceptions"
+            yield Refusal("exceptions", declared.name, wanted, f"the recipe's reason: {declared.reason}")
+
+
 def _refusals(case: Case) -> Iterator[Refusal]:
     rules, evidence = case.rules, case.evidence
     yield from origin(case)
@@ -246,7 +255,7 @@ def _refusals(case: Case) -> Iterator[Refusal]:
         yield from rules.signature(evidence)
     for check in rules.checks:
         yield from check(evidence)
-    for core in (registers, agent_log, binding, header):
+    for core in (registers, agent_log, binding, header, exceptions):
         yield from core(case)
     for device_check in nvidia.CHECKS:
         yield from device_check(case.device_case)
@@ -271,6 +280,9 @@ def _outcome(case: Case) -> Outcome:
 def _notes(case: Case) -> Iterator[str]:
     yield from case.rules.notes(case.evidence)
     yield from nvidia.notes(case.device_case)
+    for declared in case.expected.predicate.exceptions:
+        if declared.name in case.policy.exceptions:
+            yield f"exception {declared.name}: accepted by the policy; the recipe's reason: {declared.reason}"
     if case.launch is None:
         return
     levels = case.launch.evidence()
@@ -307,6 +319,7 @@ CODES: Mapping[str, str] = _union(
         header,
         *nvidia.CHECKS,
         denied.samples,
+        exceptions,
     )
 )
 """Every refusal code and what it means."""

@@ -11,7 +11,7 @@ from functools import cached_property
 from privml.events.stages import SERVE, STAGE_OF
 from privml.verify import policyfield
 from privml.verify.nvidia import NvidiaPolicy
-from privml.verify.policyfield import section, setting, switch
+from privml.verify.policyfield import section, setting, switch, texts
 from privml.verify.tdx import TdxPolicy
 
 
@@ -26,6 +26,12 @@ class Policy:
 
     purpose: str = SERVE
     allow_simulated: bytes | None = None
+    exceptions: frozenset[str] = setting(
+        texts(),
+        frozenset(),
+        "Accepted exceptions of an image's recipe, each as KIND:SUBJECT.",
+        relaxes={"exceptions"},
+    )
     allow_unused_runtime: bool = setting(
         switch(),
         False,

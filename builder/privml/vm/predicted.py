@@ -144,6 +144,7 @@ def predict_image(
         agent_events=manifest.agent_events,
         purposes=manifest.purposes,
         launches=tuple(measured),
+        exceptions=manifest.exceptions,
     )
 
 
