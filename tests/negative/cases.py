@@ -218,6 +218,9 @@ def foreign_keys(spki: bytes) -> str:
     return forge.b64(jcs({"v": 2, "keys": [{"use": "tls", "alg": "spki-sha256", "key": spki.hex()}]}))
 
 
+EXCEPTION = {"kind": "kernel-option", "subject": "mitigations=off", "reason": "Nothing else runs on the machine."}
+
+
 def header() -> dict[str, Case]:
     """Variant, purpose and stage, each really signed."""
     key_release = HONEST.with_(purpose="key-release", stage="keys", events=EVENTS[:1])
@@ -231,6 +234,15 @@ def header() -> dict[str, Case]:
         "development-genuine": Case(
             "a development image, and no simulation is allowed", development.document(), REFUSED,
             ("development", "simulated"), forge.statement(variant="development"), allowed=False,
+        ),
+        "exception": with_(
+            "the expected image has an exception that the policy does not name", "exceptions",
+            statement=forge.statement(exceptions=[EXCEPTION]),
+        ),
+        "exception-other": with_(
+            "the policy names another exception", "exceptions",
+            statement=forge.statement(exceptions=[EXCEPTION]),
+            policy={"exceptions": ["kernel-option:mitigations=auto"]},
         ),
         "purpose-other": Case(
             "a key-release document where prompts are to be sent", key_release.document(), REFUSED,

@@ -18,7 +18,7 @@ from privml.lock.trees import images_folder
 from privml.recipe import guestroot, removals
 
 SOURCE = (images_folder() / "mkosi/finalize.py").read_text()
-CHECK = SOURCE[SOURCE.index("# -- refuse undeclared paths") : SOURCE.index("# -- the services' programs are there")]
+CHECK = SOURCE[SOURCE.index("# -- refuse undeclared paths") : SOURCE.index("# -- every overlay file")]
 HONEST = (
     "etc/passwd", "etc/systemd/system/default.target", "usr/bin/python3", "usr/lib/python3.14/json/decoder.py",
     "usr/lib/modules/7.2/kernel/fs/x.ko", "usr/lib/modules/7.2/modules.dep", "usr/lib/systemd/systemd-networkd",
@@ -52,6 +52,7 @@ def check(root: Path, *programs: str) -> None:
             "systemd": guestroot.SYSTEMD,
             "added": ["acme"],
             "own_programs": programs,
+            "services": [],
         },
         "overlay": {"etc/systemd/system/default.target", "usr/lib/privml/initrd-init"},
         "INITRD_INIT": "usr/lib/privml/initrd-init",

@@ -96,7 +96,6 @@ WRONG = {
     "unknown section": ('format = "privml-policy/v1"\n[sev]', "sev: unknown field"),
     "the purpose": ('purpose = "serve"\nformat = "privml-policy/v1"', "purpose: unknown field"),
     "a simulation": ('allow_simulated = "AA"\nformat = "privml-policy/v1"', "allow_simulated: unknown field"),
-    "exceptions": ('exceptions = []\nformat = "privml-policy/v1"', "exceptions: unknown field"),
     "a key twice": ('format = "privml-policy/v1"\nformat = "privml-policy/v1"', "Cannot overwrite a value"),
     "a table twice": ('format = "privml-policy/v1"\n[tdx]\n[tdx]', "Cannot declare"),
     "no text": ("\udcff", "'utf-8' codec can't decode"),

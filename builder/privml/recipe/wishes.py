@@ -8,7 +8,7 @@ _NETWORK = "the guest listens on `agent.listen` only, and no connection begins i
 _SIZES = "machine sizes are in `shapes`, as {vcpus, memory}"
 _MODELS = "models are in `inference.models`"
 _OPTIONS = "words of the kernel command line are in `kernel.options`"
-_SERVICES = "recipes have no services of their own; what runs in the guest is the agent and `inference.engine`"
+_SERVICES = "programs of your own are in `services`, each with `run` and `environment`"
 _STATE = "which state of the archives is used is in the lock, which `privml-build lock` writes"
 _ROOT = "the root is read-only, and a recipe has no volumes of its own"
 _ANSWERS = {
@@ -23,7 +23,7 @@ _ANSWERS = {
     _NETWORK: ("dns", "egress", "expose", "firewall", "network", "outbound", "port", "ports", "proxy"),
     _SIZES: ("cpu", "cpus", "memory", "ram", "size", "vcpus", "vm"),
     _MODELS: ("model", "models", "weights"),
-    _SERVICES: ("daemon", "env", "environment", "service", "services", "systemd", "unit", "units"),
+    _SERVICES: ("daemon", "env", "environment", "service", "systemd", "unit", "units"),
     _STATE: ("date", "mirror", "mirrors", "pin", "pins", "snapshot", "sources", "timestamp"),
     _ROOT: ("disk", "disks", "mount", "mounts", "persistent", "storage", "swap", "tmpfs", "volumes"),
     "the guest's accounts are the agent's and the engine's": ("group", "groups", "user", "users"),

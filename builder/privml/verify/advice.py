@@ -94,7 +94,7 @@ ADVICE: Mapping[str, str] = {
     "development": "Use the production image.",
     "purpose": _DO_NOT_SEND,
     "stage": "Wait until the guest is ready, and ask again.",
-    "exceptions": "Read the reason that the recipe gives. If you accept it, name the exception in your policy; otherwise do not send.",
+    "exceptions": "Read the reason in the recipe. Name it in your policy if you accept it; otherwise do not send.",
     "sample-evidence": "Ask with 32 random bytes as nonce. Otherwise do not send.",
 }
 """By code. Each code of `CODES` has an entry."""
