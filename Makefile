@@ -26,9 +26,9 @@ $(READY): requirements.txt pyproject.toml | host
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation --editable .
 	@touch $(READY)
 
-image: venv ## build out/NAME (NAME=demo-cpu POOL="DIR|URL ..."); when inputs are gone, a refreshed one
+image: venv ## build out/NAME (NAME=demo-cpu POOL="DIR|URL ..."); a refreshed image if inputs are unavailable
 	@$(PRIVML) image $(NAME) $(POOLS) || { status=$$?; [ $$status = 4 ] || exit $$status; \
-	echo "*** $(NAME) cannot be built from what its lock names. If that is gone: replacing ONLY WHAT IS GONE, in $(REFRESHED)." >&2; \
+	echo "*** $(NAME) cannot be built from the inputs of its lock. Replacing ONLY UNAVAILABLE INPUTS, in $(REFRESHED)." >&2; \
 	echo "*** The image has other measurements than the committed lock's, and its manifest says \`refreshed\`." >&2; \
 	$(PRIVML) lock $(NAME) --refresh-to $(REFRESHED) $(POOLS) && \
 	$(PRIVML) image $(NAME) --lock $(REFRESHED) $(POOLS); }

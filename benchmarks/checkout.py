@@ -1,4 +1,4 @@
-"""A copy of this checkout with an empty store of its own: a fresh clone, whose agent may be changed."""
+"""A copy of this checkout with its own empty store, like a fresh clone, whose agent may be changed."""
 
 from __future__ import annotations
 
@@ -36,6 +36,6 @@ class Checkout:
         )
 
     def change_agent(self, text: str) -> None:
-        """Change one module of the agent, and nothing else."""
+        """Change one module of the agent."""
         with (self.root / "builder/privml/agent/batch.py").open("a", encoding="utf-8") as file:
             file.write(text)

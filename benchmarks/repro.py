@@ -1,4 +1,4 @@
-"""`repro` of the smallest recipe, whole: two cold legs and the comparison, as a person waits for it."""
+"""The time of a complete `repro` of the smallest recipe: two cold legs and the comparison."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Figure = Callable[[str, list[float], float, str], None]
 
 
 def run(figure: Figure) -> None:
-    """Print the line; nothing where the recipe or its lock is not there."""
+    """Print the line, or nothing if the recipe or its lock is missing."""
     if not (shipped() / f"{NAME}.lock.json").is_file():
         return
     start = time.perf_counter()

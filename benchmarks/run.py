@@ -1,4 +1,4 @@
-"""`make bench`: one JSON line a figure; bounds are told, never enforced.
+"""`make bench`: one JSON line a figure; bounds are reported, never enforced.
 
 {"name", "value", "bound", "unit", "ok", "runs"}; ratios are taken in pairs, alternating, and the median is given.
 BENCH_FULL=1 adds the lines that need whole builds, one with all downloads (about eight minutes on two cores).
@@ -7,20 +7,18 @@ BENCH_FULL=1 adds the lines that need whole builds, one with all downloads (abou
 from __future__ import annotations
 
 import hashlib
-import json
 import os
 import resource
 import shutil
-import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import repro, trees
+from benchmarks import gpus, repro, trees, verifying
 from benchmarks.checkout import Checkout
+from benchmarks.measured import cpu, figure, seconds
 
 from privml.events.event import Event, Evidence
 from privml.events.replay import replay
@@ -32,33 +30,13 @@ from privml.machine.matrix import shapes
 from privml.machine.platform import Platform
 from privml.measure.compare import compare
 from privml.vm.platforms import platform as load_platform
-from privml.vm.predicted import Predictor
+from privml.vm.predicted import MachinePredictor
 
 PRIVML = str(Path(sys.executable).with_name("privml-build"))
 
 
-def seconds(work: Callable[[], object]) -> float:
-    start = time.perf_counter()
-    work()
-    return time.perf_counter() - start
-
-
-def cpu(*words: str) -> float:
-    """Seconds of processor time, user and system, of one program; pages it reads are in the cache."""
-    before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run(words, check=True, capture_output=True)
-    after = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return after.ru_utime - before.ru_utime + after.ru_stime - before.ru_stime
-
-
 def command(*words: str) -> Callable[[], object]:
     return lambda: subprocess.run([PRIVML, *words], check=True, capture_output=True)
-
-
-def figure(name: str, values: list[float], bound: float, unit: str) -> None:
-    value = round(statistics.median(values), 4)
-    line = {"name": name, "value": value, "bound": bound, "unit": unit, "ok": value <= bound, "runs": len(values)}
-    print(json.dumps(line), flush=True)
 
 
 def image_over_mkosi(mkosi_first: bool) -> float:
@@ -93,7 +71,7 @@ def first_and_next() -> tuple[float, float]:
         return first, seconds(lambda: checkout.privml("image", "demo-cpu"))
 
 
-def thousand(predictor: Predictor, platform: Platform) -> None:
+def thousand(predictor: MachinePredictor, platform: Platform) -> None:
     """1,000 shapes of one image whose blobs are cached. A first round over fewer shapes fills the cache."""
     distinct = shapes("1..20", "2GiB,4GiB,8GiB,16GiB,32GiB")
     for shape in distinct:
@@ -125,6 +103,7 @@ def log_of_500() -> Callable[[], object]:
 
 
 def main() -> None:
+    verifying.run()
     figure("help", [1000 * seconds(command("--help")) for _ in range(9)], 150, "ms")
     command("image", "demo-cpu")()
     figure("image-unchanged", [seconds(command("image", "demo-cpu")) for _ in range(5)], 1, "s")
@@ -141,7 +120,7 @@ def main() -> None:
     tools = place.tools(target.recipe)
 
     def predict() -> None:
-        Predictor(tools, place.store.root, target.directory, manifest).predict(platform, manifest.shapes[0])
+        MachinePredictor(tools, place.store.root, target.directory, manifest).predict(platform, manifest.shapes[0])
 
     def digest() -> None:
         for name in ("uki.efi", "firmware.fd"):
@@ -151,8 +130,9 @@ def main() -> None:
     # Paired: the bound is twice the digest of the same bytes plus 250 ms, so the excess over that is what is told.
     pairs = [(seconds(predict), seconds(digest)) for _ in range(9)]
     figure("predict-over-bound", [(p - 2 * d) * 1000 for p, d in pairs], 250, "ms")
-    thousand(Predictor(tools, place.store.root, target.directory, manifest), platform)
+    thousand(MachinePredictor(tools, place.store.root, target.directory, manifest), platform)
     figure("log-of-500-events", [1000 * seconds(log_of_500()) for _ in range(9)], 10, "ms")
+    gpus.run(figure)
     start_to_token = seconds(command("run", "demo-cpu", "--prompt", "The capital of France is", "--max-tokens", "1"))
     figure("start-to-first-token", [start_to_token], 180, "s")
     trees.run(figure)

@@ -1,6 +1,6 @@
 #!/bin/sh
-# What the host must bring, and why. As root on a Debian-like host the missing packages are installed; otherwise the
-# command is printed and the exit status is 5.
+# Check what the host must provide. As root on a Debian-like host, install the missing packages; otherwise print the
+# command and exit with status 5.
 set -eu
 python=${1:-python3}
 missing=

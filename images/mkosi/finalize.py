@@ -4,7 +4,9 @@
 Runs in the sandbox of the tools tree. Reads ``privml.json`` next to mkosi.conf:
 {"modules": [names], "initrd_modules": [names, in load order], "generators": [names], "programs": [names],
 "units": [names], "systemd": [names], "paths": [patterns], "removals": [[why, [patterns]]], "forbidden": [names],
-"overlay": {path: SHA-256 or "-> TARGET"}, "epoch": n}
+"overlay": {path: SHA-256 or "-> TARGET"}, "services": [absolute paths of programs], "own": [paths of the recipe's
+files], "added": [packages that the recipe names], "own_programs": [programs that it keeps], "local": [packages of no
+archive], "epoch": n}
 Copies kernel, initrd parts, copyright files and the list of installed packages to $OUTPUTDIR, removes what the guest
 does not need or what differs between builds, compiles the agent, and normalises owners, modes and times. Fails if a
 package is not fully installed, if a kernel, module, program or unit is missing, if the tree has an undeclared path,
@@ -79,6 +81,15 @@ for entry in (root / "var/lib/dpkg/status").read_text().strip().split("\n\n"):
         fail(f"package {fields['Package']} has the status `{fields['Status']}`, expected `install ok installed`")
     installed.append({key.lower(): fields[key] for key in ("Package", "Version", "Architecture")})
 (out / "installed.json").write_text(json.dumps(installed))
+
+# -- a recipe's files are in folders that no package has --------------------------------------------------------------
+for name in facts["own"]:
+    if name in packages:
+        fail(f"/{name}, a file of the recipe, is a file of the package {packages[name]}")
+    for parent in list(Path(name).parents)[:-1]:
+        owner = packages.get(str(parent))
+        if owner is not None and str(parent) not in ("etc", "usr", "usr/bin", "usr/lib"):
+            fail(f"/{name}, a file of the recipe, is in /{parent}, a folder of the package {owner}")
 
 # -- collect the declared licence of each package, for the SBOM ---------------------------------------------------
 # A directory may be a link to that of another package of the same source (Debian Policy 12.5).
@@ -183,6 +194,15 @@ for directory in (root / "usr/bin", root / "usr/sbin"):
     for path in sorted(directory.iterdir()):
         if path.name not in programs:
             take(path, "it is not on the list of programs")
+for name in facts["own_programs"]:
+    places = [path for path in (root / "usr/bin" / name, root / "usr/sbin" / name) if os.path.lexists(path)]
+    if not places:
+        fail(f"the recipe keeps the program {name}, which none of its packages and files has")
+    path, owner = places[0], packages.get(f"usr/bin/{name}", packages.get(f"usr/sbin/{name}", "no package"))
+    if not path.resolve().is_file() or not path.resolve().is_relative_to(root.resolve()):
+        fail(f"/usr/bin/{name} ({owner}) is a link to {os.readlink(path)}, which is not in the guest")
+    if path.stat().st_mode & 0o6000 or "security.capability" in os.listxattr(path.resolve()):
+        fail(f"/usr/bin/{name} ({owner}) has a set-id bit or capabilities, for which no exception exists")
 present = {path.name for directory in ("usr/bin", "usr/sbin") for path in (root / directory).iterdir()}
 if programs - present:
     fail(f"programs that the guest needs are missing: {sorted(programs - present)}")
@@ -239,10 +259,15 @@ if shadow.is_file():
     shadow.write_text("".join(":".join(fields) + "\n" for fields in lines))
 
 agent = root / "usr/lib/privml"
-if agent.is_dir() and not compileall.compile_dir(
-    agent, quiet=2, workers=1, stripdir=str(root), prependdir="/",
-    invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-):
+if (root / f"usr/bin/python{sys.version_info.major}.{sys.version_info.minor}").exists():
+    compiled = compileall.compile_dir(
+        agent, quiet=2, workers=1, stripdir=str(root), prependdir="/",
+        invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
+    )
+else:  # see prepare.py
+    words = ["/usr/bin/python3", "-I", "-B", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
+    compiled = subprocess.run(["chroot", str(root), *words, "/usr/lib/privml"], check=False).returncode == 0
+if not compiled:
     fail("the agent does not compile")
 
 # -- refuse undeclared paths --------------------------------------------------------------------------------------
@@ -276,17 +301,65 @@ def declared(name: str, *, directory: bool) -> bool:
     return any(len(way.split("/")) > len(parts) and same_depth(name, "/".join(way.split("/")[: len(parts)])) for way in ways)
 
 
+brought = {name for name, package in packages.items() if package.partition(":")[0] in facts["added"]}
+# Python would run these at the start of the agent.
+startup = ("*.pth", "sitecustomize*", "usercustomize*")
+
+
+def of_an_added_package(name: str) -> bool:
+    """Whether a path, or the source of a compiled module, is of a package that the recipe names."""
+    folder, cache, inside = name.partition("/__pycache__")
+    source = f"{folder}/{inside.strip('/').partition('.')[0]}.py" if inside else folder
+    return (source if cache else name) in brought
+
+
 wrong = []
 for path in sorted(root.rglob("*")):
     name = str(path.relative_to(root))
     directory = path.is_dir() and not path.is_symlink()
-    if any(fnmatch.fnmatchcase(path.name, bad) for bad in facts["forbidden"]):
+    if of_an_added_package(name) and any(fnmatch.fnmatchcase(path.name, bad) for bad in startup):
+        wrong.append(f"/{name} ({packages.get(name, 'no package')}) would run at the start of every Python program")
+    elif any(fnmatch.fnmatchcase(path.name, bad) for bad in facts["forbidden"]):
         wrong.append(f"/{name} ({packages.get(name, 'no package')}) is forbidden")
     elif not declared(name, directory=directory):
+        if of_an_added_package(name):
+            if not name.startswith("usr/lib/") and not directory:
+                path.unlink()  # of a package that a recipe names, programs and what is in /usr/lib stay
+            continue
         wrong.append(f"/{name} ({packages.get(name, 'no package')}) is not declared")
+for name in sorted(brought, reverse=True):
+    path = root / name
+    if path.is_dir() and not path.is_symlink() and not any(path.iterdir()):
+        path.rmdir()
 if wrong:
     more = f"\n  and {len(wrong) - 40} more" if len(wrong) > 40 else ""
     fail("the tree has paths that are not declared in recipe/guestroot.py:\n  " + "\n  ".join(wrong[:40]) + more)
+
+# -- the services' programs are there -----------------------------------------------------------------------------
+for program in facts["services"]:
+    path = root / program.lstrip("/")
+    while path.is_symlink():
+        target = os.readlink(path)
+        path = root / target.lstrip("/") if target.startswith("/") else path.parent / target
+    if not path.is_file() or not path.stat().st_mode & 0o100:
+        fail(f"the program {program} of a service is not in the image, or cannot be executed")
+
+# -- the recipe's programs can start ---------------------------------------------------------------------------------
+for name in facts["own_programs"]:
+    path = next(p for p in (root / "usr/bin" / name, root / "usr/sbin" / name) if p.exists())
+    with path.open("rb") as file:
+        start = file.read(256)
+    if start.startswith(b"#!"):
+        interpreter = start[2:].split(b"\n")[0].split()[0].decode(errors="replace")
+        if not (root / interpreter.lstrip("/")).is_file():
+            fail(f"/usr/bin/{name} is a script for {interpreter}, which is not in the guest")
+    elif start.startswith(b"\x7fELF"):
+        listed = subprocess.run(
+            ["chroot", str(root), "/usr/lib64/ld-linux-x86-64.so.2", "--list", f"/{path.relative_to(root)}"],
+            capture_output=True, text=True,
+        )
+        if missing := re.findall(r"(\S+) => not found|(lib\S+): cannot open", listed.stdout + listed.stderr):
+            fail(f"/usr/bin/{name} needs {', '.join(sorted(a or b for a, b in missing))}, which is not in the guest")
 
 # -- every overlay file is in the tree as it was given --------------------------------------------------------------
 wrong = []

@@ -16,8 +16,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.negative import forge, pki
 from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
 from tests.property.test_option_roms import ROM
+from tests.published import read
 from tests.unit.image_volume import superblock
 from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
@@ -26,6 +28,8 @@ from tests.unit.test_measure_optionrom import stored
 from privml.base import dsse
 from privml.base.dsse import Envelope, Signature
 from privml.base.errors import EvidenceError, HostError, MeasurementError
+from privml.base.strictjson import canonical, loads
+from privml.events import agent
 from privml.events.align import differences
 from privml.events.gpt import decode
 from privml.events.logged import logged
@@ -33,9 +37,12 @@ from privml.events.meaning import certificate_name
 from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import parse_log, parse_sha1_log
 from privml.events.wording import describe
-from privml.evidence import capture, dstack, facts
+from privml.evidence import capture, document, dstack, facts, merkle, report_data, sections
 from privml.evidence.capture import Capture
-from privml.evidence.tdx import quote, tdreport
+from privml.evidence.certificates import UnfitError
+from privml.evidence.nvidia import report as nvidia_report
+from privml.evidence.nvidia import rim, roles
+from privml.evidence.tdx import collateral, quote, signature, tdreport
 from privml.measure import (
     acpi,
     artefact,
@@ -93,10 +100,65 @@ def _explained(data: bytes) -> None:
             assert event is None or describe(event.entry).isprintable()
 
 
+SPDM = bytes.fromhex(read("attestation/NVIDIA_attestation-sdk/unit/hopperAttestationReport.txt").decode())
+RIM = read("attestation/NVIDIA_attestation-sdk/unit/NV_GPU_DRIVER_GH100_550.144.03.xml")
+
+
+def _spdm(data: bytes) -> None:
+    """A report of either kind of device."""
+    for kind in ("gpu", "switch"):
+        with contextlib.suppress(EvidenceError):
+            nvidia_report.read(kind, data)
+
+
+def _rim(data: bytes) -> None:
+    with contextlib.suppress(UnfitError):
+        rim.read(
+            data, root=rim.NVIDIA_RIM_ROOT_DER, naming=roles.NVIDIA, now=1_795_000_000, verified=roles.Verified()
+        )
+
+
 def _cross_checked(data: bytes) -> None:
     with contextlib.suppress(HostError):
         crosscheck.parse(data.decode("utf-8", "replace"))
 
+
+def _judged(data: bytes) -> None:
+    """A document as a verifier meets it, up to its facts; what is parsed is what would be sent again."""
+    parsed = document.parse(data)
+    assert document.parse(parsed.encode()) == parsed
+    facts.collect(parsed)
+
+
+def _collateral(data: bytes) -> None:
+    """Collateral as a caller brings it, with an honest quote."""
+    fields = collateral.decode(loads(data))
+    signature.check(QUOTE, fields, now=forge.NOW, simulated_root=signature.root_der(pki.ROOT_PEM))
+
+
+def _json(data: bytes) -> None:
+    """Strict JSON: what has a canonical form is the same after it."""
+    value = loads(data)
+    with contextlib.suppress(ValueError):
+        assert loads(canonical(value)) == value
+
+
+def _report_data(data: bytes) -> None:
+    """The parts that the report data covers: nonce, header, keys and devices, one a line, then the agent's log."""
+    nonce, header, keys, devices, log = (*data.split(b"\n", 4), *[b""] * 4)[:5]
+    for section, kind in ((header, sections.Header), (keys, sections.Keys), (devices, sections.Devices)):
+        assert kind.decode(section).encode() == section
+    assert agent.encode_log(agent.parse_log(log)) == log
+    root = merkle.root(nonce, [merkle.Step("left", bytes(32))])
+    bound = report_data.compute(header=header, root=root, keys=keys, devices=devices, eventlog=log)
+    assert bound[32:] == bytes(32)
+
+
+HONEST = forge.Guest()
+QUOTE = HONEST.quote()
+COLLATERAL = HONEST.platform.collateral()
+SECTIONS = HONEST.sections()
+REPORT_DATA = b"\n".join([forge.NONCE.replace(b"\n", b"x"), *(SECTIONS[name] for name in SECTIONS)])
 
 TARGETS: dict[str, tuple[bytes, Parser]] = {
     "tdvf": (FIRMWARE, tdvf.sections),
@@ -124,6 +186,8 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "ccel": (CCEL, parse_and_replay),
     "tpm-log": (LOG, parse_and_replay),
     "quote": ((VECTORS / "attestation/tdx_quote.bin").read_bytes(), quote.parse),
+    "spdm": (SPDM, _spdm),
+    "rim": (RIM, _rim),
     "tdreport": (REPORT, tdreport.parse),
     "dstack": (DSTACK, _dstack),
     "capture": (Capture({"ccel.bin": CCEL, "cpus": b"0-3\n"}, {"quote.bin": "none"}).encode(), capture.decode),
@@ -136,6 +200,10 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "envelope": (DSTACK, lambda data: envelope.look(envelope.loads(data, "file"))),
     "certificate": (CERTIFICATE, certificate_name),
     "any-file": (UKI, artefact.identify),
+    "document": (HONEST.document(collateral={"tdx": COLLATERAL}), _judged),
+    "collateral": (json.dumps(COLLATERAL).encode(), _collateral),
+    "json": (json.dumps({"a": [1, -2, None, True, {"b": "\\u00e9 \u00e9"}], "c": ""}).encode(), _json),
+    "report-data": (REPORT_DATA, _report_data),
 }
 
 

@@ -34,7 +34,7 @@ BOOTS: dict[str, dict[str, Any]] = {
 
 
 def read_facts(facts: dict[str, Any]) -> tuple[UkiFacts, FirmwareFacts]:
-    """What a facts.json says of the UKI and the firmware."""
+    """The facts of UKI and firmware in a facts.json."""
     uki, firmware = facts["uki"], facts["firmware"]
     return (
         UkiFacts(
@@ -72,7 +72,7 @@ def predicted(name: str, **more: Any) -> tuple[Prediction, list[LogEntry]]:
 
 
 @pytest.mark.parametrize("name", sorted(BOOTS))
-def test_every_event_in_order(name: str) -> None:
+def test_events_match_the_boot_log_in_order(name: str) -> None:
     prediction, log = predicted(name, **BOOTS[name])
     logged = [(pair[0], entry.type, pair[1]) for entry in log if (pair := extended(entry, tpm=True)) is not None]
     assert [(event.register, event.type, event.digest) for event in prediction.events] == logged
@@ -80,7 +80,7 @@ def test_every_event_in_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", sorted(BOOTS))
-def test_registers_and_comparison(name: str) -> None:
+def test_registers_match_the_tpm_and_the_comparison_is_equal(name: str) -> None:
     prediction, log = predicted(name, **BOOTS[name])
     values = prediction.registers()
     assert {register: values[register] for register in replay_tpm_as_rtmrs(log)} == replay_tpm_as_rtmrs(log)
@@ -90,7 +90,7 @@ def test_registers_and_comparison(name: str) -> None:
     assert set(prediction.evidence().values()) <= {Evidence.TPM_BOOT, Evidence.HARDWARE}
 
 
-def test_a_command_line_of_the_host_s_is_found_and_read_out() -> None:
+def test_a_command_line_added_by_the_host_is_found_and_shown() -> None:
     prediction, log = predicted("append")
     extra, other = compare(prediction.events, log, tpm=True).differences
     assert (extra.kind, extra.register, extra.known and extra.known.id) == (
@@ -102,14 +102,14 @@ def test_a_command_line_of_the_host_s_is_found_and_read_out() -> None:
     assert (other.kind, other.known and other.known.id) == ("differs", "other-command-line")
 
 
-def test_a_console_that_the_stub_added_is_named() -> None:
+def test_a_console_added_by_the_stub_is_named() -> None:
     prediction, log = predicted("noconsole", stub_console="")
     (difference,) = compare(prediction.events, log, tpm=True).differences
     assert difference.known is not None and difference.known.id == "stub-console"
 
 
 def test_an_oem_string_reaches_two_registers() -> None:
-    """Under a software TPM the stub obeys SMBIOS strings; in a TD it does not, but measures them all the same."""
+    """Under a software TPM the stub uses SMBIOS strings; in a TD it ignores them but still measures them."""
     prediction, log = predicted("oem")
     comparison = compare(prediction.events, log, tpm=True)
     assert {difference.register for difference in comparison.differences} == {RTMR2}
@@ -117,7 +117,7 @@ def test_an_oem_string_reaches_two_registers() -> None:
     assert any("type 11" in event.origin for event in prediction.events)
 
 
-def test_another_machine_is_named_at_its_first_event() -> None:
+def test_a_different_machine_is_found_at_its_first_event() -> None:
     uki, firmware, blobs, memory, _ = load("base")
     log = load("big")[-1]
     comparison = compare(predict(uki, firmware, MeasuredMachine(blobs, memory, TPM)).events, log, tpm=True)
@@ -137,7 +137,7 @@ def test_another_machine_is_named_at_its_first_event() -> None:
         ("intel-cpu", "GenuineIntel", 1 << 35),
     ],
 )
-def test_the_pci_window_that_the_blobs_were_read_with(name: str, vendor: pciwindow.Vendor, base: int) -> None:
+def test_the_pci_window_matches_the_captured_blobs(name: str, vendor: pciwindow.Vendor, base: int) -> None:
     e820 = load(name)[2]["etc/e820"]
     assert pciwindow.window(e820, vendor=vendor, phys_bits=40, gigabyte_pages=True).base == base
 
@@ -153,7 +153,7 @@ def test_the_whole_prediction_is_pinned() -> None:
     }
 
 
-def test_a_host_s_command_line_credential_and_initrd_each_move_their_register() -> None:
+def test_a_command_line_credential_and_initrd_from_the_host_each_change_their_register() -> None:
     folder = VECTORS / "boot-tpm-hostile"
     predicted_events = [
         Event.from_dict(row) for row in json.loads(lzma.decompress((folder / "predicted.json.xz").read_bytes()))

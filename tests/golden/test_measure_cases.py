@@ -1,4 +1,4 @@
-"""Third-party files of every kind that `measure`, `explain` and `diff` meet: what is said, and the exit status."""
+"""Third-party files of every kind given to `measure`, `explain` and `diff`: the output and the exit status."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from pathlib import Path
 import pytest
 
 from privml.cli.main import main
-from privml.events.replay import extend
+from privml.events.replay import extend, replay_digests
+from privml.events.types import EV_EFI_BOOT_SERVICES_APPLICATION
 from privml.measure import pe
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
@@ -64,7 +65,7 @@ def test_origin_names_every_file_with_its_digest() -> None:
     assert rows == found
 
 
-def test_two_events_with_the_same_words_are_shown_by_their_digests(run: Run) -> None:
+def test_two_events_with_the_same_text_are_shown_with_their_digests(run: Run) -> None:
     folder = CASES / "diff-same-words"
     for said in (
         run("diff", folder / "a.ccel", folder / "b.ccel"),
@@ -79,20 +80,20 @@ def test_two_events_with_the_same_words_are_shown_by_their_digests(run: Run) -> 
     assert difference["a"]["digest"].startswith("bdb9aecc") and difference["b"]["digest"].startswith("36135e59")
 
 
-def test_another_command_line_of_two_direct_boots_does_not_mention_a_uki(run: Run) -> None:
+def test_a_changed_command_line_of_a_direct_boot_does_not_mention_a_uki(run: Run) -> None:
     folder = CASES / "foreign-logs-uki-words"
     said = run("diff", folder / "a.ccel", folder / "c.ccel")
     assert said.code == 1 and "UKI" not in said.text and "the kernel command line differs" in said.text
 
 
-def test_two_boots_of_a_uki_are_told_by_the_rules_for_ukis(run: Run) -> None:
+def test_differences_between_two_uki_boots_are_explained_by_the_uki_rules(run: Run) -> None:
     logs = VECTORS / "measurement"
     said = run("diff", logs / "boot-tpm-base/log.bin", logs / "boot-tpm-append/log.bin")
     assert said.code == 1 and "[host-load-options] the host gave the UKI a command line" in said.text
 
 
 def envelopes(log: bytes, quote: bytes) -> dict[str, object]:
-    """JSON that holds a log and a quote, as services and agents write it."""
+    """JSON with a log and a quote, as services and agents write it."""
     one, other = base64.b64encode(log).decode(), base64.b64encode(quote).decode()
     evidence = {"cc_eventlog": one, "quote": other}
     return {
@@ -169,7 +170,7 @@ def test_digests_that_a_dstack_report_leaves_empty_are_computed(run: Run, tmp_pa
         ([1], "a JSON list of 1 items"),
     ],
 )
-def test_other_json_is_named(document: object, words: str, run: Run, tmp_path: Path) -> None:
+def test_json_without_evidence_is_described(document: object, words: str, run: Run, tmp_path: Path) -> None:
     path = tmp_path / "file.json"
     path.write_text(json.dumps(document))
     said = run("measure", path)
@@ -177,7 +178,7 @@ def test_other_json_is_named(document: object, words: str, run: Run, tmp_path: P
 
 
 def test_register_values_in_json_are_compared(run: Run, tmp_path: Path) -> None:
-    """One event, the initrd, had another digest: nobody can compute it, but the words must not exclude it."""
+    """The digest of one event, the initrd, differed. It cannot be computed, but the message must not exclude it."""
     folder = CASES / "one-other-digest"
     values = json.loads((folder / "b.registers.json").read_text())
     quote = bytearray(QUOTE)
@@ -193,7 +194,7 @@ def test_register_values_in_json_are_compared(run: Run, tmp_path: Path) -> None:
         assert row["against"]["registers"]["rtmr2"]["candidates"] == [1, 2]
 
 
-def test_a_log_whose_digests_are_all_of_its_text_has_no_candidates(run: Run, tmp_path: Path) -> None:
+def test_a_log_with_every_digest_over_its_text_has_no_candidate_event(run: Run, tmp_path: Path) -> None:
     tpm = VECTORS / "measurement/gcp-cos113-dupesep/ccel-unpadded.bin"
     (tmp_path / "v.json").write_text(json.dumps({f"rtmr{number}": "ab" * 48 for number in range(4)}))
     said = run("explain", tpm, "--against", tmp_path / "v.json", "--json")
@@ -223,8 +224,41 @@ def test_an_empty_rtmr2_says_that_nothing_measured_command_line_and_initrd(run: 
 def test_a_stub_before_256_measures_no_sections(run: Run) -> None:
     path = CASES / "old-stub-claims/stub252.efi"
     result = json.loads(run("measure", path, "--json").out)
-    assert [event["register"] for event in result["events"]] == ["rtmr1"]
-    assert "rtmr1" not in result and "measures nothing in a TD" in run("measure", path).text
+    assert {event["register"] for event in result["events"]} == {"rtmr1"}
+    assert "rtmr2" not in result and "measures nothing in a TD" in run("measure", path).text
+
+
+@pytest.mark.parametrize(
+    ("version", "image_version", "loaded"),
+    [
+        (251, 0, False),
+        (251, 1, False),
+        (252, 0, False),
+        (252, 1, True),
+        (257, 0, False),
+        (257, 1, True),
+        (258, 1, False),
+    ],
+)
+def test_rtmr1_of_every_stub_is_complete(
+    version: int, image_version: int, loaded: bool, run: Run, tmp_path: Path
+) -> None:
+    """Firmware loads .linux for stubs 252 to 257, unless the kernel is older than 5.8 (PE image version 0)."""
+    image = bytearray((CASES / "old-stub-claims/stub252.efi").read_bytes())
+    image[:] = image.replace(b"systemd-stub 252", b"systemd-stub %d" % version)
+    linux = next(section for section in pe.headers(bytes(image)).sections if section.name == ".linux")
+    kernel = bytearray(pe.in_memory(bytes(image), linux))
+    at = int.from_bytes(kernel[0x3C:0x40], "little") + 24 + 44
+    kernel[at : at + 2] = image_version.to_bytes(2, "little")
+    image[linux.raw_offset : linux.raw_offset + len(kernel)] = kernel
+    path = tmp_path / "uki.efi"
+    path.write_bytes(image)
+    result = json.loads(run("measure", path, "--json").out)
+    events = [event for event in result["events"] if event["register"] == "rtmr1"]
+    images = [event["digest"] for event in events if event["type"] == EV_EFI_BOOT_SERVICES_APPLICATION]
+    assert images == [pe.authenticode(bytes(image)).hex()] + [pe.authenticode(bytes(kernel)).hex()] * loaded
+    assert result["rtmr1"] == replay_digests(bytes.fromhex(event["digest"]) for event in events).hex()
+    assert ("older than Linux 5.8" in run("measure", path).text) is (252 <= version < 258 and not image_version)
 
 
 def test_a_stub_that_is_not_modelled_has_no_event_seen_on_hardware(run: Run) -> None:
@@ -237,8 +271,6 @@ def test_a_stub_that_is_not_modelled_has_no_event_seen_on_hardware(run: Run) -> 
     )
     events = json.loads(run("measure", path, "--json").out)["events"]
     assert {event["evidence"] for event in events if event["register"] == "rtmr2"} == {"source"}
-    inner = [event for event in events if "loaded by the stub" in event["origin"]]
-    assert [event["evidence"] for event in inner] == ["source"]
     assert said.text.count("EV_IPL") == 8  # printed although RTMR1 is whole
 
 

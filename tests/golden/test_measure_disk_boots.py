@@ -1,6 +1,6 @@
-"""Boots from a disk, with a GPU's BAR and with an option ROM: their logs are predicted, and a TD differs by rule.
+"""Logs of boots from a disk, with a GPU's BAR and with an option ROM: every event is predicted.
 
-Production's UKI in each.
+Each boots the production UKI. Rules explain every difference from the prediction for a TD.
 """
 
 import base64
@@ -22,7 +22,7 @@ from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.optionrom import Driver
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX, TPM
-from privml.measure.tdtpm import DIRECT, DISK, NETWORK, ROM, RULES, account
+from privml.measure.tdtpm import DIRECT, DISK, NETWORK, ROM, RULES, explain
 
 SITUATIONS = {"disk": frozenset({DISK, NETWORK}), "port": frozenset({DIRECT}), "rom": frozenset({DIRECT, ROM})}
 # Authenticode SHA-384 of the driver in efi-virtio.rom of Debian's ipxe-qemu, as `optionrom.drivers` reads it.
@@ -33,7 +33,7 @@ IPXE = bytes.fromhex(
 
 @dataclass(frozen=True)
 class Kept:
-    """A kept boot: its predictions, as it was booted and as a TD, and its log."""
+    """A recorded boot: its predictions, for the machine that was booted and for a TD, and its log."""
 
     booted: tuple[Event, ...]
     td: tuple[Event, ...]
@@ -42,7 +42,7 @@ class Kept:
 
 @pytest.fixture(autouse=True)
 def _rom(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The ROM itself is not kept: its driver's digest is."""
+    """A stand-in for the ROM, of which only the driver's digest is kept."""
     monkeypatch.setattr(payload.optionrom, "drivers", lambda _: (Driver(0x80000004, IPXE),))
 
 
@@ -79,38 +79,38 @@ def test_every_event_is_predicted(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", SITUATIONS)
-def test_a_td_differs_by_rule(name: str) -> None:
-    found = account(kept(name).td, kept(name).log, SITUATIONS[name])
+def test_every_difference_to_a_td_is_explained_by_a_rule(name: str) -> None:
+    found = explain(kept(name).td, kept(name).log, SITUATIONS[name])
     assert ([one.text() for one in found.unexplained], found.unused) == ([], ())
     assert found.settled
     assert found.used["pcr-2-to-6-separators"] == 4
 
 
-def test_every_rule_is_used_by_a_kept_boot() -> None:
-    used = {rule for name in SITUATIONS for rule in account(kept(name).td, kept(name).log, SITUATIONS[name]).used}
+def test_every_rule_is_used_by_a_recorded_boot() -> None:
+    used = {rule for name in SITUATIONS for rule in explain(kept(name).td, kept(name).log, SITUATIONS[name]).used}
     assert sorted(used) == sorted(rule.id for rule in RULES)
     assert len({rule.id for rule in RULES}) == len(RULES)
 
 
 def test_an_unused_rule_is_reported() -> None:
-    """A boot's log under the wrong situation: its rules are unused, and the other's events unexplained."""
-    found = account(kept("port").td, kept("port").log, frozenset({DIRECT, ROM}))
+    """With the rules of another situation, some rules are unused and some events unexplained."""
+    found = explain(kept("port").td, kept("port").log, frozenset({DIRECT, ROM}))
     assert (found.unused, found.settled) == (("option-rom",), False)
-    other = account(kept("rom").td, kept("rom").log, frozenset({DIRECT}))
+    other = explain(kept("rom").td, kept("rom").log, frozenset({DIRECT}))
     assert [one.register for one in other.unexplained] == [RTMR1]
 
 
-def test_a_rule_takes_no_more_events_than_it_is_for() -> None:
-    """A fifth separator, or a second menu, is nobody's."""
+def test_a_rule_explains_at_most_its_number_of_events() -> None:
+    """No rule explains a fifth separator or a second boot menu."""
     boot = kept("port")
     for kind, data in ((EV_SEPARATOR, bytes(4)), (EV_EFI_VARIABLE_BOOT, b"")):
         entry = next(one for one in reversed(boot.log) if one.type == kind and data in one.data and one.index != 7)
         log = [one for old in boot.log for one in ([old, old] if old is entry else [old])]
-        found = account(boot.td, log, SITUATIONS["port"])
+        found = explain(boot.td, log, SITUATIONS["port"])
         assert [one.logged and one.logged.type for one in found.unexplained] == [kind]
 
 
-def test_an_option_rom_s_driver_moves_rtmr1_and_is_first() -> None:
+def test_an_option_rom_driver_is_the_first_event_of_rtmr1() -> None:
     rom, without = kept("rom"), kept("port")
     first = next(event for event in rom.booted if event.register == RTMR1)
     assert (first.digest, type_name(first.type)) == (IPXE, "EV_EFI_BOOT_SERVICES_DRIVER")
@@ -119,7 +119,7 @@ def test_an_option_rom_s_driver_moves_rtmr1_and_is_first() -> None:
 
 @pytest.mark.parametrize("name", ["disk", "rom"])
 def test_any_altered_event_is_found(name: str) -> None:
-    """Each predicted event, altered: the comparison fails at that register, and no rule takes it for a TD's."""
+    """With any predicted event altered, the comparison fails at that register and no rule explains the difference."""
     boot = kept(name)
     kinds = set()
     for number, event in enumerate(boot.booted):
@@ -135,15 +135,15 @@ def test_any_altered_event_is_found(name: str) -> None:
     assert len(kinds) == {"disk": 12, "rom": 12}[name]
 
 
-def test_an_altered_td_event_is_no_rule_s() -> None:
-    """What a TD shares with the boot must be equal: a rule is for one difference, not for a register."""
+def test_an_altered_td_event_is_not_explained_by_any_rule() -> None:
+    """Events that a TD shares with the boot must be equal: a rule explains one difference, not a register."""
     boot = kept("disk")
-    settled = account(boot.td, boot.log, SITUATIONS["disk"])
+    settled = explain(boot.td, boot.log, SITUATIONS["disk"])
     logged = {entry.sha384 for entry in boot.log}
     for number, event in enumerate(boot.td):
         if event.digest not in logged:
             continue
         altered = list(boot.td)
         altered[number] = replace(event, digest=bytes([event.digest[0] ^ 1]) + event.digest[1:])
-        assert not account(altered, boot.log, SITUATIONS["disk"]).settled, event.origin
+        assert not explain(altered, boot.log, SITUATIONS["disk"]).settled, event.origin
     assert settled.settled

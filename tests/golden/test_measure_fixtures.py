@@ -69,7 +69,7 @@ def loader_and_rsdp(tables: bytes) -> tuple[bytes, bytes]:
 
 
 @pytest.mark.parametrize(("name", "memory"), [("canonical-defaults", 2 << 30), ("q35-with-hpet", 4 << 30)])
-def test_rtmr0_of_the_fixture(name: str, memory: int) -> None:
+def test_rtmr0_matches_the_fixture(name: str, memory: int) -> None:
     tables = lzma.decompress((VECTORS / name / "acpi_tables.bin.xz").read_bytes())
     loader, rsdp = loader_and_rsdp(tables)
     blobs = {"etc/table-loader": loader, "etc/acpi/rsdp": rsdp, "etc/acpi/tables": tables, TABLES: END}
@@ -80,8 +80,8 @@ def test_rtmr0_of_the_fixture(name: str, memory: int) -> None:
     assert prediction.registers()[RTMR0].hex() == expected["rtmr0"]
 
 
-def test_digests_of_a_hardware_log_that_need_no_input() -> None:
-    """The 2 GiB direct boot's Secure Boot variables, separator and UiApp option are what the profile predicts."""
+def test_digests_that_need_no_input_match_a_hardware_log() -> None:
+    """The profile predicts the Secure Boot variables, the separator and the UiApp option of the 2 GiB direct boot."""
     from privml.events.tcg import parse_log
 
     log = parse_log(lzma.decompress((VECTORS / "direct-boot-2g/CCEL_data_ovmf.xz").read_bytes()))
@@ -94,7 +94,7 @@ def test_digests_of_a_hardware_log_that_need_no_input() -> None:
     assert "firmware: Exit Boot Services Returned with Success" in origins
 
 
-def test_section_names_of_a_hardware_log() -> None:
+def test_section_name_digests_match_a_hardware_log() -> None:
     from privml.events.tcg import parse_log
 
     log = parse_log(lzma.decompress((VECTORS / "gke-uki/CCEL_data_grub_gke.xz").read_bytes()))
@@ -104,7 +104,7 @@ def test_section_names_of_a_hardware_log() -> None:
 
 
 def test_every_rule_known_from_a_boot_names_the_firmware_that_showed_it() -> None:
-    """The names are those that the vectors themselves hold."""
+    """The firmware names are those in the vectors."""
     from tests.golden.test_measure_boots import load
 
     from privml.events.event import Event, Evidence

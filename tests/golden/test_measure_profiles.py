@@ -1,4 +1,4 @@
-"""Logs of real TDs against the profiles: every event that the profile alone decides, and the order of all of them."""
+"""Logs of real TDs compared with the profiles: the order of all events, and each digest that the profile decides."""
 
 import json
 import lzma
@@ -51,7 +51,7 @@ def logged(entries: list[LogEntry]) -> list[tuple[str, int, bytes]]:
 
 
 def direct_boot(profile: Profile, log: list[tuple[str, int, bytes]], memory: int) -> tuple[Event, ...]:
-    """The profile's prediction, with the log's digests for what only that machine's owner has."""
+    """The profile's prediction, with digests from the log where the input is not public."""
     rtmr0, rtmr1, rtmr2 = ([row[2] for row in log if row[0] == register] for register in RTMRS[:3])
     firmware = FirmwareFacts(INTEL_TDX, bytes(48), bytes(48), BLANK_CFV, {}, FirmwareStrings("v", "1", "d"))
     blobs = {"etc/table-loader": b"", TABLES: bytes.fromhex("7f04fffe0000")}
@@ -71,14 +71,14 @@ def direct_boot(profile: Profile, log: list[tuple[str, int, bytes]], memory: int
     return tuple(result)
 
 
-def test_p1_is_the_log_of_a_2_gib_direct_boot() -> None:
+def test_profile_p1_reproduces_the_log_of_a_2_gib_direct_boot() -> None:
     log = parse_log(unpacked("direct-boot-2g/CCEL_data_ovmf"))
     assert rows(direct_boot(TD_OVMF_2024, logged(log), 2 << 30)) == logged(log)
-    # The separator is what tells the profiles apart.
+    # The profiles differ by the separator.
     assert rows(direct_boot(TD_OVMF_2025, logged(log), 2 << 30)) != logged(log)
 
 
-def test_p2_is_the_log_of_a_64_gib_guest_with_a_gpu_and_its_quote() -> None:
+def test_profile_p2_reproduces_log_and_quote_of_a_64_gib_guest_with_a_gpu() -> None:
     body, entries = dstack.parse(json.loads(unpacked("dstack-gpu-64g/quote-report.json")))
     log = logged(entries)
     assert rows(direct_boot(TD_OVMF_2025, log, 64 << 30)) == log
@@ -87,7 +87,7 @@ def test_p2_is_the_log_of_a_64_gib_guest_with_a_gpu_and_its_quote() -> None:
 
 
 @pytest.mark.parametrize("name", ["gcp-cos113/ccel_data.dat", "gke-uki/CCEL_data_grub_gke"])
-def test_partition_tables_of_real_disks(name: str) -> None:
+def test_partition_table_events_match_real_disks(name: str) -> None:
     log = parse_log(unpacked(name))
     (event,) = [entry for entry in log if entry.type == EV_EFI_GPT_EVENT]
     table = decode(event.data)
@@ -96,7 +96,7 @@ def test_partition_tables_of_real_disks(name: str) -> None:
     assert any(partition.type == gpt.ESP for partition in table.partitions)
 
 
-def test_a_uki_on_a_disk_is_the_log_of_a_cloud_guest() -> None:
+def test_a_uki_on_a_disk_reproduces_the_log_of_a_cloud_guest() -> None:
     """Stub and kernel of that guest are older: they load the kernel as an image, and log no command line."""
     log = logged(parse_log(unpacked("gke-uki/CCEL_data_grub_gke")))
     rtmr1, rtmr2 = ([row for row in log if row[0] == register] for register in (RTMR1, RTMR2))
@@ -127,7 +127,7 @@ def test_the_cloud_machine_s_log_replays_to_its_quote() -> None:
     assert tuple(values.values()) == body.rtmrs
 
 
-def test_a_kernel_without_a_uki_under_a_software_tpm() -> None:
+def test_a_plain_kernel_reproduces_a_boot_with_a_software_tpm() -> None:
     """Firmware of 2026.08 loads the unpatched kernel, and puts `initrd=initrd` before the command line."""
     folder = VECTORS / "boot-tpm-kernel"
     facts = json.loads((folder / "facts.json").read_text())

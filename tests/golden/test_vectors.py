@@ -1,7 +1,7 @@
-"""Every third-party vector of `tests/vectors/ORIGIN.md`, and what it proves. A file that no row claims fails.
+"""Every third-party vector of `tests/vectors/ORIGIN.md` and its checks. A file without a row fails.
 
-Rows go by kind, so another file of a kind must pass the same checks. What a row cannot know of a new file (the value
-of a register that only a quote of the same boot confirms) is in `EXPECTED` and `CONFIRMED`.
+Rows are by kind, so every file of a kind must pass the same checks. Values specific to one file (such as a register
+that only a quote of the same boot confirms) are in `EXPECTED` and `CONFIRMED`.
 """
 
 from __future__ import annotations
@@ -22,6 +22,15 @@ from privml.base.errors import EvidenceError, MeasurementError
 from privml.events.registers import MRTD, RTMR0, RTMRS
 from privml.events.tcg import ALG_SHA256, ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.events.wording import describe, proven
+from privml.evidence.certificates import UnfitError
+from privml.evidence.document import DeviceEvidence
+from privml.evidence.nvidia import chain as nvidia_chains
+from privml.evidence.nvidia import report as nvidia_report
+from privml.evidence.nvidia import rim
+from privml.evidence.nvidia import signature as nvidia_signature
+from privml.evidence.nvidia.claims import DeviceFacts
+from privml.evidence.nvidia.collateral import NvidiaCollateral
+from privml.evidence.nvidia.roles import NVIDIA, Verified
 from privml.evidence.tdx import chain as chains
 from privml.evidence.tdx import quote, signature
 from privml.evidence.tdx.claims import QuoteFacts
@@ -41,7 +50,7 @@ CONFIRMED = {"measurement/gcp-cos113/ccel_data.dat": "measurement/gcp-cos113/cos
 
 
 def log(name: str, path: Path, tmp_path: Path) -> None:
-    """It replays; every digest that must be of its data is, and whatever pads it or says how it was hashed."""
+    """It replays, and every digest that must be over the event's data is, whatever the padding and the bank."""
     data = path.read_bytes()
     found = files.read(path)
     assert found.description.kind == "ccel" and found.log is not None
@@ -118,7 +127,7 @@ def dstack_report(name: str, path: Path, tmp_path: Path) -> None:
 
 
 def collateral(fmspc: str) -> dict[str, str]:
-    """The nine fields, out of Intel's answers as another project keeps them."""
+    """The nine fields, read from Intel's answers as another project stores them."""
 
     def chain(name: str) -> str:
         return unquote(read(f"{PCS}/{name}_chain.txt").decode())
@@ -176,14 +185,14 @@ def intel_chain(place: chains.Place, pem: bytes) -> None:
 
 
 def issuer_chain(name: str, path: Path, tmp_path: Path) -> None:
-    """A header of Intel's service, as it was sent."""
+    """A header of Intel's service."""
     place = chains.PCK_CRL if "pck_crl" in name else chains.QE_IDENTITY
     intel_chain(place, unquote(path.read_text()).encode())
     unknown(name, path, tmp_path)
 
 
 def tdx_quote(name: str, path: Path, tmp_path: Path) -> None:
-    """Its registers are read; spelled otherwise and padded it is the same quote; its signature says what it must."""
+    """Its registers are read; another encoding or padding gives the same quote; its signature verifies."""
     found = files.read(path)
     assert found.description.kind == "quote" and found.claimed is not None
     text = path.read_bytes()
@@ -224,7 +233,7 @@ def tdx_quote(name: str, path: Path, tmp_path: Path) -> None:
 
 
 def quote_with_text_behind_it(name: str, path: Path, tmp_path: Path) -> None:
-    """Read and told, and no evidence (ADR 0036)."""
+    """`measure` reads it with a note; `verify` does not accept it as evidence (ADR 0036)."""
     found = files.read(path)
     assert found.description.kind == "quote" and any("39 bytes follow" in note for note in found.description.notes)
     with pytest.raises(EvidenceError, match="other than zero padding"):
@@ -263,7 +272,7 @@ def acpi_tables(name: str, path: Path, tmp_path: Path) -> None:
 
 
 def smbios_table(name: str, path: Path, tmp_path: Path) -> None:
-    """Written in hexadecimal; the one that firmware published has the digest that its makers logged."""
+    """Written in hexadecimal; the published table has the digest in its machine's log."""
     found = files.read(path).description
     assert found.kind == "smbios"
     raw = tmp_path / "raw"
@@ -277,7 +286,7 @@ def smbios_table(name: str, path: Path, tmp_path: Path) -> None:
 
 
 def unknown(name: str, path: Path, tmp_path: Path) -> None:
-    """Nothing that `measure FILE` knows: refused by name, without a traceback and without a guess."""
+    """A kind that `measure FILE` does not know: refused with the file's name, without a guess."""
     with pytest.raises((MeasurementError, EvidenceError)):
         files.read(path)
 
@@ -305,7 +314,93 @@ def signed_image(name: str, path: Path, tmp_path: Path) -> None:
     assert files.read(path).description.facts["signature"] == "over this digest"
 
 
+# --- NVIDIA ---------------------------------------------------------------------------------------------------------
+
+RIM_TIMES = {"1010_0200_882_96005E0001_PROD.swidtag": 1_737_000_000}
+RIM_REFUSED = {
+    "incorrect_signature_driver_rim.xml": "an invalid signature",
+    "incorrect_cert_chain_driver_rim.xml": "2 certificates, expected 4",
+}
+NOVEMBER_2026 = 1_795_000_000
+
+
+def nvidia_list(name: str, path: Path, tmp_path: Path) -> None:
+    """Each device's report and chain are read whole, and its signature is valid."""
+    items = json.loads(path.read_text())
+    assert items
+    for item in items:
+        kind = "switch" if item["arch"] == "LS10" else "gpu"
+        device = DeviceEvidence(kind, base64.b64decode(item["evidence"]), base64.b64decode(item["certificate"]))
+        nvidia_device(device, bytes.fromhex(item["nonce"]))
+
+
+def nvidia_device(device: DeviceEvidence, nonce: bytes | None = None) -> None:
+    claims = nvidia_report.read(device.kind, device.report)
+    assert nonce in (None, claims.report.nonce)
+    (found,) = nvidia_signature.check([(device, claims)], NvidiaCollateral(), now=NOVEMBER_2026).devices
+    assert isinstance(found, DeviceFacts), found
+
+
+def nvidia_text(name: str, path: Path, tmp_path: Path) -> None:
+    """A report of a GPU in hexadecimal, with the chain beside it. One has a byte behind it."""
+    chain = name.replace("AttestationReport.txt", "CertChain.txt").replace("coco_report1", "coco_certs1")
+    device = DeviceEvidence("gpu", bytes.fromhex(path.read_text()), read(chain))
+    if "coco" in name:
+        with pytest.raises(EvidenceError, match="1 bytes after the signature"):
+            nvidia_device(device)
+        device = replace(device, report=device.report[:-1])
+    nvidia_device(device)
+
+
+def nvidia_chain(name: str, path: Path, tmp_path: Path) -> None:
+    """A whole chain ends at NVIDIA's root; a part of one is refused."""
+
+    def checked() -> None:
+        nvidia_chains.read(
+            "gpu", path.read_bytes(), root=nvidia_chains.NVIDIA_ROOT_DER, naming=NVIDIA, now=NOVEMBER_2026,
+            verified=Verified(),
+        )  # fmt: skip
+
+    if "case" in name:
+        with pytest.raises(UnfitError):
+            checked()
+    else:
+        checked()
+
+
+def nvidia_rim(name: str, path: Path, tmp_path: Path) -> None:
+    """Signed by NVIDIA, or refused for the reason in its name."""
+    now = RIM_TIMES.get(path.name, NOVEMBER_2026)
+    given = {"root": rim.NVIDIA_RIM_ROOT_DER, "naming": NVIDIA, "now": now, "verified": Verified()}
+    if path.name in RIM_REFUSED:
+        with pytest.raises(UnfitError, match=RIM_REFUSED[path.name]):
+            rim.read(path.read_bytes(), **given)
+    else:
+        assert rim.read(path.read_bytes(), **given).rim.measurements
+
+
+def nvidia_root(name: str, path: Path, tmp_path: Path) -> None:
+    """A root certificate: the pinned one, or the other one of its name."""
+    der = signature.root_der(path.read_bytes())
+    assert (der in (nvidia_chains.NVIDIA_ROOT_DER, rim.NVIDIA_RIM_ROOT_DER)) is ("incorrect" not in name)
+
+
+def nvidia_parsed(name: str, path: Path, tmp_path: Path) -> None:
+    """Another parser's output, compared in test_evidence_nvidia."""
+    assert json.loads(path.read_text())["NumberOfBlocks"] == 64
+
+
 ROWS: tuple[tuple[str, Row], ...] = (
+    ("attestation/NVIDIA_*/spdm_parsed_output.json", nvidia_parsed),
+    ("attestation/NVIDIA_*.json", nvidia_list),
+    ("attestation/*AttestationReport.txt", nvidia_text),
+    ("attestation/*coco_report1.txt", nvidia_text),
+    ("attestation/NVIDIA_*CertChain.txt", nvidia_chain),
+    ("attestation/*/nvidia/hopper_*cert*.txt", nvidia_chain),
+    ("attestation/NVIDIA_*.swidtag", nvidia_rim),
+    ("attestation/NVIDIA_*.xml", nvidia_rim),
+    ("attestation/NVIDIA_*.pem", nvidia_root),
+    ("attestation/NVIDIA_*.crt", nvidia_root),
     ("*/OVMF.fd", firmware),
     ("*.efi.signed", signed_image),
     ("*/nonce.dat", unknown),
@@ -343,7 +438,7 @@ def row_of(name: str) -> Row:
 
 
 @pytest.mark.parametrize("name", sorted(origins()))
-def test_what_a_vector_proves(name: str, tmp_path: Path) -> None:
+def test_each_vector_passes_its_check(name: str, tmp_path: Path) -> None:
     path = tmp_path / Path(name).name
     path.write_bytes(read(name))
     row_of(name)(name, path, tmp_path)
@@ -353,13 +448,13 @@ def test_every_row_has_a_file() -> None:
     assert {row_of(name) for name in origins()} == {row for _, row in ROWS}
 
 
-def test_every_vector_is_what_its_origin_says() -> None:
+def test_every_vector_has_the_digest_of_its_origin() -> None:
     assert {name: hashlib.sha256(read(name)).hexdigest() for name in origins()} == {
         name: origin.sha256 for name, origin in origins().items()
     }
 
 
-def test_every_file_is_in_the_table_or_made_here() -> None:
+def test_every_file_has_an_origin_or_is_generated_here() -> None:
     made_here = ("boot-tpm-*/*", "firmware.json", "quote_fields.json", "replay_expected.json", "td_hob.json")
     listed = {origin.file for origin in origins().values()}
     unlisted = [

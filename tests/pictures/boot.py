@@ -1,4 +1,4 @@
-"""The measured events of a TD's boot, as they are predicted for a kept machine."""
+"""The measured events of a TD's boot, as predicted for a recorded machine."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The path of a prompt, and who signs what: drawn from lists, because no code has them in one place."""
+"""The path of a prompt, and who signs what: drawn from lists, because the code has them in several places."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ def imported() -> Edges:
 
 
 def needed(edges: Edges) -> Edges:
-    """``edges`` without those that follow from others."""
+    """``edges`` without the transitive ones."""
 
     @cache
     def below(room: str) -> frozenset[str]:
@@ -46,7 +46,7 @@ def needed(edges: Edges) -> Edges:
 
 
 def levels(edges: Edges) -> dict[str, int]:
-    """How many rooms lie at most between a room and one that imports nothing."""
+    """The longest import path from each room to a room that imports none."""
 
     @cache
     def level(room: str) -> int:
@@ -56,7 +56,7 @@ def levels(edges: Edges) -> dict[str, int]:
 
 
 def draw() -> Picture:
-    """Rows from `cli` down to `base`; an arrow means "imports", also everything that this one imports."""
+    """Rows from `cli` down to `base`; an arrow means "imports", including everything the other room imports."""
     everything = imported()
     edges = needed(everything)
     level = levels(everything)
@@ -108,7 +108,7 @@ def draw() -> Picture:
 
 
 def _places(rows: Sequence[list[str]], near: Mapping[str, set[str]]) -> dict[str, float]:
-    """The x of each name: rows are sorted by where their neighbours are, a few times, then spread."""
+    """The x of each name: rows are sorted by the positions of their neighbours a few times, then spread."""
     place = {name: float(number) for row in rows for number, name in enumerate(row)}
     for sweep in range(8):
         ordered = rows if sweep % 2 else list(reversed(rows))

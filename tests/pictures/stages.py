@@ -10,7 +10,7 @@ _WIDE, _GAP = 104, 12
 
 
 def draw() -> Picture:
-    """A box for each stage; below it what it extends, and from where on a purpose may be quoted."""
+    """A box for each stage; below it the events that it extends and the purposes that can be quoted from there."""
     width = 30 + len(STAGES) * (_WIDE + _GAP)
     picture = Picture(width, 226, "The stages of a boot")
     picture.line([(16, 34), (width - 12, 34)])

@@ -27,14 +27,14 @@ _CHANGES = (
 
 
 def comparable(text: str) -> str:
-    """``text`` without what differs from run to run: digests, ports, seconds, numbers of bytes."""
+    """``text`` without the parts that vary between runs: digests, ports, seconds, byte counts."""
     for pattern, word in _CHANGES:
         text = re.sub(pattern, word, text)
     return text.strip()
 
 
 def draw(text: str) -> str:
-    """The SVG of a terminal that shows ``text`` after the command that printed it."""
+    """The SVG of a terminal that shows the command and ``text``, its output."""
     lines = [
         part
         for line in ["$ make demo", *text.strip().splitlines()]

@@ -95,7 +95,7 @@ MUTATIONS: dict[str, Mutation] = {
 }
 
 
-def test_the_honest_document_is_accepted_and_every_member_is_tried() -> None:
+def test_the_unchanged_document_is_accepted_and_every_member_is_mutated() -> None:
     assert judged(HONEST) == "accepted-simulated"
     assert set(MUTATIONS) == set(HONEST)
 
@@ -111,5 +111,5 @@ def test_a_changed_member_is_refused(name: str, data: st.DataObject) -> None:
 
 @FAST
 @given(data=st.data())
-def test_a_changed_boot_log_decides_nothing(data: st.DataObject) -> None:
+def test_a_changed_boot_log_does_not_change_the_verdict(data: st.DataObject) -> None:
     assert judged({**HONEST, "bootlog": section(HONEST["bootlog"], data)}) == "accepted-simulated"

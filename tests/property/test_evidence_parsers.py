@@ -1,4 +1,4 @@
-"""Parsers of untrusted bytes end in a value or an ``EvidenceError``, whatever the bytes are."""
+"""Parsers of untrusted bytes return a value or raise ``EvidenceError`` for any bytes."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from tests.published import read as published
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, loads
@@ -18,8 +19,11 @@ from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import ALG_SHA384, LogEntry
 from privml.events.wording import describe
 from privml.evidence import document, facts, merkle, report_data
+from privml.evidence.certificates import UnfitError, decode_pem
 from privml.evidence.claims import SignatureFailure
 from privml.evidence.document import Document
+from privml.evidence.nvidia import collateral as nvidia_collateral
+from privml.evidence.nvidia import ocsp, opaque, report, spdm, xml
 from privml.evidence.sections import Devices, Header, Keys
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx import quote, signature
@@ -40,6 +44,12 @@ PARSERS: list[Callable[[bytes], Any]] = [
     Devices.decode,
     predicate.decode,
     intoto.decode,
+    spdm.parse,
+    lambda data: report.read("gpu", data),
+    lambda data: opaque.parse("gpu", data),
+    lambda data: opaque.parse("switch", data),
+    xml.parse,
+    lambda data: nvidia_collateral.decode(loads(data)),
 ]
 
 
@@ -51,7 +61,7 @@ def survives(parse: Callable[[bytes], Any], data: bytes) -> None:
 @pytest.mark.parametrize("parse", PARSERS)
 @FAST
 @given(data=st.binary(max_size=2000))
-def test_any_bytes(parse: Callable[[bytes], Any], data: bytes) -> None:
+def test_parsers_accept_or_refuse_any_bytes(parse: Callable[[bytes], Any], data: bytes) -> None:
     survives(parse, data)
 
 
@@ -75,7 +85,7 @@ def test_a_document_with_any_value_in_any_field(data: st.DataObject) -> None:
 
 @FAST
 @given(base=st.sampled_from(REAL), data=st.data())
-def test_a_real_quote_with_changes(base: bytes, data: st.DataObject) -> None:
+def test_a_real_quote_with_random_changes_is_parsed_or_refused(base: bytes, data: st.DataObject) -> None:
     changed = bytearray(base)
     for _ in range(data.draw(st.integers(1, 4))):
         at = data.draw(st.integers(0, len(changed) - 1) | st.integers(0, 60) | st.integers(630, 780))
@@ -88,7 +98,7 @@ def test_a_real_quote_with_changes(base: bytes, data: st.DataObject) -> None:
 @FAST
 @given(at=st.integers(0, 4935), bit=st.integers(0, 7))
 def test_no_changed_bit_of_a_genuine_quote_verifies(at: int, bit: int) -> None:
-    """Also not in the line ends of its PEM chain, which the library skips."""
+    """Not even in the line ends of its PEM chain, which the library skips."""
     changed = bytearray(REAL[0])
     changed[at] ^= 1 << bit
     try:
@@ -131,12 +141,59 @@ def test_report_data_is_injective_over_its_parts(parts: list[bytes]) -> None:
 
 @FAST
 @given(data=st.binary(max_size=400))
-def test_any_boot_log_is_a_fact(data: bytes) -> None:
+def test_any_boot_log_gets_a_kind(data: bytes) -> None:
     log = facts.read_boot_log(data, dict.fromkeys(RTMRS, ZERO))
     assert log.kind in ("absent", "malformed", "ccel", "tpm")
 
 
 @FAST
 @given(kind=st.sampled_from([3, 6, 13, 0x80000001, 0x800000E0]) | st.integers(0, 2**32 - 1), data=st.binary())
-def test_any_logged_event_is_printable_words(kind: int, data: bytes) -> None:
+def test_any_logged_event_is_described_in_printable_text(kind: int, data: bytes) -> None:
     assert describe(LogEntry(3, kind, {ALG_SHA384: bytes(48)}, data)).isprintable()
+
+
+@FAST
+@given(data=st.binary(max_size=2000))
+def test_any_bytes_as_certificates_or_answers(data: bytes) -> None:
+    for read in (ocsp.load, lambda given: decode_pem(given, limit=4096)):
+        with contextlib.suppress(UnfitError):
+            read(data)
+
+
+GPU_REPORT = bytes.fromhex(published("attestation/NVIDIA_attestation-sdk/unit/hopperAttestationReport.txt").decode())
+RIM = published("attestation/NVIDIA_attestation-sdk/unit/NV_GPU_DRIVER_GH100_550.144.03.xml")
+
+
+@FAST
+@given(data=st.data())
+def test_a_real_gpu_report_with_changes(data: st.DataObject) -> None:
+    changed = bytearray(GPU_REPORT)
+    for _ in range(data.draw(st.integers(1, 4))):
+        at = data.draw(st.integers(0, len(changed) - 1) | st.integers(0, 60) | st.integers(3564, 4034))
+        changed[at] = data.draw(st.integers(0, 255))
+    cut = data.draw(st.integers(0, len(changed)))
+    for kind in ("gpu", "switch"):
+        survives(lambda given, kind=kind: report.read(kind, given), bytes(changed))
+    survives(spdm.parse, bytes(changed[:cut]))
+
+
+@FAST
+@given(fields=st.lists(st.tuples(st.integers(0, 65535), st.binary(max_size=200)), max_size=20))
+def test_opaque_fields_come_back_as_they_went(fields: list[tuple[int, bytes]]) -> None:
+    assert opaque.fields(opaque.encode(tuple(fields))) == tuple(fields)
+
+
+@FAST
+@given(text=st.text(alphabet="<>/ab=\"' &;:x\n", max_size=60))
+def test_canonical_xml_is_its_own_canonical_form(text: str) -> None:
+    try:
+        canonical_form = xml.canonical(xml.parse(f"<a>{text}</a>".encode()))
+    except EvidenceError:
+        return
+    assert xml.canonical(xml.parse(canonical_form)) == canonical_form
+
+
+@FAST
+@given(at=st.integers(0, len(RIM) - 1), value=st.integers(0, 255))
+def test_real_reference_values_with_a_changed_byte_are_xml_or_refused(at: int, value: int) -> None:
+    survives(xml.parse, RIM[:at] + bytes([value]) + RIM[at + 1 :])

@@ -1,4 +1,4 @@
-"""Whatever bytes come, a parser answers or raises its own room's error: never another one, never a loop."""
+"""A parser of measured files returns or raises its room's error for any bytes, and always ends."""
 
 import lzma
 import struct
@@ -98,7 +98,7 @@ def parse_and_replay(data: bytes) -> None:
 EVIDENCE: list[tuple[bytes, Callable[[bytes], object]]] = [
     (LOG, parse_and_replay),
     (CCEL, lambda data: replay.replay(tcg.parse_log(data))),
-    (AGENT, agent.replay_log),
+    (AGENT, agent.parse_log),
     (bytes(1024), tdreport.parse),
     (ARCHIVE, capture.decode),
     (gpt.table(IMAGE).event, decode),
@@ -133,7 +133,9 @@ MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
 @pytest.mark.parametrize(("seed", "parser"), EVIDENCE)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_evidence_parsers(seed: bytes, parser: Callable[[bytes], object], data: st.DataObject) -> None:
+def test_evidence_parsers_return_or_raise_their_error(
+    seed: bytes, parser: Callable[[bytes], object], data: st.DataObject
+) -> None:
     try:
         parser(data.draw(mutated(seed)))
     except EvidenceError as error:
@@ -143,7 +145,9 @@ def test_evidence_parsers(seed: bytes, parser: Callable[[bytes], object], data: 
 @pytest.mark.parametrize(("seed", "parser"), MEASUREMENT)
 @settings(max_examples=60, deadline=None)
 @given(data=st.data())
-def test_measurement_parsers(seed: bytes, parser: Callable[[bytes], object], data: st.DataObject) -> None:
+def test_measurement_parsers_return_or_raise_their_error(
+    seed: bytes, parser: Callable[[bytes], object], data: st.DataObject
+) -> None:
     try:
         parser(data.draw(mutated(seed)))
     except MeasurementError as error:

@@ -1,4 +1,4 @@
-"""Option ROMs and their compression: any bytes end in drivers or in a named error, and what was packed comes back."""
+"""Option ROMs and their compression: any bytes give drivers or a named error, and packed data round-trips."""
 
 import struct
 
@@ -13,12 +13,12 @@ ROM = image(b"bios", code=0, last=False) + image(stored(driver(bytes(range(256))
 
 
 @given(st.binary(max_size=4000))
-def test_what_was_stored_comes_back(data: bytes) -> None:
+def test_stored_bytes_round_trip(data: bytes) -> None:
     assert lzh.decompress(stored(data)) == data
 
 
 @given(st.binary(max_size=400), st.integers(0, 1 << 32))
-def test_any_stream_ends(data: bytes, size: int) -> None:
+def test_decompression_of_any_stream_ends(data: bytes, size: int) -> None:
     packed = struct.pack("<II", len(data), size & 0xFFFF) + data
     try:
         assert len(lzh.decompress(packed)) == size & 0xFFFF

@@ -1,4 +1,4 @@
-"""Whatever the bytes are, the loader gives a document or a RecipeError that names the file."""
+"""The loader returns a document or raises a RecipeError that names the file, for any bytes."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def parsed(data: bytes) -> Document | None:
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200) | st.text("ab:-[]{}&*!<#'\"\n ?|>%@1~", max_size=120).map(str.encode))
-def test_any_bytes(data: bytes) -> None:
+def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     parsed(data)
 
 
 @settings(max_examples=150, deadline=None)
 @given(st.integers(0, len(DEMO) - 1), st.integers(0, 6), st.binary(max_size=4))
-def test_a_damaged_recipe_is_right_or_refused_with_its_line(at: int, cut: int, put: bytes) -> None:
+def test_a_damaged_recipe_is_loaded_or_refused_with_its_line(at: int, cut: int, put: bytes) -> None:
     document = parsed(DEMO[:at] + put + DEMO[at + cut :])
     if document is not None:
         try:
@@ -50,7 +50,7 @@ def test_a_damaged_recipe_is_right_or_refused_with_its_line(at: int, cut: int, p
 
 @settings(max_examples=100, deadline=None)
 @given(mappings)
-def test_json_is_read_as_itself(value: dict[str, object]) -> None:
+def test_json_is_read_unchanged(value: dict[str, object]) -> None:
     document = parsed(json.dumps(value, ensure_ascii=False).encode())
     if document is not None:
         assert document.value == value
@@ -72,7 +72,7 @@ def test_every_merged_path_has_a_mark(child: dict[str, object], parent: dict[str
         return found
 
     def taken(over: object, under: object, path: tuple[str | int, ...]) -> set[tuple[str | int, ...]]:
-        """Fields that the child takes away; whoever misses one is told of the line with the null."""
+        """Fields that the child removes; an error about a missing one names the line with the null."""
         if not isinstance(over, dict) or not isinstance(under, dict):
             return {path} if over is None else set()
         return set().union(*(taken(over[key], under[key], (*path, key)) for key in over.keys() & under.keys()))

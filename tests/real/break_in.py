@@ -1,8 +1,8 @@
 """Attempts to get into a production guest: what a host tries, how the boot ended, and what the console showed.
 
-A host owns everything around the guest, so each attempt is a ``Launch`` with levers pulled and, where one must act, a
-person at the console. A boot ends in one of three ways: the machine is off, it is parked in a stage (503, no quote,
-no engine), or it is ready and serves as if nothing had been tried.
+A host controls everything around the guest, so each attempt is a ``Launch`` with changes from `levers` and, where
+input is needed, a simulated person at the console. A boot ends in one of three ways: the machine is off, it has
+stopped in a stage (503, no quote, no engine), or it is ready and serves normally.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from privml.output.manifest import Manifest
 from privml.vm import bootlog
 from privml.vm.ask import request
 from privml.vm.machine import Launch, Machine, started
-from privml.vm.predicted import Predictor
+from privml.vm.predicted import MachinePredictor
 from privml.vm.qmp import Qmp
 
 LIMIT = 240.0
@@ -43,7 +43,7 @@ PROMPT = re.compile(
 
 @dataclass(frozen=True)
 class Bench:
-    """What every attempt starts from: the honest image's machine, and a place for files."""
+    """The machine of the honest image, and a directory for files: the start of every attempt."""
 
     tools: ToolsTree
     image: Path
@@ -84,7 +84,7 @@ class Result:
 
     @property
     def held(self) -> bool:
-        """True when the guest ended as it must, and gave nothing away."""
+        """True when the boot ended as required and nothing leaked."""
         quiet = not (self.prompts or self.canary or self.begun or self.sysrq or self.written)
         return quiet and re.match(self.attempt.ends, self.ended) is not None
 
@@ -95,7 +95,7 @@ class Result:
 
 
 def run(bench: Bench, attempt: Attempt) -> Result:
-    """Try it once."""
+    """Run one attempt."""
     result = Result(attempt)
     launch = attempt.change(bench)
     copies = {name: disks.copy(path, bench.work / f"written-{name}") for name, path in _disks(launch).items()}
@@ -148,7 +148,7 @@ def _ending(machine: Machine) -> str:
 
 
 def _last_words(machine: Machine) -> str:
-    """Why it is off, in the guest's own words."""
+    """The reason for the power-off that the guest printed."""
     text = machine.console.read_bytes().decode("utf-8", "replace")
     lines = [line.strip() for line in re.split(r"[\r\n]+", text)]
     for telling in (r"privml-init:|Kernel panic", r"dm-verity", r"reboot:", r"."):
@@ -160,8 +160,8 @@ def _last_words(machine: Machine) -> str:
 
 
 def _difference(bench: Bench, launch: Launch, machine: Machine) -> str:
-    """The registers by which a verifier would tell this boot from an honest one, with the known reasons."""
-    predictor = Predictor(bench.tools, bench.cache, bench.image, bench.manifest)
+    """The registers in which this boot differs from an honest one, with the known reasons."""
+    predictor = MachinePredictor(bench.tools, bench.cache, bench.image, bench.manifest)
     predictor.use_firmware((bench.tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
     prediction = predictor.predict(launch.platform, launch.size)
     try:
@@ -178,7 +178,7 @@ def _difference(bench: Bench, launch: Launch, machine: Machine) -> str:
 
 
 def _ask(machine: Machine) -> bytes:
-    """Ask the ready guest something that nobody else would; the part to look for afterwards."""
+    """Send the ready guest a unique prompt, and return the part to search for afterwards."""
     canary = f"canary{secrets.token_hex(16)}"
     body = {"prompt": f"The password {canary} is", "max_tokens": 2, "temperature": 0}
     status, answer = request(machine, "/v1/completions", data=json.dumps(body).encode(), timeout=300)
@@ -187,13 +187,13 @@ def _ask(machine: Machine) -> bytes:
 
 
 def _found(machine: Machine, canary: bytes, files: Iterable[Path]) -> list[str]:
-    """Where the host can read it."""
+    """The places in which the host can read ``canary``."""
     places = [machine.console, levers.packets(machine), *machine.directory.glob("*.log"), *files]
     return [path.name for path in places if path.exists() and disks.holds(path, canary)]
 
 
 class Typist:
-    """Somebody at the serial console: serial BREAKs with SysRq keys, and lines that a shell would obey."""
+    """A person at the serial console: serial BREAKs with SysRq keys, and lines that a shell would run."""
 
     LINES: Sequence[bytes] = (b"\x1b", b"\x1b[12~", b"\r", b"root\r", b"\x03", b"\x04", b"sh\r", b"echo " + b"\r")
 
@@ -275,7 +275,7 @@ class Typist:
 
 @contextlib.contextmanager
 def typist(machine: Machine, *, busy: bool) -> Iterator[Typist]:
-    """Somebody at the console, who types from the first second on when ``busy``."""
+    """A person at the console, who types from the first second on if ``busy``."""
     end = time.monotonic() + 10
     while not levers.keyboard(machine).exists() and time.monotonic() < end:
         time.sleep(0.05)

@@ -1,4 +1,4 @@
-"""Real parts, built once a session: every later test uses the same images."""
+"""Real images, built once a session and shared by the tests."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def succeeded(done: subprocess.CompletedProcess[str], code: int = 0) -> subproce
 
 
 def rebuilt(name: str, page: Path) -> dict[str, Any]:
-    """The report of `repro NAME`, whose leg a is out/NAME then; when inputs are gone, by a refreshed lock."""
+    """The report of `repro NAME`, whose leg a becomes out/NAME; with a refreshed lock when inputs are unavailable."""
     words = ("repro", name, "--json", "--html", str(page), "--output", f"out/{name}")
     done = privml(*words, timeout=3000)
     if done.returncode == 4 and json.loads(done.stdout)["outcome"] == "inputs-gone":
@@ -65,7 +65,7 @@ def processes(word: str) -> list[str]:
 
 
 def settled(word: str, patience: float) -> list[str]:
-    """The processes that are left after a while."""
+    """The processes that still run after a few seconds."""
     end = time.monotonic() + patience
     while (left := processes(word)) and time.monotonic() < end:
         time.sleep(0.1)
@@ -74,12 +74,12 @@ def settled(word: str, patience: float) -> list[str]:
 
 @pytest.fixture(scope="session")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
-    """The report of a recipe's two legs, made when it is first asked for."""
+    """The report of a recipe's two legs, made on first use."""
     return cache(lambda name: rebuilt(name, tmp_path_factory.mktemp(name) / "report.html"))
 
 
 def built(request: pytest.FixtureRequest, name: str) -> Path:
-    """out/NAME: leg a of `repro`, when that is among the tests of this session, else an image of its own."""
+    """out/NAME: leg a of `repro` if the session runs that test, else a separate build."""
     if any(item.path.name == "test_repro.py" for item in request.session.items):
         request.getfixturevalue("reports")(name)
     else:

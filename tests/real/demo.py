@@ -1,11 +1,13 @@
 """The demo: an unmodified OpenAI client through `proxy`; the honest image is accepted, three tampered ones are not.
 
-Run by `make demo`, and by `make check` as a test. Exit status 0 only when every act ended as it must.
+Run by `make demo`, and by `make check` as a test. Exit status 0 only if every act ended as required.
 """
 
 from __future__ import annotations
 
 import contextlib
+import http.client
+import json
 import os
 import re
 import secrets
@@ -35,6 +37,7 @@ from privml.vm.machine import Machine, started
 NAME = "demo-cpu-dev"
 PROMPT = "The capital of France is"
 READY = 300.0
+VERIFIED_TIMEOUT = 300.0
 ROOT = Path(__file__).resolve().parents[2]
 SIMULATED_ROOT = ROOT / "builder/privml/sim/pki/root.pem"
 # A prompt that cannot hide: incompressible, and longer than all that attestation sends.
@@ -42,12 +45,12 @@ CANARY_SIZE = 65536
 
 
 class DemoError(Exception):
-    """An act that did not end as it must."""
+    """An act that did not end as required."""
 
 
 @dataclass(frozen=True)
 class Refusal:
-    """How one tampered image was refused: the proxy's own words, and what left the client."""
+    """How one tampered image was refused: the proxy's message, and the number of bytes the client sent."""
 
     act: str
     text: str
@@ -107,7 +110,7 @@ def ready(machine: Machine) -> None:
 
 
 def failed_stage(machine: Machine) -> str:
-    """The stage in which the guest gives up, as it tells itself."""
+    """The stage in which the guest reports its failure."""
     with step("Booting until a stage fails"):
         try:
             await_ready(machine, READY)
@@ -133,11 +136,12 @@ def proxied(port: int, image: Path) -> Iterator[str]:
     ]  # fmt: skip
     process = subprocess.Popen(command, stderr=subprocess.PIPE, env=os.environ, cwd=ROOT)
     try:
-        for _ in range(200):
-            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", listen), 1):
-                break
+        end = time.monotonic() + VERIFIED_TIMEOUT
+        while not verified(listen):
             if process.poll() is not None:
                 raise DemoError(f"proxy ended with {process.returncode}")
+            if time.monotonic() > end:
+                raise DemoError("the proxy has no verdict")
             time.sleep(0.1)
         yield f"http://127.0.0.1:{listen}/v1"
     finally:
@@ -146,6 +150,18 @@ def proxied(port: int, image: Path) -> Iterator[str]:
         for line in said.decode().splitlines():
             if line.startswith("https:"):
                 print(f"  proxy: {line}")
+
+
+def verified(port: int) -> bool:
+    """True when the proxy on ``port`` has a first verdict, for which it waits a limited time before it listens."""
+    connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+    try:
+        connection.request("GET", "/healthz")
+        return bool(json.loads(connection.getresponse().read())["message"] != "not verified yet")
+    except OSError:
+        return False
+    finally:
+        connection.close()
 
 
 def accepted(machine: Machine, image: Path) -> None:
@@ -230,7 +246,7 @@ def explained(error: dict[str, object]) -> Sequence[str]:
 
 
 def shown_without_verifying(machine: Machine) -> None:
-    """The logger is real: who asks this machine without verifying finds the prompt on the operator's console."""
+    """Show that the logger works: a prompt sent without verification appears on the operator's console."""
     from privml.vm.ask import complete
 
     complete(machine, "I did not verify and this is my secret", 1)

@@ -1,4 +1,4 @@
-"""Disks as a dishonest host would hand them in, and what it can read afterwards: disks and packets."""
+"""Make the disks that a dishonest host would attach, and search what it can read afterwards: disks and packets."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _MIB = 1 << 20
 
 
 def copy(source: Path, target: Path) -> Path:
-    """A copy that may be written to."""
+    """A writable copy."""
     target.parent.mkdir(parents=True, exist_ok=True)
     target.unlink(missing_ok=True)
     shutil.copyfile(source, target)

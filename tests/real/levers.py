@@ -1,6 +1,6 @@
-"""What a host can do to a machine that it runs: functions from QEMU's honest argument list to another.
+"""Changes that a host can make to the machine it runs: functions from QEMU's honest argument list to another.
 
-``pulled`` puts them on a ``Launch``. The files that they name are attached to it.
+``pulled`` adds them to a ``Launch``, which attaches the files that they name.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from privml.vm.machine import Change, Launch, Machine
 
 
 def pulled(launch: Launch, *changes: Change, attached: Mapping[str, Path] | None = None) -> Launch:
-    """The launch with further changes, after those that it has, and the files that these name."""
+    """``launch`` with further changes, applied last, and the files that they name."""
     together = all_of(*(change for change in (launch.change, *changes) if change is not None))
     return replace(launch, change=together, attached={**launch.attached, **(attached or {})})
 
 
 def all_of(*changes: Change) -> Change:
-    """One change after the other."""
+    """Apply the changes in order."""
     return lambda argv: reduce(lambda words, change: change(words), changes, argv)
 
 
@@ -35,7 +35,7 @@ def append(text: str) -> Change:
 
 
 def oem_strings(*texts: str) -> Change:
-    """SMBIOS type 11 strings; a comma is doubled, as QEMU wants it."""
+    """SMBIOS type 11 strings; commas are doubled, as QEMU requires."""
     return more(*(word for text in texts for word in ("-smbios", "type=11,value=" + text.replace(",", ",,"))))
 
 
@@ -45,7 +45,7 @@ def fw_cfg(item: str, name: str) -> Change:
 
 
 def swapped(*names: str) -> Change:
-    """The attached files of these names in the place of the image's."""
+    """Replace the image's files of these names with the attached ones."""
     return _each(names, lambda word, name: word.replace(f"/image/{name}", f"/attached/{name}"))
 
 
@@ -62,14 +62,14 @@ def writable(*names: str) -> Change:
 
 
 def typed(argv: list[str]) -> list[str]:
-    """A serial console that can be typed at, by the socket that ``keyboard`` names; its log stays where it was."""
+    """Make the serial console interactive, at the socket that ``keyboard`` names; its log stays in the same file."""
     at = argv.index("-serial") + 1
     console = argv[at].removeprefix("file:")
     return [*argv[:at], f"unix:/vm/serial.sock,server=on,wait=off,logfile={console}", *argv[at + 1 :]]
 
 
 def keyboard(machine: Machine) -> Path:
-    """The serial console's socket, of a machine that was ``typed``."""
+    """The socket of the serial console of a machine changed by ``typed``."""
     return machine.directory / "serial.sock"
 
 
@@ -79,7 +79,7 @@ def recorded(argv: list[str]) -> list[str]:
 
 
 def packets(machine: Machine) -> Path:
-    """The packets (pcap) of a machine that was ``recorded``."""
+    """The packets (pcap) of a machine changed by ``recorded``."""
     return machine.directory / "net.pcap"
 
 
@@ -89,7 +89,7 @@ def monitor(machine: Machine) -> Path:
 
 
 def _each(names: tuple[str, ...], change: Callable[[str, str], str]) -> Change:
-    """``change`` for each name, which must change some word: an attack that does nothing proves nothing."""
+    """Apply ``change`` for each name; an attack that changes no argument is an error of the test."""
 
     def applied(argv: list[str]) -> list[str]:
         for name in names:

@@ -1,4 +1,4 @@
-"""A TCP relay that counts what goes through it: the wire between a client and a guest, as an operator sees it."""
+"""A TCP relay between a client and a guest that counts the bytes it passes, as an operator could."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a dishonest operator would build from an honest image: with the project's own tools, so it really boots."""
+"""Build tampered images from an honest one with the project's own tools, so that they boot."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""Production's files, unchanged, on many machines: every event that firmware, stub and kernel log is predicted.
+"""Boot the unchanged production image on many machines and predict every event that firmware, stub and kernel log.
 
-Each boot ends when its kernel has taken over. The TPM's registers are the log's, and every difference from the
-prediction for a TD is one rule's (privml.measure.tdtpm); a rule that no boot needed fails the full run.
+Each boot ends when its kernel has taken over. The TPM's registers equal the log's, and a rule of
+privml.measure.tdtpm explains every difference from the prediction for a TD; an unused rule fails the full run.
 """
 
 from __future__ import annotations
@@ -53,18 +53,18 @@ def boot_disk(demo_cpu: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def predicted(booted: ComparedBoot) -> ComparedBoot:
-    """Require that everything about a boot is as predicted, and remember the rules that it used."""
+    """Require a boot to match its prediction, and record the rules that it used."""
     assert [one.text() for one in booted.comparison.differences] == []
     assert booted.disagreeing == ()
-    assert [one.text() for one in booted.account.unexplained] == []
-    assert booted.account.unused == ()
+    assert [one.text() for one in booted.explanation.unexplained] == []
+    assert booted.explanation.unused == ()
     assert all(booted.comparison.matched.values())
-    USED.update(booted.account.used)
+    USED.update(booted.explanation.used)
     return booted
 
 
 @pytest.mark.parametrize(("vcpus", "memory"), SHAPES, ids=lambda value: str(value))
-def test_a_shape(bench: Bench, full: bool, vcpus: int, memory: str) -> None:
+def test_the_boot_log_of_a_shape_equals_its_prediction(bench: Bench, full: bool, vcpus: int, memory: str) -> None:
     if not full and (vcpus, memory) not in IN_CHECK:
         pytest.skip("`make check-full` boots all shapes")
     predicted(bench.boot(bench.launch(Size(vcpus, size_of(memory)))))
@@ -72,7 +72,7 @@ def test_a_shape(bench: Bench, full: bool, vcpus: int, memory: str) -> None:
 
 @only_full
 @pytest.mark.parametrize("name", MACHINES)
-def test_a_machine(bench: Bench, name: str) -> None:
+def test_the_boot_log_of_a_machine_equals_its_prediction(bench: Bench, name: str) -> None:
     predicted(bench.boot(bench.launch(SMALL, devices=MACHINES[name])))
 
 
@@ -86,11 +86,13 @@ def test_a_machine(bench: Bench, name: str) -> None:
     ],
     ids=["two disks and a card beside it", "two cards", "three disks and a large BAR"],
 )
-def test_from_a_disk(bench: Bench, boot_disk: Path, shape: Size, devices: Sequence[Device]) -> None:
+def test_the_boot_log_of_a_disk_boot_equals_its_prediction(
+    bench: Bench, boot_disk: Path, shape: Size, devices: Sequence[Device]
+) -> None:
     predicted(bench.boot(bench.launch(shape, devices=devices, boot_disk=boot_disk)))
 
 
 @only_full
 def test_no_rule_is_unused() -> None:
-    """Last, and for the whole matrix: a rule that nothing needed is no rule."""
+    """Runs last, over the whole matrix: a rule that no boot needs must be removed."""
     assert sorted(rule.id for rule in RULES if not USED[rule.id]) == []

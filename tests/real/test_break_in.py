@@ -1,4 +1,4 @@
-"""Nobody talks their way into the production image: every attempt ends with the machine off, parked, or unmoved."""
+"""Attempts to get into the production image: each ends with the machine off, stopped in a stage, or unaffected."""
 
 from __future__ import annotations
 
@@ -190,7 +190,7 @@ def bench(demo_cpu: Path, demo_cpu_dev: Path, tmp_path_factory: pytest.TempPathF
 
 @pytest.fixture(scope="module")
 def results(full: bool) -> Iterator[list[Result]]:
-    """Collects; a whole matrix becomes the table in docs/results."""
+    """Collects results; a complete matrix becomes the table in docs/results."""
     found: list[Result] = []
     yield found
     if full and len(found) == len(ATTEMPTS):
@@ -204,7 +204,7 @@ def table(found: list[Result]) -> str:
 
 
 @pytest.mark.parametrize("attempt", ATTEMPTS, ids=[attempt.name for attempt in ATTEMPTS])
-def test_nobody_gets_in(attempt: Attempt, bench: Bench, results: list[Result], full: bool) -> None:
+def test_every_attempt_to_get_in_fails(attempt: Attempt, bench: Bench, results: list[Result], full: bool) -> None:
     if not full and attempt.name not in ALWAYS and not os.environ.get("PRIVML_ATTEMPT"):
         pytest.skip("the whole matrix is run by `make check-full`")
     result = run(bench, attempt)
@@ -219,8 +219,8 @@ def test_nobody_gets_in(attempt: Attempt, bench: Bench, results: list[Result], f
     assert result.held, result
 
 
-def test_a_taken_server_reaches_nobody(bench: Bench, full: bool) -> None:
-    """The server's process under somebody else's code: every way to begin a connection ends in EPERM."""
+def test_a_compromised_server_process_opens_no_connection(bench: Bench, full: bool) -> None:
+    """With an attacker's code in the server process, every way to open a connection fails with EPERM."""
     if not full:
         pytest.skip("`make check-full` builds this image")
     taken = tamper.root_with(bench.tools, bench.image, bench.manifest, bench.work / "taken", tamper.CALLER)

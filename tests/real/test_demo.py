@@ -14,7 +14,7 @@ from tests.real.conftest import ROOT
 pytestmark = pytest.mark.real
 
 
-def test_demo(demo_cpu_dev: Path) -> None:
+def test_the_demo_accepts_the_honest_image_and_refuses_the_others(demo_cpu_dev: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tests.real.demo"], cwd=ROOT, capture_output=True, text=True, timeout=1500, check=False
     )

@@ -1,6 +1,6 @@
-"""Faults of this machine in the middle of real builds: no room, read-only, `kill -9`, two at once, a clock far off.
+"""Faults during real builds: a full disk, a read-only place, `kill -9`, two builds at once, a wrong clock.
 
-Nothing is lost: the next run goes on or begins anew, and makes the same bytes.
+Nothing is lost: the next run continues or starts again, and gives the same bytes.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can mount a
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[Path]:
-    """A file system of its own, of 24 MiB."""
+    """A separate file system of 24 MiB."""
     place = tmp_path / "small"
     place.mkdir()
     done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "none", str(place)], check=False)
@@ -57,7 +57,7 @@ def resize(place: Path, options: str) -> None:
 
 
 def files(folder: Path) -> list[str]:
-    """What lies in a folder, but for the lock of an output, which stays."""
+    """The files in a folder, except an output's lock file, which stays."""
     return sorted(path.name for path in folder.iterdir() if not path.name.endswith(".lock"))
 
 
@@ -74,8 +74,8 @@ def same(directory: Path, honest: Path) -> Manifest:
 
 
 @needs_root
-def test_no_room_for_the_image(demo_cpu: Path, small: Path) -> None:
-    """It fills while the model, mkosi's tree and the root volume are made; then there is room."""
+def test_a_full_disk_during_a_build_is_reported(demo_cpu: Path, small: Path) -> None:
+    """The disk fills while the model, mkosi's tree and the root volume are made; after that there is space."""
     output = small / "image"
     ended = []
     for size in (24, 160, 400, 700):
@@ -99,7 +99,7 @@ def test_no_room_for_the_image(demo_cpu: Path, small: Path) -> None:
 
 
 @needs_root
-def test_a_read_only_place(demo_cpu: Path, small: Path) -> None:
+def test_a_read_only_output_or_store_is_reported(demo_cpu: Path, small: Path) -> None:
     resize(small, "ro")
     for output in (small / "image", small / "deeper/image"):
         done = privml("image", "demo-cpu", "--output", str(output))
@@ -112,8 +112,8 @@ def test_a_read_only_place(demo_cpu: Path, small: Path) -> None:
 
 
 @needs_root
-def test_no_room_for_the_tools_tree(small: Path) -> None:
-    """Neither for the packages nor for the tree; each time with room enough the next run goes on."""
+def test_a_full_disk_during_unpacking_the_tools_tree_is_reported(small: Path) -> None:
+    """First the packages do not fit, then the tree; with enough space, the next run continues each time."""
     objects = default_root() / "objects"
     words = ["image", "demo-cpu", "--pool", str(objects), "--render-only", str(small / "tree")]
     told = []
@@ -130,7 +130,7 @@ def test_no_room_for_the_tools_tree(small: Path) -> None:
         )
         assert done.returncode == 5, done.stderr
         assert f"the store {small}/store cannot be written: no space left on device" in done.stderr
-        assert "hint: make room (`privml-build store gc" in done.stderr
+        assert "hint: free some space (`privml-build store gc" in done.stderr
         told.append("Unpacking the tools tree" in done.stderr)
         trees = small / "store/trees"
         assert [path for path in trees.glob("*") if path.is_dir()] == []
@@ -150,7 +150,7 @@ def _in_mkosi(place: Path) -> bool:
 
 
 def test_kill_9_at_random_points_of_a_build(demo_cpu: Path, tmp_path: Path) -> None:
-    """Only the command itself is killed, as the kernel does it when memory runs out: who tells its children?"""
+    """Only the command itself is killed, as by the kernel when memory runs out; its children must end too."""
     output = tmp_path / "image"
     words = [COMMAND, "image", "demo-cpu", "--output", str(output)]
     seed = random.randrange(1 << 30)
@@ -182,7 +182,7 @@ def test_kill_9_at_random_points_of_a_build(demo_cpu: Path, tmp_path: Path) -> N
     assert files(tmp_path) == ["image"]
 
 
-def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
+def test_ctrl_c_leaves_no_files_behind(tmp_path: Path) -> None:
     output = tmp_path / "image"
     words = [COMMAND, "image", "demo-cpu", "--output", str(output)]
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
@@ -197,7 +197,7 @@ def test_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
 
 
 def test_two_builds_at_once_on_one_store(demo_cpu: Path, tmp_path: Path) -> None:
-    """A new store, which both fill; two builds of one output, of which the second finds it; a third elsewhere."""
+    """Two builds of one output share a new store; the second reuses the first's result. A third writes elsewhere."""
     environment = {**os.environ, "PRIVML_STORE": str(tmp_path / "store")}
     pool = ["--pool", str(default_root() / "objects")]
     outputs = [tmp_path / "one", tmp_path / "one", tmp_path / "two"]
@@ -222,7 +222,7 @@ def test_two_builds_at_once_on_one_store(demo_cpu: Path, tmp_path: Path) -> None
 
 
 def apt_at(tools: ToolsTree, offset: str) -> AptTools:
-    """The tree's own apt and sqv, with another clock and the test's keyring."""
+    """apt and sqv of the tools tree, with another clock and the test's keyring."""
     environment = {
         "LD_PRELOAD": "/usr/lib/x86_64-linux-gnu/faketime/libfaketime.so.1",
         "FAKETIME": offset,
@@ -247,10 +247,10 @@ def apt_at(tools: ToolsTree, offset: str) -> AptTools:
         (9000, "expired at 2026-11-20T08:08:01Z, and this machine's clock says 20", "--allow-expired"),
     ],
 )
-def test_a_clock_far_off_is_named(
+def test_a_wrong_clock_is_named(
     days: int, message: str, hint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("privml.store.wayout._apt_settings", dict)
+    monkeypatch.setattr("privml.base.wayout._apt_settings", dict)
     archive = fake_archive.write(tmp_path / "archive", "second")
     signed = datetime(2026, 11, 15, tzinfo=UTC)
     # The machine's real clock is whatever it is; the one that apt sees is that far from the archive's day.

@@ -1,4 +1,4 @@
-"""What a host may do to an honest image before its kernel runs: each moves the register that is named for it."""
+"""Each change that a host can make before the kernel of an honest image runs changes the expected register."""
 
 from __future__ import annotations
 
@@ -40,16 +40,16 @@ ATTEMPTS: dict[str, tuple[Change, set[tuple[str, str]]]] = {
 
 
 def moved(bench: Bench, launch: Launch) -> set[tuple[str, str]]:
-    """The registers that a boot moved, each with the name of the difference."""
+    """The registers that differ in a boot, each with the name of the difference."""
     booted = bench.boot(launch)
     assert booted.disagreeing == ()
-    assert booted.account.unexplained and not booted.equal
+    assert booted.explanation.unexplained and not booted.equal
     return {(one.register.upper(), one.known.id if one.known else "") for one in booted.comparison.differences}
 
 
 @only_full
 @pytest.mark.parametrize("name", ATTEMPTS)
-def test_what_a_host_adds_is_measured(bench: Bench, tmp_path: Path, name: str) -> None:
+def test_everything_a_host_adds_is_measured(bench: Bench, tmp_path: Path, name: str) -> None:
     change, expected = ATTEMPTS[name]
     initrd = tmp_path / "initrd"
     initrd.write_bytes(b"host initrd" * 100)
@@ -57,7 +57,7 @@ def test_what_a_host_adds_is_measured(bench: Bench, tmp_path: Path, name: str) -
 
 
 @only_full
-def test_an_addon_beside_the_uki_is_measured(bench: Bench, demo_cpu: Path, tmp_path: Path) -> None:
+def test_an_addon_next_to_the_uki_is_measured(bench: Bench, demo_cpu: Path, tmp_path: Path) -> None:
     target, place = resolve("demo-cpu"), Workplace()
     tools = place.tools(target.recipe)
     tools.run(
@@ -77,8 +77,8 @@ def test_an_addon_beside_the_uki_is_measured(bench: Bench, demo_cpu: Path, tmp_p
 
 
 @only_full
-def test_a_disk_that_can_be_written_to_moves_registers(bench: Bench, demo_cpu: Path, tmp_path: Path) -> None:
-    """Firmware keeps its variables on it, and the stub a secret that it puts into the initrd."""
+def test_a_writable_disk_changes_the_registers(bench: Bench, demo_cpu: Path, tmp_path: Path) -> None:
+    """Firmware stores its variables on it, and the stub a random seed that it adds to the initrd."""
     target, place = resolve("demo-cpu"), Workplace()
     disk = bootdisk.make(place.tools(target.recipe), demo_cpu / "uki.efi", tmp_path / "boot.raw")
     launch = bench.launch(SMALL, boot_disk=disk)
@@ -88,7 +88,7 @@ def test_a_disk_that_can_be_written_to_moves_registers(bench: Bench, demo_cpu: P
     assert found == {("RTMR1", "exit-boot-services-retried"), ("RTMR2", "host-initrd")}
 
 
-def test_a_matrix_of_shapes(demo_cpu: Path, full: bool) -> None:
+def test_predictions_hold_over_a_matrix_of_shapes(demo_cpu: Path, full: bool) -> None:
     vcpus, memory = ("1..64", "2GiB..512GiB") if full else ("1..4", "2GiB,2815MiB,4GiB")
     count = 64 * 9 if full else 12
     done = succeeded(privml("measure", "demo-cpu", "--vcpus", vcpus, "--memory", memory, "--json", "--events"))

@@ -1,4 +1,4 @@
-"""The production image: whole, cached, booted, and its log predicted."""
+"""The production image is complete, is reused, boots, and its log equals the prediction."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ PYTHON = TOOLS.release.python
 ARTEFACTS = ("firmware.fd", "model.raw", "root.raw", "uki.efi")
 
 
-def test_image_is_whole_and_found_again(demo_cpu: Path) -> None:
+def test_a_built_image_is_complete_and_reused(demo_cpu: Path) -> None:
     manifest = read(demo_cpu)
     assert manifest.variant == "production"
     assert {path.name for path in demo_cpu.iterdir()} >= {*ARTEFACTS, "manifest.json"}
@@ -47,7 +47,7 @@ def test_the_output_s_path_reaches_no_tool(tmp_path: Path) -> None:
     assert built[0] == built[1]
 
 
-def test_small_enough(demo_cpu: Path) -> None:
+def test_root_and_uki_are_within_the_size_limit(demo_cpu: Path) -> None:
     assert sum((demo_cpu / name).stat().st_size for name in ("root.raw", "uki.efi")) <= 250_000_000
 
 
@@ -72,7 +72,7 @@ def test_the_root_has_only_the_programs_on_the_list(demo_cpu: Path, tmp_path: Pa
     assert not (root / "usr/lib/privml/privml/sim").exists()
 
 
-def test_it_boots_and_answers(demo_cpu: Path) -> None:
+def test_the_image_boots_and_its_model_answers(demo_cpu: Path) -> None:
     done = succeeded(privml("run", "demo-cpu", "--prompt", "The capital of France is", "--max-tokens", "6"))
     assert "Paris" in done.stdout
 
@@ -80,7 +80,7 @@ def test_it_boots_and_answers(demo_cpu: Path) -> None:
 def test_an_image_without_a_model_boots_and_has_nothing_of_an_engine(
     tdx_min: Path, demo_cpu: Path, tmp_path: Path
 ) -> None:
-    """As far as a machine that is no TD goes: every stage is through, nothing is attested, nothing is inferred."""
+    """On a machine that is not a TD every stage passes; there is no attestation and no inference."""
     manifest = read(tdx_min)
     assert (manifest.variant, manifest.models, manifest.engine) == ("production", (), None)
     assert not (tdx_min / "model.raw").exists()
@@ -129,7 +129,7 @@ def test_an_image_without_a_model_boots_and_has_nothing_of_an_engine(
         ("tdx-min", ("4", "4GiB")),
     ],
 )
-def test_a_boots_log_is_the_prediction(
+def test_the_boot_log_equals_the_prediction(
     name: str, shape: tuple[str, str] | None, demo_cpu: Path, demo_cpu_dev: Path, tdx_min: Path, full: bool
 ) -> None:
     if shape is not None and not full:
@@ -141,7 +141,7 @@ def test_a_boots_log_is_the_prediction(
 
 
 def test_another_command_line_is_seen_in_the_log(demo_cpu: Path, tmp_path: Path) -> None:
-    """The comparison can fail: an image whose manifest promises other bytes than it boots is told apart."""
+    """The comparison can fail: an image that boots other bytes than its manifest says is noticed."""
     copy = tmp_path / "image"
     copy.mkdir()
     for name in (*ARTEFACTS, "manifest.json"):

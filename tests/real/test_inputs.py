@@ -1,4 +1,4 @@
-"""Inputs that survive: an image from a pool alone, and kill -9 at random points of fetch and unpack."""
+"""Build from a pool alone, and kill fetch and unpack at random points."""
 
 from __future__ import annotations
 
@@ -36,14 +36,14 @@ NOWHERE = "http://127.0.0.1:9"
 
 @pytest.fixture(scope="module")
 def pool(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """All that demo-cpu is made from, exported."""
+    """Every input of demo-cpu, exported."""
     folder = tmp_path_factory.mktemp("pool") / "pool"
     succeeded(privml("store", "export", "demo-cpu", str(folder)))
     return folder
 
 
 def cut_off(place: Path) -> tuple[list[str], dict[str, str]]:
-    """A command's prefix and environment in which no host can be reached, and the store is a new one."""
+    """A command prefix and an environment without network and with a new store."""
     (place / "config/privml-build").mkdir(parents=True)
     (place / "config/privml-build/mirrors.yaml").write_text(f"debian: [{NOWHERE}/debian]\n")
     environment = {
@@ -69,7 +69,7 @@ def test_an_image_from_a_pool_alone_has_the_same_bytes(demo_cpu: Path, pool: Pat
     shutil.rmtree(tmp_path / "store")
 
 
-def test_without_the_pool_there_is_nothing(tmp_path: Path) -> None:
+def test_a_build_without_pool_and_network_lists_the_missing_inputs(tmp_path: Path) -> None:
     prefix, environment = cut_off(tmp_path)
     words = [*prefix, COMMAND, "image", "demo-cpu", "--output", str(tmp_path / "image")]
     done = subprocess.run(words, cwd=ROOT, env=environment, capture_output=True, text=True, timeout=600, check=False)
@@ -78,7 +78,7 @@ def test_without_the_pool_there_is_nothing(tmp_path: Path) -> None:
 
 
 class Slow(SimpleHTTPRequestHandler):
-    """Answers in pieces, so that a kill finds downloads under way."""
+    """Serves in small pieces, so that a kill hits running downloads."""
 
     def log_message(self, *_: object) -> None:
         pass
@@ -102,7 +102,7 @@ def address(pool: Path) -> Iterator[str]:
 
 
 def run_and_kill(words: list[str], environment: dict[str, str], after: float) -> int:
-    """Kill the whole session after a time; 0 when it ended well before."""
+    """Kill the whole session after a time; 0 if it succeeded before."""
     child = subprocess.Popen(
         words, cwd=ROOT, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
@@ -114,7 +114,7 @@ def run_and_kill(words: list[str], environment: dict[str, str], after: float) ->
 
 
 def whole(store: Store) -> int:
-    """Every object is what it is called; how many there are."""
+    """Check that every object matches its name, and return their number."""
     digests = list(store.digests())
     for digest in digests:
         assert sha256_file(store.path(digest)) == digest
@@ -122,7 +122,7 @@ def whole(store: Store) -> int:
 
 
 def test_kill_9_at_20_points_of_fetch_and_unpack(address: str, tmp_path: Path) -> None:
-    """Nothing half-made ever has a final name, and each run goes on where the killed one stopped."""
+    """No incomplete file ever has its final name, and each run continues where the killed one stopped."""
     lock = read_tools_lock(tools_lock_path(shipped() / "any.yaml"))
     place = tmp_path / "store"
     environment = {**os.environ, "PRIVML_STORE": str(place), "no_proxy": "*"}

@@ -1,7 +1,7 @@
-"""Inputs that are gone: `make image` says so and replaces them, and everything else works on what comes of it.
+"""When inputs are unavailable, `make image` says so and replaces them, and every other verb works on the result.
 
-The locks name a .deb of the guest and one of the tools that nobody has. What the archive has instead takes their
-place; where that is the very package of the committed lock, the image must have the committed image's bytes too.
+The locks name one guest package and one tools package that no source has. The archive's current version replaces
+them; where that is the package of the committed lock, the image must also have the committed image's bytes.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ def privml(desk: Path, *words: str, timeout: float = 1500) -> subprocess.Complet
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder whose locks name what is gone."""
+    """A folder whose locks name unavailable packages."""
     place = tmp_path_factory.mktemp("refreshed")
     shutil.copytree(ROOT / "recipes", place / "recipes")
     tools = place / "recipes/tools.lock.json"
@@ -74,7 +74,7 @@ def desk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def made(desk: Path) -> Path:
-    """What `make image` makes of it."""
+    """The result of `make image` there."""
     (desk / "pool").mkdir()
     words = ["--old-file=venv", f"PRIVML={COMMAND}", f"NAME={NAME}", "POOL=pool", "image"]
     done = subprocess.run(
@@ -88,13 +88,13 @@ def made(desk: Path) -> Path:
     assert done.returncode == 0, done.stderr
     assert f"{VICTIM} " in done.stderr
     assert "could not be fetched:\n" in done.stderr
-    assert "ONLY WHAT IS GONE" in done.stderr
+    assert "ONLY UNAVAILABLE INPUTS" in done.stderr
     assert len(re.findall(r"1 of \d+ locked packages are gone", done.stderr)) == 2, "the tools' and the guest's"
     assert "the manifest says `refreshed`" in done.stderr
     return desk / OUT
 
 
-def test_it_says_that_it_is_refreshed_and_only_what_was_gone_is_another(
+def test_a_refreshed_image_says_so_and_replaces_only_the_unavailable_packages(
     made: Path, demo_cpu_dev: Path, desk: Path
 ) -> None:
     manifest = read(made)
@@ -108,7 +108,7 @@ def test_it_says_that_it_is_refreshed_and_only_what_was_gone_is_another(
         assert manifest.artefacts == read(demo_cpu_dev).artefacts
 
 
-def test_it_is_measured_as_it_was_predicted(made: Path, desk: Path) -> None:
+def test_a_refreshed_image_boots_as_predicted(made: Path, desk: Path) -> None:
     before = (made / "prediction.json").read_bytes()
     for target in (OUT, NAME):
         done = succeeded(privml(desk, "measure", target, "--json"))
@@ -121,7 +121,7 @@ def test_it_is_measured_as_it_was_predicted(made: Path, desk: Path) -> None:
     assert "was not built with the committed lock, and its own lock is missing" in done.stderr
 
 
-def test_it_answers_and_is_verified(made: Path, desk: Path) -> None:
+def test_a_refreshed_image_answers_and_is_verified(made: Path, desk: Path) -> None:
     machine = subprocess.Popen(
         [COMMAND, "run", OUT], cwd=desk, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
     )
@@ -141,7 +141,7 @@ def test_it_answers_and_is_verified(made: Path, desk: Path) -> None:
         machine.communicate(timeout=60)
 
 
-def test_it_is_reproducible_by_its_own_locks(made: Path, desk: Path) -> None:
+def test_a_refreshed_image_is_reproducible_from_its_own_locks(made: Path, desk: Path) -> None:
     done = succeeded(privml(desk, "repro", OUT, "--json"))
     report = json.loads(done.stdout)
     assert report["equal"] is True

@@ -1,4 +1,4 @@
-"""The promise itself: two legs of this checkout agree, and are what the checkout says its image is."""
+"""The reproducibility promise: two legs of this checkout agree with each other and with the recorded digests."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Reports = Callable[[str], dict[str, Any]]
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_two_legs_agree_in_surroundings_that_differ(name: str, reports: Reports) -> None:
+def test_two_builds_in_different_surroundings_are_equal(name: str, reports: Reports) -> None:
     report = reports(name)
     assert report["outcome"] in ("equal", "refreshed")
     assert report["equal"] is True
@@ -34,7 +34,7 @@ def test_two_legs_agree_in_surroundings_that_differ(name: str, reports: Reports)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_image_is_the_recorded_one(name: str, reports: Reports) -> None:
+def test_the_image_has_the_recorded_digests(name: str, reports: Reports) -> None:
     record = reports(name)["record"]
     if record["state"] == "refreshed":
         pytest.skip(f"inputs-gone: {name} is refreshed, so {record['path']} says nothing of it; its legs agree")
@@ -42,7 +42,7 @@ def test_the_image_is_the_recorded_one(name: str, reports: Reports) -> None:
     assert record["state"] == "equal", text
 
 
-def test_leg_as_image_is_the_one_that_later_steps_use(reports: Reports, demo_cpu: Path) -> None:
+def test_an_image_installed_from_a_leg_is_used_by_later_steps(reports: Reports, demo_cpu: Path) -> None:
     report = reports("demo-cpu")
     digests = json.loads(current.of(demo_cpu))["files"]
     assert {name: report["digests"][name] for name in digests} == {name: [d, d] for name, d in digests.items()}
@@ -51,7 +51,7 @@ def test_leg_as_image_is_the_one_that_later_steps_use(reports: Reports, demo_cpu
         assert json.loads(done.stdout)["cached"] is True
 
 
-def test_inspect_and_diff_tell_of_both_images(demo_cpu: Path, demo_cpu_dev: Path) -> None:
+def test_inspect_and_diff_describe_both_images(demo_cpu: Path, demo_cpu_dev: Path) -> None:
     facts = json.loads(succeeded(privml("inspect", "demo-cpu", "--json")).stdout)
     assert facts["sbom"]["library"] == len(facts["packages"]) + 1
     assert facts["sbom"]["firmware"] == facts["sbom"]["machine-learning-model"] == 1

@@ -1,4 +1,4 @@
-"""What is taken over or begun with gives the same bytes as what is made from nothing."""
+"""Reused outputs and cached packages give the same bytes as a build from scratch."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def steps(*words: str) -> dict[str, dict[str, object]]:
     return found
 
 
-def test_nothing_changed(demo_cpu: Path) -> None:
+def test_an_unchanged_build_runs_no_step(demo_cpu: Path) -> None:
     assert steps() == WHOLE
 
 
-def test_a_root_on_the_kept_packages_is_the_image(demo_cpu: Path, tmp_path: Path) -> None:
-    """No packages are installed here: the tree of them comes out of the store."""
+def test_a_root_built_on_the_cached_packages_gives_the_same_image(demo_cpu: Path, tmp_path: Path) -> None:
+    """No packages are installed in this build: their tree comes from the store."""
     found = steps("--output", str(tmp_path / "other"))
     assert found[inputs.BASE]["cached"]
     assert not found[ROOT]["cached"]
@@ -41,7 +41,7 @@ def test_a_root_on_the_kept_packages_is_the_image(demo_cpu: Path, tmp_path: Path
 
 
 @only_full
-def test_a_forced_build_uses_nothing_kept_and_is_the_image(demo_cpu: Path, tmp_path: Path) -> None:
+def test_a_forced_build_uses_no_cache_and_gives_the_same_image(demo_cpu: Path, tmp_path: Path) -> None:
     found = steps("--force", "--output", str(tmp_path / "other"))
     assert not [name for name, step in found.items() if step["cached"]]
     assert manifest.read(tmp_path / "other") == manifest.read(demo_cpu)

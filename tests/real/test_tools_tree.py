@@ -1,7 +1,7 @@
-"""Every program that shapes an image is the tools tree's: the host's own are hidden, and nothing is missed.
+"""Every program that shapes an image comes from the tools tree: builds work with the host's programs hidden.
 
-The outer sandbox is the host as it is, but every program of the host whose name the tree has too is covered by an
-empty file that cannot be run. What works in there works without the host's tools.
+In the outer sandbox, an empty file that cannot be run covers every host program that the tree also has. What works
+there works without the host's tools.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def tools() -> ToolsTree:
 
 
 def hidden(tools: ToolsTree) -> list[str]:
-    """The host's programs that the tree has too, but for Python, which is the host's to bring."""
+    """The host's programs that the tree also has, except Python, which the host provides."""
     names = {path.name for folder in ("bin", "sbin") for path in (tools.root / "usr" / folder).iterdir()}
     found = {Path(os.path.realpath(f"{folder}/{name}")) for folder in FOLDERS for name in names}
     # `ld.so` is a link to the host's loader, without which nothing of the host runs, Python included.
@@ -76,7 +76,7 @@ def run(*words: str, **more: object) -> subprocess.CompletedProcess[str]:
     return subprocess.run(words, capture_output=True, text=True, check=False, timeout=600, **more)  # type: ignore[call-overload, no-any-return]
 
 
-def test_the_host_s_tools_are_really_hidden(tools: ToolsTree, bare: list[str]) -> None:
+def test_the_host_s_tools_are_hidden(tools: ToolsTree, bare: list[str]) -> None:
     paths = hidden(tools)
     assert any(path.endswith(("/apt-get", "/tar")) for path in paths)
     code = "import os, sys; print([p for p in sys.argv[1:] if os.access(p, os.X_OK) or os.path.getsize(p)])"
@@ -86,7 +86,7 @@ def test_the_host_s_tools_are_really_hidden(tools: ToolsTree, bare: list[str]) -
     assert done.stdout == "None None\n"
 
 
-def test_programs_run_and_are_the_tree_s(tools: ToolsTree, bare: list[str]) -> None:
+def test_programs_come_from_the_tree_and_run(tools: ToolsTree, bare: list[str]) -> None:
     done = run(*bare, sys.executable, "-c", RUN, *PROGRAMS)
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
@@ -98,7 +98,7 @@ def test_programs_run_and_are_the_tree_s(tools: ToolsTree, bare: list[str]) -> N
     assert "11.1" in told["qemu-system-x86_64"][0]
 
 
-def test_mkosi_starts_with_the_tree_s_unshare_alone(tools: ToolsTree, bare: list[str]) -> None:
+def test_mkosi_starts_with_only_the_tree_s_unshare(tools: ToolsTree, bare: list[str]) -> None:
     unshare = [*tools.loader("usr/bin/unshare"), "--net", *(["--user", "--map-root-user"] if os.geteuid() else [])]
     done = run(
         *bare,
@@ -114,7 +114,7 @@ def test_mkosi_starts_with_the_tree_s_unshare_alone(tools: ToolsTree, bare: list
     assert done.stdout.startswith("mkosi 2")
 
 
-def test_a_command_sees_no_file_of_the_host_but_what_is_named(tools: ToolsTree, tmp_path: Path) -> None:
+def test_a_command_sees_only_the_named_files_of_the_host(tools: ToolsTree, tmp_path: Path) -> None:
     (tmp_path / "given").mkdir()
     (tmp_path / "given/file").write_text("x")
     script = (
@@ -137,9 +137,7 @@ def test_a_command_sees_no_file_of_the_host_but_what_is_named(tools: ToolsTree, 
 
 
 @pytest.mark.parametrize("target", ["/usr/x", "/etc/x", "/work/x"])
-def test_nothing_of_the_tree_or_of_a_read_only_bind_can_be_written(
-    tools: ToolsTree, tmp_path: Path, target: str
-) -> None:
+def test_the_tree_and_read_only_binds_cannot_be_written(tools: ToolsTree, tmp_path: Path, target: str) -> None:
     done = tools.run(["touch", target], binds=[Bind(tmp_path, "/work")], check=False)
     assert done.returncode != 0
     assert b"Read-only file system" in done.stderr
@@ -156,8 +154,8 @@ def test_an_image_is_the_same_without_the_host_s_tools(
     assert read(tmp_path / "image").artefacts == read(demo_cpu).artefacts
 
 
-def test_nothing_of_a_cell_outlives_who_made_it(tools: ToolsTree, tmp_path: Path) -> None:
-    """Not even a daemon in a session of its own, when only the maker is killed and can tell nobody."""
+def test_no_process_outlives_the_run_that_started_it(tools: ToolsTree, tmp_path: Path) -> None:
+    """Not even a daemon in its own session, when only the command that started it is killed."""
     mark = tmp_path / "mark"
     daemon = ["sh", "-c", f"setsid sleep 999 & echo > {mark}; wait"]
     inside = f"import subprocess; subprocess.run({daemon!r}, cwd={str(tmp_path)!r})"

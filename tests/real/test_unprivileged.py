@@ -1,4 +1,4 @@
-"""Building without being root: the same bytes, and nothing of the user in them."""
+"""A build by an unprivileged user gives the same bytes, without a trace of the user."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ pytestmark = [pytest.mark.real, only_full]
 
 
 def somebody() -> pwd.struct_passwd:
-    """A user of this machine who may make user namespaces as big as a guest needs; skips when there is none."""
+    """A user of this machine who may create user namespaces with enough ids; skips if there is none."""
     if os.geteuid() != 0:
         pytest.skip("this is no root already: every build of this run is unprivileged")
     for user in pwd.getpwall():
@@ -37,7 +37,7 @@ def somebody() -> pwd.struct_passwd:
 
 
 def python_for(user: pwd.struct_passwd) -> str:
-    """A Python of our own version, for which our wheels are, that the user may run."""
+    """A Python of this version, which the wheels are for, that the user may run."""
     minor = f"python{sys.version_info.major}.{sys.version_info.minor}"
     for candidate in (os.path.realpath(sys.executable), f"/usr/bin/{minor}", f"/usr/local/bin/{minor}"):
         done = (
@@ -55,7 +55,7 @@ def _closed(path: Path) -> bool:
 
 
 def _of_others(folder: Path, uid: int, known: set[Path]) -> bool:
-    """Whether a folder of a build in the making, none of those ``known``, holds something of another user."""
+    """True if a temporary folder of a build, other than those ``known``, contains a file of another user."""
     for place in set(folder.glob(".image.*")) - known:
         for path, folders, files in os.walk(place):
             for name in (*folders, *files):
@@ -67,7 +67,7 @@ def _of_others(folder: Path, uid: int, known: set[Path]) -> bool:
 
 @pytest.fixture
 def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pwd.struct_passwd, str, Path]]:
-    """A user, a Python for it, and a folder of its own with a copy of what privml-build is."""
+    """A user, a Python for it, and its own folder with a copy of privml-build."""
     user = somebody()
     python = python_for(user)
     place = Path("/var/tmp") / f"privml-unprivileged.{os.getpid()}"
@@ -85,8 +85,10 @@ def theirs(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[pwd.struc
         shutil.rmtree(place)
 
 
-def test_anybody_builds_the_same_bytes(demo_cpu: Path, theirs: tuple[pwd.struct_passwd, str, Path]) -> None:
-    """Also after builds that were ended in the middle, whose trees hold files of ids that are not the user's own."""
+def test_an_unprivileged_user_builds_the_same_bytes(
+    demo_cpu: Path, theirs: tuple[pwd.struct_passwd, str, Path]
+) -> None:
+    """Also after interrupted builds, whose trees contain files of subordinate ids."""
     user, python, place = theirs
     environment = {
         "PATH": "/usr/bin:/bin",

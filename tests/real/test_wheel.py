@@ -1,4 +1,4 @@
-"""The installed wheel in an empty directory: a recipe is started, locked, built and run, and its bytes are ours."""
+"""The installed wheel in an empty directory: start a recipe, lock, build, run, and compare with the checkout."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def programs(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The `bin` of a fresh environment with the wheel; what it depends on is lent by this one."""
+    """The `bin` of a fresh environment with the wheel; its dependencies come from this environment."""
     place = tmp_path_factory.mktemp("installed") / "venv"
     subprocess.run([sys.executable, "-m", "venv", str(place)], check=True)
     python = place / "bin/python"
@@ -61,7 +61,7 @@ def privml(programs: Path, desk: Path, *words: str) -> subprocess.CompletedProce
     )
 
 
-def test_the_wheel_carries_what_images_are_made_of(wheel: Path) -> None:
+def test_the_wheel_contains_the_files_that_images_are_built_from(wheel: Path) -> None:
     tracked = subprocess.run(
         ["git", "ls-files", "images", "recipes"], cwd=ROOT, check=True, capture_output=True, text=True
     )
@@ -74,6 +74,13 @@ def test_the_wheel_carries_what_images_are_made_of(wheel: Path) -> None:
         for name, body in schema.files().items():
             assert archive.read(f"privml/recipe/data/schemas/{name}") == body
     assert not [name for name in names if "__pycache__" in name or name.startswith("tests/")]
+
+
+def test_it_carries_the_cases_for_verifiers(programs: Path, desk: Path) -> None:
+    said = privml(
+        programs, desk, "verify", "--conformance", f"{programs / 'privml-build'} verify --answer-cases"
+    ).stdout
+    assert said.endswith(", wrong code 0, wrong 0\n")
 
 
 def test_a_recipe_is_started_and_its_workflow_passes(programs: Path, desk: Path) -> None:
@@ -98,11 +105,11 @@ def test_a_recipe_is_started_and_its_workflow_passes(programs: Path, desk: Path)
         )
 
 
-def test_the_wheel_builds_the_bytes_of_the_checkout(programs: Path, desk: Path, demo_cpu: Path) -> None:
+def test_the_wheel_and_the_checkout_build_the_same_bytes(programs: Path, desk: Path, demo_cpu: Path) -> None:
     assert json.loads(privml(programs, desk, "image", "demo-cpu", "--json").stdout)["cached"] is True
     assert read(desk / "out/demo-cpu").artefacts == read(demo_cpu).artefacts
 
 
-def test_it_runs_and_answers(programs: Path, desk: Path) -> None:
+def test_the_image_built_by_the_wheel_runs_and_answers(programs: Path, desk: Path) -> None:
     answer = privml(programs, desk, "run", "demo-cpu", "--prompt", "The capital of France is").stdout
     assert "Paris" in answer

@@ -53,7 +53,7 @@ TPM_LOG = encode_log(
 
 
 def free_port() -> int:
-    """A port that was free a moment ago."""
+    """A port that is currently free."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -72,7 +72,7 @@ NO_MODEL: dict[str, object] = {"engine": None, "models": ()}
 
 
 def a_config(**changes: object) -> Config:
-    """A configuration whose ports are free here."""
+    """A configuration with free ports."""
     config = Config(
         sha256="",
         name="demo",
@@ -190,8 +190,57 @@ class FakeEngine:
             self._server = None
 
 
+class FakeService:
+    """One of the image's own services: says on its socket what it was asked, if it listens at all."""
+
+    def __init__(self, socket: Path) -> None:
+        self.socket = socket
+        self.listens = True
+        self.living = True
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+        self._server: UnixServer | None = None
+
+    def start(self) -> None:
+        if not self.listens:
+            return
+        service = self
+
+        class Handler(http.server.BaseHTTPRequestHandler):
+            protocol_version = "HTTP/1.1"
+
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("content-length", "0")))
+                headers = {name.lower(): value for name, value in self.headers.items()}
+                service.requests.append((self.command, self.path, headers, body))
+                text = b'{"metrics":1}'
+                self.send_response(200)
+                self.send_header("content-type", "application/json")
+                self.send_header("set-cookie", "a=b")
+                self.send_header("content-length", str(len(text)))
+                self.end_headers()
+                if self.command != "HEAD":
+                    self.wfile.write(text)
+
+            do_GET = do_HEAD = do_POST = do_PUT = do_DELETE = answer
+
+            def log_message(self, *_: object) -> None:
+                pass
+
+        self._server = UnixServer(str(self.socket), Handler)
+        threading.Thread(target=self._server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True).start()
+
+    def alive(self) -> bool:
+        return self.living
+
+    def stop(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+            self._server = None
+
+
 class Guest:
-    """The directory tree, the processes, and ways to talk to them."""
+    """The directory tree, the processes, and methods to talk to them."""
 
     def __init__(self, root: Path, config: Config, *, tee: str = "simulated", table: Table = STAGES) -> None:
         self.root = root
@@ -200,6 +249,7 @@ class Guest:
             config=root / "config.json",
             run=root / "run",
             engine=root / "engine",
+            services=root / "services",
             proc=root / "proc",
             sys=root / "sys",
             dev=root / "dev",
@@ -209,6 +259,10 @@ class Guest:
         self.config = config
         self.layout.run.mkdir()
         self.layout.engine.mkdir()
+        self.services: dict[str, FakeService] = {}
+        for service in config.services:
+            self.layout.service_socket(service.name).parent.mkdir(parents=True)
+            self.services[service.name] = FakeService(self.layout.service_socket(service.name))
         self.layout.config.write_bytes(encode(config))
         self._disk()
         for slot, (vendor, device) in enumerate([(0x8086, 0x29C0), (0x1AF4, 0x1042), (0x1AF4, 0x1041)]):
@@ -274,7 +328,7 @@ class Guest:
         self.server = self._child("from privml.agent.server import main\nraise SystemExit(main(layout))")
 
     def runner(self, argv: Sequence[str]) -> None:
-        """dmsetup and mount, as far as the volume sees them."""
+        """Stand-ins for dmsetup and mount."""
         self.commands.append(list(argv))
         if argv[0] == "dmsetup":
             node = f"dm-{sum(given[0] == 'dmsetup' for given in self.commands)}"
@@ -289,6 +343,7 @@ class Guest:
         given: dict[str, object] = {
             "volumes": ModelVolumes(sys=self.layout.sys, dev=self.layout.dev, runner=self.runner, wait=0.2),
             "engine": self.engine,
+            "service": self.services.__getitem__,
             "say": self.said.append,
             "outbound": lambda: self.closed.append(self.layout.tls_key.exists()),
             "attestor_wait": LIMIT,
@@ -343,6 +398,8 @@ class Guest:
     def close(self) -> None:
         self.engine.hold.set()
         self.engine.stop()
+        for service in self.services.values():
+            service.stop()
         for child in self._children:
             child.send_signal(signal.SIGKILL)
         for child in self._children:

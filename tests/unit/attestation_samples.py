@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,11 +15,11 @@ from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3, RTMRS, TDX
 from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.evidence import facts, merkle, report_data, sections
-from privml.evidence.document import Document
+from privml.evidence.document import DeviceEvidence, Document, listed
 from privml.evidence.facts import Facts
 from privml.evidence.sections import Key, Keys
 from privml.evidence.tdx import signature
-from privml.evidence.tdx.claims import QuoteFacts
+from privml.evidence.tdx.claims import QuoteFacts, Validity
 from privml.sim import quote as sim
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate
@@ -27,6 +27,7 @@ from privml.verify.anchor import Built, Expected
 from privml.verify.check import verify
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
+from privml.verify.tdx import INTEL_ROOT_SHA256
 
 REPOSITORY = Path(__file__).parents[2]
 VECTORS = REPOSITORY / "tests" / "vectors" / "attestation"
@@ -141,14 +142,20 @@ def document(
     nonce: bytes = NONCE,
     spki: bytes = SPKI,
     body: bytes | None = None,
+    devices: Callable[[bytes], Sequence[DeviceEvidence]] = lambda nonce: (),
 ) -> Document:
-    """A document whose quote really signs what it carries (4 vcpus, 4 GiB unless ``items`` says otherwise)."""
+    """A document whose quote really signs what it carries (4 vcpus, 4 GiB unless ``items`` says otherwise).
+
+    ``devices`` makes the evidence of GPUs and switches for the nonce that they are to sign.
+    """
     items = extends(4 << 30) if items is None else items
     tree = merkle.build([nonce, bytes(32)])
+    keys = tls_keys(spki).encode()
+    evidence = tuple(devices(report_data.device_nonce(root=tree.root, keys=keys)))
     parts = {
         "header": sections.Header(variant, "tdx").encode(),
-        "keys": tls_keys(spki).encode(),
-        "devices": sections.Devices().encode(),
+        "keys": keys,
+        "devices": listed(evidence).encode(),
         "eventlog": agent.encode_log(agent_events),
     }
     data = report_data.compute(root=tree.root, **parts)
@@ -159,6 +166,7 @@ def document(
         bootlog=boot_log(items) if log is None else log,
         evidence=quote,
         collateral={"tdx": sim.collateral()},
+        device_evidence=evidence,
         **parts,
     )
 
@@ -171,6 +179,17 @@ def signature_of(made: Document) -> QuoteFacts:
     checked = signature.check(made.evidence, sim.collateral(), now=NOW, simulated_root=ROOT)
     assert isinstance(checked, QuoteFacts), checked
     return checked
+
+
+def genuine(facts: QuoteFacts) -> QuoteFacts:
+    """``facts`` as if Intel's root and fresh collateral had vouched for them."""
+    day = 24 * 60 * 60
+    return dataclasses.replace(
+        facts,
+        root_sha256=INTEL_ROOT_SHA256,
+        claims_simulated=False,
+        validity=tuple(Validity(part.name, NOW - day, NOW + day) for part in facts.validity),
+    )
 
 
 def judge(made: Document | None = None, **changes: Any) -> Judgement:

@@ -1,4 +1,4 @@
-"""What many tests share: an empty store; the fake archive in its first state, and a mirror that serves it."""
+"""Fixtures of many tests: an empty store, and the fake archive in its first state with a mirror that serves it."""
 
 from __future__ import annotations
 
@@ -13,10 +13,19 @@ from privml.store.mirrors import Mirrors
 from privml.store.objects import Store
 
 
+@pytest.fixture(autouse=True, scope="session")
+def no_cached_collateral(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """What this user has fetched for real decides no test."""
+    folder = tmp_path_factory.mktemp("no-collateral")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("privml.client.collateral.cache_directory", lambda: folder / "collateral")
+        yield
+
+
 @pytest.fixture
 def no_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The host's proxies do not lead to servers of a test."""
-    monkeypatch.setattr("privml.store.wayout._apt_settings", dict)
+    """Keep the host's proxies away from the tests' servers."""
+    monkeypatch.setattr("privml.base.wayout._apt_settings", dict)
     for name in ("http_proxy", "HTTP_PROXY", "https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(name, raising=False)
 

@@ -1,7 +1,7 @@
 """A Debian archive in miniature: .debs and lists made here, InRelease files signed once by a throwaway key.
 
-`python tests/unit/fake_archive.py` signs anew, with a new key that is forgotten at once; it needs gpg. What is signed
-is a function of this file, and a test holds both against each other.
+`python tests/unit/fake_archive.py` signs again, with a new key that is discarded at once; it needs gpg. The signed
+text is a function of this file, and a test compares the two.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class Deb:
 
 @dataclass(frozen=True)
 class State:
-    """One suite of the archive as it once was."""
+    """One suite of the archive at one time."""
 
     date: str
     valid_until: str
@@ -187,7 +187,7 @@ def _tar(name: str, data: bytes) -> bytes:
 
 
 def sign() -> None:
-    """Make two keys, sign every state, keep the first one's public half, forget the rest."""
+    """Make two keys, sign every state, keep the first one's public half, and discard the rest."""
     HERE.mkdir(exist_ok=True)
     for user, names in (("archive", tuple(STATES)), ("stranger", ("stranger",))):
         with tempfile.TemporaryDirectory() as home:

@@ -56,7 +56,7 @@ def identity() -> tuple[bytes, bytes]:
 
 
 class Guest:
-    """What the handler below answers with; tests change it while it runs."""
+    """The answers of the handler below; tests change them while it runs."""
 
     def __init__(self) -> None:
         self.pem, self.spki = identity()

@@ -1,8 +1,8 @@
-"""A tools tree of stand-ins: what mkosi, repart, ukify and virt-fw-vars leave behind, made in milliseconds.
+"""A tools tree of stand-ins that write the outputs of mkosi, repart, ukify and virt-fw-vars in milliseconds.
 
-The tree has the three places that product code reaches for: the loader (which drops its own words and runs what
-follows ``--``), the Python package mkosi, and mkosi/sandbox.py, which here finds the program's files by its binds.
-Every program notes its argv in ``calls.jsonl`` of the tree.
+The tree has the three files that the product runs: the loader (which drops its own arguments and runs what follows
+``--``), the Python package mkosi, and mkosi/sandbox.py, which here finds the program's files by its binds. Every
+program appends its argv to ``calls.jsonl`` in the tree.
 """
 
 from __future__ import annotations
@@ -125,7 +125,7 @@ else:
 
 @dataclass(frozen=True)
 class Predictor:
-    """Predicts nothing, and counts how often."""
+    """Makes an empty prediction, and counts the calls."""
 
     root: Path
 
@@ -142,7 +142,7 @@ class Predictor:
 
 @dataclass
 class Fake:
-    """Everything that `build` takes, with a place for stand-ins that misbehave."""
+    """The arguments of `build`, with replaceable stand-ins."""
 
     root: Path
     recipe: Recipe
@@ -158,7 +158,7 @@ class Fake:
         return self.root.with_name("tools.lock.json")
 
     def order(self, **changes: Any) -> Order:
-        """What `build` is asked for; the tools lock on disk is the one that the lock names."""
+        """The order for `build`; the tools lock on disk is the one that the lock names."""
         made = Order(
             recipe=self.recipe,
             lock=self.lock,
@@ -190,7 +190,7 @@ class Fake:
 
 
 def moved(firmware: dict[str, Firmware], **changes: str) -> dict[str, Firmware]:
-    """The same with other fields of each package."""
+    """The lock with changed fields of each package."""
     return {
         tee: each.model_copy(update={"packages": tuple(p.model_copy(update=changes) for p in each.packages)})
         for tee, each in firmware.items()
@@ -279,7 +279,7 @@ def make(folder: Path) -> Fake:
 
 
 def without_model(fake: Fake) -> Fake:
-    """The same place for a recipe that only attests."""
+    """The same for a recipe that only attests."""
     fake.recipe = load(shipped() / "tdx-min.yaml")
     fake.lock = fake.lock.model_copy(update={"models": (), "python": ()})
     return fake

@@ -1,4 +1,4 @@
-"""Synthetic volumes: a valid GPT with two partitions and a verity superblock, and nothing else."""
+"""Synthetic volumes: a valid GPT with two partitions and a verity superblock."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def gpt(parts: list[tuple[str, int, int]], *, table: int = 2, count: int = 128, 
 
 
 def resealed(disk: bytes) -> bytes:
-    """The disk with the checksums that its header and entries need."""
+    """The disk with correct checksums of header and entries."""
     at, count, size = struct.unpack_from("<QII", disk, 512 + 72)
     entries = zlib.crc32(disk[at * 512 : at * 512 + count * size])
     header = disk[512:528] + bytes(4) + disk[532:600] + entries.to_bytes(4, "little")
@@ -30,7 +30,7 @@ def resealed(disk: bytes) -> bytes:
 
 
 def reseal(path: Path) -> None:
-    """Make the table of a disk that was changed valid again."""
+    """Correct the checksums in the table of a changed disk."""
     path.write_bytes(resealed(path.read_bytes()))
 
 

@@ -6,7 +6,7 @@ import re
 from typing import Any
 
 # The keywords that our schemas use; `accepts` knows these and refuses to guess at others.
-SILENT = {"$schema", "$defs", "title", "description", "examples", "default", "x-moves", "contentEncoding"}
+SILENT = {"$schema", "$defs", "title", "description", "examples", "default", "x-moves", "x-key", "contentEncoding"}
 
 
 def accepts(rule: dict[str, Any], value: Any, whole: dict[str, Any]) -> bool:
@@ -58,6 +58,8 @@ def accepts(rule: dict[str, Any], value: Any, whole: dict[str, Any]) -> bool:
                 return len(value) >= wanted
             case "maxItems" | "maxProperties" | "maxLength":
                 return len(value) <= wanted
+            case "uniqueItems":
+                return all(item not in value[:number] for number, item in enumerate(value))
             case "minimum":
                 return bool(value >= wanted)
             case "maximum":

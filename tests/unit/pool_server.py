@@ -1,4 +1,4 @@
-"""A static web server for tests: a folder's files, and a list of what was asked for."""
+"""A static web server for tests: a folder's files, and a list of the requested paths."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Handler(SimpleHTTPRequestHandler):
 
 @contextlib.contextmanager
 def serving(folder: Path) -> Iterator[tuple[str, list[str]]]:
-    """The address of ``folder``, and the paths that were asked for."""
+    """The address of ``folder``, and the requested paths."""
     asked: list[str] = []
     handler = type("OfThisFolder", (Handler,), {"asked": asked})
     server = ThreadingHTTPServer(("127.0.0.1", 0), partial(handler, directory=str(folder)))

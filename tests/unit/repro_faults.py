@@ -1,4 +1,4 @@
-"""A builder that is not reproducible, on purpose: for every cause of the table, two trees that differ by it alone."""
+"""A builder that is irreproducible on purpose: for every cause of the table, two trees that differ only by it."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def only(path: str, data: bytes = b"x") -> Fault:
 
 
 def each(action: Callable[[Path, int], object]) -> Fault:
-    """Do ``action`` on the same file of both trees, told which it is."""
+    """Run ``action`` on the same file of both trees, with the number of the tree."""
 
     def inject(one: Path, two: Path) -> None:
         for number, root in enumerate((one, two)):

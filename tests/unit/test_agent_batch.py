@@ -1,4 +1,4 @@
-"""Many callers, one quote at a time: who shares a quote, and what happens when there is none."""
+"""Many callers and one quote at a time: which callers share a quote, and what they get when it fails."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ PARTS: dict[str, Any] = dict.fromkeys(("header", "keys", "devices", "eventlog", 
 
 
 class Quoter:
-    """Makes quotes when it is let to."""
+    """Makes a quote each time it is released."""
 
     def __init__(self) -> None:
         self.roots: list[bytes] = []
@@ -33,7 +33,7 @@ class Quoter:
 
 
 class Callers:
-    """Callers in threads; what each got stands under its nonce."""
+    """Callers in threads; each result is stored under the caller's nonce."""
 
     def __init__(self, quotes: QuoteBatch) -> None:
         self.quotes = quotes
@@ -65,7 +65,7 @@ def until(condition: Any) -> None:
         time.sleep(0.005)
 
 
-def test_callers_who_come_during_a_quote_share_the_next() -> None:
+def test_callers_that_arrive_during_a_quote_share_the_next_one() -> None:
     quoter = Quoter()
     quotes = QuoteBatch(quoter)
     callers = Callers(quotes)
@@ -86,7 +86,7 @@ def test_callers_who_come_during_a_quote_share_the_next() -> None:
         assert merkle.root(document.nonce, document.path) == quoter.roots[1]
 
 
-def test_error_reaches_everybody_and_the_next_caller_is_served() -> None:
+def test_an_error_reaches_every_waiting_caller_and_the_next_is_served() -> None:
     quoter = Quoter()
     quoter.error = HostError("no quote today")
     quoter.go.set()

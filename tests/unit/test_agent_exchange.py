@@ -1,4 +1,4 @@
-"""The way to the engine: what an engine that misbehaves does to a request."""
+"""The connection to the engine: how a misbehaving engine affects a request."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ANSWER = b"HTTP/1.1 413 too large\r\ncontent-length: 2\r\nconnection: close\r\n\
 
 @contextlib.contextmanager
 def engine(behave: Callable[[socket.socket], object]) -> Iterator[Path]:
-    """A socket at which one caller is met as ``behave`` says, and left."""
+    """A socket whose server handles one connection with ``behave`` and closes it."""
     with tempfile.TemporaryDirectory(prefix="privml-") as name, socket.socket(socket.AF_UNIX) as listener:
         path = Path(name) / "engine.sock"
         listener.bind(str(path))
@@ -42,7 +42,7 @@ def ask(path: Path, body: bytes = b"", *, timeout: float = 60) -> tuple[int, byt
     return exchange.whole(path, "POST", "/v1/completions", (), body, timeout=timeout, limit=1000)
 
 
-def test_an_engine_that_refuses_before_it_has_read_is_heard() -> None:
+def test_an_early_refusal_by_the_engine_is_returned() -> None:
     with engine(lambda connection: connection.sendall(ANSWER)) as path:
         assert ask(path, b"x" * (4 << 20)) == (413, b"no")
 
@@ -65,7 +65,7 @@ def test_a_malformed_response_is_an_engine_error(said: bytes, text: str) -> None
         ask(path)
 
 
-def test_an_engine_that_is_silent_or_away_is_an_error() -> None:
+def test_a_silent_or_absent_engine_is_an_error() -> None:
     release = threading.Event()
     with engine(lambda _: release.wait(60)) as path:
         with pytest.raises(HostError, match="engine: timed out"):

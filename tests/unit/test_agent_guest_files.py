@@ -1,4 +1,4 @@
-"""The guest's unit files say what the agent's code relies on."""
+"""The guest's unit files contain what the agent's code relies on."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from privml.agent import outbound
-from privml.agent.boot import EngineUnit
+from privml.agent import boot, outbound
 from privml.agent.layout import SERVER_ID, Layout
 from privml.engines.registry import ENGINES
+from privml.events import services as own
 from privml.recipe import guestroot
 
 GUEST = Path(__file__).parents[2] / "images" / "guest"
@@ -21,6 +21,7 @@ ENGINE = GUEST / "engine"
 UNITS = COMMON / "usr" / "lib" / "systemd" / "system"
 ENGINE_UNITS = ENGINE / "usr" / "lib" / "systemd" / "system"
 REPLACED = COMMON / "etc" / "systemd" / "system"
+OWN_UNIT = GUEST / "services/usr/lib/systemd/system/privml-service@.service"
 SERVICES = ("attestor", "boot", "server", "engine")
 
 
@@ -52,15 +53,16 @@ def test_services_start_modules_that_exist(name: str) -> None:
     assert service["Environment"] == ["PYTHONPATH=/usr/lib/privml"]
 
 
-OURS = sorted(path for folder in (UNITS, ENGINE_UNITS, REPLACED) for path in folder.iterdir() if path.is_file())
+FOLDERS = (UNITS, ENGINE_UNITS, REPLACED, OWN_UNIT.parent)
+OURS = sorted(path for folder in FOLDERS for path in folder.iterdir() if path.is_file())
 
 
 @pytest.mark.parametrize("path", OURS, ids=lambda path: path.name)
-def test_no_unit_draws_in_the_distributions_defaults(path: Path) -> None:
+def test_no_unit_pulls_in_the_distribution_s_default_units(path: Path) -> None:
     assert unit(path)["Unit"]["DefaultDependencies"] == ["no"]
 
 
-def test_only_the_two_root_services_have_no_user_of_their_own() -> None:
+def test_every_service_but_the_two_root_ones_has_its_own_user() -> None:
     users = {name: service_of(name).get("User") for name in SERVICES}
     assert users == {"attestor": None, "boot": None, "server": ["privml"], "engine": ["privml-engine"]}
 
@@ -71,19 +73,20 @@ def test_attestor_and_engine_never_start_twice() -> None:
     assert unit(UNITS / "privml-boot.service")["Unit"]["FailureAction"] == ["poweroff-force"]
 
 
-def test_a_guest_without_an_engine_names_none_of_its_users() -> None:
-    """A unit with a user or group that is not there does not start."""
+def test_a_guest_without_an_engine_has_no_engine_user() -> None:
+    """A unit whose user or group does not exist does not start."""
     common = [path for path in COMMON.rglob("*") if path.is_file()]
     assert not [path for path in common if b"privml-engine" in path.read_bytes()]
 
 
 def test_nothing_but_the_boot_starts_the_engine() -> None:
-    for path in OURS:
-        assert EngineUnit.UNIT not in path.read_text() or path.name == EngineUnit.UNIT
-    assert (ENGINE_UNITS / EngineUnit.UNIT).is_file()
+    for started in ("privml-engine.service", "privml-service@"):
+        for path in OURS:
+            assert started not in path.read_text() or path.name.startswith(started)
+    assert f'Unit("{"privml-engine.service"}", ' in Path(boot.__file__).read_text()
 
 
-def test_numbers_and_folders_are_the_codes() -> None:
+def test_user_ids_and_directories_match_the_code() -> None:
     text = (COMMON / "usr/lib/sysusers.d/privml.conf").read_text()
     assert re.search(rf"^u privml {SERVER_ID}:{SERVER_ID} ", text, re.MULTILINE)
     assert "privml-engine" not in text  # a guest without an engine has no user for one
@@ -113,7 +116,24 @@ def test_prompts_go_to_an_engine_without_a_network_over_a_socket_that_only_the_s
         assert str(Layout().engine_socket(record)) == record.socket
 
 
-def test_kernel_is_closed_by_sysctl() -> None:
+def test_a_service_of_the_image_has_a_user_of_its_own_no_network_and_sees_nothing_of_the_guest() -> None:
+    service = unit(OWN_UNIT)["Service"]
+    assert service["ExecStart"] == ["/usr/bin/python3 -B -P -m privml.agent.service %i"]
+    assert (service["User"], service["Group"]) == ([own.user("%i")], [own.user("%i")])
+    assert OWN_UNIT.name == own.unit("")
+    assert ["/run/" + name for name in service["RuntimeDirectory"]] == [own.directory("%i")]
+    assert (service["RuntimeDirectoryMode"], service["UMask"]) == (["0710"], ["0007"])
+    assert service["Slice"] == [Path(outbound.GROUP).name]  # outgoing connections are forbidden for the whole slice
+    assert (service["PrivateNetwork"], service["RestrictAddressFamilies"]) == (["yes"], ["AF_UNIX"])
+    hidden = {path.lstrip("-") for path in service["InaccessiblePaths"][0].split()}
+    assert {str(Layout().run), str(Layout().engine)} <= hidden
+    for setting in ("PrivateDevices", "NoNewPrivileges", "RestrictNamespaces", "RestrictSUIDSGID"):
+        assert service[setting] == ["yes"]
+    assert service["CapabilityBoundingSet"] == [""]
+    assert service["Restart"] == ["no"]
+
+
+def test_sysctl_settings_harden_the_kernel() -> None:
     parser = configparser.ConfigParser()
     parser.read_string("[sysctl]\n" + (COMMON / "etc/sysctl.d/privml.conf").read_text())
     values = parser["sysctl"]
@@ -123,7 +143,7 @@ def test_kernel_is_closed_by_sysctl() -> None:
 
 
 @pytest.mark.parametrize("name", ["emergency", "rescue"])
-def test_modes_for_people_power_off(name: str) -> None:
+def test_emergency_and_rescue_mode_power_off(name: str) -> None:
     service = unit(REPLACED / f"{name}.service")["Service"]
     assert service["ExecStart"] == ["/usr/bin/systemctl poweroff --force --force"]
 
@@ -134,21 +154,23 @@ def test_simulation_is_in_the_development_overlay_only() -> None:
     assert unit(dropin)["Service"]["ExecStart"] == ["", "/usr/bin/python3 -B -P -m privml.sim.attestor"]
 
 
-def test_udev_has_no_rule_and_no_helper() -> None:
+def test_udev_has_no_rules_and_no_helpers() -> None:
     assert not (COMMON / "etc/udev").exists()
     assert not [path for path in guestroot.ALLOWED if "udev" in path]
 
 
-def test_what_the_target_wants_is_on_the_list_of_units() -> None:
+def test_the_target_s_units_are_on_the_list() -> None:
     wanted = {name for line in unit(UNITS / "privml.target")["Unit"]["Wants"] for name in line.split()}
     assert wanted - {path.name for path in OURS} <= set(guestroot.UNITS)
 
 
-def test_the_rule_for_connections_is_set_on_the_group_of_every_service_but_the_network_s() -> None:
+def test_the_connection_filter_covers_every_service_except_the_network_s() -> None:
     dropin = REPLACED / "systemd-networkd.service.d/privml.conf"
     assert unit(dropin)["Service"]["Slice"] == ["network.slice"]
     for path in OURS:
-        assert "Slice" not in unit(path).get("Service", {})
+        # A template unit is in a slice of its own unless it names another.
+        slices = ["system.slice"] if path == OWN_UNIT else None
+        assert unit(path).get("Service", {}).get("Slice") == slices
     assert outbound.GROUP.endswith("/system.slice")
 
 
@@ -159,5 +181,5 @@ def test_dhcp_gives_an_address_and_a_gateway_and_nothing_else() -> None:
 
 
 @pytest.mark.parametrize("name", ["systemd-sysctl", "systemd-networkd"])
-def test_the_distributions_services_import_no_credential(name: str) -> None:
+def test_the_distribution_s_services_import_no_credential(name: str) -> None:
     assert unit(REPLACED / f"{name}.service.d/privml.conf")["Service"]["ImportCredential"] == [""]

@@ -1,4 +1,4 @@
-"""The keys of a boot: one module makes, keeps and uses the private ones; the section holds all the public ones."""
+"""The keys of a boot: only one module handles private keys, and the section contains every public key."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def test_the_section_holds_every_key_that_was_made(layout: Layout) -> None:
     assert layout.tls_key.stat().st_mode & 0o777 == 0o400
 
 
-def test_the_server_s_context_gets_the_key_of_the_section(layout: Layout) -> None:
+def test_the_server_uses_the_key_in_the_section(layout: Layout) -> None:
     identity.create(layout)
     identity.load_tls(layout, ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER))
     layout.tls_key.unlink()

@@ -1,4 +1,4 @@
-"""Only OpenAI's paths and fields reach the engine, within its bounds, and never with a cache for another to read."""
+"""Only OpenAI's paths and fields reach the engine, within its bounds, and never with a shared prompt cache."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ def nested(depth: int) -> Any:
 
 
 def beyond(kind: Kind) -> Iterator[tuple[Any, str]]:
-    """(value one step outside of a bound of ``kind``, what its refusal says)."""
+    """(value one step outside a bound of ``kind``, text of the refusal)."""
     match kind:
         case Boolean():
             pass
@@ -245,7 +245,7 @@ def test_a_request_within_every_bound_passes_unchanged(data: st.DataObject) -> N
 
 @settings(max_examples=300, deadline=None)
 @given(st.data())
-def test_one_value_beyond_a_bound_is_refused_by_its_field(data: st.DataObject) -> None:
+def test_a_value_beyond_its_bound_is_refused_with_its_field(data: st.DataObject) -> None:
     path, name, item, said = data.draw(st.sampled_from(BEYOND))
     error = refusal({**data.draw(requests(path)), name: item}, path)
     assert error.status == 400
@@ -255,8 +255,8 @@ def test_one_value_beyond_a_bound_is_refused_by_its_field(data: st.DataObject) -
 
 
 @pytest.mark.parametrize("index", range(len(FIELDS)), ids=lambda index: "{0[0]} {0[1].name}".format(FIELDS[index]))
-def test_every_bound_of_a_field(index: int) -> None:
-    """Each value on a bound passes and each beyond it does not: no bound of the table depends on chance."""
+def test_each_bound_accepts_its_limit_and_refuses_the_next_value(index: int) -> None:
+    """Values on a bound pass and values beyond it do not, for every bound of the table."""
     path, field = FIELDS[index]
     for item in (edge for kind in field.kinds for edge in edges(kind)):
         if field.size is None or len(json.dumps(item)) < field.size:
@@ -280,7 +280,7 @@ def test_every_bound_of_a_field(index: int) -> None:
         (CHAT, "response_format", {"type": "text", "json_schema": {"schema": {"enum": ["x" * 300] * 250}}}),
     ],
 )
-def test_what_is_too_large_is_413_by_its_field(path: str, field: str, item: Any) -> None:
+def test_a_field_that_is_too_large_is_413(path: str, field: str, item: Any) -> None:
     error = refusal({**BASE[path], field: item}, path)
     assert error.status == 413
     assert f"`{field}`: " in error.message
@@ -331,7 +331,7 @@ def call(arguments: str) -> dict[str, Any]:
     ],
     ids=lambda schema: json.dumps(schema)[:60],
 )
-def test_no_schema_that_was_seen_to_end_the_engine(schema: dict[str, Any]) -> None:
+def test_schemas_that_crash_the_engine_are_refused(schema: dict[str, Any]) -> None:
     tool = {"type": "function", "function": {"name": "f", "parameters": schema}}
     for body in (schema_request(schema), schema_request({"items": schema}), {"messages": [], "tools": [tool]}):
         error = refusal(body, CHAT)
@@ -339,7 +339,7 @@ def test_no_schema_that_was_seen_to_end_the_engine(schema: dict[str, Any]) -> No
         assert "`response_format" in error.message or "`tools" in error.message
 
 
-def test_no_depth_that_could_end_the_engine() -> None:
+def test_nesting_that_could_crash_the_engine_is_refused() -> None:
     schema: dict[str, Any] = {"type": "string"}
     for _ in range(25):
         schema = {"type": "object", "properties": {"a": schema}}
@@ -357,7 +357,7 @@ def test_no_depth_that_could_end_the_engine() -> None:
     assert shown(call("[[1]"), CHAT)  # not JSON: it is the engine's to refuse
 
 
-def test_the_names_of_properties_are_not_words_of_a_schema() -> None:
+def test_property_names_are_not_read_as_schema_keywords() -> None:
     properties = {word: {"type": "string"} for word in ("pattern", "$ref", "minLength", "minimum", "anyOf")}
     assert shown(schema_request({"type": "object", "properties": properties}), CHAT)
 
@@ -405,7 +405,7 @@ def test_a_refusal_says_field_value_and_bound(body: bytes, message: str) -> None
         ("x", "`messages[0]`: a string, expected an object"),
     ],
 )
-def test_messages_hold_text_alone(message: object, said: str) -> None:
+def test_only_text_messages_are_accepted(message: object, said: str) -> None:
     assert said in refusal({"messages": [message]}, CHAT).message
 
 
@@ -502,7 +502,7 @@ def test_an_unmodified_openai_client_is_understood() -> None:
         assert json.loads(engine_body("POST", CHAT, "", body)) == {**json.loads(body), "cache_prompt": False}
 
 
-def test_the_cache_is_always_off() -> None:
+def test_the_prompt_cache_is_always_off() -> None:
     assert shown({"prompt": "x", "max_tokens": 1}) == {"prompt": "x", "max_tokens": 1, "cache_prompt": False}
     assert shown({"messages": []}, CHAT)["cache_prompt"] is False
 
@@ -510,7 +510,7 @@ def test_the_cache_is_always_off() -> None:
 @pytest.mark.parametrize(
     "field", ["cache_prompt", "id_slot", "n_keep", "grammar", "lora", "return_tokens", "n_cache_reuse"]
 )
-def test_the_engines_own_fields_are_refused_by_name(field: str) -> None:
+def test_engine_specific_fields_are_refused_by_name(field: str) -> None:
     error = refusal({"prompt": "x", field: True})
     assert (error.status, error.message) == (400, f"field `{field}` is not supported by {PATH}")
 
@@ -533,7 +533,9 @@ def test_the_engines_own_fields_are_refused_by_name(field: str) -> None:
         ("POST", PATH, "", b"[" * 100_000, 400),
     ],
 )
-def test_what_is_not_on_the_list_is_refused(method: str, path: str, query: str, body: bytes, status: int) -> None:
+def test_fields_and_paths_not_on_the_list_are_refused(
+    method: str, path: str, query: str, body: bytes, status: int
+) -> None:
     with pytest.raises(UnsupportedError) as caught:
         engine_body(method, path, query, body)
     assert caught.value.status == status
@@ -549,7 +551,7 @@ def test_models_can_be_listed() -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(max_size=200) | st.text(max_size=80).map(lambda text: json.dumps({"prompt": text}).encode()))
-def test_any_body_is_sent_in_our_spelling_or_refused(body: bytes) -> None:
+def test_any_body_is_reserialised_or_refused(body: bytes) -> None:
     try:
         sent = engine_body("POST", PATH, "", body)
     except UnsupportedError:

@@ -1,4 +1,4 @@
-"""The initrd's `/init`, run by a shell against a directory: what it accepts, and that everything else powers off."""
+"""The initrd's `/init`, run by a shell in a directory: it accepts one command line and powers off for any other."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class Initrd:
         (self.top / "dev" / node).touch()
 
     def run(self, cmdline: str) -> str:
-        """What the console showed."""
+        """Run the script and return the console's output."""
         (self.top / "proc/cmdline").write_text(cmdline)
         (self.top / "dev/console").touch()
         subprocess.run(
@@ -125,7 +125,7 @@ def test_good_command_line_hands_over(initrd: Initrd) -> None:
         (f"privml.root={ROOT_HASH}:{SALT}:100:", "start of the hash tree"),
     ],
 )
-def test_any_other_command_line_powers_off(initrd: Initrd, cmdline: str, why: str) -> None:
+def test_an_unexpected_command_line_powers_off(initrd: Initrd, cmdline: str, why: str) -> None:
     said = initrd.run(cmdline + "\n")
     assert said.startswith("privml-init: "), said
     assert why in said
@@ -139,7 +139,7 @@ def test_missing_partition_powers_off(initrd: Initrd) -> None:
     assert initrd.calls[-1] == "poweroff -f"
 
 
-def test_two_partitions_of_one_name_power_off(initrd: Initrd) -> None:
+def test_two_partitions_with_the_same_name_power_off(initrd: Initrd) -> None:
     initrd.partition("vdc1", "privml-root")
     assert "more than one partition is named privml-root" in initrd.run(WORD)
     assert initrd.calls[-1] == "poweroff -f"

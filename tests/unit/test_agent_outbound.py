@@ -1,4 +1,4 @@
-"""The rule against connections from the guest: what its program decides, and that a kernel without it is noticed."""
+"""The filter against connections from the guest: its BPF program, and the error on a kernel that cannot load it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from privml.agent import outbound
 from privml.base.errors import HostError
 
 
-def test_the_program_refuses_whatever_it_is_asked() -> None:
+def test_the_bpf_program_always_refuses() -> None:
     assert list(struct.iter_unpack("<BBhi", outbound.NEVER)) == [(0xB7, 0, 0, 0), (0x95, 0, 0, 0)]  # r0 = 0; exit
 
 
 class Kernel:
-    """bpf as the kernel does it: programs are file descriptors, a group has programs at hooks."""
+    """A model of bpf(2): programs are file descriptors, and a cgroup has programs at hooks."""
 
     def __init__(self, *, refuses: int | None = None, forgets: bool = False) -> None:
         self.refuses, self.forgets = refuses, forgets
@@ -52,7 +52,7 @@ def sys_tree(tmp_path: Path) -> Path:
     return tmp_path
 
 
-def test_every_hook_gets_its_program_and_no_descriptor_is_left(sys_tree: Path) -> None:
+def test_every_hook_gets_the_program_and_no_descriptor_leaks(sys_tree: Path) -> None:
     before = len(os.listdir("/proc/self/fd"))
     kernel = Kernel()
     outbound.close_outbound(sys_tree, kernel)
@@ -70,11 +70,11 @@ def test_every_hook_gets_its_program_and_no_descriptor_is_left(sys_tree: Path) -
         (Kernel(forgets=True), "does not list the program for connect4"),
     ],
 )
-def test_a_kernel_without_the_rule_is_an_error(sys_tree: Path, kernel: Kernel, text: str) -> None:
+def test_a_kernel_without_cgroup_bpf_is_an_error(sys_tree: Path, kernel: Kernel, text: str) -> None:
     with pytest.raises(HostError, match=text):
         outbound.close_outbound(sys_tree, kernel)
 
 
-def test_without_the_group_there_is_no_rule(tmp_path: Path) -> None:
+def test_a_missing_cgroup_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(HostError, match=r"no control group fs/cgroup/system\.slice"):
         outbound.close_outbound(tmp_path, Kernel())

@@ -1,6 +1,6 @@
-"""A purpose is quoted at its own stage: with a stage that the shipped table does not have, and without it.
+"""Each purpose is quoted at its own stage, also with a stage that the shipped table does not have.
 
-The stage ``keys`` exists in these tests alone. Nothing but the table is changed.
+The stage ``keys`` exists only in these tests, which change nothing but the table.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def config() -> Config:
 
 
 def quoted(attestor: Attestor) -> set[str]:
-    """The purposes that are quoted now; the others must be refused as not ready."""
+    """The purposes that can be quoted now; the others must be refused as not ready."""
     found = set()
     for purpose in (SERVE, KEY_RELEASE):
         try:
@@ -70,7 +70,7 @@ def quoted(attestor: Attestor) -> set[str]:
 
 
 def predicted(config: Config) -> Predicate:
-    """What a build with the longer table would publish: the verifier has no such table, only this."""
+    """The prediction of a build with the longer table; the verifier does not have that table."""
     events = stages.sequence(config, WITH_KEYS)
     runtime = ZERO if config.rtmr3 == "unused" else replay_digests(digests(events))
     values = {**replay_tpm_as_rtmrs(parse_log(TPM_LOG)), "mrtd": MRTD, "rtmr3": runtime}
@@ -83,12 +83,16 @@ def predicted(config: Config) -> Predicate:
 
 
 def judged(parts: dict[str, object], config: Config, purpose: str) -> Verdict:
-    """The verifier's word on a document made of ``parts``, for ``purpose``."""
+    """The verifier's judgement of a document made of ``parts``, for ``purpose``."""
     document = Document(nonce=NONCE, path=TREE.paths[0], **parts)  # type: ignore[arg-type]
     return attested.judge(
         document.encode(),
         Expected(predicted(config), Built("out/x")),
-        Policy(purpose=purpose, allow_simulated=signature.root_der(sim.root_pem())),
+        Policy(
+            purpose=purpose,
+            allow_simulated=signature.root_der(sim.root_pem()),
+            allow_unused_runtime=config.rtmr3 == "unused",
+        ),
         now=int(time.time()),
         nonce=NONCE,
         tls_spki_sha256=Keys.decode(document.keys).find(*TLS_KEY),
@@ -96,7 +100,7 @@ def judged(parts: dict[str, object], config: Config, purpose: str) -> Verdict:
 
 
 def proves(parts: dict[str, object], config: Config, purpose: str) -> None:
-    """The verifier accepts the document for ``purpose``, and for no other."""
+    """Require the verifier to accept the document for ``purpose`` only."""
     verdict = judged(parts, config, purpose)
     assert (verdict.outcome, verdict.refusals) == (Outcome.ACCEPTED_SIMULATED, ())
     other = {SERVE: KEY_RELEASE, KEY_RELEASE: SERVE}[purpose]
@@ -108,7 +112,7 @@ def decoded(parts: dict[str, object]) -> dict[str, object]:
     return {name: base64.b64decode(value) if isinstance(value, str) else value for name, value in parts.items()}
 
 
-def test_each_purpose_is_quoted_at_its_stage_and_nowhere_else(tee: SimulatedTee, config: Config) -> None:
+def test_each_purpose_can_be_quoted_only_at_its_stage(tee: SimulatedTee, config: Config) -> None:
     attestor = Attestor(config, tee, table=WITH_KEYS)
     attestor.keys(KEYS)
     seen: list[tuple[str, int, set[str]]] = []
@@ -127,7 +131,7 @@ def test_each_purpose_is_quoted_at_its_stage_and_nowhere_else(tee: SimulatedTee,
     assert quoted(attestor) == {SERVE}  # from then on
 
 
-def test_with_the_shipped_table_no_key_is_ever_released(tee: SimulatedTee, config: Config) -> None:
+def test_the_shipped_table_never_quotes_for_key_release(tee: SimulatedTee, config: Config) -> None:
     attestor = driven(Attestor(config, tee), config, KEYS)
     with pytest.raises(RefusedRequest, match="none for `key-release` in stage `ready`"):
         attestor.quote(TREE.root, KEY_RELEASE)
@@ -147,7 +151,7 @@ def test_quotes_prove_the_prefix_of_their_purpose(tee: SimulatedTee, config: Con
 
 
 @pytest.mark.parametrize("until", ["keys", "model"])
-def test_failure_after_a_quote_could_be_given_is_extended(tee: SimulatedTee, config: Config, until: str) -> None:
+def test_a_failure_once_quotes_are_possible_is_extended(tee: SimulatedTee, config: Config, until: str) -> None:
     attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, KEYS, until=until, table=WITH_KEYS)
     at = [stage.name for stage in WITH_KEYS].index(until) + 1
     extended = [event for step in stages.steps(config, WITH_KEYS)[:at] for event in step.events]
@@ -168,7 +172,7 @@ def test_unused_rtmr3_stays_zero_at_every_stage(tee: SimulatedTee) -> None:
 
 
 def test_a_boot_quotes_for_key_release_in_the_middle_and_for_serve_at_the_end() -> None:
-    """Processes and sockets as in the guest: the boot drives, the attestor's own process quotes."""
+    """With processes and sockets as in the guest: the boot runs the stages, the attestor's process quotes."""
     with guest(table=WITH_KEYS) as made:
         client = AttestorClient(made.layout)
         quotes: list[tuple[str, str, dict[str, object]]] = []
@@ -210,16 +214,16 @@ def test_a_boot_quotes_for_key_release_in_the_middle_and_for_serve_at_the_end() 
 def test_boot_and_attestor_must_agree_on_the_stages() -> None:
     with guest() as made:
         assert not made.boot(table=WITH_KEYS, work={"keys": lambda: ("ok", "")}).run()
-        assert made.said[-1] == ("privml: stage keys failed: attestor: stage: got `keys`, expected `model`")
+        assert made.said[-1] == ("privml: stage keys failed: attestor: stage: got `keys`, expected `services`")
 
 
-def test_quotes_end_with_their_purpose_s_stage_also_without_keys(tee: SimulatedTee, config: Config) -> None:
+def test_without_keys_quotes_still_end_with_their_stage(tee: SimulatedTee, config: Config) -> None:
     attestor = driven(Attestor(config, tee, table=WITH_KEYS), config, None, until="devices", table=WITH_KEYS)
     with pytest.raises(RefusedRequest, match="stage `keys`: no keys have been set"):
         attestor.stage("keys")
 
 
-def test_inconsistent_table_starts_no_attestor(tee: SimulatedTee, config: Config) -> None:
+def test_an_inconsistent_table_is_refused_at_start(tee: SimulatedTee, config: Config) -> None:
     with pytest.raises(ValueError, match="last stage has no purpose"):
         Attestor(config, tee, table=(*STAGES, Stage("more")))
     with pytest.raises(EvidenceError):

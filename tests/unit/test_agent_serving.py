@@ -1,4 +1,4 @@
-"""The agent as its callers meet it: attestor and server processes, TLS, a boot through all stages."""
+"""The agent as callers see it: attestor and server processes, TLS, and a boot through all stages."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from privml.agent import wire
 from privml.agent.attestor import AttestorClient, RefusedRequest
 from privml.base.errors import HostError
 from privml.events import configuration
-from privml.events.agent import AgentEvent, parse_log, replay_log
+from privml.events.agent import AgentEvent, parse_log, replay
 from privml.events.stages import KEY_RELEASE, SERVE, sequence
 from privml.evidence import document, merkle, report_data, sections
 from privml.evidence.sections import TLS_KEY, Key, Keys
@@ -31,7 +31,7 @@ ATTESTATION = "/.well-known/privml-attestation"
 
 @pytest.fixture(scope="module")
 def served() -> Iterator[Guest]:
-    """A guest that went through every stage."""
+    """A guest that has passed every stage."""
     with guest() as made:
         made.start_server()
         assert made.boot().run(), made.said
@@ -59,7 +59,7 @@ def test_document_of_a_ready_guest_binds_key_log_and_nonce(served: Guest) -> Non
     )
     assert parsed.body.report_data == expected
     assert parsed.body.mr_td == MRTD
-    assert parsed.body.rtmrs[3] == replay_log(found.eventlog)
+    assert parsed.body.rtmrs[3] == replay(parse_log(found.eventlog))
     with served.connect() as tls:
         assert tls.version() == "TLSv1.3"
         certificate = x509.load_der_x509_certificate(tls.getpeercert(binary_form=True) or b"")
@@ -78,7 +78,7 @@ def test_document_of_a_ready_guest_binds_key_log_and_nonce(served: Guest) -> Non
         f"?nonce={NONCE}&more=1",
     ],
 )
-def test_attestation_wants_exactly_one_nonce(served: Guest, query: str) -> None:
+def test_attestation_requires_exactly_one_nonce(served: Guest, query: str) -> None:
     status, answer = served.json(ATTESTATION + query)
     assert (status, answer["error"]["code"]) == (400, "nonce")  # type: ignore[index]
 
@@ -113,12 +113,13 @@ def test_ready_guest_shows_its_stages(served: Guest) -> None:
     assert served.json("/readyz") == (200, {"ready": True})
     status, table = served.json("/boot-stages")
     assert (status, table["ready"]) == (200, True)
-    assert {stage["status"] for stage in table["stages"]} == {"ok"}  # type: ignore[index, attr-defined]
+    statuses = {stage["name"]: stage["status"] for stage in table["stages"]}  # type: ignore[index, attr-defined]
+    assert {name for name, status in statuses.items() if status != "ok"} == {"services"}
 
 
 @pytest.fixture(scope="module")
 def attesting() -> Iterator[Guest]:
-    """A guest without a model, through every stage: its engine would fail the test, were it ever started."""
+    """A guest without a model that has passed every stage; starting an engine would fail the test."""
     with guest(a_config(**NO_MODEL)) as made:
         made.start_server()
         made.engine.living = False
@@ -133,15 +134,15 @@ def test_a_guest_without_a_model_attests(attesting: Guest) -> None:
     assert json.loads(events[0].payload) == {
         "sha256": hashlib.sha256(attesting.layout.config.read_bytes()).hexdigest()
     }
-    assert quote.parse(found.evidence).body.rtmrs[3] == replay_log(found.eventlog)
+    assert quote.parse(found.evidence).body.rtmrs[3] == replay(parse_log(found.eventlog))
     assert attesting.json("/readyz") == (200, {"ready": True})
 
 
 def test_a_guest_without_a_model_shows_what_it_skipped(attesting: Guest) -> None:
     _, table = attesting.json("/boot-stages")
     statuses = {stage["name"]: stage["status"] for stage in table["stages"]}  # type: ignore[index, attr-defined]
-    assert {name for name, status in statuses.items() if status == "skipped"} == {"model", "engine"}
-    assert {status for name, status in statuses.items() if name not in ("model", "engine")} == {"ok"}
+    assert {name for name, status in statuses.items() if status == "skipped"} == {"services", "model", "engine"}
+    assert set(statuses.values()) == {"ok", "skipped"}
     assert (attesting.commands, attesting.engine.started) == ([], False)
 
 
@@ -223,7 +224,7 @@ def test_stream_arrives_piece_by_piece(served: Guest) -> None:
         connection.close()
 
 
-def test_no_more_requests_than_the_configuration_allows(served: Guest) -> None:
+def test_concurrent_requests_are_limited_by_the_configuration(served: Guest) -> None:
     served.engine.hold.clear()
     before = len(served.engine.requests)
     statuses: list[int] = []
@@ -291,7 +292,7 @@ def test_connection_serves_several_requests(served: Guest) -> None:
         connection.close()
 
 
-def test_old_tls_and_plain_text_get_nothing(served: Guest) -> None:
+def test_old_tls_and_plain_text_are_not_answered(served: Guest) -> None:
     import socket
     import ssl
 
@@ -312,7 +313,7 @@ def test_tls_key_is_for_the_server_only(served: Guest) -> None:
     assert served.layout.quote_socket.stat().st_mode & 0o777 == 0o660
 
 
-def test_no_answer_before_ready_and_none_after_the_engine_ends() -> None:
+def test_requests_are_refused_before_ready_and_after_the_engine_exits() -> None:
     with guest() as made:
         made.start_server()
         boot = made.boot()
@@ -360,7 +361,7 @@ def test_device_that_is_plugged_in_later_is_a_failure() -> None:
         assert not boot.progress.ready
 
 
-def test_machine_without_a_tee_answers_and_proves_nothing() -> None:
+def test_a_machine_without_a_tee_answers_but_cannot_attest() -> None:
     with guest(tee="none") as made:
         made.start_server()
         assert made.boot().run(), made.said
@@ -394,6 +395,7 @@ def test_attestor_process_keeps_the_order() -> None:
         refused(lambda: client.keys(keys), "order")
         refused(lambda: client.stage("model"), "order")
         client.stage("devices")
+        client.stage("services")
         client.stage("model")
         refused(lambda: client.extend(AgentEvent("model", b"{}")), "payload")
         client.extend(events[1])

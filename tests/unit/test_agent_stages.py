@@ -1,4 +1,4 @@
-"""Stages that fail: each one parks the machine with a message, and the engine never starts."""
+"""Each failing stage stops the boot with a message, and the engine never starts."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from privml.agent.tee import NoTee
 from privml.agent.volume import ModelVolumes, table
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
-from privml.events.agent import encode_log, failed_event, model_event, parse_log, replay_log, system_ready_event
+from privml.events.agent import failed_event, model_event, parse_log, replay, system_ready_event
 from privml.events.configuration import Config, Engine, decode, encode
 from privml.events.stages import SERVE, STAGES, sequence
 from privml.evidence.sections import TLS_KEY, Key, Keys
@@ -28,7 +28,7 @@ KEYS = Keys((Key(*TLS_KEY, b"k" * 32),)).encode()
 
 
 class Recorder(NoTee):
-    """A platform whose quotes are their report data, and that can be broken."""
+    """A platform whose quotes are their report data, and whose calls can be made to fail."""
 
     name = "recorder"
 
@@ -67,17 +67,17 @@ def test_failure_after_ready_is_extended_before_quotes_end() -> None:
     log = attestor.quote(bytes(32), SERVE)["eventlog"]
     attestor.fail("the engine ended")
     attestor.fail("again")
-    assert tee.rtmr3() != replay_log(base64.b64decode(log))
+    assert tee.rtmr3() != replay(parse_log(base64.b64decode(log)))
     with pytest.raises(RefusedRequest) as caught:
         attestor.quote(bytes(32), SERVE)
     assert caught.value.code == "failed"
 
 
-def test_register_after_failure_holds_the_failed_event() -> None:
+def test_the_failed_event_is_in_the_register() -> None:
     tee, config = Recorder(), measured()
     attestor = readied(tee, config)
     attestor.fail("x")
-    assert tee.rtmr3() == replay_log(encode_log([*sequence(config), failed_event()]))
+    assert tee.rtmr3() == replay([*sequence(config), failed_event()])
 
 
 def test_failure_before_ready_ends_the_stages() -> None:
@@ -112,7 +112,7 @@ def test_extend_that_fails_ends_everything(fault: Exception) -> None:
         assert caught.value.code == "failed"
 
 
-def test_foreign_extend_is_noticed() -> None:
+def test_an_extend_by_another_process_is_noticed() -> None:
     tee, config = Recorder(), measured()
     tee.foreign = b"\x01" * 48
     with pytest.raises(HostError, match="not zero"):
@@ -146,7 +146,7 @@ def test_simulated_platform_needs_a_development_image() -> None:
         Attestor(measured(variant="production"), tee)
 
 
-def test_strangers_get_no_answer() -> None:
+def test_unauthorised_peers_get_no_answer() -> None:
     asked: list[object] = []
 
     def answer(request: object) -> dict[str, object]:
@@ -183,7 +183,7 @@ def failed_in(made: Guest, stage: str, text: str) -> None:
     statuses = [row["status"] for row in value["stages"]]
     at = NAMES.index(stage)
     assert value["ready"] is False
-    assert set(statuses[:at]) <= {"ok"}
+    assert set(statuses[:at]) <= {"ok", "skipped"}
     assert statuses[at] == "failed"
     assert set(statuses[at + 1 :]) <= {"pending"}
 
@@ -227,14 +227,14 @@ def test_a_missing_volume_is_reported(made: Guest) -> None:
     failed_in(made, "model", "no partition is named privml-model: is the model's disk attached?")
 
 
-def test_two_volumes_of_one_name_are_refused(made: Guest) -> None:
+def test_two_volumes_with_the_same_name_are_refused(made: Guest) -> None:
     entry = made.layout.sys / "class" / "block" / "vdc1"
     entry.mkdir()
     (entry / "uevent").write_text("DEVNAME=vdc1\nPARTNAME=privml-model\n")
     failed_in(made, "model", "2 partitions are named privml-model (vdb1, vdc1)")
 
 
-def test_tool_that_fails_is_told(made: Guest) -> None:
+def test_a_failing_tool_is_reported(made: Guest) -> None:
     def runner(argv: object) -> None:
         raise HostError("dmsetup failed with status 1\n  | device-mapper: reload failed")
 
@@ -245,13 +245,13 @@ def test_tool_that_fails_is_told(made: Guest) -> None:
     )
 
 
-def test_undeclared_device_parks_the_machine(made: Guest) -> None:
+def test_an_undeclared_device_stops_the_boot(made: Guest) -> None:
     made.add_pci(9, 0x1AF4, 0x1050)
     failed_in(made, "devices", "1 x virtio-gpu not declared")
     assert made.layout.tls_certificate.exists()  # so that the server can say so
 
 
-def test_there_is_no_key_before_the_rule_for_connections(made: Guest) -> None:
+def test_keys_are_made_only_after_the_connection_filter_is_set(made: Guest) -> None:
     def fails() -> None:
         raise HostError("outbound: connect4: Operation not permitted")
 
@@ -261,7 +261,7 @@ def test_there_is_no_key_before_the_rule_for_connections(made: Guest) -> None:
     assert not made.layout.tls_key.exists()
 
 
-def test_the_rule_is_set_once_and_first(made: Guest) -> None:
+def test_the_connection_filter_is_set_once_and_first(made: Guest) -> None:
     assert made.boot().run(), made.said
     assert made.closed == [False]  # it was asked for when there was no key
 
@@ -286,7 +286,7 @@ def test_a_changed_configuration_fails_the_boot(made: Guest) -> None:
 
 @pytest.mark.parametrize("ours", [True, False])
 def test_boot_and_attestor_must_agree_on_inference(ours: bool) -> None:
-    """Should they ever read different configurations, nothing is skipped and nothing is added: the boot stops."""
+    """If they read different configurations, the boot stops; no stage is skipped or added."""
     one, other = a_config(**NO_MODEL), a_config()
     with guest(one if ours else other) as made:
         made.wait_for(made.layout.stage_socket.exists, "stage socket")
@@ -294,9 +294,9 @@ def test_boot_and_attestor_must_agree_on_inference(ours: bool) -> None:
         failed_in(made, "config", "differs from the measured configuration")
 
 
-def test_an_attestor_that_expects_a_model_is_not_made_ready_without() -> None:
+def test_an_attestor_that_expects_a_model_is_not_ready_without_it() -> None:
     config = measured()
-    attestor = driven(Attestor(config, Recorder()), config, KEYS, until="devices")
+    attestor = driven(Attestor(config, Recorder()), config, KEYS, until="services")
     attestor.stage("model")
     with pytest.raises(RefusedRequest, match="stage `model` still lacks its event `model`"):
         attestor.stage("engine")
@@ -311,7 +311,7 @@ def test_an_attestor_that_expects_a_model_is_not_made_ready_without() -> None:
     assert without.is_over
 
 
-def test_no_stage_is_left_out_and_none_comes_twice() -> None:
+def test_every_stage_runs_exactly_once() -> None:
     config = measured()
     attestor = driven(Attestor(config, Recorder()), config, KEYS, until="identity")
     for name in ("config", "identity", "model", "ready", "keys"):
@@ -320,7 +320,7 @@ def test_no_stage_is_left_out_and_none_comes_twice() -> None:
         assert caught.value.code == "order"
 
 
-def test_nothing_can_be_quoted_without_keys() -> None:
+def test_quotes_require_keys() -> None:
     config = measured()
     attestor = driven(Attestor(config, Recorder()), config, None, until="engine")
     with pytest.raises(RefusedRequest, match="stage `ready`: no keys have been set"):
@@ -339,7 +339,7 @@ def test_each_model_has_its_volume_and_its_event() -> None:
             [str(made.layout.dev / "dm-1"), str(made.layout.run / "model")],
             [str(made.layout.dev / "dm-2"), str(made.layout.run / "model-2")],
         ]
-        told = loads(made.layout.stages.read_bytes())["stages"][4]["detail"]
+        told = loads(made.layout.stages.read_bytes())["stages"][NAMES.index("model")]["detail"]
         assert told == f"tiny, root hash {'aa' * 32}; second, root hash {'cc' * 32}"
         parts = AttestorClient(made.layout).quote(bytes(32), SERVE, timeout=30)
         events = parse_log(parts["eventlog"])  # type: ignore[arg-type]
@@ -352,19 +352,19 @@ def test_unknown_engine_is_refused_by_name() -> None:
         failed_in(made, "config", "engine `enigma` is not known: expected one of llama-server")
 
 
-def test_engine_that_dies_while_starting(made: Guest) -> None:
+def test_an_engine_that_exits_while_starting_is_reported(made: Guest) -> None:
     made.engine.start = lambda: setattr(made.engine, "living", False)  # type: ignore[method-assign]
     failed_in(made, "engine", "exited before it was ready")
 
 
-def test_attestor_that_is_not_there(made: Guest) -> None:
+def test_a_missing_attestor_is_reported(made: Guest) -> None:
     made.attestor.kill()
     made.attestor.wait()
     assert not made.boot(attestor_wait=0.2).run()
     assert made.said[-1].startswith("privml: stage platform failed: attestor: ")
 
 
-def test_table_is_replaced_whole(tmp_path: Path) -> None:
+def test_the_stage_table_is_replaced_as_a_whole(tmp_path: Path) -> None:
     now = [5.0]
     path = tmp_path / "stages.json"
     rows = Progress(path, NAMES, clock=lambda: now[0])
@@ -385,7 +385,7 @@ def test_table_is_replaced_whole(tmp_path: Path) -> None:
 # The configuration and the device names.
 
 
-def test_configuration_reads_back() -> None:
+def test_configuration_round_trips() -> None:
     config = a_config()
     data = encode(config)
     assert encode(decode(data)) == data
@@ -432,7 +432,7 @@ def test_configuration_is_strict(path: str, value: object, text: str) -> None:
         decode(canonical(top))
 
 
-def test_a_configuration_without_inference_reads_back() -> None:
+def test_a_configuration_without_inference_round_trips() -> None:
     data = encode(a_config(**NO_MODEL))
     top = loads(data)
     assert (top["engine"], top["models"]) == (None, [])
@@ -444,7 +444,7 @@ def test_a_configuration_without_inference_reads_back() -> None:
 
 
 @pytest.mark.parametrize("gone", [("engine",), ("models",), ("engine", "models")])
-def test_a_configuration_says_null_and_leaves_nothing_out(gone: tuple[str, ...]) -> None:
+def test_an_absent_engine_is_null_and_no_field_is_omitted(gone: tuple[str, ...]) -> None:
     top = loads(encode(a_config(**NO_MODEL)))
     for key in gone:
         del top[key]
@@ -452,18 +452,18 @@ def test_a_configuration_says_null_and_leaves_nothing_out(gone: tuple[str, ...])
         decode(canonical(top))
 
 
-def test_the_bytes_of_a_configuration_with_inference_are_as_ever() -> None:
-    """Format v3, written down: what an image with a model measures must not move."""
+def test_the_encoding_of_a_configuration_with_inference_is_pinned() -> None:
+    """Format v4: the measurements of an image with a model must not change."""
     config = a_config(listen=8443)
     assert encode(config) == (
         b'{"agent":{"listen":8443,"max_concurrency":2},"devices":["virtio-blk","virtio-net"],'
         b'"engine":{"argv":["/usr/bin/llama-server","--model","/run/privml/model/model.gguf"],'
-        b'"name":"llama-server"},"format":"privml-config/v3","models":[{"file":"model.gguf","name":"tiny",'
+        b'"name":"llama-server"},"format":"privml-config/v4","models":[{"file":"model.gguf","name":"tiny",'
         b'"verity":{"block_size":4096,"data_blocks":4,"hash_start":1,"root_hash":"'
         + b"aa" * 32
         + b'","salt":"'
         + b"bb" * 32
-        + b'"}}],"name":"demo","rtmr3":"staged","variant":"development"}'
+        + b'"}}],"name":"demo","rtmr3":"staged","services":[],"variant":"development"}'
     )
 
 

@@ -1,4 +1,4 @@
-"""Quotes and RTMR3 through the kernel's files: a small kernel stands behind the file calls."""
+"""Quotes and RTMR3 through the kernel's files, with a small model of the kernel behind the file calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ CCEL = Path("/ccel")
 
 
 class Kernel(KernelFiles):
-    """configfs-tsm and the tdx_guest measurements, as far as they show themselves in file calls."""
+    """A model of configfs-tsm and of the tdx_guest measurement files."""
 
     def __init__(self) -> None:
         self.entries: dict[Path, dict[str, bytes]] = {}
@@ -90,7 +90,7 @@ def tee(kernel: Kernel, slept: list[float]) -> TdxTee:
     return TdxTee(reports=REPORTS, measurements=MEASUREMENTS, ccel=CCEL, files=kernel, sleep=slept.append)
 
 
-def test_quote_uses_a_directory_of_its_own_and_removes_it(tee: TdxTee, kernel: Kernel) -> None:
+def test_each_quote_uses_and_removes_its_own_directory(tee: TdxTee, kernel: Kernel) -> None:
     data = bytes(range(64))
     assert tee.quote(data) == QUOTE
     assert tee.quote(data) == QUOTE
@@ -114,14 +114,14 @@ def test_empty_quote_is_an_error(tee: TdxTee, kernel: Kernel, outblob: bytes) ->
     assert not kernel.entries
 
 
-def test_busy_kernel_is_asked_again(tee: TdxTee, kernel: Kernel, slept: list[float]) -> None:
+def test_a_busy_kernel_is_retried(tee: TdxTee, kernel: Kernel, slept: list[float]) -> None:
     kernel.errors = [errno.EBUSY, errno.EINTR, errno.ETIMEDOUT]
     assert tee.quote(bytes(64)) == QUOTE
     assert len(slept) == 3
     assert len(kernel.removed) == 4
 
 
-def test_tries_are_bounded(tee: TdxTee, kernel: Kernel) -> None:
+def test_retries_are_bounded(tee: TdxTee, kernel: Kernel) -> None:
     kernel.errors = [errno.EBUSY] * 100
     with pytest.raises(HostError, match=f"{ATTEMPTS} tries"):
         tee.quote(bytes(64))
@@ -135,7 +135,7 @@ def test_other_errors_are_final(tee: TdxTee, kernel: Kernel) -> None:
     assert len(kernel.removed) == 1
 
 
-def test_answer_to_somebody_elses_request_is_not_taken(tee: TdxTee, kernel: Kernel) -> None:
+def test_a_quote_for_another_request_is_not_used(tee: TdxTee, kernel: Kernel) -> None:
     kernel.generation_step = 2
     with pytest.raises(HostError, match="another request"):
         tee.quote(bytes(64))
@@ -158,14 +158,14 @@ def test_extend_is_read_back(tee: TdxTee, kernel: Kernel) -> None:
         tee.extend(b"\x02" * 47)
 
 
-def test_detection(tee: TdxTee, kernel: Kernel) -> None:
+def test_the_tdx_provider_is_detected_and_another_gives_none(tee: TdxTee, kernel: Kernel) -> None:
     assert detect([lambda: tee]) is tee
     kernel.provider = b""
     none = detect([lambda: tee])
     assert none.name == "none"
 
 
-def test_no_tee_records_and_refuses() -> None:
+def test_without_a_tee_extends_are_recorded_and_quotes_refused() -> None:
     none = NoTee()
     none.extend(b"\x01" * 48)
     assert none.rtmr3() == extend(ZERO, b"\x01" * 48)

@@ -1,4 +1,4 @@
-"""DSSE envelopes: the specification's own example, one spelling, and refusal of everything else."""
+"""DSSE envelopes: the specification's example, a canonical encoding, and refusal of everything else."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_lengths_count_bytes_not_characters() -> None:
     assert pae("é", b"") == b"DSSEv1 2 \xc3\xa9 0 "
 
 
-def test_the_example_s_signature_is_over_what_signed_gives() -> None:
+def test_the_example_s_signature_covers_the_pae() -> None:
     envelope = decode(text(EXAMPLE))
     sig = envelope.signatures[0].sig
     der = encode_dss_signature(int.from_bytes(sig[:32], "big"), int.from_bytes(sig[32:], "big"))
@@ -48,7 +48,7 @@ def test_the_example_s_signature_is_over_what_signed_gives() -> None:
         KEY.verify(der, envelope.payload, ec.ECDSA(SHA256()))
 
 
-def test_type_and_payload_cannot_trade_bytes() -> None:
+def test_bytes_cannot_move_between_type_and_payload() -> None:
     assert pae("a", b"b 1 c") != pae("a 1 b", b"c")
     assert pae("", b"x") != pae("x", b"")
 
@@ -60,13 +60,13 @@ def test_type_and_payload_cannot_trade_bytes() -> None:
         st.builds(Signature, st.binary(max_size=80), st.sampled_from(["", "k", "403710f3"])), min_size=1, max_size=4
     ),
 )
-def test_an_envelope_is_read_as_it_was_written(kind: str, payload: bytes, signatures: list[Signature]) -> None:
+def test_an_envelope_round_trips(kind: str, payload: bytes, signatures: list[Signature]) -> None:
     envelope = Envelope(kind, payload, tuple(signatures))
     assert decode(envelope.encode()) == envelope
     assert decode(envelope.encode()).encode() == envelope.encode()
 
 
-def test_an_empty_keyid_is_one_that_is_left_out() -> None:
+def test_an_empty_keyid_equals_an_omitted_one() -> None:
     explicit = {**EXAMPLE, "signatures": [{"keyid": "", "sig": SIG}]}
     assert decode(text(explicit)) == decode(text(EXAMPLE))
     assert b"keyid" not in decode(text(explicit)).encode()
@@ -102,7 +102,7 @@ def changed(**members: Any) -> dict[str, Any]:
         (changed(signatures=[{"sig": "A" * 40_000}]), r"envelope.signatures\[0\].sig: 40000 characters"),
     ],
 )
-def test_anything_else_is_refused_by_the_name_of_its_member(value: object, message: str) -> None:
+def test_malformed_envelopes_are_refused_with_the_member_s_name(value: object, message: str) -> None:
     with pytest.raises(EvidenceError, match=f"^{message}"):
         decode(text(value))
 

@@ -1,4 +1,4 @@
-"""What an untrusted machine wrote is shown on one line, and commands no terminal."""
+"""Text from an untrusted machine is shown on one line without control characters."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from privml.base.errors import EvidenceError, printable
         (os.fsdecode(b"\xff"), r"\udcff"),
     ],
 )
-def test_what_is_not_printable_is_escaped(text: str, shown: str) -> None:
+def test_unprintable_characters_are_escaped(text: str, shown: str) -> None:
     assert printable(text) == shown
     assert printable(text).isprintable()
     printable(text).encode("utf-8")

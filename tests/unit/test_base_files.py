@@ -1,4 +1,4 @@
-"""Files and directories that are whole or absent, however the writer ends."""
+"""Files and directories are complete or absent, however the writer ends."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from privml.base.files import directory_atomic, locked, remove_tree, sha256_file
 
 
 def killed(code: str, folder: Path) -> None:
-    """Run ``code`` in a process that kills itself where it says ``die()``."""
+    """Run ``code`` in a process that kills itself at ``die()``."""
     start = "import os, pathlib, signal, sys\nfrom privml.base import files\nfolder = pathlib.Path(sys.argv[1])\n"
     die = "def die(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
     paths = os.pathsep.join(path for path in sys.path if path)
@@ -44,6 +44,14 @@ def test_a_file_is_written_whole_with_its_mode(tmp_path: Path) -> None:
     }
 
 
+def test_a_file_is_written_where_directories_cannot_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delattr("os.O_DIRECTORY")
+    write_atomic(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
 def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_atomic(tmp_path / "a", b"old")
 
@@ -57,13 +65,13 @@ def test_a_file_that_cannot_be_written_leaves_the_old_one(tmp_path: Path, monkey
 
 
 @pytest.mark.parametrize("step", ["fsync", "replace"])
-def test_a_writer_killed_half_way_leaves_nothing_under_the_name(tmp_path: Path, step: str) -> None:
+def test_a_writer_killed_half_way_leaves_no_file_under_the_name(tmp_path: Path, step: str) -> None:
     where = {"fsync": "os.fsync = die", "replace": "pathlib.Path.replace = die"}[step]
     killed(f"{where}\nfiles.write_atomic(folder / 'a', b'new')", tmp_path)
     assert names(tmp_path) == []
 
 
-def test_a_directory_takes_its_name_when_it_is_done(tmp_path: Path) -> None:
+def test_a_directory_is_renamed_when_it_is_complete(tmp_path: Path) -> None:
     with directory_atomic(tmp_path / "x/out") as fresh:
         (fresh / "a").write_text("1")
         assert names(tmp_path / "x") == []
@@ -77,7 +85,7 @@ def test_a_directory_takes_its_name_when_it_is_done(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
-def test_a_directory_that_fails_is_gone_and_the_old_one_stays(tmp_path: Path, error: type[BaseException]) -> None:
+def test_a_failed_directory_is_removed_and_the_old_one_stays(tmp_path: Path, error: type[BaseException]) -> None:
     with directory_atomic(tmp_path / "out") as fresh:
         (fresh / "a").write_text("old")
     with pytest.raises(error), directory_atomic(tmp_path / "out") as fresh:
@@ -89,7 +97,7 @@ def test_a_directory_that_fails_is_gone_and_the_old_one_stays(tmp_path: Path, er
     assert (tmp_path / "out/a").read_text() == "old"
 
 
-def test_a_directory_whose_renaming_fails_leaves_the_old_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failed_rename_leaves_the_old_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with directory_atomic(tmp_path / "out") as fresh:
         (fresh / "a").write_text("old")
     rename = Path.rename
@@ -106,12 +114,12 @@ def test_a_directory_whose_renaming_fails_leaves_the_old_one(tmp_path: Path, mon
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
-def test_a_maker_killed_half_way_leaves_nothing_under_the_name(tmp_path: Path) -> None:
+def test_a_process_killed_half_way_leaves_no_directory_under_the_name(tmp_path: Path) -> None:
     killed("with files.directory_atomic(folder / 'out') as fresh:\n    (fresh / 'a').touch()\n    die()", tmp_path)
     assert names(tmp_path) == []
 
 
-def test_a_tree_goes_whatever_its_modes_and_links(tmp_path: Path) -> None:
+def test_a_tree_is_removed_whatever_its_modes_and_links(tmp_path: Path) -> None:
     (tmp_path / "keep").mkdir()
     (tmp_path / "keep/file").write_text("1")
     tree = tmp_path / "tree"
@@ -129,7 +137,7 @@ def test_a_tree_goes_whatever_its_modes_and_links(tmp_path: Path) -> None:
     assert not (tmp_path / "way").is_symlink()
 
 
-def test_one_holder_at_a_time(tmp_path: Path) -> None:
+def test_a_lock_has_one_holder_at_a_time(tmp_path: Path) -> None:
     order: list[str] = []
 
     def second() -> None:
@@ -145,7 +153,7 @@ def test_one_holder_at_a_time(tmp_path: Path) -> None:
     assert order == ["first", "second"]
 
 
-def test_a_killed_holder_holds_no_more(tmp_path: Path) -> None:
+def test_a_killed_holder_releases_the_lock(tmp_path: Path) -> None:
     killed("with files.locked(folder / 'lock'):\n    die()", tmp_path)
     with locked(tmp_path / "lock"):
         pass

@@ -1,4 +1,4 @@
-"""run(): nothing of the caller's goes in, and a failing program is told whole."""
+"""run(): programs get nothing from the caller's environment, and a failure is reported completely."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ def test_the_environment_is_from_scratch(monkeypatch: pytest.MonkeyPatch) -> Non
     assert BASE_ENVIRONMENT["TZ"] == "UTC"
 
 
-def test_nothing_can_be_read_unless_given() -> None:
+def test_standard_input_is_empty_unless_given() -> None:
     assert run(python("import sys; print(repr(sys.stdin.read()))")).stdout == b"''\n"
     assert run(python("import sys; print(sys.stdin.read())"), stdin=b"hello").stdout == b"hello\n"
 
 
-def test_the_umask_is_ours(tmp_path: Path) -> None:
+def test_the_umask_is_fixed(tmp_path: Path) -> None:
     old = os.umask(0o077)
     try:
         run(python("open('a', 'w').close()"), cwd=tmp_path)
@@ -53,7 +53,7 @@ def test_a_failure_shows_both_outputs_the_status_and_the_hint() -> None:
     assert caught.value.hint == "do this"
 
 
-def test_death_by_signal_is_reported_as_such() -> None:
+def test_death_by_signal_is_reported() -> None:
     with pytest.raises(HostError, match="failed with signal 9"):
         run(python("import os; os.kill(os.getpid(), 9)"))
 
@@ -66,12 +66,12 @@ def test_long_output_is_cut_at_its_start() -> None:
     assert (lines[2], lines[-1]) == ("  | line 800", "  | line 999")
 
 
-def test_binary_output_is_shown_too() -> None:
+def test_binary_output_is_shown_escaped() -> None:
     with pytest.raises(HostError, match="\N{REPLACEMENT CHARACTER}"):
         run(python("import os; os.write(2, b'\\xff'); raise SystemExit(1)"))
 
 
-def test_a_failure_can_be_looked_at() -> None:
+def test_an_unchecked_failure_returns_its_status() -> None:
     done = run(python("raise SystemExit(3)"), check=False)
     assert done.returncode == 3
 
@@ -106,13 +106,15 @@ def test_a_missing_working_directory_is_named(tmp_path: Path) -> None:
         run(python("pass"), cwd=tmp_path / "nowhere")
 
 
-def test_words_are_never_a_shell_s(tmp_path: Path) -> None:
+def test_arguments_are_never_expanded_by_a_shell(tmp_path: Path) -> None:
     words = ["$HOME", "a b", ";", "`id`", tmp_path]
     code = "import json, sys; print(json.dumps(sys.argv[1:]))"
     assert json.loads(run([*python(code), *words]).stdout) == ["$HOME", "a b", ";", "`id`", str(tmp_path)]
 
 
-def test_quiet_unless_asked(capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture) -> None:
+def test_output_is_shown_only_when_verbose(
+    capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
     talk = python("import sys; print('talk', file=sys.stderr)")
     run(talk)
     assert capfd.readouterr().err == ""

@@ -1,4 +1,4 @@
-"""Sizes: one text for a number of bytes, and one number for a text."""
+"""Sizes: text and number of bytes, in both directions."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_other_sizes_are_refused(text: str) -> None:
         size_of(text)
 
 
-def test_a_unit_outside_those_that_are_asked_for_is_refused() -> None:
+def test_a_unit_that_is_not_allowed_is_refused() -> None:
     assert size_of("2GiB", ("MiB", "GiB")) == 2 << 30
     with pytest.raises(ValueError, match="size `2TiB`: expected a number with MiB or GiB, as in 2GiB"):
         size_of("2TiB", ("MiB", "GiB"))

@@ -1,4 +1,4 @@
-"""Strict JSON: one meaning when read, one spelling when written."""
+"""Strict JSON: unambiguous when read, canonical when written."""
 
 from __future__ import annotations
 
@@ -9,7 +9,19 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from privml.base.errors import EvidenceError
-from privml.base.strictjson import MAX_DEPTH, Fields, b64, canonical, loads, pretty, unb64, unhex
+from privml.base.strictjson import (
+    MAX_DEPTH,
+    MAX_VALUES,
+    Fields,
+    b64,
+    canonical,
+    check_structure,
+    first_repeated,
+    loads,
+    pretty,
+    unb64,
+    unhex,
+)
 
 LIMIT = 2**53 - 1
 TEXTS = st.text(st.characters(exclude_categories=["Cs"]), max_size=12)
@@ -24,7 +36,7 @@ VALUES = st.recursive(
 
 
 @given(VALUES)
-def test_both_spellings_read_as_what_was_written(value: object) -> None:
+def test_canonical_and_pretty_json_round_trip(value: object) -> None:
     assert loads(canonical(value)) == value
     assert loads(pretty(value)) == value
     assert canonical(loads(pretty(value))) == canonical(value)
@@ -55,7 +67,7 @@ def test_canonical_is_rfc_8785(value: object, expected: str) -> None:
 @pytest.mark.parametrize(
     "value", [1.0, float("nan"), LIMIT + 1, {1: 2}, {"é": 1}, b"x", {"a": {1, 2}}, ["\ud800"], object()]
 )
-def test_what_has_no_canonical_form_is_refused(value: object) -> None:
+def test_values_without_a_canonical_form_are_refused(value: object) -> None:
     with pytest.raises(ValueError):
         canonical(value)
 
@@ -82,7 +94,8 @@ def test_what_has_no_canonical_form_is_refused(value: object) -> None:
         ("\ufeff{}", "BOM"),
         ('"\\ud800"', "lone surrogate"),
         ('{"\\udfff":1}', "lone surrogate"),
-        ("[" * 100_000, "nested too deeply"),
+        ("[" * 50_000, "nested deeper than 32 levels"),
+        ("[" * 100_000, "about 100001 values, expected at most 100000"),
     ],
 )
 def test_ambiguous_yaml_is_refused(text: str, words: str) -> None:
@@ -93,17 +106,138 @@ def test_ambiguous_yaml_is_refused(text: str, words: str) -> None:
     assert len(caught.value.message) < 200
 
 
-def test_pairs_of_surrogates_are_one_character() -> None:
+def test_surrogate_pairs_are_one_character() -> None:
     assert loads(b'"\\ud83d\\ude00"') == "\N{GRINNING FACE}"
 
 
-def test_depth_has_one_limit() -> None:
+def test_depth_is_limited() -> None:
     def nested(depth: int) -> bytes:
         return b"[" * depth + b"]" * depth
 
-    assert json.dumps(loads(nested(MAX_DEPTH - 1))) == nested(MAX_DEPTH - 1).decode()
+    assert json.dumps(loads(nested(MAX_DEPTH))) == nested(MAX_DEPTH).decode()
     with pytest.raises(EvidenceError, match=f"deeper than {MAX_DEPTH}"):
         loads(nested(MAX_DEPTH + 1))
+
+
+def depth_of(value: object) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else None
+    return 0 if children is None else 1 + max(map(depth_of, children), default=0)
+
+
+def count_of(value: object) -> int:
+    children = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return 1 + sum(map(count_of, children))
+
+
+def exceeds(text: str, **bounds: int) -> bool:
+    try:
+        check_structure(text, what="JSON", **bounds)
+    except EvidenceError:
+        return True
+    return False
+
+
+TRICKY = st.recursive(
+    st.text(alphabet='"\\[]{},:\n', max_size=6),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.text(alphabet='"\\[]{},', max_size=3), inner, max_size=3)
+    ),
+    max_leaves=8,
+)
+
+
+@given(VALUES | TRICKY, st.sampled_from([None, 1]), st.booleans())
+def test_structure_is_known_before_parsing(value: object, indent: int | None, ascii_only: bool) -> None:
+    """Brackets, commas and quotes inside strings count for nothing, escaped or not."""
+    text = json.dumps(value, indent=indent, ensure_ascii=ascii_only)
+    depth, count = depth_of(value), count_of(value)
+    assert not exceeds(text, depth=depth)
+    assert exceeds(text, depth=depth - 1) == (depth > 0)
+    assert exceeds(text, values=count - 1)
+    assert not exceeds(text, values=2 * count)
+
+
+@given(st.text(alphabet='"\\\\[]{},:1a\n', max_size=40))
+def test_no_text_nests_deeper_than_its_structure(text: str) -> None:
+    """Also malformed text: as far as a parser comes, the structure was read in the same way."""
+    deepest = next(depth for depth in range(len(text) + 1) if not exceeds(text, depth=depth))
+    for end in range(len(text) + 1):
+        try:
+            value = json.loads(text[:end])
+        except ValueError:
+            continue
+        assert depth_of(value) <= deepest
+
+
+@given(st.binary(max_size=60) | st.text(alphabet='"\\\\[]{},:1a\n', max_size=60).map(str.encode))
+def test_any_bytes_are_read_or_refused(data: bytes) -> None:
+    try:
+        value = loads(data, values=20)
+    except EvidenceError:
+        return
+    assert count_of(value) <= 20
+    assert depth_of(value) <= MAX_DEPTH
+    assert loads(json.dumps(value).encode()) == value
+
+
+class Counted:
+    """A name that counts how often it is compared with another."""
+
+    compared = 0
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
+
+    def __eq__(self, other: object) -> bool:
+        Counted.compared += 1
+        return isinstance(other, Counted) and self.text == other.text
+
+
+def test_a_repeated_name_is_found_with_one_comparison_a_name() -> None:
+    names = [Counted(f"k{number}") for number in range(20_000)]
+    Counted.compared = 0
+    assert first_repeated(names) is None
+    assert first_repeated([*names, Counted("k7"), Counted("k3")]) == Counted("k7")
+    assert Counted.compared < 2 * len(names)
+
+
+@given(st.lists(st.integers(0, 30)))
+def test_the_first_repeated_name(names: list[int]) -> None:
+    repeated = [name for at, name in enumerate(names) if name in names[:at]]
+    assert first_repeated(names) == (repeated[0] if repeated else None)
+
+
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        (
+            b"{" + b",".join(b'"k%d":0' % number for number in [*range(36_000), 8, 9]) + b"}",
+            "key `k8` is given twice",
+        ),
+        (b"{" + b'"k":0,' * 66_000 + b'"k":0}', "key `k` is given twice"),
+        (b"[" * 400_000, "values, expected at most"),
+        (b"[" * 40_000 + b"0," * 180_000, "values, expected at most"),
+        (b"[" + b"0," * 199_999 + b"0]", "about 200001 values"),
+        (b"[" + b"{}," * 133_000 + b"{}]", "values, expected at most"),
+        (b'["' + b'\\"' * 200_000, "Unterminated string"),
+        (b'"' * 400_000, "Extra data"),
+        (b'{"k":' * 60_000, "nested deeper than 32 levels"),
+    ],
+)
+def test_400_kb_of_each_kind_end(data: bytes, words: str) -> None:
+    """One with work for each pair of its parts would take minutes: the suite's time shows it."""
+    with pytest.raises(EvidenceError, match=words):
+        loads(data)
+
+
+def test_values_have_a_limit_that_a_reader_may_raise() -> None:
+    data = b"[" + b"0," * MAX_VALUES + b"0]"
+    with pytest.raises(EvidenceError, match=f"about {MAX_VALUES + 2} values, expected at most {MAX_VALUES}"):
+        loads(data)
+    assert len(loads(data, values=2 * MAX_VALUES)) == MAX_VALUES + 1
 
 
 @pytest.mark.parametrize("data", [b'"\xff"', b'"\xc0\x80"', b'"\xed\xa0\x80"'])
@@ -124,19 +258,19 @@ def test_base64_is_bounded_to_the_byte() -> None:
 
 
 @given(st.binary(max_size=40))
-def test_base64_and_hex_come_back(data: bytes) -> None:
+def test_base64_and_hex_round_trip(data: bytes) -> None:
     assert unb64(b64(data)) == data
     assert unhex(data.hex(), len(data)) == data
 
 
 @pytest.mark.parametrize("text", ["YQ", "YR==", "YQ==\n", "Y Q==", "-_8=", "YQ==YQ==", "é", "=", None, 1, b"YQ=="])
-def test_one_spelling_of_base64(text: object) -> None:
+def test_only_canonical_base64_is_accepted(text: object) -> None:
     with pytest.raises(EvidenceError):
         unb64(text)
 
 
 @pytest.mark.parametrize("text", ["A0", "0", "0x00", "00\n", " 00", "zz", "٠٠", None, 0, b"00"])
-def test_one_spelling_of_hex(text: object) -> None:
+def test_only_lower_case_hex_is_accepted(text: object) -> None:
     with pytest.raises(EvidenceError):
         unhex(text)
     with pytest.raises(EvidenceError, match="1 bytes, expected 2"):

@@ -1,4 +1,4 @@
-"""What the attempts to get in look with: they would see a connection, a partition table and a prompt."""
+"""The probes of the break-in tests find connections, partition tables and login prompts."""
 
 from __future__ import annotations
 
@@ -33,13 +33,13 @@ def frame(source: bytes, protocol: int, ports: tuple[int, int], flags: int = 0) 
         (HOST + GUEST + b"\x86\xdd" + bytes(40), ["ethertype 86dd"]),
     ],
 )
-def test_what_the_guest_begins_is_seen(tmp_path: Path, data: bytes, seen: list[str]) -> None:
+def test_connections_started_by_the_guest_are_found(tmp_path: Path, data: bytes, seen: list[str]) -> None:
     path = tmp_path / "pcap"
     path.write_bytes(bytes(24) + struct.pack("<IIII", 0, 0, len(data), len(data)) + data)
     assert disks.begun(path) == seen
 
 
-def test_a_disk_of_ours_is_one(tmp_path: Path) -> None:
+def test_a_disk_made_by_the_tests_has_its_partitions(tmp_path: Path) -> None:
     first = disks.with_partitions(None, tmp_path / "one", [(disks.SWAP, "swap", disks.swap())])
     second = disks.with_partitions(first, tmp_path / "two", [(disks.VAR, "var", b"x" * 100)])
     assert [(part.name, part.size >> 20) for part in gpt.read(second).partitions] == [("swap", 4), ("var", 1)]
@@ -52,9 +52,9 @@ def test_a_disk_of_ours_is_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "text", [b"privml login: ", b"Password: ", b"/ # ", b"sh-5.2$ ", b"UEFI Interactive Shell v2.2", b"x\n$ "]
 )
-def test_a_prompt_is_seen(text: bytes) -> None:
+def test_a_login_prompt_is_found(text: bytes) -> None:
     assert PROMPT.search(text + b"\n")
 
 
-def test_an_honest_console_has_none() -> None:
+def test_an_honest_console_has_no_login_prompt() -> None:
     assert not PROMPT.search(b"privml: stage identity: ok: TLS key sha256 00\nprivml: ready\n[    1.0] reboot: off\n")

@@ -1,4 +1,4 @@
-"""A capture of a TD: one archive for one content, read from the kernel's own files; a prediction held against it."""
+"""A capture of a TD: a canonical archive of the kernel's files, compared with a prediction."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ SMBIOS = bytes.fromhex((VECTORS / "smbios/dmi_published.hex").read_text())
 
 
 def tree(folder: Path) -> Path:
-    """A kernel's files, as far as a capture looks at them; the contents are another TD's."""
+    """The kernel's files that a capture reads; the contents are from another TD."""
     made = {
         captured.SOURCES[capture.LOG]: LOG,
         captured.SOURCES[capture.SMBIOS]: SMBIOS,
@@ -56,7 +56,7 @@ def tree(folder: Path) -> Path:
     return folder
 
 
-def test_an_archive_is_a_tar_and_the_only_one_of_its_content() -> None:
+def test_an_archive_is_a_canonical_tar() -> None:
     made = Capture({capture.LOG: LOG, "kernel/osrelease": b"7.2\n"}, {capture.QUOTE: "none"}, "ab" * 32)
     data = made.encode()
     assert capture.is_capture(data) and capture.decode(data) == made
@@ -83,12 +83,12 @@ def test_an_archive_is_a_tar_and_the_only_one_of_its_content() -> None:
         (lambda data: bytes(capture.MAX_SIZE + 1), "at most"),
     ],
 )
-def test_nothing_else_is_read(change: Callable[[bytes], bytes], words: str) -> None:
+def test_other_archives_are_refused(change: Callable[[bytes], bytes], words: str) -> None:
     with pytest.raises(EvidenceError, match=words):
         capture.decode(change(Capture({"kernel/osrelease": b"7.2\n"}).encode()))
 
 
-def test_the_kernel_s_files_are_read_and_what_is_missing_is_said(tmp_path: Path) -> None:
+def test_the_kernel_s_files_are_read_and_missing_ones_are_listed(tmp_path: Path) -> None:
     found = captured.read(tree(tmp_path), None, qemu=b"qemu-system-x86_64 ...", uki="cd" * 32)
     assert found.files[capture.LOG] == LOG and found.blobs == {"bootorder": b"/x\0"}
     devices = json.loads(found.files[capture.DEVICES])
@@ -101,7 +101,7 @@ def test_the_kernel_s_files_are_read_and_what_is_missing_is_said(tmp_path: Path)
         captured.read(tmp_path / "sys", None)
 
 
-def test_the_quote_is_made_for_the_other_parts(tmp_path: Path) -> None:
+def test_the_quote_s_report_data_binds_the_other_parts(tmp_path: Path) -> None:
     kernel = Kernel()
     tee = TdxTee(reports=Path("/configfs/tsm/report"), measurements=Path("/measurements"), files=kernel)
     found = captured.read(tree(tmp_path), tee)
@@ -110,8 +110,8 @@ def test_the_quote_is_made_for_the_other_parts(tmp_path: Path) -> None:
     assert other.report_data() != found.report_data()
 
 
-def test_a_captured_pair_of_log_and_quote_is_told_to_agree(tmp_path: Path) -> None:
-    """Log and quote are those of one cloud machine; its SMBIOS table is another's."""
+def test_a_captured_log_and_quote_are_shown_to_agree(tmp_path: Path) -> None:
+    """Log and quote are from one cloud machine; the SMBIOS table is from another."""
     path = tmp_path / "td.tar"
     path.write_bytes(Capture({capture.LOG: LOG, capture.QUOTE: QUOTE, capture.SMBIOS: SMBIOS}).encode())
     found = files.read(path).description
@@ -123,7 +123,7 @@ def test_a_captured_pair_of_log_and_quote_is_told_to_agree(tmp_path: Path) -> No
     assert "log and quote differ" in files.read(path).description.facts.values()
 
 
-def test_the_verb(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_the_verb_writes_an_archive(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     root = tree(place / "root")
     outcome = Outcome(capsys, "capture", "td.tar", "--root", str(root), "--no-quote", "--leave-out", "kernel/cmdline")
     assert outcome.code == 0 and "kernel/cmdline  missing: left out on request" in outcome.stdout
@@ -141,7 +141,7 @@ def test_the_verb(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # n
 
 
 def machine() -> tuple[uki.UkiFacts, firmware.FirmwareFacts, dict[str, bytes], list[LogEntry], dict[str, bytes]]:
-    """A TD that does not exist: the log and registers that are predicted for a machine whose blobs are a vector's."""
+    """An invented TD: the log and registers predicted for a machine whose blobs come from a vector."""
     image_facts, firmware_facts, blobs, memory, _ = load("base")
     blobs["BootMenu"] = bytes(2)
     captured = MeasuredMachine(blobs, memory, TD_INTELTDX)
@@ -169,7 +169,7 @@ def replayed(path: Path) -> Replayed:
     return replay_capture(image_facts, firmware_facts, files.read(path), origins={}, agent_events=events)
 
 
-def test_the_predicted_machine_is_accepted_whole(tmp_path: Path) -> None:
+def test_a_capture_of_the_predicted_machine_has_no_difference(tmp_path: Path) -> None:
     _, _, blobs, log, values = machine()
     path = archive(tmp_path, log, values, blobs)
     found = replayed(path)
@@ -180,7 +180,7 @@ def test_the_predicted_machine_is_accepted_whole(tmp_path: Path) -> None:
     )
 
 
-def test_what_differs_is_named(tmp_path: Path) -> None:
+def test_differences_are_named(tmp_path: Path) -> None:
     _, _, blobs, log, values = machine()
     for at, entry in enumerate(log):
         changed = [*log[:at], LogEntry(entry.index, entry.type, {ALG_SHA384: b"x" * 48}, b""), *log[at + 1 :]]
@@ -197,14 +197,14 @@ def test_what_differs_is_named(tmp_path: Path) -> None:
     assert "the agent was not ready" in found.problems[0]
 
 
-def test_without_the_machine_s_blobs_rtmr0_is_left_out_and_said_to_be(tmp_path: Path) -> None:
+def test_without_the_machine_s_blobs_rtmr0_is_skipped_with_a_note(tmp_path: Path) -> None:
     _, _, blobs, log, values = machine()
     found = replayed(archive(tmp_path, log, values, {**blobs, "etc/e820": b""}))
     assert found.equal and RTMR0 not in found.comparison.matched
     assert any("rtmr0 is not compared" in note for note in found.notes)
 
 
-def test_measure_replay(
+def test_measure_replay_compares_a_capture(
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

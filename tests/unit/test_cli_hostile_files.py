@@ -1,4 +1,4 @@
-"""Whatever an untrusted file says, no verb that reads it writes a control character or a line of the file's own."""
+"""No verb prints control characters or forged lines from an untrusted file."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from test_measure_pe import make_uki
 from test_readers_files import DSTACK, LOG, OLD_LOG, QUOTE
 
 from privml.base.strictjson import canonical
+from privml.evidence.bundle import Bundle
 from privml.evidence.capture import Capture
 from privml.lock.models import serialise
 from privml.output.prediction import statement_of
@@ -41,7 +42,7 @@ def check(outcome: Outcome, *, as_json: bool) -> None:
 
 
 def with_hostile_text(value: Any, at: str = "") -> Iterator[tuple[str, Any]]:
-    """The document once for each of its texts and keys, with that one made hostile; lists by their first item."""
+    """Copies of the document, each with one text or key made hostile; only the first item of a list is changed."""
     if isinstance(value, str):
         yield at, value + HOSTILE
     elif isinstance(value, list) and value:
@@ -68,7 +69,17 @@ def documents(place: Path) -> dict[str, Any]:  # noqa: F811
         "document": json.loads(samples.document().encode()),
         "lock": json.loads(serialise(image_fake.make(place / "fake").lock)),
         "collateral": samples.sim.collateral(),
+        "policy": {"format": "privml-policy/v1", "tdx": {"rejected_advisories": ["INTEL-SA-1"], "min_tcb_date": ""}},
         "report": report,
+        "bundle": json.loads(
+            Bundle(
+                samples.document().encode(),
+                samples.NONCE,
+                samples.SPKI,
+                samples.NOW,
+                {"tdx": samples.sim.collateral()},
+            ).encode()
+        ),
     }
 
 
@@ -80,6 +91,12 @@ VERBS = {
         ["verify", "{}", "--expect", "good"],
         ["verify", "document.json", "--expect", "good", "--collateral", "{}"],
         ["verify", "document.json", "--expect", "good", "--allow-simulated", "{}"],
+        ["verify", "document.json", "--expect", "good", "--policy", "{}"],
+    ],
+    "inspect": [
+        ["inspect", "{}"],
+        ["inspect", "document.json", "--collateral", "{}"],
+        ["inspect", "document.json", "--registers", "{}"],
     ],
 }
 IMAGE_VERBS = [
@@ -90,7 +107,10 @@ IMAGE_VERBS = [
 ]
 
 
-@pytest.mark.parametrize("kind", ["manifest", "prediction", "document", "lock", "collateral", "report"])
+KINDS = ["manifest", "prediction", "document", "lock", "collateral", "policy", "report", "bundle"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
 def test_every_text_of_every_document(
     kind: str,
     place: Path,  # noqa: F811
@@ -98,6 +118,7 @@ def test_every_text_of_every_document(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
+    monkeypatch.setattr("privml.cli.inspect_file.time.time", lambda: samples.NOW)
     good = documents(place)
     for name, value in good.items():
         (place / f"{name}.json").write_bytes(canonical(value))
@@ -132,7 +153,7 @@ def test_a_manifest_that_is_accepted_is_described_without_its_control_characters
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """Decoders need not refuse such text, so `inspect` shows it; what counts is how."""
+    """Decoders may accept such text, so `inspect` must escape it."""
     sample(place / "image")
     for name in ("root.raw", "model.raw"):
         (place / "image" / name).write_bytes(volume("p\x1b[2J\n\u202e", None))
@@ -150,7 +171,7 @@ def test_a_manifest_that_is_accepted_is_described_without_its_control_characters
 
 
 def _resealed(folder: Path) -> bytes:
-    """The sample's manifest for the artefacts that lie in ``folder`` now."""
+    """The sample's manifest for the artefacts now in ``folder``."""
     from dataclasses import replace
 
     from privml.output.artefacts import artefact
@@ -179,7 +200,7 @@ BINARY = {
 
 
 @pytest.mark.parametrize("name", BINARY)
-def test_every_kind_of_binary_file(
+def test_control_characters_in_binary_files_are_escaped(
     name: str,
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
@@ -200,7 +221,7 @@ def test_every_kind_of_binary_file(
     "recipe",
     [f"schema: 2\ndescription: {HOSTILE}\n", 'schema: 2\n"\\u001b[2J\\nFORGED: accepted": 1\n', f"# {HOSTILE}\n"],
 )
-def test_a_recipe(
+def test_control_characters_in_a_recipe_are_escaped(
     recipe: str,
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
@@ -212,7 +233,7 @@ def test_a_recipe(
         check(outcome, as_json=False)
 
 
-def test_words_of_the_command_line_that_a_script_took_from_a_file(
+def test_control_characters_in_arguments_are_escaped(
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
 ) -> None:

@@ -1,4 +1,4 @@
-"""The command line: what a TARGET means, where data and talk go, and one exit code for each who must act."""
+"""The command line: targets, standard output and error, and one exit code for each kind of error."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ import pytest
 from test_image_manifest import sample, without_model
 
 from privml.base import errors
-from privml.base.errors import BuildError, PrivmlError, RecipeError, UsageError
+from privml.base.errors import BuildError, EvidenceError, PrivmlError, RecipeError, UsageError
 from privml.base.steps import set_quiet
 from privml.base.strictjson import canonical, pretty
 from privml.cli import main as main_module
@@ -50,7 +50,7 @@ CODES = {
 
 @pytest.fixture(autouse=True)
 def as_found() -> Iterator[None]:
-    """`main` sets a signal handler, steps and logging; other tests are not to notice."""
+    """Restore the signal handler, steps and logging that `main` sets."""
     before, level, handlers = signal.getsignal(signal.SIGTERM), logging.root.level, logging.root.handlers[:]
     yield
     signal.signal(signal.SIGTERM, before)
@@ -76,7 +76,7 @@ class Outcome:
 
 
 def image(place: Path) -> Path:
-    """An image directory with a prediction, as `image` and `measure` leave it; its bytes are made up."""
+    """An image directory with a prediction, as `image` and `measure` write it, with invented contents."""
     folder = place / "out/demo-cpu"
     folder.parent.mkdir(exist_ok=True)
     made = sample(folder)
@@ -125,7 +125,7 @@ def test_an_error_is_a_message_a_hint_and_a_code(
         (OSError(71, "Protocol error"), 5, "Protocol error", ""),
     ],
 )
-def test_what_is_nobody_s_error_has_a_code_too(
+def test_other_exceptions_have_a_code_and_a_message(
     error: BaseException,
     code: int,
     text: str,
@@ -170,7 +170,7 @@ def test_a_verb_can_end_with_a_code_of_its_own(
 
 
 @pytest.mark.parametrize("words", [["imgae"], ["--frobnicate"], ["image"], ["diff", "a"]])
-def test_what_makes_no_sense_is_usage(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_meaningless_command_line_is_a_usage_error(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, *words)
     assert outcome.code == 2
     assert outcome.stdout == ""
@@ -197,7 +197,7 @@ def test_what_makes_no_sense_is_usage(words: list[str], capsys: pytest.CaptureFi
         (["lock", "--apt", "no", "x"], "invalid value for '--apt': 'no'", "`privml-build lock --help` explains"),
     ],
 )
-def test_a_wrong_word_is_answered_with_the_right_one(
+def test_a_misspelled_word_is_answered_with_the_nearest_one(
     words: list[str], message: str, hint: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     outcome = Outcome(capsys, *words)
@@ -207,7 +207,7 @@ def test_a_wrong_word_is_answered_with_the_right_one(
     assert last.startswith(f"hint: {hint}")
 
 
-def test_without_words_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+def test_without_arguments_the_help_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys)
     assert (outcome.code, outcome.stdout) == (2, "")
     assert outcome.stderr == Outcome(capsys, "--help").stdout
@@ -255,7 +255,7 @@ def test_a_group_is_listed_when_it_has_verbs(capsys: pytest.CaptureFixture[str])
     assert titles == sorted(titles)
 
 
-def test_what_all_sizes_of_a_platform_have_in_common_is_written_once() -> None:
+def test_registers_shared_by_all_sizes_are_printed_once() -> None:
     small, large = samples.launch(2, 2 << 30), samples.launch(2, 4 << 30)
     lines = described([small, large], events=False)
     assert [line for line in lines if line[0] != " "] == [
@@ -301,8 +301,8 @@ def test_a_shell_gets_its_completion_script(
         ("privml-build --completion f", ["fish"]),
     ],
 )
-def test_words_are_completed(words: str, found: list[str], place: Path) -> None:
-    """As the shell asks for it: the program itself, with what was typed in its environment."""
+def test_verbs_options_and_targets_are_completed(words: str, found: list[str], place: Path) -> None:
+    """Run as the shell runs it: the program with the typed words in its environment."""
     image(place)
     (place / "recipes").mkdir()
     (place / "recipes/my-image.yaml").write_text("schema: 2\n")
@@ -360,19 +360,19 @@ def test_a_directory_with_a_manifest_is_an_image(place: Path) -> None:
     assert recipes_directory(found) == shipped()
 
 
-def test_a_directory_without_one_is_not(place: Path) -> None:
+def test_a_directory_without_a_manifest_is_not_an_image(place: Path) -> None:
     (place / "empty").mkdir()
     with pytest.raises(UsageError, match=r"without a manifest\.json"):
         resolve("empty")
 
 
 @pytest.mark.parametrize("text", ["demo-gpu", "nowhere/x.yaml", "nowhere/x", ""])
-def test_anything_else_is_no_target(place: Path, text: str) -> None:
+def test_other_words_are_not_a_target(place: Path, text: str) -> None:
     with pytest.raises((RecipeError, UsageError)):
         resolve(text)
 
 
-def test_a_recipe_that_is_not_built_yet_tells_how(place: Path) -> None:
+def test_a_recipe_that_is_not_built_yet_names_the_command(place: Path) -> None:
     with pytest.raises(BuildError) as caught:
         resolve("demo-cpu").manifest()
     assert "privml-build image" in (caught.value.hint or "")
@@ -382,7 +382,9 @@ def test_a_recipe_that_is_not_built_yet_tells_how(place: Path) -> None:
 
 
 @pytest.mark.parametrize("verb", ["measure", "run"])
-def test_a_verb_on_what_is_not_built(verb: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_verb_on_an_image_that_is_not_built_fails_with_a_hint(
+    verb: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     (place / "empty").mkdir()
     outcome = Outcome(capsys, verb, "empty")
     assert (outcome.code, outcome.stdout) == (2, "")
@@ -393,7 +395,7 @@ def test_a_verb_on_what_is_not_built(verb: str, place: Path, capsys: pytest.Capt
     assert "privml-build image" in outcome.stderr
 
 
-def test_an_image_without_a_model_is_asked_nothing(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_without_a_model_cannot_be_prompted(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = place / "image"
     made = without_model(folder)
     (folder / "model.raw").unlink()
@@ -422,7 +424,9 @@ def test_an_image_without_a_model_is_an_anchor(place: Path) -> None:
         (["--vcpus", "2", "--memory", "100KiB"], "expected whole MiB"),
     ],
 )
-def test_half_a_shape_is_usage(words: list[str], text: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_half_a_shape_is_a_usage_error(
+    words: list[str], text: str, place: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     outcome = Outcome(capsys, "measure", str(image(place)), *words)
     assert (outcome.code, outcome.stdout) == (2, "")
     assert text in outcome.stderr
@@ -447,7 +451,7 @@ def test_a_stale_lock_stops_a_build(place: Path, capsys: pytest.CaptureFixture[s
     assert not (place / "out").exists()
 
 
-def test_a_malformed_document_is_9(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_malformed_document_exits_with_9(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = image(place)
     for text in ("", "{}", '{"format": "privml-attestation/v2"}', "\x00", "[" * 99):
         (place / "doc.json").write_text(text)
@@ -457,13 +461,15 @@ def test_a_malformed_document_is_9(place: Path, capsys: pytest.CaptureFixture[st
         assert outcome.stderr.endswith("hint: `privml-build measure doc.json` says what that file is\n")
 
 
-def test_a_document_without_what_it_was_fetched_with_is_refused_with_a_hint(
+def test_a_saved_document_without_its_nonce_is_refused_with_a_hint(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
     outcome = Outcome(capsys, *captured(place)[:4], "--allow-simulated", "root.pem")
     assert outcome.code == 8
-    assert outcome.stderr == "hint: give --nonce and --spki, which DOCUMENT was fetched with; `--save` prints both\n"
+    said = "give --nonce and --spki, which the document was fetched with; a bundle of `--save` holds both"
+    assert outcome.stderr == f"hint: {said}\n"
+    assert "without a nonce, as of 2026-11-18T11:06:40Z (now)\n" in outcome.stdout
 
 
 @pytest.mark.parametrize(
@@ -477,7 +483,7 @@ def test_a_document_without_what_it_was_fetched_with_is_refused_with_a_hint(
         (["https://127.0.0.1:1", "--save", "nowhere/doc.json"], "there is no directory nowhere"),
     ],
 )
-def test_verify_refuses_what_makes_no_sense(
+def test_verify_refuses_meaningless_options(
     words: list[str], text: str, place: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     (place / "doc.json").write_text("{}")
@@ -497,14 +503,14 @@ def test_verify_needs_an_anchor(place: Path, capsys: pytest.CaptureFixture[str])
     assert "hint: create it with `privml-build measure" in outcome.stderr
 
 
-def test_an_anchor_whose_artefacts_changed_is_none(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_image_with_changed_artefacts_is_not_an_anchor(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (place / "doc.json").write_text("{}")
     folder = image(place)
     (folder / "uki.efi").write_bytes(b"other")
     assert Outcome(capsys, "verify", "doc.json", "--expect", str(folder)).code == 6
 
 
-def test_a_prediction_of_another_build_is_none(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_prediction_of_another_build_is_not_an_anchor(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = image(place)
     data = json.loads((folder / "manifest.json").read_bytes())
     (folder / "manifest.json").write_bytes(canonical({**data, "refreshed": True}))
@@ -515,7 +521,7 @@ def test_a_prediction_of_another_build_is_none(place: Path, capsys: pytest.Captu
 
 
 def captured(place: Path) -> list[str]:
-    """A good document of the made-up image, and the words that verify it."""
+    """A valid document of the invented image, and the arguments that verify it."""
     document = samples.document()
     (place / "doc.json").write_bytes(document.encode())
     (place / "root.pem").write_bytes(samples.sim.root_pem())
@@ -531,7 +537,7 @@ def captured(place: Path) -> list[str]:
     ]
 
 
-def test_an_accepted_simulation_is_10_and_refused_without_its_root(
+def test_a_simulation_exits_with_10_and_is_refused_without_its_root(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
@@ -546,7 +552,7 @@ def test_an_accepted_simulation_is_10_and_refused_without_its_root(
     assert told["refusals"]
 
 
-def test_another_nonce_is_a_refusal(
+def test_a_different_nonce_is_refused(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
@@ -557,7 +563,7 @@ def test_another_nonce_is_a_refusal(
 def test_the_callers_collateral_judges_a_captured_document(
     place: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In place of the document's own, which may be older, or missing."""
+    """It replaces the document's collateral, which may be older or missing."""
     monkeypatch.setattr("privml.cli.verify.time.time", lambda: samples.NOW)
     words = [*captured(place), "--allow-simulated", "root.pem", "--collateral", "collateral.json"]
     own = samples.sim.collateral()
@@ -572,13 +578,13 @@ def test_the_callers_collateral_judges_a_captured_document(
 
 
 @pytest.mark.parametrize("listen", ["8000", ":8000", "127.0.0.1:", "127.0.0.1:x", "127.0.0.1:99999", "127.0.0.1:²"])
-def test_proxy_wants_a_host_and_a_port(listen: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_proxy_requires_a_host_and_a_port(listen: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, "proxy", "https://127.0.0.1:1", "--expect", str(image(place)), "--listen", listen)
     assert (outcome.code, outcome.stdout) == (2, "")
     assert "expected HOST:PORT" in outcome.stderr
 
 
-def test_proxy_listens_here_alone(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_proxy_listens_on_loopback_only(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, "proxy", "https://127.0.0.1:1", "--expect", str(image(place)), "--listen", "0.0.0.0:0")
     assert outcome.code == 2
     assert "only on this machine" in outcome.stderr
@@ -624,16 +630,28 @@ def test_proxy_prints_what_its_clients_need(
 
 
 @pytest.mark.parametrize("document", ["README.md", "docs/VERIFYING.md", "builder/privml/cli/proxy.py"])
-def test_whoever_is_told_of_the_proxy_is_told_of_no_proxy(document: str) -> None:
+def test_texts_that_mention_the_proxy_mention_no_proxy_variables(document: str) -> None:
     text = (Path(__file__).resolve().parents[2] / document).read_text()
     here = client_variables("127.0.0.1", 8000)
     for name, value in here.items():
         assert f"{name}={value} " in text, name
 
 
-def test_an_anchor_is_the_prediction_beside_the_image(place: Path) -> None:
+def test_an_anchor_is_the_prediction_in_the_image_s_directory(place: Path) -> None:
     folder = image(place)
     assert read_prediction(folder, manifest.read(folder)).launches == samples.PREDICATE.launches
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: pretty(json.loads(data)), lambda data: data[:-1], lambda data: data + b" "]
+)
+def test_a_prediction_that_is_not_canonical_is_not_an_anchor(place: Path, change: Callable[[bytes], bytes]) -> None:
+    folder = image(place)
+    path = folder / "prediction.json"
+    path.write_bytes(change(path.read_bytes()))
+    with pytest.raises(EvidenceError, match=r"out/demo-cpu/prediction\.json is malformed: ") as caught:
+        anchors.built(folder)
+    assert "privml-build measure" in str(caught.value.hint)
 
 
 def test_the_store_is_counted_and_checked(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -651,6 +669,6 @@ def test_the_store_is_counted_and_checked(place: Path, capsys: pytest.CaptureFix
     assert not path.exists()
 
 
-def test_shapes_that_make_no_sense_are_usage(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_meaningless_shapes_are_usage_errors(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for words in (["--vcpus", "0", "--memory", "2GiB"], ["--vcpus", "1"], ["--vcpus", "1", "--memory", "2GB"]):
         assert Outcome(capsys, "measure", "demo-cpu", *words).code == 2

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from privml.base.errors import EvidenceError, MeasurementError, RecipeError, UsageError
+from privml.base.errors import EvidenceError, MeasurementError, UsageError
 from privml.cli import diff, verify
-from privml.cli.anchor import policy_of
-from privml.evidence import document
+from privml.cli.policy import policy_of
+from privml.evidence import bundle, document
 from privml.image.target import resolve
 from privml.readers import files
 
@@ -19,9 +19,10 @@ def test_a_document_larger_than_the_limit_is_read_up_to_the_limit(tmp_path: Path
     with path.open("wb") as file:
         file.truncate(1 << 40)
     data = verify._start_of(path)
-    assert len(data) == document.MAX_DOCUMENT + 1
-    with pytest.raises(EvidenceError):
-        document.parse(data)
+    assert len(data) == bundle.MAX_BUNDLE + 1
+    for decode in (document.parse, bundle.decode):
+        with pytest.raises(EvidenceError, match="bytes, expected at most"):
+            decode(data)
 
 
 def test_an_error_of_a_parser_names_the_file(tmp_path: Path) -> None:
@@ -39,7 +40,7 @@ def test_a_file_given_as_an_image_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_diff_of_a_path_that_does_not_exist_does_not_call_it_an_image(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="there is no recipe"):
+    with pytest.raises(UsageError, match="there is no file or directory `"):
         diff.given(str(tmp_path / "nothing"))
 
 

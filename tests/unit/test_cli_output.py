@@ -1,4 +1,4 @@
-"""What verbs write: JSON for programs, cleaned lines for people, and no other way to the terminal."""
+"""The output of verbs: JSON for programs, cleaned lines for people, and no other way to the terminal."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ import pytest
 
 import privml
 from privml.base.steps import complain, progress, say, step
-from privml.cli.output import CleanFormatter, print_json, show, show_text, show_traceback
+from privml.cli.logs import CleanFormatter, show_traceback
+from privml.cli.output import print_json, show, show_text
 
 PACKAGE = Path(privml.__file__).parent
 BUILDER = PACKAGE.parent
@@ -28,9 +29,7 @@ def test_a_document_is_printed_with_sorted_keys_and_nothing_else(capsys: pytest.
 
 
 @pytest.mark.parametrize("name", ["Größe", "\x1b[2J\x9b1m", os.fsdecode(b"\xff"), "\N{RIGHT-TO-LEFT OVERRIDE}txt"])
-def test_a_name_of_any_characters_commands_no_terminal_and_comes_back(
-    name: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_any_name_is_printed_as_ascii_json_and_round_trips(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     print_json({name: name})
     text = capsys.readouterr().out
     assert text.isascii() and text.replace("\n", "").isprintable()
@@ -82,14 +81,14 @@ def test_progress_and_errors_are_cleaned(capsys: pytest.CaptureFixture[str]) -> 
 
 # --- nothing else writes --------------------------------------------------------------------------------------------
 
-WRITERS = {"cli/output.py", "base/steps.py"}
+WRITERS = {"cli/output.py", "cli/logs.py", "base/steps.py"}
 # What these write goes to the guest's console, which `run --console` shows through `show_text`.
 GUEST = ("agent/", "sim/")
 _NAMES = {"echo", "secho", "echo_via_pager", "confirm", "prompt", "print_exc", "print_exception"}
 
 
 def writes(source: str) -> list[int]:
-    """The lines of a module at which it writes to the terminal by itself."""
+    """The lines of a module that write to the terminal directly."""
     found = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Attribute) and (

@@ -109,7 +109,7 @@ def test_the_proxy_reaches_its_engine(served: Guest) -> None:
     assert served.engine.requests[-1][2] == b'{"messages": [], "cache_prompt": false}'
 
 
-def test_a_guest_that_still_boots_tells_its_stages() -> None:
+def test_a_booting_guest_reports_its_stages() -> None:
     with guest() as made:
         made.start_server()
         boot = made.boot(engine_wait=0.1)

@@ -114,7 +114,7 @@ def urllib_goes_straight(host: str) -> bool:
 
 @pytest.mark.parametrize("name", ["NO_PROXY", "no_proxy"])
 @pytest.mark.parametrize(("host", "value"), COVERS)
-def test_an_address_is_covered_when_both_clients_go_straight(
+def test_an_address_is_covered_when_both_clients_bypass_the_proxy(
     name: str, host: str, value: str, clean: pytest.MonkeyPatch
 ) -> None:
     clean.setenv("HTTP_PROXY", PROXY)

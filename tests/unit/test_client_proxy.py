@@ -20,6 +20,7 @@ from guest_fake import Guest
 from privml.base.errors import HostError, UsageError
 from privml.client import attested, proxy
 from privml.client.gate import Gate
+from privml.engines import llama_requests
 from privml.events import types
 from privml.events.registers import RTMR2
 from privml.verify.judgement import Judgement
@@ -42,9 +43,9 @@ def check(policy: Policy = samples.SIMULATED) -> Any:
 
 
 @contextlib.contextmanager
-def proxied(gate: Gate, interval: float = 300.0) -> Iterator[int]:
+def proxied(gate: Gate) -> Iterator[int]:
     """The proxy on a free port, as `serve` runs it."""
-    server = proxy.server(("127.0.0.1", 0), gate, interval)
+    server = proxy.server(("127.0.0.1", 0), gate)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:
@@ -136,13 +137,13 @@ def test_a_guest_that_is_not_ready_is_unavailable(guest: Guest) -> None:
     assert nothing_left(guest)
 
 
-def test_nobody_upstream(guest: Guest) -> None:
+def test_an_unreachable_upstream_is_reported(guest: Guest) -> None:
     gate = Gate(f"https://127.0.0.1:{guest_fake.unused_port()}", check(), timeout=2)
     with proxied(gate) as port:
         assert ask(port)[0] == 503
 
 
-def test_a_check_that_breaks_leaves_no_old_verdict(guest: Guest) -> None:
+def test_a_failing_check_removes_the_old_verdict(guest: Guest) -> None:
     broken = False
 
     def breaks(*arguments: bytes) -> Judgement:
@@ -192,7 +193,7 @@ def test_a_switch_to_another_machine_after_the_verdict_gets_nothing(guest: Guest
 
 def test_an_old_verdict_is_renewed_before_anything_is_sent(guest: Guest) -> None:
     now = [0.0]
-    gate = gate_for(guest, interval=60.0, clock=lambda: now[0])
+    gate = gate_for(guest, interval=60.0, max_age=60.0, clock=lambda: now[0])
     with proxied(gate) as port:
         assert ask(port)[0] == 200
         guest.requests.clear()
@@ -206,14 +207,14 @@ def test_an_old_verdict_is_renewed_before_anything_is_sent(guest: Guest) -> None
 
 def test_the_upstream_is_verified_again_without_being_asked(guest: Guest) -> None:
     gate = gate_for(guest, interval=0.1)
-    with proxied(gate, interval=0.1):
+    with proxied(gate):
         end = time.monotonic() + 5
         while guest.attestations < 3:
             assert time.monotonic() < end
             time.sleep(0.02)
 
 
-def test_the_timer_outlives_a_check_that_breaks(guest: Guest, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_timer_survives_a_failing_check(guest: Guest, caplog: pytest.LogCaptureFixture) -> None:
     broken = True
 
     def breaks(*arguments: bytes) -> Judgement:
@@ -222,7 +223,7 @@ def test_the_timer_outlives_a_check_that_breaks(guest: Guest, caplog: pytest.Log
         return check()(*arguments)  # type: ignore[no-any-return]
 
     gate = gate_for(guest, check=breaks, interval=0.1)
-    with proxied(gate, interval=0.1):
+    with proxied(gate):
         end = time.monotonic() + 5
         while "cannot be verified" not in caplog.text:
             assert time.monotonic() < end
@@ -236,11 +237,64 @@ def test_the_timer_outlives_a_check_that_breaks(guest: Guest, caplog: pytest.Log
 
 def test_an_unreachable_upstream_closes_an_open_gate(guest: Guest) -> None:
     now = [0.0]
-    gate = gate_for(guest, interval=60.0, clock=lambda: now[0])
+    gate = gate_for(guest, interval=60.0, max_age=90.0, clock=lambda: now[0])
     assert gate.decide().open
     guest.ready = False
     now[0] = 61.0
+    assert gate.decide(fresh=True).open
+    now[0] = 91.0
     assert not gate.decide().open
+
+
+def test_a_request_during_the_first_verification_is_unavailable(
+    guest: Guest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The proxy serves although the guest has not answered yet, and nobody queues behind the fetch."""
+    monkeypatch.setattr(proxy, "START_TIMEOUT", 0.1)
+    held, document = threading.Event(), guest.document
+
+    def slow(nonce: bytes) -> bytes:
+        held.wait(30)
+        return document(nonce)
+
+    guest.document = slow
+    with proxied(gate_for(guest)) as port:
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("POST", "/v1/x", b"x")
+        response = connection.getresponse()
+        assert (response.status, response.getheader("Retry-After")) == (503, "1")
+        error = json.loads(response.read())["error"]
+        assert error["type"] == "attestation_unavailable"
+        assert error["message"].endswith("is being verified; ask again")
+        connection.close()
+        assert nothing_left(guest)
+        held.set()
+        end = time.monotonic() + 10
+        while ask(port)[0] != 200:
+            assert time.monotonic() < end
+            time.sleep(0.02)
+    assert guest.attestations == 1
+
+
+def test_the_proxy_takes_what_the_guest_takes() -> None:
+    assert proxy.MAX_BODY == llama_requests.BODY_SIZE
+
+
+def test_a_body_in_pieces_has_a_deadline_for_each(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An answer longer than the limit of one piece passes; one that stops does not."""
+    with proxied(gate_for(guest)) as port:
+        assert ask(port)[0] == 200
+        monkeypatch.setattr(proxy, "ANSWER_TIMEOUT", 0.12)
+        connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
+        connection.request("POST", "/v1/stream", b"x")
+        assert connection.getresponse().read().count(b"token") == 3
+        guest.endless, guest.pause = True, 60.0
+        connection.request("POST", "/v1/stream", b"x")
+        with pytest.raises((http.client.HTTPException, OSError)):
+            connection.getresponse().read()
+        connection.close()
+        guest.endless = False
+        guest.wake.set()
 
 
 def test_the_gate_is_asked_before_the_body_is_read(guest: Guest) -> None:
@@ -292,7 +346,9 @@ def test_many_slow_answers_do_not_keep_others_waiting(guest: Guest) -> None:
 
 
 @pytest.mark.parametrize("path", ["/v1/stream", "/v1/whole"])
-def test_half_an_answer_does_not_look_whole(guest: Guest, path: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_truncated_answer_is_not_passed_on_as_complete(
+    guest: Guest, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
     with proxied(gate_for(guest)) as port:
         guest_ready = ask(port)
         assert guest_ready[0] == 200
@@ -352,7 +408,7 @@ def test_other_paths_do_not_pass(guest: Guest, path: str) -> None:
     assert nothing_left(guest)
 
 
-def test_health_tells_the_verdict(guest: Guest) -> None:
+def test_health_reports_the_verdict(guest: Guest) -> None:
     with proxied(gate_for(guest)) as port:
         ask(port)
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
@@ -380,7 +436,7 @@ def test_it_listens_on_this_machine_only(guest: Guest) -> None:
         proxy.server(("0.0.0.0", 0), gate_for(guest))
 
 
-def test_the_port_is_said_once_it_listens(guest: Guest) -> None:
+def test_the_port_is_printed_when_it_listens(guest: Guest) -> None:
     def listening(port: int) -> None:
         with socket.create_connection(("127.0.0.1", port), timeout=10):
             said.append(port)
@@ -393,7 +449,7 @@ def test_the_port_is_said_once_it_listens(guest: Guest) -> None:
     assert said[0] > 0
 
 
-def test_a_taken_port_is_an_error_of_the_host(guest: Guest) -> None:
+def test_a_port_in_use_is_a_host_error(guest: Guest) -> None:
     said: list[int] = []
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(HostError, match="cannot listen"):
         proxy.serve(("127.0.0.1", taken.getsockname()[1]), guest.url, check(), listening=said.append)

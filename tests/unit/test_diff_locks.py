@@ -1,4 +1,4 @@
-"""`diff` of locks, and of things that are not of one kind: every pairing has one clear end."""
+"""`diff` of locks, and its errors for every pair of different kinds."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def told(a: Lock, b: Lock) -> dict[tuple[str, str], tuple[str, str, tuple[str, .
     return {(one.kind, one.name): (one.before, one.after, one.moves) for one in lock_changes(a, b)}
 
 
-def test_one_lock_has_no_changes(lock: Lock) -> None:
+def test_a_lock_compared_with_itself_has_no_changes(lock: Lock) -> None:
     assert lock_changes(lock, lock) == ()
 
 
@@ -135,11 +135,13 @@ def test_every_pairing_of_unlike_kinds_is_a_usage_error(lock: Lock, tmp_path: Pa
 
 
 @pytest.mark.parametrize("data", [b"", b"words", b"{}", b'{"format": "privml-lock/v9"}', b"[1, 2]", b"\0" * 99])
-def test_a_file_that_is_nothing_of_these_is_a_usage_error(tmp_path: Path, data: bytes) -> None:
+def test_a_file_that_cannot_be_compared_is_a_usage_error(tmp_path: Path, data: bytes) -> None:
     path = tmp_path / "file"
     path.write_bytes(data)
-    with pytest.raises(UsageError, match=r"file` (is not|cannot be compared)"):
+    with pytest.raises(UsageError, match=r"file`? is |file: not recognised") as caught:
         verb.given(str(path))
+    assert caught.value.message.count(str(path)) == 1
+    assert "two images, two locks, or two predictions or event logs" in str(caught.value.hint)
 
 
 def test_a_manifest_alone_is_not_an_image(tmp_path: Path) -> None:
@@ -149,7 +151,7 @@ def test_a_manifest_alone_is_not_an_image(tmp_path: Path) -> None:
     assert str(image) in str(caught.value.hint)
 
 
-def test_diffoscope_is_for_images(lock: Lock, tmp_path: Path) -> None:
+def test_diffoscope_is_only_for_images(lock: Lock, tmp_path: Path) -> None:
     path = str(write(tmp_path / "a", lock))
     with pytest.raises(UsageError, match="is for images"):
         verb.diff.callback(path, path, as_json=False, diffoscope=True)

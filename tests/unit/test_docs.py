@@ -1,4 +1,4 @@
-"""What the documents name exists: files, symbols in them, links, verbs and their options."""
+"""Everything that the documents name exists: files, symbols in them, links, verbs and their options."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from privml.cli.main import cli
 from privml.recipe.rules import RULES
 
 ROOT = Path(__file__).resolve().parents[2]
-FOLDERS = ("builder", "docs", "images", "recipes", "tests", "benchmarks", "measurements")
+FOLDERS = ("builder", "docs", "examples", "images", "recipes", "tests", "benchmarks", "measurements")
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md")])
 # Files of other places: placeholders, outputs, a user's own files, and mkosi's own in the tools tree.
 ELSEWHERE = re.compile(r"NAME|^out/|^\.github/|^mkosi/sandbox\.py$|^mirrors\.yaml$|^[^/]*\.(json|toml|pem)$")
@@ -43,7 +43,7 @@ def lines(page: Path) -> Iterator[tuple[int, str]]:
 
 
 def commands(page: Path) -> Iterator[tuple[int, str, list[str]]]:
-    """Every shown command: line, verb, options. Each line of a code block, and whatever is in backticks."""
+    """Every command in code blocks and backticks: line, verb, options."""
     block = False
     for number, line in lines(page):
         if line.startswith("```"):
@@ -57,7 +57,7 @@ def commands(page: Path) -> Iterator[tuple[int, str, list[str]]]:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.relative_to(ROOT).as_posix())
 def test_a_page_names_only_files_symbols_and_links_that_exist(page: Path) -> None:
     wrong = []
-    # Results and the changelog tell what was then.
+    # Results and the changelog describe earlier states.
     told_then = page.parent.name == "results" or page.name == "CHANGELOG.md"
     for number, line in lines(page):
         wrong += [

@@ -1,4 +1,4 @@
-"""Engine records: each is complete, everything reads them, and a second engine needs nothing but its record."""
+"""Engine records: each is complete, all code uses them, and a second engine needs only its record."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def toy(monkeypatch: pytest.MonkeyPatch) -> Engine:
 
 
 def bounded(kind: Kind, name: str) -> None:
-    """Every bound of ``kind``, and of all that is in it, is there and makes sense."""
+    """Require valid bounds in ``kind`` and everything inside it."""
     match kind:
         case Text():
             assert 0 < kind.limit <= 1 << 20, name
@@ -161,7 +161,7 @@ def test_a_record_is_complete_and_agrees_with_itself(engine: Engine) -> None:
         assert engine_body(requests, "POST", engine.trial.path, "", body)
 
 
-def test_engines_are_found_by_their_names() -> None:
+def test_engines_are_found_by_name() -> None:
     assert {name: engine.name for name, engine in ENGINES.items()} == {name: name for name in ENGINES}
     assert engine_named("llama-server") is ENGINES["llama-server"]
     with pytest.raises(EvidenceError, match="engine `vllm` is not known: expected one of llama-server"):
@@ -209,14 +209,12 @@ def test_the_options_of_llama_server() -> None:
         (1, {"context": 1}, "option `context` is 1, expected 256 to 131072"),
     ],
 )
-def test_models_and_options_that_an_engine_does_not_take(
-    count: int, options: dict[str, int | str], text: str
-) -> None:
+def test_unsupported_models_and_options_are_refused(count: int, options: dict[str, int | str], text: str) -> None:
     with pytest.raises(RecipeError, match=text):
         engine_named("llama-server").argv([MODEL] * count, options)
 
 
-def test_only_its_record_names_an_engine() -> None:
+def test_only_the_engines_own_records_name_it() -> None:
     root = Path(privml.__file__).parent
     records = {root / "engines" / f"{name}.py" for name in ("llama_server", "llama_requests", "registry")}
     sources = {*root.rglob("*.py"), *(root.parents[1] / "images").rglob("*")} - records
@@ -254,13 +252,13 @@ def test_a_recipe_has_as_many_models_as_its_engine_serves(toy: Engine, tmp_path:
             load(tmp_path / "toy.yaml")
 
 
-def test_a_recipe_with_an_engine_that_is_not_there_is_refused(tmp_path: Path) -> None:
+def test_an_unknown_engine_in_a_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text(recipe_text())
     with pytest.raises(RecipeError, match=r"inference\.engine\.name: got `toy`, expected llama-server"):
         load(tmp_path / "toy.yaml")
 
 
-def test_the_root_keeps_what_the_engine_brings(toy: Engine) -> None:
+def test_the_root_contains_the_engine_s_files(toy: Engine) -> None:
     plan = render.Plan("x", TOOLS, (), 1, "/tools", {}, development=False, engine=toy)
     facts = json.loads(render.tree(plan, resources.templates())["privml.json"].data)
     assert facts["programs"] == sorted((*guestroot.PROGRAMS, TOOLS.release.python, *toy.programs))

@@ -1,4 +1,4 @@
-"""The agent's event log: one spelling, contiguous numbers, known names; and fixed digests."""
+"""The agent's event log: a canonical encoding, contiguous numbers, known names, and pinned digests."""
 
 import hashlib
 
@@ -6,7 +6,7 @@ import pytest
 
 from privml.base.errors import EvidenceError
 from privml.events import agent
-from privml.events.agent import AgentEvent, digest, encode_line, encode_log, parse_log, replay_log
+from privml.events.agent import AgentEvent, digest, encode_line, encode_log, parse_log, replay
 from privml.events.registers import ZERO
 from privml.events.replay import extend
 
@@ -25,14 +25,14 @@ def test_a_line_is_canonical_json_and_its_digest_has_a_domain() -> None:
     assert digest(line) == hashlib.sha384(b"privml-event-v1\0" + line).digest()
 
 
-def test_a_log_reads_back_and_replays() -> None:
+def test_a_log_round_trips_and_replays() -> None:
     assert parse_log(LOG) == EVENTS
     value = ZERO
     for line in LOG[:-1].split(b"\n"):
         value = extend(value, digest(line))
-    assert replay_log(LOG) == value
+    assert replay(parse_log(LOG)) == value
     assert parse_log(b"") == ()
-    assert replay_log(b"") == ZERO
+    assert replay(parse_log(b"")) == ZERO
 
 
 @pytest.mark.parametrize(
@@ -54,13 +54,13 @@ def test_a_log_reads_back_and_replays() -> None:
         b"[" * 5000 + b"\n",
     ],
 )
-def test_any_other_spelling_is_refused(log: bytes) -> None:
+def test_a_non_canonical_line_is_refused(log: bytes) -> None:
     assert log != LOG
     with pytest.raises(EvidenceError):
         parse_log(log)
 
 
-def test_a_wrong_number_is_told() -> None:
+def test_a_wrong_sequence_number_is_reported() -> None:
     with pytest.raises(EvidenceError, match="line 2: seq is 2, expected 1"):
         parse_log(LOG.replace(b'"seq":1', b'"seq":2'))
 

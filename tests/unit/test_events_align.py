@@ -1,4 +1,4 @@
-"""Two lists of extends, paired: long ones in bounded time."""
+"""Pairing of two lists of extends, in bounded time for long lists."""
 
 from __future__ import annotations
 
@@ -41,11 +41,13 @@ def told(left: str, right: str) -> list[tuple[str, str, int]]:
         ("abcd", "acbd", [("-", "c", 2), ("c", "-", 4)]),
     ],
 )
-def test_pairs(left: str, right: str, expected: list[tuple[str, str, int]]) -> None:
+def test_rows_are_paired_at_the_smallest_difference(
+    left: str, right: str, expected: list[tuple[str, str, int]]
+) -> None:
     assert told(left, right) == expected
 
 
-def test_beyond_the_bound_rows_are_paired_by_place_between_common_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_lists_are_paired_by_position_between_common_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     assert told("abcdez", "axbcdz") == [("-", "x", 2), ("e", "-", 6)]
     monkeypatch.setattr(align, "MAX_ALIGNED", 15)
     assert told("abcdez", "axbcdz") == [("b", "x", 2), ("c", "b", 3), ("d", "c", 4), ("e", "d", 5)]

@@ -1,4 +1,4 @@
-"""Events as JSON, and a log's events in words."""
+"""Events as JSON, and descriptions of logged events."""
 
 import datetime
 import hashlib
@@ -38,7 +38,7 @@ SMBIOS3 = uuid.UUID("f2fd1544-9794-4a2c-992e-e5bbcf20e394")
 EVENT = Event(RTMR2, EV_IPL, bytes(48), "uki.efi .cmdline", Evidence.HARDWARE, "a note")
 
 
-def test_an_event_survives_json() -> None:
+def test_an_event_round_trips_through_json() -> None:
     value = EVENT.to_dict()
     assert value == {
         "register": "rtmr2",
@@ -71,7 +71,7 @@ def entry(kind: int, data: bytes, hashed: bytes | None = None) -> LogEntry:
     return LogEntry(1, kind, {ALG_SHA384: hashlib.sha384(data if hashed is None else hashed).digest()}, data)
 
 
-def test_explanations() -> None:
+def test_event_data_is_explained() -> None:
     assert explain_event(entry(EV_EFI_ACTION, b"Exit Boot Services Invocation")) == '"Exit Boot Services Invocation"'
     assert explain_event(entry(EV_IPL, "quiet x=1\0".encode("utf-16-le"))) == '"quiet x=1"'
     tagged = struct.pack("<II", 0x8F3B22ED, 3) + b"abc"
@@ -92,7 +92,7 @@ def path_node(kind: int, subtype: int, body: bytes) -> bytes:
     return struct.pack("<BBH", kind, subtype, 4 + len(body)) + body
 
 
-def test_events_with_structures_are_read_out() -> None:
+def test_structured_event_data_is_decoded() -> None:
     path = path_node(4, 4, "\\EFI\\BOOT\\BOOTX64.EFI\0".encode("utf-16-le")) + path_node(0x7F, 0xFF, b"")
     image = explain_event(entry(EV_EFI_BOOT_SERVICES_APPLICATION, bytes(24) + struct.pack("<Q", len(path)) + path))
     assert image == "EFI application \\EFI\\BOOT\\BOOTX64.EFI"
@@ -118,7 +118,7 @@ def test_events_with_structures_are_read_out() -> None:
     assert explain_event(entry(EV_IPL, b"grub_cmd: set x=1", b"set x=1")) == '"grub_cmd: set x=1"'
 
 
-def test_a_digest_is_of_the_words_of_something_else_or_of_what_they_name() -> None:
+def test_a_digest_is_classified_as_over_the_text_or_over_something_else() -> None:
     assert proven(entry(EV_IPL, "a\0".encode("utf-16-le"))) is True
     assert proven(entry(EV_IPL, b"grub_cmd: set x=1", b"set x=1")) is True
     assert proven(entry(EV_IPL, b".linux", b"content")) is None
@@ -138,7 +138,7 @@ def test_control_characters_never_reach_a_terminal() -> None:
     assert len(explain_event(entry(EV_IPL, b"A" * 10_000))) <= 400
 
 
-def test_type_names() -> None:
+def test_event_types_have_names() -> None:
     assert type_name(EV_IPL) == "EV_IPL"
     assert type_name(0x12345678) == "0x12345678"
 
@@ -174,6 +174,6 @@ def test_the_authority_of_an_image_is_named_by_its_certificate() -> None:
         (0x7777, b"", None),
     ],
 )
-def test_what_a_record_is_about(kind: int, data: bytes, id_: str | None) -> None:
+def test_the_meaning_of_a_record_is_found(kind: int, data: bytes, id_: str | None) -> None:
     about = meaning(entry(kind, data))
     assert (about.id if about else None) == id_

@@ -1,4 +1,4 @@
-"""The stage table: which events a boot extends, in which order, and after how many of them a purpose is quoted."""
+"""The stage table: which events a boot extends, in which order, and after which events a purpose can be quoted."""
 
 from __future__ import annotations
 
@@ -27,10 +27,10 @@ def names(config: Config, table: Table = STAGES) -> list[str]:
     return [event.name for event in stages.sequence(config, table)]
 
 
-def test_the_shipped_table() -> None:
+def test_the_shipped_table_has_its_stages_and_events() -> None:
     stages.check(STAGES)
     assert [stage.name for stage in STAGES] == [
-        "platform", "config", "identity", "devices", "model", "engine", "ready",
+        "platform", "config", "identity", "devices", "services", "model", "engine", "ready",
     ]  # fmt: skip
     assert [name for stage in STAGES for name in stage.events] == [name for name in NAMES if name != FAILED]
     assert {stage.name: stage.purposes for stage in STAGES if stage.purposes} == {"ready": ("serve",)}
@@ -84,5 +84,6 @@ def test_inconsistent_table_is_refused(table: Table, text: str) -> None:
 def test_a_stage_that_the_boot_cannot_do_is_refused(tmp_path: object) -> None:
     with pytest.raises(ValueError, match="stage `keys` has no function"):
         Boot(
-            Layout(), volumes=None, engine=None, say=print, outbound=lambda: None, table=WITH_KEYS  # type: ignore[arg-type]
+            Layout(), volumes=None, engine=None, service=None, say=print, outbound=lambda: None,  # type: ignore[arg-type]
+            table=WITH_KEYS,
         )  # fmt: skip

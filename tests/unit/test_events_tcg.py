@@ -34,7 +34,7 @@ def test_published_logs_replay_to_the_quoted_registers(name: str) -> None:
     assert values[RTMR3] == bytes(48)
 
 
-def test_quotes_hold_what_the_log_replays_to() -> None:
+def test_logs_replay_to_the_registers_of_their_quotes() -> None:
     quote = vector("gcp-cos113/cos-113-tdx-quote.dat")
     values = replay(parse_log(vector("gcp-cos113/ccel_data.dat")))
     fields = json.loads(vector("quote_fields.json"))["gcp-cos113/cos-113-tdx-quote.dat"]
@@ -47,7 +47,7 @@ def entry(index: int = 1, data: bytes = b"x", kind: int = EV_SEPARATOR) -> LogEn
     return LogEntry(index, kind, {ALG_SHA384: bytes(range(48))}, data)
 
 
-def test_encode_then_parse_is_the_same_log() -> None:
+def test_a_log_round_trips() -> None:
     entries = [entry(1), entry(3, b""), entry(0, b"note", EV_NO_ACTION)]
     assert parse_log(encode_log(entries, pad_to=4096)) == entries
     assert len(encode_log(entries, pad_to=4096)) == 4096
@@ -75,7 +75,7 @@ def test_a_huge_size_does_not_over_read() -> None:
         parse_log(bytes(log))
 
 
-def test_digest_count_and_algorithms_are_the_declared_ones() -> None:
+def test_digest_count_and_algorithms_must_match_the_header() -> None:
     log = encode_log([entry()])
     start = len(log) - (12 + 2 + 48 + 4 + 1)
     for offset, value in ((8, 0), (8, 2), (12, ALG_SHA256)):
@@ -90,7 +90,7 @@ def test_an_event_without_digests_is_refused_although_it_is_whole() -> None:
         parse_log(encode_log([entry()]) + struct.pack("<IIII", 1, 4, 0, 0))
 
 
-def test_padding_is_0xff_or_zeros_and_nothing_else() -> None:
+def test_only_0xff_and_zeros_are_padding() -> None:
     log = encode_log([entry()])
     assert parse_log(log + b"\xff" * 3) == [entry()]
     assert parse_log(log + bytes(3)) == parse_log(log + bytes(4096)) == [entry()]
@@ -107,7 +107,7 @@ def test_an_old_sha1_log_is_refused() -> None:
         parse_log(b"")
 
 
-def test_replay_rules() -> None:
+def test_replay_follows_the_rules_of_the_specification() -> None:
     assert extend(bytes(48), bytes(48)) == replay_digests([bytes(48)])
     with pytest.raises(EvidenceError):
         extend(bytes(48), bytes(32))

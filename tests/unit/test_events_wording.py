@@ -27,19 +27,19 @@ LINE = "console=ttyS0 quiet panic=-1 privml.root=aa:bb:1:1"
         ("", None),
     ],
 )
-def test_changes_of_words(logged: str, line: str | None) -> None:
+def test_changed_words_are_listed(logged: str, line: str | None) -> None:
     assert word_changes(LINE, logged) == line
 
 
-def test_a_line_that_a_host_made_very_long_is_not_compared() -> None:
+def test_a_very_long_line_is_not_compared() -> None:
     assert word_changes(LINE, f"{LINE} {'x ' * 100_000}") is None
 
 
-def test_a_note_that_is_no_command_line_is_left_alone() -> None:
+def test_a_note_that_is_not_a_command_line_is_unchanged() -> None:
     assert word_changes("Authenticode", "Authenticode x") is None
 
 
-def test_a_command_line_that_stands_as_an_event_of_its_own_is_told_by_its_words() -> None:
+def test_a_command_line_in_its_own_event_is_compared_word_by_word() -> None:
     # The stub measures a host's words once more, in an event that nobody predicted; the kernel's own has no text.
     line = "console=ttyS0 quiet privml.root=abc"
     predicted = Event(

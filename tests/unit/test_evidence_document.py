@@ -37,7 +37,7 @@ def test_report_data_moves_with_every_part(name: str) -> None:
     assert report_data.compute(**parts) != report_data.compute(**{**parts, name: b"\1" * 32})
 
 
-def test_sections_have_one_spelling() -> None:
+def test_sections_are_canonical() -> None:
     header = Header("production", "tdx")
     assert Header.decode(header.encode()) == header == Header("production", "tdx", "serve", "ready")
     assert Keys.decode(ALL_KEYS.encode()) == ALL_KEYS
@@ -72,6 +72,8 @@ HEADER = {
     "stage": "ready",
 }
 TLS = {"use": "tls", "alg": "spki-sha256", "key": "00" * 32}
+EVIDENCE = {"kind": "gpu", "report": "AA==", "certificates": ""}
+DEVICE = {"evidence_sha256": "00" * 32, "certificates_sha256": "11" * 32}
 OTHER = {"use": "other", "alg": "a", "key": "00"}
 
 
@@ -97,8 +99,11 @@ OTHER = {"use": "other", "alg": "a", "key": "00"}
         (Keys.decode, {"v": 2, "keys": [{**OTHER, "alg": ""}]}, "alg ``, expected"),
         (Keys.decode, {"v": 2, "keys": [{**OTHER, "use": f"u{n:02}"} for n in range(17)]}, "at most 16"),
         (Devices.decode, {"v": 1, "gpus": [], "switches": []}, "devices.v: got 1, expected 2"),
-        (Devices.decode, {"v": 2, "gpus": [{}], "switches": []}, "expected an empty list"),
-        (Devices.decode, {"v": 2, "gpus": [], "switches": [{}]}, "expected an empty list"),
+        (Devices.decode, {"v": 2, "gpus": [{}], "switches": []}, r"gpus\[0\].evidence_sha256: missing"),
+        (Devices.decode, {"v": 2, "gpus": [], "switches": [{**DEVICE, "more": 1}]}, "unknown field"),
+        (Devices.decode, {"v": 2, "gpus": [{**DEVICE, "evidence_sha256": "00"}], "switches": []}, "expected 32"),
+        (Devices.decode, {"v": 2, "gpus": [DEVICE] * 17, "switches": []}, "17 items, expected at most 16"),
+        (Devices.decode, {"v": 2, "gpus": [], "switches": [DEVICE] * 9}, "9 items, expected at most 8"),
         (Devices.decode, {"v": 2, "gpus": [], "switches": [], "more": 1}, "unknown field"),
         (Devices.decode, [], "expected an object"),
     ],
@@ -140,12 +145,12 @@ def test_one_caller_has_an_empty_path_and_leaf_and_node_differ() -> None:
         (bytes(32), (merkle.Step("left", bytes(32)),) * 33),
     ],
 )
-def test_paths_that_no_tree_has(nonce: bytes, path: tuple[merkle.Step, ...]) -> None:
+def test_impossible_tree_paths_are_refused(nonce: bytes, path: tuple[merkle.Step, ...]) -> None:
     with pytest.raises(EvidenceError):
         merkle.root(nonce, path)
 
 
-def test_a_document_comes_back_as_it_went() -> None:
+def test_a_document_round_trips() -> None:
     made = samples.document()
     assert document.parse(made.encode()) == made
     bare = dataclasses.replace(made, collateral=None, path=())
@@ -173,7 +178,15 @@ def test_a_document_without_a_field_is_refused(name: str) -> None:
         ({"certificates": [1]}, "expected a base64 string"),
         ({"certificates": ["AAAA"] * 9}, "at most 8"),
         ({"certificates": [b64(bytes(16390))]}, "at most 16384 bytes"),
-        ({"device_evidence": [{}]}, "expected an empty list"),
+        ({"device_evidence": [{}]}, r"device_evidence\[0\].kind: missing"),
+        ({"device_evidence": [{**EVIDENCE, "kind": "tpu"}]}, "got `tpu`, expected one of gpu, switch"),
+        ({"device_evidence": [{**EVIDENCE, "more": 1}]}, "unknown field"),
+        ({"device_evidence": [{**EVIDENCE, "report": "AA"}]}, "report: not base64"),
+        ({"device_evidence": [{**EVIDENCE, "kind": "switch"}, EVIDENCE]}, "expected all GPUs before the switches"),
+        ({"device_evidence": [EVIDENCE] * 25}, "25 items, expected at most 24"),
+        ({"device_evidence": [{**EVIDENCE, "certificates": "A" * 24000}]}, "expected at most 16384"),
+        ({"collateral": {"nvidia": {"ocsp": [], "rims": ["A"]}}}, r"nvidia.rims\[0\]: not base64"),
+        ({"collateral": {"nvidia": {"ocsp": []}}}, "nvidia.rims: missing"),
         ({"path": [{"side": "up", "hash": "00" * 32}]}, "expected one of left, right"),
         ({"path": [{"side": "left", "hash": "00" * 32, "more": 1}]}, "unknown field"),
         ({"path": [{"side": "left", "hash": "00" * 32}] * 33}, "at most 32"),
@@ -199,7 +212,7 @@ def test_facts_of_an_honest_document_agree_with_each_other() -> None:
     assert len(found.boot_log.events) == len(samples.extends(0))
 
 
-def test_a_bad_boot_log_is_a_fact_and_no_error() -> None:
+def test_a_malformed_boot_log_is_a_fact_not_an_error() -> None:
     assert facts.collect(samples.document(log=b"")).boot_log.kind == "absent"
     broken = facts.collect(samples.document(log=b"nonsense")).boot_log
     assert (broken.kind, broken.matches) == ("malformed", frozenset())
@@ -240,7 +253,7 @@ def test_evidence_of_another_tee_is_named() -> None:
         facts.collect(dataclasses.replace(samples.document(), header=header))
 
 
-def test_certificates_beside_a_quote_are_refused() -> None:
+def test_certificates_next_to_a_quote_are_refused() -> None:
     made = dataclasses.replace(samples.document(), certificates=(b"x",))
     assert document.parse(made.encode()) == made
     with pytest.raises(EvidenceError, match=r"document\.certificates"):

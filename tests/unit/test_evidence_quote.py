@@ -57,7 +57,7 @@ def test_the_qvl_reads_the_same_fields(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("data", [V4[:SIGNED], V4, V4 + bytes(3000)], ids=["none", "theirs", "more"])
-def test_zero_padding_is_accepted_and_told(data: bytes) -> None:
+def test_zero_padding_is_accepted_and_reported(data: bytes) -> None:
     assert quote.parse(data).padding == len(data) - SIGNED
 
 
@@ -83,7 +83,7 @@ def test_zero_padding_is_accepted_and_told(data: bytes) -> None:
         (bytes(70_000), "at most 65536"),
     ],
 )
-def test_anything_else_is_refused(data: bytes, words: str) -> None:
+def test_malformed_quotes_are_refused(data: bytes, words: str) -> None:
     with pytest.raises(EvidenceError, match=words):
         quote.parse(data)
 
@@ -100,7 +100,7 @@ def test_more_real_quotes(path: str) -> None:
     assert (parsed.header.version, parsed.signed_length) == REAL[path]
 
 
-def test_real_files_that_are_no_quotes() -> None:
+def test_real_files_that_are_not_quotes_are_refused() -> None:
     extra = read("attestation/google_go-tdx-guest/tdx_prod_quote_SPR_E4.dat")
     with pytest.raises(EvidenceError, match="other than zero padding"):
         quote.parse(extra)

@@ -12,7 +12,7 @@ from privml.base.strictjson import loads
 from privml.evidence.claims import SignatureFailure
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx import signature
-from privml.evidence.tdx.claims import QuoteFacts
+from privml.evidence.tdx.claims import QuoteFacts, TcbLevel
 from privml.sim import quote as sim
 from privml.verify.tdx import INTEL_ROOT_SHA256
 
@@ -29,6 +29,12 @@ def test_a_genuine_quote() -> None:
     assert found.fmspc.hex() == "b0c06f000000"
     assert len(found.ppid) == 16
     assert found.collateral_issued <= JUNE_2025 < found.collateral_expires
+    up_to_date = TcbLevel("UpToDate", "2024-03-13")
+    assert (found.platform, found.module, found.qe) == (up_to_date, up_to_date, up_to_date)
+    assert (found.dynamic_platform, found.cached_keys, found.smt_enabled) == (True, True, True)
+    assert {part.name: (part.expires - part.issued) // 86400 for part in found.validity} == {
+        "tcb_info": 30, "qe_identity": 30, "pck_crl": 30, "root_ca_crl": 379,
+    }  # fmt: skip
     assert not found.claims_simulated
     assert found.evidence_sha256 == hashlib.sha256(QUOTE[:4936]).hexdigest()
 
@@ -66,11 +72,11 @@ def test_the_reason_is_that_of_the_root_the_chain_names() -> None:
     later = JUNE_2025 + 90 * 86400
     genuine = signature.check(QUOTE, COLLATERAL, now=later, simulated_root=samples.ROOT)
     assert isinstance(genuine, SignatureFailure)
-    assert "xpired" in genuine.reason
+    assert (genuine.code, genuine.reason) == ("collateral-expired", "tcb_info valid to 2025-07-19T10:16:03Z")
     made = samples.document()
     simulated = signature.check(made.evidence, sim.collateral(), now=2**32, simulated_root=samples.ROOT)
     assert isinstance(simulated, SignatureFailure)
-    assert "xpired" in simulated.reason
+    assert (simulated.code, simulated.reason) == ("collateral-expired", "tcb_info valid to 2049-12-31T23:59:59Z")
 
 
 def test_no_collateral_is_a_failure_of_its_own() -> None:

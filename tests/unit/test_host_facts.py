@@ -1,4 +1,4 @@
-"""`doctor`: every state of a machine is judged, and each that is not well comes with its remedy."""
+"""`doctor` judges every state of a machine and names the remedy for each problem."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from click.testing import CliRunner
 from pool_server import serving
 
 from privml.base.errors import HostError
+from privml.base.wayout import WayOut
 from privml.cli import doctor as verb
 from privml.host import survey
 from privml.host.facts import GIB, HostFacts, Line, MirrorFact, judge, summary
 from privml.recipe.distributions import Suite
 from privml.recipe.loader import shipped
-from privml.store.wayout import WayOut
 
 HEALTHY = HostFacts(
     root=False,
@@ -65,10 +65,10 @@ STATES: list[tuple[dict[str, object], str, str, str]] = [
     ({}, "store", "ok", "/store, 1.0 GiB"),
     ({"store_problem": "may not be written"}, "store", "fail", "set PRIVML_STORE"),
     ({"store_free": 0}, "store-disk", "ok", "0.0 GiB free"),
-    ({"store_free": GIB, "missing": 1}, "store-disk", "fail", "a build needs 2; make room"),
+    ({"store_free": GIB, "missing": 1}, "store-disk", "fail", "a build needs 2; free some space"),
     ({"store_free": 3 * GIB, "missing": 1}, "store-disk", "warn", "enough for one image"),
     ({"store_free": 4 * GIB, "missing": 1}, "store-disk", "ok", "4.0 GiB free"),
-    ({"out_free": 2 * GIB - 1}, "out-disk", "fail", "a build needs 2; make room below /work/out"),
+    ({"out_free": 2 * GIB - 1}, "out-disk", "fail", "a build needs 2; free some space in /work/out"),
     ({"out_free": 2 * GIB}, "out-disk", "warn", "enough for one image"),
     ({"out_free": 6 * GIB}, "out-disk", "ok", "6.0 GiB free"),
     ({}, "tools-lock", "ok", "the store has all"),
@@ -77,8 +77,8 @@ STATES: list[tuple[dict[str, object], str, str, str]] = [
     ({}, "clock", "ok", "2026-11-21, after the locks' 2026-11-01"),
     ({"now": datetime(2026, 10, 31, tzinfo=UTC)}, "clock", "fail", "set the clock"),
     ({}, "mirrors", "ok", "1 answered for debian/forky"),
-    ({"mirrors": ()}, "mirrors", "warn", "none is configured; name mirrors"),
-    ({"mirrors": (), "missing": 1}, "mirrors", "fail", "none is configured"),
+    ({"mirrors": ()}, "mirrors", "warn", "no mirror is configured; name mirrors"),
+    ({"mirrors": (), "missing": 1}, "mirrors", "fail", "no mirror is configured"),
     ({"mirrors": AWAY}, "mirrors", "warn", "mirror.example.invalid: timed out"),
     ({"mirrors": AWAY, "missing": 1}, "mirrors", "fail", "timed out; name mirrors"),
     ({"mirrors": (*AWAY, MirrorFact("debian/forky", "b")), "missing": 1}, "mirrors", "warn", "other mirrors have"),
@@ -112,12 +112,12 @@ def test_each_state_has_its_line(changes: dict[str, object], name: str, status: 
     assert bool(found.remedy) == (status != "ok")
 
 
-def test_every_fact_decides_something() -> None:
+def test_every_fact_changes_the_report() -> None:
     decisive = {name for changes, *_ in STATES for name in changes}
     assert {field.name for field in fields(HostFacts)} - decisive == {"store", "store_size", "out", "locked_at"}
 
 
-def test_without_locks_nothing_is_said_of_the_clock() -> None:
+def test_without_locks_the_clock_is_not_judged() -> None:
     assert "clock" not in [line.name for line in judge(replace(HEALTHY, locked_at=None))]
 
 
@@ -145,7 +145,7 @@ def test_only_what_a_build_needs_ends_in_exit_5(monkeypatch: pytest.MonkeyPatch)
         ({"out_free": 0}, "cannot build, can boot with KVM, can run a TD"),
     ],
 )
-def test_what_a_machine_can_do_is_said_in_one_line(
+def test_the_summary_line_says_what_the_machine_can_do(
     changes: dict[str, object], said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert summary(replace(HEALTHY, **changes)) == said
@@ -156,7 +156,7 @@ def test_what_a_machine_can_do_is_said_in_one_line(
     assert done.stderr == ("" if "cannot build" in said else next_command)
 
 
-def test_looking_at_an_empty_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_empty_machine_is_surveyed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PRIVML_STORE", str(tmp_path / "a/b/store"))
     monkeypatch.setattr(survey, "host_mirrors", dict)

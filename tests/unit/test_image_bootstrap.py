@@ -1,4 +1,4 @@
-"""The three states in which a tools tree begins, against the fake archive and the host's own apt and gpgv."""
+"""The three ways to get a first tools tree, with the fake archive and the host's apt and gpgv."""
 
 from __future__ import annotations
 
@@ -45,12 +45,12 @@ def no_host(_: Distribution) -> AptTools:
     pytest.fail("the host's apt was asked although nothing is gone")
 
 
-def test_1_the_lock_is_good(lock: ToolsLock, store: Store, mirrors: Mirrors) -> None:
+def test_1_available_packages_are_used(lock: ToolsLock, store: Store, mirrors: Mirrors) -> None:
     assert mended(store, lock, solver(mirrors), host=no_host) is lock
     assert all(store.has(package.sha256) for package in lock.packages)
 
 
-def test_1_a_tree_that_is_there_needs_no_package(lock: ToolsLock, store: Store, folder: Path) -> None:
+def test_1_an_existing_tree_needs_no_package(lock: ToolsLock, store: Store, folder: Path) -> None:
     root = store.root / "trees" / tree_key(lock.packages)
     root.mkdir(parents=True)
     root.with_name(f"{root.name}.content").touch()
@@ -73,7 +73,7 @@ def test_2_unavailable_packages_are_replaced_by_the_host_s_apt_with_a_message(
     ]
 
 
-def test_3_without_gpgv_or_keyring_nothing_is_made(
+def test_3_a_missing_gpgv_or_keyring_is_an_error(
     lock: ToolsLock, store: Store, folder: Path, mirrors: Mirrors, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     fake_archive.write(folder, "second")
@@ -91,7 +91,7 @@ def test_3_without_gpgv_or_keyring_nothing_is_made(
     assert not (store.root / "trees").exists()
 
 
-def test_an_image_is_never_made_by_other_tools_than_the_locked(
+def test_an_image_is_only_built_with_the_locked_tools(
     lock: ToolsLock, store: Store, folder: Path, mirrors: Mirrors
 ) -> None:
     fake_archive.write(folder, "second")

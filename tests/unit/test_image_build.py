@@ -1,4 +1,4 @@
-"""A build with stand-ins for the tools: the order, what is kept, what a failure leaves, and when nothing is made."""
+"""A build with stand-ins for the tools: order of steps, caching, clean-up after failures, and unchanged rebuilds."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from privml.base.errors import BuildError, InputsError, MeasurementError, UsageE
 from privml.events import configuration, stages
 from privml.image import build as room
 from privml.image import code, inputs, madeby, root
-from privml.image.build import Built, build
+from privml.image.build import BuildResult, build
 from privml.image.inputs import BASE
 from privml.image.render import File
 from privml.image.tools import ToolsTree
@@ -55,12 +55,12 @@ def out(tmp_path: Path) -> Path:
     return tmp_path / "out/demo-cpu"
 
 
-def made(fake: Fake, out: Path, *, force: bool = False) -> Built:
+def made(fake: Fake, out: Path, *, force: bool = False) -> BuildResult:
     return build(fake.order(), out, force=force)
 
 
 def failing(fake: Fake, out: Path, *words: str) -> str:
-    """The message of the build that fails; nothing may be left of it, nor anything else be harmed."""
+    """The message of a failing build, which must leave no output and change no other file."""
     before = listing(out) if out.exists() else None
     with pytest.raises((BuildError, InputsError)) as caught:
         made(fake, out)
@@ -72,7 +72,7 @@ def failing(fake: Fake, out: Path, *words: str) -> str:
     return caught.value.message
 
 
-def test_an_image_is_five_files_and_a_key(fake: Fake, out: Path) -> None:
+def test_an_image_has_exactly_its_files(fake: Fake, out: Path) -> None:
     built = made(fake, out)
     assert not built.cached
     assert listing(out) == PARTS
@@ -82,7 +82,7 @@ def test_an_image_is_five_files_and_a_key(fake: Fake, out: Path) -> None:
     assert out.stat().st_mode & 0o777 == 0o755
 
 
-def test_a_kernel_that_cannot_extend_rtmr3_is_named_and_predicted_as_such(
+def test_a_kernel_that_cannot_extend_rtmr3_is_named_and_predicted_with_rtmr3_zero(
     fake: Fake, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert fake.lock.rtmr3 == configuration.UNUSED
@@ -103,7 +103,7 @@ def test_a_kernel_that_cannot_extend_rtmr3_is_named_and_predicted_as_such(
 def test_an_image_has_a_firmware_for_each_of_its_tees(
     fake: Fake, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each firmware is a step, an artefact and an origin of its own."""
+    """Each firmware is a separate step, artefact and origin."""
     monkeypatch.setattr(tees, "BUILT", ("tdx", "snp"))
     of_snp = distributions.Firmware("ovmf-snp", "snp", "boot/snp.fd", enrolled_keys=False, production=True)
     debian = replace(distributions.DEBIAN, firmware=(*distributions.DEBIAN.firmware, of_snp))
@@ -134,7 +134,7 @@ def test_an_image_has_a_firmware_for_each_of_its_tees(
         built.manifest.firmware_for("other")
 
 
-def test_the_callers_umask_leaves_no_trace(fake: Fake, out: Path) -> None:
+def test_the_caller_s_umask_does_not_change_the_output(fake: Fake, out: Path) -> None:
     fake.sandbox.write_text(
         image_fake.SANDBOX.replace(
             'if argv[0] == "systemd-repart":',
@@ -152,14 +152,14 @@ def test_the_callers_umask_leaves_no_trace(fake: Fake, out: Path) -> None:
     assert out.stat().st_mode & 0o777 == 0o755
 
 
-def test_each_tool_runs_once_in_the_order_of_making(fake: Fake, out: Path) -> None:
+def test_each_tool_runs_once_in_order(fake: Fake, out: Path) -> None:
     made(fake, out)
     ran = [call[0] for call in fake.calls()]
     ran.remove("virt-fw-vars")  # beside the root, at any time
     assert ran == ["systemd-repart", "mkosi", "ukify"]
 
 
-def test_the_manifest_tells_what_was_made(fake: Fake, out: Path) -> None:
+def test_the_manifest_describes_the_build(fake: Fake, out: Path) -> None:
     found = made(fake, out).manifest
     assert found.cmdline == " ".join((*BASE_WORDS, f"privml.root={HASH}:{SALT}:2:1"))
     assert (out / "uki.efi").read_bytes().startswith(b"kernel070701")
@@ -198,7 +198,7 @@ def test_the_measured_configuration_is_in_the_tree_that_mkosi_sees(fake: Fake, o
     assert not [name for name in seen if "privml/sim" in name or "simulated" in name]
 
 
-def test_mkosi_sees_no_network_and_nothing_of_the_caller(
+def test_mkosi_has_no_network_and_none_of_the_caller_s_environment(
     fake: Fake, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SECRET_OF_THE_CALLER", "1")
@@ -213,7 +213,7 @@ def test_mkosi_sees_no_network_and_nothing_of_the_caller(
     assert not Path(environment["HOME"]).exists()
 
 
-def test_a_second_build_makes_nothing(fake: Fake, out: Path) -> None:
+def test_a_second_build_runs_no_tool(fake: Fake, out: Path) -> None:
     first = made(fake, out)
     calls = len(fake.calls())
     second = made(fake, out)
@@ -222,7 +222,7 @@ def test_a_second_build_makes_nothing(fake: Fake, out: Path) -> None:
     assert len(fake.calls()) == calls
 
 
-def test_a_refreshed_image_says_so_and_is_another_build(fake: Fake, out: Path) -> None:
+def test_a_refreshed_lock_is_another_build_and_marked_in_the_manifest(fake: Fake, out: Path) -> None:
     plain = made(fake, out)
     assert not plain.manifest.refreshed
     built = build(fake.order(refreshed=True), out)
@@ -231,7 +231,7 @@ def test_a_refreshed_image_says_so_and_is_another_build(fake: Fake, out: Path) -
     assert built.manifest.artefacts == plain.manifest.artefacts
 
 
-def test_what_a_killed_build_left_goes_with_the_next(fake: Fake, out: Path) -> None:
+def test_leftovers_of_a_killed_build_are_removed_by_the_next(fake: Fake, out: Path) -> None:
     names = [f".{out.name}.abcd1234", f".{out.name}.old.abcd1234", f".{out.name}-dev.abcd1234"]
     for name in names:
         (out.parent / name / "was").mkdir(parents=True)
@@ -239,7 +239,7 @@ def test_what_a_killed_build_left_goes_with_the_next(fake: Fake, out: Path) -> N
     assert [name for name in names if (out.parent / name).exists()] == names[2:]
 
 
-def test_force_builds_again_and_the_bytes_agree(fake: Fake, out: Path) -> None:
+def test_force_rebuilds_and_gives_the_same_bytes(fake: Fake, out: Path) -> None:
     first = made(fake, out)
     bodies = {name: (out / name).read_bytes() for name in PARTS}
     second = made(fake, out, force=True)
@@ -249,14 +249,16 @@ def test_force_builds_again_and_the_bytes_agree(fake: Fake, out: Path) -> None:
     assert listing(out.parent) == [".demo-cpu.lock", "demo-cpu"]
 
 
-@pytest.mark.parametrize("harm", ["change", "remove", "manifest", "no manifest", "inputs"])
-def test_a_harmed_image_is_built_again(fake: Fake, out: Path, harm: str) -> None:
+@pytest.mark.parametrize("harm", ["change", "remove", "manifest", "no manifest", "inputs", "inputs not canonical"])
+def test_a_damaged_image_is_rebuilt(fake: Fake, out: Path, harm: str) -> None:
     whole = made(fake, out).manifest
     if harm == "change":
         data = (out / "root.raw").read_bytes()
         (out / "root.raw").write_bytes(data[:-1] + b"x")
     elif harm == "manifest":
         (out / "manifest.json").write_text("{}")
+    elif harm == "inputs not canonical":
+        (out / ".inputs.json").write_bytes((out / ".inputs.json").read_bytes() + b"\n")
     else:
         (out / {"remove": "uki.efi", "no manifest": "manifest.json", "inputs": ".inputs.json"}[harm]).unlink()
     again = made(fake, out)
@@ -268,13 +270,13 @@ def test_a_harmed_image_is_built_again(fake: Fake, out: Path, harm: str) -> None
 ALL = {"model.raw", "firmware.fd", *inputs.STEPS}
 
 
-def rebuilt(built: Built) -> dict[str, str]:
-    """The steps that were made, each with why."""
+def rebuilt(built: BuildResult) -> dict[str, str]:
+    """The steps that ran, each with its reason."""
     return {step: ", ".join(because) for step, because in built.because.items() if because}
 
 
 def programs(fake: Fake) -> list[str]:
-    """What ran since it was last asked; firmware and root are made side by side, so in no order."""
+    """The programs that ran since the last call; unordered, because firmware and root are made in parallel."""
     found = sorted(call[0] for call in fake.calls())
     (fake.root / "calls.jsonl").unlink(missing_ok=True)
     return found
@@ -285,7 +287,7 @@ def tree(entries: Tree, path: str, digest: str) -> Tree:
     return Tree.of([*files, TreeFile(path=path, kind="file", sha256=digest * 64, size=1)])
 
 
-def test_a_first_build_makes_everything(fake: Fake, out: Path) -> None:
+def test_a_first_build_runs_every_step(fake: Fake, out: Path) -> None:
     found = made(fake, out)
     assert set(rebuilt(found)) == ALL
     assert rebuilt(found)["model.raw"] == "there is no earlier image"
@@ -323,7 +325,7 @@ def test_a_first_build_makes_everything(fake: Fake, out: Path) -> None:
         ("the archives", {"manifest.json": "lock changed"}, []),
     ],
 )  # fmt: skip
-def test_what_changed_is_made_again_and_named(
+def test_changed_steps_are_rebuilt_and_named(
     fake: Fake, out: Path, change: str, steps: dict[str, str], ran: list[str]
 ) -> None:
     made(fake, out)
@@ -361,7 +363,7 @@ def test_what_changed_is_made_again_and_named(
 
 
 @pytest.mark.parametrize("which", ["source_date_epoch", "tools_sha256"])
-def test_the_epoch_and_the_tools_make_everything_again(fake: Fake, out: Path, which: str) -> None:
+def test_a_changed_epoch_or_tools_lock_rebuilds_everything(fake: Fake, out: Path, which: str) -> None:
     made(fake, out)
     tools = image_fake.TOOLS_LOCK.model_copy(update={"source_date_epoch": 2})
     other: object = 1 if which == "source_date_epoch" else tools.digest
@@ -374,10 +376,10 @@ def test_the_epoch_and_the_tools_make_everything_again(fake: Fake, out: Path, wh
     assert told["firmware.fd"] == told["model.raw"] == shown[which]
 
 
-def test_a_step_is_made_again_when_the_code_that_shapes_it_changes(
+def test_a_step_is_rebuilt_when_its_code_changes(
     fake: Fake, out: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And a comment, or a module that shapes nothing, rebuilds nothing."""
+    """A changed comment, or a change in an unrelated module, rebuilds nothing."""
     made(fake, out)
     package = tmp_path / "privml"
     shutil.copytree(code._PACKAGE, package, ignore=shutil.ignore_patterns("__pycache__", "data"))
@@ -400,7 +402,7 @@ def test_a_step_is_made_again_when_the_code_that_shapes_it_changes(
     code._of_file.cache_clear()
 
 
-def test_a_model_that_comes_out_the_same_moves_nothing_after_it(fake: Fake, out: Path) -> None:
+def test_a_model_rebuilt_to_the_same_bytes_rebuilds_nothing_after_it(fake: Fake, out: Path) -> None:
     before = made(fake, out).manifest
     (out / "model.raw").unlink()
     found = made(fake, out)
@@ -409,7 +411,7 @@ def test_a_model_that_comes_out_the_same_moves_nothing_after_it(fake: Fake, out:
     assert found.manifest == before
 
 
-def test_another_model_moves_the_root(fake: Fake, out: Path) -> None:
+def test_a_different_model_rebuilds_the_root(fake: Fake, out: Path) -> None:
     made(fake, out)
     (out / "model.raw").unlink()
     (fake.root / "model.volume").write_bytes(volume("privml-model", data=1))
@@ -418,8 +420,8 @@ def test_another_model_moves_the_root(fake: Fake, out: Path) -> None:
     assert "configuration models[0].verity.data_blocks 2 -> 1" in told["root.raw"]
 
 
-def test_a_root_without_its_uki_is_made_again(fake: Fake, out: Path) -> None:
-    """Its kernel is nowhere else."""
+def test_a_root_whose_uki_is_missing_is_rebuilt(fake: Fake, out: Path) -> None:
+    """The UKI is the only place of its kernel."""
     before = made(fake, out).manifest
     (out / "uki.efi").unlink()
     programs(fake)
@@ -429,7 +431,7 @@ def test_a_root_without_its_uki_is_made_again(fake: Fake, out: Path) -> None:
     assert found.manifest == before
 
 
-def test_the_second_root_begins_with_the_tree_of_the_first(fake: Fake, out: Path) -> None:
+def test_a_second_root_starts_from_the_cached_packages(fake: Fake, out: Path) -> None:
     first = made(fake, out)
     given = fake.read("seen.json")
     assert "mkosi.prepare" in given
@@ -444,7 +446,7 @@ def test_the_second_root_begins_with_the_tree_of_the_first(fake: Fake, out: Path
     assert again.manifest == first.manifest
 
 
-def test_a_forced_build_begins_with_the_packages(fake: Fake, out: Path) -> None:
+def test_a_forced_build_does_not_use_cached_packages(fake: Fake, out: Path) -> None:
     made(fake, out)
     found = made(fake, out, force=True)
     assert set(rebuilt(found).values()) == {"a full rebuild was requested"}
@@ -464,7 +466,7 @@ def test_a_damaged_tree_of_packages_is_not_used(fake: Fake, out: Path) -> None:
     assert "base.tar" in fake.read("seen.json")
 
 
-def test_a_tree_of_packages_that_is_gone_is_made_again(fake: Fake, out: Path) -> None:
+def test_a_missing_tree_of_packages_is_rebuilt(fake: Fake, out: Path) -> None:
     made(fake, out)
     shutil.rmtree(fake.store.root / "derived")
     assert made(fake, out).cached
@@ -472,14 +474,14 @@ def test_a_tree_of_packages_that_is_gone_is_made_again(fake: Fake, out: Path) ->
     assert rebuilt(made(fake, out))["base tree"] == "it is not in the store"
 
 
-def test_a_failing_root_keeps_no_tree(fake: Fake, out: Path) -> None:
+def test_a_failed_root_caches_no_tree(fake: Fake, out: Path) -> None:
     fake.installed(fake.lock.packages[0])
     with pytest.raises(BuildError):
         made(fake, out)
     assert not (fake.store.root / "derived").exists()
 
 
-def test_licences_come_over_with_the_root(fake: Fake, out: Path) -> None:
+def test_licences_are_reused_with_the_root(fake: Fake, out: Path) -> None:
     said = {"copyright": {"alpha": "Format: https://x/copyright-format/1.0/\n\nLicense: Curious-1\n"}, "common": {}}
     fake.mkosi.write_text(image_fake.MKOSI + f'(source / "licences.json").write_text({json.dumps(said)!r})\n')
     made(fake, out)
@@ -506,7 +508,7 @@ def test_an_image_that_is_whole_needs_neither_tools_nor_input_bytes(fake: Fake, 
 
 
 @pytest.mark.parametrize("name", ["prediction.json", *LOCKS])
-def test_a_prediction_or_lock_that_is_gone_comes_back_without_a_tool(fake: Fake, out: Path, name: str) -> None:
+def test_a_missing_prediction_or_lock_is_restored_without_a_tool(fake: Fake, out: Path, name: str) -> None:
     before = made(fake, out)
     body = (out / name).read_bytes()
     programs(fake)
@@ -520,7 +522,7 @@ def test_a_prediction_or_lock_that_is_gone_comes_back_without_a_tool(fake: Fake,
     assert made(fake, out).cached
 
 
-def test_another_platform_is_predicted_again_and_nothing_else(
+def test_a_changed_platform_only_changes_the_prediction(
     fake: Fake, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     made(fake, out)
@@ -530,7 +532,7 @@ def test_another_platform_is_predicted_again_and_nothing_else(
     assert (fake.root / "predicted").read_text().count("demo-cpu") == 2
 
 
-def test_a_failing_prediction_leaves_the_old_image_alone(
+def test_a_failed_prediction_leaves_the_old_image_unchanged(
     fake: Fake, out: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fails(*_: object) -> Predicate:
@@ -545,8 +547,8 @@ def test_a_failing_prediction_leaves_the_old_image_alone(
     assert listing(out.parent) == [".demo-cpu.lock", "demo-cpu"]
 
 
-def test_what_is_taken_over_does_not_follow_the_old_image(fake: Fake, out: Path, tmp_path: Path) -> None:
-    """A link to the old file is not the old file's name: the new image stays when the old one goes."""
+def test_reused_files_do_not_depend_on_the_old_image(fake: Fake, out: Path, tmp_path: Path) -> None:
+    """Reused files are hard links, so the new image stays complete when the old one is removed."""
     made(fake, out)
     shutil.copytree(out, tmp_path / "copy")
     (out / "firmware.fd").unlink()
@@ -555,13 +557,13 @@ def test_what_is_taken_over_does_not_follow_the_old_image(fake: Fake, out: Path,
     assert {path.stat().st_nlink for path in out.iterdir()} == {1}
 
 
-def test_mkosi_failing_is_a_build_error_with_its_words(fake: Fake, out: Path) -> None:
+def test_a_failing_mkosi_is_a_build_error_with_its_output(fake: Fake, out: Path) -> None:
     fake.mkosi.write_text("import sys\nprint('to stdout')\nsys.exit('E: the package is broken')\n")
     message = failing(fake, out, "mkosi failed with status 1", "  | E: the package is broken", "  | to stdout")
     assert message.startswith("mkosi failed")
 
 
-def test_a_failure_leaves_the_old_image_alone(fake: Fake, out: Path) -> None:
+def test_a_failure_leaves_the_old_image_unchanged(fake: Fake, out: Path) -> None:
     made(fake, out)
     before = (out / "manifest.json").read_bytes()
     fake.mkosi.write_text("raise SystemExit(3)\n")
@@ -623,13 +625,13 @@ def test_a_missing_package_is_reported(fake: Fake, out: Path) -> None:
     failing(fake, out, "extra: none; missing: alpha 2:1.0-1 amd64")
 
 
-def test_another_version_is_told_both_ways(fake: Fake, out: Path) -> None:
+def test_a_different_version_is_reported_as_extra_and_missing(fake: Fake, out: Path) -> None:
     alpha, *others = fake.lock.packages
     fake.installed(alpha.model_copy(update={"version": "3"}), *others)
     failing(fake, out, "extra: alpha 3 amd64; missing: alpha 2:1.0-1 amd64")
 
 
-def test_a_model_that_is_not_the_locked_one_is_refused(fake: Fake, out: Path) -> None:
+def test_a_model_with_another_digest_than_the_locked_one_is_refused(fake: Fake, out: Path) -> None:
     (model,) = fake.lock.models
     for file, message in (
         ({"sha256": "0" * 64}, "llm/small.gguf does not match the lock"),
@@ -684,7 +686,7 @@ made(fake, folder / "out/demo-cpu")
 """
 
 
-def test_a_killed_build_leaves_nothing_under_the_name_and_blocks_nobody(tmp_path: Path, out: Path) -> None:
+def test_a_killed_build_leaves_no_output_and_no_lock(tmp_path: Path, out: Path) -> None:
     paths = os.pathsep.join([str(Path(__file__).parent), *sys.path])
     process = subprocess.Popen(
         [sys.executable, "-c", BUILD, str(tmp_path)], start_new_session=True, env={**os.environ, "PYTHONPATH": paths}
@@ -780,14 +782,14 @@ def test_an_address_outside_the_pool_of_packages_fails_closed(verb: str, address
         root.check_sources(said.encode())
 
 
-def test_the_pool_of_packages_is_the_one_address() -> None:
+def test_the_pool_of_packages_is_the_only_allowed_address() -> None:
     root.check_sources(
         b"Get:1 file:/repository ./ InRelease\nIgn:1 file:/repository ./ InRelease\n"
         b"Get:2 file:///repository ./ Packages\nFetched 1 kB from http://deb.example.invalid/ in 0s\n"
     )
 
 
-def test_a_build_whose_apt_went_elsewhere_leaves_nothing(fake: Fake, out: Path) -> None:
+def test_a_build_whose_apt_used_another_address_leaves_no_output(fake: Fake, out: Path) -> None:
     fake.mkosi.write_text(image_fake.MKOSI + 'print("Get:1 http://deb.example.invalid/debian forky InRelease")\n')
     failing(fake, out, "deb.example.invalid", "pool of locked packages")
 
@@ -819,7 +821,7 @@ def test_an_image_without_a_model_has_no_volume_for_one(fake: Fake, tmp_path: Pa
     assert subjects == {"firmware.fd", "root.raw", "uki.efi", "manifest.json", "sbom.cdx.json"}
 
 
-def test_a_model_that_comes_or_goes_makes_another_image(fake: Fake, tmp_path: Path) -> None:
+def test_adding_or_removing_the_model_changes_the_image(fake: Fake, tmp_path: Path) -> None:
     out, whole = tmp_path / "out/tdx-min", (fake.recipe, fake.lock)
     bare = (image_fake.without_model(fake).recipe, fake.lock)
     assert "model.raw" not in made(fake, out).because
@@ -840,8 +842,8 @@ def test_what_is_rendered_without_a_model_needs_no_tool(fake: Fake, tmp_path: Pa
 
 
 @pytest.mark.parametrize("gains", [True, False])
-def test_a_model_may_come_and_go_in_one_place(fake: Fake, tmp_path: Path, gains: bool) -> None:
-    """What is taken over from an earlier image is never a model that this one has not, or a lack of one."""
+def test_one_directory_can_gain_or_lose_its_model(fake: Fake, tmp_path: Path, gains: bool) -> None:
+    """A model, or its absence, is never reused from an earlier image of another recipe."""
     other = image_fake.without_model(image_fake.make(tmp_path / "other"))
     out = tmp_path / "out/place"
     before, after = (other, fake) if gains else (fake, other)

@@ -1,4 +1,4 @@
-"""What killed builds left: found by name, removed, and by other means where it is not the user's own."""
+"""Leftovers of killed builds are found by name and removed, those of other user ids with a helper."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def place(tmp_path: Path) -> Path:
     return tmp_path / "image"
 
 
-def test_only_what_a_build_names_so_is_removed(place: Path) -> None:
+def test_only_temporary_names_of_a_build_are_removed(place: Path) -> None:
     assert remove_leftovers(place) == 2
     assert {path.name for path in place.parent.iterdir()} == {
         ".image.lock",
@@ -30,7 +30,7 @@ def test_only_what_a_build_names_so_is_removed(place: Path) -> None:
     assert remove_leftovers(place / "deeper/absent") == 0
 
 
-def test_what_stays_is_removed_by_who_may(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leftovers_of_other_users_are_passed_to_the_remover(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = place.with_name(".image.abcdefg1")
     monkeypatch.setattr(leftovers, "remove_tree", lambda path: shutil.rmtree(path) if path == own else None)
     asked: list[Path] = []

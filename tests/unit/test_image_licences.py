@@ -1,4 +1,4 @@
-"""Licences as Debian packages and wheels declare them: machine-readable, free-form, linked, and none at all."""
+"""Licences as Debian packages and wheels declare them: machine-readable, free-form, linked, or absent."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FREE = """This package was debianised by somebody.
 """
 
 
-def test_a_machine_readable_file_gives_its_synopses() -> None:
+def test_a_machine_readable_file_gives_its_licence_names() -> None:
     assert short_names(MACHINE) == [
         "BSD-3-clause",
         "Expat",
@@ -78,7 +78,7 @@ def test_free_form_gives_the_common_licences_that_it_names_and_links_are_followe
     ]
 
 
-def test_a_text_that_says_nothing_asserts_nothing() -> None:
+def test_a_text_without_a_licence_gives_noassertion() -> None:
     assert short_names("Do what you like.\n") == ["NOASSERTION"]
     assert short_names("") == ["NOASSERTION"]
     assert short_names(FORMAT + "\nFiles: *\nCopyright: nobody\n") == ["NOASSERTION"]
@@ -102,7 +102,7 @@ def test_an_exact_name_is_an_spdx_id(name: str, spdx: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["MIT", "BSD", "Artistic", "GPL", "GFDL-1.2", "public-domain"])
-def test_a_name_of_many_texts_stays_a_name(name: str) -> None:
+def test_an_ambiguous_name_is_kept_as_a_name(name: str) -> None:
     assert declared([name]) == [{"license": {"name": name}}]
 
 
@@ -158,7 +158,7 @@ def test_ids_have_the_spelling_of_the_spdx_list() -> None:
     assert not [spdx for spdx in SPDX.values() if spdx.endswith("+")]
 
 
-def test_what_finalize_leaves_is_read(tmp_path: Path) -> None:
+def test_the_licence_files_of_finalize_are_read(tmp_path: Path) -> None:
     path = tmp_path / licences.FILE
     path.write_text(json.dumps({"copyright": {"a": MACHINE, "b": FREE}, "common": {"GPL": "GPL-3"}}))
     found = of_tree(path)
@@ -186,7 +186,7 @@ def wheel(fake: image_fake.Fake, metadata: str | None) -> Wheel:
         (None, ["NOASSERTION"]),
     ],
 )
-def test_a_wheel_and_the_firmware_tell_theirs(tmp_path: Path, metadata: str | None, names: list[str]) -> None:
+def test_licences_of_wheels_and_firmware_are_read(tmp_path: Path, metadata: str | None, names: list[str]) -> None:
     fake = image_fake.make(tmp_path)
     lock = fake.lock.model_copy(update={"python": (wheel(fake, metadata),)})
     body = deb_package([deb_file("./usr/share/doc/ovmf-inteltdx/copyright", MACHINE.encode())])
@@ -197,12 +197,12 @@ def test_a_wheel_and_the_firmware_tell_theirs(tmp_path: Path, metadata: str | No
     assert "LGPL-2.1+" in found["ovmf-inteltdx"]
 
 
-def test_firmware_without_a_copyright_file_asserts_nothing(tmp_path: Path) -> None:
+def test_firmware_without_a_copyright_file_gives_noassertion(tmp_path: Path) -> None:
     fake = image_fake.make(tmp_path)
     assert of_inputs(fake.lock, fake.store)["ovmf-inteltdx"] == ["NOASSERTION"]
 
 
-def test_a_wheel_that_is_none_is_told(tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_wheel_is_an_input_error(tmp_path: Path) -> None:
     fake = image_fake.make(tmp_path)
     broken = fake.lock.python[0].model_copy(update={"sha256": fake.store.add_bytes(b"no zip")})
     with pytest.raises(InputsError, match="is not a wheel"):

@@ -1,4 +1,4 @@
-"""An image's own locks: kept beside it, believed from the manifest on, and taken by what runs or measures it."""
+"""An image's own locks: stored with it, checked against the manifest, and used to run and measure it."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from privml.recipe.loader import load, shipped
 
 @pytest.fixture
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with recipes, the current one."""
+    """The current folder, with recipes in it."""
     shutil.copytree(shipped(), tmp_path / "recipes")
     (tmp_path / "out").mkdir()
     monkeypatch.chdir(tmp_path)
@@ -35,7 +35,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def tools(place: Path) -> Path:
-    """Another tools lock than the committed one, as `--refresh-to` writes it."""
+    """A tools lock that differs from the committed one, as `--refresh-to` writes it."""
     path = place / "out/locks/demo-cpu.tools.lock.json"
     path.parent.mkdir()
     path.write_bytes(
@@ -53,7 +53,7 @@ def lock(place: Path, tools: Path) -> Lock:
 
 @pytest.fixture
 def built(place: Path, lock: Lock) -> Target:
-    """A refreshed image as `image --lock` leaves it, but for its locks."""
+    """A refreshed image as `image --lock` writes it, without its locks."""
     folder = place / "out/demo-cpu"
     made = replace(
         sample(folder),
@@ -71,7 +71,7 @@ def keep(target: Target, lock: Lock, tools: Path) -> Manifest:
 
 
 def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
-    """Notes which tools locks are asked for, and stops there."""
+    """Record the requested tools locks, and stop."""
     asked: list[bytes] = []
 
     def note(_store: object, lock: object, _pools: object = ()) -> None:
@@ -82,7 +82,7 @@ def taken(monkeypatch: pytest.MonkeyPatch) -> list[bytes]:
     return asked
 
 
-def test_they_come_back_as_they_went(built: Target, lock: Lock, tools: Path) -> None:
+def test_kept_locks_are_read_back(built: Target, lock: Lock, tools: Path) -> None:
     assert madeby.read(built.directory, built.manifest()) is None
     manifest = keep(built, lock, tools)
     found = madeby.read(built.directory, manifest)
@@ -92,7 +92,7 @@ def test_they_come_back_as_they_went(built: Target, lock: Lock, tools: Path) -> 
     assert Workplace(lock_file=found.lock_path).recipe_and_lock(Path("recipes/demo-cpu.yaml"))[1] == lock
 
 
-def test_what_is_there_and_right_is_not_written_again(built: Target, lock: Lock, tools: Path) -> None:
+def test_unchanged_locks_are_not_rewritten(built: Target, lock: Lock, tools: Path) -> None:
     keep(built, lock, tools)
     paths = [madeby.lock_file(built.directory, built.manifest())]
     before = [path.stat().st_ino for path in paths]
@@ -101,7 +101,7 @@ def test_what_is_there_and_right_is_not_written_again(built: Target, lock: Lock,
 
 
 @pytest.mark.parametrize("name", ["demo-cpu.lock.json", "demo-cpu.tools.lock.json"])
-def test_other_locks_are_not_believed(built: Target, lock: Lock, tools: Path, name: str) -> None:
+def test_locks_with_another_digest_are_refused(built: Target, lock: Lock, tools: Path, name: str) -> None:
     keep(built, lock, tools)
     path = built.directory / name
     document = json.loads(path.read_bytes())
@@ -112,7 +112,7 @@ def test_other_locks_are_not_believed(built: Target, lock: Lock, tools: Path, na
 
 
 @pytest.mark.parametrize("name", ["demo-cpu.lock.json", "demo-cpu.tools.lock.json"])
-def test_the_same_locks_in_another_layout_are_believed(built: Target, lock: Lock, tools: Path, name: str) -> None:
+def test_the_same_locks_in_another_layout_are_accepted(built: Target, lock: Lock, tools: Path, name: str) -> None:
     keep(built, lock, tools)
     path = built.directory / name
     path.write_text(json.dumps(json.loads(path.read_bytes()), indent=7))
@@ -122,7 +122,7 @@ def test_the_same_locks_in_another_layout_are_believed(built: Target, lock: Lock
 
 @pytest.mark.parametrize("name", ["demo-cpu.lock.json", "demo-cpu.tools.lock.json"])
 @pytest.mark.parametrize("data", [b"", b"{}", b'{"format": "privml-lock/v1"}', b"[]"])
-def test_what_is_no_lock_is_not_believed(built: Target, lock: Lock, tools: Path, name: str, data: bytes) -> None:
+def test_a_file_that_is_not_a_lock_is_refused(built: Target, lock: Lock, tools: Path, name: str, data: bytes) -> None:
     keep(built, lock, tools)
     (built.directory / name).write_bytes(data)
     with pytest.raises(BuildError, match=name) as caught:
@@ -151,7 +151,7 @@ def test_a_refreshed_image_without_them_is_refused(built: Target, monkeypatch: p
     assert not asked
 
 
-def test_any_other_image_without_them_has_the_committed_ones(
+def test_an_image_without_its_locks_uses_the_committed_ones(
     built: Target, place: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     manifest = replace(built.manifest(), refreshed=False)

@@ -1,4 +1,4 @@
-"""manifest.json v2: it comes back as it went, and nothing else is taken for one."""
+"""manifest.json v2: it round-trips, and other documents are refused."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ ARTEFACTS = ("firmware.fd", "model.raw", "root.raw", "uki.efi")
 
 
 def sample(folder: Path) -> Manifest:
-    """A manifest of artefacts that are really there."""
+    """A manifest of existing artefacts."""
     folder.mkdir(exist_ok=True)
     for name in ARTEFACTS:
         (folder / name).write_bytes(name.encode())
@@ -65,7 +65,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path / "image"
 
 
-def test_it_comes_back_as_it_went(folder: Path) -> None:
+def test_a_manifest_round_trips(folder: Path) -> None:
     data = sample(folder).encode()
     assert manifest.decode(data) == sample(folder)
     assert manifest.decode(data).encode() == data
@@ -94,7 +94,7 @@ def bent(data: bytes, path: tuple[Any, ...], change: Any) -> bytes:
 
 
 def field_paths(data: bytes) -> list[tuple[Any, ...]]:
-    """Every field that is not data itself: origins, artefacts and purposes may be any."""
+    """Every field of the schema; the keys of origins, artefacts and purposes are data."""
     return [
         path
         for path in places(loads(data))
@@ -153,7 +153,7 @@ def without_model(folder: Path) -> Manifest:
     )
 
 
-def test_one_without_a_model_comes_back_as_it_went(folder: Path) -> None:
+def test_a_manifest_without_a_model_round_trips(folder: Path) -> None:
     data = without_model(folder).encode()
     assert (loads(data)["models"], loads(data)["engine"]) == ([], None)
     assert loads(data).keys() == loads(sample(folder).encode()).keys()
@@ -177,7 +177,7 @@ def test_one_without_a_model_comes_back_as_it_went(folder: Path) -> None:
         (False, ("models",), None, ".models: null, expected an array"),
         (False, ("engine",), {"name": "x", "version": "1"}, ": models without an engine, or an engine without"),
         (False, ("gpus",), {}, ".gpus: expected null"),
-        (False, ("exceptions",), [1], ".exceptions: expected an empty list"),
+        (False, ("exceptions",), [1], ".exceptions[0]: "),
         (False, ("boot",), "disk", ".boot: got `disk`, expected one of direct"),
         (False, ("firmware",), {}, ".firmware: empty"),
         (False, ("firmware", "tdx", "file"), "other.fd", ".firmware: `other.fd` is not listed in the artefacts"),
@@ -190,7 +190,7 @@ def test_one_without_a_model_comes_back_as_it_went(folder: Path) -> None:
         (False, ("purposes", "serve"), 3, ".purposes.serve: got 3, expected 0 to 2"),
     ],
 )
-def test_a_model_and_its_volume_are_there_together_or_not_at_all(
+def test_a_model_requires_its_volume_and_the_reverse(
     folder: Path, with_model: bool, path: tuple[Any, ...], value: Any, text: str
 ) -> None:
     data = (sample(folder) if with_model else without_model(folder)).encode()
@@ -199,7 +199,7 @@ def test_a_model_and_its_volume_are_there_together_or_not_at_all(
 
 
 @pytest.mark.parametrize("event", [model_event("small", "5" * 64), engine_event("llama-server", ["/x"])])
-def test_events_of_a_model_that_is_not_there_are_refused(folder: Path, event: AgentEvent) -> None:
+def test_events_of_a_missing_model_are_refused(folder: Path, event: AgentEvent) -> None:
     made = without_model(folder)
     contradicting = replace(made, agent_events=(made.agent_events[0], event, made.agent_events[-1]))
     with pytest.raises(EvidenceError, match="agent_events: expected one `model` event per model"):
@@ -237,7 +237,7 @@ def test_values_out_of_range_are_refused(folder: Path, path: tuple[Any, ...], va
         manifest.decode(bent(data, path, change))
 
 
-def test_a_directory_without_one_is_told(tmp_path: Path) -> None:
+def test_a_directory_without_a_manifest_is_reported(tmp_path: Path) -> None:
     with pytest.raises(BuildError) as caught:
         manifest.read(tmp_path)
     assert "no manifest.json" in caught.value.message
@@ -245,7 +245,7 @@ def test_a_directory_without_one_is_told(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ARTEFACTS)
-def test_an_artefact_must_be_there_and_be_the_one(folder: Path, name: str) -> None:
+def test_a_missing_or_changed_artefact_is_refused(folder: Path, name: str) -> None:
     made = manifest.read(folder)
     check_artefacts(folder, made.artefacts)
     body = (folder / name).read_bytes()

@@ -1,4 +1,4 @@
-"""The mkosi tree: a pure function of the plan, with nothing in it that nobody asked for."""
+"""The mkosi tree is a pure function of the plan and contains only what the plan asks for."""
 
 from __future__ import annotations
 
@@ -50,14 +50,14 @@ def guest(*, development: bool) -> Plan:
     return replace(PLAN, overlay=overlay, development=development)
 
 
-def test_the_same_plan_makes_the_same_tree() -> None:
+def test_the_same_plan_renders_the_same_tree() -> None:
     assert made() == made()
     shuffled = replace(PLAN, packages=PLAN.packages[::-1], overlay=dict(reversed(PLAN.overlay.items())))
     assert made(shuffled) == made()
     assert list(made(shuffled)) == sorted(made())
 
 
-def test_these_files_and_no_others() -> None:
+def test_exactly_these_files_are_rendered() -> None:
     assert sorted(made()) == [
         "mkosi.conf",
         "mkosi.env",
@@ -76,7 +76,7 @@ def test_packages_are_sorted_and_each_on_its_line() -> None:
     assert options(made())["Packages"].split() == ["bash", "llama.cpp", "systemd"]
 
 
-def test_options_that_keep_builds_equal_and_offline() -> None:
+def test_options_keep_builds_reproducible_and_offline() -> None:
     found = options(made())
     expected = {
         "Seed": PLAN.seed,
@@ -97,7 +97,7 @@ def test_options_that_keep_builds_equal_and_offline() -> None:
     assert not [key for key in found if "Script" in key or "Password" in key or "Ssh" in key or "Autologin" in key]
 
 
-def test_a_tree_on_a_kept_base_installs_nothing_and_is_the_same_otherwise() -> None:
+def test_a_tree_on_a_cached_base_only_omits_the_packages() -> None:
     plain, based = made(), made(replace(PLAN, based=True))
     assert sorted(plain.keys() - based.keys()) == ["mkosi.prepare"]
     assert [name for name in based if based[name] != plain[name]] == ["mkosi.conf"]
@@ -106,7 +106,7 @@ def test_a_tree_on_a_kept_base_installs_nothing_and_is_the_same_otherwise() -> N
     assert {key: value for key, value in before.items() if key not in ("Packages", "PackageDirectories")} == after
 
 
-def test_apt_gets_no_archive_at_all() -> None:
+def test_apt_is_configured_without_archives() -> None:
     assert made()["mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources"].data == b""
 
 
@@ -124,7 +124,7 @@ def test_the_seed_is_a_function_of_the_name() -> None:
     assert changed.seed == PLAN.seed
 
 
-def test_the_path_of_the_tools_is_in_the_configuration_alone() -> None:
+def test_the_path_of_the_tools_is_only_in_the_configuration() -> None:
     here, there = made(), made(replace(PLAN, tools="/elsewhere"))
     assert [name for name in here if here[name] != there[name]] == ["mkosi.conf"]
 
@@ -154,7 +154,7 @@ def test_only_a_development_tree_holds_simulation() -> None:
     assert "qemu_fw_cfg" in facts[1]["modules"]
 
 
-def test_finalize_is_told_every_overlay_path() -> None:
+def test_finalize_gets_every_overlay_path() -> None:
     plan = guest(development=False)
     facts = json.loads(made(plan)["privml.json"].data)
     assert facts["overlay"].keys() == plan.overlay.keys()
@@ -176,7 +176,7 @@ def test_the_overlay_holds_the_configuration_and_the_agent() -> None:
     assert "usr/lib/systemd/system/privml-engine.service" in files
 
 
-def test_a_guest_without_an_engine_has_nothing_of_one() -> None:
+def test_a_guest_without_an_engine_has_no_engine_files() -> None:
     overlay = resources.overlay(load(shipped() / "tdx-min.yaml"), [], config=b"{}")
     assert not [name for name in overlay if "engine" in name]
     facts = json.loads(made(replace(PLAN, overlay=overlay, engine=None))["privml.json"].data)

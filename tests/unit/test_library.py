@@ -1,4 +1,4 @@
-"""The library: the examples of the package's docstring run as they stand, and importing the package costs nothing."""
+"""The library: the examples of the package's docstring run unchanged, and importing the package loads no room."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ def guest(place: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:  # n
 
 
 def run_example(name: str, guest: Guest, *, simulated: bool = True) -> None:
-    """Run an example against ``guest``: its address is not in the text, nor that it is simulated."""
+    """Run an example with the address of ``guest`` and with the simulation allowed."""
     code = examples()[name].replace("https://HOST:8443", guest.url)
     if simulated:
         code = code.replace('expect="out/demo-cpu"', 'expect="out/demo-cpu", allow_simulated="root.pem"')
@@ -105,7 +105,7 @@ def test_nothing_is_sent_to_a_refused_guest(guest: Guest) -> None:
     assert guest.requests == []
 
 
-def test_a_guest_that_is_no_longer_accepted_gets_nothing_more(guest: Guest) -> None:
+def test_a_guest_that_is_no_longer_accepted_gets_no_more_prompts(guest: Guest) -> None:
     openai = pytest.importorskip("openai")
     with privml.openai_client(guest.url, "out/demo-cpu", allow_simulated="root.pem", interval=0.05) as client:
         guest.items = [*samples.extends(4 << 30), (RTMR2, types.EV_IPL, b"x", b"x", "")]
@@ -115,7 +115,7 @@ def test_a_guest_that_is_no_longer_accepted_gets_nothing_more(guest: Guest) -> N
     assert guest.requests == []
 
 
-def test_the_environments_proxy_is_not_used(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_environment_s_proxy_is_not_used(guest: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"):
         monkeypatch.setenv(name, "http://127.0.0.1:1")
     with privml.openai_client(guest.url, "out/demo-cpu", allow_simulated="root.pem") as client:
@@ -123,7 +123,7 @@ def test_the_environments_proxy_is_not_used(guest: Guest, monkeypatch: pytest.Mo
     assert answer.choices[0].message.content == "Paris."
 
 
-def test_the_socket_is_this_users_and_goes_with_the_client(
+def test_the_socket_belongs_to_the_user_and_is_removed_with_the_client(
     guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "t").mkdir()
@@ -135,7 +135,7 @@ def test_the_socket_is_this_users_and_goes_with_the_client(
     assert list((tmp_path / "t").iterdir()) == []
 
 
-def test_errors_are_the_packages_own(guest: Guest, place: Path) -> None:  # noqa: F811
+def test_errors_are_the_package_s_own(guest: Guest, place: Path) -> None:  # noqa: F811
     with pytest.raises(HostError, match="no attestation document"):
         privml.verify(f"https://127.0.0.1:{guest_fake.unused_port()}", "out/demo-cpu")
     with pytest.raises(HostError):
@@ -172,7 +172,7 @@ def test_a_captured_document_is_judged(guest: Guest, place: Path) -> None:  # no
         "import privml; privml.verify; import privml.verify.check as check; found = privml.measure({path!r})",
     ],
 )
-def test_a_room_is_a_package_and_a_call_in_any_order(code: str, tmp_path: Path) -> None:
+def test_a_callable_room_works_in_any_import_order(code: str, tmp_path: Path) -> None:
     (tmp_path / "report").write_bytes(REPORT)
     code = f"{code.format(path=str(tmp_path / 'report'))}; print(found.kind)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
@@ -207,7 +207,7 @@ def test_verifying_and_measuring_load_only_what_they_need(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("roots", [AGENT_ROOTS, DEVELOPMENT_ROOTS])
-def test_the_guest_carries_none_of_it(roots: tuple[str, ...]) -> None:
+def test_the_guest_does_not_contain_the_library(roots: tuple[str, ...]) -> None:
     carried = module_closure(BUILDER, roots)
     assert "privml/__init__.py" in carried
     assert not carried & {"privml/base/callables.py", "privml/client/calls.py", "privml/readers/calls.py"}

@@ -1,4 +1,4 @@
-"""The apt resolver with an apt of our own that answers from small texts."""
+"""The apt resolver with a fake apt that answers from small texts."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ import pytest
 from privml.base.causes import HostCause
 from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed
+from privml.base.wayout import WayOut
 from privml.lock.apt import (
     AptTools,
     host_tools,
@@ -28,7 +29,6 @@ from privml.lock.states import judge
 from privml.lock.wanted import Wanted
 from privml.recipe.distributions import DEBIAN, base
 from privml.recipe.packages import Request
-from privml.store.wayout import WayOut
 
 NOW = datetime(2026, 11, 1, tzinfo=UTC)
 LATER = datetime(2026, 11, 21, tzinfo=UTC)
@@ -54,7 +54,7 @@ def stanza(name: str, version: str = "1", depends: str = "") -> str:
 
 
 class Apt:
-    """Serves one suite from the good mirror; `install` gives exactly what is asked for."""
+    """Serves one suite from the good mirror; `install` resolves to exactly the requested packages."""
 
     def __init__(self) -> None:
         self.packages = {
@@ -131,30 +131,30 @@ def test_the_kernels_metapackage_becomes_its_parts() -> None:
     assert found.requested == ("linux-binary-7", "linux-modules-7", "a")
 
 
-def test_a_kernel_that_stays_is_not_followed() -> None:
+def test_a_kept_kernel_is_not_upgraded() -> None:
     kept = replace(wanted("linux-image-cloud-amd64", "a"), kernel=("linux-binary-7",))
     assert resolve(Apt().tools(), MIRRORS, kept, now=NOW).requested == ("linux-binary-7", "a")
 
 
-def test_a_kernel_in_one_piece_stays_as_it_is() -> None:
+def test_a_kernel_that_is_not_a_metapackage_is_unchanged() -> None:
     found = resolve(Apt().tools(), MIRRORS, wanted("linux-image-6-amd64"), now=NOW)
     assert found.requested == ("linux-image-6-amd64",)
 
 
-def test_pins_are_told_to_apt() -> None:
+def test_pins_are_given_to_apt() -> None:
     fake = Apt()
     resolve(fake.tools(), MIRRORS, wanted("a", pins={"a": "0.9-1"}), now=NOW)
     assert fake.preferences == "Package: a\nPin: version 0.9-1\nPin-Priority: 1001\n\n"
 
 
-def test_an_unknown_package() -> None:
+def test_an_unknown_package_is_named() -> None:
     with pytest.raises(InputsError, match=r"(?s)no solution.*Unable to locate package nothing"):
         resolve(Apt().tools(), MIRRORS, wanted("nothing"), now=NOW)
     with pytest.raises(InputsError, match="no suite has the package `nothing`"):
         resolve(Apt().tools(), MIRRORS, wanted("a", alone=("nothing",)), now=NOW)
 
 
-def test_no_mirror_serves_the_suite() -> None:
+def test_a_suite_that_no_mirror_serves_is_an_error() -> None:
     with pytest.raises(InputsError, match=r"(?s)could not fetch the package lists:.*no such host"):
         resolve(Apt().tools(), {"debian": MIRRORS["debian"][:1]}, wanted("a"), now=NOW)
     with pytest.raises(InputsError, match="no mirror of the archive `debian`"):
@@ -175,7 +175,7 @@ def judged(data: bytes, before: tuple[Archive, ...] = (), *, allow_expired: bool
     return judge(suite, parse_inrelease(data), digest, before, allow_expired, LATER, DEBIAN.origin)
 
 
-def test_a_roll_back_is_refused_even_when_expired_is_accepted() -> None:
+def test_a_rollback_is_refused_even_when_expired_is_accepted() -> None:
     before = judged(inrelease())
     assert judged(inrelease(), (before,)) == before
     assert judged(inrelease("Sat, 31 Oct 2026 08:08:01 UTC"), (before,)).date == "2026-10-31T08:08:01Z"
@@ -189,7 +189,7 @@ def test_another_suite_or_archive_is_refused(data: bytes) -> None:
         judged(data)
 
 
-def test_the_configuration_reads_nothing_of_the_host(tmp_path: Path) -> None:
+def test_the_configuration_ignores_the_host_s_apt(tmp_path: Path) -> None:
     certificates = tmp_path / "ca.pem"
     certificates.write_bytes(b"PEM")
     way = WayOut({"http": "http://proxy.example.invalid:3128"}, certificates=certificates)
@@ -203,7 +203,7 @@ def test_the_configuration_reads_nothing_of_the_host(tmp_path: Path) -> None:
     assert f'Dir::State::status "{tmp_path}/status";' in text
 
 
-def test_a_host_without_a_keyring_is_no_starting_point(tmp_path: Path) -> None:
+def test_a_host_without_a_keyring_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(
         HostError, match=r"no verified tools tree, and the host lacks .*debian-archive-keyring"
     ) as caught:
@@ -211,7 +211,7 @@ def test_a_host_without_a_keyring_is_no_starting_point(tmp_path: Path) -> None:
     assert caught.value.exit_code == 5
 
 
-def test_printed_uris() -> None:
+def test_printed_uris_are_parsed() -> None:
     assert printed_uris("Reading\n'http://x.example.invalid/a%2b.deb' a+.deb 12 SHA256:0\n") == [
         "http://x.example.invalid/a%2b.deb"
     ]

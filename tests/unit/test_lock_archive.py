@@ -1,4 +1,4 @@
-"""The resolver and the refresher against the fake archive, with the host's own apt and gpgv: no fakes in between."""
+"""The resolver and the refresher with the fake archive and the host's real apt and gpgv."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def solved(mirrors: Mirrors, *, before: tuple[Archive, ...] = (), now: datetime 
     return resolve(TOOLS, mirrors, Wanted(FORKY, (APP,), (FIRM,)), before=before, now=now, **more)
 
 
-def test_what_was_signed_is_what_this_code_makes() -> None:
+def test_the_signed_archive_matches_the_generator() -> None:
     for name, state in SIGNED.items():
         signed = (fake_archive.HERE / f"{name}.InRelease").read_text()
         body = signed.partition("\n\n")[2].partition("-----BEGIN PGP SIGNATURE-----")[0]
@@ -58,7 +58,7 @@ def test_what_was_signed_is_what_this_code_makes() -> None:
 
 
 @needs_apt
-def test_a_good_archive(mirrors: Mirrors) -> None:
+def test_a_valid_archive_is_accepted(mirrors: Mirrors) -> None:
     found = solved(mirrors)
     assert [str(package) for package in found.packages] == ["app 1", "common 1", "lib 1"]
     assert [str(package) for package in found.alone] == ["firm 1"]
@@ -86,7 +86,7 @@ def test_signed_text_that_was_changed_is_refused(folder: Path, mirrors: Mirrors,
 
 @needs_apt
 @pytest.mark.parametrize("keep", [0, 40, 250, -60, -1])
-def test_a_signed_state_that_is_cut_is_refused(folder: Path, mirrors: Mirrors, keep: int) -> None:
+def test_a_truncated_signed_state_is_refused(folder: Path, mirrors: Mirrors, keep: int) -> None:
     path = folder / "dists/forky/InRelease"
     path.write_bytes(path.read_bytes()[:keep].rstrip(b"-") if keep == -1 else path.read_bytes()[:keep])
     with pytest.raises(InputsError, match="could not fetch the package lists"):
@@ -103,7 +103,7 @@ def test_no_signature_is_refused(folder: Path, mirrors: Mirrors) -> None:
 
 @needs_apt
 @pytest.mark.parametrize("cut", [0, 300])
-def test_a_list_that_is_cut_or_changed_is_refused(folder: Path, mirrors: Mirrors, cut: int) -> None:
+def test_a_truncated_or_changed_list_is_refused(folder: Path, mirrors: Mirrors, cut: int) -> None:
     path = folder / "dists/forky/main/binary-amd64/Packages"
     data = path.read_bytes()
     path.write_bytes(data[:-cut] if cut else data.replace(b"Version: 1", b"Version: 7"))
@@ -112,10 +112,10 @@ def test_a_list_that_is_cut_or_changed_is_refused(folder: Path, mirrors: Mirrors
 
 
 @needs_apt
-def test_a_mirror_that_lags_behind_is_passed_over(
+def test_an_outdated_mirror_is_skipped(
     folder: Path, mirrors: Mirrors, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Its state is signed and has not expired; only the last lock knows that the archive has been further."""
+    """Its state is signed and has not expired; only the previous lock shows that the archive had a newer one."""
     stale = fake_archive.write(tmp_path / "stale", "lagging")
     current = fake_archive.write(folder, "second")
     locked = solved(mirrors, now=LATE).archives
@@ -137,7 +137,7 @@ def test_a_mirror_that_lags_behind_is_passed_over(
 
 
 @needs_apt
-def test_an_expired_mirror_is_passed_over_too(folder: Path, mirrors: Mirrors, tmp_path: Path) -> None:
+def test_an_expired_mirror_is_skipped(folder: Path, mirrors: Mirrors, tmp_path: Path) -> None:
     fake_archive.write(folder, "second")
     with serving(fake_archive.write(tmp_path / "old", "first")) as (address, _):
         found = solved({"debian": (address, *mirrors["debian"])}, now=LATE)
@@ -148,7 +148,7 @@ def test_an_expired_mirror_is_passed_over_too(folder: Path, mirrors: Mirrors, tm
 
 
 @needs_apt
-def test_a_mirror_in_the_middle_of_an_update_has_its_lists_by_hash(folder: Path, mirrors: Mirrors) -> None:
+def test_lists_are_fetched_by_hash_during_a_mirror_update(folder: Path, mirrors: Mirrors) -> None:
     fake_archive.write(folder, "lagging")
     place = folder / "dists/forky/main/binary-amd64"
     (place / "Packages").write_bytes(STATES["second"].packages)
@@ -162,7 +162,7 @@ def test_a_mirror_in_the_middle_of_an_update_has_its_lists_by_hash(folder: Path,
 
 
 @needs_apt
-def test_expired_roll_back_and_a_clock_far_off(folder: Path, mirrors: Mirrors) -> None:
+def test_expired_states_rollbacks_and_wrong_clocks_are_reported(folder: Path, mirrors: Mirrors) -> None:
     with pytest.raises(InputsError, match="expired at 2026-11-06"):
         solved(mirrors, now=LATE)
     accepted = solved(mirrors, now=LATE, allow_expired=True).archives
@@ -216,13 +216,13 @@ def versions(lock: Lock) -> list[str]:
 
 
 @needs_apt
-def test_nothing_gone_moves_nothing(mirrors: Mirrors, store: Store) -> None:
+def test_refreshing_a_complete_lock_returns_it_unchanged(mirrors: Mirrors, store: Store) -> None:
     lock = lock_of(solved(mirrors))
     assert refreshed(lock, store, mirrors) is lock
 
 
 @needs_apt
-def test_what_the_store_has_stays_although_the_archive_moved_on(folder: Path, mirrors: Mirrors, store: Store) -> None:
+def test_stored_packages_are_kept_although_the_archive_changed(folder: Path, mirrors: Mirrors, store: Store) -> None:
     lock = lock_of(solved(mirrors))
     for name in ("app", "common", "lib"):
         store.add_bytes(Deb(name, "1", "lib (= 1), common" if name == "app" else "").data)
@@ -236,7 +236,7 @@ def test_what_the_store_has_stays_although_the_archive_moved_on(folder: Path, mi
 
 
 @needs_apt
-def test_what_is_gone_takes_along_only_what_it_forces(
+def test_only_unavailable_packages_and_their_dependencies_are_replaced(
     folder: Path, mirrors: Mirrors, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lock = lock_of(solved(mirrors))
@@ -253,9 +253,7 @@ def test_what_is_gone_takes_along_only_what_it_forces(
 
 
 @needs_apt
-def test_what_the_archive_lists_and_no_mirror_has_is_not_nothing(
-    folder: Path, mirrors: Mirrors, store: Store
-) -> None:
+def test_a_listed_package_that_no_mirror_has_is_an_error(folder: Path, mirrors: Mirrors, store: Store) -> None:
     lock = lock_of(solved(mirrors))
     (folder / Deb("common", "1").pool).unlink()
     with pytest.raises(InputsError, match="the archive lists common 1, but no mirror has it") as caught:
@@ -270,7 +268,7 @@ def test_what_the_archive_lists_and_no_mirror_has_is_not_nothing(
 
 
 @needs_apt
-def test_an_expired_state_that_the_lock_names_was_accepted_then(folder: Path, mirrors: Mirrors) -> None:
+def test_an_expired_state_recorded_in_the_lock_is_accepted(folder: Path, mirrors: Mirrors) -> None:
     accepted = solved(mirrors, now=LATE, allow_expired=True).archives
     assert solved(mirrors, before=accepted, now=LATE).archives == accepted
     fresh = tuple(archive.model_copy(update={"expired": False}) for archive in accepted)
@@ -282,7 +280,7 @@ def test_an_expired_state_that_the_lock_names_was_accepted_then(folder: Path, mi
 
 
 @needs_apt
-def test_an_upgrade_of_one_package_keeps_what_the_archive_no_longer_lists(
+def test_upgrading_one_package_keeps_packages_the_archive_no_longer_lists(
     folder: Path, mirrors: Mirrors, store: Store, capsys: pytest.CaptureFixture[str]
 ) -> None:
     lock = lock_of(solved(mirrors))
@@ -297,7 +295,7 @@ def test_an_upgrade_of_one_package_keeps_what_the_archive_no_longer_lists(
 
 
 @needs_apt
-def test_a_pool_makes_it_not_gone(folder: Path, mirrors: Mirrors, store: Store, tmp_path: Path) -> None:
+def test_a_package_in_a_pool_is_available(folder: Path, mirrors: Mirrors, store: Store, tmp_path: Path) -> None:
     lock = lock_of(solved(mirrors))
     fake_archive.write(folder, "second")
     with pytest.raises(GoneError) as caught:
@@ -312,7 +310,9 @@ def test_a_pool_makes_it_not_gone(folder: Path, mirrors: Mirrors, store: Store, 
 
 
 @needs_apt
-def test_partly_gone_is_not_gone(folder: Path, mirrors: Mirrors, store: Store, tmp_path: Path) -> None:
+def test_a_package_missing_from_some_mirrors_is_available(
+    folder: Path, mirrors: Mirrors, store: Store, tmp_path: Path
+) -> None:
     lock = lock_of(solved(mirrors))
     old = fake_archive.write(tmp_path / "old", "first")
     fake_archive.write(folder, "second")
@@ -323,7 +323,7 @@ def test_partly_gone_is_not_gone(folder: Path, mirrors: Mirrors, store: Store, t
 
 @needs_apt
 @pytest.mark.parametrize("cut", [True, False])
-def test_a_package_that_is_cut_or_wrong_never_gets_its_name(
+def test_a_truncated_or_wrong_package_is_never_stored(
     folder: Path, mirrors: Mirrors, store: Store, *, cut: bool
 ) -> None:
     lock = lock_of(solved(mirrors))
@@ -354,7 +354,7 @@ def of_both(mirrors: Mirrors, *install: str, alone: tuple[str, ...] = ()) -> Res
 
 
 @needs_apt
-def test_a_kernel_of_another_suite_brings_nothing_else_from_there(two: Mirrors) -> None:
+def test_a_kernel_from_another_suite_brings_no_other_package_from_it(two: Mirrors) -> None:
     found = of_both(two, "app", "linux-image-cloud-amd64/sid", alone=("firm",))
     assert where(found.packages) == [
         "app 1 forky",
@@ -373,7 +373,7 @@ def test_a_kernel_of_another_suite_brings_nothing_else_from_there(two: Mirrors) 
 
 
 @needs_apt
-def test_firmware_of_another_suite_brings_nothing_else_from_there(two: Mirrors) -> None:
+def test_firmware_from_another_suite_brings_no_other_package_from_it(two: Mirrors) -> None:
     found = of_both(two, "app", "linux-image-cloud-amd64", alone=("firm/sid",))
     assert where(found.alone) == ["firm 9 sid"]
     assert {package.suite for package in found.packages} == {"forky"}
@@ -381,20 +381,20 @@ def test_firmware_of_another_suite_brings_nothing_else_from_there(two: Mirrors) 
 
 
 @needs_apt
-def test_without_a_suite_the_other_one_is_not_even_read(two: Mirrors) -> None:
+def test_an_unused_suite_is_not_read(two: Mirrors) -> None:
     found = of_both(two, "app", "linux-image-cloud-amd64", alone=("firm",))
     assert {package.suite for package in (*found.packages, *found.alone)} == {"forky"}
     assert [archive.suite for archive in found.archives] == ["forky"]
 
 
 @needs_apt
-def test_a_file_that_both_suites_list_is_from_the_one_that_was_asked_for(two: Mirrors) -> None:
+def test_a_file_in_both_suites_comes_from_the_requested_one(two: Mirrors) -> None:
     assert where(of_both(two, "same", alone=("firm/sid",)).packages) == ["same 1 forky"]
     assert where(of_both(two, "app", alone=("same/sid",)).alone) == ["same 1 sid"]
 
 
 @needs_apt
-def test_what_only_the_other_suite_has_comes_from_there(two: Mirrors) -> None:
+def test_a_package_only_in_the_other_suite_comes_from_there(two: Mirrors) -> None:
     assert where(of_both(two, "late", alone=("firm/sid",)).packages) == ["common 1 forky", "late 9 sid"]
     with pytest.raises(InputsError, match="Unable to locate package late"):
         of_both(two, "late")
@@ -409,7 +409,7 @@ def test_a_package_that_its_suite_lacks_is_not_taken_from_another(two: Mirrors) 
 
 @pytest.fixture
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Debian as the fake archive has it."""
+    """The distribution record of the fake archive."""
     sets = distributions.Packages(("app",), (), (), (), ())
     firmware = (distributions.Firmware("firm", "tdx", "x", enrolled_keys=False, production=True),)
     monkeypatch.setitem(DISTRIBUTIONS, "debian", replace(DEBIAN, packages=sets, firmware=firmware))
@@ -426,9 +426,7 @@ def recipe_of(folder: Path, **suites: str) -> Recipe:
 
 @needs_apt
 @pytest.mark.usefixtures("small")
-def test_a_recipe_that_names_another_suite_moves_only_what_comes_from_there(
-    two: Mirrors, store: Store, tmp_path: Path
-) -> None:
+def test_changing_the_suite_changes_only_packages_of_that_suite(two: Mirrors, store: Store, tmp_path: Path) -> None:
     solver = Solver(tools=lambda _: TOOLS, mirrors=lambda: two, now=EARLY)
 
     def lock(previous: Lock | None, **suites: str) -> Lock:

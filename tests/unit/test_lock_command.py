@@ -1,4 +1,4 @@
-"""`lock` as a person runs it: whose files it writes, and whose it leaves alone."""
+"""The verb `lock`: which files it writes, and which it does not change."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from privml.recipe.loader import shipped
 
 @pytest.fixture
 def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """What an installed privml-build comes with; the current folder is empty."""
+    """The files of an installed privml-build; the current folder is empty."""
     folder = tmp_path / "site-packages/privml/recipe/data"
     shutil.copytree(shipped(), folder)
     desk = tmp_path / "desk"
@@ -35,7 +35,7 @@ def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 @pytest.fixture
 def other(monkeypatch: pytest.MonkeyPatch) -> Callable[[Lock | ToolsLock | None], Lock | ToolsLock]:
-    """Resolving gives another version of the first package; nothing is fetched."""
+    """Resolving gives another version of the first package, without a fetch."""
 
     def change(before: Lock | ToolsLock | None) -> Lock | ToolsLock:
         assert before is not None, "the pins of the shipped lock are where it starts"
@@ -57,7 +57,7 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("words", [("--tools", "demo-cpu"), ("demo-cpu",)])
-def test_the_installed_files_are_nobodys_to_change(
+def test_installed_recipes_are_not_changed(
     installed: Path, other: object, words: tuple[str, ...], tmp_path: Path
 ) -> None:
     before = bytes_of(installed)
@@ -69,7 +69,7 @@ def test_the_installed_files_are_nobodys_to_change(
     assert not list((tmp_path / "desk").iterdir())
 
 
-def test_without_a_recipe_there_must_be_recipes_here(installed: Path, other: object, tmp_path: Path) -> None:
+def test_without_arguments_a_recipes_directory_is_required(installed: Path, other: object, tmp_path: Path) -> None:
     error = run("--tools").exception
     assert isinstance(error, UsageError)
     assert "--tools without a recipe" in error.message
@@ -82,7 +82,7 @@ def test_without_a_recipe_there_must_be_recipes_here(installed: Path, other: obj
     assert bytes_of(installed) == before
 
 
-def test_the_tools_lock_of_ones_own_recipe_is_beside_it(installed: Path, other: object) -> None:
+def test_the_tools_lock_of_a_user_s_recipe_is_next_to_it(installed: Path, other: object) -> None:
     shutil.copytree(installed, "mine")
     Path("mine/tools.lock.json").unlink()
     done = run("--tools", "mine/demo-cpu.yaml")
@@ -92,7 +92,7 @@ def test_the_tools_lock_of_ones_own_recipe_is_beside_it(installed: Path, other: 
     assert read_tools_lock(Path("mine/tools.lock.json")).packages[0].version == "99"
 
 
-def test_each_recipe_is_locked_for_its_own_tools(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_each_recipe_is_locked_with_its_own_tools_lock(installed: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("one", "two"):
         shutil.copytree(installed, name)
     document = json.loads(Path("two/tools.lock.json").read_bytes())
@@ -106,12 +106,12 @@ def test_each_recipe_is_locked_for_its_own_tools(installed: Path, monkeypatch: p
     assert run("--check", "two/demo-cpu.yaml").exit_code == 0
 
 
-def test_a_check_of_nothing_is_no_check(installed: Path) -> None:
+def test_checking_no_recipe_is_a_usage_error(installed: Path) -> None:
     Path("recipes").mkdir()
     assert isinstance(run("--tools", "--check").exception, UsageError)
 
 
-def test_a_checkouts_recipes_are_no_installed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_recipes_of_a_checkout_are_not_installed_ones(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(loader, "shipped", lambda: tmp_path / "recipes")
     assert not loader.is_installed(tmp_path / "recipes/demo-cpu.lock.json")
     monkeypatch.setattr(loader, "shipped", lambda: tmp_path / "data")
@@ -119,7 +119,7 @@ def test_a_checkouts_recipes_are_no_installed_ones(tmp_path: Path, monkeypatch: 
     assert not loader.is_installed(tmp_path / "recipes/demo-cpu.lock.json")
 
 
-def test_a_lock_says_its_format(tmp_path: Path) -> None:
+def test_a_lock_contains_its_format(tmp_path: Path) -> None:
     path = tmp_path / "x.lock.json"
     document = json.loads((shipped() / "demo-cpu.lock.json").read_bytes())
     del document["format"]
@@ -129,7 +129,7 @@ def test_a_lock_says_its_format(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "guess"), [("systemdd", "did you mean `systemd`"), ("nothing-like-it", None)])
-def test_a_package_to_upgrade_is_a_locked_one(installed: Path, other: object, name: str, guess: str | None) -> None:
+def test_only_a_locked_package_can_be_upgraded(installed: Path, other: object, name: str, guess: str | None) -> None:
     shutil.copytree(installed, "recipes")
     error = run("demo-cpu", "--upgrade-package", name).exception
     assert isinstance(error, UsageError)
@@ -141,7 +141,7 @@ def test_a_package_to_upgrade_is_a_locked_one(installed: Path, other: object, na
 
 
 @pytest.mark.parametrize("target", ["recipes/demo-cpu.lock.json", "recipes/demo-cpu.yaml", "out/precious.txt"])
-def test_refreshing_overwrites_nothing_else(installed: Path, target: str) -> None:
+def test_refresh_to_overwrites_only_locks(installed: Path, target: str) -> None:
     shutil.copytree(installed, "recipes")
     Path("out").mkdir()
     Path("out/precious.txt").write_text("mine")
@@ -152,13 +152,13 @@ def test_refreshing_overwrites_nothing_else(installed: Path, target: str) -> Non
     assert Path(target).read_bytes() == before
 
 
-def test_a_lock_to_build_by_that_is_not_there(installed: Path) -> None:
+def test_a_missing_lock_file_is_reported(installed: Path) -> None:
     error = CliRunner().invoke(image, ["demo-cpu", "--lock", "out/locks/x.lock.json"]).exception
     assert isinstance(error, InputsError)
     assert error.hint == "create it with `privml-build lock demo-cpu --refresh-to out/locks/x.lock.json`"
 
 
-def test_a_damaged_lock_says_how_to_go_on(installed: Path, other: object) -> None:
+def test_a_damaged_lock_is_reported_with_a_hint(installed: Path, other: object) -> None:
     shutil.copytree(installed, "recipes")
     path = Path("recipes/demo-cpu.lock.json")
     path.write_text('{"format": "privml-lock/v2"}')

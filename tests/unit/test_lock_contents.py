@@ -1,4 +1,4 @@
-"""What locks name: one set of digests for the store, doctor and reproductions."""
+"""The inputs named by locks: one set of digests for the store, doctor and reproductions."""
 
 from __future__ import annotations
 
@@ -39,13 +39,13 @@ def test_signed_archive_states_are_kept_when_the_store_has_them(tmp_path: Path) 
     assert kept([known], store) == digests([known]) | {state}
 
 
-def test_nothing_is_fetched_when_the_store_has_all(tmp_path: Path) -> None:
+def test_a_complete_store_needs_no_fetch(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     tool = LOCKS[1].packages[0].model_copy(update={"sha256": store.add_bytes(b"a tool"), "size": 6})
     assert bring_all(store, [LOCKS[1].model_copy(update={"packages": (tool,)})]) == 0
 
 
-def test_where_the_tools_lock_of_a_lock_is(tmp_path: Path) -> None:
+def test_the_tools_lock_of_a_lock_is_found(tmp_path: Path) -> None:
     recipe, refreshed = tmp_path / "mine.yaml", tmp_path / "out/mine.lock.json"
     assert tools_lock_path(None) == tools_lock_path(recipe) == shipped() / "tools.lock.json"
     (tmp_path / "tools.lock.json").write_text("{}")

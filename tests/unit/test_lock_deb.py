@@ -1,4 +1,4 @@
-"""Unpacking .debs: what a package brings stays in the tree, whatever its paths and links say."""
+"""Unpacking .debs: files stay inside the tree, whatever the paths and links of a package."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def refused(root: Path, *entries: Entry) -> str:
 
 
 @pytest.mark.parametrize("compression", ["xz", "gz", ""])
-def test_files_directories_and_links_arrive(root: Path, compression: str) -> None:
+def test_files_directories_and_links_are_unpacked(root: Path, compression: str) -> None:
     entries = [
         folder("./"),
         folder("./usr"),
@@ -92,7 +92,7 @@ def test_files_directories_and_links_arrive(root: Path, compression: str) -> Non
     assert (root / "usr/hard").samefile(root / "usr/tool")
 
 
-def test_nothing_is_ever_set_id(root: Path) -> None:
+def test_set_id_bits_are_dropped(root: Path) -> None:
     unpack(
         root, file("su", mode=0o4755), file("wall", mode=0o2755), folder("mail", mode=0o2775), folder("tmp", 0o1777)
     )
@@ -100,12 +100,12 @@ def test_nothing_is_ever_set_id(root: Path) -> None:
     assert modes == {"su": 0o755, "wall": 0o755, "mail": 0o775, "tmp": 0o1777}
 
 
-def test_directories_stay_writable_for_whoever_unpacks(root: Path) -> None:
+def test_directories_stay_writable_for_the_unpacking_user(root: Path) -> None:
     unpack(root, folder("locked", mode=0o500), file("locked/a"))
     assert (root / "locked").stat().st_mode & 0o7777 == 0o700
 
 
-def test_a_later_package_replaces_files_but_not_what_they_share(root: Path) -> None:
+def test_a_later_package_replaces_files_but_not_shared_links(root: Path) -> None:
     unpack(root, file("a", b"old"), link("b", "a", tarfile.LNKTYPE))
     unpack(root, file("a", b"new"))
     assert ((root / "a").read_bytes(), (root / "b").read_bytes()) == (b"new", b"old")
@@ -125,13 +125,13 @@ def test_merged_usr_links_are_kept_and_followed(root: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["/etc/passwd", "../up", "usr/../../up", "./../up"])
-def test_paths_that_leave_are_refused(root: Path, name: str) -> None:
+def test_paths_outside_the_root_are_refused(root: Path, name: str) -> None:
     assert "leaves the tree" in refused(root, file(name))
     assert sorted(root.parent.iterdir()) == [root]
 
 
 @pytest.mark.parametrize("name", ["/outside/target", "../outside/target"])
-def test_hard_links_that_leave_are_refused(root: Path, name: str) -> None:
+def test_hard_links_outside_the_root_are_refused(root: Path, name: str) -> None:
     assert "leaves the tree" in refused(root, link("mine", name, tarfile.LNKTYPE))
     assert not (root / "mine").exists()
 
@@ -153,21 +153,21 @@ def test_writing_through_a_link_stays_inside(root: Path, form: str) -> None:
     assert (inside / "new").read_bytes() == b"bad"
 
 
-def test_a_directory_entry_over_a_link_that_leaves_touches_nothing_outside(root: Path) -> None:
+def test_a_directory_entry_over_an_outside_link_changes_nothing_outside(root: Path) -> None:
     place = outside(root)
     unpack(root, link("way", str(place)), folder("way", mode=0o777))
     assert place.stat().st_mode & 0o777 == 0o750
     assert (root / str(place).lstrip("/")).is_dir()
 
 
-def test_a_file_entry_over_a_link_that_leaves_replaces_the_link(root: Path) -> None:
+def test_a_file_entry_over_an_outside_link_replaces_the_link(root: Path) -> None:
     place = outside(root)
     unpack(root, link("way", str(place / "secret")), file("way", b"mine"))
     assert (place / "secret").read_text() == "untouched"
     assert not (root / "way").is_symlink()
 
 
-def test_a_hard_link_to_a_link_that_leaves_is_no_way_out(root: Path) -> None:
+def test_a_hard_link_to_an_outside_link_stays_inside(root: Path) -> None:
     place = outside(root)
     unpack(root, link("way", str(place / "secret")), link("hard", "way", tarfile.LNKTYPE), file("hard", b"mine"))
     assert (place / "secret").read_text() == "untouched"
@@ -205,7 +205,7 @@ GOOD = package([file("a", os.urandom(3000))])
 
 
 @pytest.mark.parametrize("cut", [0, 7, 8, 30, 67, 70, 140, len(GOOD) - 1500, len(GOOD) - 2])
-def test_a_cut_package_is_refused(root: Path, cut: int) -> None:
+def test_a_truncated_package_is_refused(root: Path, cut: int) -> None:
     with pytest.raises(InputsError, match=r"^thing: "):
         deb.unpack(GOOD[:cut], root, "thing")
 
@@ -228,7 +228,7 @@ def test_a_damaged_archive_is_refused(root: Path) -> None:
         (ar(("data.tar", b"ab")).replace(b"data", b"d\xe4ta"), "broken ar header"),
     ],
 )
-def test_what_is_no_package_is_refused(root: Path, data: bytes, words: str) -> None:
+def test_a_file_that_is_not_a_package_is_refused(root: Path, data: bytes, words: str) -> None:
     with pytest.raises(InputsError, match=words):
         deb.unpack(data, root, "thing")
 

@@ -57,14 +57,14 @@ def index() -> PackagesIndex:
     )
 
 
-def test_inrelease() -> None:
+def test_an_inrelease_file_is_parsed() -> None:
     release = parse_inrelease(INRELEASE.encode())
     assert (release.origin, release.suite, release.codename) == ("Debian", "testing", "forky")
     assert release.date == datetime(2026, 10, 30, 8, 8, 1, tzinfo=UTC)
     assert release.valid_until == datetime(2026, 11, 6, 8, 8, 1, tzinfo=UTC)
 
 
-def test_a_suite_without_an_end() -> None:
+def test_a_suite_without_valid_until_is_accepted() -> None:
     assert parse_inrelease(INRELEASE.replace("Valid-Until", "X").encode()).valid_until is None
 
 
@@ -85,7 +85,7 @@ def test_unsigned_or_undated_text_is_refused(old: str, new: str) -> None:
         parse_inrelease(INRELEASE.replace(old, new).encode())
 
 
-def test_a_package_by_its_pool_path() -> None:
+def test_a_package_is_found_by_its_pool_path() -> None:
     found = index().package(POOL)
     assert (found.name, found.version, found.sha256, found.size) == ("libx++", "1:2.0-1+b1", "a" * 64, 12)
     assert (found.archive, found.suite, found.component, found.path) == ("debian", "forky", "main", POOL)
@@ -93,7 +93,7 @@ def test_a_package_by_its_pool_path() -> None:
     assert index().package("pool/main/l/last_1_all.deb").architecture == "all"
 
 
-def test_a_field_inside_a_description_is_none() -> None:
+def test_a_field_inside_a_description_is_ignored() -> None:
     assert not index().has("pool/not/this.deb")
     assert index().fields(POOL)["Description"] == "x\nFilename: pool/not/this.deb"
 

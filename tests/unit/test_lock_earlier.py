@@ -36,7 +36,7 @@ def packages(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def before(lock: Lock | ToolsLock) -> dict[str, Any]:
-    """The lock as v1 had it."""
+    """The lock in format v1."""
     new = json.loads(serialise(lock))
     added = ("base", "blobs", "models", "python", "firmware")
     old = {name: value for name, value in new.items() if name not in added}
@@ -53,7 +53,7 @@ def write(path: Path, document: dict[str, Any]) -> Path:
     return path
 
 
-def test_every_reader_refuses_it_and_says_how_to_renew_it(fake: Fake, tmp_path: Path) -> None:
+def test_every_reader_refuses_an_old_lock_and_says_how_to_renew_it(fake: Fake, tmp_path: Path) -> None:
     path = write(tmp_path / "x.lock.json", before(fake.lock))
     for read in (read_lock, read_any_lock):
         with pytest.raises(InputsError) as caught:
@@ -67,14 +67,14 @@ def test_every_reader_refuses_it_and_says_how_to_renew_it(fake: Fake, tmp_path: 
     assert "lock --tools" in (caught.value.hint or "")
 
 
-def test_it_becomes_a_lock_of_the_same_packages(fake: Fake, tmp_path: Path) -> None:
+def test_an_old_lock_is_converted_to_the_same_packages(fake: Fake, tmp_path: Path) -> None:
     path = write(tmp_path / "x.lock.json", before(fake.lock))
     assert previous_lock(path) == fake.lock.model_copy(update={"models": ()})
     tools = read_tools_lock(shipped() / "tools.lock.json")
     assert previous_tools_lock(write(tmp_path / "t.lock.json", before(tools))) == tools
 
 
-def test_a_lock_of_this_format_and_none_at_all_are_read_as_ever(fake: Fake, tmp_path: Path) -> None:
+def test_current_and_missing_locks_are_read_unchanged(fake: Fake, tmp_path: Path) -> None:
     path = tmp_path / "x.lock.json"
     assert previous_lock(path) is previous_tools_lock(path) is None
     write_lock(path, fake.lock)
@@ -94,16 +94,14 @@ def test_a_lock_of_this_format_and_none_at_all_are_read_as_ever(fake: Fake, tmp_
         ({"packages": [{"name": "a", "origin": "debian/forky/main/pool/a.deb"}]}, r"packages\[0\].version: field"),
     ],
 )
-def test_what_was_not_a_lock_then_is_none_now(
-    fake: Fake, tmp_path: Path, change: dict[str, Any], message: str
-) -> None:
+def test_a_malformed_old_lock_is_refused(fake: Fake, tmp_path: Path, change: dict[str, Any], message: str) -> None:
     path = write(tmp_path / "x.lock.json", before(fake.lock) | change)
     with pytest.raises(InputsError, match=message):
         previous_lock(path)
 
 
 def known(fake: Fake) -> Lock:
-    """The fake lock as if it was asked for what the recipe asks for."""
+    """The fake lock with the requests of the recipe."""
     shape = read_lock(shipped() / "demo-cpu.lock.json")
     return fake.lock.model_copy(
         update={
@@ -114,7 +112,7 @@ def known(fake: Fake) -> Lock:
     )
 
 
-def test_locking_converts_it_without_asking_any_archive(fake: Fake, tmp_path: Path) -> None:
+def test_locking_converts_an_old_lock_without_the_network(fake: Fake, tmp_path: Path) -> None:
     lock = known(fake)
     solver = Solver(tools=lambda _: pytest.fail("packages were chosen"), mirrors=lambda: pytest.fail("mirrors"))
     current = Current(fake.recipe.digest, lock.agent, lock.guest, lock.tools_sha256)

@@ -80,7 +80,7 @@ def current(recipe: Recipe) -> Current:
 
 
 class Archives:
-    """Stands for the mirrors: what `resolve` gives, and what it was asked for."""
+    """Stands for the mirrors: the result of `resolve`, and its arguments."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.packages = (package("a"), package("b"))
@@ -115,7 +115,7 @@ def solver(upgrade: tuple[str, ...] | None = None, **options: Any) -> Solver:
     return Solver(**{"tools": lambda _: tools, "mirrors": dict, "upgrade": upgrade, **options})
 
 
-def test_a_first_lock(archives: Archives, recipe: Recipe, current: Current, store: Store) -> None:
+def test_a_first_lock_resolves_everything(archives: Archives, recipe: Recipe, current: Current, store: Store) -> None:
     lock = make_lock(recipe, current, None, store, solver())
     assert [str(found) for found in lock.packages] == ["a 1", "b 1"]
     assert lock.firmware == {"tdx": Firmware(requested="ovmf-inteltdx", packages=(package("ovmf-inteltdx"),))}
@@ -141,7 +141,7 @@ def test_a_recipe_without_a_model_locks_no_wheel(archives: Archives, current: Cu
     assert archives.asked[-1].pins == {"a": "1", "b": "1", "ovmf-inteltdx": "1"}
 
 
-def test_a_second_lock_keeps_packages_without_asking(
+def test_a_second_lock_keeps_packages_without_running_apt(
     archives: Archives, recipe: Recipe, current: Current, store: Store
 ) -> None:
     first = make_lock(recipe, current, None, store, solver())
@@ -171,7 +171,7 @@ def test_upgrades_drop_the_pins_they_should(
     assert archives.asked[-1].pins == {}
 
 
-def test_a_kernel_that_is_here_stays_until_it_shall_move(
+def test_a_locked_kernel_is_kept_until_upgraded(
     archives: Archives, recipe: Recipe, current: Current, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     parts = ("linux-binary-7", "linux-modules-7")
@@ -190,7 +190,7 @@ def test_a_kernel_that_is_here_stays_until_it_shall_move(
     assert archives.asked[-1].kernel == ()
 
 
-def test_another_request_is_solved_again_with_all_pins(
+def test_a_changed_request_is_solved_with_all_pins(
     archives: Archives, recipe: Recipe, current: Current, store: Store
 ) -> None:
     first = make_lock(recipe, current, None, store, solver())
@@ -208,7 +208,7 @@ def test_different_bytes_under_the_same_version_are_reported(
     assert line.startswith("package a 1: different bytes under the same version")
 
 
-def test_production_holds_no_package_manager(
+def test_a_production_lock_has_no_package_manager(
     archives: Archives, recipe: Recipe, current: Current, store: Store
 ) -> None:
     archives.packages = (package("apt"),)
@@ -217,7 +217,7 @@ def test_production_holds_no_package_manager(
 
 
 def asking(folder: Path, *changes: tuple[str, str]) -> Recipe:
-    """demo-cpu with other words in it."""
+    """demo-cpu with replaced text."""
     text = (shipped() / "demo-cpu.yaml").read_text()
     for old, new in changes:
         assert old in text
@@ -250,7 +250,7 @@ def with_pattern(folder: Path, pattern: str | None) -> Recipe:
         (["a/b.gguf", "c.gguf"], "c.gguf", "c.gguf"),
     ],
 )
-def test_a_models_file_is_the_one_that_its_pattern_matches(
+def test_a_model_s_file_is_the_one_its_pattern_matches(
     archives: Archives,
     tmp_path: Path,
     current: Current,
@@ -288,7 +288,7 @@ def test_a_pattern_that_does_not_match_one_file_is_refused_with_its_line(
     assert caught.value.message == f"x.yaml:9 inference.models[0].{message}{archives.file}, expected one file"
 
 
-def test_a_locked_models_files_stay_without_the_wheel(
+def test_locked_model_files_are_kept_without_the_wheel(
     archives: Archives, tmp_path: Path, current: Current, store: Store
 ) -> None:
     first = make_lock(asking(tmp_path), current, None, store, solver())
@@ -299,7 +299,7 @@ def test_a_locked_models_files_stay_without_the_wheel(
     ]
 
 
-def test_another_pattern_is_looked_up_in_the_wheel(
+def test_a_changed_pattern_is_looked_up_in_the_wheel(
     archives: Archives, tmp_path: Path, current: Current, store: Store
 ) -> None:
     archives.wheel["llm/other.bin"] = gguf_file.model(version=2)
@@ -322,7 +322,7 @@ def test_another_pattern_is_looked_up_in_the_wheel(
         ("1", "b6000-1", False),
     ],
 )
-def test_the_engines_version_is_the_one_that_is_asked_for(
+def test_the_requested_engine_version_is_locked(
     archives: Archives, tmp_path: Path, current: Current, store: Store, wanted: str, got: str, right: bool
 ) -> None:
     recipe = asking(tmp_path, ("{name: llama-server}", f'{{name: llama-server, version: "{wanted}"}}'))
@@ -336,7 +336,7 @@ def test_the_engines_version_is_the_one_that_is_asked_for(
     assert caught.value.message == expected
 
 
-def test_a_wheel_for_one_kind_of_machine_is_refused(
+def test_a_platform_specific_wheel_is_refused(
     archives: Archives, recipe: Recipe, current: Current, store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     archives.file = "m-1-cp311-cp311-linux_x86_64.whl"
@@ -344,7 +344,7 @@ def test_a_wheel_for_one_kind_of_machine_is_refused(
         make_lock(recipe, current, None, store, solver())
 
 
-def test_the_tools_lock_stays(archives: Archives, store: Store) -> None:
+def test_the_tools_lock_is_kept(archives: Archives, store: Store) -> None:
     first = make_tools_lock(None, store, solver())
     assert make_tools_lock(first, store, solver()) is first
     assert Request("mkosi") in archives.asked[0].install
@@ -365,7 +365,7 @@ def test_check_names_each_stale_part(archives: Archives, recipe: Recipe, current
         check(recipe, lock.model_copy(update={"packages_requested": ("a",)}), current)
 
 
-def test_a_lock_survives_its_file(
+def test_a_lock_round_trips_through_its_file(
     archives: Archives, recipe: Recipe, current: Current, store: Store, tmp_path: Path
 ) -> None:
     lock = make_lock(recipe, current, None, store, solver())
@@ -413,7 +413,7 @@ def test_only_exact_locks_are_read(
     assert caught.value.message.startswith("x.lock.json: ")
 
 
-def test_missing_locks_tell_the_command(tmp_path: Path) -> None:
+def test_a_missing_lock_names_the_command(tmp_path: Path) -> None:
     with pytest.raises(InputsError) as caught:
         read_lock(tmp_path / "demo.lock.json")
     assert caught.value.hint == "create it with `privml-build lock demo`"
@@ -428,7 +428,7 @@ def test_bring_is_offline_when_nothing_is_missing(store: Store) -> None:
     assert bring(store, [present], mirrors=lambda: pytest.fail("mirrors were looked up")) == 0
 
 
-def test_the_committed_locks_are_whole() -> None:
+def test_the_committed_locks_are_complete() -> None:
     tools = read_tools_lock(shipped() / "tools.lock.json")
     assert tools.packages_requested == TOOLS.distribution.packages.tools
     assert {"mkosi", "qemu-system-x86", "swtpm"} <= {found.name for found in tools.packages}
@@ -441,7 +441,7 @@ def test_the_committed_locks_are_whole() -> None:
         assert lock.tools_sha256 == tools.digest
 
 
-def test_current_inputs_of_this_checkout(recipe: Recipe, tmp_path: Path) -> None:
+def test_the_committed_locks_match_the_checkout(recipe: Recipe, tmp_path: Path) -> None:
     found = current_inputs(recipe, images_folder(), shipped() / "tools.lock.json")
     assert found.recipe_sha256 == recipe.digest
     with pytest.raises(InputsError, match="does not exist"):

@@ -1,4 +1,4 @@
-"""Which part of a lock moves which register."""
+"""Which part of a lock changes which register."""
 
 from __future__ import annotations
 
@@ -74,17 +74,17 @@ BOTH = ("RTMR1", "RTMR2")
         ({"source_date_epoch": 6}, (*BOTH, "RTMR3"), "times in root and model"),
     ],
 )
-def test_a_part_moves_its_registers(change: dict[str, Any], registers: tuple[str, ...], reason: str) -> None:
+def test_each_part_changes_its_registers(change: dict[str, Any], registers: tuple[str, ...], reason: str) -> None:
     assert moves(LOCK, LOCK.model_copy(update=change)) == [f"{register} moves: {reason}" for register in registers]
 
 
 @pytest.mark.parametrize(("field", "reason"), [("tools_sha256", "other tools"), ("recipe_sha256", "the recipe")])
-def test_what_has_no_bound_may_move_all(field: str, reason: str) -> None:
+def test_a_change_of_unknown_extent_may_change_all_registers(field: str, reason: str) -> None:
     after = LOCK.model_copy(update={field: "1" * 64})
     assert moves(LOCK, after) == [f"{register} may move: {reason}" for register in ALL]
 
 
-def test_what_surely_moves_is_not_called_a_maybe() -> None:
+def test_a_certain_change_is_not_listed_as_possible() -> None:
     after = LOCK.model_copy(update={"tools_sha256": "1" * 64, "firmware": firmware("2", "7")})
     assert moves(LOCK, after) == [
         "MRTD moves: firmware",
@@ -95,7 +95,7 @@ def test_what_surely_moves_is_not_called_a_maybe() -> None:
     ]
 
 
-def test_a_wheel_around_the_same_model_moves_nothing() -> None:
+def test_repackaging_the_same_model_changes_no_register() -> None:
     assert moves(LOCK, LOCK.model_copy(update={"python": (WHEEL.model_copy(update={"sha256": "6" * 64}),)})) == []
     assert moves(LOCK, LOCK.model_copy(update={"models": (MODEL.model_copy(update={"licence": "MIT"}),)})) == []
 
@@ -107,7 +107,7 @@ def test_a_converted_lock_that_names_no_model_files_is_compared_by_its_wheels() 
     assert moves(converted, other) == [f"{register} moves: model" for register in (*BOTH, "RTMR3")]
 
 
-def test_a_kernel_that_cannot_extend_rtmr3_moves_it() -> None:
+def test_a_kernel_that_cannot_extend_rtmr3_changes_it() -> None:
     def with_kernel(version: str) -> Lock:
         return LOCK.model_copy(update={"packages": (package("a"), package("linux-binary-7", version), package("z"))})
 
@@ -115,13 +115,13 @@ def test_a_kernel_that_cannot_extend_rtmr3_moves_it() -> None:
     assert found == [f"{register} moves: RTMR3 is unused with this kernel" for register in (*BOTH, "RTMR3")]
 
 
-def test_another_archive_state_with_the_same_bytes_moves_nothing() -> None:
+def test_a_new_archive_state_with_the_same_bytes_changes_no_register() -> None:
     assert moves(LOCK, LOCK.model_copy(update={"archives": (archive("2026-11-30T08:08:01Z"),)})) == []
     assert moves(None, LOCK) == []
     assert moves(LOCK, LOCK) == []
 
 
-def test_a_tools_lock_may_move_all() -> None:
+def test_a_changed_tools_lock_may_change_all_registers() -> None:
     after = TOOLS.model_copy(update={"packages": (package("a", "2", "7"),)})
     assert moves(TOOLS, after) == [f"{register} may move: other tools" for register in ALL]
     assert moves(TOOLS, TOOLS) == []

@@ -52,7 +52,7 @@ def names(tree: Tree) -> list[str]:
     return [file.path for file in tree.files]
 
 
-def test_the_closure_is_what_is_imported_and_nothing_else(source: Path) -> None:
+def test_the_closure_has_exactly_the_imported_modules(source: Path) -> None:
     production = [
         "privml/__init__.py",
         "privml/agent/__init__.py",
@@ -70,7 +70,7 @@ def test_the_closure_is_what_is_imported_and_nothing_else(source: Path) -> None:
     assert names(agent_tree("development", source)) == sorted([*production, "privml/sim/__init__.py"])
 
 
-def test_the_digest_follows_content_only(source: Path) -> None:
+def test_the_digest_depends_only_on_content(source: Path) -> None:
     first = agent_tree("production", source)
     (source / "privml/agent/main.py").touch()
     assert agent_tree("production", source) == first
@@ -86,14 +86,14 @@ def test_the_digest_follows_content_only(source: Path) -> None:
         ("def f(:\n", "privml/agent/bad.py:1: "),
     ],
 )
-def test_what_the_guest_cannot_import_is_refused(source: Path, text: str, message: str) -> None:
+def test_modules_the_guest_cannot_import_are_refused(source: Path, text: str, message: str) -> None:
     (source / "privml/agent/bad.py").write_text(text)
     with pytest.raises(InputsError) as caught:
         module_closure(source, ["privml.agent"])
     assert message in caught.value.message
 
 
-def test_the_real_agent_can_be_carried() -> None:
+def test_the_agent_s_closure_is_complete() -> None:
     production = names(agent_tree("production"))
     assert "privml/agent/__init__.py" in production
     assert not [name for name in production if name.startswith("privml/sim/")]
@@ -101,7 +101,7 @@ def test_the_real_agent_can_be_carried() -> None:
     assert {name.split("/")[1] for name in production} == rooms
 
 
-def test_guest_overlays(tmp_path: Path) -> None:
+def test_guest_overlays_are_chosen_by_variant(tmp_path: Path) -> None:
     for name in (
         "guest/common/etc/a",
         "guest/development/etc/b",
@@ -133,12 +133,12 @@ def test_guest_overlays(tmp_path: Path) -> None:
     ]
 
 
-def test_no_overlays_is_an_error(tmp_path: Path) -> None:
+def test_missing_overlays_are_an_error(tmp_path: Path) -> None:
     with pytest.raises(InputsError, match="none of the guest's own files"):
         guest_tree(tmp_path, PRODUCTION)
 
 
-def test_the_real_overlays() -> None:
+def test_the_shipped_overlays_are_complete() -> None:
     assert "initrd/init" in names(guest_tree(images_folder(), PRODUCTION))
     without = names(guest_tree(images_folder(), of("tdx-min")))
     assert not [name for name in without if "engine" in name]

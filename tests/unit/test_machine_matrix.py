@@ -8,7 +8,7 @@ from privml.machine.matrix import memory_sizes, shapes, vcpu_counts
 GIB = 1 << 30
 
 
-def test_words() -> None:
+def test_counts_and_sizes_are_expanded() -> None:
     assert vcpu_counts("2") == (2,) and vcpu_counts("1,2,4") == (1, 2, 4)
     assert vcpu_counts("1..64") == tuple(range(1, 65)) and vcpu_counts("2,1..3") == (2, 1, 3)
     assert memory_sizes("2GiB..512GiB") == tuple(GIB << shift for shift in range(1, 10))
@@ -18,17 +18,17 @@ def test_words() -> None:
 
 
 @pytest.mark.parametrize("text", ["0", "", "x", "4..2", "1..256", "1...2", "-1", "1,,2"])
-def test_bad_counts(text: str) -> None:
+def test_bad_counts_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--vcpus"):
         vcpu_counts(text)
 
 
 @pytest.mark.parametrize("text", ["", "2", "2GB", "4GiB..2GiB", "2GiB..5GiB", "2GiB..4GiB..8GiB", "1KiB"])
-def test_bad_sizes(text: str) -> None:
+def test_bad_sizes_are_refused(text: str) -> None:
     with pytest.raises(UsageError, match="--memory"):
         memory_sizes(text)
 
 
-def test_too_many() -> None:
+def test_too_many_shapes_are_refused() -> None:
     with pytest.raises(UsageError, match="at most"):
         shapes("1..255", ",".join(f"{size}MiB" for size in range(1024, 1064)))

@@ -1,4 +1,4 @@
-"""Platforms, shapes and the one QEMU argument list: word by word, since every word can end up in a register."""
+"""Platforms, shapes and QEMU's argument list, pinned because every argument can change a register."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def values(argv: list[str], option: str) -> list[str]:
     return [value for word, value in pairs(argv) if word == option]
 
 
-def test_a_run_is_these_words() -> None:
+def test_the_command_line_of_a_run_is_pinned() -> None:
     assert arguments(PLATFORM, SHAPE, HOST, "tcg", "-run-with", "exit-with-parent=on") == [
         *START, "pc-q35-11.1,hpet=off,pic=off,smm=off",
         "-accel", "tcg,thread=multi", "-cpu", CPU, "-smp", "4", "-m", "4096M",
@@ -53,7 +53,7 @@ def test_a_run_is_these_words() -> None:
     ]  # fmt: skip
 
 
-def test_a_qtest_is_these_words() -> None:
+def test_the_command_line_of_a_qtest_run_is_pinned() -> None:
     assert arguments(PLATFORM, Size(2, 2 << 30), HostSide("/fw", kernel="/vm/kernel"), "qtest", "-qtest", "x") == [
         *START, "pc-q35-11.1,hpet=off,pic=off,smm=off",
         "-accel", "qtest", "-cpu", CPU, "-smp", "2", "-m", "2048M",
@@ -66,7 +66,7 @@ def test_a_qtest_is_these_words() -> None:
     ]  # fmt: skip
 
 
-def test_blobs_come_from_the_machine_that_runs() -> None:
+def test_blobs_are_read_from_the_same_machine_definition() -> None:
     """What firmware measures of a machine (devices, slots, CPU, options) is the same in qtest and in a run."""
     run, qtest = (arguments(PLATFORM, SHAPE, HOST, kind) for kind in ("tcg", "qtest"))
     blobs = arguments(PLATFORM, SHAPE, HostSide("/fw", kernel="/k"), "qtest")
@@ -78,13 +78,13 @@ def test_blobs_come_from_the_machine_that_runs() -> None:
     ("accelerator", "accel", "irqchips"),
     [("tcg", "tcg,thread=multi", 0), ("kvm", "kvm", 1), ("qtest", "qtest", 0), ("tdx", "kvm", 1)],
 )
-def test_the_irqchip_is_split_with_kvm_alone(accelerator: AcceleratorName, accel: str, irqchips: int) -> None:
+def test_the_irqchip_is_split_only_with_kvm(accelerator: AcceleratorName, accel: str, irqchips: int) -> None:
     argv = arguments(PLATFORM, SHAPE, HOST, accelerator)
     assert [value.count("kernel_irqchip=split") for value in values(argv, "-machine")] == [irqchips]
     assert values(argv, "-accel") == [accel]
 
 
-def test_a_td_is_these_words() -> None:
+def test_the_command_line_of_a_td_is_pinned() -> None:
     host = replace(HOST, quote_socket=(2, 4050))
     assert arguments(PLATFORM, SHAPE, host, "tdx", "-run-with", "exit-with-parent=on") == [
         *START,
@@ -104,7 +104,7 @@ def test_a_td_is_these_words() -> None:
     ]  # fmt: skip
 
 
-def test_a_td_without_a_quote_service_has_no_socket_and_nobody_else_has_one() -> None:
+def test_only_a_td_with_a_quote_service_has_its_socket() -> None:
     (guest,) = values(arguments(PLATFORM, SHAPE, HOST, "tdx"), "-object")
     assert guest == '{"id":"guest0","qom-type":"tdx-guest","sept-ve-disable":true}'
     for accelerator in set(ACCELERATORS) - {"tdx"}:
@@ -113,8 +113,8 @@ def test_a_td_without_a_quote_service_has_no_socket_and_nobody_else_has_one() ->
         assert "-object" not in argv
 
 
-def test_a_td_s_tables_are_those_that_qtest_reads() -> None:
-    """Devices in their slots, size and machine are equal; of the CPU all that identifies it."""
+def test_a_td_has_the_tables_that_qtest_reads() -> None:
+    """Devices, slots, size and machine are equal, and so is everything that identifies the CPU."""
     for platform in (PLATFORM, replace(PLATFORM, devices=(*PLATFORM.devices, *MORE))):
         td, qtest = (arguments(platform, SHAPE, HOST, kind) for kind in ("tdx", "qtest"))
         for option in ("-device", "-blockdev", "-netdev", "-smp", "-m", "-bios", "-serial", "-kernel"):
@@ -127,7 +127,7 @@ def test_a_td_s_tables_are_those_that_qtest_reads() -> None:
 
 
 @pytest.mark.parametrize("platform", [PLATFORM, TPM])
-def test_nothing_of_the_host_gets_into_the_tables(platform: Platform) -> None:
+def test_the_host_does_not_influence_the_tables(platform: Platform) -> None:
     host = replace(HOST, tpm_socket="/vm/tpm.sock", fw_cfg=(("opt/x", "/vm/x"),))
     argv = arguments(platform, SHAPE, host, "kvm")
     options = {word for word, _ in pairs(argv)}
@@ -151,7 +151,7 @@ def test_devices_are_in_their_slots_whatever_their_order() -> None:
     assert values(argv, "-blockdev") == [DISK.format(0, "root"), DISK.format(1, "model")]
 
 
-def test_disks_are_read_only_and_the_network_is_this_machine_s() -> None:
+def test_disks_are_read_only_and_the_network_is_local() -> None:
     argv = arguments(PLATFORM, SHAPE, HOST, "tcg")
     assert all("read-only=on" in value for value in values(argv, "-blockdev"))
     assert all("restrict=on" in value and "0.0.0.0" not in value for value in values(argv, "-netdev"))
@@ -164,13 +164,13 @@ def test_a_tpm_needs_a_platform_with_one() -> None:
     assert not [word for word in arguments(TPM, SHAPE, HOST, "tcg") if "tpm" in word]
 
 
-def test_fw_cfg_files_are_there_only_when_asked() -> None:
+def test_fw_cfg_files_are_only_added_when_requested() -> None:
     argv = arguments(PLATFORM, SHAPE, replace(HOST, fw_cfg=(("a", "/b"),)), "tcg")
     assert values(argv, "-fw_cfg") == ["name=a,file=/b"]
     assert "-fw_cfg" not in arguments(PLATFORM, SHAPE, HOST, "tcg")
 
 
-def test_an_unknown_device_is_a_bug() -> None:
+def test_an_unknown_device_raises() -> None:
     with pytest.raises(ValueError, match="device kind `vga`"):
         arguments(replace(PLATFORM, devices=(Device("vga", 2),)), SHAPE, HOST, "tcg")
 
@@ -228,7 +228,7 @@ def test_large_bars_root_ports_and_option_roms() -> None:
         ({"kind": "virtio-blk", "rom": True}, "no option ROM"),
     ],
 )
-def test_devices_that_are_none(words: dict[str, Any], complaint: str) -> None:
+def test_malformed_devices_are_refused(words: dict[str, Any], complaint: str) -> None:
     with pytest.raises(RecipeError, match=complaint):
         Device(slot=5, **words)
 
@@ -236,7 +236,7 @@ def test_devices_that_are_none(words: dict[str, Any], complaint: str) -> None:
 CARD = Device("memory", 5, bars=(128 << 30, 32 << 20), port=True)
 
 
-def test_a_card_with_several_bars_boots_as_functions_only() -> None:
+def test_a_card_with_several_bars_is_booted_as_several_functions() -> None:
     alone = replace(PLATFORM, devices=(CARD,))
     with pytest.raises(RecipeError, match="no function with 2 large BARs"):
         arguments(alone, SHAPE, HOST, "tcg")

@@ -1,4 +1,4 @@
-"""`make image` when inputs are gone: loudly, and only then, a refreshed image."""
+"""`make image` builds a refreshed image, with a message, only when inputs are unavailable."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.skipif(shutil.which("make") is None, reason="this host 
 
 
 def make(tmp_path: Path, codes: list[int], *words: str) -> tuple[int, list[str], str]:
-    """`make image` with a privml-build that ends with ``codes``, one after the other: status, its calls, its talk."""
+    """`make image` with a privml-build that exits with ``codes`` in turn: exit status, calls, messages."""
     fake = tmp_path / "fake"
     fake.write_text(
         f'#!/bin/sh\necho "$*" >> "{tmp_path}/calls"\n'
@@ -26,7 +26,7 @@ def make(tmp_path: Path, codes: list[int], *words: str) -> tuple[int, list[str],
     return done.returncode, (tmp_path / "calls").read_text().splitlines(), done.stderr
 
 
-def test_good_inputs_are_built_and_that_is_all(tmp_path: Path) -> None:
+def test_available_inputs_are_built_without_refreshing(tmp_path: Path) -> None:
     assert make(tmp_path, [0]) == (0, ["image demo-cpu"], "")
 
 
@@ -39,12 +39,12 @@ def test_unavailable_inputs_are_refreshed_with_a_message(tmp_path: Path) -> None
         f"lock demo-cpu --refresh-to {REFRESHED} {pools}",
         f"image demo-cpu --lock {REFRESHED} {pools}",
     ]
-    assert "ONLY WHAT IS GONE" in talk
+    assert "ONLY UNAVAILABLE INPUTS" in talk
     assert "`refreshed`" in talk
 
 
 @pytest.mark.parametrize("codes", [[6], [3], [4, 4], [4, 5], [4, 0, 6]])
-def test_any_other_failure_is_one(tmp_path: Path, codes: list[int]) -> None:
+def test_other_failures_are_not_refreshed(tmp_path: Path, codes: list[int]) -> None:
     code, calls, _ = make(tmp_path, codes)
     assert code != 0
     assert len(calls) == len(codes)

@@ -1,4 +1,4 @@
-"""The table loader's commands decide what is measured; the PCI window decides one field of the tables."""
+"""The table loader's commands and the PCI window, which decide the measured ACPI tables."""
 
 import struct
 from dataclasses import replace
@@ -71,7 +71,7 @@ AMD_HOLE = (0xFD00000000, 0x300000000, 2)
         ((RAM, (4 * GIB, 40 * GIB, 1)), "GenuineIntel", 40, True, 0x1000000000),
     ],
 )
-def test_pci_window(
+def test_the_pci_window_depends_on_memory(
     entries: tuple[tuple[int, int, int], ...], vendor: str, bits: int, pages: bool, base: int
 ) -> None:
     assert vendor in ("GenuineIntel", "AuthenticAMD")
@@ -100,15 +100,15 @@ def test_bars_are_placed_by_size_and_slot() -> None:
     assert pciwindow.placed(window, ()) == ()
 
 
-def test_bars_are_aligned_and_must_fit() -> None:
+def test_bars_are_aligned_and_refused_when_they_do_not_fit() -> None:
     small = pciwindow.Window(4 * GIB, 16 * GIB)
     assert [bar.address for bar in pciwindow.placed(small, (BIG, VIRTIO))] == [8 * GIB, 16 * GIB]
     with pytest.raises(MeasurementError, match="end at 0x600000000, the firmware's window at 0x500000000"):
         pciwindow.placed(small, (BIG, replace(BIG, slot=7)))
 
 
-def test_windows_with_several_bars() -> None:
-    """A window that is no multiple of its alignment leaves a hole behind it, so their order decides the end."""
+def test_several_bars_share_a_window() -> None:
+    """A window whose size is not a multiple of its alignment leaves a hole, so the order decides the end."""
     window = pciwindow.Window(0, 1 << 43)
     card = Device("memory", 5, bars=(16 << 20, 8 * GIB, 32 << 20), port=True)
     (bar,) = pciwindow.placed(window, (card,))

@@ -38,12 +38,12 @@ def kernel(*, protocol: int = 0x20F, xload: int = 0x02, high: int = 1) -> bytes:
     return bytes(image)
 
 
-def test_a_recent_kernel() -> None:
+def test_a_kernel_s_protocol_version_is_read() -> None:
     assert bzimage.is_kernel(kernel()) and bzimage.protocol(kernel()) == 0x20F
     assert bzimage.protocol(kernel(protocol=0x202)) == 0x202
 
 
-def test_what_is_no_kernel() -> None:
+def test_a_file_that_is_not_a_kernel_is_refused() -> None:
     for bad in (b"", kernel()[:0x205], kernel(protocol=0x1FF), kernel()[:2000]):
         with pytest.raises(MeasurementError, match="bzImage"):
             bzimage.protocol(bad)
@@ -60,7 +60,7 @@ def test_loader_and_rsdp_follow_from_the_tables(name: str) -> None:
             acpi.derived(bad)
 
 
-def test_a_device_with_loader_commands_of_its_own_is_told() -> None:
+def test_additional_loader_commands_are_reported() -> None:
     def table(name: bytes, body: bytes = b"") -> bytes:
         return (name + (36 + len(body)).to_bytes(4, "little")).ljust(36, b"\0") + body
 
@@ -70,7 +70,7 @@ def test_a_device_with_loader_commands_of_its_own_is_told() -> None:
         acpi.derived(table(b"TPM2") + plain)
 
 
-def test_a_real_tdreport_and_filler() -> None:
+def test_a_real_tdreport_is_read_and_filler_is_not() -> None:
     data = lzma.decompress((VECTORS / "tdreport/tdx_report_1.bin.xz").read_bytes())
     report = tdreport.parse(data)
     assert report.mr_td == data[528:576] and report.rtmrs[0] == data[720:768] and report.rtmrs[3] == data[864:912]

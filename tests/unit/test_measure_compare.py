@@ -1,4 +1,4 @@
-"""Alignment of a log with a prediction: equal, extra, missing, different, and the differences with a name."""
+"""Comparison of a log with a prediction: equal, extra, missing and different events, and named differences."""
 
 import hashlib
 
@@ -31,7 +31,7 @@ def kinds(*log: LogEntry) -> list[tuple[str, int]]:
     return [(one.kind, one.position) for one in compare(PREDICTED, log, tpm=False).differences]
 
 
-def test_equal_extra_missing_and_different() -> None:
+def test_equal_extra_missing_and_different_events_are_found() -> None:
     a, b, c, x = entry("a"), entry("b"), entry("c"), entry("x")
     assert kinds(a, b, c) == []
     assert kinds(a, x, b, c) == [("extra", 2)]
@@ -58,7 +58,7 @@ def test_a_tpm_log_is_mapped() -> None:
     assert compare(PREDICTED, [entry("a", 4), entry("b", 5), entry("c", 2), entry("v", 0)], tpm=True).equal
 
 
-def test_a_retried_exit_is_named() -> None:
+def test_a_repeated_exit_boot_services_is_named() -> None:
     again = entry("Exit Boot Services Returned with Failure")
     (difference,) = compare(PREDICTED, [entry("a"), again, entry("b"), entry("c")], tpm=False).differences
     assert difference.known is not None and difference.known.id == "exit-boot-services-retried"
@@ -66,7 +66,7 @@ def test_a_retried_exit_is_named() -> None:
     assert difference.to_dict()["known"] == "exit-boot-services-retried"
 
 
-def test_another_command_line_is_named() -> None:
+def test_a_changed_command_line_is_named() -> None:
     data = b"\xed\x22\x3b\x8f\x1a\0\0\0LOADED_IMAGE::LoadOptions\0"
     logged = LogEntry(3, EV_EVENT_TAG, {ALG_SHA384: digest("evil")}, data)
     predicted = [event("good", RTMR2, EV_EVENT_TAG)]
@@ -74,7 +74,7 @@ def test_another_command_line_is_named() -> None:
     assert difference.known is not None and difference.known.id == "other-command-line"
 
 
-def test_every_named_difference_has_an_id_of_its_own() -> None:
+def test_every_named_difference_has_a_unique_id() -> None:
     ids = [known.id for known, _ in KNOWN]
     assert len(set(ids)) == len(ids)
     assert all(known.meaning and known.source for known, _ in KNOWN)

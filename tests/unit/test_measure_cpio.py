@@ -1,4 +1,4 @@
-"""The initrd's archive: byte-stable, and what went in comes out."""
+"""The initrd's archive is byte-stable and round-trips."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def parse(data: bytes) -> list[tuple[str, int, int, int, bytes]]:
         at += -(-size // 4) * 4
 
 
-def test_the_bytes_are_these() -> None:
+def test_the_bytes_of_an_archive_are_pinned() -> None:
     made = archive({"bin/sh": Member(b"#!x", executable=True)}, mtime=1)
     zero = b"00000000"
 
@@ -54,7 +54,7 @@ def test_the_bytes_are_these() -> None:
 
 
 @given(FILES)
-def test_what_went_in_comes_out(files: dict[str, tuple[bytes, bool]]) -> None:
+def test_an_archive_round_trips(files: dict[str, tuple[bytes, bool]]) -> None:
     members = {path: Member(data, executable) for path, (data, executable) in files.items()}
     clash = any(f"{path}/" in other + "/" and other.startswith(f"{path}/") for path in files for other in files)
     if clash:
@@ -76,18 +76,18 @@ def test_what_went_in_comes_out(files: dict[str, tuple[bytes, bool]]) -> None:
 
 
 @given(st.permutations(["a", "b/c", "b/d", "e/f/g"]))
-def test_the_order_of_the_caller_does_not_matter(order: list[str]) -> None:
+def test_members_are_sorted(order: list[str]) -> None:
     made = archive({path: Member(path.encode()) for path in order}, mtime=0)
     assert made == archive({path: Member(path.encode()) for path in sorted(order)}, mtime=0)
 
 
 @pytest.mark.parametrize("path", ["/a", "", "a//b", "./a", "a/../b", "a/", ".."])
-def test_only_plain_paths(path: str) -> None:
+def test_unsafe_paths_are_refused(path: str) -> None:
     with pytest.raises(ValueError, match="not a plain relative path"):
         archive({path: Member(b"")}, mtime=0)
 
 
-def test_empty_directories_are_members_of_their_own() -> None:
+def test_empty_directories_are_members() -> None:
     assert [entry[:3] for entry in parse(archive({"dev": Member(None)}, mtime=0))] == [("dev", 1, 0o40755)]
 
 
@@ -102,7 +102,7 @@ def test_the_reader_and_the_writer_agree(files: dict[str, tuple[bytes, bool]]) -
     }
 
 
-def test_every_field_of_an_entry_comes_back() -> None:
+def test_every_field_of_an_entry_round_trips() -> None:
     made = Entry("dev/null", 9, stat.S_IFCHR | 0o666, b"x", links=3, uid=4, gid=5, mtime=6, device=(1, 3))
     end = Entry("TRAILER!!!", 0, 0).encoded()
     assert list(entries(made.encoded() + end)) == [made]
@@ -128,6 +128,6 @@ ONE = Entry("name", 1, stat.S_IFREG, b"data").encoded()
         (ONE[:94] + b"ffffffff" + ONE[102:], "cpio member's name"),
     ],
 )
-def test_a_cut_or_malformed_archive_is_refused(data: bytes, words: str) -> None:
+def test_a_truncated_or_malformed_archive_is_refused(data: bytes, words: str) -> None:
     with pytest.raises(MeasurementError, match=words):
         list(entries(data))

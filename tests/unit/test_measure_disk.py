@@ -1,4 +1,4 @@
-"""GPT and FAT: a disk made here byte by byte, its event, the boot loader found on it, and what is refused."""
+"""GPT and FAT on a synthetic disk: its event, the boot loader found on it, and errors for malformed disks."""
 
 import struct
 import uuid
@@ -62,7 +62,7 @@ def test_the_event_is_header_count_and_used_entries() -> None:
     assert decode(table.event) == table
 
 
-def test_the_loader_is_found() -> None:
+def test_the_boot_loader_is_found() -> None:
     assert fat.read(IMAGE, FIRST) == b"MZ loader" * 200
     assert fat.read(disk(fat16(b"")), FIRST) == b""
 
@@ -81,12 +81,12 @@ def test_a_changed_table_is_refused(at: int, value: bytes, text: str) -> None:
         gpt.table(IMAGE[:at] + value + IMAGE[at + len(value) :])
 
 
-def test_entries_that_are_not_there_are_refused() -> None:
+def test_missing_table_entries_are_refused() -> None:
     with pytest.raises(MeasurementError, match="GPT entries"):
         gpt.table(IMAGE[:2048])
 
 
-def test_a_disk_image_is_read_with_its_places_and_flags(tmp_path: Path) -> None:
+def test_partitions_are_read_with_offsets_and_flags(tmp_path: Path) -> None:
     path = tmp_path / "root.raw"
     path.write_bytes(volume("privml-root"))
     data, tree = gpt.read(path).partitions
@@ -112,7 +112,7 @@ def test_a_disk_image_is_read_with_its_places_and_flags(tmp_path: Path) -> None:
         (table_of([("a", 40, 128)]).ljust(1 << 16, b"\0"), "ends at byte 66048 of a disk of 65536"),
     ],
 )
-def test_a_malformed_disk_is_refused_in_the_caller_s_words(tmp_path: Path, data: bytes, words: str) -> None:
+def test_a_malformed_disk_raises_the_given_error(tmp_path: Path, data: bytes, words: str) -> None:
     path = tmp_path / "x.raw"
     path.write_bytes(data)
     with pytest.raises(MeasurementError, match=rf"^x\.raw: .*{words}"):
@@ -137,7 +137,7 @@ def test_a_broken_file_system_is_refused(change: object, text: str) -> None:
         fat.read(change(fat16(b"x" * 700)), 0)
 
 
-def test_a_chain_that_turns_in_a_circle_ends() -> None:
+def test_a_circular_cluster_chain_is_refused() -> None:
     volume = bytearray(fat16(b"x" * 2000))
     volume[512 + 2 * 5 : 512 + 2 * 5 + 2] = (4).to_bytes(2, "little")  # 4, 5, 4, 5, ...
     assert len(fat.read(bytes(volume), 0)) == 2000
@@ -145,7 +145,7 @@ def test_a_chain_that_turns_in_a_circle_ends() -> None:
     assert len(fat.read(bytes(volume), 0)) == 2000
 
 
-def test_a_chain_that_is_too_short_or_leaves_the_disk_is_refused() -> None:
+def test_a_truncated_or_outside_cluster_chain_is_refused() -> None:
     volume = bytearray(fat16(b"x" * 2000))
     volume[512 + 8 : 512 + 10] = b"\xff\xff"
     with pytest.raises(MeasurementError, match="its chain has 512"):

@@ -1,4 +1,4 @@
-"""TDVF metadata, MRTD, the TD HOB and the variable store, on a small firmware made here and on published values."""
+"""TDVF metadata, MRTD, the TD HOB and the variable store, for a small synthetic firmware and published values."""
 
 import hashlib
 import json
@@ -54,7 +54,7 @@ def test_the_page_orders_differ_from_the_second_measured_page_on() -> None:
 
 
 def test_augmented_pages_are_not_recorded() -> None:
-    """The metadata itself lies in the measured page, so compare with a stream built by hand."""
+    """The metadata is in the measured page, so compare with a stream built by hand."""
     image = make_firmware([BFV, (0, 0, 0x100000, 0x1000, 4, 2)])
     page = image[0x1000:]
     chunks = b"".join(record(b"MR.EXTEND", 0xFFFFF000 + at) + page[at : at + 256] for at in range(0, 4096, 256))
@@ -95,15 +95,15 @@ def layout(name: str) -> tuple[FirmwareSection, ...]:
 @pytest.mark.parametrize(
     "row", json.loads((VECTORS / "td_hob.json").read_text()), ids=lambda row: str(row["ram_mib"])
 )
-def test_td_hob_of_quoted_guests(row: dict[str, object]) -> None:
+def test_the_td_hob_matches_quoted_guests(row: dict[str, object]) -> None:
     memory = int(str(row["ram_mib"])) << 20
     hob = tdhob.td_hob(layout(str(row["layout"])), memory)
     assert hashlib.sha384(hob).hexdigest().startswith(str(row["td_hob_sha384_prefix"]))
 
 
 @pytest.mark.parametrize(("gpa", "size"), [(0x90000000, 0x1000), (0x7FFFF000, 0x2000), (0x1000, 0)])
-def test_td_hob_of_a_section_outside_memory_is_none(gpa: int, size: int) -> None:
-    """It was left out in silence, with a plausible digest."""
+def test_a_section_outside_memory_is_refused(gpa: int, size: int) -> None:
+    """Skipping such a section would give a plausible but wrong digest."""
     bad = tdvf.FirmwareSection(tdvf.TEMP_MEM, 0, 0, gpa, size, 0)
     with pytest.raises(MeasurementError, match="does not lie in the machine's RAM"):
         tdhob.td_hob((*layout("IntelTdxX64"), bad), 2 << 30)
@@ -164,14 +164,14 @@ def test_secure_boot_digests_seen_on_hardware(store: efivars.Store, capable: boo
         assert rest == ["6f2e3cbc", "d607c0ef", "08a74f89", "18cc6e01"]
 
 
-def test_dbt_is_measured_only_when_it_is_there() -> None:
+def test_dbt_is_measured_only_when_present() -> None:
     names = [one.name for one in efivars.secure_boot_variables({efivars.TIMESTAMP_DATABASE: b"x"}, capable=True)]
     assert names[-1] == "dbt"
 
 
 @pytest.mark.parametrize("states", [(0x3F, 0x3E), (0x3E, 0x3F), (0x3F, 0x3F)])
-def test_two_live_copies_of_a_variable_are_not_guessed(states: tuple[int, int]) -> None:
-    """The last one was taken, also where edk2 takes the other (added before about-to-be-replaced)."""
+def test_two_live_copies_of_a_variable_are_refused(states: tuple[int, int]) -> None:
+    """edk2 prefers a copy by its state (added before about-to-be-replaced), not by its position."""
     name = "PK".encode("utf-16-le") + b"\0\0"
     variables = b""
     for state in states:

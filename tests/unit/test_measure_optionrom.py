@@ -1,4 +1,4 @@
-"""Option ROMs: which images are drivers, and UEFI's compression by streams written bit by bit."""
+"""Option ROMs: which images are drivers, and UEFI compression with streams written bit by bit."""
 
 import struct
 
@@ -24,7 +24,7 @@ ONE_POSITION = ((0, 4), (0, 4))
 
 
 def literals(text: bytes) -> list[tuple[int, int]]:
-    """A block in which every byte stands for itself: 256 codes of eight bits (their lengths are 10 less 2)."""
+    """A block of literals: 256 codes of eight bits (their lengths are stored as 10 less 2)."""
     head = [(len(text), 16), (0, 5), (10, 5), (256, 9), *ONE_POSITION]
     return head + [(byte, 8) for byte in text]
 
@@ -39,7 +39,7 @@ def stored(data: bytes) -> bytes:
     return packed(len(data), *blocks)
 
 
-def test_bytes_that_stand_for_themselves() -> None:
+def test_literal_bytes_are_copied() -> None:
     assert lzh.decompress(stored(bytes(range(256)))) == bytes(range(256))
     assert lzh.decompress(stored(b"ab" * 40000)) == b"ab" * 40000
     assert lzh.decompress(packed(0)) == b""
@@ -86,7 +86,7 @@ def test_codes_of_different_lengths() -> None:
         (packed(99999, *literals(b"a")), "ends in the middle|empty block"),
     ],
 )  # fmt: skip
-def test_malformed_streams(data: bytes, words: str) -> None:
+def test_malformed_streams_are_refused(data: bytes, words: str) -> None:
     with pytest.raises(MeasurementError, match=words):
         lzh.decompress(data)
 
@@ -113,7 +113,7 @@ def image(
     return ((head + data).ljust(0x40, b"\0") + body).ljust(size * 512, b"\0")
 
 
-def test_drivers_packed_or_not() -> None:
+def test_compressed_and_plain_drivers_are_read() -> None:
     plain = driver(bytes(range(256)))
     padded = plain.ljust(-(-(0x40 + len(plain)) // 512) * 512 - 0x40, b"\0")
     assert optionrom.drivers(image(plain)) == (
@@ -142,6 +142,6 @@ def test_drivers_packed_or_not() -> None:
         (image(b"not PE"), "MZ"),
     ],
 )
-def test_malformed_roms(rom: bytes, words: str) -> None:
+def test_malformed_roms_are_refused(rom: bytes, words: str) -> None:
     with pytest.raises(MeasurementError, match=words):
         optionrom.drivers(rom)

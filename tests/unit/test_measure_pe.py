@@ -1,4 +1,4 @@
-"""PE images and UKIs, made here byte by byte, so that each rule of the digest is visible."""
+"""PE images and UKIs, built byte by byte so that each rule of the digest is visible."""
 
 import hashlib
 import lzma
@@ -53,7 +53,7 @@ def expected(image: bytes, certificate: int = 0) -> bytes:
 SECTIONS = [(".text", b"t" * 512, 500), (".data", b"d" * 512, 700)]
 
 
-def test_checksum_and_certificate_are_left_out_and_the_tail_is_not() -> None:
+def test_the_digest_skips_checksum_and_certificate_but_not_the_tail() -> None:
     plain = make_pe(SECTIONS)
     assert pe.authenticode(plain) == expected(plain)
     assert pe.authenticode(plain, "sha256") != pe.authenticode(plain)
@@ -66,8 +66,8 @@ def signed_file() -> bytes:
     return lzma.decompress((VECTORS / "pe/fbx64.efi.signed.xz").read_bytes())
 
 
-def test_the_digest_is_the_one_that_debian_signed() -> None:
-    """What the signer's tool hashed is in the signature: a second opinion on order, gaps and tail."""
+def test_the_digest_equals_the_one_debian_signed() -> None:
+    """The signature contains the digest of the signer's tool, an independent check of order, gaps and tail."""
     image = signed_file()
     assert pe.signed_digest(image) == pe.authenticode(image, "sha256")
     assert pe.authenticode(image).hex().startswith("f7d1ce61766186a8")
@@ -108,7 +108,7 @@ def test_memory_contents_have_virtual_size() -> None:
 
 
 @pytest.mark.parametrize("cut", [1, 10, 0x3E, 0x90, 0x180, HEADERS, HEADERS + 600])
-def test_a_cut_image_is_refused(cut: int) -> None:
+def test_a_truncated_image_is_refused(cut: int) -> None:
     with pytest.raises(MeasurementError):
         pe.authenticode(make_pe(SECTIONS)[:cut])
 
@@ -158,12 +158,12 @@ def test_pcrsig_is_not_measured_but_reaches_the_initrd() -> None:
         ({"cmdline": b"\xff\xfe"}, "UTF-8"),
     ],
 )
-def test_what_is_not_modelled_is_refused(change: dict[str, bytes | None], message: str) -> None:
+def test_unmodelled_contents_are_refused(change: dict[str, bytes | None], message: str) -> None:
     with pytest.raises(MeasurementError, match=message):
         uki.facts(make_uki(**change))
 
 
-def test_the_stub_adds_a_console_only_without_one() -> None:
+def test_the_stub_adds_a_console_only_if_there_is_none() -> None:
     assert uki.has_console("console=ttyS0")
     assert uki.has_console("quiet console=hvc0")
     assert not uki.has_console("quiet myconsole=1")
@@ -190,7 +190,7 @@ def whole(description: Description, register: str) -> bytes:
         ({"sdmagic": b"#### LoaderInfo: systemd-stub 300 ####"}, "expected 262"),
     ],
 )
-def test_a_gap_hides_only_what_depends_on_it(change: dict[str, bytes | None], note: str) -> None:
+def test_an_unknown_event_hides_only_what_depends_on_it(change: dict[str, bytes | None], note: str) -> None:
     image = make_uki(**change)
     found = described(image)
     assert set(found.registers) == {"rtmr1"} and found.registers["rtmr1"] == whole(found, "rtmr1")
@@ -200,7 +200,7 @@ def test_a_gap_hides_only_what_depends_on_it(change: dict[str, bytes | None], no
     assert origins[:2] == [".linux (its name)", ".linux"] and ".dtbauto" not in origins
 
 
-def test_rtmr1_of_a_gap_is_that_of_the_same_uki_without_it() -> None:
+def test_rtmr1_does_not_depend_on_an_unknown_event_in_rtmr2() -> None:
     profile = TD_INTELTDX
     complete = payload.direct(uki.facts(make_uki(cmdline=b"console=hvc0")), profile)
     rtmr1 = [event.digest for event in complete if event.register == "rtmr1"]
@@ -227,9 +227,18 @@ def test_each_profile_of_a_uki_has_its_sections() -> None:
         number: [event for event in found.events if event.origin.startswith(f"profile {number}: ")]
         for number in (0, 1)
     }
-    assert [event.origin.partition(": ")[2] for event in of[0]][1::2] == [".linux", ".cmdline", ".profile"]
+    stub, kernel = of[0][:6], of[0][6:]
+    assert [event.origin.partition(": ")[2] for event in stub][1::2] == [".linux", ".cmdline", ".profile"]
+    extra = uki.extra_cpio("profile", b"ID=main\nTITLE=Main\n")
+    assert [event.digest for event in kernel] == [
+        hashlib.sha384("console=hvc0\0".encode("utf-16-le")).digest(),
+        hashlib.sha384(extra).digest(),
+    ]
+    for number in (0, 1):
+        value = replay_digests(event.digest for event in of[number]).hex()
+        assert found.facts[f"rtmr2 of profile {number}"] == value
     assert of[1][0].digest == hashlib.sha384("1\0".encode("utf-16-le")).digest()
-    assert [event.digest for event in of[1] if event.origin.endswith(" .cmdline")] == [
+    assert [event.digest for event in of[1] if event.origin.endswith("1: .cmdline")] == [
         hashlib.sha384(b"console=hvc0 rescue").digest()
     ]
     assert all(event.evidence is Evidence.SOURCE for event in (*of[0], *of[1]))
@@ -240,18 +249,47 @@ def test_each_profile_of_a_uki_has_its_sections() -> None:
     assert [profile.number for profile in uki.layout(old).profiles] == [None]  # 256 ignores profiles
 
 
+def test_rtmr2_with_microcode_is_computed_from_the_stub_s_source() -> None:
+    """The stub passes the kernel the microcode first, each part padded to four bytes."""
+    found = described(make_uki(cmdline=b"console=hvc0", ucode=b"micro"))
+    initrd = b"micro\0\0\0" + b"initrd\0\0" + uki.extra_cpio("os-release", b"ID=x\n")
+    events = [event for event in found.events if event.register == "rtmr2"]
+    assert [event.origin for event in events][6:10] == [
+        ".initrd (its name)",
+        ".initrd",
+        ".ucode (its name)",
+        ".ucode",
+    ]
+    assert events[-1].digest == hashlib.sha384(initrd + bytes(-len(initrd) % 4)).digest()
+    assert {event.evidence for event in events[-2:]} == {Evidence.SOURCE}
+    assert found.registers["rtmr2"] == whole(found, "rtmr2") and not any(
+        "no complete" in note for note in found.notes
+    )
+    without = uki.facts(make_uki(cmdline=b"console=hvc0"))
+    plain = [event.digest for event in payload.direct(without, TD_INTELTDX) if event.register == "rtmr2"]
+    assert [event.digest for event in events[:-1] if "ucode" not in event.origin] == plain[:-1]
+
+
+@pytest.mark.parametrize("section", ["dtb", "hwids", "dtbauto"])
+def test_rtmr2_with_a_device_tree_or_hardware_ids_is_not_complete(section: str) -> None:
+    found = described(make_uki(cmdline=b"console=hvc0", **{section: b"d"}))
+    assert "rtmr2" not in found.registers and any("no complete rtmr2" in note for note in found.notes)
+
+
 @pytest.mark.parametrize(
     ("version", "measures", "loads"),
     [
-        (249, False, None),
-        (255, False, None),
+        (249, False, False),
+        (251, False, False),
+        (252, False, True),
+        (255, False, True),
         (256, True, True),
         (257, True, True),
         (258, True, False),
         (262, True, False),
     ],
 )
-def test_the_stub_s_behaviour_follows_its_version(version: int, measures: bool, loads: bool | None) -> None:
+def test_the_stub_s_behaviour_follows_its_version(version: int, measures: bool, loads: bool) -> None:
     rules = uki.stub_rules(version)
     assert (rules.measures, rules.loads_kernel) == (measures, loads)
 

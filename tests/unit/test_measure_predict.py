@@ -1,4 +1,4 @@
-"""The TD profile: rows, order, origins and evidence; and what prediction refuses."""
+"""The TD profile: events, order, origins and evidence, and errors of prediction."""
 
 import struct
 import uuid
@@ -56,7 +56,7 @@ def names(events: tuple[Event, ...], register: str) -> list[str]:
     return [f"{type_name(event.type)} {event.origin}" for event in events if event.register == register]
 
 
-def test_rows_of_a_td() -> None:
+def test_the_events_of_a_td_are_listed_in_order() -> None:
     events = td(agent_events=AGENT).events
     assert names(events, RTMR0) == [
         "EV_EFI_HANDOFF_TABLES2 TD HOB",
@@ -93,7 +93,7 @@ def test_rows_of_a_td() -> None:
 
 def test_rtmr3_is_the_agent_s_log() -> None:
     prediction = td(agent_events=AGENT)
-    assert prediction.registers()[RTMR3] == agent.replay_log(agent.encode_log(AGENT))
+    assert prediction.registers()[RTMR3] == agent.replay(AGENT)
     assert td().registers()[RTMR3] == bytes(48)
     assert prediction.registers()[MRTD] == b"s" * 48 and prediction.mrtd_two == b"t" * 48
 
@@ -105,7 +105,7 @@ def test_registers_replay_the_events() -> None:
     assert sha384(load_options("console=hvc0 a=1")) in digests
 
 
-def test_the_weakest_evidence_speaks_for_a_register() -> None:
+def test_a_register_has_the_weakest_evidence_of_its_events() -> None:
     levels = td().evidence()
     assert levels[RTMR0] is Evidence.SOURCE  # fw_cfg items and the stub's SMBIOS event
     assert levels[RTMR1] is levels[RTMR2] is Evidence.TPM_BOOT  # what the stub does
@@ -134,7 +134,7 @@ def test_a_host_command_line_replaces_the_embedded_one() -> None:
     assert td(replace(MACHINE, host_cmdline=" \n ")).events == mine
 
 
-def test_enrolled_keys_change_secure_boot() -> None:
+def test_enrolled_keys_turn_secure_boot_on() -> None:
     keyed = FirmwareFacts(
         FIRMWARE.sections, b"s" * 48, b"t" * 48, b"c" * 48, {(GLOBAL, "PK"): b"key"}, FIRMWARE.strings
     )
@@ -146,7 +146,7 @@ def test_enrolled_keys_change_secure_boot() -> None:
 
 
 @pytest.mark.parametrize("change", ["memory", "bootorder", "boot menu", "cfv", "tables", "serial"])
-def test_each_input_of_the_machine_moves_rtmr0(change: str) -> None:
+def test_each_input_of_the_machine_changes_rtmr0(change: str) -> None:
     mine = td().registers()
     firmware, blobs, memory = FIRMWARE, dict(BLOBS), 2 << 30
     if change == "memory":
@@ -172,7 +172,7 @@ def test_a_missing_blob_is_refused(name: str) -> None:
         td(replace(MACHINE, blobs={key: value for key, value in BLOBS.items() if key != name}))
 
 
-def test_the_console_is_not_left_to_the_stub() -> None:
+def test_a_command_line_without_a_console_is_refused() -> None:
     silent = UkiFacts(b"k" * 48, (), "quiet", None)
     with pytest.raises(MeasurementError, match="console=") as caught:
         td(uki=silent)
@@ -186,7 +186,7 @@ def test_the_console_is_not_left_to_the_stub() -> None:
     assert not any(event.register == RTMR2 for event in bare)
 
 
-def test_an_fw_cfg_item_of_another_size_is_not_measured() -> None:
+def test_an_fw_cfg_item_of_unexpected_size_is_not_measured() -> None:
     items = [event.origin for event in td().events if event.type == EV_PLATFORM_CONFIG_FLAGS]
     assert "etc/reserved-memory-end" not in items
     blobs = {**BLOBS, "etc/reserved-memory-end": bytes(8)}
@@ -197,7 +197,7 @@ def test_vendor_guids_are_the_specification_s() -> None:
     assert uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c") == GLOBAL
 
 
-def test_tables_of_a_machine_that_was_never_booted_are_known_from_source_alone() -> None:
+def test_tables_of_a_machine_never_booted_have_evidence_source() -> None:
     levels = [
         {
             event.origin: event.evidence

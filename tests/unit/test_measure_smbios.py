@@ -1,4 +1,4 @@
-"""SMBIOS: the published table and the digest of a hardware TD; the filter's corners; the firmware's own strings."""
+"""SMBIOS: the published table, the digest of a hardware TD, edge cases of the filter, and the firmware's strings."""
 
 import hashlib
 import json
@@ -24,16 +24,16 @@ def structure(kind: int, body: bytes, *strings: bytes) -> bytes:
     return bytes((kind, 4 + len(body), 0, 1)) + body + texts + b"\0"
 
 
-def test_the_digest_of_a_hardware_td() -> None:
+def test_the_digest_matches_a_hardware_td() -> None:
     assert hashlib.sha384(smbios.filtered(PUBLISHED)).hexdigest() == EXPECTED
 
 
-def test_the_published_table_is_made_of_qemu_s() -> None:
+def test_the_published_table_is_derived_from_qemu_s() -> None:
     strings = FirmwareStrings("EDK II", "unknown", "02/02/2022")
     assert smbios.published(QEMU, strings) == PUBLISHED
 
 
-def test_a_filtered_string_is_blanked_and_the_rest_stays() -> None:
+def test_a_filtered_string_is_blanked_and_the_rest_is_unchanged() -> None:
     system = structure(1, bytes((1, 2, 3, 4)) + b"U" * 16 + b"\6\0\0", b"maker", b"thing", b"v1", b"serial")
     out = smbios.filtered(system + END)
     assert len(out) == len(system + END)
@@ -84,7 +84,7 @@ def make_volume(filler: bytes) -> bytes:
 
 
 @pytest.mark.parametrize("filler", ["0000000000000000", "9090909090909090", "66900f1f40004000", "0f1f440000664400"])
-def test_the_firmware_s_strings_are_found_whatever_fills_the_gaps(filler: str) -> None:
+def test_the_firmware_s_strings_are_found_with_any_padding(filler: str) -> None:
     expected = FirmwareStrings("Vendor of EDK II", "2026.08+ds-2", "09/26/2026")
     assert smbios.firmware_strings(make_volume(bytes.fromhex(filler))) == expected
 

@@ -1,4 +1,4 @@
-"""The verity superblock: what is read of it, and what is refused."""
+"""The verity superblock: its fields, and errors for malformed ones."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def test_every_field_is_read(tmp_path: Path) -> None:
         (superblock(length=257), "a salt of 257 bytes, expected at most 256"),
     ],
 )
-def test_a_malformed_superblock_is_refused_in_the_caller_s_words(tmp_path: Path, data: bytes, words: str) -> None:
+def test_a_malformed_superblock_raises_the_given_error(tmp_path: Path, data: bytes, words: str) -> None:
     with pytest.raises(MeasurementError, match=words):
         verity.superblock(data)
     path = tmp_path / "x.raw"
@@ -44,6 +44,6 @@ def test_a_malformed_superblock_is_refused_in_the_caller_s_words(tmp_path: Path,
         verity.read(path, 512, error=BuildError)
 
 
-def test_what_claims_to_be_one() -> None:
+def test_a_superblock_is_recognised_by_its_magic() -> None:
     assert verity.is_superblock(superblock(version=2))
     assert not verity.is_superblock(superblock(magic=b"veritx\0\0"))

@@ -1,25 +1,28 @@
-"""The pictures in the documents are those that the code draws now."""
+"""The pictures in the documents are up to date with the code."""
 
 from __future__ import annotations
 
+import re
 import xml.etree.ElementTree as tree
 from pathlib import Path
 
 import pytest
-from tests.pictures import rooms, terminal
+from tests.pictures import checks, rooms, terminal
 from tests.pictures.all import FOLDER, PICTURES
+
+from privml.verify.check import CODES
 
 DOCS = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize("name", PICTURES)
-def test_a_picture_is_current(name: str) -> None:
+def test_a_picture_is_up_to_date(name: str) -> None:
     assert (FOLDER / name).read_text() == PICTURES[name](), f"{name}: run `make pictures`"
 
 
 @pytest.mark.parametrize("name", [name for name in PICTURES if name != "demo.svg"])
 def test_a_picture_keeps_its_text_inside(name: str) -> None:
-    """Well-formed, and no line of text is cut off by the picture's edge, as far as its length tells."""
+    """It is well-formed, and judging by its length no line of text crosses the picture's edge."""
     root = tree.fromstring(PICTURES[name]())
     width = float(root.attrib["width"])
     for text in root.iter("{http://www.w3.org/2000/svg}text"):
@@ -32,6 +35,25 @@ def test_every_picture_is_shown_and_every_file_is_drawn() -> None:
     assert {path.name for path in FOLDER.glob("*.svg")} == set(PICTURES)
     pages = "".join(path.read_text() for path in [DOCS / "README.md", *(DOCS / "docs").glob("*.md")])
     assert [name for name in PICTURES if f"pictures/{name})" not in pages] == []
+
+
+def test_the_tables_of_checks_are_current() -> None:
+    assert checks.PAGE.read_text() == checks.page(), "docs/VERIFIERS.md: run `make pictures`"
+
+
+def test_the_tables_have_every_code_and_a_line_that_gives_it() -> None:
+    rows = [row.split(" | ") for row in checks.codes().splitlines()[2:]]
+    assert [row[1].strip("`") for row in rows] == list(CODES)
+    for _, code, places in rows:
+        for path, line in re.findall(r"`([\w/]+\.py):(\d+)`", places):
+            text = (checks.SOURCE / path).read_text().splitlines()[int(line) - 1]
+            assert f'"{code.strip("`")}"' in text or text.startswith("def "), (code, path, line)
+
+
+def test_a_table_changes_with_its_code(monkeypatch: pytest.MonkeyPatch) -> None:
+    honest = checks.page()
+    monkeypatch.setattr(checks, "_body", lambda _: 7)
+    assert checks.page() != honest
 
 
 def test_an_import_that_follows_from_another_is_left_out() -> None:

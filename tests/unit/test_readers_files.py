@@ -1,4 +1,4 @@
-"""`measure FILE`, `explain` and `diff`: files of other people, told by their content."""
+"""`measure FILE`, `explain` and `diff`: third-party files, identified by their content."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def found(folder: Path, data: bytes) -> dict[str, Any]:
         (b"CCEL\x38\0\0\0".ljust(40, b"\0") + (65536).to_bytes(8, "little") + bytes(8), "ccel-table", None),
     ],
 )
-def test_a_file_is_told_by_its_content(data: bytes, kind: str, digest: str | None, tmp_path: Path) -> None:
+def test_a_file_is_identified_by_its_content(data: bytes, kind: str, digest: str | None, tmp_path: Path) -> None:
     result = found(tmp_path, data)
     assert result["kind"] == kind
     assert digest is None or digest in [event["digest"] for event in result["events"]]
@@ -97,12 +97,12 @@ def test_a_file_is_told_by_its_content(data: bytes, kind: str, digest: str | Non
 
 
 @pytest.mark.parametrize("data", [b"hello", b"\0" * 600, bytes(range(256)) * 4, b"4" * 1024])
-def test_nothing_is_guessed(data: bytes, tmp_path: Path) -> None:
+def test_unknown_content_is_refused(data: bytes, tmp_path: Path) -> None:
     with pytest.raises(MeasurementError, match="not recognised"):
         files.read(written(tmp_path, data))
 
 
-def test_registers_of_logs_and_quotes(tmp_path: Path) -> None:
+def test_registers_of_logs_and_quotes_are_described(tmp_path: Path) -> None:
     log, claimed = found(tmp_path, LOG), found(tmp_path, QUOTE)
     for name in ("rtmr0", "rtmr1", "rtmr2", "rtmr3"):
         assert log[name] == claimed[name]
@@ -110,7 +110,7 @@ def test_registers_of_logs_and_quotes(tmp_path: Path) -> None:
     assert set(found(tmp_path, UKI)) >= {"events", "kind"}
 
 
-def test_secure_boot_variables_of_a_volume(tmp_path: Path) -> None:
+def test_secure_boot_variables_of_a_volume_are_described(tmp_path: Path) -> None:
     enrolled = [event["note"] for event in found(tmp_path, VARIABLES)["events"] if "SecureBoot" in event["origin"]]
     assert enrolled == ["in a build with Secure Boot"]
     blank = [event for event in found(tmp_path, make_store([]))["events"] if "SecureBoot" in event["origin"]]
@@ -136,13 +136,13 @@ def test_a_disk_with_a_uki_has_whole_registers(tmp_path: Path) -> None:
     assert "rtmr1" not in bare and any("MZ" in note for note in bare["notes"])
 
 
-def test_a_tpm_log_with_one_bank_is_told_by_its_indices(tmp_path: Path) -> None:
+def test_a_tpm_log_with_one_bank_is_identified_by_its_indices(tmp_path: Path) -> None:
     entries = [LogEntry(one.index, one.type, {ALG_SHA384: one.sha384}, one.data) for one in parse_log(TPM_LOG)]
     one, two = found(tmp_path, encode_log(entries)), found(tmp_path, TPM_LOG)
     assert one["kind"] == "tpm-log" and one["rtmr0"] == two["rtmr0"]
 
 
-def test_the_command_line_prints_it(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_the_command_line_prints_the_description(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     path = written(place, QUOTE, "quote.bin")
     outcome = Outcome(capsys, "measure", str(path))
     assert outcome.code == 0 and f"rtmr0  {RTMR0}" in outcome.stdout and "TDX quote, version 4" in outcome.stdout
@@ -156,7 +156,7 @@ def test_the_command_line_prints_it(place: Path, capsys: pytest.CaptureFixture[s
 # --- explain --------------------------------------------------------------------------------------------------------
 
 
-def test_a_log_against_its_quote(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_a_log_agrees_with_its_quote(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     log, other = written(place, LOG, "log"), written(place, QUOTE, "quote")
     outcome = Outcome(capsys, "explain", str(log), "--against", str(other))
     assert outcome.code == 0 and outcome.stdout.count("agrees") == 4
@@ -200,7 +200,7 @@ def test_the_one_event_that_differs_from_a_quote_is_named(
     assert outcome.code == 1 and f"rtmr0: differs; {text}" in outcome.stdout
 
 
-def test_an_event_that_was_extended_twice_and_a_register_that_nobody_extended() -> None:
+def test_a_doubly_extended_event_and_an_unextended_register_are_explained() -> None:
     log = Log(tuple(parse_log(LOG)), tpm=False)
     events = [event for event in log.logged if event.register == RTMR1]
     digests = [event.digest for event in events]
@@ -220,7 +220,7 @@ def as_log(events: tuple[Event, ...]) -> list[LogEntry]:
     ]
 
 
-def test_a_log_against_a_prediction(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_a_log_is_compared_with_a_prediction(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     prediction = image(place) / "prediction.json"
     events = samples.PREDICATE.launches[0].events
     honest = written(place, encode_log(as_log(events)), "honest")
@@ -243,7 +243,7 @@ def test_a_log_against_a_prediction(place: Path, capsys: pytest.CaptureFixture[s
 # --- diff -----------------------------------------------------------------------------------------------------------
 
 
-def test_two_logs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_two_logs_are_compared(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     old, new = written(place, OLD_LOG, "old"), written(place, LOG, "new")
     assert "equal" in Outcome(capsys, "diff", str(new), str(new)).stdout
     outcome = Outcome(capsys, "diff", str(old), str(new), "--json")
@@ -258,7 +258,7 @@ def test_two_logs(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # n
     assert Outcome(capsys, "diff", str(old), str(written(place, QUOTE, "quote"))).code == 2
 
 
-def test_two_predictions_and_a_log(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
+def test_two_predictions_and_a_log_are_compared(place: Path, capsys: pytest.CaptureFixture[str]) -> None:  # noqa: F811
     one = image(place) / "prediction.json"
     text = predicate.encode(samples.PREDICATE).decode()
     first = samples.PREDICATE.launches[0]
@@ -284,7 +284,7 @@ def test_a_disk_whose_loader_is_for_another_machine_has_no_registers(tmp_path: P
     assert any("aarch64" in note for note in result["notes"])
 
 
-def test_a_disk_with_a_gap_in_its_uki_has_the_registers_that_do_not_depend_on_it(tmp_path: Path) -> None:
+def test_a_disk_with_a_partly_unknown_uki_has_the_registers_that_do_not_depend_on_it(tmp_path: Path) -> None:
     uki = (
         UKI.replace(b".sdmagic", b".cmdline")[:0x200] + b"krnlconsole=ttyS0 #### LoaderInfo: systemd-stub 258-1 ####"
     )

@@ -43,19 +43,19 @@ def test_standard_input_is_read(monkeypatch: pytest.MonkeyPatch, tmp_path: Path)
         assert read(Path("-")) == LOG
 
 
-def test_a_file_whose_size_the_kernel_does_not_say_is_read() -> None:
+def test_a_kernel_file_without_a_size_is_read() -> None:
     assert os.stat("/proc/version").st_size == 0
     assert read(Path("/proc/version")).startswith(b"Linux")
 
 
-@pytest.mark.parametrize("name", ["", "nosuch"])
-def test_what_is_not_a_file_is_a_usage_error(name: str, tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a file"):
+@pytest.mark.parametrize(("name", "message"), [("", "is a directory, expected a file"), ("nosuch", "does not exist")])
+def test_a_directory_and_a_missing_file_are_usage_errors(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=message):
         read(tmp_path / name)
 
 
 def test_an_endless_device_and_an_empty_file_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="is not a file"):
+    with pytest.raises(UsageError, match="is a device or socket"):
         read(Path("/dev/zero"))
     (tmp_path / "empty").touch()
     with pytest.raises(MeasurementError, match="is empty"):
@@ -77,7 +77,7 @@ def test_a_stream_without_end_is_bounded(monkeypatch: pytest.MonkeyPatch, tmp_pa
 
 
 @pytest.mark.parametrize("pack", [gzip.compress, lzma.compress, bz2.compress])
-def test_compression_is_taken_off(pack: object, tmp_path: Path) -> None:
+def test_compressed_files_are_unpacked(pack: object, tmp_path: Path) -> None:
     assert callable(pack)
     for data in (pack(LOG), pack(LOG[:100]) + pack(LOG[100:]), pack(LOG) + bytes(512)):
         (tmp_path / "log").write_bytes(data)
@@ -88,7 +88,7 @@ def test_compression_is_taken_off(pack: object, tmp_path: Path) -> None:
         files.read(tmp_path / "log")
 
 
-def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_decompression_bomb_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wrapped, "MAX_UNPACKED", 1 << 20)
     compression = wrapped.compression(b"\x1f\x8b\x08")
     assert compression is not None
@@ -96,7 +96,7 @@ def test_a_bomb_is_not_unpacked(monkeypatch: pytest.MonkeyPatch) -> None:
     assert wrapped.unpack(gzip.compress(bytes((1 << 20) + 1)), compression) is None
 
 
-def test_wrappings_have_an_end(tmp_path: Path) -> None:
+def test_nested_wrappings_are_bounded(tmp_path: Path) -> None:
     data = LOG
     for _ in range(5):
         data = gzip.compress(data)
@@ -151,7 +151,7 @@ def test_a_dump_is_read_back(command: tuple[str, ...], data: bytes) -> None:
         b"00000000  " + b"00 " * 16 + b"\n*\nffffffffffff\n",
     ],
 )
-def test_other_text_is_no_dump(text: bytes) -> None:
+def test_other_text_is_not_a_hex_dump(text: bytes) -> None:
     assert wrapped.dumped(text) is None
 
 
@@ -177,7 +177,7 @@ def test_json_lines_a_byte_order_mark_and_a_key_given_twice() -> None:
             envelope.loads(bad, "x")
 
 
-def test_a_search_through_json_has_an_end() -> None:
+def test_a_search_through_json_is_bounded() -> None:
     found = envelope.look([[] for _ in range(300_000)])
     assert not found.binary and not found.logs
 
@@ -185,7 +185,7 @@ def test_a_search_through_json_has_an_end() -> None:
 # --- the attestation agent's log ------------------------------------------------------------------------------------
 
 
-def test_an_agent_s_log_that_begins_later_gives_no_log_to_compare(tmp_path: Path) -> None:
+def test_an_agent_log_without_its_beginning_is_not_compared(tmp_path: Path) -> None:
     path = tmp_path / "aael"
     path.write_text(f"INIT sha384/{'11' * 48}\na b c\n")
     found = files.read(path)

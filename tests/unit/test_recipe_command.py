@@ -1,4 +1,4 @@
-"""`lint` as a person runs it."""
+"""The verb `lint`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_lint_says_ok_for_each_shipped_recipe() -> None:
     assert {"ok demo-cpu", "ok demo-cpu-dev"} <= set(result.stdout.splitlines())
 
 
-def test_lint_tells_every_problem_of_every_recipe(tmp_path: Path) -> None:
+def test_lint_reports_every_problem_of_every_recipe(tmp_path: Path) -> None:
     demo = (shipped() / "demo-cpu.yaml").read_text()
     (tmp_path / "a.yaml").write_text(demo.replace("engine:", "engin:"))
     (tmp_path / "b.yaml").write_text(demo + "devices: [virtio-blk: 2, virtio-net: 3]\n")
@@ -31,7 +31,7 @@ def test_lint_tells_every_problem_of_every_recipe(tmp_path: Path) -> None:
     assert "b.yaml:13: devices: 3 virtio-net, but `qemu-11-q35` has 1" in message
 
 
-def test_lint_of_nothing_known() -> None:
+def test_lint_of_an_unknown_recipe_is_an_error() -> None:
     result = CliRunner().invoke(lint, ["demo-gpu"])
     assert isinstance(result.exception, RecipeError)
     with pytest.raises(RecipeError, match="there is no recipe"):

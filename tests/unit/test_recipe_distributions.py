@@ -1,4 +1,4 @@
-"""Distributions as records: what is Debian's, and a second distribution that only this test knows."""
+"""Distributions as records: Debian's, and a second distribution that exists only in this test."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_recipe_of_a_second_distribution_is_read_by_its_record(acme: Distribut
         ("acme, release: one", "debian, release: one", "base.release: got `one`, expected forky"),
     ],
 )
-def test_what_the_record_does_not_know_is_refused_with_its_line(
+def test_packages_outside_the_record_are_refused_with_their_line(
     acme: Distribution, recipe: Path, old: str, new: str, message: str
 ) -> None:
     assert old in RECIPE
@@ -102,7 +102,7 @@ def test_what_the_record_does_not_know_is_refused_with_its_line(
     assert message in caught.value.message
 
 
-def test_mkosi_is_told_the_distribution_and_finalize_its_python(acme: Distribution) -> None:
+def test_mkosi_gets_the_distribution_and_finalize_its_python(acme: Distribution) -> None:
     plan = Plan("x", base("acme", "one"), (), 1, "/tools", {}, development=False, engine=None)
     files = render.tree(plan, resources.templates())
     lines = files["mkosi.conf"].data.decode().splitlines()
@@ -140,7 +140,7 @@ def test_the_hosts_mirrors_of_a_second_archive_are_found(acme: Distribution, tmp
         ([], "unused"),
     ],
 )
-def test_rtmr3_is_extended_from_the_kernels_version_on(packages: list[tuple[str, str]], mode: str) -> None:
+def test_rtmr3_support_depends_on_the_kernel_version(packages: list[tuple[str, str]], mode: str) -> None:
     assert DEBIAN.kernel.rtmr3(packages) == mode
 
 
@@ -151,7 +151,7 @@ def test_every_suite_of_a_distribution_has_one_name() -> None:
         assert each.releases == {release.codename: release for release in each.releases.values()}
 
 
-def test_production_firmware_serves_development_too() -> None:
+def test_production_firmware_is_allowed_in_development() -> None:
     assert [one.package for one in DEBIAN.firmwares("tdx", production=True)] == ["ovmf-inteltdx"]
     assert [one.package for one in DEBIAN.firmwares("tdx", production=False)] == ["ovmf-inteltdx", "ovmf-generic"]
     assert list(DEBIAN.firmwares("snp", production=False)) == []

@@ -1,4 +1,4 @@
-"""YAML with one meaning."""
+"""The strict YAML subset of recipes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_words_that_yaml_1_1_would_convert_stay_text(word: str) -> None:
     assert parse(f"a: {word}\n".encode(), "t").value == {"a": word}
 
 
-def test_only_these_words_are_converted() -> None:
+def test_only_yaml_1_2_words_are_converted() -> None:
     value = parse(b"a: true\nb: false\nc: null\nd: -12\ne: '12'\nf: ''\n", "t").value
     assert value == {"a": True, "b": False, "c": None, "d": -12, "e": "12", "f": ""}
 
@@ -59,7 +59,7 @@ def test_ambiguous_yaml_is_refused(text: str, message: str) -> None:
     assert caught.value.message.startswith("t:")
 
 
-def test_size_and_encoding() -> None:
+def test_size_and_encoding_are_checked() -> None:
     with pytest.raises(RecipeError, match="expected at most"):
         parse(b"#" * (MAX_BYTES + 1), "t")
     with pytest.raises(RecipeError, match="t:2: not UTF-8"):
@@ -83,12 +83,12 @@ def test_a_merged_document_knows_the_other_file_of_each_field() -> None:
     parent = parse(b"a: {x: 1, y: 2}\nk: 1\n", "parent")
     child = parse(b"\n\na: {y: 3}\nn: 4\n", "child")
     both = merged(child, parent, Mark("child", 1))
-    assert both.beside(("a", "x")) == " (extended by child:1)"
-    assert both.beside(("a", "y")) == " (laid over parent:1)"
-    assert both.beside(("n",)) == " (extends parent:1)"
-    assert both.beside(()) == " (laid over parent:1)"
-    assert parent.beside(("k",)) == ""
+    assert both.counterpart(("a", "x")) == " (extended by child:1)"
+    assert both.counterpart(("a", "y")) == " (overrides parent:1)"
+    assert both.counterpart(("n",)) == " (extends parent:1)"
+    assert both.counterpart(()) == " (overrides parent:1)"
+    assert parent.counterpart(("k",)) == ""
 
 
-def test_spelled() -> None:
+def test_paths_are_spelled_with_dots_and_brackets() -> None:
     assert spelled(("shapes", 1, "memory")) == "shapes[1].memory"

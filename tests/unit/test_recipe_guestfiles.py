@@ -1,4 +1,4 @@
-"""The guest's own files are linted: each rule has a file that breaks it, and our own files break none."""
+"""Lint rules of guest files: each has a file that breaks it, and the shipped files break none."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_the_cases_are_the_rules() -> None:
     assert list(CASES) == [rule.id for rule in RULES.values() if rule.stage == "guest"]
 
 
-def test_what_is_right_is_not_told() -> None:
+def test_valid_files_have_no_findings() -> None:
     files = {
         CONFIGURATION: GuestFile(CONF),
         SCRIPT: GuestFile(
@@ -112,11 +112,11 @@ def test_a_finding_names_its_line() -> None:
     assert str(found).startswith(f"images/{SCRIPT}:3: `wget`: ")
 
 
-def test_without_a_configuration_nothing_is_seeded() -> None:
+def test_a_missing_mkosi_configuration_is_reported() -> None:
     assert [finding.rule for finding in lint_guest({})] == ["missing-seed"]
 
 
-def test_our_own_files_break_no_rule_and_all_of_them_are_looked_at() -> None:
+def test_the_shipped_files_break_no_rule_and_are_all_checked() -> None:
     files = read_guest(images_folder())
     assert {CONFIGURATION, SCRIPT, "initrd/init"} <= set(files)
     assert lint_guest(files) == []
@@ -134,7 +134,7 @@ def bad_images(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("bad_images")
-def test_the_verb_tells_them_beside_the_recipes() -> None:
+def test_lint_reports_findings_in_guest_files() -> None:
     result = CliRunner().invoke(lint, ["demo-cpu", "--json"])
     assert isinstance(result.exception, RecipeError)
     assert result.exception.hint == "why: `privml-build lint --explain script-network`"
@@ -149,7 +149,7 @@ def test_a_broken_rule_stops_a_build_before_it_begins() -> None:
     assert caught.value.exit_code == 3
 
 
-def test_a_broken_rule_of_the_recipe_stops_a_build_too(tmp_path: Path) -> None:
+def test_a_broken_recipe_rule_stops_a_build(tmp_path: Path) -> None:
     shutil.copytree(shipped(), tmp_path / "recipes")
     path = tmp_path / "recipes/demo-cpu.yaml"
     path.write_text(path.read_text() + "devices: [virtio-blk: 2, virtio-net: 2]\n")

@@ -1,10 +1,14 @@
-"""The list of the root's paths: finalize's own check, on trees that have something more."""
+"""The list of the root's paths: finalize's checks, on trees with additional and removed paths."""
 
 from __future__ import annotations
 
 import fnmatch
 import hashlib
+import os
+import re
 import shutil
+import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,6 +26,14 @@ HONEST = (
 )  # fmt: skip
 
 
+# Files and folders of the package `acme`, which the recipe names.
+ADDED = (
+    "etc/acme", "etc/acme/a.conf", "etc/python3.14.d", "usr/lib/acme", "usr/lib/acme/data",
+    "usr/lib/python3/dist-packages",
+    "usr/lib/python3/dist-packages/acme", "usr/lib/python3/dist-packages/acme/a.py",
+    "usr/lib/python3/dist-packages/b.py", "usr/lib/python3/dist-packages/acme.pth", "var/lib/acme", "var/lib/acme/x",
+    "usr/lib/acme/sh",
+)  # fmt: skip
 REMOVING = SOURCE[SOURCE.index("INITRD_INIT = ") : SOURCE.index("def fail(")]
 LAST = SOURCE[SOURCE.index("# -- every overlay file") : SOURCE.index("for path in [root, *root")]
 
@@ -30,7 +42,7 @@ def fail(text: str) -> NoReturn:
     raise SystemExit(text)
 
 
-def check(root: Path) -> None:
+def check(root: Path, *programs: str) -> None:
     names = {
         "root": root,
         "facts": {
@@ -38,11 +50,16 @@ def check(root: Path) -> None:
             "forbidden": guestroot.FORBIDDEN,
             "units": guestroot.UNITS,
             "systemd": guestroot.SYSTEMD,
+            "added": ["acme"],
+            "own_programs": programs,
+            "services": [],
         },
         "overlay": {"etc/systemd/system/default.target", "usr/lib/privml/initrd-init"},
         "INITRD_INIT": "usr/lib/privml/initrd-init",
-        "packages": {"etc/motd": "base-files", "usr/lib/python3.14/sh": "evil"},
+        "packages": {"etc/motd": "base-files", "usr/lib/python3.14/sh": "evil", **dict.fromkeys(ADDED, "acme:amd64")},
         "fnmatch": fnmatch,
+        "re": re,
+        "subprocess": subprocess,
         "fail": fail,
     }
     exec(CHECK, names)
@@ -79,12 +96,87 @@ def test_a_declared_tree_passes(tree: Path) -> None:
         ("passwd", "/passwd "),
     ],
 )
-def test_something_more_is_named(tree: Path, name: str, text: str) -> None:
+def test_an_undeclared_path_is_named(tree: Path, name: str, text: str) -> None:
     path = tree / name
     path.parent.mkdir(parents=True, exist_ok=True)
     path.touch()
     with pytest.raises(SystemExit, match=text):
         check(tree)
+
+
+def put(tree: Path, *names: str) -> None:
+    for name in names:
+        (tree / name).parent.mkdir(parents=True, exist_ok=True)
+        (tree / name).touch()
+
+
+def test_of_a_package_that_the_recipe_names_only_what_is_in_usr_lib_stays(tree: Path) -> None:
+    kept = (
+        "usr/lib/acme/data", "usr/lib/python3/dist-packages/acme/a.py",
+        "usr/lib/python3/dist-packages/acme/__pycache__/a.cpython-314.pyc",
+        "usr/lib/python3/dist-packages/__pycache__/b.cpython-314.pyc", "usr/lib/python3/dist-packages/b.py",
+    )  # fmt: skip
+    put(tree, *kept, "etc/acme/a.conf", "var/lib/acme/x")
+    check(tree)
+    assert [name for name in kept if not (tree / name).is_file()] == []
+    assert not (tree / "etc/acme").exists()
+    assert not (tree / "var/lib/acme").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("usr/lib/acme/other", r"usr/lib/acme/other \(no package\) is not declared"),
+        ("usr/lib/acme/sh", r"usr/lib/acme/sh \(acme:amd64\) is forbidden"),
+        ("usr/lib/python3/dist-packages/acme.pth", "acme.pth .* would run at the start of every Python program"),
+        ("usr/lib/python3/dist-packages/__pycache__/c.cpython-314.pyc", "is not declared"),
+        ("etc/acme/b.conf", r"etc/acme/b.conf \(no package\) is not declared"),
+    ],
+)
+def test_a_package_that_the_recipe_names_brings_no_more(tree: Path, name: str, text: str) -> None:
+    put(tree, "usr/lib/acme/data", "usr/lib/python3/dist-packages/b.py", name)
+    with pytest.raises(SystemExit, match=text):
+        check(tree)
+
+
+def test_a_script_whose_interpreter_is_not_there_is_refused(tree: Path) -> None:
+    (tree / "usr/bin/acme").write_bytes(b"#!/usr/bin/python3 -B\nprint()\n")
+    check(tree, "acme")
+    (tree / "usr/bin/acme").write_bytes(b"#! /bin/sh\n")
+    with pytest.raises(SystemExit, match="/usr/bin/acme is a script for /bin/sh, which is not in the guest"):
+        check(tree, "acme")
+
+
+PROGRAMS = SOURCE[SOURCE.index('for name in facts["own_programs"]:') : SOURCE.index("present = {path.name")]
+
+
+@pytest.mark.parametrize(
+    ("make", "text"),
+    [
+        (lambda path: None, "the recipe keeps the program acme, which none of its packages and files has"),
+        (
+            lambda path: path.symlink_to("/etc/alternatives/acme"),
+            r"\(acme\) is a link to /etc/alternatives/acme, which",
+        ),
+        (lambda path: path.symlink_to("absent"), "is a link to absent, which is not in the guest"),
+        (lambda path: (path.touch(), path.chmod(0o4755)), "has a set-id bit or capabilities"),
+        (lambda path: (path.touch(), path.chmod(0o2755)), "has a set-id bit or capabilities"),
+    ],
+)
+def test_programs_that_cannot_stay_are_refused(tree: Path, make: Callable[[Path], object], text: str) -> None:
+    make(tree / "usr/bin/acme")
+    names = {
+        "root": tree,
+        "facts": {"own_programs": ["acme"]},
+        "packages": {"usr/bin/acme": "acme"},
+        "os": os,
+        "fail": fail,
+    }
+    with pytest.raises(SystemExit, match=text):
+        exec(PROGRAMS, names)
+    (tree / "usr/bin/acme").unlink(missing_ok=True)
+    put(tree, "usr/bin/acme")
+    exec(PROGRAMS, names)
 
 
 def test_lists_are_in_order_and_do_not_contradict_each_other() -> None:

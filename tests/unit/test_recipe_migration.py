@@ -53,14 +53,14 @@ def run(*words: str) -> Result:
 
 
 def pasted(folder: Path, name: str) -> None:
-    """Put what `lint` prints of ``name`` in the places of the files that it is of."""
+    """Replace the files of ``name`` with the rewritten ones that `lint` prints."""
     printed = run(str(folder / name)).stdout
     for part in printed.split("# recipes/")[1:]:
         file, _, text = part.partition(", in schema 2\n")
         (folder / file).write_text(text)
 
 
-def test_every_reader_refuses_it_and_says_how_to_go_on(folder: Path) -> None:
+def test_every_reader_refuses_schema_1_and_says_how_to_migrate(folder: Path) -> None:
     with pytest.raises(OldSchema) as caught:
         load(folder / "x.yaml")
     assert caught.value.exit_code == 3
@@ -68,7 +68,7 @@ def test_every_reader_refuses_it_and_says_how_to_go_on(folder: Path) -> None:
     assert "`privml-build lint x` prints it in schema 2" in (caught.value.hint or "")
 
 
-def test_what_lint_prints_is_the_same_recipe(folder: Path) -> None:
+def test_the_rewritten_recipe_is_equivalent(folder: Path) -> None:
     result = run(str(folder / "x.yaml"))
     assert isinstance(result.exception, RecipeError)
     assert result.exception.exit_code == 3
@@ -81,7 +81,7 @@ def test_what_lint_prints_is_the_same_recipe(folder: Path) -> None:
     assert recipe.content.description == "A model: small, and fast. [#1]"
 
 
-def test_a_variant_and_what_it_extends_are_both_printed(folder: Path) -> None:
+def test_a_variant_and_its_parent_are_both_rewritten(folder: Path) -> None:
     with pytest.raises(OldSchema) as caught:
         load(folder / "y.yaml")
     assert caught.value.message.splitlines() == [
@@ -100,7 +100,7 @@ def test_a_variant_and_what_it_extends_are_both_printed(folder: Path) -> None:
     assert [finding.rule for finding in lint(load(folder / "y.yaml"))] == []
 
 
-def test_a_variant_of_a_recipe_that_is_new_already(folder: Path) -> None:
+def test_an_old_variant_of_a_new_recipe_is_rewritten(folder: Path) -> None:
     (folder / "x.yaml").write_text((shipped() / "demo-cpu.yaml").read_text())
     with pytest.raises(OldSchema) as caught:
         load(folder / "y.yaml")
@@ -109,7 +109,7 @@ def test_a_variant_of_a_recipe_that_is_new_already(folder: Path) -> None:
     assert load(folder / "y.yaml").content.inference.models[0].file == "a, b.gguf"
 
 
-def test_a_new_variant_of_an_old_recipe(folder: Path) -> None:
+def test_an_old_parent_of_a_new_variant_is_rewritten(folder: Path) -> None:
     (folder / "y.yaml").write_text("extends: ./x.yaml\nagent: {listen: 9000}\n")
     with pytest.raises(OldSchema) as caught:
         load(folder / "y.yaml")
@@ -118,7 +118,7 @@ def test_a_new_variant_of_an_old_recipe(folder: Path) -> None:
     assert load(folder / "y.yaml").content.agent.listen == 9000
 
 
-def test_json_has_the_rewritten_files(folder: Path) -> None:
+def test_json_output_contains_the_rewritten_files(folder: Path) -> None:
     document = json.loads(run(str(folder / "y.yaml"), "--json").stdout)
     (told,) = document["recipes"]
     assert sorted(told["rewritten"]) == ["recipes/x.yaml", "recipes/y.yaml"]
@@ -136,7 +136,7 @@ def test_json_has_the_rewritten_files(folder: Path) -> None:
         ("schema: 1\ndevices: [x]\n", "schema: 2\ndevices: [x]\n"),
     ],
 )
-def test_what_cannot_be_right_stays_as_it_was(old: str, new: str) -> None:
+def test_invalid_fields_are_not_rewritten(old: str, new: str) -> None:
     assert rewritten(parse(old.encode(), "t").value) == new
 
 
@@ -152,5 +152,5 @@ def test_what_cannot_be_right_stays_as_it_was(old: str, new: str) -> None:
         {"a": None},
     ],
 )
-def test_values_are_read_again_as_they_were(value: object) -> None:
+def test_rewritten_values_round_trip(value: object) -> None:
     assert parse(f"k: {value_text(value)}\n".encode(), "t").value == {"k": value}

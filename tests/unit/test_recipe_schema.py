@@ -63,7 +63,7 @@ def test_the_shipped_files_are_valid() -> None:
         (INFERENCE, "inference: null\n"),
     ],
 )
-def test_what_the_models_refuse_the_schema_refuses(tmp_path: Path, old: str, new: str) -> None:
+def test_the_schema_refuses_what_the_models_refuse(tmp_path: Path, old: str, new: str) -> None:
     text = DEMO.replace(old, new)
     assert text != DEMO
     (tmp_path / "x.yaml").write_text(text)
@@ -88,7 +88,7 @@ def test_what_the_models_refuse_the_schema_refuses(tmp_path: Path, old: str, new
         ("agent: {listen: 9000}\n", False),
     ],
 )
-def test_a_variant_needs_only_what_differs(text: str, good: bool) -> None:
+def test_a_variant_may_contain_only_what_differs(text: str, good: bool) -> None:
     assert valid(text, schema.recipe_schema()) is good
 
 
@@ -124,7 +124,7 @@ def test_every_field_is_described_once() -> None:
         ("shapes.vcpus", "vcpus: 2", "vcpus: 3"),
     ],
 )
-def test_a_field_moves_rtmr3_just_when_the_measured_configuration_holds_it(
+def test_a_field_changes_rtmr3_if_and_only_if_the_measured_configuration_contains_it(
     tmp_path: Path, field: str, old: str, new: str
 ) -> None:
     def config(text: str) -> bytes:

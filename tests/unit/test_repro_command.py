@@ -1,4 +1,4 @@
-"""`repro` as a command, with legs that are made at once: outcomes, the record, refreshed locks, leg a's image."""
+"""The verb `repro` with instant legs: outcomes, the record, refreshed locks, leg a's image."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from privml.store.objects import Store
 
 
 class Bench:
-    """Two legs that are made at once, and what the verb asked of them."""
+    """Two instant legs, and the verb's requests to them."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -98,7 +98,7 @@ def test_equal_legs_are_compared_with_the_record(bench: Bench, capsys: pytest.Ca
     assert f"; if this is intended: {renew}" in text
 
 
-def test_unlike_legs_write_no_record_and_no_image(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_different_legs_write_no_record_and_no_image(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     bench.spoil = Path("firmware.fd")
     with pytest.raises(Differs) as caught:
         bench.run("demo-cpu", as_json=True, record=Path("record.json"), output=Path("out/demo-cpu"))
@@ -109,12 +109,12 @@ def test_unlike_legs_write_no_record_and_no_image(bench: Bench, capsys: pytest.C
     assert not Path("out/demo-cpu").exists()
 
 
-def test_leg_as_image_can_be_used_on(bench: Bench) -> None:
+def test_an_image_installed_from_a_leg_is_usable(bench: Bench) -> None:
     bench.run("demo-cpu", output=Path("out/demo-cpu"))
     assert (Path("out/demo-cpu/uki.efi").read_bytes()) == (bench.folder / "leg-a/uki.efi").read_bytes()
 
 
-def test_gone_inputs_are_an_outcome_of_their_own(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_unavailable_inputs_are_a_separate_outcome(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     bench.gone = True
     with pytest.raises(GoneError) as caught:
         bench.run("demo-cpu", as_json=True)
@@ -124,7 +124,7 @@ def test_gone_inputs_are_an_outcome_of_their_own(bench: Bench, capsys: pytest.Ca
     assert "privml-build repro demo-cpu --lock out/locks/demo-cpu.lock.json" in str(caught.value.hint)
 
 
-def test_a_refreshed_lock_is_an_outcome_of_its_own(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_refreshed_lock_is_a_separate_outcome(bench: Bench, capsys: pytest.CaptureFixture[str]) -> None:
     lock = read_lock(Path("recipes/demo-cpu.lock.json"))
     path = Path("out/locks/demo-cpu.lock.json")
     write_lock(path, lock.model_copy(update={"packages": lock.packages[1:]}))
@@ -170,7 +170,7 @@ def program(folder: Path, status: int, body: str = DIFFOSCOPE) -> Path:
     return path
 
 
-def test_diffoscope_is_asked_about_the_first_files_and_decides_nothing(
+def test_diffoscope_looks_at_the_first_files_and_does_not_decide(
     bench: Bench, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("PATH", f"{program(tmp_path / 'bin', 1).parent}:{os.environ['PATH']}")
@@ -212,14 +212,14 @@ def test_diffoscope_is_asked_about_the_first_files_and_decides_nothing(
         ("#!/nonexistent/interpreter\n", "failed: "),
     ],
 )
-def test_a_diffoscope_that_fails_spoils_no_report(
+def test_a_failing_diffoscope_does_not_change_the_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, body: str, words: str
 ) -> None:
     monkeypatch.setenv("PATH", str(program(tmp_path / "bin", 2, body).parent) + ":/usr/bin:/bin")
     assert words in external.diffoscope()(tmp_path / "a", tmp_path / "b")
 
 
-def test_without_diffoscope_who_asks_for_it_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_diffoscope_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(HostError, match="not on PATH"):
         external.diffoscope()

@@ -1,4 +1,4 @@
-"""Two output directories: each way in which one can be unlike the other fails, in its layer, and says why."""
+"""Two output directories: every kind of difference is reported in its layer with its cause."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def initrd(body: bytes = b"init") -> bytes:
 
 
 def sealed(folder: Path, **changes: object) -> Manifest:
-    """Manifest and prediction of what lies in ``folder``, as a build writes them at its end."""
+    """Write manifest and prediction for the files in ``folder``, as a build does at its end."""
     made = replace(sample(folder.parent / "sample"), **changes)
     names = (manifests.UKI, manifests.FIRMWARE["tdx"], *made.volumes)
     made = replace(made, artefacts={name: artefact(folder / name) for name in names})
@@ -67,7 +67,7 @@ def other_firmware() -> MeasuredLaunch:
 
 
 def output(folder: Path) -> Path:
-    """A small whole image; its trees lie beside it, where ``opener`` finds them."""
+    """A small complete image; its trees are next to it, where ``opener`` finds them."""
     folder.mkdir(parents=True)
     (folder / "uki.efi").write_bytes(make_uki(initrd=initrd()))
     (folder / "root.raw").write_bytes(volume("privml-root"))
@@ -127,7 +127,7 @@ def test_equal_images_are_equal_in_every_layer(pair: tuple[Path, Path]) -> None:
     assert set(report.digests) == set(REQUIRED)
 
 
-def test_images_without_a_model_are_compared_whole(pair: tuple[Path, Path]) -> None:
+def test_images_without_a_model_are_compared_completely(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         without_model(folder)
         assert required_of(folder) == ("firmware.fd", "root.raw", "uki.efi", *current.DOCUMENTS)
@@ -149,7 +149,7 @@ def test_a_model_on_one_side_only_is_a_difference(pair: tuple[Path, Path]) -> No
 
 
 @pytest.mark.parametrize("side", [0, 1])
-def test_a_model_that_one_manifest_names_is_missed_on_both_sides(pair: tuple[Path, Path], side: int) -> None:
+def test_a_model_named_by_one_manifest_is_missing_on_both_sides(pair: tuple[Path, Path], side: int) -> None:
     without_model(pair[1 - side])
     (pair[side] / "model.raw").unlink()
     found = [finding for finding in judged(pair).findings if finding.place == "model.raw"]
@@ -167,7 +167,7 @@ def test_a_model_that_the_manifest_does_not_name_is_a_difference(pair: tuple[Pat
 
 @pytest.mark.parametrize("name", REQUIRED)
 @pytest.mark.parametrize("sides", [(0,), (1,), (0, 1)])
-def test_a_missing_file_is_a_difference_also_when_both_lack_it(
+def test_a_file_missing_on_both_sides_is_a_difference(
     pair: tuple[Path, Path], name: str, sides: tuple[int, ...]
 ) -> None:
     for side in sides:
@@ -177,7 +177,7 @@ def test_a_missing_file_is_a_difference_also_when_both_lack_it(
 
 @pytest.mark.parametrize("name", REQUIRED)
 @pytest.mark.parametrize("sides", [(0,), (0, 1)])
-def test_an_empty_file_is_a_difference_also_when_both_are(
+def test_a_file_empty_on_both_sides_is_a_difference(
     pair: tuple[Path, Path], name: str, sides: tuple[int, ...]
 ) -> None:
     for side in sides:
@@ -190,7 +190,7 @@ def test_an_extra_file_is_a_difference(pair: tuple[Path, Path]) -> None:
     assert causes(judged(pair)) == {"surplus-artefact"}
 
 
-def test_a_link_in_an_artefacts_place_is_a_difference(pair: tuple[Path, Path]) -> None:
+def test_a_link_in_place_of_an_artefact_is_a_difference(pair: tuple[Path, Path]) -> None:
     (pair[1] / "root.raw").unlink()
     (pair[1] / "root.raw").symlink_to(pair[0] / "root.raw")
     assert causes(judged(pair)) == {"unlike-artefact"}
@@ -215,14 +215,14 @@ def test_a_different_kernel_under_the_same_root_is_reported_by_section(pair: tup
     assert not [f for f in report.findings if f.layer in (Layer.ROOT_HASH, Layer.TREE)]
 
 
-def test_a_kernel_that_the_documents_do_not_own_up_to_is_told_too(pair: tuple[Path, Path]) -> None:
+def test_a_kernel_that_the_manifest_does_not_describe_is_reported(pair: tuple[Path, Path]) -> None:
     (pair[1] / "uki.efi").write_bytes(make_uki(initrd=initrd(), linux=b"kernel??"))
     report = judged(pair)
     assert report.first is Layer.REGISTERS
     assert {"false-manifest", "other-kernel"} <= causes(report)
 
 
-def test_a_prediction_for_other_files_is_reported_even_on_both_sides(pair: tuple[Path, Path]) -> None:
+def test_a_prediction_for_other_files_on_both_sides_is_reported(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         document = json.loads((folder / "prediction.json").read_bytes())
         document["subject"][0]["digest"]["sha256"] = "d" * 64
@@ -230,13 +230,13 @@ def test_a_prediction_for_other_files_is_reported_even_on_both_sides(pair: tuple
     assert causes(judged(pair)) == {"false-manifest"}
 
 
-def test_a_prediction_for_another_manifest_is_reported_even_on_both_sides(pair: tuple[Path, Path]) -> None:
+def test_a_prediction_for_another_manifest_on_both_sides_is_reported(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         write_prediction(folder, manifests.read(folder), samples.PREDICATE)
     assert causes(judged(pair)) == {"false-manifest"}
 
 
-def test_a_manifest_that_does_not_match_its_files_is_reported_even_on_both_sides(pair: tuple[Path, Path]) -> None:
+def test_a_manifest_that_does_not_match_its_files_on_both_sides_is_reported(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         (folder / "firmware.fd").write_bytes(b"other firmware")
     report = judged(pair)
@@ -247,14 +247,14 @@ def test_a_manifest_that_does_not_match_its_files_is_reported_even_on_both_sides
     }
 
 
-def test_an_initrds_member_is_named(pair: tuple[Path, Path]) -> None:
+def test_a_different_initrd_member_is_named(pair: tuple[Path, Path]) -> None:
     (pair[1] / "uki.efi").write_bytes(make_uki(initrd=initrd(b"tini")))
     sealed(pair[1])
     report = judged(pair)
     assert "uki.efi:.initrd:/init" in [finding.place for finding in report.findings]
 
 
-def test_registers_come_first(pair: tuple[Path, Path]) -> None:
+def test_registers_are_reported_first(pair: tuple[Path, Path]) -> None:
     predicted(pair[1], launches=(other_firmware(), *samples.PREDICATE.launches[1:]))
     report = judged(pair)
     assert report.first is Layer.REGISTERS
@@ -285,7 +285,7 @@ def test_a_file_of_the_tree_is_named_with_its_cause(pair: tuple[Path, Path]) -> 
     assert "<dd>root.raw:/etc/name</dd>" in pages.page("t", report)
 
 
-def test_equal_trees_in_other_bytes_are_a_difference_of_layout(pair: tuple[Path, Path]) -> None:
+def test_equal_trees_in_different_bytes_are_a_difference_of_layout(pair: tuple[Path, Path]) -> None:
     bend(pair[1] / "root.raw", 40 * 512, b"other data")
     sealed(pair[1])
     report = judged(pair)
@@ -293,7 +293,7 @@ def test_equal_trees_in_other_bytes_are_a_difference_of_layout(pair: tuple[Path,
     assert "filesystem-layout" in causes(report)
 
 
-def test_a_malformed_superblock_is_a_difference_and_no_end(pair: tuple[Path, Path]) -> None:
+def test_a_malformed_superblock_is_a_difference_not_an_error(pair: tuple[Path, Path]) -> None:
     bend(pair[1] / "root.raw", 56 * 512 + 80, (300).to_bytes(2, "little"))
     sealed(pair[1])
     found = {finding.place: finding.b for finding in judged(pair).findings}
@@ -318,7 +318,7 @@ def test_ids_and_times_of_partition_table_and_file_systems_are_reported(pair: tu
 
 
 @pytest.mark.parametrize("at", [100, 63 * 512 + 500])
-def test_bytes_that_no_layer_looks_at_are_compared_all_the_same(pair: tuple[Path, Path], at: int) -> None:
+def test_bytes_outside_every_layer_are_compared(pair: tuple[Path, Path], at: int) -> None:
     bend(pair[1] / "root.raw", at, b"\x77")
     sealed(pair[1])
     report = judged(pair)
@@ -327,7 +327,7 @@ def test_bytes_that_no_layer_looks_at_are_compared_all_the_same(pair: tuple[Path
     assert f"from byte {at}, in 1 blocks" in next(f.b for f in report.findings if f.cause.id == "unexplained-bytes")
 
 
-def test_what_cannot_be_read_is_a_difference_even_when_it_is_the_same(pair: tuple[Path, Path]) -> None:
+def test_an_unreadable_file_on_both_sides_is_a_difference(pair: tuple[Path, Path]) -> None:
     for folder in pair:
         (folder / "uki.efi").write_bytes(b"no UKI")
         (folder / "root.raw").write_bytes(b"no disk")
@@ -343,14 +343,14 @@ def test_packages_and_other_fields_of_documents_are_reported(pair: tuple[Path, P
     assert "manifest.json:/kernel" in [finding.place for finding in report.findings]
 
 
-def test_one_document_in_another_spelling_is_a_difference(pair: tuple[Path, Path]) -> None:
+def test_a_document_in_another_encoding_is_a_difference(pair: tuple[Path, Path]) -> None:
     path = pair[1] / "manifest.json"
     path.write_bytes(json.dumps(json.loads(path.read_bytes())).encode())
     assert causes(judged(pair)) == {"unreadable-artefact", "document-field", "false-manifest"}
 
 
 class Well(HTMLParser):
-    """Every tag that is opened is closed, in order; nothing is loaded from elsewhere."""
+    """Checks that tags are closed in order and that nothing is loaded from elsewhere."""
 
     void = ("meta",)
 
@@ -387,7 +387,7 @@ def test_the_page_is_well_formed_whatever_names_files_have(pair: tuple[Path, Pat
     assert ("Equal, byte for byte" in text) is not differ
 
 
-def test_the_verb_differs_with_status_1_and_tells_the_first_layer(
+def test_the_verb_exits_with_1_and_names_the_first_layer(
     pair: tuple[Path, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for n in range(256):
@@ -407,7 +407,7 @@ def test_the_verb_says_that_equal_images_are_equal(
     assert "equal, bit for bit" in capsys.readouterr().out
 
 
-def test_only_what_was_seen_to_move_counts_as_varied() -> None:
+def test_only_observed_differences_count_as_varied() -> None:
     a = dict.fromkeys(NAMES, "same") | {"umask": "0022", "tool_clock": "2026-01-01T00:00:00Z"}
     b = dict.fromkeys(NAMES, "same") | {"umask": "0077", "tool_clock": "2026-01-01T23:00:00Z"}
     del b["home"]
@@ -435,7 +435,7 @@ def test_a_record_names_the_digests_that_changed(pair: tuple[Path, Path]) -> Non
     assert set(recorded["files"]) == {"firmware.fd", "root.raw", "uki.efi", *current.DOCUMENTS}
 
 
-def test_no_comparison_of_nothing_is_equal(tmp_path: Path) -> None:
+def test_a_comparison_of_nothing_is_not_equal(tmp_path: Path) -> None:
     assert not Report((), {}, {}).equal
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()

@@ -1,4 +1,4 @@
-"""Attempts to fool the checker: two things that are not equal and look so, and two that are and do not."""
+"""Attempts to fool the checker: different things that look equal, and equal things that look different."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def fields(one: FileTree, two: FileTree) -> list[tuple[str, str]]:
     return [(finding.place, finding.field) for finding in compared(one, two).findings]
 
 
-def test_loops_of_links_end_and_are_their_targets(roots: tuple[Path, Path]) -> None:
+def test_link_loops_are_compared_by_their_targets(roots: tuple[Path, Path]) -> None:
     for root in roots:
         (root / "self").symlink_to("self")
         (root / "up").symlink_to("..")
@@ -60,7 +60,7 @@ def test_loops_of_links_end_and_are_their_targets(roots: tuple[Path, Path]) -> N
     assert fields(*still(*roots)) == [("root.raw:/up", "content")]
 
 
-def test_equal_bytes_under_another_mode_are_a_difference(roots: tuple[Path, Path]) -> None:
+def test_equal_bytes_with_another_mode_are_a_difference(roots: tuple[Path, Path]) -> None:
     for root, mode in zip(roots, (0o644, 0o4755), strict=True):
         put(root, "a", b"same").chmod(mode)
     assert fields(*still(*roots)) == [("root.raw:/a", "mode")]
@@ -74,7 +74,7 @@ def test_a_time_that_differs_by_less_than_a_second_is_a_difference(roots: tuple[
     assert [(f.place, f.a, f.b) for f in report.findings] == [("root.raw:/a", "1", "1.000000001")]
 
 
-def test_holes_are_zeros_and_nothing_else(roots: tuple[Path, Path]) -> None:
+def test_holes_equal_zeros_only(roots: tuple[Path, Path]) -> None:
     with (roots[0] / "a").open("wb") as file:
         file.truncate(1 << 20)
     (roots[1] / "a").write_bytes(bytes(1 << 20))
@@ -85,7 +85,7 @@ def test_holes_are_zeros_and_nothing_else(roots: tuple[Path, Path]) -> None:
     assert fields(*still(*roots)) == [("root.raw:/a", "content")]
 
 
-def test_the_same_pairs_of_names_linked_otherwise_are_a_difference(roots: tuple[Path, Path]) -> None:
+def test_hard_links_grouped_differently_are_a_difference(roots: tuple[Path, Path]) -> None:
     for root, pairs in zip(roots, (("ab", "cd"), ("ac", "bd")), strict=True):
         for first, second in pairs:
             os.link(put(root, first, b"same"), root / second)
@@ -99,7 +99,7 @@ def test_pipes_are_not_opened(roots: tuple[Path, Path]) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root makes devices")
-def test_a_device_is_its_number(roots: tuple[Path, Path]) -> None:
+def test_devices_are_compared_by_number(roots: tuple[Path, Path]) -> None:
     for root, minor in zip(roots, (3, 5), strict=True):
         try:
             os.mknod(root / "null", stat.S_IFCHR | 0o666, os.makedev(1, minor))
@@ -110,7 +110,7 @@ def test_a_device_is_its_number(roots: tuple[Path, Path]) -> None:
     assert fields(*still(*roots)) == [("root.raw:/null", "content")]
 
 
-def test_names_of_any_bytes_are_told_everywhere(roots: tuple[Path, Path], tmp_path: Path) -> None:
+def test_names_of_any_bytes_are_reported(roots: tuple[Path, Path], tmp_path: Path) -> None:
     (roots[0] / os.fsdecode(b"\xff\x1b[2J\n")).write_bytes(b"x")
     report = compared(*still(*roots))
     assert [finding.place for finding in report.findings] == [r"root.raw:/\udcff\x1b[2J\n"]
@@ -118,7 +118,7 @@ def test_names_of_any_bytes_are_told_everywhere(roots: tuple[Path, Path], tmp_pa
     assert r"\udcff" in pages.page("t", report).encode().decode()
 
 
-def test_both_trees_at_once_are_what_each_is_alone(roots: tuple[Path, Path]) -> None:
+def test_reading_both_trees_at_once_equals_reading_each(roots: tuple[Path, Path]) -> None:
     for number, root in enumerate(roots):
         put(root, f"d/{number}", b"x" * number)
     assert read_trees(*roots) == (read_tree(roots[0]), read_tree(roots[1]))
@@ -177,12 +177,12 @@ def test_an_initrd_with_only_different_inode_numbers_is_reported_as_such(pair: t
     assert [cause for *_, cause in found] == ["other-initrd", "initrd-layout"]
 
 
-def test_a_member_that_hides_behind_another_of_its_name_is_seen(pair: tuple[Path, Path]) -> None:
+def test_a_member_hidden_by_a_second_one_of_its_name_is_seen(pair: tuple[Path, Path]) -> None:
     one, two, last = (b"a", 0o100644, b"1"), (b"a", 0o100644, b"2"), (b"a", 0o100644, b"3")
     assert ("UKI", "uki.efi:.initrd", "other-initrd") in with_initrds(pair, cpio(one, last), cpio(two, last))
 
 
-def test_a_device_in_an_initrd_is_its_number() -> None:
+def test_a_device_in_an_initrd_is_compared_by_number() -> None:
     one, two = (read_cpio(cpio((b"x", 0, b""), *members)) for members in ([], [(b"null", 0o20666, b"")]))
     assert two.entries["null"].type == "character device"
     assert two.entries["null"].content == "5:1"
@@ -190,28 +190,28 @@ def test_a_device_in_an_initrd_is_its_number() -> None:
 
 
 @pytest.mark.parametrize("name", ["sbom.cdx.json", "provenance.json"])
-def test_a_document_that_nothing_else_depends_on_is_compared(pair: tuple[Path, Path], name: str) -> None:
+def test_a_document_nothing_depends_on_is_compared(pair: tuple[Path, Path], name: str) -> None:
     for number, folder in enumerate(pair):
         (folder / name).write_text(json.dumps({"a": {"b": number}}))
     report = judged(pair)
     assert [(f.place, f.cause.id) for f in report.findings] == [(f"{name}:/a/b", "document-field")]
 
 
-def test_the_builds_own_note_is_no_part_of_an_image(pair: tuple[Path, Path]) -> None:
+def test_the_build_s_own_note_is_not_compared(pair: tuple[Path, Path]) -> None:
     (pair[0] / INPUTS_FILE).write_bytes(b"1")
     assert judged(pair).equal
     (pair[1] / INPUTS_FILE).write_bytes(b"2")
     assert judged(pair).equal
 
 
-def test_predictions_of_nothing_prove_nothing(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_predictions_are_not_equal(pair: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("privml.repro.compare._registers", lambda _: {})
     report = judged(pair)
     assert causes(report) == {"nothing-compared"}
     assert report.first is Layer.REGISTERS
 
 
-def test_a_tree_that_cannot_be_opened_is_a_difference_and_no_accident(pair: tuple[Path, Path]) -> None:
+def test_a_tree_that_cannot_be_opened_is_a_difference_not_an_error(pair: tuple[Path, Path]) -> None:
     @contextmanager
     def broken(_: Path, __: object) -> Iterator[Path]:
         raise BuildError("fsck.erofs failed with status 1")
@@ -226,7 +226,7 @@ def test_a_tree_that_cannot_be_opened_is_a_difference_and_no_accident(pair: tupl
 
 
 @pytest.mark.parametrize("count", [255, 256, 257])
-def test_files_in_a_real_tree_are_counted_past_256(pair: tuple[Path, Path], count: int) -> None:
+def test_more_than_256_differing_files_are_counted(pair: tuple[Path, Path], count: int) -> None:
     bend(pair[1] / "root.raw", 40 * 512, b"other data")
     sealed(pair[1])
     for number in range(count):
@@ -236,8 +236,8 @@ def test_files_in_a_real_tree_are_counted_past_256(pair: tuple[Path, Path], coun
     assert report.exit_code == 1
 
 
-def test_each_layer_alone_is_enough(pair: tuple[Path, Path]) -> None:
-    """Whatever is changed in one output alone, in any file, is a difference: no layer vouches for another."""
+def test_a_changed_byte_in_any_output_is_a_difference(pair: tuple[Path, Path]) -> None:
+    """A change in only one output, in any file, is a difference, even if the other layers are equal."""
     for path in sorted(pair[1].iterdir()):
         data = path.read_bytes()
         path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
@@ -246,7 +246,7 @@ def test_each_layer_alone_is_enough(pair: tuple[Path, Path]) -> None:
     assert judged(pair).equal
 
 
-def test_origins_are_the_recipes_lines(pair: tuple[Path, Path]) -> None:
+def test_origins_are_recipe_lines(pair: tuple[Path, Path]) -> None:
     lines = {
         ".linux": "r.yaml:4 kernel.package",
         ".cmdline": "r.yaml:3 base.release",

@@ -1,4 +1,4 @@
-"""The legs' surroundings, without building anything: what is asked for is what a leg then sees."""
+"""The surroundings of legs, without a build: a leg observes what was requested."""
 
 from __future__ import annotations
 
@@ -38,11 +38,11 @@ def tools(tmp_path: Path) -> ToolsTree:
     return ToolsTree(tmp_path / "tools", "f" * 64)
 
 
-def test_a_leg_comes_back_as_it_went() -> None:
+def test_a_leg_round_trips() -> None:
     assert Leg.decode(LEG.encode()) == LEG
 
 
-def test_a_clock_is_in_the_legs_own_tree_and_in_every_program_of_it(tools: ToolsTree) -> None:
+def test_the_leg_s_clock_applies_to_every_program_of_its_tree(tools: ToolsTree) -> None:
     assert surroundings.with_clock(tools, "") is tools
     other = surroundings.with_clock(tools, "+400d")
     assert (tools.root / CLOCK_FOLDER / CLOCK_LIBRARY).read_bytes() == b"clock"
@@ -52,14 +52,14 @@ def test_a_clock_is_in_the_legs_own_tree_and_in_every_program_of_it(tools: Tools
     assert "FAKETIME" not in tools.command(["date"])
 
 
-def test_the_clock_goes_to_maintainer_scripts_and_out_again(tools: ToolsTree) -> None:
+def test_the_clock_is_installed_for_maintainer_scripts_and_removed(tools: ToolsTree) -> None:
     assert set(surroundings.probe_files(tools)) == {"mkosi.postinst"}
     files = surroundings.probe_files(surroundings.with_clock(tools, "+400d"))
     assert f"mkosi.skeleton/{CLOCK_FOLDER}/{CLOCK_LIBRARY}" in files
     assert files["mkosi.conf.d/90-clock.conf"].data == b"[Content]\nRemoveFiles=/usr/lib/privml-clock\n"
 
 
-def test_a_probe_reaches_mkosi_and_what_it_leaves_is_kept(tmp_path: Path) -> None:
+def test_a_probe_runs_in_mkosi_and_its_output_is_kept(tmp_path: Path) -> None:
     fake = image_fake.make(tmp_path)
     fake.mkosi.write_text(
         image_fake.MKOSI
@@ -80,7 +80,9 @@ def test_a_probe_reaches_mkosi_and_what_it_leaves_is_kept(tmp_path: Path) -> Non
     assert plain.manifest == probed.manifest
 
 
-def test_what_a_leg_sees_has_a_name(tmp_path: Path, tools: ToolsTree, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_observation_of_a_leg_has_a_name(
+    tmp_path: Path, tools: ToolsTree, monkeypatch: pytest.MonkeyPatch
+) -> None:
     for name in ("TZ", "LC_ALL", "HOME"):
         monkeypatch.setenv(name, "x")
     seen = surroundings.look_around(replace(LEG, workspace=str(tmp_path)), tools)
@@ -93,7 +95,7 @@ def test_what_a_leg_sees_has_a_name(tmp_path: Path, tools: ToolsTree, monkeypatc
         os.umask(before)
 
 
-def test_only_what_the_locks_name_is_imported_and_all_of_it(tmp_path: Path) -> None:
+def test_exactly_the_locked_inputs_are_imported(tmp_path: Path) -> None:
     fake = image_fake.make(tmp_path)
     fake.store.add_bytes(b"of somebody else")
     package = image_fake.keep(fake.store, "tool", b"tool")
@@ -106,7 +108,7 @@ def test_only_what_the_locks_name_is_imported_and_all_of_it(tmp_path: Path) -> N
 
 @pytest.fixture
 def open_to_all() -> Iterator[Path]:
-    """pytest's own directories are closed to other users."""
+    """A directory that other users can enter, unlike pytest's own."""
     with tempfile.TemporaryDirectory() as folder:
         Path(folder).chmod(0o777)
         yield Path(folder)
@@ -137,14 +139,14 @@ def test_a_process_in_its_own_namespaces_has_other_ids_and_another_name(
     assert os.uname().nodename == before
 
 
-def test_a_place_that_others_cannot_read_is_named(tmp_path: Path) -> None:
+def test_a_directory_that_other_users_cannot_read_is_named(tmp_path: Path) -> None:
     closed = tmp_path / "closed"
     closed.mkdir(mode=0o700)
     (closed / "a").write_bytes(b"")
     assert legs._closed([closed / "a"]) in (closed, *closed.parents)
 
 
-def test_a_leg_that_fails_fails_the_command_with_its_words(tmp_path: Path) -> None:
+def test_a_failing_leg_fails_the_command_with_its_output(tmp_path: Path) -> None:
     leg = replace(LEG, workspace=str(tmp_path), host_name="", user="", recipe=str(tmp_path / "none.yaml"))
     with pytest.raises(BuildError, match=r"none\.yaml") as caught:
         legs._build(leg, {"TZ": "UTC"})
@@ -152,7 +154,7 @@ def test_a_leg_that_fails_fails_the_command_with_its_words(tmp_path: Path) -> No
 
 
 def test_a_leg_in_which_no_tool_ran_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A build that took the other leg's output would agree with it, and would have seen nothing of its own."""
+    """A build that copied the other leg's output would agree with it without having observed anything."""
     seen = {"tool_clock": ""}
     monkeypatch.setattr(legs, "run", lambda *_, **__: (tmp_path / child.OBSERVED).write_text(json.dumps(seen)))
     leg = replace(LEG, workspace=str(tmp_path), user="", host_name="")
@@ -182,20 +184,20 @@ def test_the_unprivileged_user_is_the_first_with_subordinate_ids(
     monkeypatch.setattr(namespaces.shutil, "which", lambda name: f"/usr/bin/{name}")
     name = pwd.getpwuid(1).pw_name
     rows = f"root:1:65536\nnobody-knows-me:1:65536\n{name}:200000:65536\n"
-    found = namespaces.stranger(etc(tmp_path / "a", rows))
+    found = namespaces.unprivileged_account(etc(tmp_path / "a", rows))
     assert found is not None
     assert (found.uid, found.gid, found.users) == (1, pwd.getpwuid(1).pw_gid, (200_000, 65_536))
-    assert namespaces.stranger(etc(tmp_path / "few", f"{name}:200000:1000\n")) is None
-    assert namespaces.stranger(etc(tmp_path / "no groups", rows, "")) is None
-    assert namespaces.stranger(tmp_path / "absent") is None
+    assert namespaces.unprivileged_account(etc(tmp_path / "few", f"{name}:200000:1000\n")) is None
+    assert namespaces.unprivileged_account(etc(tmp_path / "no groups", rows, "")) is None
+    assert namespaces.unprivileged_account(tmp_path / "absent") is None
     monkeypatch.setattr(namespaces.shutil, "which", lambda _: None)
-    assert namespaces.stranger(tmp_path / "a") is None
+    assert namespaces.unprivileged_account(tmp_path / "a") is None
 
 
 def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, own: object) -> tuple[Leg, dict[str, str]]:
     monkeypatch.setattr(legs.os, "geteuid", lambda: uid)
     monkeypatch.setattr(legs, "account", lambda _: own)
-    monkeypatch.setattr(legs, "stranger", lambda: own)
+    monkeypatch.setattr(legs, "unprivileged_account", lambda: own)
     monkeypatch.setattr(legs, "_closed", lambda _: None)
     files = legs.Inputs(Path("r"), Path("l"), Path("t"), refreshed=True)
     reasons: dict[str, str] = {}
@@ -204,7 +206,7 @@ def plan(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, uid: int, own: object)
     return leg, reasons
 
 
-def test_who_calls_decides_whom_leg_b_is_built_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_leg_b_s_user_depends_on_the_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = namespaces.Account(1001, 1002, (1, 65536), (1, 65536))
     assert plan(tmp_path, monkeypatch, 0, own)[0].user == "1001:1002"
     assert plan(tmp_path, monkeypatch, 0, None)[0].user == namespaces.MAPPED
@@ -217,7 +219,7 @@ def test_who_calls_decides_whom_leg_b_is_built_by(tmp_path: Path, monkeypatch: p
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root becomes somebody else")
-def test_root_becomes_a_true_unprivileged_user(open_to_all: Path) -> None:
+def test_root_drops_to_an_unprivileged_user(open_to_all: Path) -> None:
     done = base_run.run(
         [
             legs.sys.executable,

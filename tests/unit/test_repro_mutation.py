@@ -1,4 +1,4 @@
-"""The checker, tested by mutation: every cause of the table is injected into a tree, and must be found and named."""
+"""Mutation tests of the checker: every cause of the table is injected into a tree and must be found and named."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def compared(one: FileTree, two: FileTree, owners: Owners | None = None, surroun
 
 
 class OneOwner(Owners):
-    """Two paths are of the package `base`."""
+    """A package database in which two paths belong to `base`."""
 
     def package(self, path: str) -> str:
         return "base" if path in ("etc/a", "usr/lib/victim") else "unknown"
@@ -56,7 +56,7 @@ def pair(tmp_path: Path) -> tuple[Path, Path]:
     return base(tmp_path / "one"), base(tmp_path / "two")
 
 
-def test_honest_trees_are_equal_and_all_of_them_was_compared(pair: tuple[Path, Path]) -> None:
+def test_unchanged_trees_are_equal_and_completely_compared(pair: tuple[Path, Path]) -> None:
     for root in pair:
         settle(root)
     report = compared(*map(read_tree, pair))
@@ -65,14 +65,14 @@ def test_honest_trees_are_equal_and_all_of_them_was_compared(pair: tuple[Path, P
     assert report.compared[Layer.TREE] == 1 + len([*pair[0].rglob("*")])
 
 
-def test_every_cause_has_an_injection() -> None:
+def test_every_cause_has_a_mutation() -> None:
     assert {cause.id for cause in TREE} - {"member-order"} == set(TREE_FAULTS)
     assert len({cause.id for cause in TABLE}) == len(TABLE)
     assert {cause.id for cause in OUTSIDE} > FOLLOWS  # no difference inside a tree merely follows from another
 
 
 @pytest.mark.parametrize("identifier", sorted(TREE_FAULTS))
-def test_an_injected_cause_is_found_and_named(pair: tuple[Path, Path], identifier: str) -> None:
+def test_an_injected_difference_is_found_and_named(pair: tuple[Path, Path], identifier: str) -> None:
     if identifier in ("owner", "acl", "security-label") and os.geteuid() != 0:
         pytest.skip("only root can give files away and label them")
     try:
@@ -104,7 +104,7 @@ def test_an_injected_cause_is_found_and_named(pair: tuple[Path, Path], identifie
         ("links", {"links": "b"}),
     ],
 )
-def test_no_fact_of_a_path_is_left_out(field: str, change: dict[str, object]) -> None:
+def test_every_field_of_an_entry_is_compared(field: str, change: dict[str, object]) -> None:
     entry = Entry("file", "1" * 64, 0o644, 0, 0, 3, 1)
     other = dataclasses.replace(entry, **change)
     report = compared(FileTree({"a": entry}), FileTree({"a": other}))
@@ -113,7 +113,7 @@ def test_no_fact_of_a_path_is_left_out(field: str, change: dict[str, object]) ->
 
 
 @pytest.mark.parametrize("count", [1, 255, 256, 257, 512, 65_536])
-def test_no_number_of_differences_wraps_to_success(count: int) -> None:
+def test_the_exit_status_does_not_wrap_at_256_differences(count: int) -> None:
     one = FileTree({f"{n:06}": Entry("file", "1" * 64, 0o644, 0, 0, 1, 1) for n in range(count)})
     two = FileTree({f"{n:06}": Entry("file", "2" * 64, 0o644, 0, 0, 1, 1) for n in range(count)})
     report = compared(one, two)
@@ -121,7 +121,7 @@ def test_no_number_of_differences_wraps_to_success(count: int) -> None:
     assert (report.equal, report.exit_code, report.exit_code % 256) == (False, 1, 1)
 
 
-def test_what_is_known_of_the_surroundings_tells_first() -> None:
+def test_known_surroundings_take_precedence_as_the_cause() -> None:
     one, two = b"made in leg-a-host", b"made in leg-b-host"
     known = {"builder-name": (("leg-a-host", "leg-b-host"),)}
     symptom = Symptom("content", "etc/a", None, None, one, two, known)
@@ -129,13 +129,13 @@ def test_what_is_known_of_the_surroundings_tells_first() -> None:
     assert name_cause(dataclasses.replace(symptom, surroundings={})).id != "builder-name"
 
 
-def test_a_file_that_no_process_could_read_whole_is_still_a_difference() -> None:
+def test_a_file_of_1_tib_with_another_digest_is_a_difference() -> None:
     one = Entry("file", "1" * 64, 0o644, 0, 0, 1 << 40, 1)
     report = compared(FileTree({"a": one}), FileTree({"a": dataclasses.replace(one, content="2" * 64)}))
     assert [finding.cause.id for finding in report.findings] == ["unknown-content"]
 
 
-def test_the_package_of_a_path_is_told(pair: tuple[Path, Path]) -> None:
+def test_the_package_of_a_path_is_named(pair: tuple[Path, Path]) -> None:
     put(pair[0], "etc/a", b"1")
     put(pair[1], "etc/a", b"2x")
     put(pair[0], "usr/lib/victim", b"1")
@@ -146,7 +146,7 @@ def test_the_package_of_a_path_is_told(pair: tuple[Path, Path]) -> None:
     }
 
 
-def test_an_archive_in_another_order_is_another_archive() -> None:
+def test_an_archive_in_another_order_is_a_difference() -> None:
     from privml.measure.cpio import Member, archive
 
     members = {"a": Member(b"1"), "b": Member(b"2")}
@@ -160,7 +160,7 @@ def test_an_archive_in_another_order_is_another_archive() -> None:
     assert read_cpio(archive(members, mtime=2)).entries != tree.entries
 
 
-def test_rows_for_what_is_outside_the_tree_are_all_reachable() -> None:
+def test_every_cause_outside_the_tree_can_be_named() -> None:
     for cause in OUTSIDE:
         path = cause.globs[0].replace("*", "x") if cause.globs != ("*",) else "x"
         assert name_cause(Symptom(cause.fields[0], path)).id == cause.id

@@ -1,4 +1,4 @@
-"""The committed simulated PKI is its generator's output, says SIMULATED everywhere, and signs quickly."""
+"""The committed simulated PKI is its generator's output and says SIMULATED everywhere."""
 
 from __future__ import annotations
 
@@ -60,14 +60,14 @@ def test_wrong_sizes_are_refused(size: int, report_data: bytes) -> None:
         quote.make_quote(dict.fromkeys(TDX_REGISTERS, bytes(size)), report_data)
 
 
-def test_the_guest_needs_no_certificate_code() -> None:
+def test_the_guest_closure_has_no_certificate_code() -> None:
     """`sim.quote` runs under emulation: the certificate half of `cryptography` stays out of its imports."""
     tree = ast.parse(Path(quote.__file__).read_text())
     imported = [node.module or "" for node in ast.walk(tree) if isinstance(node, ast.ImportFrom)]
     assert not [name for name in imported if "x509" in name or "serialization" in name]
 
 
-def test_a_second_signer_is_not_the_platform() -> None:
+def test_a_second_signer_is_not_accepted_as_the_platform() -> None:
     """A QE report over another attestation key is refused although the PCK signed it."""
     from privml.evidence.tdx import signature
 

@@ -1,4 +1,4 @@
-"""The simulated platform: what it measures is this boot's, and it refuses to guess."""
+"""The simulated platform: it quotes this boot's measurements, and refuses unreadable ones."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def platform(top: Path, *, log: bytes = TPM_LOG, mrtd: str = MRTD.hex() + "\n") 
     return SimulatedTee(tpm_log=top / "log", mrtd=top / "mrtd")
 
 
-def test_quote_carries_this_boots_log_and_the_launchers_mrtd(tmp_path: Path) -> None:
+def test_a_quote_contains_the_boot_s_registers_and_the_launcher_s_mrtd(tmp_path: Path) -> None:
     tee: Tee = platform(tmp_path)
     tee.extend(b"\x07" * 48)
     body = quote.parse(tee.quote(bytes(range(64)))).body
@@ -38,26 +38,26 @@ def test_quote_carries_this_boots_log_and_the_launchers_mrtd(tmp_path: Path) -> 
     assert set(tee.collateral() or {}) == set(collaterals.FIELDS)
 
 
-def test_another_boot_gives_another_quote(tmp_path: Path) -> None:
+def test_a_different_boot_gives_a_different_quote(tmp_path: Path) -> None:
     other = encode_log([*parse_log(TPM_LOG), LogEntry(9, 0x00000006, {SHA384: b"\x09" * 48}, b"another initrd")])
     body = quote.parse(platform(tmp_path, log=other).quote(bytes(64))).body
     assert body.rtmrs[2] != replay_tpm_as_rtmrs(parse_log(TPM_LOG))[RTMR2]
 
 
 @pytest.mark.parametrize("mrtd", ["", "00" * 47, "AB" * 48, "zz" * 48, "00" * 48 + " 00"])
-def test_mrtd_must_be_what_a_launcher_writes(tmp_path: Path, mrtd: str) -> None:
+def test_a_malformed_mrtd_is_refused(tmp_path: Path, mrtd: str) -> None:
     with pytest.raises(EvidenceError):
         platform(tmp_path, mrtd=mrtd)
 
 
-def test_firmware_that_measured_nothing_readable_is_refused(tmp_path: Path) -> None:
+def test_an_unreadable_boot_log_is_refused(tmp_path: Path) -> None:
     with pytest.raises(EvidenceError):
         platform(tmp_path, log=b"")
     with pytest.raises(EvidenceError):
         platform(tmp_path, log=TPM_LOG[:-1])
 
 
-def test_machine_without_a_tpm_is_told(tmp_path: Path) -> None:
+def test_a_machine_without_a_tpm_is_reported(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="the TPM's log"):
         SimulatedTee(tpm_log=tmp_path / "none", mrtd=tmp_path / "none")
 

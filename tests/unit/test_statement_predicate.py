@@ -1,6 +1,8 @@
-"""Predicate and Statement: they come back as they went, and refuse what is not v2 or contradicts itself."""
+"""Predicate and Statement: they round-trip, and other versions and contradictions are refused."""
 
 from __future__ import annotations
+
+import dataclasses
 
 import attestation_samples as samples
 import pytest
@@ -11,18 +13,19 @@ from privml.events.agent import digests
 from privml.events.registers import TDX_REGISTERS
 from privml.events.replay import replay_digests
 from privml.statement import intoto, predicate
+from privml.statement.exceptions import DeclaredException
 from privml.statement.intoto import Statement, Subject
 from privml.statement.launch import FilledBy
 
 STATEMENT = Statement((Subject("uki.efi", bytes(32)), Subject("root.raw", b"\1" * 32)), samples.PREDICATE)
 
 
-def test_a_predicate_comes_back_as_it_went() -> None:
+def test_a_predicate_round_trips() -> None:
     assert predicate.decode(predicate.encode(samples.PREDICATE)) == samples.PREDICATE
     assert predicate.decode(pretty(samples.PREDICATE.to_dict())) == samples.PREDICATE
 
 
-def test_a_statement_comes_back_as_it_went() -> None:
+def test_a_statement_round_trips() -> None:
     data = intoto.encode(STATEMENT)
     assert intoto.decode(data) == STATEMENT
     value = loads(data)
@@ -51,9 +54,13 @@ def _set(value: object, path: str, new: object) -> bytes:
         ("extra", 1, "unknown field"),
         ("agent_events.0.name", "hello", "not known"),
         ("agent_events.0.payload", "e30=", "neither the replay of agent_events nor zero"),
-        ("exceptions", [{"kind": "shell"}], "expected an empty list"),
+        ("exceptions", [{"kind": "shell"}], "subject"),
         ("exceptions", None, "expected an array"),
-        ("gpus", {"vendor": "nvidia", "architecture": "hopper", "count": 1}, "expected null"),
+        ("gpus", {"architecture": "hopper", "count": 1, "switches": 0}, "gpus: given if, and only if"),
+        ("gpus", {"architecture": "hopper", "count": 0, "switches": 0}, "count: got 0, expected 1 to 16"),
+        ("gpus", {"architecture": "hopper", "count": 1, "switches": 9}, "switches: got 9, expected 0 to 8"),
+        ("gpus", {"architecture": "hopper", "count": 1}, "gpus.switches: missing"),
+        ("gpus", [], "expected an object"),
         ("purposes.serve", 99, "expected 0 to"),
         ("purposes.serve", -1, "expected 0 to"),
         ("purposes", dict.fromkeys(map(str, range(17)), 0), "17 purposes"),
@@ -76,7 +83,7 @@ def _set(value: object, path: str, new: object) -> bytes:
         ("launches.0.events.0.digest", "00" * 48, "do not replay"),
     ],
 )
-def test_a_bent_predicate_is_refused(path: str, new: object, words: str) -> None:
+def test_a_malformed_predicate_is_refused(path: str, new: object, words: str) -> None:
     with pytest.raises(EvidenceError, match=words):
         predicate.decode(_set(samples.PREDICATE.to_dict(), path, new))
 
@@ -90,7 +97,7 @@ def test_an_unused_rtmr3_is_zero() -> None:
 
 
 def test_the_runtime_register_of_a_purpose_is_the_replay_of_its_prefix() -> None:
-    """Also of a purpose that this version knows nothing of: the predicate says how many events precede its quotes."""
+    """Also for a purpose unknown to this version: the predicate says how many events precede its quotes."""
     value = samples.PREDICATE.to_dict()
     value["purposes"]["key-release"] = 1
     value["purposes"]["tomorrow"] = 0
@@ -105,7 +112,7 @@ def test_the_runtime_register_of_a_purpose_is_the_replay_of_its_prefix() -> None
 
 
 @pytest.mark.parametrize("register", TDX_REGISTERS)
-def test_a_register_that_nothing_pins_is_for_development_and_one_filled_elsewhere_is_not(register: str) -> None:
+def test_an_open_register_is_only_for_development_unlike_one_filled_elsewhere(register: str) -> None:
     value = samples.PREDICATE.to_dict()
     value["launches"][0]["registers"][register] = {"filled_by": "the cloud's firmware endorsement"}
     filled = predicate.decode(canonical(value)).launches[0]
@@ -130,6 +137,15 @@ def test_a_register_that_nothing_pins_is_for_development_and_one_filled_elsewher
         ("extra", 1),
     ],
 )
-def test_a_bent_statement_is_refused(path: str, new: object) -> None:
+def test_a_malformed_statement_is_refused(path: str, new: object) -> None:
     with pytest.raises(EvidenceError):
         intoto.decode(_set(STATEMENT.to_dict(), path, new))
+
+
+def test_an_exception_is_read_back_and_named_once() -> None:
+    declared = DeclaredException("kernel-option", "mitigations=off", "It is alone.")
+    made = dataclasses.replace(samples.PREDICATE, exceptions=(declared,))
+    assert predicate.decode(predicate.encode(made)) == made
+    twice = dataclasses.replace(made, exceptions=(declared, dataclasses.replace(declared, reason="other")))
+    with pytest.raises(EvidenceError, match="`kernel-option:mitigations=off` is listed twice"):
+        predicate.decode(predicate.encode(twice))

@@ -1,4 +1,4 @@
-"""`store`, `lock --refresh-to` and `image --lock/--pool` as a person runs them, offline."""
+"""The verbs `store`, `lock --refresh-to` and `image --lock/--pool`, offline."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ AnyInput = TypeVar("AnyInput", Package, Wheel)
 
 
 def small(store: Store, entry: AnyInput) -> AnyInput:
-    """The same package or wheel with a few bytes, which the store has."""
+    """The same package or wheel with a few bytes of content, which the store has."""
     data = entry.name.encode()
     return entry.model_copy(update={"sha256": store.add_bytes(data), "size": len(data)})
 
@@ -116,7 +116,7 @@ def test_gc_without_any_lock_removes_nothing(recipes: Path, tmp_path: Path, monk
 
 @pytest.fixture
 def gone(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool], None]:
-    """Says that a guest package is gone, that a tool is, or both; each is replaced by another."""
+    """Make a guest package or a tool unavailable, or both; another version replaces each."""
 
     def other(found: Lock | ToolsLock) -> dict[str, object]:
         first = found.packages[0]
@@ -136,7 +136,9 @@ def gone(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool
     return choose
 
 
-def test_refresh_to_writes_beside_and_leaves_the_lock(recipes: Path, gone: Callable[[bool, bool], None]) -> None:
+def test_refresh_to_writes_a_new_lock_and_leaves_the_old_one(
+    recipes: Path, gone: Callable[[bool, bool], None]
+) -> None:
     before = (recipes / "demo-cpu.lock.json").read_bytes()
     gone(True, True)
     done = refresh_to()
@@ -161,7 +163,7 @@ def test_refresh_to_writes_beside_and_leaves_the_lock(recipes: Path, gone: Calla
     assert tools_lock_path(recipes / "demo-cpu.yaml", target) == recipes / "tools.lock.json"
 
 
-def test_nothing_gone_is_not_refreshed(recipes: Path, gone: Callable[[bool, bool], None]) -> None:
+def test_a_lock_with_all_inputs_available_is_not_refreshed(recipes: Path, gone: Callable[[bool, bool], None]) -> None:
     gone(False, False)
     done = refresh_to()
     assert "all locked packages are still available" in done.stderr
@@ -183,11 +185,11 @@ def test_a_stale_lock_is_not_refreshed(recipes: Path) -> None:
 
 
 @pytest.mark.parametrize("words", [("--tools",), ("--upgrade",), ("--upgrade-package", "x"), ("demo-cpu-dev",)])
-def test_refresh_to_goes_alone(recipes: Path, words: tuple[str, ...]) -> None:
+def test_refresh_to_excludes_other_options(recipes: Path, words: tuple[str, ...]) -> None:
     assert isinstance(refresh_to(*words).exception, UsageError)
 
 
-def test_image_lists_what_is_gone_and_says_what_to_do(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_image_lists_unavailable_inputs_and_says_what_to_do(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def vanish(*_: object, **__: object) -> None:
         raise GoneError([Item("0" * 64, 1, "thing 1", ())], "thing 1 cannot be had")
 
@@ -222,7 +224,9 @@ def test_a_build_that_fills_the_disk_names_the_place(
 
 
 @pytest.mark.parametrize("kind", ["file", "folder", "web page"])
-def test_an_output_that_no_build_made_is_never_replaced(recipes: Path, tmp_path: Path, kind: str) -> None:
+def test_an_output_directory_not_created_by_a_build_is_never_replaced(
+    recipes: Path, tmp_path: Path, kind: str
+) -> None:
     place = tmp_path / "precious"
     if kind != "file":
         place.mkdir()
@@ -242,9 +246,7 @@ def test_an_output_that_no_build_made_is_never_replaced(recipes: Path, tmp_path:
         assert "`absent` is neither" in str(error), "an image of an older version may be replaced"
 
 
-def test_what_stands_in_the_place_of_the_store_is_no_empty_store(
-    recipes: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_file_in_place_of_the_store_is_an_error(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PRIVML_STORE", str(recipes / "demo-cpu.yaml"))
     for words in (("size",), ("verify",), ("gc", "--dry-run"), ("export", "demo-cpu", "pool")):
         error = run(*words).exception
@@ -252,11 +254,11 @@ def test_what_stands_in_the_place_of_the_store_is_no_empty_store(
         assert "is not a folder" in error.message
 
 
-def test_what_is_no_pool_is_not_imported_in_silence(recipes: Path) -> None:
+def test_importing_a_folder_that_is_not_a_pool_is_a_usage_error(recipes: Path) -> None:
     error = run("import", str(recipes)).exception
     assert isinstance(error, UsageError)
     assert "is not a pool: it has no folder `sha256`" in error.message
 
 
-def test_image_refuses_a_pool_that_is_not_there(recipes: Path) -> None:
+def test_image_refuses_a_missing_pool(recipes: Path) -> None:
     assert isinstance(CliRunner().invoke(image, ["demo-cpu", "--pool", "absent"]).exception, UsageError)

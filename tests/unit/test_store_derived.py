@@ -1,4 +1,4 @@
-"""What was derived is given back whole or not at all, and there is never much of it."""
+"""The cache of derived files: entries are returned complete or not at all, and its size is bounded."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def made(folder: Path, body: bytes, name: str = "made") -> Path:
     return path
 
 
-def test_what_is_kept_is_given_back(derived: Derived, tmp_path: Path) -> None:
+def test_a_kept_file_is_returned(derived: Derived, tmp_path: Path) -> None:
     assert not derived.has(KEY)
     derived.keep(KEY, made(tmp_path, b"one"))
     assert derived.has(KEY)
@@ -35,14 +35,14 @@ def test_what_is_kept_is_given_back(derived: Derived, tmp_path: Path) -> None:
     assert derived.take(KEY, tmp_path / "again")
 
 
-def test_there_is_nothing_under_another_key(derived: Derived, tmp_path: Path) -> None:
+def test_another_key_returns_nothing(derived: Derived, tmp_path: Path) -> None:
     derived.keep(KEY, made(tmp_path, b"one"))
     assert not derived.take("b" * 64, tmp_path / "back")
     assert not (tmp_path / "back").exists()
 
 
 @pytest.mark.parametrize("harm", ["bytes", "cut", "gone", "no record", "broken record"])
-def test_what_is_not_as_it_was_kept_is_not_given_back(derived: Derived, tmp_path: Path, harm: str) -> None:
+def test_a_changed_file_is_not_returned(derived: Derived, tmp_path: Path, harm: str) -> None:
     derived.keep(KEY, made(tmp_path, b"one"))
     (tmp_path / "made").unlink()
     place, record = tmp_path / "derived" / KEY, tmp_path / "derived" / f"{KEY}.sha256"
@@ -64,7 +64,7 @@ def test_what_is_not_as_it_was_kept_is_not_given_back(derived: Derived, tmp_path
     assert (tmp_path / "back").read_bytes() == b"three"
 
 
-def test_the_least_recently_used_goes(derived: Derived, tmp_path: Path) -> None:
+def test_the_least_recently_used_entry_is_evicted(derived: Derived, tmp_path: Path) -> None:
     keys = [f"{number}" * 64 for number in range(KEPT)]
     for age, key in enumerate(keys):
         derived.keep(key, made(tmp_path, key.encode(), key))
@@ -75,7 +75,7 @@ def test_the_least_recently_used_goes(derived: Derived, tmp_path: Path) -> None:
     assert len(list((tmp_path / "derived").iterdir())) == 2 * KEPT
 
 
-def test_where_no_link_can_be_made_there_is_a_copy(
+def test_a_file_that_cannot_be_linked_is_copied(
     derived: Derived, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def refused(source: object, target: object) -> None:
@@ -89,7 +89,7 @@ def test_where_no_link_can_be_made_there_is_a_copy(
         files.link_or_copy(tmp_path / "none", tmp_path / "target")
 
 
-def test_a_store_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
+def test_an_unwritable_store_keeps_nothing(tmp_path: Path) -> None:
     (tmp_path / "derived").write_bytes(b"not a folder")
     closed = Derived(tmp_path / "derived")
     closed.keep(KEY, made(tmp_path, b"one"))
@@ -97,7 +97,7 @@ def test_a_store_that_cannot_be_written_keeps_nothing(tmp_path: Path) -> None:
     assert not closed.take(KEY, tmp_path / "back")
 
 
-def test_many_keep_and_take_at_once(tmp_path: Path) -> None:
+def test_concurrent_keeps_and_takes_are_safe(tmp_path: Path) -> None:
     """Whole trees of two builds under one key differ in their times; each taker gets one of them, or none."""
     wrong = []
 

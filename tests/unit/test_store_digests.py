@@ -1,4 +1,4 @@
-"""A remembered digest is never that of other bytes, whoever writes when; and what was not touched is read once."""
+"""A cached digest is never that of other bytes, and an unchanged file is read once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def sha(data: bytes) -> str:
 
 @pytest.fixture
 def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """A name for each time that bytes were really read."""
+    """The name of each file that was read, once for each read."""
     seen: list[str] = []
     plain = hashlib.file_digest
 
@@ -36,7 +36,7 @@ def reads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 @pytest.fixture
 def known(tmp_path: Path) -> Digests:
-    """A cache that looks when the files made by a test are old."""
+    """A cache whose clock is late enough for a test's files to count as old."""
     return Digests(tmp_path / "digests", now=lambda: time.time() + LATER)
 
 
@@ -53,7 +53,7 @@ def test_an_untouched_file_is_read_once(known: Digests, file: Path, reads: list[
 
 
 def test_a_file_that_was_just_written_is_not_remembered(tmp_path: Path, file: Path, reads: list[str]) -> None:
-    """Within one tick of its clock a file can change twice, and look the same after."""
+    """Within one tick of the clock a file can change twice with the same time."""
     for lead in (0.0, MARGIN - 1):
         racy = Digests(tmp_path / "digests", now=lambda lead=lead: file.stat().st_ctime + lead)
         assert racy.sha256(file) == sha(b"one")
@@ -61,13 +61,13 @@ def test_a_file_that_was_just_written_is_not_remembered(tmp_path: Path, file: Pa
     assert len(reads) == 2
 
 
-def test_a_file_with_a_time_to_come_is_not_remembered(known: Digests, tmp_path: Path, file: Path) -> None:
+def test_a_file_with_a_future_time_is_not_remembered(known: Digests, tmp_path: Path, file: Path) -> None:
     os.utime(file, (time.time() + 2 * LATER,) * 2)
     known.sha256(file)
     assert not (tmp_path / "digests").exists()
 
 
-def test_other_bytes_of_the_same_size_and_time_are_noticed(known: Digests, file: Path) -> None:
+def test_changed_bytes_of_the_same_size_and_time_are_noticed(known: Digests, file: Path) -> None:
     known.sha256(file)
     before = file.stat()
     file.write_bytes(b"two")
@@ -77,7 +77,7 @@ def test_other_bytes_of_the_same_size_and_time_are_noticed(known: Digests, file:
     assert known.sha256(file) == sha(b"two")
 
 
-def test_another_file_under_the_name_is_noticed(known: Digests, file: Path, tmp_path: Path) -> None:
+def test_a_replaced_file_is_noticed(known: Digests, file: Path, tmp_path: Path) -> None:
     known.sha256(file)
     other = tmp_path / "other"
     other.write_bytes(b"two")
@@ -105,7 +105,9 @@ def test_a_file_that_changes_while_it_is_read_is_not_remembered(
 @pytest.mark.parametrize(
     "text", [b"", b"3 1 1", b"\xff\xfe", b"3 1 1 " + b"0" * 63 + b"\n", b"3 -1 1 " + b"0" * 64 + b"\n", b"x" * 4096]
 )
-def test_a_broken_entry_is_none(known: Digests, file: Path, tmp_path: Path, reads: list[str], text: bytes) -> None:
+def test_a_malformed_entry_is_ignored(
+    known: Digests, file: Path, tmp_path: Path, reads: list[str], text: bytes
+) -> None:
     known.sha256(file)
     [entry] = (tmp_path / "digests").iterdir()
     entry.write_bytes(text)
@@ -113,7 +115,7 @@ def test_a_broken_entry_is_none(known: Digests, file: Path, tmp_path: Path, read
     assert len(reads) == 2
 
 
-def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, file: Path, reads: list[str]) -> None:
+def test_an_unwritable_cache_only_costs_time(tmp_path: Path, file: Path, reads: list[str]) -> None:
     (tmp_path / "digests").write_bytes(b"not a folder")
     blocked = Digests(tmp_path / "digests", now=lambda: time.time() + LATER)
     assert [blocked.sha256(file), blocked.sha256(file)] == [sha(b"one")] * 2
@@ -121,7 +123,7 @@ def test_a_cache_that_cannot_be_written_costs_time_only(tmp_path: Path, file: Pa
 
 
 def test_readers_and_a_writer_at_once_never_see_a_digest_of_other_bytes(tmp_path: Path) -> None:
-    """The writer replaces the file whole, as all writers here do; a reader gets one state's digest or the next's."""
+    """The writer replaces the whole file, so a reader gets the digest of one state or the next."""
     bodies = [bytes([number]) * 1000 for number in range(12)]
     path = tmp_path / "file"
     path.write_bytes(bodies[0])

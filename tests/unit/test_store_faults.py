@@ -1,4 +1,4 @@
-"""Faults of this machine: a full disk, kill -9 anywhere, and what `gc` may remove."""
+"""Faults of this machine: a full disk, kill -9 at any point, and the files that `gc` may remove."""
 
 from __future__ import annotations
 
@@ -127,7 +127,7 @@ def test_kill_9_at_random_points_of_a_fetch(tmp_path: Path, pool: Path) -> None:
     assert whole(store) == {digest for digest, _ in ITEMS}
 
 
-def test_gc_keeps_what_is_named(tmp_path: Path) -> None:
+def test_gc_keeps_the_objects_of_the_named_locks(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     keep, drop = store.add_bytes(b"keep"), store.add_bytes(b"drop it")
     kept, dropped, busy = "a" * 64, "b" * 64, "c" * 64
@@ -154,7 +154,7 @@ def test_gc_keeps_what_is_named(tmp_path: Path) -> None:
     assert sweep(store, {keep}, {kept, busy}, dry_run=False, now=time.time() + 2 * STALE).temporary == (fresh.name,)
 
 
-def test_gc_drops_what_was_not_used_for_a_day(tmp_path: Path) -> None:
+def test_gc_removes_files_unused_for_a_day(tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     for key in ("a" * 64, "b" * 64):
         (tmp_path / key).write_bytes(b"tree")
@@ -170,7 +170,7 @@ def test_gc_drops_what_was_not_used_for_a_day(tmp_path: Path) -> None:
 
 
 @needs_root
-def test_no_room_for_the_tools_tree(small: Path) -> None:
+def test_a_full_disk_while_unpacking_the_tools_tree_is_reported(small: Path) -> None:
     store = Store(small / "store")
     head = [folder("usr"), folder("usr/bin"), folder("etc")]
     bulk = [file(f"usr/bin/program-{n}", os.urandom(60_000)) for n in range(5)]
@@ -219,7 +219,7 @@ def test_a_read_only_store_is_named(small: Path, pool: Path) -> None:
     assert "ead-only file system" in told
 
 
-def test_only_what_is_about_the_place_is_the_machines_fault(tmp_path: Path) -> None:
+def test_only_errors_of_the_place_are_host_errors(tmp_path: Path) -> None:
     told = "the thing .* cannot be written: disk quota exceeded"
     with pytest.raises(HostError, match=told), writing(tmp_path, "the thing", "make room"):
         raise OSError(errno.EDQUOT, "Disk quota exceeded")

@@ -31,7 +31,7 @@ DIGEST = hashlib.sha256(DATA).hexdigest()
 
 
 class Server(ThreadingHTTPServer):
-    """Serves DATA; the first part of the path says how."""
+    """Serves DATA in the way that the first part of the path says."""
 
     daemon_threads = True
     allow_reuse_address = True
@@ -106,7 +106,7 @@ class Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def part(self, start: int, body: bytes, *, wait: bool = False) -> None:
-        """Announce all that is left, send only ``body``."""
+        """Announce the full remaining length, but send only ``body``."""
         self.send_response(206 if start else 200)
         if start:
             self.send_header("Content-Range", f"bytes {start}-{len(DATA) - 1}/{len(DATA)}")
@@ -149,7 +149,7 @@ def files(store: Store) -> list[str]:
     )
 
 
-def test_a_fetched_object_is_there_and_not_asked_for_again(store: Store, server: Server) -> None:
+def test_a_fetched_object_is_not_requested_again(store: Store, server: Server) -> None:
     assert get(store, item(server.url("good"))) == len(DATA)
     assert store.read(DIGEST) == DATA
     assert get(store, item(server.url("good"))) == 0
@@ -165,25 +165,25 @@ def test_items_share_a_connection(store: Store, server: Server) -> None:
 
 
 @pytest.mark.parametrize("how", ["moved", "flaky", "cut", "norange"])
-def test_what_can_be_had_with_patience_is_had(store: Store, server: Server, how: str) -> None:
+def test_transient_failures_are_retried(store: Store, server: Server, how: str) -> None:
     get(store, item(server.url(how)))
     assert store.read(DIGEST) == DATA
     assert len(files(store)) == 1
 
 
-def test_a_cut_download_goes_on_where_it_stopped(store: Store, server: Server) -> None:
+def test_an_interrupted_download_is_resumed(store: Store, server: Server) -> None:
     get(store, item(server.url("cut")))
     assert server.asked("cut") == [None, "bytes=200000-", "bytes=400000-"]
 
 
 @pytest.mark.parametrize("how", ["wrong", "longer", "endless", "missing"])
-def test_a_bad_source_is_asked_once_and_the_next_is_tried(store: Store, server: Server, how: str) -> None:
+def test_a_bad_source_is_tried_once_before_the_next(store: Store, server: Server, how: str) -> None:
     get(store, item(server.url(how), server.url("good")))
     assert store.read(DIGEST) == DATA
     assert len(server.asked(how)) == 1
 
 
-def test_what_no_source_gives_is_told_with_all_that_was_tried(store: Store, server: Server) -> None:
+def test_an_unavailable_object_is_reported_with_every_attempt(store: Store, server: Server) -> None:
     gone = item(server.url("missing"), digest="1" * 64)
     with pytest.raises(InputsError) as caught:
         get(store, gone, item(server.url("wrong"), server.url("missing"), server.url("busy"), server.url("longer")))
@@ -242,13 +242,13 @@ def test_a_file_of_unknown_size_is_bounded_and_compared(store: Store, server: Se
     assert not list((store.root / "temp").iterdir())
 
 
-def test_no_source_at_all(store: Store) -> None:
+def test_an_object_without_a_source_is_an_error(store: Store) -> None:
     with pytest.raises(InputsError, match="no mirror is configured") as caught:
         get(store, item())
     assert not isinstance(caught.value, GoneError), "where nobody was asked, nobody said that it is gone"
 
 
-def test_a_host_that_is_not_there(store: Store) -> None:
+def test_an_unreachable_host_is_reported(store: Store) -> None:
     with pytest.raises(InputsError, match=r"127.0.0.1:9/x: .*\(2 attempts\)"):
         get(store, item("http://127.0.0.1:9/x"), attempts=2)
 
@@ -257,7 +257,7 @@ def test_a_host_that_is_not_there(store: Store) -> None:
 def test_a_wrong_clock_is_named_with_the_certificate_error(
     store: Store, server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, days: int
 ) -> None:
-    """A certificate of a week, a year away on either side."""
+    """Certificates valid for one week, a year in the past or future."""
     certificate = tmp_path / "certificate.pem"
     certificate.write_bytes(week_around(datetime.now(UTC) + timedelta(days)))
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -271,7 +271,7 @@ def test_a_wrong_clock_is_named_with_the_certificate_error(
 
 
 def week_around(moment: datetime) -> bytes:
-    """A certificate for the loopback, its own authority, with its key."""
+    """A self-signed certificate for the loopback address, with its key."""
     key = ec.generate_private_key(ec.SECP256R1())
     name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "127.0.0.1")])
     made = (
@@ -286,7 +286,7 @@ def week_around(moment: datetime) -> bytes:
 
 
 @pytest.mark.parametrize("status", [401, 403, 407, 451])
-def test_to_be_turned_away_says_nothing_about_what_is_there(store: Store, server: Server, status: int) -> None:
+def test_a_refused_request_does_not_mean_the_object_is_gone(store: Store, server: Server, status: int) -> None:
     with pytest.raises(InputsError, match=f"HTTP {status}") as caught:
         get(store, item(server.url(f"status-{status}")))
     assert not isinstance(caught.value, GoneError)
@@ -295,14 +295,14 @@ def test_to_be_turned_away_says_nothing_about_what_is_there(store: Store, server
         get(store, item(server.url("status-410")))
 
 
-def test_a_proxy_of_the_host_is_used(store: Store, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_host_s_proxy_is_used(store: Store, server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("http_proxy", server.url(""))
     monkeypatch.setenv("no_proxy", "")
     get(store, item("http://mirror.example.invalid/good"))
     assert server.requests == [("http://mirror.example.invalid/good", None)]
 
 
-def test_a_killed_fetch_leaves_only_a_part_and_the_next_goes_on(store: Store, server: Server) -> None:
+def test_a_killed_fetch_leaves_a_part_that_the_next_resumes(store: Store, server: Server) -> None:
     program = (
         "import sys; from pathlib import Path; from privml.store.fetch import *; from privml.store.objects import *\n"
         f"fetch(Store(Path(sys.argv[1])), [Item('{DIGEST}', {len(DATA)}, 'thing', (sys.argv[2],))])"
@@ -328,13 +328,13 @@ def test_a_killed_fetch_leaves_only_a_part_and_the_next_goes_on(store: Store, se
     assert store.read(DIGEST) == DATA
 
 
-def test_a_damaged_part_is_thrown_away(store: Store, server: Server) -> None:
+def test_a_damaged_part_is_discarded(store: Store, server: Server) -> None:
     store.partial(DIGEST).write_bytes(b"x" * len(DATA))
     get(store, item(server.url("good")))
     assert store.read(DIGEST) == DATA
 
 
-def test_a_part_that_began_wrong_is_not_this_sources_fault(store: Store, server: Server) -> None:
+def test_a_wrong_part_is_not_blamed_on_the_next_source(store: Store, server: Server) -> None:
     store.partial(DIGEST).write_bytes(b"x" * 1000)
     get(store, item(server.url("good")))
     assert server.asked("good") == ["bytes=1000-", None]

@@ -1,4 +1,4 @@
-"""Where archives are, from configuration files of every form."""
+"""The addresses of archives, from configuration files of every form."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def mirrors(apt: Path, config: str | None = None) -> dict[str, tuple[str, ...]]:
     return host_mirrors(apt, file)
 
 
-def test_deb822_and_one_line_sources(apt: Path) -> None:
+def test_deb822_and_one_line_sources_are_read(apt: Path) -> None:
     (apt / "sources.list.d" / "debian.sources").write_text(
         "# the archive\nTypes: deb deb-src\nURIs: http://a.example.invalid/debian/\nSuites: trixie trixie-updates\n"
         f"Components: main contrib\nSigned-By: {KEYRING}\n\n"
@@ -61,7 +61,7 @@ def test_mirror_lists_are_followed(apt: Path, tmp_path: Path) -> None:
     assert mirrors(apt) == {"debian": ("https://a.example.invalid/debian", "https://b.example.invalid/debian")}
 
 
-def test_the_users_file_replaces_a_label(apt: Path) -> None:
+def test_the_user_s_file_replaces_a_label(apt: Path) -> None:
     (apt / "sources.list").write_text("deb http://b.example.invalid/debian forky main\n")
     assert mirrors(
         apt, "debian: [https://mine.example.invalid/debian/]\ndebian-security: http://s.example.invalid\n"
@@ -75,22 +75,22 @@ def test_the_users_file_replaces_a_label(apt: Path) -> None:
 @pytest.mark.parametrize(
     "config", ["- x", "debian: 1", "debian: [1]", "debian: [ftp://x.example.invalid]", "a: [", "debian: [/srv]"]
 )
-def test_a_wrong_file_is_told(apt: Path, config: str) -> None:
+def test_a_malformed_file_is_reported(apt: Path, config: str) -> None:
     with pytest.raises(HostError, match=r"mirrors.yaml: "):
         mirrors(apt, config)
 
 
-def test_no_configuration_at_all(tmp_path: Path) -> None:
+def test_without_configuration_there_are_no_mirrors(tmp_path: Path) -> None:
     assert host_mirrors(tmp_path / "none", tmp_path / "none.yaml") == {}
 
 
-def test_lines_that_are_no_sources() -> None:
+def test_lines_that_are_not_sources_are_ignored() -> None:
     assert one_line("deb") is None
     assert one_line("deb [a='] http://x.example.invalid/ y main") is None
     assert deb822_sources("Types: deb-src\nURIs: x\n") == []
 
 
-def test_urls_of_a_file_of_an_archive() -> None:
+def test_urls_of_an_archive_s_file_are_listed() -> None:
     found = urls_of(
         "debian",
         "pool/main/libs/libs++/libs++_1%3a2~x_amd64.deb",

@@ -15,7 +15,7 @@ def digest_of(data: bytes) -> str:
     return hashlib.sha256(data).hexdigest()
 
 
-def test_bytes_and_files_are_kept_by_their_digest(tmp_path: Path) -> None:
+def test_bytes_and_files_are_stored_by_digest(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     digest = store.add_bytes(b"one")
     assert digest == digest_of(b"one")
@@ -30,7 +30,7 @@ def test_bytes_and_files_are_kept_by_their_digest(tmp_path: Path) -> None:
         assert file.read() == b"one"
 
 
-def test_unexpected_bytes_leave_nothing(tmp_path: Path) -> None:
+def test_unexpected_bytes_are_not_stored(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     (tmp_path / "file").write_bytes(b"two")
     for add in (
@@ -42,7 +42,7 @@ def test_unexpected_bytes_leave_nothing(tmp_path: Path) -> None:
     assert [path for path in (tmp_path / "s").rglob("*") if path.is_file()] == []
 
 
-def test_a_damaged_object_is_named_and_dropped(tmp_path: Path) -> None:
+def test_a_damaged_object_is_named_and_removed(tmp_path: Path) -> None:
     store = Store(tmp_path / "s")
     digest = store.add_bytes(b"one")
     place = store.path(digest)
@@ -62,7 +62,7 @@ def test_only_digests_are_names(tmp_path: Path, digest: str) -> None:
         Store(tmp_path).has(digest)
 
 
-def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_the_store_s_location_follows_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PRIVML_STORE", str(tmp_path))
     assert default_root() == tmp_path
     monkeypatch.delenv("PRIVML_STORE")
@@ -73,7 +73,7 @@ def test_where_the_store_is(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     assert default_root() == tmp_path / ".cache" / "privml-build" / "store"
 
 
-def test_a_store_that_cannot_be_written(tmp_path: Path) -> None:
+def test_an_unwritable_store_is_a_host_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_bytes(b"")
     with pytest.raises(HostError, match="cannot be written"):
         Store(tmp_path / "file" / "s").add_bytes(b"one")

@@ -1,4 +1,4 @@
-"""Pools: what they are asked for, in which order, and that they are believed only by hash."""
+"""Pools: the requests they get, in which order, and that contents are trusted only by hash."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ def get(store: Store, item: Item, *pools: Path | str) -> int:
     return fetch(store, [item], pools=[Pool.parse(str(pool)) for pool in pools], attempts=2, sleep=lambda _: None)
 
 
-def test_a_folder_is_asked_before_any_address(store: Store, tmp_path: Path) -> None:
+def test_a_folder_is_searched_before_any_address(store: Store, tmp_path: Path) -> None:
     assert get(store, ITEM, keep(tmp_path / "pool", DATA)) == len(DATA)
     assert store.read(DIGEST) == DATA
 
 
-def test_another_store_s_objects_are_a_pool(store: Store, tmp_path: Path) -> None:
+def test_another_store_can_be_a_pool(store: Store, tmp_path: Path) -> None:
     other = Store(tmp_path / "other")
     other.add_bytes(DATA)
     get(store, ITEM, other.root / "objects")
     assert store.read(DIGEST) == DATA
 
 
-def test_an_address_is_a_pool(store: Store, tmp_path: Path) -> None:
+def test_an_address_can_be_a_pool(store: Store, tmp_path: Path) -> None:
     with serving(keep(tmp_path / "pool", DATA)) as (address, asked):
         get(store, ITEM, f"{address}/")
         assert asked == [f"/{relative(DIGEST)}"]
     assert store.read(DIGEST) == DATA
 
 
-def test_the_store_then_pools_in_their_order_then_mirrors(store: Store, tmp_path: Path) -> None:
+def test_sources_are_tried_in_order_store_pools_mirrors(store: Store, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with serving(keep(tmp_path / "web", DATA)) as (address, asked):
         item = Item(DIGEST, len(DATA), "thing", (f"{address}/{relative(DIGEST)}",))
@@ -61,7 +61,7 @@ def test_the_store_then_pools_in_their_order_then_mirrors(store: Store, tmp_path
 
 
 @pytest.mark.parametrize("lie", [b"other bytes of it!", b"short", DATA + b"more", b""])
-def test_a_lying_pool_is_passed_over(store: Store, tmp_path: Path, lie: bytes) -> None:
+def test_a_pool_with_wrong_bytes_is_skipped(store: Store, tmp_path: Path, lie: bytes) -> None:
     liar, good = keep(tmp_path / "liar", lie, DIGEST), keep(tmp_path / "good", DATA)
     get(store, ITEM, liar, good)
     assert store.read(DIGEST) == DATA
@@ -71,7 +71,7 @@ def test_a_lying_pool_is_passed_over(store: Store, tmp_path: Path, lie: bytes) -
     assert other.read(DIGEST) == DATA
 
 
-def test_gone_is_what_every_source_says_it_has_not(store: Store, tmp_path: Path) -> None:
+def test_an_object_is_gone_when_every_source_says_so(store: Store, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with serving(tmp_path / "empty") as (address, _):
         gone = [Item(str(n) * 64, 5, f"thing-{n}", (f"{address}/{n}",)) for n in range(3)]
@@ -85,7 +85,7 @@ def test_gone_is_what_every_source_says_it_has_not(store: Store, tmp_path: Path)
     assert store.has(DIGEST), "what is gone does not keep the rest away"
 
 
-def test_out_of_reach_is_not_gone(store: Store, tmp_path: Path) -> None:
+def test_an_unreachable_source_does_not_mean_gone(store: Store, tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with serving(tmp_path / "empty") as (address, _):
         item = Item(DIGEST, 5, "thing", (f"{address}/x", "http://127.0.0.1:9/x"))
@@ -95,7 +95,7 @@ def test_out_of_reach_is_not_gone(store: Store, tmp_path: Path) -> None:
     assert "HTTP 404" in caught.value.message
 
 
-def test_a_dead_pool_is_asked_with_patience_only_once(store: Store, tmp_path: Path) -> None:
+def test_an_unreachable_pool_is_retried_only_once(store: Store, tmp_path: Path) -> None:
     pauses: list[float] = []
     with serving(tmp_path) as (address, _):
         items = []
@@ -106,7 +106,7 @@ def test_a_dead_pool_is_asked_with_patience_only_once(store: Store, tmp_path: Pa
     assert pauses == [0.25, 0.5, 1.0]
 
 
-def test_export_and_import(store: Store, tmp_path: Path) -> None:
+def test_exported_objects_can_be_imported(store: Store, tmp_path: Path) -> None:
     digests = [store.add_bytes(bytes([n])) for n in range(3)]
     pool = tmp_path / "pool"
     assert export(store, digests[:2], pool) == (2, 2)
@@ -120,7 +120,7 @@ def test_export_and_import(store: Store, tmp_path: Path) -> None:
     assert list(other.digests()) == sorted(digests[:2])
 
 
-def test_import_refuses_what_is_not_what_it_is_called_and_takes_the_rest(store: Store, tmp_path: Path) -> None:
+def test_import_refuses_misnamed_objects_and_takes_the_rest(store: Store, tmp_path: Path) -> None:
     pool = keep(tmp_path / "pool", DATA)
     keep(pool, b"rotten", "00" * 32)
     (pool / "sha256/00/.hidden").write_bytes(b"a name that is none of ours")
@@ -139,7 +139,7 @@ def test_a_damaged_object_is_not_exported(store: Store, tmp_path: Path) -> None:
     assert not [path for path in (tmp_path / "pool").rglob("*") if path.is_file()]
 
 
-def test_a_pool_is_a_folder_or_an_address(tmp_path: Path) -> None:
+def test_pools_are_parsed_as_folder_or_address(tmp_path: Path) -> None:
     assert Pool.parse("https://pool.example.invalid/x/").url(DIGEST) == (
         f"https://pool.example.invalid/x/sha256/{DIGEST[:2]}/{DIGEST[2:]}"
     )

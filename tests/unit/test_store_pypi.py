@@ -1,4 +1,4 @@
-"""Wheels through the host's pip, here configured to know one folder and no index."""
+"""Wheels through the host's pip, configured with one folder and without an index."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def wheel(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-def test_a_wheel_is_locked_and_then_had_by_its_digest(wheel: Path, tmp_path: Path) -> None:
+def test_a_wheel_is_locked_and_fetched_by_its_digest(wheel: Path, tmp_path: Path) -> None:
     store = Store(tmp_path / "store")
     digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
     assert download_wheel(store, "privml-test-model", "1.0") == (wheel.name, digest, wheel.stat().st_size)
@@ -52,7 +52,7 @@ def test_pip_refuses_other_bytes(wheel: Path, tmp_path: Path) -> None:
     assert list(store.digests()) == []
 
 
-def test_a_host_without_pip(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_a_host_without_pip_is_an_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(pypi.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(HostError, match="this host has none"):

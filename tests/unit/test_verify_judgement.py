@@ -11,6 +11,7 @@ import pytest
 
 import privml
 from privml.evidence.sections import RECEIPT_KEY, TLS_KEY, Key, Keys
+from privml.statement.exceptions import DeclaredException
 from privml.verify.judgement import AttestedKeys, Judgement
 from privml.verify.policy import Policy
 
@@ -70,3 +71,24 @@ def test_the_product_makes_them_in_one_place() -> None:
         "_JUDGED": {"verify/judgement.py"},
     }
     assert {field.name for field in dataclasses.fields(Judgement)} == {"verdict", "facts"}
+
+
+def test_an_exception_is_refused_unless_the_policy_names_it() -> None:
+    declared = DeclaredException("kernel-option", "mitigations=off", "It is alone.")
+    other = DeclaredException("sysctl", "vm.x=1", "Speed.")
+    expected = dataclasses.replace(
+        samples.EXPECTED, predicate=dataclasses.replace(samples.PREDICATE, exceptions=(declared, other))
+    )
+    verdict = samples.judge(expected=expected).verdict
+    assert [(each.code, each.got, each.expected) for each in verdict.refusals] == [
+        ("exceptions", "kernel-option:mitigations=off", "no exceptions"),
+        ("exceptions", "sysctl:vm.x=1", "no exceptions"),
+    ]
+    assert verdict.refusals[0].where == "the recipe's reason: It is alone."
+    policy = dataclasses.replace(samples.SIMULATED, exceptions=frozenset({declared.name}))
+    (refusal,) = samples.judge(expected=expected, policy=policy).verdict.refusals
+    assert (refusal.got, refusal.expected) == (other.name, declared.name)
+    policy = dataclasses.replace(samples.SIMULATED, exceptions=frozenset({declared.name, other.name}))
+    verdict = samples.judge(expected=expected, policy=policy).verdict
+    assert verdict.refusals == ()
+    assert "exception sysctl:vm.x=1: accepted by the policy; the recipe's reason: Speed." in verdict.notes

@@ -12,6 +12,7 @@ from typing import Any
 
 import attestation_samples as samples
 import pytest
+import test_verify_nvidia as gpu_cases
 import test_verify_tdx as tdx_cases
 
 from privml.events import agent
@@ -20,7 +21,9 @@ from privml.events.replay import replay_digests
 from privml.events.stages import STAGES
 from privml.evidence.facts import Facts
 from privml.evidence.sections import STAGE_OF, Header, Keys
+from privml.evidence.tdx import claims as tdx_claims
 from privml.evidence.tees import KINDS
+from privml.statement.exceptions import DeclaredException
 from privml.statement.launch import FilledBy, MeasuredLaunch
 from privml.verify import check
 from privml.verify.anchor import Built, Expected, Signed
@@ -28,12 +31,13 @@ from privml.verify.check import CODES, RULES
 from privml.verify.policy import Policy
 from privml.verify.report import render
 from privml.verify.rules import Check, refuses
-from privml.verify.tdx import INTEL_ROOT_SHA256, TdxPolicy
+from privml.verify.tdx import TdxPolicy
 from privml.verify.verdict import Outcome, Refusal, Verdict
 
 FACTS = samples.facts_of(samples.document())
 SIGNATURE = samples.signature_of(samples.document())
-GENUINE = dataclasses.replace(SIGNATURE, root_sha256=INTEL_ROOT_SHA256, claims_simulated=False)
+GENUINE = samples.genuine(SIGNATURE)
+SAMPLE = tdx_claims.read((samples.VECTORS / "tdx_quote.bin").read_bytes())
 FLIP_48 = b"\1" * 48
 
 
@@ -65,7 +69,7 @@ def test_the_honest_simulation_is_accepted_as_such() -> None:
     assert render(verdict).startswith("ACCEPTED-SIMULATED (no hardware vouches for this): demo-cpu")
 
 
-def test_an_anchor_says_whose_word_it_is() -> None:
+def test_an_anchor_names_its_source() -> None:
     verdict = judge(expected=Expected(samples.PREDICATE, Signed("demo-cpu", "1.2.0", ("alice", "bob"))))
     assert verdict.to_dict()["anchor"] == "demo-cpu 1.2.0 signed by alice, bob"
     assert ", against demo-cpu 1.2.0 signed by alice, bob\n" in render(verdict)
@@ -93,7 +97,15 @@ def open_launch(register: str, value: FilledBy | None) -> MeasuredLaunch:
     return dataclasses.replace(launch, registers={**launch.registers, register: value})
 
 
-GPU_EVENTS = (*samples.AGENT_EVENTS[:1], agent.AgentEvent("gpu-ready", b"{}"), *samples.AGENT_EVENTS[1:])
+PKS = bytes.fromhex("0000005000000000")
+UNUSED: dict[str, Any] = {
+    "facts": samples.with_register(FACTS, RTMR3, ZERO),
+    "expected": expecting(
+        purposes={"serve": 4, "key-release": 1},
+        launches=(samples.with_values(samples.PREDICATE.launches[1], RTMR3, ZERO),),
+    ),
+}
+EXCEPTION = DeclaredException("kernel-option", "a", "none")
 
 # What is bent -> the refusals that must follow, and no other.
 CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
@@ -120,10 +132,6 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
     ),
     "no agent events": ({"facts": logged()}, {"agent-events"}),
     "failed": ({"facts": logged(*FACTS.agent_events, agent.failed_event())}, {"agent-events"}),
-    "gpus": (
-        {"facts": logged(*GPU_EVENTS), "expected": expecting(agent_events=GPU_EVENTS, purposes={"serve": 5})},
-        {"gpu-evidence", "rtmr3"},
-    ),
     "purpose that the image does not serve": (
         {
             "facts": header(purpose="key-release", stage="keys"),
@@ -153,8 +161,19 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
         {"expected": expecting(launches=(open_launch(MRTD, FilledBy("a cloud")),))},
         {"unpinned"},
     ),
+    "unused register": (UNUSED, {"runtime-unused"}),
+    "exception": ({"expected": expecting(exceptions=(EXCEPTION,))}, {"exceptions"}),
+    "other exception": (
+        {"expected": expecting(exceptions=(EXCEPTION,)), "policy": Policy(exceptions=frozenset({"kernel-option:b"}))},
+        {"exceptions"},
+    ),
     "simulated": ({"signature": SIGNATURE}, {"simulated"}),
     "other root": ({"signature": dataclasses.replace(GENUINE, root_sha256="00" * 32)}, {"root"}),
+    "published evidence": (
+        {"facts": samples.with_claims(FACTS, registers=SAMPLE.registers, report_data=SAMPLE.report_data)},
+        {"sample-evidence", "report-data", *TDX_REGISTERS},
+    ),
+    "published nonce": ({"facts": dataclasses.replace(FACTS, nonce=bytes(32))}, {"sample-evidence", "nonce"}),
     "other simulation": (
         {"signature": SIGNATURE, "policy": Policy(allow_simulated=b"another root")},
         {"root"},
@@ -163,7 +182,7 @@ CASES: dict[str, tuple[dict[str, Any], set[str]]] = {
 
 
 @pytest.mark.parametrize("name", CASES)
-def test_each_bent_part_is_its_own_refusal(name: str) -> None:
+def test_each_changed_part_has_its_own_refusal(name: str) -> None:
     changes, wanted = CASES[name]
     verdict = judge(**changes)
     assert codes(verdict) == wanted
@@ -172,7 +191,7 @@ def test_each_bent_part_is_its_own_refusal(name: str) -> None:
 
 
 def test_every_code_is_given_by_some_case() -> None:
-    tried = [wanted for _, wanted in (*CASES.values(), *tdx_cases.CASES.values())]
+    tried = [wanted for _, wanted in (*CASES.values(), *tdx_cases.CASES.values(), *gpu_cases.CASES.values())]
     assert set().union(*tried) == set(CODES)
 
 
@@ -207,11 +226,21 @@ def test_the_guide_lists_exactly_these_codes() -> None:
 
 def test_every_policy_field_is_used() -> None:
     """A policy that nobody can meet in one field refuses the honest document for that field."""
-    impossible = {"purpose": {"purpose", "stage"}, "allow_simulated": {"simulated"}, "tdx": {"td-attributes"}}
-    assert set(impossible) == {field.name for field in dataclasses.fields(Policy)}
+    impossible = {
+        "purpose": {"purpose", "stage"},
+        "allow_simulated": {"simulated"},
+        "allow_unused_runtime": {"runtime-unused"},
+        "tdx": {"td-attributes"},
+        "nvidia": {"gpu-device"},
+    }
+    # It only loosens: the case `exception` has it.
+    assert {*impossible, "exceptions"} == {field.name for field in dataclasses.fields(Policy)}
     assert codes(judge(policy=Policy(purpose="key-release"))) == impossible["purpose"]
     assert codes(judge(signature=SIGNATURE, policy=Policy(allow_simulated=None))) == impossible["allow_simulated"]
-    assert codes(judge(policy=Policy(tdx=TdxPolicy(td_attributes=bytes(8))))) == impossible["tdx"]
+    assert codes(judge(**UNUSED)) == impossible["allow_unused_runtime"]
+    assert codes(judge(policy=Policy(tdx=TdxPolicy(td_attributes=PKS)))) == impossible["tdx"]
+    other_device = gpu_cases.policy(devices=frozenset({bytes(8)}))
+    assert codes(gpu_cases.gpus.judge(policy=other_device)) == impossible["nvidia"]
 
 
 @pytest.mark.parametrize(("purpose", "count"), [("serve", 4), ("key-release", 1)])
@@ -247,13 +276,12 @@ def test_an_order_of_events_that_no_stage_table_has_is_verified_by_the_predicate
 
 
 def test_a_register_that_the_kernel_cannot_extend_stays_zero_for_every_purpose() -> None:
-    launch = samples.with_values(samples.PREDICATE.launches[1], RTMR3, ZERO)
-    expected = expecting(purposes={"serve": 4, "key-release": 1}, launches=(launch,))
-    accepted = judge(facts=samples.with_register(FACTS, RTMR3, ZERO), expected=expected)
+    accepted = judge(**UNUSED, policy=Policy(allow_unused_runtime=True))
     assert accepted.accepted
+    assert [each.code for each in accepted.relaxed] == ["runtime-unused"]
     assert [note for note in accepted.notes if note.startswith("RTMR3: unused")]
     assert not [note for note in judge().notes if "unused" in note]
-    assert codes(judge(expected=expected)) == {"rtmr3"}
+    assert codes(judge(expected=UNUSED["expected"], policy=Policy(allow_unused_runtime=True))) == {"rtmr3"}
 
 
 @pytest.mark.parametrize(
@@ -290,7 +318,7 @@ def test_all_reasons_are_given_at_once() -> None:
     facts = samples.with_field(header(purpose="key-release"), "xfam", bytes(8))
     for name in ("rtmr2", "mrtd"):
         facts = register(name)(facts)
-    verdict = judge(facts=facts, nonce=None, signature=dataclasses.replace(GENUINE, tcb_status="OutOfDate"))
+    verdict = judge(facts=facts, nonce=None, signature=dataclasses.replace(GENUINE, platform=tdx_cases.OLD))
     assert [refusal.code for refusal in verdict.refusals] == [
         "tcb-status", "xfam", "mrtd", "rtmr2", "nonce", "purpose",
     ]  # fmt: skip
@@ -299,7 +327,7 @@ def test_all_reasons_are_given_at_once() -> None:
     assert verdict.to_dict()["refusals"][0].keys() == {"code", "got", "expected", "where"}
 
 
-def test_a_mix_of_two_shapes_is_no_shape() -> None:
+def test_a_mix_of_two_shapes_is_refused() -> None:
     first, second = samples.PREDICATE.launches
     expected = expecting(launches=(samples.with_values(first, MRTD, FLIP_48), second))
     verdict = judge(facts=samples.with_register(FACTS, RTMR0, *first.accepted(RTMR0)), expected=expected)

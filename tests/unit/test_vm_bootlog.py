@@ -43,7 +43,7 @@ def best(memory: bytes, tmp_path: Path) -> list[LogEntry]:
 
 
 @pytest.mark.parametrize("after", [bytes(5000), b"\xff" * 5000, noise(5000), b"", b"\xff", b"\x00", noise(3)])
-def test_a_log_is_found_whatever_surrounds_it(tmp_path: Path, after: bytes) -> None:
+def test_a_log_is_found_among_other_bytes(tmp_path: Path, after: bytes) -> None:
     for before in (b"", bytes(4096), noise(4096), b"\xff" * 33):
         assert best(before + BYTES + after, tmp_path) == LOG
 
@@ -61,29 +61,29 @@ def record(item: LogEntry) -> bytes:
         entry(4, 0, b"of no type"),
     ],
 )
-def test_what_only_looks_like_a_record_is_not_of_the_log(tmp_path: Path, more: LogEntry) -> None:
+def test_bytes_that_resemble_a_record_are_not_part_of_the_log(tmp_path: Path, more: LogEntry) -> None:
     assert best(BYTES + record(more) + noise(99), tmp_path) == LOG
 
 
-def test_the_longer_of_two_copies_is_the_whole_one(tmp_path: Path) -> None:
+def test_the_longer_of_two_copies_is_used(tmp_path: Path) -> None:
     short = encode_log(LOG[:3], SIZES) + b"\xff" * 100
     assert best(noise(100) + short + noise(50) + BYTES + noise(50), tmp_path) == LOG
     assert best(noise(100) + BYTES + noise(50) + short + noise(50), tmp_path) == LOG
     assert len(list(bootlog.candidates(short + BYTES))) == 2
 
 
-def test_copies_back_to_back_are_two_logs(tmp_path: Path) -> None:
+def test_adjacent_copies_are_two_logs(tmp_path: Path) -> None:
     assert best(BYTES + BYTES, tmp_path) == LOG
 
 
-def test_a_cut_log_is_its_whole_records(tmp_path: Path) -> None:
+def test_a_truncated_log_keeps_its_whole_records(tmp_path: Path) -> None:
     ends = [len(encode_log(LOG[:count], SIZES)) for count in range(len(LOG) + 1)]
     for size in range(ends[0], len(BYTES), 7):
         whole = max(count for count, end in enumerate(ends) if end <= size)
         assert best(noise(64) + BYTES[:size], tmp_path) == LOG[:whole]
 
 
-def test_a_log_overwritten_in_the_middle_is_what_came_before(tmp_path: Path) -> None:
+def test_an_overwritten_log_ends_before_the_damage(tmp_path: Path) -> None:
     at = len(encode_log(LOG[:4], SIZES))
     assert best(BYTES[:at] + bytes(64) + BYTES[at + 64 :], tmp_path) == LOG[:4]
 
@@ -99,11 +99,11 @@ def test_a_log_overwritten_in_the_middle_is_what_came_before(tmp_path: Path) -> 
         BYTES[1:],
     ],
 )
-def test_no_log_is_no_log(tmp_path: Path, memory: bytes) -> None:
+def test_memory_without_a_log_gives_none(tmp_path: Path, memory: bytes) -> None:
     assert best(memory, tmp_path) == []
 
 
-def test_a_log_before_its_first_event_is_none_yet(tmp_path: Path) -> None:
+def test_a_log_without_events_is_ignored(tmp_path: Path) -> None:
     assert best(encode_log([], SIZES) + b"\xff" * 99, tmp_path) == []
 
 
@@ -112,11 +112,11 @@ def test_a_log_with_sha_384_alone_is_found(tmp_path: Path) -> None:
     assert best(noise(77) + encode_log(only) + noise(77), tmp_path) == only
 
 
-def test_a_signature_at_the_very_start_of_memory_is_no_log() -> None:
+def test_a_signature_at_the_start_of_memory_is_not_a_log() -> None:
     assert list(bootlog.candidates(b"Spec ID Event03\0" + bytes(99))) == []
 
 
-def test_complete_means_up_to_the_kernel() -> None:
+def test_a_log_is_complete_when_it_reaches_the_kernel() -> None:
     assert bootlog.complete(LOG)
     assert not bootlog.complete([])
     assert not bootlog.complete(LOG[:-1])
@@ -125,7 +125,7 @@ def test_complete_means_up_to_the_kernel() -> None:
     assert not bootlog.complete([*LOG[:-1], wrong])
 
 
-def test_a_large_memory_is_looked_at_where_it_was_written(tmp_path: Path) -> None:
+def test_only_written_parts_of_a_large_memory_are_searched(tmp_path: Path) -> None:
     """A guest's memory is a sparse file; reading its holes would take minutes and fill the page cache."""
     path = tmp_path / "ram"
     with path.open("wb") as file:

@@ -1,4 +1,4 @@
-"""The TPM's registers after QEMU: asked over swtpm's control socket, and held against the log."""
+"""The TPM's registers after QEMU has ended: read over swtpm's control socket and compared with the log."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.machine.platform import Device, Platform, Size
 from privml.measure.compare import Comparison, Difference
-from privml.measure.tdtpm import Account
+from privml.measure.tdtpm import Explanation
 from privml.vm import swtpm
 from privml.vm.compared import ComparedBoot, disagreeing, situations
 from privml.vm.machine import Launch
@@ -39,7 +39,7 @@ def serve(listener: socket.socket, code: int) -> None:
 
 
 @pytest.mark.parametrize("code", [0, 0x101])
-def test_registers_are_read(code: int, tmp_path: Path) -> None:
+def test_registers_of_a_tpm_are_read(code: int, tmp_path: Path) -> None:
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind(str(tmp_path / "tpm.sock"))
         listener.listen()
@@ -71,7 +71,7 @@ def test_a_register_that_is_not_the_log_s_replay_is_named() -> None:
 
 
 EXTRA = Difference("extra", "rtmr1", 3, None, LogEntry(4, 4, {0x0C: b"b" * 48}, b""), None)
-CONFIRMED = ComparedBoot((), Comparison({"rtmr0": 2}, ()), (), Account({"stub": 1}, (), ()))
+CONFIRMED = ComparedBoot((), Comparison({"rtmr0": 2}, ()), (), Explanation({"stub": 1}, (), ()))
 
 
 def test_a_boot_that_confirms_the_prediction_has_no_problems() -> None:
@@ -88,16 +88,16 @@ def test_a_boot_that_confirms_the_prediction_has_no_problems() -> None:
         (replace(CONFIRMED, disagreeing=(4, 9)), "the TPM's registers are not the replay of the log (PCR 4, 9)"),
         (replace(CONFIRMED, comparison=Comparison({}, (EXTRA,))), "the log differs from the prediction in 1 events"),
         (
-            replace(CONFIRMED, account=Account({}, (EXTRA,), ())),
+            replace(CONFIRMED, explanation=Explanation({}, (EXTRA,), ())),
             "no rule explains 1 differences from the prediction for a TD",
         ),
         (
-            replace(CONFIRMED, account=Account({}, (), ("stub",))),
+            replace(CONFIRMED, explanation=Explanation({}, (), ("stub",))),
             "expected differences from a TD that this boot lacks",
         ),
     ],
 )
-def test_each_way_to_disagree_is_one_problem(booted: ComparedBoot, problem: str) -> None:
+def test_each_kind_of_disagreement_is_one_problem(booted: ComparedBoot, problem: str) -> None:
     assert not booted.equal
     assert [line[: len(problem)] for line in booted.problems()] == [problem]
     assert booted.to_dict()["equal"] is False
@@ -112,6 +112,8 @@ def test_each_way_to_disagree_is_one_problem(booted: ComparedBoot, problem: str)
         (Path("boot.raw"), (Device("virtio-blk", 1), Device("virtio-net", 4)), {"disk", "network"}),
     ],
 )
-def test_which_rules_a_boot_is_for(disk: Path | None, devices: tuple[Device, ...], expected: set[str]) -> None:
+def test_the_rules_of_a_boot_follow_its_situation(
+    disk: Path | None, devices: tuple[Device, ...], expected: set[str]
+) -> None:
     platform = Platform("p", "11.1.2", "pc-q35-11.1", (), "max", "GenuineIntel", 46, devices, tpm=True)
     assert situations(Launch(Path("out"), platform, Size(1, 2 << 30), (), "firmware.fd", boot_disk=disk)) == expected

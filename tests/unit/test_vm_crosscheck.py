@@ -1,4 +1,4 @@
-"""`tdx-measure` of others as a second opinion: never run here; its captured outputs come from a script on PATH."""
+"""The cross-check with third-party `tdx-measure`; a script on PATH prints its captured outputs instead."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ FIXTURES = {"canonical-defaults": Size(1, 2 << 30), "q35-with-hpet": Size(8, 4 <
 
 
 def tool(folder: Path, output: str, status: int = 0) -> Path:
-    """Prints ``output``, and notes its words and the metadata it was given."""
+    """A stand-in that prints ``output`` and records its arguments and metadata."""
     path = folder / "bin/tdx-measure"
     path.parent.mkdir(exist_ok=True)
     (folder / "output").write_text(output)
@@ -44,7 +44,7 @@ def blobs(name: str) -> dict[str, bytes]:
 
 
 @pytest.mark.parametrize("name", FIXTURES)
-def test_its_captured_output_agrees_and_a_changed_one_does_not(name: str, tmp_path: Path) -> None:
+def test_captured_output_agrees_and_changed_output_does_not(name: str, tmp_path: Path) -> None:
     captured = (VECTORS / name / "expected.json").read_text()
     shape = FIXTURES[name]
     theirs = crosscheck.measured_by(tool(tmp_path, captured), tmp_path / "OVMF.fd", blobs(name), shape)
@@ -62,7 +62,7 @@ def test_its_captured_output_agrees_and_a_changed_one_does_not(name: str, tmp_pa
     assert not wrong[1].equal and f"says {'ab' * 48}" in str(wrong[1])
 
 
-def test_both_forms_of_its_output_are_read() -> None:
+def test_both_output_formats_are_read() -> None:
     values = json.loads((VECTORS / "q35-with-hpet/expected.json").read_text())
     lines = "Machine measurements:\n" + "".join(f"{name.upper()}: {value}\n" for name, value in values.items())
     assert crosscheck.parse(lines + "RTMR1: \nRTMR2: \n") == crosscheck.parse(json.dumps(values)) == values
@@ -70,12 +70,12 @@ def test_both_forms_of_its_output_are_read() -> None:
 
 
 @pytest.mark.parametrize("text", ["", "{}", "[]", "{", "MRTD: 00\n", '{"mrtd": 1, "rtmr0": null}'])
-def test_another_output_is_not_guessed_at(text: str) -> None:
+def test_unknown_output_is_refused(text: str) -> None:
     with pytest.raises(HostError, match="printed no MRTD"):
         crosscheck.parse(text)
 
 
-def test_a_tool_that_fails_or_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_failing_or_missing_tool_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(HostError, match="status 3"):
         crosscheck.measured_by(tool(tmp_path, "no", 3), tmp_path, blobs("q35-with-hpet"), Size(1, 1 << 30))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
@@ -85,7 +85,7 @@ def test_a_tool_that_fails_or_is_not_there(tmp_path: Path, monkeypatch: pytest.M
         crosscheck.program()
 
 
-def test_measure_cross_check(
+def test_measure_cross_check_compares_the_registers(
     place: Path,  # noqa: F811
     capsys: pytest.CaptureFixture[str],
     monkeypatch: pytest.MonkeyPatch,

@@ -1,4 +1,4 @@
-"""From a built image to a started machine: what QEMU is given, and that nothing of a run stays."""
+"""From a built image to a started machine: QEMU's arguments, and clean-up after a run."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def seen(tools: ToolsTree) -> dict[str, Any]:
     return found
 
 
-def test_the_first_platform_and_shape_unless_told(folder: Path) -> None:
+def test_the_first_platform_and_shape_are_the_default(folder: Path) -> None:
     made = sample(folder)
     found = launch_of(folder, made, shipped())
     assert found == Launch(
@@ -93,19 +93,19 @@ def test_an_image_without_a_model_has_one_disk(folder: Path, tools: ToolsTree) -
     assert sum(word.startswith("virtio-blk-pci,") for word in words) == 1
 
 
-def test_artefacts_are_looked_at_before_anything_starts(folder: Path) -> None:
+def test_artefacts_are_checked_before_anything_starts(folder: Path) -> None:
     made = sample(folder)
     (folder / "root.raw").write_bytes(b"other")
     with pytest.raises(BuildError, match=r"root\.raw does not match manifest"):
         launch_of(folder, made, shipped())
 
 
-def test_a_platform_that_the_recipes_lack_is_told(folder: Path) -> None:
+def test_an_unknown_platform_is_reported(folder: Path) -> None:
     with pytest.raises(RecipeError, match="no platform `other`"):
         launch_of(folder, replace(sample(folder), platforms=("other",)), shipped())
 
 
-def test_only_a_development_guest_is_told_of_a_simulation(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_only_a_development_guest_gets_a_simulated_platform(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mrtd, "mrtd", lambda data: b"\x01" + data[:3])
     made = sample(folder)
     assert launch_of(folder, made, shipped()).fw_cfg == {}
@@ -146,10 +146,10 @@ def test_memory_and_fw_cfg_are_files_of_the_run(folder: Path, tools: ToolsTree) 
     assert found["vm"] == {"fw_cfg.0": "1", "fw_cfg.1": "2"}
 
 
-def test_a_change_is_of_the_whole_list_and_names_what_is_attached(
+def test_a_change_edits_the_whole_command_line_and_names_its_files(
     folder: Path, tools: ToolsTree, tmp_path: Path
 ) -> None:
-    """Only that the machine ends with us cannot be changed away."""
+    """Only the option that ends the machine with its parent cannot be changed."""
     (tmp_path / "evil.raw").write_bytes(b"x")
     made = replace(launch_of(folder, sample(folder), shipped()), share_memory=True)
     with started(tools, made):
@@ -171,9 +171,7 @@ def test_a_change_is_of_the_whole_list_and_names_what_is_attached(
     assert found["writable"] == ["/proc", "/vm", "/attached/evil"]
 
 
-def test_a_disk_to_boot_from_comes_first_and_instead_of_the_kernel(
-    folder: Path, tools: ToolsTree, tmp_path: Path
-) -> None:
+def test_a_boot_disk_comes_first_and_replaces_the_kernel(folder: Path, tools: ToolsTree, tmp_path: Path) -> None:
     (tmp_path / "boot.raw").write_bytes(b"x")
     made = launch_of(folder, sample(folder), shipped())
     devices = (Device("virtio-blk", 1), *made.platform.devices)
@@ -190,14 +188,14 @@ def test_a_disk_to_boot_from_comes_first_and_instead_of_the_kernel(
     ]
 
 
-def test_generic_firmware_is_the_tree_s(folder: Path, tools: ToolsTree) -> None:
+def test_generic_firmware_comes_from_the_tools_tree(folder: Path, tools: ToolsTree) -> None:
     made = replace(launch_of(folder, sample(folder), shipped()), generic_firmware=True)
     with started(tools, made):
         argv = seen(tools)["argv"]
     assert argv[argv.index("-bios") + 1] == GENERIC_FIRMWARE
 
 
-def test_a_machine_that_does_not_start_tells_what_qemu_said(folder: Path, tools: ToolsTree) -> None:
+def test_a_machine_that_does_not_start_shows_qemu_s_output(folder: Path, tools: ToolsTree) -> None:
     (tools.mkosi_packages / "mkosi/fails").touch()
     made = launch_of(folder, sample(folder), shipped())
     with pytest.raises(HostError) as caught, started(tools, made):
@@ -221,7 +219,7 @@ def test_an_error_in_the_block_ends_the_machine(folder: Path, tools: ToolsTree) 
     assert not running.qemu.running()
 
 
-def test_a_tpm_that_does_not_start_leaves_nothing(
+def test_a_tpm_that_does_not_start_leaves_no_process(
     folder: Path, tools: ToolsTree, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def no(*_: object, **_more: object) -> Child:

@@ -1,4 +1,4 @@
-"""Which log a platform's boot is predicted as, and how well its tables are known."""
+"""The log that is predicted for a platform's boot, and the evidence for its tables."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ TDX = platform("qemu-11-q35", shipped())
 SMALL = Size(2, 2 << 30)
 
 
-def test_a_platform_is_predicted_by_what_measures_its_guests() -> None:
+def test_a_platform_is_predicted_by_its_measuring_profile() -> None:
     assert profile_of(TDX) is TD_INTELTDX
     assert profile_of(platform("qemu-11-q35-tpm", shipped())) is TPM
     assert profile_of(replace(TDX, tpm=True)) is TPM
 
 
 @pytest.mark.parametrize("tee", [None, "snp"])
-def test_a_machine_that_nothing_measures_is_not_predicted(tee: str | None) -> None:
+def test_a_machine_without_tee_or_tpm_is_not_predicted(tee: str | None) -> None:
     with pytest.raises(MeasurementError, match=r"qemu-11-q35: its TEE is (none|snp) and it has no TPM"):
         profile_of(replace(TDX, tee=tee))
 
 
-def test_tables_that_no_boot_has_shown_are_known_from_source_alone() -> None:
+def test_tables_never_seen_in_a_boot_have_evidence_source() -> None:
     def booted(one: Platform, shape: Size = SMALL) -> bool:
         return _booted(one, shape)
 

@@ -1,4 +1,4 @@
-"""A child's socket: there before the child listens, and never when the child has ended."""
+"""Waiting for a child's socket: it may exist before the child listens, and the child may have ended."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def start(bare: Any, children: list[Child], tmp_path: Path, words: Sequence[str]
     return children[-1]
 
 
-def test_a_socket_that_is_not_listened_to_yet(bare: Any, children: list[Child], tmp_path: Path) -> None:
+def test_a_socket_without_a_listener_is_waited_for(bare: Any, children: list[Child], tmp_path: Path) -> None:
     child = start(bare, children, tmp_path, [SERVER, str(tmp_path / "s")])
     child.await_path(tmp_path / "s")
     with child.connect(tmp_path / "s") as connection:

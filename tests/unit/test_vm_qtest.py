@@ -1,4 +1,4 @@
-"""The connection to QEMU's qtest: its socket has a name before anyone listens there."""
+"""The connection to QEMU's qtest socket, which exists before QEMU listens on it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from privml.vm.qtest import _Qtest
 
 
 class Program(Child):
-    """A child that is only said to run, or to have ended."""
+    """A fake child that reports to be running or to have ended."""
 
     def __init__(self, log: Path, *, runs: bool) -> None:
         self.name, self.log, self._runs = "qemu", log, runs
@@ -28,7 +28,7 @@ class Program(Child):
         return None if self._runs else 1
 
 
-def test_a_socket_that_is_made_but_not_listened_at_is_waited_for(tmp_path: Path) -> None:
+def test_a_created_socket_without_a_listener_is_waited_for(tmp_path: Path) -> None:
     server = socket.socket(socket.AF_UNIX)
     server.bind(str(tmp_path / "s"))
 

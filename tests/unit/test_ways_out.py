@@ -32,17 +32,17 @@ from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption,
 from cryptography.x509.oid import NameOID
 from test_lock_archive import EARLY, TOOLS, needs_apt
 
+from privml.base import wayout
+from privml.base.wayout import WayOut, host_way_out, without_password
 from privml.host import survey
 from privml.lock.apt import resolve
 from privml.lock.wanted import Wanted
 from privml.recipe.distributions import Suite, base
 from privml.recipe.packages import Request
-from privml.store import wayout
 from privml.store.fetch import Item, fetch
 from privml.store.mirrors import configured_addresses, host_mirrors
 from privml.store.objects import Store
 from privml.store.pypi import download_wheel
-from privml.store.wayout import WayOut, host_way_out, without_password
 
 NAME = "mirror.corp.invalid"
 USER, PASSWORD = "us er@corp", "p@ss:w/rd"

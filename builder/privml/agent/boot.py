@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -25,42 +26,43 @@ from privml.agent.volume import ModelVolumes, command
 from privml.base.errors import HostError, PrivmlError
 from privml.engines.engine import Engine
 from privml.engines.registry import engine_named
-from privml.events import configuration, stages
+from privml.events import configuration, services, stages
 from privml.events.configuration import Config
 from privml.events.volumes import partition
 from privml.evidence.sections import TLS_KEY
 
 ATTESTOR_WAIT = 120.0
 ENGINE_WAIT = 1800.0
+SERVICE_WAIT = 60.0
 WATCH_INTERVAL = 1.0
 Outcome = tuple[str, str]
 """Status of a finished stage, and a detail for the stage list."""
 Work = Callable[[], Outcome]
 # No event is extended for a skipped stage: the attestor reads the same configuration and expects none.
 _SKIPPED = ("skipped", "the measured configuration names no model")
+_NO_SERVICE = ("skipped", "the measured configuration names no service")
 
 
-class EngineProcess(Protocol):
-    """How to start the engine and check that it runs."""
+class Process(Protocol):
+    """How to start the engine or a service and check that it runs."""
 
     def start(self) -> None:
-        """Start the engine; its readiness is polled over HTTP."""
+        """Start it; the caller waits until it is ready."""
 
     def alive(self) -> bool:
         """False once its processes have exited."""
 
 
-class EngineUnit:
-    """The engine as a systemd unit, which gives it its own user and sandbox."""
+class Unit:
+    """A systemd unit, which gives its program a user and a sandbox of its own."""
 
-    UNIT = "privml-engine.service"
-
-    def __init__(self, sys: Path = Path("/sys")) -> None:
-        self._events = sys / "fs" / "cgroup" / "system.slice" / self.UNIT / "cgroup.events"
+    def __init__(self, name: str, sys: Path = Path("/sys")) -> None:
+        self._name = name
+        self._events = sys / "fs" / "cgroup" / "system.slice" / name / "cgroup.events"
 
     def start(self) -> None:
         """Start the unit."""
-        command(["systemctl", "start", self.UNIT])
+        command(["systemctl", "start", self._name])
 
     def alive(self) -> bool:
         """Whether the unit's control group holds a process; read from the cgroup file, without calling systemctl."""
@@ -81,11 +83,13 @@ class Boot:
         layout: Layout,
         *,
         volumes: ModelVolumes,
-        engine: EngineProcess,
+        engine: Process,
+        service: Callable[[str], Process],
         say: Callable[[str], None],
         outbound: Callable[[], None],
         attestor_wait: float = ATTESTOR_WAIT,
         engine_wait: float = ENGINE_WAIT,
+        service_wait: float = SERVICE_WAIT,
         table: stages.Table = stages.STAGES,
         work: Mapping[str, Work] | None = None,
     ) -> None:
@@ -96,6 +100,9 @@ class Boot:
         self._outbound = outbound
         self._attestor_wait = attestor_wait
         self._engine_wait = engine_wait
+        self._service = service
+        self._service_wait = service_wait
+        self._required: dict[str, Process] = {}
         self._attestor = AttestorClient(layout)
         self._attestor_process: int | None = None
         self._config: Config | None = None
@@ -106,6 +113,7 @@ class Boot:
             "config": self._read_config,
             "identity": self._identity,
             "devices": self._devices,
+            "services": self._start_services,
             "model": self._open_models,
             "engine": self._start_engine,
             "ready": self._ready,
@@ -133,11 +141,16 @@ class Boot:
         return True
 
     def watch(self, interval: float = WATCH_INTERVAL) -> None:
-        """Block until the engine or attestor exits or the device list changes, then mark the boot failed."""
+        """Block until the engine, a required service or the attestor exits or the device list changes; then mark the
+        boot failed.
+        """
         while True:
             time.sleep(interval)
             if self._engine_ended():
                 self._failed("engine", "the engine exited")
+                return
+            if ended := self._service_ended():
+                self._failed("services", f"the service {ended} exited")
                 return
             if self._attestor_ended():
                 self._failed(self._stages[-1].name, "the attestor exited")
@@ -200,6 +213,33 @@ class Boot:
         devices.check(self._measured.devices, found)
         return found
 
+    def _start_services(self) -> Outcome:
+        details = []
+        for service in self._measured.services:
+            process = self._service(service.name)
+            process.start()
+            listens = self._listens(service.name, process)
+            if service.required:
+                if not listens:
+                    raise HostError(f"services: {service.name} does not listen on its socket")
+                self._required[service.name] = process
+            details.append(service.name if listens else f"{service.name}: does not listen on its socket")
+        if not details:
+            return _NO_SERVICE
+        return ("warning" if any(": " in detail for detail in details) else "ok"), "; ".join(details)
+
+    def _listens(self, name: str, process: Process) -> bool:
+        """Wait until the service accepts connections; False if it ends first, or takes too long."""
+        end = time.monotonic() + self._service_wait
+        while time.monotonic() < end:
+            with socket.socket(socket.AF_UNIX) as probe, contextlib.suppress(OSError):
+                probe.connect(str(self._layout.service_socket(name)))
+                return True
+            if not process.alive():
+                return False
+            time.sleep(0.05)
+        return False
+
     def _open_models(self) -> Outcome:
         opened = []
         for number, model in enumerate(self._measured.models):
@@ -228,9 +268,10 @@ class Boot:
     def _engine_is_healthy(self, engine: Engine) -> bool:
         from privml.agent import exchange
 
-        socket, health = self._layout.engine_socket(engine), engine.health
+        health = engine.health
         try:
-            status, _ = exchange.whole(socket, "GET", health.path, timeout=30.0, limit=64 * 1024)
+            place = self._layout.engine_socket(engine)
+            status, _ = exchange.whole(place, "GET", health.path, timeout=30.0, limit=64 * 1024)
         except HostError:
             return False
         return status == health.status
@@ -239,11 +280,11 @@ class Boot:
         """Request one token for a fixed prompt; an engine that cannot answer it is not ready."""
         from privml.agent import exchange
 
-        socket, trial = self._layout.engine_socket(engine), engine.trial
+        place, trial = self._layout.engine_socket(engine), engine.trial
         headers = [(b"content-type", b"application/json")]
         for body in trial.bodies([model.name for model in self._measured.models]):
             status, _ = exchange.whole(
-                socket, "POST", trial.path, headers, body, timeout=self._engine_wait, limit=1 << 20
+                place, "POST", trial.path, headers, body, timeout=self._engine_wait, limit=1 << 20
             )
             if status != 200:
                 raise HostError(f"engine: the first completion was answered with status {status}")
@@ -251,6 +292,8 @@ class Boot:
     def _ready(self) -> Outcome:
         if self._engine_ended():
             raise HostError("engine: exited")
+        if ended := self._service_ended():
+            raise HostError(f"services: {ended} exited")
         return "ok", ""
 
     def _extend(self, stage: stages.Stage) -> None:
@@ -266,6 +309,10 @@ class Boot:
 
     def _engine_ended(self) -> bool:
         return self._record is not None and not self._engine.alive()
+
+    def _service_ended(self) -> str:
+        """The name of a required service that has ended; empty if all run."""
+        return next((name for name, process in self._required.items() if not process.alive()), "")
 
     def _attestor_ended(self) -> bool:
         import select
@@ -288,7 +335,8 @@ def main(layout: Layout | None = None) -> int:
     boot = Boot(
         layout,
         volumes=ModelVolumes(sys=layout.sys, dev=layout.dev),
-        engine=EngineUnit(layout.sys),
+        engine=Unit("privml-engine.service", layout.sys),
+        service=lambda name: Unit(services.unit(name), layout.sys),
         say=_console,
         outbound=lambda: close_outbound(layout.sys),
     )

@@ -1,4 +1,4 @@
-"""One HTTP request to the engine over its unix socket; the response is streamed as the engine sends it."""
+"""One HTTP request to the engine or a service over its unix socket; the response is streamed as it is sent."""
 
 from __future__ import annotations
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.engines.engine import DIRECTORY, Engine
-from privml.events import volumes
+from privml.events import services, volumes
 
 SERVER_ID = 900
 """uid and gid of the user `privml` (images/guest: sysusers.d/privml.conf)."""
@@ -23,6 +23,7 @@ class Layout:
     config: Path = Path("/etc/privml/config.json")
     run: Path = Path("/run/privml")
     engine: Path = Path(DIRECTORY)
+    services: Path = Path(services.DIRECTORY)
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     dev: Path = Path("/dev")
@@ -57,6 +58,10 @@ class Layout:
     def engine_socket(self, engine: Engine) -> Path:
         """The engine's socket. Only the users of engine and server may enter its directory."""
         return self.engine / engine.socket_name
+
+    def service_socket(self, name: str) -> Path:
+        """The socket of one of the image's own services. Only its user and the server may enter its directory."""
+        return self.services / name / services.SOCKET
 
     def model(self, number: int) -> Path:
         """Where model volume ``number`` (from 0) is mounted."""

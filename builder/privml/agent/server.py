@@ -1,7 +1,8 @@
-"""The only network-facing process: TLS 1.3 and five paths. It keeps nothing of requests or responses.
+"""The only network-facing process: TLS 1.3 and a few paths. It keeps nothing of requests or responses.
 
 `/healthz`, `/readyz`, `/boot-stages` and `/.well-known/privml-attestation` are answered here; `/v1/` goes to the
-engine, if the measured configuration names one, and only once every stage has passed. Requests and responses are
+engine, if the measured configuration names one, `/x/NAME/` to the service of that name; both only once every stage
+has passed. Requests and responses are
 written to their connection and nowhere else.
 """
 
@@ -13,7 +14,8 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from urllib.parse import parse_qsl
 
 import h11
@@ -29,7 +31,7 @@ from privml.base.strictjson import canonical, loads, unhex
 from privml.engines.engine import Engine
 from privml.engines.registry import engine_named
 from privml.engines.requests import UnsupportedError
-from privml.events import configuration
+from privml.events import configuration, services
 from privml.events.configuration import Config
 from privml.events.stages import SERVE
 
@@ -41,6 +43,9 @@ BODY_TIMEOUT = 120.0
 WRITE_TIMEOUT = 120.0
 QUOTE_TIMEOUT = 120.0
 ENGINE_TIMEOUT = 900.0
+SERVICE_TIMEOUT = 120.0
+SERVICE_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
+SERVICE_BODY = 2 * 1024 * 1024
 ATTESTATION = "/.well-known/privml-attestation"
 _HOP_BY_HOP = frozenset(
     (
@@ -78,6 +83,7 @@ class Server:
 
     def __init__(self, config: Config, layout: Layout) -> None:
         self.engine = None if config.engine is None else engine_named(config.engine.name)
+        self.services = frozenset(service.name for service in config.services)
         self._layout = layout
         self._stages_file = layout.stages
         attestor = AttestorClient(layout)
@@ -148,19 +154,17 @@ class Server:
 
     def forward(self, engine: Engine, request: h11.Request, target: str, body: bytes) -> Exchange:
         """Forward a request to the engine; the calling code reads the response."""
-        headers = [(bytes(name), bytes(value)) for name, value in request.headers]
-        shown = _FORWARDED - _named_by_connection(headers)
         try:
-            return Exchange(
-                self._layout.engine_socket(engine),
-                request.method.decode("ascii"),
-                target,
-                [(name, value) for name, value in headers if name in shown],
-                body,
-                timeout=ENGINE_TIMEOUT,
-            )
+            return _exchange(self._layout.engine_socket(engine), request, target, body, ENGINE_TIMEOUT)
         except PrivmlError as error:
             raise _Answer(502, "engine", "the engine does not answer") from error
+
+    def forward_to_service(self, name: str, request: h11.Request, target: str, body: bytes) -> Exchange:
+        """Forward a request to one of the image's own services; the calling code reads the response."""
+        try:
+            return _exchange(self._layout.service_socket(name), request, target, body, SERVICE_TIMEOUT)
+        except PrivmlError as error:
+            raise _Answer(502, "service", f"the service {name} does not answer") from error
 
     @property
     def answers(self) -> threading.BoundedSemaphore:
@@ -201,6 +205,9 @@ class _Conversation:
         if path.startswith("/v1/"):
             self._inference(request, target)
             return
+        if path.startswith(services.PREFIX):
+            self._service(request, target)
+            return
         ready, stages = self._server.stages()
         if path not in ("/healthz", "/readyz", "/boot-stages", ATTESTATION):
             raise _Answer(404, "not-found", "unknown path")
@@ -220,16 +227,9 @@ class _Conversation:
         engine = self._server.engine
         if engine is None:
             raise _Answer(404, "no-inference", "this image runs no model; it only attests")
-        ready, stages = self._server.stages()
-        if not ready:
-            # The stage list is next to the error, so that an operator sees the reason from any client.
-            table = loads(stages, what="stages")
-            raise_body = {"error": _error_object("not-ready", "this machine is not ready"), "stages": table}
-            self._respond(503, canonical(raise_body) + b"\n", close=True)
+        if not self._is_ready():
             return
-        if not self._server.answers.acquire(blocking=False):
-            raise _Answer(429, "busy", "this machine is already answering as many requests as it can")
-        try:
+        with self._turn():
             body = self._body(request, engine.requests.body)
             path, _, query = target.partition("?")
             try:
@@ -238,11 +238,43 @@ class _Conversation:
                 raise _Answer(error.status, "unsupported", error.message) from error
             with self._server.forward(engine, request, path, shown) as exchange:
                 self._stream(exchange)
+
+    def _service(self, request: h11.Request, target: str) -> None:
+        name, slash, rest = target.removeprefix(services.PREFIX).partition("/")
+        if not slash or name not in self._server.services:
+            raise _Answer(404, "no-service", "this image has no service of that name")
+        method = request.method.decode("ascii")
+        if method not in SERVICE_METHODS:
+            raise _Answer(405, "method", f"a service expects {', '.join(SERVICE_METHODS)}")
+        if not self._is_ready():
+            return
+        with self._turn():
+            body = self._body(request, SERVICE_BODY)
+            with self._server.forward_to_service(name, request, f"/{rest}", body) as exchange:
+                self._stream(exchange)
+
+    def _is_ready(self) -> bool:
+        """False once the caller was told that the machine is not ready."""
+        ready, stages = self._server.stages()
+        if not ready:
+            # The stage list is next to the error, so that an operator sees the reason from any client.
+            table = loads(stages, what="stages")
+            raise_body = {"error": _error_object("not-ready", "this machine is not ready"), "stages": table}
+            self._respond(503, canonical(raise_body) + b"\n", close=True)
+        return ready
+
+    @contextlib.contextmanager
+    def _turn(self) -> Iterator[None]:
+        """One of the concurrent answers."""
+        if not self._server.answers.acquire(blocking=False):
+            raise _Answer(429, "busy", "this machine is already answering as many requests as it can")
+        try:
+            yield
         finally:
             self._server.answers.release()
 
     def _stream(self, exchange: Exchange) -> None:
-        """Stream the engine's answer to the caller."""
+        """Stream the answer of the engine or a service to the caller."""
         dropped = _NOT_RETURNED | _named_by_connection(exchange.headers)
         headers = [(name, value) for name, value in exchange.headers if name not in dropped]
         self._tls.settimeout(WRITE_TIMEOUT)
@@ -252,7 +284,7 @@ class _Conversation:
                 self._send(h11.Data(data=piece))
         except PrivmlError as error:
             # The status is already sent: a broken connection is the only sign that the answer is incomplete.
-            raise ConnectionAbortedError("the engine stopped before the end of its answer") from error
+            raise ConnectionAbortedError("the answer was cut off") from error
         self._send(h11.EndOfMessage())
 
     def _body(self, request: h11.Request, limit: int) -> bytes:
@@ -321,6 +353,14 @@ class _Conversation:
                 raise TimeoutError
             self._tls.settimeout(left)
             self._http.receive_data(self._tls.recv(_PIECE))
+
+
+def _exchange(place: Path, request: h11.Request, target: str, body: bytes, timeout: float) -> Exchange:
+    """Send a request to the unix socket ``place``, with the headers that are passed on."""
+    headers = [(bytes(name), bytes(value)) for name, value in request.headers]
+    shown = _FORWARDED - _named_by_connection(headers)
+    sent = [(name, value) for name, value in headers if name in shown]
+    return Exchange(place, request.method.decode("ascii"), target, sent, body, timeout=timeout)
 
 
 def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import shutil
@@ -20,8 +19,16 @@ def sha256_file(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def read_start(path: Path, limit: int) -> bytes:
+    """The content of ``path``, or its first ``limit`` + 1 bytes, which a reader with that limit refuses."""
+    with path.open("rb") as file:
+        return file.read(limit + 1)
+
+
 def fsync_directory(path: Path) -> None:
-    """Sync the directory ``path``, so that its entries are durable."""
+    """Sync the directory ``path``, so that its entries are durable; nothing on a system that cannot open one."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     handle = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
     try:
         os.fsync(handle)
@@ -106,6 +113,8 @@ def remove_tree(path: Path) -> None:
 @contextlib.contextmanager
 def locked(path: Path) -> Iterator[None]:
     """Hold an exclusive advisory lock on ``path`` (created empty), waiting for other holders."""
+    import fcntl  # not on every system, and only the store and builds lock files
+
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("ab") as file:
         fcntl.flock(file, fcntl.LOCK_EX)

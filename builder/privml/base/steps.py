@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
+import threading
 import time
 from collections.abc import Iterator
 
@@ -12,6 +13,8 @@ from privml.base.errors import printable
 _depth = 0
 _quiet = False
 _last_progress = 0.0
+SILENCE = 30.0
+"""Seconds after which a running step says again that it runs."""
 
 
 def set_quiet(quiet: bool) -> None:
@@ -46,14 +49,27 @@ def _write(text: str) -> None:
 
 @contextlib.contextmanager
 def step(text: str) -> Iterator[None]:
-    """Announce the block's work, then its duration. A failing step prints nothing more."""
+    """Announce the block's work, every `SILENCE` seconds that it still runs, then its duration.
+
+    A failing step prints nothing more.
+    """
     global _depth
     say(f"> {text}")
     start = time.monotonic()
     _depth += 1
+    ended = threading.Event()
+
+    def remind() -> None:
+        while not ended.wait(SILENCE):
+            say(f"{text}: {time.monotonic() - start:.0f} s so far")
+
+    reminder = threading.Thread(target=remind, name="step", daemon=True)
+    reminder.start()
     try:
         yield
     finally:
+        ended.set()
+        reminder.join()
         _depth -= 1
     say(f"  {text}: done in {time.monotonic() - start:.1f} s")
 

@@ -10,18 +10,30 @@ import base64
 import binascii
 import json
 import re
-from typing import Any, NoReturn
+from collections.abc import Hashable, Iterable
+from typing import Any, NoReturn, TypeVar
 
 from privml.base.errors import EvidenceError
 
 MAX_BYTES = 16 * 1024 * 1024
 MAX_DEPTH = 32
+MAX_VALUES = 100_000
 _MAX_INT = 2**53 - 1
 _HEX = re.compile(r"\A(?:[0-9a-f]{2})*\Z")
+# Possessive, and an unterminated string matches to its end: linear for any input.
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+"?', re.DOTALL)
+_NESTING = {"[": 1, "{": 1, "]": -1, "}": -1}
+_BRACKETS = re.compile(r"[\[\]{}]")
+_Name = TypeVar("_Name", bound=Hashable)
 
 
-def loads(data: bytes, *, what: str = "JSON", limit: int = MAX_BYTES) -> Any:
-    """Parse ``data``; ``EvidenceError`` on duplicate keys, floats, NaN, big integers, depth, size or bad UTF-8."""
+def loads(data: bytes, *, what: str = "JSON", limit: int = MAX_BYTES, values: int = MAX_VALUES) -> Any:
+    """Parse ``data`` in linear time; ``EvidenceError`` if it is ambiguous or exceeds a bound.
+
+    Ambiguous: duplicate keys, floats, NaN, integers beyond +-(2**53 - 1), bad UTF-8, lone surrogates. Bounds:
+    ``limit`` bytes, ``values`` JSON values, `MAX_DEPTH` nested arrays and objects; all are checked before anything
+    is built.
+    """
     if len(data) > limit:
         raise EvidenceError(f"{what}: {len(data)} bytes, expected at most {limit}")
 
@@ -36,23 +48,21 @@ def loads(data: bytes, *, what: str = "JSON", limit: int = MAX_BYTES) -> Any:
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         result = dict(items)
         if len(result) != len(items):
-            names = [k for k, _ in items]
-            twice = sorted({n for n in names if names.count(n) > 1})
-            raise EvidenceError(f"{what}: key `{twice[0][:80]}` is given twice")
+            twice = first_repeated(name for name, _ in items)
+            raise EvidenceError(f"{what}: key `{str(twice)[:80]}` is given twice")
         return result
 
     try:
         text = data.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise EvidenceError(f"{what}: not UTF-8 at byte {error.start}") from error
+    check_structure(text, what=what, values=values)
+    try:
         value = json.loads(
             text, object_pairs_hook=pairs, parse_float=no_float, parse_int=integer, parse_constant=no_float
         )
-    except UnicodeDecodeError as error:
-        raise EvidenceError(f"{what}: not UTF-8 at byte {error.start}") from error
     except json.JSONDecodeError as error:
         raise EvidenceError(f"{what}: {error.msg} at line {error.lineno} column {error.colno}") from error
-    except RecursionError as error:
-        raise EvidenceError(f"{what}: nested too deeply") from error
-    _check_depth(value, what)
     if "\\u" in text:
         # A lone surrogate is not a character (RFC 8785 section 3.2.2.2) and could not be encoded again.
         try:
@@ -62,17 +72,31 @@ def loads(data: bytes, *, what: str = "JSON", limit: int = MAX_BYTES) -> Any:
     return value
 
 
-def _check_depth(value: Any, what: str) -> None:
-    level: list[Any] = [value]
-    for _ in range(MAX_DEPTH):
-        level = [
-            child
-            for item in level
-            for child in (item.values() if isinstance(item, dict) else item if isinstance(item, list) else ())
-        ]
-        if not level:
-            return
-    raise EvidenceError(f"{what}: nested deeper than {MAX_DEPTH} levels")
+def check_structure(text: str, *, what: str, values: int = MAX_VALUES, depth: int = MAX_DEPTH) -> None:
+    """Refuse JSON text with more values or deeper nesting than allowed, without parsing it.
+
+    Values are counted by their commas and brackets, which are never fewer than the values themselves less one.
+    Malformed text is not an error here; a parser that stops at the first error never goes deeper than this found.
+    """
+    structure = _STRING.sub("", text)
+    found = 1 + structure.count(",") + structure.count("[") + structure.count("{")
+    if found > values:
+        raise EvidenceError(f"{what}: about {found} values, expected at most {values}")
+    level = 0
+    for bracket in _BRACKETS.findall(structure):
+        level += _NESTING[bracket]
+        if level > depth:
+            raise EvidenceError(f"{what}: nested deeper than {depth} levels")
+
+
+def first_repeated(names: Iterable[_Name]) -> _Name | None:
+    """The first of ``names`` that came before, None if all differ; linear in their number."""
+    seen: set[_Name] = set()
+    for name in names:
+        if name in seen:
+            return name
+        seen.add(name)
+    return None
 
 
 def canonical(value: Any) -> bytes:

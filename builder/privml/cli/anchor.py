@@ -1,4 +1,4 @@
-"""Options that `verify` and `proxy` share: the trust anchor and the policy."""
+"""Options that `verify` and `proxy` share: the trust anchor, the policy, and where collateral comes from."""
 
 from __future__ import annotations
 
@@ -8,48 +8,57 @@ from typing import Any
 
 import click
 
-from privml.base.errors import EvidenceError, UsageError
-from privml.base.strictjson import loads
+from privml.base.files import read_start
+from privml.base.strictjson import MAX_BYTES, loads
+from privml.cli import paths
+from privml.cli.policy import policy_options
+from privml.client.attested import Collateral
+from privml.client.collateral import SERVICE, supply
 from privml.evidence.tdx import collateral
-from privml.evidence.tdx.signature import root_der
 from privml.verify.policy import Policy
 
 
 def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--expect`, `--collateral` and `--allow-simulated` to a command."""
+    """Add `--expect`, the policy's options and those for collateral to a command."""
+    command = policy_options(command)
     command = click.option(
-        "--allow-simulated",
-        "simulated_root",
-        type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Also accept a simulated TDX platform with this root certificate, which proves nothing about hardware.",
+        "--offline", is_flag=True, help="Fetch no collateral: use the cache's, or else the document's."
+    )(command)
+    command = click.option(
+        "--collateral-service",
+        "service",
+        metavar="URL",
+        envvar=SERVICE,
+        help=f"Fetch collateral from this PCCS instead of Intel's service [${SERVICE}].",
     )(command)
     command = click.option(
         "--collateral",
         "collateral_file",
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
-        help="Intel's collateral for the quote (the JSON of Intel's QVL, nine fields), when the document has none.",
+        help="Use Intel's collateral in this file (the JSON of Intel's QVL, nine fields), and fetch none.",
     )(command)
     return click.option(
         "--expect",
         required=True,
-        type=click.Path(exists=True, file_okay=False, path_type=Path),
+        type=paths.Existing("the directory of a built image", directory=True),
         help="The directory of an image that you built, with its prediction.json.",
     )(command)
 
 
-def collateral_of(path: Path | None) -> dict[str, str] | None:
-    """The collateral in a file; it is checked against Intel's root like any other."""
-    return None if path is None else collateral.decode(loads(path.read_bytes(), what=path.name), path.name)
+def collateral_of(
+    path: Path | None, service: str | None, *, offline: bool, policy: Policy, past: bool = False
+) -> Collateral | None:
+    """Where collateral comes from: a file; the cache; and the service, by default Intel's, unless ``offline``.
+
+    With ``past``, the evidence is judged as of another time than now, so neither cache nor service is used. Whatever
+    it is, it is checked against Intel's root.
+    """
+    given = collateral_in(path)
+    return given if past else supply(service, offline=offline, policy=policy, given=given)
 
 
-def policy_of(simulated_root: Path | None) -> Policy:
-    """The strict policy, with a simulated root when one is named."""
-    if simulated_root is None:
-        return Policy()
-    try:
-        return Policy(allow_simulated=root_der(simulated_root.read_bytes()))
-    except EvidenceError as error:
-        raise UsageError(
-            f"--allow-simulated {simulated_root}: not a certificate in PEM or DER",
-            hint="name the root certificate of the simulated platform",
-        ) from error
+def collateral_in(path: Path | None) -> dict[str, str] | None:
+    """The nine fields in a file; None without one."""
+    if path is None:
+        return None
+    return collateral.decode(loads(read_start(path, MAX_BYTES), what=path.name), path.name)

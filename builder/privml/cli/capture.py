@@ -49,8 +49,8 @@ def capture(
 
     ARCHIVE holds the quote (which identifies the machine), the firmware's log and CCEL table, the fw_cfg files that
     firmware measures, the SMBIOS tables (with serial number and UUID), the list of PCI devices, the kernel's version
-    and its COMMAND LINE. It holds nothing of disks, memory or processes. List it with `tar -tvf`; --leave-out drops
-    a part.
+    and its COMMAND LINE. It contains no data from disks, memory or processes. List it with `tar -tvf`;
+    --leave-out drops a part.
 
     \b
     Examples:

@@ -56,8 +56,9 @@ class TargetName(click.ParamType[str]):
         return found or [CompletionItem(incomplete, type="file")]
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
-        """The word unchanged; each verb looks it up itself."""
-        del param, ctx
+        """The word unchanged; each verb looks it up itself. An empty word, as from an unset variable, is refused."""
+        if not value:
+            self.fail("it is empty, expected a recipe's name, a file or a directory", param, ctx)
         return str(value)
 
 

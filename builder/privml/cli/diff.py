@@ -84,13 +84,13 @@ def given(text: str) -> Given:
     found = _FORMATS.get(_format_of(path)) if path.is_file() else None
     if found is not None:
         return Given(found)
-    hint = "give two images, two locks, or two predictions or event logs"
+    hint = "`diff` compares two images, two locks, or two predictions or event logs"
     if path.name == "manifest.json":
         raise UsageError(f"`{text}` is only one file of an image", hint=f"give the directory: `{path.parent}`")
     try:
         file = files.read(path)
     except MeasurementError as error:
-        raise UsageError(f"`{text}` cannot be compared: {error.message}", hint=hint) from error
+        raise UsageError(error.message, hint=hint) from error
     if file.log is None and not file.shapes:
         raise UsageError(f"`{text}` is not a lock, a prediction or an event log: {file.description.title}", hint=hint)
     return Given("events", file)

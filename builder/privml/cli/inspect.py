@@ -1,57 +1,115 @@
-"""`inspect`: show what a built image contains."""
+"""`inspect`: show what an image contains (`inspect_image`), or judge a bare quote (`inspect_file`)."""
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
+from privml.base.errors import UsageError
 from privml.cli.completion import TARGET
-from privml.cli.output import print_json, show
-from privml.image import sbom
-from privml.image.inspection import facts_of
-from privml.image.target import resolve
-from privml.output.artefacts import check_artefacts
+from privml.readers import source
 
 
 @click.command()
 @click.argument("target", type=TARGET)
-@click.option("--packages", is_flag=True, help="List every package.")
+@click.option("--packages", is_flag=True, help="List every package of an image.")
+@click.option(
+    "--expect",
+    metavar="DIRECTORY",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Compare FILE's registers with the prediction of this image, which you built.",
+)
+@click.option(
+    "--registers",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Compare FILE's registers with those in this file: JSON, a prediction, a log, another quote.",
+)
+@click.option(
+    "--report-data", metavar="HEX", help="Compare FILE's report data: 64 bytes, or 32 that are followed by zeros."
+)
+@click.option(
+    "--collateral",
+    "collateral_file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Intel's collateral to check a quote's signature with (the nine fields of Intel's QVL).",
+)
+@click.option(
+    "--allow-simulated",
+    "simulated_root",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Also check against this root certificate of a simulated platform.",
+)
+@click.option("--at", metavar="TIME", help="Check as of this time (like 2026-11-29T04:00:00Z) instead of now.")
 @click.option("--json", "as_json", is_flag=True, help="Print everything as JSON.")
-def inspect(target: str, *, packages: bool, as_json: bool) -> None:
-    """Show what an image contains: artefacts, root hash, kernel options, UKI sections, partitions, packages.
+@click.pass_context
+def inspect(
+    context: click.Context,
+    target: str,
+    *,
+    packages: bool,
+    expect: Path | None,
+    registers: Path | None,
+    report_data: str | None,
+    collateral_file: Path | None,
+    simulated_root: Path | None,
+    at: str | None,
+    as_json: bool,
+) -> None:
+    """Show what an image contains, or judge a bare quote.
 
-    TARGET is a recipe's name or the directory of a built image. The artefacts are compared with the manifest first; a
-    damaged image is an error.
+    TARGET is a recipe's name or the directory of a built image: artefacts, root hash, kernel options, UKI sections,
+    partitions and packages are shown. The artefacts are compared with the manifest first; a damaged image is an
+    error.
+
+    Or it is a FILE with a TDX quote, a TDREPORT or a token that holds register values: whether the platform's
+    signature is genuine, whether its values are the expected ones. That proves no key and no freshness: only `verify`
+    accepts a guest. Exit status for a file: 0 genuine and equal, 1 genuine and different, 8 not proven by a genuine
+    signature, 10 equal but only a simulation.
 
     \b
     Examples:
       privml-build inspect demo-cpu
       privml-build inspect out/demo-cpu --packages
+      privml-build inspect quote.bin --collateral collateral.json
+      privml-build inspect quote.bin --collateral collateral.json \\
+        --expect out/demo-cpu --report-data HEX
     """
-    found = resolve(target)
-    manifest = found.manifest()
-    check_artefacts(found.directory, manifest.artefacts)
-    facts = facts_of(found.directory, manifest)
-    if as_json:
-        print_json(facts)
+    options = {
+        "--expect": expect,
+        "--registers": registers,
+        "--report-data": report_data,
+        "--collateral": collateral_file,
+        "--allow-simulated": simulated_root,
+        "--at": at,
+    }
+    if not source.is_readable(Path(target)) or Path(target).suffix in (".yaml", ".yml"):
+        given = [option for option, value in options.items() if value is not None]
+        if given:
+            raise UsageError(f"{given[0]} is for a file with a quote, and {target} is not a file")
+        # What an image needs takes longer to load than a quote takes to judge.
+        from privml.cli.inspect_image import inspect_image
+
+        inspect_image(target, packages=packages, as_json=as_json)
         return
-    show(f"{manifest.name} ({manifest.variant}), recipe {manifest.recipe_sha256}")
-    for name, row in facts["artefacts"].items():
-        show(f"{row['sha256']}  {name}  {row['size'] / 1e6:.1f} MB")
-    show(f"root hash {manifest.root.root_hash.hex()}")
-    for model in manifest.models:
-        show(f"model {model.name}, root hash {model.verity.root_hash.hex()}")
-        show(f"  from {model.source}, licence {model.licence or 'not declared'}")
-    if not manifest.models:
-        show("no model")
-    show(f"kernel {manifest.kernel}; its options:")
-    for word in manifest.cmdline.split():
-        show(f"  {word}")
-    for name, rows in facts["partitions"].items():
-        show(f"{name}: " + ", ".join(f"{row['name']} {row['size'] / 1e6:.1f} MB" for row in rows))
-    show("uki.efi: " + ", ".join(f"{row['name']} {row['size']}" for row in facts["uki"]))
-    show(f"{len(manifest.packages)} packages{'' if packages else ' (--packages lists them)'}")
     if packages:
-        for package in manifest.packages:
-            show(f"  {package.name} {package.version} {package.architecture}")
-    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(facts["sbom"].items()))
-    show(f"{sbom.FILE}: {kinds or 'not there'}")
+        raise UsageError(f"--packages is for an image, and {target} is a file")
+    if expect is not None and registers is not None:
+        raise UsageError("give --expect or --registers, not both")
+    from privml.cli.inspect_file import inspect_file
+
+    context.exit(
+        inspect_file(
+            Path(target),
+            expect=expect,
+            registers=registers,
+            report_data=report_data,
+            collateral_file=collateral_file,
+            simulated_root=simulated_root,
+            at=at,
+            as_json=as_json,
+        )
+    )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import importlib
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -14,10 +15,11 @@ import click
 from click.shell_completion import CompletionItem
 
 from privml import __version__
-from privml.base.errors import HostError, PrivmlError
+from privml.base.errors import HostError, PrivmlError, UsageError
 from privml.base.steps import complain, set_quiet
 from privml.cli.completion import completion_option
-from privml.cli.output import log_to_terminal, show_text, show_traceback
+from privml.cli.logs import log_to_terminal, show_traceback
+from privml.cli.output import show_text
 from privml.cli.usage import PROGRAM, Verb, message_and_hint
 
 # Group -> verb -> one line of help. Modules are imported only when their verb runs, so that --help is quick.
@@ -32,7 +34,7 @@ GROUPS = {
     "know": {
         "measure": "Predict the registers of an image, or measure any file.",
         "explain": "Replay an event log and find the event that differs.",
-        "inspect": "Show what a built image contains.",
+        "inspect": "Show what a built image contains, or judge a bare quote.",
         "diff": "Show what changed between two images, locks, predictions or logs.",
     },
     "check": {
@@ -42,6 +44,7 @@ GROUPS = {
     "rely": {
         "verify": "Check the attestation of a running image.",
         "proxy": "Serve a local OpenAI endpoint that talks only to a verified image.",
+        "collateral": "Fetch, show and serve Intel's collateral for quotes.",
         "capture": "Inside a TD: record what was measured, to test predictions with.",
     },
     "keep": {
@@ -57,6 +60,7 @@ TITLES = {
 }
 VERBS = {verb: line for verbs in GROUPS.values() for verb, line in verbs.items()}
 
+_SHOWN_OF_A_NAME = 40
 _ADVICE = {
     errno.ENOSPC: "free some space; `privml-build doctor` says how much is needed and where",
     errno.EDQUOT: "your quota is used up: free some space; `privml-build doctor` says how much is needed and where",
@@ -66,7 +70,6 @@ _ADVICE = {
     errno.ENOTDIR: "a file is in the place of a folder: choose another place",
     errno.EEXIST: "a file is in the place of a folder: choose another place",
     errno.ENOENT: "choose a place that exists and that you may write",
-    errno.ENAMETOOLONG: "choose a shorter path",
 }
 
 
@@ -132,8 +135,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     # Machines and temporary directories are cleaned up on the way out, so a TERM must unwind like Ctrl-C.
     signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
     sys.excepthook = show_traceback
+    words = list(argv) if argv is not None else None
     try:
-        words = list(argv) if argv is not None else None
         code = cli.main(args=words, prog_name=PROGRAM, standalone_mode=False)
     except PrivmlError as error:
         _fail(error.message, error.hint, error.exit_code)
@@ -143,16 +146,23 @@ def main(argv: Sequence[str] | None = None) -> None:
         show_text(error.format_message(), err=True)
         sys.exit(error.exit_code)
     except click.UsageError as error:
-        _fail_usage(error)
+        _fail_usage(error, words if words is not None else sys.argv[1:])
     except click.ClickException as error:
         _fail(error.format_message(), None, error.exit_code)
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:
+            _fail(_too_long(str(error.filename or "")), "give a shorter name or path", UsageError.exit_code)
         # A full disk, a folder that may not be written: the machine's, and no traceback helps its owner.
         where = f": {error.filename}" if error.filename else ""
         _fail(f"{error.strerror or error}{where}", _ADVICE.get(error.errno or 0), HostError.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
         _fail("stopped", None, 130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _too_long(path: str) -> str:
+    """The message for a path that the file system refuses for its length; only its beginning is shown."""
+    return f"`{path[:_SHOWN_OF_A_NAME]}...` ({len(os.fsencode(path))} bytes) is longer than a name or path may be"
 
 
 def _fail(message: str, hint: str | None, code: int) -> NoReturn:
@@ -162,7 +172,8 @@ def _fail(message: str, hint: str | None, code: int) -> NoReturn:
     sys.exit(code)
 
 
-def _fail_usage(error: click.UsageError) -> NoReturn:
+def _fail_usage(error: click.UsageError, words: Sequence[str]) -> NoReturn:
     if error.ctx is not None:
         complain(error.ctx.get_usage())
-    _fail(*message_and_hint(error), error.exit_code)
+    verb = next((word for word in words if word in VERBS), None)
+    _fail(*message_and_hint(error, verb), error.exit_code)

@@ -6,12 +6,9 @@ from pathlib import Path
 
 import click
 
-from privml.base.errors import MeasurementError, UsageError
+from privml.base.errors import UsageError
 from privml.cli.completion import TARGET
-from privml.cli.output import print_json, show
-from privml.events.event import Event, seen_words
-from privml.events.types import type_name
-from privml.measure.description import Description
+from privml.cli.described import print_description
 from privml.readers import files, source
 
 
@@ -83,7 +80,7 @@ def measure(
     if is_file and Path(target).suffix not in (".yaml", ".yml"):
         if boot or vcpus is not None or memory is not None or replay is not None:
             raise UsageError(f"{target} is a file; --boot, --replay, --vcpus and --memory need an image")
-        _file(files.read(Path(target)).description, events=events, as_json=as_json)
+        print_description(files.read(Path(target)).description, events=events, as_json=as_json)
         return
     # What an image needs (locks, QEMU) takes longer to load than a file takes to read.
     from privml.cli import measure_image
@@ -98,37 +95,4 @@ def measure(
         cross_check=cross_check,
         events=events,
         as_json=as_json,
-    )
-
-
-def _file(description: Description, *, events: bool, as_json: bool) -> None:
-    if as_json:
-        print_json(description.to_dict())
-    else:
-        _show(description, events=events)
-    if description.records:
-        raise MeasurementError(description.notes[0], hint="`explain LOG` lists its events")
-
-
-def _show(description: Description, *, events: bool) -> None:
-    show(description.title)
-    for order, value in description.mrtd.items():
-        show(f"  mrtd   {value.hex()}  {'' if order == 'mrtd' else order.replace('_', '-')}".rstrip())
-    for register, value in description.registers.items():
-        show(f"  {register}  {value.hex()}")
-    for event in description.events:
-        if not events and event.register in description.registers:
-            continue
-        show(f"    {event.register}  {event.digest.hex()}  {_what(event)}")
-    for record in description.records if events else ():
-        show(f"    {record.index:2}  {record.text()}")
-    for name, text in description.facts.items():
-        show(f"  {name}: {text}")
-    for note in description.notes:
-        show(f"  note: {note}")
-
-
-def _what(event: Event) -> str:
-    return f"{event.evidence.value:9}  {type_name(event.type)}  {event.origin}  {event.note}".rstrip() + seen_words(
-        event
     )

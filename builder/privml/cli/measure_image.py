@@ -29,7 +29,7 @@ from privml.vm import bootdisk, crosscheck
 from privml.vm.bench import Bench
 from privml.vm.compared import ComparedBoot
 from privml.vm.platforms import platform as load_platform
-from privml.vm.predicted import Predictor, predict_image
+from privml.vm.predicted import MachinePredictor, predict_image
 
 
 def measure_image(
@@ -109,7 +109,7 @@ def _cross_check(
     place: Workplace, found: Target, manifest: Manifest, shapes: tuple[Size, ...], *, as_json: bool
 ) -> None:
     tool = crosscheck.program()
-    predictor = Predictor(place.tools_of(found), place.store.root, found.directory, manifest)
+    predictor = MachinePredictor(place.tools_of(found), place.store.root, found.directory, manifest)
     rows: list[dict[str, Any]] = []
     for name in manifest.platforms:
         platform = load_platform(name, recipes_directory(found))
@@ -230,7 +230,7 @@ def _show_boot(shape: Size, booted: ComparedBoot) -> None:
         show(f"  {register}: {count} of {count + missing} predicted events are in the log")
     for difference in booted.comparison.differences:
         show(f"  {difference.text()}")
-    total = sum(booted.account.used.values())
-    show(f"  a TD would differ in {total} events, explained by {len(booted.account.used)} rules")
-    for difference in booted.account.unexplained:
+    total = sum(booted.explanation.used.values())
+    show(f"  a TD would differ in {total} events, explained by {len(booted.explanation.used)} rules")
+    for difference in booted.explanation.unexplained:
         show(f"  not explained by a rule: {difference.text()}")

@@ -6,13 +6,7 @@ cleaned here: nothing can move the cursor, change the terminal's title, reverse 
 
 from __future__ import annotations
 
-import json
-import logging
 import sys
-import traceback
-from types import TracebackType
-
-import click
 
 from privml.base.errors import printable
 
@@ -23,7 +17,8 @@ def show(*lines: str, err: bool = False) -> None:
     encoding = stream.encoding or "utf-8"
     for line in lines:
         # A terminal that cannot show a character gets its escape, not an error.
-        click.echo(printable(line).encode(encoding, "backslashreplace").decode(encoding), err=err)
+        stream.write(f"{printable(line).encode(encoding, 'backslashreplace').decode(encoding)}\n")
+    stream.flush()
 
 
 def show_text(text: str, *, err: bool = False) -> None:
@@ -34,25 +29,7 @@ def show_text(text: str, *, err: bool = False) -> None:
 
 def print_json(document: object) -> None:
     """Print ``document`` with sorted keys and in ASCII, so that no name in it can control the terminal."""
-    click.echo(json.dumps(document, indent=2, sort_keys=True))
+    import json  # only programs need it, and a short command is mostly imports
 
-
-class CleanFormatter(logging.Formatter):
-    """Formats log records, tracebacks included, as cleaned lines."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        """The record's message, one cleaned line for each of its lines."""
-        return "\n".join(printable(line) for line in super().format(record).split("\n"))
-
-
-def log_to_terminal(level: int) -> None:
-    """Send log records of ``level`` and above to standard error, cleaned."""
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(CleanFormatter())
-    logging.basicConfig(level=level, handlers=[handler])
-
-
-def show_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
-    """Print the traceback of a bug, cleaned: its message may quote a file."""
-    for part in traceback.format_exception(kind, error, trace):
-        show_text(part, err=True)
+    sys.stdout.write(json.dumps(document, indent=2, sort_keys=True) + "\n")
+    sys.stdout.flush()

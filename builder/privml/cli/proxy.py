@@ -10,8 +10,9 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
-from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.cli.anchor import anchor_options, collateral_of
 from privml.cli.output import show
+from privml.cli.policy import policy_of
 from privml.client import anchors, attested
 from privml.client.environment import client_variables, detour_warning
 from privml.client.proxy import serve
@@ -28,23 +29,45 @@ from privml.verify.judgement import Judgement
     show_default=True,
     help="The address to listen on, of this machine only.",
 )
-@click.option("--interval", default=300, show_default=True, help="Verify the guest again after this many seconds.")
+@click.option(
+    "--interval",
+    metavar="SECONDS",
+    type=click.IntRange(min=1),
+    default=300,
+    show_default=True,
+    help="Verify the guest again after this time.",
+)
+@click.option(
+    "--max-age",
+    metavar="SECONDS",
+    type=click.IntRange(min=1),
+    default=600,
+    show_default=True,
+    help="Use no judgement longer than this, also while the guest cannot be verified again.",
+)
 def proxy(
     upstream: str,
     *,
     expect: Path,
+    policy_file: Path | None,
+    no_relaxations: bool,
     simulated_root: Path | None,
     collateral_file: Path | None,
+    service: str | None,
+    offline: bool,
     listen: str,
     interval: int,
+    max_age: int,
 ) -> None:
     """Serve a local OpenAI-compatible endpoint that forwards to URL while the guest there passes verification.
 
-    When verification fails, clients are answered 403 with every reason, and no byte of a prompt is sent.
+    When verification fails, clients are answered 403 with every reason, and no byte of a prompt is sent. While the
+    guest is verified again, the last judgement stays in force until --max-age; without one, clients are answered 503.
 
     \b
     Examples:
       privml-build proxy https://127.0.0.1:8443 --expect out/demo-cpu
+      privml-build proxy https://HOST:8443 --expect out/demo-cpu --max-age 120
       NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost \\
         OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none your-program
 
@@ -56,8 +79,9 @@ def proxy(
         host = host[1:-1]
     if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"--listen {listen}: expected HOST:PORT")
-    expected, policy = anchors.built(expect), policy_of(simulated_root)
-    collateral = collateral_of(collateral_file)
+    policy = policy_of(simulated_root, policy_file, no_relaxations=no_relaxations)
+    expected = anchors.built(expect)
+    collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)
     logging.getLogger("privml").setLevel(logging.INFO)
 
     def check(document: bytes, nonce: bytes, spki: bytes) -> Judgement:
@@ -77,5 +101,6 @@ def proxy(
         upstream,
         check,
         interval=interval,
+        max_age=max_age,
         listening=listening,
     )

@@ -23,7 +23,10 @@ from privml.vm.machine import started
 @click.option("--prompt", help="Ask this, print the answer and stop. Without a prompt the machine runs until Ctrl-C.")
 @click.option("--max-tokens", default=24, show_default=True, help="The longest answer, in tokens.")
 @click.option(
-    "--timeout", default=300, show_default=True, help="Give up when the machine is not ready after this many seconds."
+    "--timeout",
+    default=300,
+    show_default=True,
+    help="Give up when the machine is not ready, or has not answered, after this many seconds.",
 )
 @click.option("--console", is_flag=True, help="Print the guest's console at the end.")
 def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, console: bool) -> None:
@@ -46,7 +49,7 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
     with started(place.tools_of(found), launch) as machine:
         try:
             with step("Booting until ready"):
-                seconds = await_ready(machine, timeout)
+                seconds = await_ready(machine, timeout, show=say)
             say(f"ready after {seconds:.0f} s")
             if prompt is None:
                 serves = "/v1" if manifest.engine is not None else " attests only"
@@ -54,7 +57,9 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
                 while True:
                     machine.check_running()
                     time.sleep(1)
-            show_text(complete(machine, prompt, max_tokens))
+            with step("Asking the model"):
+                answer = complete(machine, prompt, max_tokens, timeout)
+            show_text(answer)
         finally:
             if console:
                 show_text(Path(machine.console).read_text(errors="replace"), err=True)

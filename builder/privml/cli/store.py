@@ -8,6 +8,7 @@ import click
 
 from privml.base.errors import HostError, InputsError, UsageError
 from privml.base.steps import progress, say
+from privml.cli import paths
 from privml.cli.completion import TARGET
 from privml.cli.output import show
 from privml.cli.usage import Verb
@@ -41,7 +42,12 @@ def store() -> None:
 
 @store.command()
 def size() -> None:
-    """Print where the store is, and how much it holds."""
+    """Print where the store is, and how much it holds.
+
+    \b
+    Example:
+      privml-build store size
+    """
     found = _opened()
     count, total = found.size()
     show(f"{found.root}: {count} objects, {total / MIB:.1f} MiB")
@@ -88,8 +94,8 @@ def export(target: str, folder: Path) -> None:
     show(f"{folder}: {copied} objects written, {total / MIB:.1f} MiB")
 
 
-@store.command("import")
-@click.argument("folder", type=click.Path(path_type=Path, exists=True, file_okay=False))
+@store.command("import", short_help="Copy the objects of a pool into the store.")
+@click.argument("folder", type=paths.Existing("the folder of a pool", directory=True))
 def import_(folder: Path) -> None:
     """Copy the objects of a pool into the store, each checked against its name.
 
@@ -106,13 +112,13 @@ def import_(folder: Path) -> None:
 
 
 @store.command()
-@click.argument("locks", nargs=-1, type=click.Path(path_type=Path, exists=True, dir_okay=False))
+@click.argument("locks", nargs=-1, type=paths.Existing("a lock file"))
 @click.option("--dry-run", is_flag=True, help="Print what would be removed, and remove nothing.")
 def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
-    """Remove what no lock names.
+    """Remove files that no lock needs.
 
-    Removed are objects, tools trees, and files that killed commands left more than a day ago. Without LOCKS, what is
-    named by the locks in recipes/, here, in the folders of out/ and in privml-build itself is kept.
+    Removes objects, tools trees, and temporary files of killed commands older than a day. Without LOCKS, keeps what
+    the locks in recipes/, in this directory, in the directories of out/ and in privml-build itself need.
 
     \b
     Examples:
@@ -120,12 +126,12 @@ def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
       privml-build store gc recipes/demo-cpu.lock.json recipes/tools.lock.json
     """
     found = _opened()
-    paths = locks or tuple(known_locks())
-    if not paths:
+    named = locks or tuple(known_locks())
+    if not named:
         raise UsageError("no lock was found, so everything would be removed", hint="name the locks to keep")
-    needed = [read_any_lock(path) for path in paths]
-    for path in paths:
-        say(f"keeping what {path} names")
+    needed = [read_any_lock(path) for path in named]
+    for path in named:
+        say(f"keeping the inputs of {path}")
     trees = {tree_key(each.packages) for each in needed if isinstance(each, ToolsLock)}
     swept = sweep(found, kept(needed, found), trees, dry_run=dry_run)
     show(

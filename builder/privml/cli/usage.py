@@ -35,11 +35,11 @@ def nearest(word: str, known: list[str]) -> str | None:
     return next(iter(difflib.get_close_matches(word, known, n=1) or begun), None)
 
 
-def message_and_hint(error: click.UsageError) -> tuple[str, str]:
-    """What is wrong, and what to type instead."""
+def message_and_hint(error: click.UsageError, verb: str | None = None) -> tuple[str, str]:
+    """What is wrong, and what to type instead; ``verb`` is used if the error has no context."""
     context = error.ctx
-    path = context.command_path if context is not None else PROGRAM
-    group = context is None or isinstance(context.command, click.Group)
+    path = context.command_path if context is not None else f"{PROGRAM} {verb}" if verb is not None else PROGRAM
+    group = verb is None if context is None else isinstance(context.command, click.Group)
     more = f"`{path} --help` {'lists the verbs' if group else 'explains the verb'}"
     if isinstance(error, Unknown):
         return error.message, _meant(error.nearest, more)
@@ -48,10 +48,10 @@ def message_and_hint(error: click.UsageError) -> tuple[str, str]:
         if context is not None and context.parent is not None:
             root = context.find_root()
             if error.option_name in _options(root.command):
-                verb = context.command_path.removeprefix(root.command_path).strip()
+                name = context.command_path.removeprefix(root.command_path).strip()
                 return (
                     f"`{error.option_name}` goes before the verb",
-                    f"for example `{root.command_path} {error.option_name} {verb}`",
+                    f"for example `{root.command_path} {error.option_name} {name}`",
                 )
         return f"there is no option `{error.option_name}`", _meant(nearest(error.option_name, known), more)
     if isinstance(error, click.MissingParameter):

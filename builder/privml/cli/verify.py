@@ -1,4 +1,4 @@
-"""`verify`: check a running image, or a document captured from one."""
+"""`verify`: check a running image, or a bundle or document captured from one."""
 
 from __future__ import annotations
 
@@ -7,99 +7,169 @@ from pathlib import Path
 
 import click
 
-from privml.base.errors import EvidenceError, UsageError
+from privml.base.errors import EvidenceError, PrivmlError, UsageError
+from privml.base.files import read_start, write_atomic
 from privml.base.strictjson import unhex
-from privml.cli.anchor import anchor_options, collateral_of, policy_of
+from privml.cli.anchor import anchor_options, collateral_of
+from privml.cli.conformance import conformance_options
 from privml.cli.output import print_json, show, show_text
-from privml.client import anchors, attested
-from privml.evidence.document import MAX_DOCUMENT
+from privml.cli.policy import explain_option, policy_of
+from privml.client import anchors, attested, subject
+from privml.client.subject import Subject
+from privml.evidence.bundle import is_bundle
+from privml.evidence.sections import FORMAT as ATTESTATION
 from privml.verify.report import render
+from privml.verify.verdict import Outcome
 
 
 @click.command()
-@click.argument("source", metavar="URL|DOCUMENT")
+@click.argument("source", metavar="URL|FILE")
 @anchor_options
-@click.option("--nonce", metavar="HEX", help="The nonce (64 hex digits) that DOCUMENT was requested with.")
+@explain_option
+@click.option("--nonce", metavar="HEX", help="Your nonce (64 hex digits), which the document in FILE is to be for.")
+@click.option("--spki", metavar="HEX", help="SHA-256 (64 hex digits) of the TLS public key that it was fetched over.")
 @click.option(
-    "--spki", metavar="HEX", help="SHA-256 (64 hex digits) of the TLS public key that DOCUMENT was fetched over."
+    "--at",
+    metavar="TIME",
+    help="Judge FILE as of this time (like 2026-11-29T04:00:00Z, or `bundle`: its own) instead of now.",
 )
 @click.option(
-    "--save", metavar="FILE", type=click.Path(path_type=Path), help="Write the fetched document to this file."
+    "--save",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Write a bundle to this file: document, nonce, key, time and collateral, for another person to judge.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the verdict as JSON.")
+@conformance_options
 @click.pass_context
 def verify(
     context: click.Context,
     source: str,
     *,
     expect: Path,
+    policy_file: Path | None,
+    no_relaxations: bool,
     simulated_root: Path | None,
     collateral_file: Path | None,
+    service: str | None,
+    offline: bool,
     nonce: str | None,
     spki: str | None,
+    at: str | None,
     save: Path | None,
     as_json: bool,
 ) -> None:
     """Request the attestation of the guest at URL and check it against an image that you built.
 
-    Instead of a URL, a captured DOCUMENT can be checked. Exit status: 0 accepted, 8 refused (with every reason),
-    9 malformed, 10 accepted but only as a simulation.
+    Instead of a URL, a FILE can be checked: a bundle of `--save`, or a captured document. Nothing in a file proves to
+    you that the guest still runs; the first line says whose nonce was used and as of which time. Exit status: 0
+    accepted, 8 refused (with every reason), 9 malformed, 10 accepted but only as a simulation.
 
     \b
     Examples:
       privml-build verify https://127.0.0.1:8443 --expect out/demo-cpu
-      privml-build verify https://HOST:8443 --expect out/demo-cpu --save doc.json
+      privml-build verify https://HOST:8443 --expect out/demo-cpu \\
+        --save bundle.json
+      privml-build verify bundle.json --expect out/demo-cpu --at bundle
       privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
+      privml-build verify doc.json --expect out/demo-cpu --policy policy.toml
+      privml-build verify --explain tcb-status
+      privml-build verify --conformance "their-verifier"
     """
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
     remote = source.startswith("https://")
     if remote and any(given.values()):
         raise UsageError("--nonce and --spki are for a captured document, not for a URL")
+    if remote and at is not None:
+        raise UsageError("--at is for a file; a guest is judged now")
     if not remote and not Path(source).is_file():
         raise UsageError(f"`{source}` is neither an https:// address nor a file")
     if save is not None and not save.parent.is_dir():
         raise UsageError(f"--save {save}: there is no directory {save.parent}")
-    expected, policy = anchors.built(expect), policy_of(simulated_root)
-    collateral = collateral_of(collateral_file)
+    policy = policy_of(simulated_root, policy_file, no_relaxations=no_relaxations)
+    expected = anchors.built(expect)
+    # Judging a file needs no network, unless the caller names a service.
+    offline = offline or not (remote or service)
+    collateral = collateral_of(collateral_file, service, offline=offline, policy=policy, past=at is not None)
     now = int(time.time())
     if remote:
         fetched = attested.attest(source, expected, policy, now=now, collateral=collateral)
-        judgement = fetched.judgement
-        if save is not None:
-            save.write_bytes(fetched.document)
-            show(f"nonce {fetched.nonce.hex()}, spki {fetched.tls_spki_sha256.hex()}: {save}", err=True)
+        found, judged_at, judgement = _of(fetched), now, fetched.judgement
     else:
+        data = _start_of(Path(source))
         try:
-            judgement = attested.judge(
-                _start_of(Path(source)),
-                expected,
-                policy,
-                now=now,
-                nonce=given["--nonce"],
-                tls_spki_sha256=given["--spki"],
-                collateral=collateral,
-            )
+            found = subject.read(data, nonce=given["--nonce"], tls_spki_sha256=given["--spki"])
+            judged_at = _time(at, found, now)
+            if save is not None and found.bundled(judged_at, None) is None:
+                raise UsageError("--save: a bundle needs the document's nonce and key; give --nonce and --spki")
+            judgement = found.judge(expected, policy, at=judged_at, collateral=collateral)
         except EvidenceError as error:
-            hint = error.hint or f"`privml-build measure {source}` says what that file is"
-            raise EvidenceError(f"{source}: {error.message}", hint=hint) from error
+            raise _not_a_document(source, data, error) from error
     verdict = judgement.verdict
+    made = found.bundled(judged_at, attested.used(collateral, judgement.facts.header.tee))
+    if save is not None and made is not None:
+        write_atomic(save, made.encode())
+        show(f"nonce {made.nonce.hex()}, spki {made.tls_spki_sha256.hex()}: {save}", err=True)
     if as_json:
-        print_json(verdict.to_dict())
+        print_json({**verdict.to_dict(), "nonce_of": found.nonce_of, "judged_at": judged_at})
     else:
-        show_text(render(verdict))
-    missing = [option for option, value in given.items() if value is None]
+        show_text(render(verdict, "" if remote else found.about(judged_at, now)))
+    missing = [] if found.bundle is not None else [option for option, value in given.items() if value is None]
     if not remote and missing and not as_json:
-        show(f"hint: give {' and '.join(missing)}, which DOCUMENT was fetched with; `--save` prints both", err=True)
+        said = f"give {' and '.join(missing)}, which the document was fetched with; a bundle of `--save` holds both"
+        show(f"hint: {said}", err=True)
+    if found.bundle is not None and at is None and verdict.outcome is Outcome.REFUSED and not as_json:
+        then = subject.time_text(found.bundle.judged_at)
+        show(f"hint: `--at bundle` judges as of {then}, when the bundle says that it was made", err=True)
     context.exit(verdict.exit_code)
 
 
-def _start_of(path: Path) -> bytes:
-    """The content of ``path``, or one byte more than a document may have, which its decoder refuses."""
+def _of(fetched: attested.Attested) -> Subject:
+    return Subject(fetched.document, fetched.nonce, fetched.tls_spki_sha256, subject.CALLER)
+
+
+def _time(text: str | None, found: Subject, now: int) -> int:
+    """The time to judge ``found`` at: that of `--at`, or now."""
+    if text is None:
+        return now
+    if text == "bundle":
+        if found.bundle is None:
+            raise UsageError("--at bundle: the file is a document without a time; give a time")
+        return found.bundle.judged_at
     try:
-        with path.open("rb") as file:
-            return file.read(MAX_DOCUMENT + 1)
+        return subject.time_of(text)
+    except ValueError as error:
+        raise UsageError(f"--at {text}: expected a time like 2026-11-29T04:00:00Z, or `bundle`") from error
+
+
+def _start_of(path: Path) -> bytes:
+    """The content of ``path``, or one byte more than a file may have, which its decoder refuses."""
+    try:
+        return read_start(path, subject.MAX_FILE)
     except OSError as error:
         raise UsageError(f"`{path}` cannot be read: {error.strerror or error}") from error
+
+
+def _not_a_document(source: str, data: bytes, error: EvidenceError) -> EvidenceError:
+    """The error for a file that cannot be judged, which says so if it is evidence without a document."""
+    bare = None if is_bundle(data) or f'"{ATTESTATION}"'.encode() in data else _bare(Path(source))
+    if bare is not None:
+        said = f"{source} is only {bare}, not a document: it proves no key and no freshness"
+        return EvidenceError(said, hint=f"`privml-build inspect {source}` judges its signature and its values")
+    hint = error.hint or f"`privml-build measure {source}` says what that file is"
+    return EvidenceError(f"{source}: {error.message}", hint=hint)
+
+
+def _bare(path: Path) -> str | None:
+    """What the file at ``path`` is, if it is evidence without a document."""
+    # Loaded here, because a good document does not need the readers of other files.
+    from privml.readers import files
+
+    try:
+        found = files.read(path)
+    except PrivmlError:
+        return None
+    return None if found.claimed is None else f"`{found.description.title}`"
 
 
 def _digits(option: str, text: str | None) -> bytes | None:

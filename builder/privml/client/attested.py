@@ -4,23 +4,44 @@ from __future__ import annotations
 
 import http.client
 import secrets
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any, NamedTuple
+from dataclasses import dataclass, replace
+from typing import Any, NamedTuple, Protocol
 
+from privml.base.deadline import Deadline
 from privml.base.errors import EvidenceError, HostError, printable
 from privml.base.strictjson import loads
-from privml.client.connection import Endpoint, GuestConnection, endpoint
-from privml.evidence import document, facts, tees
+from privml.client.connection import Endpoint, GuestConnection, endpoint, reason
+from privml.evidence import devices, document, facts, tees
+from privml.evidence.nvidia import collateral as nvidia_collateral
+from privml.evidence.nvidia.collateral import NvidiaCollateral
 from privml.verify.anchor import Expected
 from privml.verify.check import verify
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
 
+
+class CollateralSource(Protocol):
+    """Where collateral comes from that the caller did not give. None: use the document's own."""
+
+    def of_quote(self, tee: str, parsed: document.Document) -> Mapping[str, str] | None:
+        """The nine fields for the document's quote."""
+
+    def of_devices(self, found: facts.Facts, *, own: bool) -> NvidiaCollateral | None:
+        """NVIDIA's collateral for the document's devices; ``own`` says whether the document has some."""
+
+    @property
+    def used(self) -> Mapping[str, Mapping[str, Any]] | None:
+        """All collateral, by kind, of the last document that `of_quote` was asked about; None if it is its own."""
+
+
+Collateral = Mapping[str, str] | CollateralSource
+"""The nine fields for a quote, or a source of all collateral."""
+
 PATH = "/.well-known/privml-attestation"
 STAGES = "/boot-stages"
 TIMEOUT = 150.0
+_STAGES_TIMEOUT = 10.0
 _MAX_ERROR = 256 * 1024
 _PIECE = 64 * 1024
 
@@ -53,7 +74,7 @@ def attest(
     policy: Policy,
     *,
     now: int,
-    collateral: Mapping[str, str] | None = None,
+    collateral: Collateral | None = None,
     timeout: float = TIMEOUT,
 ) -> Attested:
     """Fetch with a fresh nonce and judge. ``HostError`` without a response, ``EvidenceError`` for a malformed one."""
@@ -74,65 +95,93 @@ def judge(
     now: int,
     nonce: bytes | None,
     tls_spki_sha256: bytes | None,
-    collateral: Mapping[str, str] | None = None,
+    collateral: Collateral | None = None,
+    device_collateral: NvidiaCollateral | None = None,
+    bundled: Mapping[str, Mapping[str, Any]] | None = None,
 ) -> Judgement:
     """Judge a document's bytes, fresh or captured earlier; ``EvidenceError`` if they are malformed.
 
-    ``now`` is Unix seconds by the caller's own clock. ``collateral`` replaces the document's; neither is trusted.
+    ``now`` is Unix seconds by the caller's own clock. ``collateral`` and ``device_collateral`` (of GPUs) replace the
+    document's, for which a bundle's, ``bundled``, stands in; none of them is trusted.
     """
     parsed = document.parse(data)
+    if bundled is not None:
+        parsed = replace(parsed, collateral=bundled)
     found = facts.collect(parsed)
+    given = collateral
+    if given is not None and not isinstance(given, Mapping):
+        source, given = given, given.of_quote(found.header.tee, parsed)
+        if device_collateral is None:
+            device_collateral = source.of_devices(found, own="nvidia" in (parsed.collateral or {}))
     checked = tees.check_signature(
-        parsed, found.header.tee, collateral=collateral, now=now, simulated_root=policy.allow_simulated
+        parsed, found.header.tee, collateral=given, now=now, simulated_root=policy.allow_simulated
     )
-    return verify(found, checked, expected, policy, nonce=nonce, tls_spki_sha256=tls_spki_sha256)
+    if device_collateral is None:
+        device_collateral = nvidia_collateral.of(parsed.collateral)
+    checked_devices = devices.check(found, device_collateral, now=now, simulated_roots=policy.nvidia.allow_simulated)
+    return verify(
+        found, checked, expected, policy, nonce=nonce, tls_spki_sha256=tls_spki_sha256, devices=checked_devices
+    )
+
+
+def used(collateral: Collateral | None, tee: str) -> Mapping[str, Mapping[str, Any]] | None:
+    """The collateral, by kind, that the last document was judged with instead of its own; None if there is none."""
+    if collateral is None or isinstance(collateral, Mapping):
+        return None if collateral is None else {tee: collateral}
+    return collateral.used
 
 
 def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:
     """Ask the guest at ``https://HOST:PORT`` for a document over ``nonce`` (32 bytes).
 
-    ``timeout`` is in seconds for the complete response. ``HostError`` if there is no response or the guest is not
-    ready; then the message lists its boot stages, which are not authenticated.
+    ``timeout`` is in seconds for everything from connecting to the last byte; no server can stretch it. ``HostError``
+    if there is no response or the guest is not ready; then the message lists its boot stages, which are not
+    authenticated.
     """
     where = endpoint(url)
     connection = GuestConnection(where, timeout=timeout)
     try:
-        status, body = _get(connection, f"{PATH}?nonce={nonce.hex()}", timeout, document.MAX_DOCUMENT)
+        status, body = _get(connection, f"{PATH}?nonce={nonce.hex()}", document.MAX_DOCUMENT)
         key = connection.peer_spki_sha256
+    except TimeoutError as error:
+        raise HostError(f"{where.url}: no attestation document: timed out after {timeout:g} s") from error
     except (OSError, http.client.HTTPException) as error:
-        raise HostError(
-            f"{where.url}: no attestation document: {_printable(error) or type(error).__name__}"
-        ) from error
+        raise HostError(f"{where.url}: no attestation document: {_printable(reason(error))}") from error
     finally:
         connection.abort()
     assert key is not None
     if status == 503:
-        raise HostError(f"{where.url} is not ready: {_reason(body)}\n{_stages(where)}".rstrip())
+        raise HostError(f"{where.url} is not ready: {_reason(body)}\n{_stages(where, connection.deadline)}".rstrip())
     if status != 200:
         raise HostError(f"{where.url}: status {status} for an attestation document: {_reason(body)}")
     return Fetched(body, key)
 
 
-def _get(connection: GuestConnection, path: str, timeout: float, limit: int) -> tuple[int, bytes]:
-    end = time.monotonic() + timeout
-    connection.request("GET", path, headers={"Accept": "application/json"})
-    response = connection.getresponse()
-    limit = limit if response.status == 200 else _MAX_ERROR
-    body = bytearray()
-    while piece := response.read1(_PIECE):
-        body += piece
-        if len(body) > limit:
-            raise EvidenceError(f"attestation: the response is larger than {limit} bytes")
-        if time.monotonic() > end:
-            raise TimeoutError(f"no complete response within {timeout:g} s")
-    return response.status, bytes(body)
+def _get(connection: GuestConnection, path: str, limit: int) -> tuple[int, bytes]:
+    """Status and body of a response of at most ``limit`` bytes, within the connection's deadline."""
+    with connection.cut_at_deadline():
+        connection.request("GET", path, headers={"Accept": "application/json"})
+        response = connection.getresponse()
+        limit = limit if response.status == 200 else _MAX_ERROR
+        body = bytearray()
+        while piece := response.read1(_PIECE):
+            body += piece
+            if len(body) > limit:
+                raise EvidenceError(f"attestation: the response is larger than {limit} bytes")
+        if response.length:
+            raise http.client.IncompleteRead(b"", response.length)
+        connection.deadline.left()
+        return response.status, bytes(body)
 
 
-def _stages(where: Endpoint) -> str:
-    """The guest's stage table as text; empty if it cannot be fetched."""
-    connection = GuestConnection(where, timeout=10.0)
+def _stages(where: Endpoint, deadline: Deadline) -> str:
+    """The guest's stage table as text, asked for before ``deadline``; empty if it cannot be fetched."""
     try:
-        _, body = _get(connection, STAGES, 10.0, _MAX_ERROR)
+        connection = GuestConnection(where, timeout=min(_STAGES_TIMEOUT, deadline.left()))
+    except TimeoutError:
+        return ""
+    try:
+        _, body = _get(connection, STAGES, _MAX_ERROR)
         value = loads(body, what="stages")
         rows = value["stages"]
         return "\n".join(_stage(row) for row in rows[:32])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import os
 import shutil
@@ -13,14 +14,16 @@ import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from privml.base.errors import HostError, Refused
-from privml.base.strictjson import loads
-from privml.client import anchors, attested
-from privml.client.gate import INTERVAL, Check, Gate
+from privml.base.errors import HostError, Refused, UsageError
+from privml.base.files import read_start
+from privml.base.strictjson import MAX_BYTES, loads
+from privml.client import anchors, attested, policies, subject
+from privml.client import collateral as cached
+from privml.client.gate import INTERVAL, MAX_AGE, Check, Gate
 from privml.evidence.tdx import collateral as collaterals
-from privml.evidence.tdx.signature import root_der
+from privml.evidence.tdx.signature import MAX_ROOT, root_der
 from privml.verify.anchor import Expected
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
@@ -36,26 +39,38 @@ def verify(
     nonce: bytes | None = None,
     tls_spki_sha256: bytes | None = None,
     collateral: Place | None = None,
+    policy: Place | Policy | None = None,
     allow_simulated: Place | None = None,
+    at: int | Literal["bundle"] | None = None,
 ) -> Judgement:
-    """Check the guest at an ``https://`` address, or a captured document (a path, or its bytes).
+    """Check the guest at an ``https://`` address, or a bundle or captured document (a path, or its bytes).
 
     ``expect`` is the directory of an image that you built, with its prediction. ``nonce`` and ``tls_spki_sha256``
-    (32 bytes each) are those that a captured document was fetched with. ``collateral`` is a file with Intel's
-    collateral, ``allow_simulated`` the root certificate of a simulated platform to accept.
+    (32 bytes each) are those that a captured document was fetched with; a bundle has its own, which prove freshness
+    to its maker only. A file is judged now, or as of ``at``: Unix seconds, or ``"bundle"`` for the bundle's time.
+    ``collateral`` is a file with Intel's collateral. Without one, it is taken from this user's cache; for an address
+    it is fetched from Intel's service, or that in ``PRIVML_COLLATERAL_SERVICE``; else it is the file's own, as it is
+    with ``at``. ``policy`` is a policy or a file with one (the default is strict), ``allow_simulated`` the root
+    certificate of a simulated platform to accept.
 
     The judgement has ``verdict`` (its outcome and every refusal) and ``keys``, None when the guest was refused. A
     refusal is no exception. ``HostError`` when the guest does not answer, ``EvidenceError`` when its document is
     malformed, ``UsageError``, ``BuildError`` or ``MeasurementError`` when ``expect`` holds no whole image.
     """
-    expected, policy, given = _trusted(expect, collateral, allow_simulated)
-    now = int(time.time())
-    if isinstance(source, str) and source.startswith("https://"):
-        return attested.attest(source, expected, policy, now=now, collateral=given).judgement
-    data = source if isinstance(source, bytes) else Path(source).read_bytes()
-    return attested.judge(
-        data, expected, policy, now=now, nonce=nonce, tls_spki_sha256=tls_spki_sha256, collateral=given
+    remote = isinstance(source, str) and source.startswith("https://")
+    expected, criteria, given = _trusted(
+        expect, collateral, policy, allow_simulated, offline=not remote, past=at is not None
     )
+    now = int(time.time())
+    if isinstance(source, str) and remote:
+        return attested.attest(source, expected, criteria, now=now, collateral=given).judgement
+    data = source if isinstance(source, bytes) else read_start(Path(source), subject.MAX_FILE)
+    found = subject.read(data, nonce=nonce, tls_spki_sha256=tls_spki_sha256)
+    if at == "bundle":
+        if found.bundle is None:
+            raise UsageError("at: only a bundle has a time of its own")
+        at = found.bundle.judged_at
+    return found.judge(expected, criteria, at=now if at is None else at, collateral=given)
 
 
 def openai_client(
@@ -63,45 +78,62 @@ def openai_client(
     expect: Place,
     *,
     collateral: Place | None = None,
+    policy: Place | Policy | None = None,
     allow_simulated: Place | None = None,
     interval: float = INTERVAL,
+    max_age: float = MAX_AGE,
     **options: Any,
 ) -> Any:
     """An ``openai.OpenAI`` whose requests reach the guest at ``url`` only while it passes verification.
 
     The guest is verified now (``Refused`` when it does not pass), and again every ``interval`` seconds and whenever
-    its TLS key changes. A request while it does not pass ends in ``openai.PermissionDeniedError`` with the reasons,
-    and nothing of it is sent. ``options`` go to ``openai.OpenAI``, which must be installed. The environment's proxies
-    are not used. Close the client (or leave its ``with`` block) when done.
+    its TLS key changes; no judgement is used for more than ``max_age`` seconds. A request while it does not pass ends
+    in ``openai.PermissionDeniedError`` with the reasons, and nothing of it is sent. ``options`` go to
+    ``openai.OpenAI``, which must be installed. The environment's proxies are not used. Close the client (or leave its
+    ``with`` block) when done.
     """
     try:
         openai = importlib.import_module("openai")
     except ImportError as error:
         raise HostError("the package `openai` is not installed", hint="pip install openai") from error
-    expected, policy, given = _trusted(expect, collateral, allow_simulated)
-    gate = Gate(url, _check(expected, policy, given), interval=interval)
+    expected, criteria, given = _trusted(expect, collateral, policy, allow_simulated, offline=False)
+    gate = Gate(url, _check(expected, criteria, given), interval=interval, max_age=max_age)
     decision = gate.decide()
     if decision.error is not None:
         raise decision.error
     if not decision.open:
         raise Refused("\n".join([decision.message, *(f"{one.code}: {one.got}" for one in decision.refusals)]))
-    path, stop = _serve(gate, interval)
+    path, stop = _serve(gate)
     http = openai.DefaultHttpxClient(transport=_transport(openai, path, stop), trust_env=False)
     options = {"api_key": "none", "max_retries": 0, **options}
     return openai.OpenAI(**options, base_url="http://attested-guest/v1", http_client=http)
 
 
 def _trusted(
-    expect: Place, collateral: Place | None, allow_simulated: Place | None
-) -> tuple[Expected, Policy, dict[str, str] | None]:
-    root = None if allow_simulated is None else root_der(Path(allow_simulated).read_bytes())
+    expect: Place,
+    collateral: Place | None,
+    policy: Place | Policy | None,
+    allow_simulated: Place | None,
+    *,
+    offline: bool,
+    past: bool = False,
+) -> tuple[Expected, Policy, attested.Collateral | None]:
+    criteria = policy if isinstance(policy, Policy) else Policy() if policy is None else policies.read(Path(policy))
+    if allow_simulated is not None:
+        root = root_der(read_start(Path(allow_simulated), MAX_ROOT))
+        criteria = dataclasses.replace(criteria, allow_simulated=root)
     given = None
     if collateral is not None:
-        given = collaterals.decode(loads(Path(collateral).read_bytes(), what=str(collateral)), str(collateral))
-    return anchors.built(Path(expect)), Policy(allow_simulated=root), given
+        given = collaterals.decode(
+            loads(read_start(Path(collateral), MAX_BYTES), what=str(collateral)), str(collateral)
+        )
+    if past:
+        return anchors.built(Path(expect)), criteria, given
+    source = cached.supply(os.environ.get(cached.SERVICE), offline=offline, policy=criteria, given=given)
+    return anchors.built(Path(expect)), criteria, source
 
 
-def _check(expected: Expected, policy: Policy, collateral: dict[str, str] | None) -> Check:
+def _check(expected: Expected, policy: Policy, collateral: attested.Collateral | None) -> Check:
     def check(document: bytes, nonce: bytes, spki: bytes) -> Judgement:
         return attested.judge(
             document, expected, policy, now=int(time.time()), nonce=nonce, tls_spki_sha256=spki, collateral=collateral
@@ -125,7 +157,7 @@ def _transport(openai: Any, path: str, stop: Callable[[], None]) -> Any:
     return made
 
 
-def _serve(gate: Gate, interval: float) -> tuple[str, Callable[[], None]]:
+def _serve(gate: Gate) -> tuple[str, Callable[[], None]]:
     """Run the proxy in this process on a socket that only this user can open: its path, and how to stop it."""
     from privml.client import proxy  # its server is needed by no other call
 
@@ -133,7 +165,8 @@ def _serve(gate: Gate, interval: float) -> tuple[str, Callable[[], None]]:
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     path = str(Path(folder) / "guest.sock")
     listener.bind(path)
-    server = proxy.server(("127.0.0.1", 0), gate, interval)
+    listener.listen()  # requests wait until the server runs
+    server = proxy.server(("127.0.0.1", 0), gate)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="privml-client", daemon=True)
     thread.start()
 

@@ -3,6 +3,11 @@
 The certificate's name and issuer are ignored: the guest generates its key at boot, and the quote's report data covers
 the key. A connection to the attested guest compares the key right after the handshake, before any byte of a request
 is sent.
+
+Every operation of a connection ends at its deadline, whatever the peer sends: the time left is set before each read
+and write, so a peer that answers byte by byte gains nothing. A read of the TLS library that never returns, because
+the peer sends records without data faster than they are read, is ended by `GuestConnection.cut_at_deadline`. Only
+name resolution has the system's own timeouts.
 """
 
 from __future__ import annotations
@@ -13,17 +18,23 @@ import hmac
 import http.client
 import socket
 import ssl
+import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Any, Protocol, cast
 from urllib.parse import urlsplit
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
+from privml.base.deadline import Deadline, connect
 from privml.base.errors import Refused, UsageError
 from privml.verify.judgement import AttestedKeys
 
 DEFAULT_PORT = 8443
 CONNECT_TIMEOUT = 30.0
+MAX_HEAD = 32 * 1024
+MAX_INTERIM = 8
 
 
 @dataclass(frozen=True)
@@ -53,6 +64,67 @@ def endpoint(url: str) -> Endpoint:
     return Endpoint(host, port or DEFAULT_PORT)
 
 
+class _TimedSocket(ssl.SSLSocket):
+    """A TLS socket whose reads and writes end at a deadline; those of `ssl.SSLSocket` have a new timeout each."""
+
+    deadline: Deadline | None = None
+
+    def _limit(self) -> None:
+        if self.deadline is not None:
+            self.settimeout(self.deadline.left())
+
+    def recv_into(self, *arguments: Any, **options: Any) -> int:
+        self._limit()
+        return super().recv_into(*arguments, **options)
+
+    def send(self, *arguments: Any, **options: Any) -> int:
+        self._limit()
+        return super().send(*arguments, **options)
+
+
+class _Lines(Protocol):
+    def readline(self, size: int = -1, /) -> bytes: ...
+    def close(self) -> None: ...
+
+
+class _Head:
+    """The beginning of a response, read line by line and within bounds."""
+
+    def __init__(self, file: _Lines) -> None:
+        self._file = file
+        self._left = MAX_HEAD
+        self._interim = MAX_INTERIM
+
+    def readline(self, size: int) -> bytes:
+        """The next line; ``HTTPException`` after `MAX_HEAD` bytes or `MAX_INTERIM` interim responses."""
+        line = self._file.readline(min(size, self._left + 1))
+        self._left -= len(line)
+        if self._left < 0:
+            raise http.client.HTTPException(f"the head of the response is larger than {MAX_HEAD} bytes")
+        if line.startswith(b"HTTP/"):
+            self._interim -= 1
+            if self._interim < 0:
+                raise http.client.HTTPException(f"more than {MAX_INTERIM} interim responses (100 Continue)")
+        return line
+
+    def close(self) -> None:
+        """Close the response."""
+        self._file.close()
+
+
+class _Response(http.client.HTTPResponse):
+    """A response with a bounded head: the base class reads interim responses without end."""
+
+    def begin(self) -> None:
+        file = self.fp
+        head = self.fp = cast(Any, _Head(file))
+        try:
+            super().begin()
+        finally:
+            if self.fp is head:
+                self.fp = file
+
+
 def tls_context() -> ssl.SSLContext:
     """TLS 1.3 without certificate checks: the attested key takes their place (see the module's text)."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
@@ -60,33 +132,67 @@ def tls_context() -> ssl.SSLContext:
     context.verify_mode = ssl.CERT_NONE
     context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.set_alpn_protocols(["http/1.1"])
+    context.sslsocket_class = _TimedSocket
     return context
 
 
 class GuestConnection(http.client.HTTPSConnection):
     """An unauthenticated HTTPS connection, to be used only for fetching a document.
 
-    ``peer_spki_sha256`` (32 bytes) is the SHA-256 of the peer's public key once connected. ``timeout`` is seconds for
-    each socket operation.
+    ``peer_spki_sha256`` (32 bytes) is the SHA-256 of the peer's public key once connected. ``timeout`` is in seconds
+    from now and for everything, connecting included; ``deadline.renew()`` gives more.
     """
 
+    response_class = _Response
+
     def __init__(self, where: Endpoint, *, timeout: float) -> None:
-        super().__init__(where.host, where.port, timeout=min(timeout, CONNECT_TIMEOUT), context=tls_context())
-        self._operation_timeout = timeout
+        self._tls = tls_context()
+        super().__init__(where.host, where.port, context=self._tls)
+        self._where = where
         self._raw: socket.socket | None = None
+        self.deadline = Deadline(timeout)
         self.peer_spki_sha256: bytes | None = None
 
     def connect(self) -> None:
-        """Connect, complete the handshake, and read the peer's key."""
+        """Connect, complete the handshake, and read the peer's key, within `CONNECT_TIMEOUT` and the deadline."""
+        limit = Deadline(min(CONNECT_TIMEOUT, self.deadline.left()))
         try:
-            super().connect()
-            self.peer_spki_sha256 = _spki_sha256(self.sock)
+            self.sock = connect(self._where.host, self._where.port, limit)
+            self.sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            self.sock = tls = cast(
+                _TimedSocket,
+                self._tls.wrap_socket(self.sock, server_hostname=self._where.host, do_handshake_on_connect=False),
+            )
+            self._raw = tls
+            tls.settimeout(limit.left())
+            tls.do_handshake()
+            tls.deadline = self.deadline
+            self.peer_spki_sha256 = _spki_sha256(tls)
             self._check(self.peer_spki_sha256)
         except BaseException:
             self.close()
             raise
-        self.sock.settimeout(self._operation_timeout)
-        self._raw = self.sock
+
+    @contextlib.contextmanager
+    def cut_at_deadline(self) -> Iterator[None]:
+        """Shut the connection down at its deadline (as it is now), whatever the thread in this block does then."""
+
+        def cut() -> None:
+            if self._raw is not None:
+                with contextlib.suppress(OSError):
+                    # Not that of `ssl.SSLSocket`, which would make later reads return what is encrypted.
+                    socket.socket.shutdown(self._raw, socket.SHUT_RDWR)
+
+        timer = threading.Timer(self.deadline.left(), cut)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except (OSError, http.client.HTTPException):
+            self.deadline.left()  # an end that the timer made is a timeout
+            raise
+        finally:
+            timer.cancel()
 
     def _check(self, key: bytes) -> None:
         """Raise if the peer's ``key`` is not acceptable; called before a byte of a request is sent."""
@@ -116,6 +222,18 @@ class AttestedConnection(GuestConnection):
                 f"tls-key: got {key.hex()}, expected {self._attested.hex()}: "
                 "the machine at this address is not the attested one"
             )
+
+
+def reason(error: Exception) -> str:
+    """Why a connection failed, in words without numbers of errors or names of source files."""
+    if isinstance(error, TimeoutError):
+        return "timed out"
+    if isinstance(error, http.client.IncompleteRead):
+        return "the connection was closed before the end of the response"
+    if isinstance(error, ssl.SSLError) and error.reason:
+        return f"TLS: {error.reason.replace('_', ' ').lower()}"
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error) or type(error).__name__
+    return text[:1].lower() + text[1:]
 
 
 def _spki_sha256(sock: ssl.SSLSocket) -> bytes:

@@ -1,6 +1,9 @@
 """Decide whether prompts may be sent upstream, from the last judgement, its age and the attested keys.
 
-It fails closed: without a verdict, with an expired one that cannot be renewed, or with a refusal, nothing is sent.
+It fails closed: without a judgement, or after a refusal, nothing is sent. An accepted judgement stays in force while
+the next one is made, because the guest's key is still the attested one; it ends at its maximum age, when the upstream
+has another key, or with a refusal (ADR 0056). One verification runs at a time, and no caller waits for that of
+another.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from privml.base.errors import PrivmlError, Refused
+from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused
 from privml.client import attested
 from privml.client.connection import AttestedConnection, Endpoint, endpoint
 from privml.verify.judgement import AttestedKeys, Judgement
@@ -23,12 +26,16 @@ Check = Callable[[bytes, bytes, bytes], Judgement]
 """(document, nonce, SHA-256 of the connection's key) -> judgement; may raise ``PrivmlError``."""
 
 INTERVAL = 300.0
+MAX_AGE = 600.0
 _RETRY = 2.0
 
 
 @dataclass(frozen=True)
 class Decision:
-    """A decision of the gate, from a judgement or the ``error`` that prevented one."""
+    """A decision of the gate, from a judgement or the ``error`` that prevented one.
+
+    ``made`` is the gate's time at which the verification began, so that no age is underestimated.
+    """
 
     made: float
     judgement: Judgement | None = None
@@ -45,6 +52,11 @@ class Decision:
         return self.keys is not None
 
     @property
+    def unavailable(self) -> bool:
+        """True if there is no judgement because no document was obtained: neither accepted nor refused."""
+        return self.error is not None and not isinstance(self.error, EvidenceError | Refused)
+
+    @property
     def verdict(self) -> Verdict | None:
         """The judgement's verdict, if there is one."""
         return None if self.judgement is None else self.judgement.verdict
@@ -55,7 +67,8 @@ class Decision:
         if self.error is not None:
             return self.error.message
         assert self.verdict is not None
-        said = f"{self.verdict.outcome.value if self.open else 'refused'}: {self.verdict.name}"
+        word = f"{self.verdict.outcome.value}{self.verdict.relaxations}" if self.open else "refused"
+        said = f"{word}: {self.verdict.name}"
         reasons = ", ".join(dict.fromkeys(refusal.code for refusal in self.refusals))
         return f"{said}, against {self.verdict.anchor}" + (f": {reasons}" if reasons else "")
 
@@ -66,9 +79,10 @@ class Decision:
 
 
 class Gate:
-    """Verifies ``upstream`` on demand if the last decision is older than ``interval`` seconds. Thread-safe.
+    """Verifies ``upstream`` on demand. Thread-safe; no caller waits for another caller's verification.
 
-    The gate is open if ``check`` accepts; only its policy decides whether a simulation is acceptable.
+    The gate is open if ``check`` accepts; only its policy decides whether a simulation is acceptable. A judgement
+    older than ``interval`` seconds is renewed, and one older than ``max_age`` is not used.
     """
 
     def __init__(
@@ -77,39 +91,49 @@ class Gate:
         check: Check,
         *,
         interval: float = INTERVAL,
+        max_age: float = MAX_AGE,
         timeout: float = attested.TIMEOUT,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.upstream: Endpoint = endpoint(upstream)
+        self.interval = min(interval, max_age)
         self._check = check
-        self._interval = interval
+        self._max_age = max_age
         self._timeout = timeout
         self._clock = clock
-        self._lock = threading.Lock()
-        self._last: Decision | None = None
+        self._lock = threading.Lock()  # of the fields below; never held while verifying
+        self._good: Decision | None = None
+        self._newest: Decision | None = None
+        self._ended = float("-inf")
+        self._verifying = False
 
     @property
     def last(self) -> Decision | None:
-        """The newest decision, however old."""
-        return self._last
+        """The decision in force: the accepted one if it is not too old, else the newest, or None."""
+        with self._lock:
+            return self._in_force()
 
     def decide(self, *, fresh: bool = False, not_keys: AttestedKeys | None = None) -> Decision:
-        """The current decision; verifies first if there is none, it has expired, or ``fresh`` is requested.
+        """The decision in force. Verifies first if there is none that can be used, or ``fresh`` is requested.
 
-        ``not_keys`` are keys that the upstream no longer has, so that a decision for them is invalid.
+        If a verification is already running and no accepted judgement can be used, the decision is ``unavailable``.
+        ``not_keys`` are keys that the upstream no longer has, so that a judgement of them is not used again.
         """
         with self._lock:
-            last = self._last
-            if last is not None and not fresh and (not_keys is None or last.keys != not_keys):
-                lifetime = self._interval if last.open else min(_RETRY, self._interval)
-                if self._clock() - last.made < lifetime:
-                    return last
-            self._last = None  # after an unexpected error in verification, no old decision remains
-            self._last = decision = self._verify()
-            if last is None or last.message != decision.message:
-                level = logging.INFO if decision.open else logging.WARNING
-                log.log(level, "%s: %s", self.upstream.url, decision.message)
-            return decision
+            if not_keys is not None and self._good is not None and self._good.keys == not_keys:
+                self._good = None
+            found, now = self._in_force(), self._clock()
+            if self._verifying:
+                return found or Decision(now, error=HostError(f"{self.upstream.url} is being verified; ask again"))
+            rested = now - self._ended >= min(_RETRY, self.interval)
+            recent = found is not None and (not rested or (found.open and now - found.made < self.interval))
+            if found is not None and recent and not fresh:
+                return found
+            self._verifying = True
+        if found is not None and found.open and not fresh:
+            threading.Thread(target=self._renew, name="privml-verify", daemon=True).start()
+            return found
+        return self._verify()
 
     def connect(self, decision: Decision, *, timeout: float) -> AttestedConnection:
         """An open connection to the attested guest; ``Refused`` if the upstream has a different key now."""
@@ -120,11 +144,45 @@ class Gate:
         connection.connect()
         return connection
 
+    def _in_force(self) -> Decision | None:
+        good, newest = self._good, self._newest
+        if good is not None and self._clock() - good.made < self._max_age:
+            return good
+        # An open decision that is not in force any more is too old, or of other keys.
+        return None if newest is None or newest.open else newest
+
+    def _renew(self) -> None:
+        try:
+            self._verify()
+        except Exception:
+            log.exception("%s: cannot be verified", self.upstream.url)
+
     def _verify(self) -> Decision:
+        decision: Decision | None = None
+        try:
+            decision = self._judge()
+        finally:
+            with self._lock:
+                self._verifying = False
+                self._ended = self._clock()
+                before, self._newest = self._newest, decision
+                # After an unexpected error (None) and a refusal, no accepted judgement remains.
+                if decision is None or decision.open or not decision.unavailable:
+                    self._good = decision if decision is not None and decision.open else None
+                found = self._in_force()
+        if before is None or before.message != decision.message:
+            kept = " (the last accepted judgement stays in force)" if found is not decision and found else ""
+            level = logging.INFO if decision.open else logging.WARNING
+            log.log(level, "%s: %s%s", self.upstream.url, decision.message, kept)
+        late = HostError(f"{self.upstream.url}: verification took longer than a judgement may be old")
+        return found or Decision(self._ended, error=late)
+
+    def _judge(self) -> Decision:
+        began = self._clock()
         nonce = attested.new_nonce()
         try:
             fetched = attested.fetch(self.upstream.url, nonce, self._timeout)
             judgement = self._check(fetched.document, nonce, fetched.tls_spki_sha256)
         except PrivmlError as error:
-            return Decision(self._clock(), error=error)
-        return Decision(self._clock(), judgement)
+            return Decision(began, error=error)
+        return Decision(began, judgement)

@@ -23,19 +23,24 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
-from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused, UsageError
-from privml.client.connection import AttestedConnection
-from privml.client.gate import INTERVAL, Check, Decision, Gate
+from privml.base.errors import HostError, PrivmlError, Refused, UsageError
+from privml.client.connection import MAX_HEAD, AttestedConnection, reason
+from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision, Gate
+from privml.engines.registry import ENGINES
 
 log = logging.getLogger("privml")
 
-MAX_BODY = 16 * 1024 * 1024
-MAX_HEAD = 32 * 1024
+MAX_BODY = max(engine.requests.body for engine in ENGINES.values())
+"""Bytes of a request, the most that any engine's guest takes."""
 MAX_CONNECTIONS = 256
 BODY_TIMEOUT = 120.0
+START_TIMEOUT = 30.0
 ANSWER_TIMEOUT = 900.0
+"""Seconds from connecting to the guest to the end of its response's head, and then for each piece of the body."""
 _PIECE = 64 * 1024
-_METHODS = ["GET", "POST", "DELETE"]
+_METHODS = ["GET", "POST", "PUT", "DELETE"]
+# The engine, and the image's own services.
+_PREFIXES = ("/v1/", "/x/")
 # Request headers that the guest needs. Credentials, cookies and client fingerprints are not forwarded.
 _FORWARDED = ("content-type", "accept")
 _RETURNED = ("content-type", "content-length", "cache-control", "retry-after", "x-request-id")
@@ -46,9 +51,8 @@ class _Answer(PrivmlError):
 
     def __init__(self, status: int, kind: str, message: str, **more: Any) -> None:
         super().__init__(message)
-        self.response = JSONResponse(
-            {"error": {"type": kind, "code": kind, "param": None, "message": message, **more}}, status
-        )
+        error = {"type": kind, "code": kind, "param": None, "message": message, **more}
+        self.response = JSONResponse({"error": error}, status, {"Retry-After": "1"} if status == 503 else None)
 
 
 def serve(
@@ -57,6 +61,7 @@ def serve(
     check: Check,
     *,
     interval: float = INTERVAL,
+    max_age: float = MAX_AGE,
     listening: Callable[[int], None] | None = None,
 ) -> None:
     """Verify ``upstream`` and serve on ``listen`` (host, port) until interrupted.
@@ -65,18 +70,16 @@ def serve(
     403 with the reasons, and the upstream is verified again on later requests. ``HostError`` if it cannot listen.
     ``listening`` is called with the port, once it listens.
     """
-    server(listen, Gate(upstream, check, interval=interval), interval, listening).run()
+    server(listen, Gate(upstream, check, interval=interval, max_age=max_age), listening).run()
 
 
-def server(
-    listen: tuple[str, int], gate: Gate, interval: float = INTERVAL, listening: Callable[[int], None] | None = None
-) -> uvicorn.Server:
+def server(listen: tuple[str, int], gate: Gate, listening: Callable[[int], None] | None = None) -> uvicorn.Server:
     """The HTTP server of `serve`, not yet running (port 0: any)."""
     host, port = listen
     if host not in ("127.0.0.1", "::1", "localhost"):
         raise UsageError(f"{host}: the proxy listens only on this machine: expected 127.0.0.1 or ::1")
     config = uvicorn.Config(
-        application(gate, interval),
+        application(gate),
         host=host,
         port=port,
         http="h11",
@@ -107,14 +110,20 @@ class _Server(uvicorn.Server):
             self._listening(self.servers[0].sockets[0].getsockname()[1])
 
 
-def application(gate: Gate, interval: float = INTERVAL) -> Starlette:
-    """The ASGI application; its lifespan verifies at start and then every ``interval`` seconds."""
+def application(gate: Gate) -> Starlette:
+    """The ASGI application; its lifespan verifies at start and then at each of the gate's intervals.
+
+    It starts to serve after the first verification, or after `START_TIMEOUT` seconds without a result.
+    """
 
     @contextlib.asynccontextmanager
     async def lifespan(_: Starlette) -> AsyncIterator[None]:
         # Each open response occupies a thread; with the default of 40, slow ones could block calls to the gate.
         current_default_thread_limiter().total_tokens = 2 * MAX_CONNECTIONS
-        task = asyncio.create_task(_keep_fresh(gate, interval))
+        first = asyncio.Event()
+        task = asyncio.create_task(_keep_fresh(gate, first))
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(first.wait(), START_TIMEOUT)
         yield
         task.cancel()
         with contextlib.suppress(asyncio.CancelledError):
@@ -122,21 +131,24 @@ def application(gate: Gate, interval: float = INTERVAL) -> Starlette:
 
     return Starlette(
         routes=[
-            Route("/v1/{path:path}", partial(_answer, gate), methods=_METHODS),
+            *(Route(f"{prefix}{{path:path}}", partial(_answer, gate), methods=_METHODS) for prefix in _PREFIXES),
             Route("/healthz", partial(_health, gate), methods=["GET"]),
         ],
         lifespan=lifespan,
     )
 
 
-async def _keep_fresh(gate: Gate, interval: float) -> None:
+async def _keep_fresh(gate: Gate, first: asyncio.Event) -> None:
+    fresh = False  # a gate that was asked before it was given to a server need not verify twice
     while True:
         try:
-            await run_sync(partial(gate.decide, fresh=True), abandon_on_cancel=True)
+            await run_sync(partial(gate.decide, fresh=fresh), abandon_on_cancel=True)
         except Exception:
             # The gate is closed now, and each request consults it again; only the timer must continue.
             log.exception("%s: cannot be verified", gate.upstream.url)
-        await asyncio.sleep(interval)
+        first.set()
+        await asyncio.sleep(gate.interval)
+        fresh = True
 
 
 async def _health(gate: Gate, _: Request) -> Response:
@@ -172,7 +184,7 @@ def _check_head(request: Request) -> None:
 def _must_be_open(decision: Decision) -> None:
     if decision.open:
         return
-    if decision.error is not None and not isinstance(decision.error, EvidenceError | Refused):
+    if decision.unavailable:
         raise _Answer(503, "attestation_unavailable", decision.message)
     refusals = [refusal.to_dict() for refusal in decision.refusals]
     raise _Answer(403, "attestation_refused", decision.message, refusals=refusals)
@@ -191,18 +203,20 @@ async def _connect(gate: Gate, decision: Decision) -> AttestedConnection:
     except Refused as refused:
         raise _Answer(403, "attestation_refused", refused.message, refusals=[]) from refused
     except OSError as error:
-        raise _Answer(502, "upstream_unavailable", f"no connection to the attested machine: {error}") from error
+        why = f"no connection to the attested machine: {reason(error)}"
+        raise _Answer(502, "upstream_unavailable", why) from error
 
 
 async def _forward(connection: AttestedConnection, request: Request) -> Response:
     body = await _body(request)
     headers = {name: request.headers[name] for name in _FORWARDED if name in request.headers}
+    connection.deadline.renew(ANSWER_TIMEOUT)
     try:
         send = partial(connection.request, request.method, _target(request), body, headers)
         await run_sync(send, abandon_on_cancel=True)
         response = await run_sync(connection.getresponse, abandon_on_cancel=True)
     except (OSError, http.client.HTTPException) as error:
-        raise _Answer(502, "upstream_unavailable", f"the attested machine: {type(error).__name__}") from error
+        raise _Answer(502, "upstream_unavailable", f"the attested machine: {reason(error)}") from error
     if not response.chunked and response.length is None:
         # Without a length, a truncated response would look complete.
         raise _Answer(502, "upstream_unavailable", "the attested machine sent a response without a length")
@@ -216,7 +230,7 @@ class _Relay(StreamingResponse):
     def __init__(
         self, connection: AttestedConnection, response: http.client.HTTPResponse, headers: dict[str, str]
     ) -> None:
-        super().__init__(_pieces(response), response.status, headers)
+        super().__init__(_pieces(connection, response), response.status, headers)
         self._connection = connection
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -226,10 +240,15 @@ class _Relay(StreamingResponse):
             self._connection.abort()
 
 
-async def _pieces(response: http.client.HTTPResponse) -> AsyncIterator[bytes]:
+async def _pieces(connection: AttestedConnection, response: http.client.HTTPResponse) -> AsyncIterator[bytes]:
+    def next_piece() -> bytes:
+        # An answer may be long, but no piece of it, nor what stands between two, may take longer than this.
+        connection.deadline.renew(ANSWER_TIMEOUT)
+        return response.read1(_PIECE)
+
     left = None if response.chunked else response.length
     try:
-        while piece := await run_sync(response.read1, _PIECE, abandon_on_cancel=True):
+        while piece := await run_sync(next_piece, abandon_on_cancel=True):
             left = None if left is None else left - len(piece)
             yield piece
         if left:
@@ -264,6 +283,6 @@ def _target(request: Request) -> str:
     query: bytes = request.scope["query_string"]
     target = (raw + (b"?" + query if query else b"")).decode("ascii", "replace")
     dots = any(unquote(segment) in (".", "..") for segment in raw.decode("ascii", "replace").split("/"))
-    if dots or not target.startswith("/v1/") or not target.isascii() or not target.isprintable():
-        raise _Answer(400, "invalid_path", "expected a plain ASCII path under /v1/")
+    if dots or not target.startswith(_PREFIXES) or not target.isascii() or not target.isprintable():
+        raise _Answer(400, "invalid_path", f"expected a plain ASCII path under {' or '.join(_PREFIXES)}")
     return target

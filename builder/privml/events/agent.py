@@ -68,6 +68,11 @@ def config_event(sha256: str) -> AgentEvent:
     return AgentEvent(CONFIG, canonical({"sha256": sha256}))
 
 
+def gpu_ready_event(gpus: int, switches: int, *, cc: str = "on", devtools: str = "off") -> AgentEvent:
+    """``gpu-ready``: the numbers of devices, and the modes that the driver reports, after which the GPUs are used."""
+    return AgentEvent(GPU_READY, canonical({"gpus": gpus, "switches": switches, "cc": cc, "devtools": devtools}))
+
+
 def model_event(name: str, root_hash: str) -> AgentEvent:
     """``model``: its name and the hex root hash of its dm-verity partition; one event for each model volume."""
     return AgentEvent(MODEL, canonical({"name": name, "root_hash": root_hash}))
@@ -139,6 +144,6 @@ def digests(events: Iterable[AgentEvent]) -> tuple[bytes, ...]:
     return tuple(digest(encode_line(seq, event)) for seq, event in enumerate(events))
 
 
-def replay_log(log: bytes) -> bytes:
-    """The 48-byte RTMR3 after a well-formed log; ``EvidenceError`` as ``parse_log``."""
-    return replay_digests(digests(parse_log(log)))
+def replay(events: Iterable[AgentEvent]) -> bytes:
+    """The 48-byte RTMR3 after ``events``."""
+    return replay_digests(digests(events))

@@ -15,11 +15,12 @@ from typing import Final, Literal
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
+from privml.events.services import MAX_NAME, MAX_SERVICES, NAME, VARIABLE
 from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
 from privml.events.volumes import MAX_MODELS
 
-FORMAT = "privml-config/v3"
+FORMAT = "privml-config/v4"
 Rtmr3 = Literal["staged", "unused"]
 """Whether the agent extends RTMR3 as the stages go by, or the image's kernel cannot extend it."""
 STAGED: Final = "staged"
@@ -46,6 +47,19 @@ class Model:
 
 
 @dataclass(frozen=True)
+class Service:
+    """One of the image's own services (`events.services`): argv, further environment variables, and whether the
+    machine fails when it ends. ``memory`` is its limit in bytes.
+    """
+
+    name: str
+    argv: tuple[str, ...]
+    environment: Mapping[str, str]
+    memory: int
+    required: bool
+
+
+@dataclass(frozen=True)
 class Config:
     """The decoded configuration; ``sha256`` is the hex digest of the file's bytes.
 
@@ -62,10 +76,11 @@ class Config:
     models: tuple[Model, ...]
     devices: tuple[str, ...]
     rtmr3: str
+    services: tuple[Service, ...] = ()
 
 
 def read(path: Path) -> Config:
-    """The configuration in ``path``; ``EvidenceError`` when it is missing or not exactly v3."""
+    """The configuration in ``path``; ``EvidenceError`` when it is missing or not exactly v4."""
     try:
         data = path.read_bytes()
     except OSError as error:
@@ -100,6 +115,9 @@ def decode(data: bytes) -> Config:
         raise EvidenceError("config.models: two models have the same name")
     devices = _texts(top, "devices")
     rtmr3 = top.text("rtmr3", one_of=(STAGED, UNUSED))
+    services = tuple(_service(item, n) for n, item in enumerate(top.array("services", limit=MAX_SERVICES)))
+    if [service.name for service in services] != sorted({service.name for service in services}):
+        raise EvidenceError("config.services: expected them sorted by name, each name once")
     top.end()
     return Config(
         sha256=hashlib.sha256(data).hexdigest(),
@@ -111,6 +129,7 @@ def decode(data: bytes) -> Config:
         models=models,
         devices=devices,
         rtmr3=rtmr3,
+        services=services,
     )
 
 
@@ -128,6 +147,16 @@ def encode(config: Config) -> bytes:
         ],
         "devices": list(config.devices),
         "rtmr3": config.rtmr3,
+        "services": [
+            {
+                "name": service.name,
+                "argv": list(service.argv),
+                "environment": dict(service.environment),
+                "memory": service.memory,
+                "required": service.required,
+            }
+            for service in config.services
+        ],
     }
     return canonical(dict(fields))
 
@@ -154,6 +183,27 @@ def _model(value: object, number: int) -> Model:
     verity = Verity.from_fields(fields.fields("verity"))
     fields.end()
     return Model(name, file, verity)
+
+
+def _service(value: object, number: int) -> Service:
+    fields = Fields(value, f"config.services[{number}]")
+    name = fields.text("name", limit=MAX_NAME)
+    if not NAME.match(name):
+        raise EvidenceError(f"{fields.path}.name: got `{name}`, expected words of a-z and 0-9 joined by -")
+    argv = _texts(fields, "argv")
+    if not argv or not argv[0].startswith("/"):
+        raise EvidenceError(f"{fields.path}.argv: expected an absolute program path first")
+    given = fields.fields("environment")
+    environment = {}
+    for key, text in given.rest().items():
+        if not VARIABLE.match(key) or not isinstance(text, str) or not text.isprintable():
+            raise EvidenceError(f"{given.path}.{key[:64]}: expected a variable in capitals with printable text")
+        environment[key] = text
+    given.end()
+    memory = fields.integer("memory", low=1, high=1 << 50)
+    required = fields.boolean("required")
+    fields.end()
+    return Service(name, argv, environment, memory, required)
 
 
 def _nonempty(fields: Fields, key: str) -> str:

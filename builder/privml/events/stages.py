@@ -49,6 +49,7 @@ STAGES: Table = (
     Stage("config", events=(CONFIG,)),
     Stage("identity"),
     Stage("devices", events=(GPU_POLICY, GPU_READY)),
+    Stage("services"),
     Stage("model", events=(MODEL,)),
     Stage("engine", events=(ENGINE,)),
     Stage("ready", events=(SYSTEM_READY,), purposes=(SERVE,)),

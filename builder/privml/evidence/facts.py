@@ -18,7 +18,9 @@ from privml.events.replay import replay_digests
 from privml.events.tcg import LogEntry
 from privml.evidence import merkle, report_data
 from privml.evidence.claims import Claims
-from privml.evidence.document import Document
+from privml.evidence.document import DeviceEvidence, Document
+from privml.evidence.nvidia import report
+from privml.evidence.nvidia.report import DeviceClaims
 from privml.evidence.sections import Devices, Header, Keys
 from privml.evidence.tees import kind_of
 
@@ -49,6 +51,8 @@ class Facts:
 
     ``report_data`` is computed from sections and nonce (64 bytes), to compare with ``claims.report_data``;
     ``agent_rtmr3`` is the replay of the agent's log (48 bytes); ``nonce`` is the one in the document.
+    ``device_nonce`` (32 bytes) is the one that each device's report must have; ``device_claims`` are what the reports
+    of ``device_evidence`` say.
     """
 
     claims: Claims
@@ -60,12 +64,17 @@ class Facts:
     agent_events: tuple[AgentEvent, ...]
     agent_rtmr3: bytes
     boot_log: BootLog
+    device_nonce: bytes = b""
+    device_evidence: tuple[DeviceEvidence, ...] = ()
+    device_claims: tuple[DeviceClaims, ...] = ()
 
 
 def collect(document: Document) -> Facts:
     """Derive the facts of ``document``; ``EvidenceError`` if a part other than the boot log is malformed."""
     header = Header.decode(document.header)
     claims = kind_of(header.tee).claims(document.evidence, document.certificates)
+    root = merkle.root(document.nonce, document.path)
+    agent_events = agent.parse_log(document.eventlog)
     return Facts(
         claims=claims,
         nonce=document.nonce,
@@ -74,14 +83,17 @@ def collect(document: Document) -> Facts:
         devices=Devices.decode(document.devices),
         report_data=report_data.compute(
             header=document.header,
-            root=merkle.root(document.nonce, document.path),
+            root=root,
             keys=document.keys,
             devices=document.devices,
             eventlog=document.eventlog,
         ),
-        agent_events=agent.parse_log(document.eventlog),
-        agent_rtmr3=agent.replay_log(document.eventlog),
+        agent_events=agent_events,
+        agent_rtmr3=agent.replay(agent_events),
         boot_log=read_boot_log(document.bootlog, claims.registers),
+        device_nonce=report_data.device_nonce(root=root, keys=document.keys),
+        device_evidence=document.device_evidence,
+        device_claims=tuple(report.read(device.kind, device.report) for device in document.device_evidence),
     )
 
 

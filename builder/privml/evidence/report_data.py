@@ -12,6 +12,7 @@ import hashlib
 from privml.base.errors import EvidenceError
 
 LABEL = b"privml-report-data/v1\0"
+DEVICE_LABEL = b"privml-gpu/v1\0"
 SIZE = 64
 
 
@@ -23,6 +24,11 @@ def compute(*, header: bytes, root: bytes, keys: bytes, devices: bytes, eventlog
     for part in (_sha256(header), root, _sha256(keys), _sha256(devices), _sha256(eventlog)):
         digest.update(part)
     return digest.digest() + bytes(SIZE - 32)
+
+
+def device_nonce(*, root: bytes, keys: bytes) -> bytes:
+    """The nonce (32 bytes) in every device's report: over the nonce root and the keys section's bytes."""
+    return _sha256(DEVICE_LABEL + root + _sha256(keys))
 
 
 def _sha256(data: bytes) -> bytes:

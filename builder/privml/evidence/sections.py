@@ -37,6 +37,8 @@ KEY_SIZES: Mapping[tuple[str, str], int] = {
 }
 """Known (use, algorithm) pairs and the size of such a key in bytes."""
 MAX_KEYS = 16
+MAX_GPUS = 16
+MAX_SWITCHES = 8
 MAX_KEY = 2048
 _NAME = re.compile(r"\A[a-z0-9][a-z0-9-]{0,31}\Z")
 
@@ -136,22 +138,53 @@ class Keys:
 
 
 @dataclass(frozen=True)
+class Device:
+    """The evidence of one device: SHA-256 (32 bytes each) of its report and of its certificates, as transmitted."""
+
+    evidence_sha256: bytes
+    certificates_sha256: bytes
+
+
+@dataclass(frozen=True)
 class Devices:
-    """Evidence of confidential devices. Not supported yet: both lists must be empty."""
+    """Evidence of confidential devices, in the order of the document: GPUs, then switches."""
+
+    gpus: tuple[Device, ...] = ()
+    switches: tuple[Device, ...] = ()
+
+    def __post_init__(self) -> None:
+        for name, found, limit in (("gpus", self.gpus, MAX_GPUS), ("switches", self.switches, MAX_SWITCHES)):
+            if len(found) > limit:
+                raise EvidenceError(f"devices.{name}: {len(found)} items, expected at most {limit}")
 
     def encode(self) -> bytes:
         """The section's bytes."""
-        return canonical({"v": 2, "gpus": [], "switches": []})
+        return canonical({"v": 2, "gpus": _device_list(self.gpus), "switches": _device_list(self.switches)})
 
     @classmethod
     def decode(cls, data: bytes) -> Devices:
         """Parse a section; ``EvidenceError`` when it is not exactly v2."""
         fields = _section(data, "devices")
         fields.integer("v", low=2, high=2)
-        fields.empty("gpus")
-        fields.empty("switches")
+        found = cls(_devices(fields, "gpus", MAX_GPUS), _devices(fields, "switches", MAX_SWITCHES))
         fields.end()
-        return cls()
+        return found
+
+
+def _device_list(devices: tuple[Device, ...]) -> list[dict[str, str]]:
+    return [
+        {"evidence_sha256": device.evidence_sha256.hex(), "certificates_sha256": device.certificates_sha256.hex()}
+        for device in devices
+    ]
+
+
+def _devices(fields: Fields, name: str, limit: int) -> tuple[Device, ...]:
+    found = []
+    for index, item in enumerate(fields.array(name, limit=limit)):
+        entry = Fields(item, f"devices.{name}[{index}]")
+        found.append(Device(entry.hexadecimal("evidence_sha256", 32), entry.hexadecimal("certificates_sha256", 32)))
+        entry.end()
+    return tuple(found)
 
 
 def _section(data: bytes, name: str) -> Fields:

@@ -132,10 +132,10 @@ def _disk(facts: HostFacts) -> Iterator[Line]:
         yield Line("ok", "store", f"{facts.store}, {facts.store_size / GIB:.1f} GiB")
     # A full store is not a problem if it has all inputs.
     need = STORE_NEED if facts.missing else 0
-    remedy = "make room, or set PRIVML_STORE to another disk"
+    remedy = "free some space, or set PRIVML_STORE to another disk"
     yield _room("store-disk", facts.store_free, need, STORE_EASY if facts.missing else 0, remedy)
     yield _room(
-        "out-disk", facts.out_free, OUT_NEED, OUT_EASY, f"make room below {facts.out}, or use `image --output`"
+        "out-disk", facts.out_free, OUT_NEED, OUT_EASY, f"free some space in {facts.out}, or use `image --output`"
     )
 
 
@@ -179,17 +179,17 @@ def _mirrors(facts: HostFacts) -> Line:
     away = [mirror for mirror in facts.mirrors if mirror.problem]
     there = {mirror.suite for mirror in facts.mirrors if not mirror.problem}
     lost = sorted({mirror.suite for mirror in away} - there)
-    told = "; ".join(f"{mirror.suite} at {mirror.address}: {mirror.problem}" for mirror in away)
+    problems = "; ".join(f"{mirror.suite} at {mirror.address}: {mirror.problem}" for mirror in away)
     remedy = "name mirrors in mirrors.yaml (docs/BUILDING.md)"
     status: Literal["warn", "fail"] = "fail" if facts.missing else "warn"
     if facts.mirrors_problem:
         return Line(status, "mirrors", facts.mirrors_problem, remedy)
     if not facts.mirrors:
-        return Line(status, "mirrors", "none is configured", remedy)
+        return Line(status, "mirrors", "no mirror is configured", remedy)
     if lost:
-        return Line(status, "mirrors", told, remedy)
+        return Line(status, "mirrors", problems, remedy)
     if away:
-        return Line("warn", "mirrors", told, "other mirrors have the same suites")
+        return Line("warn", "mirrors", problems, "other mirrors have the same suites")
     newest = {suite: max(mirror.date for mirror in facts.mirrors if mirror.suite == suite) for suite in sorted(there)}
     states = ", ".join(f"{suite} (state of {date})" if date else suite for suite, date in newest.items())
     return Line("ok", "mirrors", f"{len(facts.mirrors)} answered for {states}")

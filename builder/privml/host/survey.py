@@ -15,7 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from privml.base.errors import HostError, InputsError
+from privml.base.http import Connections
 from privml.base.run import run
+from privml.base.wayout import WayOut, host_way_out, without_password
 from privml.host.facts import HostFacts, Kvm, MirrorFact
 from privml.image import namespaces
 from privml.image import tools as tools_room
@@ -25,10 +27,8 @@ from privml.lock.debian import parse_inrelease
 from privml.lock.models import Lock, ToolsLock, parse_time, read_lock, read_tools_lock
 from privml.lock.states import judge
 from privml.recipe.distributions import Suite
-from privml.store.http import Connections
 from privml.store.mirrors import Mirrors, configured_addresses, host_mirrors
 from privml.store.objects import Store
-from privml.store.wayout import WayOut, host_way_out, without_password
 from privml.vm.accelerator import choose
 
 SECONDS = 5.0
@@ -113,9 +113,11 @@ def _mirrors(known: Sequence[ToolsLock], now: datetime) -> tuple[tuple[MirrorFac
     except HostError as error:
         return (), error.message
     questions = [
-        (Suite(archive.label, archive.suite), mirror, way, lock.base.record.distribution.origin, now)
+        (suite, mirror, way, distribution.origin_of(suite), now)
         for lock in known
         for archive in lock.archives
+        for distribution in (lock.base.record.distribution,)
+        for suite in (distribution.suites.get(archive.suite, Suite(archive.label, archive.suite)),)
         for mirror in mirrors.get(archive.label, ())
     ]
     with ThreadPoolExecutor(8) as pool:
@@ -169,9 +171,10 @@ def _pip_configured() -> bool:
 
 def _writable(path: Path) -> str:
     place = _existing(path)
+    what = "it" if place == path else str(place)
     if not place.is_dir():
-        return f"{place} is not a directory"
-    return "" if os.access(place, os.W_OK | os.X_OK) else f"{place} is not writable"
+        return f"{what} is not a directory"
+    return "" if os.access(place, os.W_OK | os.X_OK) else f"{what} is not writable"
 
 
 def _existing(path: Path) -> Path:

@@ -40,6 +40,7 @@ from privml.image.modelvolume import ModelVolume
 from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
 from privml.lock.debian import upstream_version
+from privml.lock.localdebs import store_local
 from privml.lock.make import bring
 from privml.lock.models import Lock
 from privml.machine.platform import Size
@@ -48,6 +49,7 @@ from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
 from privml.output.manifest import Engine, Firmware, Manifest, Model, Package
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import Recipe
+from privml.statement.exceptions import DeclaredException
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -88,7 +90,7 @@ class Order:
 
 
 @dataclass(frozen=True)
-class Built:
+class BuildResult:
     """An output directory with its manifest, and why each step was rebuilt (empty: it was cached)."""
 
     directory: Path
@@ -124,7 +126,7 @@ class _Job:
         return self.order.store
 
 
-def build(order: Order, output: Path, *, force: bool = False, probe: root_volume.Probe | None = None) -> Built:
+def build(order: Order, output: Path, *, force: bool = False, probe: root_volume.Probe | None = None) -> BuildResult:
     """Build ``order.recipe`` into ``output``; steps whose inputs did not change are not rebuilt.
 
     If the image is complete, neither tools nor inputs are needed. ``force`` rebuilds everything from the locked
@@ -140,15 +142,16 @@ def build(order: Order, output: Path, *, force: bool = False, probe: root_volume
             return found
         lock = order.lock
         tools = order.tools()
+        store_local(order.recipe, order.store)
         bring(order.store, lock.debs, lock.python, lock.models, folder=order.recipe.path.parent, pools=order.pools)
         remove_leftovers(output, tools.remove_of_subordinates)
         job = _Job(order, tools, before, forced, probe)
         with directory_atomic(output) as fresh:
             made, because = _make(job, fresh)
-    return Built(output, made, because)
+    return BuildResult(output, made, because)
 
 
-def _whole(order: Order, before: Earlier) -> Built | None:
+def _whole(order: Order, before: Earlier) -> BuildResult | None:
     """The existing image, if every step is cached."""
     if len(before.models) != len(order.lock.models):
         return None
@@ -157,7 +160,7 @@ def _whole(order: Order, before: Earlier) -> Built | None:
         return None
     for name in because:
         steps.announce(name, ())
-    return Built(before.directory, before.manifest, because)
+    return BuildResult(before.directory, before.manifest, because)
 
 
 def _inputs(order: Order, models: Sequence[ModelVolume]) -> inputs.StepInputs:
@@ -245,7 +248,7 @@ def _manifest(
         source_date_epoch=lock.source_date_epoch,
         listen=content.agent.listen,
         boot="direct",
-        cmdline=uki.command_line(root),
+        cmdline=uki.command_line(root, lock.kernel_options),
         kernel=release,
         root=root,
         firmware=sources,
@@ -270,6 +273,7 @@ def _manifest(
         shapes=tuple(Size(shape.vcpus, shape.memory) for shape in content.shapes),
         packages=tuple(Package(p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
         origins=origins(recipe),
+        exceptions=tuple(DeclaredException(each.kind, each.subject, each.reason) for each in content.exceptions),
     )
 
 
@@ -308,8 +312,8 @@ def _root_and_uki(
     with step("Making uki.efi"):
         initrd = uki.initrd(parts / "initrd", epoch=job.lock.source_date_epoch)
         uki.build(
-            job.tools, out, kernel=parts / "vmlinuz", initrd=initrd, cmdline=uki.command_line(root), release=release,
-            name=job.recipe.name,
+            job.tools, out, kernel=parts / "vmlinuz", initrd=initrd, release=release,
+            cmdline=uki.command_line(root, job.lock.kernel_options), name=job.recipe.name,
         )  # fmt: skip
         (out / "vmlinuz").unlink()
     return root, release, licences.of_tree(parts / licences.FILE)
@@ -341,6 +345,7 @@ def render_only(order: Order, directory: Path) -> None:
     if directory.exists() and (not directory.is_dir() or any(directory.iterdir())):
         raise UsageError(f"{directory} is not empty", hint="name a new directory")
     recipe, lock, store, tools = order.recipe, order.lock, order.store, order.tools()
+    store_local(recipe, store)
     bring(store, lock.debs, lock.python, lock.models, folder=recipe.path.parent, pools=order.pools)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-render.", dir=directory.parent) as name:

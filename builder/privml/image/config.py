@@ -26,6 +26,12 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
         models=tuple(configuration.Model(model.name, model.file, model.verity) for model in models),
         devices=tuple(device.kind for device in content.devices for _ in range(device.count)),
         rtmr3=lock.rtmr3,
+        services=tuple(
+            configuration.Service(
+                name, tuple(service.run), dict(sorted(service.environment.items())), service.memory, service.required
+            )
+            for name, service in sorted(content.services.items())
+        ),
     )
 
 
@@ -56,4 +62,6 @@ def origins(recipe: Recipe) -> dict[str, str]:
     if recipe.content.inference is not None:
         found["model"] = recipe.origin("inference.models[0].source")
         found["engine"] = recipe.origin("inference.engine.name")
+    for name in recipe.content.services:
+        found[f"service {name}"] = recipe.origin(f"services.{name}.run")
     return found

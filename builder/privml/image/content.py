@@ -33,15 +33,15 @@ class Listing:
         """The entries that are missing, new or changed, each with its path."""
         was = dict(line.split("\t", 1) for line in self.lines)
         found = dict(line.split("\t", 1) for line in now.lines)
-        told = []
+        changes = []
         for path in sorted(was.keys() | found.keys()):
             if path not in found:
-                told.append(f"{path} is missing")
+                changes.append(f"{path} is missing")
             elif path not in was:
-                told.append(f"{path} is new")
+                changes.append(f"{path} is new")
             elif was[path] != found[path]:
-                told.append(f"{path} changed")
-        return told
+                changes.append(f"{path} changed")
+        return changes
 
 
 def read(root: Path) -> Listing:

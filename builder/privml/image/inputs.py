@@ -41,6 +41,7 @@ _ROOT_CODE = (
     "recipe/guestroot.py",
     "recipe/removals.py",
     "image/resources.py",
+    "image/services.py",
     "image/volume.py",
     "image/config.py",
 )
@@ -72,7 +73,7 @@ class StepInputs:
 
 
 def decode(data: bytes) -> StepInputs:
-    """The inverse of ``StepInputs.encode``; ``EvidenceError`` for malformed input."""
+    """The inverse of ``StepInputs.encode``; ``EvidenceError`` for malformed or non-canonical input."""
     top = strictjson.Fields(strictjson.loads(data, what=FILE), "inputs")
     top.text("format", one_of=(FORMAT,))
     model_files = top.array("model_files")
@@ -91,7 +92,10 @@ def decode(data: bytes) -> StepInputs:
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise EvidenceError(f"inputs.licences.{name}: expected strings")
     top.end()
-    return StepInputs(tuple(model_files), found, licences)
+    inputs = StepInputs(tuple(model_files), found, licences)
+    if inputs.encode() != data:
+        raise EvidenceError("inputs: not canonical JSON (RFC 8785)")
+    return inputs
 
 
 def inputs_of(
@@ -118,6 +122,10 @@ def inputs_of(
         **templates,
         **_tree("guest file", lock.guest, "guest/", "initrd/"),
         **_tree("agent file", lock.agent, ""),
+        **(_tree("recipe file", lock.files, "") if lock.files else {}),
+        **{f"recipe program {name}": "kept" for name in lock.programs},
+        **{f"recipe package {name}": "named" for name in content.named_packages},
+        **({"kernel modules": _digest({"": " ".join(content.kernel.modules)})} if content.kernel.modules else {}),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }
     models = {volumes.file(number): model(lock, number) for number in range(len(lock.models))}
@@ -126,7 +134,11 @@ def inputs_of(
         BASE: base,
         ROOT: root,
         # Kernel and initrd come from the same mkosi run as the root, so they have the same inputs.
-        UKI: {**_common(lock, _UKI_CODE), ROOT: _digest(root)},
+        UKI: {
+            **_common(lock, _UKI_CODE),
+            ROOT: _digest(root),
+            **{f"kernel option {word}": "given" for word in lock.kernel_options},
+        },
         **{FIRMWARE[tee]: _firmware(lock, tee, one.package) for tee, one in content.firmware.items()},
     }
     steps[MANIFEST] = {
@@ -159,18 +171,18 @@ def _firmware(lock: Lock, tee: str, package: str) -> Inputs:
 
 def changes(before: Inputs, now: Inputs) -> tuple[str, ...]:
     """One phrase for each input that was added, removed or changed in ``now``."""
-    told = []
+    phrases = []
     for name in (*now, *(name for name in before if name not in now)):
         was, is_now = before.get(name), now.get(name)
         if was is None:
-            told.append(f"{name} is new")
+            phrases.append(f"{name} is new")
         elif is_now is None:
-            told.append(f"{name} was removed")
+            phrases.append(f"{name} was removed")
         elif was != is_now:
             old, new = was.split(" ")[0], is_now.split(" ")[0]
             shown = old != new and not _DIGEST.match(old)
-            told.append(f"{name} {old} -> {new}" if shown else f"{name} changed")
-    return tuple(told)
+            phrases.append(f"{name} {old} -> {new}" if shown else f"{name} changed")
+    return tuple(phrases)
 
 
 def key(record: StepInputs, step: str) -> str:

@@ -53,6 +53,7 @@ def _inputs(manifest: Manifest, lock: Lock) -> list[dict[str, Any]]:
         "tools lock": lock.tools_sha256,
         "agent files": lock.agent.sha256,
         "guest files": lock.guest.sha256,
+        **({} if lock.files is None else {"recipe files": lock.files.sha256}),
     }
     found: list[dict[str, Any]] = [
         {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(named.items())

@@ -18,6 +18,7 @@ from privml.lock.apt import AptTools, host_tools
 from privml.lock.changes import changes
 from privml.lock.contents import bring_all, debs
 from privml.lock.earlier import previous_lock, previous_tools_lock
+from privml.lock.localdebs import store_local
 from privml.lock.locate import inputs_now, tools_lock_path
 from privml.lock.make import Solver, bring, check, make_lock, make_tools_lock
 from privml.lock.models import (
@@ -111,6 +112,7 @@ class Relocking:
         def fetch_packages(packages: Sequence[Package]) -> int:
             return bring(self.store, packages, pools=self.pools, mirrors=solver.mirrors)
 
+        store_local(recipe, self.store)
         bring(self.store, (), committed.python, committed.models, folder=recipe.path.parent, pools=self.pools)
         with step(f"Refreshing the lock of {recipe.name}"):
             after = refresh(recipe, committed, self.store, solver, fetch_packages)

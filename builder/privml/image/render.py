@@ -6,6 +6,7 @@ mkosi runs on exactly these files and the locked packages; nothing else gets int
 from __future__ import annotations
 
 import hashlib
+import os
 import uuid
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -38,14 +39,20 @@ class File:
     link: str | None = None
 
     @property
+    def digest(self) -> str:
+        """SHA-256 in hex of the content, or of a link's target, as in locks."""
+        return hashlib.sha256(self.data if self.link is None else os.fsencode(self.link)).hexdigest()
+
+    @property
     def fact(self) -> str:
         """What `finalize` compares: the content's SHA-256 in hex, or ``-> TARGET`` for a link."""
-        return hashlib.sha256(self.data).hexdigest() if self.link is None else f"-> {self.link}"
+        return self.digest if self.link is None else f"-> {self.link}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The inputs of the tree; ``overlay`` holds the guest's own files (path -> file).
+    """The inputs of the tree; ``overlay`` holds the guest's own files (path -> file), ``services`` the absolute paths
+    of the services' programs.
 
     With ``based`` no packages are installed: mkosi starts from the tree that ``prepare.py`` kept in an earlier build.
     """
@@ -58,7 +65,15 @@ class Plan:
     overlay: Mapping[str, File]
     development: bool
     engine: Engine | None
+    services: tuple[str, ...] = ()
     based: bool = False
+    # What the recipe adds: paths of its own files in the overlay, kernel modules, packages by name, and programs.
+    own: tuple[str, ...] = ()
+    modules: tuple[str, ...] = ()
+    added: tuple[str, ...] = ()
+    programs: tuple[str, ...] = ()
+    # Packages of no archive, which `prepare` installs last.
+    local: tuple[str, ...] = ()
 
     @property
     def seed(self) -> str:
@@ -87,10 +102,12 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
     )
     python = plan.base.release.python
     facts = {
-        "modules": sorted((*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()))),
+        "modules": sorted((*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()), *plan.modules)),
         "initrd_modules": list(INITRD_MODULES),
         "generators": list(GENERATORS),
-        "programs": sorted((*guestroot.PROGRAMS, python, *(plan.engine.programs if plan.engine else ()))),
+        "programs": sorted(
+            (*guestroot.PROGRAMS, python, *(plan.engine.programs if plan.engine else ()), *plan.programs)
+        ),
         "units": list(guestroot.UNITS),
         "systemd": list(guestroot.SYSTEMD),
         "paths": [
@@ -103,6 +120,11 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         ],
         "forbidden": list(guestroot.FORBIDDEN),
         "overlay": {path: file.fact for path, file in sorted(plan.overlay.items())},
+        "services": list(plan.services),
+        "own": sorted(plan.own),
+        "added": sorted(plan.added),
+        "own_programs": sorted(plan.programs),
+        "local": sorted(plan.local),
         "epoch": plan.epoch,
     }
     files = {

@@ -5,12 +5,15 @@ In a checkout they are under ``images/``; in an installed wheel they are package
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 
 import privml
+from privml.image import services
 from privml.image.render import AGENT_ROOT, File
 from privml.lock.trees import images_folder, overlays
+from privml.recipe import ownfiles
 from privml.recipe.loader import Recipe
 
 
@@ -38,9 +41,18 @@ def overlay(recipe: Recipe, agent_files: Iterable[str], *, config: bytes) -> dic
     files: dict[str, File] = {}
     for folder in overlays(recipe.content):
         files |= read_tree(root / folder)
+    files |= services.overlay(recipe.content.services)
     package = Path(privml.__file__).resolve().parent.parent
     for name in agent_files:
         files[f"{AGENT_ROOT}/{name}"] = File((package / name).read_bytes())
     files[f"{AGENT_ROOT}/initrd-init"] = File((root / "initrd/init").read_bytes(), executable=True)
     files["etc/privml/config.json"] = File(config)
     return files
+
+
+def own_files(recipe: Recipe) -> dict[str, File]:
+    """What the recipe adds to the root."""
+    return {
+        path: File(link=os.fsdecode(file.data)) if file.link else File(file.data, executable=bool(file.mode & 0o100))
+        for path, file in ownfiles.read(recipe)[0].items()
+    }

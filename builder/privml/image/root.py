@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from privml.base import strictjson
-from privml.base.errors import BuildError, EvidenceError
+from privml.base.errors import BuildError, EvidenceError, InputsError
 from privml.base.run import run
 from privml.engines.registry import engine_named
 from privml.events.variants import DEVELOPMENT
@@ -19,6 +19,8 @@ from privml.events.verity import Verity
 from privml.image import fixednames, licences, render, resources, volume
 from privml.image.tools import ToolsTree
 from privml.lock.models import Lock
+from privml.recipe import ownfiles
+from privml.recipe.kernelsettings import module_name
 from privml.recipe.loader import Recipe
 from privml.store.objects import Store
 
@@ -38,16 +40,38 @@ class Probe:
 def plan_of(recipe: Recipe, lock: Lock, config: bytes) -> render.Plan:
     """The inputs for rendering the tree of ``recipe``; ``config`` is the measured configuration."""
     inference = recipe.content.inference
+    own = _own_files(recipe, lock)
     return render.Plan(
         name=recipe.name,
         base=recipe.content.base.record,
-        packages=tuple(package.name for package in lock.packages),
+        packages=tuple(package.name for package in lock.packages if package not in lock.local),
+        local=tuple(package.name for package in lock.local),
         epoch=lock.source_date_epoch,
         tools=str(fixednames.ROOT / "tools"),
-        overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config),
+        overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config) | own,
         development=recipe.content.variant == DEVELOPMENT,
         engine=None if inference is None else engine_named(inference.engine.name),
+        services=tuple(sorted({service.run[0] for service in recipe.content.services.values()})),
+        own=tuple(path for path in own if path not in (ownfiles.SYSCTLS, ownfiles.MODULES)),
+        added=(*recipe.content.named_packages, *(package.name for package in lock.local)),
+        programs=tuple(recipe.content.programs),
+        modules=tuple(map(module_name, recipe.content.kernel.modules)),
     )
+
+
+def _own_files(recipe: Recipe, lock: Lock) -> dict[str, render.File]:
+    """What the recipe adds to the root, as it was locked."""
+    files = resources.own_files(recipe)
+    locked = {file.path: file.sha256 for file in lock.files.files} if lock.files else {}
+    for path in sorted(files.keys() | locked.keys()):
+        found = files[path].digest if path in files else "nothing"
+        if found != locked.get(path):
+            wanted = locked.get(path, "nothing")
+            raise InputsError(
+                f"/{path} of {recipe.name} changed while the image was built: got {found}, expected {wanted}",
+                hint=f"renew the lock with `privml-build lock {recipe.name}`",
+            )
+    return files
 
 
 def write_tree(files: Mapping[str, render.File], root: Path, *, epoch: int) -> None:

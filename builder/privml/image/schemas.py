@@ -1,7 +1,7 @@
-"""JSON Schemas of recipes, platforms, locks and manifests.
+"""JSON Schemas of recipes, platforms, locks, manifests and policies.
 
 Schemas of recipes, platforms and locks are generated from their pydantic models. The manifest has a hand-written
-decoder, so its schema is written here and a test compares the two.
+decoder, so its schema is written here and a test compares the two. The policy's is generated from its fields.
 """
 
 from __future__ import annotations
@@ -16,13 +16,16 @@ from privml.events.agent import NAMES
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE
-from privml.lock.models import Lock, ToolsLock
+from privml.lock.models import LATE, Lock, ToolsLock
 from privml.output.manifest import BOOTS, FORMAT
 from privml.recipe import schema
+from privml.statement.exceptions import MAX_EXCEPTIONS
+from privml.verify import policyfile
 
 LOCK_FILE = "lock.schema.json"
 TOOLS_LOCK_FILE = "tools-lock.schema.json"
 MANIFEST_FILE = "manifest.schema.json"
+POLICY_FILE = "policy.schema.json"
 
 _TEXT = {"type": "string", "maxLength": 4096}
 _OR_NULL = {"anyOf": [_TEXT, {"type": "null"}]}
@@ -33,8 +36,10 @@ _VERITY = {"$ref": "#/$defs/verity"}
 
 
 def lock_schema(model: type[BaseModel], title: str) -> dict[str, Any]:
-    """The schema of a lock in its written form, with every field required."""
-    return {"$schema": schema.DIALECT, **model.model_json_schema(mode="serialization"), "title": title}
+    """The schema of a lock in its written form, with every field required but those left out when empty."""
+    made = model.model_json_schema(mode="serialization")
+    made["required"] = [name for name in made["required"] if name not in LATE]
+    return {"$schema": schema.DIALECT, **made, "title": title}
 
 
 def manifest_schema() -> dict[str, Any]:
@@ -78,7 +83,11 @@ def manifest_schema() -> dict[str, Any]:
         ),
         "engine": {"anyOf": [_object({"name": _TEXT, "version": _TEXT}), {"type": "null"}]},
         "gpus": {"type": "null"},
-        "exceptions": {"type": "array", "maxItems": 0},
+        "exceptions": {
+            "type": "array",
+            "items": _object({"kind": _TEXT, "subject": _TEXT, "reason": _TEXT}),
+            "maxItems": MAX_EXCEPTIONS,
+        },
         "config_sha256": _SHA256,
         "agent_events": _array(
             _object({"name": {"enum": list(NAMES)}, "payload": {"type": "string", "contentEncoding": "base64"}})
@@ -123,6 +132,7 @@ def files() -> dict[str, bytes]:
         LOCK_FILE: lock_schema(Lock, "privml-build lock"),
         TOOLS_LOCK_FILE: lock_schema(ToolsLock, "privml-build tools lock"),
         MANIFEST_FILE: manifest_schema(),
+        POLICY_FILE: {"$schema": schema.DIALECT, **policyfile.schema()},
     }
     return schema.files() | {name: strictjson.pretty(schema.plain(body)) for name, body in made.items()}
 

@@ -9,6 +9,9 @@ from privml.base.errors import BuildError, RecipeError, UsageError
 from privml.output import manifest
 from privml.recipe.loader import find, is_recipe, shipped
 
+OUT = Path("out")
+"""The directory of built images, below the current one."""
+
 
 @dataclass(frozen=True)
 class Target:
@@ -37,14 +40,43 @@ def resolve(text: str, output: Path | None = None) -> Target:
                 hint="give a recipe name, a recipe file, or the directory of a built image",
             )
         return Target(None, path)
-    if "/" in text and path.is_file() and path.suffix != ".yaml" and not is_recipe(path):
+    if "/" in text and path.suffix != ".yaml":
+        _refuse_path(text, path)
+    try:
+        recipe = find(text)
+    except RecipeError as error:
+        if "/" in text or path.suffix == ".yaml":
+            raise
+        if path.exists():
+            _refuse_path(text, path)
+        raise RecipeError(f"{error.message}, and no file or directory of that name", hint=error.hint) from error
+    name = recipe.name.removesuffix(".yaml")
+    return Target(recipe, output or OUT / name)
+
+
+def _refuse_path(text: str, path: Path) -> None:
+    """Raise ``UsageError`` for a path that is neither a directory nor a recipe, saying what is there."""
+    if not path.exists():
+        hint = "give a recipe's name, or a path that exists; `privml-build init NAME` starts a recipe"
+        if path.parent == OUT and _is_recipe_name(path.name):
+            hint = f"build it with `privml-build image {path.name}`"
+        raise UsageError(f"there is no file or directory `{text}`", hint=hint)
+    if path.is_file() and not is_recipe(path):
         raise UsageError(
             f"`{text}` is a file, but neither a recipe nor the directory of an image",
             hint=f"`privml-build measure {text}` says what that file is",
         )
-    recipe = find(text)
-    name = recipe.name.removesuffix(".yaml")
-    return Target(recipe, output or Path("out") / name)
+    if not path.is_file():
+        kind = "a device" if path.is_char_device() or path.is_block_device() else "a pipe or socket"
+        raise UsageError(f"`{text}` is {kind}, not a file or directory")
+
+
+def _is_recipe_name(name: str) -> bool:
+    try:
+        find(name)
+    except RecipeError:
+        return False
+    return True
 
 
 def check_output(directory: Path) -> None:

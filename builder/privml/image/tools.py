@@ -191,9 +191,9 @@ def _check(root: Path, known: content.Listing, record: Path) -> None:
         return
     record.unlink()
     remove_tree(root)
-    told = "\n".join(f"  {line}" for line in changed[:_SHOWN])
+    lines = "\n".join(f"  {line}" for line in changed[:_SHOWN])
     more = f"\n  and {len(changed) - _SHOWN} more" if len(changed) > _SHOWN else ""
     raise InputsError(
-        f"the tools tree {root} changed since it was unpacked:\n{told}{more}",
+        f"the tools tree {root} changed since it was unpacked:\n{lines}{more}",
         hint="it was removed; find out what writes there, then run the same command to unpack it again",
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from privml.base.errors import BuildError
@@ -30,9 +31,9 @@ BASE_WORDS = (
 )
 
 
-def command_line(root: Verity) -> str:
-    """The complete kernel command line. It carries the root hash and is measured into RTMR2."""
-    return " ".join((*BASE_WORDS, f"privml.root={root.argument()}"))
+def command_line(root: Verity, options: Sequence[str] = ()) -> str:
+    """The complete kernel command line, with a recipe's ``options``. It is measured into RTMR2."""
+    return " ".join((*BASE_WORDS, *options, f"privml.root={root.argument()}"))
 
 
 def initrd(parts: Path, *, epoch: int) -> bytes:

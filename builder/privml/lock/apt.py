@@ -22,6 +22,7 @@ from privml.base.causes import HostCause
 from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed, run
 from privml.base.steps import say
+from privml.base.wayout import host_way_out
 from privml.lock.aptstate import KEPT, apt_configuration, blamed, preferences, write_kept
 from privml.lock.debian import PackagesIndex, dependency_names, parse_inrelease
 from privml.lock.models import Archive, Package, format_time
@@ -29,7 +30,6 @@ from privml.lock.states import judge
 from privml.lock.wanted import Resolution, Wanted, check_suites, in_order
 from privml.recipe.distributions import Distribution, Suite
 from privml.store.mirrors import Mirrors, configured_addresses
-from privml.store.wayout import host_way_out
 
 # Runs a program of a tree with argv and the host directories to bind (host path -> path inside).
 # Raises HostError with the program's output if it fails.
@@ -101,7 +101,7 @@ def resolve(
     def accept(suite: Suite, inrelease: bytes) -> Archive:
         digest = hashlib.sha256(inrelease).hexdigest()
         release = parse_inrelease(inrelease)
-        return judge(suite, release, digest, before, allow_expired, moment, wanted.base.distribution.origin)
+        return judge(suite, release, digest, before, allow_expired, moment, wanted.base.distribution.origin_of(suite))
 
     with Session.opened(tools, mirrors, wanted, accept) as session:
         archives, inreleases = session.archives, session.inreleases

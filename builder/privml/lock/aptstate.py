@@ -8,10 +8,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from privml.base.wayout import WayOut
 from privml.lock import deb
 from privml.lock.models import Package
 from privml.store.objects import Store
-from privml.store.wayout import WayOut
 
 KEPT = "kept"
 

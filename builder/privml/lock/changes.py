@@ -18,6 +18,11 @@ def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
         lines += model_changes(before.models if before else (), new.models)
         lines += tree_changes("agent", before.agent if before else None, new.agent)
         lines += tree_changes("guest", before.guest if before else None, new.guest)
+        lines += tree_changes("file", (before and before.files) or Tree.of([]), new.files or Tree.of([]))
+        if before and before.programs != new.programs:
+            lines.append(f"programs: {' '.join(new.programs) or 'none'}")
+        if before and before.kernel_options != new.kernel_options:
+            lines.append(f"kernel options: {' '.join(new.kernel_options) or 'none'}")
         if before and before.tools_sha256 != new.tools_sha256:
             lines.append("tools: the tools lock changed")
         if before and before.recipe_sha256 != new.recipe_sha256:

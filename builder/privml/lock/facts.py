@@ -6,6 +6,7 @@ from privml.base.errors import InputsError
 from privml.lock.locate import inputs_now
 from privml.lock.make import check
 from privml.lock.models import LocalSource, read_lock
+from privml.recipe.finding import RecipeProblems
 from privml.recipe.lint import LockFacts
 from privml.recipe.loader import Recipe
 
@@ -22,6 +23,9 @@ def lock_facts(recipe: Recipe) -> LockFacts:
         return LockFacts(there=True, stale=error.message)
     try:
         check(recipe, lock, inputs_now(recipe))
+    except RecipeProblems:
+        # `lint` reports them itself.
+        return LockFacts(there=True, model_size=size, local_models=local)
     except InputsError as error:
         head, *parts = error.message.splitlines()
         return LockFacts(

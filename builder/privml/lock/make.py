@@ -12,8 +12,9 @@ from privml.base.errors import InputsError
 from privml.events.variants import PRODUCTION
 from privml.lock.apt import AptTools, resolve
 from privml.lock.aptstate import Kept
-from privml.lock.changes import tree_changes
+from privml.lock.changes import package_changes, tree_changes
 from privml.lock.debian import upstream_version
+from privml.lock.localdebs import local_debs, store_local
 from privml.lock.models import (
     Archive,
     Base,
@@ -29,7 +30,7 @@ from privml.lock.models import (
     read_tools_lock,
 )
 from privml.lock.modelsources import bring_models, local_changes, models_of
-from privml.lock.trees import agent_tree, guest_tree
+from privml.lock.trees import agent_tree, guest_tree, own_tree
 from privml.lock.wanted import Resolution, Wanted
 from privml.lock.wheels import wheels_of
 from privml.recipe.distributions import TOOLS, Distribution, Kernel
@@ -67,6 +68,8 @@ class Current:
     agent: Tree
     guest: Tree
     tools_sha256: str
+    files: Tree | None = None
+    local: tuple[Package, ...] = ()
 
 
 def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Path | None = None) -> Current:
@@ -76,6 +79,8 @@ def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Pa
         agent_tree(recipe.content.variant, source),
         guest_tree(images, recipe.content),
         read_tools_lock(tools_lock).digest,
+        own_tree(recipe),
+        tuple(each.package for each in local_debs(recipe)),
     )
 
 
@@ -84,12 +89,19 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
 
     Packages keep their previous versions unless the request changed or an upgrade was asked for.
     """
+    local = tuple(each.package for each in local_debs(recipe))
+    store_local(recipe, store)
     wanted = wanted_of(recipe, previous, store, solver)
-    if previous is not None and solver.upgrade is None and _same_request(previous, wanted, recipe):
+    if local:
+        pins = {**wanted.pins, **{package.name: package.version for package in local}}
+        wanted = replace(wanted, install=(*wanted.install, *_requests(local)), pins=pins)
+    same_local = previous is None or set(local) == set(previous.local)
+    if previous is not None and solver.upgrade is None and same_local and _same_request(previous, wanted, recipe):
         archives, packages, firmware = previous.archives, previous.packages, dict(previous.firmware)
     else:
-        held = previous.debs if previous is not None else ()
-        found = solve(wanted, held, previous.archives if previous else (), store, solver)
+        names = {package.name for package in local}
+        held = [each for each in (previous.debs if previous else ()) if each.name not in names]
+        found = solve(wanted, (*held, *local), previous.archives if previous else (), store, solver)
         archives, packages, firmware = found.archives, found.packages, firmware_of(wanted, found, recipe)
     check_packages(recipe, packages)
     python = wheels_of(recipe, previous, store)
@@ -107,6 +119,9 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
         agent=current.agent,
         guest=current.guest,
         tools_sha256=current.tools_sha256,
+        files=current.files,
+        kernel_options=tuple(recipe.content.kernel.options),
+        programs=tuple(recipe.content.programs),
     )
 
 
@@ -163,13 +178,17 @@ def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = N
     stale = []
     if lock.recipe_sha256 != current.recipe_sha256:
         stale.append("recipe: it, or a recipe it extends, changed after the lock was written")
-    requested = tuple(map(str, guest_packages(recipe)))
+    requested = tuple(map(str, (*guest_packages(recipe), *_requests(current.local))))
     if lock.packages_requested != requested or not _same_firmware(lock, recipe):
         stale.append("packages: this privml-build requests different packages")
     stale += local_changes(recipe, lock)
     for name, was, now in (("agent", lock.agent, current.agent), ("guest", lock.guest, current.guest)):
         if was.sha256 != now.sha256:
             stale += _some(tree_changes(name, was, now))
+    if set(lock.local) != set(current.local):
+        stale += _some(package_changes("local package", lock.local, current.local))
+    if lock.files != current.files:
+        stale += _some(tree_changes("file", lock.files or Tree.of([]), current.files or Tree.of([])))
     if lock.tools_sha256 != current.tools_sha256:
         stale.append("tools: the tools lock changed")
     if stale:
@@ -238,6 +257,10 @@ def solve(
     for inrelease in found.inreleases:
         store.add_bytes(inrelease)
     return found
+
+
+def _requests(packages: Iterable[Package]) -> tuple[Request, ...]:
+    return tuple(Request(package.name) for package in packages)
 
 
 def _same_request(previous: Lock, wanted: Wanted, recipe: Recipe) -> bool:

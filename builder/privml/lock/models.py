@@ -6,7 +6,7 @@ import hashlib
 import re
 from datetime import UTC, datetime
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Literal, TypeVar
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -81,6 +81,10 @@ class Archive(Record):
     date: Time
     valid_until: Time | None
     expired: bool
+
+
+LOCAL = "local"
+"""The archive of packages that are files next to the recipe."""
 
 
 class Package(Record):
@@ -265,7 +269,7 @@ class LockFile(Record):
     @property
     def digest(self) -> str:
         """The hex SHA-256 of the canonical form. Other files refer to this lock by it."""
-        return hashlib.sha256(strictjson.canonical(self.model_dump(mode="json"))).hexdigest()
+        return hashlib.sha256(strictjson.canonical(written(self))).hexdigest()
 
 
 class Lock(LockFile):
@@ -280,11 +284,20 @@ class Lock(LockFile):
     agent: Tree
     guest: Tree
     tools_sha256: Sha256
+    # What the recipe adds; each is left out of the file when there is nothing.
+    files: Tree | None = None
+    kernel_options: tuple[Text, ...] = ()
+    programs: tuple[Text, ...] = ()
 
     @property
     def debs(self) -> tuple[Package, ...]:
         """Every .deb of guest and firmware."""
         return (*self.packages, *self.firmware_debs)
+
+    @property
+    def local(self) -> tuple[Package, ...]:
+        """The packages that are files next to the recipe."""
+        return tuple(package for package in self.packages if package.archive == LOCAL)
 
     @property
     def firmware_debs(self) -> tuple[Package, ...]:
@@ -430,7 +443,7 @@ def _inconsistent(lock: Lock | ToolsLock) -> str:
             return f"models[{number}].files: expected names without directories"
         if len(files) != len(set(files)):
             return f"models[{number}].files: expected each file name once"
-    for field, tree in (("agent", lock.agent), ("guest", lock.guest)):
+    for field, tree in (("agent", lock.agent), ("guest", lock.guest), ("files", lock.files or Tree.of([]))):
         if Tree.of(list(tree.files)) != tree:
             return f"{field}: the digest does not match its sorted files"
     return ""
@@ -441,9 +454,18 @@ def own_tools_lock(lock_file: Path) -> Path:
     return lock_file.with_name(f"{lock_file.name.removesuffix('.lock.json')}.tools.lock.json")
 
 
+LATE = ("files", "kernel_options", "programs")
+"""Fields of locks that came after v2 and are left out when empty, so that locks without them stay as they are."""
+
+
+def written(lock: LockFile) -> dict[str, Any]:
+    """The JSON object of a lock."""
+    return {key: value for key, value in lock.model_dump(mode="json").items() if value or key not in LATE}
+
+
 def serialise(lock: Lock | ToolsLock) -> bytes:
     """Encode a lock file."""
-    return strictjson.pretty(lock.model_dump(mode="json"))
+    return strictjson.pretty(written(lock))
 
 
 def write_lock(path: Path, lock: Lock | ToolsLock) -> bool:

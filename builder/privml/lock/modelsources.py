@@ -15,6 +15,8 @@ from pathlib import Path, PurePosixPath
 
 from privml.base.errors import InputsError
 from privml.base.files import sha256_file
+from privml.base.http import Connections
+from privml.base.wayout import host_way_out, without_password
 from privml.lock import modelfile, wheels
 from privml.lock.models import (
     HubSource,
@@ -31,11 +33,9 @@ from privml.recipe.loader import Recipe
 from privml.recipe.modelsource import Address, InHub, InWheel, LocalFile
 from privml.recipe.packages import model_format, model_pattern, models_in
 from privml.store.fetch import Item, fetch
-from privml.store.http import Connections
 from privml.store.mirrors import HUB, HUB_VARIABLE, Mirrors, configured_addresses, host_mirrors, urls_of
 from privml.store.objects import Store
 from privml.store.pools import Pool
-from privml.store.wayout import host_way_out, without_password
 
 log = logging.getLogger("privml")
 _NO_HUB = f"no model hub is configured: set {HUB_VARIABLE}, or `{HUB}:` in mirrors.yaml"

@@ -60,6 +60,12 @@ def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
     for name, was, now in (("agent", old.agent, new.agent), ("guest files", old.guest, new.guest)):
         if was.sha256 != now.sha256:
             note(ROOT, name)
+    if old.files != new.files:
+        note(ROOT, "the recipe's files and settings")
+    if old.programs != new.programs:
+        note(ROOT, "programs that stay")
+    if old.kernel_options != new.kernel_options:
+        note(ROOT, "kernel options")
     if _models(old, new) != _models(new, old):
         note(CONFIG, "model")
     if old.source_date_epoch != new.source_date_epoch:

@@ -38,7 +38,7 @@ def refresh(recipe: Recipe, lock: Lock, store: Store, solver: Solver, bring: Bri
     gone = gone_of(bring, held)
     if not gone:
         return lock
-    _tell(recipe.name, held, gone)
+    _report(recipe.name, held, gone)
     here = [package for package in held if package.sha256 not in gone]
     pins = {package.name: package.version for package in here}
     base = lock.base.record
@@ -50,7 +50,7 @@ def refresh(recipe: Recipe, lock: Lock, store: Store, solver: Solver, bring: Bri
         kernel=kernel_that_stays(base.distribution.kernel, lock.packages, pins, store),
     )
     found = solve(wanted, here, lock.archives, store, solver)
-    _no_ghosts((*found.packages, *found.alone), gone)
+    _check_available((*found.packages, *found.alone), gone)
     check_packages(recipe, found.packages)
     firmware = {
         tee: each.model_copy(update={"packages": (package,)})
@@ -64,12 +64,12 @@ def refresh_tools(lock: ToolsLock, store: Store, solver: Solver, bring: Bring) -
     gone = gone_of(bring, lock.packages)
     if not gone:
         return lock
-    _tell("tools", lock.packages, gone)
+    _report("tools", lock.packages, gone)
     here = [package for package in lock.packages if package.sha256 not in gone]
     pins = {package.name: package.version for package in here}
     wanted = Wanted(lock.base.record, tuple(map(Request.parse, lock.packages_requested)), (), pins)
     found = solve(wanted, here, lock.archives, store, solver)
-    _no_ghosts(found.packages, gone)
+    _check_available(found.packages, gone)
     return lock.model_copy(update={"archives": found.archives, "packages": found.packages})
 
 
@@ -82,17 +82,17 @@ def refresh_hint(name: str, verb: str) -> str:
     )
 
 
-def _no_ghosts(found: Sequence[Package], gone: frozenset[str]) -> None:
+def _check_available(found: Sequence[Package], gone: frozenset[str]) -> None:
     """Raise ``InputsError`` if the archive still lists a package that no mirror has; apt would not replace it."""
-    ghosts = [str(package) for package in found if package.sha256 in gone]
-    if ghosts:
+    absent = [str(package) for package in found if package.sha256 in gone]
+    if absent:
         raise InputsError(
-            f"the archive lists {', '.join(ghosts)}, but no mirror has it",
+            f"the archive lists {', '.join(absent)}, but no mirror has it",
             hint="a mirror is being updated, or a proxy hides files: try later, or use another mirror",
         )
 
 
-def _tell(name: str, held: Sequence[Package], gone: frozenset[str]) -> None:
+def _report(name: str, held: Sequence[Package], gone: frozenset[str]) -> None:
     here = [package for package in held if package.sha256 not in gone]
     say(f"{name}: {len(gone)} of {len(held)} locked packages are gone; {len(here)} are kept as they are")
     for line in package_changes("gone", held, here):

@@ -12,6 +12,10 @@ from pathlib import Path
 from privml.base.errors import InputsError
 from privml.events.variants import PRODUCTION
 from privml.lock.models import Tree, TreeFile
+from privml.recipe import ownfiles
+from privml.recipe.finding import RecipeProblems
+from privml.recipe.guestfiles import GuestFile
+from privml.recipe.loader import Recipe
 from privml.recipe.models import Content
 
 PACKAGE = "privml"
@@ -42,7 +46,8 @@ def images_folder() -> Path:
 def overlays(content: Content) -> tuple[str, ...]:
     """The overlay directories of this guest, in the order they are applied."""
     engine = () if content.inference is None else ("guest/engine",)
-    return ("guest/common", *engine, f"guest/{content.variant}")
+    services = ("guest/services",) if content.services else ()
+    return ("guest/common", *engine, *services, f"guest/{content.variant}")
 
 
 def guest_tree(images: Path, content: Content) -> Tree:
@@ -54,6 +59,20 @@ def guest_tree(images: Path, content: Content) -> Tree:
     if not files:
         raise InputsError(f"{images} has none of the guest's own files, which every image needs")
     return Tree.of(files)
+
+
+def own_tree(recipe: Recipe) -> Tree | None:
+    """The files that ``recipe`` adds to the root; None if it adds none. ``RecipeProblems`` if one cannot be used."""
+    files, findings = ownfiles.read(recipe)
+    if findings:
+        raise RecipeProblems(findings, hint=f"why: `privml-build lint --explain {findings[0].rule}`")
+    return Tree.of([_own_entry(path, file) for path, file in files.items()]) if files else None
+
+
+def _own_entry(path: str, file: GuestFile) -> TreeFile:
+    kind = "symlink" if file.link else "executable" if file.mode & stat.S_IXUSR else "file"
+    digest = hashlib.sha256(file.data).hexdigest()
+    return TreeFile.model_validate({"path": path, "kind": kind, "sha256": digest, "size": len(file.data)})
 
 
 def module_closure(root: Path, names: Iterable[str]) -> set[str]:

@@ -92,7 +92,7 @@ class Comparison:
 def compare(
     predicted: Sequence[Event], log: Iterable[LogEntry], *, tpm: bool, registers: Sequence[str] = RTMRS[:3]
 ) -> Comparison:
-    """Align ``log`` with ``predicted`` in each of ``registers`` (RTMR0..2: firmware's log knows nothing of RTMR3).
+    """Align ``log`` with ``predicted`` in each of ``registers`` (RTMR0..2: the firmware's log has no RTMR3 events).
 
     ``tpm`` says that the log's indices are PCR numbers. ``EvidenceError`` as ``replay``.
     """

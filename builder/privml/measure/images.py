@@ -6,7 +6,7 @@ from privml.base.errors import MeasurementError
 from privml.events.event import Event, Evidence
 from privml.events.registers import RTMR1, RTMR2
 from privml.events.replay import replay_digests
-from privml.events.types import EV_EFI_GPT_EVENT, EV_IPL
+from privml.events.types import EV_EVENT_TAG, EV_IPL
 from privml.measure import bzimage, kernelheader, payload, pe, uki
 from privml.measure.description import Description, image_event, one_event
 from privml.measure.digest import sha384
@@ -84,28 +84,34 @@ def booted(data: bytes, kind: str, title: str, about: str, gpt_event: bytes | No
     return Description(kind, title, registers=_registers(events), events=events, facts=facts, notes=(about,))
 
 
-def _partly(found: uki.Layout, why: str, known: Description, gpt_event: bytes | None) -> Description:
+def _partly(found: uki.UkiLayout, why: str, known: Description, gpt_event: bytes | None) -> Description:
     """Registers of a UKI with a part that is not modelled: everything that does not depend on that part."""
-    stub, notes, registers = found.stub, [f"no complete rtmr2: {why}"], {}
-    if stub.loads_kernel is None:
-        events = [image_event(found.authenticode, "uki.efi")]
-        if gpt_event is not None:
-            events.insert(0, one_event(RTMR1, EV_EFI_GPT_EVENT, sha384(gpt_event), "partition table (GPT)"))
-        notes.append(
-            "no complete rtmr1: with this stub it depends on the kernel whether firmware loads .linux by itself"
-        )
+    stub, registers, facts = found.stub, {}, dict(known.facts)
+    notes: list[str] = []
+    loads_kernel = stub.loads_kernel and not found.handover
+    inner = found.inner_kernel if loads_kernel else None
+    events = list(payload.image_alone(found.authenticode, inner, TD_INTELTDX, gpt_event=gpt_event))
+    if inner is None and loads_kernel:
+        notes.append("no complete rtmr1: firmware loads .linux, which is not a PE image here or is a profile's")
     else:
-        inner = found.inner_kernel if stub.loads_kernel else None
-        events = list(payload.image_alone(found.authenticode, inner, TD_INTELTDX, gpt_event=gpt_event))
-        if inner is None and stub.loads_kernel:
-            notes.append("no complete rtmr1: firmware loads .linux, which is not a PE image here or is a profile's")
-        else:
-            registers[RTMR1] = _registers(tuple(events))[RTMR1]
+        registers[RTMR1] = _registers(tuple(events))[RTMR1]
+    if stub.loads_kernel and found.handover:
+        notes.append("the kernel is older than Linux 5.8: the stub starts it without an event in rtmr1")
     if stub.measures:
+        values = {}
         for profile in found.profiles:
-            events += _profile_events(found, profile)
-        notes += _section_notes(found)
+            of_profile = _profile_events(found, profile)
+            events += of_profile
+            if _is_complete(found, profile):
+                values[profile.number] = replay_digests(event.digest for event in of_profile)
+        if None in values:
+            registers[RTMR2] = values[None]
+        facts |= {f"rtmr2 of profile {number}": value.hex() for number, value in values.items() if number is not None}
+        if len(values) < len(found.profiles):
+            notes.append(f"no complete rtmr2: {why}")
+        notes += _section_notes(found, complete=len(values) == len(found.profiles))
     else:
+        notes.append(f"no complete rtmr2: {why}")
         notes.append(
             f"the stub of systemd {found.version} measures nothing in a TD (the CC protocol came with 256): rtmr2 "
             "holds at most the command line and the initrd, which Linux measures itself from 6.9 on"
@@ -115,12 +121,12 @@ def _partly(found: uki.Layout, why: str, known: Description, gpt_event: bytes | 
         known.title,
         registers=registers,
         events=tuple(events),
-        facts=known.facts,
+        facts=facts,
         notes=(*notes, *known.notes) if registers else tuple(notes),
     )
 
 
-def _profile_events(found: uki.Layout, profile: uki.Profile) -> list[Event]:
+def _profile_events(found: uki.UkiLayout, profile: uki.UkiProfile) -> list[Event]:
     """The sections that the stub measures for one profile: the first, unless the boot loader chooses another."""
     level = Evidence.HARDWARE if found.modelled and profile.number is None else Evidence.SOURCE
     of = "" if profile.number is None else f"profile {profile.number}: "
@@ -131,11 +137,32 @@ def _profile_events(found: uki.Layout, profile: uki.Profile) -> list[Event]:
     for name, digest in profile.sections:
         events.append(one_event(RTMR2, EV_IPL, sha384(name.encode() + b"\0"), f"{of}{name} (its name)", level=level))
         events.append(one_event(RTMR2, EV_IPL, digest, f"{of}{name}", level=level))
+    if found.modelled and profile.cmdline and uki.has_console(profile.cmdline):
+        digest = sha384(uki.load_options(profile.cmdline))
+        what = f"{of}.cmdline as the kernel's LoadOptions"
+        events.append(one_event(RTMR2, EV_EVENT_TAG, digest, what, level=Evidence.SOURCE))
+    if found.modelled and profile.initrd is not None:
+        what = f"{of}.initrd with the stub's additions"
+        events.append(one_event(RTMR2, EV_EVENT_TAG, profile.initrd, what, level=Evidence.SOURCE))
     return events
 
 
-def _section_notes(found: uki.Layout) -> list[str]:
+def _is_complete(found: uki.UkiLayout, profile: uki.UkiProfile) -> bool:
+    """True if `_profile_events` has all events of RTMR2: the stub's, and the kernel's for command line and initrd."""
+    device_tree = any(name == ".dtb" for name, _ in profile.sections)
+    return (
+        found.modelled
+        and not profile.chosen
+        and not device_tree
+        and profile.cmdline is not None
+        and uki.has_console(profile.cmdline)
+    )
+
+
+def _section_notes(found: uki.UkiLayout, *, complete: bool) -> list[str]:
     notes = []
+    if complete and found.modelled:
+        notes.append("rtmr2 is computed from the stub's source; no boot of such a UKI was compared")
     if not found.modelled:
         version = found.version
         notes.append(
@@ -146,7 +173,10 @@ def _section_notes(found: uki.Layout) -> list[str]:
     chosen = sorted({name for profile in found.profiles for name in profile.chosen})
     if chosen:
         notes.append(f"of {', '.join(chosen)} the stub measures what fits the machine's hardware: not listed")
-    notes.append("the kernel's own events for its command line and initrd are not listed")
+    if not found.modelled:
+        notes.append("the kernel's own events for its command line and initrd are not listed")
+    elif not complete:
+        notes.append("the kernel's own event for its command line is listed only if the stub does not change it")
     return notes
 
 

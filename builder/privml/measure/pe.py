@@ -58,6 +58,7 @@ class Headers:
     security_entry_offset: int
     security_size: int
     size_of_headers: int
+    major_image_version: int
     sections: tuple[Section, ...]
 
 
@@ -87,6 +88,7 @@ def headers(image: bytes) -> Headers:
         security_entry_offset=security,
         security_size=unsigned(image, security + 4, 4, "PE security directory") if directories > 4 else 0,
         size_of_headers=unsigned(image, optional + 60, 4, "PE header size"),
+        major_image_version=unsigned(image, optional + 44, 2, "PE image version"),
         sections=tuple(_section(image, table + 40 * number) for number in range(count)),
     )
 

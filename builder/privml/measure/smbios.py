@@ -148,7 +148,7 @@ _LZMA_SECTION = uuid.UUID("ee4e5898-3914-4259-9d6e-dc7bd79403cf").bytes_le
 _TEXT = re.compile(rb"(?:[\x20-\x7e]\0){3,127}\0\0")
 _DATE = re.compile(r"[0-9]{2}/[0-9]{2}/[0-9]{4}")
 _NEAR = 512
-_STEP = 1 << 20
+_STEP = 1 << 18
 _ALIGNMENT = 8
 
 

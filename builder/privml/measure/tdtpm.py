@@ -182,7 +182,7 @@ RULES: tuple[Rule, ...] = (
 
 
 @dataclass(frozen=True)
-class Account:
+class Explanation:
     """``used`` counts the events that each rule matched. ``unexplained`` differences match no rule, more than one,
     or one more than their rule has; ``unused`` are the rules that found fewer events than every such boot has."""
 
@@ -196,7 +196,7 @@ class Account:
         return not self.unexplained and not self.unused
 
 
-def account(td: Sequence[Event], log: Iterable[LogEntry], situations: frozenset[str]) -> Account:
+def explain(td: Sequence[Event], log: Iterable[LogEntry], situations: frozenset[str]) -> Explanation:
     """Compare a TD's prediction with a software TPM's log, under the ``situations`` of the boot."""
     used: dict[str, int] = {}
     unexplained: list[Difference] = []
@@ -208,4 +208,4 @@ def account(td: Sequence[Event], log: Iterable[LogEntry], situations: frozenset[
         else:
             unexplained.append(difference)
     unused = tuple(rule.id for rule in allowed if used.get(rule.id, 0) < (rule.times or 1))
-    return Account(used, tuple(unexplained), unused)
+    return Explanation(used, tuple(unexplained), unused)

@@ -66,7 +66,8 @@ def stub_version(image: bytes) -> int | None:
 def facts(image: bytes) -> UkiFacts:
     """Read a UKI; ``MeasurementError`` when it is not a UKI, has another stub, or uses what is not modelled.
 
-    Not modelled: profiles, microcode and device trees (their choice depends on the machine).
+    Refused: profiles and microcode, whose rules `layout` knows from source only, and device trees, whose choice
+    depends on the machine.
     """
     version = stub_version(image)
     if version is None:
@@ -79,7 +80,7 @@ def facts(image: bytes) -> UkiFacts:
     contents = _contents(image)
     for name in (".profile", ".ucode", ".dtb", ".dtbauto", ".hwids", ".efifw"):
         if name in contents:
-            raise MeasurementError(f"the UKI has a {name} section: what the stub does with it is not modelled")
+            raise MeasurementError(f"the UKI has a {name} section, whose events were not seen in a boot")
     return UkiFacts(
         authenticode=authenticode(image),
         sections=_measured(contents),
@@ -93,20 +94,23 @@ class Stub:
     """The behaviour of systemd-stub in a TD from version ``first`` on.
 
     ``measures``: it has the CC protocol and measures sections into RTMR2. ``loads_kernel``: firmware loads the .linux
-    section, which adds an event to RTMR1; None when that depends on the kernel, so that it is not modelled.
+    section, which adds an event to RTMR1, unless the kernel is too old for it (`UkiLayout.handover`).
     """
 
     first: int
     measures: bool
-    loads_kernel: bool | None
+    loads_kernel: bool
 
 
 STUBS = (
-    Stub(0, measures=False, loads_kernel=None),
+    Stub(0, measures=False, loads_kernel=False),
+    Stub(252, measures=False, loads_kernel=True),
     Stub(256, measures=True, loads_kernel=True),
     Stub(258, measures=True, loads_kernel=False),
 )
-"""By version: the CC protocol came with 256 (systemd pull request 30996), its own PE loader with 258 (37372)."""
+"""By version. Up to 251 the stub jumps into an x86 kernel (EFI handover protocol: src/boot/efi/linux_x86.c, systemd
+issue 23788); 252 has firmware load it (pull request 24777); the CC protocol came with 256 (30996), the stub's own PE
+loader with 258 (37372)."""
 
 _SINCE = {".profile": 257, ".dtbauto": 257, ".hwids": 257, ".efifw": 258}
 """Sections that came after the CC protocol; a stub ignores those that are newer than itself."""
@@ -120,11 +124,12 @@ def stub_rules(version: int) -> Stub:
 
 
 @dataclass(frozen=True)
-class Profile:
+class UkiProfile:
     """One profile of a UKI: its sections in the order in which the stub measures them.
 
     ``number`` is None for a UKI without profiles. ``name`` is the profile's ID and title. ``chosen`` are the sections
     of which the stub measures at most one, by the machine's hardware. ``cmdline`` is the embedded command line.
+    ``initrd`` is the SHA-384 of the whole initrd that stub 262 gives the kernel, None if it gives none.
     """
 
     number: int | None
@@ -132,16 +137,22 @@ class Profile:
     sections: tuple[tuple[str, bytes], ...]
     chosen: tuple[str, ...]
     cmdline: str | None
+    initrd: bytes | None
 
 
 @dataclass(frozen=True)
-class Layout:
-    """A UKI of any stub: the image's digest, that of the .linux section as an image, and the profiles."""
+class UkiLayout:
+    """A UKI of any stub: the image's digest, that of the .linux section as an image, and the profiles.
+
+    ``handover``: the kernel's PE image version is below 1.0 (Linux before 5.8), so every stub starts it by the EFI
+    handover protocol and firmware does not load it (systemd src/boot/pe.c pe_kernel_info, src/boot/linux.c).
+    """
 
     version: int
     authenticode: bytes
     inner_kernel: bytes | None
-    profiles: tuple[Profile, ...]
+    handover: bool
+    profiles: tuple[UkiProfile, ...]
 
     @property
     def stub(self) -> Stub:
@@ -154,7 +165,7 @@ class Layout:
         return self.version == _STUB_VERSION
 
 
-def layout(image: bytes) -> Layout:
+def layout(image: bytes) -> UkiLayout:
     """Read a UKI of any stub, with or without profiles; ``MeasurementError`` when it is not a UKI.
 
     Sections before the first .profile belong to every profile, unless the profile has its own of that name.
@@ -175,25 +186,28 @@ def layout(image: bytes) -> Layout:
         raise MeasurementError("not a unified kernel image: it has no .linux section")
     profiles = [_profile(image, number, base, group) for number, group in enumerate(own)]
     kernel = next((section for section in base if section.name == ".linux"), None)
-    return Layout(
+    digest, image_version = _inner_kernel(image, kernel)
+    return UkiLayout(
         version=version,
         authenticode=authenticode(image),
-        inner_kernel=_kernel_digest(image, kernel),
+        inner_kernel=digest,
+        handover=digest is not None and image_version < 1,
         profiles=tuple(profiles) or (_profile(image, None, base, []),),
     )
 
 
-def _kernel_digest(image: bytes, section: Section | None) -> bytes | None:
-    """The digest of .linux as firmware loads it; None when the section is a profile's, or not a PE image."""
+def _inner_kernel(image: bytes, section: Section | None) -> tuple[bytes | None, int]:
+    """The digest of .linux as firmware loads it and its PE image version; None if a profile's, or not a PE image."""
     if section is None:
-        return None
+        return None, 0
     try:
-        return authenticode(in_memory(image, section))
+        kernel = in_memory(image, section)
+        return authenticode(kernel), headers(kernel).major_image_version
     except MeasurementError:
-        return None
+        return None, 0
 
 
-def _profile(image: bytes, number: int | None, base: list[Section], own: list[Section]) -> Profile:
+def _profile(image: bytes, number: int | None, base: list[Section], own: list[Section]) -> UkiProfile:
     found: dict[str, Section] = {}
     for section in (*reversed(base), *reversed(own)):  # the first of a name counts, and a profile's before the base's
         found[section.name] = section
@@ -204,12 +218,13 @@ def _profile(image: bytes, number: int | None, base: list[Section], own: list[Se
         cmdline = mangle(contents[".cmdline"].split(b"\0", 1)[0]) if ".cmdline" in contents else None
     except MeasurementError:
         cmdline = None
-    return Profile(
+    return UkiProfile(
         number=number,
         name=printable(", ".join(fields)),
         sections=_measured(contents),
         chosen=tuple(name for name in _CHOSEN if name in found),
         cmdline=cmdline,
+        initrd=_initrd(contents),
     )
 
 
@@ -255,12 +270,16 @@ _EXTRA = (
     (".pcrsig", "tpm2-pcr-signature.json"),
     (".pcrpkey", "tpm2-pcr-public-key.pem"),
     (".osrel", "os-release"),
+    (".profile", "profile"),
 )
 
 
 def _initrd(contents: dict[str, bytes]) -> bytes | None:
-    """The stub's initrd: the embedded one, then one cpio each for the sections that user space may read."""
-    parts = [contents[".initrd"]] if ".initrd" in contents else []
+    """The stub's initrd: microcode, the embedded one, then one cpio each for the sections that user space may read.
+
+    Source: systemd 262 src/boot/stub.c, the order of its INITRD_ constants.
+    """
+    parts = [contents[name] for name in (".ucode", ".initrd") if name in contents]
     parts.extend(extra_cpio(name, contents[section]) for section, name in _EXTRA if section in contents)
     if not parts:
         return None

@@ -21,6 +21,7 @@ from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
 from privml.machine.platform import Size
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact
+from privml.statement.exceptions import MAX_EXCEPTIONS, DeclaredException, exceptions_from
 from privml.statement.predicate import purposes_from
 
 FILE = "manifest.json"
@@ -103,6 +104,7 @@ class Manifest:
     shapes: tuple[Size, ...]
     packages: tuple[Package, ...]
     origins: Mapping[str, str]
+    exceptions: tuple[DeclaredException, ...] = ()
 
     @property
     def volumes(self) -> tuple[str, ...]:
@@ -154,7 +156,7 @@ class Manifest:
                 ],
                 "engine": self.engine and vars(self.engine),
                 "gpus": None,
-                "exceptions": [],
+                "exceptions": [each.to_dict() for each in self.exceptions],
                 "config_sha256": self.config_sha256,
                 "agent_events": [event.to_dict() for event in self.agent_events],
                 "purposes": dict(self.purposes),
@@ -196,9 +198,9 @@ def decode(data: bytes) -> Manifest:
         shapes=tuple(_shape(item, n) for n, item in enumerate(top.array("shapes"))),
         packages=tuple(_package(item, n) for n, item in enumerate(top.array("packages"))),
         origins={key: _text(value, "manifest.origins") for key, value in top.fields("origins").rest().items()},
+        exceptions=exceptions_from(top.array("exceptions", limit=MAX_EXCEPTIONS), "manifest.exceptions"),
     )
     top.null("gpus")
-    top.empty("exceptions")
     top.end()
     _check(manifest)
     if manifest.encode() != data:
@@ -227,7 +229,10 @@ def _check(manifest: Manifest) -> None:
 
 
 def read(directory: Path) -> Manifest:
-    """The manifest of an output directory; ``BuildError`` if there is none, or it has a different version."""
+    """The manifest of an output directory; ``BuildError`` if there is none, or it has a different version.
+
+    ``EvidenceError`` if it is malformed.
+    """
     path = directory / FILE
     if not path.is_file():
         raise BuildError(f"{directory} has no manifest.json", hint="build it with `privml-build image NAME`")
@@ -237,7 +242,12 @@ def read(directory: Path) -> Manifest:
             f"{path} is from a different version of privml-build, expected {FORMAT}",
             hint="build it again with `privml-build image NAME`",
         )
-    return decode(data)
+    try:
+        return decode(data)
+    except EvidenceError as error:
+        raise EvidenceError(
+            f"{path} is malformed: {error.message}", hint="build the image again with `privml-build image NAME`"
+        ) from error
 
 
 def _firmware(fields: Fields) -> dict[str, Firmware]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privml.base.errors import MeasurementError
+from privml.base.errors import EvidenceError, MeasurementError
 from privml.base.files import write_atomic
 from privml.output.manifest import Manifest
 from privml.statement import intoto
@@ -14,12 +14,22 @@ PREDICTION_FILE = "prediction.json"
 
 
 def read_prediction(directory: Path, manifest: Manifest) -> Predicate:
-    """The predicate in ``prediction.json``; ``MeasurementError`` if it is not for this image."""
+    """The predicate in ``prediction.json``; ``MeasurementError`` if it is not for this image.
+
+    ``EvidenceError`` if it is malformed.
+    """
     path = directory / PREDICTION_FILE
     hint = f"create it with `privml-build measure {directory}`"
     if not path.is_file():
         raise MeasurementError(f"{path} does not exist", hint=hint)
-    predicate = intoto.decode(path.read_bytes()).predicate
+    data = path.read_bytes()
+    try:
+        statement = intoto.decode(data)
+    except EvidenceError as error:
+        raise EvidenceError(f"{path} is malformed: {error.message}", hint=hint) from error
+    if intoto.encode(statement) != data:
+        raise EvidenceError(f"{path} is malformed: not canonical JSON (RFC 8785)", hint=hint)
+    predicate = statement.predicate
     if predicate.manifest_sha256 != manifest.sha256:
         raise MeasurementError(f"{path} belongs to a different build than manifest.json", hint=hint)
     return predicate

@@ -28,7 +28,7 @@ _NEAR = 8  # how many events the length of a log, which its host chooses, may ma
 
 
 @dataclass(frozen=True)
-class Change:
+class EventChange:
     """One event that two lists do not share; ``position`` counts the second list's events of the register."""
 
     register: str
@@ -37,7 +37,7 @@ class Change:
     right: Item | None
     known: KnownDifference | None
 
-    def text(self, names: tuple[str, str], near: Sequence[Change] = ()) -> str:
+    def text(self, names: tuple[str, str], near: Sequence[EventChange] = ()) -> str:
         """One line for a person; ``names`` say whose events they are, ``near`` holds the other changes."""
         others = [one.left for one in near if one.left is not None and one.register == self.register][:_NEAR]
         line = difference_line(self.register, self.position, self.left, self.right, names, others)
@@ -54,15 +54,15 @@ class Change:
         }
 
 
-def changes(left: Sequence[Item], right: Sequence[Item], registers: Sequence[str]) -> list[Change]:
+def changes(left: Sequence[Item], right: Sequence[Item], registers: Sequence[str]) -> list[EventChange]:
     """The events that the two lists do not share, register by register."""
-    found: list[Change] = []
+    found: list[EventChange] = []
     uki = shows_uki(event.entry for event in (*left, *right) if isinstance(event, LoggedEvent))
     for register in registers:
         ours = [event for event in left if event.register == register]
         theirs = [event for event in right if event.register == register]
         for one, other, position in differences(ours, theirs):
-            found.append(Change(register, position, one, other, _name(one, other, uki=uki)))
+            found.append(EventChange(register, position, one, other, _name(one, other, uki=uki)))
     return found
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from privml.base.errors import UsageError
 from privml.events.registers import MRTD, RTMR2, RTMR3, RTMRS, ZERO
-from privml.readers.changes import Change, Item, changes, nearest, one_change, other_digests, unproven
+from privml.readers.changes import EventChange, Item, changes, nearest, one_change, other_digests, unproven
 from privml.readers.file import File
 from privml.readers.log import NOTHING_IN_RTMR2, Log
 from privml.statement.launch import MeasuredLaunch, TdMachine
@@ -29,7 +29,7 @@ class Pair:
     """
 
     label: str
-    changes: tuple[Change, ...] = ()
+    changes: tuple[EventChange, ...] = ()
     mrtd_equal: bool = True
     only_in: Path | None = None
 
@@ -162,8 +162,8 @@ def with_values(log: Log, claimed: dict[str, bytes]) -> tuple[RegisterCheck, ...
 def _need_sha384(log: Log) -> None:
     if not log.replays:
         raise UsageError(
-            f"the log has {log.bank_names} digests: registers of a TD are extended with SHA-384, so nothing of it "
-            "can be compared with them",
+            f"the log has {log.bank_names} digests: registers of a TD are extended with SHA-384, so none of "
+            "its events can be compared with them",
             hint="a log with the same bank can be compared: `diff LOG LOG`",
         )
 
@@ -185,9 +185,9 @@ class EventCheck:
 
     shape: MeasuredLaunch | None
     expected: Sequence[Item]
-    changes: tuple[Change, ...]
+    changes: tuple[EventChange, ...]
 
-    def of(self, register: str) -> list[Change]:
+    def of(self, register: str) -> list[EventChange]:
         """The changes of one register."""
         return [change for change in self.changes if change.register == register]
 

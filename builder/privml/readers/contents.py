@@ -99,10 +99,10 @@ def _capture(path: Path, capture: Capture) -> File:
     log = logs.read(capture.files[captures.LOG]) if captures.LOG in capture.files else None
     facts = {"parts": ", ".join(sorted(capture.files))}
     notes = [f"{name} is not in it: {why}" for name, why in sorted(capture.missing.items())]
-    claimed = None
+    claimed = quote = None
     if captures.QUOTE in capture.files:
         found = evidence.quote_file(path, capture.files[captures.QUOTE])
-        claimed = found.claimed
+        claimed, quote = found.claimed, found.quote
         bound = found.description.facts["report data"] == capture.report_data().hex()
         facts["quote"] = "made for these parts" if bound else "made for something other than these parts"
         if log is not None and claimed is not None:
@@ -125,7 +125,7 @@ def _capture(path: Path, capture: Capture) -> File:
         facts=facts,
         notes=tuple(notes),
     )
-    return File(path, description, log=log, claimed=claimed, capture=capture)
+    return File(path, description, log=log, claimed=claimed, quote=quote, capture=capture)
 
 
 def _json(path: Path, data: bytes) -> File:
@@ -212,6 +212,7 @@ def _together(path: Path, log: tuple[str, File] | None, claims: tuple[str, File]
         description,
         log=log[1].log if log is not None else None,
         claimed=claims[1].claimed if claims is not None else None,
+        quote=claims[1].quote if claims is not None else None,
     )
 
 

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from privml.base.errors import EvidenceError
+from privml.base.strictjson import check_structure
 from privml.events.registers import DIGEST_SIZE, MRTD, RTMRS
 from privml.evidence import dstack
 from privml.readers import aael
@@ -24,7 +25,11 @@ from privml.readers import aael
 MAX_TEXT = 4 << 20
 """Longest hexadecimal or base64 text that is decoded."""
 _MAX_NODES = 200_000
+_MAX_VALUES = 2_000_000  # a log of 1 MiB as a list of numbers is the most that was seen
+_MAX_DEPTH = 100
 _MAX_ITEMS = 16
+REPORT_DATA = "report data"
+_REPORT_DATA_SIZE = 64
 _SHORTEST = 200  # characters: no quote, report or log is shorter in any encoding
 _HEX = re.compile(rb"\A(?:0x)?[0-9A-Fa-f\s]+\Z")
 _BASE64 = re.compile(rb"\A[A-Za-z0-9+/_\s-]+={0,2}\s*\Z")
@@ -51,6 +56,7 @@ def loads(data: bytes, what: str) -> Any:
 
     try:
         text = data.decode("utf-8-sig")
+        check_structure(text, what=what, values=_MAX_VALUES, depth=_MAX_DEPTH)
         try:
             return json.loads(text, object_pairs_hook=pairs)
         except ValueError:
@@ -60,7 +66,7 @@ def loads(data: bytes, what: str) -> Any:
             return [json.loads(line, object_pairs_hook=pairs) for line in lines]
     except UnicodeDecodeError as error:
         raise EvidenceError(f"{what}: not UTF-8 at byte {error.start}") from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise EvidenceError(f"{what}: malformed JSON: {error}") from error
 
 
@@ -121,7 +127,10 @@ def _octets(item: list[Any]) -> bytes | None:
 
 
 def _registers(item: dict[str, Any]) -> dict[str, bytes] | None:
-    """MRTD (when it is given) and RTMR0..3 of an object that names them in hexadecimal; None for any other."""
+    """MRTD and `REPORT_DATA` (when they are given) and RTMR0..3 of an object that names them in hexadecimal.
+
+    None for any other object.
+    """
     names = {str(name).lower().replace("_", "").removeprefix("tdx"): text for name, text in item.items()}
     found: dict[str, bytes] = {}
     for register in (MRTD, *RTMRS):
@@ -129,6 +138,10 @@ def _registers(item: dict[str, Any]) -> dict[str, bytes] | None:
         value = decode_text(text.encode("utf-8", "replace")) if isinstance(text, str) else None
         if value is not None and len(value) == DIGEST_SIZE:
             found[register] = value
+    text = names.get("reportdata")
+    value = decode_text(text.encode("utf-8", "replace")) if isinstance(text, str) else None
+    if value is not None and len(value) == _REPORT_DATA_SIZE:
+        found[REPORT_DATA] = value
     return found if set(RTMRS) <= set(found) else None
 
 

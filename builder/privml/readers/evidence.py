@@ -7,15 +7,17 @@ from pathlib import Path
 
 from privml.base.errors import EvidenceError, MeasurementError
 from privml.events import tcg
-from privml.events.registers import MRTD, RTMR2, RTMR3, RTMRS, ZERO
+from privml.events.registers import MRTD, REGISTERS, RTMR2, RTMR3, RTMRS, ZERO
 from privml.evidence.tdx import quote, tdreport
 from privml.measure.description import Description
 from privml.measure.digest import Bytes
 from privml.readers import aael
 from privml.readers import log as logs
+from privml.readers.envelope import REPORT_DATA
 from privml.readers.file import File
 from privml.readers.log import NOTHING_IN_RTMR2, Log
 
+UNCHECKED = "its signature was not checked: `inspect` does that"
 _SPEC_ID = b"Spec ID Event03\0"
 _QUOTE_VERSIONS = (4, 5)
 _CCEL_TABLE = 56
@@ -118,7 +120,7 @@ def quote_file(path: Path, data: bytes) -> File:
     try:
         parsed = quote.read(data)
         header, body = parsed.header, parsed.body
-        notes = ["its signature was not checked: `verify` does that"]
+        notes = [UNCHECKED]
         if parsed.foreign:
             notes.append(
                 f"{parsed.foreign} bytes follow the quote, which ends at byte {parsed.signed_length}: nothing signs "
@@ -149,7 +151,7 @@ def quote_file(path: Path, data: bytes) -> File:
         facts=facts,
         notes=tuple(notes),
     )
-    return File(path, description, claimed={MRTD: body.mr_td, **registers})
+    return File(path, description, claimed={MRTD: body.mr_td, **registers}, quote=data)
 
 
 def _report_file(path: Path, data: bytes) -> File:
@@ -193,11 +195,12 @@ def values_file(path: Path, registers: dict[str, bytes]) -> File:
     description = Description(
         "registers",
         "register values",
+        facts={"report data": registers[REPORT_DATA].hex()} if REPORT_DATA in registers else {},
         mrtd={"mrtd": registers[MRTD]} if MRTD in registers else {},
         registers=rtmrs,
         notes=("these values are not signed: the document only claims them", *_of_values(rtmrs)),
     )
-    return File(path, description, claimed=registers)
+    return File(path, description, claimed={name: registers[name] for name in REGISTERS["tdx"] if name in registers})
 
 
 def _of_values(registers: dict[str, bytes]) -> tuple[str, ...]:

@@ -20,8 +20,8 @@ if TYPE_CHECKING:  # a firmware or an image needs none of these, and loading the
 class File:
     """A file that was read: its description, and the parts that can be compared.
 
-    A log has ``log``, a prediction ``shapes``, a quote or report ``claimed`` registers. A capture, and JSON
-    that holds a log with its quote, have both.
+    A log has ``log``, a prediction ``shapes``, a quote or report ``claimed`` registers, and a quote its bytes. A
+    capture, and JSON that holds a log with its quote, have both.
     """
 
     path: Path
@@ -29,6 +29,7 @@ class File:
     log: Log | None = None
     shapes: tuple[MeasuredLaunch, ...] = ()
     claimed: dict[str, bytes] | None = None
+    quote: bytes | None = None
     capture: Capture | None = None
 
     def items(self) -> tuple[Event, ...] | tuple[LoggedEvent, ...]:

@@ -4,23 +4,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from privml.base.errors import MeasurementError, printable
+from privml.base.errors import EvidenceError, MeasurementError, printable
 from privml.measure import artefact
 from privml.readers import source
 from privml.readers.file import File
 
 
 def read(path: Path) -> File:
-    """Read and identify ``path`` (``-``: standard input); ``MeasurementError`` when its content is unknown or
-    malformed."""
+    """Read and identify ``path`` (``-``: standard input).
+
+    ``MeasurementError`` if its content is unknown or malformed, ``EvidenceError`` if it is malformed evidence.
+    """
     try:
         return _identified(path)
-    except MeasurementError as error:
+    except (MeasurementError, EvidenceError) as error:
         # Parsers of formats do not know the name of the file.
         name = printable(str(path))
         if name in error.message:
             raise
-        raise MeasurementError(f"{name}: {error.message}", hint=error.hint) from error
+        raise type(error)(f"{name}: {error.message}", hint=error.hint) from error
 
 
 def _identified(path: Path) -> File:

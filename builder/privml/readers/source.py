@@ -20,6 +20,7 @@ from privml.measure.digest import Bytes
 STANDARD_INPUT = Path("-")
 _MAX_STREAM = 1 << 30
 _CHUNK = 1 << 20
+_BINARY = getattr(os, "O_BINARY", 0)  # systems with a text mode need it
 
 
 def is_readable(path: Path) -> bool:
@@ -36,12 +37,12 @@ def is_readable(path: Path) -> bool:
 def opened(path: Path) -> Iterator[Bytes]:
     """The content of ``path``; ``UsageError`` when it is not a file, ``MeasurementError`` when it is empty."""
     if not is_readable(path):
-        raise UsageError(f"`{path}` is not a file")
+        raise UsageError(f"`{path}` {_instead(path)}")
     if path == STANDARD_INPUT:
         yield _nonempty(_all(sys.stdin.fileno(), path), path)
         return
     try:
-        file = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        file = os.open(path, os.O_RDONLY | _BINARY)
     except OSError as error:
         raise UsageError(f"`{path}` cannot be read: {printable(error.strerror or str(error))}") from error
     try:
@@ -53,6 +54,13 @@ def opened(path: Path) -> Iterator[Bytes]:
             yield view
     finally:
         os.close(file)
+
+
+def _instead(path: Path) -> str:
+    """Why `opened` does not take ``path``."""
+    if path.is_dir():
+        return "is a directory, expected a file"
+    return "is a device or socket, expected a file" if path.exists() else "does not exist"
 
 
 def _mapped(file: int) -> mmap.mmap | None:

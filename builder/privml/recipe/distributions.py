@@ -18,11 +18,14 @@ Version = tuple[int, int]
 
 @dataclass(frozen=True)
 class Suite:
-    """A suite of an archive. ``archive`` is the label under which its mirrors are configured."""
+    """A suite of an archive. ``archive`` is the label under which its mirrors are configured, ``origin`` that of its
+    signed state if it is not the distribution's.
+    """
 
     archive: str
     name: str
     components: tuple[str, ...] = ("main",)
+    origin: str | None = None
 
 
 @dataclass(frozen=True)
@@ -168,6 +171,10 @@ class Distribution:
         listed = [suite for release in self.releases.values() for suite in release.suites]
         return {suite.name: suite for suite in (*listed, *self.others)}
 
+    def origin_of(self, suite: Suite) -> str:
+        """The origin that the signed state of ``suite`` must name."""
+        return suite.origin or self.origin
+
     def firmware_named(self, package: str, tee: str) -> Firmware | None:
         """The firmware for ``tee`` in a package; None if there is none."""
         return next((one for one in self.firmware if (one.package, one.tee) == (package, tee)), None)
@@ -182,8 +189,25 @@ class Distribution:
 DEBIAN = Distribution(
     name="debian",
     origin="Debian",
-    releases=MappingProxyType({"forky": Release("forky", (Suite("debian", "forky"),), "python3.14")}),
-    others=(Suite("debian", "sid"), Suite("debian", "experimental")),
+    releases=MappingProxyType(
+        {
+            "forky": Release("forky", (Suite("debian", "forky"),), "python3.14"),
+            "trixie": Release(
+                "trixie",
+                (
+                    Suite("debian", "trixie"),
+                    Suite("debian", "trixie-updates"),
+                    Suite("debian-security", "trixie-security"),
+                ),
+                "python3.13",
+            ),
+        }
+    ),
+    others=(
+        Suite("debian", "trixie-backports", origin="Debian Backports"),
+        Suite("debian", "sid"),
+        Suite("debian", "experimental"),
+    ),
     keyring_package="debian-archive-keyring",
     keyrings=("usr/share/keyrings/debian-archive-keyring.gpg", "usr/share/keyrings/debian-archive-keyring.pgp"),
     purl="debian",

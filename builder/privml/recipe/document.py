@@ -47,14 +47,14 @@ class Document:
     under: dict[Path, Mark] = field(default_factory=dict)
     joint: Mark | None = None
 
-    def beside(self, path: Path) -> str:
+    def counterpart(self, path: Path) -> str:
         """The other file's position for ``path``, as the end of a message; empty if there is only one file."""
         if self.joint is None:
             return ""
         if self.marks[nearest(path, self.marks)].file != self.joint.file:
             return f" (extended by {self.joint})"
         below = nearest(path, self.under)
-        return f" (laid over {self.under[below]})" if below == path else f" (extends {self.under[below]})"
+        return f" (overrides {self.under[below]})" if below == path else f" (extends {self.under[below]})"
 
 
 class _Loader(yaml.SafeLoader):
@@ -109,7 +109,7 @@ def parse(data: bytes, file: str) -> Document:
     except yaml.YAMLError as error:
         raise RecipeError(f"{file}: {' '.join(str(error).split())}") from error
     if not isinstance(node, MappingNode):
-        raise RecipeError(f"{file}:1: expected fields, such as `schema: 1`")
+        raise RecipeError(f"{file}:1: expected fields, such as `schema: 2`")
     marks: dict[Path, Mark] = {(): Mark(file, node.start_mark.line + 1)}
     value = _value(node, (), file, marks)
     assert isinstance(value, dict)

@@ -95,7 +95,8 @@ def _walk(model: type[BaseModel], prefix: str) -> Iterator[Fact]:
             yield replace(fact, path=f"{path}.{key}", default="none", meaning=meaning)
             yield from _walk(inner, f"{path}.{key}.")
         if not keys:
-            yield from _walk(inner, f"{path}.")
+            free = f"{extra['x-key']}." if "x-key" in extra else ""
+            yield from _walk(inner, f"{path}.{free}")
 
 
 def _default(info: FieldInfo) -> str:
@@ -119,6 +120,8 @@ def _named(annotation: Any) -> str:
         return " or ".join(str(argument) for argument in arguments)
     if origin in (typing.Annotated, types.UnionType, typing.Union):
         return _named(arguments[0])  # of `X | None` the X is what is written
+    if origin is dict and arguments[1] is int:
+        return "whole numbers by name"
     if origin is list:
         return f"a list of {_named(arguments[0])}"
     if annotation is Device:

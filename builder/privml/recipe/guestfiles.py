@@ -93,11 +93,19 @@ def lint_guest(files: Mapping[str, GuestFile]) -> list[Finding]:
     return found
 
 
-def _of_path(path: str, file: GuestFile) -> Iterator[Finding]:
+def unwanted(path: str, file: GuestFile) -> Iterator[tuple[str, str]]:
+    """Rule and text for what no file of an image may be: a cache, a key, a seed."""
     if any(fnmatchcase(f"/{path}", glob) for glob in _CACHES):
-        yield _finding("baked-cache", "caches are not allowed in an image", path, 0)
+        yield "baked-cache", "caches are not allowed in an image"
     if any(fnmatchcase(f"/{path}", glob) for glob in _KEY_NAMES) and file.data:
-        yield _finding("generated-keys", "keys and seeds are not allowed in an image", path, 0)
+        yield "generated-keys", "keys and seeds are not allowed in an image"
+    if not file.link and _KEYS.search(file.data):
+        yield "generated-keys", "contains a private key"
+
+
+def _of_path(path: str, file: GuestFile) -> Iterator[Finding]:
+    for rule, text in unwanted(path, file):
+        yield _finding(rule, text, path, 0)
     if path.endswith("etc/machine-id") and file.data.strip():
         yield _finding("generated-keys", "got an id, expected an empty file", path, 0)
     area, _, inside = path.partition("/")
@@ -112,8 +120,6 @@ def _of_path(path: str, file: GuestFile) -> Iterator[Finding]:
 
 
 def _of_content(path: str, data: bytes) -> Iterator[Finding]:
-    if _KEYS.search(data):
-        yield _finding("generated-keys", "contains a private key", path, 0)
     script = data.startswith(b"#!") or path.startswith("mkosi/")
     if b"\0" in data or not script:
         return

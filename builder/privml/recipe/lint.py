@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from privml.events.variants import PRODUCTION
+from privml.recipe import ownfiles
 from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
 from privml.recipe.loader import Recipe, platforms_of
@@ -40,6 +41,7 @@ def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
         *_of_platforms(recipe, platforms_of(recipe)),
         *_of_sizes(recipe, lock.model_size if lock else 0),
         *(_of_local_models(recipe, lock) if lock else ()),
+        *ownfiles.read(recipe)[1],
         *(_of_lock(recipe, lock) if lock else ()),
     ]
 
@@ -110,5 +112,5 @@ def _of_lock(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:
 def _finding(recipe: Recipe, rule: str, path: Path, text: str) -> Finding:
     mark = mark_of(path, recipe.source)
     field = f"{spelled(path)}: " if path else ""
-    beside = recipe.source.beside(path) if path else ""
-    return Finding(f"{field}{text}{beside}", rule, RULES[rule].severity, mark.file, mark.line)
+    other = recipe.source.counterpart(path) if path else ""
+    return Finding(f"{field}{text}{other}", rule, RULES[rule].severity, mark.file, mark.line)

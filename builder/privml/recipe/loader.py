@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from privml.base import strictjson
 from privml.base.errors import RecipeError, printable
 from privml.engines.registry import engine_named
 from privml.events.variants import PRODUCTION
-from privml.recipe import document, migration
-from privml.recipe.document import Document
+from privml.recipe import document, exceptions, migration
+from privml.recipe.document import Document, Mark
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.models import Content, Device
 from privml.recipe.platform import PlatformFile
@@ -70,7 +72,9 @@ def find(target: str, directory: Path | None = None) -> Path:
         path = base / target
         if path.is_dir():
             raise RecipeError(f"`{target}` is a directory, expected a recipe's name or file")
-        if not path.is_file():
+        if path.exists() and not path.is_file():
+            raise RecipeError(f"`{target}` is not a regular file, expected a recipe's name or file")
+        if not path.exists():
             raise RecipeError(
                 f"there is no recipe {target}",
                 hint="start one with `privml-build init NAME`, or give only a name",
@@ -80,6 +84,8 @@ def find(target: str, directory: Path | None = None) -> Path:
     for folder in folders:
         if (folder / f"{target}.yaml").is_file():
             return folder / f"{target}.yaml"
+    if (base / target).is_dir():
+        raise RecipeError(f"`{target}` is a directory, expected a recipe's name or file")
     known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml") if is_recipe(path)})
     near = difflib.get_close_matches(target, known, n=1)
     guess = f"did you mean `{near[0]}`? " if near else ""
@@ -89,7 +95,8 @@ def find(target: str, directory: Path | None = None) -> Path:
 def is_recipe(path: Path) -> bool:
     """True if a YAML file declares itself a recipe, valid or not."""
     try:
-        start = path.read_bytes()[: document.MAX_BYTES]
+        with path.open("rb") as file:
+            start = file.read(document.MAX_BYTES)
     except OSError:
         return False
     return re.search(rb"^(?:schema|extends):", start, re.M) is not None
@@ -97,14 +104,14 @@ def is_recipe(path: Path) -> bool:
 
 def load(path: Path) -> Recipe:
     """Read a recipe; ``RecipeError`` names every problem with its file and line."""
-    data = _read(path, str(path))
+    data = _read(path)
     own = document.parse(data, label(path.name, path.parent))
     files = [hashlib.sha256(data).hexdigest()]
     source, parent = own, None
     if EXTENDS in own.value:
         parent_path = _parent_of(path, own)
         inner = parent_path.relative_to(path.parent.resolve()).as_posix()
-        parent_data = _read(parent_path, str(own.marks[(EXTENDS,)]))
+        parent_data = _read(parent_path, own.marks[(EXTENDS,)])
         joint = own.marks[(EXTENDS,)]
         try:
             parent = document.parse(parent_data, label(inner, path.parent))
@@ -129,9 +136,16 @@ def load(path: Path) -> Recipe:
     _check_packages(content, source)
     if not content.devices:
         content = content.model_copy(update={"devices": _devices_of(_platforms(content, path, source), source)})
-    effective = content.model_dump(mode="json", by_alias=True)
+    effective = _without_unused(content.model_dump(mode="json", by_alias=True))
     digest = hashlib.sha256(strictjson.canonical({"content": effective, "files": files})).hexdigest()
     return Recipe(path.name.removesuffix(".yaml"), path, content, digest, source)
+
+
+def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
+    """Leave out unused fields that were added to schema 2 later: recipes without them keep their digests."""
+    kernel = {key: value for key, value in effective["kernel"].items() if value or key not in ("modules", "options")}
+    late = ("exceptions", "files", "packages", "programs", "sysctl")
+    return {key: value for key, value in effective.items() if value or key not in late} | {"kernel": kernel}
 
 
 class OldSchema(RecipeProblems):
@@ -164,7 +178,7 @@ def load_platform(name: str, directory: Path) -> PlatformFile:
     if not path.is_file():
         known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
         raise RecipeError(f"there is no platform `{name}`", hint=f"known platforms: {known}")
-    parsed = document.parse(_read(path, str(path)), label(f"platforms/{path.name}", directory))
+    parsed = document.parse(_read(path), label(f"platforms/{path.name}", directory))
     platform = validate(parsed, PlatformFile)
     if platform.name != name:
         raise RecipeError(
@@ -182,12 +196,18 @@ def label(inner: str, directory: Path) -> str:
     return f"recipes/{inner}" if ours else inner
 
 
-def _read(path: Path, asked_by: str) -> bytes:
+def _read(path: Path, asked_by: Mark | None = None) -> bytes:
+    """The file's bytes; ``asked_by`` is the line that names the file, if a file does."""
+    what = f"{path}" if asked_by is None else f"{asked_by}: `{path.name}`"
     try:
         with path.open("rb") as file:
-            return file.read(document.MAX_BYTES + 1)
+            data = file.read(document.MAX_BYTES + 1)
+            size = os.fstat(file.fileno()).st_size
     except OSError as error:
-        raise RecipeError(f"{asked_by}: `{path.name}` cannot be read: {(error.strerror or '').lower()}") from error
+        raise RecipeError(f"{what} cannot be read: {(error.strerror or '').lower()}") from error
+    if len(data) > document.MAX_BYTES:
+        raise RecipeError(f"{what} has {max(size, len(data))} bytes, expected at most {document.MAX_BYTES}")
+    return data
 
 
 def _parent_of(path: Path, own: Document) -> Path:
@@ -220,7 +240,7 @@ def _check_packages(content: Content, source: Document) -> None:
 
     def refuse(path: document.Path, got: str, expected: str, rule: str = "") -> None:
         mark = mark_of(path, source)
-        text = f"{document.spelled(path)}: got `{got}`, expected {expected}{source.beside(path)}"
+        text = f"{document.spelled(path)}: got `{got}`, expected {expected}{source.counterpart(path)}"
         found.append(Finding(text, rule=rule, file=mark.file, line=mark.line))
 
     def check_suite(path: document.Path, suite: str | None) -> None:
@@ -230,6 +250,13 @@ def _check_packages(content: Content, source: Document) -> None:
     if not distribution.kernel.is_image(content.kernel.package):
         refuse(("kernel", "package"), content.kernel.package, f"a package {distribution.kernel.image}...")
     check_suite(("kernel",), content.kernel.suite)
+    for index, name in enumerate(content.packages):
+        if name.startswith("file:"):
+            continue
+        if distribution.kernel.is_kernel(name):
+            refuse(("packages", index), name, "no package of a kernel: the guest's is in `kernel.package`")
+        elif content.variant == PRODUCTION and name in distribution.packages.forbidden:
+            refuse(("packages", index), name, f"none of {', '.join(distribution.packages.forbidden)}")
     for tee, chosen in content.firmware.items():
         allowed = [one.package for one in distribution.firmwares(tee, production=variant == PRODUCTION)]
         if chosen.package not in allowed:
@@ -238,6 +265,10 @@ def _check_packages(content: Content, source: Document) -> None:
             expected = f"{' or '.join(allowed)} in a {variant} recipe"
             refuse(("firmware", tee, "package"), chosen.package, expected, rule)
         check_suite(("firmware", tee), chosen.suite)
+    for path, rule, text in exceptions.problems(content):
+        mark = mark_of(path, source)
+        said = f"{document.spelled(path)}: {text}{source.counterpart(path)}"
+        found.append(Finding(said, rule=rule, file=mark.file, line=mark.line))
     found += _too_many_models(content, source)
     if found:
         raise RecipeProblems(found)
@@ -251,7 +282,7 @@ def _too_many_models(content: Content, source: Document) -> Iterator[Finding]:
         path: document.Path = ("inference", "models")
         mark, names = mark_of(path, source), ", ".join(model.name for model in models)
         text = f"inference.models: {engine.name} serves {engine.max_models}, got {len(models)}: {names}"
-        yield Finding(text + source.beside(path), file=mark.file, line=mark.line)
+        yield Finding(text + source.counterpart(path), file=mark.file, line=mark.line)
 
 
 def platforms_of(recipe: Recipe) -> list[PlatformFile]:
@@ -269,7 +300,7 @@ def _platforms(content: Content, recipe: Path, source: Document) -> list[Platfor
             if error.hint is None:
                 raise
             path: document.Path = ("platforms", index)
-            text = f"{mark_of(path, source)}: platforms[{index}]: {error.message}{source.beside(path)}"
+            text = f"{mark_of(path, source)}: platforms[{index}]: {error.message}{source.counterpart(path)}"
             raise RecipeError(text, hint=error.hint) from error
     return found
 
@@ -284,7 +315,7 @@ def _devices_of(platforms: Sequence[PlatformFile], source: Document) -> list[Dev
             mark = mark_of(path, source)
             text = (
                 f"platforms[{index}]: `{other.name}` has {_counted(its)}, but `{first.name}` has {_counted(has)}: "
-                f"a guest expects the same devices on every platform{source.beside(path)}"
+                f"a guest expects the same devices on every platform{source.counterpart(path)}"
             )
             raise RecipeProblems([Finding(text, rule="platform-devices", file=mark.file, line=mark.line)])
     return [Device.model_validate({"kind": kind, "count": count}) for kind, count in sorted(has.items())]

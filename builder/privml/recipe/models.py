@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -19,15 +20,18 @@ from privml.base.errors import RecipeError
 from privml.base.sizes import size_of
 from privml.engines.engine import NumberOption, Value
 from privml.engines.registry import ENGINES
+from privml.events import services as own
 from privml.events.variants import PRODUCTION, Variant
 from privml.recipe import distributions, modelsource, tees
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
+from privml.recipe.exceptions import KINDS, NO_KIND
 from privml.recipe.finding import RuleBroken
 from privml.recipe.section import (
     ALL,
     CONFIG,
     FIRMWARE,
     MACHINE,
+    RECORDED,
     ROOT,
     PackageName,
     Section,
@@ -77,6 +81,19 @@ def _distribution(value: str) -> str:
 
 def _engine(value: str) -> str:
     return one_of(value, sorted(ENGINES))
+
+
+def _exception_kind(value: str) -> str:
+    if value in NO_KIND:
+        raise RuleBroken("exception-never", f"there is no exception `{value}`: {NO_KIND[value]}")
+    return one_of(value, list(KINDS))
+
+
+def _relative(value: str) -> str:
+    parts = value.removesuffix("/").split("/")
+    if value.startswith("/") or not value.isprintable() or {"", ".."} & set(parts):
+        raise RuleBroken("file-source", f"got `{value}`, expected a path below the recipe's folder")
+    return value
 
 
 def _port(value: int) -> int:
@@ -175,6 +192,20 @@ class Kernel(Section):
         _LEFT_OUT,
         about("The suite of the kernel, if not the release's own; other packages are not affected.", "sid", ROOT),
     ] = None
+    modules: Annotated[
+        list[Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]],
+        about("Further kernel modules that the guest loads before it closes module loading.", "[tcp_bbr]", ROOT),
+        Field(max_length=32),
+    ] = Field(default_factory=list)
+    options: Annotated[
+        list[
+            Annotated[
+                str, StringConstraints(pattern=r"^[a-z0-9_-][a-z0-9_.-]*(=[A-Za-z0-9_.,:@/+-]*)?$", max_length=100)
+            ]
+        ],
+        about("Further words of the measured kernel command line.", "[transparent_hugepage=never]", ROOT),
+        Field(max_length=32),
+    ] = Field(default_factory=list)
 
 
 class FirmwareOf(Section):
@@ -338,6 +369,41 @@ class Agent(Section):
     ]
 
 
+class AddedFile(Section):
+    """A file or folder that is copied into the guest's root, where it belongs to root."""
+
+    source: Annotated[
+        Annotated[str, StringConstraints(min_length=1, max_length=400), AfterValidator(_relative)],
+        about("The local file or folder, below the recipe's folder.", "files/settings.json", ROOT),
+    ]
+    executable: Annotated[
+        bool | None,
+        given("true or false; leave it out for the mode of each local file"),
+        about("Whether the files are executable; by default as their owner may execute them here.", True, ROOT),
+    ] = None
+
+
+class DeclaredException(Section):
+    """Something that weakens the guest, which every verifier must accept by name."""
+
+    kind: Annotated[
+        str,
+        AfterValidator(_exception_kind),
+        about("The kind of the exception.", next(iter(KINDS)), RECORDED),
+        WithJsonSchema({"type": "string", "enum": list(KINDS)}),
+    ]
+    subject: Annotated[
+        str,
+        StringConstraints(pattern=r"^[!-~]+$", max_length=200),
+        about("What it is about, as in the field that needs it.", "mitigations=off", RECORDED),
+    ]
+    reason: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=400),
+        about("Why the image needs it; verifiers see this text.", "The engine is alone on the machine.", RECORDED),
+    ]
+
+
 class Device(Section):
     """The number of devices of one kind in the guest."""
 
@@ -367,7 +433,68 @@ class Shape(Section):
     ]
 
 
-def _distinct(what: str, keys: list[object]) -> None:
+def _program(value: list[str]) -> list[str]:
+    if not value or not value[0].startswith("/"):
+        raise ValueError(f"got `{' '.join(value)}`, expected an absolute path first, such as /usr/bin/python3")
+    for word in value:
+        if not word or not word.isprintable():
+            raise ValueError("got an empty or unprintable word, expected printable text")
+    return value
+
+
+def _service_memory(value: object) -> int:
+    try:
+        return size_of(value if isinstance(value, str) else "", MEMORY_UNITS)
+    except ValueError as error:
+        raise ValueError(f"got `{value}`, expected a size such as 64MiB") from error
+
+
+def _variables(value: dict[str, str]) -> dict[str, str]:
+    for name, text in value.items():
+        if not own.VARIABLE.match(name) or name in RESERVED_VARIABLES:
+            raise ValueError(f"got `{name}`, expected capitals other than {', '.join(RESERVED_VARIABLES)}")
+        if not text.isprintable():
+            raise ValueError(f"{name}: expected printable text")
+    return value
+
+
+RESERVED_VARIABLES = (own.SOCKET_VARIABLE, "PATH", "LANG")
+
+
+class Service(Section):
+    """A program of the image's author, reached at /x/NAME/ through the agent under the attested keys."""
+
+    run: Annotated[
+        list[str],
+        AfterValidator(_program),
+        about(
+            "The program and its arguments. It must listen on the unix socket that $SOCKET names.",
+            "[/usr/bin/python3, /usr/lib/acme/metrics.py]",
+            CONFIG,
+            min_length=1,
+            max_length=64,
+        ),
+    ]
+    environment: Annotated[
+        dict[str, str],
+        AfterValidator(_variables),
+        about("Further environment variables.", "{ACME_LEVEL: info}", CONFIG, max_length=32),
+    ] = Field(default_factory=dict)
+    memory: Annotated[
+        int,
+        BeforeValidator(_service_memory),
+        about("The most memory that it may use.", "64MiB", CONFIG),
+        WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,6}(MiB|GiB)$"}),
+    ]
+    required: Annotated[
+        bool, about("Whether the machine fails, for good, when the service does not start or ends.", "true", CONFIG)
+    ] = False
+
+
+ServiceName = Annotated[str, StringConstraints(pattern="^" + own.NAME.pattern[2:-2] + "$", max_length=own.MAX_NAME)]
+
+
+def _distinct(what: str, keys: Sequence[object]) -> None:
     for index, key in enumerate(keys):
         if key in keys[:index]:
             raise RuleBroken("given-twice", f"the same {what} is listed twice")
@@ -403,6 +530,60 @@ class Content(Section):
         about("The inference service; an image without it only attests.", moves=CONFIG),
     ] = None
     agent: Annotated[Agent, about("The boot agent's server.", moves=CONFIG)]
+    services: Annotated[
+        dict[ServiceName, Service],
+        about(
+            "Programs of your own, each reached at /x/NAME/ through the agent.",
+            "{metrics: {run: [/usr/bin/python3, /usr/lib/acme/metrics.py], memory: 64MiB}}",
+            moves=CONFIG,
+            max_length=own.MAX_SERVICES,
+        ),
+    ] = Field(default_factory=dict)
+    packages: Annotated[
+        list[
+            Annotated[
+                str,
+                StringConstraints(pattern=r"^(file:[A-Za-z0-9_][^\s:]*\.deb|[a-z0-9][a-z0-9+.-]+)$", max_length=200),
+            ]
+        ],
+        about(
+            "Further packages: of the base's archives by name, or a .deb next to the recipe as file:PATH; `programs` "
+            "says what stays of them.",
+            "[jq]",
+            ROOT,
+        ),
+        Field(max_length=64),
+    ] = Field(default_factory=list)
+    programs: Annotated[
+        list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]],
+        about("Programs that stay in /usr/bin, besides the guest's own; never a shell.", "[jq]", ROOT),
+        Field(max_length=64),
+    ] = Field(default_factory=list)
+    files: Annotated[
+        dict[Annotated[str, StringConstraints(pattern=r"^/", max_length=400)], AddedFile],
+        about(
+            "Files and folders of yours in the root, by their path there: /etc/NAME/..., /usr/lib/NAME/..., or "
+            "/usr/bin/NAME for one of `programs`.",
+            "{/etc/acme/settings.json: {source: files/settings.json}}",
+            ROOT,
+            key="PATH",
+        ),
+        Field(max_length=256),
+    ] = Field(default_factory=dict)
+    sysctl: Annotated[
+        dict[Annotated[str, StringConstraints(pattern=r"^[a-z0-9_-]+(\.[a-z0-9_-]+)+$", max_length=100)], int],
+        about("Kernel settings that are set before the network comes up, by name.", "{vm.swappiness: 10}", ROOT),
+        Field(max_length=64),
+    ] = Field(default_factory=dict)
+    exceptions: Annotated[
+        list[DeclaredException],
+        about(
+            "What weakens the guest; every verifier must accept each entry by name.",
+            "[{kind: kernel-option, subject: mitigations=off, reason: Nothing else runs on the machine.}]",
+            RECORDED,
+            max_length=64,
+        ),
+    ] = Field(default_factory=list)
     devices: Annotated[
         list[Annotated[Device, BeforeValidator(_device), WithJsonSchema(_DEVICE_SCHEMA)]],
         about(
@@ -434,11 +615,26 @@ class Content(Section):
         ),
     ]
 
+    @property
+    def named_packages(self) -> tuple[str, ...]:
+        """The further packages of the base's archives."""
+        return tuple(each for each in self.packages if not each.startswith("file:"))
+
+    @property
+    def local_packages(self) -> tuple[str, ...]:
+        """The paths of further packages next to the recipe."""
+        return tuple(each.removeprefix("file:") for each in self.packages if each.startswith("file:"))
+
     @model_validator(mode="after")
     def _consistent(self) -> Content:
         _distinct("device kind", [device.kind for device in self.devices])
-        _distinct("platform", list(self.platforms))
-        _distinct("shape", list(self.shapes))
+        _distinct("platform", self.platforms)
+        _distinct("shape", self.shapes)
+        _distinct("package", self.packages)
+        _distinct("program", self.programs)
+        _distinct("kernel module", self.kernel.modules)
+        _distinct("kernel option", [word.partition("=")[0] for word in self.kernel.options])
+        _distinct("exception", [(each.kind, each.subject) for each in self.exceptions])
         if self.inference is not None:
             _distinct("model", [model.name for model in self.inference.models])
         return self

@@ -30,7 +30,8 @@ def guest_packages(recipe: Recipe) -> tuple[Request, ...]:
     """The requests to apt; the kernel's metapackage is replaced by its parts when the lock is made."""
     common = (*recipe.content.base.record.distribution.packages.guest, *engine_packages(recipe))
     kernel = recipe.content.kernel
-    return (*map(Request, common), Request(kernel.package, kernel.suite))
+    added = (name for name in recipe.content.named_packages if name not in common)
+    return (*map(Request, common), Request(kernel.package, kernel.suite), *map(Request, added))
 
 
 def engine_packages(recipe: Recipe) -> tuple[str, ...]:

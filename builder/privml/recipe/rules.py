@@ -78,6 +78,51 @@ _ALL = (
         "capabilities(7)",
     ),
     Rule(
+        "exception-missing",
+        "error",
+        "read",
+        "A kernel option, module or sysctl that is not on the list of `recipe/kernelsettings.py` has an entry in "
+        "`exceptions`, with a reason.",
+        "A word on the command line turns protections off, and a verifier sees only that a register differs; an "
+        "exception is in manifest and prediction, and verifiers refuse it unless their policy names it.",
+        "bootparam(7)",
+    ),
+    Rule(
+        "exception-never",
+        "error",
+        "read",
+        "No exception exists for outbound connections, a shell, root, set-id programs, the attestor, the devices of "
+        "TEE and GPU, keys, the engine's socket, and settings that give one of them.",
+        "What every image of this builder guarantees cannot depend on the recipe: a verifier knows it without "
+        "reading one.",
+        "capabilities(7)",
+    ),
+    Rule(
+        "exception-unused",
+        "error",
+        "read",
+        "Each exception is needed by a field of the recipe.",
+        "Verifiers who accept an exception that nothing needs would accept it later, when something does.",
+        "lintian(1)",
+    ),
+    Rule(
+        "file-place",
+        "error",
+        "judge",
+        "A recipe's files are in folders of their own, /etc/NAME/ or /usr/lib/NAME/, which no program of the guest "
+        "reads by itself.",
+        "A unit, a loader's setting or a Python module in the right folder runs as root at boot.",
+        "systemd.unit(5)",
+    ),
+    Rule(
+        "file-source",
+        "error",
+        "judge",
+        "A recipe's files are local files and folders below the recipe's folder, and links stay inside.",
+        "A link to a file of the machine would put a secret, or what differs between machines, into the image.",
+        "symlink(7)",
+    ),
+    Rule(
         "platform-unmeasured",
         "error",
         "read",

@@ -21,13 +21,14 @@ RECIPE_FILE = "recipe.schema.json"
 PLATFORM_FILE = "platform.schema.json"
 _NULL = {"type": "null"}
 _SECTIONS = ("Base", "Kernel", "FirmwareOf", "Engine", "Inference", "Agent")
-_LISTED = ("Model",)
+_LISTED = ("Model", "AddedFile")
 
 
 def recipe_schema() -> dict[str, Any]:
     """The schema of ``recipes/NAME.yaml``."""
     whole = Content.model_json_schema(by_alias=True)
     definitions: dict[str, Any] = whole.pop("$defs")
+    whole["properties"] = {key: _names_matched(field) for key, field in whole["properties"].items()}
     part = _variant(whole)
     part["properties"] = {"extends": {"description": facts()["extends"].meaning, "type": "string"}} | part[
         "properties"
@@ -84,6 +85,18 @@ def _variant(section: dict[str, Any]) -> dict[str, Any]:
         for key, field in made["properties"].items()
     }
     return made
+
+
+def _names_matched(field: dict[str, Any]) -> dict[str, Any]:
+    """A mapping whose names must match its pattern; pydantic lets the others pass."""
+    if "patternProperties" not in field:
+        return field
+    ((pattern, inner),) = field["patternProperties"].items()
+    made = {key: value for key, value in field.items() if key != "patternProperties"}
+    return made | {
+        "propertyNames": {**field.get("propertyNames", {}), "pattern": pattern},
+        "additionalProperties": inner,
+    }
 
 
 def _has_null(field: dict[str, Any]) -> bool:

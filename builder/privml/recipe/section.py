@@ -23,6 +23,8 @@ ROOT = shown(RTMR1, RTMR2)
 CONFIG = (*ROOT, *shown(RTMR3))
 FIRMWARE = shown(MRTD, RTMR0)
 MACHINE = shown(RTMR0)
+# Only in manifest and prediction, where verifiers read it.
+RECORDED: tuple[str, ...] = ()
 
 
 def about(
@@ -30,15 +32,18 @@ def about(
     example: object = None,
     moves: tuple[str, ...] = (),
     keys: tuple[str, ...] = (),
+    key: str = "",
     **limits: Any,
 ) -> Any:
     """A field's meaning, an example and the registers that it moves, for `init`, `lint --explain` and editors.
 
-    ``keys`` are the names that the fields of a mapping may have.
+    ``keys`` are the names that the fields of a mapping may have; ``key`` stands for any name where they are free.
     """
     extra: dict[str, Any] = {"x-moves": list(moves)}
     if keys:
         extra["propertyNames"] = {"enum": list(keys)}
+    if key:
+        extra["x-key"] = key
     examples = None if example is None else [example]
     return Field(description=meaning, examples=examples, json_schema_extra=extra, **limits)
 

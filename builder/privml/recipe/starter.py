@@ -73,8 +73,10 @@ def commented(content: Content, origin: str) -> str:
     """Encode ``content`` as a recipe file, with a comment line for each field."""
     known = facts()
     lines = _HEAD.format(schema=SCHEMA, origin=origin).splitlines()
-    for name, value in _written(content).items():
+    written = _written(content)
+    for name, value in written.items():
         lines += ["", *_field(known, name, value, "", "")]
+    lines += ["", *_left_out(known, written, "", "")]
     return "\n".join(lines) + "\n"
 
 
@@ -89,15 +91,18 @@ def _written(content: Content) -> dict[str, Any]:
 
 
 def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
-    """Remove empty mappings, which stand for omitted sections."""
+    """Remove empty mappings and lists, which stand for omitted fields."""
     inner = {key: _without_empty(item) if isinstance(item, dict) else item for key, item in value.items()}
-    return {key: item for key, item in inner.items() if item != {}}
+    return {key: item for key, item in inner.items() if item not in ({}, [])}
 
 
 def _field(known: dict[str, Fact], name: str, value: Any, path: str, indent: str) -> list[str]:
     fact = known[path + name]
     lines = [f"{indent}# {fact.meaning}"]
-    if isinstance(value, dict):
+    if isinstance(value, dict) and not any(f"{path}{name}.{inner}" in known for inner in value):
+        lines.append(f"{indent}{name}:")
+        lines += [f"{indent}  {scalar(inner)}: {_flow(item)}" for inner, item in value.items()]
+    elif isinstance(value, dict):
         lines.append(f"{indent}{name}:")
         for inner, item in value.items():
             lines += _field(known, inner, item, f"{path}{name}.", f"{indent}  ")
@@ -111,6 +116,16 @@ def _field(known: dict[str, Fact], name: str, value: Any, path: str, indent: str
     return lines
 
 
+def _flow(value: Any) -> str:
+    """A value on one line, with text quoted where a list or mapping in brackets could not hold it."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_flow, value))}]"
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{name}: {_flow(item)}" for name, item in value.items()) + "}"
+    text = scalar(value)
+    return f'"{text}"' if re.search(r"[,{}\[\]]", text) and not text.startswith('"') else text
+
+
 def _item(known: dict[str, Fact], item: Any, path: str, indent: str, described: type[BaseModel] | None) -> list[str]:
     """One item of a list; the fields of the first are described."""
     if not isinstance(item, dict):
@@ -121,15 +136,6 @@ def _item(known: dict[str, Fact], item: Any, path: str, indent: str, described: 
             lines.append(f"{indent}{'' if number == 0 else '  '}# {known[path + name].meaning}")
         lines.append(f"{indent}{'- ' if number == 0 else '  '}{name}: {_flow(value)}")
     return [*lines, *_left_out(known, item, path, f"{indent}  ")] if described else lines
-
-
-def _flow(value: Any) -> str:
-    """A value on one line."""
-    if isinstance(value, list):
-        return f"[{', '.join(map(_flow, value))}]"
-    if isinstance(value, dict):
-        return "{" + ", ".join(f"{key}: {_flow(item)}" for key, item in value.items()) + "}"
-    return scalar(value)
 
 
 def _left_out(known: dict[str, Fact], given: dict[str, Any], path: str, indent: str) -> list[str]:

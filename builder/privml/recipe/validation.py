@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from privml.base.errors import printable
+from privml.recipe import wishes
 from privml.recipe.document import Document, Mark, Path, nearest, spelled
 from privml.recipe.finding import Finding, RecipeProblems, RuleBroken
 
@@ -39,7 +40,7 @@ def validate(document: Document, model: type[AnyModel]) -> AnyModel:
             said = f"{spelled(shown)}: {_said(problem, model)}" if shown else _said(problem, model)
             broken = problem.get("ctx", {}).get("error")
             finding = Finding(
-                text=printable(said + document.beside(shown)),
+                text=printable(said + document.counterpart(shown)),
                 rule=broken.rule if isinstance(broken, RuleBroken) else "",
                 file=mark.file,
                 line=mark.line,
@@ -57,9 +58,11 @@ def mark_of(path: Path, document: Document) -> Mark:
 def _said(problem: Any, model: type[BaseModel]) -> str:
     kind, given, context = problem["type"], problem["input"], problem.get("ctx", {})
     if kind == "extra_forbidden":
-        name = str(problem["loc"][-1])
-        near = difflib.get_close_matches(name, _fields_at(model, problem["loc"][:-1]), n=1)
-        return f"unknown field; did you mean `{near[0]}`?" if near else "unknown field"
+        name, known = str(problem["loc"][-1]), _fields_at(model, problem["loc"][:-1])
+        if (said := wishes.answer(name)) is not None:
+            return f"unknown field; {said}"
+        near = difflib.get_close_matches(name, known, n=1)
+        return f"unknown field; did you mean `{near[0]}`?" if near else f"unknown field; known: {', '.join(known)}"
     if kind == "missing":
         return "missing"
     if kind == "literal_error":

@@ -111,9 +111,9 @@ def changes(a: Manifest, b: Manifest, report: Report) -> tuple[Change, ...]:
 
 def moved(report: Report) -> tuple[str, ...] | None:
     """The registers whose predictions differ on a machine that both predict; None if there is no such machine."""
-    told = [finding for finding in report.findings if finding.cause.fields == ("register",)]
-    common = [finding for finding in told if "none" not in (finding.a, finding.b)]
-    if report.compared.get(Layer.REGISTERS, 0) == len(told) - len(common):
+    findings = [finding for finding in report.findings if finding.cause.fields == ("register",)]
+    common = [finding for finding in findings if "none" not in (finding.a, finding.b)]
+    if report.compared.get(Layer.REGISTERS, 0) == len(findings) - len(common):
         return None
     return tuple(sorted({finding.place.rpartition(", ")[2] for finding in common}))
 
@@ -143,7 +143,10 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
     found += _inputs("wheel", a.python, b.python)
     found += _locked_models(a.models, b.models)
     found += [*_files("agent file", a.agent, b.agent), *_files("guest file", a.guest, b.guest)]
+    found += _files("recipe file", *(lock.files or Tree.of([]) for lock in (a, b)))
     facts = (
+        ("programs", "of the recipe", *(" ".join(lock.programs) or "none" for lock in (a, b))),
+        ("kernel options", "of the recipe", *(" ".join(lock.kernel_options) or "none" for lock in (a, b))),
         ("times", "source_date_epoch", str(a.source_date_epoch), str(b.source_date_epoch)),
         ("use of RTMR3", "by the kernel", a.rtmr3, b.rtmr3),
         ("tools", "tools.lock.json", a.tools_sha256, b.tools_sha256),
@@ -177,8 +180,8 @@ def _inputs(
         if (one and one.sha256) == (two and two.sha256):
             continue
         before, after = ("not locked" if each is None else each.version for each in (one, two))
-        told = "kernel package" if any(kernel.is_kernel(name) for kernel in kernels) else kind
-        yield Change(told, name, before, f"{after}, different bytes" if before == after else after)
+        what = "kernel package" if any(kernel.is_kernel(name) for kernel in kernels) else kind
+        yield Change(what, name, before, f"{after}, different bytes" if before == after else after)
 
 
 def _locked_models(a: Sequence[LockedModel], b: Sequence[LockedModel]) -> Iterable[Change]:

@@ -20,14 +20,14 @@ from privml.base.run import BASE_ENVIRONMENT, run
 from privml.base.steps import step
 from privml.lock.trees import images_folder
 from privml.repro import child
-from privml.repro.namespaces import FIRST_ID, MAPPED, OWN_RANGE, account, stranger
+from privml.repro.namespaces import FIRST_ID, MAPPED, OWN_RANGE, account, unprivileged_account
 from privml.repro.surroundings import Leg, file_system
 from privml.repro.variations import Variation, variations
 
 # A leg in memory needs room for a store, a tools tree, mkosi's workspace and the image.
 NEEDED = 5 << 30
 CLOCK = "+400d"
-_MEMORY = Path("/dev/shm")  # noqa: S108 - looked at for its file system, and a directory of our own made in it
+_MEMORY = Path("/dev/shm")  # noqa: S108 - checked for its file system; a private directory is made in it
 _ENVIRONMENTS: dict[str, dict[str, str]] = {
     "a": {"TZ": "UTC", "LC_ALL": "C.UTF-8", "PYTHONHASHSEED": "0"},
     "b": {"TZ": "Pacific/Kiritimati", "LC_ALL": "tr_TR.UTF-8", "PYTHONHASHSEED": "4242"},
@@ -146,7 +146,7 @@ def _user(files: Sequence[Path], store: Path, reasons: dict[str, str]) -> str:
     if (closed := _closed(needed)) is not None:
         reasons["user"] = f"another user cannot read {closed}"
         return ""
-    other = stranger()
+    other = unprivileged_account()
     return f"{other.uid}:{other.gid}" if other is not None else MAPPED
 
 

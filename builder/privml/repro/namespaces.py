@@ -47,7 +47,7 @@ def account(uid: int, etc: Path = Path("/etc")) -> Account | None:
     return Account(uid, entry.pw_gid, users, groups) if users and groups else None
 
 
-def stranger(etc: Path = Path("/etc")) -> Account | None:
+def unprivileged_account(etc: Path = Path("/etc")) -> Account | None:
     """The first account in ``subuid`` other than root with a range of subordinate ids."""
     for name, *_ in _rows(etc / "subuid"):
         try:

@@ -14,6 +14,8 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -39,26 +41,61 @@ QE_MRSIGNER = hashlib.sha256(b"SIMULATED quoting enclave signer").digest()
 QE_ATTRIBUTES = bytes.fromhex("1100000000000000e700000000000000")
 QE_ISV_SVN = 8
 QE_AUTHENTICATION_DATA = bytes(range(32))
+CA_SERIAL, PCK_SERIAL, TCB_SERIAL = 2, 3, 4
 
 _SGX = "1.2.840.113741.1.13.1"
 _Key = ec.EllipticCurvePrivateKey
 
 
-def generate() -> dict[str, bytes]:
+@dataclass(frozen=True)
+class Variation:
+    """How a simulated platform and its collateral differ from the honest ones; for tests.
+
+    ``tcb_info`` and ``qe_identity`` replace members of these documents. ``revoked`` has the serial numbers in each
+    revocation list (by field), ``list_dates`` the dates of each. ``signer`` is the key that signs TCB info and QE
+    identity, and ``signer_name`` names its certificate. ``flags`` are the PCK certificate's configuration
+    (dynamicPlatform, cachedKeys, smtEnabled), ``instance`` its platform instance ID.
+    """
+
+    tcb_info: Mapping[str, object] = field(default_factory=dict)
+    qe_identity: Mapping[str, object] = field(default_factory=dict)
+    revoked: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    list_dates: Mapping[str, tuple[datetime, datetime]] = field(default_factory=dict)
+    signer: str = "tcb signing"
+    signer_name: str = "TCB Signing"
+    flags: tuple[bool, bool, bool] | None = None
+    instance: bytes | None = None
+
+    def revocation_list(self, name: str, issuer: x509.Name, key: _Key) -> str:
+        """The revocation list of one field, in hex."""
+        return _crl(issuer, key, self.revoked.get(name, ()), self.list_dates.get(name, (NOT_BEFORE, NOT_AFTER))).hex()
+
+
+HONEST = Variation()
+
+
+def generate(how: Variation = HONEST) -> dict[str, bytes]:
     """All static files by name: ``root.pem``, ``collateral.json``, ``certification.bin`` (QE report, PCK chain)."""
-    root_key, ca_key, pck_key, tcb_key = (private_key(name) for name in ("root", "processor", "pck", "tcb signing"))
+    root_key, ca_key, pck_key, tcb_key = (private_key(name) for name in ("root", "processor", "pck", how.signer))
     root_name, ca_name = _name("Root CA"), _name("PCK Processor CA")
     root = _certificate(root_name, root_key, root_name, root_key, serial=1, authority=True)
-    authority = _certificate(ca_name, ca_key, root_name, root_key, serial=2, authority=True)
+    authority = _certificate(ca_name, ca_key, root_name, root_key, serial=CA_SERIAL, authority=True)
     pck = _certificate(
-        _name("PCK Certificate"), pck_key, ca_name, ca_key, serial=3, authority=False, extension=sgx_extension()
+        _name("PCK Certificate"),
+        pck_key,
+        ca_name,
+        ca_key,
+        serial=PCK_SERIAL,
+        authority=False,
+        extension=sgx_extension(how.flags, how.instance),
     )
-    tcb = _certificate(_name("TCB Signing"), tcb_key, root_name, root_key, serial=4, authority=False)
-    tcb_info, qe_identity = _compact(tcb_info_json()), _compact(qe_identity_json())
+    tcb = _certificate(_name(how.signer_name), tcb_key, root_name, root_key, serial=TCB_SERIAL, authority=False)
+    tcb_info = _compact({**tcb_info_json(), **how.tcb_info})
+    qe_identity = _compact({**qe_identity_json(), **how.qe_identity})
     collateral = {
         "pck_crl_issuer_chain": _pem(authority, root),
-        "root_ca_crl": _crl(root_name, root_key).hex(),
-        "pck_crl": _crl(ca_name, ca_key).hex(),
+        "root_ca_crl": how.revocation_list("root_ca_crl", root_name, root_key),
+        "pck_crl": how.revocation_list("pck_crl", ca_name, ca_key),
         "tcb_info_issuer_chain": _pem(tcb, root),
         "tcb_info": tcb_info,
         "tcb_info_signature": sign(tcb_key, tcb_info.encode()).hex(),
@@ -140,8 +177,11 @@ def qe_identity_json() -> dict[str, object]:
     }
 
 
-def sgx_extension() -> bytes:
-    """DER of the PCK certificate's SGX extension: PPID, TCB, PCE id, FMSPC and SGX type (standard)."""
+def sgx_extension(flags: tuple[bool, bool, bool] | None = None, instance: bytes | None = None) -> bytes:
+    """DER of the PCK certificate's SGX extension: PPID, TCB, PCE id, FMSPC and SGX type (standard).
+
+    A platform CA's certificates also have a platform instance ID and a configuration of three flags.
+    """
     components = [_entry(f"{_SGX}.2.{index + 1}", _integer(svn)) for index, svn in enumerate(CPU_SVN)]
     components.append(_entry(f"{_SGX}.2.17", _integer(PCE_SVN)))
     components.append(_entry(f"{_SGX}.2.18", _tlv(0x04, CPU_SVN)))
@@ -151,8 +191,17 @@ def sgx_extension() -> bytes:
         + _entry(f"{_SGX}.2", _tlv(0x30, b"".join(components)))
         + _entry(f"{_SGX}.3", _tlv(0x04, bytes(2)))
         + _entry(f"{_SGX}.4", _tlv(0x04, FMSPC))
-        + _entry(f"{_SGX}.5", _tlv(0x0A, b"\0")),
+        + _entry(f"{_SGX}.5", _tlv(0x0A, b"\0"))
+        + (_entry(f"{_SGX}.6", _tlv(0x04, instance)) if instance is not None else b"")
+        + (_configuration(flags) if flags is not None else b""),
     )
+
+
+def _configuration(flags: tuple[bool, bool, bool]) -> bytes:
+    entries = [
+        _entry(f"{_SGX}.7.{number}", _tlv(0x01, b"\xff" if flag else b"\0")) for number, flag in enumerate(flags, 1)
+    ]
+    return _entry(f"{_SGX}.7", _tlv(0x30, b"".join(entries)))
 
 
 def _name(what: str) -> x509.Name:
@@ -207,17 +256,24 @@ def _usage(*, authority: bool) -> x509.KeyUsage:
     )
 
 
-def _crl(issuer: x509.Name, key: _Key) -> bytes:
-    return (
+def _crl(
+    issuer: x509.Name,
+    key: _Key,
+    revoked: tuple[int, ...] = (),
+    dates: tuple[datetime, datetime] = (NOT_BEFORE, NOT_AFTER),
+) -> bytes:
+    builder = (
         x509.CertificateRevocationListBuilder()
         .issuer_name(issuer)
-        .last_update(NOT_BEFORE)
-        .next_update(NOT_AFTER)
+        .last_update(dates[0])
+        .next_update(dates[1])
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(key.public_key()), critical=False)
         .add_extension(x509.CRLNumber(1), critical=False)
-        .sign(key, hashes.SHA256(), ecdsa_deterministic=True)
-        .public_bytes(Encoding.DER)
     )
+    for serial in revoked:
+        entry = x509.RevokedCertificateBuilder().serial_number(serial).revocation_date(NOT_BEFORE).build()
+        builder = builder.add_revoked_certificate(entry)
+    return builder.sign(key, hashes.SHA256(), ecdsa_deterministic=True).public_bytes(Encoding.DER)
 
 
 def _pem(*certificates: x509.Certificate) -> str:

@@ -10,7 +10,7 @@ from typing import Any
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
-from privml.statement.predicate import PREDICATE_TYPE, Predicate
+from privml.statement.predicate import MAX_VALUES, PREDICATE_TYPE, Predicate
 
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 MAX_SUBJECTS = 64
@@ -48,7 +48,7 @@ def encode(statement: Statement) -> bytes:
 
 def decode(data: bytes) -> Statement:
     """Read a Statement; ``EvidenceError`` if it is not v1 with predicate v2, or has duplicate subjects."""
-    fields = Fields(loads(data, what="statement"), "statement")
+    fields = Fields(loads(data, what="statement", values=MAX_VALUES), "statement")
     fields.text("_type", one_of=(STATEMENT_TYPE,))
     subjects = []
     for index, item in enumerate(fields.array("subject", limit=MAX_SUBJECTS)):

@@ -16,19 +16,23 @@ from privml.base.strictjson import Fields, canonical, loads
 from privml.events import agent
 from privml.events.agent import AgentEvent
 from privml.events.registers import ZERO
-from privml.events.replay import replay_digests
 from privml.events.variants import PRODUCTION, VARIANTS
+from privml.statement.exceptions import MAX_EXCEPTIONS, DeclaredException, exceptions_from
+from privml.statement.gpus import Gpus
 from privml.statement.launch import MeasuredLaunch
 
 PREDICATE_TYPE = "https://privml-build.dev/predicate/measurements/v2"
 MAX_LAUNCHES = 4096
+MAX_VALUES = 1_000_000
+"""JSON values in a predicate: a launch has some 500, and `base.strictjson` allows 16 MiB."""
 MAX_PURPOSES = 16
 
 
 @dataclass(frozen=True)
 class Predicate:
     """Prediction of one image: ``manifest_sha256`` (32 bytes) names the build, ``agent_events`` what its agent
-    extends, in order, and ``purposes`` the number of them before a quote for each purpose.
+    extends, in order, and ``purposes`` the number of them before a quote for each purpose. ``gpus`` are those it
+    needs, None if it needs none.
     """
 
     name: str
@@ -37,6 +41,8 @@ class Predicate:
     agent_events: tuple[AgentEvent, ...]
     purposes: Mapping[str, int]
     launches: tuple[MeasuredLaunch, ...]
+    gpus: Gpus | None = None
+    exceptions: tuple[DeclaredException, ...] = ()
 
     def events_of(self, purpose: str) -> tuple[AgentEvent, ...] | None:
         """The agent's events before a quote for ``purpose``; None if the image gives no such quote."""
@@ -47,7 +53,7 @@ class Predicate:
         """RTMR3 (48 bytes) of ``launch`` in a quote for ``purpose``; zero if the image extends nothing."""
         if launch.runtime_unused:
             return ZERO
-        return replay_digests(agent.digests(self.events_of(purpose) or ()))
+        return agent.replay(self.events_of(purpose) or ())
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
@@ -57,8 +63,8 @@ class Predicate:
             "manifest_sha256": self.manifest_sha256.hex(),
             "agent_events": [event.to_dict() for event in self.agent_events],
             "purposes": dict(self.purposes),
-            "exceptions": [],
-            "gpus": None,
+            "exceptions": [each.to_dict() for each in self.exceptions],
+            "gpus": None if self.gpus is None else self.gpus.to_dict(),
             "launches": [launch.to_dict() for launch in self.launches],
         }
 
@@ -66,6 +72,7 @@ class Predicate:
     def from_dict(cls, value: object, path: str = "predicate") -> Predicate:
         """Read the object; ``EvidenceError`` if it is not v2 or is inconsistent."""
         fields = Fields(value, path)
+        gpus = fields.fields_or_null("gpus")
         events = agent.events_from(fields.array("agent_events", limit=agent.MAX_EVENTS), f"{path}.agent_events")
         predicate = cls(
             name=fields.text("name", limit=128),
@@ -77,9 +84,9 @@ class Predicate:
                 MeasuredLaunch.from_dict(item, f"{path}.launches[{index}]")
                 for index, item in enumerate(fields.array("launches", limit=MAX_LAUNCHES))
             ),
+            gpus=None if gpus is None else Gpus.from_fields(gpus),
+            exceptions=exceptions_from(fields.array("exceptions", limit=MAX_EXCEPTIONS), f"{path}.exceptions"),
         )
-        fields.empty("exceptions")
-        fields.null("gpus")
         fields.end()
         _check(predicate, path)
         return predicate
@@ -95,7 +102,10 @@ def purposes_from(fields: Fields, events: int) -> dict[str, int]:
 
 
 def _check(predicate: Predicate, path: str) -> None:
-    replayed = replay_digests(agent.digests(predicate.agent_events))
+    ready = any(event.name == agent.GPU_READY for event in predicate.agent_events)
+    if ready is not (predicate.gpus is not None):
+        raise EvidenceError(f"{path}.gpus: given if, and only if, agent_events has `{agent.GPU_READY}`")
+    replayed = agent.replay(predicate.agent_events)
     for index, launch in enumerate(predicate.launches):
         place = f"{path}.launches[{index}]"
         if launch.runtime is not None and launch.runtime not in (replayed, ZERO):
@@ -114,4 +124,4 @@ def encode(predicate: Predicate) -> bytes:
 
 def decode(data: bytes) -> Predicate:
     """Read a predicate, canonical or not; ``EvidenceError`` if it is not v2."""
-    return Predicate.from_dict(loads(data, what="predicate"))
+    return Predicate.from_dict(loads(data, what="predicate", values=MAX_VALUES))

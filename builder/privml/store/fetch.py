@@ -19,14 +19,14 @@ from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.base.files import CHUNK
+from privml.base.http import Connections
 from privml.base.steps import progress, say
-from privml.store.http import Connections
+from privml.base.wayout import host_way_out, without_password
 from privml.store.lookalikes import BEGIN, meaning
 from privml.store.mirrors import configured_addresses
 from privml.store.objects import Store
 from privml.store.pools import Pool
 from privml.store.room import STORE_HINT, cannot_write, writing
-from privml.store.wayout import host_way_out, without_password
 
 THREADS = 4
 ATTEMPTS = 8

@@ -27,8 +27,8 @@ from pathlib import Path
 import yaml
 
 from privml.base.errors import HostError
+from privml.base.wayout import without_password
 from privml.recipe.distributions import DISTRIBUTIONS
-from privml.store.wayout import without_password
 
 Mirrors = dict[str, tuple[str, ...]]
 
@@ -58,7 +58,7 @@ class Source:
 def host_mirrors(apt: Path = Path("/etc/apt"), config: Path | None = None) -> Mirrors:
     """Addresses by archive label, best first, without a final slash; the user's file replaces a label's list.
 
-    They have no passwords: `store.wayout` has those.
+    They have no passwords: `base.wayout` has those.
     """
     mirrors = _mirrors(apt, config)
     return {label: tuple(map(without_password, addresses)) for label, addresses in mirrors.items()}

@@ -65,7 +65,9 @@ def export(store: Store, digests: Iterable[str], folder: Path) -> tuple[int, int
         if target.is_file() and sha256_file(target) == digest:
             continue
         source = store.path(digest, verify=True)
-        with writing(folder, "the pool", "make room there, or export to another directory; existing files are kept"):
+        with writing(
+            folder, "the pool", "free some space there, or export to another directory; existing files are kept"
+        ):
             _copy(source, target)
         copied, size = copied + 1, size + source.stat().st_size
         progress(f"exported {copied} objects, {size / (1 << 20):.1f} MiB")

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from privml.base.errors import HostError, InputsError
 from privml.base.run import run
+from privml.base.wayout import given_certificates
 from privml.store.objects import Store
-from privml.store.wayout import given_certificates
 
 _PASSED_ON = re.compile(
     r"\A(PIP_.*|(?:https?|no|all)_proxy|SSL_CERT_(?:FILE|DIR)|REQUESTS_CA_BUNDLE|HOME|XDG_CONFIG_(?:HOME|DIRS))\Z",

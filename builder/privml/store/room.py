@@ -11,7 +11,10 @@ from privml.base.errors import HostError
 
 # Error numbers caused by the place, not by the data to be written.
 ABOUT_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
-STORE_HINT = "make room (`privml-build store gc --dry-run` shows what no lock names), or set PRIVML_STORE elsewhere"
+STORE_HINT = (
+    "free some space (`privml-build store gc --dry-run` lists files that no lock needs), or set PRIVML_STORE to "
+    "another disk"
+)
 
 
 @contextlib.contextmanager

@@ -6,6 +6,7 @@ common to all TEEs; each TEE's policy and checks are in a separate module, liste
 
 from __future__ import annotations
 
+import dataclasses
 import hmac
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -16,9 +17,10 @@ from privml.events.registers import REGISTERS
 from privml.events.variants import PRODUCTION
 from privml.evidence.claims import Checked, SignatureFailure
 from privml.evidence.facts import Facts
+from privml.evidence.nvidia.claims import NO_DEVICES, CheckedDevices
 from privml.evidence.sections import TLS_KEY
 from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
-from privml.verify import tdx
+from privml.verify import denied, nvidia, tdx
 from privml.verify.anchor import Expected
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
@@ -41,6 +43,12 @@ class Case:
     nonce: bytes | None
     tls_spki_sha256: bytes | None
     launch: MeasuredLaunch | None
+    devices: CheckedDevices = NO_DEVICES
+
+    @property
+    def device_case(self) -> nvidia.DeviceCase:
+        """The input of the checks of GPUs and switches."""
+        return nvidia.DeviceCase(self.facts, self.devices, self.expected.predicate.gpus, self.policy.nvidia)
 
     @property
     def rules(self) -> TeeRules[Any]:
@@ -72,15 +80,18 @@ def verify(
     *,
     nonce: bytes | None,
     tls_spki_sha256: bytes | None,
+    devices: CheckedDevices = NO_DEVICES,
 ) -> Judgement:
     """Judge one document.
 
     ``nonce`` is the caller's 32-byte nonce, ``tls_spki_sha256`` the SHA-256 of the public key of the connection that
-    delivered the document (and will carry the prompts). If either is None, the verdict is a refusal.
+    delivered the document (and will carry the prompts). If either is None, the verdict is a refusal. ``devices`` is
+    the result of checking the evidence of GPUs (`evidence.devices`).
     """
     launch = _closest(facts, expected.predicate.launches)
-    case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch)
+    case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch, devices)
     refusals = tuple(_refusals(case))
+    relaxed = _relaxed(case, refusals)
     verdict = Verdict(
         outcome=_outcome(case) if not refusals else Outcome.REFUSED,
         name=expected.predicate.name,
@@ -89,8 +100,19 @@ def verify(
         shape="" if launch is None else launch.label,
         refusals=refusals,
         notes=tuple(_notes(case)),
+        relaxed=relaxed,
     )
     return Judgement(verdict, facts)
+
+
+def _relaxed(case: Case, refusals: tuple[Refusal, ...]) -> tuple[Refusal, ...]:
+    """The refusals that only the policy's relaxations prevented."""
+    strict = case.policy.strict
+    if strict == case.policy:
+        return ()
+    given = {(refusal.code, refusal.got) for refusal in refusals}
+    found = _refusals(dataclasses.replace(case, policy=strict))
+    return tuple(refusal for refusal in found if (refusal.code, refusal.got) not in given)
 
 
 @refuses(
@@ -117,6 +139,7 @@ def origin(case: Case) -> Iterator[Refusal]:
     {
         "shapes": "the statement lists no shape",
         "unpinned": "the statement has no value for a register",
+        "runtime-unused": "the image's kernel cannot extend the register of the agent's events",
         **{register: meaning for rules in RULES.values() for register, meaning in rules.registers.items()},
     }
 )
@@ -128,6 +151,9 @@ def registers(case: Case) -> Iterator[Refusal]:
         found, wanted = (f"only {others}", f"one for {claims.tee}") if others else ("none", "at least one shape")
         yield Refusal("shapes", found, wanted)
         return
+    if launch.runtime_unused and not case.policy.allow_unused_runtime:
+        runtime = str(LAYOUTS[launch.tee].runtime).upper()
+        yield Refusal("runtime-unused", f"{runtime} stays zero", f"{runtime} extended with the agent's events")
     for register in REGISTERS[claims.tee]:
         if register == LAYOUTS[launch.tee].runtime and case.agent_events is None:
             continue  # no value is expected for this purpose: `header` refuses it
@@ -153,7 +179,6 @@ def _accepted(case: Case, launch: MeasuredLaunch, register: str) -> tuple[bytes,
 @refuses(
     {
         "agent-events": "the agent's log is not the expected list",
-        "gpu-evidence": "the image has GPUs but the document has no evidence for them",
     }
 )
 def agent_log(case: Case) -> Iterator[Refusal]:
@@ -168,9 +193,6 @@ def agent_log(case: Case) -> Iterator[Refusal]:
             " ".join(event.name for event in wanted) or "no events",
             agent_difference(logged, wanted),
         )
-    # The devices section is empty until GPU evidence can be read (`sections.Devices`), so such an image cannot pass.
-    if any(event.name.startswith("gpu-") for event in wanted):
-        yield Refusal("gpu-evidence", "none", "evidence for each declared GPU")
 
 
 @refuses(
@@ -216,6 +238,15 @@ def header(case: Case) -> Iterator[Refusal]:
         yield Refusal("stage", found.stage, case.policy.stage)
 
 
+@refuses({"exceptions": "the image declares an exception that weakens it, and the policy does not name it"})
+def exceptions(case: Case) -> Iterator[Refusal]:
+    """Check that the policy accepts each exception of the image's recipe."""
+    for declared in case.expected.predicate.exceptions:
+        if declared.name not in case.policy.exceptions:
+            wanted = any_of(case.policy.exceptions) or "no exceptions"
+            yield Refusal("exceptions", declared.name, wanted, f"the recipe's reason: {declared.reason}")
+
+
 def _refusals(case: Case) -> Iterator[Refusal]:
     rules, evidence = case.rules, case.evidence
     yield from origin(case)
@@ -224,8 +255,11 @@ def _refusals(case: Case) -> Iterator[Refusal]:
         yield from rules.signature(evidence)
     for check in rules.checks:
         yield from check(evidence)
-    for core in (registers, agent_log, binding, header):
+    for core in (registers, agent_log, binding, header, exceptions):
         yield from core(case)
+    for device_check in nvidia.CHECKS:
+        yield from device_check(case.device_case)
+    yield from denied.samples(case.facts)
 
 
 def _closest(facts: Facts, launches: tuple[MeasuredLaunch, ...]) -> MeasuredLaunch | None:
@@ -239,11 +273,16 @@ def _outcome(case: Case) -> Outcome:
     checked = case.signature
     genuine = not isinstance(checked, SignatureFailure) and checked.root_sha256 in case.rules.genuine_roots
     # A development image can contain anything, so even on genuine hardware it is treated like a simulation.
+    genuine = genuine and not nvidia.simulated(case.device_case)
     return Outcome.ACCEPTED if genuine and case.facts.header.variant == PRODUCTION else Outcome.ACCEPTED_SIMULATED
 
 
 def _notes(case: Case) -> Iterator[str]:
     yield from case.rules.notes(case.evidence)
+    yield from nvidia.notes(case.device_case)
+    for declared in case.expected.predicate.exceptions:
+        if declared.name in case.policy.exceptions:
+            yield f"exception {declared.name}: accepted by the policy; the recipe's reason: {declared.reason}"
     if case.launch is None:
         return
     levels = case.launch.evidence()
@@ -278,6 +317,9 @@ CODES: Mapping[str, str] = _union(
         agent_log,
         binding,
         header,
+        *nvidia.CHECKS,
+        denied.samples,
+        exceptions,
     )
 )
 """Every refusal code and what it means."""

@@ -5,9 +5,13 @@ disabled.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 
 from privml.events.stages import SERVE, STAGE_OF
+from privml.verify import policyfield
+from privml.verify.nvidia import NvidiaPolicy
+from privml.verify.policyfield import section, setting, switch, texts
 from privml.verify.tdx import TdxPolicy
 
 
@@ -16,16 +20,32 @@ class Policy:
     """The acceptance criteria that do not depend on the image.
 
     ``purpose`` is the required purpose of the document. ``allow_simulated`` is the DER of a simulation's root, or
-    None; a development image is accepted only with one. Each TEE's policy is in the field with its name.
+    None; a development image is accepted only with one. No policy file can set these two. Each TEE's policy is in the
+    field with its name.
     """
 
     purpose: str = SERVE
     allow_simulated: bytes | None = None
-    tdx: TdxPolicy = field(default_factory=TdxPolicy)
+    exceptions: frozenset[str] = setting(
+        texts(),
+        frozenset(),
+        "Accepted exceptions of an image's recipe, each as KIND:SUBJECT.",
+        relaxes={"exceptions"},
+    )
+    allow_unused_runtime: bool = setting(
+        switch(),
+        False,
+        "Accept an image whose kernel cannot extend the register of the agent's events (RTMR3 of a TD). "
+        "Then only the report data covers the agent's log.",
+        relaxes={"runtime-unused"},
+    )
+    tdx: TdxPolicy = section(TdxPolicy(), "Intel TDX: the platform, its TDX module, and the TD.")
+    nvidia: NvidiaPolicy = section(NvidiaPolicy(), "NVIDIA GPUs and NVSwitches.")
 
     def __post_init__(self) -> None:
         if self.purpose not in STAGE_OF:
             raise ValueError(f"purpose `{self.purpose}`, expected one of {', '.join(STAGE_OF)}")
+        policyfield.check(self)
 
     @property
     def stage(self) -> str:
@@ -36,3 +56,8 @@ class Policy:
     def simulated_root_sha256(self) -> str | None:
         """Hex SHA-256 of the accepted simulated root, or None."""
         return None if self.allow_simulated is None else hashlib.sha256(self.allow_simulated).hexdigest()
+
+    @cached_property
+    def strict(self) -> Policy:
+        """This policy without its relaxations; values that only tighten it stay."""
+        return policyfield.strict(self)

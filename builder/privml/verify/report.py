@@ -13,12 +13,16 @@ _HEADLINES = {
 }
 
 
-def render(verdict: Verdict) -> str:
+def render(verdict: Verdict, about: str = "") -> str:
     """Lines of text, each ending with a newline; the first has the outcome, the image and the anchor.
+
+    ``about`` ends the first line: whose nonce and which time, where they are not the caller's own and now.
 
     Found values come from the untrusted machine (a stage, a reason of the QVL) and are reduced to one printable line.
     """
-    lines = [f"{_HEADLINES[verdict.outcome]}: {verdict.name} ({verdict.variant}), against {verdict.anchor}"]
+    relaxations = "" if verdict.outcome is Outcome.REFUSED else verdict.relaxations
+    headline = f"{_HEADLINES[verdict.outcome]}{relaxations}"
+    lines = [f"{headline}: {verdict.name} ({verdict.variant}), against {verdict.anchor}{about}"]
     if verdict.shape:
         lines.append(f"  shape: {verdict.shape}")
     for refusal in verdict.refusals:
@@ -26,5 +30,7 @@ def render(verdict: Verdict) -> str:
         lines.append(f"    got      {refusal.got}")
         lines.append(f"    expected {refusal.expected}")
         lines.extend(f"    {line}" for line in refusal.where.splitlines())
+    for each in verdict.relaxed:
+        lines.append(f"  relaxed: {each.code}: got {each.got}, the default policy expects {each.expected}")
     lines.extend(f"  note: {note}" for note in verdict.notes)
     return "\n".join(printable(line) for line in lines) + "\n"

@@ -36,7 +36,11 @@ class Refusal:
 
 @dataclass(frozen=True)
 class Verdict:
-    """The verdict on one document. ``shape`` is the label of the closest shape, which it was compared with."""
+    """The verdict on one document.
+
+    ``shape`` is the label of the closest shape, which it was compared with. ``relaxed`` has the refusals that the
+    default policy would have given and that a policy file accepts.
+    """
 
     outcome: Outcome
     name: str
@@ -45,11 +49,18 @@ class Verdict:
     shape: str
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[str, ...] = ()
+    relaxed: tuple[Refusal, ...] = ()
 
     @property
     def accepted(self) -> bool:
         """True only for genuine hardware, never for a simulation."""
         return self.outcome is Outcome.ACCEPTED
+
+    @property
+    def relaxations(self) -> str:
+        """What the policy relaxed, as part of a line: ``, relaxed: tcb-status OutOfDate``; empty if nothing."""
+        said = "; ".join(f"{each.code} {each.got}" for each in self.relaxed)
+        return f", relaxed: {said}" if said else ""
 
     @property
     def exit_code(self) -> int:
@@ -70,5 +81,6 @@ class Verdict:
             "anchor": str(self.anchor),
             "shape": self.shape,
             "refusals": [refusal.to_dict() for refusal in self.refusals],
+            "relaxed": [refusal.to_dict() for refusal in self.relaxed],
             "notes": list(self.notes),
         }

@@ -7,21 +7,30 @@ import ssl
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from typing import Any
 
 from privml.base.errors import HostError
 from privml.vm.machine import Machine
 
 
-def await_ready(machine: Machine, timeout: float) -> float:
-    """Wait until the guest is ready and return the seconds; ``HostError`` with its stages on timeout."""
+def await_ready(machine: Machine, timeout: float, *, show: Callable[[str], None] = lambda _: None) -> float:
+    """Wait until the guest is ready and return the seconds; ``HostError`` with its stages on timeout.
+
+    ``show`` gets a line for each stage that has ended.
+    """
     start = time.monotonic()
     stages: list[dict[str, Any]] = []
+    shown: set[str] = set()
     while time.monotonic() - start < timeout:
         machine.check_running()
         try:
             status, body = request(machine, "/boot-stages", timeout=5)
             stages = json.loads(body)["stages"] if status == 200 else stages
+            for stage in stages:
+                if stage["status"] not in ("pending", "running") and stage["name"] not in shown:
+                    shown.add(stage["name"])
+                    show(f"stage {stage['name']}: {stage['status']} after {time.monotonic() - start:.0f} s")
             failed = [stage for stage in stages if stage["status"] == "failed"]
             if failed:
                 raise HostError(
@@ -33,14 +42,23 @@ def await_ready(machine: Machine, timeout: float) -> float:
         except (OSError, ValueError, KeyError):
             pass
         time.sleep(0.5)
-    told = ", ".join(f"{stage['name']} {stage['status']}" for stage in stages) or "none told"
-    raise HostError(f"the guest was not ready within {timeout:g} s; stages: {told}\n{machine.console_tail()}")
+    reached = ", ".join(f"{stage['name']} {stage['status']}" for stage in stages) or "none, its agent did not answer"
+    raise HostError(
+        f"the guest was not ready within {timeout:g} s; stages: {reached}\n{machine.console_tail()}",
+        hint="give it longer with --timeout, or read its console with --console",
+    )
 
 
-def complete(machine: Machine, prompt: str, max_tokens: int) -> str:
-    """One completion at temperature 0, as text; ``HostError`` if the guest answers with an error."""
+def complete(machine: Machine, prompt: str, max_tokens: int, timeout: float = 600) -> str:
+    """One completion at temperature 0, as text; ``HostError`` if the guest answers with an error, or not in time."""
     body = {"prompt": prompt, "max_tokens": max_tokens, "temperature": 0}
-    status, answer = request(machine, "/v1/completions", data=json.dumps(body).encode(), timeout=600)
+    try:
+        status, answer = request(machine, "/v1/completions", data=json.dumps(body).encode(), timeout=timeout)
+    except TimeoutError as error:
+        raise HostError(
+            f"the model did not answer within {timeout:g} s",
+            hint="give it longer with --timeout, or ask for fewer tokens",
+        ) from error
     if status != 200:
         raise HostError(f"the guest answered {status}: {answer[:400].decode('utf-8', 'replace')}")
     text: str = json.loads(answer)["choices"][0]["text"]

@@ -14,7 +14,7 @@ from privml.vm.compared import ComparedBoot, boot
 from privml.vm.launch import launch_of
 from privml.vm.machine import Launch
 from privml.vm.platforms import platform as load_platform
-from privml.vm.predicted import Predictor
+from privml.vm.predicted import MachinePredictor
 
 BOOT_SLOT = 1
 """Slot of the boot disk, before the platform's own devices."""
@@ -32,8 +32,8 @@ class Bench:
         self._manifest = manifest
         self._recipes = recipes
         self.platform: Platform = replace(load_platform(manifest.platforms[0], recipes), tpm=True)
-        self._as_td = Predictor(tools, cache, directory, manifest)
-        self._as_booted = Predictor(tools, cache, directory, manifest)
+        self._as_td = MachinePredictor(tools, cache, directory, manifest)
+        self._as_booted = MachinePredictor(tools, cache, directory, manifest)
         self._as_booted.use_firmware((tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
 
     def launch(self, size: Size, *, devices: Sequence[Device] = (), boot_disk: Path | None = None) -> Launch:

@@ -13,7 +13,7 @@ from privml.events.tcg import LogEntry
 from privml.events.types import EV_NO_ACTION
 from privml.image.tools import ToolsTree
 from privml.measure.compare import Comparison, compare
-from privml.measure.tdtpm import DIRECT, DISK, NETWORK, ROM, Account, account
+from privml.measure.tdtpm import DIRECT, DISK, NETWORK, ROM, Explanation, explain
 from privml.vm import bootlog, swtpm
 from privml.vm.machine import Launch, started
 
@@ -23,17 +23,17 @@ _MAPPED = range(1, 16)  # PCR 0 stands for MRTD; 16 and up for nothing
 @dataclass(frozen=True)
 class ComparedBoot:
     """``log`` as found in memory. ``disagreeing`` lists the PCRs whose value is not the replay of the log; empty if
-    log and TPM agree. ``account`` explains the differences from the prediction for a TD."""
+    log and TPM agree. ``explanation`` explains the differences from the prediction for a TD."""
 
     log: tuple[LogEntry, ...]
     comparison: Comparison
     disagreeing: tuple[int, ...]
-    account: Account
+    explanation: Explanation
 
     @property
     def equal(self) -> bool:
         """True if log, prediction and TPM agree, and the prediction for a TD differs only as expected."""
-        return self.comparison.equal and not self.disagreeing and self.account.settled
+        return self.comparison.equal and not self.disagreeing and self.explanation.settled
 
     def problems(self) -> list[str]:
         """Why the boot does not confirm the prediction, one line each; empty if it does."""
@@ -46,10 +46,12 @@ class ComparedBoot:
             )
         if not self.comparison.equal:
             found.append(f"the log differs from the prediction in {len(self.comparison.differences)} events")
-        if self.account.unexplained:
-            found.append(f"no rule explains {len(self.account.unexplained)} differences from the prediction for a TD")
-        if self.account.unused:
-            found.append(f"expected differences from a TD that this boot lacks: {', '.join(self.account.unused)}")
+        if self.explanation.unexplained:
+            found.append(
+                f"no rule explains {len(self.explanation.unexplained)} differences from the prediction for a TD"
+            )
+        if self.explanation.unused:
+            found.append(f"expected differences from a TD that this boot lacks: {', '.join(self.explanation.unused)}")
         return found
 
     def to_dict(self) -> dict[str, Any]:
@@ -57,9 +59,9 @@ class ComparedBoot:
         return {
             "equal": self.equal,
             "tpm_disagrees": list(self.disagreeing),
-            "td_rules": dict(self.account.used),
-            "td_unexplained": [one.to_dict() for one in self.account.unexplained],
-            "td_unused": list(self.account.unused),
+            "td_rules": dict(self.explanation.used),
+            "td_unexplained": [one.to_dict() for one in self.explanation.unexplained],
+            "td_unused": list(self.explanation.unused),
             "matched": dict(self.comparison.matched.items()),
             "differences": [difference.to_dict() for difference in self.comparison.differences],
         }
@@ -77,7 +79,7 @@ def boot(tools: ToolsTree, launch: Launch, predicted: Sequence[Event], *, td: Se
         machine.qemu.kill()
         values = swtpm.read_pcrs(machine.directory / swtpm.SOCKET)
     comparison = compare(predicted, log, tpm=True)
-    return ComparedBoot(log, comparison, disagreeing(log, values), account(td, log, situations(launch)))
+    return ComparedBoot(log, comparison, disagreeing(log, values), explain(td, log, situations(launch)))
 
 
 def situations(launch: Launch) -> frozenset[str]:

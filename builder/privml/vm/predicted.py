@@ -49,7 +49,7 @@ def profile_of(platform: Platform) -> Profile:
     return _PROFILES[platform.tee]
 
 
-class Predictor:
+class MachinePredictor:
     """Predicts one image on any machine; parts that depend only on the image are computed once."""
 
     def __init__(self, tools: ToolsTree, cache: Path, directory: Path, manifest: Manifest) -> None:
@@ -131,7 +131,7 @@ def predict_image(
 ) -> Predicate:
     """Predicate v2 of the image in ``directory``: its platforms, and by default its own shapes."""
     check_artefacts(directory, manifest.artefacts)
-    predictor = Predictor(tools, cache, directory, manifest)
+    predictor = MachinePredictor(tools, cache, directory, manifest)
     chosen = tuple(shapes) or manifest.shapes
     measured = []
     for name in manifest.platforms:
@@ -144,6 +144,7 @@ def predict_image(
         agent_events=manifest.agent_events,
         purposes=manifest.purposes,
         launches=tuple(measured),
+        exceptions=manifest.exceptions,
     )
 
 

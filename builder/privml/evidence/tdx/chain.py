@@ -11,17 +11,17 @@ checks revocation and validity in time.
 
 from __future__ import annotations
 
-import base64
-import hashlib
+import functools
 import re
-import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature, UnsupportedAlgorithm
 from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import ExtensionOID, NameOID
+from cryptography.x509.oid import NameOID
+
+from privml.evidence import certificates
+from privml.evidence.certificates import UnfitError, name_text, sha256
 
 SGX_EXTENSION = x509.ObjectIdentifier("1.2.840.113741.1.13.1")
 """Extension with PPID, TCB and FMSPC; only Intel's PCK certificates have it."""
@@ -96,6 +96,9 @@ PCK_CRL = Place("pck_crl_issuer_chain", PCK_CA, "collateral-role")
 TCB_INFO = Place("tcb_info_issuer_chain", TCB_SIGNING, "collateral-role")
 QE_IDENTITY = Place("qe_identity_issuer_chain", TCB_SIGNING, "collateral-role")
 
+_KEPT = 32
+"""Chains and revocation lists whose successful check is remembered: the result depends on the arguments only."""
+
 CRL_ISSUERS = {"root_ca_crl": ROOT, "pck_crl": PCK_CA}
 """The revocation lists of the collateral, each with the role that signs it."""
 
@@ -109,14 +112,20 @@ class Chain:
 
 
 @dataclass(frozen=True)
-class Chains:
-    """The four chains of one quote and its collateral, and its revocation lists by field."""
+class CollateralChains:
+    """The three chains of collateral, and its revocation lists by field."""
 
-    quote: Chain
     pck_crl: Chain
     tcb_info: Chain
     qe_identity: Chain
     lists: Mapping[str, x509.CertificateRevocationList]
+
+
+@dataclass(frozen=True)
+class Chains(CollateralChains):
+    """The chains of a quote and its collateral."""
+
+    quote: Chain
 
 
 class ChainError(ValueError):
@@ -145,43 +154,52 @@ def check(certificates: bytes, collateral: Mapping[str, str], *, root: bytes, na
     ``certificates`` is the quote's PEM chain, ``root`` the DER of the anchor, ``naming`` that anchor's names.
     """
     quote = read(QUOTE, certificates, root=root, naming=naming)
+    found = check_collateral(collateral, root=root, naming=naming)
+    if found.pck_crl.certificates != quote.certificates[1:]:
+        raise ChainError(
+            PCK_CRL,
+            f"a PCK CA certificate with SHA-256 {sha256(found.pck_crl.certificates[0])}",
+            f"the one in the quote, {sha256(quote.certificates[1])}",
+        )
+    return Chains(found.pck_crl, found.tcb_info, found.qe_identity, found.lists, quote)
+
+
+def check_collateral(collateral: Mapping[str, str], *, root: bytes, naming: Naming) -> CollateralChains:
+    """Check the chains and revocation lists of collateral without a quote; ``ChainError`` for a bad one."""
     pck_crl, tcb_info, qe_identity = (
         read(place, collateral.get(place.name, "").encode(errors="replace"), root=root, naming=naming)
         for place in (PCK_CRL, TCB_INFO, QE_IDENTITY)
     )
-    if pck_crl.certificates != quote.certificates[1:]:
-        raise ChainError(
-            PCK_CRL,
-            f"a PCK CA certificate with SHA-256 {_digest(pck_crl.certificates[0])}",
-            f"the one in the quote, {_digest(quote.certificates[1])}",
-        )
-    issuers = {PCK_CA: quote.certificates[1], ROOT: root}
+    issuers = {PCK_CA: pck_crl.certificates[0], ROOT: root}
     lists = {
         name: _revocation_list(name, role, read_hex(name, collateral.get(name, "")), issuers[role])
         for name, role in CRL_ISSUERS.items()
     }
-    return Chains(quote, pck_crl, tcb_info, qe_identity, lists)
+    return CollateralChains(pck_crl, tcb_info, qe_identity, lists)
 
 
+@functools.lru_cache(_KEPT)
 def _revocation_list(name: str, role: Role, der: bytes, issuer: bytes) -> x509.CertificateRevocationList:
     """The revocation list ``der`` if ``issuer`` signed it and nothing follows it; ``ChainError`` otherwise."""
     place = Place(name, role, "collateral-role")
     signer = x509.load_der_x509_certificate(issuer)
-    wanted = f"one signed by {_text(signer.subject)}"
+    wanted = f"one signed by {name_text(signer.subject)}"
     try:
         found = x509.load_der_x509_crl(der)
         named = found.issuer
         key = signer.public_key()
         signed = isinstance(key, ec.EllipticCurvePublicKey) and found.is_signature_valid(key)
-    except _UNREADABLE as error:
+        certificates.check_bits(der, found.signature, wanted)
+    except certificates.UNREADABLE as error:
         raise ChainError(place, f"an unreadable revocation list ({error})", wanted) from error
     if named != signer.subject:
-        raise ChainError(place, f"a revocation list by {_text(named)}", wanted)
+        raise ChainError(place, f"a revocation list by {name_text(named)}", wanted)
     if not signed:
         raise ChainError(place, "a revocation list that its issuer did not sign", wanted)
     return found
 
 
+@functools.lru_cache(_KEPT)
 def read(place: Place, pem: bytes, *, root: bytes, naming: Naming) -> Chain:
     """Read one chain and check its shape, names, extensions and signatures; ``ChainError`` if any differs."""
     roles = place.role.chain()
@@ -190,94 +208,46 @@ def read(place: Place, pem: bytes, *, root: bytes, naming: Naming) -> Chain:
         wanted = ", ".join(role.name for role in roles)
         raise ChainError(place, f"{len(encoded)} certificates", f"{len(roles)}: {wanted}")
     if encoded[-1] != root:
-        found = f"a last certificate with SHA-256 {_digest(encoded[-1])}"
-        raise ChainError(place, found, f"the root certificate {_digest(root)}")
+        found = f"a last certificate with SHA-256 {sha256(encoded[-1])}"
+        raise ChainError(place, found, f"the root certificate {sha256(root)}")
     issuer: x509.Certificate | None = None
     # From the root down, so that only certificates signed by the authority are interpreted.
     for number in range(len(roles), 0, -1):
         try:
             issuer = _issued(encoded[number - 1], issuer, roles[number - 1], naming)
-        except _UnfitError as error:
+        except UnfitError as error:
             found = f"certificate {number} of {len(roles)} is {error.found}"
             raise ChainError(place, found, error.expected) from error
     return Chain(place.role, encoded)
 
 
 _HEX = re.compile(r"(?:[0-9a-f]{2})*")
-_BLOCK = re.compile(rb"-----BEGIN CERTIFICATE-----\n([A-Za-z0-9+/=\n]+)\n-----END CERTIFICATE-----")
-# Quoting services and PCK caches end a chain with zero to two newlines, C strings with a NUL.
-_END = re.compile(rb"\n{0,2}\0?")
 
 
 def _decode(place: Place, pem: bytes) -> tuple[bytes, ...]:
-    """Decode each PEM block to DER, and refuse every other byte.
-
-    PEM readers skip unknown text, so two of them can see different chains in the same bytes. Only the canonical
-    encoding of the certificates is accepted.
-    """
-    if len(pem) > MAX_CHAIN:
-        raise ChainError(place, f"{len(pem)} bytes", f"at most {MAX_CHAIN}")
     try:
-        found = tuple(base64.b64decode(block.replace(b"\n", b""), validate=True) for block in _BLOCK.findall(pem))
-    except ValueError as error:
-        raise ChainError(place, f"a PEM block that is not base64 ({error})", "PEM certificates") from error
-    written = "".join(ssl.DER_cert_to_PEM_cert(der) for der in found).encode().removesuffix(b"\n")
-    if not pem.startswith(written) or not _END.fullmatch(pem, len(written)):
-        raise ChainError(
-            place,
-            "extra bytes around its certificates, or a non-canonical PEM encoding",
-            "PEM certificates in lines of 64 characters, one after the other, and nothing else",
-        )
-    return found
-
-
-class _UnfitError(Exception):
-    """A certificate does not fit its place in the chain."""
-
-    def __init__(self, found: str, expected: str) -> None:
-        super().__init__(found)
-        self.found = found
-        self.expected = expected
-
-
-_UNREADABLE = (
-    ValueError,
-    TypeError,
-    UnsupportedAlgorithm,
-    x509.InvalidVersion,
-    x509.DuplicateExtension,
-    x509.UnsupportedGeneralNameType,
-    UserWarning,  # `cryptography` warns of some malformed fields; raised where warnings are errors
-)
-_KNOWN_CRITICAL = {ExtensionOID.BASIC_CONSTRAINTS, ExtensionOID.KEY_USAGE}
+        return certificates.decode_pem(pem, limit=MAX_CHAIN)
+    except UnfitError as error:
+        raise ChainError(place, error.found, error.expected) from error
 
 
 def _issued(der: bytes, issuer: x509.Certificate | None, role: Role, naming: Naming) -> x509.Certificate:
-    """The certificate ``der`` if ``issuer`` (None: itself) issued it for ``role``; ``_UnfitError`` otherwise."""
-    wanted = f"a {role.name} certificate issued by the next one"
-    try:
-        certificate = x509.load_der_x509_certificate(der)
-        certificate.verify_directly_issued_by(issuer or certificate)
-        subject, extensions = certificate.subject, certificate.extensions
-    except InvalidSignature as error:
-        raise _UnfitError("not signed with the key of the next one", wanted) from error
-    except _UNREADABLE as error:
-        raise _UnfitError(f"unreadable or not issued by the next one ({error})", wanted) from error
+    """The certificate ``der`` if ``issuer`` (None: itself) issued it for ``role``; ``UnfitError`` otherwise."""
+    certificate = certificates.issued(der, issuer, f"a {role.name} certificate issued by the next one")
+    subject, extensions = certificate.subject, certificate.extensions
     subjects = naming.subjects(role)
     if subject not in subjects:
-        raise _UnfitError(_text(subject), " or ".join(map(_text, subjects)))
+        raise UnfitError(name_text(subject), " or ".join(map(name_text, subjects)))
     is_ca = _is_ca(extensions)
     if is_ca is not role.ca:
         words = {True: "a CA", False: "not a CA", None: "neither clearly a CA nor clearly none"}
-        raise _UnfitError(f"{words[is_ca]}, by basic constraints and key usage", f"one that is {words[role.ca]}")
+        raise UnfitError(f"{words[is_ca]}, by basic constraints and key usage", f"one that is {words[role.ca]}")
     has_sgx = any(extension.oid == SGX_EXTENSION for extension in extensions)
     if has_sgx is not role.sgx_extension:
         said = f"the SGX extension {SGX_EXTENSION.dotted_string}"
         found, expected = (f"one {'with' if has else 'without'} {said}" for has in (has_sgx, role.sgx_extension))
-        raise _UnfitError(found, expected)
-    unknown = [item.oid.dotted_string for item in extensions if item.critical and item.oid not in _KNOWN_CRITICAL]
-    if unknown:
-        raise _UnfitError(f"one with the critical extension {unknown[0]}", "basic constraints and key usage only")
+        raise UnfitError(found, expected)
+    certificates.check_critical(certificate)
     return certificate
 
 
@@ -290,11 +260,3 @@ def _is_ca(extensions: x509.Extensions) -> bool | None:
         return None
     said = {constraints.ca, usage.key_cert_sign, usage.crl_sign}
     return said.pop() if len(said) == 1 else None
-
-
-def _text(name: x509.Name) -> str:
-    return name.rfc4514_string()[:200]
-
-
-def _digest(der: bytes) -> str:
-    return hashlib.sha256(der).hexdigest()

@@ -17,22 +17,58 @@ from privml.evidence.tdx import quote
 TEE = "tdx"
 
 
+@dataclass(frozen=True)
+class TcbLevel:
+    """The level that Intel's collateral gives to one component.
+
+    ``status`` is Intel's word (``UpToDate``, ``OutOfDate``, ...), ``date`` the day of the level (``2024-11-13``),
+    ``advisory_ids`` are the advisories that apply to it.
+    """
+
+    status: str
+    date: str
+    advisory_ids: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Validity:
+    """From when to when (Unix seconds) one part of the collateral is valid; ``name`` is its field."""
+
+    name: str
+    issued: int
+    expires: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class QuoteFacts(SignatureFacts):
     """A quote with a valid signature and chain.
 
-    ``tcb_status`` is Intel's status (``UpToDate``, ``OutOfDate``, ...), merged over platform, module and quoting
-    enclave; ``tcb_evaluation_number`` the lower one of TCB info and QE identity. ``fmspc`` (6 bytes), ``ppid`` (16
-    bytes) and ``platform_instance_id`` (16 bytes or None) identify the machine. ``collateral_issued`` (the newest
-    part) and ``collateral_expires`` (the first part to expire) are Unix seconds.
+    ``platform``, ``module`` and ``qe`` are the levels of microcode and BIOS, of the TDX module that started the TD,
+    and of the quoting enclave. ``module`` is None for a module of version 0, which is part of the platform's level.
+    ``current_platform`` and ``current_module`` are those that the machine has now, which TD 1.5 reports say; None in
+    others. ``tcb_status`` is Intel's word on all of them together, and ``advisory_ids`` are all advisories.
+    ``tcb_evaluation_number`` is the lower one of TCB info and QE identity. ``fmspc`` (6 bytes), ``pce_id`` (2),
+    ``ppid`` (16) and ``platform_instance_id`` (16 bytes or None) identify the machine; the three flags are from its
+    certificate, None if it does not say. ``validity`` has the dates of each part of the collateral,
+    ``collateral_issued`` (the newest part) and ``collateral_expires`` (the first part to expire) are Unix seconds.
     """
 
     tcb_status: str
     advisory_ids: tuple[str, ...]
+    platform: TcbLevel
+    module: TcbLevel | None
+    qe: TcbLevel
+    current_platform: TcbLevel | None
+    current_module: TcbLevel | None
     tcb_evaluation_number: int
     fmspc: bytes
+    pce_id: bytes
     ppid: bytes
     platform_instance_id: bytes | None
+    dynamic_platform: bool | None
+    cached_keys: bool | None
+    smt_enabled: bool | None
+    validity: tuple[Validity, ...]
     collateral_issued: int
     collateral_expires: int
 

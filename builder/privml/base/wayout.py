@@ -134,12 +134,14 @@ def login_of(address: str) -> Login | None:
     return Login(parts.scheme, parts.netloc.rpartition("@")[2], parts.path.rstrip("/"), user, password)
 
 
+def environment_way_out() -> WayOut:
+    """The way that the environment names, for services that are not package archives: apt's settings do not count."""
+    return WayOut(proxies=_given_proxies(), certificates=_certificates({}))
+
+
 def host_way_out(addresses: Iterable[str] = (), apt: Path = Path("/etc/apt")) -> WayOut:
     """The way of this host; ``addresses`` are those of its configuration, with their passwords."""
-    proxies = {scheme: value for scheme, value in urllib.request.getproxies().items() if scheme in ("http", "https")}
-    everything = urllib.request.getproxies().get("all")
-    if everything:
-        proxies = {"http": everything, "https": everything} | proxies
+    proxies = _given_proxies()
     of_apt = _apt_settings()
     return WayOut(
         proxies=proxies or _proxies_of(of_apt),
@@ -147,6 +149,12 @@ def host_way_out(addresses: Iterable[str] = (), apt: Path = Path("/etc/apt")) ->
         certificates=_certificates(of_apt),
         logins=(*(login for address in addresses if (login := login_of(address))), *_auth_conf(apt)),
     )
+
+
+def _given_proxies() -> dict[str, str]:
+    given = urllib.request.getproxies()
+    everything = {scheme: given["all"] for scheme in ("http", "https") if given.get("all")}
+    return everything | {scheme: value for scheme, value in given.items() if scheme in ("http", "https")}
 
 
 @functools.cache

@@ -1,4 +1,4 @@
-"""A small HTTP client that keeps connections open and takes the host's way out (`store.wayout`)."""
+"""A small HTTP client that keeps connections open and takes the host's way out (`base.wayout`)."""
 
 from __future__ import annotations
 
@@ -8,18 +8,28 @@ import urllib.parse
 from collections.abc import Mapping
 from types import TracebackType
 
-from privml.store.wayout import WayOut, basic, without_password
+from privml.base.deadline import Cutoff
+from privml.base.wayout import WayOut, basic, without_password
 
 REDIRECTS = 5
+_REDIRECT_BODY = 64 * 1024
 AGENT = "privml-build"
 
 
 class Connections:
-    """Open connections of one thread, by scheme, host and proxy. Not to be shared between threads."""
+    """Open connections of one thread, by scheme, host and proxy. Not to be shared between threads.
 
-    def __init__(self, way: WayOut, timeout: float = 30.0) -> None:
+    ``way`` is the host's way out. ``timeout`` is seconds for each socket operation, ``deadline`` the end of all of
+    them, ``redirects`` how many to follow.
+    """
+
+    def __init__(
+        self, way: WayOut, timeout: float = 30.0, *, deadline: Cutoff | None = None, redirects: int = REDIRECTS
+    ) -> None:
         self._way = way
         self._timeout = timeout
+        self._deadline = deadline
+        self._redirects = redirects
         self._open: dict[tuple[str, str], http.client.HTTPConnection] = {}
         self._tls: ssl.SSLContext | None = None
 
@@ -54,14 +64,23 @@ class Connections:
         return response
 
     def _followed(self, method: str, url: str, headers: Mapping[str, str], until: str) -> http.client.HTTPResponse:
-        for _ in range(REDIRECTS + 1):
+        for _ in range(self._redirects + 1):
             response = self._once(method, url, headers)
             if response.status not in (301, 302, 303, 307, 308) or (until and response.getheader(until)):
                 return response
             target = response.getheader("Location", "")
-            response.read()
+            response.read(_REDIRECT_BODY)
+            if not response.isclosed():
+                self.drop(url)
             url = urllib.parse.urljoin(url, target)
-        raise OSError(f"more than {REDIRECTS} redirects")
+        raise OSError(f"more than {self._redirects} redirects")
+
+    def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+        """Send POST and return the response, also a redirect, with its body unread. As in `get`.
+
+        It is sent again if a kept connection turns out to be closed, so it must be harmless to repeat.
+        """
+        return self._once("POST", url, headers, body)
 
     def drop(self, url: str) -> None:
         """Close the connections to ``url``'s host, because a body was not read completely."""
@@ -69,7 +88,9 @@ class Connections:
         for key in [key for key in self._open if key[1] == netloc]:
             self._open.pop(key).close()
 
-    def _once(self, method: str, url: str, headers: Mapping[str, str]) -> http.client.HTTPResponse:
+    def _once(
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+    ) -> http.client.HTTPResponse:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise OSError(f"`{without_password(url)}` is not an http(s) address")
@@ -85,12 +106,12 @@ class Connections:
             sent.update(_proxy_headers(proxy))
         reused = key in self._open
         try:
-            return self._send(method, key, parts, proxy, target, sent)
+            return self._send(method, key, parts, proxy, target, sent, body)
         except (OSError, http.client.HTTPException):
             if not reused:
                 raise
             # A server may close an idle connection at any time; only failures of a fresh one count.
-            return self._send(method, key, parts, proxy, target, sent)
+            return self._send(method, key, parts, proxy, target, sent, body)
 
     def _send(
         self,
@@ -100,13 +121,14 @@ class Connections:
         proxy: urllib.parse.SplitResult | None,
         target: str,
         headers: dict[str, str],
+        body: bytes | None,
     ) -> http.client.HTTPResponse:
         connection = self._open.get(key)
         if connection is None:
             connection = self._connect(parts, proxy)
             self._open[key] = connection
         try:
-            connection.request(method, target, headers=headers)
+            connection.request(method, target, body, headers)
             return connection.getresponse()
         except BaseException:
             self._open.pop(key, None)
@@ -118,13 +140,18 @@ class Connections:
     ) -> http.client.HTTPConnection:
         host = (proxy or parts).hostname or ""
         port = (proxy or parts).port
+        connection: http.client.HTTPConnection
         if parts.scheme == "http":
-            return http.client.HTTPConnection(host, port, timeout=self._timeout)
-        if self._tls is None:
-            self._tls = ssl.create_default_context(cafile=self._way.certificates)
-        connection = http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
-        if proxy is not None:
-            connection.set_tunnel(parts.hostname or "", parts.port or 443, headers=_proxy_headers(proxy))
+            connection = http.client.HTTPConnection(host, port, timeout=self._timeout)
+        else:
+            if self._tls is None:
+                self._tls = ssl.create_default_context(cafile=self._way.certificates)
+            connection = http.client.HTTPSConnection(host, port, timeout=self._timeout, context=self._tls)
+            if proxy is not None:
+                connection.set_tunnel(parts.hostname or "", parts.port or 443, headers=_proxy_headers(proxy))
+        if self._deadline is not None:
+            # The library has no public way to hand it a socket before the proxy's tunnel and the TLS handshake.
+            connection._create_connection = self._deadline.connect  # type: ignore[attr-defined]  # noqa: SLF001
         return connection
 
 

@@ -1,6 +1,7 @@
 """Alter evidence byte by byte, without this project's encoders. Each altered copy should be refused.
 
-Some different bytes have the same meaning. `kind_of` names their kind; everything else that is accepted is a hole.
+Some different bytes have the same meaning: `kind_of_evidence` and `kind_of_document` name their kind. For all others
+`codes_of_evidence` and `codes_of_document` name the codes of which a refusal must have one.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
 QUOTE_BODY_END = 632  # a v4 quote: header 48, TD report 584
 PEM_ENDINGS = frozenset(newlines + nul for newlines in ("", "\n", "\n\n") for nul in ("", "\0"))
 
+TEXTS = ("tcb_info", "qe_identity")
 JSON_SPELLING = "JSON spelling"
 BOOT_LOG = "boot log, used only for explanations"
 PADDING = "zeros behind the quote"
@@ -129,6 +131,52 @@ def kind_of_document(given: bytes, changed: bytes) -> str | None:
     if different == ["collateral"]:
         return kind_of_evidence(Evidence(b"", old["collateral"]["tdx"]), Evidence(b"", new["collateral"]["tdx"]))
     return None
+
+
+CHAIN_CODES = frozenset({"pck-chain"})
+SIGNED_CODES = frozenset({"quote-signature"})
+COLLATERAL_CODES = {
+    **{f"{name}_issuer_chain": frozenset({"collateral-role"}) for name in ("pck_crl", *TEXTS)},
+    **{name: frozenset({"collateral-role", "collateral-encoding"}) for name in ("root_ca_crl", "pck_crl")},
+    **{f"{name}_signature": frozenset({"quote-signature", "collateral-encoding"}) for name in TEXTS},
+    # What a text says of its platform and dates may be compared before its signature.
+    **dict.fromkeys(TEXTS, SIGNED_CODES | {"collateral-platform", "collateral-expired", "collateral-future"}),
+}
+"""The codes for each field of the collateral."""
+SECTION_CODES = {
+    "nonce": frozenset({"nonce"}),
+    **{name: frozenset({"report-data"}) for name in ("header", "path", "keys", "devices", "eventlog")},
+}
+"""The codes for each part of a document that the report data covers."""
+
+
+def codes_of_evidence(given: Evidence, changed: Evidence) -> frozenset[str]:
+    """The codes of which a refusal of ``changed`` must have one; a malformed quote or collateral needs none."""
+    if changed.quote != given.quote:
+        at = next(
+            (at for at, (old, new) in enumerate(zip(given.quote, changed.quote, strict=False)) if old != new), 0
+        )
+        begin = given.quote.find(b"-----BEGIN")  # after the chain's type and length, 6 bytes
+        # A byte moved into or out of the signed part changes all that follows, and so the chain too.
+        same_size = len(changed.quote) == len(given.quote)
+        return CHAIN_CODES if at >= begin - 6 else SIGNED_CODES if same_size else SIGNED_CODES | CHAIN_CODES
+    different = [name for name, text in given.collateral.items() if changed.collateral[name] != text]
+    return frozenset().union(*(COLLATERAL_CODES[name] for name in different))
+
+
+def codes_of_document(given: bytes, changed: bytes) -> frozenset[str]:
+    """As `codes_of_evidence`, for a document; for what is not JSON, or not a document, none is needed."""
+    try:
+        old, new = json.loads(given), json.loads(changed)
+        different = [name for name in old if new.get(name) != old[name]]
+    except (ValueError, AttributeError, RecursionError):
+        return frozenset()
+    codes: frozenset[str] = frozenset().union(*(SECTION_CODES.get(name, ()) for name in different))
+    if "evidence" in different:
+        codes |= SIGNED_CODES | CHAIN_CODES | {"qe-vendor"}
+    if "collateral" in different:
+        codes |= frozenset({"collateral-missing"}).union(*COLLATERAL_CODES.values())
+    return codes
 
 
 def _raw_twin(signature: bytes) -> bytes:

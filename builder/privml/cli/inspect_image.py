@@ -1,0 +1,41 @@
+"""`inspect` of an image: what it contains."""
+
+from __future__ import annotations
+
+from privml.cli.output import print_json, show
+from privml.image import sbom
+from privml.image.inspection import facts_of
+from privml.image.target import resolve
+from privml.output.artefacts import check_artefacts
+
+
+def inspect_image(target: str, *, packages: bool, as_json: bool) -> None:
+    """Show what the image of ``target`` contains, after comparing its artefacts with its manifest."""
+    found = resolve(target)
+    manifest = found.manifest()
+    check_artefacts(found.directory, manifest.artefacts)
+    facts = facts_of(found.directory, manifest)
+    if as_json:
+        print_json(facts)
+        return
+    show(f"{manifest.name} ({manifest.variant}), recipe {manifest.recipe_sha256}")
+    for name, row in facts["artefacts"].items():
+        show(f"{row['sha256']}  {name}  {row['size'] / 1e6:.1f} MB")
+    show(f"root hash {manifest.root.root_hash.hex()}")
+    for model in manifest.models:
+        show(f"model {model.name}, root hash {model.verity.root_hash.hex()}")
+        show(f"  from {model.source}, licence {model.licence or 'not declared'}")
+    if not manifest.models:
+        show("no model")
+    show(f"kernel {manifest.kernel}; its options:")
+    for word in manifest.cmdline.split():
+        show(f"  {word}")
+    for name, rows in facts["partitions"].items():
+        show(f"{name}: " + ", ".join(f"{row['name']} {row['size'] / 1e6:.1f} MB" for row in rows))
+    show("uki.efi: " + ", ".join(f"{row['name']} {row['size']}" for row in facts["uki"]))
+    show(f"{len(manifest.packages)} packages{'' if packages else ' (--packages lists them)'}")
+    if packages:
+        for package in manifest.packages:
+            show(f"  {package.name} {package.version} {package.architecture}")
+    kinds = ", ".join(f"{count} {kind}" for kind, count in sorted(facts["sbom"].items()))
+    show(f"{sbom.FILE}: {kinds or 'not there'}")

@@ -1,0 +1,405 @@
+"""Collateral that this user has fetched, and where the collateral of a quote comes from.
+
+The cache is a folder with one file for each kind of platform. Only collateral that the anchor's certificates signed
+is stored, and every file is checked again when it is read, so the folder needs no trust. A file is fetched again when
+it is a day old, and when a part is about to expire; while the service is down, the old one is used until it expires.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused, UsageError
+from privml.base.files import write_atomic
+from privml.base.strictjson import Fields, loads, pretty
+from privml.client import pcs
+from privml.evidence.document import Document
+from privml.evidence.facts import Facts
+from privml.evidence.nvidia.collateral import NvidiaCollateral
+from privml.evidence.tdx import chain, contents, signature
+from privml.evidence.tdx import collateral as fields_of
+from privml.evidence.tdx.claims import TEE
+from privml.evidence.tdx.contents import Contents, date
+from privml.evidence.tdx.platform import Platform, platform_of
+from privml.verify.policy import Policy
+
+log = logging.getLogger("privml")
+
+SERVICE = "PRIVML_COLLATERAL_SERVICE"
+"""Environment variable with the address of a service to use instead of Intel's."""
+
+FORMAT = "privml-collateral/v1"
+HOUR = 3600
+DAY = 24 * HOUR
+_MAX_FILE = 16 * 1024 * 1024
+_MAX_FILES = 1000
+_RETRY = 60
+_QUICK = 10.0
+"""Seconds for a fetch that is not needed yet, because what is cached is still good."""
+
+Clock = Callable[[], float]
+
+
+@dataclass(frozen=True)
+class Anchor:
+    """A root certificate (DER) and how its authority names its certificates."""
+
+    root: bytes
+    naming: chain.Naming
+
+    @property
+    def simulated(self) -> bool:
+        """True if it vouches for no hardware."""
+        return self.root != signature.INTEL_ROOT_DER
+
+
+INTEL = Anchor(signature.INTEL_ROOT_DER, chain.INTEL)
+
+
+def anchors(simulated_root: bytes | None = None) -> tuple[Anchor, ...]:
+    """Intel's anchor, and that of a simulation if its root (DER) is given."""
+    return (INTEL,) if simulated_root is None else (INTEL, Anchor(simulated_root, chain.SIMULATION))
+
+
+@dataclass(frozen=True)
+class Entry:
+    """Collateral that an anchor vouches for: its nine fields, what they say, when and from where it was fetched.
+
+    ``fetched`` is None for a file with the fields alone.
+    """
+
+    fields: Mapping[str, str]
+    contents: Contents
+    fetched: int | None
+    source: str
+
+    @property
+    def platform(self) -> Platform:
+        """The kind of platform that it is for."""
+        return self.contents.platform
+
+    def check(self, platform: Platform, now: int) -> None:
+        """Raise ``Refused`` if it is for another platform, or not valid at ``now``."""
+        if self.platform != platform:
+            raise Refused(f"collateral-platform: got {self.platform}, expected {platform}")
+        self.contents.check_time(now)
+
+    def expired(self, now: int) -> bool:
+        """True if a part is not valid at ``now``."""
+        try:
+            self.contents.check_time(now)
+        except Refused:
+            return True
+        return False
+
+    def due(self, now: int) -> bool:
+        """True if it should be fetched again: it is a day old, or a quarter of a part's life is left."""
+        age = now - (self.fetched or 0)
+        first = self.contents.expires_first
+        soon = first.expires - now < max(DAY, (first.expires - first.issued) // 4)
+        return age < 0 or age >= DAY or (soon and age >= HOUR)
+
+    def to_dict(self, now: int) -> dict[str, object]:
+        """Everything but the fields themselves, for `--json`."""
+        return {
+            "tee": TEE,
+            "fmspc": self.platform.fmspc,
+            "ca": self.platform.ca,
+            "evaluation_number": self.contents.evaluation_number,
+            "fetched": self.fetched,
+            "source": self.source,
+            "expires": self.contents.expires_first.expires,
+            "expired": self.expired(now),
+            "parts": [dataclasses.asdict(part) for part in self.contents.parts],
+        }
+
+
+def judged(fields: Mapping[str, str], among: tuple[Anchor, ...], *, fetched: int | None, source: str) -> Entry:
+    """The entry for nine fields that one of the anchors vouches for; otherwise the error of the first anchor."""
+    failure: PrivmlError | None = None
+    for anchor in among:
+        try:
+            return Entry(fields, contents.read(fields, root=anchor.root, naming=anchor.naming), fetched, source)
+        except PrivmlError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
+
+
+def read_file(path: Path, among: tuple[Anchor, ...]) -> Entry:
+    """The collateral in a file, which is a cache's or has the nine fields alone.
+
+    ``EvidenceError`` if it is neither, ``Refused`` if no anchor vouches for it; both name the file.
+    """
+    try:
+        with path.open("rb") as file:
+            value = loads(file.read(_MAX_FILE + 1), what="JSON", limit=_MAX_FILE)
+        fetched, source = None, str(path)
+        if isinstance(value, dict) and "format" in value:
+            found = Fields(value, "collateral")
+            found.text("format", one_of=(FORMAT,))
+            fetched, source = found.integer("fetched"), found.text("source")
+            inner = found.fields("collateral")
+            value = inner.take(TEE)
+            inner.end()
+            found.end()
+        return judged(fields_of.decode(value), among, fetched=fetched, source=source)
+    except OSError as error:
+        raise UsageError(f"`{path}` cannot be read: {error.strerror or error}") from error
+    except (EvidenceError, Refused) as error:
+        raise type(error)(f"{path}: {error.message}", hint=error.hint) from error
+
+
+def read_directory(path: Path, among: tuple[Anchor, ...]) -> tuple[list[Entry], list[PrivmlError]]:
+    """The collateral in the ``.json`` files of a directory, and the errors of the files that have none."""
+    entries, errors = [], []
+    for file in sorted(path.glob("*.json"))[:_MAX_FILES]:
+        try:
+            entries.append(read_file(file, among))
+        except PrivmlError as error:
+            errors.append(error)
+    return entries, errors
+
+
+def cache_directory() -> Path:
+    """``privml-build/collateral`` in the user's XDG cache."""
+    home = os.environ.get("XDG_CACHE_HOME", "")
+    base = Path(home) if home.startswith("/") else Path.home() / ".cache"
+    return base / "privml-build" / "collateral"
+
+
+class Cache:
+    """The files of `cache_directory`, or of another directory."""
+
+    def __init__(self, directory: Path | None = None) -> None:
+        self.directory = directory or cache_directory()
+
+    def find(self, platform: Platform, anchor: Anchor) -> Entry | None:
+        """What is cached for ``platform``; None if there is nothing, or nothing that ``anchor`` vouches for."""
+        path = self._path(platform)
+        try:
+            found = read_file(path, (anchor,))
+        except UsageError:
+            return None
+        except PrivmlError as error:
+            log.warning("ignoring cached collateral: %s", error.message)
+            return None
+        return found if found.platform == platform else None
+
+    def entries(self, among: tuple[Anchor, ...]) -> Iterator[Entry]:
+        """Everything that is cached and that an anchor vouches for."""
+        found, errors = read_directory(self.directory, among)
+        for error in errors:
+            log.warning("ignoring cached collateral: %s", error.message)
+        yield from found
+
+    def newest(self, entry: Entry, anchor: Anchor, *, now: int) -> Entry:
+        """``entry``, or what is cached if that is newer: a service may be behind, or hide a later finding."""
+        old = self.find(entry.platform, anchor)
+        if old is None or old.expired(now) or not entry.contents.older_than(old.contents):
+            return entry
+        log.warning(
+            "%s sent older collateral of %s than is cached; the cached one stays", entry.source, entry.platform
+        )
+        return dataclasses.replace(old, fetched=entry.fetched)
+
+    def put(self, entry: Entry) -> None:
+        """Store ``entry``; ``HostError`` if the folder cannot be written."""
+        record = {
+            "format": FORMAT,
+            "fetched": entry.fetched,
+            "source": entry.source,
+            "collateral": {TEE: dict(entry.fields)},
+        }
+        try:
+            write_atomic(self._path(entry.platform), pretty(record))
+        except OSError as error:
+            raise HostError(
+                f"the collateral cache {self.directory} cannot be written: {error.strerror or error}",
+                hint="set XDG_CACHE_HOME to a folder that you may write",
+            ) from error
+
+    def _path(self, platform: Platform) -> Path:
+        return self.directory / f"{TEE}-{platform.fmspc}-{platform.ca}.json"
+
+
+def fetch(
+    where: pcs.Service,
+    platform: Platform,
+    anchor: Anchor,
+    *,
+    now: int,
+    update: str = pcs.UPDATES[0],
+    timeout: float = pcs.TIMEOUT,
+) -> Entry:
+    """Fetch the collateral of ``platform`` and check it.
+
+    ``HostError`` if the service has none, ``EvidenceError`` if it sends something malformed, ``Refused`` if that is
+    not signed below ``anchor``, not valid now, or of another platform.
+    """
+    fields = pcs.fetch(where, platform, root=anchor.root, update=update, timeout=timeout)
+    try:
+        found = judged(fields, (anchor,), fetched=now, source=where.base)
+        found.check(platform, now)
+    except (EvidenceError, Refused) as error:
+        raise type(error)(f"{where.name}: {error.message}", hint=error.hint) from error
+    return found
+
+
+def locate(quote: bytes, among: tuple[Anchor, ...]) -> tuple[Platform, Anchor]:
+    """The platform that a quote's certificates name, and their anchor.
+
+    ``EvidenceError`` for a malformed quote, ``Refused`` if its certificates lead to none of the anchors.
+    """
+    failure: chain.ChainError | None = None
+    for anchor in among:
+        try:
+            return platform_of(quote, root=anchor.root, naming=anchor.naming), anchor
+        except chain.ChainError as error:
+            failure = failure or error
+    assert failure is not None
+    raise Refused(f"{failure.code}: {failure.found}, expected {failure.expected}") from failure
+
+
+class Supply:
+    """Where `judge` gets the collateral of a document from, when the caller gave none.
+
+    First the nine fields that the caller has ``given``, then the cache, then the service ``where`` (None: none). The
+    document's own, which the guest's host chose, is the last choice. Intel is not asked about a simulated platform.
+    ``device_roots`` are those of allowed simulated devices; ``fetch_devices`` allows to ask NVIDIA's services, or
+    those in the environment.
+    """
+
+    def __init__(
+        self,
+        where: pcs.Service | None,
+        *,
+        given: Mapping[str, str] | None = None,
+        simulated_root: bytes | None = None,
+        device_roots: tuple[bytes, bytes] | None = None,
+        fetch_devices: bool = False,
+        cache: Cache | None = None,
+        clock: Clock | None = None,
+    ) -> None:
+        self.where = where
+        self._given = given
+        self._device_roots = device_roots
+        self._fetch_devices = fetch_devices
+        self._anchors = anchors(simulated_root)
+        self._cache = cache or Cache()
+        self._clock = clock or time.time
+        self._own: Mapping[str, Mapping[str, Any]] | None = None
+        self._found: dict[str, Mapping[str, Any]] = {}
+        self._failed: dict[Platform, tuple[float, PrivmlError]] = {}
+
+    def of_devices(self, found: Facts, *, own: bool) -> NvidiaCollateral | None:
+        """NVIDIA's collateral for a document's devices (`client.nvidia`); None to use the document's ``own``."""
+        if not found.device_evidence:
+            return None
+        from privml.client import nvidia  # most documents have no devices
+
+        where = None
+        if self._fetch_devices:
+            where = nvidia.services(os.environ.get(nvidia.RIM_SERVICE), os.environ.get(nvidia.OCSP_SERVICE))
+        asking = nvidia.Supply(
+            where, roots=self._device_roots, directory=self._cache.directory / "nvidia", clock=self._clock
+        )
+        devices = asking(found, own=own)
+        if devices is not None:
+            self._found["nvidia"] = devices.encode()
+        return devices
+
+    def of_quote(self, tee: str, document: Document) -> Mapping[str, str] | None:
+        """The nine fields; None to use the document's own. ``HostError`` if the service was needed and failed."""
+        self._own, self._found = document.collateral, {}
+        found = self._of_quote(tee, document)
+        if found is not None:
+            self._found[TEE] = found
+        return found
+
+    @property
+    def used(self) -> Mapping[str, Mapping[str, Any]] | None:
+        """All collateral, by kind, of the last document; None if it is the document's own."""
+        return {**(self._own or {}), **self._found} if self._found else None
+
+    def _of_quote(self, tee: str, document: Document) -> Mapping[str, str] | None:
+        if tee != TEE:
+            return None
+        return self.for_quote(document.evidence, own=TEE in (document.collateral or {}))
+
+    def for_quote(self, quote: bytes, *, own: bool) -> Mapping[str, str] | None:
+        """The nine fields for a quote; ``own`` says whether it comes with some. Otherwise as in `of_quote`."""
+        if self._given is not None:
+            return self._given
+        try:
+            platform, anchor = locate(quote, self._anchors)
+        except Refused:
+            return None  # the check of the signature says why
+        now = int(self._clock())
+        entry = self._cache.find(platform, anchor)
+        if entry is not None and entry.expired(now):
+            log.warning("cached collateral of %s: %s expired", platform, entry.contents.expires_first.name)
+            entry = None
+        where = self.where
+        if where is None or (anchor.simulated and where.base == pcs.INTEL_PCS):
+            return None if entry is None else entry.fields
+        if entry is None or entry.due(now):
+            try:
+                entry = self._refresh(where, platform, anchor, now, pcs.TIMEOUT if entry is None else _QUICK)
+            except PrivmlError as error:
+                entry = self._instead(entry, platform, error, own=own)
+        return None if entry is None else entry.fields
+
+    def _refresh(self, where: pcs.Service, platform: Platform, anchor: Anchor, now: int, timeout: float) -> Entry:
+        at, error = self._failed.get(platform, (float("-inf"), None))
+        if error is not None and 0 <= now - at < _RETRY:
+            raise error
+        try:
+            fetched = fetch(where, platform, anchor, now=now, timeout=timeout)
+        except PrivmlError as failure:
+            self._failed[platform] = (now, failure)
+            raise
+        entry = self._cache.newest(fetched, anchor, now=now)
+        try:
+            self._cache.put(entry)
+        except HostError as unwritable:
+            log.warning("%s", unwritable.message)
+        log.info("%s: fetched collateral of %s, good until %s", where.name, platform, _until(entry))
+        return entry
+
+    def _instead(self, entry: Entry | None, platform: Platform, error: PrivmlError, *, own: bool) -> Entry | None:
+        """What is used when the fetch failed with ``error``."""
+        if entry is not None:
+            log.warning("%s; using what is cached, good until %s", error.message, _until(entry))
+        elif own:
+            log.warning("%s; using the collateral in the document", error.message)
+        else:
+            raise HostError(f"no collateral of {platform}: {error.message}", hint=error.hint) from error
+        return entry
+
+
+def _until(entry: Entry) -> str:
+    first = entry.contents.expires_first
+    return f"{date(first.expires)} ({first.name})"
+
+
+def supply(service: str | None, *, offline: bool, policy: Policy, given: Mapping[str, str] | None = None) -> Supply:
+    """The `Supply` from the cache and, unless ``offline``, the service at an address (None: Intel's).
+
+    ``given`` are the nine fields, if the caller has them.
+    """
+    where = None if offline else pcs.service(service or pcs.INTEL_PCS)
+    return Supply(
+        where,
+        given=given,
+        simulated_root=policy.allow_simulated,
+        device_roots=policy.nvidia.allow_simulated,
+        fetch_devices=not offline,
+    )

@@ -1,0 +1,35 @@
+"""Files of the image for the recipe's services: users, limits, and the server's way to their sockets."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from privml.events import services
+from privml.image.render import File
+from privml.recipe.models import Service
+
+_MIB = 1 << 20
+
+
+def overlay(given: Mapping[str, Service]) -> dict[str, File]:
+    """Overlay files (path -> file) beside those of ``images/guest/services``; none without a service."""
+    if not given:
+        return {}
+    users = "".join(
+        f"g {services.user(name)} {number}\n"
+        f'u {services.user(name)} {number}:{number} "service {name} of the image" /\n'
+        for number, name in enumerate(sorted(given), services.FIRST_ID)
+    )
+    groups = " ".join(map(services.user, sorted(given)))
+    files = {
+        "usr/lib/sysusers.d/privml-services.conf": File(users.encode()),
+        "etc/systemd/system/privml-server.service.d/services.conf": File(
+            "# Access to the services' sockets, which carry requests in plain text.\n"
+            f"[Service]\nSupplementaryGroups={groups}\n".encode()
+        ),
+    }
+    for name, service in sorted(given.items()):
+        files[f"etc/systemd/system/{services.unit(name)}.d/limits.conf"] = File(
+            f"[Service]\nMemoryMax={service.memory // _MIB}M\nMemorySwapMax=0\n".encode()
+        )
+    return files

@@ -1,0 +1,42 @@
+"""Answers to fields that recipes do not have, by the names under which other tools have them."""
+
+from __future__ import annotations
+
+_NO_LOGIN = "the guest has no logins, shells or keys of people (ADR 0011)"
+_NO_SCRIPT = "a recipe runs nothing: it names `packages`, `files` and settings, so that two builds are the same"
+_NETWORK = "the guest listens on `agent.listen` only, and no connection begins in it (ADR 0012)"
+_SIZES = "machine sizes are in `shapes`, as {vcpus, memory}"
+_MODELS = "models are in `inference.models`"
+_OPTIONS = "words of the kernel command line are in `kernel.options`"
+_SERVICES = "programs of your own are in `services`, each with `run` and `environment`"
+_STATE = "which state of the archives is used is in the lock, which `privml-build lock` writes"
+_ROOT = "the root is read-only, and a recipe has no volumes of its own"
+_ANSWERS = {
+    _OPTIONS: (
+        "append", "args", "bootargs", "cmdline", "command_line", "kernel_args", "kernel_cmdline", "kernel_options",
+    ),
+    _NO_LOGIN: ("authorized_keys", "login", "password", "root_password", "shell", "ssh", "ssh_keys", "sudo"),
+    _NO_SCRIPT: (
+        "build", "cmd", "command", "commands", "copy", "entrypoint", "hooks", "postinst", "provision", "run",
+        "runcmd", "script", "scripts",
+    ),
+    _NETWORK: ("dns", "egress", "expose", "firewall", "network", "outbound", "port", "ports", "proxy"),
+    _SIZES: ("cpu", "cpus", "memory", "ram", "size", "vcpus", "vm"),
+    _MODELS: ("model", "models", "weights"),
+    _SERVICES: ("daemon", "env", "environment", "service", "systemd", "unit", "units"),
+    _STATE: ("date", "mirror", "mirrors", "pin", "pins", "snapshot", "sources", "timestamp"),
+    _ROOT: ("disk", "disks", "mount", "mounts", "persistent", "storage", "swap", "tmpfs", "volumes"),
+    "the guest's accounts are the agent's and the engine's": ("group", "groups", "user", "users"),
+    "the guest's name, time zone and locale are the same in every image": ("hostname", "locale", "timezone"),
+    "images with GPUs cannot be attested yet": ("accelerator", "cuda", "gpu", "gpus", "nvidia"),
+    "kernel modules are in `kernel.modules`": ("modprobe", "module", "modules"),
+    "kernel settings are in `sysctl`": ("sysctls", "tunables"),
+    "packages of the base's archives are in `packages`": ("apt", "debs", "install"),
+    "an image starts from `base`, or from another recipe by `extends`": ("dockerfile", "from", "image", "include"),
+}  # fmt: skip
+
+
+def answer(name: str) -> str | None:
+    """What to do instead of a field ``name``; None if there is no answer."""
+    wanted = name.lower().replace("-", "_")
+    return next((text for text, names in _ANSWERS.items() if wanted in names), None)

@@ -1,0 +1,117 @@
+"""What to do about each refusal, and which policy field can relax it: the text of ``verify --explain CODE``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from difflib import get_close_matches
+
+from privml.base.errors import UsageError
+from privml.verify import policyfield
+from privml.verify.check import CODES
+from privml.verify.policy import Policy
+
+_DO_NOT_SEND = "Do not send."
+_UPDATE = "The operator must update the machine."
+_ZERO_FIELD = "The operator must start the TD without it, or name the value in your policy if you know it."
+
+ADVICE: Mapping[str, str] = {
+    "quote-signature": "Ask the operator for current collateral, and check your clock. Otherwise do not send.",
+    "pck-chain": _DO_NOT_SEND,
+    "collateral-role": (
+        "Fetch the collateral from Intel's service and give it unchanged. Otherwise do not send: with the key of "
+        "another platform, somebody could make collateral that calls an outdated platform UpToDate."
+    ),
+    "collateral-encoding": "Convert the field to lower case, or fetch the collateral again.",
+    "collateral-missing": "Fetch Intel's collateral (`collateral fetch`), or give it with `--collateral`.",
+    "collateral-platform": "Fetch the collateral for this platform's FMSPC.",
+    "collateral-expired": "Check your clock, and fetch the collateral again.",
+    "collateral-future": "Check your clock.",
+    "collateral-age": "Fetch the collateral again.",
+    "revoked": _DO_NOT_SEND,
+    "simulated": "Do not send, unless this is your own test: then give `--allow-simulated`.",
+    "root": _DO_NOT_SEND,
+    "tcb-status": "The operator must update BIOS or microcode, or the configuration that Intel's advisories name.",
+    "tdx-module-status": "The operator must update the TDX module and start the TD again.",
+    "qe-status": "The operator must update the quoting enclave (the DCAP packages of the host).",
+    "tcb-date": _UPDATE,
+    "tee-tcb-svn": "The operator must update the TDX module and start the TD again.",
+    "tcb-evaluation-number": "Fetch newer collateral.",
+    "advisory": _UPDATE,
+    "platform": "Use a machine that is in your policy's list.",
+    "platform-instance": "Use a machine that is in your policy's list.",
+    "qe-vendor": _DO_NOT_SEND,
+    "td-attributes": "The operator must start the TD without debug or migration, and with SEPT_VE_DISABLE.",
+    "xfam": "Ask the operator about the TD's CPU features.",
+    "mrseam": "The operator must load a TDX module that is in your policy's list.",
+    "mrsignerseam": _DO_NOT_SEND,
+    "seam-attributes": _DO_NOT_SEND,
+    "mrconfigid": _ZERO_FIELD,
+    "mrowner": _ZERO_FIELD,
+    "mrownerconfig": _ZERO_FIELD,
+    "mrservicetd": _DO_NOT_SEND,
+    "mrservicetd-unknown": "The operator needs a quoting service that sends version 5 quotes.",
+    "shapes": "Run `measure` again.",
+    "unpinned": "Use the production image.",
+    "runtime-unused": "Build the image with a kernel of version 6.16 or later.",
+    "mrtd": "The operator must use your `firmware.fd`, byte for byte.",
+    "rtmr0": (
+        "Compare QEMU version, options, vCPUs and memory with your platform file; add the shape to your recipe "
+        "(`measure --vcpus --memory` shows another shape's values)."
+    ),
+    "rtmr1": "The operator must use your `uki.efi`.",
+    "rtmr2": "Read the named event: a host that adds one word is seen here. Do not send.",
+    "rtmr3": "See `agent-events`. Do not send.",
+    "agent-events": "Configuration, model or engine differ, or a stage failed. Do not send.",
+    "gpu-evidence": _DO_NOT_SEND,
+    "gpu-count": "Do not send. The operator must give the machine exactly the devices that the image needs.",
+    "gpu-digest": "Do not send: these are parts of two documents.",
+    "gpu-nonce": "Do not send: the evidence is old, or of another document.",
+    "gpu-sample": _DO_NOT_SEND,
+    "gpu-simulated": "Do not send, unless this is your own test.",
+    "gpu-chain": _DO_NOT_SEND,
+    "gpu-signature": _DO_NOT_SEND,
+    "gpu-fwid": "Do not send. Drivers before 550 do not say which firmware runs; the operator must update.",
+    "gpu-duplicate": "Do not send: one device answered twice, to count as two.",
+    "gpu-device": "Use a machine whose devices are in your policy's list.",
+    "gpu-architecture": "The operator must use the GPUs that the image was made for.",
+    "gpu-driver": "The operator must update. Or accept the pair, if NVIDIA names no advisory for it.",
+    "gpu-vbios": "The operator must update. Or accept the pair, if NVIDIA names no advisory for it.",
+    "gpu-measurements": _DO_NOT_SEND,
+    "gpu-rim": "Fetch the reference values from NVIDIA's service. Without them nothing says what a device runs.",
+    "gpu-revocation": "Fetch new revocation answers from NVIDIA's service.",
+    "gpu-revoked": _DO_NOT_SEND,
+    "gpu-collateral": "Fetch NVIDIA's collateral again, only what this document needs.",
+    "gpu-cc-off": _DO_NOT_SEND,
+    "gpu-devtools": "Do not send: with developer tools on, the host can read the GPU's memory.",
+    "gpu-topology": (
+        "Do not send: traffic could pass a device without evidence. The operator must give all GPUs and switches of "
+        "the board to this machine, in one mode."
+    ),
+    "nonce": "Give `--nonce` for a captured document, or ask again.",
+    "report-data": "Do not send: these are parts of two documents.",
+    "tls-key": "Give `--spki` for a captured document. Otherwise somebody else holds the connection: do not send.",
+    "variant": "It is another image.",
+    "development": "Use the production image.",
+    "purpose": _DO_NOT_SEND,
+    "stage": "Wait until the guest is ready, and ask again.",
+    "exceptions": "Read the reason in the recipe. Name it in your policy if you accept it; otherwise do not send.",
+    "sample-evidence": "Ask with 32 random bytes as nonce. Otherwise do not send.",
+}
+"""By code. Each code of `CODES` has an entry."""
+
+
+def explain(code: str) -> tuple[str, ...]:
+    """Lines about a refusal code; ``UsageError`` for an unknown one."""
+    if code not in CODES:
+        near = get_close_matches(code, CODES, n=1)
+        hint = f"did you mean `{near[0]}`?" if near else f"codes: {', '.join(sorted(CODES))}"
+        raise UsageError(f"there is no refusal code `{code}`", hint=hint)
+    lines = [f"{code}: {CODES[code]}", f"  what to do: {ADVICE[code]}"]
+    for name, made in policyfield.every(Policy):
+        if code in made.relaxes:
+            lines.append(f"  policy field {name} can relax it. {made.doc}")
+        elif code in made.sets:
+            lines.append(f"  policy field {name} sets what is expected. {made.doc}")
+    if len(lines) == 2:
+        lines.append("  no policy can relax it")
+    return tuple(lines)
