@@ -9,6 +9,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from click.testing import CliRunner
 from json_schema import accepts
 
@@ -419,3 +420,19 @@ def test_a_new_recipe_can_start_from_one_with_additions(folder: Path) -> None:
     odd = recipe(folder, 'files: {"/etc/acme/a": {source: "a, b"}}\nsysctl: {vm.swappiness: 1}')
     (folder / "copy.yaml").write_text(commented(odd.content, "a test"))
     assert load(folder / "copy.yaml").content == odd.content
+
+
+def test_a_new_recipe_can_start_from_one_with_services_and_a_split_model(folder: Path) -> None:
+    source = recipe(
+        folder,
+        'services: {metrics: {run: [/usr/bin/python3, "a,b", "[c]"], environment: {LEVEL: "x, y"}, memory: 64MiB}}',
+    )
+    assert source.content.inference is None
+    split = yaml.safe_load((folder / "demo-cpu.yaml").read_text())
+    parts = [{"name": f"tiny-0000{number}-of-00002.gguf", "sha256": str(number) * 64} for number in (1, 2)]
+    model = {"name": "tiny", "source": f"hub:acme/tiny@{'a' * 40}", "files": parts, "licence": "MIT OR Apache-2.0"}
+    split["inference"]["models"] = [model]
+    (folder / "split.yaml").write_text(yaml.safe_dump(split))
+    for content in (source.content, load(folder / "split.yaml").content):
+        (folder / "copy.yaml").write_text(commented(content, "a test"))
+        assert load(folder / "copy.yaml").content == content

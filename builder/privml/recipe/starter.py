@@ -87,6 +87,8 @@ def _written(content: Content) -> dict[str, Any]:
     value["shapes"] = [
         {"vcpus": shape.vcpus, "memory": size_text(shape.memory, MEMORY_UNITS)} for shape in content.shapes
     ]
+    for name, service in content.services.items():
+        value["services"][name]["memory"] = size_text(service.memory, MEMORY_UNITS)
     return value
 
 
