@@ -133,13 +133,16 @@ def test_places_that_are_not_the_recipe_s_are_refused(folder: Path, target: str,
         ("links", r"the link `a` -> `\S+` leads out of `links`"),
         ("dangling", r"the link `a` -> `absent` leads out of `dangling`"),
         ("up", r"the link `a` -> `\.\./data/a\.json` leads out of `up`"),
+        ("around", r"the link `a` -> `\.\./around/b` leads out of `around`"),
         ("pipes", "`p` in `pipes` is neither a file nor a link"),
     ],
 )
 def test_only_files_below_the_recipe_are_taken(folder: Path, source: str, text: str) -> None:
     (folder / "out").symlink_to(folder.parent)
-    for name in ("empty", "links", "dangling", "up", "pipes"):
+    for name in ("empty", "links", "dangling", "up", "around", "pipes"):
         (folder / name).mkdir()
+    (folder / "around/b").touch()
+    (folder / "around/a").symlink_to("../around/b")
     (folder / "links/a").symlink_to(folder / "data/a.json")
     (folder / "dangling/a").symlink_to("absent")
     (folder / "up/a").symlink_to("../data/a.json")

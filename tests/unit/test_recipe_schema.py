@@ -16,7 +16,7 @@ from privml.events.verity import Verity
 from privml.image.config import measured_config
 from privml.image.modelvolume import ModelVolume
 from privml.lock.models import read_lock
-from privml.recipe import document, schema
+from privml.recipe import document, manual, schema
 from privml.recipe.fields import facts
 from privml.recipe.loader import load, shipped
 
@@ -135,3 +135,10 @@ def test_a_field_changes_rtmr3_if_and_only_if_the_measured_configuration_contain
 
     assert old in DEMO
     assert (config(DEMO) != config(DEMO.replace(old, new))) is ("RTMR3" in facts()[field].moves)
+
+
+def test_the_manual_page_is_the_one_that_the_models_give() -> None:
+    committed = Path(__file__).parents[2] / "docs" / manual.FILE
+    assert committed.read_text() == manual.page(), "renew it: python -m privml.image.schemas"
+    for path in facts():
+        assert f"### `{path}`\n" in manual.page()

@@ -18,7 +18,7 @@ from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE
 from privml.lock.models import LATE, Lock, ToolsLock
 from privml.output.manifest import BOOTS, FORMAT
-from privml.recipe import schema
+from privml.recipe import manual, schema
 from privml.statement.exceptions import MAX_EXCEPTIONS
 from privml.verify import policyfile
 
@@ -154,3 +154,4 @@ def _array(items: dict[str, Any]) -> dict[str, Any]:
 
 if __name__ == "__main__":
     write(Path("docs/schemas"))
+    Path("docs", manual.FILE).write_text(manual.page(), encoding="utf-8")

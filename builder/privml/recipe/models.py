@@ -536,6 +536,7 @@ class Content(Section):
             "Programs of your own, each reached at /x/NAME/ through the agent.",
             "{metrics: {run: [/usr/bin/python3, /usr/lib/acme/metrics.py], memory: 64MiB}}",
             moves=CONFIG,
+            key="NAME",
             max_length=own.MAX_SERVICES,
         ),
     ] = Field(default_factory=dict)

@@ -95,14 +95,23 @@ def _tree(source: Path, added: AddedFile, name: str) -> Iterator[_Found]:
         inner = path.relative_to(source).as_posix()
         if path.is_symlink():
             link = str(path.readlink())
-            within = Path(os.path.normpath(path.parent / link)).is_relative_to(source)
-            if link.startswith("/") or not within or not path.resolve().is_relative_to(source) or not path.exists():
+            if _leaves(inner, link) or not path.resolve().is_relative_to(source) or not path.exists():
                 raise _Refused("file-source", f"the link `{inner}` -> `{link}` leads out of `{added.source}`")
             yield f"{name}/{inner}", GuestFile(os.fsencode(link), link=True)
         elif path.is_file():
             yield f"{name}/{inner}", _file(path, added)
         else:
             raise _Refused("file-source", f"`{inner}` in `{added.source}` is neither a file nor a link")
+
+
+def _leaves(inner: str, link: str) -> bool:
+    """Whether a link at ``inner`` passes through a folder above its tree, whose name in the image is another one."""
+    depth = inner.count("/")
+    for part in link.split("/"):
+        depth += -1 if part == ".." else part not in ("", ".")
+        if depth < 0:
+            return True
+    return link.startswith("/")
 
 
 def _file(path: Path, added: AddedFile) -> GuestFile:
