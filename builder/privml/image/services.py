@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from privml.events import services
 from privml.image.render import File
-from privml.recipe.models import Service
+from privml.recipe.service import Service
 
 _MIB = 1 << 20
 

@@ -28,7 +28,7 @@ from privml.lock.models import (
     Wheel,
     WheelSource,
 )
-from privml.recipe import models
+from privml.recipe import inference
 from privml.recipe.loader import Recipe
 from privml.recipe.modelsource import Address, InHub, InWheel, LocalFile
 from privml.recipe.packages import model_format, model_pattern, models_in
@@ -242,7 +242,7 @@ def _same(previous: Lock | None, source: object) -> Model | None:
     return next((old for old in (previous.models if previous else ()) if old.source == source), None)
 
 
-def _model(model: models.Model, source: object, files: Sequence[ModelFile], licence: str | None) -> Model:
+def _model(model: inference.Model, source: object, files: Sequence[ModelFile], licence: str | None) -> Model:
     return Model.model_validate(
         {
             "name": model.name,

@@ -7,12 +7,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from privml.recipe import document, places
+from privml.recipe.added import AddedFile
 from privml.recipe.document import spelled
 from privml.recipe.finding import Finding
 from privml.recipe.guestfiles import GuestFile, unwanted
 from privml.recipe.kernelsettings import module_name
 from privml.recipe.loader import Recipe
-from privml.recipe.models import AddedFile
 from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
 

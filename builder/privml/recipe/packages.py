@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from privml.engines.registry import engine_named
+from privml.recipe.inference import Model
 from privml.recipe.loader import Recipe
-from privml.recipe.models import Model
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints
 
 from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3, TDX_REGISTERS, shown
+from privml.recipe.finding import RuleBroken
 
+MEMORY_UNITS = ("MiB", "GiB")
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$", max_length=64)]
 
@@ -72,3 +74,10 @@ def one_of(value: str, known: Sequence[str]) -> str:
     near = difflib.get_close_matches(value, known, n=1)
     guess = f"; did you mean `{near[0]}`?" if near else ""
     raise ValueError(f"got `{value}`, expected {' or '.join(known)}{guess}")
+
+
+def distinct(what: str, keys: Sequence[object]) -> None:
+    """Raise if a key is there twice; ``what`` is what the keys name."""
+    for index, key in enumerate(keys):
+        if key in keys[:index]:
+            raise RuleBroken("given-twice", f"the same {what} is listed twice")

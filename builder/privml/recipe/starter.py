@@ -13,7 +13,8 @@ from pydantic import BaseModel
 from privml.base.sizes import size_text
 from privml.recipe.document import is_plain
 from privml.recipe.fields import Fact, facts
-from privml.recipe.models import MEMORY_UNITS, Content
+from privml.recipe.models import Content
+from privml.recipe.section import MEMORY_UNITS
 
 SCHEMA = "schemas/recipe.schema.json"
 WORKFLOW_PATH = ".github/workflows/image.yml"
