@@ -61,4 +61,5 @@ def collateral_in(path: Path | None) -> dict[str, str] | None:
     """The nine fields in a file; None without one."""
     if path is None:
         return None
-    return collateral.decode(loads(read_start(path, MAX_BYTES), what=path.name), path.name)
+    what = f"--collateral {path.name}"
+    return collateral.decode(loads(read_start(path, MAX_BYTES), what=what), what)

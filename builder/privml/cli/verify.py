@@ -178,4 +178,4 @@ def _digits(option: str, text: str | None) -> bytes | None:
     try:
         return unhex(text, 32, what=option)
     except EvidenceError as error:
-        raise UsageError(f"{error.message}: expected 64 hex digits") from error
+        raise UsageError(f"{option}: got `{text[:80]}`, expected 64 lower-case hex digits") from error

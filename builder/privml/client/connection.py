@@ -60,7 +60,8 @@ def endpoint(url: str) -> Endpoint:
         raise UsageError(f"`{url}` is not a URL: {error}") from error
     plain = not (parts.query or parts.fragment or parts.username or parts.password) and parts.path in ("", "/")
     if parts.scheme != "https" or not host or not plain:
-        raise UsageError(f"`{url}`: expected https://HOST[:PORT]", hint="leave out the path, it is always the same")
+        hint = f"try https://{url}" if "://" not in url else "leave out the path, it is always the same"
+        raise UsageError(f"`{url}`: expected https://HOST[:PORT]", hint=hint)
     return Endpoint(host, port or DEFAULT_PORT)
 
 
