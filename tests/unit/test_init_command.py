@@ -196,7 +196,7 @@ def test_text_that_looks_like_something_else_is_quoted(text: str) -> None:
 def test_memory_of_tebibytes_is_written_in_a_unit_that_recipes_read() -> None:
     content = load(shipped() / "demo-cpu.yaml").content
     large = content.model_copy(update={"shapes": [content.shapes[0].model_copy(update={"memory": 1 << 40})]})
-    assert "memory: 1024GiB" in commented(large, "demo-cpu")
+    assert "memory: 1TiB" in commented(large, "demo-cpu")
 
 
 def test_a_long_description_is_not_wrapped(tmp_path: Path) -> None:

@@ -28,6 +28,7 @@ from privml.recipe.section import (
     CONFIG,
     FIRMWARE,
     MACHINE,
+    MEMORY_PATTERN,
     MEMORY_UNITS,
     RECORDED,
     ROOT,
@@ -210,8 +211,8 @@ class Shape(Section):
     memory: Annotated[
         int,
         BeforeValidator(memory_size),
-        about("Memory of the machine, in MiB or GiB; at least 512MiB.", "2GiB", MACHINE),
-        WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,6}(MiB|GiB)$"}),
+        about("Memory of the machine, in MiB, GiB or TiB; at least 512MiB.", "2GiB", MACHINE),
+        WithJsonSchema({"type": "string", "pattern": MEMORY_PATTERN}),
     ]
 
 

@@ -11,7 +11,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstr
 from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR2, RTMR3, TDX_REGISTERS, shown
 from privml.recipe.finding import RuleBroken
 
-MEMORY_UNITS = ("MiB", "GiB")
+MEMORY_UNITS = ("MiB", "GiB", "TiB")
+MEMORY_PATTERN = f"^[1-9][0-9]{{0,6}}({'|'.join(MEMORY_UNITS)})$"
 PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]+$", max_length=100)]
 Slug = Annotated[str, StringConstraints(pattern=r"^[a-z0-9]+(?:[.-][a-z0-9]+)*$", max_length=64)]
 

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, 
 
 from privml.base.sizes import size_of
 from privml.events import services as own
-from privml.recipe.section import CONFIG, MEMORY_UNITS, Section, about
+from privml.recipe.section import CONFIG, MEMORY_PATTERN, MEMORY_UNITS, Section, about
 
 
 def _program(value: list[str]) -> list[str]:
@@ -62,7 +62,7 @@ class Service(Section):
         int,
         BeforeValidator(_service_memory),
         about("The most memory that it may use.", "64MiB", CONFIG),
-        WithJsonSchema({"type": "string", "pattern": "^[1-9][0-9]{0,6}(MiB|GiB)$"}),
+        WithJsonSchema({"type": "string", "pattern": MEMORY_PATTERN}),
     ]
     required: Annotated[
         bool, about("Whether the machine fails, for good, when the service does not start or ends.", "true", CONFIG)
