@@ -129,7 +129,8 @@ def test_altered_files_of_the_cache_are_fetched_again(tmp_path: Path, service: S
     supply(tmp_path, service)(FACTS, own=False)
     service.asked.clear()
     for path in tmp_path.iterdir():
-        path.write_bytes(path.read_bytes()[:-1] + b"!")
+        data = path.read_bytes()
+        path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     assert codes(supply(tmp_path, service)(FACTS, own=False)) == []
     assert len(service.asked) == 9
 

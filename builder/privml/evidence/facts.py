@@ -6,6 +6,7 @@ used only for explanations.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -63,10 +64,15 @@ class Facts:
     report_data: bytes
     agent_events: tuple[AgentEvent, ...]
     agent_rtmr3: bytes
-    boot_log: BootLog
+    bootlog: bytes
     device_nonce: bytes = b""
     device_evidence: tuple[DeviceEvidence, ...] = ()
     device_claims: tuple[DeviceClaims, ...] = ()
+
+    @functools.cached_property
+    def boot_log(self) -> BootLog:
+        """The firmware's log, read when a refusal is explained; nothing else depends on it."""
+        return read_boot_log(self.bootlog, self.claims.registers)
 
 
 def collect(document: Document) -> Facts:
@@ -89,12 +95,17 @@ def collect(document: Document) -> Facts:
             eventlog=document.eventlog,
         ),
         agent_events=agent_events,
-        agent_rtmr3=agent.replay(agent_events),
-        boot_log=read_boot_log(document.bootlog, claims.registers),
+        agent_rtmr3=_replayed(agent_events),
+        bootlog=document.bootlog,
         device_nonce=report_data.device_nonce(root=root, keys=document.keys),
         device_evidence=document.device_evidence,
         device_claims=tuple(report.read(device.kind, device.report) for device in document.device_evidence),
     )
+
+
+@functools.lru_cache(8)
+def _replayed(events: tuple[AgentEvent, ...]) -> bytes:
+    return agent.replay(events)
 
 
 def read_boot_log(data: bytes, registers: Mapping[str, bytes]) -> BootLog:
@@ -109,6 +120,8 @@ def read_boot_log(data: bytes, registers: Mapping[str, bytes]) -> BootLog:
         if is_tpm_log(entries):
             return _read(entries, registers, tpm=True)
         as_ccel = _read(entries, registers, tpm=False)
+        if as_ccel.matches == set(LOGGED) & registers.keys():
+            return as_ccel
         as_tpm = _read(entries, registers, tpm=True)
     except EvidenceError as error:
         return BootLog("malformed", error=error.message)

@@ -7,6 +7,7 @@ depend on the stage order of its own version. Contract: docs/ARCHITECTURE.md, "P
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,7 @@ class Predicate:
         """RTMR3 (48 bytes) of ``launch`` in a quote for ``purpose``; zero if the image extends nothing."""
         if launch.runtime_unused:
             return ZERO
-        return agent.replay(self.events_of(purpose) or ())
+        return _replayed(self.events_of(purpose) or ())
 
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
@@ -90,6 +91,11 @@ class Predicate:
         fields.end()
         _check(predicate, path)
         return predicate
+
+
+@functools.lru_cache(64)
+def _replayed(events: tuple[AgentEvent, ...]) -> bytes:
+    return agent.replay(events)
 
 
 def purposes_from(fields: Fields, events: int) -> dict[str, int]:

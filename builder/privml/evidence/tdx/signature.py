@@ -147,11 +147,8 @@ def _precheck(signed: bytes, chains: chain.Chains, collateral: Mapping[str, str]
     ``_RefusedError`` for the first part that does not fit, ``ValueError`` for a malformed one.
     """
     tcb_info = tcbinfo.read(collateral.get("tcb_info", ""))
-    pck = dcap_qvl.parse_quote(signed).pck_extension()
-    for name, found, wanted in (
-        ("FMSPC", tcb_info.fmspc, bytes(pck.fmspc)),
-        ("PCE id", tcb_info.pce_id, bytes(pck.pce_id)),
-    ):
+    fmspc, pce_id = _platform_in(chains.quote.certificates[0], signed)
+    for name, found, wanted in (("FMSPC", tcb_info.fmspc, fmspc), ("PCE id", tcb_info.pce_id, pce_id)):
         if found != wanted:
             said = f"TCB info for {name} {found.hex()}"
             raise _RefusedError("collateral-platform", said, f"{name} {wanted.hex()}, the platform's")
@@ -171,6 +168,21 @@ def _precheck(signed: bytes, chains: chain.Chains, collateral: Mapping[str, str]
             found_date = f"{part.name} valid to {_date(part.expires)}"
             raise _RefusedError("collateral-expired", found_date, f"at least {_date(now)}, the caller's time")
     return parts
+
+
+_PLATFORMS: dict[bytes, tuple[bytes, bytes]] = {}
+_MAX_PLATFORMS = 32
+
+
+def _platform_in(pck: bytes, signed: bytes) -> tuple[bytes, bytes]:
+    """FMSPC and PCE id in the PCK certificate of the quote ``signed``; remembered by the certificate (DER)."""
+    found = _PLATFORMS.get(pck)
+    if found is None:
+        extension = dcap_qvl.parse_quote(signed).pck_extension()
+        if len(_PLATFORMS) >= _MAX_PLATFORMS:
+            _PLATFORMS.clear()
+        found = _PLATFORMS[pck] = (bytes(extension.fmspc), bytes(extension.pce_id))
+    return found
 
 
 def _revoked(chains: chain.Chains) -> str:
@@ -212,8 +224,8 @@ def _verify(
     # Pass only what `chain` has checked: the library has a tenth field, a PCK chain that it prefers to the quote's
     # own.
     signed = quote[: parsed.signed_length]
-    fields = {name: collateral[name] for name in collaterals.FIELDS if name in collateral}
-    library_collateral = dcap_qvl.QuoteCollateralV3.from_json(json.dumps(fields))
+    fields = tuple((name, collateral[name]) for name in collaterals.FIELDS if name in collateral)
+    library_collateral = _for_the_library(fields)
     policy = dcap_qvl.QuotePolicy.claims_only(now)
     claims: dict[str, Any] = json.loads(
         dcap_qvl.QuoteVerifier(root).verify_with_policy(signed, library_collateral, now, policy).to_json()
@@ -221,14 +233,12 @@ def _verify(
     tcb, pck = claims["tcb"], claims["platform"]["pck"]
     instance = pck["platform_instance_id"]
     # The signature over this text has been checked now.
-    tcb_info = tcbinfo.read(collateral["tcb_info"])
+    text, svns = collateral["tcb_info"], (bytes(pck["cpu_svn"]), pck["pce_svn"])
     launch, current = parsed.body.tee_tcb_svn, parsed.body.tee_tcb_svn2
     levels = (
-        tcb_info.platform(bytes(pck["cpu_svn"]), pck["pce_svn"], launch),
-        tcb_info.module(launch),
+        *tcbinfo.levels_in(text, *svns, launch),
         tcbinfo.level_of(claims["qe"]["tcb_level"]),
-        None if current is None else tcb_info.platform(bytes(pck["cpu_svn"]), pck["pce_svn"], current),
-        None if current is None else tcb_info.module(current),
+        *((None, None) if current is None else tcbinfo.levels_in(text, *svns, current)),
     )
     if tcb["status"] != UP_TO_DATE and {level.status for level in levels if level is not None} == {UP_TO_DATE}:
         raise ValueError(f"the QVL says {tcb['status']}, but each level of the collateral is {UP_TO_DATE}")
@@ -256,6 +266,11 @@ def _verify(
         collateral_expires=min(claims["earliest_expiration_date"], claims["qe_iden_earliest_expiration_date"]),
         claims_simulated=simulated,
     )
+
+
+@functools.lru_cache(8)
+def _for_the_library(fields: tuple[tuple[str, str], ...]) -> Any:
+    return dcap_qvl.QuoteCollateralV3.from_json(json.dumps(dict(fields)))
 
 
 _FLAGS = {"True": True, "False": False}

@@ -85,6 +85,13 @@ def read_qe_identity(qe_identity: str) -> Validity:
     return _validity("qe_identity", _object("qe_identity", qe_identity))
 
 
+@lru_cache(_KEPT)
+def levels_in(tcb_info: str, cpu_svn: bytes, pce_svn: int, tee_tcb_svn: bytes) -> tuple[TcbLevel, TcbLevel | None]:
+    """The levels of platform and module in a TCB info; ``ValueError`` if it is malformed or has none."""
+    found = read(tcb_info)
+    return found.platform(cpu_svn, pce_svn, tee_tcb_svn), found.module(tee_tcb_svn)
+
+
 def level_of(level: Any) -> TcbLevel:
     """A level of the collateral or of the QVL's claims, which have the same form; ``ValueError`` if malformed."""
     if not isinstance(level, dict):
@@ -164,6 +171,11 @@ def _validity(name: str, value: dict[str, Any]) -> Validity:
 
 def _seconds(text: Any) -> int:
     try:
-        return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
+        return _instant(text)
     except (TypeError, ValueError) as error:
         raise ValueError(f"a date `{str(text)[:40]}`, expected one like 2026-01-12T15:46:45Z") from error
+
+
+@lru_cache(64)
+def _instant(text: str) -> int:
+    return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
