@@ -95,17 +95,12 @@ def collect(document: Document) -> Facts:
             eventlog=document.eventlog,
         ),
         agent_events=agent_events,
-        agent_rtmr3=_replayed(agent_events),
+        agent_rtmr3=agent.replay(agent_events),
         bootlog=document.bootlog,
         device_nonce=report_data.device_nonce(root=root, keys=document.keys),
         device_evidence=document.device_evidence,
         device_claims=tuple(report.read(device.kind, device.report) for device in document.device_evidence),
     )
-
-
-@functools.lru_cache(8)
-def _replayed(events: tuple[AgentEvent, ...]) -> bytes:
-    return agent.replay(events)
 
 
 def read_boot_log(data: bytes, registers: Mapping[str, bytes]) -> BootLog:
