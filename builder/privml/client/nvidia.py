@@ -40,7 +40,7 @@ from privml.evidence.nvidia.collateral import MAX_ANSWER, MAX_RIM, NvidiaCollate
 from privml.evidence.nvidia.families import Family
 from privml.evidence.nvidia.opaque import GpuOpaque
 from privml.evidence.nvidia.report import DeviceClaims
-from privml.evidence.nvidia.roles import Naming, Verified
+from privml.evidence.nvidia.roles import Verified
 from privml.evidence.nvidia.signature import Anchors
 
 log = logging.getLogger("privml")
@@ -184,7 +184,7 @@ class Supply:
         return data, made
 
     def _verified(self, each: Wanted, data: bytes, now: int, verified: Verified) -> rim.VerifiedRim:
-        found = _first(data, self._anchors.rims(), now, verified)
+        found = rim.read_under(data, self._anchors.rims(), now=now, verified=verified)
         each.check(found)
         return found
 
@@ -223,24 +223,12 @@ def kept(directory: Path, *, now: int, roots: tuple[bytes, bytes] | None = None)
         data = _content(path, MAX_RIM)
         try:
             if path.suffix == ".xml" and data is not None:
-                found = _first(data, anchors, now, verified)
+                found = rim.read_under(data, anchors, now=now, verified=verified)
                 yield {"kind": "rim", "id": path.stem, "firmware": f"{found.rim.product} {found.rim.version}"}
             elif path.suffix == ".ocsp" and data is not None:
                 yield _answered(ocsp.load(data))
         except UnfitError as error:
             log.warning("ignoring cached %s: %s", path.name, error)
-
-
-def _first(data: bytes, anchors: list[tuple[bytes, Naming]], now: int, verified: Verified) -> rim.VerifiedRim:
-    """Reference values under the first anchor that fits; the failure under the first one otherwise."""
-    failure: UnfitError | None = None
-    for root, naming in anchors:
-        try:
-            return rim.read(data, root=root, naming=naming, now=now, verified=verified)
-        except UnfitError as error:
-            failure = failure or error
-    assert failure is not None
-    raise failure
 
 
 def _answered(response: x509_ocsp.OCSPResponse) -> dict[str, object]:

@@ -14,6 +14,7 @@ import hashlib
 import hmac
 import re
 import textwrap
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -106,6 +107,22 @@ def read(data: bytes, *, root: bytes, naming: Naming, now: int, verified: Verifi
         return VerifiedRim(_values(xml.parse(content), _sha256(data), _sha256(root)), chain)
     except EvidenceError as error:
         raise UnfitError(error.message, "reference values in the form of NVIDIA's files") from error
+
+
+def read_under(data: bytes, anchors: Sequence[tuple[bytes, Naming]], *, now: int, verified: Verified) -> VerifiedRim:
+    """`read` under the first anchor that fits: a root (DER) and its names. There is at least one.
+
+    Raises:
+        UnfitError: Under the first anchor, if none fits.
+    """
+    failure: UnfitError | None = None
+    for root, naming in anchors:
+        try:
+            return read(data, root=root, naming=naming, now=now, verified=verified)
+        except UnfitError as error:
+            failure = failure or error
+    assert failure is not None
+    raise failure
 
 
 def _signature(document: Element) -> Element:

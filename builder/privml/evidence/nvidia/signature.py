@@ -78,7 +78,7 @@ def check(
     rims, failures = [], []
     for data in collateral.rims:
         try:
-            made = _first([(root, naming) for root, naming in anchors.rims()], data, now, verified)
+            made = rim.read_under(data, anchors.rims(), now=now, verified=verified)
         except UnfitError as error:
             failures.append((error.found, error.expected))
             continue
@@ -86,18 +86,6 @@ def check(
         chains.append(made.certificates)
     revocation, unread = _revocation(chains, collateral, now)
     return CheckedDevices(tuple(found), revocation, tuple(rims), tuple(failures), tuple(unread))
-
-
-def _first(anchors: Sequence[tuple[bytes, Naming]], data: bytes, now: int, verified: Verified) -> rim.VerifiedRim:
-    """Reference values under the first anchor that fits; the failure under the last one otherwise."""
-    failure: UnfitError | None = None
-    for root, naming in anchors:
-        try:
-            return rim.read(data, root=root, naming=naming, now=now, verified=verified)
-        except UnfitError as error:
-            failure = failure or error
-    assert failure is not None
-    raise failure
 
 
 def _device(
