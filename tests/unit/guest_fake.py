@@ -22,6 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from server_thread import in_thread
 
 STAGES = {
     "format": "privml-stages/v1",
@@ -188,14 +189,8 @@ def running(guest: Guest) -> Iterator[Guest]:
     server = _Server(("127.0.0.1", 0), _handler(guest))
     server.guest = guest
     guest.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02})
-    thread.start()
-    try:
+    with in_thread(server):
         yield guest
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def unused_port() -> int:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
-import threading
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+from server_thread import in_thread
 
 REPO, COMMIT = "acme/tiny-GGUF", "12fd25f77366fa6b3b4b768ec3050bf629380bac"
 
@@ -80,11 +81,5 @@ def serving(files: dict[str, bytes]) -> Iterator[Hub]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), type("OfThisHub", (_Handler,), {"hub": hub}))
     server.daemon_threads = True
     hub.address = f"http://127.0.0.1:{server.server_address[1]}"
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with in_thread(server):
         yield hub
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,6 +11,7 @@ from typing import Any
 import gpu_samples
 from cryptography import x509
 from cryptography.x509 import ocsp
+from server_thread import in_thread
 
 from privml.base.strictjson import b64
 from privml.sim import gpu
@@ -96,11 +96,5 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
 def running(service: Service) -> Iterator[Service]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(service))
     service.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with in_thread(server):
         yield service
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()

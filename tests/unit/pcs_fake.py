@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import attestation_samples as samples
+from server_thread import in_thread
 
 from privml.evidence.tdx.platform import Platform
 
@@ -119,14 +120,8 @@ def _handler(service: Service) -> type[BaseHTTPRequestHandler]:
 def running(service: Service) -> Iterator[Service]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(service))
     service.port = server.server_address[1]
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with in_thread(server):
         yield service
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def slow_head(connection: socket.socket) -> None:

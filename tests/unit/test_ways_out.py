@@ -13,7 +13,6 @@ import http.client
 import ipaddress
 import socket
 import ssl
-import threading
 import urllib.parse
 import zipfile
 from collections.abc import Iterator
@@ -30,6 +29,7 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
+from server_thread import in_thread
 from test_lock_archive import EARLY, TOOLS, needs_apt
 
 from privml.base import wayout
@@ -127,14 +127,8 @@ def served(handler: type[BaseHTTPRequestHandler], *, ipv6: bool = False, tls: Pa
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         context.load_cert_chain(tls)
         server.socket = context.wrap_socket(server.socket, server_side=True)
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    try:
+    with in_thread(server):
         yield server.server_address[1]
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 def authority(folder: Path) -> tuple[Path, Path]:
