@@ -39,6 +39,8 @@ lint: venv ## formatters, linters, types
 	@cd builder && ../$(BIN)/mypy --config-file ../pyproject.toml -p privml
 
 test: venv lint ## fast tests, linters and types included
+	@mkdir -p out
+	@$(BIN)/pytest -m real tests/real --collect-only --quiet --no-summary > out/collected || { cat out/collected; exit 1; }
 	@$(BIN)/pytest
 
 check: venv ## real build, boot comparison, demo with its refusals

@@ -22,7 +22,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from server_thread import in_thread
+from tests.unit.server_thread import in_thread
 
 STAGES = {
     "format": "privml-stages/v1",

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
-from server_thread import in_thread
+from tests.unit.server_thread import in_thread
 
 REPO, COMMIT = "acme/tiny-GGUF", "12fd25f77366fa6b3b4b768ec3050bf629380bac"
 

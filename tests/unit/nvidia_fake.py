@@ -11,7 +11,7 @@ from typing import Any
 import gpu_samples
 from cryptography import x509
 from cryptography.x509 import ocsp
-from server_thread import in_thread
+from tests.unit.server_thread import in_thread
 
 from privml.base.strictjson import b64
 from privml.sim import gpu

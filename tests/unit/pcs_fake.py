@@ -13,7 +13,7 @@ from typing import Any
 from urllib.parse import quote, urlsplit
 
 import attestation_samples as samples
-from server_thread import in_thread
+from tests.unit.server_thread import in_thread
 
 from privml.evidence.tdx.platform import Platform
 

@@ -8,7 +8,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
-from server_thread import in_thread
+from tests.unit.server_thread import in_thread
 
 
 class Handler(SimpleHTTPRequestHandler):

@@ -29,8 +29,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
-from server_thread import in_thread
 from test_lock_archive import EARLY, TOOLS, needs_apt
+from tests.unit.server_thread import in_thread
 
 from privml.base import wayout
 from privml.base.wayout import WayOut, host_way_out, without_password
