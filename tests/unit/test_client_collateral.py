@@ -22,7 +22,8 @@ from privml.base.errors import EvidenceError, HostError, Refused, UsageError
 from privml.base.strictjson import canonical
 from privml.client import attested, pccs, pcs
 from privml.client import collateral as cached
-from privml.client.collateral import DAY, HOUR, Cache, Entry, Supply
+from privml.client.collateral import DAY, HOUR, Cache, Entry
+from privml.client.supply import Supply
 from privml.evidence.tdx.platform import Platform
 from privml.sim import pki
 from privml.sim import quote as sim

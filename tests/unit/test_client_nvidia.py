@@ -17,6 +17,7 @@ from privml.base.errors import UsageError
 from privml.cli.main import main
 from privml.client import attested, nvidia
 from privml.client import collateral as cached
+from privml.client import supply as supplies
 from privml.client.nvidia import FRESH, Services, Supply
 from privml.evidence import devices
 from privml.evidence.document import GPU, DeviceEvidence
@@ -182,7 +183,7 @@ def test_a_document_with_devices_is_judged_with_what_is_fetched(
     """As `verify URL` and `proxy` do it: the services' addresses are in the environment."""
     monkeypatch.setenv(nvidia.RIM_SERVICE, service.url)
     monkeypatch.setenv(nvidia.OCSP_SERVICE, f"{service.url}/ocsp")
-    source = cached.Supply(
+    source = supplies.Supply(
         None,
         simulated_root=gpu_samples.samples.ROOT,
         device_roots=gpu_samples.ROOTS,

@@ -23,7 +23,7 @@ from privml.base.errors import HostError
 from privml.cli import anchor
 from privml.cli.main import main
 from privml.client import pcs
-from privml.client.collateral import SERVICE, Supply
+from privml.client.supply import SERVICE, Supply
 from privml.evidence.bundle import Bundle
 from privml.evidence.tdx import collateral as nine
 from privml.sim import quote as sim

@@ -13,7 +13,7 @@ from privml.base.strictjson import MAX_BYTES, loads
 from privml.cli import paths
 from privml.cli.policy import policy_options
 from privml.client.attested import Collateral
-from privml.client.collateral import SERVICE, supply
+from privml.client.supply import SERVICE, supply
 from privml.evidence.tdx import collateral
 from privml.verify.policy import Policy
 

@@ -20,7 +20,8 @@ from privml.cli.output import print_json, show
 from privml.cli.usage import Verb
 from privml.client import attested, nvidia, pcs, subject
 from privml.client import collateral as cached
-from privml.client.collateral import SERVICE, Cache, Entry
+from privml.client.collateral import Cache, Entry
+from privml.client.supply import SERVICE
 from privml.evidence import document, facts
 from privml.evidence.facts import Facts
 from privml.evidence.tdx.contents import date

@@ -15,7 +15,7 @@ from privml.cli.anchor import collateral_in
 from privml.cli.output import print_json, show
 from privml.cli.policy import policy_of
 from privml.client import anchors, bare, subject
-from privml.client.collateral import supply
+from privml.client.supply import supply
 from privml.events.registers import REGISTERS, RTMR3
 from privml.evidence import document
 from privml.evidence.bundle import is_bundle

@@ -20,7 +20,7 @@ from privml.base.errors import HostError, Refused, UsageError
 from privml.base.files import read_start
 from privml.base.strictjson import MAX_BYTES, loads
 from privml.client import anchors, attested, policies, subject
-from privml.client import collateral as cached
+from privml.client import supply as supplies
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Gate
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx.signature import MAX_ROOT, root_der
@@ -129,7 +129,7 @@ def _trusted(
         )
     if past:
         return anchors.built(Path(expect)), criteria, given
-    source = cached.supply(os.environ.get(cached.SERVICE), offline=offline, policy=criteria, given=given)
+    source = supplies.supply(os.environ.get(supplies.SERVICE), offline=offline, policy=criteria, given=given)
     return anchors.built(Path(expect)), criteria, source
 
 
