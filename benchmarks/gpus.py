@@ -12,7 +12,7 @@ from privml.evidence.document import DeviceEvidence
 from privml.evidence.nvidia import report, signature
 from privml.evidence.nvidia.claims import CheckedDevices
 from privml.evidence.nvidia.collateral import NvidiaCollateral
-from privml.sim import gpu
+from privml.sim import gpu, gpupki
 
 Figure = Callable[[str, list[float], float, str], None]
 
@@ -23,7 +23,7 @@ REPORTS, CERTIFICATES, ANSWERS, VALUES = 12, 2 * 12 + 4 + 2 * 3 + 1, 15 + 6, 3
 
 def run(figure: Figure) -> None:
     """Two figures, in processor time: milliseconds beyond the raw signature checks, and one GPU alone."""
-    key = gpu.private_key("bench")
+    key = gpupki.private_key("bench")
     data = bytes(4000)
     signed = key.sign(data, ec.ECDSA(hashes.SHA384()))
     public = key.public_key()
@@ -32,7 +32,7 @@ def run(figure: Figure) -> None:
         return lambda: [public.verify(signed, data, ec.ECDSA(hashes.SHA384())) for _ in range(count)]
 
     full = NvidiaCollateral(
-        (*gpu.answers([*gpu.GPUS, *gpu.SWITCHES], NOW), *gpu.rim_answers(["GH100", "LS10"], NOW)),
+        (*gpu.answers([*gpu.GPUS, *gpu.SWITCHES], NOW), *gpupki.rim_answers(["GH100", "LS10"], NOW)),
         gpu.rims(switches=True),
     )
     board, alone = gpu.evidence(bytes(32), 8, 4), gpu.evidence(bytes(32))
@@ -50,7 +50,7 @@ def _seconds(work: Callable[[], object]) -> float:
 
 
 def _checked(evidence: tuple[DeviceEvidence, ...], given: NvidiaCollateral) -> Callable[[], CheckedDevices]:
-    anchors = signature.Anchors(gpu.roots())
+    anchors = signature.Anchors(gpupki.roots())
 
     def work() -> CheckedDevices:
         devices = [(device, report.read(device.kind, device.report)) for device in evidence]

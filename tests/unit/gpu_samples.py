@@ -20,7 +20,7 @@ from privml.evidence.nvidia import report, signature
 from privml.evidence.nvidia.claims import CheckedDevices
 from privml.evidence.nvidia.collateral import NvidiaCollateral
 from privml.evidence.nvidia.report import DeviceClaims
-from privml.sim import gpu
+from privml.sim import gpu, gpupki
 from privml.statement.gpus import Gpus
 from privml.verify.anchor import Built, Expected
 from privml.verify.nvidia import NvidiaPolicy
@@ -28,7 +28,7 @@ from privml.verify.policy import Policy
 from privml.verify.verdict import Verdict
 
 NOW = samples.NOW
-ROOTS = gpu.roots()
+ROOTS = gpupki.roots()
 ALLOWED = NvidiaPolicy(allow_simulated=ROOTS)
 POLICY = Policy(allow_simulated=samples.ROOT, nvidia=ALLOWED)
 Devices = Callable[[bytes], Sequence[DeviceEvidence]]
@@ -60,7 +60,7 @@ def collateral(gpus: int = 1, switches: int = 0, now: int = NOW) -> NvidiaCollat
     found = [*gpu.GPUS[:gpus], *gpu.SWITCHES[:switches]]
     products = ["GH100"] * bool(gpus) + ["LS10"] * bool(switches)
     return NvidiaCollateral(
-        gpu.answers(found, now) + gpu.rim_answers(products, now),
+        gpu.answers(found, now) + gpupki.rim_answers(products, now),
         gpu.rims(gpus=bool(gpus), switches=bool(switches)),
     )
 

@@ -14,7 +14,7 @@ from cryptography.x509 import ocsp
 from tests.unit.server_thread import in_thread
 
 from privml.base.strictjson import b64
-from privml.sim import gpu
+from privml.sim import gpu, gpupki
 
 RIMS = {
     "NV_GPU_DRIVER_GH100_590.12": 1,
@@ -32,7 +32,7 @@ def certificates() -> dict[int, tuple[x509.Certificate, x509.Certificate, str]]:
         for number, key in enumerate((f"{device.family.chip} provisioner", "identity", "root"), start=1):
             found[chain[number].serial_number] = (chain[number], chain[number + 1], key)
     for product in ("GH100", "LS10"):
-        chain = gpu._rim_chain(product)
+        chain = gpupki.rim_chain(product)
         for number, key in enumerate((f"{product} rim L3", f"{product} rim CA", "rim root")):
             found[chain[number].serial_number] = (chain[number], chain[number + 1], key)
     return found
@@ -65,7 +65,7 @@ class Service:
         certificate, issuer, key = self.known[asked.serial_number]
         nonce = asked.extensions.get_extension_for_class(x509.OCSPNonce).value.nonce
         sent = nonce if self.echo else bytes(32)
-        return gpu.answer(certificate, issuer, gpu.private_key(key), self.now, status=self.status, nonce=sent)
+        return gpupki.answer(certificate, issuer, gpupki.private_key(key), self.now, status=self.status, nonce=sent)
 
 
 def _handler(service: Service) -> type[BaseHTTPRequestHandler]:

@@ -20,7 +20,7 @@ from privml.evidence.nvidia import chain, opaque, report, signature, spdm
 from privml.evidence.nvidia.claims import DeviceFacts
 from privml.evidence.nvidia.collateral import NvidiaCollateral
 from privml.evidence.nvidia.opaque import GpuOpaque, SwitchOpaque
-from privml.sim import gpu
+from privml.sim import gpu, gpupki
 
 
 @pytest.mark.parametrize("name", gpus.REAL)
@@ -226,7 +226,7 @@ def pem(*certificates: x509.Certificate) -> bytes:
 def issue(number: int, **changes: Any) -> bytes:
     """The honest chain with certificate ``number`` made again with ``changes``."""
     keys = [
-        gpu.private_key(name)
+        gpupki.private_key(name)
         for name in (gpu.GPUS[0].name, f"{gpu.GPUS[0].name} boot ROM", "GH100 provisioner", "identity", "root")
     ]
     old = CHAIN[number]
@@ -241,7 +241,7 @@ def issue(number: int, **changes: Any) -> bytes:
         "extension": fwid,
         **changes,
     }
-    made = gpu.certificate(
+    made = gpupki.certificate(
         given.pop("subject"), given.pop("key"), given.pop("issuer"), given.pop("issuer_key"), **given
     )
     return pem(*CHAIN[:number], made, *CHAIN[number + 1 :])
@@ -298,8 +298,8 @@ PREFIX = "SIMULATED privml-build "
             issue(0, extension=x509.UnrecognizedExtension(chain.FWID_EXTENSION, bytes(189))),
             "FWID extension 0000",
         ),
-        (issue(2, issuer_key=gpu.private_key("a stranger")), "not signed with the key of the next one"),
-        (issue(1, not_after=gpu.NOT_BEFORE.replace(year=2026, month=2)), "valid from 2026-01-01 to 2026-02-01"),
+        (issue(2, issuer_key=gpupki.private_key("a stranger")), "not signed with the key of the next one"),
+        (issue(1, not_after=gpupki.NOT_BEFORE.replace(year=2026, month=2)), "valid from 2026-01-01 to 2026-02-01"),
     ],
 )
 def test_a_chain_of_another_shape_is_refused(certificates: bytes, words: str) -> None:

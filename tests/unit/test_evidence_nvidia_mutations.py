@@ -22,7 +22,7 @@ from privml.evidence.certificates import UnfitError
 from privml.evidence.document import DeviceEvidence
 from privml.evidence.nvidia import ocsp, rim, roles, xml
 from privml.evidence.nvidia.claims import DeviceFacts
-from privml.sim import gpu
+from privml.sim import gpu, gpupki
 
 FULL = os.environ.get("PRIVML_FULL") == "1"
 XML_SPELLING = "XML spelling"
@@ -31,7 +31,7 @@ RIM = read(f"{gpus.SDK}/unit/NV_GPU_DRIVER_GH100_550.144.03.xml")
 RIM_TIME = 1_795_000_000
 P384 = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
 LEAF, ROM, *ABOVE = gpu.device_chain(gpu.GPUS[0])
-ANSWER = gpu.answer(ROM, ABOVE[0], gpu.private_key("GH100 provisioner"), gpus.NOW)
+ANSWER = gpupki.answer(ROM, ABOVE[0], gpupki.private_key("GH100 provisioner"), gpus.NOW)
 
 
 def genuine(device: DeviceEvidence) -> bool:

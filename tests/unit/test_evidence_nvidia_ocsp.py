@@ -15,18 +15,18 @@ from cryptography.x509.oid import ExtendedKeyUsageOID
 
 from privml.evidence.certificates import UnfitError
 from privml.evidence.nvidia.ocsp import MAX_CLOCK_SKEW, check, load
-from privml.sim import gpu
+from privml.sim import gpu, gpupki
 
 NOW = gpus.NOW
 _, ROM, PROVISIONER, IDENTITY, ROOT = gpu.device_chain(gpu.GPUS[0])
 ABOVE = (PROVISIONER, IDENTITY, ROOT)
-KEY = gpu.private_key("GH100 provisioner")
-RESPONDER_KEY = gpu.private_key("responder")
+KEY = gpupki.private_key("GH100 provisioner")
+RESPONDER_KEY = gpupki.private_key("responder")
 
 
 def answer(**changes: Any) -> bytes:
     given: dict[str, Any] = {"asked": ROM, "issuer": PROVISIONER, "key": KEY, "now": NOW, **changes}
-    return gpu.answer(given.pop("asked"), given.pop("issuer"), given.pop("key"), given.pop("now"), **given)
+    return gpupki.answer(given.pop("asked"), given.pop("issuer"), given.pop("key"), given.pop("now"), **given)
 
 
 def judged(der: bytes, certificate: x509.Certificate = ROM, now: int = NOW) -> Any:
@@ -38,7 +38,7 @@ def responder(
     key: Any = KEY,
     purposes: tuple[x509.ObjectIdentifier, ...] = (ExtendedKeyUsageOID.OCSP_SIGNING,),
     ca: bool = False,
-    not_after: datetime = gpu.NOT_AFTER,
+    not_after: datetime = gpupki.NOT_AFTER,
     critical: x509.ExtensionType | None = None,
 ) -> x509.Certificate:
     builder = (
@@ -47,7 +47,7 @@ def responder(
         .issuer_name(issuer.subject)
         .public_key(RESPONDER_KEY.public_key())
         .serial_number(77)
-        .not_valid_before(gpu.NOT_BEFORE)
+        .not_valid_before(gpupki.NOT_BEFORE)
         .not_valid_after(not_after)
     )
     if purposes:
@@ -68,8 +68,8 @@ def by_responder(**changes: Any) -> bytes:
     [
         answer(),
         by_responder(),
-        by_responder(issuer=IDENTITY, key=gpu.private_key("identity")),
-        by_responder(issuer=ROOT, key=gpu.private_key("root")),
+        by_responder(issuer=IDENTITY, key=gpupki.private_key("identity")),
+        by_responder(issuer=ROOT, key=gpupki.private_key("root")),
         answer(now=NOW + MAX_CLOCK_SKEW),
         answer(responder=PROVISIONER),
     ],
@@ -96,14 +96,14 @@ FORGED = answer()[:-1] + bytes([answer()[-1] ^ 1])
 @pytest.mark.parametrize(
     ("der", "words"),
     [
-        (answer(asked=PROVISIONER, issuer=IDENTITY, key=gpu.private_key("identity")), "another certificate"),
-        (answer(issuer=IDENTITY, key=gpu.private_key("identity")), "another certificate"),
+        (answer(asked=PROVISIONER, issuer=IDENTITY, key=gpupki.private_key("identity")), "another certificate"),
+        (answer(issuer=IDENTITY, key=gpupki.private_key("identity")), "another certificate"),
         (FORGED, "signature is invalid"),
         (answer(status=ocsp.OCSPCertStatus.UNKNOWN), "the answer unknown"),
         (answer(now=NOW - 3601), "an answer valid from"),
         (answer(now=NOW + MAX_CLOCK_SKEW + 1), "an answer valid from"),
-        (answer(responder=IDENTITY, key=gpu.private_key("identity")), "may not sign answers|is a CA"),
-        (by_responder(key=gpu.private_key("a stranger")), "not signed with the key"),
+        (answer(responder=IDENTITY, key=gpupki.private_key("identity")), "may not sign answers|is a CA"),
+        (by_responder(key=gpupki.private_key("a stranger")), "not signed with the key"),
         (by_responder(purposes=()), "may not sign answers"),
         (by_responder(purposes=(ExtendedKeyUsageOID.SERVER_AUTH,)), "may not sign answers"),
         (

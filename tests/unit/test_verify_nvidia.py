@@ -18,7 +18,7 @@ from privml.evidence.document import DeviceEvidence, Document, listed
 from privml.evidence.nvidia import chain, rim
 from privml.evidence.nvidia.collateral import NvidiaCollateral
 from privml.evidence.nvidia.families import HOPPER
-from privml.sim import gpu
+from privml.sim import gpu, gpupki
 from privml.verify.nvidia import CHECKS as NVIDIA_CHECKS
 from privml.verify.nvidia import (
     NVIDIA_RIM_ROOT_SHA256,
@@ -125,8 +125,8 @@ def other_measurement() -> Document:
 def revoked(number: int = 1) -> NvidiaCollateral:
     full = gpus.collateral()
     parts = gpu.device_chain(HOPPER_0)
-    key = gpu.private_key(f"{HOPPER.chip} provisioner")
-    bad = gpu.answer(parts[1], parts[2], key, NOW, status=ocsp.OCSPCertStatus.REVOKED)
+    key = gpupki.private_key(f"{HOPPER.chip} provisioner")
+    bad = gpupki.answer(parts[1], parts[2], key, NOW, status=ocsp.OCSPCertStatus.REVOKED)
     return dataclasses.replace(full, ocsp=(bad, *full.ocsp[1:]))
 
 
@@ -388,9 +388,9 @@ def test_the_policy_relaxes_answers_and_reference_values_only() -> None:
 def test_an_answer_to_the_callers_own_request_is_new() -> None:
     """Whatever its time says, as long as it is valid."""
     parts = gpu.device_chain(HOPPER_0)
-    key = gpu.private_key(f"{HOPPER.chip} provisioner")
+    key = gpupki.private_key(f"{HOPPER.chip} provisioner")
     nonce = b"a caller's nonce"
-    first = gpu.answer(parts[1], parts[2], key, NOW - 600, nonce=nonce)
+    first = gpupki.answer(parts[1], parts[2], key, NOW - 600, nonce=nonce)
     given = dataclasses.replace(FULL, ocsp=(first, *FULL.ocsp[1:]))
     strict = policy(max_revocation_age=300)
     assert codes(gpus.judge(nvidia=given, policy=strict)) == {"gpu-revocation"}

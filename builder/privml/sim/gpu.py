@@ -12,12 +12,8 @@ import hashlib
 import textwrap
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime
 
 from cryptography import x509
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 from cryptography.x509 import ocsp
 from cryptography.x509.oid import NameOID
@@ -26,26 +22,25 @@ from privml.evidence.document import DeviceEvidence
 from privml.evidence.nvidia import opaque, spdm, xml
 from privml.evidence.nvidia.families import HOPPER, LS10, Family
 from privml.evidence.nvidia.opaque import NO_GPU, OFF, ON, SWITCH_GPUS, SWITCH_PORTS
-from privml.sim.quote import SEED
+from privml.sim.gpupki import (
+    ORGANIZATION,
+    answer,
+    authorities,
+    certificate,
+    der,
+    private_key,
+    raw_signature,
+    rim_chain,
+    subject_name,
+)
 
-NOT_BEFORE = datetime(2026, 1, 1, tzinfo=UTC)
-NOT_AFTER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 DRIVER = "590.12"
 GPU_VBIOS = "96.00.A5.00.01"
 SWITCH_VBIOS = "96.10.73.00.01"
 LINKS = 18
 
-_ORGANIZATION = "SIMULATED, anybody can forge this"
-_ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
 _FWID_OID = x509.ObjectIdentifier("2.23.133.5.4.1")
 _FWID_HEAD = bytes.fromhex("303d06096086480165030402020430")
-_Key = ec.EllipticCurvePrivateKey
-
-
-def private_key(name: str) -> _Key:
-    """The P-384 key called ``name``, derived from the public seed."""
-    number = int.from_bytes(hashlib.shake_256(SEED + b"\0gpu\0" + name.encode()).digest(64))
-    return ec.derive_private_key(number % (_ORDER - 1) + 1, ec.SECP384R1())
 
 
 def digest(name: str) -> bytes:
@@ -83,11 +78,6 @@ class SimulatedDevice:
 
 GPUS = tuple(SimulatedDevice(HOPPER, index) for index in range(8))
 SWITCHES = tuple(SimulatedDevice(LS10, index) for index in range(4))
-
-
-def roots() -> tuple[bytes, bytes]:
-    """The DER of the two roots that a caller names to accept this: of devices, and of reference values."""
-    return _der(_authorities(HOPPER)[-1]), _der(_rim_chain("GH100")[-1])
 
 
 def evidence(nonce: bytes, gpus: int = 1, switches: int = 0) -> tuple[DeviceEvidence, ...]:
@@ -159,102 +149,29 @@ def device_evidence(
     signed = spdm.encode(report)
     chain = device_chain(device) if certificates is None else certificates
     kind = device.family.kind
-    return DeviceEvidence(kind, signed + _raw_signature(private_key(device.name), signed), _pem(chain))
-
-
-def _raw_signature(key: _Key, data: bytes) -> bytes:
-    r, s = decode_dss_signature(key.sign(data, ec.ECDSA(hashes.SHA384(), deterministic_signing=True)))
-    return r.to_bytes(48) + s.to_bytes(48)
+    return DeviceEvidence(kind, signed + raw_signature(private_key(device.name), signed), _pem(chain))
 
 
 @functools.cache
 def device_chain(device: SimulatedDevice) -> tuple[x509.Certificate, ...]:
     """The five certificates of a device."""
     family, rom = device.family, private_key(f"{device.name} boot ROM")
-    authorities = _authorities(family)
-    head = ((NameOID.COUNTRY_NAME, "US"), (NameOID.ORGANIZATION_NAME, _ORGANIZATION))
+    above = authorities(family)
+    head = ((NameOID.COUNTRY_NAME, "US"), (NameOID.ORGANIZATION_NAME, ORGANIZATION))
     chip = f"{family.chip} A01 {family.engine}"
     rom_serial = f"41{device.pdi.hex().upper()}"
-    rom_name = _subject((NameOID.SERIAL_NUMBER, rom_serial), *head, (NameOID.COMMON_NAME, f"{chip} BROM"))
+    rom_name = subject_name((NameOID.SERIAL_NUMBER, rom_serial), *head, (NameOID.COMMON_NAME, f"{chip} BROM"))
     leaf_key = private_key(device.name)
     leaf_serial = hashlib.sha1(device.pdi, usedforsecurity=False).hexdigest().upper()
-    leaf_name = _subject((NameOID.SERIAL_NUMBER, leaf_serial), *head, (NameOID.COMMON_NAME, f"{chip} FMC LF"))
+    leaf_name = subject_name((NameOID.SERIAL_NUMBER, leaf_serial), *head, (NameOID.COMMON_NAME, f"{chip} FMC LF"))
     rom_certificate = certificate(
-        rom_name, rom, authorities[0].subject, private_key(f"{family.chip} provisioner"), ca=True, signs_lists=False
+        rom_name, rom, above[0].subject, private_key(f"{family.chip} provisioner"), ca=True, signs_lists=False
     )
     key = rom.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     content = bytes.fromhex("020101") + key + _FWID_HEAD + device.fwid
     fwid = x509.UnrecognizedExtension(_FWID_OID, bytes([0x30, 0x81, len(content)]) + content)
     leaf = certificate(leaf_name, leaf_key, rom_name, rom, ca=None, extension=fwid)
-    return (leaf, rom_certificate, *authorities)
-
-
-@functools.cache
-def _authorities(family: Family) -> tuple[x509.Certificate, ...]:
-    """Provisioner, identity authority and root of a family."""
-    root, identity, provisioner = (private_key(name) for name in ("root", "identity", f"{family.chip} provisioner"))
-    organization = (NameOID.ORGANIZATION_NAME, _ORGANIZATION)
-    root_name = _subject((NameOID.COMMON_NAME, "NVIDIA Device Identity CA"), organization)
-    identity_name = _subject((NameOID.COMMON_NAME, f"NVIDIA {family.identity} Identity"), organization)
-    provisioner_name = _subject(
-        (NameOID.COMMON_NAME, f"NVIDIA {family.chip} Provisioner ICA 1"),
-        organization,
-        (NameOID.COUNTRY_NAME, "US"),
-    )
-    return (
-        certificate(provisioner_name, provisioner, identity_name, identity, ca=True),
-        certificate(identity_name, identity, root_name, root, ca=True),
-        certificate(root_name, root, root_name, root, ca=True),
-    )
-
-
-def _subject(*parts: tuple[x509.ObjectIdentifier, str]) -> x509.Name:
-    return x509.Name(
-        [
-            x509.NameAttribute(oid, f"SIMULATED privml-build {value}" if oid == NameOID.COMMON_NAME else value)
-            for oid, value in parts
-        ]
-    )
-
-
-def certificate(
-    subject: x509.Name,
-    key: _Key,
-    issuer: x509.Name,
-    issuer_key: _Key,
-    *,
-    ca: bool | None,
-    signs_lists: bool = True,
-    extension: x509.ExtensionType | None = None,
-    not_after: datetime = NOT_AFTER,
-) -> x509.Certificate:
-    """A certificate as NVIDIA's are made; ``ca`` None: no basic constraints. The name gives the serial number."""
-    usage = x509.KeyUsage(
-        digital_signature=not ca,
-        content_commitment=False,
-        key_encipherment=False,
-        data_encipherment=False,
-        key_agreement=False,
-        key_cert_sign=bool(ca),
-        crl_sign=bool(ca) and signs_lists,
-        encipher_only=False,
-        decipher_only=False,
-    )
-    builder = (
-        x509.CertificateBuilder()
-        .subject_name(subject)
-        .issuer_name(issuer)
-        .public_key(key.public_key())
-        .serial_number(int.from_bytes(hashlib.sha256(subject.public_bytes()).digest()[:15]) + 1)
-        .not_valid_before(NOT_BEFORE)
-        .not_valid_after(not_after)
-        .add_extension(usage, critical=True)
-    )
-    if ca is not None:
-        builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
-    if extension is not None:
-        builder = builder.add_extension(extension, critical=False)
-    return builder.sign(issuer_key, hashes.SHA384(), ecdsa_deterministic=True)
+    return (leaf, rom_certificate, *above)
 
 
 def answers(
@@ -271,75 +188,6 @@ def answers(
                 made = answer(asked, chain[number + 1], private_key(key), now, status=status)
                 found[asked.serial_number] = made
     return tuple(found.values())
-
-
-def answer(
-    asked: x509.Certificate,
-    issuer: x509.Certificate,
-    key: _Key,
-    now: int,
-    *,
-    status: ocsp.OCSPCertStatus = ocsp.OCSPCertStatus.GOOD,
-    nonce: bytes | None = None,
-    responder: x509.Certificate | None = None,
-    valid_for: int = 3600,
-) -> bytes:
-    """The answer of ``issuer`` (or its ``responder``) about ``asked``, made at ``now`` (Unix seconds)."""
-    revoked = status is ocsp.OCSPCertStatus.REVOKED
-    builder = (
-        ocsp.OCSPResponseBuilder()
-        .add_response(
-            cert=asked,
-            issuer=issuer,
-            algorithm=hashes.SHA384(),
-            cert_status=status,
-            this_update=datetime.fromtimestamp(now, UTC),
-            next_update=datetime.fromtimestamp(now + valid_for, UTC),
-            revocation_time=datetime.fromtimestamp(now, UTC) if revoked else None,
-            revocation_reason=None,
-        )
-        .responder_id(ocsp.OCSPResponderEncoding.HASH, responder or issuer)
-    )
-    if responder is not None:
-        builder = builder.certificates([responder])
-    if nonce is not None:
-        builder = builder.add_extension(x509.OCSPNonce(nonce), critical=False)
-    return builder.sign(key, hashes.SHA384()).public_bytes(Encoding.DER)
-
-
-@functools.cache
-def _rim_chain(product: str) -> tuple[x509.Certificate, ...]:
-    """The four certificates of a signer of reference values."""
-    signer, third, second, root = (
-        private_key(name) for name in (f"{product} rim", f"{product} rim L3", f"{product} rim CA", "rim root")
-    )
-    place = (
-        (NameOID.COUNTRY_NAME, "US"),
-        (NameOID.STATE_OR_PROVINCE_NAME, "CA"),
-        (NameOID.LOCALITY_NAME, "Santa Clara"),
-        (NameOID.ORGANIZATION_NAME, _ORGANIZATION),
-    )
-    end = ((NameOID.ORGANIZATION_NAME, _ORGANIZATION), (NameOID.COUNTRY_NAME, "US"))
-    signer_name = _subject(*place, (NameOID.COMMON_NAME, f"NVIDIA Reference Value L4 {product}"))
-    third_name = _subject((NameOID.COMMON_NAME, f"NVIDIA Reference Value L3 {product} 001"), *end)
-    second_name = _subject((NameOID.COMMON_NAME, f"NVIDIA Reference Value {product} CA"), *end)
-    root_name = _subject(place[0], place[3], (NameOID.COMMON_NAME, "NVIDIA CoRIM signing Root CA"))
-    return (
-        certificate(signer_name, signer, third_name, third, ca=False),
-        certificate(third_name, third, second_name, second, ca=True),
-        certificate(second_name, second, root_name, root, ca=True),
-        certificate(root_name, root, root_name, root, ca=True),
-    )
-
-
-def rim_answers(products: Iterable[str], now: int) -> tuple[bytes, ...]:
-    """A revocation answer for each certificate of these signers of reference values, each once."""
-    found = []
-    for product in products:
-        chain = _rim_chain(product)
-        for number, key in enumerate((f"{product} rim L3", f"{product} rim CA", "rim root")):
-            found.append(answer(chain[number], chain[number + 1], private_key(key), now))
-    return tuple(found)
 
 
 _SWID = "http://standards.iso.org/iso/19770/-2/2015/schema.xsd"
@@ -385,7 +233,7 @@ def signed_rim(content: str, product: str) -> bytes:
         "</ds:SignedInfo>"
     )
     certificates = "".join(
-        f"<ds:X509Certificate>{_lines(_der(each))}</ds:X509Certificate>" for each in _rim_chain(product)
+        f"<ds:X509Certificate>{_lines(der(each))}</ds:X509Certificate>" for each in rim_chain(product)
     )
 
     def whole(value: str) -> str:
@@ -397,15 +245,11 @@ def signed_rim(content: str, product: str) -> bytes:
         return head + signature + tag + tail
 
     signed = xml.canonical(xml.parse(whole("").encode()).elements[-1].elements[0])
-    return whole(base64.b64encode(_raw_signature(private_key(f"{product} rim"), signed)).decode()).encode()
+    return whole(base64.b64encode(raw_signature(private_key(f"{product} rim"), signed)).decode()).encode()
 
 
 def _lines(der: bytes) -> str:
     return "\n".join(textwrap.wrap(base64.b64encode(der).decode(), 64)) + "\n"
-
-
-def _der(made: x509.Certificate) -> bytes:
-    return made.public_bytes(Encoding.DER)
 
 
 def _pem(certificates: Sequence[x509.Certificate]) -> bytes:
