@@ -27,7 +27,7 @@ from privml.evidence.nvidia.report import DeviceClaims
 from privml.evidence.nvidia.roles import Naming, Verified
 
 SIMULATED = b"SIMULATED"
-"""The word in every subject of a simulated PKI (`sim.gpu`), used only to explain a refusal."""
+"""The word in every subject of a simulated PKI (`sim.gpupki`), used only to explain a refusal."""
 
 
 @dataclass(frozen=True)
