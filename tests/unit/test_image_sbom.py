@@ -21,7 +21,7 @@ from image_fake import Fake, sha256
 
 from privml.image import provenance, sbom
 from privml.image.build import BuildResult, build
-from privml.lock.models import HubSource, ModelFile
+from privml.lock.modelrecord import HubSource, ModelFile
 from privml.recipe.distributions import base
 
 PURL = re.compile(r"^pkg:(deb/debian|pypi)/[a-z0-9.+_%-]+@[A-Za-z0-9.:~_%-]+(\?arch=(amd64|all)&distro=[a-z]+)?$")

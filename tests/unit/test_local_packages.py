@@ -18,7 +18,8 @@ from privml.image import root as root_volume
 from privml.lock import make
 from privml.lock.localdebs import local_debs, store_local
 from privml.lock.locate import inputs_now
-from privml.lock.models import LOCAL, Lock, read_lock
+from privml.lock.lockfile import read_lock
+from privml.lock.models import LOCAL, Lock
 from privml.lock.trees import images_folder
 from privml.recipe.loader import Recipe, load, shipped
 from privml.store.objects import Store

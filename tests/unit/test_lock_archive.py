@@ -20,8 +20,9 @@ from privml.base.run import run
 from privml.image.sbom import deb_purl
 from privml.lock.apt import AptTools, resolve
 from privml.lock.changes import changes
+from privml.lock.lockfile import parse, serialise
 from privml.lock.make import Current, Solver, bring, epoch_of, make_lock, solve
-from privml.lock.models import Archive, Base, Firmware, Lock, Package, Tree, TreeFile, parse, serialise
+from privml.lock.models import Archive, Base, Firmware, Lock, Package, Tree, TreeFile
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
 from privml.lock.wanted import Resolution, Wanted

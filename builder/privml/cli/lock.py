@@ -12,8 +12,8 @@ from privml.cli.completion import TARGET
 from privml.cli.output import show
 from privml.image.relock import Relocking, check_upgrades
 from privml.lock.locate import inputs_now, tools_lock_path
+from privml.lock.lockfile import read_lock
 from privml.lock.make import check
-from privml.lock.models import read_lock
 from privml.recipe.loader import find, load
 from privml.store.objects import Store
 from privml.store.pools import Pool

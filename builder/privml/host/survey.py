@@ -24,7 +24,9 @@ from privml.image import tools as tools_room
 from privml.image.unpack import tree_key
 from privml.lock.contents import digests
 from privml.lock.debian import parse_inrelease
-from privml.lock.models import Lock, ToolsLock, parse_time, read_lock, read_tools_lock
+from privml.lock.lockfile import read_lock, read_tools_lock
+from privml.lock.models import Lock, ToolsLock
+from privml.lock.record import parse_time
 from privml.lock.states import judge
 from privml.recipe.distributions import Suite
 from privml.store.mirrors import Mirrors, configured_addresses, host_mirrors

@@ -15,8 +15,9 @@ from urllib.parse import quote
 from privml import __version__
 from privml.base import strictjson
 from privml.image.licences import UNKNOWN, declared
-from privml.lock.models import HubSource, Lock, Package, Wheel
-from privml.lock.models import Model as LockedModel
+from privml.lock.modelrecord import HubSource
+from privml.lock.modelrecord import Model as LockedModel
+from privml.lock.models import Lock, Package, Wheel
 from privml.output.manifest import Manifest, Model
 from privml.recipe.distributions import Base
 

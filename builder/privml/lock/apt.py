@@ -25,7 +25,8 @@ from privml.base.steps import say
 from privml.base.wayout import host_way_out
 from privml.lock.aptstate import KEPT, apt_configuration, blamed, preferences, write_kept
 from privml.lock.debian import PackagesIndex, dependency_names, parse_inrelease
-from privml.lock.models import Archive, Package, format_time
+from privml.lock.models import Archive, Package
+from privml.lock.record import format_time
 from privml.lock.states import judge
 from privml.lock.wanted import Resolution, Wanted, check_suites, in_order
 from privml.recipe.distributions import Distribution, Suite

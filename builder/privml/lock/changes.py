@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from privml.lock.models import Archive, Lock, Model, Package, ToolsLock, Tree, Wheel
+from privml.lock.modelrecord import Model
+from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
 
 
 def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:

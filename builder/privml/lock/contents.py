@@ -6,7 +6,8 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 from privml.lock.make import bring
-from privml.lock.models import Lock, Model, Package, ToolsLock, Wheel
+from privml.lock.modelrecord import Model
+from privml.lock.models import Lock, Package, ToolsLock, Wheel
 from privml.store.mirrors import Mirrors, host_mirrors
 from privml.store.objects import Store
 from privml.store.pools import Pool

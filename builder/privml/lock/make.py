@@ -15,21 +15,11 @@ from privml.lock.aptstate import Kept
 from privml.lock.changes import package_changes, tree_changes
 from privml.lock.debian import upstream_version
 from privml.lock.localdebs import local_debs, store_local
-from privml.lock.models import (
-    Archive,
-    Base,
-    Firmware,
-    Lock,
-    LockFile,
-    Model,
-    Package,
-    ToolsLock,
-    Tree,
-    Wheel,
-    parse_time,
-    read_tools_lock,
-)
+from privml.lock.lockfile import read_tools_lock
+from privml.lock.modelrecord import Model
+from privml.lock.models import Archive, Base, Firmware, Lock, LockFile, Package, ToolsLock, Tree, Wheel
 from privml.lock.modelsources import bring_models, local_changes, models_of
+from privml.lock.record import parse_time
 from privml.lock.trees import agent_tree, guest_tree, own_tree
 from privml.lock.wanted import Resolution, Wanted
 from privml.lock.wheels import wheels_of

@@ -9,8 +9,8 @@ from privml.base.errors import InputsError
 from privml.base.files import write_atomic
 from privml.lock.apt import AptTools
 from privml.lock.locate import inputs_now, tools_lock_path
+from privml.lock.lockfile import read_lock, write_lock
 from privml.lock.make import Solver, make_lock
-from privml.lock.models import read_lock, write_lock
 from privml.recipe import schema, starter
 from privml.recipe.distributions import Distribution
 from privml.recipe.loader import Recipe, load, platforms_of, shipped

@@ -7,7 +7,8 @@ from datetime import datetime, timedelta
 
 from privml.base.errors import InputsError
 from privml.lock.debian import Release
-from privml.lock.models import Archive, format_time, parse_time
+from privml.lock.models import Archive
+from privml.lock.record import format_time, parse_time
 from privml.recipe.distributions import Suite
 
 _AHEAD = timedelta(days=1)  # tolerated lag of this machine's clock

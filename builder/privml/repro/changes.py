@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from privml.lock.models import Archive, Lock, ModelFile, Package, ToolsLock, Tree, Wheel
-from privml.lock.models import Model as LockedModel
+from privml.lock.modelrecord import Model as LockedModel
+from privml.lock.modelrecord import ModelFile
+from privml.lock.models import Archive, Lock, Package, ToolsLock, Tree, Wheel
 from privml.output.artefacts import ROOT, is_volume
 from privml.output.manifest import Manifest
 from privml.recipe import section
