@@ -68,7 +68,7 @@ def test_a_local_package_is_a_locked_package_without_an_archive(folder: Path, tm
     make.check(mine, lock, inputs_now(mine))
     assert lock.local == (found.package,)
     plan = root_volume.plan_of(mine, lock, b"{}")
-    assert plan.local == plan.added == ("acme",)
+    assert plan.outside == plan.added == ("acme",)
     assert "acme" not in plan.packages
 
 
@@ -186,10 +186,10 @@ def test_an_honest_package_breaks_no_rule(prepare: ModuleType, tree: Path) -> No
 def test_each_rule_ends_the_build_with_path_and_package(
     prepare: ModuleType, tree: Path, change: Callable[[Path], object], told: str
 ) -> None:
-    assert told.format("a local package may not add or change") in judged(prepare, tree, change)
+    assert told.format("a package from outside the base may not add or change") in judged(prepare, tree, change)
 
 
 def test_a_local_package_that_another_one_pulled_in_is_refused(prepare: ModuleType, tree: Path) -> None:
     put(tree, "var/lib/dpkg/info/acme:amd64.list")
-    with pytest.raises(SystemExit, match="the local packages acme are installed already"):
-        prepare.install_local(tree, ["acme"])
+    with pytest.raises(SystemExit, match="the packages acme from outside the base are installed already"):
+        prepare.install_outside(tree, ["acme"])
