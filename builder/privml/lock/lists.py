@@ -48,6 +48,7 @@ class Lists:
         self._folder = folder
         self._suites = tuple(suites)
         self._keyring = keyring
+        self._known: list[list[str]] = []
         self.archives: tuple[Archive, ...] = ()
         self.inreleases: tuple[bytes, ...] = ()
 
@@ -128,6 +129,7 @@ class Lists:
         return found
 
     def _write(self, chosen: Mapping[str, str]) -> None:
+        self._known = []
         for name in ("lists/partial", "state", "cache/archives/partial", "log"):
             path = self._folder / name
             shutil.rmtree(path, ignore_errors=True)
@@ -159,6 +161,12 @@ class Lists:
         return self._tools.run(argv, {str(self._folder): str(self._folder)}).stdout.decode("utf-8")
 
     def _targets(self) -> list[list[str]]:
+        """The lists that apt has of the suites; the same after each update."""
+        if not self._known:
+            self._known = self._listed()
+        return self._known
+
+    def _listed(self) -> list[list[str]]:
         listing = self._apt("indextargets", "--format", _TARGET_FORMAT, "Created-By: Packages")
         targets = [line.split("|") for line in listing.splitlines() if line and f"|file:{self._folder}/" not in line]
         found = {(target[3], target[4]) for target in targets}
