@@ -45,13 +45,7 @@ def resolve(
 
     Pins are kept unless apt finds no solution; then those named in apt's error are released, with a message.
     """
-    moment = now or datetime.now(UTC)
-
-    def state(suite: Suite, inrelease: bytes) -> Archive:
-        digest = hashlib.sha256(inrelease).hexdigest()
-        origin = wanted.base.distribution.origin_of(suite)
-        return judge(suite, parse_inrelease(inrelease), digest, before, allow_expired, moment, origin)
-
+    state = judging(wanted, before, allow_expired, now or datetime.now(UTC))
     with Session.opened(tools, mirrors, wanted, state) as session:
         archives, inreleases = session.archives, session.inreleases
         indexes = session.indexes()
@@ -65,6 +59,17 @@ def resolve(
         added: tuple[AddedArchive, ...] = tuple(offer.state for offer in offers if offer.state is not None)
         inreleases += tuple(offer.inrelease for offer in offers if offer.inrelease)
         return Resolution(archives, inreleases, requested, in_order(packages), alone, added)
+
+
+def judging(wanted: Wanted, before: Sequence[Archive], allow_expired: bool, now: datetime) -> Accept:
+    """Whether a signed state is acceptable for ``wanted`` at this moment, after the states ``before``."""
+
+    def state(suite: Suite, inrelease: bytes) -> Archive:
+        digest = hashlib.sha256(inrelease).hexdigest()
+        origin = wanted.base.distribution.origin_of(suite)
+        return judge(suite, parse_inrelease(inrelease), digest, before, allow_expired, now, origin)
+
+    return state
 
 
 class Session(Lists):
