@@ -15,6 +15,7 @@ from tests.debs import Deb
 
 from privml.base.errors import InputsError
 from privml.image import root as root_volume
+from privml.image.sbom import deb_purl
 from privml.lock import make
 from privml.lock.localdebs import local_debs, store_local
 from privml.lock.locate import inputs_now
@@ -70,6 +71,8 @@ def test_a_local_package_is_a_locked_package_without_an_archive(folder: Path, tm
     plan = root_volume.plan_of(mine, lock, b"{}")
     assert plan.outside == plan.added == ("acme",)
     assert "acme" not in plan.packages
+    digest = found.package.sha256
+    assert deb_purl(found.package, lock) == f"pkg:generic/acme@1.0?arch=amd64&checksum=sha256:{digest}"
 
 
 def test_other_bytes_make_the_lock_stale(folder: Path) -> None:
