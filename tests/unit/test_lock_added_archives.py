@@ -31,7 +31,7 @@ from privml.lock.models import Lock, Tree
 from privml.lock.moves import moves
 from privml.lock.offers import Offer, offer_of
 from privml.lock.refresh import refresh
-from privml.lock.wanted import Wanted, check_places, unused_pins
+from privml.lock.wanted import Wanted, check_places
 from privml.recipe.loader import Recipe, load, shipped
 from privml.recipe.packages import guest_packages
 from privml.repro.changes import lock_changes
@@ -208,7 +208,15 @@ def test_what_is_not_asked_for_rightly_is_refused(place: Place) -> None:
     ):
         check_places(wanted, (moved,))
     with pytest.raises(InputsError, match="no package `acme-essential` of this archive is in the guest"):
-        unused_pins(archives_of(place.recipe(more='pins: {acme-essential: "1"}')), packages)
+        place.lock(place.recipe(more='pins: {acme-essential: "1"}'))
+
+
+def test_an_archive_s_packages_are_never_essential_and_provide_nothing_of_the_base(place: Place) -> None:
+    controls = {each.package.name: each.control for each in place.offer(place.recipe()).packages}
+    assert controls["acme-essential"] == "Package: acme-essential\nVersion: 1\nArchitecture: amd64"
+    assert controls["acme-lib"] == "Package: acme-lib\nVersion: 1.0\nArchitecture: amd64"
+    assert controls["acme-tool"].endswith("\nDepends: acme-lib, common")
+    assert sorted(controls) == ["acme-essential", "acme-lib", "acme-tool"]
 
 
 def test_a_pinned_version_is_taken_and_kept(place: Place) -> None:
