@@ -25,6 +25,7 @@ from privml.lock.apt import judging
 from privml.lock.archiverecord import AddedArchive
 from privml.lock.changes import changes
 from privml.lock.contents import kept
+from privml.lock.debian import PackagesIndex
 from privml.lock.lockfile import parse, read_lock, serialise
 from privml.lock.make import Current, Solver, bring, check, epoch_of, make_lock
 from privml.lock.models import Lock, Tree
@@ -397,17 +398,36 @@ def test_an_archive_without_a_mirror_is_named(place: Place) -> None:
     assert "mirrors.yaml" in (caught.value.hint or "")
 
 
-def test_entries_that_are_no_packages_are_refused(place: Place) -> None:
+ODD = {
+    ("Package: odd\n", "Package: ../odd\n"): "the entry of pool/main/odd_1_amd64.deb is malformed: name: ",
+    ("Package: odd\n", ""): "the entry of pool/main/odd_1_amd64.deb is malformed: it has no Package",
+    ("SHA256:", "MD5sum:"): "the entry of pool/main/odd_1_amd64.deb is malformed: it has no SHA256",
+    ("Filename: pool", "Filename: ../pool"): "the entry of ../pool/main/odd_1_amd64.deb is malformed: path: ",
+}
+
+
+@pytest.mark.parametrize("change", ODD)
+def test_entries_that_are_no_packages_are_refused(change: tuple[str, str]) -> None:
+    data = f"{TOOL.stanza}{Deb('odd', '1').stanza.replace(*change)}".encode()
+    index = PackagesIndex(data, archive="acme", suite="one", component="main", base="")
+    tool, odd = index.stanzas()
+    assert index.record(tool).name == "acme-tool"
+    with pytest.raises(InputsError) as caught:
+        index.record(odd)
+    assert caught.value.message.startswith(f"acme/one/main: {ODD[change]}")
+    with pytest.raises(InputsError, match="acme/one/main: its list is not UTF-8"):
+        list(PackagesIndex(b"\xff", archive="acme", suite="one", component="main", base="").stanzas())
+
+
+def test_an_entry_that_is_no_package_ends_the_offer(place: Place) -> None:
     class Odd(Deb):
         @property
         def stanza(self) -> str:
-            return super().stanza.replace("Package: odd", "Package: ../odd")
+            return super().stanza.replace("Package: odd\n", "")
 
     place.serve(replace(STATE, debs=(*STATE.debs, Odd("odd", "1"))))
-    with pytest.raises(
-        InputsError, match=r"acme/one/main: the entry of pool/main/odd_1_amd64\.deb is malformed: name"
-    ):
-        place.lock(place.recipe())
+    with pytest.raises(InputsError, match=r"acme/one/main: the entry of pool/main/odd_1_amd64\.deb is malformed"):
+        place.offer(place.recipe())
 
 
 def test_doctor_asks_the_archive_s_mirrors(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
