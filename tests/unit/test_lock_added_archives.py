@@ -423,7 +423,7 @@ def test_an_entry_that_is_no_package_ends_the_offer(place: Place) -> None:
     class Odd(Deb):
         @property
         def stanza(self) -> str:
-            return super().stanza.replace("Package: odd\n", "")
+            return super().stanza.replace("Package: odd\n", "Package: ../odd\n")
 
     place.serve(replace(STATE, debs=(*STATE.debs, Odd("odd", "1"))))
     with pytest.raises(InputsError, match=r"acme/one/main: the entry of pool/main/odd_1_amd64\.deb is malformed"):
