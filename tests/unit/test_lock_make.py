@@ -16,7 +16,7 @@ import pytest
 from privml.base import strictjson
 from privml.base.errors import InputsError
 from privml.lock import make, wheels
-from privml.lock.apt import AptTools
+from privml.lock.apttools import AptTools
 from privml.lock.changes import changes
 from privml.lock.lockfile import parse, read_lock, read_tools_lock, serialise, write_lock
 from privml.lock.make import Current, Solver, bring, check, current_inputs, make_lock, make_tools_lock

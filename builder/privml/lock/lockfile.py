@@ -12,7 +12,7 @@ from privml.base import strictjson
 from privml.base.errors import InputsError, PrivmlError
 from privml.base.files import write_atomic
 from privml.lock.modelrecord import LocalSource, WheelSource
-from privml.lock.models import Lock, LockFile, ToolsLock, Tree, written
+from privml.lock.models import LOCAL, Lock, LockFile, ToolsLock, Tree, written
 
 AnyLock = TypeVar("AnyLock", Lock, ToolsLock)
 
@@ -94,6 +94,9 @@ def _inconsistent(lock: Lock | ToolsLock) -> str:
             return f"{field}: expected each package once, sorted by name"
     if not isinstance(lock, Lock):
         return ""
+    labels = [archive.label for archive in lock.added_archives]
+    if labels != sorted(set(labels)) or {LOCAL, *labels} & {archive.label for archive in lock.archives}:
+        return "added_archives: expected labels other than the base's, each once and sorted"
     wheels = [wheel.name for wheel in lock.python]
     if wheels != sorted(set(wheels)):
         return "python: expected each wheel once, sorted by name"

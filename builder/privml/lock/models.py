@@ -10,22 +10,11 @@ from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, m
 from privml.base import strictjson
 from privml.base.errors import InputsError
 from privml.events.configuration import Rtmr3
+from privml.lock.archiverecord import AddedArchive, Archive
 from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, UrlSource, WheelSource
-from privml.lock.record import Label, Record, RelativePath, Sha256, Size, Text, Time
+from privml.lock.record import Label, PackageName, Record, RelativePath, Sha256, Size, Text, Version
 from privml.recipe import distributions, tees
 from privml.recipe.distributions import DISTRIBUTIONS
-
-
-class Archive(Record):
-    """The signed state of a suite when it was locked; ``expired`` if its Valid-Until had passed by then."""
-
-    label: Label
-    suite: Label
-    inrelease_sha256: Sha256
-    date: Time
-    valid_until: Time | None
-    expired: bool
-
 
 LOCAL = "local"
 """The archive of packages that are files next to the recipe."""
@@ -34,8 +23,8 @@ LOCAL = "local"
 class Package(Record):
     """One .deb at ``path`` of its archive, as listed by the suite's component. It names no host."""
 
-    name: Text
-    version: Text
+    name: PackageName
+    version: Version
     architecture: Literal["amd64", "all"]
     sha256: Sha256
     size: Size
@@ -154,6 +143,12 @@ class Lock(LockFile):
     files: Tree | None = None
     kernel_options: tuple[Text, ...] = ()
     programs: tuple[Text, ...] = ()
+    added_archives: tuple[AddedArchive, ...] = ()
+
+    @property
+    def states(self) -> tuple[Archive, ...]:
+        """The signed states of all archives, the base's first."""
+        return (*self.archives, *self.added_archives)
 
     @property
     def debs(self) -> tuple[Package, ...]:
@@ -164,6 +159,12 @@ class Lock(LockFile):
     def local(self) -> tuple[Package, ...]:
         """The packages that are files next to the recipe."""
         return tuple(package for package in self.packages if package.archive == LOCAL)
+
+    @property
+    def outside(self) -> tuple[Package, ...]:
+        """The packages of no archive of the base: those of added archives, and the files next to the recipe."""
+        labels = {archive.label for archive in self.archives}
+        return tuple(package for package in self.packages if package.archive not in labels)
 
     @property
     def firmware_debs(self) -> tuple[Package, ...]:
@@ -218,7 +219,7 @@ class ToolsLock(LockFile):
     format: Literal["privml-tools-lock/v2"] = "privml-tools-lock/v2"
 
 
-LATE = ("files", "kernel_options", "programs")
+LATE = ("files", "kernel_options", "programs", "added_archives")
 """Fields of locks that came after v2 and are left out when empty, so that locks without them stay as they are."""
 
 

@@ -25,6 +25,9 @@ def _inside(path: str) -> str:
 
 # Names of archives, suites and components.
 Label = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9./-]*$", max_length=100)]
+# Names and versions of packages (Debian Policy 5.6.1 and 5.6.12), which are parts of file names.
+PackageName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9+.-]*$", max_length=200)]
+Version = Annotated[str, StringConstraints(pattern=r"^[0-9A-Za-z][0-9A-Za-z.+:~-]*$", max_length=200)]
 RelativePath = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_inside)]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.base.files import write_atomic
-from privml.lock.apt import AptTools
+from privml.lock.apttools import AptTools
 from privml.lock.locate import inputs_now, tools_lock_path
 from privml.lock.lockfile import read_lock, write_lock
 from privml.lock.make import Solver, make_lock
