@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 
@@ -75,8 +75,19 @@ ModelSource = Annotated[
 ]
 
 
+class Signature(Record):
+    """A signature that was checked when the model was locked: who signed, and the signature file's SHA-256.
+
+    ``key_id`` is the SHA-256 of the public key, a SubjectPublicKeyInfo in DER.
+    """
+
+    signer: Literal["key"]
+    key_id: Sha256
+    sha256: Sha256
+
+
 class Model(Record):
-    """A model: its name in the recipe, its files, and its licence by recipe or source (null: none).
+    """A model: its name in the recipe, its files, its licence by recipe or source, and its signature (null: none).
 
     Files from a wheel are inside it. All others are objects of the store themselves.
     """
@@ -85,8 +96,7 @@ class Model(Record):
     source: ModelSource
     files: Annotated[tuple[ModelFile, ...], Field(min_length=1)]
     licence: Text | None
-    # Reserved for a later version and always empty until then, as is `blobs`.
-    signature: None
+    signature: Signature | None
 
     @property
     def objects(self) -> tuple[ModelFile, ...]:

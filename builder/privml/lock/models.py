@@ -146,6 +146,7 @@ class Lock(LockFile):
     firmware: Annotated[dict[Annotated[str, AfterValidator(tees.built)], Firmware], Field(min_length=1)]
     models: tuple[Model, ...]
     python: tuple[Wheel, ...]
+    # Reserved for a later version and always empty until then.
     blobs: tuple[()]
     agent: Tree
     guest: Tree

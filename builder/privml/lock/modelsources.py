@@ -20,6 +20,7 @@ from privml.base.wayout import host_way_out, without_password
 from privml.lock import modelfile, wheels
 from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, UrlSource, WheelSource
 from privml.lock.models import Lock, Wheel
+from privml.lock.modelsignature import changed, signed
 from privml.recipe import inference
 from privml.recipe.loader import Recipe
 from privml.recipe.modelsource import Address, InHub, InWheel, LocalFile
@@ -61,7 +62,7 @@ def models_of(
             case InHub(repo=repo, commit=commit):
                 source = HubSource(repo=repo, commit=commit)
                 made.append(_remote(recipe, number, source, (), previous, store, pools, mirrors))
-    return tuple(made)
+    return tuple(signed(recipe, number, model) for number, model in enumerate(made))
 
 
 def bring_models(
@@ -89,9 +90,9 @@ def bring_models(
 
 
 def local_changes(recipe: Recipe, lock: Lock) -> list[str]:
-    """One line for each model next to the recipe whose file has other bytes than the lock names."""
+    """One line for each model or signature next to the recipe whose file has other bytes than the lock names."""
     seen = Store().seen
-    return [
+    return changed(recipe, lock) + [
         f"model {place.name}: changed after the lock was written"
         for model in lock.models
         if isinstance(model.source, LocalSource)
