@@ -17,7 +17,7 @@ from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE
 from privml.lock.models import LATE, Lock, ToolsLock
-from privml.output.manifest import BOOTS, FORMAT
+from privml.output.manifest import BOOTS, FORMAT, SIGNERS
 from privml.recipe import manual, schema
 from privml.statement.exceptions import MAX_EXCEPTIONS
 from privml.verify import policyfile
@@ -78,7 +78,13 @@ def manifest_schema() -> dict[str, Any]:
                     "licence": _OR_NULL,
                     "verity": _VERITY,
                     "crypt": {"type": "null"},
-                }
+                },
+                {
+                    "signature": {
+                        "description": "Who signed the model's files; left out if nobody did.",
+                        **_object({"signer": {"enum": list(SIGNERS)}, "key_id": _SHA256, "sha256": _SHA256}),
+                    }
+                },
             )
         ),
         "engine": {"anyOf": [_object({"name": _TEXT, "version": _TEXT}), {"type": "null"}]},
@@ -144,8 +150,9 @@ def write(folder: Path) -> None:
         (folder / name).write_bytes(body)
 
 
-def _object(fields: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+def _object(fields: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    both = fields | (optional or {})
+    return {"type": "object", "properties": both, "required": list(fields), "additionalProperties": False}
 
 
 def _array(items: dict[str, Any]) -> dict[str, Any]:
