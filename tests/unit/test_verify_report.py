@@ -10,7 +10,7 @@ import pytest
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields
 from privml.evidence.claims import SignatureFailure
-from privml.verify.anchor import ServedModel
+from privml.verify.anchor import ExpectedModel
 from privml.verify.report import render
 
 
@@ -38,7 +38,7 @@ def test_a_malformed_document_writes_no_line_of_the_error() -> None:
 
 
 def test_the_second_line_says_model_revision_and_signer() -> None:
-    models = (ServedModel("small", "0.1.2", f"key {'ab' * 32}"), ServedModel("other"))
+    models = (ExpectedModel("small", "0.1.2", f"key {'ab' * 32}"), ExpectedModel("other"))
     expected = dataclasses.replace(samples.EXPECTED, models=models)
     verdict = samples.judge(expected=expected).verdict
     assert render(verdict).splitlines()[1:3] == [

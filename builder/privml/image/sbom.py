@@ -151,7 +151,7 @@ def _model(model: Model, locked: LockedModel) -> dict[str, Any]:
                 "name": file.path,
                 "hashes": _hashes(file.sha256),
             }
-            for file in locked.files
+            for file in locked.content
         ],
         "properties": _properties(
             {

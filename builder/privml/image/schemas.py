@@ -16,7 +16,7 @@ from privml.events.agent import NAMES
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE
-from privml.lock.models import LATE, Lock, ToolsLock
+from privml.lock.models import LATE, LATE_OF_MODELS, Lock, ToolsLock
 from privml.output.manifest import BOOTS, FORMAT, SIGNERS
 from privml.recipe import manual, schema
 from privml.statement.exceptions import MAX_EXCEPTIONS
@@ -39,6 +39,9 @@ def lock_schema(model: type[BaseModel], title: str) -> dict[str, Any]:
     """The schema of a lock in its written form, with every field required but those left out when empty."""
     made = model.model_json_schema(mode="serialization")
     made["required"] = [name for name in made["required"] if name not in LATE]
+    if "Model" in made["$defs"]:
+        of_model = made["$defs"]["Model"]
+        of_model["required"] = [name for name in of_model["required"] if name not in LATE_OF_MODELS]
     return {"$schema": schema.DIALECT, **made, "title": title}
 
 

@@ -65,8 +65,8 @@ def package_changes(what: str, old: Iterable[Package | Wheel], new: Iterable[Pac
 def model_changes(old: Iterable[Model], new: Iterable[Model]) -> list[str]:
     """Models by name: added, removed, with different files, or signed by someone else."""
     old, new = tuple(old), tuple(new)
-    before = {model.name: model.files for model in old}
-    after = {model.name: model.files for model in new}
+    before = {model.name: model.content for model in old}
+    after = {model.name: model.content for model in new}
     lines = []
     for name in sorted(before.keys() | after.keys()):
         was, now = before.get(name), after.get(name)

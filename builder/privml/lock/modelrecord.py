@@ -9,6 +9,9 @@ from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Ta
 
 from privml.lock.record import Record, RelativePath, Sha256, Size, Text
 
+CHAT_TEMPLATE = "chat_template.jinja"
+"""Name of a recipe's chat template in the model's volume."""
+
 
 class ModelFile(Record):
     """One file of a model, with its path in the source."""
@@ -89,7 +92,7 @@ class Signature(Record):
 class Model(Record):
     """A model: its name in the recipe, its files, its licence by recipe or source, and its signature (null: none).
 
-    Files from a wheel are inside it. All others are objects of the store themselves.
+    Files from a wheel are inside it. All others are objects of the store themselves, and so is a chat template.
     """
 
     name: Text
@@ -97,8 +100,19 @@ class Model(Record):
     files: Annotated[tuple[ModelFile, ...], Field(min_length=1)]
     licence: Text | None
     signature: Signature | None
+    chat_template: ModelFile | None = None
+
+    @property
+    def content(self) -> tuple[ModelFile, ...]:
+        """What is in the volume: the model's files, and the recipe's chat template, which has its path there."""
+        return self.files if self.chat_template is None else (*self.files, self.chat_template)
+
+    @property
+    def fetched(self) -> tuple[ModelFile, ...]:
+        """The files that its source has as objects of their own."""
+        return () if isinstance(self.source, WheelSource) else self.files
 
     @property
     def objects(self) -> tuple[ModelFile, ...]:
         """The files that are objects of the store themselves."""
-        return () if isinstance(self.source, WheelSource) else self.files
+        return (*self.fetched, *self.content[len(self.files) :])

@@ -220,9 +220,14 @@ class ToolsLock(LockFile):
 
 
 LATE = ("files", "kernel_options", "programs")
+LATE_OF_MODELS = ("chat_template",)
 """Fields of locks that came after v2 and are left out when empty, so that locks without them stay as they are."""
 
 
 def written(lock: LockFile) -> dict[str, Any]:
     """The JSON object of a lock."""
-    return {key: value for key, value in lock.model_dump(mode="json").items() if value or key not in LATE}
+    made = {key: value for key, value in lock.model_dump(mode="json").items() if value or key not in LATE}
+    for model in made.get("models", ()):
+        for key in [key for key in LATE_OF_MODELS if not model[key]]:
+            del model[key]
+    return made

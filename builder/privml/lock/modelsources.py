@@ -17,10 +17,9 @@ from privml.base.errors import InputsError
 from privml.base.files import sha256_file
 from privml.base.http import Connections
 from privml.base.wayout import host_way_out, without_password
-from privml.lock import modelfile, wheels
+from privml.lock import chattemplate, modelfile, modelsignature, wheels
 from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, UrlSource, WheelSource
 from privml.lock.models import Lock, Wheel
-from privml.lock.modelsignature import changed, signed
 from privml.recipe import inference
 from privml.recipe.loader import Recipe
 from privml.recipe.modelsource import Address, InHub, InWheel, LocalFile
@@ -62,7 +61,8 @@ def models_of(
             case InHub(repo=repo, commit=commit):
                 source = HubSource(repo=repo, commit=commit)
                 made.append(_remote(recipe, number, source, (), previous, store, pools, mirrors))
-    return tuple(signed(recipe, number, model) for number, model in enumerate(made))
+    with_templates = (chattemplate.with_template(recipe, number, model, store) for number, model in enumerate(made))
+    return tuple(modelsignature.signed(recipe, number, model) for number, model in enumerate(with_templates))
 
 
 def bring_models(
@@ -79,27 +79,33 @@ def bring_models(
     """
     items = []
     for model in locked:
-        for file in (file for file in model.objects if not store.has(file.sha256)):
+        for file in (file for file in model.fetched if not store.has(file.sha256)):
             if isinstance(model.source, LocalSource):
                 place = None if folder is None else model.source.place(folder, file)
                 if place is not None and place.is_file() and sha256_file(place) == file.sha256:
                     store.add_file(place, expect=file.sha256)
                     continue
             items.append(_item(model.source, file.path, file.sha256, file.size, mirrors))
+        if (template := chattemplate.bring_template(store, model, folder)) is not None:
+            items.append(_item(None, template.path, template.sha256, template.size, mirrors))
     return _fetched(store, items, pools)
 
 
 def local_changes(recipe: Recipe, lock: Lock) -> list[str]:
-    """One line for each model or signature next to the recipe whose file has other bytes than the lock names."""
+    """One line for each file of a model next to the recipe that has other bytes than the lock names."""
     seen = Store().seen
-    return changed(recipe, lock) + [
-        f"model {place.name}: changed after the lock was written"
-        for model in lock.models
-        if isinstance(model.source, LocalSource)
-        for file in model.files
-        if (place := model.source.place(recipe.path.parent, file)).is_file()
-        if place.stat().st_size != file.size or seen.sha256(place) != file.sha256
-    ]
+    return (
+        chattemplate.changed(recipe, lock)
+        + modelsignature.changed(recipe, lock)
+        + [
+            f"model {place.name}: changed after the lock was written"
+            for model in lock.models
+            if isinstance(model.source, LocalSource)
+            for file in model.files
+            if (place := model.source.place(recipe.path.parent, file)).is_file()
+            if place.stat().st_size != file.size or seen.sha256(place) != file.sha256
+        ]
+    )
 
 
 def _of_wheel(recipe: Recipe, number: int, wheel: Wheel, previous: Lock | None, store: Store) -> Model:

@@ -197,6 +197,15 @@ class Model(Section):
         about("The model's licence, if possible an SPDX expression; by default what the source declares.", "MIT"),
     ] = None
 
+    chat_template: Annotated[
+        Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_part)] | None,
+        given("the path of a file; leave it out to take the model's own template"),
+        about(
+            "A Jinja file next to the recipe that replaces the model's own chat template.",
+            "models/chat.jinja",
+            CONFIG,
+        ),
+    ] = None
     signature: Annotated[
         Signature | None,
         given("a signature with `file` and `key`; leave it out if the model is not signed"),
@@ -224,3 +233,10 @@ class Inference(Section):
         list[Model],
         about("The models to serve; the engine limits their number.", moves=CONFIG, min_length=1, max_length=16),
     ]
+
+    @model_validator(mode="after")
+    def _for_the_engine(self) -> Inference:
+        engine = ENGINES[self.engine.name]
+        if not engine.takes_template and any(model.chat_template is not None for model in self.models):
+            raise ValueError(f"engine `{engine.name}` takes no `chat_template`, only the model's own")
+        return self

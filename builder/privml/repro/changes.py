@@ -186,7 +186,7 @@ def _inputs(
 
 
 def _locked_models(a: Sequence[LockedModel], b: Sequence[LockedModel]) -> Iterable[Change]:
-    tables = [{model.name: model.files for model in models} for models in (a, b)]
+    tables = [{model.name: model.content for model in models} for models in (a, b)]
     for name in sorted({*tables[0], *tables[1]}):
         one, two = (table.get(name) for table in tables)
         if one != two:

@@ -33,7 +33,7 @@ Anchor = Built | Signed
 
 
 @dataclass(frozen=True)
-class ServedModel:
+class ExpectedModel:
     """A model of an image: its revision in its source, and who signed it, as whoever locked it checked."""
 
     name: str
@@ -51,4 +51,4 @@ class Expected:
 
     predicate: Predicate
     anchor: Anchor
-    models: tuple[ServedModel, ...] = ()
+    models: tuple[ExpectedModel, ...] = ()

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from privml.base.errors import EXIT_ACCEPTED_SIMULATED, Refused
-from privml.verify.anchor import Anchor, ServedModel
+from privml.verify.anchor import Anchor, ExpectedModel
 
 
 class Outcome(StrEnum):
@@ -50,7 +50,7 @@ class Verdict:
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[str, ...] = ()
     relaxed: tuple[Refusal, ...] = ()
-    models: tuple[ServedModel, ...] = ()
+    models: tuple[ExpectedModel, ...] = ()
 
     @property
     def accepted(self) -> bool:
