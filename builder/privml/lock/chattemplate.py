@@ -65,7 +65,7 @@ def _wrong(data: bytes) -> str:
     if len(data) > MAX_BYTES:
         return f"it has more than {MAX_BYTES} bytes"
     meaning = lookalikes.meaning(data[: lookalikes.BEGIN])
-    if meaning is not None and not data.lstrip().startswith(b"{"):  # most templates begin with a brace
+    if meaning not in (None, lookalikes.JSON):  # most templates begin with a brace, too
         return f"it is {meaning}"
     try:
         text = data.decode("utf-8")

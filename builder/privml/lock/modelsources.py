@@ -138,7 +138,7 @@ def _of_folder(recipe: Recipe, number: int, source: LocalSource, previous: Lock 
         )
     digests = [sha256_file(place) for place in places]
     # Checked before it is copied: what is not a model does not enter the store.
-    headers = [_checked(place, f"{where}: {place.name}", kind) for place in places]
+    headers = [_checked(place, f"{where}: {place.name}", kind, place.name) for place in places]
     modelfile.check_whole(list(zip(names, headers, strict=True)), kind=kind, name=f"{where}: {given}")
     for place, digest in zip(places, digests, strict=True):
         if not store.has(digest):
@@ -177,7 +177,7 @@ def _remote(
     headers, files = [], []
     for name, digest in wanted.items():
         place = store.path(digest)
-        headers.append((name, _checked(place, f"{where}: {name}", kind)))
+        headers.append((name, _checked(place, f"{where}: {name}", kind, name)))
         files.append(ModelFile(path=name, size=place.stat().st_size, sha256=digest))
     modelfile.check_whole(headers, kind=kind, name=f"{where}: {files[0].path}")
     return _model(model, source, files, headers[0][1].licence)
@@ -231,9 +231,9 @@ def _fetched(store: Store, items: Sequence[Item], pools: Sequence[Pool]) -> int:
         ) from error
 
 
-def _checked(place: Path, name: str, kind: str) -> modelfile.Header:
+def _checked(place: Path, name: str, kind: str, path: str) -> modelfile.Header:
     with place.open("rb") as file:
-        return modelfile.check(file, place.stat().st_size, kind=kind, name=name)
+        return modelfile.check(file, place.stat().st_size, kind=kind, name=name, path=path)
 
 
 def _same(previous: Lock | None, source: object) -> Model | None:
