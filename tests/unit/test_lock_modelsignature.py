@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import copy
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -58,6 +59,26 @@ def refusal(data: bytes, pem: bytes = signer.PEM) -> str:
 def test_a_signature_of_each_curve_is_read(name: str) -> None:
     found = omsbundle.read(vector(f"alone-{name}.sig"), key(name))
     assert found == omsbundle.Signed("m.gguf", OF_FILE, alone=True)
+
+
+@pytest.mark.parametrize("name", ["p256", "p384", "p521"])
+def test_a_signature_from_before_model_signing_1_1_is_read(name: str) -> None:
+    found = omsbundle.read(vector(f"old-{name}.sig"), key(name))
+    assert found == omsbundle.Signed("small", OF_FILE, alone=False)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"rawBytes": base64.b64encode(vector("p384.pem")).decode()}, "publicKey.rawBytes: made with another key"),
+        ({"keyDetails": "PKIX_ECDSA_P384_SHA_384"}, "publicKey.keyDetails: got `PKIX_ECDSA_P384_SHA_384`, expected"),
+        ({"hint": "x"}, "publicKey.hint: unknown field"),
+    ],
+)
+def test_an_older_signature_that_names_another_key_is_refused(change: dict[str, str], message: str) -> None:
+    document = json.loads(vector("old-p256.sig"))
+    document["verificationMaterial"]["publicKey"] |= change
+    assert message in refusal(json.dumps(document).encode(), vector("p256.pem"))
 
 
 def test_a_signature_of_a_folder_names_each_file() -> None:

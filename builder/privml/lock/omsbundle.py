@@ -3,7 +3,8 @@
 The file is a Sigstore bundle v0.3 in JSON with a DSSE envelope, whose payload is an in-toto Statement v1 with the
 predicate ``https://model_signing/signature/v1.0``: the model's files with their digests, and how they were listed.
 Layout: github.com/ossf/model-signing-spec, and the docstring of ``Payload`` in sigstore/model-transparency,
-src/model_signing/_signing/signing.py (as in model-signing 1.1.1, whose output is in tests/vectors/modelsigning).
+src/model_signing/_signing/signing.py (as in model-signing 1.1.1). Before 1.1 the bundle had the key itself instead of
+a hint. Output of both is in tests/vectors/modelsigning.
 
 Bytes in, records out. Every member is read or refused, which is stricter than OMS: there, unknown members of the
 predicate are ignored.
@@ -37,11 +38,12 @@ METHOD, HASH = "files", "sha256"
 ITSELF = "."
 """Name of the one file of a model that is a file and not a folder."""
 
-_CURVES: dict[str, hashes.HashAlgorithm] = {
-    "secp256r1": hashes.SHA256(),
-    "secp384r1": hashes.SHA384(),
-    "secp521r1": hashes.SHA512(),
+_CURVES: dict[str, tuple[hashes.HashAlgorithm, str]] = {
+    "secp256r1": (hashes.SHA256(), "PKIX_ECDSA_P256_SHA_256"),
+    "secp384r1": (hashes.SHA384(), "PKIX_ECDSA_P384_SHA_384"),
+    "secp521r1": (hashes.SHA512(), "PKIX_ECDSA_P521_SHA_512"),
 }
+"""Hash of a curve's signatures, and Sigstore's name for both."""
 
 
 @dataclass(frozen=True)
@@ -58,16 +60,21 @@ class Signed:
 
 @dataclass(frozen=True)
 class SigningKey:
-    """A signer's public key; ``key_id`` is the hex SHA-256 of its SubjectPublicKeyInfo in DER."""
+    """A public key; ``pem`` is its SubjectPublicKeyInfo in PEM, ``key_id`` the hex SHA-256 of that in DER."""
 
     key: ec.EllipticCurvePublicKey
     key_id: str
-    hint: str
+    pem: bytes
+
+    @property
+    def hint(self) -> str:
+        """How a bundle names the key."""
+        return hashlib.sha256(self.pem).hexdigest()
 
     def verify(self, signature: bytes, signed: bytes) -> bool:
         """Whether ``signature`` (ECDSA in DER, with the hash of the curve's size) is over ``signed``."""
         try:
-            self.key.verify(signature, signed, ec.ECDSA(_CURVES[self.key.curve.name]))
+            self.key.verify(signature, signed, ec.ECDSA(_CURVES[self.key.curve.name][0]))
         except InvalidSignature:
             return False
         return True
@@ -92,7 +99,7 @@ def signing_key(data: bytes, what: str = "key") -> SigningKey:
     if data.replace(b"\r\n", b"\n").strip() != pem.strip():
         raise EvidenceError(f"{what}: more than a key, or one in another encoding: {expected}")
     der = key.public_bytes(serialization.Encoding.DER, info)
-    return SigningKey(key, hashlib.sha256(der).hexdigest(), hashlib.sha256(pem).hexdigest())
+    return SigningKey(key, hashlib.sha256(der).hexdigest(), pem)
 
 
 def read(data: bytes, key: SigningKey, what: str = "signature") -> Signed:
@@ -111,15 +118,12 @@ def _envelope(data: bytes, key: SigningKey, what: str) -> dsse.Envelope:
     for other in ("certificate", "x509CertificateChain"):
         if material.has(other):
             raise EvidenceError(f"{material.path}.{other}: signed with a certificate, expected a key: `publicKey`")
-    public = material.fields("publicKey")
-    hint = public.text("hint", limit=256)
-    public.end()
-    material.empty("tlogEntries")
+    _check_key(material.fields("publicKey"), key)
+    if material.has("tlogEntries"):
+        material.empty("tlogEntries")
     material.end()
-    envelope = dsse.from_value(bundle.take("dsseEnvelope"), f"{what}.dsseEnvelope")
+    envelope = dsse.from_value(_without_null(bundle.take("dsseEnvelope")), f"{what}.dsseEnvelope")
     bundle.end()
-    if hint != key.hint:
-        raise EvidenceError(f"{public.path}.hint: made with another key: got {hint[:80]}, expected {key.hint}")
     if envelope.payload_type != PAYLOAD_TYPE:
         raise EvidenceError(
             f"{what}.dsseEnvelope.payloadType: got `{envelope.payload_type[:80]}`, expected {PAYLOAD_TYPE}"
@@ -127,6 +131,30 @@ def _envelope(data: bytes, key: SigningKey, what: str) -> dsse.Envelope:
     if len(envelope.signatures) != 1 or envelope.signatures[0].keyid:
         raise EvidenceError(f"{what}.dsseEnvelope.signatures: expected one, without a keyid")
     return envelope
+
+
+def _check_key(public: Fields, key: SigningKey) -> None:
+    """Refuse a bundle that names another key: by a hint, or as tools wrote until model-signing 1.1."""
+    if public.has("rawBytes"):
+        if public.base64("rawBytes", limit=MAX_KEY) != key.pem:
+            raise EvidenceError(f"{public.path}.rawBytes: made with another key, expected {key.key_id}")
+        public.text("keyDetails", one_of=(_CURVES[key.key.curve.name][1],))
+    elif (hint := public.text("hint", limit=256)) != key.hint:
+        raise EvidenceError(f"{public.path}.hint: made with another key: got {hint[:80]}, expected {key.hint}")
+    public.end()
+
+
+def _without_null(envelope: Any) -> Any:
+    """The envelope without key ids that are null, as tools wrote them until model-signing 1.1."""
+    if not isinstance(envelope, dict) or not isinstance(envelope.get("signatures"), list):
+        return envelope
+    signatures = [
+        {key: value for key, value in each.items() if key != "keyid" or value is not None}
+        if isinstance(each, dict)
+        else each
+        for each in envelope["signatures"]
+    ]
+    return {**envelope, "signatures": signatures}
 
 
 def _statement(payload: bytes, what: str) -> Signed:
