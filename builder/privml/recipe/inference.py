@@ -209,7 +209,10 @@ class Model(Section):
     signature: Annotated[
         Signature | None,
         given("a signature with `file` and `key`; leave it out if the model is not signed"),
-        about("Who signed the model: `lock` refuses files that are not exactly the signed ones."),
+        about(
+            "Who signed the model: `lock` refuses files that are not exactly the signed ones.",
+            "{file: models/model.sig, key: models/signer.pem}",
+        ),
     ] = None
 
     @property
