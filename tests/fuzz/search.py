@@ -20,7 +20,7 @@ def main() -> None:
 
         print(f"{name}: {targets.run(name, seconds)} inputs by chance (no atheris)")
         return
-    with atheris.instrument_imports(include=["privml.measure", "privml.evidence", "privml.events"]):
+    with atheris.instrument_imports(include=["privml.measure", "privml.evidence", "privml.events", "privml.lock"]):
         from tests.fuzz import targets
     targets.CRASHES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-fuzz.") as folder:

@@ -14,6 +14,7 @@ import random
 import sys
 import time
 from collections.abc import Callable
+from io import BytesIO
 from pathlib import Path
 
 from tests.negative import forge, pki
@@ -21,7 +22,9 @@ from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI,
 from tests.property.test_option_roms import ROM
 from tests.published import read
 from tests.signing import armoured
+from tests.unit import safetensors_file
 from tests.unit.fake_archive import KEYRING as KEYRING_FILE
+from tests.unit.gguf_file import SMALL as GGUF
 from tests.unit.image_volume import superblock
 from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
@@ -45,6 +48,7 @@ from privml.evidence.certificates import UnfitError
 from privml.evidence.nvidia import report as nvidia_report
 from privml.evidence.nvidia import rim, roles
 from privml.evidence.tdx import collateral, quote, signature, tdreport
+from privml.lock import gguf, omsbundle, safetensors
 from privml.measure import (
     acpi,
     artefact,
@@ -168,6 +172,19 @@ def _report_data(data: bytes) -> None:
     assert bound[32:] == bytes(32)
 
 
+SIGNER = omsbundle.signing_key((VECTORS / "modelsigning/p384.pem").read_bytes())
+
+
+def _model(check: Callable[[BytesIO, int], object]) -> Parser:
+    """A check of model files, which refuses with a ``ValueError`` that its caller turns into a message."""
+
+    def one(data: bytes) -> None:
+        with contextlib.suppress(ValueError):
+            check(BytesIO(data), len(data))
+
+    return one
+
+
 HONEST = forge.Guest()
 QUOTE = HONEST.quote()
 COLLATERAL = HONEST.platform.collateral()
@@ -220,6 +237,15 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "collateral": (json.dumps(COLLATERAL).encode(), _collateral),
     "json": (json.dumps({"a": [1, -2, None, True, {"b": "\\u00e9 \u00e9"}], "c": ""}).encode(), _json),
     "report-data": (REPORT_DATA, _report_data),
+    "model-signature": (
+        (VECTORS / "modelsigning/split.sig").read_bytes(),
+        lambda data: omsbundle.read(data, SIGNER),
+    ),
+    "gguf": (GGUF, _model(gguf.check)),
+    "safetensors": (
+        safetensors_file.SMALL,
+        _model(lambda file, size: safetensors.check("m.safetensors", file, size)),
+    ),
 }
 
 

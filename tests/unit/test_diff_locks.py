@@ -13,6 +13,7 @@ from test_repro_compare import output
 from privml.base.errors import Differs, UsageError
 from privml.cli import diff as verb
 from privml.lock.lockfile import serialise
+from privml.lock.modelrecord import Signature
 from privml.lock.models import Lock, ToolsLock, Tree, TreeFile
 from privml.repro.changes import lock_changes
 
@@ -76,6 +77,13 @@ def test_each_kind_of_input_is_listed_with_the_registers_it_moves(lock: Lock) ->
     assert found.pop(("tools", "tools.lock.json"))[2] == everything
     assert found.pop(("recipe", "sha256"))[2] == everything
     assert found == {}
+
+
+def test_another_signer_is_a_change_that_moves_nothing(lock: Lock) -> None:
+    (model,) = lock.models
+    signature = Signature(signer="key", key_id="a" * 64, sha256="b" * 64)
+    signed = lock.model_copy(update={"models": (model.model_copy(update={"signature": signature}),)})
+    assert told(lock, signed) == {("model signature", model.name): ("not signed", f"by key {'a' * 64}", ())}
 
 
 def test_the_verb_compares_locks_by_their_content(

@@ -120,7 +120,8 @@ def bounded(kind: Kind, name: str) -> None:
 @pytest.mark.parametrize("engine", [*ENGINES.values(), TOY], ids=lambda engine: engine.name)
 def test_a_record_is_complete_and_agrees_with_itself(engine: Engine) -> None:
     for field in dataclasses.fields(engine):
-        assert getattr(engine, field.name), f"{field.name} is empty"
+        value = getattr(engine, field.name)
+        assert value or isinstance(value, bool), f"{field.name} is empty"
     assert re.fullmatch(r"[a-z0-9]+(?:[.-][a-z0-9]+)*", engine.name)
     models = [dataclasses.replace(MODEL, name=f"model-{n}") for n in range(engine.max_models)]
     argv = engine.argv(models)
@@ -339,3 +340,11 @@ def test_an_engine_that_is_not_healthy_is_not_ready(toy: Engine) -> None:
         made.engine.health = ("/alive", 200)  # this engine says 204 when it is
         assert not made.boot(engine_wait=0.3).run()
         assert made.said[-1] == "privml: stage engine failed: engine: not ready after 0.3 s"
+
+
+def test_a_chat_template_of_the_recipe_is_given_to_llama_server() -> None:
+    model = ServedModel("smollm2", "a.gguf", "/run/privml/model", "chat_template.jinja")
+    argv = engine_named("llama-server").argv([model])
+    assert argv[5:9] == ("--jinja", "--chat-template-file", "/run/privml/model/chat_template.jinja", "--host")
+    own = ServedModel("smollm2", "a.gguf", "/run/privml/model")
+    assert set(argv) - set(engine_named("llama-server").argv([own])) == set(argv[5:8])

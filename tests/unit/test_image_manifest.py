@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import re
 from collections.abc import Iterator
@@ -18,7 +19,7 @@ from privml.events.verity import Verity
 from privml.machine.platform import Size
 from privml.output import manifest
 from privml.output.artefacts import artefact, check_artefacts
-from privml.output.manifest import Engine, Firmware, Manifest, Model, Package
+from privml.output.manifest import Engine, Firmware, Manifest, Model, Package, Signature
 
 ARTEFACTS = ("firmware.fd", "model.raw", "root.raw", "uki.efi")
 
@@ -139,6 +140,25 @@ def test_every_unknown_field_is_refused(folder: Path) -> None:
     for path in objects:
         with pytest.raises(EvidenceError, match="unexpected: unknown field"):
             manifest.decode(bent(data, (*path, "unexpected"), lambda at, key: at.update({key: 1})))
+
+
+def signed(folder: Path) -> Manifest:
+    """The sample with a signed model."""
+    made = sample(folder)
+    signature = Signature("key", "a" * 64, "b" * 64)
+    return dataclasses.replace(made, models=(dataclasses.replace(made.models[0], signature=signature),))
+
+
+def test_a_signer_is_in_the_manifest_and_nothing_where_nobody_signed(folder: Path) -> None:
+    assert b"signature" not in sample(folder).encode()
+    data = signed(folder).encode()
+    assert manifest.decode(data) == signed(folder)
+    assert str(manifest.decode(data).models[0].signature) == f"key {'a' * 64}"
+    (model,) = loads(data)["models"]
+    assert model["signature"] == {"signer": "key", "key_id": "a" * 64, "sha256": "b" * 64}
+    for wrong in (None, {}, {**model["signature"], "signer": "identity"}, {**model["signature"], "more": 1}):
+        with pytest.raises(EvidenceError, match="signature"):
+            manifest.decode(bent(data, ("models", 0, "signature"), lambda at, key, new=wrong: at.update({key: new})))
 
 
 def without_model(folder: Path) -> Manifest:

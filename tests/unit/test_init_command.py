@@ -84,12 +84,13 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
     assert lines[0] == "# yaml-language-server: $schema=schemas/recipe.schema.json"
     assert (desk / "recipes" / lines[0].partition("=")[2]).read_bytes() == schema.files()[schema.RECIPE_FILE]
     for path, fact in facts().items():
-        # Options and the fields of a model's files are shown in the example of the field that holds them.
+        # Options, and the fields of a model's files and signature, are shown in the example of what holds them.
         apart = (
             "platform.",
             "inference.engine.options.",
             "inference.models.files.",
             "archives.",
+            "inference.models.signature.",
             "files.",
             "exceptions.",
             "services.",

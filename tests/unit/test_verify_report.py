@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import attestation_samples as samples
 import pytest
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields
 from privml.evidence.claims import SignatureFailure
+from privml.verify.anchor import ExpectedModel
 from privml.verify.report import render
 
 
@@ -32,3 +35,17 @@ def test_a_malformed_document_writes_no_line_of_the_error() -> None:
             fields.end()
         assert caught.value.message.isprintable()
         assert str(caught.value) == caught.value.message
+
+
+def test_the_second_line_says_model_revision_and_signer() -> None:
+    models = (ExpectedModel("small", "0.1.2", f"key {'ab' * 32}"), ExpectedModel("other"))
+    expected = dataclasses.replace(samples.EXPECTED, models=models)
+    verdict = samples.judge(expected=expected).verdict
+    assert render(verdict).splitlines()[1:3] == [
+        f"  model: small, revision 0.1.2, signed by key {'ab' * 32}",
+        "  model: other, no revision, not signed",
+    ]
+    assert verdict.to_dict()["models"] == [
+        {"name": "small", "revision": "0.1.2", "signer": f"key {'ab' * 32}"},
+        {"name": "other", "revision": None, "signer": None},
+    ]

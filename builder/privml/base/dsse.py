@@ -65,7 +65,12 @@ class Envelope:
 
 def decode(data: bytes, *, what: str = "envelope") -> Envelope:
     """Parse an envelope strictly; ``EvidenceError`` names the malformed member. Signatures are not verified."""
-    fields = Fields(loads(data, what=what), what)
+    return from_value(loads(data, what=what), what)
+
+
+def from_value(value: Any, what: str) -> Envelope:
+    """The envelope in a decoded JSON value, read as strictly as by ``decode``."""
+    fields = Fields(value, what)
     payload = fields.base64("payload")
     payload_type = fields.text("payloadType", limit=_MAX_TYPE)
     signatures = fields.array("signatures", limit=MAX_SIGNATURES)

@@ -1,13 +1,15 @@
-"""`inspect`: show what an image contains (`inspect_image`), or judge a bare quote (`inspect_file`)."""
+"""`inspect`: show what an image (`inspect_image`) or a model file (`inspect_model`) is, or judge a bare quote."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
 from privml.base.errors import UsageError
 from privml.cli.completion import TARGET
+from privml.lock.modelfacts import kind_of
 from privml.readers import source
 
 
@@ -59,7 +61,7 @@ def inspect(
     at: str | None,
     as_json: bool,
 ) -> None:
-    """Show what an image contains, or judge a bare quote.
+    """Show what an image or a model file contains, or judge a bare quote.
 
     TARGET is a recipe's name or the directory of a built image: artefacts, root hash, kernel options, UKI sections,
     partitions and packages are shown. The artefacts are compared with the manifest first; a damaged image is an
@@ -70,6 +72,9 @@ def inspect(
     accepts a guest. Exit status for a file: 0 genuine and equal, 1 genuine and different, 8 not proven by a genuine
     signature, 10 equal but only a simulation.
 
+    Or FILE is a model: GGUF, safetensors, or an index of safetensors with its files next to it. Headers are read and
+    compared with the file's size; exit status 4 if it is not whole.
+
     \b
     Examples:
       privml-build inspect demo-cpu
@@ -77,6 +82,7 @@ def inspect(
       privml-build inspect quote.bin --collateral collateral.json
       privml-build inspect quote.bin --collateral collateral.json \\
         --expect out/demo-cpu --report-data HEX
+      privml-build inspect models/model.safetensors
     """
     options = {
         "--expect": expect,
@@ -87,9 +93,7 @@ def inspect(
         "--at": at,
     }
     if not source.is_readable(Path(target)) or Path(target).suffix in (".yaml", ".yml"):
-        given = [option for option, value in options.items() if value is not None]
-        if given:
-            raise UsageError(f"{given[0]} is for a file with a quote, and {target} is not a file")
+        _only_for_quotes(options, f"{target} is not a file")
         # What an image needs takes longer to load than a quote takes to judge.
         from privml.cli.inspect_image import inspect_image
 
@@ -97,6 +101,13 @@ def inspect(
         return
     if packages:
         raise UsageError(f"--packages is for an image, and {target} is a file")
+    kind = kind_of(Path(target)) if Path(target).is_file() else None
+    if kind is not None:
+        _only_for_quotes(options, f"{target} is a model")
+        from privml.cli.inspect_model import inspect_model
+
+        inspect_model(Path(target), kind, as_json=as_json)
+        return
     if expect is not None and registers is not None:
         raise UsageError("give --expect or --registers, not both")
     from privml.cli.inspect_file import inspect_file
@@ -113,3 +124,9 @@ def inspect(
             as_json=as_json,
         )
     )
+
+
+def _only_for_quotes(options: Mapping[str, object], instead: str) -> None:
+    given = [option for option, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"{given[0]} is for a file with a quote, and {instead}")

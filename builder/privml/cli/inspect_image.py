@@ -25,6 +25,7 @@ def inspect_image(target: str, *, packages: bool, as_json: bool) -> None:
     for model in manifest.models:
         show(f"model {model.name}, root hash {model.verity.root_hash.hex()}")
         show(f"  from {model.source}, licence {model.licence or 'not declared'}")
+        show(f"  signed by {model.signature}" if model.signature else "  not signed")
     if not manifest.models:
         show("no model")
     show(f"kernel {manifest.kernel}; its options:")

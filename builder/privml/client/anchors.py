@@ -7,7 +7,7 @@ from pathlib import Path
 from privml.output import manifest as manifests
 from privml.output.artefacts import check_artefacts
 from privml.output.prediction import read_prediction
-from privml.verify.anchor import Built, Expected
+from privml.verify.anchor import Built, Expected, ExpectedModel
 
 
 def built(directory: Path) -> Expected:
@@ -18,4 +18,8 @@ def built(directory: Path) -> Expected:
     """
     manifest = manifests.read(directory)
     check_artefacts(directory, manifest.artefacts)
-    return Expected(read_prediction(directory, manifest), Built(str(directory)))
+    models = tuple(
+        ExpectedModel(model.name, model.revision, None if model.signature is None else str(model.signature))
+        for model in manifest.models
+    )
+    return Expected(read_prediction(directory, manifest), Built(str(directory)), models)

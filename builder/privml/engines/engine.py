@@ -28,16 +28,25 @@ ENVIRONMENT = {
 
 @dataclass(frozen=True)
 class ServedModel:
-    """A model for the engine: the name in requests, and its file in the directory of its volume."""
+    """A model for the engine: the name in requests, and its file in the directory of its volume.
+
+    ``template`` is the file with the chat template that replaces the model's own, if there is one.
+    """
 
     name: str
     file: str
     directory: str
+    template: str | None = None
 
     @property
     def path(self) -> str:
         """The absolute path of the file."""
         return f"{self.directory}/{self.file}"
+
+    @property
+    def template_path(self) -> str | None:
+        """The absolute path of the chat template; None to take the model's own."""
+        return None if self.template is None else f"{self.directory}/{self.template}"
 
 
 @dataclass(frozen=True)
@@ -119,6 +128,7 @@ class Engine:
     further paths that may be in the root (as in `recipe.guestroot`), ``removals`` are patterns that finalize deletes.
     ``model_file`` matches the names of files in ``model_format``, for recipes that name no file of their own.
     ``requests`` says which HTTP paths a caller may use, the fields and their bounds, and which fields are always set.
+    ``takes_template`` is true if a recipe may replace the model's chat template.
     """
 
     name: str
@@ -135,6 +145,7 @@ class Engine:
     health: Health
     trial: Trial
     requests: Requests
+    takes_template: bool = False
     socket: str = f"{DIRECTORY}/engine.sock"
 
     def argv(self, models: Sequence[ServedModel], options: Mapping[str, Value] | None = None) -> tuple[str, ...]:

@@ -19,6 +19,8 @@ def _arguments(models: Sequence[ServedModel], options: Mapping[str, Value]) -> t
         "/usr/bin/llama-server",
         "--model", model.path,
         "--alias", model.name,
+        # Without its template engine the server takes only templates that it knows, and no tools.
+        *(("--jinja", "--chat-template-file", model.template_path) if model.template_path else ()),
         "--host", LLAMA_SERVER.socket,  # a host that ends in `.sock` is the path of a unix socket
         "--ctx-size", str(int(options["context"]) * slots),  # the server divides it among its slots
         "--parallel", str(slots),
@@ -63,4 +65,5 @@ LLAMA_SERVER = Engine(
     health=Health("/health"),
     trial=Trial("/v1/completions", {"prompt": "Hello", "max_tokens": 1}),
     requests=REQUESTS,
+    takes_template=True,
 )

@@ -46,7 +46,7 @@ from privml.lock.models import Lock
 from privml.machine.platform import Size
 from privml.output import manifest as manifests
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
-from privml.output.manifest import Engine, Firmware, Manifest, Model, Package
+from privml.output.manifest import Engine, Firmware, Manifest, Model, Package, Signature
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import Recipe
 from privml.statement.exceptions import DeclaredException
@@ -261,6 +261,7 @@ def _manifest(
                 lock.source_of(locked),
                 lock.revision_of(locked),
                 locked.licence,
+                None if locked.signature is None else Signature(**locked.signature.model_dump()),
             )
             for number, (model, locked) in enumerate(zip(models, lock.models, strict=True))
         ),

@@ -8,6 +8,7 @@ from privml.engines.engine import ServedModel
 from privml.engines.registry import engine_named
 from privml.events import configuration, volumes
 from privml.image.modelvolume import ModelVolume
+from privml.lock.modelrecord import CHAT_TEMPLATE
 from privml.lock.models import Lock
 from privml.output.artefacts import FIRMWARE
 from privml.recipe.loader import Recipe
@@ -22,7 +23,7 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
         variant=content.variant,
         listen=content.agent.listen,
         max_concurrency=content.agent.max_concurrency,
-        engine=_engine(recipe, models),
+        engine=_engine(recipe, lock, models),
         models=tuple(configuration.Model(model.name, model.file, model.verity) for model in models),
         devices=tuple(device.kind for device in content.devices for _ in range(device.count)),
         rtmr3=lock.rtmr3,
@@ -35,12 +36,16 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
     )
 
 
-def _engine(recipe: Recipe, models: Sequence[ModelVolume]) -> configuration.Engine | None:
+def _engine(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -> configuration.Engine | None:
     inference = recipe.content.inference
     if inference is None:
         return None
     chosen = inference.engine
-    served = [ServedModel(model.name, model.file, volumes.directory(n)) for n, model in enumerate(models)]
+    templates = [CHAT_TEMPLATE if model.chat_template else None for model in lock.models]
+    served = [
+        ServedModel(model.name, model.file, volumes.directory(number), template)
+        for number, (model, template) in enumerate(zip(models, templates, strict=True))
+    ]
     return configuration.Engine(chosen.name, engine_named(chosen.name).argv(served, chosen.options))
 
 

@@ -161,6 +161,7 @@ def model(lock: Lock, number: int) -> Inputs:
         **_common(lock, _MODEL_CODE),
         "model name": chosen.name,
         **{f"model file {file.path}": file.sha256 for file in chosen.files},
+        **({"chat template": chosen.chat_template.sha256} if chosen.chat_template else {}),
     }
 
 

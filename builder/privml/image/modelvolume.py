@@ -1,4 +1,4 @@
-"""Model volumes: the locked files of a model in an erofs filesystem under dm-verity.
+"""Model volumes: a model's locked files and chat template in an erofs filesystem under dm-verity.
 
 A volume is a function of the model's bytes, name and times; recipes with the same model share an identical volume.
 """
@@ -13,6 +13,7 @@ from privml.events import volumes
 from privml.events.verity import Verity
 from privml.image import render, volume
 from privml.image.tools import ToolsTree
+from privml.lock.modelrecord import CHAT_TEMPLATE
 from privml.lock.models import Lock
 from privml.lock.wheels import extract
 from privml.store.objects import Store
@@ -39,6 +40,10 @@ def make(number: int, lock: Lock, store: Store, tools: ToolsTree, work: Path, ou
             target.write_bytes(extract(store, wheel, file))
         else:
             shutil.copyfile(store.path(file.sha256, verify=True), target)
+        target.chmod(0o644)
+    if model.chat_template is not None:
+        target = work / "tree" / CHAT_TEMPLATE
+        shutil.copyfile(store.path(model.chat_template.sha256, verify=True), target)
         target.chmod(0o644)
     seed = render.seed_of(f"model/{model.name}")
     raw, verity = volume.make(

@@ -138,7 +138,7 @@ def _wheel(wheel: Wheel, licences: Mapping[str, Sequence[str]]) -> dict[str, Any
 
 def _model(model: Model, locked: LockedModel) -> dict[str, Any]:
     """A model with its files inside. Its version is the revision, or the digest of its (first) file."""
-    root_hash = model.verity.root_hash.hex()
+    root_hash, signature = model.verity.root_hash.hex(), model.signature
     first = locked.files[0]
     purl = model_purl(model, locked)
     return {
@@ -157,9 +157,16 @@ def _model(model: Model, locked: LockedModel) -> dict[str, Any]:
                 "name": file.path,
                 "hashes": _hashes(file.sha256),
             }
-            for file in locked.files
+            for file in locked.content
         ],
-        "properties": _properties({"format": model.format, "root_hash": root_hash, "source": model.source}),
+        "properties": _properties(
+            {
+                "format": model.format,
+                "root_hash": root_hash,
+                "source": model.source,
+                **({} if signature is None else {"signer": str(signature), "signature_sha256": signature.sha256}),
+            }
+        ),
     }
 
 

@@ -16,8 +16,8 @@ from privml.events.agent import NAMES
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE
-from privml.lock.models import LATE, Lock, ToolsLock
-from privml.output.manifest import BOOTS, FORMAT
+from privml.lock.models import LATE, LATE_OF_MODELS, Lock, ToolsLock
+from privml.output.manifest import BOOTS, FORMAT, SIGNERS
 from privml.recipe import manual, schema
 from privml.statement.exceptions import MAX_EXCEPTIONS
 from privml.verify import policyfile
@@ -39,6 +39,9 @@ def lock_schema(model: type[BaseModel], title: str) -> dict[str, Any]:
     """The schema of a lock in its written form, with every field required but those left out when empty."""
     made = model.model_json_schema(mode="serialization")
     made["required"] = [name for name in made["required"] if name not in LATE]
+    if "Model" in made["$defs"]:
+        of_model = made["$defs"]["Model"]
+        of_model["required"] = [name for name in of_model["required"] if name not in LATE_OF_MODELS]
     return {"$schema": schema.DIALECT, **made, "title": title}
 
 
@@ -78,7 +81,13 @@ def manifest_schema() -> dict[str, Any]:
                     "licence": _OR_NULL,
                     "verity": _VERITY,
                     "crypt": {"type": "null"},
-                }
+                },
+                {
+                    "signature": {
+                        "description": "Who signed the model's files; left out if nobody did.",
+                        **_object({"signer": {"enum": list(SIGNERS)}, "key_id": _SHA256, "sha256": _SHA256}),
+                    }
+                },
             )
         ),
         "engine": {"anyOf": [_object({"name": _TEXT, "version": _TEXT}), {"type": "null"}]},
@@ -144,8 +153,9 @@ def write(folder: Path) -> None:
         (folder / name).write_bytes(body)
 
 
-def _object(fields: dict[str, Any]) -> dict[str, Any]:
-    return {"type": "object", "properties": fields, "required": list(fields), "additionalProperties": False}
+def _object(fields: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
+    both = fields | (optional or {})
+    return {"type": "object", "properties": both, "required": list(fields), "additionalProperties": False}
 
 
 def _array(items: dict[str, Any]) -> dict[str, Any]:

@@ -76,9 +76,10 @@ def package_changes(what: str, old: Iterable[Package | Wheel], new: Iterable[Pac
 
 
 def model_changes(old: Iterable[Model], new: Iterable[Model]) -> list[str]:
-    """Models by name: added, removed, or with different files."""
-    before = {model.name: model.files for model in old}
-    after = {model.name: model.files for model in new}
+    """Models by name: added, removed, with different files, or signed by someone else."""
+    old, new = tuple(old), tuple(new)
+    before = {model.name: model.content for model in old}
+    after = {model.name: model.content for model in new}
     lines = []
     for name in sorted(before.keys() | after.keys()):
         was, now = before.get(name), after.get(name)
@@ -86,6 +87,11 @@ def model_changes(old: Iterable[Model], new: Iterable[Model]) -> list[str]:
             sign = "+ " if was is None else "- " if now is None else ""
             paths = ", ".join(file.path for file in now or was or ())
             lines.append(f"model {sign}{name}: {paths}" + (" changed" if was and now else ""))
+    signers = {model.name: model.signature for model in old}
+    for model in new:
+        if model.signature != signers.get(model.name):
+            by = f"signed by {model.signature.signer} {model.signature.key_id}" if model.signature else "not signed"
+            lines.append(f"model {model.name}: {by}")
     return lines
 
 

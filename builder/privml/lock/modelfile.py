@@ -4,48 +4,61 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, Any, Protocol
 
 from privml.base.errors import InputsError, printable
-from privml.lock import gguf
+from privml.lock import gguf, safetensors
 from privml.store import lookalikes
 
-Header = gguf.Header
+
+class Header(Protocol):
+    """What a file of any format says about itself."""
+
+    @property
+    def licence(self) -> str | None:
+        """The model's licence, if the file names it."""
 
 
 @dataclass(frozen=True)
 class Format:
     """A model format: checks of one file and of all files of a model, which raise ``ValueError`` with the reason.
 
-    ``part_names`` gives the names of all files of the model that has a file of the given name.
+    ``part_names`` gives the names of all files of the model that has a file of the given name, ``brace_first`` says
+    whether a file of a name may begin with a brace.
     """
 
-    check: Callable[[IO[bytes], int], Header]
-    whole: Callable[[Sequence[tuple[str, Header]]], None]
+    check: Callable[[str, IO[bytes], int], Header]
+    whole: Callable[[Sequence[tuple[str, Any]]], None]
     part_names: Callable[[str], tuple[str, ...]]
+    brace_first: Callable[[str], bool] = lambda _: False
 
 
-FORMATS: Mapping[str, Format] = {"gguf": Format(gguf.check, gguf.whole, gguf.part_names)}
+FORMATS: Mapping[str, Format] = {
+    "gguf": Format(lambda _, file, size: gguf.check(file, size), gguf.whole, gguf.part_names),
+    "safetensors": Format(safetensors.check, safetensors.whole, safetensors.part_names, safetensors.brace_first),
+}
 """Model formats by the name that engine records use."""
 
 _HINT = "look at the file where the recipe takes it from: was the download complete?"
 
 
-def check(file: IO[bytes], size: int, *, kind: str, name: str) -> Header:
+def check(file: IO[bytes], size: int, *, kind: str, name: str, path: str = "") -> Header:
     """Raise ``InputsError`` if ``file``, seekable and of ``size`` bytes, is not a whole file of format ``kind``.
 
-    ``name`` is how messages call it.
+    ``name`` is how messages call it, ``path`` its path in the model.
     """
+    form = FORMATS[kind]
     what = f"{name} is not a whole {kind.upper()} model"
     if size == 0:
         raise InputsError(f"{what}: it is empty", hint=_HINT)
     begin = file.read(lookalikes.BEGIN)
-    if (meaning := lookalikes.meaning(begin)) is not None:
+    meaning = lookalikes.meaning(begin)
+    if meaning is not None and not (meaning == lookalikes.JSON and form.brace_first(path)):
         shown = printable(begin.lstrip()[:24].decode("ascii", "replace"))
         raise InputsError(f"{what}: it begins with `{shown}`, so it is {meaning}", hint=_HINT)
     file.seek(0)
     try:
-        return FORMATS[kind].check(file, size)
+        return form.check(path, file, size)
     except ValueError as error:
         raise InputsError(f"{what}: {printable(str(error))}", hint=_HINT) from error
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
 
 from privml.lock.record import Record, RelativePath, Sha256, Size, Text
+
+CHAT_TEMPLATE = "chat_template.jinja"
+"""Name of a recipe's chat template in the model's volume."""
 
 
 class ModelFile(Record):
@@ -75,20 +78,41 @@ ModelSource = Annotated[
 ]
 
 
-class Model(Record):
-    """A model: its name in the recipe, its files, and its licence by recipe or source (null: none).
+class Signature(Record):
+    """A signature that was checked when the model was locked: who signed, and the signature file's SHA-256.
 
-    Files from a wheel are inside it. All others are objects of the store themselves.
+    ``key_id`` is the SHA-256 of the public key, a SubjectPublicKeyInfo in DER.
+    """
+
+    signer: Literal["key"]
+    key_id: Sha256
+    sha256: Sha256
+
+
+class Model(Record):
+    """A model: its name in the recipe, its files, its licence by recipe or source, and its signature (null: none).
+
+    Files from a wheel are inside it. All others are objects of the store themselves, and so is a chat template.
     """
 
     name: Text
     source: ModelSource
     files: Annotated[tuple[ModelFile, ...], Field(min_length=1)]
     licence: Text | None
-    # Reserved for a later version and always empty until then, as is `blobs`.
-    signature: None
+    signature: Signature | None
+    chat_template: ModelFile | None = None
+
+    @property
+    def content(self) -> tuple[ModelFile, ...]:
+        """What is in the volume: the model's files, and the recipe's chat template, which has its path there."""
+        return self.files if self.chat_template is None else (*self.files, self.chat_template)
+
+    @property
+    def fetched(self) -> tuple[ModelFile, ...]:
+        """The files that its source has as objects of their own."""
+        return () if isinstance(self.source, WheelSource) else self.files
 
     @property
     def objects(self) -> tuple[ModelFile, ...]:
         """The files that are objects of the store themselves."""
-        return () if isinstance(self.source, WheelSource) else self.files
+        return (*self.fetched, *self.content[len(self.files) :])

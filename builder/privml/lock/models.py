@@ -135,6 +135,7 @@ class Lock(LockFile):
     firmware: Annotated[dict[Annotated[str, AfterValidator(tees.built)], Firmware], Field(min_length=1)]
     models: tuple[Model, ...]
     python: tuple[Wheel, ...]
+    # Reserved for a later version and always empty until then.
     blobs: tuple[()]
     agent: Tree
     guest: Tree
@@ -220,9 +221,14 @@ class ToolsLock(LockFile):
 
 
 LATE = ("files", "kernel_options", "programs", "added_archives")
+LATE_OF_MODELS = ("chat_template",)
 """Fields of locks that came after v2 and are left out when empty, so that locks without them stay as they are."""
 
 
 def written(lock: LockFile) -> dict[str, Any]:
     """The JSON object of a lock."""
-    return {key: value for key, value in lock.model_dump(mode="json").items() if value or key not in LATE}
+    made = {key: value for key, value in lock.model_dump(mode="json").items() if value or key not in LATE}
+    for model in made.get("models", ()):
+        for key in [key for key in LATE_OF_MODELS if not model[key]]:
+            del model[key]
+    return made

@@ -17,7 +17,7 @@ from privml.base.errors import InputsError
 from privml.base.files import sha256_file
 from privml.base.http import Connections
 from privml.base.wayout import host_way_out, without_password
-from privml.lock import modelfile, wheels
+from privml.lock import chattemplate, modelfile, modelsignature, wheels
 from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, UrlSource, WheelSource
 from privml.lock.models import Lock, Wheel
 from privml.recipe import inference
@@ -61,7 +61,8 @@ def models_of(
             case InHub(repo=repo, commit=commit):
                 source = HubSource(repo=repo, commit=commit)
                 made.append(_remote(recipe, number, source, (), previous, store, pools, mirrors))
-    return tuple(made)
+    with_templates = (chattemplate.with_template(recipe, number, model, store) for number, model in enumerate(made))
+    return tuple(modelsignature.signed(recipe, number, model) for number, model in enumerate(with_templates))
 
 
 def bring_models(
@@ -78,27 +79,33 @@ def bring_models(
     """
     items = []
     for model in locked:
-        for file in (file for file in model.objects if not store.has(file.sha256)):
+        for file in (file for file in model.fetched if not store.has(file.sha256)):
             if isinstance(model.source, LocalSource):
                 place = None if folder is None else model.source.place(folder, file)
                 if place is not None and place.is_file() and sha256_file(place) == file.sha256:
                     store.add_file(place, expect=file.sha256)
                     continue
             items.append(_item(model.source, file.path, file.sha256, file.size, mirrors))
+        if (template := chattemplate.bring_template(store, model, folder)) is not None:
+            items.append(_item(None, template.path, template.sha256, template.size, mirrors))
     return _fetched(store, items, pools)
 
 
 def local_changes(recipe: Recipe, lock: Lock) -> list[str]:
-    """One line for each model next to the recipe whose file has other bytes than the lock names."""
+    """One line for each file of a model next to the recipe that has other bytes than the lock names."""
     seen = Store().seen
-    return [
-        f"model {place.name}: changed after the lock was written"
-        for model in lock.models
-        if isinstance(model.source, LocalSource)
-        for file in model.files
-        if (place := model.source.place(recipe.path.parent, file)).is_file()
-        if place.stat().st_size != file.size or seen.sha256(place) != file.sha256
-    ]
+    return (
+        chattemplate.changed(recipe, lock)
+        + modelsignature.changed(recipe, lock)
+        + [
+            f"model {place.name}: changed after the lock was written"
+            for model in lock.models
+            if isinstance(model.source, LocalSource)
+            for file in model.files
+            if (place := model.source.place(recipe.path.parent, file)).is_file()
+            if place.stat().st_size != file.size or seen.sha256(place) != file.sha256
+        ]
+    )
 
 
 def _of_wheel(recipe: Recipe, number: int, wheel: Wheel, previous: Lock | None, store: Store) -> Model:
@@ -131,7 +138,7 @@ def _of_folder(recipe: Recipe, number: int, source: LocalSource, previous: Lock 
         )
     digests = [sha256_file(place) for place in places]
     # Checked before it is copied: what is not a model does not enter the store.
-    headers = [_checked(place, f"{where}: {place.name}", kind) for place in places]
+    headers = [_checked(place, f"{where}: {place.name}", kind, place.name) for place in places]
     modelfile.check_whole(list(zip(names, headers, strict=True)), kind=kind, name=f"{where}: {given}")
     for place, digest in zip(places, digests, strict=True):
         if not store.has(digest):
@@ -170,7 +177,7 @@ def _remote(
     headers, files = [], []
     for name, digest in wanted.items():
         place = store.path(digest)
-        headers.append((name, _checked(place, f"{where}: {name}", kind)))
+        headers.append((name, _checked(place, f"{where}: {name}", kind, name)))
         files.append(ModelFile(path=name, size=place.stat().st_size, sha256=digest))
     modelfile.check_whole(headers, kind=kind, name=f"{where}: {files[0].path}")
     return _model(model, source, files, headers[0][1].licence)
@@ -224,9 +231,9 @@ def _fetched(store: Store, items: Sequence[Item], pools: Sequence[Pool]) -> int:
         ) from error
 
 
-def _checked(place: Path, name: str, kind: str) -> modelfile.Header:
+def _checked(place: Path, name: str, kind: str, path: str) -> modelfile.Header:
     with place.open("rb") as file:
-        return modelfile.check(file, place.stat().st_size, kind=kind, name=name)
+        return modelfile.check(file, place.stat().st_size, kind=kind, name=name, path=path)
 
 
 def _same(previous: Lock | None, source: object) -> Model | None:

@@ -76,7 +76,7 @@ def _models(lock: Lock, other: Lock) -> object:
     """What identifies the models: their files, or their wheels if a converted lock has no files."""
     if any(each.python and not each.models for each in (lock, other)):
         return [(wheel.name, wheel.sha256) for wheel in lock.python]
-    return [(model.name, model.files) for model in lock.models]
+    return [(model.name, model.content) for model in lock.models]
 
 
 def _bytes(packages: Iterable[Package]) -> set[tuple[str, str]]:

@@ -108,7 +108,7 @@ def _read(
                 digest.update(chunk)
                 size += len(chunk)
         with archive.open(name) as file:
-            header = modelfile.check(file, size, kind=kind, name=f"{where}{name} in {wheel.file}")
+            header = modelfile.check(file, size, kind=kind, name=f"{where}{name} in {wheel.file}", path=name)
     except zipfile.BadZipFile as error:
         raise InputsError(f"{wheel.file}: {name} is damaged: {error}") from error
     return ModelFile(path=name, size=size, sha256=digest.hexdigest()), header

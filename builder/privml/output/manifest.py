@@ -29,6 +29,7 @@ FORMAT = "privml-manifest/v2"
 MARK = b'"privml-manifest/'
 """Text in a manifest of any version, which identifies an image directory."""
 BOOTS = ("direct",)
+SIGNERS = ("key",)
 MAX_ARTEFACTS = 64
 
 
@@ -41,10 +42,26 @@ class Firmware:
 
 
 @dataclass(frozen=True)
+class Signature:
+    """Who signed a model's files, as checked when they were locked, and the signature file's SHA-256 (hex).
+
+    ``key_id`` is the hex SHA-256 of the signer's public key, a SubjectPublicKeyInfo in DER.
+    """
+
+    signer: str
+    key_id: str
+    sha256: str
+
+    def __str__(self) -> str:
+        return f"{self.signer} {self.key_id}"
+
+
+@dataclass(frozen=True)
 class Model:
     """A model's name, its volume's file, its format (``gguf``), and the volume's dm-verity parameters.
 
-    ``source`` is spelled as in the recipe; ``revision`` is a wheel's version or a hub's commit.
+    ``source`` is spelled as in the recipe; ``revision`` is a wheel's version or a hub's commit. The file has no
+    ``signature`` for a model without one.
     """
 
     name: str
@@ -54,6 +71,7 @@ class Model:
     source: str
     revision: str | None
     licence: str | None
+    signature: Signature | None = None
 
 
 @dataclass(frozen=True)
@@ -151,6 +169,7 @@ class Manifest:
                         "licence": model.licence,
                         "verity": model.verity.to_dict(),
                         "crypt": None,
+                        **({} if model.signature is None else {"signature": vars(model.signature)}),
                     }
                     for model in self.models
                 ],
@@ -272,10 +291,21 @@ def _model(item: Any, number: int) -> Model:
         fields.text("source"),
         fields.text_or_null("revision"),
         fields.text_or_null("licence"),
+        _signature(fields.fields("signature")) if fields.has("signature") else None,
     )
     fields.null("crypt")
     fields.end()
     return model
+
+
+def _signature(fields: Fields) -> Signature:
+    signature = Signature(
+        fields.text("signer", one_of=SIGNERS),
+        fields.hexadecimal("key_id", 32).hex(),
+        fields.hexadecimal("sha256", 32).hex(),
+    )
+    fields.end()
+    return signature
 
 
 def _engine(fields: Fields | None) -> Engine | None:
@@ -337,6 +367,7 @@ __all__ = [
     "Manifest",
     "Model",
     "Package",
+    "Signature",
     "decode",
     "read",
 ]

@@ -35,6 +35,12 @@ def _part(value: str) -> str:
     return value
 
 
+def _local(value: str) -> str:
+    if not modelsource.plain(value, above=True):
+        raise ValueError(f"got `{value}`, expected the path of a file, relative to the recipe")
+    return value
+
+
 def _inner_glob(value: str) -> str:
     if value.startswith("/") or ".." in value.split("/") or not value.isprintable():
         raise ValueError(f"got `{value}`, expected a path or pattern inside the wheel")
@@ -124,6 +130,26 @@ class ModelPart(Section):
     sha256: Annotated[Digest, about("The file's SHA-256; other bytes are refused.", _SHA256, CONFIG)]
 
 
+class Signature(Section):
+    """A signature over the model's files, which `lock` checks."""
+
+    file: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=1000),
+        AfterValidator(_local),
+        about(
+            "The signature, a file next to the recipe in the format of OpenSSF Model Signing 1.0.",
+            "models/model.sig",
+        ),
+    ]
+    key: Annotated[
+        str,
+        StringConstraints(min_length=1, max_length=1000),
+        AfterValidator(_local),
+        about("The signer's public key, a PEM file next to the recipe: P-256, P-384 or P-521.", "models/signer.pem"),
+    ]
+
+
 class Model(Section):
     """A model: the name it is served under, and the source of its files."""
 
@@ -171,6 +197,24 @@ class Model(Section):
         about("The model's licence, if possible an SPDX expression; by default what the source declares.", "MIT"),
     ] = None
 
+    chat_template: Annotated[
+        Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_part)] | None,
+        given("the path of a file; leave it out to take the model's own template"),
+        about(
+            "A Jinja file next to the recipe that replaces the model's own chat template.",
+            "models/chat.jinja",
+            CONFIG,
+        ),
+    ] = None
+    signature: Annotated[
+        Signature | None,
+        given("a signature with `file` and `key`; leave it out if the model is not signed"),
+        about(
+            "Who signed the model: `lock` refuses files that are not exactly the signed ones.",
+            "{file: models/model.sig, key: models/signer.pem}",
+        ),
+    ] = None
+
     @property
     def origin(self) -> modelsource.Source:
         """The source of the files."""
@@ -192,3 +236,10 @@ class Inference(Section):
         list[Model],
         about("The models to serve; the engine limits their number.", moves=CONFIG, min_length=1, max_length=16),
     ]
+
+    @model_validator(mode="after")
+    def _for_the_engine(self) -> Inference:
+        engine = ENGINES[self.engine.name]
+        if not engine.takes_template and any(model.chat_template is not None for model in self.models):
+            raise ValueError(f"engine `{engine.name}` takes no `chat_template`, only the model's own")
+        return self

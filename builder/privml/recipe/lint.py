@@ -92,6 +92,16 @@ def _of_local_models(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:
     """A model next to the recipe may be missing only if the lock names its bytes, which a store or pool can have."""
     inference = recipe.content.inference
     for index, model in enumerate(inference.models if inference else ()):
+        signature = model.signature
+        beside = {
+            ("chat_template",): model.chat_template,
+            ("signature", "file"): signature and signature.file,
+            ("signature", "key"): signature and signature.key,
+        }
+        for field, name in beside.items():
+            if name and not (recipe.path.parent / name).is_file():
+                text = f"there is no file `{name}`, seen from the recipe's folder"
+                yield _finding(recipe, "model-missing", ("inference", "models", index, *field), text)
         match model.origin:
             case LocalFile(path=path) if path not in lock.local_models and not (recipe.path.parent / path).is_file():
                 text = f"there is no file `{path}`, seen from the recipe's folder"

@@ -144,6 +144,9 @@ def load(path: Path) -> Recipe:
 def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
     """Leave out unused fields that were added to schema 2 later: recipes without them keep their digests."""
     kernel = {key: value for key, value in effective["kernel"].items() if value or key not in ("modules", "options")}
+    for model in (effective["inference"] or {"models": []})["models"]:
+        for name in [name for name in ("chat_template", "signature") if model[name] is None]:
+            del model[name]
     late = ("archives", "exceptions", "files", "packages", "programs", "sysctl")
     return {key: value for key, value in effective.items() if value or key not in late} | {"kernel": kernel}
 

@@ -42,6 +42,8 @@ MOVES: dict[str, tuple[str, ...]] = {
     "firmware package": _BY_FIRMWARE,
     # Only the models in a wheel get into the image.
     "wheel": (),
+    # Only in manifests, where verifiers read it.
+    "model signature": (),
     "agent file": _BY_UKI,
     "guest file": _BY_UKI,
     "times": _BY_CONFIG,
@@ -192,11 +194,17 @@ def _inputs(
 
 
 def _locked_models(a: Sequence[LockedModel], b: Sequence[LockedModel]) -> Iterable[Change]:
-    tables = [{model.name: model.files for model in models} for models in (a, b)]
+    tables = [{model.name: model.content for model in models} for models in (a, b)]
     for name in sorted({*tables[0], *tables[1]}):
         one, two = (table.get(name) for table in tables)
         if one != two:
             yield Change("model", name, *("not locked" if each is None else _named(each) for each in (one, two)))
+    signatures = [{model.name: model.signature for model in models} for models in (a, b)]
+    for name in sorted({*signatures[0], *signatures[1]}):
+        was, now = (table.get(name) for table in signatures)
+        if was != now:
+            said = ("not signed" if each is None else f"by {each.signer} {each.key_id}" for each in (was, now))
+            yield Change("model signature", name, *said)
 
 
 def _named(files: Sequence[ModelFile]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+JSON = "JSON"
 BEGIN = 64
 """Bytes of a file that `meaning` looks at."""
 
@@ -9,7 +10,7 @@ _LOOKALIKES = (
     (b"version https://git-lfs", "a Git LFS pointer, which names the file and does not contain it"),
     (b"<!doctype html", "an HTML page, as a server sends instead of a missing file"),
     (b"<html", "an HTML page, as a server sends instead of a missing file"),
-    (b"{", "JSON"),
+    (b"{", JSON),
     (b"PK\x03\x04", "a ZIP archive"),
     (b"\x1f\x8b", "a gzip file"),
 )

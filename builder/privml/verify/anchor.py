@@ -33,8 +33,22 @@ Anchor = Built | Signed
 
 
 @dataclass(frozen=True)
+class ExpectedModel:
+    """A model of an image: its revision in its source, and who signed it, as whoever locked it checked."""
+
+    name: str
+    revision: str | None = None
+    signer: str | None = None
+
+    def __str__(self) -> str:
+        signed = "not signed" if self.signer is None else f"signed by {self.signer}"
+        return f"{self.name}, {f'revision {self.revision}' if self.revision else 'no revision'}, {signed}"
+
+
+@dataclass(frozen=True)
 class Expected:
-    """The expected measurements of an image and their source."""
+    """The expected measurements of an image, their source, and the models, where the source names them."""
 
     predicate: Predicate
     anchor: Anchor
+    models: tuple[ExpectedModel, ...] = ()

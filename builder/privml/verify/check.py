@@ -101,6 +101,7 @@ def verify(
         refusals=refusals,
         notes=tuple(_notes(case)),
         relaxed=relaxed,
+        models=expected.models,
     )
     return Judgement(verdict, facts)
 

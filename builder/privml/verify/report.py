@@ -14,7 +14,8 @@ _HEADLINES = {
 
 
 def render(verdict: Verdict, about: str = "") -> str:
-    """Lines of text, each ending with a newline; the first has the outcome, the image and the anchor.
+    """Lines of text, each ending with a newline; the first has the outcome, the image and the anchor,
+    the second the expected image's model, its revision and its signer.
 
     ``about`` ends the first line: whose nonce and which time, where they are not the caller's own and now.
 
@@ -23,6 +24,7 @@ def render(verdict: Verdict, about: str = "") -> str:
     relaxations = "" if verdict.outcome is Outcome.REFUSED else verdict.relaxations
     headline = f"{_HEADLINES[verdict.outcome]}{relaxations}"
     lines = [f"{headline}: {verdict.name} ({verdict.variant}), against {verdict.anchor}{about}"]
+    lines += [f"  model: {model}" for model in verdict.models]
     if verdict.shape:
         lines.append(f"  shape: {verdict.shape}")
     for refusal in verdict.refusals:

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from privml.base.errors import EXIT_ACCEPTED_SIMULATED, Refused
-from privml.verify.anchor import Anchor
+from privml.verify.anchor import Anchor, ExpectedModel
 
 
 class Outcome(StrEnum):
@@ -39,7 +39,7 @@ class Verdict:
     """The verdict on one document.
 
     ``shape`` is the label of the closest shape, which it was compared with. ``relaxed`` has the refusals that the
-    default policy would have given and that a policy file accepts.
+    default policy would have given and that a policy file accepts. ``models`` are those of the expected image.
     """
 
     outcome: Outcome
@@ -50,6 +50,7 @@ class Verdict:
     refusals: tuple[Refusal, ...] = ()
     notes: tuple[str, ...] = ()
     relaxed: tuple[Refusal, ...] = ()
+    models: tuple[ExpectedModel, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -79,6 +80,7 @@ class Verdict:
             "name": self.name,
             "variant": self.variant,
             "anchor": str(self.anchor),
+            "models": [vars(model) for model in self.models],
             "shape": self.shape,
             "refusals": [refusal.to_dict() for refusal in self.refusals],
             "relaxed": [refusal.to_dict() for refusal in self.relaxed],
