@@ -16,6 +16,7 @@ from typing import Any
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
+from tests.negative.pki import tlv
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
@@ -183,20 +184,10 @@ def _raw_twin(signature: bytes) -> bytes:
     return signature[:32] + (ORDER - int.from_bytes(signature[32:])).to_bytes(32)
 
 
-def _der(tag: int, content: bytes) -> bytes:
-    size = len(content)
-    length = (
-        bytes([size])
-        if size < 0x80
-        else (size.bit_length() + 7 >> 3 | 0x80).to_bytes() + size.to_bytes(size.bit_length() + 7 >> 3)
-    )
-    return bytes([tag]) + length + content
-
-
 def _der_twin(signed: Any, content: bytes) -> bytes:
     r, s = decode_dss_signature(signed.signature)
     twin = encode_dss_signature(r, ORDER - s)
-    return _der(0x30, content + ECDSA_SHA256 + _der(0x03, b"\0" + twin))
+    return tlv(0x30, content + ECDSA_SHA256 + tlv(0x03, b"\0" + twin))
 
 
 def _pem_twin(pem: str, at: int) -> str:

@@ -8,13 +8,15 @@ from pathlib import Path
 
 import attestation_samples as samples
 import pytest
-from tests.negative import altered, cases, forge, matrix, pki, vectors
+from tests.negative import altered, cases, devicepki, devices, forge, matrix, pki, vectors
 
 from privml.client import conformance
 from privml.events.agent import encode_log
 from privml.evidence import merkle
-from privml.evidence.document import parse
+from privml.evidence.document import listed, parse
 from privml.evidence.facts import collect
+from privml.evidence.nvidia import rim, roles
+from privml.sim import gpu, gpupki
 from privml.verify.check import CODES
 
 SWEEPS = matrix.sweeps(300)
@@ -62,7 +64,27 @@ def test_the_forge_writes_the_bytes_that_the_product_writes() -> None:
     assert document.encode() == forge.Guest().document()
 
 
-@pytest.mark.parametrize("module", ["altered", "cases", "forge", "pki"])
+@pytest.mark.parametrize(("count", "switches"), [(1, 0), (8, 4)])
+def test_the_forge_writes_the_devices_that_the_product_simulates(count: int, switches: int) -> None:
+    """Reports and chains byte by byte; reference values by what they say, because XML has more than one spelling."""
+    board = devices.group(count, switches) if switches else devices.gpus(count)
+    guest = forge.Guest(equipment=board)
+    facts = collect(parse(guest.document()))
+    assert facts.device_nonce == guest.device_nonce
+    assert facts.device_evidence == gpu.evidence(guest.device_nonce, count, switches)
+    assert facts.devices == listed(facts.device_evidence)
+    assert gpupki.roots() == (devicepki.ROOT.der, devicepki.rim_signers("LS10")[-1].der)
+
+    def read(data: bytes) -> dict[str, object]:
+        verified = roles.Verified()
+        found = rim.read(data, root=gpupki.roots()[1], naming=roles.SIMULATION, now=forge.NOW, verified=verified)
+        return {**dataclasses.asdict(found.rim), "sha256": ""}
+
+    made = [read(found.text.encode()) for found in devices.rims(board)]
+    assert made == [read(found) for found in gpu.rims(switches=bool(switches))]
+
+
+@pytest.mark.parametrize("module", ["altered", "cases", "devicepki", "devices", "forge", "pki"])
 def test_the_mutator_uses_nothing_of_the_product(module: str) -> None:
     text = (samples.REPOSITORY / "tests/negative" / f"{module}.py").read_text()
     assert "from privml" not in text
