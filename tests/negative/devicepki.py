@@ -147,6 +147,7 @@ def provisioner(chip: str) -> Cert:
 
 
 RIM_ROOT_NAME: Name = ((COUNTRY, "US"), (OWNER, ORGANIZATION), (COMMON, "NVIDIA CoRIM signing Root CA"))
+RIM_ROOT = Cert(RIM_ROOT_NAME, "rim root", RIM_ROOT_NAME, "rim root", ca=True)
 
 
 def rim_signers(product: str) -> tuple[Cert, Cert, Cert, Cert]:
@@ -167,7 +168,8 @@ def rim_signers(product: str) -> tuple[Cert, Cert, Cert, Cert]:
 class Answer:
     """A revocation answer about ``asked``. Without a ``responder`` the issuer signs; ``signer`` is another key.
 
-    ``status`` is ``good``, ``revoked`` or ``unknown``; ``time`` Unix seconds, ``valid_for`` seconds.
+    ``issuer`` is another one that the answer names for the same serial number. ``status`` is ``good``, ``revoked`` or
+    ``unknown``; ``time`` Unix seconds, ``valid_for`` seconds.
     """
 
     asked: Cert
@@ -176,6 +178,7 @@ class Answer:
     valid_for: int = HOUR
     responder: Cert | None = None
     signer: str = ""
+    issuer: Cert | None = None
 
     def with_(self, **changes: Any) -> Answer:
         """A copy with other fields."""
@@ -201,11 +204,13 @@ def _answer(given: Answer) -> bytes:
     asked = given.asked
     by = asked.issuer_key if given.responder is None else given.responder.key
     time = _time(given.time)
+    other = given.issuer
+    issuer, issuer_key = (asked.issuer, asked.issuer_key) if other is None else (other.subject, other.key)
     certificate = tlv(
         0x30,
         SHA384
-        + tlv(4, hashlib.sha384(asked.issuer_name.public_bytes()).digest())
-        + tlv(4, hashlib.sha384(point(asked.issuer_key)).digest())
+        + tlv(4, hashlib.sha384(_name(issuer, asked.prefix).public_bytes()).digest())
+        + tlv(4, hashlib.sha384(point(issuer_key)).digest())
         + integer(asked.serial),
     )
     until = tlv(0xA0, _time(given.time + given.valid_for))
