@@ -2,126 +2,42 @@
 
 from __future__ import annotations
 
-import base64
-import json
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import UTC, datetime
 from typing import Any
 
-from cryptography.x509.oid import ExtendedKeyUsageOID
-from tests.negative import devicepki, devices, forge
-from tests.negative.case import HONEST, MALFORMED, REFUSED, SIMULATED, Case
-from tests.negative.devicepki import IDENTITY, P384, RIM_ROOT, ROOT, Answer, Cert, Rim
+from tests.negative import device_chain_cases, device_collateral_cases, devicepki, devices, forge
+from tests.negative.case import HONEST, MALFORMED, Case
+from tests.negative.device_case import (
+    GPU,
+    GROUP,
+    NOTHING,
+    NVTRUST,
+    ONE,
+    PAIR,
+    RELAXED,
+    SDK,
+    TWO,
+    Board,
+    Collateral,
+    altered,
+    answered,
+    bent,
+    collateral,
+    log,
+    machine,
+    needs,
+    published,
+    published_gpu,
+    says,
+    swapped,
+    twin,
+    written,
+)
+from tests.negative.devicepki import IDENTITY, ROOT
 from tests.negative.devices import HOPPER, LS10, PPCIE, Device, Evidence
-from tests.negative.forge import EVENTS, NONCE, NOW, Event, Guest, b64, jcs
+from tests.negative.forge import EVENTS, NONCE, NOW, b64
 from tests.published import read
-
-Board = tuple[Device | Evidence, ...]
-Collateral = dict[str, list[str]]
-
-ONE = devices.gpus(1)
-TWO = devices.gpus(2)
-GROUP = devices.group()
-PAIR = devices.group(2, 2)  # a smaller group, which is judged faster
-GPU = ONE[0]
-SDK = "attestation/NVIDIA_attestation-sdk"
-NVTRUST = "attestation/NVIDIA_nvtrust"
-NOTHING: Collateral = {"ocsp": [], "rims": []}
-RELAXED = {"require_rims": False, "require_revocation": False}
-
-
-def log(gpus: int, switches: int, **modes: str) -> tuple[Event, ...]:
-    """The agent's events of a boot with so many devices."""
-    ready = jcs({"gpus": gpus, "switches": switches, "cc": "on", "devtools": "off", **modes})
-    return (EVENTS[0], ("gpu-ready", ready), *EVENTS[1:])
-
-
-def needs(gpus: int, switches: int = 0, architecture: str = "hopper", **modes: str) -> dict[str, Any]:
-    """The statement of an image that needs so many devices."""
-    events = log(gpus, switches, **modes)
-    value = {"accepted": [forge.rtmr3(events).hex()], "evidence": "tpm-boot"}
-    return forge.statement(
-        agent_events=[{"name": name, "payload": b64(payload)} for name, payload in events],
-        purposes={"serve": len(events), "key-release": 1},
-        gpus={"architecture": architecture, "count": gpus, "switches": switches},
-        launches=[forge.launch(*shape, rtmr3=value) for shape in forge.SHAPES],
-    )
-
-
-def written(answers: tuple[Answer, ...], rims: tuple[Rim, ...]) -> Collateral:
-    """NVIDIA's collateral as in a document."""
-    return {"ocsp": [b64(each.der) for each in answers], "rims": [b64(each.text.encode()) for each in rims]}
-
-
-def collateral(*board: Device, time: int = NOW) -> Collateral:
-    """All collateral that these devices need."""
-    rims = devices.rims(board)
-    return written(devices.answers(board, rims, time), rims)
-
-
-def machine(
-    about: str,
-    *codes: str,
-    board: Board = ONE,
-    needed: tuple[int, int] | None = None,
-    given: Collateral | None = None,
-    nvidia: dict[str, Any] | None = None,
-    guest: dict[str, Any] | None = None,
-    **fields: Any,
-) -> Case:
-    """A guest with this board, whose image needs as many devices, or ``needed``.
-
-    The collateral is that of so many honest devices unless ``given``; ``nvidia`` is a part of the policy, ``guest``
-    has other fields of the guest, and ``fields`` are others of the case.
-    """
-    kinds = [each.kind if isinstance(each, Evidence) else each.family.kind for each in board]
-    gpus, switches = needed or (kinds.count("gpu"), kinds.count("switch"))
-    honest = devices.group(gpus, switches) if switches else devices.gpus(gpus)
-    made = HONEST.with_(**{"events": log(gpus, switches), "equipment": board, **(guest or {})})
-    return Case(
-        **{
-            "about": about,
-            "document": made.document(),
-            "outcome": REFUSED if codes else SIMULATED,
-            "codes": codes,
-            "statement": needs(gpus, switches),
-            "policy": {"nvidia": nvidia} if nvidia else {},
-            "device_collateral": collateral(*honest) if given is None else given,
-            "devices_allowed": True,
-            **fields,
-        }
-    )
-
-
-def says(about: str, *codes: str, device: Device = GPU, **changes: Any) -> Case:
-    """A GPU that says something else, under its own signature."""
-    return machine(about, *codes, board=(device.with_(**changes),))
-
-
-def bent(about: str, *codes: str, place: int, **changes: Any) -> Case:
-    """A group of 2 GPUs and 2 switches, one of which says something else."""
-    return machine(about, *codes, board=swapped(place, PAIR[place].with_(**changes)))
-
-
-def swapped(place: int, device: Device | Evidence) -> Board:
-    return (*PAIR[:place], device, *PAIR[place + 1 :])
-
-
-def answered(device: Device = GPU, guest: Guest = HONEST) -> Evidence:
-    """A device's evidence for a guest. The nonce does not depend on which devices the guest has."""
-    return device.evidence(guest.device_nonce)
-
-
-def altered(**changes: Callable[[bytes], bytes]) -> tuple[Evidence]:
-    """The honest GPU's evidence with its report or certificates changed after it was signed."""
-    honest = answered()
-    return (replace(honest, **{name: change(getattr(honest, name)) for name, change in changes.items()}),)
-
-
-def twin(report: bytes) -> bytes:
-    """The other signature (r, n - s) of the same key."""
-    return report[:-48] + (P384 - int.from_bytes(report[-48:])).to_bytes(48)
 
 
 def controls() -> dict[str, Case]:
@@ -257,114 +173,6 @@ def bindings() -> dict[str, Case]:
             "the guest lists another chain", ONE, replace(answered(), certificates=second.certificates)
         ),
     }  # fmt: skip
-
-
-def chains() -> dict[str, Case]:
-    """Roots, certificates and signatures. The revocation answers are for the certificates as they are."""
-    leaf, rom, provisioner, identity, root = GPU.certificates()
-    stranger = ROOT.with_(key="stranger", issuer_key="stranger")
-    nvidia = tuple(_as_nvidia(each) for each in GPU.certificates())
-    switch = Device(LS10)
-    foreign = provisioner.with_(subject=devicepki.provisioner("AD102").subject)
-    expired = provisioner.with_(end=datetime(2026, 2, 1, tzinfo=UTC))
-    tables = {
-        "no-root": ("the root is left out", (leaf, rom, provisioner, identity)),
-        "leaf-only": ("the firmware's certificate alone", (leaf,)),
-        "empty": ("no certificates", ()),
-        "order": ("the root first", (root, identity, provisioner, rom, leaf)),
-        "twice": ("a certificate twice", (leaf, leaf, rom, provisioner, identity, root)),
-        "stranger-root": ("another root with the same name", (leaf, rom, provisioner, identity, stranger)),
-        "rim-root": ("the root of reference values", (leaf, rom, provisioner, identity, RIM_ROOT)),
-        "no-fwid": ("a firmware's certificate without the firmware's digest",
-                    (leaf.with_(extension=None), rom, provisioner, identity, root)),
-        "fwid-key": ("a firmware's certificate that names another issuer's key",
-                     (leaf.with_(extension=TWO[1].certificates()[0].extension), rom, provisioner, identity, root)),
-        "leaf-by-provisioner": ("a firmware's certificate that no boot ROM made",
-                                (leaf.with_(issuer=provisioner.subject, issuer_key=provisioner.key), rom,
-                                 provisioner, identity, root)),
-        "renamed": ("a provisioner of another chip",
-                    (leaf, rom.with_(issuer=foreign.subject), foreign, identity, root)),
-        "leaf-ca": ("a firmware's certificate that is a CA", (leaf.with_(ca=True), rom, provisioner, identity, root)),
-        "rom-lists": ("a boot ROM that may sign revocation lists",
-                      (leaf, rom.with_(lists=True), provisioner, identity, root)),
-        "skipped": ("a provisioner that the root issued, and one certificate less",
-                    (leaf, rom, provisioner.with_(issuer=ROOT.subject, issuer_key="root"), root)),
-        "expired": ("a provisioner that has expired", (leaf, rom, expired, identity, root)),
-        "switch": ("a switch's certificates for a GPU", switch.certificates()),
-        "named-nvidia": ("certificates with NVIDIA's names, made from the simulation's public seed", nvidia),
-    }  # fmt: skip
-    unknown = ("gpu-collateral", "gpu-revocation", "gpu-rim")
-
-    def unsigned(about: str, *codes: str, **changes: Any) -> Case:
-        return replace(machine(about, *codes, **changes), also=unknown)
-
-    cases = {
-        f"device-chain-{name}": unsigned(about, "gpu-chain", board=(bad,), given=collateral(bad))
-        for name, (about, chain) in tables.items()
-        for bad in [GPU.with_(chain=chain)]
-    }
-    around = {
-        "before": ("text before the certificates", lambda pem: b"# hello\n" + pem),
-        "after": ("text after the certificates", lambda pem: pem + b"end\n"),
-        "lines": ("certificates in longer lines", lambda pem: pem.replace(b"\n", b"\r\n")),
-    }
-    cases |= {
-        f"device-chain-{name}": unsigned(about, "gpu-chain", board=altered(certificates=change))
-        for name, (about, change) in around.items()
-    }
-    return cases | {
-        "device-simulated": machine(
-            "a simulated GPU, and none is allowed", "gpu-simulated", given=NOTHING, devices_allowed=False
-        ),
-        "device-simulated-group": machine(
-            "a simulated group with its collateral, and none is allowed", "gpu-collateral", "gpu-simulated",
-            board=PAIR, devices_allowed=False,
-        ),
-        "device-simulated-rims": machine(
-            "simulated reference values for a guest without devices, and no simulated root is allowed",
-            "gpu-collateral", board=(), guest={"events": EVENTS}, statement=forge.statement(),
-            given={"ocsp": [], "rims": collateral(*ONE)["rims"]}, devices_allowed=False,
-        ),
-        "device-allowed-only": machine(
-            "simulated GPUs are allowed, a simulated guest is not", "simulated", allowed=False
-        ),
-        "device-chain-nvidia-refused": replace(
-            cases["device-chain-named-nvidia"], about="NVIDIA's names, and no simulated GPU is allowed",
-            devices_allowed=False,
-        ),
-        "device-signature": unsigned(
-            "a bit of the signature flipped", "gpu-signature",
-            board=altered(report=lambda data: data[:-1] + bytes([data[-1] ^ 1])),
-        ),
-        "device-signature-measurement": unsigned(
-            "a measurement changed after signing", "gpu-signature",
-            board=altered(report=lambda data: data[:60] + bytes([data[60] ^ 1]) + data[61:]),
-        ),
-        "device-signature-stranger": unsigned(
-            "signed with another key", "gpu-signature", board=(GPU.with_(signer="stranger"),)
-        ),
-        "device-signature-other": unsigned(
-            "another GPU's certificates", "gpu-signature", board=(GPU.with_(chain=TWO[1].certificates()),)
-        ),
-        "device-fwid": says("other firmware than the key was made for", "gpu-fwid", says=((20, bytes(48)),)),
-        "device-fwid-none": says("a driver that does not say which firmware runs", "gpu-fwid", says=((20, None),)),
-        "device-pdi-switch": replace(
-            bent("a switch that says it is another one", "gpu-chain", place=2, says=((22, PAIR[3].pdi),)),
-            also=("gpu-topology",),
-        ),
-        "device-list": machine("a GPU that the policy does not list", "gpu-device", nvidia={"devices": ["00" * 8]}),
-    }  # fmt: skip
-
-
-def _as_nvidia(given: Cert) -> Cert:
-    """The certificate under NVIDIA's own names; the key stays."""
-
-    def named(name: devicepki.Name) -> devicepki.Name:
-        root = any(text == "NVIDIA Device Identity CA" for _, text in name)
-        owner = "NVIDIA" if root else "NVIDIA Corporation"
-        return tuple((kind, owner if kind == devicepki.OWNER else text) for kind, text in name)
-
-    return given.with_(subject=named(given.subject), issuer=named(given.issuer), prefix="")
 
 
 def firmware() -> dict[str, Case]:
@@ -516,190 +324,6 @@ def reports() -> dict[str, Case]:
     }  # fmt: skip
 
 
-def reference() -> dict[str, Case]:
-    """Reference values. What cannot be verified is missing too."""
-    rims = devices.rims(ONE)
-    vbios, driver = rims
-    answers = devices.answers(ONE, rims, NOW)
-    evil = devicepki.resource(2, b"\xee" * 48)
-    signed = driver.signature
-    text = driver.text
-    opening = text[: text.index(">") + 1]
-    whole = devices.measured(HOPPER)
-    signers = driver.chain
-    unsigned = text.replace(signed, "")
-
-    def values(about: str, *codes: str, rims: tuple[Rim, ...]) -> Case:
-        return machine(about, *codes, given=written(answers, rims))
-
-    def refused(about: str, changed: str | Rim) -> Case:
-        data = changed.text if isinstance(changed, Rim) else changed
-        assert data != text
-        encoded = b64(data.encode())
-        given = {"ocsp": [b64(each.der) for each in answers], "rims": [b64(vbios.text.encode()), encoded]}
-        return machine(about, "gpu-collateral", "gpu-rim", given=given)
-
-    bad = {
-        "edited": ("a value changed after signing", text.replace(whole[7].hex(), whole[8].hex(), 1)),
-        "version": ("the version changed after signing", text.replace(f'"{devices.DRIVER}"', '"590.13"')),
-        "unsigned": ("no signature", unsigned),
-        "two-signatures": ("the signature twice", text.replace(signed, signed * 2)),
-        "signature-first": ("the signature before the content", unsigned.replace(opening, opening + signed)),
-        "wrapped": ("the signed document inside another", f"{opening}{evil}{text}</SoftwareIdentity>"),
-        "object": ("the signed content moved into the signature, another in its place",
-                   f"{opening}<Payload>{evil}</Payload>"
-                   + signed.replace("</ds:KeyInfo>", f"</ds:KeyInfo><ds:Object>{unsigned}</ds:Object>")
-                   + "</SoftwareIdentity>"),
-        "behind": ("a value added behind the signature", text.replace(signed, signed + evil)),
-        "uri": ("a signature over a part by its id", driver.with_(uri="#x")),
-        "form": ("another canonical form", driver.with_(canonicalization="http://www.w3.org/2001/10/xml-exc-c14n#")),
-        "key-value": ("a key in the file",
-                      text.replace("<ds:KeyInfo>", "<ds:KeyInfo><ds:KeyValue></ds:KeyValue>")),
-        "stranger": ("signed with another key", driver.with_(signer="stranger")),
-        "device-key": ("signed with a GPU's key and its certificates",
-                       driver.with_(signers=GPU.certificates())),
-        "signers-short": ("the root of the signer is left out", driver.with_(signers=signers[:-1])),
-        "signers-root": ("the root of devices for the signer", driver.with_(signers=(*signers[:-1], ROOT))),
-        "signers-ca": ("a signer that is a CA", driver.with_(signers=(signers[0].with_(ca=True), *signers[1:]))),
-        "comment": ("a comment", text.replace("<Payload>", "<Payload><!-- x -->")),
-        "declaration": ("a declaration before the document", '<?xml version="1.0"?>' + text),
-        "entity": ("an entity", f'<!DOCTYPE x [<!ENTITY a "1">]>{text}'),
-        "twice-index": ("an index twice, really signed", driver.with_(values=(*driver.values, driver.values[0]))),
-        "short": ("a short digest, really signed", driver.with_(values=((7, bytes(32)), *driver.values[1:]))),
-        "none": ("no values, really signed", driver.with_(values=())),
-        "junk": ("something else", "<a/>"),
-    }  # fmt: skip
-    cases = {f"reference-{name}": refused(about, changed) for name, (about, changed) in bad.items()}
-    return cases | {
-        "reference-missing": machine(
-            "no reference values", "gpu-rim", given=written(devices.answers(ONE, (), NOW), ())
-        ),
-        "reference-missing-driver": values("none for the driver", "gpu-rim", rims=(vbios,)),
-        "reference-other-version": values(
-            "those of another driver", "gpu-collateral", "gpu-rim", rims=(vbios, driver.with_(version="590.13"))
-        ),
-        "reference-unneeded": values(
-            "more than the devices need", "gpu-collateral", rims=(*rims, driver.with_(version="590.13"))
-        ),
-        "reference-product": values(
-            "those of another product", "gpu-collateral", "gpu-rim",
-            rims=(vbios, driver.with_(product="LS10", signers=signers)),
-        ),
-        "reference-overlap": values(
-            "two values for one index", "gpu-measurements",
-            rims=(vbios, driver.with_(values=tuple(enumerate(whole)))),
-        ),
-        "reference-other-values": values(
-            "other values, really signed", "gpu-measurements",
-            rims=(vbios, driver.with_(values=((7, bytes(48)), *driver.values[1:]))),
-        ),
-    }  # fmt: skip
-
-
-def revocation() -> dict[str, Case]:
-    """Revocation answers."""
-    rims = devices.rims(ONE)
-    answers = devices.answers(ONE, rims, NOW)
-    about_rom, about_provisioner, _, *about_signers = answers
-    provisioner = devicepki.provisioner("GH100")
-    other = TWO[1].boot_rom()
-    usage = ExtendedKeyUsageOID.CLIENT_AUTH
-    code = "gpu-revocation"
-
-    def given(about: str, *codes: str, first: Answer, **changes: Any) -> Case:
-        return machine(about, *codes, given=written((first, *answers[1:]), rims), **changes)
-
-    def data(*encoded: str) -> Collateral:
-        return {"ocsp": list(encoded), "rims": written((), rims)["rims"]}
-
-    ders = written(answers, ())["ocsp"]
-    return {
-        "revocation-none": machine("no answers", code, given=data()),
-        "revocation-one-missing": machine("an answer is missing", code, given=data(*ders[1:])),
-        "revocation-signer-missing": machine(
-            "no answer for a signer of reference values", code, given=data(*ders[:3], *ders[4:])
-        ),
-        "revocation-old": given("an answer that has expired", code, first=about_rom.with_(time=NOW - 7200)),
-        "revocation-age": given(
-            "an answer older than the policy allows", code, first=about_rom.with_(time=NOW - 600),
-            nvidia={"max_revocation_age": 300},
-        ),
-        "revocation-age-default": given(
-            "an answer of two days ago, which is still valid", code,
-            first=about_rom.with_(time=NOW - 2 * 86400, valid_for=7 * 86400),
-        ),
-        "revocation-future": given("an answer from the future", code, first=about_rom.with_(time=NOW + 3600)),
-        "revocation-unknown": given(
-            "an authority that knows nothing", code, first=about_rom.with_(status="unknown")
-        ),
-        "revocation-stranger": given(
-            "an answer that a stranger signed", code, first=about_rom.with_(signer="stranger")
-        ),
-        "revocation-sibling": given(
-            "an answer that another authority signed", code, first=about_rom.with_(signer="root")
-        ),
-        "revocation-responder": given(
-            "a responder that may not sign answers", code,
-            first=about_rom.with_(responder=devicepki.responder(provisioner, purpose=usage)),
-        ),
-        "revocation-responder-stranger": given(
-            "a responder that nobody named", code,
-            first=about_rom.with_(responder=devicepki.responder(provisioner.with_(key="stranger"))),
-        ),
-        "revocation-same-number": given(
-            "an answer about another authority's certificate with the same number", code,
-            first=about_rom.with_(issuer=IDENTITY),
-        ),
-        "revocation-unneeded": machine(
-            "an answer that nobody needs", "gpu-collateral", given=written((*answers, Answer(other, NOW)), rims)
-        ),
-        "revocation-other": machine(
-            "an answer about another GPU", "gpu-collateral", code,
-            given=written((Answer(other, NOW), *answers[1:]), rims),
-        ),
-        "revocation-twice": machine("an answer twice", "gpu-collateral", given=data(*ders, ders[0])),
-        "revocation-junk": machine("something else", "gpu-collateral", given=data(*ders, b64(b"0"))),
-        "revocation-trailing": machine(
-            "a byte after an answer", "gpu-collateral", code, given=data(b64(about_rom.der + b"\0"), *ders[1:])
-        ),
-        "revoked-rom": given("a GPU is revoked", "gpu-revoked", first=about_rom.with_(status="revoked")),
-        "revoked-authority": machine(
-            "an authority above the GPUs is revoked", "gpu-revoked",
-            given=written((about_rom, about_provisioner.with_(status="revoked"), *answers[2:]), rims),
-        ),
-        "revoked-signer": machine(
-            "a signer of reference values is revoked", "gpu-revoked",
-            given=written((*answers[:3], about_signers[0].with_(status="revoked"), *about_signers[1:]), rims),
-        ),
-        "revoked-relaxed": given(
-            "a GPU is revoked, and the policy needs no answers", "gpu-revoked",
-            first=about_rom.with_(status="revoked"), nvidia=RELAXED,
-        ),
-        "revoked-once": given(
-            "a GPU was revoked two years ago", "gpu-revoked",
-            first=about_rom.with_(status="revoked", time=NOW - 730 * 86400),
-        ),
-    }  # fmt: skip
-
-
-def published(name: str) -> tuple[Evidence, ...]:
-    """The devices of a published list of evidence."""
-    return tuple(
-        Evidence(
-            "switch" if item["arch"] == "LS10" else "gpu",
-            base64.b64decode(item["evidence"]),
-            base64.b64decode(item["certificate"]),
-        )
-        for item in json.loads(read(name))
-    )
-
-
-def published_gpu(folder: str) -> Evidence:
-    """The GPU whose report and chain were published in a folder."""
-    report = bytes.fromhex(read(f"{folder}/hopperAttestationReport.txt").decode())
-    return Evidence("gpu", report, read(f"{folder}/hopperCertChain.txt"))
-
-
 def genuine() -> dict[str, Case]:
     """Published evidence of real devices. It is over old nonces, the only code where nothing else is wrong."""
 
@@ -767,5 +391,6 @@ def genuine() -> dict[str, Case]:
 
 
 GROUPS: tuple[Callable[[], dict[str, Case]], ...] = (
-    controls, counts, bindings, chains, firmware, topology, reports, reference, revocation, genuine,
+    controls, counts, bindings, *device_chain_cases.GROUPS, firmware, topology, reports,
+    *device_collateral_cases.GROUPS, genuine,
 )  # fmt: skip

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from tests.negative import altered, device_cases, devicepki, forge, pki
+from tests.negative import altered, device_case, devicepki, forge, pki
 from tests.negative.case import HONEST
 from tests.negative.devices import Evidence
 from tests.negative.tally import Codes, Tally
@@ -34,15 +34,15 @@ from privml.verify.nvidia import NvidiaPolicy
 from privml.verify.policy import Policy
 
 NOW = forge.NOW
-GPU = device_cases.published_gpu(f"{device_cases.SDK}/unit")
-SWITCH = device_cases.published(f"{device_cases.SDK}/switch_evidence_ls10.json")[0]
-RIM = read(f"{device_cases.SDK}/unit/NV_GPU_DRIVER_GH100_550.144.03.xml")
-_, ROM, *ABOVE = device_cases.GPU.certificates()
+GPU = device_case.published_gpu(f"{device_case.SDK}/unit")
+SWITCH = device_case.published(f"{device_case.SDK}/switch_evidence_ls10.json")[0]
+RIM = read(f"{device_case.SDK}/unit/NV_GPU_DRIVER_GH100_550.144.03.xml")
+_, ROM, *ABOVE = device_case.GPU.certificates()
 AUTHORITIES = [x509.load_der_x509_certificate(each.der) for each in (ROM, *ABOVE)]
 ANSWER = devicepki.Answer(ROM, NOW)
-GUEST = HONEST.with_(events=device_cases.log(1, 0), equipment=device_cases.ONE)
-CARRIED = {"tdx": GUEST.platform.collateral(), "nvidia": device_cases.collateral(*device_cases.ONE)}
-EXPECTED = Expected(Predicate.from_dict(device_cases.needs(1)), Built("the matrix"))
+GUEST = HONEST.with_(events=device_case.log(1, 0), equipment=device_case.ONE)
+CARRIED = {"tdx": GUEST.platform.collateral(), "nvidia": device_case.collateral(*device_case.ONE)}
+EXPECTED = Expected(Predicate.from_dict(device_case.needs(1)), Built("the matrix"))
 POLICY = Policy(
     allow_simulated=x509.load_pem_x509_certificate(pki.ROOT_PEM).public_bytes(Encoding.DER),
     nvidia=NvidiaPolicy(allow_simulated=(devicepki.ROOT.der, devicepki.RIM_ROOT.der)),
