@@ -9,16 +9,24 @@ from __future__ import annotations
 import base64
 import json
 import random
+import re
+import textwrap
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from xml.etree import ElementTree
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.utils import decode_dss_signature, encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding
+from cryptography.x509 import ocsp
+from tests.negative.devicepki import P384
+from tests.negative.pki import tlv
 
 ORDER = 0xFFFFFFFF00000000FFFFFFFFFFFFFFFFBCE6FAADA7179E84F3B9CAC2FC632551
 ECDSA_SHA256 = bytes.fromhex("300a06082a8648ce3d040302")
+ECDSA_SHA384 = bytes.fromhex("300a06082a8648ce3d040303")
+ALGORITHMS = {"sha256": (ORDER, ECDSA_SHA256), "sha384": (P384, ECDSA_SHA384)}
 QUOTE_BODY_END = 632  # a v4 quote: header 48, TD report 584
 PEM_ENDINGS = frozenset(newlines + nul for newlines in ("", "\n", "\n\n") for nul in ("", "\0"))
 
@@ -27,7 +35,9 @@ JSON_SPELLING = "JSON spelling"
 BOOT_LOG = "boot log, used only for explanations"
 PADDING = "zeros behind the quote"
 PEM_ENDING = "end of a PEM chain"
-KINDS = (JSON_SPELLING, BOOT_LOG, PADDING, PEM_ENDING)
+XML_SPELLING = "XML spelling"
+FILE_ENDING = "newlines behind reference values"
+KINDS = (JSON_SPELLING, BOOT_LOG, PADDING, PEM_ENDING, XML_SPELLING, FILE_ENDING)
 """Changes without a meaning; signature twins (`twins`) are listed by name in addition."""
 
 
@@ -109,10 +119,21 @@ def kind_of_evidence(given: Evidence, changed: Evidence) -> str | None:
         (honest, _), (signed, rest) = _padding(given.quote), _padding(changed.quote)
         return PADDING if changed.collateral == given.collateral and signed == honest and not any(rest) else None
     (name,) = (name for name, text in given.collateral.items() if changed.collateral[name] != text)
-    old, new = given.collateral[name], changed.collateral[name]
-    core = old.rstrip("\n\0")
-    ending = name.endswith("_chain") and new.startswith(core) and new[len(core) :] in PEM_ENDINGS
-    return PEM_ENDING if ending else None
+    return kind_of_chain(given.collateral[name], changed.collateral[name]) if name.endswith("_chain") else None
+
+
+def kind_of_chain(given: str, changed: str) -> str | None:
+    """As `kind_of_evidence`, for a PEM chain."""
+    core = given.rstrip("\n\0")
+    return PEM_ENDING if changed.startswith(core) and changed[len(core) :] in PEM_ENDINGS else None
+
+
+def kind_of_rim(given: bytes, changed: bytes) -> str | None:
+    """As `kind_of_evidence`, for reference values (XML)."""
+    if given.strip(b"\n") == changed.strip(b"\n"):
+        return FILE_ENDING
+    same = ElementTree.canonicalize(given.decode()) == ElementTree.canonicalize(changed.decode())
+    return XML_SPELLING if same else None
 
 
 def kind_of_document(given: bytes, changed: bytes) -> str | None:
@@ -180,29 +201,28 @@ def codes_of_document(given: bytes, changed: bytes) -> frozenset[str]:
 
 
 def _raw_twin(signature: bytes) -> bytes:
-    return signature[:32] + (ORDER - int.from_bytes(signature[32:])).to_bytes(32)
-
-
-def _der(tag: int, content: bytes) -> bytes:
-    size = len(content)
-    length = (
-        bytes([size])
-        if size < 0x80
-        else (size.bit_length() + 7 >> 3 | 0x80).to_bytes() + size.to_bytes(size.bit_length() + 7 >> 3)
-    )
-    return bytes([tag]) + length + content
+    """r || s of either curve."""
+    half = len(signature) // 2
+    order = {32: ORDER, 48: P384}[half]
+    return signature[:half] + (order - int.from_bytes(signature[half:])).to_bytes(half)
 
 
 def _der_twin(signed: Any, content: bytes) -> bytes:
+    order, algorithm = ALGORITHMS[signed.signature_hash_algorithm.name]
     r, s = decode_dss_signature(signed.signature)
-    twin = encode_dss_signature(r, ORDER - s)
-    return _der(0x30, content + ECDSA_SHA256 + _der(0x03, b"\0" + twin))
+    twin = encode_dss_signature(r, order - s)
+    return tlv(0x30, content + algorithm + tlv(0x03, b"\0" + twin))
+
+
+def _certificate_twin(der: bytes) -> bytes:
+    certificate = x509.load_der_x509_certificate(der)
+    return _der_twin(certificate, certificate.tbs_certificate_bytes)
 
 
 def _pem_twin(pem: str, at: int) -> str:
     certificates = x509.load_pem_x509_certificates(pem.encode())
     blocks = [certificate.public_bytes(Encoding.PEM) for certificate in certificates]
-    twin = _der_twin(certificates[at], certificates[at].tbs_certificate_bytes)
+    twin = _certificate_twin(certificates[at].public_bytes(Encoding.DER))
     blocks[at] = x509.load_der_x509_certificate(twin).public_bytes(Encoding.PEM)
     return b"".join(blocks).decode()
 
@@ -241,4 +261,34 @@ def twins(given: Evidence) -> dict[str, Evidence]:
     for name in ("pck_crl_issuer_chain", "tcb_info_issuer_chain", "qe_identity_issuer_chain"):
         for at, said in enumerate(("first", "root")):
             found[f"{said} of {name}"] = with_field(**{name: _pem_twin(fields[name], at)})
+    return found
+
+
+def report_twin(report: bytes) -> bytes:
+    """A device's report with the twin of its signature."""
+    return report[:-96] + _raw_twin(report[-96:])
+
+
+def chain_twins(pem: bytes) -> list[bytes]:
+    """A PEM chain with the twin of each certificate's signature."""
+    return [_pem_twin(pem.decode(), at).encode() for at in range(pem.count(b"-----BEGIN"))]
+
+
+def answer_twin(der: bytes) -> bytes:
+    """A revocation answer with the twin of its signature; it brings no certificate."""
+    response = ocsp.load_der_ocsp_response(der)
+    basic = _der_twin(response, response.tbs_response_bytes)
+    kind = bytes.fromhex("06092b0601050507300101")
+    return tlv(0x30, b"\x0a\1\0" + tlv(0xA0, tlv(0x30, kind + tlv(4, basic))))
+
+
+def rim_twins(text: bytes) -> list[bytes]:
+    """Reference values with the twin of their signature, and of each certificate's."""
+    value = re.search(rb"SignatureValue>([^<]+)<", text)
+    assert value is not None
+    signature = base64.b64encode(_raw_twin(base64.b64decode(value[1])))
+    found = [text.replace(value[1], signature)]
+    for block in re.findall(rb"X509Certificate>([^<]+)<", text):
+        twin = base64.b64encode(_certificate_twin(base64.b64decode(block))).decode()
+        found.append(text.replace(block, ("\n".join(textwrap.wrap(twin, 64)) + "\n").encode()))
     return found

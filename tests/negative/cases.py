@@ -3,68 +3,31 @@
 from __future__ import annotations
 
 import base64
+import functools
 import json
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from tests.negative import forge, pki
-from tests.negative.forge import EVENTS, NONCE, NOW, REMOVED, SPKI, Guest, jcs
+from tests.negative import device_cases, forge, pki
+from tests.negative.case import (
+    HONEST,
+    MALFORMED,
+    PLATFORM,
+    REFUSED,
+    SIMULATED,
+    Case,
+    guest,
+    malformed,
+    sent,
+    with_,
+)
+from tests.negative.forge import EVENTS, NONCE, REMOVED, SPKI, Guest, jcs
 from tests.negative.pki import Certificate, Platform
 
-ACCEPTED = "accepted"
-SIMULATED = "accepted-simulated"
-REFUSED = "refused"
-MALFORMED = "malformed"
-
-HONEST = Guest()
-PLATFORM = Platform()
 FLIPPED = b"\x5a"
-
-
-@dataclass(frozen=True)
-class Case:
-    """The input of a verifier and what it must answer.
-
-    A refusal must have all of ``codes``, and may also have those of ``also``. ``allowed`` says that the
-    simulated root is accepted.
-    """
-
-    about: str
-    document: bytes
-    outcome: str
-    codes: tuple[str, ...] = ()
-    statement: dict[str, Any] = field(default_factory=forge.statement)
-    purpose: str = "serve"
-    policy: dict[str, Any] = field(default_factory=dict)
-    nonce: bytes | None = NONCE
-    spki: bytes | None = SPKI
-    time: int = NOW
-    allowed: bool = True
-    collateral: dict[str, str] | None = field(default_factory=PLATFORM.collateral)
-    also: tuple[str, ...] = ()
-
-
-def guest(about: str, *codes: str, expect: dict[str, Any] | None = None, **changes: Any) -> Case:
-    """A refused guest that really signed what it sends."""
-    more = {} if expect is None else expect
-    return Case(about, HONEST.with_(**changes).document(), REFUSED, codes, **more)
-
-
-def sent(about: str, *codes: str, **fields: Any) -> Case:
-    """The honest document with other fields on the way."""
-    return Case(about, HONEST.document(**fields), REFUSED, codes)
-
-
-def malformed(about: str, document: bytes) -> Case:
-    return Case(about, document, MALFORMED)
-
-
-def with_(about: str, *codes: str, outcome: str = REFUSED, **changes: Any) -> Case:
-    """The honest document, asked for or expected in another way."""
-    return replace(Case(about, HONEST.document(), outcome, codes), **changes)
 
 
 def platform(about: str, *codes: str, **changes: Any) -> Case:
@@ -782,10 +745,11 @@ def documents() -> dict[str, Case]:
 
 GROUPS: tuple[Callable[[], dict[str, Case]], ...] = (
     controls, binding, header, agent, registers, td, quotes, chains, collaterals, statuses, policies, roots,
-    documents,
+    documents, *device_cases.GROUPS,
 )  # fmt: skip
 
 
+@functools.cache
 def all_cases() -> dict[str, Case]:
     """Every case by name."""
     cases: dict[str, Case] = {}

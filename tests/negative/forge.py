@@ -1,7 +1,8 @@
 """A guest's attestation document and the statement that expects it, made without this project's encoders.
 
 Report data, nonce tree, agent log, boot log, quote and canonical JSON are written here a second time, from the
-contracts in docs/ARCHITECTURE.md. A verifier that agrees with both has read the contract as its writer did.
+contracts in docs/ARCHITECTURE.md; `devices` writes the evidence of GPUs. A verifier that agrees with both has read
+the contract as its writer did.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from tests.negative import pki
+from tests.negative.devices import Device, Evidence
 from tests.negative.pki import Platform
 
 NOW = 1_795_000_000
@@ -108,7 +110,8 @@ class Guest:
     ``siblings`` are the (side, hash) steps of the nonce's path. ``header``, ``keys``, ``devices`` and ``eventlog``
     replace a section before it is hashed. ``body`` maps offsets in the TD report to other bytes, before the quote is
     signed; ``version`` 5 has a TD 1.5 report, which ends in ``tail``. ``signer`` is the key that signs the quote,
-    ``certification`` replaces all of its data, ``runtime`` replaces RTMR3.
+    ``certification`` replaces all of its data, ``runtime`` replaces RTMR3. ``equipment`` are the guest's devices, or
+    evidence that it took from elsewhere.
     """
 
     memory: int = 4 << 30
@@ -137,6 +140,7 @@ class Guest:
     platform: Platform = field(default_factory=Platform)
     certification: bytes | None = None
     after: bytes = b""
+    equipment: tuple[Device | Evidence, ...] = ()
 
     def with_(self, **changes: Any) -> Guest:
         """A copy with other fields."""
@@ -157,14 +161,27 @@ class Guest:
             "purpose": self.purpose,
             "stage": self.stage,
         }
-        keys = {"v": 2, "keys": [{"use": "tls", "alg": "spki-sha256", "key": self.spki.hex()}]}
         log = b"".join(line + b"\n" for line in agent_lines(self.events))
         return {
             "header": jcs(header) if self.header is None else self.header,
-            "keys": jcs(keys) if self.keys is None else self.keys,
-            "devices": jcs({"v": 2, "gpus": [], "switches": []}) if self.devices is None else self.devices,
+            "keys": self._keys(),
+            "devices": listed(self.evidence) if self.devices is None else self.devices,
             "eventlog": log if self.eventlog is None else self.eventlog,
         }
+
+    @property
+    def device_nonce(self) -> bytes:
+        """What each device of the guest signs."""
+        return hashlib.sha256(b"privml-gpu/v1\0" + self.root + hashlib.sha256(self._keys()).digest()).digest()
+
+    @property
+    def evidence(self) -> tuple[Evidence, ...]:
+        """The evidence of the guest's devices."""
+        return tuple(device.evidence(self.device_nonce) for device in self.equipment)
+
+    def _keys(self) -> bytes:
+        keys = {"v": 2, "keys": [{"use": "tls", "alg": "spki-sha256", "key": self.spki.hex()}]}
+        return jcs(keys) if self.keys is None else self.keys
 
     def bound(self) -> bytes:
         """The report data over the sections and the nonces."""
@@ -218,13 +235,22 @@ class Guest:
             "bootlog": b64(log),
             "evidence": b64(self.quote()),
             "certificates": [],
-            "device_evidence": [],
+            "device_evidence": [device.field() for device in self.evidence],
             "collateral": None,
         }
 
     def document(self, **changes: Any) -> bytes:
         """The document's bytes; ``changes`` replace fields after everything was signed (`REMOVED` removes one)."""
         return jcs({name: value for name, value in {**self.fields(), **changes}.items() if value is not REMOVED})
+
+
+def listed(evidence: tuple[Evidence, ...]) -> bytes:
+    """The devices section for this evidence."""
+    found = {
+        name: [device.listed() for device in evidence if device.kind == kind]
+        for name, kind in (("gpus", "gpu"), ("switches", "switch"))
+    }
+    return jcs({"v": 2, **found})
 
 
 REMOVED = object()

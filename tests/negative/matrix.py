@@ -9,16 +9,16 @@ from __future__ import annotations
 import json
 import random
 import sys
-from collections import Counter
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Container, Iterable
 from pathlib import Path
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from tests.negative import altered, forge, pki, vectors
+from tests.negative import altered, device_matrix, forge, pki, vectors
 from tests.negative.altered import Evidence
-from tests.negative.cases import REFUSED, all_cases
+from tests.negative.case import REFUSED
+from tests.negative.cases import all_cases
+from tests.negative.tally import Codes, Tally
 
 from privml.base.errors import EvidenceError
 from privml.client import attested, conformance
@@ -52,49 +52,6 @@ ACCEPTED_TWINS = {
 }
 """A twin is another valid signature by the same key over the same bytes, so nothing else can be proven with it. The
 root is compared byte for byte with the anchor, and the PCK CA of the revocation list with the quote's."""
-
-Codes = frozenset[str] | None
-"""The codes of a refusal, empty if the evidence is malformed; None if it is accepted."""
-
-
-@dataclass
-class Tally:
-    """What became of the altered evidence. ``neutral`` counts, apart, accepted changes without a meaning, by kind."""
-
-    tried: int = 0
-    refused: int = 0
-    wrong_code: list[str] = field(default_factory=list)
-    wrong: list[str] = field(default_factory=list)
-    neutral: Counter[str] = field(default_factory=Counter)
-    codes: Counter[str] = field(default_factory=Counter)
-
-    def __add__(self, other: Tally) -> Tally:
-        return Tally(
-            self.tried + other.tried,
-            self.refused + other.refused,
-            self.wrong_code + other.wrong_code,
-            self.wrong + other.wrong,
-            self.neutral + other.neutral,
-            self.codes + other.codes,
-        )
-
-    def add(self, name: str, found: Codes, needed: frozenset[str], kind: str | None) -> None:
-        """Count one altered copy: what was found, the codes of which it needs one, and its kind if it is neutral."""
-        if found is None and kind is not None:
-            self.neutral[kind] += 1
-            return
-        self.tried += 1
-        if found is None:
-            self.wrong.append(name)
-            return
-        self.refused += 1
-        self.codes.update(found or {"malformed"})
-        if found and not found & needed:
-            self.wrong_code.append(f"{name}: {' '.join(sorted(found))}, expected one of {' '.join(sorted(needed))}")
-
-    def __str__(self) -> str:
-        counts = f"tried {self.tried}, refused {self.refused}"
-        return f"{counts}, wrong code {len(self.wrong_code)}, wrong {len(self.wrong)}"
 
 
 def judged_signature(given: Evidence, now: int, root: bytes | None) -> Codes:
@@ -164,11 +121,13 @@ def of_twins(name: str) -> Tally:
     return tally
 
 
-def of_cases() -> Tally:
-    """The cases of `cases`, asked as another verifier would be."""
+def of_cases(only: Container[str] | None = None) -> Tally:
+    """The cases of `cases`, or some of them, asked as another verifier would be."""
     tally = Tally()
     made = all_cases()
-    asked = conformance.from_inputs(*vectors.content())
+    asked = [
+        case for case in conformance.from_inputs(*vectors.content()) if only is None or case.name in only
+    ]  # fmt: skip
     answers = [json.dumps(conformance.answer(json.dumps(case.question).encode())).encode() for case in asked]
     for result in conformance.compare(asked, answers):
         name, answer = result.case.name, result.answer
@@ -196,6 +155,7 @@ def sweeps(count: int) -> dict[str, Callable[[], Tally]]:
         },
         **{f"{name} twins": lambda name=name: of_twins(name) for name in SIGNED},
         "documents": lambda: of_documents(-(-count // 5)),
+        **device_matrix.sweeps(count),
     }
 
 

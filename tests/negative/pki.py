@@ -195,15 +195,15 @@ class Platform:
 
     def sgx_extension(self) -> bytes:
         """The PCK certificate's extension with PPID, TCB, PCE id and FMSPC."""
-        levels = [_entry(f"{SGX}.2.{number}", _integer(svn)) for number, svn in enumerate(self.cpu_svn, 1)]
-        levels += [_entry(f"{SGX}.2.17", _integer(self.pce_svn)), _entry(f"{SGX}.2.18", _tlv(4, self.cpu_svn))]
-        return _tlv(
+        levels = [_entry(f"{SGX}.2.{number}", integer(svn)) for number, svn in enumerate(self.cpu_svn, 1)]
+        levels += [_entry(f"{SGX}.2.17", integer(self.pce_svn)), _entry(f"{SGX}.2.18", tlv(4, self.cpu_svn))]
+        return tlv(
             0x30,
-            _entry(f"{SGX}.1", _tlv(4, self.ppid))
-            + _entry(f"{SGX}.2", _tlv(0x30, b"".join(levels)))
-            + _entry(f"{SGX}.3", _tlv(4, self.pce_id))
-            + _entry(f"{SGX}.4", _tlv(4, self.fmspc))
-            + _entry(f"{SGX}.5", _tlv(0x0A, b"\0")),
+            _entry(f"{SGX}.1", tlv(4, self.ppid))
+            + _entry(f"{SGX}.2", tlv(0x30, b"".join(levels)))
+            + _entry(f"{SGX}.3", tlv(4, self.pce_id))
+            + _entry(f"{SGX}.4", tlv(4, self.fmspc))
+            + _entry(f"{SGX}.5", tlv(0x0A, b"\0")),
         )
 
     def _crl(self, issuer: str, signer: str, serials: tuple[int, ...]) -> bytes:
@@ -279,21 +279,26 @@ def _date(moment: datetime) -> str:
     return moment.strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
-def _tlv(tag: int, content: bytes) -> bytes:
+def tlv(tag: int, content: bytes) -> bytes:
+    """An element in DER."""
     size = len(content)
-    length = bytes([size]) if size < 0x80 else bytes([0x82]) + size.to_bytes(2)
-    return bytes([tag]) + length + content
+    if size < 0x80:
+        return bytes([tag, size]) + content
+    length = size.to_bytes(size.bit_length() + 7 >> 3)
+    return bytes([tag, 0x80 | len(length)]) + length + content
 
 
-def _integer(value: int) -> bytes:
-    return _tlv(2, value.to_bytes(value.bit_length() // 8 + 1))
+def integer(value: int) -> bytes:
+    """An INTEGER in DER."""
+    return tlv(2, value.to_bytes(value.bit_length() // 8 + 1))
 
 
 def _entry(dotted: str, value: bytes) -> bytes:
-    return _tlv(0x30, _oid(dotted) + value)
+    return tlv(0x30, oid(dotted) + value)
 
 
-def _oid(dotted: str) -> bytes:
+def oid(dotted: str) -> bytes:
+    """An OBJECT IDENTIFIER in DER, from its dotted text."""
     first, second, *rest = map(int, dotted.split("."))
     content = bytes([first * 40 + second])
     for arc in rest:
@@ -301,4 +306,4 @@ def _oid(dotted: str) -> bytes:
         while arc := arc >> 7:
             digits.append(0x80 | arc & 0x7F)
         content += bytes(reversed(digits))
-    return _tlv(6, content)
+    return tlv(6, content)

@@ -15,17 +15,24 @@ from typing import Any
 
 from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding
-from tests.negative import pki
-from tests.negative.cases import Case, all_cases
+from tests.negative import devicepki, pki
+from tests.negative.case import Case
+from tests.negative.cases import all_cases
+from tests.negative.forge import b64, jcs
 
 FOLDER = Path(__file__).resolve().parents[1] / "vectors" / "negative"
 ARCHIVE = "inputs.tar.xz"
 ROOT_FILE = "simulated-root.der"
+DEVICE_ROOTS_FILE = "simulated-device-roots.json"
 
 
 def content() -> tuple[bytes, dict[str, bytes]]:
     """The index, and each document, collateral and statement once, by name."""
-    made = {ROOT_FILE: x509.load_pem_x509_certificate(pki.ROOT_PEM).public_bytes(Encoding.DER)}
+    device_roots = {"devices": devicepki.ROOT.der, "rims": devicepki.RIM_ROOT.der}
+    made = {
+        ROOT_FILE: x509.load_pem_x509_certificate(pki.ROOT_PEM).public_bytes(Encoding.DER),
+        DEVICE_ROOTS_FILE: jcs({name: b64(root) for name, root in device_roots.items()}),
+    }
 
     def kept(kind: str, data: bytes, suffix: str = "json") -> str:
         name = f"{kind}/{hashlib.sha256(data).hexdigest()[:16]}.{suffix}"
@@ -35,6 +42,8 @@ def content() -> tuple[bytes, dict[str, bytes]]:
     def row(name: str, case: Case) -> dict[str, Any]:
         statement = json.dumps(case.statement, sort_keys=True, indent=1).encode() + b"\n"
         collateral = None if case.collateral is None else json.dumps(case.collateral, indent=1).encode() + b"\n"
+        given = case.device_collateral
+        of_devices = None if given is None else json.dumps(given, indent=1).encode() + b"\n"
         return {
             "name": name,
             "about": case.about,
@@ -42,6 +51,8 @@ def content() -> tuple[bytes, dict[str, bytes]]:
             "statement": kept("statements", statement),
             "collateral": None if collateral is None else kept("collateral", collateral),
             "simulated_root": ROOT_FILE if case.allowed else None,
+            "device_collateral": None if of_devices is None else kept("device-collateral", of_devices),
+            "simulated_device_roots": DEVICE_ROOTS_FILE if case.devices_allowed else None,
             "purpose": case.purpose,
             "policy": case.policy,
             "nonce": None if case.nonce is None else case.nonce.hex(),

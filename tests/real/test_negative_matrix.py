@@ -7,7 +7,7 @@ import subprocess
 import sys
 
 import pytest
-from tests.real.conftest import ROOT, only_full
+from tests.real.conftest import ROOT
 
 pytestmark = pytest.mark.real
 
@@ -20,11 +20,3 @@ def test_the_matrix_ends_with_wrong_0() -> None:
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
     assert done.stdout.splitlines()[-1].endswith(", wrong code 0, wrong 0")
-
-
-@only_full
-def test_every_byte_of_gpu_evidence() -> None:
-    """The environment already has PRIVML_FULL=1; `make test` runs a sample of it."""
-    command = [sys.executable, "-m", "pytest", "-q", "tests/unit/test_evidence_nvidia_mutations.py"]
-    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-4000:]

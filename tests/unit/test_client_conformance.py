@@ -5,11 +5,12 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 from test_cli_main import Outcome
 
-from privml.base.errors import HostError, UsageError
+from privml.base.errors import EvidenceError, HostError, UsageError
 from privml.client import conformance
 from privml.client.conformance import Answer, Case, Mark, Result, Wanted
 
@@ -103,6 +104,61 @@ def test_a_question_has_what_the_contract_says() -> None:
     for case in CASES:
         assert set(case.question) == {
             *("format", "id", "document", "statement", "collateral", "purpose", "policy", "nonce"),
-            *("tls_spki_sha256", "time", "simulated_root"),
+            *("tls_spki_sha256", "time", "simulated_root", "device_collateral", "simulated_device_roots"),
         }
         assert json.loads(json.dumps(case.question)) == case.question
+
+
+def question(name: str = "device-honest", **changes: Any) -> bytes:
+    """A case as a line, with other fields."""
+    (case,) = (case for case in CASES if case.name == name)
+    given = {**case.question, **changes}
+    return json.dumps({key: value for key, value in given.items() if value is not GONE}).encode()
+
+
+GONE = object()
+ROOTS = json.loads(question())["simulated_device_roots"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"device_collateral": GONE}, "device_collateral"),
+        ({"simulated_device_roots": GONE}, "simulated_device_roots"),
+        ({"simulated_device_roots": [ROOTS]}, "case.simulated_device_roots"),
+        ({"simulated_device_roots": {"devices": ROOTS["devices"]}}, "rims"),
+        ({"simulated_device_roots": {**ROOTS, "more": ""}}, "more"),
+        ({"simulated_device_roots": {**ROOTS, "rims": "?"}}, "case.simulated_device_roots.rims"),
+        ({"simulated_device_roots": {**ROOTS, "rims": "A" * 40_000}}, "case.simulated_device_roots.rims"),
+        ({"more": 1}, "more"),
+    ],
+)
+def test_a_line_that_is_no_case_is_refused(changes: dict[str, Any], said: str) -> None:
+    with pytest.raises(EvidenceError, match=said):
+        conformance.answer(question(**changes))
+
+
+@pytest.mark.parametrize(
+    "collateral",
+    [
+        [],
+        {"ocsp": []},
+        {"ocsp": [], "rims": [], "more": []},
+        {"ocsp": ["?"], "rims": []},
+        {"ocsp": [""] * 129, "rims": []},
+    ],
+)
+def test_collateral_of_devices_in_another_form_is_malformed(collateral: object) -> None:
+    """As other evidence that cannot be read: there is nothing to judge."""
+    assert conformance.answer(question(device_collateral=collateral))["outcome"] == conformance.MALFORMED
+
+
+def test_collateral_and_roots_of_devices_decide() -> None:
+    def codes(**changes: Any) -> object:
+        return conformance.answer(question(**changes))["codes"]
+
+    assert codes() == []
+    assert codes(device_collateral=None) == ["gpu-revocation", "gpu-rim"]  # the document has none
+    assert codes(simulated_device_roots=None) == ["gpu-collateral", "gpu-simulated"]
+    swapped = {"devices": ROOTS["rims"], "rims": ROOTS["devices"]}
+    assert codes(simulated_device_roots=swapped) == ["gpu-chain", "gpu-collateral"]

@@ -8,16 +8,23 @@ from pathlib import Path
 
 import attestation_samples as samples
 import pytest
-from tests.negative import altered, cases, forge, matrix, pki, vectors
+from tests.negative import altered, cases, device_matrix, devicepki, devices, forge, matrix, pki, vectors
 
 from privml.client import conformance
 from privml.events.agent import encode_log
 from privml.evidence import merkle
-from privml.evidence.document import parse
+from privml.evidence.document import listed, parse
 from privml.evidence.facts import collect
+from privml.evidence.nvidia import rim, roles
+from privml.sim import gpu, gpupki
+from privml.verify import nvidia
 from privml.verify.check import CODES
+from privml.verify.rules import Check
 
-SWEEPS = matrix.sweeps(300)
+USERS = {"device_matrix", "examples", "matrix"}
+"""The modules of the matrix that ask this verifier, or write with it; all others must know nothing of it."""
+# `test_client_conformance` asks the cases, as another verifier would be asked.
+SWEEPS = {name: work for name, work in matrix.sweeps(300).items() if name != "cases"}
 NEUTRAL = {
     "simulated quotes": {altered.PADDING},
     "genuine quotes": {altered.PADDING},
@@ -25,8 +32,15 @@ NEUTRAL = {
     "genuine collaterals": {altered.PEM_ENDING},
     "documents": {altered.JSON_SPELLING, altered.BOOT_LOG, altered.PADDING},
     **{f"{name} twins": {f"twin: {said}" for said in matrix.ACCEPTED_TWINS} for name in matrix.SIGNED},
-    "cases": set(),
+    **{name: {altered.PEM_ENDING} if name.endswith("chain") else set() for name in device_matrix.PARTS},
+    "reference values": {altered.XML_SPELLING, altered.FILE_ENDING},
+    "device twins": {f"twin: {name}" for name in device_matrix.PARTS},
+    "documents with a GPU": set(),
 }
+LEAST = {**{name: 5 if name.endswith("twins") else 200 for name in SWEEPS}, "device twins": 2}
+LEAST["documents with a GPU"] = 90
+EXTRA = {"documents with a GPU": {altered.XML_SPELLING, altered.FILE_ENDING}}
+"""Neutral kinds that a sample need not hit; for the others, zeros behind a quote."""
 
 
 @pytest.mark.parametrize("name", SWEEPS)
@@ -34,17 +48,24 @@ def test_the_matrix_is_refused_for_the_right_reasons(name: str) -> None:
     tally = SWEEPS[name]()
     assert not tally.wrong
     assert not tally.wrong_code
-    assert tally.refused == tally.tried > (5 if name.endswith("twins") else 200)
+    assert tally.refused == tally.tried > LEAST[name]
     assert set(tally.neutral) >= NEUTRAL[name]
-    assert set(tally.neutral) <= NEUTRAL[name] | {altered.PADDING}
+    assert set(tally.neutral) <= NEUTRAL[name] | EXTRA.get(name, {altered.PADDING})
 
 
 def test_every_code_is_in_some_case() -> None:
-    """Those of devices, and of another root that was allowed, are tested next to their checks."""
-    elsewhere = {"root", *(code for code in CODES if code.startswith("gpu-"))}
-    given = {code for case in cases.all_cases().values() for code in (*case.codes, *case.also)}
-    assert given | elsewhere == set(CODES)
-    assert not given & elsewhere
+    """All but that of another root that was allowed, which is tested next to its check."""
+    wanted = {code for case in cases.all_cases().values() for code in (*case.codes, *case.also)}
+    assert wanted | {"root"} == set(CODES)
+    assert "root" not in wanted
+
+
+def test_every_code_of_devices_is_wanted_by_some_case() -> None:
+    """Also alone, so that no other code can stand in for it."""
+    declared = {code for check in nvidia.CHECKS for code in check.codes}
+    made = cases.all_cases().values()
+    assert declared <= {code for case in made for code in case.codes}
+    assert declared - {case.codes[0] for case in made if len(case.codes) == 1} == {"gpu-sample"}
 
 
 def test_the_forge_writes_the_bytes_that_the_product_writes() -> None:
@@ -62,7 +83,30 @@ def test_the_forge_writes_the_bytes_that_the_product_writes() -> None:
     assert document.encode() == forge.Guest().document()
 
 
-@pytest.mark.parametrize("module", ["altered", "cases", "forge", "pki"])
+@pytest.mark.parametrize(("count", "switches"), [(1, 0), (8, 4)])
+def test_the_forge_writes_the_devices_that_the_product_simulates(count: int, switches: int) -> None:
+    """Reports and chains byte by byte; reference values by what they say, because XML has more than one spelling."""
+    board = devices.group(count, switches) if switches else devices.gpus(count)
+    guest = forge.Guest(equipment=board)
+    facts = collect(parse(guest.document()))
+    assert facts.device_nonce == guest.device_nonce
+    assert facts.device_evidence == gpu.evidence(guest.device_nonce, count, switches)
+    assert facts.devices == listed(facts.device_evidence)
+    assert gpupki.roots() == (devicepki.ROOT.der, devicepki.rim_signers("LS10")[-1].der)
+
+    def read(data: bytes) -> dict[str, object]:
+        verified = roles.Verified()
+        found = rim.read(data, root=gpupki.roots()[1], naming=roles.SIMULATION, now=forge.NOW, verified=verified)
+        return {**dataclasses.asdict(found.rim), "sha256": ""}
+
+    made = [read(found.text.encode()) for found in devices.rims(board)]
+    assert made == [read(found) for found in gpu.rims(switches=bool(switches))]
+
+
+WRITERS = sorted({path.stem for path in Path(cases.__file__).parent.glob("*.py")} - USERS)
+
+
+@pytest.mark.parametrize("module", WRITERS)
 def test_the_mutator_uses_nothing_of_the_product(module: str) -> None:
     text = (samples.REPOSITORY / "tests/negative" / f"{module}.py").read_text()
     assert "from privml" not in text
@@ -85,9 +129,22 @@ def test_a_verifier_that_skips_a_check_fails_the_cases(monkeypatch: pytest.Monke
     from privml.verify import check
 
     monkeypatch.setattr(check, "binding", dataclasses.replace(check.binding, find=lambda _: iter(())))
-    tally = matrix.of_cases()
+    tally = matrix.of_cases(cases.binding())
     assert len(tally.wrong) > 20
     assert any(text.startswith("nonce-other: accepted-simulated") for text in tally.wrong)
+
+
+@pytest.mark.parametrize("check", nvidia.CHECKS, ids=lambda check: min(check.codes))
+def test_a_verifier_without_a_check_of_devices_fails_a_case_of_each_of_its_codes(
+    check: Check[nvidia.DeviceCase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone = {case.codes[0]: name for name, case in cases.all_cases().items() if len(case.codes) == 1}
+    only = {name for code, name in alone.items() if code in check.codes}
+    assert len(only) >= len(check.codes) - 1
+    assert str(matrix.of_cases(only)) == f"tried {len(only)}, refused {len(only)}, wrong code 0, wrong 0"
+    monkeypatch.setattr(nvidia, "CHECKS", tuple(each for each in nvidia.CHECKS if each is not check))
+    tally = matrix.of_cases(only)
+    assert len(tally.wrong) + len(tally.wrong_code) == len(only)
 
 
 def test_the_vectors_are_current() -> None:

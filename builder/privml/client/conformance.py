@@ -21,6 +21,8 @@ from privml.base.run import run
 from privml.base.strictjson import Fields, b64, loads, unb64, unhex
 from privml.client import attested
 from privml.evidence.document import MAX_DOCUMENT
+from privml.evidence.nvidia import collateral as nvidia_collateral
+from privml.evidence.nvidia.collateral import NvidiaCollateral
 from privml.evidence.tdx import collateral as collaterals
 from privml.statement.predicate import Predicate
 from privml.verify import policyfield
@@ -35,6 +37,7 @@ MALFORMED = "malformed"
 OUTCOMES = (*(outcome.value for outcome in Outcome), MALFORMED)
 _TIMEOUT = 600.0
 _MAX_LINE = 4 * MAX_DOCUMENT
+_MAX_ROOT = 16 * 1024
 
 
 @dataclass(frozen=True)
@@ -130,15 +133,19 @@ def _case(inputs: Mapping[str, bytes], row: Fields) -> Case:
         at = row.take(name)
         return None if at is None else inputs[at]
 
+    def value(name: str) -> Any:
+        data = content(name)
+        return None if data is None else json.loads(data)
+
     name, about = row.text("name"), row.text("about")
-    collateral, root = content("collateral"), content("simulated_root")
+    root = content("simulated_root")
     question = {
         "format": CASE,
         "id": name,
         "document": b64(inputs[row.text("document")]),
         "statement": json.loads(inputs[row.text("statement")]),
-        "collateral": None if collateral is None else json.loads(collateral),
         "simulated_root": None if root is None else b64(root),
+        **{key: value(key) for key in ("collateral", "device_collateral", "simulated_device_roots")},
         **{key: row.take(key) for key in ("purpose", "policy", "nonce", "tls_spki_sha256", "time")},
     }
     outcome = row.text("outcome", one_of=OUTCOMES)
@@ -154,13 +161,16 @@ def answer(line: bytes) -> dict[str, Any]:
     name = fields.text("id")
     document = fields.base64("document", limit=2 * MAX_DOCUMENT)
     predicate = Predicate.from_dict(fields.take("statement"), "case.statement")
-    collateral = fields.take("collateral")
+    collateral, of_devices = fields.take("collateral"), fields.take("device_collateral")
     purpose, table, root = fields.text("purpose"), fields.take("policy"), fields.take("simulated_root")
+    roots = _device_roots(fields.take("simulated_device_roots"))
     nonce, spki = (_bytes(fields.take(key)) for key in ("nonce", "tls_spki_sha256"))
     now = fields.integer("time")
     fields.end()
     simulated = None if root is None else unb64(root, what="case.simulated_root")
-    policy = replace(policyfield.read(Policy, table), purpose=purpose, allow_simulated=simulated)
+    given = policyfield.read(Policy, table)
+    nvidia = replace(given.nvidia, allow_simulated=roots)
+    policy = replace(given, purpose=purpose, allow_simulated=simulated, nvidia=nvidia)
     try:
         judgement = attested.judge(
             document,
@@ -170,12 +180,27 @@ def answer(line: bytes) -> dict[str, Any]:
             nonce=nonce,
             tls_spki_sha256=spki,
             collateral=None if collateral is None else collaterals.decode(collateral),
+            device_collateral=None if of_devices is None else _device_collateral(of_devices),
         )
     except EvidenceError:
         return {"id": name, "outcome": MALFORMED, "codes": []}
     verdict = judgement.verdict
     codes = sorted({refusal.code for refusal in verdict.refusals})
     return {"id": name, "outcome": verdict.outcome.value, "codes": codes}
+
+
+def _device_collateral(value: object) -> NvidiaCollateral:
+    return nvidia_collateral.of({"nvidia": nvidia_collateral.decode(value, "case.device_collateral")})
+
+
+def _device_roots(value: object) -> tuple[bytes, bytes] | None:
+    """The DER of a simulation's roots of devices and of reference values; None if none is allowed."""
+    if value is None:
+        return None
+    fields = Fields(value, "case.simulated_device_roots")
+    roots = fields.base64("devices", limit=_MAX_ROOT), fields.base64("rims", limit=_MAX_ROOT)
+    fields.end()
+    return roots
 
 
 def _bytes(text: object) -> bytes | None:

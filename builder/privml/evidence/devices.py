@@ -18,7 +18,7 @@ def check(
 
     ``simulated_roots`` (DER, of devices and of reference values) are accepted in addition to NVIDIA's.
     """
-    if not found.device_evidence:
+    if not (found.device_evidence or collateral.ocsp or collateral.rims):
         return CheckedDevices()
     # Imported late, like the QVL.
     from privml.evidence.nvidia import signature
