@@ -13,7 +13,7 @@ from test_repro_compare import output
 from privml.base.errors import Differs, UsageError
 from privml.cli import diff as verb
 from privml.lock.models import Lock, ToolsLock, Tree, TreeFile, serialise
-from privml.repro.changes import lock_changes
+from privml.repro.lockchanges import lock_changes
 
 
 @pytest.fixture
