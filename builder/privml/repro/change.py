@@ -132,8 +132,8 @@ class Change:
         return replace(self, because=because, explained=bool(because), likely=likely)
 
     def effect(self) -> str:
-        """Which registers it moves, as a phrase."""
-        return f"{'moves' if self.certain else 'may move'} {', '.join(self.moves) or 'nothing'}"
+        """The registers that it moves, as a list."""
+        return ", ".join(self.moves) or "nothing"
 
     def cause(self) -> str:
         """What it follows from, as a phrase; empty for a cause of others."""
@@ -144,7 +144,8 @@ class Change:
     def text(self) -> str:
         """One line of text."""
         cause = self.cause()
-        return f"{self.title}: {self.before} -> {self.after} [{self.effect()}]{f'; {cause}' if cause else ''}"
+        verb = "moves" if self.certain else "may move"
+        return f"{self.title}: {self.before} -> {self.after} [{verb} {self.effect()}]{f'; {cause}' if cause else ''}"
 
     def to_dict(self) -> dict[str, object]:
         """The JSON object."""

@@ -27,7 +27,9 @@ _STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem; padding: 0 1rem; color: #1b1b1b;
   background: #fff; }
 h1 { font-size: 1.5rem; line-height: 1.3; margin-bottom: 0; }
-h2 { font-size: 1.2rem; margin: 0; } h3 { font-size: 1rem; margin: 1rem 0 .3rem; }
+h2 { font-size: 1.2rem; margin: 0; }
+caption h2 { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 5rem); }
+h3 { font-size: 1rem; margin: 1rem 0 .3rem; }
 h1, h3, dd { overflow-x: auto; }
 .verdict { font-size: 1.2rem; padding: .6rem 1rem; border-left: .4rem solid; margin: 1rem 0; }
 .same { border-color: #1a7f37; background: #eaf6ec; }
@@ -39,7 +41,7 @@ caption { text-align: left; padding: 0 0 .4rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; min-width: 4rem;
   border-bottom: 1px solid #ddd; }
 thead th { background: #f5f5f5; }
-td.text { min-width: 14rem; }
+td.text { min-width: 14rem; } td.few { min-width: 8rem; }
 td.value, code { font-family: ui-monospace, monospace; font-size: .85rem; min-width: 9rem; }
 td.number { text-align: right; }
 .still, .open { color: #8a4b00; } .open { font-weight: 600; }
@@ -219,13 +221,17 @@ def _changes(title: str, changes: Sequence[Change]) -> str:
     if not changes:
         return ""
     rows = [
-        [change.title, change.before, change.after, change.effect(), change.cause()] for change in changes[:SHOWN]
+        [change.title, change.before, change.after, _effect(change), change.cause()] for change in changes[:SHOWN]
     ]
-    kinds = ["value", "value", "value", "", "text open" if changes[0].explained is False else "text"]
-    heads = ["what", "A", "B", "registers", "why"]
+    kinds = ["value", "value", "value", "few", "text open" if changes[0].explained is False else "text"]
+    heads = ["what", "A", "B", "moves", "why"]
     if not any(row[-1] for row in rows):
         rows, heads = [row[:-1] for row in rows], heads[:-1]
     return _table(title, heads, rows, kinds, left=len(changes) - len(rows))
+
+
+def _effect(change: Change) -> str:
+    return change.effect() if change.certain else f"perhaps {change.effect()}"
 
 
 # -- parts of every page ---------------------------------------------------------------------------------------------

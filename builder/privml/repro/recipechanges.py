@@ -104,8 +104,10 @@ def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> list[Change]:
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
-    """Names in the order of the recipe's fields; a record has them sorted."""
-    order = {path: number for number, path in enumerate(facts())}
+    """Names in the order of the recipe's sections; a record has them sorted."""
+    order: dict[str, int] = {}
+    for number, path in enumerate(facts()):
+        order[path] = order.get(path.rpartition(".")[0], number)
 
     def place(name: str) -> tuple[int, str]:
         fact = fact_named(name)
