@@ -18,6 +18,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import image_fake
@@ -250,13 +251,13 @@ class Workshop:
         )
         return keep(self.fake.store, name, deb_package([deb_file(place, body)]))
 
-    def recipe(self, side: str, document: Mapping[str, Any], files: Mapping[str, str]) -> Recipe:
+    def recipe(self, side: str, document: Mapping[str, Any], files: Mapping[str, str], name: str) -> Recipe:
         """The recipe, and its files, in a folder of its own."""
         folder = self.folder / side
-        for name, text in ({"files/a.json": "{}", "files/b.json": "{}"} | dict(files)).items():
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(text)
-        path = folder / "varied.yaml"
+        for inner, text in ({"files/a.json": "{}", "files/b.json": "{}"} | dict(files)).items():
+            (folder / inner).parent.mkdir(parents=True, exist_ok=True)
+            (folder / inner).write_text(text)
+        path = folder / f"{name}.yaml"
         path.write_text(json.dumps(document, indent=1))
         return load(path)
 
@@ -310,9 +311,16 @@ class Workshop:
         )
         return made.model_copy(update=changes)
 
-    def image(self, side: str, document: Mapping[str, Any], files: Mapping[str, str] = {}, **changes: Any) -> Path:
+    def image(
+        self,
+        side: str,
+        document: Mapping[str, Any],
+        files: Mapping[str, str] = MappingProxyType({}),
+        name: str = "varied",
+        **changes: Any,
+    ) -> Path:
         """Build a recipe; the image's directory."""
-        self.fake.recipe = self.recipe(side, document, files)
+        self.fake.recipe = self.recipe(side, document, files, name)
         self.fake.lock = self.lock(self.fake.recipe, **changes)
         self.fake.installed(*self.fake.lock.packages)
         output = self.folder / side / "out"

@@ -161,6 +161,7 @@ CASES = (
         {"kind": "recipe file"},
     ),
     Case("sysctl", put("sysctl", {"vm.swappiness": 10}), ("sysctl.vm.swappiness",), (), {"kind": "recipe file"}),
+    Case("devices", put("devices", [{"virtio-blk": 3}, {"virtio-net": 1}]), ("devices.virtio-blk",), ("devices",)),
     Case("platforms", put("platforms", ["qemu-11-q35", "qemu-11-q35-tpm"]), ("platforms",), still=("rtmr0",)),
     Case("shapes.vcpus", put("shapes 1 vcpus", 8), ("shapes[1].vcpus",), still=("rtmr0",)),
     Case("shapes.memory", put("shapes 1 memory", "8GiB"), ("shapes[1].memory",), still=("rtmr0",)),
@@ -168,7 +169,7 @@ CASES = (
 # Fields that no second value exists for, or only together with others.
 ELSEWHERE = {
     "schema", "extends", "base.distribution", "base.release", "firmware.tdx.package", "inference.engine.name",
-    "inference.models.file", "inference.models.files.name", "inference.models.files.sha256", "devices",
+    "inference.models.file", "inference.models.files.name", "inference.models.files.sha256",
     "exceptions.kind", "exceptions.subject", "exceptions.reason",
 }  # fmt: skip
 
@@ -220,6 +221,50 @@ def test_one_changed_field_explains_everything_that_differs(shop: Workshop, base
     for register, because in (found.registers or {}).items():
         assert set(because) >= {change.title for change in told if register in change.moves}
     assert found.changes[0].kind == FIELD
+
+
+@pytest.mark.parametrize("section", ["inference", "services", "files", "packages"])
+def test_a_section_that_is_left_out_explains_everything_that_differs(
+    shop: Workshop, base: Path, section: str
+) -> None:
+    document = varied()
+    del document[section]
+    if section in ("files", "packages"):  # they need each other's
+        document.pop("services", None)
+        document.pop("programs", None)
+    found = shop.diff(base, shop.image(f"without-{section}", document))
+    assert [change.text() for change in found.unexplained] == []
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
+    assert {change.name.partition(".")[0] for change in of_kind(found, FIELD)} >= {section}
+    back = shop.diff(shop.folder / f"without-{section}/out", base)
+    assert [change.text() for change in back.unexplained] == []
+
+
+def test_an_exception_and_the_field_that_needs_it_are_both_told(shop: Workshop, base: Path) -> None:
+    exception = {"kind": "kernel-option", "subject": "mitigations=off", "reason": "Alone on the machine."}
+    document = varied(put("kernel options", ["mitigations=off"]), put("exceptions", [exception]))
+    found = shop.diff(base, shop.image("weaker", document))
+    assert {change.name: change.after for change in of_kind(found, FIELD)} == {
+        "kernel.options": "[mitigations=off]",
+        **{f"exceptions[0].{key}": value for key, value in exception.items()},
+    }
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
+
+
+def test_a_recipe_that_extends_another_is_compared_by_what_comes_of_it(shop: Workshop, base: Path) -> None:
+    child = {"extends": "./parent.yaml", "agent": {"listen": 9000}}
+    found = shop.diff(base, shop.image("child", child, {"parent.yaml": json.dumps(BASE)}))
+    (change,) = of_kind(found, FIELD)
+    assert (change.name, change.before, change.after) == ("agent.listen", "8443", "9000")
+
+
+def test_the_name_of_a_recipe_moves_its_salt_and_its_configuration(shop: Workshop, base: Path) -> None:
+    found = shop.diff(base, shop.image("renamed", BASE, name="another"))
+    assert [change.title for change in of_kind(found, FIELD, NAME, TEXT)] == ["name of the recipe"]
+    assert set(found.registers or {}) == {"rtmr1", "rtmr2", "rtmr3"}
+    assert {change.name for change in of_kind(found, KEY)} == {"name"}
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
+    assert found.unexplained == ()
 
 
 def test_equal_images_of_equal_recipes_have_no_changes(shop: Workshop, base: Path) -> None:

@@ -16,6 +16,7 @@ from privml.events import volumes
 from privml.events.registers import LAUNCH
 from privml.image import madeby, provenance, sbom
 from privml.image.render import AGENT_ROOT
+from privml.image.services import is_of_service
 from privml.lock.models import own_tools_lock
 from privml.lock.trees import overlay_path
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
@@ -230,7 +231,7 @@ class Explainer:
             if (change := known.get(source_of(path)) or known.get(path)) is not None:
                 why = self._changed("variant", "inference", "services")
                 return [change.title] if "absent" not in (change.before, change.after) else why or [change.title]
-        if "privml-service" in path:
+        if is_of_service(path):
             return self._fields("services")
         if package in self._packages:
             return [self._packages[package].title]
