@@ -19,8 +19,9 @@ from privml.repro.variations import Variation
 # A page of 65,536 rows is not useful; the JSON report has all rows, and the page says how many it leaves out.
 SHOWN = 500
 _LONG = 24
-_DIGITS = re.compile(r"[0-9a-f]{32,}")
-_GROUP = re.compile(r"[0-9a-f]{16}(?=[0-9a-f])")
+# Digests and Base64, which nobody reads as words.
+_CODE = re.compile(r"[0-9a-f]{32,}|[A-Za-z0-9+]{65,}={0,2}")
+_GROUP = re.compile(r".{16}(?=.)")
 
 _STYLE = """
 :root { color-scheme: light dark; }
@@ -41,9 +42,9 @@ caption { text-align: left; padding: 0 0 .4rem; }
 th, td { text-align: left; vertical-align: top; padding: .3rem .6rem; min-width: 4rem;
   border-bottom: 1px solid #ddd; }
 thead th { background: #f5f5f5; }
-td.text { min-width: 14rem; } td.few { min-width: 8rem; }
-td.value, code { font-family: ui-monospace, monospace; font-size: .85rem; min-width: 9rem; }
-td.number { text-align: right; }
+tbody th { font-weight: inherit; }
+.text { min-width: 14rem; } .few { min-width: 8rem; }
+.value { font-family: ui-monospace, monospace; font-size: .85rem; min-width: 9rem; }
 .still, .open { color: #8a4b00; } .open { font-weight: 600; }
 details { margin: .8rem 0; border: 1px solid #ddd; padding: .4rem .8rem; }
 summary { cursor: pointer; font-weight: 600; }
@@ -131,16 +132,14 @@ def _layers(report: Report) -> str:
         number = sum(finding.layer is layer for finding in report.findings)
         rows.append([layer.title, f"{report.compared.get(layer, 0):,}", f"{number:,}"])
     notes = "".join(f"<li>{_text(note)}</li>" for note in report.notes)
-    table = _table(
-        "Layers, measured ones first", ["layer", "compared", "differences"], rows, ["", "number", "number"]
-    )
+    table = _table("Layers, measured ones first", ["layer", "compared", "differences"], rows, ["", "", ""])
     return table + (f"<ul>{notes}</ul>" if notes else "")
 
 
 def _causes(report: Report) -> str:
     table = {finding.cause.id: finding.cause for finding in report.findings}
     rows = [[name, f"{count:,}", table[name].cause, table[name].fix] for name, count in report.causes()]
-    return _table("Causes", ["id", "times", "cause", "fix"], rows, ["", "number", "text", "text"])
+    return _table("Causes", ["id", "times", "cause", "fix"], rows, ["", "", "text", "text"])
 
 
 def _findings(report: Report, layer: Layer) -> str:
@@ -168,7 +167,8 @@ def _fields(name: str, findings: Sequence[Mismatch]) -> str:
     """The fields of a document, folded: most repeat differences of layers above."""
     rows = [[finding.place.partition(":")[2], finding.a, finding.b] for finding in findings[:SHOWN]]
     plural = "" if len(findings) == 1 else "s"
-    table = _table(f"Fields of {name}", ["field", "a", "b"], rows, ["value"] * 3, left=len(findings) - len(rows))
+    left = len(findings) - len(rows)
+    table = _table(f"Fields of {name}", ["field", "a", "b"], rows, ["value"] * 3, left=left, folded=True)
     return f"<details><summary>{_text(name)}: {len(findings):,} field{plural}</summary>\n{table}</details>"
 
 
@@ -238,27 +238,37 @@ def _effect(change: Change) -> str:
 
 
 def _table(
-    title: str, heads: Sequence[str], rows: Sequence[Sequence[str]], *kinds: Sequence[str], left: int = 0
+    title: str,
+    heads: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *kinds: Sequence[str],
+    left: int = 0,
+    folded: bool = False,
 ) -> str:
-    """A table in a box that scrolls; ``kinds`` are the classes of the cells, of each row or (one list) of all."""
+    """A table in a box that scrolls; ``kinds`` are the classes of the cells, of each row or (one list) of all.
+
+    The caption is a heading, unless the table is ``folded`` under a summary.
+    """
     head = "".join(f'<th scope="col">{_text(text)}</th>' for text in heads)
     body = []
     for number, row in enumerate(rows):
         classes = kinds[number] if len(kinds) > 1 else kinds[0] if kinds else [""] * len(row)
-        cells = "".join(_cell(text, kind) for text, kind in zip(row, classes, strict=False))
-        body.append(f"<tr>{cells}</tr>")
+        first, *cells = (_class(kind) for kind in classes[: len(row)])
+        line = f'<th scope="row"{first}>{_text(row[0])}</th>'
+        line += "".join(f"<td{of}>{_text(text)}</td>" for text, of in zip(row[1:], cells, strict=True))
+        body.append(f"<tr>{line}</tr>")
     more = f"<p>{left:,} more are in the JSON report.</p>" if left else ""
+    caption = _text(title) if folded else f"<h2>{_text(title)}</h2>"
     return (
         f'<div class="scroll" role="region" tabindex="0" aria-label="{escape(printable(title))}">\n'
-        f"<table><caption><h2>{_text(title)}</h2></caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
+        f"<table><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
         + "\n".join(body)
         + f"\n</tbody></table></div>{more}"
     )
 
 
-def _cell(text: str, kind: str) -> str:
-    of = f' class="{kind}"' if kind else ""
-    return f"<td{of}>{_text(text)}</td>"
+def _class(kind: str) -> str:
+    return f' class="{kind}"' if kind else ""
 
 
 def _pre(title: str, text: str) -> str:
@@ -271,5 +281,5 @@ def _text(text: str) -> str:
     clean = printable(text)
     if len(clean) <= _LONG:
         return escape(clean)
-    marked = _DIGITS.sub(lambda found: _GROUP.sub(lambda digits: f"{digits[0]}\0", found[0]), clean)
+    marked = _CODE.sub(lambda found: _GROUP.sub(lambda part: f"{part[0]}\0", found[0]), clean)
     return escape(re.sub(r"/(?=\w)", "/\0", marked)).replace("\0", "<wbr>")
