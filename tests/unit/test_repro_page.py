@@ -84,7 +84,7 @@ def test_the_fields_of_documents_are_folded(pair: tuple[Path, Path], name: str) 
 def test_no_style_breaks_a_word(pair: tuple[Path, Path], name: str) -> None:
     text = both(pair)[name]
     style = text[text.index("<style>") : text.index("</style>")]
-    for rule in ("overflow-wrap", "word-break", "word-wrap", "hyphens", "line-break", "table-layout", "pre-wrap"):
+    for rule in ("overflow-wrap", "word-break", "word-wrap", "hyphens", "line-break", "table-layout"):
         assert rule not in style, rule
     assert "prefers-color-scheme: dark" in style
     # A long word stays whole; a digest has places to wrap.

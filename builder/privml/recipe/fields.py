@@ -38,6 +38,11 @@ class Fact:
     moves: tuple[str, ...]
     model: type[BaseModel] | None
 
+    @property
+    def named_values(self) -> bool:
+        """Whether it has values by names of the author's, such as ``sysctl`` or the environment of a service."""
+        return self.model is None and self.kind in ("fields", "whole numbers by name", "a list of KIND: COUNT")
+
     def lines(self) -> list[str]:
         """The full description, for `lint --explain`."""
         shown = [f"{self.path}: {self.meaning}", f"  type      {self.kind}", f"  default   {self.default}"]

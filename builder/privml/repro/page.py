@@ -50,7 +50,7 @@ details { margin: .8rem 0; border: 1px solid #ddd; padding: .4rem .8rem; }
 summary { cursor: pointer; font-weight: 600; }
 dl { display: grid; grid-template-columns: max-content minmax(0, 1fr); gap: .2rem 1rem; }
 dt { font-weight: 600; } dd { margin: 0; }
-pre { background: #f5f5f5; padding: .6rem 1rem; overflow-x: auto; }
+pre { background: #f5f5f5; padding: .6rem 1rem; white-space: pre-wrap; overflow-x: auto; }
 :focus-visible { outline: .15rem solid #1f5fa8; }
 @media (prefers-color-scheme: dark) {
   body { color: #e8e8e8; background: #161616; } thead th, pre { background: #262626; }
