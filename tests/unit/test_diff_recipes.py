@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,17 @@ import pytest
 from image_varied import BASE, DATA, HASHES, Document, Workshop, reseal
 from test_repro_compare import bend
 
+from privml.cli import diff as verb
 from privml.image.inputs import FILE as INPUTS_FILE
+from privml.image.target import Target
 from privml.measure import gpt
 from privml.output import manifest as manifests
 from privml.recipe.fields import PLATFORM, fact_named, facts
 from privml.repro.change import FIELD, KEY, NAME, SUPERBLOCK, TEXT, Change
+from privml.repro.explained import Explainer, explain
 from privml.repro.images import ImageDiff
+from privml.repro.layers import Layer
+from privml.repro.recipechanges import side_of
 
 KERNEL = "linux-image-amd64"
 
@@ -400,6 +406,34 @@ def test_an_output_without_its_recipe_says_which_fields_cannot_be_told(shop: Wor
     assert keys["agent.max_concurrency"].text().endswith("may follow from agent.max_concurrency")
     assert keys["agent.listen"].because == ("agent.listen",)
     assert found.unexplained == ()
+
+
+def test_a_recipe_that_changed_after_the_build_is_noted(shop: Workshop) -> None:
+    target = Target(shop.folder / "edited/varied.yaml", shop.image("edited", BASE))
+    assert verb.newer_recipe(target) == []
+    shop.recipe("edited", varied(put("agent listen", 9000)), {}, "varied")
+    (note,) = verb.newer_recipe(target)
+    assert note.startswith("varied.yaml changed since ")
+    target.recipe.write_text("schema: 2\n")  # type: ignore[union-attr]
+    (note,) = verb.newer_recipe(target)
+    assert note.startswith("varied.yaml has errors")
+
+
+def test_many_differences_are_explained_in_time(shop: Workshop, base: Path) -> None:
+    """60,000 paths, and a thousand changed inputs."""
+    image = shop.image("many", varied(put("agent listen", 9000)))
+    report = shop.compared(base, image)
+    template = report.findings[0]
+    files = [
+        replace(template, layer=Layer.TREE, place=f"root.raw:/usr/share/{number}", field="content")
+        for number in range(60_000)
+    ]
+    sources = [Change("agent file", f"privml/{number}.py", "a", "b") for number in range(1000)]
+    explainer = Explainer(sources, (side_of(base), side_of(image)))
+    start = time.process_time()
+    found = explain(replace(report, findings=tuple(files)), explainer)
+    assert len(found.findings) == 60_000
+    assert time.process_time() - start < 5
 
 
 def test_a_record_of_another_recipe_is_not_believed(shop: Workshop, base: Path) -> None:

@@ -51,17 +51,23 @@ class Explainer:
         self._sources = sources
         self._sides = sides
         self._untold = untold
+        self._of_kind: dict[str, list[Change]] = {}
+        for change in sources:
+            self._of_kind.setdefault(change.kind, []).append(change)
         self._agent = {f"{AGENT_ROOT}/{change.name}": change for change in sources if change.kind == "agent file"}
         self._guest = {overlay_path(change.name): change for change in sources if change.kind == "guest file"}
         if (init := self._guest.get("initrd/init")) is not None:
             self._guest[f"{AGENT_ROOT}/initrd-init"] = init
+        # Tools and templates can change whatever they make.
+        templates = [change.title for path, change in self._guest.items() if path.startswith("mkosi/")]
+        self._anything = [f"{MAYBE}{title}" for title in (*self._kinds("tools"), *templates)]
         self._own = {change.name: change for change in sources if change.kind == "recipe file"}
         self._packages = {change.name: change for change in sources if change.kind in _PACKAGES}
 
     # -- parts of the recipe and the inputs ----------------------------------------------------------------------
     def _fields(self, *names: str) -> list[str]:
         """The changed fields called ``names`` or inside them, and those that cannot be told."""
-        found = [change.title for change in self._sources if change.kind == FIELD and _inside(change.name, names)]
+        found = [change.title for change in self._of_kind.get(FIELD, ()) if _inside(change.name, names)]
         plain = [plain_name(name) for name in names]
         return found + [f"{MAYBE}{path}" for path in self._untold if _inside(path, plain)]
 
@@ -70,7 +76,7 @@ class Explainer:
         return [name for name in self._fields(*names) if not name.startswith(MAYBE)]
 
     def _kinds(self, *kinds: str) -> list[str]:
-        return [change.title for change in self._sources if change.kind in kinds]
+        return [change.title for kind in kinds for change in self._of_kind.get(kind, ())]
 
     def _moving(self, register: str) -> list[str]:
         found = [change.title for change in self._sources if change.certain and register in change.moves]
@@ -88,7 +94,7 @@ class Explainer:
         names = {models[number].name for models in listed if number < len(models)}
         return [
             *self._fields(f"inference.models[{number}]" if both else "inference"),
-            *(change.title for change in self._sources if change.kind == "model" and change.name in names),
+            *(change.title for change in self._of_kind.get("model", ()) if change.name in names),
             *self._kinds("times"),
         ]
 
@@ -125,9 +131,7 @@ class Explainer:
             found = self._firmware(next(tee for tee, name in FIRMWARE.items() if name == file))
         else:
             found = self._document(file, inside)
-        if not found:
-            templates = (change.title for name, change in self._guest.items() if name.startswith("mkosi/"))
-            found = [f"{MAYBE}{title}" for title in (*self._kinds("tools"), *templates)]
+        found = found or self._anything
         certain = [name for name in found if not name.startswith(MAYBE)]
         return tuple(dict.fromkeys(certain or found))
 
@@ -219,13 +223,8 @@ class Explainer:
         if path == "usr/lib/clock-epoch":
             return self._kinds("times")
         if (own := self._own.get(path)) is not None:
-            fields = [
-                change.title
-                for change in self._sources
-                if change.kind == FIELD
-                and change.name.startswith("files.")
-                and f"/{path}".startswith(_target(change))
-            ]
+            named = [change for change in self._of_kind.get(FIELD, ()) if change.name.startswith("files.")]
+            fields = [change.title for change in named if _is_below(f"/{path}", _target(change))]
             return fields or [own.title]
         for known in (self._guest, self._agent):
             if (change := known.get(source_of(path)) or known.get(path)) is not None:
@@ -350,6 +349,10 @@ def source_of(path: str) -> str:
 
 def _inside(name: str, fields: Iterable[str]) -> bool:
     return any(name == field or name.startswith((f"{field}.", f"{field}[")) for field in fields)
+
+
+def _is_below(path: str, target: str) -> bool:
+    return path == target or path.startswith(f"{target.rstrip('/')}/")
 
 
 def _target(change: Change) -> str:

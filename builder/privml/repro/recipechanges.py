@@ -49,17 +49,25 @@ def side_of(directory: Path) -> Side:
         notes.append(error.message)
     recipe = None
     record = directory / inputs.FILE
-    if record.is_file() and record.stat().st_size <= _MAX_RECORD:
+    if record.is_file():
         try:
-            kept = inputs.decode(record.read_bytes()).recipe
+            kept = inputs.decode(_bytes(record)).recipe
             size = len(canonical(dict(kept)))
             if kept and digest_of(kept) == manifest.recipe_sha256 and size <= _MAX_RECIPE and _has_content(kept):
                 recipe = kept
             elif kept:
                 notes.append(f"{record} has another recipe than the one that manifest.json names")
-        except (EvidenceError, ValueError) as error:
+        except (EvidenceError, OSError, ValueError) as error:
             notes.append(f"{record} cannot be read: {error}")
     return Side(directory, manifest, None if made is None else made.lock, recipe, tuple(notes))
+
+
+def _bytes(record: Path) -> bytes:
+    with record.open("rb") as file:
+        data = file.read(_MAX_RECORD + 1)
+    if len(data) > _MAX_RECORD:
+        raise EvidenceError(f"more than {_MAX_RECORD} bytes")
+    return data
 
 
 def _has_content(effective: Mapping[str, Any]) -> bool:
