@@ -20,10 +20,11 @@ from privml.image.target import Target
 from privml.measure import gpt
 from privml.output import manifest as manifests
 from privml.recipe.fields import PLATFORM, fact_named, facts
+from privml.repro.causes import BY_ID
 from privml.repro.change import FIELD, KEY, NAME, SUPERBLOCK, TEXT, Change
 from privml.repro.explained import Explainer, explain
 from privml.repro.images import ImageDiff
-from privml.repro.layers import Layer
+from privml.repro.layers import Layer, Mismatch, Report
 from privml.repro.recipechanges import side_of
 
 KERNEL = "linux-image-amd64"
@@ -417,6 +418,26 @@ def test_a_recipe_that_changed_after_the_build_is_noted(shop: Workshop) -> None:
     target.recipe.write_text("schema: 2\n")  # type: ignore[union-attr]
     (note,) = verb.newer_recipe(target)
     assert note.startswith("varied.yaml has errors")
+
+
+def test_bytes_outside_every_layer_stay_unexplained(shop: Workshop, base: Path) -> None:
+    """A root that a field moves does not excuse bytes that no layer of the comparison has."""
+    listen = Change(FIELD, "agent.listen", "1", "2", ("rtmr1", "rtmr2", "rtmr3"))
+    explainer = Explainer([listen], (side_of(base), side_of(base)))
+    row = Mismatch(Layer.BYTES, "root.raw", "bytes", "a", "b", BY_ID["unexplained-bytes"])
+    report = Report((row, replace(row, cause=BY_ID["explained-above"])), {}, {})
+    assert [finding.because for finding in explain(report, explainer).findings] == [(), ("agent.listen",)]
+
+
+def test_an_unmeasured_field_of_a_model_does_not_explain_its_volume(shop: Workshop, base: Path) -> None:
+    image = shop.image("licensed", varied(put(f"{MODEL} licence", "MIT")))
+    bend(image / "model.raw", DATA + 1024 + 16, b"\7")
+    reseal(image)
+    found = shop.diff(base, image)
+    assert [change.kind for change in of_kind(found, FIELD, SUPERBLOCK) if change.explained is not None] == [
+        SUPERBLOCK
+    ]
+    assert of_kind(found, SUPERBLOCK)[0].explained is False
 
 
 def test_many_differences_are_explained_in_time(shop: Workshop, base: Path) -> None:

@@ -92,8 +92,10 @@ class Explainer:
         listed = [side.manifest.models for side in self._sides]
         both = all(number < len(models) for models in listed)
         names = {models[number].name for models in listed if number < len(models)}
+        unmeasured = {change.title for change in self._of_kind.get(FIELD, ()) if not change.moves}
+        fields = self._fields(f"inference.models[{number}]" if both else "inference")
         return [
-            *self._fields(f"inference.models[{number}]" if both else "inference"),
+            *(title for title in fields if title not in unmeasured),
             *(change.title for change in self._of_kind.get("model", ()) if change.name in names),
             *self._kinds("times"),
         ]
