@@ -231,6 +231,7 @@ class Workshop:
     def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         self.folder = folder
         self.fake: Fake = image_fake.make(folder / "fake")
+        self.template = self.fake.lock
         self.tools = Tools(self.fake.root, "f" * 64)
         self.debs: dict[str, Package] = {}
         self._agents: dict[str, Tree] = {}
@@ -292,7 +293,7 @@ class Workshop:
         body = FIRMWARE + (chosen.package + (chosen.suite or "")).encode()
         if content.variant not in self._agents:
             self._agents[content.variant] = agent_tree(content.variant)
-        made = self.fake.lock.model_copy(
+        made = self.template.model_copy(
             update={
                 "recipe_sha256": recipe.digest,
                 "packages_requested": (content.kernel.package, *content.named_packages),
