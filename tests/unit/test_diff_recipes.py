@@ -314,6 +314,32 @@ def test_a_file_that_no_field_explains_is_unexplained_among_the_explained(shop: 
     assert "unexplained" in found.unexplained[0].text()
 
 
+STOWAWAYS = (
+    "usr/bin/backdoor",
+    "usr/lib/privml/evil.py",
+    "usr/lib/privml/privml/agent/__pycache__/evil.cpython-313.pyc",
+    "etc/systemd/system/evil.service",
+    "etc/acme/a.json2",
+)
+
+
+def test_no_field_excuses_a_file_that_nothing_puts_there(shop: Workshop, base: Path) -> None:
+    """Many fields differ at once, and still none of them leads to these."""
+    document = varied(
+        put("variant", "development"), put("packages", []), put("programs", []), put("kernel package", KERNEL),
+        put("services metrics required", True), put("files /etc/acme/a.json executable", True),
+    )  # fmt: skip
+    image = shop.image("smuggled", document)
+    for path in STOWAWAYS:
+        shop.bend(image, path, "x")
+    shop.bend(image, "etc/passwd", "backdoor:x:0:0\n")
+    found = shop.diff(base, image)
+    folder = "/usr/lib/privml/privml/agent/__pycache__"
+    assert {change.name.split()[0] for change in found.unexplained} == {folder, *(f"/{path}" for path in STOWAWAYS)}
+    (accounts,) = [change for change in found.changes if change.name.startswith("/etc/passwd")]
+    assert "; may follow from " in accounts.text()
+
+
 def test_a_key_that_no_field_explains_is_unexplained(shop: Workshop, base: Path) -> None:
     image = shop.image("key", varied(put("description", "x")))
     shop.bend(image, "etc/privml/config.json", config(shop, base).replace(":8443", ":9443"))
@@ -376,7 +402,9 @@ def test_another_version_of_a_package_is_an_input(shop: Workshop, base: Path) ->
     found = shop.diff(base, shop.image("newer", BASE, versions={"alpha": "2"}))
     (package,) = of_kind(found, "package")
     assert (package.name, package.before, package.after, package.explained) == ("alpha", "1", "2", None)
-    assert {change.because for change in of_kind(found, "file")} == {("package alpha",)}
+    files = {change.name.split()[0]: change.because for change in of_kind(found, "file")}
+    assert files["/usr/lib/alpha/a.so"] == ("package alpha",)
+    assert files["/etc/ld.so.cache"] == ("perhaps package alpha",)
     assert found.unexplained == ()
 
 

@@ -36,6 +36,7 @@ _DERIVED = re.compile(
 )
 _INSTALLED = ("base", "kernel", "packages", "inference.engine", "services", "programs", "variant")
 _PACKAGES = ("package", "kernel package")
+_OVERLAY = "overlay"
 # Fields of findings that no recipe leads to: a document that is wrong about the files next to it, a file that cannot
 # be read, a tree in another layout.
 _NEVER = ("of side a", "of side b", "reading", "kind", "layout", "number")
@@ -126,7 +127,7 @@ class Explainer:
         if file == "prediction.json" and not inside.startswith("/") and inside:
             found = self._register(inside.rpartition(", ")[2])
         elif file == UKI:
-            found = self._uki(inside, field)
+            found = self._uki(inside, field, package)
         elif is_volume(file):
             found = self._of_volume(file, inside, field, package)
         elif file in FIRMWARE.values():
@@ -162,7 +163,7 @@ class Explainer:
         # A machine that only one of them predicts has no counterpart.
         return self._moving(register) or self._fields("platforms", "shapes", "firmware")
 
-    def _uki(self, inside: str, field: str) -> list[str]:
+    def _uki(self, inside: str, field: str, package: str) -> list[str]:
         section = inside.partition(":")[0]
         kernel = [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")]
         if section in (".linux", ".uname"):
@@ -173,13 +174,29 @@ class Explainer:
             return self._fields("kernel.options")
         if section == ".cmdline":
             return [*self._fields("kernel.options"), *self._root()]
+        if section == ".initrd" and inside != section:
+            return self._member(inside.removeprefix(f"{section}:/"), field, package)
         if section == ".initrd":
-            guest = [change.title for name, change in self._guest.items() if name == "initrd/init"]
-            times = self._kinds("times") if field in ("mtime", "section") else []
-            return [*kernel, *self._kinds("package"), *guest, *times]
+            return [*kernel, *self._kinds("package", "times"), *self._init()]
         if section == "":
             return [*self._fields("kernel", "base"), *self._root()]
         return []
+
+    def _init(self) -> list[str]:
+        return [self._guest["initrd/init"].title] if "initrd/init" in self._guest else []
+
+    def _member(self, path: str, field: str, package: str) -> list[str]:
+        """A member of the initrd: our own program, or a file of the root's packages."""
+        if field == "mtime":
+            return self._kinds("times")
+        if path == "init" and field != "links":
+            return self._init()
+        if path.startswith("modules/"):
+            return [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")]
+        if package in self._packages:
+            return [self._packages[package].title]
+        # Members move when others come or go.
+        return [f"{MAYBE}{title}" for title in self._kinds(*_PACKAGES)]
 
     def _of_volume(self, volume: str, inside: str, field: str, package: str) -> list[str]:
         if (field == "erofs" and inside.endswith(":build time")) or field == "mtime":
@@ -236,12 +253,26 @@ class Explainer:
             return self._fields("services")
         if package in self._packages:
             return [self._packages[package].title]
-        if field == "presence" and (package != "unknown" or path.startswith("usr/bin/")):
+        if package == _OVERLAY:
+            return self._compiled(path)
+        if field == "presence" and package != "unknown":
             # The package is the same, so what stays of it differs.
             return self._kept(path)
         if _DERIVED.fullmatch(path):
-            return [*self._changed(*_INSTALLED), *self._kinds(*_PACKAGES)]
+            return [f"{MAYBE}{title}" for title in (*self._changed(*_INSTALLED), *self._kinds(*_PACKAGES))]
         return []
+
+    def _compiled(self, path: str) -> list[str]:
+        """A compiled module of the agent follows from another Python, if its source is a locked one."""
+        locked = {
+            f"{AGENT_ROOT}/{file.path}"
+            for side in self._sides
+            if side.lock is not None
+            for file in side.lock.agent.files
+        }
+        if source_of(path) == path or source_of(path) not in locked:
+            return []
+        return [change.title for name, change in self._packages.items() if "python3" in name]
 
     def _kept(self, path: str) -> list[str]:
         if path.startswith("usr/bin/"):
