@@ -22,7 +22,8 @@ from privml.output import manifest as manifests
 from privml.recipe.fields import PLATFORM, fact_named, facts
 from privml.repro.causes import BY_ID
 from privml.repro.change import FIELD, KEY, NAME, SUPERBLOCK, TEXT, Change
-from privml.repro.explained import Explainer, explain
+from privml.repro.explained import explain
+from privml.repro.explainer import Explainer
 from privml.repro.images import ImageDiff
 from privml.repro.layers import Layer, Mismatch, Report
 from privml.repro.recipechanges import side_of
@@ -466,6 +467,12 @@ def test_an_unmeasured_field_of_a_model_does_not_explain_its_volume(shop: Worksh
         SUPERBLOCK
     ]
     assert of_kind(found, SUPERBLOCK)[0].explained is False
+
+
+@pytest.mark.parametrize("key", ["models[99].name", "models[999].verity.salt", "models.x", "", "[]", "engine[", "."])
+def test_a_strange_key_of_a_configuration_is_unexplained(shop: Workshop, base: Path, key: str) -> None:
+    explainer = Explainer([Change(FIELD, "agent.listen", "1", "2", ("rtmr3",))], (side_of(base), side_of(base)))
+    assert explainer.of(f"root.raw:/etc/privml/config.json:{key}", "key") == ()
 
 
 def test_many_differences_are_explained_in_time(shop: Workshop, base: Path) -> None:

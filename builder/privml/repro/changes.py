@@ -10,7 +10,7 @@ from privml.output.manifest import Manifest
 from privml.repro.causes import FOLLOWS, INTENDED
 from privml.repro.change import BY_CONFIG, BY_UKI, KEY, SUPERBLOCK, Change
 from privml.repro.compare import CONFIG
-from privml.repro.explained import Explainer
+from privml.repro.explainer import Explainer
 from privml.repro.layers import Layer, Mismatch, Report
 
 _ROOT_ARGUMENT = "privml.root"

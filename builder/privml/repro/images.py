@@ -15,7 +15,8 @@ from privml.repro.change import Change, Group
 from privml.repro.changes import changes, moved, package_changes
 from privml.repro.compare import Surroundings, compare
 from privml.repro.disk import extracted
-from privml.repro.explained import Explainer, explain
+from privml.repro.explained import explain
+from privml.repro.explainer import Explainer
 from privml.repro.external import Look
 from privml.repro.layers import Report
 from privml.repro.lockchanges import lock_changes
