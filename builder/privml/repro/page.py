@@ -79,10 +79,9 @@ def page(title: str, report: Report, variations: Sequence[Variation] = (), recor
 
 def diff_page(title: str, found: ImageDiff) -> str:
     """The page of what changed between two images: recipe first, then what follows from it, then the rest."""
-    parts = [_outcome(found)]
+    parts = [_outcome(found), _registers(found)]
     if found.notes:
         parts.append(f"<ul>{''.join(f'<li>{_text(note)}</li>' for note in found.notes)}</ul>")
-    parts.append(_registers(found))
     open_ = [change for change in found.changes if change.explained is False]
     parts.append(_changes("Unexplained: no change of recipe or lock leads to it", open_))
     for group in Group:

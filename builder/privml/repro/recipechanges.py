@@ -171,6 +171,6 @@ def untold(*tables: Mapping[str, str]) -> list[str]:
         for path, fact in facts().items()
         if not path.startswith(f"{PLATFORM}.")
         and path not in (EXTENDS, "schema")
-        and path not in known
+        and not any(path == one or path.startswith(f"{one}.") for one in known)  # told, or told to be empty
         and not any(other.startswith(f"{path}.") for other in facts())
     ]
