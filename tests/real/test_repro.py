@@ -59,4 +59,7 @@ def test_inspect_and_diff_describe_both_images(demo_cpu: Path, demo_cpu_dev: Pat
     assert told["registers_moved"] is None  # the development image has another machine
     kinds = {change["kind"] for change in told["changes"]}
     assert "firmware" in kinds  # generic OVMF instead of the TDX build
-    assert "model" not in kinds  # the very same volume
+    assert not {"model", "model volume", "model file"} & kinds  # the very same volume
+    fields = {change["name"] for change in told["changes"] if change["kind"] == "recipe field"}
+    assert fields == {"description", "variant", "firmware.tdx.package", "platforms"}
+    assert [change for change in told["changes"] if change["explained"] is False] == []

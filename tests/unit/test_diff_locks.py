@@ -15,7 +15,7 @@ from privml.cli import diff as verb
 from privml.lock.lockfile import serialise
 from privml.lock.modelrecord import Signature
 from privml.lock.models import Lock, ToolsLock, Tree, TreeFile
-from privml.repro.changes import lock_changes
+from privml.repro.lockchanges import lock_changes
 
 
 @pytest.fixture
@@ -84,6 +84,26 @@ def test_another_signer_is_a_change_that_moves_nothing(lock: Lock) -> None:
     signature = Signature(signer="key", key_id="a" * 64, sha256="b" * 64)
     signed = lock.model_copy(update={"models": (model.model_copy(update={"signature": signature}),)})
     assert told(lock, signed) == {("model signature", model.name): ("not signed", f"by key {'a' * 64}", ())}
+
+
+def test_what_a_recipe_adds_is_listed_with_the_registers_it_moves(
+    lock: Lock, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    added = Tree.of([TreeFile(path="etc/acme/a", kind="file", sha256="1" * 64, size=1)])
+    other = lock.model_copy(update={"files": added, "kernel_options": ("nosmt", "idle=poll"), "programs": ("jq",)})
+    uki = ("rtmr1", "rtmr2")
+    assert told(lock, other) == {
+        ("recipe file", "etc/acme/a"): ("absent", "file 1111111111111111..", uki),
+        ("program", "jq"): ("absent", "jq", uki),
+        ("kernel option", "idle"): ("absent", "idle=poll", uki),
+        ("kernel option", "nosmt"): ("absent", "nosmt", uki),
+    }
+    paths = [str(write(tmp_path / name, each)) for name, each in (("a", lock), ("b", other))]
+    with pytest.raises(Differs, match="differ in 4 things"):
+        verb.diff.callback(*paths, as_json=False, diffoscope=False)
+    assert "recipe file etc/acme/a: absent -> file 1111111111111111.. [moves rtmr1, rtmr2]" in capsys.readouterr().out
+    turned = other.model_copy(update={"kernel_options": ("idle=poll", "nosmt")})
+    assert told(other, turned) == {("kernel option", "order"): ("the same words", "in a different order", uki)}
 
 
 def test_the_verb_compares_locks_by_their_content(

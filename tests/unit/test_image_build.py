@@ -350,7 +350,7 @@ def test_changed_steps_are_rebuilt_and_named(
     if change == "the port":
         fake.recipe = replace(fake.recipe, content=fake.recipe.content.model_copy(update={"agent": agent}))
     elif change == "a comment":
-        fake.recipe = replace(fake.recipe, digest="0" * 64)
+        fake.recipe = replace(fake.recipe, effective={"content": {}})
     else:
         fake.lock = fake.lock.model_copy(update=updates[change])
     fake.installed(*fake.lock.packages)

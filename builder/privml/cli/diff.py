@@ -6,24 +6,28 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import click
 
-from privml.base.errors import Differs, MeasurementError, UsageError
+from privml.base.errors import Differs, MeasurementError, RecipeError, UsageError
+from privml.base.files import write_atomic
 from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show, show_text
-from privml.image.target import resolve
+from privml.image.target import Target, resolve
 from privml.image.workplace import Workplace
 from privml.lock.lockfile import FORMATS, read_lock, read_tools_lock
 from privml.lock.models import Lock
 from privml.readers import compare, files, source
 from privml.readers.compare import Pair
 from privml.readers.file import File
+from privml.recipe.loader import load
 from privml.repro import external, images
-from privml.repro.changes import Change, lock_changes, registers_moved
+from privml.repro.change import Change, Group, following, registers_moved
+from privml.repro.lockchanges import lock_changes
+from privml.repro.page import diff_page
 
 _SHOWN = 40
 _TEXT_LIMIT = 16 << 20
@@ -33,13 +37,25 @@ _FORMATS = {name: "lock" if model is Lock else "tools lock" for name, model in F
 @click.command()
 @click.argument("before", type=TARGET, metavar="A")
 @click.argument("after", type=TARGET, metavar="B")
+@click.option(
+    "--html",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Also write the changes between two images as a web page.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print all changes as JSON.")
 @click.option("--diffoscope", is_flag=True, help="Run diffoscope, which must be installed, on files that differ.")
-def diff(before: str, after: str, *, as_json: bool, diffoscope: bool) -> None:
+def diff(
+    before: str, after: str, *, as_json: bool = False, diffoscope: bool = False, html: Path | None = None
+) -> None:
     """Show what changed from A to B, and which registers each change moves.
 
     A and B are two images (a recipe's name, or the directory of a built image), or two files of one kind: locks,
     prediction.json, or CCEL or TPM event logs. Predictions and logs are compared event by event.
+
+    Of images, the fields of the recipes come first, after `extends` and with defaults, then the measured
+    configuration key by key, then packages, models, files and options, then artefacts and registers. Each difference
+    says which changes of recipe or lock it follows from; one that follows from none is `unexplained`.
 
     Exit status: 0 for no change, 1 for any.
 
@@ -47,6 +63,7 @@ def diff(before: str, after: str, *, as_json: bool, diffoscope: bool) -> None:
     Examples:
       privml-build diff out/demo-cpu /tmp/rebuilt
       privml-build diff demo-cpu demo-cpu-dev
+      privml-build diff theirs/demo-cpu out/demo-cpu --html changes.html
       privml-build diff old.lock.json recipes/demo-cpu.lock.json
       privml-build diff old/prediction.json out/demo-cpu/prediction.json
       privml-build diff yesterday.ccel today.ccel
@@ -60,8 +77,11 @@ def diff(before: str, after: str, *, as_json: bool, diffoscope: bool) -> None:
         )
     if diffoscope and kinds[0] != "image":
         raise UsageError(f"--diffoscope is for images, got {TITLES[kinds[0]]}")
+    if html is not None and kinds[0] != "image":
+        raise UsageError(f"--html is for images, got {TITLES[kinds[0]]}")
     if kinds[0] == "image":
-        diff_images(before, after, as_json=as_json, look=external.diffoscope() if diffoscope else None)
+        look = external.diffoscope() if diffoscope else None
+        diff_images(before, after, as_json=as_json, look=look, html=html)
     elif left.file is not None and right.file is not None:
         diff_events(left.file, right.file, as_json=as_json)
     else:
@@ -108,22 +128,59 @@ def _format_of(path: Path) -> str:
     return str(document.get("format", "")) if isinstance(document, dict) else ""
 
 
-def diff_images(before: str, after: str, *, as_json: bool, look: external.Look | None = None) -> None:
+def diff_images(
+    before: str, after: str, *, as_json: bool, look: external.Look | None = None, html: Path | None = None
+) -> None:
     """Compare two built images."""
-    found = images.diff(resolve(before).directory, resolve(after).directory, Workplace(), look)
+    targets = [resolve(text) for text in (before, after)]
+    found = images.diff(targets[0].directory, targets[1].directory, Workplace(), look)
+    found = replace(found, notes=(*(note for target in targets for note in newer_recipe(target)), *found.notes))
+    if html is not None:
+        write_atomic(html, diff_page(f"privml-build diff {before} {after}", found).encode())
     if as_json:
         print_json(found.to_dict())
     else:
-        _show(found.changes)
+        show(*_lines(found))
         for name, text in found.details.items():
             show_text(f"--- {name}\n{text}")
-        if found.registers is None:
-            show("registers that move: unknown, because the images are predicted for different machines")
-        else:
-            show(f"registers that move: {', '.join(found.registers) or 'none'}")
     if not found.report.equal:
         count = len(found.changes) or len(found.report.findings)
-        raise Differs(f"the images differ in {count} things", hint="`--json` lists all of them")
+        things = f"{count} thing{'' if count == 1 else 's'}"
+        raise Differs(
+            f"the images differ in {things}, {len(found.unexplained) or 'none'} of them unexplained",
+            hint="--json and --html list all of them",
+        )
+
+
+def newer_recipe(target: Target) -> list[str]:
+    """A note if the recipe that was named is not the one that its image was built from."""
+    if target.recipe is None:
+        return []
+    name = target.recipe.name
+    try:
+        if load(target.recipe).digest == target.manifest().recipe_sha256:
+            return []
+    except RecipeError:
+        return [f"{name} has errors; the recipe that {target.directory} was built from is compared"]
+    return [f"{name} changed since {target.directory} was built; the recipe that it was built from is compared"]
+
+
+def _lines(found: images.ImageDiff) -> Iterator[str]:
+    """Every group of changes, then the registers and what could not be told."""
+    for group in Group:
+        of = [change for change in found.changes if change.group is group]
+        if of:
+            yield group.title
+            yield from (f"  {change.text()}" for change in of[:_SHOWN])
+        if len(of) > _SHOWN:
+            yield f"  {len(of) - _SHOWN} more: see --json"
+    if found.registers is None:
+        yield "registers that move: unknown, because the images are predicted for different machines"
+    else:
+        yield f"registers that move: {', '.join(found.registers) or 'none'}"
+        for name, because in found.registers.items():
+            yield f"  {name}: {following(because) or 'unexplained'}"
+    yield from (f"note: {note}" for note in found.notes)
 
 
 def diff_events(left: File, right: File, *, as_json: bool) -> None:

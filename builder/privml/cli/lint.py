@@ -14,7 +14,7 @@ from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show, show_text
 from privml.lock.facts import lock_facts
 from privml.lock.trees import images_folder
-from privml.recipe.fields import facts
+from privml.recipe.fields import Fact, fact_named, facts, plain_name
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.guestfiles import lint_guest, read_guest
 from privml.recipe.lint import lint as findings_of
@@ -97,9 +97,18 @@ def _hint(wrong: list[str]) -> str | None:
     return f"why: `privml-build lint --explain {named[0]}`" if named else None
 
 
+def _value_named(word: str) -> Fact | None:
+    """The field of one value, as `diff` names it: ``shapes[1].memory``, ``sysctl.vm.swappiness``."""
+    found = fact_named(word)
+    if found is None or found.model is not None:
+        return None
+    same = plain_name(word).rpartition(".")[2] == found.path.rpartition(".")[2]
+    return found if same or found.named_values else None
+
+
 def _explain(word: str, *, as_json: bool) -> None:
     fields = facts()
-    found = RULES.get(word) or fields.get(word)
+    found = RULES.get(word) or fields.get(word) or _value_named(word)
     if found is None:
         known = [*RULES, *fields]
         near = difflib.get_close_matches(word, known, n=3) or [name for name in known if name.endswith(f".{word}")]

@@ -155,9 +155,12 @@ def _whole(order: Order, before: Earlier) -> BuildResult | None:
     """The existing image, if every step is cached."""
     if len(before.models) != len(order.lock.models):
         return None
-    because = steps.decide(_inputs(order, before.models), before, forced=False, base_kept=False)
+    now = _inputs(order, before.models)
+    because = steps.decide(now, before, forced=False, base_kept=False)
     if any(because.values()):
         return None
+    if before.record.recipe != now.recipe:  # a record from before it had the recipe
+        write_atomic(before.directory / inputs.FILE, replace(before.record, recipe=now.recipe).encode())
     for name in because:
         steps.announce(name, ())
     return BuildResult(before.directory, before.manifest, because)

@@ -54,11 +54,14 @@ class StepInputs:
     """The inputs of every step of a built image, and what a later build needs in order to reuse parts of it.
 
     ``model_files`` are the file names of the models in their volumes; ``licences`` are of the root's packages.
+    ``recipe`` is the recipe's effective content and files (``Recipe.effective``), which `diff` compares; empty in a
+    record from before it was kept.
     """
 
     model_files: tuple[str, ...]
     steps: Mapping[str, Inputs]
     licences: Mapping[str, list[str]] = field(default_factory=dict)
+    recipe: Mapping[str, Any] = field(default_factory=dict)
 
     def encode(self) -> bytes:
         """The content of the file."""
@@ -68,6 +71,7 @@ class StepInputs:
                 "model_files": list(self.model_files),
                 "licences": dict(self.licences),
                 "steps": dict(self.steps),
+                **({"recipe": dict(self.recipe)} if self.recipe else {}),
             }
         )
 
@@ -91,8 +95,9 @@ def decode(data: bytes) -> StepInputs:
     for name, value in licences.items():
         if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
             raise EvidenceError(f"inputs.licences.{name}: expected strings")
+    recipe = top.fields("recipe").rest() if top.has("recipe") else {}
     top.end()
-    inputs = StepInputs(tuple(model_files), found, licences)
+    inputs = StepInputs(tuple(model_files), found, licences, recipe)
     if inputs.encode() != data:
         raise EvidenceError("inputs: not canonical JSON (RFC 8785)")
     return inputs
@@ -151,7 +156,7 @@ def inputs_of(
         **{step: _digest(inputs) for step, inputs in steps.items()},
     }
     steps[PREDICTION] = {MANIFEST: _digest(steps[MANIFEST]), "tools tree": lock.tools_sha256, **prediction}
-    return StepInputs(tuple(model.file for model in config.models), steps)
+    return StepInputs(tuple(model.file for model in config.models), steps, recipe=recipe.effective)
 
 
 def model(lock: Lock, number: int) -> Inputs:

@@ -3,12 +3,24 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from fnmatch import fnmatchcase
 
 from privml.events import services
 from privml.image.render import File
 from privml.recipe.service import Service
 
 _MIB = 1 << 20
+_USERS = "usr/lib/sysusers.d/privml-services.conf"
+_ACCESS = "etc/systemd/system/privml-server.service.d/services.conf"
+
+
+def _limits(name: str) -> str:
+    return f"etc/systemd/system/{services.unit(name)}.d/limits.conf"
+
+
+def is_of_service(path: str) -> bool:
+    """Whether ``overlay`` makes the file at ``path`` for services of some name."""
+    return path in (_USERS, _ACCESS) or fnmatchcase(path, _limits("*"))
 
 
 def overlay(given: Mapping[str, Service]) -> dict[str, File]:
@@ -22,14 +34,12 @@ def overlay(given: Mapping[str, Service]) -> dict[str, File]:
     )
     groups = " ".join(map(services.user, sorted(given)))
     files = {
-        "usr/lib/sysusers.d/privml-services.conf": File(users.encode()),
-        "etc/systemd/system/privml-server.service.d/services.conf": File(
+        _USERS: File(users.encode()),
+        _ACCESS: File(
             "# Access to the services' sockets, which carry requests in plain text.\n"
             f"[Service]\nSupplementaryGroups={groups}\n".encode()
         ),
     }
     for name, service in sorted(given.items()):
-        files[f"etc/systemd/system/{services.unit(name)}.d/limits.conf"] = File(
-            f"[Service]\nMemoryMax={service.memory // _MIB}M\nMemorySwapMax=0\n".encode()
-        )
+        files[_limits(name)] = File(f"[Service]\nMemoryMax={service.memory // _MIB}M\nMemorySwapMax=0\n".encode())
     return files

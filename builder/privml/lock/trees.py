@@ -50,6 +50,12 @@ def overlays(content: Content) -> tuple[str, ...]:
     return ("guest/common", *engine, *services, f"guest/{content.variant}")
 
 
+def overlay_path(path: str) -> str:
+    """The path in the root of a guest file, such as ``guest/common/etc/hosts``; other files keep theirs."""
+    folder, _, rest = path.partition("/")
+    return rest.partition("/")[2] if folder == "guest" else path
+
+
 def guest_tree(images: Path, content: Content) -> Tree:
     """The guest's overlays, initrd files and templates below ``images``; directories may be absent."""
     files: list[TreeFile] = []

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import re
 import types
 import typing
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel, WithJsonSchema
@@ -19,6 +21,9 @@ from privml.recipe.section import CONFIG
 from privml.recipe.validation import model_in
 
 PLATFORM = "platform"
+# Names may be from a stranger's image: enough for a path of the guest in a name, and for the dots of a sysctl.
+_MAX_NAME = 1000
+_MAX_INNER = 8
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,11 @@ class Fact:
     example: str
     moves: tuple[str, ...]
     model: type[BaseModel] | None
+
+    @property
+    def named_values(self) -> bool:
+        """Whether it has values by names of the author's, such as ``sysctl`` or the environment of a service."""
+        return self.model is None and self.kind in ("fields", "whole numbers by name", "a list of KIND: COUNT")
 
     def lines(self) -> list[str]:
         """The full description, for `lint --explain`."""
@@ -67,6 +77,34 @@ def facts() -> dict[str, Fact]:
         None,
     )
     return found
+
+
+def fact_named(name: str) -> Fact | None:
+    """The field of one value in a recipe: ``inference.models[0].source``, or ``services.metrics.memory``.
+
+    A value inside a field that has no fields of its own (``sysctl.vm.swappiness``) is described by that field.
+    """
+    plain = plain_name(name) if len(name) <= _MAX_NAME else ""
+    for _ in range(_MAX_INNER):
+        for pattern, fact in _patterns():
+            if pattern.fullmatch(plain):
+                return fact
+        plain = plain.rpartition(".")[0]
+    return None
+
+
+def plain_name(name: str) -> str:
+    """A field's name without the positions in lists."""
+    return re.sub(r"\[\d+\]", "", name)
+
+
+@cache
+def _patterns() -> tuple[tuple[re.Pattern[str], Fact], ...]:
+    """Every field with the paths that it has in recipes: a free key, such as NAME, may be any text."""
+    return tuple(
+        (re.compile(r"\.".join("(?s:.+)" if part.isupper() else re.escape(part) for part in path.split("."))), fact)
+        for path, fact in facts().items()
+    )
 
 
 def _walk(model: type[BaseModel], prefix: str) -> Iterator[Fact]:

@@ -30,15 +30,20 @@ EXTENDS = "extends"
 class Recipe:
     """A checked recipe, merged with its parent.
 
-    ``digest`` covers the effective content and the bytes of its files: manifests name recipe lines, so a moved line
-    is a changed input.
+    ``effective`` has the effective ``content`` and the digests of the recipe's ``files``, its own and its parent's:
+    manifests name recipe lines, so a moved line is a changed input.
     """
 
     name: str
     path: Path
     content: Content
-    digest: str
+    effective: Mapping[str, Any]
     source: Document
+
+    @property
+    def digest(self) -> str:
+        """The hex SHA-256 by which manifests and locks name this recipe."""
+        return digest_of(self.effective)
 
     def origin(self, field: str) -> str:
         """Source position of a field's value, such as ``recipes/demo-cpu.yaml:4 kernel.package``."""
@@ -137,8 +142,12 @@ def load(path: Path) -> Recipe:
     if not content.devices:
         content = content.model_copy(update={"devices": _devices_of(_platforms(content, path, source), source)})
     effective = _without_unused(content.model_dump(mode="json", by_alias=True))
-    digest = hashlib.sha256(strictjson.canonical({"content": effective, "files": files})).hexdigest()
-    return Recipe(path.name.removesuffix(".yaml"), path, content, digest, source)
+    return Recipe(path.name.removesuffix(".yaml"), path, content, {"content": effective, "files": files}, source)
+
+
+def digest_of(effective: Mapping[str, Any]) -> str:
+    """The digest of a recipe from its ``effective`` content and files."""
+    return hashlib.sha256(strictjson.canonical(dict(effective))).hexdigest()
 
 
 def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:

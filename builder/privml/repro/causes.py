@@ -231,8 +231,12 @@ OUTSIDE: tuple[Cause, ...] = (
     Cause("partition-place", "partitions are at different places", "their sizes depend on the trees", ("gpt",)),
     Cause("filesystem-id", "the file system's UUID is random", "fix Seed=", ("erofs",), ("*uuid",)),
     Cause("filesystem-time", "the file system contains its creation time", "mkfs.erofs -T", ("erofs",), ("*time",)),
+    Cause("filesystem-size", "the numbers of files and blocks depend on the tree", "see the tree's first difference",
+          ("erofs",), ("*inodes", "*blocks")),
     Cause("filesystem-layout", "the same tree in a different layout", "lock erofs-utils, fix its options and threads",
           ("erofs",)),
+    Cause("configuration-key", "the measured configuration differs", "build both from one recipe and lock",
+          ("configuration",)),
     Cause("document-field", "a document next to the artefacts differs", "see the field", ("document",)),
     Cause("unreadable-artefact", "the artefact is not of the format its name says", "look at the build that made it",
           ("unreadable",)),
@@ -248,10 +252,12 @@ OUTSIDE: tuple[Cause, ...] = (
 )  # fmt: skip
 
 TABLE = (*TREE, *OUTSIDE)
+# Not in the table: it is named when recipe or inputs of two images differ (`explained`).
+INTENDED = Cause("intended", "the recipe or its inputs differ here", "nothing, if the change is wanted", ())
 # Consequences of another reported difference, which is the one to look at.
 FOLLOWS = frozenset({
     "firmware-register", "image-register", "tree-hash", "other-command-line", "other-initrd", "partition-id",
-    "partition-place", "document-field", "explained-above",
+    "partition-place", "filesystem-size", "document-field", "explained-above",
 })  # fmt: skip
 BY_ID = {cause.id: cause for cause in TABLE}
 # Check all globs at once: with tens of thousands of differences, most paths match no row.

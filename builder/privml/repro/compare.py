@@ -34,12 +34,17 @@ from privml.repro.layers import Layer, Mismatch, Report, ordered
 from privml.repro.origins import origin_key
 from privml.repro.owners import Owners
 from privml.repro.tree import FileTree, read_cpio, read_trees
-from privml.repro.values import differing, where
+from privml.repro.values import differing, differing_keys, where
 from privml.statement import intoto
 from privml.statement.predicate import Predicate
 
+CONFIG = "etc/privml/config.json"
+"""The measured configuration in the root."""
 Opener = Callable[[Path, Partition], AbstractContextManager[Path]]
 Surroundings = Mapping[str, tuple[tuple[str, str], ...]]
+_MAX_CONFIG = 64 << 10
+# Symptoms in the layer of trees whose path is no path in a tree.
+_NOT_PATHS = ("package", "configuration")
 
 
 @dataclass
@@ -60,7 +65,7 @@ class Comparer:
 
     def add(self, layer: Layer, place: str, what: str, a: str, b: str, *, symptom: Symptom, detail: str = "") -> None:
         """Record a difference with its cause, package and recipe line."""
-        path = symptom.path if layer is Layer.TREE and symptom.field != "package" else ""
+        path = symptom.path if layer is Layer.TREE and symptom.field not in _NOT_PATHS else ""
         owner = self.owners.package(path) if path else "unknown"
         origin = self.origins.get(origin_key(place, owner), "")
         cause = name_cause(symptom)
@@ -273,6 +278,17 @@ class Comparer:
                 symptom = Symptom(what, path, one, two, *data, self.surroundings)
                 detail = self._looked(a, b, path) if what == "content" and one.type == "file" else ""
                 self.add(Layer.TREE, place, what, one.shown(what), two.shown(what), symptom=symptom, detail=detail)
+                if what == "content" and (name, path) == (ROOT, CONFIG):
+                    self._configuration(place, *data)
+
+    def _configuration(self, place: str, a: bytes | None, b: bytes | None) -> None:
+        """Compare the measured configuration key by key; a malformed one differs only as a file."""
+        try:
+            values = [strictjson.loads(data or b"", what=CONFIG, limit=_MAX_CONFIG) for data in (a, b)]
+        except PrivmlError:
+            return
+        for key, one, two in differing_keys(values[0], values[1]):
+            self.plain(Layer.TREE, f"{place}:{key}", "key", one, two, "configuration", key)
 
     def _looked(self, a: FileTree, b: FileTree, path: str) -> str:
         if self.look is None or self.looks >= LOOKS:

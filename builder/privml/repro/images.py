@@ -11,45 +11,86 @@ from privml.base.errors import BuildError
 from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
 from privml.lock.models import Lock
-from privml.output import manifest as manifests
-from privml.repro.changes import Change, changes, moved
+from privml.repro.change import Change, Group
+from privml.repro.changes import changes, moved, package_changes
 from privml.repro.compare import Surroundings, compare
 from privml.repro.disk import extracted
+from privml.repro.explained import explain
+from privml.repro.explainer import Explainer
 from privml.repro.external import Look
 from privml.repro.layers import Report
+from privml.repro.lockchanges import lock_changes
 from privml.repro.owners import Owners
+from privml.repro.recipechanges import Side, recipe_changes, side_of
 from privml.store.objects import Store
+
+# What a lock repeats of the recipe, or only describes its packages.
+_TOLD_ELSEWHERE = ("recipe", "program", "kernel option")
 
 
 @dataclass(frozen=True)
 class ImageDiff:
-    """The changes between two images; ``registers`` is None if no machine is predicted for both."""
+    """The changes between two images, those of the recipe first.
+
+    ``registers`` maps each register that moves to the changes it follows from; None if no machine is predicted for
+    both. ``notes`` say what could not be told.
+    """
 
     report: Report
     changes: tuple[Change, ...]
-    registers: tuple[str, ...] | None
+    registers: dict[str, tuple[str, ...]] | None
+    notes: tuple[str, ...] = ()
 
     @property
     def details(self) -> dict[str, str]:
         """Output of the external program for differing files, by place."""
         return {finding.place: finding.detail for finding in self.report.findings if finding.detail}
 
+    @property
+    def unexplained(self) -> tuple[Change, ...]:
+        """The changes that follow from no change of recipe or inputs."""
+        return tuple(change for change in self.changes if change.explained is False)
+
     def to_dict(self) -> dict[str, Any]:
         """The JSON object."""
+        registers = self.registers
         return {
             "equal": self.report.equal,
-            "registers_moved": None if self.registers is None else list(self.registers),
+            "registers_moved": None if registers is None else sorted(registers),
+            "registers": None if registers is None else {name: list(why) for name, why in registers.items()},
+            "unexplained": len(self.unexplained),
+            "notes": list(self.notes),
             "changes": [change.to_dict() for change in self.changes],
             "details": self.details,
         }
 
 
 def diff(a: Path, b: Path, place: Workplace, look: Look | None = None) -> ImageDiff:
-    """Compare two built images; the package of a file is looked up in the packages of the first."""
-    one, two = manifests.read(a), manifests.read(b)
-    owners = Owners(((row.name, row.sha256) for row in one.packages), place.store)
-    report = compared(a, b, place.tools(), owners, look=look)
-    return ImageDiff(report, changes(one, two, report), moved(report))
+    """Compare two built images and the recipes they were built from, as far as the outputs tell them."""
+    one, two = side_of(a), side_of(b)
+    rows = {row.sha256: (row.name, row.sha256) for side in (one, two) for row in side.manifest.packages}
+    report = compared(a, b, place.tools(), Owners(rows.values(), place.store), look=look)
+    return of(one, two, report)
+
+
+def of(one: Side, two: Side, report: Report) -> ImageDiff:
+    """The changes between two outputs whose files ``report`` compares."""
+    fields, notes, untold = recipe_changes(one, two)
+    inputs = input_changes(one, two)
+    explainer = Explainer([*fields, *inputs], (one, two), untold)
+    report = explain(report, explainer)
+    found = [*fields, *inputs, *changes(one.manifest, two.manifest, report, explainer)]
+    found.sort(key=lambda change: (change.group, change.group is not Group.RECIPE and change.explained is not False))
+    registers = moved(report)
+    why = None if registers is None else {name: explainer.of_register(name) for name in registers}
+    return ImageDiff(report, tuple(found), why, notes)
+
+
+def input_changes(a: Side, b: Side) -> list[Change]:
+    """What differs between the locks of two images, but for what the recipes tell."""
+    if a.lock is None or b.lock is None:
+        return list(package_changes(a.manifest, b.manifest))
+    return [change for change in lock_changes(a.lock, b.lock) if change.kind not in _TOLD_ELSEWHERE]
 
 
 def owners_of(lock: Lock, store: Store) -> Owners:

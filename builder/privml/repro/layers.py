@@ -41,8 +41,9 @@ _TITLES = {
 class Mismatch:
     """One difference between two images: where (``root.raw:/etc/passwd``), in which field, and both values.
 
-    ``cause`` says why and how to fix it, ``package`` and ``origin`` say where it comes from.
-    ``detail`` is the output of an external program, if one was run.
+    ``cause`` says why and how to fix it, ``package`` and ``origin`` say where it comes from. In a comparison of two
+    recipes, ``because`` names the changes of recipe and inputs that it follows from. ``detail`` is the output of an
+    external program, if one was run.
     """
 
     layer: Layer
@@ -54,6 +55,7 @@ class Mismatch:
     package: str = "unknown"
     origin: str = ""
     detail: str = ""
+    because: tuple[str, ...] = ()
 
     def text(self) -> str:
         """Two lines of text."""
@@ -64,7 +66,7 @@ class Mismatch:
             f"    [{self.cause.id}] {self.cause.cause}{whose}{line}; fix: {self.cause.fix}"
         )
 
-    def to_dict(self) -> dict[str, str]:
+    def to_dict(self) -> dict[str, object]:
         """The JSON object."""
         return {
             "layer": self.layer.title,
@@ -77,6 +79,7 @@ class Mismatch:
             "fix": self.cause.fix,
             "package": self.package,
             "origin": self.origin,
+            "because": list(self.because),
             "detail": self.detail,
         }
 
@@ -103,7 +106,7 @@ class Report:
     @property
     def reason(self) -> Mismatch | None:
         """The first difference that is not a consequence of another; the very first if all are."""
-        own = (finding for finding in self.findings if finding.cause.id not in FOLLOWS)
+        own = (finding for finding in self.findings if finding.cause.id not in FOLLOWS and not finding.because)
         return next(own, self.findings[0] if self.findings else None)
 
     @property

@@ -37,6 +37,7 @@ class Owners:
 
     def package(self, path: str) -> str:
         """The package name; ``overlay`` for the guest's own files, ``unknown`` if no package ships the path."""
+        path = merged(path)
         if path.startswith(("usr/lib/privml/", "etc/privml/")):
             return "overlay"
         compiled = PurePosixPath(path)

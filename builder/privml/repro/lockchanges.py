@@ -1,0 +1,101 @@
+"""List what changed between two locks, and which registers that moves."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from privml.lock.archiverecord import Archive
+from privml.lock.changes import keys_of, states_of
+from privml.lock.modelrecord import Model as LockedModel
+from privml.lock.modelrecord import ModelFile
+from privml.lock.models import Lock, Package, ToolsLock, Tree, Wheel
+from privml.recipe.distributions import Kernel
+from privml.repro.change import Change
+
+
+def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]:
+    """All changes from lock ``a`` to lock ``b``, which have the same type."""
+    found = list(_archives(states_of(a), states_of(b)))
+    if isinstance(a, ToolsLock) or isinstance(b, ToolsLock):
+        return (*found, *_inputs("tool", a.packages, b.packages))
+    found += _inputs("package", a.packages, b.packages, [lock.base.record.distribution.kernel for lock in (a, b)])
+    found += _inputs("firmware package", a.firmware_debs, b.firmware_debs)
+    found += _inputs("wheel", a.python, b.python)
+    found += _locked_models(a.models, b.models)
+    found += [*_files("agent file", a.agent, b.agent), *_files("guest file", a.guest, b.guest)]
+    found += _files("recipe file", *(lock.files or Tree.of([]) for lock in (a, b)))
+    found += _words("program", a.programs, b.programs)
+    found += _words("kernel option", a.kernel_options, b.kernel_options)
+    facts = (
+        ("times", "source_date_epoch", str(a.source_date_epoch), str(b.source_date_epoch)),
+        ("use of RTMR3", "by the kernel", a.rtmr3, b.rtmr3),
+        ("tools", "tools.lock.json", a.tools_sha256, b.tools_sha256),
+        ("recipe", "sha256", a.recipe_sha256, b.recipe_sha256),
+    )
+    return (*found, *(Change(*fact) for fact in facts if fact[2] != fact[3]))
+
+
+def _archives(a: Sequence[Archive], b: Sequence[Archive]) -> Iterable[Change]:
+    tables = [{f"{one.label}/{one.suite}": one for one in archives} for archives in (a, b)]
+    for name in sorted({*tables[0], *tables[1]}):
+        one, two = (table.get(name) for table in tables)
+        if one != two:
+            before, after = ("not used" if each is None else each.date for each in (one, two))
+            yield Change("archive", name, before, after)
+            keys = [" ".join(keys_of(each)) if each else "" for each in (one, two)]
+            if keys[0] != keys[1]:
+                yield Change("keys of archive", name, keys[0] or "none", keys[1] or "none")
+
+
+def _inputs(
+    kind: str, a: Sequence[Package | Wheel], b: Sequence[Package | Wheel], kernels: Sequence[Kernel] = ()
+) -> Iterable[Change]:
+    tables = [{one.name: one for one in inputs} for inputs in (a, b)]
+    for name in sorted({*tables[0], *tables[1]}):
+        one, two = (table.get(name) for table in tables)
+        if (one and one.sha256) == (two and two.sha256):
+            continue
+        before, after = ("not locked" if each is None else each.version for each in (one, two))
+        what = "kernel package" if any(kernel.is_kernel(name) for kernel in kernels) else kind
+        yield Change(what, name, before, f"{after}, different bytes" if before == after else after)
+
+
+def _locked_models(a: Sequence[LockedModel], b: Sequence[LockedModel]) -> Iterable[Change]:
+    tables = [{model.name: model.content for model in models} for models in (a, b)]
+    for name in sorted({*tables[0], *tables[1]}):
+        one, two = (table.get(name) for table in tables)
+        if one != two:
+            before, after = ("not locked" if each is None else _named(each) for each in (one, two))
+            yield Change("model", name, before, after)
+    signatures = [{model.name: model.signature for model in models} for models in (a, b)]
+    for name in sorted({*signatures[0], *signatures[1]}):
+        was, now = (table.get(name) for table in signatures)
+        if was != now:
+            before, after = (
+                "not signed" if each is None else f"by {each.signer} {each.key_id}" for each in (was, now)
+            )
+            yield Change("model signature", name, before, after)
+
+
+def _named(files: Sequence[ModelFile]) -> str:
+    return ", ".join(f"{file.path} {file.sha256[:16]}.." for file in files)
+
+
+def _files(kind: str, a: Tree, b: Tree) -> Iterable[Change]:
+    tables = [{file.path: file for file in tree.files} for tree in (a, b)]
+    for path in sorted({*tables[0], *tables[1]}):
+        one, two = (table.get(path) for table in tables)
+        if one != two:
+            before, after = ("absent" if each is None else f"{each.kind} {each.sha256[:16]}.." for each in (one, two))
+            yield Change(kind, path, before, after)
+
+
+def _words(kind: str, a: Sequence[str], b: Sequence[str]) -> Iterable[Change]:
+    """Words that only one side has; another order of the same words is a change too, since it is measured."""
+    tables = [{word.partition("=")[0]: word for word in words} for words in (a, b)]
+    for name in sorted({*tables[0], *tables[1]}):
+        before, after = (table.get(name, "absent") for table in tables)
+        if before != after:
+            yield Change(kind, name, before, after)
+    if a != b and sorted(a) == sorted(b):
+        yield Change(kind, "order", "the same words", "in a different order")

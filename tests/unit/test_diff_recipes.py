@@ -1,0 +1,512 @@
+"""Two recipes: every field is told with what follows from it, and what follows from none is unexplained."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from image_varied import BASE, DATA, HASHES, Document, Workshop, reseal
+from test_repro_compare import bend
+
+from privml.cli import diff as verb
+from privml.image.inputs import FILE as INPUTS_FILE
+from privml.image.target import Target
+from privml.measure import gpt
+from privml.output import manifest as manifests
+from privml.recipe.fields import PLATFORM, fact_named, facts
+from privml.repro.causes import BY_ID
+from privml.repro.change import FIELD, KEY, NAME, SUPERBLOCK, TEXT, Change
+from privml.repro.explained import explain
+from privml.repro.explainer import Explainer
+from privml.repro.images import ImageDiff
+from privml.repro.layers import Layer, Mismatch, Report
+from privml.repro.recipechanges import side_of
+
+KERNEL = "linux-image-amd64"
+
+
+def put(path: str, value: Any) -> Callable[[Document], None]:
+    """Set the field at ``path``, whose parts are separated by blanks."""
+
+    def mutate(document: Document) -> None:
+        *most, last = path.split()
+        for part in most:
+            document = document[int(part)] if part.isdigit() else document.setdefault(part, {})
+        document[int(last) if last.isdigit() else last] = value  # type: ignore[index]
+
+    return mutate
+
+
+@dataclass(frozen=True)
+class Case:
+    """A mutation of ``BASE``, the names of the changed fields, and what else follows for certain."""
+
+    field: str
+    mutate: Callable[[Document], None]
+    names: tuple[str, ...]
+    keys: tuple[str, ...] = ()
+    also: dict[str, str] = field(default_factory=dict)
+    # Registers that the model says may move and that this value does not.
+    still: tuple[str, ...] = ()
+
+
+MODEL = "inference models 0"
+CASES = (
+    Case("description", put("description", "Another one."), ("description",)),
+    Case(
+        "variant", put("variant", "development"), ("variant",), ("variant",), {"kind": "guest file"}
+    ),
+    Case("kernel.package", put("kernel package", KERNEL), ("kernel.package",), (), {"kind": "kernel package"}),
+    Case("kernel.suite", put("kernel suite", "sid"), ("kernel.suite",), (), {"kind": "kernel package"}),
+    Case("kernel.modules", put("kernel modules", ["tcp_bbr"]), ("kernel.modules",)),
+    Case("kernel.options", put("kernel options", ["nosmt"]), ("kernel.options",), (), {"kind": "kernel option"}),
+    Case("firmware.tdx.suite", put("firmware tdx suite", "sid"), ("firmware.tdx.suite",), (), {"kind": "firmware"}),
+    Case("inference.models.name", put(f"{MODEL} name", "other"), ("inference.models[0].name",), ("models[0].name",)),
+    Case(
+        "inference.models.source",
+        put(f"{MODEL} source", "https://models.invalid/big.gguf"),
+        ("inference.models[0].source",),
+        ("models[0].file",),
+        {"kind": "model"},
+    ),
+    Case(
+        "inference.models.sha256",
+        put(f"{MODEL} sha256", "b" * 64),
+        ("inference.models[0].sha256",),
+        ("models[0].verity.root_hash",),
+        {"kind": "model volume"},
+    ),
+    Case("inference.models.licence", put(f"{MODEL} licence", "MIT"), ("inference.models[0].licence",)),
+    Case("agent.listen", put("agent listen", 9000), ("agent.listen",), ("agent.listen",)),
+    Case(
+        "agent.max_concurrency",
+        put("agent max_concurrency", 7),
+        ("agent.max_concurrency",),
+        ("agent.max_concurrency",),
+    ),
+    Case(
+        "inference.engine.options.context",
+        put("inference engine options context", 1024),
+        ("inference.engine.options.context",),
+        ("engine.argv[8]",),
+    ),
+    Case(
+        "inference.engine.options.slots",
+        put("inference engine options slots", 2),
+        ("inference.engine.options.slots",),
+        ("engine.argv[10]",),
+    ),
+    Case(
+        "inference.engine.options.threads",
+        put("inference engine options threads", 3),
+        ("inference.engine.options.threads",),
+        ("engine.argv",),
+    ),
+    Case(
+        "inference.engine.options.cache_type_k",
+        put("inference engine options cache_type_k", "q8_0"),
+        ("inference.engine.options.cache_type_k",),
+        ("engine.argv",),
+    ),
+    Case(
+        "inference.engine.options.cache_type_v",
+        put("inference engine options cache_type_v", "q8_0"),
+        ("inference.engine.options.cache_type_v",),
+        ("engine.argv",),
+    ),
+    # Asks for nothing that the locked package is not.
+    Case(
+        "inference.engine.version",
+        put("inference engine version", "1"),
+        ("inference.engine.version",),
+        still=("rtmr1", "rtmr2"),
+    ),
+    Case(
+        "services.NAME.run",
+        put("services metrics run", ["/usr/bin/python3", "-B"]),
+        ("services.metrics.run",),
+        ("services.metrics.argv[1]",),
+    ),
+    Case(
+        "services.NAME.environment",
+        put("services metrics environment", {"LEVEL": "1"}),
+        ("services.metrics.environment.LEVEL",),
+        ("services.metrics.environment.LEVEL",),
+    ),
+    Case(
+        "services.NAME.memory",
+        put("services metrics memory", "128MiB"),
+        ("services.metrics.memory",),
+        ("services.metrics.memory",),
+        {"kind": "file"},
+    ),
+    Case(
+        "services.NAME.required",
+        put("services metrics required", True),
+        ("services.metrics.required",),
+        ("services.metrics.required",),
+    ),
+    Case("packages", put("packages", []), ("packages",), (), {"kind": "package"}),
+    Case("programs", put("programs", []), ("programs",), (), {"kind": "file"}),
+    Case(
+        "files.PATH.source",
+        put("files /etc/acme/b.json", {"source": "files/b.json"}),
+        ("files./etc/acme/b.json.source",),
+        (),
+        {"kind": "recipe file"},
+    ),
+    Case(
+        "files.PATH.executable",
+        put("files /etc/acme/a.json executable", True),
+        ("files./etc/acme/a.json.executable",),
+        (),
+        {"kind": "recipe file"},
+    ),
+    Case("sysctl", put("sysctl", {"vm.swappiness": 10}), ("sysctl.vm.swappiness",), (), {"kind": "recipe file"}),
+    Case("devices", put("devices", [{"virtio-blk": 3}, {"virtio-net": 1}]), ("devices.virtio-blk",), ("devices",)),
+    Case("platforms", put("platforms", ["qemu-11-q35", "qemu-11-q35-tpm"]), ("platforms",), still=("rtmr0",)),
+    Case("shapes.vcpus", put("shapes 1 vcpus", 8), ("shapes[1].vcpus",), still=("rtmr0",)),
+    Case("shapes.memory", put("shapes 1 memory", "8GiB"), ("shapes[1].memory",), still=("rtmr0",)),
+)  # fmt: skip
+# Fields that no second value exists for, or only together with others.
+ELSEWHERE = {
+    "schema", "extends", "base.distribution", "base.release", "firmware.tdx.package", "inference.engine.name",
+    "inference.models.file", "inference.models.files.name", "inference.models.files.sha256",
+    "exceptions.kind", "exceptions.subject", "exceptions.reason",
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Workshop]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        yield Workshop(tmp_path_factory.mktemp("varied"), monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def base(shop: Workshop) -> Path:
+    return shop.image("base", BASE)
+
+
+def varied(*mutations: Callable[[Document], None]) -> Document:
+    document = copy.deepcopy(BASE)
+    for mutate in mutations:
+        mutate(document)
+    return document
+
+
+def of_kind(found: ImageDiff, *kinds: str) -> list[Change]:
+    return [change for change in found.changes if change.kind in kinds]
+
+
+def test_every_field_of_a_recipe_has_a_case() -> None:
+    every = facts()
+    leaves = {path for path in every if not any(other.startswith(f"{path}.") for other in every)}
+    recipe = {path for path in leaves if not path.startswith(f"{PLATFORM}.")}
+    assert recipe == {case.field for case in CASES} | ELSEWHERE
+    assert not {case.field for case in CASES} & ELSEWHERE
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.field)
+def test_one_changed_field_explains_everything_that_differs(shop: Workshop, base: Path, case: Case) -> None:
+    found = shop.diff(base, shop.image(case.field, varied(case.mutate)))
+    assert not found.report.equal
+    told = of_kind(found, FIELD, NAME, TEXT)
+    assert {change.name for change in told} == set(case.names)
+    assert {fact.path for change in told if (fact := fact_named(change.name))} == {case.field}
+    assert [change.text() for change in found.unexplained] == []
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
+    assert set(case.keys) <= {change.name for change in of_kind(found, KEY)}
+    if case.also:
+        assert of_kind(found, case.also["kind"])
+    claimed = {register.lower() for change in told for register in change.moves}
+    assert set(found.registers or {}) == claimed - set(case.still)
+    for register, because in (found.registers or {}).items():
+        assert set(because) >= {change.title for change in told if register in change.moves}
+    assert found.changes[0].kind == FIELD
+
+
+@pytest.mark.parametrize("section", ["inference", "services", "files", "packages"])
+def test_a_section_that_is_left_out_explains_everything_that_differs(
+    shop: Workshop, base: Path, section: str
+) -> None:
+    document = varied()
+    del document[section]
+    if section in ("files", "packages"):  # they need each other's
+        document.pop("services", None)
+        document.pop("programs", None)
+    found = shop.diff(base, shop.image(f"without-{section}", document))
+    assert [change.text() for change in found.unexplained] == []
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
+    assert {change.name.partition(".")[0] for change in of_kind(found, FIELD)} >= {section}
+    back = shop.diff(shop.folder / f"without-{section}/out", base)
+    assert [change.text() for change in back.unexplained] == []
+
+
+def test_an_exception_and_the_field_that_needs_it_are_both_told(shop: Workshop, base: Path) -> None:
+    exception = {"kind": "kernel-option", "subject": "mitigations=off", "reason": "Alone on the machine."}
+    document = varied(put("kernel options", ["mitigations=off"]), put("exceptions", [exception]))
+    found = shop.diff(base, shop.image("weaker", document))
+    assert {change.name: change.after for change in of_kind(found, FIELD)} == {
+        "kernel.options": "[mitigations=off]",
+        **{f"exceptions[0].{key}": value for key, value in exception.items()},
+    }
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
+
+
+def test_a_recipe_that_extends_another_is_compared_by_what_comes_of_it(shop: Workshop, base: Path) -> None:
+    child = {"extends": "./parent.yaml", "agent": {"listen": 9000}}
+    found = shop.diff(base, shop.image("child", child, {"parent.yaml": json.dumps(BASE)}))
+    (change,) = of_kind(found, FIELD)
+    assert (change.name, change.before, change.after) == ("agent.listen", "8443", "9000")
+
+
+def test_the_name_of_a_recipe_moves_its_salt_and_its_configuration(shop: Workshop, base: Path) -> None:
+    found = shop.diff(base, shop.image("renamed", BASE, name="another"))
+    assert [change.title for change in of_kind(found, FIELD, NAME, TEXT)] == ["name of the recipe"]
+    assert set(found.registers or {}) == {"rtmr1", "rtmr2", "rtmr3"}
+    assert {change.name for change in of_kind(found, KEY)} == {"name"}
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
+    assert found.unexplained == ()
+
+
+def test_equal_images_of_equal_recipes_have_no_changes(shop: Workshop, base: Path) -> None:
+    found = shop.diff(base, shop.image("again", BASE))
+    assert (found.report.equal, found.changes, found.notes) == (True, (), ())
+
+
+def test_only_other_lines_of_a_recipe_are_told_as_its_text(shop: Workshop, base: Path) -> None:
+    document = dict(reversed(list(BASE.items())))
+    found = shop.diff(base, shop.image("lines", document))
+    assert [change.kind for change in of_kind(found, FIELD, TEXT)] == [TEXT]
+    assert found.registers == {}
+    assert found.unexplained == ()
+
+
+def test_two_recipes_do_not_get_the_causes_of_two_builds(shop: Workshop) -> None:
+    """A date in a recipe's file is not the time of a build."""
+    one, two = (
+        shop.image(f"dated-{day}", BASE, {"files/a.json": f'{{"made": "2026-01-{day} 00:00:00"}}'})
+        for day in (11, 12)
+    )
+    assert "time-stamp" in {finding.cause.id for finding in shop.compared(one, two).findings}
+    found = shop.diff(one, two)
+    assert {finding.cause.id for finding in found.report.findings} == {"intended"}
+    assert [change.because for change in of_kind(found, "file")] == [("recipe file etc/acme/a.json",)]
+
+
+def test_a_file_that_no_field_explains_is_unexplained_among_the_explained(shop: Workshop, base: Path) -> None:
+    image = shop.image("stowaway", varied(put("agent listen", 9000)))
+    shop.bend(image, "usr/lib/alpha/stowaway", "x")
+    shop.bend(image, "usr/lib/alpha/a.so", "made at 2026-01-01 00:00:00")
+    found = shop.diff(base, image)
+    assert {change.name.split()[0] for change in found.unexplained} == {
+        "/usr/lib/alpha/stowaway",
+        "/usr/lib/alpha/a.so",
+    }
+    assert {change.because for change in of_kind(found, KEY)} == {("agent.listen",)}
+    assert found.report.reason is not None
+    assert found.report.reason.place.startswith("root.raw:/usr/lib/alpha/")
+    assert "unexplained" in found.unexplained[0].text()
+
+
+STOWAWAYS = (
+    "usr/bin/backdoor",
+    "usr/lib/privml/evil.py",
+    "usr/lib/privml/privml/agent/__pycache__/evil.cpython-313.pyc",
+    "etc/systemd/system/evil.service",
+    "etc/acme/a.json2",
+)
+
+
+def test_no_field_excuses_a_file_that_nothing_puts_there(shop: Workshop, base: Path) -> None:
+    """Many fields differ at once, and still none of them leads to these."""
+    document = varied(
+        put("variant", "development"), put("packages", []), put("programs", []), put("kernel package", KERNEL),
+        put("services metrics required", True), put("files /etc/acme/a.json executable", True),
+    )  # fmt: skip
+    image = shop.image("smuggled", document)
+    for path in STOWAWAYS:
+        shop.bend(image, path, "x")
+    shop.bend(image, "etc/passwd", "backdoor:x:0:0\n")
+    found = shop.diff(base, image)
+    folder = "/usr/lib/privml/privml/agent/__pycache__"
+    assert {change.name.split()[0] for change in found.unexplained} == {folder, *(f"/{path}" for path in STOWAWAYS)}
+    (accounts,) = [change for change in found.changes if change.name.startswith("/etc/passwd")]
+    assert "; may follow from " in accounts.text()
+
+
+def test_a_key_that_no_field_explains_is_unexplained(shop: Workshop, base: Path) -> None:
+    image = shop.image("key", varied(put("description", "x")))
+    shop.bend(image, "etc/privml/config.json", config(shop, base).replace(":8443", ":9443"))
+    found = shop.diff(base, image)
+    assert [(change.name, change.explained) for change in of_kind(found, KEY)] == [("agent.listen", False)]
+
+
+def config(shop: Workshop, image: Path) -> str:
+    with shop.opener(image / "root.raw", part_of(image)) as tree:
+        return (tree / "etc/privml/config.json").read_text()
+
+
+def part_of(image: Path) -> Any:
+    return gpt.read(image / "root.raw").partitions[0]
+
+
+def test_a_difference_between_builds_of_one_recipe_keeps_its_cause(shop: Workshop, base: Path) -> None:
+    image = shop.image("unstable", BASE)
+    shop.bend(image, "etc/machine-id", "ab" * 16)
+    found = shop.diff(base, image)
+    assert "machine-id" in {finding.cause.id for finding in found.report.findings}
+    machine = next(change for change in found.changes if "machine-id" in change.name)
+    assert machine.explained is False
+    assert "a machine id was generated" in machine.text()
+
+
+@pytest.mark.parametrize(
+    ("volume", "at", "moves"),
+    [
+        ("root.raw", DATA + 1024 + 16, ("rtmr1", "rtmr2")),
+        ("model.raw", DATA + 1024 + 16, ("rtmr1", "rtmr2", "rtmr3")),
+        # The guest opens the volume with the parameters that are measured, and does not read this superblock.
+        ("root.raw", HASHES + 16, ()),
+        ("model.raw", HASHES + 16, ()),
+    ],
+)
+def test_a_superblock_moves_the_registers_of_its_volume(
+    shop: Workshop, base: Path, volume: str, at: int, moves: tuple[str, ...]
+) -> None:
+    image = shop.image(f"block-{volume}-{at}", BASE)
+    bend(image / volume, at, b"\7")
+    reseal(image)
+    found = of_kind(shop.diff(base, image), SUPERBLOCK)
+    assert [change.moves for change in found] == [moves]
+    assert found[0].name.startswith(volume)
+
+
+def test_a_salt_that_is_also_a_parameter_moves_the_registers_of_its_volume(shop: Workshop, base: Path) -> None:
+    found = of_kind(shop.diff(base, shop.image("salted", varied(put(f"{MODEL} name", "other")))), SUPERBLOCK)
+    salts = {change.name: (change.moves, change.because) for change in found if ":salt" in change.name}
+    assert salts == {
+        "model.raw privml-model-verity:salt (verity)": (
+            ("rtmr1", "rtmr2", "rtmr3"),
+            ("inference.models[0].name",),
+        )
+    }
+
+
+def test_another_version_of_a_package_is_an_input(shop: Workshop, base: Path) -> None:
+    found = shop.diff(base, shop.image("newer", BASE, versions={"alpha": "2"}))
+    (package,) = of_kind(found, "package")
+    assert (package.name, package.before, package.after, package.explained) == ("alpha", "1", "2", None)
+    files = {change.name.split()[0]: change.because for change in of_kind(found, "file")}
+    assert files["/usr/lib/alpha/a.so"] == ("package alpha",)
+    assert files["/etc/ld.so.cache"] == ("perhaps package alpha",)
+    assert found.unexplained == ()
+
+
+def test_a_package_that_the_lock_does_not_have_is_unexplained(shop: Workshop, base: Path) -> None:
+    image = shop.image("foreign", varied(put("agent listen", 9000)))
+    reseal(image, packages=manifests.read(image).packages[1:])
+    assert [change.kind for change in shop.diff(base, image).unexplained] == ["package"]
+
+
+def test_another_time_is_one_line_for_all_files(shop: Workshop, base: Path) -> None:
+    found = shop.diff(base, shop.image("later", BASE, source_date_epoch=1_800_000_000))
+    assert [change.name for change in of_kind(found, "times")] == ["source_date_epoch"]
+    assert found.unexplained == ()
+
+
+def test_an_output_without_its_recipe_says_which_fields_cannot_be_told(shop: Workshop, base: Path) -> None:
+    image = shop.image(
+        "bare", varied(put("agent max_concurrency", 7), put("agent listen", 9000), put("kernel options", ["nosmt"]))
+    )
+    (image / INPUTS_FILE).unlink()
+    found = shop.diff(base, image)
+    assert {change.name for change in of_kind(found, FIELD)} == {"agent.listen", "kernel.options"}
+    (note,) = found.notes
+    assert str(image) in note
+    assert "agent.max_concurrency" in note
+    assert not re.search(r"agent\.listen|exceptions|shapes|kernel\.options", note)
+    keys = {change.name: change for change in of_kind(found, KEY)}
+    assert keys["agent.max_concurrency"].text().endswith("may follow from agent.max_concurrency")
+    assert keys["agent.listen"].because == ("agent.listen",)
+    assert found.unexplained == ()
+
+
+def test_a_recipe_that_changed_after_the_build_is_noted(shop: Workshop) -> None:
+    target = Target(shop.folder / "edited/varied.yaml", shop.image("edited", BASE))
+    assert verb.newer_recipe(target) == []
+    shop.recipe("edited", varied(put("agent listen", 9000)), {}, "varied")
+    (note,) = verb.newer_recipe(target)
+    assert note.startswith("varied.yaml changed since ")
+    target.recipe.write_text("schema: 2\n")  # type: ignore[union-attr]
+    (note,) = verb.newer_recipe(target)
+    assert note.startswith("varied.yaml has errors")
+
+
+def test_bytes_outside_every_layer_stay_unexplained(shop: Workshop, base: Path) -> None:
+    """A root that a field moves does not excuse bytes that no layer of the comparison has."""
+    listen = Change(FIELD, "agent.listen", "1", "2", ("rtmr1", "rtmr2", "rtmr3"))
+    explainer = Explainer([listen], (side_of(base), side_of(base)))
+    row = Mismatch(Layer.BYTES, "root.raw", "bytes", "a", "b", BY_ID["unexplained-bytes"])
+    report = Report((row, replace(row, cause=BY_ID["explained-above"])), {}, {})
+    assert [finding.because for finding in explain(report, explainer).findings] == [(), ("agent.listen",)]
+
+
+def test_an_unmeasured_field_of_a_model_does_not_explain_its_volume(shop: Workshop, base: Path) -> None:
+    image = shop.image("licensed", varied(put(f"{MODEL} licence", "MIT")))
+    bend(image / "model.raw", DATA + 1024 + 16, b"\7")
+    reseal(image)
+    found = shop.diff(base, image)
+    assert [change.kind for change in of_kind(found, FIELD, SUPERBLOCK) if change.explained is not None] == [
+        SUPERBLOCK
+    ]
+    assert of_kind(found, SUPERBLOCK)[0].explained is False
+
+
+@pytest.mark.parametrize("key", ["models[99].name", "models[999].verity.salt", "models.x", "", "[]", "engine[", "."])
+def test_a_strange_key_of_a_configuration_is_unexplained(shop: Workshop, base: Path, key: str) -> None:
+    explainer = Explainer([Change(FIELD, "agent.listen", "1", "2", ("rtmr3",))], (side_of(base), side_of(base)))
+    assert explainer.of(f"root.raw:/etc/privml/config.json:{key}", "key") == ()
+
+
+def test_many_differences_are_explained_in_time(shop: Workshop, base: Path) -> None:
+    """60,000 paths, and a thousand changed inputs."""
+    image = shop.image("many", varied(put("agent listen", 9000)))
+    report = shop.compared(base, image)
+    template = report.findings[0]
+    files = [
+        replace(template, layer=Layer.TREE, place=f"root.raw:/usr/share/{number}", field="content")
+        for number in range(60_000)
+    ]
+    sources = [Change("agent file", f"privml/{number}.py", "a", "b") for number in range(1000)]
+    explainer = Explainer(sources, (side_of(base), side_of(image)))
+    start = time.process_time()
+    found = explain(replace(report, findings=tuple(files)), explainer)
+    assert len(found.findings) == 60_000
+    assert time.process_time() - start < 5
+
+
+def test_a_record_of_another_recipe_is_not_believed(shop: Workshop, base: Path) -> None:
+    image = shop.image("liar", varied(put("agent listen", 9000)))
+    record = json.loads((image / INPUTS_FILE).read_bytes())
+    record["recipe"]["content"]["agent"]["listen"] = 8443
+    (image / INPUTS_FILE).write_text(json.dumps(record, sort_keys=True, separators=(",", ":"), ensure_ascii=False))
+    found = shop.diff(base, image)
+    assert "has another recipe than the one that manifest.json names" in found.notes[0]
+    assert [change.name for change in of_kind(found, FIELD)] == ["agent.listen"]
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[]", b'{"format":"privml-inputs/v9"}'])
+def test_a_damaged_record_is_a_note(shop: Workshop, base: Path, damage: bytes) -> None:
+    image = shop.image("damaged", varied(put("agent listen", 9000)))
+    (image / INPUTS_FILE).write_bytes(damage)
+    found = shop.diff(base, image)
+    assert "cannot be read" in found.notes[0]
+    assert [change.name for change in of_kind(found, FIELD)] == ["agent.listen"]
