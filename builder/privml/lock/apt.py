@@ -23,7 +23,7 @@ from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed, run
 from privml.base.steps import say
 from privml.base.wayout import host_way_out
-from privml.lock.aptstate import KEPT, apt_configuration, blamed, preferences, write_kept
+from privml.lock.aptstate import KEPT, apt_configuration, blamed, conclusion, preferences, write_kept
 from privml.lock.debian import PackagesIndex, dependency_names, parse_inrelease
 from privml.lock.models import Archive, Package, format_time
 from privml.lock.states import judge
@@ -275,7 +275,7 @@ class Session:
             except InputsError as error:
                 forced = blamed(error.message, pins)
                 if not forced:
-                    raise
+                    raise InputsError(conclusion(error.message)) from error
                 say("these packages must also change: " + ", ".join(forced))
                 pins = {name: version for name, version in pins.items() if name not in forced}
                 self.pin(pins)
