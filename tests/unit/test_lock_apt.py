@@ -240,7 +240,9 @@ def test_a_full_disk_is_not_blamed_on_the_mirrors() -> None:
 
 
 def test_the_solver_s_conclusion_is_shown_without_the_packages_that_it_did_not_get_to() -> None:
-    conflict = "  | E: Unable to satisfy dependencies. Reached two conflicting assignments:\n  |    1. app is selected"
+    conflict = (
+        "  | E: Unable to satisfy dependencies. Reached two conflicting assignments:\n  |    1. app is selected"
+    )
     unmet = "apt finds no solution\n  apt-get failed\n  |  bash : PreDepends: libc6 but it is not installable\n"
     assert conclusion(unmet + conflict) == f"apt finds no solution\n{conflict}"
     assert conclusion(unmet) == unmet

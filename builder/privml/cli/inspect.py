@@ -9,6 +9,7 @@ import click
 from privml.base.errors import UsageError
 from privml.cli.completion import TARGET
 from privml.readers import source
+from privml.recipe.names import is_file_name
 
 
 @click.command()
@@ -86,7 +87,7 @@ def inspect(
         "--allow-simulated": simulated_root,
         "--at": at,
     }
-    if not source.is_readable(Path(target)) or Path(target).suffix in (".yaml", ".yml"):
+    if not source.is_readable(Path(target)) or is_file_name(target):
         given = [option for option, value in options.items() if value is not None]
         if given:
             raise UsageError(f"{given[0]} is for a file with a quote, and {target} is not a file")
