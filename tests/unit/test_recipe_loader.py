@@ -564,3 +564,12 @@ def test_two_files_of_one_name_are_refused_and_both_named(folder: Path) -> None:
     assert refused(folder / "x.yml") == said
     with pytest.raises(RecipeError, match="there are both"):
         find("x", folder.parent)
+
+
+def test_a_platform_that_is_not_next_to_the_recipe_is_the_shipped_one(folder: Path) -> None:
+    """For every reader of it: the one of `lint`, and the one that predicts at the end of a build."""
+    (folder / "z.yaml").write_text(
+        DEMO.replace("qemu-11-q35]", "qemu-11-q35-tpm]").replace("schema: 2", "schema: 2\nvariant: development")
+    )
+    assert [one.name for one in platforms_of(load(folder / "z.yaml"))] == ["qemu-11-q35-tpm"]
+    assert load_platform("qemu-11-q35-tpm", folder).tpm is True

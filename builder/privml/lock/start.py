@@ -14,7 +14,7 @@ from privml.lock.make import Solver, make_lock
 from privml.lock.models import read_lock, write_lock
 from privml.recipe import schema, starter
 from privml.recipe.distributions import Distribution
-from privml.recipe.loader import Recipe, is_shipped, load, platforms_of, shipped
+from privml.recipe.loader import Recipe, is_shipped, load, platform_path, platforms_of, shipped
 from privml.recipe.modelsource import LocalFile
 from privml.recipe.packages import models_in
 from privml.store.objects import Store
@@ -34,7 +34,11 @@ def start(name: str, origin: Recipe, folder: Path, report: Report) -> list[str]:
     folder.mkdir(exist_ok=True)
     _keep(folder / "tools.lock.json", tools_lock_path(origin.path).read_bytes(), report)
     for platform in platforms:
-        _keep(folder / f"platforms/{platform.name}.yaml", _platform_file(origin, platform.name).read_bytes(), report)
+        _keep(
+            folder / f"platforms/{platform.name}.yaml",
+            platform_path(platform.name, origin.path.parent).read_bytes(),
+            report,
+        )
     for file, body in schema.files().items():
         _put(folder / "schemas" / file, body, report)
     workflow = Path(starter.WORKFLOW_PATH)
@@ -50,11 +54,6 @@ def start(name: str, origin: Recipe, folder: Path, report: Report) -> list[str]:
     except InputsError as error:
         remarks.append(f"no lock written: {error.message}")
     return remarks
-
-
-def _platform_file(origin: Recipe, name: str) -> Path:
-    beside = origin.path.parent / "platforms" / f"{name}.yaml"
-    return beside if beside.is_file() else shipped() / "platforms" / f"{name}.yaml"
 
 
 def _own_files(origin: Recipe, folder: Path, report: Report) -> list[str]:

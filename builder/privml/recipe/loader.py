@@ -193,13 +193,20 @@ def _refuse_old(path: Path, own: Document, parent: Document | None) -> None:
         raise OldSchema(found, made, hint=hint)
 
 
-def load_platform(name: str, directory: Path) -> PlatformFile:
-    """Read ``directory/platforms/NAME.yaml``."""
-    path = directory / "platforms" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
+def platform_path(name: str, directory: Path) -> Path:
+    """The file of a platform: ``directory/platforms/NAME.yaml``, else the shipped one."""
+    folders = [folder / "platforms" for folder in (directory, shipped())]
+    found = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
+    if found is None:
+        known = ", ".join(sorted({file.stem for folder in folders for file in folder.glob("*.yaml")}))
         raise RecipeError(f"there is no platform `{name}`", hint=f"known platforms: {known}")
-    parsed = document.parse(_read(path), label(f"platforms/{path.name}", directory))
+    return found
+
+
+def load_platform(name: str, directory: Path) -> PlatformFile:
+    """Read a platform of the recipes in ``directory``."""
+    path = platform_path(name, directory)
+    parsed = document.parse(_read(path), label(f"platforms/{path.name}", path.parent.parent))
     platform = validate(parsed, PlatformFile)
     if platform.name != name:
         raise RecipeError(
@@ -314,9 +321,8 @@ def platforms_of(recipe: Recipe) -> list[PlatformFile]:
 def _platforms(content: Content, recipe: Path, source: Document) -> list[PlatformFile]:
     found = []
     for index, name in enumerate(content.platforms):
-        beside = recipe.parent / "platforms" / f"{name}.yaml"
         try:
-            found.append(load_platform(name, recipe.parent if beside.is_file() else shipped()))
+            found.append(load_platform(name, recipe.parent))
         except RecipeError as error:
             if error.hint is None:
                 raise
