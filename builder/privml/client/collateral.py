@@ -18,6 +18,7 @@ from typing import Any
 
 from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused, UsageError
 from privml.base.files import write_atomic
+from privml.base.home import user_folder
 from privml.base.strictjson import Fields, loads, pretty
 from privml.client import pcs
 from privml.evidence.document import Document
@@ -170,8 +171,7 @@ def read_directory(path: Path, among: tuple[Anchor, ...]) -> tuple[list[Entry], 
 
 def cache_directory() -> Path:
     """``privml-build/collateral`` in the user's XDG cache."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if home.startswith("/") else Path.home() / ".cache"
+    base = user_folder("XDG_CACHE_HOME", ".cache")
     return base / "privml-build" / "collateral"
 
 
