@@ -5,8 +5,8 @@ Runs in the sandbox of the tools tree. Reads ``privml.json`` next to mkosi.conf:
 {"modules": [names], "initrd_modules": [names, in load order], "generators": [names], "programs": [names],
 "units": [names], "systemd": [names], "paths": [patterns], "removals": [[why, [patterns]]], "forbidden": [names],
 "overlay": {path: SHA-256 or "-> TARGET"}, "services": [absolute paths of programs], "own": [paths of the recipe's
-files], "added": [packages that the recipe names], "own_programs": [programs that it keeps], "local": [packages of no
-archive], "epoch": n}
+files], "added": [packages that the recipe names], "own_programs": [programs that it keeps], "outside": [packages of
+no archive of the base], "epoch": n}
 Copies kernel, initrd parts, copyright files and the list of installed packages to $OUTPUTDIR, removes what the guest
 does not need or what differs between builds, compiles the agent, and normalises owners, modes and times. Fails if a
 package is not fully installed, if a kernel, module, program or unit is missing, if the tree has an undeclared path,

@@ -6,9 +6,10 @@ Removes the parts of Python that the guest never imports and compiles the rest, 
 tools have another version. Writes the tree to ``base.tar`` next
 to mkosi.conf; a build with the same packages starts from it (``BaseTrees=``) and skips this script.
 
-Packages of no archive (``local`` in privml.json) are installed here, after all others. Their maintainer scripts could
-change anything, so the tree is compared with what it was: the build ends with path, package and rule for each set-id
-bit, capability, device, unit, diversion, alternative and changed file of another package.
+Packages of no archive of the base (``outside`` in privml.json: of archives that the recipe adds, and files next to it)
+are installed here, after all others. Their maintainer scripts could change anything, so the tree is compared with what
+it was: the build ends with path, package and rule for each set-id bit, capability, device, unit, diversion, alternative
+and changed file of another package.
 """
 
 import compileall
@@ -123,24 +124,25 @@ def broken(
                 rules.append("files that the package does not list")
         elif not rules and not directory and not any(fnmatch.fnmatchcase(name, each) for each in PLACES):
             rules.append("files outside /usr, /etc, /opt and /var")
-        lines += [f"/{name} ({package}): a local package may not add or change {rule}" for rule in rules]
+        lines += [f"/{name} ({package}): a package from outside the base may not add or change {rule}" for rule in rules]
     return lines
 
 
-def install_local(root: Path, names: list[str]) -> None:
-    """Install packages of no archive, and end the build if they changed what they may not."""
+def install_outside(root: Path, names: list[str]) -> None:
+    """Install packages of no archive of the base, and end the build if they changed what they may not."""
     if early := [name for name in names if [*(root / "var/lib/dpkg/info").glob(f"{name}[.:]*list")]]:
-        sys.exit(f"prepare: the local packages {', '.join(early)} are installed already: another package needs them")
+        listed = ", ".join(early)
+        sys.exit(f"prepare: the packages {listed} from outside the base are installed already: another package needs them")
     before = look(root)
     subprocess.run(["mkosi-install", *names], check=True)
     if lines := broken(before, look(root), root, names):
-        sys.exit("prepare: a local package is refused:\n  " + "\n  ".join(lines))
+        sys.exit("prepare: a package from outside the base is refused:\n  " + "\n  ".join(lines))
 
 
 def main(root: Path, place: Path) -> None:
-    local = json.loads((place / "privml.json").read_bytes())["local"]
-    if local:
-        install_local(root, local)
+    outside = json.loads((place / "privml.json").read_bytes())["outside"]
+    if outside:
+        install_outside(root, outside)
     for pattern in (*(f"usr/lib/python3*/{name}" for name in UNUSED), "usr/lib/python3/dist-packages/*.egg-info"):
         for path in sorted(root.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

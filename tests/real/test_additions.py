@@ -154,4 +154,7 @@ def test_what_the_scripts_of_a_local_package_change_ends_the_build(tmp_path: Pat
     recipe = with_local(tmp_path, dataclasses.replace(HONEST, scripts={"postinst": script}))
     done = succeeded(privml("image", recipe, "--output", str(tmp_path / "image")), 6)
     for path, rule in TRIES.values():
-        assert f"/{path} (acme-local): a local package may not add or change {rule}\n" in done.stderr + "\n"
+        assert (
+            f"/{path} (acme-local): a package from outside the base may not add or change {rule}\n"
+            in done.stderr + "\n"
+        )

@@ -27,7 +27,8 @@ from privml.base.errors import InputsError
 from privml.base.run import Completed
 from privml.image.tools import Bind, ToolsTree
 from privml.image.workplace import Workplace
-from privml.lock.apt import AptTools, resolve
+from privml.lock.apt import resolve
+from privml.lock.apttools import AptTools
 from privml.lock.wanted import Wanted
 from privml.output.manifest import Manifest, read
 from privml.recipe.distributions import base

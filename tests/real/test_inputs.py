@@ -23,7 +23,7 @@ from privml.base.files import sha256_file
 from privml.image import content
 from privml.image.workplace import Workplace
 from privml.lock.locate import tools_lock_path
-from privml.lock.models import read_tools_lock
+from privml.lock.lockfile import read_tools_lock
 from privml.output.manifest import read
 from privml.recipe.loader import shipped
 from privml.store.objects import Store

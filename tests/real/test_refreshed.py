@@ -21,7 +21,8 @@ from tests.real.conftest import ROOT, only_full, succeeded
 from tests.real.demo import SIMULATED_ROOT
 
 from privml.base.files import sha256_file
-from privml.lock.models import Package, read_lock, read_tools_lock, write_lock
+from privml.lock.lockfile import read_lock, read_tools_lock, write_lock
+from privml.lock.models import Package
 from privml.output.manifest import read
 
 pytestmark = [pytest.mark.real, only_full]

@@ -26,13 +26,15 @@ class Deb:
     name: str
     version: str
     depends: str = ""
+    # Further lines of the control file.
+    more: str = ""
 
     @property
     def control(self) -> str:
         depends = f"Depends: {self.depends}\n" if self.depends else ""
         return (
             f"Package: {self.name}\nVersion: {self.version}\nArchitecture: amd64\nMaintainer: nobody\n"
-            f"{depends}Description: nothing\n"
+            f"{depends}{self.more}Description: nothing\n"
         )
 
     @property
@@ -63,7 +65,7 @@ class State:
     """One suite of the archive at one time."""
 
     date: str
-    valid_until: str
+    valid_until: str | None
     debs: tuple[Deb, ...]
     origin: str = "Debian"
     suite: str = "testing"
@@ -79,9 +81,10 @@ class State:
     def release(self) -> str:
         data = self.packages
         by_hash = "Acquire-By-Hash: yes\n" if self.by_hash else ""
+        until = "" if self.valid_until is None else f"Valid-Until: {self.valid_until}\n"
         return (
             f"Origin: {self.origin}\nLabel: {self.origin}\nSuite: {self.suite}\nCodename: {self.codename}\n"
-            f"Date: {self.date}\nValid-Until: {self.valid_until}\n{by_hash}Architectures: amd64\nComponents: main\n"
+            f"Date: {self.date}\n{until}{by_hash}Architectures: amd64\nComponents: main\n"
             f"SHA256:\n {hashlib.sha256(data).hexdigest()} {len(data)} main/binary-amd64/Packages\n"
         )
 
@@ -161,14 +164,18 @@ def write(folder: Path, name: str, *, beside: bool = False) -> Path:
 
     ``beside``: the pool keeps what other suites have put there.
     """
-    state = STATES[SIGNED[name]]
+    return publish(folder, STATES[SIGNED[name]], (HERE / f"{name}.InRelease").read_bytes(), beside=beside)
+
+
+def publish(folder: Path, state: State, inrelease: bytes, *, beside: bool = False) -> Path:
+    """Put the files of ``state`` in ``folder``, with this signed file."""
     dists = folder / "dists" / state.codename
     (dists / "main/binary-amd64").mkdir(parents=True, exist_ok=True)
     (dists / "main/binary-amd64/Packages").write_bytes(state.packages)
     by_hash = dists / "main/binary-amd64/by-hash/SHA256"
     by_hash.mkdir(parents=True, exist_ok=True)
     (by_hash / hashlib.sha256(state.packages).hexdigest()).write_bytes(state.packages)
-    (dists / "InRelease").write_bytes((HERE / f"{name}.InRelease").read_bytes())
+    (dists / "InRelease").write_bytes(inrelease)
     (folder / "pool/main").mkdir(parents=True, exist_ok=True)
     for old in () if beside else (folder / "pool/main").iterdir():
         old.unlink()

@@ -26,20 +26,10 @@ from test_lock_deb import package as deb_package
 
 from privml.image.build import Order
 from privml.image.tools import ToolsTree
-from privml.lock.models import (
-    Base,
-    Firmware,
-    Lock,
-    Model,
-    ModelFile,
-    Package,
-    ToolsLock,
-    Tree,
-    TreeFile,
-    Wheel,
-    WheelSource,
-    write_lock,
-)
+from privml.lock.archiverecord import Archive
+from privml.lock.lockfile import write_lock
+from privml.lock.modelrecord import Model, ModelFile, WheelSource
+from privml.lock.models import Base, Firmware, Lock, Package, ToolsLock, Tree, TreeFile, Wheel
 from privml.lock.trees import agent_tree
 from privml.output.manifest import Manifest
 from privml.recipe.loader import Recipe, load, shipped
@@ -50,6 +40,14 @@ HASH = "5a" * 32
 KERNEL = "6.99-test"
 FIRMWARE = b"firmware with keys"
 BASE = Base(distribution="debian", release="forky")
+STATE = Archive(
+    label="debian",
+    suite="forky",
+    inrelease_sha256="2" * 64,
+    date="2025-06-15T15:06:40Z",
+    valid_until=None,
+    expired=False,
+)
 TOOLS_LOCK = ToolsLock(base=BASE, source_date_epoch=1, archives=(), packages_requested=("mkosi",), packages=())
 
 # Mounts nothing: a folder's fixed path is replaced by the folder.
@@ -251,7 +249,7 @@ def make(folder: Path) -> Fake:
         base=BASE,
         recipe_sha256="1" * 64,
         source_date_epoch=1_750_000_000,
-        archives=(),
+        archives=(STATE,),
         packages_requested=("alpha",),
         packages=tuple(keep(store, name, deb_package([], control=text)) for name, text in CONTROL.items()),
         firmware={"tdx": Firmware(requested="ovmf-inteltdx", packages=(firmware,))},

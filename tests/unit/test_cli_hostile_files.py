@@ -20,7 +20,7 @@ from test_readers_files import DSTACK, LOG, OLD_LOG, QUOTE
 from privml.base.strictjson import canonical
 from privml.evidence.bundle import Bundle
 from privml.evidence.capture import Capture
-from privml.lock.models import serialise
+from privml.lock.lockfile import serialise
 from privml.output.prediction import statement_of
 from privml.statement import intoto
 

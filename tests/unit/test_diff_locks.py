@@ -12,7 +12,8 @@ from test_repro_compare import output
 
 from privml.base.errors import Differs, UsageError
 from privml.cli import diff as verb
-from privml.lock.models import Lock, ToolsLock, Tree, TreeFile, serialise
+from privml.lock.lockfile import serialise
+from privml.lock.models import Lock, ToolsLock, Tree, TreeFile
 from privml.repro.changes import lock_changes
 
 

@@ -43,7 +43,7 @@ from privml.events.verity import Verity
 from privml.image import render, resources
 from privml.image.config import measured_config
 from privml.image.modelvolume import ModelVolume
-from privml.lock.models import read_lock
+from privml.lock.lockfile import read_lock
 from privml.recipe import guestroot
 from privml.recipe.distributions import TOOLS
 from privml.recipe.loader import load, shipped

@@ -13,7 +13,7 @@ from test_lock_archive import EARLY, LATE, TOOLS, needs_apt, solved
 from privml.base.errors import HostError
 from privml.image.bootstrap import mended, tools_tree
 from privml.image.tools import tree_key
-from privml.lock.apt import AptTools, host_tools
+from privml.lock.apttools import AptTools, host_tools
 from privml.lock.make import Solver, epoch_of
 from privml.lock.models import ToolsLock
 from privml.lock.moves import moves
@@ -85,7 +85,9 @@ def test_3_a_missing_gpgv_or_keyring_is_an_error(
     keyring = tmp_path / "usr/share/keyrings/debian-archive-keyring.gpg"
     keyring.parent.mkdir(parents=True)
     keyring.touch()
-    monkeypatch.setattr("privml.lock.apt.shutil.which", lambda name, **_: None if name == "gpgv" else "/usr/bin/x")
+    monkeypatch.setattr(
+        "privml.lock.apttools.shutil.which", lambda name, **_: None if name == "gpgv" else "/usr/bin/x"
+    )
     with pytest.raises(HostError, match="the host lacks gpgv"):
         mended(store, lock, solver(mirrors), host=lambda each: host_tools(each, tmp_path))
     assert not (store.root / "trees").exists()

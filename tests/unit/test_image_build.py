@@ -28,7 +28,9 @@ from privml.image.inputs import BASE
 from privml.image.render import File
 from privml.image.tools import ToolsTree
 from privml.image.uki import BASE_WORDS
-from privml.lock.models import Firmware, HubSource, ModelFile, Tree, TreeFile, write_lock
+from privml.lock.lockfile import write_lock
+from privml.lock.modelrecord import HubSource, ModelFile
+from privml.lock.models import Firmware, Tree, TreeFile
 from privml.lock.wanted import in_order
 from privml.output import manifest
 from privml.output.artefacts import check_artefacts

@@ -18,7 +18,8 @@ from privml.cli.run import run
 from privml.image import madeby
 from privml.image.target import Target, recipes_directory, resolve
 from privml.image.workplace import Workplace
-from privml.lock.models import Lock, read_lock, read_tools_lock, serialise
+from privml.lock.lockfile import read_lock, read_tools_lock, serialise
+from privml.lock.models import Lock
 from privml.output.manifest import Manifest
 from privml.recipe.loader import load, shipped
 

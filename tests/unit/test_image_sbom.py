@@ -21,8 +21,7 @@ from image_fake import Fake, sha256
 
 from privml.image import provenance, sbom
 from privml.image.build import BuildResult, build
-from privml.lock.models import HubSource, ModelFile
-from privml.recipe.distributions import base
+from privml.lock.modelrecord import HubSource, ModelFile
 
 PURL = re.compile(r"^pkg:(deb/debian|pypi)/[a-z0-9.+_%-]+@[A-Za-z0-9.:~_%-]+(\?arch=(amd64|all)&distro=[a-z]+)?$")
 DEP5 = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -97,7 +96,7 @@ def test_check_jsonschema_accepts_it_too(built: tuple[Fake, BuildResult]) -> Non
 
 def test_edges_are_the_dependencies_of_the_packages(built: tuple[Fake, BuildResult]) -> None:
     edges = {row["ref"]: row["dependsOn"] for row in read(built, sbom.FILE)["dependencies"][1:]}
-    alpha, beta, tools = (sbom.deb_purl(package, base("debian", "forky")) for package in built[0].lock.packages)
+    alpha, beta, tools = (sbom.deb_purl(package, built[0].lock) for package in built[0].lock.packages)
     model = f"model:{image_fake.HASH}"
     assert edges == {
         alpha: [beta],
@@ -171,7 +170,7 @@ def test_the_sbom_has_the_root_hash_and_every_input_of_the_lock(built: tuple[Fak
 def test_versions_are_percent_encoded_in_package_urls(built: tuple[Fake, BuildResult]) -> None:
     package = built[0].lock.packages[0].model_copy(update={"name": "libstdc++6", "version": "2:1.0+dfsg~1-1"})
     assert (
-        sbom.deb_purl(package, base("debian", "forky"))
+        sbom.deb_purl(package, built[0].lock)
         == "pkg:deb/debian/libstdc%2B%2B6@2:1.0%2Bdfsg~1-1?arch=amd64&distro=forky"
     )
 

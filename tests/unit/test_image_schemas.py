@@ -16,7 +16,8 @@ from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical, loads, pretty
 from privml.image import build as room
 from privml.image import schemas
-from privml.lock.models import Lock, ToolsLock, parse
+from privml.lock.lockfile import parse
+from privml.lock.models import Lock, ToolsLock
 from privml.output import manifest
 from privml.recipe import schema
 from privml.recipe.loader import shipped

@@ -12,7 +12,7 @@ from privml.events import configuration
 from privml.image import resources
 from privml.image.config import measured_config
 from privml.image.root import plan_of
-from privml.lock.models import read_lock
+from privml.lock.lockfile import read_lock
 from privml.lock.trees import guest_tree, images_folder
 from privml.recipe.loader import Recipe, load, shipped
 

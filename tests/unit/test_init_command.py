@@ -89,6 +89,7 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
             "platform.",
             "inference.engine.options.",
             "inference.models.files.",
+            "archives.",
             "files.",
             "exceptions.",
             "services.",

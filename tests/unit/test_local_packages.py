@@ -18,7 +18,8 @@ from privml.image import root as root_volume
 from privml.lock import make
 from privml.lock.localdebs import local_debs, store_local
 from privml.lock.locate import inputs_now
-from privml.lock.models import LOCAL, Lock, read_lock
+from privml.lock.lockfile import read_lock
+from privml.lock.models import LOCAL, Lock
 from privml.lock.trees import images_folder
 from privml.recipe.loader import Recipe, load, shipped
 from privml.store.objects import Store
@@ -67,7 +68,7 @@ def test_a_local_package_is_a_locked_package_without_an_archive(folder: Path, tm
     make.check(mine, lock, inputs_now(mine))
     assert lock.local == (found.package,)
     plan = root_volume.plan_of(mine, lock, b"{}")
-    assert plan.local == plan.added == ("acme",)
+    assert plan.outside == plan.added == ("acme",)
     assert "acme" not in plan.packages
 
 
@@ -185,10 +186,10 @@ def test_an_honest_package_breaks_no_rule(prepare: ModuleType, tree: Path) -> No
 def test_each_rule_ends_the_build_with_path_and_package(
     prepare: ModuleType, tree: Path, change: Callable[[Path], object], told: str
 ) -> None:
-    assert told.format("a local package may not add or change") in judged(prepare, tree, change)
+    assert told.format("a package from outside the base may not add or change") in judged(prepare, tree, change)
 
 
 def test_a_local_package_that_another_one_pulled_in_is_refused(prepare: ModuleType, tree: Path) -> None:
     put(tree, "var/lib/dpkg/info/acme:amd64.list")
-    with pytest.raises(SystemExit, match="the local packages acme are installed already"):
-        prepare.install_local(tree, ["acme"])
+    with pytest.raises(SystemExit, match="the packages acme from outside the base are installed already"):
+        prepare.install_outside(tree, ["acme"])

@@ -15,13 +15,9 @@ from privml.base.causes import HostCause
 from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed
 from privml.base.wayout import WayOut
-from privml.lock.apt import (
-    AptTools,
-    host_tools,
-    printed_uris,
-    resolve,
-)
+from privml.lock.apt import printed_uris, resolve
 from privml.lock.aptstate import apt_configuration, conclusion
+from privml.lock.apttools import AptTools, host_tools
 from privml.lock.debian import parse_inrelease
 from privml.lock.make import epoch_of
 from privml.lock.models import Archive
@@ -220,7 +216,7 @@ def test_printed_uris_are_parsed() -> None:
 def test_too_little_room_for_the_lists_ends_before_any_mirror_is_asked(monkeypatch: pytest.MonkeyPatch) -> None:
     apt = Apt()
     usage = shutil.disk_usage("/")
-    monkeypatch.setattr("privml.lock.apt.shutil.disk_usage", lambda _: usage._replace(free=4 << 20))
+    monkeypatch.setattr("privml.lock.lists.shutil.disk_usage", lambda _: usage._replace(free=4 << 20))
     with pytest.raises(HostError, match=r"no room in .* \(TMPDIR\): 4 MiB free, the package lists need 192"):
         resolve(apt.tools(), MIRRORS, wanted(), now=NOW)
     assert apt.calls == []

@@ -18,10 +18,12 @@ from test_recipe_distributions import RECIPE as ACME_RECIPE
 from privml.base.errors import InputsError
 from privml.base.run import run
 from privml.image.sbom import deb_purl
-from privml.lock.apt import AptTools, resolve
+from privml.lock.apt import resolve
+from privml.lock.apttools import AptTools
 from privml.lock.changes import changes
+from privml.lock.lockfile import parse, serialise
 from privml.lock.make import Current, Solver, bring, epoch_of, make_lock, solve
-from privml.lock.models import Archive, Base, Firmware, Lock, Package, Tree, TreeFile, parse, serialise
+from privml.lock.models import Archive, Base, Firmware, Lock, Package, Tree, TreeFile
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
 from privml.lock.wanted import Resolution, Wanted
@@ -485,7 +487,7 @@ def test_a_second_distribution_is_locked_by_its_record(
     ]
     assert (lock.base.distribution, lock.base.release, lock.rtmr3) == ("acme", "one", "staged")
     assert {package.archive for package in lock.debs} == {"acme"}
-    assert deb_purl(lock.package("box"), lock.base.record) == "pkg:deb/acme/box@1?arch=amd64&distro=one"
+    assert deb_purl(lock.package("box"), lock) == "pkg:deb/acme/box@1?arch=amd64&distro=one"
     newer = lock.model_copy(update={"packages": tuple(p for p in lock.packages if p.name != "kernel-core-9.2")})
     assert "RTMR1 moves: kernel" in moves(lock, newer)[0]
     assert parse(serialise(lock), Lock, "x") == lock

@@ -14,7 +14,8 @@ from privml.base.errors import InputsError, UsageError
 from privml.cli.image import image
 from privml.cli.lock import lock
 from privml.image import relock
-from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock
+from privml.lock.lockfile import read_lock, read_tools_lock
+from privml.lock.models import Lock, ToolsLock
 from privml.recipe import loader
 from privml.recipe.loader import shipped
 

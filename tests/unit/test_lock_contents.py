@@ -6,7 +6,8 @@ from pathlib import Path
 
 from privml.lock.contents import bring_all, digests, kept
 from privml.lock.locate import known_locks, locks_of, recipe_locks, tools_lock_path
-from privml.lock.models import Lock, ToolsLock, own_tools_lock
+from privml.lock.lockfile import own_tools_lock
+from privml.lock.models import Lock, ToolsLock
 from privml.recipe.loader import shipped
 from privml.store.objects import Store
 

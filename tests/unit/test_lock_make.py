@@ -16,24 +16,12 @@ import pytest
 from privml.base import strictjson
 from privml.base.errors import InputsError
 from privml.lock import make, wheels
-from privml.lock.apt import AptTools
+from privml.lock.apttools import AptTools
 from privml.lock.changes import changes
+from privml.lock.lockfile import parse, read_lock, read_tools_lock, serialise, write_lock
 from privml.lock.make import Current, Solver, bring, check, current_inputs, make_lock, make_tools_lock
-from privml.lock.models import (
-    Archive,
-    Firmware,
-    Lock,
-    ModelFile,
-    Package,
-    Tree,
-    TreeFile,
-    WheelSource,
-    parse,
-    read_lock,
-    read_tools_lock,
-    serialise,
-    write_lock,
-)
+from privml.lock.modelrecord import ModelFile, WheelSource
+from privml.lock.models import Archive, Firmware, Lock, Package, Tree, TreeFile
 from privml.lock.trees import images_folder
 from privml.lock.wanted import Resolution, Wanted
 from privml.recipe.distributions import TOOLS

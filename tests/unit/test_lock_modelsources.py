@@ -23,8 +23,10 @@ from test_store_fetch import week_around
 from privml.base.errors import InputsError
 from privml.lock.changes import changes
 from privml.lock.contents import digests
+from privml.lock.lockfile import parse, serialise
 from privml.lock.make import Current, bring, check, make_lock
-from privml.lock.models import HubSource, LocalSource, Lock, Model, ModelFile, Tree, UrlSource, parse, serialise
+from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, UrlSource
+from privml.lock.models import Lock, Tree
 from privml.recipe.loader import Recipe
 from privml.recipe.packages import guest_packages
 from privml.store.mirrors import host_mirrors

@@ -7,18 +7,8 @@ from typing import Any
 import pytest
 from test_lock_make import TREE, archive, package
 
-from privml.lock.models import (
-    Base,
-    Firmware,
-    Lock,
-    Model,
-    ModelFile,
-    ToolsLock,
-    Tree,
-    TreeFile,
-    Wheel,
-    WheelSource,
-)
+from privml.lock.modelrecord import Model, ModelFile, WheelSource
+from privml.lock.models import Base, Firmware, Lock, ToolsLock, Tree, TreeFile, Wheel
 from privml.lock.moves import moves
 from privml.recipe.section import ALL
 

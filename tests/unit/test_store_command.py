@@ -20,7 +20,8 @@ from privml.cli.store import store as store_verb
 from privml.image import relock
 from privml.image.workplace import Workplace
 from privml.lock.locate import tools_lock_path
-from privml.lock.models import Lock, Package, ToolsLock, Wheel, own_tools_lock, read_lock, read_tools_lock, write_lock
+from privml.lock.lockfile import own_tools_lock, read_lock, read_tools_lock, write_lock
+from privml.lock.models import Lock, Package, ToolsLock, Wheel
 from privml.recipe.loader import load, shipped
 from privml.store.fetch import GoneError, Item
 from privml.store.objects import Store

@@ -17,7 +17,8 @@ from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show, show_text
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
-from privml.lock.models import FORMATS, Lock, read_lock, read_tools_lock
+from privml.lock.lockfile import FORMATS, read_lock, read_tools_lock
+from privml.lock.models import Lock
 from privml.readers import compare, files, source
 from privml.readers.compare import Pair
 from privml.readers.file import File

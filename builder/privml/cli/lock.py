@@ -11,9 +11,10 @@ from privml.base.errors import UsageError
 from privml.cli.completion import TARGET
 from privml.cli.output import show
 from privml.image.relock import Relocking, check_upgrades
+from privml.lock.apttools import OPTION, SECONDS
 from privml.lock.locate import inputs_now, tools_lock_path
+from privml.lock.lockfile import read_lock
 from privml.lock.make import check
-from privml.lock.models import read_lock
 from privml.recipe.loader import find, load
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -56,6 +57,15 @@ from privml.store.pools import Pool
     "--pool", "pools", multiple=True, metavar="DIR|URL", help="Look here first for missing inputs; repeatable."
 )
 @click.option(
+    OPTION,
+    "seconds",
+    type=click.IntRange(1, 86400),
+    default=int(SECONDS),
+    show_default=True,
+    metavar="SECONDS",
+    help="Longest time for apt to fetch the package lists of an archive from one of its mirrors.",
+)
+@click.option(
     "--fetch/--no-fetch", default=True, help="Also download the locked inputs into the store (the default)."
 )
 def lock(
@@ -70,6 +80,7 @@ def lock(
     allow_expired: bool,
     apt: Literal["tree", "host"],
     fetch: bool,
+    seconds: int,
 ) -> None:
     """Write recipes/NAME.lock.json: every input with its SHA-256. Package versions stay unless you upgrade them.
 
@@ -84,6 +95,7 @@ def lock(
       privml-build lock demo-cpu --check
       privml-build lock demo-cpu --upgrade-package systemd
       privml-build lock demo-cpu --tools --upgrade
+      privml-build lock demo-cpu --upgrade --timeout 1800        on a slow line
       privml-build lock demo-cpu --refresh-to out/locks/demo-cpu.lock.json
     """
     if not targets and not tools:
@@ -109,6 +121,7 @@ def lock(
         upgrade=moving,
         allow_expired=allow_expired,
         fetch=fetch,
+        seconds=seconds,
     )
     if refresh_to is not None:
         if len(paths) != 1 or tools or moving is not None:

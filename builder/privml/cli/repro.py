@@ -18,7 +18,7 @@ from privml.image.bootstrap import tools_tree
 from privml.image.target import check_output, resolve
 from privml.image.workplace import Workplace
 from privml.lock.contents import bring_all
-from privml.lock.models import read_tools_lock
+from privml.lock.lockfile import read_tools_lock
 from privml.lock.refresh import refresh_hint
 from privml.output import manifest as manifests
 from privml.repro import current, external

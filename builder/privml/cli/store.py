@@ -15,7 +15,8 @@ from privml.cli.usage import Verb
 from privml.image.unpack import tree_key
 from privml.lock.contents import bring_all, kept
 from privml.lock.locate import folder_of, known_locks, locks_of
-from privml.lock.models import ToolsLock, read_any_lock
+from privml.lock.lockfile import read_any_lock
+from privml.lock.models import ToolsLock
 from privml.store.objects import Store
 from privml.store.pools import export as write_pool
 from privml.store.pools import take_in

@@ -24,7 +24,9 @@ from privml.image import tools as tools_room
 from privml.image.unpack import tree_key
 from privml.lock.contents import digests
 from privml.lock.debian import parse_inrelease
-from privml.lock.models import Lock, ToolsLock, parse_time, read_lock, read_tools_lock
+from privml.lock.lockfile import read_lock, read_tools_lock
+from privml.lock.models import Lock, ToolsLock
+from privml.lock.record import parse_time
 from privml.lock.states import judge
 from privml.recipe.distributions import Suite
 from privml.store.mirrors import Mirrors, configured_addresses, host_mirrors
@@ -42,7 +44,7 @@ def look(tools_lock: Path, locks: Sequence[Path], *, root: Path = Path("/")) -> 
     recipes = [lock for path in locks if (lock := _lock(path)) is not None]
     dated = [lock.archives for lock in recipes] + [lock.archives for lock in known]
     now = datetime.now(UTC)
-    mirrors, mirrors_problem = _mirrors(known, now)
+    mirrors, mirrors_problem = _mirrors(known, recipes, now)
     user = pwd.getpwuid(os.geteuid()).pw_name if _has_name() else ""
     return HostFacts(
         root=os.geteuid() == 0,
@@ -84,6 +86,8 @@ def subordinate(table: Path, user: str, uid: int) -> int:
 def ask(suite: Suite, mirror: str, way: WayOut, origin: str, now: datetime) -> MirrorFact:
     """Whether a mirror is an archive with this suite: the same client as a build's reads its signed state.
 
+    An empty ``origin`` accepts any.
+
     The state's signature is checked when something is locked. An expired state is a state.
     """
     name = f"{suite.archive}/{suite.name}"
@@ -106,7 +110,9 @@ def ask(suite: Suite, mirror: str, way: WayOut, origin: str, now: datetime) -> M
     return MirrorFact(name, host, date=state.date[:10])
 
 
-def _mirrors(known: Sequence[ToolsLock], now: datetime) -> tuple[tuple[MirrorFact, ...], str]:
+def _mirrors(
+    known: Sequence[ToolsLock], recipes: Sequence[Lock], now: datetime
+) -> tuple[tuple[MirrorFact, ...], str]:
     try:
         mirrors: Mirrors = host_mirrors()
         way = host_way_out(configured_addresses())
@@ -120,8 +126,14 @@ def _mirrors(known: Sequence[ToolsLock], now: datetime) -> tuple[tuple[MirrorFac
         for suite in (distribution.suites.get(archive.suite, Suite(archive.label, archive.suite)),)
         for mirror in mirrors.get(archive.label, ())
     ]
+    added = {Suite(each.label, each.suite, each.components, "") for lock in recipes for each in lock.added_archives}
+    nowhere = []
+    for suite in sorted(added, key=lambda suite: (suite.archive, suite.name)):
+        if not mirrors.get(suite.archive):
+            nowhere.append(MirrorFact(f"{suite.archive}/{suite.name}", "mirrors.yaml", "names no address of it"))
+        questions += [(suite, mirror, way, "", now) for mirror in mirrors.get(suite.archive, ())]
     with ThreadPoolExecutor(8) as pool:
-        return tuple(pool.map(lambda question: ask(*question), questions)), ""
+        return (*pool.map(lambda question: ask(*question), questions), *nowhere), ""
 
 
 def _tools(path: Path) -> tuple[list[ToolsLock], str]:

@@ -17,7 +17,7 @@ from privml.base.steps import say, step
 from privml.image import namespaces
 from privml.image import tools as tree_of_tools
 from privml.image.tools import Bind, ToolsTree
-from privml.lock.apt import AptTools, described, host_tools, keyring_in
+from privml.lock.apttools import SECONDS, AptTools, bounded, described, host_tools, keyring_in
 from privml.lock.make import Solver, bring
 from privml.lock.models import ToolsLock
 from privml.lock.refresh import refresh_tools
@@ -45,8 +45,8 @@ def tools_tree(
     return tree_of_tools.ensure(store, lock)
 
 
-def tree_apt(tools: ToolsTree, distribution: Distribution) -> AptTools:
-    """The tree's own apt; ``HostError`` when the tree has no keyring of the distribution's archive."""
+def tree_apt(tools: ToolsTree, distribution: Distribution, *, seconds: float = SECONDS) -> AptTools:
+    """The tree's own apt, which may run so long; ``HostError`` when the tree has no keyring of the archive."""
     keyring = keyring_in(tools.root, distribution)
     if keyring is None:
         raise HostError(
@@ -57,7 +57,10 @@ def tree_apt(tools: ToolsTree, distribution: Distribution) -> AptTools:
 
     def run(argv: list[str], binds: Mapping[str, str]) -> Completed:
         folders = [Bind(Path(outside), inside, writable=True) for outside, inside in binds.items()]
-        return tools.run(argv, binds=[*folders, names], network=True, timeout=600, what=described(argv))
+        what = described(argv)
+        return bounded(
+            lambda: tools.run(argv, binds=[*folders, names], network=True, timeout=seconds, what=what), what, seconds
+        )
 
     return AptTools(run, f"/{keyring}", "the tools tree's apt")
 

@@ -111,7 +111,9 @@ def inputs_of(
         **_common(lock, _BASE_CODE),
         "recipe base.distribution": content.base.distribution,
         "recipe base.release": content.base.release,
-        **_packages("package", lock.packages),
+        **_packages("package", [each for each in lock.packages if each not in lock.outside]),
+        # They are installed in another way.
+        **_packages("package from outside the base", lock.outside),
         # finalize processes the tree after the packages are installed.
         **{name: value for name, value in templates.items() if not name.endswith("finalize.py")},
     }
@@ -125,6 +127,7 @@ def inputs_of(
         **(_tree("recipe file", lock.files, "") if lock.files else {}),
         **{f"recipe program {name}": "kept" for name in lock.programs},
         **{f"recipe package {name}": "named" for name in content.named_packages},
+        **{f"recipe package {name}": "named" for name, _ in content.archive_packages},
         **({"kernel modules": _digest({"": " ".join(content.kernel.modules)})} if content.kernel.modules else {}),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }

@@ -14,7 +14,8 @@ from privml.base.errors import BuildError, InputsError
 from privml.base.files import write_atomic
 from privml.events.agent import AgentEvent
 from privml.events.configuration import UNUSED
-from privml.lock.models import Lock, own_tools_lock, read_lock, read_tools_lock, serialise
+from privml.lock.lockfile import own_tools_lock, read_lock, read_tools_lock, serialise
+from privml.lock.models import Lock
 from privml.output.manifest import Manifest
 
 

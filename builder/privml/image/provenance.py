@@ -54,11 +54,13 @@ def _inputs(manifest: Manifest, lock: Lock) -> list[dict[str, Any]]:
         "agent files": lock.agent.sha256,
         "guest files": lock.guest.sha256,
         **({} if lock.files is None else {"recipe files": lock.files.sha256}),
+        **{f"keyring of the archive {each.label}": each.keyring_sha256 for each in lock.added_archives},
+        **{f"signed state of the archive {each.label}": each.inrelease_sha256 for each in lock.added_archives},
     }
     found: list[dict[str, Any]] = [
         {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(named.items())
     ]
-    purls = {deb_purl(package, lock.base.record): package.sha256 for package in lock.debs}
+    purls = {deb_purl(package, lock): package.sha256 for package in lock.debs}
     purls |= {wheel_purl(wheel): wheel.sha256 for wheel in lock.python}
     # Model files that are inputs themselves, and not inside a wheel.
     found += [

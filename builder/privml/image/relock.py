@@ -14,23 +14,15 @@ from typing import Literal
 from privml.base.errors import UsageError
 from privml.base.steps import say, step
 from privml.image.bootstrap import mended, tools_tree, tree_apt
-from privml.lock.apt import AptTools, host_tools
+from privml.lock.apttools import SECONDS, AptTools, host_tools
 from privml.lock.changes import changes
 from privml.lock.contents import bring_all, debs
 from privml.lock.earlier import previous_lock, previous_tools_lock
 from privml.lock.localdebs import store_local
 from privml.lock.locate import inputs_now, tools_lock_path
+from privml.lock.lockfile import own_tools_lock, read_lock, read_tools_lock, serialise, write_lock
 from privml.lock.make import Solver, bring, check, make_lock, make_tools_lock
-from privml.lock.models import (
-    Lock,
-    Package,
-    ToolsLock,
-    own_tools_lock,
-    read_lock,
-    read_tools_lock,
-    serialise,
-    write_lock,
-)
+from privml.lock.models import Lock, Package, ToolsLock
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
 from privml.recipe.distributions import DISTRIBUTIONS, Distribution
@@ -54,15 +46,21 @@ class Relocking:
     upgrade: tuple[str, ...] | None = None
     allow_expired: bool = False
     fetch: bool = True
+    # Of each run of apt.
+    seconds: float = SECONDS
 
     def solver(self) -> Solver:
         """The solver. The tools tree is created only if packages must be resolved."""
-        chosen: Callable[[Distribution], AptTools] = host_tools if self.apt == "host" else self._tree_apt
+        chosen: Callable[[Distribution], AptTools] = self._host_apt if self.apt == "host" else self._tree_apt
         return Solver(tools=chosen, allow_expired=self.allow_expired, upgrade=self.upgrade, pools=self.pools)
+
+    def _host_apt(self, distribution: Distribution) -> AptTools:
+        return host_tools(distribution, seconds=self.seconds)
 
     def _tree_apt(self, distribution: Distribution) -> AptTools:
         try:
-            return tree_apt(tools_tree(self.store, read_tools_lock(self.tools_lock), self.pools), distribution)
+            tree = tools_tree(self.store, read_tools_lock(self.tools_lock), self.pools)
+            return tree_apt(tree, distribution, seconds=self.seconds)
         except GoneError as gone:
             gone.hint = "replace missing tools packages with `privml-build lock --tools`, or resolve with --apt host"
             raise
@@ -78,10 +76,10 @@ class Relocking:
         """Write the tools lock to ``target``, based on the current one; returns whether it changed."""
         before = previous_tools_lock(self.tools_lock)
         solver = self.solver()
-        first = solver if before else Solver(tools=host_tools, allow_expired=self.allow_expired)
+        first = solver if before else Solver(tools=self._host_apt, allow_expired=self.allow_expired)
         after = make_tools_lock(before, self.store, first)
         if self.fetch and after == before:
-            after = mended(self.store, after, solver, self.pools)
+            after = mended(self.store, after, solver, self.pools, host=self._host_apt)
         return self._write(target, before, after)
 
     def refresh(self, recipe: Recipe, target: Path) -> bool:
@@ -95,7 +93,7 @@ class Relocking:
         check(recipe, committed, inputs_now(recipe))
         solver = self.solver()
         tools_before = read_tools_lock(tools_lock_path(recipe.path))
-        tools_after = mended(self.store, tools_before, solver, self.pools)
+        tools_after = mended(self.store, tools_before, solver, self.pools, host=self._host_apt)
         digest = committed.tools_sha256
         own = own_tools_lock(target)
         if tools_after != tools_before:
@@ -106,7 +104,10 @@ class Relocking:
             own.unlink(missing_ok=True)
         if self.apt == "tree":
             solver = replace(
-                solver, tools=lambda each: tree_apt(tools_tree(self.store, tools_after, self.pools), each)
+                solver,
+                tools=lambda each: tree_apt(
+                    tools_tree(self.store, tools_after, self.pools), each, seconds=self.seconds
+                ),
             )
 
         def fetch_packages(packages: Sequence[Package]) -> int:

@@ -72,8 +72,8 @@ class Plan:
     modules: tuple[str, ...] = ()
     added: tuple[str, ...] = ()
     programs: tuple[str, ...] = ()
-    # Packages of no archive, which `prepare` installs last.
-    local: tuple[str, ...] = ()
+    # Packages of no archive of the base, which `prepare` installs last.
+    outside: tuple[str, ...] = ()
 
     @property
     def seed(self) -> str:
@@ -124,7 +124,7 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "own": sorted(plan.own),
         "added": sorted(plan.added),
         "own_programs": sorted(plan.programs),
-        "local": sorted(plan.local),
+        "outside": sorted(plan.outside),
         "epoch": plan.epoch,
     }
     files = {

@@ -44,8 +44,8 @@ def plan_of(recipe: Recipe, lock: Lock, config: bytes) -> render.Plan:
     return render.Plan(
         name=recipe.name,
         base=recipe.content.base.record,
-        packages=tuple(package.name for package in lock.packages if package not in lock.local),
-        local=tuple(package.name for package in lock.local),
+        packages=tuple(package.name for package in lock.packages if package not in lock.outside),
+        outside=tuple(package.name for package in lock.outside),
         epoch=lock.source_date_epoch,
         tools=str(fixednames.ROOT / "tools"),
         overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config) | own,
@@ -53,7 +53,11 @@ def plan_of(recipe: Recipe, lock: Lock, config: bytes) -> render.Plan:
         engine=None if inference is None else engine_named(inference.engine.name),
         services=tuple(sorted({service.run[0] for service in recipe.content.services.values()})),
         own=tuple(path for path in own if path not in (ownfiles.SYSCTLS, ownfiles.MODULES)),
-        added=(*recipe.content.named_packages, *(package.name for package in lock.local)),
+        added=(
+            *recipe.content.named_packages,
+            *(name for name, _ in recipe.content.archive_packages),
+            *(package.name for package in lock.local),
+        ),
         programs=tuple(recipe.content.programs),
         modules=tuple(map(module_name, recipe.content.kernel.modules)),
     )

@@ -15,20 +15,28 @@ from urllib.parse import quote
 from privml import __version__
 from privml.base import strictjson
 from privml.image.licences import UNKNOWN, declared
-from privml.lock.models import HubSource, Lock, Package, Wheel
-from privml.lock.models import Model as LockedModel
+from privml.lock.modelrecord import HubSource
+from privml.lock.modelrecord import Model as LockedModel
+from privml.lock.models import LOCAL, Lock, Package, Wheel
 from privml.output.manifest import Manifest, Model
-from privml.recipe.distributions import Base
 
 FILE = "sbom.cdx.json"
 _NAMESPACE = uuid.UUID("0c4a1c2e-3f0b-5d0e-8a5e-6f5f2b1c9d77")
 
 
-def deb_purl(package: Package, base: Base) -> str:
-    """The package URL of a .deb, without an archive."""
-    distro = base.release.codename
+def deb_purl(package: Package, lock: Lock) -> str:
+    """The package URL of a .deb, without an address: its namespace is the distribution, or the added archive's label.
+
+    A file next to the recipe is a generic package with its digest: nobody else has given it the name.
+    """
+    base = lock.base.record
     name = quote(package.name, safe=".-_~")
     version = quote(package.version, safe=".-_~:")
+    if package.archive == LOCAL:
+        return f"pkg:generic/{name}@{version}?arch={package.architecture}&checksum=sha256:{package.sha256}"
+    if package in lock.outside:
+        return f"pkg:deb/{package.archive}/{name}@{version}?arch={package.architecture}"
+    distro = base.release.codename
     return f"pkg:deb/{base.distribution.purl}/{name}@{version}?arch={package.architecture}&distro={distro}"
 
 
@@ -56,9 +64,8 @@ def sbom(
     ``licences`` are the declared licences of packages and wheels, where known; ``depends`` are the packages that each
     package of the guest depends on.
     """
-    base = lock.base.record
-    parts = [_package(package, base, licences, "library") for package in lock.packages]
-    parts += [_package(package, base, licences, "firmware") for package in lock.firmware_debs]
+    parts = [_package(package, lock, licences, "library") for package in lock.packages]
+    parts += [_package(package, lock, licences, "firmware") for package in lock.firmware_debs]
     parts += [_wheel(wheel, licences) for wheel in lock.python]
     models = list(zip(manifest.models, lock.models, strict=True))
     parts += [*(_model(model, locked) for model, locked in models), *_files(manifest)]
@@ -102,8 +109,8 @@ def sbom(
     )
 
 
-def _package(package: Package, base: Base, licences: Mapping[str, Sequence[str]], kind: str) -> dict[str, Any]:
-    purl = deb_purl(package, base)
+def _package(package: Package, lock: Lock, licences: Mapping[str, Sequence[str]], kind: str) -> dict[str, Any]:
+    purl = deb_purl(package, lock)
     return {
         "type": kind,
         "bom-ref": purl,
@@ -162,8 +169,7 @@ def _model_ref(model: Model) -> str:
 
 def _edges(manifest: Manifest, lock: Lock, depends: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
     """Packages on packages, models on their wheels, and volumes on the models in them."""
-    base = lock.base.record
-    refs = {package.name: deb_purl(package, base) for package in lock.packages}
+    refs = {package.name: deb_purl(package, lock) for package in lock.packages}
     edges = {refs[name]: [refs[other] for other in others] for name, others in depends.items()}
     for model, locked in zip(manifest.models, lock.models, strict=True):
         wheel = lock.wheel_of(locked)

@@ -13,8 +13,9 @@ from privml.image.bootstrap import tools_tree
 from privml.image.target import Target
 from privml.image.tools import ToolsTree
 from privml.lock.locate import inputs_now, tools_lock_path
+from privml.lock.lockfile import read_lock, read_tools_lock
 from privml.lock.make import check
-from privml.lock.models import Lock, read_lock, read_tools_lock
+from privml.lock.models import Lock
 from privml.lock.trees import images_folder
 from privml.recipe.finding import RecipeProblems
 from privml.recipe.guestfiles import errors, lint_guest, read_guest

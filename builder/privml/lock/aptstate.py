@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 from privml.base.wayout import WayOut
 from privml.lock import deb
@@ -14,6 +15,7 @@ from privml.lock.models import Package
 from privml.store.objects import Store
 
 KEPT = "kept"
+_REPOSITORY = "repository-"
 
 
 @dataclass(frozen=True)
@@ -48,37 +50,56 @@ def conclusion(message: str) -> str:
     return message if at is None else "\n".join([first, *lines[at:]])
 
 
-def write_kept(folder: Path, kept: Sequence[Kept]) -> str:
-    """Write a repository of ``kept`` into the state's directory; returns its sources.list line, or an empty string.
+def write_repository(folder: Path, name: str, packages: Sequence[Kept]) -> str:
+    """Write a repository into the state's directory; returns its line of sources.list, or an empty string.
 
-    It needs no signature: the lock being refreshed names every package in it by SHA-256.
+    It needs no signature: each SHA-256 is from a lock, from a file here, or from a list that apt has checked.
     """
-    if not kept:
+    if not packages:
         return ""
-    place = folder / KEPT
+    place = folder / f"{_REPOSITORY}{name}"
     place.mkdir(exist_ok=True)
     stanzas = "".join(
         f"{each.control}\nFilename: ./{each.package.sha256}.deb\nSize: {each.package.size}\n"
         f"SHA256: {each.package.sha256}\n\n"
-        for each in kept
+        for each in packages
     ).encode()
     (place / "Packages").write_bytes(stanzas)
     (place / "Release").write_text(
-        f"Origin: privml\nSHA256:\n {hashlib.sha256(stanzas).hexdigest()} {len(stanzas)} Packages\n", encoding="utf-8"
+        f"Origin: {_origin(name)}\nSHA256:\n {hashlib.sha256(stanzas).hexdigest()} {len(stanzas)} Packages\n",
+        encoding="utf-8",
     )
     return f"deb [trusted=yes] file:{place} ./\n"
 
 
-def preferences(pins: Mapping[str, str], named: Mapping[str, str], others: Iterable[str]) -> str:
+def repository(folder: Path, uri: str) -> str | None:
+    """The SHA-256 of a package in a repository that ``write_repository`` made; None for other addresses."""
+    inside = f"file:{folder}/{_REPOSITORY}"
+    return uri.rpartition("/")[2].removesuffix(".deb") if uri.startswith(inside) else None
+
+
+def _origin(name: str) -> str:
+    """The Origin that only our repository ``name`` has in a state."""
+    return f"privml-build {name}"
+
+
+def preferences(
+    pins: Mapping[str, str],
+    named: Mapping[str, str],
+    others: Iterable[str],
+    from_archives: Mapping[str, str] = MappingProxyType({}),
+) -> str:
     """The preferences file, most specific records first (apt_preferences(5): the first matching record counts).
 
     ``pins`` are versions to choose even if newer ones exist. ``named`` maps packages, by name or pattern, to the
     suite they must come from. Other packages are taken from ``others``, the suites outside the base, only if the base
     lacks them. A suite is named by its code name (``n``) or its current alias (``a``), such as unstable.
+    ``from_archives`` maps packages to the archive outside the base, by label, that they must come from.
     """
     records = [(name, f"version {version}", 1001) for name, version in sorted(pins.items())]
     for pattern, suite in named.items():
         records += [(pattern, f"release {key}={suite}", 990) for key in "na"]
+    records += [(name, f"release o={_origin(label)}", 990) for name, label in from_archives.items()]
     for suite in others:
         records += [("*", f"release {key}={suite}", 100) for key in "na"]
     return "".join(f"Package: {name}\nPin: {pin}\nPin-Priority: {priority}\n\n" for name, pin, priority in records)

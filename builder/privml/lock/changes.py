@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from privml.lock.models import Archive, Lock, Model, Package, ToolsLock, Tree, Wheel
+from privml.lock.archiverecord import AddedArchive, Archive
+from privml.lock.modelrecord import Model
+from privml.lock.models import Lock, Package, ToolsLock, Tree, Wheel
 
 
 def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
     """One line for each package, archive, wheel or file that was added, removed or changed."""
-    lines = archive_changes(old.archives if old else (), new.archives)
+    lines = archive_changes(states_of(old) if old else (), states_of(new))
     lines += package_changes("package", old.packages if old else (), new.packages)
     if isinstance(new, Lock):
         before = old if isinstance(old, Lock) else None
@@ -30,8 +32,13 @@ def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
     return lines
 
 
+def states_of(lock: Lock | ToolsLock) -> tuple[Archive, ...]:
+    """The signed states of all archives of a lock."""
+    return lock.states if isinstance(lock, Lock) else lock.archives
+
+
 def archive_changes(old: Sequence[Archive], new: Sequence[Archive]) -> list[str]:
-    """Suites whose signed state changed."""
+    """Suites whose signed state or keyring changed."""
     before = {(archive.label, archive.suite): archive for archive in old}
     lines = []
     for archive in new:
@@ -40,7 +47,14 @@ def archive_changes(old: Sequence[Archive], new: Sequence[Archive]) -> list[str]
             was = f"{known.date} -> " if known else ""
             expired = ", accepted although expired" if archive.expired else ""
             lines.append(f"archive {archive.label}/{archive.suite}: {was}{archive.date}{expired}")
+        if keys_of(archive) != (keys_of(known) if known else ()):
+            lines.append(f"archive {archive.label}/{archive.suite}: keys: {' '.join(keys_of(archive))}")
     return lines + [f"archive {label}/{suite}: no longer used" for label, suite in before]
+
+
+def keys_of(archive: Archive) -> tuple[str, ...]:
+    """The fingerprints of an added archive's keys; empty for one of the base."""
+    return archive.fingerprints if isinstance(archive, AddedArchive) else ()
 
 
 def package_changes(what: str, old: Iterable[Package | Wheel], new: Iterable[Package | Wheel]) -> list[str]:

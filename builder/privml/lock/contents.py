@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from privml.lock.changes import states_of
 from privml.lock.make import bring
-from privml.lock.models import Lock, Model, Package, ToolsLock, Wheel
+from privml.lock.modelrecord import Model
+from privml.lock.models import Lock, Package, ToolsLock, Wheel
 from privml.store.mirrors import Mirrors, host_mirrors
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -30,7 +32,7 @@ def digests(locks: Iterable[Lock | ToolsLock]) -> set[str]:
 def kept(locks: Iterable[Lock | ToolsLock], store: Store) -> set[str]:
     """``digests``, plus the signed archive states in the store."""
     locks = list(locks)
-    states = {state.inrelease_sha256 for lock in locks for state in lock.archives}
+    states = {state.inrelease_sha256 for lock in locks for state in states_of(lock)}
     return digests(locks) | {state for state in states if store.has(state)}
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from pathlib import Path
+
+from pydantic import ValidationError
 
 from privml.base.errors import InputsError
 from privml.lock.models import Package
@@ -94,9 +96,23 @@ class PackagesIndex:
         end = self._data.find(b"\n\n", at)
         return fields_of(self._data[start : end if end >= 0 else None].decode("utf-8"))
 
+    def names(self) -> Iterator[str]:
+        """The names of all packages, and those that they provide."""
+        for match in re.finditer(rb"^(?:Package|Provides): (.*)$", self._data, re.M):
+            yield from dependency_names(match[1].decode("utf-8", "replace"))
+
+    def stanzas(self) -> Iterator[dict[str, str]]:
+        """The fields of all packages."""
+        for stanza in self._data.decode("utf-8").split("\n\n"):
+            if fields := fields_of(stanza):
+                yield fields
+
     def package(self, path: str) -> Package:
         """The lock record of the package at an archive path."""
-        fields = self.fields(path)
+        return self.record(self.fields(path))
+
+    def record(self, fields: Mapping[str, str]) -> Package:
+        """The lock record of a package with these fields."""
         try:
             return Package.model_validate(
                 {
@@ -105,13 +121,23 @@ class PackagesIndex:
                     "architecture": fields["Architecture"],
                     "sha256": fields["SHA256"],
                     "size": int(fields["Size"]),
-                    "path": fields["Filename"],
+                    "path": fields["Filename"].removeprefix("./"),
                     **self._where,
                 }
             )
         except (KeyError, ValueError) as error:
             where = "/".join(self._where.values())
-            raise InputsError(f"{where}: the entry of {path} is malformed: {error}") from error
+            named = fields.get("Filename", fields.get("Package", "a package"))
+            raise InputsError(f"{where}: the entry of {named} is malformed: {_first(error)}") from error
+
+
+def _first(error: Exception) -> str:
+    if isinstance(error, KeyError):
+        return f"it has no {error.args[0]}"
+    if not isinstance(error, ValidationError):
+        return str(error)
+    wrong = error.errors(include_url=False)[0]
+    return f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
 
 
 def upstream_version(version: str) -> str:

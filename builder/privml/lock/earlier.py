@@ -11,7 +11,8 @@ from typing import Any
 
 from privml.base import strictjson
 from privml.base.errors import InputsError
-from privml.lock.models import Lock, ToolsLock, format_of, parse, read_lock, read_tools_lock
+from privml.lock.lockfile import format_of, parse, read_lock, read_tools_lock
+from privml.lock.models import Lock, ToolsLock
 
 _BASE = {"distribution": "debian", "release": "forky"}
 _TEE = "tdx"

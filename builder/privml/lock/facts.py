@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from privml.base.errors import InputsError
 from privml.lock.locate import inputs_now
+from privml.lock.lockfile import read_lock
 from privml.lock.make import check
-from privml.lock.models import LocalSource, read_lock
+from privml.lock.modelrecord import LocalSource
 from privml.recipe.finding import RecipeProblems
 from privml.recipe.lint import LockFacts
 from privml.recipe.loader import Recipe

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from privml.lock.lockfile import own_tools_lock, read_any_lock, read_lock, read_tools_lock
 from privml.lock.make import Current, current_inputs
-from privml.lock.models import Lock, ToolsLock, own_tools_lock, read_any_lock, read_lock, read_tools_lock
+from privml.lock.models import Lock, ToolsLock
 from privml.lock.trees import images_folder
 from privml.recipe.loader import Recipe, find, load, shipped
 

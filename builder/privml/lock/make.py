@@ -11,28 +11,21 @@ from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.events.variants import PRODUCTION
-from privml.lock.apt import AptTools, resolve
+from privml.lock.addedarchives import archives_of, differences, recipe_pins, staying
+from privml.lock.apt import resolve
 from privml.lock.aptstate import Kept
+from privml.lock.apttools import AptTools
+from privml.lock.archiverecord import Archive
 from privml.lock.changes import package_changes, tree_changes
 from privml.lock.debian import upstream_version
 from privml.lock.localdebs import local_debs, store_local
-from privml.lock.models import (
-    Archive,
-    Base,
-    Firmware,
-    Lock,
-    LockFile,
-    Model,
-    Package,
-    ToolsLock,
-    Tree,
-    Wheel,
-    parse_time,
-    read_tools_lock,
-)
+from privml.lock.lockfile import read_tools_lock
+from privml.lock.modelrecord import Model
+from privml.lock.models import Base, Firmware, Lock, LockFile, Package, ToolsLock, Tree, Wheel
 from privml.lock.modelsources import bring_models, local_changes, models_of
+from privml.lock.record import parse_time
 from privml.lock.trees import agent_tree, guest_tree, own_tree
-from privml.lock.wanted import Resolution, Wanted
+from privml.lock.wanted import Resolution, Wanted, WantedArchive, unused_pins
 from privml.lock.wheels import wheels_of
 from privml.recipe import distributions
 from privml.recipe.distributions import TOOLS, Distribution, Kernel
@@ -72,6 +65,7 @@ class Current:
     tools_sha256: str
     files: Tree | None = None
     local: tuple[Package, ...] = ()
+    archives: tuple[WantedArchive, ...] = ()
 
 
 def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Path | None = None) -> Current:
@@ -83,6 +77,7 @@ def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Pa
         read_tools_lock(tools_lock).digest,
         own_tree(recipe),
         tuple(each.package for each in local_debs(recipe)),
+        archives_of(recipe),
     )
 
 
@@ -99,18 +94,22 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
     if local:
         pins = {**wanted.pins, **{package.name: package.version for package in local}}
         wanted = replace(wanted, install=(*wanted.install, *_requests(local)), pins=pins)
-    same_local = packaged is None or set(local) == set(packaged.local)
-    if packaged is not None and solver.upgrade is None and same_local and _same_request(packaged, wanted, recipe):
+    wanted = with_archives(wanted, current.archives, packaged, store)
+    same = packaged is None or (set(local) == set(packaged.local) and not [*differences(current.archives, packaged)])
+    if packaged is not None and solver.upgrade is None and same and _same_request(packaged, wanted, recipe):
         archives, packages, firmware = packaged.archives, packaged.packages, dict(packaged.firmware)
+        added = packaged.added_archives
     else:
         names = {package.name for package in local}
         held = [each for each in (packaged.debs if packaged else ()) if each.name not in names]
         try:
-            found = solve(wanted, (*held, *local), previous.archives if previous else (), store, solver)
+            found = solve(wanted, (*held, *local), previous.states if previous else (), store, solver)
         except InputsError as error:
             error.hint = error.hint or _engine_hint(recipe, error.message)
             raise
         archives, packages, firmware = found.archives, found.packages, firmware_of(wanted, found, recipe)
+        added = found.added
+    unused_pins(current.archives, packages)
     check_packages(recipe, packages)
     python = wheels_of(recipe, previous, store)
     return Lock(
@@ -130,6 +129,7 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
         files=current.files,
         kernel_options=tuple(recipe.content.kernel.options),
         programs=tuple(recipe.content.programs),
+        added_archives=added,
     )
 
 
@@ -152,6 +152,15 @@ def wanted_of(recipe: Recipe, previous: Lock | None, store: Store, solver: Solve
     moving = {Request.parse(image).name for image in images} & set(solver.upgrade or ())
     stays = kernel_that_stays(kernel, previous.packages, pins, store) if same_kernel and not moving else ()
     return Wanted(base, requested, tuple(firmware.values()), pins, kernel=stays)
+
+
+def with_archives(wanted: Wanted, archives: Sequence[WantedArchive], previous: Lock | None, store: Store) -> Wanted:
+    """``wanted`` with the recipe's archives and its pins of their packages."""
+    if not archives:
+        return wanted
+    pins = {**wanted.pins, **recipe_pins(archives)}
+    kept = tuple(archives) if previous is None else staying(archives, previous, wanted.install, pins, store)
+    return replace(wanted, archives=kept, pins=pins)
 
 
 def firmware_of(wanted: Wanted, found: Resolution, recipe: Recipe) -> dict[str, Firmware]:
@@ -189,7 +198,7 @@ def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = N
     requested = tuple(map(str, (*guest_packages(recipe), *_requests(current.local))))
     if lock.packages_requested != requested or not _same_firmware(lock, recipe):
         stale.append("packages: this privml-build requests different packages")
-    stale += local_changes(recipe, lock)
+    stale += [*local_changes(recipe, lock), *differences(current.archives, lock)]
     for name, was, now in (("agent", lock.agent, current.agent), ("guest", lock.guest, current.guest)):
         if was.sha256 != now.sha256:
             stale += _some(tree_changes(name, was, now))
@@ -253,7 +262,7 @@ def solve(
     wanted: Wanted, held: Iterable[Package], before: Sequence[Archive], store: Store, solver: Solver
 ) -> Resolution:
     """Resolve and keep pins, including .debs of ``held`` in the store that no archive lists any more."""
-    kept = [package for package in held if package.name in wanted.pins and store.has(package.sha256)]
+    kept = [each for each in held if wanted.pins.get(each.name) == each.version and store.has(each.sha256)]
     found = resolve(
         solver.tools(wanted.base.distribution),
         solver.mirrors(),

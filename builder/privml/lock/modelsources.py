@@ -18,16 +18,8 @@ from privml.base.files import sha256_file
 from privml.base.http import Connections
 from privml.base.wayout import host_way_out, without_password
 from privml.lock import modelfile, wheels
-from privml.lock.models import (
-    HubSource,
-    LocalSource,
-    Lock,
-    Model,
-    ModelFile,
-    UrlSource,
-    Wheel,
-    WheelSource,
-)
+from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, UrlSource, WheelSource
+from privml.lock.models import Lock, Wheel
 from privml.recipe import inference
 from privml.recipe.loader import Recipe
 from privml.recipe.modelsource import Address, InHub, InWheel, LocalFile

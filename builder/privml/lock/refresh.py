@@ -11,8 +11,9 @@ from collections.abc import Callable, Sequence
 
 from privml.base.errors import InputsError
 from privml.base.steps import say
+from privml.lock.addedarchives import archives_of
 from privml.lock.changes import package_changes
-from privml.lock.make import Solver, check_packages, kernel_that_stays, solve
+from privml.lock.make import Solver, check_packages, kernel_that_stays, solve, with_archives
 from privml.lock.models import Lock, Package, ToolsLock
 from privml.lock.wanted import Wanted
 from privml.recipe.loader import Recipe
@@ -49,14 +50,16 @@ def refresh(recipe: Recipe, lock: Lock, store: Store, solver: Solver, bring: Bri
         pins,
         kernel=kernel_that_stays(base.distribution.kernel, lock.packages, pins, store),
     )
-    found = solve(wanted, here, lock.archives, store, solver)
+    wanted = with_archives(wanted, archives_of(recipe), lock, store)
+    found = solve(wanted, here, lock.states, store, solver)
     _check_available((*found.packages, *found.alone), gone)
     check_packages(recipe, found.packages)
     firmware = {
         tee: each.model_copy(update={"packages": (package,)})
         for (tee, each), package in zip(lock.firmware.items(), found.alone, strict=True)
     }
-    return lock.model_copy(update={"archives": found.archives, "packages": found.packages, "firmware": firmware})
+    new = {"archives": found.archives, "packages": found.packages, "firmware": firmware}
+    return lock.model_copy(update={**new, "added_archives": found.added})
 
 
 def refresh_tools(lock: ToolsLock, store: Store, solver: Solver, bring: Bring) -> ToolsLock:

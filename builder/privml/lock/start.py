@@ -8,10 +8,10 @@ from pathlib import Path
 
 from privml.base.errors import InputsError, UsageError
 from privml.base.files import write_atomic
-from privml.lock.apt import AptTools
+from privml.lock.apttools import AptTools
 from privml.lock.locate import inputs_now, recipe_locks, tools_lock_path
+from privml.lock.lockfile import read_lock, write_lock
 from privml.lock.make import Solver, make_lock
-from privml.lock.models import read_lock, write_lock
 from privml.recipe import schema, starter
 from privml.recipe.distributions import Distribution
 from privml.recipe.loader import Recipe, is_shipped, load, platform_path, platforms_of, shipped
@@ -61,7 +61,10 @@ def _own_files(origin: Recipe, folder: Path, report: Report) -> list[str]:
     source = origin.path.parent
     if source.resolve() == folder.resolve():
         return []
-    for given in (*(added.source for added in origin.content.files.values()), *origin.content.local_packages):
+    content = origin.content
+    files = [added.source for added in content.files.values()]
+    keyrings = [archive.keyring for archive in content.archives.values()]
+    for given in (*files, *keyrings, *content.local_packages):
         place = source / given
         for path in sorted(place.rglob("*")) if place.is_dir() else [place]:
             if not path.resolve().is_relative_to(source.resolve()):

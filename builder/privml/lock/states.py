@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from datetime import datetime, timedelta
 
 from privml.base.errors import InputsError
+from privml.lock.archiverecord import Archive
 from privml.lock.debian import Release
-from privml.lock.models import Archive, format_time, parse_time
+from privml.lock.record import format_time, parse_time
 from privml.recipe.distributions import Suite
 
 _AHEAD = timedelta(days=1)  # tolerated lag of this machine's clock
@@ -22,12 +23,15 @@ def judge(
     now: datetime,
     origin: str,
 ) -> Archive:
-    """Refuse a signed state of the wrong archive or suite, a rollback, and an expired state (unless accepted)."""
+    """Refuse a signed state of the wrong archive or suite, a rollback, and an expired state (unless accepted).
+
+    An empty ``origin`` accepts any: then only the keyring says whose state it is.
+    """
     name = f"{suite.archive}/{suite.name}"
-    if release.origin != origin or suite.name not in (release.codename, release.suite):
+    if (origin and release.origin != origin) or suite.name not in (release.codename, release.suite):
         raise InputsError(
             f"{name}: the signed state is for {release.origin} {release.codename} ({release.suite}), "
-            f"expected {origin} {suite.name}"
+            f"expected {origin} {suite.name}".replace("expected  ", "expected ")
         )
     for old in before:
         if (old.label, old.suite) == (suite.archive, suite.name) and release.date < parse_time(old.date):

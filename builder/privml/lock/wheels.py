@@ -10,7 +10,8 @@ from email.parser import HeaderParser
 
 from privml.base.errors import InputsError
 from privml.lock import modelfile
-from privml.lock.models import Lock, ModelFile, Wheel
+from privml.lock.modelrecord import ModelFile
+from privml.lock.models import Lock, Wheel
 from privml.recipe.loader import Recipe
 from privml.recipe.modelsource import InWheel
 from privml.recipe.packages import model_format, models_in

@@ -17,18 +17,23 @@ def _exception_kind(value: str) -> str:
     return one_of(value, list(KINDS))
 
 
-def _relative(value: str) -> str:
+def relative(value: str, rule: str) -> str:
+    """``value`` if it is the path of something below the recipe's folder; else ``rule`` is broken."""
     parts = value.removesuffix("/").split("/")
     if value.startswith("/") or not value.isprintable() or {"", ".."} & set(parts):
-        raise RuleBroken("file-source", f"got `{value}`, expected a path below the recipe's folder")
+        raise RuleBroken(rule, f"got `{value}`, expected a path below the recipe's folder")
     return value
+
+
+def _source(value: str) -> str:
+    return relative(value, "file-source")
 
 
 class AddedFile(Section):
     """A file or folder that is copied into the guest's root, where it belongs to root."""
 
     source: Annotated[
-        Annotated[str, StringConstraints(min_length=1, max_length=400), AfterValidator(_relative)],
+        Annotated[str, StringConstraints(min_length=1, max_length=400), AfterValidator(_source)],
         about("The local file or folder, below the recipe's folder.", "files/settings.json", ROOT),
     ]
     executable: Annotated[

@@ -19,7 +19,7 @@ Version = tuple[int, int]
 @dataclass(frozen=True)
 class Suite:
     """A suite of an archive. ``archive`` is the label under which its mirrors are configured, ``origin`` that of its
-    signed state if it is not the distribution's.
+    signed state if it is not the distribution's; an empty one accepts any.
     """
 
     archive: str
@@ -172,8 +172,8 @@ class Distribution:
         return {suite.name: suite for suite in (*listed, *self.others)}
 
     def origin_of(self, suite: Suite) -> str:
-        """The origin that the signed state of ``suite`` must name."""
-        return suite.origin or self.origin
+        """The origin that the signed state of ``suite`` must name; empty if it may be any."""
+        return self.origin if suite.origin is None else suite.origin
 
     def firmware_named(self, package: str, tee: str) -> Firmware | None:
         """The firmware for ``tee`` in a package; None if there is none."""

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from privml.events.variants import PRODUCTION
-from privml.recipe import ownfiles
+from privml.recipe import keyrings, ownfiles
 from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
 from privml.recipe.loader import Recipe, platforms_of
@@ -42,6 +42,7 @@ def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
         *_of_sizes(recipe, lock.model_size if lock else 0),
         *(_of_local_models(recipe, lock) if lock else ()),
         *ownfiles.read(recipe)[1],
+        *keyrings.read(recipe)[1],
         *(_of_lock(recipe, lock) if lock else ()),
     ]
 

@@ -16,7 +16,7 @@ from privml.base import strictjson
 from privml.base.errors import RecipeError, printable
 from privml.engines.registry import engine_named
 from privml.events.variants import PRODUCTION
-from privml.recipe import document, exceptions, migration
+from privml.recipe import archives, document, exceptions, migration
 from privml.recipe.document import Document, Mark
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.models import Content, Device
@@ -165,7 +165,7 @@ def load(path: Path) -> Recipe:
 def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
     """Leave out unused fields that were added to schema 2 later: recipes without them keep their digests."""
     kernel = {key: value for key, value in effective["kernel"].items() if value or key not in ("modules", "options")}
-    late = ("exceptions", "files", "packages", "programs", "sysctl")
+    late = ("archives", "exceptions", "files", "packages", "programs", "sysctl")
     return {key: value for key, value in effective.items() if value or key not in late} | {"kernel": kernel}
 
 
@@ -279,7 +279,7 @@ def _check_packages(content: Content, source: Document) -> None:
         refuse(("kernel", "package"), content.kernel.package, f"a package {distribution.kernel.image}...")
     check_suite(("kernel",), content.kernel.suite)
     for index, name in enumerate(content.packages):
-        if name.startswith("file:"):
+        if name.startswith("file:") or "/" in name:
             continue
         if distribution.kernel.is_kernel(name):
             refuse(("packages", index), name, "no package of a kernel: the guest's is in `kernel.package`")
@@ -293,7 +293,7 @@ def _check_packages(content: Content, source: Document) -> None:
             expected = f"{' or '.join(allowed)} in a {variant} recipe"
             refuse(("firmware", tee, "package"), chosen.package, expected, rule)
         check_suite(("firmware", tee), chosen.suite)
-    for path, rule, text in exceptions.problems(content):
+    for path, rule, text in (*archives.problems(content), *exceptions.problems(content)):
         mark = mark_of(path, source)
         said = f"{document.spelled(path)}: {text}{source.counterpart(path)}"
         found.append(Finding(said, rule=rule, file=mark.file, line=mark.line))

@@ -20,6 +20,7 @@ from privml.events import services as own
 from privml.events.variants import PRODUCTION, Variant
 from privml.recipe import distributions, tees
 from privml.recipe.added import AddedFile, DeclaredException
+from privml.recipe.archives import MAX_ARCHIVES, AddedArchive, ArchiveLabel
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
 from privml.recipe.inference import Inference
@@ -260,17 +261,31 @@ class Content(Section):
         list[
             Annotated[
                 str,
-                StringConstraints(pattern=r"^(file:[A-Za-z0-9_][^\s:]*\.deb|[a-z0-9][a-z0-9+.-]+)$", max_length=200),
+                StringConstraints(
+                    pattern=r"^(file:[A-Za-z0-9_][^\s:]*\.deb|[a-z0-9][a-z0-9+.-]+(/[a-z0-9][a-z0-9-]*)?)$",
+                    max_length=200,
+                ),
             ]
         ],
         about(
-            "Further packages: of the base's archives by name, or a .deb next to the recipe as file:PATH; `programs` "
-            "says what stays of them.",
+            "Further packages: of the base's archives by name, of `archives` as NAME/LABEL, or a .deb next to the "
+            "recipe as file:PATH; `programs` says what stays of them.",
             "[jq]",
             ROOT,
         ),
         Field(max_length=64),
     ] = Field(default_factory=list)
+    archives: Annotated[
+        dict[ArchiveLabel, AddedArchive],
+        about(
+            "Archives that packages come from besides the base's own, by a label. The addresses are in mirrors.yaml.",
+            "{acme: {suite: stable, keyring: keys/acme.gpg, "
+            'fingerprints: ["0123456789ABCDEF0123456789ABCDEF01234567"]}}',
+            ROOT,
+            key="LABEL",
+            max_length=MAX_ARCHIVES,
+        ),
+    ] = Field(default_factory=dict)
     programs: Annotated[
         list[Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9][A-Za-z0-9._+-]*$", max_length=100)]],
         about("Programs that stay in /usr/bin, besides the guest's own; never a shell.", "[jq]", ROOT),
@@ -335,7 +350,13 @@ class Content(Section):
     @property
     def named_packages(self) -> tuple[str, ...]:
         """The further packages of the base's archives."""
-        return tuple(each for each in self.packages if not each.startswith("file:"))
+        return tuple(each for each in self.packages if not each.startswith("file:") and "/" not in each)
+
+    @property
+    def archive_packages(self) -> tuple[tuple[str, str], ...]:
+        """The further packages of `archives`: name and label."""
+        found = (each.partition("/") for each in self.packages if not each.startswith("file:"))
+        return tuple((name, label) for name, _, label in found if label)
 
     @property
     def local_packages(self) -> tuple[str, ...]:
@@ -348,6 +369,7 @@ class Content(Section):
         distinct("platform", self.platforms)
         distinct("shape", self.shapes)
         distinct("package", self.packages)
+        distinct("package", [*self.named_packages, *(name for name, _ in self.archive_packages)])
         distinct("program", self.programs)
         distinct("kernel module", self.kernel.modules)
         distinct("kernel option", [word.partition("=")[0] for word in self.kernel.options])

@@ -11,7 +11,7 @@ from privml.recipe.loader import Recipe
 
 @dataclass(frozen=True)
 class Request:
-    """A package requested by name; with ``suite``, only from that suite."""
+    """A package requested by name; with ``suite``, only from that suite, or the added archive with that label."""
 
     name: str
     suite: str | None = None
@@ -31,7 +31,8 @@ def guest_packages(recipe: Recipe) -> tuple[Request, ...]:
     common = (*recipe.content.base.record.distribution.packages.guest, *engine_packages(recipe))
     kernel = recipe.content.kernel
     added = (name for name in recipe.content.named_packages if name not in common)
-    return (*map(Request, common), Request(kernel.package, kernel.suite), *map(Request, added))
+    others = (Request(name, label) for name, label in recipe.content.archive_packages)
+    return (*map(Request, common), Request(kernel.package, kernel.suite), *map(Request, added), *others)
 
 
 def engine_packages(recipe: Recipe) -> tuple[str, ...]:

@@ -123,6 +123,32 @@ _ALL = (
         "symlink(7)",
     ),
     Rule(
+        "archive-keyring",
+        "error",
+        "judge",
+        "The keyring of an archive holds exactly the keys whose fingerprints the recipe lists, as primary keys.",
+        "A key that was added to a machine for one archive was trusted for all of them, and nobody who read the list "
+        "of archives saw it.",
+        "apt-secure(8)",
+    ),
+    Rule(
+        "archive-label",
+        "error",
+        "read",
+        "The label of an archive is not one of the base's archives or suites, and has no host name.",
+        "Packages of the base and of other archives are installed differently: those of the base's label are trusted "
+        "to change the system.",
+        "apt_preferences(5)",
+    ),
+    Rule(
+        "archive-unused",
+        "error",
+        "read",
+        "Each archive is named by a package.",
+        "An archive that nothing needs is a key that is trusted later, when something is.",
+        "sources.list(5)",
+    ),
+    Rule(
         "platform-unmeasured",
         "error",
         "read",

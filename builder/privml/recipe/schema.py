@@ -21,7 +21,7 @@ RECIPE_FILE = "recipe.schema.json"
 PLATFORM_FILE = "platform.schema.json"
 _NULL = {"type": "null"}
 _SECTIONS = ("Base", "Kernel", "FirmwareOf", "Engine", "Inference", "Agent")
-_LISTED = ("Model", "AddedFile")
+_LISTED = ("Model", "AddedFile", "AddedArchive")
 
 
 def recipe_schema() -> dict[str, Any]:

@@ -10,6 +10,7 @@ _MODELS = "models are in `inference.models`"
 _OPTIONS = "words of the kernel command line are in `kernel.options`"
 _SERVICES = "programs of your own are in `services`, each with `run` and `environment`"
 _STATE = "which state of the archives is used is in the lock, which `privml-build lock` writes"
+_ARCHIVES = "archives besides the base's are in `archives`; their addresses are in mirrors.yaml, by label"
 _ROOT = "the root is read-only, and a recipe has no volumes of its own"
 _ANSWERS = {
     _OPTIONS: (
@@ -24,7 +25,11 @@ _ANSWERS = {
     _SIZES: ("cpu", "cpus", "memory", "ram", "size", "vcpus", "vm"),
     _MODELS: ("model", "models", "weights"),
     _SERVICES: ("daemon", "env", "environment", "service", "systemd", "unit", "units"),
-    _STATE: ("date", "mirror", "mirrors", "pin", "pins", "snapshot", "sources", "timestamp"),
+    _ARCHIVES: (
+        "apt_sources", "ppa", "ppas", "repo", "repos", "repositories", "repository", "signed_by", "sources", "uri",
+        "uris",
+    ),
+    _STATE: ("date", "mirror", "mirrors", "pin", "pins", "snapshot", "timestamp"),
     _ROOT: ("disk", "disks", "mount", "mounts", "persistent", "storage", "swap", "tmpfs", "volumes"),
     "the guest's accounts are the agent's and the engine's": ("group", "groups", "user", "users"),
     "the guest's name, time zone and locale are the same in every image": ("hostname", "locale", "timezone"),

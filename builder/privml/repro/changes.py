@@ -6,8 +6,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import zip_longest
 
-from privml.lock.models import Archive, Lock, ModelFile, Package, ToolsLock, Tree, Wheel
-from privml.lock.models import Model as LockedModel
+from privml.lock.archiverecord import Archive
+from privml.lock.changes import keys_of, states_of
+from privml.lock.modelrecord import Model as LockedModel
+from privml.lock.modelrecord import ModelFile
+from privml.lock.models import Lock, Package, ToolsLock, Tree, Wheel
 from privml.output.artefacts import ROOT, is_volume
 from privml.output.manifest import Manifest
 from privml.recipe import section
@@ -44,6 +47,7 @@ MOVES: dict[str, tuple[str, ...]] = {
     "times": _BY_CONFIG,
     "use of RTMR3": _BY_CONFIG,
     "archive": (),
+    "keys of archive": (),
     "tool": _ALL,
     "tools": _ALL,
     "recipe": _ALL,
@@ -135,7 +139,7 @@ def _firmware(a: Manifest, b: Manifest) -> Iterable[tuple[str, str, str, str]]:
 
 def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]:
     """All changes from lock ``a`` to lock ``b``, which have the same type."""
-    found = list(_archives(a.archives, b.archives))
+    found = list(_archives(states_of(a), states_of(b)))
     if isinstance(a, ToolsLock) or isinstance(b, ToolsLock):
         return (*found, *_inputs("tool", a.packages, b.packages))
     found += _inputs("package", a.packages, b.packages, [lock.base.record.distribution.kernel for lock in (a, b)])
@@ -169,6 +173,9 @@ def _archives(a: Sequence[Archive], b: Sequence[Archive]) -> Iterable[Change]:
         one, two = (table.get(name) for table in tables)
         if one != two:
             yield Change("archive", name, *("not used" if each is None else each.date for each in (one, two)))
+            keys = [" ".join(keys_of(each)) if each else "" for each in (one, two)]
+            if keys[0] != keys[1]:
+                yield Change("keys of archive", name, *(each or "none" for each in keys))
 
 
 def _inputs(

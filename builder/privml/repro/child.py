@@ -14,7 +14,8 @@ from privml.image.build import Order, build
 from privml.image.root import Probe
 from privml.image.tools import ensure
 from privml.lock.contents import digests
-from privml.lock.models import Lock, ToolsLock, read_lock, read_tools_lock
+from privml.lock.lockfile import read_lock, read_tools_lock
+from privml.lock.models import Lock, ToolsLock
 from privml.recipe.loader import load
 from privml.repro import surroundings
 from privml.repro.namespaces import enter
