@@ -56,7 +56,7 @@ bench: venv ## one JSON line a figure; fails nothing (BENCH_FULL=1: whole builds
 	@$(BIN)/python -m benchmarks.run
 
 lock: venv ## renew the recipes' locks (packages stay unless UPGRADE=1)
-	@$(PRIVML) lock $(if $(UPGRADE),--upgrade) demo-cpu demo-cpu-dev tdx-min recipes/examples/packages.yaml
+	@$(PRIVML) lock $(if $(UPGRADE),--upgrade) demo-cpu demo-cpu-dev tdx-min
 
 pictures: venv ## draw docs/pictures again, from the code and from the demo's output
 	@$(BIN)/python -m tests.pictures

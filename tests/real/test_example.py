@@ -21,7 +21,8 @@ from privml.lock.models import read_lock
 from privml.output.manifest import read
 from privml.recipe.distributions import DEBIAN
 from privml.recipe.fields import facts
-from privml.recipe.loader import shipped
+from privml.recipe.loader import examples, shipped
+from privml.store.mirrors import host_mirrors
 
 pytestmark = pytest.mark.real
 
@@ -137,3 +138,35 @@ def test_the_same_on_the_stable_release(desk: Path, commands: Commands, tmp_path
     compiled = (tree_of(desk / "out/acme-stable", tmp_path) / f"usr/lib/{python}/json/__pycache__").glob("decoder.*")
     tag = python.replace("python", "cpython-").replace(".", "")
     assert [path.name for path in compiled] == [f"decoder.{tag}.pyc"]
+
+
+ASKED = {
+    "model": (["--prompt", "The capital of France is"], "Paris"),
+    "service": (["--get", "/x/settings/greeting"], '"hello"'),
+}
+
+
+@only_full
+@pytest.mark.parametrize("name", sorted(examples()))
+def test_each_example_can_be_built_as_it_is(name: str, programs: Path, tmp_path: Path) -> None:
+    """By an installed wheel in an empty folder. Its archive's label has the addresses of Debian's."""
+    settings = tmp_path / "settings/privml-build"
+    settings.mkdir(parents=True)
+    known = {label: list(addresses) for label, addresses in host_mirrors().items()}
+    (settings / "mirrors.yaml").write_text(json.dumps({**known, "debian-next": known["debian"]}))
+    environment = {**os.environ, "XDG_CONFIG_HOME": str(settings.parent), "PATH": f"{programs}:/usr/bin:/bin"}
+
+    def run(*words: str) -> str:
+        command = ["privml-build", *words]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=1500, check=False
+        )
+        return succeeded(done).stdout
+
+    run("init", "mine", "--example", name)
+    assert run("lint") == "ok mine\n"
+    assert run("lock", "--check", "mine") == "ok mine\n"
+    run("image", "mine")
+    if name in ASKED:
+        words, answer = ASKED[name]
+        assert answer in run("run", "mine", *words)

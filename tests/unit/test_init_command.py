@@ -123,8 +123,11 @@ def test_an_example_is_written_with_its_files_and_a_lock(desk: Path, example: st
     result = run("mine", "--example", example)
     assert result.exit_code == 0, result.output
     assert load(desk / "recipes/mine.yaml").content == origin.content
-    for added in origin.content.files.values():
-        assert (desk / "recipes" / added.source).read_bytes() == (origin.path.parent / added.source).read_bytes()
+    for source in (added.source for added in origin.content.files.values()):
+        assert (desk / "recipes" / source).read_bytes() == (origin.path.parent / source).read_bytes()
+    for label, archive in origin.content.archives.items():
+        assert (desk / "recipes" / archive.keyring).is_file()
+        assert f"name addresses of the archive `{label}` in mirrors.yaml" in result.stderr
     assert (desk / "recipes/mine.lock.json").is_file(), result.stderr
     assert CliRunner().invoke(lock, ["--check", "mine"]).stdout == "ok mine\n"
     checked = CliRunner().invoke(lint, [])

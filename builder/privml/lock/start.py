@@ -45,6 +45,7 @@ def start(name: str, origin: Recipe, folder: Path, report: Report) -> list[str]:
     if not _keep(workflow, starter.workflow(name).encode(), report):
         remarks.append(f"add {name} to RECIPES in {workflow}")
     remarks += _own_files(origin, folder, report)
+    remarks += [f"name addresses of the archive `{label}` in mirrors.yaml" for label in origin.content.archives]
     path = folder / f"{name}.yaml"
     _put(path, starter.commented(origin.content, origin.name).encode(), report)
     try:
