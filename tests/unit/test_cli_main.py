@@ -407,8 +407,7 @@ def test_an_image_without_a_model_cannot_be_prompted(place: Path, capsys: pytest
 
 @pytest.mark.parametrize("path", ["status", "/x/a b", "/x/\u2028", "https://example.invalid/"])
 def test_only_a_path_can_be_asked_for(path: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    without_model(place / "image")
-    outcome = Outcome(capsys, "run", "image", "--get", path)
+    outcome = Outcome(capsys, "run", "demo-cpu", "--get", path)
     assert (outcome.code, outcome.stdout) == (2, "")
     assert "expected a path such as /x/my-service/status" in outcome.stderr
 

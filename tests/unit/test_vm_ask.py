@@ -27,7 +27,7 @@ def test_the_answer_to_a_path_is_its_text(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_another_status_is_an_error_with_the_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ask, "request", lambda *_, **__: (404, b'{"error": "no-service"}'))
-    with pytest.raises(HostError, match='the guest answered 404 for /x/other/: {"error": "no-service"}'):
+    with pytest.raises(HostError, match=r"the guest answered 404 for /x/other/: .*no-service"):
         ask.fetch(MACHINE, "/x/other/", 7)
 
 

@@ -48,13 +48,13 @@ def run(
       privml-build run demo-cpu
       privml-build run my-image --get /x/my-service/status
     """
+    for path in paths:
+        if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
+            raise UsageError(f"--get `{path}`: expected a path such as /x/my-service/status")
     found = resolve(target)
     manifest = found.manifest()
     if prompt is not None and manifest.engine is None:
         raise UsageError(f"{manifest.name} has no model to answer a prompt", hint="leave out --prompt")
-    for path in paths:
-        if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
-            raise UsageError(f"--get `{path}`: expected a path such as /x/my-service/status")
     place = Workplace()
     launch = launch_of(found.directory, manifest, recipes_directory(found))
     with started(place.tools_of(found), launch) as machine:
