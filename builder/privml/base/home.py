@@ -29,16 +29,20 @@ def advice(path: Path) -> str | None:
     """What to do about ``path``, which may not be used; None unless another user owns it or the home directory."""
     try:
         home = Path.home()
-        if path.is_relative_to(home) and home.stat().st_uid != _me():
-            return f"HOME is {home}, which belongs to {_name(home)}: set HOME (`sudo -H` does), or PRIVML_STORE"
+        if path.is_relative_to(home) and (owner := other_owner(home)):
+            return f"HOME is {home}, which belongs to {owner}: set HOME (`sudo -H` does), or PRIVML_STORE"
         while not os.path.lexists(path) and path != path.parent:
             path = path.parent
-        if path.stat().st_uid != _me():
-            places = "choose another place (`--output`, PRIVML_STORE), or change the owner"
-            return f"{path} belongs to {_name(path)}: {places}"
+        if owner := other_owner(path):
+            return f"{path} belongs to {owner}: choose another place (`--output`, PRIVML_STORE), or change the owner"
     except (OSError, RuntimeError):
         pass
     return None
+
+
+def other_owner(path: Path) -> str:
+    """The name of the user that ``path`` belongs to; empty if that is this process's user."""
+    return "" if path.stat().st_uid == _me() else _name(path)
 
 
 def _me() -> int:
