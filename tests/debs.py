@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import tarfile
 from collections.abc import Mapping
@@ -19,20 +20,37 @@ class Deb:
     depends: str = ""
     files: Mapping[str, tuple[int, bytes]] = field(default_factory=dict)
     scripts: Mapping[str, str] = field(default_factory=dict)
+    # Further lines of the control file.
+    more: str = ""
+
+    @property
+    def control(self) -> str:
+        """The control file."""
+        depends = f"Depends: {self.depends}\n" if self.depends else ""
+        return (
+            f"Package: {self.name}\nVersion: {self.version}\nArchitecture: amd64\nMaintainer: nobody\n{depends}"
+            f"{self.more}Description: made by a test\n"
+        )
+
+    @property
+    def pool(self) -> str:
+        """The file's path in an archive."""
+        return f"pool/main/{self.name}_{self.version}_amd64.deb"
+
+    @property
+    def stanza(self) -> str:
+        """The entry in an archive's list."""
+        digest = hashlib.sha256(self.data).hexdigest()
+        return f"{self.control}Filename: {self.pool}\nSize: {len(self.data)}\nSHA256: {digest}\n\n"
 
     @property
     def data(self) -> bytes:
         """The file."""
-        depends = f"Depends: {self.depends}\n" if self.depends else ""
-        control = (
-            f"Package: {self.name}\nVersion: {self.version}\nArchitecture: amd64\nMaintainer: nobody\n{depends}"
-            "Description: made by a test\n"
-        )
         scripts = {name: (0o755, text.encode()) for name, text in self.scripts.items()}
         out = b"!<arch>\n"
         for name, body in {
             "debian-binary": b"2.0\n",
-            "control.tar": _tar({"control": (0o644, control.encode()), **scripts}),
+            "control.tar": _tar({"control": (0o644, self.control.encode()), **scripts}),
             "data.tar": _tar(self.files),
         }.items():
             out += b"%-16s%-12d%-6d%-6d%-8o%-10d`\n" % (name.encode(), 0, 0, 0, 0o100644, len(body))

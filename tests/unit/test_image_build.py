@@ -448,6 +448,18 @@ def test_a_second_root_starts_from_the_cached_packages(fake: Fake, out: Path) ->
     assert again.manifest == first.manifest
 
 
+def test_a_tree_with_the_same_package_from_the_base_is_not_used_for_one_from_outside(fake: Fake, out: Path) -> None:
+    """It was installed without a comparison."""
+    made(fake, out)
+    first, *others = fake.lock.packages
+    fake.lock = fake.lock.model_copy(update={"packages": (first.model_copy(update={"archive": "acme"}), *others)})
+    assert [package.name for package in fake.lock.outside] == [first.name]
+    why = rebuilt(made(fake, out))["base tree"]
+    assert f"package from outside the base {first.name} is new" in why
+    assert f"package {first.name} was removed" in why
+    assert "base.tar" not in fake.read("seen.json")
+
+
 def test_a_forced_build_does_not_use_cached_packages(fake: Fake, out: Path) -> None:
     made(fake, out)
     found = made(fake, out, force=True)

@@ -15,6 +15,7 @@ from tests.debs import Deb
 
 from privml.base.errors import InputsError
 from privml.image import root as root_volume
+from privml.image.sbom import deb_purl
 from privml.lock import make
 from privml.lock.localdebs import local_debs, store_local
 from privml.lock.locate import inputs_now
@@ -70,6 +71,8 @@ def test_a_local_package_is_a_locked_package_without_an_archive(folder: Path, tm
     plan = root_volume.plan_of(mine, lock, b"{}")
     assert plan.outside == plan.added == ("acme",)
     assert "acme" not in plan.packages
+    digest = found.package.sha256
+    assert deb_purl(found.package, lock) == f"pkg:generic/acme@1.0?arch=amd64&checksum=sha256:{digest}"
 
 
 def test_other_bytes_make_the_lock_stale(folder: Path) -> None:
@@ -90,6 +93,7 @@ def test_other_bytes_make_the_lock_stale(folder: Path) -> None:
         ("file:out.deb", "`out.deb` leads outside the recipe's folder"),
         ("file:page.deb", "page.deb: not a .deb"),
         ("file:other.deb", "`other.deb`: architecture"),
+        ("file:needed.deb", "packages: `needed.deb` is marked `Essential: yes`"),
         ("file:systemd.deb", "`systemd.deb` would replace the guest's own package `systemd`"),
         ("file:kernel.deb", "`kernel.deb` would replace the guest's own package `linux-image-x`"),
         ("file:acme.deb, file:again.deb", "two local packages are called `acme`"),
@@ -99,6 +103,7 @@ def test_what_is_no_package_for_the_guest_is_refused(folder: Path, packages: str
     (folder.parent / "outside.deb").write_bytes(ACME.data)
     (folder / "out.deb").symlink_to("../outside.deb")
     (folder / "page.deb").write_text("<html>")
+    (folder / "needed.deb").write_bytes(replace(ACME, more="Essential: yes\n").data)
     (folder / "other.deb").write_bytes(ACME.data.replace(b"Architecture: amd64", b"Architecture: arm64"))
     (folder / "systemd.deb").write_bytes(replace(ACME, name="systemd").data)
     (folder / "kernel.deb").write_bytes(replace(ACME, name="linux-image-x").data)

@@ -7,13 +7,16 @@ import shutil
 from pathlib import Path
 
 import pytest
+from json_schema import accepts
 from tests.signing import Key, armoured, packet
 
 from privml.base.errors import RecipeError
 from privml.lock.addedarchives import archives_of
-from privml.recipe import keyrings, openpgp
+from privml.recipe import keyrings, openpgp, schema
+from privml.recipe.fields import facts
 from privml.recipe.loader import Recipe, load, shipped
 from privml.recipe.openpgp import KeyringError
+from privml.recipe.starter import commented
 
 SUBKEY = Key("subkey")
 KEY = Key("vendor", subkeys=[SUBKEY])
@@ -256,6 +259,31 @@ def test_fields_that_say_something_else_are_refused(folder: Path, old: str, new:
         load(path)
     assert text in caught.value.message
     assert "recipes/mine.yaml:" in caught.value.message
+
+
+def test_a_new_recipe_can_start_from_one_with_an_archive(folder: Path) -> None:
+    mine = recipe(folder, NEVER, more=f'    pins: {{tool: "2"}}\n    inrelease_sha256: {"1a" * 32}\n')
+    (folder / "copy.yaml").write_text(commented(mine.content, "a test"))
+    assert load(folder / "copy.yaml").content == mine.content
+    assert facts()["archives.LABEL.keyring"].moves == ("RTMR1", "RTMR2")
+
+
+def test_the_schema_takes_what_is_read(folder: Path) -> None:
+    text = {"suite": "stable", "keyring": "a.gpg", "fingerprints": [NEVER]}
+    recipe_schema = schema.recipe_schema()
+    for archive, good in (
+        (text, True),
+        ({**text, "components": ["main", "extra/x"], "pins": {"tool": "1:2-3"}, "inrelease_sha256": "a" * 64}, True),
+        ({**text, "inrelease_sha256": None}, False),
+        ({**text, "fingerprints": []}, False),
+        ({**text, "fingerprints": ["89ABCDEF"]}, False),
+        ({**text, "suite": "./"}, False),
+        ({**text, "uris": "x"}, False),
+        ({"suite": "stable"}, False),
+    ):
+        document = {"extends": "./tdx-min.yaml", "packages": ["tool/acme"], "archives": {"acme": archive}}
+        assert accepts(recipe_schema, document, recipe_schema) == good, archive
+    assert not accepts(recipe_schema, {"extends": "./x.yaml", "archives": {"a.example": text}}, recipe_schema)
 
 
 def test_a_recipe_without_archives_keeps_its_digest(folder: Path) -> None:

@@ -140,6 +140,15 @@ def _first(error: Exception) -> str:
     return f"{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}"
 
 
+def not_essential(fields: Mapping[str, str], what: str) -> None:
+    """Raise ``InputsError`` for a package that every system must have: only the base's may say so of themselves."""
+    if fields.get("Essential", "no").lower() != "no":
+        raise InputsError(
+            f"{what} is marked `Essential: {fields['Essential']}`, expected a package that nothing else needs",
+            hint="packages from outside the base are installed last; leave the mark out of this one",
+        )
+
+
 def upstream_version(version: str) -> str:
     """The numeric upstream version in a package version: ``0.7.0`` for ``1:0.7.0+dfsg-2``; empty if there is none."""
     match = re.match(r"(?:\d+:)?(\d+(?:\.\d+)*)", version)

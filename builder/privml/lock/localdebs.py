@@ -9,6 +9,7 @@ from pydantic import ValidationError
 
 from privml.base.errors import InputsError
 from privml.lock import deb
+from privml.lock.debian import not_essential
 from privml.lock.models import LOCAL, Package
 from privml.recipe.loader import Recipe
 from privml.store.objects import Store
@@ -52,6 +53,7 @@ def _read(recipe: Recipe, path: str) -> LocalDeb:
     data = place.read_bytes()
     lines = deb.control(data, path).splitlines()
     fields = dict(line.split(": ", 1) for line in lines if ": " in line and not line.startswith(" "))
+    not_essential(fields, f"packages: `{path}`")
     try:
         package = Package.model_validate(
             {

@@ -16,7 +16,7 @@ from privml.base.errors import InputsError
 from privml.lock.aptstate import Kept
 from privml.lock.apttools import AptTools
 from privml.lock.archiverecord import AddedArchive, Archive
-from privml.lock.debian import dependency_names, fields_of
+from privml.lock.debian import dependency_names, fields_of, not_essential
 from privml.lock.lists import Accept, Lists
 from privml.lock.models import LOCAL
 from privml.lock.wanted import Wanted, WantedArchive
@@ -55,11 +55,11 @@ def offer_of(
     if len(listed) > MAX_PACKAGES:
         raise InputsError(f"{one.label}: its lists have {len(listed)} packages, expected at most {MAX_PACKAGES}")
     is_kernel = wanted.base.distribution.kernel.is_kernel
-    records = [
-        Kept(index.record(fields), _stanza(fields, taken))
-        for index, fields in listed
-        if _may_come(fields, asked, taken, is_kernel)
-    ]
+    coming = [(index, fields) for index, fields in listed if _may_come(fields, asked, taken, is_kernel)]
+    for _, fields in coming:
+        if fields["Package"] in asked:
+            not_essential(fields, f"`{fields['Package']}/{one.label}`")
+    records = [Kept(index.record(fields), _stanza(fields, taken)) for index, fields in coming]
     packages = (*kept, *_pinned(one, records, kept))
     there = {each.package.name for each in packages}
     if missing := sorted(asked - there):
