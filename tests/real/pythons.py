@@ -13,7 +13,7 @@ from tests.real.conftest import ROOT, privml, succeeded
 from privml.image.tools import Bind, ToolsTree
 from privml.image.unpack import fill
 from privml.image.workplace import Workplace
-from privml.lock.models import read_lock
+from privml.lock.lockfile import read_lock
 from privml.recipe.distributions import DEBIAN, TOOLS
 
 _RECIPE = """\

@@ -17,7 +17,7 @@ from tests.real.tamper import extract
 
 from privml.image.render import ROOT_LABEL
 from privml.image.workplace import Workplace
-from privml.lock.models import read_lock
+from privml.lock.lockfile import read_lock
 from privml.output.manifest import read
 from privml.recipe.distributions import DEBIAN
 from privml.recipe.fields import facts
