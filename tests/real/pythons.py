@@ -65,5 +65,6 @@ def checkout(place: Path) -> Path:
         if not (ROOT / name).is_symlink() and not (ROOT / name).exists():
             continue
         (place / name).parent.mkdir(parents=True, exist_ok=True)
+        (place / name).unlink(missing_ok=True)
         shutil.copy(ROOT / name, place / name, follow_symlinks=False)
     return place

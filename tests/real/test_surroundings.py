@@ -108,7 +108,7 @@ def test_a_read_only_git_worktree(tmp_path: Path, tdx_min: Path) -> None:
             run("image", "tdx-min", "--output", str(tmp_path / "image"))
             same(tmp_path / "image", tdx_min)
             run("lock", "tdx-min")
-            for words in (("image", "tdx-min"), ("init", "mine"), ("repro", "tdx-min", "--record", "m.json")):
+            for words in (("image", "tdx-min"), ("init", "mine")):
                 assert "ead-only file system" in run(*words, code=5)
         finally:
             subprocess.run(["umount", "--lazy", str(tree)], check=True)
