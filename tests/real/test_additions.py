@@ -43,6 +43,8 @@ def image(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("additions")
     shutil.copytree(shipped(), folder / "recipes")
     shutil.copytree(ROOT / "tests/real/additions", folder / "recipes", dirs_exist_ok=True, symlinks=True)
+    # The same packages as in the example: no archive is asked.
+    shutil.copy(shipped() / "examples/packages.lock.json", folder / "recipes/additions.lock.json")
     recipe = str(folder / "recipes/additions.yaml")
     succeeded(privml("lock", recipe))
     succeeded(privml("image", recipe, "--output", str(folder / "first")))

@@ -405,6 +405,13 @@ def test_an_image_without_a_model_cannot_be_prompted(place: Path, capsys: pytest
     assert "demo-cpu has no model to answer a prompt" in outcome.stderr
 
 
+@pytest.mark.parametrize("path", ["status", "/x/a b", "/x/\u2028", "https://example.invalid/"])
+def test_only_a_path_can_be_asked_for(path: str, place: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(capsys, "run", "demo-cpu", "--get", path)
+    assert (outcome.code, outcome.stdout) == (2, "")
+    assert "expected a path such as /x/my-service/status" in outcome.stderr
+
+
 def test_an_image_without_a_model_is_an_anchor(place: Path) -> None:
     folder = place / "image"
     made = without_model(folder)

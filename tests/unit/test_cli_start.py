@@ -72,3 +72,15 @@ def test_a_closed_pipe_ends_the_program_without_a_traceback() -> None:
     done = subprocess.run(command, stdout=writer, stderr=subprocess.PIPE, text=True, check=False)
     os.close(writer)
     assert (done.returncode, done.stderr) == (1, "")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_a_stream_that_the_caller_closed_is_no_error(closed: str, tmp_path: Path) -> None:
+    """A file that the program opens must not get the number of the closed stream either."""
+    words = [sys.executable, "-c", SHORT, "lint", "demo-cpu"]
+    shell = f'"$@" {closed}'
+    done = subprocess.run(
+        ["sh", "-c", shell, "sh", *words], cwd=tmp_path, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == ("" if ">&-" in closed.replace("2>&-", "") else "ok demo-cpu\n")

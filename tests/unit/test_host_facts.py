@@ -64,6 +64,7 @@ STATES: list[tuple[dict[str, object], str, str, str]] = [
     ({"subgids": 0}, "subids", "fail", "usermod --add-subuids"),
     ({}, "store", "ok", "/store, 1.0 GiB"),
     ({"store_problem": "may not be written"}, "store", "fail", "set PRIVML_STORE"),
+    ({"store_owner": "somebody", "root": True}, "store", "warn", "belongs to somebody; what you add will not be"),
     ({"store_free": 0}, "store-disk", "ok", "0.0 GiB free"),
     ({"store_free": GIB, "missing": 1}, "store-disk", "fail", "a build needs 2; free some space"),
     ({"store_free": 3 * GIB, "missing": 1}, "store-disk", "warn", "enough for one image"),

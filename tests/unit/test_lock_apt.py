@@ -16,7 +16,7 @@ from privml.base.errors import HostError, InputsError
 from privml.base.run import Completed
 from privml.base.wayout import WayOut
 from privml.lock.apt import printed_uris, resolve
-from privml.lock.aptstate import apt_configuration
+from privml.lock.aptstate import apt_configuration, conclusion
 from privml.lock.apttools import AptTools, host_tools
 from privml.lock.debian import parse_inrelease
 from privml.lock.make import epoch_of
@@ -233,3 +233,12 @@ def test_a_full_disk_is_not_blamed_on_the_mirrors() -> None:
     with pytest.raises(HostCause):
         resolve(replace(apt.tools(), run=full), MIRRORS, wanted(), now=NOW)
     assert len(asked) == 1
+
+
+def test_the_solver_s_conclusion_is_shown_without_the_packages_that_it_did_not_get_to() -> None:
+    conflict = (
+        "  | E: Unable to satisfy dependencies. Reached two conflicting assignments:\n  |    1. app is selected"
+    )
+    unmet = "apt finds no solution\n  apt-get failed\n  |  bash : PreDepends: libc6 but it is not installable\n"
+    assert conclusion(unmet + conflict) == f"apt finds no solution\n{conflict}"
+    assert conclusion(unmet) == unmet

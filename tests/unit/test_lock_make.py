@@ -120,6 +120,32 @@ def test_a_first_lock_resolves_everything(archives: Archives, recipe: Recipe, cu
     assert archives.asked[0].pins == {}
 
 
+def test_another_base_starts_from_no_package_of_the_previous_one(
+    archives: Archives, recipe: Recipe, current: Current, store: Store
+) -> None:
+    """Their versions may be newer than the base's own: apt would install two releases next to each other."""
+    before = make_lock(recipe, current, None, store, solver())
+    trixie = recipe.content.base.model_copy(update={"release": "trixie"})
+    moved = replace(recipe, content=recipe.content.model_copy(update={"base": trixie}))
+    make_lock(moved, current, before, store, solver())
+    make_lock(recipe, current, before, store, solver(()))
+    first, second, third = archives.asked
+    assert (second.base.release.codename, dict(second.pins), second.kept, second.kernel) == ("trixie", {}, (), ())
+    assert third.base == first.base
+
+
+def test_an_engine_that_the_base_cannot_have_is_named(
+    archives: Archives, recipe: Recipe, current: Current, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(*_: object, **__: object) -> Resolution:
+        raise InputsError("apt finds no solution\n  | 1. llama.cpp-tools:amd64=1 is selected for install")
+
+    monkeypatch.setattr(make, "resolve", fails)
+    with pytest.raises(InputsError) as caught:
+        make_lock(recipe, current, None, store, solver())
+    assert "inference.engine.name needs llama.cpp-tools: use another `base.release`" in (caught.value.hint or "")
+
+
 def test_a_recipe_without_a_model_locks_no_wheel(archives: Archives, current: Current, store: Store) -> None:
     recipe = load(shipped() / "tdx-min.yaml")
     assert make_lock(recipe, current, None, store, solver()).python == ()

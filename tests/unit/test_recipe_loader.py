@@ -543,3 +543,33 @@ def test_a_platform_s_changed_devices_change_the_recipe_s_digest(folder: Path) -
 def test_a_null_removes_a_field_and_is_named_when_it_is_required(folder: Path, text: str, message: str) -> None:
     (folder / "y.yaml").write_text(f"extends: ./x.yaml\n{text}\n")
     assert message in refused(folder / "y.yaml")
+
+
+def test_a_recipe_ending_in_yml_is_found_by_name_and_may_be_extended(folder: Path) -> None:
+    (folder / "y.yml").write_text(DEMO)
+    (folder / "child.yml").write_text("extends: ./y.yml\nshapes: [{vcpus: 1, memory: 1GiB}]\n")
+    assert find("y", folder.parent) == folder / "y.yml"
+    recipe = load(find("child", folder.parent))
+    assert (recipe.name, recipe.lock_path.name, len(recipe.content.shapes)) == ("child", "child.lock.json", 1)
+    with pytest.raises(RecipeError) as caught:
+        find("nothing", folder.parent)
+    assert "child" in (caught.value.hint or "")
+    assert "y" in (caught.value.hint or "")
+
+
+def test_two_files_of_one_name_are_refused_and_both_named(folder: Path) -> None:
+    (folder / "x.yml").write_text(DEMO)
+    said = f"there are both {folder / 'x.yaml'} and {folder / 'x.yml'}"
+    assert refused(folder / "x.yaml") == said
+    assert refused(folder / "x.yml") == said
+    with pytest.raises(RecipeError, match="there are both"):
+        find("x", folder.parent)
+
+
+def test_a_platform_that_is_not_next_to_the_recipe_is_the_shipped_one(folder: Path) -> None:
+    """For every reader of it: the one of `lint`, and the one that predicts at the end of a build."""
+    (folder / "z.yaml").write_text(
+        DEMO.replace("qemu-11-q35]", "qemu-11-q35-tpm]").replace("schema: 2", "schema: 2\nvariant: development")
+    )
+    assert [one.name for one in platforms_of(load(folder / "z.yaml"))] == ["qemu-11-q35-tpm"]
+    assert load_platform("qemu-11-q35-tpm", folder).tpm is True

@@ -62,3 +62,27 @@ def test_a_child_that_never_listens_is_an_error(bare: Any, children: list[Child]
     child = start(bare, children, tmp_path, ["import time; time.sleep(60)"])
     with pytest.raises(HostError, match=r"does not answer at s within 0\.2 s"):
         child.connect(tmp_path / "s", timeout=0.2)
+
+
+FAR = """
+import os, socket, sys, time
+os.chdir(sys.argv[1])
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("s")
+listener.listen()
+connection, _ = listener.accept()
+connection.sendall(b"hello")
+time.sleep(60)
+"""
+
+
+def test_a_socket_may_be_at_a_longer_path_than_the_kernel_takes(
+    bare: Any, children: list[Child], tmp_path: Path
+) -> None:
+    """As below a long TMPDIR: QEMU sees a short path in its sandbox, and we do not."""
+    folder = tmp_path / ("x" * 120)
+    folder.mkdir()
+    child = start(bare, children, tmp_path, [FAR, str(folder)])
+    with child.connect(folder / "s") as connection:
+        connection.settimeout(20)
+        assert connection.recv(5) == b"hello"

@@ -10,6 +10,7 @@ from click.shell_completion import CompletionItem, get_completion_class
 
 from privml.cli.output import show_text
 from privml.cli.usage import PROGRAM
+from privml.recipe.names import SUFFIXES, name_of
 
 SHELLS = {
     "bash": f'eval "$({PROGRAM} --completion bash)"',
@@ -50,7 +51,7 @@ class TargetName(click.ParamType[str]):
     def shell_complete(self, ctx: click.Context, param: click.Parameter, incomplete: str) -> list[CompletionItem]:
         """The completions that begin with ``incomplete``."""
         del ctx, param
-        recipes = [path.name.removesuffix(".yaml") for path in Path("recipes").glob("*.yaml")]
+        recipes = [name_of(path) for suffix in SUFFIXES for path in Path("recipes").glob(f"*{suffix}")]
         images = [str(path.parent) for path in Path("out").glob("*/manifest.json")]
         found = [CompletionItem(name) for name in sorted({*recipes, *images}) if name.startswith(incomplete)]
         return found or [CompletionItem(incomplete, type="file")]

@@ -24,6 +24,7 @@ from privml.readers import compare, files, source
 from privml.readers.compare import Pair
 from privml.readers.file import File
 from privml.recipe.loader import load
+from privml.recipe.names import is_file_name
 from privml.repro import external, images
 from privml.repro.change import Change, Group, following, registers_moved
 from privml.repro.lockchanges import lock_changes
@@ -99,7 +100,7 @@ class Given:
 def given(text: str) -> Given:
     """Identify an argument by its content; ``UsageError`` for a file that cannot be compared."""
     path = Path(text)
-    if not source.is_readable(path) or text.endswith(".yaml"):
+    if not source.is_readable(path) or is_file_name(text):
         resolve(text)  # a path that does not exist is not an image
         return Given("image")
     found = _FORMATS.get(_format_of(path)) if path.is_file() else None

@@ -12,7 +12,8 @@ from privml.cli.output import print_json, show
 from privml.host.facts import judge, summary
 from privml.host.survey import look
 from privml.lock.locate import recipe_locks, tools_lock_path
-from privml.recipe.loader import is_recipe, shipped
+from privml.recipe.loader import recipes_in, shipped
+from privml.recipe.names import name_of
 
 
 @click.command()
@@ -40,6 +41,6 @@ def doctor(*, as_json: bool) -> None:
         raise HostError(f"a build needs: {', '.join(failing)}", hint="see the lines that say `fail`")
     if as_json:
         return
-    recipes = sorted(path.name.removesuffix(".yaml") for path in folder.glob("*.yaml") if is_recipe(path))
+    recipes = [name_of(path) for path in recipes_in(folder)]
     name = "demo-cpu" if "demo-cpu" in recipes or not recipes else recipes[0]
     show(f"next: `privml-build image {name}`", err=True)

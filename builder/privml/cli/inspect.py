@@ -11,6 +11,7 @@ from privml.base.errors import UsageError
 from privml.cli.completion import TARGET
 from privml.lock.modelfacts import kind_of
 from privml.readers import source
+from privml.recipe.names import is_file_name
 
 
 @click.command()
@@ -92,7 +93,7 @@ def inspect(
         "--allow-simulated": simulated_root,
         "--at": at,
     }
-    if not source.is_readable(Path(target)) or Path(target).suffix in (".yaml", ".yml"):
+    if not source.is_readable(Path(target)) or is_file_name(target):
         _only_for_quotes(options, f"{target} is not a file")
         # What an image needs takes longer to load than a quote takes to judge.
         from privml.cli.inspect_image import inspect_image

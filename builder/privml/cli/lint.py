@@ -18,8 +18,9 @@ from privml.recipe.fields import Fact, fact_named, facts, plain_name
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.guestfiles import lint_guest, read_guest
 from privml.recipe.lint import lint as findings_of
-from privml.recipe.loader import OldSchema, find, is_recipe, load, shipped
+from privml.recipe.loader import OldSchema, find, load, recipes_in, shipped
 from privml.recipe.migration import NEW
+from privml.recipe.names import name_of
 from privml.recipe.rules import RULES
 
 GUEST = "guest files"
@@ -48,7 +49,7 @@ def lint(targets: tuple[str, ...], *, explain: str | None, as_json: bool) -> Non
     rewritten: dict[str, dict[str, str]] = {}
     judged = []
     for path in _chosen(targets):
-        name = path.name.removesuffix(".yaml")
+        name = name_of(path)
         found, rewritten[name] = _findings(path)
         judged.append((name, found))
     judged.append((GUEST, lint_guest(read_guest(images_folder()))))
@@ -76,7 +77,7 @@ def _chosen(targets: tuple[str, ...]) -> list[Path]:
     if targets:
         return [find(target) for target in targets]
     folder = Path("recipes") if Path("recipes").is_dir() else shipped()
-    return [path for path in sorted(folder.glob("*.yaml")) if is_recipe(path)]
+    return recipes_in(folder)
 
 
 def _findings(path: Path) -> tuple[list[Finding], dict[str, str]]:

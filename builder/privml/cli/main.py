@@ -9,6 +9,7 @@ import os
 import signal
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import NoReturn
 
 import click
@@ -16,6 +17,7 @@ from click.shell_completion import CompletionItem
 
 from privml import __version__
 from privml.base.errors import HostError, PrivmlError, UsageError
+from privml.base.home import advice
 from privml.base.steps import complain, set_quiet
 from privml.cli.completion import completion_option
 from privml.cli.logs import log_to_terminal, show_traceback
@@ -154,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             _fail(_too_long(str(error.filename or "")), "give a shorter name or path", UsageError.exit_code)
         # A full disk, a folder that may not be written: the machine's, and no traceback helps its owner.
         where = f": {error.filename}" if error.filename else ""
-        _fail(f"{error.strerror or error}{where}", _ADVICE.get(error.errno or 0), HostError.exit_code)
+        hint = advice(Path(error.filename)) if isinstance(error, PermissionError) and error.filename else None
+        _fail(f"{error.strerror or error}{where}", hint or _ADVICE.get(error.errno or 0), HostError.exit_code)
     except (KeyboardInterrupt, click.exceptions.Abort):
         _fail("stopped", None, 130)
     sys.exit(code if isinstance(code, int) else 0)

@@ -10,6 +10,7 @@ from privml.base.errors import UsageError
 from privml.cli.completion import TARGET
 from privml.cli.described import print_description
 from privml.readers import files, source
+from privml.recipe.names import is_file_name
 
 
 @click.command()
@@ -77,7 +78,7 @@ def measure(
         raise UsageError("--cross-check needs an image, and neither --boot nor --replay")
     if replay is not None and (boot or vcpus is not None or memory is not None):
         raise UsageError("--replay takes the machine from the capture; leave out --boot, --vcpus and --memory")
-    if is_file and Path(target).suffix not in (".yaml", ".yml"):
+    if is_file and not is_file_name(target):
         if boot or vcpus is not None or memory is not None or replay is not None:
             raise UsageError(f"{target} is a file; --boot, --replay, --vcpus and --memory need an image")
         print_description(files.read(Path(target)).description, events=events, as_json=as_json)

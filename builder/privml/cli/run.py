@@ -13,14 +13,19 @@ from privml.cli.completion import TARGET
 from privml.cli.output import show, show_text
 from privml.image.target import recipes_directory, resolve
 from privml.image.workplace import Workplace
-from privml.vm.ask import await_ready, complete
+from privml.vm.ask import await_ready, complete, fetch
 from privml.vm.launch import launch_of
 from privml.vm.machine import started
 
 
 @click.command()
 @click.argument("target", type=TARGET)
-@click.option("--prompt", help="Ask this, print the answer and stop. Without a prompt the machine runs until Ctrl-C.")
+@click.option(
+    "--prompt", help="Ask this, print the answer and stop. Without --prompt and --get the machine runs until Ctrl-C."
+)
+@click.option(
+    "--get", "paths", multiple=True, metavar="PATH", help="Print the answer to GET PATH, and stop; repeatable."
+)
 @click.option("--max-tokens", default=24, show_default=True, help="The longest answer, in tokens.")
 @click.option(
     "--timeout",
@@ -29,7 +34,9 @@ from privml.vm.machine import started
     help="Give up when the machine is not ready, or has not answered, after this many seconds.",
 )
 @click.option("--console", is_flag=True, help="Print the guest's console at the end.")
-def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, console: bool) -> None:
+def run(
+    target: str, *, prompt: str | None, paths: tuple[str, ...], max_tokens: int, timeout: int, console: bool
+) -> None:
     """Boot TARGET in QEMU on this machine, exactly as it was built, and ask its model.
 
     TARGET is a recipe's name or the directory of a built image. This needs no TDX and verifies nothing: to talk to an
@@ -39,7 +46,11 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
     Examples:
       privml-build run demo-cpu --prompt "The capital of France is"
       privml-build run demo-cpu
+      privml-build run my-image --get /x/my-service/status
     """
+    for path in paths:
+        if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
+            raise UsageError(f"--get `{path}`: expected a path such as /x/my-service/status")
     found = resolve(target)
     manifest = found.manifest()
     if prompt is not None and manifest.engine is None:
@@ -51,15 +62,20 @@ def run(target: str, *, prompt: str | None, max_tokens: int, timeout: int, conso
             with step("Booting until ready"):
                 seconds = await_ready(machine, timeout, show=say)
             say(f"ready after {seconds:.0f} s")
-            if prompt is None:
+            if prompt is None and not paths:
                 serves = "/v1" if manifest.engine is not None else " attests only"
                 show(f"https://127.0.0.1:{machine.port}{serves} (not verified; Ctrl-C stops it)")
                 while True:
                     machine.check_running()
                     time.sleep(1)
-            with step("Asking the model"):
-                answer = complete(machine, prompt, max_tokens, timeout)
-            show_text(answer)
+            for path in paths:
+                with step(f"Asking for {path}"):
+                    text = fetch(machine, path, timeout)
+                show_text(text)
+            if prompt is not None:
+                with step("Asking the model"):
+                    answer = complete(machine, prompt, max_tokens, timeout)
+                show_text(answer)
         finally:
             if console:
                 show_text(Path(machine.console).read_text(errors="replace"), err=True)

@@ -19,6 +19,7 @@ _OPTIONS = {"--events", "--json"}
 def main() -> None:
     """Run the program and exit."""
     words = sys.argv[1:]
+    _open_closed_streams()
     sys.excepthook = _show_bug
     found = _described(words)
     if found is None:
@@ -34,6 +35,20 @@ def main() -> None:
         # The reader has closed the pipe, as `head` does. What is left in the buffer must not fail again at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         sys.exit(1)
+
+
+def _open_closed_streams() -> None:
+    """Open /dev/null for each standard stream that the caller closed.
+
+    Python has no object for such a stream, and the next file that is opened would get its number.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        if getattr(sys, name) is None:
+            handle = os.open(os.devnull, os.O_RDWR)
+            if handle != number:
+                os.dup2(handle, number)
+                os.close(handle)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
 
 
 def _described(words: list[str]) -> Description | None:

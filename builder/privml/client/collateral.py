@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused, UsageError
 from privml.base.files import write_atomic
+from privml.base.home import user_folder
 from privml.base.strictjson import Fields, loads, pretty
 from privml.client import pcs
 from privml.evidence.tdx import chain, contents, signature
@@ -158,8 +158,7 @@ def read_directory(path: Path, among: tuple[Anchor, ...]) -> tuple[list[Entry], 
 
 def cache_directory() -> Path:
     """``privml-build/collateral`` in the user's XDG cache."""
-    home = os.environ.get("XDG_CACHE_HOME", "")
-    base = Path(home) if home.startswith("/") else Path.home() / ".cache"
+    base = user_folder("XDG_CACHE_HOME", ".cache")
     return base / "privml-build" / "collateral"
 
 

@@ -60,6 +60,8 @@ class HostFacts:
     tdx_host: str
     tdx_guest: bool
     now: datetime
+    # The name of the store's owner if that is another user.
+    store_owner: str = ""
 
 
 @dataclass(frozen=True)
@@ -128,6 +130,9 @@ def _disk(facts: HostFacts) -> Iterator[Line]:
     if facts.store_problem:
         remedy = "set PRIVML_STORE to a writable directory"
         yield Line("fail", "store", f"{facts.store}: {facts.store_problem}", remedy)
+    elif facts.store_owner:
+        remedy = "what you add will not be theirs: use `sudo -H`, or set PRIVML_STORE"
+        yield Line("warn", "store", f"{facts.store} belongs to {facts.store_owner}", remedy)
     else:
         yield Line("ok", "store", f"{facts.store}, {facts.store_size / GIB:.1f} GiB")
     # A full store is not a problem if it has all inputs.

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
 
+from privml.base import home
 from privml.base.errors import HostError, InputsError
 from privml.base.http import Connections
 from privml.base.run import run
@@ -70,6 +71,7 @@ def look(tools_lock: Path, locks: Sequence[Path], *, root: Path = Path("/")) -> 
         tdx_host=_word(root / "sys/module/kvm_intel/parameters/tdx"),
         tdx_guest=(root / "dev/tdx_guest").exists(),
         now=now,
+        store_owner=home.other_owner(_existing(store.root)),
     )
 
 
@@ -176,8 +178,10 @@ def _pip_configured() -> bool:
     """True if an index is configured. Its address may contain a password and is not shown."""
     if any(os.environ.get(name) for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS")):
         return True
-    home = {name: os.environ[name] for name in ("HOME", "XDG_CONFIG_HOME", "PIP_CONFIG_FILE") if name in os.environ}
-    done = run([sys.executable, "-m", "pip", "config", "list"], env=home, check=False, what="pip config")
+    settings = {
+        name: os.environ[name] for name in ("HOME", "XDG_CONFIG_HOME", "PIP_CONFIG_FILE") if name in os.environ
+    }
+    done = run([sys.executable, "-m", "pip", "config", "list"], env=settings, check=False, what="pip config")
     return any(word in done.stdout for word in (b"index-url", b"find-links"))
 
 

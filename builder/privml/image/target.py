@@ -8,6 +8,7 @@ from pathlib import Path
 from privml.base.errors import BuildError, RecipeError, UsageError
 from privml.output import manifest
 from privml.recipe.loader import find, is_recipe, shipped
+from privml.recipe.names import is_file_name, name_of
 
 OUT = Path("out")
 """The directory of built images, below the current one."""
@@ -26,7 +27,7 @@ class Target:
             return manifest.read(self.directory)
         except BuildError as error:
             if self.recipe is not None and error.hint is not None:
-                error.hint = error.hint.replace("NAME", self.recipe.name.removesuffix(".yaml"))
+                error.hint = error.hint.replace("NAME", name_of(self.recipe))
             raise
 
 
@@ -40,17 +41,17 @@ def resolve(text: str, output: Path | None = None) -> Target:
                 hint="give a recipe name, a recipe file, or the directory of a built image",
             )
         return Target(None, path)
-    if "/" in text and path.suffix != ".yaml":
+    if "/" in text and not is_file_name(text):
         _refuse_path(text, path)
     try:
         recipe = find(text)
     except RecipeError as error:
-        if "/" in text or path.suffix == ".yaml":
+        if "/" in text or is_file_name(text):
             raise
         if path.exists():
             _refuse_path(text, path)
         raise RecipeError(f"{error.message}, and no file or directory of that name", hint=error.hint) from error
-    name = recipe.name.removesuffix(".yaml")
+    name = name_of(recipe)
     return Target(recipe, output or OUT / name)
 
 

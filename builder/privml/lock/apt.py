@@ -17,7 +17,7 @@ from pathlib import Path
 from privml.base.causes import HostCause
 from privml.base.errors import HostError, InputsError
 from privml.base.steps import say
-from privml.lock.aptstate import KEPT, blamed, preferences, repository, write_repository
+from privml.lock.aptstate import KEPT, blamed, conclusion, preferences, repository, write_repository
 from privml.lock.apttools import AptTools
 from privml.lock.archiverecord import AddedArchive, Archive
 from privml.lock.debian import PackagesIndex, dependency_names, parse_inrelease
@@ -153,7 +153,7 @@ class Session(Lists):
             except InputsError as error:
                 forced = blamed(error.message, pins)
                 if not forced:
-                    raise
+                    raise InputsError(conclusion(error.message)) from error
                 say("these packages must also change: " + ", ".join(forced))
                 pins = {name: version for name, version in pins.items() if name not in forced}
                 self.pin(pins)

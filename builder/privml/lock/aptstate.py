@@ -39,6 +39,17 @@ def blamed(message: str, pins: Mapping[str, str]) -> list[str]:
     return sorted(words & pins.keys()) or sorted(pins)
 
 
+def conclusion(message: str) -> str:
+    """apt's error without its list of unmet dependencies, where its solver says what contradicts what.
+
+    The list names nearly every package then, because without a solution none of them is going to be installed.
+    """
+    first, _, rest = message.partition("\n")
+    lines = rest.splitlines()
+    at = next((n for n, line in enumerate(lines) if "E: Unable to satisfy dependencies" in line), None)
+    return message if at is None else "\n".join([first, *lines[at:]])
+
+
 def write_repository(folder: Path, name: str, packages: Sequence[Kept]) -> str:
     """Write a repository into the state's directory; returns its line of sources.list, or an empty string.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -26,6 +27,7 @@ from privml.lock.record import parse_time
 from privml.lock.trees import agent_tree, guest_tree, own_tree
 from privml.lock.wanted import Resolution, Wanted, WantedArchive, unused_pins
 from privml.lock.wheels import wheels_of
+from privml.recipe import distributions
 from privml.recipe.distributions import TOOLS, Distribution, Kernel
 from privml.recipe.loader import Recipe
 from privml.recipe.packages import Request, engine_packages, firmware_packages, guest_packages
@@ -82,23 +84,29 @@ def current_inputs(recipe: Recipe, images: Path, tools_lock: Path, *, source: Pa
 def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: Store, solver: Solver) -> Lock:
     """The current lock of ``recipe``.
 
-    Packages keep their previous versions unless the request changed or an upgrade was asked for.
+    Packages keep their previous versions unless the request changed or an upgrade was asked for. With another base,
+    all of them are chosen again.
     """
     local = tuple(each.package for each in local_debs(recipe))
     store_local(recipe, store)
-    wanted = wanted_of(recipe, previous, store, solver)
+    packaged = _of_base(recipe.content.base.record, previous)
+    wanted = wanted_of(recipe, packaged, store, solver)
     if local:
         pins = {**wanted.pins, **{package.name: package.version for package in local}}
         wanted = replace(wanted, install=(*wanted.install, *_requests(local)), pins=pins)
-    wanted = with_archives(wanted, current.archives, previous, store)
-    same = previous is None or (set(local) == set(previous.local) and not [*differences(current.archives, previous)])
-    if previous is not None and solver.upgrade is None and same and _same_request(previous, wanted, recipe):
-        archives, packages, firmware = previous.archives, previous.packages, dict(previous.firmware)
-        added = previous.added_archives
+    wanted = with_archives(wanted, current.archives, packaged, store)
+    same = packaged is None or (set(local) == set(packaged.local) and not [*differences(current.archives, packaged)])
+    if packaged is not None and solver.upgrade is None and same and _same_request(packaged, wanted, recipe):
+        archives, packages, firmware = packaged.archives, packaged.packages, dict(packaged.firmware)
+        added = packaged.added_archives
     else:
         names = {package.name for package in local}
-        held = [each for each in (previous.debs if previous else ()) if each.name not in names]
-        found = solve(wanted, (*held, *local), previous.states if previous else (), store, solver)
+        held = [each for each in (packaged.debs if packaged else ()) if each.name not in names]
+        try:
+            found = solve(wanted, (*held, *local), previous.states if previous else (), store, solver)
+        except InputsError as error:
+            error.hint = error.hint or _engine_hint(recipe, error.message)
+            raise
         archives, packages, firmware = found.archives, found.packages, firmware_of(wanted, found, recipe)
         added = found.added
     unused_pins(current.archives, packages)
@@ -266,6 +274,20 @@ def solve(
     for inrelease in found.inreleases:
         store.add_bytes(inrelease)
     return found
+
+
+def _of_base(base: distributions.Base, previous: Lock | None) -> Lock | None:
+    """``previous`` if its packages can be kept: those of another release would be installed next to this one's."""
+    return previous if previous is not None and previous.base.record == base else None
+
+
+def _engine_hint(recipe: Recipe, message: str) -> str | None:
+    """What to do when it is the engine that apt cannot install on this base."""
+    for name in engine_packages(recipe):
+        if re.search(rf"(?<![\w.+-]){re.escape(name)}(?![\w.+-])", message):
+            where = recipe.origin("inference.engine.name")
+            return f"{where} needs {name}: use another `base.release`, or leave `inference` out"
+    return None
 
 
 def _requests(packages: Iterable[Package]) -> tuple[Request, ...]:

@@ -20,6 +20,7 @@ from privml.recipe import archives, document, exceptions, migration
 from privml.recipe.document import Document, Mark
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.models import Content, Device
+from privml.recipe.names import SUFFIXES, check_single, is_file_name, name_of, named
 from privml.recipe.platform import PlatformFile
 from privml.recipe.validation import mark_of, validate
 
@@ -65,15 +66,29 @@ def shipped() -> Path:
     return package / "data" if (package / "data").is_dir() else package.parents[2] / "recipes"
 
 
+EXAMPLES = "examples"
+"""The folder of the shipped examples, each a recipe for one thing that recipes can do."""
+
+
+def examples() -> dict[str, Path]:
+    """The shipped examples by name."""
+    return {name_of(path): path for path in recipes_in(shipped() / EXAMPLES)}
+
+
+def is_shipped(path: Path) -> bool:
+    """True for recipes that are part of privml-build."""
+    return path.resolve().is_relative_to(shipped().resolve())
+
+
 def is_installed(path: Path) -> bool:
     """True for files of an installed privml-build, which must not be changed: the next installation replaces them."""
-    return shipped().name == "data" and path.resolve().is_relative_to(shipped().resolve())
+    return shipped().name == "data" and is_shipped(path)
 
 
 def find(target: str, directory: Path | None = None) -> Path:
     """Find a recipe by path, or by name in ``recipes`` (then in ``.``) below ``directory`` (default: current)."""
     base = directory or Path()
-    if target.endswith(".yaml") or "/" in target:
+    if is_file_name(target) or "/" in target:
         path = base / target
         if path.is_dir():
             raise RecipeError(f"`{target}` is a directory, expected a recipe's name or file")
@@ -87,11 +102,11 @@ def find(target: str, directory: Path | None = None) -> Path:
         return path
     folders = (base / "recipes", base, shipped())
     for folder in folders:
-        if (folder / f"{target}.yaml").is_file():
-            return folder / f"{target}.yaml"
+        if (found := named(folder, target)) is not None:
+            return found
     if (base / target).is_dir():
         raise RecipeError(f"`{target}` is a directory, expected a recipe's name or file")
-    known = sorted({path.stem for folder in folders for path in folder.glob("*.yaml") if is_recipe(path)})
+    known = sorted({path.stem for folder in folders for path in recipes_in(folder)})
     near = difflib.get_close_matches(target, known, n=1)
     guess = f"did you mean `{near[0]}`? " if near else ""
     raise RecipeError(f"there is no recipe `{target}`", hint=f"{guess}known recipes: {', '.join(known) or 'none'}")
@@ -107,9 +122,15 @@ def is_recipe(path: Path) -> bool:
     return re.search(rb"^(?:schema|extends):", start, re.M) is not None
 
 
+def recipes_in(folder: Path) -> list[Path]:
+    """The recipes in ``folder``, by name."""
+    return sorted(path for suffix in SUFFIXES for path in folder.glob(f"*{suffix}") if is_recipe(path))
+
+
 def load(path: Path) -> Recipe:
     """Read a recipe; ``RecipeError`` names every problem with its file and line."""
     data = _read(path)
+    check_single(path)
     own = document.parse(data, label(path.name, path.parent))
     files = [hashlib.sha256(data).hexdigest()]
     source, parent = own, None
@@ -142,7 +163,7 @@ def load(path: Path) -> Recipe:
     if not content.devices:
         content = content.model_copy(update={"devices": _devices_of(_platforms(content, path, source), source)})
     effective = _without_unused(content.model_dump(mode="json", by_alias=True))
-    return Recipe(path.name.removesuffix(".yaml"), path, content, {"content": effective, "files": files}, source)
+    return Recipe(name_of(path), path, content, {"content": effective, "files": files}, source)
 
 
 def digest_of(effective: Mapping[str, Any]) -> str:
@@ -179,18 +200,25 @@ def _refuse_old(path: Path, own: Document, parent: Document | None) -> None:
         found.append(Finding(f"{said}, expected schema {migration.NEW}", file=mark.file, line=mark.line))
         made[mark.file] = migration.rewritten(each.value, below)
     if found:
-        name = path.name.removesuffix(".yaml")
+        name = name_of(path)
         hint = f"`privml-build lint {name}` prints it in schema {migration.NEW} (comments are not carried over)"
         raise OldSchema(found, made, hint=hint)
 
 
-def load_platform(name: str, directory: Path) -> PlatformFile:
-    """Read ``directory/platforms/NAME.yaml``."""
-    path = directory / "platforms" / f"{name}.yaml"
-    if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in path.parent.glob("*.yaml"))) or "none"
+def platform_path(name: str, directory: Path) -> Path:
+    """The file of a platform: ``directory/platforms/NAME.yaml``, else the shipped one."""
+    folders = [folder / "platforms" for folder in (directory, shipped())]
+    found = next((path for folder in folders if (path := folder / f"{name}.yaml").is_file()), None)
+    if found is None:
+        known = ", ".join(sorted({file.stem for folder in folders for file in folder.glob("*.yaml")}))
         raise RecipeError(f"there is no platform `{name}`", hint=f"known platforms: {known}")
-    parsed = document.parse(_read(path), label(f"platforms/{path.name}", directory))
+    return found
+
+
+def load_platform(name: str, directory: Path) -> PlatformFile:
+    """Read a platform of the recipes in ``directory``."""
+    path = platform_path(name, directory)
+    parsed = document.parse(_read(path), label(f"platforms/{path.name}", path.parent.parent))
     platform = validate(parsed, PlatformFile)
     if platform.name != name:
         raise RecipeError(
@@ -225,7 +253,7 @@ def _read(path: Path, asked_by: Mark | None = None) -> bytes:
 def _parent_of(path: Path, own: Document) -> Path:
     mark = own.marks[(EXTENDS,)]
     given = own.value[EXTENDS]
-    if not isinstance(given, str) or not given.endswith(".yaml") or not given.isprintable():
+    if not isinstance(given, str) or not is_file_name(given) or not given.isprintable():
         raise RecipeError(
             f"{mark}: extends: got `{printable(str(given))}`, "
             "expected a recipe next to this one, such as ./demo-cpu.yaml"
@@ -305,9 +333,8 @@ def platforms_of(recipe: Recipe) -> list[PlatformFile]:
 def _platforms(content: Content, recipe: Path, source: Document) -> list[PlatformFile]:
     found = []
     for index, name in enumerate(content.platforms):
-        beside = recipe.parent / "platforms" / f"{name}.yaml"
         try:
-            found.append(load_platform(name, recipe.parent if beside.is_file() else shipped()))
+            found.append(load_platform(name, recipe.parent))
         except RecipeError as error:
             if error.hint is None:
                 raise

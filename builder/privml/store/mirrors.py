@@ -28,6 +28,7 @@ from pathlib import Path
 import yaml
 
 from privml.base.errors import HostError
+from privml.base.home import user_folder
 from privml.base.wayout import without_password
 from privml.recipe.distributions import DISTRIBUTIONS
 
@@ -167,9 +168,7 @@ def _expand(uris: Iterable[str]) -> Iterator[str]:
 
 
 def _config_file() -> Path:
-    home = os.environ.get("XDG_CONFIG_HOME", "")
-    base = Path(home) if home.startswith("/") else Path.home() / ".config"
-    return base / "privml-build" / "mirrors.yaml"
+    return user_folder("XDG_CONFIG_HOME", ".config") / "privml-build" / "mirrors.yaml"
 
 
 def _configured(file: Path) -> Mirrors:

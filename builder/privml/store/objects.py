@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 from privml.base.errors import HostError, InputsError
 from privml.base.files import CHUNK, fsync_directory, locked, sha256_file
+from privml.base.home import user_folder
 from privml.store.derived import Derived
 from privml.store.digests import Digests
 
@@ -24,10 +25,7 @@ def default_root() -> Path:
     explicit = os.environ.get("PRIVML_STORE")
     if explicit:
         return Path(explicit).absolute()
-    cache = os.environ.get("XDG_CACHE_HOME", "")
-    # The XDG specification says to ignore relative paths, which would mean a different store in each directory.
-    base = Path(cache) if cache.startswith("/") else Path.home() / ".cache"
-    return base / "privml-build" / "store"
+    return user_folder("XDG_CACHE_HOME", ".cache") / "privml-build" / "store"
 
 
 class Store:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from privml.base.errors import HostError
+from privml.base.home import advice
 
 # Error numbers caused by the place, not by the data to be written.
 ABOUT_THE_PLACE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO)
@@ -29,5 +30,7 @@ def writing(place: Path, what: str, hint: str) -> Iterator[None]:
 
 
 def cannot_write(place: Path, what: str, hint: str, error: OSError) -> HostError:
-    """The ``HostError`` for an unwritable place."""
+    """The ``HostError`` for an unwritable place; its hint names the owner if that is another user."""
+    if isinstance(error, PermissionError):
+        hint = advice(Path(error.filename or place)) or hint
     return HostError(f"{what} {place} cannot be written: {(error.strerror or str(error)).lower()}", hint=hint)

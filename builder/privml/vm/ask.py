@@ -65,6 +65,20 @@ def complete(machine: Machine, prompt: str, max_tokens: int, timeout: float = 60
     return text
 
 
+def fetch(machine: Machine, path: str, timeout: float) -> str:
+    """The answer to GET ``path`` as text; ``HostError`` if its status is not 200, or not in time."""
+    try:
+        status, answer = request(machine, path, timeout=timeout)
+    except TimeoutError as error:
+        raise HostError(
+            f"{path} was not answered within {timeout:g} s", hint="give it longer with --timeout"
+        ) from error
+    text = answer.decode("utf-8", "replace")
+    if status != 200:
+        raise HostError(f"the guest answered {status} for {path}: {text[:400]}")
+    return text
+
+
 def request(machine: Machine, path: str, *, data: bytes | None = None, timeout: float) -> tuple[int, bytes]:
     """One request over TLS. The certificate is not checked, because the machine is our own."""
     context = ssl.create_default_context()

@@ -14,6 +14,7 @@ from pathlib import Path
 from privml.base.errors import HostError
 from privml.base.run import BASE_ENVIRONMENT
 from privml.image.tools import Bind, ToolsTree
+from privml.vm.unixsocket import connected
 
 
 class Child:
@@ -69,13 +70,10 @@ class Child:
         connections: list[socket.socket] = []
 
         def answers() -> bool:
-            connection = socket.socket(socket.AF_UNIX)
             try:
-                connection.connect(str(path))
+                connections.append(connected(path))
             except OSError:
-                connection.close()
                 return False
-            connections.append(connection)
             return True
 
         self.await_until(answers, f"does not answer at {path.name}", timeout)

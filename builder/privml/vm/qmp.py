@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import socket
 from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from privml.vm.unixsocket import connected
 
 
 class Qmp:
     """A connection to QEMU's monitor socket; ``ValueError`` if QEMU answers a command with an error."""
 
     def __init__(self, path: Path, timeout: float = 30) -> None:
-        self._socket = socket.socket(socket.AF_UNIX)
-        self._socket.settimeout(timeout)
-        self._socket.connect(str(path))
+        self._socket = connected(path, timeout)
         self._file = self._socket.makefile("rwb")
         self._read()
         self.command("qmp_capabilities")

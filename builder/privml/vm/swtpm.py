@@ -14,6 +14,7 @@ from pathlib import Path
 from privml.base.errors import HostError
 from privml.image.tools import Bind, ToolsTree
 from privml.vm.process import Child
+from privml.vm.unixsocket import connected
 
 SOCKET = "tpm.sock"
 _SET_DATA_FD = 0x10
@@ -48,9 +49,7 @@ def start(tools: ToolsTree, directory: Path, *, keep: bool = False) -> Child:
 def read_pcrs(control: Path) -> dict[int, bytes]:
     """PCR 0 to 23 of the SHA-384 bank, from a TPM left running by QEMU. ``HostError`` if it does not answer."""
     try:
-        with socket.socket(socket.AF_UNIX) as connection:
-            connection.settimeout(_TIMEOUT)
-            connection.connect(str(control))
+        with connected(control, _TIMEOUT) as connection:
             ours, theirs = socket.socketpair()
             with ours:
                 ours.settimeout(_TIMEOUT)
