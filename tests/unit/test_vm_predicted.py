@@ -35,5 +35,7 @@ def test_tables_never_seen_in_a_boot_have_evidence_source() -> None:
 
     assert booted(TDX)
     assert not booted(replace(TDX, booted=False))
-    assert not booted(TDX, Size(64, 2 << 30))
+    assert booted(TDX, Size(288, 2 << 30))
+    assert not booted(TDX, Size(289, 2 << 30))
+    assert not booted(TDX, Size(2, 9 << 30))
     assert not booted(replace(TDX, devices=(Device("memory", 5, (1 << 20, 1 << 20), port=True),)))

@@ -8,7 +8,8 @@ from privml.events import services
 from privml.image.render import File
 from privml.recipe.service import Service
 
-_MIB = 1 << 20
+_SMALL = 64 * services.MIB
+_MOUNT = "mode=1777,noexec,nosuid,nodev"
 
 
 def overlay(given: Mapping[str, Service]) -> dict[str, File]:
@@ -29,7 +30,12 @@ def overlay(given: Mapping[str, Service]) -> dict[str, File]:
         ),
     }
     for name, service in sorted(given.items()):
-        files[f"etc/systemd/system/{services.unit(name)}.d/limits.conf"] = File(
-            f"[Service]\nMemoryMax={service.memory // _MIB}M\nMemorySwapMax=0\n".encode()
-        )
+        files[f"etc/systemd/system/{services.unit(name)}.d/limits.conf"] = File(_limits(service).encode())
     return files
+
+
+def _limits(service: Service) -> str:
+    """Its memory, and its own writable directories: all there is for it to write to, and gone with it."""
+    sizes = {"/tmp": service.scratch or services.SCRATCH_SIZE, "/var/tmp": _SMALL, "/dev/shm": _SMALL}  # noqa: S108
+    lines = [f"TemporaryFileSystem={path}:size={size // services.MIB}M,{_MOUNT}\n" for path, size in sizes.items()]
+    return f"[Service]\nMemoryMax={service.memory // services.MIB}M\nMemorySwapMax=0\n{''.join(lines)}"
