@@ -565,3 +565,15 @@ def test_a_platform_s_changed_devices_change_the_recipe_s_digest(folder: Path) -
 def test_a_null_removes_a_field_and_is_named_when_it_is_required(folder: Path, text: str, message: str) -> None:
     (folder / "y.yaml").write_text(f"extends: ./x.yaml\n{text}\n")
     assert message in refused(folder / "y.yaml")
+
+
+def test_a_machine_may_have_many_disks(folder: Path) -> None:
+    more = "".join(f'  - {{kind: virtio-blk, slot: "{slot:02x}.0"}}\n' for slot in range(5, 31))
+    (folder / "platforms" / "qemu-11-q35.yaml").write_text(PLATFORM.replace("devices:\n", f"devices:\n{more[:-1]}\n"))
+    with pytest.raises(RecipeError, match="devices"):
+        load(folder / "x.yaml")
+    some = "".join(more.splitlines(keepends=True)[:25])
+    (folder / "platforms" / "qemu-11-q35.yaml").write_text(PLATFORM.replace("devices:\n", f"devices:\n{some}"))
+    recipe = load(folder / "x.yaml")
+    assert {device.kind: device.count for device in recipe.content.devices} == {"virtio-blk": 27, "virtio-net": 1}
+    assert [finding.rule for finding in lint(recipe)] == ["device-unused"]
