@@ -25,6 +25,8 @@ from privml.vm.compared import ComparedBoot
 pytestmark = pytest.mark.real
 
 SHAPES = [(vcpus, memory) for memory in ("2GiB", "2815MiB", "4GiB", "8GiB") for vcpus in (1, 2, 4, 8)]
+# From the 256th on, the tables have other entries for CPUs.
+SHAPES += [(255, "4GiB"), (288, "4GiB")]
 IN_CHECK = ((1, "2815MiB"), (4, "4GiB"))
 SMALL = Size(2, size_of("2GiB"))
 GIB = 1 << 30

@@ -23,6 +23,7 @@ services:
     run: [/usr/bin/python3, /usr/lib/acme/metrics.py]
     environment: {ACME_LEVEL: info}
     memory: 64MiB
+    scratch: 32MiB
   guard: {run: [/usr/lib/acme/guard], memory: 1GiB, required: true}
 """
 
@@ -32,6 +33,13 @@ def recipe(tmp_path: Path, text: str = TEXT) -> Recipe:
     path = tmp_path / "acme.yaml"
     path.write_text(text)
     return load(path)
+
+
+def own(tmp: int) -> bytes:
+    """The lines for a service's writable directories, with a /tmp of that many MiB."""
+    sizes = {"/tmp": tmp, "/var/tmp": 64, "/dev/shm": 64}
+    options = "mode=1777,noexec,nosuid,nodev"
+    return "".join(f"TemporaryFileSystem={path}:size={size}M,{options}\n" for path, size in sizes.items()).encode()
 
 
 def test_files_of_the_image(tmp_path: Path) -> None:
@@ -48,10 +56,10 @@ def test_files_of_the_image(tmp_path: Path) -> None:
     limits = {path: file.data for path, file in files.items() if path.endswith("limits.conf")}
     assert limits == {
         "etc/systemd/system/privml-service@guard.service.d/limits.conf": (
-            b"[Service]\nMemoryMax=1024M\nMemorySwapMax=0\n"
+            b"[Service]\nMemoryMax=1024M\nMemorySwapMax=0\n" + own(64)
         ),
         "etc/systemd/system/privml-service@metrics.service.d/limits.conf": (
-            b"[Service]\nMemoryMax=64M\nMemorySwapMax=0\n"
+            b"[Service]\nMemoryMax=64M\nMemorySwapMax=0\n" + own(32)
         ),
     }
     assert "usr/lib/systemd/system/privml-service@.service" in files
@@ -83,6 +91,7 @@ def test_they_are_measured_and_finalize_looks_for_their_programs(tmp_path: Path)
             "environment": {"ACME_LEVEL": "info"},
             "memory": 64 << 20,
             "required": False,
+            "scratch": 32 << 20,
         },
     ]
     assert configuration.decode(data).services[1].name == "metrics"
@@ -103,6 +112,9 @@ def test_they_are_measured_and_finalize_looks_for_their_programs(tmp_path: Path)
         ("required: true", "required: 1", "required"),
         ("    memory: 64MiB\n", "", "memory"),
         ("    memory: 64MiB\n", "    memory: 64MiB\n    user: root\n", "unknown field"),
+        ("scratch: 32MiB", "scratch: 64MiB", "got 64MiB, expected less than the 64MiB of `memory`"),
+        ("scratch: 32MiB", "scratch: 32", "scratch: got `32`, expected a size such as 64MiB"),
+        ("scratch: 32MiB", "scratch: null", "scratch: got"),
     ],
 )
 def test_what_a_service_may_not_say(tmp_path: Path, old: str, new: str, message: str) -> None:

@@ -94,6 +94,7 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
             "files.",
             "exceptions.",
             "services.",
+            "network.",
         )
         if not path.startswith(apart) and path != "extends":
             field = path.rpartition(".")[2]

@@ -84,6 +84,20 @@ def test_the_irqchip_is_split_only_with_kvm(accelerator: AcceleratorName, accel:
     assert values(argv, "-accel") == [accel]
 
 
+def test_more_cpus_than_255_are_declared_and_take_interrupts_with_kvm_only() -> None:
+    many = Size(256, 4 << 30)
+    plain = replace(PLATFORM, max_vcpus=255)
+    with pytest.raises(RecipeError, match="platform qemu-11-q35: 256 vCPUs, expected at most 255") as caught:
+        arguments(plain, many, HOST, "qtest")
+    assert caught.value.hint == "a platform with more than 255 says so with `max_vcpus`"
+    for kind in ACCELERATORS:
+        (cpu,) = values(arguments(PLATFORM, many, HOST, kind), "-cpu")
+        assert ("kvm-msi-ext-dest-id=on" in cpu) == ACCELERATORS[kind].kvm
+        (below,) = values(arguments(plain, Size(255, 4 << 30), HOST, kind), "-cpu")
+        assert "msi" not in below
+        assert not [word for word in arguments(PLATFORM, many, HOST, kind) if "iommu" in word]
+
+
 def test_the_command_line_of_a_td_is_pinned() -> None:
     host = replace(HOST, quote_socket=(2, 4050))
     assert arguments(PLATFORM, SHAPE, host, "tdx", "-run-with", "exit-with-parent=on") == [

@@ -197,14 +197,15 @@ def test_vendor_guids_are_the_specification_s() -> None:
     assert uuid.UUID("8be4df61-93ca-11d2-aa0d-00e098032b8c") == GLOBAL
 
 
-def test_tables_of_a_machine_never_booted_have_evidence_source() -> None:
-    levels = [
-        {
-            event.origin: event.evidence
-            for event in td(replace(MACHINE, booted=booted)).events
-            if event.origin.startswith("etc/")
-        }
-        for booted in (True, False)
-    ]
-    assert levels[0]["etc/acpi/tables"] is levels[0][TABLES] is Evidence.HARDWARE
-    assert set(levels[1].values()) == {Evidence.SOURCE}
+@pytest.mark.parametrize(
+    ("tables", "note"),
+    [
+        (Evidence.HARDWARE, ""),
+        (Evidence.TPM_BOOT, "no TD with so many CPUs was seen"),
+        (Evidence.SOURCE, "no such machine was booted"),
+    ],
+)
+def test_tables_have_the_evidence_of_their_machine(tables: Evidence, note: str) -> None:
+    found = {event.origin: event for event in td(replace(MACHINE, tables=tables)).events}
+    assert found["etc/acpi/tables"].evidence is found[TABLES].evidence is tables
+    assert found["etc/acpi/tables"].note == note

@@ -374,7 +374,9 @@ def test_a_recipe_may_be_a_symbolic_link(folder: Path, tmp_path: Path) -> None:
 def test_lint_compares_with_the_platform(folder: Path) -> None:
     (folder / "x.yaml").write_text(DEMO + "devices: [virtio-blk: 2, virtio-net: 2]\n")
     assert [str(finding) for finding in lint(load(folder / "x.yaml"))] == [
-        "recipes/x.yaml:13: devices: 2 virtio-net, but `qemu-11-q35` has 1 [platform-devices]"
+        "recipes/x.yaml:13: devices: 2 virtio-net, but `qemu-11-q35` has 1 [platform-devices]",
+        "recipes/x.yaml:13: devices: `virtio-net: 2`: expected `network` with one entry for each, since only one "
+        "card can have DHCP [network-cards]",
     ]
 
 
@@ -410,10 +412,26 @@ def test_an_unknown_platform_lists_the_known_ones(folder: Path) -> None:
         (
             "tee: tdx",
             "tee: none",
-            "recipes/platforms/qemu-11-q35.yaml:17: tpm: got `false` with `tee: none`: such a machine has "
+            "recipes/platforms/qemu-11-q35.yaml:19: tpm: got `false` with `tee: none`: such a machine has "
             "no measurements, expected true [platform-unmeasured]",
         ),
         ("tpm: false", "tpm: no", "tpm: got `no`, expected true or false"),
+        ("max_vcpus: 512", "max_vcpus: 4097", "max_vcpus: got `4097`"),
+        (
+            "kernel_irqchip: split",
+            "kernel_irqchip: on",
+            "got `512` with on in machine.options.kernel_irqchip, expected",
+        ),
+        (
+            ", kernel_irqchip: split",
+            "",
+            "with nothing in machine.options.kernel_irqchip, expected `split` or at most 255",
+        ),
+        (
+            "devices:\n",
+            "devices:\n" + "".join(f'  - {{kind: virtio-net, slot: "{slot:02x}.0"}}\n' for slot in range(8, 16)),
+            "devices: got 9 virtio-net, expected at most 8",
+        ),
     ],
 )
 def test_platforms_are_read_as_strictly(folder: Path, old: str, new: str, message: str) -> None:
@@ -484,12 +502,16 @@ def test_disks_are_for_the_root_and_for_a_model(folder: Path) -> None:
     shutil.copytree(shipped() / "platforms", folder / "platforms", dirs_exist_ok=True)
     (folder / "x.yaml").write_text(changed(DEMO, (INFERENCE, "")))
     (finding,) = lint(load(folder / "x.yaml"))
-    assert finding.text == "devices: expected `virtio-blk: 1`, for the root"
+    assert (
+        finding.text
+        == "devices: 2 disks, of which the guest reads 1, for the root; the others are only in its machine"
+    )
+    assert (finding.rule, finding.severity) == ("device-unused", "warning")
     (folder / "x.yaml").write_text(changed(DEMO, (INFERENCE, ""), *ONE_DISK))
     assert lint(load(folder / "x.yaml")) == []
     (folder / "x.yaml").write_text(changed(DEMO, *ONE_DISK))
     (finding,) = lint(load(folder / "x.yaml"))
-    assert finding.text == "devices: expected `virtio-blk: 2`, for root and model"
+    assert finding.text == "devices: expected `virtio-blk: 2` or more, for root and model"
 
 
 def test_a_variant_may_take_inference_away_and_add_it(folder: Path) -> None:
@@ -573,3 +595,15 @@ def test_a_platform_that_is_not_next_to_the_recipe_is_the_shipped_one(folder: Pa
     )
     assert [one.name for one in platforms_of(load(folder / "z.yaml"))] == ["qemu-11-q35-tpm"]
     assert load_platform("qemu-11-q35-tpm", folder).tpm is True
+
+
+def test_a_machine_may_have_many_disks(folder: Path) -> None:
+    more = "".join(f'  - {{kind: virtio-blk, slot: "{slot:02x}.0"}}\n' for slot in range(5, 31))
+    (folder / "platforms" / "qemu-11-q35.yaml").write_text(PLATFORM.replace("devices:\n", f"devices:\n{more[:-1]}\n"))
+    with pytest.raises(RecipeError, match="devices"):
+        load(folder / "x.yaml")
+    some = "".join(more.splitlines(keepends=True)[:25])
+    (folder / "platforms" / "qemu-11-q35.yaml").write_text(PLATFORM.replace("devices:\n", f"devices:\n{some}"))
+    recipe = load(folder / "x.yaml")
+    assert {device.kind: device.count for device in recipe.content.devices} == {"virtio-blk": 27, "virtio-net": 1}
+    assert [finding.rule for finding in lint(recipe)] == ["device-unused"]

@@ -55,7 +55,7 @@ def test_the_shipped_files_are_valid() -> None:
         ("listen: 8443", "listen: 70000"),
         ("memory: 2GiB", "memory: 2G"),
         ("platforms:", "devices: [virtio-scsi: 2]\nplatforms:"),
-        ("platforms:", "devices: [virtio-blk: 9]\nplatforms:"),
+        ("platforms:", "devices: [virtio-blk: 29]\nplatforms:"),
         ("platforms:", "devices: []\nplatforms:"),
         ("kernel: {package: linux-image-cloud-amd64}", "kernel: {package: bash}"),
         ("vcpus: 4, ", ""),

@@ -7,11 +7,12 @@ from dataclasses import replace
 import pytest
 
 from privml.base.errors import MeasurementError
-from privml.machine.platform import Device, Platform, Size
+from privml.events.event import Evidence
+from privml.machine.platform import Device, Size
 from privml.measure.profiles import TD_INTELTDX, TPM
 from privml.recipe.loader import shipped
 from privml.vm.platforms import platform
-from privml.vm.predicted import _booted, profile_of
+from privml.vm.predicted import _tables, profile_of
 
 TDX = platform("qemu-11-q35", shipped())
 SMALL = Size(2, 2 << 30)
@@ -30,10 +31,13 @@ def test_a_machine_without_tee_or_tpm_is_not_predicted(tee: str | None) -> None:
 
 
 def test_tables_never_seen_in_a_boot_have_evidence_source() -> None:
-    def booted(one: Platform, shape: Size = SMALL) -> bool:
-        return _booted(one, shape)
-
-    assert booted(TDX)
-    assert not booted(replace(TDX, booted=False))
-    assert not booted(TDX, Size(64, 2 << 30))
-    assert not booted(replace(TDX, devices=(Device("memory", 5, (1 << 20, 1 << 20), port=True),)))
+    assert _tables(TDX, SMALL) == _tables(TDX, Size(255, 2 << 30)) == Evidence.HARDWARE
+    assert _tables(TDX, Size(256, 2 << 30)) == _tables(TDX, Size(288, 2 << 30)) == Evidence.TPM_BOOT
+    card = Device("memory", 5, (1 << 20, 1 << 20), port=True)
+    for one, size in (
+        (replace(TDX, booted=False), SMALL),
+        (TDX, Size(289, 2 << 30)),
+        (TDX, Size(2, 9 << 30)),
+        (replace(TDX, devices=(card,)), SMALL),
+    ):
+        assert _tables(one, size) == Evidence.SOURCE

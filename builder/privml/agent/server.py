@@ -374,8 +374,10 @@ def _error_object(code: str, message: str) -> dict[str, str]:
     return {"code": code, "message": message, "type": "privml"}
 
 
-def listen(port: int, host: str = "0.0.0.0") -> socket.socket:  # noqa: S104 -- the guest's one open port
-    """Create the server's TCP socket."""
+def listen(port: int, host: str = "", *, ipv6: bool = False) -> socket.socket:
+    """Create the server's TCP socket, on all addresses unless ``host`` names one; ``ipv6``: of both IP versions."""
+    if ipv6:
+        return socket.create_server((host, port), family=socket.AF_INET6, dualstack_ipv6=True, backlog=256)
     return socket.create_server((host, port), backlog=256)
 
 
@@ -387,7 +389,7 @@ def main(layout: Layout | None = None) -> int:
         while not identity.is_there(layout):
             time.sleep(0.1)
         server = Server(config, layout)
-        listener = listen(config.listen)
+        listener = listen(config.listen, ipv6=any(card.has_ipv6 for card in config.network))
     except (PrivmlError, OSError) as error:
         sys.stderr.write(f"privml: server: {error}\n")
         return 1

@@ -1,4 +1,4 @@
-"""Parse and format sizes of memory and volumes, such as ``2GiB``."""
+"""Parse and format sizes of memory and volumes, such as ``2GiB``; limits of machine sizes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,10 @@ from collections.abc import Sequence
 
 UNITS = {"KiB": 1 << 10, "MiB": 1 << 20, "GiB": 1 << 30, "TiB": 1 << 40}
 _ALL = tuple(UNITS)
+PLAIN_VCPUS = 255
+"""The most virtual CPUs whose APIC ids fit in the 8 bits that a plain interrupt message has for them."""
+MAX_VCPUS = 4096
+"""The most virtual CPUs of QEMU's q35 machines."""
 
 
 def size_of(text: str, units: Sequence[str] = _ALL) -> int:

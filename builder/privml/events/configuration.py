@@ -15,7 +15,8 @@ from typing import Final, Literal
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
-from privml.events.services import MAX_NAME, MAX_SERVICES, NAME, VARIABLE
+from privml.events.network import MAX_CARDS, Card, cards_from
+from privml.events.services import MAX_NAME, MAX_SERVICES, MIB, NAME, VARIABLE
 from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
 from privml.events.volumes import MAX_MODELS
@@ -49,7 +50,8 @@ class Model:
 @dataclass(frozen=True)
 class Service:
     """One of the image's own services (`events.services`): argv, further environment variables, and whether the
-    machine fails when it ends. ``memory`` is its limit in bytes.
+    machine fails when it ends. ``memory`` is its limit in bytes, ``scratch`` the size of its /tmp (None: the default,
+    `events.services.SCRATCH_SIZE`).
     """
 
     name: str
@@ -57,6 +59,7 @@ class Service:
     environment: Mapping[str, str]
     memory: int
     required: bool
+    scratch: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,7 @@ class Config:
     """The decoded configuration; ``sha256`` is the hex digest of the file's bytes.
 
     ``engine`` and ``models`` are both present or both absent. Without them the guest only attests.
-    Model number n is in volume number n (`events.volumes`).
+    Model number n is in volume number n (`events.volumes`). ``network`` is empty for a guest with one card and DHCP.
     """
 
     sha256: str
@@ -77,6 +80,7 @@ class Config:
     devices: tuple[str, ...]
     rtmr3: str
     services: tuple[Service, ...] = ()
+    network: tuple[Card, ...] = ()
 
 
 def read(path: Path) -> Config:
@@ -118,6 +122,7 @@ def decode(data: bytes) -> Config:
     services = tuple(_service(item, n) for n, item in enumerate(top.array("services", limit=MAX_SERVICES)))
     if [service.name for service in services] != sorted({service.name for service in services}):
         raise EvidenceError("config.services: expected them sorted by name, each name once")
+    network = cards_from(top.array("network", limit=MAX_CARDS), "config.network") if top.has("network") else ()
     top.end()
     return Config(
         sha256=hashlib.sha256(data).hexdigest(),
@@ -130,13 +135,17 @@ def decode(data: bytes) -> Config:
         devices=devices,
         rtmr3=rtmr3,
         services=services,
+        network=network,
     )
 
 
 def encode(config: Config) -> bytes:
-    """The canonical bytes of ``config`` (``sha256`` is not a field of the file)."""
+    """The canonical bytes of ``config`` (``sha256`` is not a field of the file).
+
+    ``network``, and ``scratch`` of a service, came later: files without them are as they were.
+    """
     engine = config.engine
-    fields: Mapping[str, object] = {
+    fields: dict[str, object] = {
         "format": FORMAT,
         "name": config.name,
         "variant": config.variant,
@@ -154,11 +163,14 @@ def encode(config: Config) -> bytes:
                 "environment": dict(service.environment),
                 "memory": service.memory,
                 "required": service.required,
+                **({} if service.scratch is None else {"scratch": service.scratch}),
             }
             for service in config.services
         ],
     }
-    return canonical(dict(fields))
+    if config.network:
+        fields["network"] = [card.to_dict() for card in config.network]
+    return canonical(fields)
 
 
 def _engine(fields: Fields | None) -> Engine | None:
@@ -202,8 +214,9 @@ def _service(value: object, number: int) -> Service:
     given.end()
     memory = fields.integer("memory", low=1, high=1 << 50)
     required = fields.boolean("required")
+    scratch = fields.integer("scratch", low=MIB, high=memory - 1) if fields.has("scratch") else None
     fields.end()
-    return Service(name, argv, environment, memory, required)
+    return Service(name, argv, environment, memory, required, scratch)
 
 
 def _nonempty(fields: Fields, key: str) -> str:

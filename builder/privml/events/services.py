@@ -17,6 +17,9 @@ FIRST_ID = 910
 """uid and gid of the first service; the others follow in the order of their names."""
 NAME = re.compile(r"\A[a-z][a-z0-9]*(?:-[a-z0-9]+)*\Z")
 MAX_NAME = 20
+MIB = 1 << 20
+SCRATCH_SIZE = 64 * MIB
+"""Size in bytes of a service's /tmp, unless its recipe gives another one."""
 VARIABLE = re.compile(r"\A[A-Z][A-Z0-9_]{0,63}\Z")
 SOCKET_VARIABLE = "SOCKET"
 """The environment variable with the path of the socket that the service must listen on."""

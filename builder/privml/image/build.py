@@ -278,6 +278,7 @@ def _manifest(
         packages=tuple(Package(p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
         origins=origins(recipe),
         exceptions=tuple(DeclaredException(each.kind, each.subject, each.reason) for each in content.exceptions),
+        network=measured.network,
     )
 
 

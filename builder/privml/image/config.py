@@ -29,10 +29,16 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
         rtmr3=lock.rtmr3,
         services=tuple(
             configuration.Service(
-                name, tuple(service.run), dict(sorted(service.environment.items())), service.memory, service.required
+                name,
+                tuple(service.run),
+                dict(sorted(service.environment.items())),
+                service.memory,
+                service.required,
+                service.scratch,
             )
             for name, service in sorted(content.services.items())
         ),
+        network=content.cards,
     )
 
 
@@ -67,6 +73,8 @@ def origins(recipe: Recipe) -> dict[str, str]:
     if recipe.content.inference is not None:
         found["model"] = recipe.origin("inference.models[0].source")
         found["engine"] = recipe.origin("inference.engine.name")
+    if recipe.content.network:
+        found["network"] = recipe.origin("network")
     for name in recipe.content.services:
         found[f"service {name}"] = recipe.origin(f"services.{name}.run")
     return found

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import privml
-from privml.image import services
+from privml.image import network, services
 from privml.image.render import AGENT_ROOT, File
 from privml.lock.trees import images_folder, overlays
 from privml.recipe import ownfiles
@@ -42,6 +42,8 @@ def overlay(recipe: Recipe, agent_files: Iterable[str], *, config: bytes) -> dic
     for folder in overlays(recipe.content):
         files |= read_tree(root / folder)
     files |= services.overlay(recipe.content.services)
+    cards, gone = network.overlay(recipe.content.cards)
+    files = {path: file for path, file in files.items() if path not in gone} | cards
     package = Path(privml.__file__).resolve().parent.parent
     for name in agent_files:
         files[f"{AGENT_ROOT}/{name}"] = File((package / name).read_bytes())

@@ -12,6 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from privml.base import strictjson
+from privml.events import network
 from privml.events.agent import NAMES
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
@@ -120,6 +121,8 @@ def manifest_schema() -> dict[str, Any]:
             "additionalProperties": {"type": "string"},
         },
     }
+    # Left out for a guest with one card and DHCP.
+    late = {"network": {**_array(_card()), "minItems": 1, "maxItems": network.MAX_CARDS}}
     verity = {
         "root_hash": _SHA256,
         "salt": _SHA256,
@@ -130,7 +133,7 @@ def manifest_schema() -> dict[str, Any]:
     return {
         "$schema": schema.DIALECT,
         "title": "privml-build manifest",
-        **_object(fields),
+        **_object(fields, late),
         "$defs": {"verity": _object(verity)},
     }
 
@@ -153,9 +156,24 @@ def write(folder: Path) -> None:
         (folder / name).write_bytes(body)
 
 
-def _object(fields: dict[str, Any], optional: dict[str, Any] | None = None) -> dict[str, Any]:
-    both = fields | (optional or {})
-    return {"type": "object", "properties": both, "required": list(fields), "additionalProperties": False}
+def _object(fields: dict[str, Any], late: dict[str, Any] | None = None) -> dict[str, Any]:
+    """An object with all of ``fields``, and any of ``late``."""
+    return {
+        "type": "object",
+        "properties": fields | (late or {}),
+        "required": list(fields),
+        "additionalProperties": False,
+    }
+
+
+def _card() -> dict[str, Any]:
+    return _object(
+        {
+            "use": {"enum": list(network.USES)},
+            "addresses": {"type": "array", "items": _TEXT, "maxItems": network.MAX_ADDRESSES},
+            "gateways": {"type": "array", "items": _TEXT, "maxItems": network.MAX_GATEWAYS},
+        }
+    )
 
 
 def _array(items: dict[str, Any]) -> dict[str, Any]:

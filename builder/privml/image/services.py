@@ -9,18 +9,19 @@ from privml.events import services
 from privml.image.render import File
 from privml.recipe.service import Service
 
-_MIB = 1 << 20
+_SMALL = 64 * services.MIB
+_MOUNT = "mode=1777,noexec,nosuid,nodev"
 _USERS = "usr/lib/sysusers.d/privml-services.conf"
 _ACCESS = "etc/systemd/system/privml-server.service.d/services.conf"
 
 
-def _limits(name: str) -> str:
+def _limits_file(name: str) -> str:
     return f"etc/systemd/system/{services.unit(name)}.d/limits.conf"
 
 
 def is_of_service(path: str) -> bool:
     """Whether ``overlay`` makes the file at ``path`` for services of some name."""
-    return path in (_USERS, _ACCESS) or fnmatchcase(path, _limits("*"))
+    return path in (_USERS, _ACCESS) or fnmatchcase(path, _limits_file("*"))
 
 
 def overlay(given: Mapping[str, Service]) -> dict[str, File]:
@@ -41,5 +42,12 @@ def overlay(given: Mapping[str, Service]) -> dict[str, File]:
         ),
     }
     for name, service in sorted(given.items()):
-        files[_limits(name)] = File(f"[Service]\nMemoryMax={service.memory // _MIB}M\nMemorySwapMax=0\n".encode())
+        files[_limits_file(name)] = File(_limits(service).encode())
     return files
+
+
+def _limits(service: Service) -> str:
+    """Its memory, and its own writable directories: all there is for it to write to, and gone with it."""
+    sizes = {"/tmp": service.scratch or services.SCRATCH_SIZE, "/var/tmp": _SMALL, "/dev/shm": _SMALL}  # noqa: S108
+    lines = [f"TemporaryFileSystem={path}:size={size // services.MIB}M,{_MOUNT}\n" for path, size in sizes.items()]
+    return f"[Service]\nMemoryMax={service.memory // services.MIB}M\nMemorySwapMax=0\n{''.join(lines)}"

@@ -5,11 +5,10 @@ from __future__ import annotations
 import re
 
 from privml.base.errors import UsageError
-from privml.base.sizes import size_of, size_text
+from privml.base.sizes import MAX_VCPUS, size_of, size_text
 from privml.machine.platform import Size
 
 MAX_SHAPES = 4096
-_MAX_VCPUS = 255
 _MIB = 1 << 20
 
 
@@ -17,12 +16,12 @@ def vcpu_counts(text: str) -> tuple[int, ...]:
     """``2``, ``1,2,4``, ``1..64`` (each of them); ``UsageError`` for anything else."""
     counts: list[int] = []
     for word in text.split(","):
-        match = re.fullmatch(r"([0-9]{1,3})(?:\.\.([0-9]{1,3}))?", word)
+        match = re.fullmatch(r"([0-9]{1,4})(?:\.\.([0-9]{1,4}))?", word)
         if match is None:
             raise UsageError(f"--vcpus `{word[:40]}`: expected a number or a range, as in 2 or 1..64")
         low, high = int(match[1]), int(match[2] or match[1])
-        if not 1 <= low <= high <= _MAX_VCPUS:
-            raise UsageError(f"--vcpus {word}: expected 1 to {_MAX_VCPUS}")
+        if not 1 <= low <= high <= MAX_VCPUS:
+            raise UsageError(f"--vcpus {word}: expected 1 to {MAX_VCPUS}")
         counts.extend(range(low, high + 1))
     return tuple(dict.fromkeys(counts))
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from privml.base.errors import RecipeError
-from privml.base.sizes import size_text
+from privml.base.sizes import PLAIN_VCPUS, size_text
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,8 @@ class Platform:
     ``cpu`` is QEMU's ``-cpu`` value; ``vendor`` and ``phys_bits`` are its parts by which firmware lays out memory
     (1 GiB pages are always on). ``tpm`` adds a software TPM (swtpm): for development and for comparing logs, never
     for a TD. ``qemu`` is the exact version that the ACPI and SMBIOS blobs come from; ``booted``: a boot has shown
-    that firmware gets these blobs. ``tee`` is what its guests run in; None is for development.
+    that firmware gets these blobs. ``tee`` is what its guests run in; None is for development. ``max_vcpus`` above
+    255 needs interrupts with extended destination ids (ADR 0059).
     """
 
     name: str
@@ -73,6 +74,15 @@ class Platform:
     tpm: bool = False
     tee: str | None = "tdx"
     booted: bool = True
+    max_vcpus: int = PLAIN_VCPUS
+
+    def check(self, size: Size) -> None:
+        """``RecipeError`` for a machine with more virtual CPUs than this platform declares."""
+        if size.vcpus > self.max_vcpus:
+            raise RecipeError(
+                f"platform {self.name}: {size.vcpus} vCPUs, expected at most {self.max_vcpus}",
+                hint=f"a platform with more than {PLAIN_VCPUS} says so with `max_vcpus`",
+            )
 
     def __post_init__(self) -> None:
         slots = [device.slot for device in self.devices]

@@ -6,12 +6,15 @@ ROMs are off unless a device enables them, because outside a TD they are measure
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
 from privml.base import strictjson
 from privml.base.errors import RecipeError
+from privml.base.sizes import PLAIN_VCPUS
+from privml.events.network import DHCP, Card
+from privml.machine import usernetwork
 from privml.machine.platform import Device, Platform, Size, mac_addresses
 
 
@@ -21,7 +24,8 @@ class HostSide:
 
     Paths are as QEMU sees them. ``serial`` is QEMU's character device: the port itself is always there, since the
     ACPI tables name it. ``disks`` go to the platform's virtio-blk devices in slot order, read-only. ``forwards`` are
-    (host port, guest port) pairs on 127.0.0.1. ``quote_socket`` is the vsock address (CID, port) of the host's quote
+    (host port, guest port) pairs on 127.0.0.1. ``network`` says what the guest does with its cards, in slot order
+    (empty: DHCP). ``quote_socket`` is the vsock address (CID, port) of the host's quote
     generation service; only a TD uses it.
     """
 
@@ -29,6 +33,7 @@ class HostSide:
     kernel: str | None = None
     disks: tuple[str, ...] = ()
     forwards: tuple[tuple[int, int], ...] = ()
+    network: tuple[Card, ...] = ()
     serial: str = "null"
     tpm_socket: str | None = None
     qmp_socket: str | None = None
@@ -69,11 +74,15 @@ ACCELERATORS: Mapping[AcceleratorName, Accelerator] = {
     "tdx": Accelerator("kvm", kvm=True, guest=_tdx_guest, cpu_model="host"),
 }
 _KVM_OPTIONS = ("kernel_irqchip",)  # does not affect the tables
+# Above 255 CPUs: how the guest addresses interrupts to them without an IOMMU, which a TD could not trust (ADR 0059).
+# QEMU's default with a split irqchip.
+_DESTINATIONS = ",kvm-msi-ext-dest-id=on"
 _GUEST = "guest0"
 
 
 def arguments(platform: Platform, size: Size, host: HostSide, accelerator: AcceleratorName, *extra: str) -> list[str]:
-    """argv without the program name; ``extra`` comes last."""
+    """argv without the program name; ``extra`` comes last. ``RecipeError`` for a size that the platform has not."""
+    platform.check(size)
     how = ACCELERATORS[accelerator]
     options = [f"{key}={value}" for key, value in platform.options if how.kvm or key not in _KVM_OPTIONS]
     guest: list[str] = []
@@ -81,6 +90,7 @@ def arguments(platform: Platform, size: Size, host: HostSide, accelerator: Accel
         options.append(f"confidential-guest-support={_GUEST}")
         guest = ["-object", strictjson.canonical({"id": _GUEST, **how.guest(host)}).decode()]
     model, comma, identity = platform.cpu.partition(",")
+    destinations = _DESTINATIONS if how.kvm and size.vcpus > PLAIN_VCPUS else ""
     argv = [
         "-nodefaults",
         "-no-user-config",
@@ -93,7 +103,7 @@ def arguments(platform: Platform, size: Size, host: HostSide, accelerator: Accel
         how.accel,
         *guest,
         "-cpu",
-        (how.cpu_model or model) + comma + identity,
+        (how.cpu_model or model) + comma + identity + destinations,
         "-smp",
         str(size.vcpus),
         "-m",
@@ -119,6 +129,7 @@ def arguments(platform: Platform, size: Size, host: HostSide, accelerator: Accel
 def _devices(platform: Platform, host: HostSide, *, runs: bool) -> list[str]:
     argv: list[str] = []
     disks, cards = 0, 0
+    forwarded = usernetwork.forwarded(host.network) if host.forwards else None
     for device in sorted(platform.devices, key=lambda device: device.slot):
         place = f"bus=pcie.0,addr={device.slot:#x}"
         if device.kind == "virtio-blk":
@@ -137,8 +148,8 @@ def _devices(platform: Platform, host: HostSide, *, runs: bool) -> list[str]:
             disks += 1
         elif device.kind == "virtio-net":
             rom = "" if device.rom else "romfile=,"
-            # Ports are forwarded to the first card.
-            network = _network(f"net{cards}", () if cards else host.forwards)
+            card = host.network[cards] if cards < len(host.network) else Card(DHCP)
+            network = usernetwork.netdev(f"net{cards}", card, host.forwards if cards == forwarded else ())
             address = mac_addresses(platform.devices)[device].hex(":")
             argv += ["-netdev", network, "-device", f"virtio-net-pci,netdev=net{cards},mac={address},{rom}{place}"]
             cards += 1
@@ -164,9 +175,3 @@ def _memory(device: Device, place: str, *, alone: bool) -> list[str]:
     for number, bar in enumerate(device.bars):
         argv += ["-device", f"pci-testdev,membar={bar},{place}.{number:x},multifunction=on"]
     return argv
-
-
-def _network(name: str, forwards: Sequence[tuple[int, int]]) -> str:
-    words = ["user", f"id={name}", "restrict=on"]
-    words += [f"hostfwd=tcp:127.0.0.1:{host}-:{guest}" for host, guest in forwards]
-    return ",".join(words)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from privml.events.event import Evidence
 from privml.machine.platform import Device
 from privml.measure.bootvars import DeviceOption, found
 from privml.measure.profiles import Profile
@@ -33,8 +34,8 @@ class MeasuredMachine:
 
     ``host_cmdline`` is what ``-append`` gives the UKI instead of its own command line. ``stub_console`` is what the
     stub appends when the command line has no ``console=``; its guess depends on the machine's devices (empty: it
-    found none; None: not known). ``booted``: boots of machines like this one showed that firmware gets exactly these
-    blobs; otherwise the evidence of their events is ``source``.
+    found none; None: not known). ``tables`` is how it is known that firmware gets exactly these blobs: the
+    evidence of their events.
     """
 
     blobs: Mapping[str, bytes]
@@ -44,4 +45,4 @@ class MeasuredMachine:
     roms: tuple[bytes, ...] = ()
     host_cmdline: str | None = None
     stub_console: str | None = None
-    booted: bool = True
+    tables: Evidence = Evidence.HARDWARE

@@ -36,6 +36,11 @@ from privml.measure.uki import UkiFacts
 
 AGENT_EVENT_TYPE = 0x0
 """The TCG type of RTMR3 events in a prediction: the agent's log is its own format and has none."""
+_UNSEEN = {
+    Evidence.HARDWARE: "",
+    Evidence.TPM_BOOT: "no TD with so many CPUs was seen",
+    Evidence.SOURCE: "no such machine was booted",
+}
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def predict(
             evidence=Evidence.HARDWARE,
         )
     events.separator(RTMR0, "after the Secure Boot variables")
-    level, unseen = (Evidence.HARDWARE, "") if machine.booted else (Evidence.SOURCE, "no such machine was booted")
+    level, unseen = machine.tables, _UNSEEN[machine.tables]
     for name, blob in acpi.measured(blobs):
         events.add(RTMR0, EV_PLATFORM_CONFIG_FLAGS, sha384(blob), name, evidence=level, note=unseen)
     option_roms(events, machine.roms)

@@ -14,7 +14,7 @@ from typing import Any
 
 from privml.base.errors import BuildError, EvidenceError, MeasurementError
 from privml.base.strictjson import Fields, canonical, loads
-from privml.events import agent, volumes
+from privml.events import agent, network, volumes
 from privml.events.agent import ENGINE, MODEL, AgentEvent
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
@@ -97,7 +97,8 @@ class Manifest:
     """docs/ARCHITECTURE.md, "Manifest v2". Digests are hex SHA-256.
 
     ``models`` and ``engine`` are both present or both absent; without them the agent only attests. ``purposes`` is
-    the number of ``agent_events`` before a quote for each purpose.
+    the number of ``agent_events`` before a quote for each purpose. ``network`` is empty, and left out of the file,
+    for a guest with one card and DHCP.
     """
 
     name: str
@@ -123,6 +124,7 @@ class Manifest:
     packages: tuple[Package, ...]
     origins: Mapping[str, str]
     exceptions: tuple[DeclaredException, ...] = ()
+    network: tuple[network.Card, ...] = ()
 
     @property
     def volumes(self) -> tuple[str, ...]:
@@ -144,6 +146,7 @@ class Manifest:
 
     def encode(self) -> bytes:
         """Encode as canonical JSON."""
+        late = {"network": [card.to_dict() for card in self.network]} if self.network else {}
         return canonical(
             {
                 "format": FORMAT,
@@ -184,6 +187,7 @@ class Manifest:
                 "shapes": [{"vcpus": shape.vcpus, "memory": shape.memory} for shape in self.shapes],
                 "packages": [vars(package) for package in self.packages],
                 "origins": dict(self.origins),
+                **late,
             }
         )
 
@@ -218,6 +222,7 @@ def decode(data: bytes) -> Manifest:
         packages=tuple(_package(item, n) for n, item in enumerate(top.array("packages"))),
         origins={key: _text(value, "manifest.origins") for key, value in top.fields("origins").rest().items()},
         exceptions=exceptions_from(top.array("exceptions", limit=MAX_EXCEPTIONS), "manifest.exceptions"),
+        network=_network(top),
     )
     top.null("gpus")
     top.end()
@@ -347,6 +352,12 @@ def _package(item: Any, number: int) -> Package:
     )
     fields.end()
     return package
+
+
+def _network(top: Fields) -> tuple[network.Card, ...]:
+    if not top.has("network"):
+        return ()
+    return network.cards_from(top.array("network", limit=network.MAX_CARDS), "manifest.network")
 
 
 def _text(item: Any, path: str) -> str:

@@ -37,9 +37,10 @@ class LockFacts:
 
 def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
     """Problems in the order of the rules. Without ``lock``, rules about locks are skipped."""
+    platforms = platforms_of(recipe)
     return [
-        *_of_platforms(recipe, platforms_of(recipe)),
-        *_of_sizes(recipe, lock.model_size if lock else 0),
+        *_of_platforms(recipe, platforms),
+        *_of_sizes(recipe, platforms, lock.model_size if lock else 0),
         *(_of_local_models(recipe, lock) if lock else ()),
         *ownfiles.read(recipe)[1],
         *keyrings.read(recipe)[1],
@@ -70,13 +71,33 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
                 yield _finding(recipe, "platform-devices", ("devices",), text)
     models = 0 if content.inference is None else len(content.inference.models)
     what = ("the root", "root and model", "root and models")[min(models, 2)]
-    if declared.get("virtio-blk", 0) != 1 + models:
-        yield _finding(recipe, "platform-devices", ("devices",), f"expected `virtio-blk: {1 + models}`, for {what}")
+    disks = declared.get("virtio-blk", 0)
+    if disks < 1 + models:
+        text = f"expected `virtio-blk: {1 + models}` or more, for {what}"
+        yield _finding(recipe, "platform-devices", ("devices",), text)
+    elif disks > 1 + models:
+        text = f"{disks} disks, of which the guest reads {1 + models}, for {what}; the others are only in its machine"
+        yield _finding(recipe, "device-unused", ("devices",), text)
+    yield from _of_cards(recipe, declared.get("virtio-net", 0))
 
 
-def _of_sizes(recipe: Recipe, model_size: int) -> Iterator[Finding]:
+def _of_cards(recipe: Recipe, count: int) -> Iterator[Finding]:
+    cards = recipe.content.network
+    if cards and len(cards) != count:
+        text = f"{len(cards)} cards, but the machine has `virtio-net: {count}`: expected one entry for each"
+        yield _finding(recipe, "network-cards", ("network",), text)
+    elif not cards and count > 1:
+        text = f"`virtio-net: {count}`: expected `network` with one entry for each, since only one card can have DHCP"
+        yield _finding(recipe, "network-cards", ("devices",), text)
+
+
+def _of_sizes(recipe: Recipe, platforms: list[PlatformFile], model_size: int) -> Iterator[Finding]:
     need = model_size + BESIDE_MODEL
     for index, shape in enumerate(recipe.content.shapes):
+        for platform in platforms:
+            if shape.vcpus > platform.max_vcpus:
+                text = f"got {shape.vcpus}, expected at most {platform.max_vcpus}, `max_vcpus` of `{platform.name}`"
+                yield _finding(recipe, "platform-vcpus", ("shapes", index, "vcpus"), text)
         if model_size and shape.memory < need:
             text = f"{shape.memory // MIB}MiB, but the model of {model_size // MIB} MiB needs about {need // MIB}MiB"
             yield _finding(recipe, "memory-for-model", ("shapes", index, "memory"), text)

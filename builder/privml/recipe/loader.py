@@ -15,6 +15,7 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import RecipeError, printable
 from privml.engines.registry import engine_named
+from privml.events import network
 from privml.events.variants import PRODUCTION
 from privml.recipe import archives, document, exceptions, migration
 from privml.recipe.document import Document, Mark
@@ -177,8 +178,13 @@ def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
     for model in (effective["inference"] or {"models": []})["models"]:
         for name in [name for name in ("chat_template", "signature") if model[name] is None]:
             del model[name]
-    late = ("archives", "exceptions", "files", "packages", "programs", "sysctl")
-    return {key: value for key, value in effective.items() if value or key not in late} | {"kernel": kernel}
+    services = {
+        name: {key: value for key, value in service.items() if value is not None or key != "scratch"}
+        for name, service in effective["services"].items()
+    }
+    late = ("archives", "exceptions", "files", "network", "packages", "programs", "sysctl")
+    found = {key: value for key, value in effective.items() if value or key not in late}
+    return found | {"kernel": kernel, "services": services}
 
 
 class OldSchema(RecipeProblems):
@@ -310,8 +316,17 @@ def _check_packages(content: Content, source: Document) -> None:
         said = f"{document.spelled(path)}: {text}{source.counterpart(path)}"
         found.append(Finding(said, rule=rule, file=mark.file, line=mark.line))
     found += _too_many_models(content, source)
+    found += _of_network(content, source)
     if found:
         raise RecipeProblems(found)
+
+
+def _of_network(content: Content, source: Document) -> Iterator[Finding]:
+    for problem in network.problems(content.cards) if content.network else ():
+        path: document.Path = ("network", *problem.path)
+        mark = mark_of(path, source)
+        text = f"{document.spelled(path)}: {problem.text}{source.counterpart(path)}"
+        yield Finding(text, rule=problem.rule, file=mark.file, line=mark.line)
 
 
 def _too_many_models(content: Content, source: Document) -> Iterator[Finding]:

@@ -15,7 +15,8 @@ from pydantic import (
     model_validator,
 )
 
-from privml.base.sizes import size_of
+from privml.base.sizes import MAX_VCPUS, size_of
+from privml.events import network as cards_of
 from privml.events import services as own
 from privml.events.variants import PRODUCTION, Variant
 from privml.recipe import distributions, tees
@@ -24,6 +25,8 @@ from privml.recipe.archives import MAX_ARCHIVES, AddedArchive, ArchiveLabel
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
 from privml.recipe.inference import Inference
+from privml.recipe.network import NetworkCard, cards
+from privml.recipe.platform import MOST
 from privml.recipe.section import (
     ALL,
     CONFIG,
@@ -192,12 +195,20 @@ class Device(Section):
     """The number of devices of one kind in the guest."""
 
     kind: Literal["virtio-blk", "virtio-net"]
-    count: Annotated[int, Field(ge=1, le=8)]
+    count: Annotated[int, Field(ge=1)]
+
+    @field_validator("count")
+    @classmethod
+    def _bounded(cls, value: int, info: ValidationInfo) -> int:
+        most = MOST.get(info.data.get("kind", ""), value)
+        if value > most:
+            raise ValueError(f"got `{value}`, expected 1 to {most}")
+        return value
 
 
 _DEVICE_SCHEMA = {
     "type": "object",
-    "properties": {kind: {"type": "integer", "minimum": 1, "maximum": 8} for kind in ("virtio-blk", "virtio-net")},
+    "properties": {kind: {"type": "integer", "minimum": 1, "maximum": most} for kind, most in MOST.items()},
     "additionalProperties": False,
     "minProperties": 1,
     "maxProperties": 1,
@@ -207,7 +218,7 @@ _DEVICE_SCHEMA = {
 class Shape(Section):
     """A machine size for which measurements are predicted."""
 
-    vcpus: Annotated[int, about("Number of virtual CPUs.", 2, MACHINE, ge=1, le=255)]
+    vcpus: Annotated[int, about("Number of virtual CPUs.", 2, MACHINE, ge=1, le=MAX_VCPUS)]
     # In bytes.
     memory: Annotated[
         int,
@@ -319,11 +330,20 @@ class Content(Section):
     devices: Annotated[
         list[Annotated[Device, BeforeValidator(_device), WithJsonSchema(_DEVICE_SCHEMA)]],
         about(
-            "The devices of the guest, one KIND: COUNT each; by default those of its platforms. One disk is for the "
-            "root, and one for each model.",
+            "The devices of the guest, one KIND: COUNT each; by default those of its platforms. The first disk is "
+            "for the root, and one more for each model; further disks are never read.",
             "virtio-blk: 2",
             CONFIG,
             min_length=1,
+        ),
+    ] = Field(default_factory=list)
+    network: Annotated[
+        list[NetworkCard],
+        about(
+            "What each network card does, in the order of their slots; without it the one card has DHCP.",
+            "[{addresses: [10.0.2.15/24], gateways: [10.0.2.2]}]",
+            CONFIG,
+            max_length=cards_of.MAX_CARDS,
         ),
     ] = Field(default_factory=list)
     platforms: Annotated[
@@ -346,6 +366,11 @@ class Content(Section):
             max_length=64,
         ),
     ]
+
+    @property
+    def cards(self) -> tuple[cards_of.Card, ...]:
+        """The network cards; empty for one card with DHCP."""
+        return cards(self.network)
 
     @property
     def named_packages(self) -> tuple[str, ...]:

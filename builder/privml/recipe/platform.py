@@ -14,11 +14,16 @@ from pydantic import (
     model_validator,
 )
 
+from privml.base.sizes import MAX_VCPUS, PLAIN_VCPUS
+from privml.events import network
 from privml.events.registers import MRTD, RTMR0
 from privml.recipe import tees
 from privml.recipe.finding import RuleBroken
 from privml.recipe.section import FIRMWARE, MACHINE, Section, Slug, about
 
+MAX_DEVICES = 28
+MOST = {"virtio-blk": MAX_DEVICES, "virtio-net": network.MAX_CARDS}
+"""How many devices of each kind a machine may have."""
 Option = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_length=100)]
 
 
@@ -91,6 +96,7 @@ class Vmm(Section):
 
 
 NO_TEE = "none"
+IRQCHIP = "kernel_irqchip"
 # How each platform-dependent register is determined; the others depend only on the image.
 KNOWN_BY = {MRTD: ("firmware",), RTMR0: ("tables", "booted-tables")}
 
@@ -148,9 +154,19 @@ class PlatformFile(Section):
             '{kind: virtio-blk, slot: "02.0"}',
             MACHINE,
             min_length=1,
-            max_length=28,
+            max_length=MAX_DEVICES,
         ),
     ]
+    max_vcpus: Annotated[
+        int,
+        about(
+            f"The most virtual CPUs. Above {PLAIN_VCPUS}, interrupts reach them by extended destination ids, which "
+            "QEMU offers a guest with the machine option kernel_irqchip: split.",
+            512,
+            ge=1,
+            le=MAX_VCPUS,
+        ),
+    ] = PLAIN_VCPUS
     tpm: Annotated[bool, about("Whether there is a software TPM, for development only.", False, MACHINE)]
 
     @property
@@ -168,8 +184,22 @@ class PlatformFile(Section):
             )
         return value
 
+    @field_validator("max_vcpus")
+    @classmethod
+    def _reached(cls, value: int, info: ValidationInfo) -> int:
+        machine = info.data.get("machine")
+        if machine is not None and value > PLAIN_VCPUS and machine.options.get(IRQCHIP) != "split":
+            has = machine.options.get(IRQCHIP, "nothing")
+            text = f"got `{value}` with {has} in machine.options.{IRQCHIP}, expected `split` or at most {PLAIN_VCPUS}"
+            raise RuleBroken("platform-vcpus", text)
+        return value
+
     @model_validator(mode="after")
-    def _slots_once(self) -> PlatformFile:
+    def _consistent(self) -> PlatformFile:
+        for kind, most in MOST.items():
+            count = sum(device.kind == kind for device in self.devices)
+            if count > most:
+                raise ValueError(f"devices: got {count} {kind}, expected at most {most}")
         slots = [device.slot for device in self.devices]
         for slot in slots:
             if slots.count(slot) > 1:

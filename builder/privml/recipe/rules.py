@@ -177,10 +177,64 @@ _ALL = (
         "platform-devices",
         "error",
         "judge",
-        "A recipe declares exactly the devices of each of its platforms: one disk for the root, one for each model.",
+        "A recipe declares exactly the devices of each of its platforms: one disk for the root, one for each model, "
+        "and whatever else the machine has.",
         "An image had a different RTMR0 on another machine, because devices are in the ACPI tables. The guest "
         "expects the declared ones.",
         "near/mpc#1105",
+    ),
+    Rule(
+        "device-unused",
+        "warning",
+        "judge",
+        "The guest reads every disk of its machine.",
+        "A disk without a volume is part of the machine and so of RTMR0, and the kernel reads its partition table; "
+        "it is for platforms that always have one, such as a disk with the settings of a cloud.",
+        "near/mpc#1105",
+    ),
+    Rule(
+        "platform-vcpus",
+        "error",
+        "judge",
+        "A machine has at most the CPUs of its platform's `max_vcpus`, and above 255 a platform sets kernel_irqchip "
+        "to split.",
+        "A plain interrupt message has 8 bits for its CPU. QEMU starts a larger machine without extended destination "
+        "ids too, and its guest then leaves the other CPUs off.",
+        "qemu-system-x86_64(1)",
+    ),
+    Rule(
+        "network-cards",
+        "error",
+        "judge",
+        "`network` has one entry for each network card, and a recipe with several cards has it; one is used.",
+        "Two cards that both take a default route from DHCP leave open through which one an answer leaves.",
+        "systemd.network(5)",
+    ),
+    Rule(
+        "network-address",
+        "error",
+        "read",
+        "A static card has addresses of ordinary hosts in their usual spelling, each once, and no two cards are in "
+        "overlapping networks; other cards have none.",
+        "The addresses are measured: one that no caller can reach, or that two cards share, is found when a guest "
+        "boots, and then the image must be built again.",
+        "systemd.network(5)",
+    ),
+    Rule(
+        "network-gateway",
+        "error",
+        "read",
+        "A gateway is another machine in a network of its card, and each IP version has one default route at most.",
+        "The kernel refuses a route through a router that it cannot reach, and answers to other callers are lost.",
+        "systemd.network(5)",
+    ),
+    Rule(
+        "service-scratch",
+        "error",
+        "read",
+        "A service's `scratch` is smaller than its `memory`.",
+        "A tmpfs is memory: a service that fills one as large as its limit is killed.",
+        "systemd.resource-control(5)",
     ),
     Rule(
         "platform-defaults",

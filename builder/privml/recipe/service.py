@@ -4,10 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, BeforeValidator, Field, StringConstraints, WithJsonSchema
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    StringConstraints,
+    ValidationInfo,
+    WithJsonSchema,
+    field_validator,
+)
 
 from privml.base.sizes import size_of
 from privml.events import services as own
+from privml.recipe.finding import RuleBroken
 from privml.recipe.section import CONFIG, MEMORY_PATTERN, MEMORY_UNITS, Section, about
 
 
@@ -64,9 +73,28 @@ class Service(Section):
         about("The most memory that it may use.", "64MiB", CONFIG),
         WithJsonSchema({"type": "string", "pattern": MEMORY_PATTERN}),
     ]
+    scratch: Annotated[
+        int | None,
+        BeforeValidator(_service_memory),
+        about(
+            "The size of its /tmp, which is its own, empty at each start, and a part of `memory`; 64MiB by default.",
+            "32MiB",
+            CONFIG,
+        ),
+        WithJsonSchema({"type": "string", "pattern": MEMORY_PATTERN}),
+    ] = None
     required: Annotated[
         bool, about("Whether the machine fails, for good, when the service does not start or ends.", "true", CONFIG)
     ] = False
+
+    @field_validator("scratch")
+    @classmethod
+    def _below_memory(cls, value: int | None, info: ValidationInfo) -> int | None:
+        memory = info.data.get("memory")
+        if value is not None and memory is not None and value >= memory:
+            text = f"got {value // own.MIB}MiB, expected less than the {memory // own.MIB}MiB of `memory`"
+            raise RuleBroken("service-scratch", f"{text}, of which it is a part")
+        return value
 
 
 ServiceName = Annotated[str, StringConstraints(pattern="^" + own.NAME.pattern[2:-2] + "$", max_length=own.MAX_NAME)]

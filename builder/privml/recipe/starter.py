@@ -89,7 +89,9 @@ def _written(content: Content) -> dict[str, Any]:
         {"vcpus": shape.vcpus, "memory": size_text(shape.memory, MEMORY_UNITS)} for shape in content.shapes
     ]
     for name, service in content.services.items():
-        value["services"][name]["memory"] = size_text(service.memory, MEMORY_UNITS)
+        for size in ("memory", "scratch"):
+            if (given := getattr(service, size)) is not None:
+                value["services"][name][size] = size_text(given, MEMORY_UNITS)
     return value
 
 

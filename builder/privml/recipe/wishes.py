@@ -5,10 +5,13 @@ from __future__ import annotations
 _NO_LOGIN = "the guest has no logins, shells or keys of people (ADR 0011)"
 _NO_SCRIPT = "a recipe runs nothing: it names `packages`, `files` and settings, so that two builds are the same"
 _NETWORK = "the guest listens on `agent.listen` only, and no connection begins in it (ADR 0012)"
+_ADDRESSES = "what each network card does is in `network`: addresses and gateways, dhcp, or unused"
+_SCRATCH = "the root is read-only; a service has a /tmp of its own, as large as its `scratch`"
 _SIZES = "machine sizes are in `shapes`, as {vcpus, memory}"
 _MODELS = "models are in `inference.models`"
 _OPTIONS = "words of the kernel command line are in `kernel.options`"
 _SERVICES = "programs of your own are in `services`, each with `run` and `environment`"
+_USERS = "the guest's accounts are the agent's, the engine's and one for each of `services` (ADR 0057)"
 _STATE = "which state of the archives is used is in the lock, which `privml-build lock` writes"
 _ARCHIVES = "archives besides the base's are in `archives`; their addresses are in mirrors.yaml, by label"
 _ROOT = "the root is read-only, and a recipe has no volumes of its own"
@@ -21,7 +24,12 @@ _ANSWERS = {
         "build", "cmd", "command", "commands", "copy", "entrypoint", "hooks", "postinst", "provision", "run",
         "runcmd", "script", "scripts",
     ),
-    _NETWORK: ("dns", "egress", "expose", "firewall", "network", "outbound", "port", "ports", "proxy"),
+    _NETWORK: ("dns", "egress", "expose", "firewall", "outbound", "port", "ports", "proxy"),
+    _ADDRESSES: (
+        "address", "addresses", "dhcp", "gateway", "gateways", "interface", "interfaces", "ip", "networks", "nic",
+        "nics", "static_ip",
+    ),
+    _SCRATCH: ("cache", "scratch", "state", "tmp", "tmpfiles", "tmpfs", "writable"),
     _SIZES: ("cpu", "cpus", "memory", "ram", "size", "vcpus", "vm"),
     _MODELS: ("model", "models", "weights"),
     _SERVICES: ("daemon", "env", "environment", "service", "systemd", "unit", "units"),
@@ -30,8 +38,8 @@ _ANSWERS = {
         "uris",
     ),
     _STATE: ("date", "mirror", "mirrors", "pin", "pins", "snapshot", "timestamp"),
-    _ROOT: ("disk", "disks", "mount", "mounts", "persistent", "storage", "swap", "tmpfs", "volumes"),
-    "the guest's accounts are the agent's and the engine's": ("group", "groups", "user", "users"),
+    _ROOT: ("disk", "disks", "mount", "mounts", "persistent", "storage", "swap", "volumes"),
+    _USERS: ("group", "groups", "user", "users"),
     "the guest's name, time zone and locale are the same in every image": ("hostname", "locale", "timezone"),
     "images with GPUs cannot be attested yet": ("accelerator", "cuda", "gpu", "gpus", "nvidia"),
     "kernel modules are in `kernel.modules`": ("modprobe", "module", "modules"),

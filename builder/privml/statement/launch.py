@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from privml.base.errors import EvidenceError
+from privml.base.sizes import MAX_VCPUS
 from privml.base.strictjson import Fields
 from privml.events.event import Event, Evidence
 from privml.events.registers import DIGEST_SIZE, EXTENDED, REGISTERS, RTMR3, ZERO
@@ -65,7 +66,7 @@ class TdMachine:
     @classmethod
     def from_fields(cls, fields: Fields) -> TdMachine:
         """The inverse of ``to_dict``."""
-        machine = cls(fields.integer("vcpus", low=1, high=4096), fields.integer("memory", low=1))
+        machine = cls(fields.integer("vcpus", low=1, high=MAX_VCPUS), fields.integer("memory", low=1))
         fields.end()
         return machine
 

@@ -28,7 +28,13 @@ def launch_of(
     chosen = platform or load_platform(manifest.platforms[0], recipes)
     firmware = manifest.firmware_for(chosen.tee).file
     launch = Launch(
-        directory, chosen, size or manifest.shapes[0], manifest.volumes, firmware=firmware, forward=manifest.listen
+        directory,
+        chosen,
+        size or manifest.shapes[0],
+        manifest.volumes,
+        firmware=firmware,
+        forward=manifest.listen,
+        network=manifest.network,
     )
     if manifest.variant == DEVELOPMENT:
         launch = replace(launch, fw_cfg=simulation(directory / firmware))

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from privml.base.errors import HostError
 from privml.base.steps import say
+from privml.events.network import Card
 from privml.image.tools import GENERIC_FIRMWARE, Bind, ToolsTree
 from privml.machine.platform import Platform, Size
 from privml.machine.qemu import ACCELERATORS, HostSide, arguments
@@ -26,9 +27,10 @@ Change = Callable[[list[str]], list[str]]
 class Launch:
     """What to start. ``image`` holds uki.efi, ``firmware`` and ``disks``.
 
-    ``forward`` is the guest port to forward. ``share_memory`` makes the guest's memory a file, so that the firmware's
-    log can be read from outside. ``fw_cfg`` holds files for the guest (name -> bytes). ``boot_disk`` is a disk to
-    boot from, in the slot of the first virtio-blk device, instead of ``-kernel``.
+    ``forward`` is the guest port to forward, ``network`` what the guest does with its cards. ``share_memory`` makes
+    the guest's memory a file, so that the firmware's log can be read from outside. ``fw_cfg`` holds files for the
+    guest (name -> bytes). ``boot_disk`` is a disk to boot from, in the slot of the first virtio-blk device, instead
+    of ``-kernel``.
 
     A malicious host can start QEMU with any arguments: ``change`` turns the honest list into another one. The list
     has the image at /image, the boot disk at /boot.raw and the run's files at /vm. ``attached`` holds further
@@ -47,6 +49,7 @@ class Launch:
     boot_disk: Path | None = None
     change: Change | None = None
     attached: Mapping[str, Path] = field(default_factory=dict)
+    network: tuple[Card, ...] = ()
 
 
 @dataclass
@@ -112,6 +115,7 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
             kernel="/image/uki.efi" if launch.boot_disk is None else None,
             disks=tuple(disks),
             forwards=((port, launch.forward),) if launch.forward is not None else (),
+            network=launch.network,
             serial="file:/vm/console.log",
             tpm_socket=tpm_socket,
             qmp_socket="/vm/qmp.sock",

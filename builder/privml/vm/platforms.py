@@ -24,5 +24,6 @@ def platform(name: str, directory: Path) -> Platform:
         devices=tuple(Device(device.kind, int(device.slot.split(".")[0], 16)) for device in file.devices),
         tpm=file.tpm,
         tee=None if file.tee == NO_TEE else file.tee,
+        max_vcpus=file.max_vcpus,
         booted=file.registers[RTMR0] == "booted-tables",
     )

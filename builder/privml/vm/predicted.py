@@ -8,6 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import MeasurementError
+from privml.base.sizes import PLAIN_VCPUS
+from privml.events.event import Evidence
 from privml.events.registers import MRTD, RTMR0, TDX_REGISTERS
 from privml.evidence.tdx.claims import TEE
 from privml.image import code, madeby
@@ -27,8 +29,11 @@ from privml.vm.crosscheck import CrossCheck
 from privml.vm.platforms import platform as load_platform
 from privml.vm.qtest import blobs
 
-LARGEST_BOOTED = Size(8, 8 << 30)
-"""Largest size for which predicted ACPI tables were compared with a real boot (tests/real/test_boots.py)."""
+LARGEST_BOOTED = Size(288, 8 << 30)
+"""Largest size for which predicted ACPI tables were compared with a real boot (tests/real/test_boots.py).
+
+The entries of CPUs do not depend on memory, so both were not compared together.
+"""
 _PROFILES: Mapping[str, Profile] = {TEE: TD_INTELTDX}
 """How the boot of a guest is measured, by its TEE."""
 _OPTION_ROM = "usr/share/qemu/efi-virtio.rom"
@@ -83,7 +88,7 @@ class MachinePredictor:
             profile_of(platform),
             disk=None if gpt_event is None else DiskBoot(gpt_event, platform.devices),
             roms=tuple((self._tools.root / _OPTION_ROM).read_bytes() for one in platform.devices if one.rom),
-            booted=_booted(platform, size),
+            tables=_tables(platform, size),
         )
         return predict(
             self._uki,
@@ -102,14 +107,16 @@ class MachinePredictor:
         return crosscheck.judge(theirs, (ours.mrtd_single, ours.mrtd_two), ours.registers()[RTMR0])
 
 
-def _booted(platform: Platform, size: Size) -> bool:
-    """False for machines that were never compared with a boot: other platforms, larger sizes, and devices that QEMU
-    cannot emulate.
+def _tables(platform: Platform, size: Size) -> Evidence:
+    """How it is known that firmware gets the tables read here.
+
+    From their source alone on machines that were never compared with a boot: other platforms, larger sizes, and
+    devices that QEMU cannot emulate. No TD above 255 CPUs was seen, whose tables have other entries.
     """
     cards = any(len(device.bars) > 1 and not device.functions for device in platform.devices)
-    return (
-        platform.booted and not cards and size.vcpus <= LARGEST_BOOTED.vcpus and size.memory <= LARGEST_BOOTED.memory
-    )
+    if not platform.booted or cards or size.vcpus > LARGEST_BOOTED.vcpus or size.memory > LARGEST_BOOTED.memory:
+        return Evidence.SOURCE
+    return Evidence.HARDWARE if size.vcpus <= PLAIN_VCPUS else Evidence.TPM_BOOT
 
 
 def measured_launch(prediction: Prediction, platform: Platform, size: Size) -> MeasuredLaunch:
