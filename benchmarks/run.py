@@ -23,7 +23,7 @@ from benchmarks.measured import cpu, figure, seconds
 from privml.events.event import Event, Evidence
 from privml.events.replay import replay
 from privml.events.tcg import LogEntry, encode_log, parse_log
-from privml.image.root import run_mkosi
+from privml.image.root import SOURCE, run_mkosi
 from privml.image.target import recipes_directory, resolve
 from privml.image.workplace import Workplace
 from privml.machine.matrix import shapes
@@ -49,15 +49,15 @@ def image_over_mkosi(mkosi_first: bool) -> float:
     place = Workplace()
     tools = place.tools(resolve("demo-cpu").recipe)
     with tempfile.TemporaryDirectory(prefix="privml-bench.") as name:
-        tree, out = Path(name) / "tree", Path(name) / "out"
-        command("image", "demo-cpu", "--render-only", str(tree))()
+        mkosi, out = Path(name) / "mkosi", Path(name) / "out"
+        command("image", "demo-cpu", "--render-only", str(mkosi / SOURCE))()
         image = command("image", "demo-cpu", "--output", str(out))
         image()
         (out / "root.raw").unlink()
         shutil.rmtree(place.store.root / "derived")
-        before = seconds(lambda: run_mkosi(tools, tree)) if mkosi_first else 0.0
+        before = seconds(lambda: run_mkosi(tools, place.store, mkosi)) if mkosi_first else 0.0
         whole = seconds(image)
-        return whole / (before or seconds(lambda: run_mkosi(tools, tree)))
+        return whole / (before or seconds(lambda: run_mkosi(tools, place.store, mkosi)))
 
 
 def first_and_next() -> tuple[float, float]:
