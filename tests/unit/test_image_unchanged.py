@@ -37,7 +37,7 @@ class Place:
     def read(self) -> None:
         """What a full check does: read files, list folders, look for files that are not there."""
         (self.root / "recipes/demo.yaml").read_bytes()
-        for path in sorted((self.root / "overlay").rglob("*")):
+        for path in sorted((self.root / "images/overlay").rglob("*")):
             if path.is_file():
                 path.read_bytes()
         (self.root / "links/link").read_bytes()
@@ -57,7 +57,13 @@ class Place:
 def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     """As a test makes its files just before, no file is too young to be noted."""
     root = tmp_path / "checkout"
-    for name in ("recipes/demo.yaml", "overlay/etc/a.conf", "overlay/usr/b", "links/target", "package/code.py"):
+    for name in (
+        "recipes/demo.yaml",
+        "images/overlay/etc/a.conf",
+        "images/overlay/usr/b",
+        "links/target",
+        "package/code.py",
+    ):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).write_bytes(b"content")
     (root / "links/link").symlink_to("target")
@@ -103,10 +109,10 @@ def another_link(path: Path) -> None:
     [
         ("recipes/demo.yaml", same_size_and_time),
         ("recipes/demo.yaml", Path.unlink),
-        ("overlay/etc/a.conf", lambda path: path.chmod(0o755)),
-        ("overlay/etc/c.conf", appears),
-        ("overlay/usr/deeper", Path.mkdir),
-        ("overlay", replaced),
+        ("images/overlay/etc/a.conf", lambda path: path.chmod(0o755)),
+        ("images/overlay/etc/c.conf", appears),
+        ("images/overlay/usr/deeper", Path.mkdir),
+        ("images/overlay", replaced),
         ("links/link", another_link),
         ("links/target", same_size_and_time),
         ("recipes/demo.tools.lock.json", appears),
