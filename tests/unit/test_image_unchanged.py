@@ -128,6 +128,13 @@ def test_each_change_is_noticed(place: Place, name: str, change: Callable[[Path]
     assert place.question().recall() is None
 
 
+def test_what_python_compiles_is_no_change(place: Place) -> None:
+    place.note(lambda: (place.root / "package/code.py").read_bytes())
+    (place.root / "package/__pycache__").mkdir()
+    (place.root / "package/__pycache__/code.pyc").touch()
+    assert place.question().recall() == place.found
+
+
 def test_another_question_has_another_answer(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
     place.note()
     assert place.question(target="recipes/demo.yaml").recall() is None

@@ -45,7 +45,7 @@ class Watch:
     """What this process reads since ``started`` (seconds); ``package`` digests its own code's inodes at that time."""
 
     started: float = field(default_factory=time.time)
-    package: str = field(default_factory=lambda: content.look(_PACKAGE))
+    package: str = field(default_factory=lambda: _look())
     read: set[Path] = field(default_factory=set)
 
 
@@ -63,7 +63,7 @@ class Question:
         with contextlib.suppress(OSError, ValueError, KeyError, TypeError, AttributeError):
             noted = json.loads(self._note.read_bytes())
             same = all(_facts(Path(path)) == facts for path, facts in noted["read"].items())
-            if same and noted["read"] and noted["package"] == content.look(_PACKAGE):
+            if same and noted["read"] and noted["package"] == _look():
                 return Unchanged(
                     Path(noted["directory"]), tuple(map(str, noted["steps"])), tuple(map(str, noted["said"]))
                 )
@@ -90,9 +90,18 @@ class Question:
                 write_atomic(self._note, json.dumps(record).encode())
 
     def _compared(self, read: set[Path]) -> set[Path]:
-        """The paths in ``read``, their folders and the current one: a folder's times move with the names in it."""
-        own = {path for path in read if path.parent != self._digests and path.suffix != ".pyc"}
+        """The paths in ``read``, their folders and the current one: a folder's times move with the names in it.
+
+        privml-build's own package is looked at as a whole.
+        """
+        covered = {self._digests, _PACKAGE}
+        own = {path for path in read if path.suffix != ".pyc" and covered.isdisjoint((path, *path.parents))}
         return own | {path.parent for path in own} | {Path.cwd()}
+
+
+def _look() -> str:
+    """A digest of the inodes of privml-build's own package, without what Python compiles there."""
+    return content.look(_PACKAGE, but="__pycache__")
 
 
 _watch: Watch | None = None
