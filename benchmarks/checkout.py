@@ -1,4 +1,4 @@
-"""A copy of this checkout with its own empty store, like a fresh clone, whose agent may be changed."""
+"""A copy of this checkout, like a fresh clone, whose agent may be changed."""
 
 from __future__ import annotations
 
@@ -14,23 +14,24 @@ ROOT = Path(__file__).resolve().parents[1]
 
 @dataclass(frozen=True)
 class Checkout:
-    """The copy. Its store is filled by its first build, from the host's mirrors."""
+    """The copy. A new store is filled by its first build, from the host's mirrors."""
 
     root: Path
+    store: Path
 
     @classmethod
-    def of(cls, root: Path) -> Checkout:
-        """Copy the sources to the directory ``root``."""
+    def of(cls, root: Path, store: Path | None = None) -> Checkout:
+        """Copy the sources to the directory ``root``; its store is ``store``, or a new one."""
         for name in ("builder", "images", "recipes"):
             shutil.copytree(ROOT / name, root / name, ignore=shutil.ignore_patterns("__pycache__"), symlinks=True)
-        return cls(root)
+        return cls(root, store or root / "store")
 
     def privml(self, *words: str) -> None:
         """Run this copy's `privml-build`."""
         subprocess.run(
             [sys.executable, "-c", "from privml.cli.main import main; main()", *words],
             cwd=self.root,
-            env={**os.environ, "PYTHONPATH": str(self.root / "builder"), "PRIVML_STORE": str(self.root / "store")},
+            env={**os.environ, "PYTHONPATH": str(self.root / "builder"), "PRIVML_STORE": str(self.store)},
             check=True,
             capture_output=True,
         )

@@ -6,7 +6,7 @@ Runs in the sandbox of the tools tree. Reads ``privml.json`` next to mkosi.conf:
 "units": [names], "systemd": [names], "paths": [patterns], "removals": [[why, [patterns]]], "forbidden": [names],
 "overlay": {path: SHA-256 or "-> TARGET"}, "services": [absolute paths of programs], "own": [paths of the recipe's
 files], "added": [packages that the recipe names], "own_programs": [programs that it keeps], "outside": [packages of
-no archive of the base], "epoch": n}
+no archive of the base], "hidden": {folder: where a base tree has it}, "epoch": n}
 Copies kernel, initrd parts, copyright files and the list of installed packages to $OUTPUTDIR, removes what the guest
 does not need or what differs between builds, compiles the agent, and normalises owners, modes and times. Fails if a
 package is not fully installed, if a kernel, module, program or unit is missing, if the tree has an undeclared path,
@@ -66,6 +66,11 @@ def libraries(program: Path) -> list[Path]:
     ).stdout
     return [root / path.lstrip("/") for path in re.findall(r"(/\S+) \(0x", text)]
 
+
+# -- a base tree has some folders in another place ----------------------------------------------------------------
+for name, other in facts["hidden"].items():
+    if (root / other).is_dir():
+        (root / other).rename(root / name)
 
 # -- map paths to packages, while dpkg's lists still exist --------------------------------------------------------
 packages: dict[str, str] = {}

@@ -4,7 +4,8 @@
 Runs in the sandbox of the tools tree, after the packages are installed and before any file of ours is in the tree.
 Removes the parts of Python that the guest never imports and compiles the rest, with the guest's own Python if the
 tools have another version. Writes the tree to ``base.tar`` next
-to mkosi.conf; a build with the same packages starts from it (``BaseTrees=``) and skips this script.
+to mkosi.conf, with the folders of ``hidden`` in privml.json under their other names; a build with the same packages
+starts from it (``BaseTrees=``) and skips this script.
 
 Packages of no archive of the base (``outside`` in privml.json: of archives that the recipe adds, and files next to it)
 are installed here, after all others. Their maintainer scripts could change anything, so the tree is compared with what
@@ -140,9 +141,9 @@ def install_outside(root: Path, names: list[str]) -> None:
 
 
 def main(root: Path, place: Path) -> None:
-    outside = json.loads((place / "privml.json").read_bytes())["outside"]
-    if outside:
-        install_outside(root, outside)
+    facts = json.loads((place / "privml.json").read_bytes())
+    if facts["outside"]:
+        install_outside(root, facts["outside"])
     for pattern in (*(f"usr/lib/python3*/{name}" for name in UNUSED), "usr/lib/python3/dist-packages/*.egg-info"):
         for path in sorted(root.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
@@ -162,11 +163,15 @@ def main(root: Path, place: Path) -> None:
         words = ["/usr/bin/python3", "-I", "-B", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
         named = [f"/{tree.relative_to(root)}" for tree in trees if tree.is_dir()]
         subprocess.run(["chroot", root, *words, *named], check=False)
+    for name, other in facts["hidden"].items():
+        (root / name).rename(root / other)
     subprocess.run(
         ["tar", "--create", "--file", place / "base.tar", "--directory", root,
          "--format=pax", "--numeric-owner", "--xattrs", "--sort=name", "."],
         check=True,
     )
+    for name, other in facts["hidden"].items():
+        (root / other).rename(root / name)
 
 
 # compileall's helpers import this file again.

@@ -65,7 +65,7 @@ if len(words) > 3 and words[2].endswith("fixednames.py"):
             text = text.replace(words[3] + "/" + name, folder)
         return text
     env = {{key: real(value) for key, value in env.items()}}
-    for link in pathlib.Path(real(words[3] + "/source")).glob("packages/*"):
+    for link in pathlib.Path(real(words[3] + "/work/source")).glob("packages/*"):
         target = real(str(link.readlink()))
         link.unlink()
         link.symlink_to(target)

@@ -159,6 +159,11 @@ def test_udev_has_no_rules_and_no_helpers() -> None:
     assert not [path for path in guestroot.ALLOWED if "udev" in path]
 
 
+def test_only_network_devices_are_announced_to_udev_again() -> None:
+    dropin = REPLACED / "systemd-udev-trigger.service.d/privml.conf"
+    assert unit(dropin)["Service"]["ExecStart"] == ["", "-udevadm trigger --action=add --subsystem-match=net"]
+
+
 def test_the_target_s_units_are_on_the_list() -> None:
     wanted = {name for line in unit(UNITS / "privml.target")["Unit"]["Wants"] for name in line.split()}
     assert wanted - {path.name for path in OURS} <= set(guestroot.UNITS)

@@ -33,3 +33,17 @@ def test_a_short_step_says_only_that_it_ran(capsys: pytest.CaptureFixture[str]) 
         raise ValueError("x")
     assert capsys.readouterr().err == "> Breaking\n"
     assert not [thread for thread in threading.enumerate() if thread.name == "step"]
+
+
+def test_what_a_block_says_is_heard_even_when_it_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    steps.say("before")
+    steps.set_quiet(True)
+    try:
+        with steps.heard() as texts:
+            steps.say("one\ntwo")
+            steps.say("three")
+    finally:
+        steps.set_quiet(False)
+    steps.say("after")
+    assert texts == ["one\ntwo", "three"]
+    assert capsys.readouterr().err == "before\nafter\n"

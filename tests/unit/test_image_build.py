@@ -211,7 +211,7 @@ def test_mkosi_has_no_network_and_none_of_the_caller_s_environment(
     environment = fake.read("environment.json")
     assert environment["PYTHONPATH"] == str(fake.root / "usr/lib/python3/dist-packages")
     assert not {"SECRET_OF_THE_CALLER", "http_proxy", "VIRTUAL_ENV"} & set(environment)
-    assert Path(environment["HOME"]).name.startswith("privml-mkosi.")
+    assert Path(environment["HOME"]).name == "workspace"
     assert not Path(environment["HOME"]).exists()
 
 

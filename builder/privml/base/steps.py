@@ -13,6 +13,7 @@ from privml.base.errors import printable
 _depth = 0
 _quiet = False
 _last_progress = 0.0
+_heard: list[str] | None = None
 SILENCE = 30.0
 """Seconds after which a running step says again that it runs."""
 
@@ -25,8 +26,22 @@ def set_quiet(quiet: bool) -> None:
 
 def say(text: str) -> None:
     """Print ``text`` on standard error, indented under the running step; each of its lines is cleaned."""
+    if _heard is not None:
+        _heard.append(text)
     if not _quiet:
         _write("".join(f"{_line(line)}\n" for line in text.split("\n")))
+
+
+@contextlib.contextmanager
+def heard() -> Iterator[list[str]]:
+    """Collect every text that the block says, also when `--quiet`."""
+    global _heard
+    texts: list[str] = []
+    _heard = texts
+    try:
+        yield texts
+    finally:
+        _heard = None
 
 
 def complain(text: str) -> None:

@@ -2,28 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import os
-import shutil
-from functools import partial
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from privml.base.errors import BuildError, HostError, UsageError
-from privml.base.steps import say
+from privml.base.steps import heard, say
 from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show
-from privml.image import build as room
-from privml.image.target import check_output, recipes_directory, resolve
-from privml.image.workplace import Workplace
-from privml.lock.locate import tools_lock_path
-from privml.lock.refresh import refresh_hint
-from privml.store.fetch import GoneError
-from privml.store.pools import Pool
-from privml.vm.predicted import ImagePredictor
-
-_ROOM = "free some space, or choose another directory with --output; `privml-build doctor` says how much is needed"
+from privml.image.unchanged import Question, Unchanged, watched
+from privml.output import manifest
+from privml.output.manifest import Manifest
+from privml.store.objects import Store
 
 
 @click.command()
@@ -70,67 +60,41 @@ def image(
       privml-build image recipes/demo-cpu-dev.yaml -o /tmp/dev
       privml-build image demo-cpu --render-only /tmp/tree
     """
-    found = resolve(target, output)
-    if found.recipe is None:
-        raise UsageError(f"`{target}` is a built image", hint="give a recipe's name or file")
-    if render_only is None:
-        check_output(found.directory)
-    place = Workplace([Pool.parse(pool) for pool in pools], lock_file)
-    recipe, lock = place.recipe_and_lock(found.recipe)
-    refreshed = place.is_refreshed(recipe, lock)
-    order = room.Order(
-        recipe=recipe,
-        lock=lock,
-        tools_lock=tools_lock_path(found.recipe, lock_file),
-        store=place.store,
-        tools=partial(place.tools, found.recipe),
-        predictor=ImagePredictor(place.store.root, recipes_directory(found)),
-        refreshed=refreshed,
-        pools=place.pools,
-    )
-    try:
+    plain = not force and not pools and render_only is None
+    question = Question(Store(), target, output, lock_file)
+    if plain and (known := question.recall()) is not None:
+        for line in known.said:
+            say(line)
+        _show(known.directory, manifest.read(known.directory), dict.fromkeys(known.steps, ()), as_json=as_json)
+        return
+    with watched() as watch, heard() as said:
+        # Not for an image that is known to be unchanged: loading this takes most of the time of a full check.
+        from privml.cli.build_image import Asked, build, render
+
+        asked = Asked(target, output, lock_file, pools)
         if render_only is not None:
-            room.render_only(order, render_only)
-            files = sum(path.is_file() or path.is_symlink() for path in render_only.rglob("*"))
-            if as_json:
-                print_json({"directory": str(render_only), "files": files})
-            else:
-                show(f"wrote {render_only}")
+            render(asked, render_only, as_json=as_json)
             return
-        built = room.build(order, found.directory, force=force)
-    except (BuildError, HostError) as error:
-        if os.strerror(errno.ENOSPC) in error.message:
-            raise HostError(f"{error.message}\n{_no_room(found.directory)}", hint=_ROOM) from error
-        raise
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
-            raise
-        raise HostError(_no_room(found.directory), hint=_ROOM) from error
-    except GoneError as gone:
-        gone.hint = f"give a pool that has them with --pool, or {refresh_hint(recipe.name, 'image')}"
-        raise
-    if refreshed:
-        say(f"built from {lock_file}, not from the committed lock, so the manifest says `refreshed`")
-    artefacts = {name: vars(artefact) for name, artefact in built.manifest.artefacts.items()}
+        built = build(asked, force=force)
+    if plain and built.cached:
+        question.note(watch, Unchanged(built.directory, tuple(built.because), tuple(said)))
+    _show(built.directory, built.manifest, built.because, as_json=as_json)
+
+
+def _show(directory: Path, made: Manifest, because: Mapping[str, tuple[str, ...]], *, as_json: bool) -> None:
+    """Print what an image consists of; ``because`` says why each step was rebuilt."""
+    artefacts = {name: vars(artefact) for name, artefact in made.artefacts.items()}
     if as_json:
-        steps = {name: {"cached": not why, "because": list(why)} for name, why in built.because.items()}
         print_json(
             {
-                "directory": str(built.directory),
-                "cached": built.cached,
-                "steps": steps,
-                "root_hash": built.manifest.root.root_hash.hex(),
+                "directory": str(directory),
+                "cached": not any(because.values()),
+                "steps": {name: {"cached": not why, "because": list(why)} for name, why in because.items()},
+                "root_hash": made.root.root_hash.hex(),
                 "artefacts": artefacts,
             }
         )
         return
     for name, artefact in sorted(artefacts.items()):
-        show(f"{artefact['sha256']}  {built.directory / name}  {artefact['size'] / 1e6:.1f} MB")
-    show(f"root hash {built.manifest.root.root_hash.hex()}")
-
-
-def _no_room(directory: Path) -> str:
-    """The error for a build that filled the file system of its output; its files are removed by then."""
-    place = directory.absolute().parent
-    free = shutil.disk_usage(place).free / (1 << 20) if place.is_dir() else 0
-    return f"no space left on the file system of {place} while building there; {free:.0f} MiB are free again"
+        show(f"{artefact['sha256']}  {directory / name}  {artefact['size'] / 1e6:.1f} MB")
+    show(f"root hash {made.root.root_hash.hex()}")

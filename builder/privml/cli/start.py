@@ -8,10 +8,14 @@ from __future__ import annotations
 import os
 import sys
 from pathlib import Path
-from types import TracebackType
+from typing import TYPE_CHECKING
 
 from privml.base.errors import PrivmlError
-from privml.measure.description import Description
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from privml.measure.description import Description
 
 _OPTIONS = {"--events", "--json"}
 

@@ -202,7 +202,7 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
         root, release, declared = _root_and_uki(job, reasons, config, work, out)
         sealed |= {name: beside.submit(_seal, out / name) for name in (ROOT, UKI)}
         if reasons[BASE] and job.probe is None:
-            beside.submit(job.store.derived.keep, base, work / "mkosi" / render.BASE).result()
+            beside.submit(job.store.derived.keep, base, work / "mkosi" / root_volume.SOURCE / render.BASE).result()
     remove_tree(work)
     sources = {tee: Firmware(FIRMWARE[tee], future.result()) for tee, future in derived.items()}
     artefacts = {name: future.result() for name, future in sealed.items()}
@@ -306,11 +306,12 @@ def _root_and_uki(
         for name in (ROOT, UKI):
             job.before.take(name, out)
         return job.before.manifest.root, job.before.manifest.kernel, job.before.record.licences
-    parts = work / "mkosi"
+    place = work / "mkosi"
+    parts = place / root_volume.SOURCE
     plan = root_volume.plan_of(job.recipe, job.lock, configuration.encode(config))
     with step("Building root.raw with mkosi"):
         root = root_volume.make(
-            plan, job.lock, job.store, job.tools, parts, out,
+            plan, job.lock, job.store, job.tools, place, out,
             base=None if reasons[BASE] else work / render.BASE, probe=job.probe,
         )  # fmt: skip
     release = root_volume.word(parts, "kernel-version")

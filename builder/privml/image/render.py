@@ -21,6 +21,8 @@ ROOT_LABEL = "privml-root"
 # The tree with packages only, before the guest's own files are added: prepare.py writes it, a later build starts from
 # it.
 BASE = "base.tar"
+# mkosi indexes all modules that it finds in a base tree, which takes a second. The tree has them in another place.
+HIDDEN = {"usr/lib/modules": "usr/lib/modules.hidden"}
 AGENT_ROOT = "usr/lib/privml"
 INITRD_MODULES = ("virtio_blk", "dm_verity", "erofs")
 GUEST_MODULES = ("virtio_net", "dm_verity", "erofs", "configfs", "af_packet", *tees.GUEST_MODULES)
@@ -125,6 +127,7 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "added": sorted(plan.added),
         "own_programs": sorted(plan.programs),
         "outside": sorted(plan.outside),
+        "hidden": HIDDEN,
         "epoch": plan.epoch,
     }
     files = {

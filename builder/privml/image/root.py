@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import sys
-import tempfile
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +27,8 @@ from privml.store.objects import Store
 # apt's line for each address it contacts: "Get:1 file:/repository ./ name 1.0 [2 kB]", "Err:2 ...".
 _APT_LINE = re.compile(rb"^\s*(?:\xe2\x80\xa3\s*)?(?:Get|Hit|Ign|Err):\s?\d+ (\S+)")
 _APT_POOL = re.compile(rb"^(?:file|copy):/*repository(?:/|$)")
+SOURCE = "source"
+"""The folder of mkosi's input tree, which gets its outputs too, in the folder that a build makes for mkosi."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +107,7 @@ def write_source(
     store_seen: Path | None = None,
 ) -> None:
     """Write mkosi's input tree into the new directory ``source``; ``store_seen`` is the store's path for mkosi."""
-    source.mkdir()
+    source.mkdir(parents=True)
     files = render.tree(plan, resources.templates())
     if tools.environment:
         # mkosi runs its tools, and through them the maintainer scripts, with its own environment and this file.
@@ -126,22 +128,23 @@ def make(
     lock: Lock,
     store: Store,
     tools: ToolsTree,
-    source: Path,
+    place: Path,
     out: Path,
     *,
     base: Path | None = None,
     probe: Probe | None = None,
 ) -> Verity:
-    """Build ``out/root.raw`` in the new directory ``source``, where mkosi's other outputs stay.
+    """Build ``out/root.raw`` in the new directory ``place``; mkosi's other outputs stay in ``place/SOURCE``.
 
     Starts from the package tree ``base``, which is moved there, or from the packages. Returns the verity parameters.
     """
+    source = place / SOURCE
     write_source(
         replace(plan, based=base is not None), lock, store, tools, source, probe, store_seen=fixednames.ROOT / "store"
     )
     if base is not None:
         base.rename(source / render.BASE)
-    run_mkosi(tools, store, source)
+    run_mkosi(tools, store, place)
     for name, place in (probe.keep if probe else {}).items():
         if (source / name).is_file():
             place.write_bytes((source / name).read_bytes())
@@ -172,14 +175,15 @@ def word(folder: Path, name: str) -> str:
     return text
 
 
-def run_mkosi(tools: ToolsTree, store: Store, source: Path) -> None:
-    """Run mkosi from the tools tree on ``source``, without a network, on fixed paths."""
-    # apt, maintainer scripts and finalize have only a loopback interface, which is down.
-    with tempfile.TemporaryDirectory(
-        prefix="privml-mkosi.", dir=source.parent, ignore_cleanup_errors=True
-    ) as workspace:
-        folders = {"source": source, "workspace": Path(workspace), "tools": tools.root, "store": store.root}
-        seen = {name: str(fixednames.ROOT / name) for name in folders}
+def run_mkosi(tools: ToolsTree, store: Store, place: Path) -> None:
+    """Run mkosi from the tools tree on ``place/SOURCE``, without a network, on fixed paths."""
+    workspace = place / "workspace"
+    workspace.mkdir()
+    # One mount for both: mkosi renames its outputs from the workspace, and copies them where it cannot.
+    folders = {"work": place, "tools": tools.root, "store": store.root}
+    seen = fixednames.ROOT / "work"
+    try:
+        # apt, maintainer scripts and finalize have only a loopback interface, which is down.
         done = run(
             [
                 *tools.cell(),
@@ -188,21 +192,23 @@ def run_mkosi(tools: ToolsTree, store: Store, source: Path) -> None:
                 "-m",
                 "mkosi",
                 "--directory",
-                seen["source"],
+                seen / SOURCE,
                 "--workspace-directory",
-                seen["workspace"],
+                seen / "workspace",
                 "--package-cache-directory",
-                f"{seen['workspace']}/cache",
+                seen / "workspace/cache",
                 "--force",
                 "build",
             ],
             env={
                 "PYTHONPATH": str(fixednames.ROOT / "tools" / tools.mkosi_packages.relative_to(tools.root)),
-                "HOME": seen["workspace"],
+                "HOME": str(seen / "workspace"),
             },
             what="mkosi",
             error=BuildError,
         )
+    finally:
+        shutil.rmtree(workspace, ignore_errors=True)
     check_sources(done.stdout + b"\n" + done.stderr)
 
 

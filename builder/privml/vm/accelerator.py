@@ -14,7 +14,9 @@ from privml.image.tools import GENERIC_FIRMWARE, Bind, ToolsTree
 from privml.vm.process import Child
 from privml.vm.qmp import Qmp
 
+_START = 5.0
 _TRIAL = 2.0
+_PAUSE = 0.05
 
 
 @cache
@@ -36,17 +38,25 @@ def choose(tools: ToolsTree) -> Literal["kvm", "tcg"]:
             devices=True,
         )  # fmt: skip
         try:
-            end = time.monotonic() + 5
+            end = time.monotonic() + _START
             while child.running() and not (directory / "qmp.sock").exists() and time.monotonic() < end:
-                time.sleep(0.05)
-            time.sleep(_TRIAL)
-            if child.running():
-                with Qmp(directory / "qmp.sock") as qmp:
-                    if qmp.command("query-status")["status"] == "running":
-                        return "kvm"
+                time.sleep(_PAUSE)
+            if child.running() and _keeps_running(directory / "qmp.sock"):
+                return "kvm"
         except (OSError, ValueError):
             pass
         finally:
             child.stop()
     say("KVM is present but cannot run the firmware: using TCG (emulation)")
     return "tcg"
+
+
+def _keeps_running(socket: Path) -> bool:
+    """Whether the machine runs for the whole trial; a KVM that cannot run it stops it in its first instructions."""
+    with Qmp(socket) as qmp:
+        end = time.monotonic() + _TRIAL
+        while qmp.command("query-status")["status"] == "running":
+            if time.monotonic() >= end:
+                return True
+            time.sleep(_PAUSE)
+    return False

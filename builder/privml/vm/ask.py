@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import ssl
 import time
@@ -13,6 +14,8 @@ from typing import Any
 from privml.base.errors import HostError
 from privml.vm.machine import Machine
 
+_PAUSE = 0.25
+
 
 def await_ready(machine: Machine, timeout: float, *, show: Callable[[str], None] = lambda _: None) -> float:
     """Wait until the guest is ready and return the seconds; ``HostError`` with its stages on timeout.
@@ -22,26 +25,33 @@ def await_ready(machine: Machine, timeout: float, *, show: Callable[[str], None]
     start = time.monotonic()
     stages: list[dict[str, Any]] = []
     shown: set[str] = set()
-    while time.monotonic() - start < timeout:
-        machine.check_running()
-        try:
-            status, body = request(machine, "/boot-stages", timeout=5)
-            stages = json.loads(body)["stages"] if status == 200 else stages
-            for stage in stages:
-                if stage["status"] not in ("pending", "running") and stage["name"] not in shown:
-                    shown.add(stage["name"])
-                    show(f"stage {stage['name']}: {stage['status']} after {time.monotonic() - start:.0f} s")
-            failed = [stage for stage in stages if stage["status"] == "failed"]
-            if failed:
-                raise HostError(
-                    f"guest stage `{failed[0]['name']}` failed: {failed[0]['detail']}",
-                    hint="run again with --console to see the console",
-                )
-            if request(machine, "/readyz", timeout=5)[0] == 200:
-                return time.monotonic() - start
-        except (OSError, ValueError, KeyError):
-            pass
-        time.sleep(0.5)
+    # One connection for all questions: under emulation a handshake takes time that the guest could boot in.
+    connection = http.client.HTTPSConnection("127.0.0.1", machine.port, timeout=5, context=_own_machine())
+    try:
+        while time.monotonic() - start < timeout:
+            machine.check_running()
+            try:
+                connection.request("GET", "/boot-stages")
+                answer = connection.getresponse()
+                table = json.loads(answer.read())
+                stages = table["stages"] if answer.status == 200 else stages
+                for stage in stages:
+                    if stage["status"] not in ("pending", "running") and stage["name"] not in shown:
+                        shown.add(stage["name"])
+                        show(f"stage {stage['name']}: {stage['status']} after {time.monotonic() - start:.0f} s")
+                failed = [stage for stage in stages if stage["status"] == "failed"]
+                if failed:
+                    raise HostError(
+                        f"guest stage `{failed[0]['name']}` failed: {failed[0]['detail']}",
+                        hint="run again with --console to see the console",
+                    )
+                if answer.status == 200 and table["ready"] is True:
+                    return time.monotonic() - start
+            except (OSError, http.client.HTTPException, ValueError, KeyError):
+                connection.close()  # the next question opens it again
+            time.sleep(_PAUSE)
+    finally:
+        connection.close()
     reached = ", ".join(f"{stage['name']} {stage['status']}" for stage in stages) or "none, its agent did not answer"
     raise HostError(
         f"the guest was not ready within {timeout:g} s; stages: {reached}\n{machine.console_tail()}",
@@ -80,15 +90,20 @@ def fetch(machine: Machine, path: str, timeout: float) -> str:
 
 
 def request(machine: Machine, path: str, *, data: bytes | None = None, timeout: float) -> tuple[int, bytes]:
-    """One request over TLS. The certificate is not checked, because the machine is our own."""
-    context = ssl.create_default_context()
-    context.check_hostname = False
-    context.verify_mode = ssl.CERT_NONE
+    """One request over TLS."""
     query = urllib.request.Request(
         f"https://127.0.0.1:{machine.port}{path}", data=data, headers={"Content-Type": "application/json"}
     )
     try:
-        with urllib.request.urlopen(query, timeout=timeout, context=context) as response:
+        with urllib.request.urlopen(query, timeout=timeout, context=_own_machine()) as response:
             return response.status, response.read()
     except urllib.error.HTTPError as error:
         return error.code, error.read()
+
+
+def _own_machine() -> ssl.SSLContext:
+    """TLS without a check of the certificate, because the machine is our own."""
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
