@@ -316,6 +316,15 @@ def test_a_file_that_no_field_explains_is_unexplained_among_the_explained(shop: 
     assert "unexplained" in found.unexplained[0].text()
 
 
+def test_one_field_of_a_service_does_not_excuse_another(shop: Workshop, base: Path) -> None:
+    image = shop.image("service", varied(put("services metrics run", ["/usr/bin/python3", "-B"])))
+    text = config(shop, image)
+    assert '"memory":67108864' in text
+    shop.bend(image, "etc/privml/config.json", text.replace('"memory":67108864', '"memory":134217728'))
+    keys = {change.name: change.because for change in of_kind(shop.diff(base, image), KEY)}
+    assert keys == {"services.metrics.argv[1]": ("services.metrics.run",), "services.metrics.memory": ()}
+
+
 STOWAWAYS = (
     "usr/bin/backdoor",
     "usr/lib/privml/evil.py",

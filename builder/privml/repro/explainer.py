@@ -19,17 +19,20 @@ from privml.image.services import is_of_service
 from privml.lock.lockfile import own_tools_lock
 from privml.lock.trees import overlay_path
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
+from privml.recipe.effective import NONE
 from privml.recipe.fields import plain_name
 from privml.recipe.ownfiles import MODULES, SYSCTLS
 from privml.repro.change import BY_CONFIG, BY_UKI, FIELD, MAYBE, NAME, Change
 from privml.repro.compare import CONFIG
 from privml.repro.recipechanges import Side
 
-# Files that tools derive from everything that is installed.
-_DERIVED = re.compile(
-    r"etc/(?:ld\.so\.cache|passwd|group|shadow|gshadow)|usr/lib/modules/[^/]+/modules\.[^/]+|usr/lib/locale/.*"
-)
 _INSTALLED = ("base", "kernel", "packages", "inference.engine", "services", "programs", "variant")
+# Files that tools derive from everything that is installed, and the fields that decide what is.
+_DERIVED = {
+    re.compile(r"etc/(?:passwd|group|shadow|gshadow)"): ("base", "packages", "inference", "services", "variant"),
+    re.compile(r"usr/lib/modules/[^/]+/modules\.[^/]+"): ("base", "kernel", "variant"),
+    re.compile(r"etc/ld\.so\.cache|usr/lib/locale/.*"): _INSTALLED,
+}
 _PACKAGES = ("package", "kernel package")
 _OVERLAY = "overlay"
 # The build sets these itself, so a package hardly changes them.
@@ -75,6 +78,11 @@ class Explainer:
         """The changed fields called ``names`` or inside them."""
         return [name for name in self._fields(*names) if not name.startswith(MAYBE)]
 
+    def _measured(self, titles: Iterable[str]) -> list[str]:
+        """Without fields that move no register, such as a model's licence."""
+        unmeasured = {change.title for change in self._of_kind.get(FIELD, ()) if not change.moves}
+        return [title for title in titles if title not in unmeasured]
+
     def _kinds(self, *kinds: str) -> list[str]:
         return [change.title for kind in kinds for change in self._of_kind.get(kind, ())]
 
@@ -92,10 +100,8 @@ class Explainer:
         listed = [side.manifest.models for side in self._sides]
         both = all(number < len(models) for models in listed)
         names = {models[number].name for models in listed if number < len(models)}
-        unmeasured = {change.title for change in self._of_kind.get(FIELD, ()) if not change.moves}
-        fields = self._fields(f"inference.models[{number}]" if both else "inference")
         return [
-            *(title for title in fields if title not in unmeasured),
+            *self._measured(self._fields(f"inference.models[{number}]" if both else "inference")),
             *(change.title for change in self._of_kind.get("model", ()) if change.name in names),
             *self._kinds("times"),
         ]
@@ -224,14 +230,23 @@ class Explainer:
             "agent": self._fields(key),
             "engine": [
                 *self._fields("inference.engine.name", "inference.engine.options"),
-                *self._changed("inference"),
+                *self._measured(self._changed("inference")),
                 *self._kinds("model"),
             ],
             "devices": self._fields("devices", "platforms", "inference.models"),
             "rtmr3": [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")],
-            "services": self._fields("services"),
+            "services": self._service(key),
         }
         return rules.get(first, self._kinds("agent file"))
+
+    def _service(self, key: str) -> list[str]:
+        """A key of a service: its field, or any of them if the service is on one side only."""
+        _, name, inner, *_ = (*re.split(r"[.\[]", key), "", "")
+        field = {"argv": "run"}.get(inner, inner)
+        runs = [change for change in self._of_kind.get(FIELD, ()) if change.name == f"services.{name}.run"]
+        if any(NONE in (change.before, change.after) for change in runs):
+            return self._fields(f"services.{name}.{field}") or self._fields(f"services.{name}")
+        return self._fields(f"services.{name}.{field}", f"services.NAME.{field}")
 
     def _file(self, path: str, field: str, package: str) -> list[str]:
         """A path in the root."""
@@ -260,8 +275,9 @@ class Explainer:
         if field == "presence" and package != "unknown":
             # The package is the same, so what stays of it differs.
             return self._kept(path)
-        if _DERIVED.fullmatch(path):
-            return [f"{MAYBE}{title}" for title in (*self._changed(*_INSTALLED), *self._kinds(*_PACKAGES))]
+        for pattern, names in _DERIVED.items():
+            if pattern.fullmatch(path):
+                return [f"{MAYBE}{title}" for title in (*self._changed(*names), *self._kinds(*_PACKAGES))]
         return []
 
     def _compiled(self, path: str) -> list[str]:
