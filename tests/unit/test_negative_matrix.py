@@ -16,6 +16,7 @@ from privml.evidence import merkle
 from privml.evidence.document import parse
 from privml.evidence.facts import collect
 from privml.verify.check import CODES
+from privml.verify.publication import publication
 
 SWEEPS = matrix.sweeps(300)
 NEUTRAL = {
@@ -40,8 +41,8 @@ def test_the_matrix_is_refused_for_the_right_reasons(name: str) -> None:
 
 
 def test_every_code_is_in_some_case() -> None:
-    """Those of devices, and of another root that was allowed, are tested next to their checks."""
-    elsewhere = {"root", *(code for code in CODES if code.startswith("gpu-"))}
+    """Those of devices, published versions, and another root that was allowed are tested next to their checks."""
+    elsewhere = {"root", *publication.codes, *(code for code in CODES if code.startswith("gpu-"))}
     given = {code for case in cases.all_cases().values() for code in (*case.codes, *case.also)}
     assert given | elsewhere == set(CODES)
     assert not given & elsewhere

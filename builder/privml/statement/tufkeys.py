@@ -41,14 +41,8 @@ def key_from(value: object, path: str) -> PublicKey:
         raw = unhex(public, 32, what=f"{path}.keyval.public")
         key = PublicKey(_ED25519_PREFIX + raw)
     else:
-        found = _PEM.fullmatch(public)
-        if found is None:
-            raise EvidenceError(f"{path}.keyval.public: not a public key in PEM")
-        try:
-            key = PublicKey(base64.b64decode(found[1]))
-        except ValueError as error:
-            raise EvidenceError(f"{path}.keyval.public: not a public key in PEM") from error
-    if _SCHEMES[key.algorithm] != (keytype, scheme) or key_to_dict(key)["keyval"]["public"] != public:
+        key = from_pem(public, f"{path}.keyval.public")
+    if _SCHEMES[key.algorithm] != (keytype, scheme):
         raise EvidenceError(f"{path}: got {printable(keytype)} with {printable(scheme)}, which is not its key's kind")
     return key
 
@@ -94,3 +88,17 @@ def pem(key: PublicKey) -> str:
     text = base64.b64encode(key.spki).decode("ascii")
     lines = [text[at : at + 64] for at in range(0, len(text), 64)]
     return "\n".join(["-----BEGIN PUBLIC KEY-----", *lines, "-----END PUBLIC KEY-----", ""])
+
+
+def from_pem(text: str, path: str) -> PublicKey:
+    """The key in PEM; ``EvidenceError`` for any other text than `pem` writes."""
+    found = _PEM.fullmatch(text)
+    if found is None:
+        raise EvidenceError(f"{path}: not a public key in PEM")
+    try:
+        key = PublicKey(base64.b64decode(found[1]))
+    except ValueError as error:
+        raise EvidenceError(f"{path}: not a public key in PEM") from error
+    if pem(key) != text:
+        raise EvidenceError(f"{path}: not the canonical PEM of its key")
+    return key

@@ -22,7 +22,8 @@ def render(verdict: Verdict, about: str = "") -> str:
     """
     relaxations = "" if verdict.outcome is Outcome.REFUSED else verdict.relaxations
     headline = f"{_HEADLINES[verdict.outcome]}{relaxations}"
-    lines = [f"{headline}: {verdict.name} ({verdict.variant}), against {verdict.anchor}{about}"]
+    variant = f" ({verdict.variant})" if verdict.variant else ""
+    lines = [f"{headline}: {verdict.name}{variant}, against {verdict.anchor}{about}"]
     if verdict.shape:
         lines.append(f"  shape: {verdict.shape}")
     for refusal in verdict.refusals:
