@@ -47,6 +47,9 @@ GROUPS = {
         "collateral": "Fetch, show and serve Intel's collateral for quotes.",
         "capture": "Inside a TD: record what was measured, to test predictions with.",
     },
+    "publish": {
+        "publish": "Sign an image's measurements, and say which versions count.",
+    },
     "keep": {
         "store": "Manage the input store.",
     },
@@ -56,6 +59,7 @@ TITLES = {
     "know": "Know what it measures to",
     "check": "Check a build, or this machine",
     "rely": "Rely on a running image",
+    "publish": "Let others rely on your images",
     "keep": "Keep inputs",
 }
 VERBS = {verb: line for verbs in GROUPS.values() for verb, line in verbs.items()}

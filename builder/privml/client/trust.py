@@ -13,12 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.deadline import Cutoff
-from privml.base.errors import EvidenceError, HostError, PrivmlError, UsageError
+from privml.base.errors import EvidenceError, PrivmlError, UsageError
 from privml.base.files import read_start
 from privml.base.http import Connections
 from privml.base.wayout import environment_way_out
 from privml.client.memory import Memories
 from privml.client.requests import AbsentError, Requests, base_address
+from privml.output.repository import fetch_from
 from privml.statement import follow, names, rebuilders
 from privml.statement.follow import Fetch
 from privml.statement.index import Entry, Index
@@ -170,8 +171,7 @@ def _is_address(source: str) -> bool:
 def opened(source: str) -> Iterator[Fetch]:
     """A way to fetch files of the repository at ``source``, a directory or an address."""
     if not _is_address(source):
-        folder = Path(source)
-        yield lambda path, limit: _from_directory(folder, path, limit)
+        yield fetch_from(Path(source))
         return
     with Cutoff(TIMEOUT) as deadline, Connections(environment_way_out(), deadline=deadline) as connections:
 
@@ -184,11 +184,3 @@ def opened(source: str) -> Iterator[Fetch]:
                 return None
 
         yield fetch
-
-
-def _from_directory(folder: Path, path: str, limit: int) -> bytes | None:
-    place = folder / path
-    try:
-        return read_start(place, limit) if place.is_file() else None
-    except OSError as error:
-        raise HostError(f"{place} cannot be read: {error.strerror or error}") from error

@@ -201,7 +201,7 @@ class Edit:
 
 def enough(role: Role, keyids: Sequence[str], what: str) -> None:
     """``Refused`` if fewer keys of ``role`` than its threshold are given; the message lists those that it has."""
-    given = [keyid for keyid in keyids if keyid in role.by_id]
+    given = {keyid for keyid in keyids if keyid in role.by_id}
     if len(given) < role.threshold:
         others = ", ".join(keyid[:16] for keyid in sorted(role.by_id) if keyid not in given)
         raise Refused(

@@ -20,7 +20,6 @@ from privml.statement.index import Entry, Index, State
 from privml.statement.keys import Role
 from privml.statement.launch import Accepted
 from privml.statement.release import (
-    FILES,
     MANIFEST_FILE,
     PROVENANCE_FILE,
     RELEASE_FILE,
@@ -33,7 +32,10 @@ from privml.statement.signed import STATEMENT_TYPE
 
 @dataclass(frozen=True)
 class Build:
-    """What two equal builds gave: the files of `release.FILES` by name, and the payloads of both envelopes."""
+    """What two equal builds gave: files by name (those of `release.FILES`, and perhaps more), and both payloads.
+
+    ``commit`` is that of the sources.
+    """
 
     files: Mapping[str, bytes]
     statement: bytes
@@ -76,7 +78,7 @@ def release_of(build: Build, version: str, serial: int) -> Release:
         name=manifest.name,
         version=version,
         serial=serial,
-        files={name: File.of(build.files[name]) for name in FILES},
+        files={name: File.of(data) for name, data in build.files.items()},
         statement_sha256=hashlib.sha256(build.statement).digest(),
         provenance_sha256=hashlib.sha256(build.provenance).digest(),
         recipe_sha256=bytes.fromhex(manifest.recipe_sha256),
@@ -89,7 +91,7 @@ def release_of(build: Build, version: str, serial: int) -> Release:
 def files_of(build: Build, release: Release, role: Role, signers: Sequence[Signer]) -> dict[str, bytes]:
     """Every file of the version's folder, by name; ``Refused`` if too few of the role's keys are given."""
     return {
-        **{name: build.files[name] for name in FILES},
+        **build.files,
         RELEASE_FILE: release.encode(),
         STATEMENT_FILE: sign(Envelope(STATEMENT_TYPE, build.statement, ()), role, signers).encode(),
         PROVENANCE_FILE: sign(Envelope(STATEMENT_TYPE, build.provenance, ()), role, signers).encode(),

@@ -84,12 +84,13 @@ class PublicKey:
 
 @dataclass(frozen=True)
 class Role:
-    """Keys of which ``threshold`` different ones must sign."""
+    """Keys of which ``threshold`` different ones must sign. Their order has no meaning, and is that of their ids."""
 
     keys: tuple[PublicKey, ...]
     threshold: int
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "keys", tuple(sorted(self.keys, key=lambda key: key.keyid)))
         if twice := first_repeated(key.keyid for key in self.keys):
             raise EvidenceError(f"role: key {twice} is listed twice, expected different keys")
         if not 1 <= self.threshold <= len(self.keys) <= MAX_KEYS:

@@ -1,0 +1,277 @@
+"""Changes of a repository of published measurements. Each is made whole in memory, then followed as a caller would.
+
+A change that a client with the repository's own root and memory would not take is a bug or a damaged repository, and
+nothing of it is written.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from privml.base.errors import EvidenceError, Refused, UsageError
+from privml.base.files import write_atomic
+from privml.output.repository import fetch_from
+from privml.publish import repository, version
+from privml.publish.repository import DAY, DAYS, Edit, Repository
+from privml.publish.roles import Roles
+from privml.publish.signer import Signer
+from privml.publish.version import Build
+from privml.statement import follow
+from privml.statement import index as indexes
+from privml.statement.follow import metadata_path
+from privml.statement.index import INDEX_FILE, MAX_INDEX, Entry, Index, State
+from privml.statement.keys import Role
+from privml.statement.metadata import MAX_METADATA, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, time_text
+from privml.statement.names import is_name, is_version
+from privml.statement.release import ENVELOPES
+from privml.statement.update import Memory
+
+Files = dict[str, bytes]
+"""What to write, by path below the repository, in this order."""
+
+
+@dataclass
+class Place:
+    """A repository in ``folder``, to be changed with ``signers`` at ``now`` (Unix seconds)."""
+
+    folder: Path
+    signers: Sequence[Signer]
+    now: int
+    notes: list[str] = field(default_factory=list)
+
+    def read(self) -> Repository:
+        """The newest metadata; ``UsageError`` if there is no repository."""
+        found = repository.read(fetch_from(self.folder))
+        if found is None:
+            raise UsageError(
+                f"{self.folder} has no root, expected a repository of published measurements",
+                hint="begin one with `privml-build publish root ROLES.toml --key FILE...`",
+            )
+        return found
+
+    def index(self, name: str) -> Index | None:
+        """The index of an image; None if nothing of it is published."""
+        data = fetch_from(self.folder)(f"{name}/{INDEX_FILE}", MAX_INDEX)
+        return None if data is None else indexes.decode(data, f"{name}/{INDEX_FILE}")
+
+    def write(self, files: Files) -> None:
+        """Write a change that a client would take; the timestamp last."""
+        self._follow(files)
+        last = metadata_path(TIMESTAMP)
+        for path, data in sorted(files.items(), key=lambda item: item[0] == last):
+            write_atomic(self.folder / path, data)
+
+    def _follow(self, files: Mapping[str, bytes]) -> None:
+        """Follow the changed repository with the memory of the one before it."""
+        on_disk = fetch_from(self.folder)
+
+        def fetch(path: str, limit: int) -> bytes | None:
+            data = files.get(path)
+            return on_disk(path, limit) if data is None else data[: limit + 1]
+
+        first = fetch(metadata_path(ROOT, 1), MAX_METADATA)
+        assert first is not None
+        before = on_disk(metadata_path(TIMESTAMP), MAX_METADATA)
+        memory = Memory() if before is None else follow.follow(on_disk, first, Memory()).memory
+        update = follow.follow(fetch, first, memory)
+        for name in update.images:
+            if fetch(f"{name}/{INDEX_FILE}", MAX_INDEX) is None:
+                continue
+            index = follow.index_of(update, fetch, name)
+            old = self.index(name)
+            if old is not None and (wrong := indexes.forbidden_changes(old, index)):
+                raise Refused(f"{name}: {wrong[0]}")
+            for entry in index.versions:
+                if index.counts(entry):
+                    follow.version_of(fetch, index, entry, update.publishers(name))
+
+    @property
+    def today(self) -> str:
+        """The day, as ``2026-11-29``."""
+        return time_text(self.now)[:10]
+
+    def edit(self) -> Edit:
+        """An edit of the newest metadata."""
+        return Edit(self.read(), self.signers, self.now)
+
+
+def can_publish(place: Place, name: str) -> None:
+    """``Refused`` if the keys do not suffice to publish a version of ``name``."""
+    found = place.read()
+    for role, what in (
+        (found.publishers(name), name),
+        (found.root.body.roles[SNAPSHOT], SNAPSHOT),
+        (found.root.body.roles[TIMESTAMP], TIMESTAMP),
+    ):
+        repository.enough(role, [signer.public.keyid for signer in place.signers], what)
+
+
+def new_version(place: Place, name: str, number: str, build: Build, serial: int | None = None) -> Files:
+    """Publish a build as version ``number``; empty if it is there with the same bytes.
+
+    ``Refused`` if it may not be published, if the version is there with other bytes, or if the serial goes back.
+    """
+    role = place.read().publishers(name)
+    index = place.index(name) or Index(name, 1, ())
+    version.check(build)
+    known = index.find(number)
+    wanted = known.serial if known is not None and serial is None else serial or version.next_serial(index)
+    release = version.release_of(build, number, wanted)
+    if release.name != name:
+        raise Refused(f"the build is of {release.name}, expected {name}")
+    if known is not None:
+        if release.sha256 == known.release_sha256:
+            return {}
+        raise Refused(
+            f"{name} {number} is published with other bytes: got release {release.sha256.hex()}, expected "
+            f"{known.release_sha256.hex()}",
+            hint="publish it under a new version; what was published never changes",
+        )
+    if wanted < version.next_serial(index):
+        raise Refused(f"serial {wanted} goes back, expected at least {version.next_serial(index)}")
+    if (place.folder / name / number).exists():
+        raise Refused(
+            f"{place.folder / name / number} is there, but not in the index: remove it, or restore the index"
+        )
+    files = {
+        f"{name}/{number}/{path}": data
+        for path, data in version.files_of(build, release, role, place.signers).items()
+    }
+    edit = place.edit()
+    edit.image(name, dataclasses.replace(index, versions=(*index.versions, version.entry_of(release, place.today))))
+    return {**files, **edit.finish()}
+
+
+def wanted_version(text: str) -> tuple[str, str]:
+    """``NAME@VERSION``; ``UsageError`` for anything else."""
+    name, _, number = text.partition("@")
+    if not is_name(name) or not is_version(number):
+        raise UsageError(f"got `{text[:80]}`, expected NAME@VERSION")
+    return name, number
+
+
+def new_state(place: Place, name: str, number: str, state: State, reason: str, replaced_by: str | None) -> Files:
+    """Change what a version counts for. A revoked or withdrawn one stays so."""
+
+    def change(entry: Entry) -> Entry:
+        if not entry.state.counts:
+            raise Refused(f"{name} {number} is {entry.state}, which is final: got {state}")
+        if not state.counts and not reason:
+            raise UsageError(f"--reason is missing: say why {name} {number} is {state}")
+        return dataclasses.replace(entry, state=state, reason=reason, since=place.today, replaced_by=replaced_by)
+
+    index = _index(place, name)
+    old = index.find(number)
+    if old is None:
+        raise UsageError(f"{name} {number} is not published, expected one of {_versions(index)}")
+    later = [entry.version for entry in index.versions if entry.serial > old.serial]
+    if replaced_by is not None and replaced_by not in later:
+        raise UsageError(f"--replaced-by: got {replaced_by}, expected a later version: {', '.join(later) or 'none'}")
+    entries = tuple(change(entry) if entry.version == number else entry for entry in index.versions)
+    return _put(place, dataclasses.replace(index, versions=entries))
+
+
+def new_minimum(place: Place, name: str, serial: int) -> Files:
+    """Raise the lowest serial that still counts."""
+    index = _index(place, name)
+    if serial <= index.minimum_serial:
+        raise Refused(f"minimum serial {serial} of {name}, expected more than {index.minimum_serial}: it only rises")
+    if not any(entry.serial >= serial and entry.state.counts for entry in index.versions):
+        raise Refused(f"minimum serial {serial} of {name} leaves no version that counts")
+    return _put(place, dataclasses.replace(index, minimum_serial=serial))
+
+
+def renew(place: Place) -> Files:
+    """Sign the same content for longer: snapshot and timestamp, and what else the keys suffice for and ends sooner.
+
+    ``place.notes`` says what ends within 14 days and could not be renewed.
+    """
+    found, edit = place.read(), place.edit()
+    half = place.now + DAYS[TARGETS] * DAY // 2
+    soon = place.now + 14 * DAY
+    if found.targets.body.expires < half and _can(place, found.root.body.roles[TARGETS]):
+        edit.targets(found.targets.body.images)
+    elif found.targets.body.expires < soon:
+        place.notes.append(_ends(TARGETS, found.targets.body.expires))
+    for name, image in found.images.items():
+        if image.body.expires < half and _can(place, found.targets.body.images[name]):
+            edit.renew_image(name)
+        elif image.body.expires < soon:
+            place.notes.append(_ends(name, image.body.expires))
+    if found.root.body.expires < place.now + 60 * DAY:
+        place.notes.append(_ends(ROOT, found.root.body.expires))
+    return edit.finish()
+
+
+def new_roles(place: Place, roles: Roles) -> Files:
+    """Make the repository's keys those of ``roles``: the first root, or the next one signed as the old one asks.
+
+    Images whose publishers change are signed again by the new ones, with the statements of their versions.
+    """
+    found = repository.read(fetch_from(place.folder))
+    edit = Edit(found, place.signers, place.now)
+    renewed = found is None or found.root.body.expires < place.now + DAYS[ROOT] * DAY // 2
+    if renewed or found is None or found.root.body.roles != roles.top:
+        edit.root(roles.top)
+    images = {} if found is None else found.targets.body.images
+    if gone := sorted(set(() if found is None else found.images) - set(roles.images)):
+        raise Refused(
+            f"{gone[0]} has published versions, expected it to keep its publishers: clients take its absence for a "
+            "roll-back",
+            hint=f"revoke its versions with `privml-build publish state {gone[0]}@VERSION revoked`",
+        )
+    if edit.files or images != roles.images:
+        edit.targets(roles.images)
+    files: Files = {}
+    for name in () if found is None else found.images:
+        if images[name] != roles.images[name]:
+            edit.renew_image(name)
+            files |= _resigned(place, name, roles.images[name])
+    if not edit.files:
+        return {}
+    return {**files, **edit.finish()}
+
+
+def _resigned(place: Place, name: str, role: Role) -> Files:
+    """The envelopes of the versions that count, signed by ``role``."""
+    index = _index(place, name)
+    files = {}
+    for entry in index.versions:
+        if index.counts(entry):
+            for envelope in ENVELOPES:
+                path = f"{name}/{entry.version}/{envelope}"
+                data = fetch_from(place.folder)(path, follow.MAX_ENVELOPE)
+                if data is None:
+                    raise EvidenceError(f"{path}: no such file in the repository")
+                files[path] = version.resigned(data, role, place.signers)
+    return files
+
+
+def _put(place: Place, index: Index) -> Files:
+    edit = place.edit()
+    place.read().publishers(index.name)
+    edit.image(index.name, index)
+    return edit.finish()
+
+
+def _index(place: Place, name: str) -> Index:
+    place.read().publishers(name)
+    index = place.index(name)
+    if index is None:
+        raise UsageError(f"no version of {name} is published")
+    return index
+
+
+def _versions(index: Index) -> str:
+    return ", ".join(entry.version for entry in index.versions[-8:]) or "none"
+
+
+def _can(place: Place, role: Role) -> bool:
+    return len({signer.public.keyid for signer in place.signers} & role.by_id.keys()) >= role.threshold
+
+
+def _ends(role: str, end: int) -> str:
+    return f"{role} is valid until {time_text(end)} and was not signed again: its keys are not among those given"
