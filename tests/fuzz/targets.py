@@ -19,6 +19,7 @@ from pathlib import Path
 from tests.negative import forge, pki
 from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
 from tests.property.test_option_roms import ROM
+from tests.property.test_published_mutations import DECODERS, SAMPLES
 from tests.published import read
 from tests.unit.image_volume import superblock
 from tests.unit.test_measure_bzimage import kernel
@@ -204,6 +205,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "collateral": (json.dumps(COLLATERAL).encode(), _collateral),
     "json": (json.dumps({"a": [1, -2, None, True, {"b": "\\u00e9 \u00e9"}], "c": ""}).encode(), _json),
     "report-data": (REPORT_DATA, _report_data),
+    **{f"published-{name}": (SAMPLES[name], parser) for name, parser in DECODERS.items()},
 }
 
 

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tests.unit.published_fake import NAME, Fake, build
+from tests.unit.published_fake import NAME, Fake, build, signer
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, loads
-from privml.statement import index, metadata, rebuild, release
+from privml.statement import index, metadata, rebuild, rebuilders, release
 from privml.statement.follow import version_of
 from privml.statement.untrusted import UntrustedError
 from privml.statement.update import Memory
@@ -139,6 +139,7 @@ DECODERS = {
     "release": release.decode,
     "rebuild": rebuild.decode,
     "memory": lambda data: Memory.decode(data, "x"),
+    "rebuilders": lambda data: rebuilders.decode(data, "x"),
 }
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text(max_size=8),
@@ -159,6 +160,9 @@ SAMPLES = {
         )
     },
     "memory": HONEST.walk()[0].memory.encode(),
+    "rebuilders": rebuilders.encode(
+        [rebuilders.Rebuilder(name, signer(name).public) for name in ("ann", "p256-ben")]
+    ),
     "rebuild": rebuild.Rebuild(
         (rebuild.Subject("uki.efi", bytes(32)),), NAME, "1.0", rebuild.IDENTICAL, bytes(32), bytes(32), bytes(32),
         "0.1", {"kernel": "6.1"}, 1, (),
