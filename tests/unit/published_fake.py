@@ -20,6 +20,7 @@ from privml.output.prediction import statement_of
 from privml.publish import repository, version
 from privml.publish.repository import Edit, Repository
 from privml.publish.signer import KeySigner
+from privml.publish.signing import Signing
 from privml.statement import follow, intoto, metadata
 from privml.statement import index as indexes
 from privml.statement.index import Index, State
@@ -100,7 +101,7 @@ class Fake:
         return repository.read(lambda path, _: self.files.get(path))
 
     def edit(self, signers: Sequence[str] = EVERYBODY, now: int = NOW) -> Edit:
-        return Edit(self.repository if self.files else None, [signer(name) for name in signers], now)
+        return Edit(self.repository if self.files else None, Signing([signer(name) for name in signers]), now)
 
     def index(self, name: str = NAME) -> Index | None:
         data = self.files.get(f"{name}/index.json")
@@ -112,9 +113,8 @@ class Fake:
         index = self.index()
         release = version.release_of(made, number, version.next_serial(index))
         entry = version.entry_of(release, "2026-11-18")
-        keys = [signer(name) for name in signers]
-        folder = version.files_of(made, release, self._publishers(), keys)
-        self.files |= {f"{NAME}/{number}/{name}": data for name, data in folder.items()}
+        keys = Signing([signer(name) for name in signers])
+        self.files |= version.files_of(made, release, self._publishers(), keys)
         versions = () if index is None else index.versions
         self.put(Index(NAME, 1 if index is None else index.minimum_serial, (*versions, entry)), signers)
 

@@ -25,6 +25,7 @@ from privml.image.workplace import Workplace
 from privml.lock.models import read_lock
 from privml.publish import changes, check, legs, roles, version
 from privml.publish.changes import Place
+from privml.publish.signing import Signing
 from privml.recipe.loader import load, shipped
 from privml.repro import rebuilt
 from privml.repro.legs import Inputs, Legs
@@ -180,10 +181,10 @@ def templates(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     shutil.copytree(before, after)
     with pytest.MonkeyPatch.context() as patch:
         made = in_project(after / "project", patch, None)
-        place = Place(Path("measurements"), [signer(name) for name in (*ROOTS, *PUBLISHERS, "online")], NOW)
+        place = Place(Path("measurements"), Signing([signer(name) for name in (*ROOTS, *PUBLISHERS, "online")]), NOW)
         place.write(changes.new_roles(place, roles.read(Path("roles.toml"))))
         shutil.copy("measurements/root.json", "../root.json")
-        build = legs.build_twice(Workplace(), resolve(NAME), Path("measurements"))
+        build = legs.build_twice(Workplace(), resolve(NAME), [Path("measurements")])
         place.write(changes.new_version(place, NAME, "1.0", build))
         assert made.builds == 1
     return {"before": before, "after": after}
@@ -547,7 +548,97 @@ def test_a_wrong_file_of_roles(text: str, message: str, project: Project) -> Non
 
 def test_the_written_files_are_listed_as_json(begun: Project) -> None:
     told = json.loads(begun.done("refresh", "--json", keys=("online",)).stdout)
-    assert told == {"notes": [], "written": ["tuf/3.snapshot.json", "tuf/timestamp.json"]}
+    assert told == {"missing": [], "notes": [], "written": ["tuf/3.snapshot.json", "tuf/timestamp.json"]}
+
+
+# --- one person after the other -------------------------------------------------------------------------------------
+
+PROPOSAL = ("--propose", "../proposal")
+
+
+def test_publishers_sign_one_after_the_other_each_with_builds_of_their_own(begun: Project) -> None:
+    commit_something()
+    words = (NAME, "--version", "1.1", *PROPOSAL)
+    before, builds = begun.snapshot(), begun.builds
+    outcome = begun.done(*words, keys=("alice",))
+    assert outcome.stdout.splitlines()[0] == "../proposal: signed, and not complete yet"
+    assert f"  {NAME}: 1 of 2 signatures; keys: " in outcome.stdout
+    begun.now += DAY  # all of it has the day of the first signature
+    outcome = begun.done(*words, keys=("p256-carol",))
+    assert [line.partition(":")[0] for line in outcome.stdout.splitlines()[1:]] == ["  snapshot", "  timestamp"]
+    assert begun.snapshot() == before
+    outcome = begun.done(*words, keys=("online",))
+    assert f"measurements/{NAME}/1.1/statement.dsse.json" in outcome.stdout.splitlines()
+    assert begun.builds == builds + 3
+    assert not Path("../proposal").exists()
+    assert begun.index.versions[1].since == "2026-11-18"
+    begun.done("check")
+    outcome = begun.verify(f"{NAME}@1.1")
+    assert outcome.code == 10
+    assert "signed by 2 of 3 publishers" in outcome.stdout.splitlines()[0]
+
+
+def test_who_would_sign_other_bytes_signs_nothing(begun: Project) -> None:
+    commit_something()
+    begun.done(NAME, "--version", "1.1", *PROPOSAL, keys=("alice",))
+    kept = {path: path.read_bytes() for path in Path("../proposal").rglob("*") if path.is_file()}
+    begun.bend = {leg: resealed(kernel="7.0") for leg in ("a", "b")}
+    outcome = begun.run(NAME, "--version", "1.1", *PROPOSAL, keys=("bob", "online"))
+    assert outcome.code == 8
+    assert f"{NAME}/1.1/statement.dsse.json of the proposal is another one than this command makes" in outcome.stderr
+    begun.bend = {}
+    for words in (("--version", "1.1", "--serial", "5"), ("--version", "1.2")):
+        outcome = begun.run(NAME, *words, *PROPOSAL, keys=("bob", "online"))
+        assert outcome.code == 8, outcome.stdout
+        assert "of the proposal is another one than this command makes" in outcome.stderr
+    assert {path: path.read_bytes() for path in Path("../proposal").rglob("*") if path.is_file()} == kept
+    begun.done(NAME, "--version", "1.1", *PROPOSAL, keys=("bob", "online"))
+
+
+def test_a_forged_signature_in_a_proposal_is_left_out(begun: Project) -> None:
+    keys = {"alice": "bob", "bob": "alice"}
+    words = ("state", f"{NAME}@1.0", "revoked", "--reason", "x", *PROPOSAL)
+    begun.done(*words, keys=("alice",))
+    path = Path(f"../proposal/files/tuf/2.{NAME}.json")
+    ids = {name: signer(name).public.keyid.encode() for name in keys}
+    path.write_bytes(path.read_bytes().replace(ids["alice"], ids["bob"]))
+    outcome = begun.done(*words, keys=("online",))
+    assert f"{NAME}: 0 of 2 signatures" in outcome.stdout
+
+
+def test_states_and_roots_are_signed_one_after_the_other_too(begun: Project) -> None:
+    Path("roles.toml").write_text(ROLES.replace("root-1", "root-4"))
+    for keys in (("root-1",), ("root-2",), ("root-4",)):
+        assert "not complete yet" in begun.done("root", "roles.toml", *PROPOSAL, keys=keys).stdout
+    begun.done("root", "roles.toml", *PROPOSAL, keys=("online",))
+    state = ("state", f"{NAME}@1.0", "revoked", "--reason", "a hole", *PROPOSAL)
+    for keys in (("bob",), ("alice",)):
+        assert "not complete yet" in begun.done(*state, keys=keys).stdout
+    told = json.loads(begun.done(*state, "--json").stdout)
+    assert (told["written"], len(told["missing"])) == ([], 2)
+    begun.done(*state, keys=("online",))
+    begun.done("check")
+    assert "version-revoked" in begun.verify().stdout
+
+
+def test_a_proposal_in_the_checkout_is_no_change_of_it(begun: Project) -> None:
+    git("add", "measurements")
+    git("commit", "-qm", "published")
+    for keys in (("alice",), ("bob", "online")):
+        begun.done(NAME, "--version", "1.1", "--propose", "proposal", keys=keys)
+
+
+def test_an_old_proposal_and_a_folder_that_is_none_are_refused(begun: Project) -> None:
+    words = ("state", f"{NAME}@1.0", "revoked", "--reason", "x", *PROPOSAL)
+    begun.done(*words, keys=("alice",))
+    begun.now = NOW + 15 * DAY
+    assert "expected one of the last 14 days" in begun.run(*words, keys=("bob",)).stderr
+    begun.now = NOW - 1
+    assert begun.run(*words, keys=("bob",)).code == 8
+    Path("../proposal/proposal.json").write_text("{}")
+    assert begun.run(*words, keys=("bob",)).code == 2
+    Path("../proposal/proposal.json").unlink()
+    assert "there are files in it, but no proposal" in begun.run(*words, keys=("bob",)).stderr
 
 
 # --- the gate -------------------------------------------------------------------------------------------------------
@@ -640,7 +731,7 @@ def test_publishing_needs_a_clean_checkout_of_the_tool_too(begun: Project, monke
     seen: list[Path] = []
     real = legs.committed
 
-    def committed(folder: Path, published: Path) -> str:
+    def committed(folder: Path, published: list[Path]) -> str:
         seen.append(folder)
         return real(Path("recipes"), published)
 

@@ -17,6 +17,7 @@ from securesystemslib.signer import CryptoSigner, SSlibKey
 from privml.base.dsse import Envelope, Signature, decode
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields
+from privml.publish.signing import Signing
 from privml.publish.version import sign
 from privml.statement import tufkeys
 from privml.statement.keys import PublicKey, Role
@@ -96,7 +97,7 @@ def test_signatures_cover_type_and_payload() -> None:
 
 def test_a_signed_envelope_keeps_good_signatures_and_drops_those_of_others() -> None:
     one = envelope("alice", "stranger")
-    both = sign(one, TWO_OF_THREE, [signer("p256-carol"), signer("online")])
+    both = sign(one, TWO_OF_THREE, Signing([signer("p256-carol"), signer("online")]), "it")
     assert {each.keyid for each in both.signatures} == {signer(name).public.keyid for name in ("alice", "p256-carol")}
     assert verify(decode(both.encode()), TWO_OF_THREE, what="it").payload == PAYLOAD
 

@@ -19,6 +19,7 @@ from privml.image.workplace import Workplace
 from privml.publish import changes, legs, roles, signer
 from privml.publish import check as gate
 from privml.publish.changes import Files, Place
+from privml.publish.signing import Proposal, Signing
 from privml.statement.index import State
 
 MEASUREMENTS = "measurements"
@@ -63,9 +64,16 @@ def publish() -> None:
 
 
 def _options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--in`, `--key` and `--json` to a verb that changes a repository."""
+    """Add `--in`, `--key`, `--propose` and `--json` to a verb that changes a repository."""
     for option in (
         click.option("--json", "as_json", is_flag=True, help="Print the written paths as JSON."),
+        click.option(
+            "--propose",
+            "proposed",
+            metavar="DIR",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Collect signatures in this folder, from one person after the other; the last one's completes it.",
+        ),
         click.option(
             "--key",
             "keys",
@@ -87,8 +95,12 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def _place(folder: Path, keys: tuple[str, ...]) -> Place:
-    return Place(folder, [signer.load(key, _ask) for key in keys], int(time.time()))
+def _place(folder: Path, keys: tuple[str, ...], proposed: Path | None = None) -> tuple[Place, Proposal | None]:
+    signers, now = [signer.load(key, _ask) for key in keys], int(time.time())
+    if proposed is None:
+        return Place(folder, Signing(signers), now), None
+    proposal = Proposal.open(proposed, now)
+    return Place(folder, Signing(signers, proposal.files, partial=True), proposal.at), proposal
 
 
 def _ask(prompt: str) -> str:
@@ -99,14 +111,25 @@ def _ask(prompt: str) -> str:
     return answer
 
 
-def _write(place: Place, files: Files, unchanged: str, *, as_json: bool) -> None:
-    """Write a change and list its files."""
-    if files:
+def _write(at: tuple[Place, Proposal | None], files: Files, unchanged: str, *, as_json: bool) -> None:
+    """Write a change and list its files, or keep what was signed of a proposal and say what is missing."""
+    place, proposal = at
+    missing = place.signing.missing
+    if proposal is not None and files and missing:
+        proposal.keep(files)
+    elif files:
         place.write(files)
+        if proposal is not None:
+            proposal.remove()
     if as_json:
-        print_json({"written": sorted(files), "notes": place.notes})
+        print_json({"written": [] if missing else sorted(files), "missing": missing, "notes": place.notes})
     else:
-        show(*(f"{place.folder / path}" for path in files)) if files else show(unchanged)
+        if missing and proposal is not None:
+            show(f"{proposal.folder}: signed, and not complete yet", *(f"  {line}" for line in missing))
+        elif files:
+            show(*(f"{place.folder / path}" for path in files))
+        else:
+            show(unchanged)
         for note in place.notes:
             show(f"warning: {note}", err=True)
 
@@ -117,7 +140,14 @@ def _write(place: Place, files: Files, unchanged: str, *, as_json: bool) -> None
 @click.option("--serial", type=click.IntRange(min=1), help="Its serial, instead of the next one.")
 @_options
 def version(
-    target: str, *, number: str, serial: int | None, folder: Path, keys: tuple[str, ...], as_json: bool
+    target: str,
+    *,
+    number: str,
+    serial: int | None,
+    folder: Path,
+    keys: tuple[str, ...],
+    proposed: Path | None,
+    as_json: bool,
 ) -> None:
     """Build NAME twice from committed sources, and publish what both builds agree on as version V.
 
@@ -130,20 +160,22 @@ def version(
       privml-build publish demo-cpu --version 2026.11.1 --key ann.pem \\
         --key ben.pem --key online.pem
     """
-    place = _place(folder, keys)
+    at = _place(folder, keys, proposed)
+    place = at[0]
     found = resolve(target)
     name = target if found.recipe is None else found.recipe.name.removesuffix(".yaml")
     changes.wanted_version(f"{name}@{number}")
     changes.can_publish(place, name)  # before the builds, which take minutes
-    build = legs.build_twice(Workplace(), found, folder)
+    apart = [folder] if proposed is None else [folder, proposed]
+    build = legs.build_twice(Workplace(), found, apart)
     files = changes.new_version(place, name, number, build, serial)
-    _write(place, files, f"{name} {number} is published already, with the same bytes", as_json=as_json)
+    _write(at, files, f"{name} {number} is published already, with the same bytes", as_json=as_json)
 
 
 @publish.command()
 @click.argument("file", metavar="ROLES", type=click.Path(dir_okay=False, path_type=Path))
 @_options
-def root(file: Path, *, folder: Path, keys: tuple[str, ...], as_json: bool) -> None:
+def root(file: Path, *, folder: Path, keys: tuple[str, ...], proposed: Path | None, as_json: bool) -> None:
     """Begin a repository, or replace its keys: make its root and its publishers those of the file ROLES.
 
     ROLES is a TOML file (docs/PUBLISHING.md): who holds the root, the online key, and who publishes each image. A new
@@ -155,9 +187,10 @@ def root(file: Path, *, folder: Path, keys: tuple[str, ...], as_json: bool) -> N
       privml-build publish root roles.toml --key ann.pem --key ben.pem \\
         --key online.pem
     """
-    place = _place(folder, keys)
+    at = _place(folder, keys, proposed)
+    place = at[0]
     files = changes.new_roles(place, roles.read(file))
-    _write(place, files, f"{folder} has these keys already", as_json=as_json)
+    _write(at, files, f"{folder} has these keys already", as_json=as_json)
 
 
 @publish.command()
@@ -174,6 +207,7 @@ def state(
     replaced_by: str | None,
     folder: Path,
     keys: tuple[str, ...],
+    proposed: Path | None,
     as_json: bool,
 ) -> None:
     """Say what a version counts for: current, superseded (still accepted, with a note), revoked or withdrawn.
@@ -187,16 +221,19 @@ def state(
       privml-build publish state demo-cpu@2026.11.1 revoked \\
         --reason "CVE-2026-1" --key ann.pem --key ben.pem --key online.pem
     """
-    place = _place(folder, keys)
+    at = _place(folder, keys, proposed)
+    place = at[0]
     name, number = changes.wanted_version(wanted)
-    _write(place, changes.new_state(place, name, number, State(new), reason, replaced_by), "", as_json=as_json)
+    _write(at, changes.new_state(place, name, number, State(new), reason, replaced_by), "", as_json=as_json)
 
 
 @publish.command()
 @click.argument("name")
 @click.argument("serial", type=click.IntRange(min=1))
 @_options
-def minimum(name: str, serial: int, *, folder: Path, keys: tuple[str, ...], as_json: bool) -> None:
+def minimum(
+    name: str, serial: int, *, folder: Path, keys: tuple[str, ...], proposed: Path | None, as_json: bool
+) -> None:
     """Raise the lowest serial of image NAME that still counts to SERIAL. It never sinks again.
 
     \b
@@ -204,13 +241,14 @@ def minimum(name: str, serial: int, *, folder: Path, keys: tuple[str, ...], as_j
       privml-build publish minimum demo-cpu 7 --key ann.pem --key ben.pem \\
         --key online.pem
     """
-    place = _place(folder, keys)
-    _write(place, changes.new_minimum(place, name, serial), "", as_json=as_json)
+    at = _place(folder, keys, proposed)
+    place = at[0]
+    _write(at, changes.new_minimum(place, name, serial), "", as_json=as_json)
 
 
 @publish.command()
 @_options
-def refresh(*, folder: Path, keys: tuple[str, ...], as_json: bool) -> None:
+def refresh(*, folder: Path, keys: tuple[str, ...], proposed: Path | None, as_json: bool) -> None:
     """Sign the same content for longer. Without it, callers refuse the index when its time ends.
 
     Snapshot and timestamp are renewed with the online key, for 30 days: run it each week. What publishers and the
@@ -220,8 +258,9 @@ def refresh(*, folder: Path, keys: tuple[str, ...], as_json: bool) -> None:
     Examples:
       privml-build publish refresh --key online.pem
     """
-    place = _place(folder, keys)
-    _write(place, changes.renew(place), "", as_json=as_json)
+    at = _place(folder, keys, proposed)
+    place = at[0]
+    _write(at, changes.renew(place), "", as_json=as_json)
 
 
 @publish.command()

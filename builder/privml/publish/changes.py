@@ -7,7 +7,7 @@ nothing of it is written.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -17,7 +17,7 @@ from privml.output.repository import fetch_from
 from privml.publish import repository, version
 from privml.publish.repository import DAY, DAYS, Edit, Repository
 from privml.publish.roles import Roles
-from privml.publish.signer import Signer
+from privml.publish.signing import Signing
 from privml.publish.version import Build
 from privml.statement import follow
 from privml.statement import index as indexes
@@ -35,10 +35,10 @@ Files = dict[str, bytes]
 
 @dataclass
 class Place:
-    """A repository in ``folder``, to be changed with ``signers`` at ``now`` (Unix seconds)."""
+    """A repository in ``folder``, to be changed with the keys of ``signing`` at ``now`` (Unix seconds)."""
 
     folder: Path
-    signers: Sequence[Signer]
+    signing: Signing
     now: int
     notes: list[str] = field(default_factory=list)
 
@@ -95,7 +95,7 @@ class Place:
 
     def edit(self) -> Edit:
         """An edit of the newest metadata."""
-        return Edit(self.read(), self.signers, self.now)
+        return Edit(self.read(), self.signing, self.now)
 
 
 def can_publish(place: Place, name: str) -> None:
@@ -106,7 +106,8 @@ def can_publish(place: Place, name: str) -> None:
         (found.root.body.roles[SNAPSHOT], SNAPSHOT),
         (found.root.body.roles[TIMESTAMP], TIMESTAMP),
     ):
-        repository.enough(role, [signer.public.keyid for signer in place.signers], what)
+        place.signing.enough(role, [signer.public.keyid for signer in place.signing.signers], what)
+    place.signing.missing.clear()
 
 
 def new_version(place: Place, name: str, number: str, build: Build, serial: int | None = None) -> Files:
@@ -136,10 +137,7 @@ def new_version(place: Place, name: str, number: str, build: Build, serial: int 
         raise Refused(
             f"{place.folder / name / number} is there, but not in the index: remove it, or restore the index"
         )
-    files = {
-        f"{name}/{number}/{path}": data
-        for path, data in version.files_of(build, release, role, place.signers).items()
-    }
+    files = version.files_of(build, release, role, place.signing)
     edit = place.edit()
     edit.image(name, dataclasses.replace(index, versions=(*index.versions, version.entry_of(release, place.today))))
     return {**files, **edit.finish()}
@@ -212,7 +210,7 @@ def new_roles(place: Place, roles: Roles) -> Files:
     Images whose publishers change are signed again by the new ones, with the statements of their versions.
     """
     found = repository.read(fetch_from(place.folder))
-    edit = Edit(found, place.signers, place.now)
+    edit = Edit(found, place.signing, place.now)
     renewed = found is None or found.root.body.expires < place.now + DAYS[ROOT] * DAY // 2
     if renewed or found is None or found.root.body.roles != roles.top:
         edit.root(roles.top)
@@ -246,7 +244,7 @@ def _resigned(place: Place, name: str, role: Role) -> Files:
                 data = fetch_from(place.folder)(path, follow.MAX_ENVELOPE)
                 if data is None:
                     raise EvidenceError(f"{path}: no such file in the repository")
-                files[path] = version.resigned(data, role, place.signers)
+                files[path] = version.resigned(data, role, place.signing, path)
     return files
 
 
@@ -270,7 +268,7 @@ def _versions(index: Index) -> str:
 
 
 def _can(place: Place, role: Role) -> bool:
-    return len({signer.public.keyid for signer in place.signers} & role.by_id.keys()) >= role.threshold
+    return len({signer.public.keyid for signer in place.signing.signers} & role.by_id.keys()) >= role.threshold
 
 
 def _ends(role: str, end: int) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import privml
@@ -26,18 +27,18 @@ PARENT = "extended.yaml"
 _DOCUMENTS = (MANIFEST, PREDICTION_FILE, sbom.FILE, provenance.FILE)
 
 
-def build_twice(place: Workplace, target: Target, published: Path) -> Build:
-    """Build ``target``, a recipe, twice; ``published`` is the folder of the measurements, which may have changes.
+def build_twice(place: Workplace, target: Target, apart: Sequence[Path]) -> Build:
+    """Build ``target``, a recipe, twice; ``apart`` are the folders that may have changes: of the measurements.
 
     ``Refused`` for sources that are not committed, ``InputsError`` for another lock than the committed one,
     ``Differs`` if the builds are not equal bit for bit.
     """
     if target.recipe is None:
         raise UsageError("a built image cannot be published, expected a recipe", hint="name the recipe")
-    commit = committed(target.recipe.parent, published)
+    commit = committed(target.recipe.parent, apart)
     tool = Path(privml.__file__).resolve().parent
     if not is_installed(target.recipe) and (tool.parents[1] / ".git").exists():
-        committed(tool, published)
+        committed(tool, apart)
     recipe, lock, inputs = inputs_of(place, target)
     if inputs.refreshed:
         raise InputsError(f"{recipe.name} cannot be published from a refreshed lock, expected the committed one")
@@ -69,12 +70,13 @@ def _parent(recipe: Recipe) -> dict[str, bytes]:
     return {PARENT: (recipe.path.parent / str(own[EXTENDS])).read_bytes()} if EXTENDS in own else {}
 
 
-def committed(folder: Path, published: Path) -> str:
-    """The commit of the checkout that has ``folder``; ``Refused`` if anything but ``published`` is not committed."""
+def committed(folder: Path, apart: Sequence[Path]) -> str:
+    """The commit of the checkout that has ``folder``; ``Refused`` if anything but ``apart`` is not committed."""
     top = _git(folder, "rev-parse", "--show-toplevel", hint="publish from a git checkout").strip()
     spec = ["--", "."]
-    if published.resolve().is_relative_to(Path(top).resolve()):
-        spec.append(f":(exclude,top){published.resolve().relative_to(Path(top).resolve()).as_posix()}")
+    for path in apart:
+        if path.resolve().is_relative_to(Path(top).resolve()):
+            spec.append(f":(exclude,top){path.resolve().relative_to(Path(top).resolve()).as_posix()}")
     changed = _git(Path(top), "status", "--porcelain", "--untracked-files=all", *spec).splitlines()
     if changed:
         more = f" and {len(changed) - 3} more" if len(changed) > 3 else ""

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import TypeVar
 
 from privml.base.errors import EvidenceError, Refused
-from privml.publish.signer import Signer
+from privml.publish.signing import Signing
 from privml.statement import metadata
 from privml.statement.follow import Fetch, metadata_path
 from privml.statement.index import INDEX_FILE, Index
@@ -118,12 +118,11 @@ def _written(found: Signed[Body], file: bytes) -> Written[Body]:
 class Edit:
     """New metadata after ``before`` (None for a new repository), at ``now`` (Unix seconds).
 
-    Every role that changes must be signable by ``signers``, else ``Refused`` says which keys are missing. ``files``
-    has what to write, by path.
+    Every role that changes must be signed by enough keys (`Signing.enough`). ``files`` has what to write, by path.
     """
 
     before: Repository | None
-    signers: Sequence[Signer]
+    signing: Signing
     now: int
     files: dict[str, bytes] = field(default_factory=dict)
 
@@ -138,7 +137,7 @@ class Edit:
         old = None if self._root is None else self._root.body
         body = Root(1 if old is None else old.version + 1, self._expiry(ROOT), dict(roles))
         askers = [body.roles[ROOT]] if old is None else [old.roles[ROOT], body.roles[ROOT]]
-        self._root = self._signed(body, askers, ROOT)
+        self._root = self._signed(body, askers, ROOT, metadata_path(ROOT, body.version))
         self.files[metadata_path(ROOT, body.version)] = self._root.file
         self.files[ROOT_FILE] = self._root.file
 
@@ -146,7 +145,7 @@ class Edit:
         """New metadata of the targets role: who publishes each image."""
         version = 1 if self._targets is None else self._targets.body.version + 1
         body = Targets(version, self._expiry(TARGETS), dict(images))
-        self._targets = self._signed(body, [self._role(TARGETS)], TARGETS)
+        self._targets = self._signed(body, [self._role(TARGETS)], TARGETS, metadata_path(TARGETS, version))
         self.files[metadata_path(TARGETS, version)] = self._targets.file
 
     def image(self, name: str, index: Index) -> None:
@@ -165,21 +164,30 @@ class Edit:
         assert self._targets is not None
         old = self._images.get(name)
         version = 1 if old is None else old.body.version + 1
+        role = self._targets.body.images[name]
         body = ImageTargets(version, self._expiry(TARGETS), name, index.size, index.sha256)
-        self._images[name] = self._signed(body, [self._targets.body.images[name]], name)
+        self._images[name] = self._signed(body, [role], name, metadata_path(name, version))
         self.files[metadata_path(name, version)] = self._images[name].file
 
     def finish(self) -> dict[str, bytes]:
-        """A new snapshot and timestamp; returns the files to write, in order."""
+        """A new snapshot and timestamp; returns the files to write, in order.
+
+        They name the bytes of all other metadata, so a partial change has neither until the rest is signed.
+        """
         assert self._targets is not None
+        keyids = [signer.public.keyid for signer in self.signing.signers]
+        for role in (SNAPSHOT, TIMESTAMP):
+            self.signing.enough(self._role(role), keyids, role)
+        if self.signing.missing:
+            return self.files
         before = self.before
         meta = {TARGETS: self._targets.info, **{name: each.info for name, each in self._images.items()}}
         version = 1 if before is None else before.snapshot.body.version + 1
-        snapshot = self._signed(Snapshot(version, self._expiry(SNAPSHOT), meta), [self._role(SNAPSHOT)], SNAPSHOT)
+        snapshot = self._signed(Snapshot(version, self._expiry(SNAPSHOT), meta), [self._role(SNAPSHOT)], SNAPSHOT, "")
         version = 1 if before is None else before.timestamp.body.version + 1
         body = Timestamp(version, self._expiry(TIMESTAMP), snapshot.info)
         self.files[metadata_path(SNAPSHOT, snapshot.body.version)] = snapshot.file
-        self.files[metadata_path(TIMESTAMP)] = self._signed(body, [self._role(TIMESTAMP)], TIMESTAMP).file
+        self.files[metadata_path(TIMESTAMP)] = self._signed(body, [self._role(TIMESTAMP)], TIMESTAMP, "").file
         return self.files
 
     def _role(self, name: str) -> Role:
@@ -189,22 +197,18 @@ class Edit:
     def _expiry(self, role: str) -> int:
         return self.now + DAYS[role] * DAY
 
-    def _signed(self, body: Body, roles: Sequence[Role], what: str) -> Written[Body]:
+    def _signed(self, body: Body, roles: Sequence[Role], what: str, path: str) -> Written[Body]:
         made = Signed.of(body)
-        for signer in self.signers:
-            if any(signer.public.keyid in role.by_id for role in roles):
+        keys = {keyid: key for role in roles for keyid, key in role.by_id.items()}
+        if path in self.signing.collected:
+            before = metadata.decode(type(body), self.signing.collected[path], path)
+            self.signing.same(path, equal=before.data == made.data)
+            for keyid, signature in before.signatures:
+                if keyid in keys and keys[keyid].verifies(signature, made.data):
+                    made = made.with_signature(keyid, signature)
+        for signer in self.signing.signers:
+            if signer.public.keyid in keys:
                 made = made.with_signature(signer.public.keyid, signer.sign(made.data))
         for role in roles:
-            enough(role, [keyid for keyid, _ in made.signatures], what)
+            self.signing.enough(role, [keyid for keyid, _ in made.signatures], what)
         return _written(made, made.encode())
-
-
-def enough(role: Role, keyids: Sequence[str], what: str) -> None:
-    """``Refused`` if fewer keys of ``role`` than its threshold are given; the message lists those that it has."""
-    given = {keyid for keyid in keyids if keyid in role.by_id}
-    if len(given) < role.threshold:
-        others = ", ".join(keyid[:16] for keyid in sorted(role.by_id) if keyid not in given)
-        raise Refused(
-            f"{what} needs {role.threshold} signatures: got {len(given)} of its keys, expected {role.threshold}",
-            hint=f"give --key for {others}",
-        )

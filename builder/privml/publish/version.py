@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from privml import __version__
@@ -13,8 +13,7 @@ from privml.base.errors import MeasurementError, Refused
 from privml.events.variants import PRODUCTION
 from privml.output import manifest as manifests
 from privml.output.prediction import statement_of
-from privml.publish.repository import enough
-from privml.publish.signer import Signer
+from privml.publish.signing import Signing
 from privml.statement import intoto
 from privml.statement.index import Entry, Index, State
 from privml.statement.keys import Role
@@ -88,33 +87,41 @@ def release_of(build: Build, version: str, serial: int) -> Release:
     )
 
 
-def files_of(build: Build, release: Release, role: Role, signers: Sequence[Signer]) -> dict[str, bytes]:
-    """Every file of the version's folder, by name; ``Refused`` if too few of the role's keys are given."""
-    return {
-        **build.files,
-        RELEASE_FILE: release.encode(),
-        STATEMENT_FILE: sign(Envelope(STATEMENT_TYPE, build.statement, ()), role, signers).encode(),
-        PROVENANCE_FILE: sign(Envelope(STATEMENT_TYPE, build.provenance, ()), role, signers).encode(),
-    }
+def files_of(build: Build, release: Release, role: Role, signing: Signing) -> dict[str, bytes]:
+    """Every file of the version, by its path in the repository; its envelopes are signed as `sign`."""
+    folder = f"{release.name}/{release.version}"
+    made = {f"{folder}/{name}": data for name, data in {**build.files, RELEASE_FILE: release.encode()}.items()}
+    for name, payload in ((STATEMENT_FILE, build.statement), (PROVENANCE_FILE, build.provenance)):
+        path = f"{folder}/{name}"
+        made[path] = sign(Envelope(STATEMENT_TYPE, payload, ()), role, signing, path).encode()
+    return made
 
 
-def sign(envelope: Envelope, role: Role, signers: Sequence[Signer]) -> Envelope:
-    """``envelope`` with the signatures of ``role``: those that it has and new ones; ``Refused`` if too few."""
+def sign(envelope: Envelope, role: Role, signing: Signing, path: str) -> Envelope:
+    """``envelope`` with the signatures of ``role``: those that it has, those collected at ``path``, and new ones.
+
+    ``Refused`` if they are too few, or if another payload was collected.
+    """
+    rows = list(envelope.signatures)
+    if path in signing.collected:
+        before = dsse.decode(signing.collected[path], what=path)
+        signing.same(path, equal=before.signed == envelope.signed)
+        rows += before.signatures
     found = {
         each.keyid: each
-        for each in envelope.signatures
+        for each in rows
         if each.keyid in role.by_id and role.by_id[each.keyid].verifies(each.sig, envelope.signed)
     }
-    for signer in signers:
+    for signer in signing.signers:
         if signer.public.keyid in role.by_id:
             found[signer.public.keyid] = Signature(signer.sign(envelope.signed), signer.public.keyid)
-    enough(role, list(found), "the statement")
+    signing.enough(role, list(found), path)
     return replace(envelope, signatures=tuple(found[keyid] for keyid in sorted(found)))
 
 
-def resigned(data: bytes, role: Role, signers: Sequence[Signer]) -> bytes:
+def resigned(data: bytes, role: Role, signing: Signing, path: str) -> bytes:
     """An envelope's file with the signatures of ``role``, as `sign`."""
-    return sign(dsse.decode(data), role, signers).encode()
+    return sign(dsse.decode(data, what=path), role, signing, path).encode()
 
 
 def entry_of(release: Release, today: str) -> Entry:
