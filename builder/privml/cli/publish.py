@@ -77,9 +77,10 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option(
             "--key",
             "keys",
-            metavar="FILE",
+            metavar="URI",
             multiple=True,
-            help="A private key to sign with, in PEM or OpenSSH's format. Give each that is needed.",
+            help="A private key to sign with: a file in PEM or OpenSSH's format, or pkcs11:... (docs/PUBLISHING.md). "
+            "Give each that is needed.",
         ),
         click.option(
             "--in",

@@ -1,4 +1,4 @@
-"""Private keys that sign, by URI: one module or branch for each kind of key.
+"""Private keys that sign, by URI. Those in a hardware token, ``pkcs11:...``, are in `publish.token`.
 
 ``PATH`` or ``file:PATH``: a file in PEM (PKCS #8, Ed25519 or ECDSA over P-256 or P-384) or in OpenSSH's format
 (Ed25519). A passphrase is asked for where the caller can ask; it is never taken from arguments or the environment.
@@ -24,6 +24,7 @@ from cryptography.hazmat.primitives.serialization import (
 
 from privml.base.errors import EvidenceError, HostError, UsageError
 from privml.base.files import read_start
+from privml.publish import token
 from privml.statement.keys import ALGORITHMS, ECDSA, PublicKey
 
 MAX_KEY_FILE = 64 * 1024
@@ -71,8 +72,10 @@ def public_of(key: ed25519.Ed25519PublicKey | ec.EllipticCurvePublicKey) -> Publ
 def load(uri: str, ask: Ask | None = None) -> Signer:
     """The private key that ``uri`` names; ``UsageError`` if it names none, ``HostError`` if it cannot be used now."""
     scheme, colon, rest = uri.partition(":")
+    if scheme == token.SCHEME and colon:
+        return token.load(uri, ask)
     if colon and scheme != "file" and not Path(uri).exists():
-        raise UsageError(f"--key {uri}: there is no kind of key `{scheme}`", hint="give a file: --key FILE")
+        raise UsageError(f"--key {uri}: there is no kind of key `{scheme}`", hint="give a file, or pkcs11:...")
     path = Path(rest if scheme == "file" and colon else uri)
     data = _bytes(path)
     try:
