@@ -1,7 +1,7 @@
 """Private keys in a hardware token, by a PKCS #11 URI (RFC 7512).
 
 ``pkcs11:token=LABEL;object=LABEL?module-path=/usr/lib/.../library.so``, with ``&pin-source=file:PATH`` where nobody
-can be asked for the PIN. A PIN in the URI is refused: any user of the machine can read a command's arguments. Keys are
+can be asked for the PIN. A PIN in the URI is refused: any user of the machine can read it in a command line. Keys are
 ECDSA over P-256 or P-384, or Ed25519. The Python package comes with the extra ``privml-build[hsm]``.
 """
 
