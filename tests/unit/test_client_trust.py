@@ -32,7 +32,7 @@ from privml.base.dsse import Envelope, Signature, decode
 from privml.base.errors import EvidenceError, HostError, UsageError
 from privml.client.memory import Memories, newest
 from privml.client.trust import Trust, trust_of
-from privml.statement import rebuild, rebuilders
+from privml.statement import metadata, rebuild, rebuilders
 from privml.statement.index import State
 from privml.statement.intoto import decode as statement_in
 from privml.statement.rebuilders import Rebuilder
@@ -217,6 +217,13 @@ def test_the_first_line_names_version_serial_and_signers(here: Path, capsys: pyt
     assert "first use of this root" not in again.stdout
 
 
+def test_the_json_has_the_version_and_its_signers(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = json.loads(Outcome(capsys, *BASE, *ALLOWED, *TRUST, "--json").stdout)["published"]
+    assert (told["version"], told["serial"], told["state"], told["replaced_by"]) == ("1.1", 2, "current", None)
+    assert (len(told["signers"]), told["threshold"], told["publishers"]) == (3, 2, 3)
+    assert (told["rebuilders"], told["rebuilders_asked"], told["valid_until"]) == ([], None, NOW + 30 * DAY)
+
+
 def test_simulations_are_refused_under_trust_too(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
     outcome = Outcome(capsys, *BASE, *TRUST, "--json")
     told = json.loads(outcome.stdout)
@@ -328,6 +335,17 @@ def test_a_root_that_is_not_one_is_said_at_once(here: Path, capsys: pytest.Captu
     assert Outcome(capsys, *BASE, *TRUST).code == 9
     root.write_bytes(b"x" * (2 << 20))
     assert Outcome(capsys, *BASE, *TRUST).code == 9
+
+
+def test_a_root_that_its_own_keys_did_not_sign_is_refused(
+    here: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fake.resign("tuf/1.root.json", metadata.Root, lambda body: body, "root-1")
+    (here / "measurements/root.json").write_bytes(fake.files["tuf/1.root.json"])
+    outcome = Outcome(capsys, *BASE, *TRUST)
+    assert outcome.code == 8
+    assert "trust-root: the root that you trust does not lead" in outcome.stdout
+    assert Outcome(capsys, "proxy", "https://127.0.0.1:1", *TRUST).code == 8
 
 
 # --- where the repository is ----------------------------------------------------------------------------------------

@@ -111,6 +111,7 @@ def test_the_pin_is_asked_for(softhsm: Path) -> None:
         ({"token": "other"}, "token `other`, key `ed25519` cannot be used"),
         ({"object": "other"}, "key `other` cannot be used"),
         ({"pin-source": "file:/nowhere"}, "/nowhere cannot be read"),
+        ({"module-path": "/nowhere.so"}, "/nowhere.so cannot be loaded|cannot be used"),
     ],
 )
 def test_a_token_that_cannot_be_reached_is_exit_5(change: dict[str, str], message: str, softhsm: Path) -> None:

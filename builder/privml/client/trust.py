@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.deadline import Cutoff
-from privml.base.errors import EvidenceError, PrivmlError, UsageError
+from privml.base.errors import EvidenceError, UsageError
 from privml.base.files import read_start
 from privml.base.http import Connections
 from privml.base.wayout import environment_way_out
@@ -132,8 +132,8 @@ def trust_of(
         Update(data, Memory())
     except OSError as error:
         raise UsageError(f"--trust: {root} cannot be read: {error.strerror or error}") from error
-    except PrivmlError as error:
-        raise type(error)(f"--trust {root}: {error.message}", hint=error.hint) from error
+    except EvidenceError as error:
+        raise EvidenceError(f"--trust {root}: {error.message}") from error
     if source is None:
         source = str(root.parent)
         if not (root.parent / follow.FOLDER).is_dir():

@@ -200,7 +200,8 @@ def renew(place: Place) -> Files:
         elif image.body.expires < soon:
             place.notes.append(_ends(name, image.body.expires))
     if found.root.body.expires < place.now + 60 * DAY:
-        place.notes.append(_ends(ROOT, found.root.body.expires))
+        end = time_text(found.root.body.expires)
+        place.notes.append(f"root is valid until {end}: sign the next one with `privml-build publish root`")
     return edit.finish()
 
 

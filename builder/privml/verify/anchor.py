@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from privml.statement.index import State
 from privml.statement.predicate import Predicate
@@ -50,6 +51,21 @@ class Published:
         rebuilt = f"rebuilt by {', '.join(self.rebuilders) or 'nobody'}"
         asked = "no rebuilder asked" if self.rebuilders_asked is None else rebuilt
         return f"version {self.version} (serial {self.serial}), {signed}, {asked}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "version": self.version,
+            "serial": self.serial,
+            "state": self.state.value,
+            "replaced_by": self.replaced_by,
+            "signers": list(self.signers),
+            "threshold": self.threshold,
+            "publishers": self.publishers,
+            "rebuilders": list(self.rebuilders),
+            "rebuilders_asked": self.rebuilders_asked,
+            "valid_until": min(self.expiries.values(), default=None),
+        }
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from privml.base.errors import EXIT_ACCEPTED_SIMULATED, Refused
-from privml.verify.anchor import Anchor
+from privml.verify.anchor import Anchor, Published
 
 
 class Outcome(StrEnum):
@@ -79,6 +79,7 @@ class Verdict:
             "name": self.name,
             "variant": self.variant,
             "anchor": str(self.anchor),
+            "published": self.anchor.to_dict() if isinstance(self.anchor, Published) else None,
             "shape": self.shape,
             "refusals": [refusal.to_dict() for refusal in self.refusals],
             "relaxed": [refusal.to_dict() for refusal in self.relaxed],
