@@ -18,7 +18,7 @@ from privml.output.manifest import FILE as MANIFEST
 from privml.output.prediction import PREDICTION_FILE, read_prediction
 from privml.publish.version import Build
 from privml.recipe import document
-from privml.recipe.loader import EXTENDS, Recipe, is_installed
+from privml.recipe.loader import EXTENDS, Recipe, is_installed, load
 from privml.repro.inputs import inputs_of
 from privml.repro.rebuilt import bring, rebuilt
 
@@ -44,7 +44,8 @@ def build_twice(place: Workplace, target: Target, apart: Sequence[Path]) -> Buil
         raise InputsError(f"{recipe.name} cannot be published from a refreshed lock, expected the committed one")
     tools = bring(place, recipe, lock, inputs)
     with rebuilt(place, recipe, lock, inputs, tools) as (legs, report):
-        read_prediction(legs.a, manifests.read(legs.a))
+        manifest = manifests.read(legs.a)
+        read_prediction(legs.a, manifest)
         if not report.equal:
             where = f": first in {report.first.title}" if report.first is not None else ""
             raise Differs(
@@ -54,6 +55,11 @@ def build_twice(place: Workplace, target: Target, apart: Sequence[Path]) -> Buil
         found = {name: (legs.a / name).read_bytes() for name in _DOCUMENTS}
         if other := [name for name in _DOCUMENTS if (legs.b / name).read_bytes() != found[name]]:
             raise Differs(f"{recipe.name} cannot be published: {other[0]} of two builds differ")
+    built = (manifest.recipe_sha256, manifest.lock_sha256, commit)
+    if (load(recipe.path).digest, lock.digest, committed(recipe.path.parent, apart)) != built:
+        raise Refused(
+            f"{recipe.name} changed while it was built", hint="publish it again, and leave the checkout alone"
+        )
     files = {
         "recipe.yaml": recipe.path.read_bytes(),
         "lock.json": serialise(lock),
