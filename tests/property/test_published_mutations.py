@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -33,8 +32,6 @@ HONEST = honest()
 FILES = dict(HONEST.files)
 FOLLOWED = [path for path in FILES if path.startswith("tuf/") and path not in ("tuf/1.snapshot.json",)]
 PATHS = [*FOLLOWED, *(f"{NAME}/{name}" for name in ("index.json", "1.0/release.json", "1.0/statement.dsse.json"))]
-# `PRIVML_FULL=1` tries every byte.
-COUNT = 10**9 if os.environ.get("PRIVML_FULL") == "1" else 40
 
 
 def accepted(path: str, data: bytes) -> bool:
@@ -65,14 +62,21 @@ def test_the_control_is_accepted() -> None:
     assert len(PATHS) == 8
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_no_changed_byte_is_accepted(path: str) -> None:
-    data = FILES[path]
-    step = max(1, len(data) // COUNT)
-    for at in range(0, len(data), step):
+def wrongly_accepted(path: str, count: int | None = None) -> list[str]:
+    """What was accepted of the file with one byte changed, at ``count`` places or at every one."""
+    data, found = FILES[path], []
+    for at in range(0, len(data), 1 if count is None else max(1, len(data) // count)):
         for mask in (0x01, 0x20):
             changed = data[:at] + bytes([data[at] ^ mask]) + data[at + 1 :]
-            assert not accepted(path, changed) or same(path, changed), f"{path}: byte {at} ^ {mask}"
+            if accepted(path, changed) and not same(path, changed):
+                found.append(f"{path}: byte {at} ^ {mask}")
+    return found
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_no_changed_byte_is_accepted(path: str) -> None:
+    """Some 40 places of each file; `make check-full` tries every byte."""
+    assert wrongly_accepted(path, 40) == []
 
 
 @pytest.mark.parametrize("path", PATHS)
