@@ -20,6 +20,7 @@ from published_fake import NAME, NOW, build, signer
 from test_cli_main import Outcome, as_found  # noqa: F401 - fixtures
 from test_repro_compare import opener, output, predicted, sealed
 
+from privml.base import dsse
 from privml.base.errors import MeasurementError, Refused
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
@@ -47,6 +48,7 @@ keys = ["keys/online.pub"]
 threshold = 2
 keys = ["keys/alice.pub", "keys/bob.pub", "keys/p256-carol.pub"]
 """
+V = f"{NAME}/1.0"
 ROOTS, PUBLISHERS = ("root-1", "root-2"), ("alice", "bob")
 NAMES = (*ROOTS, "p384-root-3", *PUBLISHERS, "p256-carol", "online", "dora", "emil", "online-2", "root-4")
 
@@ -470,6 +472,52 @@ def test_wrong_words(words: tuple[str, ...], code: int, message: str, begun: Pro
     assert begun.snapshot() == before
 
 
+@pytest.mark.parametrize(
+    ("path", "code", "message"),
+    [
+        (f"{NAME}/index.json", 8, "index-digest"),
+        ("tuf/timestamp.json", 9, "does not verify"),
+        ("tuf/1.root.json", 9, "does not verify"),
+        (f"tuf/1.{NAME}.json", 8, "index-digest"),
+    ],
+)
+def test_nobody_signs_on_top_of_a_file_that_was_altered(path: str, code: int, message: str, begun: Project) -> None:
+    """Who may write the folder, but has no key, could else have a revocation taken back by the next signature."""
+    keys = (*ROOTS, *PUBLISHERS, "online")
+    place = Path("measurements") / path
+    data = place.read_bytes()
+    place.write_bytes(
+        data.replace(b'"current"', b'"revoked"')
+        if "index" in path
+        else data.replace(b'"2027', b'"2028').replace(b'"2026', b'"2028')
+    )
+    assert place.read_bytes() != data
+    before = begun.snapshot()
+    for words in (
+        (NAME, "--version", "1.1"),
+        ("state", f"{NAME}@1.0", "superseded"),
+        ("minimum", NAME, "1"),
+        ("refresh",),
+        ("root", "roles.toml"),
+    ):
+        outcome = begun.run(*words, keys=keys)
+        assert (outcome.code, message in outcome.stderr) == (code, True), (words, outcome.stderr)
+        assert begun.snapshot() == before
+
+
+@pytest.mark.parametrize("name", ["statement", "provenance"])
+def test_new_publishers_sign_only_what_the_old_ones_signed(name: str, begun: Project) -> None:
+    path = Path(f"measurements/{V}/{name}.dsse.json")
+    old = dsse.decode(path.read_bytes())
+    path.write_bytes(replace(old, payload=old.payload + b" ").encode())
+    Path("roles.toml").write_text(ROLES.replace("alice", "dora").replace("bob", "emil"))
+    before = begun.snapshot()
+    outcome = begun.run("root", "roles.toml", keys=(*ROOTS, "dora", "emil", "online"))
+    assert outcome.code == 9
+    assert ("does not verify" if name == "statement" else "not the one that its release names") in outcome.stderr
+    assert begun.snapshot() == before
+
+
 def test_a_folder_of_a_version_that_the_index_does_not_know_is_refused(begun: Project) -> None:
     Path(f"measurements/{NAME}/1.1").mkdir()
     assert "is there, but not in the index" in begun.version("1.1").stderr
@@ -686,7 +734,6 @@ def flip(path: str) -> Callable[[], None]:
     return change
 
 
-V = f"{NAME}/1.0"
 FOUND: dict[str, tuple[Callable[[], None], str]] = {
     **{f"no {name}": (drop(f"{V}/{name}"), f"{V}/{name}: no such file") for name in (
         *release.FILES, "release.json", "statement.dsse.json", "provenance.dsse.json",

@@ -1,16 +1,19 @@
 """Changes of a repository of published measurements. Each is made whole in memory, then followed as a caller would.
 
-A change that a client with the repository's own root and memory would not take is a bug or a damaged repository, and
-nothing of it is written.
+What is there is followed from its first root before anything is signed, so that nobody's key vouches for a file that
+was altered since. A change that a client would not take is a bug, and nothing of it is written.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused, UsageError
 from privml.base.files import write_atomic
 from privml.output.repository import fetch_from
@@ -22,15 +25,24 @@ from privml.publish.version import Build
 from privml.statement import follow
 from privml.statement import index as indexes
 from privml.statement.follow import metadata_path
-from privml.statement.index import INDEX_FILE, MAX_INDEX, Entry, Index, State
+from privml.statement.index import Entry, Index, State
 from privml.statement.keys import Role
 from privml.statement.metadata import MAX_METADATA, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, time_text
 from privml.statement.names import is_name, is_version
-from privml.statement.release import ENVELOPES
+from privml.statement.release import PROVENANCE_FILE, STATEMENT_FILE
 from privml.statement.update import Memory
 
 Files = dict[str, bytes]
 """What to write, by path below the repository, in this order."""
+
+
+@dataclass(frozen=True)
+class Verified:
+    """What a repository holds: a client's memory of it, the index of each image, and the newest metadata."""
+
+    memory: Memory
+    indexes: Mapping[str, Index]
+    repository: Repository
 
 
 @dataclass
@@ -42,9 +54,28 @@ class Place:
     now: int
     notes: list[str] = field(default_factory=list)
 
+    @cached_property
+    def _verified(self) -> Verified | None:
+        fetch = fetch_from(self.folder)
+        first = fetch(metadata_path(ROOT, 1), MAX_METADATA)
+        if first is None:
+            return None
+        update = follow.follow(fetch, first, Memory())
+        found = {name: follow.index_of(update, fetch, name) for name in update.published}
+        repository_ = repository.read(fetch)
+        assert repository_ is not None
+        return Verified(update.memory, found, repository_)
+
+    def found(self) -> Repository | None:
+        """The newest metadata, verified from its first root; None if there is no repository.
+
+        ``UntrustedError`` or ``EvidenceError`` if it was altered since it was signed.
+        """
+        return None if self._verified is None else self._verified.repository
+
     def read(self) -> Repository:
-        """The newest metadata; ``UsageError`` if there is no repository."""
-        found = repository.read(fetch_from(self.folder))
+        """As `found`; ``UsageError`` if there is no repository."""
+        found = self.found()
         if found is None:
             raise UsageError(
                 f"{self.folder} has no root, expected a repository of published measurements",
@@ -53,9 +84,8 @@ class Place:
         return found
 
     def index(self, name: str) -> Index | None:
-        """The index of an image; None if nothing of it is published."""
-        data = fetch_from(self.folder)(f"{name}/{INDEX_FILE}", MAX_INDEX)
-        return None if data is None else indexes.decode(data, f"{name}/{INDEX_FILE}")
+        """The index of an image, as its publishers signed it; None if nothing of it is published."""
+        return None if self._verified is None else self._verified.indexes.get(name)
 
     def write(self, files: Files) -> None:
         """Write a change that a client would take; the timestamp last."""
@@ -63,6 +93,7 @@ class Place:
         last = metadata_path(TIMESTAMP)
         for path, data in sorted(files.items(), key=lambda item: item[0] == last):
             write_atomic(self.folder / path, data)
+        self.__dict__.pop("_verified", None)  # it is of before
 
     def _follow(self, files: Mapping[str, bytes]) -> None:
         """Follow the changed repository with the memory of the one before it."""
@@ -74,12 +105,8 @@ class Place:
 
         first = fetch(metadata_path(ROOT, 1), MAX_METADATA)
         assert first is not None
-        before = on_disk(metadata_path(TIMESTAMP), MAX_METADATA)
-        memory = Memory() if before is None else follow.follow(on_disk, first, Memory()).memory
-        update = follow.follow(fetch, first, memory)
-        for name in update.images:
-            if fetch(f"{name}/{INDEX_FILE}", MAX_INDEX) is None:
-                continue
+        update = follow.follow(fetch, first, Memory() if self._verified is None else self._verified.memory)
+        for name in update.published:
             index = follow.index_of(update, fetch, name)
             old = self.index(name)
             if old is not None and (wrong := indexes.forbidden_changes(old, index)):
@@ -210,7 +237,7 @@ def new_roles(place: Place, roles: Roles) -> Files:
 
     Images whose publishers change are signed again by the new ones, with the statements of their versions.
     """
-    found = repository.read(fetch_from(place.folder))
+    found = place.found()
     edit = Edit(found, place.signing, place.now)
     renewed = found is None or found.root.body.expires < place.now + DAYS[ROOT] * DAY // 2
     if renewed or found is None or found.root.body.roles != roles.top:
@@ -228,24 +255,29 @@ def new_roles(place: Place, roles: Roles) -> Files:
     for name in () if found is None else found.images:
         if images[name] != roles.images[name]:
             edit.renew_image(name)
-            files |= _resigned(place, name, roles.images[name])
+            files |= _resigned(place, name, images[name], roles.images[name])
     if not edit.files:
         return {}
     return {**files, **edit.finish()}
 
 
-def _resigned(place: Place, name: str, role: Role) -> Files:
-    """The envelopes of the versions that count, signed by ``role``."""
-    index = _index(place, name)
+def _resigned(place: Place, name: str, old: Role, new: Role) -> Files:
+    """The envelopes of the versions that count, which ``old`` publishers signed, signed by ``new`` ones."""
+    index, fetch = _index(place, name), fetch_from(place.folder)
     files = {}
     for entry in index.versions:
-        if index.counts(entry):
-            for envelope in ENVELOPES:
-                path = f"{name}/{entry.version}/{envelope}"
-                data = fetch_from(place.folder)(path, follow.MAX_ENVELOPE)
-                if data is None:
-                    raise EvidenceError(f"{path}: no such file in the repository")
-                files[path] = version.resigned(data, role, place.signing, path)
+        if not index.counts(entry):
+            continue
+        release = follow.version_of(fetch, index, entry, old).release
+        for envelope, sha256 in (
+            (STATEMENT_FILE, release.statement_sha256),
+            (PROVENANCE_FILE, release.provenance_sha256),
+        ):
+            path = f"{name}/{entry.version}/{envelope}"
+            data = fetch(path, follow.MAX_ENVELOPE)
+            if data is None or hashlib.sha256(dsse.decode(data, what=path).payload).digest() != sha256:
+                raise EvidenceError(f"{path}: not the one that its release names")
+            files[path] = version.resigned(data, new, place.signing, path)
     return files
 
 

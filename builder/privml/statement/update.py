@@ -170,9 +170,15 @@ class Update:
 
     @property
     def images(self) -> tuple[str, ...]:
-        """The images that are published."""
+        """The images that have publishers."""
         assert self._targets is not None
         return tuple(self._targets.images)
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """The images of which something is published."""
+        assert self._snapshot is not None
+        return tuple(name for name in self.images if name in self._snapshot.meta)
 
     def publishers(self, name: str) -> Role:
         """The keys that vouch for image ``name``; ``UntrustedError`` if the repository has none such."""
