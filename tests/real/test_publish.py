@@ -98,6 +98,7 @@ def test_an_image_is_published_relied_on_without_building_and_revoked(
     (tmp_path / "roles.toml").write_text(ROLES)
     (tmp_path / "sim.pem").write_bytes(sim.root_pem())
     (tmp_path / "state").mkdir()
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path / "state"))
     (tmp_path / "guest.json").write_bytes(guest(kept / "a"))
     folder = ("--in", str(tmp_path / "measurements"))
 

@@ -30,8 +30,8 @@ from test_cli_main import Outcome, as_found, place  # noqa: F401 - fixtures
 
 from privml.base.dsse import Envelope, Signature, decode
 from privml.base.errors import EvidenceError, HostError, UsageError
-from privml.client.memory import Memories, newest
 from privml.client.trust import Trust, trust_of
+from privml.output.memory import Memories, newest
 from privml.statement import metadata, rebuild, rebuilders
 from privml.statement.index import State
 from privml.statement.intoto import decode as statement_in
@@ -420,7 +420,7 @@ def no_home(here: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
 def read_only(here: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     real = os.access
     monkeypatch.setattr(
-        "privml.client.memory.os.access", lambda path, mode: False if mode & os.W_OK else real(path, mode)
+        "privml.output.memory.os.access", lambda path, mode: False if mode & os.W_OK else real(path, mode)
     )
     return ()
 
@@ -429,7 +429,7 @@ def full(here: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[str, ...]:
     def fails(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("privml.client.memory.write_atomic", fails)
+    monkeypatch.setattr("privml.output.memory.write_atomic", fails)
     return ()
 
 

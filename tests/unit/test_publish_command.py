@@ -505,6 +505,18 @@ def test_nobody_signs_on_top_of_a_file_that_was_altered(path: str, code: int, me
         assert begun.snapshot() == before
 
 
+def test_nobody_signs_on_top_of_an_older_copy_than_seen(begun: Project) -> None:
+    """Everything in it was signed; but what was revoked since would count again."""
+    keys = (*PUBLISHERS, "online")
+    shutil.copytree("measurements", "../older")
+    begun.done("state", f"{NAME}@1.0", "revoked", "--reason", "a hole", keys=keys)
+    shutil.rmtree("measurements")
+    shutil.move("../older", "measurements")
+    for words in ((NAME, "--version", "1.1"), ("refresh",), ("state", f"{NAME}@1.0", "superseded")):
+        outcome = begun.run(*words, keys=keys)
+        assert (outcome.code, "index-rollback" in outcome.stderr) == (8, True)
+
+
 @pytest.mark.parametrize("name", ["statement", "provenance"])
 def test_new_publishers_sign_only_what_the_old_ones_signed(name: str, begun: Project) -> None:
     path = Path(f"measurements/{V}/{name}.dsse.json")

@@ -16,6 +16,7 @@ from privml.cli.output import print_json, show
 from privml.cli.usage import Verb
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
+from privml.output.memory import Memories
 from privml.publish import changes, legs, roles, signer
 from privml.publish import check as gate
 from privml.publish.changes import Files, Place
@@ -99,9 +100,9 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 def _place(folder: Path, keys: tuple[str, ...], proposed: Path | None = None) -> tuple[Place, Proposal | None]:
     signers, now = [signer.load(key, _ask) for key in keys], int(time.time())
     if proposed is None:
-        return Place(folder, Signing(signers), now), None
+        return Place(folder, Signing(signers), now, Memories()), None
     proposal = Proposal.open(proposed, now)
-    return Place(folder, Signing(signers, proposal.files, partial=True), proposal.at), proposal
+    return Place(folder, Signing(signers, proposal.files, partial=True), proposal.at, Memories()), proposal
 
 
 def _ask(prompt: str) -> str:

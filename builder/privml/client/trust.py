@@ -1,7 +1,7 @@
 """The second anchor: published measurements under a root that the caller trusts.
 
 The repository is a directory or an address. Everything read from it is checked from the root down
-(`statement.follow`); the newest versions seen are kept in `client.memory`, so that no older copy is accepted later.
+(`statement.follow`); the newest versions seen are kept in `output.memory`, so that no older copy is accepted later.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from privml.base.errors import EvidenceError, UsageError
 from privml.base.files import read_start
 from privml.base.http import Connections
 from privml.base.wayout import environment_way_out
-from privml.client.memory import Memories
 from privml.client.requests import AbsentError, Requests, base_address
+from privml.output.memory import Memories
 from privml.output.repository import fetch_from
 from privml.statement import follow, names, rebuilders
 from privml.statement.follow import Fetch

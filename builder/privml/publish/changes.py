@@ -16,6 +16,7 @@ from pathlib import Path
 from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused, UsageError
 from privml.base.files import write_atomic
+from privml.output.memory import Memories
 from privml.output.repository import fetch_from
 from privml.publish import repository, version
 from privml.publish.repository import DAY, DAYS, Edit, Repository
@@ -47,11 +48,16 @@ class Verified:
 
 @dataclass
 class Place:
-    """A repository in ``folder``, to be changed with the keys of ``signing`` at ``now`` (Unix seconds)."""
+    """A repository in ``folder``, to be changed with the keys of ``signing`` at ``now`` (Unix seconds).
+
+    ``memories`` are this user's: nobody signs on top of an older copy than one seen before, which would take back
+    what was revoked since.
+    """
 
     folder: Path
     signing: Signing
     now: int
+    memories: Memories | None = None
     notes: list[str] = field(default_factory=list)
 
     @cached_property
@@ -60,11 +66,19 @@ class Place:
         first = fetch(metadata_path(ROOT, 1), MAX_METADATA)
         if first is None:
             return None
-        update = follow.follow(fetch, first, Memory())
+        update = follow.follow(fetch, first, self._seen(first))
         found = {name: follow.index_of(update, fetch, name) for name in update.published}
         repository_ = repository.read(fetch)
         assert repository_ is not None
+        self._remember(first, update.memory)
         return Verified(update.memory, found, repository_)
+
+    def _seen(self, first: bytes) -> Memory:
+        return Memory() if self.memories is None else self.memories.read(hashlib.sha256(first).hexdigest())
+
+    def _remember(self, first: bytes, memory: Memory) -> None:
+        if self.memories is not None:
+            self.memories.write(hashlib.sha256(first).hexdigest(), memory)
 
     def found(self) -> Repository | None:
         """The newest metadata, verified from its first root; None if there is no repository.
@@ -89,14 +103,15 @@ class Place:
 
     def write(self, files: Files) -> None:
         """Write a change that a client would take; the timestamp last."""
-        self._follow(files)
+        first, memory = self._follow(files)
         last = metadata_path(TIMESTAMP)
         for path, data in sorted(files.items(), key=lambda item: item[0] == last):
             write_atomic(self.folder / path, data)
         self.__dict__.pop("_verified", None)  # it is of before
+        self._remember(first, memory)
 
-    def _follow(self, files: Mapping[str, bytes]) -> None:
-        """Follow the changed repository with the memory of the one before it."""
+    def _follow(self, files: Mapping[str, bytes]) -> tuple[bytes, Memory]:
+        """Follow the changed repository with the memory of the one before it: its first root, and what was seen."""
         on_disk = fetch_from(self.folder)
 
         def fetch(path: str, limit: int) -> bytes | None:
@@ -114,6 +129,7 @@ class Place:
             for entry in index.versions:
                 if index.counts(entry):
                     follow.version_of(fetch, index, entry, update.publishers(name))
+        return first, update.memory
 
     @property
     def today(self) -> str:
