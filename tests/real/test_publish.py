@@ -1,4 +1,4 @@
-"""Publish, rely on it without building, revoke: tdx-min, with throw-away keys and the legs of `test_repro`.
+"""Publish, rely on it without building, endorse, revoke: tdx-min, with throw-away keys and the legs of `test_repro`.
 
 The guest is simulated: a document with the registers predicted for the first machine, signed by the simulated
 platform. No production image holds a simulation, so the test makes it.
@@ -24,9 +24,11 @@ from privml.evidence.document import Document, listed
 from privml.output import manifest as manifests
 from privml.output.prediction import read_prediction
 from privml.publish import legs
+from privml.publish.signer import load_public
 from privml.repro import rebuilt
 from privml.repro.legs import Inputs, Legs
 from privml.sim import quote as sim
+from privml.statement.rebuilders import Rebuilder, encode
 
 pytestmark = pytest.mark.real
 
@@ -43,7 +45,7 @@ threshold = 2
 keys = ["ann.pub", "ben.pub", "carl.pub"]
 """
 KEYS = {
-    **dict.fromkeys(("root-1", "root-2", "root-3", "online"), ("-algorithm", "ed25519")),
+    **dict.fromkeys(("root-1", "root-2", "root-3", "online", "zoe"), ("-algorithm", "ed25519")),
     "ann": ("-algorithm", "ed25519"),
     "ben": ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-256"),
     "carl": ("-algorithm", "EC", "-pkeyopt", "ec_paramgen_curve:P-384"),
@@ -74,18 +76,18 @@ def guest(image: Path) -> bytes:
     ).encode()  # fmt: skip
 
 
-def verdict(place: Path, wanted: str, code: int) -> dict[str, Any]:
+def verdict(place: Path, wanted: str, code: int, *more: str) -> dict[str, Any]:
     """The verdict of a caller who has nothing but a root, a name and the repository."""
     done = privml(
         "verify", str(place / "guest.json"), "--nonce", NONCE.hex(), "--spki", SPKI.hex(), "--json",
         "--allow-simulated", str(place / "sim.pem"), "--trust", str(place / "trusted.json"), wanted,
-        "--index", str(place / "measurements"), "--trust-state", str(place / "state"),
+        "--index", str(place / "measurements"), "--trust-state", str(place / "state"), *more,
     )  # fmt: skip
     told: dict[str, Any] = json.loads(succeeded(done, code).stdout)
     return told
 
 
-def test_an_image_is_published_relied_on_without_building_and_revoked(
+def test_an_image_is_published_relied_on_without_building_endorsed_and_revoked(
     reports: Callable[[str], dict[str, Any]], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     if reports(NAME)["refreshed"]:
@@ -109,10 +111,18 @@ def test_an_image_is_published_relied_on_without_building_and_revoked(
     (tmp_path / "trusted.json").write_bytes((tmp_path / "measurements/root.json").read_bytes())
     assert [row["code"] for row in verdict(tmp_path, NAME, 8)["refusals"]] == ["version-unknown"]
 
-    publish(monkeypatch, kept, NAME, "--version", "1.0", *folder, *keys("ann", "ben", "online"))
+    in_process(monkeypatch, kept, "publish", NAME, "--version", "1.0", *folder, *keys("ann", "ben", "online"))
     told = verdict(tmp_path, NAME, 10)
     assert told["anchor"].startswith("version 1.0 (serial 1), signed by 2 of 3 publishers (")
     assert told["shape"] == verdict(tmp_path, f"{NAME}@1.0", 10)["shape"] != ""
+    succeeded(privml("publish", "check", str(tmp_path / "measurements")))
+
+    endorsed = ("endorse", f"{NAME}@1.0", "--as", "zoe", "--key", str(tmp_path / "zoe.pem"), *folder)
+    in_process(monkeypatch, kept, *endorsed)
+    people = [Rebuilder("zoe", load_public(tmp_path / "zoe.pub"))]
+    (tmp_path / "people.json").write_bytes(encode(people))
+    told = verdict(tmp_path, NAME, 10, "--rebuilders", f"{tmp_path}/people.json:1")
+    assert told["published"]["rebuilders"] == ["zoe"]
     succeeded(privml("publish", "check", str(tmp_path / "measurements")))
 
     reason = ("--reason", "a test", *folder, *keys("ben", "carl", "online"))
@@ -122,8 +132,8 @@ def test_an_image_is_published_relied_on_without_building_and_revoked(
     succeeded(privml("publish", "check", str(tmp_path / "measurements")))
 
 
-def publish(monkeypatch: pytest.MonkeyPatch, kept: Path, *words: str) -> None:
-    """`publish` in this process, with the two legs that `repro` has just built in place of two more."""
+def in_process(monkeypatch: pytest.MonkeyPatch, kept: Path, *words: str) -> None:
+    """A command in this process, with the two legs that `repro` has just built in place of two more."""
     from privml.cli.main import main
 
     @contextmanager
@@ -136,12 +146,12 @@ def publish(monkeypatch: pytest.MonkeyPatch, kept: Path, *words: str) -> None:
     changed = subprocess.check_output(
         ["git", "status", "--porcelain", "--", ".", ":(exclude)measurements"], text=True
     )
-    if changed:
+    if changed and legs.committed.__name__ == "committed":
         # A developer's checkout: publishing it is refused, and the rest is tried all the same.
         with pytest.raises(SystemExit) as refused:
-            main(["publish", *words])
+            main(list(words))
         assert refused.value.code == 8
         monkeypatch.setattr(legs, "committed", lambda *_: "0" * 40)
     with pytest.raises(SystemExit) as done:
-        main(["publish", *words])
+        main(list(words))
     assert done.value.code == 0

@@ -171,7 +171,7 @@ def in_project(folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Cap
     monkeypatch.setattr("privml.image.workplace.check", lambda *_, **__: None)
     monkeypatch.setattr("privml.repro.images.extracted", extracted)
     monkeypatch.setattr(legs, "is_installed", lambda _: True)  # this checkout may have changes
-    for verb in ("publish", "verify"):
+    for verb in ("publish", "endorse", "verify"):
         monkeypatch.setattr(f"privml.cli.{verb}.time.time", lambda: made.now)
     return made
 

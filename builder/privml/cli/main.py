@@ -49,6 +49,7 @@ GROUPS = {
     },
     "publish": {
         "publish": "Sign an image's measurements, and say which versions count.",
+        "endorse": "Rebuild a published version, and sign whether it is the same.",
     },
     "keep": {
         "store": "Manage the input store.",

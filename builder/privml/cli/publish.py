@@ -98,14 +98,15 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _place(folder: Path, keys: tuple[str, ...], proposed: Path | None = None) -> tuple[Place, Proposal | None]:
-    signers, now = [signer.load(key, _ask) for key in keys], int(time.time())
+    signers, now = [signer.load(key, ask) for key in keys], int(time.time())
     if proposed is None:
         return Place(folder, Signing(signers), now, Memories()), None
     proposal = Proposal.open(proposed, now)
     return Place(folder, Signing(signers, proposal.files, partial=True), proposal.at, Memories()), proposal
 
 
-def _ask(prompt: str) -> str:
+def ask(prompt: str) -> str:
+    """Ask for a passphrase or PIN; ``HostError`` if there is nobody."""
     try:
         answer: str = click.prompt(prompt, hide_input=True, err=True)
     except click.Abort as abort:

@@ -101,6 +101,16 @@ class Place:
         """The index of an image, as its publishers signed it; None if nothing of it is published."""
         return None if self._verified is None else self._verified.indexes.get(name)
 
+    def version(self, name: str, number: str) -> follow.Version:
+        """A version that counts, with its release and statement, verified; ``Refused`` if there is none such."""
+        index = _index(self, name)
+        entry = index.find(number)
+        if entry is None:
+            raise UsageError(f"{name} {number} is not published, expected one of {_versions(index)}")
+        if not index.counts(entry):
+            raise Refused(f"{name} {number} does not count any more: got {entry.state}, expected current")
+        return follow.version_of(fetch_from(self.folder), index, entry, self.read().publishers(name))
+
     def write(self, files: Files) -> None:
         """Write a change that a client would take; the timestamp last."""
         first, memory = self._follow(files)

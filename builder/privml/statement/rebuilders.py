@@ -28,6 +28,11 @@ MAX_ENDORSEMENT = 1 << 20
 _WHO = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 
 
+def is_who(text: str) -> bool:
+    """True for the name of a rebuilder."""
+    return _WHO.fullmatch(text) is not None
+
+
 @dataclass(frozen=True)
 class Rebuilder:
     """Somebody who rebuilds images: a name and a key."""
@@ -50,7 +55,7 @@ def decode(data: bytes, what: str) -> tuple[Rebuilder, ...]:
     for number, item in enumerate(fields.array("rebuilders", limit=MAX_REBUILDERS)):
         row = Fields(item, f"{what}.rebuilders[{number}]")
         name = row.text("name", limit=63)
-        if not _WHO.fullmatch(name):
+        if not is_who(name):
             raise EvidenceError(f"{row.path}.name: got `{printable(name)}`, expected a-z, 0-9 and dashes")
         found.append(Rebuilder(name, from_pem(row.text("key", limit=2048), f"{row.path}.key")))
         row.end()
