@@ -8,14 +8,18 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
 import dcap_qvl
 from benchmarks.measured import cpu, figure, seconds
 from tests.negative import examples, forge, matrix, pki
+from tests.unit import published_fake
 
+from privml.base.files import write_atomic
 from privml.client import attested
+from privml.client.trust import Trust
 from privml.verify.policy import Policy
 
 POSITIONS = 250
@@ -48,7 +52,20 @@ def run() -> None:
     words = (str(folder / "accepted.json"), "--expect", str(folder / "image"), "--allow-simulated", str(root))
     program = str(Path(sys.executable).with_name("privml-build"))
     figure("verify-file-cold", [cpu(program, "verify", *words, status=10) for _ in range(9)], 0.35, "s of CPU")
+    _published()
     _matrix()
+
+
+def _published() -> None:
+    """What `--trust` adds: following the repository of one image with two versions, with its memory on a disk."""
+    fake = published_fake.published()
+    with tempfile.TemporaryDirectory() as folder:
+        for path, data in fake.files.items():
+            write_atomic(Path(folder) / path, data)
+        trusted = Trust(fake.trusted, published_fake.NAME, None, folder, Path(folder))
+        trusted.expected(published_fake.NOW)
+        work = [_each(lambda: trusted.expected(published_fake.NOW)) for _ in range(9)]
+    figure("verify-trust", [1000 * each for each in work], 25, "ms")
 
 
 def _each(work: Callable[[], object]) -> float:

@@ -20,6 +20,7 @@ from pathlib import Path
 from tests.negative import forge, pki
 from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
 from tests.property.test_option_roms import ROM
+from tests.property.test_published_mutations import DECODERS, SAMPLES
 from tests.published import read
 from tests.signing import armoured
 from tests.unit import safetensors_file
@@ -246,6 +247,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
         safetensors_file.SMALL,
         _model(lambda file, size: safetensors.check("m.safetensors", file, size)),
     ),
+    **{f"published-{name}": (SAMPLES[name], parser) for name, parser in DECODERS.items()},
 }
 
 

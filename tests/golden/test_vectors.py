@@ -16,9 +16,11 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
+from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from tests.published import VECTORS, origins, read
 
 from privml.base.errors import EvidenceError, MeasurementError
+from privml.base.strictjson import loads
 from privml.events.registers import MRTD, RTMR0, RTMRS
 from privml.events.tcg import ALG_SHA256, ALG_SHA384, LogEntry, encode_log, parse_log
 from privml.events.wording import describe, proven
@@ -38,6 +40,8 @@ from privml.measure import acpi, smbios
 from privml.measure import firmware as firmwares
 from privml.measure.digest import sha384
 from privml.readers import files
+from privml.statement import metadata
+from privml.statement.keys import PublicKey
 
 PCS = "attestation/intel_pcs"
 Row = Callable[[str, Path, Path], None]
@@ -390,7 +394,34 @@ def nvidia_parsed(name: str, path: Path, tmp_path: Path) -> None:
     assert json.loads(path.read_text())["NumberOfBlocks"] == 64
 
 
+# --- published metadata ---------------------------------------------------------------------------------------------
+
+
+def tuf_root(name: str, path: Path, tmp_path: Path) -> None:
+    """Enough keys of the root before it, and its own, signed what our canonical form gives: ids are ignored here."""
+    document = loads(path.read_bytes())
+    data = metadata.olpc(document["signed"])
+    version = document["signed"]["version"]
+    before = next((read(one) for one in origins() if one.endswith(f"/{version - 1}.root.json")), path.read_bytes())
+    for root in (document["signed"], loads(before)["signed"]):
+        ids, threshold = root["roles"]["root"]["keyids"], root["roles"]["root"]["threshold"]
+        keys = {keyid: PublicKey(pem_der(root["keys"][keyid]["keyval"]["public"])) for keyid in ids}
+        rows = {row["keyid"]: bytes.fromhex(row["sig"]) for row in document["signatures"]}
+        good = {key.keyid for keyid, key in keys.items() if key.verifies(rows.get(keyid, b""), data)}
+        assert len(good) >= threshold
+        assert not any(key.verifies(rows.get(keyid, b""), data + b" ") for keyid, key in keys.items())
+    # The profile is stricter: ids are not of the keys alone, and there are fields besides.
+    with pytest.raises(EvidenceError):
+        metadata.decode(metadata.Root, path.read_bytes(), name)
+
+
+def pem_der(text: str) -> bytes:
+    key = load_pem_public_key(text.encode())
+    return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
+
+
 ROWS: tuple[tuple[str, Row], ...] = (
+    ("publishing/*.root.json", tuf_root),
     ("attestation/NVIDIA_*/spdm_parsed_output.json", nvidia_parsed),
     ("attestation/NVIDIA_*.json", nvidia_list),
     ("attestation/*AttestationReport.txt", nvidia_text),
@@ -459,7 +490,7 @@ def test_every_file_has_an_origin_or_is_generated_here() -> None:
     listed = {origin.file for origin in origins().values()}
     unlisted = [
         path.relative_to(VECTORS).as_posix()
-        for room in ("attestation", "measurement")
+        for room in ("attestation", "measurement", "publishing")
         for path in sorted((VECTORS / room).rglob("*"))
         if path.is_file() and path.name != "ORIGIN.md" and path.relative_to(VECTORS).as_posix() not in listed
     ]

@@ -39,7 +39,9 @@ def succeeded(done: subprocess.CompletedProcess[str], code: int = 0) -> subproce
 
 def rebuilt(name: str, page: Path) -> dict[str, Any]:
     """The report of `repro NAME`, whose leg a becomes out/NAME; with a refreshed lock when inputs are unavailable."""
-    words = ("repro", name, "--json", "--html", str(page), "--output", f"out/{name}")
+    # Both images of the smallest stay, for what is published of them.
+    kept = ("--keep", f"out/legs/{name}") if name == "tdx-min" else ()
+    words = ("repro", name, "--json", "--html", str(page), "--output", f"out/{name}", *kept)
     done = privml(*words, timeout=3000)
     if done.returncode == 4 and json.loads(done.stdout)["outcome"] == "inputs-gone":
         elsewhere = f"out/locks/{name}.lock.json"

@@ -192,7 +192,11 @@ def test_a_meaningless_command_line_is_a_usage_error(words: list[str], capsys: p
         (["store", "size", "-v"], "`-v` goes before the verb", "for example `privml-build -v store size`"),
         (["image"], "TARGET is missing", "for example `privml-build image demo-cpu`"),
         (["diff", "a"], "B is missing", "for example `privml-build diff out/demo-cpu /tmp/rebuilt`"),
-        (["verify", "x"], "the option `--expect` is missing", "for example `privml-build verify https://"),
+        (
+            ["verify", "x"],
+            "the option `--expect` or `--trust` is missing",
+            "--expect DIRECTORY for an image that you",
+        ),
         (["store", "export"], "TARGET is missing", "for example `privml-build store export demo-cpu /media/pool`"),
         (["lock", "--apt", "no", "x"], "invalid value for '--apt': 'no'", "`privml-build lock --help` explains"),
     ],

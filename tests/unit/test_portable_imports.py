@@ -14,6 +14,7 @@ import attestation_samples as samples
 import guest_fake
 import pytest
 from guest_fake import Guest
+from published_fake import Fake
 from test_cli_main import image, place  # noqa: F401 - fixtures
 from test_readers_files import LOG, QUOTE
 
@@ -50,13 +51,20 @@ def run(code: str, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.fixture
-def files(place: Path) -> Path:  # noqa: F811
-    """An image, a document of it, and files that somebody else made."""
+def files(place: Path, monkeypatch: pytest.MonkeyPatch) -> Path:  # noqa: F811
+    """An image, a document of it, measurements that somebody published, and files that somebody else made."""
     image(place)
     (place / "root.pem").write_bytes(samples.sim.root_pem())
     (place / "doc.json").write_bytes(samples.document().encode())
     (place / "quote.bin").write_bytes(QUOTE)
     (place / "ccel.bin").write_bytes(LOG)
+    published = Fake()
+    published.publish("1.0")
+    for path, data in published.files.items():
+        (place / "m" / path).parent.mkdir(parents=True, exist_ok=True)
+        (place / "m" / path).write_bytes(data)
+    (place / "state").mkdir()
+    monkeypatch.setenv("XDG_STATE_HOME", str(place / "state"))
     return place
 
 
@@ -72,6 +80,7 @@ def test_the_test_hides_the_modules() -> None:
     [
         (("verify", "doc.json", "--expect", "out/demo-cpu", *ACCEPTED), 10, "ACCEPTED-SIMULATED"),
         (("verify", "doc.json", "--expect", "out/demo-cpu"), 8, "REFUSED"),
+        (("verify", "doc.json", "--trust", "m/root.json", "demo-cpu", *ACCEPTED), 10, "ACCEPTED-SIMULATED"),
         (("measure", "quote.bin"), 0, "TDX quote"),
         (("measure", "ccel.bin", "--events"), 0, "rtmr2"),
         (("explain", "ccel.bin"), 0, "rtmr2"),
@@ -137,6 +146,7 @@ def distributions(code: str, *words: str) -> set[str]:
     ("code", "words", "needed"),
     [
         (MAIN, ("verify", "doc.json", "--expect", "out/demo-cpu", *ACCEPTED), VERIFY_CLOSURE),
+        (MAIN, ("verify", "doc.json", "--trust", "m/root.json", "demo-cpu", *ACCEPTED), VERIFY_CLOSURE),
         ("import privml; privml.verify('doc.json', 'out/demo-cpu')", (), VERIFY_CLOSURE - {"click"}),
     ],
 )

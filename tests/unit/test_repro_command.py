@@ -19,7 +19,7 @@ from privml.base.errors import Differs, HostError, UsageError
 from privml.cli import repro as verb
 from privml.lock.lockfile import read_lock, write_lock
 from privml.recipe.loader import shipped
-from privml.repro import current, external
+from privml.repro import current, external, rebuilt
 from privml.repro.legs import Inputs, Legs
 from privml.store.fetch import GoneError, Item
 from privml.store.objects import Store
@@ -61,9 +61,9 @@ def bench(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Bench:
     shutil.copytree(shipped(), tmp_path / "recipes")
     monkeypatch.chdir(tmp_path)
     for name, stand_in in (("two_legs", made.two_legs), ("bring_all", made.bring)):
-        monkeypatch.setattr(verb, name, stand_in)
+        monkeypatch.setattr(rebuilt, name, stand_in)
     monkeypatch.setattr(verb.Workplace, "store", Store(tmp_path / "store"))
-    monkeypatch.setattr(verb, "tools_tree", lambda *_: SimpleNamespace())
+    monkeypatch.setattr(rebuilt, "tools_tree", lambda *_: SimpleNamespace())
     monkeypatch.setattr("privml.image.workplace.check", lambda *_, **__: None)
 
     @contextmanager
@@ -193,7 +193,7 @@ def test_diffoscope_looks_at_the_first_files_and_does_not_decide(
             spoiled()
             yield legs
 
-    monkeypatch.setattr(verb, "two_legs", with_trees)
+    monkeypatch.setattr(rebuilt, "two_legs", with_trees)
     with pytest.raises(Differs):
         bench.run("demo-cpu", as_json=True, diffoscope=True, html=Path("r.html"))
     findings = told(capsys)["findings"]

@@ -12,6 +12,7 @@ from typing import Any
 
 import attestation_samples as samples
 import pytest
+import test_client_trust as published_cases
 import test_verify_nvidia as gpu_cases
 import test_verify_tdx as tdx_cases
 
@@ -24,9 +25,10 @@ from privml.evidence.sections import STAGE_OF, Header, Keys
 from privml.evidence.tdx import claims as tdx_claims
 from privml.evidence.tees import KINDS
 from privml.statement.exceptions import DeclaredException
+from privml.statement.index import State
 from privml.statement.launch import FilledBy, MeasuredLaunch
 from privml.verify import check
-from privml.verify.anchor import Built, Expected, Signed
+from privml.verify.anchor import Built, Expected, Published
 from privml.verify.check import CODES, RULES
 from privml.verify.policy import Policy
 from privml.verify.report import render
@@ -70,9 +72,25 @@ def test_the_honest_simulation_is_accepted_as_such() -> None:
 
 
 def test_an_anchor_names_its_source() -> None:
-    verdict = judge(expected=Expected(samples.PREDICATE, Signed("demo-cpu", "1.2.0", ("alice", "bob"))))
-    assert verdict.to_dict()["anchor"] == "demo-cpu 1.2.0 signed by alice, bob"
-    assert ", against demo-cpu 1.2.0 signed by alice, bob\n" in render(verdict)
+    said = "version 1.2.0 (serial 3), signed by 2 of 3 publishers (aa, bb), rebuilt by ann"
+    anchor = Published(
+        "demo-cpu",
+        "1.2.0",
+        3,
+        State.CURRENT,
+        "",
+        None,
+        1,
+        ("aa", "bb"),
+        2,
+        3,
+        0,
+        rebuilders=("ann",),
+        rebuilders_asked=1,
+    )
+    verdict = judge(expected=Expected(samples.PREDICATE, anchor))
+    assert verdict.to_dict()["anchor"] == said
+    assert render(verdict).startswith(f"ACCEPTED: demo-cpu (production), against {said}\n")
 
 
 def register(name: str) -> Callable[[Facts], Facts]:
@@ -192,7 +210,7 @@ def test_each_changed_part_has_its_own_refusal(name: str) -> None:
 
 def test_every_code_is_given_by_some_case() -> None:
     tried = [wanted for _, wanted in (*CASES.values(), *tdx_cases.CASES.values(), *gpu_cases.CASES.values())]
-    assert set().union(*tried) == set(CODES)
+    assert set(published_cases.CASES).union(*tried) == set(CODES)
 
 
 def test_refusal_codes_are_unique() -> None:
@@ -233,8 +251,8 @@ def test_every_policy_field_is_used() -> None:
         "tdx": {"td-attributes"},
         "nvidia": {"gpu-device"},
     }
-    # It only loosens: the case `exception` has it.
-    assert {*impossible, "exceptions"} == {field.name for field in dataclasses.fields(Policy)}
+    # It only loosens: the case `exception` has it. Published versions have cases of their own (test_client_trust).
+    assert {*impossible, "exceptions", "published"} == {field.name for field in dataclasses.fields(Policy)}
     assert codes(judge(policy=Policy(purpose="key-release"))) == impossible["purpose"]
     assert codes(judge(signature=SIGNATURE, policy=Policy(allow_simulated=None))) == impossible["allow_simulated"]
     assert codes(judge(**UNUSED)) == impossible["allow_unused_runtime"]

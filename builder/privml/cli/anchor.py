@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import click
 
+from privml.base.errors import UsageError
 from privml.base.files import read_start
 from privml.base.strictjson import MAX_BYTES, loads
 from privml.cli import paths
 from privml.cli.policy import policy_options
+from privml.client import anchors
 from privml.client.attested import Collateral
 from privml.client.supply import SERVICE, supply
 from privml.evidence.tdx import collateral
+from privml.verify.anchor import Anchored
 from privml.verify.policy import Policy
 
 
@@ -37,12 +41,81 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Use Intel's collateral in this file (the JSON of Intel's QVL, nine fields), and fetch none.",
     )(command)
-    return click.option(
-        "--expect",
-        required=True,
-        type=paths.Existing("the directory of a built image", directory=True),
-        help="The directory of an image that you built, with its prediction.json.",
-    )(command)
+    for option in (
+        click.option(
+            "--rebuilders",
+            metavar="FILE:K",
+            help="With --trust: at least K of the rebuilders in this file must have got the same image.",
+        ),
+        click.option(
+            "--trust-state",
+            metavar="DIR",
+            type=click.Path(path_type=Path),
+            help="Keep what was seen of published measurements here [$XDG_STATE_HOME/privml-build/trust].",
+        ),
+        click.option(
+            "--index",
+            metavar="DIR|URL",
+            help="Where the published measurements are, if not in the directory of the root.",
+        ),
+        click.option(
+            "--trust",
+            nargs=2,
+            metavar="ROOT NAME[@VERSION]",
+            help="Rely on measurements that others published, under their root (root.json), instead of --expect.",
+        ),
+        click.option(
+            "--expect",
+            metavar="DIRECTORY",
+            type=paths.Existing("the directory of a built image", directory=True),
+            help="The directory of an image that you built, with its prediction.json.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+@dataclass(frozen=True)
+class AnchorWords:
+    """The options that name an anchor, as they were given."""
+
+    expect: Path | None
+    trust: tuple[str, str] | None
+    index: str | None
+    trust_state: Path | None
+    rebuilders: str | None
+
+    def __post_init__(self) -> None:
+        if (self.expect is None) is (self.trust is None):
+            raise UsageError(
+                "the option `--expect` or `--trust` is missing"
+                if self.expect is None
+                else "--expect and --trust are both given, expected one",
+                hint="--expect DIRECTORY for an image that you built, --trust ROOT NAME for one that is published",
+            )
+        if self.expect is not None:
+            given = {"--index": self.index, "--trust-state": self.trust_state, "--rebuilders": self.rebuilders}
+            if wrong := [option for option, value in given.items() if value is not None]:
+                raise UsageError(f"{wrong[0]} is for published measurements: it needs --trust")
+
+    def source(self) -> Callable[[int], Anchored]:
+        """What gives the expected measurements at a time (Unix seconds)."""
+        if self.expect is not None:
+            built = anchors.built(self.expect)
+            return lambda _: built
+        assert self.trust is not None
+        # Loaded here, because a caller who built the image needs none of it.
+        from privml.client import trust
+
+        root, wanted = self.trust
+        found = trust.trust_of(Path(root), wanted, self.index, state=self.trust_state, rebuilt=self.rebuilders)
+        return found.expected
+
+    @property
+    def wanted(self) -> tuple[str, str | None]:
+        """The name and version that `--trust` asks for."""
+        name, _, version = ("" if self.trust is None else self.trust[1]).partition("@")
+        return name, version or None
 
 
 def collateral_of(

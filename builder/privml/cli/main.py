@@ -49,6 +49,10 @@ GROUPS = {
         "collateral": "Fetch, show and serve Intel's collateral for quotes.",
         "capture": "Inside a TD: record what was measured, to test predictions with.",
     },
+    "publish": {
+        "publish": "Sign an image's measurements, and say which versions count.",
+        "endorse": "Rebuild a published version, and sign whether it is the same.",
+    },
     "keep": {
         "store": "Manage the input store.",
     },
@@ -58,6 +62,7 @@ TITLES = {
     "know": "Know what it measures to",
     "check": "Check a build, or this machine",
     "rely": "Rely on a running image",
+    "publish": "Let others rely on your images",
     "keep": "Keep inputs",
 }
 VERBS = {verb: line for verbs in GROUPS.values() for verb, line in verbs.items()}

@@ -10,10 +10,10 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
-from privml.cli.anchor import anchor_options, collateral_of
+from privml.cli.anchor import AnchorWords, anchor_options, collateral_of
 from privml.cli.output import show
 from privml.cli.policy import policy_of
-from privml.client import anchors, attested
+from privml.client import attested
 from privml.client.environment import client_variables, detour_warning
 from privml.client.proxy import serve
 from privml.verify.judgement import Judgement
@@ -48,7 +48,11 @@ from privml.verify.judgement import Judgement
 def proxy(
     upstream: str,
     *,
-    expect: Path,
+    expect: Path | None,
+    trust: tuple[str, str] | None,
+    index: str | None,
+    trust_state: Path | None,
+    rebuilders: str | None,
     policy_file: Path | None,
     no_relaxations: bool,
     simulated_root: Path | None,
@@ -67,6 +71,7 @@ def proxy(
     \b
     Examples:
       privml-build proxy https://127.0.0.1:8443 --expect out/demo-cpu
+      privml-build proxy https://HOST:8443 --trust root.json demo-cpu
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --max-age 120
       NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost \\
         OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none your-program
@@ -80,13 +85,16 @@ def proxy(
     if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"--listen {listen}: expected HOST:PORT")
     policy = policy_of(simulated_root, policy_file, no_relaxations=no_relaxations)
-    expected = anchors.built(expect)
+    expected = AnchorWords(expect, trust, index, trust_state, rebuilders).source()
+    expected(int(time.time()))  # what is wrong with the anchor is said now, not to the first client
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)
     logging.getLogger("privml").setLevel(logging.INFO)
 
     def check(document: bytes, nonce: bytes, spki: bytes) -> Judgement:
+        now = int(time.time())
+        # Read again each time, so that a revocation reaches a proxy that runs.
         return attested.judge(
-            document, expected, policy, now=int(time.time()), nonce=nonce, tls_spki_sha256=spki, collateral=collateral
+            document, expected(now), policy, now=now, nonce=nonce, tls_spki_sha256=spki, collateral=collateral
         )
 
     def listening(port: int) -> None:

@@ -10,23 +10,18 @@ import click
 
 from privml.base.errors import Differs, UsageError
 from privml.base.files import directory_atomic, locked, write_atomic
-from privml.base.steps import step
 from privml.cli.completion import TARGET
 from privml.cli.output import print_json, show, show_text
 from privml.image import madeby
-from privml.image.bootstrap import tools_tree
 from privml.image.target import check_output, resolve
 from privml.image.workplace import Workplace
-from privml.lock.contents import bring_all
-from privml.lock.lockfile import read_tools_lock
 from privml.lock.refresh import refresh_hint
 from privml.output import manifest as manifests
 from privml.repro import current, external
-from privml.repro.images import compared, owners_of
 from privml.repro.inputs import inputs_of
 from privml.repro.layers import Layer, Report
-from privml.repro.legs import two_legs
 from privml.repro.page import page
+from privml.repro.rebuilt import bring, rebuilt
 from privml.repro.variations import Variation
 from privml.store.fetch import GoneError
 
@@ -105,19 +100,14 @@ def repro(
             "--record needs an image built from the committed lock, and this one is refreshed",
             hint="leave out --record",
         )
-    tools_lock = read_tools_lock(inputs.tools_lock)
     try:
-        bring_all(place.store, [lock, tools_lock], folder=recipe.path.parent)
-        tools = tools_tree(place.store, tools_lock)
+        tools = bring(place, recipe, lock, inputs)
     except GoneError as gone:
         if as_json:
             print_json({"outcome": "inputs-gone", "gone": sorted(item.name for item in gone.items)})
         gone.hint = refresh_hint(recipe.name, "repro")
         raise
-    with two_legs(inputs, place.store.root, recipe.name, keep=keep) as legs:
-        with step("Comparing"):
-            owners = owners_of(lock, place.store)
-            report = compared(legs.a, legs.b, tools, owners, legs.known, look)
+    with rebuilt(place, recipe, lock, inputs, tools, keep=keep, look=look) as (legs, report):
         digests = current.of(legs.a) if report.equal else None
         if output is not None and report.equal:
             with locked(output.absolute().parent / f".{output.name}.lock"), directory_atomic(output) as fresh:

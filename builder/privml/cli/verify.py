@@ -10,14 +10,16 @@ import click
 from privml.base.errors import EvidenceError, PrivmlError, UsageError
 from privml.base.files import read_start, write_atomic
 from privml.base.strictjson import unhex
-from privml.cli.anchor import anchor_options, collateral_of
+from privml.cli.anchor import AnchorWords, anchor_options, collateral_of
 from privml.cli.conformance import conformance_options
 from privml.cli.output import print_json, show, show_text
 from privml.cli.policy import explain_option, policy_of
-from privml.client import anchors, attested, subject
+from privml.client import attested, subject
 from privml.client.subject import Subject
 from privml.evidence.bundle import is_bundle
 from privml.evidence.sections import FORMAT as ATTESTATION
+from privml.statement.untrusted import UntrustedError
+from privml.verify.publication import unproven
 from privml.verify.report import render
 from privml.verify.verdict import Outcome
 
@@ -46,7 +48,11 @@ def verify(
     context: click.Context,
     source: str,
     *,
-    expect: Path,
+    expect: Path | None,
+    trust: tuple[str, str] | None,
+    index: str | None,
+    trust_state: Path | None,
+    rebuilders: str | None,
     policy_file: Path | None,
     no_relaxations: bool,
     simulated_root: Path | None,
@@ -59,7 +65,7 @@ def verify(
     save: Path | None,
     as_json: bool,
 ) -> None:
-    """Request the attestation of the guest at URL and check it against an image that you built.
+    """Request the attestation of the guest at URL and check it against an image that you built, or that others did.
 
     Instead of a URL, a FILE can be checked: a bundle of `--save`, or a captured document. Nothing in a file proves to
     you that the guest still runs; the first line says whose nonce was used and as of which time. Exit status: 0
@@ -70,12 +76,16 @@ def verify(
       privml-build verify https://127.0.0.1:8443 --expect out/demo-cpu
       privml-build verify https://HOST:8443 --expect out/demo-cpu \\
         --save bundle.json
+      privml-build verify https://HOST:8443 --trust root.json demo-cpu
+      privml-build verify https://HOST:8443 \\
+        --trust root.json demo-cpu@2026.11.1 --index https://SERVER/measurements
       privml-build verify bundle.json --expect out/demo-cpu --at bundle
       privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
       privml-build verify doc.json --expect out/demo-cpu --policy policy.toml
       privml-build verify --explain tcb-status
       privml-build verify --conformance "their-verifier"
     """
+    words = AnchorWords(expect, trust, index, trust_state, rebuilders)
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
     remote = source.startswith("https://")
     if remote and any(given.values()):
@@ -87,11 +97,22 @@ def verify(
     if save is not None and not save.parent.is_dir():
         raise UsageError(f"--save {save}: there is no directory {save.parent}")
     policy = policy_of(simulated_root, policy_file, no_relaxations=no_relaxations)
-    expected = anchors.built(expect)
+    now = int(time.time())
+    try:
+        expected = words.source()(now)
+    except UntrustedError as error:
+        # Whatever time a file is judged at, the index must count now.
+        verdict = unproven(*words.wanted, error)
+        if as_json:
+            print_json({**verdict.to_dict(), "nonce_of": None, "judged_at": now})
+        else:
+            show_text(render(verdict))
+            if error.hint:
+                show(f"hint: {error.hint}", err=True)
+        context.exit(verdict.exit_code)
     # Judging a file needs no network, unless the caller names a service.
     offline = offline or not (remote or service)
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy, past=at is not None)
-    now = int(time.time())
     if remote:
         fetched = attested.attest(source, expected, policy, now=now, collateral=collateral)
         found, judged_at, judgement = _of(fetched), now, fetched.judgement

@@ -15,7 +15,7 @@ from privml.client.connection import Endpoint, GuestConnection, endpoint, reason
 from privml.evidence import devices, document, facts, tees
 from privml.evidence.nvidia import collateral as nvidia_collateral
 from privml.evidence.nvidia.collateral import NvidiaCollateral
-from privml.verify.anchor import Expected
+from privml.verify.anchor import Anchored
 from privml.verify.check import verify
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
@@ -70,7 +70,7 @@ def new_nonce() -> bytes:
 
 def attest(
     url: str,
-    expected: Expected,
+    expected: Anchored,
     policy: Policy,
     *,
     now: int,
@@ -89,7 +89,7 @@ def attest(
 
 def judge(
     data: bytes,
-    expected: Expected,
+    expected: Anchored,
     policy: Policy,
     *,
     now: int,

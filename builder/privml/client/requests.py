@@ -13,12 +13,14 @@ from privml.base.errors import EvidenceError, HostError, UsageError, printable
 from privml.base.http import Connections
 
 _PIECE = 64 * 1024
+_WITHOUT = "without a network, give collateral with --collateral FILE or `privml-build collateral fetch --from DIR`"
 
 
-def base_address(address: str) -> str:
+def base_address(address: str, what: str = "collateral service") -> str:
     """An http(s) address of a service without its final slash; ``UsageError`` for anything else.
 
-    An address with a password is refused without being shown: nobody needs one to read collateral.
+    ``what`` names the service in messages. An address with a password is refused without being shown: nobody needs
+    one to read what is public.
     """
     try:
         parts = urllib.parse.urlsplit(address)
@@ -27,11 +29,11 @@ def base_address(address: str) -> str:
         parts, named, port = urllib.parse.urlsplit(""), None, None
     if "@" in address:
         raise UsageError(
-            "the address of a collateral service holds a user or password, expected https://HOST[:PORT]",
-            hint="collateral is public: leave out everything up to the `@`",
+            f"the address of a {what} holds a user or password, expected https://HOST[:PORT]",
+            hint="what it serves is public: leave out everything up to the `@`",
         )
     if parts.scheme not in ("http", "https") or not named or port == 0 or parts.query or parts.fragment:
-        raise UsageError(f"collateral service `{printable(address)}`: expected https://HOST[:PORT]")
+        raise UsageError(f"{what} `{printable(address)}`: expected https://HOST[:PORT]")
     return address.rstrip("/")
 
 
@@ -61,14 +63,23 @@ class Answer:
 class Requests:
     """Requests with one deadline for all of them, and at most ``limit`` bytes for each body.
 
-    ``absent`` is the hint for an answer of status 404.
+    ``absent`` is the hint for an answer of status 404, ``without`` for no answer at all.
     """
 
-    def __init__(self, connections: Connections, deadline: Cutoff, limit: int, *, absent: str | None = None) -> None:
+    def __init__(
+        self,
+        connections: Connections,
+        deadline: Cutoff,
+        limit: int,
+        *,
+        absent: str | None = None,
+        without: str = _WITHOUT,
+    ) -> None:
         self._connections = connections
         self._deadline = deadline
         self._limit = limit
         self._absent = absent
+        self._without = without
 
     def get(self, url: str) -> Answer:
         """The answer to GET. ``HostError`` without one, or for another status than 200 (`AbsentError`: 404)."""
@@ -89,7 +100,7 @@ class Requests:
             with answer as response:
                 body = self._body(response, said)
         except (OSError, http.client.HTTPException) as error:
-            raise HostError(f"{said}: {self._reason(error)}", hint=_hint(error)) from error
+            raise HostError(f"{said}: {self._reason(error)}", hint=self._hint(error)) from error
         if response.status == 404:
             raise AbsentError(f"{said}: status 404, expected 200", hint=self._absent)
         if response.status != 200:
@@ -114,8 +125,7 @@ class Requests:
             return f"no complete response within {self._deadline.seconds:g} s"
         return printable(getattr(error, "strerror", None) or str(error)) or type(error).__name__
 
-
-def _hint(error: Exception) -> str | None:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return "a service with its own certificate: name that certificate's file in SSL_CERT_FILE"
-    return "without a network, give collateral with --collateral FILE or `privml-build collateral fetch --from DIR`"
+    def _hint(self, error: Exception) -> str:
+        if isinstance(error, ssl.SSLCertVerificationError):
+            return "a service with its own certificate: name that certificate's file in SSL_CERT_FILE"
+        return self._without

@@ -14,7 +14,7 @@ from typing import Any
 from privml.client import attested
 from privml.evidence import bundle
 from privml.evidence.bundle import MAX_BUNDLE, Bundle, is_bundle
-from privml.verify.anchor import Expected
+from privml.verify.anchor import Anchored
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
 
@@ -38,7 +38,7 @@ class Subject:
     bundle: Bundle | None = None
 
     def judge(
-        self, expected: Expected, policy: Policy, *, at: int, collateral: attested.Collateral | None = None
+        self, expected: Anchored, policy: Policy, *, at: int, collateral: attested.Collateral | None = None
     ) -> Judgement:
         """Judge the document as of ``at`` (Unix seconds); ``EvidenceError`` if it is malformed."""
         return attested.judge(

@@ -23,6 +23,10 @@ class Subject:
     name: str
     sha256: bytes
 
+    def to_dict(self) -> dict[str, Any]:
+        """The JSON object."""
+        return {"name": self.name, "digest": {"sha256": self.sha256.hex()}}
+
 
 @dataclass(frozen=True)
 class Statement:
@@ -35,7 +39,7 @@ class Statement:
         """The JSON object."""
         return {
             "_type": STATEMENT_TYPE,
-            "subject": [{"name": item.name, "digest": {"sha256": item.sha256.hex()}} for item in self.subjects],
+            "subject": [item.to_dict() for item in self.subjects],
             "predicateType": PREDICATE_TYPE,
             "predicate": self.predicate.to_dict(),
         }
@@ -50,17 +54,23 @@ def decode(data: bytes) -> Statement:
     """Read a Statement; ``EvidenceError`` if it is not v1 with predicate v2, or has duplicate subjects."""
     fields = Fields(loads(data, what="statement", values=MAX_VALUES), "statement")
     fields.text("_type", one_of=(STATEMENT_TYPE,))
+    subjects = subjects_from(fields.array("subject", limit=MAX_SUBJECTS), "statement.subject")
+    fields.text("predicateType", one_of=(PREDICATE_TYPE,))
+    statement = Statement(subjects, Predicate.from_dict(fields.take("predicate"), "statement.predicate"))
+    fields.end()
+    return statement
+
+
+def subjects_from(items: list[Any], path: str) -> tuple[Subject, ...]:
+    """Read subjects: at least one, each name once."""
     subjects = []
-    for index, item in enumerate(fields.array("subject", limit=MAX_SUBJECTS)):
-        subject = Fields(item, f"statement.subject[{index}]")
+    for index, item in enumerate(items):
+        subject = Fields(item, f"{path}[{index}]")
         digest = subject.fields("digest")
         subjects.append(Subject(subject.text("name", limit=256), digest.hexadecimal("sha256", 32)))
         digest.end()
         subject.end()
     names = [subject.name for subject in subjects]
     if not names or len(set(names)) != len(names):
-        raise EvidenceError("statement.subject: expected at least one artefact, each once")
-    fields.text("predicateType", one_of=(PREDICATE_TYPE,))
-    statement = Statement(tuple(subjects), Predicate.from_dict(fields.take("predicate"), "statement.predicate"))
-    fields.end()
-    return statement
+        raise EvidenceError(f"{path}: expected at least one artefact, each once")
+    return tuple(subjects)

@@ -95,6 +95,26 @@ ADVICE: Mapping[str, str] = {
     "purpose": _DO_NOT_SEND,
     "stage": "Wait until the guest is ready, and ask again.",
     "exceptions": "Read the reason in the recipe. Name it in your policy if you accept it; otherwise do not send.",
+    "trust-root": (
+        "Compare your root.json with the digest that the publisher announced. Otherwise do not send: the repository "
+        "is not of those whose root you trust."
+    ),
+    "index-signatures": "Try again: the repository may be in an update. Otherwise do not send.",
+    "index-digest": "Try again: the repository may be in an update. Otherwise do not send.",
+    "index-rollback": (
+        "Use the repository's newest files. An old copy hides revocations: do not send. docs/VERIFYING.md says where "
+        "the newest versions that you saw are kept."
+    ),
+    "statement-signatures": _DO_NOT_SEND,
+    "statement-digest": _DO_NOT_SEND,
+    "version-unknown": "Check the name and version; the index lists those that are published.",
+    "index-expired": (
+        "Check your clock, and use the repository's newest files. If there are none, ask the publisher why: an index "
+        "that nobody renews may hide a revocation."
+    ),
+    "version-revoked": "Do not send. The operator must use a version that counts.",
+    "version-below-minimum": "The operator must use a later version.",
+    "rebuilders": "Ask for more endorsements, or rebuild the image yourself and use `--expect`.",
     "sample-evidence": "Ask with 32 random bytes as nonce. Otherwise do not send.",
 }
 """By code. Each code of `CODES` has an entry."""

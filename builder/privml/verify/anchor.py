@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
+from privml.statement.index import State
 from privml.statement.predicate import Predicate
 
 
@@ -18,18 +21,64 @@ class Built:
 
 
 @dataclass(frozen=True)
-class Signed:
-    """A published version of an image, and who signed it."""
+class Published:
+    """A published version of an image, as a trusted root vouches for it at ``as_of`` (Unix seconds).
+
+    ``signers`` are the ids of the keys that signed its statement, of ``publishers`` keys of which ``threshold`` must.
+    ``expiries`` has the end of each role's metadata. ``rebuilders`` names those of the caller's list who got the
+    same, ``rebuilders_asked`` how many must; it is None if the caller asks for none. ``notes`` are lines for people.
+    """
 
     name: str
     version: str
+    serial: int
+    state: State
+    reason: str
+    replaced_by: str | None
+    minimum_serial: int
     signers: tuple[str, ...]
+    threshold: int
+    publishers: int
+    as_of: int
+    expiries: Mapping[str, int] = field(default_factory=dict)
+    rebuilders: tuple[str, ...] = ()
+    rebuilders_asked: int | None = None
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.name} {self.version} signed by {', '.join(self.signers)}"
+        ids = ", ".join(keyid[:16] for keyid in self.signers)
+        signed = f"signed by {len(self.signers)} of {self.publishers} publishers ({ids})"
+        rebuilt = f"rebuilt by {', '.join(self.rebuilders) or 'nobody'}"
+        asked = "no rebuilder asked" if self.rebuilders_asked is None else rebuilt
+        return f"version {self.version} (serial {self.serial}), {signed}, {asked}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """A JSON object."""
+        return {
+            "version": self.version,
+            "serial": self.serial,
+            "state": self.state.value,
+            "replaced_by": self.replaced_by,
+            "signers": list(self.signers),
+            "threshold": self.threshold,
+            "publishers": self.publishers,
+            "rebuilders": list(self.rebuilders),
+            "rebuilders_asked": self.rebuilders_asked,
+            "valid_until": min(self.expiries.values(), default=None),
+        }
 
 
-Anchor = Built | Signed
+@dataclass(frozen=True)
+class Unproven:
+    """What was asked for under a root that does not vouch for it."""
+
+    wanted: str
+
+    def __str__(self) -> str:
+        return f"{self.wanted}, which the trusted root does not vouch for"
+
+
+Anchor = Built | Published | Unproven
 
 
 @dataclass(frozen=True)
@@ -52,3 +101,13 @@ class Expected:
     predicate: Predicate
     anchor: Anchor
     models: tuple[ExpectedModel, ...] = ()
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """Images of which a guest may be any, the preferred first: the published versions that a caller may meet."""
+
+    versions: tuple[Expected, ...]
+
+
+Anchored = Expected | Candidates

@@ -20,8 +20,8 @@ from privml.evidence.facts import Facts
 from privml.evidence.nvidia.claims import NO_DEVICES, CheckedDevices
 from privml.evidence.sections import TLS_KEY
 from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
-from privml.verify import denied, nvidia, tdx
-from privml.verify.anchor import Expected
+from privml.verify import denied, nvidia, publication, tdx
+from privml.verify.anchor import Anchored, Candidates, Expected, Published
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
@@ -51,6 +51,12 @@ class Case:
         return nvidia.DeviceCase(self.facts, self.devices, self.expected.predicate.gpus, self.policy.nvidia)
 
     @property
+    def publication(self) -> publication.PublicationCase | None:
+        """The input of the checks of a published version; None if the caller built the image."""
+        anchor = self.expected.anchor
+        return publication.PublicationCase(anchor, self.policy.published) if isinstance(anchor, Published) else None
+
+    @property
     def rules(self) -> TeeRules[Any]:
         """The rules of the document's TEE."""
         return RULES[self.facts.claims.tee]
@@ -75,19 +81,21 @@ class Case:
 def verify(
     facts: Facts,
     signature: Checked,
-    expected: Expected,
+    expected: Anchored,
     policy: Policy,
     *,
     nonce: bytes | None,
     tls_spki_sha256: bytes | None,
     devices: CheckedDevices = NO_DEVICES,
 ) -> Judgement:
-    """Judge one document.
+    """Judge one document. Of several published versions, the one with the most registers in common is compared.
 
     ``nonce`` is the caller's 32-byte nonce, ``tls_spki_sha256`` the SHA-256 of the public key of the connection that
     delivered the document (and will carry the prompts). If either is None, the verdict is a refusal. ``devices`` is
     the result of checking the evidence of GPUs (`evidence.devices`).
     """
+    if isinstance(expected, Candidates):
+        expected = max(expected.versions, key=lambda one: _equal(facts, _closest(facts, one.predicate.launches)))
     launch = _closest(facts, expected.predicate.launches)
     case = Case(facts, signature, expected, policy, nonce, tls_spki_sha256, launch, devices)
     refusals = tuple(_refusals(case))
@@ -261,13 +269,20 @@ def _refusals(case: Case) -> Iterator[Refusal]:
     for device_check in nvidia.CHECKS:
         yield from device_check(case.device_case)
     yield from denied.samples(case.facts)
+    if case.publication is not None:
+        yield from publication.publication(case.publication)
 
 
 def _closest(facts: Facts, launches: tuple[MeasuredLaunch, ...]) -> MeasuredLaunch | None:
-    def equal(launch: MeasuredLaunch) -> int:
-        return sum(value in launch.accepted(register) for register, value in facts.claims.registers.items())
+    mine = (launch for launch in launches if launch.tee == facts.claims.tee)
+    return max(mine, key=lambda launch: _equal(facts, launch), default=None)
 
-    return max((launch for launch in launches if launch.tee == facts.claims.tee), key=equal, default=None)
+
+def _equal(facts: Facts, launch: MeasuredLaunch | None) -> int:
+    """The number of registers that have a value accepted for ``launch``; -1 without one."""
+    if launch is None:
+        return -1
+    return sum(value in launch.accepted(register) for register, value in facts.claims.registers.items())
 
 
 def _outcome(case: Case) -> Outcome:
@@ -281,6 +296,8 @@ def _outcome(case: Case) -> Outcome:
 def _notes(case: Case) -> Iterator[str]:
     yield from case.rules.notes(case.evidence)
     yield from nvidia.notes(case.device_case)
+    if case.publication is not None:
+        yield from publication.notes(case.publication.version)
     for declared in case.expected.predicate.exceptions:
         if declared.name in case.policy.exceptions:
             yield f"exception {declared.name}: accepted by the policy; the recipe's reason: {declared.reason}"
@@ -321,6 +338,7 @@ CODES: Mapping[str, str] = _union(
         *nvidia.CHECKS,
         denied.samples,
         exceptions,
+        publication.publication,
     )
 )
 """Every refusal code and what it means."""

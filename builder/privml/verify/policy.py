@@ -12,6 +12,7 @@ from privml.events.stages import SERVE, STAGE_OF
 from privml.verify import policyfield
 from privml.verify.nvidia import NvidiaPolicy
 from privml.verify.policyfield import section, setting, switch, texts
+from privml.verify.publication import PublicationPolicy
 from privml.verify.tdx import TdxPolicy
 
 
@@ -41,6 +42,7 @@ class Policy:
     )
     tdx: TdxPolicy = section(TdxPolicy(), "Intel TDX: the platform, its TDX module, and the TD.")
     nvidia: NvidiaPolicy = section(NvidiaPolicy(), "NVIDIA GPUs and NVSwitches.")
+    published: PublicationPolicy = section(PublicationPolicy(), "Published versions (`--trust`).")
 
     def __post_init__(self) -> None:
         if self.purpose not in STAGE_OF:

@@ -23,7 +23,8 @@ def render(verdict: Verdict, about: str = "") -> str:
     """
     relaxations = "" if verdict.outcome is Outcome.REFUSED else verdict.relaxations
     headline = f"{_HEADLINES[verdict.outcome]}{relaxations}"
-    lines = [f"{headline}: {verdict.name} ({verdict.variant}), against {verdict.anchor}{about}"]
+    variant = f" ({verdict.variant})" if verdict.variant else ""
+    lines = [f"{headline}: {verdict.name}{variant}, against {verdict.anchor}{about}"]
     lines += [f"  model: {model}" for model in verdict.models]
     if verdict.shape:
         lines.append(f"  shape: {verdict.shape}")

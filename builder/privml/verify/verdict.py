@@ -7,7 +7,7 @@ from enum import StrEnum
 from typing import Any
 
 from privml.base.errors import EXIT_ACCEPTED_SIMULATED, Refused
-from privml.verify.anchor import Anchor, ExpectedModel
+from privml.verify.anchor import Anchor, ExpectedModel, Published
 
 
 class Outcome(StrEnum):
@@ -81,6 +81,7 @@ class Verdict:
             "variant": self.variant,
             "anchor": str(self.anchor),
             "models": [vars(model) for model in self.models],
+            "published": self.anchor.to_dict() if isinstance(self.anchor, Published) else None,
             "shape": self.shape,
             "refusals": [refusal.to_dict() for refusal in self.refusals],
             "relaxed": [refusal.to_dict() for refusal in self.relaxed],

@@ -1,0 +1,299 @@
+"""`publish`: sign an image's measurements, and say which versions count."""
+
+from __future__ import annotations
+
+import dataclasses
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+
+from privml.base.errors import HostError, Refused
+from privml.cli.completion import TARGET
+from privml.cli.output import print_json, show
+from privml.cli.usage import Verb
+from privml.image.target import resolve
+from privml.image.workplace import Workplace
+from privml.output.memory import Memories
+from privml.publish import changes, legs, roles, signer
+from privml.publish import check as gate
+from privml.publish.changes import Files, Place
+from privml.publish.signing import Proposal, Signing
+from privml.statement.index import State
+
+MEASUREMENTS = "measurements"
+_VERSION = "version"
+
+
+class _NamesFirst(Verb):
+    """A group whose first word may be an image's name instead of a verb: then its version is published."""
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """The verb, or the publication of a version."""
+        if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
+            args = [_VERSION, *args]
+        return super().resolve_command(ctx, args)
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """The verbs, without the one that has no word."""
+        return [name for name in super().list_commands(ctx) if name != _VERSION]
+
+
+@click.group(cls=_NamesFirst, subcommand_metavar="NAME | VERB ...")
+def publish() -> None:
+    """Publish an image's measurements: build it twice, sign what both agree on, and say which versions count.
+
+    NAME is a recipe. A project's measurements are a folder with TUF metadata, which any static server or git
+    repository serves; `verify --trust` relies on them. `publish root` begins one. What is published never changes;
+    only its state does.
+
+    \b
+    Examples:
+      privml-build publish root roles.toml --key ann.pem --key ben.pem \\
+        --key online.pem
+      privml-build publish demo-cpu --version 2026.11.1 --key ann.pem \\
+        --key ben.pem --key online.pem
+      privml-build publish state demo-cpu@2026.11.1 revoked \\
+        --reason "CVE-2026-1" --key ann.pem --key ben.pem --key online.pem
+      privml-build publish refresh --key online.pem
+      privml-build publish check
+    """
+
+
+def _options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--in`, `--key`, `--propose` and `--json` to a verb that changes a repository."""
+    for option in (
+        click.option("--json", "as_json", is_flag=True, help="Print the written paths as JSON."),
+        click.option(
+            "--propose",
+            "proposed",
+            metavar="DIR",
+            type=click.Path(file_okay=False, path_type=Path),
+            help="Collect signatures in this folder, from one person after the other; the last one's completes it.",
+        ),
+        click.option(
+            "--key",
+            "keys",
+            metavar="URI",
+            multiple=True,
+            help="A private key to sign with: a file in PEM or OpenSSH's format, or pkcs11:... (docs/PUBLISHING.md). "
+            "Give each that is needed.",
+        ),
+        click.option(
+            "--in",
+            "folder",
+            metavar="DIR",
+            default=MEASUREMENTS,
+            show_default=True,
+            type=click.Path(file_okay=False, path_type=Path),
+            help="The folder of the measurements.",
+        ),
+    ):
+        command = option(command)
+    return command
+
+
+def _place(folder: Path, keys: tuple[str, ...], proposed: Path | None = None) -> tuple[Place, Proposal | None]:
+    signers, now = [signer.load(key, ask) for key in keys], int(time.time())
+    if proposed is None:
+        return Place(folder, Signing(signers), now, Memories()), None
+    proposal = Proposal.open(proposed, now)
+    return Place(folder, Signing(signers, proposal.files, partial=True), proposal.at, Memories()), proposal
+
+
+def ask(prompt: str) -> str:
+    """Ask for a passphrase or PIN; ``HostError`` if there is nobody."""
+    try:
+        answer: str = click.prompt(prompt, hide_input=True, err=True)
+    except click.Abort as abort:
+        raise HostError(f"{prompt}: there is nobody to ask") from abort
+    return answer
+
+
+def _write(at: tuple[Place, Proposal | None], files: Files, unchanged: str, *, as_json: bool) -> None:
+    """Write a change and list its files, or keep what was signed of a proposal and say what is missing."""
+    place, proposal = at
+    missing = place.signing.missing
+    if proposal is not None and files and missing:
+        proposal.keep(files)
+    elif files:
+        place.write(files)
+        if proposal is not None:
+            proposal.remove()
+    if as_json:
+        print_json({"written": [] if missing else sorted(files), "missing": missing, "notes": place.notes})
+    else:
+        if missing and proposal is not None:
+            show(f"{proposal.folder}: signed, and not complete yet", *(f"  {line}" for line in missing))
+        elif files:
+            show(*(f"{place.folder / path}" for path in files))
+        else:
+            show(unchanged)
+        for note in place.notes:
+            show(f"warning: {note}", err=True)
+
+
+@publish.command(_VERSION, hidden=True)
+@click.argument("target", metavar="NAME", type=TARGET)
+@click.option("--version", "number", metavar="V", required=True, help="The version, like 2026.11.1.")
+@click.option("--serial", type=click.IntRange(min=1), help="Its serial, instead of the next one.")
+@_options
+def version(
+    target: str,
+    *,
+    number: str,
+    serial: int | None,
+    folder: Path,
+    keys: tuple[str, ...],
+    proposed: Path | None,
+    as_json: bool,
+) -> None:
+    """Build NAME twice from committed sources, and publish what both builds agree on as version V.
+
+    Needed are the keys of enough publishers of the image and the online key. Exit status: 1 the builds differ, 4 the
+    lock is stale or inputs are gone, 7 there is no prediction, 8 the sources are not committed, the image is for
+    development or has a register without a value, or the version is there with other bytes.
+
+    \b
+    Examples:
+      privml-build publish demo-cpu --version 2026.11.1 --key ann.pem \\
+        --key ben.pem --key online.pem
+    """
+    at = _place(folder, keys, proposed)
+    place = at[0]
+    found = resolve(target)
+    name = target if found.recipe is None else found.recipe.name.removesuffix(".yaml")
+    changes.wanted_version(f"{name}@{number}")
+    changes.can_publish(place, name)  # before the builds, which take minutes
+    apart = [folder] if proposed is None else [folder, proposed]
+    build = legs.build_twice(Workplace(), found, apart)
+    files = changes.new_version(place, name, number, build, serial)
+    _write(at, files, f"{name} {number} is published already, with the same bytes", as_json=as_json)
+
+
+@publish.command()
+@click.argument("file", metavar="ROLES", type=click.Path(dir_okay=False, path_type=Path))
+@_options
+def root(file: Path, *, folder: Path, keys: tuple[str, ...], proposed: Path | None, as_json: bool) -> None:
+    """Begin a repository, or replace its keys: make its root and its publishers those of the file ROLES.
+
+    ROLES is a TOML file (docs/PUBLISHING.md): who holds the root, the online key, and who publishes each image. A new
+    root needs signatures by the keys of the old and of the new one. Publish the SHA-256 of `root.json` where your
+    users find it without this repository.
+
+    \b
+    Examples:
+      privml-build publish root roles.toml --key ann.pem --key ben.pem \\
+        --key online.pem
+    """
+    at = _place(folder, keys, proposed)
+    place = at[0]
+    files = changes.new_roles(place, roles.read(file))
+    _write(at, files, f"{folder} has these keys already", as_json=as_json)
+
+
+@publish.command()
+@click.argument("wanted", metavar="NAME@VERSION")
+@click.argument("new", metavar="STATE", type=click.Choice([state.value for state in State]))
+@click.option("--reason", metavar="TEXT", default="", help="Why, for people; revoked and withdrawn need one.")
+@click.option("--replaced-by", metavar="V", help="The version to use instead.")
+@_options
+def state(
+    wanted: str,
+    new: str,
+    *,
+    reason: str,
+    replaced_by: str | None,
+    folder: Path,
+    keys: tuple[str, ...],
+    proposed: Path | None,
+    as_json: bool,
+) -> None:
+    """Say what a version counts for: current, superseded (still accepted, with a note), revoked or withdrawn.
+
+    A guest of a revoked or withdrawn version is refused, and no later change takes that back.
+
+    \b
+    Examples:
+      privml-build publish state demo-cpu@2026.11.1 superseded \\
+        --replaced-by 2026.12.1 --key ann.pem --key ben.pem --key online.pem
+      privml-build publish state demo-cpu@2026.11.1 revoked \\
+        --reason "CVE-2026-1" --key ann.pem --key ben.pem --key online.pem
+    """
+    at = _place(folder, keys, proposed)
+    place = at[0]
+    name, number = changes.wanted_version(wanted)
+    _write(at, changes.new_state(place, name, number, State(new), reason, replaced_by), "", as_json=as_json)
+
+
+@publish.command()
+@click.argument("name")
+@click.argument("serial", type=click.IntRange(min=1))
+@_options
+def minimum(
+    name: str, serial: int, *, folder: Path, keys: tuple[str, ...], proposed: Path | None, as_json: bool
+) -> None:
+    """Raise the lowest serial of image NAME that still counts to SERIAL. It never sinks again.
+
+    \b
+    Examples:
+      privml-build publish minimum demo-cpu 7 --key ann.pem --key ben.pem \\
+        --key online.pem
+    """
+    at = _place(folder, keys, proposed)
+    place = at[0]
+    _write(at, changes.new_minimum(place, name, serial), "", as_json=as_json)
+
+
+@publish.command()
+@_options
+def refresh(*, folder: Path, keys: tuple[str, ...], proposed: Path | None, as_json: bool) -> None:
+    """Sign the same content for longer. Without it, callers refuse the index when its time ends.
+
+    Snapshot and timestamp are renewed with the online key, for 30 days: run it each week. What publishers and the
+    root sign is renewed with it when their keys are given and half of its time is over.
+
+    \b
+    Examples:
+      privml-build publish refresh --key online.pem
+    """
+    at = _place(folder, keys, proposed)
+    place = at[0]
+    _write(at, changes.renew(place), "", as_json=as_json)
+
+
+@publish.command()
+@click.argument("folder", metavar="[DIR]", default=MEASUREMENTS, type=click.Path(file_okay=False, path_type=Path))
+@click.option(
+    "--against",
+    metavar="DIR",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="The same folder as it was: what was published must be there unchanged, and nothing go back.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
+def check(folder: Path, *, against: Path | None, as_json: bool) -> None:
+    """Check everything in DIR: signatures, digests, states, dates, and that nothing is left over. A gate for CI.
+
+    Exit status: 0 all is right, 8 something is wrong, 9 DIR is not a repository. What ends within 14 days is a
+    warning.
+
+    \b
+    Examples:
+      privml-build publish check
+      privml-build publish check measurements --against /tmp/base/measurements
+    """
+    found = gate.check(folder, int(time.time()), against)
+    if as_json:
+        print_json(dataclasses.asdict(found))
+    else:
+        for line in found.soon:
+            show(f"warning: {line}", err=True)
+        show(*found.wrong)
+        if not found.wrong:
+            show(f"{folder}: {found.versions} versions and {found.files} files are as they were signed")
+    if found.wrong:
+        raise Refused(f"{folder}: {len(found.wrong)} findings, expected none")

@@ -1,0 +1,186 @@
+"""The second anchor: published measurements under a root that the caller trusts.
+
+The repository is a directory or an address. Everything read from it is checked from the root down
+(`statement.follow`); the newest versions seen are kept in `output.memory`, so that no older copy is accepted later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from privml.base.deadline import Cutoff
+from privml.base.errors import EvidenceError, UsageError
+from privml.base.files import read_start
+from privml.base.http import Connections
+from privml.base.wayout import environment_way_out
+from privml.client.requests import AbsentError, Requests, base_address
+from privml.output.memory import Memories
+from privml.output.repository import fetch_from
+from privml.statement import follow, names, rebuilders
+from privml.statement.follow import Fetch
+from privml.statement.index import Entry, Index
+from privml.statement.metadata import MAX_METADATA
+from privml.statement.rebuilders import Endorsements, Rebuilder
+from privml.statement.untrusted import UntrustedError
+from privml.statement.update import Memory, Update
+from privml.verify.anchor import Anchored, Candidates, Expected, Published
+
+TIMEOUT = 60.0
+"""Seconds for everything that is fetched for one verification."""
+MAX_STATEMENTS = 64
+"""Statements that are read without a version: the newest that count, and as many of those that do not."""
+_FIRST = "first use of this root here: there was nothing to compare the index's versions with"
+_WITHOUT = "without a network, copy the repository and name its directory with --index DIR"
+
+
+@dataclass(frozen=True)
+class Trust:
+    """What the caller trusts: the bytes of ``root``, image ``name``, and one ``version`` or (None) any that counts.
+
+    ``source`` is the directory or address of the repository, ``state`` the directory of the memory (None: the
+    default). ``asked`` of ``rebuilders`` must have got the same; None if the caller relies on none.
+    """
+
+    root: bytes
+    name: str
+    version: str | None
+    source: str
+    state: Path | None = None
+    rebuilders: tuple[Rebuilder, ...] = ()
+    asked: int | None = None
+
+    def expected(self, now: int) -> Anchored:
+        """The measurements that the root vouches for at ``now`` (Unix seconds), read afresh.
+
+        ``UntrustedError`` if it vouches for none, ``EvidenceError`` if what was read is malformed, ``HostError`` if
+        the repository or the memory cannot be reached.
+        """
+        memories = Memories(self.state)
+        key = hashlib.sha256(self.root).hexdigest()
+        memory = memories.read(key)
+        with opened(self.source) as fetch:
+            update = Update(self.root, memory)
+            try:
+                index = follow.index_of(follow.take(update, fetch), fetch, self.name)
+            finally:
+                memories.write(key, update.memory)
+            notes = (_FIRST,) if memory.root == 0 else ()
+            return self._versions(update, index, fetch, now, notes)
+
+    def _versions(self, update: Update, index: Index, fetch: Fetch, now: int, notes: tuple[str, ...]) -> Anchored:
+        if self.version is not None:
+            entry = index.find(self.version)
+            if entry is None:
+                known = ", ".join(each.version for each in index.versions[-8:]) or "none"
+                raise UntrustedError("version-unknown", f"{self.name} {self.version}", f"one of {known}")
+            return self._expected(update, index, entry, fetch, now, notes)
+        newest = index.versions[::-1]
+        counting = [entry for entry in newest if index.counts(entry)][:MAX_STATEMENTS]
+        found = [self._expected(update, index, entry, fetch, now, notes) for entry in counting]
+        # A guest of a version that counts no more is refused with that reason, if its statement is still there.
+        for entry in [entry for entry in newest if not index.counts(entry)][:MAX_STATEMENTS]:
+            with contextlib.suppress(UntrustedError, EvidenceError):
+                found.append(self._expected(update, index, entry, fetch, now, notes))
+        if not found:
+            raise UntrustedError("version-unknown", f"{self.name} without a version", "at least one version")
+        return Candidates(tuple(found))
+
+    def _expected(
+        self, update: Update, index: Index, entry: Entry, fetch: Fetch, now: int, notes: tuple[str, ...]
+    ) -> Expected:
+        role = update.publishers(self.name)
+        version = follow.version_of(fetch, index, entry, role)
+        said = Endorsements((), {})
+        if self.asked is not None:
+            said = rebuilders.endorsed(fetch, version, role, self.rebuilders)
+        anchor = Published(
+            name=self.name,
+            version=entry.version,
+            serial=entry.serial,
+            state=entry.state,
+            reason=entry.reason,
+            replaced_by=entry.replaced_by,
+            minimum_serial=index.minimum_serial,
+            signers=version.signers,
+            threshold=role.threshold,
+            publishers=len(role.keys),
+            as_of=now,
+            expiries=update.expiries,
+            rebuilders=said.identical,
+            rebuilders_asked=self.asked,
+            notes=(*notes, *(f"rebuilder {who}: {why}" for who, why in said.others.items())),
+        )
+        return Expected(version.statement.predicate, anchor)
+
+
+def trust_of(
+    root: Path, wanted: str, source: str | None, *, state: Path | None = None, rebuilt: str | None = None
+) -> Trust:
+    """Read the caller's words: a root's file, ``NAME[@VERSION]``, where the repository is, and ``FILE:k``.
+
+    Without ``source`` the repository is the root's directory. ``UsageError`` for what cannot be.
+    """
+    name, at, version = wanted.partition("@")
+    if not names.is_name(name) or (at and not names.is_version(version)):
+        raise UsageError(f"--trust: got `{wanted[:80]}`, expected NAME or NAME@VERSION")
+    try:
+        data = read_start(root, MAX_METADATA)
+        Update(data, Memory())
+    except OSError as error:
+        raise UsageError(f"--trust: {root} cannot be read: {error.strerror or error}") from error
+    except EvidenceError as error:
+        raise EvidenceError(f"--trust {root}: {error.message}") from error
+    if source is None:
+        source = str(root.parent)
+        if not (root.parent / follow.FOLDER).is_dir():
+            raise UsageError(
+                f"--trust: {root.parent} is not a repository of published measurements",
+                hint="name its directory or address with --index",
+            )
+    elif _is_address(source):
+        source = base_address(source, "repository")
+    elif not Path(source).is_dir():
+        raise UsageError(f"--index: got `{source}`, expected a directory or an http(s) address")
+    people, asked = ((), None) if rebuilt is None else _rebuilders(rebuilt)
+    return Trust(data, name, version or None, source, state, people, asked)
+
+
+def _rebuilders(text: str) -> tuple[tuple[Rebuilder, ...], int]:
+    file, _, number = text.rpartition(":")
+    if not file or not (number.isascii() and number.isdecimal() and len(number) < 4):
+        raise UsageError(f"--rebuilders: got `{text[:80]}`, expected FILE:k, like rebuilders.json:2")
+    try:
+        found = rebuilders.decode(read_start(Path(file), rebuilders.MAX_LIST), file)
+    except OSError as error:
+        raise UsageError(f"--rebuilders: {file} cannot be read: {error.strerror or error}") from error
+    asked = int(number)
+    if not 1 <= asked <= len(found):
+        raise UsageError(f"--rebuilders: got {asked}, expected 1 to the {len(found)} rebuilders in {file}")
+    return found, asked
+
+
+def _is_address(source: str) -> bool:
+    return source.startswith(("http://", "https://"))
+
+
+@contextlib.contextmanager
+def opened(source: str) -> Iterator[Fetch]:
+    """A way to fetch files of the repository at ``source``, a directory or an address."""
+    if not _is_address(source):
+        yield fetch_from(Path(source))
+        return
+    with Cutoff(TIMEOUT) as deadline, Connections(environment_way_out(), deadline=deadline) as connections:
+
+        def fetch(path: str, limit: int) -> bytes | None:
+            # One byte more, so that the file's own reader refuses it and says which it is.
+            requests = Requests(connections, deadline, limit + 1, without=_WITHOUT)
+            try:
+                return requests.get(f"{source}/{path}").body
+            except AbsentError:
+                return None
+
+        yield fetch

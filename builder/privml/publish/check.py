@@ -1,0 +1,225 @@
+"""The gate for changes of a repository: every signature, digest and state, and what a change may not do.
+
+A client reads the way from the root to one version. This reads everything in the folder, so that nothing damaged,
+unsigned or left over is merged. With the folder as it was ``before``, the change must also be one that a client with
+that memory takes, and leave what was published as it was. Versions are compared with what they recorded, never with
+the checkout.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from privml.base import dsse
+from privml.base.errors import EvidenceError, PrivmlError
+from privml.lock.lockfile import parse
+from privml.lock.models import Lock, ToolsLock
+from privml.output import manifest as manifests
+from privml.output.prediction import statement_of
+from privml.output.repository import fetch_from
+from privml.publish.repository import DAY, ROOT_FILE
+from privml.statement import follow, rebuild, signed
+from privml.statement import index as indexes
+from privml.statement.follow import FOLDER, Version, metadata_path
+from privml.statement.index import INDEX_FILE, MAX_INDEX, Entry, Index
+from privml.statement.keys import Role
+from privml.statement.metadata import MAX_METADATA, ROOT, time_text
+from privml.statement.rebuilders import FOLDER as ENDORSEMENTS
+from privml.statement.release import ENVELOPES, MANIFEST_FILE, PROVENANCE_FILE, RELEASE_FILE
+from privml.statement.update import Memory, Update
+
+CURRENT = "current.json"
+"""The record of `repro --record`, which nobody relies on."""
+WARN_DAYS = 14
+
+
+@dataclass
+class Findings:
+    """What is ``wrong`` and what will be ``soon``, one line each; and how much was read."""
+
+    wrong: list[str] = field(default_factory=list)
+    soon: list[str] = field(default_factory=list)
+    versions: int = 0
+    files: int = 0
+
+
+def check(folder: Path, now: int, before: Path | None = None) -> Findings:
+    """Check the repository in ``folder`` at ``now`` (Unix seconds); ``before`` is the same folder as it was."""
+    gate = _Gate(folder, now, before)
+    gate.run()
+    return gate.found
+
+
+class _Gate:
+    def __init__(self, folder: Path, now: int, before: Path | None) -> None:
+        self.folder = folder
+        self.now = now
+        self.before = before
+        self.found = Findings()
+        self._fetch = fetch_from(folder)
+        self._known: set[str] = set()
+
+    def run(self) -> None:
+        update = self._roots()
+        if update is None:
+            return
+        for role, end in update.expiries.items():
+            self._expiry(role, end)
+        for name in update.images:
+            if self._read(f"{name}/{INDEX_FILE}") is not None:
+                self._said(name, self._image, update, name)
+        self._history(update)
+        self._leftovers()
+
+    def fetch(self, path: str, limit: int) -> bytes | None:
+        """Fetch, and remember that the file has a place."""
+        self._known.add(path)
+        data = self._fetch(path, limit)
+        self.found.files += data is not None
+        return data
+
+    def _read(self, path: str) -> bytes | None:
+        return self._fetch(path, follow.MAX_ENVELOPE)
+
+    def _said(self, place: str, work: Callable[..., None], *words: object) -> None:
+        """Run a check; what it raises is a finding."""
+        try:
+            work(*words)
+        except PrivmlError as error:
+            self.found.wrong.append(error.message if error.message.startswith(place) else f"{place}: {error.message}")
+
+    def _roots(self) -> Update | None:
+        first = self.fetch(metadata_path(ROOT, 1), MAX_METADATA)
+        if first is None:
+            raise EvidenceError(f"{self.folder} has no {metadata_path(ROOT, 1)}: not a repository")
+        memory = Memory()
+        if self.before is not None and (self.before / metadata_path(ROOT, 1)).is_file():
+            old = fetch_from(self.before)
+            begun = old(metadata_path(ROOT, 1), MAX_METADATA)
+            assert begun is not None
+            memory = follow.follow(old, begun, Memory()).memory
+        try:
+            update = follow.follow(self.fetch, first, memory)
+        except PrivmlError as error:
+            self.found.wrong.append(f"{FOLDER}: {error.message}")
+            return None
+        newest = metadata_path(ROOT, update.next_root - 1)
+        if self.fetch(ROOT_FILE, MAX_METADATA) != self._read(newest):
+            self.found.wrong.append(f"{ROOT_FILE}: not a copy of {newest}")
+        return update
+
+    def _expiry(self, role: str, end: int) -> None:
+        if end <= self.now:
+            self.found.wrong.append(f"{role}: valid until {time_text(end)}, expected longer")
+        elif end < self.now + WARN_DAYS * DAY:
+            self.found.soon.append(f"{role}: valid until {time_text(end)} only; sign it again")
+
+    def _image(self, update: Update, name: str) -> None:
+        index = follow.index_of(update, self.fetch, name)
+        self._expiry(name, update.expiries[name])
+        role = update.publishers(name)
+        for entry in index.versions:
+            self.found.versions += 1
+            # Publishers who were replaced signed what does not count any more; it stays as it was.
+            if index.counts(entry):
+                self._said(f"{name}/{entry.version}", self._version, index, entry, role)
+            else:
+                self._keep(f"{name}/{entry.version}/")
+
+    def _keep(self, folder: str) -> None:
+        self._known |= {path for path in self._all() if path.startswith(folder)}
+
+    def _version(self, index: Index, entry: Entry, role: Role) -> None:
+        version = follow.version_of(self.fetch, index, entry, role)
+        release = version.release
+        folder = f"{release.name}/{release.version}"
+        data = {}
+        for path, file in release.files.items():
+            got = self.fetch(f"{folder}/{path}", file.size)
+            if got is None:
+                raise EvidenceError(f"{folder}/{path}: no such file")
+            if (len(got), hashlib.sha256(got).digest()) != (file.size, file.sha256):
+                raise EvidenceError(f"{folder}/{path}: not the file that {RELEASE_FILE} names")
+            data[path] = got
+        self._provenance(folder, version, role)
+        manifest = manifests.decode(data[MANIFEST_FILE])
+        lock = parse(data["lock.json"], Lock, f"{folder}/lock.json")
+        tools = parse(data["tools.lock.json"], ToolsLock, f"{folder}/tools.lock.json")
+        for what, got_, expected in (
+            ("name", manifest.name, release.name),
+            ("recipe of the manifest", manifest.recipe_sha256, release.recipe_sha256.hex()),
+            ("lock of the manifest", manifest.lock_sha256, release.lock_sha256.hex()),
+            ("lock.json", lock.digest, release.lock_sha256.hex()),
+            ("recipe of the lock", lock.recipe_sha256, release.recipe_sha256.hex()),
+            ("tools.lock.json", tools.digest, lock.tools_sha256),
+        ):
+            if got_ != expected:
+                raise EvidenceError(f"{folder}: {what}: got {got_}, expected {expected}")
+        if version.statement != statement_of(manifest, version.statement.predicate):
+            raise EvidenceError(f"{folder}: the statement is not of the manifest's artefacts")
+        for path in sorted(self._all()):
+            if path.startswith(f"{folder}/{ENDORSEMENTS}/"):
+                self._said(path, self._endorsement, path, version)
+
+    def _provenance(self, folder: str, version: Version, role: Role) -> None:
+        path = f"{folder}/{PROVENANCE_FILE}"
+        data = self.fetch(path, follow.MAX_ENVELOPE)
+        if data is None:
+            raise EvidenceError(f"{path}: no such file")
+        payload = signed.verify(dsse.decode(data, what=path), role, what=path).payload
+        if hashlib.sha256(payload).digest() != version.release.provenance_sha256:
+            raise EvidenceError(f"{path}: not the provenance that {RELEASE_FILE} names")
+
+    def _endorsement(self, path: str, version: Version) -> None:
+        data = self.fetch(path, follow.MAX_ENVELOPE)
+        assert data is not None
+        found = rebuild.decode(dsse.decode(data, what=path).payload, path)
+        release = version.release
+        if (found.name, found.version, found.statement_sha256) != (
+            release.name, release.version, release.statement_sha256
+        ):  # fmt: skip
+            raise EvidenceError(f"{path}: endorses another version")
+
+    def _history(self, update: Update) -> None:
+        """Compare with the folder as it was: what was published stays as it is."""
+        if self.before is None:
+            return
+        old = fetch_from(self.before)
+        for name in update.images:
+            data, now = old(f"{name}/{INDEX_FILE}", MAX_INDEX), self._read(f"{name}/{INDEX_FILE}")
+            if data is not None and now is not None:
+                self._said(name, self._index, data, now)
+        for path in sorted(path for path in _files(self.before) if _is_kept(path)):
+            if self._read(path) != old(path, follow.MAX_ENVELOPE):
+                self.found.wrong.append(f"{path}: changed or gone, expected it as it was published")
+
+    def _index(self, old: bytes, new: bytes) -> None:
+        before, after = indexes.decode(old), indexes.decode(new)
+        self.found.wrong += [f"{after.name}: {line}" for line in indexes.forbidden_changes(before, after)]
+
+    def _leftovers(self) -> None:
+        for path in sorted(self._all() - self._known):
+            named = path.split("/")
+            if path.startswith(f"{FOLDER}/") and _is_kept(path):
+                continue
+            if len(named) == 2 and named[1] == CURRENT:
+                continue
+            self.found.wrong.append(f"{path}: nothing names it")
+
+    def _all(self) -> set[str]:
+        return set(_files(self.folder))
+
+
+def _files(folder: Path) -> list[str]:
+    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() or path.is_symlink()]
+
+
+def _is_kept(path: str) -> bool:
+    """True for a file that never changes: versioned metadata, and the files of a version without its envelopes."""
+    parts = path.split("/")
+    if parts[0] == FOLDER:
+        return len(parts) == 2 and parts[1].split(".")[0].isdigit() and parts[1].endswith(".json")
+    return len(parts) > 2 and parts[-1] not in ENVELOPES and parts[2] != ENDORSEMENTS

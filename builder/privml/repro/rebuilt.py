@@ -1,0 +1,45 @@
+"""Two cold builds of a recipe from its lock, compared: what `repro` reports and `publish` signs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from privml.base.steps import step
+from privml.image.bootstrap import tools_tree
+from privml.image.tools import ToolsTree
+from privml.image.workplace import Workplace
+from privml.lock.contents import bring_all
+from privml.lock.lockfile import read_tools_lock
+from privml.lock.models import Lock
+from privml.recipe.loader import Recipe
+from privml.repro.external import Look
+from privml.repro.images import compared, owners_of
+from privml.repro.layers import Report
+from privml.repro.legs import Inputs, Legs, two_legs
+
+
+def bring(place: Workplace, recipe: Recipe, lock: Lock, inputs: Inputs) -> ToolsTree:
+    """Bring every locked input into the store; ``GoneError`` for those that are gone. Returns the tools tree."""
+    tools_lock = read_tools_lock(inputs.tools_lock)
+    bring_all(place.store, [lock, tools_lock], folder=recipe.path.parent)
+    return tools_tree(place.store, tools_lock)
+
+
+@contextmanager
+def rebuilt(
+    place: Workplace,
+    recipe: Recipe,
+    lock: Lock,
+    inputs: Inputs,
+    tools: ToolsTree,
+    *,
+    keep: Path | None = None,
+    look: Look | None = None,
+) -> Iterator[tuple[Legs, Report]]:
+    """Both legs and their comparison. The outputs are removed at the end, unless ``keep`` is a directory for them."""
+    with two_legs(inputs, place.store.root, recipe.name, keep=keep) as legs:
+        with step("Comparing"):
+            report = compared(legs.a, legs.b, tools, owners_of(lock, place.store), legs.known, look)
+        yield legs, report

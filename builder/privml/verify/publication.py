@@ -1,0 +1,112 @@
+"""Checks of a published version: is its index valid now, and does the version still count?
+
+The other codes here are those of `statement.update` and `statement.follow`: with one of them there is no statement to
+compare a guest with, so the verdict has only that reason (`unproven`).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from privml.statement.metadata import time_text
+from privml.statement.untrusted import UntrustedError
+from privml.verify import policyfield
+from privml.verify.anchor import Published, Unproven
+from privml.verify.policyfield import number, setting
+from privml.verify.rules import refuses
+from privml.verify.verdict import Outcome, Refusal, Verdict
+
+DAY = 86400
+
+
+@dataclass(frozen=True)
+class PublicationPolicy:
+    """The caller's policy for published versions."""
+
+    expired_days: int = setting(
+        number(0, 3650),
+        0,
+        "Accept an index whose signed time ended at most so many days ago. It may hide later revocations.",
+        relaxes={"index-expired"},
+        strictest=min,
+    )
+    minimum_serial: int = setting(
+        number(0, 2**31 - 1),
+        0,
+        "Lowest accepted serial of a version, if the publishers' own minimum is lower.",
+        sets={"version-below-minimum"},
+    )
+
+    def __post_init__(self) -> None:
+        policyfield.check(self)
+
+
+@dataclass(frozen=True)
+class PublicationCase:
+    """The input of the checks."""
+
+    version: Published
+    policy: PublicationPolicy
+
+
+BEFORE = {
+    "trust-root": "the root that you trust does not lead to the repository's newest one",
+    "index-signatures": "too few of the keys that the root names signed the index",
+    "index-digest": "a file of the index is not the one that was signed",
+    "index-rollback": "the index is older than one seen before",
+    "statement-signatures": "too few publishers signed the statement",
+    "statement-digest": "the statement is not the one that the index names",
+    "version-unknown": "no such image or version is published",
+}
+"""Refusals without a statement."""
+
+
+@refuses(
+    {
+        **BEFORE,
+        "index-expired": "the index is out of date",
+        "version-revoked": "the publishers revoked this version",
+        "version-below-minimum": "the version is older than the lowest one that still counts",
+        "rebuilders": "too few of your rebuilders got the same image",
+    }
+)
+def publication(case: PublicationCase) -> Iterator[Refusal]:
+    """Check expiry, state and serial of the version, and who rebuilt it."""
+    version, policy = case.version, case.policy
+    for role, end in version.expiries.items():
+        if version.as_of >= end + policy.expired_days * DAY:
+            yield Refusal(
+                "index-expired", f"{role} valid until {time_text(end)}", f"after {time_text(version.as_of)}"
+            )
+    if not version.state.counts:
+        instead = f"; use {version.replaced_by}" if version.replaced_by else ""
+        yield Refusal(
+            "version-revoked", f"{version.version} is {version.state}: {version.reason}{instead}", "current"
+        )
+    lowest = max(version.minimum_serial, policy.minimum_serial)
+    if version.serial < lowest:
+        yield Refusal("version-below-minimum", f"serial {version.serial}", f"at least {lowest}")
+    if version.rebuilders_asked is not None and len(version.rebuilders) < version.rebuilders_asked:
+        got = ", ".join(version.rebuilders) or "nobody"
+        yield Refusal("rebuilders", got, f"at least {version.rebuilders_asked} of your list")
+
+
+def notes(version: Published) -> Iterator[str]:
+    """What a caller should know of a version that counts."""
+    if version.state.counts and version.state.value != "current":
+        instead = f" by {version.replaced_by}" if version.replaced_by else ""
+        yield f"{version.version} is {version.state}{instead}" + (f": {version.reason}" if version.reason else "")
+    if len(version.signers) == 1:
+        yield "one publisher alone signed this version"
+    if version.expiries:
+        yield f"index valid until {time_text(min(version.expiries.values()))}"
+    yield "no transparency log: an index shown only to you would not be noticed"
+    yield from version.notes
+
+
+def unproven(name: str, version: str | None, error: UntrustedError) -> Verdict:
+    """The verdict when the trusted root vouches for no statement."""
+    wanted = f"{name} {version}" if version else f"any version of {name}"
+    refusal = Refusal(error.code, error.got, error.expected)
+    return Verdict(Outcome.REFUSED, name, "", Unproven(wanted), "", (refusal,))
