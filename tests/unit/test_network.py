@@ -24,7 +24,7 @@ from privml.events.network import DHCP, STATIC, UNUSED, Card, cards_from, interf
 from privml.image import resources
 from privml.image.config import measured_config, origins
 from privml.image.network import BY_DHCP
-from privml.lock.models import read_lock
+from privml.lock.lockfile import read_lock
 from privml.machine import usernetwork
 from privml.machine.platform import Device, Size
 from privml.machine.qemu import HostSide, arguments
