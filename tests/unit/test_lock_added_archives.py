@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -73,7 +73,6 @@ class Place:
     store: Store
     asked: list[str]
     now: datetime = EARLY
-    options: dict[str, object] = field(default_factory=dict)
 
     def serve(self, state: State, key: Key = KEY) -> str:
         """Let the archive have this state; returns the digest of its InRelease."""
