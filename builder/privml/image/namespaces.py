@@ -9,8 +9,8 @@ from privml.base.errors import HostError
 from privml.base.run import run
 
 _PIVOT = "pivot_root"
-# The test includes mount(2): where AppArmor restricts it, a user namespace can be created but not used. And it includes
-# pivot_root(2), which docker's seccomp profile forbids even with CAP_SYS_ADMIN; other errors than EPERM mean that the
+# The test includes mount(2): where AppArmor restricts it, a user namespace can be created but not used. It includes
+# pivot_root(2), which docker's seccomp profile forbids even with CAP_SYS_ADMIN. Other errors than EPERM mean that the
 # root is an initramfs, which mkosi's sandbox can leave.
 _TRIAL = f"""
 import ctypes, errno, os, sys
