@@ -20,6 +20,8 @@ from tests.negative import forge, pki
 from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
 from tests.property.test_option_roms import ROM
 from tests.published import read
+from tests.signing import armoured
+from tests.unit.fake_archive import KEYRING as KEYRING_FILE
 from tests.unit.image_volume import superblock
 from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
@@ -62,6 +64,7 @@ from privml.measure import (
 from privml.measure.lzh import decompress
 from privml.measure.optionrom import drivers
 from privml.readers import aael, envelope, wrapped
+from privml.recipe import openpgp
 from privml.vm import crosscheck
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
@@ -71,6 +74,7 @@ REPORT = lzma.decompress((VECTORS / "measurement/tdreport/tdx_report_1.bin.xz").
 DSTACK = lzma.decompress((VECTORS / "measurement/dstack-gpu-64g/quote-report.json.xz").read_bytes())
 
 CASES = VECTORS / "cases"
+KEYRING = KEYRING_FILE.read_bytes()
 SHA1_LOG = (CASES / "tpm12-log/tpm12.log").read_bytes()
 AGENT_LOG = (CASES / "wrapped-files/aael.txt").read_bytes()
 DUMP = (CASES / "wrapped-files/log.hexdump").read_bytes()
@@ -116,6 +120,16 @@ def _rim(data: bytes) -> None:
         rim.read(
             data, root=rim.NVIDIA_RIM_ROOT_DER, naming=roles.NVIDIA, now=1_795_000_000, verified=roles.Verified()
         )
+
+
+def _keyring(data: bytes) -> None:
+    with contextlib.suppress(openpgp.KeyringError):
+        openpgp.keys(data)
+
+
+def _armoured_keyring(data: bytes) -> None:
+    with contextlib.suppress(openpgp.KeyringError):
+        openpgp.keys(openpgp.unarmoured(data))
 
 
 def _cross_checked(data: bytes) -> None:
@@ -188,6 +202,8 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "quote": ((VECTORS / "attestation/tdx_quote.bin").read_bytes(), quote.parse),
     "spdm": (SPDM, _spdm),
     "rim": (RIM, _rim),
+    "keyring": (KEYRING, _keyring),
+    "keyring-armoured": (armoured(KEYRING), _armoured_keyring),
     "tdreport": (REPORT, tdreport.parse),
     "dstack": (DSTACK, _dstack),
     "capture": (Capture({"ccel.bin": CCEL, "cpus": b"0-3\n"}, {"quote.bin": "none"}).encode(), capture.decode),

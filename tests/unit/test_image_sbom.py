@@ -21,7 +21,9 @@ from image_fake import Fake, sha256
 
 from privml.image import provenance, sbom
 from privml.image.build import BuildResult, build
+from privml.lock.archiverecord import AddedArchive
 from privml.lock.modelrecord import HubSource, ModelFile
+from privml.lock.models import LOCAL
 
 PURL = re.compile(r"^pkg:(deb/debian|pypi)/[a-z0-9.+_%-]+@[A-Za-z0-9.:~_%-]+(\?arch=(amd64|all)&distro=[a-z]+)?$")
 DEP5 = """Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/
@@ -137,6 +139,31 @@ def test_a_model_of_a_hub_has_a_package_url_and_each_file_its_hash(built: tuple[
     assert {row["digest"]["sha256"] for row in inputs_in(provenance.provenance(image.manifest, lock, data))} >= {
         file.sha256 for file in files
     }
+
+
+def test_packages_from_outside_the_base_have_package_urls_of_their_own(built: tuple[Fake, BuildResult]) -> None:
+    fake, image = built
+    first, second, *others = fake.lock.packages
+    packages = (first.model_copy(update={"archive": "acme"}), second.model_copy(update={"archive": LOCAL}), *others)
+    state = AddedArchive(
+        **image_fake.STATE.model_copy(update={"label": "acme"}).model_dump(),
+        components=("main",),
+        keyring_sha256="3" * 64,
+        fingerprints=("A" * 40,),
+    )
+    lock = fake.lock.model_copy(update={"packages": packages, "added_archives": (state,)})
+    data = sbom.sbom(image.manifest, lock, {}, {first.name: (second.name,)})
+    purls = {part["name"]: part.get("purl") for part in json.loads(data)["components"]}
+    assert purls[first.name] == f"pkg:deb/acme/{first.name}@{first.version}?arch={first.architecture}"
+    assert purls[second.name].startswith(f"pkg:generic/{second.name}@")
+    edge = {"ref": purls[first.name], "dependsOn": [purls[second.name]]}
+    assert edge in json.loads(data)["dependencies"]
+    assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data.decode()) is None
+    rows = inputs_in(provenance.provenance(image.manifest, lock, data))
+    named = {row["name"]: row["digest"]["sha256"] for row in rows if "name" in row}
+    assert named["keyring of the archive acme"] == "3" * 64
+    assert named["signed state of the archive acme"] == image_fake.STATE.inrelease_sha256
+    assert purls[first.name] in {row.get("uri") for row in rows}
 
 
 def inputs_in(statement: bytes) -> list[dict[str, Any]]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -25,13 +25,14 @@ from privml.lock.apt import judging
 from privml.lock.archiverecord import AddedArchive
 from privml.lock.changes import changes
 from privml.lock.contents import kept
+from privml.lock.debian import PackagesIndex
 from privml.lock.lockfile import parse, read_lock, serialise
 from privml.lock.make import Current, Solver, bring, check, epoch_of, make_lock
 from privml.lock.models import Lock, Tree
 from privml.lock.moves import moves
 from privml.lock.offers import Offer, offer_of
 from privml.lock.refresh import refresh
-from privml.lock.wanted import Wanted, check_places, unused_pins
+from privml.lock.wanted import Wanted, check_places
 from privml.recipe.loader import Recipe, load, shipped
 from privml.recipe.packages import guest_packages
 from privml.repro.changes import lock_changes
@@ -72,7 +73,6 @@ class Place:
     store: Store
     asked: list[str]
     now: datetime = EARLY
-    options: dict[str, object] = field(default_factory=dict)
 
     def serve(self, state: State, key: Key = KEY) -> str:
         """Let the archive have this state; returns the digest of its InRelease."""
@@ -208,7 +208,15 @@ def test_what_is_not_asked_for_rightly_is_refused(place: Place) -> None:
     ):
         check_places(wanted, (moved,))
     with pytest.raises(InputsError, match="no package `acme-essential` of this archive is in the guest"):
-        unused_pins(archives_of(place.recipe(more='pins: {acme-essential: "1"}')), packages)
+        place.lock(place.recipe(more='pins: {acme-essential: "1"}'))
+
+
+def test_an_archive_s_packages_are_never_essential_and_provide_nothing_of_the_base(place: Place) -> None:
+    controls = {each.package.name: each.control for each in place.offer(place.recipe()).packages}
+    assert controls["acme-essential"] == "Package: acme-essential\nVersion: 1\nArchitecture: amd64"
+    assert controls["acme-lib"] == "Package: acme-lib\nVersion: 1.0\nArchitecture: amd64"
+    assert controls["acme-tool"].endswith("\nDepends: acme-lib, common")
+    assert sorted(controls) == ["acme-essential", "acme-lib", "acme-tool"]
 
 
 def test_a_pinned_version_is_taken_and_kept(place: Place) -> None:
@@ -389,17 +397,36 @@ def test_an_archive_without_a_mirror_is_named(place: Place) -> None:
     assert "mirrors.yaml" in (caught.value.hint or "")
 
 
-def test_entries_that_are_no_packages_are_refused(place: Place) -> None:
+ODD = {
+    ("Package: odd\n", "Package: ../odd\n"): "the entry of pool/main/odd_1_amd64.deb is malformed: name: ",
+    ("Package: odd\n", ""): "the entry of pool/main/odd_1_amd64.deb is malformed: it has no Package",
+    ("SHA256:", "MD5sum:"): "the entry of pool/main/odd_1_amd64.deb is malformed: it has no SHA256",
+    ("Filename: pool", "Filename: ../pool"): "the entry of ../pool/main/odd_1_amd64.deb is malformed: path: ",
+}
+
+
+@pytest.mark.parametrize("change", ODD)
+def test_entries_that_are_no_packages_are_refused(change: tuple[str, str]) -> None:
+    data = f"{TOOL.stanza}{Deb('odd', '1').stanza.replace(*change)}".encode()
+    index = PackagesIndex(data, archive="acme", suite="one", component="main", base="")
+    tool, odd = index.stanzas()
+    assert index.record(tool).name == "acme-tool"
+    with pytest.raises(InputsError) as caught:
+        index.record(odd)
+    assert caught.value.message.startswith(f"acme/one/main: {ODD[change]}")
+    with pytest.raises(InputsError, match="acme/one/main: its list is not UTF-8"):
+        list(PackagesIndex(b"\xff", archive="acme", suite="one", component="main", base="").stanzas())
+
+
+def test_an_entry_that_is_no_package_ends_the_offer(place: Place) -> None:
     class Odd(Deb):
         @property
         def stanza(self) -> str:
-            return super().stanza.replace("Package: odd", "Package: ../odd")
+            return super().stanza.replace("Package: odd\n", "Package: ../odd\n")
 
     place.serve(replace(STATE, debs=(*STATE.debs, Odd("odd", "1"))))
-    with pytest.raises(
-        InputsError, match=r"acme/one/main: the entry of pool/main/odd_1_amd64\.deb is malformed: name"
-    ):
-        place.lock(place.recipe())
+    with pytest.raises(InputsError, match=r"acme/one/main: the entry of pool/main/odd_1_amd64\.deb is malformed"):
+        place.offer(place.recipe())
 
 
 def test_doctor_asks_the_archive_s_mirrors(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

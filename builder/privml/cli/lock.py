@@ -85,9 +85,9 @@ def lock(
     """Write recipes/NAME.lock.json: every input with its SHA-256. Package versions stay unless you upgrade them.
 
     Debian packages come from the mirrors that apt on this machine uses, or from those in
-    $XDG_CONFIG_HOME/privml-build/mirrors.yaml (for example `debian: [https://mirror.example.invalid/debian]`). Python
-    wheels come from the index that pip on this machine uses. Models of a hub come from `hub:` in mirrors.yaml, else
-    from $HF_ENDPOINT.
+    $XDG_CONFIG_HOME/privml-build/mirrors.yaml (for example `debian: [https://mirror.example.invalid/debian]`), which
+    also has the addresses of a recipe's `archives`, by label. Python wheels come from the index that pip on this
+    machine uses. Models of a hub come from `hub:` in mirrors.yaml, else from $HF_ENDPOINT.
 
     \b
     Examples:

@@ -103,7 +103,11 @@ class PackagesIndex:
 
     def stanzas(self) -> Iterator[dict[str, str]]:
         """The fields of all packages."""
-        for stanza in self._data.decode("utf-8").split("\n\n"):
+        try:
+            text = self._data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise InputsError(f"{'/'.join(self._where.values())}: its list is not UTF-8") from error
+        for stanza in text.split("\n\n"):
             if fields := fields_of(stanza):
                 yield fields
 

@@ -57,8 +57,8 @@ def offer_of(
     is_kernel = wanted.base.distribution.kernel.is_kernel
     coming = [(index, fields) for index, fields in listed if _may_come(fields, asked, taken, is_kernel)]
     for _, fields in coming:
-        if fields["Package"] in asked:
-            not_essential(fields, f"`{fields['Package']}/{one.label}`")
+        if (name := fields.get("Package")) in asked:
+            not_essential(fields, f"`{name}/{one.label}`")
     records = [Kept(index.record(fields), _stanza(fields, taken)) for index, fields in coming]
     packages = (*kept, *_pinned(one, records, kept))
     there = {each.package.name for each in packages}

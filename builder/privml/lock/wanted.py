@@ -57,22 +57,20 @@ class Wanted:
     def suites(self) -> tuple[Suite, ...]:
         """All suites that packages may come from, the base's first."""
         known = self.base.distribution.suites
-        named = [known[suite] for suite in self._named_suites().values()]
+        named = [known[suite] for _, suite in self._of_suites()]
         return tuple(dict.fromkeys((*self.base.release.suites, *named)))
 
     @property
     def named(self) -> dict[str, str]:
         """Package name or pattern -> the suite it must come from."""
         kernel = self.base.distribution.kernel
-        return {
-            f"{kernel.family}*" if kernel.is_image(name) else name: suite
-            for name, suite in self._named_suites().items()
-        }
+        return {f"{kernel.family}*" if kernel.is_image(name) else name: suite for name, suite in self._of_suites()}
 
-    def _named_suites(self) -> dict[str, str]:
+    def _of_suites(self) -> list[tuple[str, str]]:
+        """Name and suite of the requests that name one."""
         labels = {archive.label for archive in self.archives}
         requests = (*self.install, *self.alone)
-        return {each.name: each.suite for each in requests if each.suite is not None and each.suite not in labels}
+        return [(each.name, each.suite) for each in requests if each.suite is not None and each.suite not in labels]
 
     @property
     def from_archives(self) -> dict[str, str]:

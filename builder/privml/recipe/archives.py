@@ -53,7 +53,7 @@ class AddedArchive(Section):
     suite: Annotated[_Named, about("The suite, as in a line of sources.list.", "stable", ROOT)]
     components: Annotated[
         list[_Named],
-        about("The suite's components.", "[main]", ROOT, min_length=1, max_length=16),
+        about("The suite's components; by default `main`.", "[main]", ROOT, min_length=1, max_length=16),
     ] = Field(default_factory=lambda: ["main"])
     keyring: Annotated[
         Annotated[str, StringConstraints(min_length=1, max_length=400), AfterValidator(_keyring)],

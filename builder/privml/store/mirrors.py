@@ -5,13 +5,14 @@ addresses, for example::
 
     debian: [https://mirror.example.invalid/debian]
     debian-security: [https://mirror.example.invalid/debian-security]
+    acme: [https://packages.example.invalid/debian]
     hub: [https://hub.example.invalid]
 
-``hub`` is the model hub; without that entry ``HF_ENDPOINT`` counts. Without an entry for an archive's label, its
-addresses come from the host's ``sources.list`` and ``sources.list.d``: every http(s) address (also in the files that
-``mirror+file:`` names) of a suite of a known distribution with the component ``main``, signed by its archive keyring
-or without a named key (``recipe.distributions.HostSources``). Files from a mirror are always checked by signature or
-digest.
+``acme`` is an archive that a recipe adds, whose addresses only this file has. ``hub`` is the model hub; without that
+entry ``HF_ENDPOINT`` counts. Without an entry for the label of a distribution's archive, its addresses come from the
+host's ``sources.list`` and ``sources.list.d``: every http(s) address (also in the files that ``mirror+file:`` names)
+of a suite of a known distribution with the component ``main``, signed by its archive keyring or without a named key
+(``recipe.distributions.HostSources``). Files from a mirror are always checked by signature or digest.
 """
 
 from __future__ import annotations
