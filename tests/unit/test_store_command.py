@@ -126,7 +126,9 @@ def gone(recipes: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[bool, bool
     def choose(guest: bool, tools: bool) -> None:
         monkeypatch.setattr(relock, "bring", lambda *_, **__: 0)
         monkeypatch.setattr(
-            relock, "mended", lambda _, before, *__: before.model_copy(update=other(before)) if tools else before
+            relock,
+            "mended",
+            lambda _, before, *__, **___: before.model_copy(update=other(before)) if tools else before,
         )
         monkeypatch.setattr(
             relock,
