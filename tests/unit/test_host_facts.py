@@ -53,6 +53,7 @@ STATES: list[tuple[dict[str, object], str, str, str]] = [
     ({"root": True}, "userns", "ok", "root, namespaces work"),
     ({"namespaces_problem": "Operation not permitted"}, "userns", "fail", "Operation not permitted; allow user"),
     ({"namespaces_problem": "no", "root": True}, "userns", "fail", "CAP_SYS_ADMIN"),
+    ({"namespaces_problem": "pivot_root: no", "root": True}, "userns", "fail", "seccomp=unconfined"),
     ({}, "apparmor", "ok", "does not restrict"),
     ({"apparmor_restricts": True}, "apparmor", "ok", "but not here"),
     ({"apparmor_restricts": True, "root": True}, "apparmor", "ok", "but not here"),
