@@ -17,7 +17,8 @@ from test_readers_files import LOG, QUOTE, REPORT
 import privml
 from privml.base.errors import UsageError
 from privml.base.strictjson import canonical, pretty
-from privml.client.subject import time_of, time_text
+from privml.base.times import time_text
+from privml.client.subject import time_of
 from privml.evidence import bundle
 from privml.evidence.bundle import Bundle
 from privml.verify.verdict import Outcome as Result

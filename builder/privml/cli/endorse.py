@@ -9,8 +9,8 @@ import click
 
 from privml.base.errors import Differs, UsageError
 from privml.base.files import write_atomic
-from privml.cli.output import print_json, show, show_text
-from privml.cli.publish import MEASUREMENTS, ask
+from privml.cli.output import ask_secret, print_json, show, show_text
+from privml.cli.publish import MEASUREMENTS
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
 from privml.output.memory import Memories
@@ -59,7 +59,7 @@ def endorse(wanted: str, *, who: str, uri: str, folder: Path, record_difference:
     name, number = wanted_version(wanted)
     if not is_who(who):
         raise UsageError(f"--as: got `{who[:80]}`, expected a-z, 0-9 and dashes")
-    key = signer.load(uri, ask)
+    key = signer.load(uri, ask_secret)
     place = Place(folder, Signing([]), int(time.time()), Memories())
     role = place.read().publishers(name)
     work.check_key(role, key)

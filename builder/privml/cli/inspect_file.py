@@ -11,6 +11,7 @@ from typing import Any
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.files import read_start
 from privml.base.strictjson import unhex
+from privml.base.times import time_text
 from privml.cli.anchor import collateral_in
 from privml.cli.output import print_json, show
 from privml.cli.policy import policy_of
@@ -184,7 +185,7 @@ def _show(path: Path, file: File, finding: Finding, expected: Expectation | None
     show(f"{outcome}: {path}, {file.description.title}; {PROVES}")
     if finding.origin is not Origin.UNPROVEN or finding.refusals:
         when = "now" if as_of == now else "the time you gave, not now"
-        show(f"  checked as of {subject.time_text(as_of)} ({when})")
+        show(f"  checked as of {time_text(as_of)} ({when})")
     if expected is not None and expected.shape:
         show(f"  shape: {expected.shape}")
     for refusal in finding.refusals:

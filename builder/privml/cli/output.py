@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sys
 
-from privml.base.errors import printable
+from privml.base.errors import HostError, printable
 
 
 def show(*lines: str, err: bool = False) -> None:
@@ -33,3 +33,14 @@ def print_json(document: object) -> None:
 
     sys.stdout.write(json.dumps(document, indent=2, sort_keys=True) + "\n")
     sys.stdout.flush()
+
+
+def ask_secret(prompt: str) -> str:
+    """Ask for a passphrase or PIN on the terminal, without showing it; ``HostError`` if there is nobody to ask."""
+    import click  # only those who sign need it
+
+    try:
+        answer: str = click.prompt(printable(prompt), hide_input=True, err=True)
+    except click.Abort as abort:
+        raise HostError(f"{prompt}: there is nobody to ask") from abort
+    return answer

@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from privml.base.errors import HostError, Refused
+from privml.base.errors import Refused
 from privml.cli.completion import TARGET
-from privml.cli.output import print_json, show
+from privml.cli.output import ask_secret, print_json, show
 from privml.cli.usage import Verb
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
@@ -98,20 +98,11 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _place(folder: Path, keys: tuple[str, ...], proposed: Path | None = None) -> tuple[Place, Proposal | None]:
-    signers, now = [signer.load(key, ask) for key in keys], int(time.time())
+    signers, now = [signer.load(key, ask_secret) for key in keys], int(time.time())
     if proposed is None:
         return Place(folder, Signing(signers), now, Memories()), None
     proposal = Proposal.open(proposed, now)
     return Place(folder, Signing(signers, proposal.files, partial=True), proposal.at, Memories()), proposal
-
-
-def ask(prompt: str) -> str:
-    """Ask for a passphrase or PIN; ``HostError`` if there is nobody."""
-    try:
-        answer: str = click.prompt(prompt, hide_input=True, err=True)
-    except click.Abort as abort:
-        raise HostError(f"{prompt}: there is nobody to ask") from abort
-    return answer
 
 
 def _write(at: tuple[Place, Proposal | None], files: Files, unchanged: str, *, as_json: bool) -> None:

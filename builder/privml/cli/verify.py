@@ -10,6 +10,7 @@ import click
 from privml.base.errors import EvidenceError, PrivmlError, UsageError
 from privml.base.files import read_start, write_atomic
 from privml.base.strictjson import unhex
+from privml.base.times import time_text
 from privml.cli.anchor import AnchorWords, anchor_options, collateral_of
 from privml.cli.conformance import conformance_options
 from privml.cli.output import print_json, show, show_text
@@ -140,7 +141,7 @@ def verify(
         said = f"give {' and '.join(missing)}, which the document was fetched with; a bundle of `--save` holds both"
         show(f"hint: {said}", err=True)
     if found.bundle is not None and at is None and verdict.outcome is Outcome.REFUSED and not as_json:
-        then = subject.time_text(found.bundle.judged_at)
+        then = time_text(found.bundle.judged_at)
         show(f"hint: `--at bundle` judges as of {then}, when the bundle says that it was made", err=True)
     context.exit(verdict.exit_code)
 

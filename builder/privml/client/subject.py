@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any
 
+from privml.base.times import seconds_of, time_text
 from privml.client import attested
 from privml.evidence import bundle
 from privml.evidence.bundle import MAX_BUNDLE, Bundle, is_bundle
@@ -89,13 +89,8 @@ def read(data: bytes, *, nonce: bytes | None = None, tls_spki_sha256: bytes | No
     )
 
 
-def time_text(seconds: int) -> str:
-    """Unix seconds as ``2026-11-29T04:00:00Z``."""
-    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
 def time_of(text: str) -> int:
     """Unix seconds of ``2026-11-29T04:00:00Z`` or of a decimal number; ``ValueError`` for anything else."""
     if text.isascii() and text.isdecimal() and len(text) <= 11:
         return int(text)
-    return int(datetime.strptime(text, "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC).timestamp())
+    return seconds_of(text)

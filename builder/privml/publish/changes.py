@@ -16,6 +16,7 @@ from pathlib import Path
 from privml.base import dsse
 from privml.base.errors import EvidenceError, Refused, UsageError
 from privml.base.files import write_atomic
+from privml.base.times import time_text
 from privml.output.memory import Memories
 from privml.output.repository import fetch_from
 from privml.publish import repository, version
@@ -28,7 +29,7 @@ from privml.statement import index as indexes
 from privml.statement.follow import metadata_path
 from privml.statement.index import Entry, Index, State
 from privml.statement.keys import Role
-from privml.statement.metadata import MAX_METADATA, ROOT, SNAPSHOT, TARGETS, TIMESTAMP, time_text
+from privml.statement.metadata import MAX_METADATA, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
 from privml.statement.names import is_name, is_version
 from privml.statement.release import PROVENANCE_FILE, STATEMENT_FILE
 from privml.statement.update import Memory

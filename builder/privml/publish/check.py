@@ -15,6 +15,7 @@ from pathlib import Path
 
 from privml.base import dsse
 from privml.base.errors import EvidenceError, PrivmlError
+from privml.base.times import time_text
 from privml.lock.lockfile import parse
 from privml.lock.models import Lock, ToolsLock
 from privml.output import manifest as manifests
@@ -26,7 +27,7 @@ from privml.statement import index as indexes
 from privml.statement.follow import FOLDER, Version, metadata_path
 from privml.statement.index import INDEX_FILE, MAX_INDEX, Entry, Index
 from privml.statement.keys import Role
-from privml.statement.metadata import MAX_METADATA, ROOT, time_text
+from privml.statement.metadata import MAX_METADATA, ROOT
 from privml.statement.rebuilders import FOLDER as ENDORSEMENTS
 from privml.statement.release import ENVELOPES, MANIFEST_FILE, PROVENANCE_FILE, RELEASE_FILE
 from privml.statement.update import Memory, Update

@@ -14,10 +14,10 @@ from pathlib import Path
 from privml.base.errors import EvidenceError, Refused, UsageError
 from privml.base.files import read_start, remove_tree, write_atomic
 from privml.base.strictjson import Fields, canonical, loads
+from privml.base.times import time_text
 from privml.publish.signer import Signer
 from privml.statement.follow import MAX_ENVELOPE
 from privml.statement.keys import Role
-from privml.statement.metadata import time_text
 
 FORMAT = "privml-proposal/v1"
 PROPOSAL_FILE = "proposal.json"

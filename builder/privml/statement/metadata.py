@@ -18,11 +18,11 @@ import re
 from abc import abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from typing import Any, ClassVar, Generic, TypeVar
 
 from privml.base.errors import EvidenceError, printable
 from privml.base.strictjson import Fields, loads
+from privml.base.times import seconds_of, time_text
 from privml.statement.index import INDEX_FILE, MAX_INDEX
 from privml.statement.keys import Role
 from privml.statement.names import is_name
@@ -38,8 +38,6 @@ MAX_METADATA = 1 << 20
 """Bytes of one metadata file."""
 MAX_VERSION = 2**31 - 1
 _SPEC = re.compile(r"1\.0\.[0-9]{1,3}")
-_TIME = "%Y-%m-%dT%H:%M:%SZ"
-_TIME_FORM = re.compile(r"[0-9]{4}-[0-9]{2}-[0-9]{2}T[0-9]{2}:[0-9]{2}:[0-9]{2}Z")
 
 
 def olpc(value: Any) -> bytes:
@@ -296,25 +294,12 @@ def decode(kind: type[Body], data: bytes, what: str) -> Signed[Body]:
     return Signed(body, olpc(value), signatures)
 
 
-def time_text(seconds: int) -> str:
-    """Unix seconds as ``2026-11-29T04:00:00Z``."""
-    return datetime.fromtimestamp(seconds, UTC).strftime(_TIME)
-
-
 def _time_of(fields: Fields) -> int:
     text = fields.text("expires", limit=20)
-    seconds = _seconds(text) if _TIME_FORM.fullmatch(text) else None
-    if seconds is None:
-        got = printable(text)
-        raise EvidenceError(f"{fields.path}.expires: got `{got}`, expected a time like 2026-11-29T04:00:00Z")
-    return seconds
-
-
-def _seconds(text: str) -> int | None:
     try:
-        return int(datetime.strptime(text, _TIME).replace(tzinfo=UTC).timestamp())
-    except ValueError:
-        return None
+        return seconds_of(text)
+    except ValueError as error:
+        raise EvidenceError(f"{fields.path}.expires: {error}") from error
 
 
 def _signature(fields: Fields) -> tuple[str, bytes]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from privml.statement.metadata import time_text
+from privml.base.times import time_text
 from privml.statement.untrusted import UntrustedError
 from privml.verify import policyfield
 from privml.verify.anchor import Published, Unproven
