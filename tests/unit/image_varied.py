@@ -34,6 +34,7 @@ from privml.events.agent import replay
 from privml.events.event import Evidence
 from privml.events.gpt import Partition
 from privml.image.build import build
+from privml.image.root import SOURCE
 from privml.image.tools import ToolsTree
 from privml.lock.models import Firmware, Lock, Model, ModelFile, Package, Tree, UrlSource
 from privml.lock.trees import agent_tree, guest_tree, images_folder, own_tree
@@ -157,8 +158,9 @@ def keep_tree(root: Path, body: bytes, tree: Path, epoch: int) -> None:
             os.utime(path, (epoch, epoch), follow_symlinks=False)
 
 
-def mkosi(tools: ToolsTree, store: Any, source: Path) -> None:
+def mkosi(tools: ToolsTree, store: Any, place: Path) -> None:
     """What mkosi and finalize make of the rendered tree."""
+    source = place / SOURCE
     facts = json.loads((source / "privml.json").read_bytes())
     rows = json.loads((tools.root / "root.packages").read_bytes())
     conf = (source / "mkosi.conf").read_text()
