@@ -22,26 +22,34 @@ from types import MappingProxyType
 from typing import Any
 
 import image_fake
+import model_signer as signer
 import pytest
 from image_fake import FIRMWARE, Fake, keep
 from image_volume import volume
 from test_lock_deb import file as deb_file
 from test_lock_deb import package as deb_package
 from test_measure_pe import make_uki
+from tests.signing import Key, armoured
 
 from privml.base.run import Completed
 from privml.events.agent import replay
 from privml.events.event import Evidence
 from privml.events.gpt import Partition
 from privml.image.build import build
+from privml.image.root import SOURCE
 from privml.image.tools import ToolsTree
+from privml.lock.addedarchives import archives_of
+from privml.lock.archiverecord import AddedArchive
+from privml.lock.chattemplate import with_template
 from privml.lock.models import Firmware, Lock, Model, ModelFile, Package, Tree, UrlSource
+from privml.lock.modelsignature import signed
 from privml.lock.trees import agent_tree, guest_tree, images_folder, own_tree
 from privml.lock.wanted import in_order
 from privml.output import manifest as manifests
 from privml.output.artefacts import artefact
 from privml.output.manifest import Manifest
 from privml.output.prediction import write_prediction
+from privml.recipe.inference import Signature
 from privml.recipe.loader import Recipe, load
 from privml.recipe.models import Content
 from privml.repro.compare import compare
@@ -59,7 +67,18 @@ PACKAGES = {
     "llama.cpp-tools": ("usr/bin/llama-server", "usr/lib/ggml.so"),
     KERNEL: ("usr/lib/modules/7/kernel/tcp_bbr.ko", "usr/lib/modules/7/kernel/virtio.ko"),
 }
-MORE = {"jq": ("usr/bin/jq", "usr/lib/jq.so")}
+MORE = {
+    "jq": ("usr/bin/jq", "usr/lib/jq.so"),
+    "acme-tool": ("usr/lib/acme-tool/tool.so",),
+    "acme-lib": ("usr/lib/acme-lib/lib.so",),
+}
+# What each package of an added archive depends on in the same archive.
+NEEDS = {"acme-tool": ("acme-lib",)}
+# Version of the packages of each suite of an added archive.
+SUITES = {"stable": "2.0", "testing": "3.0"}
+# The keys that may sign archives, by fingerprint.
+KEYS = {key.fingerprint: key for key in map(Key, ("acme", "spare"))}
+ACME, SPARE = KEYS
 EPOCH = 1_750_000_000
 DATA, HASHES = 40 * 512, 56 * 512
 Document = dict[str, Any]
@@ -71,13 +90,31 @@ BASE: Document = {
     "firmware": {"tdx": {"package": "ovmf-inteltdx"}},
     "inference": {
         "engine": {"name": "llama-server"},
-        "models": [{"name": "small", "source": "https://models.invalid/small.gguf", "sha256": "a" * 64}],
+        "models": [
+            {
+                "name": "small",
+                "source": "https://models.invalid/small.gguf",
+                "sha256": "a" * 64,
+                "signature": {"file": "models/small.sig", "key": "models/signer.pem"},
+            }
+        ],
     },
     "agent": {"listen": 8443, "max_concurrency": 64},
     "files": {"/etc/acme/a.json": {"source": "files/a.json"}},
     "services": {"metrics": {"run": ["/usr/bin/python3", "/etc/acme/a.json"], "memory": "64MiB"}},
-    "packages": ["jq"],
+    "packages": ["jq", "acme-tool/acme"],
+    "archives": {
+        "acme": {
+            "suite": "stable",
+            "keyring": "keys/acme.gpg",
+            "fingerprints": [ACME],
+            "pins": {"acme-lib": "1.0"},
+            "inrelease_sha256": "1" * 64,
+        }
+    },
     "programs": ["jq"],
+    "devices": [{"virtio-blk": 2}, {"virtio-net": 2}],
+    "network": [{"addresses": ["10.0.2.15/24", "fd00::15/64"], "gateways": ["fd00::2"]}, {"use": "dhcp"}],
     "platforms": ["qemu-11-q35"],
     "shapes": [{"vcpus": 2, "memory": "2GiB"}, {"vcpus": 4, "memory": "4GiB"}],
 }
@@ -157,8 +194,9 @@ def keep_tree(root: Path, body: bytes, tree: Path, epoch: int) -> None:
             os.utime(path, (epoch, epoch), follow_symlinks=False)
 
 
-def mkosi(tools: ToolsTree, store: Any, source: Path) -> None:
+def mkosi(tools: ToolsTree, store: Any, place: Path) -> None:
     """What mkosi and finalize make of the rendered tree."""
+    source = place / SOURCE
     facts = json.loads((source / "privml.json").read_bytes())
     rows = json.loads((tools.root / "root.packages").read_bytes())
     conf = (source / "mkosi.conf").read_text()
@@ -235,6 +273,7 @@ class Workshop:
         self.tools = Tools(self.fake.root, "f" * 64)
         self.debs: dict[str, Package] = {}
         self._agents: dict[str, Tree] = {}
+        self.signatures: dict[str, bytes] = {}
         monkeypatch.setattr("privml.image.root.run_mkosi", mkosi)
 
     def deb(self, name: str, version: str = "1") -> Package:
@@ -255,12 +294,58 @@ class Workshop:
     def recipe(self, side: str, document: Mapping[str, Any], files: Mapping[str, str], name: str) -> Recipe:
         """The recipe, and its files, in a folder of its own."""
         folder = self.folder / side
-        for inner, text in ({"files/a.json": "{}", "files/b.json": "{}"} | dict(files)).items():
+        given = {"files/a.json": "{}", "files/b.json": "{}", "models/chat.jinja": "{{ messages }}"}
+        for inner, text in (given | dict(files)).items():
             (folder / inner).parent.mkdir(parents=True, exist_ok=True)
             (folder / inner).write_text(text)
         path = folder / f"{name}.yaml"
         path.write_text(json.dumps(document, indent=1))
-        return load(path)
+        recipe = load(path)
+        self.write_keyrings(folder, recipe.content)
+        return recipe
+
+    def write_keyrings(self, folder: Path, content: Content) -> None:
+        """Write the keyring of each archive, with the keys that the recipe lists."""
+        for archive in content.archives.values():
+            packets = b"".join(KEYS[each].public for each in archive.fingerprints)
+            place = folder / archive.keyring
+            place.parent.mkdir(exist_ok=True)
+            place.write_bytes(armoured(packets) if place.suffix == ".asc" else packets)
+
+    def from_archives(self, recipe: Recipe) -> tuple[list[Package], list[AddedArchive]]:
+        """The packages of the recipe's archives, whose suites have versions of their own, and their states."""
+        states, packages = [], []
+        for one in archives_of(recipe):
+            asked = [name for name, label in recipe.content.archive_packages if label == one.label]
+            for name in [*asked, *(other for each in asked for other in NEEDS[each])]:
+                version = one.pins.get(name, SUITES[one.suite.name])
+                packages.append(
+                    self.deb(name, version).model_copy(update={"archive": one.label, "suite": one.suite.name})
+                )
+            states.append(
+                AddedArchive(
+                    label=one.label,
+                    suite=one.suite.name,
+                    inrelease_sha256=one.inrelease_sha256 or digest(one.label, one.suite.name).hex()[:64],
+                    date="2025-06-14T00:00:00Z",
+                    valid_until=None if one.inrelease_sha256 else "2025-06-21T00:00:00Z",
+                    expired=False,
+                    components=one.suite.components,
+                    keyring_sha256=one.keyring.sha256,
+                    fingerprints=one.keyring.fingerprints,
+                )
+            )
+        return packages, states
+
+    def sign(self, folder: Path, asked: Signature, model: Model) -> None:
+        """Write key and signature of a model. The same files have the same signature under the same name."""
+        payload = signer.statement({file.path: file.sha256 for file in model.files})
+        key = f"{asked.file} {payload}"
+        if key not in self.signatures:
+            self.signatures[key] = signer.bundle(payload)
+        for name, data in ((asked.file, self.signatures[key]), (asked.key, signer.PEM)):
+            (folder / name).parent.mkdir(exist_ok=True)
+            (folder / name).write_bytes(data)
 
     def lock(self, recipe: Recipe, **changes: Any) -> Lock:
         """The lock that `lock` would make of these archives; ``changes`` are versions of packages or its fields."""
@@ -271,8 +356,9 @@ class Workshop:
         if content.inference is None:
             names.remove("llama.cpp-tools")
         packages = [self.deb(name, kernel if name == KERNEL else versions.get(name, "1")) for name in names]
+        added, states = self.from_archives(recipe)
         models = []
-        for model in content.inference.models if content.inference else ():
+        for number, model in enumerate(content.inference.models if content.inference else ()):
             parts = [(part.name, part.sha256) for part in model.files or ()] or [
                 (model.source.rpartition("/")[2], model.sha256 or "")
             ]
@@ -280,15 +366,11 @@ class Workshop:
                 ModelFile(path=name, size=64, sha256=self.fake.store.add_bytes((name + sha256).encode().ljust(64)))
                 for name, sha256 in parts
             )
-            models.append(
-                Model(
-                    name=model.name,
-                    source=UrlSource(url=model.source),
-                    files=listed,
-                    licence=model.licence,
-                    signature=None,
-                )
-            )
+            source = UrlSource(url=model.source)
+            locked = Model(name=model.name, source=source, files=listed, licence=model.licence, signature=None)
+            if model.signature is not None:
+                self.sign(recipe.path.parent, model.signature, locked)
+            models.append(with_template(recipe, number, signed(recipe, number, locked), self.fake.store))
         chosen = content.firmware["tdx"]
         body = FIRMWARE + (chosen.package + (chosen.suite or "")).encode()
         if content.variant not in self._agents:
@@ -296,8 +378,12 @@ class Workshop:
         made = self.template.model_copy(
             update={
                 "recipe_sha256": recipe.digest,
-                "packages_requested": (content.kernel.package, *content.named_packages),
-                "packages": in_order(packages),
+                "packages_requested": (
+                    content.kernel.package,
+                    *content.named_packages,
+                    *(f"{name}/{label}" for name, label in content.archive_packages),
+                ),
+                "packages": in_order([*packages, *added]),
                 "firmware": {
                     "tdx": Firmware(requested=chosen.package, packages=(self.firmware(chosen.package, body),))
                 },
@@ -308,6 +394,7 @@ class Workshop:
                 "files": own_tree(recipe),
                 "kernel_options": tuple(content.kernel.options),
                 "programs": tuple(content.programs),
+                "added_archives": tuple(states),
             }
         )
         return made.model_copy(update=changes)

@@ -12,6 +12,7 @@ from test_repro_compare import output
 
 from privml.base.errors import Differs, UsageError
 from privml.cli import diff as verb
+from privml.lock.archiverecord import AddedArchive
 from privml.lock.lockfile import serialise
 from privml.lock.modelrecord import Signature
 from privml.lock.models import Lock, ToolsLock, Tree, TreeFile
@@ -84,6 +85,33 @@ def test_another_signer_is_a_change_that_moves_nothing(lock: Lock) -> None:
     signature = Signature(signer="key", key_id="a" * 64, sha256="b" * 64)
     signed = lock.model_copy(update={"models": (model.model_copy(update={"signature": signature}),)})
     assert told(lock, signed) == {("model signature", model.name): ("not signed", f"by key {'a' * 64}", ())}
+
+
+def test_each_fact_of_an_added_archive_is_listed_by_itself(lock: Lock) -> None:
+    one = AddedArchive(
+        label="acme", suite="stable", inrelease_sha256="1" * 64, date="2026-01-01T00:00:00Z", valid_until=None,
+        expired=False, components=("main",), keyring_sha256="2" * 64, fingerprints=("A" * 40,),
+    )  # fmt: skip
+
+    def changed(**values: object) -> dict[tuple[str, str], tuple[str, str, tuple[str, ...]]]:
+        locks = [lock.model_copy(update={"added_archives": (each,)}) for each in (one, one.model_copy(update=values))]
+        return told(locks[0], locks[1])
+
+    date = one.date
+    assert changed(components=("main", "extra")) == {
+        ("components of archive", "acme/stable"): ("main", "main extra", ())
+    }
+    assert changed(keyring_sha256="3" * 64) == {
+        ("keyring of archive", "acme/stable"): (f"{'2' * 16}..", f"{'3' * 16}..", ())
+    }
+    assert changed(fingerprints=("B" * 40,)) == {("keys of archive", "acme/stable"): ("A" * 40, "B" * 40, ())}
+    assert changed(inrelease_sha256="4" * 64) == {
+        ("archive", "acme/stable"): (date, f"{date}, different InRelease", ())
+    }
+    assert changed(expired=True) == {("archive", "acme/stable"): (date, f"{date}, accepted although expired", ())}
+    assert [key[0] for key in told(lock, lock.model_copy(update={"added_archives": (one,)}))] == [
+        "archive", "components of archive", "keyring of archive", "keys of archive",
+    ]  # fmt: skip
 
 
 def test_what_a_recipe_adds_is_listed_with_the_registers_it_moves(

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from image_varied import BASE, DATA, HASHES, Document, Workshop, reseal
+from image_varied import BASE, DATA, HASHES, KEYS, Document, Workshop, reseal
 from test_repro_compare import bend
 
 from privml.cli import diff as verb
@@ -27,7 +27,7 @@ from privml.repro.explained import explain
 from privml.repro.explainer import Explainer
 from privml.repro.images import ImageDiff
 from privml.repro.layers import Layer, Mismatch, Report
-from privml.repro.recipechanges import side_of
+from privml.repro.recipechanges import recipe_changes, side_of
 
 KERNEL = "linux-image-amd64"
 
@@ -58,6 +58,7 @@ class Case:
 
 
 MODEL = "inference models 0"
+ACME = "archives acme"
 CASES = (
     Case("description", put("description", "Another one."), ("description",)),
     Case(
@@ -84,6 +85,26 @@ CASES = (
         {"kind": "model volume"},
     ),
     Case("inference.models.licence", put(f"{MODEL} licence", "MIT"), ("inference.models[0].licence",)),
+    Case(
+        "inference.models.chat_template",
+        put(f"{MODEL} chat_template", "models/chat.jinja"),
+        ("inference.models[0].chat_template",),
+        ("engine.argv", "models[0].verity.root_hash"),
+        {"kind": "model file"},
+    ),
+    Case(
+        "inference.models.signature.file",
+        put(f"{MODEL} signature file", "models/other.sig"),
+        ("inference.models[0].signature.file",),
+        (),
+        {"kind": "model signature"},
+    ),
+    # The same key in another file.
+    Case(
+        "inference.models.signature.key",
+        put(f"{MODEL} signature key", "models/copy.pem"),
+        ("inference.models[0].signature.key",),
+    ),
     Case("agent.listen", put("agent listen", 9000), ("agent.listen",), ("agent.listen",)),
     Case(
         "agent.max_concurrency",
@@ -153,7 +174,51 @@ CASES = (
         ("services.metrics.required",),
         ("services.metrics.required",),
     ),
-    Case("packages", put("packages", []), ("packages",), (), {"kind": "package"}),
+    Case(
+        "services.NAME.scratch",
+        put("services metrics scratch", "32MiB"),
+        ("services.metrics.scratch",),
+        ("services.metrics.scratch",),
+        {"kind": "file"},
+    ),
+    Case("packages", put("packages", ["acme-tool/acme"]), ("packages",), (), {"kind": "package"}),
+    Case("archives.LABEL.suite", put(f"{ACME} suite", "testing"), ("archives.acme.suite",), (), {"kind": "package"}),
+    Case(
+        "archives.LABEL.pins",
+        put(f"{ACME} pins acme-lib", "1.1"),
+        ("archives.acme.pins.acme-lib",),
+        (),
+        {"kind": "package"},
+    ),
+    # The same packages come of these.
+    Case(
+        "archives.LABEL.components",
+        put(f"{ACME} components", ["main", "extra"]),
+        ("archives.acme.components",),
+        (),
+        {"kind": "components of archive"},
+    ),
+    Case(
+        "archives.LABEL.keyring",
+        put(f"{ACME} keyring", "keys/acme.asc"),
+        ("archives.acme.keyring",),
+        (),
+        {"kind": "keyring of archive"},
+    ),
+    Case(
+        "archives.LABEL.fingerprints",
+        put(f"{ACME} fingerprints", list(KEYS)),
+        ("archives.acme.fingerprints",),
+        (),
+        {"kind": "keys of archive"},
+    ),
+    Case(
+        "archives.LABEL.inrelease_sha256",
+        put(f"{ACME} inrelease_sha256", "2" * 64),
+        ("archives.acme.inrelease_sha256",),
+        (),
+        {"kind": "archive"},
+    ),
     Case("programs", put("programs", []), ("programs",), (), {"kind": "file"}),
     Case(
         "files.PATH.source",
@@ -170,7 +235,22 @@ CASES = (
         {"kind": "recipe file"},
     ),
     Case("sysctl", put("sysctl", {"vm.swappiness": 10}), ("sysctl.vm.swappiness",), (), {"kind": "recipe file"}),
-    Case("devices", put("devices", [{"virtio-blk": 3}, {"virtio-net": 1}]), ("devices.virtio-blk",), ("devices",)),
+    Case("devices", put("devices", [{"virtio-blk": 3}, {"virtio-net": 2}]), ("devices.virtio-blk",), ("devices",)),
+    Case("network.use", put("network 1 use", "unused"), ("network[1].use",), ("network[1].use",), {"kind": "file"}),
+    Case(
+        "network.addresses",
+        put("network 0 addresses 0", "10.0.2.16/24"),
+        ("network[0].addresses",),
+        ("network[0].addresses[0]",),
+        {"kind": "file"},
+    ),
+    Case(
+        "network.gateways",
+        put("network 0 gateways", ["fd00::3"]),
+        ("network[0].gateways",),
+        ("network[0].gateways[0]",),
+        {"kind": "file"},
+    ),
     Case("platforms", put("platforms", ["qemu-11-q35", "qemu-11-q35-tpm"]), ("platforms",), still=("rtmr0",)),
     Case("shapes.vcpus", put("shapes 1 vcpus", 8), ("shapes[1].vcpus",), still=("rtmr0",)),
     Case("shapes.memory", put("shapes 1 memory", "8GiB"), ("shapes[1].memory",), still=("rtmr0",)),
@@ -232,7 +312,7 @@ def test_one_changed_field_explains_everything_that_differs(shop: Workshop, base
     assert found.changes[0].kind == FIELD
 
 
-@pytest.mark.parametrize("section", ["inference", "services", "files", "packages"])
+@pytest.mark.parametrize("section", ["inference", "services", "files", "packages", "archives", "network"])
 def test_a_section_that_is_left_out_explains_everything_that_differs(
     shop: Workshop, base: Path, section: str
 ) -> None:
@@ -241,12 +321,116 @@ def test_a_section_that_is_left_out_explains_everything_that_differs(
     if section in ("files", "packages"):  # they need each other's
         document.pop("services", None)
         document.pop("programs", None)
+    if section == "packages":
+        del document["archives"]
+    if section == "archives":
+        document["packages"].remove("acme-tool/acme")
     found = shop.diff(base, shop.image(f"without-{section}", document))
     assert [change.text() for change in found.unexplained] == []
     assert [finding.text() for finding in found.report.findings if not finding.because] == []
-    assert {change.name.partition(".")[0] for change in of_kind(found, FIELD)} >= {section}
+    assert {re.split(r"[.\[]", change.name)[0] for change in of_kind(found, FIELD)} >= {section}
     back = shop.diff(shop.folder / f"without-{section}/out", base)
     assert [change.text() for change in back.unexplained] == []
+
+
+def test_an_archive_moves_what_its_packages_move(shop: Workshop, base: Path) -> None:
+    document = varied(put("packages", ["jq"]))
+    del document["archives"]
+    found = shop.diff(shop.image("without-archive", document), base)
+    fields = ("suite", "components", "keyring", "fingerprints", "pins.acme-lib", "inrelease_sha256")
+    assert {change.name: change.moves for change in of_kind(found, FIELD)} == dict.fromkeys(
+        ("packages", *(f"archives.acme.{field}" for field in fields)), ("rtmr1", "rtmr2")
+    )
+    files = {change.name.split()[0]: change.because for change in of_kind(found, "file")}
+    assert files["/usr/lib/acme-tool/tool.so"] == ("package acme-tool",)
+    assert files["/usr/lib/acme-lib/lib.so"] == ("package acme-lib",)
+    assert set(found.registers or {}) == {"rtmr1", "rtmr2"}
+    assert found.unexplained == ()
+
+
+def test_fields_of_an_archive_do_not_explain_what_its_unchanged_packages_cannot_move(
+    shop: Workshop, base: Path
+) -> None:
+    document = varied(put(f"{ACME} keyring", "keys/acme.asc"), put("kernel options", ["nosmt"]))
+    found = shop.diff(base, shop.image("keyring-and-option", document))
+    assert found.registers == {"rtmr1": ("kernel.options",), "rtmr2": ("kernel.options",)}
+    image = shop.image("keyring", varied(put(f"{ACME} keyring", "keys/acme.asc")))
+    shop.bend(image, "usr/lib/acme-tool/tool.so", "x")
+    (file,) = of_kind(shop.diff(base, image), "file")
+    assert (file.name.split()[0], file.explained) == ("/usr/lib/acme-tool/tool.so", False)
+
+
+def test_an_archive_of_an_image_without_its_lock_moves_what_its_packages_might(shop: Workshop, base: Path) -> None:
+    one, two = side_of(base), side_of(shop.image("unlocked", varied(put(f"{ACME} keyring", "keys/acme.asc"))))
+    assert [change.moves for change in recipe_changes(one, two)[0]] == [()]
+    assert [change.moves for change in recipe_changes(one, replace(two, lock=None))[0]] == [("rtmr1", "rtmr2")]
+
+
+def test_another_text_in_the_file_of_a_chat_template_is_an_input(shop: Workshop) -> None:
+    document = varied(put(f"{MODEL} chat_template", "models/chat.jinja"))
+    one, two = (
+        shop.image(f"template-{text}", document, {"models/chat.jinja": f"{{{{ {text} }}}}"}) for text in ("a", "b")
+    )
+    found = shop.diff(one, two)
+    assert of_kind(found, FIELD, TEXT) == []
+    assert [change.title for change in of_kind(found, "model")] == ["model small"]
+    assert [(change.name, change.because) for change in of_kind(found, "model file")] == [
+        ("/chat_template.jinja content", ("model small",))
+    ]
+    assert found.registers == dict.fromkeys(("rtmr1", "rtmr2", "rtmr3"), ("model small",))
+    assert found.unexplained == ()
+
+
+def test_another_signature_in_the_same_file_is_an_input_that_moves_nothing(
+    shop: Workshop, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shop, "signatures", {})
+    found = shop.diff(base, shop.image("signed-again", BASE))
+    (signature,) = of_kind(found, "model signature")
+    assert signature.after == f"{signature.before}, different signature"
+    assert found.registers == {}
+    assert found.unexplained == ()
+    documents = {change.name.split()[0]: change.because for change in of_kind(found, "output")}
+    assert documents["manifest.json:/models/0/signature/sha256"] == ("model signature small",)
+
+
+def test_one_network_card_does_not_excuse_another(shop: Workshop, base: Path) -> None:
+    image = shop.image("cards", varied(put("network 1 use", "unused")))
+    text = config(shop, image)
+    shop.bend(image, "etc/privml/config.json", text.replace('"gateways":["fd00::2"]', '"gateways":["fd00::3"]'))
+    eth0 = "etc/systemd/network/05-privml-eth0.network"
+    shop.bend(image, eth0, "x")
+    found = shop.diff(base, image)
+    assert {change.name: change.because for change in of_kind(found, KEY)} == {
+        "network[0].gateways[0]": (),
+        "network[1].use": ("network[1].use",),
+    }
+    files = {change.name.split()[0]: change.because for change in of_kind(found, "file")}
+    assert files[f"/{eth0}"] == ()
+    assert files["/etc/systemd/network/05-privml-eth1.network"] == ("network[1].use",)
+
+
+def test_a_card_that_is_added_explains_all_its_keys(shop: Workshop, base: Path) -> None:
+    document = varied(put("devices", [{"virtio-blk": 2}, {"virtio-net": 3}]))
+    document["network"].append({"use": "unused"})
+    keys = {change.name: change.because for change in of_kind(shop.diff(base, shop.image("card", document)), KEY)}
+    assert {name: why for name, why in keys.items() if name != "devices"} == {
+        f"network[2].{key}": ("network[2].use",) for key in ("use", "addresses", "gateways")
+    }
+    assert keys["devices"] == ("devices.virtio-net",)
+
+
+def test_the_file_for_dhcp_goes_with_the_last_card_that_has_it(shop: Workshop, base: Path) -> None:
+    found = shop.diff(base, shop.image("static", varied(put("network 1 use", "unused"))))
+    files = {change.name.split(" ", 1)[0]: change for change in of_kind(found, "file")}
+    gone = files["/etc/systemd/network/10-privml.network"]
+    assert (gone.before, gone.after, gone.because) == ("file", "missing", ("network[1].use",))
+
+
+def test_sizes_are_shown_as_recipes_have_them(shop: Workshop, base: Path) -> None:
+    found = shop.diff(base, shop.image("scratch", varied(put("services metrics scratch", "32MiB"))))
+    (change,) = of_kind(found, FIELD)
+    assert (change.before, change.after) == ("none", "32MiB")
 
 
 def test_an_exception_and_the_field_that_needs_it_are_both_told(shop: Workshop, base: Path) -> None:
@@ -338,6 +522,7 @@ def test_no_field_excuses_a_file_that_nothing_puts_there(shop: Workshop, base: P
     """Many fields differ at once, and still none of them leads to these."""
     document = varied(
         put("variant", "development"), put("packages", []), put("programs", []), put("kernel package", KERNEL),
+        lambda document: document.pop("archives"),
         put("services metrics required", True), put("files /etc/acme/a.json executable", True),
     )  # fmt: skip
     image = shop.image("smuggled", document)
@@ -433,15 +618,24 @@ def test_another_time_is_one_line_for_all_files(shop: Workshop, base: Path) -> N
 
 def test_an_output_without_its_recipe_says_which_fields_cannot_be_told(shop: Workshop, base: Path) -> None:
     image = shop.image(
-        "bare", varied(put("agent max_concurrency", 7), put("agent listen", 9000), put("kernel options", ["nosmt"]))
-    )
+        "bare",
+        varied(
+            put("agent max_concurrency", 7), put("agent listen", 9000), put("kernel options", ["nosmt"]),
+            put("network 1 use", "unused"), put(f"{ACME} suite", "testing"),
+            put(f"{MODEL} chat_template", "models/chat.jinja"),
+        ),
+    )  # fmt: skip
     (image / INPUTS_FILE).unlink()
     found = shop.diff(base, image)
-    assert {change.name for change in of_kind(found, FIELD)} == {"agent.listen", "kernel.options"}
+    assert {change.name for change in of_kind(found, FIELD)} == {
+        "agent.listen", "kernel.options", "network[1].use", "archives.acme.suite",
+        "inference.models[0].chat_template",
+    }  # fmt: skip
     (note,) = found.notes
     assert str(image) in note
     assert "agent.max_concurrency" in note
-    assert not re.search(r"agent\.listen|exceptions|shapes|kernel\.options", note)
+    assert not re.search(r"agent\.listen|exceptions|shapes|kernel\.options|network|suite|chat_template", note)
+    assert "archives.LABEL.keyring" in note
     keys = {change.name: change for change in of_kind(found, KEY)}
     assert keys["agent.max_concurrency"].text().endswith("may follow from agent.max_concurrency")
     assert keys["agent.listen"].because == ("agent.listen",)

@@ -42,6 +42,7 @@ _ROOT_CODE = (
     "recipe/removals.py",
     "image/resources.py",
     "image/services.py",
+    "image/network.py",
     "image/volume.py",
     "image/config.py",
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from privml.events.network import DHCP, STATIC, UNUSED, Card, device
+from privml.events.network import DHCP, MAX_CARDS, STATIC, UNUSED, Card, device
 from privml.image.render import File
 
 BY_DHCP = "etc/systemd/network/10-privml.network"
@@ -12,6 +12,8 @@ BY_DHCP = "etc/systemd/network/10-privml.network"
 _FOLDER = "etc/systemd"
 # Sorted after privml.conf, which turns IPv6 off.
 _SYSCTLS = "etc/sysctl.d/privml.network.conf"
+_SERVER = f"{_FOLDER}/system/privml-server.service.d/network.conf"
+_STATIC_ONLY = f"{_FOLDER}/system/systemd-networkd.service.d/privml.static.conf"
 _QUIET = "DHCP=no\nLinkLocalAddressing=no\nIPv6AcceptRA=no\nLLDP=no\nEmitLLDP=no\nMulticastDNS=no\nLLMNR=no\n"
 
 
@@ -21,20 +23,34 @@ def overlay(cards: Sequence[Card]) -> tuple[dict[str, File], frozenset[str]]:
     for number, card in enumerate(cards):
         text = _unit(card, number)
         if text:
-            files[f"{_FOLDER}/network/05-privml-{device(number)}.network"] = File(text.encode())
+            files[_of_card(number)] = File(text.encode())
     if with_ipv6 := [device(number) for number, card in enumerate(cards) if card.has_ipv6]:
         files[_SYSCTLS] = File("".join(map(_ipv6, with_ipv6)).encode())
-        files[f"{_FOLDER}/system/privml-server.service.d/network.conf"] = File(
-            b"[Service]\nRestrictAddressFamilies=AF_INET6\n"
-        )
+        files[_SERVER] = File(b"[Service]\nRestrictAddressFamilies=AF_INET6\n")
     if not cards or any(card.use == DHCP for card in cards):
         return files, frozenset()
-    files[f"{_FOLDER}/system/systemd-networkd.service.d/privml.static.conf"] = File(
+    files[_STATIC_ONLY] = File(
         b"# Nothing here speaks DHCP, so it needs neither raw packets nor a port.\n"
         b"[Service]\nAmbientCapabilities=\nAmbientCapabilities=CAP_NET_ADMIN\n"
         b"CapabilityBoundingSet=\nCapabilityBoundingSet=CAP_NET_ADMIN\n"
     )
     return files, frozenset({BY_DHCP})
+
+
+def cards_of(path: str, what: str) -> str | None:
+    """The part of ``network`` that decides ``what`` of the file at ``path``: `network[1]`, or all of `network`.
+
+    None if it is not a file that ``overlay`` makes, nor one whose ``presence`` it decides.
+    """
+    number = next((number for number in range(MAX_CARDS) if path == _of_card(number)), None)
+    if number is not None:
+        return f"network[{number}]"
+    decided = path in (_SYSCTLS, _SERVER, _STATIC_ONLY) or (path == BY_DHCP and what == "presence")
+    return "network" if decided else None
+
+
+def _of_card(number: int) -> str:
+    return f"{_FOLDER}/network/05-privml-{device(number)}.network"
 
 
 def _unit(card: Card, number: int) -> str:

@@ -12,7 +12,8 @@ from privml.recipe.section import MEMORY_UNITS
 
 NONE = "none"
 """What is shown for a field that has no value."""
-_MEMORY = "memory"
+_SIZES = ("memory", "scratch")
+"""Fields that hold bytes and are written as 64MiB."""
 
 
 def fields_of(content: Mapping[str, Any]) -> dict[str, str]:
@@ -57,6 +58,6 @@ def _text(value: Any, key: str) -> str:
         return f"[{', '.join(_text(item, '') for item in value)}]"
     if isinstance(value, bool):
         return str(value).lower()
-    if isinstance(value, int) and key == _MEMORY:
+    if isinstance(value, int) and key in _SIZES:
         return size_text(value, MEMORY_UNITS)
     return str(value) if isinstance(value, str | int) else canonical(value).decode()

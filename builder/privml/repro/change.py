@@ -66,6 +66,8 @@ _KINDS: dict[str, tuple[Group, tuple[str, ...]]] = {
     "times": (Group.INPUTS, BY_CONFIG),
     "use of RTMR3": (Group.INPUTS, BY_CONFIG),
     "archive": (Group.INPUTS, ()),
+    "components of archive": (Group.INPUTS, ()),
+    "keyring of archive": (Group.INPUTS, ()),
     "keys of archive": (Group.INPUTS, ()),
     "tool": (Group.INPUTS, ALL),
     "tools": (Group.INPUTS, ALL),

@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from privml.events import volumes
 from privml.events.registers import LAUNCH
 from privml.image import madeby, provenance, sbom
+from privml.image.network import cards_of
 from privml.image.render import AGENT_ROOT
 from privml.image.services import is_of_service
 from privml.lock.lockfile import own_tools_lock
@@ -236,6 +237,7 @@ class Explainer:
             "devices": self._fields("devices", "platforms", "inference.models"),
             "rtmr3": [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")],
             "services": self._service(key),
+            "network": self._card(key),
         }
         return rules.get(first, self._kinds("agent file"))
 
@@ -243,10 +245,21 @@ class Explainer:
         """A key of a service: its field, or any of them if the service is on one side only."""
         _, name, inner, *_ = (*re.split(r"[.\[]", key), "", "")
         field = {"argv": "run"}.get(inner, inner)
-        runs = [change for change in self._of_kind.get(FIELD, ()) if change.name == f"services.{name}.run"]
-        if any(NONE in (change.before, change.after) for change in runs):
+        if self._on_one_side(f"services.{name}.run"):
             return self._fields(f"services.{name}.{field}") or self._fields(f"services.{name}")
         return self._fields(f"services.{name}.{field}", f"services.NAME.{field}")
+
+    def _card(self, key: str) -> list[str]:
+        """A key of a network card: its field, or any of them if the card is on one side only."""
+        card, _, inner = key.partition(".")
+        field = inner.partition("[")[0]
+        whole = self._fields(card) if self._on_one_side(f"{card}.use") else []
+        return self._fields(f"{card}.{field}") or whole
+
+    def _on_one_side(self, field: str) -> bool:
+        """Whether ``field``, which has a value wherever its section is, has one on one side only."""
+        named = [change for change in self._of_kind.get(FIELD, ()) if change.name == field]
+        return any(NONE in (change.before, change.after) for change in named)
 
     def _file(self, path: str, field: str, package: str) -> list[str]:
         """A path in the root."""
@@ -261,6 +274,8 @@ class Explainer:
             named = [change for change in self._of_kind.get(FIELD, ()) if change.name.startswith("files.")]
             fields = [change.title for change in named if _is_below(f"/{path}", _target(change))]
             return fields or [own.title]
+        if (part := cards_of(path, field)) is not None:
+            return self._fields(part)
         for known in (self._guest, self._agent):
             if (change := known.get(source_of(path)) or known.get(path)) is not None:
                 why = self._changed("variant", "inference", "services")
@@ -317,7 +332,7 @@ class Explainer:
             "kernel": [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")],
             "root": self._root(),
             "firmware": [*self._fields("firmware", "base"), *self._kinds("firmware package")],
-            "models": [*self._fields("inference.models"), *self._kinds("model", "wheel", "times")],
+            "models": [*self._fields("inference.models"), *self._kinds("model", "model signature", "wheel", "times")],
             "engine": [*self._fields("inference"), *self._kinds("package")],
             "exceptions": self._fields("exceptions"),
             "config_sha256": self._moving("rtmr3"),
@@ -326,6 +341,7 @@ class Explainer:
             "artefacts": self.of(rest[0], "bytes") if rest and rest[0] else every,
             "platforms": self._fields("platforms"),
             "shapes": self._fields("shapes"),
+            "network": self._fields("network"),
             "packages": [*self._changed(*_INSTALLED), *self._kinds(*_PACKAGES)],
         }
         return list(rules.get(first, []))

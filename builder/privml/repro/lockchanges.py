@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from privml.lock.archiverecord import Archive
+from privml.lock.archiverecord import AddedArchive, Archive
 from privml.lock.changes import keys_of, states_of
 from privml.lock.modelrecord import Model as LockedModel
 from privml.lock.modelrecord import ModelFile
@@ -39,12 +39,34 @@ def _archives(a: Sequence[Archive], b: Sequence[Archive]) -> Iterable[Change]:
     tables = [{f"{one.label}/{one.suite}": one for one in archives} for archives in (a, b)]
     for name in sorted({*tables[0], *tables[1]}):
         one, two = (table.get(name) for table in tables)
-        if one != two:
-            before, after = ("not used" if each is None else each.date for each in (one, two))
-            yield Change("archive", name, before, after)
-            keys = [" ".join(keys_of(each)) if each else "" for each in (one, two)]
-            if keys[0] != keys[1]:
-                yield Change("keys of archive", name, keys[0] or "none", keys[1] or "none")
+        before, after = map(_state, (one, two))
+        if (one and one.inrelease_sha256) != (two and two.inrelease_sha256):
+            after = _other(before, after, "InRelease")
+        rows = {"archive": (before, after)}
+        facts = [_added(each) for each in (one, two)]
+        rows |= {kind: (facts[0].get(kind, "none"), facts[1].get(kind, "none")) for kind in facts[0] | facts[1]}
+        yield from (Change(kind, name, *values) for kind, values in rows.items() if values[0] != values[1])
+
+
+def _other(before: str, after: str, what: str) -> str:
+    """``after``; it says that ``what`` differs if it reads like ``before``."""
+    return f"{after}, different {what}" if before == after else after
+
+
+def _state(archive: Archive | None) -> str:
+    expired = ", accepted although expired" if archive and archive.expired else ""
+    return f"{archive.date}{expired}" if archive else "not used"
+
+
+def _added(archive: Archive | None) -> dict[str, str]:
+    """What the lock has of an archive that the recipe adds, by kinds of changes."""
+    if not isinstance(archive, AddedArchive):
+        return {}
+    return {
+        "components of archive": " ".join(archive.components),
+        "keyring of archive": f"{archive.keyring_sha256[:16]}..",
+        "keys of archive": " ".join(keys_of(archive)),
+    }
 
 
 def _inputs(
@@ -57,7 +79,7 @@ def _inputs(
             continue
         before, after = ("not locked" if each is None else each.version for each in (one, two))
         what = "kernel package" if any(kernel.is_kernel(name) for kernel in kernels) else kind
-        yield Change(what, name, before, f"{after}, different bytes" if before == after else after)
+        yield Change(what, name, before, _other(before, after, "bytes"))
 
 
 def _locked_models(a: Sequence[LockedModel], b: Sequence[LockedModel]) -> Iterable[Change]:
@@ -74,7 +96,7 @@ def _locked_models(a: Sequence[LockedModel], b: Sequence[LockedModel]) -> Iterab
             before, after = (
                 "not signed" if each is None else f"by {each.signer} {each.key_id}" for each in (was, now)
             )
-            yield Change("model signature", name, before, after)
+            yield Change("model signature", name, before, _other(before, after, "signature"))
 
 
 def _named(files: Sequence[ModelFile]) -> str:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.strictjson import canonical
 from privml.image import inputs, madeby
+from privml.lock.archiverecord import AddedArchive
 from privml.lock.models import Lock
 from privml.output import manifest as manifests
 from privml.output.manifest import Manifest
@@ -87,7 +88,7 @@ def recipe_changes(a: Side, b: Side) -> tuple[tuple[Change, ...], tuple[str, ...
         tables = [fields_of(a.recipe["content"]), fields_of(b.recipe["content"])]
     else:
         tables = [told(a), told(b)]
-    fields = tuple(_differing(*tables))
+    fields = tuple(_as_locked(change, a.lock, b.lock) for change in _differing(*tables))
     found += fields
     if whole and not fields:
         found.append(Change(TEXT, "of the recipe", "the same fields", "with other comments or lines"))
@@ -109,6 +110,20 @@ def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> list[Change]:
             fact = fact_named(name)
             found.append(Change(FIELD, name, before, after, lower(fact.moves) if fact else ()))
     return found
+
+
+def _as_locked(change: Change, *locks: Lock | None) -> Change:
+    """The change, which moves nothing if it is of an archive from which both locks have the same packages.
+
+    An archive's fields only decide which packages `lock` chooses.
+    """
+    section, *inner = change.name.split(".")
+    known = [lock for lock in locks if lock is not None]
+    if section != "archives" or not inner or len(known) != len(locks):
+        return change
+    names = {package.name for lock in known for package in lock.packages if package.archive == inner[0]}
+    one, two = ({each.name: each.sha256 for each in lock.packages if each.name in names} for lock in known)
+    return replace(change, registers=()) if one == two else change
 
 
 def _in_order(names: Iterable[str]) -> list[str]:
@@ -133,6 +148,7 @@ def told(side: Side) -> dict[str, str]:
         "exceptions": [each.to_dict() for each in manifest.exceptions],
         "platforms": list(manifest.platforms),
         "shapes": [{"vcpus": shape.vcpus, "memory": shape.memory} for shape in manifest.shapes],
+        "network": [card.to_dict() for card in manifest.network],
     }
     found = fields_of(content)
     if manifest.engine is not None:
@@ -148,14 +164,27 @@ def told(side: Side) -> dict[str, str]:
     is_image = lock.base.record.distribution.kernel.is_image
     kernel = next((name for name in asked if is_image(name.partition("/")[0])), None)
     firmware = {tee: _package(each.requested) for tee, each in lock.firmware.items()}
+    templates = [{"chat_template": one.chat_template and one.chat_template.path} for one in lock.models]
     return found | fields_of(
         {
+            **({"inference": {"models": templates}} if templates else {}),
+            # Without an archive, that is told of all their fields.
+            "archives": {one.label: _archive(one) for one in lock.added_archives} or None,
             "base": lock.base.model_dump(),
             "kernel": {**({} if kernel is None else _package(kernel)), "options": list(lock.kernel_options)},
             "firmware": firmware,
             "programs": list(lock.programs),
         }
     )
+
+
+def _archive(locked: AddedArchive) -> dict[str, Any]:
+    return {
+        "suite": locked.suite,
+        "components": list(locked.components),
+        "fingerprints": list(locked.fingerprints),
+        "inrelease_sha256": None if locked.valid_until else locked.inrelease_sha256,
+    }
 
 
 def _package(request: str) -> dict[str, str | None]:
