@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import itertools
 import shutil
 from pathlib import Path
 
@@ -89,6 +90,7 @@ REVOKED = OTHER.signature(0x28, b"")
         (b"\xc6\xe5" + KEY.public, "has no length of its own"),
         (OTHER.public * 65, "got more than 64 keys"),
     ],
+    ids=itertools.count(),
 )
 def test_what_is_no_keyring_is_refused(data: bytes, text: str) -> None:
     with pytest.raises(KeyringError) as caught:
@@ -181,6 +183,7 @@ ADOPTED = packet(6, OTHER.body) + packet(14, KEY.body) + OTHER.binding(KEY)
         (b"", [KEY], "got no bytes"),
         (bytes((1 << 20) + 1), [KEY], "it has more than 1048576 bytes"),
     ],
+    ids=itertools.count(),
 )
 def test_other_keys_than_the_listed_ones_are_refused_by_name(
     folder: Path, data: bytes, listed: list[Key], text: str
