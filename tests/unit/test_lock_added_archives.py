@@ -35,7 +35,7 @@ from privml.lock.refresh import refresh
 from privml.lock.wanted import Wanted, check_places
 from privml.recipe.loader import Recipe, load, shipped
 from privml.recipe.packages import guest_packages
-from privml.repro.changes import lock_changes
+from privml.repro.lockchanges import lock_changes
 from privml.store.mirrors import Mirrors
 from privml.store.objects import Store
 
