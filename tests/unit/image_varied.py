@@ -22,14 +22,13 @@ from types import MappingProxyType
 from typing import Any
 
 import image_fake
-import model_signer as signer
 import pytest
 from image_fake import FIRMWARE, Fake, keep
 from image_volume import volume
 from test_lock_deb import file as deb_file
 from test_lock_deb import package as deb_package
 from test_measure_pe import make_uki
-from tests.signing import Key, armoured
+from varied_inputs import KEYS, chosen_from, model_of, state_of, write_keyrings
 
 from privml.base.run import Completed
 from privml.events.agent import replay
@@ -39,19 +38,16 @@ from privml.image.build import build
 from privml.image.root import SOURCE
 from privml.image.tools import ToolsTree
 from privml.lock.addedarchives import archives_of
-from privml.lock.archiverecord import AddedArchive
-from privml.lock.chattemplate import with_template
-from privml.lock.models import Firmware, Lock, Model, ModelFile, Package, Tree, UrlSource
-from privml.lock.modelsignature import signed
+from privml.lock.models import Firmware, Lock, Package, Tree
 from privml.lock.trees import agent_tree, guest_tree, images_folder, own_tree
 from privml.lock.wanted import in_order
 from privml.output import manifest as manifests
 from privml.output.artefacts import artefact
 from privml.output.manifest import Manifest
 from privml.output.prediction import write_prediction
-from privml.recipe.inference import Signature
 from privml.recipe.loader import Recipe, load
 from privml.recipe.models import Content
+from privml.recipe.packages import models_in
 from privml.repro.compare import compare
 from privml.repro.images import ImageDiff, of
 from privml.repro.layers import Report
@@ -72,13 +68,6 @@ MORE = {
     "acme-tool": ("usr/lib/acme-tool/tool.so",),
     "acme-lib": ("usr/lib/acme-lib/lib.so",),
 }
-# What each package of an added archive depends on in the same archive.
-NEEDS = {"acme-tool": ("acme-lib",)}
-# Version of the packages of each suite of an added archive.
-SUITES = {"stable": "2.0", "testing": "3.0"}
-# The keys that may sign archives, by fingerprint.
-KEYS = {key.fingerprint: key for key in map(Key, ("acme", "spare"))}
-ACME, SPARE = KEYS
 EPOCH = 1_750_000_000
 DATA, HASHES = 40 * 512, 56 * 512
 Document = dict[str, Any]
@@ -107,7 +96,7 @@ BASE: Document = {
         "acme": {
             "suite": "stable",
             "keyring": "keys/acme.gpg",
-            "fingerprints": [ACME],
+            "fingerprints": [next(iter(KEYS))],
             "pins": {"acme-lib": "1.0"},
             "inrelease_sha256": "1" * 64,
         }
@@ -301,51 +290,8 @@ class Workshop:
         path = folder / f"{name}.yaml"
         path.write_text(json.dumps(document, indent=1))
         recipe = load(path)
-        self.write_keyrings(folder, recipe.content)
+        write_keyrings(folder, recipe.content)
         return recipe
-
-    def write_keyrings(self, folder: Path, content: Content) -> None:
-        """Write the keyring of each archive, with the keys that the recipe lists."""
-        for archive in content.archives.values():
-            packets = b"".join(KEYS[each].public for each in archive.fingerprints)
-            place = folder / archive.keyring
-            place.parent.mkdir(exist_ok=True)
-            place.write_bytes(armoured(packets) if place.suffix == ".asc" else packets)
-
-    def from_archives(self, recipe: Recipe) -> tuple[list[Package], list[AddedArchive]]:
-        """The packages of the recipe's archives, whose suites have versions of their own, and their states."""
-        states, packages = [], []
-        for one in archives_of(recipe):
-            asked = [name for name, label in recipe.content.archive_packages if label == one.label]
-            for name in [*asked, *(other for each in asked for other in NEEDS[each])]:
-                version = one.pins.get(name, SUITES[one.suite.name])
-                packages.append(
-                    self.deb(name, version).model_copy(update={"archive": one.label, "suite": one.suite.name})
-                )
-            states.append(
-                AddedArchive(
-                    label=one.label,
-                    suite=one.suite.name,
-                    inrelease_sha256=one.inrelease_sha256 or digest(one.label, one.suite.name).hex()[:64],
-                    date="2025-06-14T00:00:00Z",
-                    valid_until=None if one.inrelease_sha256 else "2025-06-21T00:00:00Z",
-                    expired=False,
-                    components=one.suite.components,
-                    keyring_sha256=one.keyring.sha256,
-                    fingerprints=one.keyring.fingerprints,
-                )
-            )
-        return packages, states
-
-    def sign(self, folder: Path, asked: Signature, model: Model) -> None:
-        """Write key and signature of a model. The same files have the same signature under the same name."""
-        payload = signer.statement({file.path: file.sha256 for file in model.files})
-        key = f"{asked.file} {payload}"
-        if key not in self.signatures:
-            self.signatures[key] = signer.bundle(payload)
-        for name, data in ((asked.file, self.signatures[key]), (asked.key, signer.PEM)):
-            (folder / name).parent.mkdir(exist_ok=True)
-            (folder / name).write_bytes(data)
 
     def lock(self, recipe: Recipe, **changes: Any) -> Lock:
         """The lock that `lock` would make of these archives; ``changes`` are versions of packages or its fields."""
@@ -356,21 +302,11 @@ class Workshop:
         if content.inference is None:
             names.remove("llama.cpp-tools")
         packages = [self.deb(name, kernel if name == KERNEL else versions.get(name, "1")) for name in names]
-        added, states = self.from_archives(recipe)
-        models = []
-        for number, model in enumerate(content.inference.models if content.inference else ()):
-            parts = [(part.name, part.sha256) for part in model.files or ()] or [
-                (model.source.rpartition("/")[2], model.sha256 or "")
-            ]
-            listed = tuple(
-                ModelFile(path=name, size=64, sha256=self.fake.store.add_bytes((name + sha256).encode().ljust(64)))
-                for name, sha256 in parts
-            )
-            source = UrlSource(url=model.source)
-            locked = Model(name=model.name, source=source, files=listed, licence=model.licence, signature=None)
-            if model.signature is not None:
-                self.sign(recipe.path.parent, model.signature, locked)
-            models.append(with_template(recipe, number, signed(recipe, number, locked), self.fake.store))
+        archives = archives_of(recipe)
+        for one in archives:
+            place = {"archive": one.label, "suite": one.suite.name}
+            packages += [self.deb(*chosen).model_copy(update=place) for chosen in chosen_from(one, content)]
+        models = [model_of(recipe, n, self.fake.store, self.signatures) for n in range(len(models_in(recipe)))]
         chosen = content.firmware["tdx"]
         body = FIRMWARE + (chosen.package + (chosen.suite or "")).encode()
         if content.variant not in self._agents:
@@ -383,7 +319,7 @@ class Workshop:
                     *content.named_packages,
                     *(f"{name}/{label}" for name, label in content.archive_packages),
                 ),
-                "packages": in_order([*packages, *added]),
+                "packages": in_order(packages),
                 "firmware": {
                     "tdx": Firmware(requested=chosen.package, packages=(self.firmware(chosen.package, body),))
                 },
@@ -394,7 +330,7 @@ class Workshop:
                 "files": own_tree(recipe),
                 "kernel_options": tuple(content.kernel.options),
                 "programs": tuple(content.programs),
-                "added_archives": tuple(states),
+                "added_archives": tuple(map(state_of, archives)),
             }
         )
         return made.model_copy(update=changes)

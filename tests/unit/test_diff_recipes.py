@@ -12,8 +12,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from image_varied import BASE, DATA, HASHES, KEYS, Document, Workshop, reseal
+from image_varied import BASE, DATA, HASHES, Document, Workshop, reseal
 from test_repro_compare import bend
+from varied_inputs import KEYS
 
 from privml.cli import diff as verb
 from privml.image.inputs import FILE as INPUTS_FILE
