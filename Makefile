@@ -41,7 +41,7 @@ lint: venv ## formatters, linters, types
 test: venv lint ## fast tests, linters and types included
 	@mkdir -p out
 	@$(BIN)/pytest -m real tests/real --collect-only --quiet --no-summary > out/collected || { cat out/collected; exit 1; }
-	@$(BIN)/pytest
+	@$(BIN)/pytest --numprocesses=auto --dist=loadfile
 
 check: venv ## real build, boot comparison, demo with its refusals
 	@$(BIN)/pytest -m real tests/real --durations=0

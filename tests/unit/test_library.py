@@ -135,6 +135,18 @@ def test_the_socket_belongs_to_the_user_and_is_removed_with_the_client(
     assert list((tmp_path / "t").iterdir()) == []
 
 
+def test_a_folder_whose_path_is_too_long_for_a_socket_is_named_and_left_empty(
+    guest: Guest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = tmp_path / ("t" * 100)
+    long.mkdir()
+    monkeypatch.setattr("tempfile.tempdir", str(long))
+    with pytest.raises(HostError, match="no socket can be made at") as caught:
+        privml.openai_client(guest.url, "out/demo-cpu", allow_simulated="root.pem")
+    assert "TMPDIR" in (caught.value.hint or "")
+    assert list(long.iterdir()) == []
+
+
 def test_errors_are_the_package_s_own(guest: Guest, place: Path) -> None:  # noqa: F811
     with pytest.raises(HostError, match="no attestation document"):
         privml.verify(f"https://127.0.0.1:{guest_fake.unused_port()}", "out/demo-cpu")

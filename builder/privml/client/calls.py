@@ -161,10 +161,18 @@ def _serve(gate: Gate) -> tuple[str, Callable[[], None]]:
     """Run the proxy in this process on a socket that only this user can open: its path, and how to stop it."""
     from privml.client import proxy  # its server is needed by no other call
 
-    folder = tempfile.mkdtemp(prefix="privml-client.")
+    folder = tempfile.mkdtemp(prefix="privml.")
     listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    path = str(Path(folder) / "guest.sock")
-    listener.bind(path)
+    path = str(Path(folder) / "s")
+    try:
+        listener.bind(path)
+    except OSError as error:
+        listener.close()
+        shutil.rmtree(folder, ignore_errors=True)
+        raise HostError(
+            f"no socket can be made at {path}: {error.strerror or error}",
+            hint="set TMPDIR to a folder with a shorter path; a socket's has at most about 100 bytes",
+        ) from error
     listener.listen()  # requests wait until the server runs
     server = proxy.server(("127.0.0.1", 0), gate)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="privml-client", daemon=True)
