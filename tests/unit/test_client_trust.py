@@ -31,6 +31,7 @@ from test_cli_main import Outcome, as_found, place  # noqa: F401 - fixtures
 from privml.base.dsse import Envelope, Signature, decode
 from privml.base.errors import EvidenceError, HostError, UsageError
 from privml.client.trust import Trust, trust_of
+from privml.output import manifest as manifests
 from privml.output.memory import Memories, newest
 from privml.statement import metadata, rebuild, rebuilders
 from privml.statement.index import State
@@ -160,6 +161,20 @@ def test_the_honest_guest_is_accepted_by_the_newest_version_that_fits(fake: Fake
     assert str(verdict.anchor) == f"{first}, no rebuilder asked"
     assert "note: index valid until 2026-12-18T11:06:40Z" in "\n".join(f"note: {note}" for note in verdict.notes)
     assert "first use of this root here: there was nothing to compare the index's versions with" in verdict.notes
+
+
+@pytest.mark.parametrize(
+    "change", [lambda data: data + b"\n", lambda data: data.replace(b"llama", b"other"), lambda _: b""]
+)
+def test_the_models_are_those_of_the_manifest_that_was_signed(fake: Fake, change: Callable[[bytes], bytes]) -> None:
+    path = f"{NAME}/1.1/manifest.json"
+    named = [model.name for model in manifests.decode(fake.files[path]).models]
+    assert [model.name for model in judged(fake, "1.1").models] == named != []
+    put_file(path, change(fake.files[path]))(fake)
+    assert codes(fake, "1.1") == {"statement-digest"}
+    del fake.files[path]
+    with pytest.raises(EvidenceError, match="no such file in the repository"):
+        judged(fake, "1.1")
 
 
 def test_a_guest_is_compared_with_the_version_that_it_runs() -> None:
@@ -364,8 +379,10 @@ def test_a_repository_is_followed_over_http(here: Path, no_proxy: None, capsys: 
         "/demo-cpu/index.json",
         "/demo-cpu/1.1/release.json",
         "/demo-cpu/1.1/statement.dsse.json",
+        "/demo-cpu/1.1/manifest.json",
         "/demo-cpu/1.0/release.json",
         "/demo-cpu/1.0/statement.dsse.json",
+        "/demo-cpu/1.0/manifest.json",
     ]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from privml.output import manifest as manifests
 from privml.output.artefacts import check_artefacts
+from privml.output.manifest import Manifest
 from privml.output.prediction import read_prediction
 from privml.verify.anchor import Built, Expected, ExpectedModel
 
@@ -18,8 +19,12 @@ def built(directory: Path) -> Expected:
     """
     manifest = manifests.read(directory)
     check_artefacts(directory, manifest.artefacts)
-    models = tuple(
+    return Expected(read_prediction(directory, manifest), Built(str(directory)), models_of(manifest))
+
+
+def models_of(manifest: Manifest) -> tuple[ExpectedModel, ...]:
+    """The models of an image, as its manifest names them."""
+    return tuple(
         ExpectedModel(model.name, model.revision, None if model.signature is None else str(model.signature))
         for model in manifest.models
     )
-    return Expected(read_prediction(directory, manifest), Built(str(directory)), models)

@@ -17,7 +17,9 @@ from privml.base.errors import EvidenceError, UsageError
 from privml.base.files import read_start
 from privml.base.http import Connections
 from privml.base.wayout import environment_way_out
+from privml.client import anchors
 from privml.client.requests import AbsentError, Requests, base_address
+from privml.output import manifest as manifests
 from privml.output.memory import Memories
 from privml.output.repository import fetch_from
 from privml.statement import follow, names, rebuilders
@@ -114,7 +116,8 @@ class Trust:
             rebuilders_asked=self.asked,
             notes=(*notes, *(f"rebuilder {who}: {why}" for who, why in said.others.items())),
         )
-        return Expected(version.statement.predicate, anchor)
+        models = anchors.models_of(manifests.decode(follow.manifest_of(fetch, version)))
+        return Expected(version.statement.predicate, anchor, models)
 
 
 def trust_of(

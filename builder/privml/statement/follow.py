@@ -106,6 +106,15 @@ def version_of(fetch: Fetch, index: Index, entry: Entry, role: Role) -> Version:
     return Version(entry, found, statement, verified.signers)
 
 
+def manifest_of(fetch: Fetch, version: Version) -> bytes:
+    """The manifest of a version, as its release and statement name it; errors as of `version_of`."""
+    where = f"{version.release.name}/{version.release.version}/{MANIFEST_FILE}"
+    named = version.release.files[MANIFEST_FILE]
+    data = _there(fetch, where, min(named.size, MAX_ENVELOPE))
+    _named(where, data, named.sha256)
+    return data
+
+
 def _named(what: str, data: bytes, expected: bytes) -> None:
     got = hashlib.sha256(data).digest()
     if got != expected:
