@@ -15,7 +15,8 @@ from pydantic.fields import FieldInfo
 
 from privml.engines.engine import NumberOption
 from privml.engines.registry import ENGINES
-from privml.recipe.models import Content, Device
+from privml.recipe.hardware import Device
+from privml.recipe.models import Content
 from privml.recipe.platform import PlatformFile
 from privml.recipe.section import CONFIG
 from privml.recipe.validation import model_in

@@ -10,8 +10,8 @@ from privml.events.variants import PRODUCTION
 from privml.recipe import keyrings, ownfiles
 from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
+from privml.recipe.hardware import MIB
 from privml.recipe.loader import Recipe, platforms_of
-from privml.recipe.models import MIB
 from privml.recipe.modelsource import LocalFile
 from privml.recipe.platform import NO_TEE, PlatformFile
 from privml.recipe.rules import RULES

@@ -20,7 +20,8 @@ from privml.events.variants import PRODUCTION
 from privml.recipe import archives, document, exceptions, migration
 from privml.recipe.document import Document, Mark
 from privml.recipe.finding import Finding, RecipeProblems
-from privml.recipe.models import Content, Device
+from privml.recipe.hardware import Device
+from privml.recipe.models import Content
 from privml.recipe.names import SUFFIXES, check_single, is_file_name, name_of, named
 from privml.recipe.platform import PlatformFile
 from privml.recipe.validation import mark_of, validate

@@ -15,7 +15,6 @@ from pydantic import (
     model_validator,
 )
 
-from privml.base.sizes import MAX_VCPUS, size_of
 from privml.events import network as cards_of
 from privml.events import services as own
 from privml.events.variants import PRODUCTION, Variant
@@ -24,16 +23,14 @@ from privml.recipe.added import AddedFile, DeclaredException
 from privml.recipe.archives import MAX_ARCHIVES, AddedArchive, ArchiveLabel
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
+from privml.recipe.hardware import DEVICE_SCHEMA, Device, Shape, kind_and_count
 from privml.recipe.inference import Inference
 from privml.recipe.network import NetworkCard, cards
-from privml.recipe.platform import MOST
 from privml.recipe.section import (
     ALL,
     CONFIG,
     FIRMWARE,
     MACHINE,
-    MEMORY_PATTERN,
-    MEMORY_UNITS,
     RECORDED,
     ROOT,
     PackageName,
@@ -46,20 +43,7 @@ from privml.recipe.section import (
 )
 from privml.recipe.service import Service, ServiceName
 
-MIB = 1 << 20
-MIN_MEMORY = 512 * MIB
 FIRST_PORT = 1024
-
-
-def memory_size(value: object) -> int:
-    """``2GiB`` in bytes."""
-    try:
-        size = size_of(value if isinstance(value, str) else "", MEMORY_UNITS)
-    except ValueError as error:
-        raise ValueError(f"got `{value}`, expected a size such as 2GiB or 1536MiB") from error
-    if size < MIN_MEMORY:
-        raise ValueError(f"got {value}, expected at least {MIN_MEMORY // MIB}MiB")
-    return size
 
 
 def _distribution(value: str) -> str:
@@ -76,13 +60,6 @@ def _some_firmware(value: dict[str, FirmwareOf]) -> dict[str, FirmwareOf]:
     if not value:
         raise ValueError(f"got nothing, expected the firmware of a TEE: {' or '.join(tees.BUILT)}")
     return value
-
-
-def _device(value: object) -> object:
-    if isinstance(value, dict) and len(value) == 1:
-        kind, count = next(iter(value.items()))
-        return {"kind": kind, "count": count}
-    raise ValueError(f"got `{value}`, expected one `KIND: COUNT`, such as `virtio-blk: 2`")
 
 
 _KERNEL = TOOLS.distribution.kernel.image
@@ -191,43 +168,6 @@ class Agent(Section):
     ]
 
 
-class Device(Section):
-    """The number of devices of one kind in the guest."""
-
-    kind: Literal["virtio-blk", "virtio-net"]
-    count: Annotated[int, Field(ge=1)]
-
-    @field_validator("count")
-    @classmethod
-    def _bounded(cls, value: int, info: ValidationInfo) -> int:
-        most = MOST.get(info.data.get("kind", ""), value)
-        if value > most:
-            raise ValueError(f"got `{value}`, expected 1 to {most}")
-        return value
-
-
-_DEVICE_SCHEMA = {
-    "type": "object",
-    "properties": {kind: {"type": "integer", "minimum": 1, "maximum": most} for kind, most in MOST.items()},
-    "additionalProperties": False,
-    "minProperties": 1,
-    "maxProperties": 1,
-}
-
-
-class Shape(Section):
-    """A machine size for which measurements are predicted."""
-
-    vcpus: Annotated[int, about("Number of virtual CPUs.", 2, MACHINE, ge=1, le=MAX_VCPUS)]
-    # In bytes.
-    memory: Annotated[
-        int,
-        BeforeValidator(memory_size),
-        about("Memory of the machine, in MiB, GiB or TiB; at least 512MiB.", "2GiB", MACHINE),
-        WithJsonSchema({"type": "string", "pattern": MEMORY_PATTERN}),
-    ]
-
-
 class Content(Section):
     """A complete recipe, after ``extends`` is applied."""
 
@@ -328,7 +268,7 @@ class Content(Section):
         ),
     ] = Field(default_factory=list)
     devices: Annotated[
-        list[Annotated[Device, BeforeValidator(_device), WithJsonSchema(_DEVICE_SCHEMA)]],
+        list[Annotated[Device, BeforeValidator(kind_and_count), WithJsonSchema(DEVICE_SCHEMA)]],
         about(
             "The devices of the guest, one KIND: COUNT each; by default those of its platforms. The first disk is "
             "for the root, and one more for each model; further disks are never read.",

@@ -42,6 +42,9 @@ _ANSWERS = {
     _USERS: ("group", "groups", "user", "users"),
     "the guest's name, time zone and locale are the same in every image": ("hostname", "locale", "timezone"),
     "images with GPUs cannot be attested yet": ("accelerator", "cuda", "gpu", "gpus", "nvidia"),
+    "an image is public and anybody can rebuild it, so it holds no secrets": (
+        "credentials", "secret", "secrets", "token", "tokens",
+    ),
     "kernel modules are in `kernel.modules`": ("modprobe", "module", "modules"),
     "kernel settings are in `sysctl`": ("sysctls", "tunables"),
     "packages of the base's archives are in `packages`": ("apt", "debs", "install"),
