@@ -141,7 +141,7 @@ def test_an_address_that_names_no_key(address: str, message: str) -> None:
 
 def test_labels_may_have_any_character() -> None:
     found = token.TokenUri.parse("pkcs11:token=my%20token;object=a%3Bb?module-path=/lib/x.so")
-    assert (found.token, found.key, found.library, found.pin_source) == ("my token", "a;b", "/lib/x.so", None)
+    assert (found.token, found.key, found.module, found.pin_source) == ("my token", "a;b", "/lib/x.so", None)
 
 
 def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -52,5 +52,5 @@ def _me() -> int:
 def _name(path: Path) -> str:
     try:
         return path.owner()
-    except (KeyError, NotImplementedError):
+    except (KeyError, NotImplementedError):  # no entry, or a system without owners
         return f"user {path.stat().st_uid}"

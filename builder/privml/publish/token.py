@@ -1,6 +1,6 @@
 """Private keys in a hardware token, by a PKCS #11 URI (RFC 7512).
 
-``pkcs11:token=LABEL;object=LABEL?module-path=/usr/lib/.../library.so``, with ``&pin-source=file:PATH`` where nobody
+``pkcs11:token=LABEL;object=LABEL?module-path=/usr/lib/.../module.so``, with ``&pin-source=file:PATH`` where nobody
 can be asked for the PIN. A PIN in the URI is refused: any user of the machine can read it in a command line. Keys are
 ECDSA over P-256 or P-384, or Ed25519. The Python package comes with the extra ``privml-build[hsm]``.
 """
@@ -22,7 +22,7 @@ from privml.statement.keys import PublicKey
 SCHEME = "pkcs11"
 _PATH = ("token", "object")
 _QUERY = ("module-path", "pin-source")
-_SHAPE = "pkcs11:token=LABEL;object=LABEL?module-path=/usr/lib/.../library.so"
+_SHAPE = "pkcs11:token=LABEL;object=LABEL?module-path=/usr/lib/.../module.so"
 _MAX_PIN = 256
 _ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
 Made = TypeVar("Made")
@@ -31,11 +31,11 @@ _HASHES = {"ecdsa-p256": hashlib.sha256, "ecdsa-p384": hashlib.sha384}
 
 @dataclass(frozen=True)
 class TokenUri:
-    """The parts of a URI: labels of token and key, the library's file, and the file of the PIN or None."""
+    """The parts of a URI: labels of token and key, the PKCS #11 module, and the file of the PIN or None."""
 
     token: str
     key: str
-    library: str
+    module: str
     pin_source: Path | None
 
     @classmethod
@@ -115,7 +115,7 @@ class _Opened:
         """What ``work`` makes in a session; ``HostError`` if the token does not let it."""
         wanted = self._wanted
         try:
-            token = self._pkcs11.lib(wanted.library).get_token(token_label=wanted.token)
+            token = self._pkcs11.lib(wanted.module).get_token(token_label=wanted.token)
             with token.open(user_pin=self._pin) as session:
                 return work(session, *words)
         except self._pkcs11.exceptions.PKCS11Error as error:
@@ -125,7 +125,7 @@ class _Opened:
                 hint="check that the token is plugged in, its labels, and the PIN",
             ) from error
         except (OSError, RuntimeError) as error:
-            raise HostError(f"{wanted.library} cannot be loaded: {error}") from error
+            raise HostError(f"{wanted.module} cannot be loaded: {error}") from error
 
     def public(self, session: Any) -> PublicKey:
         """The public key. An Ed25519 point is 32 bytes in an OCTET STRING (PKCS #11 3.0)."""
