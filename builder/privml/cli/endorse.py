@@ -10,7 +10,7 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.base.files import write_atomic
 from privml.cli.output import ask_secret, print_json, show, show_text
-from privml.cli.publish import MEASUREMENTS
+from privml.cli.publish import folder_option
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
 from privml.output.memory import Memories
@@ -33,15 +33,7 @@ from privml.statement.rebuilders import Rebuilder, encode, is_who
     required=True,
     help="Your own private key: a file in PEM or OpenSSH's format, or pkcs11:... It must not be a publisher's.",
 )
-@click.option(
-    "--in",
-    "folder",
-    metavar="DIR",
-    default=MEASUREMENTS,
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder of the published measurements.",
-)
+@folder_option
 @click.option("--record-difference", is_flag=True, help="Sign and write also that your build differs.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def endorse(wanted: str, *, who: str, uri: str, folder: Path, record_difference: bool, as_json: bool) -> None:

@@ -24,6 +24,15 @@ from privml.publish.signing import Proposal, Signing
 from privml.statement.index import State
 
 MEASUREMENTS = "measurements"
+folder_option = click.option(
+    "--in",
+    "folder",
+    metavar="DIR",
+    default=MEASUREMENTS,
+    show_default=True,
+    type=click.Path(file_okay=False, path_type=Path),
+    help="The folder of the published measurements.",
+)
 _VERSION = "version"
 
 
@@ -83,15 +92,7 @@ def _options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="A private key to sign with: a file in PEM or OpenSSH's format, or pkcs11:... (docs/PUBLISHING.md). "
             "Give each that is needed.",
         ),
-        click.option(
-            "--in",
-            "folder",
-            metavar="DIR",
-            default=MEASUREMENTS,
-            show_default=True,
-            type=click.Path(file_okay=False, path_type=Path),
-            help="The folder of the measurements.",
-        ),
+        folder_option,
     ):
         command = option(command)
     return command
