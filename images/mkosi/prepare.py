@@ -3,9 +3,9 @@
 
 Runs in the sandbox of the tools tree, after the packages are installed and before any file of ours is in the tree.
 Removes the parts of Python that the guest never imports and compiles the rest, with the guest's own Python if the
-tools have another version. Writes the tree to ``base.tar`` next
-to mkosi.conf, with the folders of ``hidden`` in privml.json under their other names; a build with the same packages
-starts from it (``BaseTrees=``) and skips this script.
+tools have another version. Writes the tree to ``base.tar`` next to mkosi.conf, without what ``left_out`` in privml.json
+names and ``read_later`` does not, and with the folders of ``hidden`` under their other names; a build with the same
+packages starts from it (``BaseTrees=``) and skips this script.
 
 Packages of no archive of the base (``outside`` in privml.json: of archives that the recipe adds, and files next to it)
 are installed here, after all others. Their maintainer scripts could change anything, so the tree is compared with what
@@ -165,8 +165,12 @@ def main(root: Path, place: Path) -> None:
         subprocess.run(["chroot", root, *words, *named], check=False)
     for name, other in facts["hidden"].items():
         (root / name).rename(root / other)
+    left_out = {path for pattern in facts["left_out"] for path in root.glob(pattern)}
+    left_out -= {root / name for name in facts["read_later"]}
+    list_of_them = place / "left-out"
+    list_of_them.write_text("".join(f"./{path.relative_to(root)}\n" for path in sorted(left_out)))
     subprocess.run(
-        ["tar", "--create", "--file", place / "base.tar", "--directory", root,
+        ["tar", "--create", "--anchored", "--no-wildcards", "--exclude-from", list_of_them, "--file", place / "base.tar", "--directory", root,
          "--format=pax", "--numeric-owner", "--xattrs", "--sort=name", "."],
         check=True,
     )

@@ -59,10 +59,11 @@ with (pathlib.Path(__file__).parents[2] / "loader.words").open("a") as log:
 words, env = sys.argv[cut + 1 :], dict(os.environ)
 if len(words) > 3 and words[2].endswith("fixednames.py"):
     end = words.index("--")
-    folders = [word.partition("=") for word in words[4:end]]
+    folders = sorted((word.partition("=") for word in words[4:end]), reverse=True)
+    pairs = [(name, folder) for name, _, folder in folders]
     def real(text):
         for name, _, folder in folders:
-            text = text.replace(words[3] + "/" + name, folder)
+            text = text.replace(words[3] + "/" + name, folder or dict(pairs)["work"] + "/workspace")
         return text
     env = {{key: real(value) for key, value in env.items()}}
     for link in pathlib.Path(real(words[3] + "/work/source")).glob("packages/*"):

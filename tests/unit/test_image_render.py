@@ -16,7 +16,7 @@ from privml.engines.registry import ENGINES
 from privml.image import render, resources
 from privml.image.render import File, Plan, tree
 from privml.lock.trees import agent_tree
-from privml.recipe import guestroot
+from privml.recipe import guestroot, removals
 from privml.recipe.distributions import base
 from privml.recipe.loader import load, shipped
 
@@ -190,3 +190,10 @@ def test_a_guest_without_an_engine_has_no_engine_files() -> None:
         "llama-server does not need it",
         ["usr/lib/x86_64-linux-gnu/llama/libllama-[bcq]*"],
     ]
+
+
+def test_what_a_kept_tree_does_not_have_is_removed_from_every_root() -> None:
+    for pattern in render.LEFT_OUT:
+        assert any(removal.takes(pattern) for removal in removals.REMOVALS), pattern
+    facts = json.loads(made()["privml.json"].data)
+    assert (facts["left_out"], facts["read_later"]) == (list(render.LEFT_OUT), list(render.READ_LATER))

@@ -14,13 +14,13 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import parse_qsl
 
 import h11
 
-from privml.agent import identity
+from privml.agent import headers, identity
 from privml.agent.attestor import AttestorClient, RefusedRequest
 from privml.agent.batch import Busy, QuoteBatch
 from privml.agent.exchange import Exchange
@@ -47,23 +47,6 @@ SERVICE_TIMEOUT = 120.0
 SERVICE_METHODS = ("GET", "HEAD", "POST", "PUT", "DELETE")
 SERVICE_BODY = 2 * 1024 * 1024
 ATTESTATION = "/.well-known/privml-attestation"
-_HOP_BY_HOP = frozenset(
-    (
-        b"connection",
-        b"keep-alive",
-        b"proxy-authenticate",
-        b"proxy-authorization",
-        b"proxy-connection",
-        b"te",
-        b"trailer",
-        b"transfer-encoding",
-        b"upgrade",
-    )
-)
-_FORWARDED = frozenset((b"content-type", b"accept"))
-"""Request headers passed to the engine. Engines act on others: with ``X-Conversation-Id`` one keeps an answer for
-later, continues after the caller has left, and stops another answer under the same id."""
-_NOT_RETURNED = _HOP_BY_HOP | {b"server", b"date", b"set-cookie"}
 
 
 class _Answer(PrivmlError):
@@ -275,10 +258,8 @@ class _Conversation:
 
     def _stream(self, exchange: Exchange) -> None:
         """Stream the answer of the engine or a service to the caller."""
-        dropped = _NOT_RETURNED | _named_by_connection(exchange.headers)
-        headers = [(name, value) for name, value in exchange.headers if name not in dropped]
         self._tls.settimeout(WRITE_TIMEOUT)
-        self._send(h11.Response(status_code=exchange.status, headers=headers))
+        self._send(h11.Response(status_code=exchange.status, headers=headers.returned(exchange.headers)))
         try:
             for piece in exchange.pieces():
                 self._send(h11.Data(data=piece))
@@ -308,15 +289,15 @@ class _Conversation:
     def _respond(self, status: int, body: bytes, *, close: bool = False) -> None:
         if self._http.our_state not in (h11.IDLE, h11.SEND_RESPONSE):
             return
-        headers = [
+        fields = [
             (b"content-type", b"application/json"),
             (b"content-length", str(len(body)).encode()),
             (b"cache-control", b"no-store"),
         ]
         if close:
-            headers.append((b"connection", b"close"))
+            fields.append((b"connection", b"close"))
         self._tls.settimeout(WRITE_TIMEOUT)
-        self._send(h11.Response(status_code=status, headers=headers))
+        self._send(h11.Response(status_code=status, headers=fields))
         if not self._head_only:
             self._send(h11.Data(data=body))
         self._send(h11.EndOfMessage())
@@ -357,17 +338,8 @@ class _Conversation:
 
 def _exchange(place: Path, request: h11.Request, target: str, body: bytes, timeout: float) -> Exchange:
     """Send a request to the unix socket ``place``, with the headers that are passed on."""
-    headers = [(bytes(name), bytes(value)) for name, value in request.headers]
-    shown = _FORWARDED - _named_by_connection(headers)
-    sent = [(name, value) for name, value in headers if name in shown]
+    sent = headers.forwarded([(bytes(name), bytes(value)) for name, value in request.headers])
     return Exchange(place, request.method.decode("ascii"), target, sent, body, timeout=timeout)
-
-
-def _named_by_connection(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
-    """Names of the hop-by-hop headers that the Connection header lists."""
-    return {
-        word.strip().lower() for name, value in headers if name.lower() == b"connection" for word in value.split(b",")
-    }
 
 
 def _error_object(code: str, message: str) -> dict[str, str]:

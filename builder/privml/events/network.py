@@ -24,6 +24,8 @@ MAX_GATEWAYS = 2
 _ADDRESS = re.compile(r"\A[0-9a-f:.]{2,45}\Z")
 _PREFIX = re.compile(r"\A[1-9][0-9]{0,2}\Z")
 _PREFIXES = {4: (8, 30), 6: (16, 126)}
+_INTERFACE = "an address with its prefix length, such as 10.0.2.15/24"
+_GATEWAY = "an address without a prefix, such as 10.0.2.2"
 _UNICAST_V6 = ("2000::/3", "fc00::/7")
 
 Path = tuple[str | int, ...]
@@ -92,20 +94,35 @@ def interface(text: str) -> IPv4Interface | IPv6Interface:
     import ipaddress  # most guests have no static address and should not pay for this import
 
     address, _, prefix = text.partition("/")
-    if not _ADDRESS.match(address) or not _PREFIX.match(prefix):
-        raise ValueError(f"got `{text[:60]}`, expected an address with its prefix length, such as 10.0.2.15/24")
+    if not _PREFIX.match(prefix):
+        raise ValueError(f"got `{text[:60]}`, expected {_INTERFACE}")
+    host = _address(address, _INTERFACE)
     try:
         found = ipaddress.ip_interface(text)
     except ValueError as error:
-        raise ValueError(f"got `{text}`, expected an address such as 10.0.2.15/24 ({error})") from error
-    if str(found) != text:
-        raise ValueError(f"got `{text}`, expected `{found}`, the usual spelling")
+        raise ValueError(f"got `{text}`, expected {_INTERFACE} ({error})") from error
     low, high = _PREFIXES[found.version]
     if not low <= found.network.prefixlen <= high:
         raise ValueError(f"got a prefix of {found.network.prefixlen} bits, expected {low} to {high}")
-    _check_unicast(found.ip)
-    if _is_edge(found.ip, found):
-        raise ValueError(f"got `{found.ip}`, which stands for {found.network} itself, expected a host in it")
+    if _is_edge(host, found):
+        raise ValueError(f"got `{host}`, which stands for {found.network} itself, expected a host in it")
+    return found
+
+
+def _address(text: str, expected: str) -> IPv4Address | IPv6Address:
+    """``10.0.2.2``, spelled canonically and of an ordinary host; otherwise ``ValueError`` that says ``expected``."""
+    import ipaddress
+
+    if not _ADDRESS.match(text):
+        raise ValueError(f"got `{text[:60]}`, expected {expected}")
+    try:
+        found = ipaddress.ip_address(text)
+    except ValueError as error:
+        raise ValueError(f"got `{text}`, expected {expected}") from error
+    # First: Python versions differ in how they spell addresses that no host has, such as IPv4 mapped into IPv6.
+    _check_unicast(found)
+    if str(found) != text:
+        raise ValueError(f"got `{text}`, expected `{found}`, the usual spelling")
     return found
 
 
@@ -130,20 +147,6 @@ def _check_unicast(address: IPv4Address | IPv6Address) -> None:
 def _is_edge(address: IPv4Address | IPv6Address, of: IPv4Interface | IPv6Interface) -> bool:
     """Whether it is the first address of a network, or IPv4's broadcast address."""
     return address == of.network.network_address or (address.version == 4 and address == of.network.broadcast_address)
-
-
-def _gateway(text: str) -> IPv4Address | IPv6Address:
-    import ipaddress
-
-    if not _ADDRESS.match(text):
-        raise ValueError(f"got `{text[:60]}`, expected an address without a prefix, such as 10.0.2.2")
-    try:
-        found = ipaddress.ip_address(text)
-    except ValueError as error:
-        raise ValueError(f"got `{text}`, expected an address such as 10.0.2.2") from error
-    if str(found) != text:
-        raise ValueError(f"got `{text}`, expected `{found}`, the usual spelling")
-    return found
 
 
 def problems(cards: Sequence[Card]) -> Iterator[Problem]:
@@ -189,7 +192,7 @@ def _routes(cards: Sequence[Card], placed: Sequence[tuple[int, IPv4Interface | I
         for index, text in enumerate(card.gateways):
             path: Path = (number, "gateways", index)
             try:
-                found = _gateway(text)
+                found = _address(text, _GATEWAY)
             except ValueError as error:
                 yield Problem(path, "network-gateway", str(error))
                 continue

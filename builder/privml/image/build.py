@@ -112,6 +112,7 @@ class _Job:
     before: Earlier | None
     forced: bool
     probe: root_volume.Probe | None
+    in_memory: bool
 
     @property
     def recipe(self) -> Recipe:
@@ -126,11 +127,18 @@ class _Job:
         return self.order.store
 
 
-def build(order: Order, output: Path, *, force: bool = False, probe: root_volume.Probe | None = None) -> BuildResult:
+def build(
+    order: Order,
+    output: Path,
+    *,
+    force: bool = False,
+    probe: root_volume.Probe | None = None,
+    in_memory: bool = True,
+) -> BuildResult:
     """Build ``order.recipe`` into ``output``; steps whose inputs did not change are not rebuilt.
 
     If the image is complete, neither tools nor inputs are needed. ``force`` rebuilds everything from the locked
-    inputs.
+    inputs. ``in_memory``: temporary files may be in memory, if there is enough, and not only below ``output``.
     """
     if order.lock.rtmr3 == configuration.UNUSED:
         say("RTMR3: unused, the locked kernel cannot extend it; it stays zero for every purpose")
@@ -145,7 +153,7 @@ def build(order: Order, output: Path, *, force: bool = False, probe: root_volume
         store_local(order.recipe, order.store)
         bring(order.store, lock.debs, lock.python, lock.models, folder=order.recipe.path.parent, pools=order.pools)
         remove_leftovers(output, tools.remove_of_subordinates)
-        job = _Job(order, tools, before, forced, probe)
+        job = _Job(order, tools, before, forced, probe, in_memory)
         with directory_atomic(output) as fresh:
             made, because = _make(job, fresh)
     return BuildResult(output, made, because)
@@ -312,7 +320,7 @@ def _root_and_uki(
     with step("Building root.raw with mkosi"):
         root = root_volume.make(
             plan, job.lock, job.store, job.tools, place, out,
-            base=None if reasons[BASE] else work / render.BASE, probe=job.probe,
+            base=None if reasons[BASE] else work / render.BASE, probe=job.probe, in_memory=job.in_memory,
         )  # fmt: skip
     release = root_volume.word(parts, "kernel-version")
     with step("Making uki.efi"):

@@ -1,7 +1,8 @@
-"""Mount folders at fixed paths, then run a program there: `fixednames.py ROOT NAME=FOLDER... -- PROGRAM ARGUMENT...`.
+"""Mount folders at fixed paths, then run a program there: `fixednames.py ROOT NAME=[FOLDER]... -- PROGRAM WORD...`.
 
 mkosi passes paths to a shell and to apt, which break on blanks, quotes and `$`, and a path could get into the image.
-So it sees only ROOT/NAME. The mounts are in a new mount namespace, which ends with the program. This file is run by
+So it sees only ROOT/NAME. A name without a folder is a new folder in memory. The mounts are in a new mount
+namespace, which ends with the program, as do the folders in memory. This file is run by
 itself, inside the cell of `image.tools`, and imports nothing of privml-build.
 """
 
@@ -10,6 +11,7 @@ from __future__ import annotations
 import ctypes
 import os
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 ROOT = Path("/tmp/privml-build")  # noqa: S108 - an empty mount point on the host
@@ -17,9 +19,9 @@ _BIND, _REC, _PRIVATE, _NOSUID, _NODEV = 0x1000, 0x4000, 0x40000, 2, 4
 _NEW_MOUNTS = 0x20000
 
 
-def arguments(folders: dict[str, Path]) -> list[str]:
-    """The argv prefix that runs a program with each folder mounted at ``ROOT/NAME``."""
-    bound = [f"{name}={folder}" for name, folder in folders.items()]
+def arguments(folders: Mapping[str, Path | None]) -> list[str]:
+    """The argv prefix that runs a program with each folder mounted at ``ROOT/NAME``; None is a folder in memory."""
+    bound = [f"{name}={folder or ''}" for name, folder in folders.items()]
     return [sys.executable, "-I", __file__, str(ROOT), *bound, "--"]
 
 
@@ -36,11 +38,14 @@ def main(root: str, *words: str) -> None:
 
     mount("none", "/", "", _REC | _PRIVATE)
     # Open before ROOT is covered, in case a folder lies below it.
-    folders = {name: os.open(folder, os.O_PATH) for name, _, folder in (word.partition("=") for word in words[:end])}
+    pairs = [word.partition("=") for word in words[:end]]
+    folders = {name: os.open(folder, os.O_PATH) if folder else None for name, _, folder in pairs}
     mount("tmpfs", root, "tmpfs", _NOSUID | _NODEV, "mode=0755")
     for name, number in folders.items():
         place = Path(root, name)
         place.mkdir()
+        if number is None:
+            continue
         mount(f"/proc/self/fd/{number}", str(place), "", _BIND | _REC)
         os.close(number)
     os.execvp(words[end + 1], words[end + 1 :])  # noqa: S606 - argv is a list, there is no shell

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from privml.base import strictjson
 from privml.base.errors import BuildError, EvidenceError, InputsError
+from privml.base.freememory import free_memory
 from privml.base.run import run
 from privml.engines.registry import engine_named
 from privml.events.variants import DEVELOPMENT
@@ -27,6 +28,8 @@ from privml.store.objects import Store
 # apt's line for each address it contacts: "Get:1 file:/repository ./ name 1.0 [2 kB]", "Err:2 ...".
 _APT_LINE = re.compile(rb"^\s*(?:\xe2\x80\xa3\s*)?(?:Get|Hit|Ign|Err):\s?\d+ (\S+)")
 _APT_POOL = re.compile(rb"^(?:file|copy):/*repository(?:/|$)")
+# Memory for building in memory, as a multiple of the packages' size; their tree has about four times that.
+_MEMORY = 16
 SOURCE = "source"
 """The folder of mkosi's input tree, which gets its outputs too, in the folder that a build makes for mkosi."""
 
@@ -133,8 +136,11 @@ def make(
     *,
     base: Path | None = None,
     probe: Probe | None = None,
+    in_memory: bool = True,
 ) -> Verity:
     """Build ``out/root.raw`` in the new directory ``place``; mkosi's other outputs stay in ``place/SOURCE``.
+
+    ``in_memory``: mkosi may unpack in memory, if there is enough.
 
     Starts from the package tree ``base``, which is moved there, or from the packages. Returns the verity parameters.
     """
@@ -144,7 +150,8 @@ def make(
     )
     if base is not None:
         base.rename(source / render.BASE)
-    run_mkosi(tools, store, place)
+    need = _MEMORY * sum(package.size for package in lock.packages)
+    run_mkosi(tools, store, place, in_memory=in_memory and free_memory() >= need)
     for name, place in (probe.keep if probe else {}).items():
         if (source / name).is_file():
             place.write_bytes((source / name).read_bytes())
@@ -175,13 +182,16 @@ def word(folder: Path, name: str) -> str:
     return text
 
 
-def run_mkosi(tools: ToolsTree, store: Store, place: Path) -> None:
+def run_mkosi(tools: ToolsTree, store: Store, place: Path, *, in_memory: bool) -> None:
     """Run mkosi from the tools tree on ``place/SOURCE``, without a network, on fixed paths."""
     workspace = place / "workspace"
     workspace.mkdir()
-    # One mount for both: mkosi renames its outputs from the workspace, and copies them where it cannot.
-    folders = {"work": place, "tools": tools.root, "store": store.root}
+    folders: dict[str, Path | None] = {"work": place, "tools": tools.root, "store": store.root}
     seen = fixednames.ROOT / "work"
+    if in_memory:
+        folders["workspace"] = None
+    # On a disk, one mount for both: mkosi renames its outputs from the workspace, and copies them where it cannot.
+    scratch = (fixednames.ROOT if in_memory else seen) / "workspace"
     try:
         # apt, maintainer scripts and finalize have only a loopback interface, which is down.
         done = run(
@@ -194,15 +204,15 @@ def run_mkosi(tools: ToolsTree, store: Store, place: Path) -> None:
                 "--directory",
                 seen / SOURCE,
                 "--workspace-directory",
-                seen / "workspace",
+                scratch,
                 "--package-cache-directory",
-                seen / "workspace/cache",
+                scratch / "cache",
                 "--force",
                 "build",
             ],
             env={
                 "PYTHONPATH": str(fixednames.ROOT / "tools" / tools.mkosi_packages.relative_to(tools.root)),
-                "HOME": str(seen / "workspace"),
+                "HOME": str(scratch),
             },
             what="mkosi",
             error=BuildError,

@@ -16,6 +16,7 @@ import privml
 from privml.base import strictjson
 from privml.base.errors import BuildError, HostError
 from privml.base.files import remove_tree
+from privml.base.freememory import free_memory
 from privml.base.run import BASE_ENVIRONMENT, run
 from privml.base.steps import step
 from privml.lock.trees import images_folder
@@ -83,18 +84,11 @@ def _memory(reasons: dict[str, str]) -> Path:
     """A workspace on a second file system, or the disk with the reason why not."""
     if not _MEMORY.is_dir() or file_system(_MEMORY) == file_system(_disk()):
         reasons["file_system"] = f"{_MEMORY} is on the same file system as {_disk()}"
-    elif shutil.disk_usage(_MEMORY).free < NEEDED or _available() < NEEDED:
+    elif shutil.disk_usage(_MEMORY).free < NEEDED or free_memory() < NEEDED:
         reasons["file_system"] = f"less than {NEEDED >> 30} GiB of memory are free"
     else:
         return _MEMORY
     return _disk()
-
-
-def _available() -> int:
-    for line in Path("/proc/meminfo").read_text().splitlines():
-        if line.startswith("MemAvailable:"):
-            return int(line.split()[1]) << 10
-    return 0
 
 
 @contextmanager
