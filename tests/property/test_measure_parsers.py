@@ -131,7 +131,7 @@ MEASUREMENT: list[tuple[bytes, Callable[[bytes], object]]] = [
 
 
 @pytest.mark.parametrize(("seed", "parser"), EVIDENCE)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_evidence_parsers_return_or_raise_their_error(
     seed: bytes, parser: Callable[[bytes], object], data: st.DataObject
@@ -143,7 +143,7 @@ def test_evidence_parsers_return_or_raise_their_error(
 
 
 @pytest.mark.parametrize(("seed", "parser"), MEASUREMENT)
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(data=st.data())
 def test_measurement_parsers_return_or_raise_their_error(
     seed: bytes, parser: Callable[[bytes], object], data: st.DataObject
@@ -163,20 +163,20 @@ ENTRIES = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(ENTRIES, max_size=8), st.integers(0, 2048))
 def test_logs_round_trip(entries: list[tcg.LogEntry], pad: int) -> None:
     assert tcg.parse_log(tcg.encode_log(entries, pad_to=pad)) == entries
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.tuples(st.sampled_from(agent.NAMES), st.binary(max_size=40)), max_size=agent.MAX_EVENTS))
 def test_agent_logs_round_trip(pairs: list[tuple[str, bytes]]) -> None:
     events = tuple(agent.AgentEvent(name, payload) for name, payload in pairs)
     assert agent.parse_log(agent.encode_log(events)) == events
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     st.dictionaries(st.sampled_from(capture.NAMES), st.binary(max_size=1500), max_size=6),
     st.dictionaries(st.sampled_from(capture.NAMES), st.text(st.characters(codec="ascii"), max_size=20), max_size=3),

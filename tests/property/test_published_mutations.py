@@ -174,7 +174,7 @@ SAMPLES = {
 }  # fmt: skip
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(data=st.data())
 def test_a_reader_gives_a_record_or_says_malformed(data: st.DataObject) -> None:
     """Bytes, JSON, and the honest document with any JSON at any place: never another exception."""

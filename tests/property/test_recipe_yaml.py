@@ -31,13 +31,13 @@ def parsed(data: bytes) -> Document | None:
         return None
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.binary(max_size=200) | st.text("ab:-[]{}&*!<#'\"\n ?|>%@1~", max_size=120).map(str.encode))
 def test_any_bytes_are_parsed_or_refused(data: bytes) -> None:
     parsed(data)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.integers(0, len(DEMO) - 1), st.integers(0, 6), st.binary(max_size=4))
 def test_a_damaged_recipe_is_loaded_or_refused_with_its_line(at: int, cut: int, put: bytes) -> None:
     document = parsed(DEMO[:at] + put + DEMO[at + cut :])
@@ -48,7 +48,7 @@ def test_a_damaged_recipe_is_loaded_or_refused_with_its_line(at: int, cut: int, 
             assert all(line.startswith("t:") for line in error.message.splitlines())
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(mappings)
 def test_json_is_read_unchanged(value: dict[str, object]) -> None:
     document = parsed(json.dumps(value, ensure_ascii=False).encode())
@@ -56,7 +56,7 @@ def test_json_is_read_unchanged(value: dict[str, object]) -> None:
         assert document.value == value
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(mappings, mappings)
 def test_every_merged_path_has_a_mark(child: dict[str, object], parent: dict[str, object]) -> None:
     over, under = (parsed(json.dumps(value).encode()) for value in (child, parent))

@@ -235,7 +235,7 @@ BEYOND = [
 ]
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_request_within_every_bound_passes_unchanged(data: st.DataObject) -> None:
     path = data.draw(st.sampled_from([PATH, CHAT]))
@@ -243,7 +243,7 @@ def test_a_request_within_every_bound_passes_unchanged(data: st.DataObject) -> N
     assert shown(body, path) == {**body, "cache_prompt": False}
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.data())
 def test_a_value_beyond_its_bound_is_refused_with_its_field(data: st.DataObject) -> None:
     path, name, item, said = data.draw(st.sampled_from(BEYOND))
@@ -549,7 +549,7 @@ def test_models_can_be_listed() -> None:
     assert engine_body("GET", "/v1/models", "", b"") == b""
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.binary(max_size=200) | st.text(max_size=80).map(lambda text: json.dumps({"prompt": text}).encode()))
 def test_any_body_is_reserialised_or_refused(body: bytes) -> None:
     try:

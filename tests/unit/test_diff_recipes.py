@@ -260,6 +260,7 @@ CASES = (
 ELSEWHERE = {
     "schema", "extends", "base.distribution", "base.release", "firmware.tdx.package", "inference.engine.name",
     "inference.models.file", "inference.models.files.name", "inference.models.files.sha256",
+    *(f"inference.models.signature.identity.{name}" for name in ("subject", "issuer", "root")),
     "exceptions.kind", "exceptions.subject", "exceptions.reason",
 }  # fmt: skip
 
@@ -393,6 +394,27 @@ def test_another_signature_in_the_same_file_is_an_input_that_moves_nothing(
     assert found.unexplained == ()
     documents = {change.name.split()[0]: change.because for change in of_kind(found, "output")}
     assert documents["manifest.json:/models/0/signature/sha256"] == ("model signature small",)
+
+
+IDENTITY = {"subject": "a@b.invalid", "issuer": "https://b.invalid", "root": "models/root.json"}
+
+
+@pytest.mark.parametrize(("name", "value"), [("subject", "c@b.invalid"), ("issuer", "d"), ("root", "models/r.json")])
+def test_another_identity_is_an_input_that_moves_nothing(shop: Workshop, name: str, value: str) -> None:
+    def signed(identity: dict[str, str]) -> Path:
+        signature = {"file": "models/small.sig", "identity": identity}
+        return shop.image(
+            f"signed-by-{identity[name].replace('/', '-')}", varied(put(f"{MODEL} signature", signature))
+        )
+
+    found = shop.diff(signed(IDENTITY), signed(IDENTITY | {name: value}))
+    (told,) = of_kind(found, FIELD, NAME, TEXT)
+    assert told.name == f"inference.models[0].signature.identity.{name}"
+    signers = [(change.before, change.after) for change in of_kind(found, "model signature")]
+    changed = {"subject": "c@b.invalid (https://b.invalid)", "issuer": "a@b.invalid (d)"}.get(name)
+    assert signers == ([("by identity a@b.invalid (https://b.invalid)", f"by identity {changed}")] if changed else [])
+    assert found.registers == {}
+    assert found.unexplained == ()
 
 
 def test_one_network_card_does_not_excuse_another(shop: Workshop, base: Path) -> None:

@@ -142,21 +142,32 @@ def test_every_unknown_field_is_refused(folder: Path) -> None:
             manifest.decode(bent(data, (*path, "unexpected"), lambda at, key: at.update({key: 1})))
 
 
-def signed(folder: Path) -> Manifest:
+KEY = {"signer": "key", "key_id": "a" * 64, "sha256": "b" * 64}
+IDENTITY = {"signer": "identity", "subject": "a@b.invalid", "issuer": "https://b.invalid", "sha256": "b" * 64}
+
+
+def signed(folder: Path, by: dict[str, str]) -> Manifest:
     """The sample with a signed model."""
     made = sample(folder)
-    signature = Signature("key", "a" * 64, "b" * 64)
-    return dataclasses.replace(made, models=(dataclasses.replace(made.models[0], signature=signature),))
+    return dataclasses.replace(made, models=(dataclasses.replace(made.models[0], signature=Signature(**by)),))
 
 
-def test_a_signer_is_in_the_manifest_and_nothing_where_nobody_signed(folder: Path) -> None:
+@pytest.mark.parametrize(
+    ("by", "said"), [(KEY, f"key {'a' * 64}"), (IDENTITY, "identity a@b.invalid (https://b.invalid)")]
+)
+def test_a_signer_is_in_the_manifest_and_nothing_where_nobody_signed(
+    by: dict[str, str], said: str, folder: Path
+) -> None:
     assert b"signature" not in sample(folder).encode()
-    data = signed(folder).encode()
-    assert manifest.decode(data) == signed(folder)
-    assert str(manifest.decode(data).models[0].signature) == f"key {'a' * 64}"
+    data = signed(folder, by).encode()
+    assert manifest.decode(data) == signed(folder, by)
+    assert str(manifest.decode(data).models[0].signature) == said
     (model,) = loads(data)["models"]
-    assert model["signature"] == {"signer": "key", "key_id": "a" * 64, "sha256": "b" * 64}
-    for wrong in (None, {}, {**model["signature"], "signer": "identity"}, {**model["signature"], "more": 1}):
+    assert model["signature"] == by
+    other = "identity" if by is KEY else "key"
+    wrongs = [None, {}, by | {"signer": other}, by | {"more": 1}, KEY | IDENTITY, IDENTITY | {"subject": "a b"}]
+    wrongs += [{key: value for key, value in by.items() if key != name} for name in by]
+    for wrong in wrongs:
         with pytest.raises(EvidenceError, match="signature"):
             manifest.decode(bent(data, ("models", 0, "signature"), lambda at, key, new=wrong: at.update({key: new})))
 

@@ -257,7 +257,7 @@ WHERE = "x.yaml:9 inference.models[0].signature"
 OTHERS = {
     "more signed": (
         "with-readme.sig",
-        [f"{WHERE}: the signature is by the key, but", "README.md: signed, and not a"],
+        [f"{WHERE}: the signature is by the signer, but", "README.md: signed, and not a"],
     ),
     "other bytes": ("alone-p256.sig", ["m.gguf: got sha256", f"signed is {OF_FILE['m.gguf']}"]),
 }
@@ -337,10 +337,13 @@ def test_an_edited_lock_is_stale_when_its_files_are_not_the_signed_ones(
 @pytest.mark.parametrize(
     ("signature", "message"),
     [
-        ("{file: a.sig}", "signature.key: missing"),
+        ("{file: a.sig}", "expected either `key` or `identity`"),
         ("{file: /a.sig, key: k.pem}", "signature.file: got `/a.sig`, expected the path of a file"),
         ("{file: a.sig, key: k.pem, identity: me}", "identity"),
-        ("", "expected a signature with `file` and `key`"),
+        ("{file: a.sig, identity: {subject: a@b, issuer: x}}", "signature.identity.root: missing"),
+        ("{file: a.sig, identity: {subject: 'a b', issuer: x, root: r.json}}", "signature.identity.subject"),
+        ("{file: a.sig, key: k.pem, identity: {subject: a@b, issuer: x, root: r}}", "expected either `key` or"),
+        ("", "expected a signature with `file`, and `key` or `identity`"),
     ],
 )
 def test_a_malformed_signature_field_is_refused(desk: Desk, signature: str, message: str) -> None:

@@ -80,10 +80,11 @@ def model_of(recipe: Recipe, number: int, store: Store, signatures: dict[str, by
     )
     if asked.signature is not None:
         payload = signer.statement({file.path: file.sha256 for file in files})
-        key = f"{asked.signature.file} {payload}"
+        key = f"{asked.signature.file} {payload} {asked.signature.key is None}"
         if key not in signatures:
-            signatures[key] = signer.bundle(payload)
-        for name, data in ((asked.signature.file, signatures[key]), (asked.signature.key, signer.PEM)):
+            signatures[key] = signer.bundle(payload) if asked.signature.key else signer.keyless(payload)
+        for field, name in asked.signature.files.items():
+            data = {"file": signatures[key], "key": signer.PEM}.get(field[0], b"{}")
             (recipe.path.parent / name).parent.mkdir(exist_ok=True)
             (recipe.path.parent / name).write_bytes(data)
     return with_template(recipe, number, signed(recipe, number, model), store)

@@ -30,7 +30,7 @@ def facts_of(directory: Path, manifest: Manifest) -> dict[str, Any]:
                 "source": model.source,
                 "revision": model.revision,
                 "licence": model.licence,
-                "signature": model.signature and vars(model.signature),
+                "signature": model.signature and model.signature.to_dict(),
                 **model.verity.to_dict(),
             }
             for model in manifest.models

@@ -18,7 +18,7 @@ from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE
 from privml.lock.models import LATE, LATE_OF_MODELS, Lock, ToolsLock
-from privml.output.manifest import BOOTS, FORMAT, SIGNERS
+from privml.output.manifest import BOOTS, FORMAT
 from privml.recipe import manual, schema
 from privml.statement.exceptions import MAX_EXCEPTIONS
 from privml.verify import policyfile
@@ -86,7 +86,17 @@ def manifest_schema() -> dict[str, Any]:
                 {
                     "signature": {
                         "description": "Who signed the model's files; left out if nobody did.",
-                        **_object({"signer": {"enum": list(SIGNERS)}, "key_id": _SHA256, "sha256": _SHA256}),
+                        "oneOf": [
+                            _object({"signer": {"const": "key"}, "key_id": _SHA256, "sha256": _SHA256}),
+                            _object(
+                                {
+                                    "signer": {"const": "identity"},
+                                    "subject": _TEXT,
+                                    "issuer": _TEXT,
+                                    "sha256": _SHA256,
+                                }
+                            ),
+                        ],
                     }
                 },
             )

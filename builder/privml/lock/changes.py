@@ -90,7 +90,7 @@ def model_changes(old: Iterable[Model], new: Iterable[Model]) -> list[str]:
     signers = {model.name: model.signature for model in old}
     for model in new:
         if model.signature != signers.get(model.name):
-            by = f"signed by {model.signature.signer} {model.signature.key_id}" if model.signature else "not signed"
+            by = f"signed by {model.signature}" if model.signature else "not signed"
             lines.append(f"model {model.name}: {by}")
     return lines
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 from pathlib import Path, PurePosixPath
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from privml.lock.record import Record, RelativePath, Sha256, Size, Text
 
 CHAT_TEMPLATE = "chat_template.jinja"
 """Name of a recipe's chat template in the model's volume."""
+
+
+Word = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,300}$")]
 
 
 class ModelFile(Record):
@@ -81,12 +84,27 @@ ModelSource = Annotated[
 class Signature(Record):
     """A signature that was checked when the model was locked: who signed, and the signature file's SHA-256.
 
-    ``key_id`` is the SHA-256 of the public key, a SubjectPublicKeyInfo in DER.
+    Of a signer ``key``, ``key_id`` is the SHA-256 of the public key, a SubjectPublicKeyInfo in DER. Of a signer
+    ``identity``, ``subject`` is the account that Sigstore certified, and ``issuer`` who vouched for it.
     """
 
-    signer: Literal["key"]
-    key_id: Sha256
+    signer: Literal["key", "identity"]
+    key_id: Sha256 | None = None
+    subject: Word | None = None
+    issuer: Word | None = None
     sha256: Sha256
+
+    @model_validator(mode="after")
+    def _of_one_kind(self) -> Signature:
+        by_key = self.signer == "key"
+        if (self.key_id is not None) != by_key or any(
+            (each is None) != by_key for each in (self.subject, self.issuer)
+        ):
+            raise ValueError("expected `key_id` of a key, or `subject` and `issuer` of an identity")
+        return self
+
+    def __str__(self) -> str:
+        return f"key {self.key_id}" if self.signer == "key" else f"identity {self.subject} ({self.issuer})"
 
 
 class Model(Record):

@@ -1,6 +1,7 @@
 """Check the signature of a model when it is locked: who signed, and that exactly the locked files are signed.
 
-Signature and key are files next to the recipe. The lock names both by digest, and is stale when they change.
+Signature, key and trusted root are files next to the recipe. The lock names signature and signer, and is stale when
+they change.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from collections.abc import Mapping, Sequence
 
 from privml.base.errors import EvidenceError, InputsError
 from privml.base.files import read_start
-from privml.lock import omsbundle
+from privml.lock import keyless, omsbundle
 from privml.lock.modelrecord import Model, ModelFile, Signature
 from privml.lock.models import Lock
+from privml.recipe.inference import Signature as Wanted
 from privml.recipe.loader import Recipe
 from privml.recipe.packages import models_in
 
@@ -28,25 +30,38 @@ def signed(recipe: Recipe, number: int, model: Model) -> Model:
     if wanted is None:
         return model.model_copy(update={"signature": None})
     where = recipe.origin(f"inference.models[{number}].signature")
-    key_data = _bytes(recipe, wanted.key, f"{where}.key", omsbundle.MAX_KEY)
     data = _bytes(recipe, wanted.file, f"{where}.file", omsbundle.MAX_BYTES)
     try:
-        key = omsbundle.signing_key(key_data, f"{where}.key: {wanted.key}")
-        found = omsbundle.read(data, key, f"{where}.file: {wanted.file}")
+        found, signature = _checked(recipe, wanted, where, data)
     except EvidenceError as error:
         raise InputsError(
             error.message,
-            hint="expected a signature in OpenSSF Model Signing 1.0 of whole files: `model_signing sign key`",
+            hint="expected a signature in OpenSSF Model Signing 1.0 of whole files: `model_signing sign`",
         ) from error
     if wrong := _differences(found, model.files):
         shown = wrong[:_SHOWN] + ([f"... and {len(wrong) - _SHOWN} more"] if len(wrong) > _SHOWN else [])
         raise InputsError(
-            f"{where}: the signature is by the key, but not over exactly the files of model `{model.name}`:\n"
+            f"{where}: the signature is by the signer, but not over exactly the files of model `{model.name}`:\n"
             + "\n".join(f"  {line}" for line in shown),
             hint="sign the file alone, or a folder with exactly the model's files",
         )
-    signature = Signature(signer="key", key_id=key.key_id, sha256=hashlib.sha256(data).hexdigest())
     return model.model_copy(update={"signature": signature})
+
+
+def _checked(recipe: Recipe, wanted: Wanted, where: str, data: bytes) -> tuple[omsbundle.Signed, Signature]:
+    """What the signature ``data`` covers, and by whom it is."""
+    sha256, what = hashlib.sha256(data).hexdigest(), f"{where}.file: {wanted.file}"
+    if (who := wanted.identity) is not None:
+        root = _bytes(recipe, who.root, f"{where}.identity.root", keyless.MAX_ROOT)
+        found = omsbundle.read_keyless(
+            data, lambda: keyless.signed_payload(data, root, who.subject, who.issuer, what), what
+        )
+        return found, Signature(signer="identity", subject=who.subject, issuer=who.issuer, sha256=sha256)
+    assert wanted.key is not None, "the recipe was checked when it was read"
+    key = omsbundle.signing_key(
+        _bytes(recipe, wanted.key, f"{where}.key", omsbundle.MAX_KEY), f"{where}.key: {wanted.key}"
+    )
+    return omsbundle.read(data, key, what), Signature(signer="key", key_id=key.key_id, sha256=sha256)
 
 
 def changed(recipe: Recipe, lock: Lock) -> list[str]:

@@ -1,4 +1,4 @@
-"""Read signatures of models in the format of OpenSSF Model Signing (OMS) 1.0, made with a key.
+"""Read signatures of models in the format of OpenSSF Model Signing (OMS) 1.0.
 
 The file is a Sigstore bundle v0.3 in JSON with a DSSE envelope, whose payload is an in-toto Statement v1 with the
 predicate ``https://model_signing/signature/v1.0``: the model's files with their digests, and how they were listed.
@@ -13,6 +13,7 @@ predicate are ignored.
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +30,7 @@ MAX_BYTES = 8 << 20
 MAX_KEY = 4096
 MAX_RESOURCES = 10_000
 MAX_IGNORED = 1000
+MAX_ENTRIES = 8
 _MAX_NAME = 1000
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
@@ -108,13 +110,35 @@ def read(data: bytes, key: SigningKey, what: str = "signature") -> Signed:
     (signature,) = envelope.signatures
     if not key.verify(signature.sig, envelope.signed):
         raise EvidenceError(f"{what}: the signature is not over this content by the key {key.key_id}")
-    return _statement(envelope.payload, f"{what}: payload")
+    return statement(envelope.payload, f"{what}: payload")
+
+
+def read_keyless(data: bytes, verify: Callable[[], bytes], what: str = "signature") -> Signed:
+    """What a signature with a certificate of Sigstore covers; ``EvidenceError`` if it is malformed.
+
+    ``verify`` checks certificate, log entry and signature of the same bytes, and returns the payload that it read.
+    """
+    envelope = _keyless_envelope(data, what)
+    if verify() != envelope.payload:
+        raise EvidenceError(f"{what}: two readers disagree about what is signed")
+    return statement(envelope.payload, f"{what}: payload")
+
+
+def _keyless_envelope(data: bytes, what: str) -> dsse.Envelope:
+    bundle, material = _outline(data, what)
+    if material.has("publicKey"):
+        raise EvidenceError(f"{material.path}.publicKey: signed with a key, expected a certificate of Sigstore")
+    material.fields("certificate")
+    if not material.array("tlogEntries", limit=MAX_ENTRIES):
+        raise EvidenceError(f"{material.path}.tlogEntries: no items, expected an entry of Sigstore's log")
+    if material.has("timestampVerificationData"):
+        material.fields("timestampVerificationData")
+    material.end()
+    return _signed_envelope(bundle, what)
 
 
 def _envelope(data: bytes, key: SigningKey, what: str) -> dsse.Envelope:
-    bundle = Fields(loads(data, what=what, limit=MAX_BYTES), what)
-    bundle.text("mediaType", one_of=(MEDIA_TYPE,))
-    material = bundle.fields("verificationMaterial")
+    bundle, material = _outline(data, what)
     for other in ("certificate", "x509CertificateChain"):
         if material.has(other):
             raise EvidenceError(f"{material.path}.{other}: signed with a certificate, expected a key: `publicKey`")
@@ -122,6 +146,16 @@ def _envelope(data: bytes, key: SigningKey, what: str) -> dsse.Envelope:
     if material.has("tlogEntries"):
         material.empty("tlogEntries")
     material.end()
+    return _signed_envelope(bundle, what)
+
+
+def _outline(data: bytes, what: str) -> tuple[Fields, Fields]:
+    bundle = Fields(loads(data, what=what, limit=MAX_BYTES), what)
+    bundle.text("mediaType", one_of=(MEDIA_TYPE,))
+    return bundle, bundle.fields("verificationMaterial")
+
+
+def _signed_envelope(bundle: Fields, what: str) -> dsse.Envelope:
     envelope = dsse.from_value(_without_null(bundle.take("dsseEnvelope")), f"{what}.dsseEnvelope")
     bundle.end()
     if envelope.payload_type != PAYLOAD_TYPE:
@@ -157,10 +191,11 @@ def _without_null(envelope: Any) -> Any:
     return {**envelope, "signatures": signatures}
 
 
-def _statement(payload: bytes, what: str) -> Signed:
-    statement = Fields(loads(payload, what=what, limit=MAX_BYTES), what)
-    statement.text("_type", one_of=(STATEMENT_TYPE,))
-    subjects = statement.array("subject", limit=1)
+def statement(payload: bytes, what: str) -> Signed:
+    """What the payload of a signature lists; ``EvidenceError`` if it is malformed."""
+    fields = Fields(loads(payload, what=what, limit=MAX_BYTES), what)
+    fields.text("_type", one_of=(STATEMENT_TYPE,))
+    subjects = fields.array("subject", limit=1)
     if not subjects:
         raise EvidenceError(f"{what}.subject: no items, expected one")
     subject = Fields(subjects[0], f"{what}.subject[0]")
@@ -171,9 +206,9 @@ def _statement(payload: bytes, what: str) -> Signed:
     subject.end()
     if not plain(name) or "/" in name:
         raise EvidenceError(f"{what}.subject[0].name: got `{name[:80]}`, expected the name of a file or folder")
-    statement.text("predicateType", one_of=(PREDICATE_TYPE,))
-    predicate = statement.fields("predicate")
-    statement.end()
+    fields.text("predicateType", one_of=(PREDICATE_TYPE,))
+    predicate = fields.fields("predicate")
+    fields.end()
     ignored = _serialization(predicate.fields("serialization"))
     resources = predicate.array("resources", limit=MAX_RESOURCES)
     alone = len(resources) == 1 and isinstance(resources[0], dict) and resources[0].get("name") == ITSELF

@@ -7,6 +7,7 @@ The file is canonical JSON; predictions refer to it by its SHA-256. Contract: do
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +30,8 @@ FORMAT = "privml-manifest/v2"
 MARK = b'"privml-manifest/'
 """Text in a manifest of any version, which identifies an image directory."""
 BOOTS = ("direct",)
-SIGNERS = ("key",)
+SIGNERS = ("key", "identity")
+_WORD = re.compile(r"\A[!-~]{1,300}\Z")
 MAX_ARTEFACTS = 64
 
 
@@ -45,15 +47,22 @@ class Firmware:
 class Signature:
     """Who signed a model's files, as checked when they were locked, and the signature file's SHA-256 (hex).
 
-    ``key_id`` is the hex SHA-256 of the signer's public key, a SubjectPublicKeyInfo in DER.
+    Of a signer ``key``, ``key_id`` is the hex SHA-256 of the public key, a SubjectPublicKeyInfo in DER. Of a signer
+    ``identity``, ``subject`` is the account that Sigstore certified, and ``issuer`` who vouched for it.
     """
 
     signer: str
-    key_id: str
     sha256: str
+    key_id: str | None = None
+    subject: str | None = None
+    issuer: str | None = None
 
     def __str__(self) -> str:
-        return f"{self.signer} {self.key_id}"
+        return f"key {self.key_id}" if self.signer == "key" else f"identity {self.subject} ({self.issuer})"
+
+    def to_dict(self) -> dict[str, str]:
+        """``{"signer": "key", "key_id": hex32, "sha256": hex32}``, or ``subject`` and ``issuer`` of an identity."""
+        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -172,7 +181,7 @@ class Manifest:
                         "licence": model.licence,
                         "verity": model.verity.to_dict(),
                         "crypt": None,
-                        **({} if model.signature is None else {"signature": vars(model.signature)}),
+                        **({} if model.signature is None else {"signature": model.signature.to_dict()}),
                     }
                     for model in self.models
                 ],
@@ -304,13 +313,21 @@ def _model(item: Any, number: int) -> Model:
 
 
 def _signature(fields: Fields) -> Signature:
-    signature = Signature(
-        fields.text("signer", one_of=SIGNERS),
-        fields.hexadecimal("key_id", 32).hex(),
-        fields.hexadecimal("sha256", 32).hex(),
-    )
+    signer, sha256 = fields.text("signer", one_of=SIGNERS), fields.hexadecimal("sha256", 32).hex()
+    if signer == "key":
+        signature = Signature(signer, sha256, key_id=fields.hexadecimal("key_id", 32).hex())
+    else:
+        subject, issuer = (_word(fields, name) for name in ("subject", "issuer"))
+        signature = Signature(signer, sha256, subject=subject, issuer=issuer)
     fields.end()
     return signature
+
+
+def _word(fields: Fields, name: str) -> str:
+    value = fields.text(name, limit=300)
+    if not _WORD.match(value):
+        raise EvidenceError(f"{fields.path}.{name}: expected 1 to 300 printable characters without blanks")
+    return value
 
 
 def _engine(fields: Fields | None) -> Engine | None:

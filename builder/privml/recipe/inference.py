@@ -130,24 +130,68 @@ class ModelPart(Section):
     sha256: Annotated[Digest, about("The file's SHA-256; other bytes are refused.", _SHA256, CONFIG)]
 
 
+_LocalFile = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_local)]
+_Word = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,300}$")]
+
+
+class Identity(Section):
+    """Who signed without a key of their own: Sigstore's certificate for an account, in its public log."""
+
+    subject: Annotated[
+        _Word, about("The account: an e-mail address, or the address of a workflow.", "ann@example.org")
+    ]
+    issuer: Annotated[
+        _Word, about("Who vouched for the account: an OpenID Connect issuer.", "https://accounts.google.com")
+    ]
+    root: Annotated[
+        _LocalFile,
+        about(
+            "Sigstore's trusted root, a file next to the recipe, for instance by `cosign trusted-root create`: its "
+            "certificate authorities, logs and time stamps.",
+            "models/trusted_root.json",
+        ),
+    ]
+
+
 class Signature(Section):
-    """A signature over the model's files, which `lock` checks."""
+    """A signature over the model's files, which `lock` checks: by a `key`, or by an `identity`."""
 
     file: Annotated[
-        str,
-        StringConstraints(min_length=1, max_length=1000),
-        AfterValidator(_local),
+        _LocalFile,
         about(
             "The signature, a file next to the recipe in the format of OpenSSF Model Signing 1.0.",
             "models/model.sig",
         ),
     ]
     key: Annotated[
-        str,
-        StringConstraints(min_length=1, max_length=1000),
-        AfterValidator(_local),
+        _LocalFile | None,
+        given("a file; leave it out for a signature by an `identity`"),
         about("The signer's public key, a PEM file next to the recipe: P-256, P-384 or P-521.", "models/signer.pem"),
-    ]
+    ] = None
+    identity: Annotated[
+        Identity | None,
+        given("`subject`, `issuer` and `root`; leave it out for a signature by a `key`"),
+        about(
+            "Who signed without a key. `lock` and `image` check it with the package of `privml-build[sigstore]`.",
+            "{subject: ann@example.org, issuer: https://accounts.google.com, root: models/trusted_root.json}",
+        ),
+    ] = None
+
+    @model_validator(mode="after")
+    def _by_one(self) -> Signature:
+        if (self.key is None) == (self.identity is None):
+            raise ValueError("expected either `key` or `identity`")
+        return self
+
+    @property
+    def files(self) -> dict[tuple[str, ...], str]:
+        """Its files next to the recipe, by the field that names them."""
+        found: dict[tuple[str, ...], str] = {("file",): self.file}
+        if self.key is not None:
+            found[("key",)] = self.key
+        if self.identity is not None:
+            found[("identity", "root")] = self.identity.root
+        return found
 
 
 class Model(Section):
@@ -208,7 +252,7 @@ class Model(Section):
     ] = None
     signature: Annotated[
         Signature | None,
-        given("a signature with `file` and `key`; leave it out if the model is not signed"),
+        given("a signature with `file`, and `key` or `identity`; leave it out if the model is not signed"),
         about(
             "Who signed the model: `lock` refuses files that are not exactly the signed ones.",
             "{file: models/model.sig, key: models/signer.pem}",

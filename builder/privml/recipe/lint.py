@@ -113,12 +113,9 @@ def _of_local_models(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:
     """A model next to the recipe may be missing only if the lock names its bytes, which a store or pool can have."""
     inference = recipe.content.inference
     for index, model in enumerate(inference.models if inference else ()):
-        signature = model.signature
-        beside = {
-            ("chat_template",): model.chat_template,
-            ("signature", "file"): signature and signature.file,
-            ("signature", "key"): signature and signature.key,
-        }
+        beside: dict[tuple[str, ...], str | None] = {("chat_template",): model.chat_template}
+        if model.signature is not None:
+            beside |= {("signature", *field): name for field, name in model.signature.files.items()}
         for field, name in beside.items():
             if name and not (recipe.path.parent / name).is_file():
                 text = f"there is no file `{name}`, seen from the recipe's folder"

@@ -93,9 +93,7 @@ def _locked_models(a: Sequence[LockedModel], b: Sequence[LockedModel]) -> Iterab
     for name in sorted({*signatures[0], *signatures[1]}):
         was, now = (table.get(name) for table in signatures)
         if was != now:
-            before, after = (
-                "not signed" if each is None else f"by {each.signer} {each.key_id}" for each in (was, now)
-            )
+            before, after = ("not signed" if each is None else f"by {each}" for each in (was, now))
             yield Change("model signature", name, before, _other(before, after, "signature"))
 
 
