@@ -256,8 +256,10 @@ def another_python(request: pytest.FixtureRequest, tmp_path_factory: pytest.Temp
         "cd /work/source\n"
         'exec "$@"\n'
     )
+    (place / "home").mkdir()  # mkosi expects one on the host
     binds = [
         Bind(place / "work", "/work", writable=True),
+        Bind(place / "home", "/home"),
         Bind(requirements(version, place), "/libraries"),
         Bind(default_root() / "objects", "/pool"),
     ]
