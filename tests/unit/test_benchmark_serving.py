@@ -16,6 +16,8 @@ from benchmarks import serving
 from tests.unit.server_thread import in_thread
 
 from privml.base.errors import HostError, UsageError
+from privml.engines.registry import ENGINES
+from privml.engines.requests import check
 
 TEMPLATE = 9
 FIRST, BETWEEN = 0.03, 0.005
@@ -154,6 +156,16 @@ def test_no_prompt_helps_the_next_and_each_request_is_a_stream_with_usage(engine
     for body in engine.bodies:
         assert (body["stream"], body["stream_options"], body["temperature"]) == (True, {"include_usage": True}, 0)
         assert (body["model"], body["max_tokens"]) == ("tiny", 1)
+
+
+@pytest.mark.parametrize("name", sorted(ENGINES))
+def test_the_guest_takes_each_request_as_it_is_sent(engine: Engine, tmp_path: Path, name: str) -> None:
+    load = ("--input", "32768", "--concurrency", "1")
+    assert measured(tmp_path / "record.json", "--endpoint", f"guest={engine.address}", *load, output=1) == 0
+    taken = ENGINES[name].requests
+    for body in engine.bodies:
+        assert len(json.dumps(body)) < taken.body
+        check(body, taken.fields["/v1/chat/completions"], "/v1/chat/completions")
 
 
 def test_two_endpoints_take_turns(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
