@@ -9,7 +9,7 @@ POOLS = $(foreach pool,$(POOL),--pool $(pool))
 REFRESHED = out/locks/$(NAME).lock.json
 READY := $(VENV)/.ready
 
-.PHONY: help host venv image test check check-full demo bench lock pictures recording clean lint
+.PHONY: help host venv image test check check-full check-gpu demo bench lock pictures recording clean lint
 .DEFAULT_GOAL := help
 
 help: ## this list
@@ -48,6 +48,9 @@ check: venv ## real build, boot comparison, demo with its refusals
 
 check-full: venv ## everything that `check` does, over all shapes and tampers
 	@PRIVML_FULL=1 $(BIN)/pytest -m real tests/real --durations=0
+
+check-gpu: venv ## what GPU images are made of: large downloads, a C compiler
+	@PRIVML_GPU=1 $(BIN)/pytest -m real tests/real/test_triton.py --durations=0
 
 demo: venv ## accept the honest image, refuse the tampered ones
 	@$(BIN)/python -m tests.real.demo

@@ -36,6 +36,7 @@ from privml.evidence.nvidia.roles import NVIDIA, Verified
 from privml.evidence.tdx import chain as chains
 from privml.evidence.tdx import quote, signature
 from privml.evidence.tdx.claims import QuoteFacts
+from privml.image import triton
 from privml.measure import acpi, smbios
 from privml.measure import firmware as firmwares
 from privml.measure.digest import sha384
@@ -420,6 +421,14 @@ def pem_der(text: str) -> bytes:
     return key.public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
 
 
+# --- sources that a build changes -----------------------------------------------------------------------------------
+
+
+def triton_driver(name: str, path: Path, tmp_path: Path) -> None:
+    """It can be changed to import compiled modules, and what comes out is Python."""
+    compile(triton.patch(path.read_bytes()), name, "exec")
+
+
 ROWS: tuple[tuple[str, Row], ...] = (
     ("publishing/*.root.json", tuf_root),
     ("attestation/NVIDIA_*/spdm_parsed_output.json", nvidia_parsed),
@@ -458,6 +467,7 @@ ROWS: tuple[tuple[str, Row], ...] = (
     ("attestation/*.json", unknown),
     ("attestation/*/IntelSGXRootCA.der", unknown),
     ("attestation/google_go-tdx-guest/*", unknown),
+    ("triton/driver.py", triton_driver),
 )
 
 
@@ -490,7 +500,7 @@ def test_every_file_has_an_origin_or_is_generated_here() -> None:
     listed = {origin.file for origin in origins().values()}
     unlisted = [
         path.relative_to(VECTORS).as_posix()
-        for room in ("attestation", "measurement", "publishing")
+        for room in ("attestation", "measurement", "publishing", "triton")
         for path in sorted((VECTORS / room).rglob("*"))
         if path.is_file() and path.name != "ORIGIN.md" and path.relative_to(VECTORS).as_posix() not in listed
     ]

@@ -1,0 +1,138 @@
+"""Triton's driver.py without its compiler: the changed file, and how the modules are compiled."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import re
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.published import read
+
+from privml.base.errors import BuildError, InputsError
+from privml.image import triton
+from privml.lock.trees import images_folder
+
+DRIVER = read("triton/driver.py")
+
+
+def kinds_of(signature: Sequence[Any], metadata: object = None) -> bytes:
+    """What the changed driver.py passes to launch() for a kernel of this signature."""
+    wanted = ("ARGUMENT_KINDS", "argument_kinds")
+    tree = ast.parse(triton.patch(DRIVER))
+    tree.body = [
+        node
+        for node in tree.body
+        if (isinstance(node, ast.FunctionDef) and node.name in wanted)
+        or (isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in wanted)
+    ]
+    names: dict[str, Any] = {"re": re}
+    exec(compile(tree, "driver.py", "exec"), names)
+    made: Callable[..., bytes] = names["argument_kinds"]
+    return made(dict(enumerate(signature)), metadata)
+
+
+@pytest.mark.parametrize(
+    ("signature", "kinds"),
+    [
+        ([], b""),
+        (["*fp32", "i32", "constexpr", "u64"], b"picL"),
+        (["i1", "i8", "i16", "i64", "u1", "u8", "u16", "u32"], b"bbhlBBHI"),
+        (["fp16", "bf16", "fp32", "f32", "fp64", "nvTmaDesc"], b"egffdt"),
+        ([("i32", ("*i8", "constexpr"), ()), "fp64"], b"(i(pc)())d"),
+        (["tensordesc<fp16[16,32]>", "i32"], b"pllllbiilli"),
+    ],
+)
+def test_a_signature_becomes_one_letter_for_each_kind(signature: Sequence[Any], kinds: bytes) -> None:
+    assert kinds_of(signature) == kinds
+
+
+def test_a_lowered_descriptor_is_a_tensor_map_with_shape_and_strides() -> None:
+    assert kinds_of(["tensordesc<fp16[16,32]>"], [{"swizzle": 1}]) == b"tiill"
+
+
+@pytest.mark.parametrize("kind", ["fp8e4nv", "i128", ("tensordesc<fp16[16]>",)])
+def test_a_kind_that_triton_cannot_pass_is_refused(kind: Any) -> None:
+    with pytest.raises(KeyError):
+        kinds_of([kind])
+
+
+def test_the_changed_driver_neither_generates_nor_compiles_c() -> None:
+    text = triton.patch(DRIVER).decode()
+    names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
+    assert "compile_module_from_src" in DRIVER.decode()
+    assert not {"compile_module_from_src", "make_launcher", "Path"} & names
+    assert "#include" not in text
+
+
+def test_every_letter_is_explained_in_the_launcher() -> None:
+    text = (images_folder() / "triton/launcher.c").read_text()
+    explained = set(re.findall(r"(?<= )([A-Za-z])  (?=\w)", text[: text.index("*/")]))
+    letters = re.findall(r'": "(\w)",', triton.patch(DRIVER).decode())
+    assert explained == {"p", *letters}
+
+
+@pytest.mark.parametrize("other", [b"", DRIVER + b"\n", DRIVER.replace(b"uint16_t", b"uint32_t")])
+def test_another_driver_is_refused(other: bytes) -> None:
+    with pytest.raises(
+        InputsError, match=r"driver\.py: SHA-256 is [0-9a-f]{64}, expected 4ad4b444.* of Triton 3\.6\.0"
+    ):
+        triton.patch(other)
+
+
+def test_another_change_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "PATCHED_SHA256", "0" * 64)
+    with pytest.raises(BuildError, match=r"the changed .* has SHA-256"):
+        triton.patch(DRIVER)
+
+
+@pytest.fixture
+def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    place = tmp_path / "packages" / triton.BACKEND
+    place.mkdir(parents=True)
+    (place / "driver.py").write_bytes(DRIVER)
+    (place / "driver.c").write_bytes(b"utils")
+    monkeypatch.setattr(triton, "UTILS_SHA256", hashlib.sha256(b"utils").hexdigest())
+    (tmp_path / "work").mkdir()
+    return place
+
+
+def installed(tmp_path: Path, compiler: triton.Compile) -> None:
+    triton.install(tmp_path / "packages", tmp_path / "include", ".cpython-313.so", tmp_path / "work", compiler)
+
+
+def test_both_modules_are_compiled_by_names_alone_and_put_next_to_the_driver(tmp_path: Path, backend: Path) -> None:
+    calls: list[Sequence[str]] = []
+
+    def compiler(argv: Sequence[str], place: Path) -> None:
+        calls.append(argv)
+        made = argv[argv.index("-o") + 1]
+        (place / made).write_bytes(made.encode() + (place / f"{Path(made).name.split('.')[0]}.c").read_bytes())
+
+    installed(tmp_path, compiler)
+    assert [argv[argv.index("-o") + 1] for argv in calls] == ["libcuda.so.1", "cuda_utils.so", "privml_launcher.so"]
+    for argv in calls:
+        assert [word for word in argv if str(tmp_path) in word and argv[argv.index(word) - 1] != "-isystem"] == []
+        assert {"-Wl,--build-id=none", "-g0", "-DNDEBUG"} < set(argv)
+    launcher = (images_folder() / "triton/launcher.c").read_bytes()
+    assert (backend / "cuda_utils.cpython-313.so").read_bytes() == b"cuda_utils.so" + b"utils"
+    assert (backend / "privml_launcher.cpython-313.so").read_bytes() == b"privml_launcher.so" + launcher
+    assert (backend / "driver.py").read_bytes() == triton.patch(DRIVER)
+
+
+def test_a_failed_compiler_leaves_the_driver_unchanged(tmp_path: Path, backend: Path) -> None:
+    def compiler(argv: Sequence[str], place: Path) -> None:
+        raise BuildError("gcc failed")
+
+    with pytest.raises(BuildError):
+        installed(tmp_path, compiler)
+    assert (backend / "driver.py").read_bytes() == DRIVER
+
+
+def test_another_source_of_cuda_utils_is_refused(tmp_path: Path, backend: Path) -> None:
+    (backend / "driver.c").write_bytes(b"other")
+    with pytest.raises(InputsError, match=r"driver\.c: SHA-256 is"):
+        installed(tmp_path, lambda argv, place: None)
