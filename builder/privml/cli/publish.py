@@ -17,13 +17,13 @@ from privml.cli.usage import Verb
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
 from privml.output.memory import Memories
+from privml.output.repository import MEASUREMENTS
 from privml.publish import changes, legs, roles, signer
 from privml.publish import check as gate
 from privml.publish.changes import Files, Place
 from privml.publish.signing import Proposal, Signing
 from privml.statement.index import State
 
-MEASUREMENTS = "measurements"
 folder_option = click.option(
     "--in",
     "folder",
