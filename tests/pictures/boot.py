@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 from tests.golden import test_measure_disk_boots as boots
-from tests.pictures.svg import AMBER, BLUE, GREEN, Picture
 
+from privml.base.svg import AMBER, BLUE, GREEN, Picture
 from privml.events.event import Event, Evidence
 from privml.events.registers import RTMR3, RTMRS
 from privml.events.stages import STAGES
