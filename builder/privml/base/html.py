@@ -35,8 +35,9 @@ body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 76rem
   background: #fff; }
 h1 { font-size: 1.5rem; line-height: 1.3; margin-bottom: 0; }
 h2 { font-size: 1.2rem; margin: 0; }
-caption h2 { display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 5rem); }
+caption h2, caption h3 { margin: 0; display: inline-block; position: sticky; left: 0; max-width: calc(100vw - 5rem); }
 h3 { font-size: 1rem; margin: 1rem 0 .3rem; }
+h2 + p, h2 + dl { margin-top: .5rem; }
 h1, h3, dd { overflow-x: auto; }
 .verdict { font-size: 1.2rem; padding: .6rem 1rem; border-left: .4rem solid; margin: 1rem 0; }
 .same { border-color: #1a7f37; background: #eaf6ec; }
@@ -99,11 +100,11 @@ def table(
     rows: Sequence[Sequence[str]],
     *kinds: Sequence[str],
     left: int = 0,
-    folded: bool = False,
+    level: int = 2,
 ) -> Html:
     """A table in a box that scrolls; ``kinds`` are the classes of the cells, of each row or (one list) of all.
 
-    A cell may be `Html`. The caption is a heading, unless the table is ``folded`` under a summary.
+    A cell may be `Html`. The caption is a heading of ``level``; 0 for a table that is folded under a summary.
     """
     head = "".join(f'<th scope="col">{text(name)}</th>' for name in heads)
     body = []
@@ -114,7 +115,7 @@ def table(
         line += "".join(f"<td{of}>{text(cell)}</td>" for cell, of in zip(row[1:], cells, strict=True))
         body.append(f"<tr>{line}</tr>")
     more = f"<p>{left:,} more are in the JSON report.</p>" if left else ""
-    caption = text(title) if folded else f"<h2>{text(title)}</h2>"
+    caption = f"<h{level}>{text(title)}</h{level}>" if level else text(title)
     return Html(
         f'<div class="scroll" role="region" tabindex="0" aria-label="{attribute(title)}">\n'
         f"<table><caption>{caption}</caption>\n<thead><tr>{head}</tr></thead>\n<tbody>\n"
@@ -142,13 +143,17 @@ def text(content: str) -> Html:
     """Text of strangers, cleaned and escaped, with the places where it may wrap; `Html` as it is."""
     if isinstance(content, Html):
         return content
-    clean = printable(content)
+    clean = _clean(content)
     if len(clean) <= _LONG:
         return Html(escape(clean))
     marked = _CODE.sub(lambda found: _GROUP.sub(lambda part: f"{part[0]}\0", found[0]), clean)
     return Html(escape(re.sub(r"/(?=\w)", "/\0", marked)).replace("\0", "<wbr>"))
 
 
-def attribute(content: str) -> str:
-    """Text of strangers, cleaned and escaped, for an attribute or a title: nothing in it wraps."""
-    return escape(printable(content))
+def attribute(content: str) -> Html:
+    """Text of strangers, cleaned and escaped, where nothing may wrap: in attributes, and in documents but pages."""
+    return Html(escape(_clean(content)))
+
+
+def _clean(content: str) -> str:
+    return content if content.isprintable() else printable(content)

@@ -110,7 +110,7 @@ def _fields(name: str, findings: Sequence[Mismatch]) -> str:
     rows = [[finding.place.partition(":")[2], finding.a, finding.b] for finding in findings[:SHOWN]]
     plural = "" if len(findings) == 1 else "s"
     left = len(findings) - len(rows)
-    table = html.table(f"Fields of {name}", ["field", "a", "b"], rows, ["value"] * 3, left=left, folded=True)
+    table = html.table(f"Fields of {name}", ["field", "a", "b"], rows, ["value"] * 3, left=left, level=0)
     return f"<details><summary>{html.text(name)}: {len(findings):,} field{plural}</summary>\n{table}</details>"
 
 

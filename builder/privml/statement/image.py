@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from privml.base.errors import EvidenceError
 from privml.statement import follow
 from privml.statement.follow import Fetch, Version
-from privml.statement.index import Index
+from privml.statement.index import Entry, Index
 from privml.statement.keys import Role
 from privml.statement.untrusted import UntrustedError
 from privml.statement.update import Update
@@ -16,21 +15,37 @@ from privml.statement.update import Update
 
 @dataclass(frozen=True)
 class Image:
-    """The index of an image, its publishers, and what could be read of each version.
+    """The index of an image, its publishers, and what was read of each version.
 
-    ``versions`` has those that verify, by version, in the index's order. ``unread`` says for each other one why it
-    does not: such a version counts no more, or else reading the image is an error.
+    ``versions`` has those that verify, by version. ``unread`` says for each other one why it does not: such a version
+    counts no more, or else reading it is an error.
     """
 
     index: Index
     publishers: Role
-    versions: Mapping[str, Version]
-    unread: Mapping[str, str]
+    versions: dict[str, Version] = field(default_factory=dict)
+    unread: dict[str, str] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The image's name."""
         return self.index.name
+
+    def read(self, fetch: Fetch, entry: Entry) -> Version | None:
+        """Read one version; None if it counts no more and does not verify.
+
+        ``UntrustedError`` or ``EvidenceError`` for one that counts and is not what its publishers signed.
+        """
+        try:
+            found = follow.version_of(fetch, self.index, entry, self.publishers)
+        except (UntrustedError, EvidenceError) as error:
+            # Publishers who were replaced may have signed what does not count any more.
+            if self.index.counts(entry):
+                raise
+            self.unread[entry.version] = error.message
+            return None
+        self.versions[entry.version] = found
+        return found
 
 
 def read(update: Update, fetch: Fetch, name: str) -> Image:
@@ -38,15 +53,7 @@ def read(update: Update, fetch: Fetch, name: str) -> Image:
 
     ``UntrustedError`` or ``EvidenceError`` if the index, or a version that counts, is not what its publishers signed.
     """
-    index = follow.index_of(update, fetch, name)
-    role = update.publishers(name)
-    versions, unread = {}, {}
-    for entry in index.versions:
-        try:
-            versions[entry.version] = follow.version_of(fetch, index, entry, role)
-        except (UntrustedError, EvidenceError) as error:
-            # Publishers who were replaced may have signed what does not count any more.
-            if index.counts(entry):
-                raise
-            unread[entry.version] = error.message
-    return Image(index, role, versions, unread)
+    image = Image(follow.index_of(update, fetch, name), update.publishers(name))
+    for entry in image.index.versions:
+        image.read(fetch, entry)
+    return image
