@@ -68,7 +68,8 @@ def test_only_modules_that_exist_are_left_out(module: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "module", ["privml.cli.verify", "privml.cli.proxy", "privml.cli.lookup", "privml.client.anchors"]
+    "module",
+    ["privml.cli.verify", "privml.cli.proxy", "privml.cli.lookup", "privml.cli.export", "privml.client.anchors"],
 )
 def test_verifying_loads_no_builder(module: str) -> None:
     """Rooms that build, and the model library that only they need, cost a caller time and trust."""

@@ -41,11 +41,7 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Use Intel's collateral in this file (the JSON of Intel's QVL, nine fields), and fetch none.",
     )(command)
-    command = click.option(
-        "--rebuilders",
-        metavar="FILE:K",
-        help="With --trust: at least K of the rebuilders in this file must have got the same image.",
-    )(command)
+    command = rebuilders_option(command)
     command = repository_options(command)
     for option in (
         click.option(
@@ -77,6 +73,15 @@ def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
         "--index",
         metavar="DIR|URL",
         help="Where the published measurements are, if not in the directory of the root.",
+    )(command)
+
+
+def rebuilders_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--rebuilders`: who must have got the same image."""
+    return click.option(
+        "--rebuilders",
+        metavar="FILE:K",
+        help="With --trust: at least K of the rebuilders in this file must have got the same image.",
     )(command)
 
 
