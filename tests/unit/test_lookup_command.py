@@ -93,6 +93,7 @@ def test_an_unknown_value_is_exit_1_and_says_what_was_searched(
     assert outcome.code == 1
     assert f"no published version has 0123456789012345.., of 2 versions of {NAME}" in outcome.stderr
     assert json.loads(run(capsys, "01234567", "--json").stdout)["found"] == []
+    assert run(capsys, RTMR1[8:40]).code == 1  # from the middle of a value
 
 
 def test_a_version_that_is_refused_now_is_found_and_says_so(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
