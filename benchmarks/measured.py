@@ -17,6 +17,13 @@ def seconds(work: Callable[[], object]) -> float:
     return time.perf_counter() - start
 
 
+def cpu_here(work: Callable[[], object]) -> float:
+    """Seconds of processor time that ``work`` takes in this process."""
+    start = time.process_time()
+    work()
+    return time.process_time() - start
+
+
 def cpu(*words: str, status: int = 0) -> float:
     """Seconds of processor time, user and system, of one program; pages it reads are in the cache."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)

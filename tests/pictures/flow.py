@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.pictures.svg import AMBER, BLUE, GREEN, GREY, PALE, RED, Picture
+from privml.base.svg import AMBER, BLUE, GREEN, GREY, PALE, RED, Picture
 
 
 def prompt() -> Picture:

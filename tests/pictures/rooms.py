@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 from functools import cache
 from itertools import pairwise
 
-from tests.pictures.svg import AMBER, BLUE, GREEN, PALE, Picture
 from tests.unit.test_layers import BUILDER, PACKAGE, imports
 
+from privml.base.svg import AMBER, BLUE, GREEN, PALE, Picture
 from privml.lock.trees import AGENT_ROOTS, module_closure
 
 _BOX, _GAP, _ROW, _TALL = 92, 26, 78, 34

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from tests.pictures.svg import AMBER, BLUE, GREEN, GREY, Picture
-
+from privml.base.svg import AMBER, BLUE, GREEN, GREY, Picture
 from privml.events.stages import STAGES
 
 _WIDE, _GAP = 104, 12

@@ -16,6 +16,7 @@ from cryptography.hazmat.primitives.asymmetric import ec, ed25519
 from tests.unit import attestation_samples as samples
 from tests.unit.test_image_manifest import sample
 
+from privml.output import manifest as manifests
 from privml.output.prediction import statement_of
 from privml.publish import repository, version
 from privml.publish.repository import Edit, Repository
@@ -100,6 +101,12 @@ class Fake:
     def repository(self) -> Repository | None:
         return repository.read(lambda path, _: self.files.get(path))
 
+    def write(self, folder: Path) -> None:
+        """Write every file, and the newest root."""
+        for path, data in self.files.items():
+            (folder / path).parent.mkdir(parents=True, exist_ok=True)
+            (folder / path).write_bytes(data)
+
     def edit(self, signers: Sequence[str] = EVERYBODY, now: int = NOW) -> Edit:
         return Edit(self.repository if self.files else None, Signing([signer(name) for name in signers]), now)
 
@@ -110,13 +117,14 @@ class Fake:
     def publish(self, number: str, made: version.Build | None = None, signers: Sequence[str] = EVERYBODY) -> None:
         """Publish a version."""
         made = build() if made is None else made
-        index = self.index()
+        name = manifests.decode(made.files["manifest.json"]).name
+        index = self.index(name)
         release = version.release_of(made, number, version.next_serial(index))
         entry = version.entry_of(release, "2026-11-18")
         keys = Signing([signer(name) for name in signers])
-        self.files |= version.files_of(made, release, self._publishers(), keys)
+        self.files |= version.files_of(made, release, self._publishers(name), keys)
         versions = () if index is None else index.versions
-        self.put(Index(NAME, 1 if index is None else index.minimum_serial, (*versions, entry)), signers)
+        self.put(Index(name, 1 if index is None else index.minimum_serial, (*versions, entry)), signers)
 
     def put(self, index: Index, signers: Sequence[str] = EVERYBODY, now: int = NOW) -> None:
         """Put an index in place of the old one."""
@@ -124,8 +132,10 @@ class Fake:
         edit.image(index.name, index)
         self.files |= edit.finish()
 
-    def set_state(self, number: str, state: State, reason: str = "", replaced_by: str | None = None) -> None:
-        index = self.index()
+    def set_state(
+        self, number: str, state: State, reason: str = "", replaced_by: str | None = None, name: str = NAME
+    ) -> None:
+        index = self.index(name)
         assert index is not None
         changed = tuple(
             dataclasses.replace(each, state=state, reason=reason, replaced_by=replaced_by)
@@ -139,10 +149,10 @@ class Fake:
         """A new snapshot and timestamp of the same content."""
         self.files |= self.edit(signers, now).finish()
 
-    def _publishers(self) -> Role:
+    def _publishers(self, name: str) -> Role:
         found = self.repository
         assert found is not None
-        return found.publishers(NAME)
+        return found.publishers(name)
 
     def walk(self, memory: follow.Memory | None = None, name: str = NAME) -> tuple[follow.Update, Index]:
         """What a client does, in its order."""

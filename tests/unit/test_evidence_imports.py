@@ -19,7 +19,8 @@ WITH_CRYPTOGRAPHY = {
     "privml.statement.keys",
 }
 THEIR_USERS = {
-    f"privml.statement.{name}" for name in ("tufkeys", "signed", "metadata", "update", "follow", "rebuilders")
+    f"privml.statement.{name}"
+    for name in ("tufkeys", "signed", "metadata", "update", "follow", "rebuilders", "image", "lookup")
 }
 MODULES = sorted(
     {
@@ -66,7 +67,10 @@ def test_only_modules_that_exist_are_left_out(module: str) -> None:
     assert "from cryptography" in text
 
 
-@pytest.mark.parametrize("module", ["privml.cli.verify", "privml.cli.proxy", "privml.client.anchors"])
+@pytest.mark.parametrize(
+    "module",
+    ["privml.cli.verify", "privml.cli.proxy", "privml.cli.lookup", "privml.cli.export", "privml.client.anchors"],
+)
 def test_verifying_loads_no_builder(module: str) -> None:
     """Rooms that build, and the model library that only they need, cost a caller time and trust."""
     code = f"import sys, {module}; print(*sys.modules)"

@@ -9,6 +9,7 @@ import pytest
 from test_repro_changes import without_tools  # noqa: F401 - a fixture
 from test_repro_compare import Well, bend, opener, output, sealed
 
+from privml.base import html
 from privml.base.errors import Differs
 from privml.cli import diff as verb
 from privml.output import manifest as manifests
@@ -103,12 +104,12 @@ def test_texts_of_strangers_are_escaped_and_cleaned(pair: tuple[Path, Path], nam
 
 
 def test_a_long_path_may_wrap_after_its_slashes_only() -> None:
-    assert pages._text("short/path") == "short/path"
-    assert pages._text("/usr/lib/python3/dist-packages/a.py") == (
+    assert html.text("short/path") == "short/path"
+    assert html.text("/usr/lib/python3/dist-packages/a.py") == (
         "/<wbr>usr/<wbr>lib/<wbr>python3/<wbr>dist-packages/<wbr>a.py"
     )
-    assert pages._text("a" * 40) == "<wbr>".join(["a" * 16, "a" * 16, "a" * 8])
-    assert pages._text("x" * 64) == "x" * 64
+    assert html.text("a" * 40) == "<wbr>".join(["a" * 16, "a" * 16, "a" * 8])
+    assert html.text("x" * 64) == "x" * 64
 
 
 def test_the_page_of_two_images_begins_with_what_nobody_asked_for(pair: tuple[Path, Path]) -> None:

@@ -41,23 +41,9 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Use Intel's collateral in this file (the JSON of Intel's QVL, nine fields), and fetch none.",
     )(command)
+    command = rebuilders_option(command)
+    command = repository_options(command)
     for option in (
-        click.option(
-            "--rebuilders",
-            metavar="FILE:K",
-            help="With --trust: at least K of the rebuilders in this file must have got the same image.",
-        ),
-        click.option(
-            "--trust-state",
-            metavar="DIR",
-            type=click.Path(path_type=Path),
-            help="Keep what was seen of published measurements here [$XDG_STATE_HOME/privml-build/trust].",
-        ),
-        click.option(
-            "--index",
-            metavar="DIR|URL",
-            help="Where the published measurements are, if not in the directory of the root.",
-        ),
         click.option(
             "--trust",
             nargs=2,
@@ -73,6 +59,30 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     ):
         command = option(command)
     return command
+
+
+def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--index` and `--trust-state`: where a repository under a trusted root is, and what was seen of it."""
+    command = click.option(
+        "--trust-state",
+        metavar="DIR",
+        type=click.Path(path_type=Path),
+        help="Keep what was seen of published measurements here [$XDG_STATE_HOME/privml-build/trust].",
+    )(command)
+    return click.option(
+        "--index",
+        metavar="DIR|URL",
+        help="Where the published measurements are, if not in the directory of the root.",
+    )(command)
+
+
+def rebuilders_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--rebuilders`: who must have got the same image."""
+    return click.option(
+        "--rebuilders",
+        metavar="FILE:K",
+        help="With --trust: at least K of the rebuilders in this file must have got the same image.",
+    )(command)
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,8 @@ GROUPS = {
     },
     "rely": {
         "verify": "Check the attestation of a running image.",
+        "lookup": "Find the published versions that have a register or a digest.",
+        "export": "Write a published version's measurements for another verifier.",
         "proxy": "Serve a local OpenAI endpoint that talks only to a verified image.",
         "collateral": "Fetch, show and serve Intel's collateral for quotes.",
         "capture": "Inside a TD: record what was measured, to test predictions with.",

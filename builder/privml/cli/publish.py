@@ -17,13 +17,14 @@ from privml.cli.usage import Verb
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
 from privml.output.memory import Memories
+from privml.output.repository import MEASUREMENTS
 from privml.publish import changes, legs, roles, signer
 from privml.publish import check as gate
+from privml.publish import site as pages
 from privml.publish.changes import Files, Place
 from privml.publish.signing import Proposal, Signing
 from privml.statement.index import State
 
-MEASUREMENTS = "measurements"
 folder_option = click.option(
     "--in",
     "folder",
@@ -70,6 +71,7 @@ def publish() -> None:
         --reason "CVE-2026-1" --key ann.pem --key ben.pem --key online.pem
       privml-build publish refresh --key online.pem
       privml-build publish check
+      privml-build publish site public
     """
 
 
@@ -289,3 +291,26 @@ def check(folder: Path, *, against: Path | None, as_json: bool) -> None:
             show(f"{folder}: {found.versions} versions and {found.files} files are as they were signed")
     if found.wrong:
         raise Refused(f"{folder}: {len(found.wrong)} findings, expected none")
+
+
+@publish.command()
+@click.argument("target", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
+@folder_option
+@click.option("--json", "as_json", is_flag=True, help="Print the written paths as JSON.")
+def site(target: Path, *, folder: Path, as_json: bool) -> None:
+    """Write a static site into DIR: images, versions, states, registers, what changed, who rebuilt what.
+
+    Its pages have no script and load nothing from elsewhere; any web server can serve them, and equal measurements
+    give equal bytes. The repository is followed from its first root and checked as by `publish check` before anything
+    is written. An earlier site in DIR is replaced. Exit status: 8 something is not as it was signed.
+
+    \b
+    Examples:
+      privml-build publish site public
+    """
+    files = pages.site(folder)
+    pages.write(files, target)
+    if as_json:
+        print_json({"directory": str(target), "written": sorted(files)})
+    else:
+        show(f"{target}: {sum(path.endswith('.html') for path in files)} pages, {len(files)} files")

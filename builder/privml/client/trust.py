@@ -40,6 +40,35 @@ _WITHOUT = "without a network, copy the repository and name its directory with -
 
 
 @dataclass(frozen=True)
+class Trusted:
+    """A repository under a root that the caller trusts: the root's bytes, and the directory or address.
+
+    ``state`` is the directory of the memory (None: the default).
+    """
+
+    root: bytes
+    source: str
+    state: Path | None = None
+
+    @contextlib.contextmanager
+    def followed(self) -> Iterator[tuple[Update, Fetch, tuple[str, ...]]]:
+        """The repository followed down to its targets, a way to fetch more, and notes; what is seen is remembered.
+
+        ``UntrustedError`` if the root does not vouch for it, ``EvidenceError`` if what was read is malformed,
+        ``HostError`` if the repository or the memory cannot be reached.
+        """
+        memories = Memories(self.state)
+        key = hashlib.sha256(self.root).hexdigest()
+        memory = memories.read(key)
+        with opened(self.source) as fetch:
+            update = Update(self.root, memory)
+            try:
+                yield follow.take(update, fetch), fetch, (_FIRST,) if memory.root == 0 else ()
+            finally:
+                memories.write(key, update.memory)
+
+
+@dataclass(frozen=True)
 class Trust:
     """What the caller trusts: the bytes of ``root``, image ``name``, and one ``version`` or (None) any that counts.
 
@@ -61,16 +90,8 @@ class Trust:
         ``UntrustedError`` if it vouches for none, ``EvidenceError`` if what was read is malformed, ``HostError`` if
         the repository or the memory cannot be reached.
         """
-        memories = Memories(self.state)
-        key = hashlib.sha256(self.root).hexdigest()
-        memory = memories.read(key)
-        with opened(self.source) as fetch:
-            update = Update(self.root, memory)
-            try:
-                index = follow.index_of(follow.take(update, fetch), fetch, self.name)
-            finally:
-                memories.write(key, update.memory)
-            notes = (_FIRST,) if memory.root == 0 else ()
+        with Trusted(self.root, self.source, self.state).followed() as (update, fetch, notes):
+            index = follow.index_of(update, fetch, self.name)
             return self._versions(update, index, fetch, now, notes)
 
     def _versions(self, update: Update, index: Index, fetch: Fetch, now: int, notes: tuple[str, ...]) -> Anchored:
@@ -130,6 +151,16 @@ def trust_of(
     name, at, version = wanted.partition("@")
     if not names.is_name(name) or (at and not names.is_version(version)):
         raise UsageError(f"--trust: got `{wanted[:80]}`, expected NAME or NAME@VERSION")
+    found = trusted(root, source, state=state)
+    people, asked = ((), None) if rebuilt is None else _rebuilders(rebuilt)
+    return Trust(found.root, name, version or None, found.source, state, people, asked)
+
+
+def trusted(root: Path, source: str | None, *, state: Path | None = None) -> Trusted:
+    """Read the caller's root, and where the repository is: by default the root's directory.
+
+    ``UsageError`` for what cannot be.
+    """
     try:
         data = read_start(root, MAX_METADATA)
         Update(data, Memory())
@@ -148,8 +179,7 @@ def trust_of(
         source = base_address(source, "repository")
     elif not Path(source).is_dir():
         raise UsageError(f"--index: got `{source}`, expected a directory or an http(s) address")
-    people, asked = ((), None) if rebuilt is None else _rebuilders(rebuilt)
-    return Trust(data, name, version or None, source, state, people, asked)
+    return Trusted(data, source, state)
 
 
 def _rebuilders(text: str) -> tuple[tuple[Rebuilder, ...], int]:

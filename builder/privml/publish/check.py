@@ -9,23 +9,26 @@ the checkout.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from privml.base import dsse
-from privml.base.errors import EvidenceError, PrivmlError
+from privml.base.errors import EvidenceError, PrivmlError, Refused
 from privml.base.times import time_text
 from privml.lock.lockfile import parse
 from privml.lock.models import Lock, ToolsLock
 from privml.output import manifest as manifests
+from privml.output.manifest import Manifest
 from privml.output.prediction import statement_of
-from privml.output.repository import fetch_from
+from privml.output.repository import Held, fetch_from
 from privml.publish.repository import DAY, ROOT_FILE
 from privml.statement import follow, rebuild, signed
 from privml.statement import index as indexes
 from privml.statement.follow import FOLDER, Version, metadata_path
-from privml.statement.index import INDEX_FILE, MAX_INDEX, Entry, Index
+from privml.statement.image import Image
+from privml.statement.index import INDEX_FILE, MAX_INDEX, Entry
 from privml.statement.keys import Role
 from privml.statement.metadata import MAX_METADATA, ROOT
 from privml.statement.rebuilders import FOLDER as ENDORSEMENTS
@@ -47,11 +50,34 @@ class Findings:
     files: int = 0
 
 
+@dataclass(frozen=True)
+class Checked:
+    """A repository in which nothing is wrong: its images, and manifest and lock of each version that counts."""
+
+    held: Held
+    inputs: Mapping[tuple[str, str], tuple[Manifest, Lock]]
+
+
 def check(folder: Path, now: int, before: Path | None = None) -> Findings:
     """Check the repository in ``folder`` at ``now`` (Unix seconds); ``before`` is the same folder as it was."""
     gate = _Gate(folder, now, before)
     gate.run()
     return gate.found
+
+
+def read(folder: Path) -> Checked:
+    """Read the repository in ``folder``; ``Refused`` if anything in it is not as it was signed.
+
+    Whether it is still valid is for the reader to say.
+    """
+    gate = _Gate(folder, 0, None)
+    update = gate.run()
+    if gate.found.wrong or update is None:
+        more = f", and {len(gate.found.wrong) - 1} more" if len(gate.found.wrong) > 1 else ""
+        raise Refused(
+            f"{folder}: {gate.found.wrong[0]}{more}", hint=f"`privml-build publish check {folder}` lists everything"
+        )
+    return Checked(Held(gate.first, update, tuple(gate.images)), gate.inputs)
 
 
 class _Gate:
@@ -62,18 +88,22 @@ class _Gate:
         self.found = Findings()
         self._fetch = fetch_from(folder)
         self._known: set[str] = set()
+        self._tools_locks: dict[bytes, str] = {}
+        self.first = ""
+        self.images: list[Image] = []
+        self.inputs: dict[tuple[str, str], tuple[Manifest, Lock]] = {}
 
-    def run(self) -> None:
+    def run(self) -> Update | None:
         update = self._roots()
         if update is None:
-            return
+            return None
         for role, end in update.expiries.items():
             self._expiry(role, end)
-        for name in update.images:
-            if self._read(f"{name}/{INDEX_FILE}") is not None:
-                self._said(name, self._image, update, name)
+        for name in sorted(update.published):
+            self._said(name, self._image, update, name)
         self._history(update)
         self._leftovers()
+        return update
 
     def fetch(self, path: str, limit: int) -> bytes | None:
         """Fetch, and remember that the file has a place."""
@@ -96,6 +126,7 @@ class _Gate:
         first = self.fetch(metadata_path(ROOT, 1), MAX_METADATA)
         if first is None:
             raise EvidenceError(f"{self.folder} has no {metadata_path(ROOT, 1)}: not a repository")
+        self.first = hashlib.sha256(first).hexdigest()
         memory = Memory()
         if self.before is not None and (self.before / metadata_path(ROOT, 1)).is_file():
             old = fetch_from(self.before)
@@ -122,20 +153,24 @@ class _Gate:
         index = follow.index_of(update, self.fetch, name)
         self._expiry(name, update.expiries[name])
         role = update.publishers(name)
+        image = Image(index, role)
+        self.images.append(image)
         for entry in index.versions:
             self.found.versions += 1
             # Publishers who were replaced signed what does not count any more; it stays as it was.
             if index.counts(entry):
-                self._said(f"{name}/{entry.version}", self._version, index, entry, role)
+                self._said(f"{name}/{entry.version}", self._version, image, entry)
             else:
                 self._keep(f"{name}/{entry.version}/")
+                image.read(self._fetch, entry)
 
     def _keep(self, folder: str) -> None:
-        self._known |= {path for path in self._all() if path.startswith(folder)}
+        self._known |= {path for path in self._all if path.startswith(folder)}
 
-    def _version(self, index: Index, entry: Entry, role: Role) -> None:
-        version = follow.version_of(self.fetch, index, entry, role)
-        release = version.release
+    def _version(self, image: Image, entry: Entry) -> None:
+        version = image.read(self.fetch, entry)
+        assert version is not None  # it counts
+        release, role = version.release, image.publishers
         folder = f"{release.name}/{release.version}"
         data = {}
         for path, file in release.files.items():
@@ -148,22 +183,29 @@ class _Gate:
         self._provenance(folder, version, role)
         manifest = manifests.decode(data[MANIFEST_FILE])
         lock = parse(data["lock.json"], Lock, f"{folder}/lock.json")
-        tools = parse(data["tools.lock.json"], ToolsLock, f"{folder}/tools.lock.json")
+        tools = self._tools(folder, release.files["tools.lock.json"].sha256, data["tools.lock.json"])
         for what, got_, expected in (
             ("name", manifest.name, release.name),
             ("recipe of the manifest", manifest.recipe_sha256, release.recipe_sha256.hex()),
             ("lock of the manifest", manifest.lock_sha256, release.lock_sha256.hex()),
             ("lock.json", lock.digest, release.lock_sha256.hex()),
             ("recipe of the lock", lock.recipe_sha256, release.recipe_sha256.hex()),
-            ("tools.lock.json", tools.digest, lock.tools_sha256),
+            ("tools.lock.json", tools, lock.tools_sha256),
         ):
             if got_ != expected:
                 raise EvidenceError(f"{folder}: {what}: got {got_}, expected {expected}")
         if version.statement != statement_of(manifest, version.statement.predicate):
             raise EvidenceError(f"{folder}: the statement is not of the manifest's artefacts")
-        for path in sorted(self._all()):
+        self.inputs[release.name, release.version] = manifest, lock
+        for path in sorted(self._all):
             if path.startswith(f"{folder}/{ENDORSEMENTS}/"):
                 self._said(path, self._endorsement, path, version)
+
+    def _tools(self, folder: str, sha256: bytes, data: bytes) -> str:
+        """The digest of a tools lock, which most versions have in common."""
+        if sha256 not in self._tools_locks:
+            self._tools_locks[sha256] = parse(data, ToolsLock, f"{folder}/tools.lock.json").digest
+        return self._tools_locks[sha256]
 
     def _provenance(self, folder: str, version: Version, role: Role) -> None:
         path = f"{folder}/{PROVENANCE_FILE}"
@@ -202,7 +244,7 @@ class _Gate:
         self.found.wrong += [f"{after.name}: {line}" for line in indexes.forbidden_changes(before, after)]
 
     def _leftovers(self) -> None:
-        for path in sorted(self._all() - self._known):
+        for path in sorted(self._all - self._known):
             named = path.split("/")
             if path.startswith(f"{FOLDER}/") and _is_kept(path):
                 continue
@@ -210,8 +252,9 @@ class _Gate:
                 continue
             self.found.wrong.append(f"{path}: nothing names it")
 
-    def _all(self) -> set[str]:
-        return set(_files(self.folder))
+    @cached_property
+    def _all(self) -> frozenset[str]:
+        return frozenset(_files(self.folder))
 
 
 def _files(folder: Path) -> list[str]:

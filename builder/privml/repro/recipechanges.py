@@ -195,11 +195,12 @@ def _package(request: str) -> dict[str, str | None]:
 def untold(*tables: Mapping[str, str]) -> list[str]:
     """The fields of recipes that no table has, by the names of `lint --explain`."""
     known = {fact.path for table in tables for name in table if (fact := fact_named(name))}
+    every = facts()
     return [
         path
-        for path, fact in facts().items()
+        for path in every
         if not path.startswith(f"{PLATFORM}.")
         and path not in (EXTENDS, "schema")
         and not any(path == one or path.startswith(f"{one}.") for one in known)  # told, or told to be empty
-        and not any(other.startswith(f"{path}.") for other in facts())
+        and not any(other.startswith(f"{path}.") for other in every)
     ]

@@ -108,8 +108,13 @@ def version_of(fetch: Fetch, index: Index, entry: Entry, role: Role) -> Version:
 
 def manifest_of(fetch: Fetch, version: Version) -> bytes:
     """The manifest of a version, as its release and statement name it; errors as of `version_of`."""
-    where = f"{version.release.name}/{version.release.version}/{MANIFEST_FILE}"
-    named = version.release.files[MANIFEST_FILE]
+    return file_of(fetch, version, MANIFEST_FILE)
+
+
+def file_of(fetch: Fetch, version: Version, name: str) -> bytes:
+    """A file of a version, as its release names it; errors as of `version_of`."""
+    where = f"{version.release.name}/{version.release.version}/{name}"
+    named = version.release.files[name]
     data = _there(fetch, where, min(named.size, MAX_ENVELOPE))
     _named(where, data, named.sha256)
     return data

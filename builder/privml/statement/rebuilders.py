@@ -17,6 +17,7 @@ from privml.base.strictjson import Fields, canonical, first_repeated, loads
 from privml.statement import rebuild, signed
 from privml.statement.follow import Fetch, Version
 from privml.statement.keys import PublicKey, Role
+from privml.statement.rebuild import Rebuild
 from privml.statement.tufkeys import from_pem, pem
 from privml.statement.untrusted import UntrustedError
 
@@ -99,7 +100,11 @@ def endorsed(fetch: Fetch, version: Version, publishers: Role, rebuilders: Seque
 
 def _objection(data: bytes, version: Version, by: Rebuilder, path: str) -> str:
     verified = signed.verify(dsse.decode(data, what=path), Role((by.key,), 1), what=path)
-    found = rebuild.decode(verified.payload, path)
+    return objection(rebuild.decode(verified.payload, path), version)
+
+
+def objection(found: Rebuild, version: Version) -> str:
+    """Why a rebuild does not endorse ``version``; empty if it does."""
     release = version.release
     if found.result != rebuild.IDENTICAL:
         return f"got {len(found.differences)} differences"

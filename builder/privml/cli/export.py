@@ -1,0 +1,128 @@
+"""`export`: write a published version for other programs, after it was verified under a trusted root."""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import click
+
+from privml.base.errors import UsageError
+from privml.base.files import read_start, write_atomic
+from privml.cli.anchor import AnchorWords, rebuilders_option, repository_options
+from privml.cli.output import show, show_text
+from privml.cli.policy import policy_of
+from privml.client import exports
+from privml.client.exports import Export, Target
+from privml.statement.metadata import MAX_METADATA
+from privml.statement.names import is_name, is_version
+from privml.verify.anchor import Expected
+
+
+@dataclass(frozen=True)
+class Given:
+    """What a format is written from: the verified version's values, and where to (None: standard output)."""
+
+    export: Export
+    shape: str | None
+    output: Path | None
+
+
+@dataclass(frozen=True)
+class Format:
+    """A format: a line of help, and what writes it."""
+
+    title: str
+    write: Callable[[Given], None]
+
+
+def _text(target: Target) -> Format:
+    """The format of a verifier that reads one file of text."""
+
+    def write(given: Given) -> None:
+        export = given.export if given.shape is None else given.export.only(given.shape)
+        if target.one_size and len(export.values) != 1:
+            raise UsageError(
+                f"--shape is missing: a file holds one machine size, and this version has {len(export.values)}",
+                hint="one of: " + "; ".join(each.shape for each in export.values[:8]),
+            )
+        text = target.text(export)
+        if given.output is None:
+            show_text(text)
+        else:
+            write_atomic(given.output, text.encode())
+            show(str(given.output))
+
+    return Format(target.title, write)
+
+
+FORMATS: Mapping[str, Format] = {name: _text(target) for name, target in exports.TARGETS.items()}
+"""Every format, by its name."""
+
+
+@click.command()
+@click.argument("wanted", metavar="NAME@VERSION")
+@click.option(
+    "--format",
+    "form",
+    required=True,
+    type=click.Choice(list(FORMATS)),
+    help="; ".join(f"{name}: {each.title}" for name, each in FORMATS.items()) + ".",
+)
+@click.option(
+    "--trust",
+    "root",
+    metavar="ROOT",
+    required=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="The root (root.json) that you trust.",
+)
+@repository_options
+@rebuilders_option
+@click.option(
+    "--policy",
+    "policy_file",
+    metavar="FILE",
+    type=click.Path(exists=True, dir_okay=False, path_type=Path),
+    help="Your policy in TOML or JSON: which versions are accepted, and the TD's attributes. The default is strict.",
+)
+@click.option("--shape", metavar="SIZE", help="Only this machine size, like `2 vcpus, 2048 MiB`.")
+@click.option(
+    "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write it here."
+)
+def export(
+    wanted: str,
+    *,
+    form: str,
+    root: Path,
+    index: str | None,
+    trust_state: Path | None,
+    rebuilders: str | None,
+    policy_file: Path | None,
+    shape: str | None,
+    output: Path | None,
+) -> None:
+    """Write the measurements of NAME@VERSION in the form of another verifier.
+
+    The version is verified as `verify --trust` does, and refused if it does not count. The head of the file says what
+    the other verifier does not check, and how such files were tried. Nothing tells that verifier of a later
+    revocation: export again when the index changes. Exit status: 7 a register has no value, 8 refused.
+
+    \b
+    Examples:
+      privml-build export demo-cpu@2026.11.1 --format trustee-policy \\
+        --trust root.json --index https://SERVER/measurements
+      privml-build export demo-cpu@2026.11.1 --format go-tdx-guest \\
+        --trust root.json --shape "2 vcpus, 2048 MiB" -o check.textproto
+    """
+    name, _, number = wanted.partition("@")
+    if not is_name(name) or not is_version(number):
+        raise UsageError(f"got `{wanted[:80]}`, expected NAME@VERSION")
+    words = AnchorWords(None, (str(root), wanted), index, trust_state, rebuilders)
+    expected = words.source()(int(time.time()))
+    assert isinstance(expected, Expected)  # one version was named
+    digest = hashlib.sha256(read_start(root, MAX_METADATA)).hexdigest()
+    FORMATS[form].write(Given(exports.accepted(expected, digest, policy_of(None, policy_file)), shape, output))
