@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from privml.base import extras
 from privml.base.errors import EvidenceError, HostError, UsageError
 from privml.base.files import read_start
 from privml.statement.keys import PublicKey
@@ -83,10 +84,8 @@ def load(uri: str, ask: Callable[[str], str] | None = None) -> TokenSigner:
     wanted = TokenUri.parse(uri)
     try:
         pkcs11 = importlib.import_module("pkcs11")
-    except ImportError as error:
-        raise HostError(
-            "keys in a token need the package `python-pkcs11`", hint="pip install 'privml-build[hsm]'"
-        ) from error
+    except ModuleNotFoundError as error:
+        raise extras.missing(error) or error from error
     opened = _Opened(pkcs11, wanted, _pin(wanted, ask))
     return TokenSigner(opened.use(opened.public), lambda data: opened.use(opened.signature, data))
 
