@@ -19,7 +19,7 @@ WITH_CRYPTOGRAPHY = {
     "privml.statement.keys",
 }
 THEIR_USERS = {
-    f"privml.statement.{name}" for name in ("tufkeys", "signed", "metadata", "update", "follow", "rebuilders")
+    f"privml.statement.{name}" for name in ("tufkeys", "signed", "metadata", "update", "follow", "rebuilders", "tlog")
 }
 MODULES = sorted(
     {

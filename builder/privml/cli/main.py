@@ -53,6 +53,7 @@ GROUPS = {
     "publish": {
         "publish": "Sign an image's measurements, and say which versions count.",
         "endorse": "Rebuild a published version, and sign whether it is the same.",
+        "log": "Keep an append-only log of what was published.",
     },
     "keep": {
         "store": "Manage the input store.",
