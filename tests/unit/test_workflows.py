@@ -33,6 +33,7 @@ TEXTS = {**WORKFLOWS, "action": ACTION, "init": STARTED}
 WRITES = {
     ("release", "attest"): {"id-token": "write", "attestations": "write"},
     ("refresh", "refresh"): {"contents": "write"},
+    ("log", "append"): {"contents": "write"},
 }
 needs_jq = pytest.mark.skipif(shutil.which("jq") is None, reason="this host has no jq, which hosted runners have")
 findings = runpy.run_path(str(ROOT / ".github/endorsement.py"))["findings"]
@@ -121,8 +122,9 @@ def test_only_the_listed_jobs_may_write(name: str) -> None:
         given = content["permissions"]
         assert given == expected if expected else given in ({}, {"contents": "read"}), (name, job)
         assert content["timeout-minutes"] <= 90
-        secrets = "secrets." in str(content)
-        assert not secrets or content.get("environment") == "online-key"
+        secret = {"refresh": ("ONLINE_KEY", "online-key"), "log": ("LOG_KEY", "log-key")}.get(name)
+        assert re.findall(r"secrets\.(\w+)", str(content)) == ([secret[0]] if secret else [])
+        assert content.get("environment") == (secret[1] if secret else None)
         for each in content["steps"]:
             if "actions/checkout@" in each.get("uses", ""):
                 assert each["with"]["persist-credentials"] is False
@@ -151,7 +153,7 @@ def test_scripts_call_verbs_with_options_that_exist(name: str) -> None:
                 command = found
             command.make_context(command.name, [word.replace("$", "") for word in words])
             called += 1
-    assert called >= {"publish": 1, "rebuild": 1, "refresh": 2, "action": 4, "init": 3}.get(name, 0)
+    assert called >= {"publish": 1, "rebuild": 1, "refresh": 2, "log": 2, "action": 4, "init": 3}.get(name, 0)
 
 
 def test_matrices_name_recipes_that_have_a_record() -> None:
@@ -372,22 +374,57 @@ def test_the_gate_refuses_that_everything_published_is_gone(gate: Path) -> None:
     assert bash(step("publish", "publish check"), gate).returncode == 9
 
 
-def test_with_nothing_published_the_gate_and_the_refresh_say_so(tmp_path: Path) -> None:
-    for name, title in (("publish", "publish check"), ("refresh", "is anything published?")):
+def test_with_nothing_published_the_gate_the_refresh_and_the_log_say_so(tmp_path: Path) -> None:
+    for name, title in (
+        ("publish", "publish check"),
+        ("refresh", "is anything published?"),
+        ("log", "is a log kept?"),
+    ):
         done = bash(step(name, title), tmp_path)
-        assert (done.returncode, done.stdout) == (0, "::notice::nothing is published here\n")
+        assert done.returncode == 0
+        assert re.fullmatch(r"::notice::(nothing is published|no log is kept) here\n", done.stdout)
         assert not (tmp_path / "output").exists()
 
 
-def test_the_online_key_is_gone_after_the_refresh_also_when_it_fails(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "title", "variable"), [("refresh", "refresh", "ONLINE_KEY"), ("log", "append", "LOG_KEY")]
+)
+def test_a_key_is_gone_after_its_step_also_when_that_fails(
+    tmp_path: Path, name: str, title: str, variable: str
+) -> None:
     program = tmp_path / ".venv/bin/privml-build"
     program.parent.mkdir(parents=True)
     program.write_text('#!/bin/sh\nstat -c %a "$4" >> "$HOME/seen"; cat "$4" >> "$HOME/seen"; exit 8\n')
     program.chmod(0o755)
-    done = bash(step("refresh", "refresh"), tmp_path, RUNNER_TEMP=tmp_path, ONLINE_KEY="KEY")
+    done = bash(step(name, title), tmp_path, RUNNER_TEMP=tmp_path, **{variable: "KEY"})
     assert done.returncode == 8
     assert (tmp_path / "seen").read_text() == "600\nKEY\n"
-    assert not (tmp_path / "online.pem").exists()
+    assert not list(tmp_path.glob("*.pem"))
+
+
+def test_what_a_workflow_signed_is_committed_and_pushed_and_nothing_if_nothing_changed(tmp_path: Path) -> None:
+    origin, work = tmp_path / "origin", tmp_path / "work"
+    for folder in (origin, work):
+        folder.mkdir()
+    git(origin, "init", "--bare")
+    git(work, "init"), git(work, "remote", "add", "origin", str(origin))
+    (work / "measurements").mkdir()
+    (work / "measurements/a").write_text("1")
+    git(work, "add", "."), git(work, "commit", "-m", "first"), git(work, "push", "origin", "HEAD:main")
+    (tmp_path / "gh").write_text('#!/bin/sh\necho "$*" >> "$HOME/calls"\n')
+    (tmp_path / "gh").chmod(0o755)
+    path = f"{tmp_path}:{os.environ['PATH']}"
+    script = f"cd work && {ROOT}/.github/push.sh 'log: more'"
+    assert bash(script, tmp_path, PATH=path).returncode == 0
+    assert not (tmp_path / "calls").exists()
+    (work / "measurements/a").write_text("2")
+    (work / "other").write_text("not signed")
+    done = bash(script, tmp_path, PATH=path)
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "calls").read_text() == "auth setup-git\n"
+    shown = ["git", "-C", str(origin), "log", "--format=%s %an", "--name-only", "-1", "main"]
+    said = subprocess.run(shown, capture_output=True, text=True, check=True).stdout
+    assert said == "log: more github-actions[bot]\n\nmeasurements/a\n"
 
 
 def test_a_started_workflow_is_green_without_a_variable_and_says_that_it_checked_nothing(tmp_path: Path) -> None:
