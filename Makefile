@@ -34,8 +34,8 @@ image: venv ## build out/NAME (NAME=demo-cpu POOL="DIR|URL ..."); a refreshed im
 	$(PRIVML) image $(NAME) --lock $(REFRESHED) $(POOLS); }
 
 lint: venv ## formatters, linters, types
-	@$(BIN)/ruff format --check builder tests
-	@$(BIN)/ruff check builder tests
+	@$(BIN)/ruff format --check builder tests .github
+	@$(BIN)/ruff check builder tests .github
 	@cd builder && ../$(BIN)/mypy --config-file ../pyproject.toml -p privml
 
 test: venv lint ## fast tests, linters and types included

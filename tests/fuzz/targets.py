@@ -68,8 +68,10 @@ from privml.measure import (
 )
 from privml.measure.lzh import decompress
 from privml.measure.optionrom import drivers
+from privml.publish.log import Entry
 from privml.readers import aael, envelope, wrapped
 from privml.recipe import openpgp
+from privml.statement import tlog
 from privml.vm import crosscheck
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors"
@@ -192,6 +194,17 @@ COLLATERAL = HONEST.platform.collateral()
 SECTIONS = HONEST.sections()
 REPORT_DATA = b"\n".join([forge.NONCE.replace(b"\n", b"x"), *(SECTIONS[name] for name in SECTIONS)])
 
+LOG_KEY = tlog.NoteKey.decode("example.com/log/testdata+33d7b496+AeHTu4Q3hEIMHNqc6fASMsq3rKNx280NI+oO5xCFkkSx")
+NOTE = read("publishing/transparency-dev_tessera/checkpoint.15")
+
+
+def _proof(data: bytes) -> object:
+    """A proof, which no mutation makes one of this entry."""
+    proof = tlog.Proof.decode(data)
+    assert not tlog.includes(bytes(32), 15, proof.index, bytes(32), proof.hashes)
+    return proof
+
+
 TARGETS: dict[str, tuple[bytes, Parser]] = {
     "tdvf": (FIRMWARE, tdvf.sections),
     "mrtd": (FIRMWARE, mrtd.mrtd),
@@ -247,6 +260,12 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
         safetensors_file.SMALL,
         _model(lambda file, size: safetensors.check("m.safetensors", file, size)),
     ),
+    "note": (NOTE, lambda data: tlog.signed_text(data, LOG_KEY)),
+    "checkpoint": (NOTE, lambda data: tlog.Checkpoint.read(data, LOG_KEY)),
+    "tlog-proof": (tlog.Proof(1, (bytes(32),), NOTE).encode(), _proof),
+    "log-key": (LOG_KEY.text.encode(), lambda data: tlog.NoteKey.decode(data.decode("latin-1"))),
+    "log-entry": (Entry("demo-cpu/index.json", bytes(32)).encode(), lambda data: Entry.decode(data, "entry")),
+    "log-bundle": (b"\x00\x01a\x00\x02bc", lambda data: tlog.entries_of({"tile/entries/000.p/2": data}, 2)),
     **{f"published-{name}": (SAMPLES[name], parser) for name, parser in DECODERS.items()},
 }
 

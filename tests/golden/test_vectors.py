@@ -41,7 +41,7 @@ from privml.measure import acpi, smbios
 from privml.measure import firmware as firmwares
 from privml.measure.digest import sha384
 from privml.readers import files
-from privml.statement import metadata
+from privml.statement import metadata, tlog
 from privml.statement.keys import PublicKey
 
 PCS = "attestation/intel_pcs"
@@ -429,7 +429,36 @@ def triton_driver(name: str, path: Path, tmp_path: Path) -> None:
     compile(triton.patch(path.read_bytes()), name, "exec")
 
 
+# --- transparency logs ----------------------------------------------------------------------------------------------
+
+# The key of tessera's test log, from testdata/build_log.sh there.
+LOG_KEY = tlog.NoteKey.decode("example.com/log/testdata+33d7b496+AeHTu4Q3hEIMHNqc6fASMsq3rKNx280NI+oO5xCFkkSx")
+
+
+def log_of_tiles(name: str, path: Path, tmp_path: Path) -> None:
+    """Its checkpoint is over its entries, and our tiles of them are the same bytes."""
+    folder, _, file = name.partition("_tessera/")
+    size = int(file.replace(".", "/").rpartition("/")[2])
+    (bundle,) = tlog.bundle_paths(size)
+    entries = tlog.entries_of({bundle: read(f"{folder}_tessera/{bundle}")}, size)
+    if file.startswith("checkpoint"):
+        root = tlog.root_of([tlog.leaf_hash(entry) for entry in entries])
+        assert tlog.Checkpoint.read(path.read_bytes(), LOG_KEY) == tlog.Checkpoint(LOG_KEY.name, size, root)
+    else:
+        assert tlog.tiles(entries)[file] == path.read_bytes()
+
+
+def inclusion_proof(name: str, path: Path, tmp_path: Path) -> None:
+    """It proves its leaf, or what is wrong with it is seen."""
+    given = json.loads(path.read_bytes())
+    root, leaf = (base64.b64decode(given[key]) for key in ("root", "leafHash"))
+    proof = [base64.b64decode(item) for item in given["proof"]]
+    assert tlog.includes(root, given["treeSize"], given["leafIdx"], leaf, proof) is not given["wantErr"]
+
+
 ROWS: tuple[tuple[str, Row], ...] = (
+    ("publishing/transparency-dev_tessera/*", log_of_tiles),
+    ("publishing/transparency-dev_merkle/*", inclusion_proof),
     ("publishing/*.root.json", tuf_root),
     ("attestation/NVIDIA_*/spdm_parsed_output.json", nvidia_parsed),
     ("attestation/NVIDIA_*.json", nvidia_list),

@@ -20,7 +20,7 @@ WITH_CRYPTOGRAPHY = {
 }
 THEIR_USERS = {
     f"privml.statement.{name}"
-    for name in ("tufkeys", "signed", "metadata", "update", "follow", "rebuilders", "image", "lookup")
+    for name in ("tufkeys", "signed", "metadata", "update", "follow", "rebuilders", "image", "lookup", "tlog")
 }
 MODULES = sorted(
     {

@@ -165,7 +165,8 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "sigstore.verify", None)
     with pytest.raises(HostError) as caught:
         read()
-    assert caught.value.hint == "pip install 'privml-build[sigstore]'"
+    assert "models signed by an account" in caught.value.message
+    assert "pip install 'privml-build[sigstore]'" in caught.value.message
 
 
 # In a lock: the signed files are no GGUF, so the check is asked directly.

@@ -16,6 +16,7 @@ import click
 from click.shell_completion import CompletionItem
 
 from privml import __version__
+from privml.base import extras
 from privml.base.errors import HostError, PrivmlError, UsageError
 from privml.base.home import advice
 from privml.base.steps import complain, set_quiet
@@ -54,6 +55,7 @@ GROUPS = {
     "publish": {
         "publish": "Sign an image's measurements, and say which versions count.",
         "endorse": "Rebuild a published version, and sign whether it is the same.",
+        "log": "Keep an append-only log of what was published.",
     },
     "keep": {
         "store": "Manage the input store.",
@@ -90,10 +92,15 @@ class Verbs(Verb):
         return list(VERBS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb's command, None for an unknown name."""
+        """The verb's command, None for an unknown name, and for one that cannot be completed here."""
         if cmd_name not in VERBS:
             return None
-        command: click.Command = getattr(importlib.import_module(f"privml.cli.{cmd_name}"), cmd_name)
+        try:
+            command: click.Command = getattr(importlib.import_module(f"privml.cli.{cmd_name}"), cmd_name)
+        except ModuleNotFoundError as error:
+            if ctx.resilient_parsing and extras.missing(error) is not None:
+                return None
+            raise
         return command
 
     def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
@@ -149,6 +156,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = cli.main(args=words, prog_name=PROGRAM, standalone_mode=False)
     except PrivmlError as error:
         _fail(error.message, error.hint, error.exit_code)
+    except ModuleNotFoundError as error:
+        lacking = extras.missing(error)
+        if lacking is None:
+            raise
+        _fail(lacking.message, lacking.hint, lacking.exit_code)
     except click.exceptions.Exit as done:
         sys.exit(done.exit_code)
     except click.exceptions.NoArgsIsHelpError as error:

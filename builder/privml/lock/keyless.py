@@ -12,7 +12,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from privml.base.errors import EvidenceError, HostError
+from privml.base import extras
+from privml.base.errors import EvidenceError
 
 PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_ROOT = 1 << 20
@@ -27,10 +28,8 @@ def signed_payload(data: bytes, root: bytes, subject: str, issuer: str, what: st
     try:
         verify, models = (importlib.import_module(f"sigstore.{name}") for name in ("verify", "models"))
         policy, errors = (importlib.import_module(f"sigstore.{name}") for name in ("verify.policy", "errors"))
-    except ImportError as error:
-        raise HostError(
-            "signatures by an identity need the package `sigstore`", hint="pip install 'privml-build[sigstore]'"
-        ) from error
+    except ModuleNotFoundError as error:
+        raise extras.missing(error) or error from error
     verifier = _verifier(verify, models, root, what)
     # The issuer by its second extension: the first is not DER, and GitHub's documents call it deprecated.
     wanted = policy.AllOf([policy.OIDCIssuerV2(issuer), policy.Identity(identity=subject)])

@@ -23,6 +23,7 @@ from privml.output import manifest as manifests
 from privml.output.manifest import Manifest
 from privml.output.prediction import statement_of
 from privml.output.repository import Held, fetch_from
+from privml.publish import log as logs
 from privml.publish.repository import DAY, ROOT_FILE
 from privml.statement import follow, rebuild, signed
 from privml.statement import index as indexes
@@ -33,6 +34,7 @@ from privml.statement.keys import Role
 from privml.statement.metadata import MAX_METADATA, ROOT
 from privml.statement.rebuilders import FOLDER as ENDORSEMENTS
 from privml.statement.release import ENVELOPES, MANIFEST_FILE, PROVENANCE_FILE, RELEASE_FILE
+from privml.statement.tlog import Checkpoint
 from privml.statement.update import Memory, Update
 
 CURRENT = "current.json"
@@ -102,6 +104,7 @@ class _Gate:
         for name in sorted(update.published):
             self._said(name, self._image, update, name)
         self._history(update)
+        self._said(logs.FOLDER, self._log)
         self._leftovers()
         return update
 
@@ -238,6 +241,20 @@ class _Gate:
         for path in sorted(path for path in _files(self.before) if _is_kept(path)):
             if self._read(path) != old(path, follow.MAX_ENVELOPE):
                 self.found.wrong.append(f"{path}: changed or gone, expected it as it was published")
+
+    def _log(self) -> None:
+        """Check the log, if there is one; with the folder as it was, that it continues the log of then."""
+        self._keep(f"{logs.FOLDER}/")
+        old = None if self.before is None else logs.read(self.before)
+        found = logs.read(self.folder, None if old is None else old.key)
+        if found is None:
+            if old is not None:
+                raise EvidenceError("gone, expected the log to continue")
+            return
+        since = None if old is None else Checkpoint.read(old.checkpoint, old.key)
+        audited = logs.audit(self.folder, found, since)
+        self.found.wrong += audited.wrong
+        self.found.soon += audited.unlogged
 
     def _index(self, old: bytes, new: bytes) -> None:
         before, after = indexes.decode(old), indexes.decode(new)

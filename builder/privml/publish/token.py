@@ -15,16 +15,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+from privml.base import extras
 from privml.base.errors import EvidenceError, HostError, UsageError
 from privml.base.files import read_start
-from privml.statement.keys import PublicKey
+from privml.statement.keys import ED25519_PREFIX, PublicKey
 
 SCHEME = "pkcs11"
 _PATH = ("token", "object")
 _QUERY = ("module-path", "pin-source")
 _SHAPE = "pkcs11:token=LABEL;object=LABEL?module-path=/usr/lib/.../module.so"
 _MAX_PIN = 256
-_ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
 Made = TypeVar("Made")
 _HASHES = {"ecdsa-p256": hashlib.sha256, "ecdsa-p384": hashlib.sha384}
 
@@ -83,10 +83,8 @@ def load(uri: str, ask: Callable[[str], str] | None = None) -> TokenSigner:
     wanted = TokenUri.parse(uri)
     try:
         pkcs11 = importlib.import_module("pkcs11")
-    except ImportError as error:
-        raise HostError(
-            "keys in a token need the package `python-pkcs11`", hint="pip install 'privml-build[hsm]'"
-        ) from error
+    except ModuleNotFoundError as error:
+        raise extras.missing(error) or error from error
     opened = _Opened(pkcs11, wanted, _pin(wanted, ask))
     return TokenSigner(opened.use(opened.public), lambda data: opened.use(opened.signature, data))
 
@@ -133,7 +131,7 @@ class _Opened:
         point = bytes(key[self._pkcs11.Attribute.EC_POINT])
         try:
             if self._edwards(key) and point[:2] == b"\x04\x20" and len(point) == 34:
-                return PublicKey(_ED25519_PREFIX + point[2:])
+                return PublicKey(ED25519_PREFIX + point[2:])
             return PublicKey(bytes(importlib.import_module("pkcs11.util.ec").encode_ec_public_key(key)))
         except EvidenceError as error:
             raise UsageError(f"the key in the token: {error.message}") from error

@@ -27,8 +27,9 @@ _HEAD = """\
 _WORKFLOW = """\
 # Checks the recipes and their locks, and builds the images. Made by `privml-build init`; it is yours to change.
 #
-# Two variables of the repository say where things come from, since privml-build names no package host:
-#   PRIVML_BUILD    what pip installs: best a wheel's address with its #sha256=
+# Two variables of the repository say where things come from, since privml-build names no package host. Without the
+# first, nothing is checked, and a warning says so.
+#   PRIVML_BUILD    what pip installs: best `privml-build[build] @ ADDRESS-OF-A-WHEEL#sha256=...`
 #   PRIVML_MIRRORS  the lines of mirrors.yaml, where the runner's own apt knows no Debian archive
 name: image
 on: [push, pull_request]
@@ -40,27 +41,39 @@ jobs:
     runs-on: ubuntu-24.04
     timeout-minutes: 60
     steps:
-      - uses: actions/checkout@11bd71901bbe5b1630ceea73d27597364c9af683 # v4.2.2
+      - uses: actions/checkout@08c6903cd8c0fde910a37f88322edcfb5dd907a8 # v5.0.0
         with: {{persist-credentials: false}}
       - name: privml-build
+        id: privml-build
         env:
           PRIVML_BUILD: ${{{{ vars.PRIVML_BUILD }}}}
           PRIVML_MIRRORS: ${{{{ vars.PRIVML_MIRRORS }}}}
         run: |
+          if [ -z "$PRIVML_BUILD" ]; then
+            echo "::warning title=nothing was checked::set the variable PRIVML_BUILD of this repository"
+            exit 0
+          fi
           python3 -m venv "$HOME/privml"
-          "$HOME/privml/bin/pip" install "${{PRIVML_BUILD:?set this variable of the repository}}"
+          "$HOME/privml/bin/pip" install "$PRIVML_BUILD"
           echo "$HOME/privml/bin" >> "$GITHUB_PATH"
-          mkdir -p "$HOME/.config/privml-build"
-          printf '%s\\n' "$PRIVML_MIRRORS" > "$HOME/.config/privml-build/mirrors.yaml"
+          if [ -n "$PRIVML_MIRRORS" ]; then
+            mkdir -p "$HOME/.config/privml-build"
+            printf '%s\\n' "$PRIVML_MIRRORS" > "$HOME/.config/privml-build/mirrors.yaml"
+          fi
+          echo "installed=yes" >> "$GITHUB_OUTPUT"
       - name: user namespaces
+        if: steps.privml-build.outputs.installed
         run: |
           sudo apt-get install --yes --no-install-recommends uidmap
           sudo sysctl --write kernel.apparmor_restrict_unprivileged_userns=0
       - name: lint
+        if: steps.privml-build.outputs.installed
         run: privml-build lint $RECIPES
       - name: lock
+        if: steps.privml-build.outputs.installed
         run: privml-build lock --check $RECIPES
       - name: image
+        if: steps.privml-build.outputs.installed
         run: for recipe in $RECIPES; do privml-build image "$recipe"; done
 """
 

@@ -22,6 +22,8 @@ from privml.base.strictjson import first_repeated
 MAX_SPKI = 1024
 MAX_KEYS = 64
 ED25519 = "ed25519"
+ED25519_PREFIX = bytes.fromhex("302a300506032b6570032100")
+"""What precedes the 32 bytes of an Ed25519 key in its SPKI."""
 ECDSA: Mapping[str, tuple[type[ec.EllipticCurve], type[HashAlgorithm]]] = {
     "ecdsa-p256": (ec.SECP256R1, SHA256),
     "ecdsa-p384": (ec.SECP384R1, SHA384),

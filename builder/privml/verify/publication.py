@@ -101,7 +101,7 @@ def notes(version: Published) -> Iterator[str]:
         yield "one publisher alone signed this version"
     if version.expiries:
         yield f"index valid until {time_text(min(version.expiries.values()))}"
-    yield "no transparency log: an index shown only to you would not be noticed"
+    yield "no transparency log was read: an index shown only to you would not be noticed"
     yield from version.notes
 
 

@@ -1,0 +1,280 @@
+"""Transparency logs as C2SP has them: the tree of RFC 6962, tiles, checkpoints as signed notes, proofs of inclusion.
+
+Pure: lists of hashes and bytes in, bytes and records out. Sources: https://c2sp.org/tlog-tiles,
+https://c2sp.org/tlog-checkpoint, https://c2sp.org/signed-note and https://c2sp.org/tlog-proof.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from privml.base.errors import EvidenceError
+from privml.base.strictjson import b64, unb64
+from privml.statement.keys import ED25519_PREFIX, PublicKey
+
+TILE = 256
+"""The hashes of a whole tile, and the entries of a whole bundle."""
+MAX_ENTRY = (1 << 16) - 1
+MAX_ENTRIES = 1 << 20
+MAX_NOTE = 1 << 16
+MAX_SIGNATURES = 100
+PROOF_HEAD = "c2sp.org/tlog-proof@v1"
+_ED25519 = b"\x01"
+_NAME = re.compile(r"[!-*,-~]{1,200}")
+_SIZE = re.compile(r"0|[1-9][0-9]{0,15}")
+_DASH = "\u2014 "
+
+
+def leaf_hash(entry: bytes) -> bytes:
+    """The hash of an entry."""
+    return hashlib.sha256(b"\x00" + entry).digest()
+
+
+def node_hash(left: bytes, right: bytes) -> bytes:
+    """The hash of two subtrees."""
+    return hashlib.sha256(b"\x01" + left + right).digest()
+
+
+def root_of(leaves: Sequence[bytes]) -> bytes:
+    """The root of the tree over these leaf hashes."""
+    if not leaves:
+        return hashlib.sha256(b"").digest()
+    level = list(leaves)
+    # An odd last node is promoted, which gives the tree of RFC 6962 from the bottom up.
+    while len(level) > 1:
+        paired = [node_hash(level[at], level[at + 1]) for at in range(0, len(level) - 1, 2)]
+        level = paired + level[len(paired) * 2 :]
+    return level[0]
+
+
+def inclusion(leaves: Sequence[bytes], index: int) -> tuple[bytes, ...]:
+    """The proof, from the leaf up, that leaf ``index`` is in the tree over ``leaves``."""
+    found: list[bytes] = []
+    level = list(leaves)
+    while len(level) > 1:
+        sibling = index ^ 1
+        if sibling < len(level):
+            found.append(level[sibling])
+        paired = [node_hash(level[at], level[at + 1]) for at in range(0, len(level) - 1, 2)]
+        level = paired + level[len(paired) * 2 :]
+        index //= 2
+    return tuple(found)
+
+
+def includes(root: bytes, size: int, index: int, leaf: bytes, proof: Sequence[bytes]) -> bool:
+    """True if ``proof`` shows the hash ``leaf`` to be number ``index`` of ``size`` leaves under ``root``."""
+    if not 0 <= index < size or len(leaf) != 32:
+        return False
+    found, last, rest = leaf, size - 1, list(proof)
+    while last > 0:
+        if index % 2 or index < last:
+            if not rest:
+                return False
+            sibling = rest.pop(0)
+            found = node_hash(sibling, found) if index % 2 else node_hash(found, sibling)
+        index, last = index // 2, last // 2
+    return not rest and found == root
+
+
+def rows_of(entries: Sequence[bytes]) -> list[list[bytes]]:
+    """The hashes of each level of tiles: leaves, then roots of 256 leaves, of 256 of those, and so on."""
+    rows, row = [], [leaf_hash(entry) for entry in entries]
+    while row:
+        rows.append(row)
+        row = [root_of(row[at : at + TILE]) for at in range(0, len(row) - TILE + 1, TILE)]
+    return rows
+
+
+def bundle_of(entries: Sequence[bytes]) -> bytes:
+    """The bundle of these entries."""
+    return b"".join(len(entry).to_bytes(2) + entry for entry in entries)
+
+
+def tiles(entries: Sequence[bytes]) -> dict[str, bytes]:
+    """The tiles and bundles of a log, by path: whole ones, and the partial one at the right edge of each level."""
+    found = {f"tile/entries/{path}": bundle_of(entries[at:end]) for path, at, end in _rows(len(entries))}
+    for level, row in enumerate(rows_of(entries)):
+        found |= {f"tile/{level}/{path}": b"".join(row[at:end]) for path, at, end in _rows(len(row))}
+    return found
+
+
+def _rows(length: int) -> list[tuple[str, int, int]]:
+    """Path, start and end of each tile of a row of ``length``."""
+    found = []
+    for at in range(0, length, TILE):
+        end = min(at + TILE, length)
+        whole = f"{at // TILE:03}"
+        groups = [whole[max(0, cut - 3) : cut].zfill(3) for cut in range(len(whole), 0, -3)][::-1]
+        path = "/".join([*(f"x{group}" for group in groups[:-1]), groups[-1]])
+        found.append((path if end - at == TILE else f"{path}.p/{end - at}", at, end))
+    return found
+
+
+def entries_of(bundles: dict[str, bytes], size: int) -> tuple[bytes, ...]:
+    """The entries of a log of ``size``, from `bundle_paths`; ``EvidenceError`` if a bundle has others."""
+    found: list[bytes] = []
+    for path, at, end in _rows(size):
+        data, place = bundles[f"tile/entries/{path}"], 0
+        for _ in range(at, end):
+            length = int.from_bytes(data[place : place + 2])
+            entry = data[place + 2 : place + 2 + length]
+            if len(data) < place + 2 or len(entry) != length:
+                raise EvidenceError(
+                    f"tile/entries/{path}: it ends in entry {len(found)}, expected {end - at} entries"
+                )
+            found.append(entry)
+            place += 2 + length
+        if place != len(data):
+            raise EvidenceError(f"tile/entries/{path}: {len(data) - place} bytes after its {end - at} entries")
+    return tuple(found)
+
+
+def bundle_paths(size: int) -> list[str]:
+    """The paths of the bundles of a log of ``size``."""
+    return [f"tile/entries/{path}" for path, _, _ in _rows(size)]
+
+
+@dataclass(frozen=True)
+class NoteKey:
+    """An Ed25519 key that signs notes: its name, and the raw public key."""
+
+    name: str
+    key: bytes
+
+    def __post_init__(self) -> None:
+        if not _NAME.fullmatch(self.name):
+            raise EvidenceError("key of a note: its name is not 1 to 200 visible ASCII characters without `+`")
+        if len(self.key) != 32:
+            raise EvidenceError(f"key of a note: {len(self.key)} bytes, expected the 32 of an Ed25519 key")
+
+    @property
+    def keyid(self) -> bytes:
+        """The four bytes by which signatures name this key."""
+        return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.key).digest()[:4]
+
+    @property
+    def text(self) -> str:
+        """The key in a line, as `decode` reads it."""
+        return f"{self.name}+{self.keyid.hex()}+{b64(_ED25519 + self.key)}"
+
+    @classmethod
+    def decode(cls, text: str) -> NoteKey:
+        """Read ``NAME+ID+KEY``; ``EvidenceError`` if it is not an Ed25519 key of a log."""
+        name, _, rest = text.partition("+")
+        keyid, _, encoded = rest.partition("+")
+        data = unb64(encoded, what="key of a note", limit=64)
+        if data[:1] != _ED25519:
+            raise EvidenceError("key of a note: not of kind 1 (Ed25519 over the text)")
+        found = cls(name, data[1:])
+        if found.keyid.hex() != keyid:
+            raise EvidenceError(f"key of a note: it is {found.keyid.hex()}, not `{keyid[:80]}`")
+        return found
+
+    def line(self, signature: bytes) -> str:
+        """The line of a note with this key's signature."""
+        return f"{_DASH}{self.name} {b64(self.keyid + signature)}\n"
+
+
+def signed_text(note: bytes, key: NoteKey) -> str:
+    """The text of a signed note; ``EvidenceError`` if it is malformed, or not signed by ``key``.
+
+    Signatures by other keys are ignored, as witnesses add theirs.
+    """
+    if len(note) > MAX_NOTE:
+        raise EvidenceError(f"note: more than {MAX_NOTE} bytes")
+    try:
+        whole = note.decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise EvidenceError("note: not UTF-8") from error
+    if any(ord(character) < 0x20 and character != "\n" for character in whole):
+        raise EvidenceError("note: it has a control character")
+    text, blank, signatures = whole.rpartition("\n\n")
+    lines = signatures.split("\n")
+    if not blank or lines.pop() != "" or not 1 <= len(lines) <= MAX_SIGNATURES:
+        raise EvidenceError(f"note: no blank line with 1 to {MAX_SIGNATURES} signatures after it")
+    text += "\n"
+    signed = 0
+    for line in lines:
+        name, _, encoded = line.removeprefix(_DASH).partition(" ")
+        data = unb64(encoded, what="signature of a note", limit=MAX_NOTE)
+        if not line.startswith(_DASH) or not _NAME.fullmatch(name) or len(data) < 5:
+            raise EvidenceError("note: a line after the blank one is not a signature")
+        if (name, data[:4]) != (key.name, key.keyid):
+            continue
+        if not PublicKey(ED25519_PREFIX + key.key).verifies(data[4:], text.encode()):
+            raise EvidenceError(f"note: the signature of {name} is not that of its key")
+        signed += 1
+    if signed != 1:
+        raise EvidenceError(f"note: {signed} signatures by {key.text}, expected one")
+    return text
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """The state of a log: its origin (its name), how many entries it has, and the root over them."""
+
+    origin: str
+    size: int
+    root: bytes
+
+    @property
+    def text(self) -> str:
+        """What is signed."""
+        return f"{self.origin}\n{self.size}\n{b64(self.root)}\n"
+
+    @classmethod
+    def read(cls, note: bytes, key: NoteKey) -> Checkpoint:
+        """Read a checkpoint that ``key`` signed for the log of its own name; ``EvidenceError`` for another."""
+        text = signed_text(note, key)
+        lines = text.split("\n")
+        if len(lines) != 4 or not _SIZE.fullmatch(lines[1]):
+            raise EvidenceError("checkpoint: expected three lines, with origin, size and root")
+        found = cls(lines[0], int(lines[1]), unb64(lines[2], what="root of a checkpoint", limit=64))
+        if found.origin != key.name or len(found.root) != 32 or found.size > MAX_ENTRIES:
+            raise EvidenceError(
+                f"checkpoint: got origin `{found.origin[:80]}`, {found.size} entries and a root of {len(found.root)} "
+                f"bytes, expected {key.name}, at most {MAX_ENTRIES}, and 32"
+            )
+        return found
+
+
+@dataclass(frozen=True)
+class Proof:
+    """That an entry is in a log: its number, the hashes from the leaf up, and the checkpoint, a signed note."""
+
+    index: int
+    hashes: tuple[bytes, ...]
+    checkpoint: bytes
+
+    def encode(self) -> bytes:
+        """Encode as tlog-proof."""
+        lines = [PROOF_HEAD, f"index {self.index}", *map(b64, self.hashes), "", ""]
+        return "\n".join(lines).encode() + self.checkpoint
+
+    @classmethod
+    def decode(cls, data: bytes) -> Proof:
+        """Read a tlog-proof without extra data; ``EvidenceError`` if it is malformed."""
+        head, blank, checkpoint = data.partition(b"\n\n")
+        try:
+            lines = head.decode("ascii").split("\n")
+        except UnicodeDecodeError as error:
+            raise EvidenceError("proof: not ASCII before the blank line") from error
+        match = re.fullmatch(r"index (0|[1-9][0-9]{0,15})", lines[1]) if len(lines) > 1 else None
+        if not blank or lines[0] != PROOF_HEAD or match is None or len(lines) > 65:
+            raise EvidenceError(f"proof: expected `{PROOF_HEAD}`, an index, hashes, a blank line and a checkpoint")
+        hashes = tuple(unb64(line, what="hash of a proof", limit=64) for line in lines[2:])
+        if any(len(item) != 32 for item in hashes):
+            raise EvidenceError("proof: a hash is not 32 bytes")
+        return cls(int(match[1]), hashes, checkpoint)
+
+    def check(self, entry: bytes, key: NoteKey) -> Checkpoint:
+        """The checkpoint under which ``entry`` is in the log of ``key``; ``EvidenceError`` if it is not proven."""
+        found = Checkpoint.read(self.checkpoint, key)
+        if not includes(found.root, found.size, self.index, leaf_hash(entry), self.hashes):
+            raise EvidenceError(
+                f"proof: it does not lead from the entry to the root of {found.origin} at {found.size}"
+            )
+        return found
