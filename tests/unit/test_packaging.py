@@ -56,6 +56,7 @@ class Installed:
         subprocess.run(build, cwd=ROOT, check=True, capture_output=True)
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "venv")], check=True)
         self.python = folder / "venv/bin/python"
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         (site,) = (folder / "venv/lib").glob("python*/site-packages")
         (wheel,) = folder.glob("*.whl")
         with zipfile.ZipFile(wheel) as archive:
@@ -69,9 +70,8 @@ class Installed:
     def run(self, *words: str) -> subprocess.CompletedProcess[str]:
         """`privml-build WORDS`, as its entry point starts it."""
         code = "from privml.cli.start import main; main()"
-        clean = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
         command = [str(self.python), "-c", code, *words]
-        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=clean)
+        return subprocess.run(command, capture_output=True, text=True, check=False, timeout=120, env=self.environment)
 
 
 @pytest.fixture(scope="module")
@@ -96,9 +96,8 @@ def test_the_base_install_brings_no_package_of_an_extra() -> None:
 
 
 def test_the_wheel_alone_is_what_runs(base: Installed) -> None:
-    found = subprocess.run(
-        [str(base.python), "-c", "import privml; print(privml.__file__)"], capture_output=True, text=True, check=True
-    )
+    words = [str(base.python), "-c", "import privml; print(privml.__file__)"]
+    found = subprocess.run(words, capture_output=True, text=True, check=True, env=base.environment)
     assert found.stdout.startswith(str(base.python.parents[1]))
 
 
