@@ -34,6 +34,7 @@ WRITES = {
     ("release", "attest"): {"id-token": "write", "attestations": "write"},
     ("refresh", "refresh"): {"contents": "write"},
     ("log", "append"): {"contents": "write"},
+    ("pages", "deploy"): {"pages": "write", "id-token": "write"},
 }
 needs_jq = pytest.mark.skipif(shutil.which("jq") is None, reason="this host has no jq, which hosted runners have")
 findings = runpy.run_path(str(ROOT / ".github/endorsement.py"))["findings"]
@@ -124,7 +125,8 @@ def test_only_the_listed_jobs_may_write(name: str) -> None:
         assert content["timeout-minutes"] <= 90
         secret = {"refresh": ("ONLINE_KEY", "online-key"), "log": ("LOG_KEY", "log-key")}.get(name)
         assert re.findall(r"secrets\.(\w+)", str(content)) == ([secret[0]] if secret else [])
-        assert content.get("environment") == (secret[1] if secret else None)
+        environment = "github-pages" if (name, job) == ("pages", "deploy") else None
+        assert content.get("environment") == (secret[1] if secret else environment)
         for each in content["steps"]:
             if "actions/checkout@" in each.get("uses", ""):
                 assert each["with"]["persist-credentials"] is False
@@ -378,6 +380,7 @@ def test_with_nothing_published_the_gate_the_refresh_and_the_log_say_so(tmp_path
     for name, title in (
         ("publish", "publish check"),
         ("refresh", "is anything published?"),
+        ("pages", "is anything published?"),
         ("log", "is a log kept?"),
     ):
         done = bash(step(name, title), tmp_path)

@@ -9,8 +9,9 @@ import click
 from privml.base.errors import Refused, UsageError
 from privml.base.files import read_start, write_atomic
 from privml.cli.output import ask_secret, print_json, show, show_text
-from privml.cli.publish import MEASUREMENTS, folder_option
+from privml.cli.publish import folder_option
 from privml.cli.usage import Verb
+from privml.output.repository import MEASUREMENTS
 from privml.publish import log as logs
 from privml.publish import signer
 from privml.publish.changes import wanted_version
