@@ -7,7 +7,6 @@ The file is canonical JSON; predictions refer to it by its SHA-256. Contract: do
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
 from privml.machine.platform import Size
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact
+from privml.output.signature import Signature, signature_from
 from privml.statement.exceptions import MAX_EXCEPTIONS, DeclaredException, exceptions_from
 from privml.statement.predicate import purposes_from
 
@@ -30,8 +30,6 @@ FORMAT = "privml-manifest/v2"
 MARK = b'"privml-manifest/'
 """Text in a manifest of any version, which identifies an image directory."""
 BOOTS = ("direct",)
-SIGNERS = ("key", "identity")
-_WORD = re.compile(r"\A[!-~]{1,300}\Z")
 MAX_ARTEFACTS = 64
 
 
@@ -41,28 +39,6 @@ class Firmware:
 
     file: str
     derived_from: str
-
-
-@dataclass(frozen=True)
-class Signature:
-    """Who signed a model's files, as checked when they were locked, and the signature file's SHA-256 (hex).
-
-    Of a signer ``key``, ``key_id`` is the hex SHA-256 of the public key, a SubjectPublicKeyInfo in DER. Of a signer
-    ``identity``, ``subject`` is the account that Sigstore certified, and ``issuer`` who vouched for it.
-    """
-
-    signer: str
-    sha256: str
-    key_id: str | None = None
-    subject: str | None = None
-    issuer: str | None = None
-
-    def __str__(self) -> str:
-        return f"key {self.key_id}" if self.signer == "key" else f"identity {self.subject} ({self.issuer})"
-
-    def to_dict(self) -> dict[str, str]:
-        """``{"signer": "key", "key_id": hex32, "sha256": hex32}``, or ``subject`` and ``issuer`` of an identity."""
-        return {name: value for name, value in vars(self).items() if value is not None}
 
 
 @dataclass(frozen=True)
@@ -305,29 +281,11 @@ def _model(item: Any, number: int) -> Model:
         fields.text("source"),
         fields.text_or_null("revision"),
         fields.text_or_null("licence"),
-        _signature(fields.fields("signature")) if fields.has("signature") else None,
+        signature_from(fields.fields("signature")) if fields.has("signature") else None,
     )
     fields.null("crypt")
     fields.end()
     return model
-
-
-def _signature(fields: Fields) -> Signature:
-    signer, sha256 = fields.text("signer", one_of=SIGNERS), fields.hexadecimal("sha256", 32).hex()
-    if signer == "key":
-        signature = Signature(signer, sha256, key_id=fields.hexadecimal("key_id", 32).hex())
-    else:
-        subject, issuer = (_word(fields, name) for name in ("subject", "issuer"))
-        signature = Signature(signer, sha256, subject=subject, issuer=issuer)
-    fields.end()
-    return signature
-
-
-def _word(fields: Fields, name: str) -> str:
-    value = fields.text(name, limit=300)
-    if not _WORD.match(value):
-        raise EvidenceError(f"{fields.path}.{name}: expected 1 to 300 printable characters without blanks")
-    return value
 
 
 def _engine(fields: Fields | None) -> Engine | None:
