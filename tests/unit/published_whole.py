@@ -108,7 +108,14 @@ def many(images: int, versions: int, sizes: int) -> Fake:
 
 
 def endorse(
-    fake: Fake, who: str, number: str, *, differs: tuple[str, ...] = (), key: str = "", name: str = NAME
+    fake: Fake,
+    who: str,
+    number: str,
+    *,
+    differs: tuple[str, ...] = (),
+    key: str = "",
+    name: str = NAME,
+    finished: int = NOW,
 ) -> None:
     """Sign a rebuild of a version in the name of ``who``, by a key of the same name or another."""
     folder = f"{name}/{number}"
@@ -124,7 +131,7 @@ def endorse(
         lock_sha256=made.lock_sha256,
         tool=made.tool,
         surroundings={"machine": "x86_64", "system": "Linux"},
-        finished=NOW,
+        finished=finished,
         differences=differs,
     )
     unsigned = Envelope(STATEMENT_TYPE, said.encode(), ())

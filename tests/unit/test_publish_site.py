@@ -233,6 +233,23 @@ def test_a_publishers_endorsement_and_a_second_by_one_key_do_not_count(tmp_path:
     assert ">alice<" not in text and ">zoe-again<" not in text
 
 
+def test_a_stranger_may_say_any_time(tmp_path: Path) -> None:
+    fake = whole()
+    fake.publish("1.0", build())
+    endorse(fake, "zoe", "1.0", finished=2**53 - 1)
+    line = row(made(fake, tmp_path)[f"images/{NAME}/1.0.html"].decode(), "zoe")
+    assert "identical" in line
+    assert "<td>no time that could be</td>" in line
+
+
+def test_a_prediction_without_a_machine_is_no_table(tmp_path: Path) -> None:
+    fake = whole()
+    fake.publish("1.0", build(predicate=dataclasses.replace(samples.PREDICATE, launches=())))
+    page = pages(made(fake, tmp_path))[f"images/{NAME}/1.0.html"]
+    assert page.wrong == []
+    assert "The prediction has no machine." in page.text
+
+
 def test_a_badge_says_it_in_words(files: site.Files) -> None:
     def words(path: str) -> str:
         root = tree.fromstring(files[path])
