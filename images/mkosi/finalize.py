@@ -70,6 +70,9 @@ def libraries(program: Path) -> list[Path]:
 # -- a base tree has some folders in another place ----------------------------------------------------------------
 for name, other in facts["hidden"].items():
     if (root / other).is_dir():
+        if (root / name).is_dir():  # the overlay has files there
+            shutil.copytree(root / name, root / other, symlinks=True, dirs_exist_ok=True)
+            shutil.rmtree(root / name)
         (root / other).rename(root / name)
 
 # -- map paths to packages, while dpkg's lists still exist --------------------------------------------------------
@@ -124,6 +127,8 @@ shutil.copyfile(image, out / "vmlinuz")
 modules: dict[str, Path] = {}
 for path in sorted(kernel.rglob("*.ko*")):
     modules[re.sub(r"\.ko(\.[a-z]+)?$", "", path.name).replace("-", "_")] = path
+if any(name.startswith(f"usr/lib/modules/{kernel.name}/") for name in facts["overlay"]):
+    subprocess.run(["depmod", "-b", str(root), kernel.name], check=True)  # the overlay has modules of a driver
 depends = {}
 for line in (kernel / "modules.dep").read_text().splitlines():
     name, _, needs = line.partition(":")

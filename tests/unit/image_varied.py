@@ -249,7 +249,13 @@ class Predictor:
             for shape in manifest.shapes
         )
         return Predicate(
-            manifest.name, manifest.variant, manifest.sha256, manifest.agent_events, manifest.purposes, launches
+            manifest.name,
+            manifest.variant,
+            manifest.sha256,
+            manifest.agent_events,
+            manifest.purposes,
+            launches,
+            gpus=manifest.gpus,
         )
 
 

@@ -214,7 +214,7 @@ def test_a_boot_quotes_for_key_release_in_the_middle_and_for_serve_at_the_end() 
 def test_boot_and_attestor_must_agree_on_the_stages() -> None:
     with guest() as made:
         assert not made.boot(table=WITH_KEYS, work={"keys": lambda: ("ok", "")}).run()
-        assert made.said[-1] == ("privml: stage keys failed: attestor: stage: got `keys`, expected `services`")
+        assert made.said[-1] == ("privml: stage keys failed: attestor: stage: got `keys`, expected `gpu`")
 
 
 def test_without_keys_quotes_still_end_with_their_stage(tee: SimulatedTee, config: Config) -> None:

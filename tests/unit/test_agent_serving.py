@@ -114,7 +114,7 @@ def test_ready_guest_shows_its_stages(served: Guest) -> None:
     status, table = served.json("/boot-stages")
     assert (status, table["ready"]) == (200, True)
     statuses = {stage["name"]: stage["status"] for stage in table["stages"]}  # type: ignore[index, attr-defined]
-    assert {name for name, status in statuses.items() if status != "ok"} == {"services"}
+    assert {name for name, status in statuses.items() if status != "ok"} == {"gpu", "services"}
 
 
 @pytest.fixture(scope="module")
@@ -141,7 +141,12 @@ def test_a_guest_without_a_model_attests(attesting: Guest) -> None:
 def test_a_guest_without_a_model_shows_what_it_skipped(attesting: Guest) -> None:
     _, table = attesting.json("/boot-stages")
     statuses = {stage["name"]: stage["status"] for stage in table["stages"]}  # type: ignore[index, attr-defined]
-    assert {name for name, status in statuses.items() if status == "skipped"} == {"services", "model", "engine"}
+    assert {name for name, status in statuses.items() if status == "skipped"} == {
+        "gpu",
+        "services",
+        "model",
+        "engine",
+    }
     assert set(statuses.values()) == {"ok", "skipped"}
     assert (attesting.commands, attesting.engine.started) == ([], False)
 
@@ -395,6 +400,7 @@ def test_attestor_process_keeps_the_order() -> None:
         refused(lambda: client.keys(keys), "order")
         refused(lambda: client.stage("model"), "order")
         client.stage("devices")
+        client.stage("gpu")
         client.stage("services")
         client.stage("model")
         refused(lambda: client.extend(AgentEvent("model", b"{}")), "payload")

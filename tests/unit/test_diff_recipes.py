@@ -12,16 +12,22 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from image_fake import keep
 from image_varied import BASE, DATA, HASHES, Document, Workshop, reseal
+from test_lock_deb import file as deb_file
+from test_lock_deb import package as deb
 from test_repro_compare import bend
 from varied_inputs import KEYS
 
 from privml.cli import diff as verb
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.image.target import Target
+from privml.lock.lockfile import read_lock
+from privml.lock.models import Driver
 from privml.measure import gpt
 from privml.output import manifest as manifests
 from privml.recipe.fields import PLATFORM, fact_named, facts
+from privml.recipe.loader import shipped
 from privml.repro.causes import BY_ID
 from privml.repro.change import FIELD, KEY, NAME, SUPERBLOCK, TEXT, Change
 from privml.repro.explained import explain
@@ -262,6 +268,7 @@ ELSEWHERE = {
     "inference.models.file", "inference.models.files.name", "inference.models.files.sha256",
     *(f"inference.models.signature.identity.{name}" for name in ("subject", "issuer", "root")),
     "exceptions.kind", "exceptions.subject", "exceptions.reason",
+    "gpu.vendor", "gpu.architecture", "gpu.count", "gpu.driver.version",
 }  # fmt: skip
 
 
@@ -333,6 +340,60 @@ def test_a_section_that_is_left_out_explains_everything_that_differs(
     assert {re.split(r"[.\[]", change.name)[0] for change in of_kind(found, FIELD)} >= {section}
     back = shop.diff(shop.folder / f"without-{section}/out", base)
     assert [change.text() for change in back.unexplained] == []
+
+
+@pytest.fixture
+def driver(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """A driver whose packages are in the store, and whose modules need no compilation."""
+    locked = read_lock(shipped() / "tdx-gpu-min.lock.json").driver
+    assert locked is not None
+    parts = []
+    for each in locked.record.user_space("hopper"):
+        parts.append(keep(shop.fake.store, each.package, deb([deb_file(f"./{name}", b"1") for name in each.files])))
+    source = keep(shop.fake.store, locked.source.name, deb([deb_file("./usr/src/x", b"x")]))
+    monkeypatch.setattr("privml.image.driver.modules_of", lambda *_, **__: {"nvidia.ko": b"module"})
+    monkeypatch.setattr("privml.image.driver.is_kept", lambda *_: True)
+    monkeypatch.setattr("privml.image.driverrecord.compare", lambda *_: None)
+    ordered = tuple(sorted(parts, key=lambda part: part.name))
+    return locked.model_copy(update={"source": source, "parts": ordered})
+
+
+GPU = {"vendor": "nvidia", "architecture": "hopper", "count": 1, "driver": {"version": "550.163.01"}}
+
+
+def with_gpus(count: int | None) -> Document:
+    document = varied(put("base release", "trixie"), put("kernel package", "linux-image-amd64"))
+    return document if count is None else document | {"gpu": GPU | {"count": count}}
+
+
+def test_the_number_of_gpus_explains_everything_that_differs(shop: Workshop, driver: Driver) -> None:
+    one, two = (shop.image(f"gpus-{count}", with_gpus(count), driver=driver) for count in (1, 2))
+    assert json.loads((one / "manifest.json").read_bytes())["gpus"]["count"] == 1
+    found = shop.diff(one, two)
+    assert [change.name for change in of_kind(found, FIELD)] == ["gpu.count"]
+    assert {"gpu.count", "devices"} <= {change.name for change in of_kind(found, KEY)}
+    assert [change.text() for change in found.unexplained] == []
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
+    assert set(found.registers or {}) == {"rtmr1", "rtmr2", "rtmr3"}
+
+
+def test_gpus_that_are_left_out_explain_everything_that_differs(shop: Workshop, driver: Driver) -> None:
+    one = shop.image("with-gpu", with_gpus(1), driver=driver)
+    two = shop.image("without-gpu", with_gpus(None))
+    for found in (shop.diff(one, two), shop.diff(two, one)):
+        assert [change.text() for change in found.unexplained] == []
+        assert [finding.text() for finding in found.report.findings if not finding.because] == []
+        assert {"libcuda1", "gcc-14"} <= {change.name for change in of_kind(found, "driver package")}
+        assert {change.name.partition(".")[0] for change in of_kind(found, FIELD)} == {"gpu"}
+
+
+def test_another_source_of_the_driver_is_an_input(shop: Workshop, driver: Driver) -> None:
+    source = keep(shop.fake.store, driver.source.name, deb([deb_file("./usr/src/x", b"y")]))
+    one = shop.image("source-1", with_gpus(1), driver=driver)
+    two = shop.image("source-2", with_gpus(1), driver=driver.model_copy(update={"source": source}))
+    found = shop.diff(one, two)
+    assert [change.name for change in of_kind(found, "driver package")] == [source.name]
+    assert [change.text() for change in found.unexplained] == []
 
 
 def test_an_archive_moves_what_its_packages_move(shop: Workshop, base: Path) -> None:

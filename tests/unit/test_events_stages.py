@@ -30,7 +30,7 @@ def names(config: Config, table: Table = STAGES) -> list[str]:
 def test_the_shipped_table_has_its_stages_and_events() -> None:
     stages.check(STAGES)
     assert [stage.name for stage in STAGES] == [
-        "platform", "config", "identity", "devices", "services", "model", "engine", "ready",
+        "platform", "config", "identity", "devices", "gpu", "services", "model", "engine", "ready",
     ]  # fmt: skip
     assert [name for stage in STAGES for name in stage.events] == [name for name in NAMES if name != FAILED]
     assert {stage.name: stage.purposes for stage in STAGES if stage.purposes} == {"ready": ("serve",)}

@@ -14,9 +14,10 @@ from privml.base.errors import HostError
 from privml.image.bootstrap import mended, tools_tree
 from privml.image.tools import tree_key
 from privml.lock.apttools import AptTools, host_tools
-from privml.lock.make import Solver, epoch_of
+from privml.lock.make import epoch_of
 from privml.lock.models import ToolsLock
 from privml.lock.moves import moves
+from privml.lock.solver import Solver
 from privml.recipe.distributions import Distribution
 from privml.store.fetch import GoneError
 from privml.store.mirrors import Mirrors

@@ -87,6 +87,7 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
         # Options, and the fields of a model's files and signature, are shown in the example of what holds them.
         apart = (
             "platform.",
+            "gpu.",
             "inference.engine.options.",
             "inference.models.files.",
             "archives.",

@@ -27,11 +27,12 @@ from privml.lock.changes import changes
 from privml.lock.contents import kept
 from privml.lock.debian import PackagesIndex
 from privml.lock.lockfile import parse, read_lock, serialise
-from privml.lock.make import Current, Solver, bring, check, epoch_of, make_lock
+from privml.lock.make import Current, bring, check, epoch_of, make_lock
 from privml.lock.models import Lock, Tree
 from privml.lock.moves import moves
 from privml.lock.offers import Offer, offer_of
 from privml.lock.refresh import refresh
+from privml.lock.solver import Solver
 from privml.lock.wanted import Wanted, check_places
 from privml.recipe.loader import Recipe, load, shipped
 from privml.recipe.packages import guest_packages

@@ -22,10 +22,11 @@ from privml.lock.apt import resolve
 from privml.lock.apttools import AptTools
 from privml.lock.changes import changes
 from privml.lock.lockfile import parse, serialise
-from privml.lock.make import Current, Solver, bring, epoch_of, make_lock, solve
+from privml.lock.make import Current, bring, epoch_of, make_lock
 from privml.lock.models import Archive, Base, Firmware, Lock, Package, Tree, TreeFile
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
+from privml.lock.solver import Solver, solve
 from privml.lock.wanted import Resolution, Wanted
 from privml.recipe import distributions
 from privml.recipe.distributions import DEBIAN, DISTRIBUTIONS, base

@@ -17,8 +17,9 @@ from privml.cli.lock import lock as verb
 from privml.image import relock
 from privml.lock.earlier import previous_lock, previous_tools_lock
 from privml.lock.lockfile import read_any_lock, read_lock, read_tools_lock, serialise, write_lock
-from privml.lock.make import Current, Solver, make_lock
+from privml.lock.make import Current, make_lock
 from privml.lock.models import Lock, ToolsLock
+from privml.lock.solver import Solver
 from privml.recipe.loader import shipped
 
 

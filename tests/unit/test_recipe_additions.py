@@ -396,7 +396,7 @@ def test_a_file_can_be_a_program_that_the_recipe_names(folder: Path) -> None:
     ("text", "answer"),
     [
         ("cmdline: quiet", "words of the kernel command line are in `kernel.options`"),
-        ("gpu: h100", "images with GPUs cannot be attested yet"),
+        ("gpus: 8", "the GPUs of the machine and their driver are in `gpu`"),
         ("base: {snapshot: 20260101}", "which state of the archives is used is in the lock"),
         ("kernel: {cmdline: x}", "words of the kernel command line are in `kernel.options`"),
         ("run: [apt install x]", "a recipe runs nothing"),

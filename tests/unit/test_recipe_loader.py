@@ -42,7 +42,9 @@ def test_the_shipped_recipes_are_valid() -> None:
     for path in sorted(shipped().glob("*.yaml")):
         assert is_recipe(path)
         recipe = load(path)
-        assert lint(recipe) == []
+        # No platform has GPUs yet (ADR 0035).
+        expected = [] if recipe.content.gpu is None else ["gpu-platform"]
+        assert [finding.rule for finding in lint(recipe)] == expected
         names.append((recipe.name, recipe.content.variant))
     assert ("demo-cpu", "production") in names
     assert ("demo-cpu-dev", "development") in names

@@ -19,6 +19,7 @@ from privml.recipe.rules import RULES
 
 MIB = 1 << 20
 RECIPE = "demo-cpu.yaml"
+GPU = "tdx-gpu-min.yaml"
 PLATFORM = "platforms/qemu-11-q35.yaml"
 
 # rule -> the file that is changed, what is taken out of it, and what is put there instead.
@@ -45,6 +46,9 @@ CASES = {
     "platform-emulated": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-tpm]"),
     "platform-tpm": (PLATFORM, "tpm: false", "tpm: true"),
     "platform-devices": (RECIPE, "platforms:", "devices: [virtio-blk: 2, virtio-net: 2]\nplatforms:"),
+    "driver-version": (GPU, "version: 550.163.01", "version: 550.90.07"),
+    "driver-kernel": (GPU, "linux-image-amd64", "linux-image-cloud-amd64"),
+    "gpu-platform": (GPU, "count: 1", "count: 2"),
     "device-unused": (PLATFORM, "devices:\n", 'devices:\n  - {kind: virtio-blk, slot: "05.0"}\n'),
     "platform-vcpus": (RECIPE, "vcpus: 4", "vcpus: 513"),
     "network-cards": (PLATFORM, "devices:\n", 'devices:\n  - {kind: virtio-net, slot: "05.0"}\n'),
@@ -96,7 +100,8 @@ def broken(recipes: Path, rule: str) -> None:
 @pytest.mark.parametrize("rule", [rule.id for rule in RULES.values() if rule.stage != "guest"])
 def test_each_rule_has_a_recipe_that_breaks_it(recipes: Path, rule: str) -> None:
     broken(recipes, rule)
-    result = run("demo-cpu", "--json")
+    name = CASES[rule][0]
+    result = run(name.removesuffix(".yaml") if name == GPU else "demo-cpu", "--json")
     (told,) = json.loads(result.stdout)["recipes"]
     (found,) = [finding for finding in told["findings"] if finding["rule"] == rule]
     assert found["severity"] == RULES[rule].severity

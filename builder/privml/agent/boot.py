@@ -20,6 +20,7 @@ from typing import Protocol
 from privml.agent import devices
 from privml.agent.attestor import AttestorClient
 from privml.agent.layout import Layout
+from privml.agent.lockdown import lock_down
 from privml.agent.outbound import close_outbound
 from privml.agent.progress import Progress
 from privml.agent.volume import ModelVolumes, command
@@ -40,6 +41,7 @@ Outcome = tuple[str, str]
 Work = Callable[[], Outcome]
 # No event is extended for a skipped stage: the attestor reads the same configuration and expects none.
 _SKIPPED = ("skipped", "the measured configuration names no model")
+_NO_GPU = ("skipped", "the measured configuration names no GPU")
 _NO_SERVICE = ("skipped", "the measured configuration names no service")
 
 
@@ -113,6 +115,7 @@ class Boot:
             "config": self._read_config,
             "identity": self._identity,
             "devices": self._devices,
+            "gpu": self._gpu,
             "services": self._start_services,
             "model": self._open_models,
             "engine": self._start_engine,
@@ -190,6 +193,8 @@ class Boot:
         if config.engine is not None:
             self._record = engine_named(config.engine.name)
         self._config = config
+        if config.gpu is not None:
+            lock_down(self._layout.sys)
         return "ok", f"{config.name} ({config.variant}), sha256 {config.sha256}"
 
     def _identity(self) -> Outcome:
@@ -206,12 +211,27 @@ class Boot:
         # The image disables module loading before the network comes up; if it is still enabled, something is wrong.
         if (self._layout.proc / "sys" / "kernel" / "modules_disabled").read_text().strip() != "1":
             raise HostError("devices: the kernel still loads modules (kernel.modules_disabled is not 1)")
-        return "ok", ", ".join(self._check_devices())
+        gpu = self._measured.gpu
+        # The number of GPUs is checked in their own stage.
+        apart = "" if gpu is None else configuration.gpu_device(gpu.vendor)
+        return "ok", ", ".join(self._check_devices(apart))
 
-    def _check_devices(self) -> list[str]:
+    def _check_devices(self, apart: str = "") -> list[str]:
         found = devices.present(self._layout.sys / "bus" / "pci" / "devices")
-        devices.check(self._measured.devices, found)
-        return found
+        declared, there = ([name for name in names if name != apart] for names in (self._measured.devices, found))
+        devices.check(declared, there)
+        return there
+
+    def _gpu(self) -> Outcome:
+        gpu = self._measured.gpu
+        if gpu is None:
+            return _NO_GPU
+        found = devices.present(self._layout.sys / "bus" / "pci" / "devices")
+        count = found.count(configuration.gpu_device(gpu.vendor))
+        if count != gpu.count:
+            raise HostError(f"gpu: recipe declares {gpu.count} GPU{'s' if gpu.count > 1 else ''}, found {count}")
+        # Nothing may use a GPU that was not checked, so the boot ends here.
+        raise HostError("gpu: gpu-unchecked: this agent cannot check the evidence of a GPU")
 
     def _start_services(self) -> Outcome:
         details = []

@@ -26,6 +26,8 @@ Rtmr3 = Literal["staged", "unused"]
 """Whether the agent extends RTMR3 as the stages go by, or the image's kernel cannot extend it."""
 STAGED: Final = "staged"
 UNUSED: Final = "unused"
+MAX_GPUS = 16
+"""The most GPUs that one guest can have."""
 _MAX_FILE = 64 * 1024
 _SLUG = re.compile(r"\A[a-z0-9]+(?:[.-][a-z0-9]+)*\Z")
 
@@ -63,11 +65,27 @@ class Service:
 
 
 @dataclass(frozen=True)
+class Gpu:
+    """The GPUs: vendor, architecture, number, and the version of their driver."""
+
+    vendor: str
+    architecture: str
+    count: int
+    driver: str
+
+
+def gpu_device(vendor: str) -> str:
+    """The name of one of the vendor's GPUs in the list of devices."""
+    return f"{vendor}-gpu"
+
+
+@dataclass(frozen=True)
 class Config:
     """The decoded configuration; ``sha256`` is the hex digest of the file's bytes.
 
     ``engine`` and ``models`` are both present or both absent. Without them the guest only attests.
     Model number n is in volume number n (`events.volumes`). ``network`` is empty for a guest with one card and DHCP.
+    ``gpu`` is None for a machine without GPUs; ``devices`` lists each of them.
     """
 
     sha256: str
@@ -81,6 +99,7 @@ class Config:
     rtmr3: str
     services: tuple[Service, ...] = ()
     network: tuple[Card, ...] = ()
+    gpu: Gpu | None = None
 
 
 def read(path: Path) -> Config:
@@ -123,6 +142,7 @@ def decode(data: bytes) -> Config:
     if [service.name for service in services] != sorted({service.name for service in services}):
         raise EvidenceError("config.services: expected them sorted by name, each name once")
     network = cards_from(top.array("network", limit=MAX_CARDS), "config.network") if top.has("network") else ()
+    gpu = _gpu(top.fields("gpu"), devices) if top.has("gpu") else None
     top.end()
     return Config(
         sha256=hashlib.sha256(data).hexdigest(),
@@ -136,13 +156,14 @@ def decode(data: bytes) -> Config:
         rtmr3=rtmr3,
         services=services,
         network=network,
+        gpu=gpu,
     )
 
 
 def encode(config: Config) -> bytes:
     """The canonical bytes of ``config`` (``sha256`` is not a field of the file).
 
-    ``network``, and ``scratch`` of a service, came later: files without them are as they were.
+    ``network``, ``gpu``, and ``scratch`` of a service, came later: files without them are as they were.
     """
     engine = config.engine
     fields: dict[str, object] = {
@@ -170,7 +191,22 @@ def encode(config: Config) -> bytes:
     }
     if config.network:
         fields["network"] = [card.to_dict() for card in config.network]
+    if config.gpu is not None:
+        fields["gpu"] = vars(config.gpu)
     return canonical(fields)
+
+
+def _gpu(fields: Fields, devices: tuple[str, ...]) -> Gpu:
+    gpu = Gpu(
+        fields.text("vendor", limit=32),
+        fields.text("architecture", limit=32),
+        fields.integer("count", low=1, high=MAX_GPUS),
+        fields.text("driver", limit=32),
+    )
+    fields.end()
+    if (listed := devices.count(gpu_device(gpu.vendor))) != gpu.count:
+        raise EvidenceError(f"config.gpu.count: got {gpu.count}, expected {listed}, as in config.devices")
+    return gpu
 
 
 def _engine(fields: Fields | None) -> Engine | None:

@@ -22,6 +22,7 @@ from privml.events.agent import (
     AgentEvent,
     config_event,
     engine_event,
+    gpu_ready_event,
     model_event,
     system_ready_event,
 )
@@ -48,7 +49,8 @@ STAGES: Table = (
     Stage("platform"),
     Stage("config", events=(CONFIG,)),
     Stage("identity"),
-    Stage("devices", events=(GPU_POLICY, GPU_READY)),
+    Stage("devices"),
+    Stage("gpu", events=(GPU_POLICY, GPU_READY)),
     Stage("services"),
     Stage("model", events=(MODEL,)),
     Stage("engine", events=(ENGINE,)),
@@ -118,6 +120,8 @@ def _events(config: Config) -> Mapping[str, tuple[AgentEvent, ...]]:
         MODEL: tuple(model_event(model.name, model.verity.root_hash.hex()) for model in config.models),
         SYSTEM_READY: (system_ready_event(),),
     }
+    if config.gpu is not None:
+        found[GPU_READY] = (gpu_ready_event(config.gpu.count, 0),)
     if config.engine is not None:
         found[ENGINE] = (engine_event(config.engine.name, list(config.engine.argv)),)
     return found

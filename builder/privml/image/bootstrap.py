@@ -18,9 +18,10 @@ from privml.image import namespaces
 from privml.image import tools as tree_of_tools
 from privml.image.tools import Bind, ToolsTree
 from privml.lock.apttools import SECONDS, AptTools, bounded, described, host_tools, keyring_in
-from privml.lock.make import Solver, bring
+from privml.lock.make import bring
 from privml.lock.models import ToolsLock
 from privml.lock.refresh import refresh_tools
+from privml.lock.solver import Solver
 from privml.recipe.distributions import Distribution
 from privml.store.mirrors import Mirrors, host_mirrors
 from privml.store.objects import Store

@@ -21,6 +21,8 @@ from privml.events import configuration, stages, volumes
 from privml.events.verity import Verity
 from privml.image import (
     dependencies,
+    driverfiles,
+    driverrecord,
     firmware,
     inputs,
     licences,
@@ -32,6 +34,7 @@ from privml.image import (
     steps,
     uki,
 )
+from privml.image import driver as drivers
 from privml.image import root as root_volume
 from privml.image.config import measured_config, origins
 from privml.image.inputs import BASE, PREDICTION, Inputs
@@ -43,6 +46,8 @@ from privml.lock.debian import upstream_version
 from privml.lock.localdebs import store_local
 from privml.lock.make import bring
 from privml.lock.models import Lock
+from privml.lock.models import Package as LockedPackage
+from privml.lock.wanted import in_order
 from privml.machine.platform import Size
 from privml.output import manifest as manifests
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
@@ -50,6 +55,7 @@ from privml.output.manifest import Engine, Firmware, Manifest, Model, Package, S
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import Recipe
 from privml.statement.exceptions import DeclaredException
+from privml.statement.gpus import Gpus
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -148,15 +154,38 @@ def build(
         before = None if forced or not output.is_dir() else steps.earlier(output, order.store.seen)
         if before is not None and (found := _whole(order, before)) is not None:
             return found
-        lock = order.lock
         tools = order.tools()
         store_local(order.recipe, order.store)
-        bring(order.store, lock.debs, lock.python, lock.models, folder=order.recipe.path.parent, pools=order.pools)
+        _bring(order, forced=forced)
         remove_leftovers(output, tools.remove_of_subordinates)
         job = _Job(order, tools, before, forced, probe, in_memory)
         with directory_atomic(output) as fresh:
             made, because = _make(job, fresh)
     return BuildResult(output, made, because)
+
+
+def _bring(order: Order, *, forced: bool = False) -> None:
+    """Fetch what the build needs; a driver's toolchain only if its modules must be compiled."""
+    lock, store = order.lock, order.store
+    packages = [*lock.debs]
+    if lock.driver is not None:
+        packages += lock.driver.contents
+        packages += () if drivers.is_kept(lock.driver, store) and not forced else lock.driver.toolchain
+    bring(store, packages, lock.python, lock.models, folder=order.recipe.path.parent, pools=order.pools)
+
+
+def _driver_files(
+    recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, work: Path, *, forced: bool = False
+) -> dict[str, render.File]:
+    """The files of the driver in the root; empty for a machine without GPUs."""
+    gpu = recipe.content.gpu
+    if gpu is None or lock.driver is None:
+        return {}
+    modules = drivers.modules_of(lock.driver, store, tools, work / "driver", forced=forced)
+    driverrecord.compare(lock.driver, modules)
+    if (work / "driver").exists():
+        remove_tree(work / "driver")
+    return driverfiles.files_of(lock.driver, gpu.architecture, modules, store)
 
 
 def _whole(order: Order, before: Earlier) -> BuildResult | None:
@@ -259,7 +288,7 @@ def _manifest(
         source_date_epoch=lock.source_date_epoch,
         listen=content.agent.listen,
         boot="direct",
-        cmdline=uki.command_line(root, lock.kernel_options),
+        cmdline=_command_line(root, lock),
         kernel=release,
         root=root,
         firmware=sources,
@@ -283,11 +312,23 @@ def _manifest(
         artefacts=dict(artefacts),
         platforms=tuple(content.platforms),
         shapes=tuple(Size(shape.vcpus, shape.memory) for shape in content.shapes),
-        packages=tuple(Package(p.name, p.version, p.architecture, p.sha256) for p in lock.packages),
+        packages=tuple(Package(p.name, p.version, p.architecture, p.sha256) for p in _packages(lock)),
         origins=origins(recipe),
         exceptions=tuple(DeclaredException(each.kind, each.subject, each.reason) for each in content.exceptions),
         network=measured.network,
+        gpus=None if measured.gpu is None else Gpus(measured.gpu.architecture, measured.gpu.count),
     )
+
+
+def _command_line(root: Verity, lock: Lock) -> str:
+    return uki.command_line(root, lock.kernel_options, driver=lock.driver is not None)
+
+
+def _packages(lock: Lock) -> Sequence[LockedPackage]:
+    """The packages with content in the root, by name: those installed, and those of the driver."""
+    if lock.driver is None:
+        return lock.packages
+    return in_order((*lock.packages, *lock.driver.contents))
 
 
 def _model(job: _Job, number: int, work: Path, out: Path) -> ModelVolume:
@@ -316,7 +357,8 @@ def _root_and_uki(
         return job.before.manifest.root, job.before.manifest.kernel, job.before.record.licences
     place = work / "mkosi"
     parts = place / root_volume.SOURCE
-    plan = root_volume.plan_of(job.recipe, job.lock, configuration.encode(config))
+    driver = _driver_files(job.recipe, job.lock, job.store, job.tools, work, forced=job.forced)
+    plan = root_volume.plan_of(job.recipe, job.lock, configuration.encode(config), driver)
     with step("Building root.raw with mkosi"):
         root = root_volume.make(
             plan, job.lock, job.store, job.tools, place, out,
@@ -327,7 +369,7 @@ def _root_and_uki(
         initrd = uki.initrd(parts / "initrd", epoch=job.lock.source_date_epoch)
         uki.build(
             job.tools, out, kernel=parts / "vmlinuz", initrd=initrd, release=release,
-            cmdline=uki.command_line(root, job.lock.kernel_options), name=job.recipe.name,
+            cmdline=_command_line(root, job.lock), name=job.recipe.name,
         )  # fmt: skip
         (out / "vmlinuz").unlink()
     return root, release, licences.of_tree(parts / licences.FILE)
@@ -360,7 +402,7 @@ def render_only(order: Order, directory: Path) -> None:
         raise UsageError(f"{directory} is not empty", hint="name a new directory")
     recipe, lock, store, tools = order.recipe, order.lock, order.store, order.tools()
     store_local(recipe, store)
-    bring(store, lock.debs, lock.python, lock.models, folder=recipe.path.parent, pools=order.pools)
+    _bring(order)
     directory.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-render.", dir=directory.parent) as name:
         work = Path(name)
@@ -370,6 +412,7 @@ def render_only(order: Order, directory: Path) -> None:
                 place = work / f"model{number}"
                 models.append(modelvolume.make(number, lock, store, tools, place, work))
         config = configuration.encode(measured_config(recipe, lock, models))
-        plan = root_volume.plan_of(recipe, lock, config)
+        driver = _driver_files(recipe, lock, store, tools, work)
+        plan = root_volume.plan_of(recipe, lock, config, driver)
         root_volume.write_source(plan, lock, store, tools, work / "tree", None)
         (work / "tree").rename(directory)

@@ -25,7 +25,7 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
         max_concurrency=content.agent.max_concurrency,
         engine=_engine(recipe, lock, models),
         models=tuple(configuration.Model(model.name, model.file, model.verity) for model in models),
-        devices=tuple(device.kind for device in content.devices for _ in range(device.count)),
+        devices=_devices(recipe),
         rtmr3=lock.rtmr3,
         services=tuple(
             configuration.Service(
@@ -39,7 +39,19 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
             for name, service in sorted(content.services.items())
         ),
         network=content.cards,
+        gpu=_gpu(recipe),
     )
+
+
+def _devices(recipe: Recipe) -> tuple[str, ...]:
+    content = recipe.content
+    gpus = () if content.gpu is None else (configuration.gpu_device(content.gpu.vendor),) * content.gpu.count
+    return (*(device.kind for device in content.devices for _ in range(device.count)), *gpus)
+
+
+def _gpu(recipe: Recipe) -> configuration.Gpu | None:
+    gpu = recipe.content.gpu
+    return None if gpu is None else configuration.Gpu(gpu.vendor, gpu.architecture, gpu.count, gpu.driver.version)
 
 
 def _engine(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -> configuration.Engine | None:
@@ -73,6 +85,9 @@ def origins(recipe: Recipe) -> dict[str, str]:
     if recipe.content.inference is not None:
         found["model"] = recipe.origin("inference.models[0].source")
         found["engine"] = recipe.origin("inference.engine.name")
+    if recipe.content.gpu is not None:
+        found["gpu"] = recipe.origin("gpu.count")
+        found["driver"] = recipe.origin("gpu.driver.version")
     if recipe.content.network:
         found["network"] = recipe.origin("network")
     for name in recipe.content.services:

@@ -15,7 +15,7 @@ from typing import Any
 from privml.base import strictjson
 from privml.base.errors import EvidenceError
 from privml.events import configuration, volumes
-from privml.image import code
+from privml.image import code, driver
 from privml.lock.models import Lock, Package, Tree
 from privml.output import manifest as manifests
 from privml.output import prediction as predictions
@@ -46,6 +46,7 @@ _ROOT_CODE = (
     "image/volume.py",
     "image/config.py",
 )
+_DRIVER_CODE = ("image/driverfiles.py", "recipe/drivers.py")
 _UKI_CODE = ("image/uki.py", "measure/cpio.py")
 _FIRMWARE_CODE = ("image/firmware.py", "lock/deb.py")
 
@@ -134,6 +135,7 @@ def inputs_of(
         **{f"recipe program {name}": "kept" for name in lock.programs},
         **{f"recipe package {name}": "named" for name in content.named_packages},
         **{f"recipe package {name}": "named" for name, _ in content.archive_packages},
+        **_driver(lock),
         **({"kernel modules": _digest({"": " ".join(content.kernel.modules)})} if content.kernel.modules else {}),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }
@@ -206,6 +208,14 @@ def _common(lock: Lock, modules: Iterable[str]) -> Inputs:
         "tools tree": lock.tools_sha256,
         **code.digests(modules),
     }
+
+
+def _driver(lock: Lock) -> Inputs:
+    if lock.driver is None:
+        return {}
+    built = driver.key(lock.driver)
+    parts = _packages("driver package", lock.driver.parts)
+    return {"driver": f"{lock.driver.version} {built}", **parts, **code.digests(_DRIVER_CODE)}
 
 
 def _packages(kind: str, packages: Iterable[Package]) -> Inputs:

@@ -158,9 +158,10 @@ def of_tree(path: Path) -> dict[str, list[str]]:
 
 
 def of_inputs(lock: Lock, store: Store) -> dict[str, list[str]]:
-    """Package or wheel -> licences, for components that are never in the tree: firmware and wheels."""
+    """Package or wheel -> licences, for what is not installed as a package: firmware, driver and wheels."""
     found = {}
-    for package in lock.firmware_debs:
+    of_driver = () if lock.driver is None else lock.driver.contents
+    for package in (*lock.firmware_debs, *of_driver):
         text = _copyright(store.read(package.sha256, verify=False), package.name)
         found[package.name] = short_names(text)
     for wheel in lock.python:

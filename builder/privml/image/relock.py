@@ -21,10 +21,11 @@ from privml.lock.earlier import previous_lock, previous_tools_lock
 from privml.lock.localdebs import store_local
 from privml.lock.locate import inputs_now, tools_lock_path
 from privml.lock.lockfile import own_tools_lock, read_lock, read_tools_lock, serialise, write_lock
-from privml.lock.make import Solver, bring, check, make_lock, make_tools_lock
+from privml.lock.make import bring, check, make_lock, make_tools_lock
 from privml.lock.models import Lock, Package, ToolsLock
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
+from privml.lock.solver import Solver
 from privml.recipe.distributions import DISTRIBUTIONS, Distribution
 from privml.recipe.loader import Recipe, is_installed, load
 from privml.store.fetch import GoneError

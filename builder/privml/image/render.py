@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import os
 import uuid
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from privml.base import strictjson
@@ -16,6 +16,7 @@ from privml.engines.engine import Engine
 from privml.image.volume import definitions, erofs_options
 from privml.recipe import guestroot, removals, tees
 from privml.recipe.distributions import Base
+from privml.recipe.drivers import Driver
 
 ROOT_LABEL = "privml-root"
 # The tree with packages only, before the guest's own files are added: prepare.py writes it, a later build starts from
@@ -71,6 +72,7 @@ class Plan:
     overlay: Mapping[str, File]
     development: bool
     engine: Engine | None
+    driver: Driver | None = None
     services: tuple[str, ...] = ()
     based: bool = False
     # What the recipe adds: paths of its own files in the overlay, kernel modules, packages by name, and programs.
@@ -107,12 +109,14 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         source_date_epoch=plan.epoch,
     )
     python = plan.base.release.python
+    modules = (*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()), *plan.modules)
+    own_programs = (*plan.programs, *(plan.driver.programs if plan.driver else ()))
     facts = {
-        "modules": sorted((*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()), *plan.modules)),
+        "modules": sorted({*modules, *(plan.driver.loaded if plan.driver else ())}),
         "initrd_modules": list(INITRD_MODULES),
         "generators": list(GENERATORS),
         "programs": sorted(
-            (*guestroot.PROGRAMS, python, *(plan.engine.programs if plan.engine else ()), *plan.programs)
+            (*guestroot.PROGRAMS, python, *(plan.engine.programs if plan.engine else ()), *own_programs)
         ),
         "units": list(guestroot.UNITS),
         "systemd": list(guestroot.SYSTEMD),
@@ -121,15 +125,13 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
             guestroot.OF_PYTHON.format(python=python),
             *(plan.engine.paths if plan.engine else ()),
         ],
-        "removals": [
-            [removal.why, list(removal.patterns)] for removal in (*removals.REMOVALS, *_of_engine(plan.engine))
-        ],
+        "removals": [[removal.why, list(removal.patterns)] for removal in _removals(plan)],
         "forbidden": list(guestroot.FORBIDDEN),
         "overlay": {path: file.fact for path, file in sorted(plan.overlay.items())},
         "services": list(plan.services),
         "own": sorted(plan.own),
         "added": sorted(plan.added),
-        "own_programs": sorted(plan.programs),
+        "own_programs": sorted(own_programs),
         "outside": sorted(plan.outside),
         "hidden": HIDDEN,
         "left_out": list(LEFT_OUT),
@@ -153,5 +155,9 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
     return dict(sorted(files.items()))
 
 
-def _of_engine(engine: Engine | None) -> tuple[removals.Removal, ...]:
-    return (removals.Removal(f"{engine.name} does not need it", engine.removals),) if engine else ()
+def _removals(plan: Plan) -> Iterator[removals.Removal]:
+    yield from removals.REMOVALS
+    if plan.engine is not None:
+        yield removals.Removal(f"{plan.engine.name} does not need it", plan.engine.removals)
+    if plan.driver is not None:
+        yield removals.Removal("the driver's programs do not need it", plan.driver.removals)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from types import MappingProxyType
 
 from privml.base import strictjson
 from privml.base.errors import BuildError, EvidenceError, InputsError
@@ -42,9 +43,13 @@ class Probe:
     keep: Mapping[str, Path]
 
 
-def plan_of(recipe: Recipe, lock: Lock, config: bytes) -> render.Plan:
-    """The inputs for rendering the tree of ``recipe``; ``config`` is the measured configuration."""
-    inference = recipe.content.inference
+def plan_of(
+    recipe: Recipe, lock: Lock, config: bytes, driver: Mapping[str, render.File] = MappingProxyType({})
+) -> render.Plan:
+    """The inputs for rendering the tree of ``recipe``: ``config`` is the measured configuration, and ``driver`` has
+    the files of the GPUs' driver.
+    """
+    inference, gpu = recipe.content.inference, recipe.content.gpu
     own = _own_files(recipe, lock)
     return render.Plan(
         name=recipe.name,
@@ -53,9 +58,12 @@ def plan_of(recipe: Recipe, lock: Lock, config: bytes) -> render.Plan:
         outside=tuple(package.name for package in lock.outside),
         epoch=lock.source_date_epoch,
         tools=str(fixednames.ROOT / "tools"),
-        overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config) | own,
+        overlay=resources.overlay(recipe, [file.path for file in lock.agent.files], config=config)
+        | dict(driver)
+        | own,
         development=recipe.content.variant == DEVELOPMENT,
         engine=None if inference is None else engine_named(inference.engine.name),
+        driver=None if gpu is None else gpu.record,
         services=tuple(sorted({service.run[0] for service in recipe.content.services.values()})),
         own=tuple(path for path in own if path not in (ownfiles.SYSCTLS, ownfiles.MODULES)),
         added=(

@@ -14,6 +14,7 @@ from urllib.parse import quote
 
 from privml import __version__
 from privml.base import strictjson
+from privml.image.driver import patches_of
 from privml.image.licences import UNKNOWN, declared
 from privml.lock.modelrecord import HubSource
 from privml.lock.modelrecord import Model as LockedModel
@@ -66,6 +67,7 @@ def sbom(
     """
     parts = [_package(package, lock, licences, "library") for package in lock.packages]
     parts += [_package(package, lock, licences, "firmware") for package in lock.firmware_debs]
+    parts += _driver(lock, licences)
     parts += [_wheel(wheel, licences) for wheel in lock.python]
     models = list(zip(manifest.models, lock.models, strict=True))
     parts += [*(_model(model, locked) for model, locked in models), *_files(manifest)]
@@ -120,6 +122,24 @@ def _package(package: Package, lock: Lock, licences: Mapping[str, Sequence[str]]
         "hashes": _hashes(package.sha256),
         "licenses": declared(licences.get(package.name, [UNKNOWN])),
     }
+
+
+def _driver(lock: Lock, licences: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
+    """The driver's packages; that of the source says which modules were compiled from it."""
+    if lock.driver is None:
+        return []
+    found = [_package(package, lock, licences, _kind(package)) for package in lock.driver.parts]
+    facts = {
+        "compiled_for": lock.driver.kernel,
+        "modules": " ".join(lock.driver.record.modules),
+        "patches": " ".join(patches_of(lock.driver)),
+    }
+    source = _package(lock.driver.source, lock, licences, "device-driver")
+    return [*found, {**source, "properties": _properties(facts)}]
+
+
+def _kind(package: Package) -> str:
+    return "firmware" if package.component == "non-free-firmware" else "library"
 
 
 def _wheel(wheel: Wheel, licences: Mapping[str, Sequence[str]]) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from pydantic import BaseModel
 from privml.base import strictjson
 from privml.events import network
 from privml.events.agent import NAMES
+from privml.events.configuration import MAX_GPUS
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE
@@ -102,7 +103,12 @@ def manifest_schema() -> dict[str, Any]:
             )
         ),
         "engine": {"anyOf": [_object({"name": _TEXT, "version": _TEXT}), {"type": "null"}]},
-        "gpus": {"type": "null"},
+        "gpus": {
+            "anyOf": [
+                _object({"architecture": _TEXT, "count": {**_COUNT, "maximum": MAX_GPUS}, "switches": _SIZE}),
+                {"type": "null"},
+            ]
+        },
         "exceptions": {
             "type": "array",
             "items": _object({"kind": _TEXT, "subject": _TEXT, "reason": _TEXT}),

@@ -40,16 +40,24 @@ class Bind:
 
 @dataclass(frozen=True)
 class ToolsTree:
-    """An unpacked tools tree; ``environment`` holds extra variables for its programs (used by `repro`)."""
+    """An unpacked tools tree; ``environment`` holds extra variables for its programs (used by `repro`).
+
+    ``sandbox`` is the tree with the sandbox, if it is another.
+    """
 
     root: Path
     digest: str
     environment: Mapping[str, str] = field(default_factory=dict, hash=False)
+    sandbox: Path | None = None
 
     @property
     def mkosi_packages(self) -> Path:
         """The directory that contains the Python package ``mkosi``."""
-        return self.root / "usr/lib/python3/dist-packages"
+        return (self.sandbox or self.root) / "usr/lib/python3/dist-packages"
+
+    def other(self, root: Path) -> ToolsTree:
+        """The programs of another tree, in this tree's sandbox."""
+        return ToolsTree(root, "", sandbox=self.root)
 
     def loader(self, program: str) -> list[str]:
         """argv prefix to run ``program`` outside the sandbox with the tree's own loader and libraries."""

@@ -10,6 +10,7 @@ from privml.events.verity import Verity
 from privml.image.tools import Bind, ToolsTree
 from privml.measure import cpio
 
+LOCKDOWN = "lockdown=integrity"
 # Each parameter removes an attack path of the host, or keeps prompts off the console.
 BASE_WORDS = (
     "console=ttyS0",
@@ -18,7 +19,7 @@ BASE_WORDS = (
     "panic=-1",
     "oops=panic",
     "sysctl.kernel.sysrq=0",  # not sysrq_always_enabled=0: the parameter enables SysRq whatever its value
-    "lockdown=integrity",
+    LOCKDOWN,
     "nohibernate",
     "systemd.show_status=no",
     "systemd.log_target=kmsg",
@@ -31,9 +32,13 @@ BASE_WORDS = (
 )
 
 
-def command_line(root: Verity, options: Sequence[str] = ()) -> str:
-    """The complete kernel command line, with a recipe's ``options``. It is measured into RTMR2."""
-    return " ".join((*BASE_WORDS, *options, f"privml.root={root.argument()}"))
+def command_line(root: Verity, options: Sequence[str] = (), *, driver: bool = False) -> str:
+    """The complete kernel command line, with a recipe's ``options``. It is measured into RTMR2.
+
+    A locked down kernel takes no modules of a ``driver``, so the agent locks it down later (`agent.lockdown`).
+    """
+    words = [word for word in BASE_WORDS if not driver or word != LOCKDOWN]
+    return " ".join((*words, *options, f"privml.root={root.argument()}"))
 
 
 def initrd(parts: Path, *, epoch: int) -> bytes:

@@ -16,6 +16,7 @@ def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
     if isinstance(new, Lock):
         before = old if isinstance(old, Lock) else None
         lines += package_changes("firmware", before.firmware_debs if before else (), new.firmware_debs)
+        lines += package_changes("driver", before.driver_debs if before else (), new.driver_debs)
         lines += package_changes("wheel", before.python if before else (), new.python)
         lines += model_changes(before.models if before else (), new.models)
         lines += tree_changes("agent", before.agent if before else None, new.agent)

@@ -16,7 +16,7 @@ from privml.store.pools import Pool
 
 def debs(lock: Lock | ToolsLock) -> tuple[Package, ...]:
     """Every .deb that a lock names."""
-    return lock.debs if isinstance(lock, Lock) else lock.packages
+    return (*lock.debs, *lock.driver_debs) if isinstance(lock, Lock) else lock.packages
 
 
 def digests(locks: Iterable[Lock | ToolsLock]) -> set[str]:
@@ -33,6 +33,12 @@ def kept(locks: Iterable[Lock | ToolsLock], store: Store) -> set[str]:
     """``digests``, plus the signed archive states in the store."""
     locks = list(locks)
     states = {state.inrelease_sha256 for lock in locks for state in states_of(lock)}
+    states |= {
+        state.inrelease_sha256
+        for lock in locks
+        if isinstance(lock, Lock) and lock.driver is not None
+        for state in lock.driver.archives
+    }
     return digests(locks) | {state for state in states if store.has(state)}
 
 

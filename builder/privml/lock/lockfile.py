@@ -88,6 +88,8 @@ def _inconsistent(lock: Lock | ToolsLock) -> str:
     groups = {"packages": lock.packages}
     if isinstance(lock, Lock):
         groups |= {f"firmware.{tee}.packages": each.packages for tee, each in lock.firmware.items()}
+        if lock.driver is not None:
+            groups |= {"driver.toolchain": lock.driver.toolchain, "driver.parts": lock.driver.parts}
     for field, packages in groups.items():
         names = [(package.name, package.architecture) for package in packages]
         if names != sorted(set(names)):

@@ -6,29 +6,27 @@ import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime
 from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.events.variants import PRODUCTION
 from privml.lock.addedarchives import archives_of, differences, recipe_pins, staying
-from privml.lock.apt import resolve
-from privml.lock.aptstate import Kept
-from privml.lock.apttools import AptTools
 from privml.lock.archiverecord import Archive
 from privml.lock.changes import package_changes, tree_changes
 from privml.lock.debian import upstream_version
+from privml.lock.driver import driver_of, same_driver
 from privml.lock.localdebs import local_debs, store_local
 from privml.lock.lockfile import read_tools_lock
 from privml.lock.modelrecord import Model
 from privml.lock.models import Base, Firmware, Lock, LockFile, Package, ToolsLock, Tree, Wheel
 from privml.lock.modelsources import bring_models, local_changes, models_of
 from privml.lock.record import parse_time
+from privml.lock.solver import Solver, pins_of, solve
 from privml.lock.trees import agent_tree, guest_tree, own_tree
 from privml.lock.wanted import Resolution, Wanted, WantedArchive, unused_pins
 from privml.lock.wheels import wheels_of
 from privml.recipe import distributions
-from privml.recipe.distributions import TOOLS, Distribution, Kernel
+from privml.recipe.distributions import TOOLS, Kernel
 from privml.recipe.loader import Recipe
 from privml.recipe.packages import Request, engine_packages, firmware_packages, guest_packages
 from privml.store.fetch import Item, fetch
@@ -39,20 +37,6 @@ from privml.store.pypi import ensure_wheel
 
 log = logging.getLogger("privml")
 _SHOWN = 6
-
-
-@dataclass(frozen=True)
-class Solver:
-    """Inputs for resolving packages. ``tools`` is called only then, because it may have to create a tree."""
-
-    tools: Callable[[Distribution], AptTools]
-    mirrors: Callable[[], Mirrors] = host_mirrors
-    allow_expired: bool = False
-    # None keeps all pins, an empty tuple upgrades all, names upgrade those packages.
-    upgrade: tuple[str, ...] | None = None
-    # Tried before mirrors, for models.
-    pools: Sequence[Pool] = ()
-    now: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -130,6 +114,7 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
         kernel_options=tuple(recipe.content.kernel.options),
         programs=tuple(recipe.content.programs),
         added_archives=added,
+        driver=driver_of(recipe, packages, previous, store, solver),
     )
 
 
@@ -148,7 +133,7 @@ def wanted_of(recipe: Recipe, previous: Lock | None, store: Store, solver: Solve
     for tee, each in previous.firmware.items():
         if tee in firmware and each.requested == str(firmware[tee]):
             held += each.packages
-    pins = _pins(held, solver)
+    pins = pins_of(held, solver)
     moving = {Request.parse(image).name for image in images} & set(solver.upgrade or ())
     stays = kernel_that_stays(kernel, previous.packages, pins, store) if same_kernel and not moving else ()
     return Wanted(base, requested, tuple(firmware.values()), pins, kernel=stays)
@@ -171,7 +156,7 @@ def firmware_of(wanted: Wanted, found: Resolution, recipe: Recipe) -> dict[str, 
 
 def make_tools_lock(previous: ToolsLock | None, store: Store, solver: Solver) -> ToolsLock:
     """The tools lock; unchanged unless the list of tools changed or an upgrade was asked for."""
-    wanted = tools_wanted(_pins(previous.packages if previous else (), solver))
+    wanted = tools_wanted(pins_of(previous.packages if previous else (), solver))
     if previous is not None and solver.upgrade is None and _same_packages(previous, wanted):
         return previous
     held = previous.packages if previous else ()
@@ -198,6 +183,8 @@ def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = N
     requested = tuple(map(str, (*guest_packages(recipe), *_requests(current.local))))
     if lock.packages_requested != requested or not _same_firmware(lock, recipe):
         stale.append("packages: this privml-build requests different packages")
+    if not same_driver(recipe, lock.packages, lock.driver):
+        stale.append("driver: this privml-build requests different packages")
     stale += [*local_changes(recipe, lock), *differences(current.archives, lock)]
     for name, was, now in (("agent", lock.agent, current.agent), ("guest", lock.guest, current.guest)):
         if was.sha256 != now.sha256:
@@ -258,24 +245,6 @@ def _bring_wheel(store: Store, wheel: Wheel, pools: Sequence[Pool]) -> int:
     return wheel.size
 
 
-def solve(
-    wanted: Wanted, held: Iterable[Package], before: Sequence[Archive], store: Store, solver: Solver
-) -> Resolution:
-    """Resolve and keep pins, including .debs of ``held`` in the store that no archive lists any more."""
-    kept = [each for each in held if wanted.pins.get(each.name) == each.version and store.has(each.sha256)]
-    found = resolve(
-        solver.tools(wanted.base.distribution),
-        solver.mirrors(),
-        replace(wanted, kept=tuple(Kept.of(store, package) for package in kept)),
-        before=before,
-        allow_expired=solver.allow_expired,
-        now=solver.now,
-    )
-    for inrelease in found.inreleases:
-        store.add_bytes(inrelease)
-    return found
-
-
 def _of_base(base: distributions.Base, previous: Lock | None) -> Lock | None:
     """``previous`` if its packages can be kept: those of another release would be installed next to this one's."""
     return previous if previous is not None and previous.base.record == base else None
@@ -311,13 +280,6 @@ def _same_packages(previous: LockFile, wanted: Wanted) -> bool:
         and previous.packages_requested == tuple(map(str, wanted.install))
         and [(archive.label, archive.suite) for archive in previous.archives] == suites
     )
-
-
-def _pins(packages: Iterable[Package], solver: Solver) -> dict[str, str]:
-    if solver.upgrade == ():
-        return {}
-    moving = solver.upgrade or ()
-    return {package.name: package.version for package in packages if package.name not in moving}
 
 
 def kernel_that_stays(

@@ -13,8 +13,9 @@ from privml.events.configuration import Rtmr3
 from privml.lock.archiverecord import AddedArchive, Archive
 from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, UrlSource, WheelSource
 from privml.lock.record import Label, PackageName, Record, RelativePath, Sha256, Size, Text, Version
-from privml.recipe import distributions, tees
+from privml.recipe import distributions, drivers, tees
 from privml.recipe.distributions import DISTRIBUTIONS
+from privml.recipe.drivers import DRIVERS
 
 LOCAL = "local"
 """The archive of packages that are files next to the recipe."""
@@ -47,6 +48,45 @@ class Firmware(Record):
 
     requested: Text
     packages: Annotated[tuple[Package, ...], Field(min_length=1)]
+
+
+class Driver(Record):
+    """The driver of the GPUs: its version, and all that its files in the guest are made from.
+
+    ``kernel`` is the release whose headers are in ``toolchain``, which compiles the modules of ``source``; ``parts``
+    are the packages with the user space and the firmware. ``requested`` are the requests to apt for the toolchain.
+    """
+
+    vendor: Text
+    version: Text
+    kernel: Text
+    archives: tuple[Archive, ...]
+    requested: tuple[Text, ...]
+    source: Package
+    toolchain: Annotated[tuple[Package, ...], Field(min_length=1)]
+    parts: Annotated[tuple[Package, ...], Field(min_length=1)]
+
+    @model_validator(mode="after")
+    def _known(self) -> Driver:
+        if (self.vendor, self.version) not in DRIVERS:
+            known = " or ".join(f"{vendor} {version}" for vendor, version in DRIVERS)
+            raise ValueError(f"got {self.vendor} {self.version}, expected {known}")
+        return self
+
+    @property
+    def record(self) -> drivers.Driver:
+        """The record of the driver."""
+        return drivers.driver(self.vendor, self.version)
+
+    @property
+    def contents(self) -> tuple[Package, ...]:
+        """The packages whose content is in the guest: source and parts."""
+        return (self.source, *self.parts)
+
+    @property
+    def debs(self) -> tuple[Package, ...]:
+        """Every .deb."""
+        return (*self.toolchain, *self.contents)
 
 
 class Wheel(Record):
@@ -145,6 +185,7 @@ class Lock(LockFile):
     kernel_options: tuple[Text, ...] = ()
     programs: tuple[Text, ...] = ()
     added_archives: tuple[AddedArchive, ...] = ()
+    driver: Driver | None = None
 
     @property
     def states(self) -> tuple[Archive, ...]:
@@ -171,6 +212,11 @@ class Lock(LockFile):
     def firmware_debs(self) -> tuple[Package, ...]:
         """The .debs with firmware."""
         return tuple(package for _, each in sorted(self.firmware.items()) for package in each.packages)
+
+    @property
+    def driver_debs(self) -> tuple[Package, ...]:
+        """The .debs of the GPUs' driver and of its toolchain."""
+        return () if self.driver is None else self.driver.debs
 
     @property
     def model_objects(self) -> tuple[ModelFile, ...]:
@@ -220,7 +266,7 @@ class ToolsLock(LockFile):
     format: Literal["privml-tools-lock/v2"] = "privml-tools-lock/v2"
 
 
-LATE = ("files", "kernel_options", "programs", "added_archives")
+LATE = ("files", "kernel_options", "programs", "added_archives", "driver")
 LATE_OF_MODELS = ("chat_template",)
 """Fields of locks that came after v2 and are left out when empty, so that locks without them stay as they are."""
 

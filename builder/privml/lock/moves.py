@@ -60,6 +60,8 @@ def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
     for name, was, now in (("agent", old.agent, new.agent), ("guest files", old.guest, new.guest)):
         if was.sha256 != now.sha256:
             note(ROOT, name)
+    if _bytes(old.driver_debs) != _bytes(new.driver_debs):
+        note(ROOT, "the driver")
     if old.files != new.files:
         note(ROOT, "the recipe's files and settings")
     if old.programs != new.programs:

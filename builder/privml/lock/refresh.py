@@ -13,8 +13,9 @@ from privml.base.errors import InputsError
 from privml.base.steps import say
 from privml.lock.addedarchives import archives_of
 from privml.lock.changes import package_changes
-from privml.lock.make import Solver, check_packages, kernel_that_stays, solve, with_archives
+from privml.lock.make import check_packages, kernel_that_stays, with_archives
 from privml.lock.models import Lock, Package, ToolsLock
+from privml.lock.solver import Solver, solve
 from privml.lock.wanted import Wanted
 from privml.recipe.loader import Recipe
 from privml.recipe.packages import Request
@@ -36,6 +37,12 @@ def gone_of(bring: Bring, packages: Sequence[Package]) -> frozenset[str]:
 def refresh(recipe: Recipe, lock: Lock, store: Store, solver: Solver, bring: Bring) -> Lock:
     """``lock`` with unavailable packages replaced; the same lock if none is missing."""
     held = lock.debs
+    if lost := gone_of(bring, lock.driver_debs):
+        names = ", ".join(str(package) for package in lock.driver_debs if package.sha256 in lost)
+        raise InputsError(
+            f"{recipe.name}: packages of the driver are gone, and another driver is another build: {names}",
+            hint="give a pool that has them with --pool, or choose packages again with `privml-build lock --upgrade`",
+        )
     gone = gone_of(bring, held)
     if not gone:
         return lock

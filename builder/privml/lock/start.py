@@ -11,7 +11,8 @@ from privml.base.files import write_atomic
 from privml.lock.apttools import AptTools
 from privml.lock.locate import inputs_now, recipe_locks, tools_lock_path
 from privml.lock.lockfile import read_lock, write_lock
-from privml.lock.make import Solver, make_lock
+from privml.lock.make import make_lock
+from privml.lock.solver import Solver
 from privml.recipe import schema, starter
 from privml.recipe.distributions import Distribution
 from privml.recipe.loader import Recipe, is_shipped, load, platform_path, platforms_of, shipped

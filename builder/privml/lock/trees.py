@@ -23,6 +23,8 @@ AGENT_ROOTS = ("privml.agent",)
 DEVELOPMENT_ROOTS = ("privml.agent", "privml.sim")
 # Modules of the guest besides the standard library: Debian's python3-cryptography and python3-h11.
 GUEST_LIBRARIES = frozenset({"cryptography", "h11"})
+DRIVER_PATCHES = "drivers"
+"""The folder with patches of GPU drivers, next to those of the guest's own files."""
 
 
 def agent_tree(variant: str, source: Path | None = None) -> Tree:
@@ -59,7 +61,8 @@ def overlay_path(path: str) -> str:
 def guest_tree(images: Path, content: Content) -> Tree:
     """The guest's overlays, initrd files and templates below ``images``; directories may be absent."""
     files: list[TreeFile] = []
-    for folder in (*overlays(content), "initrd", "mkosi"):
+    drivers = () if content.gpu is None else (DRIVER_PATCHES,)
+    for folder in (*overlays(content), "initrd", "mkosi", *drivers):
         if (images / folder).is_dir():
             files += [_entry(images, path) for path in _walk(images / folder)]
     if not files:

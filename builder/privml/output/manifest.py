@@ -15,7 +15,7 @@ from typing import Any
 from privml.base.errors import BuildError, EvidenceError, MeasurementError
 from privml.base.strictjson import Fields, canonical, loads
 from privml.events import agent, network, volumes
-from privml.events.agent import ENGINE, MODEL, AgentEvent
+from privml.events.agent import ENGINE, GPU_READY, MODEL, AgentEvent
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
@@ -23,6 +23,7 @@ from privml.machine.platform import Size
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact
 from privml.output.signature import Signature, signature_from
 from privml.statement.exceptions import MAX_EXCEPTIONS, DeclaredException, exceptions_from
+from privml.statement.gpus import Gpus
 from privml.statement.predicate import purposes_from
 
 FILE = "manifest.json"
@@ -83,7 +84,7 @@ class Manifest:
 
     ``models`` and ``engine`` are both present or both absent; without them the agent only attests. ``purposes`` is
     the number of ``agent_events`` before a quote for each purpose. ``network`` is empty, and left out of the file,
-    for a guest with one card and DHCP.
+    for a guest with one card and DHCP. ``gpus`` are those that the guest must have checked before it serves.
     """
 
     name: str
@@ -110,6 +111,7 @@ class Manifest:
     origins: Mapping[str, str]
     exceptions: tuple[DeclaredException, ...] = ()
     network: tuple[network.Card, ...] = ()
+    gpus: Gpus | None = None
 
     @property
     def volumes(self) -> tuple[str, ...]:
@@ -162,7 +164,7 @@ class Manifest:
                     for model in self.models
                 ],
                 "engine": self.engine and vars(self.engine),
-                "gpus": None,
+                "gpus": None if self.gpus is None else self.gpus.to_dict(),
                 "exceptions": [each.to_dict() for each in self.exceptions],
                 "config_sha256": self.config_sha256,
                 "agent_events": [event.to_dict() for event in self.agent_events],
@@ -208,8 +210,8 @@ def decode(data: bytes) -> Manifest:
         origins={key: _text(value, "manifest.origins") for key, value in top.fields("origins").rest().items()},
         exceptions=exceptions_from(top.array("exceptions", limit=MAX_EXCEPTIONS), "manifest.exceptions"),
         network=_network(top),
+        gpus=_gpus(top.fields_or_null("gpus")),
     )
-    top.null("gpus")
     top.end()
     _check(manifest)
     if manifest.encode() != data:
@@ -233,6 +235,8 @@ def _check(manifest: Manifest) -> None:
     if bool(manifest.models) != (manifest.engine is not None):
         raise EvidenceError("manifest: models without an engine, or an engine without models")
     names = [event.name for event in manifest.agent_events]
+    if (GPU_READY in names) != (manifest.gpus is not None):
+        raise EvidenceError(f"manifest.gpus: given if, and only if, agent_events has `{GPU_READY}`")
     if names.count(MODEL) != len(manifest.models) or names.count(ENGINE) != (manifest.engine is not None):
         raise EvidenceError("manifest.agent_events: expected one `model` event per model and one `engine` event")
 
@@ -327,6 +331,10 @@ def _package(item: Any, number: int) -> Package:
     )
     fields.end()
     return package
+
+
+def _gpus(fields: Fields | None) -> Gpus | None:
+    return None if fields is None else Gpus.from_fields(fields)
 
 
 def _network(top: Fields) -> tuple[network.Card, ...]:

@@ -69,6 +69,9 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
             if declared.get(kind, 0) != has.get(kind, 0):
                 text = f"{declared.get(kind, 0)} {kind}, but `{platform.name}` has {has.get(kind, 0)}"
                 yield _finding(recipe, "platform-devices", ("devices",), text)
+        if content.gpu is not None:
+            text = f"{content.gpu.count}, but `{platform.name}` has none: RTMR0 is that of a machine without GPUs"
+            yield _finding(recipe, "gpu-platform", ("gpu", "count"), text)
     models = 0 if content.inference is None else len(content.inference.models)
     what = ("the root", "root and model", "root and models")[min(models, 2)]
     disks = declared.get("virtio-blk", 0)

@@ -23,6 +23,7 @@ from privml.recipe.added import AddedFile, DeclaredException
 from privml.recipe.archives import MAX_ARCHIVES, AddedArchive, ArchiveLabel
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
+from privml.recipe.gpu import Gpu
 from privml.recipe.hardware import DEVICE_SCHEMA, Device, Shape, kind_and_count
 from privml.recipe.inference import Inference
 from privml.recipe.network import NetworkCard, cards
@@ -196,6 +197,15 @@ class Content(Section):
         Inference | None,
         given("fields; leave it out for an image that only attests"),
         about("The inference service; an image without it only attests.", moves=CONFIG),
+    ] = None
+    gpu: Annotated[
+        Gpu | None,
+        given("fields; leave it out for a machine without GPUs"),
+        about(
+            "The GPUs of the machine. Until the guest can check their evidence, it serves nothing.",
+            "{vendor: nvidia, architecture: hopper, count: 1, driver: {version: 550.163.01}}",
+            moves=CONFIG,
+        ),
     ] = None
     agent: Annotated[Agent, about("The boot agent's server.", moves=CONFIG)]
     services: Annotated[

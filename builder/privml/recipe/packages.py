@@ -30,7 +30,9 @@ def guest_packages(recipe: Recipe) -> tuple[Request, ...]:
     """The requests to apt; the kernel's metapackage is replaced by its parts when the lock is made."""
     common = (*recipe.content.base.record.distribution.packages.guest, *engine_packages(recipe))
     kernel = recipe.content.kernel
-    added = (name for name in recipe.content.named_packages if name not in common)
+    added = [name for name in recipe.content.named_packages if name not in common]
+    gpu = recipe.content.gpu
+    added += [name for name in (gpu.record.guest if gpu else ()) if name not in (*common, *added)]
     others = (Request(name, label) for name, label in recipe.content.archive_packages)
     return (*map(Request, common), Request(kernel.package, kernel.suite), *map(Request, added), *others)
 

@@ -184,6 +184,33 @@ _ALL = (
         "near/mpc#1105",
     ),
     Rule(
+        "driver-version",
+        "error",
+        "read",
+        "A GPU driver is one of those that were built here, and has firmware for the GPUs.",
+        "A driver was rolled back after days of work, because no reference values were published for it and no "
+        "verifier accepted its GPUs.",
+        "tinfoilsh/cvmimage#165",
+    ),
+    Rule(
+        "driver-kernel",
+        "error",
+        "read",
+        "A GPU driver is compiled for a kernel that its source was built for, of the release that has its packages.",
+        "On a later kernel one of the driver's compile tests failed without a word: the module was built and loaded "
+        "with stubs for its cryptography, and an H100 could not be used in confidential mode.",
+        "NVIDIA/open-gpu-kernel-modules#893",
+    ),
+    Rule(
+        "gpu-platform",
+        "warning",
+        "judge",
+        "A platform has the GPUs that the recipe declares.",
+        "Each GPU is in the ACPI tables: RTMR0 of a machine with one is another than that of the platform's file. No "
+        "log of a TD with a GPU was there to compare a prediction with (docs/adr/0035).",
+        "near/mpc#1105",
+    ),
+    Rule(
         "device-unused",
         "warning",
         "judge",

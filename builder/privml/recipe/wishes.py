@@ -41,7 +41,7 @@ _ANSWERS = {
     _ROOT: ("disk", "disks", "mount", "mounts", "persistent", "storage", "swap", "volumes"),
     _USERS: ("group", "groups", "user", "users"),
     "the guest's name, time zone and locale are the same in every image": ("hostname", "locale", "timezone"),
-    "images with GPUs cannot be attested yet": ("accelerator", "cuda", "gpu", "gpus", "nvidia"),
+    "the GPUs of the machine and their driver are in `gpu`": ("accelerator", "cuda", "gpus", "nvidia"),
     "an image is public and anybody can rebuild it, so it holds no secrets": (
         "credentials", "secret", "secrets", "token", "tokens",
     ),

@@ -54,6 +54,7 @@ _KINDS: dict[str, tuple[Group, tuple[str, ...]]] = {
     "kernel package": (Group.INPUTS, BY_UKI),
     "firmware package": (Group.INPUTS, BY_FIRMWARE),
     # Only the models in a wheel get into the image.
+    "driver package": (Group.INPUTS, BY_UKI),
     "wheel": (Group.INPUTS, ()),
     "model": (Group.INPUTS, BY_CONFIG),
     # Only in manifests, where verifiers read it.

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 
 from privml.events import volumes
 from privml.events.registers import LAUNCH
-from privml.image import madeby, provenance, sbom
+from privml.image import driverfiles, madeby, provenance, sbom
 from privml.image.network import cards_of
 from privml.image.render import AGENT_ROOT
 from privml.image.services import is_of_service
@@ -27,14 +27,14 @@ from privml.repro.change import BY_CONFIG, BY_UKI, FIELD, MAYBE, NAME, Change
 from privml.repro.compare import CONFIG
 from privml.repro.recipechanges import Side
 
-_INSTALLED = ("base", "kernel", "packages", "inference.engine", "services", "programs", "variant")
+_INSTALLED = ("base", "kernel", "packages", "inference.engine", "services", "programs", "gpu", "variant")
 # Files that tools derive from everything that is installed, and the fields that decide what is.
 _DERIVED = {
     re.compile(r"etc/(?:passwd|group|shadow|gshadow)"): ("base", "packages", "inference", "services", "variant"),
-    re.compile(r"usr/lib/modules/[^/]+/modules\.[^/]+"): ("base", "kernel", "variant"),
+    re.compile(r"usr/lib/modules/[^/]+/modules\.[^/]+"): ("base", "kernel", "gpu", "variant"),
     re.compile(r"etc/ld\.so\.cache|usr/lib/locale/.*"): _INSTALLED,
 }
-_PACKAGES = ("package", "kernel package")
+_PACKAGES = ("package", "kernel package", "driver package")
 _OVERLAY = "overlay"
 # The build sets these itself, so a package hardly changes them.
 _METADATA = ("mode", "uid", "gid", "xattrs")
@@ -62,6 +62,7 @@ class Explainer:
             self._guest[f"{AGENT_ROOT}/initrd-init"] = init
         locks = [side.lock for side in sides if side.lock is not None]
         self._modules = {f"{AGENT_ROOT}/{file.path}" for lock in locks for file in lock.agent.files}
+        self._drivers = [lock.driver for lock in locks if lock.driver is not None]
         # Tools and templates can change whatever they make.
         templates = [change.title for path, change in self._guest.items() if path.startswith("mkosi/")]
         self._anything = [f"{MAYBE}{title}" for title in (*self._kinds("tools"), *templates)]
@@ -177,7 +178,7 @@ class Explainer:
         if section == ".osrel":
             return self._kinds(NAME)
         if section == ".cmdline" and inside != section:
-            return self._fields("kernel.options")
+            return self._fields("kernel.options") or self._lockdown()
         if section == ".cmdline":
             return [*self._fields("kernel.options"), *self._root()]
         if section == ".initrd" and inside != section:
@@ -187,6 +188,10 @@ class Explainer:
         if section == "":
             return [*self._fields("kernel", "base"), *self._root()]
         return []
+
+    def _lockdown(self) -> list[str]:
+        """A guest with a driver locks its kernel down later than others."""
+        return self._fields("gpu") if self._on_one_side("gpu.count") else []
 
     def _init(self) -> list[str]:
         return [self._guest["initrd/init"].title] if "initrd/init" in self._guest else []
@@ -234,12 +239,17 @@ class Explainer:
                 *self._measured(self._changed("inference")),
                 *self._kinds("model"),
             ],
-            "devices": self._fields("devices", "platforms", "inference.models"),
+            "devices": self._fields("devices", "platforms", "inference.models", "gpu.count"),
+            "gpu": self._gpu(key),
             "rtmr3": [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")],
             "services": self._service(key),
             "network": self._card(key),
         }
         return rules.get(first, self._kinds("agent file"))
+
+    def _gpu(self, key: str) -> list[str]:
+        """A key of the GPUs: its field, or any of them if only one side has GPUs."""
+        return self._fields("gpu" if self._on_one_side("gpu.count") else key)
 
     def _service(self, key: str) -> list[str]:
         """A key of a service: its field, or any of them if the service is on one side only."""
@@ -280,6 +290,8 @@ class Explainer:
             if (change := known.get(source_of(path)) or known.get(path)) is not None:
                 why = self._changed("variant", "inference", "services")
                 return [change.title] if "absent" not in (change.before, change.after) else why or [change.title]
+        if any(driverfiles.is_of_driver(path, driver) for driver in self._drivers):
+            return [*self._fields("gpu"), *self._kinds("driver package")]
         if is_of_service(path):
             return self._fields("services")
         if package in self._packages:
@@ -342,6 +354,7 @@ class Explainer:
             "platforms": self._fields("platforms"),
             "shapes": self._fields("shapes"),
             "network": self._fields("network"),
+            "gpus": self._fields("gpu"),
             "packages": [*self._changed(*_INSTALLED), *self._kinds(*_PACKAGES)],
         }
         return list(rules.get(first, []))

@@ -20,6 +20,7 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
         return (*found, *_inputs("tool", a.packages, b.packages))
     found += _inputs("package", a.packages, b.packages, [lock.base.record.distribution.kernel for lock in (a, b)])
     found += _inputs("firmware package", a.firmware_debs, b.firmware_debs)
+    found += _inputs("driver package", a.driver_debs, b.driver_debs)
     found += _inputs("wheel", a.python, b.python)
     found += _locked_models(a.models, b.models)
     found += [*_files("agent file", a.agent, b.agent), *_files("guest file", a.guest, b.guest)]

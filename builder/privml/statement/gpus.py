@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from privml.base.strictjson import Fields
+from privml.events.configuration import MAX_GPUS
 
-MAX_GPUS = 16
 MAX_SWITCHES = 8
 
 

@@ -45,6 +45,11 @@ class Store:
         """Cache of files derived from inputs."""
         return Derived(self.root / "derived")
 
+    @property
+    def drivers(self) -> Derived:
+        """Cache of compiled drivers, apart because each takes minutes to make."""
+        return Derived(self.root / "drivers")
+
     def _place(self, digest: str) -> Path:
         if not DIGEST.match(digest):
             raise ValueError(f"{digest!r} is not a SHA-256 in lower-case hex")

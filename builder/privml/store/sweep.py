@@ -52,7 +52,7 @@ def sweep(store: Store, keep: Set[str], trees: Set[str], *, dry_run: bool, now: 
                         remove_tree(path)
     old = []
     # Cached and derived files are created again on demand; using one updates its age.
-    folders = ("temp", "digests", "derived", "unchanged")
+    folders = ("temp", "digests", "derived", "drivers", "unchanged")
     for path in [path for name in folders for path in sorted((store.root / name).glob("*"))]:
         if path.is_file() and path.stat().st_mtime < (time.time() if now is None else now) - STALE:
             old.append(path.name)

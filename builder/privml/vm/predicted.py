@@ -152,6 +152,7 @@ def predict_image(
         purposes=manifest.purposes,
         launches=tuple(measured),
         exceptions=manifest.exceptions,
+        gpus=manifest.gpus,
     )
 
 

@@ -1,0 +1,142 @@
+"""Lock the driver of a recipe's GPUs: its source, its user space, and all that compiles its modules.
+
+The headers of a kernel leave the archive within weeks, long before the kernel itself. So everything is locked
+together, and packages in the store are kept when no archive lists them any more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from privml.base.errors import InputsError
+from privml.lock.debian import upstream_version
+from privml.lock.models import Driver, Lock, Package
+from privml.lock.solver import Solver, pins_of, solve
+from privml.lock.wanted import Wanted, in_order
+from privml.recipe import drivers
+from privml.recipe.distributions import Kernel, Version
+from privml.recipe.loader import Recipe
+from privml.recipe.packages import Request
+from privml.store.objects import Store
+
+
+def driver_of(
+    recipe: Recipe, packages: Sequence[Package], previous: Lock | None, store: Store, solver: Solver
+) -> Driver | None:
+    """The locked driver of ``recipe`` for the kernel among ``packages``; None for a machine without GPUs.
+
+    ``InputsError`` if the driver was never built for this kernel, or the archives have no headers of it any more.
+    """
+    if recipe.content.gpu is None:
+        return None
+    record = recipe.content.gpu.record
+    kernel = record.base.distribution.kernel
+    release, locked = kernel_of(kernel, packages)
+    _check_kernel(record, kernel, packages)
+    before = previous.driver if previous is not None else None
+    if before is not None and solver.upgrade is None and same_driver(recipe, packages, before):
+        return before
+    if before is not None and (before.version, before.kernel) != (record.version, release):
+        before = None
+    suite = recipe.content.kernel.suite
+    alone = [Request(each.package, each.suite) for each in _alone(recipe)]
+    held = before.debs if before is not None else ()
+    headers = headers_of(record, release)
+    pins = {**pins_of(held, solver), **dict.fromkeys(headers, locked.version)}
+    wanted = Wanted(record.base, toolchain_of(record, release, suite), tuple(alone), pins)
+    found = solve(wanted, held, before.archives if before is not None else (), store, solver)
+    _check_headers(found.packages, headers, locked)
+    source, *parts = found.alone
+    _check_versions(record, found.alone)
+    return Driver(
+        vendor=record.vendor,
+        version=record.version,
+        kernel=release,
+        archives=found.archives,
+        requested=tuple(map(str, wanted.install)),
+        source=source,
+        toolchain=found.packages,
+        parts=in_order(parts),
+    )
+
+
+def same_driver(recipe: Recipe, packages: Sequence[Package], locked: Driver | None) -> bool:
+    """Whether ``locked`` is what ``recipe`` asks for: the driver, for the kernel among ``packages``."""
+    gpu = recipe.content.gpu
+    if gpu is None or locked is None:
+        return gpu is None and locked is None
+    record = gpu.record
+    release, _ = kernel_of(record.base.distribution.kernel, packages)
+    requested = toolchain_of(record, release, recipe.content.kernel.suite)
+    names = sorted(each.package for each in gpu.record.user_space(gpu.architecture))
+    return (
+        (locked.vendor, locked.version, locked.kernel) == (record.vendor, record.version, release)
+        and locked.requested == tuple(map(str, requested))
+        and [package.name for package in locked.parts] == names
+    )
+
+
+def kernel_of(kernel: Kernel, packages: Sequence[Package]) -> tuple[str, Package]:
+    """The release of the kernel among ``packages``, as `uname -r` prints it, and its package."""
+    found = {package.name: package for package in packages}
+    for name in kernel.chosen(sorted(found)):
+        for prefix in (kernel.parts[0], kernel.image):
+            if name.startswith(prefix):
+                return name.removeprefix(prefix), found[name]
+    raise InputsError("the lock has no kernel", hint="renew it with `privml-build lock NAME`")
+
+
+def headers_of(record: drivers.Driver, release: str) -> tuple[str, ...]:
+    """The packages that have the headers of the kernel ``release``."""
+    abi, _, flavour = release.rpartition("-")
+    return tuple(name.format(abi=abi, flavour=flavour) for name in record.headers)
+
+
+def toolchain_of(record: drivers.Driver, release: str, suite: str | None) -> tuple[Request, ...]:
+    """The requests for all that compiles the driver's modules for the kernel ``release`` of ``suite``."""
+    headers = (Request(name, suite) for name in headers_of(record, release))
+    return (*map(Request, record.toolchain), *headers)
+
+
+def _alone(recipe: Recipe) -> list[drivers.Source | drivers.Part]:
+    gpu = recipe.content.gpu
+    assert gpu is not None
+    return [gpu.record.source, *gpu.record.user_space(gpu.architecture)]
+
+
+def _check_kernel(record: drivers.Driver, kernel: Kernel, packages: Iterable[Package]) -> None:
+    version = kernel.version((package.name, package.version) for package in packages)
+    if version is None or record.kernel(version) is None:
+        got = "none" if version is None else "{}.{}".format(*version)
+        ranges = " or ".join(f"from {_shown(each.first)} to before {_shown(each.before)}" for each in record.kernels)
+        raise InputsError(
+            f"driver-kernel: the driver {record.vendor} {record.version} was never built for the kernel {got}, "
+            f"expected {ranges}",
+            hint="keep the kernel of the previous lock, or use a driver that has a record for this kernel",
+        )
+
+
+def _check_headers(packages: Iterable[Package], headers: Sequence[str], kernel: Package) -> None:
+    found = {package.name: package for package in packages}
+    for name in headers:
+        if name not in found or found[name].version != kernel.version:
+            got = found[name].version if name in found else "none"
+            raise InputsError(
+                f"driver-kernel: got {name} {got}, expected {kernel.version}, the version of {kernel.name}",
+                hint="the archive has the headers of its newest kernel only: upgrade the kernel with "
+                "`privml-build lock NAME --upgrade-package KERNEL`",
+            )
+
+
+def _check_versions(record: drivers.Driver, packages: Iterable[Package]) -> None:
+    for package in packages:
+        if (got := upstream_version(package.version)) != record.version:
+            raise InputsError(
+                f"driver-version: got {package.name} {got}, expected {record.version}: modules, libraries, firmware "
+                f"and persistence daemon are of one version",
+                hint="the archive has another version now: keep the lock, or add a record for that version",
+            )
+
+
+def _shown(version: Version) -> str:
+    return "{}.{}".format(*version)

@@ -1,0 +1,263 @@
+"""GPU drivers that an image can have: one record for each version, and what is publicly known about versions.
+
+Recipe, lock, image and lint read these records. A driver is added with its patches and a build that is recorded in
+`measurements/drivers`.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from privml.recipe.distributions import Base, Version, base
+
+NVIDIA = "nvidia"
+VENDORS = (NVIDIA,)
+LIBRARIES = "usr/lib/nvidia"
+"""The folder of the driver's libraries in the guest. It is not in the loader's path: who needs them says so."""
+
+
+@dataclass(frozen=True)
+class Part:
+    """A package of the user space: the files of it that the guest gets, by their path in the package.
+
+    ``links`` are names of links next to a file, by the path of the file in the guest.
+    """
+
+    package: str
+    suite: str | None
+    files: Mapping[str, str]
+    links: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Source:
+    """The package with the modules' source: ``archive`` is the tar file in it, ``folder`` the source in that."""
+
+    package: str
+    suite: str
+    archive: str
+    folder: str
+
+
+@dataclass(frozen=True)
+class Kernels:
+    """The kernels from ``first`` up to, not including, ``before``, and the patches that make the source fit them."""
+
+    first: Version
+    before: Version
+    patches: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Driver:
+    """One version of a vendor's driver for guests of one release.
+
+    ``components`` has the components of each suite that its packages are in. ``image`` is the kernel that a recipe
+    must name, ``headers`` are patterns of the packages with its headers; with them ``toolchain`` compiles
+    ``modules``, by the program ``compiler``. ``crypto`` lists symbols that a module with confidential computing needs
+    from the kernel, one of each group. ``loaded`` are the modules that the guest loads, in order. ``guest`` are
+    packages of the release that the user space needs, and ``removals`` what the guest does not need of them.
+    ``firmware`` are the parts that one architecture needs.
+    """
+
+    vendor: str
+    version: str
+    distribution: str
+    release: str
+    components: Mapping[str, tuple[str, ...]]
+    source: Source
+    kernels: tuple[Kernels, ...]
+    image: str
+    headers: tuple[str, ...]
+    toolchain: tuple[str, ...]
+    compiler: str
+    modules: tuple[str, ...]
+    crypto: tuple[tuple[str, ...], ...]
+    loaded: tuple[str, ...]
+    parts: tuple[Part, ...]
+    firmware: Mapping[str, Part]
+    guest: tuple[str, ...]
+    removals: tuple[str, ...]
+    programs: tuple[str, ...]
+
+    @property
+    def base(self) -> Base:
+        """The release, with the components that the driver's packages are in."""
+        found = base(self.distribution, self.release)
+        widen = self.components
+        suites, others = (
+            tuple(dataclasses.replace(suite, components=widen.get(suite.name, suite.components)) for suite in every)
+            for every in (found.release.suites, found.distribution.others)
+        )
+        release = dataclasses.replace(found.release, suites=suites)
+        releases = MappingProxyType({**found.distribution.releases, self.release: release})
+        return Base(dataclasses.replace(found.distribution, releases=releases, others=others), release)
+
+    def user_space(self, architecture: str) -> tuple[Part, ...]:
+        """The parts that a guest with GPUs of ``architecture`` gets."""
+        return (*self.parts, self.firmware[architecture])
+
+    def kernel(self, version: Version) -> Kernels | None:
+        """The range of kernels that ``version`` is in; None if the source was never built for it."""
+        return next((each for each in self.kernels if each.first <= version < each.before), None)
+
+
+_BACKPORTS = "trixie-backports"
+_OF_PACKAGE = "usr/lib/x86_64-linux-gnu/nvidia/current"
+_VERSION_550 = "550.163.01"
+
+
+def _library(package: str, name: str, *links: str) -> Part:
+    """A library in Debian's folder of the current driver."""
+    file = f"{name}.so.{_VERSION_550}"
+    target = f"{LIBRARIES}/{file}"
+    return Part(package, _BACKPORTS, {f"{_OF_PACKAGE}/{file}": target}, {target: links})
+
+
+_NVIDIA_550 = Driver(
+    vendor=NVIDIA,
+    version=_VERSION_550,
+    distribution="debian",
+    release="trixie",
+    components=MappingProxyType(
+        {
+            "trixie": ("main", "contrib"),
+            _BACKPORTS: ("main", "contrib", "non-free", "non-free-firmware"),
+        }
+    ),
+    source=Source(
+        "nvidia-open-kernel-source",
+        _BACKPORTS,
+        "usr/src/nvidia-open-kernel.tar.xz",
+        "modules/nvidia-open-kernel",
+    ),
+    kernels=(Kernels((7, 3), (7, 4), ("nvidia-550.163.01-linux-7.3.patch",)),),
+    image="linux-image-amd64",
+    headers=("linux-headers-{abi}-{flavour}", "linux-headers-{abi}-common", "linux-kbuild-{abi}"),
+    toolchain=(
+        "?essential",
+        "base-files",
+        "gcc-14",
+        "make",
+        "binutils",
+        "libc6-dev",
+        "kmod",
+        "libelf1t64",
+        "mawk",
+        "patch",
+    ),
+    compiler="gcc-14",
+    modules=("nvidia", "nvidia-uvm"),
+    crypto=(
+        ("crypto_alloc_aead",),
+        ("crypto_alloc_shash",),
+        ("crypto_ecdh_shared_secret",),
+        ("ecc_gen_privkey",),
+        ("ecc_make_pub_key",),
+        ("crypto_alloc_akcipher", "crypto_alloc_sig"),
+    ),
+    # The driver asks for algorithms by name when it talks to a GPU; no module can be loaded then.
+    loaded=("ecdh_generic", "ecdsa_generic", "gcm", "ctr", "aesni_intel", "nvidia", "nvidia_uvm"),
+    parts=(
+        _library("libcuda1", "libcuda", "libcuda.so.1"),
+        _library("libnvidia-ml1", "libnvidia-ml", "libnvidia-ml.so.1"),
+        _library("libnvidia-cfg1", "libnvidia-cfg", "libnvidia-cfg.so.1"),
+        _library("libnvidia-ptxjitcompiler1", "libnvidia-ptxjitcompiler", "libnvidia-ptxjitcompiler.so.1"),
+        # libcuda opens it by this name, and only if confidential computing is on.
+        Part(
+            "libnvidia-pkcs11-openssl3",
+            _BACKPORTS,
+            {
+                f"usr/lib/x86_64-linux-gnu/libnvidia-pkcs11-openssl3.so.{_VERSION_550}": (
+                    f"{LIBRARIES}/libnvidia-pkcs11-openssl3.so.{_VERSION_550}"
+                )
+            },
+        ),
+        Part("nvidia-persistenced", None, {"usr/bin/nvidia-persistenced": "usr/bin/nvidia-persistenced"}),
+    ),
+    firmware=MappingProxyType(
+        {
+            "hopper": Part(
+                "firmware-nvidia-gsp",
+                _BACKPORTS,
+                {
+                    f"usr/lib/firmware/nvidia/{_VERSION_550}/gsp_ga10x.bin": (
+                        f"usr/lib/firmware/nvidia/{_VERSION_550}/gsp_ga10x.bin"
+                    )
+                },
+            )
+        }
+    ),
+    guest=("libssl3t64", "libtirpc3t64"),
+    removals=("etc/gss", "etc/netconfig", "usr/lib/x86_64-linux-gnu/gss", "usr/lib/x86_64-linux-gnu/krb5"),
+    programs=("nvidia-persistenced",),
+)
+
+DRIVERS = {(each.vendor, each.version): each for each in (_NVIDIA_550,)}
+"""Every driver, by vendor and version."""
+
+
+def driver(vendor: str, version: str) -> Driver:
+    """Look up a driver; ``KeyError`` if there is no record. Recipes and locks check the names when they are read."""
+    return DRIVERS[vendor, version]
+
+
+def architectures() -> list[str]:
+    """Every architecture of GPUs that a driver has firmware for."""
+    return sorted({name for each in DRIVERS.values() for name in each.firmware})
+
+
+@dataclass(frozen=True)
+class Advisory:
+    """What is publicly known of a vendor's versions from ``first`` to ``last``, and where it is said."""
+
+    vendor: str
+    first: str
+    last: str
+    what: str
+    source: str
+
+    def concerns(self, vendor: str, version: str) -> bool:
+        """Whether it is about this version."""
+        return vendor == self.vendor and _numbers(self.first) <= _numbers(version) <= _numbers(self.last)
+
+
+ADVISORIES = (
+    Advisory(
+        NVIDIA,
+        "550.54.14",
+        "550.113",
+        "attestation of GPUs with HBM3 memory may fail, use 550.127.05 or later",
+        "Azure/az-cgpu-onboarding, README",
+    ),
+)
+# Driver versions for which NVIDIA published reference values of GH100 (NV_GPU_DRIVER_GH100_VERSION), as listed by
+# edgelesssys/contrast on 2026-02-01.
+_REFERENCE_VALUES = {
+    NVIDIA: (
+        "535.86.10", "535.104.05", "535.104.12", "535.129.03", "535.274.02",
+        "550.54.14", "550.54.15", "550.90.07", "550.90.12", "550.113", "550.127.05", "550.127.08", "550.144.03",
+        "550.163.01",
+        "570.44", "570.86.15", "570.124.06", "570.133.20", "570.148.08", "570.158.01", "570.172.08", "570.195.03",
+        "570.211.01",
+        "575.57.08", "580.65.06", "580.82.07", "580.95.05", "580.105.08", "580.126.09", "590.48.01",
+    ),
+}  # fmt: skip
+
+
+def known_of(vendor: str, version: str) -> list[str]:
+    """Reasons against a version of a driver, each with its source; empty if none is known."""
+    found = [f"{each.what} ({each.source})" for each in ADVISORIES if each.concerns(vendor, version)]
+    if version not in _REFERENCE_VALUES.get(vendor, ()):
+        found.append(
+            "no reference values of it are known, so no verifier accepts it (edgelesssys/contrast, "
+            "dev-docs/nvidia/rim-ids.json)"
+        )
+    return found
+
+
+def _numbers(version: str) -> tuple[int, ...]:
+    return tuple(int(part) for part in version.split(".") if part.isdigit())

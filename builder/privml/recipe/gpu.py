@@ -1,0 +1,105 @@
+"""Fields of a recipe: its GPUs and their driver."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated
+
+from pydantic import AfterValidator, StringConstraints, ValidationInfo, WithJsonSchema, field_validator
+
+from privml.events.configuration import MAX_GPUS
+from privml.recipe import drivers
+from privml.recipe.document import Path
+from privml.recipe.drivers import DRIVERS
+from privml.recipe.finding import RuleBroken
+from privml.recipe.section import CONFIG, ROOT, Section, about, one_of
+
+if TYPE_CHECKING:
+    from privml.recipe.models import Content
+
+
+def _vendor(value: str) -> str:
+    return one_of(value, drivers.VENDORS)
+
+
+def _architecture(value: str) -> str:
+    return one_of(value, drivers.architectures())
+
+
+class GpuDriver(Section):
+    """The driver of the GPUs: its kernel modules, libraries and firmware, all of one version."""
+
+    version: Annotated[
+        str,
+        StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){1,3}$", max_length=32),
+        about(
+            "The version of modules, libraries and firmware. Its modules are compiled for the locked kernel.",
+            next(iter(DRIVERS.values())).version,
+            ROOT,
+        ),
+        WithJsonSchema({"type": "string", "enum": sorted(version for _, version in DRIVERS)}),
+    ]
+
+
+class Gpu(Section):
+    """The GPUs of the machine."""
+
+    vendor: Annotated[
+        str,
+        AfterValidator(_vendor),
+        about("The vendor.", drivers.NVIDIA, CONFIG),
+        WithJsonSchema({"type": "string", "enum": list(drivers.VENDORS)}),
+    ]
+    architecture: Annotated[
+        str,
+        AfterValidator(_architecture),
+        about("The architecture of all its GPUs, which decides their firmware.", "hopper", CONFIG),
+        WithJsonSchema({"type": "string", "enum": drivers.architectures()}),
+    ]
+    count: Annotated[
+        int,
+        about("The number of GPUs; a guest that finds another number serves nothing.", 1, CONFIG, ge=1, le=MAX_GPUS),
+    ]
+    driver: Annotated[GpuDriver, about("The driver.", moves=ROOT)]
+
+    @field_validator("driver")
+    @classmethod
+    def _has_a_record(cls, value: GpuDriver, info: ValidationInfo) -> GpuDriver:
+        vendor = info.data.get("vendor", "")
+        known = [version for name, version in DRIVERS if name == vendor]
+        if not known or value.version in known:
+            return value
+        against = "; ".join(drivers.known_of(vendor, value.version))
+        raise RuleBroken(
+            "driver-version",
+            f"got `{value.version}`, expected {' or '.join(known)}{f': {against}' if against else ''}",
+        )
+
+    @field_validator("driver")
+    @classmethod
+    def _has_firmware(cls, value: GpuDriver, info: ValidationInfo) -> GpuDriver:
+        record = DRIVERS.get((info.data.get("vendor", ""), value.version))
+        architecture = info.data.get("architecture")
+        if record is not None and architecture is not None and architecture not in record.firmware:
+            text = f"got `{value.version}`, which has no firmware for {architecture}"
+            raise RuleBroken("driver-version", text)
+        return value
+
+    @property
+    def record(self) -> drivers.Driver:
+        """The record of the driver."""
+        return drivers.driver(self.vendor, self.driver.version)
+
+
+def problems(content: Content) -> Iterator[tuple[Path, str, str]]:
+    """Fields that do not fit the driver: path, rule and text."""
+    if content.gpu is None:
+        return
+    record = content.gpu.record
+    name = f"{record.vendor} {record.version}"
+    if (content.base.distribution, content.base.release) != (record.distribution, record.release):
+        text = f"got `{content.base.release}`, expected {record.release}, whose archive has the driver {name}"
+        yield ("base", "release"), "driver-kernel", text
+    if content.kernel.package != record.image:
+        text = f"got `{content.kernel.package}`, expected {record.image}, which the driver {name} was compiled for"
+        yield ("kernel", "package"), "driver-kernel", text

@@ -1,0 +1,61 @@
+"""The driver of a GPU, compiled and booted: `make check-gpu`. `make check` only compares what is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from pathlib import Path
+
+import pytest
+from tests.real.conftest import ROOT, privml, rebuilt, succeeded
+
+from privml.image import driver, driverrecord
+from privml.image.workplace import Workplace
+from privml.lock.lockfile import read_lock
+from privml.lock.models import Driver
+from privml.output import manifest
+
+pytestmark = pytest.mark.real
+only_gpu = pytest.mark.skipif(os.environ.get("PRIVML_GPU") != "1", reason="minutes more: `make check-gpu` does it")
+NAME = "tdx-gpu-min"
+
+
+@pytest.fixture
+def locked() -> Driver:
+    found = read_lock(ROOT / f"recipes/{NAME}.lock.json").driver
+    assert found is not None
+    return found
+
+
+def test_kept_modules_are_those_of_the_record(locked: Driver, tmp_path: Path) -> None:
+    place = Workplace()
+    if not driver.is_kept(locked, place.store):
+        pytest.skip("the store has no modules of this driver; compiling them takes minutes: `make check-gpu`")
+    made = driver.modules_of(locked, place.store, place.tools(ROOT / f"recipes/{NAME}.yaml"), tmp_path / "driver")
+    assert driverrecord.digests_of(made) == driverrecord.recorded(locked)
+
+
+@only_gpu
+def test_two_builds_that_compile_the_driver_are_equal_and_recorded(tmp_path: Path) -> None:
+    """Each leg compiles, and its build fails if the modules are not those of the record."""
+    report = rebuilt(NAME, tmp_path / "report.html")
+    assert report["outcome"] == "equal"
+    assert report["record"]["state"] == "equal", report["record"]
+    found = manifest.read(ROOT / "out" / NAME)
+    assert found.gpus is not None and (found.gpus.architecture, found.gpus.count) == ("hopper", 1)
+    assert "lockdown" not in found.cmdline
+    names = {part["name"] for part in json.loads((ROOT / "out" / NAME / "sbom.cdx.json").read_bytes())["components"]}
+    assert {"libcuda1", "firmware-nvidia-gsp", "nvidia-open-kernel-source"} <= names
+
+
+@only_gpu
+def test_the_guest_loads_the_driver_and_is_parked_without_a_gpu() -> None:
+    succeeded(privml("image", NAME))
+    done = privml("run", NAME, "--console", "--timeout", "600", timeout=900)
+    assert done.returncode != 0
+    said = done.stdout + done.stderr
+    assert "guest stage `gpu` failed: gpu: recipe declares 1 GPU, found 0" in said
+    # The module's own message: all its symbols were resolved, and its initialisation ran.
+    assert "NVRM: No NVIDIA GPU found." in said
+    assert not re.search(r"Failed to insert module 'nvidia|Operation not permitted|Unknown symbol", said), said
