@@ -30,7 +30,7 @@ from privml.statement.follow import metadata_path
 from privml.statement.index import Entry, Index, State
 from privml.statement.keys import Role
 from privml.statement.metadata import MAX_METADATA, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
-from privml.statement.names import is_name, is_version
+from privml.statement.names import is_published
 from privml.statement.release import PROVENANCE_FILE, STATEMENT_FILE
 from privml.statement.update import Memory
 
@@ -199,9 +199,9 @@ def new_version(place: Place, name: str, number: str, build: Build, serial: int 
 
 def wanted_version(text: str) -> tuple[str, str]:
     """``NAME@VERSION``; ``UsageError`` for anything else."""
-    name, _, number = text.partition("@")
-    if not is_name(name) or not is_version(number):
+    if not is_published(text):
         raise UsageError(f"got `{text[:80]}`, expected NAME@VERSION")
+    name, _, number = text.partition("@")
     return name, number
 
 

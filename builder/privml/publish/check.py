@@ -8,7 +8,6 @@ the checkout.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,20 +15,17 @@ from pathlib import Path
 from privml.base import dsse
 from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.times import time_text
-from privml.lock.lockfile import parse
-from privml.lock.models import Lock, ToolsLock
-from privml.output import manifest as manifests
-from privml.output.prediction import statement_of
+from privml.image.published import documents
 from privml.output.repository import fetch_from
 from privml.publish.repository import DAY, ROOT_FILE
-from privml.statement import follow, rebuild, signed
+from privml.statement import follow, rebuild
 from privml.statement import index as indexes
 from privml.statement.follow import FOLDER, Version, metadata_path
 from privml.statement.index import INDEX_FILE, MAX_INDEX, Entry, Index
 from privml.statement.keys import Role
 from privml.statement.metadata import MAX_METADATA, ROOT
 from privml.statement.rebuilders import FOLDER as ENDORSEMENTS
-from privml.statement.release import ENVELOPES, MANIFEST_FILE, PROVENANCE_FILE, RELEASE_FILE
+from privml.statement.release import ENVELOPES
 from privml.statement.update import Memory, Update
 
 CURRENT = "current.json"
@@ -135,44 +131,10 @@ class _Gate:
 
     def _version(self, index: Index, entry: Entry, role: Role) -> None:
         version = follow.version_of(self.fetch, index, entry, role)
-        release = version.release
-        folder = f"{release.name}/{release.version}"
-        data = {}
-        for path, file in release.files.items():
-            got = self.fetch(f"{folder}/{path}", file.size)
-            if got is None:
-                raise EvidenceError(f"{folder}/{path}: no such file")
-            if (len(got), hashlib.sha256(got).digest()) != (file.size, file.sha256):
-                raise EvidenceError(f"{folder}/{path}: not the file that {RELEASE_FILE} names")
-            data[path] = got
-        self._provenance(folder, version, role)
-        manifest = manifests.decode(data[MANIFEST_FILE])
-        lock = parse(data["lock.json"], Lock, f"{folder}/lock.json")
-        tools = parse(data["tools.lock.json"], ToolsLock, f"{folder}/tools.lock.json")
-        for what, got_, expected in (
-            ("name", manifest.name, release.name),
-            ("recipe of the manifest", manifest.recipe_sha256, release.recipe_sha256.hex()),
-            ("lock of the manifest", manifest.lock_sha256, release.lock_sha256.hex()),
-            ("lock.json", lock.digest, release.lock_sha256.hex()),
-            ("recipe of the lock", lock.recipe_sha256, release.recipe_sha256.hex()),
-            ("tools.lock.json", tools.digest, lock.tools_sha256),
-        ):
-            if got_ != expected:
-                raise EvidenceError(f"{folder}: {what}: got {got_}, expected {expected}")
-        if version.statement != statement_of(manifest, version.statement.predicate):
-            raise EvidenceError(f"{folder}: the statement is not of the manifest's artefacts")
+        documents(self.fetch, version, role)
         for path in sorted(self._all()):
-            if path.startswith(f"{folder}/{ENDORSEMENTS}/"):
+            if path.startswith(f"{version.folder}/{ENDORSEMENTS}/"):
                 self._said(path, self._endorsement, path, version)
-
-    def _provenance(self, folder: str, version: Version, role: Role) -> None:
-        path = f"{folder}/{PROVENANCE_FILE}"
-        data = self.fetch(path, follow.MAX_ENVELOPE)
-        if data is None:
-            raise EvidenceError(f"{path}: no such file")
-        payload = signed.verify(dsse.decode(data, what=path), role, what=path).payload
-        if hashlib.sha256(payload).digest() != version.release.provenance_sha256:
-            raise EvidenceError(f"{path}: not the provenance that {RELEASE_FILE} names")
 
     def _endorsement(self, path: str, version: Version) -> None:
         data = self.fetch(path, follow.MAX_ENVELOPE)

@@ -23,6 +23,12 @@ def is_version(text: str) -> bool:
     return _VERSION.fullmatch(text) is not None and not text.endswith(".")
 
 
+def is_published(text: str) -> bool:
+    """True for ``NAME@VERSION``."""
+    name, at, version = text.partition("@")
+    return bool(at) and is_name(name) and is_version(version)
+
+
 def name_of(fields: Fields, key: str = "name") -> str:
     """Read the name of an image."""
     text = fields.text(key, limit=63)

@@ -21,6 +21,20 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Fetched:
+    """An image in this directory that was fetched as a published version, and not built by the caller."""
+
+    directory: str
+    version: str
+    serial: int
+
+    def __str__(self) -> str:
+        return (
+            f"the image in {self.directory}, fetched as version {self.version} (serial {self.serial}) and not built"
+        )
+
+
+@dataclass(frozen=True)
 class Published:
     """A published version of an image, as a trusted root vouches for it at ``as_of`` (Unix seconds).
 
@@ -78,7 +92,7 @@ class Unproven:
         return f"{self.wanted}, which the trusted root does not vouch for"
 
 
-Anchor = Built | Published | Unproven
+Anchor = Built | Fetched | Published | Unproven
 
 
 @dataclass(frozen=True)

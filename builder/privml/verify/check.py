@@ -21,7 +21,7 @@ from privml.evidence.nvidia.claims import NO_DEVICES, CheckedDevices
 from privml.evidence.sections import TLS_KEY
 from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
 from privml.verify import denied, nvidia, publication, tdx
-from privml.verify.anchor import Anchored, Candidates, Expected, Published
+from privml.verify.anchor import Anchored, Candidates, Expected, Fetched, Published
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
@@ -298,6 +298,8 @@ def _notes(case: Case) -> Iterator[str]:
     yield from nvidia.notes(case.device_case)
     if case.publication is not None:
         yield from publication.notes(case.publication.version)
+    if isinstance(case.expected.anchor, Fetched):
+        yield "the image was fetched, not built; `--trust` shows whether its publishers revoked it since"
     for declared in case.expected.predicate.exceptions:
         if declared.name in case.policy.exceptions:
             yield f"exception {declared.name}: accepted by the policy; the recipe's reason: {declared.reason}"
