@@ -11,16 +11,21 @@ from typing import Any
 import click
 
 from privml.base.errors import Refused
+from privml.cli import paths
 from privml.cli.completion import TARGET
 from privml.cli.output import ask_secret, print_json, show
 from privml.cli.usage import Verb
-from privml.image.target import resolve
+from privml.image.target import OUT, resolve
 from privml.image.workplace import Workplace
+from privml.output import manifest as manifests
 from privml.output.memory import Memories
+from privml.output.repository import fetch_from
+from privml.publish import artefacts as artefacts_
 from privml.publish import changes, legs, roles, signer
 from privml.publish import check as gate
 from privml.publish.changes import Files, Place
 from privml.publish.signing import Proposal, Signing
+from privml.statement import follow
 from privml.statement.index import State
 
 MEASUREMENTS = "measurements"
@@ -68,6 +73,7 @@ def publish() -> None:
         --key ben.pem --key online.pem
       privml-build publish state demo-cpu@2026.11.1 revoked \\
         --reason "CVE-2026-1" --key ann.pem --key ben.pem --key online.pem
+      privml-build publish artefacts demo-cpu@2026.11.1 pool
       privml-build publish refresh --key online.pem
       privml-build publish check
     """
@@ -133,12 +139,19 @@ def _write(at: tuple[Place, Proposal | None], files: Files, unchanged: str, *, a
 @click.argument("target", metavar="NAME", type=TARGET)
 @click.option("--version", "number", metavar="V", required=True, help="The version, like 2026.11.1.")
 @click.option("--serial", type=click.IntRange(min=1), help="Its serial, instead of the next one.")
+@click.option(
+    "--artefacts",
+    "pool",
+    metavar="DIR",
+    help="Also copy the image's artefacts into this pool, from which others fetch them (`image --trust`).",
+)
 @_options
 def version(
     target: str,
     *,
     number: str,
     serial: int | None,
+    pool: str | None,
     folder: Path,
     keys: tuple[str, ...],
     proposed: Path | None,
@@ -153,18 +166,57 @@ def version(
     \b
     Examples:
       privml-build publish demo-cpu --version 2026.11.1 --key ann.pem \\
-        --key ben.pem --key online.pem
+        --key ben.pem --key online.pem --artefacts pool
     """
+    filled = None if pool is None else artefacts_.pool_of(pool)
     at = _place(folder, keys, proposed)
     place = at[0]
     found = resolve(target)
     name = target if found.recipe is None else found.recipe.name.removesuffix(".yaml")
     changes.wanted_version(f"{name}@{number}")
     changes.can_publish(place, name)  # before the builds, which take minutes
-    apart = [folder] if proposed is None else [folder, proposed]
-    build = legs.build_twice(Workplace(), found, apart)
+    apart = [each for each in (folder, proposed, filled) if each is not None]
+    build = legs.build_twice(Workplace(), found, apart, filled)
     files = changes.new_version(place, name, number, build, serial)
     _write(at, files, f"{name} {number} is published already, with the same bytes", as_json=as_json)
+
+
+@publish.command()
+@click.argument("wanted", metavar="NAME@VERSION")
+@click.argument("pool", metavar="POOL")
+@click.option(
+    "--from",
+    "image",
+    metavar="IMAGE",
+    type=paths.Existing("the directory of an image", directory=True),
+    help="The directory of the image (default: out/NAME).",
+)
+@folder_option
+@click.option("--json", "as_json", is_flag=True, help="Print what was copied as JSON.")
+def artefacts(wanted: str, pool: str, *, image: Path | None, folder: Path, as_json: bool) -> None:
+    """Copy the artefacts of a published version into the directory POOL, from which others fetch them.
+
+    POOL has files named sha256/ab/cdef..., which any static server serves; several versions and images can share
+    one. The image must be exactly the published one. No key is needed: callers trust digests, not pools. Exit status:
+    1 IMAGE is another image, 6 an artefact is missing or damaged, 8 the version does not count.
+
+    \b
+    Examples:
+      privml-build publish artefacts demo-cpu@2026.11.1 pool
+      privml-build publish artefacts demo-cpu@2026.11.1 /srv/www/pool \\
+        --from /tmp/demo-cpu
+    """
+    filled = artefacts_.pool_of(pool)
+    name, number = changes.wanted_version(wanted)
+    found = Place(folder, Signing([]), int(time.time()), Memories()).version(name, number)
+    manifest = manifests.decode(follow.manifest_of(fetch_from(folder), found))
+    place = image or OUT / name
+    artefacts_.check_image(place, manifest)
+    copied, size = artefacts_.fill(filled, place, manifest.artefacts)
+    if as_json:
+        print_json({"pool": str(filled), "artefacts": len(manifest.artefacts), "copied": copied, "bytes": size})
+    else:
+        show(f"{filled}: {len(manifest.artefacts)} artefacts, {copied} of them new ({size / 1e6:.1f} MB)")
 
 
 @publish.command()
