@@ -20,7 +20,7 @@ from privml.statement.names import is_published
 from privml.store.objects import Store
 from privml.store.pools import Pool
 from privml.verify import publication
-from privml.verify.publication import PublicationCase, PublicationPolicy
+from privml.verify.publication import DemonstrationCase, PublicationCase, PublicationPolicy
 
 
 @dataclass(frozen=True)
@@ -34,6 +34,7 @@ class Wanted:
     rebuilders: str | None
     output: Path | None
     pools: tuple[str, ...]
+    allow_demonstration: bool
 
 
 def fetch(wanted: Wanted) -> FetchResult:
@@ -47,8 +48,10 @@ def fetch(wanted: Wanted) -> FetchResult:
     check_output(output)
     pools = [Pool.parse(pool) for pool in wanted.pools]
     with trust.release(int(time.time())) as vouched:
-        _refuse(vouched)
+        _refuse(vouched, allow_demonstration=wanted.allow_demonstration)
         found = documents(vouched.fetch, vouched.version, vouched.role)
+    if vouched.anchor.demonstration:
+        say("warning: a demonstration: one person made all keys, so nobody else vouches for this image")
     for note in publication.notes(vouched.anchor):
         say(f"note: {note}")
     release, anchor = vouched.version.release, vouched.anchor
@@ -61,16 +64,20 @@ def fetch(wanted: Wanted) -> FetchResult:
         root_sha256=trust.root_sha256,
         signers=anchor.signers,
         as_of=anchor.as_of,
+        demonstration=anchor.demonstration,
     )
     return fetched.make(found, record, output, Store(), pools)
 
 
-def _refuse(vouched: Vouched) -> None:
+def _refuse(vouched: Vouched, *, allow_demonstration: bool) -> None:
     """``Refused`` with every reason for which `verify --trust` would refuse each guest of the version."""
     anchor = vouched.anchor
-    reasons = list(publication.publication(PublicationCase(anchor, PublicationPolicy())))
+    reasons = [
+        *publication.demonstration(DemonstrationCase(anchor.demonstration, allow_demonstration)),
+        *publication.publication(PublicationCase(anchor, PublicationPolicy())),
+    ]
     if reasons:
-        meanings = publication.publication.codes
+        meanings = {**publication.publication.codes, **publication.demonstration.codes}
         lines = [f"{each.code}: {meanings[each.code]}: got {each.got}, expected {each.expected}" for each in reasons]
         raise Refused("\n".join((f"{anchor.name} {anchor.version} is refused", *lines)))
 

@@ -10,6 +10,7 @@ import click
 from privml.base.errors import UsageError
 from privml.base.steps import heard, say
 from privml.cli.completion import TARGET
+from privml.cli.demonstration import demonstration_option
 from privml.cli.output import print_json, show
 from privml.image.unchanged import Question, Unchanged, watched
 from privml.output import manifest
@@ -67,6 +68,7 @@ from privml.store.objects import Store
     metavar="FILE:K",
     help="With --trust: at least K of the rebuilders in this file must have got the same image.",
 )
+@demonstration_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
 def image(
     target: str,
@@ -80,6 +82,7 @@ def image(
     index: str | None,
     trust_state: Path | None,
     rebuilders: str | None,
+    allow_demonstration: bool,
     as_json: bool,
 ) -> None:
     """Build TARGET into out/NAME: UKI, root and model volumes, firmware, manifest, prediction, SBOM and provenance.
@@ -101,13 +104,18 @@ def image(
         --index https://SERVER/measurements --pool https://SERVER/pool
     """
     of_builds = {"--force": force, "--lock": lock_file, "--render-only": render_only}
-    of_trust = {"--index": index, "--trust-state": trust_state, "--rebuilders": rebuilders}
+    of_trust = {
+        "--index": index,
+        "--trust-state": trust_state,
+        "--rebuilders": rebuilders,
+        "--allow-demonstration": allow_demonstration or None,
+    }
     if root is not None:
         if wrong := [option for option, given in of_builds.items() if given]:
             raise UsageError(f"{wrong[0]} is for a build, and with --trust nothing is built")
         from privml.cli.fetch_image import Wanted, fetch, show_fetched
 
-        wanted = Wanted(target, root, index, trust_state, rebuilders, output, pools)
+        wanted = Wanted(target, root, index, trust_state, rebuilders, output, pools, allow_demonstration)
         show_fetched(fetch(wanted), as_json=as_json)
         return
     if wrong := [option for option, given in of_trust.items() if given is not None]:

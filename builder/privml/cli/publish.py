@@ -10,7 +10,8 @@ from typing import Any
 
 import click
 
-from privml.base.errors import Refused
+from privml.base.errors import Refused, UsageError
+from privml.base.times import seconds_of
 from privml.cli import paths
 from privml.cli.completion import TARGET
 from privml.cli.output import ask_secret, print_json, show
@@ -23,6 +24,7 @@ from privml.output.repository import fetch_from
 from privml.publish import artefacts as artefacts_
 from privml.publish import changes, legs, roles, signer
 from privml.publish import check as gate
+from privml.publish import demonstration as whole
 from privml.publish.changes import Files, Place
 from privml.publish.signing import Proposal, Signing
 from privml.statement import follow
@@ -122,6 +124,13 @@ def _write(at: tuple[Place, Proposal | None], files: Files, unchanged: str, *, a
         place.write(files)
         if proposal is not None:
             proposal.remove()
+    _say(at, files, unchanged, as_json=as_json)
+
+
+def _say(at: tuple[Place, Proposal | None], files: Files, unchanged: str, *, as_json: bool) -> None:
+    """List the files of a change, or say what is missing."""
+    place, proposal = at
+    missing = place.signing.missing
     if as_json:
         print_json({"written": [] if missing else sorted(files), "missing": missing, "notes": place.notes})
     else:
@@ -221,23 +230,65 @@ def artefacts(wanted: str, pool: str, *, image: Path | None, folder: Path, as_js
 
 @publish.command()
 @click.argument("file", metavar="ROLES", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--demonstration", is_flag=True, help="Mark the root as a demonstration, whose keys one person made.")
+@click.option("--until", metavar="DATE", help="With --demonstration: how long all of it is valid, like 2036-11-30.")
+@click.option(
+    "--replace", is_flag=True, help="With --demonstration: remove the one that is there, with its versions."
+)
 @_options
-def root(file: Path, *, folder: Path, keys: tuple[str, ...], proposed: Path | None, as_json: bool) -> None:
+def root(
+    file: Path,
+    *,
+    demonstration: bool,
+    until: str | None,
+    replace: bool,
+    folder: Path,
+    keys: tuple[str, ...],
+    proposed: Path | None,
+    as_json: bool,
+) -> None:
     """Begin a repository, or replace its keys: make its root and its publishers those of the file ROLES.
 
     ROLES is a TOML file (docs/PUBLISHING.md): who holds the root, the online key, and who publishes each image. A new
     root needs signatures by the keys of the old and of the new one. Publish the SHA-256 of `root.json` where your
     users find it without this repository.
 
+    A demonstration says in its root that one person made all keys. Callers refuse it unless they allow it, and then
+    accept a guest at most as a simulation. It is never changed to a project's own, but replaced.
+
     \b
     Examples:
       privml-build publish root roles.toml --key ann.pem --key ben.pem \\
         --key online.pem
+      privml-build publish root roles.toml --demonstration --until 2036-11-30 \\
+        --replace --in measurements/demonstration --key key.pem
     """
+    if wrong := [word for word, given in (("--until", until), ("--replace", replace)) if given and not demonstration]:
+        raise UsageError(f"{wrong[0]} is for a demonstration: it needs --demonstration")
+    if demonstration and until is None:
+        raise UsageError("--until is missing: nobody renews a demonstration", hint="for example --until 2036-11-30")
+    if replace and proposed is not None:
+        raise UsageError("--replace and --propose are both given: one person makes a demonstration")
     at = _place(folder, keys, proposed)
     place = at[0]
-    files = changes.new_roles(place, roles.read(file))
+    wanted = roles.read(file)
+    end = None if until is None else _day(until, place.now)
+    if replace and end is not None:
+        _say(at, whole.replace_whole(place, wanted, end), "", as_json=as_json)
+        return
+    files = changes.new_roles(place, wanted, end)
     _write(at, files, f"{folder} has these keys already", as_json=as_json)
+
+
+def _day(text: str, now: int) -> int:
+    """Unix seconds of the start of a day (UTC) that is still to come."""
+    try:
+        found = seconds_of(f"{text}T00:00:00Z")
+    except ValueError as error:
+        raise UsageError(f"--until: got `{text[:40]}`, expected a day like 2036-11-30") from error
+    if found <= now:
+        raise UsageError(f"--until: got {text}, expected a day that is still to come")
+    return found
 
 
 @publish.command()
@@ -339,5 +390,7 @@ def check(folder: Path, *, against: Path | None, as_json: bool) -> None:
         show(*found.wrong)
         if not found.wrong:
             show(f"{folder}: {found.versions} versions and {found.files} files are as they were signed")
+        if found.demonstration:
+            show("a demonstration: one person made all keys")
     if found.wrong:
         raise Refused(f"{folder}: {len(found.wrong)} findings, expected none")

@@ -7,6 +7,7 @@ from pathlib import Path
 from privml.output import fetched
 from privml.output import manifest as manifests
 from privml.output.artefacts import check_artefacts
+from privml.output.fetched import FetchRecord
 from privml.output.manifest import Manifest
 from privml.output.prediction import read_prediction
 from privml.verify.anchor import Built, Expected, ExpectedModel, Fetched
@@ -21,8 +22,12 @@ def built(directory: Path) -> Expected:
     manifest = manifests.read(directory)
     check_artefacts(directory, manifest.artefacts)
     record = fetched.read(directory, manifest)
-    anchor = Built(str(directory)) if record is None else Fetched(str(directory), record.version, record.serial)
+    anchor = Built(str(directory)) if record is None else _fetched(directory, record)
     return Expected(read_prediction(directory, manifest), anchor, models_of(manifest))
+
+
+def _fetched(directory: Path, record: FetchRecord) -> Fetched:
+    return Fetched(str(directory), record.version, record.serial, record.demonstration)
 
 
 def models_of(manifest: Manifest) -> tuple[ExpectedModel, ...]:

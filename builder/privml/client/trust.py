@@ -160,6 +160,7 @@ class Trust:
             expiries=at.update.expiries,
             rebuilders=said.identical,
             rebuilders_asked=self.asked,
+            demonstration=at.update.demonstration,
             notes=(*at.notes, *(f"rebuilder {who}: {why}" for who, why in said.others.items())),
         )
         return Vouched(version, role, anchor, at.fetch)

@@ -17,7 +17,7 @@ from privml.base.files import read_start
 from privml.base.strictjson import Fields, canonical, loads
 from privml.base.times import time_text
 from privml.output.manifest import Manifest
-from privml.statement.names import name_of, version_of
+from privml.statement.names import DEMONSTRATED, name_of, version_of
 
 FOLDER = "published"
 FILE = "fetched.json"
@@ -30,7 +30,8 @@ MAX_SIGNERS = 64
 class FetchRecord:
     """Which published version an image is, and under which root it was fetched. Digests are 32 bytes.
 
-    ``signers`` are the ids of the publishers' keys, ``as_of`` the time (Unix seconds) at which the index counted.
+    ``signers`` are the ids of the publishers' keys, ``as_of`` the time (Unix seconds) at which the index counted;
+    ``demonstration``: one person made all keys, as the root says.
     """
 
     name: str
@@ -41,12 +42,14 @@ class FetchRecord:
     root_sha256: bytes
     signers: tuple[str, ...]
     as_of: int
+    demonstration: bool = False
 
     def __str__(self) -> str:
         ids = ", ".join(keyid[:16] for keyid in self.signers)
         return (
             f"fetched, not built: version {self.version} (serial {self.serial}), signed by {ids}, under root "
             f"{self.root_sha256.hex()[:16]}, as of {time_text(self.as_of)}"
+            f"{f', {DEMONSTRATED}' if self.demonstration else ''}"
         )
 
     def to_dict(self) -> dict[str, object]:
@@ -60,6 +63,7 @@ class FetchRecord:
             "root_sha256": self.root_sha256.hex(),
             "signers": list(self.signers),
             "as_of": self.as_of,
+            "demonstration": self.demonstration,
         }
 
     def encode(self) -> bytes:
@@ -82,6 +86,7 @@ def decode(data: bytes, what: str) -> FetchRecord:
         root_sha256=fields.hexadecimal("root_sha256", 32),
         signers=tuple(names.hexadecimal(str(number), 32).hex() for number in range(len(signers))),
         as_of=fields.integer("as_of"),
+        demonstration=fields.boolean("demonstration"),
     )
     fields.end()
     if record.encode() != data:

@@ -24,6 +24,7 @@ from privml.statement.follow import FOLDER, Version, metadata_path
 from privml.statement.index import INDEX_FILE, MAX_INDEX, Entry, Index
 from privml.statement.keys import Role
 from privml.statement.metadata import MAX_METADATA, ROOT
+from privml.statement.names import DEMONSTRATION
 from privml.statement.rebuilders import FOLDER as ENDORSEMENTS
 from privml.statement.release import ENVELOPES
 from privml.statement.update import Memory, Update
@@ -35,12 +36,13 @@ WARN_DAYS = 14
 
 @dataclass
 class Findings:
-    """What is ``wrong`` and what will be ``soon``, one line each; and how much was read."""
+    """What is ``wrong`` and what will be ``soon``, one line each; how much was read; and if it is a demonstration."""
 
     wrong: list[str] = field(default_factory=list)
     soon: list[str] = field(default_factory=list)
     versions: int = 0
     files: int = 0
+    demonstration: bool = False
 
 
 def check(folder: Path, now: int, before: Path | None = None) -> Findings:
@@ -63,6 +65,7 @@ class _Gate:
         update = self._roots()
         if update is None:
             return
+        self.found.demonstration = update.demonstration
         for role, end in update.expiries.items():
             self._expiry(role, end)
         for name in update.images:
@@ -177,7 +180,12 @@ class _Gate:
 
 
 def _files(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() or path.is_symlink()]
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() or path.is_symlink()]
+    # A demonstration next to the images is a repository of its own, with its own check.
+    apart = f"{DEMONSTRATION}/"
+    if f"{apart}{metadata_path(ROOT, 1)}" not in found:
+        return found
+    return [path for path in found if not path.startswith(apart)]
 
 
 def _is_kept(path: str) -> bool:
