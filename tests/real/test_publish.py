@@ -1,4 +1,4 @@
-"""Publish, rely on it without building, endorse, revoke: tdx-min, with throw-away keys and the legs of `test_repro`.
+"""Publish, rely on it without building, fetch, endorse, revoke: tdx-min, with throw-away keys and two built legs.
 
 The guest is simulated: a document with the registers predicted for the first machine, signed by the simulated
 platform. No production image holds a simulation, so the test makes it.
@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 from tests.real.conftest import ROOT, privml, succeeded
 from tests.unit import attestation_samples as samples
+from tests.unit.pool_server import serving
 
 from privml.events import agent
 from privml.evidence import merkle, report_data, sections
@@ -26,9 +27,11 @@ from privml.output.prediction import read_prediction
 from privml.publish import legs
 from privml.publish.signer import load_public
 from privml.repro import rebuilt
+from privml.repro.current import DOCUMENTS
 from privml.repro.legs import Inputs, Legs
 from privml.sim import quote as sim
 from privml.statement.rebuilders import Rebuilder, encode
+from privml.store.pools import relative
 
 pytestmark = pytest.mark.real
 
@@ -111,11 +114,14 @@ def test_an_image_is_published_relied_on_without_building_endorsed_and_revoked(
     (tmp_path / "trusted.json").write_bytes((tmp_path / "measurements/root.json").read_bytes())
     assert [row["code"] for row in verdict(tmp_path, NAME, 8)["refusals"]] == ["version-unknown"]
 
-    in_process(monkeypatch, kept, "publish", NAME, "--version", "1.0", *folder, *keys("ann", "ben", "online"))
+    pool = ("--artefacts", str(tmp_path / "pool"))
+    in_process(monkeypatch, kept, "publish", NAME, "--version", "1.0", *folder, *pool, *keys("ann", "ben", "online"))
     told = verdict(tmp_path, NAME, 10)
     assert told["anchor"].startswith("version 1.0 (serial 1), signed by 2 of 3 publishers (")
     assert told["shape"] == verdict(tmp_path, f"{NAME}@1.0", 10)["shape"] != ""
     succeeded(privml("publish", "check", str(tmp_path / "measurements")))
+
+    fetched_elsewhere(tmp_path, kept / "a", monkeypatch)
 
     endorsed = ("endorse", f"{NAME}@1.0", "--as", "zoe", "--key", str(tmp_path / "zoe.pem"), *folder)
     in_process(monkeypatch, kept, *endorsed)
@@ -130,6 +136,34 @@ def test_an_image_is_published_relied_on_without_building_endorsed_and_revoked(
     for wanted in (NAME, f"{NAME}@1.0"):
         assert [row["code"] for row in verdict(tmp_path, wanted, 8)["refusals"]] == ["version-revoked"]
     succeeded(privml("publish", "check", str(tmp_path / "measurements")))
+
+
+def fetched_elsewhere(place: Path, built: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Somebody with a home and a store of their own fetches the image: all its bytes are those of the build."""
+    with monkeypatch.context() as patch:
+        for name in ("HOME", "XDG_STATE_HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME"):
+            (place / "elsewhere" / name).mkdir(parents=True)
+            patch.setenv(name, str(place / "elsewhere" / name))
+        patch.setenv("PRIVML_STORE", str(place / "elsewhere/store"))
+        fetched = place / "elsewhere/image"
+        with serving(place / "pool") as (address, asked):
+            succeeded(
+                privml(
+                    "image", f"{NAME}@1.0", "--trust", str(place / "trusted.json"), "--index",
+                    str(place / "measurements"), "--pool", address, "--output", str(fetched),
+                )
+            )  # fmt: skip
+        artefacts = manifests.read(built).artefacts
+        assert sorted(asked) == sorted(f"/{relative(each.sha256)}" for each in artefacts.values())
+        for name in (*artefacts, *DOCUMENTS):
+            assert (fetched / name).read_bytes() == (built / name).read_bytes(), name
+        shown = succeeded(privml("inspect", str(fetched))).stdout
+        assert "fetched, not built: version 1.0 (serial 1), signed by " in shown
+        told = privml(
+            "verify", str(place / "guest.json"), "--nonce", NONCE.hex(), "--spki", SPKI.hex(),
+            "--allow-simulated", str(place / "sim.pem"), "--expect", str(fetched),
+        )  # fmt: skip
+        assert "fetched as version 1.0 (serial 1) and not built" in succeeded(told, 10).stdout.splitlines()[0]
 
 
 def in_process(monkeypatch: pytest.MonkeyPatch, kept: Path, *words: str) -> None:

@@ -82,12 +82,13 @@ class Fake:
         roles: dict[str, Role] | None = None,
         images: dict[str, Role] | None = None,
         signers: Sequence[str] = EVERYBODY,
+        demonstration_until: int | None = None,
     ) -> None:
         self.files: dict[str, bytes] = {}
         self.fetched: list[str] = []
         self.roles = ROOT_ROLES if roles is None else roles
         edit = self.edit(signers)
-        edit.root(self.roles)
+        edit.root(self.roles, demonstration_until)
         edit.targets(IMAGES if images is None else images)
         self.files |= edit.finish()
         self.trusted = self.files["tuf/1.root.json"]
@@ -168,9 +169,9 @@ class Fake:
         self.files[path] = made.encode()
 
 
-def published() -> Fake:
+def published(demonstration_until: int | None = None) -> Fake:
     """Two versions, both current."""
-    made = Fake()
+    made = Fake(demonstration_until=demonstration_until)
     made.publish("1.0")
     made.publish("1.1", build(lock="other"))
     return made

@@ -121,6 +121,11 @@ def unsigned_statement(fake: Fake) -> None:
         fake.files[path] = bad.encode()
 
 
+def demonstrate(fake: Fake) -> None:
+    other = published(demonstration_until=NOW + 3650 * DAY)
+    fake.files, fake.trusted = other.files, other.trusted
+
+
 def put_file(path: str, data: bytes) -> Callable[[Fake], None]:
     return lambda fake: fake.files.update({path: data})
 
@@ -141,6 +146,7 @@ CASES: dict[str, tuple[Callable[[Fake], None], dict[str, Any]]] = {
     "version-unknown": (lambda fake: None, {"version": "9.9"}),
     "version-revoked": (revoke, {}),
     "version-below-minimum": (raise_minimum, {}),
+    "demonstration": (demonstrate, {}),
     "rebuilders": (lambda fake: None, {"rebuilders": (Rebuilder("ann", signer("ann").public),), "asked": 1}),
 }
 

@@ -32,7 +32,7 @@ from privml.lock.lockfile import write_lock
 from privml.lock.modelrecord import HubSource, ModelFile
 from privml.lock.models import Firmware, Tree, TreeFile
 from privml.lock.wanted import in_order
-from privml.output import manifest
+from privml.output import fetched, manifest
 from privml.output.artefacts import check_artefacts
 from privml.recipe import distributions, tees
 from privml.recipe.loader import load, shipped
@@ -82,6 +82,18 @@ def test_an_image_has_exactly_its_files(fake: Fake, out: Path) -> None:
     check_artefacts(out, built.manifest.artefacts)
     assert {path.stat().st_mode & 0o777 for path in out.iterdir()} == {0o644}
     assert out.stat().st_mode & 0o777 == 0o755
+
+
+def test_a_build_over_a_fetched_image_makes_everything_and_says_no_more_that_it_was_fetched(
+    fake: Fake, out: Path
+) -> None:
+    first = made(fake, out).manifest
+    (out / inputs.FILE).unlink()  # a fetched image has none
+    (out / fetched.FOLDER).mkdir()
+    (out / fetched.FOLDER / fetched.FILE).write_bytes(b"{}")
+    again = made(fake, out)
+    assert all(again.because[step] for step in ("root.raw", "uki.efi", "model.raw", "firmware.fd"))
+    assert (again.manifest, listing(out)) == (first, PARTS)
 
 
 def test_a_kernel_that_cannot_extend_rtmr3_is_named_and_predicted_with_rtmr3_zero(

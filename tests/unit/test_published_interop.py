@@ -52,6 +52,14 @@ def test_their_client_follows_what_our_writer_wrote(tmp_path: Path) -> None:
     assert their_index(fake, tmp_path) == fake.files[f"{NAME}/index.json"]
 
 
+def test_their_client_follows_a_demonstration_and_keeps_its_mark(tmp_path: Path) -> None:
+    fake = published(demonstration_until=NOW + 3650 * 86400)
+    assert their_index(fake, tmp_path) == fake.files[f"{NAME}/index.json"]
+    root = theirs.Metadata[theirs.Root].from_bytes(fake.trusted)
+    assert root.signed.unrecognized_fields == {"demonstration": True}
+    root.verify_delegate("root", root)
+
+
 def test_their_client_follows_our_roots(tmp_path: Path) -> None:
     fake = published()
     roles = {

@@ -14,6 +14,7 @@ from privml.base.wayout import WayOut, basic, without_password
 REDIRECTS = 5
 _REDIRECT_BODY = 64 * 1024
 AGENT = "privml-build"
+_AUTHORIZATION = "Authorization"
 
 
 class Connections:
@@ -50,6 +51,7 @@ class Connections:
     def get(self, url: str, headers: Mapping[str, str] | None = None) -> http.client.HTTPResponse:
         """Send GET, follow redirects and return the response with its body unread.
 
+        A header ``Authorization`` replaces the way's own, and is not sent to another server that a redirect names.
         Raises ``OSError`` or ``http.client.HTTPException``. The caller reads the whole body or calls ``drop``.
         """
         return self._followed("GET", url, headers or {}, "")
@@ -72,7 +74,10 @@ class Connections:
             response.read(_REDIRECT_BODY)
             if not response.isclosed():
                 self.drop(url)
-            url = urllib.parse.urljoin(url, target)
+            origin, url = _origin(url), urllib.parse.urljoin(url, target)
+            if _origin(url) != origin:
+                # What the caller gave to one server is not for another.
+                headers = {name: value for name, value in headers.items() if name != _AUTHORIZATION}
         raise OSError(f"more than {self._redirects} redirects")
 
     def post(self, url: str, body: bytes, headers: Mapping[str, str]) -> http.client.HTTPResponse:
@@ -98,8 +103,8 @@ class Connections:
         proxy = self._way.proxy(parts)
         target = urllib.parse.urlunsplit(("", "", parts.path or "/", parts.query, ""))
         sent = {"User-Agent": AGENT, "Accept-Encoding": "identity", **headers}
-        if (login := self._way.authorization(parts)) is not None:
-            sent["Authorization"] = login
+        if _AUTHORIZATION not in headers and (login := self._way.authorization(parts)) is not None:
+            sent[_AUTHORIZATION] = login
         if proxy is not None and parts.scheme == "http":
             netloc = parts.netloc.rpartition("@")[2]
             target = urllib.parse.urlunsplit((parts.scheme, netloc, parts.path or "/", parts.query, ""))
@@ -153,6 +158,11 @@ class Connections:
             # The library has no public way to hand it a socket before the proxy's tunnel and the TLS handshake.
             connection._create_connection = self._deadline.connect  # type: ignore[attr-defined]  # noqa: SLF001
         return connection
+
+
+def _origin(url: str) -> tuple[str, str]:
+    parts = urllib.parse.urlsplit(url)
+    return parts.scheme, parts.netloc
 
 
 def _proxy_headers(proxy: urllib.parse.SplitResult) -> dict[str, str]:

@@ -9,17 +9,32 @@ from typing import Any
 
 import click
 
-from privml.base.errors import UsageError
+from privml.base.errors import Refused, UsageError
 from privml.base.files import read_start
 from privml.base.strictjson import MAX_BYTES, loads
 from privml.cli import paths
+from privml.cli.demonstration import demonstration_option
 from privml.cli.policy import policy_options
 from privml.client import anchors
 from privml.client.attested import Collateral
 from privml.client.supply import SERVICE, supply
 from privml.evidence.tdx import collateral
-from privml.verify.anchor import Anchored
+from privml.verify import publication
+from privml.verify.anchor import Anchored, Candidates, is_demonstration
 from privml.verify.policy import Policy
+from privml.verify.publication import DemonstrationCase
+
+
+def refuse_demonstration(found: Anchored, policy: Policy) -> None:
+    """``Refused`` if the images are published as a demonstration and ``policy`` allows none."""
+    for each in found.versions if isinstance(found, Candidates) else (found,):
+        case = DemonstrationCase(is_demonstration(each.anchor), policy.allow_demonstration)
+        for reason in publication.demonstration(case):
+            raise Refused(
+                f"{reason.code}: {publication.demonstration.codes[reason.code]}: got {reason.got}, expected "
+                f"{reason.expected}",
+                hint="`--allow-demonstration` accepts it, as a simulation",
+            )
 
 
 def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
@@ -44,6 +59,7 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     command = rebuilders_option(command)
     command = repository_options(command)
     for option in (
+        demonstration_option,
         click.option(
             "--trust",
             nargs=2,

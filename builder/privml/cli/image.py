@@ -7,12 +7,15 @@ from pathlib import Path
 
 import click
 
+from privml.base.errors import UsageError
 from privml.base.steps import heard, say
 from privml.cli.completion import TARGET
+from privml.cli.demonstration import demonstration_option
 from privml.cli.output import print_json, show
 from privml.image.unchanged import Question, Unchanged, watched
 from privml.output import manifest
 from privml.output.manifest import Manifest
+from privml.statement.names import is_published
 from privml.store.objects import Store
 
 
@@ -30,7 +33,11 @@ from privml.store.objects import Store
     "--lock", "lock_file", type=click.Path(path_type=Path), help="Build from this lock, made by `lock --refresh-to`."
 )
 @click.option(
-    "--pool", "pools", multiple=True, metavar="DIR|URL", help="Look here first for missing inputs; repeatable."
+    "--pool",
+    "pools",
+    multiple=True,
+    metavar="DIR|URL",
+    help="Look here first for missing inputs, or for a published version's artefacts; repeatable.",
 )
 @click.option(
     "--render-only",
@@ -38,6 +45,30 @@ from privml.store.objects import Store
     metavar="DIR",
     help="Build nothing; write the mkosi configuration to DIR, which must be new or empty.",
 )
+@click.option(
+    "--trust",
+    "root",
+    metavar="ROOT",
+    type=click.Path(path_type=Path),
+    help="Fetch the published version NAME@VERSION instead of building, relying on this root (root.json).",
+)
+@click.option(
+    "--index",
+    metavar="DIR|URL",
+    help="With --trust: where the measurements are, if not in the directory of the root.",
+)
+@click.option(
+    "--trust-state",
+    metavar="DIR",
+    type=click.Path(path_type=Path),
+    help="With --trust: keep what was seen of published measurements here [$XDG_STATE_HOME/privml-build/trust].",
+)
+@click.option(
+    "--rebuilders",
+    metavar="FILE:K",
+    help="With --trust: at least K of the rebuilders in this file must have got the same image.",
+)
+@demonstration_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
 def image(
     target: str,
@@ -47,6 +78,11 @@ def image(
     lock_file: Path | None,
     pools: tuple[str, ...],
     render_only: Path | None,
+    root: Path | None,
+    index: str | None,
+    trust_state: Path | None,
+    rebuilders: str | None,
+    allow_demonstration: bool,
     as_json: bool,
 ) -> None:
     """Build TARGET into out/NAME: UKI, root and model volumes, firmware, manifest, prediction, SBOM and provenance.
@@ -54,12 +90,41 @@ def image(
     TARGET is a recipe's name or file. Only what its lock names is used: from the store, then from pools (folders or
     web addresses with files named sha256/ab/cdef...), then from the mirrors of this machine.
 
+    With --trust, TARGET is NAME@VERSION, and nothing is built: the version is followed from the root as `verify
+    --trust` does, and its artefacts come by their SHA-256 from pools. A pool may also be an OCI image layout or
+    oci://HOST/REPOSITORY. The result is an image as any other; `inspect` says that it was fetched, not built.
+    Exit status then: 4 no pool has an artefact, 8 the version is refused, 9 malformed.
+
     \b
     Examples:
       privml-build image demo-cpu
       privml-build image recipes/demo-cpu-dev.yaml -o /tmp/dev
       privml-build image demo-cpu --render-only /tmp/tree
+      privml-build image demo-cpu@2026.11.1 --trust root.json \\
+        --index https://SERVER/measurements --pool https://SERVER/pool
     """
+    of_builds = {"--force": force, "--lock": lock_file, "--render-only": render_only}
+    of_trust = {
+        "--index": index,
+        "--trust-state": trust_state,
+        "--rebuilders": rebuilders,
+        "--allow-demonstration": allow_demonstration or None,
+    }
+    if root is not None:
+        if wrong := [option for option, given in of_builds.items() if given]:
+            raise UsageError(f"{wrong[0]} is for a build, and with --trust nothing is built")
+        from privml.cli.fetch_image import Wanted, fetch, show_fetched
+
+        wanted = Wanted(target, root, index, trust_state, rebuilders, output, pools, allow_demonstration)
+        show_fetched(fetch(wanted), as_json=as_json)
+        return
+    if wrong := [option for option, given in of_trust.items() if given is not None]:
+        raise UsageError(f"{wrong[0]} is for published measurements: it needs --trust")
+    if is_published(target):
+        raise UsageError(
+            f"`{target}` is a published version: it needs --trust",
+            hint="--trust ROOT names the root that you trust; without @VERSION, the recipe is built",
+        )
     plain = not force and not pools and render_only is None
     question = Question(Store(), target, output, lock_file)
     if plain and (known := question.recall()) is not None:

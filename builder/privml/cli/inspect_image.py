@@ -6,6 +6,7 @@ from privml.cli.output import print_json, show
 from privml.image import sbom
 from privml.image.inspection import facts_of
 from privml.image.target import resolve
+from privml.output import fetched
 from privml.output.artefacts import check_artefacts
 
 
@@ -14,11 +15,14 @@ def inspect_image(target: str, *, packages: bool, as_json: bool) -> None:
     found = resolve(target)
     manifest = found.manifest()
     check_artefacts(found.directory, manifest.artefacts)
-    facts = facts_of(found.directory, manifest)
+    record = fetched.read(found.directory, manifest)
+    facts = {**facts_of(found.directory, manifest), "fetched": None if record is None else record.to_dict()}
     if as_json:
         print_json(facts)
         return
     show(f"{manifest.name} ({manifest.variant}), recipe {manifest.recipe_sha256}")
+    if record is not None:
+        show(str(record))
     for name, row in facts["artefacts"].items():
         show(f"{row['sha256']}  {name}  {row['size'] / 1e6:.1f} MB")
     show(f"root hash {manifest.root.root_hash.hex()}")

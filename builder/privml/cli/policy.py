@@ -58,11 +58,18 @@ def explain_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def policy_of(simulated_root: Path | None, file: Path | None = None, *, no_relaxations: bool = False) -> Policy:
+def policy_of(
+    simulated_root: Path | None,
+    file: Path | None = None,
+    *,
+    no_relaxations: bool = False,
+    allow_demonstration: bool = False,
+) -> Policy:
     """The policy in ``file`` (the strict one when there is none), with a simulated root when one is named."""
     policy = Policy() if file is None else policies.read(file)
     if no_relaxations:
         policy = policy.strict
+    policy = dataclasses.replace(policy, allow_demonstration=allow_demonstration)
     if simulated_root is None:
         return policy
     try:

@@ -10,7 +10,7 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
-from privml.cli.anchor import AnchorWords, anchor_options, collateral_of
+from privml.cli.anchor import AnchorWords, anchor_options, collateral_of, refuse_demonstration
 from privml.cli.output import show
 from privml.cli.policy import policy_of
 from privml.client import attested
@@ -53,6 +53,7 @@ def proxy(
     index: str | None,
     trust_state: Path | None,
     rebuilders: str | None,
+    allow_demonstration: bool,
     policy_file: Path | None,
     no_relaxations: bool,
     simulated_root: Path | None,
@@ -84,9 +85,12 @@ def proxy(
         host = host[1:-1]
     if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"--listen {listen}: expected HOST:PORT")
-    policy = policy_of(simulated_root, policy_file, no_relaxations=no_relaxations)
+    policy = policy_of(
+        simulated_root, policy_file, no_relaxations=no_relaxations, allow_demonstration=allow_demonstration
+    )
     expected = AnchorWords(expect, trust, index, trust_state, rebuilders).source()
-    expected(int(time.time()))  # what is wrong with the anchor is said now, not to the first client
+    # What is wrong with the anchor is said now, not to the first client.
+    refuse_demonstration(expected(int(time.time())), policy)
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)
     logging.getLogger("privml").setLevel(logging.INFO)
 

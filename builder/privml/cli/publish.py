@@ -10,19 +10,25 @@ from typing import Any
 
 import click
 
-from privml.base.errors import Refused
+from privml.base.errors import Refused, UsageError
+from privml.base.times import seconds_of
+from privml.cli import paths
 from privml.cli.completion import TARGET
 from privml.cli.output import ask_secret, print_json, show
 from privml.cli.usage import Verb
-from privml.image.target import resolve
+from privml.image.target import OUT, resolve
 from privml.image.workplace import Workplace
+from privml.output import manifest as manifests
 from privml.output.memory import Memories
-from privml.output.repository import MEASUREMENTS
+from privml.output.repository import MEASUREMENTS, fetch_from
+from privml.publish import artefacts as artefacts_
 from privml.publish import changes, legs, roles, signer
 from privml.publish import check as gate
+from privml.publish import demonstration as whole
 from privml.publish import site as pages
 from privml.publish.changes import Files, Place
 from privml.publish.signing import Proposal, Signing
+from privml.statement import follow
 from privml.statement.index import State
 
 folder_option = click.option(
@@ -69,6 +75,7 @@ def publish() -> None:
         --key ben.pem --key online.pem
       privml-build publish state demo-cpu@2026.11.1 revoked \\
         --reason "CVE-2026-1" --key ann.pem --key ben.pem --key online.pem
+      privml-build publish artefacts demo-cpu@2026.11.1 pool
       privml-build publish refresh --key online.pem
       privml-build publish check
       privml-build publish site public
@@ -118,6 +125,13 @@ def _write(at: tuple[Place, Proposal | None], files: Files, unchanged: str, *, a
         place.write(files)
         if proposal is not None:
             proposal.remove()
+    _say(at, files, unchanged, as_json=as_json)
+
+
+def _say(at: tuple[Place, Proposal | None], files: Files, unchanged: str, *, as_json: bool) -> None:
+    """List the files of a change, or say what is missing."""
+    place, proposal = at
+    missing = place.signing.missing
     if as_json:
         print_json({"written": [] if missing else sorted(files), "missing": missing, "notes": place.notes})
     else:
@@ -135,12 +149,19 @@ def _write(at: tuple[Place, Proposal | None], files: Files, unchanged: str, *, a
 @click.argument("target", metavar="NAME", type=TARGET)
 @click.option("--version", "number", metavar="V", required=True, help="The version, like 2026.11.1.")
 @click.option("--serial", type=click.IntRange(min=1), help="Its serial, instead of the next one.")
+@click.option(
+    "--artefacts",
+    "pool",
+    metavar="DIR",
+    help="Also copy the image's artefacts into this pool, from which others fetch them (`image --trust`).",
+)
 @_options
 def version(
     target: str,
     *,
     number: str,
     serial: int | None,
+    pool: str | None,
     folder: Path,
     keys: tuple[str, ...],
     proposed: Path | None,
@@ -155,39 +176,120 @@ def version(
     \b
     Examples:
       privml-build publish demo-cpu --version 2026.11.1 --key ann.pem \\
-        --key ben.pem --key online.pem
+        --key ben.pem --key online.pem --artefacts pool
     """
+    filled = None if pool is None else artefacts_.pool_of(pool)
     at = _place(folder, keys, proposed)
     place = at[0]
     found = resolve(target)
     name = target if found.recipe is None else found.recipe.name.removesuffix(".yaml")
     changes.wanted_version(f"{name}@{number}")
     changes.can_publish(place, name)  # before the builds, which take minutes
-    apart = [folder] if proposed is None else [folder, proposed]
-    build = legs.build_twice(Workplace(), found, apart)
+    apart = [each for each in (folder, proposed, filled) if each is not None]
+    build = legs.build_twice(Workplace(), found, apart, filled)
     files = changes.new_version(place, name, number, build, serial)
     _write(at, files, f"{name} {number} is published already, with the same bytes", as_json=as_json)
 
 
 @publish.command()
+@click.argument("wanted", metavar="NAME@VERSION")
+@click.argument("pool", metavar="POOL")
+@click.option(
+    "--from",
+    "image",
+    metavar="IMAGE",
+    type=paths.Existing("the directory of an image", directory=True),
+    help="The directory of the image (default: out/NAME).",
+)
+@folder_option
+@click.option("--json", "as_json", is_flag=True, help="Print what was copied as JSON.")
+def artefacts(wanted: str, pool: str, *, image: Path | None, folder: Path, as_json: bool) -> None:
+    """Copy the artefacts of a published version into the directory POOL, from which others fetch them.
+
+    POOL has files named sha256/ab/cdef..., which any static server serves; several versions and images can share
+    one. The image must be exactly the published one. No key is needed: callers trust digests, not pools. Exit status:
+    1 IMAGE is another image, 6 an artefact is missing or damaged, 8 the version does not count.
+
+    \b
+    Examples:
+      privml-build publish artefacts demo-cpu@2026.11.1 pool
+      privml-build publish artefacts demo-cpu@2026.11.1 /srv/www/pool \\
+        --from /tmp/demo-cpu
+    """
+    filled = artefacts_.pool_of(pool)
+    name, number = changes.wanted_version(wanted)
+    found = Place(folder, Signing([]), int(time.time()), Memories()).version(name, number)
+    manifest = manifests.decode(follow.manifest_of(fetch_from(folder), found))
+    place = image or OUT / name
+    artefacts_.check_image(place, manifest)
+    copied, size = artefacts_.fill(filled, place, manifest.artefacts)
+    if as_json:
+        print_json({"pool": str(filled), "artefacts": len(manifest.artefacts), "copied": copied, "bytes": size})
+    else:
+        show(f"{filled}: {len(manifest.artefacts)} artefacts, {copied} of them new ({size / 1e6:.1f} MB)")
+
+
+@publish.command()
 @click.argument("file", metavar="ROLES", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--demonstration", is_flag=True, help="Mark the root as a demonstration, whose keys one person made.")
+@click.option("--until", metavar="DATE", help="With --demonstration: how long all of it is valid, like 2036-11-30.")
+@click.option(
+    "--replace", is_flag=True, help="With --demonstration: remove the one that is there, with its versions."
+)
 @_options
-def root(file: Path, *, folder: Path, keys: tuple[str, ...], proposed: Path | None, as_json: bool) -> None:
+def root(
+    file: Path,
+    *,
+    demonstration: bool,
+    until: str | None,
+    replace: bool,
+    folder: Path,
+    keys: tuple[str, ...],
+    proposed: Path | None,
+    as_json: bool,
+) -> None:
     """Begin a repository, or replace its keys: make its root and its publishers those of the file ROLES.
 
     ROLES is a TOML file (docs/PUBLISHING.md): who holds the root, the online key, and who publishes each image. A new
     root needs signatures by the keys of the old and of the new one. Publish the SHA-256 of `root.json` where your
     users find it without this repository.
 
+    A demonstration says in its root that one person made all keys. Callers refuse it unless they allow it, and then
+    accept a guest at most as a simulation. It is never changed to a project's own, but replaced.
+
     \b
     Examples:
       privml-build publish root roles.toml --key ann.pem --key ben.pem \\
         --key online.pem
+      privml-build publish root roles.toml --demonstration --until 2036-11-30 \\
+        --replace --in measurements/demonstration --key key.pem
     """
+    if wrong := [word for word, given in (("--until", until), ("--replace", replace)) if given and not demonstration]:
+        raise UsageError(f"{wrong[0]} is for a demonstration: it needs --demonstration")
+    if demonstration and until is None:
+        raise UsageError("--until is missing: nobody renews a demonstration", hint="for example --until 2036-11-30")
+    if replace and proposed is not None:
+        raise UsageError("--replace and --propose are both given: one person makes a demonstration")
     at = _place(folder, keys, proposed)
     place = at[0]
-    files = changes.new_roles(place, roles.read(file))
+    wanted = roles.read(file)
+    end = None if until is None else _day(until, place.now)
+    if replace and end is not None:
+        _say(at, whole.replace_whole(place, wanted, end), "", as_json=as_json)
+        return
+    files = changes.new_roles(place, wanted, end)
     _write(at, files, f"{folder} has these keys already", as_json=as_json)
+
+
+def _day(text: str, now: int) -> int:
+    """Unix seconds of the start of a day (UTC) that is still to come."""
+    try:
+        found = seconds_of(f"{text}T00:00:00Z")
+    except ValueError as error:
+        raise UsageError(f"--until: got `{text[:40]}`, expected a day like 2036-11-30") from error
+    if found <= now:
+        raise UsageError(f"--until: got {text}, expected a day that is still to come")
+    return found
 
 
 @publish.command()
@@ -289,6 +391,8 @@ def check(folder: Path, *, against: Path | None, as_json: bool) -> None:
         show(*found.wrong)
         if not found.wrong:
             show(f"{folder}: {found.versions} versions and {found.files} files are as they were signed")
+        if found.demonstration:
+            show("a demonstration: one person made all keys")
     if found.wrong:
         raise Refused(f"{folder}: {len(found.wrong)} findings, expected none")
 

@@ -54,6 +54,7 @@ def verify(
     index: str | None,
     trust_state: Path | None,
     rebuilders: str | None,
+    allow_demonstration: bool,
     policy_file: Path | None,
     no_relaxations: bool,
     simulated_root: Path | None,
@@ -97,7 +98,9 @@ def verify(
         raise UsageError(f"`{source}` is neither an https:// address nor a file")
     if save is not None and not save.parent.is_dir():
         raise UsageError(f"--save {save}: there is no directory {save.parent}")
-    policy = policy_of(simulated_root, policy_file, no_relaxations=no_relaxations)
+    policy = policy_of(
+        simulated_root, policy_file, no_relaxations=no_relaxations, allow_demonstration=allow_demonstration
+    )
     now = int(time.time())
     try:
         expected = words.source()(now)

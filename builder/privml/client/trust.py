@@ -23,8 +23,9 @@ from privml.output import manifest as manifests
 from privml.output.memory import Memories
 from privml.output.repository import fetch_from
 from privml.statement import follow, names, rebuilders
-from privml.statement.follow import Fetch
+from privml.statement.follow import Fetch, Version
 from privml.statement.index import Entry, Index
+from privml.statement.keys import Role
 from privml.statement.metadata import MAX_METADATA
 from privml.statement.rebuilders import Endorsements, Rebuilder
 from privml.statement.untrusted import UntrustedError
@@ -69,6 +70,27 @@ class Trusted:
 
 
 @dataclass(frozen=True)
+class Vouched:
+    """A version that the root vouches for: signed by the publishers ``role``; ``fetch`` reads its files."""
+
+    version: Version
+    role: Role
+    anchor: Published
+    fetch: Fetch
+
+
+@dataclass(frozen=True)
+class _Followed:
+    """A repository as it was followed from the root to an image's index, at ``now``; ``notes`` for people."""
+
+    update: Update
+    index: Index
+    fetch: Fetch
+    now: int
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Trust:
     """What the caller trusts: the bytes of ``root``, image ``name``, and one ``version`` or (None) any that counts.
 
@@ -84,42 +106,66 @@ class Trust:
     rebuilders: tuple[Rebuilder, ...] = ()
     asked: int | None = None
 
+    @property
+    def root_sha256(self) -> bytes:
+        """SHA-256 of the root's file, by which people compare it."""
+        return hashlib.sha256(self.root).digest()
+
     def expected(self, now: int) -> Anchored:
         """The measurements that the root vouches for at ``now`` (Unix seconds), read afresh.
 
         ``UntrustedError`` if it vouches for none, ``EvidenceError`` if what was read is malformed, ``HostError`` if
         the repository or the memory cannot be reached.
         """
-        with Trusted(self.root, self.source, self.state).followed() as (update, fetch, notes):
-            index = follow.index_of(update, fetch, self.name)
-            return self._versions(update, index, fetch, now, notes)
+        with self._followed(now) as found:
+            return self._versions(found)
 
-    def _versions(self, update: Update, index: Index, fetch: Fetch, now: int, notes: tuple[str, ...]) -> Anchored:
+    @contextlib.contextmanager
+    def release(self, now: int) -> Iterator[Vouched]:
+        """The wanted version, whose files can be read inside the block; errors as of `expected`.
+
+        What its publishers say of it is in its anchor: whether it counts is not judged here.
+        """
+        with self._followed(now) as found:
+            yield self._vouched(found, self._entry(found.index))
+
+    @contextlib.contextmanager
+    def _followed(self, now: int) -> Iterator[_Followed]:
+        with Trusted(self.root, self.source, self.state).followed() as (update, fetch, notes):
+            yield _Followed(update, follow.index_of(update, fetch, self.name), fetch, now, notes)
+
+    def _entry(self, index: Index) -> Entry:
+        entry = None if self.version is None else index.find(self.version)
+        if entry is None:
+            known = ", ".join(each.version for each in index.versions[-8:]) or "none"
+            raise UntrustedError("version-unknown", f"{self.name} {self.version}", f"one of {known}")
+        return entry
+
+    def _versions(self, at: _Followed) -> Anchored:
         if self.version is not None:
-            entry = index.find(self.version)
-            if entry is None:
-                known = ", ".join(each.version for each in index.versions[-8:]) or "none"
-                raise UntrustedError("version-unknown", f"{self.name} {self.version}", f"one of {known}")
-            return self._expected(update, index, entry, fetch, now, notes)
-        newest = index.versions[::-1]
-        counting = [entry for entry in newest if index.counts(entry)][:MAX_STATEMENTS]
-        found = [self._expected(update, index, entry, fetch, now, notes) for entry in counting]
+            return self._expected(at, self._entry(at.index))
+        newest = at.index.versions[::-1]
+        counting = [entry for entry in newest if at.index.counts(entry)][:MAX_STATEMENTS]
+        found = [self._expected(at, entry) for entry in counting]
         # A guest of a version that counts no more is refused with that reason, if its statement is still there.
-        for entry in [entry for entry in newest if not index.counts(entry)][:MAX_STATEMENTS]:
+        for entry in [entry for entry in newest if not at.index.counts(entry)][:MAX_STATEMENTS]:
             with contextlib.suppress(UntrustedError, EvidenceError):
-                found.append(self._expected(update, index, entry, fetch, now, notes))
+                found.append(self._expected(at, entry))
         if not found:
             raise UntrustedError("version-unknown", f"{self.name} without a version", "at least one version")
         return Candidates(tuple(found))
 
-    def _expected(
-        self, update: Update, index: Index, entry: Entry, fetch: Fetch, now: int, notes: tuple[str, ...]
-    ) -> Expected:
-        role = update.publishers(self.name)
-        version = follow.version_of(fetch, index, entry, role)
+    def _expected(self, at: _Followed, entry: Entry) -> Expected:
+        found = self._vouched(at, entry)
+        models = anchors.models_of(manifests.decode(follow.manifest_of(at.fetch, found.version)))
+        return Expected(found.version.statement.predicate, found.anchor, models)
+
+    def _vouched(self, at: _Followed, entry: Entry) -> Vouched:
+        role = at.update.publishers(self.name)
+        version = follow.version_of(at.fetch, at.index, entry, role)
         said = Endorsements((), {})
         if self.asked is not None:
-            said = rebuilders.endorsed(fetch, version, role, self.rebuilders)
+            said = rebuilders.endorsed(at.fetch, version, role, self.rebuilders)
         anchor = Published(
             name=self.name,
             version=entry.version,
@@ -127,18 +173,18 @@ class Trust:
             state=entry.state,
             reason=entry.reason,
             replaced_by=entry.replaced_by,
-            minimum_serial=index.minimum_serial,
+            minimum_serial=at.index.minimum_serial,
             signers=version.signers,
             threshold=role.threshold,
             publishers=len(role.keys),
-            as_of=now,
-            expiries=update.expiries,
+            as_of=at.now,
+            expiries=at.update.expiries,
             rebuilders=said.identical,
             rebuilders_asked=self.asked,
-            notes=(*notes, *(f"rebuilder {who}: {why}" for who, why in said.others.items())),
+            demonstration=at.update.demonstration,
+            notes=(*at.notes, *(f"rebuilder {who}: {why}" for who, why in said.others.items())),
         )
-        models = anchors.models_of(manifests.decode(follow.manifest_of(fetch, version)))
-        return Expected(version.statement.predicate, anchor, models)
+        return Vouched(version, role, anchor, at.fetch)
 
 
 def trust_of(

@@ -30,7 +30,7 @@ from privml.statement.follow import metadata_path
 from privml.statement.index import Entry, Index, State
 from privml.statement.keys import Role
 from privml.statement.metadata import MAX_METADATA, ROOT, SNAPSHOT, TARGETS, TIMESTAMP
-from privml.statement.names import is_name, is_version
+from privml.statement.names import is_published
 from privml.statement.release import PROVENANCE_FILE, STATEMENT_FILE
 from privml.statement.update import Memory
 
@@ -199,9 +199,9 @@ def new_version(place: Place, name: str, number: str, build: Build, serial: int 
 
 def wanted_version(text: str) -> tuple[str, str]:
     """``NAME@VERSION``; ``UsageError`` for anything else."""
-    name, _, number = text.partition("@")
-    if not is_name(name) or not is_version(number):
+    if not is_published(text):
         raise UsageError(f"got `{text[:80]}`, expected NAME@VERSION")
+    name, _, number = text.partition("@")
     return name, number
 
 
@@ -259,16 +259,22 @@ def renew(place: Place) -> Files:
     return edit.finish()
 
 
-def new_roles(place: Place, roles: Roles) -> Files:
+def new_roles(place: Place, roles: Roles, demonstration_until: int | None = None) -> Files:
     """Make the repository's keys those of ``roles``: the first root, or the next one signed as the old one asks.
 
-    Images whose publishers change are signed again by the new ones, with the statements of their versions.
+    Images whose publishers change are signed again by the new ones, with the statements of their versions. With
+    ``demonstration_until`` (Unix seconds), the root is marked as a demonstration that ends then; ``Refused`` if the
+    repository is one and that is not given, or the other way round.
     """
     found = place.found()
     edit = Edit(found, place.signing, place.now)
-    renewed = found is None or found.root.body.expires < place.now + DAYS[ROOT] * DAY // 2
-    if renewed or found is None or found.root.body.roles != roles.top:
-        edit.root(roles.top)
+    if found is not None and found.root.body.demonstration is not (demonstration_until is not None):
+        said = "is a demonstration" if found.root.body.demonstration else "is a project's own, not a demonstration"
+        raise Refused(
+            f"{place.folder} {said}, and stays so", hint="begin another repository in another folder (--in)"
+        )
+    if found is None or found.root.body.roles != roles.top or _ends_too_soon(place, found, demonstration_until):
+        edit.root(roles.top, demonstration_until)
     images = {} if found is None else found.targets.body.images
     if gone := sorted(set(() if found is None else found.images) - set(roles.images)):
         raise Refused(
@@ -286,6 +292,13 @@ def new_roles(place: Place, roles: Roles) -> Files:
     if not edit.files:
         return {}
     return {**files, **edit.finish()}
+
+
+def _ends_too_soon(place: Place, found: Repository, demonstration_until: int | None) -> bool:
+    end = found.root.body.expires
+    if demonstration_until is not None:
+        return end != demonstration_until
+    return end < place.now + DAYS[ROOT] * DAY // 2
 
 
 def _resigned(place: Place, name: str, old: Role, new: Role) -> Files:

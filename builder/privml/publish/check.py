@@ -18,23 +18,21 @@ from pathlib import Path
 from privml.base import dsse
 from privml.base.errors import EvidenceError, PrivmlError, Refused
 from privml.base.times import time_text
-from privml.lock.lockfile import parse
-from privml.lock.models import Lock, ToolsLock
-from privml.output import manifest as manifests
+from privml.image.published import documents
+from privml.lock.models import Lock
 from privml.output.manifest import Manifest
-from privml.output.prediction import statement_of
 from privml.output.repository import Held, fetch_from
 from privml.publish import log as logs
 from privml.publish.repository import DAY, ROOT_FILE
-from privml.statement import follow, rebuild, signed
+from privml.statement import follow, rebuild
 from privml.statement import index as indexes
 from privml.statement.follow import FOLDER, Version, metadata_path
 from privml.statement.image import Image
 from privml.statement.index import INDEX_FILE, MAX_INDEX, Entry
-from privml.statement.keys import Role
 from privml.statement.metadata import MAX_METADATA, ROOT
+from privml.statement.names import DEMONSTRATION
 from privml.statement.rebuilders import FOLDER as ENDORSEMENTS
-from privml.statement.release import ENVELOPES, MANIFEST_FILE, PROVENANCE_FILE, RELEASE_FILE
+from privml.statement.release import ENVELOPES
 from privml.statement.tlog import Checkpoint
 from privml.statement.update import Memory, Update
 
@@ -47,12 +45,13 @@ WARN_DAYS = 14
 
 @dataclass
 class Findings:
-    """What is ``wrong`` and what will be ``soon``, one line each; and how much was read."""
+    """What is ``wrong`` and what will be ``soon``, one line each; how much was read; and if it is a demonstration."""
 
     wrong: list[str] = field(default_factory=list)
     soon: list[str] = field(default_factory=list)
     versions: int = 0
     files: int = 0
+    demonstration: bool = False
 
 
 @dataclass(frozen=True)
@@ -102,6 +101,7 @@ class _Gate:
         update = self._roots()
         if update is None:
             return None
+        self.found.demonstration = update.demonstration
         for role, end in update.expiries.items():
             self._expiry(role, end)
         for name in sorted(update.published):
@@ -176,51 +176,11 @@ class _Gate:
     def _version(self, image: Image, entry: Entry) -> None:
         version = image.read(self.fetch, entry)
         assert version is not None  # it counts
-        release, role = version.release, image.publishers
-        folder = f"{release.name}/{release.version}"
-        data = {}
-        for path, file in release.files.items():
-            got = self.fetch(f"{folder}/{path}", file.size)
-            if got is None:
-                raise EvidenceError(f"{folder}/{path}: no such file")
-            if (len(got), hashlib.sha256(got).digest()) != (file.size, file.sha256):
-                raise EvidenceError(f"{folder}/{path}: not the file that {RELEASE_FILE} names")
-            data[path] = got
-        self._provenance(folder, version, role)
-        manifest = manifests.decode(data[MANIFEST_FILE])
-        lock = parse(data["lock.json"], Lock, f"{folder}/lock.json")
-        tools = self._tools(folder, release.files["tools.lock.json"].sha256, data["tools.lock.json"])
-        for what, got_, expected in (
-            ("name", manifest.name, release.name),
-            ("recipe of the manifest", manifest.recipe_sha256, release.recipe_sha256.hex()),
-            ("lock of the manifest", manifest.lock_sha256, release.lock_sha256.hex()),
-            ("lock.json", lock.digest, release.lock_sha256.hex()),
-            ("recipe of the lock", lock.recipe_sha256, release.recipe_sha256.hex()),
-            ("tools.lock.json", tools, lock.tools_sha256),
-        ):
-            if got_ != expected:
-                raise EvidenceError(f"{folder}: {what}: got {got_}, expected {expected}")
-        if version.statement != statement_of(manifest, version.statement.predicate):
-            raise EvidenceError(f"{folder}: the statement is not of the manifest's artefacts")
-        self.inputs[release.name, release.version] = manifest, lock
+        found = documents(self.fetch, version, image.publishers)
+        self.inputs[version.release.name, version.release.version] = found.manifest, found.lock
         for path in sorted(self._all):
-            if path.startswith(f"{folder}/{ENDORSEMENTS}/"):
+            if path.startswith(f"{version.folder}/{ENDORSEMENTS}/"):
                 self._said(path, self._endorsement, path, version)
-
-    def _tools(self, folder: str, sha256: bytes, data: bytes) -> str:
-        """The digest of a tools lock, which most versions have in common."""
-        if sha256 not in self._tools_locks:
-            self._tools_locks[sha256] = parse(data, ToolsLock, f"{folder}/tools.lock.json").digest
-        return self._tools_locks[sha256]
-
-    def _provenance(self, folder: str, version: Version, role: Role) -> None:
-        path = f"{folder}/{PROVENANCE_FILE}"
-        data = self.fetch(path, follow.MAX_ENVELOPE)
-        if data is None:
-            raise EvidenceError(f"{path}: no such file")
-        payload = signed.verify(dsse.decode(data, what=path), role, what=path).payload
-        if hashlib.sha256(payload).digest() != version.release.provenance_sha256:
-            raise EvidenceError(f"{path}: not the provenance that {RELEASE_FILE} names")
 
     def _endorsement(self, path: str, version: Version) -> None:
         data = self.fetch(path, follow.MAX_ENVELOPE)
@@ -278,7 +238,12 @@ class _Gate:
 
 
 def _files(folder: Path) -> list[str]:
-    return [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() or path.is_symlink()]
+    found = [path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file() or path.is_symlink()]
+    # A demonstration next to the images is a repository of its own, with its own check.
+    apart = f"{DEMONSTRATION}/"
+    if f"{apart}{metadata_path(ROOT, 1)}" not in found:
+        return found
+    return [path for path in found if not path.startswith(apart)]
 
 
 def _is_kept(path: str) -> bool:

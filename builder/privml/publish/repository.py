@@ -132,10 +132,16 @@ class Edit:
         self._targets = None if before is None else before.targets
         self._images = {} if before is None else dict(before.images)
 
-    def root(self, roles: Mapping[str, Role]) -> None:
-        """A new root with the keys of the four top-level roles, signed as the old and the new one ask."""
+    def root(self, roles: Mapping[str, Role], demonstration_until: int | None = None) -> None:
+        """A new root with the keys of the four top-level roles, signed as the old and the new one ask.
+
+        With ``demonstration_until`` (Unix seconds) it is marked as a demonstration, and everything that is signed
+        under it is valid until then.
+        """
         old = None if self._root is None else self._root.body
-        body = Root(1 if old is None else old.version + 1, self._expiry(ROOT), dict(roles))
+        number = 1 if old is None else old.version + 1
+        end = self.now + DAYS[ROOT] * DAY if demonstration_until is None else demonstration_until
+        body = Root(number, end, dict(roles), demonstration=demonstration_until is not None)
         askers = [body.roles[ROOT]] if old is None else [old.roles[ROOT], body.roles[ROOT]]
         self._root = self._signed(body, askers, ROOT, metadata_path(ROOT, body.version))
         self.files[metadata_path(ROOT, body.version)] = self._root.file
@@ -195,7 +201,10 @@ class Edit:
         return self._root.body.roles[name]
 
     def _expiry(self, role: str) -> int:
-        return self.now + DAYS[role] * DAY
+        assert self._root is not None
+        root = self._root.body
+        # Nobody renews a demonstration: its keys are thrown away.
+        return root.expires if root.demonstration else self.now + DAYS[role] * DAY
 
     def _signed(self, body: Body, roles: Sequence[Role], what: str, path: str) -> Written[Body]:
         made = Signed.of(body)

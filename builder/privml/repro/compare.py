@@ -1,6 +1,7 @@
 """Compare two output directories layer by layer. Bytes decide equality; the layers explain where and why.
 
-The build's input record (``inputs.FILE``) is not part of an image. A missing file, an empty artefact, a link instead
+The build's input record (``inputs.FILE``) and what a fetched image has of its publication (``fetched.FOLDER``) are
+not part of an image. A missing file, an empty artefact, a link instead
 of an artefact, and a manifest that does not match its files are differences, even if both sides have them.
 """
 
@@ -23,6 +24,7 @@ from privml.image.inputs import FILE as INPUTS_FILE
 from privml.measure import gpt
 from privml.measure.pe import headers, in_memory
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
+from privml.output.fetched import FOLDER as PUBLISHED
 from privml.output.manifest import Manifest
 from privml.output.manifest import decode as decode_manifest
 from privml.recipe import tees
@@ -43,6 +45,7 @@ CONFIG = "etc/privml/config.json"
 Opener = Callable[[Path, Partition], AbstractContextManager[Path]]
 Surroundings = Mapping[str, tuple[tuple[str, str], ...]]
 _MAX_CONFIG = 64 << 10
+_NOT_COMPARED = (INPUTS_FILE, PUBLISHED)
 # Symptoms in the layer of trees whose path is no path in a tree.
 _NOT_PATHS = ("package", "configuration")
 
@@ -84,7 +87,9 @@ class Comparer:
     # -- files -------------------------------------------------------------------------------------------------
     def files(self) -> list[str]:
         """Artefacts by name and kind; the names that are a plain, non-empty file on both sides."""
-        listed = [{path.name: path for path in side.iterdir() if path.name != INPUTS_FILE} for side in self.sides]
+        listed = [
+            {path.name: path for path in side.iterdir() if path.name not in _NOT_COMPARED} for side in self.sides
+        ]
         required = {name for side in self.sides for name in required_of(side)}
         good = []
         for name in sorted({*listed[0], *listed[1], *required}):

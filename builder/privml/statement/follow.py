@@ -10,13 +10,21 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from privml.base import dsse
+from privml.base.dsse import Envelope
 from privml.base.errors import EvidenceError
 from privml.statement import intoto, release, signed
 from privml.statement.index import INDEX_FILE, Entry, Index
 from privml.statement.intoto import Statement
 from privml.statement.keys import Role
 from privml.statement.metadata import MAX_METADATA, SNAPSHOT, TARGETS, TIMESTAMP
-from privml.statement.release import MANIFEST_FILE, MAX_RELEASE, RELEASE_FILE, STATEMENT_FILE, Release
+from privml.statement.release import (
+    MANIFEST_FILE,
+    MAX_RELEASE,
+    PROVENANCE_FILE,
+    RELEASE_FILE,
+    STATEMENT_FILE,
+    Release,
+)
 from privml.statement.untrusted import UntrustedError
 from privml.statement.update import MAX_ROOTS, Memory, Update
 
@@ -70,7 +78,13 @@ class Version:
     entry: Entry
     release: Release
     statement: Statement
+    envelope: Envelope
     signers: tuple[str, ...]
+
+    @property
+    def folder(self) -> str:
+        """Where its files are, below the repository."""
+        return f"{self.release.name}/{self.release.version}"
 
 
 def version_of(fetch: Fetch, index: Index, entry: Entry, role: Role) -> Version:
@@ -90,7 +104,8 @@ def version_of(fetch: Fetch, index: Index, entry: Entry, role: Role) -> Version:
             f"that of {index.name} {entry.version} (serial {entry.serial})",
         )
     where = f"{folder}/{STATEMENT_FILE}"
-    verified = signed.verify(dsse.decode(_bounded(fetch, where, MAX_ENVELOPE), what=where), role, what=where)
+    envelope = dsse.decode(_bounded(fetch, where, MAX_ENVELOPE), what=where)
+    verified = signed.verify(envelope, role, what=where)
     _named(f"the payload of {where}", verified.payload, found.statement_sha256)
     statement = intoto.decode(verified.payload)
     if intoto.encode(statement) != verified.payload:
@@ -103,7 +118,7 @@ def version_of(fetch: Fetch, index: Index, entry: Entry, role: Role) -> Version:
             f"a statement of {predicate.name} with manifest {predicate.manifest_sha256.hex()}",
             f"one of {index.name} with manifest {manifest.hex()}",
         )
-    return Version(entry, found, statement, verified.signers)
+    return Version(entry, found, statement, envelope, verified.signers)
 
 
 def manifest_of(fetch: Fetch, version: Version) -> bytes:
@@ -113,11 +128,20 @@ def manifest_of(fetch: Fetch, version: Version) -> bytes:
 
 def file_of(fetch: Fetch, version: Version, name: str) -> bytes:
     """A file of a version, as its release names it; errors as of `version_of`."""
-    where = f"{version.release.name}/{version.release.version}/{name}"
+    where = f"{version.folder}/{name}"
     named = version.release.files[name]
     data = _there(fetch, where, min(named.size, MAX_ENVELOPE))
     _named(where, data, named.sha256)
     return data
+
+
+def provenance_of(fetch: Fetch, version: Version, role: Role) -> Envelope:
+    """The provenance of a version, signed by its publishers ``role``; errors as of `version_of`."""
+    where = f"{version.folder}/{PROVENANCE_FILE}"
+    envelope = dsse.decode(_bounded(fetch, where, MAX_ENVELOPE), what=where)
+    payload = signed.verify(envelope, role, what=where).payload
+    _named(f"the payload of {where}", payload, version.release.provenance_sha256)
+    return envelope
 
 
 def _named(what: str, data: bytes, expected: bytes) -> None:

@@ -6,7 +6,8 @@ Stricter than the specification, so that each document has one meaning (ADR 0060
 - ``consistent_snapshot`` is true, and every file is named with version, length and SHA-256;
 - the top-level targets role names no target; it delegates ``NAME/*`` to a terminating role NAME for each image;
 - the role NAME names exactly one target, ``NAME/index.json``, and delegates nothing;
-- unknown fields are refused.
+- a root may have ``demonstration``: true, which says that one person made all keys (ADR 0067);
+- other fields are refused.
 
 Signatures cover the OLPC canonical JSON of the member ``signed``, as the specification says.
 """
@@ -112,14 +113,16 @@ Body = TypeVar("Body", bound=Metadata)
 
 @dataclass(frozen=True)
 class Root(Metadata):
-    """The keys of the four top-level roles."""
+    """The keys of the four top-level roles. A ``demonstration``'s were all made by one person."""
 
     type = ROOT
     roles: Mapping[str, Role]
+    demonstration: bool = False
 
     def own_dict(self) -> dict[str, Any]:
-        """``consistent_snapshot``, ``keys`` and ``roles``."""
+        """``consistent_snapshot``, ``keys`` and ``roles``, and the mark of a demonstration."""
         return {
+            **({"demonstration": True} if self.demonstration else {}),
             "consistent_snapshot": True,
             "keys": keys_to_dict(self.roles.values()),
             "roles": {name: role_to_dict(role) for name, role in self.roles.items()},
@@ -134,7 +137,10 @@ class Root(Metadata):
         roles = fields.fields("roles")
         found = {name: role_from(roles.fields(name), keys) for name in TOP_LEVEL}
         roles.end()
-        return cls(version, expires, found)
+        marked = fields.has("demonstration")
+        if marked and not fields.boolean("demonstration"):
+            raise EvidenceError(f"{fields.path}.demonstration: got false, expected true or no such field")
+        return cls(version, expires, found, marked)
 
 
 @dataclass(frozen=True)

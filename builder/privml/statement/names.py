@@ -9,7 +9,11 @@ from privml.base.strictjson import Fields
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9-]{0,62}")
 _VERSION = re.compile(r"[0-9A-Za-z](?:[0-9A-Za-z+_-]|\.(?!\.)){0,62}")
-RESERVED = frozenset({"root", "targets", "snapshot", "timestamp", "tuf", "log", "rebuilders", "demonstration"})
+DEMONSTRATION = "demonstration"
+"""The folder of a demonstration next to the images of a project."""
+DEMONSTRATED = "a demonstration whose keys one person made"
+"""What is said of everything that such a root vouches for."""
+RESERVED = frozenset({"root", "targets", "snapshot", "timestamp", "tuf", "log", "rebuilders", DEMONSTRATION})
 """Names of roles and folders of the repository, which no image may have."""
 
 
@@ -21,6 +25,12 @@ def is_name(text: str) -> bool:
 def is_version(text: str) -> bool:
     """True for a version: letters, digits, ``+``, ``-``, ``_`` and single dots, at most 63."""
     return _VERSION.fullmatch(text) is not None and not text.endswith(".")
+
+
+def is_published(text: str) -> bool:
+    """True for ``NAME@VERSION``."""
+    name, at, version = text.partition("@")
+    return bool(at) and is_name(name) and is_version(version)
 
 
 def name_of(fields: Fields, key: str = "name") -> str:

@@ -123,11 +123,21 @@ class Update:
         """The version of root that may come next."""
         return self._root.version + 1
 
+    @property
+    def demonstration(self) -> bool:
+        """True if the root says that one person made all keys."""
+        return self._root.demonstration
+
     def root(self, data: bytes) -> None:
         """Take the next version of root: signed by enough keys of the last one and of its own."""
         found = metadata.decode(Root, data, f"{self.next_root}.root")
         if found.body.version != self.next_root:
             raise UntrustedError("trust-root", f"root version {found.body.version}", f"version {self.next_root}")
+        if found.body.demonstration is not self._root.demonstration:
+            # Whoever trusts a demonstration was told so once, and whoever trusts a project is never led into one.
+            said = ("without the mark of a demonstration", "with it")
+            got, wanted = said if self._root.demonstration else said[::-1]
+            raise UntrustedError("trust-root", f"root version {found.body.version} {got}", f"a root {wanted}")
         _enough(self._root.roles[ROOT], found, "trust-root", f"{self.next_root}.root by the keys before it")
         _enough(found.body.roles[ROOT], found, "trust-root", f"{self.next_root}.root by its own keys")
         self._root = found.body

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import http.client
 import ssl
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, ThreadPoolExecutor, wait
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
@@ -26,6 +27,7 @@ from privml.store.lookalikes import BEGIN, meaning
 from privml.store.mirrors import configured_addresses
 from privml.store.objects import Store
 from privml.store.pools import Pool
+from privml.store.registry import TokenError, Tokens
 from privml.store.room import STORE_HINT, cannot_write, writing
 
 THREADS = 4
@@ -158,6 +160,7 @@ class _Work:
     attempts: int
     sleep: Callable[[float], object]
     meter: _Meter
+    tokens: Tokens = field(default_factory=Tokens)
     stop: threading.Event = field(default_factory=threading.Event)
     # Hosts that used up all attempts on one item: the next item tries them only once.
     tired: set[str] = field(default_factory=set)
@@ -171,11 +174,12 @@ def _bring(work: _Work, item: Item, connections: Connections) -> None:
     try:
         if _from_folder(work, item, tried):
             return
-        urls = [url for pool in work.pools if (url := pool.url(item.sha256))]
-        for url in (*urls, *item.urls):
+        pools = [(url, pool.layout.tokens) for pool in work.pools if (url := pool.url(item.sha256))]
+        for url, tokens in (*pools, *((url, False) for url in item.urls)):
+            get = functools.partial(work.tokens.get, connections) if tokens else connections.get
             attempts = 1 if urllib.parse.urlsplit(url).netloc in work.tired else work.attempts
             try:
-                _from_address(work, item, url, partial, connections, attempts)
+                _from_address(work, item, url, partial, _Source(connections, get), attempts)
             except _WrongBytesError as wrong:
                 gone = gone and (url not in item.urls or isinstance(wrong, _AbsentError))
                 partial.unlink(missing_ok=True)
@@ -204,6 +208,10 @@ def _from_folder(work: _Work, item: Item, tried: list[str]) -> bool:
         if not file.is_file():
             tried.append(f"  {pool.place}: not in this pool")
             continue
+        found = file.stat().st_size
+        if item.size is not None and found != item.size:
+            tried.append(f"  {file}: {found} bytes, expected {item.size}")
+            continue
         try:
             work.store.add_file(file, expect=item.sha256)
         except InputsError as wrong:
@@ -215,13 +223,21 @@ def _from_folder(work: _Work, item: Item, tried: list[str]) -> bool:
                 raise cannot_write(work.store.root, "the store", STORE_HINT, error) from error
             tried.append(f"  {file}: {_text(error)}")
             continue
-        work.meter.add(file.stat().st_size, known=item.size is not None)
+        work.meter.add(found, known=item.size is not None)
         work.meter.finished()
         return True
     return False
 
 
-def _from_address(work: _Work, item: Item, url: str, partial: Path, connections: Connections, attempts: int) -> None:
+@dataclass(frozen=True)
+class _Source:
+    """A thread's connections, and how GET is sent with them."""
+
+    connections: Connections
+    get: Callable[[str, Mapping[str, str]], http.client.HTTPResponse]
+
+
+def _from_address(work: _Work, item: Item, url: str, partial: Path, source: _Source, attempts: int) -> None:
     """Download and store; raises the error of the last attempt."""
     for attempt in range(attempts):
         if work.stop.is_set():
@@ -229,12 +245,15 @@ def _from_address(work: _Work, item: Item, url: str, partial: Path, connections:
         if attempt:
             work.sleep(min(_LONGEST_WAIT, 0.25 * 2 ** (attempt - 1)))
         try:
-            _download(url, item, partial, connections, work.meter)
+            _download(url, item, partial, source, work.meter)
+        except TokenError as refused:
+            source.connections.drop(url)
+            raise _WrongBytesError(str(refused)) from refused
         except _WrongBytesError:
-            connections.drop(url)
+            source.connections.drop(url)
             raise
         except (OSError, http.client.HTTPException):
-            connections.drop(url)
+            source.connections.drop(url)
             if attempt == attempts - 1:
                 work.tired.add(urllib.parse.urlsplit(url).netloc)
                 raise
@@ -249,7 +268,7 @@ def _on_the_store(partial: Path) -> AbstractContextManager[None]:
     return writing(partial.parent.parent, "the store", STORE_HINT)
 
 
-def _download(url: str, item: Item, partial: Path, connections: Connections, meter: _Meter) -> None:
+def _download(url: str, item: Item, partial: Path, source: _Source, meter: _Meter) -> None:
     """Append the missing bytes to ``partial`` and check the complete file."""
     hasher = hashlib.sha256()
     have = 0
@@ -265,7 +284,7 @@ def _download(url: str, item: Item, partial: Path, connections: Connections, met
         hasher, have = hashlib.sha256(), 0
     if not have or hasher.hexdigest() != item.sha256:
         # Always close: nothing else does, if the response ends with its connection.
-        with connections.get(url, {"Range": f"bytes={have}-"} if have else None) as response:
+        with source.get(url, {"Range": f"bytes={have}-"} if have else {}) as response:
             if response.status == 206 and response.getheader("Content-Range", "").startswith(f"bytes {have}-"):
                 mode, resumed = "ab", True
             elif response.status == 200:

@@ -115,6 +115,9 @@ ADVICE: Mapping[str, str] = {
     "version-revoked": "Do not send. The operator must use a version that counts.",
     "version-below-minimum": "The operator must use a later version.",
     "rebuilders": "Ask for more endorsements, or rebuild the image yourself and use `--expect`.",
+    "demonstration": (
+        "Use the project's own root. For a trial, `--allow-demonstration` accepts it, at most as a simulation."
+    ),
     "sample-evidence": "Ask with 32 random bytes as nonce. Otherwise do not send.",
 }
 """By code. Each code of `CODES` has an entry."""

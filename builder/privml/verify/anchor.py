@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from privml.statement.index import State
+from privml.statement.names import DEMONSTRATED
 from privml.statement.predicate import Predicate
 
 
@@ -21,10 +22,27 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Fetched:
+    """An image in this directory that was fetched as a published version, and not built by the caller."""
+
+    directory: str
+    version: str
+    serial: int
+    demonstration: bool = False
+
+    def __str__(self) -> str:
+        said = (
+            f"the image in {self.directory}, fetched as version {self.version} (serial {self.serial}) and not built"
+        )
+        return f"{said}{f', {DEMONSTRATED}' if self.demonstration else ''}"
+
+
+@dataclass(frozen=True)
 class Published:
     """A published version of an image, as a trusted root vouches for it at ``as_of`` (Unix seconds).
 
     ``signers`` are the ids of the keys that signed its statement, of ``publishers`` keys of which ``threshold`` must.
+    ``demonstration``: one person made all keys, as the root says.
     ``expiries`` has the end of each role's metadata. ``rebuilders`` names those of the caller's list who got the
     same, ``rebuilders_asked`` how many must; it is None if the caller asks for none. ``notes`` are lines for people.
     """
@@ -44,13 +62,15 @@ class Published:
     rebuilders: tuple[str, ...] = ()
     rebuilders_asked: int | None = None
     notes: tuple[str, ...] = ()
+    demonstration: bool = False
 
     def __str__(self) -> str:
         ids = ", ".join(keyid[:16] for keyid in self.signers)
         signed = f"signed by {len(self.signers)} of {self.publishers} publishers ({ids})"
         rebuilt = f"rebuilt by {', '.join(self.rebuilders) or 'nobody'}"
         asked = "no rebuilder asked" if self.rebuilders_asked is None else rebuilt
-        return f"version {self.version} (serial {self.serial}), {signed}, {asked}"
+        said = f"version {self.version} (serial {self.serial}), {signed}, {asked}"
+        return f"{said}{f', {DEMONSTRATED}' if self.demonstration else ''}"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
@@ -65,6 +85,7 @@ class Published:
             "rebuilders": list(self.rebuilders),
             "rebuilders_asked": self.rebuilders_asked,
             "valid_until": min(self.expiries.values(), default=None),
+            "demonstration": self.demonstration,
         }
 
 
@@ -78,7 +99,12 @@ class Unproven:
         return f"{self.wanted}, which the trusted root does not vouch for"
 
 
-Anchor = Built | Published | Unproven
+Anchor = Built | Fetched | Published | Unproven
+
+
+def is_demonstration(anchor: Anchor) -> bool:
+    """True if the anchor rests on a root that is marked as a demonstration."""
+    return isinstance(anchor, Fetched | Published) and anchor.demonstration
 
 
 @dataclass(frozen=True)

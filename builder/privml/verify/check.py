@@ -21,10 +21,11 @@ from privml.evidence.nvidia.claims import NO_DEVICES, CheckedDevices
 from privml.evidence.sections import TLS_KEY
 from privml.statement.launch import LAYOUTS, Accepted, FilledBy, MeasuredLaunch
 from privml.verify import denied, nvidia, publication, tdx
-from privml.verify.anchor import Anchored, Candidates, Expected, Published
+from privml.verify.anchor import Anchored, Candidates, Expected, Fetched, Published, is_demonstration
 from privml.verify.explain import agent_difference, register_difference
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
+from privml.verify.publication import DemonstrationCase
 from privml.verify.rules import Check, TeeCase, TeeRules, any_of, refuses
 from privml.verify.verdict import Outcome, Refusal, Verdict
 
@@ -55,6 +56,11 @@ class Case:
         """The input of the checks of a published version; None if the caller built the image."""
         anchor = self.expected.anchor
         return publication.PublicationCase(anchor, self.policy.published) if isinstance(anchor, Published) else None
+
+    @property
+    def demonstration(self) -> DemonstrationCase:
+        """The input of the check that a demonstration is allowed."""
+        return DemonstrationCase(is_demonstration(self.expected.anchor), self.policy.allow_demonstration)
 
     @property
     def rules(self) -> TeeRules[Any]:
@@ -271,6 +277,7 @@ def _refusals(case: Case) -> Iterator[Refusal]:
     yield from denied.samples(case.facts)
     if case.publication is not None:
         yield from publication.publication(case.publication)
+    yield from publication.demonstration(case.demonstration)
 
 
 def _closest(facts: Facts, launches: tuple[MeasuredLaunch, ...]) -> MeasuredLaunch | None:
@@ -286,18 +293,29 @@ def _equal(facts: Facts, launch: MeasuredLaunch | None) -> int:
 
 
 def _outcome(case: Case) -> Outcome:
+    # Whoever made all keys of a demonstration could have published anything.
+    accepted = _genuine(case) and not case.demonstration.demonstration
+    return Outcome.ACCEPTED if accepted else Outcome.ACCEPTED_SIMULATED
+
+
+def _genuine(case: Case) -> bool:
     checked = case.signature
     genuine = not isinstance(checked, SignatureFailure) and checked.root_sha256 in case.rules.genuine_roots
     # A development image can contain anything, so even on genuine hardware it is treated like a simulation.
     genuine = genuine and not nvidia.simulated(case.device_case)
-    return Outcome.ACCEPTED if genuine and case.facts.header.variant == PRODUCTION else Outcome.ACCEPTED_SIMULATED
+    return genuine and case.facts.header.variant == PRODUCTION
 
 
 def _notes(case: Case) -> Iterator[str]:
+    if case.demonstration.demonstration:
+        platform = "the platform is genuine" if _genuine(case) else "no hardware vouches for this guest"
+        yield f"a demonstration: one person made all keys, so nobody else vouches for this image; {platform}"
     yield from case.rules.notes(case.evidence)
     yield from nvidia.notes(case.device_case)
     if case.publication is not None:
         yield from publication.notes(case.publication.version)
+    if isinstance(case.expected.anchor, Fetched):
+        yield "the image was fetched, not built; `--trust` shows whether its publishers revoked it since"
     for declared in case.expected.predicate.exceptions:
         if declared.name in case.policy.exceptions:
             yield f"exception {declared.name}: accepted by the policy; the recipe's reason: {declared.reason}"
@@ -339,6 +357,7 @@ CODES: Mapping[str, str] = _union(
         denied.samples,
         exceptions,
         publication.publication,
+        publication.demonstration,
     )
 )
 """Every refusal code and what it means."""

@@ -21,12 +21,14 @@ class Policy:
     """The acceptance criteria that do not depend on the image.
 
     ``purpose`` is the required purpose of the document. ``allow_simulated`` is the DER of a simulation's root, or
-    None; a development image is accepted only with one. No policy file can set these two. Each TEE's policy is in the
-    field with its name.
+    None; a development image is accepted only with one. ``allow_demonstration`` accepts, as a simulation, an image
+    published under a root that is marked as a demonstration. No policy file can set these three. Each TEE's policy is
+    in the field with its name.
     """
 
     purpose: str = SERVE
     allow_simulated: bytes | None = None
+    allow_demonstration: bool = False
     exceptions: frozenset[str] = setting(
         texts(),
         frozenset(),

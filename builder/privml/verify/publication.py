@@ -92,6 +92,21 @@ def publication(case: PublicationCase) -> Iterator[Refusal]:
         yield Refusal("rebuilders", got, f"at least {version.rebuilders_asked} of your list")
 
 
+@dataclass(frozen=True)
+class DemonstrationCase:
+    """The input of `demonstration`: is the image published as one, and does the caller allow that?"""
+
+    demonstration: bool
+    allowed: bool
+
+
+@refuses({"demonstration": "the image is published as a demonstration: one person made all keys"})
+def demonstration(case: DemonstrationCase) -> Iterator[Refusal]:
+    """Check that a demonstration is not taken for a project's publication."""
+    if case.demonstration and not case.allowed:
+        yield Refusal("demonstration", "a root marked as a demonstration", "a root whose keys several people hold")
+
+
 def notes(version: Published) -> Iterator[str]:
     """What a caller should know of a version that counts."""
     if version.state.counts and version.state.value != "current":

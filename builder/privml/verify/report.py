@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from privml.base.errors import printable
+from privml.verify.anchor import is_demonstration
 from privml.verify.check import CODES
 from privml.verify.verdict import Outcome, Verdict
 
@@ -11,6 +12,12 @@ _HEADLINES = {
     Outcome.ACCEPTED_SIMULATED: "ACCEPTED-SIMULATED (no hardware vouches for this)",
     Outcome.REFUSED: "REFUSED",
 }
+
+
+def _headline(verdict: Verdict) -> str:
+    if verdict.outcome is Outcome.ACCEPTED_SIMULATED and is_demonstration(verdict.anchor):
+        return "ACCEPTED-SIMULATED (only a demonstration)"  # a note says whether the hardware is genuine
+    return _HEADLINES[verdict.outcome]
 
 
 def render(verdict: Verdict, about: str = "") -> str:
@@ -22,7 +29,7 @@ def render(verdict: Verdict, about: str = "") -> str:
     Found values come from the untrusted machine (a stage, a reason of the QVL) and are reduced to one printable line.
     """
     relaxations = "" if verdict.outcome is Outcome.REFUSED else verdict.relaxations
-    headline = f"{_HEADLINES[verdict.outcome]}{relaxations}"
+    headline = f"{_headline(verdict)}{relaxations}"
     variant = f" ({verdict.variant})" if verdict.variant else ""
     lines = [f"{headline}: {verdict.name}{variant}, against {verdict.anchor}{about}"]
     lines += [f"  model: {model}" for model in verdict.models]
