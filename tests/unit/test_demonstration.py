@@ -312,3 +312,28 @@ def test_a_proxy_does_not_start_on_a_demonstration(made: Project, monkeypatch: p
 def test_the_option_is_for_published_measurements(begun: Project) -> None:  # noqa: F811
     outcome = Outcome(begun.capsys, "image", NAME, "--allow-demonstration")
     assert (outcome.code, "--allow-demonstration is for published measurements" in outcome.stderr) == (2, True)
+
+
+# --- what others are shown ------------------------------------------------------------------------------------------
+
+
+def test_a_search_and_the_pages_say_so_and_no_other_verifier_gets_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from published_whole import build
+
+    from privml.publish.site import site
+
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    fake = Fake(demonstration_until=END)
+    fake.publish("1.0", build())
+    put(fake, tmp_path / "m")
+    root, register = str(tmp_path / "m/root.json"), samples.PREDICATE.launches[0].accepted("rtmr1")[0].hex()
+    for words in (("--in", str(tmp_path / "m")), ("--trust", root)):
+        assert "a demonstration: one person made all keys" in Outcome(capsys, "lookup", register, *words).stderr
+    pages = [data for path, data in site(tmp_path / "m").items() if path.endswith(".html")]
+    assert pages
+    assert all(b"This is a demonstration: one person made all keys." in page for page in pages)
+    said = Outcome(capsys, "export", f"{NAME}@1.0", "--format", "trustee", "--trust", root)
+    assert said.code == 8
+    assert "demonstration: got a root marked as a demonstration" in said.stderr

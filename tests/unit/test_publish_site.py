@@ -392,7 +392,7 @@ def test_other_files_are_not_replaced_and_a_refused_site_leaves_the_earlier_one(
     (Path("measurements") / NAME / "1.2/lock.json").write_bytes(b"{}")
     outcome = run(capsys, "public")
     assert outcome.code == 8
-    assert f"{NAME}/1.2/lock.json: not the file that release.json names" in outcome.stderr
+    assert f"statement-digest: got {NAME}/1.2/lock.json with sha256 " in outcome.stderr
     assert Path("public/index.html").read_bytes() == before
     with pytest.raises(UsageError):
         site.write({}, Path("docs/mine.html"))

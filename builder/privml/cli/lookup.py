@@ -21,6 +21,7 @@ from privml.statement import image
 from privml.statement import lookup as search
 from privml.statement.image import Image
 from privml.statement.lookup import MIN_DIGITS, Found
+from privml.statement.update import Update
 
 _SHOWN = 8
 
@@ -120,7 +121,7 @@ class Read:
 
 def _folder(folder: Path) -> Read:
     found = held(folder)
-    return Read(str(folder), found.root_sha256, False, found.images, _unread(found.images))
+    return Read(str(folder), found.root_sha256, False, found.images, (*_marked(found.update), *_unread(found.images)))
 
 
 def _trusted(root: Path, index: str | None, state: Path | None) -> Read:
@@ -137,7 +138,11 @@ def _trusted(root: Path, index: str | None, state: Path | None) -> Read:
         if end <= now
     )
     digest = hashlib.sha256(repository.root).hexdigest()
-    return Read(repository.source, digest, True, images, (*first, *ended, *_unread(images)))
+    return Read(repository.source, digest, True, images, (*_marked(update), *first, *ended, *_unread(images)))
+
+
+def _marked(update: Update) -> tuple[str, ...]:
+    return ("a demonstration: one person made all keys",) if update.demonstration else ()
 
 
 def _unread(images: Iterable[Image]) -> tuple[str, ...]:

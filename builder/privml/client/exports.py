@@ -18,7 +18,7 @@ from privml.events.variants import PRODUCTION
 from privml.statement.launch import MeasuredLaunch
 from privml.verify.anchor import Expected, Published
 from privml.verify.policy import Policy
-from privml.verify.publication import PublicationCase, publication
+from privml.verify.publication import DemonstrationCase, PublicationCase, demonstration, publication
 from privml.verify.tdx import TdxPolicy
 
 TEE = "tdx"
@@ -68,7 +68,11 @@ def accepted(expected: Expected, root_sha256: str, policy: Policy) -> Export:
     assert isinstance(anchor, Published)
     wrong = [
         f"{each.code}: got {each.got}, expected {each.expected}"
-        for each in publication(PublicationCase(anchor, policy.published))
+        for each in (
+            *publication(PublicationCase(anchor, policy.published)),
+            # No form of another verifier could say that it is one.
+            *demonstration(DemonstrationCase(anchor.demonstration, allowed=False)),
+        )
     ]
     if predicate.variant != PRODUCTION:
         wrong.append(f"variant: got {predicate.variant}, expected {PRODUCTION}")

@@ -32,6 +32,10 @@ from privml.statement.metadata import MAX_METADATA, ROOT
 
 FORMAT = "privml-registers/v1"
 REGISTERS_FILE = "registers.json"
+_DEMONSTRATION = (
+    "This is a demonstration: one person made all keys. Do not rely on it. `--allow-demonstration` lets the commands "
+    "below accept it, as a simulation."
+)
 _LETTER = 7
 """Pixels of a badge's letter, roughly."""
 _GREEN, _AMBER, _RED = "#1a7f37", "#8a4b00", "#b42318"
@@ -123,7 +127,10 @@ class _Site:
 
     def _page(self, title: str, template: str, of: Mapping[str, Any]) -> bytes:
         body: str = self._templates[0].get_template(template).render(of)
-        return html.document(title, [body.strip()]).encode()
+        marked = (
+            [f'<p class="verdict differs">{html.text(_DEMONSTRATION)}</p>'] if self.held.update.demonstration else []
+        )
+        return html.document(title, [*marked, body.strip()]).encode()
 
     def _text(self, template: str, **of: Any) -> bytes:
         rendered: str = self._templates[1].get_template(template).render(of)
