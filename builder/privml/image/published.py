@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 
 from privml.base.dsse import Envelope
 from privml.base.errors import EvidenceError, InputsError
@@ -47,20 +48,26 @@ def documents(fetch: Fetch, version: Version, role: Role) -> Documents:
     provenance = follow.provenance_of(fetch, version, role)
     manifest = manifests.decode(files[MANIFEST_FILE])
     try:
-        lock = parse(files[LOCK_FILE], Lock, f"{folder}/{LOCK_FILE}")
-        tools = parse(files[TOOLS_LOCK_FILE], ToolsLock, f"{folder}/{TOOLS_LOCK_FILE}")
+        lock = parse(files[LOCK_FILE], Lock, LOCK_FILE)
+        tools = _tools_digest(files[TOOLS_LOCK_FILE])
     except InputsError as error:
-        raise EvidenceError(error.message) from error
+        raise EvidenceError(f"{folder}/{error.message}") from error
     for what, got, expected in (
         ("name", manifest.name, release.name),
         ("recipe of the manifest", manifest.recipe_sha256, release.recipe_sha256.hex()),
         ("lock of the manifest", manifest.lock_sha256, release.lock_sha256.hex()),
         (LOCK_FILE, lock.digest, release.lock_sha256.hex()),
         ("recipe of the lock", lock.recipe_sha256, release.recipe_sha256.hex()),
-        (TOOLS_LOCK_FILE, tools.digest, lock.tools_sha256),
+        (TOOLS_LOCK_FILE, tools, lock.tools_sha256),
     ):
         if got != expected:
             raise EvidenceError(f"{folder}: {what}: got {got}, expected {expected}")
     if version.statement != statement_of(manifest, version.statement.predicate):
         raise EvidenceError(f"{folder}: the statement is not of the manifest's artefacts")
     return Documents(version, manifest, lock, files, provenance)
+
+
+@lru_cache(maxsize=8)
+def _tools_digest(data: bytes) -> str:
+    """The digest of a tools lock, which most versions have in common."""
+    return parse(data, ToolsLock, TOOLS_LOCK_FILE).digest
