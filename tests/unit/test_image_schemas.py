@@ -10,7 +10,7 @@ from typing import Any
 import image_fake
 import pytest
 from json_schema import accepts
-from test_image_manifest import sample, signed, without_model
+from test_image_manifest import IDENTITY, KEY, sample, signed, without_model
 
 from privml.base.errors import PrivmlError
 from privml.base.strictjson import canonical, loads, pretty
@@ -111,7 +111,15 @@ def agreement(document: Any, fits: dict[str, Any], read: Callable[[bytes], objec
     return apart
 
 
-@pytest.mark.parametrize("made", [sample, signed, without_model])
+def signed_by_key(folder: Path) -> manifest.Manifest:
+    return signed(folder, KEY)
+
+
+def signed_by_identity(folder: Path) -> manifest.Manifest:
+    return signed(folder, IDENTITY)
+
+
+@pytest.mark.parametrize("made", [sample, signed_by_key, signed_by_identity, without_model])
 def test_the_manifest_schema_refuses_what_the_reader_refuses(
     tmp_path: Path, made: Callable[[Path], manifest.Manifest]
 ) -> None:
