@@ -221,7 +221,8 @@ def test_a_container_without_loop_devices(tmp_path: Path, tdx_min: Path) -> None
 # the apt that the tests' expectations are of.
 NEED_MORE = (
     "client_environment", "client_proxy", "endorse_command", "export_command", "host_facts", "library",
-    "lock_archive", "lock_modelsources", "publish_command", "publish_signer", "store_faults", "store_pypi", "ways_out",
+    "lock_archive", "lock_modelsources", "publish_command", "publish_signer", "store_faults", "store_pypi",
+    "ways_out",
 )  # fmt: skip
 # Refused by each Python, in other words: a name that is too long, endless trailers.
 IN_OTHER_WORDS = (
