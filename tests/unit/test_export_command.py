@@ -19,7 +19,6 @@ from test_cli_main import Outcome, as_found, place  # noqa: F401 - fixtures
 from test_client_trust import put
 
 from privml.base.errors import MeasurementError, Refused, UsageError
-from privml.cli.export import FORMATS
 from privml.client import exports
 from privml.client.exports import TARGETS, Export
 from privml.events.registers import RTMR3, RTMRS, ZERO
@@ -324,7 +323,7 @@ def run(capsys: pytest.CaptureFixture[str], form: str, *words: str, wanted: str 
     return Outcome(capsys, "export", wanted, "--format", form, "--trust", "measurements/root.json", *words)
 
 
-@pytest.mark.parametrize("form", FORMATS)
+@pytest.mark.parametrize("form", TARGETS)
 def test_the_verb_writes_each_format(here: Path, capsys: pytest.CaptureFixture[str], form: str) -> None:
     printed = run(capsys, form, "--shape", ONE)
     assert (printed.code, printed.stderr) == (0, "")

@@ -162,3 +162,62 @@ def test_a_damaged_artefact_or_a_directory_in_use_gives_no_layout(tmp_path: Path
     assert not (tmp_path / "layout").exists()
     with pytest.raises(UsageError, match="is not empty"):
         write_layout(tmp_path / "image", tmp_path / "image", made.artefacts, {}, "1")
+
+
+# --- an image layout of a version -----------------------------------------------------------------------------------
+
+
+def exported(begun: Project, *words: str) -> Outcome:  # noqa: F811
+    return Outcome(begun.capsys, "export", WANTED, "--format", "oci", "--trust", "measurements/root.json", *words)
+
+
+def test_a_version_is_exported_as_a_layout_that_is_a_pool(begun: Project, tmp_path: Path) -> None:  # noqa: F811
+    outcome = exported(begun, "--image", str(LEG), "--output", "layout")
+    assert outcome.code == 0, outcome.stderr
+    digest = outcome.stdout.split()[-1]
+    index = json.loads(Path("layout/index.json").read_bytes())
+    assert [row["digest"] for row in index["manifests"]] == [digest]
+    found = manifests.read(LEG)
+    assert (Path("layout/blobs/sha256") / found.sha256.hex()).read_bytes() == found.encode()
+    store = Store(tmp_path / "empty")
+    items = [Item(each.sha256, each.size, name, ()) for name, each in found.artefacts.items()]
+    fetch(store, items, pools=[Pool.parse("layout")])
+    assert all(store.has(each.sha256) for each in found.artefacts.values())
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        (("--output", "layout"), 2, "--format oci takes --image"),
+        (("--image", str(LEG)), 2, "--format oci takes --image"),
+        (("--image", str(LEG), "--output", "layout", "--shape", "x"), 2, "--format oci takes --image"),
+        (("--image", str(LEG), "--output", "full"), 2, "full is not empty"),
+        (
+            ("--image", "../other", "--output", "layout"),
+            8,
+            "../other is not demo-cpu 1.0: its manifest has the SHA-256",
+        ),
+        (("--image", "../damaged", "--output", "layout"), 6, "uki.efi does not match manifest.json"),
+    ],
+)
+def test_what_is_not_exported_as_a_layout(
+    words: tuple[str, ...],
+    code: int,
+    message: str,
+    begun: Project,  # noqa: F811
+) -> None:
+    Path("full").mkdir()
+    Path("full/file").write_text("x")
+    shutil.copytree(LEG, "../damaged")
+    (Path("../damaged") / "uki.efi").write_bytes(b"damaged")
+    (Path("../other") / "manifest.json").write_bytes(sample(Path("../other")).encode())
+    outcome = exported(begun, *words)
+    assert (outcome.code, outcome.stdout) == (code, "")
+    assert message in outcome.stderr
+    assert not Path("layout").exists()
+
+
+def test_other_forms_take_no_image(begun: Project) -> None:  # noqa: F811
+    words = ("export", WANTED, "--format", "trustee", "--trust", "measurements/root.json", "--image", str(LEG))
+    outcome = Outcome(begun.capsys, *words)
+    assert (outcome.code, "--image is for --format oci" in outcome.stderr) == (2, True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import click
 
-from privml.base.errors import UsageError
+from privml.base.errors import Refused, UsageError
 from privml.base.files import read_start, write_atomic
 from privml.cli.anchor import AnchorWords, rebuilders_option, repository_options
 from privml.cli.output import show, show_text
@@ -19,16 +19,21 @@ from privml.client import exports
 from privml.client.exports import Export, Target
 from privml.statement.metadata import MAX_METADATA
 from privml.statement.names import is_name, is_version
-from privml.verify.anchor import Expected
+from privml.verify.anchor import Expected, Published
 
 
 @dataclass(frozen=True)
 class Given:
-    """What a format is written from: the verified version's values, and where to (None: standard output)."""
+    """What a format is written from: the verified version and its values, and where to (None: standard output).
 
+    ``image`` is the directory of the image itself, if it was named.
+    """
+
+    expected: Expected
     export: Export
     shape: str | None
     output: Path | None
+    image: Path | None
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,8 @@ def _text(target: Target) -> Format:
     """The format of a verifier that reads one file of text."""
 
     def write(given: Given) -> None:
+        if given.image is not None:
+            raise UsageError("--image is for --format oci: the other formats hold no artefacts")
         export = given.export if given.shape is None else given.export.only(given.shape)
         if target.one_size and len(export.values) != 1:
             raise UsageError(
@@ -52,6 +59,8 @@ def _text(target: Target) -> Format:
         text = target.text(export)
         if given.output is None:
             show_text(text)
+        elif given.output.is_dir():
+            raise UsageError(f"--output: {given.output} is a directory, expected a file")
         else:
             write_atomic(given.output, text.encode())
             show(str(given.output))
@@ -59,7 +68,32 @@ def _text(target: Target) -> Format:
     return Format(target.title, write)
 
 
-FORMATS: Mapping[str, Format] = {name: _text(target) for name, target in exports.TARGETS.items()}
+def _oci(given: Given) -> None:
+    """Write the image's files as an OCI image layout: the very ones that the publishers signed."""
+    # Loaded here: both need the extra for building.
+    from privml.output import manifest as manifests
+    from privml.publish.oci import write_layout
+
+    if given.image is None or given.output is None or given.shape is not None:
+        raise UsageError("--format oci takes --image, the image built or fetched, and --output, a new directory")
+    anchor, predicate = given.expected.anchor, given.expected.predicate
+    assert isinstance(anchor, Published)
+    manifest = manifests.read(given.image)
+    if manifest.sha256 != predicate.manifest_sha256:
+        raise Refused(
+            f"{given.image} is not {predicate.name} {anchor.version}: its manifest has the SHA-256 "
+            f"{manifest.sha256.hex()}, expected {predicate.manifest_sha256.hex()}",
+            hint=f"fetch it with `privml-build image {predicate.name}@{anchor.version} --trust ROOT`",
+        )
+    documents = {manifests.FILE: (given.image / manifests.FILE).read_bytes()}
+    digest = write_layout(given.output, given.image, manifest.artefacts, documents, anchor.version)
+    show(f"{given.output}  {digest}")
+
+
+FORMATS: Mapping[str, Format] = {
+    **{name: _text(target) for name, target in exports.TARGETS.items()},
+    "oci": Format("the image's files, as a layout for registries", _oci),
+}
 """Every format, by its name."""
 
 
@@ -91,8 +125,12 @@ FORMATS: Mapping[str, Format] = {name: _text(target) for name, target in exports
 )
 @click.option("--shape", metavar="SIZE", help="Only this machine size, like `2 vcpus, 2048 MiB`.")
 @click.option(
-    "-o", "--output", metavar="FILE", type=click.Path(dir_okay=False, path_type=Path), help="Write it here."
+    "--image",
+    metavar="DIRECTORY",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="For oci: the image, built or fetched.",
 )
+@click.option("-o", "--output", metavar="PATH", type=click.Path(path_type=Path), help="Write it here.")
 def export(
     wanted: str,
     *,
@@ -103,6 +141,7 @@ def export(
     rebuilders: str | None,
     policy_file: Path | None,
     shape: str | None,
+    image: Path | None,
     output: Path | None,
 ) -> None:
     """Write the measurements of NAME@VERSION in the form of another verifier.
@@ -117,6 +156,8 @@ def export(
         --trust root.json --index https://SERVER/measurements
       privml-build export demo-cpu@2026.11.1 --format go-tdx-guest \\
         --trust root.json --shape "2 vcpus, 2048 MiB" -o check.textproto
+      privml-build export demo-cpu@2026.11.1 --format oci \\
+        --trust root.json --image out/demo-cpu -o layout
     """
     name, _, number = wanted.partition("@")
     if not is_name(name) or not is_version(number):
@@ -125,4 +166,5 @@ def export(
     expected = words.source()(int(time.time()))
     assert isinstance(expected, Expected)  # one version was named
     digest = hashlib.sha256(read_start(root, MAX_METADATA)).hexdigest()
-    FORMATS[form].write(Given(exports.accepted(expected, digest, policy_of(None, policy_file)), shape, output))
+    export = exports.accepted(expected, digest, policy_of(None, policy_file))
+    FORMATS[form].write(Given(expected, export, shape, output, image))
