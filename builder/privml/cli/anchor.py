@@ -41,6 +41,7 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Use Intel's collateral in this file (the JSON of Intel's QVL, nine fields), and fetch none.",
     )(command)
+    command = log_policy_option(command)
     command = rebuilders_option(command)
     command = repository_options(command)
     for option in (
@@ -85,6 +86,16 @@ def rebuilders_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def log_policy_option(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--log-policy`: in which log the version must be, and who must have cosigned that log."""
+    return click.option(
+        "--log-policy",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="With --trust: the version must be proven to be in a log of this policy (https://c2sp.org/tlog-policy).",
+    )(command)
+
+
 @dataclass(frozen=True)
 class AnchorWords:
     """The options that name an anchor, as they were given."""
@@ -94,6 +105,7 @@ class AnchorWords:
     index: str | None
     trust_state: Path | None
     rebuilders: str | None
+    log_policy: Path | None
 
     def __post_init__(self) -> None:
         if (self.expect is None) is (self.trust is None):
@@ -104,7 +116,12 @@ class AnchorWords:
                 hint="--expect DIRECTORY for an image that you built, --trust ROOT NAME for one that is published",
             )
         if self.expect is not None:
-            given = {"--index": self.index, "--trust-state": self.trust_state, "--rebuilders": self.rebuilders}
+            given = {
+                "--index": self.index,
+                "--trust-state": self.trust_state,
+                "--rebuilders": self.rebuilders,
+                "--log-policy": self.log_policy,
+            }
             if wrong := [option for option, value in given.items() if value is not None]:
                 raise UsageError(f"{wrong[0]} is for published measurements: it needs --trust")
 
@@ -118,8 +135,14 @@ class AnchorWords:
         from privml.client import trust
 
         root, wanted = self.trust
-        found = trust.trust_of(Path(root), wanted, self.index, state=self.trust_state, rebuilt=self.rebuilders)
-        return found.expected
+        return trust.trust_of(
+            Path(root),
+            wanted,
+            self.index,
+            state=self.trust_state,
+            rebuilt=self.rebuilders,
+            log_policy=self.log_policy,
+        ).expected
 
     @property
     def wanted(self) -> tuple[str, str | None]:

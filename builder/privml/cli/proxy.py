@@ -53,6 +53,7 @@ def proxy(
     index: str | None,
     trust_state: Path | None,
     rebuilders: str | None,
+    log_policy: Path | None,
     policy_file: Path | None,
     no_relaxations: bool,
     simulated_root: Path | None,
@@ -85,7 +86,7 @@ def proxy(
     if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"--listen {listen}: expected HOST:PORT")
     policy = policy_of(simulated_root, policy_file, no_relaxations=no_relaxations)
-    expected = AnchorWords(expect, trust, index, trust_state, rebuilders).source()
+    expected = AnchorWords(expect, trust, index, trust_state, rebuilders, log_policy).source()
     expected(int(time.time()))  # what is wrong with the anchor is said now, not to the first client
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)
     logging.getLogger("privml").setLevel(logging.INFO)

@@ -31,9 +31,10 @@ from privml.statement.follow import FOLDER, Version, metadata_path
 from privml.statement.image import Image
 from privml.statement.index import INDEX_FILE, MAX_INDEX, Entry
 from privml.statement.keys import Role
+from privml.statement.logentry import FOLDER as LOG
 from privml.statement.metadata import MAX_METADATA, ROOT
 from privml.statement.rebuilders import FOLDER as ENDORSEMENTS
-from privml.statement.release import ENVELOPES, MANIFEST_FILE, PROVENANCE_FILE, RELEASE_FILE
+from privml.statement.release import ENVELOPES, MANIFEST_FILE, PROOF_FILE, PROVENANCE_FILE, RELEASE_FILE
 from privml.statement.tlog import Checkpoint
 from privml.statement.update import Memory, Update
 
@@ -104,7 +105,7 @@ class _Gate:
         for name in sorted(update.published):
             self._said(name, self._image, update, name)
         self._history(update)
-        self._said(logs.FOLDER, self._log)
+        self._said(LOG, self._log)
         self._leftovers()
         return update
 
@@ -244,9 +245,15 @@ class _Gate:
 
     def _log(self) -> None:
         """Check the log, if there is one; with the folder as it was, that it continues the log of then."""
-        self._keep(f"{logs.FOLDER}/")
+        self._keep(f"{LOG}/")
         old = None if self.before is None else logs.read(self.before)
-        found = logs.read(self.folder, None if old is None else old.key)
+        try:
+            found = logs.read(self.folder, None if old is None else old.key)
+        except PrivmlError:
+            self._known |= {
+                path for path in self._all if path.endswith(f"/{PROOF_FILE}")
+            }  # nothing to check them with
+            raise
         if found is None:
             if old is not None:
                 raise EvidenceError("gone, expected the log to continue")
@@ -255,6 +262,7 @@ class _Gate:
         audited = logs.audit(self.folder, found, since)
         self.found.wrong += audited.wrong
         self.found.soon += audited.unlogged
+        self._known |= audited.known
 
     def _index(self, old: bytes, new: bytes) -> None:
         before, after = indexes.decode(old), indexes.decode(new)
@@ -279,8 +287,8 @@ def _files(folder: Path) -> list[str]:
 
 
 def _is_kept(path: str) -> bool:
-    """True for a file that never changes: versioned metadata, and the files of a version without its envelopes."""
+    """True for a file that never changes: versioned metadata, and what a version's release and index name."""
     parts = path.split("/")
     if parts[0] == FOLDER:
         return len(parts) == 2 and parts[1].split(".")[0].isdigit() and parts[1].endswith(".json")
-    return len(parts) > 2 and parts[-1] not in ENVELOPES and parts[2] != ENDORSEMENTS
+    return len(parts) > 2 and parts[-1] not in (*ENVELOPES, PROOF_FILE) and parts[2] != ENDORSEMENTS

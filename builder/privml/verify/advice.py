@@ -115,6 +115,14 @@ ADVICE: Mapping[str, str] = {
     "version-revoked": "Do not send. The operator must use a version that counts.",
     "version-below-minimum": "The operator must use a later version.",
     "rebuilders": "Ask for more endorsements, or rebuild the image yourself and use `--expect`.",
+    "not-logged": (
+        "Use the repository's newest files, and check the log's key in your policy. Otherwise do not send: the "
+        "version may have been made for you alone."
+    ),
+    "witnesses": (
+        "Ask the publisher for a proof that more witnesses cosigned. Otherwise do not send: the log may have been "
+        "shown to you alone."
+    ),
     "sample-evidence": "Ask with 32 random bytes as nonce. Otherwise do not send.",
 }
 """By code. Each code of `CODES` has an entry."""

@@ -21,12 +21,49 @@ class Built:
 
 
 @dataclass(frozen=True)
+class Logged:
+    """What the proof next to a release shows under the caller's policy for logs.
+
+    ``objection`` says why it shows nothing; it is empty if the release is number ``index`` of ``size`` entries of the
+    log ``origin``, whose checkpoint ``witnesses`` of the policy cosigned. ``enough`` says whether they are the quorum
+    ``asked``.
+    """
+
+    objection: str = ""
+    origin: str = ""
+    index: int = 0
+    size: int = 0
+    witnesses: tuple[str, ...] = ()
+    enough: bool = False
+    asked: str = ""
+
+    def __str__(self) -> str:
+        if self.objection:
+            return "in no log of your policy"
+        number = {0: "no witness", 1: "1 witness"}.get(len(self.witnesses), f"{len(self.witnesses)} witnesses")
+        return f"logged by {self.origin} with {number}"
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """A JSON object; None if nothing is shown."""
+        if self.objection:
+            return None
+        return {
+            "origin": self.origin,
+            "index": self.index,
+            "size": self.size,
+            "witnesses": list(self.witnesses),
+            "quorum": self.enough,
+        }
+
+
+@dataclass(frozen=True)
 class Published:
     """A published version of an image, as a trusted root vouches for it at ``as_of`` (Unix seconds).
 
     ``signers`` are the ids of the keys that signed its statement, of ``publishers`` keys of which ``threshold`` must.
     ``expiries`` has the end of each role's metadata. ``rebuilders`` names those of the caller's list who got the
-    same, ``rebuilders_asked`` how many must; it is None if the caller asks for none. ``notes`` are lines for people.
+    same, ``rebuilders_asked`` how many must; it is None if the caller asks for none. ``log`` is what a log's proof
+    shows, None if the caller has no policy for logs. ``notes`` are lines for people.
     """
 
     name: str
@@ -43,6 +80,7 @@ class Published:
     expiries: Mapping[str, int] = field(default_factory=dict)
     rebuilders: tuple[str, ...] = ()
     rebuilders_asked: int | None = None
+    log: Logged | None = None
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -50,7 +88,8 @@ class Published:
         signed = f"signed by {len(self.signers)} of {self.publishers} publishers ({ids})"
         rebuilt = f"rebuilt by {', '.join(self.rebuilders) or 'nobody'}"
         asked = "no rebuilder asked" if self.rebuilders_asked is None else rebuilt
-        return f"version {self.version} (serial {self.serial}), {signed}, {asked}"
+        logged = "" if self.log is None else f", {self.log}"
+        return f"version {self.version} (serial {self.serial}), {signed}, {asked}{logged}"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
@@ -64,6 +103,8 @@ class Published:
             "publishers": self.publishers,
             "rebuilders": list(self.rebuilders),
             "rebuilders_asked": self.rebuilders_asked,
+            "log_asked": self.log is not None,
+            "log": None if self.log is None else self.log.to_dict(),
             "valid_until": min(self.expiries.values(), default=None),
         }
 
