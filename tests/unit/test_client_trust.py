@@ -9,7 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attestation_samples as samples
 import logged_fake
@@ -31,6 +31,7 @@ from test_cli_main import Outcome, as_found, place  # noqa: F401 - fixtures
 
 from privml.base.dsse import Envelope, Signature, decode
 from privml.base.errors import EvidenceError, HostError, UsageError
+from privml.client.ci import Workflow
 from privml.client.trust import Trust, trust_of
 from privml.output import manifest as manifests
 from privml.output.memory import Memories, newest
@@ -144,6 +145,7 @@ CASES: dict[str, tuple[Callable[[Fake], None], dict[str, Any]]] = {
     "version-below-minimum": (raise_minimum, {}),
     "rebuilders": (lambda fake: None, {"rebuilders": (Rebuilder("ann", signer("ann").public),), "asked": 1}),
     "not-logged": (lambda fake: None, {"logs": logged_fake.UNWITNESSED}),
+    "ci-identity": (lambda fake: None, {"workflow": Workflow("owner/name", None, cast(Any, None))}),
     "witnesses": (lambda fake: logged_fake.staple(fake, "1.1", ["w1"]), {"logs": logged_fake.WITNESSED}),
 }
 

@@ -43,7 +43,7 @@ NEVER = {
     "gpu-simulated", "gpu-chain", "gpu-signature", "gpu-fwid", "gpu-duplicate", "gpu-measurements", "gpu-revoked",
     "gpu-collateral", "gpu-cc-off", "gpu-devtools", "gpu-topology",
     "trust-root", "index-signatures", "index-digest", "index-rollback", "statement-signatures", "statement-digest",
-    "version-unknown", "version-revoked", "rebuilders", "not-logged", "witnesses",
+    "version-unknown", "version-revoked", "rebuilders", "not-logged", "witnesses", "ci-identity",
 }  # fmt: skip
 """Codes that no policy file may relax, whatever fields are added."""
 

@@ -41,7 +41,7 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Use Intel's collateral in this file (the JSON of Intel's QVL, nine fields), and fetch none.",
     )(command)
-    command = log_policy_option(command)
+    command = proof_options(command)
     command = rebuilders_option(command)
     command = repository_options(command)
     for option in (
@@ -86,8 +86,20 @@ def rebuilders_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
-def log_policy_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--log-policy`: in which log the version must be, and who must have cosigned that log."""
+def proof_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--log-policy`, `--ci` and `--ci-root`: in which log a version must be, and which workflow attested it."""
+    command = click.option(
+        "--ci-root",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Sigstore's trusted root, for --ci. None is built in.",
+    )(command)
+    command = click.option(
+        "--ci",
+        metavar="OWNER/NAME[@REF]",
+        help="With --trust: a workflow of this repository of GitHub's, run for exactly REF (default: the tag "
+        "NAME/VERSION), must have attested the version. Needs privml-build[sigstore].",
+    )(command)
     return click.option(
         "--log-policy",
         metavar="FILE",
@@ -106,6 +118,8 @@ class AnchorWords:
     trust_state: Path | None
     rebuilders: str | None
     log_policy: Path | None
+    ci: str | None
+    ci_root: Path | None
 
     def __post_init__(self) -> None:
         if (self.expect is None) is (self.trust is None):
@@ -121,9 +135,16 @@ class AnchorWords:
                 "--trust-state": self.trust_state,
                 "--rebuilders": self.rebuilders,
                 "--log-policy": self.log_policy,
+                "--ci": self.ci,
+                "--ci-root": self.ci_root,
             }
             if wrong := [option for option, value in given.items() if value is not None]:
                 raise UsageError(f"{wrong[0]} is for published measurements: it needs --trust")
+        if (self.ci is None) is not (self.ci_root is None):
+            raise UsageError(
+                "--ci and --ci-root belong together, expected both or neither",
+                hint="--ci-root is Sigstore's trusted root, for instance by `cosign trusted-root create`",
+            )
 
     def source(self) -> Callable[[int], Anchored]:
         """What gives the expected measurements at a time (Unix seconds)."""
@@ -132,7 +153,7 @@ class AnchorWords:
             return lambda _: built
         assert self.trust is not None
         # Loaded here, because a caller who built the image needs none of it.
-        from privml.client import trust
+        from privml.client import ci, trust
 
         root, wanted = self.trust
         return trust.trust_of(
@@ -142,6 +163,7 @@ class AnchorWords:
             state=self.trust_state,
             rebuilt=self.rebuilders,
             log_policy=self.log_policy,
+            workflow=None if self.ci is None or self.ci_root is None else ci.workflow_of(self.ci, self.ci_root),
         ).expected
 
     @property

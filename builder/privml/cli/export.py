@@ -12,7 +12,7 @@ import click
 
 from privml.base.errors import UsageError
 from privml.base.files import read_start, write_atomic
-from privml.cli.anchor import AnchorWords, log_policy_option, rebuilders_option, repository_options
+from privml.cli.anchor import AnchorWords, proof_options, rebuilders_option, repository_options
 from privml.cli.output import show, show_text
 from privml.cli.policy import policy_of
 from privml.client import exports
@@ -82,7 +82,7 @@ FORMATS: Mapping[str, Format] = {name: _text(target) for name, target in exports
 )
 @repository_options
 @rebuilders_option
-@log_policy_option
+@proof_options
 @click.option(
     "--policy",
     "policy_file",
@@ -103,6 +103,8 @@ def export(
     trust_state: Path | None,
     rebuilders: str | None,
     log_policy: Path | None,
+    ci: str | None,
+    ci_root: Path | None,
     policy_file: Path | None,
     shape: str | None,
     output: Path | None,
@@ -123,7 +125,7 @@ def export(
     name, _, number = wanted.partition("@")
     if not is_name(name) or not is_version(number):
         raise UsageError(f"got `{wanted[:80]}`, expected NAME@VERSION")
-    words = AnchorWords(None, (str(root), wanted), index, trust_state, rebuilders, log_policy)
+    words = AnchorWords(None, (str(root), wanted), index, trust_state, rebuilders, log_policy, ci, ci_root)
     expected = words.source()(int(time.time()))
     assert isinstance(expected, Expected)  # one version was named
     digest = hashlib.sha256(read_start(root, MAX_METADATA)).hexdigest()

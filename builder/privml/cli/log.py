@@ -59,8 +59,8 @@ def append(folder: Path, *, uri: str, origin: str | None, as_json: bool) -> None
 
     The log is read whole before: what was logged must still be there with the same bytes. Nothing is ever removed.
     Next to each release its proof is written, NAME/VERSION/statement.tlog-proof, where there is no valid one or the
-    checkpoint has more signatures since. Exit status: 8 a published file was changed or is gone, or the key is not the
-    log's; 9 the log is damaged.
+    checkpoint has more signatures since. Exit status: 8 a published file was changed or is gone, or the key is not
+    the log's; 9 the log is damaged.
 
     \b
     Examples:

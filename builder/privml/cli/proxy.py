@@ -54,6 +54,8 @@ def proxy(
     trust_state: Path | None,
     rebuilders: str | None,
     log_policy: Path | None,
+    ci: str | None,
+    ci_root: Path | None,
     policy_file: Path | None,
     no_relaxations: bool,
     simulated_root: Path | None,
@@ -86,7 +88,7 @@ def proxy(
     if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
         raise UsageError(f"--listen {listen}: expected HOST:PORT")
     policy = policy_of(simulated_root, policy_file, no_relaxations=no_relaxations)
-    expected = AnchorWords(expect, trust, index, trust_state, rebuilders, log_policy).source()
+    expected = AnchorWords(expect, trust, index, trust_state, rebuilders, log_policy, ci, ci_root).source()
     expected(int(time.time()))  # what is wrong with the anchor is said now, not to the first client
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)
     logging.getLogger("privml").setLevel(logging.INFO)

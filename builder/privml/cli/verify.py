@@ -55,6 +55,8 @@ def verify(
     trust_state: Path | None,
     rebuilders: str | None,
     log_policy: Path | None,
+    ci: str | None,
+    ci_root: Path | None,
     policy_file: Path | None,
     no_relaxations: bool,
     simulated_root: Path | None,
@@ -89,7 +91,7 @@ def verify(
       privml-build verify --explain tcb-status
       privml-build verify --conformance "their-verifier"
     """
-    words = AnchorWords(expect, trust, index, trust_state, rebuilders, log_policy)
+    words = AnchorWords(expect, trust, index, trust_state, rebuilders, log_policy, ci, ci_root)
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
     remote = source.startswith("https://")
     if remote and any(given.values()):

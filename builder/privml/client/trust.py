@@ -18,6 +18,7 @@ from privml.base.files import read_start
 from privml.base.http import Connections
 from privml.base.wayout import environment_way_out
 from privml.client import anchors
+from privml.client.ci import Workflow
 from privml.client.requests import AbsentError, Requests, base_address
 from privml.output import manifest as manifests
 from privml.output.memory import Memories
@@ -77,7 +78,7 @@ class Trust:
 
     ``source`` is the directory or address of the repository, ``state`` the directory of the memory (None: the
     default). ``asked`` of ``rebuilders`` must have got the same; None if the caller relies on none. ``logs`` says in
-    which log the version must be; None if the caller asks for none.
+    which log the version must be, ``workflow`` which one must have attested it; None if the caller asks for none.
     """
 
     root: bytes
@@ -88,6 +89,7 @@ class Trust:
     rebuilders: tuple[Rebuilder, ...] = ()
     asked: int | None = None
     logs: LogPolicy | None = None
+    workflow: Workflow | None = None
 
     def expected(self, now: int) -> Anchored:
         """The measurements that the root vouches for at ``now`` (Unix seconds), read afresh.
@@ -141,6 +143,7 @@ class Trust:
             rebuilders=said.identical,
             rebuilders_asked=self.asked,
             log=None if self.logs is None else _logged(self.logs, fetch, version),
+            ci=None if self.workflow is None else self.workflow.shown(fetch, version),
             notes=(*notes, *(f"rebuilder {who}: {why}" for who, why in said.others.items())),
         )
         models = anchors.models_of(manifests.decode(follow.manifest_of(fetch, version)))
@@ -170,6 +173,7 @@ def trust_of(
     state: Path | None = None,
     rebuilt: str | None = None,
     log_policy: Path | None = None,
+    workflow: Workflow | None = None,
 ) -> Trust:
     """Read the caller's words: a root's file, ``NAME[@VERSION]``, where the repository is, ``FILE:k``, and a policy.
 
@@ -181,7 +185,7 @@ def trust_of(
     found = trusted(root, source, state=state)
     people, asked = ((), None) if rebuilt is None else _rebuilders(rebuilt)
     logs = None if log_policy is None else _policy(log_policy)
-    return Trust(found.root, name, version or None, found.source, state, people, asked, logs)
+    return Trust(found.root, name, version or None, found.source, state, people, asked, logs, workflow)
 
 
 def trusted(root: Path, source: str | None, *, state: Path | None = None) -> Trusted:

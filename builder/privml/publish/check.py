@@ -25,7 +25,7 @@ from privml.output.prediction import statement_of
 from privml.output.repository import Held, fetch_from
 from privml.publish import log as logs
 from privml.publish.repository import DAY, ROOT_FILE
-from privml.statement import follow, rebuild, signed
+from privml.statement import attestation, follow, rebuild, signed
 from privml.statement import index as indexes
 from privml.statement.follow import FOLDER, Version, metadata_path
 from privml.statement.image import Image
@@ -34,7 +34,7 @@ from privml.statement.keys import Role
 from privml.statement.logentry import FOLDER as LOG
 from privml.statement.metadata import MAX_METADATA, ROOT
 from privml.statement.rebuilders import FOLDER as ENDORSEMENTS
-from privml.statement.release import ENVELOPES, MANIFEST_FILE, PROOF_FILE, PROVENANCE_FILE, RELEASE_FILE
+from privml.statement.release import CI_FILE, ENVELOPES, MANIFEST_FILE, PROOF_FILE, PROVENANCE_FILE, RELEASE_FILE
 from privml.statement.tlog import Checkpoint
 from privml.statement.update import Memory, Update
 
@@ -201,6 +201,7 @@ class _Gate:
         if version.statement != statement_of(manifest, version.statement.predicate):
             raise EvidenceError(f"{folder}: the statement is not of the manifest's artefacts")
         self.inputs[release.name, release.version] = manifest, lock
+        self._said(f"{folder}/{CI_FILE}", self._attestation, f"{folder}/{CI_FILE}", version)
         for path in sorted(self._all):
             if path.startswith(f"{folder}/{ENDORSEMENTS}/"):
                 self._said(path, self._endorsement, path, version)
@@ -219,6 +220,12 @@ class _Gate:
         payload = signed.verify(dsse.decode(data, what=path), role, what=path).payload
         if hashlib.sha256(payload).digest() != version.release.provenance_sha256:
             raise EvidenceError(f"{path}: not the provenance that {RELEASE_FILE} names")
+
+    def _attestation(self, path: str, version: Version) -> None:
+        """Check what CI attested, if it is there, but for its signature: that is for callers with `--ci`."""
+        data = self.fetch(path, attestation.MAX_BUNDLE)
+        if data is not None:
+            attestation.check(attestation.payload_of(data, path), version.statement, path)
 
     def _endorsement(self, path: str, version: Version) -> None:
         data = self.fetch(path, follow.MAX_ENVELOPE)
@@ -291,4 +298,4 @@ def _is_kept(path: str) -> bool:
     parts = path.split("/")
     if parts[0] == FOLDER:
         return len(parts) == 2 and parts[1].split(".")[0].isdigit() and parts[1].endswith(".json")
-    return len(parts) > 2 and parts[-1] not in (*ENVELOPES, PROOF_FILE) and parts[2] != ENDORSEMENTS
+    return len(parts) > 2 and parts[-1] not in (*ENVELOPES, PROOF_FILE, CI_FILE) and parts[2] != ENDORSEMENTS

@@ -123,6 +123,10 @@ ADVICE: Mapping[str, str] = {
         "Ask the publisher for a proof that more witnesses cosigned. Otherwise do not send: the log may have been "
         "shown to you alone."
     ),
+    "ci-identity": (
+        "Ask the publisher for the workflow's attestation, and check the repository and ref that you asked for. "
+        "Otherwise do not send."
+    ),
     "sample-evidence": "Ask with 32 random bytes as nonce. Otherwise do not send.",
 }
 """By code. Each code of `CODES` has an entry."""

@@ -57,13 +57,36 @@ class Logged:
 
 
 @dataclass(frozen=True)
+class Attested:
+    """What the attestation of CI next to a version shows: that ``workflow`` made the same.
+
+    It is of ``repository``, and ran for ``ref``. ``objection`` says why that is not shown; it is empty if it is.
+    """
+
+    repository: str
+    ref: str
+    workflow: str = ""
+    objection: str = ""
+
+    def __str__(self) -> str:
+        return "not attested" if self.objection else f"attested by CI of {self.repository}"
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """A JSON object; None if nothing is shown."""
+        if self.objection:
+            return None
+        return {"repository": self.repository, "ref": self.ref, "workflow": self.workflow}
+
+
+@dataclass(frozen=True)
 class Published:
     """A published version of an image, as a trusted root vouches for it at ``as_of`` (Unix seconds).
 
     ``signers`` are the ids of the keys that signed its statement, of ``publishers`` keys of which ``threshold`` must.
     ``expiries`` has the end of each role's metadata. ``rebuilders`` names those of the caller's list who got the
     same, ``rebuilders_asked`` how many must; it is None if the caller asks for none. ``log`` is what a log's proof
-    shows, None if the caller has no policy for logs. ``notes`` are lines for people.
+    shows, None if the caller has no policy for logs; ``ci`` the same of an attestation by CI. ``notes`` are lines for
+    people.
     """
 
     name: str
@@ -81,6 +104,7 @@ class Published:
     rebuilders: tuple[str, ...] = ()
     rebuilders_asked: int | None = None
     log: Logged | None = None
+    ci: Attested | None = None
     notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
@@ -88,8 +112,8 @@ class Published:
         signed = f"signed by {len(self.signers)} of {self.publishers} publishers ({ids})"
         rebuilt = f"rebuilt by {', '.join(self.rebuilders) or 'nobody'}"
         asked = "no rebuilder asked" if self.rebuilders_asked is None else rebuilt
-        logged = "" if self.log is None else f", {self.log}"
-        return f"version {self.version} (serial {self.serial}), {signed}, {asked}{logged}"
+        more = "".join(f", {each}" for each in (self.log, self.ci) if each is not None)
+        return f"version {self.version} (serial {self.serial}), {signed}, {asked}{more}"
 
     def to_dict(self) -> dict[str, Any]:
         """A JSON object."""
@@ -105,6 +129,8 @@ class Published:
             "rebuilders_asked": self.rebuilders_asked,
             "log_asked": self.log is not None,
             "log": None if self.log is None else self.log.to_dict(),
+            "ci_asked": self.ci is not None,
+            "ci": None if self.ci is None else self.ci.to_dict(),
             "valid_until": min(self.expiries.values(), default=None),
         }
 

@@ -71,10 +71,11 @@ BEFORE = {
         "rebuilders": "too few of your rebuilders got the same image",
         "not-logged": "the version is not proven to be in a log of your policy",
         "witnesses": "too few of your witnesses cosigned the log",
+        "ci-identity": "the version is not attested by the workflow that you asked for",
     }
 )
 def publication(case: PublicationCase) -> Iterator[Refusal]:
-    """Check expiry, state and serial of the version, who rebuilt it, and whether it is logged."""
+    """Check expiry, state and serial of the version, who rebuilt it, the log, and CI."""
     version, policy = case.version, case.policy
     for role, end in version.expiries.items():
         if version.as_of >= end + policy.expired_days * DAY:
@@ -97,6 +98,8 @@ def publication(case: PublicationCase) -> Iterator[Refusal]:
         yield Refusal("not-logged", log.objection, "a proof under a checkpoint of a log in your policy")
     elif log is not None and not log.enough:
         yield Refusal("witnesses", ", ".join(log.witnesses) or "nobody", log.asked)
+    if (ci := version.ci) is not None and ci.objection:
+        yield Refusal("ci-identity", ci.objection, f"an attestation by a workflow of {ci.repository} at {ci.ref}")
 
 
 def notes(version: Published) -> Iterator[str]:
@@ -112,6 +115,8 @@ def notes(version: Published) -> Iterator[str]:
         yield "no transparency log was read: an index shown only to you would not be noticed"
     elif not version.log.objection:
         yield from _logged(version.log)
+    if version.ci is not None and not version.ci.objection:
+        yield f"attested by {version.ci.workflow}: it made the same, on that service's runners"
     yield from version.notes
 
 
