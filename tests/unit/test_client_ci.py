@@ -234,6 +234,15 @@ def test_a_malformed_bundle_shows_nothing(data: bytes, fake: Fake) -> None:  # n
     assert codes(fake, workflow=PRETENDED) == {"ci-identity"}
 
 
+@pytest.mark.parametrize(
+    "kind", ["application/vnd.dev.sigstore.bundle+json;version=0.2", attestation.MEDIA_TYPE + "+x"]
+)
+def test_another_form_of_bundle_is_refused(kind: str, fake: Fake) -> None:  # noqa: F811
+    fake.files[OURS] = bundle(statement(fake), mediaType=kind)
+    [refusal] = judged(fake, workflow=PRETENDED).refusals
+    assert (refusal.code, "mediaType" in refusal.got) == ("ci-identity", True)
+
+
 def test_the_workflow_must_have_run_for_this_version_s_tag_or_the_given_ref(fake: Fake) -> None:  # noqa: F811
     fake.files[OURS] = bundle(statement(fake))
     assert codes(fake, "1.1", workflow=PRETENDED) == set()
