@@ -19,6 +19,7 @@ import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from tests.published import VECTORS, origins, read
 
+from privml.base import keyless
 from privml.base.errors import EvidenceError, MeasurementError
 from privml.base.strictjson import loads
 from privml.events.registers import MRTD, RTMR0, RTMRS
@@ -41,7 +42,7 @@ from privml.measure import acpi, smbios
 from privml.measure import firmware as firmwares
 from privml.measure.digest import sha384
 from privml.readers import files
-from privml.statement import metadata, tlog
+from privml.statement import attestation, metadata, tlog
 from privml.statement.keys import PublicKey
 
 PCS = "attestation/intel_pcs"
@@ -456,7 +457,37 @@ def inclusion_proof(name: str, path: Path, tmp_path: Path) -> None:
     assert tlog.includes(root, given["treeSize"], given["leafIdx"], leaf, proof) is not given["wantErr"]
 
 
+# --- Sigstore bundles -----------------------------------------------------------------------------------------------
+
+STAGING = "publishing/sigstore_sigstore-python/staging_trusted_root.json"
+
+
+def workflow_bundle(name: str, path: Path, tmp_path: Path) -> None:
+    """A workflow of GitHub's signed a Statement, and ours reads the same payload."""
+    workflows = keyless.Workflows(read(STAGING), "root")
+    repository = "sigstore-conformance/extremely-dangerous-public-oidc-beacon"
+    payload, workflow = workflows.payload(path.read_bytes(), repository, "refs/heads/main", name)
+    assert payload == attestation.payload_of(path.read_bytes(), name)
+    assert workflow.startswith(f"https://github.com/{repository}/.github/workflows/")
+
+
+def earlier_bundle(name: str, path: Path, tmp_path: Path) -> None:
+    """A bundle of the form before is refused as such."""
+    with pytest.raises(EvidenceError, match="mediaType"):
+        attestation.payload_of(path.read_bytes(), name)
+
+
+def sigstore_root(name: str, path: Path, tmp_path: Path) -> None:
+    """It is a trusted root, and one without its authorities is not."""
+    keyless.Workflows(path.read_bytes(), name)
+    with pytest.raises(EvidenceError, match="the trusted root is malformed"):
+        keyless.Workflows(path.read_bytes()[:-100], name)
+
+
 ROWS: tuple[tuple[str, Row], ...] = (
+    ("publishing/sigstore_sigstore-python/*.sigstore.json", workflow_bundle),
+    ("publishing/sigstore_sigstore-python/*.whl.sigstore", earlier_bundle),
+    (STAGING, sigstore_root),
     ("publishing/transparency-dev_tessera/*", log_of_tiles),
     ("publishing/transparency-dev_merkle/*", inclusion_proof),
     ("publishing/*.root.json", tuf_root),

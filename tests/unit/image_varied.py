@@ -272,7 +272,7 @@ class Workshop:
         self.signatures: dict[str, bytes] = {}
         monkeypatch.setattr("privml.image.root.run_mkosi", mkosi)
         # What Sigstore's own check says has tests of its own; nobody can sign with an account here.
-        monkeypatch.setattr("privml.lock.keyless.signed_payload", lambda data, *_: payload_in(data))
+        monkeypatch.setattr("privml.base.keyless.signed_payload", lambda data, *_: payload_in(data))
 
     def deb(self, name: str, version: str = "1") -> Package:
         """A package with the files of its row, and another .deb for each version."""

@@ -9,9 +9,10 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import attestation_samples as samples
+import logged_fake
 import pytest
 from pool_server import serving
 from published_fake import (
@@ -30,6 +31,7 @@ from test_cli_main import Outcome, as_found, place  # noqa: F401 - fixtures
 
 from privml.base.dsse import Envelope, Signature, decode
 from privml.base.errors import EvidenceError, HostError, UsageError
+from privml.client.ci import Workflow
 from privml.client.trust import Trust, trust_of
 from privml.output import manifest as manifests
 from privml.output.memory import Memories, newest
@@ -148,6 +150,9 @@ CASES: dict[str, tuple[Callable[[Fake], None], dict[str, Any]]] = {
     "version-below-minimum": (raise_minimum, {}),
     "demonstration": (demonstrate, {}),
     "rebuilders": (lambda fake: None, {"rebuilders": (Rebuilder("ann", signer("ann").public),), "asked": 1}),
+    "not-logged": (lambda fake: None, {"logs": logged_fake.UNWITNESSED}),
+    "ci-identity": (lambda fake: None, {"workflow": Workflow("owner/name", None, cast(Any, None))}),
+    "witnesses": (lambda fake: logged_fake.staple(fake, "1.1", ["w1"]), {"logs": logged_fake.WITNESSED}),
 }
 
 
@@ -577,6 +582,134 @@ def test_a_rebuilder_counts_by_an_own_key_that_is_no_publishers(fake: Fake) -> N
         rebuilders.decode(rebuilders.encode([Rebuilder(name, signer("ann").public) for name in ("a", "b")]), "x")
     with pytest.raises(EvidenceError, match="is listed twice"):
         rebuilders.decode(rebuilders.encode([Rebuilder("a", signer(name).public) for name in ("a", "b")]), "x")
+
+
+# --- logs -----------------------------------------------------------------------------------------------------------
+
+
+def with_policy(here: Path, text: str) -> tuple[str, ...]:
+    (here / "policy.txt").write_text(text)
+    return (*BASE, *ALLOWED, *TRUST, "--log-policy", "policy.txt")
+
+
+def test_a_version_with_a_proof_is_said_to_be_logged(
+    here: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logged_fake.staple(fake, "1.1", ["w1", "w3"])
+    put(fake, here / "measurements")
+    words = with_policy(here, logged_fake.policy_text())
+    outcome = Outcome(capsys, *words)
+    assert outcome.code == 10
+    first, *rest = outcome.stdout.splitlines()
+    assert ", no rebuilder asked, logged by example.org/measurements with 2 witnesses, with your nonce" in first
+    notes = {line.removeprefix("  note: ") for line in rest}
+    assert "release is entry 5 of the 13 of example.org/measurements, cosigned by w1, w3" in notes
+    assert "the proof is of the release, not of the index: an index shown only to you would not be noticed" in notes
+    assert not [note for note in notes if note.startswith("no ")]
+    told = json.loads(Outcome(capsys, *words, "--json").stdout)["published"]
+    assert (told["log_asked"], told["log"]) == (
+        True,
+        {
+            "origin": "example.org/measurements",
+            "index": 5,
+            "size": 13,
+            "witnesses": ["w1", "w3"],
+            "quorum": True,
+        },
+    )
+
+
+def test_without_witnesses_the_verdict_says_what_is_not_seen(
+    here: Path, fake: Fake, capsys: pytest.CaptureFixture[str]
+) -> None:
+    logged_fake.staple(fake, "1.1")
+    put(fake, here / "measurements")
+    outcome = Outcome(capsys, *with_policy(here, logged_fake.policy_text("", "none")))
+    assert outcome.code == 10
+    assert ", logged by example.org/measurements with no witness, " in outcome.stdout.splitlines()[0]
+    assert (
+        "  note: no witness: a second log with this entry, shown only to you, would not be noticed" in outcome.stdout
+    )
+    outcome = Outcome(capsys, *with_policy(here, logged_fake.policy_text()))
+    assert outcome.code == 8
+    assert "witnesses: too few of your witnesses cosigned the log" in outcome.stdout
+    assert "    got      nobody\n    expected all: 2 of w1, w2, w3\n" in outcome.stdout
+
+
+def test_without_a_policy_no_proof_is_read(here: Path, fake: Fake, capsys: pytest.CaptureFixture[str]) -> None:
+    fake.files[f"{NAME}/1.1/statement.tlog-proof"] = b"nonsense"
+    put(fake, here / "measurements")
+    outcome = Outcome(capsys, *BASE, *ALLOWED, *TRUST)
+    assert outcome.code == 10
+    assert "logged" not in outcome.stdout
+    assert "no transparency log was read" in outcome.stdout
+    told = json.loads(Outcome(capsys, *BASE, *ALLOWED, *TRUST, "--json").stdout)["published"]
+    assert (told["log_asked"], told["log"]) == (False, None)
+
+
+def other_release(fake: Fake) -> None:
+    fake.files[f"{NAME}/1.1/statement.tlog-proof"] = logged_fake.prove(logged_fake.entry(fake, "1.0"))
+
+
+def other_log(fake: Fake) -> None:
+    data = logged_fake.prove(logged_fake.entry(fake, "1.1"), by="other")
+    fake.files[f"{NAME}/1.1/statement.tlog-proof"] = data
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        (lambda fake: None, "no demo-cpu/1.1/statement.tlog-proof"),
+        (other_release, "it does not lead from the entry to the root"),
+        (other_log, "signed by no log of the policy; it is of example.org/measurements"),
+        (put_file(f"{NAME}/1.1/statement.tlog-proof", b""), "expected `c2sp.org/tlog-proof@v1`"),
+        (put_file(f"{NAME}/1.1/statement.tlog-proof", b"x" * (1 << 20)), "proof: more than"),
+    ],
+)
+def test_what_does_not_prove_this_release_is_not_logged(
+    change: Callable[[Fake], None], said: str, fake: Fake
+) -> None:
+    change(fake)
+    verdict = judged(fake, logs=logged_fake.UNWITNESSED)
+    [refusal] = verdict.refusals
+    assert refusal.code == "not-logged"
+    assert said in refusal.got
+    assert verdict.anchor.to_dict()["log"] is None  # type: ignore[union-attr]
+
+
+def test_the_proxy_asks_for_the_log_too(
+    here: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("privml.cli.proxy.time.time", lambda: NOW)
+    seen: list[Any] = []
+
+    def serve(listen: Any, upstream: str, check: Any, **_: Any) -> None:
+        document = samples.document().encode()
+        seen.append(check(document, samples.NONCE, samples.SPKI).verdict)
+        logged_fake.staple(fake, "1.1", ["w1", "w2"])
+        put(fake, here / "measurements")
+        seen.append(check(document, samples.NONCE, samples.SPKI).verdict)
+
+    monkeypatch.setattr("privml.cli.proxy.serve", serve)
+    (here / "policy.txt").write_text(logged_fake.policy_text())
+    words = ("proxy", "https://127.0.0.1:1", *ALLOWED, *TRUST, "--log-policy", "policy.txt", "--offline")
+    assert Outcome(capsys, *words).code == 0
+    assert [{refusal.code for refusal in verdict.refusals} for verdict in seen] == [{"not-logged"}, set()]
+
+
+def test_the_version_that_matched_must_be_logged_and_no_other(fake: Fake) -> None:
+    logged_fake.staple(fake, "1.0")
+    assert codes(fake, "1.0", logs=logged_fake.UNWITNESSED) == set()
+    assert codes(fake, "1.1", logs=logged_fake.UNWITNESSED) == {"not-logged"}
+
+
+def test_a_policy_that_cannot_be_read_stops(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert Outcome(capsys, *BASE, *ALLOWED, *TRUST, "--log-policy", "nowhere").code == 2
+    outcome = Outcome(capsys, *with_policy(here, "quorum none\n"))
+    assert (outcome.code, outcome.stdout) == (9, "")
+    assert "policy.txt: no log, expected at least one" in outcome.stderr
+    outcome = Outcome(capsys, *BASE, "--expect", "out/demo-cpu", "--log-policy", "policy.txt")
+    assert outcome.code == 2
 
 
 # --- the proxy ------------------------------------------------------------------------------------------------------

@@ -20,7 +20,10 @@ WITH_CRYPTOGRAPHY = {
 }
 THEIR_USERS = {
     f"privml.statement.{name}"
-    for name in ("tufkeys", "signed", "metadata", "update", "follow", "rebuilders", "image", "lookup", "tlog")
+    for name in (
+        *("tufkeys", "signed", "metadata", "update", "follow", "rebuilders", "image", "lookup"),
+        *("tlog", "logentry", "logpolicy"),
+    )
 }
 MODULES = sorted(
     {

@@ -26,7 +26,7 @@ from privml.statement.exceptions import DeclaredException
 from privml.statement.index import State
 from privml.statement.launch import Accepted, FilledBy
 from privml.statement.predicate import Predicate
-from privml.verify.anchor import Expected, Published
+from privml.verify.anchor import Attested, Expected, Logged, Published
 from privml.verify.policy import Policy
 from privml.verify.publication import PublicationPolicy
 from privml.verify.tdx import TdxPolicy
@@ -276,6 +276,9 @@ REFUSED: list[tuple[str, Predicate, dict[str, Any]]] = [
     ("version-revoked", samples.PREDICATE, {"state": State.REVOKED, "reason": "a hole"}),
     ("version-below-minimum", samples.PREDICATE, {"minimum_serial": 3}),
     ("rebuilders", samples.PREDICATE, {"rebuilders_asked": 1}),
+    ("not-logged", samples.PREDICATE, {"log": Logged("no proof")}),
+    ("ci-identity", samples.PREDICATE, {"ci": Attested("owner/name", "refs/heads/main", objection="nothing")}),
+    ("witnesses", samples.PREDICATE, {"log": Logged("", "example.org/log", 0, 1)}),
     ("variant", dataclasses.replace(samples.PREDICATE, variant="development"), {}),
     ("exceptions", dataclasses.replace(samples.PREDICATE, exceptions=(DeclaredException("a", "b", "c"),)), {}),
     ("runtime-unused", unpinned(RTMR3, Accepted((ZERO,), LAUNCHES[0].evidence()[RTMR3])), {}),

@@ -15,9 +15,10 @@ import pytest
 from model_signer import VECTORS
 from test_lock_modelsources import Desk, desk, sha256
 
+from privml.base import keyless
 from privml.base.errors import EvidenceError, HostError
 from privml.image.schemas import manifest_schema
-from privml.lock import keyless, omsbundle
+from privml.lock import omsbundle
 from privml.lock.lockfile import parse, serialise
 from privml.lock.models import Lock
 from privml.output.manifest import Signature
@@ -165,7 +166,7 @@ def test_without_the_package_the_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(sys.modules, "sigstore.verify", None)
     with pytest.raises(HostError) as caught:
         read()
-    assert "models signed by an account" in caught.value.message
+    assert "signatures of accounts and workflows" in caught.value.message
     assert "pip install 'privml-build[sigstore]'" in caught.value.message
 
 

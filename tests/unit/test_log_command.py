@@ -6,13 +6,15 @@ import json
 import shutil
 from pathlib import Path
 
+import logged_fake
 import pytest
 from published_fake import NOW, Fake, signer
 from test_cli_main import Outcome
 
 from privml.publish import check
 from privml.publish import log as logs
-from privml.statement.tlog import Checkpoint
+from privml.statement import logpolicy
+from privml.statement.tlog import Checkpoint, Note, Proof
 
 ORIGIN = "example.org/measurements"
 RELEASE = "demo-cpu/1.0/release.json"
@@ -300,3 +302,90 @@ def test_the_checkpoint_is_one_of_the_public_format(desk: Desk) -> None:
         "path": RELEASE,
         "sha256": desk.log.entries[1].sha256.hex(),
     }
+
+
+# --- proofs next to releases ----------------------------------------------------------------------------------------
+
+PROOF = "demo-cpu/1.0/statement.tlog-proof"
+
+
+def test_append_writes_the_proof_of_each_release_and_keeps_it(desk: Desk) -> None:
+    place = desk.folder / PROOF
+    first = place.read_bytes()
+    assert desk.run("prove", "demo-cpu@1.0").stdout.encode() == first
+    desk.publish("1.1")
+    assert desk.append().code == 0
+    assert place.read_bytes() == first
+    proof = Proof.decode((desk.folder / "demo-cpu/1.1/statement.tlog-proof").read_bytes())
+    assert (proof.index, proof.checkpoint) == (3, desk.log.checkpoint)
+    assert desk.append().stdout.splitlines()[0] == "measurements: 5 entries, nothing new"
+    assert desk.run("prove", "demo-cpu@1.0", "--check", str(place)).code == 0
+
+
+def test_a_proof_that_is_gone_or_damaged_is_found_and_written_again(desk: Desk) -> None:
+    place = desk.folder / PROOF
+    good = place.read_bytes()
+    for change, what in ((None, "no such file"), (good[:-4], ""), (b"", "expected `c2sp.org/tlog-proof@v1`")):
+        place.unlink() if change is None else place.write_bytes(change)
+        found = desk.run("audit")
+        assert found.code == 8
+        assert f"{PROOF}: " in found.stdout and what in found.stdout
+        assert desk.append().stdout.splitlines()[0] == "measurements: 3 entries"
+        assert place.read_bytes() == good
+
+
+def test_a_proof_of_another_log_with_the_same_key_is_found(desk: Desk) -> None:
+    """The owner of the key showed somebody a second log."""
+    shutil.copytree("measurements", "theirs")
+    shutil.rmtree("theirs/log")
+    Path("theirs/other/0.1").mkdir(parents=True)
+    Path("theirs/other/0.1/release.json").write_bytes(b"{}")
+    assert desk.run("append", "theirs", "--key", "log.pem", "--origin", ORIGIN).code == 0
+    shutil.copy(Path("theirs") / PROOF, desk.folder / PROOF)
+    found = desk.run("audit")
+    assert found.code == 8
+    assert f"{PROOF}: proof: it is under a checkpoint of 4 entries that this log never had" in found.stdout
+    assert f"{PROOF}: proof: it is under a checkpoint of 4 entries" in " ".join(gate().wrong)
+
+
+def test_cosignatures_of_the_newest_checkpoint_come_into_the_proofs(desk: Desk) -> None:
+    place = desk.folder / logs.CHECKPOINT
+    note = Note.decode(place.read_bytes())
+    line = logged_fake.cosignature("w1", note.text)
+    place.write_bytes(place.read_bytes() + line.encode())
+    assert desk.append().code == 0
+    kept = (desk.folder / PROOF).read_bytes()
+    assert kept.endswith(line.encode())
+    # A newer checkpoint without cosignatures replaces none that has some.
+    desk.publish("1.1")
+    assert desk.append().code == 0
+    assert (desk.folder / PROOF).read_bytes() == kept
+    assert desk.run("audit").code == 0
+    proof = Proof.decode(kept)
+    policy = logpolicy.decode(
+        f"log {desk.log.key.text}\nwitness w {logged_fake.key('w1').text}\nquorum w\n".encode(), "policy"
+    )
+    state, witnesses = policy.check(proof, desk.log.raw[1])
+    assert (state.size, witnesses, policy.met(witnesses)) == (3, ("w",), True)
+
+
+def test_the_gate_checks_proofs_and_lets_them_be_replaced(desk: Desk) -> None:
+    before = Path("before")
+    shutil.copytree("measurements", before)
+    place = desk.folder / PROOF
+    good = place.read_bytes()
+    place.unlink()
+    found = gate(before)
+    assert about_the_log(found) == []
+    assert f"{PROOF}: no such file" in found.soon
+    place.write_bytes(good[:-5] + b"AAA=\n")
+    assert [line for line in about_the_log(gate(before)) if line.startswith(f"{PROOF}: ")]
+    place.write_bytes(good)
+    (desk.folder / "demo-cpu/1.1").mkdir()
+    shutil.copy(place, desk.folder / "demo-cpu/1.1/statement.tlog-proof")
+    assert about_the_log(gate()) == ["demo-cpu/1.1/statement.tlog-proof: nothing names it"]
+
+
+def test_a_proof_without_a_log_is_found(desk: Desk) -> None:
+    shutil.rmtree(desk.folder / "log")
+    assert about_the_log(gate()) == [f"{PROOF}: nothing names it"]

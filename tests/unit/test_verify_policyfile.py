@@ -44,6 +44,7 @@ NEVER = {
     "gpu-collateral", "gpu-cc-off", "gpu-devtools", "gpu-topology",
     "trust-root", "index-signatures", "index-digest", "index-rollback", "statement-signatures", "statement-digest",
     "version-unknown", "version-revoked", "rebuilders", "demonstration",
+    "not-logged", "witnesses", "ci-identity",
 }  # fmt: skip
 """Codes that no policy file may relax, whatever fields are added."""
 

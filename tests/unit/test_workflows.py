@@ -20,7 +20,9 @@ from published_fake import NOW, Fake
 
 from privml.cli.main import cli
 from privml.recipe import starter
+from privml.statement.attestation import MEDIA_TYPE
 from privml.statement.predicate import PREDICATE_TYPE
+from privml.statement.release import CI_FILE
 
 ROOT = Path(__file__).resolve().parents[2]
 BIN = Path(sys.executable).parent
@@ -253,6 +255,24 @@ def test_what_both_runners_agree_on_is_attested(tmp_path: Path) -> None:
     assert (tmp_path / "agreed/subjects.txt").read_text() == f"{'ab' * 32}  uki.efi\n"
     (attest,) = (each["with"] for each in steps("release") if "actions/attest@" in each.get("uses", ""))
     assert attest["predicate-type"] == PREDICATE_TYPE
+
+
+@needs_jq
+@pytest.mark.parametrize(
+    ("text", "taken"),
+    [
+        (f'{{"mediaType": "{MEDIA_TYPE}"}}\n', True),
+        (f'{{"mediaType": "{MEDIA_TYPE}"}}\n{{"mediaType": "{MEDIA_TYPE}"}}\n', False),
+        (f'{{"mediaType": "{MEDIA_TYPE.replace("v0.3", "v0.2")}"}}\n', False),
+        ("", False),
+    ],
+)
+def test_the_bundle_of_an_attestation_is_kept_as_verify_reads_it(tmp_path: Path, text: str, taken: bool) -> None:
+    (tmp_path / "attestation.json").write_text(text)
+    done = bash(step("release", "bundle"), tmp_path, BUNDLE="attestation.json")
+    assert (done.returncode == 0) is (tmp_path / CI_FILE).is_file() is taken
+    (kept,) = (each["with"] for each in steps("release")[-1:])
+    assert kept["path"] == CI_FILE
 
 
 @needs_jq

@@ -28,7 +28,7 @@ class Extra:
 EXTRAS = (
     Extra("build", "recipes, locks and images", ("jinja2", "pydantic", "yaml")),
     Extra("hsm", "keys in a token", ("pkcs11",)),
-    Extra("sigstore", "models signed by an account", ("sigstore",)),
+    Extra("sigstore", "signatures of accounts and workflows", ("sigstore",)),
 )
 
 

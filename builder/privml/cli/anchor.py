@@ -56,6 +56,7 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Use Intel's collateral in this file (the JSON of Intel's QVL, nine fields), and fetch none.",
     )(command)
+    command = proof_options(command)
     command = rebuilders_option(command)
     command = repository_options(command)
     for option in (
@@ -101,6 +102,28 @@ def rebuilders_option(command: Callable[..., Any]) -> Callable[..., Any]:
     )(command)
 
 
+def proof_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Add `--log-policy`, `--ci` and `--ci-root`: in which log a version must be, and which workflow attested it."""
+    command = click.option(
+        "--ci-root",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="Sigstore's trusted root, for --ci. None is built in.",
+    )(command)
+    command = click.option(
+        "--ci",
+        metavar="OWNER/NAME[@REF]",
+        help="With --trust: a workflow of this repository of GitHub's, run for exactly REF (default: the tag "
+        "NAME/VERSION), must have attested the version. Needs privml-build[sigstore].",
+    )(command)
+    return click.option(
+        "--log-policy",
+        metavar="FILE",
+        type=click.Path(path_type=Path),
+        help="With --trust: the version must be proven to be in a log of this policy (https://c2sp.org/tlog-policy).",
+    )(command)
+
+
 @dataclass(frozen=True)
 class AnchorWords:
     """The options that name an anchor, as they were given."""
@@ -110,6 +133,9 @@ class AnchorWords:
     index: str | None
     trust_state: Path | None
     rebuilders: str | None
+    log_policy: Path | None
+    ci: str | None
+    ci_root: Path | None
 
     def __post_init__(self) -> None:
         if (self.expect is None) is (self.trust is None):
@@ -120,9 +146,21 @@ class AnchorWords:
                 hint="--expect DIRECTORY for an image that you built, --trust ROOT NAME for one that is published",
             )
         if self.expect is not None:
-            given = {"--index": self.index, "--trust-state": self.trust_state, "--rebuilders": self.rebuilders}
+            given = {
+                "--index": self.index,
+                "--trust-state": self.trust_state,
+                "--rebuilders": self.rebuilders,
+                "--log-policy": self.log_policy,
+                "--ci": self.ci,
+                "--ci-root": self.ci_root,
+            }
             if wrong := [option for option, value in given.items() if value is not None]:
                 raise UsageError(f"{wrong[0]} is for published measurements: it needs --trust")
+        if (self.ci is None) is not (self.ci_root is None):
+            raise UsageError(
+                "--ci and --ci-root belong together, expected both or neither",
+                hint="--ci-root is Sigstore's trusted root, for instance by `cosign trusted-root create`",
+            )
 
     def source(self) -> Callable[[int], Anchored]:
         """What gives the expected measurements at a time (Unix seconds)."""
@@ -131,11 +169,18 @@ class AnchorWords:
             return lambda _: built
         assert self.trust is not None
         # Loaded here, because a caller who built the image needs none of it.
-        from privml.client import trust
+        from privml.client import ci, trust
 
         root, wanted = self.trust
-        found = trust.trust_of(Path(root), wanted, self.index, state=self.trust_state, rebuilt=self.rebuilders)
-        return found.expected
+        return trust.trust_of(
+            Path(root),
+            wanted,
+            self.index,
+            state=self.trust_state,
+            rebuilt=self.rebuilders,
+            log_policy=self.log_policy,
+            workflow=None if self.ci is None or self.ci_root is None else ci.workflow_of(self.ci, self.ci_root),
+        ).expected
 
     @property
     def wanted(self) -> tuple[str, str | None]:

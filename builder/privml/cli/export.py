@@ -12,7 +12,7 @@ import click
 
 from privml.base.errors import Refused, UsageError
 from privml.base.files import read_start, write_atomic
-from privml.cli.anchor import AnchorWords, rebuilders_option, repository_options
+from privml.cli.anchor import AnchorWords, proof_options, rebuilders_option, repository_options
 from privml.cli.output import show, show_text
 from privml.cli.policy import policy_of
 from privml.client import exports
@@ -116,6 +116,7 @@ FORMATS: Mapping[str, Format] = {
 )
 @repository_options
 @rebuilders_option
+@proof_options
 @click.option(
     "--policy",
     "policy_file",
@@ -139,6 +140,9 @@ def export(
     index: str | None,
     trust_state: Path | None,
     rebuilders: str | None,
+    log_policy: Path | None,
+    ci: str | None,
+    ci_root: Path | None,
     policy_file: Path | None,
     shape: str | None,
     image: Path | None,
@@ -162,7 +166,7 @@ def export(
     name, _, number = wanted.partition("@")
     if not is_name(name) or not is_version(number):
         raise UsageError(f"got `{wanted[:80]}`, expected NAME@VERSION")
-    words = AnchorWords(None, (str(root), wanted), index, trust_state, rebuilders)
+    words = AnchorWords(None, (str(root), wanted), index, trust_state, rebuilders, log_policy, ci, ci_root)
     expected = words.source()(int(time.time()))
     assert isinstance(expected, Expected)  # one version was named
     digest = hashlib.sha256(read_start(root, MAX_METADATA)).hexdigest()

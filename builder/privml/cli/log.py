@@ -33,7 +33,7 @@ def log() -> None:
 
     The log is static files in the format of https://c2sp.org/tlog-tiles, next to what it lists, and signed by a key
     of its own. It lets anybody who kept a checkpoint show later that something was published and taken away. `verify`
-    does not read it.
+    reads only the proofs next to releases, with --log-policy.
 
     \b
     Examples:
@@ -58,7 +58,9 @@ def append(folder: Path, *, uri: str, origin: str | None, as_json: bool) -> None
     """Add what DIR holds and its log does not, and sign the new checkpoint. The first time, the log is begun.
 
     The log is read whole before: what was logged must still be there with the same bytes. Nothing is ever removed.
-    Exit status: 8 a published file was changed or is gone, or the key is not the log's; 9 the log is damaged.
+    Next to each release its proof is written, NAME/VERSION/statement.tlog-proof, where there is no valid one or the
+    checkpoint has more signatures since. Exit status: 8 a published file was changed or is gone, or the key is not
+    the log's; 9 the log is damaged.
 
     \b
     Examples:
@@ -140,8 +142,9 @@ def audit(folder: Path, *, line: str | None, since: Path | None, as_json: bool) 
     """Read the log whole, and compare it with what DIR holds, and with a checkpoint that you kept.
 
     Checked are the signature, every tile, that each published file is logged and each logged file still there as it
-    was, and with --since that nothing was taken out of the log. A log that was only ever seen by you can still differ
-    from that of others: compare checkpoints. Exit status: 8 something is wrong or not logged, 9 the log is damaged.
+    was, the proofs next to releases, and with --since that nothing was taken out of the log. A log that was only ever
+    seen by you can still differ from that of others: compare checkpoints. Exit status: 8 something is wrong or not
+    logged, 9 the log is damaged.
 
     \b
     Examples:

@@ -54,6 +54,9 @@ def proxy(
     trust_state: Path | None,
     rebuilders: str | None,
     allow_demonstration: bool,
+    log_policy: Path | None,
+    ci: str | None,
+    ci_root: Path | None,
     policy_file: Path | None,
     no_relaxations: bool,
     simulated_root: Path | None,
@@ -88,7 +91,7 @@ def proxy(
     policy = policy_of(
         simulated_root, policy_file, no_relaxations=no_relaxations, allow_demonstration=allow_demonstration
     )
-    expected = AnchorWords(expect, trust, index, trust_state, rebuilders).source()
+    expected = AnchorWords(expect, trust, index, trust_state, rebuilders, log_policy, ci, ci_root).source()
     # What is wrong with the anchor is said now, not to the first client.
     refuse_demonstration(expected(int(time.time())), policy)
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)

@@ -55,6 +55,9 @@ def verify(
     trust_state: Path | None,
     rebuilders: str | None,
     allow_demonstration: bool,
+    log_policy: Path | None,
+    ci: str | None,
+    ci_root: Path | None,
     policy_file: Path | None,
     no_relaxations: bool,
     simulated_root: Path | None,
@@ -81,13 +84,15 @@ def verify(
       privml-build verify https://HOST:8443 --trust root.json demo-cpu
       privml-build verify https://HOST:8443 \\
         --trust root.json demo-cpu@2026.11.1 --index https://SERVER/measurements
+      privml-build verify https://HOST:8443 \\
+        --trust root.json demo-cpu --log-policy policy.txt
       privml-build verify bundle.json --expect out/demo-cpu --at bundle
       privml-build verify doc.json --expect out/demo-cpu --nonce HEX --spki HEX
       privml-build verify doc.json --expect out/demo-cpu --policy policy.toml
       privml-build verify --explain tcb-status
       privml-build verify --conformance "their-verifier"
     """
-    words = AnchorWords(expect, trust, index, trust_state, rebuilders)
+    words = AnchorWords(expect, trust, index, trust_state, rebuilders, log_policy, ci, ci_root)
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
     remote = source.startswith("https://")
     if remote and any(given.values()):

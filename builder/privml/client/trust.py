@@ -18,19 +18,23 @@ from privml.base.files import read_start
 from privml.base.http import Connections
 from privml.base.wayout import environment_way_out
 from privml.client import anchors
+from privml.client.ci import Workflow
 from privml.client.requests import AbsentError, Requests, base_address
 from privml.output import manifest as manifests
 from privml.output.memory import Memories
 from privml.output.repository import fetch_from
-from privml.statement import follow, names, rebuilders
+from privml.statement import follow, logentry, logpolicy, names, rebuilders
 from privml.statement.follow import Fetch, Version
 from privml.statement.index import Entry, Index
 from privml.statement.keys import Role
+from privml.statement.logpolicy import LogPolicy
 from privml.statement.metadata import MAX_METADATA
 from privml.statement.rebuilders import Endorsements, Rebuilder
+from privml.statement.release import PROOF_FILE, RELEASE_FILE
+from privml.statement.tlog import MAX_PROOF, Proof
 from privml.statement.untrusted import UntrustedError
 from privml.statement.update import Memory, Update
-from privml.verify.anchor import Anchored, Candidates, Expected, Published
+from privml.verify.anchor import Anchored, Candidates, Expected, Logged, Published
 
 TIMEOUT = 60.0
 """Seconds for everything that is fetched for one verification."""
@@ -95,7 +99,8 @@ class Trust:
     """What the caller trusts: the bytes of ``root``, image ``name``, and one ``version`` or (None) any that counts.
 
     ``source`` is the directory or address of the repository, ``state`` the directory of the memory (None: the
-    default). ``asked`` of ``rebuilders`` must have got the same; None if the caller relies on none.
+    default). ``asked`` of ``rebuilders`` must have got the same; None if the caller relies on none. ``logs`` says in
+    which log the version must be, ``workflow`` which one must have attested it; None if the caller asks for none.
     """
 
     root: bytes
@@ -105,6 +110,8 @@ class Trust:
     state: Path | None = None
     rebuilders: tuple[Rebuilder, ...] = ()
     asked: int | None = None
+    logs: LogPolicy | None = None
+    workflow: Workflow | None = None
 
     @property
     def root_sha256(self) -> bytes:
@@ -182,15 +189,39 @@ class Trust:
             rebuilders=said.identical,
             rebuilders_asked=self.asked,
             demonstration=at.update.demonstration,
+            log=None if self.logs is None else _logged(self.logs, at.fetch, version),
+            ci=None if self.workflow is None else self.workflow.shown(at.fetch, version),
             notes=(*at.notes, *(f"rebuilder {who}: {why}" for who, why in said.others.items())),
         )
         return Vouched(version, role, anchor, at.fetch)
 
 
+def _logged(logs: LogPolicy, fetch: Fetch, version: Version) -> Logged:
+    """What the proof next to a release shows. A bad proof shows nothing."""
+    folder = f"{version.release.name}/{version.release.version}"
+    data = fetch(f"{folder}/{PROOF_FILE}", MAX_PROOF)
+    if data is None:
+        return Logged(f"no {folder}/{PROOF_FILE}")
+    entry = logentry.Entry(f"{folder}/{RELEASE_FILE}", version.entry.release_sha256)
+    try:
+        proof = Proof.decode(data)
+        state, witnesses = logs.check(proof, entry.encode())
+    except EvidenceError as error:
+        return Logged(f"{folder}/{PROOF_FILE}: {error.message}")
+    return Logged("", state.origin, proof.index, state.size, witnesses, logs.met(witnesses), logs.asked)
+
+
 def trust_of(
-    root: Path, wanted: str, source: str | None, *, state: Path | None = None, rebuilt: str | None = None
+    root: Path,
+    wanted: str,
+    source: str | None,
+    *,
+    state: Path | None = None,
+    rebuilt: str | None = None,
+    log_policy: Path | None = None,
+    workflow: Workflow | None = None,
 ) -> Trust:
-    """Read the caller's words: a root's file, ``NAME[@VERSION]``, where the repository is, and ``FILE:k``.
+    """Read the caller's words: a root's file, ``NAME[@VERSION]``, where the repository is, ``FILE:k``, and a policy.
 
     Without ``source`` the repository is the root's directory. ``UsageError`` for what cannot be.
     """
@@ -199,7 +230,8 @@ def trust_of(
         raise UsageError(f"--trust: got `{wanted[:80]}`, expected NAME or NAME@VERSION")
     found = trusted(root, source, state=state)
     people, asked = ((), None) if rebuilt is None else _rebuilders(rebuilt)
-    return Trust(found.root, name, version or None, found.source, state, people, asked)
+    logs = None if log_policy is None else _policy(log_policy)
+    return Trust(found.root, name, version or None, found.source, state, people, asked, logs, workflow)
 
 
 def trusted(root: Path, source: str | None, *, state: Path | None = None) -> Trusted:
@@ -240,6 +272,13 @@ def _rebuilders(text: str) -> tuple[tuple[Rebuilder, ...], int]:
     if not 1 <= asked <= len(found):
         raise UsageError(f"--rebuilders: got {asked}, expected 1 to the {len(found)} rebuilders in {file}")
     return found, asked
+
+
+def _policy(file: Path) -> LogPolicy:
+    try:
+        return logpolicy.decode(read_start(file, logpolicy.MAX_POLICY), str(file))
+    except OSError as error:
+        raise UsageError(f"--log-policy: {file} cannot be read: {error.strerror or error}") from error
 
 
 def _is_address(source: str) -> bool:

@@ -9,9 +9,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 
+from privml.base import keyless
 from privml.base.errors import EvidenceError, InputsError
 from privml.base.files import read_start
-from privml.lock import keyless, omsbundle
+from privml.lock import omsbundle
 from privml.lock.modelrecord import Model, ModelFile, Signature
 from privml.lock.models import Lock
 from privml.recipe.inference import Signature as Wanted

@@ -24,15 +24,16 @@ from privml.output.manifest import Manifest
 from privml.output.repository import Held, fetch_from
 from privml.publish import log as logs
 from privml.publish.repository import DAY, ROOT_FILE
-from privml.statement import follow, rebuild
+from privml.statement import attestation, follow, rebuild
 from privml.statement import index as indexes
 from privml.statement.follow import FOLDER, Version, metadata_path
 from privml.statement.image import Image
 from privml.statement.index import INDEX_FILE, MAX_INDEX, Entry
+from privml.statement.logentry import FOLDER as LOG
 from privml.statement.metadata import MAX_METADATA, ROOT
 from privml.statement.names import DEMONSTRATION
 from privml.statement.rebuilders import FOLDER as ENDORSEMENTS
-from privml.statement.release import ENVELOPES
+from privml.statement.release import CI_FILE, ENVELOPES, PROOF_FILE
 from privml.statement.tlog import Checkpoint
 from privml.statement.update import Memory, Update
 
@@ -107,7 +108,7 @@ class _Gate:
         for name in sorted(update.published):
             self._said(name, self._image, update, name)
         self._history(update)
-        self._said(logs.FOLDER, self._log)
+        self._said(LOG, self._log)
         self._leftovers()
         return update
 
@@ -178,9 +179,16 @@ class _Gate:
         assert version is not None  # it counts
         found = documents(self.fetch, version, image.publishers)
         self.inputs[version.release.name, version.release.version] = found.manifest, found.lock
+        self._said(f"{version.folder}/{CI_FILE}", self._attestation, f"{version.folder}/{CI_FILE}", version)
         for path in sorted(self._all):
             if path.startswith(f"{version.folder}/{ENDORSEMENTS}/"):
                 self._said(path, self._endorsement, path, version)
+
+    def _attestation(self, path: str, version: Version) -> None:
+        """Check what CI attested, if it is there, but for its signature: that is for callers with `--ci`."""
+        data = self.fetch(path, attestation.MAX_BUNDLE)
+        if data is not None:
+            attestation.check(attestation.payload_of(data, path), version.statement, path)
 
     def _endorsement(self, path: str, version: Version) -> None:
         data = self.fetch(path, follow.MAX_ENVELOPE)
@@ -207,9 +215,15 @@ class _Gate:
 
     def _log(self) -> None:
         """Check the log, if there is one; with the folder as it was, that it continues the log of then."""
-        self._keep(f"{logs.FOLDER}/")
+        self._keep(f"{LOG}/")
         old = None if self.before is None else logs.read(self.before)
-        found = logs.read(self.folder, None if old is None else old.key)
+        try:
+            found = logs.read(self.folder, None if old is None else old.key)
+        except PrivmlError:
+            self._known |= {
+                path for path in self._all if path.endswith(f"/{PROOF_FILE}")
+            }  # nothing to check them with
+            raise
         if found is None:
             if old is not None:
                 raise EvidenceError("gone, expected the log to continue")
@@ -218,6 +232,7 @@ class _Gate:
         audited = logs.audit(self.folder, found, since)
         self.found.wrong += audited.wrong
         self.found.soon += audited.unlogged
+        self._known |= audited.known
 
     def _index(self, old: bytes, new: bytes) -> None:
         before, after = indexes.decode(old), indexes.decode(new)
@@ -247,8 +262,8 @@ def _files(folder: Path) -> list[str]:
 
 
 def _is_kept(path: str) -> bool:
-    """True for a file that never changes: versioned metadata, and the files of a version without its envelopes."""
+    """True for a file that never changes: versioned metadata, and what a version's release and index name."""
     parts = path.split("/")
     if parts[0] == FOLDER:
         return len(parts) == 2 and parts[1].split(".")[0].isdigit() and parts[1].endswith(".json")
-    return len(parts) > 2 and parts[-1] not in ENVELOPES and parts[2] != ENDORSEMENTS
+    return len(parts) > 2 and parts[-1] not in (*ENVELOPES, PROOF_FILE, CI_FILE) and parts[2] != ENDORSEMENTS

@@ -2,66 +2,34 @@
 
 An entry names a file of the repository and its SHA-256: each root, release and endorsement, and each state of an
 index. So whoever keeps a checkpoint can later show that something was published and taken away, or shown to them
-alone. The log decides nothing: a verdict does not read it. Contract: docs/ARCHITECTURE.md, "Published measurements".
+alone. Next to each logged release is the proof that it is in the log, for callers who ask for one. Contract:
+docs/ARCHITECTURE.md, "Published measurements".
 """
 
 from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from privml.base.errors import EvidenceError, Refused, UsageError, printable
+from privml.base.errors import EvidenceError, Refused, UsageError
 from privml.base.files import read_start
-from privml.base.strictjson import Fields, canonical, loads
 from privml.output.repository import fetch_from
 from privml.publish.signer import Signer
 from privml.statement import tlog
-from privml.statement.follow import FOLDER as TUF
 from privml.statement.follow import MAX_ENVELOPE
-from privml.statement.index import INDEX_FILE
 from privml.statement.keys import ED25519, ED25519_PREFIX
-from privml.statement.rebuilders import FOLDER as ENDORSEMENTS
-from privml.statement.release import RELEASE_FILE
-from privml.statement.tlog import Checkpoint, NoteKey, Proof
+from privml.statement.logentry import FOLDER, Entry, order
+from privml.statement.release import PROOF_FILE, RELEASE_FILE
+from privml.statement.tlog import Checkpoint, Note, NoteKey, Proof
 
-FOLDER = "log"
 CHECKPOINT = f"{FOLDER}/checkpoint"
 KEY = f"{FOLDER}/key"
-FORMAT = "privml-log-entry/v1"
 _MAX_TILE = tlog.TILE * (tlog.MAX_ENTRY + 2)
-_ROOT = re.compile(rf"{TUF}/(\d+)\.root\.json")
-_ONCE = re.compile(rf"[^/]+/[^/]+/(?:{re.escape(RELEASE_FILE)}|{ENDORSEMENTS}/[^/]+\.dsse\.json)")
-_INDEX = re.compile(rf"[^/]+/{re.escape(INDEX_FILE)}")
 _TILE = re.compile(rf"{FOLDER}/tile/(\d|entries)/((?:x\d{{3}}/)*\d{{3}})(?:\.p/([1-9]\d{{0,2}}))?")
-
-
-@dataclass(frozen=True)
-class Entry:
-    """A file of the repository, as it was when it was logged."""
-
-    path: str
-    sha256: bytes
-
-    def encode(self) -> bytes:
-        """Encode as canonical JSON."""
-        return canonical({"format": FORMAT, "path": self.path, "sha256": self.sha256.hex()})
-
-    @classmethod
-    def decode(cls, data: bytes, what: str) -> Entry:
-        """Read an entry; ``EvidenceError`` if it is malformed, or of a file that is not logged."""
-        fields = Fields(loads(data, what=what, limit=tlog.MAX_ENTRY), what)
-        fields.text("format", one_of=(FORMAT,))
-        found = cls(fields.text("path", limit=512), fields.hexadecimal("sha256", 32))
-        fields.end()
-        if _order(found.path) is None or found.encode() != data:
-            raise EvidenceError(
-                f"{what}: `{printable(found.path)[:80]}` is no file that is logged, or not canonical JSON"
-            )
-        return found
 
 
 @dataclass(frozen=True)
@@ -132,7 +100,7 @@ def _own_key(folder: Path) -> NoteKey:
 
 
 def append(folder: Path, signer: Signer, origin: str | None) -> dict[str, bytes]:
-    """What to write, the checkpoint last, so that everything in ``folder`` is logged; empty if it is already.
+    """What to write, in this order, so that everything in ``folder`` is logged and proven; empty if it is already.
 
     ``Refused`` if a logged file has other bytes now, or the key is not the log's. A new log needs ``origin``.
     """
@@ -153,14 +121,52 @@ def append(folder: Path, signer: Signer, origin: str | None) -> dict[str, bytes]
             raise Refused(f"the log is {key.text}, expected one with that key and --origin {origin or key.name}")
         if wrong := _changed(folder, found):
             raise Refused(wrong[0])
-    wanted = _unlogged(folder, found)
-    if not wanted:
-        return {}
-    entries = (*raw, *(entry.encode() for entry in wanted))
-    state = Checkpoint(key.name, len(entries), tlog.root_of([tlog.leaf_hash(entry) for entry in entries]))
-    files = {f"{FOLDER}/{path}": data for path, data in tlog.tiles(entries).items()}
-    note = f"{state.text}\n{key.line(signer.sign(state.text.encode()))}".encode()
-    return {**files, KEY: f"{key.text}\n".encode(), CHECKPOINT: note}
+    files: dict[str, bytes] = {}
+    if wanted := _unlogged(folder, found):
+        entries = (*raw, *(entry.encode() for entry in wanted))
+        state = Checkpoint(key.name, len(entries), tlog.root_of([tlog.leaf_hash(entry) for entry in entries]))
+        files = {f"{FOLDER}/{path}": data for path, data in tlog.tiles(entries).items()}
+        note = f"{state.text}\n{key.line(signer.sign(state.text.encode()))}".encode()
+        files |= {KEY: f"{key.text}\n".encode(), CHECKPOINT: note}
+        found = Log(key, note, entries)
+    return {} if found is None else files | _new_proofs(folder, found)
+
+
+def _new_proofs(folder: Path, log: Log) -> dict[str, bytes]:
+    """The proofs to write next to releases: where no valid one is, or the newest checkpoint has more signatures.
+
+    So the next `append` takes over a checkpoint that witnesses cosigned after it was written.
+    """
+    signed = len(Note.decode(log.checkpoint).signatures)
+    found = {}
+    for path, beside in _proven_paths(log):
+        try:
+            proof = _stapled(folder, path, beside, log)
+        except EvidenceError:
+            proof = None
+        if proof is None or len(Note.decode(proof.checkpoint).signatures) < signed:
+            found[beside] = prove(log, path).encode()
+    return found
+
+
+def _proven_paths(log: Log) -> Iterator[tuple[str, str]]:
+    """Each logged release, with the path of its proof."""
+    for path in log.last:
+        if path.endswith(f"/{RELEASE_FILE}"):
+            yield path, f"{path.removesuffix(RELEASE_FILE)}{PROOF_FILE}"
+
+
+def _stapled(folder: Path, path: str, beside: str, log: Log) -> Proof | None:
+    """The proof next to a release; None if there is none, ``EvidenceError`` if it does not prove it in this log."""
+    data = fetch_from(folder)(beside, tlog.MAX_PROOF)
+    if data is None:
+        return None
+    proof = Proof.decode(data)
+    index, sha256 = log.last[path]
+    state = proof.check(Entry(path, sha256).encode(), log.key)
+    if proof.index != index or state.size > len(log.raw) or log.root(state.size) != state.root:
+        raise EvidenceError(f"proof: it is under a checkpoint of {state.size} entries that this log never had")
+    return proof
 
 
 def prove(log: Log, path: str) -> Proof:
@@ -187,7 +193,7 @@ def check(folder: Path, path: str, proof: Proof, key: NoteKey | None = None) -> 
 
 @dataclass
 class Findings:
-    """What is ``wrong``, what is ``unlogged``, one line each; and the files of the log that were read."""
+    """What is ``wrong``, what `append` would add (``unlogged``), one line each; and the files that were read."""
 
     wrong: list[str] = field(default_factory=list)
     unlogged: list[str] = field(default_factory=list)
@@ -201,7 +207,14 @@ def audit(folder: Path, log: Log, since: Checkpoint | None = None) -> Findings:
         found.wrong.append(
             f"{CHECKPOINT}: got {len(log.raw)} entries that do not continue the checkpoint of {since.size} entries"
         )
-    found.known = {CHECKPOINT, KEY}
+    for path, beside in _proven_paths(log):
+        found.known.add(beside)
+        try:
+            if _stapled(folder, path, beside, log) is None:
+                found.unlogged.append(f"{beside}: no such file")
+        except EvidenceError as error:
+            found.wrong.append(f"{beside}: {error.message}")
+    found.known |= {CHECKPOINT, KEY}
     for path in sorted(set(_files(folder, FOLDER)) - found.known):
         if _is_tile(folder, path, log):
             found.known.add(path)
@@ -230,7 +243,7 @@ def _changed(folder: Path, log: Log) -> list[str]:
     wrong = []
     seen: dict[str, bytes] = {}
     for entry in log.entries:
-        if _INDEX.fullmatch(entry.path):
+        if entry.changes:
             continue
         if seen.setdefault(entry.path, entry.sha256) != entry.sha256:
             wrong.append(f"{entry.path}: logged twice with different bytes")
@@ -253,19 +266,8 @@ def _unlogged(folder: Path, log: Log | None) -> list[Entry]:
 
 
 def _logged_paths(folder: Path) -> Sequence[str]:
-    found = [(order, path) for path in _files(folder) if (order := _order(path)) is not None]
+    found = [(rank, path) for path in _files(folder) if (rank := order(path)) is not None]
     return [path for _, path in sorted(found)]
-
-
-def _order(path: str) -> tuple[int, int, str] | None:
-    """Where a file comes among those that are logged together; None for one that is not logged."""
-    if match := _ROOT.fullmatch(path):
-        return 0, int(match[1]), path
-    if path.startswith((f"{TUF}/", f"{FOLDER}/")):
-        return None
-    if _ONCE.fullmatch(path):
-        return (1 if path.endswith(RELEASE_FILE) else 3), 0, path
-    return (2, 0, path) if _INDEX.fullmatch(path) else None
 
 
 def _digest(folder: Path, path: str) -> bytes | None:

@@ -25,6 +25,10 @@ STATEMENT_FILE = "statement.dsse.json"
 PROVENANCE_FILE = "provenance.dsse.json"
 MANIFEST_FILE = "manifest.json"
 ENVELOPES = (STATEMENT_FILE, PROVENANCE_FILE)
+PROOF_FILE = "statement.tlog-proof"
+"""The proof that the release is in a log. It is written after the release, and may be replaced by a newer one."""
+CI_FILE = "ci.sigstore.json"
+"""What CI attested of the version. It is added after the release."""
 FILES = ("lock.json", MANIFEST_FILE, "recipe.yaml", "sbom.cdx.json", "tools.lock.json")
 """The files that each release has, besides itself and its envelopes."""
 _PATH = re.compile(r"[0-9A-Za-z_][0-9A-Za-z._+-]*(?:/[0-9A-Za-z_][0-9A-Za-z._+-]*)*")
@@ -123,7 +127,7 @@ def _files(fields: Fields) -> dict[str, File]:
         row.end()
     if missing := [name for name in FILES if name not in found]:
         raise EvidenceError(f"{fields.path}: no `{missing[0]}`, expected {', '.join(FILES)}")
-    if reserved := [name for name in (RELEASE_FILE, *ENVELOPES) if name in found]:
+    if reserved := [name for name in (RELEASE_FILE, *ENVELOPES, PROOF_FILE, CI_FILE) if name in found]:
         raise EvidenceError(f"{fields.path}: `{reserved[0]}` is named, which no list of files may")
     return found
 

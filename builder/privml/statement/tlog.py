@@ -1,7 +1,8 @@
 """Transparency logs as C2SP has them: the tree of RFC 6962, tiles, checkpoints as signed notes, proofs of inclusion.
 
 Pure: lists of hashes and bytes in, bytes and records out. Sources: https://c2sp.org/tlog-tiles,
-https://c2sp.org/tlog-checkpoint, https://c2sp.org/signed-note and https://c2sp.org/tlog-proof.
+https://c2sp.org/tlog-checkpoint, https://c2sp.org/signed-note, https://c2sp.org/tlog-cosignature and
+https://c2sp.org/tlog-proof.
 """
 
 from __future__ import annotations
@@ -22,7 +23,13 @@ MAX_ENTRIES = 1 << 20
 MAX_NOTE = 1 << 16
 MAX_SIGNATURES = 100
 PROOF_HEAD = "c2sp.org/tlog-proof@v1"
-_ED25519 = b"\x01"
+MAX_HASHES = 63
+MAX_PROOF = MAX_NOTE + 4096
+LOG_KIND = 1
+WITNESS_KIND = 4
+KINDS = {LOG_KIND: "Ed25519 over the text", WITNESS_KIND: "Ed25519 cosignature v1"}
+"""What each kind of key signs."""
+_MAX_TIME = (1 << 63) - 1
 _NAME = re.compile(r"[!-*,-~]{1,200}")
 _SIZE = re.compile(r"0|[1-9][0-9]{0,15}")
 _DASH = "\u2014 "
@@ -139,10 +146,11 @@ def bundle_paths(size: int) -> list[str]:
 
 @dataclass(frozen=True)
 class NoteKey:
-    """An Ed25519 key that signs notes: its name, and the raw public key."""
+    """An Ed25519 key that signs notes: its name, the raw public key, and its kind, one of `KINDS`."""
 
     name: str
     key: bytes
+    kind: int = LOG_KIND
 
     def __post_init__(self) -> None:
         if not _NAME.fullmatch(self.name):
@@ -153,22 +161,22 @@ class NoteKey:
     @property
     def keyid(self) -> bytes:
         """The four bytes by which signatures name this key."""
-        return hashlib.sha256(self.name.encode() + b"\n" + _ED25519 + self.key).digest()[:4]
+        return hashlib.sha256(self.name.encode() + b"\n" + bytes([self.kind]) + self.key).digest()[:4]
 
     @property
     def text(self) -> str:
         """The key in a line, as `decode` reads it."""
-        return f"{self.name}+{self.keyid.hex()}+{b64(_ED25519 + self.key)}"
+        return f"{self.name}+{self.keyid.hex()}+{b64(bytes([self.kind]) + self.key)}"
 
     @classmethod
-    def decode(cls, text: str) -> NoteKey:
-        """Read ``NAME+ID+KEY``; ``EvidenceError`` if it is not an Ed25519 key of a log."""
+    def decode(cls, text: str, kind: int = LOG_KIND) -> NoteKey:
+        """Read ``NAME+ID+KEY``; ``EvidenceError`` if it is not a key of this kind."""
         name, _, rest = text.partition("+")
         keyid, _, encoded = rest.partition("+")
         data = unb64(encoded, what="key of a note", limit=64)
-        if data[:1] != _ED25519:
-            raise EvidenceError("key of a note: not of kind 1 (Ed25519 over the text)")
-        found = cls(name, data[1:])
+        if data[:1] != bytes([kind]):
+            raise EvidenceError(f"key of a note: not of kind {kind} ({KINDS[kind]})")
+        found = cls(name, data[1:], kind)
         if found.keyid.hex() != keyid:
             raise EvidenceError(f"key of a note: it is {found.keyid.hex()}, not `{keyid[:80]}`")
         return found
@@ -177,39 +185,81 @@ class NoteKey:
         """The line of a note with this key's signature."""
         return f"{_DASH}{self.name} {b64(self.keyid + signature)}\n"
 
+    def verifies(self, signature: bytes, text: str) -> bool:
+        """True if ``signature`` is this key's of a note's text; that of a witness begins with its time."""
+        signed = text.encode()
+        if self.kind == WITNESS_KIND:
+            at, signature = int.from_bytes(signature[:8]), signature[8:]
+            signed = cosigned_text(at, text)
+            if at > _MAX_TIME:
+                return False
+        return PublicKey(ED25519_PREFIX + self.key).verifies(signature, signed)
 
-def signed_text(note: bytes, key: NoteKey) -> str:
+
+def cosigned_text(at: int, text: str) -> bytes:
+    """What a witness signs at a time (Unix seconds) of a note's text."""
+    return f"cosignature/v1\ntime {at}\n{text}".encode()
+
+
+@dataclass(frozen=True)
+class Note:
+    """A signed note: its text, and the signatures as (name, id of the key with the signature after it)."""
+
+    text: str
+    signatures: tuple[tuple[str, bytes], ...]
+
+    @classmethod
+    def decode(cls, data: bytes) -> Note:
+        """Read a note; ``EvidenceError`` if it is malformed. Signatures are not checked."""
+        if len(data) > MAX_NOTE:
+            raise EvidenceError(f"note: more than {MAX_NOTE} bytes")
+        try:
+            whole = data.decode("utf-8")
+        except UnicodeDecodeError as error:
+            raise EvidenceError("note: not UTF-8") from error
+        if any(ord(character) < 0x20 and character != "\n" for character in whole):
+            raise EvidenceError("note: it has a control character")
+        text, blank, signatures = whole.rpartition("\n\n")
+        lines = signatures.split("\n")
+        if not blank or lines.pop() != "" or not 1 <= len(lines) <= MAX_SIGNATURES:
+            raise EvidenceError(f"note: no blank line with 1 to {MAX_SIGNATURES} signatures after it")
+        found = []
+        for line in lines:
+            name, _, encoded = line.removeprefix(_DASH).partition(" ")
+            signature = unb64(encoded, what="signature of a note", limit=MAX_NOTE)
+            if not line.startswith(_DASH) or not _NAME.fullmatch(name) or len(signature) < 5:
+                raise EvidenceError("note: a line after the blank one is not a signature")
+            found.append((name, signature))
+        return cls(f"{text}\n", tuple(found))
+
+    @property
+    def first_line(self) -> str:
+        """The first line of the text: the origin of a checkpoint."""
+        return self.text.partition("\n")[0]
+
+    def of(self, key: NoteKey) -> tuple[bytes, ...]:
+        """What is signed in the name of ``key``, unchecked."""
+        return tuple(data[4:] for name, data in self.signatures if (name, data[:4]) == (key.name, key.keyid))
+
+    def signed_by(self, key: NoteKey) -> bool:
+        """True if ``key`` signed; ``EvidenceError`` if what is signed in its name is not its one signature."""
+        found = self.of(key)
+        if len(found) > 1:
+            raise EvidenceError(f"note: {len(found)} signatures by {key.text}, expected one")
+        if found and not key.verifies(found[0], self.text):
+            raise EvidenceError(f"note: the signature of {key.name} is not that of its key")
+        return bool(found)
+
+
+def signed_text(data: bytes, key: NoteKey) -> str:
     """The text of a signed note; ``EvidenceError`` if it is malformed, or not signed by ``key``.
 
     Signatures by other keys are ignored, as witnesses add theirs.
     """
-    if len(note) > MAX_NOTE:
-        raise EvidenceError(f"note: more than {MAX_NOTE} bytes")
-    try:
-        whole = note.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise EvidenceError("note: not UTF-8") from error
-    if any(ord(character) < 0x20 and character != "\n" for character in whole):
-        raise EvidenceError("note: it has a control character")
-    text, blank, signatures = whole.rpartition("\n\n")
-    lines = signatures.split("\n")
-    if not blank or lines.pop() != "" or not 1 <= len(lines) <= MAX_SIGNATURES:
-        raise EvidenceError(f"note: no blank line with 1 to {MAX_SIGNATURES} signatures after it")
-    text += "\n"
-    signed = 0
-    for line in lines:
-        name, _, encoded = line.removeprefix(_DASH).partition(" ")
-        data = unb64(encoded, what="signature of a note", limit=MAX_NOTE)
-        if not line.startswith(_DASH) or not _NAME.fullmatch(name) or len(data) < 5:
-            raise EvidenceError("note: a line after the blank one is not a signature")
-        if (name, data[:4]) != (key.name, key.keyid):
-            continue
-        if not PublicKey(ED25519_PREFIX + key.key).verifies(data[4:], text.encode()):
-            raise EvidenceError(f"note: the signature of {name} is not that of its key")
-        signed += 1
-    if signed != 1:
-        raise EvidenceError(f"note: {signed} signatures by {key.text}, expected one")
-    return text
+    note = Note.decode(data)
+    if not note.signed_by(key):
+        raise EvidenceError(f"note: 0 signatures by {key.text}, expected one")
+    return note.text
 
 
 @dataclass(frozen=True)
@@ -257,13 +307,15 @@ class Proof:
     @classmethod
     def decode(cls, data: bytes) -> Proof:
         """Read a tlog-proof without extra data; ``EvidenceError`` if it is malformed."""
+        if len(data) > MAX_PROOF:
+            raise EvidenceError(f"proof: more than {MAX_PROOF} bytes")
         head, blank, checkpoint = data.partition(b"\n\n")
         try:
             lines = head.decode("ascii").split("\n")
         except UnicodeDecodeError as error:
             raise EvidenceError("proof: not ASCII before the blank line") from error
         match = re.fullmatch(r"index (0|[1-9][0-9]{0,15})", lines[1]) if len(lines) > 1 else None
-        if not blank or lines[0] != PROOF_HEAD or match is None or len(lines) > 65:
+        if not blank or lines[0] != PROOF_HEAD or match is None or len(lines) > MAX_HASHES + 2:
             raise EvidenceError(f"proof: expected `{PROOF_HEAD}`, an index, hashes, a blank line and a checkpoint")
         hashes = tuple(unb64(line, what="hash of a proof", limit=64) for line in lines[2:])
         if any(len(item) != 32 for item in hashes):

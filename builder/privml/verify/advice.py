@@ -118,6 +118,18 @@ ADVICE: Mapping[str, str] = {
     "demonstration": (
         "Use the project's own root. For a trial, `--allow-demonstration` accepts it, at most as a simulation."
     ),
+    "not-logged": (
+        "Use the repository's newest files, and check the log's key in your policy. Otherwise do not send: the "
+        "version may have been made for you alone."
+    ),
+    "witnesses": (
+        "Ask the publisher for a proof that more witnesses cosigned. Otherwise do not send: the log may have been "
+        "shown to you alone."
+    ),
+    "ci-identity": (
+        "Ask the publisher for the workflow's attestation, and check the repository and ref that you asked for. "
+        "Otherwise do not send."
+    ),
     "sample-evidence": "Ask with 32 random bytes as nonce. Otherwise do not send.",
 }
 """By code. Each code of `CODES` has an entry."""

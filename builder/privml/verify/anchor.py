@@ -38,13 +38,73 @@ class Fetched:
 
 
 @dataclass(frozen=True)
+class Logged:
+    """What the proof next to a release shows under the caller's policy for logs.
+
+    ``objection`` says why it shows nothing; it is empty if the release is number ``index`` of ``size`` entries of the
+    log ``origin``, whose checkpoint ``witnesses`` of the policy cosigned. ``enough`` says whether they are the quorum
+    ``asked``.
+    """
+
+    objection: str = ""
+    origin: str = ""
+    index: int = 0
+    size: int = 0
+    witnesses: tuple[str, ...] = ()
+    enough: bool = False
+    asked: str = ""
+
+    def __str__(self) -> str:
+        if self.objection:
+            return "in no log of your policy"
+        number = {0: "no witness", 1: "1 witness"}.get(len(self.witnesses), f"{len(self.witnesses)} witnesses")
+        return f"logged by {self.origin} with {number}"
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """A JSON object; None if nothing is shown."""
+        if self.objection:
+            return None
+        return {
+            "origin": self.origin,
+            "index": self.index,
+            "size": self.size,
+            "witnesses": list(self.witnesses),
+            "quorum": self.enough,
+        }
+
+
+@dataclass(frozen=True)
+class Attested:
+    """What the attestation of CI next to a version shows: that ``workflow`` made the same.
+
+    It is of ``repository``, and ran for ``ref``. ``objection`` says why that is not shown; it is empty if it is.
+    """
+
+    repository: str
+    ref: str
+    workflow: str = ""
+    objection: str = ""
+
+    def __str__(self) -> str:
+        return "not attested" if self.objection else f"attested by CI of {self.repository}"
+
+    def to_dict(self) -> dict[str, Any] | None:
+        """A JSON object; None if nothing is shown."""
+        if self.objection:
+            return None
+        return {"repository": self.repository, "ref": self.ref, "workflow": self.workflow}
+
+
+@dataclass(frozen=True)
 class Published:
     """A published version of an image, as a trusted root vouches for it at ``as_of`` (Unix seconds).
 
     ``signers`` are the ids of the keys that signed its statement, of ``publishers`` keys of which ``threshold`` must.
     ``demonstration``: one person made all keys, as the root says.
     ``expiries`` has the end of each role's metadata. ``rebuilders`` names those of the caller's list who got the
-    same, ``rebuilders_asked`` how many must; it is None if the caller asks for none. ``notes`` are lines for people.
+    same, ``rebuilders_asked`` how many must; it is None if the caller asks for none. ``log`` is what a log's proof
+    shows, None if the caller has no policy for logs; ``ci`` the same of an attestation by CI. ``notes`` are lines for
+    people.
     """
 
     name: str
@@ -61,6 +121,8 @@ class Published:
     expiries: Mapping[str, int] = field(default_factory=dict)
     rebuilders: tuple[str, ...] = ()
     rebuilders_asked: int | None = None
+    log: Logged | None = None
+    ci: Attested | None = None
     notes: tuple[str, ...] = ()
     demonstration: bool = False
 
@@ -69,7 +131,8 @@ class Published:
         signed = f"signed by {len(self.signers)} of {self.publishers} publishers ({ids})"
         rebuilt = f"rebuilt by {', '.join(self.rebuilders) or 'nobody'}"
         asked = "no rebuilder asked" if self.rebuilders_asked is None else rebuilt
-        said = f"version {self.version} (serial {self.serial}), {signed}, {asked}"
+        more = "".join(f", {each}" for each in (self.log, self.ci) if each is not None)
+        said = f"version {self.version} (serial {self.serial}), {signed}, {asked}{more}"
         return f"{said}{f', {DEMONSTRATED}' if self.demonstration else ''}"
 
     def to_dict(self) -> dict[str, Any]:
@@ -84,6 +147,10 @@ class Published:
             "publishers": self.publishers,
             "rebuilders": list(self.rebuilders),
             "rebuilders_asked": self.rebuilders_asked,
+            "log_asked": self.log is not None,
+            "log": None if self.log is None else self.log.to_dict(),
+            "ci_asked": self.ci is not None,
+            "ci": None if self.ci is None else self.ci.to_dict(),
             "valid_until": min(self.expiries.values(), default=None),
             "demonstration": self.demonstration,
         }

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from privml.base.times import time_text
 from privml.statement.untrusted import UntrustedError
 from privml.verify import policyfield
-from privml.verify.anchor import Published, Unproven
+from privml.verify.anchor import Logged, Published, Unproven
 from privml.verify.policyfield import number, setting
 from privml.verify.rules import refuses
 from privml.verify.verdict import Outcome, Refusal, Verdict
@@ -69,10 +69,13 @@ BEFORE = {
         "version-revoked": "the publishers revoked this version",
         "version-below-minimum": "the version is older than the lowest one that still counts",
         "rebuilders": "too few of your rebuilders got the same image",
+        "not-logged": "the version is not proven to be in a log of your policy",
+        "witnesses": "too few of your witnesses cosigned the log",
+        "ci-identity": "the version is not attested by the workflow that you asked for",
     }
 )
 def publication(case: PublicationCase) -> Iterator[Refusal]:
-    """Check expiry, state and serial of the version, and who rebuilt it."""
+    """Check expiry, state and serial of the version, who rebuilt it, the log, and CI."""
     version, policy = case.version, case.policy
     for role, end in version.expiries.items():
         if version.as_of >= end + policy.expired_days * DAY:
@@ -90,6 +93,13 @@ def publication(case: PublicationCase) -> Iterator[Refusal]:
     if version.rebuilders_asked is not None and len(version.rebuilders) < version.rebuilders_asked:
         got = ", ".join(version.rebuilders) or "nobody"
         yield Refusal("rebuilders", got, f"at least {version.rebuilders_asked} of your list")
+    log = version.log
+    if log is not None and log.objection:
+        yield Refusal("not-logged", log.objection, "a proof under a checkpoint of a log in your policy")
+    elif log is not None and not log.enough:
+        yield Refusal("witnesses", ", ".join(log.witnesses) or "nobody", log.asked)
+    if (ci := version.ci) is not None and ci.objection:
+        yield Refusal("ci-identity", ci.objection, f"an attestation by a workflow of {ci.repository} at {ci.ref}")
 
 
 @dataclass(frozen=True)
@@ -116,8 +126,21 @@ def notes(version: Published) -> Iterator[str]:
         yield "one publisher alone signed this version"
     if version.expiries:
         yield f"index valid until {time_text(min(version.expiries.values()))}"
-    yield "no transparency log was read: an index shown only to you would not be noticed"
+    if version.log is None:
+        yield "no transparency log was read: an index shown only to you would not be noticed"
+    elif not version.log.objection:
+        yield from _logged(version.log)
+    if version.ci is not None and not version.ci.objection:
+        yield f"attested by {version.ci.workflow}: it made the same, on that service's runners"
     yield from version.notes
+
+
+def _logged(log: Logged) -> Iterator[str]:
+    cosigned = ", ".join(log.witnesses) or "nobody"
+    yield f"release is entry {log.index} of the {log.size} of {log.origin}, cosigned by {cosigned}"
+    if not log.witnesses:
+        yield "no witness: a second log with this entry, shown only to you, would not be noticed"
+    yield "the proof is of the release, not of the index: an index shown only to you would not be noticed"
 
 
 def unproven(name: str, version: str | None, error: UntrustedError) -> Verdict:
