@@ -1,7 +1,7 @@
 """A demonstration: a repository whose keys one person made, marked as one in its root, and replaced whole.
 
 Its keys are thrown away once it is signed, so nothing in it is ever changed or renewed. A later one is another
-repository in the same folder, with another first root (ADR 0067).
+repository in the same folder, with another first root (ADR 0070).
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Stricter than the specification, so that each document has one meaning (ADR 0060
 - ``consistent_snapshot`` is true, and every file is named with version, length and SHA-256;
 - the top-level targets role names no target; it delegates ``NAME/*`` to a terminating role NAME for each image;
 - the role NAME names exactly one target, ``NAME/index.json``, and delegates nothing;
-- a root may have ``demonstration``: true, which says that one person made all keys (ADR 0067);
+- a root may have ``demonstration``: true, which says that one person made all keys (ADR 0070);
 - other fields are refused.
 
 Signatures cover the OLPC canonical JSON of the member ``signed``, as the specification says.
