@@ -92,7 +92,7 @@ def test_a_service_imports_a_pure_and_a_native_wheel(tmp_path: Path) -> None:
     names = [wheel.name for wheel in read_lock(recipe.with_name("tdx-wheels.lock.json")).imported]
     assert names == ["jinja2", "markupsafe"]
 
-    said = succeeded(privml("run", str(recipe), "--output", str(image), "--get", "/x/page/")).stdout
+    said = succeeded(privml("run", str(image), "--get", "/x/page/")).stdout
     found = json.loads(said.splitlines()[0])
     assert found["page"] == "<b>&lt;1&gt;</b>"
     assert found["native"].startswith(f"/{DIRECTORY}/markupsafe/_speedups.cpython-")
@@ -100,6 +100,7 @@ def test_a_service_imports_a_pure_and_a_native_wheel(tmp_path: Path) -> None:
     assert f"/{DIRECTORY}" in found["path"]
     assert found["compiled"].startswith(f"/{DIRECTORY}/jinja2/__pycache__/")
 
+    (tmp_path / "inside").mkdir()
     extract(Workplace().tools(), image / "root.raw", ROOT_LABEL, tmp_path / "inside")
     tree = tmp_path / "inside/tree" / DIRECTORY
     files = [path for path in tree.rglob("*") if path.is_file()]

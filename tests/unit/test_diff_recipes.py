@@ -403,8 +403,16 @@ WHEELS = {"requirements": ["acme-web>=1"], "before": "2026-02-01"}
 
 def with_wheels(shop: Workshop, side: str, text: str = "1", **fields: Any) -> Path:
     """An image with two wheels, of which one has the module's ``text``."""
-    rows = {"acme_fast.py": b"", "acme_web/__init__.py": text.encode(), "acme_web/tests/a.py": b"x", "acme_web/bin": b""}
-    listed = {"acme-fast": {"acme_fast.py": b""}, "acme-web": {n: d for n, d in rows.items() if n.startswith("acme_web")}}
+    rows = {
+        "acme_fast.py": b"",
+        "acme_web/__init__.py": text.encode(),
+        "acme_web/tests/a.py": b"x",
+        "acme_web/bin": b"",
+    }
+    listed = {
+        "acme-fast": {"acme_fast.py": b""},
+        "acme-web": {n: d for n, d in rows.items() if n.startswith("acme_web")},
+    }
     store = shop.fake.store
     wheels = tuple(
         wheel_file.locked(store, name, "1.0", wheel_file.wheel_bytes(name, "1.0", files))

@@ -43,7 +43,9 @@ def lock_of(fake: image_fake.Fake, *wheels: Wheel, requested: tuple[str, ...] = 
 
 def wheel(store: Store, name: str, files: dict[str, bytes], *requires: str, tag: str = wheel_file.TAG) -> Wheel:
     lines = [*(f"Requires-Dist: {each}" for each in requires), "License-Expression: MIT"]
-    return wheel_file.locked(store, name, "1.0", wheel_file.wheel_bytes(name, "1.0", files, tag=tag, metadata=lines), tag=tag)
+    return wheel_file.locked(
+        store, name, "1.0", wheel_file.wheel_bytes(name, "1.0", files, tag=tag, metadata=lines), tag=tag
+    )
 
 
 def test_files_are_unpacked_with_fixed_modes_and_times(fake: image_fake.Fake, tmp_path: Path) -> None:
@@ -104,10 +106,12 @@ def test_the_same_file_of_two_wheels_is_kept_once_and_different_ones_are_refused
     two = wheel(fake.store, "acme-fast", {**shared, "acme/fast.py": b""})
     assert "acme/__init__.py" in pythonwheels.unpacked(wanted(), lock_of(fake, one, two), fake.store).files
     other = wheel(fake.store, "acme-fast", {"acme/__init__.py": b"# other\n"})
-    with pytest.raises(InputsError, match=r"^wheel-clash: acme/__init__.py is in acme_fast-1.0.* and in acme_web-1.0"):
+    with pytest.raises(
+        InputsError, match=r"^wheel-clash: acme/__init__.py is in acme_fast-1.0.* and in acme_web-1.0"
+    ):
         pythonwheels.unpacked(wanted(), lock_of(fake, one, other), fake.store)
     flat = wheel(fake.store, "acme-fast", {"acme": b""})
-    with pytest.raises(InputsError, match="^wheel-clash: acme is a file of one wheel and a folder of another"):
+    with pytest.raises(InputsError, match=r"^wheel-clash: acme is a file of one wheel and a folder of another"):
         pythonwheels.unpacked(wanted(), lock_of(fake, one, flat), fake.store)
 
 
@@ -115,14 +119,14 @@ def test_a_pattern_and_a_program_that_match_nothing_are_refused(fake: image_fake
     lock = lock_of(fake, wheel(fake.store, "acme-web", {"acme_web.py": b"x"}))
     with pytest.raises(InputsError, match=r"^wheel-remove: `acme_web/\*` of `python.remove` matches no file"):
         pythonwheels.unpacked(wanted(remove=["acme_web/*"]), lock, fake.store)
-    with pytest.raises(InputsError, match="^wheel-program: bin/x of `python.programs` is not a file"):
+    with pytest.raises(InputsError, match=r"^wheel-program: bin/x of `python.programs` is not a file"):
         pythonwheels.unpacked(wanted(programs=["bin/x"]), lock, fake.store)
 
 
 def test_more_bytes_than_allowed_are_refused(fake: image_fake.Fake, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(pythonwheels, "MAX_BYTES", 10)
     lock = lock_of(fake, wheel(fake.store, "acme-web", {"acme_web.py": b"x"}))
-    with pytest.raises(InputsError, match="^wheel-size: the wheels unpack to more than"):
+    with pytest.raises(InputsError, match=r"^wheel-size: the wheels unpack to more than"):
         pythonwheels.unpacked(wanted(), lock, fake.store)
 
 

@@ -58,7 +58,12 @@ def with_record(change: Callable[[bytes], bytes]) -> Entries:
 
 def test_files_go_below_the_folder_of_modules_and_what_is_no_module_has_no_path(store: Store) -> None:
     data = f"{INFO.removesuffix('.dist-info')}.data"
-    files = {**FILES, f"{data}/platlib/acme/x.so": b"so", f"{data}/scripts/acme": b"#!python\n", f"{data}/data/etc/a": b""}
+    files = {
+        **FILES,
+        f"{data}/platlib/acme/x.so": b"so",
+        f"{data}/scripts/acme": b"#!python\n",
+        f"{data}/data/etc/a": b"",
+    }
     found = read(store, wheel_file.wheel_bytes("acme-tool", "1.0", files, metadata=["Requires-Dist: h11>=0.16"]))
     paths = {file.name: file.path for file in found.files}
     assert paths["acme/__init__.py"] == "acme/__init__.py"
@@ -73,9 +78,9 @@ def test_a_file_is_compared_with_record_when_it_is_unpacked(store: Store) -> Non
     wheel = wheel_file.locked(store, "acme-tool", "1.0", wheel_file.packed(changed))
     content = wheelfile.read(store.path(wheel.sha256), wheel)
     file = next(file for file in content.files if file.path == "acme/__init__.py")
-    with wheelfile.opened(store.path(wheel.sha256), wheel) as archive:
-        with pytest.raises(InputsError, match=r"wheel-record: .*the bytes of acme/__init__.py are not those"):
-            wheelfile.copy(archive, file, io.BytesIO(), wheel)
+    said = r"wheel-record: .*the bytes of acme/__init__.py are not those"
+    with wheelfile.opened(store.path(wheel.sha256), wheel) as archive, pytest.raises(InputsError, match=said):
+        wheelfile.copy(archive, file, io.BytesIO(), wheel)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +117,7 @@ def test_a_broken_rule_is_refused_by_name(store: Store, made: Entries, message: 
 def test_a_path_that_is_there_twice_is_refused(store: Store) -> None:
     with pytest.warns(UserWarning, match="Duplicate name"):
         data = wheel_file.packed([*entries(), ("acme/__init__.py", b"VALUE = 2\n")])
-    with pytest.raises(InputsError, match="wheel-path: .*acme/__init__.py is there twice"):
+    with pytest.raises(InputsError, match=r"wheel-path: .*acme/__init__.py is there twice"):
         read(store, data)
 
 
@@ -127,13 +132,13 @@ def test_another_name_or_version_than_the_locked_one_is_refused(store: Store) ->
 def test_a_wheel_that_unpacks_to_far_more_than_it_has_is_refused(store: Store) -> None:
     bomb = wheel_file.wheel_bytes("acme-tool", "1.0", {"acme/zeros.bin": bytes(wheelfile.SMALL + (1 << 20))})
     assert len(bomb) < 1 << 20
-    with pytest.raises(InputsError, match="wheel-size: .*it unpacks to more than"):
+    with pytest.raises(InputsError, match=r"wheel-size: .*it unpacks to more than"):
         read(store, bomb)
 
 
 def test_more_files_than_allowed_are_refused(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(wheelfile, "MAX_FILES", 3)
-    with pytest.raises(InputsError, match="wheel-size: .*4 files, expected at most 3"):
+    with pytest.raises(InputsError, match=r"wheel-size: .*4 files, expected at most 3"):
         read(store, wheel_file.wheel_bytes("acme-tool", "1.0", FILES))
 
 

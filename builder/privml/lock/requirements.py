@@ -104,9 +104,9 @@ def _resolved(recipe: Recipe, asked: Sequence[str], before: str, python: str) ->
 def _hint(name: str, hint: str | None) -> str | None:
     return {
         "wheel-sdist": "there is only its source: nothing is compiled here, so ask for a version that has wheels",
-        "wheel-platform": "it has wheels, but none for the guest's Python and glibc on x86-64; ask for another version",
+        "wheel-platform": "it has wheels, but none for the guest's Python, glibc and x86-64; ask for another version",
         "wheel-undated": "the index does not say when it got its files (PEP 700), so `python.before` excludes all",
-        "wheel-missing": "see `python.before`: younger files do not count; the index is in the host's pip configuration",
+        "wheel-missing": "files that are younger than `python.before` do not count; `pip config list` shows the index",
     }.get(name, hint)
 
 

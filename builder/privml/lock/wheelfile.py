@@ -119,7 +119,7 @@ def copy(archive: zipfile.ZipFile, file: WheelFile, target: IO[bytes], wheel: Wh
 
 
 def requirements_of(content: WheelContent, environment: dict[str, str], extras: Iterable[str]) -> list[Requirement]:
-    """What the wheel requires in a guest with the markers of ``environment``, when it was asked for with ``extras``."""
+    """What the wheel requires in a guest with the markers of ``environment``, when asked for with ``extras``."""
     found = []
     for line in content.requires:
         try:

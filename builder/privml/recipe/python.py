@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import datetime
-
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Annotated
@@ -15,7 +14,7 @@ from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 from privml.recipe import guestroot
 from privml.recipe.document import Path
 from privml.recipe.finding import RuleBroken
-from privml.recipe.section import CONFIG, ROOT, Section, about
+from privml.recipe.section import ROOT, Section, about
 
 if TYPE_CHECKING:
     from privml.recipe.models import Content

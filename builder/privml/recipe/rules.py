@@ -267,7 +267,7 @@ _ALL = (
         "python-requirement",
         "error",
         "read",
-        "A requirement of `python` is a name with versions, extras or ranges; never an address, and without a marker.",
+        "A requirement of `python` is a name with versions, extras or ranges; never an address, and no marker.",
         "A name that existed on a private index only was uploaded to the public one with a higher version, and "
         "machines installed that; here the lock names one file and its SHA-256 for each name.",
         "pypa/pip#8606",
