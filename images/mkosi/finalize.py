@@ -6,11 +6,13 @@ Runs in the sandbox of the tools tree. Reads ``privml.json`` next to mkosi.conf:
 "units": [names], "systemd": [names], "paths": [patterns], "removals": [[why, [patterns]]], "forbidden": [names],
 "overlay": {path: SHA-256 or "-> TARGET"}, "services": [absolute paths of programs], "own": [paths of the recipe's
 files], "added": [packages that the recipe names], "own_programs": [programs that it keeps], "outside": [packages of
-no archive of the base], "hidden": {folder: where a base tree has it}, "epoch": n}
+no archive of the base], "hidden": {folder: where a base tree has it}, "wheels": null or {"directory": folder of
+Python wheels, "files": {path below it: SHA-256}, "imports": [modules]}, "epoch": n}
 Copies kernel, initrd parts, copyright files and the list of installed packages to $OUTPUTDIR, removes what the guest
 does not need or what differs between builds, compiles the agent, and normalises owners, modes and times. Fails if a
 package is not fully installed, if a kernel, module, program or unit is missing, if the tree has an undeclared path,
-or if an overlay file is not in the tree as it was given.
+or if an overlay file is not in the tree as it was given. Modules of wheels are imported with the guest's own Python,
+in a sandbox that cannot write to the tree.
 """
 
 import compileall
@@ -280,6 +282,25 @@ else:  # see prepare.py
 if not compiled:
     fail("the agent does not compile")
 
+# -- compile the wheels ---------------------------------------------------------------------------------------------
+wheels = facts["wheels"] or {"directory": "", "files": {}, "imports": []}
+if wheels["files"]:
+    # By the guest's own Python, and in one process: compiled bytes can depend on what was compiled before. Files that
+    # are templates, or for another Python, are passed over.
+    words = ["/usr/bin/python3", "-I", "-B", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
+    subprocess.run(["chroot", str(root), *words, f"/{wheels['directory']}"], check=False)
+wheel_folders = {str(parent) for path in wheels["files"] for parent in Path(wheels["directory"], path).parents}
+
+
+def of_a_wheel(name: str, *, directory: bool) -> bool:
+    """Whether a path is a file of a wheel, one compiled from it, or a folder with such files."""
+    if not wheels["files"] or not f"{name}/".startswith(f"{wheels['directory']}/"):
+        return False
+    if directory:
+        return name.removesuffix("/__pycache__") in wheel_folders
+    folder, cache, file = name.removeprefix(f"{wheels['directory']}/").rpartition("__pycache__/")
+    return (f"{folder}{file.partition('.')[0]}.py" if cache else file) in wheels["files"]
+
 # -- refuse undeclared paths --------------------------------------------------------------------------------------
 allowed = {name for name in facts["paths"] if "*" not in name} | overlay - {INITRD_INIT}
 allowed |= {f"usr/lib/systemd/{name}" for name in facts["systemd"]}
@@ -327,6 +348,8 @@ wrong = []
 for path in sorted(root.rglob("*")):
     name = str(path.relative_to(root))
     directory = path.is_dir() and not path.is_symlink()
+    if of_a_wheel(name, directory=directory):
+        continue  # a name that means a program elsewhere is a module or data here, and not executable
     if of_an_added_package(name) and any(fnmatch.fnmatchcase(path.name, bad) for bad in startup):
         wrong.append(f"/{name} ({packages.get(name, 'no package')}) would run at the start of every Python program")
     elif any(fnmatch.fnmatchcase(path.name, bad) for bad in facts["forbidden"]):
@@ -386,8 +409,29 @@ for name, wanted in facts["overlay"].items():
         continue
     if found != wanted:
         wrong.append(f"/{name}: the build or a package's script wrote another file ({found}, expected {wanted})")
+for name, wanted in wheels["files"].items():
+    path = root / wheels["directory"] / name
+    if path.is_symlink() or not path.is_file():
+        wrong.append(f"/{path.relative_to(root)}: mkosi removed it")
+    elif (found := hashlib.sha256(path.read_bytes()).hexdigest()) != wanted:
+        wrong.append(f"/{path.relative_to(root)}: the build wrote another file ({found}, expected {wanted})")
 if wrong:
     fail("files of the overlay are not in the image as they were given:\n  " + "\n  ".join(wrong))
+
+# -- the modules that the recipe names can be imported --------------------------------------------------------------
+# As in a service: no network, and nothing to write to but /tmp.
+for module in wheels["imports"]:
+    words = ["mkosi-sandbox", "--unshare-net", "--ro-bind", str(root), "/", "--dev", "/dev", "--ro-bind", "/proc",
+             "/proc", "--tmpfs", "/tmp", "--chdir", "/"]
+    for name in os.environ:
+        words += ["--unsetenv", name]
+    for name, value in (("PATH", "/usr/bin"), ("LANG", "C.UTF-8"), ("PYTHONPATH", f"/{wheels['directory']}")):
+        words += ["--setenv", name, value]
+    words += ["--", "/usr/bin/python3", "-B", "-c", f"import importlib; importlib.import_module({module!r})"]
+    done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+    if done.returncode != 0:
+        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+        fail(f"wheel-import: import {module}: {said[-1] if said else f'exit status {done.returncode}'}")
 
 for path in [root, *root.rglob("*")]:
     status = path.lstat()

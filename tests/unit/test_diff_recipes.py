@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import wheel_file
 from image_fake import keep
 from image_varied import BASE, DATA, HASHES, Document, Workshop, reseal
 from test_lock_deb import file as deb_file
@@ -23,7 +24,7 @@ from privml.cli import diff as verb
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.image.target import Target
 from privml.lock.lockfile import read_lock
-from privml.lock.models import Driver
+from privml.lock.models import Driver, Requirements
 from privml.measure import gpt
 from privml.output import manifest as manifests
 from privml.recipe.fields import PLATFORM, fact_named, facts
@@ -269,6 +270,7 @@ ELSEWHERE = {
     *(f"inference.models.signature.identity.{name}" for name in ("subject", "issuer", "root")),
     "exceptions.kind", "exceptions.subject", "exceptions.reason",
     "gpu.vendor", "gpu.architecture", "gpu.count", "gpu.driver.version",
+    "python.requirements", "python.before", "python.remove", "python.imports", "python.programs",
 }  # fmt: skip
 
 
@@ -394,6 +396,79 @@ def test_another_source_of_the_driver_is_an_input(shop: Workshop, driver: Driver
     found = shop.diff(one, two)
     assert [change.name for change in of_kind(found, "driver package")] == [source.name]
     assert [change.text() for change in found.unexplained] == []
+
+
+WHEELS = {"requirements": ["acme-web>=1"], "before": "2026-02-01"}
+
+
+def with_wheels(shop: Workshop, side: str, text: str = "1", **fields: Any) -> Path:
+    """An image with two wheels, of which one has the module's ``text``."""
+    rows = {
+        "acme_fast.py": b"",
+        "acme_web/__init__.py": text.encode(),
+        "acme_web/tests/a.py": b"x",
+        "acme_web/bin": b"",
+    }
+    listed = {
+        "acme-fast": {"acme_fast.py": b""},
+        "acme-web": {n: d for n, d in rows.items() if n.startswith("acme_web")},
+    }
+    store = shop.fake.store
+    wheels = tuple(
+        wheel_file.locked(store, name, "1.0", wheel_file.wheel_bytes(name, "1.0", files))
+        for name, files in listed.items()
+    )
+    python = WHEELS | fields
+    asked = Requirements(
+        python="3.14", requested=tuple(python["requirements"]), before=python["before"], wheels=wheels
+    )
+    return shop.image(side, varied() | {"python": python}, requirements=asked)
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "registers"),
+    [
+        ("requirements", ["acme-web>=1.0"], {"rtmr1", "rtmr2"}),
+        ("before", "2026-02-02", {"rtmr1", "rtmr2"}),
+        ("remove", ["acme_web/tests"], {"rtmr1", "rtmr2"}),
+        ("programs", ["acme_web/bin"], {"rtmr1", "rtmr2"}),
+        ("imports", ["acme_web"], set()),
+    ],
+)
+def test_a_field_of_the_wheels_explains_everything_that_differs(
+    shop: Workshop, field: str, value: Any, registers: set[str]
+) -> None:
+    one = with_wheels(shop, f"wheels-{field}-1")
+    two = with_wheels(shop, f"wheels-{field}-2", **{field: value})
+    found = shop.diff(one, two)
+    assert [change.name for change in of_kind(found, FIELD)] == [f"python.{field}"]
+    assert {register.lower() for change in of_kind(found, FIELD) for register in change.moves} == registers
+    assert [change.text() for change in found.unexplained] == []
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
+
+
+def test_a_changed_wheel_is_named_and_rebuilds_the_root_only(shop: Workshop) -> None:
+    one, two = with_wheels(shop, "wheel-1"), with_wheels(shop, "wheel-2", "2")
+    found = shop.diff(one, two)
+    assert [change.name for change in of_kind(found, "Python wheel")] == ["acme-web"]
+    (file,) = [change for change in of_kind(found, "file") if change.name.endswith("acme_web/__init__.py content")]
+    assert file.because == ("Python wheel acme-web",)
+    assert [change.text() for change in found.unexplained] == []
+    assert set(found.registers or {}) == {"rtmr1", "rtmr2"}
+    inputs = [json.loads((path / INPUTS_FILE).read_bytes())["steps"] for path in (one, two)]
+    assert inputs[0]["base tree"] == inputs[1]["base tree"]
+    changed = {name for name, value in inputs[0]["root.raw"].items() if inputs[1]["root.raw"][name] != value}
+    assert changed == {"Python wheel acme-web"}
+
+
+def test_wheels_that_are_left_out_explain_everything_that_differs(shop: Workshop, base: Path) -> None:
+    one = with_wheels(shop, "with-wheels")
+    for found in (shop.diff(one, base), shop.diff(base, one)):
+        assert [change.text() for change in found.unexplained] == []
+        assert [finding.text() for finding in found.report.findings if not finding.because] == []
+        assert {change.name.partition(".")[0] for change in of_kind(found, FIELD)} == {"python"}
+        assert "services.metrics.environment.PYTHONPATH" in {change.name for change in of_kind(found, KEY)}
+        assert set(found.registers or {}) == {"rtmr1", "rtmr2", "rtmr3"}
 
 
 def test_an_archive_moves_what_its_packages_move(shop: Workshop, base: Path) -> None:

@@ -63,6 +63,18 @@ CASES = {
         "platforms:",
         "services: {a: {run: [/usr/bin/python3], memory: 2MiB, scratch: 2MiB}}\nplatforms:",
     ),
+    "python-requirement": (
+        RECIPE,
+        "platforms:",
+        'python: {requirements: ["a @ https://x.invalid/a.whl"], before: 2026-04-01}\nplatforms:',
+    ),
+    "python-path": (
+        RECIPE,
+        "platforms:",
+        "services: {a: {run: [/usr/bin/python3], memory: 64MiB, environment: {PYTHONPATH: /x}}}\n"
+        "python: {requirements: [h11], before: 2026-04-01}\nplatforms:",
+    ),
+    "python-unused": (RECIPE, "platforms:", "python: {requirements: [h11], before: 2026-04-01}\nplatforms:"),
     "platform-defaults": (PLATFORM, "hpet: off, ", ""),
     "memory-for-model": (RECIPE, "memory: 2GiB", "memory: 512MiB"),
     "wide-pattern": (RECIPE, '"*.gguf"', '"data/*.*"'),

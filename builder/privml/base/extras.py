@@ -26,7 +26,7 @@ class Extra:
 
 
 EXTRAS = (
-    Extra("build", "recipes, locks and images", ("jinja2", "pydantic", "yaml")),
+    Extra("build", "recipes, locks and images", ("jinja2", "packaging", "pydantic", "uv", "yaml")),
     Extra("hsm", "keys in a token", ("pkcs11",)),
     Extra("sigstore", "signatures of accounts and workflows", ("sigstore",)),
 )

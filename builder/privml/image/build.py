@@ -29,6 +29,7 @@ from privml.image import (
     madeby,
     modelvolume,
     provenance,
+    pythonwheels,
     render,
     sbom,
     steps,
@@ -171,7 +172,7 @@ def _bring(order: Order, *, forced: bool = False) -> None:
     if lock.driver is not None:
         packages += lock.driver.contents
         packages += () if drivers.is_kept(lock.driver, store) and not forced else lock.driver.toolchain
-    bring(store, packages, lock.python, lock.models, folder=order.recipe.path.parent, pools=order.pools)
+    bring(store, packages, lock.wheels, lock.models, folder=order.recipe.path.parent, pools=order.pools)
 
 
 def _driver_files(
@@ -258,7 +259,8 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
 def _documents(job: _Job, out: Path, made: Manifest, record: inputs.StepInputs) -> None:
     """Write SBOM, provenance, locks, input record and manifest, which are all derived from the artefacts."""
     declared = {**record.licences, **licences.of_inputs(job.lock, job.store)}
-    inside = sbom.sbom(made, job.lock, declared, dependencies.of_guest(job.lock, job.store))
+    depends = dependencies.of_guest(job.lock, job.store)
+    inside = sbom.sbom(made, job.lock, declared, depends, dependencies.of_wheels(job.lock, job.store))
     write_atomic(out / sbom.FILE, inside)
     write_atomic(out / provenance.FILE, provenance.provenance(made, job.lock, inside))
     madeby.keep(out, made, job.lock, job.order.tools_lock)
@@ -358,7 +360,8 @@ def _root_and_uki(
     place = work / "mkosi"
     parts = place / root_volume.SOURCE
     driver = _driver_files(job.recipe, job.lock, job.store, job.tools, work, forced=job.forced)
-    plan = root_volume.plan_of(job.recipe, job.lock, configuration.encode(config), driver)
+    wheels = pythonwheels.of_recipe(job.recipe, job.lock, job.store)
+    plan = root_volume.plan_of(job.recipe, job.lock, configuration.encode(config), driver, wheels)
     with step("Building root.raw with mkosi"):
         root = root_volume.make(
             plan, job.lock, job.store, job.tools, place, out,
@@ -413,6 +416,7 @@ def render_only(order: Order, directory: Path) -> None:
                 models.append(modelvolume.make(number, lock, store, tools, place, work))
         config = configuration.encode(measured_config(recipe, lock, models))
         driver = _driver_files(recipe, lock, store, tools, work)
-        plan = root_volume.plan_of(recipe, lock, config, driver)
+        wheels = pythonwheels.of_recipe(recipe, lock, store)
+        plan = root_volume.plan_of(recipe, lock, config, driver, wheels)
         root_volume.write_source(plan, lock, store, tools, work / "tree", None)
         (work / "tree").rename(directory)

@@ -12,6 +12,7 @@ from privml.lock.modelrecord import CHAT_TEMPLATE
 from privml.lock.models import Lock
 from privml.output.artefacts import FIRMWARE
 from privml.recipe.loader import Recipe
+from privml.recipe.python import DIRECTORY, VARIABLE
 
 
 def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -> configuration.Config:
@@ -31,7 +32,7 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
             configuration.Service(
                 name,
                 tuple(service.run),
-                dict(sorted(service.environment.items())),
+                dict(sorted({**service.environment, **_search_path(recipe)}.items())),
                 service.memory,
                 service.required,
                 service.scratch,
@@ -41,6 +42,11 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
         network=content.cards,
         gpu=_gpu(recipe),
     )
+
+
+def _search_path(recipe: Recipe) -> dict[str, str]:
+    """What a service's environment has for the wheels; nothing else in the guest has it."""
+    return {} if recipe.content.python is None else {VARIABLE: f"/{DIRECTORY}"}
 
 
 def _devices(recipe: Recipe) -> tuple[str, ...]:

@@ -47,6 +47,7 @@ _ROOT_CODE = (
     "image/config.py",
 )
 _DRIVER_CODE = ("image/driverfiles.py", "recipe/drivers.py")
+_WHEEL_CODE = ("image/pythonwheels.py", "lock/wheelfile.py", "recipe/python.py")
 _UKI_CODE = ("image/uki.py", "measure/cpio.py")
 _FIRMWARE_CODE = ("image/firmware.py", "lock/deb.py")
 
@@ -136,6 +137,7 @@ def inputs_of(
         **{f"recipe package {name}": "named" for name in content.named_packages},
         **{f"recipe package {name}": "named" for name, _ in content.archive_packages},
         **_driver(lock),
+        **_wheels(recipe, lock),
         **({"kernel modules": _digest({"": " ".join(content.kernel.modules)})} if content.kernel.modules else {}),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }
@@ -216,6 +218,17 @@ def _driver(lock: Lock) -> Inputs:
     built = driver.key(lock.driver)
     parts = _packages("driver package", lock.driver.parts)
     return {"driver": f"{lock.driver.version} {built}", **parts, **code.digests(_DRIVER_CODE)}
+
+
+def _wheels(recipe: Recipe, lock: Lock) -> Inputs:
+    """The Python wheels, and what of them stays; ``finalize`` imports modules, so these are inputs too."""
+    python = recipe.content.python
+    if python is None:
+        return {}
+    wheels = {f"Python wheel {wheel.name}": f"{wheel.version} {wheel.sha256}" for wheel in lock.imported}
+    words = {"remove": python.remove, "programs": python.programs, "imports": python.imports}
+    fields = {f"recipe python.{name}": _digest({"": "\n".join(value)}) for name, value in words.items() if value}
+    return {**wheels, **fields, **code.digests(_WHEEL_CODE)}
 
 
 def _packages(kind: str, packages: Iterable[Package]) -> Inputs:

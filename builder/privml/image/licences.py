@@ -164,7 +164,7 @@ def of_inputs(lock: Lock, store: Store) -> dict[str, list[str]]:
     for package in (*lock.firmware_debs, *of_driver):
         text = _copyright(store.read(package.sha256, verify=False), package.name)
         found[package.name] = short_names(text)
-    for wheel in lock.python:
+    for wheel in lock.wheels:
         found[wheel.name] = [wheels.licence(store, wheel) or UNKNOWN]
     return found
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from privml.base import strictjson
 from privml.engines.engine import Engine
+from privml.image.pythonwheels import Unpacked
 from privml.image.volume import definitions, erofs_options
 from privml.recipe import guestroot, removals, tees
 from privml.recipe.distributions import Base
@@ -82,6 +83,8 @@ class Plan:
     programs: tuple[str, ...] = ()
     # Packages of no archive of the base, which `prepare` installs last.
     outside: tuple[str, ...] = ()
+    # The Python wheels of the services, which are not in the overlay: they can be large.
+    wheels: Unpacked | None = None
 
     @property
     def seed(self) -> str:
@@ -133,6 +136,7 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "added": sorted(plan.added),
         "own_programs": sorted(own_programs),
         "outside": sorted(plan.outside),
+        "wheels": None if plan.wheels is None else plan.wheels.facts,
         "hidden": HIDDEN,
         "left_out": list(LEFT_OUT),
         "read_later": list(READ_LATER),

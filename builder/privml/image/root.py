@@ -18,12 +18,14 @@ from privml.base.run import run
 from privml.engines.registry import engine_named
 from privml.events.variants import DEVELOPMENT
 from privml.events.verity import Verity
-from privml.image import fixednames, licences, render, resources, volume
+from privml.image import fixednames, licences, pythonwheels, render, resources, volume
+from privml.image.pythonwheels import Unpacked
 from privml.image.tools import ToolsTree
 from privml.lock.models import Lock
 from privml.recipe import ownfiles
 from privml.recipe.kernelsettings import module_name
 from privml.recipe.loader import Recipe
+from privml.recipe.python import DIRECTORY
 from privml.store.objects import Store
 
 # apt's line for each address it contacts: "Get:1 file:/repository ./ name 1.0 [2 kB]", "Err:2 ...".
@@ -44,10 +46,14 @@ class Probe:
 
 
 def plan_of(
-    recipe: Recipe, lock: Lock, config: bytes, driver: Mapping[str, render.File] = MappingProxyType({})
+    recipe: Recipe,
+    lock: Lock,
+    config: bytes,
+    driver: Mapping[str, render.File] = MappingProxyType({}),
+    wheels: Unpacked | None = None,
 ) -> render.Plan:
-    """The inputs for rendering the tree of ``recipe``: ``config`` is the measured configuration, and ``driver`` has
-    the files of the GPUs' driver.
+    """The inputs for rendering the tree of ``recipe``: ``config`` is the measured configuration, ``driver`` has the
+    files of the GPUs' driver, and ``wheels`` those of the Python wheels.
     """
     inference, gpu = recipe.content.inference, recipe.content.gpu
     own = _own_files(recipe, lock)
@@ -73,6 +79,7 @@ def plan_of(
         ),
         programs=tuple(recipe.content.programs),
         modules=tuple(map(module_name, recipe.content.kernel.modules)),
+        wheels=wheels,
     )
 
 
@@ -125,6 +132,8 @@ def write_source(
         lines = "".join(f"{key}={value}\n" for key, value in sorted(tools.environment.items()))
         files["mkosi.env"] = render.File(files["mkosi.env"].data + lines.encode())
     write_tree(files | dict(probe.files) if probe else files, source, epoch=plan.epoch)
+    if plan.wheels is not None:
+        pythonwheels.write(plan.wheels, store, source / "mkosi.extra" / DIRECTORY, epoch=plan.epoch)
     if plan.based:
         return
     pool = source / "packages"
@@ -158,7 +167,8 @@ def make(
     )
     if base is not None:
         base.rename(source / render.BASE)
-    need = _MEMORY * sum(package.size for package in lock.packages)
+    # Wheels are copied into the tree, and from there into the volume.
+    need = _MEMORY * sum(package.size for package in lock.packages) + 3 * (plan.wheels.size if plan.wheels else 0)
     run_mkosi(tools, store, place, in_memory=in_memory and free_memory() >= need)
     for name, place in (probe.keep if probe else {}).items():
         if (source / name).is_file():

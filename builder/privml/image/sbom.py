@@ -9,6 +9,7 @@ from __future__ import annotations
 import uuid
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from types import MappingProxyType
 from typing import Any
 from urllib.parse import quote
 
@@ -59,16 +60,17 @@ def sbom(
     lock: Lock,
     licences: Mapping[str, Sequence[str]],
     depends: Mapping[str, Sequence[str]],
+    of_wheels: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> bytes:
     """Encode the SBOM.
 
     ``licences`` are the declared licences of packages and wheels, where known; ``depends`` are the packages that each
-    package of the guest depends on.
+    package of the guest depends on, ``of_wheels`` the wheels that each wheel requires.
     """
     parts = [_package(package, lock, licences, "library") for package in lock.packages]
     parts += [_package(package, lock, licences, "firmware") for package in lock.firmware_debs]
     parts += _driver(lock, licences)
-    parts += [_wheel(wheel, licences) for wheel in lock.python]
+    parts += [_wheel(wheel, licences) for wheel in lock.wheels]
     models = list(zip(manifest.models, lock.models, strict=True))
     parts += [*(_model(model, locked) for model, locked in models), *_files(manifest)]
     parts.sort(key=lambda part: str(part["bom-ref"]))
@@ -105,7 +107,7 @@ def sbom(
             "components": parts,
             "dependencies": [
                 {"ref": subject, "dependsOn": [part["bom-ref"] for part in parts]},
-                *_edges(manifest, lock, depends),
+                *_edges(manifest, lock, depends, of_wheels),
             ],
         }
     )
@@ -194,10 +196,14 @@ def _model_ref(model: Model) -> str:
     return f"model:{model.verity.root_hash.hex()}"
 
 
-def _edges(manifest: Manifest, lock: Lock, depends: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """Packages on packages, models on their wheels, and volumes on the models in them."""
+def _edges(
+    manifest: Manifest, lock: Lock, depends: Mapping[str, Sequence[str]], of_wheels: Mapping[str, Sequence[str]]
+) -> list[dict[str, Any]]:
+    """Packages on packages, wheels on wheels, models on their wheels, and volumes on the models in them."""
     refs = {package.name: deb_purl(package, lock) for package in lock.packages}
     edges = {refs[name]: [refs[other] for other in others] for name, others in depends.items()}
+    purls = {wheel.name: wheel_purl(wheel) for wheel in lock.imported}
+    edges |= {purls[name]: [purls[other] for other in others] for name, others in of_wheels.items()}
     for model, locked in zip(manifest.models, lock.models, strict=True):
         wheel = lock.wheel_of(locked)
         edges[_model_ref(model)] = [] if wheel is None else [wheel_purl(wheel)]

@@ -25,7 +25,7 @@ def digests(locks: Iterable[Lock | ToolsLock]) -> set[str]:
     for lock in locks:
         found |= {package.sha256 for package in debs(lock)}
         if isinstance(lock, Lock):
-            found |= {wheel.sha256 for wheel in lock.python} | {file.sha256 for file in lock.model_objects}
+            found |= {wheel.sha256 for wheel in lock.wheels} | {file.sha256 for file in lock.model_objects}
     return found
 
 
@@ -61,6 +61,6 @@ def bring_all(
     for lock in locks:
         packages += debs(lock)
         if isinstance(lock, Lock):
-            wheels += lock.python
+            wheels += lock.wheels
             models += lock.models
     return bring(store, packages, wheels, models, folder=folder, pools=pools, mirrors=mirrors)

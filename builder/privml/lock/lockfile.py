@@ -100,8 +100,10 @@ def _inconsistent(lock: Lock | ToolsLock) -> str:
     if labels != sorted(set(labels)) or {LOCAL, *labels} & {archive.label for archive in lock.archives}:
         return "added_archives: expected labels other than the base's, each once and sorted"
     wheels = [wheel.name for wheel in lock.python]
-    if wheels != sorted(set(wheels)):
-        return "python: expected each wheel once, sorted by name"
+    imported = [wheel.name for wheel in lock.imported]
+    for field, listed in (("python", wheels), ("requirements.wheels", imported)):
+        if listed != sorted(set(listed)):
+            return f"{field}: expected each wheel once, sorted by name"
     for number, model in enumerate(lock.models):
         if isinstance(model.source, WheelSource) and model.source.wheel not in wheels:
             return f"models[{number}].source.wheel: `{model.source.wheel}` is not listed in python"

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -21,10 +20,11 @@ from privml.lock.modelrecord import Model
 from privml.lock.models import Base, Firmware, Lock, LockFile, Package, ToolsLock, Tree, Wheel
 from privml.lock.modelsources import bring_models, local_changes, models_of
 from privml.lock.record import parse_time
+from privml.lock.requirements import requirements_of, same_requirements
 from privml.lock.solver import Solver, pins_of, solve
 from privml.lock.trees import agent_tree, guest_tree, own_tree
 from privml.lock.wanted import Resolution, Wanted, WantedArchive, unused_pins
-from privml.lock.wheels import wheels_of
+from privml.lock.wheels import bring_wheel, wheels_of
 from privml.recipe import distributions
 from privml.recipe.distributions import TOOLS, Kernel
 from privml.recipe.loader import Recipe
@@ -33,9 +33,7 @@ from privml.store.fetch import Item, fetch
 from privml.store.mirrors import Mirrors, host_mirrors, urls_of
 from privml.store.objects import Store
 from privml.store.pools import Pool
-from privml.store.pypi import ensure_wheel
 
-log = logging.getLogger("privml")
 _SHOWN = 6
 
 
@@ -115,6 +113,7 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
         programs=tuple(recipe.content.programs),
         added_archives=added,
         driver=driver_of(recipe, packages, previous, store, solver),
+        requirements=requirements_of(recipe, previous, store, solver.pools),
     )
 
 
@@ -185,6 +184,8 @@ def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = N
         stale.append("packages: this privml-build requests different packages")
     if not same_driver(recipe, lock.packages, lock.driver):
         stale.append("driver: this privml-build requests different packages")
+    if not same_requirements(recipe, lock):
+        stale.append("python: the recipe asks for other wheels, or its release has another Python")
     stale += [*local_changes(recipe, lock), *differences(current.archives, lock)]
     for name, was, now in (("agent", lock.agent, current.agent), ("guest", lock.guest, current.guest)):
         if was.sha256 != now.sha256:
@@ -231,18 +232,8 @@ def bring(
         )
     for wheel in wheels:
         if not store.has(wheel.sha256):
-            fetched += _bring_wheel(store, wheel, pools)
+            fetched += bring_wheel(store, wheel, pools)
     return fetched + bring_models(store, models, folder, pools=pools, mirrors=mirrors)
-
-
-def _bring_wheel(store: Store, wheel: Wheel, pools: Sequence[Pool]) -> int:
-    if pools:
-        try:
-            return fetch(store, [Item(wheel.sha256, wheel.size, str(wheel), ())], pools=pools)
-        except InputsError as error:
-            log.debug("no pool has it: %s", error.message)
-    ensure_wheel(store, wheel.name, wheel.version, wheel.sha256)
-    return wheel.size
 
 
 def _of_base(base: distributions.Base, previous: Lock | None) -> Lock | None:

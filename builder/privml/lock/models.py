@@ -102,6 +102,15 @@ class Wheel(Record):
         return f"{self.name} {self.version}"
 
 
+class Requirements(Record):
+    """The wheels of a recipe's ``python``: what was asked for, and what was chosen for one version of Python."""
+
+    python: Text
+    requested: Annotated[tuple[Text, ...], Field(min_length=1)]
+    before: Annotated[str, StringConstraints(pattern=r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$")]
+    wheels: Annotated[tuple[Wheel, ...], Field(min_length=1)]
+
+
 class TreeFile(Record):
     """One file of a source tree. Only the executable bit of the mode counts; a symlink's content is its target."""
 
@@ -186,6 +195,7 @@ class Lock(LockFile):
     programs: tuple[Text, ...] = ()
     added_archives: tuple[AddedArchive, ...] = ()
     driver: Driver | None = None
+    requirements: Requirements | None = None
 
     @property
     def states(self) -> tuple[Archive, ...]:
@@ -217,6 +227,16 @@ class Lock(LockFile):
     def driver_debs(self) -> tuple[Package, ...]:
         """The .debs of the GPUs' driver and of its toolchain."""
         return () if self.driver is None else self.driver.debs
+
+    @property
+    def imported(self) -> tuple[Wheel, ...]:
+        """The wheels that services import."""
+        return () if self.requirements is None else self.requirements.wheels
+
+    @property
+    def wheels(self) -> tuple[Wheel, ...]:
+        """Every wheel: those with models, and those that services import."""
+        return tuple({wheel.sha256: wheel for wheel in (*self.python, *self.imported)}.values())
 
     @property
     def model_objects(self) -> tuple[ModelFile, ...]:
@@ -266,7 +286,7 @@ class ToolsLock(LockFile):
     format: Literal["privml-tools-lock/v2"] = "privml-tools-lock/v2"
 
 
-LATE = ("files", "kernel_options", "programs", "added_archives", "driver")
+LATE = ("files", "kernel_options", "programs", "added_archives", "driver", "requirements")
 LATE_OF_MODELS = ("chat_template",)
 """Fields of locks that came after v2 and are left out when empty, so that locks without them stay as they are."""
 

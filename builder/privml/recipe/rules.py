@@ -264,6 +264,32 @@ _ALL = (
         "systemd.resource-control(5)",
     ),
     Rule(
+        "python-requirement",
+        "error",
+        "read",
+        "A requirement of `python` is a name with versions, extras or ranges; never an address, and no marker.",
+        "A name that existed on a private index only was uploaded to the public one with a higher version, and "
+        "machines installed that; here the lock names one file and its SHA-256 for each name.",
+        "pypa/pip#8606",
+    ),
+    Rule(
+        "python-path",
+        "error",
+        "read",
+        "No service of a recipe with wheels sets PYTHONPATH itself.",
+        "The variable decides which modules a program imports; with two owners, the one that counts is seen only in "
+        "the guest.",
+        "python3(1)",
+    ),
+    Rule(
+        "python-unused",
+        "error",
+        "read",
+        "A recipe with wheels has a service that can import them.",
+        "Agent and boot process never have the wheels on their search path, so nothing else could use them.",
+        "python3(1)",
+    ),
+    Rule(
         "platform-defaults",
         "warning",
         "judge",

@@ -53,8 +53,9 @@ _KINDS: dict[str, tuple[Group, tuple[str, ...]]] = {
     "package": (Group.INPUTS, BY_UKI),
     "kernel package": (Group.INPUTS, BY_UKI),
     "firmware package": (Group.INPUTS, BY_FIRMWARE),
-    # Only the models in a wheel get into the image.
     "driver package": (Group.INPUTS, BY_UKI),
+    "Python wheel": (Group.INPUTS, BY_UKI),
+    # Only the models in a wheel get into the image.
     "wheel": (Group.INPUTS, ()),
     "model": (Group.INPUTS, BY_CONFIG),
     # Only in manifests, where verifiers read it.

@@ -15,6 +15,7 @@ from privml.events import volumes
 from privml.events.registers import LAUNCH
 from privml.image import driverfiles, madeby, provenance, sbom
 from privml.image.network import cards_of
+from privml.image.pythonwheels import is_of_wheels
 from privml.image.render import AGENT_ROOT
 from privml.image.services import is_of_service
 from privml.lock.lockfile import own_tools_lock
@@ -23,6 +24,7 @@ from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
 from privml.recipe.effective import NONE
 from privml.recipe.fields import plain_name
 from privml.recipe.ownfiles import MODULES, SYSCTLS
+from privml.recipe.python import VARIABLE
 from privml.repro.change import BY_CONFIG, BY_UKI, FIELD, MAYBE, NAME, Change
 from privml.repro.compare import CONFIG
 from privml.repro.recipechanges import Side
@@ -90,6 +92,8 @@ class Explainer:
 
     def _moving(self, register: str) -> list[str]:
         found = [change.title for change in self._sources if change.certain and register in change.moves]
+        if register == BY_CONFIG[-1] and self._on_one_side("python.before"):
+            found += self._fields("python")  # the environment of each service has their folder
         return found or ([f"{MAYBE}a field that cannot be told"] if self._untold else [])
 
     def _root(self) -> list[str]:
@@ -255,6 +259,8 @@ class Explainer:
         """A key of a service: its field, or any of them if the service is on one side only."""
         _, name, inner, *_ = (*re.split(r"[.\[]", key), "", "")
         field = {"argv": "run"}.get(inner, inner)
+        if key.endswith(f".environment.{VARIABLE}"):
+            return self._fields("python", f"services.{name}")
         if self._on_one_side(f"services.{name}.run"):
             return self._fields(f"services.{name}.{field}") or self._fields(f"services.{name}")
         return self._fields(f"services.{name}.{field}", f"services.NAME.{field}")
@@ -292,6 +298,8 @@ class Explainer:
                 return [change.title] if "absent" not in (change.before, change.after) else why or [change.title]
         if any(driverfiles.is_of_driver(path, driver) for driver in self._drivers):
             return [*self._fields("gpu"), *self._kinds("driver package")]
+        if is_of_wheels(path):
+            return [*self._fields("python"), *self._kinds("Python wheel")]
         if is_of_service(path):
             return self._fields("services")
         if package in self._packages:

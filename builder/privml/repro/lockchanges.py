@@ -22,6 +22,7 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
     found += _inputs("firmware package", a.firmware_debs, b.firmware_debs)
     found += _inputs("driver package", a.driver_debs, b.driver_debs)
     found += _inputs("wheel", a.python, b.python)
+    found += _inputs("Python wheel", a.imported, b.imported)
     found += _locked_models(a.models, b.models)
     found += [*_files("agent file", a.agent, b.agent), *_files("guest file", a.guest, b.guest)]
     found += _files("recipe file", *(lock.files or Tree.of([]) for lock in (a, b)))

@@ -1,0 +1,159 @@
+"""Wheels in mkosi's input tree: what stays of them, and what is refused."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import image_fake
+import pytest
+import wheel_file
+from test_image_render import PLAN
+
+from privml.base.errors import InputsError
+from privml.events import configuration
+from privml.image import dependencies, pythonwheels, render, resources
+from privml.image.config import measured_config
+from privml.lock.models import Lock, Requirements, Wheel
+from privml.lock.trees import images_folder
+from privml.recipe.python import DIRECTORY, VARIABLE, Python
+from privml.recipe.service import Service
+from privml.store.objects import Store
+
+EPOCH = 1_750_000_000
+SPEEDUPS = "acme_fast/_speedups.cpython-314-x86_64-linux-gnu.so"
+NATIVE = "cp314-cp314-manylinux_2_28_x86_64"
+
+
+@pytest.fixture
+def fake(tmp_path: Path) -> image_fake.Fake:
+    return image_fake.make(tmp_path / "fake")
+
+
+def wanted(**fields: object) -> Python:
+    return Python.model_validate({"requirements": ["acme-web"], "before": "2026-02-01", **fields})
+
+
+def lock_of(fake: image_fake.Fake, *wheels: Wheel, requested: tuple[str, ...] = ("acme-web",)) -> Lock:
+    ordered = tuple(sorted(wheels, key=lambda wheel: wheel.name))
+    asked = Requirements(python="3.14", requested=requested, before="2026-02-01", wheels=ordered)
+    return fake.lock.model_copy(update={"requirements": asked})
+
+
+def wheel(store: Store, name: str, files: dict[str, bytes], *requires: str, tag: str = wheel_file.TAG) -> Wheel:
+    lines = [*(f"Requires-Dist: {each}" for each in requires), "License-Expression: MIT"]
+    return wheel_file.locked(
+        store, name, "1.0", wheel_file.wheel_bytes(name, "1.0", files, tag=tag, metadata=lines), tag=tag
+    )
+
+
+def test_files_are_unpacked_with_fixed_modes_and_times(fake: image_fake.Fake, tmp_path: Path) -> None:
+    web = wheel(fake.store, "acme-web", {
+        "acme_web/__init__.py": b"import acme_fast\n",
+        "acme_web/__pycache__/__init__.cpython-314.pyc": b"made elsewhere",
+        "acme_web/tests/test_web.py": b"x" * 1000,
+        "acme_web/bin/tool": b"\x7fELF",
+        "acme_web-1.0.data/scripts/acme": b"#!python\n",
+    })  # fmt: skip
+    fast = wheel(fake.store, "acme-fast", {SPEEDUPS: b"\x7fELF"}, tag=NATIVE)
+    python = wanted(remove=["acme_web/tests"], programs=["acme_web/bin/tool"], imports=["acme_web"])
+    found = pythonwheels.unpacked(python, lock_of(fake, web, fast), fake.store)
+    root = tmp_path / "root"
+    pythonwheels.write(found, fake.store, root, epoch=EPOCH)
+    files = {str(path.relative_to(root)): path.stat() for path in root.rglob("*") if path.is_file()}
+    own = {name for name in files if ".dist-info/" not in name}
+    assert own == {"acme_web/__init__.py", "acme_web/bin/tool", SPEEDUPS}
+    assert {name for name, status in files.items() if status.st_mode & 0o111} == {"acme_web/bin/tool"}
+    assert {status.st_mtime for status in files.values()} == {EPOCH}
+    assert {path.stat().st_mode & 0o7777 for path in [root, *root.rglob("*")] if path.is_dir()} == {0o755}
+    assert found.removed == {"acme_web/tests": 1000}
+    facts = render.tree(plan_with(found), resources.templates())["privml.json"]
+    listed = json.loads(facts.data)["wheels"]
+    assert listed["directory"] == DIRECTORY
+    assert set(listed["files"]) == set(files)
+    assert listed["imports"] == ["acme_web"]
+
+
+def plan_with(found: pythonwheels.Unpacked | None) -> render.Plan:
+    return replace(PLAN, wheels=found)
+
+
+def test_finalize_does_not_know_the_folder_without_wheels() -> None:
+    assert json.loads(render.tree(plan_with(None), resources.templates())["privml.json"].data)["wheels"] is None
+
+
+def test_no_unit_of_the_guest_has_the_folder_on_its_search_path() -> None:
+    every = [path for path in (images_folder() / "guest").rglob("*") if path.is_file()]
+    assert every
+    for path in every:
+        lines = [line for line in path.read_text().splitlines() if DIRECTORY in line or VARIABLE in line]
+        assert set(lines) <= {"Environment=PYTHONPATH=/usr/lib/privml"}, path
+
+
+@pytest.mark.parametrize("path", ["acme.pth", "sitecustomize.py", "usercustomize/__init__.py", "sitecustomize.so"])
+def test_what_python_would_run_at_its_start_is_refused_unless_removed(fake: image_fake.Fake, path: str) -> None:
+    lock = lock_of(fake, wheel(fake.store, "acme-web", {"acme_web.py": b"", path: b"import os\n"}))
+    with pytest.raises(InputsError, match=rf"^wheel-start: .*{path} would run at the start"):
+        pythonwheels.unpacked(wanted(), lock, fake.store)
+    found = pythonwheels.unpacked(wanted(remove=[path.partition("/")[0]]), lock, fake.store)
+    assert path not in found.files
+
+
+def test_the_same_file_of_two_wheels_is_kept_once_and_different_ones_are_refused(fake: image_fake.Fake) -> None:
+    shared = {"acme/__init__.py": b"# namespace\n"}
+    one = wheel(fake.store, "acme-web", {**shared, "acme/web.py": b""})
+    two = wheel(fake.store, "acme-fast", {**shared, "acme/fast.py": b""})
+    assert "acme/__init__.py" in pythonwheels.unpacked(wanted(), lock_of(fake, one, two), fake.store).files
+    other = wheel(fake.store, "acme-fast", {"acme/__init__.py": b"# other\n"})
+    with pytest.raises(
+        InputsError, match=r"^wheel-clash: acme/__init__.py is in acme_fast-1.0.* and in acme_web-1.0"
+    ):
+        pythonwheels.unpacked(wanted(), lock_of(fake, one, other), fake.store)
+    flat = wheel(fake.store, "acme-fast", {"acme": b""})
+    with pytest.raises(InputsError, match=r"^wheel-clash: acme is a file of one wheel and a folder of another"):
+        pythonwheels.unpacked(wanted(), lock_of(fake, one, flat), fake.store)
+
+
+def test_a_pattern_and_a_program_that_match_nothing_are_refused(fake: image_fake.Fake) -> None:
+    lock = lock_of(fake, wheel(fake.store, "acme-web", {"acme_web.py": b"x"}))
+    with pytest.raises(InputsError, match=r"^wheel-remove: `acme_web/\*` of `python.remove` matches no file"):
+        pythonwheels.unpacked(wanted(remove=["acme_web/*"]), lock, fake.store)
+    with pytest.raises(InputsError, match=r"^wheel-program: bin/x of `python.programs` is not a file"):
+        pythonwheels.unpacked(wanted(programs=["bin/x"]), lock, fake.store)
+
+
+def test_more_bytes_than_allowed_are_refused(fake: image_fake.Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pythonwheels, "MAX_BYTES", 10)
+    lock = lock_of(fake, wheel(fake.store, "acme-web", {"acme_web.py": b"x"}))
+    with pytest.raises(InputsError, match=r"^wheel-size: the wheels unpack to more than"):
+        pythonwheels.unpacked(wanted(), lock, fake.store)
+
+
+def test_a_wheel_requires_others_as_in_the_guest(fake: image_fake.Fake) -> None:
+    web = wheel(fake.store, "acme-web", {"acme_web.py": b""}, "acme-fast; python_version >= '3.14'",
+                "acme-old; sys_platform == 'win32'", "acme-old; extra == 'old'")  # fmt: skip
+    fast = wheel(fake.store, "acme-fast", {"acme_fast.py": b""})
+    old = wheel(fake.store, "acme-old", {"acme_old.py": b""})
+    plain = lock_of(fake, web, fast, old)
+    assert dependencies.of_wheels(plain, fake.store)["acme-web"] == ("acme-fast",)
+    extra = lock_of(fake, web, fast, old, requested=("acme-web[old]",))
+    assert dependencies.of_wheels(extra, fake.store) == {
+        "acme-fast": (), "acme-old": (), "acme-web": ("acme-fast", "acme-old"),
+    }  # fmt: skip
+
+
+def test_only_services_get_the_folder_on_their_search_path(fake: image_fake.Fake) -> None:
+    service = {"run": ["/usr/bin/python3"], "memory": "64MiB", "environment": {"LEVEL": "1"}}
+    content = fake.recipe.content
+    services = {"calc": Service.model_validate(service)}
+    with_wheels = content.model_copy(update={"services": services, "python": wanted(), "inference": None})
+    object.__setattr__(fake.recipe, "content", with_wheels)
+    lock = fake.lock.model_copy(update={"models": ()})
+    made = measured_config(fake.recipe, lock, [])
+    (calc,) = made.services
+    assert calc.environment == {"LEVEL": "1", VARIABLE: f"/{DIRECTORY}"}
+    assert configuration.encode(made).count(DIRECTORY.encode()) == 1
+    object.__setattr__(fake.recipe, "content", with_wheels.model_copy(update={"python": None}))
+    (calc,) = measured_config(fake.recipe, lock, []).services
+    assert calc.environment == {"LEVEL": "1"}
