@@ -16,8 +16,7 @@ from typing import Protocol
 from privml.base.errors import UsageError
 from privml.base.files import directory_atomic, locked, remove_tree, write_atomic
 from privml.base.steps import say, step
-from privml.engines.registry import engine_named
-from privml.events import configuration, stages, volumes
+from privml.events import configuration, volumes
 from privml.events.verity import Verity
 from privml.image import (
     dependencies,
@@ -37,26 +36,21 @@ from privml.image import (
 )
 from privml.image import driver as drivers
 from privml.image import root as root_volume
-from privml.image.config import measured_config, origins
+from privml.image.config import measured_config
+from privml.image.description import Parts, command_line, manifest_of
 from privml.image.inputs import BASE, PREDICTION, Inputs
 from privml.image.leftovers import remove_leftovers
 from privml.image.modelvolume import ModelVolume
 from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
-from privml.lock.debian import upstream_version
 from privml.lock.localdebs import store_local
 from privml.lock.make import bring
 from privml.lock.models import Lock
-from privml.lock.models import Package as LockedPackage
-from privml.lock.wanted import in_order
-from privml.machine.platform import Size
 from privml.output import manifest as manifests
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
-from privml.output.manifest import Engine, Firmware, Manifest, Model, Package, Signature
+from privml.output.manifest import Firmware, Manifest
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import Recipe
-from privml.statement.exceptions import DeclaredException
-from privml.statement.gpus import Gpus
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -245,7 +239,8 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
     sources = {tee: Firmware(FIRMWARE[tee], future.result()) for tee, future in derived.items()}
     artefacts = {name: future.result() for name, future in sealed.items()}
     artefacts |= {source.file: _seal(out / source.file) for source in sources.values()}
-    made = _manifest(job, models, config, root, release, sources, artefacts)
+    parts = Parts(models, config, root, release, sources, artefacts)
+    made = manifest_of(job.recipe, job.lock, parts, refreshed=job.order.refreshed)
     _documents(job, out, made, replace(now, licences=declared))
     steps.announce(PREDICTION, reasons[PREDICTION])
     if reasons[PREDICTION] or job.before is None:
@@ -266,71 +261,6 @@ def _documents(job: _Job, out: Path, made: Manifest, record: inputs.StepInputs) 
     madeby.keep(out, made, job.lock, job.order.tools_lock)
     write_atomic(out / inputs.FILE, record.encode())
     write_atomic(out / manifests.FILE, made.encode())
-
-
-def _manifest(
-    job: _Job,
-    models: Sequence[ModelVolume],
-    config: configuration.Config,
-    root: Verity,
-    release: str,
-    sources: Mapping[str, Firmware],
-    artefacts: Mapping[str, Artefact],
-) -> Manifest:
-    recipe, lock = job.recipe, job.lock
-    content = recipe.content
-    measured = configuration.decode(configuration.encode(config))
-    engine = engine_named(measured.engine.name) if measured.engine else None
-    return Manifest(
-        name=recipe.name,
-        variant=content.variant,
-        recipe_sha256=recipe.digest,
-        lock_sha256=lock.digest,
-        refreshed=job.order.refreshed,
-        source_date_epoch=lock.source_date_epoch,
-        listen=content.agent.listen,
-        boot="direct",
-        cmdline=_command_line(root, lock),
-        kernel=release,
-        root=root,
-        firmware=sources,
-        models=tuple(
-            Model(
-                model.name,
-                volumes.file(number),
-                engine.model_format if engine else "",
-                model.verity,
-                lock.source_of(locked),
-                lock.revision_of(locked),
-                locked.licence,
-                None if locked.signature is None else Signature(**locked.signature.model_dump()),
-            )
-            for number, (model, locked) in enumerate(zip(models, lock.models, strict=True))
-        ),
-        engine=Engine(engine.name, upstream_version(lock.package(engine.packages[0]).version)) if engine else None,
-        config_sha256=measured.sha256,
-        agent_events=stages.sequence(measured),
-        purposes=stages.purposes(measured),
-        artefacts=dict(artefacts),
-        platforms=tuple(content.platforms),
-        shapes=tuple(Size(shape.vcpus, shape.memory) for shape in content.shapes),
-        packages=tuple(Package(p.name, p.version, p.architecture, p.sha256) for p in _packages(lock)),
-        origins=origins(recipe),
-        exceptions=tuple(DeclaredException(each.kind, each.subject, each.reason) for each in content.exceptions),
-        network=measured.network,
-        gpus=None if measured.gpu is None else Gpus(measured.gpu.architecture, measured.gpu.count),
-    )
-
-
-def _command_line(root: Verity, lock: Lock) -> str:
-    return uki.command_line(root, lock.kernel_options, driver=lock.driver is not None)
-
-
-def _packages(lock: Lock) -> Sequence[LockedPackage]:
-    """The packages with content in the root, by name: those installed, and those of the driver."""
-    if lock.driver is None:
-        return lock.packages
-    return in_order((*lock.packages, *lock.driver.contents))
 
 
 def _model(job: _Job, number: int, work: Path, out: Path) -> ModelVolume:
@@ -372,7 +302,7 @@ def _root_and_uki(
         initrd = uki.initrd(parts / "initrd", epoch=job.lock.source_date_epoch)
         uki.build(
             job.tools, out, kernel=parts / "vmlinuz", initrd=initrd, release=release,
-            cmdline=_command_line(root, job.lock), name=job.recipe.name,
+            cmdline=command_line(root, job.lock), name=job.recipe.name,
         )  # fmt: skip
         (out / "vmlinuz").unlink()
     return root, release, licences.of_tree(parts / licences.FILE)
