@@ -10,7 +10,7 @@ import click
 from privml.base.errors import Differs, UsageError
 from privml.base.files import write_atomic
 from privml.cli.output import ask_secret, print_json, show, show_text
-from privml.cli.publish import folder_option
+from privml.cli.published import folder_option
 from privml.image.target import resolve
 from privml.image.workplace import Workplace
 from privml.output.memory import Memories

@@ -9,7 +9,7 @@ import click
 from privml.base.errors import Refused, UsageError
 from privml.base.files import read_start, write_atomic
 from privml.cli.output import ask_secret, print_json, show, show_text
-from privml.cli.publish import folder_option
+from privml.cli.published import folder_option
 from privml.cli.usage import Verb
 from privml.output.repository import MEASUREMENTS
 from privml.publish import log as logs

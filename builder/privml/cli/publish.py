@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,36 +9,26 @@ from typing import Any
 
 import click
 
-from privml.base.errors import Refused, UsageError
+from privml.base.errors import UsageError
 from privml.base.times import seconds_of
 from privml.cli import paths
 from privml.cli.completion import TARGET
 from privml.cli.output import ask_secret, print_json, show
+from privml.cli.published import check, folder_option, site
 from privml.cli.usage import Verb
 from privml.image.target import OUT, resolve
 from privml.image.workplace import Workplace
 from privml.output import manifest as manifests
 from privml.output.memory import Memories
-from privml.output.repository import MEASUREMENTS, fetch_from
+from privml.output.repository import fetch_from
 from privml.publish import artefacts as artefacts_
 from privml.publish import changes, legs, roles, signer
-from privml.publish import check as gate
 from privml.publish import demonstration as whole
-from privml.publish import site as pages
 from privml.publish.changes import Files, Place
 from privml.publish.signing import Proposal, Signing
 from privml.statement import follow
 from privml.statement.index import State
 
-folder_option = click.option(
-    "--in",
-    "folder",
-    metavar="DIR",
-    default=MEASUREMENTS,
-    show_default=True,
-    type=click.Path(file_okay=False, path_type=Path),
-    help="The folder of the published measurements.",
-)
 _VERSION = "version"
 
 
@@ -362,59 +351,5 @@ def refresh(*, folder: Path, keys: tuple[str, ...], proposed: Path | None, as_js
     _write(at, changes.renew(place), "", as_json=as_json)
 
 
-@publish.command()
-@click.argument("folder", metavar="[DIR]", default=MEASUREMENTS, type=click.Path(file_okay=False, path_type=Path))
-@click.option(
-    "--against",
-    metavar="DIR",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="The same folder as it was: what was published must be there unchanged, and nothing go back.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def check(folder: Path, *, against: Path | None, as_json: bool) -> None:
-    """Check everything in DIR: signatures, digests, states, dates, and that nothing is left over. A gate for CI.
-
-    Exit status: 0 all is right, 8 something is wrong, 9 DIR is not a repository. What ends within 14 days is a
-    warning.
-
-    \b
-    Examples:
-      privml-build publish check
-      privml-build publish check measurements --against /tmp/base/measurements
-    """
-    found = gate.check(folder, int(time.time()), against)
-    if as_json:
-        print_json(dataclasses.asdict(found))
-    else:
-        for line in found.soon:
-            show(f"warning: {line}", err=True)
-        show(*found.wrong)
-        if not found.wrong:
-            show(f"{folder}: {found.versions} versions and {found.files} files are as they were signed")
-        if found.demonstration:
-            show("a demonstration: one person made all keys")
-    if found.wrong:
-        raise Refused(f"{folder}: {len(found.wrong)} findings, expected none")
-
-
-@publish.command()
-@click.argument("target", metavar="DIR", type=click.Path(file_okay=False, path_type=Path))
-@folder_option
-@click.option("--json", "as_json", is_flag=True, help="Print the written paths as JSON.")
-def site(target: Path, *, folder: Path, as_json: bool) -> None:
-    """Write a static site into DIR: images, versions, states, registers, what changed, who rebuilt what.
-
-    Its pages have no script and load nothing from elsewhere; any web server can serve them, and equal measurements
-    give equal bytes. The repository is followed from its first root and checked as by `publish check` before anything
-    is written. An earlier site in DIR is replaced. Exit status: 8 something is not as it was signed.
-
-    \b
-    Examples:
-      privml-build publish site public
-    """
-    files = pages.site(folder)
-    pages.write(files, target)
-    if as_json:
-        print_json({"directory": str(target), "written": sorted(files)})
-    else:
-        show(f"{target}: {sum(path.endswith('.html') for path in files)} pages, {len(files)} files")
+publish.add_command(check)
+publish.add_command(site)
