@@ -115,7 +115,7 @@ OF_WHEELS = tuple(
 def test_files_of_wheels_and_what_is_compiled_from_them_pass(tree: Path) -> None:
     put(tree, *OF_WHEELS)
     check(tree, wheels=WHEELS)
-    with pytest.raises(SystemExit, match="/usr/lib/python-wheels/b.so .* is not declared"):
+    with pytest.raises(SystemExit, match=r"/usr/lib/python-wheels/b.so .* is not declared"):
         check(tree)
 
 
