@@ -283,23 +283,11 @@ if not compiled:
     fail("the agent does not compile")
 
 # -- compile the wheels ---------------------------------------------------------------------------------------------
-wheels = facts["wheels"] or {"directory": "", "files": {}, "imports": []}
-if wheels["files"]:
+if facts["wheels"]:
     # By the guest's own Python, and in one process: compiled bytes can depend on what was compiled before. Files that
     # are templates, or for another Python, are passed over.
     words = ["/usr/bin/python3", "-I", "-B", "-m", "compileall", "-qq", "--invalidation-mode", "unchecked-hash"]
-    subprocess.run(["chroot", str(root), *words, f"/{wheels['directory']}"], check=False)
-wheel_folders = {str(parent) for path in wheels["files"] for parent in Path(wheels["directory"], path).parents}
-
-
-def of_a_wheel(name: str, *, directory: bool) -> bool:
-    """Whether a path is a file of a wheel, one compiled from it, or a folder with such files."""
-    if not wheels["files"] or not f"{name}/".startswith(f"{wheels['directory']}/"):
-        return False
-    if directory:
-        return name.removesuffix("/__pycache__") in wheel_folders
-    folder, cache, file = name.removeprefix(f"{wheels['directory']}/").rpartition("__pycache__/")
-    return (f"{folder}{file.partition('.')[0]}.py" if cache else file) in wheels["files"]
+    subprocess.run(["chroot", str(root), *words, f"/{facts['wheels']['directory']}"], check=False)
 
 # -- refuse undeclared paths --------------------------------------------------------------------------------------
 allowed = {name for name in facts["paths"] if "*" not in name} | overlay - {INITRD_INIT}
@@ -342,6 +330,20 @@ def of_an_added_package(name: str) -> bool:
     folder, cache, inside = name.partition("/__pycache__")
     source = f"{folder}/{inside.strip('/').partition('.')[0]}.py" if inside else folder
     return (source if cache else name) in brought
+
+
+wheels = facts["wheels"] or {"directory": "", "files": {}, "imports": []}
+wheel_folders = {str(parent) for path in wheels["files"] for parent in Path(wheels["directory"], path).parents}
+
+
+def of_a_wheel(name: str, *, directory: bool) -> bool:
+    """Whether a path is a file of a wheel, one compiled from it, or a folder with such files."""
+    if not wheels["files"] or not f"{name}/".startswith(f"{wheels['directory']}/"):
+        return False
+    if directory:
+        return name.removesuffix("/__pycache__") in wheel_folders
+    folder, cache, file = name.removeprefix(f"{wheels['directory']}/").rpartition("__pycache__/")
+    return (f"{folder}{file.partition('.')[0]}.py" if cache else file) in wheels["files"]
 
 
 wrong = []

@@ -42,7 +42,7 @@ def fail(text: str) -> NoReturn:
     raise SystemExit(text)
 
 
-def check(root: Path, *programs: str) -> None:
+def check(root: Path, *programs: str, wheels: object = None) -> None:
     names = {
         "root": root,
         "facts": {
@@ -53,7 +53,9 @@ def check(root: Path, *programs: str) -> None:
             "added": ["acme"],
             "own_programs": programs,
             "services": [],
+            "wheels": wheels,
         },
+        "Path": Path,
         "overlay": {"etc/systemd/system/default.target", "usr/lib/privml/initrd-init"},
         "INITRD_INIT": "usr/lib/privml/initrd-init",
         "packages": {"etc/motd": "base-files", "usr/lib/python3.14/sh": "evil", **dict.fromkeys(ADDED, "acme:amd64")},
@@ -102,6 +104,28 @@ def test_an_undeclared_path_is_named(tree: Path, name: str, text: str) -> None:
     path.touch()
     with pytest.raises(SystemExit, match=text):
         check(tree)
+
+
+WHEELS = {"directory": "usr/lib/python-wheels", "files": {"a/__init__.py": "", "a/sh": "", "b.so": ""}, "imports": []}
+OF_WHEELS = tuple(
+    f"usr/lib/python-wheels/{name}" for name in (*WHEELS["files"], "a/__pycache__/__init__.cpython-314.pyc")
+)
+
+
+def test_files_of_wheels_and_what_is_compiled_from_them_pass(tree: Path) -> None:
+    put(tree, *OF_WHEELS)
+    check(tree, wheels=WHEELS)
+    with pytest.raises(SystemExit, match=r"/usr/lib/python-wheels/b.so .* is not declared"):
+        check(tree)
+
+
+@pytest.mark.parametrize(
+    "name", ["a/other.py", "c.so", "a/__pycache__/other.cpython-314.pyc", "c/x", "__pycache__/a.cpython-314.pyc"]
+)
+def test_other_files_in_the_folder_of_the_wheels_are_refused(tree: Path, name: str) -> None:
+    put(tree, *OF_WHEELS, f"usr/lib/python-wheels/{name}")
+    with pytest.raises(SystemExit, match=f"/usr/lib/python-wheels/{name.partition('/')[0]}.* is not declared"):
+        check(tree, wheels=WHEELS)
 
 
 def put(tree: Path, *names: str) -> None:
@@ -213,7 +237,7 @@ def place(root: Path, overlay: dict[str, bytes | str]) -> None:
             (root / path).write_bytes(content)
 
 
-def finalize(root: Path, overlay: dict[str, bytes | str], before: str = "") -> None:
+def finalize(root: Path, overlay: dict[str, bytes | str], before: str = "", wheels: object = None) -> None:
     """Run finalize's removals and its last check on a tree."""
     names = {
         "root": root,
@@ -221,6 +245,7 @@ def finalize(root: Path, overlay: dict[str, bytes | str], before: str = "") -> N
             "overlay": facts_of(overlay),
             "removals": [[removal.why, removal.patterns] for removal in removals.REMOVALS],
         },
+        "wheels": wheels or {"directory": "", "files": {}, "imports": []},
         "Path": Path,
         "shutil": shutil,
         "hashlib": hashlib,
@@ -270,3 +295,16 @@ def test_no_pattern_takes_what_every_image_needs() -> None:
     assert [path for path in needed if any(removal.takes(path) for removal in removals.REMOVALS)] == []
     patterns = [pattern for removal in removals.REMOVALS for pattern in removal.patterns]
     assert len(patterns) == len(set(patterns))
+
+
+def test_a_file_of_a_wheel_is_compared_with_what_was_given(tmp_path: Path) -> None:
+    file = tmp_path / "usr/lib/python-wheels/a.py"
+    put(tmp_path, "usr/lib/python-wheels/a.py")
+    wheels = {"directory": "usr/lib/python-wheels", "files": {"a.py": hashlib.sha256(b"").hexdigest()}, "imports": []}
+    finalize(tmp_path, {}, wheels=wheels)
+    file.write_bytes(b"x")
+    with pytest.raises(SystemExit, match=r"/usr/lib/python-wheels/a.py: the build wrote another file"):
+        finalize(tmp_path, {}, wheels=wheels)
+    file.unlink()
+    with pytest.raises(SystemExit, match=r"/usr/lib/python-wheels/a.py: mkosi removed it"):
+        finalize(tmp_path, {}, wheels=wheels)

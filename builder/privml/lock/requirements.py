@@ -106,7 +106,7 @@ def _hint(name: str, hint: str | None) -> str | None:
         "wheel-sdist": "there is only its source: nothing is compiled here, so ask for a version that has wheels",
         "wheel-platform": "it has wheels, but none for the guest's Python, glibc and x86-64; ask for another version",
         "wheel-undated": "the index does not say when it got its files (PEP 700), so `python.before` excludes all",
-        "wheel-missing": "younger files than `python.before` do not count; `pip config list` shows the index",
+        "wheel-missing": "files younger than `python.before` do not count; `pip config list` shows the index",
     }.get(name, hint)
 
 
