@@ -337,3 +337,11 @@ def test_a_search_and_the_pages_say_so_and_no_other_verifier_gets_it(
     said = Outcome(capsys, "export", f"{NAME}@1.0", "--format", "trustee", "--trust", root)
     assert said.code == 8
     assert "demonstration: got a root marked as a demonstration" in said.stderr
+
+
+# --- the one in this repository -------------------------------------------------------------------------------------
+
+
+def test_the_demonstration_of_this_repository_is_whole() -> None:
+    found = check.check(Path(__file__).parents[2] / "measurements/demonstration", seconds_of("2026-12-01T00:00:00Z"))
+    assert (found.wrong, found.soon, found.demonstration, found.versions) == ([], [], True, 2)
