@@ -13,7 +13,7 @@ from tests.unit.published_fake import COMMIT, NAME, NOW, PUBLISHERS, Fake, role,
 from tests.unit.test_image_manifest import sample
 
 from privml.base import dsse
-from privml.base.dsse import Envelope, Signature
+from privml.base.dsse import IN_TOTO, Envelope, Signature
 from privml.events.event import Evidence
 from privml.events.registers import RTMR0
 from privml.lock.lockfile import read_lock, serialise
@@ -26,7 +26,6 @@ from privml.statement import intoto, rebuild, release
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate
 from privml.statement.rebuild import Rebuild
-from privml.statement.signed import STATEMENT_TYPE
 
 PROVENANCE = b'{"provenance":1}'
 
@@ -134,7 +133,7 @@ def endorse(
         finished=finished,
         differences=differs,
     )
-    unsigned = Envelope(STATEMENT_TYPE, said.encode(), ())
+    unsigned = Envelope(IN_TOTO, said.encode(), ())
     by = signer(key or who)
     signature = Signature(by.sign(unsigned.signed), by.public.keyid)
     fake.files[f"{folder}/endorsements/{who}.dsse.json"] = dataclasses.replace(

@@ -29,7 +29,7 @@ from published_fake import (
 )
 from test_cli_main import Outcome, as_found, place  # noqa: F401 - fixtures
 
-from privml.base.dsse import Envelope, Signature, decode
+from privml.base.dsse import IN_TOTO, Envelope, Signature, decode
 from privml.base.errors import EvidenceError, HostError, UsageError
 from privml.client.ci import Workflow
 from privml.client.trust import Trust, trust_of
@@ -39,7 +39,6 @@ from privml.statement import metadata, rebuild, rebuilders
 from privml.statement.index import State
 from privml.statement.intoto import decode as statement_in
 from privml.statement.rebuilders import Rebuilder
-from privml.statement.signed import STATEMENT_TYPE
 from privml.statement.untrusted import UntrustedError
 from privml.statement.update import Memory
 from privml.verify.policyfile import FORMAT as POLICY
@@ -521,7 +520,7 @@ def endorse(fake: Fake, who: str, version: str = "1.1", key: str | None = None, 
         subjects, NAME, version, rebuild.IDENTICAL, release.statement_sha256, release.recipe_sha256,
         release.lock_sha256, "0.1.0", {}, NOW, (),
     )  # fmt: skip
-    envelope = Envelope(STATEMENT_TYPE, dataclasses.replace(made, **changes).encode(), ())
+    envelope = Envelope(IN_TOTO, dataclasses.replace(made, **changes).encode(), ())
     by = signer(key or who)
     signed = dataclasses.replace(envelope, signatures=(Signature(by.sign(envelope.signed), by.public.keyid),))
     fake.files[f"{folder}/endorsements/{who}.dsse.json"] = signed.encode()

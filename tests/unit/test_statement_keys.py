@@ -14,21 +14,21 @@ from published_fake import EVERYBODY, role, signer
 from securesystemslib import dsse as other
 from securesystemslib.signer import CryptoSigner, SSlibKey
 
-from privml.base.dsse import Envelope, Signature, decode
+from privml.base.dsse import IN_TOTO, Envelope, Signature, decode
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields
 from privml.publish.signing import Signing
 from privml.publish.version import sign
 from privml.statement import tufkeys
 from privml.statement.keys import PublicKey, Role
-from privml.statement.signed import STATEMENT_TYPE, verify
+from privml.statement.signed import verify
 from privml.statement.untrusted import UntrustedError
 
 PAYLOAD = b'{"a":1}'
 TWO_OF_THREE = role(2, "alice", "p256-carol", "p384-dave")
 
 
-def envelope(*names: str, payload: bytes = PAYLOAD, kind: str = STATEMENT_TYPE) -> Envelope:
+def envelope(*names: str, payload: bytes = PAYLOAD, kind: str = IN_TOTO) -> Envelope:
     unsigned = Envelope(kind, payload, ())
     return dataclasses.replace(
         unsigned,
@@ -90,7 +90,7 @@ def test_a_bad_signature_in_the_name_of_a_key_of_the_role_is_malformed() -> None
 def test_signatures_cover_type_and_payload() -> None:
     good = envelope("alice", "p256-carol")
     for changed in (dataclasses.replace(good, payload=PAYLOAD + b" "), dataclasses.replace(good, payload_type="x")):
-        with pytest.raises(EvidenceError if changed.payload_type == STATEMENT_TYPE else UntrustedError):
+        with pytest.raises(EvidenceError if changed.payload_type == IN_TOTO else UntrustedError):
             verify(changed, TWO_OF_THREE, what="it")
     assert not signer("alice").public.verifies(good.signatures[0].sig, PAYLOAD)
 
@@ -164,6 +164,6 @@ def test_securesystemslib_verifies_our_envelopes_and_we_verify_theirs(name: str)
     key = SSlibKey.from_dict(ours.public.keyid, tufkeys.key_to_dict(ours.public))
     theirs = other.Envelope.from_dict(json.loads(envelope(name).encode()))
     assert theirs.verify([key], 1) == {ours.public.keyid: key}
-    made = other.Envelope(PAYLOAD, STATEMENT_TYPE, {})
+    made = other.Envelope(PAYLOAD, IN_TOTO, {})
     made.sign(CryptoSigner(ours._key, key))
     assert verify(decode(json.dumps(made.to_dict()).encode()), role(1, name), what="it").payload == PAYLOAD

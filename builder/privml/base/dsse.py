@@ -15,6 +15,8 @@ from typing import Any
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, b64, canonical, loads
 
+IN_TOTO = "application/vnd.in-toto+json"
+"""The payload type of in-toto Statements."""
 MAX_SIGNATURES = 64
 MAX_SIGNATURE = 16 * 1024
 _MAX_TYPE = 256

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from privml.base import extras
+from privml.base.dsse import IN_TOTO
 from privml.base.errors import EvidenceError
 
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
 MAX_ROOT = 1 << 20
 GITHUB = "https://github.com"
 GITHUB_ISSUER = "https://token.actions.githubusercontent.com"
@@ -84,8 +84,8 @@ class _Sigstore:
             kind, payload = self._verifier.verify_dsse(bundle, self.policy.AllOf(wanted))
         except (self._errors.Error, ValueError) as error:
             raise EvidenceError(f"{what}: not a valid signature of {who}: {_line(error)}") from error
-        if kind != PAYLOAD_TYPE:
-            raise EvidenceError(f"{what}: the payload is `{kind[:80]}`, expected {PAYLOAD_TYPE}")
+        if kind != IN_TOTO:
+            raise EvidenceError(f"{what}: the payload is `{kind[:80]}`, expected {IN_TOTO}")
         return bytes(payload), bundle.signing_certificate
 
 

@@ -31,7 +31,7 @@ class Workflow:
 
     def shown(self, fetch: Fetch, version: Version) -> Attested:
         """What the bundle next to a version shows. A bad one shows nothing."""
-        folder = f"{version.release.name}/{version.release.version}"
+        folder = version.folder
         ref, path = self.ref or f"refs/tags/{folder}", f"{folder}/{CI_FILE}"
         data = fetch(path, attestation.MAX_BUNDLE)
         if data is None:

@@ -198,7 +198,7 @@ class Trust:
 
 def _logged(logs: LogPolicy, fetch: Fetch, version: Version) -> Logged:
     """What the proof next to a release shows. A bad proof shows nothing."""
-    folder = f"{version.release.name}/{version.release.version}"
+    folder = version.folder
     data = fetch(f"{folder}/{PROOF_FILE}", MAX_PROOF)
     if data is None:
         return Logged(f"no {folder}/{PROOF_FILE}")

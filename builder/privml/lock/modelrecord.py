@@ -8,12 +8,10 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, model_validator
 
 from privml.lock.record import Record, RelativePath, Sha256, Size, Text
+from privml.recipe.inference import Word
 
 CHAT_TEMPLATE = "chat_template.jinja"
 """Name of a recipe's chat template in the model's volume."""
-
-
-Word = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,300}$")]
 
 
 class ModelFile(Record):

@@ -33,7 +33,6 @@ MAX_IGNORED = 1000
 MAX_ENTRIES = 8
 _MAX_NAME = 1000
 MEDIA_TYPE = "application/vnd.dev.sigstore.bundle.v0.3+json"
-PAYLOAD_TYPE = "application/vnd.in-toto+json"
 STATEMENT_TYPE = "https://in-toto.io/Statement/v1"
 PREDICATE_TYPE = "https://model_signing/signature/v1.0"
 METHOD, HASH = "files", "sha256"
@@ -158,9 +157,9 @@ def _outline(data: bytes, what: str) -> tuple[Fields, Fields]:
 def _signed_envelope(bundle: Fields, what: str) -> dsse.Envelope:
     envelope = dsse.from_value(_without_null(bundle.take("dsseEnvelope")), f"{what}.dsseEnvelope")
     bundle.end()
-    if envelope.payload_type != PAYLOAD_TYPE:
+    if envelope.payload_type != dsse.IN_TOTO:
         raise EvidenceError(
-            f"{what}.dsseEnvelope.payloadType: got `{envelope.payload_type[:80]}`, expected {PAYLOAD_TYPE}"
+            f"{what}.dsseEnvelope.payloadType: got `{envelope.payload_type[:80]}`, expected {dsse.IN_TOTO}"
         )
     if len(envelope.signatures) != 1 or envelope.signatures[0].keyid:
         raise EvidenceError(f"{what}.dsseEnvelope.signatures: expected one, without a keyid")

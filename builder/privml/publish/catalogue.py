@@ -132,7 +132,7 @@ def _rows(folder: Path, image: Image, checked: Checked) -> tuple[Row, ...]:
 
 
 def _inputs(folder: Path, version: Version) -> tuple[Manifest, Lock]:
-    fetch, name = fetch_from(folder), f"{version.release.name}/{version.release.version}"
+    fetch, name = fetch_from(folder), version.folder
     manifest = manifests.decode(follow.file_of(fetch, version, MANIFEST_FILE))
     return manifest, parse(follow.file_of(fetch, version, LOCK_FILE), Lock, f"{name}/{LOCK_FILE}")
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml import __version__
-from privml.base.dsse import Envelope, Signature
+from privml.base.dsse import IN_TOTO, Envelope, Signature
 from privml.base.errors import InputsError, Refused
 from privml.output import manifest as manifests
 from privml.publish.signer import Signer
@@ -23,7 +23,6 @@ from privml.statement.keys import Role
 from privml.statement.rebuild import Rebuild
 from privml.statement.rebuilders import FOLDER
 from privml.statement.release import MANIFEST_FILE, Release
-from privml.statement.signed import STATEMENT_TYPE
 
 
 def check_sources(release: Release, recipe_sha256: str, lock_sha256: str) -> None:
@@ -88,7 +87,7 @@ class Endorsement:
     @classmethod
     def of(cls, made: Rebuild, who: str, signer: Signer) -> Endorsement:
         """Sign ``made`` in the name of ``who``."""
-        unsigned = Envelope(STATEMENT_TYPE, made.encode(), ())
+        unsigned = Envelope(IN_TOTO, made.encode(), ())
         signature = Signature(signer.sign(unsigned.signed), signer.public.keyid)
         path = Path(made.name) / made.version / FOLDER / f"{who}.dsse.json"
         return cls(path, Envelope(unsigned.payload_type, unsigned.payload, (signature,)).encode())

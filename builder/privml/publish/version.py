@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from privml import __version__
 from privml.base import dsse
-from privml.base.dsse import Envelope, Signature
+from privml.base.dsse import IN_TOTO, Envelope, Signature
 from privml.base.errors import MeasurementError, Refused
 from privml.events.variants import PRODUCTION
 from privml.output import manifest as manifests
@@ -26,7 +26,6 @@ from privml.statement.release import (
     File,
     Release,
 )
-from privml.statement.signed import STATEMENT_TYPE
 
 
 @dataclass(frozen=True)
@@ -93,7 +92,7 @@ def files_of(build: Build, release: Release, role: Role, signing: Signing) -> di
     made = {f"{folder}/{name}": data for name, data in {**build.files, RELEASE_FILE: release.encode()}.items()}
     for name, payload in ((STATEMENT_FILE, build.statement), (PROVENANCE_FILE, build.provenance)):
         path = f"{folder}/{name}"
-        made[path] = sign(Envelope(STATEMENT_TYPE, payload, ()), role, signing, path).encode()
+        made[path] = sign(Envelope(IN_TOTO, payload, ()), role, signing, path).encode()
     return made
 
 

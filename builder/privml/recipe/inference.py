@@ -131,17 +131,17 @@ class ModelPart(Section):
 
 
 _LocalFile = Annotated[str, StringConstraints(min_length=1, max_length=1000), AfterValidator(_local)]
-_Word = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,300}$")]
+Word = Annotated[str, StringConstraints(pattern=r"^[!-~]{1,300}$")]
 
 
 class Identity(Section):
     """Who signed without a key of their own: Sigstore's certificate for an account, in its public log."""
 
     subject: Annotated[
-        _Word, about("The account: an e-mail address, or the address of a workflow.", "ann@example.org")
+        Word, about("The account: an e-mail address, or the address of a workflow.", "ann@example.org")
     ]
     issuer: Annotated[
-        _Word, about("Who vouched for the account: an OpenID Connect issuer.", "https://accounts.google.com")
+        Word, about("Who vouched for the account: an OpenID Connect issuer.", "https://accounts.google.com")
     ]
     root: Annotated[
         _LocalFile,

@@ -7,8 +7,8 @@ what the publishers' statement says; its spelling as JSON may be another.
 
 from __future__ import annotations
 
+from privml.base.dsse import IN_TOTO
 from privml.base.errors import EvidenceError
-from privml.base.keyless import PAYLOAD_TYPE
 from privml.base.strictjson import Fields, loads
 from privml.statement import intoto
 from privml.statement.intoto import Statement
@@ -23,7 +23,7 @@ def payload_of(data: bytes, what: str) -> bytes:
     bundle = Fields(loads(data, what=what, limit=MAX_BUNDLE), what)
     bundle.text("mediaType", one_of=(MEDIA_TYPE,))
     envelope = bundle.fields("dsseEnvelope")
-    envelope.text("payloadType", one_of=(PAYLOAD_TYPE,))
+    envelope.text("payloadType", one_of=(IN_TOTO,))
     return envelope.base64("payload")
 
 

@@ -82,7 +82,7 @@ def endorsed(fetch: Fetch, version: Version, publishers: Role, rebuilders: Seque
         if one.key.keyid in publishers.by_id:
             others[one.name] = "has the key of a publisher"
             continue
-        path = f"{version.release.name}/{version.release.version}/{FOLDER}/{one.name}.dsse.json"
+        path = f"{version.folder}/{FOLDER}/{one.name}.dsse.json"
         data = fetch(path, MAX_ENDORSEMENT)
         if data is None:
             others[one.name] = "has no endorsement of this version"

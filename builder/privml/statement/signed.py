@@ -11,8 +11,6 @@ from privml.base import dsse
 from privml.statement.keys import Role
 from privml.statement.untrusted import UntrustedError
 
-STATEMENT_TYPE = "application/vnd.in-toto+json"
-
 
 @dataclass(frozen=True)
 class Verified:
@@ -22,7 +20,7 @@ class Verified:
     signers: tuple[str, ...]
 
 
-def verify(envelope: dsse.Envelope, role: Role, *, payload_type: str = STATEMENT_TYPE, what: str) -> Verified:
+def verify(envelope: dsse.Envelope, role: Role, *, payload_type: str = dsse.IN_TOTO, what: str) -> Verified:
     """The payload, signed by enough of the role's keys; ``UntrustedError`` (`statement-signatures`) if not.
 
     ``EvidenceError`` if a signature does not verify, or a key signs twice.
