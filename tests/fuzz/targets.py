@@ -23,7 +23,7 @@ from tests.property.test_option_roms import ROM
 from tests.property.test_published_mutations import DECODERS, SAMPLES
 from tests.published import read
 from tests.signing import armoured
-from tests.unit import safetensors_file
+from tests.unit import runfile_file, safetensors_file
 from tests.unit.fake_archive import KEYRING as KEYRING_FILE
 from tests.unit.gguf_file import SMALL as GGUF
 from tests.unit.image_volume import superblock
@@ -33,7 +33,7 @@ from tests.unit.test_measure_optionrom import stored
 
 from privml.base import dsse
 from privml.base.dsse import Envelope, Signature
-from privml.base.errors import EvidenceError, HostError, MeasurementError
+from privml.base.errors import EvidenceError, HostError, InputsError, MeasurementError
 from privml.base.strictjson import canonical, loads
 from privml.events import agent
 from privml.events.align import differences
@@ -49,7 +49,7 @@ from privml.evidence.certificates import UnfitError
 from privml.evidence.nvidia import report as nvidia_report
 from privml.evidence.nvidia import rim, roles
 from privml.evidence.tdx import collateral, quote, signature, tdreport
-from privml.lock import gguf, omsbundle, safetensors
+from privml.lock import gguf, omsbundle, runfile, safetensors
 from privml.measure import (
     acpi,
     artefact,
@@ -188,6 +188,16 @@ def _model(check: Callable[[BytesIO, int], object]) -> Parser:
     return one
 
 
+def _runfile(data: bytes) -> None:
+    with contextlib.suppress(InputsError):
+        runfile.header(BytesIO(data), "x.run")
+
+
+def _runfile_tar(data: bytes) -> None:
+    with contextlib.suppress(InputsError), runfile.opened(BytesIO(data), "x.run") as archive:
+        runfile.read(archive, ["libcuda.so.595.71.05"], "x.run")
+
+
 HONEST = forge.Guest()
 QUOTE = HONEST.quote()
 COLLATERAL = HONEST.platform.collateral()
@@ -260,6 +270,8 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
         safetensors_file.SMALL,
         _model(lambda file, size: safetensors.check("m.safetensors", file, size)),
     ),
+    "runfile": (runfile_file.script() + b"\x28\xb5\x2f\xfd", _runfile),
+    "runfile-tar": (runfile_file.packed(runfile_file.entries()).getvalue(), _runfile_tar),
     "note": (NOTE, lambda data: tlog.signed_text(data, LOG_KEY)),
     "checkpoint": (NOTE, lambda data: tlog.Checkpoint.read(data, LOG_KEY)),
     "tlog-proof": (tlog.Proof(1, (bytes(32),), NOTE).encode(), _proof),

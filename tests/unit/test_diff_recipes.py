@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import runfile_file
 import wheel_file
 from image_fake import keep
 from image_varied import BASE, DATA, HASHES, Document, Workshop, reseal
@@ -24,7 +25,7 @@ from privml.cli import diff as verb
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.image.target import Target
 from privml.lock.lockfile import read_lock
-from privml.lock.models import Driver, Requirements
+from privml.lock.models import Driver, Requirements, Runfile
 from privml.measure import gpt
 from privml.output import manifest as manifests
 from privml.recipe.fields import PLATFORM, fact_named, facts
@@ -270,6 +271,7 @@ ELSEWHERE = {
     *(f"inference.models.signature.identity.{name}" for name in ("subject", "issuer", "root")),
     "exceptions.kind", "exceptions.subject", "exceptions.reason",
     "gpu.vendor", "gpu.architecture", "gpu.count", "gpu.driver.version",
+    "gpu.driver.runfile.url", "gpu.driver.runfile.sha256",
     "python.requirements", "python.before", "python.remove", "python.imports", "python.programs",
 }  # fmt: skip
 
@@ -396,6 +398,42 @@ def test_another_source_of_the_driver_is_an_input(shop: Workshop, driver: Driver
     found = shop.diff(one, two)
     assert [change.name for change in of_kind(found, "driver package")] == [source.name]
     assert [change.text() for change in found.unexplained] == []
+
+
+def of_runfile(shop: Workshop, driver: Driver, text: bytes, url: str) -> tuple[Document, Driver]:
+    """A recipe with the driver from a runfile, and what is locked for it."""
+    sha256 = shop.fake.store.add_bytes(text)
+    name, version = runfile_file.NAME, runfile_file.VERSION
+    source = Runfile(name=name, version=version, url=url, sha256=sha256, size=len(text))
+    given = {"version": version, "runfile": {"url": url, "sha256": sha256}}
+    locked = driver.model_copy(update={"version": version, "source": source, "parts": ()})
+    return with_gpus(1) | {"gpu": GPU | {"driver": given}}, locked
+
+
+def test_another_runfile_explains_everything_that_differs(
+    shop: Workshop, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files_in(wanted: list[str], locked: Runfile, *_: object) -> dict[str, bytes]:
+        return dict.fromkeys(wanted, locked.sha256.encode())
+
+    monkeypatch.setattr("privml.image.driverrunfile.files_in", files_in)
+    here, there = "https://vendor.invalid/a.run", "https://vendor.invalid/b.run"
+    rows = [(b"1", here), (b"2", here), (b"2", there)]
+    made = [of_runfile(shop, driver, *row) for row in rows]
+    one, two, three = (
+        shop.image(f"runfile-{number}", document, driver=locked) for number, (document, locked) in enumerate(made)
+    )
+    found = shop.diff(one, two)
+    assert [change.name for change in of_kind(found, FIELD)] == ["gpu.driver.runfile.sha256"]
+    assert [change.name for change in of_kind(found, "driver package")] == [runfile_file.NAME]
+    assert [change.text() for change in found.unexplained] == []
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
+    assert set(found.registers or {}) == {"rtmr1", "rtmr2"}
+    # The same bytes from elsewhere are the same image.
+    same = shop.diff(two, three)
+    assert [change.name for change in of_kind(same, FIELD)] == ["gpu.driver.runfile.url"]
+    assert of_kind(same, "driver package") == [] and same.unexplained == ()
+    assert (two / "root.raw").read_bytes() == (three / "root.raw").read_bytes()
 
 
 WHEELS = {"requirements": ["acme-web>=1"], "before": "2026-02-01"}

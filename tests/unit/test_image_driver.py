@@ -17,6 +17,7 @@ from privml.base.errors import BuildError, Differs, EvidenceError, InputsError
 from privml.events.verity import Verity
 from privml.image import driver as room
 from privml.image import driverfiles, driverrecord
+from privml.image.render import File
 from privml.image.tools import ToolsTree
 from privml.image.uki import command_line
 from privml.lock.lockfile import read_lock
@@ -102,7 +103,7 @@ def compiling(monkeypatch: pytest.MonkeyPatch, *results: dict[str, bytes]) -> li
     """Let compilations give these modules in turn; the directories they were made in."""
     places: list[Path] = []
 
-    def compiled(_: Driver, __: Mapping[str, bytes], ___: Store, ____: ToolsTree, place: Path) -> Made:
+    def compiled(_: Driver, __: Any, ___: Mapping[str, bytes], ____: Store, _____: ToolsTree, place: Path) -> Made:
         places.append(place)
         return results[len(places) - 1], SYMVERS
 
@@ -253,8 +254,12 @@ def with_parts(locked: Driver, store: Store, **changes: bytes | None) -> Driver:
     return locked.model_copy(update={"parts": tuple(sorted(parts, key=lambda part: part.name))})
 
 
+def files_of(driver: Driver, store: Store) -> dict[str, File]:
+    return driverfiles.files_of(driver, "hopper", modules(), store, TOOLS, Path("/nonexistent"))
+
+
 def test_the_root_gets_modules_libraries_firmware_and_programs_and_nothing_else(locked: Driver, store: Store) -> None:
-    files = driverfiles.files_of(with_parts(locked, store), "hopper", modules(), store)
+    files = files_of(with_parts(locked, store), store)
     assert sorted(files) == [
         "etc/modules-load.d/privml-gpu.conf",
         "usr/bin/nvidia-persistenced",
@@ -279,9 +284,7 @@ def test_the_root_gets_modules_libraries_firmware_and_programs_and_nothing_else(
 
 def test_a_package_without_its_file_is_refused(locked: Driver, store: Store) -> None:
     with pytest.raises(InputsError, match=r"libnvidia-pkcs11-openssl3 .*has no file usr/lib/x86_64-linux-gnu/"):
-        driverfiles.files_of(
-            with_parts(locked, store, **{"libnvidia-pkcs11-openssl3": None}), "hopper", modules(), store
-        )
+        files_of(with_parts(locked, store, **{"libnvidia-pkcs11-openssl3": None}), store)
 
 
 def test_a_link_is_not_taken_for_a_file(locked: Driver, store: Store) -> None:
@@ -290,7 +293,7 @@ def test_a_link_is_not_taken_for_a_file(locked: Driver, store: Store) -> None:
     other = keep_deb(store, "libcuda1", package([link(f"./{name}", "/etc/shadow")]))
     parts = tuple(other if part.name == "libcuda1" else part for part in made.parts)
     with pytest.raises(InputsError, match="is not a regular file"):
-        driverfiles.files_of(made.model_copy(update={"parts": parts}), "hopper", modules(), store)
+        files_of(made.model_copy(update={"parts": parts}), store)
 
 
 def test_a_driver_of_a_kernel_without_a_record_has_no_patches(locked: Driver) -> None:

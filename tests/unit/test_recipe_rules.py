@@ -48,6 +48,12 @@ CASES = {
     "platform-devices": (RECIPE, "platforms:", "devices: [virtio-blk: 2, virtio-net: 2]\nplatforms:"),
     "driver-version": (GPU, "version: 550.163.01", "version: 550.90.07"),
     "driver-kernel": (GPU, "linux-image-amd64", "linux-image-cloud-amd64"),
+    "driver-runfile": (GPU, "version: 550.163.01", "version: 595.71.05"),
+    "driver-untried": (
+        GPU,
+        "version: 550.163.01",
+        f"version: 595.71.05, runfile: {{url: https://vendor.invalid/x.run, sha256: {'0' * 64}}}",
+    ),
     "gpu-platform": (GPU, "count: 1", "count: 2"),
     "device-unused": (PLATFORM, "devices:\n", 'devices:\n  - {kind: virtio-blk, slot: "05.0"}\n'),
     "platform-vcpus": (RECIPE, "vcpus: 4", "vcpus: 513"),

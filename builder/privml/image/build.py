@@ -45,7 +45,7 @@ from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
 from privml.lock.localdebs import store_local
 from privml.lock.make import bring
-from privml.lock.models import Lock
+from privml.lock.models import Lock, Package, Runfile
 from privml.output import manifest as manifests
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
 from privml.output.manifest import Firmware, Manifest
@@ -162,7 +162,7 @@ def build(
 def _bring(order: Order, *, forced: bool = False) -> None:
     """Fetch what the build needs; a driver's toolchain only if its modules must be compiled."""
     lock, store = order.lock, order.store
-    packages = [*lock.debs]
+    packages: list[Package | Runfile] = [*lock.debs]
     if lock.driver is not None:
         packages += lock.driver.contents
         packages += () if drivers.is_kept(lock.driver, store) and not forced else lock.driver.toolchain
@@ -180,7 +180,7 @@ def _driver_files(
     driverrecord.compare(lock.driver, modules)
     if (work / "driver").exists():
         remove_tree(work / "driver")
-    return driverfiles.files_of(lock.driver, gpu.architecture, modules, store)
+    return driverfiles.files_of(lock.driver, gpu.architecture, modules, store, tools, work / "runfile")
 
 
 def _whole(order: Order, before: Earlier) -> BuildResult | None:

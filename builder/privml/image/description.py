@@ -92,4 +92,4 @@ def _packages(lock: Lock) -> Sequence[LockedPackage]:
     """The packages with content in the root, by name: those installed, and those of the driver."""
     if lock.driver is None:
         return lock.packages
-    return in_order((*lock.packages, *lock.driver.contents))
+    return in_order((*lock.packages, *lock.driver.packages))

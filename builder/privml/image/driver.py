@@ -11,16 +11,19 @@ from pathlib import Path
 from privml.base import strictjson
 from privml.base.errors import BuildError
 from privml.base.steps import say, step
-from privml.image import code, kernelmodule
-from privml.image.drivercompile import compiled
+from privml.image import code, driverpackage, driverrunfile, kernelmodule
+from privml.image.drivercompile import Unpack, compiled
 from privml.image.kernelmodule import KernelModule
 from privml.image.tools import ToolsTree
-from privml.lock.models import Driver
+from privml.lock.models import Driver, Runfile
 from privml.lock.trees import DRIVER_PATCHES, images_folder
+from privml.recipe.drivers import Source
 from privml.store.objects import Store
 
-# What decides the modules' bytes, besides the packages.
+# What decides the modules' bytes, besides the packages, and what more for each form of their source.
 _CODE = ("image/drivercompile.py", "lock/deb.py")
+_CODE_OF_PACKAGE = ("image/driverpackage.py",)
+_CODE_OF_RUNFILE = ("image/driverrunfile.py", "lock/runfile.py")
 
 Modules = Mapping[str, bytes]
 
@@ -44,7 +47,7 @@ def inputs_of(driver: Driver) -> dict[str, str]:
         f"source {driver.source.name}": f"{driver.source.version} {driver.source.sha256}",
         **{f"package {each.name}": f"{each.version} {each.sha256}" for each in driver.toolchain},
         **{f"patch {name}": hashlib.sha256(data).hexdigest() for name, data in patches_of(driver).items()},
-        **code.digests(_CODE),
+        **code.digests((*_CODE, *(_CODE_OF_RUNFILE if isinstance(driver.source, Runfile) else _CODE_OF_PACKAGE))),
     }
 
 
@@ -122,8 +125,18 @@ def compiled_and_checked(
     """Compile in the new directory ``work``; modules by file name, and the kernel's cryptography that they use."""
     with step(f"Compiling {driver.vendor} {driver.version} for {driver.kernel}, which takes minutes"):
         work.mkdir()
-        modules, symvers = compiled(driver, patches_of(driver), store, tools, work)
+        modules, symvers = compiled(driver, _unpack(driver, store, tools), patches_of(driver), store, tools, work)
     return modules, check(driver, modules, symvers)
+
+
+def _unpack(driver: Driver, store: Store, tools: ToolsTree) -> Unpack:
+    """What writes the modules' source, which is in a package or in the vendor's runfile."""
+    locked, record = driver.source, driver.record.source
+    if isinstance(locked, Runfile):
+        folder = record.folder
+        return lambda target: driverrunfile.unpack_source(folder, locked, store, tools, target)
+    assert isinstance(record, Source), "the lock was checked when it was read"
+    return lambda target: driverpackage.unpack_source(record, locked, store, target)
 
 
 def _packed(modules: Modules) -> bytes:

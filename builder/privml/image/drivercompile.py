@@ -6,19 +6,19 @@ a network. The source is at one path there, because the compiler writes it into 
 
 from __future__ import annotations
 
-import io
 import os
-import tarfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from privml.base.errors import BuildError, InputsError
+from privml.base.errors import BuildError
 from privml.image.tools import Bind, ToolsTree
 from privml.lock import deb
-from privml.lock.models import Driver, Package
+from privml.lock.models import Driver
 from privml.store.objects import Store
 
 SOURCE = "/build/driver"
+Unpack = Callable[[Path], None]
+"""Writes the modules' source into a new directory."""
 _ENVIRONMENT = {
     "PATH": "/usr/bin:/usr/sbin",
     "LC_ALL": "C.UTF-8",
@@ -32,10 +32,10 @@ _SECONDS = 3600.0
 
 
 def compiled(
-    driver: Driver, patches: Mapping[str, bytes], store: Store, tools: ToolsTree, place: Path
+    driver: Driver, unpack: Unpack, patches: Mapping[str, bytes], store: Store, tools: ToolsTree, place: Path
 ) -> tuple[dict[str, bytes], bytes]:
-    """Compile in the new directory ``place``; returns the modules without debugging information, by file name, and
-    the kernel's Module.symvers.
+    """Compile in the new directory ``place`` what ``unpack`` writes, with the patches; returns the modules without
+    debugging information, by file name, and the kernel's Module.symvers.
     """
     record = driver.record
     tree = place / "toolchain"
@@ -46,7 +46,7 @@ def compiled(
     (tree / headers / "vmlinux").unlink(missing_ok=True)
     work = place / "build"
     source = work / Path(SOURCE).name
-    _unpack_source(driver, store, source)
+    unpack(source)
     sandbox = tools.other(tree)
     seen = [Bind(work, str(Path(SOURCE).parent), writable=True)]
 
@@ -89,27 +89,3 @@ def _toolchain(driver: Driver, store: Store, tree: Path) -> None:
     for package in sorted(driver.toolchain, key=lambda each: (each.name != "base-files", each.name)):
         deb.unpack(store.read(package.sha256), tree, str(package))
     (tree / "usr/bin/awk").symlink_to("mawk")  # by a maintainer script elsewhere
-
-
-def _unpack_source(driver: Driver, store: Store, target: Path) -> None:
-    record, package = driver.record.source, driver.source
-    body = _file_of(store, package, record.archive)
-    inside = target.with_name("unpacked")
-    try:
-        with tarfile.open(fileobj=io.BytesIO(body), mode="r:*") as archive:
-            archive.extractall(inside, filter="data")
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise InputsError(f"{package}: {record.archive} cannot be unpacked: {error}") from error
-    if not (inside / record.folder).is_dir():
-        raise InputsError(f"{package}: {record.archive} has no folder {record.folder}")
-    (inside / record.folder).rename(target)
-
-
-def _file_of(store: Store, package: Package, name: str) -> bytes:
-    with deb.tar_of(store.read(package.sha256), "data.tar", str(package)) as archive:
-        for entry in archive:
-            if entry.isfile() and entry.name.removeprefix("./") == name:
-                file = archive.extractfile(entry)
-                assert file is not None
-                return file.read()
-    raise InputsError(f"{package}: has no file {name}")

@@ -1,16 +1,21 @@
 """The driver's files in the guest's root: modules, libraries, firmware and programs.
 
-They are taken out of the packages one by one. No maintainer script runs, so nothing diverts files of others or asks
-alternatives which driver is the current one.
+They are taken out of the packages, or of the vendor's runfile, one by one. No script of either runs, so nothing
+diverts files of others or asks alternatives which driver is the current one.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
+
 from privml.base.errors import InputsError
+from privml.image import driverrunfile
 from privml.image.driver import Modules
 from privml.image.render import File
+from privml.image.tools import ToolsTree
 from privml.lock import deb
-from privml.lock.models import Driver, Package
+from privml.lock.models import Driver, Package, Runfile
 from privml.recipe.drivers import LIBRARIES, Part
 from privml.store.objects import Store
 
@@ -19,14 +24,26 @@ _MODULES = "usr/lib/modules/{kernel}/kernel/drivers/video/{name}"
 _MAX_BYTES = 256 << 20
 
 
-def files_of(driver: Driver, architecture: str, modules: Modules, store: Store) -> dict[str, File]:
-    """Every file of the driver, by its path in the root; ``InputsError`` if a package lacks one."""
+def files_of(
+    driver: Driver, architecture: str, modules: Modules, store: Store, tools: ToolsTree, place: Path
+) -> dict[str, File]:
+    """Every file of the driver, by its path in the root; ``InputsError`` if a package or the runfile lacks one.
+
+    ``place`` is the name of a new directory, for the time that a runfile is unpacked.
+    """
     record = driver.record
-    packages = {package.name: package for package in driver.parts}
+    parts = record.user_space(architecture)
     files = {_MODULES.format(kernel=driver.kernel, name=name): File(data) for name, data in modules.items()}
     files[LOADED] = File("".join(f"{name}\n" for name in record.loaded).encode())
-    for part in record.user_space(architecture):
-        files |= _of_part(part, packages[part.package], store)
+    if isinstance(driver.source, Runfile):
+        wanted = [name for part in parts for name in part.files]
+        content = driverrunfile.files_in(wanted, driver.source, store, tools, place)
+        for part in parts:
+            files |= _placed(part, content)
+    else:
+        packages: dict[str | None, Package] = {package.name: package for package in driver.parts}
+        for part in parts:
+            files |= _placed(part, _in_package(part, packages[part.package], store))
     return dict(sorted(files.items()))
 
 
@@ -43,20 +60,29 @@ def is_of_driver(path: str, driver: Driver) -> bool:
     )
 
 
-def _of_part(part: Part, package: Package, store: Store) -> dict[str, File]:
+def _placed(part: Part, content: Mapping[str, bytes]) -> dict[str, File]:
     files = {}
-    wanted = dict(part.files)
+    for name, target in part.files.items():
+        files[target] = File(content[name], executable=target.startswith("usr/bin/"))
+        folder, _, last = target.rpartition("/")
+        files |= {f"{folder}/{link}": File(link=last) for link in part.links.get(target, ())}
+    return files
+
+
+def _in_package(part: Part, package: Package, store: Store) -> dict[str, bytes]:
+    """The content of the part's files, by their path in the package."""
+    found = {}
+    wanted = set(part.files)
     with deb.tar_of(store.read(package.sha256), "data.tar", str(package)) as archive:
         for entry in archive:
-            target = wanted.pop(entry.name.removeprefix("./"), None)
-            if target is None:
+            name = entry.name.removeprefix("./")
+            if name not in wanted:
                 continue
+            wanted.remove(name)
             file = archive.extractfile(entry) if entry.isfile() and entry.size <= _MAX_BYTES else None
             if file is None:
                 raise InputsError(f"{package}: {entry.name} is not a regular file of at most {_MAX_BYTES >> 20} MiB")
-            files[target] = File(file.read(), executable=target.startswith("usr/bin/"))
-            folder, _, name = target.rpartition("/")
-            files |= {f"{folder}/{link}": File(link=name) for link in part.links.get(target, ())}
+            found[name] = file.read()
     if wanted:
         raise InputsError(f"{package}: has no file {', '.join(sorted(wanted))}")
-    return files
+    return found

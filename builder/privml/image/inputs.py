@@ -16,7 +16,7 @@ from privml.base import strictjson
 from privml.base.errors import EvidenceError
 from privml.events import configuration, volumes
 from privml.image import code, driver
-from privml.lock.models import Lock, Package, Tree
+from privml.lock.models import Lock, Package, Runfile, Tree
 from privml.output import manifest as manifests
 from privml.output import prediction as predictions
 from privml.output.artefacts import FIRMWARE, ROOT, UKI
@@ -47,6 +47,7 @@ _ROOT_CODE = (
     "image/config.py",
 )
 _DRIVER_CODE = ("image/driverfiles.py", "recipe/drivers.py")
+_DRIVER_CODE_OF_RUNFILE = ("image/driverrunfile.py", "lock/runfile.py")
 _WHEEL_CODE = ("image/pythonwheels.py", "lock/wheelfile.py", "recipe/python.py")
 _UKI_CODE = ("image/uki.py", "measure/cpio.py")
 _FIRMWARE_CODE = ("image/firmware.py", "lock/deb.py")
@@ -217,7 +218,9 @@ def _driver(lock: Lock) -> Inputs:
         return {}
     built = driver.key(lock.driver)
     parts = _packages("driver package", lock.driver.parts)
-    return {"driver": f"{lock.driver.version} {built}", **parts, **code.digests(_DRIVER_CODE)}
+    # The runfile, whose files are copied too, is among the inputs of the modules.
+    more = _DRIVER_CODE_OF_RUNFILE if isinstance(lock.driver.source, Runfile) else ()
+    return {"driver": f"{lock.driver.version} {built}", **parts, **code.digests((*_DRIVER_CODE, *more))}
 
 
 def _wheels(recipe: Recipe, lock: Lock) -> Inputs:

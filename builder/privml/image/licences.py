@@ -15,6 +15,7 @@ from typing import Any
 from privml.base import strictjson
 from privml.lock import deb, wheels
 from privml.lock.models import Lock
+from privml.recipe import drivers
 from privml.store.objects import Store
 
 UNKNOWN = "NOASSERTION"
@@ -159,8 +160,10 @@ def of_tree(path: Path) -> dict[str, list[str]]:
 
 def of_inputs(lock: Lock, store: Store) -> dict[str, list[str]]:
     """Package or wheel -> licences, for what is not installed as a package: firmware, driver and wheels."""
-    found = {}
-    of_driver = () if lock.driver is None else lock.driver.contents
+    found: dict[str, list[str]] = {}
+    of_driver = () if lock.driver is None else lock.driver.packages
+    if lock.driver is not None and isinstance(record := lock.driver.record.source, drivers.Runfile):
+        found[record.name] = list(record.licences)
     for package in (*lock.firmware_debs, *of_driver):
         text = _copyright(store.read(package.sha256, verify=False), package.name)
         found[package.name] = short_names(text)

@@ -12,7 +12,7 @@ from typing import Any
 from privml import __version__
 from privml.base import strictjson
 from privml.image.sbom import FILE as SBOM_FILE
-from privml.image.sbom import deb_purl, wheel_purl
+from privml.image.sbom import deb_purl, driver_purl, wheel_purl
 from privml.lock.models import Lock
 from privml.output.manifest import Manifest
 from privml.statement.intoto import STATEMENT_TYPE
@@ -60,7 +60,8 @@ def _inputs(manifest: Manifest, lock: Lock) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(named.items())
     ]
-    purls = {deb_purl(package, lock): package.sha256 for package in (*lock.debs, *lock.driver_debs)}
+    purls = {deb_purl(package, lock): package.sha256 for package in lock.debs}
+    purls |= {driver_purl(each, lock): each.sha256 for each in lock.driver_files}
     purls |= {wheel_purl(wheel): wheel.sha256 for wheel in lock.wheels}
     # Model files that are inputs themselves, and not inside a wheel.
     found += [

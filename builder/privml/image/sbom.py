@@ -19,7 +19,7 @@ from privml.image.driver import patches_of
 from privml.image.licences import UNKNOWN, declared
 from privml.lock.modelrecord import HubSource
 from privml.lock.modelrecord import Model as LockedModel
-from privml.lock.models import LOCAL, Lock, Package, Wheel
+from privml.lock.models import LOCAL, Lock, Package, Runfile, Wheel
 from privml.output.manifest import Manifest, Model
 
 FILE = "sbom.cdx.json"
@@ -40,6 +40,14 @@ def deb_purl(package: Package, lock: Lock) -> str:
         return f"pkg:deb/{package.archive}/{name}@{version}?arch={package.architecture}"
     distro = base.release.codename
     return f"pkg:deb/{base.distribution.purl}/{name}@{version}?arch={package.architecture}&distro={distro}"
+
+
+def driver_purl(file: Package | Runfile, lock: Lock) -> str:
+    """The package URL of a package of the driver, or of the vendor's runfile, which has the address it came from."""
+    if isinstance(file, Package):
+        return deb_purl(file, lock)
+    name = file.name.removesuffix(f"-{file.version}")
+    return f"pkg:generic/{name}@{file.version}?checksum=sha256:{file.sha256}&download_url={quote(file.url, safe='')}"
 
 
 def wheel_purl(wheel: Wheel) -> str:
@@ -127,7 +135,7 @@ def _package(package: Package, lock: Lock, licences: Mapping[str, Sequence[str]]
 
 
 def _driver(lock: Lock, licences: Mapping[str, Sequence[str]]) -> list[dict[str, Any]]:
-    """The driver's packages; that of the source says which modules were compiled from it."""
+    """The driver's packages; that of the source, or the runfile, says which modules were compiled from it."""
     if lock.driver is None:
         return []
     found = [_package(package, lock, licences, _kind(package)) for package in lock.driver.parts]
@@ -136,8 +144,24 @@ def _driver(lock: Lock, licences: Mapping[str, Sequence[str]]) -> list[dict[str,
         "modules": " ".join(lock.driver.record.modules),
         "patches": " ".join(patches_of(lock.driver)),
     }
-    source = _package(lock.driver.source, lock, licences, "device-driver")
+    if isinstance(lock.driver.source, Runfile):
+        source = _runfile(lock.driver.source, lock, licences)
+    else:
+        source = _package(lock.driver.source, lock, licences, "device-driver")
     return [*found, {**source, "properties": _properties(facts)}]
+
+
+def _runfile(file: Runfile, lock: Lock, licences: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    purl = driver_purl(file, lock)
+    return {
+        "type": "device-driver",
+        "bom-ref": purl,
+        "name": file.name,
+        "version": file.version,
+        "purl": purl,
+        "hashes": _hashes(file.sha256),
+        "licenses": declared(licences.get(file.name, [UNKNOWN])),
+    }
 
 
 def _kind(package: Package) -> str:

@@ -6,7 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from privml.lock.archiverecord import AddedArchive, Archive
 from privml.lock.modelrecord import Model
-from privml.lock.models import Lock, Package, ToolsLock, Tree, Wheel
+from privml.lock.models import Lock, Package, Runfile, ToolsLock, Tree, Wheel
+
+_Named = Package | Wheel | Runfile
 
 
 def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
@@ -16,7 +18,7 @@ def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
     if isinstance(new, Lock):
         before = old if isinstance(old, Lock) else None
         lines += package_changes("firmware", before.firmware_debs if before else (), new.firmware_debs)
-        lines += package_changes("driver", before.driver_debs if before else (), new.driver_debs)
+        lines += package_changes("driver", before.driver_files if before else (), new.driver_files)
         lines += package_changes("wheel", before.python if before else (), new.python)
         lines += package_changes("Python wheel", before.imported if before else (), new.imported)
         lines += model_changes(before.models if before else (), new.models)
@@ -59,7 +61,7 @@ def keys_of(archive: Archive) -> tuple[str, ...]:
     return archive.fingerprints if isinstance(archive, AddedArchive) else ()
 
 
-def package_changes(what: str, old: Iterable[Package | Wheel], new: Iterable[Package | Wheel]) -> list[str]:
+def package_changes(what: str, old: Iterable[_Named], new: Iterable[_Named]) -> list[str]:
     """Packages by name: added, removed, with a different version, or different bytes under the same version."""
     before = {package.name: package for package in old}
     after = {package.name: package for package in new}

@@ -8,15 +8,15 @@ from pathlib import Path
 from privml.lock.changes import states_of
 from privml.lock.make import bring
 from privml.lock.modelrecord import Model
-from privml.lock.models import Lock, Package, ToolsLock, Wheel
+from privml.lock.models import Lock, Package, Runfile, ToolsLock, Wheel
 from privml.store.mirrors import Mirrors, host_mirrors
 from privml.store.objects import Store
 from privml.store.pools import Pool
 
 
-def debs(lock: Lock | ToolsLock) -> tuple[Package, ...]:
-    """Every .deb that a lock names."""
-    return (*lock.debs, *lock.driver_debs) if isinstance(lock, Lock) else lock.packages
+def debs(lock: Lock | ToolsLock) -> tuple[Package | Runfile, ...]:
+    """Every .deb that a lock names, and the runfile of a driver."""
+    return (*lock.debs, *lock.driver_files) if isinstance(lock, Lock) else lock.packages
 
 
 def digests(locks: Iterable[Lock | ToolsLock]) -> set[str]:
@@ -55,7 +55,7 @@ def bring_all(
 
     ``GoneError`` names every package of any lock that no source has any more.
     """
-    packages: list[Package] = []
+    packages: list[Package | Runfile] = []
     wheels: list[Wheel] = []
     models: list[Model] = []
     for lock in locks:

@@ -1,5 +1,7 @@
 """Lock the driver of a recipe's GPUs: its source, its user space, and all that compiles its modules.
 
+Source and user space are packages, or the vendor's runfile that the recipe names; the rest is always the release's.
+
 The headers of a kernel leave the archive within weeks, long before the kernel itself. So everything is locked
 together, and packages in the store are kept when no archive lists them any more.
 """
@@ -9,15 +11,19 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 
 from privml.base.errors import InputsError
+from privml.lock import runfile
 from privml.lock.debian import upstream_version
-from privml.lock.models import Driver, Lock, Package
+from privml.lock.models import Driver, Lock, Package, Runfile
 from privml.lock.solver import Solver, pins_of, solve
 from privml.lock.wanted import Wanted, in_order
 from privml.recipe import drivers
 from privml.recipe.distributions import Kernel, Version
+from privml.recipe.gpu import DriverRunfile
 from privml.recipe.loader import Recipe
 from privml.recipe.packages import Request
+from privml.store.fetch import Item, fetch
 from privml.store.objects import Store
+from privml.store.pools import Pool
 
 
 def driver_of(
@@ -39,15 +45,19 @@ def driver_of(
     if before is not None and (before.version, before.kernel) != (record.version, release):
         before = None
     suite = recipe.content.kernel.suite
-    alone = [Request(each.package, each.suite) for each in _alone(recipe)]
+    alone = _alone(recipe)
     held = before.debs if before is not None else ()
     headers = headers_of(record, release)
     pins = {**pins_of(held, solver), **dict.fromkeys(headers, locked.version)}
-    wanted = Wanted(record.base, toolchain_of(record, release, suite), tuple(alone), pins)
+    wanted = Wanted(record.base, toolchain_of(record, release, suite), alone, pins)
     found = solve(wanted, held, before.archives if before is not None else (), store, solver)
     _check_headers(found.packages, headers, locked)
-    source, *parts = found.alone
     _check_versions(record, found.alone)
+    source: Package | Runfile
+    if isinstance(record.source, drivers.Runfile):
+        source, *parts = (_runfile(recipe, record, store, solver.pools),)
+    else:
+        source, *parts = found.alone
     return Driver(
         vendor=record.vendor,
         version=record.version,
@@ -68,11 +78,13 @@ def same_driver(recipe: Recipe, packages: Sequence[Package], locked: Driver | No
     record = gpu.record
     release, _ = kernel_of(record.base.distribution.kernel, packages)
     requested = toolchain_of(record, release, recipe.content.kernel.suite)
-    names = sorted(each.package for each in gpu.record.user_space(gpu.architecture))
+    names = sorted(each.package for each in gpu.record.user_space(gpu.architecture) if each.package)
+    asked = gpu.driver.runfile
     return (
         (locked.vendor, locked.version, locked.kernel) == (record.vendor, record.version, release)
         and locked.requested == tuple(map(str, requested))
         and [package.name for package in locked.parts] == names
+        and (asked is None or _is_asked(locked.source, asked))
     )
 
 
@@ -98,10 +110,43 @@ def toolchain_of(record: drivers.Driver, release: str, suite: str | None) -> tup
     return (*map(Request, record.toolchain), *headers)
 
 
-def _alone(recipe: Recipe) -> list[drivers.Source | drivers.Part]:
+def _alone(recipe: Recipe) -> tuple[Request, ...]:
+    """The requests for source and user space, which are installed without what they depend on."""
     gpu = recipe.content.gpu
     assert gpu is not None
-    return [gpu.record.source, *gpu.record.user_space(gpu.architecture)]
+    if isinstance(gpu.record.source, drivers.Runfile):
+        return ()
+    source, parts = gpu.record.source, gpu.record.user_space(gpu.architecture)
+    asked = (Request(each.package, each.suite) for each in parts if each.package is not None)
+    return (Request(source.package, source.suite), *asked)
+
+
+def _runfile(recipe: Recipe, record: drivers.Driver, store: Store, pools: Sequence[Pool]) -> Runfile:
+    """The runfile that the recipe names, fetched and checked to be the driver's."""
+    gpu = recipe.content.gpu
+    assert gpu is not None and gpu.driver.runfile is not None and isinstance(record.source, drivers.Runfile)
+    url, sha256, name = gpu.driver.runfile.url, gpu.driver.runfile.sha256, record.source.name
+    where = recipe.origin("gpu.driver.runfile.url")
+    if not store.has(sha256):
+        try:
+            fetch(store, [Item(sha256, None, f"{name}.run", (url,))], pools=pools)
+        except InputsError as error:
+            hint = "name a pool that has it (--pool), or another address in the recipe"
+            raise InputsError(f"{where}: {error.message}", hint=hint) from error
+    path = store.path(sha256, verify=True)
+    with path.open("rb") as file:
+        said = runfile.header(file, f"{where}: {name}.run")
+    if (said.name, said.version) != (name, record.version):
+        raise InputsError(
+            f"driver-version: {where}: got a file that unpacks to {said.name}, version {said.version}, "
+            f"expected {name}, version {record.version}",
+            hint="compare address and SHA-256 with those that the vendor publishes for this version",
+        )
+    return Runfile(name=name, version=record.version, url=url, sha256=sha256, size=path.stat().st_size)
+
+
+def _is_asked(source: Package | Runfile, asked: DriverRunfile) -> bool:
+    return isinstance(source, Runfile) and (source.url, source.sha256) == (asked.url, asked.sha256)
 
 
 def _check_kernel(record: drivers.Driver, kernel: Kernel, packages: Iterable[Package]) -> None:

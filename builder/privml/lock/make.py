@@ -17,7 +17,7 @@ from privml.lock.driver import driver_of, same_driver
 from privml.lock.localdebs import local_debs, store_local
 from privml.lock.lockfile import read_tools_lock
 from privml.lock.modelrecord import Model
-from privml.lock.models import Base, Firmware, Lock, LockFile, Package, ToolsLock, Tree, Wheel
+from privml.lock.models import Base, Firmware, Lock, LockFile, Package, Runfile, ToolsLock, Tree, Wheel
 from privml.lock.modelsources import bring_models, local_changes, models_of
 from privml.lock.record import parse_time
 from privml.lock.requirements import requirements_of, same_requirements
@@ -205,7 +205,7 @@ def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = N
 
 def bring(
     store: Store,
-    packages: Iterable[Package],
+    packages: Iterable[Package | Runfile],
     wheels: Iterable[Wheel] = (),
     models: Iterable[Model] = (),
     *,
@@ -224,16 +224,19 @@ def bring(
         known = mirrors()
         fetched = fetch(
             store,
-            [
-                Item(package.sha256, package.size, str(package), urls_of(package.archive, package.path, known))
-                for package in missing
-            ],
+            [Item(package.sha256, package.size, str(package), _addresses(package, known)) for package in missing],
             pools=pools,
         )
     for wheel in wheels:
         if not store.has(wheel.sha256):
             fetched += bring_wheel(store, wheel, pools)
     return fetched + bring_models(store, models, folder, pools=pools, mirrors=mirrors)
+
+
+def _addresses(package: Package | Runfile, known: Mirrors) -> tuple[str, ...]:
+    if isinstance(package, Runfile):
+        return (package.url,)
+    return urls_of(package.archive, package.path, known)
 
 
 def _of_base(base: distributions.Base, previous: Lock | None) -> Lock | None:

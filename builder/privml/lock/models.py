@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Discriminator, Field, StringConstraints, Tag, WithJsonSchema, model_validator
 
 from privml.base import strictjson
 from privml.base.errors import InputsError
@@ -50,11 +50,30 @@ class Firmware(Record):
     packages: Annotated[tuple[Package, ...], Field(min_length=1)]
 
 
+class Runfile(Record):
+    """The vendor's file with a driver, as the recipe names it: ``name`` is the folder that it unpacks to."""
+
+    name: Text
+    version: Text
+    url: Annotated[str, StringConstraints(pattern=r"^https://[!-~]+$", max_length=2000)]
+    sha256: Sha256
+    size: Size
+
+    def __str__(self) -> str:
+        return f"{self.name}.run"
+
+
+def _form(value: object) -> str:
+    """The form of a driver's source: only a runfile has an address."""
+    return "runfile" if isinstance(value, Runfile) or (isinstance(value, dict) and "url" in value) else "package"
+
+
 class Driver(Record):
     """The driver of the GPUs: its version, and all that its files in the guest are made from.
 
     ``kernel`` is the release whose headers are in ``toolchain``, which compiles the modules of ``source``; ``parts``
-    are the packages with the user space and the firmware. ``requested`` are the requests to apt for the toolchain.
+    are the packages with the user space and the firmware, which are in ``source`` if that is the vendor's runfile.
+    ``requested`` are the requests to apt for the toolchain.
     """
 
     vendor: Text
@@ -62,15 +81,19 @@ class Driver(Record):
     kernel: Text
     archives: tuple[Archive, ...]
     requested: tuple[Text, ...]
-    source: Package
+    source: Annotated[Annotated[Package, Tag("package")] | Annotated[Runfile, Tag("runfile")], Discriminator(_form)]
     toolchain: Annotated[tuple[Package, ...], Field(min_length=1)]
-    parts: Annotated[tuple[Package, ...], Field(min_length=1)]
+    parts: tuple[Package, ...]
 
     @model_validator(mode="after")
     def _known(self) -> Driver:
         if (self.vendor, self.version) not in DRIVERS:
             known = " or ".join(f"{vendor} {version}" for vendor, version in DRIVERS)
             raise ValueError(f"got {self.vendor} {self.version}, expected {known}")
+        if isinstance(self.source, Runfile) != isinstance(self.record.source, drivers.Runfile):
+            raise ValueError(f"source: got another form than that of the driver {self.vendor} {self.version}")
+        if bool(self.parts) != isinstance(self.source, Package):
+            raise ValueError("parts: expected packages if the source is one, else none")
         return self
 
     @property
@@ -79,13 +102,23 @@ class Driver(Record):
         return drivers.driver(self.vendor, self.version)
 
     @property
-    def contents(self) -> tuple[Package, ...]:
-        """The packages whose content is in the guest: source and parts."""
+    def contents(self) -> tuple[Package | Runfile, ...]:
+        """The packages whose content is in the guest, source and parts; or the runfile."""
         return (self.source, *self.parts)
+
+    @property
+    def packages(self) -> tuple[Package, ...]:
+        """Those of the contents that are packages."""
+        return tuple(each for each in self.contents if isinstance(each, Package))
 
     @property
     def debs(self) -> tuple[Package, ...]:
         """Every .deb."""
+        return (*self.toolchain, *self.packages)
+
+    @property
+    def files(self) -> tuple[Package | Runfile, ...]:
+        """All that is fetched."""
         return (*self.toolchain, *self.contents)
 
 
@@ -224,9 +257,9 @@ class Lock(LockFile):
         return tuple(package for _, each in sorted(self.firmware.items()) for package in each.packages)
 
     @property
-    def driver_debs(self) -> tuple[Package, ...]:
-        """The .debs of the GPUs' driver and of its toolchain."""
-        return () if self.driver is None else self.driver.debs
+    def driver_files(self) -> tuple[Package | Runfile, ...]:
+        """What the GPUs' driver is made from: the .debs of its toolchain, and its own or the vendor's runfile."""
+        return () if self.driver is None else self.driver.files
 
     @property
     def imported(self) -> tuple[Wheel, ...]:

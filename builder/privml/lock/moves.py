@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from privml.lock.models import Lock, Package, ToolsLock
+from privml.lock.models import Lock, Package, Runfile, ToolsLock
 from privml.recipe.section import ALL, CONFIG, FIRMWARE, ROOT
 
 _Note = Callable[[Iterable[str], str], None]
@@ -60,7 +60,7 @@ def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
     for name, was, now in (("agent", old.agent, new.agent), ("guest files", old.guest, new.guest)):
         if was.sha256 != now.sha256:
             note(ROOT, name)
-    if _bytes(old.driver_debs) != _bytes(new.driver_debs):
+    if _bytes(old.driver_files) != _bytes(new.driver_files):
         note(ROOT, "the driver")
     if {wheel.sha256 for wheel in old.imported} != {wheel.sha256 for wheel in new.imported}:
         note(ROOT, "Python wheels")
@@ -83,5 +83,5 @@ def _models(lock: Lock, other: Lock) -> object:
     return [(model.name, model.content) for model in lock.models]
 
 
-def _bytes(packages: Iterable[Package]) -> set[tuple[str, str]]:
+def _bytes(packages: Iterable[Package | Runfile]) -> set[tuple[str, str]]:
     return {(package.name, package.sha256) for package in packages}

@@ -14,7 +14,7 @@ from privml.base.steps import say
 from privml.lock.addedarchives import archives_of
 from privml.lock.changes import package_changes
 from privml.lock.make import check_packages, kernel_that_stays, with_archives
-from privml.lock.models import Lock, Package, ToolsLock
+from privml.lock.models import Lock, Package, Runfile, ToolsLock
 from privml.lock.solver import Solver, solve
 from privml.lock.wanted import Wanted
 from privml.recipe.loader import Recipe
@@ -22,10 +22,10 @@ from privml.recipe.packages import Request
 from privml.store.fetch import GoneError
 from privml.store.objects import Store
 
-Bring = Callable[[Sequence[Package]], object]
+Bring = Callable[[Sequence[Package | Runfile]], object]
 
 
-def gone_of(bring: Bring, packages: Sequence[Package]) -> frozenset[str]:
+def gone_of(bring: Bring, packages: Sequence[Package | Runfile]) -> frozenset[str]:
     """Fetch ``packages``; returns the SHA-256 of those that no source has any more."""
     try:
         bring(packages)
@@ -37,8 +37,8 @@ def gone_of(bring: Bring, packages: Sequence[Package]) -> frozenset[str]:
 def refresh(recipe: Recipe, lock: Lock, store: Store, solver: Solver, bring: Bring) -> Lock:
     """``lock`` with unavailable packages replaced; the same lock if none is missing."""
     held = lock.debs
-    if lost := gone_of(bring, lock.driver_debs):
-        names = ", ".join(str(package) for package in lock.driver_debs if package.sha256 in lost)
+    if lost := gone_of(bring, lock.driver_files):
+        names = ", ".join(str(package) for package in lock.driver_files if package.sha256 in lost)
         raise InputsError(
             f"{recipe.name}: packages of the driver are gone, and another driver is another build: {names}",
             hint="give a pool that has them with --pool, or choose packages again with `privml-build lock --upgrade`",

@@ -59,12 +59,15 @@ def overlay_path(path: str) -> str:
 
 
 def guest_tree(images: Path, content: Content) -> Tree:
-    """The guest's overlays, initrd files and templates below ``images``; directories may be absent."""
+    """The guest's overlays, initrd files and templates below ``images``, and the patches of its driver; directories
+    may be absent.
+    """
     files: list[TreeFile] = []
-    drivers = () if content.gpu is None else (DRIVER_PATCHES,)
-    for folder in (*overlays(content), "initrd", "mkosi", *drivers):
+    for folder in (*overlays(content), "initrd", "mkosi"):
         if (images / folder).is_dir():
             files += [_entry(images, path) for path in _walk(images / folder)]
+    patches = () if content.gpu is None else content.gpu.record.patches
+    files += [_entry(images, images / DRIVER_PATCHES / name) for name in patches]
     if not files:
         raise InputsError(f"{images} has none of the guest's own files, which every image needs")
     return Tree.of(files)

@@ -21,12 +21,13 @@ LIBRARIES = "usr/lib/nvidia"
 
 @dataclass(frozen=True)
 class Part:
-    """A package of the user space: the files of it that the guest gets, by their path in the package.
+    """Files of the user space, by their path in a package of the release, or in the vendor's runfile.
 
-    ``links`` are names of links next to a file, by the path of the file in the guest.
+    ``package`` is None for the runfile. ``links`` are names of links next to a file, by the path of the file in the
+    guest.
     """
 
-    package: str
+    package: str | None
     suite: str | None
     files: Mapping[str, str]
     links: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -43,6 +44,19 @@ class Source:
 
 
 @dataclass(frozen=True)
+class Runfile:
+    """The vendor's own file, which has the modules' source and the user space, and is in no archive of the release.
+
+    ``name`` is the folder that it says it unpacks to, ``folder`` the modules' source in it. ``licences`` are those of
+    its content.
+    """
+
+    name: str
+    folder: str
+    licences: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Kernels:
     """The kernels from ``first`` up to, not including, ``before``, and the patches that make the source fit them."""
 
@@ -55,12 +69,13 @@ class Kernels:
 class Driver:
     """One version of a vendor's driver for guests of one release.
 
-    ``components`` has the components of each suite that its packages are in. ``image`` is the kernel that a recipe
-    must name, ``headers`` are patterns of the packages with its headers; with them ``toolchain`` compiles
-    ``modules``, by the program ``compiler``. ``crypto`` lists symbols that a module with confidential computing needs
-    from the kernel, one of each group. ``loaded`` are the modules that the guest loads, in order. ``guest`` are
-    packages of the release that the user space needs, and ``removals`` what the guest does not need of them.
-    ``firmware`` are the parts that one architecture needs.
+    ``components`` has the components of each suite that its packages are in. ``source`` says whether modules and user
+    space come from packages or from the vendor's runfile. ``image`` is the kernel that a recipe must name,
+    ``headers`` are patterns of the packages with its headers; with them ``toolchain`` compiles ``modules``, by the
+    program ``compiler``. ``crypto`` lists symbols that a module with confidential computing needs from the kernel,
+    one of each group. ``loaded`` are the modules that the guest loads, in order. ``guest`` are packages of the
+    release that the user space needs, and ``removals`` what the guest does not need of them. ``firmware`` are the
+    parts that one architecture needs. ``untried`` says what of it was never done here.
     """
 
     vendor: str
@@ -68,7 +83,7 @@ class Driver:
     distribution: str
     release: str
     components: Mapping[str, tuple[str, ...]]
-    source: Source
+    source: Source | Runfile
     kernels: tuple[Kernels, ...]
     image: str
     headers: tuple[str, ...]
@@ -82,6 +97,7 @@ class Driver:
     guest: tuple[str, ...]
     removals: tuple[str, ...]
     programs: tuple[str, ...]
+    untried: str = ""
 
     @property
     def base(self) -> Base:
@@ -99,6 +115,11 @@ class Driver:
     def user_space(self, architecture: str) -> tuple[Part, ...]:
         """The parts that a guest with GPUs of ``architecture`` gets."""
         return (*self.parts, self.firmware[architecture])
+
+    @property
+    def patches(self) -> tuple[str, ...]:
+        """The patches of all its kernels, by file name."""
+        return tuple(sorted({name for each in self.kernels for name in each.patches}))
 
     def kernel(self, version: Version) -> Kernels | None:
         """The range of kernels that ``version`` is in; None if the source was never built for it."""
@@ -196,7 +217,54 @@ _NVIDIA_550 = Driver(
     programs=("nvidia-persistenced",),
 )
 
-DRIVERS = {(each.vendor, each.version): each for each in (_NVIDIA_550,)}
+_VERSION_595 = "595.71.05"
+
+
+def _of_runfile(name: str, *links: str) -> Part:
+    """A library at the top of the runfile."""
+    file = f"{name}.so.{_VERSION_595}"
+    target = f"{LIBRARIES}/{file}"
+    return Part(None, None, {file: target}, {target: links})
+
+
+# Kernel, toolchain, modules and what the release adds are as for 550. The names of its files are from public image
+# descriptions that use this version, and the patch is from public fragments of its source: ADR 0085.
+_NVIDIA_595 = dataclasses.replace(
+    _NVIDIA_550,
+    version=_VERSION_595,
+    components=MappingProxyType({}),
+    source=Runfile(
+        f"NVIDIA-Linux-x86_64-{_VERSION_595}",
+        "kernel-open",
+        ("Dual MIT/GPL", "License For Customer Use of NVIDIA Software"),
+    ),
+    kernels=(Kernels((7, 3), (7, 4), (f"nvidia-{_VERSION_595}-linux-7.3.patch",)),),
+    parts=(
+        _of_runfile("libcuda", "libcuda.so.1"),
+        _of_runfile("libnvidia-ml", "libnvidia-ml.so.1"),
+        _of_runfile("libnvidia-cfg", "libnvidia-cfg.so.1"),
+        _of_runfile("libnvidia-ptxjitcompiler", "libnvidia-ptxjitcompiler.so.1"),
+        # Both are opened by libcuda when it compiles for the GPU.
+        _of_runfile("libnvidia-nvvm", "libnvidia-nvvm.so.4"),
+        _of_runfile("libnvidia-gpucomp"),
+        # libcuda opens it by this name, and only if confidential computing is on.
+        _of_runfile("libnvidia-pkcs11-openssl3"),
+        Part(None, None, {"nvidia-persistenced": "usr/bin/nvidia-persistenced"}),
+    ),
+    firmware=MappingProxyType(
+        {
+            "hopper": Part(
+                None,
+                None,
+                {"firmware/gsp_ga10x.bin": f"usr/lib/firmware/nvidia/{_VERSION_595}/gsp_ga10x.bin"},
+            )
+        }
+    ),
+    untried="its runfile could not be fetched where this was written, so nothing of it was unpacked, compiled or "
+    "booted; the first `lock` and build on a machine that reaches NVIDIA show whether names and patch are right",
+)
+
+DRIVERS = {(each.vendor, each.version): each for each in (_NVIDIA_550, _NVIDIA_595)}
 """Every driver, by vendor and version."""
 
 
@@ -235,7 +303,7 @@ ADVISORIES = (
     ),
 )
 # Driver versions for which NVIDIA published reference values of GH100 (NV_GPU_DRIVER_GH100_VERSION), as listed by
-# edgelesssys/contrast on 2026-02-01.
+# edgelesssys/contrast on 2026-02-01, and 595.71.05, to which tinfoilsh/cvmimage#165 went back for that reason.
 _REFERENCE_VALUES = {
     NVIDIA: (
         "535.86.10", "535.104.05", "535.104.12", "535.129.03", "535.274.02",
@@ -244,6 +312,7 @@ _REFERENCE_VALUES = {
         "570.44", "570.86.15", "570.124.06", "570.133.20", "570.148.08", "570.158.01", "570.172.08", "570.195.03",
         "570.211.01",
         "575.57.08", "580.65.06", "580.82.07", "580.95.05", "580.105.08", "580.126.09", "590.48.01",
+        "595.71.05",
     ),
 }  # fmt: skip
 

@@ -8,14 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 from pydantic import AfterValidator, StringConstraints, ValidationInfo, WithJsonSchema, field_validator
 
 from privml.events.configuration import MAX_GPUS
-from privml.recipe import drivers
+from privml.recipe import drivers, modelsource
 from privml.recipe.document import Path
 from privml.recipe.drivers import DRIVERS
 from privml.recipe.finding import RuleBroken
-from privml.recipe.section import CONFIG, ROOT, Section, about, one_of
+from privml.recipe.inference import Digest
+from privml.recipe.section import CONFIG, ROOT, Section, about, given, one_of
 
 if TYPE_CHECKING:
     from privml.recipe.models import Content
+
+
+_URL = "https://us.download.nvidia.com/XFree86/Linux-x86_64/595.71.05/NVIDIA-Linux-x86_64-595.71.05.run"
+_SHA256 = "36203b8960b7e49c8a42f6ba1f5863cde34a05e93d2b24b798af06dd846f6b82"
 
 
 def _vendor(value: str) -> str:
@@ -24,6 +29,25 @@ def _vendor(value: str) -> str:
 
 def _architecture(value: str) -> str:
     return one_of(value, drivers.architectures())
+
+
+def _file(value: str) -> str:
+    found = modelsource.parse(value)
+    if not isinstance(found, modelsource.Address) or found.folder:
+        raise ValueError(f"got `{value}`, expected the address of a file, which begins with `https://`")
+    return value
+
+
+class DriverRunfile(Section):
+    """The vendor's file with the driver, for a version that is in no archive of the release."""
+
+    url: Annotated[
+        str,
+        AfterValidator(_file),
+        about("The address that `lock` fetches it from.", _URL),
+        WithJsonSchema({"type": "string", "maxLength": modelsource.MAX_LENGTH, "pattern": "^https://.+"}),
+    ]
+    sha256: Annotated[Digest, about("Its SHA-256; other bytes are refused.", _SHA256, ROOT)]
 
 
 class GpuDriver(Section):
@@ -39,6 +63,16 @@ class GpuDriver(Section):
         ),
         WithJsonSchema({"type": "string", "enum": sorted(version for _, version in DRIVERS)}),
     ]
+    runfile: Annotated[
+        DriverRunfile | None,
+        given("`url` and `sha256`; leave it out for a version that is in the release's packages"),
+        about(
+            "The vendor's file that modules, libraries and firmware are taken from. A version that is in no archive "
+            "of the release needs it, and no other may have it.",
+            f"{{url: {_URL}, sha256: {_SHA256}}}",
+            ROOT,
+        ),
+    ] = None
 
 
 class Gpu(Section):
@@ -83,6 +117,20 @@ class Gpu(Section):
         if record is not None and architecture is not None and architecture not in record.firmware:
             text = f"got `{value.version}`, which has no firmware for {architecture}"
             raise RuleBroken("driver-version", text)
+        return value
+
+    @field_validator("driver")
+    @classmethod
+    def _has_its_runfile(cls, value: GpuDriver, info: ValidationInfo) -> GpuDriver:
+        record = DRIVERS.get((info.data.get("vendor", ""), value.version))
+        if record is None:
+            return value
+        if isinstance(record.source, drivers.Runfile) and value.runfile is None:
+            text = f"`{value.version}` is in no archive of the release: expected `runfile` with the `url` and "
+            raise RuleBroken("driver-runfile", f"{text}`sha256` of {record.source.name}.run")
+        if isinstance(record.source, drivers.Source) and value.runfile is not None:
+            text = f"`{value.version}` is in the release's packages: leave `runfile` out"
+            raise RuleBroken("driver-runfile", text)
         return value
 
     @property

@@ -202,6 +202,25 @@ _ALL = (
         "NVIDIA/open-gpu-kernel-modules#893",
     ),
     Rule(
+        "driver-runfile",
+        "error",
+        "read",
+        "A GPU driver that is in no archive of the release comes from the vendor's file, by address and SHA-256; any "
+        "other comes from the release's packages.",
+        "A service had to go back to one exact version, because no reference values were published for the next. No "
+        "archive of Debian has it, and an address alone leaves the bytes open.",
+        "tinfoilsh/cvmimage#165",
+    ),
+    Rule(
+        "driver-untried",
+        "warning",
+        "judge",
+        "A GPU driver was compiled here at least once.",
+        "A driver was offered for a kernel that it could not be compiled for, because no build tried it: "
+        "Linux 7.2 has lost a function that it calls.",
+        "NixOS/nixpkgs#554125",
+    ),
+    Rule(
         "gpu-platform",
         "warning",
         "judge",

@@ -8,9 +8,11 @@ from privml.lock.archiverecord import AddedArchive, Archive
 from privml.lock.changes import keys_of, states_of
 from privml.lock.modelrecord import Model as LockedModel
 from privml.lock.modelrecord import ModelFile
-from privml.lock.models import Lock, Package, ToolsLock, Tree, Wheel
+from privml.lock.models import Lock, Package, Runfile, ToolsLock, Tree, Wheel
 from privml.recipe.distributions import Kernel
 from privml.repro.change import Change
+
+_Named = Package | Wheel | Runfile
 
 
 def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]:
@@ -20,7 +22,7 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
         return (*found, *_inputs("tool", a.packages, b.packages))
     found += _inputs("package", a.packages, b.packages, [lock.base.record.distribution.kernel for lock in (a, b)])
     found += _inputs("firmware package", a.firmware_debs, b.firmware_debs)
-    found += _inputs("driver package", a.driver_debs, b.driver_debs)
+    found += _inputs("driver package", a.driver_files, b.driver_files)
     found += _inputs("wheel", a.python, b.python)
     found += _inputs("Python wheel", a.imported, b.imported)
     found += _locked_models(a.models, b.models)
@@ -71,9 +73,7 @@ def _added(archive: Archive | None) -> dict[str, str]:
     }
 
 
-def _inputs(
-    kind: str, a: Sequence[Package | Wheel], b: Sequence[Package | Wheel], kernels: Sequence[Kernel] = ()
-) -> Iterable[Change]:
+def _inputs(kind: str, a: Sequence[_Named], b: Sequence[_Named], kernels: Sequence[Kernel] = ()) -> Iterable[Change]:
     tables = [{one.name: one for one in inputs} for inputs in (a, b)]
     for name in sorted({*tables[0], *tables[1]}):
         one, two = (table.get(name) for table in tables)
