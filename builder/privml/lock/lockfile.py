@@ -90,6 +90,7 @@ def _inconsistent(lock: Lock | ToolsLock) -> str:
         groups |= {f"firmware.{tee}.packages": each.packages for tee, each in lock.firmware.items()}
         if lock.driver is not None:
             groups |= {"driver.toolchain": lock.driver.toolchain, "driver.parts": lock.driver.parts}
+        groups |= {"compiled.toolchain": lock.compiler_debs}
     for field, packages in groups.items():
         names = [(package.name, package.architecture) for package in packages]
         if names != sorted(set(names)):
