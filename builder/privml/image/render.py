@@ -125,7 +125,7 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "initrd_modules": list(INITRD_MODULES),
         "generators": list(GENERATORS),
         "programs": sorted(
-            (*guestroot.PROGRAMS, python, *(plan.engine.programs if plan.engine else ()), *own_programs)
+            {*guestroot.PROGRAMS, python, *(plan.engine.programs if plan.engine else ()), *own_programs}
         ),
         "units": list(guestroot.UNITS),
         "systemd": list(guestroot.SYSTEMD),
@@ -171,6 +171,8 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
 
 def _of_imports(plan: Plan) -> dict[str, str]:
     """The environment in which the build imports modules of the wheels."""
+    if plan.engine is not None and plan.engine.wheels is not None:
+        return dict(plan.engine.environment)
     libraries = {"LD_LIBRARY_PATH": f"/{LIBRARIES}"} if plan.driver else {}
     return {"PATH": "/usr/bin", "LANG": "C.UTF-8", VARIABLE: f"/{DIRECTORY}", **libraries}
 
