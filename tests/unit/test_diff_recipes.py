@@ -21,6 +21,7 @@ from test_repro_compare import bend
 from varied_inputs import KEYS
 
 from privml.cli import diff as verb
+from privml.engines.registry import ENGINES
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.image.target import Target
 from privml.lock.lockfile import read_lock
@@ -271,6 +272,7 @@ ELSEWHERE = {
     "exceptions.kind", "exceptions.subject", "exceptions.reason",
     "gpu.vendor", "gpu.architecture", "gpu.count", "gpu.driver.version",
     "python.requirements", "python.before", "python.remove", "python.imports", "python.programs",
+    *(f"inference.engine.options.{name}" for name in ENGINES["vllm"].options if name not in ("context", "slots")),
 }  # fmt: skip
 
 

@@ -119,7 +119,7 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "initrd_modules": list(INITRD_MODULES),
         "generators": list(GENERATORS),
         "programs": sorted(
-            (*guestroot.PROGRAMS, python, *(plan.engine.programs if plan.engine else ()), *own_programs)
+            {*guestroot.PROGRAMS, python, *(plan.engine.programs if plan.engine else ()), *own_programs}
         ),
         "units": list(guestroot.UNITS),
         "systemd": list(guestroot.SYSTEMD),
