@@ -49,7 +49,6 @@ from privml.lock.models import Requirements, Wheel
 from privml.recipe import guestroot
 from privml.recipe.distributions import TOOLS
 from privml.recipe.loader import load, shipped
-from privml.recipe.modelformats import FORMATS, ModelFormat
 from privml.recipe.packages import guest_packages, model_pattern
 
 MODEL = ServedModel("tiny", "tiny.model", "/run/privml/model")
@@ -96,7 +95,6 @@ TOY = Engine(
 @pytest.fixture
 def toy(monkeypatch: pytest.MonkeyPatch) -> Engine:
     monkeypatch.setitem(ENGINES, TOY.name, TOY)
-    monkeypatch.setitem(FORMATS, TOY.model_format, ModelFormat(TOY.model_format, "toys", folder=False))
     return TOY
 
 

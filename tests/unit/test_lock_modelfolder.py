@@ -19,6 +19,7 @@ from privml.base.errors import InputsError, RecipeError
 from privml.engines.registry import ENGINES
 from privml.lock.contents import digests
 from privml.lock.make import Current, bring, check
+from privml.lock.modelfile import FORMATS
 from privml.lock.modelrecord import CHAT_TEMPLATE, HubSource, LocalSource, Signature, UrlSource, WheelSource
 from privml.lock.models import Lock
 from privml.recipe.lint import LockFacts, lint
@@ -65,13 +66,22 @@ class Table(Desk):
 
 @pytest.fixture
 def table(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> Table:
-    engine = replace(TOY, model_format="safetensors", model_file="*.safetensors", takes_template=True)
+    engine = replace(
+        TOY, model_format="safetensors", model_file="*.safetensors", takes_template=True, model_entry="config.json"
+    )
     monkeypatch.setitem(ENGINES, engine.name, engine)
     monkeypatch.setenv("PRIVML_STORE", str(desk.folder / "cache"))
     return Table(desk)
 
 
 # In a recipe.
+
+
+def test_the_file_that_an_engine_opens_is_the_first_one_in_the_lock() -> None:
+    entries = {each.model_format: each.model_entry for each in ENGINES.values() if each.model_entry is not None}
+    assert entries
+    for kind, entry in entries.items():
+        assert FORMATS[kind].ordered((*reversed(TINY), "A"))[0] == entry
 
 
 @pytest.mark.parametrize(
@@ -100,7 +110,7 @@ def test_a_source_that_is_no_folder_is_refused_before_anything_is_read(
 
 def test_an_engine_of_files_refuses_a_folder(table: Table) -> None:
     with pytest.raises(
-        RecipeError, match=r"`llama-server` reads models of GGUF, which are files: got `file:models/tiny/`"
+        RecipeError, match=r"`llama-server` reads models of gguf, which are files: got `file:models/tiny/`"
     ):
         asking(table.folder, (OF_WHEEL, SOURCE))
 

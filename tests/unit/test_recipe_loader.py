@@ -177,7 +177,7 @@ def test_origins_name_file_line_and_field() -> None:
                 ),
                 (
                     'source: "file:models/"',
-                    "models[0].source: engine `llama-server` reads models of GGUF, which are files",
+                    "models[0].source: engine `llama-server` reads models of gguf, which are files",
                 ),
                 ('source: "file:/"', "expected a path relative to the recipe"),
                 (

@@ -15,7 +15,7 @@ from privml.cli.usage import Verb
 from privml.events import volumes
 from privml.image import modelpack
 from privml.image.workplace import Workplace
-from privml.recipe.modelformats import SAFETENSORS
+from privml.lock.modelfile import SAFETENSORS
 from privml.store.pools import Pool
 
 _NAME = re.compile(r"[a-z0-9]+(?:[.-][a-z0-9]+)*")
@@ -29,12 +29,13 @@ def model() -> None:
     """Make the volume of a model by itself.
 
     \b
-    Example:
+    Examples:
       privml-build model pack models/tiny -o tiny.raw
+      privml-build model pack models/tiny -o tiny.raw --json
     """
 
 
-@model.command()
+@model.command(short_help="Make the volume of a folder of safetensors.")
 @click.argument("folder", type=paths.Existing("a folder with a model of safetensors", directory=True))
 @click.option(
     "-o",

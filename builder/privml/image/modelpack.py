@@ -18,8 +18,8 @@ from privml.events.verity import Verity
 from privml.image import modelvolume
 from privml.image.tools import ToolsTree
 from privml.lock import localmodel
+from privml.lock.modelfile import SAFETENSORS
 from privml.lock.modelrecord import ModelFile
-from privml.recipe.modelformats import SAFETENSORS
 from privml.store.room import writing
 
 

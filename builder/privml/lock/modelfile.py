@@ -9,7 +9,6 @@ from typing import IO, Any, Protocol
 
 from privml.base.errors import InputsError, printable
 from privml.lock import gguf, safetensors
-from privml.recipe.modelformats import GGUF, SAFETENSORS
 from privml.store import lookalikes
 
 
@@ -27,9 +26,10 @@ class Format:
 
     ``beside`` gives the names of all files of the model at a local path (``ValueError`` if they are none),
     ``together`` says whether files with the given paths can be one model, and ``ordered`` puts the file first that an
-    engine opens. ``brace_first`` says whether a file of a name may begin with a brace.
+    engine opens. ``brace_first`` says whether a file of a name may begin with a brace, ``layout`` is what a model is.
     """
 
+    layout: str
     check: Callable[[str, IO[bytes], int], Header]
     whole: Callable[[Sequence[tuple[str, Any]]], None]
     beside: Callable[[Path], tuple[str, ...]]
@@ -38,9 +38,13 @@ class Format:
     brace_first: Callable[[str], bool] = lambda _: False
 
 
+GGUF, SAFETENSORS = "gguf", "safetensors"
 FORMATS: Mapping[str, Format] = {
-    GGUF: Format(lambda _, file, size: gguf.check(file, size), gguf.whole, gguf.beside, gguf.together, gguf.ordered),
+    GGUF: Format(
+        "one file", lambda _, file, size: gguf.check(file, size), gguf.whole, gguf.beside, gguf.together, gguf.ordered
+    ),
     SAFETENSORS: Format(
+        "the files of one folder",
         safetensors.check,
         safetensors.whole,
         safetensors.beside,

@@ -14,7 +14,6 @@ from privml.lock import modelfile
 from privml.lock.modelrecord import ModelFile
 from privml.lock.models import Lock, Wheel
 from privml.recipe.loader import Recipe
-from privml.recipe.modelformats import FORMATS
 from privml.recipe.modelsource import InWheel
 from privml.recipe.packages import model_format, models_in
 from privml.store.fetch import Item, fetch
@@ -54,9 +53,8 @@ def files_in(
         names = [name for name in archive.namelist() if fnmatch.fnmatchcase(name, pattern)]
         form = modelfile.FORMATS[kind]
         if not names or not form.together(names):
-            expected = "the files of one folder" if FORMATS[kind].folder else "one file"
-            matches = str(names or "nothing")
-            raise InputsError(f"{where}: `{pattern}` matches {matches[:_SHOWN]} in {wheel.file}, expected {expected}")
+            matches = str(names or "nothing")[:_SHOWN]
+            raise InputsError(f"{where}: `{pattern}` matches {matches} in {wheel.file}, expected {form.layout}")
         found = [_read(archive, name, f"{where}: ", wheel, kind) for name in form.ordered(sorted(names))]
         headers = [(file.path, header) for file, header in found]
         modelfile.check_whole(headers, kind=kind, name=f"{where}: {names[0]} in {wheel.file}")

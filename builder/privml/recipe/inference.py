@@ -19,7 +19,6 @@ from privml.base.errors import RecipeError
 from privml.engines.engine import NumberOption, Value
 from privml.engines.registry import ENGINES
 from privml.recipe import modelsource
-from privml.recipe.modelformats import FORMATS
 from privml.recipe.section import CONFIG, ROOT, Section, Slug, about, distinct, given, one_of
 
 _SHA256 = "b179c9523d0e6a0f98a330c7562b682750a6f8c8c15e5bc70ea373728110db53"
@@ -289,11 +288,12 @@ class Inference(Section):
         engine = ENGINES[self.engine.name]
         if not engine.takes_template and any(model.chat_template is not None for model in self.models):
             raise ValueError(f"engine `{engine.name}` takes no `chat_template`, only the model's own")
-        form = FORMATS[engine.model_format]
+        folder = engine.model_entry is not None
+        kind = "folders" if folder else "files"
+        what = f"engine `{engine.name}` reads models of {engine.model_format}, which are {kind}"
         for number, model in enumerate(self.models):
             try:
-                modelsource.check_layout(model.source, folder=form.folder, pattern=model.file)
+                modelsource.check_layout(model.source, folder=folder, pattern=model.file)
             except ValueError as error:
-                what = f"engine `{engine.name}` reads models of {form.title}, which are {form.layout}"
                 raise ValueError(f"models[{number}].source: {what}: {error}") from error
         return self

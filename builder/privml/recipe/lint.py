@@ -12,9 +12,8 @@ from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
 from privml.recipe.hardware import MIB
 from privml.recipe.loader import Recipe, platforms_of
-from privml.recipe.modelformats import FORMATS
 from privml.recipe.modelsource import Local
-from privml.recipe.packages import model_format
+from privml.recipe.packages import models_are_folders
 from privml.recipe.platform import NO_TEE, PlatformFile
 from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
@@ -108,7 +107,7 @@ def _of_sizes(recipe: Recipe, platforms: list[PlatformFile], model_size: int) ->
             yield _finding(recipe, "memory-for-model", ("shapes", index, "memory"), text)
     if recipe.content.inference is None:
         return
-    in_folders = FORMATS[model_format(recipe)].folder
+    in_folders = models_are_folders(recipe)
     for index, model in enumerate(recipe.content.inference.models):
         folder, _, name = (model.file or "").rpartition("/")
         specific = folder if in_folders else name
