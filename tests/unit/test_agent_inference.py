@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from pydantic import BaseModel
 
 from privml.agent import inference
-from privml.engines.llama_requests import BODY_SIZE, PROMPT_SIZE, REQUESTS
+from privml.engines.llama_requests import REQUESTS
+from privml.engines.openai_requests import BODY_SIZE, PROMPT_SIZE
 from privml.engines.requests import (
     Array,
     Boolean,

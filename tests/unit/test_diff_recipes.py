@@ -22,6 +22,7 @@ from test_repro_compare import bend
 from varied_inputs import KEYS
 
 from privml.cli import diff as verb
+from privml.engines.registry import ENGINES
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.image.target import Target
 from privml.lock.lockfile import read_lock
@@ -273,6 +274,7 @@ ELSEWHERE = {
     "gpu.vendor", "gpu.architecture", "gpu.count", "gpu.driver.version",
     "gpu.driver.runfile.url", "gpu.driver.runfile.sha256",
     "python.requirements", "python.before", "python.remove", "python.imports", "python.programs",
+    *(f"inference.engine.options.{name}" for name in ENGINES["vllm"].options if name not in ("context", "slots")),
 }  # fmt: skip
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import re
@@ -20,7 +21,7 @@ from privml.agent import engine as engine_process
 from privml.agent.inference import engine_body
 from privml.agent.layout import Layout
 from privml.agent.server import Server, listen
-from privml.base.errors import EvidenceError, RecipeError
+from privml.base.errors import EvidenceError, InputsError, RecipeError
 from privml.engines.engine import DIRECTORY, ENVIRONMENT, Engine, Health, NumberOption, ServedModel, Trial
 from privml.engines.registry import ENGINES, engine_named
 from privml.engines.requests import (
@@ -44,6 +45,7 @@ from privml.image import render, resources
 from privml.image.config import measured_config
 from privml.image.modelvolume import ModelVolume
 from privml.lock.lockfile import read_lock
+from privml.lock.models import Requirements, Wheel
 from privml.recipe import guestroot
 from privml.recipe.distributions import TOOLS
 from privml.recipe.loader import load, shipped
@@ -52,7 +54,16 @@ from privml.recipe.packages import guest_packages, model_pattern
 MODEL = ServedModel("tiny", "tiny.model", "/run/privml/model")
 
 
-def toy_arguments(models: Sequence[ServedModel], options: Mapping[str, int]) -> tuple[str, ...]:
+CODE = ("packages", "paths", "removals")
+"""Fields about the Debian packages of an engine's code."""
+
+
+def version_of(engine: Engine) -> str:
+    """A version that the engine's record knows."""
+    return "" if engine.wheels is None else ".".join(map(str, engine.wheels.versions.first))
+
+
+def toy_arguments(models: Sequence[ServedModel], options: Mapping[str, int], _version: str) -> tuple[str, ...]:
     served = [f"{model.name}={model.path}" for model in models]
     return ("/usr/bin/toyd", f"{DIRECTORY}/toy.sock", f"--heads={options['heads']}", *served)
 
@@ -121,14 +132,15 @@ def bounded(kind: Kind, name: str) -> None:
 def test_a_record_is_complete_and_agrees_with_itself(engine: Engine) -> None:
     for field in dataclasses.fields(engine):
         value = getattr(engine, field.name)
-        assert value or isinstance(value, bool), f"{field.name} is empty"
+        optional = field.default is not dataclasses.MISSING or (engine.wheels and field.name in CODE)
+        assert value or isinstance(value, bool) or optional, f"{field.name} is empty"
     assert re.fullmatch(r"[a-z0-9]+(?:[.-][a-z0-9]+)*", engine.name)
     models = [dataclasses.replace(MODEL, name=f"model-{n}") for n in range(engine.max_models)]
-    argv = engine.argv(models)
+    argv = engine.argv(models, version=version_of(engine))
     assert argv[0].removeprefix("/usr/bin/") in engine.programs
     assert engine.socket in argv
     for model in models:
-        assert [word for word in argv if model.path in word]
+        assert [word for word in argv if (model.directory if engine.model_entry else model.path) in word]
         assert [word for word in argv if model.name in word]
     assert Path(engine.socket).parent == Path(DIRECTORY)
     assert not [path for path in (*engine.paths, *engine.removals) if path.startswith("/") or ".." in path]
@@ -165,8 +177,8 @@ def test_a_record_is_complete_and_agrees_with_itself(engine: Engine) -> None:
 def test_engines_are_found_by_name() -> None:
     assert {name: engine.name for name, engine in ENGINES.items()} == {name: name for name in ENGINES}
     assert engine_named("llama-server") is ENGINES["llama-server"]
-    with pytest.raises(EvidenceError, match="engine `vllm` is not known: expected one of llama-server"):
-        engine_named("vllm")
+    with pytest.raises(EvidenceError, match="engine `other` is not known: expected one of llama-server, vllm"):
+        engine_named("other")
 
 
 def test_the_command_line_of_llama_server() -> None:
@@ -217,11 +229,171 @@ def test_unsupported_models_and_options_are_refused(count: int, options: dict[st
 
 def test_only_the_engines_own_records_name_it() -> None:
     root = Path(privml.__file__).parent
-    records = {root / "engines" / f"{name}.py" for name in ("llama_server", "llama_requests", "registry")}
-    sources = {*root.rglob("*.py"), *(root.parents[1] / "images").rglob("*")} - records
+    sources = {*root.rglob("*.py"), *(root.parents[1] / "images").rglob("*")}
     assert len(sources) > 200
-    named = [path for path in sources if path.is_file() and b"llama" in path.read_bytes().lower()]
-    assert named == []
+    # Of models that vLLM serves, some are called Llama.
+    for word, others in {"llama": ["engines/vllm.py"], "vllm": ["recipe/rules.py", "repro/causes.py"]}.items():
+        named = {path for path in sources if path.is_file() and word.encode() in path.read_bytes().lower()}
+        records = {path for path in named if path.name.startswith(word) and path.parent.name == "engines"}
+        assert len(records) == 2
+        assert named - records <= {root / name for name in ("engines/registry.py", *others)}
+
+
+# vLLM.
+
+VLLM = engine_named("vllm")
+FOLDER = ServedModel("qwen", "config.json", "/run/privml/model", None)
+
+
+@pytest.mark.parametrize(
+    ("version", "module"),
+    [
+        ("0.19.1", "vllm.entrypoints.openai.api_server"),
+        ("0.28.0", "vllm.entrypoints.openai.api_server"),
+        ("0.29.0", "vllm.entrypoints.launchers.api_server.entry"),
+        ("0.33.0+cu130", "vllm.entrypoints.launchers.api_server.entry"),
+    ],
+)
+def test_the_command_line_of_vllm(version: str, module: str) -> None:
+    argv = VLLM.argv([FOLDER], version=version)
+    assert argv[:11] == (
+        "/usr/bin/python3", "-P", "-s", "-m", module,
+        "--model", "/run/privml/model", "--served-model-name", "qwen", "--uds", "/run/privml-engine/engine.sock",
+    )  # fmt: skip
+    assert "--max-model-len" not in argv
+    pairs = dict(itertools.pairwise(argv))
+    assert pairs["--max-num-seqs"] == "64"
+    assert pairs["--gpu-memory-utilization"] == "0.90"
+    assert pairs["--distributed-executor-backend"] == "uni"
+
+
+@pytest.mark.parametrize("version", ["", "0.18.2", "0.34.0", "1.0", "latest"])
+def test_an_unknown_version_of_vllm_is_refused(version: str) -> None:
+    with pytest.raises(RecipeError, match=r"engine `vllm`: version .*, expected 0\.19 or later, before 0\.34"):
+        VLLM.argv([FOLDER], version=version)
+
+
+def test_no_option_of_vllm_undoes_what_its_record_fixes() -> None:
+    fixed = (
+        "--no-trust-remote-code", "--no-enable-prefix-caching", "--language-model-only", "--enforce-eager",
+        "--no-enable-log-requests", "--disable-log-stats", "--disable-uvicorn-access-log", "--disable-fastapi-docs",
+    )  # fmt: skip
+    pairs = {"--load-format": "safetensors", "--allowed-media-domains": "none.invalid", "--uds": VLLM.socket}
+    plain = VLLM.argv([FOLDER], version="0.19.1")
+    for name, option in VLLM.options.items():
+        values = (option.low, option.high) if isinstance(option, NumberOption) else option.values
+        for value in values:
+            argv = VLLM.argv([FOLDER], {name: value}, version="0.19.1")
+            assert argv != plain or value == option.default, name
+            assert set(fixed) <= set(argv)
+            flags = [word for word in argv if word.startswith("--")]
+            assert len(flags) == len(set(flags))
+            assert {flag: argv[argv.index(flag) + 1] for flag in pairs} == pairs
+    environment = VLLM.environment
+    assert environment["PYTHONPATH"] == "/usr/lib/python-wheels"
+    assert {name: environment[name] for name in ("HF_HUB_OFFLINE", "VLLM_NO_USAGE_STATS", "VLLM_PLUGINS")} == {
+        "HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1", "VLLM_PLUGINS": "",
+    }  # fmt: skip
+    # Whatever it writes is in the engine's own directory.
+    assert [name for name in environment if name.endswith(("_DIR", "_ROOT", "_HOME"))]
+    for name, value in environment.items():
+        if name.endswith(("_DIR", "_ROOT", "_HOME", "_BASE_PATH")):
+            assert f"{value}/".startswith(f"{DIRECTORY}/"), name
+
+
+@pytest.mark.parametrize(
+    "field",
+    [
+        "echo", "prompt_logprobs", "prompt_embeds", "chat_template", "chat_template_kwargs", "vllm_xargs", "priority",
+        "cache_salt", "kv_transfer_params", "structured_outputs", "guided_regex", "media_io_kwargs", "documents",
+        "mm_processor_kwargs", "request_id", "session_id", "ignore_eos", "use_beam_search", "logits_processors",
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/chat/completions"])
+def test_fields_of_vllm_that_reach_further_are_refused(path: str, field: str) -> None:
+    body = {"model": "qwen", field: True, "prompt" if path == "/v1/completions" else "messages": []}
+    with pytest.raises(UnsupportedError, match=f"field `{field}` is not supported by {path}"):
+        engine_body(VLLM.requests, "POST", path, "", json.dumps(body).encode())
+
+
+@pytest.mark.parametrize(
+    ("part", "text"),
+    [
+        ({"type": "image_url", "image_url": {"url": "file:///etc/passwd"}}, "image_url` is not supported"),
+        ({"type": "input_audio", "text": "x"}, "got `input_audio`, expected one of text"),
+    ],
+)
+def test_messages_to_vllm_are_text(part: dict[str, object], text: str) -> None:
+    body = {"messages": [{"role": "user", "content": [part]}]}
+    with pytest.raises(UnsupportedError, match=text):
+        engine_body(VLLM.requests, "POST", "/v1/chat/completions", "", json.dumps(body).encode())
+
+
+def test_an_answer_of_vllm_may_be_sent_back() -> None:
+    answer = {
+        "role": "assistant", "content": "4", "refusal": None, "annotations": None, "audio": None,
+        "function_call": None, "tool_calls": [], "reasoning": None,
+    }  # fmt: skip
+    body = {"model": "qwen", "messages": [{"role": "user", "content": "2+2?"}, answer], "top_k": 20, "min_p": 0}
+    assert (
+        json.loads(engine_body(VLLM.requests, "POST", "/v1/chat/completions", "", json.dumps(body).encode())) == body
+    )
+
+
+WITH_WHEELS = "python: {{requirements: [{}], before: 2026-05-01}}\nplatforms:"
+
+
+def vllm_recipe(folder: Path, *, requirement: str | None, engine: str = "name: vllm") -> Path:
+    text = (shipped() / "demo-cpu.yaml").read_text().replace("name: llama-server", engine)
+    if requirement is not None:
+        text = text.replace("platforms:", WITH_WHEELS.format(requirement))
+    (folder / "x.yaml").write_text(text)
+    return folder / "x.yaml"
+
+
+@pytest.mark.parametrize(
+    ("requirement", "engine", "text"),
+    [
+        (
+            None,
+            "name: vllm",
+            r"inference\.engine\.name: got no wheel of the engine `vllm`, expected vllm==VERSION, 0\.19",
+        ),
+        ("numpy", "name: vllm", r"python\.requirements: got no wheel of the engine `vllm`"),
+        ("vllm", "name: vllm", r"python\.requirements\[0\]: got `vllm`, expected vllm==VERSION"),
+        ("vllm>=0.19", "name: vllm", r"got `vllm>=0\.19`, expected vllm==VERSION"),
+        ("vllm==0.19.*", "name: vllm", r"got `vllm==0\.19\.\*`, expected vllm==VERSION"),
+        ("vllm==0.18.0", "name: vllm", r"got `vllm==0\.18\.0`, expected vllm==VERSION, 0\.19 or later, before 0\.34"),
+        (
+            "vllm==0.19.1",
+            'name: vllm, version: "0.20"',
+            r"inference\.engine\.version: got `0\.20`, but `python\.requirements` has vllm==0\.19\.1",
+        ),
+    ],
+)
+def test_an_engine_from_wheels_has_its_wheel_pinned(
+    requirement: str | None, engine: str, text: str, tmp_path: Path
+) -> None:
+    with pytest.raises(RecipeError, match=text) as caught:
+        load(vllm_recipe(tmp_path, requirement=requirement, engine=engine))
+    assert "[engine-wheel]" in caught.value.message
+
+
+def test_the_version_of_an_engine_from_wheels_is_that_of_its_wheel(tmp_path: Path) -> None:
+    # No service imports the wheels, and there need be none.
+    recipe = load(vllm_recipe(tmp_path, requirement="vllm==0.19.1", engine='name: vllm, version: "0.19"'))
+    assert [each.name for each in guest_packages(recipe) if "llama" in each.name] == []
+    lock = read_lock(shipped() / "demo-cpu.lock.json")
+    volume = ModelVolume("tiny", "model-00001-of-00002.safetensors", Verity(b"\xaa" * 32, b"\xbb" * 32, 4, 1))
+    with pytest.raises(InputsError, match="the lock has no wheel vllm of the engine `vllm`"):
+        measured_config(recipe, lock, [volume])
+    wheel = Wheel(name="vllm", version="0.19.1", file="vllm-0.19.1-cp38-abi3-any.whl", sha256="0" * 64, size=1)
+    wheels = Requirements(python="3.14", requested=("vllm==0.19.1",), before="2026-05-01", wheels=(wheel,))
+    config = decode(encode(measured_config(recipe, lock.model_copy(update={"requirements": wheels}), [volume])))
+    assert config.engine is not None
+    assert config.engine.argv[4:7] == ("vllm.entrypoints.openai.api_server", "--model", "/run/privml/model")
+    # The file that the guest looks for before it starts the engine.
+    assert [model.file for model in config.models] == ["config.json"]
 
 
 # A second engine.
@@ -255,7 +427,7 @@ def test_a_recipe_has_as_many_models_as_its_engine_serves(toy: Engine, tmp_path:
 
 def test_an_unknown_engine_in_a_recipe_is_refused(tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text(recipe_text())
-    with pytest.raises(RecipeError, match=r"inference\.engine\.name: got `toy`, expected llama-server"):
+    with pytest.raises(RecipeError, match=r"inference\.engine\.name: got `toy`, expected llama-server or vllm"):
         load(tmp_path / "toy.yaml")
 
 

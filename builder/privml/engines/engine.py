@@ -6,6 +6,7 @@ a record. The records are part of the guest, so they use only the standard libra
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
@@ -16,6 +17,12 @@ from privml.engines.requests import Requests
 
 DIRECTORY = "/run/privml-engine"
 """The engine user's directory in the guest, a tmpfs for home, caches and the socket."""
+USER = "privml-engine"
+"""The user that the engine runs as."""
+WHEELS = "/usr/lib/python-wheels"
+"""Where Python wheels are in the guest. Only services and engines from wheels have it on their search path."""
+DRIVER_LIBRARIES = "/usr/lib/nvidia"
+"""The libraries of the GPU driver. They are not in the loader's path: who needs them says so."""
 ENVIRONMENT = {
     "PATH": "/usr/bin",
     "LANG": "C.UTF-8",
@@ -30,7 +37,8 @@ ENVIRONMENT = {
 class ServedModel:
     """A model for the engine: the name in requests, and its file in the directory of its volume.
 
-    ``template`` is the file with the chat template that replaces the model's own, if there is one.
+    A model of several files is its directory, and ``file`` the one that describes the others. ``template`` is the
+    file with the chat template that replaces the model's own, if there is one.
     """
 
     name: str
@@ -116,19 +124,55 @@ class Trial:
         return [canonical(dict(self.fields))]
 
 
-Arguments = Callable[[Sequence[ServedModel], Mapping[str, Value]], tuple[str, ...]]
-"""Models and options to the engine's argv. Options without a default are there only if the recipe sets them."""
+@dataclass(frozen=True)
+class Versions:
+    """The versions from ``first`` up to, not including, ``before``."""
+
+    first: tuple[int, ...]
+    before: tuple[int, ...]
+
+    @property
+    def expected(self) -> str:
+        """The accepted versions."""
+        return f"{'.'.join(map(str, self.first))} or later, before {'.'.join(map(str, self.before))}"
+
+    def accept(self, version: str) -> bool:
+        """Whether ``version`` is one of them."""
+        return self.first <= numbers(version) < self.before
+
+
+def numbers(version: str) -> tuple[int, ...]:
+    """The release numbers at the beginning of a version: 0.19.1 of ``0.19.1rc2+cu128``."""
+    found = re.match(r"[0-9]+(?:\.[0-9]+)*", version)
+    return tuple(map(int, found.group().split("."))) if found else ()
+
+
+@dataclass(frozen=True)
+class Wheels:
+    """The Python wheels with an engine's code: the requirement that a recipe pins, and the known versions."""
+
+    requirement: str
+    versions: Versions
+
+
+Arguments = Callable[[Sequence[ServedModel], Mapping[str, Value], str], tuple[str, ...]]
+"""Models, options and the engine's version to its argv. Options without a default are there only if the recipe sets
+them."""
 
 
 @dataclass(frozen=True)
 class Engine:
     """An inference engine.
 
-    ``packages`` are the packages to ask the archive for. ``programs`` stay in ``/usr/bin``, ``paths`` are patterns of
-    further paths that may be in the root (as in `recipe.guestroot`), ``removals`` are patterns that finalize deletes.
+    ``packages`` are the packages to ask the archive for. The code of an engine with ``wheels`` comes from those,
+    which the recipe's ``python`` names; its environment has them on the search path. ``programs`` stay in
+    ``/usr/bin``, ``paths`` are patterns of further paths that may be in the root (as in `recipe.guestroot`),
+    ``removals`` are patterns that finalize deletes.
     ``model_file`` matches the names of files in ``model_format``, for recipes that name no file of their own.
+    With ``model_entry`` a model is a directory: the engine gets it as a whole, and this file must be in it.
     ``requests`` says which HTTP paths a caller may use, the fields and their bounds, and which fields are always set.
-    ``takes_template`` is true if a recipe may replace the model's chat template.
+    ``takes_template`` is true if a recipe may replace the model's chat template; ``needs_gpus`` if nothing works
+    without a GPU.
     """
 
     name: str
@@ -146,16 +190,32 @@ class Engine:
     trial: Trial
     requests: Requests
     takes_template: bool = False
+    needs_gpus: bool = False
+    wheels: Wheels | None = None
+    model_entry: str | None = None
     socket: str = f"{DIRECTORY}/engine.sock"
 
-    def argv(self, models: Sequence[ServedModel], options: Mapping[str, Value] | None = None) -> tuple[str, ...]:
-        """The command line for ``models``; ``RecipeError`` for unsupported models or options."""
+    def argv(
+        self, models: Sequence[ServedModel], options: Mapping[str, Value] | None = None, *, version: str = ""
+    ) -> tuple[str, ...]:
+        """The command line for ``models``; ``RecipeError`` for unsupported models, options, or version.
+
+        Only an engine from wheels has arguments that depend on its ``version``.
+        """
         if not 1 <= len(models) <= self.max_models:
             raise RecipeError(f"engine `{self.name}`: got {len(models)} models, expected 1 to {self.max_models}")
+        self.check_version(version)
         chosen = dict(options or {})
         self.check_options(chosen)
         defaults = {name: option.default for name, option in self.options.items() if option.default is not None}
-        return self.arguments(models, defaults | chosen)
+        return self.arguments(models, defaults | chosen, version)
+
+    def check_version(self, version: str) -> None:
+        """Raise ``RecipeError`` for a version of the wheel that the record does not know."""
+        if self.wheels is not None and not self.wheels.versions.accept(version):
+            raise RecipeError(
+                f"engine `{self.name}`: version {version[:40] or 'none'}, expected {self.wheels.versions.expected}"
+            )
 
     def check_options(self, options: Mapping[str, Value]) -> None:
         """Raise ``RecipeError`` for an unknown option or a value that it does not accept."""

@@ -11,7 +11,7 @@ _CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "i
 _FLAGS = {"threads": "--threads", "cache_type_k": "--cache-type-k", "cache_type_v": "--cache-type-v"}
 
 
-def _arguments(models: Sequence[ServedModel], options: Mapping[str, Value]) -> tuple[str, ...]:
+def _arguments(models: Sequence[ServedModel], options: Mapping[str, Value], _version: str) -> tuple[str, ...]:
     """No network, no log and no prompt cache; the request rules restrict the rest."""
     (model,) = models
     slots = int(options["slots"])

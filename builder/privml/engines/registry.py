@@ -5,8 +5,9 @@ from __future__ import annotations
 from privml.base.errors import EvidenceError
 from privml.engines.engine import Engine
 from privml.engines.llama_server import LLAMA_SERVER
+from privml.engines.vllm import VLLM
 
-ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LLAMA_SERVER,)}
+ENGINES: dict[str, Engine] = {engine.name: engine for engine in (LLAMA_SERVER, VLLM)}
 
 
 def engine_named(name: str) -> Engine:

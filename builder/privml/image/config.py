@@ -10,6 +10,7 @@ from privml.events import configuration, volumes
 from privml.image.modelvolume import ModelVolume
 from privml.lock.modelrecord import CHAT_TEMPLATE
 from privml.lock.models import Lock
+from privml.lock.requirements import engine_version
 from privml.output.artefacts import FIRMWARE
 from privml.recipe.loader import Recipe
 from privml.recipe.python import DIRECTORY, VARIABLE
@@ -25,7 +26,7 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
         listen=content.agent.listen,
         max_concurrency=content.agent.max_concurrency,
         engine=_engine(recipe, lock, models),
-        models=tuple(configuration.Model(model.name, model.file, model.verity) for model in models),
+        models=tuple(configuration.Model(model.name, _entry(recipe) or model.file, model.verity) for model in models),
         devices=_devices(recipe),
         rtmr3=lock.rtmr3,
         services=tuple(
@@ -42,6 +43,12 @@ def measured_config(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -
         network=content.cards,
         gpu=_gpu(recipe),
     )
+
+
+def _entry(recipe: Recipe) -> str | None:
+    """The file that must be in each model that is a directory; None if the engine's models are files."""
+    inference = recipe.content.inference
+    return None if inference is None else engine_named(inference.engine.name).model_entry
 
 
 def _search_path(recipe: Recipe) -> dict[str, str]:
@@ -65,12 +72,14 @@ def _engine(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -> config
     if inference is None:
         return None
     chosen = inference.engine
+    engine = engine_named(chosen.name)
     templates = [CHAT_TEMPLATE if model.chat_template else None for model in lock.models]
     served = [
-        ServedModel(model.name, model.file, volumes.directory(number), template)
+        ServedModel(model.name, engine.model_entry or model.file, volumes.directory(number), template)
         for number, (model, template) in enumerate(zip(models, templates, strict=True))
     ]
-    return configuration.Engine(chosen.name, engine_named(chosen.name).argv(served, chosen.options))
+    version = engine_version(engine, lock) if engine.wheels else ""
+    return configuration.Engine(chosen.name, engine.argv(served, chosen.options, version=version))
 
 
 def origins(recipe: Recipe) -> dict[str, str]:

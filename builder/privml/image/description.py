@@ -11,9 +11,9 @@ from privml.events.verity import Verity
 from privml.image import uki
 from privml.image.config import origins
 from privml.image.modelvolume import ModelVolume
-from privml.lock.debian import upstream_version
 from privml.lock.models import Lock
 from privml.lock.models import Package as LockedPackage
+from privml.lock.requirements import engine_version
 from privml.lock.wanted import in_order
 from privml.machine.platform import Size
 from privml.output.artefacts import Artefact
@@ -68,7 +68,7 @@ def manifest_of(recipe: Recipe, lock: Lock, made: Parts, *, refreshed: bool) -> 
             )
             for number, (model, locked) in enumerate(zip(made.models, lock.models, strict=True))
         ),
-        engine=Engine(engine.name, upstream_version(lock.package(engine.packages[0]).version)) if engine else None,
+        engine=Engine(engine.name, engine_version(engine, lock)) if engine else None,
         config_sha256=measured.sha256,
         agent_events=stages.sequence(measured),
         purposes=stages.purposes(measured),

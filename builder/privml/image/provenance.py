@@ -60,7 +60,7 @@ def _inputs(manifest: Manifest, lock: Lock) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(named.items())
     ]
-    purls = {deb_purl(package, lock): package.sha256 for package in lock.debs}
+    purls = {deb_purl(package, lock): package.sha256 for package in (*lock.debs, *lock.compiler_debs)}
     purls |= {driver_purl(each, lock): each.sha256 for each in lock.driver_files}
     purls |= {wheel_purl(wheel): wheel.sha256 for wheel in lock.wheels}
     # Model files that are inputs themselves, and not inside a wheel.

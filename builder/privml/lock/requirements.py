@@ -1,4 +1,4 @@
-"""Lock the wheels that a recipe's services import: one file with one SHA-256 for each package.
+"""Lock the wheels that a recipe's services and engine import: one file with one SHA-256 for each package.
 
 uv resolves, as a process of its own, for the guest's Python and not for the one that runs here: pip's own resolver
 evaluates markers of the running Python. It sees wheels only, and no file that the index got on the recipe's day or
@@ -17,7 +17,9 @@ from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
 
 from privml.base.errors import InputsError
+from privml.engines.engine import Engine
 from privml.lock import wheelfile
+from privml.lock.debian import upstream_version
 from privml.lock.models import Lock, Requirements, Wheel
 from privml.lock.wheels import bring_wheel
 from privml.recipe.loader import Recipe
@@ -73,6 +75,17 @@ def same_requirements(recipe: Recipe, lock: Lock) -> bool:
         return python is None and locked is None
     wanted = (python_of(recipe), tuple(python.requirements), python.before)
     return wanted == (locked.python, locked.requested, locked.before)
+
+
+def engine_version(engine: Engine, lock: Lock) -> str:
+    """The locked version of an engine: that of its own wheel, or upstream's of its first package."""
+    if engine.wheels is None:
+        return upstream_version(lock.package(engine.packages[0]).version)
+    name = engine.wheels.requirement
+    found = next((wheel.version for wheel in lock.imported if wheel.name == name), None)
+    if found is None:
+        raise InputsError(f"the lock has no wheel {name} of the engine `{engine.name}`", hint="lock the recipe again")
+    return found
 
 
 def python_of(recipe: Recipe) -> str:

@@ -23,6 +23,8 @@ AGENT_ROOTS = ("privml.agent",)
 DEVELOPMENT_ROOTS = ("privml.agent", "privml.sim")
 # Modules of the guest besides the standard library: Debian's python3-cryptography and python3-h11.
 GUEST_LIBRARIES = frozenset({"cryptography", "h11"})
+TRITON_FOLDER = "triton"
+"""The folder with what the build compiles for Triton, next to the guest's own files."""
 DRIVER_PATCHES = "drivers"
 """The folder with patches of GPU drivers, next to those of the guest's own files."""
 
@@ -63,7 +65,8 @@ def guest_tree(images: Path, content: Content) -> Tree:
     may be absent.
     """
     files: list[TreeFile] = []
-    for folder in (*overlays(content), "initrd", "mkosi"):
+    compiled = () if content.python is None else (TRITON_FOLDER,)
+    for folder in (*overlays(content), "initrd", "mkosi", *compiled):
         if (images / folder).is_dir():
             files += [_entry(images, path) for path in _walk(images / folder)]
     patches = () if content.gpu is None else content.gpu.record.patches

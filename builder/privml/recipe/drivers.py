@@ -11,12 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
+from privml.engines.engine import DRIVER_LIBRARIES
 from privml.recipe.distributions import Base, Version, base
 
 NVIDIA = "nvidia"
 VENDORS = (NVIDIA,)
-LIBRARIES = "usr/lib/nvidia"
-"""The folder of the driver's libraries in the guest. It is not in the loader's path: who needs them says so."""
+LIBRARIES = DRIVER_LIBRARIES.removeprefix("/")
+"""The folder of the driver's libraries in the guest."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import BaseModel, WithJsonSchema
 from pydantic.fields import FieldInfo
 
-from privml.engines.engine import NumberOption
+from privml.engines.engine import NumberOption, Option
 from privml.engines.registry import ENGINES
 from privml.recipe.hardware import Device
 from privml.recipe.models import Content
@@ -57,17 +57,11 @@ def facts() -> dict[str, Fact]:
     """Every field by its path: a recipe's as ``agent.listen``, a platform's as ``platform.machine.type``."""
     found = {fact.path: fact for fact in _walk(Content, "")}
     found |= {fact.path: fact for fact in _walk(PlatformFile, f"{PLATFORM}.")}
-    for engine in ENGINES.values():
-        for name, option in engine.options.items():
-            path = f"inference.engine.options.{name}"
-            default = "none" if option.default is None else str(option.default)
-            if isinstance(option, NumberOption):
-                kind, example = "a whole number", str(option.default or option.low)
-                meaning = f"{option.meaning} {option.expected}; for {engine.name}."
-            else:
-                kind, example = option.expected, option.default or option.values[0]
-                meaning = f"{option.meaning} For {engine.name}."
-            found[path] = Fact(path, kind, default, meaning, example, CONFIG, None)
+    for name in sorted({name for engine in ENGINES.values() for name in engine.options}):
+        path = f"inference.engine.options.{name}"
+        found[path] = _of_options(
+            path, {each.name: each.options[name] for each in ENGINES.values() if name in each.options}
+        )
     found["extends"] = Fact(
         "extends",
         "text",
@@ -78,6 +72,24 @@ def facts() -> dict[str, Fact]:
         None,
     )
     return found
+
+
+def _of_options(path: str, options: Mapping[str, Option]) -> Fact:
+    """An option that some engines have, each with its own meaning and default."""
+    kinds, defaults, meanings = [], [], []
+    for engine, option in options.items():
+        default = "none" if option.default is None else str(option.default)
+        if isinstance(option, NumberOption):
+            kinds.append("a whole number")
+            meanings.append(f"{option.meaning} {option.expected}; for {engine}.")
+        else:
+            kinds.append(option.expected)
+            meanings.append(f"{option.meaning} For {engine}.")
+        defaults.append(default if len(options) == 1 else f"{default} ({engine})")
+    first = next(iter(options.values()))
+    example = (first.default or first.low) if isinstance(first, NumberOption) else (first.default or first.values[0])
+    kind = " or ".join(dict.fromkeys(kinds))
+    return Fact(path, kind, ", ".join(defaults), " ".join(meanings), str(example), CONFIG, None)
 
 
 def fact_named(name: str) -> Fact | None:

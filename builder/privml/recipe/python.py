@@ -1,4 +1,4 @@
-"""Fields of a recipe: Python wheels for its services."""
+"""Fields of a recipe: Python wheels for its services and its engine."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from pydantic import AfterValidator, Field, StringConstraints, WithJsonSchema
 
+from privml.engines.engine import WHEELS, Wheels, numbers
+from privml.engines.registry import engine_named
 from privml.recipe import guestroot
 from privml.recipe.document import Path
 from privml.recipe.finding import RuleBroken
@@ -19,8 +21,8 @@ from privml.recipe.section import ROOT, Section, about
 if TYPE_CHECKING:
     from privml.recipe.models import Content
 
-DIRECTORY = "usr/lib/python-wheels"
-"""Where the wheels are in the root. Only services have it on their search path."""
+DIRECTORY = WHEELS.removeprefix("/")
+"""Where the wheels are in the root."""
 VARIABLE = "PYTHONPATH"
 """The environment variable by which Python finds them."""
 
@@ -75,7 +77,7 @@ _Path = Annotated[str, StringConstraints(min_length=1, max_length=400), AfterVal
 
 
 class Python(Section):
-    """Python wheels for the recipe's services, from the package index of the host's pip."""
+    """Python wheels for the recipe's services and its engine, from the package index of the host's pip."""
 
     requirements: Annotated[
         list[Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_requirement)]],
@@ -127,15 +129,46 @@ class Python(Section):
 
 def problems(content: Content) -> Iterator[tuple[Path, str, str]]:
     """Fields that do not fit the wheels: path, rule and text."""
+    inference = content.inference
+    engine = None if inference is None else engine_named(inference.engine.name)
+    wheels = None if engine is None else engine.wheels
+    if engine is not None and wheels is not None:
+        yield from _of_engine(content, engine.name, wheels)
     if content.python is None:
         return
-    if not content.services:
-        text = "got wheels, but the recipe has no service that could import them"
+    if not content.services and wheels is None:
+        text = "got wheels, but the recipe has no service, and no engine, that could import them"
         yield ("python",), "python-unused", text
     for name, service in content.services.items():
         if VARIABLE in service.environment:
             text = f"got {VARIABLE}, which names the folder of the recipe's wheels"
             yield ("services", name, "environment", VARIABLE), "python-path", text
+
+
+def _of_engine(content: Content, name: str, wheels: Wheels) -> Iterator[tuple[Path, str, str]]:
+    """What an engine from wheels asks of them: one version of its own wheel, which its record knows."""
+    wanted = wheels.requirement
+    expected = f"expected {wanted}==VERSION, {wheels.versions.expected}"
+    asked = (
+        {name_of(each): (index, each) for index, each in enumerate(content.python.requirements)}
+        if content.python
+        else {}
+    )
+    if wanted not in asked:
+        path: Path = ("python", "requirements") if content.python else ("inference", "engine", "name")
+        yield path, "engine-wheel", f"got no wheel of the engine `{name}`, {expected} in `python.requirements`"
+        return
+    index, found = asked[wanted]
+    pinned = [
+        each.version for each in Requirement(found).specifier if each.operator == "==" and "*" not in each.version
+    ]
+    if not pinned or not wheels.versions.accept(pinned[0]):
+        yield ("python", "requirements", index), "engine-wheel", f"got `{found}`, {expected}"
+        return
+    version = content.inference.engine.version if content.inference else None
+    if version is not None and numbers(pinned[0])[: len(numbers(version))] != numbers(version):
+        text = f"got `{version}`, but `python.requirements` has {found}"
+        yield ("inference", "engine", "version"), "engine-wheel", text
 
 
 def matches(path: str, pattern: str) -> bool:

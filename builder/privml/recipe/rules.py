@@ -304,9 +304,28 @@ _ALL = (
         "python-unused",
         "error",
         "read",
-        "A recipe with wheels has a service that can import them.",
+        "A recipe with wheels has a service that can import them, or an engine that comes from them.",
         "Agent and boot process never have the wheels on their search path, so nothing else could use them.",
         "python3(1)",
+    ),
+    Rule(
+        "python-compiler",
+        "error",
+        "read",
+        "A wheel that compiles C when it runs has a version whose modules the build can compile instead.",
+        "A server started, and failed at its first request with `Failed to find C compiler`. With a compiler there, "
+        "code that nobody measured would run in the guest.",
+        "vllm-project/vllm#2997",
+    ),
+    Rule(
+        "engine-wheel",
+        "error",
+        "read",
+        "A recipe whose engine comes from wheels pins the engine's wheel in `python.requirements`, by `==` and a "
+        "version that the engine's record knows.",
+        "Options of an engine change with its versions: one that is unknown ends it when a guest boots, and what was "
+        "turned off by an option may be on under its new name.",
+        "vllm-project/vllm#57224",
     ),
     Rule(
         "platform-defaults",
