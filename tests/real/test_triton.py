@@ -18,11 +18,14 @@ import pytest
 from privml.base.run import run
 from privml.image import triton
 from privml.image.workplace import Workplace
-from privml.recipe.compiled import TRITON
+from privml.recipe.compiled import TRITON, TRITON_38, Compiling
 from privml.store.pypi import ensure_wheel
 
 LAUNCHES = Path(__file__).parent / "launches"
-WHEEL_SHA256 = "10c7f76c6e72d2ef08df639e3d0d30729112f47a56b0c81672edc05ee5116ac9"
+WHEELS = {
+    TRITON.version: "10c7f76c6e72d2ef08df639e3d0d30729112f47a56b0c81672edc05ee5116ac9",
+    TRITON_38.version: "1f0497218e26b7d79773ad9c2a3fa3b539ee69f587a13fac2e552b1d322a8015",
+}
 SEED, KERNELS = 20261129, 240
 PYTHON = shutil.which("python3.13")
 # Left out: what only profiles, and the assembler for GPUs that are not compiled for.
@@ -87,25 +90,34 @@ def python() -> Python:
     return Python(words[0], Path(words[1]), words[2])
 
 
-def made(tree: Path, python: Python, include: Path, work: Path) -> dict[str, bytes]:
+def made(tree: Path, python: Python, include: Path, work: Path, record: Compiling = TRITON) -> dict[str, bytes]:
     """What the build makes of the Triton in ``tree``."""
-    backend = tree / TRITON.folder
-    driver, utils = ((backend / name).read_bytes() for name in (TRITON.changed, TRITON.source))
-    return triton.files(driver, utils, [include, backend / "include"], python.suffix, work, compiler)
+    backend = tree / record.folder
+    driver, utils = ((backend / name).read_bytes() for name in (record.changed, record.source))
+    return triton.files(record, driver, utils, [include, backend / "include"], python.suffix, work, compiler)
 
 
 @pytest.fixture(scope="module")
 def trees(python: Python, tmp_path_factory: pytest.TempPathFactory) -> Trees:
-    place, store = tmp_path_factory.mktemp("triton"), Workplace().store
+    return trees_of(TRITON, python, tmp_path_factory.mktemp("triton"))
+
+
+@pytest.fixture(scope="module")
+def trees_38(python: Python, tmp_path_factory: pytest.TempPathFactory) -> Trees:
+    return trees_of(TRITON_38, python, tmp_path_factory.mktemp("triton38"))
+
+
+def trees_of(record: Compiling, python: Python, place: Path) -> Trees:
+    store, sha256 = Workplace().store, WHEELS[record.version]
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PIP_PYTHON_VERSION", "3.13")
-        ensure_wheel(store, "triton", TRITON.version, WHEEL_SHA256)
-    with zipfile.ZipFile(store.path(WHEEL_SHA256)) as archive:
+        ensure_wheel(store, record.wheel, record.version, sha256)
+    with zipfile.ZipFile(store.path(sha256)) as archive:
         archive.extractall(place / "wheel", [name for name in archive.namelist() if not UNUSED.match(name)])
     (place / "wheel" / TRITON.folder / "bin/ptxas").chmod(0o755)
     shutil.copytree(place / "wheel", place / "ours", copy_function=os.link)
     (place / "work").mkdir()
-    for name, data in made(place / "ours", python, python.include, place / "work").items():
+    for name, data in made(place / "ours", python, python.include, place / "work", record).items():
         (place / "ours" / name).unlink(missing_ok=True)  # a link to the wheel's
         (place / "ours" / name).write_bytes(data)
     (place / "libcuda").mkdir()
@@ -168,6 +180,18 @@ def test_a_kernel_for_h100_is_compiled_and_launched_without_a_c_compiler(trees: 
     assert (ours["programs"], ours["mapped"]) == (["ptxas"], [])
     assert "gcc" in theirs["programs"]
     assert theirs["mapped"] == ["__triton_launcher", "cuda_utils"]
+
+
+def test_triton_38_launches_a_kernel_for_h100_without_a_c_compiler(trees_38: Trees, tmp_path: Path) -> None:
+    """It has one launcher for all kernels in the module that is compiled beforehand."""
+    ours, theirs = (
+        json.loads(trees_38.run(tree, tmp_path / tree.name, "kernel.py")) for tree in (trees_38.ours, trees_38.wheel)
+    )
+    assert ours["seen"] == theirs["seen"]
+    assert sum(line.startswith("cuLaunchKernelEx") for line in ours["seen"]) == 2
+    assert (ours["programs"], ours["mapped"]) == (["ptxas"], [])
+    assert "gcc" in theirs["programs"]
+    assert theirs["mapped"] == ["cuda_utils"]
 
 
 def test_a_cache_that_forbids_execution_is_enough(trees: Trees, tmp_path: Path) -> None:

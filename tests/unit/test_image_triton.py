@@ -16,7 +16,7 @@ from tests.published import read
 from privml.base.errors import BuildError, InputsError
 from privml.image import triton
 from privml.lock.trees import images_folder
-from privml.recipe.compiled import TRITON
+from privml.recipe.compiled import TRITON, Compiling
 
 DRIVER = read("triton/driver.py")
 
@@ -24,7 +24,7 @@ DRIVER = read("triton/driver.py")
 def kinds_of(signature: Sequence[Any], metadata: object = None) -> bytes:
     """What the changed driver.py passes to launch() for a kernel of this signature."""
     wanted = ("ARGUMENT_KINDS", "argument_kinds")
-    tree = ast.parse(triton.patch(DRIVER))
+    tree = ast.parse(triton.patch(TRITON, DRIVER))
     tree.body = [
         node
         for node in tree.body
@@ -63,7 +63,7 @@ def test_a_kind_that_triton_cannot_pass_is_refused(kind: Any) -> None:
 
 
 def test_the_changed_driver_neither_generates_nor_compiles_c() -> None:
-    text = triton.patch(DRIVER).decode()
+    text = triton.patch(TRITON, DRIVER).decode()
     names = {node.id for node in ast.walk(ast.parse(text)) if isinstance(node, ast.Name)}
     assert "compile_module_from_src" in DRIVER.decode()
     assert not {"compile_module_from_src", "make_launcher", "Path"} & names
@@ -73,7 +73,7 @@ def test_the_changed_driver_neither_generates_nor_compiles_c() -> None:
 def test_every_letter_is_explained_in_the_launcher() -> None:
     text = (images_folder() / "triton/launcher.c").read_text()
     explained = set(re.findall(r"(?<= )([A-Za-z])  (?=\w)", text[: text.index("*/")]))
-    letters = re.findall(r'": "(\w)",', triton.patch(DRIVER).decode())
+    letters = re.findall(r'": "(\w)",', triton.patch(TRITON, DRIVER).decode())
     assert explained == {"p", *letters}
 
 
@@ -82,27 +82,20 @@ def test_another_driver_is_refused(other: bytes) -> None:
     with pytest.raises(
         InputsError, match=r"driver\.py: SHA-256 is [0-9a-f]{64}, expected 4ad4b444.* of Triton 3\.6\.0"
     ):
-        triton.patch(other)
+        triton.patch(TRITON, other)
 
 
 def test_another_change_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "TRITON", replace(TRITON, after="0" * 64))
     with pytest.raises(BuildError, match=r"the changed .* has SHA-256"):
-        triton.patch(DRIVER)
+        triton.patch(replace(TRITON, after="0" * 64), DRIVER)
 
 
-def made(tmp_path: Path, compiler: triton.Compile, utils: bytes = b"utils") -> dict[str, bytes]:
+def made(tmp_path: Path, compiler: triton.Compile, record: Compiling, utils: bytes = b"utils") -> dict[str, bytes]:
     (tmp_path / "work").mkdir()
     include = [tmp_path / "python", tmp_path / "cuda"]
-    return triton.files(DRIVER, utils, include, ".cpython-313.so", tmp_path / "work", compiler)
+    return triton.files(record, DRIVER, utils, include, ".cpython-313.so", tmp_path / "work", compiler)
 
 
-@pytest.fixture
-def utils(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "TRITON", replace(TRITON, source_sha256=hashlib.sha256(b"utils").hexdigest()))
-
-
-@pytest.mark.usefixtures("utils")
 def test_both_modules_are_compiled_by_names_alone_and_are_next_to_the_driver(tmp_path: Path) -> None:
     calls: list[Sequence[str]] = []
 
@@ -111,14 +104,14 @@ def test_both_modules_are_compiled_by_names_alone_and_are_next_to_the_driver(tmp
         name = argv[argv.index("-o") + 1]
         (place / name).write_bytes(name.encode() + (place / f"{Path(name).name.split('.')[0]}.c").read_bytes())
 
-    found = made(tmp_path, compiler)
+    found = made(tmp_path, compiler, replace(TRITON, source_sha256=hashlib.sha256(b"utils").hexdigest()))
     assert [argv[argv.index("-o") + 1] for argv in calls] == ["libcuda.so.1", "cuda_utils.so", "privml_launcher.so"]
     for argv in calls:
         assert [word for word in argv if str(tmp_path) in word and argv[argv.index(word) - 1] != "-isystem"] == []
         assert {"-Wl,--build-id=none", "-g0", "-DNDEBUG"} < set(argv)
     launcher = (images_folder() / "triton/launcher.c").read_bytes()
     assert found == {
-        "triton/backends/nvidia/driver.py": triton.patch(DRIVER),
+        "triton/backends/nvidia/driver.py": triton.patch(TRITON, DRIVER),
         "triton/backends/nvidia/cuda_utils.cpython-313.so": b"cuda_utils.so" + b"utils",
         "triton/backends/nvidia/privml_launcher.cpython-313.so": b"privml_launcher.so" + launcher,
     }
@@ -126,4 +119,4 @@ def test_both_modules_are_compiled_by_names_alone_and_are_next_to_the_driver(tmp
 
 def test_another_source_of_cuda_utils_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputsError, match=r"driver\.c: SHA-256 is"):
-        made(tmp_path, lambda argv, place: None, b"other")
+        made(tmp_path, lambda argv, place: None, TRITON, b"other")

@@ -68,7 +68,7 @@ def _compiled(
 
     source = build / "wheel" / record.folder
     changed, utils = ((source / name).read_bytes() for name in (record.changed, record.source))
-    return triton.files(changed, utils, include, suffix, build / "work", compiler)
+    return triton.files(record, changed, utils, include, suffix, build / "work", compiler)
 
 
 def _unpack(record: Compiling, wheel: Wheel, store: Store, target: Path) -> None:

@@ -2,7 +2,8 @@
 
 Triton 3.6 compiles two kinds of C modules in the running process: `cuda_utils` once, and one launcher for each kernel
 signature. Here `cuda_utils` is compiled from Triton's own source when the image is made, `images/triton/launcher.c`
-takes the place of all launchers, and the wheel's `driver.py` is changed to import both (ADR 0066).
+takes the place of all launchers, and the wheel's `driver.py` is changed to import both (ADR 0066). Triton 3.8 has one
+launcher itself, in `cuda_utils`.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 
 from privml.base.errors import BuildError, InputsError
 from privml.lock.trees import TRITON_FOLDER, images_folder
-from privml.recipe.compiled import TRITON
+from privml.recipe.compiled import TRITON, TRITON_38, Compiling
 
 Compile = Callable[[Sequence[str], Path], object]
 """Run a C compiler: its argv, and the directory in which it runs."""
@@ -48,13 +49,14 @@ class _Cut:
         return text[:begin] + self.replacement + text[text.index(self.end, begin + len(self.start)) :]
 
 
-_CUTS = (
+_IMPORT = "        from triton.backends.nvidia import cuda_utils as mod\n"
+_CUTS_36 = (
     _Cut("from pathlib import Path\n", "from triton import knobs\n", ""),
     _Cut("from triton.runtime.build import", "from triton.runtime import _allocation\n", ""),
     _Cut(
         "        mod = compile_module_from_src(\n",
         "        global PyCUtensorMap\n",
-        "        from triton.backends.nvidia import cuda_utils as mod\n",
+        _IMPORT,
     ),
     _Cut(
         "FLOAT_STORAGE_TYPE = {\n",
@@ -122,46 +124,60 @@ ARGUMENT_KINDS = {
 )
 
 
-def patch(source: bytes) -> bytes:
-    """Triton's `driver.py`, changed to import its two modules instead of compiling them.
+_CUTS_38 = (
+    _Cut("from triton.runtime.build import", "from triton.runtime import _allocation\n", ""),
+    _Cut("        mod = compile_module_from_file(\n", "        global PyCUtensorMap\n", _IMPORT),
+)
+_CUTS = {TRITON.version: _CUTS_36, TRITON_38.version: _CUTS_38}
 
-    ``InputsError`` unless ``source`` is the file of Triton 3.6.0: for another version the change must be made again,
-    and shown again by `tests/real/test_triton.py`.
+
+def patch(record: Compiling, source: bytes) -> bytes:
+    """Triton's `driver.py`, changed to import its modules instead of compiling them.
+
+    ``InputsError`` unless ``source`` is the file of that version: for another one the change must be made again, and
+    shown again by `tests/real/test_triton.py`.
     """
-    _expect(source, TRITON.before, TRITON.changed)
+    _expect(record, source, record.before, record.changed)
     text = source.decode()
-    for cut in _CUTS:
+    for cut in _CUTS[record.version]:
         text = cut.apply(text)
     changed = text.encode()
-    if (found := hashlib.sha256(changed).hexdigest()) != TRITON.after:
+    if (found := hashlib.sha256(changed).hexdigest()) != record.after:
         raise BuildError(
-            f"the changed {TRITON.path} has SHA-256 {found}, expected {TRITON.after}",
+            f"the changed {record.path} has SHA-256 {found}, expected {record.after}",
             hint="whoever changes the patch writes the new digest into privml.recipe.compiled",
         )
     return changed
 
 
 def files(
-    driver: bytes, utils: bytes, include: Sequence[Path], suffix: str, work: Path, compiler: Compile
+    record: Compiling,
+    driver: bytes,
+    utils: bytes,
+    include: Sequence[Path],
+    suffix: str,
+    work: Path,
+    compiler: Compile,
 ) -> dict[str, bytes]:
-    """What makes Triton 3.6.0 work without a C compiler, by the paths of the files in its wheel.
+    """What makes this version of Triton work without a C compiler, by the paths of the files in its wheel.
 
     ``driver`` and ``utils`` are the wheel's `driver.py` and `driver.c`. ``include`` are the directories of Python.h
     and of the wheel's own headers, as the compiler sees them, ``suffix`` is the ending of that Python's extension
     modules. The modules are compiled in ``work``, an empty directory; their bytes depend on none of these paths.
     """
-    changed = patch(driver)
-    _expect(utils, TRITON.source_sha256, TRITON.source)
+    changed = patch(record, driver)
+    _expect(record, utils, record.source_sha256, record.source)
     launcher = (images_folder() / TRITON_FOLDER / "launcher.c").read_bytes()
-    sources = dict(zip(TRITON.modules, ((utils, ()), (launcher, _STRICT)), strict=True))
+    ours: dict[str, tuple[bytes, tuple[str, ...]]] = {"privml_launcher": (launcher, _STRICT)}
+    sources = {name: ours.get(name, (utils, ())) for name in record.modules}
     for name, (source, _) in sources.items():
         (work / f"{name}.c").write_bytes(source)
     (work / "libcuda.c").write_bytes(b"")
     compiler(["gcc", *_FLAGS, f"-Wl,-soname,{LIBCUDA}", "-nostdlib", "-o", LIBCUDA, "libcuda.c"], work)
-    made = {TRITON.path: changed}
+    made = {record.path: changed}
     for name, (_, more) in sources.items():
         compiler(_module(name, more, include), work)
-        made[f"{TRITON.folder}/{name}{suffix}"] = (work / f"{name}.so").read_bytes()
+        made[f"{record.folder}/{name}{suffix}"] = (work / f"{name}.so").read_bytes()
     return made
 
 
@@ -171,9 +187,9 @@ def _module(name: str, more: Sequence[str], include: Sequence[Path]) -> list[str
     return ["gcc", *_FLAGS, *more, *places, "-o", f"{name}.so", f"{name}.c", "-Wl,--no-as-needed", LIBCUDA]
 
 
-def _expect(data: bytes, sha256: str, name: str) -> None:
+def _expect(record: Compiling, data: bytes, sha256: str, name: str) -> None:
     if (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise InputsError(
-            f"{TRITON.folder}/{name}: SHA-256 is {found}, expected {sha256} of Triton {TRITON.version}",
+            f"{record.folder}/{name}: SHA-256 is {found}, expected {sha256} of Triton {record.version}",
             hint="only this version can be changed to work without a C compiler",
         )

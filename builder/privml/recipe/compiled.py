@@ -7,7 +7,7 @@ needs, and a test has shown that it works.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -56,8 +56,17 @@ TRITON = Compiling(
     source_sha256="439c1e886fa9eac7346d7523d03ba0a4c52aa4c9b518ea86d8659b5c07eb7dc9",
     modules=("cuda_utils", "privml_launcher"),
 )
+# It launches every kernel with one function of `cuda_utils`, so that is all it compiles.
+TRITON_38 = replace(
+    TRITON,
+    version="3.8.0",
+    before="966a8105ff35077006b103266c3d8d292a56ad096a2d0dd6833027efb4bd1d50",
+    after="6d18a111374d50dc88badd74972ae4086c1e76d08c282e1357738688d753fef4",
+    source_sha256="c32586d1814fc6770f966087b88fce0611db5e10e96d95579ba51631576d533c",
+    modules=("cuda_utils",),
+)
 COMPILING: Mapping[str, Mapping[str, Compiling]] = MappingProxyType(
-    {TRITON.wheel: MappingProxyType({TRITON.version: TRITON})}
+    {TRITON.wheel: MappingProxyType({each.version: each for each in (TRITON, TRITON_38)})}
 )
 """Every wheel that is known to compile C, with the versions that work without a compiler."""
 

@@ -399,6 +399,7 @@ def fake_torch() -> types.ModuleType:
     )
     torch.version = types.SimpleNamespace(hip=None)  # type: ignore[attr-defined]
     torch._C = module  # type: ignore[attr-defined]
+    torch.Tensor = type("Tensor", (), {})  # type: ignore[attr-defined]
     return torch
 
 

@@ -72,6 +72,24 @@ CUresult cuDeviceGet(CUdevice *device, int ordinal)
   return result("cuDeviceGet");
 }
 
+CUresult cuDriverGetVersion(int *version)
+{
+  *version = 13000;
+  return CUDA_SUCCESS;
+}
+
+CUresult cuCtxGetDevice(CUdevice *device)
+{
+  *device = 7;
+  return result("cuCtxGetDevice");
+}
+
+CUresult cuModuleUnload(CUmodule module)
+{
+  record("cuModuleUnload %p\n", (void *)module);
+  return result("cuModuleUnload");
+}
+
 CUresult cuDevicePrimaryCtxRetain(CUcontext *context, CUdevice device)
 {
   record("cuDevicePrimaryCtxRetain %d\n", device);
