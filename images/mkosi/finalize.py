@@ -7,7 +7,7 @@ Runs in the sandbox of the tools tree. Reads ``privml.json`` next to mkosi.conf:
 "overlay": {path: SHA-256 or "-> TARGET"}, "services": [absolute paths of programs], "own": [paths of the recipe's
 files], "added": [packages that the recipe names], "own_programs": [programs that it keeps], "outside": [packages of
 no archive of the base], "hidden": {folder: where a base tree has it}, "wheels": null or {"directory": folder of
-Python wheels, "files": {path below it: SHA-256}, "programs": [paths below it], "imports": [modules], "environment":
+Python wheels, "files": {path below it: SHA-256}, "programs": [paths below it], "probes": [names], "imports": [modules], "environment":
 {name: value}}, "epoch": n}
 Copies kernel, initrd parts, copyright files and the list of installed packages to $OUTPUTDIR, removes what the guest
 does not need or what differs between builds, compiles the agent, and normalises owners, modes and times. Fails if a
@@ -423,6 +423,7 @@ if wrong:
 
 # -- the modules that the recipe names can be imported --------------------------------------------------------------
 # As in the guest: no network, nothing to write to but /tmp and /run, and no program but Python and the wheels' own.
+# Probes are refused too, but expected.
 for module in wheels["imports"]:
     words = ["mkosi-sandbox", "--unshare-net", "--ro-bind", str(root), "/", "--dev", "/dev", "--ro-bind", "/proc",
              "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run", "--chdir", "/"]
@@ -440,8 +441,8 @@ for module in wheels["imports"]:
     started = f"; it started {', '.join(refused)}, which was refused" if refused else ""
     if done.returncode != 0:
         fail(f"wheel-import: import {module}: {said[-1] if said else f'exit status {done.returncode}'}{started}")
-    if refused:
-        fail(f"wheel-program: import {module} starts {', '.join(refused)}, which is not in `python.programs`")
+    if more := [name for name in refused if Path(name).name not in wheels["probes"]]:
+        fail(f"wheel-program: import {module} starts {', '.join(more)}, which is not in `python.programs`")
 
 for path in [root, *root.rglob("*")]:
     status = path.lstat()

@@ -22,7 +22,7 @@ RECEIVE, SEND, CONTINUE = 0xC0502100, 0xC0182101, 1
 EXECVE, EXECVEAT, X86_64 = 59, 322, 0xC000003E
 LOAD, EQUAL, RETURN = 0x20, 0x15, 0x06
 KILL, NOTIFY, ALLOW = 0x80000000, 0x7FC00000, 0x7FFF0000
-EACCES, PAGE = 13, 4096
+ENOENT, EACCES, PAGE = 2, 13, 4096
 FILTER = (
     (LOAD, 0, 0, 4), (EQUAL, 1, 0, X86_64), (RETURN, 0, 0, KILL),
     (LOAD, 0, 0, 0), (EQUAL, 1, 0, EXECVE), (EQUAL, 0, 1, EXECVEAT), (RETURN, 0, 0, NOTIFY), (RETURN, 0, 0, ALLOW),
@@ -65,9 +65,11 @@ def decide(listener: int, refused: list[str]) -> None:
         fcntl.ioctl(listener, RECEIVE, notice)
         number, pid, call, first, second = struct.unpack_from("QI4xi12xQQ", notice)
         name = text_of(pid, second if call == EXECVEAT else first)
-        if name not in allowed:
+        if name in allowed:
+            error, flags = 0, CONTINUE
+        else:
             refused.append(name)
-        error, flags = (0, CONTINUE) if name in allowed else (-EACCES, 0)
+            error, flags = -EACCES if os.path.exists(name) else -ENOENT, 0  # as in the guest, where it can
         fcntl.ioctl(listener, SEND, bytearray(struct.pack("QqiI", number, 0, error, flags)))
     except FileNotFoundError:
         pass  # it ended while it waited

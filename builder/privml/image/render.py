@@ -19,7 +19,7 @@ from privml.recipe import compression, guestroot, removals, tees
 from privml.recipe.compression import Compression
 from privml.recipe.distributions import Base
 from privml.recipe.drivers import LIBRARIES, Driver
-from privml.recipe.python import DIRECTORY, VARIABLE
+from privml.recipe.python import DIRECTORY, PROBES, VARIABLE
 
 ROOT_LABEL = "privml-root"
 # The tree with packages only, before the guest's own files are added: prepare.py writes it, a later build starts from
@@ -142,7 +142,7 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "added": sorted(plan.added),
         "own_programs": sorted(own_programs),
         "outside": sorted(plan.outside),
-        "wheels": None if plan.wheels is None else {**plan.wheels.facts, "environment": _of_imports(plan)},
+        "wheels": None if plan.wheels is None else {**plan.wheels.facts, **_of_imports(plan)},
         "unused": [*UNUSED, *(USED_BY_WHEELS if plan.wheels is None else ())],
         "hidden": HIDDEN,
         "left_out": list(LEFT_OUT),
@@ -169,12 +169,14 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
     return dict(sorted(files.items()))
 
 
-def _of_imports(plan: Plan) -> dict[str, str]:
-    """The environment in which the build imports modules of the wheels."""
+def _of_imports(plan: Plan) -> dict[str, object]:
+    """How the build imports modules of the wheels: environment, and programs that are refused but expected."""
+    probes = sorted((*PROBES, *(plan.driver.probes if plan.driver else ())))
     if plan.engine is not None and plan.engine.wheels is not None:
-        return dict(plan.engine.environment)
+        return {"probes": probes, "environment": dict(plan.engine.environment)}
     libraries = {"LD_LIBRARY_PATH": f"/{LIBRARIES}"} if plan.driver else {}
-    return {"PATH": "/usr/bin", "LANG": "C.UTF-8", VARIABLE: f"/{DIRECTORY}", **libraries}
+    environment = {"PATH": "/usr/bin", "LANG": "C.UTF-8", VARIABLE: f"/{DIRECTORY}", **libraries}
+    return {"probes": probes, "environment": environment}
 
 
 def _removals(plan: Plan) -> Iterator[removals.Removal]:

@@ -76,7 +76,8 @@ class Driver:
     program ``compiler``. ``crypto`` lists symbols that a module with confidential computing needs from the kernel,
     one of each group. ``loaded`` are the modules that the guest loads, in order. ``guest`` are packages of the
     release that the user space needs, and ``removals`` what the guest does not need of them. ``firmware`` are the
-    parts that one architecture needs. ``untried`` says what of it was never done here.
+    parts that one architecture needs. ``probes`` are programs that its libraries try to start. ``untried`` says what
+    of it was never done here.
     """
 
     vendor: str
@@ -98,6 +99,7 @@ class Driver:
     guest: tuple[str, ...]
     removals: tuple[str, ...]
     programs: tuple[str, ...]
+    probes: tuple[str, ...] = ()
     untried: str = ""
 
     @property
@@ -216,6 +218,8 @@ _NVIDIA_550 = Driver(
     guest=("libssl3t64", "libtirpc3t64"),
     removals=("etc/gss", "etc/netconfig", "usr/lib/x86_64-linux-gnu/gss", "usr/lib/x86_64-linux-gnu/krb5"),
     programs=("nvidia-persistenced",),
+    # For its modules, which are loaded before.
+    probes=("modprobe",),
 )
 
 _VERSION_595 = "595.71.05"
