@@ -50,7 +50,7 @@ check-full: venv ## everything that `check` does, over all shapes and tampers
 	@PRIVML_FULL=1 $(BIN)/pytest -m real tests/real --durations=0
 
 check-gpu: venv ## driver, image and boot of tdx-gpu-min, and launchers of kernels (15 minutes; not a part of the others)
-	@PRIVML_GPU=1 $(BIN)/pytest -m real tests/real/test_driver.py tests/real/test_triton.py --durations=0
+	@PRIVML_GPU=1 $(BIN)/pytest -m real tests/real/test_driver.py tests/real/test_triton.py tests/real/test_runfile.py --durations=0
 
 demo: venv ## accept the honest image, refuse the tampered ones
 	@$(BIN)/python -m tests.real.demo

@@ -42,12 +42,25 @@ def test_the_shipped_recipes_are_valid() -> None:
     for path in sorted(shipped().glob("*.yaml")):
         assert is_recipe(path)
         recipe = load(path)
+        gpu = recipe.content.gpu
         # No platform has GPUs yet (ADR 0035).
-        expected = [] if recipe.content.gpu is None else ["gpu-platform"]
+        expected = [] if gpu is None else ["gpu-platform"]
+        expected += ["driver-untried"] if gpu is not None and gpu.record.untried else []
         assert [finding.rule for finding in lint(recipe)] == expected
         names.append((recipe.name, recipe.content.variant))
     assert ("demo-cpu", "production") in names
     assert ("demo-cpu-dev", "development") in names
+
+
+# What they are made from could not be fetched where they were written: whoever can locks them.
+WITHOUT_LOCK = {"tdx-h200-vllm-cu13"}
+
+
+def test_every_shipped_recipe_has_a_lock_but_those_that_say_so() -> None:
+    recipes = [load(path) for path in sorted(shipped().glob("*.yaml"))]
+    assert {recipe.name for recipe in recipes if not recipe.lock_path.is_file()} == WITHOUT_LOCK
+    for recipe in recipes:
+        assert ("Without a lock" in recipe.content.description) == (recipe.name in WITHOUT_LOCK)
 
 
 def test_the_demo_recipe_has_its_content() -> None:

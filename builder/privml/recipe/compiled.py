@@ -85,7 +85,7 @@ def record_of(wheel: str, version: str) -> Compiling | None:
     if version not in versions:
         raise ValueError(
             f"got {wheel} {version}, expected {' or '.join(versions)}: it compiles C when it runs, and the guest has "
-            "no compiler; only for this version are its modules compiled when the image is built"
+            "no compiler; for no other version are its modules compiled when the image is built"
         )
     return versions[version]
 
