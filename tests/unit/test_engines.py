@@ -81,7 +81,7 @@ TOY = Engine(
     arguments=toy_arguments,
     environment={**ENVIRONMENT, "TOY_HOME": DIRECTORY},
     health=Health("/alive", 204),
-    trial=Trial("/v1/generate", {"text": "Hello"}, names_model=True),
+    trial=Trial("/v1/generate", names_model=True, fields={"text": "1, 2, 3, 4, 5,"}),
     requests=Requests(
         body=1000,
         fields={"/v1/generate": (Field("text", (Text(100),), required=True), Field("model", (Text(100),)))},
@@ -494,7 +494,8 @@ def test_a_guest_with_another_engine_boots_and_answers(toy: Engine) -> None:
         assert "privml: stage engine: ok: toy" in made.said
         assert made.engine.socket.name == "toy.sock"
         tried = [(path, json.loads(body)) for path, _, body in made.engine.requests]
-        assert tried == [("/v1/generate", {"text": "Hello", "model": name}) for name in ("one", "two")]
+        asked = [("/v1/generate", {"text": "1, 2, 3, 4, 5,", "model": name}) for name in ("one", "two")]
+        assert tried == [asked[0], asked[0], asked[1], asked[1]]
         server = Server(decode(encode(config)), made.layout)
         threading.Thread(target=server.serve, args=(listen(config.listen, "127.0.0.1"),), daemon=True).start()
         assert made.request("POST", "/v1/generate", b'{"text":"x"}')[0] == 200

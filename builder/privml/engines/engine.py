@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from privml.base.errors import RecipeError
-from privml.base.strictjson import canonical
 from privml.engines.requests import Requests
+from privml.engines.trial import Trial
 
 DIRECTORY = "/run/privml-engine"
 """The engine user's directory in the guest, a tmpfs for home, caches and the socket."""
@@ -104,24 +104,6 @@ class Health:
 
     path: str
     status: int = 200
-
-
-@dataclass(frozen=True)
-class Trial:
-    """The first completion, made by the agent before the machine becomes ready.
-
-    With ``names_model`` there is one completion for each model, named in the body's field ``model``.
-    """
-
-    path: str
-    fields: Mapping[str, str | int]
-    names_model: bool = False
-
-    def bodies(self, models: Sequence[str]) -> list[bytes]:
-        """The request bodies for models with these names."""
-        if self.names_model:
-            return [canonical({**self.fields, "model": name}) for name in models]
-        return [canonical(dict(self.fields))]
 
 
 @dataclass(frozen=True)
