@@ -439,6 +439,18 @@ def test_the_root_contains_the_engine_s_files(toy: Engine) -> None:
     assert facts["removals"][-1] == ["toy does not need it", list(toy.removals)]
 
 
+def test_the_unit_has_the_address_families_of_its_engine(toy: Engine, tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(recipe_text())
+    assert resources.ENGINE_UNIT not in resources.overlay(load(tmp_path / "toy.yaml"), (), config=b"")
+    recipe = load(vllm_recipe(tmp_path, requirement="vllm==0.19.1"))
+    unit = resources.overlay(recipe, (), config=b"")[resources.ENGINE_UNIT].data
+    assert unit == b"[Service]\nRestrictAddressFamilies=AF_INET AF_NETLINK\n"
+    # systemd adds them to those of the unit, and its network stays one of its own.
+    own = resources.overlay(recipe, (), config=b"")["usr/lib/systemd/system/privml-engine.service"].data
+    assert b"\nRestrictAddressFamilies=AF_UNIX\n" in own
+    assert b"\nPrivateNetwork=yes\n" in own
+
+
 def test_the_measured_configuration_names_the_engine(toy: Engine, tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text(recipe_text().replace("name: toy", "name: toy, options: {heads: 3}"))
     volume = ModelVolume("tiny", "tiny.toy", Verity(b"\xaa" * 32, b"\xbb" * 32, 4, 1))

@@ -153,6 +153,7 @@ class Engine:
     ``model_file`` matches the names of files in ``model_format``, for recipes that name no file of their own.
     With ``model_entry`` a model is a directory: the engine gets it as a whole, and this file must be in it.
     ``requests`` says which HTTP paths a caller may use, the fields and their bounds, and which fields are always set.
+    ``families`` are the address families of its sockets; its network has a loopback of its own and nothing else.
     ``takes_template`` is true if a recipe may replace the model's chat template; ``needs_gpus`` if nothing works
     without a GPU.
     """
@@ -173,6 +174,7 @@ class Engine:
     requests: Requests
     takes_template: bool = False
     needs_gpus: bool = False
+    families: tuple[str, ...] = ("AF_UNIX",)
     wheels: Wheels | None = None
     model_entry: str | None = None
     socket: str = f"{DIRECTORY}/engine.sock"

@@ -1,12 +1,12 @@
 """The first completions of an engine, made by the agent before the machine becomes ready, and their faults.
 
 A fault of a driver or a kernel can leave an engine that answers quickly, with status 200, and with noise: with GPUs
-under confidential computing this was seen without any error. So the agent asks every model to count on, twice, and for
-the most probable tokens. A model of text answers with the next number, both times alike, and is sure of it. Nothing
-else is expected of a model: readable text, finite probabilities, and the number.
+under confidential computing this was seen without any error. So the agent asks every model to count on, twice, and
+for the most probable tokens. A model of text answers with the next number, both times alike, and is sure of it.
+Nothing else is expected of a model: readable text, finite probabilities, and the number.
 
-Measured: SmolLM2-135M gives these tokens a mean log-probability of -0.1 with 4 bits a weight, and of -0.06 with 16. Of
-a model with random weights it is about minus the logarithm of its vocabulary: -10 for 32,000 tokens.
+Measured: SmolLM2-135M gives these tokens a mean log-probability of -0.1 with 4 bits a weight, and of -0.06 with 16.
+Of a model with random weights it is about minus the logarithm of its vocabulary: -10 for 32,000 tokens.
 """
 
 from __future__ import annotations

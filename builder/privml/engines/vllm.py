@@ -161,4 +161,6 @@ VLLM = Engine(
     requests=REQUESTS,
     takes_template=True,
     needs_gpus=True,
+    # Its processes find each other over TCP, and look for the loopback's address over netlink.
+    families=("AF_UNIX", "AF_INET", "AF_NETLINK"),
 )
