@@ -7,12 +7,13 @@ Runs in the sandbox of the tools tree. Reads ``privml.json`` next to mkosi.conf:
 "overlay": {path: SHA-256 or "-> TARGET"}, "services": [absolute paths of programs], "own": [paths of the recipe's
 files], "added": [packages that the recipe names], "own_programs": [programs that it keeps], "outside": [packages of
 no archive of the base], "hidden": {folder: where a base tree has it}, "wheels": null or {"directory": folder of
-Python wheels, "files": {path below it: SHA-256}, "imports": [modules]}, "epoch": n}
+Python wheels, "files": {path below it: SHA-256}, "programs": [paths below it], "probes": [names], "imports": [modules], "environment":
+{name: value}}, "epoch": n}
 Copies kernel, initrd parts, copyright files and the list of installed packages to $OUTPUTDIR, removes what the guest
 does not need or what differs between builds, compiles the agent, and normalises owners, modes and times. Fails if a
 package is not fully installed, if a kernel, module, program or unit is missing, if the tree has an undeclared path,
 or if an overlay file is not in the tree as it was given. Modules of wheels are imported with the guest's own Python,
-in a sandbox that cannot write to the tree.
+in a sandbox that cannot write to the tree, by ``imports.py``.
 """
 
 import compileall
@@ -421,19 +422,27 @@ if wrong:
     fail("files of the overlay are not in the image as they were given:\n  " + "\n  ".join(wrong))
 
 # -- the modules that the recipe names can be imported --------------------------------------------------------------
-# As in a service: no network, and nothing to write to but /tmp.
+# As in the guest: no network, nothing to write to but /tmp and /run, and no program but Python and the wheels' own.
+# Probes are refused too, but expected.
 for module in wheels["imports"]:
     words = ["mkosi-sandbox", "--unshare-net", "--ro-bind", str(root), "/", "--dev", "/dev", "--ro-bind", "/proc",
-             "/proc", "--tmpfs", "/tmp", "--chdir", "/"]
+             "/proc", "--tmpfs", "/tmp", "--tmpfs", "/run", "--chdir", "/"]
     for name in os.environ:
         words += ["--unsetenv", name]
-    for name, value in (("PATH", "/usr/bin"), ("LANG", "C.UTF-8"), ("PYTHONPATH", f"/{wheels['directory']}")):
+    for name, value in wheels["environment"].items():
         words += ["--setenv", name, value]
-    words += ["--", "/usr/bin/python3", "-B", "-c", f"import importlib; importlib.import_module({module!r})"]
+    programs = ":".join(["/usr/bin/python3", *(f"/{wheels['directory']}/{name}" for name in wheels["programs"])])
+    watch = (Path(os.environ["SRCDIR"]) / "imports.py").read_text()
+    words += ["--", "/usr/bin/python3", "-B", "-c", watch, programs, module]
     done = subprocess.run(words, capture_output=True, text=True, errors="replace", check=False)
+    said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
+    refused = [line.removeprefix("refused: ") for line in said if line.startswith("refused: ")]
+    said = [line for line in said if not line.startswith("refused: ")]
+    started = f"; it started {', '.join(refused)}, which was refused" if refused else ""
     if done.returncode != 0:
-        said = [line.strip() for line in done.stderr.splitlines() if line.strip()]
-        fail(f"wheel-import: import {module}: {said[-1] if said else f'exit status {done.returncode}'}")
+        fail(f"wheel-import: import {module}: {said[-1] if said else f'exit status {done.returncode}'}{started}")
+    if more := [name for name in refused if Path(name).name not in wheels["probes"]]:
+        fail(f"wheel-program: import {module} starts {', '.join(more)}, which is not in `python.programs`")
 
 for path in [root, *root.rglob("*")]:
     status = path.lstat()

@@ -2,10 +2,10 @@
 """mkosi's prepare script: the steps that depend only on the packages. It keeps the resulting tree for later builds.
 
 Runs in the sandbox of the tools tree, after the packages are installed and before any file of ours is in the tree.
-Removes the parts of Python that the guest never imports and compiles the rest, with the guest's own Python if the
-tools have another version. Writes the tree to ``base.tar`` next to mkosi.conf, without what ``left_out`` in privml.json
-names and ``read_later`` does not, and with the folders of ``hidden`` under their other names; a build with the same
-packages starts from it (``BaseTrees=``) and skips this script.
+Removes the parts of Python that the guest never imports (``unused`` in privml.json) and compiles the rest, with the
+guest's own Python if the tools have another version. Writes the tree to ``base.tar`` next to mkosi.conf, without what
+``left_out`` in privml.json names and ``read_later`` does not, and with the folders of ``hidden`` under their other
+names; a build with the same packages starts from it (``BaseTrees=``) and skips this script.
 
 Packages of no archive of the base (``outside`` in privml.json: of archives that the recipe adds, and files next to it)
 are installed here, after all others. Their maintainer scripts could change anything, so the tree is compared with what
@@ -24,12 +24,6 @@ import stat
 import subprocess
 import sys
 from pathlib import Path
-
-UNUSED = (
-    "test", "idlelib", "ensurepip", "tkinter", "turtledemo", "pydoc_data", "lib2to3", "venv", "unittest", "xmlrpc",
-    "wsgiref", "dbm", "curses", "sqlite3", "__phello__",
-)
-
 
 # What dpkg and its triggers write for any package, apart from the diversions and alternatives.
 WRITTEN = (
@@ -144,7 +138,7 @@ def main(root: Path, place: Path) -> None:
     facts = json.loads((place / "privml.json").read_bytes())
     if facts["outside"]:
         install_outside(root, facts["outside"])
-    for pattern in (*(f"usr/lib/python3*/{name}" for name in UNUSED), "usr/lib/python3/dist-packages/*.egg-info"):
+    for pattern in (*(f"usr/lib/python3*/{name}" for name in facts["unused"]), "usr/lib/python3/dist-packages/*.egg-info"):
         for path in sorted(root.glob(pattern)):
             shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
     # Files compiled by maintainer scripts contain times.

@@ -18,6 +18,7 @@ import pytest
 from privml.base.run import run
 from privml.image import triton
 from privml.image.workplace import Workplace
+from privml.recipe.compiled import TRITON
 from privml.store.pypi import ensure_wheel
 
 LAUNCHES = Path(__file__).parent / "launches"
@@ -86,24 +87,29 @@ def python() -> Python:
     return Python(words[0], Path(words[1]), words[2])
 
 
+def made(tree: Path, python: Python, include: Path, work: Path) -> dict[str, bytes]:
+    """What the build makes of the Triton in ``tree``."""
+    backend = tree / TRITON.folder
+    driver, utils = ((backend / name).read_bytes() for name in (TRITON.changed, TRITON.source))
+    return triton.files(driver, utils, [include, backend / "include"], python.suffix, work, compiler)
+
+
 @pytest.fixture(scope="module")
 def trees(python: Python, tmp_path_factory: pytest.TempPathFactory) -> Trees:
     place, store = tmp_path_factory.mktemp("triton"), Workplace().store
     with pytest.MonkeyPatch.context() as patched:
         patched.setenv("PIP_PYTHON_VERSION", "3.13")
-        ensure_wheel(store, "triton", triton.VERSION, WHEEL_SHA256)
+        ensure_wheel(store, "triton", TRITON.version, WHEEL_SHA256)
     with zipfile.ZipFile(store.path(WHEEL_SHA256)) as archive:
         archive.extractall(place / "wheel", [name for name in archive.namelist() if not UNUSED.match(name)])
-    (place / "wheel" / triton.BACKEND / "bin/ptxas").chmod(0o755)
+    (place / "wheel" / TRITON.folder / "bin/ptxas").chmod(0o755)
     shutil.copytree(place / "wheel", place / "ours", copy_function=os.link)
-    driver = place / "ours" / triton.BACKEND / "driver.py"
-    source = driver.read_bytes()
-    driver.unlink()  # a link to the wheel's
-    driver.write_bytes(source)
     (place / "work").mkdir()
-    triton.install(place / "ours", python.include, python.suffix, place / "work", compiler)
+    for name, data in made(place / "ours", python, python.include, place / "work").items():
+        (place / "ours" / name).unlink(missing_ok=True)  # a link to the wheel's
+        (place / "ours" / name).write_bytes(data)
     (place / "libcuda").mkdir()
-    include = place / "wheel" / triton.BACKEND / "include"
+    include = place / "wheel" / TRITON.folder / "include"
     flags = ["-O1", "-Wall", "-Wextra", "-Werror", "-shared", "-fPIC", "-isystem", include]
     run(["gcc", *flags, "-o", place / "libcuda/libcuda.so.1", LAUNCHES / "libcuda.c"])
     return Trees(python, place / "wheel", place / "ours", place / "libcuda")
@@ -193,20 +199,19 @@ def test_the_wheel_alone_asks_for_a_compiler(trees: Trees, tmp_path: Path) -> No
 
 
 def test_two_builds_in_different_places_are_equal_and_name_none(trees: Trees, tmp_path: Path) -> None:
-    backend = trees.ours / triton.BACKEND
     for place in (tmp_path / "a", tmp_path / "elsewhere/with a longer name"):
         tree, include = place / "tree", place / "python"
         shutil.copytree(
-            trees.wheel / triton.BACKEND, tree / triton.BACKEND, ignore=shutil.ignore_patterns("bin", "lib")
+            trees.wheel / TRITON.folder, tree / TRITON.folder, ignore=shutil.ignore_patterns("bin", "lib")
         )
         shutil.copytree(trees.python.include, include)
         (place / "work").mkdir()
-        triton.install(tree, include, trees.python.suffix, place / "work", compiler)
-        for name in ("cuda_utils", "privml_launcher"):
-            made = (tree / triton.BACKEND / f"{name}{trees.python.suffix}").read_bytes()
-            assert made == (backend / f"{name}{trees.python.suffix}").read_bytes(), name
-            assert str(tmp_path).encode() not in made and b"/usr/" not in made
-        assert (tree / triton.BACKEND / "driver.py").read_bytes() == (backend / "driver.py").read_bytes()
+        found = made(tree, trees.python, include, place / "work")
+        assert len(found) == 1 + len(TRITON.modules)
+        for name, data in found.items():
+            assert data == (trees.ours / name).read_bytes(), name
+            assert str(tmp_path).encode() not in data
+            assert b"/usr/" not in data or name == TRITON.path
 
 
 REFUSED = """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,13 @@ import wheel_file
 from test_image_render import PLAN
 
 from privml.base.errors import InputsError
+from privml.engines.registry import engine_named
 from privml.events import configuration
 from privml.image import dependencies, pythonwheels, render, resources
 from privml.image.config import measured_config
 from privml.lock.models import Lock, Requirements, Wheel
 from privml.lock.trees import images_folder
+from privml.recipe.loader import load, shipped
 from privml.recipe.python import DIRECTORY, VARIABLE, Python
 from privml.recipe.service import Service
 from privml.store.objects import Store
@@ -73,6 +76,60 @@ def test_files_are_unpacked_with_fixed_modes_and_times(fake: image_fake.Fake, tm
     assert listed["directory"] == DIRECTORY
     assert set(listed["files"]) == set(files)
     assert listed["imports"] == ["acme_web"]
+
+
+def test_what_the_build_makes_takes_the_place_of_a_file_or_is_added(fake: image_fake.Fake, tmp_path: Path) -> None:
+    lock = lock_of(fake, wheel(fake.store, "acme-web", {"acme_web/__init__.py": b"old", "acme_web/b.py": b"b"}))
+    found = pythonwheels.unpacked(wanted(programs=["acme_web/b.py"]), lock, fake.store)
+    made = {"acme_web/__init__.py": b"changed", "acme_web/fast.so": b"\x7fELF"}
+    with_made = pythonwheels.with_made(found, made)
+    assert with_made.size == found.size - len(b"old") + len(b"changed") + len(b"\x7fELF")
+    root = tmp_path / "root"
+    pythonwheels.write(with_made, fake.store, root, epoch=EPOCH)
+    assert {name: (root / name).read_bytes() for name in made} == made
+    assert {((root / name).stat().st_mode & 0o7777, (root / name).stat().st_mtime) for name in made} == {
+        (0o644, EPOCH)
+    }
+    listed = json.loads(render.tree(plan_with(with_made), resources.templates())["privml.json"].data)["wheels"]
+    files = {name: hashlib.sha256((root / name).read_bytes()).hexdigest() for name in listed["files"]}
+    assert listed["files"] == files and set(made) < set(files)
+    # A recipe that leaves the package out gets nothing of it, and no file that the build makes is a program.
+    assert pythonwheels.with_made(found, {"other/fast.so": b""}) == found
+    with pytest.raises(InputsError, match=r"^wheel-program: acme_web/b\.py .* is made by the build"):
+        pythonwheels.with_made(found, {"acme_web/b.py": b""})
+
+
+def test_imports_have_the_environment_of_the_engine_whose_wheels_they_are(fake: image_fake.Fake) -> None:
+    found = pythonwheels.unpacked(
+        wanted(imports=["acme_web"]), lock_of(fake, wheel(fake.store, "acme-web", {"acme_web.py": b""})), fake.store
+    )
+    gpu = load(shipped() / "tdx-h100-vllm.yaml").content.gpu
+    assert gpu is not None
+
+    def listed(plan: render.Plan) -> dict[str, object]:
+        facts = json.loads(render.tree(plan, resources.templates())["privml.json"].data)["wheels"]
+        return {name: facts[name] for name in ("programs", "probes", "environment")}
+
+    plain = replace(plan_with(found), engine=None)
+    environment = {"PATH": "/usr/bin", "LANG": "C.UTF-8", "PYTHONPATH": f"/{DIRECTORY}"}
+    probes = ["file", "ldconfig", "uname"]
+    assert listed(plain) == {"programs": [], "probes": probes, "environment": environment}
+    driven = replace(plain, driver=gpu.record)
+    libraries = {"LD_LIBRARY_PATH": "/usr/lib/nvidia"}
+    probes = ["file", "ldconfig", "modprobe", "uname"]
+    assert listed(driven) == {"programs": [], "probes": probes, "environment": environment | libraries}
+    engine = engine_named("vllm")
+    assert listed(replace(driven, engine=engine))["environment"] == engine.environment
+
+
+def test_images_with_wheels_keep_the_whole_standard_library(fake: image_fake.Fake) -> None:
+    found = pythonwheels.unpacked(wanted(), lock_of(fake, wheel(fake.store, "acme-web", {"a.py": b""})), fake.store)
+    unused = [
+        json.loads(render.tree(plan_with(each), resources.templates())["privml.json"].data)["unused"]
+        for each in (found, None)
+    ]
+    assert "idlelib" in unused[0] and "unittest" not in unused[0]
+    assert set(unused[0]) < set(unused[1]) and "unittest" in unused[1]
 
 
 def plan_with(found: pythonwheels.Unpacked | None) -> render.Plan:

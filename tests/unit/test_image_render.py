@@ -17,6 +17,7 @@ from privml.image import render, resources
 from privml.image.render import File, Plan, tree
 from privml.lock.trees import agent_tree
 from privml.recipe import guestroot, removals
+from privml.recipe.compression import COMPRESSIONS
 from privml.recipe.distributions import base
 from privml.recipe.loader import load, shipped
 
@@ -55,6 +56,16 @@ def test_the_same_plan_renders_the_same_tree() -> None:
     shuffled = replace(PLAN, packages=PLAN.packages[::-1], overlay=dict(reversed(PLAN.overlay.items())))
     assert made(shuffled) == made()
     assert list(made(shuffled)) == sorted(made())
+
+
+def test_a_root_is_compressed_as_its_recipe_asks() -> None:
+    plain, packed = made(), made(replace(PLAN, compression=COMPRESSIONS["zstd"]))
+    changed = {name for name in plain if plain[name] != packed[name]}
+    assert changed == {"mkosi.env", "mkosi.repart/10-data.conf"} and plain.keys() == packed.keys()
+    assert plain["mkosi.repart/10-data.conf"].data.endswith(b"Compression=lz4hc\nCompressionLevel=9\n")
+    assert packed["mkosi.repart/10-data.conf"].data.endswith(b"Compression=zstd\nCompressionLevel=3\n")
+    assert plain["mkosi.env"].data == f"SYSTEMD_REPART_MKFS_OPTIONS_EROFS=--all-root -T{PLAN.epoch}\n".encode()
+    assert packed["mkosi.env"].data == plain["mkosi.env"].data[:-1] + b" -C65536\n"
 
 
 def test_exactly_these_files_are_rendered() -> None:

@@ -152,6 +152,9 @@ def test_a_model_of_a_hub_has_a_package_url_and_each_file_its_hash(built: tuple[
     assert [inner["hashes"][0]["content"] for inner in part["components"]] == ["1" * 64, "2" * 64]
     assert part["licenses"] == [{"license": {"id": "MIT"}}]
     assert JsonStrictValidator(SchemaVersion.V1_6).validate_str(data.decode()) is None
+    data_of_none = sbom.sbom(replace(image.manifest, models=(replace(model, revision=None),)), lock, {}, {})
+    (part,) = [p for p in json.loads(data_of_none)["components"] if p["type"] == "machine-learning-model"]
+    assert part["version"] == f"root-hash:{model.verity.root_hash.hex()}"
     assert {row["digest"]["sha256"] for row in inputs_in(provenance.provenance(image.manifest, lock, data))} >= {
         file.sha256 for file in files
     }

@@ -6,6 +6,7 @@ import ast
 import hashlib
 import re
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tests.published import read
 from privml.base.errors import BuildError, InputsError
 from privml.image import triton
 from privml.lock.trees import images_folder
+from privml.recipe.compiled import TRITON
 
 DRIVER = read("triton/driver.py")
 
@@ -84,55 +86,44 @@ def test_another_driver_is_refused(other: bytes) -> None:
 
 
 def test_another_change_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(triton, "PATCHED_SHA256", "0" * 64)
+    monkeypatch.setattr(triton, "TRITON", replace(TRITON, after="0" * 64))
     with pytest.raises(BuildError, match=r"the changed .* has SHA-256"):
         triton.patch(DRIVER)
 
 
-@pytest.fixture
-def backend(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    place = tmp_path / "packages" / triton.BACKEND
-    place.mkdir(parents=True)
-    (place / "driver.py").write_bytes(DRIVER)
-    (place / "driver.c").write_bytes(b"utils")
-    monkeypatch.setattr(triton, "UTILS_SHA256", hashlib.sha256(b"utils").hexdigest())
+def made(tmp_path: Path, compiler: triton.Compile, utils: bytes = b"utils") -> dict[str, bytes]:
     (tmp_path / "work").mkdir()
-    return place
+    include = [tmp_path / "python", tmp_path / "cuda"]
+    return triton.files(DRIVER, utils, include, ".cpython-313.so", tmp_path / "work", compiler)
 
 
-def installed(tmp_path: Path, compiler: triton.Compile) -> None:
-    triton.install(tmp_path / "packages", tmp_path / "include", ".cpython-313.so", tmp_path / "work", compiler)
+@pytest.fixture
+def utils(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(triton, "TRITON", replace(TRITON, source_sha256=hashlib.sha256(b"utils").hexdigest()))
 
 
-def test_both_modules_are_compiled_by_names_alone_and_put_next_to_the_driver(tmp_path: Path, backend: Path) -> None:
+@pytest.mark.usefixtures("utils")
+def test_both_modules_are_compiled_by_names_alone_and_are_next_to_the_driver(tmp_path: Path) -> None:
     calls: list[Sequence[str]] = []
 
     def compiler(argv: Sequence[str], place: Path) -> None:
         calls.append(argv)
-        made = argv[argv.index("-o") + 1]
-        (place / made).write_bytes(made.encode() + (place / f"{Path(made).name.split('.')[0]}.c").read_bytes())
+        name = argv[argv.index("-o") + 1]
+        (place / name).write_bytes(name.encode() + (place / f"{Path(name).name.split('.')[0]}.c").read_bytes())
 
-    installed(tmp_path, compiler)
+    found = made(tmp_path, compiler)
     assert [argv[argv.index("-o") + 1] for argv in calls] == ["libcuda.so.1", "cuda_utils.so", "privml_launcher.so"]
     for argv in calls:
         assert [word for word in argv if str(tmp_path) in word and argv[argv.index(word) - 1] != "-isystem"] == []
         assert {"-Wl,--build-id=none", "-g0", "-DNDEBUG"} < set(argv)
     launcher = (images_folder() / "triton/launcher.c").read_bytes()
-    assert (backend / "cuda_utils.cpython-313.so").read_bytes() == b"cuda_utils.so" + b"utils"
-    assert (backend / "privml_launcher.cpython-313.so").read_bytes() == b"privml_launcher.so" + launcher
-    assert (backend / "driver.py").read_bytes() == triton.patch(DRIVER)
+    assert found == {
+        "triton/backends/nvidia/driver.py": triton.patch(DRIVER),
+        "triton/backends/nvidia/cuda_utils.cpython-313.so": b"cuda_utils.so" + b"utils",
+        "triton/backends/nvidia/privml_launcher.cpython-313.so": b"privml_launcher.so" + launcher,
+    }
 
 
-def test_a_failed_compiler_leaves_the_driver_unchanged(tmp_path: Path, backend: Path) -> None:
-    def compiler(argv: Sequence[str], place: Path) -> None:
-        raise BuildError("gcc failed")
-
-    with pytest.raises(BuildError):
-        installed(tmp_path, compiler)
-    assert (backend / "driver.py").read_bytes() == DRIVER
-
-
-def test_another_source_of_cuda_utils_is_refused(tmp_path: Path, backend: Path) -> None:
-    (backend / "driver.c").write_bytes(b"other")
+def test_another_source_of_cuda_utils_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputsError, match=r"driver\.c: SHA-256 is"):
-        installed(tmp_path, lambda argv, place: None)
+        made(tmp_path, lambda argv, place: None, b"other")

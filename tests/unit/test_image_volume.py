@@ -96,3 +96,4 @@ def test_definitions_have_one_data_and_one_hash_partition() -> None:
 
 def test_every_file_has_the_same_owner_and_time() -> None:
     assert erofs_options(5) == "--all-root -T5"
+    assert erofs_options(5, 65536) == "--all-root -T5 -C65536"

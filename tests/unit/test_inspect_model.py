@@ -13,7 +13,6 @@ from test_lock_modelsources import LICENSED
 from test_lock_safetensors import FILES, INDEX, KINDS, PARTS, REAL
 
 Capture = pytest.CaptureFixture[str]
-NO_ENGINE = "  no engine of this version reads this format"
 
 
 def test_a_file_of_safetensors_is_described(tmp_path: Path, capsys: Capture) -> None:
@@ -25,7 +24,7 @@ def test_a_file_of_safetensors_is_described(tmp_path: Path, capsys: Capture) -> 
         first, tensors, elements, engine = outcome.stdout.splitlines()
         assert first == f"{tmp_path / name}: a whole file of safetensors, 0.0 MB"
         assert tensors.startswith(f"  tensors: {len(KINDS)} (") and "1 F32" in tensors
-        assert (elements, engine) == ("  elements: 24", NO_ENGINE)
+        assert (elements, engine) == ("  elements: 24", "  read by: vllm")
 
 
 def test_an_index_is_read_with_the_files_next_to_it(tmp_path: Path, capsys: Capture) -> None:
@@ -39,7 +38,7 @@ def test_an_index_is_read_with_the_files_next_to_it(tmp_path: Path, capsys: Capt
         "title": "an index of 2 whole files of safetensors",
         "size": sum(len(FILES[name]) for name in PARTS),
         "facts": {"tensors": "3 (3 U8)", "elements": "5"},
-        "engines": [],
+        "engines": ["vllm"],
     }
     (tmp_path / PARTS[1]).write_bytes(s.SMALL)
     outcome = Outcome(capsys, "inspect", str(tmp_path / INDEX))

@@ -125,12 +125,14 @@ def test_a_template_comes_from_the_recipes_folder_or_a_pool(table: Desk, tmp_pat
     assert fetched.read(LOCKED.sha256) == TEMPLATE
 
 
-def test_a_template_beside_a_file_of_its_name_is_refused(table: Desk) -> None:
+def test_a_template_replaces_a_file_of_its_name(table: Desk) -> None:
     lock = table.lock(SOURCE)
     (model,) = lock.models
-    twice = model.model_copy(update={"files": (model.files[0].model_copy(update={"path": CHAT_TEMPLATE}),)})
-    with pytest.raises(InputsError, match=r"models\[0\]\.files: expected each file name once"):
-        parse(serialise(lock.model_copy(update={"models": (twice,)})), Lock, "x")
+    own = model.files[0].model_copy(update={"path": CHAT_TEMPLATE})
+    both = lock.model_copy(update={"models": (model.model_copy(update={"files": (*model.files, own)}),)})
+    (read,) = parse(serialise(both), Lock, "x").models
+    assert read.content == (*model.files, LOCKED)
+    assert read.objects == (*model.files, own, LOCKED)
 
 
 def test_an_engine_without_templates_refuses_the_field(table: Desk, toy: Engine) -> None:

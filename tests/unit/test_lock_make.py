@@ -20,7 +20,7 @@ from privml.lock import wheels
 from privml.lock.apttools import AptTools
 from privml.lock.changes import changes
 from privml.lock.lockfile import parse, read_lock, read_tools_lock, serialise, write_lock
-from privml.lock.make import Current, bring, check, current_inputs, make_lock, make_tools_lock
+from privml.lock.make import Current, bring, check, check_packages, current_inputs, make_lock, make_tools_lock
 from privml.lock.modelrecord import ModelFile, WheelSource
 from privml.lock.models import Archive, Firmware, Lock, Package, Tree, TreeFile
 from privml.lock.solver import Solver
@@ -462,3 +462,28 @@ def test_the_committed_locks_match_the_checkout(recipe: Recipe, tmp_path: Path) 
     assert found.recipe_sha256 == recipe.digest
     with pytest.raises(InputsError, match="does not exist"):
         current_inputs(recipe, images_folder(), tmp_path / "tools.lock.json")
+
+
+@pytest.mark.parametrize(("kernel", "refused"), [("6.9.12-1", True), ("6.10.1-1", False), ("7.3.4-1", False)])
+def test_a_kernel_that_cannot_read_the_root_s_compression_is_refused(
+    tmp_path: Path, kernel: str, refused: bool
+) -> None:
+    path = tmp_path / "r.yaml"
+    text = (shipped() / "tdx-min.yaml").read_text()
+    path.write_text(text.replace("agent:", "root: {compression: zstd}\nagent:", 1))
+    (tmp_path / "platforms").symlink_to(shipped() / "platforms")
+    recipe = load(path)
+    lock = read_lock(shipped() / "tdx-min.lock.json")
+    is_kernel = lock.base.record.distribution.kernel.is_kernel
+    packages = [
+        each.model_copy(update={"version": kernel}) if is_kernel(each.name) else each for each in lock.packages
+    ]
+    if not refused:
+        check_packages(recipe, packages)
+        return
+    with pytest.raises(
+        InputsError,
+        match=r"^root-compression: .*r\.yaml:\d+ root\.compression: got `zstd` with Linux 6\.9, expected Linux 6\.10",
+    ):
+        check_packages(recipe, packages)
+    check_packages(load(shipped() / "tdx-min.yaml"), packages)

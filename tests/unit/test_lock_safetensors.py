@@ -7,22 +7,14 @@ tried with its version 0.8.0.
 from __future__ import annotations
 
 import io
-from dataclasses import replace
 
 import pytest
 import safetensors_file as s
-from test_engines import TOY
-from test_lock_make import asking
-from test_lock_modelsources import OF_WHEEL, Desk, desk, files_of
 from tests.published import VECTORS
 
 from privml.base.errors import InputsError
-from privml.engines.registry import ENGINES
 from privml.lock import modelfile, safetensors
-from privml.lock.modelsources import models_of
 from privml.lock.safetensors import Header
-
-__all__ = ["desk"]
 
 REAL = VECTORS / "safetensors"
 PARTS = ("model-00001-of-00002.safetensors", "model-00002-of-00002.safetensors")
@@ -128,8 +120,20 @@ def test_bounds_hold_before_anything_is_read() -> None:
         ("config.json", b'{"a":1,"a":2}', "`a` is given twice"),
         ("tokenizer.json", b"\xff", "not UTF-8 at byte 0"),
         ("config.json", b'{"a":' + b"[" * 40, "nested deeper than 32 levels"),
-        ("modeling_x.py", b"print()", "`modeling_x.py` is no file of such a model: expected *.safetensors"),
-        ("pytorch_model.bin", b"x", "`pytorch_model.bin` is no file of such a model"),
+        ("modeling_x.py", b"print()", "`modeling_x.py` can hold a program, which an engine would run"),
+        ("pytorch_model.bin", b"x", "`pytorch_model.bin` can hold a program, which an engine would run"),
+        ("consolidated.00.pth", b"x", "can hold a program"),
+        (
+            "recipe.yaml",
+            b"x",
+            "`recipe.yaml` is no file of such a model: expected *.safetensors, its index, config.json",
+        ),
+        ("config.json", b'{"auto_map":{"AutoModel":"modeling_x.X"}}', "it has `auto_map`: its model needs programs"),
+        (
+            "tokenizer_config.json",
+            b'{"a":[{"auto_map":1}]}',
+            "it has `auto_map`: its model needs programs of its own",
+        ),
         (INDEX, b'{"weight_map":{"a":"../x.safetensors"}}', "got `../x.safetensors`, expected the name of"),
         (INDEX, b'{"weight_map":{"a":"x.bin"}}', "got `x.bin`, expected the name of"),
         (INDEX, b'{"weight_map":{}}', "weight_map: empty"),
@@ -144,6 +148,26 @@ def test_other_files_of_a_model_are_known_and_readable(name: str, data: bytes, m
 def test_configuration_may_have_any_numbers() -> None:
     assert check(b'{"theta": 1e6, "eps": 1e-05, "n": 123456789012345678901234567890}', "config.json") == Header()
     assert check(b"\0\1", "tokenizer.model") == Header()
+
+
+def test_a_vocabulary_may_have_any_word() -> None:
+    for name in ("vocab.json", "tokenizer.json"):
+        assert check(b'{"auto_map": 1}', name) == Header()
+
+
+@pytest.mark.parametrize(
+    ("text", "licence"),
+    [
+        (b"---\nlibrary_name: x\nlicense: apache-2.0\n---\n# Tiny\n", "apache-2.0"),
+        (b"---\nlicense: other\nlicense_name: acme\n---\n", None),
+        (b"---\nlicense: [mit, x]\n---\n", None),
+        (b"# Tiny\n---\nlicense: mit\n---\n", None),
+        (b"---\na: 1\n---\nlicense: mit\n", None),
+    ],
+)
+def test_a_readme_names_the_licence_in_its_header(text: bytes, licence: str | None) -> None:
+    assert check(text, "README.md").licence == licence
+    assert check(text, "LICENSE").licence is None
 
 
 # As a model.
@@ -195,25 +219,3 @@ def test_what_a_server_sends_instead_is_named() -> None:
         with pytest.raises(InputsError, match=r"x is not a whole SAFETENSORS model: it begins with"):
             modelfile.check(io.BytesIO(data), len(data), kind="safetensors", name="x", path=name)
     modelfile.check(io.BytesIO(b"{}"), 2, kind="safetensors", name="x", path="config.json")
-
-
-# With an engine whose record names the format.
-
-
-def test_an_engine_of_this_format_has_its_files_checked_at_lock(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    toy = replace(TOY, model_format="safetensors", model_file="*.safetensors")
-    monkeypatch.setitem(ENGINES, toy.name, toy)
-
-    def locked(files: dict[str, bytes]) -> list[str]:
-        for data in files.values():
-            desk.store.add_bytes(data)
-        source = f'source: "https://models.example.invalid/x/", {files_of(files)}'
-        recipe = asking(desk.folder, (OF_WHEEL, source), ("name: llama-server", "name: toy"))
-        (model,) = models_of(recipe, (), None, desk.store)
-        return [file.path for file in model.files]
-
-    assert locked(FILES) == list(FILES)
-    with pytest.raises(InputsError, match=r"models\[0\]\.source: .* whole SAFETENSORS model: .* no config\.json"):
-        locked({PARTS[0]: s.SMALL})
-    with pytest.raises(InputsError, match=r"run\.py is not a whole SAFETENSORS model: `run\.py` is no file of such"):
-        locked(FILES | {"run.py": b"import os"})

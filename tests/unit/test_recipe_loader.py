@@ -175,7 +175,15 @@ def test_origins_name_file_line_and_field() -> None:
                     'source: "file:/m.gguf"',
                     "recipes/x.yaml:9: inference.models[0].source: got `file:/m.gguf`, expected a path",
                 ),
-                ('source: "file:models/"', "expected the path of a file, such as `file:models/model.gguf`"),
+                (
+                    'source: "file:models/"',
+                    "models[0].source: engine `llama-server` reads models of gguf, which are files",
+                ),
+                ('source: "file:/"', "expected a path relative to the recipe"),
+                (
+                    'source: "file:a//"',
+                    "expected the path of a file, such as `file:models/model.gguf`, or of a folder",
+                ),
                 ('source: "file:a/./m.gguf"', "expected the path of a file"),
                 ('source: "file:m.gguf", file: m.gguf', "a model from `file:m.gguf` takes no field `file`"),
                 (

@@ -75,6 +75,12 @@ CASES = {
         "python: {requirements: [h11], before: 2026-04-01}\nplatforms:",
     ),
     "python-unused": (RECIPE, "platforms:", "python: {requirements: [h11], before: 2026-04-01}\nplatforms:"),
+    "python-compiler": (
+        RECIPE,
+        "platforms:",
+        "services: {a: {run: [/usr/bin/python3], memory: 64MiB}}\n"
+        "python: {requirements: [triton==3.5.1], before: 2026-04-01}\nplatforms:",
+    ),
     "engine-wheel": (RECIPE, "name: llama-server", "name: vllm"),
     "platform-defaults": (PLATFORM, "hpet: off, ", ""),
     "memory-for-model": (RECIPE, "memory: 2GiB", "memory: 512MiB"),

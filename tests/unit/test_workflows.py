@@ -160,14 +160,23 @@ def test_scripts_call_verbs_with_options_that_exist(name: str) -> None:
     assert called >= {"publish": 1, "rebuild": 1, "refresh": 2, "log": 2, "action": 4, "init": 3}.get(name, 0)
 
 
-def test_matrices_name_recipes_that_have_a_record() -> None:
+# Images of gigabytes, with inputs as large: a hosted runner has neither the disk nor the time. `make check-gpu`
+# builds them, and rebuild.yml says so.
+TOO_LARGE = {"tdx-h100-vllm"}
+
+
+def test_matrices_name_recipes_that_have_a_record_unless_they_are_too_large() -> None:
     named = {
         recipe
         for text in WORKFLOWS.values()
         for row in re.findall(r"recipe: \[(.*)\]", text)
         for recipe in row.split(", ")
     }
-    assert named == {path.parent.name for path in (ROOT / "measurements").glob("*/current.json")}
+    recorded = {path.parent.name for path in (ROOT / "measurements").glob("*/current.json")}
+    assert named == recorded - TOO_LARGE
+    large = re.findall(r"^# Not built here: (.*)\.$", WORKFLOWS["rebuild"], flags=re.MULTILINE)
+    assert large == [", ".join(sorted(TOO_LARGE))]
+    assert {path.stem for path in (ROOT / "recipes").glob("*.yaml")} >= TOO_LARGE
 
 
 def bash(script: str, folder: Path, **variables: object) -> subprocess.CompletedProcess[str]:

@@ -33,6 +33,7 @@ GROUPS = {
         "lock": "Pin every input of a recipe by its SHA-256.",
         "image": "Build an image from its recipe and lock.",
         "run": "Boot an image on this machine and ask its model.",
+        "model": "Make the volume of a model by itself.",
     },
     "know": {
         "measure": "Predict the registers of an image, or measure any file.",

@@ -19,7 +19,9 @@ from privml.base.steps import say, step
 from privml.events import configuration, volumes
 from privml.events.verity import Verity
 from privml.image import (
+    compiledwheels,
     dependencies,
+    diskroom,
     driverfiles,
     driverrecord,
     firmware,
@@ -166,6 +168,8 @@ def _bring(order: Order, *, forced: bool = False) -> None:
     if lock.driver is not None:
         packages += lock.driver.contents
         packages += () if drivers.is_kept(lock.driver, store) and not forced else lock.driver.toolchain
+    packages += lock.compiler_debs
+    diskroom.check_store(lock, store)
     bring(store, packages, lock.wheels, lock.models, folder=order.recipe.path.parent, pools=order.pools)
 
 
@@ -181,6 +185,17 @@ def _driver_files(
     if (work / "driver").exists():
         remove_tree(work / "driver")
     return driverfiles.files_of(lock.driver, gpu.architecture, modules, store)
+
+
+def _wheels(recipe: Recipe, lock: Lock, store: Store, tools: ToolsTree, work: Path) -> pythonwheels.Unpacked | None:
+    """The Python wheels in the root, with the modules that the build compiles for them."""
+    if recipe.content.python is None:
+        return None
+    found = pythonwheels.unpacked(recipe.content.python, lock, store)
+    pythonwheels.announce(found)
+    hint = "free some space, or choose another directory with --output"
+    diskroom.check(work, diskroom.of_build(found.size), "the wheels while the image is built", hint)
+    return pythonwheels.with_made(found, compiledwheels.compiled(lock, store, tools, work / "compiled"))
 
 
 def _whole(order: Order, before: Earlier) -> BuildResult | None:
@@ -290,7 +305,7 @@ def _root_and_uki(
     place = work / "mkosi"
     parts = place / root_volume.SOURCE
     driver = _driver_files(job.recipe, job.lock, job.store, job.tools, work, forced=job.forced)
-    wheels = pythonwheels.of_recipe(job.recipe, job.lock, job.store)
+    wheels = _wheels(job.recipe, job.lock, job.store, job.tools, work)
     plan = root_volume.plan_of(job.recipe, job.lock, configuration.encode(config), driver, wheels)
     with step("Building root.raw with mkosi"):
         root = root_volume.make(
@@ -346,7 +361,7 @@ def render_only(order: Order, directory: Path) -> None:
                 models.append(modelvolume.make(number, lock, store, tools, place, work))
         config = configuration.encode(measured_config(recipe, lock, models))
         driver = _driver_files(recipe, lock, store, tools, work)
-        wheels = pythonwheels.of_recipe(recipe, lock, store)
+        wheels = _wheels(recipe, lock, store, tools, work)
         plan = root_volume.plan_of(recipe, lock, config, driver, wheels)
         root_volume.write_source(plan, lock, store, tools, work / "tree", None)
         (work / "tree").rename(directory)

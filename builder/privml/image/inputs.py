@@ -17,9 +17,11 @@ from privml.base.errors import EvidenceError
 from privml.events import configuration, volumes
 from privml.image import code, driver
 from privml.lock.models import Lock, Package, Tree
+from privml.lock.trees import TRITON_FOLDER
 from privml.output import manifest as manifests
 from privml.output import prediction as predictions
 from privml.output.artefacts import FIRMWARE, ROOT, UKI
+from privml.recipe import compression
 from privml.recipe.loader import Recipe
 
 FILE = ".inputs.json"
@@ -38,6 +40,7 @@ _MODEL_CODE = ("image/modelvolume.py", "image/volume.py", "measure/gpt.py", "mea
 _BASE_CODE = ("image/render.py", "image/root.py")
 _ROOT_CODE = (
     *_BASE_CODE,
+    "recipe/compression.py",
     "recipe/guestroot.py",
     "recipe/removals.py",
     "image/resources.py",
@@ -48,6 +51,13 @@ _ROOT_CODE = (
 )
 _DRIVER_CODE = ("image/driverfiles.py", "recipe/drivers.py")
 _WHEEL_CODE = ("image/pythonwheels.py", "lock/wheelfile.py", "recipe/python.py")
+_COMPILED_CODE = (
+    "image/compiledwheels.py",
+    "image/triton.py",
+    "image/unpack.py",
+    "lock/deb.py",
+    "recipe/compiled.py",
+)
 _UKI_CODE = ("image/uki.py", "measure/cpio.py")
 _FIRMWARE_CODE = ("image/firmware.py", "lock/deb.py")
 
@@ -122,8 +132,10 @@ def inputs_of(
         **_packages("package", [each for each in lock.packages if each not in lock.outside]),
         # They are installed in another way.
         **_packages("package from outside the base", lock.outside),
-        # finalize processes the tree after the packages are installed.
-        **{name: value for name, value in templates.items() if not name.endswith("finalize.py")},
+        # More of Python's standard library stays.
+        **({"recipe python": "given"} if content.python is not None else {}),
+        # finalize processes the tree after the packages are installed, and imports.py is a part of it.
+        **{name: value for name, value in templates.items() if not name.endswith(("finalize.py", "imports.py"))},
     }
     root = {
         BASE: _digest(base),
@@ -138,6 +150,7 @@ def inputs_of(
         **{f"recipe package {name}": "named" for name, _ in content.archive_packages},
         **_driver(lock),
         **_wheels(recipe, lock),
+        **_compression(recipe),
         **({"kernel modules": _digest({"": " ".join(content.kernel.modules)})} if content.kernel.modules else {}),
         **_flat(strictjson.loads(configuration.encode(config)), "configuration "),
     }
@@ -220,6 +233,12 @@ def _driver(lock: Lock) -> Inputs:
     return {"driver": f"{lock.driver.version} {built}", **parts, **code.digests(_DRIVER_CODE)}
 
 
+def _compression(recipe: Recipe) -> Inputs:
+    """How the root is compressed, if not as it is by default."""
+    chosen = recipe.content.root.compression
+    return {} if chosen == compression.DEFAULT else {"recipe root.compression": chosen}
+
+
 def _wheels(recipe: Recipe, lock: Lock) -> Inputs:
     """The Python wheels, and what of them stays; ``finalize`` imports modules, so these are inputs too."""
     python = recipe.content.python
@@ -228,7 +247,15 @@ def _wheels(recipe: Recipe, lock: Lock) -> Inputs:
     wheels = {f"Python wheel {wheel.name}": f"{wheel.version} {wheel.sha256}" for wheel in lock.imported}
     words = {"remove": python.remove, "programs": python.programs, "imports": python.imports}
     fields = {f"recipe python.{name}": _digest({"": "\n".join(value)}) for name, value in words.items() if value}
-    return {**wheels, **fields, **code.digests(_WHEEL_CODE)}
+    return {**wheels, **fields, **code.digests(_WHEEL_CODE), **_compiled(lock)}
+
+
+def _compiled(lock: Lock) -> Inputs:
+    """What compiles modules for the wheels; the sources are files of a wheel, or of ours."""
+    if lock.compiled is None:
+        return {}
+    packages = _packages("compiler package", lock.compiled.toolchain)
+    return {**packages, **_tree("compiled file", lock.guest, f"{TRITON_FOLDER}/"), **code.digests(_COMPILED_CODE)}
 
 
 def _packages(kind: str, packages: Iterable[Package]) -> Inputs:

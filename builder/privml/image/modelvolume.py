@@ -32,22 +32,31 @@ def make(number: int, lock: Lock, store: Store, tools: ToolsTree, work: Path, ou
     """Build the volume of model ``number`` (from 0) in the new directory ``work`` and move it to ``out``."""
     model = lock.models[number]
     wheel = lock.wheel_of(model)
-    (work / "tree").mkdir(parents=True)
-    (work / "tree").chmod(0o755)  # the volume's root directory: the mode given to mkdir would be subject to the umask
-    for file in model.files:
-        target = work / "tree" / PurePosixPath(file.path).name
-        if wheel is not None:
-            target.write_bytes(extract(store, wheel, file))
-        else:
+    tree = tree_in(work)
+    for file in model.content:
+        if file is model.chat_template:
+            target = tree / CHAT_TEMPLATE
             shutil.copyfile(store.path(file.sha256, verify=True), target)
+        else:
+            target = tree / PurePosixPath(file.path).name
+            if wheel is not None:
+                target.write_bytes(extract(store, wheel, file))
+            else:
+                shutil.copyfile(store.path(file.sha256, verify=True), target)
         target.chmod(0o644)
-    if model.chat_template is not None:
-        target = work / "tree" / CHAT_TEMPLATE
-        shutil.copyfile(store.path(model.chat_template.sha256, verify=True), target)
-        target.chmod(0o644)
-    seed = render.seed_of(f"model/{model.name}")
-    raw, verity = volume.make(
-        tools, work, volumes.partition(number), compression=None, seed=seed, epoch=lock.source_date_epoch
-    )
+    raw, verity = sealed(model.name, number, lock.source_date_epoch, tools, work)
     raw.rename(out / volumes.file(number))
     return ModelVolume(model.name, PurePosixPath(model.files[0].path).name, verity)
+
+
+def tree_in(work: Path) -> Path:
+    """The new folder that becomes the volume's root, in the new directory ``work``."""
+    (work / "tree").mkdir(parents=True)
+    (work / "tree").chmod(0o755)  # the mode given to mkdir would be subject to the umask
+    return work / "tree"
+
+
+def sealed(name: str, number: int, epoch: int, tools: ToolsTree, work: Path) -> tuple[Path, Verity]:
+    """The volume of ``work/tree`` as that of model ``name``, number ``number`` of an image, and its parameters."""
+    seed = render.seed_of(f"model/{name}")
+    return volume.make(tools, work, volumes.partition(number), compression=None, seed=seed, epoch=epoch)

@@ -60,7 +60,9 @@ def _inputs(manifest: Manifest, lock: Lock) -> list[dict[str, Any]]:
     found: list[dict[str, Any]] = [
         {"name": name, "digest": {"sha256": digest}} for name, digest in sorted(named.items())
     ]
-    purls = {deb_purl(package, lock): package.sha256 for package in (*lock.debs, *lock.driver_debs)}
+    purls = {
+        deb_purl(package, lock): package.sha256 for package in (*lock.debs, *lock.driver_debs, *lock.compiler_debs)
+    }
     purls |= {wheel_purl(wheel): wheel.sha256 for wheel in lock.wheels}
     # Model files that are inputs themselves, and not inside a wheel.
     found += [

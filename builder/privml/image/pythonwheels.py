@@ -6,9 +6,10 @@ are in a folder of their own, which only services have on their search path.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -17,7 +18,6 @@ from privml.base.steps import say
 from privml.lock import wheelfile
 from privml.lock.models import Lock, Wheel
 from privml.lock.wheelfile import WheelFile
-from privml.recipe.loader import Recipe
 from privml.recipe.python import DIRECTORY, Python, matches
 from privml.store.objects import Store
 
@@ -33,35 +33,32 @@ class Unpacked:
     """The files of the wheels by their paths below ``DIRECTORY``, each with its wheel; and what was left out.
 
     ``programs`` are the paths that stay executable; ``removed`` has the bytes that each pattern of the recipe saved.
+    ``made`` are files that the build makes, by path: they take the place of a wheel's, or are added.
     """
 
     files: Mapping[str, tuple[Wheel, WheelFile]]
     programs: frozenset[str] = frozenset()
     imports: tuple[str, ...] = ()
     removed: Mapping[str, int] = field(default_factory=dict)
+    made: Mapping[str, bytes] = field(default_factory=dict)
 
     @property
     def size(self) -> int:
         """The bytes of all files."""
-        return sum(file.size for _, file in self.files.values())
+        own = sum(file.size for path, (_, file) in self.files.items() if path not in self.made)
+        return own + sum(map(len, self.made.values()))
 
     @property
     def facts(self) -> dict[str, object]:
         """What ``finalize`` checks: folder, files with SHA-256, and the modules to import."""
+        of_wheels = {path: file.sha256 for path, (_, file) in self.files.items()}
+        made = {path: hashlib.sha256(data).hexdigest() for path, data in self.made.items()}
         return {
             "directory": DIRECTORY,
-            "files": {path: file.sha256 for path, (_, file) in sorted(self.files.items())},
+            "files": dict(sorted({**of_wheels, **made}.items())),
+            "programs": sorted(self.programs),
             "imports": list(self.imports),
         }
-
-
-def of_recipe(recipe: Recipe, lock: Lock, store: Store) -> Unpacked | None:
-    """The wheels of a recipe's services, announced; None without any."""
-    if recipe.content.python is None:
-        return None
-    found = unpacked(recipe.content.python, lock, store)
-    announce(found)
-    return found
 
 
 def unpacked(python: Python, lock: Lock, store: Store) -> Unpacked:
@@ -92,6 +89,15 @@ def unpacked(python: Python, lock: Lock, store: Store) -> Unpacked:
     return Unpacked(kept, frozenset(python.programs), tuple(python.imports), removed)
 
 
+def with_made(found: Unpacked, made: Mapping[str, bytes]) -> Unpacked:
+    """``found`` with files that the build makes, if it has those that they belong to."""
+    if not any(path in found.files for path in made):
+        return found
+    if taken := [path for path in made if path in found.programs]:
+        raise InputsError(f"wheel-program: {taken[0]} of `python.programs` is made by the build, and is no program")
+    return replace(found, made=made)
+
+
 def announce(found: Unpacked) -> None:
     """Say what the wheels hold, and what each pattern of the recipe saved."""
     wheels = {wheel.name for wheel, _ in found.files.values()}
@@ -113,12 +119,20 @@ def write(found: Unpacked, store: Store, root: Path, *, epoch: int) -> None:
     for wheel, files in of_wheel.items():
         with wheelfile.opened(store.path(wheel.sha256, verify=False), wheel) as archive:
             for path, file in files:
+                if path in found.made:
+                    continue
                 target = root / path
                 target.parent.mkdir(parents=True, exist_ok=True)
                 with target.open("xb") as opened:
                     wheelfile.copy(archive, file, opened, wheel)
                 target.chmod(0o755 if path in found.programs else 0o644)
                 os.utime(target, (epoch, epoch))
+    for path, data in found.made.items():
+        target = root / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_bytes(data)
+        target.chmod(0o644)
+        os.utime(target, (epoch, epoch))
     for folder in [root, *(path for path in root.rglob("*") if path.is_dir())]:
         folder.chmod(0o755)
         os.utime(folder, (epoch, epoch))

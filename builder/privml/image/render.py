@@ -15,9 +15,11 @@ from privml.base import strictjson
 from privml.engines.engine import Engine
 from privml.image.pythonwheels import Unpacked
 from privml.image.volume import definitions, erofs_options
-from privml.recipe import guestroot, removals, tees
+from privml.recipe import compression, guestroot, removals, tees
+from privml.recipe.compression import Compression
 from privml.recipe.distributions import Base
-from privml.recipe.drivers import Driver
+from privml.recipe.drivers import LIBRARIES, Driver
+from privml.recipe.python import DIRECTORY, PROBES, VARIABLE
 
 ROOT_LABEL = "privml-root"
 # The tree with packages only, before the guest's own files are added: prepare.py writes it, a later build starts from
@@ -30,6 +32,9 @@ HIDDEN = {"usr/lib/modules": "usr/lib/modules.hidden"}
 LEFT_OUT = ("usr/lib/udev/hwdb.d", "usr/lib/x86_64-linux-gnu/gconv", "usr/lib/x86_64-linux-gnu/perl*", "usr/share/*")
 READ_LATER = ("usr/share/common-licenses", "usr/share/doc", "usr/share/factory")
 AGENT_ROOT = "usr/lib/privml"
+# Packages of the standard library that nothing in a guest imports, and those that only wheels do.
+UNUSED = ("test", "idlelib", "ensurepip", "tkinter", "turtledemo", "pydoc_data", "lib2to3", "venv", "__phello__")
+USED_BY_WHEELS = ("unittest", "xmlrpc", "wsgiref", "dbm", "curses", "sqlite3")
 INITRD_MODULES = ("virtio_blk", "dm_verity", "erofs")
 GUEST_MODULES = ("virtio_net", "dm_verity", "erofs", "configfs", "af_packet", *tees.GUEST_MODULES)
 DEVELOPMENT_MODULES = ("qemu_fw_cfg",)
@@ -85,6 +90,7 @@ class Plan:
     outside: tuple[str, ...] = ()
     # The Python wheels of the services, which are not in the overlay: they can be large.
     wheels: Unpacked | None = None
+    compression: Compression = compression.COMPRESSIONS[compression.DEFAULT]
 
     @property
     def seed(self) -> str:
@@ -136,27 +142,41 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
         "added": sorted(plan.added),
         "own_programs": sorted(own_programs),
         "outside": sorted(plan.outside),
-        "wheels": None if plan.wheels is None else plan.wheels.facts,
+        "wheels": None if plan.wheels is None else {**plan.wheels.facts, **_of_imports(plan)},
+        "unused": [*UNUSED, *(USED_BY_WHEELS if plan.wheels is None else ())],
         "hidden": HIDDEN,
         "left_out": list(LEFT_OUT),
         "read_later": list(READ_LATER),
         "epoch": plan.epoch,
     }
+    options = erofs_options(plan.epoch, plan.compression.cluster)
     files = {
         "mkosi.conf": File(conf.encode()),
         "mkosi.finalize": File(templates["finalize.py"], executable=True),
         # Environment= breaks values with spaces (mkosi issue 2962).
-        "mkosi.env": File(f"SYSTEMD_REPART_MKFS_OPTIONS_EROFS={erofs_options(plan.epoch)}\n".encode()),
+        "mkosi.env": File(f"SYSTEMD_REPART_MKFS_OPTIONS_EROFS={options}\n".encode()),
         # No archive: all packages come from PackageDirectories=.
         "mkosi.sandbox/etc/apt/sources.list.d/mkosi.sources": File(b""),
         "privml.json": File(strictjson.pretty(facts)),
     }
     if not plan.based:
         files["mkosi.prepare"] = File(templates["prepare.py"], executable=True)
-    parts = definitions(ROOT_LABEL, "root-x86-64", "root-x86-64-verity", copy="/", compression="lz4hc,9")
+    if plan.wheels is not None:
+        files["imports.py"] = File(templates["imports.py"])
+    parts = definitions(ROOT_LABEL, "root-x86-64", "root-x86-64-verity", copy="/", compression=plan.compression.word)
     files |= {f"mkosi.repart/{name}": File(text.encode()) for name, text in parts.items()}
     files |= {f"mkosi.extra/{path}": file for path, file in plan.overlay.items()}
     return dict(sorted(files.items()))
+
+
+def _of_imports(plan: Plan) -> dict[str, object]:
+    """How the build imports modules of the wheels: environment, and programs that are refused but expected."""
+    probes = sorted((*PROBES, *(plan.driver.probes if plan.driver else ())))
+    if plan.engine is not None and plan.engine.wheels is not None:
+        return {"probes": probes, "environment": dict(plan.engine.environment)}
+    libraries = {"LD_LIBRARY_PATH": f"/{LIBRARIES}"} if plan.driver else {}
+    environment = {"PATH": "/usr/bin", "LANG": "C.UTF-8", VARIABLE: f"/{DIRECTORY}", **libraries}
+    return {"probes": probes, "environment": environment}
 
 
 def _removals(plan: Plan) -> Iterator[removals.Removal]:

@@ -80,6 +80,7 @@ def plan_of(
         programs=tuple(recipe.content.programs),
         modules=tuple(map(module_name, recipe.content.kernel.modules)),
         wheels=wheels,
+        compression=recipe.content.root.record,
     )
 
 

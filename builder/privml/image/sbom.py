@@ -159,7 +159,9 @@ def _wheel(wheel: Wheel, licences: Mapping[str, Sequence[str]]) -> dict[str, Any
 
 
 def _model(model: Model, locked: LockedModel) -> dict[str, Any]:
-    """A model with its files inside. Its version is the revision, or the digest of its (first) file."""
+    """A model with its files inside. Its version is the revision, or the digest of its file; of several files it is
+    the volume's root hash.
+    """
     root_hash, signature = model.verity.root_hash.hex(), model.signature
     first = locked.files[0]
     purl = model_purl(model, locked)
@@ -167,7 +169,8 @@ def _model(model: Model, locked: LockedModel) -> dict[str, Any]:
         "type": "machine-learning-model",
         "bom-ref": _model_ref(model),
         "name": model.name,
-        "version": model.revision or f"sha256:{first.sha256}",
+        "version": model.revision
+        or (f"sha256:{first.sha256}" if len(locked.files) == 1 else f"root-hash:{root_hash}"),
         **({} if purl is None else {"purl": purl}),
         # One file is the model; several are named below, and no digest over them is one that others know.
         **({"hashes": _hashes(first.sha256)} if len(locked.files) == 1 else {}),

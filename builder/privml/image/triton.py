@@ -13,14 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import BuildError, InputsError
-from privml.lock.trees import images_folder
-
-VERSION = "3.6.0"
-BACKEND = "triton/backends/nvidia"
-DRIVER_SHA256 = "4ad4b4440aa4a5ee15ac2382ae78a7aa8029986c22ec2acbd072a91810e85e94"
-PATCHED_SHA256 = "3a36751c8f834ef870e859a353f542740141645dbdd42fd8ba028b600a3fd368"
-UTILS_SHA256 = "439c1e886fa9eac7346d7523d03ba0a4c52aa4c9b518ea86d8659b5c07eb7dc9"
-"""The wheel's `driver.py`, what `patch` makes of it, and the wheel's `driver.c`."""
+from privml.lock.trees import TRITON_FOLDER, images_folder
+from privml.recipe.compiled import TRITON
 
 Compile = Callable[[Sequence[str], Path], object]
 """Run a C compiler: its argv, and the directory in which it runs."""
@@ -134,38 +128,41 @@ def patch(source: bytes) -> bytes:
     ``InputsError`` unless ``source`` is the file of Triton 3.6.0: for another version the change must be made again,
     and shown again by `tests/real/test_triton.py`.
     """
-    _expect(source, DRIVER_SHA256, "driver.py")
+    _expect(source, TRITON.before, TRITON.changed)
     text = source.decode()
     for cut in _CUTS:
         text = cut.apply(text)
     changed = text.encode()
-    if (found := hashlib.sha256(changed).hexdigest()) != PATCHED_SHA256:
+    if (found := hashlib.sha256(changed).hexdigest()) != TRITON.after:
         raise BuildError(
-            f"the changed {BACKEND}/driver.py has SHA-256 {found}, expected {PATCHED_SHA256}",
-            hint="whoever changes the patch writes the new digest into privml.image.triton",
+            f"the changed {TRITON.path} has SHA-256 {found}, expected {TRITON.after}",
+            hint="whoever changes the patch writes the new digest into privml.recipe.compiled",
         )
     return changed
 
 
-def install(packages: Path, python: Path, suffix: str, work: Path, compiler: Compile) -> None:
-    """Make an unpacked Triton 3.6.0 work without a C compiler.
+def files(
+    driver: bytes, utils: bytes, include: Sequence[Path], suffix: str, work: Path, compiler: Compile
+) -> dict[str, bytes]:
+    """What makes Triton 3.6.0 work without a C compiler, by the paths of the files in its wheel.
 
-    ``packages`` is the directory that holds the package `triton`, ``python`` that of Python.h, ``suffix`` the ending
-    of that Python's extension modules. The modules are compiled in ``work``, an empty directory; their bytes do not
-    depend on any of these paths.
+    ``driver`` and ``utils`` are the wheel's `driver.py` and `driver.c`. ``include`` are the directories of Python.h
+    and of the wheel's own headers, as the compiler sees them, ``suffix`` is the ending of that Python's extension
+    modules. The modules are compiled in ``work``, an empty directory; their bytes depend on none of these paths.
     """
-    backend = packages / BACKEND
-    driver, utils = (backend / name for name in ("driver.py", "driver.c"))
-    changed = patch(driver.read_bytes())
-    _expect(source := utils.read_bytes(), UTILS_SHA256, "driver.c")
-    (work / "cuda_utils.c").write_bytes(source)
-    (work / "privml_launcher.c").write_bytes((images_folder() / "triton/launcher.c").read_bytes())
+    changed = patch(driver)
+    _expect(utils, TRITON.source_sha256, TRITON.source)
+    launcher = (images_folder() / TRITON_FOLDER / "launcher.c").read_bytes()
+    sources = dict(zip(TRITON.modules, ((utils, ()), (launcher, _STRICT)), strict=True))
+    for name, (source, _) in sources.items():
+        (work / f"{name}.c").write_bytes(source)
     (work / "libcuda.c").write_bytes(b"")
     compiler(["gcc", *_FLAGS, f"-Wl,-soname,{LIBCUDA}", "-nostdlib", "-o", LIBCUDA, "libcuda.c"], work)
-    for name, more in (("cuda_utils", ()), ("privml_launcher", _STRICT)):
-        compiler(_module(name, more, [python, backend / "include"]), work)
-        (backend / f"{name}{suffix}").write_bytes((work / f"{name}.so").read_bytes())
-    driver.write_bytes(changed)
+    made = {TRITON.path: changed}
+    for name, (_, more) in sources.items():
+        compiler(_module(name, more, include), work)
+        made[f"{TRITON.folder}/{name}{suffix}"] = (work / f"{name}.so").read_bytes()
+    return made
 
 
 def _module(name: str, more: Sequence[str], include: Sequence[Path]) -> list[str]:
@@ -177,6 +174,6 @@ def _module(name: str, more: Sequence[str], include: Sequence[Path]) -> list[str
 def _expect(data: bytes, sha256: str, name: str) -> None:
     if (found := hashlib.sha256(data).hexdigest()) != sha256:
         raise InputsError(
-            f"{BACKEND}/{name}: SHA-256 is {found}, expected {sha256} of Triton {VERSION}",
+            f"{TRITON.folder}/{name}: SHA-256 is {found}, expected {sha256} of Triton {TRITON.version}",
             hint="only this version can be changed to work without a C compiler",
         )

@@ -28,7 +28,7 @@ def tree_key(packages: Sequence[Package]) -> str:
 
 def fill(store: Store, packages: Sequence[Package], root: Path, run: Callable[[Sequence[str]], object]) -> None:
     """Fill the empty directory ``root``; ``run`` runs one of its programs, which sees the tree at ``/tree``."""
-    _unpack(store, packages, root)
+    unpack(store, packages, root)
     etc = root / "etc"
     for name in ("passwd", "group"):
         shutil.copyfile(root / f"usr/share/base-passwd/{name}.master", etc / name)
@@ -44,7 +44,8 @@ def fill(store: Store, packages: Sequence[Package], root: Path, run: Callable[[S
     shutil.rmtree(root / "var/cache/ldconfig", ignore_errors=True)
 
 
-def _unpack(store: Store, packages: Sequence[Package], root: Path) -> None:
+def unpack(store: Store, packages: Sequence[Package], root: Path) -> None:
+    """Unpack packages into the directory ``root``; no script of theirs runs."""
     # base-files first: it has the merged-/usr links that the paths of all other packages use.
     ordered = sorted(packages, key=lambda package: (package.name != "base-files", package.name))
     with ThreadPoolExecutor(2) as pool:

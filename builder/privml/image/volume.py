@@ -90,6 +90,8 @@ def make(
     return work / "volume.raw", verity_of(work / "volume.raw", label, hashes[0])
 
 
-def erofs_options(epoch: int) -> str:
-    """mkfs.erofs options of every volume. Owner and times are fixed, so nothing of the host's files remains."""
-    return f"--all-root -T{epoch}"
+def erofs_options(epoch: int, cluster: int | None = None) -> str:
+    """mkfs.erofs options of a volume, compressed in clusters of ``cluster`` bytes. Owner and times are fixed, so
+    nothing of the host's files remains.
+    """
+    return f"--all-root -T{epoch}" + (f" -C{cluster}" if cluster else "")

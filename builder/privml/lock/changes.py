@@ -17,6 +17,7 @@ def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:
         before = old if isinstance(old, Lock) else None
         lines += package_changes("firmware", before.firmware_debs if before else (), new.firmware_debs)
         lines += package_changes("driver", before.driver_debs if before else (), new.driver_debs)
+        lines += package_changes("compiler", before.compiler_debs if before else (), new.compiler_debs)
         lines += package_changes("wheel", before.python if before else (), new.python)
         lines += package_changes("Python wheel", before.imported if before else (), new.imported)
         lines += model_changes(before.models if before else (), new.models)

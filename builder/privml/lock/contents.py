@@ -16,7 +16,7 @@ from privml.store.pools import Pool
 
 def debs(lock: Lock | ToolsLock) -> tuple[Package, ...]:
     """Every .deb that a lock names."""
-    return (*lock.debs, *lock.driver_debs) if isinstance(lock, Lock) else lock.packages
+    return (*lock.debs, *lock.driver_debs, *lock.compiler_debs) if isinstance(lock, Lock) else lock.packages
 
 
 def digests(locks: Iterable[Lock | ToolsLock]) -> set[str]:
@@ -36,8 +36,10 @@ def kept(locks: Iterable[Lock | ToolsLock], store: Store) -> set[str]:
     states |= {
         state.inrelease_sha256
         for lock in locks
-        if isinstance(lock, Lock) and lock.driver is not None
-        for state in lock.driver.archives
+        if isinstance(lock, Lock)
+        for each in (lock.driver, lock.compiled)
+        if each is not None
+        for state in each.archives
     }
     return digests(locks) | {state for state in states if store.has(state)}
 

@@ -13,6 +13,7 @@ import struct
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import prod
+from pathlib import Path
 from typing import IO
 
 MAGIC = b"GGUF"
@@ -90,6 +91,25 @@ def part_names(name: str) -> tuple[str, ...]:
     if match is None or not 1 <= int(match[2]) <= int(match[3]) <= MAX_PARTS:
         return (name,)
     return tuple(f"{match[1]}-{number:05}-of-{match[3]}.gguf" for number in range(1, int(match[3]) + 1))
+
+
+def beside(place: Path) -> tuple[str, ...]:
+    """The names of all files of the model at ``place``, which is its first one; ``ValueError`` if it is another."""
+    names = part_names(place.name)
+    if place.name != names[0]:
+        raise ValueError(f"`{place.name}` is a part of a split model, expected its first part, `{names[0]}`")
+    return names
+
+
+def together(paths: Sequence[str]) -> bool:
+    """True if files with these paths can be one model: one file, or all parts of a split one."""
+    names = [path.rpartition("/")[2] for path in paths]
+    return len(paths) == 1 or set(names) == set(part_names(names[0]))
+
+
+def ordered(paths: Sequence[str]) -> tuple[str, ...]:
+    """The paths as they are given: parts out of order are refused."""
+    return tuple(paths)
 
 
 def whole(files: Sequence[tuple[str, Header]]) -> None:

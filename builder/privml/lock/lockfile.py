@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from privml.base import strictjson
 from privml.base.errors import InputsError, PrivmlError
 from privml.base.files import write_atomic
-from privml.lock.modelrecord import CHAT_TEMPLATE, LocalSource, WheelSource
+from privml.lock.modelrecord import LocalSource, WheelSource
 from privml.lock.models import LOCAL, Lock, LockFile, ToolsLock, Tree, written
 
 AnyLock = TypeVar("AnyLock", Lock, ToolsLock)
@@ -90,6 +90,7 @@ def _inconsistent(lock: Lock | ToolsLock) -> str:
         groups |= {f"firmware.{tee}.packages": each.packages for tee, each in lock.firmware.items()}
         if lock.driver is not None:
             groups |= {"driver.toolchain": lock.driver.toolchain, "driver.parts": lock.driver.parts}
+        groups |= {"compiled.toolchain": lock.compiler_debs}
     for field, packages in groups.items():
         names = [(package.name, package.architecture) for package in packages]
         if names != sorted(set(names)):
@@ -110,7 +111,7 @@ def _inconsistent(lock: Lock | ToolsLock) -> str:
         files = [file.path.rpartition("/")[2] for file in model.files]
         if isinstance(model.source, LocalSource) and files != [file.path for file in model.files]:
             return f"models[{number}].files: expected names without directories"
-        if len(files) != len(set(files)) or (model.chat_template and CHAT_TEMPLATE in files):
+        if len(files) != len(set(files)):
             return f"models[{number}].files: expected each file name once"
     for field, tree in (("agent", lock.agent), ("guest", lock.guest), ("files", lock.files or Tree.of([]))):
         if Tree.of(list(tree.files)) != tree:

@@ -12,6 +12,7 @@ from privml.events.variants import PRODUCTION
 from privml.lock.addedarchives import archives_of, differences, recipe_pins, staying
 from privml.lock.archiverecord import Archive
 from privml.lock.changes import package_changes, tree_changes
+from privml.lock.compiled import compiled_of, same_compiled
 from privml.lock.debian import upstream_version
 from privml.lock.driver import driver_of, same_driver
 from privml.lock.localdebs import local_debs, store_local
@@ -94,6 +95,7 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
     unused_pins(current.archives, packages)
     check_packages(recipe, packages)
     python = wheels_of(recipe, previous, store)
+    requirements = requirements_of(recipe, previous, store, solver.pools)
     return Lock(
         base=Base.of(wanted.base),
         recipe_sha256=current.recipe_sha256,
@@ -113,7 +115,8 @@ def make_lock(recipe: Recipe, current: Current, previous: Lock | None, store: St
         programs=tuple(recipe.content.programs),
         added_archives=added,
         driver=driver_of(recipe, packages, previous, store, solver),
-        requirements=requirements_of(recipe, previous, store, solver.pools),
+        requirements=requirements,
+        compiled=compiled_of(recipe, requirements, previous, store, solver),
     )
 
 
@@ -186,6 +189,8 @@ def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = N
         stale.append("driver: this privml-build requests different packages")
     if not same_requirements(recipe, lock):
         stale.append("python: the recipe asks for other wheels, or its release has another Python")
+    if not same_compiled(lock):
+        stale.append("compiled: this privml-build compiles other modules for the wheels, or with other packages")
     stale += [*local_changes(recipe, lock), *differences(current.archives, lock)]
     for name, was, now in (("agent", lock.agent, current.agent), ("guest", lock.guest, current.guest)):
         if was.sha256 != now.sha256:
@@ -297,6 +302,7 @@ def check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
                 f"{recipe.name}: a production guest must not contain {', '.join(found)}",
                 hint="a requested package depends on it; request only the parts you need",
             )
+    _check_compression(recipe, versions)
     wanted = None if recipe.content.inference is None else recipe.content.inference.engine.version
     package = next(iter(engine_packages(recipe)), None)
     # That of an engine from wheels is compared with the recipe's requirement when the recipe is read.
@@ -308,6 +314,18 @@ def check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
             f"{recipe.origin('inference.engine.version')}: got {package} {versions.get(package, 'none')}, "
             f"expected version {wanted}",
             hint="request the version in the archive, or leave the field out",
+        )
+
+
+def _check_compression(recipe: Recipe, versions: Mapping[str, str]) -> None:
+    """Raise ``InputsError`` if the kernel cannot read the root's compression; it would fail when a guest boots."""
+    name, wanted = recipe.content.root.compression, recipe.content.root.record.since
+    version = recipe.content.base.record.distribution.kernel.version(versions.items())
+    if version is not None and version < wanted:
+        where = recipe.origin("root.compression")
+        raise InputsError(
+            f"root-compression: {where}: got `{name}` with Linux {version[0]}.{version[1]}, expected Linux "
+            f"{wanted[0]}.{wanted[1]} or later, which can read it"
         )
 
 

@@ -9,9 +9,7 @@ from pathlib import Path
 from privml.base.errors import InputsError, printable
 from privml.base.files import read_start
 from privml.lock import gguf, safetensors
-from privml.lock.modelfile import Header, check
-
-GGUF, SAFETENSORS = "gguf", "safetensors"
+from privml.lock.modelfile import GGUF, SAFETENSORS, Header, check
 
 
 @dataclass(frozen=True)

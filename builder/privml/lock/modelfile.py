@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import IO, Any, Protocol
 
 from privml.base.errors import InputsError, printable
@@ -23,19 +24,34 @@ class Header(Protocol):
 class Format:
     """A model format: checks of one file and of all files of a model, which raise ``ValueError`` with the reason.
 
-    ``part_names`` gives the names of all files of the model that has a file of the given name, ``brace_first`` says
-    whether a file of a name may begin with a brace.
+    ``beside`` gives the names of all files of the model at a local path (``ValueError`` if they are none),
+    ``together`` says whether files with the given paths can be one model, and ``ordered`` puts the file first that an
+    engine opens. ``brace_first`` says whether a file of a name may begin with a brace, ``layout`` is what a model is.
     """
 
+    layout: str
     check: Callable[[str, IO[bytes], int], Header]
     whole: Callable[[Sequence[tuple[str, Any]]], None]
-    part_names: Callable[[str], tuple[str, ...]]
+    beside: Callable[[Path], tuple[str, ...]]
+    together: Callable[[Sequence[str]], bool]
+    ordered: Callable[[Sequence[str]], tuple[str, ...]]
     brace_first: Callable[[str], bool] = lambda _: False
 
 
+GGUF, SAFETENSORS = "gguf", "safetensors"
 FORMATS: Mapping[str, Format] = {
-    "gguf": Format(lambda _, file, size: gguf.check(file, size), gguf.whole, gguf.part_names),
-    "safetensors": Format(safetensors.check, safetensors.whole, safetensors.part_names, safetensors.brace_first),
+    GGUF: Format(
+        "one file", lambda _, file, size: gguf.check(file, size), gguf.whole, gguf.beside, gguf.together, gguf.ordered
+    ),
+    SAFETENSORS: Format(
+        "the files of one folder",
+        safetensors.check,
+        safetensors.whole,
+        safetensors.beside,
+        safetensors.together,
+        safetensors.ordered,
+        safetensors.brace_first,
+    ),
 }
 """Model formats by the name that engine records use."""
 
@@ -61,6 +77,11 @@ def check(file: IO[bytes], size: int, *, kind: str, name: str, path: str = "") -
         return form.check(path, file, size)
     except ValueError as error:
         raise InputsError(f"{what}: {printable(str(error))}", hint=_HINT) from error
+
+
+def licence(files: Sequence[tuple[str, Header]]) -> str | None:
+    """The licence that one of a model's files names, if any does."""
+    return next((header.licence for _, header in files if header.licence is not None), None)
 
 
 def check_whole(files: Sequence[tuple[str, Header]], *, kind: str, name: str) -> None:

@@ -36,13 +36,18 @@ def _to_a_file(path: str) -> str:
 
 
 class LocalSource(Record):
-    """A file next to the recipe; further files of the model are next to it."""
+    """A file next to the recipe, with further files of the model next to it; or a folder, if it ends with a slash."""
 
     local: Annotated[str, StringConstraints(pattern=r"^[^/].*$", max_length=2000), AfterValidator(_to_a_file)]
 
     def place(self, folder: Path, file: ModelFile) -> Path:
         """Where ``file`` is, for a recipe in ``folder``."""
-        return folder / PurePosixPath(self.local).with_name(file.path)
+        return self.place_of(folder, file.path)
+
+    def place_of(self, folder: Path, name: str) -> Path:
+        """Where the model's file ``name`` is, for a recipe in ``folder``."""
+        local = PurePosixPath(self.local)
+        return folder / (local / name if self.local.endswith("/") else local.with_name(name))
 
 
 class UrlSource(Record):
@@ -120,8 +125,14 @@ class Model(Record):
 
     @property
     def content(self) -> tuple[ModelFile, ...]:
-        """What is in the volume: the model's files, and the recipe's chat template, which has its path there."""
-        return self.files if self.chat_template is None else (*self.files, self.chat_template)
+        """What is in the volume: the model's files, and the recipe's chat template, which replaces the model's own.
+
+        The template has its path in the recipe's folder.
+        """
+        if self.chat_template is None:
+            return self.files
+        kept = (file for file in self.files if PurePosixPath(file.path).name != CHAT_TEMPLATE)
+        return (*kept, self.chat_template)
 
     @property
     def fetched(self) -> tuple[ModelFile, ...]:
@@ -131,4 +142,4 @@ class Model(Record):
     @property
     def objects(self) -> tuple[ModelFile, ...]:
         """The files that are objects of the store themselves."""
-        return (*self.fetched, *self.content[len(self.files) :])
+        return self.fetched if self.chat_template is None else (*self.fetched, self.chat_template)

@@ -111,6 +111,29 @@ class Requirements(Record):
     wheels: Annotated[tuple[Wheel, ...], Field(min_length=1)]
 
 
+class ChangedFile(Record):
+    """A file of a wheel that the build changes: its path there, and its SHA-256 before and after."""
+
+    path: RelativePath
+    before: Sha256
+    after: Sha256
+
+
+class Compiled(Record):
+    """A wheel that compiles C when it runs, and what the build compiles beforehand instead.
+
+    ``requested`` are the requests to apt for ``toolchain``, which compiles ``modules`` for the guest's Python.
+    """
+
+    wheel: Text
+    version: Text
+    changed: ChangedFile
+    modules: Annotated[tuple[Text, ...], Field(min_length=1)]
+    archives: tuple[Archive, ...]
+    requested: tuple[Text, ...]
+    toolchain: Annotated[tuple[Package, ...], Field(min_length=1)]
+
+
 class TreeFile(Record):
     """One file of a source tree. Only the executable bit of the mode counts; a symlink's content is its target."""
 
@@ -196,6 +219,7 @@ class Lock(LockFile):
     added_archives: tuple[AddedArchive, ...] = ()
     driver: Driver | None = None
     requirements: Requirements | None = None
+    compiled: Compiled | None = None
 
     @property
     def states(self) -> tuple[Archive, ...]:
@@ -227,6 +251,11 @@ class Lock(LockFile):
     def driver_debs(self) -> tuple[Package, ...]:
         """The .debs of the GPUs' driver and of its toolchain."""
         return () if self.driver is None else self.driver.debs
+
+    @property
+    def compiler_debs(self) -> tuple[Package, ...]:
+        """The .debs that compile modules for the Python wheels."""
+        return () if self.compiled is None else self.compiled.toolchain
 
     @property
     def imported(self) -> tuple[Wheel, ...]:
@@ -286,7 +315,7 @@ class ToolsLock(LockFile):
     format: Literal["privml-tools-lock/v2"] = "privml-tools-lock/v2"
 
 
-LATE = ("files", "kernel_options", "programs", "added_archives", "driver", "requirements")
+LATE = ("files", "kernel_options", "programs", "added_archives", "driver", "requirements", "compiled")
 LATE_OF_MODELS = ("chat_template",)
 """Fields of locks that came after v2 and are left out when empty, so that locks without them stay as they are."""
 

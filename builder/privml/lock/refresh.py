@@ -37,12 +37,14 @@ def gone_of(bring: Bring, packages: Sequence[Package]) -> frozenset[str]:
 def refresh(recipe: Recipe, lock: Lock, store: Store, solver: Solver, bring: Bring) -> Lock:
     """``lock`` with unavailable packages replaced; the same lock if none is missing."""
     held = lock.debs
-    if lost := gone_of(bring, lock.driver_debs):
-        names = ", ".join(str(package) for package in lock.driver_debs if package.sha256 in lost)
-        raise InputsError(
-            f"{recipe.name}: packages of the driver are gone, and another driver is another build: {names}",
-            hint="give a pool that has them with --pool, or choose packages again with `privml-build lock --upgrade`",
-        )
+    for what, packages in (("driver", lock.driver_debs), ("compiler", lock.compiler_debs)):
+        if lost := gone_of(bring, packages):
+            names = ", ".join(str(package) for package in packages if package.sha256 in lost)
+            raise InputsError(
+                f"{recipe.name}: packages of the {what} are gone, and another {what} is another build: {names}",
+                hint="give a pool that has them with --pool, or choose packages again with `privml-build lock "
+                "--upgrade`",
+            )
     gone = gone_of(bring, held)
     if not gone:
         return lock

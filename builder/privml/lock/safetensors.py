@@ -11,12 +11,16 @@ programs (``*.py``, pickled ``*.bin``) is none of them.
 
 from __future__ import annotations
 
+import itertools
 import json
+import os
+import re
 import struct
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import prod
+from pathlib import Path
 from typing import IO, Any
 
 from privml.base.errors import EvidenceError
@@ -39,12 +43,20 @@ BITS: Mapping[str, int] = {
 }  # fmt: skip
 """Bits of one element by its type."""
 CONFIG = "config.json"
+_CONFIGS = (
+    CONFIG, "generation_config.json", "hf_quant_config.json", "preprocessor_config.json", "processor_config.json",
+    "quantize_config.json", "tokenizer_config.json", "video_preprocessor_config.json",
+)  # fmt: skip
 _JSON = (
-    CONFIG, "added_tokens.json", "chat_template.json", "generation_config.json", "preprocessor_config.json",
-    "processor_config.json", "special_tokens_map.json", "tokenizer.json", "tokenizer_config.json", "vocab.json",
+    "added_tokens.json", "chat_template.json", "special_tokens_map.json", "tekken.json", "tokenizer.json",
+    "vocab.json",
 )  # fmt: skip
 _TEXTS = ("chat_template.jinja", "merges.txt", "vocab.txt")
 _BINARY = ("tokenizer.model",)
+_DOCUMENTS = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt", "README.md")
+_OF_PROGRAMS = "auto_map"
+"""The field of a configuration that names Python classes of the model's own, which an engine would run."""
+_PROGRAMS = (".bin", ".ckpt", ".h5", ".msgpack", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so")
 
 
 @dataclass(frozen=True)
@@ -65,7 +77,7 @@ class Header:
 def brace_first(name: str) -> bool:
     """True for a file of a model that may begin with a brace: JSON, a template, and a header of 123 bytes."""
     plain = name.rpartition("/")[2]
-    return plain in (*_JSON, *_TEXTS) or plain.endswith((INDEX_SUFFIX, SUFFIX))
+    return plain in (*_CONFIGS, *_JSON, *_TEXTS) or plain.endswith((INDEX_SUFFIX, SUFFIX))
 
 
 def check(name: str, file: IO[bytes], size: int) -> Header:
@@ -80,12 +92,14 @@ def check(name: str, file: IO[bytes], size: int) -> Header:
         raise ValueError(error.message) from error
     if plain in _BINARY:
         return Header()
-    if plain not in (*_JSON, *_TEXTS):
+    if plain.endswith(_PROGRAMS):
+        raise ValueError(f"`{plain[:80]}` can hold a program, which an engine would run: expected *{SUFFIX} instead")
+    if plain not in (*_CONFIGS, *_JSON, *_TEXTS, *_DOCUMENTS):
         raise ValueError(f"`{plain[:80]}` is no file of such a model: expected *{SUFFIX}, its index, {_known()}")
     text = _text(_all(file, size, MAX_OTHER))
-    if plain in _JSON:
-        _object(text)
-    return Header()
+    if plain in (*_CONFIGS, *_JSON):
+        _object(text, without=_OF_PROGRAMS if plain in _CONFIGS else None)
+    return Header(licence=_licence(text) if plain == "README.md" else None)
 
 
 def whole(files: Sequence[tuple[str, Header]]) -> None:
@@ -124,13 +138,39 @@ def agree(index: Mapping[str, str], tensors: Mapping[str, Mapping[str, str]]) ->
             raise ValueError(f"tensor `{left[:80]}` of {file} is not in the index")
 
 
-def part_names(name: str) -> tuple[str, ...]:
-    """The names of all files of the model that has a file ``name``: only its index knows them."""
-    return (name,)
+def beside(place: Path) -> tuple[str, ...]:
+    """The names of the files in the folder ``place``; none if it is not there.
+
+    ``ValueError`` if there is anything but files: a link could lead to what differs between machines, and an engine
+    looks at no folder below.
+    """
+    if not place.is_dir():
+        return ()
+    with os.scandir(place) as entries:
+        found = sorted(itertools.islice(entries, MAX_FILES + 1), key=lambda entry: entry.name)
+    if len(found) > MAX_FILES:
+        raise ValueError(f"{place.name} has more than {MAX_FILES} files")
+    for entry in found:
+        if entry.is_symlink():
+            raise ValueError(f"`{entry.name}` is a link, expected a file: copy the folder with `cp -rL`")
+        if not entry.is_file():
+            kind = "a folder" if entry.is_dir() else "not a regular file"
+            raise ValueError(f"`{entry.name}` is {kind}, expected only the files of one model")
+    return tuple(entry.name for entry in found)
+
+
+def together(paths: Sequence[str]) -> bool:
+    """True if files with these paths can be one model: all are in one folder, and each is there once."""
+    return len({path.rpartition("/")[0] for path in paths}) == 1 and len(set(paths)) == len(paths)
+
+
+def ordered(paths: Sequence[str]) -> tuple[str, ...]:
+    """The paths sorted, with the configuration first: it is what an engine opens."""
+    return tuple(sorted(paths, key=lambda path: (path.rpartition("/")[2] != CONFIG, path)))
 
 
 def _known() -> str:
-    return ", ".join((*_JSON, *_TEXTS, *_BINARY))
+    return ", ".join((*_CONFIGS, *_JSON, *_TEXTS, *_BINARY, *_DOCUMENTS))
 
 
 def _tensors(file: IO[bytes], size: int) -> Header:
@@ -206,10 +246,22 @@ def _index(data: bytes) -> Header:
     return Header(index=index)
 
 
-def _object(text: str) -> None:
-    """Require one JSON object without a name given twice. Unlike in our own formats, numbers may be any."""
+def _licence(text: str) -> str | None:
+    """The licence in the header of a model's README, as hubs have it; None for `other` and if there is none."""
+    header = re.match(r"---\n(.*?)\n---\n", text, re.DOTALL)
+    said = re.search(r"^license: *([A-Za-z0-9][A-Za-z0-9.+-]{0,99}) *$", header[1], re.MULTILINE) if header else None
+    return None if said is None or said[1] in ("other", "unknown") else said[1]
+
+
+def _object(text: str, *, without: str | None) -> None:
+    """Require one JSON object without a name given twice, and without the field ``without`` at any level.
+
+    Unlike in our own formats, numbers may be any.
+    """
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
+        if without is not None and any(name == without for name, _ in items):
+            raise ValueError(f"it has `{without}`: its model needs programs of its own, and no engine runs these")
         if (twice := first_repeated(name for name, _ in items)) is not None:
             raise ValueError(f"`{twice[:80]}` is given twice")
         return dict(items)

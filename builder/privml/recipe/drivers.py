@@ -61,7 +61,7 @@ class Driver:
     ``modules``, by the program ``compiler``. ``crypto`` lists symbols that a module with confidential computing needs
     from the kernel, one of each group. ``loaded`` are the modules that the guest loads, in order. ``guest`` are
     packages of the release that the user space needs, and ``removals`` what the guest does not need of them.
-    ``firmware`` are the parts that one architecture needs.
+    ``firmware`` are the parts that one architecture needs. ``probes`` are programs that its libraries try to start.
     """
 
     vendor: str
@@ -83,6 +83,7 @@ class Driver:
     guest: tuple[str, ...]
     removals: tuple[str, ...]
     programs: tuple[str, ...]
+    probes: tuple[str, ...] = ()
 
     @property
     def base(self) -> Base:
@@ -195,6 +196,8 @@ _NVIDIA_550 = Driver(
     guest=("libssl3t64", "libtirpc3t64"),
     removals=("etc/gss", "etc/netconfig", "usr/lib/x86_64-linux-gnu/gss", "usr/lib/x86_64-linux-gnu/krb5"),
     programs=("nvidia-persistenced",),
+    # For its modules, which are loaded before.
+    probes=("modprobe",),
 )
 
 DRIVERS = {(each.vendor, each.version): each for each in (_NVIDIA_550,)}

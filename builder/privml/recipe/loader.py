@@ -17,7 +17,7 @@ from privml.base.errors import RecipeError, printable
 from privml.engines.registry import engine_named
 from privml.events import network
 from privml.events.variants import PRODUCTION
-from privml.recipe import archives, document, exceptions, gpu, migration, python
+from privml.recipe import archives, compiled, document, exceptions, gpu, migration, python
 from privml.recipe.document import Document, Mark
 from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.hardware import Device
@@ -312,7 +312,7 @@ def _check_packages(content: Content, source: Document) -> None:
             expected = f"{' or '.join(allowed)} in a {variant} recipe"
             refuse(("firmware", tee, "package"), chosen.package, expected, rule)
         check_suite(("firmware", tee), chosen.suite)
-    problems = (each.problems(content) for each in (archives, exceptions, gpu, python))
+    problems = (each.problems(content) for each in (archives, exceptions, gpu, python, compiled))
     for path, rule, text in (problem for group in problems for problem in group):
         mark = mark_of(path, source)
         said = f"{document.spelled(path)}: {text}{source.counterpart(path)}"

@@ -21,6 +21,7 @@ from privml.events.variants import PRODUCTION, Variant
 from privml.recipe import distributions, tees
 from privml.recipe.added import AddedFile, DeclaredException
 from privml.recipe.archives import MAX_ARCHIVES, AddedArchive, ArchiveLabel
+from privml.recipe.compression import Root
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
 from privml.recipe.gpu import Gpu
@@ -194,6 +195,7 @@ class Content(Section):
         AfterValidator(_some_firmware),
         about("The guest's firmware, for each supported TEE.", moves=FIRMWARE, keys=tees.BUILT),
     ]
+    root: Annotated[Root, about("The root volume.", moves=ROOT)] = Field(default_factory=Root)
     inference: Annotated[
         Inference | None,
         given("fields; leave it out for an image that only attests"),

@@ -23,10 +23,18 @@ class InWheel:
 
 
 @dataclass(frozen=True)
-class LocalFile:
-    """A file next to the recipe, with the other parts of a split model next to it. ``path`` is relative."""
+class Local:
+    """A model next to the recipe: a file, with the other parts of a split model next to it, or a folder.
+
+    ``path`` is relative, and a folder's ends with a slash.
+    """
 
     path: str
+
+    @property
+    def folder(self) -> bool:
+        """True if the model is all files of a folder."""
+        return self.path.endswith("/")
 
 
 @dataclass(frozen=True)
@@ -54,7 +62,7 @@ class InHub:
     commit: str
 
 
-Source = InWheel | LocalFile | Address | InHub
+Source = InWheel | Local | Address | InHub
 
 
 @dataclass(frozen=True)
@@ -79,9 +87,10 @@ def _local(text: str) -> Source:
     path = text.removeprefix("file:")
     if PurePosixPath(path).is_absolute():
         raise ValueError(f"got `{text}`, expected a path relative to the recipe, such as `file:models/model.gguf`")
-    if not plain(path, above=True):
-        raise ValueError(f"got `{text}`, expected the path of a file, such as `file:models/model.gguf`")
-    return LocalFile(path)
+    if not plain(path.removesuffix("/"), above=True):
+        examples = "`file:models/model.gguf`, or of a folder, such as `file:models/tiny/`"
+        raise ValueError(f"got `{text}`, expected the path of a file, such as {examples}")
+    return Local(path)
 
 
 def _address(text: str) -> Source:
@@ -155,6 +164,23 @@ def check_fields(text: str, given: Mapping[str, object]) -> None:
         raise ValueError(f"a model from `{text}` takes no field `{name}`{instead}")
     if form.required and field is not None and given.get(field) is None:
         raise RuleBroken(_UNPINNED, f"the source alone leaves the bytes open{instead}")
+
+
+def check_layout(text: str, *, folder: bool, pattern: str | None) -> None:
+    """Raise ``ValueError`` if a model from the source ``text`` does not lie there as its format has it.
+
+    ``folder`` is true if models of the format are folders, ``pattern`` the recipe's pattern for files of a wheel.
+    """
+    match parse(text):
+        case Local(folder=given) if given != folder:
+            form = "a folder, whose path ends with `/`" if folder else "a file"
+            raise ValueError(f"got `{text}`, expected the path of {form}")
+        case Address(folder=False) if folder:
+            raise ValueError(f"got `{text}`, expected a folder's address, which ends with `/`, and `files`")
+        case InWheel() if folder and pattern is None:
+            raise ValueError("expected `file`, a pattern that matches all files of the model, such as `NAME/model/*`")
+        case _:
+            pass
 
 
 def plain(path: str, *, above: bool = False) -> bool:

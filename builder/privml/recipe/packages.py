@@ -61,6 +61,13 @@ def model_format(recipe: Recipe) -> str:
     return engine_named(inference.engine.name).model_format
 
 
+def models_are_folders(recipe: Recipe) -> bool:
+    """True if the engine's models are all files of a folder, false if each is a file, which may be split."""
+    inference = recipe.content.inference
+    assert inference is not None
+    return engine_named(inference.engine.name).model_entry is not None
+
+
 def model_pattern(recipe: Recipe, number: int) -> str:
     """The pattern of a model's file in its wheel: the recipe's, else the engine's file format."""
     inference = recipe.content.inference

@@ -27,6 +27,10 @@ VARIABLE = "PYTHONPATH"
 """The environment variable by which Python finds them."""
 
 
+PROBES = ("file", "ldconfig", "uname")
+"""Programs that Python's standard library starts to learn about the machine. A guest has none of them."""
+
+
 def _requirement(value: str) -> str:
     try:
         found = Requirement(value)

@@ -290,6 +290,15 @@ _ALL = (
         "python3(1)",
     ),
     Rule(
+        "python-compiler",
+        "error",
+        "read",
+        "A wheel that compiles C when it runs has a version whose modules the build can compile instead.",
+        "A server started, and failed at its first request with `Failed to find C compiler`. With a compiler there, "
+        "code that nobody measured would run in the guest.",
+        "vllm-project/vllm#2997",
+    ),
+    Rule(
         "engine-wheel",
         "error",
         "read",

@@ -56,13 +56,16 @@ class Legs:
 
 
 @contextmanager
-def two_legs(inputs: Inputs, store: Path, name: str, *, keep: Path | None = None) -> Iterator[Legs]:
+def two_legs(
+    inputs: Inputs, store: Path, name: str, *, keep: Path | None = None, needed: int = NEEDED
+) -> Iterator[Legs]:
     """Build ``inputs`` twice; both manifests record whether they are ``refreshed``.
 
-    The outputs are removed at the end of the block, unless ``keep`` is a directory for them.
+    ``needed`` are the bytes that the second leg needs. The outputs are removed at the end of the block, unless
+    ``keep`` is a directory for them.
     """
     reasons: dict[str, str] = {}
-    with _workspace(_disk()) as first, _workspace(_memory(reasons)) as second:
+    with _workspace(disk()) as first, _workspace(_memory(reasons, needed)) as second:
         one, two = _plan(inputs, store, name, first, second, reasons)
         seen = []
         for leg, environment in ((one, _ENVIRONMENTS["a"]), (two, _ENVIRONMENTS["b"])):
@@ -76,19 +79,20 @@ def two_legs(inputs: Inputs, store: Path, name: str, *, keep: Path | None = None
         yield Legs(Path(one.output), Path(two.output), found, _known(seen[0], seen[1], one, two))
 
 
-def _disk() -> Path:
+def disk() -> Path:
+    """The directory in which legs on a disk are built."""
     return Path(os.environ.get("TMPDIR") or "/var/tmp")  # noqa: S108 - mkdtemp makes a directory of our own in it
 
 
-def _memory(reasons: dict[str, str]) -> Path:
+def _memory(reasons: dict[str, str], needed: int) -> Path:
     """A workspace on a second file system, or the disk with the reason why not."""
-    if not _MEMORY.is_dir() or file_system(_MEMORY) == file_system(_disk()):
-        reasons["file_system"] = f"{_MEMORY} is on the same file system as {_disk()}"
-    elif shutil.disk_usage(_MEMORY).free < NEEDED or free_memory() < NEEDED:
-        reasons["file_system"] = f"less than {NEEDED >> 30} GiB of memory are free"
+    if not _MEMORY.is_dir() or file_system(_MEMORY) == file_system(disk()):
+        reasons["file_system"] = f"{_MEMORY} is on the same file system as {disk()}"
+    elif shutil.disk_usage(_MEMORY).free < needed or free_memory() < needed:
+        reasons["file_system"] = f"less than {needed >> 30} GiB of memory are free"
     else:
         return _MEMORY
-    return _disk()
+    return disk()
 
 
 @contextmanager

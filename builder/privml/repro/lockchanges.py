@@ -21,6 +21,7 @@ def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]
     found += _inputs("package", a.packages, b.packages, [lock.base.record.distribution.kernel for lock in (a, b)])
     found += _inputs("firmware package", a.firmware_debs, b.firmware_debs)
     found += _inputs("driver package", a.driver_debs, b.driver_debs)
+    found += _inputs("compiler package", a.compiler_debs, b.compiler_debs)
     found += _inputs("wheel", a.python, b.python)
     found += _inputs("Python wheel", a.imported, b.imported)
     found += _locked_models(a.models, b.models)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from privml.base.steps import step
+from privml.image import diskroom, pythonwheels
 from privml.image.bootstrap import tools_tree
 from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
@@ -17,7 +18,8 @@ from privml.recipe.loader import Recipe
 from privml.repro.external import Look
 from privml.repro.images import compared, owners_of
 from privml.repro.layers import Report
-from privml.repro.legs import Inputs, Legs, two_legs
+from privml.repro.legs import NEEDED, Inputs, Legs, disk, two_legs
+from privml.store.objects import Store
 
 
 def bring(place: Workplace, recipe: Recipe, lock: Lock, inputs: Inputs) -> ToolsTree:
@@ -39,7 +41,18 @@ def rebuilt(
     look: Look | None = None,
 ) -> Iterator[tuple[Legs, Report]]:
     """Both legs and their comparison. The outputs are removed at the end, unless ``keep`` is a directory for them."""
-    with two_legs(inputs, place.store.root, recipe.name, keep=keep) as legs:
+    needed = _needed(recipe, lock, place.store)
+    with two_legs(inputs, place.store.root, recipe.name, keep=keep, needed=needed) as legs:
         with step("Comparing"):
             report = compared(legs.a, legs.b, tools, owners_of(lock, place.store), legs.known, look)
         yield legs, report
+
+
+def _needed(recipe: Recipe, lock: Lock, store: Store) -> int:
+    """Bytes that the second leg needs; with wheels, the disk must have room for them and the first one's image."""
+    if recipe.content.python is None:
+        return NEEDED
+    wheels = pythonwheels.unpacked(recipe.content.python, lock, store).size
+    needed = NEEDED + diskroom.of_inputs(lock) + diskroom.of_build(wheels)
+    diskroom.check(disk(), needed + wheels, "two builds", "free some space, or set TMPDIR to another disk")
+    return needed
