@@ -49,6 +49,7 @@ CASES = {
     "driver-version": (GPU, "version: 550.163.01", "version: 550.90.07"),
     "driver-kernel": (GPU, "linux-image-amd64", "linux-image-cloud-amd64"),
     "gpu-platform": (GPU, "count: 1", "count: 2"),
+    "gpu-firmware": (GPU, "count: 1", "count: 3"),
     "device-unused": (PLATFORM, "devices:\n", 'devices:\n  - {kind: virtio-blk, slot: "05.0"}\n'),
     "platform-vcpus": (RECIPE, "vcpus: 4", "vcpus: 513"),
     "network-cards": (PLATFORM, "devices:\n", 'devices:\n  - {kind: virtio-net, slot: "05.0"}\n'),

@@ -40,6 +40,7 @@ def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
     platforms = platforms_of(recipe)
     return [
         *_of_platforms(recipe, platforms),
+        *_of_gpus(recipe),
         *_of_sizes(recipe, platforms, lock.model_size if lock else 0),
         *(_of_local_models(recipe, lock) if lock else ()),
         *ownfiles.read(recipe)[1],
@@ -82,6 +83,13 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
         text = f"{disks} disks, of which the guest reads {1 + models}, for {what}; the others are only in its machine"
         yield _finding(recipe, "device-unused", ("devices",), text)
     yield from _of_cards(recipe, declared.get("virtio-net", 0))
+
+
+def _of_gpus(recipe: Recipe) -> Iterator[Finding]:
+    gpu = recipe.content.gpu
+    if gpu is not None and not gpu.allowed:
+        text = "not given, so the guest uses a GPU with any VBIOS that its caller's policy accepts"
+        yield _finding(recipe, "gpu-firmware", ("gpu", "allowed"), text)
 
 
 def _of_cards(recipe: Recipe, count: int) -> Iterator[Finding]:
