@@ -122,6 +122,16 @@ int nvmlSystemSetConfComputeGpusReadyState(unsigned ready)
 """
 
 
+def reader_code(library: Path) -> str:
+    """The code of a reader's process with ``library`` in the place of the image's."""
+    return (
+        "from functools import partial\nfrom pathlib import Path\n"
+        "from privml.agent import gpureader\nfrom privml.agent.nvml import Nvml\n"
+        f"reads = partial(gpureader.read, open_library=lambda: Nvml(Path({str(library)!r})))\n"
+        "raise SystemExit(gpureader.main(reads))"
+    )
+
+
 class FakeDriver:
     """The directory, the library that reads it, and the service of the reader, which uses the library."""
 
@@ -151,12 +161,7 @@ class FakeDriver:
     @property
     def reader(self) -> str:
         """The code of the reader's process."""
-        return (
-            "from functools import partial\nfrom pathlib import Path\n"
-            "from privml.agent import gpureader\nfrom privml.agent.nvml import Nvml\n"
-            f"reads = partial(gpureader.read, open_library=lambda: Nvml(Path({str(self.library)!r})))\n"
-            "raise SystemExit(gpureader.main(reads))"
-        )
+        return reader_code(self.library)
 
 
 def compiled(place: Path, folder: Path) -> FakeDriver:

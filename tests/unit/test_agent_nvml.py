@@ -123,6 +123,7 @@ def test_the_state_alone_asks_no_gpu(driver: FakeDriver, served: Path) -> None:
         ({"state": "0 0 0"}, "gpu-cc-off: environment 0, feature 0, expected environment 2, feature 1"),
         ({"state": "2 0 0"}, "gpu-cc-off: environment 2, feature 0, expected environment 2, feature 1"),
         ({"state": "1 1 0"}, "gpu-cc-off: environment 1, feature 1, expected environment 2, feature 1"),
+        ({"state": "0 0 0", "report_0": None}, "gpu-cc-off: environment 0"),  # no GPU is asked for a report
         ({"state": None}, "gpu-cc-off: environment 0, feature 0, expected environment 2, feature 1"),
         ({"state": "2 1 1"}, "gpu-devtools: developer tools 1, expected 0"),
         ({"persistence": 0}, "gpu-persistence: persistence is off for GPU 1, expected persistence for each GPU"),
