@@ -18,6 +18,7 @@ from io import BytesIO
 from pathlib import Path
 
 from tests.negative import forge, pki
+from tests.property.test_gpu_answer import ENCODED as GPU_ANSWER
 from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
 from tests.property.test_option_roms import ROM
 from tests.property.test_published_mutations import DECODERS, SAMPLES
@@ -31,6 +32,7 @@ from tests.unit.test_measure_bzimage import kernel
 from tests.unit.test_measure_disk import FIRST, IMAGE
 from tests.unit.test_measure_optionrom import stored
 
+from privml.agent import gpuanswer
 from privml.base import dsse
 from privml.base.dsse import Envelope, Signature
 from privml.base.errors import EvidenceError, HostError, InputsError, MeasurementError
@@ -215,6 +217,14 @@ def _proof(data: bytes) -> object:
     return proof
 
 
+def _gpu_answer(data: bytes) -> object:
+    try:
+        return gpuanswer.reading_of(loads(data))
+    except HostError as error:  # the reader's own words
+        assert error.message.isprintable()
+        return None
+
+
 TARGETS: dict[str, tuple[bytes, Parser]] = {
     "tdvf": (FIRMWARE, tdvf.sections),
     "mrtd": (FIRMWARE, mrtd.mrtd),
@@ -272,6 +282,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     ),
     "runfile": (runfile_file.script() + b"\x28\xb5\x2f\xfd", _runfile),
     "runfile-tar": (runfile_file.packed(runfile_file.entries()).getvalue(), _runfile_tar),
+    "gpu-answer": (GPU_ANSWER, _gpu_answer),
     "note": (NOTE, lambda data: tlog.signed_text(data, LOG_KEY)),
     "checkpoint": (NOTE, lambda data: tlog.Checkpoint.read(data, LOG_KEY)),
     "tlog-proof": (tlog.Proof(1, (bytes(32),), NOTE).encode(), _proof),

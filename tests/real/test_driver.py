@@ -9,9 +9,13 @@ from pathlib import Path
 
 import pytest
 from tests.real.conftest import ROOT, privml, rebuilt, succeeded
+from tests.unit.nvml_fake import reader_code, reader_service
 
+from privml.agent.gpucheck import GpuReader, GpuRefused
+from privml.events.configuration import Gpu
 from privml.image import driver, driverrecord
 from privml.image.workplace import Workplace
+from privml.lock import deb
 from privml.lock.lockfile import read_lock
 from privml.lock.models import Driver
 from privml.output import manifest
@@ -59,3 +63,24 @@ def test_the_guest_loads_the_driver_and_is_parked_without_a_gpu() -> None:
     # The module's own message: all its symbols were resolved, and its initialisation ran.
     assert "NVRM: No NVIDIA GPU found." in said
     assert not re.search(r"Failed to insert module 'nvidia|Operation not permitted|Unknown symbol", said), said
+
+
+@only_gpu
+def test_nvidias_own_library_says_that_there_is_no_driver(locked: Driver, tmp_path: Path) -> None:
+    """The library of the image, as the guest's reader loads it; only the driver and the GPU are missing."""
+    succeeded(privml("image", NAME))  # its packages are in the store then
+    (part,) = [each for each in locked.record.parts if each.package == "libnvidia-ml1"]
+    ((inside, target),) = part.files.items()
+    library = tmp_path / Path(target).name
+    package = next(each for each in locked.parts if each.name == part.package)
+    with deb.tar_of(Workplace().store.read(package.sha256), "data.tar", str(package)) as archive:
+        entries = {entry.name.removeprefix("./"): entry for entry in archive}
+        file = archive.extractfile(entries[inside])
+        assert file is not None
+        library.write_bytes(file.read())
+    for missing in ("nvmlDeviceGetConfComputeGpuAttestationReport", "nvmlSystemSetConfComputeGpusReadyState"):
+        assert missing.encode() in library.read_bytes()
+    gpu = Gpu("nvidia", "hopper", 1, locked.version)
+    with reader_service(tmp_path / "reader.sock", reader_code(library)), pytest.raises(GpuRefused) as refused:
+        GpuReader(tmp_path / "reader.sock", gpu).evidence([bytes(32)], ready=False)
+    assert refused.value.message == "gpu: gpu-driver: nvmlInit_v2: status 9, the driver is not loaded"

@@ -37,6 +37,7 @@ from privml.events.configuration import Config, Engine, Model, encode
 from privml.events.stages import STAGES, Table, steps
 from privml.events.tcg import LogEntry, encode_log
 from privml.events.verity import Verity
+from privml.sim.gpumachine import SimulatedMachine
 
 # Seconds that no healthy test needs, on a machine however busy.
 LIMIT = 60.0
@@ -249,7 +250,9 @@ class FakeService:
 class Guest:
     """The directory tree, the processes, and methods to talk to them."""
 
-    def __init__(self, root: Path, config: Config, *, tee: str = "simulated", table: Table = STAGES) -> None:
+    def __init__(
+        self, root: Path, config: Config, *, tee: str = "simulated", gpus: str = "simulated", table: Table = STAGES
+    ) -> None:
         self.root = root
         me = os.getuid()
         self.layout = Layout(
@@ -257,6 +260,7 @@ class Guest:
             run=root / "run",
             engine=root / "engine",
             services=root / "services",
+            gpu=root / "gpu",
             proc=root / "proc",
             sys=root / "sys",
             dev=root / "dev",
@@ -283,13 +287,15 @@ class Guest:
         self.commands: list[list[str]] = []
         self._children: list[subprocess.Popen[bytes]] = []
         self.attestor = self._child(
-            "from privml.agent.attestor import serve\n"
+            "from privml.agent.attestor import reader_of, serve\n"
             "from privml.agent.tee import NoTee\n"
             "from privml.events.stages import Stage\n"
             "from privml.sim.tee import SimulatedTee\n"
+            "from privml.sim import gpumachine\n"
+            f"gpus = gpumachine.reader_of if {gpus!r} == 'simulated' else reader_of\n"
             f"tee = SimulatedTee(tpm_log=Path({str(root / 'tpm.log')!r}), mrtd=Path({str(root / 'mrtd')!r}))\n"
             f"tee = tee if {tee!r} == 'simulated' else NoTee()\n"
-            f"raise SystemExit(serve(tee=tee, layout=layout, table={table!r}))"
+            f"raise SystemExit(serve(tee=tee, gpus=gpus, layout=layout, table={table!r}))"
         )
 
     def _disk(self) -> None:
@@ -353,6 +359,7 @@ class Guest:
             "service": self.services.__getitem__,
             "say": self.said.append,
             "outbound": lambda: self.closed.append(self.layout.tls_key.exists()),
+            "gpus": lambda gpu: SimulatedMachine(gpu, self.layout),
             "attestor_wait": LIMIT,
             "engine_wait": LIMIT,
         }
@@ -414,12 +421,14 @@ class Guest:
 
 
 @contextmanager
-def guest(config: Config | None = None, *, tee: str = "simulated", table: Table = STAGES) -> Iterator[Guest]:
+def guest(
+    config: Config | None = None, *, tee: str = "simulated", gpus: str = "simulated", table: Table = STAGES
+) -> Iterator[Guest]:
     """A guest whose attestor is up; short paths, because socket names are short."""
     root = Path(tempfile.mkdtemp(prefix="privml-"))
     made = None
     try:
-        made = Guest(root, config or a_config(), tee=tee, table=table)
+        made = Guest(root, config or a_config(), tee=tee, gpus=gpus, table=table)
         yield made
     finally:
         if made is not None:

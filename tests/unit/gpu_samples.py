@@ -55,13 +55,13 @@ def expected(gpus: int = 1, switches: int = 0, architecture: str = "hopper") -> 
     return Expected(predicate, Built("out/demo-gpu"))
 
 
-def collateral(gpus: int = 1, switches: int = 0, now: int = NOW) -> NvidiaCollateral:
+def collateral(gpus: int = 1, switches: int = 0, now: int = NOW, *, driver: str = gpu.DRIVER) -> NvidiaCollateral:
     """All answers and reference values for so many simulated devices."""
     found = [*gpu.GPUS[:gpus], *gpu.SWITCHES[:switches]]
     products = ["GH100"] * bool(gpus) + ["LS10"] * bool(switches)
     return NvidiaCollateral(
         gpu.answers(found, now) + gpupki.rim_answers(products, now),
-        gpu.rims(gpus=bool(gpus), switches=bool(switches)),
+        gpu.rims(gpus=bool(gpus), switches=bool(switches), driver=driver),
     )
 
 

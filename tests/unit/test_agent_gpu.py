@@ -2,25 +2,55 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
+import attestation_samples as samples
+import gpu_samples
 import pytest
-from agent_guest import NO_MODEL, Guest, a_config, guest
+from agent_guest import ENGINE, NO_MODEL, Guest, a_config, a_model, guest
+from nvml_fake import FakeDriver, compiled, reader_service
 
+from privml.agent import gpuready
+from privml.agent.attestor import Attestor, AttestorClient
+from privml.agent.boot import Boot
+from privml.agent.gpucheck import GpuRefused
+from privml.agent.gpumachine import GpuMachine, make_node
+from privml.agent.layout import Layout
 from privml.agent.lockdown import lock_down
+from privml.agent.nvml import Nvml
+from privml.agent.tee import NoTee
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
-from privml.events.configuration import Config, Gpu, decode, encode, gpu_device
+from privml.events.agent import AgentEvent
+from privml.events.configuration import Config, Gpu, GpuFirmware, decode, encode, gpu_device
 from privml.events.stages import purposes, sequence
+from privml.evidence import devices
+from privml.evidence.document import listed, parse
+from privml.evidence.facts import collect
+from privml.evidence.nvidia import chain, roles
+from privml.sim import gpu as sim
+from privml.sim import gpumachine
+from privml.sim.gpupki import roots
+from privml.verify.nvidia import Firmware, NvidiaPolicy
+from privml.verify.verdict import Verdict
 
 NVIDIA = 0x10DE
 CONTROLLER_3D = 0x030200
+DRIVER = "550.163.01"
+NONCE = bytes(range(32))
+A_FIRMWARE = {"driver": DRIVER, "vbios": "96.00.A5.00.01"}
 
 
-def with_gpus(count: int = 1) -> Config:
+def with_gpus(count: int = 1, **changes: object) -> Config:
     devices = ("virtio-blk", "virtio-net", *["nvidia-gpu"] * count)
-    return a_config(**NO_MODEL, devices=devices, gpu=Gpu("nvidia", "hopper", count, "550.163.01"))
+    gpu = Gpu("nvidia", "hopper", count, DRIVER)
+    return a_config(**{**NO_MODEL, "devices": devices, "gpu": gpu, **changes})
 
 
 def open_kernel(made: Guest, text: str = "[none] integrity confidentiality\n") -> Path:
@@ -30,43 +60,231 @@ def open_kernel(made: Guest, text: str = "[none] integrity confidentiality\n") -
     return place
 
 
+@dataclass
+class FakeUnit:
+    """A unit of systemd that does ``work``, or fails with a text."""
+
+    work: Callable[[], object] | str = lambda: None
+
+    def start(self) -> None:
+        if isinstance(self.work, str):
+            raise HostError(self.work)
+        self.work()
+
+
+class Machine:
+    """A guest with the files of a loaded driver, and what its boot did with them."""
+
+    def __init__(self, made: Guest, library: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.guest = made
+        self.library = library
+        self.done: list[str] = []
+        self.nodes: list[tuple[str, int, int]] = []
+        self.persistence = FakeUnit(lambda: self.done.append("persistence"))
+        self.ready = FakeUnit(self._set_ready)
+        gpu = made.config.gpu
+        assert gpu is not None
+        layout = made.layout
+        place = open_kernel(made)
+        monkeypatch.setattr("privml.agent.boot.lock_down", lambda sys: place.write_text(f"locked by {sys.name}"))
+        # Simulated devices in the place of genuine ones, over a nonce that is known before.
+        monkeypatch.setattr(chain, "NVIDIA_ROOT_DER", roots()[0])
+        monkeypatch.setattr(roles, "NVIDIA", roles.SIMULATION)
+        monkeypatch.setattr("privml.agent.gpumachine.secrets.token_bytes", lambda size: NONCE[:size])
+        for number in range(gpu.count):
+            made.add_pci(8 + number, NVIDIA, 0x2331, CONTROLLER_3D)
+            self.write(layout.proc / f"driver/nvidia/gpus/0000:00:0{8 + number}.0/information",
+                       f"Model: \t\t NVIDIA H100\nDevice Minor: \t {number}\n")  # fmt: skip
+        self.write(layout.sys / "module/nvidia/version", f"{DRIVER}\n")
+        (layout.sys / "module/nvidia_uvm").mkdir()
+        self.write(layout.proc / "devices", "Character devices:\n195 nvidia\n195 nvidiactl\n510 nvidia-uvm\n\n"
+                                            "Block devices:\n254 virtblk\n")  # fmt: skip
+        boards = [sim.gpu_opaque(board, driver=DRIVER) for board in sim.GPUS[: gpu.count]]
+        library.has(*(sim.device_evidence(sim.GPUS[n], NONCE, said) for n, said in enumerate(boards)))
+
+    def write(self, path: Path, text: str) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+
+    def _set_ready(self) -> None:
+        self.done.append("ready")
+        assert gpuready.main(lambda: Nvml(self.library.library)) == 0
+
+    def boot(self) -> Boot:
+        def mknod(path: Path, major: int, minor: int) -> None:
+            self.nodes.append((path.name, major, minor))
+
+        return self.guest.boot(
+            gpus=lambda gpu: GpuMachine(
+                gpu, self.guest.layout, persistence=self.persistence, ready=self.ready, mknod=mknod
+            )
+        )
+
+    def parked(self) -> str:
+        """Boot, which must fail; what the console says at last."""
+        assert not self.boot().run()
+        return self.guest.said[-1].removeprefix("privml: stage gpu failed: gpu: ")
+
+
+@pytest.fixture(scope="module")
+def compiled_library(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
+    place = tmp_path_factory.mktemp("nvml")
+    return compiled(place, place / "gpus")
+
+
 @pytest.fixture
-def made() -> Iterator[Guest]:
-    with guest(with_gpus()) as running:
-        yield running
+def library(compiled_library: FakeDriver) -> FakeDriver:
+    for path in compiled_library.place.iterdir():
+        path.unlink()
+    return compiled_library
 
 
-def boot(made: Guest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Boot with a kernel that does as it is told; the last line on the console."""
-    place = open_kernel(made)
-    monkeypatch.setattr("privml.agent.boot.lock_down", lambda sys: place.write_text(f"locked by {sys.name}"))
-    assert not made.boot().run()
-    assert place.read_text() == "locked by sys"
-    return made.said[-1]
+@contextmanager
+def machine_with(count: int, library: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    """A machine with so many GPUs, whose reader answers in this process."""
+    with guest(with_gpus(count), gpus="genuine") as made, reader_service(made.layout.gpu_socket, library.read):
+        yield Machine(made, library, monkeypatch)
 
 
-def test_a_machine_without_the_gpu_is_parked_by_name(made: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    assert boot(made, monkeypatch) == "privml: stage gpu failed: gpu: recipe declares 1 GPU, found 0"
+@pytest.fixture
+def machine(library: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
+    with machine_with(1, library, monkeypatch) as made:
+        yield made
 
 
-def test_the_number_of_gpus_is_exact(made: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    for slot in (8, 9):
-        made.add_pci(slot, NVIDIA, 0x2331, CONTROLLER_3D)
-    assert boot(made, monkeypatch) == "privml: stage gpu failed: gpu: recipe declares 1 GPU, found 2"
+# -- the stage -------------------------------------------------------------------------------------------------------
+def test_gpus_are_brought_up_checked_recorded_and_only_then_ready(
+    machine: Machine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extend = AttestorClient.extend
+
+    def noted(client: AttestorClient, event: AgentEvent) -> None:
+        extend(client, event)
+        machine.done.append(event.name)
+
+    monkeypatch.setattr(AttestorClient, "extend", noted)
+    assert machine.boot().run(), machine.guest.said
+    assert machine.nodes == [
+        ("nvidia0", 195, 0), ("nvidiactl", 195, 255), ("nvidia-uvm", 510, 0), ("nvidia-uvm-tools", 510, 1),
+    ]  # fmt: skip
+    assert machine.done == ["config", "persistence", "gpu-policy", "gpu-ready", "ready", "system-ready"]
+    assert "privml: stage gpu: ok: 1 x hopper, 550.163.01/96.00.A5.00.01" in machine.guest.said
+    assert (machine.library.place / "ready").read_text() == "1"
 
 
-def test_a_gpu_that_was_not_checked_is_not_used(made: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    made.add_pci(8, NVIDIA, 0x2331, CONTROLLER_3D)
-    said = boot(made, monkeypatch)
-    assert said == "privml: stage gpu failed: gpu: gpu-unchecked: this agent cannot check the evidence of a GPU"
-    made.start_server()
-    status, answer = made.json(f"/.well-known/privml-attestation?nonce={'00' * 32}")
+def test_every_gpu_of_a_machine_is_checked(library: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
+    with machine_with(8, library, monkeypatch) as machine:
+        assert machine.boot().run(), machine.guest.said
+        assert [node[0] for node in machine.nodes[:8]] == [f"nvidia{number}" for number in range(8)]
+        assert "privml: stage gpu: ok: 8 x hopper, 550.163.01/96.00.A5.00.01" in machine.guest.said
+
+
+@pytest.mark.parametrize(
+    ("state", "said"),
+    [
+        ("0 0 0", "gpu-cc-off: environment 0, feature 0, expected environment 2, feature 1"),
+        ("2 1 1", "gpu-devtools: developer tools 1, expected 0"),
+    ],
+)
+def test_a_gpu_that_is_not_confidential_is_never_used(machine: Machine, state: str, said: str) -> None:
+    machine.library.says(state=state)
+    assert machine.parked() == said
+    assert machine.done == ["persistence"]
+    machine.guest.start_server()
+    status, answer = machine.guest.json(f"/.well-known/privml-attestation?nonce={'00' * 32}")
     assert (status, answer["error"]["code"]) == (503, "failed")  # type: ignore[index]
 
 
-def test_other_devices_are_still_checked_first(made: Guest, monkeypatch: pytest.MonkeyPatch) -> None:
-    made.add_pci(9, 0x1AF4, 0x1050)
-    assert boot(made, monkeypatch) == "privml: stage devices failed: devices: 1 x virtio-gpu not declared"
+def test_a_report_over_another_nonce_parks_the_guest(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("privml.agent.gpumachine.secrets.token_bytes", bytes)
+    assert machine.parked() == f"gpu-nonce: GPU 1 signed {NONCE.hex()}, expected {'00' * 32}"
+
+
+def test_a_machine_without_the_gpu_is_parked_by_name(machine: Machine) -> None:
+    shutil.rmtree(machine.guest.layout.sys / "bus/pci/devices/0000:00:08.0")
+    assert machine.parked() == "recipe declares 1 GPU, found 0"
+    assert (machine.done, machine.nodes) == ([], [])
+
+
+def test_the_number_of_gpus_is_exact(machine: Machine) -> None:
+    machine.guest.add_pci(9, NVIDIA, 0x2331, CONTROLLER_3D)
+    assert machine.parked() == "recipe declares 1 GPU, found 2"
+
+
+@pytest.mark.parametrize(
+    ("file", "text", "said"),
+    [
+        (
+            "sys/module/nvidia/version",
+            None,
+            "gpu-driver: the kernel has no module nvidia, expected version 550.163.01",
+        ),
+        (
+            "sys/module/nvidia/version",
+            "550.54.15",
+            "gpu-driver: the module nvidia has version 550.54.15, expected 550",
+        ),
+        ("sys/module/nvidia_uvm", None, "gpu-driver: the kernel has no module nvidia_uvm"),
+        ("proc/driver/nvidia/gpus", None, "gpu-count: the driver has 0, expected 1"),
+        (
+            "proc/driver/nvidia/gpus/0000:00:08.0/information",
+            "Model: H100\n",
+            "gpu-driver: the driver names no device minor of 0000:00:08.0",
+        ),
+        (
+            "proc/devices",
+            "Character devices:\n\nBlock devices:\n510 nvidia-uvm\n",
+            "gpu-driver: the kernel has no dev",
+        ),
+    ],
+    ids=["no-driver", "other-version", "no-uvm", "no-gpu", "no-minor", "no-uvm-device"],
+)
+def test_a_driver_that_is_not_as_declared_is_refused(
+    machine: Machine, file: str, text: str | None, said: str
+) -> None:
+    path = machine.guest.root / file
+    if text is not None:
+        path.write_text(text)
+    elif path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
+    assert machine.parked().startswith(said)
+    assert machine.done == []
+
+
+def test_units_that_fail_park_the_guest(machine: Machine) -> None:
+    machine.persistence.work = "systemctl failed with status 1"
+    assert machine.parked() == "gpu-persistence: systemctl failed with status 1"
+
+
+def test_gpus_that_cannot_be_set_ready_park_the_guest(machine: Machine) -> None:
+    machine.ready.work = "systemctl failed with status 1"
+    assert machine.parked() == "gpu-ready: systemctl failed with status 1"
+
+
+def test_a_driver_that_ignores_the_ready_state_parks_the_guest(machine: Machine) -> None:
+    machine.ready.work = lambda: None
+    assert machine.parked() == "gpu-ready: the driver says that the GPUs are not ready, expected ready GPUs"
+    machine.guest.start_server()
+    status, answer = machine.guest.json(f"/.well-known/privml-attestation?nonce={'00' * 32}")
+    assert (status, answer["error"]["code"]) == (503, "failed")  # type: ignore[index]
+
+
+def test_a_node_that_is_there_must_be_the_device(tmp_path: Path) -> None:
+    (tmp_path / "nvidia0").write_bytes(b"")
+    with pytest.raises(GpuRefused, match=r"gpu-driver: .*nvidia0 is another device, expected 195:0"):
+        make_node(tmp_path / "nvidia0", 195, 0)
+
+
+def test_gpus_of_another_vendor_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(HostError, match="cannot check GPUs of `amd`, expected nvidia"):
+        GpuMachine(Gpu("amd", "cdna", 1, "1.0"), Layout(), persistence=FakeUnit(), ready=FakeUnit())
+
+
+def test_other_devices_are_still_checked_first(machine: Machine) -> None:
+    machine.guest.add_pci(9, 0x1AF4, 0x1050)
+    assert machine.parked() == "privml: stage devices failed: devices: 1 x virtio-gpu not declared"
 
 
 def test_a_gpu_that_no_recipe_declares_stops_the_boot() -> None:
@@ -82,11 +300,133 @@ def test_a_guest_without_gpus_skips_their_stage() -> None:
         assert "privml: stage gpu: skipped: the measured configuration names no GPU" in made.said
 
 
-def test_a_kernel_that_cannot_be_locked_down_stops_the_boot(made: Guest) -> None:
-    open_kernel(made)  # keeps what is written to it, as no kernel does
-    assert not made.boot().run()
-    assert made.said[-1] == "privml: stage config failed: lockdown: got `integrity`, expected [integrity]"
-    assert not made.layout.tls_key.exists()
+def test_a_kernel_that_cannot_be_locked_down_stops_the_boot() -> None:
+    with guest(with_gpus()) as made:
+        open_kernel(made)  # keeps what is written to it, as no kernel does
+        assert not made.boot().run()
+        assert made.said[-1] == "privml: stage config failed: lockdown: got `integrity`, expected [integrity]"
+        assert not made.layout.tls_key.exists()
+
+
+# -- simulated GPUs --------------------------------------------------------------------------------------------------
+@contextmanager
+def simulated(config: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Guest]:
+    """A development guest that has booted with simulated GPUs, up to the given configuration's last stage."""
+    with guest(config) as made:
+        place = open_kernel(made)
+        monkeypatch.setattr("privml.agent.boot.lock_down", lambda sys: place.write_text("locked"))
+        with reader_service(made.layout.gpu_socket, partial(gpumachine.read, gpu=config.gpu)):
+            yield made
+
+
+def judged(made: Guest, config: Config, policy: NvidiaPolicy) -> Verdict:
+    """The verdict of a caller who expects this configuration's image."""
+    nonce = bytes(reversed(NONCE))
+    status, _, body = made.request("GET", f"/.well-known/privml-attestation?nonce={nonce.hex()}")
+    assert status == 200, body
+    document = parse(body)
+    facts = collect(document)
+    expected = gpu_samples.expected(config.gpu.count)  # type: ignore[union-attr]
+    predicate = dataclasses.replace(
+        expected.predicate,
+        variant="development",
+        agent_events=sequence(decode(encode(config))),
+        purposes=purposes(config),
+    )
+    checked = devices.check(
+        facts,
+        gpu_samples.collateral(config.gpu.count, driver=DRIVER),  # type: ignore[union-attr]
+        now=gpu_samples.NOW,
+        simulated_roots=policy.allow_simulated,
+    )
+    return samples.judge(
+        document,
+        facts=facts,
+        expected=dataclasses.replace(expected, predicate=predicate),
+        policy=dataclasses.replace(gpu_samples.POLICY, nvidia=policy),
+        devices=checked,
+        nonce=nonce,
+    ).verdict
+
+
+def of_gpus(verdict: Verdict) -> set[str]:
+    return {refusal.code for refusal in verdict.refusals if refusal.code.startswith(("gpu-", "agent-"))}
+
+
+def test_a_development_guest_boots_with_simulated_gpus_up_to_its_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_gpus(2, engine=ENGINE, models=(a_model(),))
+    with simulated(config, monkeypatch) as made:
+        assert made.boot().run(), made.said
+        assert "privml: stage gpu: ok: SIMULATED: 2 x hopper, 550.163.01/96.00.A5.00.01" in made.said
+        assert "privml: stage engine: ok: llama-server" in made.said
+        assert made.engine.started
+
+
+def test_evidence_of_every_document_is_new_and_bound_to_the_callers_nonce(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = with_gpus(2)
+    with simulated(config, monkeypatch) as made:
+        assert made.boot().run(), made.said
+        made.start_server()
+        found = []
+        for byte in ("11", "22"):
+            status, _, body = made.request("GET", f"/.well-known/privml-attestation?nonce={byte * 32}")
+            assert status == 200, body
+            document = parse(body)
+            facts = collect(document)
+            assert [device.kind for device in document.device_evidence] == ["gpu", "gpu"]
+            assert {claims.report.nonce for claims in facts.device_claims} == {facts.device_nonce}
+            assert facts.devices == listed(document.device_evidence)
+            found.append(document.device_evidence)
+        assert not set(found[0]) & set(found[1])
+
+
+def test_simulated_gpus_are_accepted_only_by_a_policy_that_names_their_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    firmware = frozenset({Firmware(DRIVER, sim.GPU_VBIOS)})
+    config = with_gpus(1)
+    with simulated(config, monkeypatch) as made:
+        assert made.boot().run(), made.said
+        made.start_server()
+        allowed = NvidiaPolicy(allow_simulated=gpu_samples.ROOTS, firmware=firmware)
+        assert of_gpus(judged(made, config, allowed)) == set()
+        assert "gpu-simulated" in of_gpus(judged(made, config, NvidiaPolicy(firmware=firmware)))
+
+
+def test_a_guest_whose_gpus_do_not_answer_is_not_quoted(monkeypatch: pytest.MonkeyPatch) -> None:
+    with simulated(with_gpus(1), monkeypatch) as made:
+        assert made.boot().run(), made.said
+        made.start_server()
+        path = f"/.well-known/privml-attestation?nonce={'11' * 32}"
+        assert made.json(path)[0] == 200
+        made.layout.gpu_socket.unlink()
+        status, answer = made.json(path)
+        assert (status, answer["error"]["code"]) == (503, "gpu-answer")  # type: ignore[index]
+
+
+def test_genuine_gpus_are_refused_by_the_reader_of_simulated_ones(library: FakeDriver, tmp_path: Path) -> None:
+    library.has(gpu_samples.R580)
+    gpu = Gpu("nvidia", "hopper", 1, "580.95.05")
+    layout = dataclasses.replace(Layout(), gpu=tmp_path)
+    with (
+        reader_service(layout.gpu_socket, library.read),
+        pytest.raises(GpuRefused, match="gpu-cc-off: environment 2"),
+    ):
+        gpumachine.reader_of(gpu, layout).evidence([NONCE], ready=False)
+
+
+def test_the_attestor_reads_simulated_gpus_on_a_simulated_platform_only() -> None:
+    config = with_gpus()
+    reader = gpumachine.reader_of(config.gpu, Layout())  # type: ignore[arg-type]
+    with pytest.raises(HostError, match="attestor: the GPUs are simulated, but the platform is not"):
+        Attestor(config, NoTee(), gpus=reader)
+    for given, gpus in ((config, None), (a_config(), reader)):
+        with pytest.raises(HostError, match="attestor: it reads GPUs if, and only if"):
+            Attestor(given, SimulatedNothing(), gpus=gpus)
+    with pytest.raises(HostError, match="the platform is simulated, but this is not a development image"):
+        Attestor(dataclasses.replace(config, variant="production"), SimulatedNothing(), gpus=reader)
+
+
+class SimulatedNothing(NoTee):
+    name = "simulated"
 
 
 # -- lockdown --------------------------------------------------------------------------------------------------------
@@ -110,9 +450,22 @@ def test_a_configuration_with_gpus_round_trips_and_promises_their_event() -> Non
     config = decode(encode(with_gpus(2)))
     assert config.gpu == Gpu("nvidia", "hopper", 2, "550.163.01")
     assert config.devices.count(gpu_device("nvidia")) == 2
-    assert [event.name for event in sequence(config)] == ["config", "gpu-ready", "system-ready"]
-    assert loads(sequence(config)[1].payload) == {"gpus": 2, "switches": 0, "cc": "on", "devtools": "off"}
-    assert purposes(config) == {"serve": 3}
+    assert [event.name for event in sequence(config)] == ["config", "gpu-policy", "gpu-ready", "system-ready"]
+    policy, ready = (loads(event.payload) for event in sequence(config)[1:3])
+    assert policy == {"vendor": "nvidia", "architecture": "hopper", "count": 2, "allowed": []}
+    assert ready == {"gpus": 2, "switches": 0, "cc": "on", "devtools": "off"}
+    assert purposes(config) == {"serve": 4}
+
+
+def test_allowed_firmware_is_configured_and_recorded() -> None:
+    pairs = (GpuFirmware(DRIVER, "96.00.74.00.1A"), GpuFirmware(DRIVER, "96.00.A5.00.01"))
+    config = with_gpus(gpu=Gpu("nvidia", "hopper", 1, DRIVER, pairs))
+    assert decode(encode(config)).gpu == config.gpu
+    assert loads(sequence(config)[1].payload)["allowed"] == [
+        {"driver": DRIVER, "vbios": "96.00.74.00.1A"},
+        {"driver": DRIVER, "vbios": "96.00.A5.00.01"},
+    ]
+    assert "allowed" not in loads(encode(with_gpus()))["gpu"]
 
 
 def test_a_configuration_without_gpus_is_as_it_was() -> None:
@@ -129,6 +482,16 @@ def test_a_configuration_without_gpus_is_as_it_was() -> None:
         ("vendor", 1, "config.gpu.vendor"),
         ("architecture", "x" * 33, "config.gpu.architecture"),
         ("driver", None, "config.gpu.driver"),
+        ("allowed", [], "config.gpu.allowed: expected at least one firmware, sorted, each once"),
+        ("allowed", [A_FIRMWARE] * 2, "config.gpu.allowed: expected at least one firmware, sorted, each once"),
+        ("allowed", [A_FIRMWARE | {"vbios": "9"}], "allowed firmware: vbios `9`, expected a version like 96"),
+        (
+            "allowed",
+            [A_FIRMWARE | {"driver": "five"}],
+            "allowed firmware: driver `five`, expected a version like 550",
+        ),
+        ("allowed", [A_FIRMWARE | {"more": 1}], "more"),
+        ("allowed", [A_FIRMWARE] * 65, "config.gpu.allowed"),
         ("more", 1, "more"),
     ],
 )

@@ -8,12 +8,15 @@ import re
 from pathlib import Path
 
 import pytest
+import yaml
 
-from privml.agent import boot, outbound
-from privml.agent.layout import SERVER_ID, Layout
+from privml.agent import boot, gpucheck, gpumachine, gpureader, outbound
+from privml.agent.layout import GPU_ID, SERVER_ID, Layout
 from privml.engines.registry import ENGINES
 from privml.events import services as own
+from privml.lock.trees import agent_tree, overlays
 from privml.recipe import guestroot
+from privml.recipe.models import Content
 
 GUEST = Path(__file__).parents[2] / "images" / "guest"
 COMMON = GUEST / "common"
@@ -21,6 +24,10 @@ ENGINE = GUEST / "engine"
 UNITS = COMMON / "usr" / "lib" / "systemd" / "system"
 ENGINE_UNITS = ENGINE / "usr" / "lib" / "systemd" / "system"
 REPLACED = COMMON / "etc" / "systemd" / "system"
+GPU = GUEST / "gpu"
+GPU_UNITS = GPU / "usr" / "lib" / "systemd" / "system"
+SIMULATED_GPU = GUEST / "gpu-development"
+READER = GPU_UNITS / "privml-gpu@.service"
 OWN_UNIT = GUEST / "services/usr/lib/systemd/system/privml-service@.service"
 SERVICES = ("attestor", "boot", "server", "engine")
 
@@ -53,7 +60,7 @@ def test_services_start_modules_that_exist(name: str) -> None:
     assert service["Environment"] == ["PYTHONPATH=/usr/lib/privml"]
 
 
-FOLDERS = (UNITS, ENGINE_UNITS, REPLACED, OWN_UNIT.parent)
+FOLDERS = (UNITS, ENGINE_UNITS, GPU_UNITS, REPLACED, OWN_UNIT.parent)
 OURS = sorted(path for folder in FOLDERS for path in folder.iterdir() if path.is_file())
 
 
@@ -110,7 +117,9 @@ def test_prompts_go_to_an_engine_without_a_network_over_a_socket_that_only_the_s
         for path in GUEST.rglob("*")
         if path.is_file() and b"SupplementaryGroups" in path.read_bytes()
     ]
-    assert members == [f"engine/{drop_in}"]
+    gpus = "etc/systemd/system/privml-engine.service.d/gpu.conf"
+    assert sorted(members) == [f"engine/{drop_in}", f"gpu/{gpus}"]
+    assert unit(GPU / gpus)["Service"]["SupplementaryGroups"] == ["privml-gpu"]
     assert unit(ENGINE / drop_in)["Service"]["SupplementaryGroups"] == engine["Group"]
     for record in ENGINES.values():
         assert str(Layout().engine_socket(record)) == record.socket
@@ -174,7 +183,7 @@ def test_the_connection_filter_covers_every_service_except_the_network_s() -> No
     assert unit(dropin)["Service"]["Slice"] == ["network.slice"]
     for path in OURS:
         # A template unit is in a slice of its own unless it names another.
-        slices = ["system.slice"] if path == OWN_UNIT else None
+        slices = ["system.slice"] if path in (OWN_UNIT, READER) else None
         assert unit(path).get("Service", {}).get("Slice") == slices
     assert outbound.GROUP.endswith("/system.slice")
 
@@ -188,3 +197,86 @@ def test_dhcp_gives_an_address_and_a_gateway_and_nothing_else() -> None:
 @pytest.mark.parametrize("name", ["systemd-sysctl", "systemd-networkd"])
 def test_the_distribution_s_services_import_no_credential(name: str) -> None:
     assert unit(REPLACED / f"{name}.service.d/privml.conf")["Service"]["ImportCredential"] == [""]
+
+
+# -- guests with GPUs ------------------------------------------------------------------------------------------------
+def test_the_library_of_the_driver_is_loaded_without_keys_by_a_user_of_its_own() -> None:
+    reader = unit(READER)["Service"]
+    assert reader["ExecStart"] == ["/usr/bin/python3 -B -P -m privml.agent.gpureader"]
+    assert (reader["User"], reader["Group"], reader["CapabilityBoundingSet"]) == (
+        ["privml-gpu"],
+        ["privml-gpu"],
+        [""],
+    )
+    assert (reader["StandardInput"], reader["StandardOutput"]) == (["socket"], ["null"])
+    assert float(reader["RuntimeMaxSec"][0].removesuffix("s")) > gpureader.LIMIT
+    assert gpureader.LIMIT < gpucheck.TIMEOUT
+    socket = unit(GPU_UNITS / "privml-gpu.socket")["Socket"]
+    assert socket["ListenStream"] == [str(Layout().gpu_socket)]
+    assert (socket["Accept"], socket["SocketMode"], socket["SocketUser"]) == (["yes"], ["0600"], ["root"])
+
+
+@pytest.mark.parametrize("name", [READER.name, gpumachine.READY, gpumachine.PERSISTENCE])
+def test_processes_of_the_gpus_have_their_nodes_and_nothing_else(name: str) -> None:
+    service = unit(GPU_UNITS / name)["Service"]
+    assert service["DevicePolicy"] == ["closed"]
+    console = ["/dev/console rw"] if service["StandardError"] == ["tty"] else []
+    assert service["DeviceAllow"] == ["char-nvidia* rw", *console]
+    assert (service["PrivateNetwork"], service["RestrictAddressFamilies"]) == (["yes"], ["AF_UNIX"])
+    hidden = {path.lstrip("-") for path in service["InaccessiblePaths"][0].split()}
+    layout = Layout()
+    assert {str(path) for path in (layout.run, layout.engine, layout.services, layout.gpu)} <= hidden
+    for setting in ("NoNewPrivileges", "RestrictNamespaces", "RestrictSUIDSGID", "LockPersonality"):
+        assert service[setting] == ["yes"]
+    assert service["Restart"] == ["no"]
+    assert "PrivateTmp" not in service  # the root is read-only, and has no /tmp to make one in
+
+
+def test_only_the_ready_state_is_set_by_root_and_nothing_but_the_boot_starts_it() -> None:
+    ready = unit(GPU_UNITS / gpumachine.READY)["Service"]
+    assert ready["ExecStart"] == ["/usr/bin/python3 -B -P -m privml.agent.gpuready"]
+    assert (ready["Type"], ready["CapabilityBoundingSet"], ready.get("User")) == (
+        ["oneshot"],
+        ["CAP_SYS_ADMIN"],
+        None,
+    )
+    for name in (gpumachine.READY, gpumachine.PERSISTENCE):
+        for path in GPU.rglob("*"):
+            assert not path.is_file() or path.name == name or name not in path.read_text()
+
+
+def test_the_engine_has_no_device_but_the_gpus_of_a_guest_that_has_some() -> None:
+    assert service_of("engine")["PrivateDevices"] == ["yes"]
+    drop_in = unit(GPU / "etc/systemd/system/privml-engine.service.d/gpu.conf")["Service"]
+    assert (drop_in["PrivateDevices"], drop_in["DevicePolicy"]) == (["no"], ["closed"])
+    assert drop_in["DeviceAllow"] == ["char-nvidia* rw"]
+
+
+def test_the_group_of_the_nodes_is_that_of_the_code() -> None:
+    text = (GPU / "usr/lib/sysusers.d/privml-gpu.conf").read_text()
+    assert re.search(rf"^u privml-gpu {GPU_ID}:{GPU_ID} ", text, re.MULTILINE)
+    assert GPU_ID not in (SERVER_ID, 901) and own.FIRST_ID > GPU_ID
+
+
+def test_the_guest_with_gpus_listens_for_questions_before_boot_and_attestor_start() -> None:
+    assert unit(GPU / "etc/systemd/system/privml.target.d/gpu.conf")["Unit"]["Wants"] == ["privml-gpu.socket"]
+    for name in ("boot", "attestor"):
+        drop_in = unit(GPU / f"etc/systemd/system/privml-{name}.service.d/gpu.conf")["Unit"]
+        assert drop_in == {"Wants": ["privml-gpu.socket"], "After": ["privml-gpu.socket"]}
+
+
+def gpu_content(variant: str) -> Content:
+    text = (GUEST.parents[1] / "recipes/tdx-gpu-min.yaml").read_text()
+    return Content.model_validate(yaml.safe_load(text) | {"variant": variant})
+
+
+def test_simulated_gpus_are_in_development_images_only() -> None:
+    assert overlays(gpu_content("production")) == ("guest/common", "guest/gpu", "guest/production")
+    assert overlays(gpu_content("development"))[-3:] == ("guest/gpu", "guest/development", "guest/gpu-development")
+    assert not any("privml.sim" in path.read_text() for path in GPU.rglob("*") if path.is_file())
+    for path in SIMULATED_GPU.rglob("*.conf"):
+        module = unit(path)["Service"]["ExecStart"][-1].split()[-1]
+        assert module.startswith("privml.sim.") and importlib.util.find_spec(module) is not None
+    production = [file.path for file in agent_tree("production").files]
+    assert [path for path in production if "/sim/" in path] == []
+    assert "privml/sim/gpumachine.py" in [file.path for file in agent_tree("development").files]

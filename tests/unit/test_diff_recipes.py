@@ -272,7 +272,7 @@ ELSEWHERE = {
     "inference.models.file", "inference.models.files.name", "inference.models.files.sha256",
     *(f"inference.models.signature.identity.{name}" for name in ("subject", "issuer", "root")),
     "exceptions.kind", "exceptions.subject", "exceptions.reason",
-    "gpu.vendor", "gpu.architecture", "gpu.count", "gpu.driver.version",
+    "gpu.vendor", "gpu.architecture", "gpu.count", "gpu.driver.version", "gpu.allowed.driver", "gpu.allowed.vbios",
     "gpu.driver.runfile.url", "gpu.driver.runfile.sha256",
     "python.requirements", "python.before", "python.remove", "python.imports", "python.programs",
     *(f"inference.engine.options.{name}" for name in ENGINES["vllm"].options if name not in ("context", "slots")),
@@ -368,9 +368,10 @@ def driver(shop: Workshop, monkeypatch: pytest.MonkeyPatch) -> Driver:
 GPU = {"vendor": "nvidia", "architecture": "hopper", "count": 1, "driver": {"version": "550.163.01"}}
 
 
-def with_gpus(count: int | None) -> Document:
+def with_gpus(count: int | None, *allowed: str) -> Document:
     document = varied(put("base release", "trixie"), put("kernel package", "linux-image-amd64"))
-    return document if count is None else document | {"gpu": GPU | {"count": count}}
+    firmware = {"allowed": [{"driver": "550.163.01", "vbios": vbios} for vbios in allowed]} if allowed else {}
+    return document if count is None else document | {"gpu": GPU | {"count": count} | firmware}
 
 
 def test_the_number_of_gpus_explains_everything_that_differs(shop: Workshop, driver: Driver) -> None:
@@ -379,6 +380,32 @@ def test_the_number_of_gpus_explains_everything_that_differs(shop: Workshop, dri
     found = shop.diff(one, two)
     assert [change.name for change in of_kind(found, FIELD)] == ["gpu.count"]
     assert {"gpu.count", "devices"} <= {change.name for change in of_kind(found, KEY)}
+    assert [change.text() for change in found.unexplained] == []
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
+    assert set(found.registers or {}) == {"rtmr1", "rtmr2", "rtmr3"}
+
+
+FIRMWARE = ("96.00.74.00.1A", "96.00.A5.00.01", "96.00.A5.00.02")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "fields"),
+    [
+        ((), FIRMWARE[:1], {"gpu.allowed[0].driver", "gpu.allowed[0].vbios"}),
+        (FIRMWARE[:2], FIRMWARE[1:], {"gpu.allowed[0].vbios", "gpu.allowed[1].vbios"}),
+    ],
+    ids=["none-before", "changed"],
+)
+def test_the_allowed_firmware_explains_everything_that_differs(
+    shop: Workshop, driver: Driver, before: tuple[str, ...], after: tuple[str, ...], fields: set[str]
+) -> None:
+    one, two = (
+        shop.image(f"firmware-{len(before)}-{number}", with_gpus(1, *allowed), driver=driver)
+        for number, allowed in enumerate((before, after))
+    )
+    found = shop.diff(one, two)
+    assert {change.name for change in of_kind(found, FIELD)} == fields
+    assert {change.name for change in of_kind(found, KEY)} >= fields
     assert [change.text() for change in found.unexplained] == []
     assert [finding.text() for finding in found.report.findings if not finding.because] == []
     assert set(found.registers or {}) == {"rtmr1", "rtmr2", "rtmr3"}

@@ -85,5 +85,5 @@ def test_a_stage_that_the_boot_cannot_do_is_refused(tmp_path: object) -> None:
     with pytest.raises(ValueError, match="stage `keys` has no function"):
         Boot(
             Layout(), volumes=None, engine=None, service=None, say=print, outbound=lambda: None,  # type: ignore[arg-type]
-            table=WITH_KEYS,
+            gpus=None, table=WITH_KEYS,  # type: ignore[arg-type]
         )  # fmt: skip

@@ -43,9 +43,9 @@ def test_the_shipped_recipes_are_valid() -> None:
         assert is_recipe(path)
         recipe = load(path)
         gpu = recipe.content.gpu
-        # No platform has GPUs yet (ADR 0035).
-        expected = [] if gpu is None else ["gpu-platform"]
-        expected += ["driver-untried"] if gpu is not None and gpu.record.untried else []
+        # No platform has GPUs yet (ADR 0035), and no public VBIOS version is known to go with these drivers.
+        expected = [] if gpu is None else ["gpu-platform", "gpu-firmware"]
+        expected[1:1] = ["driver-untried"] if gpu is not None and gpu.record.untried else []
         assert [finding.rule for finding in lint(recipe)] == expected
         names.append((recipe.name, recipe.content.variant))
     assert ("demo-cpu", "production") in names

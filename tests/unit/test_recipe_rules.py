@@ -57,6 +57,7 @@ CASES = {
         f"version: 595.71.05, runfile: {{url: https://vendor.invalid/x.run, sha256: {'0' * 64}}}",
     ),
     "gpu-platform": (GPU, "count: 1", "count: 2"),
+    "gpu-firmware": (GPU, "count: 1", "count: 3"),
     "device-unused": (PLATFORM, "devices:\n", 'devices:\n  - {kind: virtio-blk, slot: "05.0"}\n'),
     "platform-vcpus": (RECIPE, "vcpus: 4", "vcpus: 513"),
     "network-cards": (PLATFORM, "devices:\n", 'devices:\n  - {kind: virtio-net, slot: "05.0"}\n'),

@@ -16,24 +16,28 @@ import signal
 import socket
 import sys
 import threading
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from privml.agent import wire
+from privml.agent.gpucheck import GpuReader, GpuRefused
 from privml.agent.layout import Layout
 from privml.agent.tee import NoTeeError, Tee, detect
 from privml.base.errors import EvidenceError, HostError, PrivmlError
 from privml.base.strictjson import Fields, b64
 from privml.events import configuration, stages
 from privml.events.agent import AgentEvent, digest, encode_line, failed_event
-from privml.events.configuration import STAGED, Config
+from privml.events.configuration import STAGED, Config, Gpu
 from privml.events.registers import ZERO
 from privml.events.replay import extend
 from privml.events.variants import DEVELOPMENT
-from privml.evidence.report_data import compute
-from privml.evidence.sections import Devices, Header, Keys
+from privml.evidence.document import DeviceEvidence, device_evidence, device_evidence_json, listed
+from privml.evidence.report_data import compute, device_nonce
+from privml.evidence.sections import Header, Keys
 
 _REQUEST_TIMEOUT = 10.0
+SIMULATED = "simulated"
+"""The name of a platform that anyone can forge."""
 
 
 class RefusedRequest(PrivmlError):
@@ -48,12 +52,19 @@ class Attestor:
     """The attestor's state machine, without its sockets.
 
     It starts in the first stage of the table. Every operation, quotes included, is one critical section, so the log
-    in a quote always matches the register.
+    in a quote always matches the register. ``gpus`` reads the GPUs that the configuration declares, for each quote
+    anew; None without any.
     """
 
-    def __init__(self, config: Config, tee: Tee, *, table: stages.Table = stages.STAGES) -> None:
-        if tee.name == "simulated" and config.variant != DEVELOPMENT:
+    def __init__(
+        self, config: Config, tee: Tee, *, gpus: GpuReader | None = None, table: stages.Table = stages.STAGES
+    ) -> None:
+        if tee.name == SIMULATED and config.variant != DEVELOPMENT:
             raise HostError("attestor: the platform is simulated, but this is not a development image")
+        if gpus is not None and gpus.simulated and tee.name != SIMULATED:
+            raise HostError("attestor: the GPUs are simulated, but the platform is not")
+        if (config.gpu is None) != (gpus is None):
+            raise HostError("attestor: it reads GPUs if, and only if, the configuration declares some")
         stages.check(table)
         self.tee = tee
         self._lock = threading.Lock()
@@ -61,7 +72,8 @@ class Attestor:
         self._steps = stages.steps(config, table)
         self._at = 0
         self._left = list(self._steps[0].events)
-        self._devices = Devices().encode()
+        self._gpus = gpus
+        self._gpu_count = 0 if config.gpu is None else config.gpu.count
         self._keys: bytes | None = None
         self._log = b""
         self._seq = 0
@@ -136,18 +148,30 @@ class Attestor:
             if self._left or self._keys is None or purpose not in self._stage.purposes:
                 raise RefusedRequest("not-ready", f"quote: none for `{purpose}` in stage `{self._stage.name}`")
             header = Header(self._variant, self.tee.kind, purpose, self._stage.name).encode()
-            data = compute(header=header, root=root, keys=self._keys, devices=self._devices, eventlog=self._log)
+            found = self._device_evidence(device_nonce(root=root, keys=self._keys))
+            devices = listed(found).encode()
+            data = compute(header=header, root=root, keys=self._keys, devices=devices, eventlog=self._log)
             evidence = self.tee.quote(data)
             collateral: Mapping[str, str] | None = self.tee.collateral()
             return {
                 "header": b64(header),
                 "keys": b64(self._keys),
-                "devices": b64(self._devices),
+                "devices": b64(devices),
                 "eventlog": b64(self._log),
                 "bootlog": b64(self.tee.boot_log()),
                 "evidence": b64(evidence),
+                "device_evidence": device_evidence_json(found),
                 "collateral": None if collateral is None else {self.tee.kind: dict(collateral)},
             }
+
+    def _device_evidence(self, nonce: bytes) -> Sequence[DeviceEvidence]:
+        """New evidence of each GPU over ``nonce``; a GPU that would not pass the boot now is not quoted either."""
+        if self._gpus is None:
+            return ()
+        try:
+            return self._gpus.evidence([nonce] * self._gpu_count, ready=True)
+        except GpuRefused as refused:
+            raise RefusedRequest(refused.code, f"quote: {refused.message}") from refused
 
     @property
     def _stage(self) -> stages.Stage:
@@ -180,13 +204,29 @@ class Attestor:
             raise HostError("RTMR3 differs from the replay of the agent's log")
 
 
-def serve(*, tee: Tee | None = None, layout: Layout | None = None, table: stages.Table = stages.STAGES) -> int:
+Gpus = Callable[[Gpu, Layout], GpuReader]
+
+
+def reader_of(gpu: Gpu, layout: Layout) -> GpuReader:
+    """The reader of this machine's GPUs."""
+    return GpuReader(layout.gpu_socket, gpu)
+
+
+def serve(
+    *,
+    tee: Tee | None = None,
+    gpus: Gpus = reader_of,
+    layout: Layout | None = None,
+    table: stages.Table = stages.STAGES,
+) -> int:
     """Run the attestor until SIGTERM. Only this thread receives signals."""
     layout = layout or Layout()
     signals = {signal.SIGUSR1, signal.SIGTERM}
     signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
-        attestor = Attestor(configuration.read(layout.config), tee or detect(), table=table)
+        config = configuration.read(layout.config)
+        reader = None if config.gpu is None else gpus(config.gpu, layout)
+        attestor = Attestor(config, tee or detect(), gpus=reader, table=table)
         stage = wire.listen(layout.stage_socket, mode=0o600)
         quotes = wire.listen(layout.quote_socket, mode=0o660, group=layout.server_id)
     except (PrivmlError, OSError) as error:
@@ -299,14 +339,13 @@ class AttestorClient:
             connection.connect(str(self._layout.stage_socket))
             return os.pidfd_open(wire.peer(connection)[0])
 
-    def quote(
-        self, root: bytes, purpose: str, *, timeout: float
-    ) -> dict[str, bytes | dict[str, dict[str, str]] | None]:
+    def quote(self, root: bytes, purpose: str, *, timeout: float) -> dict[str, Any]:
         """Document parts over ``root`` for ``purpose``; raises ``RefusedRequest`` with the attestor's code."""
         request = {"op": "quote", "root": root.hex(), "purpose": purpose}
         fields = Fields(self._ask(self._layout.quote_socket, request, timeout=timeout), "quote")
         names = ("header", "keys", "devices", "eventlog", "bootlog", "evidence")
-        parts: dict[str, bytes | dict[str, dict[str, str]] | None] = {name: fields.base64(name) for name in names}
+        parts: dict[str, Any] = {name: fields.base64(name) for name in names}
+        parts["device_evidence"] = device_evidence(fields)
         parts["collateral"] = fields.take("collateral")
         fields.end()
         return parts

@@ -17,8 +17,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Protocol
 
-from privml.agent import devices
+from privml.agent import devices, gpumachine
 from privml.agent.attestor import AttestorClient
+from privml.agent.gpumachine import GpuMachine
 from privml.agent.layout import Layout
 from privml.agent.lockdown import lock_down
 from privml.agent.outbound import close_outbound
@@ -89,6 +90,7 @@ class Boot:
         service: Callable[[str], Process],
         say: Callable[[str], None],
         outbound: Callable[[], None],
+        gpus: Callable[[configuration.Gpu], GpuMachine],
         attestor_wait: float = ATTESTOR_WAIT,
         engine_wait: float = ENGINE_WAIT,
         service_wait: float = SERVICE_WAIT,
@@ -100,6 +102,8 @@ class Boot:
         self._engine = engine
         self._say = say
         self._outbound = outbound
+        self._gpus = gpus
+        self._machine: GpuMachine | None = None
         self._attestor_wait = attestor_wait
         self._engine_wait = engine_wait
         self._service = service
@@ -124,6 +128,8 @@ class Boot:
         }
         if without := [stage.name for stage in table if stage.name not in self._work]:
             raise ValueError(f"boot: stage `{without[0]}` has no function")
+        # What may happen only once the events of a stage are extended.
+        self._afterwards: dict[str, Callable[[], None]] = {"gpu": self._set_gpus_ready}
         self.progress = Progress(layout.stages, [stage.name for stage in table])
 
     def run(self) -> bool:
@@ -136,6 +142,8 @@ class Boot:
                     self._attestor.stage(name)
                 status, detail = self._work[name]()
                 self._extend(stage)
+                if name in self._afterwards:
+                    self._afterwards[name]()
             except (PrivmlError, OSError) as error:
                 self._failed(name, str(error))
                 return False
@@ -195,6 +203,7 @@ class Boot:
         self._config = config
         if config.gpu is not None:
             lock_down(self._layout.sys)
+            self._machine = self._gpus(config.gpu)
         return "ok", f"{config.name} ({config.variant}), sha256 {config.sha256}"
 
     def _identity(self) -> Outcome:
@@ -217,21 +226,26 @@ class Boot:
         return "ok", ", ".join(self._check_devices(apart))
 
     def _check_devices(self, apart: str = "") -> list[str]:
-        found = devices.present(self._layout.sys / "bus" / "pci" / "devices")
+        found = (
+            devices.present(self._layout.sys / "bus" / "pci" / "devices")
+            if self._machine is None
+            else self._machine.present()
+        )
         declared, there = ([name for name in names if name != apart] for names in (self._measured.devices, found))
         devices.check(declared, there)
         return there
 
     def _gpu(self) -> Outcome:
-        gpu = self._measured.gpu
-        if gpu is None:
+        machine = self._machine
+        if machine is None:
             return _NO_GPU
-        found = devices.present(self._layout.sys / "bus" / "pci" / "devices")
-        count = found.count(configuration.gpu_device(gpu.vendor))
-        if count != gpu.count:
-            raise HostError(f"gpu: recipe declares {gpu.count} GPU{'s' if gpu.count > 1 else ''}, found {count}")
-        # Nothing may use a GPU that was not checked, so the boot ends here.
-        raise HostError("gpu: gpu-unchecked: this agent cannot check the evidence of a GPU")
+        machine.check_count()
+        machine.bring_up()
+        return "ok", machine.check()
+
+    def _set_gpus_ready(self) -> None:
+        if self._machine is not None:
+            self._machine.set_ready()
 
     def _start_services(self) -> Outcome:
         details = []
@@ -353,7 +367,17 @@ def _console(line: str) -> None:
     sys.stderr.flush()
 
 
-def main(layout: Layout | None = None) -> int:
+def machine_of(gpu: configuration.Gpu, layout: Layout) -> GpuMachine:
+    """The GPUs of this machine, brought up by the units of the image."""
+    return GpuMachine(
+        gpu,
+        layout,
+        persistence=Unit(gpumachine.PERSISTENCE, layout.sys),
+        ready=Unit(gpumachine.READY, layout.sys),
+    )
+
+
+def main(layout: Layout | None = None, gpus: Callable[[configuration.Gpu, Layout], GpuMachine] = machine_of) -> int:
     """Run the boot and watch the machine. Never returns by itself."""
     layout = layout or Layout()
     os.umask(0o022)
@@ -364,6 +388,7 @@ def main(layout: Layout | None = None) -> int:
         service=lambda name: Unit(services.unit(name), layout.sys),
         say=_console,
         outbound=lambda: close_outbound(layout.sys),
+        gpus=lambda gpu: gpus(gpu, layout),
     )
     if boot.run():
         _console("privml: ready")

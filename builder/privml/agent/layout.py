@@ -10,6 +10,8 @@ from privml.events import services, volumes
 
 SERVER_ID = 900
 """uid and gid of the user `privml` (images/guest: sysusers.d/privml.conf)."""
+GPU_ID = 902
+"""uid and gid of the user `privml-gpu`; its group owns the nodes of GPUs (sysusers.d/privml-gpu.conf)."""
 
 
 @dataclass(frozen=True)
@@ -24,6 +26,7 @@ class Layout:
     run: Path = Path("/run/privml")
     engine: Path = Path(DIRECTORY)
     services: Path = Path(services.DIRECTORY)
+    gpu: Path = Path("/run/privml-gpu")
     proc: Path = Path("/proc")
     sys: Path = Path("/sys")
     dev: Path = Path("/dev")
@@ -62,6 +65,11 @@ class Layout:
     def service_socket(self, name: str) -> Path:
         """The socket of one of the image's own services. Only its user and the server may enter its directory."""
         return self.services / name / services.SOCKET
+
+    @property
+    def gpu_socket(self) -> Path:
+        """The socket of the process that reads the GPUs: root only."""
+        return self.gpu / "reader.sock"
 
     def model(self, number: int) -> Path:
         """Where model volume ``number`` (from 0) is mounted."""

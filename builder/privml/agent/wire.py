@@ -1,4 +1,4 @@
-"""The protocol of the attestor's two sockets: one line of canonical JSON each for request and response.
+"""The protocol of the guest's own sockets: one line of canonical JSON each for request and response.
 
 The peer of the quote socket is the network-facing process, so lines are bounded, strictly parsed and read with a
 deadline. The kernel identifies the peer (SO_PEERCRED).
@@ -32,39 +32,44 @@ def send(connection: socket.socket, value: Any) -> None:
     connection.sendall(canonical(value) + b"\n")
 
 
-def receive(connection: socket.socket, *, limit: int, timeout: float) -> Any:
-    """Receive one line within ``timeout`` seconds; ``EvidenceError`` unless it is exactly one line of JSON."""
+def receive(connection: socket.socket, *, limit: int, timeout: float, what: str = "attestor") -> Any:
+    """Receive one line within ``timeout`` seconds; ``EvidenceError`` unless it is exactly one line of JSON.
+
+    ``what`` names the peer in errors.
+    """
     end = time.monotonic() + timeout
     data = bytearray()
     while not data.endswith(b"\n"):
         left = end - time.monotonic()
         if left <= 0:
-            raise EvidenceError(f"attestor message: incomplete after {timeout:g} s")
+            raise EvidenceError(f"{what} message: incomplete after {timeout:g} s")
         connection.settimeout(left)
         try:
             piece = connection.recv(256 * 1024)
         except TimeoutError as late:
-            raise EvidenceError(f"attestor message: incomplete after {timeout:g} s") from late
+            raise EvidenceError(f"{what} message: incomplete after {timeout:g} s") from late
         if not piece:
-            raise EvidenceError("attestor message: the connection was closed early")
+            raise EvidenceError(f"{what} message: the connection was closed early")
         data += piece
         if len(data) > limit:
-            raise EvidenceError(f"attestor message: larger than {limit} bytes")
-    return loads(bytes(data[:-1]), what="attestor message", limit=limit)
+            raise EvidenceError(f"{what} message: larger than {limit} bytes")
+    return loads(bytes(data[:-1]), what=f"{what} message", limit=limit)
 
 
-def ask(path: Path, request: dict[str, Any], *, timeout: float) -> dict[str, Any]:
-    """Send ``request`` and return the response object; ``HostError`` when the attestor does not listen."""
+def ask(
+    path: Path, request: dict[str, Any], *, timeout: float, limit: int = MAX_ANSWER, what: str = "attestor"
+) -> dict[str, Any]:
+    """Send ``request`` and return the response object; ``HostError`` when ``what`` does not listen."""
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as connection:
         connection.settimeout(timeout)
         try:
             connection.connect(str(path))
             send(connection, request)
-            answer = receive(connection, limit=MAX_ANSWER, timeout=timeout)
+            answer = receive(connection, limit=limit, timeout=timeout, what=what)
         except OSError as error:
-            raise HostError(f"attestor: {error.strerror or error}") from error
+            raise HostError(f"{what}: {error.strerror or error}") from error
     if not isinstance(answer, dict):
-        raise EvidenceError("attestor message: not an object")
+        raise EvidenceError(f"{what} message: not an object")
     return answer
 
 

@@ -68,6 +68,13 @@ def config_event(sha256: str) -> AgentEvent:
     return AgentEvent(CONFIG, canonical({"sha256": sha256}))
 
 
+def gpu_policy_event(vendor: str, architecture: str, count: int, allowed: Iterable[tuple[str, str]]) -> AgentEvent:
+    """``gpu-policy``: what each GPU was checked to be. ``allowed`` are pairs of driver and VBIOS; none: any VBIOS."""
+    pairs = [{"driver": driver, "vbios": vbios} for driver, vbios in allowed]
+    payload = {"vendor": vendor, "architecture": architecture, "count": count, "allowed": pairs}
+    return AgentEvent(GPU_POLICY, canonical(payload))
+
+
 def gpu_ready_event(gpus: int, switches: int, *, cc: str = "on", devtools: str = "off") -> AgentEvent:
     """``gpu-ready``: the numbers of devices, and the modes that the driver reports, after which the GPUs are used."""
     return AgentEvent(GPU_READY, canonical({"gpus": gpus, "switches": switches, "cc": cc, "devtools": devtools}))

@@ -28,7 +28,12 @@ STAGED: Final = "staged"
 UNUSED: Final = "unused"
 MAX_GPUS = 16
 """The most GPUs that one guest can have."""
+MAX_ALLOWED = 64
+"""The most firmwares that a configuration allows."""
 _MAX_FILE = 64 * 1024
+_DRIVER = re.compile(r"\A[0-9]{1,4}(?:\.[0-9]{1,4}){1,3}\Z")
+_VBIOS = re.compile(r"\A[0-9A-F]{2}(?:\.[0-9A-F]{2}){4}\Z")
+_LIKE = {"driver": "550.163.01", "vbios": "96.00.A5.00.01"}
 _SLUG = re.compile(r"\A[a-z0-9]+(?:[.-][a-z0-9]+)*\Z")
 
 
@@ -64,14 +69,31 @@ class Service:
     scratch: int | None = None
 
 
+@dataclass(frozen=True, order=True)
+class GpuFirmware:
+    """A pair of driver and VBIOS versions."""
+
+    driver: str
+    vbios: str
+
+    def __post_init__(self) -> None:
+        for name, text, pattern in (("driver", self.driver, _DRIVER), ("vbios", self.vbios, _VBIOS)):
+            if not pattern.match(text):
+                raise EvidenceError(f"allowed firmware: {name} `{text[:40]}`, expected a version like {_LIKE[name]}")
+
+
 @dataclass(frozen=True)
 class Gpu:
-    """The GPUs: vendor, architecture, number, and the version of their driver."""
+    """The GPUs: vendor, architecture, number, and the version of their driver.
+
+    ``allowed`` are the firmwares that a GPU may have, sorted; empty: the guest accepts any VBIOS.
+    """
 
     vendor: str
     architecture: str
     count: int
     driver: str
+    allowed: tuple[GpuFirmware, ...] = ()
 
 
 def gpu_device(vendor: str) -> str:
@@ -163,7 +185,8 @@ def decode(data: bytes) -> Config:
 def encode(config: Config) -> bytes:
     """The canonical bytes of ``config`` (``sha256`` is not a field of the file).
 
-    ``network``, ``gpu``, and ``scratch`` of a service, came later: files without them are as they were.
+    ``network``, ``gpu`` and its ``allowed``, and ``scratch`` of a service came later: files without them are as they
+    were.
     """
     engine = config.engine
     fields: dict[str, object] = {
@@ -192,7 +215,14 @@ def encode(config: Config) -> bytes:
     if config.network:
         fields["network"] = [card.to_dict() for card in config.network]
     if config.gpu is not None:
-        fields["gpu"] = vars(config.gpu)
+        gpu = config.gpu
+        fields["gpu"] = {
+            "vendor": gpu.vendor,
+            "architecture": gpu.architecture,
+            "count": gpu.count,
+            "driver": gpu.driver,
+            **({"allowed": [vars(each) for each in gpu.allowed]} if gpu.allowed else {}),
+        }
     return canonical(fields)
 
 
@@ -202,11 +232,25 @@ def _gpu(fields: Fields, devices: tuple[str, ...]) -> Gpu:
         fields.text("architecture", limit=32),
         fields.integer("count", low=1, high=MAX_GPUS),
         fields.text("driver", limit=32),
+        _allowed(fields),
     )
     fields.end()
     if (listed := devices.count(gpu_device(gpu.vendor))) != gpu.count:
         raise EvidenceError(f"config.gpu.count: got {gpu.count}, expected {listed}, as in config.devices")
     return gpu
+
+
+def _allowed(fields: Fields) -> tuple[GpuFirmware, ...]:
+    if not fields.has("allowed"):
+        return ()
+    found = []
+    for index, item in enumerate(fields.array("allowed", limit=MAX_ALLOWED)):
+        entry = Fields(item, f"config.gpu.allowed[{index}]")
+        found.append(GpuFirmware(entry.text("driver", limit=32), entry.text("vbios", limit=32)))
+        entry.end()
+    if not found or found != sorted(set(found)):
+        raise EvidenceError("config.gpu.allowed: expected at least one firmware, sorted, each once")
+    return tuple(found)
 
 
 def _engine(fields: Fields | None) -> Engine | None:

@@ -22,6 +22,7 @@ from privml.events.agent import (
     AgentEvent,
     config_event,
     engine_event,
+    gpu_policy_event,
     gpu_ready_event,
     model_event,
     system_ready_event,
@@ -121,7 +122,10 @@ def _events(config: Config) -> Mapping[str, tuple[AgentEvent, ...]]:
         SYSTEM_READY: (system_ready_event(),),
     }
     if config.gpu is not None:
-        found[GPU_READY] = (gpu_ready_event(config.gpu.count, 0),)
+        gpu = config.gpu
+        pairs = [(each.driver, each.vbios) for each in gpu.allowed]
+        found[GPU_POLICY] = (gpu_policy_event(gpu.vendor, gpu.architecture, gpu.count, pairs),)
+        found[GPU_READY] = (gpu_ready_event(gpu.count, 0),)
     if config.engine is not None:
         found[ENGINE] = (engine_event(config.engine.name, list(config.engine.argv)),)
     return found

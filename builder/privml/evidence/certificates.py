@@ -1,4 +1,4 @@
-"""Reading certificate chains of any vendor, and checking who issued them. Never imported by the guest.
+"""Reading certificate chains of any vendor, and checking who issued them.
 
 `evidence.tdx.chain` and `evidence.nvidia.chain` have the roles of each vendor's certificates.
 """

@@ -92,10 +92,7 @@ class Document:
                 "bootlog": b64(self.bootlog),
                 "evidence": b64(self.evidence),
                 "certificates": [b64(certificate) for certificate in self.certificates],
-                "device_evidence": [
-                    {"kind": device.kind, "report": b64(device.report), "certificates": b64(device.certificates)}
-                    for device in self.device_evidence
-                ],
+                "device_evidence": device_evidence_json(self.device_evidence),
                 "collateral": collateral_json(self.collateral),
             }
         )
@@ -124,13 +121,22 @@ def parse(data: bytes) -> Document:
             for index, item in enumerate(fields.array("certificates", limit=MAX_CERTIFICATES))
         ),
         collateral=read_collateral(fields.take("collateral"), "document.collateral"),
-        device_evidence=_device_evidence(fields),
+        device_evidence=device_evidence(fields),
     )
     fields.end()
     return document
 
 
-def _device_evidence(fields: Fields) -> tuple[DeviceEvidence, ...]:
+def device_evidence_json(devices: Iterable[DeviceEvidence]) -> list[dict[str, str]]:
+    """The value of ``device_evidence`` in a document."""
+    return [
+        {"kind": device.kind, "report": b64(device.report), "certificates": b64(device.certificates)}
+        for device in devices
+    ]
+
+
+def device_evidence(fields: Fields) -> tuple[DeviceEvidence, ...]:
+    """Read ``device_evidence`` of a document; ``EvidenceError`` unless all GPUs are before the switches."""
     found = []
     for index, item in enumerate(fields.array("device_evidence", limit=MAX_GPUS + MAX_SWITCHES)):
         entry = Fields(item, f"document.device_evidence[{index}]")

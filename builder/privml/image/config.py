@@ -64,7 +64,10 @@ def _devices(recipe: Recipe) -> tuple[str, ...]:
 
 def _gpu(recipe: Recipe) -> configuration.Gpu | None:
     gpu = recipe.content.gpu
-    return None if gpu is None else configuration.Gpu(gpu.vendor, gpu.architecture, gpu.count, gpu.driver.version)
+    if gpu is None:
+        return None
+    allowed = sorted(configuration.GpuFirmware(each.driver, each.vbios) for each in gpu.allowed)
+    return configuration.Gpu(gpu.vendor, gpu.architecture, gpu.count, gpu.driver.version, tuple(allowed))
 
 
 def _engine(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -> configuration.Engine | None:

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from privml.base.errors import InputsError
-from privml.events.variants import PRODUCTION
+from privml.events.variants import DEVELOPMENT, PRODUCTION
 from privml.lock.models import Tree, TreeFile
 from privml.recipe import ownfiles
 from privml.recipe.finding import RecipeProblems
@@ -51,7 +51,9 @@ def overlays(content: Content) -> tuple[str, ...]:
     """The overlay directories of this guest, in the order they are applied."""
     engine = () if content.inference is None else ("guest/engine",)
     services = ("guest/services",) if content.services else ()
-    return ("guest/common", *engine, *services, f"guest/{content.variant}")
+    gpu = () if content.gpu is None else ("guest/gpu",)
+    simulated = ("guest/gpu-development",) if gpu and content.variant == DEVELOPMENT else ()
+    return ("guest/common", *engine, *services, *gpu, f"guest/{content.variant}", *simulated)
 
 
 def overlay_path(path: str) -> str:

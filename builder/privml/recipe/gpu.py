@@ -5,15 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import AfterValidator, StringConstraints, ValidationInfo, WithJsonSchema, field_validator
+from pydantic import AfterValidator, Field, StringConstraints, ValidationInfo, WithJsonSchema, field_validator
 
-from privml.events.configuration import MAX_GPUS
+from privml.events.configuration import MAX_ALLOWED, MAX_GPUS
 from privml.recipe import drivers, modelsource
 from privml.recipe.document import Path
 from privml.recipe.drivers import DRIVERS
 from privml.recipe.finding import RuleBroken
 from privml.recipe.inference import Digest
-from privml.recipe.section import CONFIG, ROOT, Section, about, given, one_of
+from privml.recipe.section import CONFIG, ROOT, Section, about, distinct, given, one_of
 
 if TYPE_CHECKING:
     from privml.recipe.models import Content
@@ -75,6 +75,21 @@ class GpuDriver(Section):
     ] = None
 
 
+class GpuFirmware(Section):
+    """A firmware that a GPU may have."""
+
+    driver: Annotated[
+        str,
+        StringConstraints(pattern=r"^[0-9]+(\.[0-9]+){1,3}$", max_length=32),
+        about("The driver's version, which is that of `gpu.driver`.", next(iter(DRIVERS.values())).version, CONFIG),
+    ]
+    vbios: Annotated[
+        str,
+        StringConstraints(pattern=r"^[0-9A-F]{2}(\.[0-9A-F]{2}){4}$"),
+        about("The VBIOS version, as the GPU signs it.", "96.00.A5.00.01", CONFIG),
+    ]
+
+
 class Gpu(Section):
     """The GPUs of the machine."""
 
@@ -95,6 +110,27 @@ class Gpu(Section):
         about("The number of GPUs; a guest that finds another number serves nothing.", 1, CONFIG, ge=1, le=MAX_GPUS),
     ]
     driver: Annotated[GpuDriver, about("The driver.", moves=ROOT)]
+    allowed: Annotated[
+        list[GpuFirmware],
+        about(
+            "The firmwares of a GPU that the guest uses. Empty: any VBIOS, and the caller's policy decides.",
+            moves=CONFIG,
+            max_length=MAX_ALLOWED,
+        ),
+    ] = Field(default_factory=list)
+
+    @field_validator("allowed")
+    @classmethod
+    def _is_of_the_driver(cls, value: list[GpuFirmware], info: ValidationInfo) -> list[GpuFirmware]:
+        distinct("firmware", [(each.driver, each.vbios) for each in value])
+        driver = info.data.get("driver")
+        for each in value:
+            if driver is not None and each.driver != driver.version:
+                text = (
+                    f"got `{each.driver}`, expected {driver.version}, as in `driver`: no GPU of the guest has another"
+                )
+                raise RuleBroken("driver-version", text)
+        return value
 
     @field_validator("driver")
     @classmethod

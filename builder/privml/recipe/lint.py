@@ -45,6 +45,7 @@ def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
         *_of_platforms(recipe, platforms),
         *_of_driver(recipe),
         *_of_engine(recipe),
+        *_of_gpus(recipe),
         *_of_sizes(recipe, platforms, lock.model_size if lock else 0),
         *(_of_local_models(recipe, lock) if lock else ()),
         *ownfiles.read(recipe)[1],
@@ -125,6 +126,13 @@ def _of_engine(recipe: Recipe) -> Iterator[Finding]:
         place = recipe.path.parent / model.origin.path / (engine.model_entry or "")
         if (missing := against_config(recipe, config_at(place))) is not None:
             yield _finding(recipe, "engine-kernels", ("inference", "models", index, "source"), missing)
+
+
+def _of_gpus(recipe: Recipe) -> Iterator[Finding]:
+    gpu = recipe.content.gpu
+    if gpu is not None and not gpu.allowed:
+        text = "not given, so the guest uses a GPU with any VBIOS that its caller's policy accepts"
+        yield _finding(recipe, "gpu-firmware", ("gpu", "allowed"), text)
 
 
 def _of_cards(recipe: Recipe, count: int) -> Iterator[Finding]:

@@ -205,7 +205,7 @@ class Content(Section):
         Gpu | None,
         given("fields; leave it out for a machine without GPUs"),
         about(
-            "The GPUs of the machine. Until the guest can check their evidence, it serves nothing.",
+            "The GPUs of the machine. The guest checks the evidence of each before it uses them.",
             "{vendor: nvidia, architecture: hopper, count: 1, driver: {version: 550.163.01}}",
             moves=CONFIG,
         ),

@@ -230,6 +230,15 @@ _ALL = (
         "near/mpc#1105",
     ),
     Rule(
+        "gpu-firmware",
+        "warning",
+        "judge",
+        "A recipe with GPUs lists the firmware that each may have.",
+        "NVIDIA had published no reference values for the VBIOS of a machine's H200, and its attestation failed. "
+        "Without the list the guest starts on any VBIOS, and only a caller's policy refuses it.",
+        "NVIDIA/nvtrust#144",
+    ),
+    Rule(
         "device-unused",
         "warning",
         "judge",

@@ -1,4 +1,4 @@
-"""The attestor of development images: the production attestor with a simulated platform."""
+"""The attestor of development images: the production attestor with a simulated platform and simulated GPUs."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import sys
 
 from privml.agent.attestor import serve
 from privml.base.errors import PrivmlError
+from privml.sim.gpumachine import reader_of
 from privml.sim.tee import SimulatedTee
 
 
@@ -16,7 +17,7 @@ def main() -> int:
     except PrivmlError as error:
         sys.stderr.write(f"privml: attestor: {error}\n")
         return 1
-    return serve(tee=tee)
+    return serve(tee=tee, gpus=reader_of)
 
 
 if __name__ == "__main__":

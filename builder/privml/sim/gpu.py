@@ -1,4 +1,6 @@
-"""Simulated GPUs and NVSwitches, for tests. Anyone can forge them: the keys come from the public seed of `sim.quote`.
+"""Simulated GPUs and NVSwitches, for tests and development images.
+
+Anyone can forge them: the keys come from the public seed of `sim.quote`.
 
 Reports, certificates, revocation answers and reference values have the layout of NVIDIA's; the chains end in two
 roots of this module, never in NVIDIA's, and every subject contains SIMULATED. Production images never import this.
@@ -89,19 +91,25 @@ def evidence(nonce: bytes, gpus: int = 1, switches: int = 0) -> tuple[DeviceEvid
     )
 
 
-def gpu_opaque(device: SimulatedDevice, switches: Sequence[SimulatedDevice] = ()) -> tuple[tuple[int, bytes], ...]:
+def gpu_opaque(
+    device: SimulatedDevice,
+    switches: Sequence[SimulatedDevice] = (),
+    *,
+    driver: str = DRIVER,
+    vbios: str = GPU_VBIOS,
+) -> tuple[tuple[int, bytes], ...]:
     """The opaque fields of a GPU that is linked with ``switches``."""
-    vbios = [int(part, 16) for part in GPU_VBIOS.split(".")]
+    parts = [int(part, 16) for part in vbios.split(".")]
     links = [bytes(reversed(switches[number % len(switches)].pdi)) for number in range(LINKS)] if switches else []
     return (
-        (6, bytes([*reversed(vbios[:4]), vbios[4], 0, 0, 0])),
+        (6, bytes([*reversed(parts[:4]), parts[4], 0, 0, 0])),
         (14, bytes(4)),
         (15, b"885".ljust(9, b"\0")),
         (16, b"0".ljust(5, b"\0")),
         (17, b"G520\0"),
         (18, b"0200\0"),
         (19, bytes(2)),
-        (3, DRIVER.encode() + b"\0"),
+        (3, driver.encode() + b"\0"),
         (4, bytes(8)),
         (12, bytes(4 * device.family.measurements)),
         (13, bytes(4)),
@@ -197,11 +205,11 @@ _C14N = "http://www.w3.org/2006/12/xml-c14n11"
 _MORE = "http://www.w3.org/2001/04/xmldsig-more#"
 
 
-def rims(*, gpus: bool = True, switches: bool = False) -> tuple[bytes, ...]:
-    """The reference values of the simulated driver and VBIOS, and of the switches' firmware."""
+def rims(*, gpus: bool = True, switches: bool = False, driver: str = DRIVER) -> tuple[bytes, ...]:
+    """The reference values of the simulated ``driver`` and VBIOS, and of the switches' firmware."""
     values = GPUS[0].measurements
-    vbios, driver = ({index: values[index] for index in found} for found in (range(7), range(7, len(values))))
-    made = [("GH100", GPU_VBIOS, vbios), ("GH100", DRIVER, driver)] if gpus else []
+    vbios, own = ({index: values[index] for index in found} for found in (range(7), range(7, len(values))))
+    made = [("GH100", GPU_VBIOS, vbios), ("GH100", driver, own)] if gpus else []
     if switches:
         made.append(("LS10", SWITCH_VBIOS, dict(enumerate(SWITCHES[0].measurements))))
     return tuple(rim(product, version, measured) for product, version, measured in made)

@@ -1,4 +1,4 @@
-"""The certificate chain of an NVIDIA device, up to the pinned root. Never imported by the guest.
+"""The certificate chain of an NVIDIA device, up to the pinned root, and the signature of its report.
 
 Exactly five certificates: the firmware's key (leaf), the chip's boot ROM, the provisioner, the identity authority and
 the root. The leaf names the firmware that it was made for (FWID) and repeats the boot ROM's key; the boot ROM's
@@ -12,12 +12,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from privml.evidence import certificates
 from privml.evidence.certificates import UnfitError, name_text
-from privml.evidence.nvidia import roles
+from privml.evidence.nvidia import roles, spdm
 from privml.evidence.nvidia.families import FAMILIES, Family
 from privml.evidence.nvidia.opaque import PDI_SIZE
 from privml.evidence.nvidia.roles import COMMON_NAME, COUNTRY, ORGANIZATION, SERIAL, Naming, Role, Verified
@@ -60,6 +63,16 @@ class DeviceChain:
         key = self.certificates[0].public_key()
         assert isinstance(key, ec.EllipticCurvePublicKey)  # `roles.read` refuses other keys
         return key
+
+    def has_signed(self, report: spdm.Report) -> bool:
+        """True if the report's signature is by `key`."""
+        half = spdm.SIGNATURE_SIZE // 2
+        r, s = int.from_bytes(report.signature[:half]), int.from_bytes(report.signature[half:])
+        try:
+            self.key.verify(encode_dss_signature(r, s), report.signed, ec.ECDSA(hashes.SHA384()))
+        except InvalidSignature:
+            return False
+        return True
 
 
 def _roles(family: Family) -> tuple[Role, ...]:
@@ -108,10 +121,11 @@ ROLES: Mapping[str, tuple[Role, ...]] = {family.name: _roles(family) for family 
 """The roles of a chain, the leaf first, by the family's name."""
 
 
-def read(kind: str, pem: bytes, *, root: bytes, naming: Naming, now: int, verified: Verified) -> DeviceChain:
+def read(kind: str, pem: bytes, *, root: bytes, naming: Naming, now: int | None, verified: Verified) -> DeviceChain:
     """The chain of a device of this kind; ``UnfitError`` if anything differs from its family's.
 
-    ``root`` is the anchor's DER, ``naming`` its names. ``now`` is Unix seconds.
+    ``root`` is the anchor's DER, ``naming`` its names. ``now`` is Unix seconds; with None no date is checked, since a
+    guest has no clock that it could trust.
     """
     encoded = certificates.decode_pem(pem, limit=MAX_CHAIN)
     family = _family(kind, encoded, naming)

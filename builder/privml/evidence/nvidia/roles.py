@@ -101,11 +101,18 @@ class Verified:
 
 
 def read(
-    encoded: Sequence[bytes], roles: Sequence[Role], *, root: bytes, naming: Naming, now: int, verified: Verified
+    encoded: Sequence[bytes],
+    roles: Sequence[Role],
+    *,
+    root: bytes,
+    naming: Naming,
+    now: int | None,
+    verified: Verified,
 ) -> tuple[x509.Certificate, ...]:
     """The certificates of a chain, the root last, if they are exactly those of ``roles``; ``UnfitError`` otherwise.
 
-    Also checks that each is valid at ``now`` (Unix seconds) and has a P-384 key and a SHA-384 signature.
+    Also checks that each is valid at ``now`` (Unix seconds; None: at any time) and has a P-384 key and a SHA-384
+    signature.
     """
     if len(encoded) != len(roles):
         raise UnfitError(f"{len(encoded)} certificates", f"{len(roles)}: {', '.join(role.name for role in roles)}")
@@ -113,7 +120,7 @@ def read(
         found = f"a last certificate with SHA-256 {sha256(encoded[-1])}"
         raise UnfitError(found, f"the root certificate {sha256(root)}")
     chain: list[x509.Certificate] = []
-    moment = datetime.fromtimestamp(now, UTC)
+    moment = None if now is None else datetime.fromtimestamp(now, UTC)
     # From the root down, so that only certificates signed by the authority are interpreted.
     for number in range(len(roles) - 1, -1, -1):
         role, der = roles[number], encoded[number]
@@ -129,7 +136,7 @@ def read(
     return tuple(reversed(chain))
 
 
-def _check(certificate: x509.Certificate, role: Role, naming: Naming, moment: datetime) -> None:
+def _check(certificate: x509.Certificate, role: Role, naming: Naming, moment: datetime | None) -> None:
     if not role.fits(certificate.subject, naming):
         wanted = ", ".join(_pattern(oid, pattern, naming) for oid, pattern in role.subject)
         raise UnfitError(name_text(certificate.subject), f"the name of a {role.name}: {wanted}")
@@ -148,7 +155,7 @@ def _check(certificate: x509.Certificate, role: Role, naming: Naming, moment: da
     if algorithm is None or algorithm.name != _HASH:
         raise UnfitError(f"signed with {algorithm.name if algorithm else 'no hash'}", _HASH)
     begin, end = certificate.not_valid_before_utc, certificate.not_valid_after_utc
-    if not begin <= moment <= end:
+    if moment is not None and not begin <= moment <= end:
         raise UnfitError(f"valid from {begin:%Y-%m-%d} to {end:%Y-%m-%d}", f"valid at {moment:%Y-%m-%dT%H:%M:%SZ}")
 
 

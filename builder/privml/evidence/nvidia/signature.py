@@ -11,16 +11,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.hazmat.primitives.asymmetric.utils import encode_dss_signature
 from cryptography.x509 import ocsp as x509_ocsp
 
 from privml.evidence.certificates import UnfitError, decode_pem, name_text
 from privml.evidence.claims import SignatureFailure
 from privml.evidence.document import DeviceEvidence
-from privml.evidence.nvidia import chain, ocsp, rim, roles, spdm
+from privml.evidence.nvidia import chain, ocsp, rim, roles
 from privml.evidence.nvidia.claims import CheckedDevices, DeviceFacts, Revocation, Unanswered
 from privml.evidence.nvidia.collateral import NvidiaCollateral
 from privml.evidence.nvidia.report import DeviceClaims
@@ -101,7 +97,7 @@ def _device(
         except UnfitError as error:
             failures.append(SignatureFailure("gpu-chain", error.found, error.expected, simulated))
             continue
-        if not _is_signed(read.key, claims.report):
+        if not read.has_signed(claims.report):
             wanted = "the signature of the chain's first key"
             return SignatureFailure("gpu-signature", "an invalid signature", wanted, simulated)
         facts = DeviceFacts(
@@ -124,16 +120,6 @@ def _claims_simulation(pem: bytes) -> bool:
         return any(SIMULATED in der for der in decode_pem(pem, limit=chain.MAX_CHAIN))
     except UnfitError:
         return False
-
-
-def _is_signed(key: ec.EllipticCurvePublicKey, report: spdm.Report) -> bool:
-    half = spdm.SIGNATURE_SIZE // 2
-    r, s = int.from_bytes(report.signature[:half]), int.from_bytes(report.signature[half:])
-    try:
-        key.verify(encode_dss_signature(r, s), report.signed, ec.ECDSA(hashes.SHA384()))
-    except InvalidSignature:
-        return False
-    return True
 
 
 def _revocation(

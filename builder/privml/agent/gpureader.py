@@ -1,0 +1,70 @@
+"""The short-lived process that loads the driver's library: one question, one answer, then it is gone.
+
+systemd starts one for each connection to the reader's socket, with a user of its own, `/dev/nvidia*` and nothing else
+(`privml-gpu@.service`). Standard input is the connection.
+"""
+
+from __future__ import annotations
+
+import signal
+import socket
+import sys
+from collections.abc import Callable, Sequence
+
+from privml.agent import gpuanswer, wire
+from privml.agent.gpuanswer import Reading
+from privml.agent.nvml import Nvml
+from privml.base.errors import PrivmlError
+from privml.evidence.document import GPU, DeviceEvidence
+
+LIMIT = 50
+"""Seconds until the process ends itself; the one that asks waits a little longer."""
+
+Read = Callable[[Sequence[bytes]], Reading]
+
+
+def read(nonces: Sequence[bytes], open_library: Callable[[], Nvml] = Nvml) -> Reading:
+    """Read the state of all GPUs, and a report of each if they are confidential and there are as many as nonces.
+
+    Otherwise there is nothing to ask a GPU, and its state says why.
+    """
+    with open_library() as nvml:
+        state = nvml.state()
+        gpus = [nvml.gpu(index) for index in range(nvml.count())]
+        persistent = tuple(nvml.is_persistent(gpu) for gpu in gpus)
+        if not state.is_confidential:
+            return Reading(state, False, persistent)
+        ready = nvml.is_ready()
+        if len(gpus) != len(nonces):
+            return Reading(state, ready, persistent)
+        evidence = [
+            DeviceEvidence(GPU, nvml.report(gpu, nonce), nvml.certificates(gpu))
+            for gpu, nonce in zip(gpus, nonces, strict=True)
+        ]
+    return Reading(state, ready, persistent, tuple(evidence))
+
+
+def answer(connection: socket.socket, reads: Read) -> None:
+    """Answer the one question of ``connection``."""
+    try:
+        asked = wire.receive(connection, limit=gpuanswer.MAX_QUESTION, timeout=10.0, what="reader")
+        reply = reads(gpuanswer.nonces_of(asked)).encode()
+    except PrivmlError as error:
+        reply = gpuanswer.failure(error.message)
+    wire.send(connection, reply)
+
+
+def main(reads: Read = read) -> int:
+    """Answer the question on standard input."""
+    signal.alarm(LIMIT)
+    try:
+        with socket.socket(fileno=0) as connection:
+            answer(connection, reads)
+    except (OSError, PrivmlError) as error:
+        sys.stderr.write(f"privml: gpu reader: {error}\n")
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
