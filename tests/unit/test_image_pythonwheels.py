@@ -51,6 +51,26 @@ def wheel(store: Store, name: str, files: dict[str, bytes], *requires: str, tag:
     )
 
 
+def changed_afterwards(store: Store) -> Wheel:
+    """A wheel with a library that its publisher changed after RECORD was written, as of PyNvVideoCodec 2.0.4."""
+    files = wheel_file.files_of("acme-web", "1.0", {"acme_web/__init__.py": b"", "acme_web/fast.so": b"as recorded"})
+    record = wheel_file.record(files, wheel_file.info("acme-web", "1.0"))
+    entries = [*(files | {"acme_web/fast.so": b"changed"}).items(), ("acme_web-1.0.dist-info/RECORD", record)]
+    return wheel_file.locked(store, "acme-web", "1.0", wheel_file.packed(entries))
+
+
+def test_a_file_that_is_not_as_recorded_may_only_be_left_out(fake: image_fake.Fake, tmp_path: Path) -> None:
+    web = changed_afterwards(fake.store)
+    with pytest.raises(
+        InputsError, match=r"wheel-record: .*fast\.so has 7 bytes, expected 11 as in RECORD"
+    ) as caught:
+        pythonwheels.unpacked(wanted(), lock_of(fake, web), fake.store)
+    assert "python.remove" in (caught.value.hint or "")
+    found = pythonwheels.unpacked(wanted(remove=["acme_web/fast.so"]), lock_of(fake, web), fake.store)
+    pythonwheels.write(found, fake.store, tmp_path / "root", epoch=EPOCH)
+    assert [path.name for path in (tmp_path / "root/acme_web").iterdir()] == ["__init__.py"]
+
+
 def test_files_are_unpacked_with_fixed_modes_and_times(fake: image_fake.Fake, tmp_path: Path) -> None:
     web = wheel(fake.store, "acme-web", {
         "acme_web/__init__.py": b"import acme_fast\n",

@@ -86,6 +86,22 @@ def test_one_file_of_each_package_is_locked_and_kept(index: Index, store: Store,
     assert {native, pure} <= digests([lock])
 
 
+def test_a_wheel_that_is_not_as_recorded_is_locked_only_without_the_file(
+    index: Index, store: Store, tmp_path: Path
+) -> None:
+    files = wheel_file.files_of("acme-web", "1.2", {"acme_web/__init__.py": b"", "acme_web/fast.so": b"as recorded"})
+    record = wheel_file.record(files, wheel_file.info("acme-web", "1.2"))
+    entries = [*(files | {"acme_web/fast.so": b"changed"}).items(), ("acme_web-1.2.dist-info/RECORD", record)]
+    index.put("acme_web-1.2-py3-none-any.whl", wheel_file.packed(entries))
+    given = recipe(tmp_path, ["acme-web"])
+    with pytest.raises(InputsError, match=r"wheel-record: .*fast\.so has 7 bytes, expected 11"):
+        locked(given, store)
+    document = json.loads(given.path.read_text())
+    document["python"]["remove"] = ["acme_web/*.so"]
+    given.path.write_text(json.dumps(document))
+    assert [str(each) for each in locked(load(given.path), store).wheels] == ["acme-web 1.2"]
+
+
 def test_the_guest_s_python_chooses_not_the_one_that_runs_here(index: Index, store: Store, tmp_path: Path) -> None:
     index.add("acme-fast", "2.1", tag=NATIVE)
     index.add("acme-fast", "2.1", tag="cp313-cp313-manylinux_2_17_x86_64.manylinux2014_x86_64")

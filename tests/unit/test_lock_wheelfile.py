@@ -36,7 +36,10 @@ def entries(files: dict[str, bytes] = FILES) -> Entries:
 
 def read(store: Store, data: bytes) -> wheelfile.WheelContent:
     wheel = wheel_file.locked(store, "acme-tool", "1.0", data)
-    return wheelfile.read(store.path(wheel.sha256), wheel)
+    content = wheelfile.read(store.path(wheel.sha256), wheel)
+    for each in content.files:
+        wheelfile.check_size(each, wheel)
+    return content
 
 
 def special(name: str, mode: int) -> zipfile.ZipInfo:

@@ -72,6 +72,7 @@ def unpacked(python: Python, lock: Lock, store: Store) -> Unpacked:
             if found := [pattern for pattern in python.remove if matches(file.path, pattern)]:
                 removed[found[0]] += file.size
                 continue
+            wheelfile.check_size(file, wheel)
             _check_start(wheel, file)
             other = kept.setdefault(file.path, (wheel, file))
             if other[1].sha256 != file.sha256:

@@ -23,6 +23,7 @@ from privml.lock.debian import upstream_version
 from privml.lock.models import Lock, Requirements, Wheel
 from privml.lock.wheels import bring_wheel
 from privml.recipe.loader import Recipe
+from privml.recipe.python import matches
 from privml.store import pypi
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -62,7 +63,10 @@ def requirements_of(
     for wheel in _resolved(recipe, asked, python.before, version):
         bring_wheel(store, wheel, pools)
         path = store.path(wheel.sha256, verify=True)
-        wheelfile.read(path, wheel)
+        for file in wheelfile.read(path, wheel).files:
+            # What the recipe leaves out is never unpacked.
+            if not any(matches(file.path, pattern) for pattern in python.remove):
+                wheelfile.check_size(file, wheel)
         # Not every index says the size.
         wheels.append(wheel.model_copy(update={"size": path.stat().st_size}))
     return Requirements(python=version, requested=asked, before=python.before, wheels=tuple(wheels))

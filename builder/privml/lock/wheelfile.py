@@ -48,12 +48,14 @@ class WheelFile:
     """One file of a wheel: its name in the archive, its path below the folder of modules, SHA-256 in hex and size.
 
     ``path`` is empty for what is not a module or data of one: scripts, headers and the files of other folders.
+    SHA-256 and size are those of RECORD; ``found`` is the size in the archive.
     """
 
     name: str
     path: str
     sha256: str
     size: int
+    found: int
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,8 @@ class WheelContent:
 def read(path: Path, wheel: Wheel) -> WheelContent:
     """The files of ``wheel``, whose archive is at ``path``; ``InputsError`` if a rule of the format is broken.
 
-    The bytes of its files are compared with RECORD when they are unpacked (``opened`` and ``copy``).
+    The sizes and bytes of its files are compared with RECORD for those that are used: ``check_size``, and ``opened``
+    with ``copy``. Publishers change files after they wrote RECORD, and installers do not look.
     """
     with opened(path, wheel) as archive:
         entries = dict(_entries(archive, wheel, path.stat().st_size))
@@ -83,15 +86,20 @@ def read(path: Path, wheel: Wheel) -> WheelContent:
             if name in unlisted:
                 if name.endswith("/RECORD"):
                     data = archive.read(name)
-                    files.append(WheelFile(name, name, hashlib.sha256(data).hexdigest(), len(data)))
+                    files.append(WheelFile(name, name, hashlib.sha256(data).hexdigest(), len(data), len(data)))
                 continue
             sha256, size = record[name]
-            if size != entries[name].file_size:
-                text = f"{name} has {entries[name].file_size} bytes, expected {size} as in RECORD"
-                raise _refused(wheel, "wheel-record", text)
-            files.append(WheelFile(name, _target(name, info), sha256, size))
+            files.append(WheelFile(name, _target(name, info), sha256, size, entries[name].file_size))
         _check_tags(_text(archive, entries, f"{info}/WHEEL", wheel), wheel)
         return WheelContent(tuple(files), _metadata(_text(archive, entries, f"{info}/METADATA", wheel), wheel))
+
+
+def check_size(file: WheelFile, wheel: Wheel) -> None:
+    """``InputsError`` unless the file has the size that RECORD names."""
+    if file.found != file.size:
+        text = f"{file.name} has {file.found} bytes, expected {file.size} as in RECORD"
+        hint = "its publisher changed it afterwards: leave it out with `python.remove`, or take another version"
+        raise _refused(wheel, "wheel-record", text, hint)
 
 
 @contextmanager
@@ -248,5 +256,5 @@ def _check_tags(text: str, wheel: Wheel) -> None:
         raise _refused(wheel, "wheel-record", f"WHEEL: got the format {version or 'none'}, expected 1.x")
 
 
-def _refused(wheel: Wheel, rule: str, text: str) -> InputsError:
-    return InputsError(f"{rule}: {wheel.file}: {text}")
+def _refused(wheel: Wheel, rule: str, text: str, hint: str | None = None) -> InputsError:
+    return InputsError(f"{rule}: {wheel.file}: {text}", hint=hint)
