@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import http.client
 import http.server
+import itertools
 import json
 import os
 import shutil
@@ -67,6 +68,8 @@ def a_model(name: str = "tiny", byte: int = 0xAA) -> Model:
     return Model(name, "model.gguf", Verity(bytes([byte]) * 32, b"\xbb" * 32, BLOCKS, 1))
 
 
+COUNTED = b'{"choices":[{"text":" 6, 7","logprobs":{"tokens":[" 6",","," 7"],"token_logprobs":[-0.1,-0.02,-0.05]}}]}'
+"""What an engine that works answers to the first completion."""
 NO_MODEL: dict[str, object] = {"engine": None, "models": ()}
 """Changes that make a configuration one without inference."""
 
@@ -124,6 +127,8 @@ class FakeEngine:
         self.hold = threading.Event()
         self.hold.set()
         self.completion_status = 200
+        # Its answers to the boot, which asks it to count on.
+        self.counts: Iterator[bytes] = itertools.repeat(COUNTED)
         self.health = ("/health", 200)
         engine = self
 
@@ -142,8 +147,10 @@ class FakeEngine:
                 engine.requests.append((self.path, {k.lower(): v for k, v in self.headers.items()}, body))
                 if b'"stream": true' in body:
                     self._stream()
-                elif self.path == "/v1/completions":
-                    self._answer(engine.completion_status, b'{"choices":[{"text":" Paris."}]}')
+                elif self.path in ("/v1/completions", "/v1/generate"):
+                    counting = b"1, 2, 3, 4, 5," in body
+                    text = next(engine.counts) if counting else b'{"choices":[{"text":" Paris."}]}'
+                    self._answer(engine.completion_status, text)
                 else:
                     engine.hold.wait(10)
                     self._answer(200, b'{"choices":[]}')

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
+import socket
 import struct
 from pathlib import Path
 
@@ -12,9 +13,57 @@ import pytest
 from privml.agent import outbound
 from privml.base.errors import HostError
 
+GUEST, OWN = 1, 4711
+"""Cookies of networks: the guest's, and one of an engine."""
 
-def test_the_bpf_program_always_refuses() -> None:
-    assert list(struct.iter_unpack("<BBhi", outbound.NEVER)) == [(0xB7, 0, 0, 0), (0x95, 0, 0, 0)]  # r0 = 0; exit
+
+def result(program: bytes, address: str, network: int) -> int:
+    """Interpret ``program`` for a connection to ``address`` from a socket in ``network``; 1 allows it."""
+    code = list(struct.iter_unpack("<BBhi", program))
+    context = object()
+    registers: list[object] = [None] * 11
+    registers[1] = context
+    position = 0
+    while True:
+        opcode, both, offset, constant = code[position]
+        target, source = both & 15, both >> 4
+        position += 1
+        match opcode:
+            case 0xB7:
+                registers[target] = constant
+            case 0xBF:
+                registers[target] = registers[source]
+            case 0x61:
+                assert registers[source] is context
+                assert offset == 4
+                registers[target] = int.from_bytes(socket.inet_aton(address), "little")
+            case 0x57:
+                registers[target] = int(str(registers[target])) & constant
+            case 0x55:
+                position += offset if registers[target] != constant else 0
+            case 0x1D:
+                position += offset if registers[target] == registers[source] else 0
+            case 0x85:
+                assert constant == 122
+                registers[0] = network if registers[1] is context else GUEST
+                registers[1:6] = [None] * 5  # as the kernel leaves them
+            case 0x95:
+                return int(str(registers[0]))
+            case _:
+                raise AssertionError(f"opcode {opcode:#x}")
+
+
+def test_only_the_loopback_of_another_network_is_allowed() -> None:
+    hooks = {name: outbound.PROGRAMS.get(name, outbound.NEVER) for name in outbound.HOOKS}
+    addresses = ("127.0.0.1", "127.255.255.254", "126.255.255.255", "128.0.0.1", "1.0.0.127", "10.0.2.2", "0.0.0.0")
+    allowed = {
+        (name, address, network)
+        for name, program in hooks.items()
+        for address in addresses
+        for network in (GUEST, OWN)
+        if result(program, address, network)
+    }
+    assert allowed == {("connect4", "127.0.0.1", OWN), ("connect4", "127.255.255.254", OWN)}
 
 
 class Kernel:
@@ -56,7 +105,8 @@ def test_every_hook_gets_the_program_and_no_descriptor_leaks(sys_tree: Path) -> 
     before = len(os.listdir("/proc/self/fd"))
     kernel = Kernel()
     outbound.close_outbound(sys_tree, kernel)
-    assert kernel.loaded == [(hook, outbound.NEVER) for hook in outbound.HOOKS.values()]
+    programs = [outbound.OWN_LOOPBACK, *[outbound.NEVER] * 3]
+    assert kernel.loaded == list(zip(outbound.HOOKS.values(), programs, strict=True))
     assert set(kernel.attached) == {10, 11, 14, 15}
     assert len(os.listdir("/proc/self/fd")) == before
 

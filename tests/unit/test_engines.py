@@ -81,7 +81,7 @@ TOY = Engine(
     arguments=toy_arguments,
     environment={**ENVIRONMENT, "TOY_HOME": DIRECTORY},
     health=Health("/alive", 204),
-    trial=Trial("/v1/generate", {"text": "Hello"}, names_model=True),
+    trial=Trial("/v1/generate", names_model=True, fields={"text": "1, 2, 3, 4, 5,"}),
     requests=Requests(
         body=1000,
         fields={"/v1/generate": (Field("text", (Text(100),), required=True), Field("model", (Text(100),)))},
@@ -232,7 +232,7 @@ def test_only_the_engines_own_records_name_it() -> None:
     sources = {*root.rglob("*.py"), *(root.parents[1] / "images").rglob("*")}
     assert len(sources) > 200
     # Of models that vLLM serves, some are called Llama.
-    for word, others in {"llama": ["engines/vllm.py"], "vllm": ["recipe/rules.py", "repro/causes.py"]}.items():
+    for word, others in {"llama": ["engines/vllm.py"], "vllm": ["recipe/pairings.py", "recipe/rules.py", "repro/causes.py"]}.items():
         named = {path for path in sources if path.is_file() and word.encode() in path.read_bytes().lower()}
         records = {path for path in named if path.name.startswith(word) and path.parent.name == "engines"}
         assert len(records) == 2
@@ -439,6 +439,18 @@ def test_the_root_contains_the_engine_s_files(toy: Engine) -> None:
     assert facts["removals"][-1] == ["toy does not need it", list(toy.removals)]
 
 
+def test_the_unit_has_the_address_families_of_its_engine(toy: Engine, tmp_path: Path) -> None:
+    (tmp_path / "toy.yaml").write_text(recipe_text())
+    assert resources.ENGINE_UNIT not in resources.overlay(load(tmp_path / "toy.yaml"), (), config=b"")
+    recipe = load(vllm_recipe(tmp_path, requirement="vllm==0.19.1"))
+    unit = resources.overlay(recipe, (), config=b"")[resources.ENGINE_UNIT].data
+    assert unit == b"[Service]\nRestrictAddressFamilies=AF_INET AF_NETLINK\n"
+    # systemd adds them to those of the unit, and its network stays one of its own.
+    own = resources.overlay(recipe, (), config=b"")["usr/lib/systemd/system/privml-engine.service"].data
+    assert b"\nRestrictAddressFamilies=AF_UNIX\n" in own
+    assert b"\nPrivateNetwork=yes\n" in own
+
+
 def test_the_measured_configuration_names_the_engine(toy: Engine, tmp_path: Path) -> None:
     (tmp_path / "toy.yaml").write_text(recipe_text().replace("name: toy", "name: toy, options: {heads: 3}"))
     volume = ModelVolume("tiny", "tiny.toy", Verity(b"\xaa" * 32, b"\xbb" * 32, 4, 1))
@@ -494,7 +506,8 @@ def test_a_guest_with_another_engine_boots_and_answers(toy: Engine) -> None:
         assert "privml: stage engine: ok: toy" in made.said
         assert made.engine.socket.name == "toy.sock"
         tried = [(path, json.loads(body)) for path, _, body in made.engine.requests]
-        assert tried == [("/v1/generate", {"text": "Hello", "model": name}) for name in ("one", "two")]
+        asked = [("/v1/generate", {"text": "1, 2, 3, 4, 5,", "model": name}) for name in ("one", "two")]
+        assert tried == [asked[0], asked[0], asked[1], asked[1]]
         server = Server(decode(encode(config)), made.layout)
         threading.Thread(target=server.serve, args=(listen(config.listen, "127.0.0.1"),), daemon=True).start()
         assert made.request("POST", "/v1/generate", b'{"text":"x"}')[0] == 200

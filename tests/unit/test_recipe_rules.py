@@ -12,6 +12,7 @@ from click.testing import CliRunner, Result
 
 from privml.base.errors import RecipeError, UsageError
 from privml.cli.lint import lint
+from privml.recipe import drivers, pairings
 from privml.recipe.lint import LockFacts
 from privml.recipe.lint import lint as findings_of
 from privml.recipe.loader import load, shipped
@@ -20,6 +21,7 @@ from privml.recipe.rules import RULES
 MIB = 1 << 20
 RECIPE = "demo-cpu.yaml"
 GPU = "tdx-gpu-min.yaml"
+H100 = "tdx-h100-vllm.yaml"
 PLATFORM = "platforms/qemu-11-q35.yaml"
 
 # rule -> the file that is changed, what is taken out of it, and what is put there instead.
@@ -82,6 +84,11 @@ CASES = {
         "python: {requirements: [triton==3.5.1], before: 2026-04-01}\nplatforms:",
     ),
     "engine-wheel": (RECIPE, "name: llama-server", "name: vllm"),
+    "engine-gpus": (H100, "count: 1", "count: 2"),
+    "engine-cuda": (H100, "vllm==0.19.1", "vllm==0.33.0"),
+    "engine-kernels": (H100, "../models/smollm2/", "bloom/"),
+    "engine-fault": (H100, "vllm==0.19.1", "vllm==0.29.0"),
+    "driver-known": (H100, "slots: 16", "slots: 17"),
     "platform-defaults": (PLATFORM, "hpet: off, ", ""),
     "memory-for-model": (RECIPE, "memory: 2GiB", "memory: 512MiB"),
     "wide-pattern": (RECIPE, '"*.gguf"', '"data/*.*"'),
@@ -95,6 +102,8 @@ CASES = {
 def recipes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     folder = tmp_path / "recipes"
     shutil.copytree(shipped(), folder)
+    (folder / "bloom").mkdir()
+    (folder / "bloom" / "config.json").write_text('{"architectures": ["BloomForCausalLM"]}')
     monkeypatch.chdir(tmp_path)
     return folder
 
@@ -117,10 +126,14 @@ def broken(recipes: Path, rule: str) -> None:
 
 
 @pytest.mark.parametrize("rule", [rule.id for rule in RULES.values() if rule.stage != "guest"])
-def test_each_rule_has_a_recipe_that_breaks_it(recipes: Path, rule: str) -> None:
+def test_each_rule_has_a_recipe_that_breaks_it(recipes: Path, rule: str, monkeypatch: pytest.MonkeyPatch) -> None:
     broken(recipes, rule)
     name = CASES[rule][0]
-    result = run(name.removesuffix(".yaml") if name == GPU else "demo-cpu", "--json")
+    if rule == "driver-known":  # of the drivers that can be built, nothing is known
+        monkeypatch.setattr(drivers, "_REFERENCE_VALUES", {})
+    if rule == "engine-fault":  # of a version that no driver of a record is new enough for
+        monkeypatch.setitem(pairings.OLDEST_DRIVER, 13, (550,))
+    result = run(name.removesuffix(".yaml") if name in (GPU, H100) else "demo-cpu", "--json")
     (told,) = json.loads(result.stdout)["recipes"]
     (found,) = [finding for finding in told["findings"] if finding["rule"] == rule]
     assert found["severity"] == RULES[rule].severity

@@ -297,17 +297,22 @@ class Boot:
         return status == health.status
 
     def _try_engine(self, engine: Engine) -> None:
-        """Request one token for a fixed prompt; an engine that cannot answer it is not ready."""
+        """Make the first completions; an engine that cannot answer them, or answers with noise, is not ready."""
         from privml.agent import exchange
 
         place, trial = self._layout.engine_socket(engine), engine.trial
         headers = [(b"content-type", b"application/json")]
         for body in trial.bodies([model.name for model in self._measured.models]):
-            status, _ = exchange.whole(
-                place, "POST", trial.path, headers, body, timeout=self._engine_wait, limit=1 << 20
-            )
-            if status != 200:
-                raise HostError(f"engine: the first completion was answered with status {status}")
+            answers = []
+            for _ in range(trial.times):
+                status, answer = exchange.whole(
+                    place, "POST", trial.path, headers, body, timeout=self._engine_wait, limit=1 << 20
+                )
+                if status != 200:
+                    raise HostError(f"engine: the first completion was answered with status {status}")
+                answers.append(answer)
+            if fault := trial.fault(answers):
+                raise HostError(f"engine: engine-answers-wrong: {fault}")
 
     def _ready(self) -> Outcome:
         if self._engine_ended():

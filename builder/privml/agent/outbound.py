@@ -1,10 +1,12 @@
 """Forbid outgoing connections from the guest's services with a cgroup BPF program, before there is a TLS key.
 
-The services run in ``system.slice``. The program on that group refuses every ``connect`` and every datagram with an
-address with EPERM, whichever process uses the socket. Server and engine talk over a unix socket, so nothing needs to
-be allowed, not even the loopback. TCP fast open counts as a connect. systemd has no such setting (its address filters
-look at packets, so they would cut off the callers too), and seccomp cannot read addresses. The network daemon, which
-must speak DHCP, is in a group of its own; it sees no prompt.
+The services run in ``system.slice``. The programs on that group refuse every ``connect`` and every datagram with an
+address with EPERM, whichever process uses the socket. Server and engine talk over a unix socket, so in the guest's
+network nothing needs to be allowed, not even the loopback. In a network of its own, which has no other device, a
+process may connect to 127.0.0.0/8: processes of an engine that share a model find each other so. TCP fast open
+counts as a connect. systemd has no such setting (its address filters look at packets, so they would cut off the
+callers too), and seccomp cannot read addresses. The network daemon, which must speak DHCP, is in a group of its own;
+it sees no prompt.
 """
 
 from __future__ import annotations
@@ -23,10 +25,36 @@ _PROG_LOAD, _PROG_ATTACH, _PROG_QUERY = 5, 8, 16
 _CGROUP_SOCK_ADDR = 18
 _ALLOW_MULTI = 2
 _INSTRUCTION = struct.Struct("<BBhi")
-NEVER = _INSTRUCTION.pack(0xB7, 0, 0, 0) + _INSTRUCTION.pack(0x95, 0, 0, 0)
+_NETNS_COOKIE = 122  # bpf_get_netns_cookie: of the socket's network, or with NULL of the guest's
+
+
+def _program(*instructions: tuple[int, int, int, int]) -> bytes:
+    """A BPF program of (opcode, registers: source << 4 | target, offset, constant)."""
+    return b"".join(_INSTRUCTION.pack(*each) for each in instructions)
+
+
+NEVER = _program((0xB7, 0x00, 0, 0), (0x95, 0, 0, 0))
 """r0 = 0; exit: refuse."""
+OWN_LOOPBACK = _program(
+    (0xBF, 0x16, 0, 0),  # r6 = r1, the context
+    (0x61, 0x62, 4, 0),  # r2 = the address, its first byte lowest
+    (0x57, 0x02, 0, 0xFF),
+    (0x55, 0x02, 7, 127),  # not 127.0.0.0/8: refuse
+    (0x85, 0x00, 0, _NETNS_COOKIE),
+    (0xBF, 0x07, 0, 0),  # r7 = the socket's network
+    (0xB7, 0x01, 0, 0),
+    (0x85, 0x00, 0, _NETNS_COOKIE),
+    (0x1D, 0x70, 2, 0),  # it is the guest's: refuse
+    (0xB7, 0x00, 0, 1),
+    (0x95, 0x00, 0, 0),
+    (0xB7, 0x00, 0, 0),
+    (0x95, 0x00, 0, 0),
+)
+"""Allow a connection to the loopback of a network that is not the guest's; refuse every other."""
 HOOKS = {"connect4": 10, "connect6": 11, "sendmsg4": 14, "sendmsg6": 15}
 """Hook name -> the kernel's attach type."""
+PROGRAMS = {"connect4": OWN_LOOPBACK}
+"""Hook name -> its program, where that is not ``NEVER``."""
 
 Bpf = Callable[[int, bytearray], int]
 """The bpf system call: command and attributes; the kernel may write into the attributes."""
@@ -45,7 +73,7 @@ def kernel(command: int, attributes: bytearray) -> int:
 
 
 def close_outbound(sys: Path = Path("/sys"), bpf: Bpf = kernel) -> None:
-    """Attach the program to the services' group and check that it is attached; ``HostError`` when it is not."""
+    """Attach the programs to the services' group and check that they are; ``HostError`` when one is not."""
     try:
         group = os.open(sys / GROUP, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     except OSError as error:
@@ -53,7 +81,7 @@ def close_outbound(sys: Path = Path("/sys"), bpf: Bpf = kernel) -> None:
     try:
         for name, hook in HOOKS.items():
             try:
-                program = _load(bpf, hook)
+                program = _load(bpf, hook, PROGRAMS.get(name, NEVER))
                 try:
                     bpf(_PROG_ATTACH, bytearray(struct.pack("<IIII", group, program, hook, _ALLOW_MULTI)))
                 finally:
@@ -66,15 +94,15 @@ def close_outbound(sys: Path = Path("/sys"), bpf: Bpf = kernel) -> None:
         os.close(group)
 
 
-def _load(bpf: Bpf, hook: int) -> int:
-    code = ctypes.create_string_buffer(NEVER, len(NEVER))
+def _load(bpf: Bpf, hook: int, program: bytes) -> int:
+    code = ctypes.create_string_buffer(program, len(program))
     license_ = ctypes.create_string_buffer(b"MIT")
     # prog_type, insn_cnt, insns, license, log_level, log_size, log_buf, kern_version, prog_flags, prog_name,
     # prog_ifindex, expected_attach_type
     attributes = struct.pack(
         "<IIQQIIQII16sII",
         _CGROUP_SOCK_ADDR,
-        len(NEVER) // _INSTRUCTION.size,
+        len(program) // _INSTRUCTION.size,
         ctypes.addressof(code),
         ctypes.addressof(license_),
         0,

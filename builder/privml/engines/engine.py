@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from pathlib import PurePosixPath
 
 from privml.base.errors import RecipeError
-from privml.base.strictjson import canonical
 from privml.engines.requests import Requests
+from privml.engines.trial import Trial
 
 DIRECTORY = "/run/privml-engine"
 """The engine user's directory in the guest, a tmpfs for home, caches and the socket."""
@@ -107,24 +107,6 @@ class Health:
 
 
 @dataclass(frozen=True)
-class Trial:
-    """The first completion, made by the agent before the machine becomes ready.
-
-    With ``names_model`` there is one completion for each model, named in the body's field ``model``.
-    """
-
-    path: str
-    fields: Mapping[str, str | int]
-    names_model: bool = False
-
-    def bodies(self, models: Sequence[str]) -> list[bytes]:
-        """The request bodies for models with these names."""
-        if self.names_model:
-            return [canonical({**self.fields, "model": name}) for name in models]
-        return [canonical(dict(self.fields))]
-
-
-@dataclass(frozen=True)
 class Versions:
     """The versions from ``first`` up to, not including, ``before``."""
 
@@ -171,6 +153,7 @@ class Engine:
     ``model_file`` matches the names of files in ``model_format``, for recipes that name no file of their own.
     With ``model_entry`` a model is a directory: the engine gets it as a whole, and this file must be in it.
     ``requests`` says which HTTP paths a caller may use, the fields and their bounds, and which fields are always set.
+    ``families`` are the address families of its sockets; its network has a loopback of its own and nothing else.
     ``takes_template`` is true if a recipe may replace the model's chat template; ``needs_gpus`` if nothing works
     without a GPU.
     """
@@ -191,6 +174,7 @@ class Engine:
     requests: Requests
     takes_template: bool = False
     needs_gpus: bool = False
+    families: tuple[str, ...] = ("AF_UNIX",)
     wheels: Wheels | None = None
     model_entry: str | None = None
     socket: str = f"{DIRECTORY}/engine.sock"

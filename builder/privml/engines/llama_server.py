@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from privml.engines.engine import ENVIRONMENT, ChoiceOption, Engine, Health, NumberOption, ServedModel, Trial, Value
+from privml.engines.engine import ENVIRONMENT, ChoiceOption, Engine, Health, NumberOption, ServedModel, Value
 from privml.engines.llama_requests import REQUESTS
+from privml.engines.trial import Trial
 
 _CACHE_TYPES = ("f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl")
 _FLAGS = {"threads": "--threads", "cache_type_k": "--cache-type-k", "cache_type_v": "--cache-type-v"}
@@ -63,7 +64,7 @@ LLAMA_SERVER = Engine(
     arguments=_arguments,
     environment=ENVIRONMENT,
     health=Health("/health"),
-    trial=Trial("/v1/completions", {"prompt": "Hello", "max_tokens": 1}),
+    trial=Trial("/v1/completions"),
     requests=REQUESTS,
     takes_template=True,
 )

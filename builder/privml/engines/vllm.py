@@ -19,12 +19,12 @@ from privml.engines.engine import (
     Health,
     NumberOption,
     ServedModel,
-    Trial,
     Value,
     Versions,
     Wheels,
     numbers,
 )
+from privml.engines.trial import Trial
 from privml.engines.vllm_requests import REQUESTS
 
 # The module with the server, by the first version that has it there.
@@ -157,8 +157,10 @@ VLLM = Engine(
         "TRITON_CACHE_DIR": f"{DIRECTORY}/triton",
     },
     health=Health("/health"),
-    trial=Trial("/v1/completions", {"prompt": "Hello", "max_tokens": 1}),
+    trial=Trial("/v1/completions"),
     requests=REQUESTS,
     takes_template=True,
     needs_gpus=True,
+    # Its processes find each other over TCP, and look for the loopback's address over netlink.
+    families=("AF_UNIX", "AF_INET", "AF_NETLINK"),
 )

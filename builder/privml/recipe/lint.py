@@ -6,14 +6,16 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from privml.engines.registry import engine_named
 from privml.events.variants import PRODUCTION
-from privml.recipe import keyrings, ownfiles
+from privml.recipe import drivers, keyrings, ownfiles, pairings
 from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
 from privml.recipe.hardware import MIB
 from privml.recipe.loader import Recipe, platforms_of
+from privml.recipe.modelneeds import against_config, config_at
 from privml.recipe.modelsource import Local
-from privml.recipe.packages import models_are_folders
+from privml.recipe.packages import models_are_folders, pinned_version
 from privml.recipe.platform import NO_TEE, PlatformFile
 from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
@@ -41,6 +43,7 @@ def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
     platforms = platforms_of(recipe)
     return [
         *_of_platforms(recipe, platforms),
+        *_of_engine(recipe),
         *_of_sizes(recipe, platforms, lock.model_size if lock else 0),
         *(_of_local_models(recipe, lock) if lock else ()),
         *ownfiles.read(recipe)[1],
@@ -83,6 +86,37 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
         text = f"{disks} disks, of which the guest reads {1 + models}, for {what}; the others are only in its machine"
         yield _finding(recipe, "device-unused", ("devices",), text)
     yield from _of_cards(recipe, declared.get("virtio-net", 0))
+
+
+def _of_engine(recipe: Recipe) -> Iterator[Finding]:
+    """What is known of the driver, and of the engine on it."""
+    gpu, inference = recipe.content.gpu, recipe.content.inference
+    if gpu is not None:
+        for reason in drivers.known_of(gpu.vendor, gpu.driver.version):
+            text = f"{gpu.vendor} {gpu.driver.version}: {reason}"
+            yield _finding(recipe, "driver-known", ("gpu", "driver", "version"), text)
+    engine = None if inference is None else engine_named(inference.engine.name)
+    if inference is None or engine is None or not engine.needs_gpus:
+        return
+    path: Path = ("inference", "engine", "name")
+    if gpu is None:
+        yield _finding(recipe, "engine-gpus", path, f"`{engine.name}` needs GPUs, but the recipe has no `gpu`")
+        return
+    wanted = inference.engine.options.get("gpus", engine.options["gpus"].default)
+    if wanted != gpu.count:
+        text = f"got {gpu.count}, but the engine's option `gpus` is {wanted}: expected the same number"
+        yield _finding(recipe, "engine-gpus", ("gpu", "count"), text)
+    version = pinned_version(recipe)
+    if (old := pairings.against_driver(engine, version, gpu.driver.version)) is not None:
+        yield _finding(recipe, "engine-cuda", ("gpu", "driver", "version"), old)
+    for fault in pairings.faults_of(engine, version):
+        yield _finding(recipe, "engine-fault", path, f"{engine.name} {version}: {fault.what} ({fault.source})")
+    for index, model in enumerate(inference.models):
+        if not isinstance(model.origin, Local):
+            continue
+        place = recipe.path.parent / model.origin.path / (engine.model_entry or "")
+        if (missing := against_config(recipe, config_at(place))) is not None:
+            yield _finding(recipe, "engine-kernels", ("inference", "models", index, "source"), missing)
 
 
 def _of_cards(recipe: Recipe, count: int) -> Iterator[Finding]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from privml.engines.registry import engine_named
 from privml.recipe.inference import Model
 from privml.recipe.loader import Recipe
+from privml.recipe.python import pinned
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,15 @@ def engine_packages(recipe: Recipe) -> tuple[str, ...]:
 def firmware_packages(recipe: Recipe) -> dict[str, Request]:
     """The firmware package of each TEE; these packages are not installed in the guest."""
     return {tee: Request(chosen.package, chosen.suite) for tee, chosen in recipe.content.firmware.items()}
+
+
+def pinned_version(recipe: Recipe) -> str:
+    """The version of the engine's wheel that the recipe pins; empty for an engine that is not from wheels."""
+    inference, wheels = recipe.content.inference, recipe.content.python
+    engine = None if inference is None else engine_named(inference.engine.name)
+    if engine is None or engine.wheels is None or wheels is None:
+        return ""
+    return pinned(wheels, engine.wheels.requirement)
 
 
 def models_in(recipe: Recipe) -> tuple[Model, ...]:

@@ -80,6 +80,15 @@ _DATE = r"^[0-9]{4}-[0-9]{2}-[0-9]{2}$"
 _Path = Annotated[str, StringConstraints(min_length=1, max_length=400), AfterValidator(_inside)]
 
 
+def pinned(wheels: Python, name: str) -> str:
+    """The one version that the requirement called ``name`` has, by `==`; empty if there is none."""
+    for asked in wheels.requirements:
+        if name_of(asked) == name:
+            exact = [each.version for each in Requirement(asked).specifier if each.operator == "=="]
+            return exact[0] if exact and "*" not in exact[0] else ""
+    return ""
+
+
 class Python(Section):
     """Python wheels for the recipe's services and its engine, from the package index of the host's pip."""
 
@@ -153,24 +162,19 @@ def _of_engine(content: Content, name: str, wheels: Wheels) -> Iterator[tuple[Pa
     """What an engine from wheels asks of them: one version of its own wheel, which its record knows."""
     wanted = wheels.requirement
     expected = f"expected {wanted}==VERSION, {wheels.versions.expected}"
-    asked = (
-        {name_of(each): (index, each) for index, each in enumerate(content.python.requirements)}
-        if content.python
-        else {}
-    )
-    if wanted not in asked:
+    asked = [] if content.python is None else [name_of(each) for each in content.python.requirements]
+    if content.python is None or wanted not in asked:
         path: Path = ("python", "requirements") if content.python else ("inference", "engine", "name")
         yield path, "engine-wheel", f"got no wheel of the engine `{name}`, {expected} in `python.requirements`"
         return
-    index, found = asked[wanted]
-    pinned = [
-        each.version for each in Requirement(found).specifier if each.operator == "==" and "*" not in each.version
-    ]
-    if not pinned or not wheels.versions.accept(pinned[0]):
+    index = asked.index(wanted)
+    found = content.python.requirements[index]
+    exact = pinned(content.python, wanted)
+    if not wheels.versions.accept(exact):
         yield ("python", "requirements", index), "engine-wheel", f"got `{found}`, {expected}"
         return
     version = content.inference.engine.version if content.inference else None
-    if version is not None and numbers(pinned[0])[: len(numbers(version))] != numbers(version):
+    if version is not None and numbers(exact)[: len(numbers(version))] != numbers(version):
         text = f"got `{version}`, but `python.requirements` has {found}"
         yield ("inference", "engine", "version"), "engine-wheel", text
 

@@ -309,6 +309,52 @@ _ALL = (
         "vllm-project/vllm#57224",
     ),
     Rule(
+        "engine-gpus",
+        "error",
+        "judge",
+        "A recipe with an engine that needs GPUs has as many as the engine's option `gpus` says.",
+        "An engine ends when it finds fewer GPUs than it shares a model among; GPUs beyond these are in the machine "
+        "and in its RTMR0, and serve nobody.",
+        "near/mpc#1105",
+    ),
+    Rule(
+        "engine-cuda",
+        "error",
+        "judge",
+        "The GPU driver is new enough for the CUDA that the engine's wheels are for.",
+        "With an older driver CUDA does not start, and the engine ends when the guest boots. A minor release of vLLM "
+        "was the first for the next CUDA, and no longer ran on drivers of the one before.",
+        "verl-project/verl-omni#133",
+    ),
+    Rule(
+        "engine-kernels",
+        "error",
+        "judge",
+        "The engine has native code for the GPU, or the driver compiles its PTX, for all that a model needs. `lock` "
+        "looks at the model's configuration too.",
+        "A driver refuses PTX that is newer than itself: an engine that had loaded its model failed in the first "
+        "attention that had no native code, with an error that named neither the model nor the driver.",
+        "vllm-project/vllm#31700",
+    ),
+    Rule(
+        "engine-fault",
+        "warning",
+        "judge",
+        "No fault of the engine's version under confidential computing is publicly known.",
+        "The same model decoded 3.3 times slower after an upgrade, only under confidential computing: without it, "
+        "the new version was faster.",
+        "vllm-project/vllm#57680",
+    ),
+    Rule(
+        "driver-known",
+        "warning",
+        "judge",
+        "No advisory about the driver's version is publicly known, and its reference values are published.",
+        "A driver was rolled back after days of work, because no reference values were published for it and no "
+        "verifier accepted its GPUs.",
+        "tinfoilsh/cvmimage#165",
+    ),
+    Rule(
         "platform-defaults",
         "warning",
         "judge",

@@ -17,6 +17,7 @@ from privml.image import driverfiles, madeby, provenance, sbom
 from privml.image.network import cards_of
 from privml.image.pythonwheels import is_of_wheels
 from privml.image.render import AGENT_ROOT
+from privml.image.resources import ENGINE_UNIT
 from privml.image.services import is_of_service
 from privml.lock.lockfile import own_tools_lock
 from privml.lock.trees import overlay_path
@@ -300,6 +301,8 @@ class Explainer:
             return [*self._fields("gpu"), *self._kinds("driver package")]
         if is_of_wheels(path):
             return [*self._fields("python"), *self._kinds("Python wheel")]
+        if path == ENGINE_UNIT:
+            return self._fields("inference.engine")
         if is_of_service(path):
             return self._fields("services")
         if package in self._packages:
