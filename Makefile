@@ -49,8 +49,8 @@ check: venv ## real build, boot comparison, demo with its refusals
 check-full: venv ## everything that `check` does, over all shapes and tampers
 	@PRIVML_FULL=1 $(BIN)/pytest -m real tests/real --durations=0
 
-check-gpu: venv ## driver, image and boot of tdx-gpu-min, and launchers of kernels (15 minutes; not a part of the others)
-	@PRIVML_GPU=1 $(BIN)/pytest -m real tests/real/test_driver.py tests/real/test_triton.py tests/real/test_runfile.py --durations=0
+check-gpu: venv ## driver and vLLM: images, boots, launchers of kernels (an hour, 50 GB of disk; not a part of the others)
+	@PRIVML_GPU=1 $(BIN)/pytest -m real tests/real/test_driver.py tests/real/test_triton.py tests/real/test_runfile.py tests/real/test_vllm.py --durations=0
 
 demo: venv ## accept the honest image, refuse the tampered ones
 	@$(BIN)/python -m tests.real.demo
@@ -60,6 +60,7 @@ bench: venv ## one JSON line a figure; fails nothing (BENCH_FULL=1: whole builds
 
 lock: venv ## renew the recipes' locks (packages stay unless UPGRADE=1)
 	@$(PRIVML) lock $(if $(UPGRADE),--upgrade) demo-cpu demo-cpu-dev tdx-min tdx-gpu-min
+	@$(PRIVML) lock --no-fetch $(if $(UPGRADE),--upgrade) tdx-h100-vllm
 
 pictures: venv ## draw docs/pictures again, from the code and from the demo's output
 	@$(BIN)/python -m tests.pictures

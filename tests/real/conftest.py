@@ -37,16 +37,16 @@ def succeeded(done: subprocess.CompletedProcess[str], code: int = 0) -> subproce
     return done
 
 
-def rebuilt(name: str, page: Path) -> dict[str, Any]:
+def rebuilt(name: str, page: Path, timeout: float = 3000) -> dict[str, Any]:
     """The report of `repro NAME`, whose leg a becomes out/NAME; with a refreshed lock when inputs are unavailable."""
     # Both images of the smallest stay, for what is published of them.
     kept = ("--keep", f"out/legs/{name}") if name == "tdx-min" else ()
     words = ("repro", name, "--json", "--html", str(page), "--output", f"out/{name}", *kept)
-    done = privml(*words, timeout=3000)
+    done = privml(*words, timeout=timeout)
     if done.returncode == 4 and json.loads(done.stdout)["outcome"] == "inputs-gone":
         elsewhere = f"out/locks/{name}.lock.json"
         succeeded(privml("lock", name, "--refresh-to", elsewhere))
-        done = privml(*words, "--lock", elsewhere, timeout=3000)
+        done = privml(*words, "--lock", elsewhere, timeout=timeout)
     report: dict[str, Any] = json.loads(succeeded(done).stdout)
     return report
 

@@ -35,8 +35,10 @@ class Bench:
         self.spoil: Path | None = None
 
     @contextmanager
-    def two_legs(self, inputs: Inputs, store: Path, name: str, *, keep: Path | None = None) -> Iterator[Legs]:
-        self.asked = inputs
+    def two_legs(
+        self, inputs: Inputs, store: Path, name: str, *, keep: Path | None = None, needed: int = 0
+    ) -> Iterator[Legs]:
+        self.asked, self.needed = inputs, needed
         a, b = (output(self.folder / leg) for leg in ("leg-a", "leg-b"))
         if self.spoil is not None:
             (b / self.spoil).write_bytes(b"other")

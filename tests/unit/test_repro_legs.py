@@ -234,3 +234,16 @@ def test_root_drops_to_an_unprivileged_user(open_to_all: Path) -> None:
     )
     assert done.stdout.decode().strip() == "leg.invalid (1, 1, 1) (1, 1, 1) []"
     assert (open_to_all / "mine").stat().st_uid == 1
+
+
+def test_a_leg_that_needs_more_than_the_memory_is_on_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(legs, "file_system", lambda place: str(place))
+    monkeypatch.setattr(legs, "_MEMORY", tmp_path)
+    monkeypatch.setattr(legs, "free_memory", lambda: 8 << 30)
+    reasons: dict[str, str] = {}
+    assert legs._memory(reasons, legs.NEEDED) == tmp_path
+    assert reasons == {}
+    assert legs._memory(reasons, 9 << 30) == legs.disk()
+    assert reasons == {"file_system": "less than 9 GiB of memory are free"}
