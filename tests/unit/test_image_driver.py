@@ -23,6 +23,7 @@ from privml.image.uki import command_line
 from privml.lock.lockfile import read_lock
 from privml.lock.models import Driver
 from privml.recipe import drivers
+from privml.recipe.drivers import DRIVERS
 from privml.recipe.loader import shipped
 from privml.store.objects import Store
 
@@ -303,8 +304,10 @@ def test_a_driver_of_a_kernel_without_a_record_has_no_patches(locked: Driver) ->
 
 
 def test_a_kernel_that_takes_the_drivers_modules_starts_without_lockdown() -> None:
-    """The agent locks it down once they are loaded; nothing else of the command line is another."""
-    root = Verity(b"r" * 32, b"s" * 32, 1, 2)
-    plain, words = (command_line(root, ("nosmt",), driver=driver).split() for driver in (False, True))
+    """The agent locks it down once they are loaded; besides, the line has the modules' parameters."""
+    root, driver = Verity(b"r" * 32, b"s" * 32, 1, 2), DRIVERS["nvidia", "550.163.01"]
+    plain, words = (command_line(root, ("nosmt",), driver=each).split() for each in (None, driver))
     assert [word for word in plain if word not in words] == ["lockdown=integrity"]
-    assert words == [word for word in plain if word in words]
+    assert [word for word in words if word not in plain] == list(driver.parameters)
+    # The libraries of the driver leave the device nodes of the boot process alone.
+    assert driver.parameters == ("nvidia.NVreg_ModifyDeviceFiles=0",)

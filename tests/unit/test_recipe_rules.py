@@ -13,6 +13,7 @@ from click.testing import CliRunner, Result
 from privml.base.errors import RecipeError, UsageError
 from privml.cli.lint import lint
 from privml.recipe import drivers, pairings
+from privml.recipe.finding import RecipeProblems
 from privml.recipe.lint import LockFacts
 from privml.recipe.lint import lint as findings_of
 from privml.recipe.loader import load, shipped
@@ -239,3 +240,29 @@ def test_an_unknown_word_names_the_nearest_rules_and_fields() -> None:
     error = run("--explain", "listen").exception
     assert isinstance(error, UsageError)
     assert "did you mean `agent.listen`?" in (error.hint or "")
+
+
+@pytest.mark.parametrize(
+    ("allowed", "rule", "said"),
+    [
+        (
+            "{driver: 590.12, vbios: 96.00.A5.00.01}",
+            "driver-version",
+            "got `590.12`, expected 550.163.01, as in `driver`",
+        ),
+        ("{driver: 550.163.01, vbios: 96.00.A5.00.01}, " * 2, "given-twice", "the same firmware is listed twice"),
+        ("{driver: 550.163.01, vbios: 96.00.a5.00.01}", "", "vbios"),
+        ("{driver: 550.163.01}", "", "vbios"),
+    ],
+    ids=["another-driver", "twice", "lower-case", "no-vbios"],
+)
+def test_firmware_that_no_gpu_of_the_guest_could_have_is_refused(
+    tmp_path: Path, allowed: str, rule: str, said: str
+) -> None:
+    shutil.copytree(shipped(), tmp_path / "recipes")
+    path = tmp_path / "recipes" / GPU
+    path.write_text(path.read_text().replace("count: 1,", f"count: 1, allowed: [{allowed}],"))
+    with pytest.raises(RecipeProblems) as caught:
+        load(path)
+    assert [finding.rule for finding in caught.value.findings] == [rule]
+    assert said in caught.value.message

@@ -85,7 +85,7 @@ def manifest_of(recipe: Recipe, lock: Lock, made: Parts, *, refreshed: bool) -> 
 
 def command_line(root: Verity, lock: Lock) -> str:
     """The kernel's command line."""
-    return uki.command_line(root, lock.kernel_options, driver=lock.driver is not None)
+    return uki.command_line(root, lock.kernel_options, driver=None if lock.driver is None else lock.driver.record)
 
 
 def _packages(lock: Lock) -> Sequence[LockedPackage]:

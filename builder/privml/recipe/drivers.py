@@ -74,10 +74,10 @@ class Driver:
     space come from packages or from the vendor's runfile. ``image`` is the kernel that a recipe must name,
     ``headers`` are patterns of the packages with its headers; with them ``toolchain`` compiles ``modules``, by the
     program ``compiler``. ``crypto`` lists symbols that a module with confidential computing needs from the kernel,
-    one of each group. ``loaded`` are the modules that the guest loads, in order. ``guest`` are packages of the
-    release that the user space needs, and ``removals`` what the guest does not need of them. ``firmware`` are the
-    parts that one architecture needs. ``probes`` are programs that its libraries try to start. ``untried`` says what
-    of it was never done here.
+    one of each group. ``loaded`` are the modules that the guest loads, in order, and ``parameters`` theirs
+    (``MODULE.NAME=VALUE``). ``guest`` are packages of the release that the user space needs, and ``removals`` what
+    the guest does not need of them. ``firmware`` are the parts that one architecture needs. ``probes`` are programs
+    that its libraries try to start. ``untried`` says what of it was never done here.
     """
 
     vendor: str
@@ -94,6 +94,7 @@ class Driver:
     modules: tuple[str, ...]
     crypto: tuple[tuple[str, ...], ...]
     loaded: tuple[str, ...]
+    parameters: tuple[str, ...]
     parts: tuple[Part, ...]
     firmware: Mapping[str, Part]
     guest: tuple[str, ...]
@@ -185,6 +186,8 @@ _NVIDIA_550 = Driver(
     ),
     # The driver asks for algorithms by name when it talks to a GPU; no module can be loaded then.
     loaded=("ecdh_generic", "ecdsa_generic", "gcm", "ctr", "aesni_intel", "nvidia", "nvidia_uvm"),
+    # Else the driver's libraries, run by root, replace the device nodes by ones that everybody may open.
+    parameters=("nvidia.NVreg_ModifyDeviceFiles=0",),
     parts=(
         _library("libcuda1", "libcuda", "libcuda.so.1"),
         _library("libnvidia-ml1", "libnvidia-ml", "libnvidia-ml.so.1"),
