@@ -76,7 +76,10 @@ def test_what_is_accepted_covers_the_file(header: dict[str, Any], data: bytes) -
         assert all(one[1] == two[0] for one, two in pairwise(ends))
 
 
-@given(st.binary(max_size=80), st.sampled_from(["m.safetensors", "m.safetensors.index.json", "config.json", "x.py"]))
+@given(
+    st.binary(max_size=80),
+    st.sampled_from(["m.safetensors", "m.safetensors.index.json", "config.json", "x.py", "README.md", "vocab.json"]),
+)
 def test_any_bytes_end_in_a_refusal_or_a_header(data: bytes, name: str) -> None:
     read(data, name)
     read(struct.pack("<Q", len(data)) + data, name)

@@ -21,6 +21,7 @@ from privml.lock.make import Current, make_lock
 from privml.lock.models import Lock, ToolsLock
 from privml.lock.solver import Solver
 from privml.recipe.loader import shipped
+from privml.recipe.packages import guest_packages
 
 
 @pytest.fixture
@@ -107,7 +108,7 @@ def known(fake: Fake) -> Lock:
     shape = read_lock(shipped() / "demo-cpu.lock.json")
     return fake.lock.model_copy(
         update={
-            "packages_requested": shape.packages_requested,
+            "packages_requested": tuple(map(str, guest_packages(fake.recipe))),
             "archives": shape.archives,
             "source_date_epoch": shape.source_date_epoch,
         }

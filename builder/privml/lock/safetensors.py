@@ -53,7 +53,9 @@ _JSON = (
 )  # fmt: skip
 _TEXTS = ("chat_template.jinja", "merges.txt", "vocab.txt")
 _BINARY = ("tokenizer.model",)
-_DOCUMENTS = ("LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt", "README.md")
+_DOCUMENTS = (
+    "LICENSE", "LICENSE.md", "LICENSE.txt", "NOTICE", "NOTICE.md", "NOTICE.txt", "README.md", "USE_POLICY.md",
+)  # fmt: skip
 _OF_PROGRAMS = "auto_map"
 """The field of a configuration that names Python classes of the model's own, which an engine would run."""
 _PROGRAMS = (".bin", ".ckpt", ".h5", ".msgpack", ".pickle", ".pkl", ".pt", ".pth", ".py", ".pyc", ".so")

@@ -22,13 +22,12 @@ from privml.events import volumes
 from privml.events.gpt import Partition
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.measure import gpt
-from privml.measure.pe import headers, in_memory
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
 from privml.output.fetched import FOLDER as PUBLISHED
 from privml.output.manifest import Manifest
 from privml.output.manifest import decode as decode_manifest
 from privml.recipe import tees
-from privml.repro import disk
+from privml.repro import disk, ukisections
 from privml.repro.causes import Symptom, name_cause
 from privml.repro.current import DOCUMENTS
 from privml.repro.external import LOOKS, Look
@@ -165,7 +164,7 @@ class Comparer:
 
     def uki(self) -> None:
         """Compare the UKI's sections as measured, including the members of the initrd."""
-        found = self._both("uki.efi", _sections)
+        found = self._both("uki.efi", ukisections.contents)
         if found is None:
             return
         for name in dict.fromkeys([*found[0], *found[1]]):
@@ -173,7 +172,7 @@ class Comparer:
             a, b = (sections.get(name) for sections in found)
             if a == b:
                 continue
-            values = ["missing" if body is None else _short(body, name) for body in (a, b)]
+            values = ["missing" if body is None else ukisections.shown(body, name) for body in (a, b)]
             self.plain(Layer.UKI, f"uki.efi:{name}", "section", values[0], values[1], "section", name)
             if name == ".initrd" and a is not None and b is not None:
                 self._initrd(a, b)
@@ -383,20 +382,3 @@ def _registers(predicate: Predicate) -> dict[str, str]:
         for launch in predicate.launches
         for register in launch.registers
     }
-
-
-def _sections(image: bytes) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    for section in headers(image).sections:
-        name = section.name
-        while name in found:
-            name += "'"
-        found[name] = in_memory(image, section)
-    return found
-
-
-def _short(body: bytes, name: str) -> str:
-    text = body.rstrip(b"\0")
-    if name in (".cmdline", ".uname", ".osrel") and text.isascii():
-        return text.decode("ascii").strip().replace("\n", "; ")
-    return f"sha256 {hashlib.sha256(body).hexdigest()} ({len(body)} bytes)"
