@@ -9,12 +9,34 @@ from collections.abc import Mapping
 from types import TracebackType
 
 from privml.base.deadline import Cutoff
+from privml.base.errors import UsageError, printable
 from privml.base.wayout import WayOut, basic, without_password
 
 REDIRECTS = 5
 _REDIRECT_BODY = 64 * 1024
 AGENT = "privml-build"
 _AUTHORIZATION = "Authorization"
+
+
+def base_address(address: str, what: str = "collateral service") -> str:
+    """An http(s) address of a service without its final slash; ``UsageError`` for anything else.
+
+    ``what`` names the service in messages. An address with a password is refused without being shown: nobody needs
+    one to read what is public.
+    """
+    try:
+        parts = urllib.parse.urlsplit(address)
+        named, port = parts.hostname, parts.port
+    except ValueError:
+        parts, named, port = urllib.parse.urlsplit(""), None, None
+    if "@" in address:
+        raise UsageError(
+            f"the address of a {what} holds a user or password, expected https://HOST[:PORT]",
+            hint="what it serves is public: leave out everything up to the `@`",
+        )
+    if parts.scheme not in ("http", "https") or not named or port == 0 or parts.query or parts.fragment:
+        raise UsageError(f"{what} `{printable(address)}`: expected https://HOST[:PORT]")
+    return address.rstrip("/")
 
 
 class Connections:
