@@ -18,6 +18,7 @@ from urllib.parse import unquote
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat, load_pem_public_key
 from tests.published import VECTORS, origins, read
+from tests.unit.witness_fake import continues
 
 from privml.base import keyless
 from privml.base.errors import EvidenceError, MeasurementError
@@ -457,6 +458,14 @@ def inclusion_proof(name: str, path: Path, tmp_path: Path) -> None:
     assert tlog.includes(root, given["treeSize"], given["leafIdx"], leaf, proof) is not given["wantErr"]
 
 
+def consistency_proof(name: str, path: Path, tmp_path: Path) -> None:
+    """The tests' witness, which judges our proofs, takes it or sees what is wrong with it."""
+    given = json.loads(path.read_bytes())
+    roots = (base64.b64decode(given[key]) for key in ("root1", "root2"))
+    proof = [base64.b64decode(item) for item in given["proof"]]
+    assert continues(given["size1"], given["size2"], *roots, proof) is not given["wantErr"]
+
+
 # --- Sigstore bundles -----------------------------------------------------------------------------------------------
 
 STAGING = "publishing/sigstore_sigstore-python/staging_trusted_root.json"
@@ -489,7 +498,8 @@ ROWS: tuple[tuple[str, Row], ...] = (
     ("publishing/sigstore_sigstore-python/*.whl.sigstore", earlier_bundle),
     (STAGING, sigstore_root),
     ("publishing/transparency-dev_tessera/*", log_of_tiles),
-    ("publishing/transparency-dev_merkle/*", inclusion_proof),
+    ("publishing/transparency-dev_merkle/inclusion/*", inclusion_proof),
+    ("publishing/transparency-dev_merkle/consistency/*", consistency_proof),
     ("publishing/*.root.json", tuf_root),
     ("attestation/NVIDIA_*/spdm_parsed_output.json", nvidia_parsed),
     ("attestation/NVIDIA_*.json", nvidia_list),

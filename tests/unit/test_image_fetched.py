@@ -10,15 +10,21 @@ from dataclasses import replace
 from pathlib import Path
 
 import attestation_samples as samples
+import click
+import logged_fake
 import pytest
 from pool_server import serving
 from published_fake import DAY, NAME, NOW, signer
 from registry_fake import serving as registry_serving
 from test_cli_main import Outcome, as_found  # noqa: F401 - fixtures
+from test_client_ci import ROOT as SIGSTORE_ROOT
+from test_log_command import pem
 from test_publish_command import PUBLISHERS, Project, begun, commit_something, templates  # noqa: F401 - fixtures
 from test_repro_compare import opener
 
 from privml.base.errors import BuildError, EvidenceError
+from privml.cli.main import cli
+from privml.cli.trusted import trust_options
 from privml.image.published import documents
 from privml.lock.lockfile import parse, serialise
 from privml.lock.models import Lock, ToolsLock
@@ -339,6 +345,42 @@ def test_a_missing_memory_is_exit_5(caller: Caller) -> None:
     assert caller.fetch().code == 5
 
 
+def test_a_log_can_be_asked_for(caller: Caller) -> None:
+    """The proof of `log append`, with and without a witness of the caller's policy."""
+    Path("../log.pem").write_bytes(pem("log"))
+    policy = Path("../policy.txt")
+    policy.write_text(logged_fake.policy_text("", "none"))
+    refused = caller.fetch("--log-policy", str(policy))
+    assert (refused.code, "not-logged: the version is not proven to be in a log" in refused.stderr) == (8, True)
+    assert not caller.output.exists()
+    logged = caller.run("log", "append", "--key", "../log.pem", "--origin", logged_fake.ORIGIN)
+    assert logged.code == 0, logged.stderr
+    outcome = caller.fetched("--log-policy", str(policy))
+    assert f"of {logged_fake.ORIGIN}, cosigned by nobody" in outcome.stderr
+    policy.write_text(logged_fake.policy_text())
+    refused = caller.fetch("--log-policy", str(policy))
+    assert (refused.code, "witnesses: too few of your witnesses" in refused.stderr) == (8, True)
+
+
+def test_an_attestation_of_ci_can_be_asked_for(caller: Caller) -> None:
+    Path("../sigstore.json").write_bytes(SIGSTORE_ROOT)
+    words = ("--ci", "owner/name", "--ci-root", "../sigstore.json")
+    refused = caller.fetch(*words)
+    assert (refused.code, f"got no {NAME}/1.0/ci.sigstore.json" in refused.stderr) == (8, True)
+    assert not caller.output.exists()
+
+
+@pytest.mark.parametrize("verb", ["verify", "proxy", "image", "export"])
+def test_verbs_that_rely_on_a_version_have_the_same_options(verb: str) -> None:
+    def options(command: click.Command) -> dict[str, str | None]:
+        return {each.name or "": each.help for each in command.params if isinstance(each, click.Option)}
+
+    shared = options(click.command()(trust_options(lambda **_: None)))
+    assert set(shared) == {"index", "trust_state", "rebuilders", "log_policy", "ci", "ci_root"}
+    found = options(cli.get_command(click.Context(cli), verb))  # type: ignore[arg-type]
+    assert shared.items() <= found.items()
+
+
 def test_rebuilders_can_be_asked_for(caller: Caller) -> None:
     people = {
         "format": "privml-rebuilders/v1",
@@ -362,6 +404,10 @@ def test_rebuilders_can_be_asked_for(caller: Caller) -> None:
         ((NAME, "--index", "measurements"), "--index is for published measurements"),
         ((NAME, "--rebuilders", "x:1"), "--rebuilders is for published measurements"),
         ((NAME, "--trust-state", "x"), "--trust-state is for published measurements"),
+        ((NAME, "--log-policy", "x"), "--log-policy is for published measurements"),
+        ((NAME, "--ci", "a/b", "--ci-root", "x"), "--ci is for published measurements"),
+        ((NAME, "--ci", "a/b"), "--ci and --ci-root belong together"),
+        ((NAME, "--allow-demonstration"), "--allow-demonstration is for published measurements"),
         ((WANTED, "--trust", "../root.json", "--index", "measurements", "--pool", "nowhere"), "neither a directory"),
     ],
 )

@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+import registry_push_fake
 from published_fake import NAME
+from registry_push_fake import Registry
 from test_cli_main import Outcome, as_found  # noqa: F401 - fixtures
 from test_image_manifest import sample
 from test_publish_command import PUBLISHERS, Project, begun, commit_something, differing, templates  # noqa: F401
@@ -76,7 +79,10 @@ def test_nothing_is_copied_when_the_builds_differ(begun: Project) -> None:  # no
 @pytest.mark.parametrize(
     ("words", "code", "message"),
     [
-        ((WANTED, "https://server.example.invalid/pool"), 2, "is an address, expected a directory"),
+        ((WANTED, "http://server.example.invalid/pool"), 2, "is plain HTTP, expected https:// for an upload"),
+        ((WANTED, "ftp://server.example.invalid/pool"), 2, "expected https://HOST"),
+        ((WANTED, "oci://server.example.invalid"), 2, "expected oci://HOST[:PORT]/REPOSITORY"),
+        ((WANTED, "oci://127.0.0.1:1/a", "--from", "../other"), 1, "is another image than the published demo-cpu"),
         ((WANTED, "layout"), 2, "is an OCI image layout"),
         ((WANTED, "README"), 2, "is not a directory"),
         ((f"{NAME}@9", "pool"), 2, "is not published"),
@@ -105,6 +111,83 @@ def test_a_revoked_version_is_not_copied(begun: Project) -> None:  # noqa: F811
     begun.done("state", WANTED, "revoked", "--reason", "a hole", keys=keys)
     outcome = begun.run("artefacts", WANTED, "pool", "--from", str(LEG))
     assert (outcome.code, "does not count any more" in outcome.stderr, Path("pool").exists()) == (8, True, False)
+
+
+# --- pools at addresses ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def registry(no_proxy: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Registry]:
+    monkeypatch.setenv("REGISTRY_AUTH_FILE", str(tmp_path / "auth.json"))
+    monkeypatch.setattr("privml.store.upload.time.sleep", lambda _: None)
+    with registry_push_fake.serving() as found:
+        yield found
+
+
+def blobs() -> dict[str, bytes]:
+    return {path.replace("sha256/", "").replace("/", ""): data for path, data in of_the_version().items()}
+
+
+def test_a_registry_is_filled_and_has_a_manifest_that_keeps_the_blobs(begun: Project, registry: Registry) -> None:  # noqa: F811
+    outcome = begun.done("artefacts", WANTED, registry.pool, "--from", str(LEG))
+    count, found = len(of_the_version()), manifests.read(LEG)
+    assert outcome.stdout.startswith(f"{registry.pool}: {count} artefacts, {count} of them new (")
+    documents = {hashlib.sha256(data).hexdigest(): data for data in (b"{}", found.encode())}
+    assert registry.blobs == blobs() | documents
+    exported(begun, "--image", str(LEG), "--output", "layout")
+    [row] = json.loads(Path("layout/index.json").read_bytes())["manifests"]
+    assert registry.manifests == {f"{NAME}-1.0": blob(Path("layout"), row)}
+    told = json.loads(begun.done("artefacts", WANTED, registry.pool, "--from", str(LEG), "--json").stdout)
+    assert told == {"pool": registry.pool, "artefacts": count, "copied": 0, "bytes": 0}
+
+
+def test_what_a_registry_was_filled_with_is_fetched_as_the_image(
+    begun: Project,  # noqa: F811
+    registry: Registry,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    registry.wants = "token"
+    user = registry_push_fake.USER.removeprefix("Basic ")
+    (tmp_path / "auth.json").write_text(json.dumps({"auths": {registry.address[7:]: {"auth": user}}}))
+    begun.done("artefacts", WANTED, registry.pool, "--from", str(LEG))
+    registry.wants = ""
+    monkeypatch.setenv("PRIVML_STORE", str(tmp_path / "elsewhere"))
+    words = ("--trust", "../root.json", "--index", "measurements", "--pool", registry.pool, "--output", "fetched")
+    fetched = Outcome(begun.capsys, "image", WANTED, *words)
+    assert fetched.code == 0, fetched.stderr
+    for name in manifests.read(LEG).artefacts:
+        assert (Path("fetched") / name).read_bytes() == (LEG / name).read_bytes()
+
+
+def test_publishing_can_upload_at_once_and_signs_nothing_when_that_fails(begun: Project, registry: Registry) -> None:  # noqa: F811
+    commit_something()
+    before = begun.snapshot()
+    registry.bend[("PUT", "/v2/")] = (507, b"")
+    outcome = begun.version("1.1+a", "--artefacts", registry.pool)
+    assert (outcome.code, "HTTP 507, expected 201 or 204" in outcome.stderr) == (5, True)
+    assert begun.snapshot() == before
+    registry.bend.clear()
+    outcome = begun.version("1.1+a", "--artefacts", registry.pool)
+    assert outcome.code == 0, outcome.stderr
+    count = len(of_the_version())
+    assert f"{registry.pool}: {count} artefacts, {count} of them new" in outcome.stderr
+    assert list(registry.manifests) == [f"{NAME}-1.1_a"]
+
+
+def test_a_damaged_artefact_is_not_sent(begun: Project, registry: Registry) -> None:  # noqa: F811
+    shutil.copytree(LEG, "../damaged")
+    (Path("../damaged") / "uki.efi").write_bytes(b"damaged")
+    outcome = begun.run("artefacts", WANTED, registry.pool, "--from", "../damaged")
+    assert (outcome.code, "uki.efi does not match manifest.json" in outcome.stderr) == (6, True)
+    assert manifests.read(LEG).artefacts["uki.efi"].sha256 not in registry.blobs
+    assert registry.manifests == {}
+
+
+def test_a_server_is_filled_by_put(begun: Project, registry: Registry) -> None:  # noqa: F811
+    with registry_push_fake.serving_files() as server:
+        begun.done("artefacts", WANTED, server.address, "--from", str(LEG))
+        assert server.files == {f"/pool/{path}": data for path, data in of_the_version().items()}
 
 
 # --- the OCI image layout -------------------------------------------------------------------------------------------

@@ -145,7 +145,7 @@ def test_scripts_call_verbs_with_options_that_exist(name: str) -> None:
     called = 0
     for each in steps(name):
         for line in each.get("run", "").splitlines():
-            match = re.search(r'(?:privml-build|"\$privml") ([a-z].*?)(?: ;;|; done)?$', line)
+            match = re.search(r'(?:privml-build|"\$privml") ([a-z].*?)(?: ;;|; done| \|\| .+)?$', line)
             if match is None:
                 continue
             words = shlex.split(match[1].replace('"${against[@]}"', "--against /"))
@@ -157,7 +157,7 @@ def test_scripts_call_verbs_with_options_that_exist(name: str) -> None:
                 command = found
             command.make_context(command.name, [word.replace("$", "") for word in words])
             called += 1
-    assert called >= {"publish": 1, "rebuild": 1, "refresh": 2, "log": 2, "action": 4, "init": 3}.get(name, 0)
+    assert called >= {"publish": 1, "rebuild": 1, "refresh": 2, "log": 3, "action": 4, "init": 3}.get(name, 0)
 
 
 # Images of gigabytes, with inputs as large: a hosted runner has neither the disk nor the time. `make check-gpu`
@@ -432,6 +432,22 @@ def test_a_key_is_gone_after_its_step_also_when_that_fails(
     assert done.returncode == 8
     assert (tmp_path / "seen").read_text() == "600\nKEY\n"
     assert not list(tmp_path.glob("*.pem"))
+
+
+@pytest.mark.parametrize(("code", "ends"), [(0, 0), (5, 0), (8, 8), (9, 9)])
+def test_witnesses_are_asked_if_they_are_named_and_one_that_is_away_stops_nothing(
+    tmp_path: Path, code: int, ends: int
+) -> None:
+    program = tmp_path / ".venv/bin/privml-build"
+    program.parent.mkdir(parents=True)
+    program.write_text(f'#!/bin/sh\necho "$*" >> "$HOME/calls"\n[ "$1" = publish ] || exit {code}\n')
+    program.chmod(0o755)
+    assert bash(step("log", "ask witnesses"), tmp_path).returncode == 0
+    assert (tmp_path / "calls").read_text() == "publish check\n"
+    (tmp_path / "witnesses.txt").write_text("quorum none\n")
+    assert bash(step("log", "ask witnesses"), tmp_path).returncode == ends
+    calls = (tmp_path / "calls").read_text().splitlines()[1:]
+    assert calls == ["log witness --policy witnesses.txt", *(["publish check"] if ends == 0 else [])]
 
 
 def test_what_a_workflow_signed_is_committed_and_pushed_and_nothing_if_nothing_changed(tmp_path: Path) -> None:

@@ -7,14 +7,45 @@ import ssl
 import urllib.parse
 from collections.abc import Mapping
 from types import TracebackType
+from typing import Protocol
 
 from privml.base.deadline import Cutoff
+from privml.base.errors import UsageError, printable
 from privml.base.wayout import WayOut, basic, without_password
 
 REDIRECTS = 5
 _REDIRECT_BODY = 64 * 1024
 AGENT = "privml-build"
 _AUTHORIZATION = "Authorization"
+
+
+def base_address(address: str, what: str = "collateral service") -> str:
+    """An http(s) address of a service without its final slash; ``UsageError`` for anything else.
+
+    ``what`` names the service in messages. An address with a password is refused without being shown: nobody needs
+    one to read what is public.
+    """
+    try:
+        parts = urllib.parse.urlsplit(address)
+        named, port = parts.hostname, parts.port
+    except ValueError:
+        parts, named, port = urllib.parse.urlsplit(""), None, None
+    if "@" in address:
+        raise UsageError(
+            f"the address of a {what} holds a user or password, expected https://HOST[:PORT]",
+            hint="what it serves is public: leave out everything up to the `@`",
+        )
+    if parts.scheme not in ("http", "https") or not named or port == 0 or parts.query or parts.fragment:
+        raise UsageError(f"{what} `{printable(address)}`: expected https://HOST[:PORT]")
+    return address.rstrip("/")
+
+
+class Body(Protocol):
+    """What is read piece by piece while it is sent; it ends with no bytes."""
+
+    def read(self, size: int = -1, /) -> bytes:
+        """The next bytes."""
+        ...
 
 
 class Connections:
@@ -74,8 +105,8 @@ class Connections:
             response.read(_REDIRECT_BODY)
             if not response.isclosed():
                 self.drop(url)
-            origin, url = _origin(url), urllib.parse.urljoin(url, target)
-            if _origin(url) != origin:
+            before, url = origin(url), urllib.parse.urljoin(url, target)
+            if origin(url) != before:
                 # What the caller gave to one server is not for another.
                 headers = {name: value for name, value in headers.items() if name != _AUTHORIZATION}
         raise OSError(f"more than {self._redirects} redirects")
@@ -87,6 +118,18 @@ class Connections:
         """
         return self._once("POST", url, headers, body)
 
+    def send(
+        self, method: str, url: str, headers: Mapping[str, str], body: Body | None = None
+    ) -> http.client.HTTPResponse:
+        """Send a request and return the response, also a redirect, with its body unread. As in `get`.
+
+        A ``body`` is sent once, over a new connection; ``Content-Length`` is for the caller to give. The response to
+        one that the server does not read to its end is returned where it can be had.
+        """
+        if body is not None:
+            self.drop(url)
+        return self._once(method, url, headers, body)
+
     def drop(self, url: str) -> None:
         """Close the connections to ``url``'s host, because a body was not read completely."""
         netloc = urllib.parse.urlsplit(url).netloc
@@ -94,7 +137,7 @@ class Connections:
             self._open.pop(key).close()
 
     def _once(
-        self, method: str, url: str, headers: Mapping[str, str], body: bytes | None = None
+        self, method: str, url: str, headers: Mapping[str, str], body: bytes | Body | None = None
     ) -> http.client.HTTPResponse:
         parts = urllib.parse.urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -126,14 +169,19 @@ class Connections:
         proxy: urllib.parse.SplitResult | None,
         target: str,
         headers: dict[str, str],
-        body: bytes | None,
+        body: bytes | Body | None,
     ) -> http.client.HTTPResponse:
         connection = self._open.get(key)
         if connection is None:
             connection = self._connect(parts, proxy)
             self._open[key] = connection
         try:
-            connection.request(method, target, body, headers)
+            try:
+                connection.request(method, target, body, headers)
+            except (BrokenPipeError, ConnectionResetError):
+                # A server that refuses a large body answers and closes: its answer says why.
+                if body is None or isinstance(body, bytes):
+                    raise
             return connection.getresponse()
         except BaseException:
             self._open.pop(key, None)
@@ -160,7 +208,8 @@ class Connections:
         return connection
 
 
-def _origin(url: str) -> tuple[str, str]:
+def origin(url: str) -> tuple[str, str]:
+    """Scheme, host and port of an address: a login or token for one is not for another."""
     parts = urllib.parse.urlsplit(url)
     return parts.scheme, parts.netloc
 

@@ -15,6 +15,7 @@ from privml.base.strictjson import MAX_BYTES, loads
 from privml.cli import paths
 from privml.cli.demonstration import demonstration_option
 from privml.cli.policy import policy_options
+from privml.cli.trusted import TrustWords, trust_options
 from privml.client import anchors
 from privml.client.attested import Collateral
 from privml.client.supply import SERVICE, supply
@@ -56,9 +57,7 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
         type=click.Path(exists=True, dir_okay=False, path_type=Path),
         help="Use Intel's collateral in this file (the JSON of Intel's QVL, nine fields), and fetch none.",
     )(command)
-    command = proof_options(command)
-    command = rebuilders_option(command)
-    command = repository_options(command)
+    command = trust_options(command)
     for option in (
         demonstration_option,
         click.option(
@@ -78,64 +77,13 @@ def anchor_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
-def repository_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--index` and `--trust-state`: where a repository under a trusted root is, and what was seen of it."""
-    command = click.option(
-        "--trust-state",
-        metavar="DIR",
-        type=click.Path(path_type=Path),
-        help="Keep what was seen of published measurements here [$XDG_STATE_HOME/privml-build/trust].",
-    )(command)
-    return click.option(
-        "--index",
-        metavar="DIR|URL",
-        help="Where the published measurements are, if not in the directory of the root.",
-    )(command)
-
-
-def rebuilders_option(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--rebuilders`: who must have got the same image."""
-    return click.option(
-        "--rebuilders",
-        metavar="FILE:K",
-        help="With --trust: at least K of the rebuilders in this file must have got the same image.",
-    )(command)
-
-
-def proof_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Add `--log-policy`, `--ci` and `--ci-root`: in which log a version must be, and which workflow attested it."""
-    command = click.option(
-        "--ci-root",
-        metavar="FILE",
-        type=click.Path(path_type=Path),
-        help="Sigstore's trusted root, for --ci. None is built in.",
-    )(command)
-    command = click.option(
-        "--ci",
-        metavar="OWNER/NAME[@REF]",
-        help="With --trust: a workflow of this repository of GitHub's, run for exactly REF (default: the tag "
-        "NAME/VERSION), must have attested the version. Needs privml-build[sigstore].",
-    )(command)
-    return click.option(
-        "--log-policy",
-        metavar="FILE",
-        type=click.Path(path_type=Path),
-        help="With --trust: the version must be proven to be in a log of this policy (https://c2sp.org/tlog-policy).",
-    )(command)
-
-
 @dataclass(frozen=True)
 class AnchorWords:
     """The options that name an anchor, as they were given."""
 
     expect: Path | None
     trust: tuple[str, str] | None
-    index: str | None
-    trust_state: Path | None
-    rebuilders: str | None
-    log_policy: Path | None
-    ci: str | None
-    ci_root: Path | None
+    trusted: TrustWords
 
     def __post_init__(self) -> None:
         if (self.expect is None) is (self.trust is None):
@@ -145,22 +93,8 @@ class AnchorWords:
                 else "--expect and --trust are both given, expected one",
                 hint="--expect DIRECTORY for an image that you built, --trust ROOT NAME for one that is published",
             )
-        if self.expect is not None:
-            given = {
-                "--index": self.index,
-                "--trust-state": self.trust_state,
-                "--rebuilders": self.rebuilders,
-                "--log-policy": self.log_policy,
-                "--ci": self.ci,
-                "--ci-root": self.ci_root,
-            }
-            if wrong := [option for option, value in given.items() if value is not None]:
-                raise UsageError(f"{wrong[0]} is for published measurements: it needs --trust")
-        if (self.ci is None) is not (self.ci_root is None):
-            raise UsageError(
-                "--ci and --ci-root belong together, expected both or neither",
-                hint="--ci-root is Sigstore's trusted root, for instance by `cosign trusted-root create`",
-            )
+        if self.expect is not None and (wrong := self.trusted.given):
+            raise UsageError(f"{wrong[0]} is for published measurements: it needs --trust")
 
     def source(self) -> Callable[[int], Anchored]:
         """What gives the expected measurements at a time (Unix seconds)."""
@@ -168,19 +102,8 @@ class AnchorWords:
             built = anchors.built(self.expect)
             return lambda _: built
         assert self.trust is not None
-        # Loaded here, because a caller who built the image needs none of it.
-        from privml.client import ci, trust
-
         root, wanted = self.trust
-        return trust.trust_of(
-            Path(root),
-            wanted,
-            self.index,
-            state=self.trust_state,
-            rebuilt=self.rebuilders,
-            log_policy=self.log_policy,
-            workflow=None if self.ci is None or self.ci_root is None else ci.workflow_of(self.ci, self.ci_root),
-        ).expected
+        return self.trusted.trust(Path(root), wanted).expected
 
     @property
     def wanted(self) -> tuple[str, str | None]:

@@ -12,9 +12,9 @@ import click
 
 from privml.base.errors import Refused, UsageError
 from privml.base.files import read_start, write_atomic
-from privml.cli.anchor import AnchorWords, proof_options, rebuilders_option, repository_options
 from privml.cli.output import show, show_text
 from privml.cli.policy import policy_of
+from privml.cli.trusted import TrustWords, trust_options
 from privml.client import exports
 from privml.client.exports import Export, Target
 from privml.statement.metadata import MAX_METADATA
@@ -114,9 +114,7 @@ FORMATS: Mapping[str, Format] = {
     type=click.Path(dir_okay=False, path_type=Path),
     help="The root (root.json) that you trust.",
 )
-@repository_options
-@rebuilders_option
-@proof_options
+@trust_options
 @click.option(
     "--policy",
     "policy_file",
@@ -137,12 +135,7 @@ def export(
     *,
     form: str,
     root: Path,
-    index: str | None,
-    trust_state: Path | None,
-    rebuilders: str | None,
-    log_policy: Path | None,
-    ci: str | None,
-    ci_root: Path | None,
+    trusted: TrustWords,
     policy_file: Path | None,
     shape: str | None,
     image: Path | None,
@@ -166,8 +159,7 @@ def export(
     name, _, number = wanted.partition("@")
     if not is_name(name) or not is_version(number):
         raise UsageError(f"got `{wanted[:80]}`, expected NAME@VERSION")
-    words = AnchorWords(None, (str(root), wanted), index, trust_state, rebuilders, log_policy, ci, ci_root)
-    expected = words.source()(int(time.time()))
+    expected = trusted.trust(root, wanted).expected(int(time.time()))
     assert isinstance(expected, Expected)  # one version was named
     digest = hashlib.sha256(read_start(root, MAX_METADATA)).hexdigest()
     export = exports.accepted(expected, digest, policy_of(None, policy_file))

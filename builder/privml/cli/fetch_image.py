@@ -9,7 +9,8 @@ from pathlib import Path
 from privml.base.errors import Refused, UsageError
 from privml.base.steps import say
 from privml.cli.output import print_json, show
-from privml.client.trust import Vouched, trust_of
+from privml.cli.trusted import TrustWords
+from privml.client.trust import Vouched
 from privml.image import fetched
 from privml.image.fetched import FetchResult
 from privml.image.published import documents
@@ -29,9 +30,7 @@ class Wanted:
 
     target: str
     root: Path
-    index: str | None
-    state: Path | None
-    rebuilders: str | None
+    trusted: TrustWords
     output: Path | None
     pools: tuple[str, ...]
     allow_demonstration: bool
@@ -43,7 +42,7 @@ def fetch(wanted: Wanted) -> FetchResult:
         raise UsageError(
             f"--trust: got `{wanted.target[:80]}`, expected NAME@VERSION", hint="without --trust, the recipe is built"
         )
-    trust = trust_of(wanted.root, wanted.target, wanted.index, state=wanted.state, rebuilt=wanted.rebuilders)
+    trust = wanted.trusted.trust(wanted.root, wanted.target)
     output = wanted.output or OUT / trust.name
     check_output(output)
     pools = [Pool.parse(pool) for pool in wanted.pools]
@@ -55,6 +54,8 @@ def fetch(wanted: Wanted) -> FetchResult:
     for note in publication.notes(vouched.anchor):
         say(f"note: {note}")
     release, anchor = vouched.version.release, vouched.anchor
+    if anchor.rebuilders_asked is not None:
+        say(f"note: rebuilt by {', '.join(anchor.rebuilders)}")
     record = FetchRecord(
         name=release.name,
         version=release.version,

@@ -12,6 +12,7 @@ from privml.base.steps import heard, say
 from privml.cli.completion import TARGET
 from privml.cli.demonstration import demonstration_option
 from privml.cli.output import print_json, show
+from privml.cli.trusted import TrustWords, trust_options
 from privml.image.unchanged import Question, Unchanged, watched
 from privml.output import manifest
 from privml.output.manifest import Manifest
@@ -52,22 +53,7 @@ from privml.store.objects import Store
     type=click.Path(path_type=Path),
     help="Fetch the published version NAME@VERSION instead of building, relying on this root (root.json).",
 )
-@click.option(
-    "--index",
-    metavar="DIR|URL",
-    help="With --trust: where the measurements are, if not in the directory of the root.",
-)
-@click.option(
-    "--trust-state",
-    metavar="DIR",
-    type=click.Path(path_type=Path),
-    help="With --trust: keep what was seen of published measurements here [$XDG_STATE_HOME/privml-build/trust].",
-)
-@click.option(
-    "--rebuilders",
-    metavar="FILE:K",
-    help="With --trust: at least K of the rebuilders in this file must have got the same image.",
-)
+@trust_options
 @demonstration_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was built as JSON.")
 def image(
@@ -79,9 +65,7 @@ def image(
     pools: tuple[str, ...],
     render_only: Path | None,
     root: Path | None,
-    index: str | None,
-    trust_state: Path | None,
-    rebuilders: str | None,
+    trusted: TrustWords,
     allow_demonstration: bool,
     as_json: bool,
 ) -> None:
@@ -102,23 +86,19 @@ def image(
       privml-build image demo-cpu --render-only /tmp/tree
       privml-build image demo-cpu@2026.11.1 --trust root.json \\
         --index https://SERVER/measurements --pool https://SERVER/pool
+      privml-build image demo-cpu@2026.11.1 --trust root.json \\
+        --log-policy policy.txt --rebuilders people.json:2 --pool pool
     """
     of_builds = {"--force": force, "--lock": lock_file, "--render-only": render_only}
-    of_trust = {
-        "--index": index,
-        "--trust-state": trust_state,
-        "--rebuilders": rebuilders,
-        "--allow-demonstration": allow_demonstration or None,
-    }
     if root is not None:
         if wrong := [option for option, given in of_builds.items() if given]:
             raise UsageError(f"{wrong[0]} is for a build, and with --trust nothing is built")
         from privml.cli.fetch_image import Wanted, fetch, show_fetched
 
-        wanted = Wanted(target, root, index, trust_state, rebuilders, output, pools, allow_demonstration)
+        wanted = Wanted(target, root, trusted, output, pools, allow_demonstration)
         show_fetched(fetch(wanted), as_json=as_json)
         return
-    if wrong := [option for option, given in of_trust.items() if given is not None]:
+    if wrong := [*trusted.given, *(["--allow-demonstration"] if allow_demonstration else [])]:
         raise UsageError(f"{wrong[0]} is for published measurements: it needs --trust")
     if is_published(target):
         raise UsageError(

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import click
 
-from privml.base.errors import Refused, UsageError
+from privml.base.errors import HostError, Refused, UsageError
 from privml.base.files import read_start, write_atomic
 from privml.cli.output import ask_secret, print_json, show, show_text
 from privml.cli.published import folder_option
@@ -38,6 +39,7 @@ def log() -> None:
     \b
     Examples:
       privml-build log append --key log.pem --origin example.org/measurements
+      privml-build log witness --policy witnesses.txt
       privml-build log prove demo-cpu@2026.11.1 --output proof
       privml-build log audit --since checkpoint-of-last-week
     """
@@ -68,9 +70,7 @@ def append(folder: Path, *, uri: str, origin: str | None, as_json: bool) -> None
       privml-build log append --key log.pem
     """
     files = logs.append(folder, signer.load(uri, ask_secret), origin)
-    for path, data in files.items():
-        if not (folder / path).is_file() or (folder / path).read_bytes() != data:
-            write_atomic(folder / path, data)
+    _put(folder, files)
     found = logs.read(folder)
     size = 0 if found is None else len(found.raw)
     if as_json:
@@ -79,6 +79,64 @@ def append(folder: Path, *, uri: str, origin: str | None, as_json: bool) -> None
         show(f"{folder}: nothing to log")
     else:
         show(f"{folder}: {size} entries" + ("" if files else ", nothing new"), found.key.text)
+
+
+@log.command()
+@_folder
+@click.option(
+    "--policy",
+    "file",
+    metavar="FILE",
+    required=True,
+    type=click.Path(path_type=Path),
+    help="A policy (https://c2sp.org/tlog-policy) with this log, and witnesses with their keys and addresses.",
+)
+@_json
+def witness(folder: Path, *, file: Path, as_json: bool) -> None:
+    """Ask the witnesses of a policy to cosign the newest checkpoint of DIR's log.
+
+    Witnesses sign what continues what they signed before (https://c2sp.org/tlog-witness). FILE is what callers give
+    to `verify --log-policy`, with an address at the end of each witness's line. Signatures that are good by FILE's
+    keys are added to the checkpoint, and proofs next to releases are written again under it. No key is needed. Exit
+    status: 5 too few witnesses for the policy's quorum, 8 the log does not continue what one of them signed, 9 the
+    log is damaged.
+
+    \b
+    Examples:
+      privml-build log witness --policy witnesses.txt
+    """
+    # Loaded here: the other verbs send nothing.
+    from privml.client.trust import read_log_policy
+    from privml.publish import witness as witnesses
+
+    found, policy = _log(folder, None), read_log_policy(file, "--policy")
+    if found.key not in policy.logs:
+        raise UsageError(f"--policy: {file} does not have this log", hint=f"add the line `log {found.key.text}`")
+    if not policy.addresses:
+        raise UsageError(
+            f"--policy: no witness in {file} has an address",
+            hint="add it at the end of the line: witness NAME KEY URL",
+        )
+    asked = witnesses.ask(found, policy)
+    lines = [each.line for each in asked if each.line and not each.known]
+    if lines:
+        _put(folder, logs.cosigned(folder, found, lines))
+    signed = sorted(each.name for each in asked if each.line)
+    met = bool(signed) and policy.met(signed)
+    if as_json:
+        rows = [{"name": each.name, "at": each.at or None, "objection": each.objection or None} for each in asked]
+        print_json({"entries": len(found.raw), "cosigned": signed, "quorum": met, "witnesses": rows})
+    else:
+        show(f"{folder}: {len(found.raw)} entries, cosigned by {', '.join(signed) or 'nobody'}")
+        for each in asked:
+            show(f"  {each}", err=bool(each.objection))
+    if wrong := [str(each) for each in asked if each.split]:
+        raise Refused(
+            "\n".join(wrong),
+            hint="take the newest measurements and ask again; if that is no help, ask who else has the log's key",
+        )
+    if not met:
+        raise HostError(f"cosigned by {', '.join(signed) or 'nobody'}, expected {policy.asked}")
 
 
 @log.command()
@@ -173,6 +231,13 @@ def audit(folder: Path, *, line: str | None, since: Path | None, as_json: bool) 
                 show(f"it continues the checkpoint of {kept.size} entries")
     if wrong:
         raise Refused(f"{folder}: {len(wrong)} findings, expected none")
+
+
+def _put(folder: Path, files: Mapping[str, bytes]) -> None:
+    """Write what is not there yet, in this order."""
+    for path, data in files.items():
+        if not (folder / path).is_file() or (folder / path).read_bytes() != data:
+            write_atomic(folder / path, data)
 
 
 def _log(folder: Path, key: NoteKey | None) -> logs.Log:

@@ -14,8 +14,8 @@ import click
 
 from privml.base.errors import Differs, UsageError
 from privml.base.times import time_text
-from privml.cli.anchor import repository_options
 from privml.cli.output import print_json, show
+from privml.cli.trusted import repository_options
 from privml.output.repository import MEASUREMENTS, held
 from privml.statement import image
 from privml.statement import lookup as search

@@ -13,6 +13,7 @@ from privml.base.errors import UsageError
 from privml.cli.anchor import AnchorWords, anchor_options, collateral_of, refuse_demonstration
 from privml.cli.output import show
 from privml.cli.policy import policy_of
+from privml.cli.trusted import TrustWords
 from privml.client import attested
 from privml.client.environment import client_variables, detour_warning
 from privml.client.proxy import serve
@@ -50,13 +51,8 @@ def proxy(
     *,
     expect: Path | None,
     trust: tuple[str, str] | None,
-    index: str | None,
-    trust_state: Path | None,
-    rebuilders: str | None,
+    trusted: TrustWords,
     allow_demonstration: bool,
-    log_policy: Path | None,
-    ci: str | None,
-    ci_root: Path | None,
     policy_file: Path | None,
     no_relaxations: bool,
     simulated_root: Path | None,
@@ -91,7 +87,7 @@ def proxy(
     policy = policy_of(
         simulated_root, policy_file, no_relaxations=no_relaxations, allow_demonstration=allow_demonstration
     )
-    expected = AnchorWords(expect, trust, index, trust_state, rebuilders, log_policy, ci, ci_root).source()
+    expected = AnchorWords(expect, trust, trusted).source()
     # What is wrong with the anchor is said now, not to the first client.
     refuse_demonstration(expected(int(time.time())), policy)
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)

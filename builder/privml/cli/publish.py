@@ -10,6 +10,7 @@ from typing import Any
 import click
 
 from privml.base.errors import UsageError
+from privml.base.steps import say
 from privml.base.times import seconds_of
 from privml.cli import paths
 from privml.cli.completion import TARGET
@@ -19,11 +20,12 @@ from privml.cli.usage import Verb
 from privml.image.target import OUT, resolve
 from privml.image.workplace import Workplace
 from privml.output import manifest as manifests
+from privml.output.manifest import Manifest
 from privml.output.memory import Memories
 from privml.output.repository import fetch_from
-from privml.publish import artefacts as artefacts_
 from privml.publish import changes, legs, roles, signer
 from privml.publish import demonstration as whole
+from privml.publish.artefacts import Filling, check_image
 from privml.publish.changes import Files, Place
 from privml.publish.signing import Proposal, Signing
 from privml.statement import follow
@@ -141,8 +143,8 @@ def _say(at: tuple[Place, Proposal | None], files: Files, unchanged: str, *, as_
 @click.option(
     "--artefacts",
     "pool",
-    metavar="DIR",
-    help="Also copy the image's artefacts into this pool, from which others fetch them (`image --trust`).",
+    metavar="DIR|URL",
+    help="Also put the image's artefacts into this pool, from which others fetch them (`image --trust`).",
 )
 @_options
 def version(
@@ -167,15 +169,21 @@ def version(
       privml-build publish demo-cpu --version 2026.11.1 --key ann.pem \\
         --key ben.pem --key online.pem --artefacts pool
     """
-    filled = None if pool is None else artefacts_.pool_of(pool)
+    filled = None if pool is None else Filling.parse(pool)
     at = _place(folder, keys, proposed)
     place = at[0]
     found = resolve(target)
     name = target if found.recipe is None else found.recipe.name.removesuffix(".yaml")
     changes.wanted_version(f"{name}@{number}")
     changes.can_publish(place, name)  # before the builds, which take minutes
-    apart = [each for each in (folder, proposed, filled) if each is not None]
-    build = legs.build_twice(Workplace(), found, apart, filled)
+    apart = [each for each in (folder, proposed, None if filled is None else filled.folder) if each is not None]
+
+    def put(image: Path, manifest: Manifest) -> None:
+        if filled is not None:
+            copied, size = filled.fill(image, manifest, number)
+            say(f"{filled.shown}: {len(manifest.artefacts)} artefacts, {copied} of them new ({size / 1e6:.1f} MB)")
+
+    build = legs.build_twice(Workplace(), found, apart, put)
     files = changes.new_version(place, name, number, build, serial)
     _write(at, files, f"{name} {number} is published already, with the same bytes", as_json=as_json)
 
@@ -193,29 +201,33 @@ def version(
 @folder_option
 @click.option("--json", "as_json", is_flag=True, help="Print what was copied as JSON.")
 def artefacts(wanted: str, pool: str, *, image: Path | None, folder: Path, as_json: bool) -> None:
-    """Copy the artefacts of a published version into the directory POOL, from which others fetch them.
+    """Put the artefacts of a published version into POOL, from which others fetch them.
 
-    POOL has files named sha256/ab/cdef..., which any static server serves; several versions and images can share
-    one. The image must be exactly the published one. No key is needed: callers trust digests, not pools. Exit status:
-    1 IMAGE is another image, 6 an artefact is missing or damaged, 8 the version does not count.
+    POOL is a directory with files named sha256/ab/cdef..., which any static server serves; an https address of a
+    server that takes such files by PUT; or a repository of a registry. Several versions and images can share one, and
+    what is there is not sent again. The image must be exactly the published one. No key is needed: callers trust
+    digests, not pools. Logins are this host's: of `podman login` for registries, of apt's auth.conf for servers. Exit
+    status: 1 IMAGE is another image, 5 the server refuses or is away, 6 an artefact is missing or damaged, 8 the
+    version does not count.
 
     \b
     Examples:
       privml-build publish artefacts demo-cpu@2026.11.1 pool
+      privml-build publish artefacts demo-cpu@2026.11.1 oci://HOST/REPOSITORY
       privml-build publish artefacts demo-cpu@2026.11.1 /srv/www/pool \\
         --from /tmp/demo-cpu
     """
-    filled = artefacts_.pool_of(pool)
+    filled = Filling.parse(pool)
     name, number = changes.wanted_version(wanted)
     found = Place(folder, Signing([]), int(time.time()), Memories()).version(name, number)
     manifest = manifests.decode(follow.manifest_of(fetch_from(folder), found))
     place = image or OUT / name
-    artefacts_.check_image(place, manifest)
-    copied, size = artefacts_.fill(filled, place, manifest.artefacts)
+    check_image(place, manifest)
+    copied, size = filled.fill(place, manifest, number)
     if as_json:
-        print_json({"pool": str(filled), "artefacts": len(manifest.artefacts), "copied": copied, "bytes": size})
+        print_json({"pool": pool, "artefacts": len(manifest.artefacts), "copied": copied, "bytes": size})
     else:
-        show(f"{filled}: {len(manifest.artefacts)} artefacts, {copied} of them new ({size / 1e6:.1f} MB)")
+        show(f"{pool}: {len(manifest.artefacts)} artefacts, {copied} of them new ({size / 1e6:.1f} MB)")
 
 
 @publish.command()

@@ -15,6 +15,7 @@ from privml.cli.anchor import AnchorWords, anchor_options, collateral_of
 from privml.cli.conformance import conformance_options
 from privml.cli.output import print_json, show, show_text
 from privml.cli.policy import explain_option, policy_of
+from privml.cli.trusted import TrustWords
 from privml.client import attested, subject
 from privml.client.subject import Subject
 from privml.evidence.bundle import is_bundle
@@ -51,13 +52,8 @@ def verify(
     *,
     expect: Path | None,
     trust: tuple[str, str] | None,
-    index: str | None,
-    trust_state: Path | None,
-    rebuilders: str | None,
+    trusted: TrustWords,
     allow_demonstration: bool,
-    log_policy: Path | None,
-    ci: str | None,
-    ci_root: Path | None,
     policy_file: Path | None,
     no_relaxations: bool,
     simulated_root: Path | None,
@@ -92,7 +88,7 @@ def verify(
       privml-build verify --explain tcb-status
       privml-build verify --conformance "their-verifier"
     """
-    words = AnchorWords(expect, trust, index, trust_state, rebuilders, log_policy, ci, ci_root)
+    words = AnchorWords(expect, trust, trusted)
     given = {"--nonce": _digits("--nonce", nonce), "--spki": _digits("--spki", spki)}
     remote = source.startswith("https://")
     if remote and any(given.values()):

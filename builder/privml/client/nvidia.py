@@ -27,11 +27,11 @@ from cryptography.x509 import ocsp as x509_ocsp
 from privml.base.deadline import Cutoff
 from privml.base.errors import EvidenceError, PrivmlError
 from privml.base.files import write_atomic
-from privml.base.http import Connections
+from privml.base.http import Connections, base_address
 from privml.base.strictjson import loads, unb64
 from privml.base.wayout import environment_way_out
 from privml.client import collateral as cached
-from privml.client.requests import Requests, base_address
+from privml.client.requests import Requests
 from privml.evidence.certificates import UnfitError
 from privml.evidence.document import DeviceEvidence
 from privml.evidence.facts import Facts

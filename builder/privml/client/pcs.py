@@ -16,10 +16,10 @@ from dataclasses import dataclass
 
 from privml.base.deadline import Cutoff
 from privml.base.errors import EvidenceError
-from privml.base.http import Connections
+from privml.base.http import Connections, base_address
 from privml.base.strictjson import loads
 from privml.base.wayout import environment_way_out
-from privml.client.requests import Answer, Requests, base_address
+from privml.client.requests import Answer, Requests
 from privml.evidence.tdx.collateral import MAX_FIELD
 from privml.evidence.tdx.platform import Platform
 

@@ -9,32 +9,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from privml.base.deadline import Cutoff
-from privml.base.errors import EvidenceError, HostError, UsageError, printable
+from privml.base.errors import EvidenceError, HostError, printable
 from privml.base.http import Connections
 
 _PIECE = 64 * 1024
 _WITHOUT = "without a network, give collateral with --collateral FILE or `privml-build collateral fetch --from DIR`"
-
-
-def base_address(address: str, what: str = "collateral service") -> str:
-    """An http(s) address of a service without its final slash; ``UsageError`` for anything else.
-
-    ``what`` names the service in messages. An address with a password is refused without being shown: nobody needs
-    one to read what is public.
-    """
-    try:
-        parts = urllib.parse.urlsplit(address)
-        named, port = parts.hostname, parts.port
-    except ValueError:
-        parts, named, port = urllib.parse.urlsplit(""), None, None
-    if "@" in address:
-        raise UsageError(
-            f"the address of a {what} holds a user or password, expected https://HOST[:PORT]",
-            hint="what it serves is public: leave out everything up to the `@`",
-        )
-    if parts.scheme not in ("http", "https") or not named or port == 0 or parts.query or parts.fragment:
-        raise UsageError(f"{what} `{printable(address)}`: expected https://HOST[:PORT]")
-    return address.rstrip("/")
 
 
 class AbsentError(HostError):

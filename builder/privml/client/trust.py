@@ -15,11 +15,11 @@ from pathlib import Path
 from privml.base.deadline import Cutoff
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.files import read_start
-from privml.base.http import Connections
+from privml.base.http import Connections, base_address
 from privml.base.wayout import environment_way_out
 from privml.client import anchors
 from privml.client.ci import Workflow
-from privml.client.requests import AbsentError, Requests, base_address
+from privml.client.requests import AbsentError, Requests
 from privml.output import manifest as manifests
 from privml.output.memory import Memories
 from privml.output.repository import fetch_from
@@ -230,7 +230,7 @@ def trust_of(
         raise UsageError(f"--trust: got `{wanted[:80]}`, expected NAME or NAME@VERSION")
     found = trusted(root, source, state=state)
     people, asked = ((), None) if rebuilt is None else _rebuilders(rebuilt)
-    logs = None if log_policy is None else _policy(log_policy)
+    logs = None if log_policy is None else read_log_policy(log_policy)
     return Trust(found.root, name, version or None, found.source, state, people, asked, logs, workflow)
 
 
@@ -274,11 +274,12 @@ def _rebuilders(text: str) -> tuple[tuple[Rebuilder, ...], int]:
     return found, asked
 
 
-def _policy(file: Path) -> LogPolicy:
+def read_log_policy(file: Path, option: str = "--log-policy") -> LogPolicy:
+    """The policy for logs in a file that an option names; ``UsageError`` if there is none to read."""
     try:
         return logpolicy.decode(read_start(file, logpolicy.MAX_POLICY), str(file))
     except OSError as error:
-        raise UsageError(f"--log-policy: {file} cannot be read: {error.strerror or error}") from error
+        raise UsageError(f"{option}: {file} cannot be read: {error.strerror or error}") from error
 
 
 def _is_address(source: str) -> bool:

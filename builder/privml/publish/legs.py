@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import privml
 from privml.base.errors import Differs, InputsError, Refused, UsageError
 from privml.base.run import run
-from privml.base.steps import say
 from privml.image import provenance, sbom
 from privml.image.target import Target
 from privml.image.workplace import Workplace
 from privml.lock.lockfile import serialise
 from privml.output import manifest as manifests
 from privml.output.manifest import FILE as MANIFEST
+from privml.output.manifest import Manifest
 from privml.output.prediction import PREDICTION_FILE, read_prediction
-from privml.publish import artefacts
 from privml.publish.version import Build
 from privml.recipe import document
 from privml.recipe.loader import EXTENDS, Recipe, is_installed, load
@@ -29,10 +28,12 @@ PARENT = "extended.yaml"
 _DOCUMENTS = (MANIFEST, PREDICTION_FILE, sbom.FILE, provenance.FILE)
 
 
-def build_twice(place: Workplace, target: Target, apart: Sequence[Path], pool: Path | None = None) -> Build:
+def build_twice(
+    place: Workplace, target: Target, apart: Sequence[Path], use: Callable[[Path, Manifest], None] | None = None
+) -> Build:
     """Build ``target``, a recipe, twice; ``apart`` are the folders that may have changes: of the measurements.
 
-    The artefacts that both builds agree on are copied into the directory ``pool``, if it is given.
+    When both builds agree, ``use`` gets the directory of one and its manifest, before the builds are removed.
     ``Refused`` for sources that are not committed, ``InputsError`` for another lock than the committed one,
     ``Differs`` if the builds are not equal bit for bit.
     """
@@ -58,9 +59,8 @@ def build_twice(place: Workplace, target: Target, apart: Sequence[Path], pool: P
         found = {name: (legs.a / name).read_bytes() for name in _DOCUMENTS}
         if other := [name for name in _DOCUMENTS if (legs.b / name).read_bytes() != found[name]]:
             raise Differs(f"{recipe.name} cannot be published: {other[0]} of two builds differ")
-        if pool is not None:
-            copied, size = artefacts.fill(pool, legs.a, manifest.artefacts)
-            say(f"{pool}: {len(manifest.artefacts)} artefacts, {copied} of them new ({size / 1e6:.1f} MB)")
+        if use is not None:
+            use(legs.a, manifest)
     built = (manifest.recipe_sha256, manifest.lock_sha256, commit)
     if (load(recipe.path).digest, lock.digest, committed(recipe.path.parent, apart)) != built:
         raise Refused(

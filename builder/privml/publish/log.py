@@ -132,10 +132,20 @@ def append(folder: Path, signer: Signer, origin: str | None) -> dict[str, bytes]
     return {} if found is None else files | _new_proofs(folder, found)
 
 
+def cosigned(folder: Path, log: Log, lines: Sequence[str]) -> dict[str, bytes]:
+    """What to write, in this order, when witnesses cosigned the newest checkpoint: their lines, and proofs under it.
+
+    No key of the log is needed. ``EvidenceError`` if the checkpoint would have more signatures than a note may.
+    """
+    note = log.checkpoint + "".join(lines).encode()
+    Note.decode(note)
+    return {CHECKPOINT: note, **_new_proofs(folder, Log(log.key, note, log.raw))}
+
+
 def _new_proofs(folder: Path, log: Log) -> dict[str, bytes]:
     """The proofs to write next to releases: where no valid one is, or the newest checkpoint has more signatures.
 
-    So the next `append` takes over a checkpoint that witnesses cosigned after it was written.
+    So a checkpoint that witnesses cosigned after it was written comes into the proofs.
     """
     signed = len(Note.decode(log.checkpoint).signatures)
     found = {}

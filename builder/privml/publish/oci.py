@@ -1,8 +1,8 @@
-"""Write an image as an OCI image layout (image specification 1.1), which registries and their tools take.
+"""An image in OCI's form (image specification 1.1): as a layout in a folder, or what a registry is sent.
 
-The layout is a carrier: one manifest with a layer for each file, named by its title, and the empty configuration of
+It is a carrier: one manifest with a layer for each file, named by its title, and the empty configuration of
 artefacts that no container runtime starts. The same files give the same bytes: nothing in it names a time or a place.
-Readers rely on the digests of the signed manifest, never on those that this layout lists.
+Readers rely on the digests of the signed manifest, never on those that this form lists.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,46 @@ from privml.store.pools import OCI_FILE, OCI_LAYOUT
 
 ARTIFACT_TYPE = "application/vnd.privml-build.image.v1"
 _INDEX = "application/vnd.oci.image.index.v1+json"
-_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 _EMPTY = "application/vnd.oci.empty.v1+json"
 _BYTES = "application/octet-stream"
 _JSON = "application/json"
 _TITLE = "org.opencontainers.image.title"
+_NOTHING = b"{}"
 _REFERENCE = "org.opencontainers.image.ref.name"
+
+
+@dataclass(frozen=True)
+class Carrier:
+    """An image in OCI's form: the bytes of its manifest, and the other blobs that are no artefacts, by SHA-256."""
+
+    manifest: bytes
+    blobs: Mapping[str, bytes]
+
+    @classmethod
+    def of(cls, artefacts: Mapping[str, Artefact], documents: Mapping[str, bytes]) -> Carrier:
+        """One layer for each artefact and each other file, by name."""
+        blobs = {hashlib.sha256(data).hexdigest(): data for data in (_NOTHING, *documents.values())}
+        rows = {name: _descriptor(_JSON, data) for name, data in documents.items()}
+        rows |= {name: _row(_BYTES, each.sha256, each.size) for name, each in artefacts.items()}
+        manifest = {
+            "schemaVersion": 2,
+            "mediaType": MANIFEST,
+            "artifactType": ARTIFACT_TYPE,
+            "config": _descriptor(_EMPTY, _NOTHING),
+            "layers": [{**rows[name], "annotations": {_TITLE: name}} for name in sorted(rows)],
+        }
+        return cls(canonical(manifest), blobs)
+
+    @property
+    def digest(self) -> str:
+        """The digest of the manifest, as OCI writes it."""
+        return f"sha256:{hashlib.sha256(self.manifest).hexdigest()}"
+
+
+def tag_of(name: str, version: str) -> str:
+    """The tag of a version in a registry; nothing reads it. A tag has no `+`."""
+    return f"{name}-{version}".replace("+", "_")
 
 
 def write_layout(
@@ -39,35 +74,27 @@ def write_layout(
     """
     if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise UsageError(f"{folder} is not empty", hint="name a new directory")
+    carrier = Carrier.of(artefacts, documents)
     with directory_atomic(folder.absolute()) as fresh:
-        empty = _keep(fresh, b"{}", _EMPTY)
-        rows = {name: _keep(fresh, data, _JSON) for name, data in documents.items()}
+        for digest, data in (*carrier.blobs.items(), (carrier.digest.removeprefix("sha256:"), carrier.manifest)):
+            write_atomic(fresh / OCI_LAYOUT.path(digest), data)
         for name, each in artefacts.items():
             check_artefact(image / name, each)
-            place = fresh / OCI_LAYOUT.path(each.sha256)
-            shutil.copyfile(image / name, place)
-            rows[name] = _descriptor(_BYTES, each.sha256, each.size)
-        manifest = {
-            "schemaVersion": 2,
-            "mediaType": _MANIFEST,
+            shutil.copyfile(image / name, fresh / OCI_LAYOUT.path(each.sha256))
+        listed = {
+            **_descriptor(MANIFEST, carrier.manifest),
             "artifactType": ARTIFACT_TYPE,
-            "config": empty,
-            "layers": [{**rows[name], "annotations": {_TITLE: name}} for name in sorted(rows)],
+            "annotations": {_REFERENCE: reference},
         }
-        row = _keep(fresh, canonical(manifest), _MANIFEST)
-        listed = {**row, "artifactType": ARTIFACT_TYPE, "annotations": {_REFERENCE: reference}}
         index = {"schemaVersion": 2, "mediaType": _INDEX, "manifests": [listed]}
         write_atomic(fresh / "index.json", canonical(index))
         write_atomic(fresh / OCI_FILE, canonical({"imageLayoutVersion": "1.0.0"}))
-    return str(row["digest"])
+    return carrier.digest
 
 
-def _keep(folder: Path, data: bytes, kind: str) -> dict[str, Any]:
-    """Write ``data`` as a blob; its descriptor."""
-    digest = hashlib.sha256(data).hexdigest()
-    write_atomic(folder / OCI_LAYOUT.path(digest), data)
-    return _descriptor(kind, digest, len(data))
+def _descriptor(kind: str, data: bytes) -> dict[str, Any]:
+    return _row(kind, hashlib.sha256(data).hexdigest(), len(data))
 
 
-def _descriptor(kind: str, digest: str, size: int) -> dict[str, Any]:
-    return {"mediaType": kind, "digest": f"sha256:{digest}", "size": size}
+def _row(kind: str, sha256: str, size: int) -> dict[str, Any]:
+    return {"mediaType": kind, "digest": f"sha256:{sha256}", "size": size}

@@ -32,12 +32,16 @@ class Group:
 
 @dataclass(frozen=True)
 class LogPolicy:
-    """The keys of logs, of witnesses by the policy's names, groups by name in their order, and the quorum's name."""
+    """The keys of logs, of witnesses by the policy's names, groups by name in their order, and the quorum's name.
+
+    ``addresses`` has those of witnesses that the policy names, unread: a caller who checks a proof needs none.
+    """
 
     logs: tuple[NoteKey, ...]
     witnesses: Mapping[str, NoteKey]
     groups: Mapping[str, Group]
     quorum: str
+    addresses: Mapping[str, str]
 
     def check(self, proof: Proof, entry: bytes) -> tuple[Checkpoint, tuple[str, ...]]:
         """The checkpoint of a log of this policy with ``entry`` in it, and the witnesses who cosigned it.
@@ -100,6 +104,7 @@ class _Reader:
         self.witnesses: dict[str, NoteKey] = {}
         self.groups: dict[str, Group] = {}
         self.quorum: str | None = None
+        self.addresses: dict[str, str] = {}
 
     def line(self, word: str, *rest: str) -> None:
         if word == "log" and len(rest) in (1, 2):
@@ -107,6 +112,7 @@ class _Reader:
         elif word == "witness" and len(rest) in (2, 3):
             self._new(rest[0])
             self.witnesses[rest[0]] = self._key(rest[1], WITNESS_KIND)
+            self.addresses |= dict.fromkeys(rest[:1] if len(rest) > 2 else (), rest[-1])
         elif word == "group" and len(rest) > 2:
             self._new(rest[0])
             self.groups[rest[0]] = self._group(rest[1], rest[2:])
@@ -125,7 +131,7 @@ class _Reader:
             raise EvidenceError(f"{what}: no quorum; `quorum {NONE}` asks for no witness")
         if not self.logs:
             raise EvidenceError(f"{what}: no log, expected at least one")
-        return LogPolicy(tuple(self.logs), self.witnesses, self.groups, self.quorum)
+        return LogPolicy(tuple(self.logs), self.witnesses, self.groups, self.quorum, self.addresses)
 
     def _key(self, text: str, kind: int) -> NoteKey:
         found = NoteKey.decode(text, kind)

@@ -86,6 +86,25 @@ def includes(root: bytes, size: int, index: int, leaf: bytes, proof: Sequence[by
     return not rest and found == root
 
 
+def consistency(leaves: Sequence[bytes], before: int) -> tuple[bytes, ...]:
+    """The proof (RFC 6962, 2.1.2) that the tree over ``leaves`` continues the one over the first ``before`` of them.
+
+    It is empty for none and for all of them.
+    """
+    return _subproof(leaves, before, whole=True) if before else ()
+
+
+def _subproof(leaves: Sequence[bytes], before: int, *, whole: bool) -> tuple[bytes, ...]:
+    """The hashes for a subtree; with ``whole`` its first ``before`` leaves are all of the earlier tree."""
+    if before == len(leaves):
+        return () if whole else (root_of(leaves),)
+    split = 1 << (len(leaves) - 1).bit_length() - 1
+    left, right = leaves[:split], leaves[split:]
+    if before <= split:
+        return (*_subproof(left, before, whole=whole), root_of(right))
+    return (*_subproof(right, before - split, whole=False), root_of(left))
+
+
 def rows_of(entries: Sequence[bytes]) -> list[list[bytes]]:
     """The hashes of each level of tiles: leaves, then roots of 256 leaves, of 256 of those, and so on."""
     rows, row = [], [leaf_hash(entry) for entry in entries]
