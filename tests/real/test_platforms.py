@@ -111,7 +111,7 @@ def debian_13(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_a_foreign_machine_is_learnt_and_its_boot_is_predicted(
     tools: ToolsTree, debian_13: Path, demo_cpu: Path
 ) -> None:
-    place, target = Workplace(), resolve("demo-cpu")
+    place, target = Workplace(), resolve(str(demo_cpu))
     found = foreign.find(tools, debian_13)
     assert found.version.startswith("10.0.")
     learnt = learn.learn("debian-13", tools, found, commandline.read(FOREIGN, {}), ((1, 2), (2 * GIB, 8 * GIB)))
