@@ -18,7 +18,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from benchmarks import gpus, repro, site, trees, verifying
+from benchmarks import gpus, hosts, repro, site, trees, verifying
 from benchmarks.checkout import Checkout
 from benchmarks.measured import cpu, figure, seconds
 
@@ -166,6 +166,7 @@ def main() -> None:
     pairs = [(seconds(predict), seconds(digest)) for _ in range(9)]
     figure("predict-over-bound", [(p - 2 * d) * 1000 for p, d in pairs], 250, "ms")
     thousand(MachinePredictor(tools, place.store.root, target.directory, manifest), platform)
+    hosts.run(figure, target, platform)
     figure("log-of-500-events", [1000 * seconds(log_of_500()) for _ in range(9)], 10, "ms")
     gpus.run(figure)
     start_to_token = seconds(command("run", "demo-cpu", "--prompt", "The capital of France is", "--max-tokens", "1"))

@@ -30,6 +30,7 @@ GROUPS = {
     "make": {
         "init": "Start a recipe of your own.",
         "lint": "Check recipes for mistakes.",
+        "platform": "Learn a machine of your own, so that images are predicted for it.",
         "lock": "Pin every input of a recipe by its SHA-256.",
         "image": "Build an image from its recipe and lock.",
         "run": "Boot an image on this machine and ask its model.",

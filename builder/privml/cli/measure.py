@@ -7,6 +7,7 @@ from pathlib import Path
 import click
 
 from privml.base.errors import UsageError
+from privml.cli import paths
 from privml.cli.completion import TARGET
 from privml.cli.described import print_description
 from privml.readers import files, source
@@ -28,6 +29,12 @@ from privml.recipe.names import is_file_name
 )
 @click.option("--disk", is_flag=True, help="With --boot: start the UKI from a disk.")
 @click.option(
+    "--platform", metavar="NAME", help="Predict for this platform, such as a learnt one, instead of the recipe's."
+)
+@click.option(
+    "--qemu", type=paths.Existing("a QEMU"), help="With --boot: the QEMU that the platform was learnt from."
+)
+@click.option(
     "--replay",
     metavar="FILE",
     type=click.Path(path_type=Path),
@@ -45,6 +52,8 @@ def measure(
     memory: str | None,
     boot: bool,
     disk: bool,
+    platform: str | None,
+    qemu: Path | None,
     replay: Path | None,
     cross_check: bool,
     events: bool,
@@ -68,19 +77,24 @@ def measure(
       privml-build measure demo-cpu --boot
       privml-build measure demo-cpu --boot --disk --vcpus 1,4 --memory 2815MiB
       privml-build measure demo-cpu --vcpus 1..64 --memory 2GiB..64GiB --json
+      privml-build measure demo-cpu --platform my-host
       privml-build measure out/demo-cpu --replay my-td.tar
       privml-build measure OVMF.fd
     """
     is_file = source.is_readable(Path(target))
     if disk and not boot:
         raise UsageError("--disk needs --boot")
+    if qemu is not None and not boot:
+        raise UsageError("--qemu needs --boot")
+    if platform is not None and (replay is not None or cross_check):
+        raise UsageError("--platform needs neither --replay nor --cross-check")
     if cross_check and (boot or replay is not None or is_file):
         raise UsageError("--cross-check needs an image, and neither --boot nor --replay")
     if replay is not None and (boot or vcpus is not None or memory is not None):
         raise UsageError("--replay takes the machine from the capture; leave out --boot, --vcpus and --memory")
     if is_file and not is_file_name(target):
-        if boot or vcpus is not None or memory is not None or replay is not None:
-            raise UsageError(f"{target} is a file; --boot, --replay, --vcpus and --memory need an image")
+        if boot or any(one is not None for one in (vcpus, memory, replay, platform)):
+            raise UsageError(f"{target} is a file; --boot, --replay, --platform, --vcpus and --memory need an image")
         print_description(files.read(Path(target)).description, events=events, as_json=as_json)
         return
     # What an image needs (locks, QEMU) takes longer to load than a file takes to read.
@@ -92,6 +106,8 @@ def measure(
         memory=memory,
         boot=boot,
         disk=disk,
+        platform=platform,
+        qemu=qemu,
         replay=replay,
         cross_check=cross_check,
         events=events,

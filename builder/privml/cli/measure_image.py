@@ -17,7 +17,7 @@ from privml.image import madeby
 from privml.image.target import Target, recipes_directory, resolve
 from privml.image.workplace import Workplace
 from privml.machine.matrix import shapes as shapes_of
-from privml.machine.platform import Size
+from privml.machine.platform import Platform, Size
 from privml.measure import firmware, uki
 from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
@@ -25,7 +25,7 @@ from privml.output.prediction import write_prediction
 from privml.readers import files
 from privml.readers import replay as replays
 from privml.statement.launch import MeasuredLaunch
-from privml.vm import bootdisk, crosscheck
+from privml.vm import bootdisk, crosscheck, foreign
 from privml.vm.bench import Bench
 from privml.vm.compared import ComparedBoot
 from privml.vm.platforms import platform as load_platform
@@ -39,6 +39,8 @@ def measure_image(
     memory: str | None,
     boot: bool,
     disk: bool,
+    platform: str | None,
+    qemu: Path | None,
     replay: Path | None,
     cross_check: bool,
     events: bool,
@@ -52,8 +54,9 @@ def measure_image(
         _replay(found.directory, manifest, replay, as_json=as_json)
         return
     place = Workplace()
+    other = None if platform is None else _platform(platform, found, manifest)
     if boot:
-        _boots(place, found, manifest, shapes or manifest.shapes[:1], disk=disk, as_json=as_json)
+        _boots(place, found, manifest, shapes or manifest.shapes[:1], (other, qemu), disk=disk, as_json=as_json)
         return
     if cross_check:
         _cross_check(place, found, manifest, shapes or manifest.shapes, as_json=as_json)
@@ -61,9 +64,15 @@ def measure_image(
     tools = place.tools_of(found)
     with step("Predicting"):
         predicate = predict_image(
-            tools, place.store.root, found.directory, manifest, recipes_directory(found), shapes
+            tools,
+            place.store.root,
+            found.directory,
+            manifest,
+            recipes_directory(found),
+            shapes,
+            [] if other is None else [other],
         )
-    if not shapes:
+    if not shapes and other is None:
         say(f"wrote {write_prediction(found.directory, manifest, predicate)}")
     if as_json and len(shapes) > 1:
         print_json([_matrix_row(one, events=events) for one in predicate.launches])
@@ -72,6 +81,20 @@ def measure_image(
         print_json(predicate.to_dict())
         return
     show(*described(predicate.launches, events=events))
+
+
+def _platform(name: str, found: Target, manifest: Manifest) -> Platform:
+    """The platform ``name`` of ``recipes`` here, or else of the target's; ``UsageError`` if it has too few disks."""
+    here = Path("recipes")
+    there = (here / "platforms" / f"{name}.yaml").is_file()
+    platform = load_platform(name, here if there else recipes_directory(found))
+    disks = sum(device.kind == "virtio-blk" for device in platform.devices)
+    if disks < len(manifest.volumes):
+        raise UsageError(
+            f"platform {name} has {disks} disks, but {manifest.name} has {len(manifest.volumes)} volumes",
+            hint="learn a machine with a disk for each",
+        )
+    return platform
 
 
 def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool) -> None:
@@ -199,12 +222,23 @@ def _boots(
     found: Target,
     manifest: Manifest,
     shapes: tuple[Size, ...],
+    machine_of: tuple[Platform | None, Path | None],
     *,
     disk: bool,
     as_json: bool,
 ) -> None:
     tools = place.tools_of(found)
-    bench = Bench(tools, place.store.root, found.directory, manifest, recipes_directory(found))
+    platform, path = machine_of
+    qemu = None if path is None else foreign.find(tools, path).qemu
+    bench = Bench(
+        tools,
+        place.store.root,
+        found.directory,
+        manifest,
+        recipes_directory(found),
+        platform=platform,
+        qemu=qemu,
+    )
     rows, problems = [], []
     with tempfile.TemporaryDirectory(prefix="privml-boot.") as name:
         boot_disk = bootdisk.make(tools, found.directory / "uki.efi", Path(name) / "boot.raw") if disk else None

@@ -13,10 +13,11 @@ from privml.cli.completion import TARGET
 from privml.cli.output import show
 from privml.cli.usage import Verb
 from privml.image.unpack import tree_key
-from privml.lock.contents import bring_all, kept
+from privml.lock.contents import bring_all, bring_tables, kept, known_tables, tables_of
 from privml.lock.locate import folder_of, known_locks, locks_of
 from privml.lock.lockfile import read_any_lock
 from privml.lock.models import ToolsLock
+from privml.recipe.loader import find, load, platforms_of, shipped
 from privml.store.objects import Store
 from privml.store.pools import export as write_pool
 from privml.store.pools import take_in
@@ -91,7 +92,13 @@ def export(target: str, folder: Path) -> None:
     found = _opened()
     locks = locks_of(target)
     bring_all(found, locks, folder=folder_of(target))
-    copied, total = write_pool(found, kept(locks, found), folder)
+    if target.endswith(".lock.json"):
+        tables = {one for one in known_tables([folder_of(target)]) if found.has(one)}
+    else:
+        platforms = platforms_of(load(find(target)))
+        bring_tables(found, platforms)
+        tables = {item.sha256 for item in tables_of(platforms)}
+    copied, total = write_pool(found, kept(locks, found) | tables, folder)
     show(f"{folder}: {copied} objects written, {total / MIB:.1f} MiB")
 
 
@@ -119,7 +126,8 @@ def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
     """Remove files that no lock needs.
 
     Removes objects, tools trees, and temporary files of killed commands older than a day. Without LOCKS, keeps what
-    the locks in recipes/, in this directory, in the directories of out/ and in privml-build itself need.
+    the locks in recipes/, in this directory, in the directories of out/ and in privml-build itself need. The tables
+    of the platforms next to them stay.
 
     \b
     Examples:
@@ -134,7 +142,8 @@ def gc(locks: tuple[Path, ...], *, dry_run: bool) -> None:
     for path in named:
         say(f"keeping the inputs of {path}")
     trees = {tree_key(each.packages) for each in needed if isinstance(each, ToolsLock)}
-    swept = sweep(found, kept(needed, found), trees, dry_run=dry_run)
+    tables = known_tables({path.parent for path in named} | {Path("recipes"), Path(), shipped()})
+    swept = sweep(found, kept(needed, found) | tables, trees, dry_run=dry_run)
     show(
         f"{'would remove' if dry_run else 'removed'} {len(swept.objects)} objects, {len(swept.trees)} tools trees, "
         f"{len(swept.temporary)} leftovers: {swept.bytes / MIB:.1f} MiB"

@@ -45,6 +45,7 @@ from privml.image.leftovers import remove_leftovers
 from privml.image.modelvolume import ModelVolume
 from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
+from privml.lock.contents import bring_tables
 from privml.lock.localdebs import store_local
 from privml.lock.make import bring
 from privml.lock.models import Lock, Package, Runfile
@@ -52,7 +53,7 @@ from privml.output import manifest as manifests
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
 from privml.output.manifest import Firmware, Manifest
 from privml.output.prediction import write_prediction
-from privml.recipe.loader import Recipe
+from privml.recipe.loader import Recipe, platforms_of
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -171,6 +172,7 @@ def _bring(order: Order, *, forced: bool = False) -> None:
     packages += lock.compiler_debs
     diskroom.check_store(lock, store)
     bring(store, packages, lock.wheels, lock.models, folder=order.recipe.path.parent, pools=order.pools)
+    bring_tables(store, platforms_of(order.recipe), order.pools)
 
 
 def _driver_files(

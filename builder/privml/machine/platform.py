@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Literal
 
@@ -11,15 +11,41 @@ from privml.base.sizes import PLAIN_VCPUS, size_text
 
 
 @dataclass(frozen=True)
+class Kind:
+    """A kind of device: QEMU's ``driver`` for it, and the register and size of its 64-bit BAR.
+
+    ``stand_in`` is the driver where the machine has no host behind it, if that is another one: the tables do not
+    depend on the driver (ADR 0035).
+    """
+
+    driver: str
+    bar: tuple[int, int]
+    stand_in: str = ""
+
+
+_VIRTIO = (0x20, 0x4000)
+MEMORY = "memory"
+KINDS: Mapping[str, Kind] = {
+    "virtio-blk": Kind("virtio-blk-pci", _VIRTIO),
+    "virtio-net": Kind("virtio-net-pci", _VIRTIO),
+    "virtio-rng": Kind("virtio-rng-pci", _VIRTIO),
+    "virtio-balloon": Kind("virtio-balloon-pci", _VIRTIO),
+    "virtio-serial": Kind("virtio-serial-pci", _VIRTIO),
+    "vsock": Kind("vhost-vsock-pci", _VIRTIO, stand_in="virtio-rng-pci"),
+    MEMORY: Kind("vfio-pci", (0x18, 0), stand_in="pci-testdev"),
+}
+"""Every kind of device that a machine can have. The BARs of ``memory`` are its own."""
+
+
+@dataclass(frozen=True)
 class Device:
-    """One PCI device: ``kind`` is ``virtio-blk``, ``virtio-net`` or ``memory``, ``slot`` its number on the root bus
-    (1 to 30).
+    """One PCI device: ``kind`` is one of `KINDS`, ``slot`` its number on the root bus (1 to 30).
 
     A ``memory`` device stands in for one with large 64-bit prefetchable BARs of ``bars`` bytes (powers of two), such
     as a GPU. ``port``: it is behind its own PCIe root port, which has the slot. ``functions``: each BAR is a separate
     function; QEMU has no single function with several large BARs, so only this form can boot. The tables of a card
     with one function are read with its first BAR and a window for all. ``rom``: a network card keeps QEMU's option
-    ROM.
+    ROM. ``bootindex`` is its place in QEMU's boot order, which firmware measures.
     """
 
     kind: str
@@ -28,9 +54,12 @@ class Device:
     port: bool = False
     functions: bool = False
     rom: bool = False
+    bootindex: int | None = None
 
     def __post_init__(self) -> None:
         where = f"device at slot {self.slot}"
+        if self.kind not in KINDS:
+            raise RecipeError(f"{where}: got `{self.kind}`, expected {', '.join(KINDS)}")
         if self.kind != "memory" and (self.bars or self.port or self.functions):
             raise RecipeError(f"{where}: {self.kind} has no BARs to choose and no root port")
         if self.kind == "memory" and not 1 <= len(self.bars) <= (8 if self.port else 1):
@@ -52,6 +81,18 @@ def mac_addresses(devices: Iterable[Device]) -> dict[Device, bytes]:
     return {card: (_FIRST_MAC + number).to_bytes(6, "big") for number, card in enumerate(cards)}
 
 
+PageOrder = Literal["single-pass", "two-pass"]
+"""The order in which a VMM adds and measures the pages of a TD."""
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of a learnt platform: SHA-256 and size of the object in the store (`measure.tables`)."""
+
+    sha256: str
+    size: int
+
+
 @dataclass(frozen=True)
 class Platform:
     """A QEMU version with machine type, CPU identity and devices in their slots.
@@ -61,6 +102,10 @@ class Platform:
     for a TD. ``qemu`` is the exact version that the ACPI and SMBIOS blobs come from; ``booted``: a boot has shown
     that firmware gets these blobs. ``tee`` is what its guests run in; None is for development. ``max_vcpus`` above
     255 needs interrupts with extended destination ids (ADR 0059).
+
+    ``sockets``: each vCPU is a socket of its own instead of a core. ``serial``: there is a serial port. ``uuid``,
+    ``boot`` (QEMU's ``-boot``) and ``globals`` are set only where a machine has them. A learnt platform has its
+    ``tables`` instead of a QEMU that is asked, and the SHA-256 of its QEMU's binary (ADR 0082).
     """
 
     name: str
@@ -75,6 +120,14 @@ class Platform:
     tee: str | None = "tdx"
     booted: bool = True
     max_vcpus: int = PLAIN_VCPUS
+    page_order: PageOrder | None = None
+    sockets: bool = False
+    serial: bool = True
+    uuid: str | None = None
+    boot: tuple[tuple[str, str], ...] = ()
+    globals: tuple[tuple[str, str], ...] = ()
+    tables: Tables | None = None
+    binary: str | None = None
 
     def check(self, size: Size) -> None:
         """``RecipeError`` for a machine with more virtual CPUs than this platform declares."""

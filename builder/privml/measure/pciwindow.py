@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from privml.base.errors import MeasurementError
-from privml.machine.platform import Device
+from privml.machine.platform import KINDS, MEMORY, Device
 
 E820 = "etc/e820"
 _ENTRY = struct.Struct("<QQI")
@@ -70,8 +70,6 @@ class Bar:
     size: int
 
 
-_VIRTIO_BAR, _VIRTIO_SIZE = 0x20, 0x4000
-_MEMORY_BAR = 0x18
 _WINDOW_UNIT = 1 << 20
 
 
@@ -86,11 +84,12 @@ class _Node:
 
 
 def _node(device: Device) -> _Node:
-    if device.kind != "memory":
-        return _Node(_VIRTIO_SIZE, _VIRTIO_SIZE, device.slot, _VIRTIO_BAR)
+    register, size = KINDS[device.kind].bar
+    if device.kind != MEMORY:
+        return _Node(size, size, device.slot, register)
     largest = max(device.bars)
     if not device.port:
-        return _Node(largest, largest, device.slot, _MEMORY_BAR)
+        return _Node(largest, largest, device.slot, register)
     return _Node(largest, _align(sum(device.bars), _WINDOW_UNIT), device.slot, 0)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -12,11 +11,11 @@ from privml.recipe import drivers, keyrings, ownfiles, pairings
 from privml.recipe.document import Path, spelled
 from privml.recipe.finding import Finding
 from privml.recipe.hardware import MIB
-from privml.recipe.loader import Recipe, platforms_of
+from privml.recipe.loader import Recipe, kinds, platforms_of
 from privml.recipe.modelneeds import against_config, config_at
 from privml.recipe.modelsource import Local
 from privml.recipe.packages import models_are_folders, pinned_version
-from privml.recipe.platform import NO_TEE, PlatformFile
+from privml.recipe.platform import CARD, NO_TEE, PlatformFile
 from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
 
@@ -56,7 +55,7 @@ def lint(recipe: Recipe, lock: LockFacts | None = None) -> list[Finding]:
 
 def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Finding]:
     content = recipe.content
-    declared = {device.kind: device.count for device in content.devices}
+    declared: dict[str, int] = {device.kind: device.count for device in content.devices}
     for index, platform in enumerate(platforms):
         path: Path = ("platforms", index)
         if content.variant == PRODUCTION:
@@ -70,13 +69,17 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
         if left:
             text = f"`{platform.name}` leaves {', '.join(left)} to QEMU's defaults"
             yield _finding(recipe, "platform-defaults", path, text)
-        has = Counter(device.kind for device in platform.devices)
+        has = kinds(platform)
         for kind in sorted(declared.keys() | has.keys()):
             if declared.get(kind, 0) != has.get(kind, 0):
                 text = f"{declared.get(kind, 0)} {kind}, but `{platform.name}` has {has.get(kind, 0)}"
                 yield _finding(recipe, "platform-devices", ("devices",), text)
-        if content.gpu is not None:
-            text = f"{content.gpu.count}, but `{platform.name}` has none: RTMR0 is that of a machine without GPUs"
+        cards = sum(device.kind == CARD for device in platform.devices)
+        if content.gpu is not None and content.gpu.count != cards:
+            text = (
+                f"{content.gpu.count}, but `{platform.name}` has {cards or 'none'}: "
+                f"RTMR0 is that of a machine with{f' {cards}' if cards else 'out'} GPUs"
+            )
             yield _finding(recipe, "gpu-platform", ("gpu", "count"), text)
     models = 0 if content.inference is None else len(content.inference.models)
     what = ("the root", "root and model", "root and models")[min(models, 2)]

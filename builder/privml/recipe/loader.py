@@ -23,7 +23,7 @@ from privml.recipe.finding import Finding, RecipeProblems
 from privml.recipe.hardware import Device
 from privml.recipe.models import Content
 from privml.recipe.names import SUFFIXES, check_single, is_file_name, name_of, named
-from privml.recipe.platform import PlatformFile
+from privml.recipe.platform import MOST, PlatformFile
 from privml.recipe.validation import mark_of, validate
 
 EXTENDS = "extends"
@@ -364,9 +364,9 @@ def _platforms(content: Content, recipe: Path, source: Document) -> list[Platfor
 def _devices_of(platforms: Sequence[PlatformFile], source: Document) -> list[Device]:
     """The devices common to all ``platforms``; ``RecipeProblems`` if they differ."""
     first, *others = platforms
-    has = _kinds(first)
+    has = kinds(first)
     for index, other in enumerate(others, 1):
-        if (its := _kinds(other)) != has:
+        if (its := kinds(other)) != has:
             path: document.Path = ("platforms", index)
             mark = mark_of(path, source)
             text = (
@@ -377,8 +377,9 @@ def _devices_of(platforms: Sequence[PlatformFile], source: Document) -> list[Dev
     return [Device.model_validate({"kind": kind, "count": count}) for kind, count in sorted(has.items())]
 
 
-def _kinds(platform: PlatformFile) -> Counter[str]:
-    return Counter(device.kind for device in platform.devices)
+def kinds(platform: PlatformFile) -> Counter[str]:
+    """How many of each kind of device that a guest uses the platform has."""
+    return Counter(device.kind for device in platform.devices if device.kind in MOST)
 
 
 def _counted(devices: Mapping[str, int]) -> str:

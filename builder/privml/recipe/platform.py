@@ -19,12 +19,16 @@ from privml.events import network
 from privml.events.registers import MRTD, RTMR0
 from privml.recipe import tees
 from privml.recipe.finding import RuleBroken
-from privml.recipe.section import FIRMWARE, MACHINE, Section, Slug, about
+from privml.recipe.section import FIRMWARE, MACHINE, Section, Slug, about, given
 
 MAX_DEVICES = 28
 MOST = {"virtio-blk": MAX_DEVICES, "virtio-net": network.MAX_CARDS}
 """How many devices of each kind a machine may have."""
 Option = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.-]+$", max_length=100)]
+Sha256 = Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+MAX_TABLES = 16 << 20
+CARD = "vfio"
+"""The kind of a device of the host, such as a GPU."""
 
 
 class Machine(Section):
@@ -32,8 +36,8 @@ class Machine(Section):
 
     type: Annotated[
         str,
-        StringConstraints(pattern=r"^pc-q35-[0-9]+\.[0-9]+$"),
-        about("QEMU's machine type, with its version.", "pc-q35-11.1", MACHINE),
+        StringConstraints(pattern=r"^pc-q35-[0-9a-z][0-9a-z.+-]*$", max_length=60),
+        about("QEMU's machine type, with its version or its distribution's name.", "pc-q35-11.1", MACHINE),
     ]
     options: Annotated[
         dict[Option, Option],
@@ -72,16 +76,53 @@ def _slot(value: str) -> str:
     return value
 
 
+def _bar(value: int) -> int:
+    if value < 1 << 20 or value & (value - 1):
+        raise ValueError(f"got `{value}`, expected a power of two from {1 << 20}")
+    return value
+
+
 class PlatformDevice(Section):
     """One device at a fixed PCI slot of the root bus."""
 
-    kind: Annotated[Literal["virtio-blk", "virtio-net"], about("The kind of device.", "virtio-blk", MACHINE)]
+    kind: Annotated[
+        Literal["virtio-blk", "virtio-net", "virtio-rng", "virtio-balloon", "virtio-serial", "vsock", "vfio"],
+        about("The kind of device; vfio is a card of the host, such as a GPU.", "virtio-blk", MACHINE),
+    ]
     slot: Annotated[
         str,
         StringConstraints(pattern=r"^[0-9a-f]{2}\.0$"),
         AfterValidator(_slot),
-        about("Its PCI slot on the root bus, in quotes.", "02.0", MACHINE),
+        about("Its PCI slot on the root bus, in quotes; for vfio that of its own root port.", "02.0", MACHINE),
     ]
+    bootindex: Annotated[
+        int | None,
+        given("a number"),
+        about("Its place in QEMU's boot order, which firmware measures.", 1, MACHINE, ge=0, le=255),
+    ] = None
+    bars: Annotated[
+        list[Annotated[int, AfterValidator(_bar)]],
+        about(
+            "Of a vfio device: the sizes of its 64-bit prefetchable BARs in bytes.",
+            137438953472,
+            MACHINE,
+            max_length=3,
+        ),
+        Field(default_factory=list),
+    ]
+    rom: Annotated[
+        bool, about("Of a network card: it keeps QEMU's option ROM, which firmware ignores in a TD.", True)
+    ] = False
+
+    @model_validator(mode="after")
+    def _fits(self) -> PlatformDevice:
+        if (self.kind == CARD) != bool(self.bars):
+            raise ValueError(
+                f"bars: got {len(self.bars)} for {self.kind}, expected them for vfio, and for nothing else"
+            )
+        if self.rom and self.kind != "virtio-net":
+            raise ValueError(f"rom: got `true` for {self.kind}, expected it only for virtio-net")
+        return self
 
 
 class Vmm(Section):
@@ -93,6 +134,33 @@ class Vmm(Section):
         StringConstraints(pattern=r"^[0-9]+\.[0-9]+\.[0-9]+$"),
         about("Its exact version, from which the tables are read.", "11.1.2", MACHINE),
     ]
+    package: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^[ -~]{1,120}$"),
+        given("a package"),
+        about("The package that its binary says it is of.", "Debian 1:10.0.13+ds-0+deb13u1"),
+    ] = None
+    binary: Annotated[
+        Sha256 | None,
+        given("a SHA-256"),
+        about("The SHA-256 of the binary that the tables were learnt from.", "0" * 64),
+    ] = None
+    page_order: Annotated[
+        Literal["single-pass", "two-pass"] | None,
+        given("single-pass or two-pass"),
+        about(
+            "How it adds and measures the pages of a TD, which decides MRTD; without it both orders are accepted.",
+            "single-pass",
+            FIRMWARE,
+        ),
+    ] = None
+
+
+class LearntTables(Section):
+    """The tables that `platform learn` read, an object of the store and of pools."""
+
+    sha256: Annotated[Sha256, about("The SHA-256 of the object.", "0" * 64, MACHINE)]
+    size: Annotated[int, about("Its size in bytes.", 655360, ge=1, le=MAX_TABLES)]
 
 
 NO_TEE = "none"
@@ -168,6 +236,36 @@ class PlatformFile(Section):
         ),
     ] = PLAIN_VCPUS
     tpm: Annotated[bool, about("Whether there is a software TPM, for development only.", False, MACHINE)]
+    cpus: Annotated[
+        Literal["cores", "sockets"],
+        about("Whether the virtual CPUs are the cores of one socket, or a socket each.", "sockets", MACHINE),
+    ] = "cores"
+    serial: Annotated[bool, about("Whether there is a serial port.", True, MACHINE)] = True
+    uuid: Annotated[
+        str | None,
+        StringConstraints(pattern=r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"),
+        given("a UUID"),
+        about(
+            "The UUID in SMBIOS, which a UKI measures: only one machine has it.",
+            "0f3c4a1e-0000-4000-8000-000000000001",
+            MACHINE,
+        ),
+    ] = None
+    boot: Annotated[
+        dict[Option, Option],
+        about("QEMU's -boot, which firmware measures as the boot order.", "{strict: on}", MACHINE, max_length=4),
+        Field(default_factory=dict),
+    ]
+    globals: Annotated[
+        dict[Option, Option],
+        about("QEMU's -global for what the machine type has.", "{ICH9-LPC.disable_s3: 1}", MACHINE, max_length=8),
+        Field(default_factory=dict),
+    ]
+    tables: Annotated[
+        LearntTables | None,
+        given("sha256 and size"),
+        about("The tables of a learnt platform; its QEMU is then not needed to predict (ADR 0082).", moves=MACHINE),
+    ] = None
 
     @property
     def cpu(self) -> str:

@@ -15,25 +15,39 @@ from privml.vm.launch import launch_of
 from privml.vm.machine import Launch
 from privml.vm.platforms import platform as load_platform
 from privml.vm.predicted import MachinePredictor
+from privml.vm.qtest import Qemu
 
 BOOT_SLOT = 1
 """Slot of the boot disk, before the platform's own devices."""
 
 
 class Bench:
-    """The image in ``directory``, by default on the machine of its first platform.
+    """The image in ``directory``, on the machine of its first platform unless ``platform`` is another.
 
-    ``platform`` is that machine with a software TPM: its log is a TD's under PCR numbers (UEFI 2.10 section 38.4.1).
+    ``platform`` is then that machine with a software TPM: its log is a TD's under PCR numbers (UEFI 2.10 section
+    38.4.1). ``qemu`` is the machine's QEMU, if it is not that of the tools.
     """
 
-    def __init__(self, tools: ToolsTree, cache: Path, directory: Path, manifest: Manifest, recipes: Path) -> None:
+    def __init__(
+        self,
+        tools: ToolsTree,
+        cache: Path,
+        directory: Path,
+        manifest: Manifest,
+        recipes: Path,
+        *,
+        platform: Platform | None = None,
+        qemu: Qemu | None = None,
+    ) -> None:
         self._tools = tools
         self._directory = directory
         self._manifest = manifest
         self._recipes = recipes
-        self.platform: Platform = replace(load_platform(manifest.platforms[0], recipes), tpm=True)
+        self._qemu = qemu
+        self.platform: Platform = replace(platform or load_platform(manifest.platforms[0], recipes), tpm=True)
         self._as_td = MachinePredictor(tools, cache, directory, manifest)
         self._as_booted = MachinePredictor(tools, cache, directory, manifest)
+        self._as_booted.use_qemu(qemu)
         self._as_booted.use_firmware((tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
 
     def launch(self, size: Size, *, devices: Sequence[Device] = (), boot_disk: Path | None = None) -> Launch:
@@ -41,7 +55,7 @@ class Bench:
         first = () if boot_disk is None else (Device("virtio-blk", BOOT_SLOT),)
         machine = replace(self.platform, devices=(*first, *self.platform.devices, *devices))
         launch = launch_of(self._directory, self._manifest, self._recipes, platform=machine, size=size)
-        return replace(launch, boot_disk=boot_disk)
+        return replace(launch, boot_disk=boot_disk, qemu=self._qemu)
 
     def boot(self, launch: Launch) -> ComparedBoot:
         """Boot ``launch`` and compare the boot with the predictions for its machine."""

@@ -18,6 +18,7 @@ from privml.machine.platform import Platform, Size
 from privml.machine.qemu import ACCELERATORS, HostSide, arguments
 from privml.vm import accelerator, swtpm
 from privml.vm.process import Child
+from privml.vm.qtest import Qemu
 
 Change = Callable[[list[str]], list[str]]
 """Changes QEMU's argument list."""
@@ -34,7 +35,7 @@ class Launch:
 
     A malicious host can start QEMU with any arguments: ``change`` turns the honest list into another one. The list
     has the image at /image, the boot disk at /boot.raw and the run's files at /vm. ``attached`` holds further
-    writable files, at /attached/NAME.
+    writable files, at /attached/NAME. ``qemu`` is the machine's QEMU if it is not that of the tools; it emulates.
     """
 
     image: Path
@@ -50,6 +51,7 @@ class Launch:
     change: Change | None = None
     attached: Mapping[str, Path] = field(default_factory=dict)
     network: tuple[Card, ...] = ()
+    qemu: Qemu | None = None
 
 
 @dataclass
@@ -109,9 +111,14 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
         if launch.platform.tpm:
             children.append(swtpm.start(tools, directory, keep=launch.share_memory))
             tpm_socket = f"/vm/{swtpm.SOCKET}"
-        chosen = accelerator.choose(tools)
+        vmm = launch.qemu or Qemu(tools)
+        chosen = accelerator.choose(tools) if launch.qemu is None else "tcg"
+        generic = GENERIC_FIRMWARE
+        if launch.qemu is not None:
+            generic = "/generic.fd"  # its own tree need not have one
+            binds.append(Bind(tools.root / GENERIC_FIRMWARE.lstrip("/"), generic))
         host = HostSide(
-            firmware=GENERIC_FIRMWARE if launch.generic_firmware else f"/image/{launch.firmware}",
+            firmware=generic if launch.generic_firmware else f"/image/{launch.firmware}",
             kernel="/image/uki.efi" if launch.boot_disk is None else None,
             disks=tuple(disks),
             forwards=((port, launch.forward),) if launch.forward is not None else (),
@@ -129,10 +136,10 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
         if launch.change is not None:
             argv = launch.change(argv)
         qemu = Child(
-            tools,
-            ["qemu-system-x86_64", *argv, "-run-with", "exit-with-parent=on"],
+            vmm.tools,
+            [vmm.program, *argv, *vmm.exits],
             directory / "qemu.log",
-            binds=binds,
+            binds=[*binds, *vmm.binds],
             network=True,
             devices=ACCELERATORS[chosen].kvm,
         )

@@ -5,14 +5,18 @@ from __future__ import annotations
 from pathlib import Path
 
 from privml.events.registers import RTMR0
-from privml.machine.platform import Device, Platform
+from privml.machine.platform import MEMORY, Device, Platform, Tables
 from privml.recipe.loader import load_platform
-from privml.recipe.platform import NO_TEE
+from privml.recipe.platform import CARD, NO_TEE, PlatformDevice, PlatformFile
 
 
 def platform(name: str, directory: Path) -> Platform:
     """The platform ``name`` of the recipes in ``directory``."""
-    file = load_platform(name, directory)
+    return record(load_platform(name, directory))
+
+
+def record(file: PlatformFile) -> Platform:
+    """The record of a platform file."""
     return Platform(
         name=file.name,
         qemu=file.vmm.version,
@@ -21,9 +25,29 @@ def platform(name: str, directory: Path) -> Platform:
         cpu=file.cpu,
         vendor=file.identity.vendor,
         phys_bits=file.identity.phys_bits,
-        devices=tuple(Device(device.kind, int(device.slot.split(".")[0], 16)) for device in file.devices),
+        devices=tuple(_device(device) for device in file.devices),
         tpm=file.tpm,
         tee=None if file.tee == NO_TEE else file.tee,
         max_vcpus=file.max_vcpus,
         booted=file.registers[RTMR0] == "booted-tables",
+        page_order=file.vmm.page_order,
+        sockets=file.cpus == "sockets",
+        serial=file.serial,
+        uuid=file.uuid,
+        boot=tuple(sorted(file.boot.items())),
+        globals=tuple(sorted(file.globals.items())),
+        tables=None if file.tables is None else Tables(file.tables.sha256, file.tables.size),
+        binary=file.vmm.binary,
+    )
+
+
+def _device(device: PlatformDevice) -> Device:
+    card = device.kind == CARD
+    return Device(
+        MEMORY if card else device.kind,
+        int(device.slot.split(".")[0], 16),
+        bars=tuple(device.bars),
+        port=card,
+        rom=device.rom,
+        bootindex=device.bootindex,
     )

@@ -14,7 +14,7 @@ from privml.events.registers import MRTD, RTMR0, TDX_REGISTERS
 from privml.evidence.tdx.claims import TEE
 from privml.image import code, madeby
 from privml.image.tools import ToolsTree
-from privml.machine.platform import Platform, Size
+from privml.machine.platform import PageOrder, Platform, Size
 from privml.measure import firmware, uki
 from privml.measure.firmware import FirmwareFacts
 from privml.measure.machine import DiskBoot, MeasuredMachine
@@ -27,7 +27,7 @@ from privml.statement.predicate import Predicate
 from privml.vm import crosscheck
 from privml.vm.crosscheck import CrossCheck
 from privml.vm.platforms import platform as load_platform
-from privml.vm.qtest import blobs
+from privml.vm.qtest import Qemu, blobs
 
 LARGEST_BOOTED = Size(288, 8 << 30)
 """Largest size for which predicted ACPI tables were compared with a real boot (tests/real/test_boots.py).
@@ -66,6 +66,11 @@ class MachinePredictor:
         self._directory = directory
         self._firmware: dict[str, FirmwareFacts] = {}
         self._other_firmware: FirmwareFacts | None = None
+        self._qemu: Qemu | None = None
+
+    def use_qemu(self, qemu: Qemu | None) -> None:
+        """Ask this QEMU for tables, and not the tools'; None: the usual way."""
+        self._qemu = qemu
 
     def use_firmware(self, data: bytes) -> None:
         """Predict with a firmware other than the image's (the generic one, to compare logs)."""
@@ -83,7 +88,7 @@ class MachinePredictor:
     def predict(self, platform: Platform, size: Size, *, gpt_event: bytes | None = None) -> Prediction:
         """The prediction for one machine; ``gpt_event`` is the partition table event if it boots from a disk."""
         machine = MeasuredMachine(
-            blobs(self._tools, platform, size, self._cache, kernel=gpt_event is None),
+            blobs(self._tools, platform, size, self._cache, kernel=gpt_event is None, qemu=self._qemu),
             size.memory,
             profile_of(platform),
             disk=None if gpt_event is None else DiskBoot(gpt_event, platform.devices),
@@ -123,7 +128,8 @@ def measured_launch(prediction: Prediction, platform: Platform, size: Size) -> M
     """One launch entry of predicate v2, from its prediction."""
     evidence = prediction.evidence()
     values: dict[str, tuple[bytes, ...]] = {name: (value,) for name, value in prediction.registers().items()}
-    values[MRTD] = (prediction.mrtd_single, prediction.mrtd_two)
+    orders: dict[PageOrder, bytes] = {"single-pass": prediction.mrtd_single, "two-pass": prediction.mrtd_two}
+    values[MRTD] = tuple(orders.values()) if platform.page_order is None else (orders[platform.page_order],)
     return MeasuredLaunch(
         tee=TEE,
         platform=platform.name,
@@ -134,15 +140,20 @@ def measured_launch(prediction: Prediction, platform: Platform, size: Size) -> M
 
 
 def predict_image(
-    tools: ToolsTree, cache: Path, directory: Path, manifest: Manifest, recipes: Path, shapes: Iterable[Size] = ()
+    tools: ToolsTree,
+    cache: Path,
+    directory: Path,
+    manifest: Manifest,
+    recipes: Path,
+    shapes: Iterable[Size] = (),
+    platforms: Iterable[Platform] = (),
 ) -> Predicate:
-    """Predicate v2 of the image in ``directory``: its platforms, and by default its own shapes."""
+    """Predicate v2 of the image in ``directory``, by default on its own platforms and shapes."""
     check_artefacts(directory, manifest.artefacts)
     predictor = MachinePredictor(tools, cache, directory, manifest)
     chosen = tuple(shapes) or manifest.shapes
     measured = []
-    for name in manifest.platforms:
-        platform = load_platform(name, recipes)
+    for platform in tuple(platforms) or [load_platform(name, recipes) for name in manifest.platforms]:
         measured += [measured_launch(predictor.predict(platform, size), platform, size) for size in chosen]
     return Predicate(
         name=manifest.name,

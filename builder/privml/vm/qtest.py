@@ -13,16 +13,20 @@ import hashlib
 import json
 import struct
 import tempfile
-from dataclasses import asdict, replace
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import lru_cache
 from pathlib import Path
 
 from privml.base import strictjson
-from privml.base.errors import MeasurementError
+from privml.base.errors import InputsError, MeasurementError
 from privml.base.files import write_atomic
 from privml.image.tools import GENERIC_FIRMWARE, Bind, ToolsTree
-from privml.machine.platform import Platform, Size
-from privml.machine.qemu import HostSide, arguments
+from privml.machine.platform import Platform, Size, Tables
+from privml.machine.qemu import ACCELERATORS, AcceleratorName, HostSide, arguments
 from privml.measure import pciwindow
+from privml.measure.tables import LearntTables, decode
+from privml.store.objects import Store
 from privml.vm import swtpm
 from privml.vm.process import Child
 
@@ -79,12 +83,67 @@ class _Qtest:
         return base64.b64decode(self.command(f"b64read {_DATA_AT:#x} {size}")) if size else b""
 
 
+@dataclass(frozen=True)
+class Qemu:
+    """A QEMU that is asked: ``program`` as it is seen in the sandbox, in the tree ``tools``, with more ``binds``.
+
+    ``leaves``: it can be told to exit with its parent. ``accelerator`` makes the machine without running it.
+    """
+
+    tools: ToolsTree
+    program: str = "qemu-system-x86_64"
+    binds: tuple[Bind, ...] = ()
+    leaves: bool = True
+    accelerator: AcceleratorName = "qtest"
+
+    @property
+    def exits(self) -> tuple[str, ...]:
+        """Arguments by which it ends with its parent: after `kill -9` nothing else would stop it."""
+        return ("-run-with", "exit-with-parent=on") if self.leaves else ()
+
+
+def asked(platform: Platform, size: Size, host: HostSide, accelerator: AcceleratorName = "qtest") -> list[str]:
+    """The arguments of a machine that never runs: the platform's, and how its tables are read."""
+    return arguments(platform, size, host, accelerator, *_asked(size))
+
+
+def _asked(size: Size) -> tuple[str, ...]:
+    return (
+        "-qtest",
+        "unix:/vm/qtest.sock,server=on,wait=off",
+        "-qtest-log",
+        "none",
+        # The guest never runs, so its memory need not be available.
+        "-object",
+        f"memory-backend-ram,id=ram,size={size.memory},reserve=off",
+        "-machine",
+        "memory-backend=ram",
+    )
+
+
 def read_blobs(tools: ToolsTree, platform: Platform, size: Size, *, kernel: bool) -> dict[str, bytes]:
     """All fw_cfg files that firmware may measure (name -> bytes), as QEMU generates them for this machine."""
+    return read_of(Qemu(tools), tools, platform, size, kernel=kernel)
+
+
+def read_of(
+    qemu: Qemu,
+    tools: ToolsTree,
+    platform: Platform,
+    size: Size,
+    *,
+    kernel: bool = True,
+    words: Sequence[str] | None = None,
+) -> dict[str, bytes]:
+    """``read_blobs`` from any QEMU; ``words`` are the machine's arguments, if they are not the platform's.
+
+    ``tools`` has the software TPM, and a firmware, which has no influence on the tables.
+    """
     with tempfile.TemporaryDirectory(prefix="privml-qtest.") as name:
         directory = Path(name)
-        binds = [Bind(directory, "/vm", writable=True)]
-        host = HostSide(GENERIC_FIRMWARE)
+        firmware = Bind(tools.root / GENERIC_FIRMWARE.lstrip("/"), "/firmware.fd")
+        binds = [Bind(directory, "/vm", writable=True), firmware, *qemu.binds]
+        host = HostSide(firmware.target)
         if kernel:
             # Only its presence matters: it adds fw_cfg items, none of which is measured as ACPI.
             (directory / "kernel").write_bytes(_tiny_kernel())
@@ -94,31 +153,21 @@ def read_blobs(tools: ToolsTree, platform: Platform, size: Size, *, kernel: bool
             if platform.tpm:
                 children.append(swtpm.start(tools, directory))
                 host = replace(host, tpm_socket=f"/vm/{swtpm.SOCKET}")
-            argv = arguments(
-                platform,
-                size,
-                host,
-                "qtest",
-                "-qtest",
-                "unix:/vm/qtest.sock,server=on,wait=off",
-                "-qtest-log",
-                "none",
-                # The guest never runs, so its memory need not be available.
-                "-object",
-                f"memory-backend-ram,id=ram,size={size.memory},reserve=off",
-                "-machine",
-                "memory-backend=ram",
-                # After `kill -9` nothing else would stop it.
-                "-run-with",
-                "exit-with-parent=on",
-            )
-            qemu = Child(tools, ["qemu-system-x86_64", *argv], directory / "qemu.log", binds=binds)
-            children.append(qemu)
-            with contextlib.closing(_Qtest(directory / "qtest.sock", qemu)) as qtest:
+            if words is None:
+                argv = asked(platform, size, host, qemu.accelerator)
+            else:
+                argv = [*words, *ACCELERATORS[qemu.accelerator].argument, *_files(host), *_asked(size)]
+            child = Child(qemu.tools, [qemu.program, *argv, *qemu.exits], directory / "qemu.log", binds=binds)
+            children.append(child)
+            with contextlib.closing(_Qtest(directory / "qtest.sock", child)) as qtest:
                 return _read_all(qtest, platform)
         finally:
             for child in reversed(children):
                 child.stop()
+
+
+def _files(host: HostSide) -> list[str]:
+    return ["-bios", host.firmware, *(["-kernel", host.kernel] if host.kernel else [])]
 
 
 def _read_all(qtest: _Qtest, platform: Platform) -> dict[str, bytes]:
@@ -182,8 +231,17 @@ def _tiny_kernel() -> bytes:
     return bytes(image)
 
 
-def blobs(tools: ToolsTree, platform: Platform, size: Size, cache: Path, *, kernel: bool = True) -> dict[str, bytes]:
-    """``read_blobs`` with a cache keyed by tools, platform, size and boot method."""
+def blobs(
+    tools: ToolsTree, platform: Platform, size: Size, cache: Path, *, kernel: bool = True, qemu: Qemu | None = None
+) -> dict[str, bytes]:
+    """The files of a machine: from ``qemu`` if given, from the learnt tables of its platform, else from the tools.
+
+    ``cache`` is the store's root. What the tools' QEMU says is kept there, by tools, platform, size and boot method.
+    """
+    if qemu is not None:
+        return read_of(qemu, tools, platform, size, kernel=kernel)
+    if platform.tables is not None:
+        return _learnt(platform, platform.tables, size, cache, kernel=kernel)
     facts = {
         "version": _CACHE_VERSION,
         "tools": tools.digest,
@@ -199,3 +257,34 @@ def blobs(tools: ToolsTree, platform: Platform, size: Size, cache: Path, *, kern
     found = read_blobs(tools, platform, size, kernel=kernel)
     write_atomic(place, strictjson.canonical({name: strictjson.b64(body) for name, body in found.items()}))
     return found
+
+
+def _learnt(platform: Platform, known: Tables, size: Size, cache: Path, *, kernel: bool) -> dict[str, bytes]:
+    platform.check(size)
+    if platform.tpm or not kernel:
+        what = "a software TPM" if platform.tpm else "a boot from a disk"
+        raise MeasurementError(
+            f"platform {platform.name}: its tables were learnt for a direct boot as a TD, not for {what}",
+            hint="name its QEMU with --qemu",
+        )
+    try:
+        return _tables(Store(cache), known).files(size)
+    except MeasurementError as error:
+        raise MeasurementError(f"platform {platform.name}: {error.message}", hint=error.hint) from error
+
+
+@lru_cache(maxsize=4)
+def _tables_at(root: Path, known: Tables) -> LearntTables:
+    data = Store(root).read(known.sha256)
+    if len(data) != known.size:
+        raise MeasurementError(f"its tables have {len(data)} bytes, expected {known.size}")
+    return decode(data)
+
+
+def _tables(store: Store, known: Tables) -> LearntTables:
+    if not store.has(known.sha256):
+        raise InputsError(
+            f"the tables sha256:{known.sha256} of a learnt platform are not in the store",
+            hint="`privml-build store import POOL` brings them from a pool, `platform learn` from that QEMU",
+        )
+    return _tables_at(store.root, known)
