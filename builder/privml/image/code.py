@@ -33,7 +33,22 @@ def digest(source: bytes) -> str:
     for node in ast.walk(tree):
         if isinstance(node, _DOCUMENTED) and ast.get_docstring(node, clean=False) is not None:
             node.body = node.body[1:] or [ast.Pass()]
-    return hashlib.sha256(ast.dump(tree).encode()).hexdigest()
+    return hashlib.sha256(_dumped(tree).encode()).hexdigest()
+
+
+def _dumped(value: object) -> str:
+    """``ast.dump`` as in Python 3.11. Later versions leave out empty lists, and have a field for type parameters."""
+    if isinstance(value, list):
+        return f"[{', '.join(map(_dumped, value))}]"
+    if not isinstance(value, ast.AST):
+        return repr(value)
+    fields = []
+    for name in value._fields:
+        found = getattr(value, name, None)
+        if (found is None and getattr(type(value), name, ...) is None) or (name == "type_params" and not found):
+            continue
+        fields.append(f"{name}={_dumped(found)}")
+    return f"{type(value).__name__}({', '.join(fields)})"
 
 
 @cache
