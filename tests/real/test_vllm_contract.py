@@ -213,20 +213,14 @@ def test_other_paths_of_vllm_are_not_reached(served: Served, path: str) -> None:
 
 
 def test_a_prompt_asked_twice_is_computed_twice(served: Served) -> None:
-    """With a cache of prompts, the second answer would come many times faster."""
-    ratios = []
-    for number in range(3):
-        prompt = f"Number {number}. " + "A stone lies in the river and the water is cold. " * 40
-        times = []
-        for _ in range(2):
-            begun = time.monotonic()
-            answer = served.client.completions.create(model="smollm2", prompt=prompt, max_tokens=1, temperature=0)
-            times.append(time.monotonic() - begun)
-            assert answer.usage is not None
-            assert answer.usage.prompt_tokens > 400
-            assert getattr(answer.usage.prompt_tokens_details, "cached_tokens", None) in (None, 0)
-        ratios.append(times[1] / times[0])
-    assert sorted(ratios)[1] > 0.4, ratios
+    """With a cache of prompts vLLM says here that 384 of these 485 tokens were cached."""
+    prompt = "A stone lies in the river and the water is cold. " * 40
+    for _ in range(2):
+        answer = served.client.completions.create(model="smollm2", prompt=prompt, max_tokens=1, temperature=0)
+        assert answer.usage is not None
+        assert answer.usage.prompt_tokens > 400
+        assert answer.usage.prompt_tokens_details is not None
+        assert answer.usage.prompt_tokens_details.cached_tokens == 0
 
 
 def test_its_files_stay_in_its_directory_and_it_says_nothing(served: Served) -> None:

@@ -77,7 +77,9 @@ class Vllm:
         served = ServedModel("smollm2", "config.json", str(model))
         argv = RECORD.argv([served], OPTIONS, version=VERSION)
         # The directory of the guest is one of this test, and the wheel is in an environment of its own.
-        self.argv = [str(interpreter), *(word.replace(DIRECTORY, str(folder)) for word in argv[1:])]
+        words = [word.replace(DIRECTORY, str(folder)) for word in argv[1:]]
+        # Answers then say how many tokens of their prompt came from a cache.
+        self.argv = [str(interpreter), *words, "--enable-prompt-tokens-details"]
         own = {name: value.replace(DIRECTORY, str(folder)) for name, value in RECORD.environment.items()}
         self.environment: Mapping[str, str] = {**own, "PYTHONPATH": "", **OF_CPU}
         self.socket = folder / RECORD.socket_name
