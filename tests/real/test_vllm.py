@@ -1,4 +1,4 @@
-"""The image of vLLM, built from its wheels and booted without a GPU: `make check-gpu` (an hour or two, 45 GB of disk)."""
+"""The image of vLLM, built from its wheels and booted without a GPU: `make check-gpu`."""
 
 from __future__ import annotations
 
