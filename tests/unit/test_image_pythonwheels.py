@@ -225,12 +225,12 @@ def test_only_services_get_the_folder_on_their_search_path(fake: image_fake.Fake
     content = fake.recipe.content
     services = {"calc": Service.model_validate(service)}
     with_wheels = content.model_copy(update={"services": services, "python": wanted(), "inference": None})
-    object.__setattr__(fake.recipe, "content", with_wheels)
+    recipe = replace(fake.recipe, content=with_wheels)
     lock = fake.lock.model_copy(update={"models": ()})
-    made = measured_config(fake.recipe, lock, [])
+    made = measured_config(recipe, lock, [])
     (calc,) = made.services
     assert calc.environment == {"LEVEL": "1", VARIABLE: f"/{DIRECTORY}"}
     assert configuration.encode(made).count(DIRECTORY.encode()) == 1
-    object.__setattr__(fake.recipe, "content", with_wheels.model_copy(update={"python": None}))
-    (calc,) = measured_config(fake.recipe, lock, []).services
+    recipe = replace(recipe, content=with_wheels.model_copy(update={"python": None}))
+    (calc,) = measured_config(recipe, lock, []).services
     assert calc.environment == {"LEVEL": "1"}
