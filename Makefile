@@ -49,7 +49,7 @@ check: venv ## real build, boot comparison, demo with its refusals
 check-full: venv ## everything that `check` does, over all shapes and tampers
 	@PRIVML_FULL=1 $(BIN)/pytest -m real tests/real --durations=0
 
-check-gpu: venv ## driver and vLLM: images, boots, launchers of kernels (an hour, 50 GB of disk; not a part of the others)
+check-gpu: venv ## driver and vLLM: images, boots, launchers of kernels (an hour or two, 45 GB of disk; not a part of the others)
 	@PRIVML_GPU=1 $(BIN)/pytest -m real tests/real/test_driver.py tests/real/test_triton.py tests/real/test_runfile.py tests/real/test_vllm.py --durations=0
 
 demo: venv ## accept the honest image, refuse the tampered ones

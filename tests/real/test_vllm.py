@@ -1,4 +1,4 @@
-"""The image of vLLM, built from its wheels and booted without a GPU: `make check-gpu` (an hour, 50 GB of disk)."""
+"""The image of vLLM, built from its wheels and booted without a GPU: `make check-gpu`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ MAX_ROOT = 5_500_000_000
 COMPILERS = re.compile(r"(gcc|g\+\+|cc|c\+\+|clang|tcc|nvcc|cc1|as|ld|sh|bash|dash)(-[0-9.]+)?")
 pytestmark = [
     pytest.mark.real,
-    pytest.mark.skipif(os.environ.get("PRIVML_GPU") != "1", reason="an hour, 50 GB of disk: `make check-gpu`"),
+    pytest.mark.skipif(os.environ.get("PRIVML_GPU") != "1", reason="an hour or two, 45 GB of disk: `make check-gpu`"),
 ]
 
 

@@ -74,6 +74,13 @@ def test_every_service_but_the_two_root_ones_has_its_own_user() -> None:
     assert users == {"attestor": None, "boot": None, "server": ["privml"], "engine": ["privml-engine"]}
 
 
+def test_what_the_engine_writes_is_data() -> None:
+    """Its directory, and shared memory; all else is read-only to it."""
+    engine = service_of("engine")
+    assert engine["NoExecPaths"] == ["/run -/dev/shm"]
+    assert engine["RuntimeDirectory"] == ["privml-engine"] and "RuntimeDirectoryPreserve" not in engine
+
+
 def test_attestor_and_engine_never_start_twice() -> None:
     for name in ("attestor", "boot", "engine"):
         assert service_of(name)["Restart"] == ["no"]

@@ -53,6 +53,7 @@ def _needed(recipe: Recipe, lock: Lock, store: Store) -> int:
     if recipe.content.python is None:
         return NEEDED
     wheels = pythonwheels.unpacked(recipe.content.python, lock, store).size
-    needed = NEEDED + diskroom.of_inputs(lock) + diskroom.of_build(wheels)
-    diskroom.check(disk(), needed + wheels, "two builds", "free some space, or set TMPDIR to another disk")
+    needed = max(NEEDED, diskroom.of_inputs(lock) + diskroom.of_build(wheels))
+    image = wheels * 2 // 3
+    diskroom.check(disk(), needed + image, "two builds", "free some space, or set TMPDIR to another disk")
     return needed
