@@ -116,7 +116,7 @@ def test_a_runfile_that_is_not_needed_not_named_or_not_pinned_is_refused(
 
 def test_lint_says_that_nobody_has_tried_this_driver(tmp_path: Path) -> None:
     found = {finding.rule: finding.text for finding in lint(recipe_of(tmp_path))}
-    assert sorted(found) == ["driver-untried", "gpu-platform"]
+    assert {"driver-untried", "gpu-platform"} <= set(found)
     assert "nothing of it was unpacked, compiled or booted" in found["driver-untried"]
     assert drivers.known_of("nvidia", r.VERSION) == []
 
