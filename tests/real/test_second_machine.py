@@ -31,6 +31,11 @@ pytestmark = pytest.mark.real
 
 Reports = Callable[[str], dict[str, Any]]
 WANTED = f"{NAME}@1.0"
+BUILDER = (
+    *("anyio", "click", "cryptography", "dcap-qvl", "starlette", "uvicorn"),
+    *("jinja2", "packaging", "pydantic", "pyyaml"),
+)
+"""What pyproject.toml asks for, with the extra `build` and without uv, which only locks."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +84,6 @@ class Stranger:
     """Another user with a clone and an empty home, and nothing else."""
 
     user: pwd.struct_passwd
-    python: str
     place: Path
 
     @property
@@ -92,13 +96,13 @@ class Stranger:
 
     def run(self, code: int, *words: str) -> subprocess.CompletedProcess[str]:
         """`privml-build` in the clone, as this user."""
-        return succeeded(self.call(self.python, "-c", "from privml.cli.main import main; main()", *words), code)
+        program = (str(self.place / "venv/bin/python"), "-c", "from privml.cli.main import main; main()")
+        return succeeded(self.call(*program, *words), code)
 
     def call(self, *words: str) -> subprocess.CompletedProcess[str]:
         environment = {
             "PATH": "/usr/local/bin:/usr/bin:/bin",
             "HOME": str(self.home),
-            "PYTHONPATH": f"{self.clone}/builder:{self.place}/libraries",
             "NO_PROXY": "127.0.0.1",
             "no_proxy": "127.0.0.1",
         }
@@ -149,9 +153,11 @@ def strangers() -> Iterator[Callable[[pwd.struct_passwd], Stranger]]:
         place = Path("/var/tmp") / f"privml-second-machine.{os.getpid()}.{len(places)}"
         place.mkdir(mode=0o755)
         places.append(place)
-        made = Stranger(user, python_for(user), place)
-        libraries(("anyio", "click", "cryptography", "dcap-qvl", "starlette", "uvicorn", "jinja2", "packaging",
-                   "pydantic", "pyyaml"), place / "libraries")  # fmt: skip
+        made = Stranger(user, place)
+        subprocess.run([python_for(user), "-m", "venv", "--without-pip", str(place / "venv")], check=True)
+        [packages] = (place / "venv/lib").glob("python*/site-packages")
+        libraries(BUILDER, packages)
+        (packages / "checkout.pth").write_text(f"{made.clone}/builder\n")
         tracked = subprocess.check_output(["git", "ls-files", "-z"], cwd=ROOT).decode().split("\0")
         for name in filter(None, tracked):
             if (ROOT / name).is_file() and name.split("/")[0] not in ("tests", "benchmarks", "fuzz"):
@@ -239,7 +245,8 @@ def test_a_stranger_rebuilds_and_hands_in_an_endorsement(
         ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(stranger.clone / "zoe.pem")],
         check=True, capture_output=True,
     )  # fmt: skip
-    (stranger.clone / ".gitignore").open("a").write("/zoe.pem\n/guest.json\n/sim.pem\n/root.json\n")
+    with (stranger.clone / ".gitignore").open("a") as ignored:
+        ignored.write("/zoe.pem\n/guest.json\n/sim.pem\n/root.json\n")
     if os.geteuid() == 0:
         uid, gid = stranger.user.pw_uid, stranger.user.pw_gid
         subprocess.run(["chown", "-R", f"{uid}:{gid}", str(stranger.clone)], check=True)

@@ -52,6 +52,7 @@ thead th { background: #f5f5f5; }
 tbody th { font-weight: inherit; }
 .text { min-width: 14rem; } .few { min-width: 8rem; }
 .value { font-family: ui-monospace, monospace; font-size: .85rem; min-width: 9rem; }
+td a { display: inline-block; min-height: 1.6rem; }
 .still, .open { color: #8a4b00; } .open { font-weight: 600; }
 details { margin: .8rem 0; border: 1px solid #ddd; padding: .4rem .8rem; }
 summary { cursor: pointer; font-weight: 600; }
