@@ -7,29 +7,41 @@ from pathlib import Path
 
 import click
 
-from privml.base.errors import HostError
+from privml.base.errors import HostError, UsageError
 from privml.cli.output import print_json, show
 from privml.host.facts import judge, summary
+from privml.host.ladder import ladder
 from privml.host.survey import look
+from privml.host.tdx import look as tdx_look
 from privml.lock.locate import recipe_locks, tools_lock_path
-from privml.recipe.loader import recipes_in, shipped
+from privml.recipe.loader import platforms_in, recipes_in, shipped
 from privml.recipe.names import name_of
 
 
 @click.command()
 @click.option("--json", "as_json", is_flag=True, help="Print the findings as JSON.")
-def doctor(*, as_json: bool) -> None:
+@click.option("--tdx", is_flag=True, help="Report what this machine needs to run TDs, instead.")
+@click.option("--gpu", is_flag=True, help="With --tdx: also what its NVIDIA GPUs need.")
+def doctor(*, as_json: bool, tdx: bool, gpu: bool) -> None:
     """Report what this machine can do: one line for each check, with how to fix what fails, and a summary.
 
-    Exit status 5 when something that a build needs is missing. Nothing is changed; mirrors are asked for headers
+    With --tdx: what running a TD needs, from the CPU to the registration of the platform, in the order in which one
+    stands on the other. Everything is only read; the quote service and the PCCS are asked whether they answer.
+
+    Exit status 5 when something that is needed is missing. Nothing is changed; mirrors are asked for headers
     only.
 
     \b
     Examples:
       privml-build doctor
-      privml-build doctor --json
+      privml-build doctor --tdx --gpu
     """
     folder = Path("recipes") if Path("recipes").is_dir() else shipped()
+    if gpu and not tdx:
+        raise UsageError("--gpu needs --tdx")
+    if tdx:
+        _ladder(folder, gpu=gpu, as_json=as_json)
+        return
     facts = look(tools_lock_path(folder / "any.yaml"), list(recipe_locks(folder)))
     lines = judge(facts)
     failing = [line.name for line in lines if line.status == "fail"]
@@ -44,3 +56,16 @@ def doctor(*, as_json: bool) -> None:
     recipes = [name_of(path) for path in recipes_in(folder)]
     name = "demo-cpu" if "demo-cpu" in recipes or not recipes else recipes[0]
     show(f"next: `privml-build image {name}`", err=True)
+
+
+def _ladder(folder: Path, *, gpu: bool, as_json: bool) -> None:
+    lines = ladder(tdx_look(platforms_in(folder), gpus=gpu))
+    failing = [line.name for line in lines if line.status == "fail"]
+    if as_json:
+        print_json({"ok": not failing, "lines": [asdict(line) for line in lines]})
+    else:
+        show(*map(str, lines))
+    if failing:
+        raise HostError(
+            f"a TD needs: {', '.join(failing)}", hint=f"mend `{failing[0]}` first: the others stand on it"
+        )

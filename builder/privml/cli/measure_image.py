@@ -29,6 +29,7 @@ from privml.vm import bootdisk, crosscheck, foreign
 from privml.vm.bench import Bench
 from privml.vm.compared import ComparedBoot
 from privml.vm.platforms import platform as load_platform
+from privml.vm.platforms import platform_named
 from privml.vm.predicted import MachinePredictor, predict_image
 
 
@@ -54,7 +55,7 @@ def measure_image(
         _replay(found.directory, manifest, replay, as_json=as_json)
         return
     place = Workplace()
-    other = None if platform is None else _platform(platform, found, manifest)
+    other = None if platform is None else platform_named(platform, recipes_directory(found), len(manifest.volumes))
     if boot:
         _boots(place, found, manifest, shapes or manifest.shapes[:1], (other, qemu), disk=disk, as_json=as_json)
         return
@@ -81,20 +82,6 @@ def measure_image(
         print_json(predicate.to_dict())
         return
     show(*described(predicate.launches, events=events))
-
-
-def _platform(name: str, found: Target, manifest: Manifest) -> Platform:
-    """The platform ``name`` of ``recipes`` here, or else of the target's; ``UsageError`` if it has too few disks."""
-    here = Path("recipes")
-    there = (here / "platforms" / f"{name}.yaml").is_file()
-    platform = load_platform(name, here if there else recipes_directory(found))
-    disks = sum(device.kind == "virtio-blk" for device in platform.devices)
-    if disks < len(manifest.volumes):
-        raise UsageError(
-            f"platform {name} has {disks} disks, but {manifest.name} has {len(manifest.volumes)} volumes",
-            hint="learn a machine with a disk for each",
-        )
-    return platform
 
 
 def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import click
@@ -11,11 +12,16 @@ from privml.base.errors import UsageError
 from privml.base.steps import say, step
 from privml.cli.completion import TARGET
 from privml.cli.output import show, show_text
+from privml.cli.paths import Existing
+from privml.evidence.tdx.claims import TEE
+from privml.host.ladder import require_tdx
 from privml.image.target import recipes_directory, resolve
 from privml.image.workplace import Workplace
+from privml.vm import td
 from privml.vm.ask import await_ready, complete, fetch
 from privml.vm.launch import launch_of
 from privml.vm.machine import started
+from privml.vm.platforms import platform_named
 
 
 @click.command()
@@ -34,20 +40,52 @@ from privml.vm.machine import started
     help="Give up when the machine is not ready, or has not answered, after this many seconds.",
 )
 @click.option("--console", is_flag=True, help="Print the guest's console at the end.")
+@click.option("--tdx", is_flag=True, help="Start it as a TD, with the arguments whose registers are predicted.")
+@click.option(
+    "--gpu", "gpus", multiple=True, metavar="PCI-ADDRESS", help="With --tdx: give the TD this card; repeatable."
+)
+@click.option("--platform", metavar="NAME", help="With --tdx: this platform, instead of the image's first.")
+@click.option("--qemu", type=Existing("a QEMU"), help="With --tdx: the QEMU that the platform was learnt from.")
+@click.option(
+    "--quote-socket",
+    metavar="SOCKET",
+    default=td.QUOTE_SERVICE,
+    show_default=True,
+    help="With --tdx: where the quote generation service listens, vsock:CID:PORT or a path.",
+)
+@click.option("--print-command", is_flag=True, help="With --tdx: print QEMU's command, and start nothing.")
 def run(
-    target: str, *, prompt: str | None, paths: tuple[str, ...], max_tokens: int, timeout: int, console: bool
+    target: str,
+    *,
+    prompt: str | None,
+    paths: tuple[str, ...],
+    max_tokens: int,
+    timeout: int,
+    console: bool,
+    tdx: bool,
+    gpus: tuple[str, ...],
+    platform: str | None,
+    qemu: Path | None,
+    quote_socket: str,
+    print_command: bool,
 ) -> None:
     """Boot TARGET in QEMU on this machine, exactly as it was built, and ask its model.
 
     TARGET is a recipe's name or the directory of a built image. This needs no TDX and verifies nothing: to talk to an
     image on a machine that you do not own, use `verify` and `proxy`.
 
+    With --tdx it runs as a TD, on the machine that `measure` predicts; exit status 5 where no TD can run, and
+    `doctor --tdx` says why.
+
     \b
     Examples:
       privml-build run demo-cpu --prompt "The capital of France is"
       privml-build run demo-cpu
       privml-build run my-image --get /x/my-service/status
+      privml-build run demo-cpu --tdx --print-command
     """
+    if not tdx and (gpus or platform is not None or qemu is not None or print_command):
+        raise UsageError("--gpu, --platform, --qemu and --print-command need --tdx")
     for path in paths:
         if not path.startswith("/") or not path.isascii() or not path.isprintable() or " " in path:
             raise UsageError(f"--get `{path}`: expected a path such as /x/my-service/status")
@@ -57,7 +95,24 @@ def run(
         raise UsageError(f"{manifest.name} has no model to answer a prompt", hint="leave out --prompt")
     place = Workplace()
     launch = launch_of(found.directory, manifest, recipes_directory(found))
-    with started(place.tools_of(found), launch) as machine:
+    tools = place.tools_of(found)
+    started_here = started(tools, launch)
+    if tdx:
+        chosen = (
+            launch.platform
+            if platform is None
+            else platform_named(platform, recipes_directory(found), len(manifest.volumes))
+        )
+        if chosen.tee != TEE:
+            raise UsageError(f"platform {chosen.name} is not one of TDs", hint="name another with --platform")
+        launch = replace(launch, platform=chosen, fw_cfg={})
+        host = td.TdHost(td.quote_socket(quote_socket), td.cards(gpus, chosen), td.qemu_for(tools, chosen, qemu))
+        if print_command:
+            show(td.shown(launch, host))
+            return
+        require_tdx(Path("/"))
+        started_here = td.started_td(launch, host)
+    with started_here as machine:
         try:
             with step("Booting until ready"):
                 seconds = await_ready(machine, timeout, show=say)

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
-from privml.base.errors import RecipeError
 from privml.lock.changes import states_of
 from privml.lock.make import bring
 from privml.lock.modelrecord import Model
 from privml.lock.models import Lock, Package, Runfile, ToolsLock, Wheel
-from privml.recipe.loader import load_platform
+from privml.recipe.loader import platforms_in
 from privml.recipe.platform import PlatformFile
 from privml.store.fetch import Item, fetch
 from privml.store.mirrors import Mirrors, host_mirrors
@@ -67,11 +65,7 @@ def bring_tables(store: Store, platforms: Iterable[PlatformFile], pools: Sequenc
 
 def known_tables(folders: Iterable[Path]) -> set[str]:
     """The SHA-256 of the tables of every platform file in these folders; files that cannot be read have none."""
-    found: set[str] = set()
-    for path in sorted(path for folder in folders for path in (folder / "platforms").glob("*.yaml")):
-        with contextlib.suppress(RecipeError):
-            found |= {item.sha256 for item in tables_of([load_platform(path.stem, path.parent.parent)])}
-    return found
+    return {item.sha256 for folder in folders for item in tables_of(platforms_in(folder))}
 
 
 _NOWHERE = "give the pool that has them, or learn the platform again with its QEMU"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
 import hashlib
 import os
@@ -232,6 +233,15 @@ def load_platform(name: str, directory: Path) -> PlatformFile:
             f"{parsed.marks[('name',)]}: name: got `{platform.name}`, expected the file's name, `{name}`"
         )
     return platform
+
+
+def platforms_in(directory: Path) -> list[PlatformFile]:
+    """The platforms of the recipes in ``directory``, by name; files that cannot be read are left out."""
+    found = []
+    for path in sorted((directory / "platforms").glob("*.yaml")):
+        with contextlib.suppress(RecipeError):
+            found.append(load_platform(path.stem, directory))
+    return found
 
 
 def label(inner: str, directory: Path) -> str:

@@ -102,7 +102,7 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
         if launch.boot_disk is not None:
             binds.append(Bind(launch.boot_disk.resolve(), "/boot.raw"))
             disks.insert(0, "/boot.raw")
-        port = _free_port()
+        port = free_port()
         fw_cfg = []
         for number, (name, body) in enumerate(sorted(launch.fw_cfg.items())):
             (directory / f"fw_cfg.{number}").write_bytes(body)
@@ -154,7 +154,8 @@ def started(tools: ToolsTree, launch: Launch) -> Iterator[Machine]:
         shutil.rmtree(directory, ignore_errors=True)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port on 127.0.0.1 that nothing listens at."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from privml.base.errors import UsageError
 from privml.events.registers import RTMR0
 from privml.machine.platform import MEMORY, Device, Platform, Tables
 from privml.recipe.loader import load_platform
@@ -13,6 +14,19 @@ from privml.recipe.platform import CARD, NO_TEE, PlatformDevice, PlatformFile
 def platform(name: str, directory: Path) -> Platform:
     """The platform ``name`` of the recipes in ``directory``."""
     return record(load_platform(name, directory))
+
+
+def platform_named(name: str, directory: Path, volumes: int) -> Platform:
+    """The platform ``name`` of ``recipes`` here, else of ``directory``; ``UsageError`` if it lacks disks."""
+    here = Path("recipes")
+    found = platform(name, here if (here / "platforms" / f"{name}.yaml").is_file() else directory)
+    disks = sum(device.kind == "virtio-blk" for device in found.devices)
+    if disks < volumes:
+        raise UsageError(
+            f"platform {name} has {disks} disks, but the image has {volumes} volumes",
+            hint="name or learn a machine with a disk for each",
+        )
+    return found
 
 
 def record(file: PlatformFile) -> Platform:

@@ -1,0 +1,229 @@
+"""Read the facts about a TDX host. Nothing is changed: files are read, services are only connected to."""
+
+from __future__ import annotations
+
+import http.client
+import mmap
+import os
+import re
+import shutil
+import socket
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from privml.base.errors import HostError, PrivmlError
+from privml.base.files import sha256_file
+from privml.base.http import Connections
+from privml.base.run import run
+from privml.base.wayout import WayOut
+from privml.host.ladder import PARAMETER, GpuFact, QemuFact, TdxFacts
+from privml.recipe.platform import PlatformFile
+from privml.vm.unixsocket import connected
+
+_SECONDS = 5.0
+_NVIDIA = "0x10de"
+_DISPLAY, _SWITCH = ("0x0300", "0x0302"), "0x0680"
+# Hopper's register with the mode in its two low bits, in BAR 0 (NVIDIA gpu-admin-tools, query_cc_mode_hopper).
+_MODE_REGISTER = {"0x23": 0x1182CC}
+_MODES = {0: "off", 1: "on", 3: "devtools"}
+_ASLEEP = 0xFFFFFFFF
+_VERSION = re.compile(r"QEMU emulator version ([0-9.]+)(?: \((.*?)\))?")
+_QGS_SOCKET = "/var/run/tdx-qgs/qgs.socket"
+_LOCAL_CID = 1  # VMADDR_CID_LOCAL: this machine, as seen from itself
+_MAX = 4 << 20
+
+
+@dataclass(frozen=True)
+class Outside:
+    """What is not a file: the kernel's log (None: not readable), a program's output, and two ways to connect."""
+
+    kernel_log: Callable[[], str | None]
+    program: Callable[[Sequence[str]], str]
+    dial: Callable[[tuple[int, int] | str], str]
+    get: Callable[[str], str]
+
+
+def _kernel_log() -> str | None:
+    try:
+        return run(["dmesg"], timeout=_SECONDS, what="dmesg").stdout.decode("utf-8", "replace")
+    except HostError:
+        return None
+
+
+def _program(argv: Sequence[str]) -> str:
+    try:
+        return run(argv, timeout=_SECONDS, what=argv[0]).stdout.decode("utf-8", "replace")
+    except HostError:
+        return ""
+
+
+def _dial(address: tuple[int, int] | str) -> str:
+    """Why nothing answers at a vsock or Unix socket; empty if something does."""
+    try:
+        if isinstance(address, str):
+            connected(Path(address), _SECONDS).close()
+        else:
+            with socket.socket(socket.AF_VSOCK, socket.SOCK_STREAM) as connection:
+                connection.settimeout(_SECONDS)
+                connection.connect(address)
+    except OSError as error:
+        return (error.strerror or str(error)).lower()
+    return ""
+
+
+def _get(url: str) -> str:
+    """Why a PCCS does not answer with its list; empty if it does."""
+    try:
+        with Connections(WayOut(), timeout=_SECONDS) as connections, connections.get(url) as response:
+            response.read(_MAX)
+            return "" if response.status == 200 else f"status {response.status}"
+    except (OSError, ValueError, http.client.HTTPException, PrivmlError) as error:
+        return str(error) or type(error).__name__
+
+
+LIVE = Outside(_kernel_log, _program, _dial, _get)
+
+
+def look(
+    platforms: Iterable[PlatformFile], *, gpus: bool, root: Path = Path("/"), outside: Outside = LIVE
+) -> TdxFacts:
+    """The facts of this machine, with its files below ``root``; ``gpus``: also those of its GPUs."""
+    cpu = _cpu(_text(root / "proc/cpuinfo"))
+    quote: tuple[int, int] | str = _quote_service(root)
+    settings = _uncommented(_text(root / "etc/sgx_default_qcnl.conf"))
+    url = _pccs(settings)
+    log = outside.kernel_log()
+    devices = sorted((root / "sys/bus/pci/devices").glob("*"))
+    nvidia = [device for device in devices if _word(device / "vendor") == _NVIDIA]
+    limit = _word(root / "sys/module/vfio_iommu_type1/parameters/dma_entry_limit")
+    return TdxFacts(
+        vendor=cpu.get("vendor_id", ""),
+        family=_number(cpu.get("cpu family", "")),
+        model=_number(cpu.get("model", "")),
+        flags=frozenset(cpu.get("flags", "").split()),
+        log=None if log is None else tuple(log.splitlines()),
+        kernel=_word(root / "proc/sys/kernel/osrelease"),
+        kvm_tdx=_word(root / PARAMETER),
+        cmdline=tuple(_word(root / "proc/cmdline").split()),
+        sgx=all((root / "dev" / name).exists() for name in ("sgx_enclave", "sgx_provision")),
+        qemu=_qemu(root, list(platforms), outside),
+        quote=quote if isinstance(quote, str) else f"vsock:2:{quote[1]}",
+        quote_problem=outside.dial(quote),
+        pccs=url,
+        pccs_problem=_pccs_problem(url, settings, outside) if url else "",
+        registration=_registration(_text(root / "var/log/mpa_registration.log")),
+        gpus=tuple(_gpu(one, root) for one in nvidia if _class(one) in _DISPLAY) if gpus else None,
+        iommufd=(root / "dev/iommu").exists(),
+        dma_entries=_number(limit) if limit.isdecimal() else None,
+        switches=sum(_class(one) == _SWITCH for one in nvidia),
+    )
+
+
+def _text(path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            return file.read(_MAX).decode("utf-8", "replace")
+    except OSError:
+        return ""
+
+
+def _word(path: Path) -> str:
+    return _text(path).strip()
+
+
+def _number(text: str) -> int:
+    return int(text) if text.isdecimal() else -1
+
+
+def _cpu(text: str) -> dict[str, str]:
+    """The fields of the first CPU in /proc/cpuinfo."""
+    rows = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
+    return {key.strip(): value.strip() for key, _, value in rows}
+
+
+def _qemu(root: Path, platforms: Sequence[PlatformFile], outside: Outside) -> QemuFact | None:
+    folders = [str(root / folder) for folder in ("usr/local/bin", "usr/bin", "usr/libexec")]
+    names = ("qemu-system-x86_64", "qemu-kvm")
+    path = next((found for name in names if (found := shutil.which(name, path=os.pathsep.join(folders)))), None)
+    if path is None:
+        return None
+    match = _VERSION.search(outside.program([path, "--version"]))
+    version, package = (match[1], match[2] or "") if match is not None else ("of unknown version", "")
+    binary = sha256_file(Path(path))
+    fits = next((one.name for one in platforms if _is_of(one, binary, package)), "")
+    return QemuFact(path, version, package, "tdx-guest" in outside.program([path, "-object", "help"]), fits)
+
+
+def _is_of(platform: PlatformFile, binary: str, package: str) -> bool:
+    """Whether a platform's tables are those of a QEMU: the same binary, or of the same package if it names none."""
+    vmm = platform.vmm
+    return vmm.binary == binary if vmm.binary is not None else bool(package) and vmm.package == package
+
+
+def _quote_service(root: Path) -> tuple[int, int] | str:
+    """Where qgsd listens: on vsock if its configuration names a port, else at its Unix socket."""
+    match = re.search(r"^\s*port\s*=\s*([0-9]{1,10})\s*$", _text(root / "etc/qgs.conf"), re.MULTILINE)
+    return _QGS_SOCKET if match is None else (_LOCAL_CID, int(match[1]))
+
+
+def _uncommented(text: str) -> str:
+    """DCAP's configuration, which is JSON with comments."""
+    return "\n".join(line for line in text.splitlines() if not line.lstrip().startswith("//"))
+
+
+def _pccs(settings: str) -> str:
+    match = re.search(r'"pccs_url"\s*:\s*"(https?://[^"\s]{1,500})"', settings)
+    return "" if match is None else match[1]
+
+
+def _pccs_problem(url: str, settings: str, outside: Outside) -> str:
+    """Why the PCCS does not answer. A certificate of its own is no problem where the configuration allows it."""
+    problem = outside.get(f"{url.rstrip('/')}/rootcacrl")
+    allowed = re.search(r'"use_secure_cert"\s*:\s*false', settings, re.IGNORECASE) is not None
+    return "" if allowed and "certificate" in problem.lower() else problem
+
+
+def _registration(log: str) -> str:
+    lines = [line.partition("] ")[2] or line for line in log.splitlines() if line.strip()]
+    if any("passed successfully" in line or "completed successfully" in line for line in lines):
+        return "passed"
+    return next((line[:200] for line in reversed(lines) if "ERROR" in line), lines[-1][:200] if lines else "")
+
+
+def _class(device: Path) -> str:
+    return _word(device / "class")[:6]
+
+
+def _gpu(device: Path, root: Path) -> GpuFact:
+    identity = _word(device / "device")
+    information = _text(root / "proc/driver/nvidia/gpus" / device.name / "information")
+    match = re.search(r"^Video BIOS:\s*(\S+)", information, re.MULTILINE)
+    return GpuFact(
+        address=device.name,
+        device=identity,
+        mode=_mode(device / "resource0", _MODE_REGISTER.get(identity[:4])),
+        driver=_linked(device / "driver"),
+        group=_linked(device / "iommu_group"),
+        vbios="" if match is None or "?" in match[1] else match[1],
+    )
+
+
+def _linked(path: Path) -> str:
+    return path.resolve().name if path.exists() else ""
+
+
+def _mode(resource: Path, register: int | None) -> str:
+    """The mode in a GPU's register; empty if it cannot be read, as when the card sleeps."""
+    if register is None:
+        return ""
+    page = register & ~(mmap.ALLOCATIONGRANULARITY - 1)
+    try:
+        with resource.open("rb") as file:
+            access = mmap.mmap(file.fileno(), mmap.ALLOCATIONGRANULARITY, prot=mmap.PROT_READ, offset=page)
+            with access:
+                at = register - page
+                value = int.from_bytes(access[at : at + 4], "little")
+    except (OSError, ValueError):
+        return ""
+    return "" if value == _ASLEEP else _MODES.get(value & 3, "")
