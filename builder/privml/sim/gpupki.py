@@ -26,6 +26,8 @@ NOT_BEFORE = datetime(2026, 1, 1, tzinfo=UTC)
 NOT_AFTER = datetime(9999, 12, 31, 23, 59, 59, tzinfo=UTC)
 ORGANIZATION = "SIMULATED, anybody can forge this"
 _ORDER = 0xFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFFC7634D81F4372DDF581A0DB248B0A77AECEC196ACCC52973
+_ECDSA_SHA384 = bytes.fromhex("300a06082a8648ce3d040303")
+"""The DER of the algorithm of all signatures here."""
 Key = ec.EllipticCurvePrivateKey
 
 
@@ -88,7 +90,11 @@ def certificate(
         builder = builder.add_extension(x509.BasicConstraints(ca=ca, path_length=None), critical=True)
     if extension is not None:
         builder = builder.add_extension(extension, critical=False)
-    return builder.sign(issuer_key, hashes.SHA384(), ecdsa_deterministic=True)
+    # The builder of the guest's cryptography (43 on trixie) cannot sign deterministically, its keys can.
+    body = builder.sign(issuer_key, hashes.SHA384()).tbs_certificate_bytes
+    signature = issuer_key.sign(body, ec.ECDSA(hashes.SHA384(), deterministic_signing=True))
+    content = body + _ECDSA_SHA384 + bytes((3, len(signature) + 1, 0)) + signature
+    return x509.load_der_x509_certificate(bytes((0x30, 0x82)) + len(content).to_bytes(2) + content)
 
 
 @functools.cache
