@@ -420,8 +420,6 @@ for name, wanted in wheels["files"].items():
         wrong.append(f"/{path.relative_to(root)}: the build wrote another file ({found}, expected {wanted})")
 if wrong:
     fail("files of the overlay are not in the image as they were given:\n  " + "\n  ".join(wrong))
-if wheels["files"]:  # the tree has them; this copy would only need room
-    shutil.rmtree(Path(os.environ["SRCDIR"]) / "mkosi.extra" / wheels["directory"], ignore_errors=True)
 
 # -- the modules that the recipe names can be imported --------------------------------------------------------------
 # As in the guest: no network, nothing to write to but /tmp and /run, and no program but Python and the wheels' own.
@@ -460,3 +458,7 @@ for path in [root, *root.rglob("*")]:
     for name in os.listxattr(path, follow_symlinks=False):
         os.removexattr(path, name, follow_symlinks=False)
     os.utime(path, (facts["epoch"], facts["epoch"]), follow_symlinks=False)
+
+# -- the input of mkosi has the wheels too, and would only need room ------------------------------------------------
+if wheels["files"]:
+    shutil.rmtree(Path(os.environ["SRCDIR"]) / "mkosi.extra" / wheels["directory"], ignore_errors=True)

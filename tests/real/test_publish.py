@@ -171,7 +171,9 @@ def in_process(monkeypatch: pytest.MonkeyPatch, kept: Path, *words: str) -> None
     from privml.cli.main import main
 
     @contextmanager
-    def two_legs(inputs: Inputs, store: Path, name: str, *, keep: Path | None = None) -> Iterator[Legs]:
+    def two_legs(
+        inputs: Inputs, store: Path, name: str, *, keep: Path | None = None, needed: int = 0
+    ) -> Iterator[Legs]:
         assert (name, inputs.refreshed) == (NAME, False)
         yield Legs(kept / "a", kept / "b", (), {})
 

@@ -100,7 +100,9 @@ class Project:
         }
 
     @contextmanager
-    def two_legs(self, inputs: Inputs, store: Path, name: str, *, keep: Path | None = None) -> Iterator[Legs]:
+    def two_legs(
+        self, inputs: Inputs, store: Path, name: str, *, keep: Path | None = None, needed: int = 0
+    ) -> Iterator[Legs]:
         self.builds += 1
         lock = read_lock(inputs.lock)
         found = []

@@ -238,7 +238,7 @@ def _driver(lock: Lock) -> Inputs:
 
 def _compression(recipe: Recipe) -> Inputs:
     """How the root is compressed, if not as it is by default."""
-    chosen = recipe.content.root.compression
+    chosen = recipe.content.compression
     return {} if chosen == compression.DEFAULT else {"recipe root.compression": chosen}
 
 

@@ -23,6 +23,7 @@ from privml.image.pythonwheels import Unpacked
 from privml.image.tools import ToolsTree
 from privml.lock.models import Lock
 from privml.recipe import ownfiles
+from privml.recipe.compression import COMPRESSIONS
 from privml.recipe.kernelsettings import module_name
 from privml.recipe.loader import Recipe
 from privml.recipe.python import DIRECTORY
@@ -80,7 +81,7 @@ def plan_of(
         programs=tuple(recipe.content.programs),
         modules=tuple(map(module_name, recipe.content.kernel.modules)),
         wheels=wheels,
-        compression=recipe.content.root.record,
+        compression=COMPRESSIONS[recipe.content.compression],
     )
 
 

@@ -27,6 +27,7 @@ from privml.lock.trees import agent_tree, guest_tree, own_tree
 from privml.lock.wanted import Resolution, Wanted, WantedArchive, unused_pins
 from privml.lock.wheels import bring_wheel, wheels_of
 from privml.recipe import distributions
+from privml.recipe.compression import COMPRESSIONS
 from privml.recipe.distributions import TOOLS, Kernel
 from privml.recipe.loader import Recipe
 from privml.recipe.packages import Request, engine_packages, firmware_packages, guest_packages
@@ -322,7 +323,8 @@ def check_packages(recipe: Recipe, packages: Iterable[Package]) -> None:
 
 def _check_compression(recipe: Recipe, versions: Mapping[str, str]) -> None:
     """Raise ``InputsError`` if the kernel cannot read the root's compression; it would fail when a guest boots."""
-    name, wanted = recipe.content.root.compression, recipe.content.root.record.since
+    name = recipe.content.compression
+    wanted = COMPRESSIONS[name].since
     version = recipe.content.base.record.distribution.kernel.version(versions.items())
     if version is not None and version < wanted:
         where = recipe.origin("root.compression")

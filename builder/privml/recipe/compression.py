@@ -55,8 +55,3 @@ class Root(Section):
         about("lz4 for blocks that are read fast; zstd for large roots, which become a third smaller.", "zstd", ROOT),
         WithJsonSchema({"type": "string", "enum": list(COMPRESSIONS)}),
     ] = DEFAULT
-
-    @property
-    def record(self) -> Compression:
-        """The record of the compression."""
-        return COMPRESSIONS[self.compression]

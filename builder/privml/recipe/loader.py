@@ -184,7 +184,7 @@ def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
         name: {key: value for key, value in service.items() if value is not None or key != "scratch"}
         for name, service in effective["services"].items()
     }
-    late = ("archives", "exceptions", "files", "gpu", "network", "packages", "programs", "python", "sysctl")
+    late = ("archives", "exceptions", "files", "gpu", "network", "packages", "programs", "python", "root", "sysctl")
     found = {key: value for key, value in effective.items() if value or key not in late}
     return found | {"kernel": kernel, "services": services}
 

@@ -21,7 +21,7 @@ from privml.events.variants import PRODUCTION, Variant
 from privml.recipe import distributions, tees
 from privml.recipe.added import AddedFile, DeclaredException
 from privml.recipe.archives import MAX_ARCHIVES, AddedArchive, ArchiveLabel
-from privml.recipe.compression import Root
+from privml.recipe.compression import DEFAULT, Root
 from privml.recipe.distributions import DISTRIBUTIONS, TOOLS
 from privml.recipe.finding import RuleBroken
 from privml.recipe.gpu import Gpu
@@ -195,7 +195,11 @@ class Content(Section):
         AfterValidator(_some_firmware),
         about("The guest's firmware, for each supported TEE.", moves=FIRMWARE, keys=tees.BUILT),
     ]
-    root: Annotated[Root, about("The root volume.", moves=ROOT)] = Field(default_factory=Root)
+    root: Annotated[
+        Root | None,
+        given("fields; leave it out for a root that is compressed as small ones are"),
+        about("The root volume.", "{compression: zstd}", moves=ROOT),
+    ] = None
     inference: Annotated[
         Inference | None,
         given("fields; leave it out for an image that only attests"),
@@ -328,6 +332,11 @@ class Content(Section):
             max_length=64,
         ),
     ]
+
+    @property
+    def compression(self) -> str:
+        """How the root is compressed, by the name of its record."""
+        return DEFAULT if self.root is None else self.root.compression
 
     @property
     def cards(self) -> tuple[cards_of.Card, ...]:
