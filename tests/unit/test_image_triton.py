@@ -16,7 +16,7 @@ from tests.published import read
 from privml.base.errors import BuildError, InputsError
 from privml.image import triton
 from privml.lock.trees import images_folder
-from privml.recipe.compiled import TRITON, Compiling
+from privml.recipe.compiled import COMPILING, TRITON, Compiling
 
 DRIVER = read("triton/driver.py")
 
@@ -120,3 +120,11 @@ def test_both_modules_are_compiled_by_names_alone_and_are_next_to_the_driver(tmp
 def test_another_source_of_cuda_utils_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputsError, match=r"driver\.c: SHA-256 is"):
         made(tmp_path, lambda argv, place: None, TRITON, b"other")
+
+
+def test_every_version_that_works_without_a_compiler_has_its_changes() -> None:
+    versions = COMPILING[TRITON.wheel]
+    assert set(triton._CUTS) == set(versions) == {"3.6.0", "3.8.0"}
+    assert [set(each.modules) for each in versions.values()] == [{"cuda_utils", "privml_launcher"}, {"cuda_utils"}]
+    with pytest.raises(InputsError, match=r"expected 966a8105.* of Triton 3\.8\.0"):
+        triton.patch(versions["3.8.0"], DRIVER)
