@@ -321,8 +321,8 @@ TARGETS: Mapping[str, Target] = {
             "MRSERVICETD.",
             _AGENT,
         ),
-        "tests evaluate it with the Rego interpreter rego-cpp on claims as Trustee makes them, and regorus, the one of "
-        "Trustee, gave the same for them; Trustee was not run.",
+        "tests evaluate it with the Rego interpreter rego-cpp on claims as Trustee makes them, and regorus, the one "
+        "of Trustee, gave the same for them; Trustee was not run.",
         _trustee_policy,
     ),
     "go-tdx-guest": Target(
