@@ -43,6 +43,7 @@ from privml.measure import acpi, smbios
 from privml.measure import firmware as firmwares
 from privml.measure.digest import sha384
 from privml.readers import files
+from privml.recipe.compiled import TRITON
 from privml.statement import attestation, metadata, tlog
 from privml.statement.keys import PublicKey
 
@@ -428,7 +429,7 @@ def pem_der(text: str) -> bytes:
 
 def triton_driver(name: str, path: Path, tmp_path: Path) -> None:
     """It can be changed to import compiled modules, and what comes out is Python."""
-    compile(triton.patch(path.read_bytes()), name, "exec")
+    compile(triton.patch(TRITON, path.read_bytes()), name, "exec")
 
 
 # --- transparency logs ----------------------------------------------------------------------------------------------

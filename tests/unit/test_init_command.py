@@ -97,6 +97,7 @@ def test_a_recipe_says_each_field_once_with_its_meaning(desk: Path) -> None:
             "services.",
             "network.",
             "python.",
+            "root.",
         )
         if not path.startswith(apart) and path != "extends":
             field = path.rpartition(".")[2]

@@ -13,7 +13,7 @@ from privml.store.objects import Store
 from privml.store.room import STORE_HINT
 
 # mkosi and systemd-repart each have a copy of the wheels in a tree, and the image has them compressed. Measured with
-# those of vLLM: 2.7 times their size.
+# those of a large engine: 2.7 times their size.
 COPIES = 3
 REST = 2 << 30
 """What an image needs without its wheels: packages, driver, compiler, kernel."""
