@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 from pathlib import Path
 
 import pytest
@@ -63,6 +64,29 @@ def test_the_guest_loads_the_driver_and_is_parked_without_a_gpu() -> None:
     # The module's own message: all its symbols were resolved, and its initialisation ran.
     assert "NVRM: No NVIDIA GPU found." in said
     assert not re.search(r"Failed to insert module 'nvidia|Operation not permitted|Unknown symbol", said), said
+
+
+@only_gpu
+def test_a_development_image_is_ready_with_simulated_gpus(tmp_path: Path) -> None:
+    """Units, users, sockets and sandboxes of the stage `gpu` in a guest; the library and the device are simulated."""
+    recipes = tmp_path / "recipes"
+    shutil.copytree(ROOT / "recipes", recipes)
+    fields = {
+        "extends": f"./{NAME}.yaml",
+        "description": "For a test.",
+        "variant": "development",
+        "firmware": {"tdx": {"package": "ovmf-generic"}},
+        "platforms": ["qemu-11-q35-tpm"],
+    }
+    (recipes / "gpu-dev.yaml").write_text(json.dumps(fields))
+    shutil.copyfile(recipes / f"{NAME}.lock.json", recipes / "gpu-dev.lock.json")
+    succeeded(privml("lock", str(recipes / "gpu-dev.yaml"), "--allow-expired"))
+    image = tmp_path / "gpu-dev"
+    succeeded(privml("image", str(recipes / "gpu-dev.yaml"), "--output", str(image)))
+    done = succeeded(privml("run", str(image), "--console", "--timeout", "600", "--get", "/boot-stages", timeout=900))
+    version = read_lock(recipes / "gpu-dev.lock.json").driver
+    assert version is not None
+    assert f"privml: stage gpu: ok: SIMULATED: 1 x hopper, {version.version}/" in done.stdout + done.stderr
 
 
 @only_gpu
