@@ -6,10 +6,15 @@ import json
 import os
 import re
 import shutil
+import signal
+import subprocess
+import sys
+import threading
 from pathlib import Path
 
 import pytest
 from tests.real.conftest import ROOT, privml, rebuilt, succeeded
+from tests.real.demo import SIMULATED_ROOT
 from tests.unit.nvml_fake import reader_code, reader_service
 
 from privml.agent.gpucheck import GpuReader, GpuRefused
@@ -83,10 +88,23 @@ def test_a_development_image_is_ready_with_simulated_gpus(tmp_path: Path) -> Non
     succeeded(privml("lock", str(recipes / "gpu-dev.yaml"), "--allow-expired"))
     image = tmp_path / "gpu-dev"
     succeeded(privml("image", str(recipes / "gpu-dev.yaml"), "--output", str(image)))
-    done = succeeded(privml("run", str(image), "--console", "--timeout", "600", "--get", "/boot-stages", timeout=900))
-    version = read_lock(recipes / "gpu-dev.lock.json").driver
-    assert version is not None
-    assert f"privml: stage gpu: ok: SIMULATED: 1 x hopper, {version.version}/" in done.stdout + done.stderr
+    command = [str(Path(sys.executable).with_name("privml-build")), "run", str(image), "--timeout", "600"]
+    machine = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    watch = threading.Timer(700, machine.kill)
+    watch.start()
+    try:
+        assert machine.stdout is not None
+        found = re.match(r"(https://127\.0\.0\.1:\d+) attests only", machine.stdout.readline())
+        assert found is not None
+        words = ("--expect", str(image), "--allow-simulated", str(SIMULATED_ROOT), "--offline", "--json")
+        verdict = json.loads(succeeded(privml("verify", found[1], *words), 8).stdout)
+    finally:
+        watch.cancel()
+        machine.send_signal(signal.SIGINT)
+        said = machine.communicate(timeout=60)[1]
+    assert "stage gpu: ok" in said
+    # New evidence of the GPU is in the document, and all of it holds but that it is no device's.
+    assert [each["code"] for each in verdict["refusals"]] == ["gpu-simulated"]
 
 
 @only_gpu
