@@ -188,7 +188,9 @@ def test_ctrl_c_leaves_no_files_behind(tmp_path: Path) -> None:
     words = [COMMAND, "image", "demo-cpu", "--output", str(output)]
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
         child = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        time.sleep(8)
+        end = time.monotonic() + 200
+        while not _in_mkosi(tmp_path) and child.poll() is None and time.monotonic() < end:
+            time.sleep(0.05)
         child.send_signal(number)
         _, told = child.communicate(timeout=30)
         assert child.returncode == code
