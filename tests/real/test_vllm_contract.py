@@ -6,10 +6,8 @@ simulated platform. Takes about ten minutes, three of them to install the wheels
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import json
-import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,9 +18,10 @@ from tests.real import smollm2
 from tests.real.conftest import ROOT, only_full
 from tests.real.vllm_cpu import OPTIONS, RECORD, VERSION, Vllm, python
 from tests.unit.agent_guest import Guest, a_config, a_model, guest, prediction
+from tests.unit.proxy_thread import proxied
 
 from privml.agent.volume import ModelVolumes
-from privml.client import attested, proxy
+from privml.client import attested
 from privml.client.gate import Gate
 from privml.engines.engine import ServedModel
 from privml.events.configuration import Engine
@@ -95,20 +94,6 @@ def checked(made: Guest):  # type: ignore[no-untyped-def]
         return attested.judge(document, expected, SIMULATED, now=now, nonce=nonce, tls_spki_sha256=key)
 
     return check
-
-
-@contextlib.contextmanager
-def proxied(gate: Gate) -> Iterator[int]:
-    server = proxy.server(("127.0.0.1", 0), gate)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        while not server.started:
-            time.sleep(0.05)
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def test_the_guest_with_vllm_is_attested_end_to_end(served: Served) -> None:

@@ -137,7 +137,13 @@ class FakeDriver:
 
     def __init__(self, place: Path, library: Path) -> None:
         self.place = place
-        self.library = library
+        self.shared_object = library
+
+    def emptied(self) -> FakeDriver:
+        """This, with nothing in the directory."""
+        for path in self.place.iterdir():
+            path.unlink()
+        return self
 
     def says(self, **files: object) -> None:
         """Write files of the directory: text or bytes; None removes one. ``_`` in names is ``-``."""
@@ -156,12 +162,12 @@ class FakeDriver:
 
     def read(self, nonces: Sequence[bytes]) -> gpureader.Reading:
         """What the reader reads, in this process."""
-        return gpureader.read(nonces, lambda: Nvml(self.library))
+        return gpureader.read(nonces, lambda: Nvml(self.shared_object))
 
     @property
     def reader(self) -> str:
         """The code of the reader's process."""
-        return reader_code(self.library)
+        return reader_code(self.shared_object)
 
 
 def compiled(place: Path, folder: Path) -> FakeDriver:

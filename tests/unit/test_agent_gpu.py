@@ -77,7 +77,7 @@ class Machine:
 
     def __init__(self, made: Guest, library: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
         self.guest = made
-        self.library = library
+        self.driver = library
         self.done: list[str] = []
         self.nodes: list[tuple[str, int, int]] = []
         self.persistence = FakeUnit(lambda: self.done.append("persistence"))
@@ -108,7 +108,7 @@ class Machine:
 
     def _set_ready(self) -> None:
         self.done.append("ready")
-        assert gpuready.main(lambda: Nvml(self.library.library)) == 0
+        assert gpuready.main(lambda: Nvml(self.driver.shared_object)) == 0
 
     def boot(self) -> Boot:
         def mknod(path: Path, major: int, minor: int) -> None:
@@ -134,9 +134,7 @@ def compiled_library(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
 
 @pytest.fixture
 def library(compiled_library: FakeDriver) -> FakeDriver:
-    for path in compiled_library.place.iterdir():
-        path.unlink()
-    return compiled_library
+    return compiled_library.emptied()
 
 
 @contextmanager
@@ -169,7 +167,7 @@ def test_gpus_are_brought_up_checked_recorded_and_only_then_ready(
     ]  # fmt: skip
     assert machine.done == ["config", "persistence", "gpu-policy", "gpu-ready", "ready", "system-ready"]
     assert "privml: stage gpu: ok: 1 x hopper, 550.163.01/96.00.A5.00.01" in machine.guest.said
-    assert (machine.library.place / "ready").read_text() == "1"
+    assert (machine.driver.place / "ready").read_text() == "1"
 
 
 def test_every_gpu_of_a_machine_is_checked(library: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -187,7 +185,7 @@ def test_every_gpu_of_a_machine_is_checked(library: FakeDriver, monkeypatch: pyt
     ],
 )
 def test_a_gpu_that_is_not_confidential_is_never_used(machine: Machine, state: str, said: str) -> None:
-    machine.library.says(state=state)
+    machine.driver.says(state=state)
     assert machine.parked() == said
     assert machine.done == ["persistence"]
     machine.guest.start_server()

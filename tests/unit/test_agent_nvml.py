@@ -34,9 +34,7 @@ def library(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
 
 @pytest.fixture
 def driver(library: FakeDriver) -> FakeDriver:
-    for path in library.place.iterdir():
-        path.unlink()
-    library.has(*sim.evidence(NONCE))
+    library.emptied().has(*sim.evidence(NONCE))
     return library
 
 
@@ -103,7 +101,7 @@ def test_gpus_that_are_quoted_must_be_ready(driver: FakeDriver, served: Path) ->
     reader = GpuReader(served, DECLARED)
     with pytest.raises(GpuRefused, match="gpu-ready: the driver says that the GPUs are not ready"):
         reader.evidence([NONCE], ready=True)
-    assert gpuready.main(lambda: Nvml(driver.library)) == 0
+    assert gpuready.main(lambda: Nvml(driver.shared_object)) == 0
     assert len(reader.evidence([NONCE], ready=True)) == 1
 
 
@@ -257,13 +255,13 @@ def test_gpus_that_are_not_confidential_are_never_set_ready(
     driver: FakeDriver, state: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     driver.says(state=state, asked=NONCE)
-    assert gpuready.main(lambda: Nvml(driver.library)) == 1
+    assert gpuready.main(lambda: Nvml(driver.shared_object)) == 1
     assert not (driver.place / "ready").exists()
     assert "the GPUs are not confidential, so they are not set ready" in capsys.readouterr().err
 
 
 def test_gpus_without_a_report_are_not_set_ready(driver: FakeDriver, capsys: pytest.CaptureFixture[str]) -> None:
-    assert gpuready.main(lambda: Nvml(driver.library)) == 1
+    assert gpuready.main(lambda: Nvml(driver.shared_object)) == 1
     assert capsys.readouterr().err == (
         "privml: gpu ready: nvmlSystemSetConfComputeGpusReadyState: status 4, no permission\n"
     )

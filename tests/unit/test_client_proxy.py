@@ -16,6 +16,7 @@ import attestation_samples as samples
 import guest_fake
 import pytest
 from guest_fake import Guest
+from proxy_thread import proxied
 
 from privml.base.errors import HostError, UsageError
 from privml.client import attested, proxy
@@ -40,23 +41,6 @@ def check(policy: Policy = samples.SIMULATED) -> Any:
         return attested.judge(document, samples.EXPECTED, policy, now=samples.NOW, nonce=nonce, tls_spki_sha256=key)
 
     return judge
-
-
-@contextlib.contextmanager
-def proxied(gate: Gate) -> Iterator[int]:
-    """The proxy on a free port, as `serve` runs it."""
-    server = proxy.server(("127.0.0.1", 0), gate)
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    try:
-        end = time.monotonic() + 10
-        while not server.started:
-            assert time.monotonic() < end
-            time.sleep(0.01)
-        yield server.servers[0].sockets[0].getsockname()[1]
-    finally:
-        server.should_exit = True
-        thread.join()
 
 
 def gate_for(guest: Guest, **options: Any) -> Gate:

@@ -29,7 +29,7 @@ def stage(library: FakeDriver) -> tuple[int, dict[str, tuple[str, object]]]:
     """The exit status of the stage's program, and the result and detail of each of its steps."""
     path = os.pathsep.join([str(Path(privml.__file__).parents[1]), *(entry for entry in sys.path if entry)])
     done = subprocess.run(
-        [sys.executable, "-B", DEVICE / "stage.py", library.library],
+        [sys.executable, "-B", DEVICE / "stage.py", library.shared_object],
         env={"PYTHONPATH": path, "PATH": "/usr/bin:/bin"},
         check=False,
         capture_output=True,
