@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 import pytest
 from test_image_manifest import sample, without_model
+from vm_fake import tools_with
 
 from privml.base.errors import BuildError, HostError, RecipeError
 from privml.image.tools import GENERIC_FIRMWARE, ToolsTree
@@ -48,15 +48,9 @@ def folder(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ToolsTree]:
-    """A tools tree whose sandbox stands in for QEMU; runs leave nothing in the temporary folder."""
-    sandbox = tmp_path / "tools/usr/lib/python3/dist-packages/mkosi/sandbox.py"
-    sandbox.parent.mkdir(parents=True)
-    sandbox.write_text(FAKE_SANDBOX)
-    (tmp_path / "temp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
     monkeypatch.setattr(accelerator, "choose", lambda _: "tcg")
-    yield ToolsTree(tmp_path / "tools", "f" * 64)
-    assert list((tmp_path / "temp").iterdir()) == []
+    with tools_with(FAKE_SANDBOX, tmp_path, monkeypatch) as found:
+        yield found
 
 
 def seen(tools: ToolsTree) -> dict[str, Any]:

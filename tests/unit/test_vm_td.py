@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shlex
-import tempfile
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -13,6 +12,7 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 from test_image_manifest import sample
+from vm_fake import tools_with
 
 from privml.base.errors import HostError, PrivmlError, RecipeError, UsageError
 from privml.cli import run as verb
@@ -47,13 +47,8 @@ time.sleep(60)
 
 @pytest.fixture
 def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[ToolsTree]:
-    sandbox = tmp_path / "tools/usr/lib/python3/dist-packages/mkosi/sandbox.py"
-    sandbox.parent.mkdir(parents=True)
-    sandbox.write_text(FAKE_SANDBOX)
-    (tmp_path / "temp").mkdir()
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temp"))
-    yield ToolsTree(tmp_path / "tools", "f" * 64)
-    assert list((tmp_path / "temp").iterdir()) == []
+    with tools_with(FAKE_SANDBOX, tmp_path, monkeypatch) as found:
+        yield found
 
 
 @pytest.fixture
