@@ -7,8 +7,9 @@ from collections.abc import Sequence
 import pytest
 
 from privml.base.errors import UsageError
-from privml.machine.commandline import CommandLine, pairs, read
+from privml.machine.commandline import CommandLine, read
 from privml.machine.platform import KINDS, Device, Size
+from privml.machine.qemuopts import pairs
 
 CPU = {"vendor": "GenuineIntel", "family": "6", "model": "143", "stepping": "8", "phys-bits": "46"}
 NEW = [

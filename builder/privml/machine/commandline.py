@@ -1,7 +1,7 @@
 """Read a foreign QEMU command line: the machine that it makes, and what of it cannot be predicted.
 
-Everything that is not known is refused by name, with the change that makes the machine predictable. QEMU's spellings:
-``key=value`` lists with doubled commas, JSON, ``+feature``. The words of 8.2 with TDX patches are understood too.
+Everything that is not known is refused by name, with the change that makes the machine predictable. The words of
+8.2 with TDX patches are understood too.
 """
 
 from __future__ import annotations
@@ -10,17 +10,16 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from privml.base import strictjson
-from privml.base.errors import EvidenceError, UsageError, printable
+from privml.base.errors import UsageError, printable
 from privml.base.sizes import MAX_VCPUS
 from privml.machine import spellings as known
 from privml.machine.platform import KINDS, MEMORY, Device, Size
+from privml.machine.qemuopts import MAX_WORD, pairs
 
 BarsOf = Callable[[str], tuple[int, ...]]
 """The sizes of the 64-bit prefetchable BARs of the card with a PCI address; empty if this machine has none."""
 
 _MAX_WORDS = 1024
-_MAX_WORD = 8192
 _SLOTS = range(1, 31)
 _SHOWN = 120
 _TDX = "tdx-guest"
@@ -37,8 +36,8 @@ class CommandLine:
     """The machine of a command line.
 
     ``machine`` is the type as written, perhaps an alias. ``words`` are its own words that decide what is measured,
-    with stand-ins for the host's resources ; `arguments` of the platform must make the
-    same machine. ``notes`` say what holds only under a condition.
+    with stand-ins for the host's resources; `arguments` of the platform must make the same machine. ``notes`` say
+    what holds only under a condition.
     """
 
     machine: str
@@ -68,37 +67,6 @@ def read(words: Sequence[str], identity: Mapping[str, str], bars_of: BarsOf = la
             f"this machine cannot be predicted:\n{lines}", hint="change the command line and learn it again"
         )
     return reader.found()
-
-
-def pairs(text: str, implied: str) -> list[tuple[str, str]]:
-    """The keys and values of an option; ``implied`` is the key of a first value without one.
-
-    ``ValueError`` for malformed JSON.
-    """
-    if text.startswith("{"):
-        try:
-            value = strictjson.loads(text.encode(), what="JSON", limit=_MAX_WORD)
-        except EvidenceError as error:
-            raise ValueError(error.message) from error
-        if not isinstance(value, dict):
-            raise ValueError("expected an object")
-        return [(key, _plain(one)) for key, one in value.items()]
-    parts = [part.replace("\0", ",") for part in text.replace(",,", "\0").split(",")]
-    found = []
-    for number, part in enumerate(parts):
-        key, equals, value = part.partition("=")
-        if not equals:
-            key, value = (implied, part) if number == 0 and implied else (part, "on")
-        found.append((key, value))
-    return found
-
-
-def _plain(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    if isinstance(value, dict | list):
-        return strictjson.canonical(value).decode()
-    return str(value)
 
 
 def _shown(text: str) -> str:
@@ -134,8 +102,8 @@ class _Reader:
         self.problems.append(f"`{_shown(what)}`: {why}")
 
     def read(self, words: Sequence[str]) -> None:
-        if len(words) > _MAX_WORDS or any(len(word) > _MAX_WORD for word in words):
-            raise UsageError(f"{len(words)} words, expected at most {_MAX_WORDS} of at most {_MAX_WORD} characters")
+        if len(words) > _MAX_WORDS or any(len(word) > MAX_WORD for word in words):
+            raise UsageError(f"{len(words)} words, expected at most {_MAX_WORDS} of at most {MAX_WORD} characters")
         rest = iter(words)
         for word in rest:
             option = "-" + word.lstrip("-") if word.startswith("-") else word

@@ -19,10 +19,10 @@ from privml.base.errors import MeasurementError, UsageError
 from privml.base.sizes import MAX_VCPUS, PLAIN_VCPUS
 from privml.base.steps import progress
 from privml.image.tools import ToolsTree
-from privml.machine import commandline
 from privml.machine.commandline import CommandLine
 from privml.machine.platform import MEMORY, Device, PageOrder, Platform, Size
 from privml.machine.qemu import KVM_OPTIONS
+from privml.machine.qemuopts import pairs
 from privml.machine.spellings import IDENTITY
 from privml.measure import acpi
 from privml.measure.tables import MAX_SIZE, LearntTables, measured_files
@@ -59,7 +59,7 @@ def page_order(version: str) -> PageOrder:
 def identity(text: str) -> dict[str, str]:
     """The value of ``--cpu`` as properties; ``UsageError`` for anything but the five of `IDENTITY`."""
     try:
-        found = dict(commandline.pairs(text, "")) if text else {}
+        found = dict(pairs(text, "")) if text else {}
     except ValueError as error:
         raise UsageError(f"--cpu: {error}") from error
     if found and set(found) != set(IDENTITY):
