@@ -53,7 +53,8 @@ class Fact:
         return shown
 
 
-def facts() -> dict[str, Fact]:
+@cache
+def facts() -> Mapping[str, Fact]:
     """Every field by its path: a recipe's as ``agent.listen``, a platform's as ``platform.machine.type``."""
     found = {fact.path: fact for fact in _walk(Content, "")}
     found |= {fact.path: fact for fact in _walk(PlatformFile, f"{PLATFORM}.")}
@@ -71,7 +72,15 @@ def facts() -> dict[str, Fact]:
         (),
         None,
     )
-    return found
+    return types.MappingProxyType(found)
+
+
+@cache
+def leaves() -> tuple[str, ...]:
+    """The paths of the fields that have no fields of their own."""
+    every = facts()
+    inner = {path[:end] for path in every for end in range(len(path)) if path[end] == "."}
+    return tuple(path for path in every if path not in inner)
 
 
 def _of_options(path: str, options: Mapping[str, Option]) -> Fact:

@@ -6,6 +6,7 @@ Comments come from the models (``fields``), so every field is described in one p
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
@@ -114,7 +115,7 @@ def _without_empty(value: dict[str, Any]) -> dict[str, Any]:
     return {key: item for key, item in inner.items() if item not in ({}, [])}
 
 
-def _field(known: dict[str, Fact], name: str, value: Any, path: str, indent: str) -> list[str]:
+def _field(known: Mapping[str, Fact], name: str, value: Any, path: str, indent: str) -> list[str]:
     fact = known[path + name]
     lines = [f"{indent}# {fact.meaning}"]
     if isinstance(value, dict) and not any(f"{path}{name}.{inner}" in known for inner in value):
@@ -144,7 +145,9 @@ def _flow(value: Any) -> str:
     return f'"{text}"' if re.search(r"[,{}\[\]]", text) and not text.startswith('"') else text
 
 
-def _item(known: dict[str, Fact], item: Any, path: str, indent: str, described: type[BaseModel] | None) -> list[str]:
+def _item(
+    known: Mapping[str, Fact], item: Any, path: str, indent: str, described: type[BaseModel] | None
+) -> list[str]:
     """One item of a list; the fields of the first are described."""
     if not isinstance(item, dict):
         return [f"{indent}- {scalar(item)}"]
@@ -156,7 +159,7 @@ def _item(known: dict[str, Fact], item: Any, path: str, indent: str, described: 
     return [*lines, *_left_out(known, item, path, f"{indent}  ")] if described else lines
 
 
-def _left_out(known: dict[str, Fact], given: dict[str, Any], path: str, indent: str) -> list[str]:
+def _left_out(known: Mapping[str, Fact], given: dict[str, Any], path: str, indent: str) -> list[str]:
     """The omitted fields below ``path``, each as a comment with its example."""
     lines = []
     for fact in known.values():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from privml.output import manifest as manifests
 from privml.output.manifest import Manifest
 from privml.recipe.document import MAX_BYTES
 from privml.recipe.effective import NONE, fields_of
-from privml.recipe.fields import PLATFORM, fact_named, facts
+from privml.recipe.fields import PLATFORM, fact_named, facts, leaves
 from privml.recipe.loader import EXTENDS, digest_of
 from privml.repro.change import FIELD, NAME, TEXT, Change, lower
 
@@ -128,15 +129,21 @@ def _as_locked(change: Change, *locks: Lock | None) -> Change:
 
 def _in_order(names: Iterable[str]) -> list[str]:
     """Names in the order of the recipe's sections; a record has them sorted."""
-    order: dict[str, int] = {}
-    for number, path in enumerate(facts()):
-        order[path] = order.get(path.rpartition(".")[0], number)
+    order = _section_order()
 
     def place(name: str) -> tuple[int, str]:
         fact = fact_named(name)
         return order[fact.path] if fact else len(order), name
 
     return sorted(names, key=place)
+
+
+@cache
+def _section_order() -> Mapping[str, int]:
+    order: dict[str, int] = {}
+    for number, path in enumerate(facts()):
+        order[path] = order.get(path.rpartition(".")[0], number)
+    return order
 
 
 def told(side: Side) -> dict[str, str]:
@@ -195,12 +202,10 @@ def _package(request: str) -> dict[str, str | None]:
 def untold(*tables: Mapping[str, str]) -> list[str]:
     """The fields of recipes that no table has, by the names of `lint --explain`."""
     known = {fact.path for table in tables for name in table if (fact := fact_named(name))}
-    every = facts()
     return [
         path
-        for path in every
+        for path in leaves()
         if not path.startswith(f"{PLATFORM}.")
         and path not in (EXTENDS, "schema")
         and not any(path == one or path.startswith(f"{one}.") for one in known)  # told, or told to be empty
-        and not any(other.startswith(f"{path}.") for other in every)
     ]
