@@ -8,15 +8,16 @@ import time
 from collections.abc import Iterator
 
 from privml.client import proxy
+from privml.client.callers import Callers
 from privml.client.gate import Gate
 
 START = 10.0
 
 
 @contextlib.contextmanager
-def proxied(gate: Gate) -> Iterator[int]:
+def proxied(gate: Gate, callers: Callers = proxy.ANYBODY_HERE) -> Iterator[int]:
     """Run the proxy in a thread; yields its port."""
-    server = proxy.server(("127.0.0.1", 0), gate)
+    server = proxy.server(("127.0.0.1", 0), gate, callers=callers)
     thread = threading.Thread(target=server.run)
     thread.start()
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import shlex
 import time
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from privml.cli.output import show
 from privml.cli.policy import policy_of
 from privml.cli.trusted import TrustWords
 from privml.client import attested
+from privml.client.callers import Callers, allowed_origins, token_of
 from privml.client.environment import client_variables, detour_warning
 from privml.client.proxy import serve
 from privml.verify.judgement import Judgement
@@ -26,9 +28,28 @@ from privml.verify.judgement import Judgement
 @click.option(
     "--listen",
     metavar="HOST:PORT",
-    default="127.0.0.1:8000",
-    show_default=True,
-    help="The address to listen on, of this machine only.",
+    help="The address to listen on, of this machine only.  [default: 127.0.0.1:8000]",
+)
+@click.option(
+    "--socket",
+    "socket_path",
+    metavar="PATH",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Listen on a Unix socket that only you can open, and on no port.",
+)
+@click.option(
+    "--token",
+    "token_file",
+    metavar="FILE",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Take requests only with the token in FILE, as the API key. A missing file is made, with a new token.",
+)
+@click.option(
+    "--allow-origin",
+    "origins",
+    metavar="URL",
+    multiple=True,
+    help="Take requests of web pages of this origin, such as https://app.example. By default of none.",
 )
 @click.option(
     "--interval",
@@ -59,7 +80,10 @@ def proxy(
     collateral_file: Path | None,
     service: str | None,
     offline: bool,
-    listen: str,
+    listen: str | None,
+    socket_path: Path | None,
+    token_file: Path | None,
+    origins: tuple[str, ...],
     interval: int,
     max_age: int,
 ) -> None:
@@ -73,17 +97,20 @@ def proxy(
       privml-build proxy https://127.0.0.1:8443 --expect out/demo-cpu
       privml-build proxy https://HOST:8443 --trust root.json demo-cpu
       privml-build proxy https://HOST:8443 --expect out/demo-cpu --max-age 120
+      privml-build proxy https://HOST:8443 --expect out/demo-cpu --token token
+      privml-build proxy https://HOST:8443 --expect out/demo-cpu --socket guest
       NO_PROXY=127.0.0.1,localhost no_proxy=127.0.0.1,localhost \\
         OPENAI_BASE_URL=http://127.0.0.1:8000/v1 OPENAI_API_KEY=none your-program
 
     Without NO_PROXY, a client that finds HTTP_PROXY or ALL_PROXY in its environment sends prompts in clear to that
     proxy. The variables for the real address are printed at start.
+
+    Every user and program of this machine can use the port; web pages cannot. --token and --socket restrict it.
     """
-    host, _, port = listen.rpartition(":")
-    if host.startswith("[") and host.endswith("]"):
-        host = host[1:-1]
-    if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
-        raise UsageError(f"--listen {listen}: expected HOST:PORT")
+    if listen is not None and socket_path is not None:
+        raise UsageError("--listen and --socket: expected one of them")
+    where = socket_path or _address(listen or "127.0.0.1:8000")
+    allowed = allowed_origins(origins)
     policy = policy_of(
         simulated_root, policy_file, no_relaxations=no_relaxations, allow_demonstration=allow_demonstration
     )
@@ -91,6 +118,8 @@ def proxy(
     # What is wrong with the anchor is said now, not to the first client.
     refuse_demonstration(expected(int(time.time())), policy)
     collateral = collateral_of(collateral_file, service, offline=offline, policy=policy)
+    # Last, because a missing token's file is made.
+    callers = Callers(allowed, None if token_file is None else token_of(token_file))
     logging.getLogger("privml").setLevel(logging.INFO)
 
     def check(document: bytes, nonce: bytes, spki: bytes) -> Judgement:
@@ -101,17 +130,35 @@ def proxy(
         )
 
     def listening(port: int) -> None:
+        if isinstance(where, Path):
+            show(f"listening on {where}; ask it with", err=True)
+            show(f"  curl --unix-socket {shlex.quote(str(where))} http://localhost/v1/models", err=True)
+            return
+        host = where[0]
         variables = client_variables(host, port)
+        if token_file is not None:
+            # The file's name and not its content: the command line of a program is public.
+            variables["OPENAI_API_KEY"] = f'"$(cat {shlex.quote(str(token_file))})"'
         show(f"listening on {variables['OPENAI_BASE_URL']}; start a client with", err=True)
         show(f"  {' '.join(f'{name}={value}' for name, value in variables.items())} your-program", err=True)
         if warning := detour_warning(os.environ, host, port):
             show(f"warning: {warning}", err=True)
 
     serve(
-        (host, int(port)),
+        where,
         upstream,
         check,
+        callers=callers,
         interval=interval,
         max_age=max_age,
         listening=listening,
     )
+
+
+def _address(listen: str) -> tuple[str, int]:
+    host, _, port = listen.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not (host and port.isascii() and port.isdigit() and int(port) < 1 << 16):
+        raise UsageError(f"--listen {listen}: expected HOST:PORT")
+    return host, int(port)

@@ -7,7 +7,6 @@ import dataclasses
 import importlib
 import os
 import shutil
-import socket
 import tempfile
 import threading
 import time
@@ -22,6 +21,7 @@ from privml.base.strictjson import MAX_BYTES, loads
 from privml.client import anchors, attested, policies, subject
 from privml.client import supply as supplies
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Gate
+from privml.client.listening import unix_listener
 from privml.evidence.tdx import collateral as collaterals
 from privml.evidence.tdx.signature import MAX_ROOT, root_der
 from privml.verify.anchor import Expected
@@ -162,19 +162,15 @@ def _serve(gate: Gate) -> tuple[str, Callable[[], None]]:
     from privml.client import proxy  # its server is needed by no other call
 
     folder = tempfile.mkdtemp(prefix="privml.")
-    listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
     path = str(Path(folder) / "s")
     try:
-        listener.bind(path)
-    except OSError as error:
-        listener.close()
+        listener = unix_listener(Path(path))  # requests wait until the server runs
+    except HostError as error:
         shutil.rmtree(folder, ignore_errors=True)
         raise HostError(
-            f"no socket can be made at {path}: {error.strerror or error}",
-            hint="set TMPDIR to a folder with a shorter path; a socket's has at most about 100 bytes",
+            error.message, hint="set TMPDIR to a folder with a shorter path; a socket's has at most about 100 bytes"
         ) from error
-    listener.listen()  # requests wait until the server runs
-    server = proxy.server(("127.0.0.1", 0), gate)
+    server = proxy.unix_server(gate)
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]}, name="privml-client", daemon=True)
     thread.start()
 

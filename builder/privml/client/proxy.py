@@ -11,7 +11,9 @@ import contextlib
 import http.client
 import logging
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from functools import partial
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
@@ -21,11 +23,13 @@ from starlette.applications import Starlette
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from privml.base.errors import HostError, PrivmlError, Refused, UsageError
+from privml.client.callers import METHODS, Callers, Guarded, error_response
 from privml.client.connection import MAX_HEAD, AttestedConnection, reason
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision, Gate
+from privml.client.listening import unix_listener
 from privml.engines.registry import ENGINES
 
 log = logging.getLogger("privml")
@@ -33,12 +37,13 @@ log = logging.getLogger("privml")
 MAX_BODY = max(engine.requests.body for engine in ENGINES.values())
 """Bytes of a request, the most that any engine's guest takes."""
 MAX_CONNECTIONS = 256
+ANYBODY_HERE = Callers()
+"""Every program of this machine, and no web page."""
 BODY_TIMEOUT = 120.0
 START_TIMEOUT = 30.0
 ANSWER_TIMEOUT = 900.0
 """Seconds from connecting to the guest to the end of its response's head, and then for each piece of the body."""
 _PIECE = 64 * 1024
-_METHODS = ["GET", "POST", "PUT", "DELETE"]
 # The engine, and the image's own services.
 _PREFIXES = ("/v1/", "/x/")
 # Request headers that the guest needs. Credentials, cookies and client fingerprints are not forwarded.
@@ -51,37 +56,61 @@ class _Answer(PrivmlError):
 
     def __init__(self, status: int, kind: str, message: str, **more: Any) -> None:
         super().__init__(message)
-        error = {"type": kind, "code": kind, "param": None, "message": message, **more}
-        self.response = JSONResponse({"error": error}, status, {"Retry-After": "1"} if status == 503 else None)
+        headers = {"Retry-After": "1"} if status == 503 else None
+        self.response = error_response(status, kind, message, headers, **more)
 
 
 def serve(
-    listen: tuple[str, int],
+    listen: tuple[str, int] | Path,
     upstream: str,
     check: Check,
     *,
+    callers: Callers = ANYBODY_HERE,
     interval: float = INTERVAL,
     max_age: float = MAX_AGE,
     listening: Callable[[int], None] | None = None,
 ) -> None:
-    """Verify ``upstream`` and serve on ``listen`` (host, port) until interrupted.
+    """Verify ``upstream`` and serve on ``listen``, (host, port) or the path of a Unix socket, until interrupted.
 
     ``check`` judges a fetched document (`client.gate.Check`). A refused upstream does not stop the proxy: clients get
     403 with the reasons, and the upstream is verified again on later requests. ``HostError`` if it cannot listen.
-    ``listening`` is called with the port, once it listens.
+    ``listening`` is called with the port (0 for a Unix socket), once it listens.
     """
-    server(listen, Gate(upstream, check, interval=interval, max_age=max_age), listening).run()
+    gate = Gate(upstream, check, interval=interval, max_age=max_age)
+    if not isinstance(listen, Path):
+        server(listen, gate, listening, callers).run()
+        return
+    listener = unix_listener(listen)
+    try:
+        unix_server(gate, listening, callers).run(sockets=[listener])
+    finally:
+        listen.unlink(missing_ok=True)
 
 
-def server(listen: tuple[str, int], gate: Gate, listening: Callable[[int], None] | None = None) -> uvicorn.Server:
+def server(
+    listen: tuple[str, int],
+    gate: Gate,
+    listening: Callable[[int], None] | None = None,
+    callers: Callers = ANYBODY_HERE,
+) -> uvicorn.Server:
     """The HTTP server of `serve`, not yet running (port 0: any)."""
     host, port = listen
     if host not in ("127.0.0.1", "::1", "localhost"):
         raise UsageError(f"{host}: the proxy listens only on this machine: expected 127.0.0.1 or ::1")
+    return _server(application(gate, callers), listening, host=host, port=port)
+
+
+def unix_server(
+    gate: Gate, listening: Callable[[int], None] | None = None, callers: Callers = ANYBODY_HERE
+) -> uvicorn.Server:
+    """The HTTP server of `serve` for a socket that its ``run`` is given."""
+    return _server(application(gate, replace(callers, unix=True)), listening)
+
+
+def _server(app: ASGIApp, listening: Callable[[int], None] | None, **address: Any) -> uvicorn.Server:
     config = uvicorn.Config(
-        application(gate),
-        host=host,
-        port=port,
+        app,
+        **address,
         http="h11",
         ws="none",
         log_config=None,
@@ -107,10 +136,10 @@ class _Server(uvicorn.Server):
         except SystemExit as error:
             raise HostError(f"cannot listen on {self.config.host}:{self.config.port}") from error
         if self.started and self._listening is not None:
-            self._listening(self.servers[0].sockets[0].getsockname()[1])
+            self._listening(0 if sockets else self.servers[0].sockets[0].getsockname()[1])
 
 
-def application(gate: Gate) -> Starlette:
+def application(gate: Gate, callers: Callers = ANYBODY_HERE) -> ASGIApp:
     """The ASGI application; its lifespan verifies at start and then at each of the gate's intervals.
 
     It starts to serve after the first verification, or after `START_TIMEOUT` seconds without a result.
@@ -129,13 +158,14 @@ def application(gate: Gate) -> Starlette:
         with contextlib.suppress(asyncio.CancelledError):
             await task
 
-    return Starlette(
+    made = Starlette(
         routes=[
-            *(Route(f"{prefix}{{path:path}}", partial(_answer, gate), methods=_METHODS) for prefix in _PREFIXES),
+            *(Route(f"{prefix}{{path:path}}", partial(_answer, gate), methods=METHODS) for prefix in _PREFIXES),
             Route("/healthz", partial(_health, gate), methods=["GET"]),
         ],
         lifespan=lifespan,
     )
+    return Guarded(made, callers)
 
 
 async def _keep_fresh(gate: Gate, first: asyncio.Event) -> None:
