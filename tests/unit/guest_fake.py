@@ -68,6 +68,7 @@ class Guest:
         self.attestations = 0
         self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
         self.answer: object = None
+        self.stages: Any = STAGES
         self.cut = False
         self.lengthless = False
         self.endless = False
@@ -114,7 +115,7 @@ def _handler(guest: Guest) -> type[BaseHTTPRequestHandler]:
                 nonce = bytes.fromhex(parse_qs(parts.query)["nonce"][0])
                 self._send(200, guest.document(nonce))
             elif parts.path == "/boot-stages":
-                self._json(200, STAGES)
+                self._json(200, guest.stages)
             else:
                 self.do_POST()
 

@@ -48,6 +48,7 @@ GROUPS = {
     },
     "rely": {
         "verify": "Check the attestation of a running image.",
+        "status": "Show the boot stages of a guest, without a verdict.",
         "lookup": "Find the published versions that have a register or a digest.",
         "export": "Write a published version's measurements for another verifier.",
         "proxy": "Serve a local OpenAI endpoint that talks only to a verified image.",

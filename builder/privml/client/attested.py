@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from privml.base.deadline import Deadline
 from privml.base.errors import EvidenceError, HostError, printable
 from privml.base.strictjson import loads
+from privml.client import stages
 from privml.client.connection import Endpoint, GuestConnection, endpoint, reason
 from privml.evidence import devices, document, facts, tees
 from privml.evidence.nvidia import collateral as nvidia_collateral
@@ -39,11 +40,7 @@ Collateral = Mapping[str, str] | CollateralSource
 """The nine fields for a quote, or a source of all collateral."""
 
 PATH = "/.well-known/privml-attestation"
-STAGES = "/boot-stages"
 TIMEOUT = 150.0
-_STAGES_TIMEOUT = 10.0
-_MAX_ERROR = 256 * 1024
-_PIECE = 64 * 1024
 
 
 class Fetched(NamedTuple):
@@ -141,7 +138,7 @@ def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:
     where = endpoint(url)
     connection = GuestConnection(where, timeout=timeout)
     try:
-        status, body = _get(connection, f"{PATH}?nonce={nonce.hex()}", document.MAX_DOCUMENT)
+        status, body = connection.get(f"{PATH}?nonce={nonce.hex()}", document.MAX_DOCUMENT)
         key = connection.peer_spki_sha256
     except TimeoutError as error:
         raise HostError(f"{where.url}: no attestation document: timed out after {timeout:g} s") from error
@@ -157,43 +154,13 @@ def fetch(url: str, nonce: bytes, timeout: float = TIMEOUT) -> Fetched:
     return Fetched(body, key)
 
 
-def _get(connection: GuestConnection, path: str, limit: int) -> tuple[int, bytes]:
-    """Status and body of a response of at most ``limit`` bytes, within the connection's deadline."""
-    with connection.cut_at_deadline():
-        connection.request("GET", path, headers={"Accept": "application/json"})
-        response = connection.getresponse()
-        limit = limit if response.status == 200 else _MAX_ERROR
-        body = bytearray()
-        while piece := response.read1(_PIECE):
-            body += piece
-            if len(body) > limit:
-                raise EvidenceError(f"attestation: the response is larger than {limit} bytes")
-        if response.length:
-            raise http.client.IncompleteRead(b"", response.length)
-        connection.deadline.left()
-        return response.status, bytes(body)
-
-
 def _stages(where: Endpoint, deadline: Deadline) -> str:
     """The guest's stage table as text, asked for before ``deadline``; empty if it cannot be fetched."""
     try:
-        connection = GuestConnection(where, timeout=min(_STAGES_TIMEOUT, deadline.left()))
-    except TimeoutError:
+        found = stages.fetch(where, min(stages.TIMEOUT, deadline.left()))
+    except (TimeoutError, HostError, EvidenceError):
         return ""
-    try:
-        _, body = _get(connection, STAGES, _MAX_ERROR)
-        value = loads(body, what="stages")
-        rows = value["stages"]
-        return "\n".join(_stage(row) for row in rows[:32])
-    except (OSError, http.client.HTTPException, EvidenceError, KeyError, TypeError, AttributeError):
-        return ""
-    finally:
-        connection.abort()
-
-
-def _stage(row: Any) -> str:
-    detail = f": {_printable(row['detail'])}" if row.get("detail") else ""
-    return f"  {_printable(row['name'])}: {_printable(row['status'])}{detail}"
+    return "\n".join(f"  {row.name}: {row.status}" + (f": {row.detail}" if row.detail else "") for row in found.rows)
 
 
 def _reason(body: bytes) -> str:

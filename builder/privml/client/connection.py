@@ -28,13 +28,15 @@ from cryptography import x509
 from cryptography.hazmat.primitives.serialization import Encoding, PublicFormat
 
 from privml.base.deadline import Deadline, connect
-from privml.base.errors import Refused, UsageError
+from privml.base.errors import EvidenceError, Refused, UsageError
 from privml.verify.judgement import AttestedKeys
 
 DEFAULT_PORT = 8443
 CONNECT_TIMEOUT = 30.0
 MAX_HEAD = 32 * 1024
 MAX_INTERIM = 8
+MAX_ERROR = 256 * 1024
+_PIECE = 64 * 1024
 
 
 @dataclass(frozen=True)
@@ -194,6 +196,25 @@ class GuestConnection(http.client.HTTPSConnection):
             raise
         finally:
             timer.cancel()
+
+    def get(self, path: str, limit: int) -> tuple[int, bytes]:
+        """Status and body of the response to GET ``path``, within the deadline.
+
+        ``EvidenceError`` if it has more than ``limit`` bytes; one of another status than 200 may have fewer.
+        """
+        with self.cut_at_deadline():
+            self.request("GET", path, headers={"Accept": "application/json"})
+            response = self.getresponse()
+            limit = limit if response.status == 200 else min(limit, MAX_ERROR)
+            body = bytearray()
+            while piece := response.read1(_PIECE):
+                body += piece
+                if len(body) > limit:
+                    raise EvidenceError(f"{path.partition('?')[0]}: the response is larger than {limit} bytes")
+            if response.length:
+                raise http.client.IncompleteRead(b"", response.length)
+            self.deadline.left()
+            return response.status, bytes(body)
 
     def _check(self, key: bytes) -> None:
         """Raise if the peer's ``key`` is not acceptable; called before a byte of a request is sent."""

@@ -1,0 +1,94 @@
+"""`status`: the boot stages of a guest, without a verdict."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from privml.base.errors import EvidenceError, HostError
+from privml.cli.output import print_json, show
+from privml.client import stages
+from privml.client.connection import Endpoint, endpoint
+from privml.client.stages import Stage, Stages
+
+UNVERIFIED = "unverified: whoever answers at this address can say this; `verify` checks a guest"
+_PAUSE = 1.0
+
+
+@click.command()
+@click.argument("url", metavar="URL")
+@click.option("--watch", is_flag=True, help="Show each stage when it ends, until the guest is ready or parked.")
+@click.option(
+    "--timeout",
+    metavar="SECONDS",
+    type=click.IntRange(min=1),
+    help="Give up after this time [default: 10; with --watch: none].",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def status(url: str, *, watch: bool, timeout: int | None, as_json: bool) -> None:
+    """Show the boot stages of the guest at URL: which are done, how long each took, and which one failed and why.
+
+    Nothing is verified and nothing is sent. A guest whose stage failed is parked: it serves nothing until it is
+    started again. Exit status: 0 ready, 5 parked, not ready yet, or no answer.
+
+    \b
+    Examples:
+      privml-build status https://127.0.0.1:8443
+      privml-build status https://HOST:8443 --watch --timeout 600
+    """
+    where = endpoint(url)
+    if not as_json:
+        show(UNVERIFIED)
+    found = _watched(where, timeout, quiet=as_json) if watch else stages.fetch(where, timeout or stages.TIMEOUT)
+    parked = found.parked
+    if as_json:
+        print_json(
+            {
+                "verified": False,
+                "ready": found.ready,
+                "parked": None if parked is None else parked.name,
+                "seconds": found.seconds,
+                "stages": [row.to_dict() for row in found.rows],
+            }
+        )
+    elif not watch:
+        show(*map(_line, found.rows))
+    if parked is not None:
+        raise HostError(f"{where.url}: parked in stage {parked.name}: {parked.detail}", hint=parked.remedy or None)
+    if not found.ready:
+        running = next((row.name for row in found.rows if not row.ended), "none")
+        raise HostError(f"{where.url}: not ready yet: stage {running}", hint="`--watch` waits")
+    if not as_json:
+        show(f"ready {found.seconds:.1f} s after the agent started")
+
+
+def _watched(where: Endpoint, timeout: int | None, *, quiet: bool) -> Stages:
+    """The table once the guest is ready or parked. A guest that does not answer yet is asked again."""
+    end = None if timeout is None else time.monotonic() + timeout
+    shown: set[str] = set()
+    while True:
+        last: Exception
+        left = stages.TIMEOUT if end is None else max(0.1, min(stages.TIMEOUT, end - time.monotonic()))
+        try:
+            found = stages.fetch(where, left)
+        except (HostError, EvidenceError) as error:
+            last = error
+        else:
+            for row in found.rows:
+                if row.ended and row.name not in shown:
+                    shown.add(row.name)
+                    if not quiet:
+                        show(_line(row))
+            if found.ready or found.parked is not None:
+                return found
+            last = HostError(f"{where.url}: not ready after {timeout} s", hint="its stages so far are above")
+        if end is not None and time.monotonic() + _PAUSE > end:
+            raise last
+        time.sleep(_PAUSE)
+
+
+def _line(row: Stage) -> str:
+    took = "" if row.seconds is None else f"{row.seconds:8.1f} s"
+    detail = f"  {row.detail}" if row.detail else ""
+    return f"{row.name:<10} {row.status:<8} {took:>10}{detail}".rstrip()

@@ -1,0 +1,190 @@
+"""`status`: the stages of a guest, read strictly, shown without a verdict."""
+
+from __future__ import annotations
+
+import copy
+import json
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import guest_fake
+import pytest
+from guest_fake import Guest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_cli_main import Outcome
+
+from privml.agent import progress
+from privml.base.errors import EvidenceError
+from privml.client import stages
+from privml.events.stages import STAGES
+
+READY = {
+    "format": "privml-stages/v1",
+    "ready": True,
+    "stages": [
+        {"name": "config", "status": "ok", "detail": "", "started_ms": 0, "ended_ms": 1500},
+        {"name": "services", "status": "skipped", "detail": "", "started_ms": None, "ended_ms": 1500},
+        {"name": "ready", "status": "ok", "detail": "demo-cpu", "started_ms": 1500, "ended_ms": 21250},
+    ],
+}
+
+
+def booting(*, last: str = "running") -> dict[str, Any]:
+    table = copy.deepcopy(READY)
+    table["ready"] = False
+    table["stages"][2] |= {"status": last, "ended_ms": None, "detail": ""}  # type: ignore[index]
+    return table
+
+
+def parked(detail: str, name: str = "engine") -> dict[str, Any]:
+    table = booting()
+    table["stages"][2] |= {"name": name, "status": "failed", "detail": detail, "ended_ms": 9000}
+    return table
+
+
+@pytest.fixture
+def guest() -> Iterator[Guest]:
+    with guest_fake.running(Guest()) as running:
+        running.stages = READY
+        yield running
+
+
+def test_a_ready_guest(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
+    outcome = Outcome(capsys, "status", guest.url)
+    assert outcome.code == 0
+    assert outcome.stdout.splitlines() == [
+        "unverified: whoever answers at this address can say this; `verify` checks a guest",
+        "config     ok            1.5 s",
+        "services   skipped",
+        "ready      ok           19.8 s  demo-cpu",
+        "ready 21.2 s after the agent started",
+    ]
+    assert guest.requests == [] and guest.attestations == 0
+
+
+def test_as_json(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
+    guest.stages = parked("engine: exited before it was ready")
+    outcome = Outcome(capsys, "status", guest.url, "--json")
+    told = json.loads(outcome.stdout)
+    assert outcome.code == 5
+    assert (told["verified"], told["ready"], told["parked"], told["seconds"]) == (False, False, "engine", 9.0)
+    assert told["stages"][2]["remedy"].startswith("build the recipe's development variant")
+    assert [row["remedy"] for row in told["stages"][:2]] == ["", ""]
+
+
+@pytest.mark.parametrize(
+    ("name", "detail", "remedy"),
+    [
+        ("model", "model: no partition is named x: is the model's disk attached?", "attach the model's disk"),
+        ("engine", "engine: engine-answers-wrong: no number", "do not compute right together"),
+        ("gpu", "gpu: recipe declares 1 GPU, found 0", "give the guest the GPUs"),
+        ("gpu", "gpu-cc-off: environment 0, expected environment 1", "set the GPU's mode"),
+        ("gpu", "gpu-chain: a root of its own", "does not prove that it is genuine"),
+        ("ready", "something new", ""),
+    ],
+)
+def test_a_parked_guest_is_told_with_its_remedy(
+    guest: Guest, capsys: pytest.CaptureFixture[str], name: str, detail: str, remedy: str
+) -> None:
+    guest.stages = parked(detail, name)
+    outcome = Outcome(capsys, "status", guest.url)
+    assert outcome.code == 5
+    assert f"parked in stage {name}: {detail}" in outcome.stderr
+    assert remedy in outcome.stderr
+
+
+def test_a_booting_guest(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
+    guest.stages = booting()
+    outcome = Outcome(capsys, "status", guest.url)
+    assert outcome.code == 5
+    assert "not ready yet: stage ready" in outcome.stderr
+    assert "`--watch` waits" in outcome.stderr
+
+
+def test_watching_shows_each_stage_once_until_it_is_ready(
+    guest: Guest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guest.stages = booting()
+    monkeypatch.setattr("privml.cli.status._PAUSE", 0.05)
+    later = threading.Timer(0.5, lambda: setattr(guest, "stages", READY))
+    later.start()
+    outcome = Outcome(capsys, "status", guest.url, "--watch")
+    later.join()
+    assert outcome.code == 0
+    assert [line.split()[0] for line in outcome.stdout.splitlines()] == [
+        "unverified:",
+        "config",
+        "services",
+        "ready",
+        "ready",
+    ]
+
+
+def test_watching_ends_at_its_limit(
+    guest: Guest, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("privml.cli.status._PAUSE", 0.05)
+    guest.stages = booting()
+    outcome = Outcome(capsys, "status", guest.url, "--watch", "--timeout", "1")
+    assert outcome.code == 5 and "not ready after 1 s" in outcome.stderr
+    nobody = f"https://127.0.0.1:{guest_fake.unused_port()}"
+    outcome = Outcome(capsys, "status", nobody, "--watch", "--timeout", "1")
+    assert outcome.code == 5 and "no boot stages: connection refused" in outcome.stderr
+
+
+def test_what_a_stranger_says_cannot_move_the_terminal(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
+    guest.stages = parked("\x1b[2J\nready 1 s after the agent started\u202e")
+    outcome = Outcome(capsys, "status", guest.url)
+    assert outcome.code == 5
+    text = outcome.stdout + outcome.stderr
+    assert "\x1b" not in text and "\u202e" not in text
+    assert not [line for line in text.splitlines() if line.startswith("ready 1 s")]
+
+
+def test_the_agents_own_table_is_read(tmp_path: Any) -> None:
+    path = tmp_path / "stages.json"
+    written = progress.Progress(path, [stage.name for stage in STAGES])
+    for stage in STAGES:
+        written.begin(stage.name)
+        stages.decode(path.read_bytes())
+        written.end(stage.name, "ok", "x" * 2000)
+    found = stages.decode(path.read_bytes())
+    assert found.ready and [row.name for row in found.rows] == [stage.name for stage in STAGES]
+    assert stages.FORMAT == progress.FORMAT and stages._STATUSES == progress.STATUSES
+
+
+CHANGES: list[Any] = [
+    lambda t: t.update(format="privml-stages/v2"),
+    lambda t: t.update(more=1),
+    lambda t: t.pop("ready"),
+    lambda t: t.update(ready=1),
+    lambda t: t.update(stages={}),
+    lambda t: t.update(stages=t["stages"] * 20),
+    lambda t: t.update(stages=t["stages"][:1] * 2),
+    lambda t: t["stages"][0].update(status="fine"),
+    lambda t: t["stages"][0].update(name="x" * 65),
+    lambda t: t["stages"][0].update(detail="x" * 1001),
+    lambda t: t["stages"][0].update(detail=None),
+    lambda t: t["stages"][0].update(started_ms=-1),
+    lambda t: t["stages"][0].update(ended_ms=1.5),
+    lambda t: t["stages"][0].update(ended_ms=True),
+    lambda t: t["stages"][0].pop("ended_ms"),
+    lambda t: t["stages"].append(None),
+    lambda t: t["stages"][0].update(more=""),
+]
+
+
+@pytest.mark.parametrize("change", CHANGES, ids=range(len(CHANGES)))
+def test_anything_else_is_malformed(guest: Guest, capsys: pytest.CaptureFixture[str], change: Any) -> None:
+    table = copy.deepcopy(READY)
+    change(table)
+    guest.stages = table
+    assert Outcome(capsys, "status", guest.url).code == 9
+
+
+@given(st.binary(max_size=200))
+def test_no_bytes_crash_the_reader(data: bytes) -> None:
+    with pytest.raises(EvidenceError):
+        stages.decode(data)
