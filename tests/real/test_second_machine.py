@@ -1,6 +1,7 @@
 """Published measurements from a second machine: another user, an empty home, store and memory, and a fresh clone.
 
-Only addresses lead there: of the measurements and of the pool. Nothing is built there.
+Only addresses lead there: of the measurements and of the pool. The first test builds nothing there. In `make
+check-full` a stranger also rebuilds the version in the clone and hands in an endorsement.
 """
 
 from __future__ import annotations
@@ -18,9 +19,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.real.conftest import ROOT, privml, succeeded
+from tests.real.conftest import ROOT, only_full, privml, succeeded
 from tests.real.test_publish import KEYS, NAME, NONCE, ROLES, SPKI, guest, in_process
-from tests.real.test_unprivileged import python_for
+from tests.real.test_unprivileged import python_for, somebody
 from tests.unit.pool_server import serving
 
 from privml.output import manifest as manifests
@@ -110,6 +111,9 @@ class Stranger:
             words, cwd=self.clone, env=environment, capture_output=True, text=True, timeout=3000, check=False,
             umask=0o077, **who,
         )  # fmt: skip
+
+    def git(self, *words: str) -> str:
+        return succeeded(self.call("git", "-c", "user.name=zoe", "-c", "user.email=zoe@x", *words)).stdout
 
     def verdict(self, code: int, *words: str) -> dict[str, Any]:
         """What `verify` says of the guest whose document lies in the clone."""
@@ -225,3 +229,47 @@ def test_another_user_verifies_fetches_and_hears_of_a_revocation(
         assert [row["code"] for row in old["refusals"]] == ["index-rollback"]
     kept = {path.relative_to(stranger.home).parts[:3] for path in stranger.home.rglob("*") if path.is_file()}
     assert (".local", "state", "privml-build") in kept
+
+
+@only_full
+def test_a_stranger_rebuilds_and_hands_in_an_endorsement(
+    publisher: Publisher, strangers: Callable[[pwd.struct_passwd], Stranger]
+) -> None:
+    """The three commands of docs/PUBLISHING.md. Inputs come from a pool, as on a machine without mirrors."""
+    stranger = strangers(somebody() if os.geteuid() == 0 else anybody())
+    bring(publisher, stranger)
+    shutil.rmtree(stranger.clone / "measurements")
+    shutil.copytree(publisher.place / "measurements", stranger.clone / "measurements")
+    succeeded(privml("store", "export", NAME, str(stranger.place / "inputs")))
+    subprocess.run(
+        ["openssl", "genpkey", "-algorithm", "ed25519", "-out", str(stranger.clone / "zoe.pem")],
+        check=True, capture_output=True,
+    )  # fmt: skip
+    with (stranger.clone / ".gitignore").open("a") as ignored:
+        ignored.write("/zoe.pem\n/guest.json\n/sim.pem\n/root.json\n")
+    if os.geteuid() == 0:
+        uid, gid = stranger.user.pw_uid, stranger.user.pw_gid
+        subprocess.run(["chown", "-R", f"{uid}:{gid}", str(stranger.clone)], check=True)
+    stranger.git("init", "--quiet", "--initial-branch=main")
+    stranger.git("add", "--all")
+    stranger.git("commit", "--quiet", "--message", "a clone")
+    stranger.run(0, "store", "import", str(stranger.place / "inputs"))
+
+    said = stranger.run(0, "endorse", WANTED, "--as", "zoe", "--key", "zoe.pem").stdout
+    assert said.startswith(f"{NAME} 1.0: identical\n")
+    line = said.strip().splitlines()[-1]
+    assert line.startswith("git switch -c endorse-zoe && git add measurements/")
+    succeeded(stranger.call("sh", "-c", line.replace("git commit", "git -c user.name=z -c user.email=z@x commit")))
+    changed = stranger.git("show", "--name-only", "--format=", "HEAD").split()
+    endorsement = f"{NAME}/1.0/endorsements/zoe.dsse.json"
+    assert changed == [f"measurements/{endorsement}"]
+
+    place = publisher.place / "measurements" / endorsement
+    place.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(stranger.clone / "measurements" / endorsement, place)
+    succeeded(privml("publish", "check", str(publisher.place / "measurements")))
+    row = next(text for text in said.splitlines() if '"privml-rebuilders/v1"' in text)
+    (stranger.clone / "people.json").write_text(row)
+    (stranger.clone / "people.json").chmod(0o644)
+    trust = ("--trust", "root.json", NAME, "--index", "measurements", "--rebuilders", "people.json:1")
+    assert stranger.verdict(10, *trust)["published"]["rebuilders"] == ["zoe"]
