@@ -328,7 +328,7 @@ def test_verbs_options_and_targets_are_completed(words: str, found: list[str], p
 def test_verbs_are_completed_without_loading_any(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(main_module.importlib, "import_module", None)
     found = main_module.cli.shell_complete(click.Context(main_module.cli), "d")
-    assert [item.value for item in found] == ["diff", "doctor"]
+    assert [item.value for item in found] == ["deploy", "diff", "doctor"]
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -69,6 +69,41 @@ def test_a_topology_is_kept() -> None:
     assert not found.sockets
 
 
+PORT = (
+    "<controller type='pci' index='1' model='pcie-root-port'><target chassis='7'/>"
+    + PLACE.format("06")
+    + "</controller>"
+)
+CARD = (
+    "<hostdev mode='subsystem' type='pci'><source><address domain='0x0000' bus='0x18' slot='0x00' function='0x0'/>"
+    "</source><address type='pci' domain='0x0000' bus='0x01' slot='0x00' function='0x0'/></hostdev>"
+)
+PASSED = "<cpu mode='host-passthrough'><maxphysaddr mode='passthrough'/></cpu>"
+
+
+def test_a_card_is_behind_its_root_port_whichever_comes_first() -> None:
+    text = DOMAIN.replace("<serial type='pty'/>", f"<serial type='pty'/>{CARD}{PORT}")
+    found = commandline.read(read(text.encode()).words, CPU, {"0000:18:00.0": (1 << 37,)}.__getitem__)
+    assert found.devices[-1] == Device("memory", 6, bars=(1 << 37,), port=True)
+
+
+def test_a_hardware_uuid_takes_the_place_of_the_domains_own() -> None:
+    uuid = "0f3c4a1e-0000-4000-8000-000000000002"
+    for text in (
+        DOMAIN.replace("<uuid>", f"<hwuuid>{uuid}</hwuuid><uuid>"),
+        DOMAIN.replace("uuid>", "hwuuid>").replace("000000000001", "000000000002"),
+    ):
+        assert commandline.read(read(text.encode()).words, CPU).uuid == uuid
+
+
+def test_address_bits_of_the_domain_are_those_of_the_guest() -> None:
+    text = DOMAIN.replace(
+        "<cpu mode='host-passthrough'/>",
+        "<cpu mode='host-passthrough'><maxphysaddr mode='emulate' bits='52'/></cpu>",
+    )
+    assert commandline.read(read(text.encode()).words, CPU).identity == {**CPU, "phys-bits": "52"}
+
+
 LEFT_OUT = [
     ("<uuid>0f3c4a1e-0000-4000-8000-000000000001</uuid>", "", "<uuid>: libvirt makes a random one"),
     ("<controller type='usb' model='none'/>", "", "libvirt adds a USB controller"),
@@ -84,7 +119,13 @@ LEFT_OUT = [
     ("unit='MiB'>2048", "unit='MiB'>lots", "expected a number in KiB, MiB or GiB"),
     ("type='tdx'", "type='sev'", "type `sev`, expected tdx"),
     ("<serial type='pty'/>", "<tpm model='tpm-tis'/>", "<tpm>: a device that is not modelled"),
-    ("<serial type='pty'/>", "<controller type='pci' model='pcie-root-port'/>", "place devices on the root bus"),
+    ("<serial type='pty'/>", "<controller type='pci' model='pcie-to-pci-bridge'/>", "place devices on the root bus"),
+    ("<serial type='pty'/>", "<controller type='pci' model='pcie-root-port'/>", "libvirt chooses its place"),
+    ("<serial type='pty'/>", PORT.replace("index='1'", "index='one'"), "expected numbers as index and chassis"),
+    ("<serial type='pty'/>", CARD, "on the bus of a <controller model='pcie-root-port'>"),
+    ("<serial type='pty'/>", PORT + CARD.replace("'0x18'", "'x'"), "<hostdev>: expected numbers in <address>"),
+    ("<cpu mode='host-passthrough'/>", PASSED, "<maxphysaddr>: expected mode='emulate' and the number of bits"),
+    ("<uuid>", "<hwuuid>00000000-0000-0000-0000-000000000000</hwuuid><uuid>", "libvirt drops one of zeros"),
     ("<serial type='pty'/>", "<hostdev mode='subsystem'/>", "<hostdev>: a device that is not modelled"),
     ("bus='virtio'", "bus='sata'", "expected a disk with bus='virtio'"),
     ("<rom enabled='no'/>", "<boot order='first'/>", "expected a number as its order"),
@@ -93,6 +134,7 @@ LEFT_OUT = [
     ("<kernel>", "<cmdline>quiet</cmdline><kernel>", "the image has its own: leave it out"),
     ("<timer name='hpet' present='no'/>", "<timer name='hypervclock'/>", "is not known"),
     ("<pm>", "<genid/><pm>", "<genid>: its effect on the tables is not known"),
+    ("<pm>", "<sysinfo type='smbios'/><pm>", "<sysinfo>: its effect on the tables is not known"),
     ("<apic/>", "<hyperv/>", "<hyperv>: its effect on the tables is not known"),
 ]
 

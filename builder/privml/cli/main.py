@@ -34,6 +34,7 @@ GROUPS = {
         "lock": "Pin every input of a recipe by its SHA-256.",
         "image": "Build an image from its recipe and lock.",
         "run": "Boot an image on this machine and ask its model.",
+        "deploy": "Write the file that starts an image on another host.",
         "model": "Make the volume of a model by itself.",
     },
     "know": {

@@ -17,6 +17,7 @@ from privml.base.sizes import PLAIN_VCPUS
 from privml.events.network import DHCP, Card
 from privml.machine import usernetwork
 from privml.machine.platform import KINDS, MEMORY, Device, Platform, Size, mac_addresses
+from privml.machine.qemuopts import option
 
 
 @dataclass(frozen=True)
@@ -138,12 +139,17 @@ def arguments(platform: Platform, size: Size, host: HostSide, accelerator: Accel
         argv += ["-kernel", host.kernel]
     argv += _devices(platform, host, how)
     if platform.tpm and host.tpm_socket is not None:
-        argv += ["-chardev", f"socket,id=tpm,path={host.tpm_socket}", "-tpmdev", "emulator,id=tpm0,chardev=tpm"]
+        argv += [
+            "-chardev",
+            f"socket,id=tpm,path={option(host.tpm_socket)}",
+            "-tpmdev",
+            "emulator,id=tpm0,chardev=tpm",
+        ]
         argv += ["-device", "tpm-tis,tpmdev=tpm0"]
     if host.qmp_socket is not None:
-        argv += ["-qmp", f"unix:{host.qmp_socket},server=on,wait=off"]
+        argv += ["-qmp", f"unix:{option(host.qmp_socket)},server=on,wait=off"]
     for name, path in host.fw_cfg:
-        argv += ["-fw_cfg", f"name={name},file={path}"]
+        argv += ["-fw_cfg", f"name={name},file={option(path)}"]
     return [*argv, *extra]
 
 
@@ -165,7 +171,7 @@ def _devices(platform: Platform, host: HostSide, how: Accelerator) -> list[str]:
             else:
                 argv += [
                     "-blockdev",
-                    f"driver=raw,node-name={node},read-only=on,file.driver=file,file.filename={path}",
+                    f"driver=raw,node-name={node},read-only=on,file.driver=file,file.filename={option(path)}",
                 ]
             argv += ["-device", f"virtio-blk-pci,drive={node},{place}"]
             disks += 1

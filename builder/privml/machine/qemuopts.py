@@ -9,6 +9,11 @@ MAX_WORD = 8192
 """The longest word of a command line that is read, in characters."""
 
 
+def option(value: str) -> str:
+    """``value`` inside an option: a comma is doubled, so that a path with one adds no key."""
+    return value.replace(",", ",,")
+
+
 def pairs(text: str, implied: str) -> list[tuple[str, str]]:
     """The keys and values of an option; ``implied`` is the key of a first value without one.
 

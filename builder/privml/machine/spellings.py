@@ -18,6 +18,7 @@ OF_THE_HOST = frozenset(
         "-name", "-D", "-d", "-pidfile", "-monitor", "-qmp", "-qmp-pretty", "-mon", "-chardev", "-netdev",
         "-display", "-vnc", "-spice", "-blockdev", "-sandbox", "-msg", "-rtc", "-audiodev", "-runas", "-run-with",
         "-user", "-trace", "-k", "-L", "-accel", "-bios", "-kernel", "-overcommit", "-add-fd", "-action",
+        "-watchdog-action",
     )
 )  # fmt: skip
 REFUSED: Mapping[str, str] = {
@@ -41,6 +42,7 @@ OBJECTS = frozenset(
     (
         "memory-backend-ram", "memory-backend-memfd", "memory-backend-file", "memory-backend-memfd-private",
         "rng-random", "rng-builtin", "iothread", "secret", "iommufd", "tls-creds-x509", "throttle-group",
+        "monitor-qmp",
     )
 )  # fmt: skip
 GUEST = frozenset(

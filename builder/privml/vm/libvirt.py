@@ -31,6 +31,7 @@ _IGNORED = frozenset(
         "memoryBacking",
     ]
 )
+_NO_UUID = "00000000-0000-0000-0000-000000000000"
 _UNITS = {"b": 0, "bytes": 0, "KiB": 10, "k": 10, "K": 10, "MiB": 20, "M": 20, "GiB": 30, "G": 30, "TiB": 40, "T": 40}
 _PRESENT = frozenset(["apic", "pae", "gic"])
 _TIMERS = frozenset(["rtc", "pit", "kvmclock", "tsc"])
@@ -84,6 +85,8 @@ class _Domain:
     ordered: bool = False
     there: set[str] = field(default_factory=set)
     topology: dict[str, str] | None = None
+    hardware_uuid: bool = False
+    ports: dict[int, str] = field(default_factory=dict)
     disks: int = 0
     cards: int = 0
 
@@ -93,6 +96,7 @@ class _Domain:
     def read(self, root: Element) -> None:
         handlers: Mapping[str, Callable[[Element], None]] = {
             "uuid": self.on_uuid,
+            "hwuuid": self.on_hardware_uuid,
             "memory": self.on_memory,
             "vcpu": self.on_vcpu,
             "os": self.on_os,
@@ -109,6 +113,7 @@ class _Domain:
         # The order of boot devices is needed when devices are read, and the topology when vCPUs are.
         topology = next((each for each in root.walk() if each.tag == "topology"), None)
         self.topology = dict(topology.values) if topology is not None else None
+        self.hardware_uuid = _child(root, "hwuuid") is not None
         for element in sorted(root.elements, key=lambda one: one.tag == "devices"):
             self.there.add(element.tag)
             if element.tag in handlers:
@@ -116,7 +121,7 @@ class _Domain:
             elif element.tag not in _IGNORED:
                 self.problem(element.tag, "its effect on the tables is not known: leave it out")
         for name, why in (
-            ("uuid", "libvirt makes a random one, which is measured into RTMR0: name it"),
+            ("uuid", "libvirt makes a random one, which is measured into RTMR0: name it, or <hwuuid>"),
             ("memory", "expected the memory size"),
             ("vcpu", "expected the number of vCPUs"),
             ("cpu", "expected mode='host-passthrough', the only CPU of a TD"),
@@ -140,6 +145,13 @@ class _Domain:
         yield from self.devices
 
     def on_uuid(self, element: Element) -> None:
+        if not self.hardware_uuid:
+            self.head += ["-uuid", element.text.strip()]
+
+    def on_hardware_uuid(self, element: Element) -> None:
+        self.there.add("uuid")
+        if element.text.strip() == _NO_UUID:
+            self.problem("hwuuid", "libvirt drops one of zeros, and takes <uuid>: name another")
         self.head += ["-uuid", element.text.strip()]
 
     def on_memory(self, element: Element) -> None:
@@ -200,10 +212,16 @@ class _Domain:
     def on_cpu(self, element: Element) -> None:
         if element.values.get("mode") != "host-passthrough":
             self.problem("cpu", "expected mode='host-passthrough', the only CPU of a TD")
+        model = "host"
         for one in element.elements:
-            if one.tag not in ("topology", "cache"):
+            if one.tag == "maxphysaddr":
+                bits = one.values.get("bits", "")
+                if one.values.get("mode") != "emulate" or not bits.isdecimal() or len(bits) > 2:
+                    self.problem("maxphysaddr", "expected mode='emulate' and the number of bits")
+                model = f"host,phys-bits={bits}"
+            elif one.tag not in ("topology", "cache"):
                 self.problem(one.tag, "its effect on the tables is not known: leave it out")
-        self.head += ["-cpu", "host"]
+        self.head += ["-cpu", model]
 
     def on_clock(self, element: Element) -> None:
         for one in element.elements:
@@ -238,8 +256,10 @@ class _Domain:
             "rng": self.on_model,
             "vsock": self.on_model,
             "watchdog": self.on_watchdog,
+            "hostdev": self.on_hostdev,
         }
-        for one in element.elements:
+        # Root ports first: cards are behind them.
+        for one in sorted(element.elements, key=lambda each: each.tag != "controller"):
             self.there.add(one.tag)
             if one.tag == "emulator":
                 self.emulator = one.text.strip()
@@ -259,6 +279,14 @@ class _Domain:
             or (one.tag == "video" and model is not None and model.values.get("type") == "none")
         )
 
+    def numbers(self, address: Element, what: str) -> dict[str, int] | None:
+        parts = {key: address.values.get(key, "0x0") for key in ("domain", "bus", "slot", "function")}
+        try:
+            return {key: int(value, 0) for key, value in parts.items()}
+        except ValueError:
+            self.problem(what, "expected numbers in <address>")
+            return None
+
     def place(self, element: Element, what: str) -> str | None:
         address = _child(element, "address")
         if address is None or address.values.get("type") != "pci":
@@ -266,11 +294,8 @@ class _Domain:
                 what, "libvirt chooses its place: add <address type='pci' bus='0x00' slot='0xNN' function='0x0'/>"
             )
             return None
-        parts = {key: address.values.get(key, "0x0") for key in ("domain", "bus", "slot", "function")}
-        try:
-            numbers = {key: int(value, 0) for key, value in parts.items()}
-        except ValueError:
-            self.problem(what, "expected numbers in <address>")
+        numbers = self.numbers(address, what)
+        if numbers is None:
             return None
         if numbers["domain"] or numbers["bus"] or numbers["function"]:
             self.problem(what, "expected a place on the root bus: bus='0x00' and function='0x0'")
@@ -316,12 +341,43 @@ class _Domain:
         values = element.values
         kind, model, number = values.get("type", ""), values.get("model", ""), values.get("index", "0")
         self.there.add(f"controller type='{kind}'")
+        if model == "pcie-root-port":
+            self.port(element, number)
+            return
         built_in = (kind, model) == ("pci", "pcie-root") or (kind == "sata" and number == "0")
         if not built_in and (kind, model) != ("usb", "none"):
             self.problem(
                 f"controller type='{kind}' model='{model}'",
                 "a controller that is not modelled: place devices on the root bus and leave it out",
             )
+
+    def port(self, element: Element, index: str) -> None:
+        target = _child(element, "target")
+        chassis = index if target is None else target.values.get("chassis", index)
+        place = self.place(element, "controller model='pcie-root-port'")
+        if not (index.isdecimal() and chassis.isdecimal() and len(index) <= 3 and len(chassis) <= 3):
+            self.problem("controller model='pcie-root-port'", "expected numbers as index and chassis")
+        elif place is not None:
+            self.ports[int(index)] = f"pci.{int(index)}"
+            self.devices += ["-device", f"pcie-root-port,id=pci.{int(index)},chassis={int(chassis)},{place}"]
+
+    def on_hostdev(self, element: Element) -> None:
+        """A card of the host, which is behind a root port of its own."""
+        kind = (element.values.get("mode"), element.values.get("type"))
+        source, address = _child(element, "source"), _child(element, "address")
+        host = None if source is None else _child(source, "address")
+        if kind != ("subsystem", "pci") or host is None:
+            self.problem("hostdev", "a device that is not modelled: expected a PCI card of the host by its address")
+            return
+        card = self.numbers(host, "hostdev")
+        own = None if address is None else self.numbers(address, "hostdev")
+        if card is None:
+            return
+        if own is None or own["bus"] not in self.ports or own["slot"] or own["function"]:
+            self.problem("hostdev", "expected <address> on the bus of a <controller model='pcie-root-port'>")
+            return
+        name = f"{card['domain']:04x}:{card['bus']:02x}:{card['slot']:02x}.{card['function']:x}"
+        self.devices += ["-device", f"vfio-pci,host={name},bus={self.ports[own['bus']]},addr=0x0"]
 
     def on_serial(self, _: Element) -> None:
         self.devices += ["-device", "isa-serial,chardev=serial,index=0"]

@@ -8,7 +8,7 @@ import shlex
 import shutil
 import tempfile
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from privml.base.errors import HostError, UsageError
@@ -30,11 +30,17 @@ _ADDRESS = re.compile(r"(?:([0-9a-f]{4}):)?([0-9a-f]{2}:[0-9a-f]{2}\.[0-7])")
 
 
 @dataclass(frozen=True)
-class TdHost:
-    """What this machine gives a TD: where quotes come from, cards by PCI address, and the QEMU."""
+class HostParts:
+    """What a host gives a TD: where quotes come from, and cards by PCI address."""
 
     quote_socket: tuple[int, int] | str
     cards: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class TdHost(HostParts):
+    """What this machine gives a TD, and the QEMU that starts it."""
+
     qemu: Qemu
 
 
@@ -90,13 +96,12 @@ def qemu_for(tools: ToolsTree, platform: Platform, path: Path | None) -> Qemu:
     return found.qemu
 
 
-def td_arguments(launch: Launch, host: TdHost, directory: Path, port: int) -> list[str]:
-    """QEMU's arguments for ``launch`` as a TD, whose own files are in ``directory``; paths are this machine's."""
-    image = launch.image.resolve()
+def td_arguments(launch: Launch, host: HostParts, directory: Path, port: int) -> list[str]:
+    """QEMU's arguments for ``launch`` as a TD, whose own files are in ``directory``; paths are the host's."""
     side = HostSide(
-        firmware=f"{image}/{launch.firmware}",
-        kernel=f"{image}/uki.efi",
-        disks=tuple(f"{image}/{name}" for name in launch.disks),
+        firmware=f"{launch.image}/{launch.firmware}",
+        kernel=f"{launch.image}/uki.efi",
+        disks=tuple(f"{launch.image}/{name}" for name in launch.disks),
         forwards=((port, launch.forward),) if launch.forward is not None else (),
         network=launch.network,
         serial=f"file:{directory}/console.log",
@@ -111,7 +116,8 @@ def shown(launch: Launch, host: TdHost) -> str:
     """The command as a shell takes it, with the directory and the port of a run that is not there yet."""
     directory = Path(tempfile.gettempdir()) / "privml-td"
     program = Path(host.qemu.program).name
-    return shlex.join([program, *td_arguments(launch, host, directory, launch.forward or 0)])
+    here = replace(launch, image=launch.image.resolve())
+    return shlex.join([program, *td_arguments(here, host, directory, launch.forward or 0)])
 
 
 @contextlib.contextmanager
@@ -126,7 +132,7 @@ def started_td(launch: Launch, host: TdHost) -> Iterator[Machine]:
     child: Child | None = None
     try:
         port = free_port()
-        argv = td_arguments(launch, host, directory, port)
+        argv = td_arguments(replace(launch, image=image), host, directory, port)
         child = Child(
             host.qemu.tools,
             [host.qemu.program, *argv, *host.qemu.exits],
