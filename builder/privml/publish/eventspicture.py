@@ -11,7 +11,13 @@ from privml.events.event import Event, Evidence
 from privml.events.registers import MRTD, RTMR3, RTMRS
 
 _WIDE, _GAP, _LINE = 176, 16, 16
-_FILL = {Evidence.HARDWARE: GREEN, Evidence.TPM_BOOT: BLUE, Evidence.SOURCE: AMBER}
+_FILL = {
+    Evidence.HARDWARE: GREEN,
+    Evidence.ENDORSED: GREEN,
+    Evidence.TPM_BOOT: BLUE,
+    Evidence.SOURCE: AMBER,
+    Evidence.LEARNT: AMBER,
+}
 _NAME = "(its name)"
 _SHORT = (
     ("firmware.fd variable ", ""),
