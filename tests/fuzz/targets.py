@@ -45,7 +45,7 @@ from privml.events.meaning import certificate_name
 from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import parse_log, parse_sha1_log
 from privml.events.wording import describe
-from privml.evidence import capture, document, dstack, facts, gce, merkle, report_data, sections
+from privml.evidence import capture, document, dstack, facts, gceformat, merkle, report_data, sections
 from privml.evidence.capture import Capture
 from privml.evidence.certificates import UnfitError
 from privml.evidence.nvidia import report as nvidia_report
@@ -264,7 +264,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "smbios": (TABLE, smbios.filtered),
     "smbios-stub": (TABLE, smbios.stub_structures),
     "dmi": (gce_files.table(), _dmi),
-    "gce-endorsement": (gce_files.endorsement(), gce.parse),
+    "gce-endorsement": (gce_files.endorsement(), gceformat.parse),
     "gce-machine": (canonical(LEARNT.to_dict()), _learnt),
     "e820": (
         bytes(60),

@@ -16,6 +16,7 @@ from privml.cli.output import show
 from privml.cli.usage import Verb
 from privml.evidence import capture as captures
 from privml.evidence import gce
+from privml.evidence.gceformat import MAX_SIZE
 from privml.image.workplace import Workplace
 from privml.machine import commandline
 from privml.machine.matrix import memory_sizes, vcpu_counts
@@ -158,7 +159,7 @@ def _learn_gce(
 ) -> None:
     now = int(time.time())
     try:
-        endorsed = gce.read(read_start(endorsement, gce.MAX_SIZE), now=now)
+        endorsed = gce.read(read_start(endorsement, MAX_SIZE), now=now)
     except EvidenceError as error:
         raise EvidenceError(f"{endorsement}: {error.message}", hint=error.hint) from error
     read = [(str(one), read_start(one, captures.MAX_SIZE)) for one in archives]

@@ -9,7 +9,7 @@ from privml.base.errors import EvidenceError, MeasurementError
 from privml.base.times import time_text
 from privml.events import tcg
 from privml.events.registers import MRTD, REGISTERS, RTMR2, RTMR3, RTMRS, ZERO
-from privml.evidence import gce
+from privml.evidence import gceformat
 from privml.evidence.tdx import quote, tdreport
 from privml.measure.description import Description
 from privml.measure.digest import Bytes
@@ -44,8 +44,8 @@ def identify(path: Path, view: Bytes) -> File | None:
     if head[:16] == _QUOTE_BUFFER and _is_quote(head[_QUOTE_BUFFER_HEADER:]):
         size = int.from_bytes(head[20:24], "little")
         return quote_file(path, view[_QUOTE_BUFFER_HEADER : _QUOTE_BUFFER_HEADER + min(size, quote.MAX_SIZE + 1)])
-    if gce.is_endorsement(head, len(view)):
-        return File(path, _endorsement(gce.parse(view[:])))
+    if gceformat.is_endorsement(head, len(view)):
+        return File(path, _endorsement(gceformat.parse(view[:])))
     other = _other_tee(head, len(view))
     if other is not None:
         raise MeasurementError(f"{path} is {other}: it has no registers of a TD")
@@ -184,7 +184,7 @@ def _ccel_table(data: bytes) -> Description:
     return Description("ccel-table", "ACPI table CCEL: where the log lies, not the log", facts=facts)
 
 
-def _endorsement(found: gce.Unverified) -> Description:
+def _endorsement(found: gceformat.Unverified) -> Description:
     """Google's launch endorsement; its signature is not checked."""
     facts = {
         "firmware": f"sha384:{found.firmware_sha384.hex()}",

@@ -21,6 +21,7 @@ from privml.events.registers import MRTD, RTMRS
 from privml.events.replay import replay_events
 from privml.evidence import gce
 from privml.evidence.gce import Endorsement
+from privml.evidence.gceformat import MAX_SIZE
 from privml.evidence.tdx.claims import TEE
 from privml.image import madeby
 from privml.machine.platform import Size
@@ -82,7 +83,7 @@ def decode(data: bytes) -> GceMachines:
     """Read the object; ``EvidenceError`` if it is malformed, or if Google did not endorse a machine's MRTD."""
     fields = Fields(strictjson.loads(data, what="machines of a platform", limit=MAX_OBJECT), "machines of a platform")
     fields.text("format", one_of=(FORMAT,))
-    endorsed = fields.base64("endorsement", limit=2 * gce.MAX_SIZE)
+    endorsed = fields.base64("endorsement", limit=2 * MAX_SIZE)
     separators = _separators(fields.array("separators", limit=2))
     machines = tuple(
         LearntMachine.from_dict(item, f"machines[{index}]")
