@@ -40,7 +40,7 @@ from privml.measure.digest import sha384
 from privml.output import manifest as manifests
 from privml.recipe import document, schema
 from privml.recipe.gceplatform import GcePlatformFile
-from privml.recipe.loader import load_any_platform, load_platform, platforms_in
+from privml.recipe.loader import load_any_platform, load_platform, platforms_in, shipped
 from privml.statement import predicate as predicates
 from privml.store.objects import Store
 from privml.verify.bare import Finding, Origin
@@ -268,6 +268,7 @@ REFUSED: dict[str, tuple[tuple[Machine, ...], type[Exception], str]] = {
         MeasurementError,
         "an installed system added this boot option",
     ),
+    "too many events": ((replace(ONE, more=60 * (UNKNOWN,)), TWO), MeasurementError, "76 events of RTMR0"),
     "an event without a meaning": (
         (replace(ONE, more=(UNKNOWN,)), TWO),
         MeasurementError,
@@ -379,6 +380,7 @@ def test_an_endorsement_in_the_object_is_checked_again_without_its_time(monkeypa
         (lambda value: value["machines"][0].update(vcpus=0), "vcpus"),
         (lambda value: value["machines"][0]["events"][0].update(digest="00"), "digest"),
         (lambda value: value["machines"][0]["events"][0].update(more=1), "more"),
+        (lambda value: value["machines"][0]["events"][0].update(seen=3), "seen: 3 of 2 machines"),
         (lambda value: value.update(separators=[0]), "1"),
         (lambda value: value.update(separators=[0, 9]), "separators"),
         (lambda value: value.update(endorsement="AAAA"), "endorsement-encoding"),
@@ -434,6 +436,10 @@ def test_platform_learn_writes_a_file_and_an_object(
     with pytest.raises(RecipeError, match="a machine of Google, which boots from a disk: no recipe can name it"):
         load_platform("my-gce", place / "recipes")
     assert Outcome(capsys, "platform", "learn", "my-gce", *WORDS).code == 2
+    recipe = (shipped() / "tdx-min.yaml").read_text().replace("platforms: [", "platforms: [my-gce, ")
+    (place / "recipes/mine.yaml").write_text(recipe)
+    outcome = Outcome(capsys, "lint", "recipes/mine.yaml")
+    assert outcome.code == 3 and "platforms[0]: platform my-gce: a machine of Google" in outcome.stderr, outcome
 
 
 @pytest.mark.usefixtures("now")

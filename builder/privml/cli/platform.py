@@ -33,7 +33,7 @@ KIB = 1 << 10
 
 @click.group(cls=Verb, subcommand_metavar="VERB ...")
 def platform() -> None:
-    """Learn the machines of your own hosts. Their platforms are predicted without their QEMU.
+    """Learn the machines of your own hosts, or of Google Compute Engine. They are predicted without their QEMU.
 
     \b
     Examples:

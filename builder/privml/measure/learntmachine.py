@@ -64,6 +64,8 @@ class LearntEvent:
             fields.integer("compared", low=1, high=64),
         )
         fields.end()
+        if event.seen > event.compared:
+            raise EvidenceError(f"{path}.seen: {event.seen} of {event.compared} machines")
         return event
 
 

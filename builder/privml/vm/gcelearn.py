@@ -30,7 +30,7 @@ from privml.measure import dmi, smbios
 from privml.measure.bootvars import is_of_firmware
 from privml.measure.digest import sha384
 from privml.measure.eventlist import CALLING
-from privml.measure.learntmachine import MAX_SMBIOS, LearntEvent, LearntMachine
+from privml.measure.learntmachine import MAX_EVENTS, MAX_SMBIOS, LearntEvent, LearntMachine
 from privml.recipe import document
 from privml.recipe.gceplatform import GcePlatformFile
 from privml.recipe.validation import validate
@@ -207,7 +207,10 @@ def _rows(events: Sequence[LoggedEvent], table: bytes) -> tuple[tuple[_Row, ...]
     left_out: list[str] = []
     problems: list[str] = []
     extra = 0
-    for one in (each for each in events if each.register == RTMR0):
+    first = [each for each in events if each.register == RTMR0]
+    if len(first) > MAX_EVENTS:
+        raise MeasurementError(f"capture-events: {len(first)} events of RTMR0, expected at most {MAX_EVENTS}")
+    for one in first:
         row, why = _row(one, sum(each.what.startswith(_ACPI) for each in rows))
         separator = one.type == types.EV_SEPARATOR and one.digest == _SEPARATOR
         if separator and not any(each.event.type == types.EV_SEPARATOR for each in rows):
