@@ -37,6 +37,7 @@ from privml.lock.contents import known_tables, tables_of
 from privml.machine.platform import Size
 from privml.measure import dmi, smbios, uki
 from privml.measure.digest import sha384
+from privml.measure.learntmachine import predict_on
 from privml.output import manifest as manifests
 from privml.recipe import document, schema
 from privml.recipe.gceplatform import GcePlatformFile
@@ -113,6 +114,22 @@ def test_every_event_of_genuine_logs_is_explained(
     found = machines.decode(learnt(ONE, TWO).machines)
     assert found.separators == separators
     assert len(found.machines[0].events) == 14
+
+
+@pytest.mark.parametrize("vector", ["gcp-cos113/ccel_data.dat.xz", "gcp-cos113-dupesep/ccel.bin.xz"])
+def test_the_separators_are_where_the_captured_firmware_puts_them(
+    vector: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    log = lzma.decompress((VECTORS / "measurement" / vector).read_bytes())
+    monkeypatch.setattr(made, "LOG", log)
+    found = machines.decode(learnt(ONE, TWO).machines)
+    predicted = predict_on(found.machines[0], found.separators, load("base")[0], b"a partition table")
+    for register, left_out in ((RTMR0, types.EV_EFI_VARIABLE_AUTHORITY), (RTMR1, types.EV_EFI_GPT_EVENT)):
+        genuine = [one for one in logged(parse_log(log), tpm=False) if one.register == register]
+        common = next(at for at, one in enumerate(genuine) if one.type == left_out)
+        ours = [one.digest for one in predicted if one.register == register]
+        assert ours[:common] == [one.digest for one in genuine[:common]]
+        assert sha384(bytes(4)) not in ours[common:]
 
 
 def test_genuine_logs_of_two_firmwares_are_not_one_platform() -> None:
