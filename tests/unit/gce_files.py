@@ -271,7 +271,7 @@ class Machine:
         log = self.log()
         files = {capture.LOG: log, capture.SMBIOS: self.table(), capture.CPUS: self.cpus}
         files = {name: data for name, data in files.items() if name not in self.without}
-        values = {**replay(parse_log(log)), **self.rtmrs}
+        values = dict(self.rtmrs) if len(self.rtmrs) == len(RTMRS) else {**replay(parse_log(log)), **self.rtmrs}
         quote = bytearray(QUOTE)
         quote[48 + 120 : 48 + 128] = self.attributes
         quote[48 + 136 : 48 + 184] = self.mrtd

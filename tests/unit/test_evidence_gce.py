@@ -221,7 +221,7 @@ def test_measure_describes_an_endorsement(tmp_path: Path) -> None:
         files.read(path)
 
 
-@pytest.mark.parametrize("head", [b"", b"\n", b"\n\x80", b"\n\xff\xff\xff", b"\n\x05abcde", b"\x0a\x0a\x0a"])
+@pytest.mark.parametrize("head", [b"", b"\n", b"\n\x80", b"\n\xff\xff\xff", b"\n\x05abcde", b"\n\n\n{}", b"\n\x80\n"])
 def test_other_files_are_no_endorsements(head: bytes) -> None:
     assert not gceformat.is_endorsement(head, len(head))
     assert not gceformat.is_endorsement(head, gceformat.MAX_SIZE + 1)

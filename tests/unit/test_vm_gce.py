@@ -271,9 +271,23 @@ REFUSED: dict[str, tuple[tuple[Machine, ...], type[Exception], str]] = {
     "no UUID": (
         (ONE, replace(TWO, smbios=made.table("two", system_uuid=bytes(16)))),
         MeasurementError,
-        "SMBIOS: the machine has no UUID",
+        "capture-machine: SMBIOS: the machine has no UUID",
     ),
-    "no memory": ((ONE, replace(TWO, smbios=made.table("two", memory=0))), MeasurementError, "no memory module"),
+    "no memory": (
+        (ONE, replace(TWO, smbios=made.table("two", memory=0))),
+        MeasurementError,
+        "capture-machine: SMBIOS: no memory",
+    ),
+    "a log that is cut off": (
+        (ONE, replace(TWO, whole_log=LOG[:700], rtmrs=dict.fromkeys(RTMRS, bytes(48)))),
+        EvidenceError,
+        "two.tar: capture-log: ",
+    ),
+    "an empty log": (
+        (ONE, replace(TWO, change=lambda entry: None)),
+        EvidenceError,
+        "capture-log: the log is a TPM's, or empty",
+    ),
     "CPUs with a gap": ((ONE, replace(TWO, cpus=b"0-1,3\n")), MeasurementError, "capture-size: CPUs b'0-1,3"),
     "Secure Boot": (
         (replace(ONE, change=SECURE), TWO),
@@ -352,6 +366,11 @@ def test_a_changed_part_is_not_of_the_quote() -> None:
             gce.read(endorsement(), now=NOW),
             [("x.tar", capture.Capture(files).encode()), *archives(TWO)],
         )
+
+
+def test_what_is_no_capture_is_named() -> None:
+    with pytest.raises(EvidenceError, match=r"x.tar: capture-form: capture: a header"):
+        learn("my-gce", gce.read(endorsement(), now=NOW), [("x.tar", LOG), *archives(TWO)])
 
 
 def test_no_byte_of_a_capture_may_change() -> None:

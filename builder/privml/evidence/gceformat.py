@@ -39,9 +39,11 @@ class EndorsedMrtd:
 
 
 def is_endorsement(head: bytes, size: int) -> bool:
-    """True if a file of ``size`` bytes that begins with ``head`` has the outer form of an endorsement: a field 1 that
-    begins with a timestamp and leaves room for a signature only."""
-    if head[:1] != b"\x0a" or size > MAX_SIZE:
+    """True if a file of ``size`` bytes that begins with ``head`` has the outer form of an endorsement.
+
+    That is a field 1 of 128 bytes or more, which begins with a timestamp and leaves room for a signature only.
+    """
+    if head[:1] != b"\x0a" or size > MAX_SIZE or head[1:2] < b"\x80":
         return False
     inner = 0
     for place, byte in enumerate(head[1:4]):

@@ -10,7 +10,8 @@ from __future__ import annotations
 import hashlib
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from privml.base.errors import EvidenceError, MeasurementError, printable
@@ -131,18 +132,26 @@ def _captured(name: str, data: bytes, endorsement: Endorsement) -> _Captured:
         raise type(error)(f"{name}: {error.message}", hint=error.hint) from error
 
 
+@contextmanager
+def _named(code: str) -> Iterator[None]:
+    """Put the refusal's name before the message of a reader of files."""
+    try:
+        yield
+    except (EvidenceError, MeasurementError) as error:
+        raise type(error)(f"{code}: {error.message}", hint=error.hint) from error
+
+
 def _read(name: str, data: bytes, endorsement: Endorsement) -> _Captured:
-    archive = captures.decode(data)
+    with _named("capture-form"):
+        archive = captures.decode(data)
     absent = [part for part in _PARTS if part not in archive.files]
     if absent:
         why = "; ".join(f"{part}: {archive.missing.get(part, 'not in it')}" for part in absent)
         raise EvidenceError(
             f"capture-parts: {why}, expected {', '.join(_PARTS)}", hint="capture as root, and leave nothing out"
         )
-    try:
+    with _named("capture-quote"):
         body = quote.parse(archive.files[captures.QUOTE]).body
-    except EvidenceError as error:
-        raise EvidenceError(f"capture-quote: {error.message}") from error
     if body.report_data != archive.report_data():
         raise EvidenceError(
             "capture-binding: the quote was made for something other than these parts",
@@ -167,10 +176,11 @@ def _read(name: str, data: bytes, endorsement: Endorsement) -> _Captured:
 
 def _events_of(data: bytes, quoted: Sequence[bytes]) -> tuple[LoggedEvent, ...]:
     """The extends of a captured log, whose RTMR0 and RTMR1 are those of the quote."""
-    entries = tuple(tcg.parse_log(data))
-    if is_tpm_log(entries):
-        raise EvidenceError("capture-log: the log is a TPM's, expected a TD's")
-    events = logged(entries, tpm=False)
+    with _named("capture-log"):
+        entries = tuple(tcg.parse_log(data))
+        events = () if is_tpm_log(entries) else logged(entries, tpm=False)
+    if not events:
+        raise EvidenceError("capture-log: the log is a TPM's, or empty, expected a TD's")
     for register, value in zip((RTMR0, RTMR1), quoted, strict=False):
         replayed = replay_digests(one.digest for one in events if one.register == register)
         if replayed != value:
@@ -181,7 +191,9 @@ def _events_of(data: bytes, quoted: Sequence[bytes]) -> tuple[LoggedEvent, ...]:
 
 
 def _machine(table: bytes, cpus: bytes) -> tuple[Size, uuid.UUID]:
-    maker, product, machine = dmi.system(table)
+    with _named("capture-machine"):
+        maker, product, machine = dmi.system(table)
+        memory = dmi.memory(table)
     if (maker, product) != (MAKER, PRODUCT):
         raise MeasurementError(
             f"capture-machine: SMBIOS names `{maker}` `{product}`, expected `{MAKER}` `{PRODUCT}`",
@@ -197,7 +209,7 @@ def _machine(table: bytes, cpus: bytes) -> tuple[Size, uuid.UUID]:
     vcpus = int(count[1] or 0) + 1 if count is not None else 0
     if not 1 <= vcpus <= MAX_VCPUS:
         raise MeasurementError(f"capture-size: CPUs {cpus[:40]!r}, expected 0 to N-1, at most {MAX_VCPUS}")
-    return Size(vcpus, dmi.memory(table)), machine
+    return Size(vcpus, memory), machine
 
 
 def _rows(events: Sequence[LoggedEvent], table: bytes) -> tuple[tuple[_Row, ...], tuple[int, int], tuple[str, ...]]:
