@@ -501,6 +501,7 @@ def test_every_event_that_is_in_the_way_is_listed(
         (("--gcp-endorsement", "firmware.binarypb", "--xml", "one.tar"), "no QEMU or its arguments"),
         (("--gcp-endorsement", "firmware.binarypb", "--cpu", "vendor=x"), "no QEMU or its arguments"),
         ((*WORDS, "--", "-smp", "4"), "no QEMU or its arguments"),
+        ((*WORDS, "--vcpus", "4"), "--vcpus and --memory are for a QEMU"),
     ],
 )
 def test_a_qemu_and_captures_are_not_learnt_together(

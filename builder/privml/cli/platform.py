@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 
 import click
+from click.core import ParameterSource
 
 from privml.base.errors import EvidenceError, UsageError
 from privml.base.files import read_start, write_atomic
@@ -118,6 +119,9 @@ def learn(
     if endorsement is not None or archives or collateral_file is not None:
         if endorsement is None or arguments or any(one is not None for one in (qemu, xml, page_order)) or cpu:
             raise UsageError("--capture and --collateral need --gcp-endorsement, and no QEMU or its arguments")
+        context = click.get_current_context()
+        if any(context.get_parameter_source(one) is not ParameterSource.DEFAULT for one in ("vcpus", "memory")):
+            raise UsageError("--vcpus and --memory are for a QEMU: captures have the sizes of their machines")
         _unused(path)
         _learn_gce(name, path, endorsement, archives, collateral_file)
         return
