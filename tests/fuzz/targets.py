@@ -24,7 +24,7 @@ from tests.property.test_option_roms import ROM
 from tests.property.test_published_mutations import DECODERS, SAMPLES
 from tests.published import read
 from tests.signing import armoured
-from tests.unit import runfile_file, safetensors_file
+from tests.unit import gce_files, runfile_file, safetensors_file
 from tests.unit.fake_archive import KEYRING as KEYRING_FILE
 from tests.unit.gguf_file import SMALL as GGUF
 from tests.unit.image_volume import superblock
@@ -45,7 +45,7 @@ from privml.events.meaning import certificate_name
 from privml.events.registers import RTMRS, ZERO
 from privml.events.tcg import parse_log, parse_sha1_log
 from privml.events.wording import describe
-from privml.evidence import capture, document, dstack, facts, merkle, report_data, sections
+from privml.evidence import capture, document, dstack, facts, gceformat, merkle, report_data, sections
 from privml.evidence.capture import Capture
 from privml.evidence.certificates import UnfitError
 from privml.evidence.nvidia import report as nvidia_report
@@ -57,6 +57,7 @@ from privml.measure import (
     artefact,
     bzimage,
     cpio,
+    dmi,
     efivars,
     fat,
     gpt,
@@ -68,6 +69,7 @@ from privml.measure import (
     uki,
     verity,
 )
+from privml.measure.learntmachine import LearntEvent, LearntMachine
 from privml.measure.lzh import decompress
 from privml.measure.optionrom import drivers
 from privml.publish.log import Entry
@@ -217,6 +219,23 @@ def _proof(data: bytes) -> object:
     return proof
 
 
+LEARNT = LearntMachine(4, 1 << 34, bytes(48), b"x", bytes(32), (LearntEvent(0xA, bytes(48), "ACPI file 1", 1, 2),))
+
+
+def _learnt(data: bytes) -> None:
+    """One row of what was learnt of a cloud's machines."""
+    row = LearntMachine.from_dict(loads(data), "machine")
+    assert LearntMachine.from_dict(row.to_dict(), "machine") == row
+
+
+def _dmi(data: bytes) -> None:
+    """What a captured SMBIOS table says of its machine."""
+    maker, product, _ = dmi.system(data)
+    assert maker.isprintable() and product.isprintable()
+    assert dmi.memory(data) > 0
+    assert smbios.stub_structures(dmi.for_stub(data)) == smbios.stub_structures(data)
+
+
 def _gpu_answer(data: bytes) -> object:
     try:
         return gpuanswer.reading_of(loads(data))
@@ -244,6 +263,9 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "compressed": (stored(UKI[:600]), decompress),
     "smbios": (TABLE, smbios.filtered),
     "smbios-stub": (TABLE, smbios.stub_structures),
+    "dmi": (gce_files.table(), _dmi),
+    "gce-endorsement": (gce_files.endorsement(), gceformat.parse),
+    "gce-machine": (canonical(LEARNT.to_dict()), _learnt),
     "e820": (
         bytes(60),
         lambda data: pciwindow.window(data, vendor="GenuineIntel", phys_bits=46, gigabyte_pages=True),

@@ -177,3 +177,13 @@ def test_the_authority_of_an_image_is_named_by_its_certificate() -> None:
 def test_the_meaning_of_a_record_is_found(kind: int, data: bytes, id_: str | None) -> None:
     about = meaning(entry(kind, data))
     assert (about.id if about else None) == id_
+
+
+def test_levels_of_evidence_have_one_order() -> None:
+    assert [level.value for level in sorted(Evidence, key=lambda level: -level.strength)] == [
+        "hardware",
+        "endorsed",
+        "tpm-boot",
+        "source",
+        "learnt",
+    ]

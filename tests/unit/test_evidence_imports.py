@@ -14,6 +14,7 @@ SOURCE = Path(privml.__file__).parent
 # Those that check certificates and signatures, and those that import them. The guest carries none (test_layers).
 WITH_CRYPTOGRAPHY = {
     "privml.evidence.certificates",
+    "privml.evidence.gce",
     *(f"privml.evidence.tdx.{name}" for name in ("signature", "chain", "contents", "platform")),
     *(f"privml.evidence.nvidia.{name}" for name in ("chain", "ocsp", "rim", "roles", "signature")),
     "privml.statement.keys",

@@ -23,6 +23,7 @@ _ROW = re.compile(r"^\| `([a-z]+)` \|.*\| ([^|]+?) \|$", re.MULTILINE)
 VERIFIER_ONLY = {
     *(f"privml/evidence/tdx/{name}.py" for name in ("signature", "chain", "contents", "platform")),
     *(f"privml/evidence/nvidia/{name}.py" for name in ("ocsp", "rim", "signature")),
+    *(f"privml/evidence/{name}.py" for name in ("gce", "gceformat", "protobuf")),
 }
 
 

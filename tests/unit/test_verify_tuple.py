@@ -17,6 +17,7 @@ import test_verify_nvidia as gpu_cases
 import test_verify_tdx as tdx_cases
 
 from privml.events import agent
+from privml.events.event import Evidence
 from privml.events.registers import MRTD, REGISTERS, RTMR0, RTMR3, TDX_REGISTERS, ZERO
 from privml.events.replay import replay_digests
 from privml.events.stages import STAGES
@@ -26,7 +27,7 @@ from privml.evidence.tdx import claims as tdx_claims
 from privml.evidence.tees import KINDS
 from privml.statement.exceptions import DeclaredException
 from privml.statement.index import State
-from privml.statement.launch import FilledBy, MeasuredLaunch
+from privml.statement.launch import Accepted, FilledBy, MeasuredLaunch
 from privml.verify import check
 from privml.verify.anchor import Built, Expected, Published
 from privml.verify.check import CODES, RULES
@@ -318,6 +319,22 @@ def test_a_development_image_may_leave_a_register_open_and_the_verdict_says_so(
     verdict = judge(facts=facts, expected=expected, policy=samples.SIMULATED)
     assert verdict.outcome is Outcome.ACCEPTED_SIMULATED
     assert note in verdict.notes
+
+
+def test_the_second_line_names_registers_that_were_learnt() -> None:
+    launch = samples.PREDICATE.launches[1]
+    levels = {MRTD: Evidence.ENDORSED, RTMR0: Evidence.LEARNT}
+    known = {name: Accepted(launch.accepted(name), level) for name, level in levels.items()}
+    of_cloud = dataclasses.replace(launch, registers={**launch.registers, **known})
+    verdict = judge(expected=expecting(launches=(of_cloud,)))
+    assert verdict.accepted and verdict.learnt == (RTMR0,) and verdict.to_dict()["learnt"] == ["rtmr0"]
+    lines = render(verdict).splitlines()
+    assert lines[1] == "  learnt: RTMR0, copied from captures of machines; no rule predicts the value"
+    assert "prediction: weakest register RTMR0, learnt from captures" in verdict.notes
+    assert "MRTD: a value that the firmware's vendor signed; nothing here computes it" in verdict.notes
+    assert judge().learnt == () and "learnt" not in render(judge())
+    refused = judge(facts=register(RTMR0)(FACTS), expected=expecting(launches=(of_cloud,)))
+    assert codes(refused) == {"rtmr0"} and render(refused).splitlines()[1].startswith("  learnt: RTMR0")
 
 
 def test_a_policy_for_an_unknown_purpose_cannot_be_made() -> None:

@@ -16,6 +16,7 @@ from privml.host.tdx import look as tdx_look
 from privml.lock.locate import recipe_locks, tools_lock_path
 from privml.recipe.loader import platforms_in, recipes_in, shipped
 from privml.recipe.names import name_of
+from privml.recipe.platform import PlatformFile
 
 
 @click.command()
@@ -59,7 +60,8 @@ def doctor(*, as_json: bool, tdx: bool, gpu: bool) -> None:
 
 
 def _ladder(folder: Path, *, gpu: bool, as_json: bool) -> None:
-    lines = ladder(tdx_look(platforms_in(folder), gpus=gpu))
+    platforms = [one for one in platforms_in(folder) if isinstance(one, PlatformFile)]
+    lines = ladder(tdx_look(platforms, gpus=gpu))
     failing = [line.name for line in lines if line.status == "fail"]
     if as_json:
         print_json({"ok": not failing, "lines": [asdict(line) for line in lines]})

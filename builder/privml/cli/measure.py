@@ -32,6 +32,11 @@ from privml.recipe.names import is_file_name
     "--platform", metavar="NAME", help="Predict for this platform, such as a learnt one, instead of the recipe's."
 )
 @click.option(
+    "--disk-file",
+    type=paths.Existing("a disk"),
+    help="With a --platform of Google Compute Engine: the disk that starts the image there.",
+)
+@click.option(
     "--qemu", type=paths.Existing("a QEMU"), help="With --boot: the QEMU that the platform was learnt from."
 )
 @click.option(
@@ -53,6 +58,7 @@ def measure(
     boot: bool,
     disk: bool,
     platform: str | None,
+    disk_file: Path | None,
     qemu: Path | None,
     replay: Path | None,
     cross_check: bool,
@@ -68,7 +74,8 @@ def measure(
 
     Each predicted event says how its rule is known: `hardware` (seen in the log or quote of a real TD), `tpm-boot`
     (seen in a boot of real firmware with a software TPM), `source` (read in source code only). A register shows the
-    weakest level of its events.
+    weakest level of its events. Values without a rule are `endorsed` (signed by the firmware's vendor) or `learnt`
+    (shown by captures of machines).
 
     \b
     Examples:
@@ -78,6 +85,7 @@ def measure(
       privml-build measure demo-cpu --boot --disk --vcpus 1,4 --memory 2815MiB
       privml-build measure demo-cpu --vcpus 1..64 --memory 2GiB..64GiB --json
       privml-build measure demo-cpu --platform my-host
+      privml-build measure demo-cpu --platform my-gce --disk-file disk.raw
       privml-build measure out/demo-cpu --replay my-td.tar
       privml-build measure OVMF.fd
     """
@@ -88,6 +96,8 @@ def measure(
         raise UsageError("--qemu needs --boot")
     if platform is not None and (replay is not None or cross_check):
         raise UsageError("--platform needs neither --replay nor --cross-check")
+    if disk_file is not None and (platform is None or boot):
+        raise UsageError("--disk-file needs --platform, and no --boot")
     if cross_check and (boot or replay is not None or is_file):
         raise UsageError("--cross-check needs an image, and neither --boot nor --replay")
     if replay is not None and (boot or vcpus is not None or memory is not None):
@@ -107,6 +117,7 @@ def measure(
         boot=boot,
         disk=disk,
         platform=platform,
+        disk_file=disk_file,
         qemu=qemu,
         replay=replay,
         cross_check=cross_check,

@@ -10,7 +10,7 @@ from typing import Any
 from privml.base.errors import Differs, UsageError
 from privml.base.steps import say, step
 from privml.cli.output import print_json, show
-from privml.events.event import seen_words
+from privml.events.event import Evidence, seen_words
 from privml.events.registers import MRTD, RTMRS, TDX_REGISTERS
 from privml.evidence.tdx.claims import TEE
 from privml.image import madeby
@@ -24,12 +24,16 @@ from privml.output.manifest import Manifest
 from privml.output.prediction import write_prediction
 from privml.readers import files
 from privml.readers import replay as replays
+from privml.recipe.gceplatform import GcePlatformFile
+from privml.recipe.loader import load_any_platform
 from privml.statement.launch import MeasuredLaunch
-from privml.vm import bootdisk, crosscheck, foreign
+from privml.statement.predicate import Predicate
+from privml.store.objects import Store
+from privml.vm import bootdisk, crosscheck, foreign, gce
 from privml.vm.bench import Bench
 from privml.vm.compared import ComparedBoot
+from privml.vm.platforms import place_of, platform_named
 from privml.vm.platforms import platform as load_platform
-from privml.vm.platforms import platform_named
 from privml.vm.predicted import MachinePredictor, predict_image
 
 
@@ -41,6 +45,7 @@ def measure_image(
     boot: bool,
     disk: bool,
     platform: str | None,
+    disk_file: Path | None,
     qemu: Path | None,
     replay: Path | None,
     cross_check: bool,
@@ -54,6 +59,23 @@ def measure_image(
     if replay is not None:
         _replay(found.directory, manifest, replay, as_json=as_json)
         return
+    learnt = None if platform is None else _of_cloud(platform, recipes_directory(found))
+    if learnt is not None:
+        if boot or disk_file is None:
+            raise UsageError(
+                f"platform {learnt.name}: a machine of Google, which boots from a disk that nothing here can start",
+                hint="--disk-file names the disk, and leave out --boot",
+            )
+        machines = gce.machines_of(learnt, Store())
+        _show(
+            gce.predict_image(learnt.name, machines, found.directory, manifest, disk_file, shapes),
+            shapes,
+            events=events,
+            as_json=as_json,
+        )
+        return
+    if disk_file is not None:
+        raise UsageError(f"--disk-file needs a platform of Google Compute Engine, and {platform} is a QEMU's")
     place = Workplace()
     other = None if platform is None else platform_named(platform, recipes_directory(found), len(manifest.volumes))
     if boot:
@@ -75,13 +97,22 @@ def measure_image(
         )
     if not shapes and other is None:
         say(f"wrote {write_prediction(found.directory, manifest, predicate)}")
+    _show(predicate, shapes, events=events, as_json=as_json)
+
+
+def _show(predicate: Predicate, shapes: tuple[Size, ...], *, events: bool, as_json: bool) -> None:
     if as_json and len(shapes) > 1:
         print_json([_matrix_row(one, events=events) for one in predicate.launches])
-        return
-    if as_json:
+    elif as_json:
         print_json(predicate.to_dict())
-        return
-    show(*described(predicate.launches, events=events))
+    else:
+        show(*described(predicate.launches, events=events))
+
+
+def _of_cloud(name: str, directory: Path) -> GcePlatformFile | None:
+    """The platform ``name`` if it is a cloud's; None for one of a QEMU."""
+    file = load_any_platform(name, place_of(name, directory))
+    return file if isinstance(file, GcePlatformFile) else None
 
 
 def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool) -> None:
@@ -186,6 +217,8 @@ def _register(launch: MeasuredLaunch, register: str, *, events: bool) -> list[st
     lines = []
     for number, value in enumerate(launch.accepted(register)):
         note = ("single-pass", "two-pass")[number] if register == MRTD else _weakest(launch, register)
+        if level == Evidence.ENDORSED:
+            note = "signed by the firmware's vendor"
         lines.append(f"  {register}  {value.hex()}  {level}  {note}".rstrip())
     if events:
         lines += [

@@ -13,20 +13,25 @@ from privml.events.registers import DIGEST_SIZE, LAUNCH, register_named
 
 
 class Evidence(StrEnum):
-    """How a rule is known: a real TD showed it, real firmware under a software TPM did, or only its source did."""
+    """How a rule is known: a real TD showed it, real firmware under a software TPM did, or only its source did.
+
+    Two values have no rule: ``endorsed`` is signed by the firmware's vendor, ``learnt`` was copied from captures.
+    """
 
     HARDWARE = "hardware"
+    ENDORSED = "endorsed"
     TPM_BOOT = "tpm-boot"
     SOURCE = "source"
+    LEARNT = "learnt"
 
     @property
     def strength(self) -> int:
-        """2 for hardware, 1 for tpm-boot, 0 for source; the weakest one speaks for a register."""
+        """4 for hardware down to 0 for learnt, in the order above; the weakest one speaks for a register."""
         return _STRENGTH[self]
 
 
 _SEEN = re.compile(r"(?:(.*) )?\[seen on ([^\[\]]+)\]", re.DOTALL)
-_STRENGTH = {Evidence.HARDWARE: 2, Evidence.TPM_BOOT: 1, Evidence.SOURCE: 0}
+_STRENGTH = {level: strength for strength, level in enumerate(reversed(Evidence))}
 
 
 @dataclass(frozen=True)

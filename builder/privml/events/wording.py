@@ -76,7 +76,7 @@ def hashed(entry: LogEntry) -> tuple[bytes, ...]:
     """The bytes that an event's digest may cover, derived from its data; the likeliest first."""
     data = entry.data
     if entry.type in _BOOT:
-        variable = _variable_parts(data)
+        variable = variable_parts(data)
         return (data,) if variable is None else (variable[2], data)
     if entry.type == types.EV_IPL:
         # Loaders log a text and measure it without its NUL, with one, or without grub's "grub_cmd: "; systemd-stub
@@ -218,7 +218,7 @@ def _fw_cfg(entry: LogEntry) -> str:
     return _plain(entry) if name == entry.data else f"fw_cfg {text_in(name.rstrip(bytes(1))) or name.hex()}"
 
 
-def _variable_parts(data: bytes) -> tuple[uuid.UUID, str, bytes] | None:
+def variable_parts(data: bytes) -> tuple[uuid.UUID, str, bytes] | None:
     """UEFI_VARIABLE_DATA: vendor, name, value; None when its lengths are not those of ``data``."""
     if len(data) < 32:
         return None
@@ -230,7 +230,7 @@ def _variable_parts(data: bytes) -> tuple[uuid.UUID, str, bytes] | None:
 
 
 def _variable(entry: LogEntry) -> str:
-    parts = _variable_parts(entry.data)
+    parts = variable_parts(entry.data)
     if parts is None:
         return f"malformed variable data, {len(entry.data)} bytes"
     vendor, name, value = parts

@@ -9,6 +9,7 @@ from privml.lock.changes import states_of
 from privml.lock.make import bring
 from privml.lock.modelrecord import Model
 from privml.lock.models import Lock, Package, Runfile, ToolsLock, Wheel
+from privml.recipe.gceplatform import GcePlatformFile
 from privml.recipe.loader import platforms_in
 from privml.recipe.platform import PlatformFile
 from privml.store.fetch import Item, fetch
@@ -47,7 +48,7 @@ def kept(locks: Iterable[Lock | ToolsLock], store: Store) -> set[str]:
     return digests(locks) | {state for state in states if store.has(state)}
 
 
-def tables_of(platforms: Iterable[PlatformFile]) -> list[Item]:
+def tables_of(platforms: Iterable[PlatformFile | GcePlatformFile]) -> list[Item]:
     """The tables of learnt platforms, which only stores and pools have."""
     return [
         Item(one.tables.sha256, one.tables.size, f"the tables of platform {one.name}", (), _NOWHERE)
@@ -56,7 +57,9 @@ def tables_of(platforms: Iterable[PlatformFile]) -> list[Item]:
     ]
 
 
-def bring_tables(store: Store, platforms: Iterable[PlatformFile], pools: Sequence[Pool] = ()) -> None:
+def bring_tables(
+    store: Store, platforms: Iterable[PlatformFile | GcePlatformFile], pools: Sequence[Pool] = ()
+) -> None:
     """Fetch the tables of learnt platforms that are missing from the store; ``InputsError`` if no pool has them."""
     missing = [item for item in tables_of(platforms) if not store.has(item.sha256)]
     if missing:

@@ -22,6 +22,7 @@ _HIDDEN = 0x008
 _VOLUME = uuid.UUID("7cb8bdc9-f8eb-4f34-aaea-3ee4af6516a1")
 _MADE_BY_FIRMWARE = uuid.UUID("8108ac4e-9f11-4d59-850e-e21a522c59b2").bytes_le
 _END = b"\x7f\xff\x04\x00"
+_FROM_VOLUME = b"\x04\x07\x14\x00"
 _PCI_ROOT = b"\x02\x01\x0c\x00\xd0\x41\x03\x0a\0\0\0\0"
 _ETHERNET = b"\x01"
 _IPV4 = b"\x03\x0c\x1b\x00" + bytes(23)
@@ -48,7 +49,7 @@ class BootOption:
 
     def encoded(self) -> bytes:
         """EFI_LOAD_OPTION with the device path Fv/FvFile."""
-        path = b"\x04\x07\x14\x00" + _VOLUME.bytes_le + b"\x04\x06\x14\x00" + self.file.bytes_le
+        path = _FROM_VOLUME + _VOLUME.bytes_le + b"\x04\x06\x14\x00" + self.file.bytes_le
         return _load_option(self.attributes, self.description, path)
 
 
@@ -67,6 +68,17 @@ class DeviceOption:
 def _load_option(attributes: int, description: str, path: bytes) -> bytes:
     head = attributes.to_bytes(4, "little") + (len(path) + len(_END)).to_bytes(2, "little")
     return head + description.encode("utf-16-le") + b"\0\0" + path + _END
+
+
+def is_of_firmware(option: bytes) -> bool:
+    """True if an EFI_LOAD_OPTION is one that firmware makes by itself: for a device, or for an own application.
+
+    An installed system adds others, which name a file on its disk.
+    """
+    length = int.from_bytes(option[4:6], "little")
+    name = next((at for at in range(6, len(option) - 1, 2) if option[at : at + 2] == b"\0\0"), len(option))
+    path, rest = option[name + 2 :][:length], option[name + 2 + length :]
+    return rest == _MADE_BY_FIRMWARE or (path[:4] == _FROM_VOLUME and not rest)
 
 
 BOOT_MANAGER_MENU = BootOption(

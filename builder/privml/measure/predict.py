@@ -56,12 +56,16 @@ class Prediction:
         return {MRTD: self.mrtd_single, **replay_events(self.events)}
 
     def evidence(self) -> dict[str, Evidence]:
-        """The weakest evidence of each register's events; a register without events is zeros, known from hardware."""
-        weakest = {MRTD: Evidence.HARDWARE}
-        for register in RTMRS:
-            levels = [event.evidence for event in self.events if event.register == register]
-            weakest[register] = min(levels, key=lambda level: level.strength, default=Evidence.HARDWARE)
-        return weakest
+        """How well each register is known."""
+        return {MRTD: Evidence.HARDWARE, **weakest_evidence(self.events)}
+
+
+def weakest_evidence(events: Iterable[Event]) -> dict[str, Evidence]:
+    """The weakest evidence of each RTMR's events; a register without events is zeros, known from hardware."""
+    weakest = dict.fromkeys(RTMRS, Evidence.HARDWARE)
+    for event in events:
+        weakest[event.register] = min(weakest[event.register], event.evidence, key=lambda level: level.strength)
+    return weakest
 
 
 def predict(
@@ -118,10 +122,15 @@ def predict(
         host_cmdline = None  # with Secure Boot on the stub drops it, unmeasured
     gpt_event = None if disk is None else disk.gpt_event
     started(events, payload, table, gpt_event=gpt_event, host_cmdline=host_cmdline, stub_console=machine.stub_console)
+    add_agent_events(events, agent_events)
+    return Prediction(tuple(events.rows), firmware.mrtd_single, firmware.mrtd_two)
+
+
+def add_agent_events(events: EventList, agent_events: Iterable[AgentEvent]) -> None:
+    """What the agent extends into RTMR3."""
     listed = tuple(agent_events)
     for event, digest in zip(listed, digests(listed), strict=True):
         events.add(RTMR3, AGENT_EVENT_TYPE, digest, f"agent: {event.name}", key=event.name, evidence=Evidence.SOURCE)
-    return Prediction(tuple(events.rows), firmware.mrtd_single, firmware.mrtd_two)
 
 
 def _launch(events: EventList, firmware: FirmwareFacts, machine: MeasuredMachine) -> None:

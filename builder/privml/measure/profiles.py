@@ -102,6 +102,19 @@ TD_OVMF_2026 = Profile(
     "order of its rows is that of software-TPM boots of 2026.08, no TD's log was available",
 )
 
+TD_GCE = Profile(
+    name="td-gce",
+    tpm=False,
+    secure_boot=True,
+    fw_cfg_items=False,
+    smbios=False,
+    boot_options=(),
+    separators=(0, 1),
+    evidence=Evidence.SOURCE,
+    source="Google's firmware, boot from a disk: RTMR0 and the separators are those of captures, the order of RTMR1 "
+    "is that of four logs of such machines; no log of an image of ours was available",
+)
+
 TPM = Profile(
     name="tpm-ovmf-202608",
     tpm=True,

@@ -65,7 +65,7 @@ def seen_on(origin: str, level: Evidence) -> str:
     """The firmware on which the rule of ``origin`` was observed at this ``level``; empty for none."""
     if level is Evidence.TPM_BOOT:
         return DEBIAN_202608.firmware
-    if level is Evidence.SOURCE:
+    if level is not Evidence.HARDWARE:
         return ""
     matching = [(len(start), sighting) for start, sighting in HARDWARE if origin.startswith(start)]
     return max(matching, key=lambda pair: pair[0])[1].firmware if matching else ""

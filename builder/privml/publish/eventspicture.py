@@ -11,7 +11,13 @@ from privml.events.event import Event, Evidence
 from privml.events.registers import MRTD, RTMR3, RTMRS
 
 _WIDE, _GAP, _LINE = 176, 16, 16
-_FILL = {Evidence.HARDWARE: GREEN, Evidence.TPM_BOOT: BLUE, Evidence.SOURCE: AMBER}
+_FILL = {
+    Evidence.HARDWARE: GREEN,
+    Evidence.ENDORSED: GREEN,
+    Evidence.TPM_BOOT: BLUE,
+    Evidence.SOURCE: AMBER,
+    Evidence.LEARNT: AMBER,
+}
 _NAME = "(its name)"
 _SHORT = (
     ("firmware.fd variable ", ""),
@@ -68,10 +74,11 @@ def draw(
         picture.box(x[register], y, _WIDE, tall, [_short(row.origin) for row in rows], _FILL[weakest], bold=False)
         y += tall + 8
     picture.box(x[RTMR3], y, _WIDE, _LINE * (len(agent) + 1) + 14, ["agent's events", *agent], _fill(levels, RTMR3))
+    there = {*levels.values(), *(event.evidence for event in events)}
     legend = (
-        (GREEN, "seen on TDX hardware"),
+        (GREEN, "seen on TDX hardware" + (", or endorsed" if Evidence.ENDORSED in there else "")),
         (BLUE, "at least one seen under a software TPM only"),
-        (AMBER, "at least one known from source only"),
+        (AMBER, "at least one known from source only" + (", or learnt" if Evidence.LEARNT in there else "")),
     )
     for number, (fill, words) in enumerate(legend):
         picture.box(20 + 300 * number, height - 28, 16, 14, [], fill)

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from privml.base.errors import EvidenceError, MeasurementError
+from privml.base.times import time_text
 from privml.events import tcg
 from privml.events.registers import MRTD, REGISTERS, RTMR2, RTMR3, RTMRS, ZERO
+from privml.evidence import gceformat
 from privml.evidence.tdx import quote, tdreport
 from privml.measure.description import Description
 from privml.measure.digest import Bytes
@@ -42,6 +44,8 @@ def identify(path: Path, view: Bytes) -> File | None:
     if head[:16] == _QUOTE_BUFFER and _is_quote(head[_QUOTE_BUFFER_HEADER:]):
         size = int.from_bytes(head[20:24], "little")
         return quote_file(path, view[_QUOTE_BUFFER_HEADER : _QUOTE_BUFFER_HEADER + min(size, quote.MAX_SIZE + 1)])
+    if gceformat.is_endorsement(head, len(view)):
+        return File(path, _endorsement(gceformat.parse(view[:])))
     other = _other_tee(head, len(view))
     if other is not None:
         raise MeasurementError(f"{path} is {other}: it has no registers of a TD")
@@ -178,6 +182,23 @@ def _ccel_table(data: bytes) -> Description:
     length, address = (int.from_bytes(data[at : at + 8], "little") for at in (40, 48))
     facts = {"log's size": f"{length} bytes", "log's address": f"0x{address:x}"}
     return Description("ccel-table", "ACPI table CCEL: where the log lies, not the log", facts=facts)
+
+
+def _endorsement(found: gceformat.Unverified) -> Description:
+    """Google's launch endorsement; its signature is not checked."""
+    facts = {
+        "firmware": f"sha384:{found.firmware_sha384.hex()}",
+        "security version on TDX": str(found.svn),
+        "signed": time_text(found.signed_at),
+        "changelist": str(found.changelist),
+    }
+    facts |= {f"mrtd {number}": str(value) for number, value in enumerate(found.values, 1)}
+    return Description(
+        "gce-endorsement",
+        f"Google's launch endorsement of a firmware, with {len(found.values)} values of MRTD",
+        facts=facts,
+        notes=("its signature was not checked: `platform learn --gcp-endorsement` does that",),
+    )
 
 
 def agreement(log: Log, claimed: dict[str, bytes]) -> dict[str, str]:

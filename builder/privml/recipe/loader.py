@@ -21,6 +21,7 @@ from privml.events.variants import PRODUCTION
 from privml.recipe import archives, compiled, document, exceptions, gpu, migration, python
 from privml.recipe.document import Document, Mark
 from privml.recipe.finding import Finding, RecipeProblems
+from privml.recipe.gceplatform import KIND, GcePlatformFile
 from privml.recipe.hardware import Device
 from privml.recipe.models import Content
 from privml.recipe.names import SUFFIXES, check_single, is_file_name, name_of, named
@@ -224,10 +225,25 @@ def platform_path(name: str, directory: Path) -> Path:
 
 
 def load_platform(name: str, directory: Path) -> PlatformFile:
-    """Read a platform of the recipes in ``directory``."""
+    """Read a platform of the recipes in ``directory``; ``RecipeError`` for a machine of a cloud."""
+    platform = load_any_platform(name, directory)
+    if isinstance(platform, GcePlatformFile):
+        raise RecipeError(
+            f"platform {name}: a machine of Google, which boots from a disk: no recipe can name it",
+            hint="`privml-build measure NAME --platform PLATFORM --disk-file DISK` predicts for it",
+        )
+    return platform
+
+
+def load_any_platform(name: str, directory: Path) -> PlatformFile | GcePlatformFile:
+    """Read a platform of any kind of the recipes in ``directory``."""
     path = platform_path(name, directory)
     parsed = document.parse(_read(path), label(f"platforms/{path.name}", path.parent.parent))
-    platform = validate(parsed, PlatformFile)
+    vmm = parsed.value.get("vmm")
+    of_cloud = isinstance(vmm, dict) and vmm.get("kind") == KIND
+    platform: PlatformFile | GcePlatformFile = (
+        validate(parsed, GcePlatformFile) if of_cloud else validate(parsed, PlatformFile)
+    )
     if platform.name != name:
         raise RecipeError(
             f"{parsed.marks[('name',)]}: name: got `{platform.name}`, expected the file's name, `{name}`"
@@ -235,12 +251,12 @@ def load_platform(name: str, directory: Path) -> PlatformFile:
     return platform
 
 
-def platforms_in(directory: Path) -> list[PlatformFile]:
+def platforms_in(directory: Path) -> list[PlatformFile | GcePlatformFile]:
     """The platforms of the recipes in ``directory``, by name; files that cannot be read are left out."""
     found = []
     for path in sorted((directory / "platforms").glob("*.yaml")):
         with contextlib.suppress(RecipeError):
-            found.append(load_platform(path.stem, directory))
+            found.append(load_any_platform(path.stem, directory))
     return found
 
 

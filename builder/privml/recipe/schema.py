@@ -13,6 +13,7 @@ from typing import Any
 
 from privml.base import strictjson
 from privml.recipe.fields import facts
+from privml.recipe.gceplatform import KIND, GcePlatformFile
 from privml.recipe.models import Content
 from privml.recipe.platform import PlatformFile
 
@@ -51,8 +52,18 @@ def recipe_schema() -> dict[str, Any]:
 
 
 def platform_schema() -> dict[str, Any]:
-    """The schema of ``recipes/platforms/NAME.yaml``."""
-    return {"$schema": DIALECT, **PlatformFile.model_json_schema(by_alias=True), "title": "privml-build platform"}
+    """The schema of ``recipes/platforms/NAME.yaml``: of a QEMU, or of Google Compute Engine."""
+    qemu, cloud = (model.model_json_schema(by_alias=True) for model in (PlatformFile, GcePlatformFile))
+    kind = {"properties": {"kind": {"const": KIND}}, "required": ["kind"]}
+    return {
+        "$schema": DIALECT,
+        "title": "privml-build platform",
+        "type": "object",
+        "if": {"properties": {"vmm": kind}, "required": ["vmm"]},
+        "then": {"$ref": "#/$defs/GcePlatform"},
+        "else": {"$ref": "#/$defs/Platform"},
+        "$defs": qemu.pop("$defs") | cloud.pop("$defs") | {"Platform": qemu, "GcePlatform": cloud},
+    }
 
 
 def files() -> dict[str, bytes]:

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from privml.events.agent import AgentEvent
+from privml.events.event import Evidence
 from privml.events.registers import REGISTERS
 from privml.events.variants import PRODUCTION
 from privml.evidence.claims import Checked, SignatureFailure
@@ -116,8 +117,14 @@ def verify(
         notes=tuple(_notes(case)),
         relaxed=relaxed,
         models=expected.models,
+        learnt=_learnt(launch),
     )
     return Judgement(verdict, facts)
+
+
+def _learnt(launch: MeasuredLaunch | None) -> tuple[str, ...]:
+    levels = {} if launch is None else launch.evidence()
+    return tuple(register for register, level in levels.items() if level is Evidence.LEARNT)
 
 
 def _relaxed(case: Case, refusals: tuple[Refusal, ...]) -> tuple[Refusal, ...]:
@@ -324,7 +331,11 @@ def _notes(case: Case) -> Iterator[str]:
     levels = case.launch.evidence()
     if levels:
         weakest = min(levels.items(), key=lambda item: item[1].strength)
-        yield f"prediction: weakest register {weakest[0].upper()}, confirmed by {weakest[1].value}"
+        how = "learnt from captures" if weakest[1] is Evidence.LEARNT else f"confirmed by {weakest[1].value}"
+        yield f"prediction: weakest register {weakest[0].upper()}, {how}"
+    for register, level in levels.items():
+        if level is Evidence.ENDORSED:
+            yield f"{register.upper()}: a value that the firmware's vendor signed; nothing here computes it"
     if case.launch.runtime_unused:
         runtime = str(LAYOUTS[case.launch.tee].runtime).upper()
         yield f"{runtime}: unused, the image's kernel cannot extend it; only the report data covers the agent's log"

@@ -21,8 +21,8 @@ def _headline(verdict: Verdict) -> str:
 
 
 def render(verdict: Verdict, about: str = "") -> str:
-    """Lines of text, each ending with a newline; the first has the outcome, the image and the anchor,
-    the second the expected image's model, its revision and its signer.
+    """Lines of text, each ending with a newline; the first has the outcome, the image and the anchor, the second the
+    registers that nothing predicts, if there are any, the next the image's model, its revision and its signer.
 
     ``about`` ends the first line: whose nonce and which time, where they are not the caller's own and now.
 
@@ -32,6 +32,9 @@ def render(verdict: Verdict, about: str = "") -> str:
     headline = f"{_headline(verdict)}{relaxations}"
     variant = f" ({verdict.variant})" if verdict.variant else ""
     lines = [f"{headline}: {verdict.name}{variant}, against {verdict.anchor}{about}"]
+    if verdict.learnt:
+        names = ", ".join(register.upper() for register in verdict.learnt)
+        lines.append(f"  learnt: {names}, copied from captures of machines; no rule predicts the value")
     lines += [f"  model: {model}" for model in verdict.models]
     if verdict.shape:
         lines.append(f"  shape: {verdict.shape}")

@@ -40,6 +40,7 @@ class Verdict:
 
     ``shape`` is the label of the closest shape, which it was compared with. ``relaxed`` has the refusals that the
     default policy would have given and that a policy file accepts. ``models`` are those of the expected image.
+    ``learnt`` are the registers whose expected value was copied from captures of machines.
     """
 
     outcome: Outcome
@@ -51,6 +52,7 @@ class Verdict:
     notes: tuple[str, ...] = ()
     relaxed: tuple[Refusal, ...] = ()
     models: tuple[ExpectedModel, ...] = ()
+    learnt: tuple[str, ...] = ()
 
     @property
     def accepted(self) -> bool:
@@ -83,6 +85,7 @@ class Verdict:
             "models": [vars(model) for model in self.models],
             "published": self.anchor.to_dict() if isinstance(self.anchor, Published) else None,
             "shape": self.shape,
+            "learnt": list(self.learnt),
             "refusals": [refusal.to_dict() for refusal in self.refusals],
             "relaxed": [refusal.to_dict() for refusal in self.relaxed],
             "notes": list(self.notes),

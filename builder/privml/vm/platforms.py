@@ -16,10 +16,15 @@ def platform(name: str, directory: Path) -> Platform:
     return record(load_platform(name, directory))
 
 
+def place_of(name: str, directory: Path) -> Path:
+    """The folder whose platform ``name`` is meant: ``recipes`` here, else ``directory``."""
+    here = Path("recipes")
+    return here if (here / "platforms" / f"{name}.yaml").is_file() else directory
+
+
 def platform_named(name: str, directory: Path, volumes: int) -> Platform:
     """The platform ``name`` of ``recipes`` here, else of ``directory``; ``UsageError`` if it lacks disks."""
-    here = Path("recipes")
-    found = platform(name, here if (here / "platforms" / f"{name}.yaml").is_file() else directory)
+    found = platform(name, place_of(name, directory))
     disks = sum(device.kind == "virtio-blk" for device in found.devices)
     if disks < volumes:
         raise UsageError(
