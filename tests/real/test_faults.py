@@ -172,7 +172,9 @@ def test_kill_9_at_random_points_of_a_build(demo_cpu: Path, tmp_path: Path) -> N
             child.wait()
             left = settled(str(tmp_path), 5.0)
             assert left == [], f"turn {turn}: these go on after the kill: {left}"
-            assert not (output / "manifest.json").exists(), "a build that was killed looks like one that was not"
+            if output.exists():  # the image was already in its place, and only the process had not ended
+                same(output, demo_cpu)
+                shutil.rmtree(output)
         else:
             shutil.rmtree(output)  # it came to its end before its time: once more
         assert mounts(str(tmp_path)) == []
