@@ -17,6 +17,7 @@ from privml.measure.uki import UkiFacts
 
 _DIGEST = 48
 _VARIABLE = 64 * 1024
+_ADDRESS = (1 << 52) - 1
 
 
 def to_json(uki: UkiFacts, firmware: FirmwareFacts, events: Sequence[AgentEvent]) -> dict[str, Any]:
@@ -107,8 +108,8 @@ def _text(value: object, limit: int = 4096) -> str:
 
 
 def _number(value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise EvidenceError("facts: expected a number from 0")
+    if not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= _ADDRESS:
+        raise EvidenceError(f"facts: expected a number from 0 to {_ADDRESS}")
     return value
 
 

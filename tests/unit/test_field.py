@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import re
@@ -11,6 +12,7 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 from field_fake import PLATFORM_FILE, Made, made, written
@@ -22,7 +24,7 @@ from tests.field.receive import accept
 from tests.field.record import BUNDLE, CAPTURE, FACTS, FAILED, NOT_RUN, PASSED, PREDICTED, RECORD, STEPS, Report, Step
 from tests.field.scrub import Names
 
-from privml.base.errors import EvidenceError, HostError, Refused, UsageError
+from privml.base.errors import EvidenceError, HostError, PrivmlError, Refused, UsageError
 from privml.base.strictjson import canonical
 from privml.evidence import bundle, ustar
 from privml.evidence.bundle import Bundle
@@ -490,3 +492,29 @@ def test_an_archive_without_evidence_or_with_two_is_refused(honest: Made, tmp_pa
         accept(received(mixed, tmp_path), "spr", judge=genuine)
     with pytest.raises(UsageError, match="lower-case"):
         accept(received(honest, tmp_path), "../x", judge=genuine)
+
+
+def damaged(value: object, random: Random) -> object:
+    """``value`` with one of its leaves replaced."""
+    if isinstance(value, dict) and value:
+        key = random.choice(sorted(value))
+        return {**value, key: damaged(value[key], random)}
+    if isinstance(value, list) and value:
+        at = random.randrange(len(value))
+        return [*value[:at], damaged(value[at], random), *value[at + 1 :]]
+    return random.choice([None, -1, 1 << 52, "", "zz", "ab" * 48, [], {}, True, "\u202e", value])
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_damaged_archive_is_refused_or_damaged_in_its_page_only(honest: Made, tmp_path: Path, seed: int) -> None:
+    random = Random(seed)
+    whole = packed(honest)
+    for _ in range(25):
+        at = random.randrange(len(whole) if random.random() < 0.3 else 40_000)
+        data = whole[:at] + random.randbytes(random.choice((1, 1, 8, 512))) + whole[at + 1 :]
+        with contextlib.suppress(PrivmlError):  # no digest covers the page, which nothing reads
+            found = archive.read(written(tmp_path / "a.tar", data))
+            assert (found.report, found.files) == (archive.listed(honest.report, honest.files), honest.files)
+        facts = canonical(damaged(json.loads(honest.files[FACTS]), random))
+        with contextlib.suppress(PrivmlError):  # some damage only makes another prediction
+            accept(Received(honest.report, {**honest.files, FACTS: facts}, "0" * 64), "x", judge=genuine)
