@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tests.field.record import DIFFERS, PREDICTED, UNKNOWN, Register
 
-from privml.base.errors import RecipeError
+from privml.base.errors import EvidenceError, RecipeError
 from privml.events.agent import digests, parse_log
 from privml.events.registers import MRTD, RTMR3, TDX_REGISTERS
 from privml.events.replay import replay_digests
@@ -37,6 +37,7 @@ _CHANGES: tuple[tuple[tuple[str, ...], str, str], ...] = (
 _ORDER = ("vmm", "this host adds pages in the other order: set `page_order` in vmm, or `platform learn --page-order`")
 _FIRMWARE = ("firmware", "MRTD is another firmware's: the one that runs is not the image's firmware.fd")
 _HOST = "not a platform's line: the host gave the guest something (see the difference)"
+_NO_LOG = "without a log the event cannot be named: look at the memory size and at QEMU's arguments first"
 _AGENT = "not a platform's line: the guest was not ready, or something else extended RTMR3"
 
 
@@ -68,8 +69,11 @@ def judge(
 
 
 def _logged(row: Register, launch: MeasuredLaunch, found: Document, platform: Path, *, simulated: bool) -> Register:
-    log = logs.read(found.bootlog)
-    if log.registers()[row.name].hex() != row.quoted:
+    try:
+        log = logs.read(found.bootlog)
+    except EvidenceError as error:
+        return _differs(row, None, f"no log to look for the event: {error.message}", platform, "", _NO_LOG)
+    if log.registers().get(row.name, b"").hex() != row.quoted:
         return _differs(row, None, "the log does not replay to the quote's value", platform, "", _HOST)
     comparison = compare(launch.events, log.entries, tpm=simulated, registers=(row.name,))
     first = comparison.differences[0]

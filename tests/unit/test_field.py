@@ -177,6 +177,14 @@ def test_rtmr3_and_a_log_that_is_not_the_quotes(honest: Made) -> None:
     assert (row.name, row.difference) == ("rtmr1", "the log does not replay to the quote's value")
 
 
+def test_without_a_log_the_register_still_has_a_verdict(honest: Made) -> None:
+    found = made(changed={number_of(honest, "etc/acpi/tables"): b"\x07" * 48})
+    for log in (b"", b"no log"):
+        rows = replace(found, document=replace(found.document, bootlog=log)).registers()
+        assert [row.verdict for row in rows] == [PREDICTED, "differs", PREDICTED, PREDICTED, PREDICTED]
+        assert rows[1].change.startswith("without a log")
+
+
 # -- what leaves ----------------------------------------------------------------------------------------------------
 
 
