@@ -151,13 +151,13 @@ class Field:
         """Seconds until the end."""
         return self._end - time.monotonic()
 
-    def _verb(self, *words: str, ok: Sequence[int] = (0,), timeout: float = _VERB) -> tuple[int, str]:
+    def _verb(self, *words: str, ok: Sequence[int] = (0,)) -> tuple[int, str]:
         """Run a verb; its status and output. ``Failed`` with its last words for a status that is not in ``ok``."""
         done = subprocess.run(
             command(*words),
             capture_output=True,
             text=True,
-            timeout=max(1.0, min(timeout, self.left())),
+            timeout=max(0.5, min(_VERB, self.left())),
             check=False,
             errors="replace",
         )
@@ -226,6 +226,8 @@ class Field:
         started = time.monotonic()
         self._guest = Guest(command(*words))
         port = self._guest.port(min(_READY, self.left()))
+        if port is None and self._guest.running:
+            raise Failed(None, f"not ready within {time.monotonic() - started:.0f} s")
         if port is None:
             status, said = self._guest.ended()
             if status == NO_HOST and not options.simulation and "cannot run a TD" in said:

@@ -66,8 +66,13 @@ class Guest:
             time.sleep(0.1)
         return None
 
+    @property
+    def running(self) -> bool:
+        """True until its process ends."""
+        return self._process.poll() is None
+
     def ended(self) -> tuple[int, str]:
-        """Stop it if it still runs; its exit status, and what it said."""
+        """Its exit status, and what it said."""
         status = self.stop()
         return status, self._said["err"] or self._said["out"]
 

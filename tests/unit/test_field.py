@@ -343,6 +343,21 @@ def test_without_tdx_it_runs_to_its_end_and_says_what_did_not_run(
     assert archive.read(written(tmp_path / "a.tar", data)).report.step("run").result == NOT_RUN
 
 
+def test_what_takes_too_long_is_stopped(
+    without_tdx: Callable[..., Field], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = "import sys, time\nif sys.argv[1] in ('doctor', 'run'):\n    time.sleep(60)\n"
+    (tmp_path / "verbs.py").write_text(slow)
+    monkeypatch.setattr(flow, "_VERB", 0.5)
+    monkeypatch.setattr(flow, "_READY", 0.5)
+    report = without_tdx().run().report
+    assert report.step("doctor").detail.startswith("TimeoutExpired")
+    assert (report.step("run").result, report.step("run").status) == (FAILED, None)
+    assert report.step("run").detail.startswith("not ready within")
+    assert report.step("verify").detail == "no guest"
+    assert run.status_of(report) == 1
+
+
 def test_whatever_a_step_meets_is_in_the_record(
     without_tdx: Callable[..., Field], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -409,7 +424,9 @@ except KeyboardInterrupt:
 def test_a_guest_is_ready_when_run_names_its_address_and_stops_by_an_interrupt() -> None:
     guest = Guest([sys.executable, "-c", SERVING])
     assert guest.port(30) == 4711
+    assert guest.running
     assert guest.stop() == 130
+    assert not guest.running
     ended = Guest([sys.executable, "-c", "import sys; sys.exit('guest stage `model` failed')"])
     assert ended.port(30) is None
     assert ended.ended() == (1, "guest stage `model` failed\n")
