@@ -3,12 +3,13 @@
 import base64
 import json
 import lzma
-import uuid
 from pathlib import Path
 from typing import Any
 
 import pytest
+from tests.field.facts import firmware_of, uki_of
 
+from privml.base.strictjson import Fields
 from privml.events.event import Event, Evidence
 from privml.events.registers import RTMR0, RTMR1, RTMR2
 from privml.events.replay import extended, replay_tpm_as_rtmrs
@@ -19,8 +20,6 @@ from privml.measure.firmware import FirmwareFacts
 from privml.measure.machine import MeasuredMachine
 from privml.measure.predict import Prediction, predict
 from privml.measure.profiles import TPM
-from privml.measure.smbios import FirmwareStrings
-from privml.measure.tdvf import FirmwareSection
 from privml.measure.uki import UkiFacts
 
 VECTORS = Path(__file__).resolve().parents[1] / "vectors/measurement"
@@ -35,23 +34,7 @@ BOOTS: dict[str, dict[str, Any]] = {
 
 def read_facts(facts: dict[str, Any]) -> tuple[UkiFacts, FirmwareFacts]:
     """The facts of UKI and firmware in a facts.json."""
-    uki, firmware = facts["uki"], facts["firmware"]
-    return (
-        UkiFacts(
-            bytes.fromhex(uki["authenticode"]),
-            tuple((section, bytes.fromhex(digest)) for section, digest in uki["sections"]),
-            uki["cmdline"],
-            bytes.fromhex(uki["initrd"]),
-        ),
-        FirmwareFacts(
-            tuple(FirmwareSection(*row) for row in firmware["sections"]),
-            bytes.fromhex(firmware["mrtd_single"]),
-            bytes.fromhex(firmware["mrtd_two"]),
-            bytes.fromhex(firmware["cfv"]),
-            {(uuid.UUID(vendor), key): bytes.fromhex(value) for vendor, key, value in firmware["variables"]},
-            FirmwareStrings(*firmware["strings"]),
-        ),
-    )
+    return uki_of(Fields(facts["uki"], "uki")), firmware_of(Fields(facts["firmware"], "firmware"))
 
 
 def load(name: str) -> tuple[UkiFacts, FirmwareFacts, dict[str, bytes], int, list[LogEntry]]:

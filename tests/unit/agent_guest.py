@@ -256,7 +256,10 @@ class FakeService:
 
 
 class Guest:
-    """The directory tree, the processes, and methods to talk to them."""
+    """The directory tree, the processes, and methods to talk to them.
+
+    While the file ``fault`` is there, the platform gives no quote, for the fault whose code is in it.
+    """
 
     def __init__(
         self, root: Path, config: Config, *, tee: str = "simulated", gpus: str = "simulated", table: Table = STAGES
@@ -303,6 +306,14 @@ class Guest:
             f"gpus = gpumachine.reader_of if {gpus!r} == 'simulated' else reader_of\n"
             f"tee = SimulatedTee(tpm_log=Path({str(root / 'tpm.log')!r}), mrtd=Path({str(root / 'mrtd')!r}))\n"
             f"tee = tee if {tee!r} == 'simulated' else NoTee()\n"
+            "from privml.evidence.quotefault import FAULTS, QuoteError\n"
+            "quote = tee.quote\n"
+            "def quote_or_fault(data):\n"
+            f"    fault = Path({str(root / 'fault')!r})\n"
+            "    if fault.exists():\n"
+            "        raise QuoteError(FAULTS[fault.read_text()])\n"
+            "    return quote(data)\n"
+            "tee.quote = quote_or_fault\n"
             f"raise SystemExit(serve(tee=tee, gpus=gpus, layout=layout, table={table!r}))"
         )
 

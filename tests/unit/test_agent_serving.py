@@ -22,6 +22,7 @@ from privml.events import configuration
 from privml.events.agent import AgentEvent, parse_log, replay
 from privml.events.stages import KEY_RELEASE, SERVE, sequence
 from privml.evidence import document, merkle, report_data, sections
+from privml.evidence.quotefault import FAULTS, QuoteFault
 from privml.evidence.sections import TLS_KEY, Key, Keys
 from privml.evidence.tdx import quote
 
@@ -373,8 +374,50 @@ def test_a_machine_without_a_tee_answers_but_cannot_attest() -> None:
         assert made.request("POST", "/v1/completions", b"{}")[0] == 200
         status, answer = made.json(f"{ATTESTATION}?nonce={NONCE}")
         assert (status, answer["error"]["code"]) == (503, "no-tee")  # type: ignore[index]
-        stages = made.json("/boot-stages")[1]["stages"]
-        assert stages[0]["status"] == "warning"  # type: ignore[index]
+        assert platform_row(made) == (
+            "warning",
+            "no TEE: this machine cannot be attested; qemu: the kernel has no provider of quotes; was this guest "
+            "started as a TD?",
+        )
+
+
+def platform_row(made: Guest) -> tuple[str, str]:
+    """Status and detail of the stage in which the attestor starts, as callers see them."""
+    row = made.json("/boot-stages")[1]["stages"][0]  # type: ignore[index]
+    assert row["name"] == "platform"
+    return row["status"], row["detail"]
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_while_quotes_fail_the_stages_name_the_rung(attesting: Guest, fault: QuoteFault) -> None:
+    (attesting.root / "fault").write_text(fault.code)
+    status, answer = attesting.json(f"{ATTESTATION}?nonce={NONCE}")
+    assert (status, answer["error"]["code"]) == (503, fault.code)  # type: ignore[index]
+    assert fault.text in answer["error"]["message"]  # type: ignore[index]
+    assert platform_row(attesting) == ("warning", f"simulated; no quote: {fault}")
+    assert attesting.json("/readyz") == (200, {"ready": True})
+    (attesting.root / "fault").unlink()
+    assert attesting.request("GET", f"{ATTESTATION}?nonce={NONCE}")[0] == 200
+    assert platform_row(attesting) == ("ok", "simulated")
+
+
+def test_the_console_shows_a_fault_once_until_a_quote_succeeds() -> None:
+    with guest(a_config(**NO_MODEL)) as made:
+        assert made.boot().run(), made.said
+        client, fault = AttestorClient(made.layout), made.root / "fault"
+        for code in ("quote-busy", "quote-busy", "", "quote-busy", "quote-refused"):
+            if not code:
+                fault.unlink()
+                client.quote(bytes(32), SERVE, timeout=5)
+                continue
+            fault.write_text(code)
+            refused(lambda: client.quote(bytes(32), SERVE, timeout=5), code)
+        made.attestor.terminate()
+        made.attestor.wait()
+        assert made.attestor.stderr is not None
+        said = made.attestor.stderr.read().decode().splitlines()
+    shown = [FAULTS[code] for code in ("quote-busy", "quote-busy", "quote-refused")]
+    assert said == [f"privml: attestor: no quote: {fault}" for fault in shown]
 
 
 def test_attestor_process_keeps_the_order() -> None:

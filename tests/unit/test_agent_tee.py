@@ -11,6 +11,8 @@ from privml.agent.tee import NoTee, NoTeeError, detect
 from privml.base.errors import HostError
 from privml.events.registers import ZERO
 from privml.events.replay import extend
+from privml.evidence import quotefault
+from privml.evidence.quotefault import QuoteError, QuoteFault
 from privml.evidence.tdx.kernel import ATTEMPTS, KernelFiles, TdxTee
 
 QUOTE = b"\x04\x00" + bytes(4998)
@@ -107,10 +109,11 @@ def test_report_data_of_another_size_never_reaches_the_kernel(tee: TdxTee, kerne
 
 
 @pytest.mark.parametrize("outblob", [b"", bytes(1020)])
-def test_empty_quote_is_an_error(tee: TdxTee, kernel: Kernel, outblob: bytes) -> None:
+def test_empty_quote_is_that_of_a_host_whose_quote_service_refuses(
+    tee: TdxTee, kernel: Kernel, outblob: bytes
+) -> None:
     kernel.outblob = outblob
-    with pytest.raises(HostError, match="QGS"):
-        tee.quote(bytes(64))
+    assert fault_of(tee) == quotefault.REFUSED
     assert not kernel.entries
 
 
@@ -121,31 +124,65 @@ def test_a_busy_kernel_is_retried(tee: TdxTee, kernel: Kernel, slept: list[float
     assert len(kernel.removed) == 4
 
 
-def test_retries_are_bounded(tee: TdxTee, kernel: Kernel) -> None:
-    kernel.errors = [errno.EBUSY] * 100
-    with pytest.raises(HostError, match=f"{ATTEMPTS} tries"):
-        tee.quote(bytes(64))
-    assert len(kernel.removed) == ATTEMPTS
-
-
-def test_other_errors_are_final(tee: TdxTee, kernel: Kernel) -> None:
-    kernel.errors = [errno.EIO]
-    with pytest.raises(HostError, match="EIO"):
-        tee.quote(bytes(64))
-    assert len(kernel.removed) == 1
+@pytest.mark.parametrize(
+    ("errors", "fault", "tries"),
+    [
+        ([errno.EBUSY] * 100, quotefault.BUSY, ATTEMPTS),
+        ([errno.ETIMEDOUT] * 100, quotefault.TIME_OUT, ATTEMPTS),
+        # The host still owns the buffer of the request that timed out.
+        ([errno.ETIMEDOUT, *[errno.EBUSY] * 100], quotefault.TIME_OUT, ATTEMPTS),
+        ([errno.EINTR] * 100, quotefault.DISTURBED, ATTEMPTS),
+        ([errno.EIO], quotefault.REFUSED, 1),
+        ([errno.ENXIO], quotefault.NO_PROVIDER, 1),
+        ([errno.EINVAL], quotefault.FAILED, 1),
+    ],
+)
+def test_an_error_of_the_kernel_is_a_named_fault(
+    tee: TdxTee, kernel: Kernel, errors: list[int], fault: QuoteFault, tries: int
+) -> None:
+    kernel.errors = list(errors)
+    assert fault_of(tee) == fault
+    assert len(kernel.removed) == tries
 
 
 def test_a_quote_for_another_request_is_not_used(tee: TdxTee, kernel: Kernel) -> None:
     kernel.generation_step = 2
-    with pytest.raises(HostError, match="another request"):
-        tee.quote(bytes(64))
+    assert fault_of(tee) == quotefault.DISTURBED
 
 
-def test_other_provider_is_refused(tee: TdxTee, kernel: Kernel) -> None:
-    kernel.provider = b"sev_guest\n"
-    assert not tee.present()
-    with pytest.raises(HostError, match="sev_guest"):
+@pytest.mark.parametrize(
+    ("provider", "fault"),
+    [
+        (b"sev_guest\n", quotefault.OTHER_PROVIDER),
+        (b"\n", quotefault.NO_PROVIDER),
+        (b"", quotefault.NO_PROVIDER),
+    ],
+)
+def test_without_the_provider_of_tdx_there_is_no_tee_and_no_quote(
+    tee: TdxTee, kernel: Kernel, provider: bytes, fault: QuoteFault
+) -> None:
+    kernel.provider = provider
+    assert tee.absent() == fault
+    assert fault_of(tee) == fault
+    none = detect([lambda: tee])
+    assert isinstance(none, NoTee)
+    assert none.why == fault
+
+
+def test_every_fault_has_a_code_of_its_own_and_one_printable_line() -> None:
+    assert list(quotefault.FAULTS) == [fault.code for fault in quotefault.FAULTS.values()]
+    for fault in quotefault.FAULTS.values():
+        assert str(fault).isascii()
+        assert str(fault).isprintable()
+        assert len(str(fault)) < 400
+
+
+def fault_of(tee: TdxTee) -> QuoteFault:
+    """Why ``tee`` gives no quote."""
+    with pytest.raises(QuoteError) as failed:
         tee.quote(bytes(64))
+    assert failed.value.fault.text in failed.value.message
+    return failed.value.fault
 
 
 def test_extend_is_read_back(tee: TdxTee, kernel: Kernel) -> None:

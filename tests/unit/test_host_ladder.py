@@ -14,6 +14,7 @@ from click.testing import CliRunner
 
 from privml.base.errors import HostError, UsageError
 from privml.cli import doctor as verb
+from privml.evidence.quotefault import FAULTS, REFUSED
 from privml.host import tdx
 from privml.host.facts import Line
 from privml.host.ladder import TdxFacts, ladder
@@ -160,6 +161,13 @@ def test_a_host_that_is_ready_has_no_failing_rung(host: Host) -> None:
     assert host.dialled[0] == (1, 4050)
     assert host.asked[0] == "https://localhost:8081/sgx/certification/v4/rootcacrl"
     assert [line.name for line in ladder(host.facts(gpus=False))][-1] == "registration"
+
+
+def test_the_rungs_that_a_guest_names_are_rungs_of_the_ladder(host: Host) -> None:
+    rungs = {line.name for line in ladder(host.facts())}
+    assert {fault.rung for fault in FAULTS.values() if fault.rung} <= rungs
+    assert {"pccs", "registration"} <= rungs
+    assert "(pccs, registration)" in REFUSED.text
 
 
 FOUND = [

@@ -22,7 +22,7 @@ from typing import Any
 from privml.agent import wire
 from privml.agent.gpucheck import GpuReader, GpuRefused
 from privml.agent.layout import Layout
-from privml.agent.tee import NoTeeError, Tee, detect
+from privml.agent.tee import NoTee, NoTeeError, Tee, detect
 from privml.base.errors import EvidenceError, HostError, PrivmlError
 from privml.base.strictjson import Fields, b64
 from privml.events import configuration, stages
@@ -32,6 +32,7 @@ from privml.events.registers import ZERO
 from privml.events.replay import extend
 from privml.events.variants import DEVELOPMENT
 from privml.evidence.document import DeviceEvidence, device_evidence, device_evidence_json, listed
+from privml.evidence.quotefault import QuoteError, QuoteFault
 from privml.evidence.report_data import compute, device_nonce
 from privml.evidence.sections import Header, Keys
 
@@ -261,7 +262,8 @@ def _serve_stages(attestor: Attestor, listener: socket.socket, layout: Layout) -
         if attestor.is_over:
             layout.stage_socket.unlink()
             listener.close()
-        return {"tee": attestor.tee.name}
+        why = str(attestor.tee.why) if isinstance(attestor.tee, NoTee) else ""
+        return {"tee": attestor.tee.name, "why": why}
 
     while not attestor.is_over:
         connection, _ = listener.accept()
@@ -269,13 +271,25 @@ def _serve_stages(attestor: Attestor, listener: socket.socket, layout: Layout) -
 
 
 def _serve_quotes(attestor: Attestor, listener: socket.socket, layout: Layout) -> None:
+    """Answer requests for quotes; the console shows a fault once, until a quote succeeds."""
+    shown: QuoteFault | None = None
+
     def answer(value: object) -> dict[str, Any]:
+        nonlocal shown
         request = Fields(value, "request")
         request.text("op", one_of=("quote",))
         root = request.hexadecimal("root", 32)
         purpose = request.text("purpose", one_of=tuple(stages.STAGE_OF))
         request.end()
-        return attestor.quote(root, purpose)
+        try:
+            made = attestor.quote(root, purpose)
+        except QuoteError as failed:
+            if failed.fault != shown:
+                shown = failed.fault
+                sys.stderr.write(f"privml: attestor: no quote: {shown}\n")
+            raise
+        shown = None
+        return made
 
     while True:
         connection, _ = listener.accept()
@@ -303,6 +317,8 @@ def _reply(answer: Any, request: object) -> dict[str, Any]:
         code, why = refused.code, refused.message
     except NoTeeError as absent:
         code, why = "no-tee", absent.message
+    except QuoteError as failed:
+        code, why = failed.fault.code, failed.message
     except EvidenceError as malformed:
         code, why = "malformed", malformed.message
     except (PrivmlError, OSError) as error:
@@ -316,9 +332,12 @@ class AttestorClient:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
-    def platform(self) -> str:
-        """Name of the TEE; ``HostError`` until the attestor is listening."""
-        return str(self._drive({"op": "platform"}).get("tee"))
+    def platform(self) -> tuple[str, str]:
+        """Name of the TEE, and why there is none; ``HostError`` until the attestor is listening."""
+        answer = Fields(self._drive({"op": "platform"}), "platform")
+        found = answer.text("tee"), answer.text("why", limit=1000)
+        answer.end()
+        return found
 
     def keys(self, section: bytes) -> None:
         """Send the keys section (once)."""

@@ -183,17 +183,17 @@ class Boot:
 
     def _platform(self) -> Outcome:
         end = time.monotonic() + self._attestor_wait
-        name = None
-        while name is None:
+        name = why = ""
+        while not name:
             try:
-                name = self._attestor.platform()
+                name, why = self._attestor.platform()
             except HostError:
                 if time.monotonic() >= end:
                     raise
                 time.sleep(0.05)
         self._attestor_process = self._attestor.watch()
         if name == "none":
-            return "warning", "no TEE: this machine cannot be attested"
+            return "warning", f"no TEE: this machine cannot be attested; {why}"
         return "ok", name
 
     def _read_config(self) -> Outcome:

@@ -14,8 +14,9 @@ import ssl
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 from urllib.parse import parse_qsl
 
 import h11
@@ -33,7 +34,8 @@ from privml.engines.registry import engine_named
 from privml.engines.requests import UnsupportedError
 from privml.events import configuration, services
 from privml.events.configuration import Config
-from privml.events.stages import SERVE
+from privml.events.stages import SERVE, STAGES
+from privml.evidence.quotefault import FAULTS, QuoteFault
 
 MAX_HEAD = 32 * 1024
 _PIECE = 16 * 1024  # one TLS record; a request head can exceed its limit by at most one piece
@@ -69,8 +71,9 @@ class Server:
         self.services = frozenset(service.name for service in config.services)
         self._layout = layout
         self._stages_file = layout.stages
-        attestor = AttestorClient(layout)
-        self._quotes = QuoteBatch(lambda root: attestor.quote(root, SERVE, timeout=QUOTE_TIMEOUT))
+        self._attestor = AttestorClient(layout)
+        self._quotes = QuoteBatch(self._quote)
+        self._fault: QuoteFault | None = None
         self._answers = threading.BoundedSemaphore(config.max_concurrency)
         self._connections = threading.BoundedSemaphore(2 * config.max_concurrency + 32)
         self._context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -106,13 +109,32 @@ class Server:
     # Called by the connections.
 
     def stages(self) -> tuple[bool, bytes]:
-        """Readiness and the stage table's bytes, as last written by the boot process."""
+        """Readiness and the stage table, as last written by the boot process.
+
+        While the last quote failed, the stage of the TEE is a warning that says why.
+        """
         try:
             data = self._stages_file.read_bytes()
             value = loads(data, what="stages")
         except (OSError, EvidenceError):
             return False, b'{"format":"privml-stages/v1","ready":false,"stages":[]}\n'
+        fault = self._fault
+        if fault is not None:
+            for row in value["stages"]:
+                if row["name"] == STAGES[0].name:
+                    row |= {"status": "warning", "detail": f"{row['detail']}; no quote: {fault}"}
+            data = canonical(value) + b"\n"
         return isinstance(value, dict) and value.get("ready") is True, data
+
+    def _quote(self, root: bytes) -> Mapping[str, Any]:
+        """Get a quote over ``root`` from the attestor, and note why if there is none."""
+        try:
+            parts = self._attestor.quote(root, SERVE, timeout=QUOTE_TIMEOUT)
+        except RefusedRequest as refused:
+            self._fault = FAULTS.get(refused.code)
+            raise
+        self._fault = None
+        return parts
 
     def document(self, query: str) -> bytes:
         """The attestation document over the caller's nonce."""

@@ -8,6 +8,7 @@ from typing import Protocol
 from privml.base.errors import HostError
 from privml.events.registers import ZERO
 from privml.events.replay import extend
+from privml.evidence.quotefault import NO_PROVIDER, QuoteFault
 from privml.evidence.tdx.kernel import TdxTee
 
 
@@ -41,17 +42,23 @@ class Tee(Protocol):
 
 
 class NoTee:
-    """A machine that is not a TD. The agent still serves, but without attestation: a verifying client refuses it."""
+    """A machine that is not a TD. The agent still serves, but without attestation: a verifying client refuses it.
+
+    ``why`` is what the kernel shows instead of a TEE.
+    """
 
     name = "none"
     kind = "tdx"
 
-    def __init__(self) -> None:
+    def __init__(self, why: QuoteFault = NO_PROVIDER) -> None:
+        self.why = why
         self._value = ZERO
 
     def quote(self, report_data: bytes) -> bytes:
         """Raise ``NoTeeError``."""
-        raise NoTeeError(f"no-tee: no quote over these {len(report_data)} bytes: this machine is not a TD")
+        raise NoTeeError(
+            f"no-tee: no quote over these {len(report_data)} bytes: this machine is not a TD: {self.why}"
+        )
 
     def extend(self, digest: bytes) -> None:
         """Track the value that a register would have."""
@@ -72,8 +79,8 @@ class NoTee:
 class KernelTee(Tee, Protocol):
     """A TEE that a kernel interface shows."""
 
-    def present(self) -> bool:
-        """Whether this machine is a guest of that TEE."""
+    def absent(self) -> QuoteFault | None:
+        """Why this machine is not a guest of that TEE; None if it is one."""
 
 
 KNOWN: tuple[Callable[[], KernelTee], ...] = (TdxTee,)
@@ -81,5 +88,12 @@ KNOWN: tuple[Callable[[], KernelTee], ...] = (TdxTee,)
 
 
 def detect(known: Iterable[Callable[[], KernelTee]] = KNOWN) -> Tee:
-    """The platform that is here: the first known TEE that the kernel shows, else none."""
-    return next((tee for tee in (make() for make in known) if tee.present()), NoTee())
+    """The platform that is here: the first known TEE that the kernel shows, else none, for the first one's reason."""
+    reasons = []
+    for make in known:
+        tee = make()
+        why = tee.absent()
+        if why is None:
+            return tee
+        reasons.append(why)
+    return NoTee(*reasons[:1])

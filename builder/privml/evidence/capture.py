@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
+from privml.evidence import ustar
 
 FORMAT = "privml-capture/v1"
 MAX_SIZE = 32 * 1024 * 1024
@@ -46,7 +47,6 @@ FW_CFG_FOLDER = "fw_cfg/"
 NAMES = (QUOTE, LOG, TABLE, SMBIOS, SMBIOS_ENTRY, DEVICES, QEMU, CPUS, *KERNEL, *(FW_CFG_FOLDER + n for n in FW_CFG))
 
 _MANIFEST = "manifest.json"
-_BLOCK = 512
 _DOMAIN = b"privml-capture/v1\0"
 
 
@@ -76,19 +76,19 @@ class Capture:
         """The archive."""
         manifest = {"format": FORMAT, "files": _listed(self.files), "missing": dict(self.missing), "uki": self.uki}
         members = [(_MANIFEST, canonical(manifest)), *sorted(self.files.items())]
-        return b"".join(_header(name, len(data)) + _padded(data) for name, data in members) + bytes(2 * _BLOCK)
+        return ustar.encode(members)
 
 
 def is_capture(head: bytes) -> bool:
     """True if ``head`` begins like an archive."""
-    return head[: len(_MANIFEST) + 1] == _MANIFEST.encode() + b"\0" and head[257:262] == b"ustar"
+    return ustar.begins_with(head, _MANIFEST)
 
 
 def decode(data: bytes) -> Capture:
     """Read an archive; ``EvidenceError`` unless it is the canonical encoding of its content."""
     if len(data) > MAX_SIZE:
         raise EvidenceError(f"capture: {len(data)} bytes, expected at most {MAX_SIZE}")
-    members = _members(data)
+    members = ustar.members(data, "capture")
     if _MANIFEST not in members:
         raise EvidenceError("capture: no manifest.json")
     top = Fields(loads(members.pop(_MANIFEST), what="capture manifest"), "capture manifest")
@@ -117,34 +117,3 @@ def _listed(files: Mapping[str, bytes]) -> dict[str, dict[str, object]]:
     return {
         name: {"sha256": hashlib.sha256(data).hexdigest(), "size": len(data)} for name, data in sorted(files.items())
     }
-
-
-def _members(data: bytes) -> dict[str, bytes]:
-    found: dict[str, bytes] = {}
-    at = 0
-    while at + _BLOCK <= len(data) and data[at : at + _BLOCK] != bytes(_BLOCK):
-        header = data[at : at + _BLOCK]
-        name = header[:100].rstrip(b"\0").decode("ascii", "replace")
-        try:
-            size = int(header[124:135], 8)
-        except ValueError:
-            raise EvidenceError(f"capture: a header at byte {at} has no size") from None
-        at += _BLOCK
-        if size < 0 or at + size > len(data) or name in found:
-            raise EvidenceError(f"capture: `{name[:80]}` is truncated or duplicated")
-        found[name] = data[at : at + size]
-        at += -(-size // _BLOCK) * _BLOCK
-    return found
-
-
-def _header(name: str, size: int) -> bytes:
-    def octal(value: int, width: int) -> bytes:
-        return f"{value:0{width - 1}o}".encode() + b"\0"
-
-    fields = name.encode("ascii").ljust(100, b"\0") + octal(0o644, 8) + octal(0, 8) * 2 + octal(size, 12)
-    head = (fields + octal(0, 12) + b" " * 8 + b"0" + bytes(100) + b"ustar\x0000").ljust(_BLOCK, b"\0")
-    return head[:148] + f"{sum(head):06o}".encode() + b"\0 " + head[156:]
-
-
-def _padded(data: bytes) -> bytes:
-    return data + bytes(-len(data) % _BLOCK)

@@ -18,12 +18,23 @@ from pathlib import Path
 from privml.base.errors import HostError
 from privml.events.registers import DIGEST_SIZE
 from privml.events.replay import extend
+from privml.evidence import quotefault
+from privml.evidence.quotefault import QuoteError, QuoteFault
 
+PROVIDER = b"tdx_guest"
 REPORT_DATA_SIZE = 64
 MIN_QUOTE = 1020
 MAX_QUOTE = 256 * 1024
 ATTEMPTS = 6
-_AGAIN = (errno.EBUSY, errno.EINTR, errno.ETIMEDOUT, errno.EAGAIN)
+# configfs-tsm and the driver tdx_guest: ENXIO without a provider; EIO when the VMM, or in newer kernels
+# its quote service, refuses; ETIMEDOUT after 30 s; EBUSY while the host still owns the buffer of an earlier request.
+_AGAIN = {
+    errno.EBUSY: quotefault.BUSY,
+    errno.ETIMEDOUT: quotefault.TIME_OUT,
+    errno.EINTR: quotefault.DISTURBED,
+    errno.EAGAIN: quotefault.DISTURBED,
+}
+_FINAL = {errno.ENOENT: quotefault.NO_PROVIDER, errno.ENXIO: quotefault.NO_PROVIDER, errno.EIO: quotefault.REFUSED}
 
 
 class KernelFiles:
@@ -83,19 +94,19 @@ class TdxTee:
         self._sleep = sleep
         self._lock = threading.Lock()
 
-    def present(self) -> bool:
-        """True if configfs-tsm is that of a TDX guest. This proves nothing; only a verified quote does."""
+    def absent(self) -> QuoteFault | None:
+        """Why this is not a TDX guest; None if the kernel says that it is one. Only a verified quote proves it."""
         try:
             with self._entry() as entry:
-                return self._provider(entry) == b"tdx_guest"
+                return self._other_provider(entry)
         except OSError:
-            return False
+            return quotefault.NO_PROVIDER
 
     def quote(self, report_data: bytes) -> bytes:
         """A quote over ``report_data`` (64 bytes), with retries because all callers share one kernel buffer."""
         if len(report_data) != REPORT_DATA_SIZE:
             raise HostError(f"quote: report data of {len(report_data)} bytes, expected {REPORT_DATA_SIZE}")
-        why = ""
+        fault = quotefault.DISTURBED
         with self._lock:
             for attempt in range(ATTEMPTS):
                 if attempt:
@@ -104,30 +115,29 @@ class TdxTee:
                     quote = self._quote_once(report_data)
                 except OSError as error:
                     if error.errno not in _AGAIN:
-                        raise HostError(f"quote: {error.strerror}") from error
-                    why = str(error.strerror)
+                        number = error.errno or errno.EIO
+                        raise QuoteError(_FINAL.get(number, quotefault.FAILED), os.strerror(number)) from error
+                    # A request that timed out keeps the host busy afterwards: then the time-out is the cause.
+                    if fault is not quotefault.TIME_OUT:
+                        fault = _AGAIN[error.errno]
                     continue
                 if quote is not None:
                     return quote
-                why = "interrupted by another request"
-        raise HostError(f"quote: no success in {ATTEMPTS} tries ({why})")
+        raise QuoteError(fault, f"{ATTEMPTS} tries")
 
     def _quote_once(self, report_data: bytes) -> bytes | None:
         """One request; None if the entry's generation shows that the answer may belong to another request."""
         with self._entry() as entry:
-            provider = self._provider(entry)
-            if provider != b"tdx_guest":
-                raise HostError(
-                    f"quote: the provider is `{provider.decode('ascii', 'replace')}`, expected `tdx_guest`"
-                )
+            if fault := self._other_provider(entry):
+                raise QuoteError(fault)
             before = self._generation(entry)
             self._files.write(entry / "inblob", report_data)
             quote = self._files.read(entry / "outblob", MAX_QUOTE)
             if self._generation(entry) != before + 1:
                 return None
         if len(quote) <= MIN_QUOTE:
-            # Without a quoting service on the host, the request succeeds with an empty quote.
-            raise HostError(f"quote: {len(quote)} bytes, expected more than {MIN_QUOTE} (is the host's QGS running?)")
+            # In older kernels a request that the host's quote service refused succeeds with an empty quote.
+            raise QuoteError(quotefault.REFUSED, f"{len(quote)} bytes, expected more than {MIN_QUOTE}")
         return quote
 
     def extend(self, digest: bytes) -> None:
@@ -171,8 +181,11 @@ class TdxTee:
         finally:
             self._files.rmdir(entry)
 
-    def _provider(self, entry: Path) -> bytes:
-        return self._files.read(entry / "provider", 4096).strip()
+    def _other_provider(self, entry: Path) -> QuoteFault | None:
+        provider = self._files.read(entry / "provider", 4096).strip()
+        if provider == PROVIDER:
+            return None
+        return quotefault.OTHER_PROVIDER if provider else quotefault.NO_PROVIDER
 
     def _generation(self, entry: Path) -> int:
         return int(self._files.read(entry / "generation", 64))
