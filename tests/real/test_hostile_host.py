@@ -10,6 +10,7 @@ from tests.real import disks
 from tests.real.conftest import only_full, privml, succeeded
 from tests.real.levers import append, fw_cfg, oem_strings, pulled, writable
 
+from privml.base.sizes import PLAIN_VCPUS
 from privml.image.target import resolve
 from privml.image.tools import Bind
 from privml.image.workplace import Workplace
@@ -17,6 +18,7 @@ from privml.machine.platform import Size
 from privml.vm import bootdisk
 from privml.vm.bench import Bench
 from privml.vm.machine import Change, Launch
+from privml.vm.predicted import LARGEST_BOOTED
 
 pytestmark = pytest.mark.real
 
@@ -99,5 +101,5 @@ def test_predictions_hold_over_a_matrix_of_shapes(demo_cpu: Path, full: bool) ->
     assert {row["evidence"]["rtmr0"] for row in rows} == {"source"}
     for row in rows:
         (tables,) = [event for event in row["events"] if event["origin"] == "etc/acpi/tables"]
-        shown = row["vcpus"] <= 8 and row["memory"] <= 8 << 30
+        shown = row["vcpus"] <= PLAIN_VCPUS and row["memory"] <= LARGEST_BOOTED.memory
         assert tables["evidence"] == ("hardware" if shown else "source")
