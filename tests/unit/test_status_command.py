@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from typing import Any
@@ -188,3 +190,30 @@ def test_anything_else_is_malformed(guest: Guest, capsys: pytest.CaptureFixture[
 def test_no_bytes_crash_the_reader(data: bytes) -> None:
     with pytest.raises(EvidenceError):
         stages.decode(data)
+
+
+def test_a_command_in_the_background_ends_at_term() -> None:
+    """A shell lets what it starts in the background ignore SIGINT."""
+    url = f"https://127.0.0.1:{guest_fake.unused_port()}"
+    child = subprocess.Popen(
+        [
+            "sh",
+            "-c",
+            'trap "" INT; exec "$@"',
+            "sh",
+            sys.executable,
+            "-c",
+            "from privml.cli.start import main; main()",
+            "status",
+            url,
+            "--watch",
+        ],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert child.stdout is not None
+    assert child.stdout.readline().startswith("unverified")
+    child.terminate()
+    _, said = child.communicate(timeout=20)
+    assert (child.returncode, said.strip()) == (130, "privml-build: stopped")

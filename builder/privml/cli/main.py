@@ -153,7 +153,8 @@ def cli(*, verbose: bool, quiet: bool) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit."""
     # Machines and temporary directories are cleaned up on the way out, so a TERM must unwind like Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    # Not the handler of SIGINT, which a shell ignores for what it runs in the background.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.excepthook = show_traceback
     words = list(argv) if argv is not None else None
     try:
