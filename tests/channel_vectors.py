@@ -54,10 +54,18 @@ def only(key: GatewayKey) -> Find:
 
 SIGNER = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
 CHANNEL_KEY = SIGNER.public_key().public_bytes_raw()
+
+
+def fixed_key(seed: int, places: int = 16) -> GatewayKey:
+    """A gateway's X25519 key that is the same in every run, with an empty replay set."""
+    private = X25519.private(bytes([seed]) * 32)
+    return GatewayKey(KeyConfig.of(seed, X25519, private.public), private, ReplaySet(places))
+
+
 RECORD = Record(
     3,
     keys_sha256=bytes(range(32)),
-    configs=tuple(KeyConfig.of(seed, X25519, X25519.private(bytes([seed]) * 32).public) for seed in (1, 2)),
+    configs=tuple(fixed_key(seed).config for seed in (1, 2)),
 )
 SIGNED_RECORD = RECORD.sign(SIGNER.sign)
 

@@ -40,6 +40,7 @@ from privml.base.errors import EvidenceError, HostError, InputsError, Measuremen
 from privml.base.strictjson import canonical, loads
 from privml.channel import bhttp, keyconfig, ohttp
 from privml.channel import record as channel_record
+from privml.channel import wrapped as wrapped_request
 from privml.events import agent
 from privml.events.align import differences
 from privml.events.gpt import decode
@@ -249,6 +250,8 @@ def _channel_response(data: bytes) -> None:
     )
 
 
+_WRAPPED = wrapped_request.WrappedRequest([channel_vectors.fixed_key(seed).config for seed in (2, 1)])
+WRAPPED = _WRAPPED.start + _WRAPPED.chunk(b"pro") + _WRAPPED.final(b"mpt")
 SEALED = bytes.fromhex(channel_vectors.vector("chunked-ohttp-example")["enc_request"])
 SEALED_RESPONSE = bytes.fromhex(channel_vectors.vector("chunked-ohttp-example")["enc_response"])
 
@@ -260,6 +263,15 @@ def _sealed_request(data: bytes) -> ohttp.OpenedRequest:
     request = opener.end()
     assert data == SEALED
     return request
+
+
+def _wrapped_request(data: bytes) -> None:
+    """A request for several recipients, of which only the honest one opens."""
+    keys = (channel_vectors.fixed_key(1),)
+    opener = wrapped_request.WrappedRequestOpener(lambda: keys)
+    opener.feed(data)
+    opener.end()
+    assert data == WRAPPED
 
 
 def _sealed_response(data: bytes) -> None:
@@ -358,6 +370,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "channel-record": (channel_vectors.RECORD.encode(), channel_record.Record.decode),
     "channel-signed-record": (channel_vectors.SIGNED_RECORD, _signed_record),
     "sealed-request": (SEALED, _sealed_request),
+    "wrapped-request": (WRAPPED, _wrapped_request),
     "sealed-response": (SEALED_RESPONSE, _sealed_response),
     **{f"published-{name}": (SAMPLES[name], parser) for name, parser in DECODERS.items()},
 }

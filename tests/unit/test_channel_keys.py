@@ -32,7 +32,7 @@ SUITES = "key config: %d bytes of suites, expected 4 for each of 1 to 16"
 
 def config(key_id: int = 1, kem: object = X25519) -> KeyConfig:
     chosen = X_WING if kem is X_WING else X25519
-    return KeyConfig.of(key_id, chosen, chosen.generate().public)
+    return KeyConfig.of(key_id, chosen, chosen.private(bytes([key_id]) * 32).public)
 
 
 # --- key configurations ---------------------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from privml.base.errors import EvidenceError
 from privml.channel.chunks import (
@@ -148,10 +148,16 @@ class OpenedRequest:
     key: GatewayKey
     context: Recipient
     form: Form
+    prefix: bytes = b""
+    """What the form puts in front of the response."""
+
+    def prefixed(self, prefix: bytes) -> OpenedRequest:
+        """The same request, whose response begins with ``prefix``."""
+        return replace(self, prefix=prefix)
 
     def response(self) -> ResponseSealer:
         """What seals the response; one only for each request."""
-        return ResponseSealer(self.context, self.form)
+        return ResponseSealer(self.context, self.form, prefix=self.prefix)
 
 
 class RequestOpener:
@@ -236,12 +242,13 @@ class _WholeOpener(ChunkOpener):
 class ResponseSealer:
     """Seals the response to one request."""
 
-    def __init__(self, context: Sender | Recipient, form: Form, nonce: bytes | None = None) -> None:
+    def __init__(self, context: Sender | Recipient, form: Form, nonce: bytes = b"", *, prefix: bytes = b"") -> None:
         """``nonce`` is random; only vectors give one."""
         self._form = form
-        self.start = nonce or os.urandom(context.aead.secret_size)
+        nonce = nonce or os.urandom(context.aead.secret_size)
+        self.start = prefix + nonce
         """The first bytes of the sealed response."""
-        self._messages = _response_keys(context, form, self.start)
+        self._messages = _response_keys(context, form, nonce)
         self._sealer = ChunkSealer(self._messages)
 
     def chunk(self, plain: bytes) -> bytes:
