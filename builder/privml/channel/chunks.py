@@ -105,6 +105,8 @@ class ChunkOpener:
 
     def _next(self) -> bytes | None:
         if not self._ending:
+            if not self._buffer:  # the usual case after a chunk; `Short` costs ten times as much
+                return None
             cursor = Cursor(bytes(self._buffer[:_LONGEST_LENGTH]), "chunk")
             try:
                 size = cursor.varint()
