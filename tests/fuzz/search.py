@@ -20,7 +20,9 @@ def main() -> None:
 
         print(f"{name}: {targets.run(name, seconds)} inputs by chance (no atheris)")
         return
-    with atheris.instrument_imports(include=["privml.measure", "privml.evidence", "privml.events", "privml.lock"]):
+    with atheris.instrument_imports(
+        include=[f"privml.{room}" for room in ("measure", "evidence", "events", "lock", "channel")]
+    ):
         from tests.fuzz import targets
     targets.CRASHES.mkdir(exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="privml-fuzz.") as folder:

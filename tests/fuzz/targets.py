@@ -17,6 +17,7 @@ from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 
+from tests import channel_vectors
 from tests.negative import forge, pki
 from tests.property.test_gpu_answer import ENCODED as GPU_ANSWER
 from tests.property.test_measure_parsers import CCEL, FIRMWARE, LOG, TABLE, UKI, parse_and_replay
@@ -35,8 +36,11 @@ from tests.unit.test_measure_optionrom import stored
 from privml.agent import gpuanswer
 from privml.base import dsse
 from privml.base.dsse import Envelope, Signature
-from privml.base.errors import EvidenceError, HostError, InputsError, MeasurementError
+from privml.base.errors import EvidenceError, HostError, InputsError, MeasurementError, Refused
 from privml.base.strictjson import canonical, loads
+from privml.channel import bhttp, keyconfig, ohttp
+from privml.channel import record as channel_record
+from privml.channel import wrapped as wrapped_request
 from privml.events import agent
 from privml.events.align import differences
 from privml.events.gpt import decode
@@ -244,6 +248,68 @@ def _gpu_answer(data: bytes) -> object:
         return None
 
 
+def _channel_request(data: bytes) -> None:
+    """A request; what was read is the same after its encoding."""
+    found = bhttp.decode_request(data)
+    assert bhttp.decode_request(found.encode()) == found
+
+
+def _channel_response(data: bytes) -> None:
+    """A response, whole and byte by byte."""
+    found = bhttp.decode_response(data)
+    assert bhttp.decode_response(found.encode()) == found
+    reader = bhttp.response_reader()
+    content = b"".join(reader.feed(data[at : at + 1]) for at in range(len(data)))
+    reader.end()
+    assert (reader.control, reader.fields, content, reader.trailers) == (
+        found.status,
+        found.fields,
+        found.content,
+        found.trailers,
+    )
+
+
+_WRAPPED = wrapped_request.WrappedRequest([channel_vectors.fixed_key(seed).config for seed in (2, 1)])
+WRAPPED = _WRAPPED.start + _WRAPPED.chunk(b"pro") + _WRAPPED.final(b"mpt")
+SEALED = bytes.fromhex(channel_vectors.vector("chunked-ohttp-example")["enc_request"])
+SEALED_RESPONSE = bytes.fromhex(channel_vectors.vector("chunked-ohttp-example")["enc_response"])
+
+
+def _sealed_request(data: bytes) -> ohttp.OpenedRequest:
+    """A sealed request, of which only the honest one opens."""
+    opener = ohttp.RequestOpener(channel_vectors.only(channel_vectors.gateway_key("chunked-ohttp-example")))
+    opener.feed(data)
+    request = opener.end()
+    assert data == SEALED
+    return request
+
+
+def _wrapped_request(data: bytes) -> None:
+    """A request for several recipients, of which only the honest one opens."""
+    keys = (channel_vectors.fixed_key(1),)
+    opener = wrapped_request.WrappedRequestOpener(lambda: keys)
+    opener.feed(data)
+    opener.end()
+    assert data == WRAPPED
+
+
+def _sealed_response(data: bytes) -> None:
+    """A sealed response, of which only the honest one is complete."""
+    response = ohttp.ResponseOpener(_sealed_request(SEALED).context, ohttp.CHUNKED, ohttp.RESPONSE_LIMITS)
+    response.feed(data)
+    response.end()
+    assert data == SEALED_RESPONSE
+
+
+def _signed_record(data: bytes) -> None:
+    """A signed record, of which only the honest one is accepted."""
+    with contextlib.suppress(Refused):
+        channel_record.verify(
+            data, channel_key=channel_vectors.CHANNEL_KEY, keys_sha256=channel_vectors.RECORD.keys_sha256
+        )
+        assert data == channel_vectors.SIGNED_RECORD
+
+
 TARGETS: dict[str, tuple[bytes, Parser]] = {
     "tdvf": (FIRMWARE, tdvf.sections),
     "mrtd": (FIRMWARE, mrtd.mrtd),
@@ -311,6 +377,23 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
     "log-key": (LOG_KEY.text.encode(), lambda data: tlog.NoteKey.decode(data.decode("latin-1"))),
     "log-entry": (Entry("demo-cpu/index.json", bytes(32)).encode(), lambda data: Entry.decode(data, "entry")),
     "log-bundle": (b"\x00\x01a\x00\x02bc", lambda data: tlog.entries_of({"tile/entries/000.p/2": data}, 2)),
+    "channel-request": (
+        bytes.fromhex(channel_vectors.vector("chunked-ohttp-xwing-streamed")["bhttp_request"]),
+        _channel_request,
+    ),
+    "channel-response": (
+        b"".join(map(bytes.fromhex, channel_vectors.vector("chunked-ohttp-xwing-streamed")["bhttp_response_pieces"])),
+        _channel_response,
+    ),
+    "channel-key-configs": (
+        keyconfig.encode_list(channel_vectors.RECORD.configs),
+        lambda data: keyconfig.encode_list(keyconfig.decode_list(data)),
+    ),
+    "channel-record": (channel_vectors.RECORD.encode(), channel_record.Record.decode),
+    "channel-signed-record": (channel_vectors.SIGNED_RECORD, _signed_record),
+    "sealed-request": (SEALED, _sealed_request),
+    "wrapped-request": (WRAPPED, _wrapped_request),
+    "sealed-response": (SEALED_RESPONSE, _sealed_response),
     **{f"published-{name}": (SAMPLES[name], parser) for name, parser in DECODERS.items()},
 }
 
