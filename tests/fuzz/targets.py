@@ -51,7 +51,7 @@ from privml.evidence.certificates import UnfitError
 from privml.evidence.nvidia import report as nvidia_report
 from privml.evidence.nvidia import rim, roles
 from privml.evidence.tdx import collateral, quote, signature, tdreport
-from privml.lock import gguf, omsbundle, runfile, safetensors
+from privml.lock import gguf, omsbundle, runfile, safetensors, vendortar
 from privml.measure import (
     acpi,
     artefact,
@@ -196,8 +196,8 @@ def _runfile(data: bytes) -> None:
 
 
 def _runfile_tar(data: bytes) -> None:
-    with contextlib.suppress(InputsError), runfile.opened(BytesIO(data), "x.run") as archive:
-        runfile.read(archive, ["libcuda.so.595.71.05"], "x.run")
+    with contextlib.suppress(InputsError), vendortar.opened(BytesIO(data), "x.run") as archive:
+        vendortar.read(archive, ["libcuda.so.595.71.05"], "x.run")
 
 
 HONEST = forge.Guest()
