@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -328,7 +329,10 @@ def test_a_guest_whose_fabric_manager_ends_has_failed(board: Machine) -> None:
     boot = board.boot()
     assert boot.run(), board.guest.said
     board.fabric.ended = True
-    boot.watch(interval=0.01)
+    watching = threading.Thread(target=boot.watch, kwargs={"interval": 0.01}, daemon=True)
+    watching.start()
+    watching.join(30)
+    assert not watching.is_alive()
     assert board.guest.said[-1] == "privml: stage gpu failed: Fabric Manager exited"
 
 

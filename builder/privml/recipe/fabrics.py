@@ -39,6 +39,7 @@ class Fabric:
 
     ``archives`` are the vendor's, by their name in recipes. ``parameters`` are those of the driver's modules for this
     mode (``MODULE.NAME=VALUE``), ``guest`` packages of the release that its programs need, and ``programs`` these.
+    ``untried`` says what of it was never done here.
     """
 
     architecture: str
@@ -48,6 +49,7 @@ class Fabric:
     parameters: tuple[str, ...]
     guest: tuple[str, ...]
     programs: tuple[str, ...]
+    untried: str = ""
 
 
 def hopper_board(version: str) -> Fabric:
@@ -85,4 +87,6 @@ def hopper_board(version: str) -> Fabric:
         parameters=("nvidia.NVreg_RegistryDwords=RmEnableProtectedPcie=0x1",),
         guest=("zlib1g",),
         programs=("nv-fabricmanager",),
+        untried="neither its archives nor such a board were at hand, so nothing of it was run; the first `lock` on a "
+        "machine that reaches NVIDIA, and the first start on a board, show whether it is right",
     )

@@ -170,7 +170,7 @@ class Gpu(Section):
         bool,
         about(
             "Whether the GPUs are a whole board with its switches, in protected PCIe mode. Traffic between them is "
-            "in clear then, and the switches must prove what they are.",
+            "in clear then, and the switches must prove what they are. No such board has run it yet.",
             True,
             CONFIG,
             validate_default=True,

@@ -100,6 +100,8 @@ def _of_driver(recipe: Recipe) -> Iterator[Finding]:
     if gpu is not None and gpu.record.untried:
         text = f"`{gpu.driver.version}`: {gpu.record.untried}"
         yield _finding(recipe, "driver-untried", ("gpu", "driver", "version"), text)
+    if gpu is not None and gpu.board is not None and gpu.board.untried:
+        yield _finding(recipe, "driver-untried", ("gpu", "ppcie"), f"`{gpu.driver.version}`: {gpu.board.untried}")
 
 
 def _of_engine(recipe: Recipe) -> Iterator[Finding]:
