@@ -67,10 +67,10 @@ def check(place: Path, library: Path, driver: str) -> bool:
     gpu = Gpu("nvidia", "hopper", max(1, len(found.persistent)), driver)
     if found.state.is_confidential and importlib.util.find_spec("cryptography") is None:
         return good and say("stage", "skipped", "confidential, and this Python has no `cryptography` to check chains")
-    nonces = [secrets.token_bytes(32) for _ in range(gpu.count)]
-    asked = GpuReader(place, gpu)
+    reader = GpuReader(place, gpu)
+    asked = reader.question(lambda: secrets.token_bytes(32))
     try:
-        passed = [each.firmware for each in asked.check(asked.read(nonces), nonces)]
+        passed = [each.firmware for each in reader.check(reader.read(asked), asked)]
         outcome, detail = "passed", f"{gpu.count} x {gpu.architecture}, {', '.join(passed)}"
     except GpuRefused as refused:
         outcome, detail = refused.code, refused.message

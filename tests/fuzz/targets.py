@@ -25,7 +25,7 @@ from tests.property.test_option_roms import ROM
 from tests.property.test_published_mutations import DECODERS, SAMPLES
 from tests.published import read
 from tests.signing import armoured
-from tests.unit import gce_files, runfile_file, safetensors_file
+from tests.unit import fabric_files, gce_files, runfile_file, safetensors_file
 from tests.unit.fake_archive import KEYRING as KEYRING_FILE
 from tests.unit.gguf_file import SMALL as GGUF
 from tests.unit.image_volume import superblock
@@ -55,7 +55,7 @@ from privml.evidence.certificates import UnfitError
 from privml.evidence.nvidia import report as nvidia_report
 from privml.evidence.nvidia import rim, roles
 from privml.evidence.tdx import collateral, quote, signature, tdreport
-from privml.lock import gguf, omsbundle, runfile, safetensors
+from privml.lock import gguf, omsbundle, runfile, safetensors, vendorarchive, vendortar
 from privml.measure import (
     acpi,
     artefact,
@@ -201,9 +201,14 @@ def _runfile(data: bytes) -> None:
         runfile.header(BytesIO(data), "x.run")
 
 
+def _vendor_archive(data: bytes) -> None:
+    with contextlib.suppress(InputsError):
+        vendorarchive.read(BytesIO(data), fabric_files.BOARD.archives["nscq"].name, [], "x.tar.xz")
+
+
 def _runfile_tar(data: bytes) -> None:
-    with contextlib.suppress(InputsError), runfile.opened(BytesIO(data), "x.run") as archive:
-        runfile.read(archive, ["libcuda.so.595.71.05"], "x.run")
+    with contextlib.suppress(InputsError), vendortar.opened(BytesIO(data), "x.run") as archive:
+        vendortar.read(archive, ["libcuda.so.595.71.05"], "x.run")
 
 
 HONEST = forge.Guest()
@@ -369,6 +374,7 @@ TARGETS: dict[str, tuple[bytes, Parser]] = {
         _model(lambda file, size: safetensors.check("m.safetensors", file, size)),
     ),
     "runfile": (runfile_file.script() + b"\x28\xb5\x2f\xfd", _runfile),
+    "vendor-archive": (fabric_files.made("nscq"), _vendor_archive),
     "runfile-tar": (runfile_file.packed(runfile_file.entries()).getvalue(), _runfile_tar),
     "gpu-answer": (GPU_ANSWER, _gpu_answer),
     "note": (NOTE, lambda data: tlog.signed_text(data, LOG_KEY)),

@@ -8,44 +8,62 @@ from pathlib import Path
 from hypothesis import given
 from hypothesis import strategies as st
 
-from privml.agent.gpuanswer import Reading, failure, nonces_of, question, reading_of
+from privml.agent.gpuanswer import Fabric, Question, Reading, failure, question_of, reading_of
 from privml.agent.gpucheck import GpuRefused
 from privml.agent.layout import Layout
 from privml.agent.nvml import SIMULATION, State
 from privml.base.errors import EvidenceError, HostError
 from privml.base.strictjson import canonical, loads
 from privml.events.configuration import Gpu, GpuFirmware
-from privml.evidence.document import GPU, DeviceEvidence
+from privml.evidence.document import GPU, SWITCH, DeviceEvidence
 from privml.sim import gpu as sim
 from privml.sim import gpumachine
 
 NUMBERS = st.integers(0, 2**32 - 1)
-DEVICES = st.builds(DeviceEvidence, st.just(GPU), st.binary(max_size=0x2000), st.binary(max_size=0x1400))
-READINGS = st.builds(
-    Reading,
-    st.builds(State, NUMBERS, NUMBERS, NUMBERS),
-    st.booleans(),
-    st.lists(st.booleans(), max_size=16).map(tuple),
-    st.lists(DEVICES, max_size=3).map(tuple),
+TRUTHS = st.lists(st.booleans(), max_size=16).map(tuple)
+
+
+def devices(kind: str) -> st.SearchStrategy[tuple[DeviceEvidence, ...]]:
+    one = st.builds(DeviceEvidence, st.just(kind), st.binary(max_size=0x2000), st.binary(max_size=0x1400))
+    return st.lists(one, max_size=3).map(tuple)
+
+
+FABRICS = st.builds(Fabric, TRUTHS, st.lists(st.integers(-1, 127), max_size=8).map(tuple), devices(SWITCH))
+READINGS = st.one_of(
+    st.builds(Reading, st.builds(State, NUMBERS, NUMBERS, NUMBERS), st.booleans(), TRUTHS, devices(GPU)),
+    st.builds(
+        Reading, st.builds(State, NUMBERS, NUMBERS, NUMBERS, NUMBERS), st.booleans(), TRUTHS, devices(GPU), FABRICS
+    ),
 )
 JSON = st.recursive(
     st.one_of(st.none(), st.booleans(), st.integers(-(2**53) + 1, 2**53 - 1), st.text(max_size=8)),
     lambda inner: st.one_of(
         st.lists(inner, max_size=3),
-        st.dictionaries(st.sampled_from(["state", "persistent", "evidence", "error", "x"]), inner, max_size=4),
+        st.dictionaries(
+            st.sampled_from(["state", "persistent", "evidence", "fabric", "joined", "modes", "error", "x"]),
+            inner,
+            max_size=4,
+        ),
     ),
     max_leaves=12,
 )
 NONCES = tuple(bytes([number]) * 32 for number in (7, 8))
 DECLARED = Gpu("nvidia", "hopper", 2, sim.DRIVER, (GpuFirmware(sim.DRIVER, sim.GPU_VBIOS),))
-HONEST = gpumachine.read(NONCES, DECLARED)
-ENCODED = canonical(HONEST.encode())
-READER = gpumachine.reader_of(DECLARED, Layout(run=Path("/nonexistent")))
+LINKED = dataclasses.replace(DECLARED, switches=2)
+"""Two GPUs alone, and two that two switches link; each with its question and the honest answer to it."""
+NOWHERE = Layout(run=Path("/nonexistent"))
+CASES = {
+    gpu: (asked, gpumachine.read(asked, gpu))
+    for gpu, asked in ((DECLARED, Question(NONCES)), (LINKED, Question(NONCES, NONCES)))
+}
+MACHINES = st.sampled_from(list(CASES))
+ENCODED = canonical(CASES[LINKED][1].encode())
 
 
-def passes(found: Reading) -> bool:
+def passes(found: Reading, gpu: Gpu) -> bool:
     try:
-        return len(READER.check(found, NONCES)) == DECLARED.count
+        checked = gpumachine.reader_of(gpu, NOWHERE).check(found, CASES[gpu][0])
+        return len(checked) == gpu.count + gpu.switches
     except GpuRefused as refused:
         assert refused.message.startswith(f"gpu: {refused.code}: ") and refused.message.isprintable()
         return False
@@ -59,7 +77,8 @@ def read(data: bytes) -> Reading | None:
 
 
 def test_the_honest_answer_passes() -> None:
-    assert passes(HONEST)
+    assert all(passes(honest, gpu) for gpu, (_, honest) in CASES.items())
+    assert not passes(CASES[LINKED][1], DECLARED) and not passes(CASES[DECLARED][1], LINKED)
 
 
 @given(READINGS)
@@ -86,22 +105,33 @@ def test_the_words_of_a_failure_are_printable_and_bounded(why: str) -> None:
         assert not failure(why)["error"].isascii()  # the strict reader bounds texts by bytes
 
 
-@given(st.integers(0, len(ENCODED) - 1), st.integers(0, 255), st.integers(0, 2))
-def test_no_changed_byte_of_an_answer_passes(at: int, byte: int, kind: int) -> None:
+@given(MACHINES, st.floats(0, 1, exclude_max=True), st.integers(0, 255), st.integers(0, 2))
+def test_no_changed_byte_of_an_answer_passes(gpu: Gpu, where: float, byte: int, kind: int) -> None:
     """Not one byte of it can differ: the signatures, the nonces and the declared state cover all."""
-    tail = ENCODED[at:] if kind == 2 else ENCODED[at + 1 :]
-    changed = ENCODED[:at] + (b"" if kind == 0 else bytes([byte])) + tail
+    honest = CASES[gpu][1]
+    encoded = canonical(honest.encode())
+    at = int(where * len(encoded))
+    tail = encoded[at:] if kind == 2 else encoded[at + 1 :]
+    changed = encoded[:at] + (b"" if kind == 0 else bytes([byte])) + tail
     found = read(changed)
-    if changed != ENCODED and found is not None and found != HONEST:
-        assert not passes(found) or dataclasses.replace(found, ready=HONEST.ready) == HONEST
+    if changed != encoded and found is not None and found != honest:
+        same = dataclasses.replace(found, ready=honest.ready)
+        # Where there are switches, the mode says that the GPUs are confidential, and the feature is not looked at.
+        same = dataclasses.replace(same, state=honest.state) if gpu.switches else same
+        assert not passes(found, gpu) or same == honest
 
 
 @given(READINGS)
 def test_evidence_that_was_made_up_never_passes(reading: Reading) -> None:
-    confidential = dataclasses.replace(reading, state=State(SIMULATION, 1, 0), persistent=(True, True))
-    assert not passes(reading) and not passes(confidential)
+    for gpu in CASES:
+        state = State(SIMULATION, 1, 0, 1 if gpu.switches else 0)
+        confidential = dataclasses.replace(reading, state=state, persistent=(True, True))
+        assert not passes(reading, gpu) and not passes(confidential, gpu)
 
 
-@given(st.lists(st.binary(min_size=32, max_size=32), max_size=16))
-def test_a_question_survives_its_line(nonces: list[bytes]) -> None:
-    assert nonces_of(loads(canonical(question(nonces)))) == tuple(nonces)
+@given(
+    st.lists(st.binary(min_size=32, max_size=32), max_size=16), st.none() | st.lists(st.just(NONCES[0]), max_size=8)
+)
+def test_a_question_survives_its_line(gpus: list[bytes], switches: list[bytes] | None) -> None:
+    asked = Question(tuple(gpus), None if switches is None else tuple(switches))
+    assert question_of(loads(canonical(asked.encode()))) == asked

@@ -12,7 +12,7 @@ from tests.unit import runfile_file as r
 from tests.unit.test_lock_deb import file
 
 from privml.base.errors import InputsError
-from privml.lock import runfile
+from privml.lock import runfile, vendortar
 
 SCRIPT = r.script()
 TAR = r.packed(r.entries()).getvalue()
@@ -29,8 +29,8 @@ def damaged(data: st.DataObject, body: bytes) -> bytes:
 def taken(tar: bytes, folder: Path) -> dict[str, bytes] | None:
     """What is unpacked of a tar file; None if it is refused."""
     try:
-        with runfile.opened(io.BytesIO(tar), "x.run") as archive:
-            runfile.unpack(archive, "kernel-open", folder / "driver", "x.run")
+        with vendortar.opened(io.BytesIO(tar), "driver-runfile: x.run") as archive:
+            vendortar.unpack(archive, "kernel-open", folder / "driver", "driver-runfile: x.run")
     except InputsError as error:
         assert error.message.startswith("driver-runfile: x.run")
         return None

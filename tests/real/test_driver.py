@@ -17,6 +17,7 @@ from tests.real.conftest import ROOT, privml, rebuilt, succeeded
 from tests.real.demo import SIMULATED_ROOT
 from tests.unit.nvml_fake import reader_code, reader_service
 
+from privml.agent.gpuanswer import Question
 from privml.agent.gpucheck import GpuReader, GpuRefused
 from privml.events.configuration import Gpu
 from privml.image import driver, driverrecord
@@ -126,5 +127,5 @@ def test_nvidias_own_library_says_that_there_is_no_driver(locked: Driver, tmp_pa
         assert missing.encode() in library.read_bytes()
     gpu = Gpu("nvidia", "hopper", 1, locked.version)
     with reader_service(tmp_path / "reader.sock", reader_code(library)), pytest.raises(GpuRefused) as refused:
-        GpuReader(tmp_path / "reader.sock", gpu).evidence([bytes(32)], ready=False)
+        GpuReader(tmp_path / "reader.sock", gpu).evidence(Question((bytes(32),)), ready=False)
     assert refused.value.message == "gpu: gpu-driver: nvmlInit_v2: status 9, the driver is not loaded"

@@ -19,8 +19,10 @@ from nvml_fake import FakeDriver, compiled, reader_service
 from privml.agent import gpuready
 from privml.agent.attestor import Attestor, AttestorClient
 from privml.agent.boot import Boot
+from privml.agent.gpuanswer import Question
 from privml.agent.gpucheck import GpuRefused
-from privml.agent.gpumachine import GpuMachine, make_node
+from privml.agent.gpumachine import GpuMachine
+from privml.agent.gpunodes import Node, make_node
 from privml.agent.layout import Layout
 from privml.agent.lockdown import lock_down
 from privml.agent.nvml import Nvml
@@ -42,14 +44,15 @@ from privml.verify.verdict import Verdict
 
 NVIDIA = 0x10DE
 CONTROLLER_3D = 0x030200
+BRIDGE = 0x068000
 DRIVER = "550.163.01"
 NONCE = bytes(range(32))
 A_FIRMWARE = {"driver": DRIVER, "vbios": "96.00.A5.00.01"}
 
 
-def with_gpus(count: int = 1, **changes: object) -> Config:
-    devices = ("virtio-blk", "virtio-net", *["nvidia-gpu"] * count)
-    gpu = Gpu("nvidia", "hopper", count, DRIVER)
+def with_gpus(count: int = 1, switches: int = 0, **changes: object) -> Config:
+    devices = ("virtio-blk", "virtio-net", *["nvidia-gpu"] * count, *["nvidia-nvswitch"] * switches)
+    gpu = Gpu("nvidia", "hopper", count, DRIVER, switches=switches)
     return a_config(**{**NO_MODEL, "devices": devices, "gpu": gpu, **changes})
 
 
@@ -65,11 +68,15 @@ class FakeUnit:
     """A unit of systemd that does ``work``, or fails with a text."""
 
     work: Callable[[], object] | str = lambda: None
+    ended: bool = False
 
     def start(self) -> None:
         if isinstance(self.work, str):
             raise HostError(self.work)
         self.work()
+
+    def alive(self) -> bool:
+        return not self.ended
 
 
 class Machine:
@@ -80,8 +87,11 @@ class Machine:
         self.driver = library
         self.done: list[str] = []
         self.nodes: list[tuple[str, int, int]] = []
+        self.groups: dict[int, list[str]] = {}
         self.persistence = FakeUnit(lambda: self.done.append("persistence"))
         self.ready = FakeUnit(self._set_ready)
+        self.fabric = FakeUnit(lambda: self.done.append("fabric"))
+        self.fabric_wait = 10.0
         gpu = made.config.gpu
         assert gpu is not None
         layout = made.layout
@@ -97,10 +107,19 @@ class Machine:
                        f"Model: \t\t NVIDIA H100\nDevice Minor: \t {number}\n")  # fmt: skip
         self.write(layout.sys / "module/nvidia/version", f"{DRIVER}\n")
         (layout.sys / "module/nvidia_uvm").mkdir()
-        self.write(layout.proc / "devices", "Character devices:\n195 nvidia\n195 nvidiactl\n510 nvidia-uvm\n\n"
+        self.write(layout.proc / "devices", "Character devices:\n195 nvidia\n195 nvidiactl\n510 nvidia-uvm\n"
+                                            "236 nvidia-caps\n238 nvidia-nvlink\n239 nvidia-nvswitch\n\n"
                                             "Block devices:\n254 virtblk\n")  # fmt: skip
-        boards = [sim.gpu_opaque(board, driver=DRIVER) for board in sim.GPUS[: gpu.count]]
-        library.has(*(sim.device_evidence(sim.GPUS[n], NONCE, said) for n, said in enumerate(boards)))
+        for number in range(gpu.switches):
+            made.add_pci(16 + number, NVIDIA, 0x22A3, BRIDGE)
+            (layout.proc / f"driver/nvidia-nvswitch/devices/0000:00:1{number}.0").mkdir(parents=True)
+        self.write(layout.proc / "driver/nvidia-nvlink/capabilities/fabric-mgmt",
+                   "DeviceFileMinor: 3\nDeviceFileMode: 256\nDeviceFileModify: 1\n")  # fmt: skip
+        boards, links = sim.GPUS[: gpu.count], sim.SWITCHES[: gpu.switches]
+        library.has(
+            *(sim.device_evidence(board, NONCE, sim.gpu_opaque(board, links, driver=DRIVER)) for board in boards),
+            *(sim.device_evidence(link, NONCE, sim.switch_opaque(link, boards)) for link in links),
+        )
 
     def write(self, path: Path, text: str) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,12 +130,19 @@ class Machine:
         assert gpuready.main(lambda: Nvml(self.driver.shared_object)) == 0
 
     def boot(self) -> Boot:
-        def mknod(path: Path, major: int, minor: int) -> None:
-            self.nodes.append((path.name, major, minor))
+        def mknod(node: Node) -> None:
+            self.nodes.append((node.path.name, node.major, node.minor))
+            self.groups.setdefault(node.group, []).append(node.path.name)
 
         return self.guest.boot(
             gpus=lambda gpu: GpuMachine(
-                gpu, self.guest.layout, persistence=self.persistence, ready=self.ready, mknod=mknod
+                gpu,
+                self.guest.layout,
+                persistence=self.persistence,
+                ready=self.ready,
+                fabric=self.fabric,
+                mknod=mknod,
+                fabric_wait=self.fabric_wait,
             )
         )
 
@@ -138,9 +164,12 @@ def library(compiled_library: FakeDriver) -> FakeDriver:
 
 
 @contextmanager
-def machine_with(count: int, library: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
-    """A machine with so many GPUs, whose reader answers in this process."""
-    with guest(with_gpus(count), gpus="genuine") as made, reader_service(made.layout.gpu_socket, library.read):
+def machine_with(
+    count: int, library: FakeDriver, monkeypatch: pytest.MonkeyPatch, switches: int = 0
+) -> Iterator[Machine]:
+    """A machine with so many GPUs and switches, whose reader answers in this process."""
+    config = with_gpus(count, switches)
+    with guest(config, gpus="genuine") as made, reader_service(made.layout.gpu_socket, library.read):
         yield Machine(made, library, monkeypatch)
 
 
@@ -272,12 +301,14 @@ def test_a_driver_that_ignores_the_ready_state_parks_the_guest(machine: Machine)
 def test_a_node_that_is_there_must_be_the_device(tmp_path: Path) -> None:
     (tmp_path / "nvidia0").write_bytes(b"")
     with pytest.raises(GpuRefused, match=r"gpu-driver: .*nvidia0 is another device, expected 195:0"):
-        make_node(tmp_path / "nvidia0", 195, 0)
+        make_node(Node(tmp_path / "nvidia0", 195, 0))
 
 
 def test_gpus_of_another_vendor_are_refused(tmp_path: Path) -> None:
     with pytest.raises(HostError, match="cannot check GPUs of `amd`, expected nvidia"):
-        GpuMachine(Gpu("amd", "cdna", 1, "1.0"), Layout(), persistence=FakeUnit(), ready=FakeUnit())
+        GpuMachine(
+            Gpu("amd", "cdna", 1, "1.0"), Layout(), persistence=FakeUnit(), ready=FakeUnit(), fabric=FakeUnit()
+        )
 
 
 def test_other_devices_are_still_checked_first(machine: Machine) -> None:
@@ -324,7 +355,9 @@ def judged(made: Guest, config: Config, policy: NvidiaPolicy) -> Verdict:
     assert status == 200, body
     document = parse(body)
     facts = collect(document)
-    expected = gpu_samples.expected(config.gpu.count)  # type: ignore[union-attr]
+    gpu = config.gpu
+    assert gpu is not None
+    expected = gpu_samples.expected(gpu.count, gpu.switches)
     predicate = dataclasses.replace(
         expected.predicate,
         variant="development",
@@ -333,7 +366,7 @@ def judged(made: Guest, config: Config, policy: NvidiaPolicy) -> Verdict:
     )
     checked = devices.check(
         facts,
-        gpu_samples.collateral(config.gpu.count, driver=DRIVER),  # type: ignore[union-attr]
+        gpu_samples.collateral(gpu.count, gpu.switches, driver=DRIVER),
         now=gpu_samples.NOW,
         simulated_roots=policy.allow_simulated,
     )
@@ -408,7 +441,7 @@ def test_genuine_gpus_are_refused_by_the_reader_of_simulated_ones(library: FakeD
         reader_service(layout.gpu_socket, library.read),
         pytest.raises(GpuRefused, match="gpu-cc-off: environment 2"),
     ):
-        gpumachine.reader_of(gpu, layout).evidence([NONCE], ready=False)
+        gpumachine.reader_of(gpu, layout).evidence(Question((NONCE,)), ready=False)
 
 
 def test_the_attestor_reads_simulated_gpus_on_a_simulated_platform_only() -> None:

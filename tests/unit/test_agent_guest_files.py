@@ -11,11 +11,12 @@ import pytest
 import yaml
 
 from privml.agent import boot, gpucheck, gpumachine, gpureader, outbound
-from privml.agent.layout import GPU_ID, SERVER_ID, Layout
+from privml.agent.layout import FABRIC_ID, GPU_ID, SERVER_ID, SWITCH_ID, Layout
 from privml.engines.registry import ENGINES
 from privml.events import services as own
 from privml.lock.trees import agent_tree, overlays
-from privml.recipe import guestroot
+from privml.recipe import fabrics, guestroot
+from privml.recipe.drivers import DRIVERS
 from privml.recipe.models import Content
 
 GUEST = Path(__file__).parents[2] / "images" / "guest"
@@ -27,6 +28,8 @@ REPLACED = COMMON / "etc" / "systemd" / "system"
 GPU = GUEST / "gpu"
 GPU_UNITS = GPU / "usr" / "lib" / "systemd" / "system"
 SIMULATED_GPU = GUEST / "gpu-development"
+PPCIE = GUEST / "ppcie"
+PPCIE_UNITS = PPCIE / "usr" / "lib" / "systemd" / "system"
 READER = GPU_UNITS / "privml-gpu@.service"
 OWN_UNIT = GUEST / "services/usr/lib/systemd/system/privml-service@.service"
 SERVICES = ("attestor", "boot", "server", "engine")
@@ -60,7 +63,7 @@ def test_services_start_modules_that_exist(name: str) -> None:
     assert service["Environment"] == ["PYTHONPATH=/usr/lib/privml"]
 
 
-FOLDERS = (UNITS, ENGINE_UNITS, GPU_UNITS, REPLACED, OWN_UNIT.parent)
+FOLDERS = (UNITS, ENGINE_UNITS, GPU_UNITS, PPCIE_UNITS, REPLACED, OWN_UNIT.parent)
 OURS = sorted(path for folder in FOLDERS for path in folder.iterdir() if path.is_file())
 
 
@@ -125,8 +128,11 @@ def test_prompts_go_to_an_engine_without_a_network_over_a_socket_that_only_the_s
         if path.is_file() and b"SupplementaryGroups" in path.read_bytes()
     ]
     gpus = "etc/systemd/system/privml-engine.service.d/gpu.conf"
-    assert sorted(members) == [f"engine/{drop_in}", f"gpu/{gpus}"]
+    reader = "etc/systemd/system/privml-gpu@.service.d/ppcie.conf"
+    linked = [f"ppcie/{reader}", f"ppcie/usr/lib/systemd/system/{gpumachine.FABRIC}"]
+    assert sorted(members) == [f"engine/{drop_in}", f"gpu/{gpus}", *linked]
     assert unit(GPU / gpus)["Service"]["SupplementaryGroups"] == ["privml-gpu"]
+    assert unit(PPCIE / reader) == {"Service": {"SupplementaryGroups": ["privml-switch"]}}
     assert unit(ENGINE / drop_in)["Service"]["SupplementaryGroups"] == engine["Group"]
     for record in ENGINES.values():
         assert str(Layout().engine_socket(record)) == record.socket
@@ -190,7 +196,8 @@ def test_the_connection_filter_covers_every_service_except_the_network_s() -> No
     assert unit(dropin)["Service"]["Slice"] == ["network.slice"]
     for path in OURS:
         # A template unit is in a slice of its own unless it names another.
-        slices = ["system.slice"] if path in (OWN_UNIT, READER) else None
+        fabric = PPCIE_UNITS / gpumachine.FABRIC
+        slices = ["system.slice"] if path in (OWN_UNIT, READER, fabric) else None
         assert unit(path).get("Service", {}).get("Slice") == slices
     assert outbound.GROUP.endswith("/system.slice")
 
@@ -223,9 +230,9 @@ def test_the_library_of_the_driver_is_loaded_without_keys_by_a_user_of_its_own()
     assert (socket["Accept"], socket["SocketMode"], socket["SocketUser"]) == (["yes"], ["0600"], ["root"])
 
 
-@pytest.mark.parametrize("name", [READER.name, gpumachine.READY, gpumachine.PERSISTENCE])
+@pytest.mark.parametrize("name", [READER.name, gpumachine.READY, gpumachine.PERSISTENCE, gpumachine.FABRIC])
 def test_processes_of_the_gpus_have_their_nodes_and_nothing_else(name: str) -> None:
-    service = unit(GPU_UNITS / name)["Service"]
+    service = unit((PPCIE_UNITS if name == gpumachine.FABRIC else GPU_UNITS) / name)["Service"]
     assert service["DevicePolicy"] == ["closed"]
     console = ["/dev/console rw"] if service["StandardError"] == ["tty"] else []
     assert service["DeviceAllow"] == ["char-nvidia* rw", *console]
@@ -247,8 +254,8 @@ def test_only_the_ready_state_is_set_by_root_and_nothing_but_the_boot_starts_it(
         ["CAP_SYS_ADMIN"],
         None,
     )
-    for name in (gpumachine.READY, gpumachine.PERSISTENCE):
-        for path in GPU.rglob("*"):
+    for name in (gpumachine.READY, gpumachine.PERSISTENCE, gpumachine.FABRIC):
+        for path in (*GPU.rglob("*"), *PPCIE.rglob("*")):
             assert not path.is_file() or path.name == name or name not in path.read_text()
 
 
@@ -275,6 +282,44 @@ def test_the_guest_with_gpus_listens_for_questions_before_boot_and_attestor_star
 def gpu_content(variant: str) -> Content:
     text = (GUEST.parents[1] / "recipes/tdx-gpu-min.yaml").read_text()
     return Content.model_validate(yaml.safe_load(text) | {"variant": variant})
+
+
+def test_fabric_manager_has_a_user_of_its_own_and_the_engine_no_way_to_the_switches() -> None:
+    service = unit(PPCIE_UNITS / gpumachine.FABRIC)["Service"]
+    assert (service["User"], service["Group"], service["CapabilityBoundingSet"]) == (
+        ["privml-fabric"],
+        ["privml-fabric"],
+        [""],
+    )
+    assert service["SupplementaryGroups"] == ["privml-gpu privml-switch"]
+    text = (PPCIE / "usr/lib/sysusers.d/privml-fabric.conf").read_text()
+    assert re.search(rf"^u privml-fabric {FABRIC_ID}:{FABRIC_ID} ", text, re.MULTILINE)
+    assert re.search(rf"^g privml-switch {SWITCH_ID}$", text, re.MULTILINE)
+    assert len({SERVER_ID, 901, GPU_ID, FABRIC_ID, SWITCH_ID}) == 5 and max(FABRIC_ID, SWITCH_ID) < own.FIRST_ID
+    engine = unit(GPU / "etc/systemd/system/privml-engine.service.d/gpu.conf")["Service"]
+    assert not {"privml-fabric", "privml-switch"} & set(" ".join(engine["SupplementaryGroups"]).split())
+    assert not list(PPCIE.rglob("privml-engine*"))
+
+
+def test_fabric_manager_is_given_our_settings_and_listens_on_unix_sockets_only() -> None:
+    service = unit(PPCIE_UNITS / gpumachine.FABRIC)["Service"]
+    program, option, file = service["ExecStart"][0].split()
+    (board,) = (record.fabric for record in DRIVERS.values() if record.fabric is not None)
+    assert program.removeprefix("/") in board.archives["manager"].files.values()
+    assert Path(program).name in board.programs
+    assert (option, file) == ("-c", f"/{fabrics.FOLDER}/fabricmanager.cfg")
+    lines = (PPCIE / file.removeprefix("/")).read_text().splitlines()
+    settings = dict(line.split("=", 1) for line in lines if not line.startswith("#"))
+    folder = f"/run/{service['RuntimeDirectory'][0]}/"
+    assert settings["UNIX_SOCKET_PATH"].startswith(folder) and settings["FM_CMD_UNIX_SOCKET_PATH"].startswith(folder)
+    assert not [name for name in settings if "INTERFACE" in name or "PORT" in name]
+    assert settings["TOPOLOGY_FILE_PATH"] == f"/{fabrics.FOLDER}"
+    assert any(target.startswith(f"{fabrics.FOLDER}/") for target in board.archives["manager"].files.values())
+    # In the foreground, for one owner of the whole board, and it ends rather than going on with less.
+    wanted = {"DAEMONIZE": "0", "FABRIC_MODE": "0", "FM_STAY_RESIDENT_ON_FAILURES": "0", "LOG_FILE_NAME": ""}
+    wanted |= {f"{name}_FAILURE_MODE": "0" for name in ("ACCESS_LINK", "TRUNK_LINK", "NVSWITCH")}
+    assert wanted.items() <= settings.items()
+    assert (service["Type"], service["StandardError"]) == (["exec"], ["tty"])
 
 
 def test_simulated_gpus_are_in_development_images_only() -> None:

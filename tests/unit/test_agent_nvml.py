@@ -12,6 +12,7 @@ import pytest
 from nvml_fake import FakeDriver, compiled, reader_service
 
 from privml.agent import gpureader, gpuready
+from privml.agent.gpuanswer import Question
 from privml.agent.gpucheck import GpuReader, GpuRefused
 from privml.agent.nvml import LIBRARY, Attestation, Certificate, ComputeState, Nvml, NvmlError
 from privml.events.configuration import Gpu, GpuFirmware
@@ -60,8 +61,13 @@ def process(driver: FakeDriver, tmp_path: Path, nvidia: None) -> Iterator[Path]:
         yield place
 
 
+def over(*nonces: bytes) -> Question:
+    """The question for GPUs that no switch links."""
+    return Question(nonces)
+
+
 def refused(served: Path, gpu: Gpu = DECLARED, nonces: list[bytes] | None = None, **options: float) -> str:
-    asked = [NONCE] * gpu.count if nonces is None else nonces
+    asked = GpuReader(served, gpu).question(lambda: NONCE) if nonces is None else over(*nonces)
     with pytest.raises(GpuRefused) as caught:
         GpuReader(served, gpu, **options).evidence(asked, ready=False)  # type: ignore[arg-type]
     assert caught.value.message.startswith(f"gpu: {caught.value.code}: ")
@@ -84,7 +90,7 @@ def test_the_library_is_where_the_image_has_it() -> None:
 
 # -- reading ---------------------------------------------------------------------------------------------------------
 def test_genuine_gpus_are_read_by_a_process_of_its_own_and_pass(driver: FakeDriver, process: Path) -> None:
-    (evidence,) = GpuReader(process, DECLARED).evidence([NONCE], ready=False)
+    (evidence,) = GpuReader(process, DECLARED).evidence(over(NONCE), ready=False)
     assert evidence == sim.evidence(NONCE)[0]
     assert (driver.place / "asked").read_bytes() == NONCE
 
@@ -93,16 +99,16 @@ def test_each_gpu_signs_a_nonce_of_its_own(driver: FakeDriver, served: Path) -> 
     one, two = sim.evidence(NONCE, 2)[0], sim.evidence(OTHER, 2)[1]
     driver.has(one, two)
     declared = dataclasses.replace(DECLARED, count=2)
-    assert GpuReader(served, declared).evidence([NONCE, OTHER], ready=False) == (one, two)
+    assert GpuReader(served, declared).evidence(over(NONCE, OTHER), ready=False) == (one, two)
     assert refused(served, declared, [OTHER, NONCE]).startswith("gpu-nonce: GPU 1 signed 000102")
 
 
 def test_gpus_that_are_quoted_must_be_ready(driver: FakeDriver, served: Path) -> None:
     reader = GpuReader(served, DECLARED)
     with pytest.raises(GpuRefused, match="gpu-ready: the driver says that the GPUs are not ready"):
-        reader.evidence([NONCE], ready=True)
+        reader.evidence(over(NONCE), ready=True)
     assert gpuready.main(lambda: Nvml(driver.shared_object)) == 0
-    assert len(reader.evidence([NONCE], ready=True)) == 1
+    assert len(reader.evidence(over(NONCE), ready=True)) == 1
 
 
 def test_the_state_alone_asks_no_gpu(driver: FakeDriver, served: Path) -> None:
@@ -184,7 +190,7 @@ def test_only_the_allowed_pairs_of_driver_and_vbios_are_used(driver: FakeDriver,
         "gpu-not-allowed: GPU 1 has 590.12/96.00.A5.00.01, expected 590.12/96.00.74.00.1A"
     )
     both = dataclasses.replace(DECLARED, allowed=(first, GpuFirmware(sim.DRIVER, sim.GPU_VBIOS)))
-    assert GpuReader(served, both).evidence([NONCE], ready=False)
+    assert GpuReader(served, both).evidence(over(NONCE), ready=False)
 
 
 def test_simulated_devices_are_refused_as_genuine_ones(
@@ -236,17 +242,17 @@ def test_a_reader_that_is_not_there_is_named(tmp_path: Path) -> None:
 def test_a_malformed_question_is_answered_with_its_reason(served: Path) -> None:
     reader = GpuReader(served, DECLARED)
     with pytest.raises(GpuRefused, match=r"gpu-driver: question.nonces\[0\]: 31 bytes, expected 32"):
-        reader.read([bytes(31)])
+        reader.read(over(bytes(31)))
 
 
 def test_a_library_that_is_not_there_is_named(tmp_path: Path) -> None:
     with pytest.raises(NvmlError, match=r"libnvidia-ml\.so\.1: .*cannot open shared object file"):
-        gpureader.read([], lambda: Nvml(tmp_path / "libnvidia-ml.so.1"))
+        gpureader.read(over(), lambda: Nvml(tmp_path / "libnvidia-ml.so.1"))
 
 
 def test_a_library_without_a_function_is_named(tmp_path: Path) -> None:
     with pytest.raises(NvmlError, match="nvmlInit_v2: the library does not have it"):
-        gpureader.read([], lambda: Nvml(Path("libc.so.6")))
+        gpureader.read(over(), lambda: Nvml(Path("libc.so.6")))
 
 
 # -- the ready state -------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+import fabric_files
 import pytest
 import runfile_file
 import wheel_file
@@ -26,9 +27,10 @@ from privml.engines.registry import ENGINES
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.image.target import Target
 from privml.lock.lockfile import read_lock
-from privml.lock.models import Driver, Requirements, Runfile
+from privml.lock.models import Driver, Requirements, Runfile, VendorArchive
 from privml.measure import gpt
 from privml.output import manifest as manifests
+from privml.recipe import fabrics
 from privml.recipe.fields import PLATFORM, fact_named, facts
 from privml.recipe.loader import shipped
 from privml.repro.causes import BY_ID
@@ -276,7 +278,8 @@ ELSEWHERE = {
     *(f"inference.models.signature.identity.{name}" for name in ("subject", "issuer", "root")),
     "exceptions.kind", "exceptions.subject", "exceptions.reason",
     "gpu.vendor", "gpu.architecture", "gpu.count", "gpu.driver.version", "gpu.allowed.driver", "gpu.allowed.vbios",
-    "gpu.driver.runfile.url", "gpu.driver.runfile.sha256",
+    "gpu.driver.runfile.url", "gpu.driver.runfile.sha256", "gpu.ppcie",
+    *(f"gpu.driver.fabric.{name}.{field}" for name in fabrics.NAMES for field in ("url", "sha256")),
     "python.requirements", "python.before", "python.remove", "python.imports", "python.programs",
     *(f"inference.engine.options.{name}" for name in ENGINES["vllm"].options if name not in ("context", "slots")),
 }  # fmt: skip
@@ -467,6 +470,55 @@ def test_another_runfile_explains_everything_that_differs(
     assert [change.name for change in of_kind(same, FIELD)] == ["gpu.driver.runfile.url"]
     assert of_kind(same, "driver package") == [] and same.unexplained == ()
     assert (two / "root.raw").read_bytes() == (three / "root.raw").read_bytes()
+
+
+def of_board(
+    shop: Workshop, driver: Driver, count: int = 8, *, ppcie: bool = True, **changes: bytes
+) -> tuple[Any, Driver]:
+    """A recipe with the GPUs of a board, linked or each for itself, and what is locked for it."""
+    document, locked = of_runfile(shop, driver, b"1", "https://vendor.invalid/a.run")
+    archives, given = [], {}
+    for name in fabrics.NAMES:
+        data = changes.get(name) or fabric_files.made(name)
+        url, sha256 = f"https://vendor.invalid/{name}.tar.xz", shop.fake.store.add_bytes(data)
+        given[name] = {"url": url, "sha256": sha256}
+        row = {"name": fabric_files.BOARD.archives[name].name, "url": url, "sha256": sha256, "size": len(data)}
+        archives.append(VendorArchive.model_validate(row | {"version": runfile_file.VERSION}))
+    gpu = document["gpu"] | {"count": count}
+    if not ppcie:
+        return document | {"gpu": gpu}, locked
+    gpu = gpu | {"ppcie": True, "driver": gpu["driver"] | {"fabric": given}}
+    return document | {"gpu": gpu}, locked.model_copy(update={"fabric": tuple(archives)})
+
+
+def test_protected_pcie_and_its_archives_explain_everything_that_differs(
+    shop: Workshop, driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def files_in(wanted: list[str], locked: Runfile, *_: object) -> dict[str, bytes]:
+        return dict.fromkeys(wanted, locked.sha256.encode())
+
+    monkeypatch.setattr("privml.image.driverrunfile.files_in", files_in)
+    other = fabric_files.made("nscq", changes={f"lib/libnvidia-nscq.so.{runfile_file.VERSION}": b"other"})
+    made = (of_board(shop, driver, ppcie=False), of_board(shop, driver), of_board(shop, driver, nscq=other))
+    alone, board, changed = (
+        shop.image(f"board-{number}", document, driver=locked) for number, (document, locked) in enumerate(made)
+    )
+    assert json.loads((board / "manifest.json").read_bytes())["gpus"] == {
+        "architecture": "hopper", "count": 8, "switches": 4,
+    }  # fmt: skip
+    found = shop.diff(alone, board)
+    assert {change.name for change in of_kind(found, FIELD)} >= {"gpu.ppcie"}
+    assert {change.name for change in of_kind(found, "driver package")} == {
+        archive.name for archive in fabric_files.BOARD.archives.values()
+    }
+    assert [change.text() for change in found.unexplained] == []
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
+    assert {"rtmr1", "rtmr2"} <= set(found.registers or {})
+    found = shop.diff(board, changed)
+    assert [change.name for change in of_kind(found, FIELD)] == ["gpu.driver.fabric.nscq.sha256"]
+    assert [change.name for change in of_kind(found, "driver package")] == [fabric_files.BOARD.archives["nscq"].name]
+    assert [change.text() for change in found.unexplained] == []
+    assert [finding.text() for finding in found.report.findings if not finding.because] == []
 
 
 WHEELS = {"requirements": ["acme-web>=1"], "before": "2026-02-01"}

@@ -361,7 +361,7 @@ def test_whatever_decides_the_modules_is_in_their_key(lock: Lock, monkeypatch: p
     driver = driver_in(lock)
     found = room.inputs_of(driver)
     assert found[f"source {r.NAME}"] == f"{r.VERSION} {DIGEST}"
-    assert {"module image/driverrunfile.py", "module lock/runfile.py"} < set(found)
+    assert {"module image/driverrunfile.py", "module lock/runfile.py", "module lock/vendortar.py"} < set(found)
     assert "module image/driverpackage.py" not in found
     assert lock.driver is not None and "module lock/runfile.py" not in room.inputs_of(lock.driver)
     other = Runfile(name=r.NAME, version=r.VERSION, url=URL, sha256="0" * 64, size=1)

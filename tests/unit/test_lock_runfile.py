@@ -11,7 +11,9 @@ import runfile_file as r
 from test_lock_deb import Entry, file, folder, link
 
 from privml.base.errors import InputsError
-from privml.lock import runfile
+from privml.lock import runfile, vendortar
+
+WHAT = "driver-runfile: x.run"
 
 
 def head(data: bytes) -> runfile.Header:
@@ -58,8 +60,8 @@ def test_the_payload_is_what_follows_the_header(tmp_path: Path) -> None:
 
 
 def read(rows: list[Entry], *wanted: str) -> dict[str, bytes]:
-    with runfile.opened(r.packed(rows), "x.run") as archive:
-        return runfile.read(archive, wanted, "x.run")
+    with vendortar.opened(r.packed(rows), WHAT) as archive:
+        return vendortar.read(archive, wanted, WHAT)
 
 
 def test_files_are_read_by_their_names() -> None:
@@ -69,8 +71,8 @@ def test_files_are_read_by_their_names() -> None:
 
 def test_the_source_is_unpacked_and_nothing_else(tmp_path: Path) -> None:
     target = tmp_path / "driver"
-    with runfile.opened(r.packed(r.entries()), "x.run") as archive:
-        runfile.unpack(archive, "kernel-open", target, "x.run")
+    with vendortar.opened(r.packed(r.entries()), WHAT) as archive:
+        vendortar.unpack(archive, "kernel-open", target, WHAT)
     found = {str(path.relative_to(target)): path.read_bytes() for path in target.rglob("*") if path.is_file()}
     assert found == r.SOURCE
     modes = {path.name: path.stat().st_mode & 0o777 for path in target.iterdir() if path.is_file()}
@@ -119,15 +121,15 @@ def test_each_fault_of_the_tar_file_is_refused(rows: list[Entry], said: str) -> 
     ],
 )
 def test_each_fault_of_the_source_is_refused(tmp_path: Path, rows: list[Entry], said: str) -> None:
-    with pytest.raises(InputsError, match=said), runfile.opened(r.packed(rows), "x.run") as archive:
-        runfile.unpack(archive, "kernel-open", tmp_path / "driver", "x.run")
+    with pytest.raises(InputsError, match=said), vendortar.opened(r.packed(rows), WHAT) as archive:
+        vendortar.unpack(archive, "kernel-open", tmp_path / "driver", WHAT)
     assert [each.name for each in tmp_path.iterdir()] in (["driver"], [])
 
 
 def test_counts_and_sizes_have_bounds(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(runfile, "MAX_ENTRIES", 2)
+    monkeypatch.setattr(vendortar, "MAX_ENTRIES", 2)
     with pytest.raises(InputsError, match="has more than 2 entries"):
         read([file("a"), file("b"), file("c")], "a")
-    monkeypatch.setattr(runfile, "MAX_FILE", 3)
+    monkeypatch.setattr(vendortar, "MAX_FILE", 3)
     with pytest.raises(InputsError, match="a is not a regular file of at most"):
         read([file("a", b"1234")], "a")

@@ -52,6 +52,7 @@ CASES = {
     "driver-version": (GPU, "version: 550.163.01", "version: 550.90.07"),
     "driver-kernel": (GPU, "linux-image-amd64", "linux-image-cloud-amd64"),
     "driver-runfile": (GPU, "version: 550.163.01", "version: 595.71.05"),
+    "gpu-ppcie": (GPU, "count: 1", "count: 8, ppcie: true"),
     "driver-untried": (
         GPU,
         "version: 550.163.01",

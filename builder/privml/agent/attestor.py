@@ -74,7 +74,6 @@ class Attestor:
         self._at = 0
         self._left = list(self._steps[0].events)
         self._gpus = gpus
-        self._gpu_count = 0 if config.gpu is None else config.gpu.count
         self._keys: bytes | None = None
         self._log = b""
         self._seq = 0
@@ -166,11 +165,11 @@ class Attestor:
             }
 
     def _device_evidence(self, nonce: bytes) -> Sequence[DeviceEvidence]:
-        """New evidence of each GPU over ``nonce``; a GPU that would not pass the boot now is not quoted either."""
+        """New evidence of each GPU and switch over ``nonce``; one that would not pass the boot now is not quoted."""
         if self._gpus is None:
             return ()
         try:
-            return self._gpus.evidence([nonce] * self._gpu_count, ready=True)
+            return self._gpus.evidence(self._gpus.question(lambda: nonce), ready=True)
         except GpuRefused as refused:
             raise RefusedRequest(refused.code, f"quote: {refused.message}") from refused
 

@@ -152,8 +152,8 @@ class Boot:
         return True
 
     def watch(self, interval: float = WATCH_INTERVAL) -> None:
-        """Block until the engine, a required service or the attestor exits or the device list changes; then mark the
-        boot failed.
+        """Block until the engine, a required service, Fabric Manager or the attestor exits, or the device list
+        changes; then mark the boot failed.
         """
         while True:
             time.sleep(interval)
@@ -162,6 +162,9 @@ class Boot:
                 return
             if ended := self._service_ended():
                 self._failed("services", f"the service {ended} exited")
+                return
+            if ended := "" if self._machine is None else self._machine.ended():
+                self._failed("gpu", ended)
                 return
             if self._attestor_ended():
                 self._failed(self._stages[-1].name, "the attestor exited")
@@ -220,18 +223,17 @@ class Boot:
         # The image disables module loading before the network comes up; if it is still enabled, something is wrong.
         if (self._layout.proc / "sys" / "kernel" / "modules_disabled").read_text().strip() != "1":
             raise HostError("devices: the kernel still loads modules (kernel.modules_disabled is not 1)")
-        gpu = self._measured.gpu
-        # The number of GPUs is checked in their own stage.
-        apart = "" if gpu is None else configuration.gpu_device(gpu.vendor)
+        # The number of GPUs and switches is checked in their own stage.
+        apart = frozenset[str]() if self._machine is None else self._machine.counted
         return "ok", ", ".join(self._check_devices(apart))
 
-    def _check_devices(self, apart: str = "") -> list[str]:
+    def _check_devices(self, apart: frozenset[str] = frozenset()) -> list[str]:
         found = (
             devices.present(self._layout.sys / "bus" / "pci" / "devices")
             if self._machine is None
             else self._machine.present()
         )
-        declared, there = ([name for name in names if name != apart] for names in (self._measured.devices, found))
+        declared, there = ([name for name in names if name not in apart] for names in (self._measured.devices, found))
         devices.check(declared, there)
         return there
 
@@ -374,6 +376,7 @@ def machine_of(gpu: configuration.Gpu, layout: Layout) -> GpuMachine:
         layout,
         persistence=Unit(gpumachine.PERSISTENCE, layout.sys),
         ready=Unit(gpumachine.READY, layout.sys),
+        fabric=Unit(gpumachine.FABRIC, layout.sys),
     )
 
 

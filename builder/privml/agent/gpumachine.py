@@ -1,32 +1,29 @@
-"""Bring up the GPUs of the machine: driver, device nodes, persistence; and set them ready once they were checked."""
+"""Bring up the GPUs of the machine: driver, device nodes, persistence; and set them ready once they were checked.
+
+GPUs in protected PCIe mode are linked by switches. Fabric Manager configures these and the links, before anything is
+checked and before CUDA can start.
+"""
 
 from __future__ import annotations
 
-import os
-import re
 import secrets
-import stat
-from collections.abc import Callable
-from pathlib import Path
+import time
 from typing import Protocol
 
 from privml.agent import devices
-from privml.agent.gpucheck import GpuReader, GpuRefused
-from privml.agent.layout import GPU_ID, Layout
+from privml.agent.gpucheck import Checked, GpuReader, GpuRefused
+from privml.agent.gpunodes import Mknod, make_node, nodes
+from privml.agent.layout import Layout
 from privml.agent.nvml import NONCE_SIZE
 from privml.base.errors import HostError
-from privml.events.configuration import Gpu, gpu_device
+from privml.events.configuration import Gpu, gpu_device, switch_device
 
 READY = "privml-gpu-ready.service"
 PERSISTENCE = "privml-gpu-persistence.service"
-MAJOR = 195
-CONTROL = 255
-"""Device numbers that are fixed in the driver; that of `nvidia-uvm` is not."""
-_MINOR = re.compile(r"^Device Minor:[ \t]+([0-9]{1,3})$", re.MULTILINE)
-_MODE = 0o660
-
-Mknod = Callable[[Path, int, int], None]
-"""Make a character device node: path, major, minor."""
+FABRIC = "privml-gpu-fabric.service"
+FABRIC_WAIT = 300.0
+"""Seconds until all GPUs must have joined the NVLink fabric; a public log shows 45 s for half a board."""
+_FABRIC_INTERVAL = 1.0
 
 
 class Starter(Protocol):
@@ -36,16 +33,11 @@ class Starter(Protocol):
         """Start it; ``HostError`` if it fails."""
 
 
-def make_node(path: Path, major: int, minor: int) -> None:
-    """Make a character device node for the users of the GPUs; it must not be another device."""
-    device = os.makedev(major, minor)
-    if not path.exists():
-        os.mknod(path, stat.S_IFCHR | _MODE, device)
-    found = path.lstat()
-    if not stat.S_ISCHR(found.st_mode) or found.st_rdev != device:
-        raise GpuRefused("gpu-driver", f"{path} is another device", f"{major}:{minor}")
-    os.chown(path, 0, GPU_ID, follow_symlinks=False)
-    path.chmod(_MODE)  # the umask does not count
+class Stayer(Starter, Protocol):
+    """A systemd unit that stays."""
+
+    def alive(self) -> bool:
+        """False once its processes have exited."""
 
 
 class GpuMachine:
@@ -58,8 +50,10 @@ class GpuMachine:
         *,
         persistence: Starter,
         ready: Starter,
+        fabric: Stayer,
         reader: GpuReader | None = None,
         mknod: Mknod = make_node,
+        fabric_wait: float = FABRIC_WAIT,
     ) -> None:
         if gpu.vendor != "nvidia":
             raise HostError(f"gpu: this agent cannot check GPUs of `{gpu.vendor}`, expected nvidia")
@@ -67,6 +61,8 @@ class GpuMachine:
         self._layout = layout
         self._persistence = persistence
         self._ready = ready
+        self._fabric = fabric
+        self._fabric_wait = fabric_wait
         self._mknod = mknod
         self._reader = reader or GpuReader(layout.gpu_socket, gpu)
 
@@ -74,28 +70,44 @@ class GpuMachine:
         """The machine's devices, by name."""
         return devices.present(self._layout.sys / "bus" / "pci" / "devices")
 
+    @property
+    def counted(self) -> frozenset[str]:
+        """The names of the devices that `check_count` counts."""
+        vendor = self._gpu.vendor
+        return frozenset({gpu_device(vendor), switch_device(vendor)} if self._gpu.switches else {gpu_device(vendor)})
+
     def check_count(self) -> None:
-        """Refuse the machine unless it has exactly the declared number of GPUs."""
-        count, found = self._gpu.count, self.present().count(gpu_device(self._gpu.vendor))
-        if found != count:
-            raise HostError(f"gpu: recipe declares {count} GPU{'s' if count > 1 else ''}, found {found}")
+        """Refuse the machine unless it has exactly the declared number of GPUs, and of switches."""
+        gpu, present = self._gpu, self.present()
+        found = present.count(gpu_device(gpu.vendor)), present.count(switch_device(gpu.vendor))
+        if gpu.switches and found != (gpu.count, gpu.switches):
+            wanted = f"{gpu.count} GPUs and {gpu.switches} switches"
+            raise HostError(f"gpu: recipe declares {wanted}, found {found[0]} GPUs and {found[1]} switches")
+        if found[0] != gpu.count:
+            raise HostError(f"gpu: recipe declares {gpu.count} GPU{'s' if gpu.count > 1 else ''}, found {found[0]}")
 
     def bring_up(self) -> None:
-        """Check the driver, make the device nodes, turn persistence on."""
+        """Check the driver, make the device nodes, turn persistence on, link the GPUs."""
         self._check_driver()
-        for path, major, minor in self._nodes():
-            self._mknod(path, major, minor)
+        for node in nodes(self._gpu, self._layout):
+            self._mknod(node)
         try:
             self._persistence.start()
         except HostError as error:
             raise GpuRefused("gpu-persistence", error.message) from error
+        if self._gpu.switches:
+            self._link()
+
+    def ended(self) -> str:
+        """Why the GPUs must not be used any more; empty if they may."""
+        return "Fabric Manager exited" if self._gpu.switches and not self._fabric.alive() else ""
 
     def check(self) -> str:
-        """Check each GPU over a nonce of its own; returns what they are. Nothing has used them yet."""
-        nonces = [secrets.token_bytes(NONCE_SIZE) for _ in range(self._gpu.count)]
-        passed = self._reader.check(self._reader.read(nonces), nonces)
-        firmware = ", ".join(dict.fromkeys(each.firmware for each in passed))
-        return f"{len(passed)} x {self._gpu.architecture}, {firmware}"
+        """Check each device over a nonce of its own; returns what they are. Nothing has used them yet."""
+        asked = self._reader.question(lambda: secrets.token_bytes(NONCE_SIZE))
+        passed = self._reader.check(self._reader.read(asked), asked)
+        gpus, switches = passed[: self._gpu.count], passed[self._gpu.count :]
+        return ", ".join(_summary(found) for found in (gpus, switches) if found)
 
     def set_ready(self) -> None:
         """Let the GPUs accept work, and check that they do."""
@@ -105,6 +117,22 @@ class GpuMachine:
             raise GpuRefused("gpu-ready", error.message) from error
         if not self._reader.read().ready:
             raise GpuRefused("gpu-ready", "the driver says that the GPUs are not ready", "ready GPUs")
+
+    def _link(self) -> None:
+        """Start Fabric Manager, and wait until all GPUs have joined the fabric and its switches are locked."""
+        try:
+            self._fabric.start()
+        except HostError as error:
+            raise GpuRefused("gpu-fabric", error.message) from error
+        end = time.monotonic() + self._fabric_wait
+        while True:
+            if not (missing := self._reader.missing(self._reader.read())):
+                return
+            if not self._fabric.alive():
+                raise GpuRefused("gpu-fabric", f"Fabric Manager exited, {missing}")
+            if time.monotonic() >= end:
+                raise GpuRefused("gpu-fabric", f"{missing} after {self._fabric_wait:g} s")
+            time.sleep(_FABRIC_INTERVAL)
 
     def _check_driver(self) -> None:
         modules = self._layout.sys / "module"
@@ -119,29 +147,7 @@ class GpuMachine:
         if not (modules / "nvidia_uvm").is_dir():
             raise GpuRefused("gpu-driver", "the kernel has no module nvidia_uvm")
 
-    def _nodes(self) -> list[tuple[Path, int, int]]:
-        """The device nodes: nobody else makes them, since no rule of udev and no set-id program is in the guest."""
-        dev, proc = self._layout.dev, self._layout.proc
-        minors = []
-        for information in sorted((proc / "driver" / "nvidia" / "gpus").glob("*/information")):
-            found = _MINOR.search(information.read_text("ascii", "replace"))
-            if found is None:
-                raise GpuRefused("gpu-driver", f"the driver names no device minor of {information.parent.name[:32]}")
-            minors.append(int(found[1]))
-        if len(set(minors)) != self._gpu.count:
-            raise GpuRefused("gpu-count", f"the driver has {len(set(minors))}", str(self._gpu.count))
-        uvm = self._uvm_major()
-        return [
-            *((dev / f"nvidia{minor}", MAJOR, minor) for minor in sorted(minors)),
-            (dev / "nvidiactl", MAJOR, CONTROL),
-            (dev / "nvidia-uvm", uvm, 0),
-            (dev / "nvidia-uvm-tools", uvm, 1),
-        ]
 
-    def _uvm_major(self) -> int:
-        text = (self._layout.proc / "devices").read_text("ascii", "replace")
-        for line in text.partition("Block devices:")[0].splitlines():
-            number, _, name = line.strip().partition(" ")
-            if name == "nvidia-uvm" and number.isdecimal():
-                return int(number)
-        raise GpuRefused("gpu-driver", "the kernel has no devices of nvidia-uvm")
+def _summary(found: tuple[Checked, ...]) -> str:
+    firmware = ", ".join(dict.fromkeys(each.firmware for each in found))
+    return f"{len(found)} x {found[0].family}, {firmware}"

@@ -12,6 +12,10 @@ SERVER_ID = 900
 """uid and gid of the user `privml` (images/guest: sysusers.d/privml.conf)."""
 GPU_ID = 902
 """uid and gid of the user `privml-gpu`; its group owns the nodes of GPUs (sysusers.d/privml-gpu.conf)."""
+FABRIC_ID = 903
+"""uid and gid of the user `privml-fabric`, which runs Fabric Manager; its group owns what configures NVLink."""
+SWITCH_ID = 904
+"""gid of the group that owns the nodes of NVSwitches (sysusers.d/privml-fabric.conf)."""
 
 
 @dataclass(frozen=True)

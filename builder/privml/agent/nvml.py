@@ -22,8 +22,11 @@ MAX_CERTIFICATES = 0x1400
 SIMULATION = 1
 PRODUCTION = 2
 """Values of the environment; 0 means that confidential computing is unavailable."""
+PROTECTED_PCIE = 1
+"""The multi-GPU mode of a board in protected PCIe mode; 0 means none."""
 
 _ON = 1
+_COMPLETED = 3
 _NOT_SUPPORTED = 3
 _TEXTS = {
     1: "not initialised",
@@ -78,18 +81,50 @@ class Attestation(ctypes.Structure):
     )
 
 
+class Settings(ctypes.Structure):
+    """``nvmlSystemConfComputeSettings_v1_t``; the caller sets ``version``."""
+
+    _fields_ = (
+        ("version", ctypes.c_uint),
+        ("environment", ctypes.c_uint),
+        ("feature", ctypes.c_uint),
+        ("devtools", ctypes.c_uint),
+        ("multi_gpu", ctypes.c_uint),
+    )
+
+
+class FabricInfo(ctypes.Structure):
+    """``nvmlGpuFabricInfo_v2_t``; the caller sets ``version``."""
+
+    _fields_ = (
+        ("version", ctypes.c_uint),
+        ("cluster", ctypes.c_ubyte * 16),
+        ("status", ctypes.c_uint),
+        ("clique", ctypes.c_uint),
+        ("state", ctypes.c_ubyte),
+        ("health", ctypes.c_uint),
+    )
+
+
 @dataclass(frozen=True)
 class State:
-    """The confidential computing state of the machine's GPUs, in the driver's numbers."""
+    """The confidential computing state of the machine's GPUs, in the driver's numbers.
+
+    ``multi_gpu`` is `PROTECTED_PCIE` for a board in that mode; it was asked for only if the caller needs it.
+    """
 
     environment: int
     feature: int
     devtools: int
+    multi_gpu: int = 0
 
     @property
     def is_confidential(self) -> bool:
-        """True for a production environment with confidential computing on and developer tools off."""
-        return (self.environment, self.feature, self.devtools) == (PRODUCTION, _ON, 0)
+        """True for a production environment with developer tools off, and either confidential computing on or
+        protected PCIe, in which NVIDIA's own verifier does not look at the feature.
+        """
+        on = self.feature == _ON or self.multi_gpu == PROTECTED_PCIE
+        return on and (self.environment, self.devtools) == (PRODUCTION, 0)
 
 
 class Nvml:
@@ -119,6 +154,18 @@ class Nvml:
             return State(0, 0, 0)
         return State(found.environment, found.feature, found.devtools)
 
+    def state_of_board(self) -> State:
+        """The confidential computing state with the multi-GPU mode, which only a newer call has."""
+        found = Settings(version=_versioned(Settings, 1))
+        self._call("nvmlSystemGetConfComputeSettings", ctypes.byref(found))
+        return State(found.environment, found.feature, found.devtools, found.multi_gpu)
+
+    def has_joined(self, gpu: ctypes.c_void_p) -> bool:
+        """Whether the GPU is registered with the NVLink fabric, before which CUDA does not start."""
+        found = FabricInfo(version=_versioned(FabricInfo, 2))
+        self._call("nvmlDeviceGetGpuFabricInfoV", gpu, ctypes.byref(found))
+        return (found.state, found.status) == (_COMPLETED, 0)
+
     def is_ready(self) -> bool:
         """Whether the GPUs accept work from clients."""
         found = ctypes.c_uint()
@@ -127,7 +174,10 @@ class Nvml:
 
     def set_ready(self) -> None:
         """Let the GPUs accept work. Refused unless they are confidential, whoever asks."""
-        if not (state := self.state()).is_confidential:
+        state = self.state()
+        if state == State(PRODUCTION, 0, 0):  # as in protected PCIe mode
+            state = self.state_of_board()
+        if not state.is_confidential:
             raise NvmlError(f"the GPUs are not confidential, so they are not set ready: {state}")
         self._call("nvmlSystemSetConfComputeGpusReadyState", ctypes.c_uint(_ON))
 
@@ -169,6 +219,11 @@ class Nvml:
         code = int(function(*arguments))
         if code:
             raise NvmlError(f"{name}: status {code}, {_TEXTS.get(code, 'see nvml.h')}", status=code)
+
+
+def _versioned(structure: type[ctypes.Structure], version: int) -> int:
+    """The value of a structure's version field: its size and version."""
+    return ctypes.sizeof(structure) | version << 24
 
 
 def _bytes(field: ctypes.Array[ctypes.c_ubyte], size: int, what: str) -> bytes:

@@ -68,10 +68,21 @@ def config_event(sha256: str) -> AgentEvent:
     return AgentEvent(CONFIG, canonical({"sha256": sha256}))
 
 
-def gpu_policy_event(vendor: str, architecture: str, count: int, allowed: Iterable[tuple[str, str]]) -> AgentEvent:
-    """``gpu-policy``: what each GPU was checked to be. ``allowed`` are pairs of driver and VBIOS; none: any VBIOS."""
+def gpu_policy_event(
+    vendor: str, architecture: str, count: int, allowed: Iterable[tuple[str, str]], switches: int = 0
+) -> AgentEvent:
+    """``gpu-policy``: what each GPU was checked to be. ``allowed`` are pairs of driver and VBIOS; none: any VBIOS.
+
+    ``switches`` is in the payload only if there are some: then GPUs and switches were checked to be one group.
+    """
     pairs = [{"driver": driver, "vbios": vbios} for driver, vbios in allowed]
-    payload = {"vendor": vendor, "architecture": architecture, "count": count, "allowed": pairs}
+    payload: dict[str, object] = {
+        "vendor": vendor,
+        "architecture": architecture,
+        "count": count,
+        "allowed": pairs,
+        **({"switches": switches} if switches else {}),
+    }
     return AgentEvent(GPU_POLICY, canonical(payload))
 
 

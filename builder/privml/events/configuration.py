@@ -28,6 +28,8 @@ STAGED: Final = "staged"
 UNUSED: Final = "unused"
 MAX_GPUS = 16
 """The most GPUs that one guest can have."""
+MAX_SWITCHES = 8
+"""The most NVSwitches that one guest can have."""
 MAX_ALLOWED = 64
 """The most firmwares that a configuration allows."""
 _MAX_FILE = 64 * 1024
@@ -86,7 +88,8 @@ class GpuFirmware:
 class Gpu:
     """The GPUs: vendor, architecture, number, and the version of their driver.
 
-    ``allowed`` are the firmwares that a GPU may have, sorted; empty: the guest accepts any VBIOS.
+    ``allowed`` are the firmwares that a GPU may have, sorted; empty: the guest accepts any VBIOS. ``switches`` is the
+    number of switches that link the GPUs in protected PCIe mode; 0 in other modes.
     """
 
     vendor: str
@@ -94,11 +97,17 @@ class Gpu:
     count: int
     driver: str
     allowed: tuple[GpuFirmware, ...] = ()
+    switches: int = 0
 
 
 def gpu_device(vendor: str) -> str:
     """The name of one of the vendor's GPUs in the list of devices."""
     return f"{vendor}-gpu"
+
+
+def switch_device(vendor: str) -> str:
+    """The name of one of the vendor's switches in the list of devices."""
+    return f"{vendor}-nvswitch"
 
 
 @dataclass(frozen=True)
@@ -185,8 +194,8 @@ def decode(data: bytes) -> Config:
 def encode(config: Config) -> bytes:
     """The canonical bytes of ``config`` (``sha256`` is not a field of the file).
 
-    ``network``, ``gpu`` and its ``allowed``, and ``scratch`` of a service came later: files without them are as they
-    were.
+    ``network``, ``gpu``, its ``allowed`` and ``switches``, and ``scratch`` of a service came later: files without
+    them are as they were.
     """
     engine = config.engine
     fields: dict[str, object] = {
@@ -222,6 +231,7 @@ def encode(config: Config) -> bytes:
             "count": gpu.count,
             "driver": gpu.driver,
             **({"allowed": [vars(each) for each in gpu.allowed]} if gpu.allowed else {}),
+            **({"switches": gpu.switches} if gpu.switches else {}),
         }
     return canonical(fields)
 
@@ -233,10 +243,15 @@ def _gpu(fields: Fields, devices: tuple[str, ...]) -> Gpu:
         fields.integer("count", low=1, high=MAX_GPUS),
         fields.text("driver", limit=32),
         _allowed(fields),
+        fields.integer("switches", low=1, high=MAX_SWITCHES) if fields.has("switches") else 0,
     )
     fields.end()
-    if (listed := devices.count(gpu_device(gpu.vendor))) != gpu.count:
-        raise EvidenceError(f"config.gpu.count: got {gpu.count}, expected {listed}, as in config.devices")
+    for name, device, count in (
+        ("count", gpu_device(gpu.vendor), gpu.count),
+        ("switches", switch_device(gpu.vendor), gpu.switches),
+    ):
+        if (listed := devices.count(device)) != count:
+            raise EvidenceError(f"config.gpu.{name}: got {count}, expected {listed}, as in config.devices")
     return gpu
 
 

@@ -124,8 +124,8 @@ def _events(config: Config) -> Mapping[str, tuple[AgentEvent, ...]]:
     if config.gpu is not None:
         gpu = config.gpu
         pairs = [(each.driver, each.vbios) for each in gpu.allowed]
-        found[GPU_POLICY] = (gpu_policy_event(gpu.vendor, gpu.architecture, gpu.count, pairs),)
-        found[GPU_READY] = (gpu_ready_event(gpu.count, 0),)
+        found[GPU_POLICY] = (gpu_policy_event(gpu.vendor, gpu.architecture, gpu.count, pairs, gpu.switches),)
+        found[GPU_READY] = (gpu_ready_event(gpu.count, gpu.switches),)
     if config.engine is not None:
         found[ENGINE] = (engine_event(config.engine.name, list(config.engine.argv)),)
     return found

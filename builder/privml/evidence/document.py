@@ -13,10 +13,10 @@ from typing import Any
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, b64, canonical, loads, unb64
-from privml.events.configuration import MAX_GPUS
+from privml.events.configuration import MAX_GPUS, MAX_SWITCHES
 from privml.evidence.merkle import MAX_DEPTH, NONCE_SIZE, SIDES, Step
 from privml.evidence.nvidia import collateral as nvidia_collateral
-from privml.evidence.sections import FORMAT, MAX_SECTION, MAX_SWITCHES, Device, Devices
+from privml.evidence.sections import FORMAT, MAX_SECTION, Device, Devices
 from privml.evidence.tdx import collateral
 
 MAX_DOCUMENT = 16 * 1024 * 1024

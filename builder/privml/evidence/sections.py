@@ -13,7 +13,7 @@ from typing import Any
 
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import Fields, canonical, loads
-from privml.events.configuration import MAX_GPUS
+from privml.events.configuration import MAX_GPUS, MAX_SWITCHES
 from privml.events.registers import REGISTERS
 from privml.events.stages import SERVE, STAGE_OF
 from privml.events.variants import VARIANTS
@@ -38,7 +38,6 @@ KEY_SIZES: Mapping[tuple[str, str], int] = {
 }
 """Known (use, algorithm) pairs and the size of such a key in bytes."""
 MAX_KEYS = 16
-MAX_SWITCHES = 8
 MAX_KEY = 2048
 _NAME = re.compile(r"\A[a-z0-9][a-z0-9-]{0,31}\Z")
 

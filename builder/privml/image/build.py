@@ -48,7 +48,7 @@ from privml.image.tools import ToolsTree
 from privml.lock.contents import bring_tables
 from privml.lock.localdebs import store_local
 from privml.lock.make import bring
-from privml.lock.models import Lock, Package, Runfile
+from privml.lock.models import Lock, Package, VendorFile
 from privml.output import manifest as manifests
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
 from privml.output.manifest import Firmware, Manifest
@@ -165,7 +165,7 @@ def build(
 def _bring(order: Order, *, forced: bool = False) -> None:
     """Fetch what the build needs; a driver's toolchain only if its modules must be compiled."""
     lock, store = order.lock, order.store
-    packages: list[Package | Runfile] = [*lock.debs]
+    packages: list[Package | VendorFile] = [*lock.debs]
     if lock.driver is not None:
         packages += lock.driver.contents
         packages += () if drivers.is_kept(lock.driver, store) and not forced else lock.driver.toolchain

@@ -58,8 +58,12 @@ def _search_path(recipe: Recipe) -> dict[str, str]:
 
 def _devices(recipe: Recipe) -> tuple[str, ...]:
     content = recipe.content
-    gpus = () if content.gpu is None else (configuration.gpu_device(content.gpu.vendor),) * content.gpu.count
-    return (*(device.kind for device in content.devices for _ in range(device.count)), *gpus)
+    declared = (device.kind for device in content.devices for _ in range(device.count))
+    gpu = content.gpu
+    if gpu is None:
+        return tuple(declared)
+    gpus = (configuration.gpu_device(gpu.vendor),) * gpu.count
+    return (*declared, *gpus, *(configuration.switch_device(gpu.vendor),) * gpu.switches)
 
 
 def _gpu(recipe: Recipe) -> configuration.Gpu | None:
@@ -67,7 +71,9 @@ def _gpu(recipe: Recipe) -> configuration.Gpu | None:
     if gpu is None:
         return None
     allowed = sorted(configuration.GpuFirmware(each.driver, each.vbios) for each in gpu.allowed)
-    return configuration.Gpu(gpu.vendor, gpu.architecture, gpu.count, gpu.driver.version, tuple(allowed))
+    return configuration.Gpu(
+        gpu.vendor, gpu.architecture, gpu.count, gpu.driver.version, tuple(allowed), gpu.switches
+    )
 
 
 def _engine(recipe: Recipe, lock: Lock, models: Sequence[ModelVolume]) -> configuration.Engine | None:

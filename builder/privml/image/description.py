@@ -79,13 +79,23 @@ def manifest_of(recipe: Recipe, lock: Lock, made: Parts, *, refreshed: bool) -> 
         origins=origins(recipe),
         exceptions=tuple(DeclaredException(each.kind, each.subject, each.reason) for each in content.exceptions),
         network=measured.network,
-        gpus=None if measured.gpu is None else Gpus(measured.gpu.architecture, measured.gpu.count),
+        gpus=None if measured.gpu is None else _gpus(measured.gpu),
     )
+
+
+def _gpus(gpu: configuration.Gpu) -> Gpus:
+    return Gpus(gpu.architecture, gpu.count, gpu.switches)
 
 
 def command_line(root: Verity, lock: Lock) -> str:
     """The kernel's command line."""
-    return uki.command_line(root, lock.kernel_options, driver=None if lock.driver is None else lock.driver.record)
+    driver = lock.driver
+    return uki.command_line(
+        root,
+        lock.kernel_options,
+        driver=None if driver is None else driver.record,
+        fabric=None if driver is None else driver.board,
+    )
 
 
 def _packages(lock: Lock) -> Sequence[LockedPackage]:

@@ -23,7 +23,7 @@ from privml.store.objects import Store
 # What decides the modules' bytes, besides the packages, and what more for each form of their source.
 _CODE = ("image/drivercompile.py", "lock/deb.py")
 _CODE_OF_PACKAGE = ("image/driverpackage.py",)
-_CODE_OF_RUNFILE = ("image/driverrunfile.py", "lock/runfile.py")
+_CODE_OF_RUNFILE = ("image/driverrunfile.py", "lock/runfile.py", "lock/vendortar.py")
 
 Modules = Mapping[str, bytes]
 

@@ -1,6 +1,6 @@
 """The driver's files in the guest's root: modules, libraries, firmware and programs.
 
-They are taken out of the packages, or of the vendor's runfile, one by one. No script of either runs, so nothing
+They are taken out of the packages, or of the vendor's files, one by one. No script of either runs, so nothing
 diverts files of others or asks alternatives which driver is the current one.
 """
 
@@ -14,9 +14,10 @@ from privml.image import driverrunfile
 from privml.image.driver import Modules
 from privml.image.render import File
 from privml.image.tools import ToolsTree
-from privml.lock import deb
+from privml.lock import deb, vendorarchive
 from privml.lock.models import Driver, Package, Runfile
 from privml.recipe.drivers import LIBRARIES, Part
+from privml.recipe.fabrics import Fabric
 from privml.store.objects import Store
 
 LOADED = "etc/modules-load.d/privml-gpu.conf"
@@ -39,11 +40,14 @@ def files_of(
         wanted = [name for part in parts for name in part.files]
         content = driverrunfile.files_in(wanted, driver.source, store, tools, place)
         for part in parts:
-            files |= _placed(part, content)
+            files |= _placed(part.files, part.links, content)
     else:
         packages: dict[str | None, Package] = {package.name: package for package in driver.parts}
         for part in parts:
-            files |= _placed(part, _in_package(part, packages[part.package], store))
+            content = _in_package(part, packages[part.package], store)
+            files |= _placed(part.files, part.links, content)
+    if driver.board is not None:
+        files |= _of_fabric(driver, driver.board, store)
     return dict(sorted(files.items()))
 
 
@@ -52,6 +56,8 @@ def is_of_driver(path: str, driver: Driver) -> bool:
     record = driver.record
     names = [f"{name}.ko" for name in record.modules]
     targets = [target for part in (*record.parts, *record.firmware.values()) for target in part.files.values()]
+    if driver.board is not None:
+        targets += [target for archive in driver.board.archives.values() for target in archive.files.values()]
     return (
         path == LOADED
         or path.startswith(f"{LIBRARIES}/")
@@ -60,12 +66,24 @@ def is_of_driver(path: str, driver: Driver) -> bool:
     )
 
 
-def _placed(part: Part, content: Mapping[str, bytes]) -> dict[str, File]:
+def _of_fabric(driver: Driver, board: Fabric, store: Store) -> dict[str, File]:
+    """What the guest gets of the vendor's archives for switches."""
+    files: dict[str, File] = {}
+    for locked, archive in zip(driver.fabric, board.archives.values(), strict=True):
+        with store.path(locked.sha256, verify=True).open("rb") as file:
+            content = vendorarchive.read(file, archive.name, archive.files, str(locked))
+        files |= _placed(archive.files, archive.links, content)
+    return files
+
+
+def _placed(
+    wanted: Mapping[str, str], links: Mapping[str, tuple[str, ...]], content: Mapping[str, bytes]
+) -> dict[str, File]:
     files = {}
-    for name, target in part.files.items():
+    for name, target in wanted.items():
         files[target] = File(content[name], executable=target.startswith("usr/bin/"))
         folder, _, last = target.rpartition("/")
-        files |= {f"{folder}/{link}": File(link=last) for link in part.links.get(target, ())}
+        files |= {f"{folder}/{link}": File(link=last) for link in links.get(target, ())}
     return files
 
 

@@ -14,7 +14,7 @@ from privml.base.errors import InputsError
 from privml.base.files import remove_tree
 from privml.base.steps import step
 from privml.image.tools import Bind, ToolsTree
-from privml.lock import runfile
+from privml.lock import runfile, vendortar
 from privml.lock.models import Runfile
 from privml.store.objects import Store
 
@@ -25,7 +25,7 @@ _SECONDS = 900.0
 def unpack_source(folder: str, locked: Runfile, store: Store, tools: ToolsTree, target: Path) -> None:
     """Unpack the modules' source, ``folder`` in the runfile, to the new directory ``target``."""
     with _tar_of(locked, store, tools, target.with_name("runfile")) as archive:
-        runfile.unpack(archive, folder, target, str(locked))
+        vendortar.unpack(archive, folder, target, _said(locked))
 
 
 def files_in(
@@ -33,7 +33,11 @@ def files_in(
 ) -> dict[str, bytes]:
     """The content of the files ``wanted``; ``place`` is a new directory for the time of reading."""
     with _tar_of(locked, store, tools, place) as archive:
-        return runfile.read(archive, wanted, str(locked))
+        return vendortar.read(archive, wanted, _said(locked))
+
+
+def _said(locked: Runfile) -> str:
+    return f"driver-runfile: {locked}"
 
 
 @contextmanager
@@ -54,7 +58,7 @@ def _tar_of(locked: Runfile, store: Store, tools: ToolsTree, place: Path) -> Ite
                 what=f"driver-runfile: unpacking {locked}",
                 error=InputsError,
             )
-        with (place / _TAR).open("rb") as file, runfile.opened(file, str(locked)) as archive:
+        with (place / _TAR).open("rb") as file, vendortar.opened(file, _said(locked)) as archive:
             yield archive
     finally:
         remove_tree(place)

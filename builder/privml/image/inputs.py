@@ -50,7 +50,8 @@ _ROOT_CODE = (
     "image/config.py",
 )
 _DRIVER_CODE = ("image/driverfiles.py", "recipe/drivers.py")
-_DRIVER_CODE_OF_RUNFILE = ("image/driverrunfile.py", "lock/runfile.py")
+_DRIVER_CODE_OF_RUNFILE = ("image/driverrunfile.py", "lock/runfile.py", "lock/vendortar.py")
+_DRIVER_CODE_OF_FABRIC = ("lock/vendorarchive.py", "lock/vendortar.py")
 _WHEEL_CODE = ("image/pythonwheels.py", "lock/wheelfile.py", "recipe/python.py")
 _COMPILED_CODE = (
     "image/compiledwheels.py",
@@ -232,7 +233,11 @@ def _driver(lock: Lock) -> Inputs:
     built = driver.key(lock.driver)
     parts = _packages("driver package", lock.driver.parts)
     # The runfile, whose files are copied too, is among the inputs of the modules.
-    more = _DRIVER_CODE_OF_RUNFILE if isinstance(lock.driver.source, Runfile) else ()
+    more = (
+        *(_DRIVER_CODE_OF_RUNFILE if isinstance(lock.driver.source, Runfile) else ()),
+        *(_DRIVER_CODE_OF_FABRIC if lock.driver.fabric else ()),
+    )
+    parts |= {f"driver archive {each.name}": f"{each.version} {each.sha256}" for each in lock.driver.fabric}
     return {"driver": f"{lock.driver.version} {built}", **parts, **code.digests((*_DRIVER_CODE, *more))}
 
 

@@ -164,6 +164,8 @@ def of_inputs(lock: Lock, store: Store) -> dict[str, list[str]]:
     of_driver = () if lock.driver is None else lock.driver.packages
     if lock.driver is not None and isinstance(record := lock.driver.record.source, drivers.Runfile):
         found[record.name] = list(record.licences)
+    board = None if lock.driver is None else lock.driver.board
+    found |= {each.name: list(each.licences) for each in (board.archives.values() if board else ())}
     for package in (*lock.firmware_debs, *of_driver):
         text = _copyright(store.read(package.sha256, verify=False), package.name)
         found[package.name] = short_names(text)

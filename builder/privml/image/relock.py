@@ -22,7 +22,7 @@ from privml.lock.localdebs import store_local
 from privml.lock.locate import inputs_now, tools_lock_path
 from privml.lock.lockfile import own_tools_lock, read_lock, read_tools_lock, serialise, write_lock
 from privml.lock.make import bring, check, make_lock, make_tools_lock
-from privml.lock.models import Lock, Package, Runfile, ToolsLock
+from privml.lock.models import Lock, Package, ToolsLock, VendorFile
 from privml.lock.moves import moves
 from privml.lock.refresh import refresh
 from privml.lock.solver import Solver
@@ -111,7 +111,7 @@ class Relocking:
                 ),
             )
 
-        def fetch_packages(packages: Sequence[Package | Runfile]) -> int:
+        def fetch_packages(packages: Sequence[Package | VendorFile]) -> int:
             return bring(self.store, packages, pools=self.pools, mirrors=solver.mirrors)
 
         store_local(recipe, self.store)

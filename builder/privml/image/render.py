@@ -19,6 +19,7 @@ from privml.recipe import compression, guestroot, removals, tees
 from privml.recipe.compression import Compression
 from privml.recipe.distributions import Base
 from privml.recipe.drivers import LIBRARIES, Driver
+from privml.recipe.fabrics import Fabric
 from privml.recipe.python import DIRECTORY, PROBES, VARIABLE
 
 ROOT_LABEL = "privml-root"
@@ -79,6 +80,7 @@ class Plan:
     development: bool
     engine: Engine | None
     driver: Driver | None = None
+    fabric: Fabric | None = None
     services: tuple[str, ...] = ()
     based: bool = False
     # What the recipe adds: paths of its own files in the overlay, kernel modules, packages by name, and programs.
@@ -119,7 +121,11 @@ def tree(plan: Plan, templates: Mapping[str, bytes]) -> dict[str, File]:
     )
     python = plan.base.release.python
     modules = (*GUEST_MODULES, *(DEVELOPMENT_MODULES if plan.development else ()), *plan.modules)
-    own_programs = (*plan.programs, *(plan.driver.programs if plan.driver else ()))
+    own_programs = (
+        *plan.programs,
+        *(plan.driver.programs if plan.driver else ()),
+        *(plan.fabric.programs if plan.fabric else ()),
+    )
     facts = {
         "modules": sorted({*modules, *(plan.driver.loaded if plan.driver else ())}),
         "initrd_modules": list(INITRD_MODULES),

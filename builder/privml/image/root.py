@@ -71,6 +71,7 @@ def plan_of(
         development=recipe.content.variant == DEVELOPMENT,
         engine=None if inference is None else engine_named(inference.engine.name),
         driver=None if gpu is None else gpu.record,
+        fabric=None if gpu is None else gpu.board,
         services=tuple(sorted({service.run[0] for service in recipe.content.services.values()})),
         own=tuple(path for path in own if path not in (ownfiles.SYSCTLS, ownfiles.MODULES)),
         added=(

@@ -19,7 +19,7 @@ from privml.image.driver import patches_of
 from privml.image.licences import UNKNOWN, declared
 from privml.lock.modelrecord import HubSource
 from privml.lock.modelrecord import Model as LockedModel
-from privml.lock.models import LOCAL, Lock, Package, Runfile, Wheel
+from privml.lock.models import LOCAL, Lock, Package, Runfile, VendorFile, Wheel
 from privml.output.manifest import Manifest, Model
 
 FILE = "sbom.cdx.json"
@@ -42,11 +42,11 @@ def deb_purl(package: Package, lock: Lock) -> str:
     return f"pkg:deb/{base.distribution.purl}/{name}@{version}?arch={package.architecture}&distro={distro}"
 
 
-def driver_purl(file: Package | Runfile, lock: Lock) -> str:
-    """The package URL of a package of the driver, or of the vendor's runfile, which has the address it came from."""
+def driver_purl(file: Package | VendorFile, lock: Lock) -> str:
+    """The package URL of a package of the driver, or of a file of the vendor, which has the address it came from."""
     if isinstance(file, Package):
         return deb_purl(file, lock)
-    name = file.name.removesuffix(f"-{file.version}")
+    name = file.name.removesuffix("-archive").removesuffix(f"-{file.version}")
     return f"pkg:generic/{name}@{file.version}?checksum=sha256:{file.sha256}&download_url={quote(file.url, safe='')}"
 
 
@@ -139,22 +139,23 @@ def _driver(lock: Lock, licences: Mapping[str, Sequence[str]]) -> list[dict[str,
     if lock.driver is None:
         return []
     found = [_package(package, lock, licences, _kind(package)) for package in lock.driver.parts]
+    found += [_vendor_file(archive, lock, licences, "library") for archive in lock.driver.fabric]
     facts = {
         "compiled_for": lock.driver.kernel,
         "modules": " ".join(lock.driver.record.modules),
         "patches": " ".join(patches_of(lock.driver)),
     }
     if isinstance(lock.driver.source, Runfile):
-        source = _runfile(lock.driver.source, lock, licences)
+        source = _vendor_file(lock.driver.source, lock, licences, "device-driver")
     else:
         source = _package(lock.driver.source, lock, licences, "device-driver")
     return [*found, {**source, "properties": _properties(facts)}]
 
 
-def _runfile(file: Runfile, lock: Lock, licences: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+def _vendor_file(file: VendorFile, lock: Lock, licences: Mapping[str, Sequence[str]], kind: str) -> dict[str, Any]:
     purl = driver_purl(file, lock)
     return {
-        "type": "device-driver",
+        "type": kind,
         "bom-ref": purl,
         "name": file.name,
         "version": file.version,

@@ -18,7 +18,7 @@ from privml.events.configuration import MAX_GPUS
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE
-from privml.lock.models import LATE, LATE_OF_MODELS, Lock, ToolsLock
+from privml.lock.models import LATE, LATE_OF_DRIVERS, LATE_OF_MODELS, Lock, ToolsLock
 from privml.output.manifest import BOOTS, FORMAT
 from privml.recipe import manual, schema
 from privml.statement.exceptions import MAX_EXCEPTIONS
@@ -41,9 +41,10 @@ def lock_schema(model: type[BaseModel], title: str) -> dict[str, Any]:
     """The schema of a lock in its written form, with every field required but those left out when empty."""
     made = model.model_json_schema(mode="serialization")
     made["required"] = [name for name in made["required"] if name not in LATE]
-    if "Model" in made["$defs"]:
-        of_model = made["$defs"]["Model"]
-        of_model["required"] = [name for name in of_model["required"] if name not in LATE_OF_MODELS]
+    for record, late in (("Model", LATE_OF_MODELS), ("Driver", LATE_OF_DRIVERS)):
+        if record in made["$defs"]:
+            inner = made["$defs"][record]
+            inner["required"] = [name for name in inner["required"] if name not in late]
     return {"$schema": schema.DIALECT, **made, "title": title}
 
 

@@ -10,6 +10,7 @@ from privml.events.verity import Verity
 from privml.image.tools import Bind, ToolsTree
 from privml.measure import cpio
 from privml.recipe.drivers import Driver
+from privml.recipe.fabrics import Fabric
 
 LOCKDOWN = "lockdown=integrity"
 # Each parameter removes an attack path of the host, or keeps prompts off the console.
@@ -33,14 +34,16 @@ BASE_WORDS = (
 )
 
 
-def command_line(root: Verity, options: Sequence[str] = (), *, driver: Driver | None = None) -> str:
+def command_line(
+    root: Verity, options: Sequence[str] = (), *, driver: Driver | None = None, fabric: Fabric | None = None
+) -> str:
     """The complete kernel command line, with a recipe's ``options``. It is measured into RTMR2.
 
     A locked down kernel takes no modules of a ``driver``, so the agent locks it down later (`agent.lockdown`). The
     parameters of its modules are words of the line, since the guest has no `modprobe.d`.
     """
     words = [word for word in BASE_WORDS if driver is None or word != LOCKDOWN]
-    parameters = () if driver is None else driver.parameters
+    parameters = (*(driver.parameters if driver else ()), *(fabric.parameters if fabric else ()))
     return " ".join((*words, *parameters, *options, f"privml.root={root.argument()}"))
 
 

@@ -6,9 +6,9 @@ from collections.abc import Iterable, Sequence
 
 from privml.lock.archiverecord import AddedArchive, Archive
 from privml.lock.modelrecord import Model
-from privml.lock.models import Lock, Package, Runfile, ToolsLock, Tree, Wheel
+from privml.lock.models import Lock, Package, ToolsLock, Tree, VendorFile, Wheel
 
-_Named = Package | Wheel | Runfile
+_Named = Package | Wheel | VendorFile
 
 
 def changes(old: Lock | ToolsLock | None, new: Lock | ToolsLock) -> list[str]:

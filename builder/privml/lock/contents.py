@@ -8,7 +8,7 @@ from pathlib import Path
 from privml.lock.changes import states_of
 from privml.lock.make import bring
 from privml.lock.modelrecord import Model
-from privml.lock.models import Lock, Package, Runfile, ToolsLock, Wheel
+from privml.lock.models import Lock, Package, ToolsLock, VendorFile, Wheel
 from privml.recipe.gceplatform import GcePlatformFile
 from privml.recipe.loader import platforms_in
 from privml.recipe.platform import PlatformFile
@@ -18,8 +18,8 @@ from privml.store.objects import Store
 from privml.store.pools import Pool
 
 
-def debs(lock: Lock | ToolsLock) -> tuple[Package | Runfile, ...]:
-    """Every .deb that a lock names, and the runfile of a driver."""
+def debs(lock: Lock | ToolsLock) -> tuple[Package | VendorFile, ...]:
+    """Every .deb that a lock names, and the vendor's files of a driver."""
     return (*lock.debs, *lock.driver_files, *lock.compiler_debs) if isinstance(lock, Lock) else lock.packages
 
 
@@ -87,7 +87,7 @@ def bring_all(
 
     ``GoneError`` names every package of any lock that no source has any more.
     """
-    packages: list[Package | Runfile] = []
+    packages: list[Package | VendorFile] = []
     wheels: list[Wheel] = []
     models: list[Model] = []
     for lock in locks:

@@ -1,6 +1,7 @@
 """Lock the driver of a recipe's GPUs: its source, its user space, and all that compiles its modules.
 
 Source and user space are packages, or the vendor's runfile that the recipe names; the rest is always the release's.
+GPUs in protected PCIe mode need the vendor's archives for switches too.
 
 The headers of a kernel leave the archive within weeks, long before the kernel itself. So everything is locked
 together, and packages in the store are kept when no archive lists them any more.
@@ -9,16 +10,17 @@ together, and packages in the store are kept when no archive lists them any more
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from privml.base.errors import InputsError
-from privml.lock import runfile
+from privml.lock import runfile, vendorarchive
 from privml.lock.debian import upstream_version
-from privml.lock.models import Driver, Lock, Package, Runfile
+from privml.lock.models import Driver, Lock, Package, Runfile, VendorArchive, VendorFile
 from privml.lock.solver import Solver, pins_of, solve
 from privml.lock.wanted import Wanted, in_order
 from privml.recipe import drivers
 from privml.recipe.distributions import Kernel, Version
-from privml.recipe.gpu import DriverRunfile
+from privml.recipe.gpu import DriverRunfile, FabricArchive, Gpu
 from privml.recipe.loader import Recipe
 from privml.recipe.packages import Request
 from privml.store.fetch import Item, fetch
@@ -67,6 +69,7 @@ def driver_of(
         source=source,
         toolchain=found.packages,
         parts=in_order(parts),
+        fabric=_fabric(recipe, store, solver.pools),
     )
 
 
@@ -85,7 +88,15 @@ def same_driver(recipe: Recipe, packages: Sequence[Package], locked: Driver | No
         and locked.requested == tuple(map(str, requested))
         and [package.name for package in locked.parts] == names
         and (asked is None or _is_asked(locked.source, asked))
+        and len(locked.fabric) == len(archives := fabric_of(gpu))
+        and all(map(_is_asked, locked.fabric, archives.values()))
     )
+
+
+def fabric_of(gpu: Gpu) -> dict[str, FabricArchive]:
+    """The archives that a recipe names for the switches of its GPUs, by their name in the board's record."""
+    chosen = gpu.driver.fabric
+    return {} if gpu.board is None or chosen is None else {name: getattr(chosen, name) for name in gpu.board.archives}
 
 
 def kernel_of(kernel: Kernel, packages: Sequence[Package]) -> tuple[str, Package]:
@@ -127,13 +138,7 @@ def _runfile(recipe: Recipe, record: drivers.Driver, store: Store, pools: Sequen
     assert gpu is not None and gpu.driver.runfile is not None and isinstance(record.source, drivers.Runfile)
     url, sha256, name = gpu.driver.runfile.url, gpu.driver.runfile.sha256, record.source.name
     where = recipe.origin("gpu.driver.runfile.url")
-    if not store.has(sha256):
-        try:
-            fetch(store, [Item(sha256, None, f"{name}.run", (url,))], pools=pools)
-        except InputsError as error:
-            hint = "name a pool that has it (--pool), or another address in the recipe"
-            raise InputsError(f"{where}: {error.message}", hint=hint) from error
-    path = store.path(sha256, verify=True)
+    path = _fetched(gpu.driver.runfile, f"{name}.run", where, store, pools)
     with path.open("rb") as file:
         said = runfile.header(file, f"{where}: {name}.run")
     if (said.name, said.version) != (name, record.version):
@@ -145,8 +150,42 @@ def _runfile(recipe: Recipe, record: drivers.Driver, store: Store, pools: Sequen
     return Runfile(name=name, version=record.version, url=url, sha256=sha256, size=path.stat().st_size)
 
 
-def _is_asked(source: Package | Runfile, asked: DriverRunfile) -> bool:
-    return isinstance(source, Runfile) and (source.url, source.sha256) == (asked.url, asked.sha256)
+def _fabric(recipe: Recipe, store: Store, pools: Sequence[Pool]) -> tuple[VendorArchive, ...]:
+    """The archives that the recipe names for switches, fetched and checked to be the driver's."""
+    gpu = recipe.content.gpu
+    if gpu is None or gpu.board is None:
+        return ()
+    found = []
+    for name, asked in fabric_of(gpu).items():
+        archive = gpu.board.archives[name]
+        where = recipe.origin(f"gpu.driver.fabric.{name}.url")
+        path = _fetched(asked, f"{archive.name}.tar.xz", where, store, pools)
+        with path.open("rb") as file:
+            vendorarchive.read(file, archive.name, archive.files, f"{where}: {archive.name}.tar.xz")
+        size = path.stat().st_size
+        found.append(
+            VendorArchive(
+                name=archive.name, version=gpu.driver.version, url=asked.url, sha256=asked.sha256, size=size
+            )
+        )
+    return tuple(found)
+
+
+def _fetched(
+    asked: DriverRunfile | FabricArchive, name: str, where: str, store: Store, pools: Sequence[Pool]
+) -> Path:
+    """The file that the recipe names, in the store."""
+    if not store.has(asked.sha256):
+        try:
+            fetch(store, [Item(asked.sha256, None, name, (asked.url,))], pools=pools)
+        except InputsError as error:
+            hint = "name a pool that has it (--pool), or another address in the recipe"
+            raise InputsError(f"{where}: {error.message}", hint=hint) from error
+    return store.path(asked.sha256, verify=True)
+
+
+def _is_asked(locked: Package | VendorFile, asked: DriverRunfile | FabricArchive) -> bool:
+    return isinstance(locked, VendorFile) and (locked.url, locked.sha256) == (asked.url, asked.sha256)
 
 
 def _check_kernel(record: drivers.Driver, kernel: Kernel, packages: Iterable[Package]) -> None:

@@ -18,7 +18,7 @@ from privml.lock.driver import driver_of, same_driver
 from privml.lock.localdebs import local_debs, store_local
 from privml.lock.lockfile import read_tools_lock
 from privml.lock.modelrecord import Model
-from privml.lock.models import Base, Firmware, Lock, LockFile, Package, Runfile, ToolsLock, Tree, Wheel
+from privml.lock.models import Base, Firmware, Lock, LockFile, Package, ToolsLock, Tree, VendorFile, Wheel
 from privml.lock.modelsources import bring_models, local_changes, models_of
 from privml.lock.record import parse_time
 from privml.lock.requirements import requirements_of, same_requirements
@@ -211,7 +211,7 @@ def check(recipe: Recipe, lock: Lock, current: Current, *, path: Path | None = N
 
 def bring(
     store: Store,
-    packages: Iterable[Package | Runfile],
+    packages: Iterable[Package | VendorFile],
     wheels: Iterable[Wheel] = (),
     models: Iterable[Model] = (),
     *,
@@ -239,8 +239,8 @@ def bring(
     return fetched + bring_models(store, models, folder, pools=pools, mirrors=mirrors)
 
 
-def _addresses(package: Package | Runfile, known: Mirrors) -> tuple[str, ...]:
-    if isinstance(package, Runfile):
+def _addresses(package: Package | VendorFile, known: Mirrors) -> tuple[str, ...]:
+    if isinstance(package, VendorFile):
         return (package.url,)
     return urls_of(package.archive, package.path, known)
 

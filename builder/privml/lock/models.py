@@ -16,6 +16,7 @@ from privml.lock.record import Label, PackageName, Record, RelativePath, Sha256,
 from privml.recipe import distributions, drivers, tees
 from privml.recipe.distributions import DISTRIBUTIONS
 from privml.recipe.drivers import DRIVERS
+from privml.recipe.fabrics import Fabric
 
 LOCAL = "local"
 """The archive of packages that are files next to the recipe."""
@@ -50,8 +51,8 @@ class Firmware(Record):
     packages: Annotated[tuple[Package, ...], Field(min_length=1)]
 
 
-class Runfile(Record):
-    """The vendor's file with a driver, as the recipe names it: ``name`` is the folder that it unpacks to."""
+class VendorFile(Record):
+    """A file of the driver's vendor, as the recipe names it: ``name`` is the folder that it unpacks to."""
 
     name: Text
     version: Text
@@ -59,8 +60,19 @@ class Runfile(Record):
     sha256: Sha256
     size: Size
 
+
+class Runfile(VendorFile):
+    """The vendor's file with a driver."""
+
     def __str__(self) -> str:
         return f"{self.name}.run"
+
+
+class VendorArchive(VendorFile):
+    """One of the vendor's archives for the switches between GPUs."""
+
+    def __str__(self) -> str:
+        return f"{self.name}.tar.xz"
 
 
 def _form(value: object) -> str:
@@ -73,7 +85,8 @@ class Driver(Record):
 
     ``kernel`` is the release whose headers are in ``toolchain``, which compiles the modules of ``source``; ``parts``
     are the packages with the user space and the firmware, which are in ``source`` if that is the vendor's runfile.
-    ``requested`` are the requests to apt for the toolchain.
+    ``requested`` are the requests to apt for the toolchain. ``fabric`` are the vendor's archives for switches, which
+    only GPUs in protected PCIe mode need.
     """
 
     vendor: Text
@@ -84,6 +97,8 @@ class Driver(Record):
     source: Annotated[Annotated[Package, Tag("package")] | Annotated[Runfile, Tag("runfile")], Discriminator(_form)]
     toolchain: Annotated[tuple[Package, ...], Field(min_length=1)]
     parts: tuple[Package, ...]
+    # Left out of the file when there is nothing.
+    fabric: tuple[VendorArchive, ...] = ()
 
     @model_validator(mode="after")
     def _known(self) -> Driver:
@@ -94,6 +109,11 @@ class Driver(Record):
             raise ValueError(f"source: got another form than that of the driver {self.vendor} {self.version}")
         if bool(self.parts) != isinstance(self.source, Package):
             raise ValueError("parts: expected packages if the source is one, else none")
+        board = self.record.fabric
+        wanted = [] if board is None else [(each.name, self.version) for each in board.archives.values()]
+        if self.fabric and [(each.name, each.version) for each in self.fabric] != wanted:
+            names = " and ".join(name for name, _ in wanted) or "nothing"
+            raise ValueError(f"fabric: expected {names}, of version {self.version}")
         return self
 
     @property
@@ -102,9 +122,14 @@ class Driver(Record):
         return drivers.driver(self.vendor, self.version)
 
     @property
-    def contents(self) -> tuple[Package | Runfile, ...]:
-        """The packages whose content is in the guest, source and parts; or the runfile."""
-        return (self.source, *self.parts)
+    def board(self) -> Fabric | None:
+        """The board of linked GPUs that the guest has; None for GPUs of their own."""
+        return self.record.fabric if self.fabric else None
+
+    @property
+    def contents(self) -> tuple[Package | VendorFile, ...]:
+        """The packages whose content is in the guest, source and parts, or the runfile; and the archives."""
+        return (self.source, *self.parts, *self.fabric)
 
     @property
     def packages(self) -> tuple[Package, ...]:
@@ -117,7 +142,7 @@ class Driver(Record):
         return (*self.toolchain, *self.packages)
 
     @property
-    def files(self) -> tuple[Package | Runfile, ...]:
+    def files(self) -> tuple[Package | VendorFile, ...]:
         """All that is fetched."""
         return (*self.toolchain, *self.contents)
 
@@ -281,8 +306,8 @@ class Lock(LockFile):
         return tuple(package for _, each in sorted(self.firmware.items()) for package in each.packages)
 
     @property
-    def driver_files(self) -> tuple[Package | Runfile, ...]:
-        """What the GPUs' driver is made from: the .debs of its toolchain, and its own or the vendor's runfile."""
+    def driver_files(self) -> tuple[Package | VendorFile, ...]:
+        """What the GPUs' driver is made from: the .debs of its toolchain, and its own or the vendor's files."""
         return () if self.driver is None else self.driver.files
 
     @property
@@ -350,6 +375,7 @@ class ToolsLock(LockFile):
 
 LATE = ("files", "kernel_options", "programs", "added_archives", "driver", "requirements", "compiled")
 LATE_OF_MODELS = ("chat_template",)
+LATE_OF_DRIVERS = ("fabric",)
 """Fields of locks that came after v2 and are left out when empty, so that locks without them stay as they are."""
 
 
@@ -359,4 +385,7 @@ def written(lock: LockFile) -> dict[str, Any]:
     for model in made.get("models", ()):
         for key in [key for key in LATE_OF_MODELS if not model[key]]:
             del model[key]
+    if driver := made.get("driver"):
+        for key in [key for key in LATE_OF_DRIVERS if not driver[key]]:
+            del driver[key]
     return made

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from privml.lock.models import Lock, Package, Runfile, ToolsLock
+from privml.lock.models import Lock, Package, ToolsLock, VendorFile
 from privml.recipe.section import ALL, CONFIG, FIRMWARE, ROOT
 
 _Note = Callable[[Iterable[str], str], None]
@@ -85,5 +85,5 @@ def _models(lock: Lock, other: Lock) -> object:
     return [(model.name, model.content) for model in lock.models]
 
 
-def _bytes(packages: Iterable[Package | Runfile]) -> set[tuple[str, str]]:
+def _bytes(packages: Iterable[Package | VendorFile]) -> set[tuple[str, str]]:
     return {(package.name, package.sha256) for package in packages}

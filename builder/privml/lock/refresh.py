@@ -14,7 +14,7 @@ from privml.base.steps import say
 from privml.lock.addedarchives import archives_of
 from privml.lock.changes import package_changes
 from privml.lock.make import check_packages, kernel_that_stays, with_archives
-from privml.lock.models import Lock, Package, Runfile, ToolsLock
+from privml.lock.models import Lock, Package, ToolsLock, VendorFile
 from privml.lock.solver import Solver, solve
 from privml.lock.wanted import Wanted
 from privml.recipe.loader import Recipe
@@ -22,10 +22,10 @@ from privml.recipe.packages import Request
 from privml.store.fetch import GoneError
 from privml.store.objects import Store
 
-Bring = Callable[[Sequence[Package | Runfile]], object]
+Bring = Callable[[Sequence[Package | VendorFile]], object]
 
 
-def gone_of(bring: Bring, packages: Sequence[Package | Runfile]) -> frozenset[str]:
+def gone_of(bring: Bring, packages: Sequence[Package | VendorFile]) -> frozenset[str]:
     """Fetch ``packages``; returns the SHA-256 of those that no source has any more."""
     try:
         bring(packages)

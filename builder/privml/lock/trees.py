@@ -53,7 +53,8 @@ def overlays(content: Content) -> tuple[str, ...]:
     services = ("guest/services",) if content.services else ()
     gpu = () if content.gpu is None else ("guest/gpu",)
     simulated = ("guest/gpu-development",) if gpu and content.variant == DEVELOPMENT else ()
-    return ("guest/common", *engine, *services, *gpu, f"guest/{content.variant}", *simulated)
+    ppcie = ("guest/ppcie",) if content.gpu is not None and content.gpu.ppcie else ()
+    return ("guest/common", *engine, *services, *gpu, *ppcie, f"guest/{content.variant}", *simulated)
 
 
 def overlay_path(path: str) -> str:

@@ -13,6 +13,7 @@ from types import MappingProxyType
 
 from privml.engines.engine import DRIVER_LIBRARIES
 from privml.recipe.distributions import Base, Version, base
+from privml.recipe.fabrics import Fabric, hopper_board
 
 NVIDIA = "nvidia"
 VENDORS = (NVIDIA,)
@@ -77,7 +78,8 @@ class Driver:
     one of each group. ``loaded`` are the modules that the guest loads, in order, and ``parameters`` theirs
     (``MODULE.NAME=VALUE``). ``guest`` are packages of the release that the user space needs, and ``removals`` what
     the guest does not need of them. ``firmware`` are the parts that one architecture needs. ``probes`` are programs
-    that its libraries try to start. ``untried`` says what of it was never done here.
+    that its libraries try to start. ``untried`` says what of it was never done here. ``fabric`` is the board of
+    linked GPUs that it can be used with in protected PCIe mode; None if its archives are not known.
     """
 
     vendor: str
@@ -102,6 +104,7 @@ class Driver:
     programs: tuple[str, ...]
     probes: tuple[str, ...] = ()
     untried: str = ""
+    fabric: Fabric | None = None
 
     @property
     def base(self) -> Base:
@@ -270,6 +273,7 @@ _NVIDIA_595 = dataclasses.replace(
     ),
     untried="its runfile could not be fetched where this was written, so nothing of it was unpacked, compiled or "
     "booted; the first `lock` and build on a machine that reaches NVIDIA show whether names and patch are right",
+    fabric=hopper_board(_VERSION_595),
 )
 
 DRIVERS = {(each.vendor, each.version): each for each in (_NVIDIA_550, _NVIDIA_595)}

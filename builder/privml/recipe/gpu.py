@@ -11,6 +11,7 @@ from privml.events.configuration import MAX_ALLOWED, MAX_GPUS
 from privml.recipe import drivers, modelsource
 from privml.recipe.document import Path
 from privml.recipe.drivers import DRIVERS
+from privml.recipe.fabrics import Fabric
 from privml.recipe.finding import RuleBroken
 from privml.recipe.inference import Digest
 from privml.recipe.section import CONFIG, ROOT, Section, about, distinct, given, one_of
@@ -21,6 +22,11 @@ if TYPE_CHECKING:
 
 _URL = "https://us.download.nvidia.com/XFree86/Linux-x86_64/595.71.05/NVIDIA-Linux-x86_64-595.71.05.run"
 _SHA256 = "36203b8960b7e49c8a42f6ba1f5863cde34a05e93d2b24b798af06dd846f6b82"
+
+
+def _archive(name: str) -> str:
+    folder = "https://developer.download.nvidia.com/compute/nvidia-driver/redist"
+    return f"{folder}/{name}/linux-x86_64/{name}-linux-x86_64-595.71.05-archive.tar.xz"
 
 
 def _vendor(value: str) -> str:
@@ -50,6 +56,40 @@ class DriverRunfile(Section):
     sha256: Annotated[Digest, about("Its SHA-256; other bytes are refused.", _SHA256, ROOT)]
 
 
+class FabricManager(Section):
+    """The vendor's archive with Fabric Manager, of the driver's version."""
+
+    url: Annotated[
+        str,
+        AfterValidator(_file),
+        about("The address that `lock` fetches Fabric Manager from.", _archive("fabricmanager")),
+        WithJsonSchema({"type": "string", "maxLength": modelsource.MAX_LENGTH, "pattern": "^https://.+"}),
+    ]
+    sha256: Annotated[Digest, about("The archive's SHA-256; another archive is refused.", _SHA256, ROOT)]
+
+
+class Nscq(Section):
+    """The vendor's archive with the library that reads switches, of the driver's version."""
+
+    url: Annotated[
+        str,
+        AfterValidator(_file),
+        about("The address that `lock` fetches the library from.", _archive("libnvidia_nscq")),
+        WithJsonSchema({"type": "string", "maxLength": modelsource.MAX_LENGTH, "pattern": "^https://.+"}),
+    ]
+    sha256: Annotated[Digest, about("The SHA-256 of the library's archive.", _SHA256, ROOT)]
+
+
+FabricArchive = FabricManager | Nscq
+
+
+class DriverFabric(Section):
+    """What the switches between GPUs in protected PCIe mode need, which is not in the driver."""
+
+    manager: Annotated[FabricManager, about("Fabric Manager, which configures switches and links.", moves=ROOT)]
+    nscq: Annotated[Nscq, about("The library that reads the switches' evidence (NSCQ).", moves=ROOT)]
+
+
 class GpuDriver(Section):
     """The driver of the GPUs: its kernel modules, libraries and firmware, all of one version."""
 
@@ -71,6 +111,14 @@ class GpuDriver(Section):
             "of the release needs it, and no other may have it.",
             f"{{url: {_URL}, sha256: {_SHA256}}}",
             ROOT,
+        ),
+    ] = None
+    fabric: Annotated[
+        DriverFabric | None,
+        given("`manager` and `nscq`, each with `url` and `sha256`; only with `gpu.ppcie`"),
+        about(
+            "The vendor's archives for the switches of a board, of the driver's version. `gpu.ppcie` needs them.",
+            moves=ROOT,
         ),
     ] = None
 
@@ -118,6 +166,16 @@ class Gpu(Section):
             max_length=MAX_ALLOWED,
         ),
     ] = Field(default_factory=list)
+    ppcie: Annotated[
+        bool,
+        about(
+            "Whether the GPUs are a whole board with its switches, in protected PCIe mode. Traffic between them is "
+            "in clear then, and the switches must prove what they are. No such board has run it yet.",
+            True,
+            CONFIG,
+            validate_default=True,
+        ),
+    ] = False
 
     @field_validator("allowed")
     @classmethod
@@ -169,10 +227,46 @@ class Gpu(Section):
             raise RuleBroken("driver-runfile", text)
         return value
 
+    @field_validator("ppcie")
+    @classmethod
+    def _is_a_board(cls, value: bool, info: ValidationInfo) -> bool:
+        vendor, driver = info.data.get("vendor"), info.data.get("driver")
+        if driver is None:
+            return value
+        if not value:
+            if driver.fabric is not None:
+                raise RuleBroken("gpu-ppcie", "got `driver.fabric` without `ppcie: true`: nothing would use it")
+            return value
+        record = DRIVERS.get((str(vendor), driver.version))
+        if record is None or record.fabric is None:
+            known = " or ".join(each.version for each in DRIVERS.values() if each.fabric is not None)
+            text = f"the driver {driver.version} has no record of its archives for switches: expected {known}"
+            raise RuleBroken("gpu-ppcie", text)
+        board, found = record.fabric, (info.data.get("architecture"), info.data.get("count"))
+        if found != (board.architecture, board.gpus):
+            text = (
+                f"got {found[1]} GPUs of {found[0]}, expected {board.gpus} of {board.architecture}: the guest has a "
+            )
+            raise RuleBroken("gpu-ppcie", f"{text}whole board, with its {board.switches} switches")
+        if driver.fabric is None:
+            names = " and ".join(f"{each.name}.tar.xz" for each in board.archives.values())
+            raise RuleBroken("gpu-ppcie", f"expected `driver.fabric` with the `url` and `sha256` of {names}")
+        return value
+
     @property
     def record(self) -> drivers.Driver:
         """The record of the driver."""
         return drivers.driver(self.vendor, self.driver.version)
+
+    @property
+    def board(self) -> Fabric | None:
+        """The board of linked GPUs that the guest has; None for GPUs of their own."""
+        return self.record.fabric if self.ppcie else None
+
+    @property
+    def switches(self) -> int:
+        """The number of switches that the guest has."""
+        return 0 if self.board is None else self.board.switches
 
 
 def problems(content: Content) -> Iterator[tuple[Path, str, str]]:

@@ -75,10 +75,12 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
                 text = f"{declared.get(kind, 0)} {kind}, but `{platform.name}` has {has.get(kind, 0)}"
                 yield _finding(recipe, "platform-devices", ("devices",), text)
         cards = sum(device.kind == CARD for device in platform.devices)
-        if content.gpu is not None and content.gpu.count != cards:
+        if content.gpu is not None and content.gpu.count + content.gpu.switches != cards:
+            of_switches = f" and {content.gpu.switches} switches" if content.gpu.switches else ""
+            what = "devices that are passed to it" if of_switches else "GPUs"
             text = (
-                f"{content.gpu.count}, but `{platform.name}` has {cards or 'none'}: "
-                f"RTMR0 is that of a machine with{f' {cards}' if cards else 'out'} GPUs"
+                f"{content.gpu.count}{of_switches}, but `{platform.name}` has {cards or 'none'}: "
+                f"RTMR0 is that of a machine with{f' {cards}' if cards else 'out'} {what}"
             )
             yield _finding(recipe, "gpu-platform", ("gpu", "count"), text)
     models = 0 if content.inference is None else len(content.inference.models)
@@ -98,6 +100,8 @@ def _of_driver(recipe: Recipe) -> Iterator[Finding]:
     if gpu is not None and gpu.record.untried:
         text = f"`{gpu.driver.version}`: {gpu.record.untried}"
         yield _finding(recipe, "driver-untried", ("gpu", "driver", "version"), text)
+    if gpu is not None and gpu.board is not None and gpu.board.untried:
+        yield _finding(recipe, "driver-untried", ("gpu", "ppcie"), f"`{gpu.driver.version}`: {gpu.board.untried}")
 
 
 def _of_engine(recipe: Recipe) -> Iterator[Finding]:

@@ -181,6 +181,8 @@ def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
     for model in (effective["inference"] or {"models": []})["models"]:
         for name in [name for name in ("chat_template", "signature") if model[name] is None]:
             del model[name]
+    if effective["gpu"] is not None:
+        _without_unused_fabric(effective["gpu"])
     services = {
         name: {key: value for key, value in service.items() if value is not None or key != "scratch"}
         for name, service in effective["services"].items()
@@ -188,6 +190,13 @@ def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
     late = ("archives", "exceptions", "files", "gpu", "network", "packages", "programs", "python", "root", "sysctl")
     found = {key: value for key, value in effective.items() if value or key not in late}
     return found | {"kernel": kernel, "services": services}
+
+
+def _without_unused_fabric(gpu: dict[str, Any]) -> None:
+    if not gpu["ppcie"]:
+        del gpu["ppcie"]
+    if gpu["driver"]["fabric"] is None:
+        del gpu["driver"]["fabric"]
 
 
 class OldSchema(RecipeProblems):

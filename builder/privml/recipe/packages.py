@@ -33,7 +33,8 @@ def guest_packages(recipe: Recipe) -> tuple[Request, ...]:
     kernel = recipe.content.kernel
     added = [name for name in recipe.content.named_packages if name not in common]
     gpu = recipe.content.gpu
-    added += [name for name in (gpu.record.guest if gpu else ()) if name not in (*common, *added)]
+    needed = () if gpu is None else (*gpu.record.guest, *(gpu.board.guest if gpu.board else ()))
+    added += [name for name in needed if name not in (*common, *added)]
     others = (Request(name, label) for name, label in recipe.content.archive_packages)
     return (*map(Request, common), Request(kernel.package, kernel.suite), *map(Request, added), *others)
 

@@ -189,6 +189,16 @@ _ALL = (
         "tinfoilsh/cvmimage#165",
     ),
     Rule(
+        "gpu-ppcie",
+        "error",
+        "read",
+        "GPUs in protected PCIe mode are a whole board of eight with its four switches, and the recipe names the "
+        "vendor's archives for the switches, of the driver's version.",
+        "Evidence of the switches could not be read inside a guest: the library for it works with exactly one "
+        "version of the driver.",
+        "NVIDIA/nvtrust#153",
+    ),
+    Rule(
         "driver-untried",
         "warning",
         "judge",

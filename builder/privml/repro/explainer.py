@@ -183,7 +183,7 @@ class Explainer:
         if section == ".osrel":
             return self._kinds(NAME)
         if section == ".cmdline" and inside != section:
-            return self._fields("kernel.options") or self._lockdown()
+            return self._fields("kernel.options") or self._of_driver()
         if section == ".cmdline":
             return [*self._fields("kernel.options"), *self._root()]
         if section == ".initrd" and inside != section:
@@ -194,9 +194,9 @@ class Explainer:
             return [*self._fields("kernel", "base"), *self._root()]
         return []
 
-    def _lockdown(self) -> list[str]:
-        """A guest with a driver locks its kernel down later than others."""
-        return self._fields("gpu") if self._on_one_side("gpu.count") else []
+    def _of_driver(self) -> list[str]:
+        """Words for a driver, whose guest locks its kernel down later than others, or for its mode."""
+        return self._fields("gpu" if self._on_one_side("gpu.count") else "gpu.ppcie")
 
     def _init(self) -> list[str]:
         return [self._guest["initrd/init"].title] if "initrd/init" in self._guest else []
@@ -244,7 +244,7 @@ class Explainer:
                 *self._measured(self._changed("inference")),
                 *self._kinds("model"),
             ],
-            "devices": self._fields("devices", "platforms", "inference.models", "gpu.count"),
+            "devices": self._fields("devices", "platforms", "inference.models", "gpu.count", "gpu.ppcie"),
             "gpu": self._gpu(key),
             "rtmr3": [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")],
             "services": self._service(key),
@@ -254,7 +254,8 @@ class Explainer:
 
     def _gpu(self, key: str) -> list[str]:
         """A key of the GPUs: its field, or any of them if only one side has GPUs."""
-        return self._fields("gpu" if self._on_one_side("gpu.count") else key)
+        field = {"gpu.switches": "gpu.ppcie"}.get(key, key)
+        return self._fields("gpu" if self._on_one_side("gpu.count") else field)
 
     def _service(self, key: str) -> list[str]:
         """A key of a service: its field, or any of them if the service is on one side only."""

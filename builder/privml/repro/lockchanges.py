@@ -8,11 +8,11 @@ from privml.lock.archiverecord import AddedArchive, Archive
 from privml.lock.changes import keys_of, states_of
 from privml.lock.modelrecord import Model as LockedModel
 from privml.lock.modelrecord import ModelFile
-from privml.lock.models import Lock, Package, Runfile, ToolsLock, Tree, Wheel
+from privml.lock.models import Lock, Package, ToolsLock, Tree, VendorFile, Wheel
 from privml.recipe.distributions import Kernel
 from privml.repro.change import Change
 
-_Named = Package | Wheel | Runfile
+_Named = Package | Wheel | VendorFile
 
 
 def lock_changes(a: Lock | ToolsLock, b: Lock | ToolsLock) -> tuple[Change, ...]:

@@ -7,21 +7,21 @@ end in a root of `sim.gpupki`, so no check for genuine GPUs passes them, in the 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
 from functools import partial
 
 from privml.agent import gpureader
-from privml.agent.gpuanswer import Reading
+from privml.agent.gpuanswer import Fabric, Question, Reading
 from privml.agent.gpucheck import Anchor, GpuReader
-from privml.agent.gpumachine import GpuMachine, Starter
+from privml.agent.gpumachine import GpuMachine, Stayer
 from privml.agent.layout import Layout
-from privml.agent.nvml import SIMULATION, State
+from privml.agent.nscq import LOCKED
+from privml.agent.nvml import PROTECTED_PCIE, SIMULATION, State
 from privml.base.errors import HostError
 from privml.events import configuration
-from privml.events.configuration import Gpu, gpu_device
-from privml.evidence.nvidia.families import HOPPER
+from privml.events.configuration import Gpu, gpu_device, switch_device
+from privml.evidence.nvidia.families import HOPPER, LS10
 from privml.evidence.nvidia.roles import SIMULATION as NAMING
-from privml.sim.gpu import GPU_VBIOS, SimulatedDevice, device_evidence, gpu_opaque
+from privml.sim.gpu import GPU_VBIOS, SimulatedDevice, device_evidence, gpu_opaque, switch_opaque
 from privml.sim.gpupki import roots
 
 MAX_PCI = 32
@@ -33,16 +33,21 @@ class _Nothing:
     def start(self) -> None:
         """Do nothing."""
 
+    def alive(self) -> bool:
+        """It never ends."""
+        return True
+
 
 class SimulatedMachine(GpuMachine):
     """A machine with the declared number of simulated GPUs. There is no driver to bring up."""
 
-    def __init__(self, gpu: Gpu, layout: Layout, *, nothing: Starter = _Nothing()) -> None:  # noqa: B008 - stateless
-        super().__init__(gpu, layout, persistence=nothing, ready=nothing, reader=reader_of(gpu, layout))
-        self._simulated = [gpu_device(gpu.vendor)] * gpu.count
+    def __init__(self, gpu: Gpu, layout: Layout, *, nothing: Stayer = _Nothing()) -> None:  # noqa: B008 - stateless
+        reader = reader_of(gpu, layout)
+        super().__init__(gpu, layout, persistence=nothing, ready=nothing, fabric=nothing, reader=reader)
+        self._simulated = [gpu_device(gpu.vendor)] * gpu.count + [switch_device(gpu.vendor)] * gpu.switches
 
     def present(self) -> list[str]:
-        """The machine's devices, and the simulated GPUs."""
+        """The machine's devices, and the simulated GPUs and switches."""
         return sorted([*super().present(), *self._simulated])
 
     def bring_up(self) -> None:
@@ -58,18 +63,27 @@ def reader_of(gpu: Gpu, layout: Layout) -> GpuReader:
     return GpuReader(layout.gpu_socket, gpu, simulation=Anchor(roots()[0], NAMING))
 
 
-def read(nonces: Sequence[bytes], gpu: Gpu) -> Reading:
-    """The state and evidence of simulated GPUs with a firmware that ``gpu`` allows."""
+def read(asked: Question, gpu: Gpu) -> Reading:
+    """The state and evidence of simulated GPUs with a firmware that ``gpu`` allows, and of their switches."""
     if gpu.architecture != HOPPER.name:
         raise HostError(f"simulation: no GPU of `{gpu.architecture}`, expected {HOPPER.name}")
     vbios = gpu.allowed[0].vbios if gpu.allowed else GPU_VBIOS
     boards = [SimulatedDevice(HOPPER, index) for index in range(gpu.count)]
+    links = [SimulatedDevice(LS10, index) for index in range(gpu.switches)]
     evidence = [
-        device_evidence(board, nonce, gpu_opaque(board, driver=gpu.driver, vbios=vbios))
-        for board, nonce in zip(boards, nonces, strict=False)
+        device_evidence(board, nonce, gpu_opaque(board, links, driver=gpu.driver, vbios=vbios))
+        for board, nonce in zip(boards, asked.gpus, strict=False)
     ]
-    complete = len(nonces) == gpu.count
-    return Reading(State(SIMULATION, 1, 0), True, (True,) * gpu.count, tuple(evidence) if complete else ())
+    fabric = None
+    if asked.switches is not None:
+        of_links = [
+            device_evidence(link, nonce, switch_opaque(link, boards))
+            for link, nonce in zip(links, asked.switches, strict=False)
+        ]
+        fabric = Fabric((True,) * gpu.count, (LOCKED,) * gpu.switches, tuple(of_links))
+    complete = len(asked.gpus) == gpu.count
+    state = State(SIMULATION, 1, 0, PROTECTED_PCIE if links else 0)
+    return Reading(state, True, (True,) * gpu.count, tuple(evidence) if complete else (), fabric)
 
 
 def main(layout: Layout | None = None) -> int:

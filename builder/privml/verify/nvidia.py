@@ -17,10 +17,10 @@ from privml.events import agent
 from privml.evidence.claims import SignatureFailure
 from privml.evidence.document import GPU, SWITCH, listed
 from privml.evidence.facts import Facts
-from privml.evidence.nvidia import samples
+from privml.evidence.nvidia import samples, topology
 from privml.evidence.nvidia.claims import CheckedDevices, DeviceFacts, Rim, mismatches
 from privml.evidence.nvidia.families import ARCHITECTURES
-from privml.evidence.nvidia.opaque import PPCIE, GpuOpaque, SwitchOpaque
+from privml.evidence.nvidia.opaque import GpuOpaque, SwitchOpaque
 from privml.evidence.nvidia.report import DeviceClaims
 from privml.statement.gpus import Gpus
 from privml.verify import policyfield
@@ -340,30 +340,10 @@ def _recorded(facts: Facts) -> dict[str, object]:
 
 
 def _topology(case: DeviceCase, expected: Gpus) -> Iterator[Refusal]:
-    gpus, switches = case.genuine(GPU), case.genuine(SWITCH)
-    modes = {claims.said.mode or "none" for _, claims, _ in gpus if isinstance(claims.said, GpuOpaque)}
-    if len(modes) > 1:
-        yield Refusal("gpu-topology", f"modes {any_of(modes)}", "one mode for all GPUs")
-    protected = modes == {PPCIE}
-    if gpus and protected is not (expected.switches > 0):
-        found = f"mode {any_of(modes)} with {expected.switches} switches"
-        yield Refusal("gpu-topology", found, f"mode {PPCIE} exactly with switches")
-    for name, claims, _ in gpus:
-        said = claims.said
-        if isinstance(said, GpuOpaque) and said.contradicts_itself:
-            yield Refusal("gpu-topology", f"{name}: mode {said.flag}", "the mode of its protected PCIe status")
-    if not protected:
-        return
-    own = {kind: {facts.pdi for _, _, facts in found} for kind, found in ((GPU, gpus), (SWITCH, switches))}
-    for name, claims, _ in (*gpus, *switches):
-        said = claims.said
-        other, linked = (SWITCH, set(said.switches)) if isinstance(said, GpuOpaque) else (GPU, set(said.gpus))
-        if linked != own[other]:
-            yield Refusal("gpu-topology", f"{name}: linked with {_pdis(linked)}", _pdis(own[other]))
-
-
-def _pdis(pdis: set[bytes]) -> str:
-    return any_of(pdi.hex() for pdi in pdis).replace(" or ", ", ") or "none"
+    genuine = (*case.genuine(GPU), *case.genuine(SWITCH))
+    members = [topology.Member(name, facts.pdi, claims.said) for name, claims, facts in genuine]
+    for found, wanted in topology.faults(members, expected.switches):
+        yield Refusal("gpu-topology", found, wanted)
 
 
 CHECKS: tuple[Check[DeviceCase], ...] = (presence, identity, firmware, revocation, state)
