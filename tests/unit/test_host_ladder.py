@@ -14,9 +14,9 @@ from click.testing import CliRunner
 
 from privml.base.errors import HostError, UsageError
 from privml.cli import doctor as verb
-from privml.host import tdx
-from privml.host.facts import Line
+from privml.host import qemu, tdx
 from privml.host.ladder import TdxFacts, ladder
+from privml.host.line import Line
 from privml.host.tdx import Outside, look
 from privml.recipe.loader import load_platform, shipped
 
@@ -325,11 +325,24 @@ def test_a_pccs_with_a_certificate_of_its_own_is_fine_where_that_is_allowed(host
     assert host.line("pccs").status == "ok"
 
 
-def test_a_shipped_platform_fits_the_package_that_it_names(host: Host) -> None:
+def test_a_platform_without_a_binary_fits_the_package_that_it_names(host: Host) -> None:
     assert "mine fits it" in str(host.line("platform"))
-    (host.root / "usr/bin/qemu-system-x86_64").write_bytes(b"not learnt")
-    host.programs["--version"] = "QEMU emulator version 11.1.2 (Debian 1:11.1.2+ds-3)\n"
-    assert "qemu-11-q35 fits it" in str(host.line("platform"))
+    known = load_platform("qemu-11-q35", shipped())
+    unnamed = known.model_copy(update={"vmm": known.vmm.model_copy(update={"binary": None})})
+    for package, fits in (("Debian 1:11.1.2+ds-3", ("qemu-11-q35",)), ("Debian 1:11.1.2+ds-4", ())):
+        host.programs["--version"] = f"QEMU emulator version 11.1.2 ({package})\n"
+        found = qemu.look(host.root, [known, unnamed], host.program)
+        assert found is not None
+        assert found.platforms == fits
+
+
+def test_all_platforms_of_the_binary_fit_but_those_for_development(host: Host) -> None:
+    binary = hashlib.sha256(QEMU).hexdigest()
+    known = [load_platform(name, shipped()) for name in ("qemu-11-q35-tpm", "qemu-11-q35-one-disk", "qemu-11-q35")]
+    of_it = [one.model_copy(update={"vmm": one.vmm.model_copy(update={"binary": binary})}) for one in known]
+    found = qemu.look(host.root, of_it, host.program)
+    assert found is not None
+    assert found.platforms == ("qemu-11-q35", "qemu-11-q35-one-disk")
 
 
 def test_an_empty_machine_is_read(tmp_path: Path) -> None:
@@ -377,5 +390,5 @@ def test_a_socket_that_nothing_listens_at_is_said_to_refuse(tmp_path: Path) -> N
     assert "no such file" in tdx._dial(str(tmp_path / "none.sock"))
     assert tdx._dial((1, 1)) != ""
     assert tdx._get("http://127.0.0.1:1/rootcacrl") != ""
-    assert tdx._program([str(tmp_path / "none")]) == ""
+    assert qemu.program([str(tmp_path / "none")]) == ""
     assert os.listdir(tmp_path) == []

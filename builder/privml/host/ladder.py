@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import HostError
-from privml.host.facts import Line
+from privml.host.line import Line
+from privml.host.qemu import QemuFact, fitting
 
 # Intel's CPUs with TDX: family 6, Sapphire Rapids, Emerald Rapids, Granite Rapids (two), Sierra Forest.
 MODELS = {
@@ -32,17 +33,6 @@ _READY = "virt/tdx: module initialized"
 _FAILED = re.compile(r"virt/tdx: (.*(?:failed|not loaded|[Nn]ot supported).*)")
 _NEEDED_BY_GPU = 65536
 """Mappings of the legacy VFIO container that a TD with a card soon exceeds; 65535 is Linux's default."""
-
-
-@dataclass(frozen=True)
-class QemuFact:
-    """The QEMU of this host: path, version and package, whether it has tdx-guest, and the platform that fits it."""
-
-    path: str
-    version: str
-    package: str
-    tdx_guest: bool
-    platform: str
 
 
 @dataclass(frozen=True)
@@ -179,16 +169,11 @@ def _qemu(facts: TdxFacts) -> Iterator[Line]:
             "warn", "qemu", "no qemu-system-x86_64 in the PATH", "not needed by `run --tdx`, which has its own"
         )
         return
-    name = f"{qemu.path} {qemu.version}{f' ({qemu.package})' if qemu.package else ''}"
     if qemu.tdx_guest:
-        yield Line("ok", "qemu", f"{name} has tdx-guest")
+        yield Line("ok", "qemu", f"{qemu.name} has tdx-guest")
     else:
-        yield Line("warn", "qemu", f"{name} has no tdx-guest", "use QEMU 10.1 or newer; `run --tdx` has its own")
-    if qemu.platform:
-        yield Line("ok", "platform", f"{qemu.platform} fits it")
-    else:
-        remedy = f"privml-build platform learn NAME --qemu {qemu.path} -- ARGS"
-        yield Line("warn", "platform", "no platform here is of it", remedy)
+        yield Line("warn", "qemu", f"{qemu.name} has no tdx-guest", "use QEMU 10.1 or newer; `run --tdx` has its own")
+    yield from fitting(qemu)
 
 
 def _quotes(facts: TdxFacts) -> Iterator[Line]:

@@ -4,20 +4,19 @@ from __future__ import annotations
 
 import http.client
 import mmap
-import os
 import re
-import shutil
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import HostError, PrivmlError
-from privml.base.files import sha256_file
 from privml.base.http import Connections
 from privml.base.run import run
 from privml.base.wayout import WayOut
-from privml.host.ladder import PARAMETER, GpuFact, QemuFact, TdxFacts
+from privml.host.ladder import PARAMETER, GpuFact, TdxFacts
+from privml.host.qemu import look as qemu_look
+from privml.host.qemu import program
 from privml.recipe.platform import PlatformFile
 from privml.vm.unixsocket import connected
 
@@ -28,7 +27,6 @@ _DISPLAY, _SWITCH = ("0x0300", "0x0302"), "0x0680"
 _MODE_REGISTER = {"0x23": 0x1182CC}
 _MODES = {0: "off", 1: "on", 3: "devtools"}
 _ASLEEP = 0xFFFFFFFF
-_VERSION = re.compile(r"QEMU emulator version ([0-9.]+)(?: \((.*?)\))?")
 _QGS_SOCKET = "/var/run/tdx-qgs/qgs.socket"
 _LOCAL_CID = 1  # VMADDR_CID_LOCAL: this machine, as seen from itself
 _MAX = 4 << 20
@@ -49,13 +47,6 @@ def _kernel_log() -> str | None:
         return run(["dmesg"], timeout=_SECONDS, what="dmesg").stdout.decode("utf-8", "replace")
     except HostError:
         return None
-
-
-def _program(argv: Sequence[str]) -> str:
-    try:
-        return run(argv, timeout=_SECONDS, what=argv[0]).stdout.decode("utf-8", "replace")
-    except HostError:
-        return ""
 
 
 def _dial(address: tuple[int, int] | str) -> str:
@@ -82,7 +73,7 @@ def _get(url: str) -> str:
         return str(error) or type(error).__name__
 
 
-LIVE = Outside(_kernel_log, _program, _dial, _get)
+LIVE = Outside(_kernel_log, program, _dial, _get)
 
 
 def look(
@@ -107,7 +98,7 @@ def look(
         kvm_tdx=_word(root / PARAMETER),
         cmdline=tuple(_word(root / "proc/cmdline").split()),
         sgx=all((root / "dev" / name).exists() for name in ("sgx_enclave", "sgx_provision")),
-        qemu=_qemu(root, list(platforms), outside),
+        qemu=qemu_look(root, platforms, outside.program),
         quote=quote if isinstance(quote, str) else f"vsock:2:{quote[1]}",
         quote_problem=outside.dial(quote),
         pccs=url,
@@ -140,25 +131,6 @@ def _cpu(text: str) -> dict[str, str]:
     """The fields of the first CPU in /proc/cpuinfo."""
     rows = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in rows}
-
-
-def _qemu(root: Path, platforms: Sequence[PlatformFile], outside: Outside) -> QemuFact | None:
-    folders = [str(root / folder) for folder in ("usr/local/bin", "usr/bin", "usr/libexec")]
-    names = ("qemu-system-x86_64", "qemu-kvm")
-    path = next((found for name in names if (found := shutil.which(name, path=os.pathsep.join(folders)))), None)
-    if path is None:
-        return None
-    match = _VERSION.search(outside.program([path, "--version"]))
-    version, package = (match[1], match[2] or "") if match is not None else ("of unknown version", "")
-    binary = sha256_file(Path(path))
-    fits = next((one.name for one in platforms if _is_of(one, binary, package)), "")
-    return QemuFact(path, version, package, "tdx-guest" in outside.program([path, "-object", "help"]), fits)
-
-
-def _is_of(platform: PlatformFile, binary: str, package: str) -> bool:
-    """Whether a platform's tables are those of a QEMU: the same binary, or of the same package if it names none."""
-    vmm = platform.vmm
-    return vmm.binary == binary if vmm.binary is not None else bool(package) and vmm.package == package
 
 
 def _quote_service(root: Path) -> tuple[int, int] | str:
