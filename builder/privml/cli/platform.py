@@ -14,6 +14,7 @@ from privml.cli import paths
 from privml.cli.output import show
 from privml.cli.usage import Verb
 from privml.image.workplace import Workplace
+from privml.lock.tables import pack, packed_path
 from privml.machine import commandline
 from privml.machine.matrix import memory_sizes, vcpu_counts
 from privml.machine.platform import PageOrder
@@ -69,8 +70,8 @@ def learn(
 
     ARGS are the arguments with which QEMU starts a guest, with its TDX object. The machine is made by this QEMU, and
     its ACPI and SMBIOS tables are read for each number of vCPUs and each memory size; they go into the store as one
-    object, whose SHA-256 is in the file. `store export` copies it into a pool. Whatever cannot be predicted is named,
-    with the change that would make it predictable. Nothing is written then.
+    object, whose SHA-256 is in the file, and compressed into NAME.tables.xz next to it. Whatever cannot be predicted
+    is named, with the change that would make it predictable. Nothing is written then.
 
     \b
     Examples:
@@ -104,9 +105,12 @@ def learn(
         found = learn_platform(name, tools, foreign.find(tools, qemu), line, (counts, sizes), page_order)
     place.store.add_bytes(found.tables)
     path.parent.mkdir(parents=True, exist_ok=True)
+    packed = pack(found.tables)
+    write_atomic(packed_path(path), packed)
     write_atomic(path, found.text.encode())
     vmm, tables = found.file.vmm, len(found.tables) / KIB
     show(f"wrote {path}: QEMU {vmm.version}, {found.file.machine.type}, {vmm.page_order}, tables of {tables:.0f} KiB")
+    show(f"wrote {packed_path(path)}: these tables, {len(packed) / KIB:.0f} KiB, to be kept next to it")
     for note in found.notes:
         show(f"note: {note}")
     show("next: name it in `platforms` of a recipe, then `privml-build lock` and `image`", err=True)
