@@ -52,6 +52,7 @@ REGISTERED = """[04-06-2024 03:05:53] INFO: SGX Registration Agent version: 1.20
 [04-06-2024 03:05:54] INFO: Finished Registration Agent Flow.
 """
 GPU = "0000:18:00.0"
+SWITCH = "0000:05:00.0"
 QEMU = b"#!a QEMU\n"
 FILES = {
     "proc/cpuinfo": CPU,
@@ -108,11 +109,23 @@ class Host:
         path.symlink_to(self.root / target)
 
     def mode(self, value: int) -> None:
-        """Record the register of the GPU's mode in its BAR, a sparse file."""
-        with (self.root / f"sys/bus/pci/devices/{GPU}/resource0").open("wb") as file:
-            file.seek(0x1182CC)
+        """Record the register of the GPU's mode in its BAR."""
+        self.register(GPU, 0x1182CC, value)
+
+    def register(self, address: str, at: int, value: int) -> None:
+        """Record a register in a device's BAR, a sparse file."""
+        with (self.root / f"sys/bus/pci/devices/{address}/resource0").open("wb") as file:
+            file.seek(at)
             file.write(value.to_bytes(4, "little"))
             file.truncate(16 << 20)
+
+    def switch(self, value: int | None) -> None:
+        """Add an NVSwitch with this register; None: without a BAR that can be read."""
+        place = f"sys/bus/pci/devices/{SWITCH}"
+        for name, text in (("vendor", "0x10de\n"), ("class", "0x068000\n"), ("device", "0x22a3\n")):
+            self.write(f"{place}/{name}", text)
+        if value is not None:
+            self.register(SWITCH, 0x28C50, value)
 
     def program(self, argv: Sequence[str]) -> str:
         return self.programs[argv[1]]
@@ -269,12 +282,30 @@ BROKEN: list[tuple[str, Callable[[Host], None], str, str, str]] = [
     (f"gpu {GPU} mode", lambda host: host.mode(0), "fail", "computing is off", "--set-cc-mode=on"),
     (f"gpu {GPU} mode", lambda host: host.mode(3), "fail", "computing is devtools", "--set-cc-mode=on"),
     (f"gpu {GPU} mode", lambda host: host.mode(0xFFFFFFFF), "warn", "cannot be read here", "--query-cc-mode"),
+    (f"gpu {GPU} mode", lambda host: host.mode(0xBADF5040), "warn", "cannot be read here", "--query-cc-mode"),
     (
         f"gpu {GPU} mode",
-        _file(f"sys/bus/pci/devices/{GPU}/device", "0x2901\n"),
+        lambda host: host.mode(0x20),
         "warn",
-        "device 0x2901",
+        "protected PCIe is on",
+        "for one GPU: --set-ppcie-mode=off",
+    ),
+    (
+        f"gpu {GPU} mode",
+        _file(f"sys/bus/pci/devices/{GPU}/device", "0x2684\n"),
+        "warn",
+        "device 0x2684",
         "--query-cc-mode",
+    ),
+    (
+        f"gpu {GPU} mode",
+        _all(
+            _file(f"sys/bus/pci/devices/{GPU}/device", "0x2901\n"),
+            lambda host: host.register(GPU, 0x590, 3),
+        ),
+        "fail",
+        "computing is devtools",
+        "--set-cc-mode=on",
     ),
     (
         f"gpu {GPU} driver",
@@ -293,16 +324,9 @@ BROKEN: list[tuple[str, Callable[[Host], None], str, str, str]] = [
         "evidence",
     ),
     ("gpu-dma", _gone("dev/iommu"), "fail", "dma_entry_limit is 65535", "dma_entry_limit=4194304"),
-    (
-        "gpu-ppcie",
-        _all(
-            _file("sys/bus/pci/devices/0000:05:00.0/vendor", "0x10de\n"),
-            _file("sys/bus/pci/devices/0000:05:00.0/class", "0x068000\n"),
-        ),
-        "warn",
-        "1 NVSwitches",
-        "--query-ppcie-mode",
-    ),
+    ("gpu-ppcie", lambda host: host.switch(None), "warn", "1 GPUs and 1 NVSwitches: not all", "--query-ppcie-mode"),
+    ("gpu-ppcie", lambda host: host.switch(1), "fail", "on at 1 of 1 GPUs and 1 NVSwitches", "--set-ppcie-mode=off"),
+    ("gpu-ppcie", lambda host: host.mode(0x20), "fail", "on at 1 of 1 GPUs and 0 NVSwitches", "--set-ppcie-mode=off"),
     ("gpu", _file(f"sys/bus/pci/devices/{GPU}/vendor", "0x1002\n"), "fail", "no NVIDIA GPU", "slot"),
 ]
 
@@ -323,6 +347,14 @@ def test_a_broken_rung_is_named_with_its_remedy(
 def test_a_pccs_with_a_certificate_of_its_own_is_fine_where_that_is_allowed(host: Host) -> None:
     host.pccs = "certificate verify failed: self-signed certificate"
     assert host.line("pccs").status == "ok"
+
+
+@pytest.mark.parametrize(("gpu", "switch", "mode"), [(0x1, 0x0, "off"), (0x20, 0x1, "on")])
+def test_protected_pcie_is_fine_in_one_mode(host: Host, gpu: int, switch: int, mode: str) -> None:
+    host.mode(gpu)
+    host.switch(switch)
+    found = host.line("gpu-ppcie")
+    assert (found.status, found.found) == ("ok", f"protected PCIe is {mode} at 1 GPUs and 1 NVSwitches")
 
 
 def test_a_platform_without_a_binary_fits_the_package_that_it_names(host: Host) -> None:

@@ -37,11 +37,15 @@ _NEEDED_BY_GPU = 65536
 
 @dataclass(frozen=True)
 class GpuFact:
-    """One NVIDIA GPU: PCI address, its confidential computing mode (empty: not readable), driver, IOMMU group."""
+    """One NVIDIA GPU: PCI address, its confidential computing mode (empty: not readable), driver, IOMMU group.
+
+    ``ppcie`` says whether protected PCIe is on; it is empty if that is not readable.
+    """
 
     address: str
     device: str
     mode: str
+    ppcie: str
     driver: str
     group: str
     vbios: str
@@ -51,7 +55,8 @@ class GpuFact:
 class TdxFacts:
     """Facts about a TDX host. ``log`` is None if the kernel's log may not be read.
 
-    ``..._problem`` are empty if there is none; ``gpus`` is None if they were not asked for.
+    ``..._problem`` are empty if there is none; ``gpus`` is None if they were not asked for. ``switches`` says of each
+    NVSwitch whether protected PCIe is on, as `GpuFact` does.
     """
 
     vendor: str
@@ -72,7 +77,7 @@ class TdxFacts:
     gpus: tuple[GpuFact, ...] | None
     iommufd: bool
     dma_entries: int | None
-    switches: int
+    switches: tuple[str, ...]
 
 
 def ladder(facts: TdxFacts) -> list[Line]:
@@ -218,11 +223,25 @@ def _gpus(facts: TdxFacts, gpus: tuple[GpuFact, ...]) -> Iterator[Line]:
         few = limit is None or limit < _NEEDED_BY_GPU
         more = "; another VMM needs vfio_iommu_type1.dma_entry_limit=4194304" if few else ""
         yield Line("fail", "gpu-dma", found, f"modprobe iommufd, which `run --tdx` uses{more}")
-    if facts.switches:
-        found = f"{facts.switches} NVSwitches: all GPUs and switches must be in one mode"
-        yield Line("warn", "gpu-ppcie", found, "ask `nvidia_gpu_tools.py --query-ppcie-mode` for each")
-    else:
-        yield Line("ok", "gpu-ppcie", "no NVSwitch, so no protected PCIe")
+    yield _protected(gpus, facts.switches)
+
+
+def _protected(gpus: tuple[GpuFact, ...], switches: tuple[str, ...]) -> Line:
+    """Protected PCIe is for a guest with all GPUs and NVSwitches of a board, which must all be in one mode."""
+    name, modes = "gpu-ppcie", [gpu.ppcie for gpu in gpus] + list(switches)
+    whole = f"{len(gpus)} GPUs and {len(switches)} NVSwitches"
+    if "" in modes and (switches or "on" in modes):
+        found = f"{whole}: not all modes can be read here, and all must be in one"
+        return Line("warn", name, found, "ask `nvidia_gpu_tools.py --query-ppcie-mode` for each")
+    if "on" not in modes:
+        return Line(
+            "ok", name, f"protected PCIe is off at {whole}" if switches else "no NVSwitch, so no protected PCIe"
+        )
+    if "off" in modes or not switches:
+        found = f"protected PCIe is on at {modes.count('on')} of {whole}, expected all or none, with NVSwitches"
+        remedy = "nvidia_gpu_tools.py --set-ppcie-mode=off --reset-after-ppcie-mode-switch for each"
+        return Line("fail", name, found, remedy)
+    return Line("ok", name, f"protected PCIe is on at {whole}")
 
 
 def _gpu(gpu: GpuFact) -> Iterator[Line]:
@@ -230,6 +249,9 @@ def _gpu(gpu: GpuFact) -> Iterator[Line]:
     remedy = f"nvidia_gpu_tools.py --gpu-bdf={gpu.address} --set-cc-mode=on --reset-after-cc-mode-switch"
     if gpu.mode == "on":
         yield Line("ok", f"{name} mode", "confidential computing is on")
+    elif gpu.ppcie == "on":
+        found = "protected PCIe is on, which is for a guest with all GPUs and NVSwitches"
+        yield Line("warn", f"{name} mode", found, f"for one GPU: --set-ppcie-mode=off, then {remedy}")
     elif gpu.mode:
         yield Line("fail", f"{name} mode", f"confidential computing is {gpu.mode}", remedy)
     else:

@@ -23,10 +23,14 @@ from privml.vm.unixsocket import connected
 _SECONDS = 5.0
 _NVIDIA = "0x10de"
 _DISPLAY, _SWITCH = ("0x0300", "0x0302"), "0x0680"
-# Hopper's register with the mode in its two low bits, in BAR 0 (NVIDIA gpu-admin-tools, query_cc_mode_hopper).
-_MODE_REGISTER = {"0x23": 0x1182CC}
+# NVIDIA gpu-admin-tools, query_cc_mode_hopper, ..._blackwell, query_ppcie_mode: registers in BAR 0, by the start of
+# the device id. A GPU's two low bits are its mode; Hopper's and an NVSwitch's also say whether protected PCIe is on.
+_HOPPER = "0x23"
+_MODE_REGISTER = {_HOPPER: 0x1182CC, "0x29": 0x590}
 _MODES = {0: "off", 1: "on", 3: "devtools"}
-_ASLEEP = 0xFFFFFFFF
+_PPCIE = 0x20
+_SWITCH_REGISTER, _SWITCH_PPCIE = {"0x22": 0x28C50}, 0x1
+_ASLEEP, _REFUSED = 0xFFFFFFFF, 0xBADF
 _QGS_SOCKET = "/var/run/tdx-qgs/qgs.socket"
 _LOCAL_CID = 1  # VMADDR_CID_LOCAL: this machine, as seen from itself
 _MAX = 4 << 20
@@ -107,7 +111,7 @@ def look(
         gpus=tuple(_gpu(one, root) for one in nvidia if _class(one) in _DISPLAY) if gpus else None,
         iommufd=(root / "dev/iommu").exists(),
         dma_entries=_number(limit) if limit.isdecimal() else None,
-        switches=sum(_class(one) == _SWITCH for one in nvidia),
+        switches=tuple(_switch(one) for one in nvidia if gpus and _class(one) == _SWITCH),
     )
 
 
@@ -169,26 +173,34 @@ def _class(device: Path) -> str:
 
 def _gpu(device: Path, root: Path) -> GpuFact:
     identity = _word(device / "device")
+    value = _register(device / "resource0", _MODE_REGISTER.get(identity[:4]))
     information = _text(root / "proc/driver/nvidia/gpus" / device.name / "information")
     match = re.search(r"^Video BIOS:\s*(\S+)", information, re.MULTILINE)
     return GpuFact(
         address=device.name,
         device=identity,
-        mode=_mode(device / "resource0", _MODE_REGISTER.get(identity[:4])),
+        mode="" if value is None else _MODES.get(value & 3, ""),
+        ppcie=_bit(value, _PPCIE) if identity.startswith(_HOPPER) else "off",
         driver=_linked(device / "driver"),
         group=_linked(device / "iommu_group"),
         vbios="" if match is None or "?" in match[1] else match[1],
     )
 
 
+def _switch(device: Path) -> str:
+    """Whether protected PCIe is on at an NVSwitch; empty if it cannot be read."""
+    register = _SWITCH_REGISTER.get(_word(device / "device")[:4])
+    return _bit(_register(device / "resource0", register), _SWITCH_PPCIE)
+
+
 def _linked(path: Path) -> str:
     return path.resolve().name if path.exists() else ""
 
 
-def _mode(resource: Path, register: int | None) -> str:
-    """The mode in a GPU's register; empty if it cannot be read, as when the card sleeps."""
+def _register(resource: Path, register: int | None) -> int | None:
+    """A register of a device in its BAR 0; None if it cannot be read, as when the device sleeps."""
     if register is None:
-        return ""
+        return None
     page = register & ~(mmap.ALLOCATIONGRANULARITY - 1)
     try:
         with resource.open("rb") as file:
@@ -197,5 +209,9 @@ def _mode(resource: Path, register: int | None) -> str:
                 at = register - page
                 value = int.from_bytes(access[at : at + 4], "little")
     except (OSError, ValueError):
-        return ""
-    return "" if value == _ASLEEP else _MODES.get(value & 3, "")
+        return None
+    return None if value == _ASLEEP or value >> 16 == _REFUSED else value
+
+
+def _bit(value: int | None, bit: int) -> str:
+    return "" if value is None else "on" if value & bit else "off"
