@@ -1,4 +1,5 @@
-"""Platforms learnt from real QEMUs: that of the tools, and Debian 13's, whose machine is also booted."""
+"""Platforms of real QEMUs: the shipped ones and a foreign machine, learnt from that of the tools and Debian 13's, and
+booted with a software TPM."""
 
 from __future__ import annotations
 
@@ -9,21 +10,28 @@ import pytest
 from tests.real.conftest import only_full
 
 from privml.base.errors import HostError, UsageError
+from privml.events.event import Evidence
+from privml.events.registers import RTMR0
 from privml.image.target import recipes_directory, resolve
 from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
 from privml.lock import deb
 from privml.lock.lockfile import read_tools_lock
 from privml.lock.make import bring
+from privml.lock.tables import carry
 from privml.machine import commandline
-from privml.machine.platform import Platform, Size
+from privml.machine.platform import MEMORY, Platform, Size
 from privml.machine.qemu import HostSide, arguments
-from privml.recipe.loader import shipped
+from privml.measure import acpi, smbios
+from privml.measure.tables import decode
+from privml.recipe.loader import platforms_in, shipped
+from privml.recipe.platform import NO_TEE, PlatformFile
 from privml.store.objects import Store
 from privml.vm import foreign, learn
 from privml.vm.bench import Bench
 from privml.vm.platforms import platform as load_platform
 from privml.vm.platforms import record
+from privml.vm.predicted import MachinePredictor
 from privml.vm.qtest import Qemu, blobs, read_of
 
 pytestmark = pytest.mark.real
@@ -31,6 +39,8 @@ pytestmark = pytest.mark.real
 GIB = 1 << 30
 PROGRAM = "usr/bin/qemu-system-x86_64"
 SHIPPED = load_platform("qemu-11-q35", shipped())
+OF_THE_TOOLS = [one for one in platforms_in(shipped()) if one.tables is None]
+OF_DEBIAN_13 = [one for one in platforms_in(shipped()) if one.tables is not None]
 CPU = SHIPPED.cpu.partition(",")[2].removesuffix(",pdpe1gb=on")
 DEBIAN_13 = Path(__file__).parent / "platforms/debian-13-qemu.lock.json"
 # Other devices in other slots than any shipped platform has, some where QEMU chooses.
@@ -61,7 +71,7 @@ def test_the_shipped_platform_is_learnt_from_its_own_arguments(tools: ToolsTree,
     Store(tmp_path).add_bytes(learnt.tables)
     platform = record(learnt.file)
     same = replace(SHIPPED, name="again", booted=False, max_vcpus=64, page_order="single-pass")
-    assert replace(platform, tables=None, binary=None) == same
+    assert replace(platform, tables=None) == same
     for size in (Size(1, 64 * GIB), Size(3, 2 * GIB), Size(64, 16 * GIB), Size(2, 2 * GIB)):
         read = read_of(Qemu(tools), tools, SHIPPED, size)
         kept = blobs(tools, platform, size, tmp_path)
@@ -107,25 +117,113 @@ def debian_13(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root / PROGRAM
 
 
+def test_shipped_platforms_are_of_the_locked_qemu(tools: ToolsTree) -> None:
+    found = foreign.find(tools, tools.root / PROGRAM)
+    said = (found.version, found.package, found.binary)
+    assert {(one.vmm.version, one.vmm.package, one.vmm.binary) for one in OF_THE_TOOLS} == {said}
+    for one in OF_THE_TOOLS:
+        assert found.machine(one.machine.type) == one.machine.type
+
+
+@pytest.mark.parametrize("file", OF_DEBIAN_13, ids=lambda one: one.name)
+def test_shipped_tables_are_those_that_debian_13_says_again(
+    tools: ToolsTree, debian_13: Path, file: PlatformFile
+) -> None:
+    platform = record(file)
+    assert platform.tables is not None
+    store = Store()
+    assert carry(store, platform.tables.sha256)
+    sizes = decode(store.read(platform.tables.sha256))
+    found = foreign.find(tools, debian_13)
+    line = commandline.read(of_a_td(platform, sizes.base), {})
+    learnt = learn.learn(file.name, tools, found, line, (sizes.by_vcpus, sizes.by_memory))
+    assert replace(record(learnt.file), booted=True, page_order=None) == platform
+    assert learnt.file.vmm.package == file.vmm.package
+
+
+@pytest.mark.parametrize(
+    "file",
+    [one for one in platforms_in(shipped()) if one.tee != NO_TEE and "h100" not in one.name],
+    ids=lambda one: one.name,
+)
+def test_a_platforms_file_names_the_events_that_only_a_td_can_confirm(
+    tools: ToolsTree, demo_cpu: Path, file: PlatformFile
+) -> None:
+    predictor = MachinePredictor(tools, Workplace().store.root, demo_cpu, resolve(str(demo_cpu)).manifest())
+    events = predictor.predict(record(file), Size(2, 2 * GIB)).events
+    read_only = {one.origin for one in events if one.register == RTMR0 and one.evidence is Evidence.SOURCE}
+    assert read_only == {"BootMenu", "bootorder", f"{smbios.TABLES} type 1"}
+    text = (shipped() / f"platforms/{file.name}.yaml").read_text()
+    assert all(word in text for word in ("BootMenu", "bootorder", "SMBIOS type 1"))
+
+
+def booted_as_predicted(tools: ToolsTree, image: Path, platform: Platform, qemu: Qemu | None, size: Size) -> None:
+    """Boot ``image`` on ``platform`` with its QEMU; each event is the predicted one."""
+    target = resolve(str(image))
+    bench = Bench(
+        tools,
+        Workplace().store.root,
+        image,
+        target.manifest(),
+        recipes_directory(target),
+        platform=platform,
+        qemu=qemu,
+    )
+    booted = bench.boot(bench.launch(size))
+    assert booted.problems() == []
+    assert booted.comparison.matched["rtmr0"] > 10
+
+
+@only_full
+@pytest.mark.parametrize("size", [Size(2, 2 * GIB), Size(1, 8 * GIB), Size(64, 2 * GIB)], ids=str)
+def test_each_event_of_debian_13s_platform_is_predicted(
+    tools: ToolsTree, debian_13: Path, demo_cpu: Path, size: Size
+) -> None:
+    (file,) = OF_DEBIAN_13
+    booted_as_predicted(tools, demo_cpu, record(file), foreign.find(tools, debian_13).qemu, size)
+
+
+@only_full
+@pytest.mark.parametrize("size", [Size(2, 2 * GIB), Size(1, 8 * GIB)], ids=str)
+def test_each_event_of_an_older_machine_type_is_predicted(tools: ToolsTree, demo_cpu: Path, size: Size) -> None:
+    booted_as_predicted(tools, demo_cpu, load_platform("qemu-11-q35-10.0", shipped()), None, size)
+
+
+@only_full
+def test_each_event_of_the_platform_with_a_card_is_predicted_for_stand_ins(tools: ToolsTree, demo_cpu: Path) -> None:
+    card = load_platform("qemu-11-q35-h100", shipped())
+    stands_in = tuple(replace(one, functions=one.kind == MEMORY) for one in card.devices)
+    booted_as_predicted(tools, demo_cpu, replace(card, devices=stands_in), None, Size(2, 2 * GIB))
+
+
 @only_full
 def test_a_foreign_machine_is_learnt_and_its_boot_is_predicted(
     tools: ToolsTree, debian_13: Path, demo_cpu: Path
 ) -> None:
-    place, target = Workplace(), resolve(str(demo_cpu))
     found = foreign.find(tools, debian_13)
     assert found.version.startswith("10.0.")
     learnt = learn.learn("debian-13", tools, found, commandline.read(FOREIGN, {}), ((1, 2), (2 * GIB, 8 * GIB)))
-    place.store.add_bytes(learnt.tables)
+    Workplace().store.add_bytes(learnt.tables)
+    for size in (Size(2, 2 * GIB), Size(1, 8 * GIB)):
+        booted_as_predicted(tools, demo_cpu, record(learnt.file), found.qemu, size)
+
+
+@only_full
+def test_a_boot_with_another_qemu_than_the_platforms_names_the_events_that_differ(
+    tools: ToolsTree, debian_13: Path, demo_cpu: Path
+) -> None:
+    """What a host sees whose QEMU is not that of its platform: Debian 13's QEMU on the tables of Debian 14's."""
+    target = resolve(str(demo_cpu))
     bench = Bench(
         tools,
-        place.store.root,
+        Workplace().store.root,
         demo_cpu,
         target.manifest(),
         recipes_directory(target),
-        platform=record(learnt.file),
-        qemu=found.qemu,
+        platform=load_platform("qemu-11-q35-10.0", shipped()),
     )
-    for size in (Size(2, 2 * GIB), Size(1, 8 * GIB)):
-        booted = bench.boot(bench.launch(size))
-        assert booted.problems() == []
-        assert booted.comparison.matched["rtmr0"] > 10
+    launch = replace(bench.launch(Size(2, 2 * GIB)), qemu=foreign.find(tools, debian_13).qemu)
+    booted = bench.boot(launch)
+    named = {one.predicted.origin for one in booted.comparison.differences if one.predicted is not None}
+    assert named == {acpi.TABLE_LOADER, acpi.RSDP, acpi.TABLES}
+    assert not booted.equal

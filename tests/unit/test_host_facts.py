@@ -16,9 +16,11 @@ from privml.base.errors import HostError
 from privml.base.wayout import WayOut
 from privml.cli import doctor as verb
 from privml.host import survey
-from privml.host.facts import GIB, HostFacts, Line, MirrorFact, judge, summary
+from privml.host.facts import GIB, HostFacts, MirrorFact, judge, summary
+from privml.host.line import Line
+from privml.host.qemu import QemuFact
 from privml.recipe.distributions import Suite
-from privml.recipe.loader import shipped
+from privml.recipe.loader import platforms_in, shipped
 
 HEALTHY = HostFacts(
     root=False,
@@ -45,6 +47,7 @@ HEALTHY = HostFacts(
     tdx_guest=False,
     now=datetime(2026, 11, 21, tzinfo=UTC),
 )
+QEMU = QemuFact("/usr/bin/qemu-system-x86_64", "10.0.13", "Debian 1:10.0.13", False, ())
 AWAY = (MirrorFact("debian/forky", "mirror.example.invalid", "timed out"),)
 
 # (what differs from a healthy machine, the line, its status, words of it)
@@ -94,6 +97,16 @@ STATES: list[tuple[dict[str, object], str, str, str]] = [
     ({"kvm": "forbidden"}, "kvm", "warn", "join the group kvm"),
     ({"kvm": "failing"}, "kvm", "warn", "cannot run the firmware"),
     ({"kvm": "untried"}, "kvm", "ok", "once the tools are unpacked"),
+    ({}, "qemu", "ok", "none of this host's own, which is not needed"),
+    (
+        {"qemu": QEMU},
+        "qemu",
+        "ok",
+        "/usr/bin/qemu-system-x86_64 10.0.13 (Debian 1:10.0.13); builds and boots here use",
+    ),
+    ({"qemu": QEMU}, "platform", "warn", "platform learn NAME --qemu /usr/bin/qemu-system-x86_64 -- ARGS"),
+    ({"qemu": replace(QEMU, platforms=("a",))}, "platform", "ok", "platform: a fits it"),
+    ({"qemu": replace(QEMU, platforms=("a", "b"))}, "platform", "ok", "platform: a, b fit it"),
     ({}, "tdx-host", "ok", "kvm_intel has TDX"),
     ({"tdx_host": "N"}, "tdx-host", "warn", "kvm_intel says N"),
     ({"tdx_host": ""}, "tdx-host", "warn", "has no TDX support"),
@@ -168,6 +181,7 @@ def test_an_empty_machine_is_surveyed(tmp_path: Path, monkeypatch: pytest.Monkey
     assert facts.mirrors == ()
     assert facts.store_problem == ""
     assert facts.pip.startswith("pip")
+    assert facts.qemu is None
     assert facts.locked_at is not None
     assert not (tmp_path / "a").exists(), "looking made the store"
     (tmp_path / "proc/sys/kernel").mkdir(parents=True)
@@ -177,7 +191,11 @@ def test_an_empty_machine_is_surveyed(tmp_path: Path, monkeypatch: pytest.Monkey
     (tmp_path / "dev").mkdir()
     for device in ("kvm", "tdx_guest"):
         (tmp_path / "dev" / device).touch()
-    facts = survey.look(tmp_path / "tools.lock.json", [], root=tmp_path)
+    (tmp_path / "usr/bin").mkdir(parents=True)
+    (tmp_path / "usr/bin/qemu-system-x86_64").write_text("#!/bin/sh\necho 'QEMU emulator version 9.2.1 (Ours 1)'\n")
+    (tmp_path / "usr/bin/qemu-system-x86_64").chmod(0o755)
+    facts = survey.look(tmp_path / "tools.lock.json", [], platforms_in(shipped()), root=tmp_path)
+    assert facts.qemu == QemuFact(f"{tmp_path}/usr/bin/qemu-system-x86_64", "9.2.1", "Ours 1", False, ())
     assert (facts.kvm, facts.tdx_host, facts.tdx_guest, facts.apparmor_restricts) == ("untried", "Y", True, True)
     assert "does not exist" in facts.tools_lock_problem
     assert facts.locked_at is None

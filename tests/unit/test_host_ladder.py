@@ -15,9 +15,9 @@ from click.testing import CliRunner
 from privml.base.errors import HostError, UsageError
 from privml.cli import doctor as verb
 from privml.evidence.quotefault import FAULTS, REFUSED
-from privml.host import tdx
-from privml.host.facts import Line
+from privml.host import qemu, tdx
 from privml.host.ladder import TdxFacts, ladder
+from privml.host.line import Line
 from privml.host.tdx import Outside, look
 from privml.recipe.loader import load_platform, shipped
 
@@ -53,6 +53,7 @@ REGISTERED = """[04-06-2024 03:05:53] INFO: SGX Registration Agent version: 1.20
 [04-06-2024 03:05:54] INFO: Finished Registration Agent Flow.
 """
 GPU = "0000:18:00.0"
+SWITCH = "0000:05:00.0"
 QEMU = b"#!a QEMU\n"
 FILES = {
     "proc/cpuinfo": CPU,
@@ -109,11 +110,23 @@ class Host:
         path.symlink_to(self.root / target)
 
     def mode(self, value: int) -> None:
-        """Record the register of the GPU's mode in its BAR, a sparse file."""
-        with (self.root / f"sys/bus/pci/devices/{GPU}/resource0").open("wb") as file:
-            file.seek(0x1182CC)
+        """Record the register of the GPU's mode in its BAR."""
+        self.register(GPU, 0x1182CC, value)
+
+    def register(self, address: str, at: int, value: int) -> None:
+        """Record a register in a device's BAR, a sparse file."""
+        with (self.root / f"sys/bus/pci/devices/{address}/resource0").open("wb") as file:
+            file.seek(at)
             file.write(value.to_bytes(4, "little"))
             file.truncate(16 << 20)
+
+    def switch(self, value: int | None) -> None:
+        """Add an NVSwitch with this register; None: without a BAR that can be read."""
+        place = f"sys/bus/pci/devices/{SWITCH}"
+        for name, text in (("vendor", "0x10de\n"), ("class", "0x068000\n"), ("device", "0x22a3\n")):
+            self.write(f"{place}/{name}", text)
+        if value is not None:
+            self.register(SWITCH, 0x28C50, value)
 
     def program(self, argv: Sequence[str]) -> str:
         return self.programs[argv[1]]
@@ -277,12 +290,30 @@ BROKEN: list[tuple[str, Callable[[Host], None], str, str, str]] = [
     (f"gpu {GPU} mode", lambda host: host.mode(0), "fail", "computing is off", "--set-cc-mode=on"),
     (f"gpu {GPU} mode", lambda host: host.mode(3), "fail", "computing is devtools", "--set-cc-mode=on"),
     (f"gpu {GPU} mode", lambda host: host.mode(0xFFFFFFFF), "warn", "cannot be read here", "--query-cc-mode"),
+    (f"gpu {GPU} mode", lambda host: host.mode(0xBADF5040), "warn", "cannot be read here", "--query-cc-mode"),
     (
         f"gpu {GPU} mode",
-        _file(f"sys/bus/pci/devices/{GPU}/device", "0x2901\n"),
+        lambda host: host.mode(0x20),
         "warn",
-        "device 0x2901",
+        "protected PCIe is on",
+        "for one GPU: --set-ppcie-mode=off",
+    ),
+    (
+        f"gpu {GPU} mode",
+        _file(f"sys/bus/pci/devices/{GPU}/device", "0x2684\n"),
+        "warn",
+        "device 0x2684",
         "--query-cc-mode",
+    ),
+    (
+        f"gpu {GPU} mode",
+        _all(
+            _file(f"sys/bus/pci/devices/{GPU}/device", "0x2901\n"),
+            lambda host: host.register(GPU, 0x590, 3),
+        ),
+        "fail",
+        "computing is devtools",
+        "--set-cc-mode=on",
     ),
     (
         f"gpu {GPU} driver",
@@ -301,16 +332,9 @@ BROKEN: list[tuple[str, Callable[[Host], None], str, str, str]] = [
         "evidence",
     ),
     ("gpu-dma", _gone("dev/iommu"), "fail", "dma_entry_limit is 65535", "dma_entry_limit=4194304"),
-    (
-        "gpu-ppcie",
-        _all(
-            _file("sys/bus/pci/devices/0000:05:00.0/vendor", "0x10de\n"),
-            _file("sys/bus/pci/devices/0000:05:00.0/class", "0x068000\n"),
-        ),
-        "warn",
-        "1 NVSwitches",
-        "--query-ppcie-mode",
-    ),
+    ("gpu-ppcie", lambda host: host.switch(None), "warn", "1 GPUs and 1 NVSwitches: not all", "--query-ppcie-mode"),
+    ("gpu-ppcie", lambda host: host.switch(1), "fail", "on at 1 of 1 GPUs and 1 NVSwitches", "--set-ppcie-mode=off"),
+    ("gpu-ppcie", lambda host: host.mode(0x20), "fail", "on at 1 of 1 GPUs and 0 NVSwitches", "--set-ppcie-mode=off"),
     ("gpu", _file(f"sys/bus/pci/devices/{GPU}/vendor", "0x1002\n"), "fail", "no NVIDIA GPU", "slot"),
 ]
 
@@ -333,11 +357,32 @@ def test_a_pccs_with_a_certificate_of_its_own_is_fine_where_that_is_allowed(host
     assert host.line("pccs").status == "ok"
 
 
-def test_a_shipped_platform_fits_the_package_that_it_names(host: Host) -> None:
+@pytest.mark.parametrize(("gpu", "switch", "mode"), [(0x1, 0x0, "off"), (0x20, 0x1, "on")])
+def test_protected_pcie_is_fine_in_one_mode(host: Host, gpu: int, switch: int, mode: str) -> None:
+    host.mode(gpu)
+    host.switch(switch)
+    found = host.line("gpu-ppcie")
+    assert (found.status, found.found) == ("ok", f"protected PCIe is {mode} at 1 GPUs and 1 NVSwitches")
+
+
+def test_a_platform_without_a_binary_fits_the_package_that_it_names(host: Host) -> None:
     assert "mine fits it" in str(host.line("platform"))
-    (host.root / "usr/bin/qemu-system-x86_64").write_bytes(b"not learnt")
-    host.programs["--version"] = "QEMU emulator version 11.1.2 (Debian 1:11.1.2+ds-3)\n"
-    assert "qemu-11-q35 fits it" in str(host.line("platform"))
+    known = load_platform("qemu-11-q35", shipped())
+    unnamed = known.model_copy(update={"vmm": known.vmm.model_copy(update={"binary": None})})
+    for package, fits in (("Debian 1:11.1.2+ds-3", ("qemu-11-q35",)), ("Debian 1:11.1.2+ds-4", ())):
+        host.programs["--version"] = f"QEMU emulator version 11.1.2 ({package})\n"
+        found = qemu.look(host.root, [known, unnamed], host.program)
+        assert found is not None
+        assert found.platforms == fits
+
+
+def test_all_platforms_of_the_binary_fit_but_those_for_development(host: Host) -> None:
+    binary = hashlib.sha256(QEMU).hexdigest()
+    known = [load_platform(name, shipped()) for name in ("qemu-11-q35-tpm", "qemu-11-q35-one-disk", "qemu-11-q35")]
+    of_it = [one.model_copy(update={"vmm": one.vmm.model_copy(update={"binary": binary})}) for one in known]
+    found = qemu.look(host.root, of_it, host.program)
+    assert found is not None
+    assert found.platforms == ("qemu-11-q35", "qemu-11-q35-one-disk")
 
 
 def test_an_empty_machine_is_read(tmp_path: Path) -> None:
@@ -385,5 +430,5 @@ def test_a_socket_that_nothing_listens_at_is_said_to_refuse(tmp_path: Path) -> N
     assert "no such file" in tdx._dial(str(tmp_path / "none.sock"))
     assert tdx._dial((1, 1)) != ""
     assert tdx._get("http://127.0.0.1:1/rootcacrl") != ""
-    assert tdx._program([str(tmp_path / "none")]) == ""
+    assert qemu.program([str(tmp_path / "none")]) == ""
     assert os.listdir(tmp_path) == []

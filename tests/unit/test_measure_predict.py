@@ -201,7 +201,7 @@ def test_vendor_guids_are_the_specification_s() -> None:
     ("tables", "note"),
     [
         (Evidence.HARDWARE, ""),
-        (Evidence.TPM_BOOT, "no TD with so many CPUs was seen"),
+        (Evidence.TPM_BOOT, "no TD of such a machine was seen"),
         (Evidence.SOURCE, "no such machine was booted"),
     ],
 )

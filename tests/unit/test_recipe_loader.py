@@ -435,7 +435,7 @@ def test_an_unknown_platform_lists_the_known_ones(folder: Path) -> None:
         (
             "tee: tdx",
             "tee: none",
-            "recipes/platforms/qemu-11-q35.yaml:19: tpm: got `false` with `tee: none`: such a machine has "
+            "recipes/platforms/qemu-11-q35.yaml:20: tpm: got `false` with `tee: none`: such a machine has "
             "no measurements, expected true [platform-unmeasured]",
         ),
         ("tpm: false", "tpm: no", "tpm: got `no`, expected true or false"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import lzma
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -17,7 +18,7 @@ from privml.cli import platform as verb
 from privml.cli.store import store as store_verb
 from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
-from privml.lock.contents import bring_tables, known_tables, tables_of
+from privml.lock.tables import bring_tables, known_tables, tables_of
 from privml.machine import commandline
 from privml.machine.platform import KINDS, Platform, Size, Tables
 from privml.measure.tables import decode, measured_files
@@ -213,7 +214,12 @@ def test_the_verb_writes_a_file_and_an_object(place: Path) -> None:
     code, output = invoke(*words)
     assert code == 0, output
     assert "wrote recipes/platforms/mine.yaml: QEMU 10.0.13, pc-q35-10.0, single-pass, tables of" in output
-    assert len(list(Store().digests())) == 1
+    assert "wrote recipes/platforms/mine.tables.xz: these tables, " in output
+    (digest,) = Store().digests()
+    packed = place / "recipes/platforms/mine.tables.xz"
+    assert hashlib.sha256(lzma.decompress(packed.read_bytes())).hexdigest() == digest
+    platform = record(load_platform("mine", place / "recipes"))
+    assert blobs(TOOLS, platform, Size(1, 2 << 30), place / "another") == measured_files(generated(Size(1, 2 << 30)))
     assert invoke(*words) == (2, "recipes/platforms/mine.yaml already exists")
 
 
@@ -245,6 +251,20 @@ def test_a_qemu_that_dies_or_lies_leaves_nothing(
 
     monkeypatch.setattr(foreign, "find", fails)
     assert invoke("mine", "--qemu", "qemu", "--cpu", CPU_WORDS, "--", *NEW) == (error.exit_code, error.message)
+    assert sorted(path.name for path in place.iterdir()) == ["qemu"]
+
+
+def test_a_qemu_that_dies_at_one_of_the_sizes_leaves_nothing(place: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def dies(*args: object, words: Sequence[str] | None = None) -> dict[str, bytes]:
+        size = args[3]
+        assert isinstance(size, Size)
+        if size == Size(4, 8 << 30):
+            raise MeasurementError("qtest: QEMU exited at `outl 0xcf8 0x80000060`")
+        return generated(size)
+
+    monkeypatch.setattr(learn, "read_of", dies)
+    code, message = invoke("mine", "--qemu", "qemu", "--cpu", CPU_WORDS, "--memory", "8GiB", "--", *NEW)
+    assert (code, message) == (7, "qtest: QEMU exited at `outl 0xcf8 0x80000060`")
     assert sorted(path.name for path in place.iterdir()) == ["qemu"]
 
 

@@ -19,8 +19,10 @@ from privml.cli import run as verb
 from privml.host import ladder
 from privml.image.tools import ToolsTree
 from privml.image.workplace import Workplace
+from privml.machine.platform import Tables
 from privml.machine.qemu import HostSide
-from privml.recipe.loader import shipped
+from privml.recipe.loader import platforms_in, shipped
+from privml.recipe.platform import NO_TEE
 from privml.vm import foreign, td
 from privml.vm.foreign import ForeignQemu
 from privml.vm.launch import launch_of
@@ -75,7 +77,7 @@ def measured(argv: list[str]) -> dict[str, list[str]]:
     return {"devices": devices, "machine": machine, "cpu": cpu, "flags": flags, **rest}
 
 
-@pytest.mark.parametrize("name", ["qemu-11-q35", "qemu-11-q35-one-disk", "qemu-11-q35-h100"])
+@pytest.mark.parametrize("name", [one.name for one in platforms_in(shipped()) if one.tee != NO_TEE])
 def test_a_td_is_the_machine_whose_tables_are_read(name: str, launch: Launch, tmp_path: Path) -> None:
     chosen = platform(name, shipped())
     own = replace(launch, platform=chosen)
@@ -134,7 +136,7 @@ def test_a_card_that_the_host_does_not_give_is_named(launch: Launch, tmp_path: P
 
 def test_the_qemu_is_the_one_that_was_predicted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tools = ToolsTree(tmp_path, "")
-    learnt = replace(PLAIN, name="mine", qemu="10.1.0", binary="ab" * 32)
+    learnt = replace(PLAIN, name="mine", qemu="10.1.0", binary="ab" * 32, tables=Tables("cd" * 32, 9))
     assert qemu_for(tools, PLAIN, None) == Qemu(tools)
     with pytest.raises(UsageError, match=r"mine was learnt from a QEMU 10\.1\.0 of a host"):
         qemu_for(tools, learnt, None)

@@ -43,7 +43,7 @@ def doctor(*, as_json: bool, tdx: bool, gpu: bool) -> None:
     if tdx:
         _ladder(folder, gpu=gpu, as_json=as_json)
         return
-    facts = look(tools_lock_path(folder / "any.yaml"), list(recipe_locks(folder)))
+    facts = look(tools_lock_path(folder / "any.yaml"), list(recipe_locks(folder)), platforms_in(folder))
     lines = judge(facts)
     failing = [line.name for line in lines if line.status == "fail"]
     if as_json:

@@ -19,6 +19,7 @@ from privml.evidence import capture as captures
 from privml.evidence import gce
 from privml.evidence.gceformat import MAX_SIZE
 from privml.image.workplace import Workplace
+from privml.lock.tables import pack, packed_path
 from privml.machine import commandline
 from privml.machine.matrix import memory_sizes, vcpu_counts
 from privml.machine.platform import PageOrder
@@ -97,8 +98,8 @@ def learn(
 
     ARGS are the arguments with which QEMU starts a guest, with its TDX object. The machine is made by this QEMU, and
     its ACPI and SMBIOS tables are read for each number of vCPUs and each memory size; they go into the store as one
-    object, whose SHA-256 is in the file. `store export` copies it into a pool. Whatever cannot be predicted is named,
-    with the change that would make it predictable. Nothing is written then.
+    object, whose SHA-256 is in the file, and compressed into NAME.tables.xz next to it. Whatever cannot be predicted
+    is named, with the change that would make it predictable. Nothing is written then.
 
     Machines of Google Compute Engine have no such arguments: MRTD is what Google signed for its firmware, and RTMR0
     what captures of two or more machines show. Every event of them must be explained; the evidence is `learnt`.
@@ -145,9 +146,12 @@ def learn(
         found = learn_platform(name, tools, foreign.find(tools, qemu), line, (counts, sizes), page_order)
     place.store.add_bytes(found.tables)
     path.parent.mkdir(parents=True, exist_ok=True)
+    packed = pack(found.tables)
+    write_atomic(packed_path(path), packed)
     write_atomic(path, found.text.encode())
     vmm, tables = found.file.vmm, len(found.tables) / KIB
     show(f"wrote {path}: QEMU {vmm.version}, {found.file.machine.type}, {vmm.page_order}, tables of {tables:.0f} KiB")
+    show(f"wrote {packed_path(path)}: these tables, {len(packed) / KIB:.0f} KiB, to be kept next to it")
     for note in found.notes:
         show(f"note: {note}")
     show("next: name it in `platforms` of a recipe, then `privml-build lock` and `image`", err=True)

@@ -13,10 +13,11 @@ from privml.cli.completion import TARGET
 from privml.cli.output import show
 from privml.cli.usage import Verb
 from privml.image.unpack import tree_key
-from privml.lock.contents import bring_all, bring_tables, kept, known_tables, tables_of
+from privml.lock.contents import bring_all, kept
 from privml.lock.locate import folder_of, known_locks, locks_of
 from privml.lock.lockfile import read_any_lock
 from privml.lock.models import ToolsLock
+from privml.lock.tables import bring_tables, known_tables, tables_of
 from privml.recipe.loader import find, load, platforms_of, shipped
 from privml.store.objects import Store
 from privml.store.pools import export as write_pool
@@ -96,7 +97,7 @@ def export(target: str, folder: Path) -> None:
         tables = {one for one in known_tables([folder_of(target)]) if found.has(one)}
     else:
         platforms = platforms_of(load(find(target)))
-        bring_tables(found, platforms)
+        bring_tables(found, platforms, folders=[folder_of(target)])
         tables = {item.sha256 for item in tables_of(platforms)}
     copied, total = write_pool(found, kept(locks, found) | tables, folder)
     show(f"{folder}: {copied} objects written, {total / MIB:.1f} MiB")

@@ -11,6 +11,8 @@ from datetime import datetime
 from pathlib import Path
 from typing import Literal
 
+from privml.host.line import Line
+from privml.host.qemu import QemuFact, fitting
 from privml.image import namespaces
 
 GIB = 1 << 30
@@ -60,21 +62,10 @@ class HostFacts:
     tdx_host: str
     tdx_guest: bool
     now: datetime
+    # The QEMU of this host's own; builds and boots here use that of the tools.
+    qemu: QemuFact | None = None
     # The name of the store's owner if that is another user.
     store_owner: str = ""
-
-
-@dataclass(frozen=True)
-class Line:
-    """One finding; ``fail`` is used only for requirements of a build."""
-
-    status: Literal["ok", "warn", "fail"]
-    name: str
-    found: str
-    remedy: str = ""
-
-    def __str__(self) -> str:
-        return f"{self.status:<4} {self.name}: {self.found}{f'; {self.remedy}' if self.remedy else ''}"
 
 
 def judge(facts: HostFacts) -> list[Line]:
@@ -211,6 +202,11 @@ def _machines(facts: HostFacts) -> Iterator[Line]:
         "untried": Line("ok", "kvm", "available; it is tested once the tools are unpacked"),
     }
     yield states[facts.kvm]
+    if facts.qemu is None:
+        yield Line("ok", "qemu", "none of this host's own, which is not needed: the tools have one")
+    else:
+        yield Line("ok", "qemu", f"{facts.qemu.name}; builds and boots here use that of the tools")
+        yield from fitting(facts.qemu)
     if facts.tdx_host == "Y":
         yield Line("ok", "tdx-host", "kvm_intel has TDX")
     else:

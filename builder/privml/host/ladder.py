@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import HostError
-from privml.host.facts import Line
+from privml.host.line import Line
+from privml.host.qemu import QemuFact, fitting
 
 # Intel's CPUs with TDX: family 6, Sapphire Rapids, Emerald Rapids, Granite Rapids (two), Sierra Forest.
 MODELS = {
@@ -35,23 +36,16 @@ _NEEDED_BY_GPU = 65536
 
 
 @dataclass(frozen=True)
-class QemuFact:
-    """The QEMU of this host: path, version and package, whether it has tdx-guest, and the platform that fits it."""
-
-    path: str
-    version: str
-    package: str
-    tdx_guest: bool
-    platform: str
-
-
-@dataclass(frozen=True)
 class GpuFact:
-    """One NVIDIA GPU: PCI address, its confidential computing mode (empty: not readable), driver, IOMMU group."""
+    """One NVIDIA GPU: PCI address, its confidential computing mode (empty: not readable), driver, IOMMU group.
+
+    ``ppcie`` says whether protected PCIe is on; it is empty if that is not readable.
+    """
 
     address: str
     device: str
     mode: str
+    ppcie: str
     driver: str
     group: str
     vbios: str
@@ -61,7 +55,8 @@ class GpuFact:
 class TdxFacts:
     """Facts about a TDX host. ``log`` is None if the kernel's log may not be read.
 
-    ``..._problem`` are empty if there is none; ``gpus`` is None if they were not asked for.
+    ``..._problem`` are empty if there is none; ``gpus`` is None if they were not asked for. ``switches`` says of each
+    NVSwitch whether protected PCIe is on, as `GpuFact` does.
     """
 
     vendor: str
@@ -82,7 +77,7 @@ class TdxFacts:
     gpus: tuple[GpuFact, ...] | None
     iommufd: bool
     dma_entries: int | None
-    switches: int
+    switches: tuple[str, ...]
 
 
 def ladder(facts: TdxFacts) -> list[Line]:
@@ -179,16 +174,11 @@ def _qemu(facts: TdxFacts) -> Iterator[Line]:
             "warn", "qemu", "no qemu-system-x86_64 in the PATH", "not needed by `run --tdx`, which has its own"
         )
         return
-    name = f"{qemu.path} {qemu.version}{f' ({qemu.package})' if qemu.package else ''}"
     if qemu.tdx_guest:
-        yield Line("ok", "qemu", f"{name} has tdx-guest")
+        yield Line("ok", "qemu", f"{qemu.name} has tdx-guest")
     else:
-        yield Line("warn", "qemu", f"{name} has no tdx-guest", "use QEMU 10.1 or newer; `run --tdx` has its own")
-    if qemu.platform:
-        yield Line("ok", "platform", f"{qemu.platform} fits it")
-    else:
-        remedy = f"privml-build platform learn NAME --qemu {qemu.path} -- ARGS"
-        yield Line("warn", "platform", "no platform here is of it", remedy)
+        yield Line("warn", "qemu", f"{qemu.name} has no tdx-guest", "use QEMU 10.1 or newer; `run --tdx` has its own")
+    yield from fitting(qemu)
 
 
 def _quotes(facts: TdxFacts) -> Iterator[Line]:
@@ -233,11 +223,25 @@ def _gpus(facts: TdxFacts, gpus: tuple[GpuFact, ...]) -> Iterator[Line]:
         few = limit is None or limit < _NEEDED_BY_GPU
         more = "; another VMM needs vfio_iommu_type1.dma_entry_limit=4194304" if few else ""
         yield Line("fail", "gpu-dma", found, f"modprobe iommufd, which `run --tdx` uses{more}")
-    if facts.switches:
-        found = f"{facts.switches} NVSwitches: all GPUs and switches must be in one mode"
-        yield Line("warn", "gpu-ppcie", found, "ask `nvidia_gpu_tools.py --query-ppcie-mode` for each")
-    else:
-        yield Line("ok", "gpu-ppcie", "no NVSwitch, so no protected PCIe")
+    yield _protected(gpus, facts.switches)
+
+
+def _protected(gpus: tuple[GpuFact, ...], switches: tuple[str, ...]) -> Line:
+    """Protected PCIe is for a guest with all GPUs and NVSwitches of a board, which must all be in one mode."""
+    name, modes = "gpu-ppcie", [gpu.ppcie for gpu in gpus] + list(switches)
+    whole = f"{len(gpus)} GPUs and {len(switches)} NVSwitches"
+    if "" in modes and (switches or "on" in modes):
+        found = f"{whole}: not all modes can be read here, and all must be in one"
+        return Line("warn", name, found, "ask `nvidia_gpu_tools.py --query-ppcie-mode` for each")
+    if "on" not in modes:
+        return Line(
+            "ok", name, f"protected PCIe is off at {whole}" if switches else "no NVSwitch, so no protected PCIe"
+        )
+    if "off" in modes or not switches:
+        found = f"protected PCIe is on at {modes.count('on')} of {whole}, expected all or none, with NVSwitches"
+        remedy = "nvidia_gpu_tools.py --set-ppcie-mode=off --reset-after-ppcie-mode-switch for each"
+        return Line("fail", name, found, remedy)
+    return Line("ok", name, f"protected PCIe is on at {whole}")
 
 
 def _gpu(gpu: GpuFact) -> Iterator[Line]:
@@ -245,6 +249,9 @@ def _gpu(gpu: GpuFact) -> Iterator[Line]:
     remedy = f"nvidia_gpu_tools.py --gpu-bdf={gpu.address} --set-cc-mode=on --reset-after-cc-mode-switch"
     if gpu.mode == "on":
         yield Line("ok", f"{name} mode", "confidential computing is on")
+    elif gpu.ppcie == "on":
+        found = "protected PCIe is on, which is for a guest with all GPUs and NVSwitches"
+        yield Line("warn", f"{name} mode", found, f"for one GPU: --set-ppcie-mode=off, then {remedy}")
     elif gpu.mode:
         yield Line("fail", f"{name} mode", f"confidential computing is {gpu.mode}", remedy)
     else:

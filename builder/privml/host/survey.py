@@ -9,7 +9,7 @@ import pwd
 import shutil
 import sys
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
@@ -20,6 +20,7 @@ from privml.base.http import Connections
 from privml.base.run import run
 from privml.base.wayout import WayOut, host_way_out, without_password
 from privml.host.facts import HostFacts, Kvm, MirrorFact
+from privml.host.qemu import look as qemu_look
 from privml.image import namespaces
 from privml.image import tools as tools_room
 from privml.image.unpack import tree_key
@@ -30,6 +31,7 @@ from privml.lock.models import Lock, ToolsLock
 from privml.lock.record import parse_time
 from privml.lock.states import judge
 from privml.recipe.distributions import Suite
+from privml.recipe.platform import PlatformFile
 from privml.store.mirrors import Mirrors, configured_addresses, host_mirrors
 from privml.store.objects import Store
 from privml.vm.accelerator import choose
@@ -38,8 +40,10 @@ SECONDS = 5.0
 _MAX_STATE = 4 * 1024 * 1024
 
 
-def look(tools_lock: Path, locks: Sequence[Path], *, root: Path = Path("/")) -> HostFacts:
-    """The facts of this machine, for recipes with these ``locks``; /proc, /sys, /dev and /etc are below ``root``."""
+def look(
+    tools_lock: Path, locks: Sequence[Path], platforms: Iterable[PlatformFile] = (), *, root: Path = Path("/")
+) -> HostFacts:
+    """The facts of this machine, for recipes with these ``locks`` and ``platforms``; its files are below ``root``."""
     store = Store()
     known, problem = _tools(tools_lock)
     recipes = [lock for path in locks if (lock := _lock(path)) is not None]
@@ -71,6 +75,7 @@ def look(tools_lock: Path, locks: Sequence[Path], *, root: Path = Path("/")) -> 
         tdx_host=_word(root / "sys/module/kvm_intel/parameters/tdx"),
         tdx_guest=(root / "dev/tdx_guest").exists(),
         now=now,
+        qemu=qemu_look(root, platforms),
         store_owner=home.other_owner(_existing(store.root)),
     )
 

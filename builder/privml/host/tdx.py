@@ -4,31 +4,33 @@ from __future__ import annotations
 
 import http.client
 import mmap
-import os
 import re
-import shutil
 import socket
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from privml.base.errors import HostError, PrivmlError
-from privml.base.files import sha256_file
 from privml.base.http import Connections
 from privml.base.run import run
 from privml.base.wayout import WayOut
-from privml.host.ladder import PARAMETER, GpuFact, QemuFact, TdxFacts
+from privml.host.ladder import PARAMETER, GpuFact, TdxFacts
+from privml.host.qemu import look as qemu_look
+from privml.host.qemu import program
 from privml.recipe.platform import PlatformFile
 from privml.vm.unixsocket import connected
 
 _SECONDS = 5.0
 _NVIDIA = "0x10de"
 _DISPLAY, _SWITCH = ("0x0300", "0x0302"), "0x0680"
-# Hopper's register with the mode in its two low bits, in BAR 0 (NVIDIA gpu-admin-tools, query_cc_mode_hopper).
-_MODE_REGISTER = {"0x23": 0x1182CC}
+# NVIDIA gpu-admin-tools, query_cc_mode_hopper, ..._blackwell, query_ppcie_mode: registers in BAR 0, by the start of
+# the device id. A GPU's two low bits are its mode; Hopper's and an NVSwitch's also say whether protected PCIe is on.
+_HOPPER = "0x23"
+_MODE_REGISTER = {_HOPPER: 0x1182CC, "0x29": 0x590}
 _MODES = {0: "off", 1: "on", 3: "devtools"}
-_ASLEEP = 0xFFFFFFFF
-_VERSION = re.compile(r"QEMU emulator version ([0-9.]+)(?: \((.*?)\))?")
+_PPCIE = 0x20
+_SWITCH_REGISTER, _SWITCH_PPCIE = {"0x22": 0x28C50}, 0x1
+_ASLEEP, _REFUSED = 0xFFFFFFFF, 0xBADF
 _QGS_SOCKET = "/var/run/tdx-qgs/qgs.socket"
 _LOCAL_CID = 1  # VMADDR_CID_LOCAL: this machine, as seen from itself
 _MAX = 4 << 20
@@ -49,13 +51,6 @@ def _kernel_log() -> str | None:
         return run(["dmesg"], timeout=_SECONDS, what="dmesg").stdout.decode("utf-8", "replace")
     except HostError:
         return None
-
-
-def _program(argv: Sequence[str]) -> str:
-    try:
-        return run(argv, timeout=_SECONDS, what=argv[0]).stdout.decode("utf-8", "replace")
-    except HostError:
-        return ""
 
 
 def _dial(address: tuple[int, int] | str) -> str:
@@ -82,7 +77,7 @@ def _get(url: str) -> str:
         return str(error) or type(error).__name__
 
 
-LIVE = Outside(_kernel_log, _program, _dial, _get)
+LIVE = Outside(_kernel_log, program, _dial, _get)
 
 
 def look(
@@ -107,7 +102,7 @@ def look(
         kvm_tdx=_word(root / PARAMETER),
         cmdline=tuple(_word(root / "proc/cmdline").split()),
         sgx=all((root / "dev" / name).exists() for name in ("sgx_enclave", "sgx_provision")),
-        qemu=_qemu(root, list(platforms), outside),
+        qemu=qemu_look(root, platforms, outside.program),
         quote=quote if isinstance(quote, str) else f"vsock:2:{quote[1]}",
         quote_problem=outside.dial(quote),
         pccs=url,
@@ -116,7 +111,7 @@ def look(
         gpus=tuple(_gpu(one, root) for one in nvidia if _class(one) in _DISPLAY) if gpus else None,
         iommufd=(root / "dev/iommu").exists(),
         dma_entries=_number(limit) if limit.isdecimal() else None,
-        switches=sum(_class(one) == _SWITCH for one in nvidia),
+        switches=tuple(_switch(one) for one in nvidia if gpus and _class(one) == _SWITCH),
     )
 
 
@@ -140,25 +135,6 @@ def _cpu(text: str) -> dict[str, str]:
     """The fields of the first CPU in /proc/cpuinfo."""
     rows = (line.partition(":") for line in text.partition("\n\n")[0].splitlines())
     return {key.strip(): value.strip() for key, _, value in rows}
-
-
-def _qemu(root: Path, platforms: Sequence[PlatformFile], outside: Outside) -> QemuFact | None:
-    folders = [str(root / folder) for folder in ("usr/local/bin", "usr/bin", "usr/libexec")]
-    names = ("qemu-system-x86_64", "qemu-kvm")
-    path = next((found for name in names if (found := shutil.which(name, path=os.pathsep.join(folders)))), None)
-    if path is None:
-        return None
-    match = _VERSION.search(outside.program([path, "--version"]))
-    version, package = (match[1], match[2] or "") if match is not None else ("of unknown version", "")
-    binary = sha256_file(Path(path))
-    fits = next((one.name for one in platforms if _is_of(one, binary, package)), "")
-    return QemuFact(path, version, package, "tdx-guest" in outside.program([path, "-object", "help"]), fits)
-
-
-def _is_of(platform: PlatformFile, binary: str, package: str) -> bool:
-    """Whether a platform's tables are those of a QEMU: the same binary, or of the same package if it names none."""
-    vmm = platform.vmm
-    return vmm.binary == binary if vmm.binary is not None else bool(package) and vmm.package == package
 
 
 def _quote_service(root: Path) -> tuple[int, int] | str:
@@ -197,26 +173,34 @@ def _class(device: Path) -> str:
 
 def _gpu(device: Path, root: Path) -> GpuFact:
     identity = _word(device / "device")
+    value = _register(device / "resource0", _MODE_REGISTER.get(identity[:4]))
     information = _text(root / "proc/driver/nvidia/gpus" / device.name / "information")
     match = re.search(r"^Video BIOS:\s*(\S+)", information, re.MULTILINE)
     return GpuFact(
         address=device.name,
         device=identity,
-        mode=_mode(device / "resource0", _MODE_REGISTER.get(identity[:4])),
+        mode="" if value is None else _MODES.get(value & 3, ""),
+        ppcie=_bit(value, _PPCIE) if identity.startswith(_HOPPER) else "off",
         driver=_linked(device / "driver"),
         group=_linked(device / "iommu_group"),
         vbios="" if match is None or "?" in match[1] else match[1],
     )
 
 
+def _switch(device: Path) -> str:
+    """Whether protected PCIe is on at an NVSwitch; empty if it cannot be read."""
+    register = _SWITCH_REGISTER.get(_word(device / "device")[:4])
+    return _bit(_register(device / "resource0", register), _SWITCH_PPCIE)
+
+
 def _linked(path: Path) -> str:
     return path.resolve().name if path.exists() else ""
 
 
-def _mode(resource: Path, register: int | None) -> str:
-    """The mode in a GPU's register; empty if it cannot be read, as when the card sleeps."""
+def _register(resource: Path, register: int | None) -> int | None:
+    """A register of a device in its BAR 0; None if it cannot be read, as when the device sleeps."""
     if register is None:
-        return ""
+        return None
     page = register & ~(mmap.ALLOCATIONGRANULARITY - 1)
     try:
         with resource.open("rb") as file:
@@ -225,5 +209,9 @@ def _mode(resource: Path, register: int | None) -> str:
                 at = register - page
                 value = int.from_bytes(access[at : at + 4], "little")
     except (OSError, ValueError):
-        return ""
-    return "" if value == _ASLEEP else _MODES.get(value & 3, "")
+        return None
+    return None if value == _ASLEEP or value >> 16 == _REFUSED else value
+
+
+def _bit(value: int | None, bit: int) -> str:
+    return "" if value is None else "on" if value & bit else "off"

@@ -45,10 +45,10 @@ from privml.image.leftovers import remove_leftovers
 from privml.image.modelvolume import ModelVolume
 from privml.image.steps import Earlier
 from privml.image.tools import ToolsTree
-from privml.lock.contents import bring_tables
 from privml.lock.localdebs import store_local
 from privml.lock.make import bring
 from privml.lock.models import Lock, Package, VendorFile
+from privml.lock.tables import bring_tables
 from privml.output import manifest as manifests
 from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
 from privml.output.manifest import Firmware, Manifest
@@ -172,7 +172,7 @@ def _bring(order: Order, *, forced: bool = False) -> None:
     packages += lock.compiler_debs
     diskroom.check_store(lock, store)
     bring(store, packages, lock.wheels, lock.models, folder=order.recipe.path.parent, pools=order.pools)
-    bring_tables(store, platforms_of(order.recipe), order.pools)
+    bring_tables(store, platforms_of(order.recipe), order.pools, [order.recipe.path.parent])
 
 
 def _driver_files(

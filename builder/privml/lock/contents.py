@@ -9,10 +9,6 @@ from privml.lock.changes import states_of
 from privml.lock.make import bring
 from privml.lock.modelrecord import Model
 from privml.lock.models import Lock, Package, ToolsLock, VendorFile, Wheel
-from privml.recipe.gceplatform import GcePlatformFile
-from privml.recipe.loader import platforms_in
-from privml.recipe.platform import PlatformFile
-from privml.store.fetch import Item, fetch
 from privml.store.mirrors import Mirrors, host_mirrors
 from privml.store.objects import Store
 from privml.store.pools import Pool
@@ -46,32 +42,6 @@ def kept(locks: Iterable[Lock | ToolsLock], store: Store) -> set[str]:
         for state in each.archives
     }
     return digests(locks) | {state for state in states if store.has(state)}
-
-
-def tables_of(platforms: Iterable[PlatformFile | GcePlatformFile]) -> list[Item]:
-    """The tables of learnt platforms, which only stores and pools have."""
-    return [
-        Item(one.tables.sha256, one.tables.size, f"the tables of platform {one.name}", (), _NOWHERE)
-        for one in platforms
-        if one.tables is not None
-    ]
-
-
-def bring_tables(
-    store: Store, platforms: Iterable[PlatformFile | GcePlatformFile], pools: Sequence[Pool] = ()
-) -> None:
-    """Fetch the tables of learnt platforms that are missing from the store; ``InputsError`` if no pool has them."""
-    missing = [item for item in tables_of(platforms) if not store.has(item.sha256)]
-    if missing:
-        fetch(store, missing, pools=pools)
-
-
-def known_tables(folders: Iterable[Path]) -> set[str]:
-    """The SHA-256 of the tables of every platform file in these folders; files that cannot be read have none."""
-    return {item.sha256 for folder in folders for item in tables_of(platforms_in(folder))}
-
-
-_NOWHERE = "give the pool that has them, or learn the platform again with its QEMU"
 
 
 def bring_all(

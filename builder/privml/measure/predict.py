@@ -38,7 +38,7 @@ AGENT_EVENT_TYPE = 0x0
 """The TCG type of RTMR3 events in a prediction: the agent's log is its own format and has none."""
 _UNSEEN = {
     Evidence.HARDWARE: "",
-    Evidence.TPM_BOOT: "no TD with so many CPUs was seen",
+    Evidence.TPM_BOOT: "no TD of such a machine was seen",
     Evidence.SOURCE: "no such machine was booted",
 }
 

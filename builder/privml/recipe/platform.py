@@ -143,7 +143,7 @@ class Vmm(Section):
     binary: Annotated[
         Sha256 | None,
         given("a SHA-256"),
-        about("The SHA-256 of the binary that the tables were learnt from.", "0" * 64),
+        about("The SHA-256 of the binary that the tables are from.", "0" * 64),
     ] = None
     page_order: Annotated[
         Literal["single-pass", "two-pass"] | None,

@@ -208,7 +208,7 @@ def _device(device: Device) -> dict[str, Any]:
 
 
 def _text(fields: Mapping[str, Any]) -> str:
-    lines = ["# Learnt by `privml-build platform learn`: its tables are an object of the store, and of pools."]
+    lines = ["# Learnt by `privml-build platform learn`: its tables are next to it, in the store and in pools."]
     for key, value in fields.items():
         if key == "devices":
             lines.append("devices:")

@@ -116,12 +116,14 @@ def _tables(platform: Platform, size: Size) -> Evidence:
     """How it is known that firmware gets the tables read here.
 
     From their source alone on machines that were never compared with a boot: other platforms, larger sizes, and
-    devices that QEMU cannot emulate. No TD above 255 CPUs was seen, whose tables have other entries.
+    devices that QEMU cannot emulate. No TD above 255 CPUs was seen, whose tables have other entries, and none of a
+    learnt platform.
     """
     cards = any(len(device.bars) > 1 and not device.functions for device in platform.devices)
     if not platform.booted or cards or size.vcpus > LARGEST_BOOTED.vcpus or size.memory > LARGEST_BOOTED.memory:
         return Evidence.SOURCE
-    return Evidence.HARDWARE if size.vcpus <= PLAIN_VCPUS else Evidence.TPM_BOOT
+    seen = size.vcpus <= PLAIN_VCPUS and platform.tables is None
+    return Evidence.HARDWARE if seen else Evidence.TPM_BOOT
 
 
 def measured_launch(prediction: Prediction, platform: Platform, size: Size) -> MeasuredLaunch:

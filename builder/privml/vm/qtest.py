@@ -22,6 +22,7 @@ from privml.base import strictjson
 from privml.base.errors import InputsError, MeasurementError
 from privml.base.files import write_atomic
 from privml.image.tools import GENERIC_FIRMWARE, Bind, ToolsTree
+from privml.lock.tables import carry
 from privml.machine.platform import Platform, Size, Tables
 from privml.machine.qemu import ACCELERATORS, AcceleratorName, HostSide, arguments
 from privml.measure import pciwindow
@@ -282,9 +283,9 @@ def _tables_at(root: Path, known: Tables) -> LearntTables:
 
 
 def _tables(store: Store, known: Tables) -> LearntTables:
-    if not store.has(known.sha256):
+    if not carry(store, known.sha256):
         raise InputsError(
-            f"the tables sha256:{known.sha256} of a learnt platform are not in the store",
+            f"the tables sha256:{known.sha256} of a learnt platform are not in the store, nor next to its file",
             hint="`privml-build store import POOL` brings them from a pool, `platform learn` from that QEMU",
         )
     return _tables_at(store.root, known)

@@ -75,14 +75,15 @@ def cards(addresses: tuple[str, ...], platform: Platform) -> tuple[str, ...]:
 
 def qemu_for(tools: ToolsTree, platform: Platform, path: Path | None) -> Qemu:
     """The QEMU whose tables are predicted: the tools', or the binary that a platform was learnt from."""
-    if platform.binary is None and path is None:
+    learnt = platform.tables is not None
+    if not learnt and path is None:
         return Qemu(tools)
     if path is None:
         raise UsageError(
             f"platform {platform.name} was learnt from a QEMU {platform.qemu} of a host", hint="name it with --qemu"
         )
     found = foreign.find(tools, path)
-    if platform.binary is None:
+    if not learnt:
         raise UsageError(f"platform {platform.name} is predicted with the QEMU of the tools", hint="leave out --qemu")
     if found.binary != platform.binary:
         raise HostError(
