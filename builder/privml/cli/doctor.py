@@ -43,7 +43,7 @@ def doctor(*, as_json: bool, tdx: bool, gpu: bool) -> None:
     if tdx:
         _ladder(folder, gpu=gpu, as_json=as_json)
         return
-    facts = look(tools_lock_path(folder / "any.yaml"), list(recipe_locks(folder)), platforms_in(folder))
+    facts = look(tools_lock_path(folder / "any.yaml"), list(recipe_locks(folder)), _of_qemu(folder))
     lines = judge(facts)
     failing = [line.name for line in lines if line.status == "fail"]
     if as_json:
@@ -60,7 +60,7 @@ def doctor(*, as_json: bool, tdx: bool, gpu: bool) -> None:
 
 
 def _ladder(folder: Path, *, gpu: bool, as_json: bool) -> None:
-    platforms = [one for one in platforms_in(folder) if isinstance(one, PlatformFile)]
+    platforms = _of_qemu(folder)
     lines = ladder(tdx_look(platforms, gpus=gpu))
     failing = [line.name for line in lines if line.status == "fail"]
     if as_json:
@@ -71,3 +71,8 @@ def _ladder(folder: Path, *, gpu: bool, as_json: bool) -> None:
         raise HostError(
             f"a TD needs: {', '.join(failing)}", hint=f"mend `{failing[0]}` first: the others stand on it"
         )
+
+
+def _of_qemu(folder: Path) -> list[PlatformFile]:
+    """The platforms that a QEMU of this machine may be; a cloud's are not."""
+    return [one for one in platforms_in(folder) if isinstance(one, PlatformFile)]
