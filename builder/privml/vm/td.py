@@ -93,10 +93,11 @@ def qemu_for(tools: ToolsTree, platform: Platform, path: Path | None) -> Qemu:
 def td_arguments(launch: Launch, host: TdHost, directory: Path, port: int) -> list[str]:
     """QEMU's arguments for ``launch`` as a TD, whose own files are in ``directory``; paths are this machine's."""
     image = launch.image.resolve()
+    boot_disk = () if launch.boot_disk is None else (str(launch.boot_disk.resolve()),)
     side = HostSide(
         firmware=f"{image}/{launch.firmware}",
-        kernel=f"{image}/uki.efi",
-        disks=tuple(f"{image}/{name}" for name in launch.disks),
+        kernel=None if launch.boot_disk else f"{image}/uki.efi",
+        disks=(*boot_disk, *(f"{image}/{name}" for name in launch.disks)),
         forwards=((port, launch.forward),) if launch.forward is not None else (),
         network=launch.network,
         serial=f"file:{directory}/console.log",
