@@ -307,7 +307,7 @@ class Content(Section):
         list[Annotated[Device, BeforeValidator(kind_and_count), WithJsonSchema(DEVICE_SCHEMA)]],
         about(
             "The devices of the guest, one KIND: COUNT each; by default those of its platforms. The first disk is "
-            "for the root, and one more for each model; further disks are never read.",
+            "for the root, and one more for each model (`boot: disk`: one for all); further disks are never read.",
             "virtio-blk: 2",
             CONFIG,
             min_length=1,
