@@ -190,7 +190,7 @@ class Field:
             raise UsageError(
                 f"{name} is none of the image's platforms: add it to `platforms` of the recipe, and build"
             )
-        platform, size, place = platform_named(name, recipes, len(manifest.volumes)), manifest.shapes[0], Workplace()
+        platform, size, place = platform_named(name, recipes, manifest), manifest.shapes[0], Workplace()
         tools = place.tools_of(target)
         predicate = predict_image(tools, place.store.root, target.directory, manifest, recipes, [size], [platform])
         state.directory, state.launch = target.directory, predicate.launches[0]

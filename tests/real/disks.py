@@ -9,7 +9,7 @@ import struct
 import uuid
 import zlib
 from collections.abc import Iterable
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from privml.events.gpt import SECTOR
 from privml.image.tools import Bind, ToolsTree
@@ -113,10 +113,18 @@ def with_partitions(source: Path | None, target: Path, more: Iterable[tuple[str,
 
 def add_file(tools: ToolsTree, disk: Path, file: Path, folder: str) -> None:
     """Put ``file`` into a new ``folder`` on the disk's first partition, a FAT."""
+    put_file(tools, disk, file, f"{folder}/{file.name}")
+
+
+def put_file(tools: ToolsTree, disk: Path, file: Path, path: str) -> None:
+    """Put ``file`` at ``path`` on the disk's first partition, a FAT; folders are made, a file there is replaced."""
     place = f"/disk/{disk.name}@@{gpt.read(disk).partitions[0].start}"
     binds = [Bind(disk.parent, "/disk", writable=True), Bind(file, "/file")]
-    for words in (["mmd", "-i", place, f"::{folder}"], ["mcopy", "-i", place, "/file", f"::{folder}/{file.name}"]):
-        tools.run(words, binds=binds, env={"MTOOLS_SKIP_CHECK": "1"})
+    env = {"MTOOLS_SKIP_CHECK": "1"}
+    for folder in reversed(PurePosixPath(path).parents[:-1]):
+        # It may be there already.
+        tools.run(["mmd", "-D", "s", "-i", place, f"::{folder}"], binds=binds, env=env, check=False)
+    tools.run(["mcopy", "-D", "o", "-o", "-i", place, "/file", f"::{path}"], binds=binds, env=env)
 
 
 def digest(path: Path) -> str:

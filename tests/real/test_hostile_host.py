@@ -11,6 +11,7 @@ from tests.real.conftest import only_full, privml, succeeded
 from tests.real.levers import append, fw_cfg, oem_strings, pulled, writable
 
 from privml.base.sizes import PLAIN_VCPUS
+from privml.image.disk import LOADER
 from privml.image.target import resolve
 from privml.image.tools import Bind
 from privml.image.workplace import Workplace
@@ -70,7 +71,7 @@ def test_an_addon_next_to_the_uki_is_measured(bench: Bench, demo_cpu: Path, tmp_
         binds=[Bind(tmp_path, "/work", writable=True)],
     )  # fmt: skip
     disk = bootdisk.make(tools, demo_cpu / "uki.efi", tmp_path / "boot.raw")
-    disks.add_file(tools, disk, tmp_path / "evil.addon.efi", f"{bootdisk.LOADER}.extra.d")
+    disks.add_file(tools, disk, tmp_path / "evil.addon.efi", f"{LOADER}.extra.d")
     assert moved(bench, bench.launch(SMALL, boot_disk=disk)) == {
         ("RTMR1", "further-image"),
         ("RTMR2", "host-load-options"),

@@ -115,6 +115,12 @@ if argv[0] == "systemd-repart":
 elif argv[0] == "ukify":
     parts = ("vmlinuz", "initrd", "cmdline", "os-release")
     (work / "uki.efi").write_bytes(b"".join((work / part).read_bytes() for part in parts))
+elif argv[0] == "mkfs.fat":
+    (work / "esp").write_bytes(" ".join(argv).encode().ljust((work / "esp").stat().st_size, b"\\0"))
+elif argv[0] == "mcopy":
+    with (work / "esp").open("r+b") as esp:
+        esp.seek(4096)
+        esp.write((work / "EFI/BOOT/BOOTX64.EFI").read_bytes())
 elif argv[0] == "virt-fw-vars":
     (work / "firmware.fd").write_bytes((work / "firmware.in").read_bytes().replace(b"with", b"without"))
 else:

@@ -165,6 +165,9 @@ class Tools(ToolsTree):
                 **{section: (work / name).read_bytes() for section, name in parts.items()}, uname=uname.encode()
             )
             (work / "uki.efi").write_bytes(made)
+        elif argv[0] == "mcopy":
+            with (work / "esp").open("r+b") as esp:
+                esp.write((work / "EFI/BOOT/BOOTX64.EFI").read_bytes())
         elif argv[0] == "virt-fw-vars":
             (work / "firmware.fd").write_bytes((work / "firmware.in").read_bytes().replace(b"with", b"without"))
         return Completed(0, b"", b"")
@@ -229,6 +232,7 @@ class Predictor:
 
     def predict(self, tools: ToolsTree, directory: Path, manifest: Manifest) -> Predicate:
         firmware, uki = ((directory / name).read_bytes() for name in ("firmware.fd", "uki.efi"))
+        boot = () if manifest.boot_disk is None else (manifest.boot,)
         launches = tuple(
             MeasuredLaunch(
                 "tdx",
@@ -238,8 +242,8 @@ class Predictor:
                     name: Accepted((value,), Evidence.TPM_BOOT)
                     for name, value in {
                         "mrtd": digest(firmware),
-                        "rtmr0": digest(firmware, platform, str(shape)),
-                        "rtmr1": digest(uki),
+                        "rtmr0": digest(firmware, platform, str(shape), *boot),
+                        "rtmr1": digest(uki, *boot),
                         "rtmr2": digest(b"sections", uki),
                         "rtmr3": replay(manifest.agent_events),
                     }.items()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import struct
 import zlib
 from pathlib import Path
@@ -14,9 +15,10 @@ def gpt(parts: list[tuple[str, int, int]], *, table: int = 2, count: int = 128, 
     header = struct.pack(
         "<8sIIIIQQQQ16sQIII", b"EFI PART", 0x10000, 92, 0, 0, 1, 0, 34, 0, bytes(16), table, count, size, 0
     )
+    guids = [hashlib.sha256(name.encode()).digest()[:16] for name, *_ in parts]
     entries = b"".join(
-        struct.pack("<16s16sQQQ72s", b"K" * 16, bytes(16), first, last, 0, name.encode("utf-16-le"))
-        for name, first, last in parts
+        struct.pack("<16s16sQQQ72s", b"K" * 16, guid, first, last, 0, name.encode("utf-16-le"))
+        for guid, (name, first, last) in zip(guids, parts, strict=True)
     )
     return resealed((bytes(512) + header).ljust(512 * table, b"\0") + entries.ljust(count * 128, b"\0"))
 

@@ -15,6 +15,7 @@ from test_agent_tee import Kernel
 from test_cli_main import Outcome, as_found, image, place  # noqa: F401 - fixtures
 from tests.golden.test_measure_boots import load
 
+from privml.base import strictjson
 from privml.base.errors import EvidenceError, HostError
 from privml.events.registers import MRTD, RTMR0, RTMR1, RTMR3, index_of_register, register_of_index
 from privml.events.replay import replay
@@ -23,7 +24,7 @@ from privml.evidence import capture
 from privml.evidence.capture import Capture
 from privml.evidence.tdx.kernel import TdxTee
 from privml.measure import firmware, uki
-from privml.measure.machine import MeasuredMachine
+from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX
 from privml.output import manifest as manifests
@@ -154,8 +155,14 @@ def machine() -> tuple[uki.UkiFacts, firmware.FirmwareFacts, dict[str, bytes], l
     return image_facts, firmware_facts, blobs, log, prediction.registers()
 
 
-def archive(folder: Path, log: list[LogEntry], values: dict[str, bytes], blobs: dict[str, bytes]) -> Path:
-    parts = {f"fw_cfg/{name}": data for name, data in blobs.items() if name in capture.FW_CFG}
+def archive(
+    folder: Path,
+    log: list[LogEntry],
+    values: dict[str, bytes],
+    blobs: dict[str, bytes],
+    more: dict[str, bytes] | None = None,
+) -> Path:
+    parts = {f"fw_cfg/{name}": data for name, data in blobs.items() if name in capture.FW_CFG} | (more or {})
     parts[capture.LOG] = encode_log(log, pad_to=65536)
     parts[capture.QUOTE] = sim.make_quote(values, Capture(parts).report_data())
     path = folder / "td.tar"
@@ -202,6 +209,44 @@ def test_without_the_machine_s_blobs_rtmr0_is_skipped_with_a_note(tmp_path: Path
     found = replayed(archive(tmp_path, log, values, {**blobs, "etc/e820": b""}))
     assert found.equal and RTMR0 not in found.comparison.matched
     assert any("rtmr0 is not compared" in note for note in found.notes)
+
+
+GPT = b"EFI PART" + bytes(84)
+
+
+def test_a_capture_of_a_boot_from_a_disk_is_predicted_from_its_devices(tmp_path: Path) -> None:
+    image_facts, firmware_facts, blobs, _, _ = machine()
+    del blobs["bootorder"]
+    events = samples.PREDICATE.agent_events
+    booted = MeasuredMachine(blobs, load("base")[3], TD_INTELTDX, disk=DiskBoot.of_slots(GPT, [2, 5]))
+    mine = predict(image_facts, firmware_facts, booted, agent_events=events)
+    log = [
+        LogEntry(index_of_register(event.register), event.type, {ALG_SHA384: event.digest}, b"")
+        for event in mine.events
+        if event.register != RTMR3
+    ]
+
+    def replayed_with(rows: object) -> Replayed:
+        more = {} if rows is None else {capture.DEVICES: strictjson.canonical(rows)}
+        path = archive(tmp_path, log, mine.registers(), blobs, more)
+        return replay_capture(
+            image_facts, firmware_facts, files.read(path), origins={}, agent_events=events, gpt_event=GPT
+        )
+
+    rows = [
+        {"slot": f"0000:00:{slot}.0", "vendor": "0x1af4", "device": device}
+        for slot, device in (("02", "0x1001"), ("03", "0x1000"), ("05", "0x1042"))
+    ]
+    assert replayed_with(rows).equal
+    assert not replayed_with(rows[:1]).equal
+    for wrong, said in (
+        (None, "lists no devices"),
+        (rows[1:2], "lists 0 disks"),
+        ([{**rows[0], "slot": "0000:01:02.0"}], "expected it on the root bus"),
+    ):
+        found = replayed_with(wrong)
+        assert RTMR0 not in found.comparison.matched and found.equal
+        assert any(said in note for note in found.notes)
 
 
 def test_measure_replay_compares_a_capture(

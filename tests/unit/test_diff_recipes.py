@@ -78,6 +78,7 @@ CASES = (
     ),
     Case("kernel.package", put("kernel package", KERNEL), ("kernel.package",), (), {"kind": "kernel package"}),
     Case("kernel.suite", put("kernel suite", "sid"), ("kernel.suite",), (), {"kind": "kernel package"}),
+    Case("boot", put("boot", "disk"), ("boot",)),
     # The images of these tests are not compressed.
     Case(
         "root.compression", put("root compression", "zstd"), ("root.compression",), still=("rtmr1", "rtmr2")

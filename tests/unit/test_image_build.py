@@ -879,3 +879,26 @@ def test_one_directory_can_gain_or_lose_its_model(fake: Fake, tmp_path: Path, ga
     assert (out / "model.raw").exists() is gains
     assert not found.cached
     assert found.manifest == made(after, tmp_path / "fresh").manifest
+
+
+def test_an_image_that_boots_from_its_disk_has_it_assembled_last(tmp_path: Path) -> None:
+    fake, out = image_fake.make(tmp_path), tmp_path / "out/demo-cpu"
+    content = fake.recipe.content
+    fake.recipe = replace(fake.recipe, content=content.model_copy(update={"boot": "disk"}))
+    first = made(fake, out)
+    assert listing(out) == sorted([*PARTS, "disk.raw"])
+    assert (first.manifest.boot, first.manifest.disks) == ("disk", ("disk.raw",))
+    assert programs(fake) == ["mcopy", "mkfs.fat", "mkosi", "systemd-repart", "ukify", "virt-fw-vars"]
+    assert (out / "uki.efi").read_bytes() in (out / "disk.raw").read_bytes()
+    body = (out / "disk.raw").read_bytes()
+    assert made(fake, out).cached
+    (out / "disk.raw").write_bytes(b"harmed")
+    assert {*rebuilt(made(fake, out))} == {"disk.raw", "manifest.json", "prediction.json"}
+    assert (out / "disk.raw").read_bytes() == body
+    (out / "root.raw").unlink()
+    again = rebuilt(made(fake, out))
+    assert again["disk.raw"] == "root.raw is rebuilt, uki.efi is rebuilt"
+    assert (out / "disk.raw").read_bytes() == body
+    fake.recipe = replace(fake.recipe, content=content)
+    assert "disk.raw" not in made(fake, out).manifest.artefacts
+    assert not (out / "disk.raw").exists()

@@ -24,6 +24,13 @@ from privml.output.manifest import Engine, Firmware, Manifest, Model, Package, S
 ARTEFACTS = ("firmware.fd", "model.raw", "root.raw", "uki.efi")
 
 
+def on_one_disk(folder: Path) -> Manifest:
+    """The manifest of an image that boots from its disk."""
+    made = sample(folder)
+    (folder / "disk.raw").write_bytes(b"disk")
+    return replace(made, boot="disk", artefacts={**made.artefacts, "disk.raw": artefact(folder / "disk.raw")})
+
+
 def sample(folder: Path) -> Manifest:
     """A manifest of existing artefacts."""
     folder.mkdir(exist_ok=True)
@@ -216,7 +223,14 @@ def test_a_manifest_without_a_model_round_trips(folder: Path) -> None:
             ".gpus: given if, and only if, agent_events has `gpu-ready`",
         ),
         (False, ("exceptions",), [1], ".exceptions[0]: "),
-        (False, ("boot",), "disk", ".boot: got `disk`, expected one of direct"),
+        (False, ("boot",), "iso", ".boot: got `iso`, expected one of direct, disk"),
+        (False, ("boot",), "disk", ".boot: `disk.raw` is not listed in the artefacts"),
+        (
+            False,
+            ("artefacts", "disk.raw"),
+            {"sha256": "1" * 64, "size": 1},
+            ".artefacts: `disk.raw` is given if, and only if, boot is `disk`",
+        ),
         (False, ("firmware",), {}, ".firmware: empty"),
         (False, ("firmware", "tdx", "file"), "other.fd", ".firmware: `other.fd` is not listed in the artefacts"),
         (
@@ -294,3 +308,11 @@ def test_a_missing_or_changed_artefact_is_refused(folder: Path, name: str) -> No
     (folder / name).unlink()
     with pytest.raises(BuildError, match=f"{name} is missing"):
         check_artefacts(folder, made.artefacts)
+
+
+def test_an_image_that_boots_from_its_disk_has_one(tmp_path: Path) -> None:
+    made = on_one_disk(tmp_path / "image")
+    assert manifest.decode(made.encode()) == made
+    assert (made.boot_disk, made.disks, made.volumes) == ("disk.raw", ("disk.raw",), ("root.raw", "model.raw"))
+    direct = sample(tmp_path / "image")
+    assert (direct.boot_disk, direct.disks) == (None, direct.volumes)

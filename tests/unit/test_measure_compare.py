@@ -74,6 +74,13 @@ def test_a_changed_command_line_is_named() -> None:
     assert difference.known is not None and difference.known.id == "other-command-line"
 
 
+@pytest.mark.parametrize("name", ["Credentials", "Global credentials", "System extension", "Global system extension"])
+def test_what_the_stub_found_on_the_boot_disk_is_named(name: str) -> None:
+    logged = LogEntry(3, EV_IPL, {ALG_SHA384: digest("its bytes")}, f"{name} initrd\0".encode("utf-16-le"))
+    (difference,) = compare([], [logged], tpm=False).differences
+    assert difference.known is not None and difference.known.id == "stub-companions"
+
+
 def test_every_named_difference_has_a_unique_id() -> None:
     ids = [known.id for known, _ in KNOWN]
     assert len(set(ids)) == len(ids)

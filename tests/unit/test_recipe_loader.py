@@ -630,3 +630,17 @@ def test_a_machine_may_have_many_disks(folder: Path) -> None:
     recipe = load(folder / "x.yaml")
     assert {device.kind: device.count for device in recipe.content.devices} == {"virtio-blk": 27, "virtio-net": 1}
     assert [finding.rule for finding in lint(recipe)] == ["device-unused"]
+
+
+def test_a_direct_boot_is_not_among_the_effective_fields(tmp_path: Path) -> None:
+    path = tmp_path / "tdx-min.yaml"
+    plain = (shipped() / "tdx-min.yaml").read_text()
+    found = []
+    for text in (plain, f"{plain}boot: direct\n", f"{plain}boot: disk\n"):
+        path.write_text(text)
+        found.append(load(path).effective["content"])
+    assert found[0] == found[1] and "boot" not in found[0]
+    assert found[2] == {**found[0], "boot": "disk"}
+    path.write_text(f"{plain}boot: iso\n")
+    with pytest.raises(RecipeError, match="boot: got `iso`, expected direct or disk"):
+        load(path)

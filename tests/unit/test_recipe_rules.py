@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,7 @@ CASES = {
     "platform-emulated": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-tpm]"),
     "platform-tpm": (PLATFORM, "tpm: false", "tpm: true"),
     "platform-devices": (RECIPE, "platforms:", "devices: [virtio-blk: 2, virtio-net: 2]\nplatforms:"),
+    "boot-disk": (RECIPE, "[qemu-11-q35]", "[qemu-11-q35-tpm]\nvariant: development\nboot: disk"),
     "driver-version": (GPU, "version: 550.163.01", "version: 550.90.07"),
     "driver-kernel": (GPU, "linux-image-amd64", "linux-image-cloud-amd64"),
     "driver-runfile": (GPU, "version: 550.163.01", "version: 595.71.05"),
@@ -267,3 +269,17 @@ def test_firmware_that_no_gpu_of_the_guest_could_have_is_refused(
         load(path)
     assert [finding.rule for finding in caught.value.findings] == [rule]
     assert said in caught.value.message
+
+
+def test_a_boot_from_a_disk_needs_one_disk_and_tdx(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    text = (shipped() / RECIPE).read_text().replace("[qemu-11-q35]", "[qemu-11-q35-one-disk]") + "boot: disk\n"
+    recipe.write_text(text)
+    assert findings_of(load(recipe)) == []
+    recipe.write_text(text.replace("[qemu-11-q35-one-disk]", "[qemu-11-q35]"))
+    assert [finding.rule for finding in findings_of(load(recipe))] == ["device-unused"]
+    made = load(recipe)
+    firmware = {**made.content.firmware, "snp": made.content.firmware["tdx"]}
+    other = replace(made, content=made.content.model_copy(update={"firmware": firmware}))
+    (finding,) = [each for each in findings_of(other) if each.rule == "boot-disk"]
+    assert "no boot of snp from a disk is predicted" in finding.text

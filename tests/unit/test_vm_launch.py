@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from test_image_manifest import sample, without_model
+from test_image_manifest import on_one_disk, sample, without_model
 from vm_fake import tools_with
 
 from privml.base.errors import BuildError, HostError, RecipeError
@@ -85,6 +85,17 @@ def test_an_image_without_a_model_has_one_disk(folder: Path, tools: ToolsTree) -
         "driver=raw,node-name=disk0,read-only=on,file.driver=file,file.filename=/image/root.raw"
     ]
     assert sum(word.startswith("virtio-blk-pci,") for word in words) == 1
+
+
+def test_an_image_that_boots_from_its_disk_has_no_kernel_and_no_other_disk(folder: Path, tools: ToolsTree) -> None:
+    made = replace(on_one_disk(folder), platforms=("qemu-11-q35-one-disk",))
+    with started(tools, launch_of(folder, made, shipped())):
+        found = seen(tools)
+    assert "-kernel" not in found["argv"]
+    assert found["binds"]["/boot.raw"] == str((folder / "disk.raw").resolve())
+    assert [word for word in found["argv"] if "file.filename=" in word] == [
+        "driver=raw,node-name=disk0,read-only=on,file.driver=file,file.filename=/boot.raw"
+    ]
 
 
 def test_artefacts_are_checked_before_anything_starts(folder: Path) -> None:

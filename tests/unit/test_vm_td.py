@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import pairwise
@@ -11,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from click.testing import CliRunner
-from test_image_manifest import sample
+from test_image_manifest import on_one_disk, sample
 from vm_fake import tools_with
 
 from privml.base.errors import HostError, PrivmlError, RecipeError, UsageError
@@ -27,7 +28,7 @@ from privml.vm import foreign, td
 from privml.vm.foreign import ForeignQemu
 from privml.vm.launch import launch_of
 from privml.vm.machine import Launch
-from privml.vm.platforms import platform
+from privml.vm.platforms import platform, platform_named
 from privml.vm.qtest import Qemu, asked
 from privml.vm.td import TdHost, cards, qemu_for, quote_socket, started_td, td_arguments
 
@@ -88,6 +89,16 @@ def test_a_td_is_the_machine_whose_tables_are_read(name: str, launch: Launch, tm
     assert measured(td_arguments(replace(own, platform=replace(chosen, devices=())), host, tmp_path, 1)) != measured(
         predicted
     )
+
+
+def test_a_td_that_boots_from_its_disk_is_the_machine_whose_tables_are_read(tmp_path: Path) -> None:
+    folder = tmp_path / "image"
+    own = launch_of(folder, replace(on_one_disk(folder), platforms=("qemu-11-q35-one-disk",)), shipped())
+    started = td_arguments(own, TdHost((2, 4050), (), Qemu(ToolsTree(tmp_path, ""))), tmp_path, 40000)
+    assert measured(started) == measured(asked(own.platform, own.size, HostSide("/firmware.fd")))
+    assert "-kernel" not in started
+    (disk,) = values(started, "-blockdev")
+    assert disk.endswith(f"file.filename={folder.resolve()}/disk.raw") and "read-only=on" in disk
 
 
 def test_what_is_started_is_what_is_shown(launch: Launch, tools: ToolsTree) -> None:
@@ -199,6 +210,29 @@ def test_without_tdx_it_is_exit_5_and_the_command_is_shown_all_the_same(image: s
 def test_options_that_do_not_fit_are_refused(image: str, words: tuple[str, ...], said: str) -> None:
     code, message = invoke(image, *words)
     assert (code, said in message) == (2, True), message
+
+
+def test_a_platform_without_a_predicted_boot_from_a_disk_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    made = on_one_disk(tmp_path / "image")
+    shutil.copytree(shipped() / "platforms", tmp_path / "platforms")
+    path = tmp_path / "platforms/qemu-11-q35-one-disk.yaml"
+    text = path.read_text()
+    assert platform_named("qemu-11-q35-one-disk", tmp_path, made).name == "qemu-11-q35-one-disk"
+    tables = f"\ntables: {{sha256: {'0' * 64}, size: 1}}\n"
+    for changed, said in (
+        (text.replace('slot: "02.0"', 'slot: "02.0", bootindex: 1'), "gives QEMU a boot order"),
+        (text + "\nboot: {strict: on}\n", "gives QEMU a boot order"),
+        (text + tables, "were learnt for a direct boot"),
+        (text.replace("tee: tdx", "tee: none").replace("tpm: false", "tpm: true"), "runs its guests in none"),
+        (text.replace('  - {kind: virtio-blk, slot: "02.0"} # root.raw\n', ""), "has 0 disks"),
+    ):
+        assert changed != text
+        path.write_text(changed)
+        with pytest.raises(UsageError, match=said):
+            platform_named("qemu-11-q35-one-disk", tmp_path, made)
 
 
 def test_a_kvm_without_tdx_is_no_host(tmp_path: Path) -> None:

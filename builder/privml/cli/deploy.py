@@ -109,13 +109,17 @@ def deploy(
         raise UsageError(f"{output} already exists", hint="choose another name, or remove that file")
     found = resolve(target)
     manifest = found.manifest()
+    if manifest.boot_disk is not None and not kind.boot_disk:
+        raise UsageError(f"{manifest.name} boots from its disk: --for {kind.name} starts `boot: direct` only")
     own = name or manifest.name
     if not _NAME.fullmatch(own):
         raise UsageError(f"--name {own[:80]}: expected at most 63 lower-case letters, digits and `-`")
     chosen, size = _platform(found, manifest, platform), _size(manifest, vcpus, memory)
     launch = launch_of(found.directory, manifest, recipes_directory(found), platform=chosen, size=size)
     place = folder or str(found.directory.resolve())
-    launch = replace(launch, image=Path(plain("--folder", place)), fw_cfg={})
+    there = Path(plain("--folder", place))
+    disk = None if launch.boot_disk is None else there / launch.boot_disk.name
+    launch = replace(launch, image=there, boot_disk=disk, fw_cfg={})
     parts = td.HostParts(
         td.quote_socket(_printable(quote_socket or kind.quote_socket)),
         td.cards(gpus, chosen) if "gpu" in kind.takes else (),
@@ -168,7 +172,7 @@ def _printable(text: str) -> str:
 def _platform(found: Target, manifest: Manifest, name: str | None) -> Platform:
     recipes = recipes_directory(found)
     if name is not None:
-        chosen = platform_named(name, recipes, len(manifest.volumes))
+        chosen = platform_named(name, recipes, manifest)
     else:
         chosen = load_platform(manifest.platforms[0], recipes)
     if chosen.tee != TEE:

@@ -32,6 +32,8 @@ def inspect_image(target: str, *, packages: bool, as_json: bool) -> None:
         show(f"  signed by {model.signature}" if model.signature else "  not signed")
     if not manifest.models:
         show("no model")
+    if manifest.boot_disk is not None:
+        show(f"boots from {manifest.boot_disk}, which has the UKI, the root and the models")
     show(f"kernel {manifest.kernel}; its options:")
     for word in manifest.cmdline.split():
         show(f"  {word}")

@@ -18,7 +18,7 @@ from privml.image.target import Target, recipes_directory, resolve
 from privml.image.workplace import Workplace
 from privml.machine.matrix import shapes as shapes_of
 from privml.machine.platform import Platform, Size
-from privml.measure import firmware, uki
+from privml.measure import firmware, gpt, uki
 from privml.output.artefacts import check_artefacts
 from privml.output.manifest import Manifest
 from privml.output.prediction import write_prediction
@@ -56,6 +56,9 @@ def measure_image(
     shapes = _shapes(vcpus, memory)
     found = resolve(target)
     manifest = found.manifest()
+    if manifest.boot_disk is not None and (disk or cross_check):
+        what = "--disk is for images with `boot: direct`" if disk else "--cross-check compares direct boots"
+        raise UsageError(f"{manifest.name} boots from its own disk: {what}", hint="leave the option out")
     if replay is not None:
         _replay(found.directory, manifest, replay, as_json=as_json)
         return
@@ -77,7 +80,7 @@ def measure_image(
     if disk_file is not None:
         raise UsageError(f"--disk-file needs a platform of Google Compute Engine, and {platform} is a QEMU's")
     place = Workplace()
-    other = None if platform is None else platform_named(platform, recipes_directory(found), len(manifest.volumes))
+    other = None if platform is None else platform_named(platform, recipes_directory(found), manifest)
     if boot:
         _boots(place, found, manifest, shapes or manifest.shapes[:1], (other, qemu), disk=disk, as_json=as_json)
         return
@@ -129,6 +132,7 @@ def _replay(directory: Path, manifest: Manifest, archive: Path, *, as_json: bool
         file,
         origins=manifest.origins,
         agent_events=madeby.extended_events(directory, manifest),
+        gpt_event=None if manifest.boot_disk is None else gpt.read(directory / manifest.boot_disk).event,
     )
     if as_json:
         print_json(found.to_dict())

@@ -98,11 +98,7 @@ def run(
     tools = place.tools_of(found)
     started_here = started(tools, launch)
     if tdx:
-        chosen = (
-            launch.platform
-            if platform is None
-            else platform_named(platform, recipes_directory(found), len(manifest.volumes))
-        )
+        chosen = launch.platform if platform is None else platform_named(platform, recipes_directory(found), manifest)
         if chosen.tee != TEE:
             raise UsageError(f"platform {chosen.name} is not one of TDs", hint="name another with --platform")
         launch = replace(launch, platform=chosen, fw_cfg={})

@@ -145,6 +145,8 @@ _REMEDIES = (
     ("gpu-driver", "reset the GPU on the host, then start the guest again"),
     ("gpu-persistence", "reset the GPU on the host, then start the guest again"),
     ("gpu-ready", "reset the GPU on the host, then start the guest again"),
+    ("gpu-fabric", "reset all GPUs and switches of the board on the host, then start the guest again"),
+    ("gpu-topology", "give the guest all GPUs and switches of one board, each in protected PCIe mode"),
     ("gpu-", _GENUINE),
     ("no-tee", "start it as a TD: `privml-build run NAME --tdx`, on a host that `privml-build doctor --tdx` accepts"),
 )

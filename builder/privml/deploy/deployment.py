@@ -69,7 +69,8 @@ class Written:
 class Kind:
     """A kind of deployment. ``takes`` are the options that only some kinds have; ``mode`` is the file's.
 
-    ``quote_socket`` is where quotes come from unless the user says otherwise.
+    ``quote_socket`` is where quotes come from unless the user says otherwise. ``boot_disk`` says whether it also
+    starts images that boot from their disk.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Kind:
     takes: frozenset[str] = field(default_factory=frozenset)
     mode: int = 0o644
     quote_socket: str = QUOTE_SERVICE
+    boot_disk: bool = False
 
 
 def plain(what: str, path: str) -> str:

@@ -21,6 +21,7 @@ from privml.events.verity import Verity
 from privml.image import (
     compiledwheels,
     dependencies,
+    disk,
     diskroom,
     driverfiles,
     driverrecord,
@@ -50,7 +51,7 @@ from privml.lock.make import bring
 from privml.lock.models import Lock, Package, VendorFile
 from privml.lock.tables import bring_tables
 from privml.output import manifest as manifests
-from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact, artefact
+from privml.output.artefacts import DISK, FIRMWARE, ROOT, UKI, Artefact, artefact
 from privml.output.manifest import Firmware, Manifest
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import Recipe, platforms_of
@@ -250,6 +251,10 @@ def _make(job: _Job, out: Path) -> tuple[Manifest, steps.Reasons]:
         sealed = {name: beside.submit(_seal, out / name) for name in map(volumes.file, range(len(models)))}
         root, release, declared = _root_and_uki(job, reasons, config, work, out)
         sealed |= {name: beside.submit(_seal, out / name) for name in (ROOT, UKI)}
+        if DISK in reasons:
+            steps.announce(DISK, reasons[DISK])
+            _disk(job, reasons, models, out)
+            sealed[DISK] = beside.submit(_seal, out / DISK)
         if reasons[BASE] and job.probe is None:
             beside.submit(job.store.derived.keep, base, work / "mkosi" / root_volume.SOURCE / render.BASE).result()
     remove_tree(work)
@@ -323,6 +328,17 @@ def _root_and_uki(
         )  # fmt: skip
         (out / "vmlinuz").unlink()
     return root, release, licences.of_tree(parts / licences.FILE)
+
+
+def _disk(job: _Job, reasons: steps.Reasons, models: Sequence[ModelVolume], out: Path) -> None:
+    """Assemble or take over the disk that the image boots from."""
+    if not reasons[DISK] and job.before is not None:
+        job.before.take(DISK, out)
+        return
+    with step(f"Assembling {DISK}"):
+        parts = [out / name for name in (ROOT, *map(volumes.file, range(len(models))))]
+        name, epoch = job.recipe.name, job.lock.source_date_epoch
+        disk.make(job.tools, out / DISK, uki=out / UKI, volumes=parts, name=name, epoch=epoch)
 
 
 def _firmware(job: _Job, reasons: steps.Reasons, tee: str, out: Path) -> str:

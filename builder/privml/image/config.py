@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 from privml.engines.engine import ServedModel
 from privml.engines.registry import engine_named
-from privml.events import configuration, volumes
+from privml.events import boots, configuration, volumes
 from privml.image.modelvolume import ModelVolume
 from privml.lock.modelrecord import CHAT_TEMPLATE
 from privml.lock.models import Lock
 from privml.lock.requirements import engine_version
-from privml.output.artefacts import FIRMWARE
+from privml.output.artefacts import DISK, FIRMWARE
 from privml.recipe.loader import Recipe
 from privml.recipe.python import DIRECTORY, VARIABLE
 
@@ -109,6 +109,8 @@ def origins(recipe: Recipe) -> dict[str, str]:
     if recipe.content.inference is not None:
         found["model"] = recipe.origin("inference.models[0].source")
         found["engine"] = recipe.origin("inference.engine.name")
+    if recipe.content.boot == boots.DISK:
+        found[DISK] = recipe.origin("boot")
     if recipe.content.gpu is not None:
         found["gpu"] = recipe.origin("gpu.count")
         found["driver"] = recipe.origin("gpu.driver.version")

@@ -50,7 +50,7 @@ def manifest_of(recipe: Recipe, lock: Lock, made: Parts, *, refreshed: bool) -> 
         refreshed=refreshed,
         source_date_epoch=lock.source_date_epoch,
         listen=content.agent.listen,
-        boot="direct",
+        boot=content.boot,
         cmdline=command_line(made.root, lock),
         kernel=made.release,
         root=made.root,

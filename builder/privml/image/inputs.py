@@ -14,13 +14,13 @@ from typing import Any
 
 from privml.base import strictjson
 from privml.base.errors import EvidenceError
-from privml.events import configuration, volumes
+from privml.events import boots, configuration, volumes
 from privml.image import code, driver
 from privml.lock.models import Lock, Package, Runfile, Tree
 from privml.lock.trees import TRITON_FOLDER
 from privml.output import manifest as manifests
 from privml.output import prediction as predictions
-from privml.output.artefacts import FIRMWARE, ROOT, UKI
+from privml.output.artefacts import DISK, FIRMWARE, ROOT, UKI
 from privml.recipe import compression
 from privml.recipe.loader import Recipe
 
@@ -29,7 +29,7 @@ FORMAT = "privml-inputs/v2"
 BASE = "base tree"
 MANIFEST = manifests.FILE
 PREDICTION = predictions.PREDICTION_FILE
-# Besides the volumes of models and the firmware of each TEE.
+# Besides the volumes of models, the firmware of each TEE, and the disk of an image that boots from it.
 STEPS = (BASE, ROOT, UKI, MANIFEST, PREDICTION)
 
 Inputs = dict[str, str]
@@ -62,6 +62,7 @@ _COMPILED_CODE = (
 )
 _UKI_CODE = ("image/uki.py", "measure/cpio.py")
 _FIRMWARE_CODE = ("image/firmware.py", "lock/deb.py")
+_DISK_CODE = ("image/disk.py", "image/partitions.py", "events/gpt.py", "measure/gpt.py", "measure/fat.py")
 
 
 @dataclass(frozen=True)
@@ -100,8 +101,8 @@ def decode(data: bytes) -> StepInputs:
         raise EvidenceError("inputs.model_files: expected strings")
     steps = top.fields("steps")
     found = {}
-    firmware = [name for name in FIRMWARE.values() if steps.has(name)]
-    for step in (*map(volumes.file, range(len(model_files))), *STEPS, *firmware):
+    late = [name for name in (*FIRMWARE.values(), DISK) if steps.has(name)]
+    for step in (*map(volumes.file, range(len(model_files))), *STEPS, *late):
         found[step] = steps.fields(step).rest()
         if wrong := [name for name, value in found[step].items() if not isinstance(value, str)]:
             raise EvidenceError(f"inputs.steps.{step}.{wrong[0]}: expected a string")
@@ -169,6 +170,9 @@ def inputs_of(
         },
         **{FIRMWARE[tee]: _firmware(lock, tee, one.package) for tee, one in content.firmware.items()},
     }
+    if content.boot == boots.DISK:
+        parts = {step: _digest(steps[step]) for step in (UKI, *models)}
+        steps[DISK] = {**_common(lock, _DISK_CODE), "recipe name": recipe.name, **parts}
     steps[MANIFEST] = {
         "recipe": recipe.digest,
         "lock": lock.digest,

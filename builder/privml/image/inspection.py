@@ -35,6 +35,7 @@ def facts_of(directory: Path, manifest: Manifest) -> dict[str, Any]:
             }
             for model in manifest.models
         ],
+        "boot": manifest.boot,
         "kernel": manifest.kernel,
         "options": manifest.cmdline.split(),
         "uki": [
@@ -46,7 +47,7 @@ def facts_of(directory: Path, manifest: Manifest) -> dict[str, Any]:
                 {"name": part.name, "size": part.size}
                 for part in gpt.read(directory / name, error=BuildError).partitions
             ]
-            for name in manifest.volumes
+            for name in dict.fromkeys((*manifest.volumes, *manifest.disks))
         },
         "packages": [list(vars(package).values()) for package in manifest.packages],
         "sbom": _sbom_kinds(directory),

@@ -12,14 +12,14 @@ from typing import Any
 from pydantic import BaseModel
 
 from privml.base import strictjson
-from privml.events import network
+from privml.events import boots, network
 from privml.events.agent import NAMES
 from privml.events.configuration import MAX_GPUS
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import BLOCK_SIZE
 from privml.lock.models import LATE, LATE_OF_DRIVERS, LATE_OF_MODELS, Lock, ToolsLock
-from privml.output.manifest import BOOTS, FORMAT
+from privml.output.manifest import FORMAT
 from privml.recipe import manual, schema
 from privml.statement.exceptions import MAX_EXCEPTIONS
 from privml.verify import policyfile
@@ -62,7 +62,7 @@ def manifest_schema() -> dict[str, Any]:
         },
         "source_date_epoch": _SIZE,
         "listen": {"type": "integer", "minimum": 1, "maximum": 65535},
-        "boot": {"enum": list(BOOTS)},
+        "boot": {"enum": list(boots.BOOTS)},
         "cmdline": _TEXT,
         "kernel": _TEXT,
         "root": _VERITY,

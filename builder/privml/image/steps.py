@@ -13,7 +13,7 @@ from privml.image import inputs, madeby
 from privml.image.inputs import BASE, MANIFEST, PREDICTION, Inputs, StepInputs
 from privml.image.modelvolume import ModelVolume
 from privml.output import manifest as manifests
-from privml.output.artefacts import ROOT, UKI, check_artefact
+from privml.output.artefacts import DISK, ROOT, UKI, check_artefact, is_volume
 from privml.output.manifest import Manifest
 from privml.output.prediction import read_prediction
 from privml.store.digests import Digests
@@ -93,6 +93,8 @@ def decide(now: StepInputs, before: Earlier | None, *, forced: bool, base_kept: 
         because[ROOT] = ("uki.efi, which gets its kernel and initrd from the same mkosi run, is rebuilt",)
     if because[ROOT] and not because[UKI]:
         because[UKI] = ("root.raw is rebuilt",)
+    if DISK in because and not because[DISK]:
+        because[DISK] = tuple(f"{name} is rebuilt" for name in because if _on_disk(name) and because[name])
     if not because[ROOT] or (base_kept and not forced):
         because[BASE] = ()
     elif not because[BASE]:
@@ -103,6 +105,11 @@ def decide(now: StepInputs, before: Earlier | None, *, forced: bool, base_kept: 
     if because[MANIFEST] and not because[PREDICTION]:
         because[PREDICTION] = ("manifest.json is rebuilt",)
     return because
+
+
+def _on_disk(name: str) -> bool:
+    """True for the steps whose files are in the disk of an image."""
+    return name == UKI or is_volume(name)
 
 
 def announce(step: str, because: tuple[str, ...]) -> None:

@@ -116,6 +116,11 @@ def compare(
 _Test = Callable[[Event | None, LogEntry | None], bool]
 
 _CONSOLES = ("console=hvc0", *(f"console=uart,io,0x{port:x}" for port in (0x3F8, 0x2F8, 0x3E8, 0x2E8)))
+_COMPANIONS = frozenset(
+    f"{name} initrd\0".encode("utf-16-le")
+    for what in ("credentials", "system extension", "configuration extension")
+    for name in (what.capitalize(), f"Global {what}")
+)
 _LOAD_OPTIONS = b"LOADED_IMAGE::LoadOptions"
 
 
@@ -146,6 +151,10 @@ def _stub_console(event: Event | None, entry: LogEntry | None) -> bool:
     if not _is_load_options(event, entry) or event is None or entry is None:
         return False
     return any(entry.sha384 == sha384(load_options(f"{event.note} {console}")) for console in _CONSOLES)
+
+
+def _stub_companions(event: Event | None, entry: LogEntry | None) -> bool:
+    return event is None and entry is not None and entry.type == EV_IPL and entry.data in _COMPANIONS
 
 
 def _further_image(event: Event | None, entry: LogEntry | None) -> bool:
@@ -211,6 +220,15 @@ KNOWN: tuple[tuple[KnownDifference, _Test], ...] = (
             "systemd 262 src/boot/stub.c load_addons; boot with an addon",
         ),
         _further_image,
+    ),
+    (
+        KnownDifference(
+            "stub-companions",
+            "the stub found credentials or extensions on the boot disk, next to the UKI or in \\loader, and put them "
+            "into the initrd",
+            "systemd 262 src/boot/stub.c; boots with each of them on the boot disk",
+        ),
+        _stub_companions,
     ),
     (
         KnownDifference(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from privml.events.event import Evidence
@@ -17,6 +17,11 @@ class DiskBoot:
 
     gpt_event: bytes
     devices: tuple[Device, ...]
+
+    @classmethod
+    def of_slots(cls, gpt_event: bytes, slots: Iterable[int]) -> DiskBoot:
+        """The boot of a machine of which only the slots of its virtio disks are known: enough for a TD."""
+        return cls(gpt_event, tuple(Device("virtio-blk", slot) for slot in slots))
 
     def options(self, profile: Profile) -> tuple[DeviceOption, ...]:
         """The boot options that firmware makes for the machine's devices."""

@@ -227,6 +227,7 @@ def _partition_table(events: EventList, gpt_event: bytes) -> None:
         EV_EFI_GPT_EVENT,
         sha384(gpt_event),
         "disk's partition table (GPT)",
+        key="disk.raw",
         evidence=Evidence.HARDWARE,
         note="GUIDs, names and places of all partitions",
     )

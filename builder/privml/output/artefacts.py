@@ -12,6 +12,8 @@ from privml.events import volumes
 
 UKI = "uki.efi"
 ROOT = "root.raw"
+DISK = "disk.raw"
+"""The one disk of an image that boots from it, assembled from the UKI and the volumes."""
 FIRMWARE: Mapping[str, str] = {"tdx": "firmware.fd", "snp": "firmware-snp.fd"}
 """The file of the firmware that starts a guest, for each TEE."""
 _AGAIN = "build it again with `privml-build image NAME`"

@@ -14,13 +14,13 @@ from typing import Any
 
 from privml.base.errors import BuildError, EvidenceError, MeasurementError
 from privml.base.strictjson import Fields, canonical, loads
-from privml.events import agent, network, volumes
+from privml.events import agent, boots, network, volumes
 from privml.events.agent import ENGINE, GPU_READY, MODEL, AgentEvent
 from privml.events.registers import REGISTERS
 from privml.events.variants import VARIANTS
 from privml.events.verity import Verity
 from privml.machine.platform import Size
-from privml.output.artefacts import FIRMWARE, ROOT, UKI, Artefact
+from privml.output.artefacts import DISK, FIRMWARE, ROOT, UKI, Artefact
 from privml.output.signature import Signature, signature_from
 from privml.statement.exceptions import MAX_EXCEPTIONS, DeclaredException, exceptions_from
 from privml.statement.gpus import Gpus
@@ -30,7 +30,6 @@ FILE = "manifest.json"
 FORMAT = "privml-manifest/v2"
 MARK = b'"privml-manifest/'
 """Text in a manifest of any version, which identifies an image directory."""
-BOOTS = ("direct",)
 MAX_ARTEFACTS = 64
 
 
@@ -115,8 +114,18 @@ class Manifest:
 
     @property
     def volumes(self) -> tuple[str, ...]:
-        """The files of the image's disks: the root, then the models in order."""
+        """The files of the image's volumes: the root, then the models in order."""
         return (ROOT, *(model.volume for model in self.models))
+
+    @property
+    def boot_disk(self) -> str | None:
+        """The file of the disk that firmware boots from; None for a direct boot."""
+        return DISK if self.boot == boots.DISK else None
+
+    @property
+    def disks(self) -> tuple[str, ...]:
+        """The files of the machine's disks: the one it boots from, or its volumes."""
+        return self.volumes if self.boot_disk is None else (self.boot_disk,)
 
     def firmware_for(self, tee: str | None) -> Firmware:
         """The firmware that starts a guest of ``tee``; a machine without a TEE takes the image's first."""
@@ -193,7 +202,7 @@ def decode(data: bytes) -> Manifest:
         refreshed=top.boolean("refreshed"),
         source_date_epoch=top.integer("source_date_epoch"),
         listen=top.integer("listen", low=1, high=65535),
-        boot=top.text("boot", one_of=BOOTS),
+        boot=top.text("boot", one_of=boots.BOOTS),
         cmdline=top.text("cmdline"),
         kernel=top.text("kernel"),
         root=Verity.from_fields(top.fields("root")),
@@ -226,9 +235,12 @@ def _check(manifest: Manifest) -> None:
         *(("models", model.volume) for model in manifest.models),
         ("artefacts", UKI),
         ("artefacts", ROOT),
+        *(("boot", name) for name in manifest.disks),
     ):
         if name not in manifest.artefacts:
             raise EvidenceError(f"manifest.{where}: `{name[:80]}` is not listed in the artefacts")
+    if (DISK in manifest.artefacts) != (manifest.boot_disk is not None):
+        raise EvidenceError(f"manifest.artefacts: `{DISK}` is given if, and only if, boot is `{boots.DISK}`")
     wanted = [volumes.file(number) for number in range(len(manifest.models))]
     if [model.volume for model in manifest.models] != wanted:
         raise EvidenceError(f"manifest.models: expected the volumes {', '.join(wanted)}, in this order")
@@ -350,6 +362,7 @@ def _text(item: Any, path: str) -> str:
 
 
 __all__ = [
+    "DISK",
     "FILE",
     "FIRMWARE",
     "FORMAT",

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from privml.base.errors import MeasurementError
+from privml.base.errors import EvidenceError, MeasurementError
+from privml.base.strictjson import loads
 from privml.events.agent import AgentEvent
 from privml.events.event import Event
 from privml.events.registers import MRTD, RTMR3, RTMRS
 from privml.events.replay import replay_digests
+from privml.evidence.capture import DEVICES, Capture
 from privml.measure import payload, pciwindow
 from privml.measure.compare import Comparison, compare
 from privml.measure.firmware import FirmwareFacts
-from privml.measure.machine import MeasuredMachine
+from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.predict import predict
 from privml.measure.profiles import TD_INTELTDX
 from privml.measure.uki import UkiFacts
@@ -23,6 +26,8 @@ from privml.readers.file import File
 # QEMU's legacy key of that name is in no guest's file system; it holds this unless the host said `-boot menu=on`.
 _BOOT_MENU = bytes(2)
 _LOGGED = RTMRS[:3]
+_VIRTIO, _DISKS = "0x1af4", ("0x1001", "0x1042")
+_SLOT = re.compile(r"0000:00:([01][0-9a-f])\.0")
 
 
 @dataclass(frozen=True)
@@ -57,8 +62,12 @@ def replay(
     *,
     origins: Mapping[str, str],
     agent_events: Sequence[AgentEvent],
+    gpt_event: bytes | None = None,
 ) -> Replayed:
-    """Predict for the captured machine and compare: the log event by event, the quote by registers."""
+    """Predict for the captured machine and compare: the log event by event, the quote by registers.
+
+    ``gpt_event``, as ``gpt.table`` gives it, is of the disk that the image boots from.
+    """
     capture = file.capture
     if capture is None or file.log is None:
         raise MeasurementError(f"{file.path}: the capture has no event log")
@@ -66,12 +75,16 @@ def replay(
     blobs = {"BootMenu": _BOOT_MENU, **capture.blobs}
     registers: tuple[str, ...] = _LOGGED
     try:
-        machine = MeasuredMachine(blobs, pciwindow.ram(blobs.get(pciwindow.E820, b"")), TD_INTELTDX)
+        boot = None if gpt_event is None else DiskBoot.of_slots(gpt_event, _disks(capture))
+        machine = MeasuredMachine(blobs, pciwindow.ram(blobs.get(pciwindow.E820, b"")), TD_INTELTDX, disk=boot)
         prediction = predict(image, fw, machine, agent_events=agent_events, origins=origins)
         events = prediction.events
     except MeasurementError as error:
         notes.append(f"rtmr0 is not compared: {error.message}")
-        events, registers = payload.direct(image, TD_INTELTDX), _LOGGED[1:]
+        events = payload.direct(image, TD_INTELTDX)
+        if gpt_event is not None:
+            events = payload.from_disk(image, gpt_event, TD_INTELTDX)
+        registers = _LOGGED[1:]
     comparison = compare(events, file.log.entries, tpm=False, registers=registers)
     problems = []
     for register in _LOGGED if file.claimed is not None else ():
@@ -92,3 +105,24 @@ def replay(
                 "the agent was not ready, or something else extended it"
             )
     return Replayed(comparison, events, tuple(problems), tuple(notes))
+
+
+def _disks(capture: Capture) -> list[int]:
+    """The slots of virtio disks on the root bus of the captured machine; ``MeasurementError`` if it does not say."""
+    if DEVICES not in capture.files:
+        raise MeasurementError("the capture lists no devices, and each disk has a boot option")
+    try:
+        rows = loads(capture.files[DEVICES], what=DEVICES)
+    except EvidenceError as error:
+        raise MeasurementError(error.message) from error
+    found = []
+    for row in rows if isinstance(rows, list) else ():
+        if not isinstance(row, dict) or row.get("vendor") != _VIRTIO or row.get("device") not in _DISKS:
+            continue
+        slot = _SLOT.fullmatch(str(row.get("slot")))
+        if slot is None:
+            raise MeasurementError(f"a disk at {str(row.get('slot'))[:40]!r}, expected it on the root bus")
+        found.append(int(slot[1], 16))
+    if not found or len(set(found)) != len(found):
+        raise MeasurementError(f"the capture lists {len(found)} disks in {len(set(found))} slots")
+    return found

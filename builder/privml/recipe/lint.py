@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from privml.engines.registry import engine_named
+from privml.events.boots import DISK
 from privml.events.variants import PRODUCTION
 from privml.recipe import drivers, keyrings, ownfiles, pairings
 from privml.recipe.document import Path, spelled
@@ -15,7 +16,7 @@ from privml.recipe.loader import Recipe, kinds, platforms_of
 from privml.recipe.modelneeds import against_config, config_at
 from privml.recipe.modelsource import Local
 from privml.recipe.packages import models_are_folders, pinned_version
-from privml.recipe.platform import CARD, NO_TEE, PlatformFile
+from privml.recipe.platform import CARD, DISK_TEES, NO_TEE, PlatformFile
 from privml.recipe.rules import RULES
 from privml.recipe.validation import mark_of
 
@@ -85,14 +86,29 @@ def _of_platforms(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Fin
             yield _finding(recipe, "gpu-platform", ("gpu", "count"), text)
     models = 0 if content.inference is None else len(content.inference.models)
     what = ("the root", "root and model", "root and models")[min(models, 2)]
+    needed = 1 + models
+    if content.boot == DISK:
+        what, needed = "the disk that it boots from", 1
+        yield from _of_boot(recipe, platforms)
     disks = declared.get("virtio-blk", 0)
-    if disks < 1 + models:
-        text = f"expected `virtio-blk: {1 + models}` or more, for {what}"
+    if disks < needed:
+        text = f"expected `virtio-blk: {needed}` or more, for {what}"
         yield _finding(recipe, "platform-devices", ("devices",), text)
-    elif disks > 1 + models:
-        text = f"{disks} disks, of which the guest reads {1 + models}, for {what}; the others are only in its machine"
+    elif disks > needed:
+        text = f"{disks} disks, of which the guest reads {needed}, for {what}; the others are only in its machine"
         yield _finding(recipe, "device-unused", ("devices",), text)
     yield from _of_cards(recipe, declared.get("virtio-net", 0))
+
+
+def _of_boot(recipe: Recipe, platforms: list[PlatformFile]) -> Iterator[Finding]:
+    """What stands against a boot from a disk."""
+    for tee in recipe.content.firmware:
+        if tee not in DISK_TEES:
+            text = f"no boot of {tee} from a disk is predicted, expected {' or '.join(DISK_TEES)} alone"
+            yield _finding(recipe, "boot-disk", ("firmware", tee), text)
+    for index, platform in enumerate(platforms):
+        if against := platform.against_disk_boot:
+            yield _finding(recipe, "boot-disk", ("platforms", index), against)
 
 
 def _of_driver(recipe: Recipe) -> Iterator[Finding]:

@@ -17,6 +17,7 @@ from privml.base import strictjson
 from privml.base.errors import RecipeError, printable
 from privml.engines.registry import engine_named
 from privml.events import network
+from privml.events.boots import DIRECT
 from privml.events.variants import PRODUCTION
 from privml.recipe import archives, compiled, document, exceptions, gpu, migration, python
 from privml.recipe.document import Document, Mark
@@ -189,6 +190,8 @@ def _without_unused(effective: dict[str, Any]) -> dict[str, Any]:
     }
     late = ("archives", "exceptions", "files", "gpu", "network", "packages", "programs", "python", "root", "sysctl")
     found = {key: value for key, value in effective.items() if value or key not in late}
+    if found["boot"] == DIRECT:
+        del found["boot"]
     return found | {"kernel": kernel, "services": services}
 
 

@@ -17,6 +17,7 @@ from pydantic import (
 
 from privml.events import network as cards_of
 from privml.events import services as own
+from privml.events.boots import DIRECT, DISK, Boot
 from privml.events.variants import PRODUCTION, Variant
 from privml.recipe import distributions, tees
 from privml.recipe.added import AddedFile, DeclaredException
@@ -31,6 +32,7 @@ from privml.recipe.network import NetworkCard, cards
 from privml.recipe.python import Python
 from privml.recipe.section import (
     ALL,
+    BOOT,
     CONFIG,
     FIRMWARE,
     MACHINE,
@@ -195,6 +197,14 @@ class Content(Section):
         AfterValidator(_some_firmware),
         about("The guest's firmware, for each supported TEE.", moves=FIRMWARE, keys=tees.BUILT),
     ]
+    boot: Annotated[
+        Boot,
+        about(
+            "How firmware gets the UKI: direct, from QEMU's -kernel; or disk, from a disk with root and models.",
+            DISK,
+            BOOT,
+        ),
+    ] = DIRECT
     root: Annotated[
         Root | None,
         given("fields; leave it out for a root that is compressed as small ones are"),
@@ -297,7 +307,7 @@ class Content(Section):
         list[Annotated[Device, BeforeValidator(kind_and_count), WithJsonSchema(DEVICE_SCHEMA)]],
         about(
             "The devices of the guest, one KIND: COUNT each; by default those of its platforms. The first disk is "
-            "for the root, and one more for each model; further disks are never read.",
+            "for the root, and one more for each model (`boot: disk`: one for all); further disks are never read.",
             "virtio-blk: 2",
             CONFIG,
             min_length=1,

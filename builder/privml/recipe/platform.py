@@ -164,6 +164,8 @@ class LearntTables(Section):
 
 
 NO_TEE = "none"
+DISK_TEES = ("tdx",)
+"""The TEEs for which a boot from a disk is predicted."""
 IRQCHIP = "kernel_irqchip"
 # How each platform-dependent register is determined; the others depend only on the image.
 KNOWN_BY = {MRTD: ("firmware",), RTMR0: ("tables", "booted-tables")}
@@ -271,6 +273,17 @@ class PlatformFile(Section):
     def cpu(self) -> str:
         """QEMU's ``-cpu`` value."""
         return self.identity.argument
+
+    @property
+    def against_disk_boot(self) -> str:
+        """Why no boot from a disk can be predicted for it; empty if one can."""
+        if self.tee not in DISK_TEES:
+            return f"`{self.name}` runs its guests in {self.tee}, expected {' or '.join(DISK_TEES)}"
+        if self.tables is not None:
+            return f"the tables of `{self.name}` were learnt for a direct boot"
+        if self.boot or any(device.bootindex is not None for device in self.devices):
+            return f"`{self.name}` gives QEMU a boot order (`boot`, `bootindex`), by which firmware sorts its options"
+        return ""
 
     @field_validator("tpm")
     @classmethod

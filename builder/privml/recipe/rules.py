@@ -161,6 +161,15 @@ _ALL = (
         "near/mpc#1105",
     ),
     Rule(
+        "boot-disk",
+        "error",
+        "judge",
+        "A recipe with `boot: disk` is for TDX, on platforms with neither learnt tables nor a boot order of QEMU.",
+        "Firmware measures a boot option for each disk, and QEMU's boot order sorts them. A boot that was not "
+        "predicted has registers that nobody published.",
+        "qemu-system-x86_64(1)",
+    ),
+    Rule(
         "driver-version",
         "error",
         "read",

@@ -26,6 +26,8 @@ ROOT = shown(RTMR1, RTMR2)
 CONFIG = (*ROOT, *shown(RTMR3))
 FIRMWARE = shown(MRTD, RTMR0)
 MACHINE = shown(RTMR0)
+# How the UKI is found: firmware measures its boot options, and the partition table of the disk that it starts from.
+BOOT = shown(RTMR0, RTMR1)
 # Only in manifest and prediction, where verifiers read it.
 RECORDED: tuple[str, ...] = ()
 

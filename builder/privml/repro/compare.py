@@ -22,7 +22,7 @@ from privml.events import volumes
 from privml.events.gpt import Partition
 from privml.image.inputs import FILE as INPUTS_FILE
 from privml.measure import gpt
-from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
+from privml.output.artefacts import DISK, FIRMWARE, ROOT, UKI, is_volume
 from privml.output.fetched import FOLDER as PUBLISHED
 from privml.output.manifest import Manifest
 from privml.output.manifest import decode as decode_manifest
@@ -113,6 +113,8 @@ class Comparer:
     def raw(self) -> None:
         """Compare the bytes of every file and the fields of documents."""
         explained = {finding.place.partition(":")[0] for finding in self.findings}
+        if any(name == UKI or is_volume(name) for name in explained):
+            explained.add(DISK)
         for name, (a, b) in self.digests.items():
             if a == b:
                 continue
@@ -230,6 +232,12 @@ class Comparer:
             if parts[0] is None or parts[1] is None:
                 continue  # the facts of the partition table have reported it
             self._partition(name, label, (parts[0], parts[1]))
+
+    def boot_disk(self) -> None:
+        """Compare the table of the disk that an image boots from; its parts are compared where they come from."""
+        found = self._both_paths(DISK, gpt.read)
+        if found is not None:
+            self._facts(Layer.PARTITIONS, DISK, "gpt", *(disk.gpt_facts(table) for table in found))
 
     def _partition(self, name: str, label: str, parts: tuple[Partition, Partition]) -> None:
         paths = [side / name for side in self.sides]
@@ -352,6 +360,7 @@ def compare(
     for name in names:
         if is_volume(name):
             work.volume(name)
+    work.boot_disk()
     work.raw()
     work.nothing()
     return Report(ordered(work.findings), work.compared, work.digests, tuple(work.notes))

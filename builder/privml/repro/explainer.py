@@ -14,6 +14,7 @@ from pathlib import PurePosixPath
 from privml.events import volumes
 from privml.events.registers import LAUNCH
 from privml.image import driverfiles, madeby, provenance, sbom
+from privml.image.disk import LABEL as ESP_LABEL
 from privml.image.network import cards_of
 from privml.image.pythonwheels import is_of_wheels
 from privml.image.render import AGENT_ROOT
@@ -21,7 +22,7 @@ from privml.image.resources import ENGINE_UNIT
 from privml.image.services import is_of_service
 from privml.lock.lockfile import own_tools_lock
 from privml.lock.trees import overlay_path
-from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
+from privml.output.artefacts import DISK, FIRMWARE, ROOT, UKI, is_volume
 from privml.recipe.effective import NONE
 from privml.recipe.fields import plain_name
 from privml.recipe.ownfiles import MODULES, SYSCTLS
@@ -140,6 +141,8 @@ class Explainer:
             found = self._register(inside.rpartition(", ")[2])
         elif file == UKI:
             found = self._uki(inside, field, package)
+        elif file == DISK:
+            found = self._disk(inside)
         elif is_volume(file):
             found = self._of_volume(file, inside, field, package)
         elif file in FIRMWARE.values():
@@ -193,6 +196,14 @@ class Explainer:
         if section == "":
             return [*self._fields("kernel", "base"), *self._root()]
         return []
+
+    def _disk(self, inside: str) -> list[str]:
+        """The disk that an image boots from: it is made of the UKI and the volumes, and its GUIDs of the name."""
+        if inside in ("disk id", f"{ESP_LABEL} id"):
+            return self._kinds(NAME)
+        models = max(len(side.manifest.models) for side in self._sides)
+        volumes_of = [title for number in range(models) for title in self._model(number)]
+        return self._fields("boot") or [*self._uki("", "bytes", ""), *volumes_of, *self._kinds(NAME, "times")]
 
     def _of_driver(self) -> list[str]:
         """Words for a driver, whose guest locks its kernel down later than others, or for its mode."""
@@ -351,6 +362,7 @@ class Explainer:
             "lock_sha256": every,
             "refreshed": every,
             "source_date_epoch": self._kinds("times"),
+            "boot": self._fields("boot"),
             "listen": self._fields("agent.listen"),
             "cmdline": [*self._fields("kernel.options"), *self._root()],
             "kernel": [*self._fields("kernel.package", "kernel.suite", "base"), *self._kinds("kernel package")],

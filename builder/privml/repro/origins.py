@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from privml.engines.registry import ENGINES
 from privml.events.registers import LAUNCH, MRTD, RTMR0
-from privml.output.artefacts import FIRMWARE, ROOT, UKI, is_volume
+from privml.output.artefacts import DISK, FIRMWARE, ROOT, UKI, is_volume
 from privml.recipe.distributions import DISTRIBUTIONS
 
 _ORIGIN_OF_REGISTER = {MRTD: FIRMWARE["tdx"], RTMR0: "platform", LAUNCH: FIRMWARE["snp"]}
@@ -20,6 +20,8 @@ def origin_key(place: str, package: str = "unknown") -> str:
         return "model"
     if file == "prediction.json":
         return _ORIGIN_OF_REGISTER.get(inside.rpartition(", ")[2], UKI)
+    if file == DISK:
+        return DISK if inside else UKI
     if file == "root.raw":
         if inside.startswith("/etc/privml/"):
             return "config"

@@ -10,6 +10,7 @@ from typing import Any
 
 from privml.base.errors import BuildError, EvidenceError
 from privml.base.strictjson import canonical
+from privml.events.boots import DIRECT
 from privml.image import inputs, madeby
 from privml.lock.archiverecord import AddedArchive
 from privml.lock.models import Lock
@@ -86,7 +87,7 @@ def recipe_changes(a: Side, b: Side) -> tuple[tuple[Change, ...], tuple[str, ...
         return tuple(found), tuple(notes), ()
     whole = a.recipe is not None and b.recipe is not None
     if a.recipe is not None and b.recipe is not None:
-        tables = [fields_of(a.recipe["content"]), fields_of(b.recipe["content"])]
+        tables = [_fields(a.recipe["content"]), _fields(b.recipe["content"])]
     else:
         tables = [told(a), told(b)]
     fields = tuple(_as_locked(change, a.lock, b.lock) for change in _differing(*tables))
@@ -101,6 +102,11 @@ def recipe_changes(a: Side, b: Side) -> tuple[tuple[Change, ...], tuple[str, ...
             f"compared: {', '.join(missing)}"
         )
     return tuple(found), tuple(notes), missing
+
+
+def _fields(content: Mapping[str, Any]) -> dict[str, str]:
+    """The fields of an effective recipe, which leaves a direct boot out."""
+    return {"boot": DIRECT, **fields_of(content)}
 
 
 def _differing(a: Mapping[str, str], b: Mapping[str, str]) -> list[Change]:
@@ -151,6 +157,7 @@ def told(side: Side) -> dict[str, str]:
     manifest, lock = side.manifest, side.lock
     content: dict[str, Any] = {
         "variant": manifest.variant,
+        "boot": manifest.boot,
         "agent": {"listen": manifest.listen},
         "exceptions": [each.to_dict() for each in manifest.exceptions],
         "platforms": list(manifest.platforms),

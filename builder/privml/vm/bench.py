@@ -51,11 +51,14 @@ class Bench:
         self._as_booted.use_firmware((tools.root / GENERIC_FIRMWARE.lstrip("/")).read_bytes())
 
     def launch(self, size: Size, *, devices: Sequence[Device] = (), boot_disk: Path | None = None) -> Launch:
-        """The image on a machine of that size with more ``devices``; ``boot_disk`` replaces the direct boot."""
-        first = () if boot_disk is None else (Device("virtio-blk", BOOT_SLOT),)
+        """The image on a machine of that size with more ``devices``.
+
+        ``boot_disk`` replaces a direct boot, with a disk more in front of the image's own, or the image's boot disk.
+        """
+        first = () if boot_disk is None or self._manifest.boot_disk else (Device("virtio-blk", BOOT_SLOT),)
         machine = replace(self.platform, devices=(*first, *self.platform.devices, *devices))
         launch = launch_of(self._directory, self._manifest, self._recipes, platform=machine, size=size)
-        return replace(launch, boot_disk=boot_disk, qemu=self._qemu)
+        return replace(launch, boot_disk=boot_disk or launch.boot_disk, qemu=self._qemu)
 
     def boot(self, launch: Launch) -> ComparedBoot:
         """Boot ``launch`` and compare the boot with the predictions for its machine."""

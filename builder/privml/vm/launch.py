@@ -31,10 +31,11 @@ def launch_of(
         directory,
         chosen,
         size or manifest.shapes[0],
-        manifest.volumes,
+        () if manifest.boot_disk else manifest.volumes,
         firmware=firmware,
         forward=manifest.listen,
         network=manifest.network,
+        boot_disk=directory / manifest.boot_disk if manifest.boot_disk else None,
     )
     if manifest.variant == DEVELOPMENT:
         launch = replace(launch, fw_cfg=simulation(directory / firmware))

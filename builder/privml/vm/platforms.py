@@ -7,6 +7,7 @@ from pathlib import Path
 from privml.base.errors import UsageError
 from privml.events.registers import RTMR0
 from privml.machine.platform import MEMORY, Device, Platform, Tables
+from privml.output.manifest import Manifest
 from privml.recipe.loader import load_platform
 from privml.recipe.platform import CARD, NO_TEE, PlatformDevice, PlatformFile
 
@@ -22,13 +23,22 @@ def place_of(name: str, directory: Path) -> Path:
     return here if (here / "platforms" / f"{name}.yaml").is_file() else directory
 
 
-def platform_named(name: str, directory: Path, volumes: int) -> Platform:
-    """The platform ``name`` of ``recipes`` here, else of ``directory``; ``UsageError`` if it lacks disks."""
-    found = platform(name, place_of(name, directory))
-    disks = sum(device.kind == "virtio-blk" for device in found.devices)
-    if disks < volumes:
+def platform_named(name: str, directory: Path, manifest: Manifest) -> Platform:
+    """The platform ``name`` of ``recipes`` here, else of ``directory``.
+
+    ``UsageError`` if it lacks disks, or the image boots from its disk and that is not predicted for it.
+    """
+    file = load_platform(name, place_of(name, directory))
+    found = record(file)
+    if manifest.boot_disk is not None and (against := file.against_disk_boot):
         raise UsageError(
-            f"platform {name} has {disks} disks, but the image has {volumes} volumes",
+            f"{manifest.name} boots from its disk, and that is not predicted: {against}",
+            hint="name a platform without that, or build the image with `boot: direct`",
+        )
+    disks = sum(device.kind == "virtio-blk" for device in found.devices)
+    if disks < len(manifest.disks):
+        raise UsageError(
+            f"platform {name} has {disks} disks, but the image has {len(manifest.disks)} volumes",
             hint="name or learn a machine with a disk for each",
         )
     return found

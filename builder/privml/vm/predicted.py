@@ -15,7 +15,7 @@ from privml.evidence.tdx.claims import TEE
 from privml.image import code, madeby
 from privml.image.tools import ToolsTree
 from privml.machine.platform import PageOrder, Platform, Size
-from privml.measure import firmware, uki
+from privml.measure import firmware, gpt, uki
 from privml.measure.firmware import FirmwareFacts
 from privml.measure.machine import DiskBoot, MeasuredMachine
 from privml.measure.predict import Prediction, predict
@@ -67,6 +67,8 @@ class MachinePredictor:
         self._firmware: dict[str, FirmwareFacts] = {}
         self._other_firmware: FirmwareFacts | None = None
         self._qemu: Qemu | None = None
+        own = manifest.boot_disk
+        self._gpt_event = None if own is None else gpt.read(directory / own).event
 
     def use_qemu(self, qemu: Qemu | None) -> None:
         """Ask this QEMU for tables, and not the tools'; None: the usual way."""
@@ -86,7 +88,11 @@ class MachinePredictor:
         return self._firmware[file]
 
     def predict(self, platform: Platform, size: Size, *, gpt_event: bytes | None = None) -> Prediction:
-        """The prediction for one machine; ``gpt_event`` is the partition table event if it boots from a disk."""
+        """The prediction for one machine; ``gpt_event`` is the partition table event of a disk that it boots from.
+
+        By default an image boots as its manifest says, from its own disk or directly.
+        """
+        gpt_event = gpt_event or self._gpt_event
         machine = MeasuredMachine(
             blobs(self._tools, platform, size, self._cache, kernel=gpt_event is None, qemu=self._qemu),
             size.memory,

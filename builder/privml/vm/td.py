@@ -99,10 +99,11 @@ def qemu_for(tools: ToolsTree, platform: Platform, path: Path | None) -> Qemu:
 
 def td_arguments(launch: Launch, host: HostParts, directory: Path, port: int) -> list[str]:
     """QEMU's arguments for ``launch`` as a TD, whose own files are in ``directory``; paths are the host's."""
+    boot_disk = () if launch.boot_disk is None else (str(launch.boot_disk),)
     side = HostSide(
         firmware=f"{launch.image}/{launch.firmware}",
-        kernel=f"{launch.image}/uki.efi",
-        disks=tuple(f"{launch.image}/{name}" for name in launch.disks),
+        kernel=None if launch.boot_disk else f"{launch.image}/uki.efi",
+        disks=(*boot_disk, *(f"{launch.image}/{name}" for name in launch.disks)),
         forwards=((port, launch.forward),) if launch.forward is not None else (),
         network=launch.network,
         serial=f"file:{directory}/console.log",
@@ -117,8 +118,13 @@ def shown(launch: Launch, host: TdHost) -> str:
     """The command as a shell takes it, with the directory and the port of a run that is not there yet."""
     directory = Path(tempfile.gettempdir()) / "privml-td"
     program = Path(host.qemu.program).name
-    here = replace(launch, image=launch.image.resolve())
+    here = _resolved(launch)
     return shlex.join([program, *td_arguments(here, host, directory, launch.forward or 0)])
+
+
+def _resolved(launch: Launch) -> Launch:
+    disk = launch.boot_disk
+    return replace(launch, image=launch.image.resolve(), boot_disk=None if disk is None else disk.resolve())
 
 
 @contextlib.contextmanager
@@ -133,7 +139,7 @@ def started_td(launch: Launch, host: TdHost) -> Iterator[Machine]:
     child: Child | None = None
     try:
         port = free_port()
-        argv = td_arguments(replace(launch, image=image), host, directory, port)
+        argv = td_arguments(_resolved(launch), host, directory, port)
         child = Child(
             host.qemu.tools,
             [host.qemu.program, *argv, *host.qemu.exits],
