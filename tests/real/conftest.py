@@ -75,6 +75,11 @@ def settled(word: str, patience: float) -> list[str]:
     return left
 
 
+def in_mkosi(place: Path) -> bool:
+    """True while mkosi runs for a build that works below ``place``."""
+    return any(" -m mkosi " in line for line in processes(str(place)))
+
+
 @pytest.fixture(scope="session")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """The report of a recipe's two legs, made on first use."""

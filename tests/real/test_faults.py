@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.real.conftest import ROOT, only_full, privml, processes, settled, succeeded
+from tests.real.conftest import ROOT, in_mkosi, only_full, privml, processes, settled, succeeded
 from tests.unit import fake_archive
 from tests.unit.fake_archive import KEYRING
 from tests.unit.pool_server import serving
@@ -146,10 +146,6 @@ def test_a_full_disk_during_unpacking_the_tools_tree_is_reported(small: Path) ->
     assert had <= set(Store(small / "store").digests())
 
 
-def _in_mkosi(place: Path) -> bool:
-    return any(" -m mkosi " in line for line in processes(str(place)))
-
-
 def test_kill_9_at_random_points_of_a_build(demo_cpu: Path, tmp_path: Path) -> None:
     """Only the command itself is killed, as by the kernel when memory runs out; its children must end too."""
     output = tmp_path / "image"
@@ -162,12 +158,12 @@ def test_kill_9_at_random_points_of_a_build(demo_cpu: Path, tmp_path: Path) -> N
         child = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         # Half of the points are anywhere in the first seconds, half are in mkosi, whenever this machine gets there.
         end = time.monotonic() + 200
-        while turn % 2 and not _in_mkosi(tmp_path) and child.poll() is None and time.monotonic() < end:
+        while turn % 2 and not in_mkosi(tmp_path) and child.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
         try:
             child.wait(chance.uniform(0.0, 12.0) if turn % 2 else chance.uniform(0.3, 6.0))
         except subprocess.TimeoutExpired:
-            inside += _in_mkosi(tmp_path)
+            inside += in_mkosi(tmp_path)
             child.send_signal(signal.SIGKILL)
             child.wait()
             left = settled(str(tmp_path), 5.0)
@@ -191,7 +187,7 @@ def test_ctrl_c_leaves_no_files_behind(tmp_path: Path) -> None:
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
         child = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
         end = time.monotonic() + 200
-        while not _in_mkosi(tmp_path) and child.poll() is None and time.monotonic() < end:
+        while not in_mkosi(tmp_path) and child.poll() is None and time.monotonic() < end:
             time.sleep(0.05)
         child.send_signal(number)
         _, told = child.communicate(timeout=30)
