@@ -33,7 +33,7 @@ from privml.events.tcg import ALG_SHA384, LogEntry, parse_log
 from privml.evidence import capture, gce
 from privml.evidence.tdx import quote
 from privml.image.workplace import Workplace
-from privml.lock.contents import known_tables, tables_of
+from privml.lock.tables import known_tables, tables_of
 from privml.machine.platform import Size
 from privml.measure import dmi, smbios, uki
 from privml.measure.digest import sha384
