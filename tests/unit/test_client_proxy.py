@@ -28,6 +28,13 @@ from privml.verify.judgement import Judgement
 from privml.verify.policy import Policy
 
 SECRET = "the prompt that must not leave"
+JSON = {"Content-Type": "application/json"}
+
+
+def head(port: int, path: str, length: int) -> bytes:
+    """The head of a POST, without its body."""
+    lines = [f"POST {path} HTTP/1.1", f"Host: 127.0.0.1:{port}", "Content-Type: application/json"]
+    return ("\r\n".join([*lines, f"Content-Length: {length}"]) + "\r\n\r\n").encode()
 
 
 @pytest.fixture
@@ -53,7 +60,7 @@ def ask(
 ) -> tuple[int, Any]:
     connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
     try:
-        connection.request("POST", path, body, {"Content-Type": "application/json", **headers})
+        connection.request("POST", path, body, {**JSON, **headers})
         response = connection.getresponse()
         return response.status, json.loads(response.read())
     finally:
@@ -244,7 +251,7 @@ def test_a_request_during_the_first_verification_is_unavailable(
     guest.document = slow
     with proxied(gate_for(guest)) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request("POST", "/v1/x", b"x")
+        connection.request("POST", "/v1/x", b"x", JSON)
         response = connection.getresponse()
         assert (response.status, response.getheader("Retry-After")) == (503, "1")
         error = json.loads(response.read())["error"]
@@ -270,10 +277,10 @@ def test_a_body_in_pieces_has_a_deadline_for_each(guest: Guest, monkeypatch: pyt
         assert ask(port)[0] == 200
         monkeypatch.setattr(proxy, "ANSWER_TIMEOUT", 0.12)
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request("POST", "/v1/stream", b"x")
+        connection.request("POST", "/v1/stream", b"x", JSON)
         assert connection.getresponse().read().count(b"token") == 3
         guest.endless, guest.pause = True, 60.0
-        connection.request("POST", "/v1/stream", b"x")
+        connection.request("POST", "/v1/stream", b"x", JSON)
         with pytest.raises((http.client.HTTPException, OSError)):
             connection.getresponse().read()
         connection.close()
@@ -284,7 +291,7 @@ def test_a_body_in_pieces_has_a_deadline_for_each(guest: Guest, monkeypatch: pyt
 def test_the_gate_is_asked_before_the_body_is_read(guest: Guest) -> None:
     guest.items = samples.extends(4 << 30, "evil")
     with proxied(gate_for(guest)) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
-        raw.sendall(b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n")
+        raw.sendall(head(port, "/v1/x", 1000))
         assert raw.recv(65536).startswith(b"HTTP/1.1 403 ")
     assert nothing_left(guest)
 
@@ -292,7 +299,7 @@ def test_the_gate_is_asked_before_the_body_is_read(guest: Guest) -> None:
 def test_an_answer_streams_as_it_comes(guest: Guest) -> None:
     with proxied(gate_for(guest)) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request("POST", "/v1/stream", b"x")
+        connection.request("POST", "/v1/stream", b"x", JSON)
         response = connection.getresponse()
         times = []
         while response.read1(100):
@@ -308,7 +315,7 @@ def test_a_client_that_leaves_ends_the_work_upstream(guest: Guest) -> None:
     guest.endless = True
     with proxied(gate_for(guest)) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request("POST", "/v1/stream", b"x")
+        connection.request("POST", "/v1/stream", b"x", JSON)
         assert connection.getresponse().read1(100)
         connection.sock.shutdown(socket.SHUT_RDWR)
         connection.close()
@@ -322,7 +329,7 @@ def test_many_slow_answers_do_not_keep_others_waiting(guest: Guest) -> None:
     with proxied(gate) as port, contextlib.ExitStack() as stack:
         for _ in range(45):
             raw = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=10))
-            raw.sendall(b"POST /v1/stream HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n")
+            raw.sendall(head(port, "/v1/stream", 0))
             assert raw.recv(12) == b"HTTP/1.1 200"
         assert ask(port)[0] == 200
         guest.endless = False
@@ -338,7 +345,7 @@ def test_a_truncated_answer_is_not_passed_on_as_complete(
         assert guest_ready[0] == 200
         guest.cut = True
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request("POST", path, b"x")
+        connection.request("POST", path, b"x", JSON)
         with pytest.raises((http.client.HTTPException, OSError)):
             connection.getresponse().read()
         connection.close()
@@ -358,7 +365,7 @@ def test_a_body_that_is_too_large_is_not_passed_on(guest: Guest, monkeypatch: py
         assert (status, answer["error"]["type"]) == (413, "request_too_large")
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
         connection.request("POST", "/v1/x", iter([b"x" * 600, b"x" * 600]), encode_chunked=True,
-                           headers={"Transfer-Encoding": "chunked"})  # fmt: skip
+                           headers={"Transfer-Encoding": "chunked", **JSON})  # fmt: skip
         assert connection.getresponse().status == 413
         connection.close()
     assert nothing_left(guest)
@@ -366,7 +373,7 @@ def test_a_body_that_is_too_large_is_not_passed_on(guest: Guest, monkeypatch: py
 
 def test_a_declared_size_is_refused_before_it_is_sent(guest: Guest) -> None:
     with proxied(gate_for(guest)) as port, socket.create_connection(("127.0.0.1", port), timeout=10) as raw:
-        raw.sendall(b"POST /v1/x HTTP/1.1\r\nHost: x\r\nContent-Length: 17000000\r\n\r\n")
+        raw.sendall(head(port, "/v1/x", 17000000))
         assert raw.recv(65536).startswith(b"HTTP/1.1 413 ")
     assert nothing_left(guest)
 
@@ -386,7 +393,7 @@ def test_too_long_a_head_is_refused(guest: Guest) -> None:
 def test_other_paths_do_not_pass(guest: Guest, path: str) -> None:
     with proxied(gate_for(guest)) as port:
         connection = http.client.HTTPConnection("127.0.0.1", port, timeout=10)
-        connection.request("POST", path, b"x")
+        connection.request("POST", path, b"x", JSON)
         assert connection.getresponse().status in (400, 404)
         connection.close()
     assert nothing_left(guest)

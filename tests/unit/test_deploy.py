@@ -18,6 +18,7 @@ from privml.cli.deploy import deploy as verb
 from privml.deploy import script, unit
 from privml.deploy.kinds import KINDS
 from privml.image.tools import ToolsTree
+from privml.machine.platform import Tables
 from privml.output.prediction import write_prediction
 from privml.recipe.loader import shipped
 from privml.vm import launch as launch_module
@@ -27,7 +28,7 @@ from privml.vm.qtest import Qemu
 
 PLAIN = shipped_platform("qemu-11-q35")
 H100 = shipped_platform("qemu-11-q35-h100")
-LEARNT = replace(PLAIN, name="mine", qemu="10.1.0", binary="ab" * 32)
+LEARNT = replace(PLAIN, tables=Tables("0" * 64, 1), name="mine", qemu="10.1.0", binary="ab" * 32)
 # Any program: it prints its words, a line each, and says that it is a QEMU.
 FAKE = """#!/bin/sh
 if [ "$*" = --version ]; then printf 'QEMU emulator version {version} (Debian 1)\\nCopyright\\n'; exit; fi

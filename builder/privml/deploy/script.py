@@ -24,7 +24,7 @@ def write(deployment: Deployment) -> Written:
         f'*) echo "$qemu is not QEMU {platform.qemu}, whose tables are predicted" >&2; exit {_OTHER_QEMU} ;;',
         "esac",
     ]
-    if platform.binary is not None:
+    if platform.tables is not None:
         lines += [
             'found=$(sha256sum < "$qemu")',
             f'if [ "${{found%% *}}" != {platform.binary} ]; then',
