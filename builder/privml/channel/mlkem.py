@@ -99,11 +99,14 @@ class _CryptographyKey:
 
 
 class Libcrypto:
-    """ML-KEM-768 of an OpenSSL shared library, 3.5 or later; ``OSError`` if this library does not have it."""
+    """ML-KEM-768 of an OpenSSL shared library, 3.5 or later; ``OSError`` if this library does not have it.
+
+    ``functions`` is the loaded library, its functions declared.
+    """
 
     def __init__(self, path: str = SYSTEM_LIBRARY) -> None:
         self.name = path
-        self._library = library = ctypes.CDLL(path)
+        self.functions = library = ctypes.CDLL(path)
         pointer, size = ctypes.c_void_p, ctypes.POINTER(ctypes.c_size_t)
         declared = {
             "d2i_AutoPrivateKey": (pointer, [pointer, ctypes.POINTER(ctypes.c_char_p), ctypes.c_long]),
@@ -140,7 +143,7 @@ class Libcrypto:
         return _LibcryptoKey(self, _sized("seed", seed, SEED_SIZE))
 
     def encapsulate(self, public: bytes) -> tuple[bytes, bytes]:
-        library = self._library
+        library = self.functions
         key = library.EVP_PKEY_new_raw_public_key_ex(
             None, _NAME, None, _sized("public key", public, PUBLIC_SIZE), PUBLIC_SIZE
         )
@@ -162,30 +165,25 @@ class Libcrypto:
     @contextlib.contextmanager
     def context(self, key: int) -> Iterator[int]:
         """A context for one operation with ``key``, freed at the end of the block."""
-        found = self._library.EVP_PKEY_CTX_new_from_pkey(None, key, None)
+        found = self.functions.EVP_PKEY_CTX_new_from_pkey(None, key, None)
         self.demand(found is not None)
         try:
             yield found
         finally:
-            self._library.EVP_PKEY_CTX_free(found)
+            self.functions.EVP_PKEY_CTX_free(found)
 
     def demand(self, answer: object) -> None:
         """``ValueError`` unless libcrypto's ``answer`` is 1, or a check true; empties its queue of errors."""
         if answer != 1:
-            self._library.ERR_clear_error()
+            self.functions.ERR_clear_error()
             raise ValueError(f"{_NAME.decode()}: {self.name} refused")
-
-    @property
-    def library(self) -> ctypes.CDLL:
-        """The loaded library, its functions declared."""
-        return self._library
 
 
 class _LibcryptoKey:
     """A key pair that libcrypto holds; freed with the object."""
 
     def __init__(self, owner: Libcrypto, seed: bytes) -> None:
-        self._owner, library = owner, owner.library
+        self._owner, library = owner, owner.functions
         text = _PKCS8 + seed
         at = ctypes.c_char_p(text)
         self._key = library.d2i_AutoPrivateKey(None, ctypes.byref(at), len(text))
@@ -203,7 +201,7 @@ class _LibcryptoKey:
         return self._public
 
     def decapsulate(self, ciphertext: bytes) -> bytes:
-        owner, library = self._owner, self._owner.library
+        owner, library = self._owner, self._owner.functions
         _sized("ciphertext", ciphertext, CIPHERTEXT_SIZE)
         with owner.context(self._key) as context:
             owner.demand(library.EVP_PKEY_decapsulate_init(context, None))
