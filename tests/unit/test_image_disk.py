@@ -87,6 +87,8 @@ def test_the_backup_table_and_the_protective_mbr_are_those_of_the_disk(tools: To
     assert int.from_bytes(data[446 + 12 : 446 + 16], "little") == last
     first, backup = data[SECTOR : SECTOR + 92], data[last * SECTOR : last * SECTOR + 92]
     assert header_crc(first) and header_crc(backup)
+    for header in (SECTOR, last * SECTOR):
+        assert not any(data[header + 92 : header + SECTOR]), "UEFI reserves the rest of a header's sector: zeros"
     assert int.from_bytes(backup[24:32], "little") == last == int.from_bytes(first[32:40], "little")
     at = int.from_bytes(backup[72:80], "little") * SECTOR
     assert data[at : at + 128 * 128] == data[2 * SECTOR : 2 * SECTOR + 128 * 128]

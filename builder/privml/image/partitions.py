@@ -57,14 +57,11 @@ def write(target: Path, disk: uuid.UUID, parts: Sequence[Source]) -> None:
         starts.append(end)
         end += -(-each.partition.size // MIB) * MIB
     sectors = (end + MIB) // SECTOR
+    last = sectors - 1
     entries = b"".join(_entry(each.partition, start) for each, start in zip(parts, starts, strict=True))
     entries = entries.ljust(ENTRIES * ENTRY, b"\0")
     with target.open("wb") as out:
         out.truncate(sectors * SECTOR)
-        out.write(
-            _PROTECTIVE.pack(0, b"\x00\x02\x00", 0xEE, b"\xff" * 3, 1, min(sectors - 1, 0xFFFFFFFF), b"\x55\xaa")
-        )
-        last = sectors - 1
         out.write(_PROTECTIVE.pack(0, b"\0\2\0", 0xEE, b"\xff" * 3, 1, min(last, 0xFFFFFFFF), b"\x55\xaa"))
         for here, other, table in ((1, last, 2), (last, 1, last - _TABLE)):
             out.seek(table * SECTOR)
