@@ -1,4 +1,5 @@
-"""Fixtures of many tests: an empty store, and the fake archive in its first state with a mirror that serves it."""
+"""Fixtures of many tests: an empty store, the fake archive in its first state with a mirror that serves it, and the
+stand-in of the GPUs' libraries."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import fake_archive
 import pytest
+from nvml_fake import FakeDriver, compiled
 from pool_server import serving
 
 from privml.store.mirrors import Mirrors
@@ -44,3 +46,15 @@ def mirrors(folder: Path, no_proxy: None) -> Iterator[Mirrors]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store")
+
+
+@pytest.fixture(scope="session")
+def compiled_library(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
+    place = tmp_path_factory.mktemp("nvml")
+    return compiled(place, place / "gpus")
+
+
+@pytest.fixture
+def library(compiled_library: FakeDriver) -> FakeDriver:
+    """The libraries of NVIDIA's driver and switches, compiled once; no device yet."""
+    return compiled_library.emptied()

@@ -14,7 +14,7 @@ from pathlib import Path
 import gpu_samples
 import pytest
 from agent_guest import guest
-from nvml_fake import FakeDriver, compiled, reader_service
+from nvml_fake import FakeDriver, reader_service
 from test_agent_gpu import (
     BRIDGE,
     CONTROLLER_3D,
@@ -30,7 +30,6 @@ from test_agent_gpu import (
 )
 
 from privml.agent import gpureader, gpuready, nscq
-from privml.agent.attestor import AttestorClient
 from privml.agent.gpuanswer import Question, Reading
 from privml.agent.gpucheck import GpuReader, GpuRefused
 from privml.agent.layout import FABRIC_ID, GPU_ID, SWITCH_ID
@@ -38,7 +37,6 @@ from privml.agent.nscq import Nscq, NscqError
 from privml.agent.nvml import FabricInfo, Nvml, Settings, State
 from privml.base.errors import EvidenceError
 from privml.base.strictjson import canonical, loads
-from privml.events.agent import AgentEvent
 from privml.events.configuration import Gpu, decode, encode
 from privml.events.stages import sequence
 from privml.evidence.document import GPU, SWITCH, DeviceEvidence, parse
@@ -55,17 +53,6 @@ NODES = {
 }
 
 
-@pytest.fixture(scope="module")
-def compiled_library(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
-    place = tmp_path_factory.mktemp("nvml")
-    return compiled(place, place / "gpus")
-
-
-@pytest.fixture
-def library(compiled_library: FakeDriver) -> FakeDriver:
-    return compiled_library.emptied()
-
-
 @pytest.fixture
 def board(library: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Machine]:
     """A guest with eight GPUs and four switches."""
@@ -75,16 +62,8 @@ def board(library: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Mach
 
 
 # -- the stage -------------------------------------------------------------------------------------------------------
-def test_a_board_is_counted_linked_checked_recorded_and_only_then_ready(
-    board: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    extend = AttestorClient.extend
-
-    def noted(client: AttestorClient, event: AgentEvent) -> None:
-        extend(client, event)
-        board.done.append(event.name)
-
-    monkeypatch.setattr(AttestorClient, "extend", noted)
+def test_a_board_is_counted_linked_checked_recorded_and_only_then_ready(board: Machine) -> None:
+    board.note_events()
     assert board.boot().run(), board.guest.said
     assert board.done == ["config", "persistence", "fabric", "gpu-policy", "gpu-ready", "ready", "system-ready"]
     assert board.groups == NODES

@@ -14,7 +14,7 @@ import attestation_samples as samples
 import gpu_samples
 import pytest
 from agent_guest import ENGINE, NO_MODEL, Guest, a_config, a_model, guest
-from nvml_fake import FakeDriver, compiled, reader_service
+from nvml_fake import FakeDriver, reader_service
 
 from privml.agent import gpuready
 from privml.agent.attestor import Attestor, AttestorClient
@@ -85,6 +85,7 @@ class Machine:
     def __init__(self, made: Guest, library: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> None:
         self.guest = made
         self.driver = library
+        self._monkeypatch = monkeypatch
         self.done: list[str] = []
         self.nodes: list[tuple[str, int, int]] = []
         self.groups: dict[int, list[str]] = {}
@@ -146,21 +147,20 @@ class Machine:
             )
         )
 
+    def note_events(self) -> None:
+        """Add the events that are extended to what was done."""
+        extend = AttestorClient.extend
+
+        def noted(client: AttestorClient, event: AgentEvent) -> None:
+            extend(client, event)
+            self.done.append(event.name)
+
+        self._monkeypatch.setattr(AttestorClient, "extend", noted)
+
     def parked(self) -> str:
         """Boot, which must fail; what the console says at last."""
         assert not self.boot().run()
         return self.guest.said[-1].removeprefix("privml: stage gpu failed: gpu: ")
-
-
-@pytest.fixture(scope="module")
-def compiled_library(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
-    place = tmp_path_factory.mktemp("nvml")
-    return compiled(place, place / "gpus")
-
-
-@pytest.fixture
-def library(compiled_library: FakeDriver) -> FakeDriver:
-    return compiled_library.emptied()
 
 
 @contextmanager
@@ -180,16 +180,8 @@ def machine(library: FakeDriver, monkeypatch: pytest.MonkeyPatch) -> Iterator[Ma
 
 
 # -- the stage -------------------------------------------------------------------------------------------------------
-def test_gpus_are_brought_up_checked_recorded_and_only_then_ready(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    extend = AttestorClient.extend
-
-    def noted(client: AttestorClient, event: AgentEvent) -> None:
-        extend(client, event)
-        machine.done.append(event.name)
-
-    monkeypatch.setattr(AttestorClient, "extend", noted)
+def test_gpus_are_brought_up_checked_recorded_and_only_then_ready(machine: Machine) -> None:
+    machine.note_events()
     assert machine.boot().run(), machine.guest.said
     assert machine.nodes == [
         ("nvidia0", 195, 0), ("nvidiactl", 195, 255), ("nvidia-uvm", 510, 0), ("nvidia-uvm-tools", 510, 1),

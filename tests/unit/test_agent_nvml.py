@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from nvml_fake import FakeDriver, compiled, reader_service
+from nvml_fake import FakeDriver, reader_service
 
 from privml.agent import gpureader, gpuready
 from privml.agent.gpuanswer import Question
@@ -27,15 +27,9 @@ NONCE = bytes(range(32))
 OTHER = bytes(32)
 
 
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
-    place = tmp_path_factory.mktemp("nvml")
-    return compiled(place, place / "gpus")
-
-
 @pytest.fixture
 def driver(library: FakeDriver) -> FakeDriver:
-    library.emptied().has(*sim.evidence(NONCE))
+    library.has(*sim.evidence(NONCE))
     return library
 
 

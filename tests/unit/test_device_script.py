@@ -10,19 +10,13 @@ import sys
 from pathlib import Path
 
 import pytest
-from nvml_fake import FakeDriver, compiled
+from nvml_fake import FakeDriver
 
 import privml
 from privml.sim import gpu as sim
 
 DEVICE = Path(__file__).parents[1] / "device"
 SCRIPT = DEVICE / "gpu.sh"
-
-
-@pytest.fixture(scope="module")
-def library(tmp_path_factory: pytest.TempPathFactory) -> FakeDriver:
-    place = tmp_path_factory.mktemp("nvml")
-    return compiled(place, place / "gpus")
 
 
 def stage(library: FakeDriver) -> tuple[int, dict[str, tuple[str, object]]]:
