@@ -88,11 +88,6 @@ def apt(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> Apt:
     return Apt(lock, monkeypatch)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 def locked(url: str = HERE, **digests: str) -> tuple[VendorArchive, ...]:
     return tuple(
         VendorArchive(

@@ -69,11 +69,6 @@ def apt(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> Apt:
     return Apt(lock, monkeypatch)
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
-
-
 def driver_in(lock: Lock, source: Runfile | None = None, **more: Any) -> Driver:
     """The driver of the lock with a runfile as its source."""
     given = source or Runfile(name=r.NAME, version=r.VERSION, url=URL, sha256=DIGEST, size=len(DATA))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -74,11 +73,6 @@ class Apt:
 @pytest.fixture
 def apt(lock: Lock, monkeypatch: pytest.MonkeyPatch) -> Apt:
     return Apt(lock, monkeypatch)
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
 
 
 def test_the_first_lock_asks_for_toolchain_headers_source_and_parts(
