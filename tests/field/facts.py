@@ -114,10 +114,7 @@ def _number(value: object) -> int:
 
 
 def _digest(value: object) -> bytes:
-    text = _text(value)
-    if len(text) != 2 * _DIGEST or set(text) - set("0123456789abcdef"):
-        raise EvidenceError(f"facts: expected {_DIGEST} bytes in lower-case hex")
-    return bytes.fromhex(text)
+    return unhex(value, _DIGEST, what="facts")
 
 
 def _bytes(value: object) -> bytes:

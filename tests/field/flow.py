@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 from tests.field import compared, facts
@@ -34,9 +35,10 @@ from tests.field.record import (
 from tests.field.scrub import Names
 from tests.field.signed import origin_of
 
-from privml.base.errors import PrivmlError, UsageError
+from privml.base.errors import EXIT_ACCEPTED_SIMULATED, HostError, PrivmlError, Refused, UsageError
 from privml.base.strictjson import canonical, loads
 from privml.client.attested import new_nonce
+from privml.events.variants import DEVELOPMENT
 from privml.evidence import bundle, capture, document
 from privml.evidence.capture import Capture
 from privml.image import madeby
@@ -44,6 +46,7 @@ from privml.image.target import recipes_directory, resolve
 from privml.image.workplace import Workplace
 from privml.measure import firmware, uki
 from privml.measure.firmware import FirmwareFacts
+from privml.output.artefacts import UKI
 from privml.recipe.loader import load_platform, platform_path
 from privml.sim.quote import root_pem
 from privml.statement.launch import MeasuredLaunch
@@ -59,7 +62,7 @@ _VERB = 300.0
 _QUOTES = 5
 _TOKENS = 16
 _PROMPT = "The capital of France is"
-NO_HOST = 5
+NO_HOST = HostError.exit_code
 
 
 @dataclass(frozen=True)
@@ -182,7 +185,7 @@ class Field:
         state, options = self.state, self.options
         target = resolve(options.target)
         manifest = target.manifest()
-        if (manifest.variant == "development") != options.simulation:
+        if (manifest.variant == DEVELOPMENT) != options.simulation:
             raise UsageError(f"{manifest.name} is a {manifest.variant} image: --simulation takes a development image")
         recipes = recipes_directory(target)
         name = options.platform or manifest.platforms[0]
@@ -199,7 +202,7 @@ class Field:
         here = Path("recipes")
         state.platform_file = platform_path(name, here if (here / f"platforms/{name}.yaml").is_file() else recipes)
         state.firmware = firmware.facts((target.directory / manifest.firmware_for(platform.tee).file).read_bytes())
-        image = (target.directory / "uki.efi").read_bytes()
+        image = (target.directory / UKI).read_bytes()
         platforms = state.platform_file.parents[1]
         described = load_platform(name, platforms).model_dump(mode="json", exclude={"description"})
         state.files |= {
@@ -264,9 +267,9 @@ class Field:
             root = self.folder / "simulated-root.pem"
             root.write_bytes(root_pem())
             words += ["--allow-simulated", str(root)]
-        wanted = 10 if self.options.simulation else 0
+        wanted = EXIT_ACCEPTED_SIMULATED if self.options.simulation else 0
         try:
-            status, said = self._verb(*words, ok=(0, 8, 10))
+            status, said = self._verb(*words, ok=(0, Refused.exit_code, EXIT_ACCEPTED_SIMULATED))
         finally:
             if saved.is_file():
                 self._keep_bundle(saved.read_bytes())
@@ -353,10 +356,7 @@ class Field:
             raise NotRun("no guest")
 
     def _machine(self) -> Any:
-        class Port:
-            port = self.state.port
-
-        return Port()
+        return SimpleNamespace(port=self.state.port)
 
     def _ask(self, path: str) -> tuple[int, bytes]:
         self._need_guest()

@@ -55,7 +55,7 @@ def page(report: Report) -> str:
 
 def headline(report: Report) -> str:
     """The verdict in one line."""
-    named = "SIMULATION, no evidence of hardware: " if report.simulation or report.origin == "simulated" else ""
+    named = "SIMULATION, no evidence of hardware: " if report.simulated else ""
     if not report.registers:
         why = next((step for step in report.steps if step.result != "passed" and step.name != "doctor"), None)
         return f"{named}no register was quoted{f' ({why.name}: {why.detail})' if why else ''}"
@@ -68,10 +68,9 @@ def headline(report: Report) -> str:
 
 
 def _verdict(report: Report) -> Html:
-    simulation = report.simulation or report.origin == "simulated"
     kind = (
         "same"
-        if report.equal and not simulation
+        if report.equal and not report.simulated
         else "differs"
         if report.registers and not report.equal
         else "wanted"

@@ -7,9 +7,11 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from privml.base.errors import EvidenceError
-from privml.base.strictjson import Fields, canonical, loads
+from privml.base.strictjson import Fields, canonical, loads, unhex
 from privml.events.registers import DIGEST_SIZE, TDX_REGISTERS
+from privml.events.variants import VARIANTS
 from privml.statement.launch import MAX_VALUES
+from privml.verify.bare import Origin
 
 FORMAT = "privml-field/v1"
 RECORD = "field.json"
@@ -119,6 +121,11 @@ class Report:
     files: Mapping[str, tuple[str, int]] = field(default_factory=dict)
 
     @property
+    def simulated(self) -> bool:
+        """True for a run without a TD, or with a quote that the simulation's key signed: it is no evidence."""
+        return self.simulation or self.origin == Origin.SIMULATED
+
+    @property
     def equal(self) -> bool:
         """True when every register of the quote is a predicted one."""
         names = [register.name for register in self.registers if register.verdict == PREDICTED]
@@ -142,7 +149,7 @@ def decode(data: bytes) -> Report:
     report = Report(
         tool=top.text("tool", limit=40),
         simulation=top.boolean("simulation"),
-        origin=top.text("origin", one_of=("", "genuine", "simulated", "refused", "unproven")),
+        origin=top.text("origin", one_of=("", *Origin)),
         machine=_machine(top.fields_or_null("machine")),
         steps=tuple(map(_step, _rows(top, "steps"))),
         rungs=tuple(map(_row, _rows(top, "rungs"))),
@@ -187,7 +194,7 @@ def _machine(fields: Fields | None) -> Machine | None:
         return None
     machine = Machine(
         image=fields.text("image", limit=100),
-        variant=fields.text("variant", one_of=("production", "development")),
+        variant=fields.text("variant", one_of=VARIANTS),
         manifest=fields.hexadecimal("manifest", 32).hex(),
         platform=fields.text("platform", limit=100),
         vcpus=fields.integer("vcpus", low=1, high=4096),
@@ -223,8 +230,7 @@ def _register(fields: Fields) -> Register:
     quoted = fields.text("quoted", limit=2 * DIGEST_SIZE)
     accepted: list[Any] = fields.array("accepted", limit=MAX_VALUES)
     for value in [quoted, *accepted] if quoted else accepted:
-        if not isinstance(value, str) or len(value) != 2 * DIGEST_SIZE or set(value) - set("0123456789abcdef"):
-            raise EvidenceError(f"{fields.path}: expected values of {DIGEST_SIZE} bytes in lower-case hex")
+        unhex(value, DIGEST_SIZE, what=fields.path)
     register = Register(
         name=fields.text("name", one_of=TDX_REGISTERS),
         verdict=fields.text("verdict", one_of=VERDICTS),
