@@ -50,13 +50,21 @@ def files(capture: bytes, facts_json: bytes, about: dict[str, Any]) -> dict[str,
     }
 
 
-def problems(folder: Path) -> list[str]:
-    """How today's comparison differs from what ``folder`` expects; empty if it does not."""
+def problems(folder: Path, readme: str) -> list[str]:
+    """What of today's comparison differs from what ``folder`` expects, and a row that README lacks."""
     expected = json.loads((folder / EXPECTED).read_bytes())
     capture = lzma.decompress((folder / PACKED).read_bytes())
     found = summary(replayed(capture, (folder / FACTS).read_bytes()))
-    return [
+    wrong = [
         f"{folder.name}: {name}: got {canonical(found[name]).decode()}, expected {canonical(expected[name]).decode()}"
         for name in found
         if found[name] != expected[name]
     ]
+    return (
+        wrong if link(folder.name) in readme else [*wrong, f"{folder.name}: README: no row with {link(folder.name)}"]
+    )
+
+
+def link(name: str) -> str:
+    """README's link to the golden test ``name``."""
+    return f"[`tests/vectors/field/{name}`](tests/vectors/field/{name})"

@@ -73,7 +73,7 @@ def _row(received: Received, name: str, replayed: Replayed) -> str:
     what = f"{machine.platform}, {machine.vcpus} vCPUs" if machine is not None else "unknown platform"
     wrong = len(replayed.comparison.differences) + len(replayed.problems)
     state = "every event and register as predicted" if replayed.equal else f"{wrong} differences, listed in the test"
-    cells = [f"{what} ({host})", f"{state}: [`tests/vectors/field/{name}`](tests/vectors/field/{name})"]
+    cells = [f"{what} ({host})", f"{state}: {golden.link(name)}"]
     return f"| {' | '.join(printable(cell).replace('|', '/') for cell in cells)} |"
 
 
