@@ -80,6 +80,15 @@ def in_mkosi(place: Path) -> bool:
     return any(" -m mkosi " in line for line in processes(str(place)))
 
 
+def await_mkosi(place: Path, build: subprocess.Popen[str], patience: float = 300) -> None:
+    """Wait until mkosi runs for ``build``, which works below ``place``; it must get there."""
+    end = time.monotonic() + patience
+    while not in_mkosi(place):
+        assert build.poll() is None, "the build ended before mkosi was seen"
+        assert time.monotonic() < end, f"mkosi did not run within {patience:g} s"
+        time.sleep(0.05)
+
+
 @pytest.fixture(scope="session")
 def reports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], dict[str, Any]]:
     """The report of a recipe's two legs, made on first use."""

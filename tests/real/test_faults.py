@@ -18,7 +18,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from tests.real.conftest import ROOT, in_mkosi, only_full, privml, processes, settled, succeeded
+from tests.real.conftest import ROOT, await_mkosi, in_mkosi, only_full, privml, processes, settled, succeeded
 from tests.unit import fake_archive
 from tests.unit.fake_archive import KEYRING
 from tests.unit.pool_server import serving
@@ -186,9 +186,7 @@ def test_ctrl_c_leaves_no_files_behind(tmp_path: Path) -> None:
     words = [COMMAND, "image", "demo-cpu", "--output", str(output)]
     for number, code in ((signal.SIGINT, 130), (signal.SIGTERM, 130)):
         child = subprocess.Popen(words, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
-        end = time.monotonic() + 200
-        while not in_mkosi(tmp_path) and child.poll() is None and time.monotonic() < end:
-            time.sleep(0.05)
+        await_mkosi(tmp_path, child)
         child.send_signal(number)
         _, told = child.communicate(timeout=30)
         assert child.returncode == code

@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.real.conftest import ROOT, in_mkosi, only_full, privml, settled, succeeded
+from tests.real.conftest import ROOT, await_mkosi, only_full, privml, settled, succeeded
 
 from privml.host.facts import SUBORDINATE_IDS
 from privml.host.survey import subordinate
@@ -102,11 +102,7 @@ def test_an_unprivileged_user_builds_the_same_bytes(
 
     for number in (signal.SIGKILL, signal.SIGTERM):
         child = start()
-        until = time.monotonic() + 300
-        while not (seen := in_mkosi(place / "work")) and time.monotonic() < until:
-            assert child.poll() is None, "it ended before its time"
-            time.sleep(0.05)
-        assert seen, "mkosi never ran"
+        await_mkosi(place / "work", child)
         time.sleep(1.0)  # into the middle of its work
         child.send_signal(number)
         _, told = child.communicate(timeout=60)
