@@ -303,6 +303,10 @@ def test_a_repeated_request_is_refused_after_it_opened_and_a_full_set_refuses_ne
     opened(key, first, CHUNKED)
     with pytest.raises(Replayed, match=r"^request: was opened before$"):
         opened(key, first, CHUNKED)
+    at = HEADER_SIZE + key.config.kem.encapsulated_size
+    assert first[at] == 0  # the last chunk's length
+    with pytest.raises(Replayed):  # written in more bytes it is the same request
+        opened(key, first[:at] + b"\x40\x00" + first[at + 1 :], CHUNKED)
     with pytest.raises(CannotOpen):
         opened(key, first[:-1] + bytes([first[-1] ^ 1]), CHUNKED)
     opened(key, second, CHUNKED)
