@@ -11,7 +11,15 @@ from tests.channel_vectors import changes, gateway_key, only, vector
 
 from privml.base.errors import EvidenceError
 from privml.channel import varint
-from privml.channel.chunks import FINAL, REQUEST_LIMITS, SENT_CHUNK, ChunkLimits, ChunkOpener, ChunkSealer
+from privml.channel.chunks import (
+    FINAL,
+    REQUEST_LIMITS,
+    RESPONSE_LIMITS,
+    SENT_CHUNK,
+    ChunkLimits,
+    ChunkOpener,
+    ChunkSealer,
+)
 from privml.channel.kem import KEMS, X25519, Kem, encapsulate_x25519_with
 from privml.channel.keyconfig import KeyConfig
 from privml.channel.keyring import GatewayKey
@@ -23,6 +31,7 @@ from privml.channel.ohttp import (
     Form,
     OpenedRequest,
     RequestOpener,
+    ResponseOpener,
     ResponseSealer,
 )
 from privml.channel.replay import Replayed, ReplaySet, SetFull
@@ -177,9 +186,7 @@ def test_the_streamed_example_cut_anywhere_is_refused() -> None:
         gateway_key("chunked-ohttp-xwing-streamed"), bytes.fromhex(found["enc_request"]), CHUNKED
     ).context
     for size in range(len(answer)):
-        caller = CallerRequest.__new__(CallerRequest)
-        caller._context, caller._form = context, CHUNKED  # type: ignore[assignment]
-        response = caller.response()
+        response = ResponseOpener(context, CHUNKED, RESPONSE_LIMITS)
         plain = response.feed(answer[:size])
         with pytest.raises(CannotOpen, match=ONE_ERROR):
             response.end()
@@ -283,6 +290,14 @@ def test_long_parts_are_split_into_chunks_that_others_take() -> None:
         for call in (sealer.chunk, sealer.final):
             with pytest.raises(ValueError, match=r"a chunk after the final one"):
                 call(b"z")
+
+
+@pytest.mark.parametrize("form", [PLAIN, CHUNKED], ids=["plain", "chunked"])
+def test_a_request_is_sealed_once(form: Form) -> None:
+    caller = CallerRequest(made().config, AEADS[1], form)
+    caller.whole(b"x")
+    with pytest.raises(ValueError, match=r"a chunk after the final one"):
+        caller.whole(b"x")
 
 
 def test_nothing_of_a_request_is_given_out_before_its_final_chunk() -> None:

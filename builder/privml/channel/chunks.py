@@ -55,21 +55,28 @@ class ChunkSealer:
 
     def chunk(self, plain: bytes) -> bytes:
         """The encoding of a part that is not the last: chunks of at most `SENT_CHUNK` bytes, none for no bytes."""
-        if self._messages is None:
-            raise ValueError("a chunk after the final one")
+        messages = self._unfinished()
         parts = []
         for start in range(0, len(plain), SENT_CHUNK):
-            sealed = self._messages.seal(plain[start : start + SENT_CHUNK])
+            sealed = messages.seal(plain[start : start + SENT_CHUNK])
             parts += [encode(len(sealed)), sealed]
         return b"".join(parts)
 
     def final(self, plain: bytes = b"") -> bytes:
-        """The encoding of the last part, which ends the message."""
+        """The encoding of the last part. A message without it is refused, so leave it out when something broke."""
         split = max(len(plain) - 1, 0) // SENT_CHUNK * SENT_CHUNK
         before = self.chunk(plain[:split])
-        messages, self._messages = self._messages, None
-        assert messages is not None
-        return before + encode(0) + messages.seal(plain[split:], FINAL)
+        return before + encode(0) + self._finish().seal(plain[split:], FINAL)
+
+    def _unfinished(self) -> Seals:
+        if self._messages is None:
+            raise ValueError("a chunk after the final one")
+        return self._messages
+
+    def _finish(self) -> Seals:
+        """What seals the last part; nothing can be sealed after it."""
+        messages, self._messages = self._unfinished(), None
+        return messages
 
 
 class ChunkOpener:
