@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from privml.channel.suites import TAG_SIZE, CannotOpen
-from privml.channel.varint import Cursor, Short, encode
+from privml.channel.varint import LONGEST, Cursor, Short, encode
 
 FINAL = b"final"
 """The associated data of the last chunk; that of others is empty."""
 SENT_CHUNK = 16384
 """The largest plaintext that is sent in a chunk: some implementations take no more."""
-_LONGEST_LENGTH = 8
 
 
 class Seals(Protocol):
@@ -114,7 +113,7 @@ class ChunkOpener:
         if not self._ending:
             if not self._buffer:  # the usual case after a chunk; `Short` costs ten times as much
                 return None
-            cursor = Cursor(bytes(self._buffer[:_LONGEST_LENGTH]), "chunk")
+            cursor = Cursor(bytes(self._buffer[:LONGEST]), "chunk")
             try:
                 size = cursor.varint()
             except Short:
