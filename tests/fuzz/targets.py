@@ -41,6 +41,7 @@ from privml.base.strictjson import canonical, loads
 from privml.channel import bhttp, keyconfig, ohttp
 from privml.channel import record as channel_record
 from privml.channel import wrapped as wrapped_request
+from privml.channel.varint import Cursor, prefixed
 from privml.events import agent
 from privml.events.align import differences
 from privml.events.gpt import decode
@@ -280,13 +281,27 @@ SEALED = bytes.fromhex(channel_vectors.vector("chunked-ohttp-example")["enc_requ
 SEALED_RESPONSE = bytes.fromhex(channel_vectors.vector("chunked-ohttp-example")["enc_response"])
 
 
-def _sealed_request(data: bytes) -> ohttp.OpenedRequest:
-    """A sealed request, of which only the honest one opens; lengths may take more bytes (ADR 0090)."""
+def _opened(data: bytes) -> ohttp.OpenedRequest:
     opener = ohttp.RequestOpener(channel_vectors.only(channel_vectors.gateway_key("chunked-ohttp-example")))
     opener.feed(data)
-    request = opener.end()
-    assert len(data) >= len(SEALED) and (data is SEALED or request.plain == _sealed_request(SEALED).plain)
-    return request
+    return opener.end()
+
+
+CONTEXT = _opened(SEALED).context
+
+
+def _shortest(data: bytes, start: int) -> bytes:
+    """A message that opened, with the lengths of its chunks, from ``start`` on, in as few bytes as they need."""
+    chunks, found = Cursor(data[start:], "chunks"), data[:start]
+    while size := chunks.varint():
+        found += prefixed(chunks.take(size))
+    return found + prefixed(b"") + chunks.take(chunks.left)
+
+
+def _sealed_request(data: bytes) -> None:
+    """A sealed request, of which only the honest one opens, however its lengths are written (ADR 0090)."""
+    _opened(data)
+    assert _shortest(data, ohttp.HEADER_SIZE + len(CONTEXT.encapsulated)) == SEALED
 
 
 def _wrapped_request(data: bytes) -> None:
@@ -294,17 +309,16 @@ def _wrapped_request(data: bytes) -> None:
     keys = (channel_vectors.fixed_key(1),)
     opener = wrapped_request.WrappedRequestOpener(lambda: keys)
     opener.feed(data)
-    assert opener.end().plain == b"prompt" and len(data) >= len(WRAPPED)
+    opener.end()
+    assert _shortest(data, len(_WRAPPED.start)) == WRAPPED
 
 
 def _sealed_response(data: bytes) -> None:
     """A sealed response, of which only the honest one is complete."""
-    assert _response(data) == _response(SEALED_RESPONSE) and len(data) >= len(SEALED_RESPONSE)
-
-
-def _response(data: bytes) -> bytes:
-    response = ohttp.ResponseOpener(_sealed_request(SEALED).context, ohttp.CHUNKED, ohttp.RESPONSE_LIMITS)
-    return response.feed(data) + response.end()
+    response = ohttp.ResponseOpener(CONTEXT, ohttp.CHUNKED, ohttp.RESPONSE_LIMITS)
+    response.feed(data)
+    response.end()
+    assert _shortest(data, CONTEXT.aead.secret_size) == SEALED_RESPONSE
 
 
 def _signed_record(data: bytes) -> None:

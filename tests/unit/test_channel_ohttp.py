@@ -11,7 +11,15 @@ from tests.channel_vectors import changes, gateway_key, only, vector
 
 from privml.base.errors import EvidenceError
 from privml.channel import varint
-from privml.channel.chunks import FINAL, REQUEST_LIMITS, SENT_CHUNK, ChunkLimits, ChunkOpener, ChunkSealer
+from privml.channel.chunks import (
+    FINAL,
+    REQUEST_LIMITS,
+    RESPONSE_LIMITS,
+    SENT_CHUNK,
+    ChunkLimits,
+    ChunkOpener,
+    ChunkSealer,
+)
 from privml.channel.kem import KEMS, X25519, Kem, encapsulate_x25519_with
 from privml.channel.keyconfig import KeyConfig
 from privml.channel.keyring import GatewayKey
@@ -23,6 +31,7 @@ from privml.channel.ohttp import (
     Form,
     OpenedRequest,
     RequestOpener,
+    ResponseOpener,
     ResponseSealer,
 )
 from privml.channel.replay import Replayed, ReplaySet, SetFull
@@ -177,9 +186,7 @@ def test_the_streamed_example_cut_anywhere_is_refused() -> None:
         gateway_key("chunked-ohttp-xwing-streamed"), bytes.fromhex(found["enc_request"]), CHUNKED
     ).context
     for size in range(len(answer)):
-        caller = CallerRequest.__new__(CallerRequest)
-        caller._context, caller._form = context, CHUNKED  # type: ignore[assignment]
-        response = caller.response()
+        response = ResponseOpener(context, CHUNKED, RESPONSE_LIMITS)
         plain = response.feed(answer[:size])
         with pytest.raises(CannotOpen, match=ONE_ERROR):
             response.end()
@@ -285,6 +292,14 @@ def test_long_parts_are_split_into_chunks_that_others_take() -> None:
                 call(b"z")
 
 
+@pytest.mark.parametrize("form", [PLAIN, CHUNKED], ids=["plain", "chunked"])
+def test_a_request_is_sealed_once(form: Form) -> None:
+    caller = CallerRequest(made().config, AEADS[1], form)
+    caller.whole(b"x")
+    with pytest.raises(ValueError, match=r"a chunk after the final one"):
+        caller.whole(b"x")
+
+
 def test_nothing_of_a_request_is_given_out_before_its_final_chunk() -> None:
     key, _, sealed = small_request(CHUNKED)
     opener = RequestOpener(only(key))
@@ -303,6 +318,10 @@ def test_a_repeated_request_is_refused_after_it_opened_and_a_full_set_refuses_ne
     opened(key, first, CHUNKED)
     with pytest.raises(Replayed, match=r"^request: was opened before$"):
         opened(key, first, CHUNKED)
+    at = HEADER_SIZE + key.config.kem.encapsulated_size
+    assert first[at] == 0  # the last chunk's length
+    with pytest.raises(Replayed):  # written in more bytes it is the same request
+        opened(key, first[:at] + b"\x40\x00" + first[at + 1 :], CHUNKED)
     with pytest.raises(CannotOpen):
         opened(key, first[:-1] + bytes([first[-1] ^ 1]), CHUNKED)
     opened(key, second, CHUNKED)

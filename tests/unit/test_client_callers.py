@@ -23,7 +23,7 @@ from privml.base.errors import HostError, UsageError
 from privml.cli.main import main
 from privml.client import proxy
 from privml.client.callers import Callers, allowed_origins, token_of
-from privml.client.listening import unix_listener
+from privml.client.listening import served_socket, unix_listener
 
 CHAT = "/v1/chat/completions"
 PAGE = "https://app.example"
@@ -274,6 +274,19 @@ def test_a_socket_left_behind_is_replaced_and_another_file_is_not(tmp_path: Path
     assert path.is_dir()
     with pytest.raises(HostError, match="no socket can be made at"):
         unix_listener(tmp_path / ("s" * 120))
+
+
+def test_a_socket_that_another_process_made_meanwhile_stays(tmp_path: Path) -> None:
+    path = tmp_path / "guest.sock"
+    with served_socket(path) as listener:
+        assert path.is_socket()
+        listener.close()  # as a server does while it finishes its last answers
+        other = unix_listener(path)
+    with other, socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(str(path))
+    with served_socket(path):
+        path.unlink()
+    assert not path.exists()
 
 
 def test_serving_on_a_socket_removes_it_at_the_end(guest: Guest, tmp_path: Path) -> None:

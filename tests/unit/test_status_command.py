@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import guest_fake
@@ -81,6 +82,8 @@ def test_as_json(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:
     [
         ("model", "model: no partition is named x: is the model's disk attached?", "attach the model's disk"),
         ("engine", "engine: engine-answers-wrong: no number", "do not compute right together"),
+        ("engine", "engine: exited before it was ready", "the engine's last lines"),
+        ("engine", "the engine exited", "the engine's last lines"),
         ("gpu", "gpu: recipe declares 1 GPU, found 0", "give the guest the GPUs"),
         ("gpu", "gpu-cc-off: environment 0, expected environment 1", "set the GPU's mode"),
         ("gpu", "gpu-chain: a root of its own", "does not prove that it is genuine"),
@@ -95,6 +98,11 @@ def test_a_parked_guest_is_told_with_its_remedy(
     assert outcome.code == 5
     assert f"parked in stage {name}: {detail}" in outcome.stderr
     assert remedy in outcome.stderr
+
+
+def test_every_remedy_is_for_words_of_the_agent() -> None:
+    agent = "".join(path.read_text() for path in Path(progress.__file__).parent.glob("*.py"))
+    assert [start for start, _ in stages._REMEDIES if start not in agent] == []
 
 
 def test_a_booting_guest(guest: Guest, capsys: pytest.CaptureFixture[str]) -> None:

@@ -25,7 +25,7 @@ from privml.channel.fields import (
     read_fields,
     stated_length,
 )
-from privml.channel.varint import Cursor, Short, encode, prefixed
+from privml.channel.varint import LONGEST, Cursor, Short, encode, prefixed
 
 KNOWN_REQUEST, KNOWN_RESPONSE, REQUEST, RESPONSE = 0, 1, 2, 3
 """Framing indicators; the last two are of indeterminate length."""
@@ -202,7 +202,7 @@ class Reader(Generic[_Control]):
                     return False
                 self._state = _State.TRAILERS
                 return True
-            cursor = Cursor(bytes(self._buffer[:8]), self._what)
+            cursor = Cursor(bytes(self._buffer[:LONGEST]), self._what)
             try:
                 piece = cursor.varint()
             except Short:

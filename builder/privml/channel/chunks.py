@@ -10,13 +10,12 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from privml.channel.suites import TAG_SIZE, CannotOpen
-from privml.channel.varint import Cursor, Short, encode
+from privml.channel.varint import LONGEST, Cursor, Short, encode
 
 FINAL = b"final"
 """The associated data of the last chunk; that of others is empty."""
 SENT_CHUNK = 16384
 """The largest plaintext that is sent in a chunk: some implementations take no more."""
-_LONGEST_LENGTH = 8
 
 
 class Seals(Protocol):
@@ -55,21 +54,28 @@ class ChunkSealer:
 
     def chunk(self, plain: bytes) -> bytes:
         """The encoding of a part that is not the last: chunks of at most `SENT_CHUNK` bytes, none for no bytes."""
-        if self._messages is None:
-            raise ValueError("a chunk after the final one")
+        messages = self._unfinished()
         parts = []
         for start in range(0, len(plain), SENT_CHUNK):
-            sealed = self._messages.seal(plain[start : start + SENT_CHUNK])
+            sealed = messages.seal(plain[start : start + SENT_CHUNK])
             parts += [encode(len(sealed)), sealed]
         return b"".join(parts)
 
     def final(self, plain: bytes = b"") -> bytes:
-        """The encoding of the last part, which ends the message."""
+        """The encoding of the last part. A message without it is refused, so leave it out when something broke."""
         split = max(len(plain) - 1, 0) // SENT_CHUNK * SENT_CHUNK
         before = self.chunk(plain[:split])
-        messages, self._messages = self._messages, None
-        assert messages is not None
-        return before + encode(0) + messages.seal(plain[split:], FINAL)
+        return before + encode(0) + self._finish().seal(plain[split:], FINAL)
+
+    def _unfinished(self) -> Seals:
+        if self._messages is None:
+            raise ValueError("a chunk after the final one")
+        return self._messages
+
+    def _finish(self) -> Seals:
+        """What seals the last part; nothing can be sealed after it."""
+        messages, self._messages = self._unfinished(), None
+        return messages
 
 
 class ChunkOpener:
@@ -107,7 +113,7 @@ class ChunkOpener:
         if not self._ending:
             if not self._buffer:  # the usual case after a chunk; `Short` costs ten times as much
                 return None
-            cursor = Cursor(bytes(self._buffer[:_LONGEST_LENGTH]), "chunk")
+            cursor = Cursor(bytes(self._buffer[:LONGEST]), "chunk")
             try:
                 size = cursor.varint()
             except Short:

@@ -1,7 +1,7 @@
 """The two KEMs of the channel: DHKEM(X25519, HKDF-SHA256) of RFC 9180, and X-Wing.
 
 X-Wing (draft-connolly-cfrg-xwing-kem; identifier 0x647a of draft-ietf-hpke-pq) is ML-KEM-768 and X25519 together: a
-message stays closed as long as one of the two is unbroken. It needs ML-KEM (`channel.mlkem`); `kems` has it only
+message stays closed as long as one of the two is unbroken. It needs ML-KEM (`channel.mlkem`); `usable` has it only
 where that is available.
 """
 
@@ -48,6 +48,8 @@ class Kem:
     public_size: int
     encapsulated_size: int
     post_quantum: bool
+    aeads: tuple[int, ...]
+    """Identifiers of the AEADs that a guest offers with it. AES-128 would be the weakest part of X-Wing."""
     private: Callable[[bytes], PrivateKey]
     encapsulate: Callable[[bytes], tuple[bytes, bytes]]
     """For a public key: a fresh shared secret and its encapsulation; ``ValueError`` if the key is unusable."""
@@ -157,6 +159,7 @@ X25519 = Kem(
     public_size=_X25519_SIZE,
     encapsulated_size=_X25519_SIZE,
     post_quantum=False,
+    aeads=(0x0001, 0x0002, 0x0003),
     private=_X25519Key,
     encapsulate=_encapsulate_x25519,
 )
@@ -166,6 +169,7 @@ X_WING = Kem(
     public_size=mlkem.PUBLIC_SIZE + _X25519_SIZE,
     encapsulated_size=mlkem.CIPHERTEXT_SIZE + _X25519_SIZE,
     post_quantum=True,
+    aeads=(0x0002, 0x0003),
     private=XWingKey,
     encapsulate=encapsulate_xwing,
 )

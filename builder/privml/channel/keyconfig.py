@@ -6,15 +6,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from privml.base.errors import EvidenceError
-from privml.channel.kem import KEMS, X25519, X_WING, Kem, usable
+from privml.channel.kem import KEMS, Kem, usable
 from privml.channel.suites import AEADS, HKDF_SHA256, Aead
 from privml.channel.varint import Cursor
 
 MEDIA_TYPE = "application/ohttp-keys"
 MAX_CONFIGS = 16
 MAX_SUITES = 16
-_SUITES = {X_WING.id: (0x0002, 0x0003), X25519.id: (0x0001, 0x0002, 0x0003)}
-"""AEADs that a guest offers with each KEM. AES-128 would be the weakest part of X-Wing."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +56,7 @@ class KeyConfig:
     @classmethod
     def of(cls, key_id: int, kem: Kem, public: bytes) -> KeyConfig:
         """The configuration that a guest offers for a key."""
-        return cls(key_id, kem, public, tuple((HKDF_SHA256, aead) for aead in _SUITES[kem.id]))
+        return cls(key_id, kem, public, tuple((HKDF_SHA256, aead) for aead in kem.aeads))
 
     def offers(self, kdf: int, aead: int) -> Aead | None:
         """The AEAD if the key is used with this pair, else None."""

@@ -21,6 +21,7 @@ from privml.channel.chunks import (
     ChunkLimits,
     ChunkOpener,
     ChunkSealer,
+    Seals,
 )
 from privml.channel.hpke import Recipient, Sender
 from privml.channel.keyconfig import KeyConfig
@@ -64,7 +65,23 @@ def _response_keys(context: Sender | Recipient, form: Form, nonce: bytes) -> Seq
     return Sequence(aead, expand(key, b"key", aead.key_size), expand(key, b"nonce", NONCE_SIZE))
 
 
-class CallerRequest:
+class _MessageSealer(ChunkSealer):
+    """Seals one message in either form."""
+
+    def __init__(self, messages: Seals, form: Form, start: bytes) -> None:
+        super().__init__(messages)
+        self._form = form
+        self.start = start
+        """The first bytes of the sealed message."""
+
+    def whole(self, plain: bytes) -> bytes:
+        """The sealed message as one body, in either form."""
+        if self._form is PLAIN:
+            return self.start + self._finish().seal(plain)
+        return self.start + self.final(plain)
+
+
+class CallerRequest(_MessageSealer):
     """One request of a caller: what seals it and, later, opens its response."""
 
     def __init__(self, config: KeyConfig, aead: Aead, form: Form = CHUNKED) -> None:
@@ -74,24 +91,7 @@ class CallerRequest:
             self._context = Sender(config.kem, aead, config.public, form.request_label + b"\x00" + header)
         except ValueError as error:
             raise EvidenceError(f"key config: unusable {config.kem.name} key ({error})") from error
-        self._form = form
-        self._sealer = ChunkSealer(self._context)
-        self.start = header + self._context.encapsulated
-        """The first bytes of the sealed request."""
-
-    def chunk(self, plain: bytes) -> bytes:
-        """Seal a part that is not the last."""
-        return self._sealer.chunk(plain)
-
-    def final(self, plain: bytes = b"") -> bytes:
-        """Seal the last part, which ends the request."""
-        return self._sealer.final(plain)
-
-    def whole(self, plain: bytes) -> bytes:
-        """The sealed request as one body, in either form."""
-        if self._form is PLAIN:
-            return self.start + self._context.seal(plain)
-        return self.start + self.final(plain)
+        super().__init__(self._context, form, header + self._context.encapsulated)
 
     def response(self, limits: ChunkLimits = RESPONSE_LIMITS) -> ResponseOpener:
         """What opens the response in chunks."""
@@ -239,28 +239,10 @@ class _WholeOpener(ChunkOpener):
         return self._messages.open(bytes(self._buffer))
 
 
-class ResponseSealer:
+class ResponseSealer(_MessageSealer):
     """Seals the response to one request."""
 
     def __init__(self, context: Sender | Recipient, form: Form, nonce: bytes = b"", *, prefix: bytes = b"") -> None:
         """``nonce`` is random; only vectors give one."""
-        self._form = form
         nonce = nonce or os.urandom(context.aead.secret_size)
-        self.start = prefix + nonce
-        """The first bytes of the sealed response."""
-        self._messages = _response_keys(context, form, nonce)
-        self._sealer = ChunkSealer(self._messages)
-
-    def chunk(self, plain: bytes) -> bytes:
-        """Seal a part that is not the last."""
-        return self._sealer.chunk(plain)
-
-    def final(self, plain: bytes = b"") -> bytes:
-        """Seal the last part. Without it a caller refuses the response, so leave it out when something broke."""
-        return self._sealer.final(plain)
-
-    def whole(self, plain: bytes) -> bytes:
-        """The sealed response as one body, in either form."""
-        if self._form is PLAIN:
-            return self.start + self._messages.seal(plain)
-        return self.start + self.final(plain)
+        super().__init__(_response_keys(context, form, nonce), form, prefix + nonce)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from privml.base.errors import EvidenceError
 
 MAX = 2**62 - 1
+LONGEST = 8
+"""Bytes of the longest encoding."""
 
 
 class Short(EvidenceError):

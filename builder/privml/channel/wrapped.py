@@ -70,7 +70,7 @@ def _body_keys(aead: Aead, request_key: bytes, header: bytes) -> Messages:
     return Messages(aead, expand(key, b"key", aead.key_size), expand(key, b"nonce", NONCE_SIZE))
 
 
-class WrappedRequest:
+class WrappedRequest(ChunkSealer):
     """One request of a caller: what seals it and, later, opens the response of whichever recipient answers."""
 
     def __init__(self, configs: Sequence[KeyConfig], aead: Aead = _AES_256_GCM) -> None:
@@ -90,17 +90,9 @@ class WrappedRequest:
                 raise EvidenceError(f"key config: unusable {config.kem.name} key ({error})") from error
             self._contexts[name] = config, context
             header += name + config.kem.id.to_bytes(2, "big") + context.encapsulated + context.seal(request_key, name)
-        self._sealer = ChunkSealer(_body_keys(aead, request_key, header))
+        super().__init__(_body_keys(aead, request_key, header))
         self.start = header
         """The first bytes of the sealed request."""
-
-    def chunk(self, plain: bytes) -> bytes:
-        """Seal a part that is not the last."""
-        return self._sealer.chunk(plain)
-
-    def final(self, plain: bytes = b"") -> bytes:
-        """Seal the last part, which ends the request."""
-        return self._sealer.final(plain)
 
     def response(self, limits: ChunkLimits = RESPONSE_LIMITS) -> WrappedResponseOpener:
         """What opens the response."""

@@ -2,13 +2,35 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import socket
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 
 from privml.base.errors import HostError, UsageError
 
 _PATIENCE = 1.0
+
+
+@contextlib.contextmanager
+def served_socket(path: Path) -> Iterator[socket.socket]:
+    """A `unix_listener`; its file is removed at the end of the block, unless another process has replaced it.
+
+    A server stops listening when it is interrupted and may then finish a long answer. Until that ends, another
+    process finds a socket that nobody listens on, and replaces it.
+    """
+    with contextlib.ExitStack() as stack:
+        listener = stack.enter_context(unix_listener(path))
+        made = os.open(path, os.O_PATH | os.O_NOFOLLOW)  # keeps the inode, whose number could else be used again
+        stack.callback(os.close, made)
+        try:
+            yield listener
+        finally:
+            with contextlib.suppress(FileNotFoundError):
+                if os.path.samestat(os.fstat(made), path.lstat()):
+                    path.unlink()
 
 
 def unix_listener(path: Path) -> socket.socket:

@@ -29,7 +29,7 @@ from privml.base.errors import HostError, PrivmlError, Refused, UsageError
 from privml.client.callers import METHODS, Callers, Guarded, error_response
 from privml.client.connection import MAX_HEAD, AttestedConnection, reason
 from privml.client.gate import INTERVAL, MAX_AGE, Check, Decision, Gate
-from privml.client.listening import unix_listener
+from privml.client.listening import served_socket
 from privml.engines.registry import ENGINES
 
 log = logging.getLogger("privml")
@@ -80,11 +80,8 @@ def serve(
     if not isinstance(listen, Path):
         server(listen, gate, listening, callers).run()
         return
-    listener = unix_listener(listen)
-    try:
+    with served_socket(listen) as listener:
         unix_server(gate, listening, callers).run(sockets=[listener])
-    finally:
-        listen.unlink(missing_ok=True)
 
 
 def server(

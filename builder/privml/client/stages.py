@@ -52,8 +52,8 @@ class Stage:
     @property
     def remedy(self) -> str:
         """What the operator can do about a failed stage; empty if nothing is known."""
-        told = self.detail.removeprefix(f"{self.name}: ")
-        return next((text for start, text in _REMEDIES if told.startswith(start)), "")
+        cause = self.detail.removeprefix(f"{self.name}: ")
+        return next((text for start, text in _REMEDIES if cause.startswith(start)), "")
 
     def to_dict(self) -> dict[str, Any]:
         """Its form in `status --json`."""
@@ -132,11 +132,13 @@ def _milliseconds(value: object, fields: Fields, key: str) -> int | None:
 
 _GPU_MODE = "set the GPU's mode on the host, then start the guest again: `privml-build doctor --tdx --gpu` shows it"
 _GENUINE = "this GPU does not prove that it is genuine: try another one, and tell its vendor"
+_ENGINE_ENDED = "build the recipe's development variant: its console has the engine's last lines"
 _REMEDIES = (
     ("no partition is named", "attach the model's disk, as `privml-build run NAME --print-command` shows"),
     ("engine-answers-wrong", "model, driver and GPU do not compute right together: see `privml-build lint`"),
     ("not ready after", "give the machine more memory and vCPUs, or the image a smaller model"),
-    ("exited", "build the recipe's development variant: its console has the engine's last lines"),
+    ("exited", _ENGINE_ENDED),
+    ("the engine exited", _ENGINE_ENDED),
     ("recipe declares", "give the guest the GPUs of its recipe: `privml-build run NAME --tdx --gpu PCI-ADDRESS`"),
     ("gpu-count", "give the guest the GPUs of its recipe: `privml-build run NAME --tdx --gpu PCI-ADDRESS`"),
     ("gpu-cc-off", _GPU_MODE),

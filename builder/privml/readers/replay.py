@@ -81,9 +81,11 @@ def replay(
         events = prediction.events
     except MeasurementError as error:
         notes.append(f"rtmr0 is not compared: {error.message}")
-        events = payload.direct(image, TD_INTELTDX)
-        if gpt_event is not None:
-            events = payload.from_disk(image, gpt_event, TD_INTELTDX)
+        events = (
+            payload.direct(image, TD_INTELTDX)
+            if gpt_event is None
+            else payload.from_disk(image, gpt_event, TD_INTELTDX)
+        )
         registers = _LOGGED[1:]
     comparison = compare(events, file.log.entries, tpm=False, registers=registers)
     problems = []
