@@ -34,6 +34,7 @@ from privml.recipe.gceplatform import GcePlatformFile
 from privml.statement.launch import Accepted, MeasuredLaunch, TdMachine
 from privml.statement.predicate import Predicate
 from privml.store.objects import Store
+from privml.vm.predicted import predicate_of
 
 FORMAT = "privml-gce/v1"
 MAX_OBJECT = 1 << 20
@@ -175,13 +176,4 @@ def predict_image(
                 events=events,
             )
         )
-    return Predicate(
-        name=manifest.name,
-        variant=manifest.variant,
-        manifest_sha256=manifest.sha256,
-        agent_events=manifest.agent_events,
-        purposes=manifest.purposes,
-        launches=tuple(launches),
-        exceptions=manifest.exceptions,
-        gpus=manifest.gpus,
-    )
+    return predicate_of(manifest, launches)
