@@ -17,16 +17,14 @@ from privml.deploy.deployment import Deployment, Kind, Written, plain
 from privml.deploy.kinds import KINDS
 from privml.events.registers import RTMR0
 from privml.events.variants import DEVELOPMENT
-from privml.evidence.tdx.claims import TEE
 from privml.image.target import Target, recipes_directory, resolve
 from privml.machine.matrix import shapes
-from privml.machine.platform import Platform, Size
+from privml.machine.platform import Size
 from privml.output.manifest import Manifest
 from privml.output.prediction import read_prediction
 from privml.vm import td
 from privml.vm.launch import launch_of
-from privml.vm.platforms import platform as load_platform
-from privml.vm.platforms import platform_named
+from privml.vm.platforms import td_platform
 
 _NAME = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _QEMU = "/usr/bin/qemu-system-x86_64"
@@ -114,8 +112,9 @@ def deploy(
     own = name or manifest.name
     if not _NAME.fullmatch(own):
         raise UsageError(f"--name {own[:80]}: expected at most 63 lower-case letters, digits and `-`")
-    chosen, size = _platform(found, manifest, platform), _size(manifest, vcpus, memory)
-    launch = launch_of(found.directory, manifest, recipes_directory(found), platform=chosen, size=size)
+    recipes = recipes_directory(found)
+    chosen, size = td_platform(platform, recipes, manifest), _size(manifest, vcpus, memory)
+    launch = launch_of(found.directory, manifest, recipes, platform=chosen, size=size)
     place = folder or str(found.directory.resolve())
     there = Path(plain("--folder", place))
     disk = None if launch.boot_disk is None else there / launch.boot_disk.name
@@ -167,17 +166,6 @@ def _check_options(kind: Kind, given: Mapping[str, object]) -> None:
 
 def _printable(text: str) -> str:
     return plain("--quote-socket", text) if text.startswith("/") else text
-
-
-def _platform(found: Target, manifest: Manifest, name: str | None) -> Platform:
-    recipes = recipes_directory(found)
-    if name is not None:
-        chosen = platform_named(name, recipes, manifest)
-    else:
-        chosen = load_platform(manifest.platforms[0], recipes)
-    if chosen.tee != TEE:
-        raise UsageError(f"platform {chosen.name} is not one of TDs", hint="name another with --platform")
-    return chosen
 
 
 def _size(manifest: Manifest, vcpus: str | None, memory: str | None) -> Size:
