@@ -235,7 +235,7 @@ def test_cards_are_those_of_the_platform(image: str) -> None:
         (("--for", "qemu", "--quote-socket", "qgs"), "expected vsock:CID:PORT"),
         (("--for", "libvirt", "--quote-socket", "vsock:2:4050"), "libvirt takes the path of a Unix socket only"),
         (("--for", "qemu", "--name", "A B"), "--name A B: expected at most 63"),
-        (("--for", "qemu", "--vcpus", "2"), "a size needs both"),
+        (("--for", "qemu", "--vcpus", "2"), "a shape needs both"),
         (("--for", "qemu", "--vcpus", "1..4", "--memory", "2GiB"), "name 4 sizes, expected one"),
         (("--for", "libvirt", "--vcpus", "300", "--memory", "8GiB"), "libvirt starts at most 255"),
         (("--for", "qemu", "--platform", "qemu-11-q35-tpm"), "platform qemu-11-q35-tpm is not one of TDs"),

@@ -18,7 +18,7 @@ from privml.deploy.kinds import KINDS
 from privml.events.registers import RTMR0
 from privml.events.variants import DEVELOPMENT
 from privml.image.target import Target, recipes_directory, resolve
-from privml.machine.matrix import shapes
+from privml.machine.matrix import asked_shapes
 from privml.machine.platform import Size
 from privml.output.manifest import Manifest
 from privml.output.prediction import read_prediction
@@ -169,11 +169,7 @@ def _printable(text: str) -> str:
 
 
 def _size(manifest: Manifest, vcpus: str | None, memory: str | None) -> Size:
-    if vcpus is None and memory is None:
-        return manifest.shapes[0]
-    if vcpus is None or memory is None:
-        raise UsageError("a size needs both --vcpus and --memory")
-    sizes = shapes(vcpus, memory)
+    sizes = asked_shapes(vcpus, memory) or manifest.shapes[:1]
     if len(sizes) != 1:
         raise UsageError(f"--vcpus and --memory name {len(sizes)} sizes, expected one")
     return sizes[0]
