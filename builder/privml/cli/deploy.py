@@ -120,7 +120,7 @@ def deploy(
     disk = None if launch.boot_disk is None else there / launch.boot_disk.name
     launch = replace(launch, image=there, boot_disk=disk, fw_cfg={})
     parts = td.HostParts(
-        td.quote_socket(_printable(quote_socket or kind.quote_socket)),
+        _quote_socket(quote_socket or kind.quote_socket),
         td.cards(gpus, chosen) if "gpu" in kind.takes else (),
     )
     deployment = Deployment(
@@ -164,8 +164,9 @@ def _check_options(kind: Kind, given: Mapping[str, object]) -> None:
             raise UsageError(f"--for {kind.name} takes no --{option}")
 
 
-def _printable(text: str) -> str:
-    return plain("--quote-socket", text) if text.startswith("/") else text
+def _quote_socket(text: str) -> tuple[int, int] | str:
+    found = td.quote_socket(text)
+    return plain("--quote-socket", found) if isinstance(found, str) else found
 
 
 def _size(manifest: Manifest, vcpus: str | None, memory: str | None) -> Size:
