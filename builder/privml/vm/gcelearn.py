@@ -99,7 +99,10 @@ def learn(name: str, endorsement: Endorsement, archives: Sequence[tuple[str, byt
             f"capture-count: got {len(archives)}, expected {FEWEST_MACHINES} to {MAX_MACHINES} of different machines",
             hint="one machine does not show which events are its own: `privml-build capture` in another one",
         )
-    found = [_captured(label, data, endorsement) for label, data in archives]
+    found = []
+    for label, data in archives:
+        with _named(label):
+            found.append(_read(label, data, endorsement))
     for number, one in enumerate(found):
         for other in found[:number]:
             if one.machine == other.machine:
@@ -123,22 +126,15 @@ def learn(name: str, endorsement: Endorsement, archives: Sequence[tuple[str, byt
     )
 
 
-def _captured(name: str, data: bytes, endorsement: Endorsement) -> _Captured:
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    """Put a name before the message of an error: the refusal's, or the capture's."""
     try:
-        return _read(name, data, endorsement)
+        yield
     except NotLearntError as error:
         raise NotLearntError(f"{name}: {error.message}", error.rows, hint=error.hint) from error
     except (EvidenceError, MeasurementError) as error:
         raise type(error)(f"{name}: {error.message}", hint=error.hint) from error
-
-
-@contextmanager
-def _named(code: str) -> Iterator[None]:
-    """Put the refusal's name before the message of a reader of files."""
-    try:
-        yield
-    except (EvidenceError, MeasurementError) as error:
-        raise type(error)(f"{code}: {error.message}", hint=error.hint) from error
 
 
 def _read(name: str, data: bytes, endorsement: Endorsement) -> _Captured:
