@@ -14,7 +14,6 @@ from typing import Any
 
 from privml.base import strictjson
 from privml.base.errors import EvidenceError, InputsError, MeasurementError
-from privml.base.sizes import size_text
 from privml.base.strictjson import Fields, b64, canonical
 from privml.events.event import Evidence
 from privml.events.registers import MRTD, RTMRS
@@ -72,7 +71,7 @@ class GceMachines:
         """The captured machines of a size; ``MeasurementError`` if there is none."""
         found = tuple(one for one in self.machines if Size(one.vcpus, one.memory) == size)
         if not found:
-            known = ", ".join(f"{each.vcpus} vCPU / {size_text(each.memory)}" for each in self.sizes)
+            known = ", ".join(map(str, self.sizes))
             raise MeasurementError(
                 f"{size}: no machine of this size was captured, only {known}",
                 hint="capture one and learn the platform again: nothing predicts the tables of another size",

@@ -383,8 +383,8 @@ def _notes(learnt: GceMachines, found: Sequence[_Captured]) -> tuple[str, ...]:
 
 def _text(name: str, learnt: GceMachines, data: bytes) -> str:
     endorsed = learnt.endorsement
-    sizes = [f"{size.vcpus} vCPU / {size_text(size.memory)}" for size in learnt.sizes]
-    described = f"{len(learnt.machines)} machines of Google Compute Engine, {', '.join(sizes[:8])}."
+    sizes = ", ".join(map(str, learnt.sizes[:8]))
+    described = f"{len(learnt.machines)} machines of Google Compute Engine, {sizes}."
     return (
         "# Learnt by `privml-build platform learn`: its machines are an object of the store, and of pools.\n"
         f'schema: 2\nname: {name}\ndescription: "{described}"\ntee: tdx\nvmm: {{kind: gce}}\nfirmware:\n'
