@@ -13,6 +13,7 @@ import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import takewhile
 
 from privml.base.errors import EvidenceError, MeasurementError, printable
 from privml.base.sizes import MAX_VCPUS, size_text
@@ -44,6 +45,8 @@ _DEBUG = 0xFF
 _SEPARATOR = sha384(bytes(4))
 _ENABLED = b"\x01"
 _MOST_SHOWN = 24
+_ACPI = "ACPI file "
+_KEYS = frozenset({"variable PK", "variable KEK", "variable db", "variable dbx"})
 
 
 class NotLearntError(MeasurementError):
@@ -220,7 +223,7 @@ def _rows(events: Sequence[LoggedEvent], table: bytes) -> tuple[tuple[_Row, ...]
         raise MeasurementError(f"capture-events: {len(first)} events of RTMR0, expected at most {MAX_EVENTS}")
     for one in first:
         row, why = _row(one, sum(each.what.startswith(_ACPI) for each in rows))
-        separator = one.type == types.EV_SEPARATOR and one.digest == _SEPARATOR
+        separator = _is_separator(one)
         if separator and not any(each.event.type == types.EV_SEPARATOR for each in rows):
             row = _Row(one, "separator after the Secure Boot variables", by_size=False)
         if row is not None and not (extra or left_out):
@@ -257,11 +260,11 @@ def _started(events: Sequence[LoggedEvent]) -> tuple[int, str]:
     if not events or events[0].digest != sha384(CALLING):
         shown = _place(events[0]) if events else "nothing"
         return 0, f"RTMR1 begins with {shown}, expected the start of a boot option, `{CALLING.decode()}`"
-    separators = [one.type == types.EV_SEPARATOR and one.digest == _SEPARATOR for one in events[1:]]
-    return next((number for number, yes in enumerate(separators) if not yes), len(separators)), ""
+    return sum(1 for _ in takewhile(_is_separator, events[1:])), ""
 
 
-_ACPI = "ACPI file "
+def _is_separator(one: LoggedEvent) -> bool:
+    return one.type == types.EV_SEPARATOR and one.digest == _SEPARATOR
 
 
 def _row(one: LoggedEvent, acpi_files: int) -> tuple[_Row | None, str]:
@@ -364,12 +367,7 @@ def _notes(learnt: GceMachines, found: Sequence[_Captured]) -> tuple[str, ...]:
             own = [row.what for row in _events(alone[0], found) if row.seen == 1]
             if own:
                 notes.append(f"{size}: only {alone[0].name} shows {', '.join(own)}")
-    fixed = [
-        row.what
-        for row in found[0].rows
-        if row.what in ("variable PK", "variable KEK", "variable db", "variable dbx")
-    ]
-    if fixed:
+    if any(row.what in _KEYS for row in found[0].rows):
         notes.append("PK, KEK, db and dbx are the UEFI settings of the captured images: import yours with the same")
     added: dict[str, list[str]] = {}
     for one in found:
