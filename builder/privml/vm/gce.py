@@ -127,7 +127,7 @@ def machines_of(file: GcePlatformFile, store: Store) -> GceMachines:
     return found
 
 
-def boot_disk(path: Path, image: bytes) -> bytes:
+def partition_table(path: Path, image: bytes) -> bytes:
     """The measured partition table of a disk whose EFI system partition starts ``image``.
 
     ``MeasurementError`` if it starts something else, or if it is not such a disk.
@@ -155,7 +155,7 @@ def predict_image(
     """
     check_artefacts(directory, manifest.artefacts)
     image = (directory / "uki.efi").read_bytes()
-    payload, gpt_event = uki.facts(image), boot_disk(disk, image)
+    payload, gpt_event = uki.facts(image), partition_table(disk, image)
     agent_events = madeby.extended_events(directory, manifest)
     launches = []
     for machine in (one for size in tuple(sizes) or known.sizes for one in known.of(size)):
