@@ -144,10 +144,10 @@ def test_a_platforms_file_names_the_events_that_only_a_td_can_confirm(
     assert all(word in text for word in ("BootMenu", "bootorder", "SMBIOS type 1"))
 
 
-def booted_as_predicted(tools: ToolsTree, image: Path, platform: Platform, qemu: Qemu | None, size: Size) -> None:
-    """Boot ``image`` on ``platform`` with its QEMU; each event is the predicted one."""
+def bench_on(tools: ToolsTree, image: Path, platform: Platform, qemu: Qemu | None) -> Bench:
+    """Boots of ``image`` on ``platform``."""
     target = resolve(str(image))
-    bench = Bench(
+    return Bench(
         tools,
         Workplace().store.root,
         image,
@@ -156,6 +156,11 @@ def booted_as_predicted(tools: ToolsTree, image: Path, platform: Platform, qemu:
         platform=platform,
         qemu=qemu,
     )
+
+
+def booted_as_predicted(tools: ToolsTree, image: Path, platform: Platform, qemu: Qemu | None, size: Size) -> None:
+    """Boot ``image`` on ``platform`` with its QEMU; each event is the predicted one."""
+    bench = bench_on(tools, image, platform, qemu)
     booted = bench.boot(bench.launch(size))
     assert booted.problems() == []
     assert booted.comparison.matched["rtmr0"] > 10
@@ -200,15 +205,7 @@ def test_a_boot_with_another_qemu_than_the_platforms_names_the_events_that_diffe
     tools: ToolsTree, debian_13: Path, demo_cpu: Path
 ) -> None:
     """What a host sees whose QEMU is not that of its platform: Debian 13's QEMU on the tables of Debian 14's."""
-    target = resolve(str(demo_cpu))
-    bench = Bench(
-        tools,
-        Workplace().store.root,
-        demo_cpu,
-        target.manifest(),
-        recipes_directory(target),
-        platform=load_platform("qemu-11-q35-10.0", shipped()),
-    )
+    bench = bench_on(tools, demo_cpu, load_platform("qemu-11-q35-10.0", shipped()), None)
     launch = replace(bench.launch(Size(2, 2 * GIB)), qemu=foreign.find(tools, debian_13).qemu)
     booted = bench.boot(launch)
     named = {one.predicted.origin for one in booted.comparison.differences if one.predicted is not None}
